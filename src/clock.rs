@@ -1,0 +1,222 @@
+//! Time. A leaf: it reads the machine's clocks and touches nothing else.
+//!
+//! Nothing else in the crate asks the machine for the time. Three clocks matter here: the wall clock (what people
+//! and other machines mean by "now"), boot time (goes on while the machine sleeps, unlike [`std::time::Instant`] on
+//! Linux), and the queue's own time, which is the Redis server's `TIME` read once plus the boot time elapsed since.
+//! A Lambda sandbox is frozen between invocations, and a laptop's wall clock may be 20 seconds off: leases are
+//! therefore judged by [`ServerTime`] only.
+
+use std::{
+    fmt,
+    ops::{Add, Sub},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use time::OffsetDateTime;
+
+/// A moment, in whole milliseconds since the Unix epoch.
+///
+/// Milliseconds, because Redis scripts round larger numbers: a microsecond does not survive Lua's 14 digits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// 1 January 1970.
+    pub const EPOCH: Self = Self(0);
+
+    #[must_use]
+    pub const fn from_millis(millis: i64) -> Self {
+        Self(millis)
+    }
+
+    #[must_use]
+    pub const fn as_millis(self) -> i64 {
+        self.0
+    }
+
+    /// Seconds since the epoch with a fraction, as Python's `time.time()` gives it.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of this millennium fit a double exactly")]
+    pub fn as_seconds_f64(self) -> f64 {
+        self.0 as f64 / 1000.0
+    }
+
+    /// How long after `earlier` this is; zero when it is not after it.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+
+    #[must_use]
+    pub fn saturating_sub(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(millis(duration)))
+    }
+
+    /// As a calendar time in UTC; times outside the years 1 to 9999 become the epoch.
+    #[must_use]
+    pub fn to_utc(self) -> OffsetDateTime {
+        OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+    }
+
+    #[must_use]
+    pub fn from_utc(time: OffsetDateTime) -> Self {
+        Self(i64::try_from(time.unix_timestamp_nanos().div_euclid(1_000_000)).unwrap_or(0))
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl Add<Duration> for Timestamp {
+    type Output = Self;
+
+    fn add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(millis(duration)))
+    }
+}
+
+impl Sub<Duration> for Timestamp {
+    type Output = Self;
+
+    fn sub(self, duration: Duration) -> Self {
+        self.saturating_sub(duration)
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds: `2026-03-04T05:06:07.089Z`.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let utc = self.to_utc();
+        write!(
+            f,
+            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+            utc.year(),
+            u8::from(utc.month()),
+            utc.day(),
+            utc.hour(),
+            utc.minute(),
+            utc.second(),
+            utc.millisecond()
+        )
+    }
+}
+
+/// Where time comes from: the machine ([`SystemClock`]) or a test ([`ManualClock`]).
+pub trait Clock: fmt::Debug + Send + Sync + 'static {
+    /// The machine's wall clock. It may be wrong, and it may jump.
+    fn wall(&self) -> Timestamp;
+
+    /// Time since boot, suspended time included. It never goes back.
+    fn boot(&self) -> Duration;
+}
+
+/// The machine's clocks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn wall(&self) -> Timestamp {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp::EPOCH + since_epoch
+    }
+
+    fn boot(&self) -> Duration {
+        use rustix::time::{ClockId, clock_gettime};
+        // macOS counts suspended time in its monotonic clock; Linux keeps a clock of its own for that.
+        #[cfg(target_os = "linux")]
+        let id = ClockId::Boottime;
+        #[cfg(not(target_os = "linux"))]
+        let id = ClockId::Monotonic;
+        let spec = clock_gettime(id);
+        Duration::new(u64::try_from(spec.tv_sec).unwrap_or(0), u32::try_from(spec.tv_nsec).unwrap_or(0))
+    }
+}
+
+/// A clock that stands still until a test moves it.
+#[derive(Debug)]
+pub struct ManualClock {
+    hands: Mutex<(Timestamp, Duration)>,
+}
+
+impl ManualClock {
+    #[must_use]
+    pub fn at(wall: Timestamp) -> Arc<Self> {
+        Arc::new(Self { hands: Mutex::new((wall, Duration::from_secs(1000))) })
+    }
+
+    /// Moves both hands on, as time does.
+    pub fn advance(&self, by: Duration) {
+        let mut hands = self.hands.lock().unwrap_or_else(PoisonError::into_inner);
+        *hands = (hands.0 + by, hands.1 + by);
+    }
+
+    /// Moves the wall clock only, as a correction by the network does.
+    pub fn set_wall(&self, wall: Timestamp) {
+        self.hands.lock().unwrap_or_else(PoisonError::into_inner).0 = wall;
+    }
+}
+
+impl Clock for ManualClock {
+    fn wall(&self) -> Timestamp {
+        self.hands.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn boot(&self) -> Duration {
+        self.hands.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+}
+
+/// The queue server's time: read once, then carried forward by boot time.
+#[derive(Clone, Debug)]
+pub struct ServerTime {
+    clock: Arc<dyn Clock>,
+    read: Timestamp,
+    read_at_boot: Duration,
+}
+
+impl ServerTime {
+    /// `read` is what the server answered just now.
+    #[must_use]
+    pub fn new(clock: Arc<dyn Clock>, read: Timestamp) -> Self {
+        let read_at_boot = clock.boot();
+        Self { clock, read, read_at_boot }
+    }
+
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.read + self.clock.boot().saturating_sub(self.read_at_boot)
+    }
+
+    /// The machine's own clocks behind this time.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_time_follows_boot_time_and_ignores_the_wall_clock() {
+        let clock = ManualClock::at(Timestamp::from_millis(50_000));
+        let server = ServerTime::new(clock.clone(), Timestamp::from_millis(1_000));
+        clock.set_wall(Timestamp::from_millis(9_999_999));
+        clock.advance(Duration::from_millis(250));
+        assert_eq!(server.now(), Timestamp::from_millis(1_250));
+    }
+
+    #[test]
+    fn timestamps_print_as_rfc_3339() {
+        assert_eq!(Timestamp::from_millis(1_772_600_767_089).to_string(), "2026-03-04T05:06:07.089Z");
+    }
+
+    #[test]
+    fn since_is_zero_for_a_later_moment() {
+        assert_eq!(Timestamp::EPOCH.since(Timestamp::from_millis(5)), Duration::ZERO);
+    }
+}

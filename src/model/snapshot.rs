@@ -1,0 +1,127 @@
+//! What the API said about an object: the document as received, and the columns the tables want from it.
+
+use super::{Kind, ObjectId, Tag};
+use crate::clock::Timestamp;
+
+/// One answered fetch, ready to be stored.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    pub object: ObjectId,
+    /// When the (last) call for it began. Of two answers for one object the later begun is the newer.
+    pub began: Timestamp,
+    /// When the copy we were given may have been made: [`began`](Self::began) less the age that `max-age` allows, at
+    /// most 120 s. A clan's member list speaks of this moment.
+    pub copied_at: Timestamp,
+    /// Until when the API would give the same bytes again (`max-age`, capped at 1 h).
+    pub fresh_until: Timestamp,
+    pub answered: Answered,
+    /// For wars: what was learned about the clan's league, to be remembered with the object.
+    pub league: Option<LeagueMemory>,
+}
+
+/// The API's word on an object that is final for now.
+#[derive(Clone, Debug)]
+pub enum Answered {
+    Document(Document),
+    /// 404.
+    Gone,
+    /// 403 without a message on a war endpoint.
+    PrivateWarLog,
+}
+
+/// A document of one of the three kinds.
+#[derive(Clone, Debug)]
+pub enum Document {
+    Clan(ClanDocument),
+    Player(PlayerDocument),
+    War(WarDocument),
+}
+
+impl Document {
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Clan(_) => Kind::Clan,
+            Self::Player(_) => Kind::Player,
+            Self::War(_) => Kind::War,
+        }
+    }
+
+    /// The JSON text as received: bytes, order and unknown keys kept.
+    #[must_use]
+    pub fn json(&self) -> &str {
+        match self {
+            Self::Clan(clan) => &clan.json,
+            Self::Player(player) => &player.json,
+            Self::War(war) => &war.json,
+        }
+    }
+}
+
+/// `/clans/{tag}`.
+#[derive(Clone, Debug)]
+pub struct ClanDocument {
+    pub json: String,
+    pub name: String,
+    pub level: Option<i32>,
+    pub war_wins: Option<i32>,
+    /// Absent when the war log is private.
+    pub war_losses: Option<i32>,
+    pub members: Vec<Member>,
+}
+
+/// One entry of a clan's `memberList`: a short form of a player.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub tag: Tag,
+    /// The entry itself as received.
+    pub json: String,
+    pub name: String,
+    pub role: Option<String>,
+    pub town_hall: Option<i32>,
+    pub trophies: Option<i32>,
+    pub donations: Option<i32>,
+    pub donations_received: Option<i32>,
+}
+
+/// `/players/{tag}`.
+#[derive(Clone, Debug)]
+pub struct PlayerDocument {
+    pub json: String,
+    pub name: String,
+    pub role: Option<String>,
+    pub town_hall: Option<i32>,
+    pub trophies: Option<i32>,
+    pub donations: Option<i32>,
+    pub donations_received: Option<i32>,
+    /// `None`: in no clan.
+    pub clan: Option<Tag>,
+}
+
+/// `/clans/{tag}/currentwar`, or a league war with our clan put on the `clan` side.
+#[derive(Clone, Debug)]
+pub struct WarDocument {
+    pub json: String,
+    /// `notInWar`, `preparation`, `inWar` or `warEnded`.
+    pub state: String,
+    /// Our side's players; empty when there is no war.
+    pub members: Vec<WarMember>,
+}
+
+/// A player of our side in a war.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WarMember {
+    pub tag: Tag,
+    pub attacks_used: i32,
+}
+
+/// What is known about a clan's war league, so that calls are not spent on asking again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct LeagueMemory {
+    /// The clan is in no league war until at least then.
+    pub none_until: Option<Timestamp>,
+    /// The clan's war of the current round, and until when that is worth asking without reading the group again.
+    pub war_tag: Option<String>,
+    pub war_tag_until: Option<Timestamp>,
+}

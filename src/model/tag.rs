@@ -1,0 +1,113 @@
+//! Tags: how the game names clans, players and wars.
+
+use std::{fmt, str::FromStr};
+
+/// The characters the game uses in tags.
+const ALPHABET: &str = "0289PYLQGRJCUV";
+
+/// The longest tag the tables can hold (`varchar(15)`).
+const MAX_LENGTH: usize = 15;
+
+/// A tag in its stored form: upper case, without `#`.
+///
+/// ```
+/// use refresh_worker::model::Tag;
+/// let tag: Tag = " %232pyloq8 ".parse().unwrap();
+/// assert_eq!(tag.as_str(), "2PYL0Q8");
+/// assert!("2PX".parse::<Tag>().is_err());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+#[serde(transparent)]
+pub struct Tag(Box<str>);
+
+/// Why a text cannot be a tag. No call is spent on one.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ImpossibleTag {
+    #[error("tag is empty")]
+    Empty,
+    #[error("tag `{0}` is longer than {MAX_LENGTH} characters")]
+    TooLong(String),
+    #[error("tag `{tag}` has the character {character:?}: a tag is made of {ALPHABET}")]
+    Character { tag: String, character: char },
+    #[error("tag `0` stands for a war that is not drawn yet")]
+    NotDrawn,
+}
+
+impl Tag {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The tag as part of a URL path: `%232PP`.
+    #[must_use]
+    pub fn path_segment(&self) -> String {
+        format!("%23{}", self.0)
+    }
+
+    /// Normalises what producers write: surrounding space, one leading `#` or `%23`, lower case, letter O for zero.
+    ///
+    /// # Errors
+    /// When the text is empty, too long for the tables, or has a character that no tag has.
+    pub fn normalise(text: &str) -> Result<Self, ImpossibleTag> {
+        let trimmed = text.trim();
+        let bare = trimmed.strip_prefix("%23").or_else(|| trimmed.strip_prefix('#')).unwrap_or(trimmed);
+        if bare.is_empty() {
+            return Err(ImpossibleTag::Empty);
+        }
+        if bare.chars().count() > MAX_LENGTH {
+            return Err(ImpossibleTag::TooLong(bare.chars().take(40).collect()));
+        }
+        let upper: String =
+            bare.chars().map(|c| if matches!(c, 'o' | 'O') { '0' } else { c.to_ascii_uppercase() }).collect();
+        if let Some(character) = upper.chars().find(|c| !ALPHABET.contains(*c)) {
+            return Err(ImpossibleTag::Character { tag: bare.to_owned(), character });
+        }
+        if upper == "0" {
+            return Err(ImpossibleTag::NotDrawn);
+        }
+        Ok(Self(upper.into()))
+    }
+}
+
+impl FromStr for Tag {
+    type Err = ImpossibleTag;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::normalise(text)
+    }
+}
+
+/// As people write it, with `#`.
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_of_a_tag_becomes_one() {
+        for spelling in ["2PYL0Q8", "#2pyl0q8", "%232PYLOQ8", "  #2PYLoQ8\n"] {
+            assert_eq!(Tag::normalise(spelling).unwrap().as_str(), "2PYL0Q8", "{spelling:?}");
+        }
+    }
+
+    #[test]
+    fn a_tag_that_cannot_be_is_refused_with_its_reason() {
+        assert_eq!(Tag::normalise(" # "), Err(ImpossibleTag::Empty));
+        assert_eq!(Tag::normalise("#0"), Err(ImpossibleTag::NotDrawn));
+        assert!(matches!(Tag::normalise("##2PP"), Err(ImpossibleTag::Character { character: '#', .. })));
+        assert!(matches!(Tag::normalise("../2PP"), Err(ImpossibleTag::Character { .. })));
+        assert!(matches!(Tag::normalise("2PP2PP2PP2PP2PP2"), Err(ImpossibleTag::TooLong(_))));
+    }
+
+    #[test]
+    fn a_long_impossible_tag_is_shortened_in_the_message() {
+        let message = Tag::normalise(&"Ä".repeat(5000)).unwrap_err().to_string();
+        assert!(message.len() < 200, "{message}");
+    }
+}

@@ -1,0 +1,373 @@
+//! The queue room: the port, and the values that cross it.
+//!
+//! Two layers. The *mailbox* (`refresh_queue`, `refresh_requests`) is shared with the producers, who write it with
+//! separate commands and in any spelling. The *queue* is ours: one record per object, leased, settled, delayed, dead.
+//! Every run first admits mail into the queue. [`redis`] keeps both in Redis, every state change one script from
+//! `lua/`; [`memory`] is the same thing without a server, and the model that Redis is tested against.
+//!
+//! The queue knows the model and the clock's values. It does not know the API or the store. Time is always handed in,
+//! so that a test can move it.
+
+pub mod mailbox;
+pub mod memory;
+pub mod redis;
+
+use std::{collections::BTreeMap, fmt, future::Future, time::Duration};
+
+use crate::{
+    clock::Timestamp,
+    model::{Kind, ObjectId, Priority, Reason, Wish},
+};
+
+/// Leases that ended without being settled before an object becomes a dead letter (`lapsed`).
+pub const MAX_LAPSES: u32 = 5;
+
+/// From this many lapses on an object is a suspect and is leased alone, with nothing else in flight.
+pub const SUSPECT_LAPSES: u32 = 2;
+
+/// Mail larger than this, in bytes of id or value, is not read: it becomes a dead letter with its size.
+pub const MAX_MAIL_BYTES: usize = 64 * 1024;
+
+/// How long an index entry may wait for its data before it is dropped and counted.
+pub const ORPHAN_PATIENCE: Duration = Duration::from_secs(10 * 60);
+
+/// How much mail one slice may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct MailLimits {
+    /// Entries of each class.
+    pub per_class: usize,
+    /// Bytes of values altogether.
+    pub bytes: usize,
+}
+
+impl Default for MailLimits {
+    fn default() -> Self {
+        Self { per_class: 250, bytes: 1024 * 1024 }
+    }
+}
+
+/// What admitting one slice of mail came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admitted {
+    /// Wishes merged into the queue.
+    pub admitted: usize,
+    /// Entries that became dead letters: unreadable, unknown type, impossible tag, too large.
+    pub unreadable: usize,
+    /// Entries whose value changed between reading and admitting; they stay for the next slice.
+    pub changed: usize,
+    /// Index entries without data, set aside to wait for it.
+    pub orphaned: usize,
+    /// Index entries whose data did not come in time; dropped.
+    pub orphans_dropped: usize,
+    /// Data that no index entry pointed to, found by the scan and admitted.
+    pub found_by_scan: usize,
+    /// Whether more mail was waiting than this slice held.
+    pub more: bool,
+}
+
+/// Asks for leases.
+#[derive(Clone, Debug)]
+pub struct LeaseRequest {
+    /// At most this many.
+    pub max: usize,
+    /// How long each lease lasts.
+    pub duration: Duration,
+    /// Only these classes; empty means all.
+    pub priorities: Vec<Priority>,
+    /// The caller has nothing in flight: a suspect may be leased (and then comes alone).
+    pub alone: bool,
+    /// Seeds the draw that gives the lower classes their floor.
+    pub seed: u64,
+    /// Names the run in the lease tokens.
+    pub run: String,
+}
+
+/// What a lease request got.
+#[derive(Clone, Debug, Default)]
+pub struct Leased {
+    pub leases: Vec<Lease>,
+    /// The next in order is a suspect: finish what is in flight and ask again with [`LeaseRequest::alone`].
+    pub suspect_waits: bool,
+    /// Whether the batch was cut short by `max`, so that more is ready.
+    pub more: bool,
+    /// Leases of dead runs that were taken back on the way.
+    pub lapsed: usize,
+    /// Of those, how many became dead letters.
+    pub lapsed_dead: usize,
+}
+
+/// Proof of a lease. A settlement with a token that is no longer the object's is refused as stale.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LeaseToken(pub String);
+
+impl fmt::Display for LeaseToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One object, ours to refresh until the lease expires.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    pub object: ObjectId,
+    pub token: LeaseToken,
+    /// The record's merge counter at the time; if it moved by the settlement, something newer was asked for.
+    pub merges: u64,
+    pub priority: Priority,
+    /// What gave the object its place.
+    pub first_asked: Timestamp,
+    /// What the answer must satisfy.
+    pub last_asked: Timestamp,
+    /// Attempts that failed so far.
+    pub attempts: u32,
+    /// Leases that ran out so far.
+    pub lapses: u32,
+    pub expires: Timestamp,
+}
+
+impl Lease {
+    /// Whether this object has outlived enough of its workers to be treated with care.
+    #[must_use]
+    pub const fn is_suspect(&self) -> bool {
+        self.lapses >= SUSPECT_LAPSES
+    }
+}
+
+/// How a lease ends. Anything else (a crash) lets it lapse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// Answered: the record is deleted, or its next wish becomes the record with attempts and lapses 0.
+    Done,
+    /// Answered for now, but somebody asked for it as of a later time: it waits until then, nothing counted, attempts
+    /// and lapses 0.
+    Later { until: Timestamp },
+    /// Failed: an attempt is counted and the object is held until then.
+    Failed { until: Timestamp, reason: Reason },
+    /// Given back as it was, nothing counted.
+    Release,
+    /// Set aside for a person, with the reason and the first 500 bytes of what came.
+    Dead { reason: Reason, body: Option<String> },
+}
+
+/// Whether a settlement was still ours to make.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    Settled,
+    /// The lease had run out and the object is no longer ours. An ordinary answer.
+    Stale,
+}
+
+/// Numbers for health, metrics and the log line of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueueStats {
+    /// Entries in the mailbox.
+    pub mailbox: u64,
+    pub ready: u64,
+    pub ready_by_priority: BTreeMap<Priority, u64>,
+    pub delayed: u64,
+    pub leased: u64,
+    pub dead_letters: u64,
+    pub orphans: u64,
+    /// When the longest waiting ready object was first asked for.
+    pub oldest_ready: Option<Timestamp>,
+    /// When the next delayed object is due.
+    pub next_due: Option<Timestamp>,
+    /// Our Redis database is not 0, and producers (who always write to 0) have mail there.
+    pub mail_in_database_0: Option<u64>,
+}
+
+impl QueueStats {
+    /// The contract's `queue_size`: what waits to be done now.
+    #[must_use]
+    pub const fn queue_size(&self) -> u64 {
+        self.mailbox + self.ready
+    }
+}
+
+/// A request that was set aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// `clan:2PP`, or `mail:<id>` for mail that could not be read.
+    pub name: String,
+    pub died: Timestamp,
+    pub reason_code: String,
+    pub reason: String,
+    pub attempts: u32,
+    pub lapses: u32,
+    /// The start of the answer or of the mail.
+    pub body: Option<String>,
+}
+
+/// Which dead letters are meant.
+#[derive(Clone, Debug, Default)]
+pub struct DeadFilter {
+    /// Only these names; empty means any.
+    pub names: Vec<String>,
+    pub kind: Option<Kind>,
+    pub reason_code: Option<String>,
+}
+
+/// A queue entry in the mailbox's own format, for going back to the old worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exported {
+    pub id: String,
+    pub score: u8,
+    /// The JSON value as the Python producer writes it.
+    pub value: String,
+}
+
+/// Requests: admitted, leased, settled.
+pub trait Queue: Send + Sync + 'static {
+    /// The queue server's clock. Also the proof that it answers.
+    fn time(&self) -> impl Future<Output = Result<Timestamp, QueueError>> + Send;
+
+    /// Reads a slice of the mailbox without changing it. Waiting orphans and a step of the data scan are part of it.
+    fn read_mail(
+        &self,
+        now: Timestamp,
+        limits: MailLimits,
+    ) -> impl Future<Output = Result<mailbox::Mail, QueueError>> + Send;
+
+    /// Merges what was read into the queue and deletes it from the mailbox, unless it changed meanwhile.
+    fn admit(&self, now: Timestamp, mail: mailbox::Mail) -> impl Future<Output = Result<Admitted, QueueError>> + Send;
+
+    /// Puts wishes into the queue directly, as a handler or an operator does.
+    fn enqueue(&self, now: Timestamp, wishes: &[Wish]) -> impl Future<Output = Result<(), QueueError>> + Send;
+
+    /// Takes back leases that ran out, moves what is due to ready, and leases the next objects in order.
+    fn lease(&self, now: Timestamp, request: &LeaseRequest) -> impl Future<Output = Result<Leased, QueueError>> + Send;
+
+    /// Extends leases to `until`. Answers, in order, whether each is still ours.
+    fn renew(
+        &self,
+        now: Timestamp,
+        leases: &[(ObjectId, LeaseToken)],
+        until: Timestamp,
+    ) -> impl Future<Output = Result<Vec<bool>, QueueError>> + Send;
+
+    /// Ends leases, all in one step. Answers in order.
+    fn settle(
+        &self,
+        now: Timestamp,
+        settlements: &[(Lease, Settlement)],
+    ) -> impl Future<Output = Result<Vec<Settled>, QueueError>> + Send;
+
+    fn stats(&self, now: Timestamp) -> impl Future<Output = Result<QueueStats, QueueError>> + Send;
+
+    /// Dead letters, the newest first.
+    fn dead_letters(
+        &self,
+        filter: &DeadFilter,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<DeadLetter>, QueueError>> + Send;
+
+    /// Brings dead letters back: objects with attempts and lapses 0, unreadable mail into the mailbox as it was.
+    /// Answers how many.
+    fn redrive(&self, now: Timestamp, filter: &DeadFilter) -> impl Future<Output = Result<usize, QueueError>> + Send;
+
+    /// Everything that waits, in the mailbox's format, without removing it. Dead letters are not part of it.
+    fn export(&self, now: Timestamp) -> impl Future<Output = Result<Vec<Exported>, QueueError>> + Send;
+
+    /// Puts everything that waits back into the mailbox, where the old worker finds it. Answers how many.
+    fn return_to_mailbox(&self, now: Timestamp) -> impl Future<Output = Result<usize, QueueError>> + Send;
+}
+
+/// Names an API key without giving it away: the first 12 hexadecimal digits of its SHA-256.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fingerprint(pub String);
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The answer to asking for a key slot.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Slot {
+    /// Ours. With the rate in calls a second that earlier runs learned, if they did.
+    Taken { learned_rate: Option<f64> },
+    /// Another run uses the key, or only just stopped.
+    Held { for_another: Duration },
+    /// The key rests.
+    Paused { reason: String, for_another: Duration },
+}
+
+/// The upstream is in maintenance: one probe at a time, no drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Maintenance {
+    pub since: Timestamp,
+    pub next_probe: Timestamp,
+}
+
+/// What overlapping runs agree on. **Invariant: a key is used by one run at a time.**
+pub trait Slots: Send + Sync + 'static {
+    /// Takes the key's slot when it is free.
+    fn take_key(
+        &self,
+        key: &Fingerprint,
+        run: &str,
+        lifetime: Duration,
+    ) -> impl Future<Output = Result<Slot, QueueError>> + Send;
+
+    /// Extends the slots that are still ours. Answers in order.
+    fn renew_keys(
+        &self,
+        keys: &[Fingerprint],
+        run: &str,
+        lifetime: Duration,
+    ) -> impl Future<Output = Result<Vec<bool>, QueueError>> + Send;
+
+    /// Lets the key rest. Only its holder may, and a later refusal may only lengthen the rest.
+    fn pause_key(
+        &self,
+        key: &Fingerprint,
+        run: &str,
+        reason: &str,
+        rest: Duration,
+    ) -> impl Future<Output = Result<(), QueueError>> + Send;
+
+    /// Gives the slot back after the last call ended: it lives on for `linger`, one interval of the key's rate, so that
+    /// the next holder's fresh limiter cannot add a burst.
+    fn give_back_key(
+        &self,
+        key: &Fingerprint,
+        run: &str,
+        linger: Duration,
+    ) -> impl Future<Output = Result<(), QueueError>> + Send;
+
+    /// Remembers the rate (calls a second) for the next run; kept for one hour.
+    fn remember_rate(&self, key: &Fingerprint, rate: f64) -> impl Future<Output = Result<(), QueueError>> + Send;
+
+    fn maintenance(&self) -> impl Future<Output = Result<Option<Maintenance>, QueueError>> + Send;
+
+    /// Notes that the API is in maintenance. An earlier note keeps its `since`.
+    fn begin_maintenance(&self, maintenance: Maintenance) -> impl Future<Output = Result<(), QueueError>> + Send;
+
+    /// Moves the next probe from `seen` to `next`; true for the one caller that may probe.
+    fn claim_probe(&self, seen: Timestamp, next: Timestamp) -> impl Future<Output = Result<bool, QueueError>> + Send;
+
+    fn end_maintenance(&self) -> impl Future<Output = Result<(), QueueError>> + Send;
+}
+
+/// What can go wrong between us and the queue.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// Redis did not answer, or not in time.
+    #[error("reach Redis at {server}: {detail}")]
+    Unreachable { server: String, detail: String },
+    /// Redis answered with an error: full, read-only, loading, a key of the wrong type, no permission.
+    #[error("Redis at {server} refused {action}: {detail}")]
+    Refused { server: String, action: &'static str, detail: String },
+    /// Redis answered something this worker cannot understand.
+    #[error("Redis at {server} answered {action} unexpectedly: {detail}")]
+    Unexpected { server: String, action: &'static str, detail: String },
+}
+
+impl QueueError {
+    /// Whether trying again soon may help.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+}

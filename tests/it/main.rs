@@ -1,0 +1,14 @@
+//! The tests that need real parts: Redis and PostgreSQL processes, the simulator over HTTP, the binary itself.
+//!
+//! One binary, so that the private servers are started once and shared. `support` is the test bed.
+
+mod api;
+mod cli;
+mod config;
+mod lambda;
+mod queue;
+mod recordings;
+mod sim;
+mod store;
+mod support;
+mod worker;
