@@ -1,0 +1,334 @@
+//! What a run tells: the answer to whoever woke it, the one log line, the metrics and the row of `refresh_runs` are all
+//! made of this one value. Touches nothing.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Serialize;
+
+use crate::{
+    clock::Timestamp,
+    model::{Kind, Outcome},
+    queue::{Admitted, QueueStats},
+};
+
+/// How many error texts a report keeps; the rest is only counted.
+pub const MAX_ERRORS: usize = 20;
+
+/// Why a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// Nothing is ready any more.
+    QueueEmpty,
+    /// The time of the invocation, or of `MAX_RUNTIME_SECONDS`, is used up.
+    Deadline,
+    /// `max_requests` was reached.
+    MaxRequests,
+    /// The process was asked to stop (SIGTERM).
+    Shutdown,
+    /// `REFRESH_PAUSED` or `DISABLE_AUTO_REFRESH_QUEUE`.
+    RefreshPaused,
+    /// Every key is in use by another run.
+    AlreadyRunning,
+    /// Every key rests after a refusal.
+    KeysPaused,
+    /// The API is in maintenance.
+    Maintenance,
+    /// Many calls in a row failed: the API is in trouble.
+    CircuitOpen,
+    /// No key is accepted any more.
+    NoUsableKey,
+    /// The queue does not answer.
+    QueueDown,
+    /// The database does not answer.
+    DatabaseDown,
+}
+
+impl StopReason {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::QueueEmpty => "queue_empty",
+            Self::Deadline => "deadline",
+            Self::MaxRequests => "max_requests",
+            Self::Shutdown => "shutdown",
+            Self::RefreshPaused => "refresh_paused",
+            Self::AlreadyRunning => "already_running",
+            Self::KeysPaused => "paused",
+            Self::Maintenance => "maintenance",
+            Self::CircuitOpen => "circuit_open",
+            Self::NoUsableKey => "no_usable_key",
+            Self::QueueDown => "queue_down",
+            Self::DatabaseDown => "database_down",
+        }
+    }
+
+    /// Whether the run as a whole failed and somebody should look.
+    #[must_use]
+    pub const fn is_failure(self) -> bool {
+        matches!(self, Self::CircuitOpen | Self::NoUsableKey | Self::QueueDown | Self::DatabaseDown)
+    }
+
+    /// Whether the run was turned away before it could do any work.
+    #[must_use]
+    pub const fn is_turned_away(self) -> bool {
+        matches!(self, Self::RefreshPaused | Self::AlreadyRunning | Self::KeysPaused | Self::Maintenance)
+    }
+}
+
+/// One run, told.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunReport {
+    /// Names the run in lease tokens, key slots, logs and `refresh_runs`; the Lambda request id when there is one.
+    pub run: String,
+    /// By the queue server's clock (the machine's when the queue never answered).
+    pub started: Timestamp,
+    pub runtime_seconds: f64,
+    pub stopped_because: StopReason,
+    /// What made the run fail, in one sentence.
+    pub failure: Option<String>,
+    /// Requests answered for good in this run: stored, unchanged, satisfied, gone, private.
+    pub processed_requests: u64,
+    /// Attempts that failed: delayed and dead letters.
+    pub failed_requests: u64,
+    /// All outcomes, zeros included.
+    pub outcomes: BTreeMap<&'static str, u64>,
+    /// Outcomes by kind, without zeros.
+    pub outcomes_by_kind: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
+    /// The first [`MAX_ERRORS`] errors.
+    pub errors: Vec<String>,
+    /// Errors that did not fit.
+    pub errors_omitted: u64,
+    pub api_requests: u64,
+    pub api_requests_per_second: f64,
+    /// Calls made / calls allowed by the cap of the keys held, 0 when none was held.
+    pub budget_used: f64,
+    /// Answers 429.
+    pub throttled: u64,
+    /// Keys this run could use when it ended; when it held none, 0.
+    pub keys_usable: u64,
+    pub keys_held: u64,
+    /// Requests put in front because the event named them.
+    pub enqueued: u64,
+    pub mail: MailReport,
+    /// Leases of dead runs that were taken back.
+    pub lapsed: u64,
+    /// The queue as the run left it; absent when the queue does not answer.
+    #[serde(flatten)]
+    pub queue: Option<QueueReport>,
+}
+
+/// What the mailbox gave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MailReport {
+    pub admitted: u64,
+    pub unreadable: u64,
+    pub orphans_dropped: u64,
+}
+
+impl MailReport {
+    pub fn add(&mut self, admitted: &Admitted) {
+        self.admitted += admitted.admitted as u64 + admitted.found_by_scan as u64;
+        self.unreadable += admitted.unreadable as u64;
+        self.orphans_dropped += admitted.orphans_dropped as u64;
+    }
+}
+
+/// The queue in numbers, as health, metrics and reports show it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct QueueReport {
+    /// Mailbox and ready: what waits to be done now.
+    pub queue_size: u64,
+    pub mailbox: u64,
+    pub ready_by_priority: BTreeMap<&'static str, u64>,
+    pub delayed: u64,
+    pub leased: u64,
+    pub dead_letters: u64,
+    pub orphans: u64,
+    /// 0 when nothing waits.
+    pub oldest_request_age_seconds: f64,
+    /// Mail that producers wrote to database 0 while our URL selects another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mail_in_database_0: Option<u64>,
+}
+
+impl QueueReport {
+    #[must_use]
+    pub fn new(stats: &QueueStats, now: Timestamp) -> Self {
+        Self {
+            queue_size: stats.queue_size(),
+            mailbox: stats.mailbox,
+            ready_by_priority: stats.ready_by_priority.iter().map(|(class, count)| (class.as_str(), *count)).collect(),
+            delayed: stats.delayed,
+            leased: stats.leased,
+            dead_letters: stats.dead_letters,
+            orphans: stats.orphans,
+            oldest_request_age_seconds: stats.oldest_ready.map_or(0.0, |asked| now.since(asked).as_secs_f64()),
+            mail_in_database_0: stats.mail_in_database_0,
+        }
+    }
+}
+
+/// Counts while a run goes on, and becomes its [`RunReport`].
+#[derive(Clone, Debug)]
+pub struct Tally {
+    pub run: String,
+    pub started: Timestamp,
+    counts: BTreeMap<(Kind, Outcome), u64>,
+    pub errors: Vec<String>,
+    pub errors_omitted: u64,
+    pub throttled: u64,
+    pub enqueued: u64,
+    pub mail: MailReport,
+    pub lapsed: u64,
+}
+
+impl Tally {
+    #[must_use]
+    pub const fn new(run: String, started: Timestamp) -> Self {
+        Self {
+            run,
+            started,
+            counts: BTreeMap::new(),
+            errors: Vec::new(),
+            errors_omitted: 0,
+            throttled: 0,
+            enqueued: 0,
+            mail: MailReport { admitted: 0, unreadable: 0, orphans_dropped: 0 },
+            lapsed: 0,
+        }
+    }
+
+    pub fn count(&mut self, kind: Kind, outcome: Outcome) {
+        *self.counts.entry((kind, outcome)).or_default() += 1;
+    }
+
+    pub fn error(&mut self, text: impl Into<String>) {
+        if self.errors.len() < MAX_ERRORS {
+            self.errors.push(text.into());
+        } else {
+            self.errors_omitted += 1;
+        }
+    }
+
+    fn sum(&self, wanted: impl Fn(Outcome) -> bool) -> u64 {
+        self.counts.iter().filter(|((_, outcome), _)| wanted(*outcome)).map(|(_, count)| count).sum()
+    }
+
+    /// Requests answered for good so far.
+    #[must_use]
+    pub fn processed(&self) -> u64 {
+        self.sum(Outcome::is_processed)
+    }
+
+    /// Attempts that failed so far.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.sum(Outcome::is_failure)
+    }
+
+    /// Closes the books.
+    #[must_use]
+    pub fn finish(self, end: RunEnd) -> RunReport {
+        let outcomes = Outcome::ALL.iter().map(|outcome| (outcome.as_str(), self.sum(|other| other == *outcome)));
+        let outcomes = outcomes.collect();
+        let mut outcomes_by_kind: BTreeMap<&'static str, BTreeMap<&'static str, u64>> = BTreeMap::new();
+        for ((kind, outcome), count) in &self.counts {
+            outcomes_by_kind.entry(kind.as_str()).or_default().insert(outcome.as_str(), *count);
+        }
+        let seconds = end.runtime.as_secs_f64();
+        RunReport {
+            runtime_seconds: round(seconds, 3),
+            stopped_because: end.stopped_because,
+            failure: end.failure,
+            processed_requests: self.processed(),
+            failed_requests: self.failed(),
+            outcomes,
+            outcomes_by_kind,
+            api_requests: end.api_requests,
+            api_requests_per_second: round(ratio(end.api_requests, end.draining.as_secs_f64()), 2),
+            budget_used: round(ratio(end.api_requests, end.calls_allowed), 4),
+            keys_usable: end.keys_usable,
+            keys_held: end.keys_held,
+            queue: end.queue,
+            run: self.run,
+            started: self.started,
+            errors: self.errors,
+            errors_omitted: self.errors_omitted,
+            throttled: self.throttled,
+            enqueued: self.enqueued,
+            mail: self.mail,
+            lapsed: self.lapsed,
+        }
+    }
+}
+
+/// What is only known when the run is over.
+#[derive(Clone, Debug)]
+pub struct RunEnd {
+    pub stopped_because: StopReason,
+    pub failure: Option<String>,
+    pub runtime: Duration,
+    /// From the first permission to call to the last answer.
+    pub draining: Duration,
+    pub api_requests: u64,
+    /// The cap of the keys held, over the time they were held for draining.
+    pub calls_allowed: f64,
+    pub keys_usable: u64,
+    pub keys_held: u64,
+    pub queue: Option<QueueReport>,
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of one run are far below 2^52")]
+fn ratio(count: u64, whole: f64) -> f64 {
+    if whole > 0.0 { count as f64 / whole } else { 0.0 }
+}
+
+fn round(value: f64, digits: i32) -> f64 {
+    let scale = 10_f64.powi(digits);
+    (value * scale).round() / scale
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end() -> RunEnd {
+        RunEnd {
+            stopped_because: StopReason::QueueEmpty,
+            failure: None,
+            runtime: Duration::from_millis(2500),
+            draining: Duration::from_secs(2),
+            api_requests: 58,
+            calls_allowed: 60.0,
+            keys_usable: 1,
+            keys_held: 1,
+            queue: None,
+        }
+    }
+
+    #[test]
+    fn a_report_counts_every_outcome_and_says_how_much_of_the_budget_was_used() {
+        let mut tally = Tally::new("run".to_owned(), Timestamp::EPOCH);
+        tally.count(Kind::Clan, Outcome::Stored);
+        tally.count(Kind::Player, Outcome::Stored);
+        tally.count(Kind::Player, Outcome::DeadLetter);
+        let report = tally.finish(end());
+        assert_eq!((report.processed_requests, report.failed_requests), (2, 1));
+        assert_eq!(report.outcomes["stored"], 2);
+        assert_eq!(report.outcomes.len(), Outcome::ALL.len());
+        assert_eq!(report.outcomes_by_kind["player"]["dead_letter"], 1);
+        assert!((report.budget_used - 0.9667).abs() < 1e-9);
+        assert!((report.api_requests_per_second - 29.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn errors_beyond_the_bound_are_only_counted() {
+        let mut tally = Tally::new("run".to_owned(), Timestamp::EPOCH);
+        for number in 0..MAX_ERRORS + 3 {
+            tally.error(number.to_string());
+        }
+        let report = tally.finish(end());
+        assert_eq!((report.errors.len(), report.errors_omitted), (MAX_ERRORS, 3));
+    }
+}
