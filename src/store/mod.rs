@@ -6,6 +6,7 @@
 //! the queue or the API.
 
 pub mod postgres;
+mod rows;
 #[cfg(feature = "embedded")]
 pub mod sqlite;
 

@@ -1,0 +1,167 @@
+//! What both stores do to a document before it becomes a row: pure functions from values to values.
+
+use std::{borrow::Cow, cmp::Reverse, collections::BTreeMap, fmt};
+
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use sha2::{Digest, Sha256};
+
+use crate::model::{Fetched, Kind, ObjectId, Tag};
+
+/// Characters that the tables' `name` columns hold.
+pub const NAME_WIDTH: usize = 50;
+
+/// Characters that the tables' `role` columns hold.
+pub const ROLE_WIDTH: usize = 20;
+
+/// The game's share link; a war has none.
+#[must_use]
+pub fn deep_link(kind: Kind, tag: &Tag) -> Option<String> {
+    let action = match kind {
+        Kind::Clan => "OpenClanProfile",
+        Kind::Player => "OpenPlayerProfile",
+        Kind::War => return None,
+    };
+    Some(format!("https://link.clashofclans.com/en?action={action}&tag={}", tag.path_segment()))
+}
+
+/// The document with `deep_link` as its last key, every other byte kept. A document that has the key already, or that
+/// is no JSON object, stays as it is.
+#[must_use]
+pub fn with_deep_link<'a>(json: &'a str, link: &str) -> Cow<'a, str> {
+    let Some(keys) = top_level_keys(json) else { return Cow::Borrowed(json) };
+    if keys.has_deep_link {
+        return Cow::Borrowed(json);
+    }
+    let Some(end) = json.rfind('}') else { return Cow::Borrowed(json) };
+    let comma = if keys.is_empty { "" } else { "," };
+    // After the last value rather than before the brace, so that a pretty-printed document stays readable.
+    let end = json[..end].trim_end().len();
+    Cow::Owned(format!("{}{comma}\"deep_link\":\"{link}\"{}", &json[..end], &json[end..]))
+}
+
+struct TopLevelKeys {
+    is_empty: bool,
+    has_deep_link: bool,
+}
+
+fn top_level_keys(json: &str) -> Option<TopLevelKeys> {
+    serde_json::from_str(json).ok()
+}
+
+impl<'de> Deserialize<'de> for TopLevelKeys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(KeyVisitor)
+    }
+}
+
+struct KeyVisitor;
+
+impl<'de> Visitor<'de> for KeyVisitor {
+    type Value = TopLevelKeys;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TopLevelKeys, A::Error> {
+        let mut keys = TopLevelKeys { is_empty: true, has_deep_link: false };
+        while let Some(key) = map.next_key::<Cow<'de, str>>()? {
+            keys.is_empty = false;
+            keys.has_deep_link |= key == "deep_link";
+            map.next_value::<IgnoredAny>()?;
+        }
+        Ok(keys)
+    }
+}
+
+/// The text as a column of `width` characters holds it. NUL, which PostgreSQL's text refuses, is left out.
+#[must_use]
+pub fn cut(text: &str, width: usize) -> Cow<'_, str> {
+    if text.contains('\0') {
+        return Cow::Owned(text.chars().filter(|&c| c != '\0').take(width).collect());
+    }
+    match text.char_indices().nth(width) {
+        Some((end, _)) => Cow::Borrowed(&text[..end]),
+        None => Cow::Borrowed(text),
+    }
+}
+
+/// SHA-256 of the document as received.
+#[must_use]
+pub fn content_hash(json: &str) -> [u8; 32] {
+    Sha256::digest(json.as_bytes()).into()
+}
+
+/// The places in the batch of the newest answer for each object, sorted by kind and tag. Of two answers that began in
+/// the same moment the first stays.
+#[must_use]
+pub fn newest_answers(batch: &[Fetched]) -> Vec<usize> {
+    let mut newest: BTreeMap<&ObjectId, usize> = BTreeMap::new();
+    for (place, fetched) in batch.iter().enumerate() {
+        let kept = newest.entry(&fetched.object).or_insert(place);
+        *kept = std::cmp::min_by_key(*kept, place, |&place| (Reverse(batch[place].began), place));
+    }
+    newest.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock::Timestamp, model::Answered};
+
+    const LINK: &str = "https://link.clashofclans.com/en?action=OpenClanProfile&tag=%232PP";
+
+    fn tag(text: &str) -> Tag {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn clans_and_players_have_a_share_link_and_wars_have_none() {
+        assert_eq!(deep_link(Kind::Clan, &tag("#2PP")).unwrap(), LINK);
+        assert!(deep_link(Kind::Player, &tag("#2PP")).unwrap().contains("action=OpenPlayerProfile&tag=%232PP"));
+        assert_eq!(deep_link(Kind::War, &tag("#2PP")), None);
+    }
+
+    #[test]
+    fn the_link_becomes_the_last_key_and_every_other_byte_stays() {
+        let json = "{ \"b\" : 1.0,\n  \"a\": {\"deep_link\": 1}\n}\n";
+        let expected = format!("{{ \"b\" : 1.0,\n  \"a\": {{\"deep_link\": 1}},\"deep_link\":\"{LINK}\"\n}}\n");
+        assert_eq!(with_deep_link(json, LINK), expected);
+        assert_eq!(with_deep_link("{}", LINK), format!("{{\"deep_link\":\"{LINK}\"}}"));
+        assert_eq!(with_deep_link("{ }", LINK), format!("{{\"deep_link\":\"{LINK}\" }}"));
+    }
+
+    #[test]
+    fn a_document_that_has_the_key_already_is_left_alone() {
+        for json in [r#"{"deep_link":null,"tag":"x"}"#, r#"{"deep\u005flink":1}"#, "[1]", "not json"] {
+            assert_eq!(with_deep_link(json, LINK), json);
+        }
+    }
+
+    #[test]
+    fn texts_are_cut_by_characters_and_lose_their_nul() {
+        assert_eq!(cut("Ünïcode", 3), "Ünï");
+        assert_eq!(cut("short", 50), "short");
+        assert_eq!(cut("a\0b\0cd", 3), "abc");
+    }
+
+    #[test]
+    fn of_several_answers_for_one_object_the_newest_stays_and_the_order_is_by_object() {
+        let fetched = |object: ObjectId, began| Fetched {
+            object,
+            began: Timestamp::from_millis(began),
+            copied_at: Timestamp::from_millis(began),
+            fresh_until: Timestamp::from_millis(began),
+            answered: Answered::Gone,
+            league: None,
+        };
+        let batch = [
+            fetched(ObjectId::player(tag("2PP")), 5),
+            fetched(ObjectId::clan(tag("9PP")), 1),
+            fetched(ObjectId::clan(tag("2PP")), 3),
+            fetched(ObjectId::player(tag("2PP")), 7),
+            fetched(ObjectId::player(tag("2PP")), 7),
+        ];
+        assert_eq!(newest_answers(&batch), [2, 1, 3]);
+    }
+}
