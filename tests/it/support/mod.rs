@@ -1,1 +1,10 @@
-//! The test bed.
+//! The test bed: the real parts that tests run against, and nothing that knows what is tested.
+//!
+//! [`redis`] and [`postgres`] give every test a database of its own on one private server each, started when the first
+//! test asks and gone when the test process ends, however it ends ([`server`] says how). With `TEST_REDIS_URL` or
+//! `TEST_DATABASE_URL` set, the databases are made on those servers instead: they must be servers for tests only.
+#![allow(dead_code, reason = "the bed is built ahead of the tests that will use it")]
+
+pub mod postgres;
+pub mod redis;
+pub mod server;
