@@ -1,1 +1,5 @@
-//! Placeholder.
+//! The command line.
+#![allow(dead_code)]
+mod progress;
+mod summary;
+mod text;

@@ -1,0 +1,223 @@
+//! `queue stats` and `queue export`: looking at what waits, and handing it back to the old worker.
+
+use std::{fs::File, io::Write as _, path::PathBuf};
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{
+    Ending, Misuse, Shared, connect,
+    text::{self, Align, Style, Table, count, counted, span},
+};
+use crate::{
+    clock::Timestamp,
+    model::Priority,
+    queue::{Exported, Queue, QueueStats, mailbox},
+    worker::report::QueueReport,
+};
+
+/// Shows what waits, or hands it back to the old worker
+#[derive(Debug, Args)]
+pub struct QueueArgs {
+    #[command(subcommand)]
+    command: QueueCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum QueueCommand {
+    Stats(StatsArgs),
+    Export(ExportArgs),
+}
+
+/// Shows how many requests wait, and in what state
+///
+/// Mailbox: written by producers and not admitted yet. Ready: to be done now. Delayed: not due yet, or waiting after a
+/// failure. Leased: being done by a run. Needs REDIS_URL.
+#[derive(Debug, Args)]
+struct StatsArgs {
+    /// Write JSON: the same fields as the answer of a run
+    #[arg(long)]
+    json: bool,
+}
+
+/// Writes what waits in the mailbox's format, or puts it back into the mailbox
+///
+/// Without --return nothing is changed. Dead letters are not part of it. Needs REDIS_URL.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  refresh-worker queue export --to waiting.jsonl
+  refresh-worker queue export --format commands | redis-cli -h old-redis
+  refresh-worker queue export --return --yes     go back to the old worker: stop the schedule of this one first")]
+struct ExportArgs {
+    /// The file to write; - is standard output
+    #[arg(long, default_value = "-", value_name = "FILE")]
+    to: PathBuf,
+    /// json: one object a line with id, score and value; commands: what redis-cli takes
+    #[arg(long, value_enum, default_value_t = Format::Json)]
+    format: Format,
+    /// Put everything that waits back into refresh_queue and refresh_requests, where the old worker finds it
+    #[arg(long = "return", conflicts_with_all = ["to", "format"])]
+    return_to_mailbox: bool,
+    /// Do it without being asked again
+    #[arg(long, requires = "return_to_mailbox")]
+    yes: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Json,
+    Commands,
+}
+
+pub async fn run(args: QueueArgs, shared: &Shared) -> anyhow::Result<Ending> {
+    match args.command {
+        QueueCommand::Stats(args) => stats(&args, shared).await,
+        QueueCommand::Export(args) if args.return_to_mailbox => return_to_mailbox(&args, shared).await,
+        QueueCommand::Export(args) => export(&args, shared).await,
+    }
+}
+
+async fn stats(args: &StatsArgs, shared: &Shared) -> anyhow::Result<Ending> {
+    let queue = connect::queue(shared).await?;
+    let now = queue.time().await.context("failed to read the queue")?;
+    let stats = queue.stats(now).await.context("failed to read the queue")?;
+    let told = if args.json {
+        serde_json::to_string_pretty(&QueueReport::new(&stats, now))? + "\n"
+    } else {
+        render(&stats, now, shared.style())
+    };
+    text::print(&told)?;
+    Ok(Ending::Well)
+}
+
+fn render(stats: &QueueStats, now: Timestamp, style: Style) -> String {
+    let by_class = |class: &Priority| stats.ready_by_priority.get(class).map(|number| format!("{class} {number}"));
+    let classes: Vec<String> = Priority::ALL.iter().filter_map(by_class).collect();
+    let due = |at: Timestamp| {
+        if at > now { format!("next due in {}", span(at.since(now))) } else { "some are due now".to_owned() }
+    };
+    let dead = if stats.dead_letters > 0 { "see `refresh-worker dead list`" } else { "" };
+    let mut table = Table::new([("", Align::Left), ("", Align::Right), ("", Align::Left)]);
+    table.row(["mailbox", &count(stats.mailbox), ""]);
+    table.row(["ready", &count(stats.ready), &classes.join(", ")]);
+    table.row(["delayed", &count(stats.delayed), &stats.next_due.map(due).unwrap_or_default()]);
+    table.row(["leased", &count(stats.leased), ""]);
+    table.row(["dead letters", &count(stats.dead_letters), dead]);
+    if stats.orphans > 0 {
+        table.row(["orphans", &count(stats.orphans), "in the index, their data is awaited"]);
+    }
+    let mut told = table.render(style);
+    if let Some(asked) = stats.oldest_ready {
+        told.push_str(&format!("  the oldest ready request was asked for {} ago\n", span(now.since(asked))));
+    }
+    if let Some(number) = stats.mail_in_database_0.filter(|number| *number > 0) {
+        let number = counted(number, "request lies", "requests lie");
+        told.push_str(&style.warn(&format!(
+            "  {number} in database 0: producers ignore the database number in REDIS_URL, and this worker does not look \
+             there\n"
+        )));
+    }
+    told
+}
+
+async fn export(args: &ExportArgs, shared: &Shared) -> anyhow::Result<Ending> {
+    let queue = connect::queue(shared).await?;
+    let now = queue.time().await.context("failed to export the queue")?;
+    let entries = queue.export(now).await.context("failed to export the queue")?;
+    let written = written(&entries, args.format);
+    if args.to.as_os_str() == "-" {
+        text::print(&written)?;
+        return Ok(Ending::Well);
+    }
+    let name = args.to.display();
+    let mut file = File::create(&args.to).with_context(|| format!("failed to write `{name}`"))?;
+    file.write_all(written.as_bytes()).with_context(|| format!("failed to write `{name}`"))?;
+    text::print(&format!("wrote {} to {name}\n", counted(entries.len() as u64, "request", "requests")))?;
+    Ok(Ending::Well)
+}
+
+fn written(entries: &[Exported], format: Format) -> String {
+    let line = |entry: &Exported| match format {
+        Format::Json => {
+            serde_json::json!({"id": entry.id, "score": entry.score, "value": entry.value}).to_string() + "\n"
+        }
+        Format::Commands => format!(
+            "HSET {} {} {}\nZADD {} {} {}\n",
+            mailbox::DATA,
+            quoted(&entry.id),
+            quoted(&entry.value),
+            mailbox::INDEX,
+            entry.score,
+            quoted(&entry.id)
+        ),
+    };
+    entries.iter().map(line).collect()
+}
+
+/// As redis-cli reads an argument: in double quotes, every byte that is not plain ASCII as `\xNN`.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for byte in text.bytes() {
+        match byte {
+            b'"' => quoted.push_str("\\\""),
+            b'\\' => quoted.push_str("\\\\"),
+            b' '..=b'~' => quoted.push(char::from(byte)),
+            other => quoted.push_str(&format!("\\x{other:02x}")),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+async fn return_to_mailbox(args: &ExportArgs, shared: &Shared) -> anyhow::Result<Ending> {
+    let queue = connect::queue(shared).await?;
+    let now = queue.time().await.context("failed to return the queue to the mailbox")?;
+    if !args.yes {
+        let waiting = queue.export(now).await.context("failed to read the queue")?.len() as u64;
+        return Err(Misuse(format!(
+            "nothing was changed: this would put {} back into the mailbox; stop the schedule of this worker, then add \
+             --yes",
+            counted(waiting, "request", "requests")
+        ))
+        .into());
+    }
+    let moved = queue.return_to_mailbox(now).await.context("failed to return the queue to the mailbox")?;
+    let moved = counted(moved as u64, "request is", "requests are");
+    text::print(&format!("{moved} back in {} and {}\n", mailbox::INDEX, mailbox::DATA))?;
+    Ok(Ending::Well)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, time::Duration};
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_772_600_767_089);
+
+    #[test]
+    fn stats_tell_every_state_and_the_oldest_age() {
+        let stats = QueueStats {
+            mailbox: 12,
+            ready: 1300,
+            ready_by_priority: BTreeMap::from([(Priority::Critical, 100), (Priority::Low, 1200)]),
+            delayed: 4,
+            leased: 0,
+            dead_letters: 2,
+            orphans: 1,
+            oldest_ready: Some(NOW - Duration::from_secs(192)),
+            next_due: Some(NOW + Duration::from_secs(30)),
+            mail_in_database_0: Some(3),
+        };
+        insta::assert_snapshot!(render(&stats, NOW, Style::PLAIN), @"");
+    }
+
+    #[test]
+    fn an_export_can_be_fed_to_redis_cli_byte_for_byte() {
+        let entry = Exported { id: "clan:ä\"".to_owned(), score: 1, value: r#"{"id": "clan:\u00e4"}"#.to_owned() };
+        insta::assert_snapshot!(written(std::slice::from_ref(&entry), Format::Commands), @"");
+        let json: serde_json::Value = serde_json::from_str(&written(&[entry], Format::Json)).unwrap();
+        assert_eq!((&json["id"], &json["score"]), (&"clan:ä\"".into(), &1.into()));
+    }
+}

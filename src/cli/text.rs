@@ -1,0 +1,230 @@
+//! How the commands write: aligned tables, grouped numbers, durations, and colours where somebody looks.
+//!
+//! Makes text out of values. Touches standard output in one place ([`print`]) and asks it once whether it is a terminal
+//! ([`Style::of_stdout`]).
+
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal, Write as _},
+    time::Duration,
+};
+
+/// Whether a text may be coloured. Piped text never is, and `NO_COLOR` is obeyed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Style {
+    colour: bool,
+}
+
+impl Style {
+    /// No colours.
+    pub const PLAIN: Self = Self { colour: false };
+
+    /// What suits standard output; `no_colour` is the user's wish.
+    #[must_use]
+    pub fn of_stdout(no_colour: bool) -> Self {
+        Self { colour: io::stdout().is_terminal() && !no_colour }
+    }
+
+    /// What suits standard error.
+    #[must_use]
+    pub fn of_stderr(no_colour: bool) -> Self {
+        Self { colour: io::stderr().is_terminal() && !no_colour }
+    }
+
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.colour && !text.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    #[must_use]
+    pub fn bold(self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    #[must_use]
+    pub fn faint(self, text: &str) -> String {
+        self.paint("2", text)
+    }
+
+    #[must_use]
+    pub fn good(self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
+    #[must_use]
+    pub fn warn(self, text: &str) -> String {
+        self.paint("33", text)
+    }
+
+    #[must_use]
+    pub fn bad(self, text: &str) -> String {
+        self.paint("31", text)
+    }
+}
+
+/// Writes to standard output.
+///
+/// # Errors
+/// When it is closed: a broken pipe is an ordinary end for a command, see [`super::main`].
+pub fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Where the text of a column stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Align {
+    Left,
+    Right,
+}
+
+/// A table of aligned columns, two spaces apart, indented by two.
+#[derive(Clone, Debug)]
+pub struct Table {
+    columns: Vec<(String, Align)>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// An empty header makes a table without a header line.
+    pub fn new<'a>(columns: impl IntoIterator<Item = (&'a str, Align)>) -> Self {
+        Self { columns: columns.into_iter().map(|(name, align)| (name.to_owned(), align)).collect(), rows: Vec::new() }
+    }
+
+    pub fn row(&mut self, cells: impl IntoIterator<Item = impl Into<String>>) {
+        self.rows.push(cells.into_iter().map(Into::into).collect());
+    }
+
+    #[must_use]
+    pub fn render(&self, style: Style) -> String {
+        let widths: Vec<usize> = (0..self.columns.len()).map(|column| self.width(column)).collect();
+        let mut text = String::new();
+        if self.columns.iter().any(|(name, _)| !name.is_empty()) {
+            let header: Vec<String> = self.columns.iter().map(|(name, _)| name.clone()).collect();
+            let _ = writeln!(text, "{}", style.faint(&self.line(&header, &widths)));
+        }
+        for row in &self.rows {
+            let _ = writeln!(text, "{}", self.line(row, &widths));
+        }
+        text
+    }
+
+    fn width(&self, column: usize) -> usize {
+        let cells = self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain([self.columns[column].0.chars().count()]).max().unwrap_or(0)
+    }
+
+    fn line(&self, cells: &[String], widths: &[usize]) -> String {
+        let mut line = String::new();
+        for ((cell, width), (_, align)) in cells.iter().zip(widths).zip(&self.columns) {
+            line.push_str("  ");
+            let _ = match align {
+                Align::Left => write!(line, "{cell:<width$}"),
+                Align::Right => write!(line, "{cell:>width$}"),
+            };
+        }
+        line.truncate(line.trim_end().len());
+        line
+    }
+}
+
+/// `12345` as `12,345`.
+#[must_use]
+pub fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1 clan`, `2 clans`, `0 clans`.
+#[must_use]
+pub fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{} {}", count(number), if number == 1 { one } else { many })
+}
+
+/// A time span as people say it: `350 ms`, `10.6 s`, `4 min 12 s`, `3 h 05 min`, `2 d 4 h`.
+#[must_use]
+pub fn span(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    let seconds = duration.as_secs();
+    match seconds {
+        0 => format!("{millis} ms"),
+        1..60 => format!("{:.1} s", duration.as_secs_f64()),
+        60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+/// `0.9871` as `98.7 %`.
+#[must_use]
+pub fn percent(part: f64) -> String {
+    format!("{:.1} %", part * 100.0)
+}
+
+/// `5300000` as `5.3 MB`.
+#[must_use]
+#[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
+pub fn bytes(number: u64) -> String {
+    match number {
+        0..1000 => format!("{number} B"),
+        1000..1_000_000 => format!("{:.1} kB", number as f64 / 1e3),
+        _ => format!("{:.1} MB", number as f64 / 1e6),
+    }
+}
+
+/// The text on one line, at most this many characters.
+#[must_use]
+pub fn short(text: &str, most: usize) -> String {
+    let clean: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let clean: String = clean.chars().filter(|character| !character.is_control()).collect();
+    match clean.char_indices().nth(most) {
+        Some((end, _)) => format!("{}...", &clean[..end]),
+        None => clean,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        let shown: Vec<String> = [0, 7, 999, 1000, 123_456, 1_000_000].map(count).to_vec();
+        assert_eq!(shown, ["0", "7", "999", "1,000", "123,456", "1,000,000"]);
+    }
+
+    #[test]
+    fn spans_are_said_in_the_two_largest_units() {
+        let shown: Vec<String> =
+            [0, 350, 10_640, 252_000, 11_100_000, 187_200_000].map(|ms| span(Duration::from_millis(ms))).to_vec();
+        assert_eq!(shown, ["0 ms", "350 ms", "10.6 s", "4 min 12 s", "3 h 05 min", "2 d 4 h"]);
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell_and_lines_have_no_trailing_space() {
+        let mut table = Table::new([("kind", Align::Left), ("stored", Align::Right), ("", Align::Left)]);
+        table.row(["clan", "1,234,567", ""]);
+        table.row(["pläyer", "8", "note"]);
+        assert_eq!(table.render(Style::PLAIN), "  kind       stored\n  clan    1,234,567\n  pläyer          8  note\n");
+    }
+
+    #[test]
+    fn only_a_coloured_style_writes_escapes() {
+        assert_eq!(Style::PLAIN.bad("x"), "x");
+        assert_eq!(Style { colour: true }.bad("x"), "\x1b[31mx\x1b[0m");
+        assert_eq!(Style { colour: true }.bad(""), "");
+    }
+
+    #[test]
+    fn a_foreign_text_becomes_one_short_line_without_control_characters() {
+        assert_eq!(short("a\n  b\x1b[31mc", 20), "a b[31mc");
+        assert_eq!(short("äöü", 2), "äö...");
+    }
+}
