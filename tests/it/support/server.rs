@@ -197,3 +197,55 @@ fn tail(log: &Path, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
+
+#[test]
+fn a_killed_test_process_leaves_no_server_and_no_folder_behind() {
+    use super::{postgres::PrivatePostgres, redis::PrivateRedis};
+
+    const ROLE: &str = "REFRESH_WORKER_TESTS_HOLD";
+    if env::var_os(ROLE).is_some() {
+        // The second process: it starts the servers and is killed here.
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let (redis, postgres) =
+            runtime.block_on(async { (PrivateRedis::start().await, PrivatePostgres::start().await) });
+        println!("\nholding {} {}", redis.port(), postgres.port());
+        loop {
+            thread::park();
+        }
+    }
+
+    let temp = tempfile::tempdir().expect("a folder");
+    // PostgreSQL drops to another user, who has to pass through.
+    fs::set_permissions(temp.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("the folder is ours");
+    let mut held = Command::new(env::current_exe().expect("the test binary"))
+        .args([
+            "--exact",
+            "--nocapture",
+            "support::server::a_killed_test_process_leaves_no_server_and_no_folder_behind",
+        ])
+        .env(ROLE, "1")
+        .env("TMPDIR", temp.path())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the test binary starts");
+    let ports: Vec<u16> = BufReader::new(held.stdout.take().expect("stdout is piped"))
+        .lines()
+        .map_while(Result::ok)
+        .find_map(|line| {
+            let ports = line.strip_prefix("holding ")?.split(' ');
+            Some(ports.map(|port| port.parse().expect("a port")).collect())
+        })
+        .expect("the servers start");
+    assert_eq!(fs::read_dir(temp.path()).expect("the folder").count(), 2);
+
+    held.kill().expect("SIGKILL");
+    held.wait().expect("it ends");
+
+    let deadline = Instant::now() + START_LIMIT;
+    let left = || fs::read_dir(temp.path()).expect("the folder").count();
+    let listens = |port: &u16| std::net::TcpStream::connect(("127.0.0.1", *port)).is_ok();
+    while left() > 0 || ports.iter().any(listens) {
+        assert!(Instant::now() < deadline, "left behind: {} folders, ports {ports:?}", left());
+        thread::sleep(Duration::from_millis(5));
+    }
+}
