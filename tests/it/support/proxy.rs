@@ -1,0 +1,172 @@
+//! A TCP proxy that misbehaves on request: what stands between the worker and Redis or PostgreSQL on a bad day.
+
+use std::{net::SocketAddr, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{
+        TcpListener, TcpStream,
+        tcp::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::watch,
+    task::JoinHandle,
+    time::sleep,
+};
+
+/// What the proxy does with traffic. A change takes effect at once, for open connections too.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Mode {
+    Pass,
+    /// Each piece of data waits this long first.
+    Slow(Duration),
+    /// Connections stay open and are accepted; nothing moves until the mode changes.
+    Stall,
+    /// What clients send arrives; the answers are lost. A commit then may have happened or not, as far as they know.
+    LoseAnswers,
+    /// Open connections are closed, and new ones as soon as they are accepted.
+    Cut,
+    /// Open connections are closed, and new ones refused.
+    Refuse,
+}
+
+impl Mode {
+    fn closes(self) -> bool {
+        matches!(self, Self::Cut | Self::Refuse)
+    }
+}
+
+#[derive(Debug)]
+pub struct Proxy {
+    address: SocketAddr,
+    mode: watch::Sender<Mode>,
+    task: JoinHandle<()>,
+}
+
+impl Proxy {
+    /// A proxy on a free loopback port in front of `target` (`host:port`).
+    pub async fn start(target: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free loopback port");
+        let address = listener.local_addr().expect("the port just bound");
+        let mode = watch::Sender::new(Mode::Pass);
+        let task = tokio::spawn(serve(listener, address, target.to_owned(), mode.clone()));
+        Self { address, mode, task }
+    }
+
+    /// A proxy in front of the server of `url`, and the URL with the proxy's place in it.
+    pub async fn in_front_of(url: &str) -> (Self, String) {
+        let mut url = url::Url::parse(url).expect("a URL");
+        let target = format!("{}:{}", url.host_str().expect("a host"), url.port().expect("a port"));
+        let proxy = Self::start(&target).await;
+        url.set_port(Some(proxy.address.port())).expect("a URL with a port");
+        (proxy, url.into())
+    }
+
+    pub fn set(&self, mode: Mode) {
+        self.mode.send_replace(mode);
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+        self.mode.send_replace(Mode::Refuse);
+    }
+}
+
+async fn serve(listener: TcpListener, address: SocketAddr, target: String, mode: watch::Sender<Mode>) {
+    let mut listener = Some(listener);
+    let mut changes = mode.subscribe();
+    loop {
+        let now = *changes.borrow_and_update();
+        if now == Mode::Refuse {
+            listener = None;
+        } else if listener.is_none() {
+            listener = TcpListener::bind(address).await.ok();
+        }
+        let Some(open) = &listener else {
+            // Refusing, or the port is not free again yet: the latter is tried again.
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = sleep(Duration::from_millis(10)), if now != Mode::Refuse => {}
+            }
+            continue;
+        };
+        tokio::select! {
+            _ = changes.changed() => {}
+            Ok((client, _)) = open.accept(), if now != Mode::Refuse => {
+                if !now.closes() {
+                    tokio::spawn(join(client, target.clone(), mode.subscribe()));
+                }
+            }
+        }
+    }
+}
+
+/// Carries one connection until an end closes it or the mode does.
+async fn join(client: TcpStream, target: String, mut mode: watch::Receiver<Mode>) {
+    let Ok(server) = TcpStream::connect(&target).await else { return };
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    tokio::select! {
+        () = carry(from_client, to_server, mode.clone(), false) => {}
+        () = carry(from_server, to_client, mode.clone(), true) => {}
+        _ = mode.wait_for(|mode| mode.closes()) => {}
+    }
+}
+
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::Receiver<Mode>, answers: bool) {
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(size @ 1..) = from.read(&mut buffer).await {
+        let Ok(now) = mode.wait_for(|mode| *mode != Mode::Stall).await.map(|mode| *mode) else { return };
+        match now {
+            Mode::Slow(delay) => sleep(delay).await,
+            Mode::LoseAnswers if answers => continue,
+            _ => {}
+        }
+        if to.write_all(&buffer[..size]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_passes_loses_cuts_and_refuses() {
+    let echo = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let proxy = Proxy::start(&echo.local_addr().unwrap().to_string()).await;
+    tokio::spawn(async move {
+        while let Ok((mut peer, _)) = echo.accept().await {
+            tokio::spawn(async move {
+                let (mut read, mut write) = peer.split();
+                tokio::io::copy(&mut read, &mut write).await
+            });
+        }
+    });
+    let mut letter = [0];
+
+    let mut client = TcpStream::connect(proxy.address).await.unwrap();
+    client.write_all(b"a").await.unwrap();
+    client.read_exact(&mut letter).await.unwrap();
+    assert_eq!(&letter, b"a");
+
+    proxy.set(Mode::Stall);
+    client.write_all(b"b").await.unwrap();
+    proxy.set(Mode::Pass);
+    client.read_exact(&mut letter).await.unwrap();
+    assert_eq!(&letter, b"b");
+
+    proxy.set(Mode::Cut);
+    assert!(client.read_exact(&mut letter).await.is_err());
+
+    proxy.set(Mode::Refuse);
+    // The listener closes when the proxy's task has seen the change.
+    while TcpStream::connect(proxy.address).await.is_ok() {}
+
+    proxy.set(Mode::Pass);
+    let mut client = loop {
+        if let Ok(client) = TcpStream::connect(proxy.address).await {
+            break client;
+        }
+    };
+    client.write_all(b"c").await.unwrap();
+    client.read_exact(&mut letter).await.unwrap();
+    assert_eq!(&letter, b"c");
+}
