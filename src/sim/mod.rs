@@ -1,1 +1,263 @@
-//! Placeholder.
+//! The simulator: a Clash of Clans API that behaves, and misbehaves, like the real one. Bench, demo and test double.
+//!
+//! It serves real HTTP on a loopback port and touches nothing else. It generates a seeded world (or replays recorded
+//! responses), lets it evolve with a clock, keeps shared copies for their `max-age`, checks tokens, counts calls per
+//! token in sliding seconds, and misbehaves on request.
+//!
+//! ```
+//! # use refresh_worker::sim::{Misbehaviour, Rule, SimConfig, Simulator};
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let simulator = Simulator::start(SimConfig { seed: 7, ..SimConfig::default() }).await?;
+//! let clan = &simulator.world().clan_tags()[0];
+//! println!("GET {}/clans/{}", simulator.base_url(), clan.path_segment());
+//! simulator.misbehave(Rule::new(Misbehaviour::Status502).on_tag(clan.as_str()).times(2));
+//! assert_eq!(simulator.total_calls(), 0);
+//! # Ok(()) }
+//! ```
+//!
+//! # Control over HTTP
+//!
+//! A simulator in a process of its own is controlled under `/_sim/`; these calls need no token and are not counted.
+//!
+//! | call | does |
+//! |---|---|
+//! | `POST /_sim/misbehave` | adds a [`Rule`], such as `{"matches": {"endpoint": "clan"}, "what": "status_502", "times": 2}`; answers the rules in force |
+//! | `GET /_sim/misbehave` | the rules in force |
+//! | `DELETE /_sim/misbehave` | removes all rules and lets held calls go on |
+//! | `POST /_sim/release` | lets held calls go on and removes the rules that hold |
+//! | `POST /_sim/maintenance` | `{"on": true}` or `{"on": false}`: everything answers 503 |
+//! | `GET /_sim/calls` | totals by token and by status, and each token's busiest second |
+//! | `GET /_sim/world` | the tags that can be asked for, by what they are ([`Census`]) |
+//!
+//! `what` is one of `"invalid_ip"`, `"invalid_authorization"`, `"address_ban"`, `"other_forbidden"`,
+//! `"private_war_log"`, `"not_found"`, `"bad_request"`, `"status_500"`, `"unknown_exception"`, `"status_502"`,
+//! `"status_504"`, `"maintenance"`, `"maintenance_html"`, `"hold_until_released"`, `"cut_before_headers"`,
+//! `"cut_mid_body"`, `"truncated"`, `"wrong_json"`, `"not_json"`, `"wrong_tag"`, `"deep_json"`,
+//! `"lying_content_type"`, `{"throttled": {"retry_after": 5}}`, `{"slow_ms": 250}`, `{"huge_body": 1000000}`.
+//! `matches` may have `path` (a part of it), `endpoint` (`clan`, `player`, `currentwar`, `leaguegroup`, `leaguewar`,
+//! `warlog`, `raidseasons`), `tag` and `token`; `after` spares the first so many matching calls.
+
+mod answer;
+mod cache;
+mod calls;
+mod census;
+mod connection;
+mod control;
+mod damage;
+mod misbehave;
+mod request;
+mod server;
+mod source;
+mod world;
+
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use url::Url;
+
+pub use self::{
+    calls::{Call, CallSummary, TokenSummary},
+    census::Census,
+    misbehave::{Matches, Misbehaviour, Rule},
+    request::Endpoint,
+};
+use self::{
+    connection::{CutSwitch, CuttableListener},
+    server::Shared,
+    source::Source,
+    world::World,
+};
+use crate::clock::{Clock, ServerTime, SystemClock};
+
+/// How the simulator is to be.
+#[derive(Clone, Debug)]
+pub struct SimConfig {
+    /// The same seed makes the same world.
+    pub seed: u64,
+    /// How many clans there are. Every kind of clan and war is there from 16 on; players follow, about 25 a clan.
+    pub clans: usize,
+    /// The tokens accepted; with none given, any that is not empty.
+    pub tokens: Vec<String>,
+    /// The hidden limit: a token's call is answered 429 when the second before it, itself included, has seen more
+    /// calls of that token than this. `None` only counts.
+    pub rate_limit: Option<u32>,
+    /// Every answer takes at least this long.
+    pub latency: Duration,
+    /// Serves the recorded responses of this folder, which a `manifest.json` describes, instead of a generated world.
+    pub fixtures: Option<PathBuf>,
+    /// The time of the world and of its cached copies. Delays and the book of calls keep to real time.
+    pub clock: Arc<dyn Clock>,
+    /// How fast the world changes: 1 = as in reality, 60 = a war of two days in 48 minutes, 0 = frozen.
+    pub evolve: f64,
+}
+
+impl Default for SimConfig {
+    fn default() -> Self {
+        Self {
+            seed: 1,
+            clans: 48,
+            tokens: Vec::new(),
+            rate_limit: None,
+            latency: Duration::ZERO,
+            fixtures: None,
+            clock: Arc::new(SystemClock),
+            evolve: 0.0,
+        }
+    }
+}
+
+/// Why there is no simulator.
+#[derive(Debug, thiserror::Error)]
+pub enum SimError {
+    #[error("bind the simulator to {address}")]
+    Bind { address: SocketAddr, source: io::Error },
+}
+
+/// A running simulator. Dropping it closes the port; answers under way are finished.
+#[derive(Debug)]
+pub struct Simulator {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    stop: watch::Sender<bool>,
+    server: Option<JoinHandle<()>>,
+}
+
+impl Simulator {
+    /// Starts on a free loopback port.
+    ///
+    /// # Errors
+    /// When no port can be bound or the recorded responses cannot be read.
+    pub async fn start(config: SimConfig) -> Result<Self, SimError> {
+        Self::start_on((Ipv4Addr::LOCALHOST, 0).into(), config).await
+    }
+
+    /// Starts on an address of your choice, on the current tokio runtime.
+    ///
+    /// # Errors
+    /// As [`Simulator::start`].
+    pub async fn start_on(address: SocketAddr, config: SimConfig) -> Result<Self, SimError> {
+        let source = Self::source(&config);
+        let bound = TcpListener::bind(address).await.and_then(|listener| Ok((listener.local_addr()?, listener)));
+        let (address, listener) = bound.map_err(|source| SimError::Bind { address, source })?;
+        let shared = Arc::new(Shared::new(config, source));
+        let (stop, mut stopped) = watch::channel(false);
+        let service = server::router(shared.clone()).into_make_service_with_connect_info::<CutSwitch>();
+        let server = axum::serve(CuttableListener(listener), service).with_graceful_shutdown(async move {
+            // An error means that the simulator was dropped, which is the same order.
+            let _ = stopped.wait_for(|stop| *stop).await;
+        });
+        let server = tokio::spawn(async move {
+            // `axum::serve` never ends in an error.
+            let _ = server.await;
+        });
+        Ok(Self { shared, address, stop, server: Some(server) })
+    }
+
+    fn source(config: &SimConfig) -> Source {
+        let now = config.clock.wall();
+        let world = Box::new(World::generate(config.seed, config.clans, config.evolve, now));
+        Source::World { world, time: ServerTime::new(config.clock.clone(), now) }
+    }
+
+    /// `http://127.0.0.1:PORT/v1`
+    ///
+    /// # Panics
+    /// Never: an address and a path make a URL.
+    pub fn base_url(&self) -> Url {
+        Url::parse(&format!("http://{}/v1", self.address)).expect("an address and a path make a URL")
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What can be asked for, as the world is now.
+    pub fn world(&self) -> Census {
+        self.shared.content().source.census()
+    }
+
+    /// Forgets all shared copies, as if every `max-age` were over.
+    pub fn expire_copies(&self) {
+        self.shared.content().copies.clear();
+    }
+
+    pub fn misbehave(&self, rule: Rule) {
+        self.shared.rules.add(rule);
+    }
+
+    /// Removes every rule and lets held calls go on.
+    pub fn clear(&self) {
+        self.shared.rules.clear();
+    }
+
+    /// While on, every call is answered 503.
+    pub fn maintenance(&self, on: bool) {
+        self.shared.set_maintenance(on);
+    }
+
+    /// How many calls stand at the barrier ([`Misbehaviour::HoldUntilReleased`]) now.
+    pub fn held(&self) -> usize {
+        self.shared.rules.held()
+    }
+
+    /// Waits until `count` calls stand at the barrier at once.
+    pub async fn wait_until_held(&self, count: usize) {
+        self.shared.rules.wait_until_held(count).await;
+    }
+
+    /// Opens the barrier: held calls are answered, and later ones are not held.
+    pub fn release(&self) {
+        self.shared.rules.release();
+    }
+
+    /// All calls in the order they arrived (at least the last million).
+    pub fn calls(&self) -> Vec<Call> {
+        self.shared.book.all()
+    }
+
+    /// The calls with this in their path, such as `/players/` or `%232PP/currentwar`.
+    pub fn calls_to(&self, path_part: &str) -> Vec<Call> {
+        self.shared.book.to(path_part)
+    }
+
+    pub fn total_calls(&self) -> u64 {
+        self.shared.book.total()
+    }
+
+    pub fn call_summary(&self) -> CallSummary {
+        self.shared.book.summary()
+    }
+
+    /// Waits until `count` calls have arrived since the start.
+    pub async fn wait_for_calls(&self, count: u64) {
+        self.shared.book.wait_for(count).await;
+    }
+
+    /// The most calls of this token within any window `[t, t + 1 s)`, exact over their arrivals.
+    pub fn most_in_any_second(&self, token: &str) -> usize {
+        self.shared.book.most_in_any_second(token)
+    }
+
+    /// Closes the port and waits until the answers under way, held ones included, are finished.
+    pub async fn stop(mut self) {
+        self.shared.rules.clear();
+        self.stop.send_replace(true);
+        if let Some(server) = self.server.take() {
+            // It ends in no error that we could do anything about.
+            let _ = server.await;
+        }
+    }
+}
+
+impl Drop for Simulator {
+    fn drop(&mut self) {
+        self.shared.rules.clear();
+        self.stop.send_replace(true);
+    }
+}

@@ -1,0 +1,194 @@
+//! The book of calls: who called when, with which token, and what the answer was.
+//!
+//! Touches nothing but memory and the boot clock. Arrivals are stamped inside the lock, so they are in order, and the
+//! busiest sliding second of each token is known exactly at any moment.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::clock::{Clock, SystemClock};
+
+/// The calls kept in memory; a simulator that runs for days forgets the oldest, never the totals.
+const KEPT_CALLS: usize = 1_000_000;
+
+/// The window that a rate limit looks at: `[t, t + 1 s)`.
+const WINDOW: Duration = Duration::from_secs(1);
+
+/// One call as it arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Since the simulator started, of real time that never goes back, whatever the simulator's own clock says.
+    pub at: Duration,
+    /// The bearer token; empty when there was none.
+    pub token: String,
+    /// Path and query as they came over the wire, `%23` included.
+    pub path: String,
+    /// `None` while no answer has begun, and for ever when the connection was cut instead.
+    pub status: Option<u16>,
+}
+
+/// The name of a call in the book, to write its status beside it later.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CallNumber(u64);
+
+/// What `GET /_sim/calls` answers.
+#[derive(Clone, Debug, Serialize)]
+pub struct CallSummary {
+    pub total: u64,
+    pub by_token: BTreeMap<String, TokenSummary>,
+    /// By HTTP status; `none` counts calls without an answer.
+    pub by_status: BTreeMap<String, u64>,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct TokenSummary {
+    pub total: u64,
+    pub most_in_any_second: usize,
+}
+
+#[derive(Debug)]
+pub(super) struct CallBook {
+    started: Duration,
+    pages: Mutex<Pages>,
+    count: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Pages {
+    calls: VecDeque<Call>,
+    forgotten: u64,
+    tokens: HashMap<String, TokenPage>,
+}
+
+#[derive(Debug, Default)]
+struct TokenPage {
+    total: u64,
+    /// Arrivals of the last second.
+    recent: VecDeque<Duration>,
+    most: usize,
+}
+
+impl TokenPage {
+    fn arrive(&mut self, at: Duration) -> usize {
+        while self.recent.front().is_some_and(|first| at.saturating_sub(*first) >= WINDOW) {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(at);
+        self.total += 1;
+        self.most = self.most.max(self.recent.len());
+        self.recent.len()
+    }
+}
+
+impl CallBook {
+    pub(super) fn open() -> Self {
+        Self { started: SystemClock.boot(), pages: Mutex::default(), count: watch::Sender::new(0) }
+    }
+
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes an arrival down. Also answers how many calls of this token the last second has seen, this one included.
+    pub(super) fn arrive(&self, token: &str, path: &str) -> (CallNumber, usize) {
+        let mut pages = self.pages();
+        let at = SystemClock.boot().saturating_sub(self.started);
+        let in_last_second = match pages.tokens.get_mut(token) {
+            Some(page) => page.arrive(at),
+            None => pages.tokens.entry(token.to_owned()).or_default().arrive(at),
+        };
+        if pages.calls.len() == KEPT_CALLS {
+            pages.calls.pop_front();
+            pages.forgotten += 1;
+        }
+        let number = pages.forgotten + pages.calls.len() as u64;
+        pages.calls.push_back(Call { at, token: token.to_owned(), path: path.to_owned(), status: None });
+        drop(pages);
+        self.count.send_modify(|count| *count = number + 1);
+        (CallNumber(number), in_last_second)
+    }
+
+    pub(super) fn answer(&self, number: CallNumber, status: u16) {
+        let mut pages = self.pages();
+        let place = number.0.checked_sub(pages.forgotten).and_then(|place| usize::try_from(place).ok());
+        if let Some(call) = place.and_then(|place| pages.calls.get_mut(place)) {
+            call.status = Some(status);
+        }
+    }
+
+    pub(super) fn all(&self) -> Vec<Call> {
+        self.pages().calls.iter().cloned().collect()
+    }
+
+    pub(super) fn to(&self, path_part: &str) -> Vec<Call> {
+        self.pages().calls.iter().filter(|call| call.path.contains(path_part)).cloned().collect()
+    }
+
+    pub(super) fn total(&self) -> u64 {
+        *self.count.borrow()
+    }
+
+    pub(super) fn most_in_any_second(&self, token: &str) -> usize {
+        self.pages().tokens.get(token).map_or(0, |page| page.most)
+    }
+
+    /// Waits until `count` calls have arrived since the start.
+    pub(super) async fn wait_for(&self, count: u64) {
+        // The sender lives in `self`, so the channel cannot close under us.
+        let _ = self.count.subscribe().wait_for(|seen| *seen >= count).await;
+    }
+
+    pub(super) fn summary(&self) -> CallSummary {
+        let pages = self.pages();
+        let mut by_status = BTreeMap::<String, u64>::new();
+        for call in &pages.calls {
+            *by_status.entry(call.status.map_or("none".to_owned(), |status| status.to_string())).or_default() += 1;
+        }
+        let by_token = pages.tokens.iter();
+        let by_token = by_token
+            .map(|(token, page)| (token.clone(), TokenSummary { total: page.total, most_in_any_second: page.most }))
+            .collect();
+        CallSummary { total: pages.forgotten + pages.calls.len() as u64, by_token, by_status }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at_millis(page: &mut TokenPage, millis: &[u64]) -> Vec<usize> {
+        millis.iter().map(|at| page.arrive(Duration::from_millis(*at))).collect()
+    }
+
+    #[test]
+    fn a_sliding_second_is_half_open() {
+        let mut page = TokenPage::default();
+        assert_eq!(at_millis(&mut page, &[0, 500, 999, 1000, 1499, 1500]), [1, 2, 3, 3, 4, 4]);
+        assert_eq!(page.most, 4);
+    }
+
+    #[test]
+    fn the_busiest_second_is_remembered_after_it_has_passed() {
+        let mut page = TokenPage::default();
+        at_millis(&mut page, &[0, 900, 1100, 1200, 1300, 9000]);
+        assert_eq!(page.most, 4, "900 to 1300 lie within one second that no whole second contains");
+    }
+
+    #[test]
+    fn tokens_are_counted_apart() {
+        let book = CallBook::open();
+        book.arrive("one", "/v1/players/%232PP");
+        let (number, in_last_second) = book.arrive("two", "/v1/clans/%232PP");
+        assert_eq!(in_last_second, 1);
+        book.answer(number, 200);
+        assert_eq!(book.to("clans").iter().map(|call| call.status).collect::<Vec<_>>(), [Some(200)]);
+        assert_eq!((book.total(), book.most_in_any_second("one"), book.most_in_any_second("nobody")), (2, 1, 0));
+        assert_eq!(book.summary().by_status.get("none"), Some(&1));
+    }
+}

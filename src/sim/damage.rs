@@ -1,0 +1,57 @@
+//! What misbehaviours do to a body. Pure functions from bytes to bytes.
+
+use super::{answer, request::Asked};
+
+/// How deep [`deep_json`] goes; parsers that recurse give up at a hundred or so.
+const DEPTH: usize = 100_000;
+
+/// The keys without which a document of some kind is worthless.
+const MANDATORY: [&str; 7] = ["tag", "name", "state", "clan", "clans", "items", "rounds"];
+
+/// The tag that [`with_another_tag`] puts in place of the asked one.
+const ANOTHER_TAG: &str = "#2Y0U9QG";
+
+pub(super) fn first_half(body: &[u8]) -> Vec<u8> {
+    body[..body.len() / 2].to_vec()
+}
+
+pub(super) fn without_mandatory_keys(body: &[u8]) -> Vec<u8> {
+    let mut document: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    if let Some(object) = document.as_object_mut() {
+        object.retain(|key, _| !MANDATORY.contains(&key.as_str()));
+    }
+    document.to_string().into_bytes()
+}
+
+/// Another tag wherever the asked one stands.
+pub(super) fn with_another_tag(body: &[u8], asked: &Asked) -> Vec<u8> {
+    let asked_tag = format!("\"#{}\"", asked.tag.as_deref().unwrap_or_default());
+    String::from_utf8_lossy(body).replace(&asked_tag, &format!("\"{ANOTHER_TAG}\"")).into_bytes()
+}
+
+pub(super) fn not_json() -> Vec<u8> {
+    answer::html("200 OK").into_bytes()
+}
+
+pub(super) fn deep_json() -> Vec<u8> {
+    let mut body = br#"{"deep":"#.to_vec();
+    body.resize(body.len() + DEPTH, b'[');
+    body.resize(body.len() + DEPTH, b']');
+    body.push(b'}');
+    body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_body_is_damaged_as_ordered() {
+        let body = br##"{"tag":"#2PP","name":"x","trophies":5}"##;
+        assert!(serde_json::from_slice::<serde_json::Value>(&first_half(body)).is_err());
+        assert_eq!(without_mandatory_keys(body), br#"{"trophies":5}"#);
+        let other = with_another_tag(body, &Asked::parse("/v1/players/%232PP"));
+        assert_eq!(other, br##"{"tag":"#2Y0U9QG","name":"x","trophies":5}"##);
+        assert!(serde_json::from_slice::<serde_json::Value>(&not_json()).is_err());
+    }
+}

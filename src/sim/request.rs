@@ -1,0 +1,87 @@
+//! What a call asks for: the path taken apart as the real service does it.
+
+use serde::{Deserialize, Serialize};
+
+/// The calls the simulator answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Endpoint {
+    /// `/clans/{tag}`
+    Clan,
+    /// `/players/{tag}`
+    Player,
+    /// `/clans/{tag}/currentwar`
+    CurrentWar,
+    /// `/clans/{tag}/currentwar/leaguegroup`
+    LeagueGroup,
+    /// `/clanwarleagues/wars/{warTag}`
+    LeagueWar,
+    /// `/clans/{tag}/warlog`
+    WarLog,
+    /// `/clans/{tag}/capitalraidseasons`
+    RaidSeasons,
+    /// Anything else.
+    Unknown,
+}
+
+impl Endpoint {
+    /// How long the service keeps a copy, in seconds: the longest `max-age` recorded.
+    pub const fn max_age_seconds(self) -> u64 {
+        match self {
+            Self::Player => 60,
+            Self::Clan | Self::CurrentWar | Self::WarLog | Self::RaidSeasons => 120,
+            Self::LeagueGroup | Self::LeagueWar | Self::Unknown => 600,
+        }
+    }
+}
+
+/// One call, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// Path and query as sent.
+    pub(super) path: String,
+    pub(super) endpoint: Endpoint,
+    /// Without `#`; `None` when the path has no `%23` where a tag belongs.
+    pub(super) tag: Option<String>,
+    pub(super) limit: Option<usize>,
+}
+
+impl Asked {
+    pub(super) fn parse(path_and_query: &str) -> Self {
+        let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
+        let segments: Vec<&str> = path.strip_prefix("/v1/").unwrap_or_default().split('/').collect();
+        let (endpoint, tag) = match segments[..] {
+            ["clans", tag] => (Endpoint::Clan, tag),
+            ["players", tag] => (Endpoint::Player, tag),
+            ["clans", tag, "currentwar"] => (Endpoint::CurrentWar, tag),
+            ["clans", tag, "currentwar", "leaguegroup"] => (Endpoint::LeagueGroup, tag),
+            ["clanwarleagues", "wars", tag] => (Endpoint::LeagueWar, tag),
+            ["clans", tag, "warlog"] => (Endpoint::WarLog, tag),
+            ["clans", tag, "capitalraidseasons"] => (Endpoint::RaidSeasons, tag),
+            _ => (Endpoint::Unknown, ""),
+        };
+        let limit = query.split('&').find_map(|pair| pair.strip_prefix("limit=")).and_then(|limit| limit.parse().ok());
+        let tag = tag.strip_prefix("%23").filter(|tag| !tag.is_empty()).map(str::to_owned);
+        Self { path: path_and_query.to_owned(), endpoint, tag, limit }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_taken_apart() {
+        let asked = Asked::parse("/v1/clans/%232PP/currentwar/leaguegroup");
+        assert_eq!((asked.endpoint, asked.tag.as_deref()), (Endpoint::LeagueGroup, Some("2PP")));
+        let asked = Asked::parse("/v1/clans/%232PP/capitalraidseasons?after=x&limit=3");
+        assert_eq!((asked.endpoint, asked.limit), (Endpoint::RaidSeasons, Some(3)));
+        assert_eq!(Asked::parse("/clans/%232PP").endpoint, Endpoint::Unknown, "the version belongs to the path");
+    }
+
+    #[test]
+    fn a_tag_without_its_encoded_hash_is_no_tag() {
+        assert_eq!(Asked::parse("/v1/clans/2PP").tag, None);
+        assert_eq!(Asked::parse("/v1/players/%23").tag, None);
+    }
+}

@@ -1,0 +1,252 @@
+//! The simulator over HTTP: takes calls, keeps the book, consults the rules, and answers from the world.
+
+use std::{
+    collections::HashSet,
+    convert::Infallible,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{ConnectInfo, Request, State},
+    http::{HeaderMap, StatusCode, header},
+    response::Response,
+    routing::{get, post},
+};
+use futures_util::{StreamExt, stream};
+
+use super::{
+    SimConfig,
+    answer::{Answer, CacheControl, HTML, JSON_UTF8},
+    cache::Copies,
+    calls::CallBook,
+    connection::CutSwitch,
+    control, damage,
+    misbehave::{Misbehaviour, Rules},
+    request::{Asked, Endpoint},
+    source::Source,
+};
+use crate::clock::Clock;
+
+/// Everything the handlers share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    tokens: HashSet<String>,
+    rate_limit: Option<u32>,
+    latency: Duration,
+    clock: Arc<dyn Clock>,
+    maintenance: AtomicBool,
+    pub(super) rules: Rules,
+    pub(super) book: CallBook,
+    content: Mutex<Content>,
+}
+
+/// The world and the copies of it that are out. One lock, since a copy is made from the world.
+#[derive(Debug)]
+pub(super) struct Content {
+    pub(super) source: Source,
+    pub(super) copies: Copies,
+}
+
+impl Shared {
+    pub(super) fn new(config: SimConfig, source: Source) -> Self {
+        Self {
+            tokens: config.tokens.into_iter().collect(),
+            rate_limit: config.rate_limit,
+            latency: config.latency,
+            clock: config.clock,
+            maintenance: AtomicBool::new(false),
+            rules: Rules::default(),
+            book: CallBook::open(),
+            content: Mutex::new(Content { source, copies: Copies::default() }),
+        }
+    }
+
+    pub(super) fn content(&self) -> MutexGuard<'_, Content> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_maintenance(&self, on: bool) {
+        self.maintenance.store(on, Ordering::Relaxed);
+    }
+
+    /// What an undisturbed service answers.
+    fn behave(&self, asked: &Asked, token: &str, in_last_second: usize) -> (Arc<Answer>, Duration) {
+        let refusal = if self.maintenance.load(Ordering::Relaxed) {
+            Some(Answer::maintenance())
+        } else if !self.accepts(token) {
+            Some(Answer::invalid_authorization())
+        } else if self.rate_limit.is_some_and(|limit| in_last_second > limit as usize) {
+            Some(Answer::throttled(None))
+        } else {
+            None
+        };
+        refusal.map_or_else(|| self.truth(asked), |answer| (Arc::new(answer), Duration::ZERO))
+    }
+
+    fn accepts(&self, token: &str) -> bool {
+        !token.is_empty() && (self.tokens.is_empty() || self.tokens.contains(token))
+    }
+
+    /// The document asked for, from the copy that is out or from the world as it is now.
+    fn truth(&self, asked: &Asked) -> (Arc<Answer>, Duration) {
+        let mut content = self.content();
+        let Content { source, copies } = &mut *content;
+        copies.get_or_make(&asked.path, self.clock.boot(), || source.answer(asked))
+    }
+}
+
+pub(super) fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/_sim/misbehave", post(control::misbehave).get(control::rules).delete(control::clear))
+        .route("/_sim/maintenance", post(control::maintenance))
+        .route("/_sim/release", post(control::release))
+        .route("/_sim/calls", get(control::calls))
+        .route("/_sim/world", get(control::world))
+        .fallback(take_call)
+        .with_state(shared)
+}
+
+async fn take_call(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(switch): ConnectInfo<CutSwitch>,
+    request: Request,
+) -> Response {
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+    let token = bearer(request.headers());
+    let (number, in_last_second) = shared.book.arrive(token, path);
+    let asked = Asked::parse(path);
+
+    let orders = shared.rules.orders_for(&asked, token);
+    let delay = shared.latency + orders.slow;
+    if !delay.is_zero() {
+        tokio::time::sleep(delay).await;
+    }
+    if let Some(held) = orders.held {
+        held.until_released().await;
+    }
+
+    let gzip = accepts_gzip(request.headers());
+    let response = match orders.answer {
+        None => {
+            let (answer, left) = shared.behave(&asked, token, in_last_second);
+            respond(&answer, left, gzip)
+        }
+        Some(Misbehaviour::CutBeforeHeaders) => {
+            switch.throw();
+            return Response::new(Body::empty());
+        }
+        Some(what) => misbehave(&what, &asked, || shared.truth(&asked).0),
+    };
+    shared.book.answer(number, response.status().as_u16());
+    response
+}
+
+fn bearer(headers: &HeaderMap) -> &str {
+    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.strip_prefix("Bearer ").unwrap_or_default().trim()
+}
+
+fn accepts_gzip(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::ACCEPT_ENCODING)
+        .and_then(|value| value.to_str().ok())
+        .is_some_and(|value| value.contains("gzip"))
+}
+
+fn respond(answer: &Answer, left: Duration, gzip: bool) -> Response {
+    let mut response = Response::builder().status(answer.status).header(header::CONTENT_TYPE, answer.content_type);
+    if let Some(value) = answer.cache_control.header(left) {
+        response = response.header(header::CACHE_CONTROL, value);
+    }
+    if let Some(seconds) = answer.retry_after {
+        response = response.header(header::RETRY_AFTER, seconds);
+    }
+    let gzip = gzip && answer.status == 200;
+    if gzip {
+        response = response.header(header::CONTENT_ENCODING, "gzip").header(header::VARY, "Accept-Encoding");
+    }
+    let body = if gzip { answer.gzipped() } else { answer.body.clone() };
+    response.body(Body::from(body)).expect("every header is made of visible ASCII")
+}
+
+/// Carries out a misbehaviour that has an answer of some kind. `truth` is the answer it disfigures.
+fn misbehave(what: &Misbehaviour, asked: &Asked, truth: impl FnOnce() -> Arc<Answer>) -> Response {
+    let max_age = if asked.endpoint == Endpoint::WarLog { 600 } else { 120 };
+    let answer = match what {
+        Misbehaviour::Throttled { retry_after } => Answer::throttled(*retry_after),
+        Misbehaviour::InvalidIp => Answer::invalid_ip(),
+        Misbehaviour::InvalidAuthorization => Answer::invalid_authorization(),
+        Misbehaviour::AddressBan => Answer::address_ban(),
+        Misbehaviour::OtherForbidden => Answer::other_forbidden(),
+        Misbehaviour::PrivateWarLog => Answer::private_war_log(max_age),
+        Misbehaviour::NotFound => not_found(asked),
+        Misbehaviour::BadRequest => Answer::bad_request(),
+        Misbehaviour::Status500 => Answer::html_page(500),
+        Misbehaviour::UnknownException => Answer::unknown_exception(),
+        Misbehaviour::Status502 => Answer::html_page(502),
+        Misbehaviour::Status504 => Answer::html_page(504),
+        Misbehaviour::Maintenance => Answer::maintenance(),
+        Misbehaviour::MaintenanceHtml => Answer::html_page(503),
+        Misbehaviour::Truncated => disfigured(&truth(), JSON_UTF8, damage::first_half),
+        Misbehaviour::WrongJson => disfigured(&truth(), JSON_UTF8, damage::without_mandatory_keys),
+        Misbehaviour::WrongTag => disfigured(&truth(), JSON_UTF8, |body| damage::with_another_tag(body, asked)),
+        Misbehaviour::NotJson => disfigured(&truth(), JSON_UTF8, |_| damage::not_json()),
+        Misbehaviour::DeepJson => disfigured(&truth(), JSON_UTF8, |_| damage::deep_json()),
+        Misbehaviour::LyingContentType => disfigured(&truth(), HTML, <[u8]>::to_vec),
+        Misbehaviour::CutMidBody => return cut_mid_body(&truth()),
+        Misbehaviour::HugeBody(bytes) => return huge_body(*bytes),
+        // Carried out before an answer is thought of.
+        Misbehaviour::CutBeforeHeaders | Misbehaviour::Slow(_) | Misbehaviour::HoldUntilReleased => {
+            return Response::new(Body::empty());
+        }
+    };
+    respond(&answer, answer.cache_control.duration().unwrap_or_default(), false)
+}
+
+pub(super) fn not_found(asked: &Asked) -> Answer {
+    Answer::not_found(asked.tag.as_deref().filter(|_| asked.endpoint == Endpoint::Player))
+}
+
+fn disfigured(truth: &Answer, content_type: &'static str, damage: impl FnOnce(&[u8]) -> Vec<u8>) -> Answer {
+    let age = truth.cache_control.duration().unwrap_or(Duration::from_secs(60));
+    Answer::new(200, content_type, CacheControl::MaxAge(age), damage(&truth.body))
+}
+
+/// The headers promise all of it. Half of it goes out, then the body fails, and with it the connection.
+fn cut_mid_body(truth: &Answer) -> Response {
+    let half = truth.body.slice(..truth.body.len() / 2);
+    let sent = stream::once(async { Ok(half) });
+    let cut = stream::once(async {
+        // One turn of the loop, so that the first half is really on the wire.
+        tokio::task::yield_now().await;
+        Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset))
+    });
+    Response::builder()
+        .header(header::CONTENT_TYPE, JSON_UTF8)
+        .header(header::CONTENT_LENGTH, truth.body.len())
+        .body(Body::from_stream(sent.chain(cut)))
+        .expect("every header is made of visible ASCII")
+}
+
+/// A JSON document of exactly `bytes` bytes (or the smallest possible), sent in pieces.
+fn huge_body(bytes: u64) -> Response {
+    const HEAD: &[u8] = br#"{"padding":""#;
+    const TAIL: &[u8] = br#""}"#;
+    const PIECE: &[u8] = &[b'x'; 64 * 1024];
+    let padding = bytes.saturating_sub((HEAD.len() + TAIL.len()) as u64);
+    let whole =
+        stream::repeat(Bytes::from_static(PIECE)).take(usize::try_from(padding / PIECE.len() as u64).unwrap_or(0));
+    let rest = usize::try_from(padding % PIECE.len() as u64).unwrap_or(0);
+    let ends = |part: &'static [u8]| stream::once(async move { Bytes::from_static(part) });
+    let pieces = ends(HEAD).chain(whole).chain(ends(&PIECE[..rest])).chain(ends(TAIL));
+    let mut response = Response::new(Body::from_stream(pieces.map(Ok::<_, Infallible>)));
+    *response.status_mut() = StatusCode::OK;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(JSON_UTF8));
+    response
+}
