@@ -1,1 +1,1 @@
-//! TODO
+//! The shapes of the answers.

@@ -4,6 +4,7 @@
 //! answers with a [`Document`] or with the fact that there is none ([`Answered`]); what became of a request in the end
 //! is its [`Outcome`].
 
+mod fingerprint;
 mod kind;
 mod outcome;
 mod priority;
@@ -11,6 +12,7 @@ mod snapshot;
 mod tag;
 mod wish;
 
+pub use fingerprint::Fingerprint;
 pub use kind::{Kind, ObjectId, UnknownKind};
 pub use outcome::{Outcome, Reason};
 pub use priority::Priority;

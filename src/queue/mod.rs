@@ -12,6 +12,8 @@ pub mod mailbox;
 pub mod memory;
 pub mod redis;
 
+pub use crate::model::Fingerprint;
+
 use std::{collections::BTreeMap, fmt, future::Future, time::Duration};
 
 use crate::{
@@ -270,16 +272,6 @@ pub trait Queue: Send + Sync + 'static {
 
     /// Puts everything that waits back into the mailbox, where the old worker finds it. Answers how many.
     fn return_to_mailbox(&self, now: Timestamp) -> impl Future<Output = Result<usize, QueueError>> + Send;
-}
-
-/// Names an API key without giving it away: the first 12 hexadecimal digits of its SHA-256.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Fingerprint(pub String);
-
-impl fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
 }
 
 /// The answer to asking for a key slot.

@@ -1,0 +1,1 @@
+//! The league path of a war.
