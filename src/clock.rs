@@ -169,25 +169,54 @@ impl Clock for ManualClock {
     }
 }
 
-/// The queue server's time: read once, then carried forward by boot time.
+/// The queue server's time: read once, then carried forward by boot time. Clones share one reading.
 #[derive(Clone, Debug)]
 pub struct ServerTime {
     clock: Arc<dyn Clock>,
-    read: Timestamp,
-    read_at_boot: Duration,
+    reading: Arc<Mutex<Reading>>,
+}
+
+/// What the server answered, and what our own clocks said then.
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    server: Timestamp,
+    boot: Duration,
+    wall: Timestamp,
 }
 
 impl ServerTime {
-    /// `read` is what the server answered just now.
+    /// `server` is what the server answered just now.
     #[must_use]
-    pub fn new(clock: Arc<dyn Clock>, read: Timestamp) -> Self {
-        let read_at_boot = clock.boot();
-        Self { clock, read, read_at_boot }
+    pub fn new(clock: Arc<dyn Clock>, server: Timestamp) -> Self {
+        let reading = Reading { server, boot: clock.boot(), wall: clock.wall() };
+        Self { clock, reading: Arc::new(Mutex::new(reading)) }
+    }
+
+    fn reading(&self) -> Reading {
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[must_use]
     pub fn now(&self) -> Timestamp {
-        self.read + self.clock.boot().saturating_sub(self.read_at_boot)
+        let reading = self.reading();
+        reading.server + self.clock.boot().saturating_sub(reading.boot)
+    }
+
+    /// Whether our two clocks moved apart since the reading by more than `tolerance`: the machine was frozen in a way
+    /// that stopped one of them, or somebody set the wall clock. Either way the server should be asked again.
+    #[must_use]
+    pub fn is_doubtful(&self, tolerance: Duration) -> bool {
+        let reading = self.reading();
+        let boot = self.clock.boot().saturating_sub(reading.boot);
+        let expected = reading.wall + boot;
+        let wall = self.clock.wall();
+        wall.since(expected) > tolerance || expected.since(wall) > tolerance
+    }
+
+    /// Takes a new reading: `server` is what the server answered just now.
+    pub fn reset(&self, server: Timestamp) {
+        let reading = Reading { server, boot: self.clock.boot(), wall: self.clock.wall() };
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = reading;
     }
 
     /// The machine's own clocks behind this time.
@@ -208,6 +237,19 @@ mod tests {
         clock.set_wall(Timestamp::from_millis(9_999_999));
         clock.advance(Duration::from_millis(250));
         assert_eq!(server.now(), Timestamp::from_millis(1_250));
+    }
+
+    #[test]
+    fn clocks_that_move_apart_make_server_time_doubtful_until_it_is_read_again() {
+        let clock = ManualClock::at(Timestamp::from_millis(50_000));
+        let server = ServerTime::new(clock.clone(), Timestamp::EPOCH);
+        clock.advance(Duration::from_secs(60));
+        assert!(!server.is_doubtful(Duration::from_secs(1)));
+        clock.set_wall(Timestamp::from_millis(500_000));
+        assert!(server.is_doubtful(Duration::from_secs(1)));
+        server.reset(Timestamp::from_millis(7));
+        assert!(!server.is_doubtful(Duration::from_secs(1)));
+        assert_eq!(server.now(), Timestamp::from_millis(7));
     }
 
     #[test]

@@ -97,6 +97,7 @@ pub struct RunKeys {
     /// Woken when a key comes, goes or changes its health, so that whoever waits looks again.
     changed: Notify,
     calls: AtomicU64,
+    window: Mutex<Option<(Instant, Instant)>>,
 }
 
 #[derive(Default)]
@@ -140,6 +141,7 @@ impl RunKeys {
             turn: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             calls: AtomicU64::new(0),
+            window: Mutex::default(),
         }
     }
 
@@ -259,6 +261,8 @@ impl RunKeys {
         let bearer = key.bearer.clone();
         drop(held);
         self.calls.fetch_add(1, Ordering::Relaxed);
+        let now = Instant::now();
+        self.window.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((now, now)).1 = now;
         Some((permit.key, bearer))
     }
 
@@ -270,6 +274,12 @@ impl RunKeys {
     /// Calls begun so far.
     pub fn calls_made(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
+    }
+
+    /// From the beginning of the first call to the beginning of the last.
+    pub fn calling_window(&self) -> Duration {
+        let window = *self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        window.map_or(Duration::ZERO, |(first, last)| last.duration_since(first))
     }
 
     /// The rate of each held key, for the next run to begin with.

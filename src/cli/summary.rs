@@ -194,7 +194,6 @@ mod tests {
             stopped_because,
             failure: None,
             runtime: Duration::from_millis(10_640),
-            draining: Duration::from_millis(10_400),
             api_requests: 306,
             calls_allowed: 312.0,
             keys_usable: 1,

@@ -181,6 +181,8 @@ pub struct Tally {
     pub enqueued: u64,
     pub mail: MailReport,
     pub lapsed: u64,
+    pub keys_held: u64,
+    pub keys_usable: u64,
 }
 
 impl Tally {
@@ -196,6 +198,8 @@ impl Tally {
             enqueued: 0,
             mail: MailReport { admitted: 0, unreadable: 0, orphans_dropped: 0 },
             lapsed: 0,
+            keys_held: 0,
+            keys_usable: 0,
         }
     }
 
@@ -246,7 +250,7 @@ impl Tally {
             outcomes,
             outcomes_by_kind,
             api_requests: end.api_requests,
-            api_requests_per_second: round(ratio(end.api_requests, end.draining.as_secs_f64()), 2),
+            api_requests_per_second: round(ratio(end.api_requests, seconds), 2),
             budget_used: round(ratio(end.api_requests, end.calls_allowed), 4),
             keys_usable: end.keys_usable,
             keys_held: end.keys_held,
@@ -269,10 +273,8 @@ pub struct RunEnd {
     pub stopped_because: StopReason,
     pub failure: Option<String>,
     pub runtime: Duration,
-    /// From the first permission to call to the last answer.
-    pub draining: Duration,
     pub api_requests: u64,
-    /// The cap of the keys held, over the time they were held for draining.
+    /// By the cap of the keys held, from the first call to the last.
     pub calls_allowed: f64,
     pub keys_usable: u64,
     pub keys_held: u64,
@@ -297,8 +299,7 @@ mod tests {
         RunEnd {
             stopped_because: StopReason::QueueEmpty,
             failure: None,
-            runtime: Duration::from_millis(2500),
-            draining: Duration::from_secs(2),
+            runtime: Duration::from_secs(2),
             api_requests: 58,
             calls_allowed: 60.0,
             keys_usable: 1,

@@ -1,0 +1,376 @@
+//! The drain: three stages that run side by side until the queue is empty or the run has to end.
+//!
+//! ```text
+//! lease ──work──> fetch ──ended──> commit and settle
+//!    └────────────satisfied───────────────┘
+//! ```
+//!
+//! The lease stage keeps at most two seconds' worth of requests ahead of the limiter, the fetch stage calls concurrently,
+//! the commit stage stores answers in groups and settles them. Beside them a keeper renews leases and key slots.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::mpsc, time::Instant};
+use tracing::{debug, warn};
+
+use super::{
+    Progress, Worker,
+    commit::Ended,
+    deadline::Deadline,
+    fetch::Work,
+    flow::Flow,
+    halt::{Force, Halt},
+    keys::KeyRing,
+    report::{StopReason, Tally},
+    standing::{Standing, standing},
+};
+use crate::{
+    api::run_keys::RunKeys,
+    clock::{ServerTime, Timestamp},
+    model::{ObjectId, Outcome, Priority},
+    queue::{Lease, LeaseRequest, LeaseToken, MailLimits, Queue, QueueError, Slots},
+    store::{Freshness, Store, StoreError},
+};
+
+/// How much of the rate may be leased ahead.
+const AHEAD: Duration = Duration::from_secs(2);
+
+/// How soon the mailbox is looked at again while requests are in flight and nothing is ready.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// Between two probes of an API in maintenance.
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Clocks that moved apart by more than this: the queue's time is read again before any lease.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
+
+/// One drain and everything its stages share.
+#[derive(Debug)]
+pub struct Drain<'a, Q, S> {
+    pub worker: &'a Worker<Q, S>,
+    pub run: &'a str,
+    pub time: &'a ServerTime,
+    pub deadline: &'a Deadline,
+    pub keys: &'a RunKeys,
+    pub ring: &'a KeyRing<'a, Q>,
+    pub halt: &'a Halt,
+    pub flow: Flow,
+    pub tally: &'a Mutex<Tally>,
+    pub progress: &'a dyn Progress,
+    pub priorities: &'a [Priority],
+    pub max_requests: Option<u64>,
+    /// The API was in maintenance and this run may probe it: nothing else is leased until the probe was answered.
+    pub probing: bool,
+    /// The API's last word in this run: whether it was an answer at all.
+    pub api_answered: Mutex<Option<bool>>,
+    /// Every lease that is ours, for the keeper to renew.
+    pub in_hand: Mutex<HashMap<LeaseToken, ObjectId>>,
+    /// Whether answers can be kept at the moment; calls wait while they cannot.
+    pub store_answers: tokio::sync::watch::Sender<bool>,
+}
+
+/// A mutex whose holder panicked still holds plain counts: they are as good as before.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
+    /// Drains until there is a reason to end, which is then in `halt`.
+    pub async fn drain(&self) {
+        let (work, to_fetch) = mpsc::channel(1024);
+        let (ended, to_commit) = mpsc::channel(1024);
+        let stages = async {
+            tokio::join!(
+                self.lease_stage(work, ended.clone()),
+                self.fetch_stage(to_fetch, ended),
+                self.commit_stage(to_commit),
+            )
+        };
+        tokio::select! {
+            _ = stages => {}
+            () = self.keep() => {}
+        }
+    }
+
+    /// Leases in small batches ahead of the limiter, and sends each to be fetched or, when it is fresh already, to be
+    /// settled.
+    async fn lease_stage(&self, work: mpsc::Sender<Work>, ended: mpsc::Sender<Ended>) {
+        let mut leased_so_far = 0_u64;
+        let mut probing = self.probing;
+        while let Some(room) = self.room(leased_so_far, probing).await {
+            let batch = match self.lease_batch(room).await {
+                Ok(batch) => batch,
+                Err(error) => return self.queue_down(&error),
+            };
+            leased_so_far += batch.leases.len() as u64;
+            let nothing = batch.leases.is_empty();
+            if !nothing && !self.hand_out(batch.leases, &work, &ended).await {
+                return;
+            }
+            if probing && !nothing {
+                match self.probe_answered().await {
+                    Ok(answered) => probing = !answered,
+                    Err(error) => return self.queue_down(&error),
+                }
+            } else if batch.suspect_waits {
+                // A suspect is leased with nothing else in flight: should it kill us, it takes nobody with it.
+                self.wait(|counts| counts.open == 0, None).await;
+            } else if nothing && !batch.more_mail {
+                if self.flow.counts().open == 0 {
+                    return self.halt.end(Force::None, StopReason::QueueEmpty, None);
+                }
+                self.wait(|counts| counts.open == 0, Some(LOOK_AGAIN)).await;
+            }
+        }
+    }
+
+    /// Waits for the one request of a probe. An answer ends the maintenance, a failure ends the run; a request that
+    /// needed no call tells nothing.
+    async fn probe_answered(&self) -> Result<bool, QueueError> {
+        self.flow.until(|counts| counts.open == 0).await;
+        let answered = *lock(&self.api_answered);
+        match answered {
+            Some(true) => self.worker.queue.end_maintenance().await?,
+            Some(false) => self.halt.end(Force::StartNothing, StopReason::Maintenance, None),
+            None => {}
+        }
+        Ok(answered == Some(true))
+    }
+
+    /// Waits for the flow to come so far, but not longer than `at_most`, the end of leasing, or a forced end.
+    async fn wait(&self, condition: impl FnMut(&super::flow::Counts) -> bool, at_most: Option<Duration>) {
+        let until = at_most
+            .map_or(self.deadline.leasing_ends(), |wait| self.deadline.leasing_ends().min(Instant::now() + wait));
+        tokio::select! {
+            () = self.flow.until(condition) => {}
+            () = self.halt.forced(Force::StartNothing) => {}
+            () = tokio::time::sleep_until(until) => {}
+        }
+    }
+
+    /// Waits until something may be leased and says how much; `None` ends the stage.
+    async fn room(&self, leased_so_far: u64, probing: bool) -> Option<usize> {
+        loop {
+            if self.halt.is_forced() {
+                return None;
+            }
+            if !self.deadline.may_lease(Instant::now()) {
+                self.halt.end(Force::None, StopReason::Deadline, None);
+                return None;
+            }
+            let left = self.max_requests.map_or(u64::MAX, |max| max.saturating_sub(leased_so_far));
+            if left == 0 {
+                self.halt.end(Force::None, StopReason::MaxRequests, None);
+                return None;
+            }
+            if self.keys.usable() == 0 {
+                self.wait_for_a_key().await;
+                continue;
+            }
+            let ahead = if probing { 1 } else { requests_ahead(self.keys.total_rate()) };
+            let unstarted = self.flow.counts().unstarted;
+            if unstarted <= ahead / 2 {
+                let room = (ahead - unstarted).min(usize::try_from(left).unwrap_or(usize::MAX));
+                return Some(room.max(1));
+            }
+            self.wait(|counts| counts.unstarted <= ahead / 2, None).await;
+        }
+    }
+
+    /// All keys rest: waits for the first to come back, or ends the run when that is too late.
+    async fn wait_for_a_key(&self) {
+        // Not one object is kept waiting by us meanwhile: another run may have a key.
+        match self.ring.next_back() {
+            Some(back) if self.deadline.may_lease(back) => {
+                tokio::select! {
+                    () = tokio::time::sleep_until(back + Duration::from_millis(5)) => {}
+                    () = self.halt.forced(Force::StartNothing) => return,
+                }
+                if let Err(error) = self.ring.renew().await {
+                    self.queue_down(&error);
+                }
+            }
+            Some(_) => self.halt.end(Force::StartNothing, StopReason::KeysPaused, None),
+            None => {
+                let failure = "no API key is usable any more; `errors` says why each was refused".to_owned();
+                self.halt.end(Force::StartNothing, StopReason::NoUsableKey, Some(failure));
+            }
+        }
+    }
+
+    /// Admits a slice of mail and leases what is next in order.
+    async fn lease_batch(&self, max: usize) -> Result<Batch, QueueError> {
+        let queue = &self.worker.queue;
+        if self.time.is_doubtful(CLOCK_TOLERANCE) {
+            self.time.reset(queue.time().await?);
+        }
+        let now = self.time.now();
+        let mail = queue.read_mail(now, MailLimits::default()).await?;
+        let request = LeaseRequest {
+            max,
+            duration: self.lease_duration(),
+            priorities: self.priorities.to_vec(),
+            alone: self.flow.counts().open == 0,
+            seed: fastrand::u64(..),
+            run: self.run.to_owned(),
+        };
+        // Sent one after the other on one connection, so that the lease sees what was admitted; one round trip.
+        let (admitted, leased) = tokio::join!(queue.admit(now, mail), queue.lease(now, &request));
+        let (admitted, leased) = (admitted?, leased?);
+        let mut tally = lock(self.tally);
+        tally.mail.add(&admitted);
+        tally.lapsed += leased.lapsed as u64;
+        if leased.lapsed > 0 {
+            warn!(
+                lapsed = leased.lapsed,
+                dead = leased.lapsed_dead,
+                "took back leases of a run that ended without settling them"
+            );
+        }
+        Ok(Batch { leases: leased.leases, suspect_waits: leased.suspect_waits, more_mail: admitted.more })
+    }
+
+    /// Leases last `LEASE_SECONDS`, but never past the end of the run plus a margin.
+    fn lease_duration(&self) -> Duration {
+        let lease = self.worker.config.lease;
+        let left = self.deadline.end().saturating_duration_since(Instant::now());
+        lease.min(left + lease / 2)
+    }
+
+    /// Sends each lease on its way. `false` when the database does not answer and the run ends.
+    async fn hand_out(&self, leases: Vec<Lease>, work: &mpsc::Sender<Work>, ended: &mpsc::Sender<Ended>) -> bool {
+        self.flow.leased(leases.len());
+        lock(&self.in_hand).extend(leases.iter().map(|lease| (lease.token.clone(), lease.object.clone())));
+        let objects: Vec<ObjectId> = leases.iter().map(|lease| lease.object.clone()).collect();
+        let mut stored = match self.worker.store.freshness(&objects).await {
+            Ok(stored) => stored,
+            Err(error) => {
+                self.database_down(&error);
+                for lease in leases {
+                    let _ = ended.send(Ended::given_back(lease)).await;
+                }
+                return false;
+            }
+        };
+        let now = self.time.now();
+        for lease in leases {
+            let known = stored.remove(&lease.object);
+            self.send_on(lease, known, now, work, ended).await;
+        }
+        true
+    }
+
+    async fn send_on(
+        &self,
+        lease: Lease,
+        known: Option<Freshness>,
+        now: Timestamp,
+        work: &mpsc::Sender<Work>,
+        ended: &mpsc::Sender<Ended>,
+    ) {
+        match standing(&lease, known.as_ref(), now) {
+            Standing::Call => {
+                self.flow.queued();
+                // The stages end together; a closed channel means that the run is being dropped.
+                let _ = work.send(Work { lease, league: known.and_then(|known| known.league) }).await;
+            }
+            Standing::Satisfied => {
+                let _ = ended.send(Ended::satisfied(lease)).await;
+            }
+            Standing::Later(until) => {
+                let _ = ended.send(Ended::later(lease, until)).await;
+            }
+        }
+    }
+
+    /// Renews leases and key slots until the stages are done, and watches for the order to stop.
+    async fn keep(&self) {
+        let mut tick = tokio::time::interval(self.worker.config.lease / 3);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        tick.reset();
+        loop {
+            tokio::select! {
+                _ = tick.tick() => self.renew().await,
+                () = self.worker.stop.asked() => {
+                    self.halt.end(Force::Abandon, StopReason::Shutdown, None);
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+    }
+
+    async fn renew(&self) {
+        if self.time.is_doubtful(CLOCK_TOLERANCE) {
+            match self.worker.queue.time().await {
+                Ok(server) => self.time.reset(server),
+                Err(error) => return warn!(error = %error, "could not read the queue's time; will try again"),
+            }
+        }
+        let leases: Vec<(ObjectId, LeaseToken)> =
+            lock(&self.in_hand).iter().map(|(token, object)| (object.clone(), token.clone())).collect();
+        let now = self.time.now();
+        let renewed = async {
+            if leases.is_empty() {
+                return Ok(Vec::new());
+            }
+            self.worker.queue.renew(now, &leases, now + self.lease_duration()).await
+        };
+        let (renewed, slots) = tokio::join!(renewed, self.ring.renew());
+        match renewed {
+            Ok(ours) => {
+                for ((object, token), _) in leases.iter().zip(ours).filter(|(_, still_ours)| !still_ours) {
+                    debug!(object = %object, "the lease of this object is no longer ours");
+                    lock(&self.in_hand).remove(token);
+                }
+            }
+            Err(error) => warn!(error = %error, "could not renew leases; will try again"),
+        }
+        if let Err(error) = slots {
+            warn!(error = %error, "could not renew key slots; will try again");
+        }
+    }
+
+    pub fn queue_down(&self, error: &QueueError) {
+        self.halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
+    }
+
+    pub fn database_down(&self, error: &StoreError) {
+        self.halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(format!("failed to {error}")));
+    }
+
+    /// Counts what became of a request, and shows it.
+    pub fn count(&self, object: &ObjectId, outcome: Outcome) {
+        lock(self.tally).count(object.kind, outcome);
+        self.progress.settled(object.kind, outcome);
+    }
+}
+
+/// What one lease call gave.
+#[derive(Debug)]
+struct Batch {
+    leases: Vec<Lease>,
+    suspect_waits: bool,
+    more_mail: bool,
+}
+
+/// How many requests may be leased and not yet started.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are small and positive")]
+fn requests_ahead(rate: f64) -> usize {
+    ((rate * AHEAD.as_secs_f64()) as usize).clamp(2, 1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_leased_ahead_than_two_seconds_of_the_rate() {
+        assert_eq!(requests_ahead(29.55), 59);
+        assert_eq!(requests_ahead(0.3), 2);
+        assert_eq!(requests_ahead(5000.0), 1000);
+    }
+}

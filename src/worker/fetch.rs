@@ -1,0 +1,113 @@
+//! The fetch stage: one call after another begins when the limiter permits, many are in flight. Talks to the API.
+
+use std::panic::AssertUnwindSafe;
+
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use tokio::sync::{Semaphore, mpsc};
+use tracing::error;
+
+use super::{
+    commit::{Ended, How},
+    drain::Drain,
+    halt::Force,
+};
+use crate::{
+    api::{client::Ask, run_keys::Permit, verdict::Verdict},
+    model::{LeagueMemory, Reason},
+    queue::{Lease, Queue, Slots},
+    store::Store,
+};
+
+/// Extra tries within one request for an answer that may be a hiccup; each spends a permit.
+const QUICK_TRIES: u32 = 2;
+
+/// A leased request that needs a call.
+#[derive(Debug)]
+pub struct Work {
+    pub lease: Lease,
+    pub league: Option<LeagueMemory>,
+}
+
+impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
+    /// Fetches what comes in until nothing more does.
+    pub async fn fetch_stage(&self, mut to_fetch: mpsc::Receiver<Work>, ended: mpsc::Sender<Ended>) {
+        let places = Semaphore::new(most_in_flight(self.keys.cap_per_second()));
+        let mut fetches = FuturesUnordered::new();
+        let mut more = true;
+        while more || !fetches.is_empty() {
+            tokio::select! {
+                work = to_fetch.recv(), if more => match work {
+                    Some(work) => fetches.push(self.fetch(work, &places)),
+                    None => more = false,
+                },
+                Some(done) = fetches.next(), if !fetches.is_empty() => {
+                    // The commit stage outlives this one; a closed channel means that the run is being dropped.
+                    let _ = ended.send(done).await;
+                }
+            }
+        }
+    }
+
+    /// One request, from its permit to its verdict.
+    async fn fetch(&self, work: Work, places: &Semaphore) -> Ended {
+        let Work { lease, league } = work;
+        let permit = tokio::select! {
+            permit = self.permission(places) => permit,
+            () = self.halt.forced(Force::StartNothing) => Err(()),
+        };
+        let (_place, permit) = match permit {
+            Ok(granted) => granted,
+            Err(()) => {
+                self.flow.not_started();
+                return Ended::given_back(lease);
+            }
+        };
+        self.flow.started();
+        let how = tokio::select! {
+            how = self.call(&lease, league.as_ref(), permit) => how,
+            () = self.halt.forced(Force::Abandon) => How::GivenBack,
+        };
+        self.flow.answered();
+        Ended { lease, how }
+    }
+
+    /// A place among the calls in flight, a database that can keep the answer, and the limiter's permit, in this order;
+    /// an error when there is none before the end of calls.
+    async fn permission<'p>(&self, places: &'p Semaphore) -> Result<(tokio::sync::SemaphorePermit<'p>, Permit), ()> {
+        let place = places.acquire().await.map_err(|_| ())?;
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.store_answers.subscribe().wait_for(|answers| *answers).await;
+        let permit = self.keys.permit(self.deadline.calls_end()).await.map_err(|_| ())?;
+        Ok((place, permit))
+    }
+
+    async fn call(&self, lease: &Lease, league: Option<&LeagueMemory>, permit: Permit) -> How {
+        let ask = Ask {
+            object: &lease.object,
+            league,
+            first_permit: Some(permit),
+            keys: self.keys,
+            time: self.time,
+            until: self.deadline.calls_end(),
+            quick_tries: QUICK_TRIES,
+        };
+        // A panic in one request is that request's failure, not the end of all that are in flight.
+        let Ok(fetch) = AssertUnwindSafe(self.worker.api.fetch(ask)).catch_unwind().await else {
+            error!(object = %lease.object, "a request panicked while it was fetched; this is a defect of the worker");
+            return How::Failed(Reason::new("panicked", "the worker panicked while fetching this object"));
+        };
+        self.deadline.saw_call(fetch.slowest_call);
+        match fetch.verdict {
+            Verdict::Answered(fetched) => How::Answered(Box::new(fetched)),
+            Verdict::DeadLetter { reason, body } => How::Dead { reason, body },
+            Verdict::Transient { reason } => How::Failed(reason),
+            Verdict::GivenBack(obstacle) => How::Obstacle(obstacle),
+        }
+    }
+}
+
+/// Enough for every permit of the longest call, within reason.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are small and positive")]
+fn most_in_flight(rate: f64) -> usize {
+    ((rate * super::deadline::LONGEST_CALL.as_secs_f64()) as usize).clamp(16, 600)
+}

@@ -1,0 +1,61 @@
+//! How many requests are where in a run. The stages wait for one another here, without polling. Touches nothing.
+
+use tokio::sync::watch;
+
+/// The counts at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Leased, and waiting for a permit to call.
+    pub unstarted: usize,
+    /// Calling.
+    pub in_flight: usize,
+    /// Leased and not yet settled, wherever they are; failures of a streak that wait for the circuit are not counted.
+    pub open: usize,
+}
+
+/// The counts, and who waits for them to change.
+#[derive(Debug, Default)]
+pub struct Flow {
+    counts: watch::Sender<Counts>,
+}
+
+impl Flow {
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        *self.counts.borrow()
+    }
+
+    pub fn leased(&self, count: usize) {
+        self.counts.send_modify(|counts| counts.open += count);
+    }
+
+    pub fn queued(&self) {
+        self.counts.send_modify(|counts| counts.unstarted += 1);
+    }
+
+    pub fn started(&self) {
+        self.counts.send_modify(|counts| {
+            counts.unstarted -= 1;
+            counts.in_flight += 1;
+        });
+    }
+
+    pub fn not_started(&self) {
+        self.counts.send_modify(|counts| counts.unstarted -= 1);
+    }
+
+    pub fn answered(&self) {
+        self.counts.send_modify(|counts| counts.in_flight -= 1);
+    }
+
+    /// Settled, or set aside to wait for the circuit.
+    pub fn closed(&self, count: usize) {
+        self.counts.send_modify(|counts| counts.open -= count);
+    }
+
+    /// Returns once the counts are so.
+    pub async fn until(&self, condition: impl FnMut(&Counts) -> bool) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.counts.subscribe().wait_for(condition).await;
+    }
+}

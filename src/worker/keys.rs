@@ -1,0 +1,205 @@
+//! The keys of one run: slots taken at its start, renewed while it goes on, given back at its end. Talks to the queue's
+//! [`Slots`] and to the keys' limiters.
+//!
+//! **Invariant: a key is used by one run at a time**, and only while its slot is certainly held.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::{
+    api::{
+        run_keys::{Rest, RunKeys, SlotStart},
+        wallet::{ApiKey, Wallet},
+    },
+    clock::Clock,
+    model::Fingerprint,
+    queue::{QueueError, Slot, Slots},
+};
+
+/// A slot that another run is just leaving is worth this short wait.
+const WORTH_WAITING: Duration = Duration::from_millis(120);
+
+/// A key that the API does not accept rests this long before another run tries it.
+const REJECTED_REST: Duration = Duration::from_secs(10 * 60);
+
+/// What taking the slots came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// At least one key is ours.
+    Some,
+    /// All are in use by other runs.
+    AllHeld,
+    /// All rest after refusals.
+    AllPaused,
+}
+
+/// The key slots of one run.
+#[derive(Debug)]
+pub struct KeyRing<'a, S> {
+    slots: &'a S,
+    clock: &'a dyn Clock,
+    wallet: &'a Wallet,
+    keys: &'a RunKeys,
+    run: &'a str,
+    lifetime: Duration,
+    wanted: usize,
+    /// Keys that rest, and when to ask for their slots again.
+    resting: Mutex<Vec<(ApiKey, Instant)>>,
+}
+
+impl<'a, S: Slots> KeyRing<'a, S> {
+    pub fn new(
+        slots: &'a S,
+        clock: &'a dyn Clock,
+        wallet: &'a Wallet,
+        keys: &'a RunKeys,
+        run: &'a str,
+        lifetime: Duration,
+        wanted: Option<usize>,
+    ) -> Self {
+        let wanted = wanted.unwrap_or(usize::MAX);
+        Self { slots, clock, wallet, keys, run, lifetime, wanted, resting: Mutex::default() }
+    }
+
+    /// Takes free slots, starting at a random key so that overlapping runs do not all ask for the same one first.
+    pub async fn take(&self) -> Result<Taken, QueueError> {
+        let keys = self.wallet.keys();
+        let first = if keys.is_empty() { 0 } else { fastrand::usize(..keys.len()) };
+        let (mut held, mut paused) = (0, 0);
+        for key in keys.iter().cycle().skip(first).take(keys.len()) {
+            if self.keys.usable() >= self.wanted {
+                break;
+            }
+            match self.take_one(key).await? {
+                Slot::Taken { .. } => {}
+                Slot::Held { .. } => held += 1,
+                Slot::Paused { for_another, .. } => {
+                    paused += 1;
+                    self.rest_until(key.clone(), Instant::now() + for_another);
+                }
+            }
+        }
+        Ok(match (self.keys.usable(), held, paused) {
+            (1.., ..) => Taken::Some,
+            (0, 0, 1..) => Taken::AllPaused,
+            _ => Taken::AllHeld,
+        })
+    }
+
+    async fn take_one(&self, key: &ApiKey) -> Result<Slot, QueueError> {
+        let mut answer = self.ask_for(key).await?;
+        if let Slot::Held { for_another } = answer
+            && for_another <= WORTH_WAITING
+        {
+            tokio::time::sleep(for_another + Duration::from_millis(2)).await;
+            answer = self.ask_for(key).await?;
+        }
+        Ok(answer)
+    }
+
+    async fn ask_for(&self, key: &ApiKey) -> Result<Slot, QueueError> {
+        let start = SlotStart::now(self.clock);
+        let answer = self.slots.take_key(key.fingerprint(), self.run, self.lifetime).await?;
+        if let Slot::Taken { learned_rate } = answer {
+            self.keys.add(key.clone(), learned_rate, start, self.lifetime);
+        }
+        Ok(answer)
+    }
+
+    /// Renews the slots we hold, and asks again for those whose rest is over.
+    pub async fn renew(&self) -> Result<(), QueueError> {
+        let held = self.keys.fingerprints();
+        if !held.is_empty() {
+            let start = SlotStart::now(self.clock);
+            let ours = self.slots.renew_keys(&held, self.run, self.lifetime).await?;
+            for (key, still_ours) in held.iter().zip(ours) {
+                if still_ours {
+                    self.keys.confirm(key, start, self.lifetime);
+                } else {
+                    warn!(key.fingerprint = %key, "lost the slot of a key: another run may have it now");
+                    self.keys.lose(key);
+                    self.rest_key(key, self.lifetime);
+                }
+            }
+        }
+        self.take_rested().await
+    }
+
+    async fn take_rested(&self) -> Result<(), QueueError> {
+        let now = Instant::now();
+        let due: Vec<ApiKey> = {
+            let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+            let (due, still) = resting.drain(..).partition(|(_, back)| *back <= now);
+            *resting = still;
+            let due: Vec<(ApiKey, Instant)> = due;
+            due.into_iter().map(|(key, _)| key).collect()
+        };
+        for key in due {
+            if self.keys.usable() >= self.wanted {
+                break;
+            }
+            match self.take_one(&key).await? {
+                Slot::Taken { .. } => {
+                    tracing::info!(key.fingerprint = %key.fingerprint(), "a key is back from its rest")
+                }
+                Slot::Held { for_another } | Slot::Paused { for_another, .. } => {
+                    self.rest_until(key, now + for_another);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn rest_until(&self, key: ApiKey, back: Instant) {
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner).push((key, back));
+    }
+
+    fn rest_key(&self, key: &Fingerprint, rest: Duration) {
+        if let Some(known) = self.wallet.keys().iter().find(|known| known.fingerprint() == key) {
+            self.rest_until(known.clone(), Instant::now() + rest);
+        }
+    }
+
+    /// When the first resting key comes back, if one does.
+    pub fn next_back(&self) -> Option<Instant> {
+        self.resting.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(_, back)| *back).min()
+    }
+
+    /// The API refused calls: what rests in this run rests for other runs too. A key that was throttled comes back
+    /// slower; one that is not accepted is of no use to this run any more.
+    pub async fn share_rests(&self) -> Result<(), QueueError> {
+        let rates = self.keys.rates();
+        for Rest { key, reason, remaining } in self.keys.resting() {
+            let rate = rates.iter().find(|(other, _)| *other == key).map_or(1.0, |(_, rate)| *rate);
+            let rest = remaining.unwrap_or(REJECTED_REST);
+            warn!(key.fingerprint = %key, reason, rest_seconds = rest.as_secs(), rate, "the API refused a call: the key rests");
+            // Ours no more, whether or not Redis hears of it: a paused slot is nobody's.
+            self.keys.lose(&key);
+            if remaining.is_some() {
+                self.rest_key(&key, rest);
+                self.slots.remember_rate(&key, rate).await?;
+            }
+            self.slots.pause_key(&key, self.run, &reason, rest).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the slots back, after the last call has ended. Each lives on for one interval of its key's rate, so that a
+    /// new holder's fresh limiter cannot add a burst.
+    pub async fn give_back(&self, full_rate: f64) -> Result<(), QueueError> {
+        let linger = self.keys.linger();
+        for (key, rate) in self.keys.rates() {
+            self.keys.lose(&key);
+            if rate < full_rate * 0.98 {
+                self.slots.remember_rate(&key, rate).await?;
+            }
+            self.slots.give_back_key(&key, self.run, linger).await?;
+        }
+        Ok(())
+    }
+}
