@@ -1,0 +1,1 @@
+//! The beds: each store on a database of its own.

@@ -1,0 +1,196 @@
+//! Who is in which clan, since when: one row a stay.
+
+use refresh_worker::{
+    clock::Timestamp,
+    model::{ObjectId, Tag},
+};
+
+use super::{
+    Bed, Stay,
+    documents::{at, clan, gone, nth_tag, player},
+    over_every_store, sql_time, stay,
+};
+
+over_every_store! {
+    a_row_of_a_player_who_stayed_is_left_alone,
+    a_player_who_left_has_the_open_row_closed,
+    a_player_refresh_with_no_clan_closes_the_open_row,
+    a_player_refresh_with_another_clan_closes_one_row_and_opens_another,
+    a_player_refresh_with_the_same_clan_changes_nothing,
+    a_clan_refresh_closes_the_rows_of_those_not_in_the_list,
+    a_member_without_an_open_row_gets_one_and_loses_the_one_elsewhere,
+    a_closed_row_is_never_opened_again,
+    an_empty_member_list_closes_all,
+    an_error_changes_no_membership,
+    a_moved_player_claimed_by_two_clans_belongs_to_the_later_copy,
+    a_moved_player_claimed_by_two_clans_of_one_batch_belongs_to_the_later_copy,
+    a_late_clan_reply_does_not_undo_a_newer_player_reply,
+    a_late_clan_reply_neither_opens_nor_closes_nor_takes_over_after_a_later_change_by_others,
+    double_open_rows_of_other_writers_are_repaired_to_one,
+    a_double_open_row_keeps_the_newest_stay,
+    a_clan_of_fifty_opens_fifty_rows_once,
+    a_player_refresh_begun_before_another_program_moved_the_player_changes_nothing,
+}
+
+async fn opened_by_others(bed: &impl Bed, player: &str, clan: &str, joined: Timestamp, left: Option<Timestamp>) {
+    let left = left.map_or_else(|| "NULL".to_owned(), sql_time);
+    bed.exec(&format!(
+        "INSERT INTO clan_memberships (id, player_tag, clan_tag, joined_at, left_at) \
+         SELECT coalesce(max(id), 0) + 1, '{player}', '{clan}', {}, {left} FROM clan_memberships",
+        sql_time(joined)
+    ))
+    .await;
+}
+
+async fn a_row_of_a_player_who_stayed_is_left_alone(bed: impl Bed) {
+    opened_by_others(&bed, "2PP", "8GG", at(-9000), None).await;
+    let home = clan("8GG").with([player("2PP")]);
+    for seconds in [0, 300, 600] {
+        bed.commit_one(home.fetched(at(seconds))).await;
+    }
+    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(-9000), None)]);
+}
+
+async fn a_player_who_left_has_the_open_row_closed(bed: impl Bed) {
+    bed.commit_one(clan("8GG").with([player("2PP"), player("2YY")]).fetched(at(0))).await;
+    bed.commit_one(clan("8GG").with([player("2YY")]).fetched(at(300))).await;
+    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(300)))]);
+    assert_eq!(bed.stays("2YY").await, [stay("8GG", at(0), None)]);
+}
+
+async fn a_player_refresh_with_no_clan_closes_the_open_row(bed: impl Bed) {
+    bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
+    bed.commit_one(player("2PP").fetched(at(300))).await;
+    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(300)))]);
+}
+
+async fn a_player_refresh_with_another_clan_closes_one_row_and_opens_another(bed: impl Bed) {
+    bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
+    bed.commit_one(player("2PP").of("9CC").fetched(at(300))).await;
+    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(300))), stay("9CC", at(300), None)]);
+}
+
+async fn a_player_refresh_with_the_same_clan_changes_nothing(bed: impl Bed) {
+    bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
+    bed.commit_one(player("2PP").of("8GG").trophies(3000).fetched(at(300))).await;
+    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), None)]);
+}
+
+async fn a_clan_refresh_closes_the_rows_of_those_not_in_the_list(bed: impl Bed) {
+    opened_by_others(&bed, "2PP", "8GG", at(-9000), None).await;
+    opened_by_others(&bed, "2QQ", "9CC", at(-9000), None).await;
+    bed.commit_one(clan("8GG").with([player("2YY")]).fetched(at(0))).await;
+    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(-9000), Some(at(0)))]);
+    assert_eq!(bed.stays("2QQ").await, [stay("9CC", at(-9000), None)], "another clan's member");
+}
+
+async fn a_member_without_an_open_row_gets_one_and_loses_the_one_elsewhere(bed: impl Bed) {
+    opened_by_others(&bed, "2PP", "9CC", at(-9000), None).await;
+    bed.commit_one(clan("8GG").with([player("2PP")]).fetched(at(0))).await;
+    assert_eq!(bed.stays("2PP").await, [stay("9CC", at(-9000), Some(at(0))), stay("8GG", at(0), None)]);
+}
+
+async fn a_closed_row_is_never_opened_again(bed: impl Bed) {
+    let (with, without) = (clan("8GG").with([player("2PP")]), clan("8GG"));
+    bed.commit_one(with.fetched(at(0))).await;
+    bed.commit_one(without.fetched(at(300))).await;
+    bed.commit_one(with.fetched(at(600))).await;
+    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(300))), stay("8GG", at(600), None)]);
+}
+
+async fn an_empty_member_list_closes_all(bed: impl Bed) {
+    bed.commit_one(clan("8GG").with([player("2PP"), player("2YY")]).fetched(at(0))).await;
+    bed.commit_one(clan("8GG").fetched(at(300))).await;
+    assert_eq!(bed.count("clan_memberships WHERE clan_tag = '8GG' AND left_at IS NULL").await, 0);
+    assert_eq!(bed.count("clan_memberships WHERE clan_tag = '8GG'").await, 2);
+}
+
+async fn an_error_changes_no_membership(bed: impl Bed) {
+    let home = clan("8GG").with([player("2PP")]);
+    bed.commit_one(home.fetched(at(0))).await;
+    bed.commit_one(gone(ObjectId::clan(home.tag.clone()), at(300))).await;
+    bed.commit_one(gone(ObjectId::player(player("2PP").tag), at(300))).await;
+    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), None)]);
+}
+
+async fn a_moved_player_claimed_by_two_clans_belongs_to_the_later_copy(bed: impl Bed) {
+    let (old, new) = (clan("8GG").with([player("2PP")]), clan("9CC").with([player("2PP").role("admin")]));
+    bed.commit_one(old.fetched(at(0))).await;
+    bed.commit_one(new.fetched_copy(at(300), at(290))).await;
+    bed.commit_one(old.fetched_copy(at(310), at(200))).await;
+    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(300))), stay("9CC", at(300), None)]);
+    let newest = bed.newest_player("2PP").await;
+    assert_eq!(
+        (&newest["clan_tag"], &newest["role"]),
+        (&"9CC".into(), &"admin".into()),
+        "columns follow the same copy"
+    );
+}
+
+async fn a_moved_player_claimed_by_two_clans_of_one_batch_belongs_to_the_later_copy(bed: impl Bed) {
+    let (old, new) = (clan("8GG").with([player("2PP")]), clan("9CC").with([player("2PP")]));
+    for (first, second, seconds) in [(&old, &new, 0), (&new, &old, 1000)] {
+        let later = second.fetched_copy(at(seconds + 20), at(seconds + 10));
+        let earlier = first.fetched_copy(at(seconds + 30), at(seconds));
+        bed.commit(&[later, earlier]).await;
+        assert_eq!(bed.open_clans("2PP").await, [second.tag.as_str()]);
+        assert_eq!(bed.player("2PP").await["clan_tag"], second.tag.as_str());
+    }
+}
+
+async fn a_late_clan_reply_does_not_undo_a_newer_player_reply(bed: impl Bed) {
+    bed.commit_one(clan("8GG").with([player("2PP")]).fetched(at(0))).await;
+    bed.commit_one(player("2PP").of("9CC").role("leader").donations(77).fetched(at(300))).await;
+    bed.commit_one(clan("8GG").with([player("2PP").donations(11)]).fetched_copy(at(310), at(250))).await;
+    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(300))), stay("9CC", at(300), None)]);
+    let newest = bed.newest_player("2PP").await;
+    assert_eq!((&newest["clan_tag"], &newest["donations"]), (&"9CC".into(), &77.into()));
+    bed.commit_one(clan("9CC").fetched_copy(at(320), at(260))).await;
+    assert_eq!(bed.open_clans("2PP").await, ["9CC"], "nor does a late list without the player close the row");
+}
+
+async fn a_late_clan_reply_neither_opens_nor_closes_nor_takes_over_after_a_later_change_by_others(bed: impl Bed) {
+    opened_by_others(&bed, "2PP", "8GG", at(-9000), Some(at(250))).await;
+    opened_by_others(&bed, "2YY", "9CC", at(250), None).await;
+    opened_by_others(&bed, "2QQ", "8GG", at(250), None).await;
+    let members = [player("2PP"), player("2YY")];
+    bed.commit_one(clan("8GG").with(members).fetched_copy(at(300), at(200))).await;
+    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(-9000), Some(at(250)))], "not opened");
+    assert_eq!(bed.stays("2YY").await, [stay("9CC", at(250), None)], "not taken over");
+    assert_eq!(bed.stays("2QQ").await, [stay("8GG", at(250), None)], "not closed");
+}
+
+async fn double_open_rows_of_other_writers_are_repaired_to_one(bed: impl Bed) {
+    for (player_tag, clans) in [("2PP", ["8GG", "9CC"]), ("2YY", ["9CC", "8GG"]), ("2QQ", ["8GG", "8GG"])] {
+        opened_by_others(&bed, player_tag, clans[0], at(-9000), None).await;
+        opened_by_others(&bed, player_tag, clans[1], at(-8000), None).await;
+    }
+    bed.commit_one(clan("8GG").with(["2PP", "2YY", "2QQ"].map(player)).fetched(at(0))).await;
+    for player_tag in ["2PP", "2YY", "2QQ"] {
+        assert_eq!(bed.open_clans(player_tag).await, ["8GG"], "{player_tag}");
+    }
+}
+
+async fn a_double_open_row_keeps_the_newest_stay(bed: impl Bed) {
+    opened_by_others(&bed, "2PP", "9CC", at(-9000), None).await;
+    opened_by_others(&bed, "2PP", "8GG", at(-8000), None).await;
+    opened_by_others(&bed, "2PP", "8GG", at(-7000), None).await;
+    bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
+    let open: Vec<Stay> = bed.stays("2PP").await.into_iter().filter(|(.., left)| left.is_none()).collect();
+    assert_eq!(open, [stay("8GG", at(-7000), None)]);
+}
+
+async fn a_clan_of_fifty_opens_fifty_rows_once(bed: impl Bed) {
+    let tags: Vec<Tag> = (0..50).map(nth_tag).collect();
+    let home = clan("8GG").with(tags.iter().map(|tag| player(tag.as_str())));
+    bed.commit_one(home.fetched(at(0))).await;
+    bed.commit_one(home.fetched(at(300))).await;
+    assert_eq!(bed.count("clan_memberships WHERE clan_tag = '8GG' AND left_at IS NULL").await, 50);
+    assert_eq!(bed.count("clan_memberships WHERE clan_tag = '8GG'").await, 50);
+}
+
+async fn a_player_refresh_begun_before_another_program_moved_the_player_changes_nothing(bed: impl Bed) {
+    opened_by_others(&bed, "2PP", "9CC", at(250), None).await;
+    bed.commit_one(player("2PP").of("8GG").fetched(at(200))).await;
+    assert_eq!(bed.stays("2PP").await, [stay("9CC", at(250), None)]);
+}

@@ -1,0 +1,108 @@
+//! Wars, and the attacks used that readers look for in the player rows.
+
+use refresh_worker::model::{LeagueMemory, ObjectId};
+use refresh_worker::store::{Committed, Store};
+
+use super::{
+    Bed,
+    documents::{DAY, at, clan, no_war, player, private_war_log, tag, war},
+    over_every_store, text, time,
+};
+
+over_every_store! {
+    every_state_of_a_war_is_kept_also_not_in_war,
+    a_war_document_is_kept_to_the_byte,
+    an_unchanged_war_moves_the_time_of_its_row,
+    a_war_never_makes_player_rows,
+    attacks_used_go_into_the_newest_player_row,
+    attacks_used_are_found_after_a_player_refresh,
+    attacks_used_are_not_carried_for_more_than_a_week,
+    a_private_war_log_is_noted_and_nothing_else_changes,
+    what_is_known_of_the_league_is_remembered_until_something_newer_is_known,
+}
+
+async fn every_state_of_a_war_is_kept_also_not_in_war(bed: impl Bed) {
+    assert_eq!(bed.commit_one(war("8GG", &[("2PP", 1)]).fetched(at(0))).await, Committed::Stored);
+    assert_eq!(bed.commit_one(no_war("8GG").fetched(at(300))).await, Committed::Stored);
+    let rows =
+        bed.rows("SELECT ts, CAST(data AS text) AS data FROM war_snapshots WHERE clan_tag = '8GG' ORDER BY ts").await;
+    assert_eq!(rows.len(), 2);
+    assert_eq!((time(&rows[1]["ts"]), text(&rows[1]["data"])), (Some(at(300)), no_war("8GG").json()));
+}
+
+async fn a_war_document_is_kept_to_the_byte(bed: impl Bed) {
+    let document = war("8GG", &[("2PP", 1), ("2YY", 0)]);
+    bed.commit_one(document.fetched(at(0))).await;
+    let row = bed.row("SELECT CAST(data AS text) AS data FROM war_snapshots WHERE clan_tag = '8GG'").await;
+    assert_eq!(text(&row["data"]), document.json());
+}
+
+async fn an_unchanged_war_moves_the_time_of_its_row(bed: impl Bed) {
+    bed.commit_one(no_war("8GG").fetched(at(0))).await;
+    assert_eq!(bed.commit_one(no_war("8GG").fetched(at(300))).await, Committed::Unchanged);
+    let row = bed.row("SELECT ts FROM war_snapshots WHERE clan_tag = '8GG'").await;
+    assert_eq!(time(&row["ts"]), Some(at(300)));
+}
+
+async fn a_war_never_makes_player_rows(bed: impl Bed) {
+    bed.commit_one(war("8GG", &[("2PP", 1)]).fetched(at(0))).await;
+    assert_eq!(bed.count("players WHERE tag = '2PP'").await, 0);
+    assert_eq!(bed.count("player_snapshots WHERE player_tag = '2PP'").await, 0);
+    assert_eq!(bed.count("clan_memberships WHERE player_tag = '2PP'").await, 0);
+}
+
+async fn attacks_used_go_into_the_newest_player_row(bed: impl Bed) {
+    bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
+    bed.commit_one(player("2PP").of("8GG").trophies(1100).fetched(at(300))).await;
+    bed.commit_one(war("8GG", &[("2PP", 2)]).fetched(at(600))).await;
+    let rows = bed.rows("SELECT ts, war_attacks_used FROM player_snapshots WHERE player_tag = '2PP' ORDER BY ts").await;
+    assert_eq!((rows[0]["war_attacks_used"].as_i64(), rows[1]["war_attacks_used"].as_i64()), (None, Some(2)));
+    assert_eq!(time(&rows[1]["ts"]), Some(at(300)), "a war does not make a player look fresh");
+}
+
+async fn attacks_used_are_found_after_a_player_refresh(bed: impl Bed) {
+    let home = clan("8GG").with([player("2PP").trophies(1200)]);
+    bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
+    bed.commit_one(war("8GG", &[("2PP", 2)]).fetched(at(300))).await;
+    bed.commit_one(player("2PP").of("8GG").trophies(1100).fetched(at(600))).await;
+    bed.commit_one(home.fetched(at(900))).await;
+    assert_eq!(bed.newest_player("2PP").await["war_attacks_used"], 2, "where the member list looks");
+    bed.commit_one(war("8GG", &[("2PP", 2)]).fetched(at(1200))).await;
+    assert_eq!(time(&bed.newest_player("2PP").await["last_seen"]), Some(at(900)), "and they do not count twice");
+}
+
+async fn attacks_used_are_not_carried_for_more_than_a_week(bed: impl Bed) {
+    bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
+    bed.commit_one(war("8GG", &[("2PP", 2)]).fetched(at(300))).await;
+    for day in 1..=9 {
+        let trophies = 1000 + i32::try_from(day).unwrap();
+        bed.commit_one(player("2PP").of("8GG").trophies(trophies).fetched(at(day * DAY))).await;
+    }
+    let week_old =
+        bed.row("SELECT war_attacks_used FROM player_snapshots WHERE player_tag = '2PP' AND trophies = 1006").await;
+    assert_eq!(week_old["war_attacks_used"], 2);
+    assert!(bed.newest_player("2PP").await["war_attacks_used"].is_null(), "readers forget them after a week, so do we");
+}
+
+async fn a_private_war_log_is_noted_and_nothing_else_changes(bed: impl Bed) {
+    bed.commit_one(war("8GG", &[]).fetched(at(0))).await;
+    assert_eq!(bed.commit_one(private_war_log("8GG", at(300))).await, Committed::Noted);
+    let row = bed.row("SELECT ts FROM war_snapshots WHERE clan_tag = '8GG'").await;
+    assert_eq!(time(&row["ts"]), Some(at(0)));
+    let object = ObjectId::war(tag("8GG"));
+    let freshness = bed.store().freshness(std::slice::from_ref(&object)).await.unwrap();
+    assert_eq!((freshness[&object].fetched_at, freshness[&object].fresh_until), (at(300), at(360)));
+}
+
+async fn what_is_known_of_the_league_is_remembered_until_something_newer_is_known(bed: impl Bed) {
+    let object = ObjectId::war(tag("8GG"));
+    let memory = LeagueMemory { none_until: None, war_tag: Some("#2PPYQ".to_owned()), war_tag_until: Some(at(7200)) };
+    bed.commit_one(no_war("8GG").fetched_with(at(0), memory.clone())).await;
+    bed.commit_one(no_war("8GG").fetched(at(300))).await;
+    let freshness = bed.store().freshness(std::slice::from_ref(&object)).await.unwrap();
+    assert_eq!(freshness[&object].league.as_ref(), Some(&memory));
+    let none = LeagueMemory { none_until: Some(at(9000)), ..LeagueMemory::default() };
+    bed.commit_one(no_war("8GG").fetched_with(at(600), none.clone())).await;
+    let freshness = bed.store().freshness(std::slice::from_ref(&object)).await.unwrap();
+    assert_eq!(freshness[&object].league, Some(none));
+}
