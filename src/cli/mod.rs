@@ -1,5 +1,168 @@
-//! The command line.
+//! The command line: one file a command, each with its arguments and what it does.
+//!
+//! Parses, dispatches, prints. The work itself is done by the rooms that the Lambda function uses too; [`crate::app`]
+//! builds them. [`text`] and [`summary`] make text out of values, [`progress`] follows a run.
+//!
+//! Exit codes: 0 done, 1 the command failed or found something wrong, 2 wrong usage or configuration.
+
 #![allow(dead_code)]
+
+mod check;
+#[cfg(feature = "embedded")]
+mod demo;
+mod interrupt;
 mod progress;
+#[cfg(feature = "embedded")]
+mod sim;
 mod summary;
 mod text;
+
+use std::{ffi::OsString, io, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use self::text::Style;
+
+const EXAMPLES: &str = "\
+Start here:
+  refresh-worker demo                       watch the whole job, without any server
+  refresh-worker check                      is this configuration fit to run?
+  refresh-worker enqueue clan:#2PP --priority high
+  refresh-worker drain --max-requests 100
+
+Settings come from the environment (REDIS_URL, DATABASE_URL, COC_API_TOKEN ...); README.md lists them all.
+Exit codes: 0 done, 1 the command failed or found something wrong, 2 wrong usage or configuration.";
+
+/// Drains a Redis queue of refresh requests, asks the Clash of Clans API within its rate limit, and keeps PostgreSQL
+/// fresh.
+///
+/// In AWS Lambda this binary answers events. Anywhere else it is this command line.
+#[derive(Debug, Parser)]
+#[command(name = "refresh-worker", version, arg_required_else_help = true, after_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    shared: Shared,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command understands.
+#[derive(Clone, Debug, Args)]
+struct Shared {
+    /// Also write the worker's log to standard error, from this level on: error, warn, info, debug or a filter
+    #[arg(long, global = true, env = "LOG_LEVEL", hide_env_values = true, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Write without colours; setting NO_COLOR does the same
+    #[arg(long, global = true)]
+    no_color: bool,
+    #[arg(long, global = true, hide = true, env = "NO_COLOR", hide_env = true, default_value = "")]
+    no_color_variable: String,
+}
+
+impl Shared {
+    fn no_colour(&self) -> bool {
+        self.no_color || !self.no_color_variable.is_empty()
+    }
+
+    fn style(&self) -> Style {
+        Style::of_stdout(self.no_colour())
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[cfg(feature = "embedded")]
+    Sim(sim::SimArgs),
+}
+
+/// How a command ended that did what it could.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Well,
+    /// It worked, and what it found or did is not well: a failed run, a problem found by `check`.
+    Badly,
+}
+
+/// The user asked for something that cannot be; nothing was done.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Misuse(String);
+
+/// Runs the command line with these arguments (the first is the program's name).
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let no_colour = cli.shared.no_colour();
+    match run(cli) {
+        Ok(Ending::Well) => ExitCode::SUCCESS,
+        Ok(Ending::Badly) => ExitCode::FAILURE,
+        Err(error) => fail(&error, Style::of_stderr(no_colour)),
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<Ending> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(dispatch(cli))
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<Ending> {
+    let shared = cli.shared;
+    match cli.command {
+        #[cfg(feature = "embedded")]
+        Command::Sim(args) => sim::run(args, &shared).await,
+    }
+}
+
+/// Says what went wrong on standard error, each cause once.
+fn fail(error: &anyhow::Error, style: Style) -> ExitCode {
+    if error.chain().any(is_broken_pipe) {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("{} {}", style.bad("error:"), told(error));
+    if error.is::<Misuse>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+}
+
+/// The chain of causes as one sentence; a cause that its parent's text repeats already is left out.
+fn told(error: &anyhow::Error) -> String {
+    let mut told = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if told.contains(&cause) {
+            continue;
+        }
+        if !told.is_empty() {
+            told.push_str(": ");
+        }
+        told.push_str(&cause);
+    }
+    told
+}
+
+/// `queue export | head` closes our output early, and that is fine.
+fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
+    cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_error_is_told_with_each_cause_once() {
+        let error = anyhow::anyhow!("connection refused").context("failed to read the queue");
+        assert_eq!(told(&error), "failed to read the queue: connection refused");
+        let repeated = anyhow::anyhow!("disk full").context("failed to write: disk full");
+        assert_eq!(told(&repeated), "failed to write: disk full");
+    }
+}

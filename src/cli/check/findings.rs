@@ -1,0 +1,141 @@
+//! What a check found, and how it is told. Values and text; touches nothing.
+
+use std::fmt::Write as _;
+
+use super::super::text::{Style, counted};
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Grade {
+    Fine,
+    /// Works, but somebody should know.
+    Warning,
+    /// A run would fail, or harm.
+    Problem,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    pub area: &'static str,
+    pub grade: Grade,
+    pub what: String,
+    /// What would do. Fine things need none.
+    pub remedy: Option<String>,
+}
+
+/// Everything that was looked at, in order.
+#[derive(Clone, Debug, Default)]
+pub struct Findings(Vec<Finding>);
+
+impl Findings {
+    pub fn fine(&mut self, area: &'static str, what: impl Into<String>) {
+        self.0.push(Finding { area, grade: Grade::Fine, what: what.into(), remedy: None });
+    }
+
+    pub fn warning(&mut self, area: &'static str, what: impl Into<String>, remedy: impl Into<String>) {
+        self.0.push(Finding { area, grade: Grade::Warning, what: what.into(), remedy: Some(remedy.into()) });
+    }
+
+    pub fn problem(&mut self, area: &'static str, what: impl Into<String>, remedy: impl Into<String>) {
+        self.0.push(Finding { area, grade: Grade::Problem, what: what.into(), remedy: Some(remedy.into()) });
+    }
+
+    #[must_use]
+    pub fn number_of(&self, grade: Grade) -> u64 {
+        self.0.iter().filter(|finding| finding.grade == grade).count() as u64
+    }
+
+    /// For people: areas as headings, one line a finding, what would do below it.
+    #[must_use]
+    pub fn render(&self, style: Style) -> String {
+        let mut text = String::new();
+        let mut area = "";
+        for finding in &self.0 {
+            if finding.area != area {
+                area = finding.area;
+                let _ = writeln!(text, "{}", style.bold(area));
+            }
+            let grade = match finding.grade {
+                Grade::Fine => style.good("ok     "),
+                Grade::Warning => style.warn("warning"),
+                Grade::Problem => style.bad("PROBLEM"),
+            };
+            let _ = writeln!(text, "  {grade}  {}", finding.what.replace('\n', "\n           "));
+            if let Some(remedy) = finding.remedy.as_ref().filter(|remedy| !remedy.is_empty()) {
+                let _ = writeln!(text, "           -> {}", remedy.replace('\n', "\n              "));
+            }
+        }
+        let _ = writeln!(text, "\n{}", self.verdict(style));
+        text
+    }
+
+    fn verdict(&self, style: Style) -> String {
+        let warnings = counted(self.number_of(Grade::Warning), "warning", "warnings");
+        match (self.number_of(Grade::Problem), self.number_of(Grade::Warning)) {
+            (0, 0) => style.good("fit to run"),
+            (0, _) => style.warn(&format!("fit to run, with {warnings}")),
+            (problems, 0) => style.bad(&format!("not fit to run: {}", counted(problems, "problem", "problems"))),
+            (problems, _) => {
+                style.bad(&format!("not fit to run: {}, {warnings}", counted(problems, "problem", "problems")))
+            }
+        }
+    }
+
+    /// For programs.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        let grade = |grade: Grade| match grade {
+            Grade::Fine => "ok",
+            Grade::Warning => "warning",
+            Grade::Problem => "problem",
+        };
+        let findings = self.0.iter().map(|finding| {
+            serde_json::json!({
+                "area": finding.area,
+                "grade": grade(finding.grade),
+                "what": finding.what,
+                "remedy": finding.remedy,
+            })
+        });
+        serde_json::json!({
+            "fit_to_run": self.number_of(Grade::Problem) == 0,
+            "problems": self.number_of(Grade::Problem),
+            "warnings": self.number_of(Grade::Warning),
+            "findings": findings.collect::<Vec<_>>(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn findings_are_told_by_area_with_what_would_do_and_a_verdict() {
+        let mut findings = Findings::default();
+        findings.fine("Redis", "answers at localhost:6379, version 7.0.15");
+        findings.warning("Redis", "maxmemory-policy is `allkeys-lru`", "set maxmemory-policy to noeviction");
+        findings.problem("PostgreSQL", "may not create a schema", "GRANT CREATE ON DATABASE coc TO worker;");
+        insta::assert_snapshot!(findings.render(Style::PLAIN), @r"
+        Redis
+          ok       answers at localhost:6379, version 7.0.15
+          warning  maxmemory-policy is `allkeys-lru`
+                   -> set maxmemory-policy to noeviction
+        PostgreSQL
+          PROBLEM  may not create a schema
+                   -> GRANT CREATE ON DATABASE coc TO worker;
+
+        not fit to run: 1 problem, 1 warning
+        ");
+        assert_eq!(findings.to_json()["fit_to_run"], false);
+    }
+
+    #[test]
+    fn warnings_alone_do_not_make_it_unfit() {
+        let mut findings = Findings::default();
+        findings.warning("clock", "20 s apart", "set the clock");
+        assert!(findings.render(Style::PLAIN).ends_with("fit to run, with 1 warning\n"));
+        assert_eq!(findings.to_json()["fit_to_run"], true);
+    }
+}

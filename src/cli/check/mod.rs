@@ -1,0 +1,3 @@
+//! `check`: is this configuration fit to run?
+
+mod findings;

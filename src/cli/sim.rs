@@ -1,0 +1,159 @@
+//! `sim`: the simulated API as a server of its own.
+
+use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::{
+    Ending, Shared, interrupt,
+    text::{self, Style, counted},
+};
+use crate::sim::{Census, SimConfig, Simulator};
+
+/// The key that is printed when none was chosen; without --token any key is accepted.
+const ANY_KEY: &str = "simulated-key";
+
+/// Serves a simulated Clash of Clans API, to try the worker or anything else against
+///
+/// A seeded world of clans, players and wars in the current shapes of the API, with max-age, errors as recorded, a
+/// count of calls per key, and misbehaviour on request. Nothing is stored; Ctrl-C ends it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  refresh-worker sim
+  refresh-worker sim --listen 127.0.0.1:0 --clans 500 --rate-limit 30 --latency-ms 150
+  refresh-worker sim --fixtures recorded/        answers with recorded responses; manifest.json lists them")]
+pub struct SimArgs {
+    /// The address to serve at; port 0 picks a free one
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    listen: SocketAddr,
+    /// The same seed makes the same world
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// How many clans there are; about 25 players each
+    #[arg(long, default_value_t = 48, value_name = "COUNT")]
+    clans: usize,
+    /// Refuse (429) a key's calls beyond this many in any one second; without it calls are only counted
+    #[arg(long, value_name = "CALLS")]
+    rate_limit: Option<u32>,
+    /// Every answer takes at least this long, in milliseconds
+    #[arg(long, default_value_t = 0, value_name = "MILLISECONDS")]
+    latency_ms: u64,
+    /// How fast the world changes: 1 as in reality, 60 a minute for every second, 0 not at all
+    #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
+    evolve: f64,
+    /// Accept only this key; may be given several times. Without it any key is accepted
+    #[arg(long, value_name = "KEY")]
+    token: Vec<String>,
+    /// Serve the recorded responses of this folder instead of a generated world; its manifest.json lists them
+    #[arg(long, value_name = "DIR")]
+    fixtures: Option<PathBuf>,
+}
+
+pub async fn run(args: SimArgs, shared: &Shared) -> anyhow::Result<Ending> {
+    let key = args.token.first().cloned().unwrap_or_else(|| ANY_KEY.to_owned());
+    let listen = args.listen;
+    let simulator = Simulator::start_on(listen, args.into_config()).await.context("failed to start the simulator")?;
+    let welcome = Welcome { base_url: simulator.base_url().as_str(), key: &key, world: &simulator.world() }
+        .render(shared.style());
+    text::print(&welcome)?;
+    interrupt::asked_to_end().await;
+    let served = counted(simulator.total_calls(), "call", "calls");
+    simulator.stop().await;
+    text::print(&format!("\nanswered {served}\n"))?;
+    Ok(Ending::Well)
+}
+
+impl SimArgs {
+    fn into_config(self) -> SimConfig {
+        SimConfig {
+            seed: self.seed,
+            clans: self.clans,
+            tokens: self.token,
+            rate_limit: self.rate_limit,
+            latency: Duration::from_millis(self.latency_ms),
+            fixtures: self.fixtures,
+            evolve: self.evolve,
+            ..SimConfig::default()
+        }
+    }
+}
+
+/// What stands on the screen while it serves.
+struct Welcome<'a> {
+    base_url: &'a str,
+    key: &'a str,
+    world: &'a Census,
+}
+
+impl Welcome<'_> {
+    fn render(&self, style: Style) -> String {
+        let Self { base_url, key, world } = self;
+        let control = base_url.trim_end_matches("/v1");
+        let clans = counted(world.clan_tags().len() as u64, "clan", "clans");
+        let players = counted(world.player_tags().len() as u64, "player", "players");
+        let clan = world.clan_tags().first().map(|tag| format!("clan:{}", tag.as_str()));
+        let player = world.player_tags().first().map(|tag| format!("player:{}", tag.as_str()));
+        let objects: Vec<String> = clan.into_iter().chain(player).collect();
+        let mut text = format!("simulated API at {base_url}: {clans}, {players}\n");
+        let mut section = |title: &str, lines: &[String]| {
+            let _ = writeln!(text, "\n{}", style.bold(title));
+            for line in lines {
+                let _ = writeln!(text, "  {line}");
+            }
+        };
+        section(
+            "Point the worker at it",
+            &[format!("export COC_BASE_URL={base_url}"), format!("export COC_API_TOKEN={key}")],
+        );
+        if !objects.is_empty() {
+            section("Ask for something that is there", &[format!("refresh-worker enqueue {}", objects.join(" "))]);
+        }
+        let post = "curl -H 'content-type: application/json'";
+        section(
+            "Look, and meddle",
+            &[
+                format!("curl {control}/_sim/calls    # by key and status, with the busiest second"),
+                format!("curl {control}/_sim/world    # the tags that can be asked for"),
+                format!(
+                    "{post} -d '{{\"what\": {{\"throttled\": {{\"retry_after\": 5}}}}, \"times\": 1}}' {control}/_sim/misbehave"
+                ),
+                format!(
+                    "{post} -d '{{\"what\": \"status_502\", \"matches\": {{\"endpoint\": \"clan\"}}, \"times\": 3}}' {control}/_sim/misbehave"
+                ),
+                format!("curl -X DELETE {control}/_sim/misbehave    # behave again"),
+                format!("{post} -d '{{\"on\": true}}' {control}/_sim/maintenance"),
+            ],
+        );
+        text.push_str("\nCtrl-C ends it.\n");
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_welcome_says_how_to_point_the_worker_at_it_and_how_to_meddle() {
+        let welcome = Welcome { base_url: "http://127.0.0.1:8080/v1", key: "k", world: &Census::default() };
+        insta::assert_snapshot!(welcome.render(Style::PLAIN), @r#"
+        simulated API at http://127.0.0.1:8080/v1: 0 clans, 0 players
+
+        Point the worker at it
+          export COC_BASE_URL=http://127.0.0.1:8080/v1
+          export COC_API_TOKEN=k
+
+        Look, and meddle
+          curl http://127.0.0.1:8080/_sim/calls    # by key and status, with the busiest second
+          curl http://127.0.0.1:8080/_sim/world    # the tags that can be asked for
+          curl -H 'content-type: application/json' -d '{"what": {"throttled": {"retry_after": 5}}, "times": 1}' http://127.0.0.1:8080/_sim/misbehave
+          curl -H 'content-type: application/json' -d '{"what": "status_502", "matches": {"endpoint": "clan"}, "times": 3}' http://127.0.0.1:8080/_sim/misbehave
+          curl -X DELETE http://127.0.0.1:8080/_sim/misbehave    # behave again
+          curl -H 'content-type: application/json' -d '{"on": true}' http://127.0.0.1:8080/_sim/maintenance
+
+        Ctrl-C ends it.
+        "#);
+    }
+}
