@@ -1,14 +1,20 @@
 //! Configuration: plain structs by concern. A leaf.
 //!
-//! [`env`] reads and validates every environment variable at once, so that an operator sees all problems together. No
-//! other module reads the environment. Secrets are [`SecretString`]s and print as nothing.
+//! [`env`] reads and validates every environment variable at once, so that an operator sees all problems together;
+//! [`variables`] is the table of them that the documents are made from. No other module reads the environment. Secrets are [`SecretString`]s and print as nothing.
 
+mod effective;
 pub mod env;
+pub mod variables;
 
 use std::time::Duration;
 
 use secrecy::SecretString;
 use url::Url;
+
+pub use effective::Effective;
+pub use env::{ConfigErrors, Role};
+pub use variables::{VARIABLES, Variable};
 
 /// The most keys' calls a second that is ever used without `COC_MAX_REQS_PER_SEC`: the API's own limit for a key.
 pub const DEFAULT_REQS_PER_SEC: u32 = 30;

@@ -1,1 +1,246 @@
-//! The SQLite store.
+//! The SQLite store: the same six tables and the same behaviour as PostgreSQL, in one file and without a server.
+//!
+//! Made for `refresh-worker demo` and for tests, so it is written to be read: one connection that writes, a transaction
+//! per batch, a savepoint per record, and decisions in Rust between short statements (`sql/sqlite/*.sql`). Times are
+//! UTC as text (`2026-03-04 05:06:07.089000`), documents are JSON text: open the file with any SQLite tool and look.
+
+mod activity;
+mod commit;
+mod memberships;
+mod migrations;
+mod records;
+#[cfg(test)]
+mod tests;
+mod time_text;
+
+use std::{collections::HashMap, path::Path, str::FromStr, time::Duration};
+
+use sqlx::{
+    FromRow, SqlitePool,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use self::time_text::{from_text, to_text};
+use super::{Committed, Freshness, RunRow, Store, StoreError};
+use crate::{
+    clock::Timestamp,
+    model::{Fetched, Kind, ObjectId, Tag},
+};
+
+/// How long a statement waits for another program that has the file locked.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Rows of `refresh_runs` whose run ended longer ago than this are trimmed.
+const RUNS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Snapshots in one SQLite file, or in memory.
+#[derive(Clone, Debug)]
+pub struct SqliteStore {
+    /// One connection: SQLite has one writer at a time, and a database in memory lives as long as its connection.
+    pool: SqlitePool,
+    /// The file's path, for messages.
+    server: String,
+}
+
+impl SqliteStore {
+    /// Opens the file and creates it when missing. [`Store::migrate`] makes the tables.
+    ///
+    /// # Errors
+    /// When the file cannot be opened or created, or is no SQLite database.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        let file = SqliteConnectOptions::new().filename(path).create_if_missing(true);
+        Self::connect(file, path.display().to_string()).await
+    }
+
+    /// A database of its own in memory, gone when the store is dropped.
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub async fn in_memory() -> Result<Self, StoreError> {
+        Self::connect(SqliteConnectOptions::new().in_memory(true), "memory".to_owned()).await
+    }
+
+    async fn connect(options: SqliteConnectOptions, server: String) -> Result<Self, StoreError> {
+        let options = options
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Normal)
+            .busy_timeout(BUSY_TIMEOUT);
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(options)
+            .await
+            .map_err(|error| store_error(&server, "open the file", &error))?;
+        Ok(Self { pool, server })
+    }
+
+    /// The one connection, for looking at what is stored.
+    #[must_use]
+    pub const fn pool(&self) -> &SqlitePool {
+        &self.pool
+    }
+
+    /// Closes the file, so that everything lies in it and none of SQLite's helper files stay beside it.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+
+    fn failed(&self, action: &'static str) -> impl Fn(sqlx::Error) -> StoreError + '_ {
+        move |error| store_error(&self.server, action, &error)
+    }
+}
+
+impl Store for SqliteStore {
+    async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("select 1").execute(&self.pool).await.map_err(self.failed("answer"))?;
+        Ok(())
+    }
+
+    async fn migrate(&self) -> Result<Vec<String>, StoreError> {
+        migrations::run(&self.pool, &self.server).await
+    }
+
+    async fn freshness(&self, objects: &[ObjectId]) -> Result<HashMap<ObjectId, Freshness>, StoreError> {
+        let asked: Vec<_> = objects.iter().map(|object| (object.kind, &object.tag)).collect();
+        let asked = serde_json::to_string(&asked).expect("kinds and tags are plain texts");
+        let rows: Vec<FreshnessRow> = sqlx::query_as(include_str!("sql/sqlite/freshness.sql"))
+            .bind(asked)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(self.failed("read how fresh objects are"))?;
+        Ok(rows.into_iter().filter_map(FreshnessRow::read).collect())
+    }
+
+    async fn commit(&self, now: Timestamp, batch: &[Fetched]) -> Result<Vec<Committed>, StoreError> {
+        commit::commit(&self.pool, now, batch).await.map_err(self.failed("store a batch"))
+    }
+
+    async fn record_run(&self, row: &RunRow) -> Result<(), StoreError> {
+        let write = async {
+            let mut transaction = self.pool.begin_with("begin immediate").await?;
+            sqlx::query(include_str!("sql/sqlite/run_insert.sql"))
+                .bind(&row.run)
+                .bind(to_text(row.started))
+                .bind(to_text(row.ended))
+                .bind(&row.stopped_because)
+                .bind(&row.error)
+                .bind(count(row.processed))
+                .bind(count(row.failed))
+                .bind(count(row.api_requests))
+                .bind(&row.report)
+                .execute(&mut *transaction)
+                .await?;
+            sqlx::query(include_str!("sql/sqlite/run_trim.sql"))
+                .bind(to_text(row.ended - RUNS_KEPT))
+                .execute(&mut *transaction)
+                .await?;
+            transaction.commit().await
+        };
+        write.await.map_err(self.failed("record the run"))
+    }
+
+    async fn last_run(&self) -> Result<Option<RunRow>, StoreError> {
+        let row: Option<StoredRun> = sqlx::query_as(include_str!("sql/sqlite/run_last.sql"))
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(self.failed("read the last run"))?;
+        Ok(row.map(StoredRun::read))
+    }
+}
+
+#[derive(FromRow)]
+struct FreshnessRow {
+    kind: String,
+    tag: String,
+    fetched_at: String,
+    fresh_until: Option<String>,
+    league: Option<String>,
+}
+
+impl FreshnessRow {
+    /// A row that somebody edited into something unreadable says nothing; the object is then simply fetched again.
+    fn read(self) -> Option<(ObjectId, Freshness)> {
+        let object = ObjectId::new(Kind::from_str(&self.kind).ok()?, Tag::from_str(&self.tag).ok()?);
+        let fetched_at = from_text(&self.fetched_at)?;
+        let fresh_until = self.fresh_until.as_deref().and_then(from_text).unwrap_or(fetched_at);
+        let league = self.league.and_then(|json| serde_json::from_str(&json).ok());
+        Some((object, Freshness { fetched_at, fresh_until, league }))
+    }
+}
+
+#[derive(FromRow)]
+struct StoredRun {
+    run: String,
+    started: String,
+    ended: String,
+    stopped_because: String,
+    error: Option<String>,
+    processed: i64,
+    failed: i64,
+    api_requests: i64,
+    report: String,
+}
+
+impl StoredRun {
+    fn read(self) -> RunRow {
+        RunRow {
+            run: self.run,
+            started: from_text(&self.started).unwrap_or_default(),
+            ended: from_text(&self.ended).unwrap_or_default(),
+            stopped_because: self.stopped_because,
+            error: self.error,
+            processed: self.processed.try_into().unwrap_or(0),
+            failed: self.failed.try_into().unwrap_or(0),
+            api_requests: self.api_requests.try_into().unwrap_or(0),
+            report: self.report,
+        }
+    }
+}
+
+fn count(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// Primary result codes of SQLite, as <https://sqlite.org/rescode.html> lists them.
+mod code {
+    pub(super) const PERM: i32 = 3;
+    pub(super) const BUSY: i32 = 5;
+    pub(super) const LOCKED: i32 = 6;
+    pub(super) const READONLY: i32 = 8;
+    pub(super) const CANTOPEN: i32 = 14;
+    pub(super) const TOOBIG: i32 = 18;
+    pub(super) const CONSTRAINT: i32 = 19;
+    pub(super) const MISMATCH: i32 = 20;
+    pub(super) const AUTH: i32 = 23;
+}
+
+/// The primary result code, when it was SQLite that refused.
+fn primary_code(error: &sqlx::Error) -> Option<i32> {
+    let extended: i32 = error.as_database_error()?.code()?.parse().ok()?;
+    Some(extended & 0xff)
+}
+
+/// Whether the error lies in the record itself: SQLite refused its values, and would again.
+fn hurts_only_the_record(error: &sqlx::Error) -> bool {
+    matches!(primary_code(error), Some(code::TOOBIG | code::CONSTRAINT | code::MISMATCH))
+}
+
+fn store_error(server: &str, action: &'static str, error: &sqlx::Error) -> StoreError {
+    let server = server.to_owned();
+    let detail = error.to_string();
+    match (primary_code(error), error) {
+        (Some(code::PERM | code::READONLY | code::AUTH), _) => StoreError::NotAllowed {
+            remedy: format!("make {server} and its folder writable for this user"),
+            server,
+            action,
+            detail,
+        },
+        (Some(code::BUSY | code::LOCKED | code::CANTOPEN), _)
+        | (
+            None,
+            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed,
+        ) => StoreError::Unreachable { server, detail },
+        _ => StoreError::Failed { server, action, detail },
+    }
+}

@@ -72,6 +72,15 @@ impl WorkerProcess {
         handler: &str,
         environment: impl IntoIterator<Item = (K, V)>,
     ) -> Self {
+        let binary = env::var("E2E_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_refresh-worker").to_owned());
+        Self::start_command(Command::new(binary), handler, environment).await
+    }
+
+    async fn start_command<K: AsRef<str>, V: AsRef<str>>(
+        mut command: Command,
+        handler: &str,
+        environment: impl IntoIterator<Item = (K, V)>,
+    ) -> Self {
         let api = RuntimeApi::start().await;
         let folder = tempfile::tempdir().expect("a temporary folder");
         let file = |name: &str| File::create(folder.path().join(name)).expect("a file for the output");
@@ -79,8 +88,7 @@ impl WorkerProcess {
             .into_iter()
             .map(|(name, value)| (name.as_ref().to_owned(), value.as_ref().to_owned()))
             .collect();
-        let binary = env::var("E2E_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_refresh-worker").to_owned());
-        let child = Command::new(&binary)
+        let child = command
             .env_clear()
             .envs(lambda_environment(&api.address(), handler))
             .envs(own)
@@ -90,7 +98,7 @@ impl WorkerProcess {
             .stderr(file("stderr"))
             .kill_on_drop(true)
             .spawn()
-            .unwrap_or_else(|error| panic!("start {binary}: {error}"));
+            .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
         let pid = child.id().expect("a child that was not waited for has an id");
         Self { api, child, pid, folder, finished_events: 0, read_output: Output::default() }
     }
@@ -274,4 +282,48 @@ fn lambda_environment(api: &str, handler: &str) -> [(&'static str, String); 14] 
         ("TZ", ":UTC".to_owned()),
         ("_HANDLER", handler.to_owned()),
     ]
+}
+
+/// The harness drives a small function of its own: this test in a second process.
+#[tokio::test]
+async fn the_harness_sees_responses_errors_timeouts_and_ends() {
+    const ROLE: &str = "REFRESH_WORKER_TESTS_FUNCTION";
+    if env::var_os(ROLE).is_some() {
+        let function = |event: lambda_runtime::LambdaEvent<Value>| async move {
+            println!("\n{}", event.payload);
+            match event.payload["do"].as_str() {
+                Some("answer") => Ok(event.payload),
+                Some("fail") => Err("as told"),
+                Some("end") => std::process::exit(3),
+                _ => std::future::pending().await,
+            }
+        };
+        lambda_runtime::run(lambda_runtime::service_fn(function)).await.unwrap();
+    }
+
+    let start = || {
+        let mut command = Command::new(env::current_exe().unwrap());
+        let name = "support::process::the_harness_sees_responses_errors_timeouts_and_ends";
+        command.args(["--exact", "--nocapture", name]);
+        WorkerProcess::start_command(command, "refresh", [(ROLE, "1")])
+    };
+    let minute = Duration::from_mins(1);
+    let order = |what| serde_json::json!({ "do": what });
+    let mut process = start().await;
+
+    let answered = process.invoke(&order("answer"), minute).await;
+    assert_eq!(answered.response(), &order("answer"));
+    assert!(answered.logs.stdout.contains(r#"{"do":"answer"}"#));
+
+    let failed = process.invoke(&order("fail"), minute).await;
+    assert_eq!(failed.error()["errorMessage"], "as told");
+    assert!(!failed.logs.stdout.contains("answer"), "only its own output: {}", failed.logs);
+
+    let ended = process.invoke(&order("end"), minute).await;
+    assert!(matches!(ended.outcome, Outcome::Exited(status) if status.code() == Some(3)), "{ended:?}");
+
+    let mut process = start().await;
+    let hung = process.invoke(&order("hang"), Duration::from_millis(300)).await;
+    assert_eq!(hung.outcome, Outcome::TimedOut);
+    assert!(!process.wait().await.success());
 }

@@ -1,0 +1,29 @@
+-- What only the refresh worker reads. PostgreSQL has these in a schema of their own; here the prefix stands for it.
+
+create table refresh_worker_refresh_state (
+    kind         text not null,  -- clan, player or war
+    tag          text not null,  -- of a war, its clan's
+    fetched_at   text,  -- when the call began whose answer counts; null: known from a member list only
+    changed_at   text,  -- when the content was last seen to differ
+    content_hash text,  -- SHA-256 of the document as received
+    fresh_until  text,  -- until when the API gives the same bytes again
+    outcome      text,  -- stored, unchanged, gone or private_war_log
+    snapshot_id  integer,  -- our newest row in the kind's snapshot table
+    member_at    text,  -- players: the copy time of the newest word on the columns that clan replies bring
+    league       text check (json_valid(league)),  -- wars: what is known about the clan's league
+    primary key (kind, tag)
+) without rowid;
+
+create table refresh_worker_refresh_runs (
+    run             text primary key not null,
+    started         text not null,
+    ended           text not null,
+    stopped_because text not null,
+    error           text,
+    processed       integer not null,
+    failed          integer not null,
+    api_requests    integer not null,
+    report          text not null  -- the whole report as JSON
+) without rowid;
+
+create index ix_refresh_worker_refresh_runs_started on refresh_worker_refresh_runs (started);

@@ -1,0 +1,239 @@
+use std::collections::HashMap;
+
+use secrecy::ExposeSecret;
+
+use super::*;
+use crate::config::VARIABLES;
+
+const REQUIRED: [(&str, &str); 3] = [
+    ("REDIS_URL", "redis://localhost:6379"),
+    ("DATABASE_URL", "postgres://worker:pw@localhost/coc"),
+    ("COC_API_TOKEN", "first.key"),
+];
+
+fn lookup<'a>(pairs: &[(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + use<'a> {
+    let map: HashMap<&str, &str> = pairs.iter().copied().collect();
+    move |name| map.get(name).map(|value| (*value).to_owned())
+}
+
+/// The required variables with some others on top.
+fn with(pairs: &[(&'static str, &'static str)]) -> impl Fn(&str) -> Option<String> + use<> {
+    lookup(&[&REQUIRED[..], pairs].concat())
+}
+
+fn read(pairs: &[(&'static str, &'static str)]) -> Result<Config, ConfigErrors> {
+    Config::read(&with(pairs), Role::Refresh)
+}
+
+/// The one problem that these settings have.
+fn problem(pairs: &[(&'static str, &'static str)]) -> String {
+    let errors = read(pairs).unwrap_err();
+    assert_eq!(errors.problems.len(), 1, "{errors}");
+    errors.problems[0].to_string()
+}
+
+#[test]
+fn without_settings_the_defaults_of_the_table_hold() {
+    let config = read(&[]).unwrap();
+    let defaults = WorkerConfig::default();
+    assert_eq!(config.worker.lease, defaults.lease);
+    assert_eq!(config.worker.max_attempts, defaults.max_attempts);
+    assert_eq!(config.worker.deadline_buffer, defaults.deadline_buffer);
+    assert_eq!((config.worker.max_runtime, config.worker.paused), (defaults.max_runtime, defaults.paused));
+    assert_eq!(config.telemetry.log_level, TelemetryConfig::default().log_level);
+    assert_eq!(config.telemetry.environment, TelemetryConfig::default().environment);
+    assert_eq!((config.database.max_connections, config.database.statement_cache), (5, 100));
+    assert!(config.database.auto_migrate);
+    assert_eq!((config.api.reqs_per_sec, config.api.keys_per_run), (30, None));
+    assert_eq!(config.api.base_url.as_str(), "https://api.clashofclans.com/v1");
+    assert_eq!(config.redis.namespace, "refresh");
+}
+
+#[test]
+fn an_empty_variable_counts_as_not_set() {
+    let empty: Vec<(&str, &str)> = VARIABLES.iter().filter(|v| v.unset != "required").map(|v| (v.name, " ")).collect();
+    let config = Config::read(&lookup(&[&empty[..], &REQUIRED[..]].concat()), Role::Refresh).unwrap();
+    assert_eq!(config.api.reqs_per_sec, 30);
+    assert_eq!(config.worker.lease, Duration::from_secs(15));
+}
+
+#[test]
+fn every_setting_is_read() {
+    let config = read(&[
+        ("QUEUE_NAMESPACE", "blue"),
+        ("DB_POOL_MAX", "9"),
+        ("DB_STATEMENT_CACHE", "0"),
+        ("AUTO_MIGRATE", "No"),
+        ("COC_BASE_URL", "http://127.0.0.1:8080/v1/"),
+        ("COC_API_TOKENS", "second.key, first.key ,,third.key"),
+        ("COC_REQS_PER_SEC", "12"),
+        ("KEYS_PER_RUN", "2"),
+        ("LEASE_SECONDS", "60"),
+        ("MAX_ATTEMPTS", "1"),
+        ("DEADLINE_BUFFER_MS", "250"),
+        ("MAX_RUNTIME_SECONDS", "230"),
+        ("REFRESH_PAUSED", "ON"),
+        ("ENVIRONMENT", "production"),
+        ("LOG_LEVEL", "WARNING"),
+    ])
+    .unwrap();
+    assert_eq!(config.redis.namespace, "blue");
+    assert_eq!((config.database.max_connections, config.database.statement_cache), (9, 0));
+    assert!(!config.database.auto_migrate);
+    assert_eq!(config.api.base_url.as_str(), "http://127.0.0.1:8080/v1");
+    let tokens: Vec<&str> = config.api.tokens.iter().map(ExposeSecret::expose_secret).collect();
+    assert_eq!(tokens, ["first.key", "second.key", "third.key"]);
+    assert_eq!((config.api.reqs_per_sec, config.api.keys_per_run), (12, Some(2)));
+    assert_eq!((config.worker.lease, config.worker.max_attempts), (Duration::from_secs(60), 1));
+    assert_eq!(config.worker.deadline_buffer, Duration::from_millis(250));
+    assert_eq!(config.worker.max_runtime, Some(Duration::from_secs(230)));
+    assert_eq!(config.worker.paused, Some(Pause::RefreshPaused));
+    assert_eq!(config.telemetry.environment, "production");
+    assert_eq!(config.telemetry.log_level, "warn");
+}
+
+#[test]
+fn every_spelling_of_the_database_url_becomes_one() {
+    for scheme in ["postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2", "postgresql+asyncpg"] {
+        let url = format!("{scheme}://worker:p%40w@db:5433/coc?sslmode=require");
+        let vars = move |name: &str| match name {
+            "DATABASE_URL" => Some(url.clone()),
+            other => with(&[])(other),
+        };
+        let config = DatabaseConfig::read(&vars).unwrap();
+        assert_eq!(config.url.expose_secret(), "postgresql://worker:p%40w@db:5433/coc?sslmode=require");
+    }
+}
+
+#[test]
+fn redis_is_read_over_tcp_tls_and_sockets() {
+    for url in ["redis://h", "rediss://u:p@h:6380/3", "redis://:p@h/0", "unix:///run/redis.sock?db=2", "redis://h/"] {
+        assert_eq!(read(&[("REDIS_URL", url)]).unwrap().redis.url.expose_secret(), url);
+    }
+}
+
+#[test]
+fn a_rate_above_the_cap_is_capped_and_said() {
+    let vars = [("COC_REQS_PER_SEC", "200")];
+    assert_eq!(read(&vars).unwrap().api.reqs_per_sec, 30);
+    assert!(warnings(&with(&vars))[0].contains("capped at 30"));
+    let vars = [("COC_REQS_PER_SEC", "200"), ("COC_MAX_REQS_PER_SEC", "500")];
+    assert_eq!(read(&vars).unwrap().api.reqs_per_sec, 200);
+    assert_eq!(read(&[("COC_MAX_REQS_PER_SEC", "10")]).unwrap().api.reqs_per_sec, 10);
+    assert_eq!(read(&[("COC_MAX_REQS_PER_SEC", "500")]).unwrap().api.reqs_per_sec, 30);
+}
+
+#[test]
+fn the_producers_switch_stops_the_worker_with_a_warning() {
+    let vars = [("DISABLE_AUTO_REFRESH_QUEUE", "TRUE")];
+    assert_eq!(read(&vars).unwrap().worker.paused, Some(Pause::DisableAutoRefreshQueue));
+    assert_eq!(warnings(&with(&vars)).len(), 1);
+    assert!(warnings(&with(&[])).is_empty());
+}
+
+#[test]
+fn the_health_role_needs_no_key_and_one_connection() {
+    let vars = lookup(&REQUIRED[..2]);
+    let config = Config::read(&vars, Role::Health).unwrap();
+    assert_eq!((config.database.max_connections, config.api.tokens.len()), (1, 0));
+    let config = Config::read(&with(&[("DB_POOL_MAX", "3")]), Role::Health).unwrap();
+    assert_eq!(config.database.max_connections, 3);
+}
+
+#[test]
+fn the_role_follows_the_handler_then_the_variable() {
+    let role = |pairs: &[(&'static str, &'static str)]| Role::read(&lookup(pairs));
+    assert_eq!(role(&[("_HANDLER", "health"), ("WORKER_ROLE", "refresh")]), Ok(Role::Health));
+    assert_eq!(role(&[("_HANDLER", "refresh"), ("WORKER_ROLE", "health")]), Ok(Role::Refresh));
+    assert_eq!(role(&[("_HANDLER", "bootstrap"), ("WORKER_ROLE", "Health")]), Ok(Role::Health));
+    assert_eq!(role(&[("_HANDLER", "bootstrap")]), Ok(Role::Refresh));
+    let error = role(&[("WORKER_ROLE", "healthy")]).unwrap_err();
+    assert_eq!(error.problems[0].to_string(), "WORKER_ROLE is `healthy`: expected refresh or health");
+}
+
+#[test]
+fn lambdas_log_level_holds_when_ours_is_not_set() {
+    let log_level = |pairs| read(pairs).unwrap().telemetry.log_level;
+    assert_eq!(log_level(&[("AWS_LAMBDA_LOG_LEVEL", "DEBUG")]), "debug");
+    assert_eq!(log_level(&[("AWS_LAMBDA_LOG_LEVEL", "DEBUG"), ("LOG_LEVEL", "Error")]), "error");
+    assert_eq!(log_level(&[("AWS_LAMBDA_LOG_LEVEL", "noise")]), "info");
+    assert_eq!(log_level(&[("LOG_LEVEL", "info,refresh_worker=debug")]), "info,refresh_worker=debug");
+}
+
+#[test]
+fn a_problem_names_the_variable_its_value_and_what_would_do() {
+    assert_eq!(problem(&[("COC_REQS_PER_SEC", "0")]), "COC_REQS_PER_SEC is `0`: expected a whole number from 1 to 30");
+    insta::assert_snapshot!(
+        [
+            problem(&[("LEASE_SECONDS", "1")]),
+            problem(&[("MAX_ATTEMPTS", "three")]),
+            problem(&[("AUTO_MIGRATE", "maybe")]),
+            problem(&[("QUEUE_NAMESPACE", "{refresh}")]),
+            problem(&[("COC_BASE_URL", "https://api.clashofclans.com")]),
+            problem(&[("COC_BASE_URL", "https://user:hunter2@proxy/v1")]),
+            problem(&[("REDIS_URL", "http://cache:6379")]),
+            problem(&[("REDIS_URL", "redis://cache/main")]),
+            problem(&[("REDIS_URL", "\"redis://cache\"")]),
+            problem(&[("DATABASE_URL", "mysql://db/coc")]),
+            problem(&[("DATABASE_URL", "postgres://worker:hunter#2@db/coc")]),
+            problem(&[("COC_API_TOKENS", "one.key, Bearer two.key")]),
+            problem(&[("LOG_LEVEL", "loud")]),
+            problem(&[("COC_API_TOKEN", ""), ("COC_EMAIL", "me@example.org"), ("COC_PASSWORD", "hunter2")]),
+        ]
+        .join("\n")
+    );
+}
+
+#[test]
+fn all_problems_are_told_together() {
+    let vars = lookup(&[
+        ("DATABASE_URL", "postgres:///"),
+        ("COC_REQS_PER_SEC", "fast"),
+        ("LEASE_SECONDS", "-1"),
+        ("ENVIRONMENT", "prödüktion"),
+        ("KEYS_PER_RUN", "0"),
+    ]);
+    insta::assert_snapshot!(Config::read(&vars, Role::Refresh).unwrap_err());
+}
+
+#[test]
+fn the_effective_configuration_reads_well() {
+    let config = read(&[
+        ("REDIS_URL", "rediss://default:hunter2@cache.example.org:6380/2"),
+        ("DATABASE_URL", "postgresql+psycopg://worker:hunter2@db.example.org/coc?sslmode=verify-full"),
+        ("COC_API_TOKENS", "second.key"),
+        ("MAX_RUNTIME_SECONDS", "230"),
+    ])
+    .unwrap();
+    insta::assert_snapshot!(config.effective());
+}
+
+/// A secret in every place where one could be, right or wrong; no rendering may repeat it.
+#[test]
+fn no_rendering_of_the_configuration_shows_a_secret() {
+    const SECRET: &str = "hunter2hunter2";
+    let good = [
+        ("REDIS_URL", "redis://hunter2hunter2:hunter2hunter2@cache/0?pass=hunter2hunter2"),
+        ("DATABASE_URL", "postgres://hunter2hunter2:hunter2hunter2@db/coc?password=hunter2hunter2"),
+        ("COC_API_TOKEN", "hunter2hunter2.a"),
+        ("COC_API_TOKENS", "hunter2hunter2.b,hunter2hunter2.c"),
+    ];
+    let config = Config::read(&lookup(&good), Role::Refresh).unwrap();
+    let renderings = [config.effective().to_string(), format!("{config:?}"), format!("{:?}", config.effective())];
+    for rendering in renderings {
+        assert!(!rendering.contains(SECRET), "{rendering}");
+    }
+    let bad: [&[(&str, &str)]; 5] = [
+        &[("REDIS_URL", SECRET), ("DATABASE_URL", SECRET), ("COC_API_TOKEN", "Bearer hunter2hunter2")],
+        &[("REDIS_URL", "hunter2hunter2://x"), ("DATABASE_URL", "hunter2hunter2://x"), ("COC_PASSWORD", SECRET)],
+        &[("REDIS_URL", "redis://:hunter2hunter2#@h"), ("DATABASE_URL", "postgres://a:hunter2hunter2#@h/d")],
+        &[("REDIS_URL", "redis://h/hunter2hunter2"), ("COC_BASE_URL", "http://a:hunter2hunter2@h/v1")],
+        &[("COC_BASE_URL", "a:hunter2hunter2@h"), ("COC_API_TOKENS", "\u{e4}hunter2hunter2")],
+    ];
+    for pairs in bad {
+        let errors = Config::read(&lookup(pairs), Role::Refresh).unwrap_err();
+        for rendering in [errors.to_string(), format!("{errors:?}"), warnings(&lookup(pairs)).join("\n")] {
+            assert!(!rendering.contains(SECRET), "{rendering}");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+update clan_memberships set left_at = ?1 where id = ?2

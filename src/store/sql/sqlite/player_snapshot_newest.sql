@@ -1,0 +1,5 @@
+select id, ts, trophies, donations, donations_received, war_attacks_used, last_seen
+from player_snapshots
+where player_tag = ?1
+order by ts desc
+limit 1

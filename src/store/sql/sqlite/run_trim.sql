@@ -1,0 +1,1 @@
+delete from refresh_worker_refresh_runs where ended < ?1

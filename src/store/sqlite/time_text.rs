@@ -1,0 +1,45 @@
+//! Times as SQLite holds them: UTC as text of one length, so that comparing texts compares times.
+
+use time::{PrimitiveDateTime, format_description::StaticFormatDescription, macros::format_description};
+
+use crate::clock::Timestamp;
+
+const WRITTEN: StaticFormatDescription =
+    format_description!("[year]-[month]-[day] [hour]:[minute]:[second].[subsecond digits:6]");
+const READ: StaticFormatDescription =
+    format_description!("[year]-[month]-[day] [hour]:[minute]:[second][optional [.[subsecond]]]");
+
+/// `2026-03-04 05:06:07.089000`.
+pub(super) fn to_text(at: Timestamp) -> String {
+    at.to_utc().format(WRITTEN).expect("a calendar time has all parts of the format")
+}
+
+/// Also reads what a person may have typed, without a fraction. `None`: not a time.
+pub(super) fn from_text(text: &str) -> Option<Timestamp> {
+    let at = PrimitiveDateTime::parse(text, READ).ok()?;
+    Some(Timestamp::from_utc(at.assume_utc()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_readable_and_come_back() {
+        let at = Timestamp::from_millis(1_772_600_767_089);
+        assert_eq!(to_text(at), "2026-03-04 05:06:07.089000");
+        assert_eq!(from_text(&to_text(at)), Some(at));
+        assert_eq!(from_text("2026-03-04 05:06:07"), Some(Timestamp::from_millis(1_772_600_767_000)));
+        assert_eq!(from_text("yesterday"), None);
+    }
+
+    #[test]
+    fn comparing_texts_compares_times() {
+        let mut times: Vec<i64> = vec![1_772_600_767_089, 0, 999, 1_000, 253_402_300_799_999, 1_772_600_767_100];
+        let mut texts: Vec<String> = times.iter().map(|&millis| to_text(Timestamp::from_millis(millis))).collect();
+        times.sort_unstable();
+        texts.sort_unstable();
+        let read: Vec<i64> = texts.iter().filter_map(|text| from_text(text)).map(Timestamp::as_millis).collect();
+        assert_eq!(read, times);
+    }
+}
