@@ -23,6 +23,9 @@ use crate::{
 /// A stored time further ahead of now than this was written by a wrong clock and counts as older.
 const CLOCK_ERROR: Duration = Duration::from_secs(60);
 
+/// Readers forget the attacks used in a war after a week; they are carried from row to row no longer than that.
+const ATTACKS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// One answer with its times as the tables hold them.
 pub(super) struct Record<'a> {
     fetched: &'a Fetched,
@@ -66,6 +69,7 @@ struct State {
     content_hash: Option<String>,
     snapshot_id: Option<i64>,
     member_at: Option<String>,
+    attacks_at: Option<String>,
 }
 
 pub(super) async fn store(db: &mut SqliteConnection, record: &Record<'_>) -> Result<Committed, sqlx::Error> {
@@ -108,7 +112,7 @@ async fn store_document(
             if record.is_newer_than(state.member_at.as_deref(), &record.copied_at) {
                 state.member_at = Some(record.copied_at.clone());
             }
-            store_player(db, record, &rewrite, player).await?
+            store_player(db, record, &rewrite, state.attacks_at.as_deref(), player).await?
         }
         Document::War(war) => store_war(db, record, &rewrite, war).await?,
     };
@@ -271,6 +275,7 @@ async fn store_player(
     db: &mut SqliteConnection,
     record: &Record<'_>,
     rewrite: &Rewrite<'_>,
+    attacks_at: Option<&str>,
     player: &PlayerDocument,
 ) -> Result<i64, sqlx::Error> {
     let link = rows::deep_link(Kind::Player, record.tag).unwrap_or_default();
@@ -296,6 +301,8 @@ async fn store_player(
         donations_received: player.donations_received,
     };
     let newest = newest_player_row(db, record.tag).await?;
+    let oldest_counting = to_text(record.fetched.began - ATTACKS_KEPT);
+    let attacks_count = attacks_at.is_some_and(|told| told >= oldest_counting.as_str());
     let last_seen = newest.as_ref().map_or_else(|| record.at.clone(), |row| row.last_seen_after(numbers, &record.at));
     let row = PlayerRow {
         player: record.tag,
@@ -304,8 +311,8 @@ async fn store_player(
         role: role.as_deref(),
         town_hall: player.town_hall,
         numbers,
-        // Only a war knows it, so what the last one said stays on the row that readers look at.
-        war_attacks_used: newest.as_ref().and_then(|row| row.war_attacks_used),
+        // Only a war knows it, so what the last one said stays on the row that readers look at, while it counts.
+        war_attacks_used: newest.as_ref().and_then(|row| row.war_attacks_used).filter(|_| attacks_count),
         last_seen: &last_seen,
         data: &data,
     };
@@ -392,6 +399,11 @@ async fn store_war(
             .bind(member.attacks_used)
             .bind(newest.last_seen_after_war(member.attacks_used, &record.at))
             .bind(newest.id)
+            .execute(&mut *db)
+            .await?;
+        sqlx::query(include_str!("../sql/sqlite/state_attacks.sql"))
+            .bind(member.tag.as_str())
+            .bind(&record.at)
             .execute(&mut *db)
             .await?;
     }
