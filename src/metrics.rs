@@ -1,1 +1,257 @@
-//! Placeholder.
+//! The metrics: one line a run in CloudWatch's embedded metric format, written to standard output.
+//!
+//! A leaf: it makes text out of a finished report. Which metrics there are, their units and what they mean is the table
+//! [`METRICS`] and [`OUTCOME_METRICS`]. **Invariant: a number that nobody could measure is left out, never sent as 0**: the
+//! size of a queue that does not answer, the share of a budget that the run never held.
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    clock::Timestamp,
+    config::TelemetryConfig,
+    model::Outcome,
+    worker::report::{QueueReport, RunReport, StopReason},
+};
+
+/// The CloudWatch namespace of every metric.
+pub const NAMESPACE: &str = "CoC/RefreshWorker";
+
+/// The value of the dimension `Service`.
+pub const SERVICE: &str = "refresh-worker";
+
+/// One metric of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    pub name: &'static str,
+    /// In CloudWatch's words.
+    pub unit: &'static str,
+    pub help: &'static str,
+    value: fn(&RunReport) -> Option<Value>,
+}
+
+/// The metrics of a run, without those by outcome.
+pub const METRICS: &[Metric] = &[
+    Metric {
+        name: "processed_requests",
+        unit: "Count",
+        help: "Requests answered for good: stored, unchanged, satisfied, gone, private.",
+        value: |report| Some(report.processed_requests.into()),
+    },
+    Metric {
+        name: "failed_requests",
+        unit: "Count",
+        help: "Attempts that failed: delayed and dead letters.",
+        value: |report| Some(report.failed_requests.into()),
+    },
+    Metric {
+        name: "queue_size",
+        unit: "Count",
+        help: "What waits to be done now: mailbox and ready.",
+        value: |report| queue(report, |queue| queue.queue_size.into()),
+    },
+    Metric {
+        name: "oldest_request_age_seconds",
+        unit: "Seconds",
+        help: "How long ago the longest waiting ready request was first asked for; 0 when nothing waits.",
+        value: |report| queue(report, |queue| queue.oldest_request_age_seconds.into()),
+    },
+    Metric {
+        name: "delayed",
+        unit: "Count",
+        help: "Requests that wait for their time.",
+        value: |report| queue(report, |queue| queue.delayed.into()),
+    },
+    Metric {
+        name: "leased",
+        unit: "Count",
+        help: "Requests that some run holds.",
+        value: |report| queue(report, |queue| queue.leased.into()),
+    },
+    Metric {
+        name: "dead_letters",
+        unit: "Count",
+        help: "Requests set aside for a person to look at.",
+        value: |report| queue(report, |queue| queue.dead_letters.into()),
+    },
+    Metric {
+        name: "api_requests",
+        unit: "Count",
+        help: "Calls to the API, quick retries and probes included.",
+        value: |report| Some(report.api_requests.into()),
+    },
+    Metric {
+        name: "api_requests_per_second",
+        unit: "Count/Second",
+        help: "Calls a second while the run was draining. Left out when the run held no key.",
+        value: |report| held(report, report.api_requests_per_second.into()),
+    },
+    Metric {
+        name: "budget_used",
+        unit: "None",
+        help: "Calls made / calls that the cap of the held keys allowed, 0 to 1. Left out when the run held no key.",
+        value: |report| held(report, report.budget_used.into()),
+    },
+    Metric { name: "throttled", unit: "Count", help: "Answers 429.", value: |report| Some(report.throttled.into()) },
+    Metric {
+        name: "keys_usable",
+        unit: "Count",
+        help: "Keys that the run could still use when it ended. Left out when it never asked for one.",
+        value: |report| {
+            let asked = report.keys_held > 0 || report.stopped_because == StopReason::NoUsableKey;
+            asked.then(|| report.keys_usable.into())
+        },
+    },
+    Metric {
+        name: "run_duration_ms",
+        unit: "Milliseconds",
+        help: "From the start of the run to its answer.",
+        value: |report| Some((report.runtime_seconds * 1000.0).round().into()),
+    },
+];
+
+/// One metric for each [`Outcome`]: `outcome_` and its label.
+pub const OUTCOME_METRICS: [(&str, Outcome); Outcome::ALL.len()] = [
+    ("outcome_stored", Outcome::Stored),
+    ("outcome_unchanged", Outcome::Unchanged),
+    ("outcome_satisfied", Outcome::Satisfied),
+    ("outcome_gone", Outcome::Gone),
+    ("outcome_private_war_log", Outcome::PrivateWarLog),
+    ("outcome_delayed", Outcome::Delayed),
+    ("outcome_released", Outcome::Released),
+    ("outcome_dead_letter", Outcome::DeadLetter),
+    ("outcome_stale", Outcome::Stale),
+];
+
+fn queue(report: &RunReport, number: fn(&QueueReport) -> Value) -> Option<Value> {
+    report.queue.as_ref().map(number)
+}
+
+fn held(report: &RunReport, number: Value) -> Option<Value> {
+    (report.keys_held > 0).then_some(number)
+}
+
+/// The metrics of one run as one line of JSON, without the line's end. Every run has one, failed or not.
+#[must_use]
+pub fn run_line(report: &RunReport, telemetry: &TelemetryConfig, now: Timestamp) -> String {
+    let mut definitions = Vec::new();
+    let mut values = Map::new();
+    let plain = METRICS.iter().map(|metric| (metric.name, metric.unit, (metric.value)(report)));
+    let outcomes = OUTCOME_METRICS.iter().map(|(name, outcome)| {
+        let count = report.outcomes.get(outcome.as_str()).copied().unwrap_or_default();
+        (*name, "Count", Some(count.into()))
+    });
+    for (name, unit, value) in plain.chain(outcomes) {
+        // JSON has no infinity, and CloudWatch refuses a line with a metric that is no number.
+        if let Some(value) = value.filter(Value::is_number) {
+            definitions.push(json!({"Name": name, "Unit": unit}));
+            values.insert(name.to_owned(), value);
+        }
+    }
+    let mut line = json!({
+        "_aws": {
+            "Timestamp": now.as_millis(),
+            "CloudWatchMetrics": [
+                {"Namespace": NAMESPACE, "Dimensions": [["Service", "Environment"]], "Metrics": definitions}
+            ],
+        },
+        "level": "INFO",
+        "timestamp": now.to_string(),
+        "message": "metrics of a run",
+        "run": report.run,
+        "stopped_because": report.stopped_because.as_str(),
+        "Service": SERVICE,
+        "Environment": telemetry.environment,
+    });
+    if let Value::Object(line) = &mut line {
+        line.append(&mut values);
+    }
+    line.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        model::Kind,
+        worker::report::{RunEnd, Tally},
+    };
+
+    const NOW: Timestamp = Timestamp::from_millis(1_772_600_767_089);
+
+    fn report(stopped_because: StopReason, keys_held: u64, queue: Option<QueueReport>) -> RunReport {
+        let mut tally = Tally::new("c6af9ac6-7b61-11e6-9a41-93e8deadbeef".to_owned(), NOW - Duration::from_secs(2));
+        tally.count(Kind::Clan, Outcome::Stored);
+        tally.count(Kind::Player, Outcome::Gone);
+        tally.count(Kind::War, Outcome::Delayed);
+        tally.finish(RunEnd {
+            stopped_because,
+            failure: None,
+            runtime: Duration::from_millis(2345),
+            draining: Duration::from_secs(2),
+            api_requests: 58,
+            calls_allowed: 60.0,
+            keys_usable: keys_held,
+            keys_held,
+            queue,
+        })
+    }
+
+    fn line(report: &RunReport) -> Value {
+        let text = run_line(report, &TelemetryConfig::default(), NOW);
+        assert!(!text.contains('\n'));
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn the_list_of_metrics() {
+        let rows = METRICS.iter().map(|metric| format!("{} [{}] {}", metric.name, metric.unit, metric.help));
+        let outcomes =
+            OUTCOME_METRICS.iter().map(|(name, _)| format!("{name} [Count] Requests of the run with this outcome."));
+        insta::assert_snapshot!(rows.chain(outcomes).collect::<Vec<_>>().join("\n"));
+    }
+
+    #[test]
+    fn one_line_of_a_run() {
+        let queue =
+            QueueReport { queue_size: 7, dead_letters: 1, oldest_request_age_seconds: 12.5, ..QueueReport::default() };
+        insta::assert_json_snapshot!(line(&report(StopReason::QueueEmpty, 1, Some(queue))));
+    }
+
+    #[test]
+    fn every_outcome_has_its_metric() {
+        for (outcome, (name, metric)) in Outcome::ALL.iter().zip(OUTCOME_METRICS) {
+            assert_eq!((*outcome, format!("outcome_{outcome}").as_str()), (metric, name));
+        }
+    }
+
+    #[test]
+    fn a_queue_that_does_not_answer_leaves_its_numbers_out() {
+        let line = line(&report(StopReason::QueueDown, 0, None));
+        for name in ["queue_size", "oldest_request_age_seconds", "delayed", "leased", "dead_letters"] {
+            assert_eq!(line.get(name), None, "{name}");
+            assert!(!line["_aws"].to_string().contains(&format!("\"{name}\"")), "{name}");
+        }
+        assert_eq!(line["processed_requests"], 2);
+    }
+
+    #[test]
+    fn a_run_without_a_key_says_nothing_about_the_budget() {
+        let turned_away = line(&report(StopReason::AlreadyRunning, 0, None));
+        for name in ["budget_used", "api_requests_per_second", "keys_usable"] {
+            assert_eq!(turned_away.get(name), None, "{name}");
+        }
+        assert_eq!(line(&report(StopReason::NoUsableKey, 0, None))["keys_usable"], 0);
+    }
+
+    #[test]
+    fn every_defined_metric_has_a_number_and_a_place_in_the_line() {
+        let line = line(&report(StopReason::QueueEmpty, 1, Some(QueueReport::default())));
+        let definitions = line["_aws"]["CloudWatchMetrics"][0]["Metrics"].as_array().unwrap().clone();
+        assert_eq!(definitions.len(), METRICS.len() + OUTCOME_METRICS.len());
+        for definition in definitions {
+            assert!(line[definition["Name"].as_str().unwrap()].is_number(), "{definition}");
+        }
+    }
+}
