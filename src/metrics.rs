@@ -189,7 +189,6 @@ mod tests {
             stopped_because,
             failure: None,
             runtime: Duration::from_millis(2345),
-            draining: Duration::from_secs(2),
             api_requests: 58,
             calls_allowed: 60.0,
             keys_usable: keys_held,
