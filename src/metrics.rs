@@ -82,7 +82,7 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: "api_requests_per_second",
         unit: "Count/Second",
-        help: "Calls a second while the run was draining. Left out when the run held no key.",
+        help: "Calls a second over the whole run. Left out when the run held no key.",
         value: |report| held(report, report.api_requests_per_second.into()),
     },
     Metric {
