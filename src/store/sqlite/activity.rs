@@ -1,4 +1,4 @@
-//! When a player was last seen: the one decision, apart from the tables.
+//! What a player's next snapshot row takes from the newest one, above all when the player was last seen.
 
 use sqlx::FromRow;
 
@@ -8,9 +8,21 @@ pub(super) struct NewestRow {
     pub(super) id: i64,
     pub(super) ts: Option<String>,
     #[sqlx(flatten)]
-    pub(super) numbers: Numbers,
+    pub(super) columns: MemberColumns,
     pub(super) war_attacks_used: Option<i32>,
     pub(super) last_seen: Option<String>,
+}
+
+/// The columns that a player's own document and a clan's member list both fill.
+#[derive(Clone, Debug, FromRow)]
+pub(super) struct MemberColumns {
+    /// Empty: in no clan.
+    pub(super) clan_tag: Option<String>,
+    pub(super) name: Option<String>,
+    pub(super) role: Option<String>,
+    pub(super) town_hall: Option<i32>,
+    #[sqlx(flatten)]
+    pub(super) numbers: Numbers,
 }
 
 /// The numbers that show activity when they move.
@@ -25,7 +37,7 @@ impl NewestRow {
     /// `last_seen` after a refresh at `at` that brought these numbers: moves when trophies rose or donations differ,
     /// and is set when it was unknown. A number that either side lacks shows nothing.
     pub(super) fn last_seen_after(&self, new: Numbers, at: &str) -> String {
-        let old = self.numbers;
+        let old = self.columns.numbers;
         let rose = matches!((old.trophies, new.trophies), (Some(old), Some(new)) if new > old);
         let active =
             rose || differ(old.donations, new.donations) || differ(old.donations_received, new.donations_received);
@@ -60,7 +72,13 @@ mod tests {
         NewestRow {
             id: 1,
             ts: Some(BEFORE.to_owned()),
-            numbers: numbers(1000, 10, 20),
+            columns: MemberColumns {
+                clan_tag: None,
+                name: None,
+                role: None,
+                town_hall: None,
+                numbers: numbers(1000, 10, 20),
+            },
             war_attacks_used: None,
             last_seen: last_seen.map(str::to_owned),
         }

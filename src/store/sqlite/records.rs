@@ -2,12 +2,12 @@
 //!
 //! The arbiter is `refresh_state`: an answer counts only when the one it has is older.
 
-use std::{fmt::Write, time::Duration};
+use std::{borrow::Cow, fmt::Write, time::Duration};
 
 use sqlx::{FromRow, SqliteConnection};
 
 use super::{
-    activity::{NewestRow, Numbers},
+    activity::{MemberColumns, NewestRow, Numbers},
     memberships::{self, RecentMoves},
     time_text::to_text,
 };
@@ -109,10 +109,11 @@ async fn store_document(
     let snapshot_id = match document {
         Document::Clan(clan) => store_clan(db, record, &rewrite, clan).await?,
         Document::Player(player) => {
+            let id = store_player(db, record, &rewrite, state, player).await?;
             if record.is_newer_than(state.member_at.as_deref(), &record.copied_at) {
                 state.member_at = Some(record.copied_at.clone());
             }
-            store_player(db, record, &rewrite, state.attacks_at.as_deref(), player).await?
+            id
         }
         Document::War(war) => store_war(db, record, &rewrite, war).await?,
     };
@@ -221,34 +222,23 @@ async fn claim_member(db: &mut SqliteConnection, record: &Record<'_>, player: &T
 
 /// Refreshes a member's columns in place; one not known yet gets his rows in the short form.
 async fn store_member(db: &mut SqliteConnection, record: &Record<'_>, member: &Member) -> Result<(), sqlx::Error> {
-    let link = rows::deep_link(Kind::Player, &member.tag).unwrap_or_default();
-    let data = rows::with_deep_link(&member.json, &link);
-    let name = cut(&member.name, NAME_WIDTH);
-    let role = member.role.as_deref().map(|role| cut(role, ROLE_WIDTH));
-    sqlx::query(include_str!("../sql/sqlite/player_upsert_member.sql"))
-        .bind(member.tag.as_str())
-        .bind(&*name)
-        .bind(member.town_hall)
-        .bind(role.as_deref())
-        .bind(record.tag.as_str())
-        .bind(&record.at)
-        .bind(&*data)
-        .bind(&link)
-        .execute(&mut *db)
-        .await?;
-    let numbers = Numbers {
-        trophies: member.trophies,
-        donations: member.donations,
-        donations_received: member.donations_received,
+    let columns = MemberColumns {
+        clan_tag: Some(record.tag.as_str().to_owned()),
+        name: Some(cut(&member.name, NAME_WIDTH).into_owned()),
+        role: member.role.as_deref().map(|role| cut(role, ROLE_WIDTH).into_owned()),
+        town_hall: member.town_hall,
+        numbers: Numbers {
+            trophies: member.trophies,
+            donations: member.donations,
+            donations_received: member.donations_received,
+        },
     };
+    let upsert = include_str!("../sql/sqlite/player_upsert_member.sql");
+    let data = upsert_player(db, upsert, record, &member.tag, &columns, &member.json).await?;
     let Some(newest) = newest_player_row(db, &member.tag).await? else {
         let row = PlayerRow {
             player: &member.tag,
-            clan: record.tag.as_str(),
-            name: &name,
-            role: role.as_deref(),
-            town_hall: member.town_hall,
-            numbers,
+            columns: &columns,
             war_attacks_used: None,
             last_seen: &record.at,
             data: &data,
@@ -257,14 +247,14 @@ async fn store_member(db: &mut SqliteConnection, record: &Record<'_>, member: &M
         return Ok(());
     };
     sqlx::query(include_str!("../sql/sqlite/player_snapshot_member.sql"))
-        .bind(record.tag.as_str())
-        .bind(&*name)
-        .bind(role.as_deref())
-        .bind(member.town_hall)
-        .bind(numbers.trophies)
-        .bind(numbers.donations)
-        .bind(numbers.donations_received)
-        .bind(newest.last_seen_after(numbers, &record.at))
+        .bind(&columns.clan_tag)
+        .bind(&columns.name)
+        .bind(&columns.role)
+        .bind(columns.town_hall)
+        .bind(columns.numbers.trophies)
+        .bind(columns.numbers.donations)
+        .bind(columns.numbers.donations_received)
+        .bind(newest.last_seen_after(columns.numbers, &record.at))
         .bind(newest.id)
         .execute(db)
         .await?;
@@ -275,42 +265,25 @@ async fn store_player(
     db: &mut SqliteConnection,
     record: &Record<'_>,
     rewrite: &Rewrite<'_>,
-    attacks_at: Option<&str>,
+    state: &State,
     player: &PlayerDocument,
 ) -> Result<i64, sqlx::Error> {
-    let link = rows::deep_link(Kind::Player, record.tag).unwrap_or_default();
-    let data = rows::with_deep_link(&player.json, &link);
-    let name = cut(&player.name, NAME_WIDTH);
-    let role = player.role.as_deref().map(|role| cut(role, ROLE_WIDTH));
-    // Readers take the empty text for "in no clan".
-    let clan = player.clan.as_ref().map_or("", Tag::as_str);
-    sqlx::query(include_str!("../sql/sqlite/player_upsert.sql"))
-        .bind(record.tag.as_str())
-        .bind(&*name)
-        .bind(player.town_hall)
-        .bind(role.as_deref())
-        .bind(clan)
-        .bind(&record.at)
-        .bind(&*data)
-        .bind(&link)
-        .execute(&mut *db)
-        .await?;
-    let numbers = Numbers {
-        trophies: player.trophies,
-        donations: player.donations,
-        donations_received: player.donations_received,
-    };
     let newest = newest_player_row(db, record.tag).await?;
+    let knows_better = newest.as_ref().filter(|_| record.is_outdated_by(state.member_at.as_deref()));
+    let columns = match knows_better {
+        // A clan's copy is newer than this document: what it said stays, the rest of the document is still the newest.
+        Some(row) => row.columns.clone(),
+        None => columns_of(player),
+    };
+    let upsert = include_str!("../sql/sqlite/player_upsert.sql");
+    let data = upsert_player(db, upsert, record, record.tag, &columns, &player.json).await?;
+    let last_seen =
+        newest.as_ref().map_or_else(|| record.at.clone(), |row| row.last_seen_after(columns.numbers, &record.at));
     let oldest_counting = to_text(record.fetched.began - ATTACKS_KEPT);
-    let attacks_count = attacks_at.is_some_and(|told| told >= oldest_counting.as_str());
-    let last_seen = newest.as_ref().map_or_else(|| record.at.clone(), |row| row.last_seen_after(numbers, &record.at));
+    let attacks_count = state.attacks_at.as_deref().is_some_and(|told| told >= oldest_counting.as_str());
     let row = PlayerRow {
         player: record.tag,
-        clan,
-        name: &name,
-        role: role.as_deref(),
-        town_hall: player.town_hall,
-        numbers,
+        columns: &columns,
         // Only a war knows it, so what the last one said stays on the row that readers look at, while it counts.
         war_attacks_used: newest.as_ref().and_then(|row| row.war_attacks_used).filter(|_| attacks_count),
         last_seen: &last_seen,
@@ -318,8 +291,50 @@ async fn store_player(
     };
     let over = rewrite.row(newest.as_ref().map(|row| (row.id, row.ts.as_deref())));
     let id = write_player_row(db, record, over, &row).await?;
-    memberships::settle_player(db, record, player.clan.as_ref()).await?;
+    if knows_better.is_none() {
+        memberships::settle_player(db, record, player.clan.as_ref()).await?;
+    }
     Ok(id)
+}
+
+fn columns_of(player: &PlayerDocument) -> MemberColumns {
+    MemberColumns {
+        // Readers take the empty text for "in no clan".
+        clan_tag: Some(player.clan.as_ref().map_or("", Tag::as_str).to_owned()),
+        name: Some(cut(&player.name, NAME_WIDTH).into_owned()),
+        role: player.role.as_deref().map(|role| cut(role, ROLE_WIDTH).into_owned()),
+        town_hall: player.town_hall,
+        numbers: Numbers {
+            trophies: player.trophies,
+            donations: player.donations,
+            donations_received: player.donations_received,
+        },
+    }
+}
+
+/// Writes the row of `players` and answers the document as it is stored.
+async fn upsert_player<'a>(
+    db: &mut SqliteConnection,
+    statement: &'static str,
+    record: &Record<'_>,
+    player: &Tag,
+    columns: &MemberColumns,
+    json: &'a str,
+) -> Result<Cow<'a, str>, sqlx::Error> {
+    let link = rows::deep_link(Kind::Player, player).unwrap_or_default();
+    let data = rows::with_deep_link(json, &link);
+    sqlx::query(statement)
+        .bind(player.as_str())
+        .bind(&columns.name)
+        .bind(columns.town_hall)
+        .bind(&columns.role)
+        .bind(&columns.clan_tag)
+        .bind(&record.at)
+        .bind(&*data)
+        .bind(&link)
+        .execute(db)
+        .await?;
+    Ok(data)
 }
 
 async fn newest_player_row(db: &mut SqliteConnection, player: &Tag) -> Result<Option<NewestRow>, sqlx::Error> {
@@ -332,11 +347,7 @@ async fn newest_player_row(db: &mut SqliteConnection, player: &Tag) -> Result<Op
 /// What a row of `player_snapshots` holds, but for its time.
 struct PlayerRow<'a> {
     player: &'a Tag,
-    clan: &'a str,
-    name: &'a str,
-    role: Option<&'a str>,
-    town_hall: Option<i32>,
-    numbers: Numbers,
+    columns: &'a MemberColumns,
     war_attacks_used: Option<i32>,
     last_seen: &'a str,
     data: &'a str,
@@ -355,13 +366,13 @@ async fn write_player_row(
     sqlx::query_scalar(statement)
         .bind(&record.at)
         .bind(row.player.as_str())
-        .bind(row.clan)
-        .bind(row.name)
-        .bind(row.role)
-        .bind(row.town_hall)
-        .bind(row.numbers.trophies)
-        .bind(row.numbers.donations)
-        .bind(row.numbers.donations_received)
+        .bind(&row.columns.clan_tag)
+        .bind(&row.columns.name)
+        .bind(&row.columns.role)
+        .bind(row.columns.town_hall)
+        .bind(row.columns.numbers.trophies)
+        .bind(row.columns.numbers.donations)
+        .bind(row.columns.numbers.donations_received)
         .bind(row.war_attacks_used)
         .bind(row.last_seen)
         .bind(row.data)

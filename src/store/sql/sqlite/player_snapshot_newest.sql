@@ -1,4 +1,4 @@
-select id, ts, trophies, donations, donations_received, war_attacks_used, last_seen
+select id, ts, clan_tag, name, role, town_hall, trophies, donations, donations_received, war_attacks_used, last_seen
 from player_snapshots
 where player_tag = ?1
 order by ts desc
