@@ -2,6 +2,8 @@
 //!
 //! One binary, so that the private servers are started once and shared. `support` is the test bed.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests may fail as tests do")]
+
 mod api;
 mod cli;
 mod config;
