@@ -1,1 +1,250 @@
-//! The league path of a war.
+//! The war of a clan: its current war, and when that says nothing, its league war.
+//!
+//! `currentwar` knows nothing of league wars: during a league it says `notInWar`, or `warEnded` of an older war. The
+//! league path costs a call for the group and up to eight to find our war in it, so it is asked only then, what was
+//! found is remembered while its round lasts, and that there was nothing is remembered too.
+//!
+//! When the league path fails, what is stored depends on what is known. Nobody could say whether there is a league (the
+//! group failed): the plain answer of `currentwar` is stored. There is a league war and it could not be read: the fetch
+//! failed, since `notInWar` would take a known war out of the readers' sight.
+
+use std::time::Duration;
+
+use time::{Date, Month, OffsetDateTime, UtcOffset};
+
+use super::{
+    calls::{Caller, Times},
+    verdict::{Endpoint, Obstacle, Ruling, Verdict},
+    wire::War,
+};
+use crate::{
+    clock::Timestamp,
+    model::{Answered, Document, LeagueMemory, ObjectId, Reason, Tag},
+};
+
+/// How long "in no league" is believed on the days when leagues begin and run.
+const NONE_IN_SEASON: Duration = Duration::from_secs(10 * 60);
+
+/// The same on all other days.
+const NONE_OFF_SEASON: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The last day of a month on which a league may run, in UTC.
+const LAST_LEAGUE_DAY: u8 = 12;
+
+/// How long a round that is over is looked at without asking whether another is drawn.
+const ENDED_ROUND: Duration = Duration::from_secs(10 * 60);
+
+/// No round lasts longer, whatever an answer says.
+const LONGEST_ROUND: Duration = Duration::from_secs(3 * 24 * 60 * 60);
+
+/// Fetches a clan's war.
+pub(super) async fn fetch_war(
+    caller: &mut Caller<'_>,
+    object: &ObjectId,
+    remembered: Option<&LeagueMemory>,
+) -> Verdict {
+    let current = caller.call(&Endpoint::CurrentWar(&object.tag)).await;
+    let plain = match current.ruling {
+        Ruling::War(war) => Some(war),
+        Ruling::PrivateWarLog => None,
+        _ => return current.into_verdict(object),
+    };
+    let keep = |plain: Option<War>, memory| {
+        let document = |war: War| Answered::Document(Document::War(war.document));
+        current.times.fetched(object, plain.map_or(Answered::PrivateWarLog, document), memory)
+    };
+    let memory = remembered.cloned().unwrap_or_default();
+    let busy = plain.as_ref().is_some_and(|war| !matches!(war.document.state.as_str(), "notInWar" | "warEnded"));
+    if busy || says_none(&memory, caller.now()) {
+        return keep(plain, remembered.cloned());
+    }
+    match find(caller, &object.tag, memory).await {
+        Ok(league) if is_newer(&league.war, plain.as_ref()) => {
+            let answered = Answered::Document(Document::War(league.war.document));
+            league.times.fetched(object, answered, Some(league.memory))
+        }
+        Ok(league) => keep(plain, Some(league.memory)),
+        Err(Miss::None(memory)) => keep(plain, Some(memory)),
+        Err(Miss::Unknown) => keep(plain, remembered.cloned()),
+        Err(Miss::Failed(reason)) => Verdict::Transient { reason },
+        Err(Miss::GivenBack(obstacle)) => Verdict::GivenBack(obstacle),
+    }
+}
+
+/// A league war of ours.
+struct Found {
+    war: War,
+    times: Times,
+    memory: LeagueMemory,
+}
+
+/// Why there is no league war to show.
+enum Miss {
+    /// There is none; the memory says for how long.
+    None(LeagueMemory),
+    /// The group could not be read.
+    Unknown,
+    /// There is one, and it could not be read.
+    Failed(Reason),
+    GivenBack(Obstacle),
+}
+
+/// Of two wars that are over, the one that ended last; a league war that is not over comes before both.
+fn is_newer(league: &War, plain: Option<&War>) -> bool {
+    let over = |war: &War| war.document.state == "warEnded";
+    match plain {
+        Some(plain) if over(plain) && over(league) => league.ends > plain.ends,
+        _ => true,
+    }
+}
+
+async fn find(caller: &mut Caller<'_>, clan: &Tag, memory: LeagueMemory) -> Result<Found, Miss> {
+    if let Some(tag) = remembered_war(&memory, caller.now())
+        && let Some(Seen::Ours(war, times)) = look(caller, &tag, clan).await?
+    {
+        return Ok(Found { war, times, memory });
+    }
+    let group = match caller.call(&Endpoint::LeagueGroup(clan)).await.ruling {
+        Ruling::Group(group) => group,
+        Ruling::NotInLeague | Ruling::Gone | Ruling::PrivateWarLog => return Err(none(caller.now(), "")),
+        Ruling::GivenBack(obstacle) => return Err(Miss::GivenBack(obstacle)),
+        _ => return Err(Miss::Unknown),
+    };
+    match group.state.as_str() {
+        "ended" => return Err(none(caller.now(), &group.season)),
+        "notInWar" => return Err(none(caller.now(), "")),
+        _ => {}
+    }
+    match search(caller, &group.rounds, clan).await? {
+        Some((tag, war, times)) => {
+            let memory = remember(&tag, &war, caller.now());
+            Ok(Found { war, times, memory })
+        }
+        // No round is drawn yet.
+        None => Err(Miss::None(LeagueMemory { none_until: Some(caller.now() + NONE_IN_SEASON), ..Default::default() })),
+    }
+}
+
+/// Our war of the newest drawn round that is fought, else the one prepared, else the one that ended last.
+///
+/// While a round is fought the next one is drawn already and in preparation. All wars of a round go together, so the
+/// first look into the newest round tells whether the round before is the one to look for.
+async fn search(caller: &mut Caller<'_>, rounds: &[Vec<Tag>], clan: &Tag) -> Result<Option<(Tag, War, Times)>, Miss> {
+    let Some((newest, older)) = rounds.split_last() else { return Ok(None) };
+    let mut before = older.last();
+    for tag in newest {
+        let Some(seen) = look(caller, tag, clan).await? else { continue };
+        if seen.state() == "preparation"
+            && let Some(round) = before.take()
+            && let Some(fought) = our_war(caller, round, clan).await?
+            && fought.1.document.state == "inWar"
+        {
+            return Ok(Some(fought));
+        }
+        if let Seen::Ours(war, times) = seen {
+            return Ok(Some((tag.clone(), war, times)));
+        }
+    }
+    Ok(None)
+}
+
+async fn our_war(caller: &mut Caller<'_>, round: &[Tag], clan: &Tag) -> Result<Option<(Tag, War, Times)>, Miss> {
+    for tag in round {
+        if let Some(Seen::Ours(war, times)) = look(caller, tag, clan).await? {
+            return Ok(Some((tag.clone(), war, times)));
+        }
+    }
+    Ok(None)
+}
+
+/// A war of a round.
+enum Seen {
+    Ours(War, Times),
+    Others { state: String },
+}
+
+impl Seen {
+    fn state(&self) -> &str {
+        match self {
+            Self::Ours(war, _) => &war.document.state,
+            Self::Others { state } => state,
+        }
+    }
+}
+
+/// `None` when there is no such war, or nothing readable.
+async fn look(caller: &mut Caller<'_>, war: &Tag, clan: &Tag) -> Result<Option<Seen>, Miss> {
+    let reply = caller.call(&Endpoint::LeagueWar { war, clan }).await;
+    match reply.ruling {
+        Ruling::War(war) => Ok(Some(Seen::Ours(war, reply.times))),
+        Ruling::OtherWar { state } => Ok(Some(Seen::Others { state })),
+        Ruling::Transient(reason) => Err(Miss::Failed(reason)),
+        Ruling::GivenBack(obstacle) => Err(Miss::GivenBack(obstacle)),
+        _ => Ok(None),
+    }
+}
+
+fn remembered_war(memory: &LeagueMemory, now: Timestamp) -> Option<Tag> {
+    let until = memory.war_tag_until?;
+    let tag = memory.war_tag.as_deref()?.parse().ok()?;
+    (now < until && until <= now + LONGEST_ROUND).then_some(tag)
+}
+
+fn remember(tag: &Tag, war: &War, now: Timestamp) -> LeagueMemory {
+    let until = match war.ends {
+        Some(ends) if war.document.state != "warEnded" => ends.clamp(now, now + LONGEST_ROUND),
+        _ => now + ENDED_ROUND,
+    };
+    LeagueMemory { none_until: None, war_tag: Some(tag.as_str().to_owned()), war_tag_until: Some(until) }
+}
+
+/// A time further away than any that is ever noted was noted by a wrong clock.
+fn says_none(memory: &LeagueMemory, now: Timestamp) -> bool {
+    memory.none_until.is_some_and(|until| now < until && until <= now + NONE_OFF_SEASON)
+}
+
+/// In no league. `ended_season` names the season of a league that is over; there is one a month.
+fn none(now: Timestamp, ended_season: &str) -> Miss {
+    Miss::None(LeagueMemory { none_until: Some(none_until(now, ended_season)), ..Default::default() })
+}
+
+fn none_until(now: Timestamp, ended_season: &str) -> Timestamp {
+    let utc = now.to_utc();
+    let this_season = format!("{:04}-{:02}", utc.year(), u8::from(utc.month()));
+    if utc.day() <= LAST_LEAGUE_DAY && ended_season != this_season {
+        return now + NONE_IN_SEASON;
+    }
+    // Not into the next season.
+    (now + NONE_OFF_SEASON).min(next_month(utc))
+}
+
+fn next_month(utc: OffsetDateTime) -> Timestamp {
+    let year = if utc.month() == Month::December { utc.year() + 1 } else { utc.year() };
+    let first = Date::from_calendar_date(year, utc.month().next(), 1).unwrap_or(Date::MAX);
+    Timestamp::from_utc(OffsetDateTime::new_in_offset(first, time::Time::MIDNIGHT, UtcOffset::UTC))
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    fn until(now: OffsetDateTime, ended_season: &str) -> String {
+        none_until(Timestamp::from_utc(now), ended_season).to_string()
+    }
+
+    #[test]
+    fn in_no_league_is_believed_ten_minutes_in_season_and_a_day_off_season_but_not_into_the_next() {
+        assert_eq!(until(datetime!(2026-03-01 00:00 UTC), ""), "2026-03-01T00:10:00.000Z");
+        assert_eq!(until(datetime!(2026-03-12 23:59 UTC), ""), "2026-03-13T00:09:00.000Z");
+        assert_eq!(until(datetime!(2026-03-13 00:00 UTC), ""), "2026-03-14T00:00:00.000Z");
+        assert_eq!(until(datetime!(2026-12-31 20:00 UTC), ""), "2027-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn after_this_months_league_has_ended_there_is_none_until_tomorrow() {
+        assert_eq!(until(datetime!(2026-03-10 12:00 UTC), "2026-03"), "2026-03-11T12:00:00.000Z");
+        assert_eq!(until(datetime!(2026-03-01 12:00 UTC), "2026-02"), "2026-03-01T12:10:00.000Z");
+    }
+}

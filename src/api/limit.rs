@@ -165,7 +165,7 @@ mod tests {
     impl Window {
         fn call(&mut self, at: Duration) {
             self.calls.push_back(at);
-            while self.calls.front().is_some_and(|first| at - *first > Duration::from_secs(1)) {
+            while self.calls.front().is_some_and(|first| at.saturating_sub(*first) > Duration::from_secs(1)) {
                 self.calls.pop_front();
             }
             self.most = self.most.max(self.calls.len());
@@ -183,7 +183,7 @@ mod tests {
         let mut calls = 0;
         let start = Duration::from(clock.now());
         loop {
-            let now = Duration::from(clock.now()) - start;
+            let now = Duration::from(clock.now()).saturating_sub(start);
             if now >= duration {
                 return (calls, window.most);
             }
@@ -264,6 +264,6 @@ mod tests {
     #[test]
     fn a_learned_rate_is_taken_within_its_bounds() {
         let rate = |learned| RateLimit::new(FakeRelativeClock::default(), 30, Some(learned)).rate();
-        assert_eq!([7.5, 0.0, 99.0, f64::NAN].map(rate), [7.5, 1.0, 30.0, 30.0]);
+        assert_eq!(format!("{:?}", [7.5, 0.0, 99.0, f64::NAN].map(rate)), "[7.5, 1.0, 30.0, 30.0]");
     }
 }

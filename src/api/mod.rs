@@ -1,10 +1,12 @@
 //! The API room: how a clan, a player or a war is asked for, and what each answer means.
 //!
-//! [`client`] speaks HTTP, [`league`] finds a clan's league war, [`wire`] knows the shapes of the answers, [`verdict`]
-//! is the table from an answer to what to do about it, [`wallet`] holds the keys there are, [`run_keys`] those that
-//! this run may use, and [`limit`] keeps each within its rate. Nothing here knows the queue or the store.
+//! [`client`] speaks HTTP, `calls` makes the calls of one fetch, `league` finds a clan's league war, [`wire`] knows
+//! the shapes of the answers, [`verdict`] is the table from an answer to what to do about it, [`wallet`] holds the keys
+//! there are, [`run_keys`] those that this run may use, and [`limit`] keeps each within its rate. Nothing here knows the
+//! queue or the store.
 //! **Invariant: no call without a permit of the [`RunKeys`]**, retries and probes included.
 
+mod calls;
 pub mod client;
 mod league;
 pub mod limit;

@@ -1,1 +1,442 @@
-//! The shapes of the answers.
+//! The shapes of the answers, 2017 to 2026, read tolerantly.
+//!
+//! Texts in, model documents out; no I/O. A key that is absent, null or of a type that nobody expects is simply not
+//! there; only what a document is worthless without is demanded. Unknown keys come with every game update and are
+//! kept, since documents keep their bytes. Values are cut out as raw text and looked at one by one, so nothing recurses
+//! however deep an answer is nested.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize, Deserializer as _,
+    de::{self, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+use time::{PrimitiveDateTime, format_description::BorrowedFormatItem, macros::format_description};
+
+use crate::{
+    clock::Timestamp,
+    model::{ClanDocument, Member, PlayerDocument, Tag, WarDocument, WarMember},
+};
+
+/// Why a text is not the document that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    #[error("the answer is not JSON: {0}")]
+    NotJson(String),
+    #[error("the answer is not a JSON object")]
+    NotAnObject,
+    #[error("the answer has no `{0}`")]
+    MissingKey(&'static str),
+    #[error("asked for {asked}, answered with `{got}`")]
+    WrongTag { asked: Tag, got: String },
+}
+
+/// What an error body says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Complaint {
+    pub reason: String,
+    pub message: String,
+}
+
+/// A war with our clan put on the `clan` side.
+#[derive(Clone, Debug)]
+pub struct War {
+    pub document: WarDocument,
+    /// When it ends or ended.
+    pub ends: Option<Timestamp>,
+}
+
+/// A war's document as seen from our clan.
+#[derive(Clone, Debug)]
+pub enum WarOf {
+    Ours(War),
+    /// Two other clans', with its state. To be expected while a league round is searched.
+    Others {
+        state: String,
+        clan: String,
+    },
+}
+
+/// A league group: whose wars to look through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LeagueGroup {
+    /// `preparation`, `inWar`, `ended`, `notInWar`.
+    pub state: String,
+    /// `2026-03`.
+    pub season: String,
+    /// The wars of each round that is drawn, the oldest round first.
+    pub rounds: Vec<Vec<Tag>>,
+}
+
+/// `/clans/{tag}`
+pub fn clan(text: &str, asked: &Tag) -> Result<ClanDocument, Unusable> {
+    let clan = Object::parse(text)?;
+    clan.expect_tag(asked)?;
+    let entries = clan.list("memberList").ok_or(Unusable::MissingKey("memberList"))?;
+    Ok(ClanDocument {
+        json: text.to_owned(),
+        name: clan.text("name").ok_or(Unusable::MissingKey("name"))?,
+        level: clan.integer("clanLevel"),
+        war_wins: clan.integer("warWins"),
+        war_losses: clan.integer("warLosses"),
+        members: entries.into_iter().filter_map(member).collect(),
+    })
+}
+
+/// An entry whose tag is impossible could not be stored; it is left out and the clan kept.
+fn member(entry: &RawValue) -> Option<Member> {
+    let member = Object::parse(entry.get()).ok()?;
+    Some(Member {
+        tag: member.tag("tag")?,
+        json: entry.get().to_owned(),
+        name: member.text("name").unwrap_or_default(),
+        role: member.text("role"),
+        town_hall: member.integer("townHallLevel"),
+        trophies: member.integer("trophies"),
+        donations: member.integer("donations"),
+        donations_received: member.integer("donationsReceived"),
+    })
+}
+
+/// `/players/{tag}`
+pub fn player(text: &str, asked: &Tag) -> Result<PlayerDocument, Unusable> {
+    let player = Object::parse(text)?;
+    player.expect_tag(asked)?;
+    Ok(PlayerDocument {
+        json: text.to_owned(),
+        name: player.text("name").ok_or(Unusable::MissingKey("name"))?,
+        role: player.text("role"),
+        town_hall: player.integer("townHallLevel"),
+        trophies: player.integer("trophies"),
+        donations: player.integer("donations"),
+        donations_received: player.integer("donationsReceived"),
+        clan: player.object("clan").and_then(|clan| clan.tag("tag")),
+    })
+}
+
+/// `/clans/{tag}/currentwar` and `/clanwarleagues/wars/{tag}`, for the clan `ours`.
+pub fn war(text: &str, ours: &Tag) -> Result<WarOf, Unusable> {
+    let war = Object::parse(text)?;
+    let state = war.text("state").ok_or(Unusable::MissingKey("state"))?;
+    let (clan, opponent) = (war.object("clan").unwrap_or_default(), war.object("opponent").unwrap_or_default());
+    let is_ours = |side: &Object<'_>| side.tag("tag").as_ref() == Some(ours);
+    let (json, members) = if is_ours(&opponent) && !is_ours(&clan) {
+        (war.with_swapped(text, "clan", "opponent"), war_members(&opponent))
+    } else if is_ours(&clan) || clan.get("tag").is_none() {
+        // No tags at all: not in war.
+        (text.to_owned(), war_members(&clan))
+    } else {
+        return Ok(WarOf::Others { state, clan: clan.excerpt("tag") });
+    };
+    let ends = war.text("endTime").as_deref().and_then(game_time);
+    Ok(WarOf::Ours(War { document: WarDocument { json, state, members }, ends }))
+}
+
+fn war_members(side: &Object<'_>) -> Vec<WarMember> {
+    let member = |entry: &RawValue| {
+        let member = Object::parse(entry.get()).ok()?;
+        let attacks = member.list("attacks").map_or(0, |attacks| attacks.len());
+        Some(WarMember { tag: member.tag("tag")?, attacks_used: i32::try_from(attacks).unwrap_or(i32::MAX) })
+    };
+    side.list("members").unwrap_or_default().into_iter().filter_map(member).collect()
+}
+
+/// `/clans/{tag}/currentwar/leaguegroup`
+pub fn league_group(text: &str) -> Result<LeagueGroup, Unusable> {
+    let group = Object::parse(text)?;
+    let round = |entry: &RawValue| {
+        let round = Object::parse(entry.get()).ok()?;
+        // `#0`, a round not drawn yet, is not a possible tag.
+        let wars = round.list("warTags")?.into_iter().filter_map(tag).collect::<Vec<_>>();
+        (!wars.is_empty()).then_some(wars)
+    };
+    Ok(LeagueGroup {
+        state: group.text("state").ok_or(Unusable::MissingKey("state"))?,
+        season: group.text("season").unwrap_or_default(),
+        rounds: group.list("rounds").unwrap_or_default().into_iter().filter_map(round).collect(),
+    })
+}
+
+/// What an error body says; `None` when it is not the API that speaks.
+pub fn complaint(text: &str) -> Option<Complaint> {
+    let body = Object::parse(text).ok()?;
+    Some(Complaint {
+        reason: body.text("reason").unwrap_or_default(),
+        message: body.text("message").unwrap_or_default(),
+    })
+}
+
+/// The game's way to write a time: `20241127T204939.000Z`.
+fn game_time(text: &str) -> Option<Timestamp> {
+    const FORMAT: &[BorrowedFormatItem<'_>] = format_description!("[year][month][day]T[hour][minute][second]");
+    let time = PrimitiveDateTime::parse(text.get(..15)?, FORMAT).ok()?;
+    Some(Timestamp::from_utc(time.assume_utc()))
+}
+
+/// A JSON object whose values are still text. Of a key that comes twice the last counts, as in most readers.
+#[derive(Debug, Default)]
+struct Object<'a> {
+    entries: Vec<(Cow<'a, str>, &'a RawValue)>,
+}
+
+impl<'a> Object<'a> {
+    fn parse(text: &'a str) -> Result<Self, Unusable> {
+        serde_json::from_str(text).map_err(|error| {
+            // Of a text that begins like a number or a list the parser says no more than that it is not an object.
+            let broken = if error.is_data() { serde_json::from_str::<&RawValue>(text).err() } else { Some(error) };
+            broken.map_or(Unusable::NotAnObject, |error| Unusable::NotJson(error.to_string()))
+        })
+    }
+
+    fn get(&self, key: &str) -> Option<&'a RawValue> {
+        let (_, value) = self.entries.iter().rfind(|(name, _)| name == key)?;
+        (value.get() != "null").then_some(value)
+    }
+
+    fn text(&self, key: &str) -> Option<String> {
+        text(self.get(key)?)
+    }
+
+    fn tag(&self, key: &str) -> Option<Tag> {
+        tag(self.get(key)?)
+    }
+
+    /// A whole number in the range of the tables' columns; a fraction is cut off, anything else is not there.
+    fn integer(&self, key: &str) -> Option<i32> {
+        let number = self.get(key)?.get();
+        if let Ok(whole) = number.parse::<i64>() {
+            return i32::try_from(whole).ok();
+        }
+        let fraction = number.parse::<f64>().ok()?.trunc();
+        let in_range = fraction >= f64::from(i32::MIN) && fraction <= f64::from(i32::MAX);
+        #[expect(clippy::cast_possible_truncation, reason = "its range was checked just now")]
+        in_range.then_some(fraction as i32)
+    }
+
+    fn object(&self, key: &str) -> Option<Self> {
+        Self::parse(self.get(key)?.get()).ok()
+    }
+
+    fn list(&self, key: &str) -> Option<Vec<&'a RawValue>> {
+        serde_json::from_str(self.get(key)?.get()).ok()
+    }
+
+    /// A value for a message, whatever it is.
+    fn excerpt(&self, key: &str) -> String {
+        let raw = self.get(key).map_or("nothing", RawValue::get);
+        raw.trim_matches('"').chars().take(40).collect()
+    }
+
+    fn expect_tag(&self, asked: &Tag) -> Result<(), Unusable> {
+        self.get("tag").ok_or(Unusable::MissingKey("tag"))?;
+        if self.tag("tag").as_ref() == Some(asked) {
+            return Ok(());
+        }
+        Err(Unusable::WrongTag { asked: asked.clone(), got: self.excerpt("tag") })
+    }
+
+    /// The text this object was parsed from, with two values in each other's place and not a byte else changed.
+    fn with_swapped(&self, text: &str, one: &str, other: &str) -> String {
+        let (Some(one), Some(other)) = (self.get(one), self.get(other)) else { return text.to_owned() };
+        let start = |value: &RawValue| value.get().as_ptr().addr() - text.as_ptr().addr();
+        let (first, second) = if start(one) < start(other) { (one, other) } else { (other, one) };
+        let (first_start, second_start) = (start(first), start(second));
+        [
+            &text[..first_start],
+            second.get(),
+            &text[first_start + first.get().len()..second_start],
+            first.get(),
+            &text[second_start + second.get().len()..],
+        ]
+        .concat()
+    }
+}
+
+fn tag(value: &RawValue) -> Option<Tag> {
+    Tag::normalise(&text(value)?).ok()
+}
+
+/// A string. Half a surrogate pair, as a name cut off in an emoji leaves it, becomes a replacement character.
+fn text(value: &RawValue) -> Option<String> {
+    struct Lossy;
+
+    impl Visitor<'_> for Lossy {
+        type Value = String;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+
+        fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<String, E> {
+            Ok(String::from_utf8_lossy(bytes).into_owned())
+        }
+    }
+
+    serde_json::Deserializer::from_str(value.get()).deserialize_bytes(Lossy).ok()
+}
+
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Object<'de> {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Object<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
+                let mut entries = Vec::with_capacity(32);
+                while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
+                    entries.push((key, value));
+                }
+                Ok(Object { entries })
+            }
+        }
+
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two_pp() -> Tag {
+        "2PP".parse().unwrap()
+    }
+
+    fn ours(text: &str) -> War {
+        match war(text, &two_pp()).unwrap() {
+            WarOf::Ours(war) => war,
+            WarOf::Others { .. } => panic!("somebody else's war"),
+        }
+    }
+
+    #[test]
+    fn a_clan_keeps_its_bytes_and_reads_what_is_there() {
+        let text = r##"{ "tag":"#2pp", "name":"\u2606 x", "warWins":7.9, "warLosses":null, "future":{"a":[1]},
+            "memberList":[{"tag":"#8QU8J9LP","name":"n","role":"admin","trophies":-3,"donations":99999999999,
+                           "donationsReceived":"12"}] }"##;
+        let clan = clan(text, &two_pp()).unwrap();
+        assert_eq!((clan.json.as_str(), clan.name.as_str()), (text, "\u{2606} x"));
+        assert_eq!((clan.level, clan.war_wins, clan.war_losses), (None, Some(7), None));
+        let member = &clan.members[0];
+        assert_eq!((member.trophies, member.donations, member.donations_received), (Some(-3), None, None));
+        assert_eq!((member.role.as_deref(), member.town_hall), (Some("admin"), None));
+        assert!(member.json.starts_with(r##"{"tag":"#8QU8J9LP""##) && member.json.ends_with(r#""12"}"#));
+    }
+
+    #[test]
+    fn a_member_with_an_impossible_tag_is_left_out_and_the_clan_kept() {
+        let text = r##"{"tag":"#2PP","name":"x","memberList":[{"tag":"#AAA","name":"a"},7,{"name":"b"},{"tag":"#8Q8","name":"c"}]}"##;
+        let members = clan(text, &two_pp()).unwrap().members;
+        assert_eq!(members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>(), ["c"]);
+    }
+
+    #[test]
+    fn what_a_document_is_worthless_without_is_demanded() {
+        let refused = |text| clan(text, &two_pp()).unwrap_err().to_string();
+        insta::assert_snapshot!(
+            [
+                r##"{"tag":"#2PP","name":"x"}"##,
+                r##"{"tag":"#2PP","name":"x","memberList":null}"##,
+                r##"{"tag":"#2PP","memberList":[]}"##,
+                r#"{"name":"x","memberList":[]}"#,
+                r##"{"tag":"#2QQ","name":"x","memberList":[]}"##,
+                r#"{"tag":7,"name":"x","memberList":[]}"#,
+                r##"["#2PP","x",[]]"##,
+                r##"{"tag":"#2PP","name":"x","memberList":["##,
+                "<html>",
+                "502 Bad Gateway",
+                "",
+            ]
+            .map(refused)
+            .join("\n"),
+            @r"
+        the answer has no `memberList`
+        the answer has no `memberList`
+        the answer has no `name`
+        the answer has no `tag`
+        asked for #2PP, answered with `#2QQ`
+        asked for #2PP, answered with `7`
+        the answer is not a JSON object
+        the answer is not JSON: EOF while parsing a list at line 1 column 39
+        the answer is not JSON: expected value at line 1 column 1
+        the answer is not JSON: trailing characters at line 1 column 5
+        the answer is not JSON: EOF while parsing a value at line 1 column 0
+        "
+        );
+    }
+
+    #[test]
+    fn a_player_without_a_clan_is_in_none_whether_it_is_absent_null_or_empty() {
+        for clan in ["", r#","clan":null"#, r#","clan":{}"#] {
+            let text = format!(r##"{{"tag":"#2PP","name":"x"{clan}}}"##);
+            assert_eq!(player(&text, &two_pp()).unwrap().clan, None, "{text}");
+        }
+        let text = r##"{"tag":"#2PP","name":"x","clan":{"tag":"#8Q8"}}"##;
+        assert_eq!(player(text, &two_pp()).unwrap().clan, Some("8Q8".parse().unwrap()));
+    }
+
+    #[test]
+    fn when_our_clan_is_the_opponent_the_sides_are_swapped_and_nothing_else_is_touched() {
+        let text = r##"{ "clan" : {"tag":"#8Q8","members":[]},"x":1.50, "opponent":{"tag":"#2PP","members":[
+            {"tag":"#99P","attacks":[{},{}]},{"tag":"#88P"},{"tag":"#AAA"}]} ,"state":"inWar"}"##;
+        let war = ours(text);
+        let expected = r##"{ "clan" : {"tag":"#2PP","members":[
+            {"tag":"#99P","attacks":[{},{}]},{"tag":"#88P"},{"tag":"#AAA"}]},"x":1.50, "opponent":{"tag":"#8Q8","members":[]} ,"state":"inWar"}"##;
+        assert_eq!(war.document.json, expected);
+        let used: Vec<_> =
+            war.document.members.iter().map(|member| (member.tag.as_str(), member.attacks_used)).collect();
+        assert_eq!(used, [("99P", 2), ("88P", 0)]);
+    }
+
+    #[test]
+    fn a_war_without_tags_is_not_in_war_and_one_of_two_others_is_told_apart() {
+        let text = r#"{"state":"notInWar","clan":{"stars":0},"opponent":{"stars":0}}"#;
+        assert_eq!(ours(text).document.state, "notInWar");
+        let text = r##"{"state":"inWar","clan":{"tag":"#8Q8"},"opponent":{"tag":"#9Q9"}}"##;
+        assert!(
+            matches!(war(text, &two_pp()), Ok(WarOf::Others { state, clan }) if state == "inWar" && clan == "#8Q8")
+        );
+    }
+
+    #[test]
+    fn rounds_that_are_not_drawn_are_left_out() {
+        let text =
+            r##"{"state":"inWar","season":"2026-03","rounds":[{"warTags":["#8Q8","#9Q9"]},{"warTags":["#0","#0"]}]}"##;
+        let group = league_group(text).unwrap();
+        assert_eq!(group.rounds, [["8Q8", "9Q9"].map(|tag| tag.parse::<Tag>().unwrap())]);
+    }
+
+    #[test]
+    fn nothing_overflows_however_deep_an_answer_is_nested() {
+        let deep = "[".repeat(1_000_000) + &"]".repeat(1_000_000);
+        let text = format!(r##"{{"tag":"#2PP","name":"x","deep":{deep},"clan":{deep},"memberList":[{deep}]}}"##);
+        assert_eq!(player(&text, &two_pp()).unwrap().json.len(), text.len());
+        assert!(clan(&text, &two_pp()).unwrap().members.is_empty());
+        assert_eq!(complaint(&deep), None);
+    }
+
+    #[test]
+    fn half_a_surrogate_pair_and_a_wild_number_do_not_cost_the_document() {
+        let text = r##"{"tag":"#2PP","name":"x\ud83d","trophies":1e400,"donations":1e3}"##;
+        let player = player(text, &two_pp()).unwrap();
+        assert!(player.name.starts_with('x') && player.name.contains('\u{fffd}'), "{:?}", player.name);
+        assert_eq!((player.trophies, player.donations), (None, Some(1000)));
+    }
+
+    #[test]
+    fn the_games_times_are_read() {
+        let expected = "2024-11-27T20:49:39.000Z";
+        assert_eq!(game_time("20241127T204939.000Z").unwrap().to_string(), expected);
+        assert_eq!(game_time("20241127T2049"), None);
+        assert_eq!(game_time("2024-11-27T20:49:39Z"), None);
+    }
+}

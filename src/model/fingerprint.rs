@@ -12,8 +12,13 @@ impl Fingerprint {
     /// The name of the key with this token.
     #[must_use]
     pub fn of(token: &str) -> Self {
-        Self(Sha256::digest(token.as_bytes()).iter().take(6).map(|byte| format!("{byte:02x}")).collect())
+        let digest = Sha256::digest(token.as_bytes());
+        Self(digest[..6].iter().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(hex_digit).collect())
     }
+}
+
+fn hex_digit(nibble: u8) -> Option<char> {
+    char::from_digit(nibble.into(), 16)
 }
 
 impl fmt::Display for Fingerprint {
