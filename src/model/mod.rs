@@ -20,4 +20,4 @@ pub use snapshot::{
     Answered, ClanDocument, Document, Fetched, LeagueMemory, Member, PlayerDocument, WarDocument, WarMember,
 };
 pub use tag::{ImpossibleTag, Tag};
-pub use wish::Wish;
+pub use wish::{LONGEST_WAIT, Wish};

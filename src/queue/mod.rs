@@ -8,9 +8,12 @@
 //! The queue knows the model and the clock's values. It does not know the API or the store. Time is always handed in,
 //! so that a test can move it.
 
+mod letters;
 pub mod mailbox;
 pub mod memory;
+pub mod record;
 pub mod redis;
+mod times;
 
 pub use crate::model::Fingerprint;
 
@@ -33,6 +36,12 @@ pub const MAX_MAIL_BYTES: usize = 64 * 1024;
 /// How long an index entry may wait for its data before it is dropped and counted.
 pub const ORPHAN_PATIENCE: Duration = Duration::from_secs(10 * 60);
 
+/// How long a learned rate is kept.
+pub const RATE_LIFETIME: Duration = Duration::from_secs(60 * 60);
+
+/// How long a note of upstream maintenance lives when nobody renews it.
+pub const PAUSE_LIFETIME: Duration = Duration::from_secs(60 * 60);
+
 /// How much mail one slice may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct MailLimits {
@@ -45,6 +54,13 @@ pub struct MailLimits {
 impl Default for MailLimits {
     fn default() -> Self {
         Self { per_class: 250, bytes: 1024 * 1024 }
+    }
+}
+
+impl MailLimits {
+    /// The share of the bytes that each class, the orphans and the scan have for themselves.
+    pub(crate) const fn bytes_of_part(&self) -> usize {
+        self.bytes / 6
     }
 }
 
@@ -169,6 +185,8 @@ pub struct QueueStats {
     pub delayed: u64,
     pub leased: u64,
     pub dead_letters: u64,
+    /// Dead letters that gave way to newer ones, ever.
+    pub dead_letters_evicted: u64,
     pub orphans: u64,
     /// When the longest waiting ready object was first asked for.
     pub oldest_ready: Option<Timestamp>,

@@ -1,0 +1,13 @@
+-- Moves the next probe for the one caller that saw the present one. KEYS: pause. ARGV: seen, next. Answers 1 or 0.
+local wrong = misused(KEYS[1], 'hash')
+if wrong then
+  return wrong
+end
+if not is_whole(ARGV[2]) then
+  return refuse('the next probe is not a whole number')
+end
+if redis.call('HGET', KEYS[1], 'next_probe') ~= ARGV[1] then
+  return 0
+end
+redis.call('HSET', KEYS[1], 'next_probe', ARGV[2])
+return 1

@@ -1,0 +1,22 @@
+-- Merges wishes straight into the queue.
+-- ARGV: now, then of each wish: object, priority, asked, due, attempts.
+local now = whole(1)
+local wishes = {}
+for at = 2, #ARGV, 5 do
+  wishes[#wishes + 1] = {
+    name = text(at),
+    wish = {
+      priority = whole(at + 1), first = whole(at + 2), last = whole(at + 2), due = whole(at + 3),
+      attempts = whole(at + 4),
+    },
+  }
+end
+local wrong = problem()
+if wrong then
+  return wrong
+end
+
+for _, entry in ipairs(wishes) do
+  add_wish(entry.name, entry.wish, now)
+end
+return #wishes

@@ -1,0 +1,14 @@
+-- Lets the slot live on for one interval, no longer the run's, so that a late renewal cannot bring it back.
+-- KEYS: slot. ARGV: run, what stands there instead, linger in ms. Answers 1 when the slot was the run's.
+local wrong = misused(KEYS[1], 'string')
+if wrong then
+  return wrong
+end
+if not is_whole(ARGV[3]) then
+  return refuse('the linger is not a whole number')
+end
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+  return 0
+end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1

@@ -1,0 +1,19 @@
+-- Lets a key rest. Only its holder may; a rest that has begun is only ever lengthened.
+-- KEYS: slot. ARGV: run, paused:<reason>, rest in ms. Answers 1 when it rests as asked.
+local wrong = misused(KEYS[1], 'string')
+if wrong then
+  return wrong
+end
+if not is_whole(ARGV[3]) then
+  return refuse('the rest is not a whole number')
+end
+local holder = redis.call('GET', KEYS[1])
+if not holder then
+  return 0
+end
+local rests = string.sub(holder, 1, 7) == 'paused:'
+if holder == ARGV[1] or (rests and redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3])) then
+  redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+  return 1
+end
+return 0

@@ -1,0 +1,76 @@
+-- Ends leases. A token that is no longer the record's is stale, and touches nothing.
+-- ARGV: now, most dead letters, then of each lease: object, token, kind, until, code, reason, has body, body.
+-- Answers 1 (settled) or 0 (stale) for each.
+local KINDS = { done = true, later = true, failed = true, release = true, dead = true }
+
+local now, most_dead = whole(1), whole(2)
+local endings = {}
+for at = 3, #ARGV, 8 do
+  local ending = {
+    name = text(at), token = text(at + 1), kind = text(at + 2), till = whole(at + 3), code = text(at + 4),
+    reason = text(at + 5), body = text(at + 7),
+  }
+  if whole(at + 6) == 0 then
+    ending.body = nil
+  end
+  if not KINDS[ending.kind] then
+    bad_argument = bad_argument or at + 2
+  end
+  endings[#endings + 1] = ending
+end
+local wrong = problem()
+if wrong then
+  return wrong
+end
+begin_even_when_full()
+
+local settle = {}
+
+function settle.later(record, ending)
+  record.due = ending.till
+  end_lease(record)
+  record.hold = 0
+  record.attempts = 0
+  record.lapses = 0
+  place(record, now)
+end
+
+function settle.failed(record, ending)
+  record.attempts = record.attempts + 1
+  end_lease(record)
+  record.hold = ending.till
+  record.lapses = 0
+  record.code = ending.code
+  record.reason = ending.reason
+  place(record, now)
+end
+
+function settle.release(record)
+  end_lease(record)
+  place(record, now)
+end
+
+function settle.dead(record, ending)
+  end_lease(record)
+  bury(record, now, ending.code, ending.reason, ending.body)
+end
+
+local answers = {}
+for i, ending in ipairs(endings) do
+  local record = load(ending.name)
+  answers[i] = 0
+  if record and record.state == 'leased' and record.token == ending.token then
+    answers[i] = 1
+    if (ending.kind == 'done' or ending.kind == 'dead') and record.next then
+      -- What was wished for meanwhile becomes the record.
+      put(ending.name, fresh(record.next, 0, record.merges, now), LEASED)
+    elseif ending.kind == 'done' then
+      forget(ending.name, LEASED)
+    else
+      settle[ending.kind](record, ending)
+      put(ending.name, record, LEASED)
+    end
+  end
+end
+evict(DEAD, most_dead)
+return answers

@@ -1,0 +1,27 @@
+-- Counts; changes nothing. -1 stands for "none".
+-- Answers {mailbox, ready of each class, delayed, leased, dead letters, evicted, orphans, first asked of the longest
+-- waiting, next due}.
+local wrong = problem()
+if wrong then
+  return wrong
+end
+
+local ready, delayed, oldest, next_due = {}, 0, -1, -1
+for class = 0, 3 do
+  local from, to = num(class * CLASS_WIDTH), '(' .. num((class + 1) * CLASS_WIDTH)
+  ready[class + 1] = redis.call('ZCOUNT', READY, from, to)
+  local first = redis.call('ZRANGEBYSCORE', READY, from, to, 'WITHSCORES', 'LIMIT', 0, 1)[2]
+  if first and (oldest < 0 or first - class * CLASS_WIDTH < oldest) then
+    oldest = first - class * CLASS_WIDTH
+  end
+  delayed = delayed + redis.call('ZCARD', DELAYED[class])
+  local due = tonumber(redis.call('ZRANGE', DELAYED[class], 0, 0, 'WITHSCORES')[2])
+  if due and (next_due < 0 or due < next_due) then
+    next_due = due
+  end
+end
+return {
+  redis.call('ZCARD', INDEX), ready, delayed, redis.call('ZCARD', LEASED),
+  redis.call('ZCARD', DEAD) + redis.call('ZCARD', UNREADABLE),
+  tonumber(redis.call('HGET', COUNTERS, 'dead_letters_evicted') or 0), redis.call('ZCARD', ORPHANS), oldest, next_due,
+}

@@ -1,0 +1,137 @@
+//! Key slots, learned rates and the maintenance pause in this process. They end by boot time.
+
+use std::{
+    collections::BTreeMap,
+    sync::{MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use super::MemoryQueue;
+use crate::{
+    clock::Timestamp,
+    queue::{Fingerprint, Maintenance, PAUSE_LIFETIME, QueueError, RATE_LIFETIME, Slot, Slots},
+};
+
+/// What overlapping runs agree on, each with the boot time at which it ends.
+#[derive(Debug, Default)]
+pub(super) struct Agreements {
+    slots: BTreeMap<Fingerprint, Ending<Holder>>,
+    rates: BTreeMap<Fingerprint, Ending<f64>>,
+    maintenance: Option<Ending<Maintenance>>,
+}
+
+#[derive(Debug)]
+struct Ending<T> {
+    value: T,
+    at_boot: Duration,
+}
+
+#[derive(Debug, PartialEq)]
+enum Holder {
+    Run(String),
+    /// The run has left; the slot lingers.
+    Left,
+    Paused(String),
+}
+
+impl MemoryQueue {
+    /// The agreements that still hold, and boot time.
+    fn agreements(&self) -> (MutexGuard<'_, Agreements>, Duration) {
+        let now = self.clock.boot();
+        let mut agreements = self.agreements.lock().unwrap_or_else(PoisonError::into_inner);
+        agreements.slots.retain(|_, slot| slot.at_boot > now);
+        agreements.rates.retain(|_, rate| rate.at_boot > now);
+        agreements.maintenance.take_if(|note| note.at_boot <= now);
+        (agreements, now)
+    }
+}
+
+impl Agreements {
+    fn slot_of(&mut self, key: &Fingerprint, run: &str) -> Option<&mut Ending<Holder>> {
+        self.slots.get_mut(key).filter(|slot| matches!(&slot.value, Holder::Run(holder) if holder == run))
+    }
+}
+
+impl Slots for MemoryQueue {
+    async fn take_key(&self, key: &Fingerprint, run: &str, lifetime: Duration) -> Result<Slot, QueueError> {
+        let (mut agreements, now) = self.agreements();
+        if let Some(slot) = agreements.slots.get(key) {
+            let for_another = slot.at_boot.saturating_sub(now);
+            return Ok(match &slot.value {
+                Holder::Paused(reason) => Slot::Paused { reason: reason.clone(), for_another },
+                Holder::Run(_) | Holder::Left => Slot::Held { for_another },
+            });
+        }
+        let slot = Ending { value: Holder::Run(run.to_owned()), at_boot: now + lifetime };
+        agreements.slots.insert(key.clone(), slot);
+        Ok(Slot::Taken { learned_rate: agreements.rates.get(key).map(|rate| rate.value) })
+    }
+
+    async fn renew_keys(&self, keys: &[Fingerprint], run: &str, lifetime: Duration) -> Result<Vec<bool>, QueueError> {
+        let (mut agreements, now) = self.agreements();
+        let mut renew = |key| {
+            let slot = agreements.slot_of(key, run);
+            slot.map(|slot| slot.at_boot = now + lifetime).is_some()
+        };
+        Ok(keys.iter().map(&mut renew).collect())
+    }
+
+    async fn pause_key(&self, key: &Fingerprint, run: &str, reason: &str, rest: Duration) -> Result<(), QueueError> {
+        let (mut agreements, now) = self.agreements();
+        if let Some(slot) = agreements.slots.get_mut(key) {
+            let may = match &slot.value {
+                Holder::Run(holder) => holder == run,
+                Holder::Paused(_) => slot.at_boot < now + rest,
+                Holder::Left => false,
+            };
+            if may {
+                *slot = Ending { value: Holder::Paused(reason.to_owned()), at_boot: now + rest };
+            }
+        }
+        Ok(())
+    }
+
+    async fn give_back_key(&self, key: &Fingerprint, run: &str, linger: Duration) -> Result<(), QueueError> {
+        let (mut agreements, now) = self.agreements();
+        if let Some(slot) = agreements.slot_of(key, run) {
+            *slot = Ending { value: Holder::Left, at_boot: now + linger };
+        }
+        Ok(())
+    }
+
+    async fn remember_rate(&self, key: &Fingerprint, rate: f64) -> Result<(), QueueError> {
+        let (mut agreements, now) = self.agreements();
+        agreements.rates.insert(key.clone(), Ending { value: rate, at_boot: now + RATE_LIFETIME });
+        Ok(())
+    }
+
+    async fn maintenance(&self) -> Result<Option<Maintenance>, QueueError> {
+        Ok(self.agreements().0.maintenance.as_ref().map(|note| note.value))
+    }
+
+    async fn begin_maintenance(&self, maintenance: Maintenance) -> Result<(), QueueError> {
+        let (mut agreements, now) = self.agreements();
+        let value = agreements.maintenance.as_ref().map_or(maintenance, |note| Maintenance {
+            since: note.value.since,
+            next_probe: note.value.next_probe.max(maintenance.next_probe),
+        });
+        agreements.maintenance = Some(Ending { value, at_boot: now + PAUSE_LIFETIME });
+        Ok(())
+    }
+
+    async fn claim_probe(&self, seen: Timestamp, next: Timestamp) -> Result<bool, QueueError> {
+        let (mut agreements, _) = self.agreements();
+        match &mut agreements.maintenance {
+            Some(note) if note.value.next_probe == seen => {
+                note.value.next_probe = next;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    async fn end_maintenance(&self) -> Result<(), QueueError> {
+        self.agreements().0.maintenance = None;
+        Ok(())
+    }
+}

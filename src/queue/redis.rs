@@ -1,1 +1,0 @@
-//! The queue without a server.

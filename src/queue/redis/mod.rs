@@ -1,0 +1,355 @@
+//! The queue in Redis: one JSON text per object, a sorted set per state, the producers' two keys beside them.
+//!
+//! Talks to Redis and to nothing else. Every state change is a single script from `lua/`, and each script is handed the
+//! time, so that a test can move it. [`memory`](super::memory) is the same queue without Redis.
+
+mod letters;
+mod link;
+mod scripts;
+mod slots;
+
+use std::{sync::Arc, time::Duration};
+
+use secrecy::ExposeSecret as _;
+
+pub use link::Timeouts;
+
+use self::{
+    link::{Arguments, Call, Link},
+    scripts::Keys,
+};
+use super::{
+    Admitted, DeadFilter, DeadLetter, Exported, Lease, LeaseRequest, LeaseToken, Leased, MAX_MAIL_BYTES, MailLimits,
+    Queue, QueueError, QueueStats, Settled, Settlement,
+    mailbox::{self, Content, Decision, Entry, Id, Mail, ScanStep, Source},
+    record::{Draw, MAX_BODY_BYTES, QueueLimits, SWEEP, Wanted, clamp, clip},
+};
+use crate::{
+    clock::{Clock, Timestamp},
+    config::RedisConfig,
+    model::{ObjectId, Priority, Wish},
+};
+
+/// How many waiting orphans are looked up in one slice: the oldest, and as many of the newest.
+const ORPHANS: usize = 100;
+
+/// How many fields one step of the data scan looks at.
+const SCAN_STEP: usize = 100;
+
+/// How many wishes go into one script.
+const CHUNK: usize = 500;
+
+/// The queue, and what runs agree on, in one Redis.
+#[derive(Debug)]
+pub struct RedisQueue {
+    link: Link,
+    /// Where producers write when our URL names another database.
+    database_0: Option<Link>,
+    keys: Keys,
+    limits: QueueLimits,
+}
+
+impl RedisQueue {
+    /// Prepares the connection; Redis is first asked when something is wanted of it.
+    ///
+    /// # Errors
+    /// When the URL cannot be used.
+    pub fn connect(config: &RedisConfig, clock: Arc<dyn Clock>) -> Result<Self, QueueError> {
+        let link = Link::new(config.url.expose_secret(), Timeouts::default(), clock)?;
+        let database_0 = if link.database() == 0 { None } else { Some(link.to_database(0)?) };
+        Ok(Self { link, database_0, keys: Keys::new(&config.namespace), limits: QueueLimits::default() })
+    }
+
+    #[must_use]
+    pub const fn with_limits(mut self, limits: QueueLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    #[must_use]
+    pub fn with_timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.link.set_timeouts(timeouts);
+        if let Some(link) = &mut self.database_0 {
+            link.set_timeouts(timeouts);
+        }
+        self
+    }
+
+    /// Where Redis is, without user and password.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        self.link.server()
+    }
+
+    /// The database number of our URL. Producers always use 0.
+    #[must_use]
+    pub const fn database(&self) -> i64 {
+        self.link.database()
+    }
+
+    async fn mail_in_database_0(&self) -> Option<u64> {
+        let mut command = ::redis::cmd("ZCARD");
+        command.arg(mailbox::INDEX);
+        let entries: Result<u64, _> = self.database_0.as_ref()?.ask("counting mail", Call::Command(&command)).await;
+        entries.ok().filter(|entries| *entries > 0)
+    }
+}
+
+/// A row of `read_mail.lua`: source, id, id size, id digest, score, content, size, value.
+type MailRow = (String, Vec<u8>, usize, String, String, String, usize, Vec<u8>);
+
+/// A row of `lease.lua`: object, token, merges, priority, first, last, attempts, lapses.
+type LeaseRow = (String, String, u64, i64, i64, i64, u32, u32);
+
+/// The answer of `stats.lua`.
+type Counts = (u64, Vec<u64>, u64, u64, u64, u64, u64, i64, i64);
+
+impl Queue for RedisQueue {
+    async fn time(&self) -> Result<Timestamp, QueueError> {
+        let (seconds, micros): (i64, i64) =
+            self.link.greet("telling the time", Call::Command(&::redis::cmd("TIME"))).await?;
+        Ok(Timestamp::from_millis(seconds * 1000 + micros / 1000))
+    }
+
+    async fn read_mail(&self, _now: Timestamp, limits: MailLimits) -> Result<Mail, QueueError> {
+        let mut arguments = Arguments::default();
+        arguments.number(limits.per_class).number(limits.bytes_of_part());
+        arguments.number(MAX_MAIL_BYTES).number(MAX_BODY_BYTES).number(ORPHANS).number(SCAN_STEP);
+        let call = Call::Script(&scripts::READ_MAIL, self.keys.with_mailbox(), &arguments);
+        let (more, from, to, rows): (bool, String, String, Vec<MailRow>) = self.link.ask("reading mail", call).await?;
+        let entries = rows.into_iter().map(|row| self.entry(row)).collect::<Result<_, _>>()?;
+        Ok(Mail { entries, more, scan: Some(ScanStep { from, to }) })
+    }
+
+    async fn admit(&self, now: Timestamp, mail: Mail) -> Result<Admitted, QueueError> {
+        let scan = mail.scan.unwrap_or_else(|| ScanStep { from: "0".to_owned(), to: "0".to_owned() });
+        let decided: Vec<(&Entry, Decision)> = mail
+            .entries
+            .iter()
+            .map(|entry| (entry, entry.decide(now, self.limits.max_attempts)))
+            .filter(|(_, decision)| *decision != Decision::Wait)
+            .collect();
+        if decided.is_empty() && scan.from == scan.to {
+            return Ok(Admitted { more: mail.more, ..Admitted::default() });
+        }
+        let mut arguments = Arguments::default();
+        arguments.number(now.as_millis()).number(self.limits.unreadable_letters);
+        arguments.text(&scan.from).text(&scan.to).number(MAX_MAIL_BYTES).number(decided.len());
+        for (entry, decision) in &decided {
+            entry_arguments(&mut arguments, entry);
+            decision_arguments(&mut arguments, decision, now);
+        }
+        let call = Call::Script(&scripts::ADMIT, self.keys.with_mailbox(), &arguments);
+        // Run again after a broken connection it finds the mail changed: what was read is compared.
+        let (admitted, unreadable, changed, orphaned, orphans_dropped, found_by_scan) =
+            self.link.ask("admitting mail", call).await?;
+        Ok(Admitted { admitted, unreadable, changed, orphaned, orphans_dropped, found_by_scan, more: mail.more })
+    }
+
+    async fn enqueue(&self, now: Timestamp, wishes: &[Wish]) -> Result<(), QueueError> {
+        for chunk in wishes.chunks(CHUNK) {
+            let mut arguments = Arguments::default();
+            arguments.number(now.as_millis());
+            for wish in chunk {
+                wish_arguments(&mut arguments, wish, now);
+            }
+            let call = Call::Script(&scripts::ENQUEUE, self.keys.queue(), &arguments);
+            // Merging a wish twice changes nothing but the count of merges.
+            let _: usize = self.link.ask("enqueueing", call).await?;
+        }
+        Ok(())
+    }
+
+    async fn lease(&self, now: Timestamp, request: &LeaseRequest) -> Result<Leased, QueueError> {
+        let expires = now + request.duration;
+        let classes = if request.priorities.is_empty() { &Priority::ALL[..] } else { &request.priorities };
+        let classes: String = classes.iter().map(|class| char::from(b'0' + class.as_number())).collect();
+        let mut arguments = Arguments::default();
+        arguments.number(now.as_millis()).number(expires.as_millis()).number(request.max).text(&classes);
+        arguments.number(u8::from(request.alone)).number(Draw::from_seed(request.seed).state()).text(&request.run);
+        arguments.number(self.limits.dead_letters).number(SWEEP);
+        let call = Call::Script(&scripts::LEASE, self.keys.queue(), &arguments);
+        let (suspect_waits, more, lapsed, lapsed_dead, rows): (bool, bool, usize, usize, Vec<LeaseRow>) =
+            self.link.run("leasing", call).await?;
+        let leases = rows.into_iter().map(|row| self.lease_of(row, expires)).collect::<Result<_, _>>()?;
+        Ok(Leased { leases, suspect_waits, more, lapsed, lapsed_dead })
+    }
+
+    async fn renew(
+        &self,
+        now: Timestamp,
+        leases: &[(ObjectId, LeaseToken)],
+        until: Timestamp,
+    ) -> Result<Vec<bool>, QueueError> {
+        if leases.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut arguments = Arguments::default();
+        arguments.number(clamp(until, now).as_millis());
+        for (object, token) in leases {
+            arguments.text(&object.to_string()).text(&token.0);
+        }
+        let call = Call::Script(&scripts::RENEW, self.keys.queue(), &arguments);
+        self.link.ask("renewing leases", call).await
+    }
+
+    async fn settle(&self, now: Timestamp, settlements: &[(Lease, Settlement)]) -> Result<Vec<Settled>, QueueError> {
+        if settlements.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut arguments = Arguments::default();
+        arguments.number(now.as_millis()).number(self.limits.dead_letters);
+        for (lease, settlement) in settlements {
+            arguments.text(&lease.object.to_string()).text(&lease.token.0);
+            settlement_arguments(&mut arguments, settlement, now);
+        }
+        let call = Call::Script(&scripts::SETTLE, self.keys.queue(), &arguments);
+        let answers: Vec<bool> = self.link.run("settling", call).await?;
+        Ok(answers.into_iter().map(|ours| if ours { Settled::Settled } else { Settled::Stale }).collect())
+    }
+
+    async fn stats(&self, _now: Timestamp) -> Result<QueueStats, QueueError> {
+        let arguments = Arguments::default();
+        let call = Call::Script(&scripts::STATS, self.keys.with_mailbox(), &arguments);
+        let (counts, mail_in_database_0) = tokio::join!(self.link.ask("counting", call), self.mail_in_database_0());
+        let counts: Counts = counts?;
+        let (mailbox, ready, delayed, leased, dead_letters, dead_letters_evicted, orphans, oldest, next_due) = counts;
+        let time = |millis: i64| (millis >= 0).then(|| Timestamp::from_millis(millis));
+        Ok(QueueStats {
+            mailbox,
+            ready: ready.iter().sum(),
+            ready_by_priority: Priority::ALL.into_iter().zip(ready).collect(),
+            delayed,
+            leased,
+            dead_letters,
+            dead_letters_evicted,
+            orphans,
+            oldest_ready: time(oldest),
+            next_due: time(next_due),
+            mail_in_database_0,
+        })
+    }
+
+    async fn dead_letters(&self, filter: &DeadFilter, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        letters::list(self, filter, limit).await
+    }
+
+    async fn redrive(&self, now: Timestamp, filter: &DeadFilter) -> Result<usize, QueueError> {
+        letters::redrive(self, now, filter).await
+    }
+
+    async fn export(&self, now: Timestamp) -> Result<Vec<Exported>, QueueError> {
+        letters::export(self, now).await
+    }
+
+    async fn return_to_mailbox(&self, now: Timestamp) -> Result<usize, QueueError> {
+        letters::return_to_mailbox(self, now).await
+    }
+}
+
+impl RedisQueue {
+    fn entry(&self, row: MailRow) -> Result<Entry, QueueError> {
+        let (source, id, id_bytes, digest, score, content, bytes, value) = row;
+        let odd = |what: &str| self.link.unexpected("reading mail", format!("a row with the {what}"));
+        let id = if digest.is_empty() { Id::Whole(id) } else { Id::TooLong { bytes: id_bytes, head: id, digest } };
+        let source = match source.as_str() {
+            "index" => Source::Index { score },
+            "orphan" => {
+                let (class, since) = orphan_score(&score).ok_or_else(|| odd(&format!("score {score}")))?;
+                Source::Orphan { class, since }
+            }
+            "scan" => Source::Scan,
+            _ => return Err(odd(&format!("source {source}"))),
+        };
+        let content = match content.as_str() {
+            "missing" => Content::Missing,
+            "value" => Content::Value(value),
+            "large" => Content::TooLarge { bytes, head: value },
+            _ => return Err(odd(&format!("content {content}"))),
+        };
+        Ok(Entry { id, source, content })
+    }
+
+    fn lease_of(&self, row: LeaseRow, expires: Timestamp) -> Result<Lease, QueueError> {
+        let (name, token, merges, priority, first, last, attempts, lapses) = row;
+        let object = name.parse().map_err(|_| self.link.unexpected("leasing", format!("an object named `{name}`")))?;
+        Ok(Lease {
+            object,
+            token: LeaseToken(token),
+            merges,
+            priority: Priority::nearest(priority),
+            first_asked: Timestamp::from_millis(first),
+            last_asked: Timestamp::from_millis(last),
+            attempts,
+            lapses,
+            expires,
+        })
+    }
+}
+
+/// An orphan's score is when it was first seen, with a quarter of a millisecond for each class below CRITICAL.
+#[expect(clippy::cast_possible_truncation, reason = "milliseconds of this millennium fit both")]
+fn orphan_score(score: &str) -> Option<(Priority, Timestamp)> {
+    let score: f64 = score.parse().ok()?;
+    let class = Priority::nearest((score.fract() * 4.0).round() as i64);
+    Some((class, Timestamp::from_millis(score.trunc() as i64)))
+}
+
+fn entry_arguments(arguments: &mut Arguments, entry: &Entry) {
+    let (source, score) = match &entry.source {
+        Source::Index { score } => ("index", score.as_str()),
+        Source::Orphan { .. } => ("orphan", ""),
+        Source::Scan => ("scan", ""),
+    };
+    arguments.text(source);
+    match &entry.id {
+        Id::Whole(id) => arguments.bytes(id).text(""),
+        Id::TooLong { digest, .. } => arguments.text("").text(digest),
+    };
+    arguments.text(score);
+    match &entry.content {
+        Content::Missing => arguments.text("missing").number(0).text(""),
+        Content::Value(value) => arguments.text("value").number(value.len()).bytes(value),
+        Content::TooLarge { bytes, head } => arguments.text("large").number(bytes).bytes(head),
+    };
+}
+
+fn decision_arguments(arguments: &mut Arguments, decision: &Decision, now: Timestamp) {
+    match decision {
+        Decision::Admit(wish) => wish_arguments(arguments.text("admit"), wish, now),
+        Decision::Refuse(unreadable) => {
+            let letter = serde_json::to_string(&unreadable.letter(now)).expect("a letter of texts and numbers is JSON");
+            arguments.text("refuse").text(&unreadable.name).text(&letter);
+        }
+        Decision::SetAside(class) => {
+            arguments.text("set_aside").number(class.as_number());
+        }
+        Decision::Drop | Decision::Wait => {
+            arguments.text("drop");
+        }
+    }
+}
+
+fn wish_arguments(arguments: &mut Arguments, wish: &Wish, now: Timestamp) {
+    let wanted = Wanted::of(wish, now);
+    arguments.text(&wish.object.to_string()).number(wanted.priority.as_number());
+    arguments.number(wanted.first.as_millis()).number(wanted.due.as_millis()).number(wanted.attempts);
+}
+
+fn settlement_arguments(arguments: &mut Arguments, settlement: &Settlement, now: Timestamp) {
+    let (kind, until, reason, body) = match settlement {
+        Settlement::Done => ("done", now, None, None),
+        Settlement::Later { until } => ("later", *until, None, None),
+        Settlement::Failed { until, reason } => ("failed", *until, Some(reason), None),
+        Settlement::Release => ("release", now, None, None),
+        Settlement::Dead { reason, body } => ("dead", now, Some(reason), body.as_deref()),
+    };
+    arguments.text(kind).number(clamp(until, now).as_millis());
+    arguments.text(reason.map_or("", |reason| reason.code)).text(reason.map_or("", |reason| &reason.detail));
+    arguments.number(u8::from(body.is_some())).text(clip(body.unwrap_or("")));
+}
+
+/// A `PX` argument: never 0, which Redis refuses.
+fn lifetime_millis(lifetime: Duration) -> u64 {
+    u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX).clamp(1, 1_000_000_000_000)
+}

@@ -1,0 +1,104 @@
+//! Key slots, learned rates and the maintenance pause in Redis. They end by Redis's own clock.
+
+use std::time::Duration;
+
+use super::{
+    RedisQueue, lifetime_millis,
+    link::{Arguments, Call},
+    scripts,
+};
+use crate::{
+    clock::Timestamp,
+    queue::{Fingerprint, Maintenance, PAUSE_LIFETIME, QueueError, RATE_LIFETIME, Slot, Slots},
+};
+
+/// Stands in a paused key's slot, before the reason.
+const PAUSED: &str = "paused:";
+
+impl Slots for RedisQueue {
+    async fn take_key(&self, key: &Fingerprint, run: &str, lifetime: Duration) -> Result<Slot, QueueError> {
+        let keys = [self.keys.slot(&key.0), self.keys.rate(&key.0)];
+        let mut arguments = Arguments::default();
+        arguments.text(run).number(lifetime_millis(lifetime));
+        let call = Call::Script(&scripts::TAKE_KEY, &keys, &arguments);
+        let (taken, holder, left, rate): (bool, String, i64, String) = self.link.run("taking a key", call).await?;
+        if taken {
+            let learned_rate = rate.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
+            return Ok(Slot::Taken { learned_rate });
+        }
+        let for_another = Duration::from_millis(u64::try_from(left).unwrap_or(0));
+        Ok(match holder.strip_prefix(PAUSED) {
+            Some(reason) => Slot::Paused { reason: reason.to_owned(), for_another },
+            None => Slot::Held { for_another },
+        })
+    }
+
+    async fn renew_keys(&self, keys: &[Fingerprint], run: &str, lifetime: Duration) -> Result<Vec<bool>, QueueError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keys: Vec<String> = keys.iter().map(|key| self.keys.slot(&key.0)).collect();
+        let mut arguments = Arguments::default();
+        arguments.text(run).number(lifetime_millis(lifetime));
+        self.link.ask("renewing keys", Call::Script(&scripts::RENEW_KEYS, &keys, &arguments)).await
+    }
+
+    async fn pause_key(&self, key: &Fingerprint, run: &str, reason: &str, rest: Duration) -> Result<(), QueueError> {
+        let mut arguments = Arguments::default();
+        arguments.text(run).text(&format!("{PAUSED}{reason}")).number(lifetime_millis(rest));
+        let keys = [self.keys.slot(&key.0)];
+        let _: i64 = self.link.ask("pausing a key", Call::Script(&scripts::PAUSE_KEY, &keys, &arguments)).await?;
+        Ok(())
+    }
+
+    async fn give_back_key(&self, key: &Fingerprint, run: &str, linger: Duration) -> Result<(), QueueError> {
+        let mut arguments = Arguments::default();
+        arguments.text(run).text(&format!("left:{run}")).number(lifetime_millis(linger));
+        let keys = [self.keys.slot(&key.0)];
+        let call = Call::Script(&scripts::GIVE_BACK_KEY, &keys, &arguments);
+        let _: i64 = self.link.ask("giving a key back", call).await?;
+        Ok(())
+    }
+
+    async fn remember_rate(&self, key: &Fingerprint, rate: f64) -> Result<(), QueueError> {
+        let mut command = ::redis::cmd("SET");
+        command.arg(self.keys.rate(&key.0)).arg(rate.to_string());
+        command.arg("PX").arg(lifetime_millis(RATE_LIFETIME));
+        self.link.ask("remembering a rate", Call::Command(&command)).await
+    }
+
+    async fn maintenance(&self) -> Result<Option<Maintenance>, QueueError> {
+        let mut command = ::redis::cmd("HMGET");
+        command.arg(self.keys.pause()).arg("since").arg("next_probe");
+        let (since, probe): (Option<i64>, Option<i64>) =
+            self.link.ask("reading the pause", Call::Command(&command)).await?;
+        Ok(since.zip(probe).map(|(since, probe)| Maintenance {
+            since: Timestamp::from_millis(since),
+            next_probe: Timestamp::from_millis(probe),
+        }))
+    }
+
+    async fn begin_maintenance(&self, maintenance: Maintenance) -> Result<(), QueueError> {
+        let mut arguments = Arguments::default();
+        arguments.number(maintenance.since.as_millis()).number(maintenance.next_probe.as_millis());
+        arguments.number(lifetime_millis(PAUSE_LIFETIME));
+        let keys = [self.keys.pause()];
+        let call = Call::Script(&scripts::BEGIN_MAINTENANCE, &keys, &arguments);
+        let _: i64 = self.link.ask("noting maintenance", call).await?;
+        Ok(())
+    }
+
+    async fn claim_probe(&self, seen: Timestamp, next: Timestamp) -> Result<bool, QueueError> {
+        let mut arguments = Arguments::default();
+        arguments.number(seen.as_millis()).number(next.as_millis());
+        let keys = [self.keys.pause()];
+        self.link.run("claiming the probe", Call::Script(&scripts::CLAIM_PROBE, &keys, &arguments)).await
+    }
+
+    async fn end_maintenance(&self) -> Result<(), QueueError> {
+        let mut command = ::redis::cmd("DEL");
+        command.arg(self.keys.pause());
+        let _: i64 = self.link.ask("ending maintenance", Call::Command(&command)).await?;
+        Ok(())
+    }
+}
