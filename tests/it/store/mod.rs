@@ -5,7 +5,7 @@
 //! here with SQL, in the dialect both share; times are written `'2026-03-04 05:06:07.089000'` (see [`sql_time`]).
 
 mod arbiter;
-mod beds;
+pub mod beds;
 mod documents;
 mod last_seen;
 mod memberships;
@@ -141,4 +141,4 @@ macro_rules! over_every_store {
         }
     };
 }
-use over_every_store;
+pub(crate) use over_every_store;

@@ -104,7 +104,7 @@ impl Store for SqliteStore {
     async fn freshness(&self, objects: &[ObjectId]) -> Result<HashMap<ObjectId, Freshness>, StoreError> {
         let asked: Vec<_> = objects.iter().map(|object| (object.kind, &object.tag)).collect();
         let asked = serde_json::to_string(&asked).expect("kinds and tags are plain texts");
-        let rows: Vec<FreshnessRow> = sqlx::query_as(include_str!("sql/sqlite/freshness.sql"))
+        let rows: Vec<FreshnessRow> = sqlx::query_as(include_str!("../sql/sqlite/freshness.sql"))
             .bind(asked)
             .fetch_all(&self.pool)
             .await
@@ -119,7 +119,7 @@ impl Store for SqliteStore {
     async fn record_run(&self, row: &RunRow) -> Result<(), StoreError> {
         let write = async {
             let mut transaction = self.pool.begin_with("begin immediate").await?;
-            sqlx::query(include_str!("sql/sqlite/run_insert.sql"))
+            sqlx::query(include_str!("../sql/sqlite/run_insert.sql"))
                 .bind(&row.run)
                 .bind(to_text(row.started))
                 .bind(to_text(row.ended))
@@ -131,7 +131,7 @@ impl Store for SqliteStore {
                 .bind(&row.report)
                 .execute(&mut *transaction)
                 .await?;
-            sqlx::query(include_str!("sql/sqlite/run_trim.sql"))
+            sqlx::query(include_str!("../sql/sqlite/run_trim.sql"))
                 .bind(to_text(row.ended - RUNS_KEPT))
                 .execute(&mut *transaction)
                 .await?;
@@ -141,7 +141,7 @@ impl Store for SqliteStore {
     }
 
     async fn last_run(&self) -> Result<Option<RunRow>, StoreError> {
-        let row: Option<StoredRun> = sqlx::query_as(include_str!("sql/sqlite/run_last.sql"))
+        let row: Option<StoredRun> = sqlx::query_as(include_str!("../sql/sqlite/run_last.sql"))
             .fetch_optional(&self.pool)
             .await
             .map_err(self.failed("read the last run"))?;

@@ -1,0 +1,91 @@
+//! Recorded errors: what the worker makes of each.
+
+use refresh_worker::{
+    api::{Obstacle, Verdict},
+    model::{Answered, ObjectId},
+};
+
+use super::{
+    folder::{self, Recording},
+    path::{Replay, at, group_path, path_of},
+};
+
+/// What came of it in a word, as the table of answers has it.
+fn word(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Answered(fetched) => match fetched.answered {
+            Answered::Document(_) => "document",
+            Answered::Gone => "gone",
+            Answered::PrivateWarLog => "private war log",
+        },
+        Verdict::DeadLetter { .. } => "dead letter",
+        Verdict::Transient { .. } => "transient",
+        Verdict::GivenBack(obstacle) => match obstacle {
+            Obstacle::Throttled { .. } => "throttled",
+            Obstacle::Maintenance { .. } => "maintenance",
+            Obstacle::KeyRejected { .. } => "key rejected",
+            Obstacle::KeyForbidden { .. } => "key forbidden",
+            Obstacle::NoUsableKey => "no usable key",
+            Obstacle::Deadline => "deadline",
+        },
+    }
+}
+
+/// On a clan, a player and a war.
+fn expected(recording: &Recording) -> [&'static str; 3] {
+    let forbidden = "key forbidden";
+    match recording.file.as_str() {
+        "error/400-location.json" => ["dead letter"; 3],
+        "error/403-accessDenied-invalid-token.json" | "error/403-accessDenied.invalidIp.json" => ["key rejected"; 3],
+        // The same answer means something else where there is no war log to hide.
+        "error/403-currentwar-private-warlog.json" | "error/403-warlog-private-warlog.json" => {
+            [forbidden, forbidden, "private war log"]
+        }
+        "error/404-leaguegroup.json" | "error/404-player.json" => ["gone"; 3],
+        "error/503-inMaintenance.json" => ["maintenance"; 3],
+        unknown => panic!("nobody has said what {unknown} means"),
+    }
+}
+
+#[tokio::test]
+async fn every_recorded_error_is_ruled_as_the_table_says() {
+    let replay = Replay::start().await;
+    let tag: refresh_worker::model::Tag = "2PP".parse().unwrap();
+    for recording in folder::of_kind("error") {
+        let mut words = Vec::new();
+        for object in [ObjectId::clan(tag.clone()), ObjectId::player(tag.clone()), ObjectId::war(tag.clone())] {
+            replay.serve(&path_of(&object), &recording);
+            let verdict = replay.fetch(at(0), &object, None).await;
+            if let Verdict::DeadLetter { body, .. } = &verdict {
+                assert_eq!(
+                    body.as_deref(),
+                    Some(recording.body.as_str()),
+                    "{}: kept for whoever looks",
+                    recording.file
+                );
+            }
+            words.push(word(&verdict));
+        }
+        assert_eq!(words, expected(&recording), "{}", recording.file);
+    }
+}
+
+#[tokio::test]
+async fn the_recorded_answer_that_a_clan_is_in_no_league_leaves_the_plain_war_and_is_remembered() {
+    let (Some(none), Some(plain)) = (
+        folder::named("error", "error/404-leaguegroup.json"),
+        folder::named("currentwar", "currentwar/notinwar-2025.json"),
+    ) else {
+        return;
+    };
+    let (replay, object) = (Replay::start().await, ObjectId::war("2PP".parse().unwrap()));
+    replay.serve(&path_of(&object), &plain);
+    replay.serve(&group_path(&object.tag), &none);
+    let fetched = replay.fetched(at(0), &object).await;
+    assert_eq!(replay.asked(), [path_of(&object), group_path(&object.tag)]);
+    let Answered::Document(document) = &fetched.answered else { panic!("{fetched:?}") };
+    assert_eq!(document.json(), plain.body);
+
+    let Verdict::Answered(_) = replay.fetch(at(0), &object, fetched.league.as_ref()).await else { panic!("a war") };
+    assert_eq!(replay.asked(), [path_of(&object)], "no call is spent on the league again");
+}

@@ -1,0 +1,142 @@
+//! The way of a recording: served over HTTP as it was recorded, fetched by the real client, committed to a store.
+
+use std::{
+    collections::HashMap,
+    net::Ipv4Addr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::Response,
+};
+use refresh_worker::{
+    api::{ApiClient, ApiKey, Ask, RunKeys, SlotStart, Verdict},
+    clock::{Clock, ServerTime, SystemClock, Timestamp},
+    model::{Fetched, Kind, LeagueMemory, ObjectId, Tag},
+    store::Committed,
+};
+use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
+
+use super::folder::Recording;
+use crate::store::Bed;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// An API that knows a few recorded answers, and a client that asks it.
+pub struct Replay {
+    routes: Arc<Mutex<HashMap<String, Recording>>>,
+    asked: Arc<Mutex<Vec<String>>>,
+    client: ApiClient,
+    clock: Arc<dyn Clock>,
+    server: JoinHandle<()>,
+}
+
+#[derive(Clone)]
+struct Shared {
+    routes: Arc<Mutex<HashMap<String, Recording>>>,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Replay {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let (routes, asked) = (Arc::default(), Arc::default());
+        let shared = Shared { routes: Arc::clone(&routes), asked: Arc::clone(&asked) };
+        let service = Router::new().fallback(answer).with_state(shared);
+        let server = tokio::spawn(async move { axum::serve(listener, service).await.unwrap() });
+        let client = ApiClient::new(&url.parse().unwrap()).unwrap();
+        Self { routes, asked, client, clock: Arc::new(SystemClock), server }
+    }
+
+    /// From now on the recording is the answer to this path below the version.
+    pub fn serve(&self, path: &str, recording: &Recording) {
+        self.routes.lock().unwrap().insert(format!("/v1/{path}"), recording.clone());
+    }
+
+    /// The paths asked for since the last look, below the version.
+    pub fn asked(&self) -> Vec<String> {
+        let asked = std::mem::take(&mut *self.asked.lock().unwrap());
+        asked.iter().map(|path| path.trim_start_matches("/v1/").to_owned()).collect()
+    }
+
+    /// Fetches, as if it were `at` now.
+    pub async fn fetch(&self, at: Timestamp, object: &ObjectId, league: Option<&LeagueMemory>) -> Verdict {
+        let keys = RunKeys::new(self.clock.clone(), 1000);
+        keys.add(ApiKey::new("a token".into()), None, SlotStart::now(&*self.clock), MINUTE);
+        let time = ServerTime::new(self.clock.clone(), at);
+        let ask = Ask {
+            object,
+            league,
+            first_permit: None,
+            keys: &keys,
+            time: &time,
+            until: Instant::now() + MINUTE,
+            quick_tries: 0,
+        };
+        self.client.fetch(ask).await.verdict
+    }
+
+    /// Fetches what is there.
+    pub async fn fetched(&self, at: Timestamp, object: &ObjectId) -> Fetched {
+        match self.fetch(at, object, None).await {
+            Verdict::Answered(fetched) => fetched,
+            other => panic!("{object}: {other:?}"),
+        }
+    }
+
+    /// Fetches and commits, the whole way. Answers what became of it and the `ts` it has.
+    pub async fn refresh(&self, bed: &impl Bed, at: Timestamp, object: &ObjectId) -> (Committed, Timestamp) {
+        let fetched = self.fetched(at, object).await;
+        let began = fetched.began;
+        (bed.commit_one(fetched).await, began)
+    }
+}
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// What is not served is not found, as the API says it.
+async fn answer(State(shared): State<Shared>, request: Request) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    let recording = shared.routes.lock().unwrap().get(&path).cloned();
+    shared.asked.lock().unwrap().push(path);
+    let Some(recording) = recording else {
+        return Response::builder().status(404).body(Body::from(r#"{"reason":"notFound"}"#)).unwrap();
+    };
+    let mut response = Response::builder().status(recording.status);
+    for (name, value) in &recording.headers {
+        response = response.header(name, value);
+    }
+    response.body(Body::from(recording.body)).unwrap()
+}
+
+/// The path that an object's first call goes to.
+pub fn path_of(object: &ObjectId) -> String {
+    let tag = object.tag.path_segment();
+    match object.kind {
+        Kind::Clan => format!("clans/{tag}"),
+        Kind::Player => format!("players/{tag}"),
+        Kind::War => format!("clans/{tag}/currentwar"),
+    }
+}
+
+pub fn group_path(clan: &Tag) -> String {
+    format!("clans/{}/currentwar/leaguegroup", clan.path_segment())
+}
+
+pub fn league_war_path(war: &str) -> String {
+    format!("clanwarleagues/wars/%23{}", war.trim_start_matches('#'))
+}
+
+/// A moment of the tests: hours after noon of 4 March 2026.
+pub fn at(hours: i64) -> Timestamp {
+    Timestamp::from_millis(1_772_625_600_000 + hours * 3_600_000)
+}
