@@ -31,12 +31,15 @@ use crate::{
 const CHATTY: [&str; 8] =
     ["h2", "hyper", "hyper_util", "reqwest", "rustls", "tower", "lambda_runtime", "lambda_extension"];
 
-/// Logs JSON lines to standard output and panics with them. Later calls change nothing.
+/// Logs JSON lines to standard output. Later calls change nothing.
 pub fn init_lambda(config: &TelemetryConfig) {
     let lines = JsonLines::new(std::io::stdout, Arc::new(SystemClock));
-    if tracing_subscriber::registry().with(filter(&config.log_level)).with(lines).try_init().is_ok() {
-        std::panic::set_hook(Box::new(log_panic));
-    }
+    let _ = tracing_subscriber::registry().with(filter(&config.log_level)).with(lines).try_init();
+}
+
+/// From now on a panic is a line of the log, like everything else.
+pub fn log_panics() {
+    std::panic::set_hook(Box::new(log_panic));
 }
 
 /// Logs plain lines to standard error, so that standard output stays free for what a command prints.

@@ -15,7 +15,7 @@ mod wish;
 pub use fingerprint::Fingerprint;
 pub use kind::{Kind, ObjectId, UnknownKind};
 pub use outcome::{Outcome, Reason};
-pub use priority::Priority;
+pub use priority::{Priority, UnknownPriority};
 pub use snapshot::{
     Answered, ClanDocument, Document, Fetched, LeagueMemory, Member, PlayerDocument, WarDocument, WarMember,
 };

@@ -1,0 +1,144 @@
+//! Health: whether the queue and the database answer, and what the queue holds.
+//!
+//! Only asks, changes nothing. `GET /health` needs no API key, so the answer names no server and repeats no error text;
+//! those are in the log.
+
+use std::{fmt, future::Future, time::Duration};
+
+use serde_json::{Value, json};
+use tracing::warn;
+
+use crate::{
+    clock::{Clock, Timestamp},
+    config::Pause,
+    queue::{Maintenance, Queue, QueueError, QueueStats, Slots},
+    store::{RunRow, Store, StoreError},
+    worker::report::QueueReport,
+};
+
+/// How long each of the two servers may take to answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What was found.
+#[derive(Clone, Debug)]
+pub struct Health {
+    now: Timestamp,
+    /// `None` when Redis does not answer. **Invariant: never healthy on a dead Redis, and no number is made up for it.**
+    queue: Option<QueueState>,
+    /// `None` when the database does not answer.
+    database: Option<StoreState>,
+    paused: Option<Pause>,
+}
+
+#[derive(Clone, Debug)]
+struct QueueState {
+    report: QueueReport,
+    maintenance: Option<Maintenance>,
+}
+
+#[derive(Clone, Debug)]
+struct StoreState {
+    last_run: Option<RunRow>,
+}
+
+/// Asks queue and database at the same time, each within a second.
+pub async fn check<Q: Queue + Slots, S: Store>(
+    queue: &Q,
+    store: &S,
+    paused: Option<Pause>,
+    clock: &dyn Clock,
+) -> Health {
+    let (queue, database) = tokio::join!(bounded("queue", queue_state(queue)), bounded("database", store_state(store)));
+    Health { now: clock.wall(), queue, database, paused }
+}
+
+async fn queue_state<Q: Queue + Slots>(queue: &Q) -> Result<QueueState, QueueError> {
+    let now = queue.time().await?;
+    let (stats, maintenance): (QueueStats, _) = tokio::try_join!(queue.stats(now), queue.maintenance())?;
+    Ok(QueueState { report: QueueReport::new(&stats, now), maintenance })
+}
+
+/// A database that answers but has no tables yet is healthy: the first refresh makes them.
+async fn store_state<S: Store>(store: &S) -> Result<StoreState, StoreError> {
+    store.ping().await?;
+    let last_run = store.last_run().await.unwrap_or_else(|error| {
+        warn!(error = &error as &dyn std::error::Error, "health: failed to read the last run");
+        None
+    });
+    Ok(StoreState { last_run })
+}
+
+/// The answer, unless it is an error or late; then the reason is logged.
+async fn bounded<T, E: fmt::Display>(what: &str, answer: impl Future<Output = Result<T, E>>) -> Option<T> {
+    match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(Ok(answer)) => Some(answer),
+        Ok(Err(error)) => {
+            warn!(unhealthy = what, "health: failed to {error}");
+            None
+        }
+        Err(_) => {
+            warn!(unhealthy = what, "health: the {what} did not answer within {PATIENCE:?}");
+            None
+        }
+    }
+}
+
+impl Health {
+    pub const fn is_healthy(&self) -> bool {
+        self.queue.is_some() && self.database.is_some()
+    }
+
+    /// The answer. `status`, `queue_size` and `timestamp` are what monitors rely on; `queue_size` is null when unknown.
+    #[must_use]
+    pub fn body(&self) -> Value {
+        let answers = |answers: bool| if answers { "ok" } else { "not answering" };
+        let mut body = json!({
+            "status": if self.is_healthy() { "healthy" } else { "unhealthy" },
+            "queue_size": null,
+            "timestamp": self.now.as_seconds_f64(),
+            "queue": answers(self.queue.is_some()),
+            "database": answers(self.database.is_some()),
+            "paused": self.paused(),
+            "worker_active": null,
+            "last_run": self.database.as_ref().and_then(|database| database.last_run.as_ref()).map(last_run),
+        });
+        if let Some(queue) = &self.queue {
+            body["worker_active"] = json!(queue.report.leased > 0);
+            // A report has text keys and numbers only, so it always becomes an object.
+            if let (Value::Object(body), Ok(Value::Object(mut numbers))) =
+                (&mut body, serde_json::to_value(&queue.report))
+            {
+                body.append(&mut numbers);
+            }
+        }
+        body
+    }
+
+    /// What keeps the worker from working although everything is well.
+    fn paused(&self) -> Value {
+        let maintenance = self.queue.as_ref().and_then(|queue| queue.maintenance);
+        match (self.paused, maintenance) {
+            (Some(Pause::RefreshPaused), _) => json!({"because": "REFRESH_PAUSED"}),
+            (Some(Pause::DisableAutoRefreshQueue), _) => json!({"because": "DISABLE_AUTO_REFRESH_QUEUE"}),
+            (None, Some(Maintenance { since, next_probe })) => json!({
+                "because": "maintenance",
+                "since": since.to_string(),
+                "next_probe": next_probe.to_string(),
+            }),
+            (None, None) => Value::Null,
+        }
+    }
+}
+
+fn last_run(row: &RunRow) -> Value {
+    json!({
+        "run": row.run,
+        "started": row.started.to_string(),
+        "ended": row.ended.to_string(),
+        "stopped_because": row.stopped_because,
+        "failed": row.error.is_some(),
+        "processed_requests": row.processed,
+        "failed_requests": row.failed,
+        "api_requests": row.api_requests,
+    })
+}
