@@ -1,1 +1,293 @@
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
+use secrecy::SecretString;
+
+use super::*;
+use crate::{
+    config::RedisConfig,
+    model::{Fetched, Kind, ObjectId, Outcome, Priority, Wish},
+    queue::{Maintenance, memory::MemoryQueue, redis::RedisQueue},
+    store::{Committed, Freshness, RunRow, StoreError},
+    worker::{
+        Progress, RunOptions,
+        report::{QueueReport, RunEnd, RunReport, StopReason, Tally},
+    },
+};
+
+const NOW: Timestamp = Timestamp::from_millis(1_772_600_767_089);
+
+/// Reports what it is told to, and remembers what it was asked for.
+#[derive(Debug)]
+struct Told {
+    stopped_because: StopReason,
+    failure: Option<&'static str>,
+    asked: Mutex<Vec<RunOptions>>,
+}
+
+impl Runs for Told {
+    async fn run(&self, options: RunOptions, _progress: &dyn Progress) -> RunReport {
+        let mut tally = Tally::new(options.run.clone().unwrap_or_default(), NOW);
+        tally.count(Kind::Clan, Outcome::Stored);
+        tally.enqueued = options.named.len() as u64;
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(options);
+        tally.finish(RunEnd {
+            stopped_because: self.stopped_because,
+            failure: self.failure.map(str::to_owned),
+            runtime: Duration::from_millis(1500),
+            api_requests: 1,
+            calls_allowed: 45.0,
+            keys_usable: 1,
+            keys_held: 1,
+            queue: (self.stopped_because != StopReason::QueueDown).then(QueueReport::default),
+        })
+    }
+}
+
+/// A store of which health asks how it is.
+#[derive(Debug, Default)]
+struct Database {
+    dead: bool,
+    last_run: Option<RunRow>,
+}
+
+impl Database {
+    fn answer<T>(&self, answer: T) -> Result<T, StoreError> {
+        if self.dead {
+            return Err(StoreError::Unreachable { server: "secret.db:5432".to_owned(), detail: "refused".to_owned() });
+        }
+        Ok(answer)
+    }
+}
+
+impl Store for Database {
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.answer(())
+    }
+
+    async fn migrate(&self) -> Result<Vec<String>, StoreError> {
+        self.answer(vec!["0001 contract".to_owned()])
+    }
+
+    async fn freshness(&self, _objects: &[ObjectId]) -> Result<HashMap<ObjectId, Freshness>, StoreError> {
+        self.answer(HashMap::new())
+    }
+
+    async fn commit(&self, _now: Timestamp, _batch: &[Fetched]) -> Result<Vec<Committed>, StoreError> {
+        self.answer(Vec::new())
+    }
+
+    async fn record_run(&self, _row: &RunRow) -> Result<(), StoreError> {
+        self.answer(())
+    }
+
+    async fn last_run(&self) -> Result<Option<RunRow>, StoreError> {
+        self.answer(self.last_run.clone())
+    }
+}
+
+fn handlers_with<Q: Queue + Slots>(queue: Q, store: Database) -> Handlers<Told, Q, Database> {
+    Handlers {
+        runs: Told { stopped_because: StopReason::QueueEmpty, failure: None, asked: Mutex::default() },
+        queue: Arc::new(queue),
+        store: Arc::new(store),
+        stop: Stop::default(),
+        role: Role::Refresh,
+        paused: None,
+        telemetry: TelemetryConfig::default(),
+        clock: clock(),
+    }
+}
+
+fn clock() -> Arc<crate::clock::ManualClock> {
+    crate::clock::ManualClock::at(NOW)
+}
+
+fn handlers() -> Handlers<Told, MemoryQueue, Database> {
+    handlers_with(MemoryQueue::new(clock()), Database::default())
+}
+
+fn ending(stopped_because: StopReason, failure: Option<&'static str>) -> Handlers<Told, MemoryQueue, Database> {
+    let mut handlers = handlers();
+    handlers.runs = Told { stopped_because, failure, asked: Mutex::default() };
+    handlers
+}
+
+fn post(body: &str) -> Value {
+    json!({"httpMethod": "POST", "resource": "/refresh", "path": "/refresh", "body": body, "requestContext": {"stage": "prod"}})
+}
+
+fn get_health() -> Value {
+    json!({"httpMethod": "GET", "resource": "/health", "path": "/health", "body": null, "requestContext": {"stage": "prod"}})
+}
+
+/// The answer, and the lines that were printed.
+async fn ask<Q: Queue + Slots>(
+    handlers: &Handlers<Told, Q, Database>,
+    event: Value,
+) -> (Result<Value, Failure>, Vec<String>) {
+    let printed = Mutex::new(Vec::new());
+    let invocation = Invocation { request_id: "8f507cfc".to_owned(), deadline: NOW + Duration::from_secs(300) };
+    let print = |line: &str| printed.lock().unwrap().push(line.to_owned());
+    let answer = handlers.answer(&event, &invocation, &print).await;
+    (answer, printed.into_inner().unwrap())
+}
+
+/// Status and body of an HTTP answer.
+fn http(answer: Result<Value, Failure>) -> (u64, Value) {
+    let answer = answer.unwrap();
+    assert_eq!(answer["headers"]["content-type"], "application/json");
+    assert_eq!(answer["headers"]["cache-control"], "no-store");
+    assert_eq!(answer["isBase64Encoded"], false);
+    let body = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
+    (answer["statusCode"].as_u64().unwrap(), body)
+}
+
+#[tokio::test]
+async fn a_schedule_gets_the_report_and_one_line_of_metrics() {
+    let handlers = handlers();
+    let (answer, printed) = ask(&handlers, json!({"source": "schedule"})).await;
+    insta::assert_json_snapshot!(answer.unwrap());
+    assert_eq!(printed.len(), 1);
+    let asked = handlers.runs.asked.lock().unwrap();
+    assert_eq!(asked[0].run.as_deref(), Some("8f507cfc"));
+    assert_eq!(asked[0].time_left, Some(Duration::from_secs(300)));
+}
+
+#[tokio::test]
+async fn an_http_caller_gets_the_report_within_25_seconds() {
+    let handlers = handlers();
+    let (answer, printed) = ask(&handlers, post(r#"{"tags": ["2PP"], "max_requests": 5}"#)).await;
+    let (status, body) = http(answer);
+    assert_eq!((status, printed.len()), (200, 1));
+    assert_eq!((&body["status"], &body["queued"]), (&json!("done"), &json!(["clan:2PP"])));
+    assert_eq!(body["processed_requests"], 1);
+    let asked = handlers.runs.asked.lock().unwrap();
+    assert_eq!((asked[0].time_left, asked[0].max_requests), (Some(Duration::from_secs(25)), Some(5)));
+}
+
+#[tokio::test]
+async fn a_run_that_was_turned_away_is_a_202_that_says_what_was_queued() {
+    let (answer, printed) = ask(&ending(StopReason::AlreadyRunning, None), post(r#"{"tags": "2PP"}"#)).await;
+    let (status, body) = http(answer);
+    assert_eq!((status, printed.len()), (202, 1));
+    assert_eq!((&body["status"], &body["queued"]), (&json!("accepted"), &json!(["clan:2PP"])));
+    let (answer, _) = ask(&ending(StopReason::Maintenance, None), json!({})).await;
+    assert_eq!(answer.unwrap()["stopped_because"], "maintenance");
+}
+
+#[tokio::test]
+async fn a_run_that_failed_is_a_function_error_and_still_has_its_metrics() {
+    let handlers = ending(StopReason::QueueDown, Some("reach Redis at cache:6379: refused"));
+    let (answer, printed) = ask(&handlers, json!({})).await;
+    let failure = answer.unwrap_err();
+    assert_eq!(failure.kind, "RefreshFailed.queue_down");
+    assert_eq!(failure.message, "1 processed, 0 failed; the queue does not answer: reach Redis at cache:6379: refused");
+    assert_eq!(printed.len(), 1);
+    assert!(printed[0].contains(r#""stopped_because":"queue_down""#), "{}", printed[0]);
+}
+
+#[tokio::test]
+async fn a_run_that_failed_is_a_5xx_for_an_http_caller() {
+    for (reason, expected) in [
+        (StopReason::QueueDown, 503),
+        (StopReason::DatabaseDown, 503),
+        (StopReason::CircuitOpen, 502),
+        (StopReason::NoUsableKey, 502),
+    ] {
+        let (answer, printed) = ask(&ending(reason, Some("why")), post("")).await;
+        let (status, body) = http(answer);
+        assert_eq!((status, printed.len()), (expected, 1), "{reason:?}");
+        assert_eq!((&body["status"], &body["failure"]), (&json!("failed"), &json!("why")));
+    }
+}
+
+#[tokio::test]
+async fn a_mistake_of_the_caller_starts_no_run() {
+    let handlers = handlers();
+    let (answer, printed) = ask(&handlers, post(r#"{"tags": "HELLO", "limit": 3}"#)).await;
+    let (status, body) = http(answer);
+    assert_eq!((status, body["problems"].as_array().unwrap().len()), (400, 2));
+    let (answer, _) = ask(&handlers, json!({"limit": 3})).await;
+    assert_eq!(answer.unwrap_err().kind, "BadEvent");
+    let (answer, _) = ask(&handlers, json!({"httpMethod": "GET", "resource": "/refresh", "path": "/refresh"})).await;
+    assert_eq!(answer.as_ref().unwrap()["headers"]["allow"], "POST");
+    assert_eq!(http(answer).0, 405);
+    assert!(printed.is_empty() && handlers.runs.asked.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_task_migrate_says_what_it_did() {
+    let (answer, printed) = ask(&handlers(), json!({"task": "migrate"})).await;
+    assert_eq!(answer.unwrap(), json!({"task": "migrate", "status": "done", "applied": ["0001 contract"]}));
+    assert!(printed.is_empty());
+    let dead = handlers_with(MemoryQueue::new(clock()), Database { dead: true, last_run: None });
+    let failure = ask(&dead, json!({"task": "migrate"})).await.0.unwrap_err();
+    assert_eq!(failure.kind, "TaskFailed.migrate");
+}
+
+#[tokio::test]
+async fn health_tells_the_contract_and_the_rest() {
+    let last_run = RunRow {
+        run: "8f507cfb".to_owned(),
+        started: NOW - Duration::from_secs(120),
+        ended: NOW - Duration::from_secs(110),
+        stopped_because: "queue_empty".to_owned(),
+        error: None,
+        processed: 9,
+        failed: 1,
+        api_requests: 10,
+        report: "{}".to_owned(),
+    };
+    let queue = MemoryQueue::new(clock());
+    let wish = Wish::now(ObjectId::clan("2PP".parse().unwrap()), Priority::High, NOW);
+    queue.enqueue(NOW, &[wish]).await.unwrap();
+    let healthy = handlers_with(queue, Database { dead: false, last_run: Some(last_run) });
+    let (status, body) = http(ask(&healthy, get_health()).await.0);
+    assert_eq!(status, 200);
+    insta::assert_json_snapshot!(body);
+}
+
+#[tokio::test]
+async fn health_says_what_stops_the_worker() {
+    let mut handlers = handlers();
+    handlers.queue.begin_maintenance(Maintenance { since: NOW, next_probe: NOW }).await.unwrap();
+    let (status, body) = http(ask(&handlers, get_health()).await.0);
+    assert_eq!((status, &body["paused"]["because"]), (200, &json!("maintenance")));
+    handlers.paused = Some(Pause::RefreshPaused);
+    let (_, body) = http(ask(&handlers, get_health()).await.0);
+    assert_eq!(body["paused"]["because"], "REFRESH_PAUSED");
+}
+
+#[tokio::test]
+async fn health_is_never_healthy_on_a_dead_redis_and_makes_no_number_up() {
+    // Nothing listens on port 1.
+    let config =
+        RedisConfig { url: SecretString::from("redis://:hunter2@127.0.0.1:1"), namespace: "refresh".to_owned() };
+    let handlers = handlers_with(RedisQueue::connect(&config, clock()).unwrap(), Database::default());
+    let (status, body) = http(ask(&handlers, get_health()).await.0);
+    assert_eq!((status, &body["status"], &body["queue_size"]), (503, &json!("unhealthy"), &Value::Null));
+    assert_eq!((&body["queue"], &body["database"]), (&json!("not answering"), &json!("ok")));
+    assert!(body["timestamp"].is_f64() && body.get("dead_letters").is_none());
+    assert!(!body.to_string().contains("127.0.0.1") && !body.to_string().contains("hunter2"), "{body}");
+}
+
+#[tokio::test]
+async fn health_is_unhealthy_on_a_dead_database_and_names_no_server() {
+    let handlers = handlers_with(MemoryQueue::new(clock()), Database { dead: true, last_run: None });
+    let (status, body) = http(ask(&handlers, get_health()).await.0);
+    assert_eq!((status, &body["database"], &body["queue_size"]), (503, &json!("not answering"), &json!(0)));
+    assert!(!body.to_string().contains("secret.db"), "{body}");
+}
+
+#[tokio::test]
+async fn the_health_role_answers_everybody_with_health() {
+    let mut handlers = handlers();
+    handlers.role = Role::Health;
+    let (answer, printed) = ask(&handlers, json!({"source": "schedule"})).await;
+    assert_eq!(answer.unwrap()["status"], "healthy");
+    assert!(printed.is_empty() && handlers.runs.asked.lock().unwrap().is_empty());
+}
