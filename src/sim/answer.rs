@@ -5,6 +5,8 @@ use std::{io::Write, sync::OnceLock, time::Duration};
 use axum::body::Bytes;
 use flate2::{Compression, write::GzEncoder};
 
+use crate::model::Tag;
+
 pub(super) const JSON_UTF8: &str = "application/json; charset=utf-8";
 /// Errors come without a charset.
 pub(super) const JSON: &str = "application/json";
@@ -98,9 +100,9 @@ impl Answer {
     }
 
     /// With a message for players, without for everything else.
-    pub(super) fn not_found(player_tag: Option<&str>) -> Self {
+    pub(super) fn not_found(player_tag: Option<&Tag>) -> Self {
         let body = match player_tag {
-            Some(tag) => format!(r#"{{"reason":"notFound","message":"Not found with tag {tag}"}}"#),
+            Some(tag) => format!(r#"{{"reason":"notFound","message":"Not found with tag {}"}}"#, tag.as_str()),
             None => r#"{"reason":"notFound"}"#.to_owned(),
         };
         Self::new(404, JSON, CacheControl::Public(Duration::from_secs(600)), body)

@@ -29,9 +29,10 @@ impl Copies {
         make: impl FnOnce() -> Answer,
     ) -> (Arc<Answer>, Duration) {
         if let Some(copy) = self.copies.get(path)
-            && copy.good_until > now
+            && let left = copy.good_until.saturating_sub(now)
+            && !left.is_zero()
         {
-            return (copy.answer.clone(), copy.good_until - now);
+            return (copy.answer.clone(), left);
         }
         let answer = Arc::new(make());
         let age = answer.cache_control.duration().unwrap_or_default();

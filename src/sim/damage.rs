@@ -1,6 +1,7 @@
 //! What misbehaviours do to a body. Pure functions from bytes to bytes.
 
 use super::{answer, request::Asked};
+use crate::model::Tag;
 
 /// How deep [`deep_json`] goes; parsers that recurse give up at a hundred or so.
 const DEPTH: usize = 100_000;
@@ -25,7 +26,7 @@ pub(super) fn without_mandatory_keys(body: &[u8]) -> Vec<u8> {
 
 /// Another tag wherever the asked one stands.
 pub(super) fn with_another_tag(body: &[u8], asked: &Asked) -> Vec<u8> {
-    let asked_tag = format!("\"#{}\"", asked.tag.as_deref().unwrap_or_default());
+    let asked_tag = format!("\"#{}\"", asked.tag.as_ref().map_or("", Tag::as_str));
     String::from_utf8_lossy(body).replace(&asked_tag, &format!("\"{ANOTHER_TAG}\"")).into_bytes()
 }
 

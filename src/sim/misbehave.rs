@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::request::{Asked, Endpoint};
+use crate::model::Tag;
 
 /// What a rule does to the calls it catches.
 ///
@@ -100,7 +101,7 @@ pub struct Matches {
     /// A part of path and query as sent, such as `/players/` or `leaguegroup`.
     pub path: Option<String>,
     pub endpoint: Option<Endpoint>,
-    /// In any spelling of the stored form: with or without `#`.
+    /// In any spelling.
     pub tag: Option<String>,
     pub token: Option<String>,
 }
@@ -109,7 +110,7 @@ impl Matches {
     fn catches(&self, asked: &Asked, token: &str) -> bool {
         self.path.as_ref().is_none_or(|part| asked.path.contains(part.as_str()))
             && self.endpoint.is_none_or(|endpoint| endpoint == asked.endpoint)
-            && self.tag.as_ref().is_none_or(|tag| asked.tag.as_deref() == Some(tag.trim_start_matches('#')))
+            && self.tag.as_ref().is_none_or(|tag| Tag::normalise(tag).ok() == asked.tag && asked.tag.is_some())
             && self.token.as_ref().is_none_or(|wanted| wanted == token)
     }
 }
@@ -188,7 +189,7 @@ pub(super) struct Orders {
 /// The rules in force, in the order they were given.
 #[derive(Debug)]
 pub(super) struct Rules {
-    rules: Mutex<VecDeque<Rule>>,
+    in_force: Mutex<VecDeque<Rule>>,
     /// How often the barrier was opened.
     releases: watch::Sender<u64>,
     held: watch::Sender<usize>,
@@ -196,13 +197,13 @@ pub(super) struct Rules {
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { rules: Mutex::default(), releases: watch::Sender::new(0), held: watch::Sender::new(0) }
+        Self { in_force: Mutex::default(), releases: watch::Sender::new(0), held: watch::Sender::new(0) }
     }
 }
 
 impl Rules {
     fn rules(&self) -> MutexGuard<'_, VecDeque<Rule>> {
-        self.rules.lock().unwrap_or_else(PoisonError::into_inner)
+        self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn add(&self, rule: Rule) {
@@ -232,6 +233,10 @@ impl Rules {
     pub(super) async fn wait_until_held(&self, count: usize) {
         // The sender lives in `self`, so the channel cannot close under us.
         let _ = self.held.subscribe().wait_for(|held| *held >= count).await;
+    }
+
+    pub(super) async fn wait_until_none_is_held(&self) {
+        let _ = self.held.subscribe().wait_for(|held| *held == 0).await;
     }
 
     pub(super) fn held(&self) -> usize {
@@ -277,7 +282,7 @@ impl Rules {
 pub(super) struct Held {
     opened: watch::Receiver<u64>,
     entered_at: u64,
-    held: watch::Sender<usize>,
+    count: watch::Sender<usize>,
 }
 
 impl Held {
@@ -285,7 +290,7 @@ impl Held {
         let opened = rules.releases.subscribe();
         let entered_at = *opened.borrow();
         rules.held.send_modify(|held| *held += 1);
-        Self { opened, entered_at, held: rules.held.clone() }
+        Self { opened, entered_at, count: rules.held.clone() }
     }
 
     pub(super) async fn until_released(mut self) {
@@ -297,7 +302,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.held.send_modify(|held| *held -= 1);
+        self.count.send_modify(|held| *held -= 1);
     }
 }
 

@@ -40,14 +40,24 @@
 mod answer;
 mod cache;
 mod calls;
+mod cast;
 mod census;
+mod clans;
 mod connection;
 mod control;
 mod damage;
+mod documents;
+mod evolve;
+mod game;
+mod league;
+mod logs;
 mod misbehave;
+mod names;
+mod players;
 mod request;
 mod server;
 mod source;
+mod wars;
 mod world;
 
 use std::{
@@ -209,6 +219,11 @@ impl Simulator {
     /// Waits until `count` calls stand at the barrier at once.
     pub async fn wait_until_held(&self, count: usize) {
         self.shared.rules.wait_until_held(count).await;
+    }
+
+    /// Waits until no call stands at the barrier; clients that give up leave it.
+    pub async fn wait_until_none_is_held(&self) {
+        self.shared.rules.wait_until_none_is_held().await;
     }
 
     /// Opens the barrier: held calls are answered, and later ones are not held.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::Tag;
+
 /// The calls the simulator answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -41,8 +43,8 @@ pub(super) struct Asked {
     /// Path and query as sent.
     pub(super) path: String,
     pub(super) endpoint: Endpoint,
-    /// Without `#`; `None` when the path has no `%23` where a tag belongs.
-    pub(super) tag: Option<String>,
+    /// `None` when there is no `%23` where a tag belongs, or no tag behind it.
+    pub(super) tag: Option<Tag>,
     pub(super) limit: Option<usize>,
 }
 
@@ -61,7 +63,7 @@ impl Asked {
             _ => (Endpoint::Unknown, ""),
         };
         let limit = query.split('&').find_map(|pair| pair.strip_prefix("limit=")).and_then(|limit| limit.parse().ok());
-        let tag = tag.strip_prefix("%23").filter(|tag| !tag.is_empty()).map(str::to_owned);
+        let tag = tag.strip_prefix("%23").and_then(|tag| Tag::normalise(tag).ok());
         Self { path: path_and_query.to_owned(), endpoint, tag, limit }
     }
 }
@@ -73,7 +75,7 @@ mod tests {
     #[test]
     fn paths_are_taken_apart() {
         let asked = Asked::parse("/v1/clans/%232PP/currentwar/leaguegroup");
-        assert_eq!((asked.endpoint, asked.tag.as_deref()), (Endpoint::LeagueGroup, Some("2PP")));
+        assert_eq!((asked.endpoint, asked.tag.unwrap().as_str()), (Endpoint::LeagueGroup, "2PP"));
         let asked = Asked::parse("/v1/clans/%232PP/capitalraidseasons?after=x&limit=3");
         assert_eq!((asked.endpoint, asked.limit), (Endpoint::RaidSeasons, Some(3)));
         assert_eq!(Asked::parse("/clans/%232PP").endpoint, Endpoint::Unknown, "the version belongs to the path");

@@ -177,14 +177,13 @@ fn respond(answer: &Answer, left: Duration, gzip: bool) -> Response {
 
 /// Carries out a misbehaviour that has an answer of some kind. `truth` is the answer it disfigures.
 fn misbehave(what: &Misbehaviour, asked: &Asked, truth: impl FnOnce() -> Arc<Answer>) -> Response {
-    let max_age = if asked.endpoint == Endpoint::WarLog { 600 } else { 120 };
     let answer = match what {
         Misbehaviour::Throttled { retry_after } => Answer::throttled(*retry_after),
         Misbehaviour::InvalidIp => Answer::invalid_ip(),
         Misbehaviour::InvalidAuthorization => Answer::invalid_authorization(),
         Misbehaviour::AddressBan => Answer::address_ban(),
         Misbehaviour::OtherForbidden => Answer::other_forbidden(),
-        Misbehaviour::PrivateWarLog => Answer::private_war_log(max_age),
+        Misbehaviour::PrivateWarLog => private_war_log(asked),
         Misbehaviour::NotFound => not_found(asked),
         Misbehaviour::BadRequest => Answer::bad_request(),
         Misbehaviour::Status500 => Answer::html_page(500),
@@ -210,7 +209,11 @@ fn misbehave(what: &Misbehaviour, asked: &Asked, truth: impl FnOnce() -> Arc<Ans
 }
 
 pub(super) fn not_found(asked: &Asked) -> Answer {
-    Answer::not_found(asked.tag.as_deref().filter(|_| asked.endpoint == Endpoint::Player))
+    Answer::not_found(asked.tag.as_ref().filter(|_| asked.endpoint == Endpoint::Player))
+}
+
+pub(super) fn private_war_log(asked: &Asked) -> Answer {
+    Answer::private_war_log(if asked.endpoint == Endpoint::WarLog { 600 } else { 120 })
 }
 
 fn disfigured(truth: &Answer, content_type: &'static str, damage: impl FnOnce(&[u8]) -> Vec<u8>) -> Answer {

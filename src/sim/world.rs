@@ -1,55 +1,337 @@
-//! The generated world.
+//! The generated world: who is where, and which war stands how. Everything follows from the seed.
+//!
+//! `evolve.rs` moves it through time; here it is made, counted and asked.
+
+use std::{collections::HashMap, time::Duration};
 
 use super::{
     Census,
     answer::Answer,
+    cast::Part,
+    clans::{self, Clan},
+    game,
+    league::{self, Group, Place},
+    logs,
+    names::{TagOffice, die},
+    players::{self, Player, Role},
     request::{Asked, Endpoint},
     server,
+    wars::{self, Fighter, Format, Schedule, Side, War, WarState},
 };
 use crate::{clock::Timestamp, model::Tag};
 
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The clans of the world that are drawn into one league group; strangers fill it up.
+const OF_OURS_IN_A_GROUP: usize = 4;
+const CLANS_IN_A_GROUP: usize = 8;
+
 #[derive(Debug)]
 pub(super) struct World {
-    clans: Vec<Tag>,
-    players: Vec<Tag>,
+    pub(super) seed: u64,
+    pub(super) pace: Pace,
+    pub(super) started: Timestamp,
+    pub(super) now: Timestamp,
+    pub(super) ticks: u64,
+    pub(super) clans: Vec<Clan>,
+    pub(super) players: Vec<Player>,
+    pub(super) fronts: Vec<Front>,
+    /// Clan -> its front, and the side it has there.
+    at_front: HashMap<usize, (usize, usize)>,
+    groups: Vec<Group>,
+    /// Clan -> its league group.
+    in_group: HashMap<usize, usize>,
+    clan_by_tag: HashMap<Tag, usize>,
+    player_by_tag: HashMap<Tag, usize>,
+    war_by_tag: HashMap<Tag, (usize, Place)>,
+    unknown: Tag,
+}
+
+/// How fast the world's time runs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace(pub(super) f64);
+
+impl Pace {
+    pub(super) fn is_frozen(self) -> bool {
+        self.0 <= 0.0
+    }
+
+    /// What takes this long in the game takes this long here.
+    pub(super) fn scaled(self, in_the_game: Duration) -> Duration {
+        if self.is_frozen() { in_the_game } else { Duration::from_secs_f64(in_the_game.as_secs_f64() / self.0) }
+    }
+}
+
+/// Where one clan, or two of the world, wage one war after the other.
+#[derive(Debug)]
+pub(super) struct Front {
+    pub(super) clans: [Option<usize>; 2],
+    pub(super) format: Format,
+    /// How many wars there have been.
+    pub(super) wars: u64,
+    pub(super) war: Option<War>,
+    /// The war is on show until then, and the next one is found at `next`. `None`: nothing changes here any more.
+    pub(super) timetable: Option<Timetable>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timetable {
+    pub(super) shown_until: Timestamp,
+    pub(super) next: Timestamp,
 }
 
 impl World {
-    pub(super) fn generate(seed: u64, clans: usize, _evolve: f64, _now: Timestamp) -> Self {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let mut tag = |length| {
-            let text: String =
-                (0..length).map(|_| char::from(*random.choice(b"2890PYLQGRJCUV").unwrap_or(&b'2'))).collect();
-            Tag::normalise(&text).expect("made of the tag alphabet")
+    pub(super) fn generate(seed: u64, clans: usize, evolve: f64, now: Timestamp) -> Self {
+        let mut office = TagOffice::default();
+        let mut world = Self {
+            seed,
+            pace: Pace(if evolve.is_finite() { evolve.clamp(0.0, 1e6) } else { 0.0 }),
+            started: now,
+            now,
+            ticks: 0,
+            clans: Vec::with_capacity(clans),
+            players: Vec::new(),
+            fronts: Vec::new(),
+            at_front: HashMap::new(),
+            groups: Vec::new(),
+            in_group: HashMap::new(),
+            clan_by_tag: HashMap::new(),
+            player_by_tag: HashMap::new(),
+            war_by_tag: HashMap::new(),
+            unknown: office.give(&mut die(seed, 9)),
         };
-        Self { clans: (0..clans).map(|_| tag(8)).collect(), players: (0..clans * 25).map(|_| tag(9)).collect() }
+        for clan in 0..clans {
+            world.found_clan(clan, &mut office);
+        }
+        for _ in 0..clans / 4 + 3 {
+            world.add_player(None, &mut office);
+        }
+        for clan in 0..clans {
+            world.open_front(clan);
+        }
+        world.draw_leagues(&mut office);
+        world
     }
 
-    pub(super) fn advance_to(&mut self, _now: Timestamp) {}
+    fn found_clan(&mut self, index: usize, office: &mut TagOffice) {
+        let part = Part::of(index);
+        let mut random = die(self.seed, 1_000 + index as u64);
+        let clan = Clan::generate(random.u64(..), office.give(&mut random), part.war_log_public());
+        self.clan_by_tag.insert(clan.tag.clone(), index);
+        self.clans.push(clan);
+        for _ in 0..part.size(&mut random) {
+            let player = self.add_player(Some(index), office);
+            self.clans[index].members.push(player);
+        }
+        self.give_roles(index, &mut random);
+    }
+
+    fn add_player(&mut self, clan: Option<usize>, office: &mut TagOffice) -> usize {
+        let index = self.players.len();
+        let mut random = die(self.seed, 1_000_000 + index as u64);
+        // Every town hall is somewhere, and most are high.
+        let town_hall = match u32::try_from(index).unwrap_or(0) {
+            spread if spread % 5 == 0 => 1 + spread / 5 % game::HIGHEST_TOWN_HALL,
+            _ => random.u32(7..=game::HIGHEST_TOWN_HALL),
+        };
+        let mut player = Player::generate(random.u64(..), office.give(&mut random), town_hall);
+        player.clan = clan;
+        self.player_by_tag.insert(player.tag.clone(), index);
+        self.players.push(player);
+        index
+    }
+
+    /// The first is the leader; the list's order of last time is nearly that of today.
+    fn give_roles(&mut self, clan: usize, random: &mut fastrand::Rng) {
+        for (place, member) in self.clans[clan].members.iter().enumerate() {
+            self.players[*member].role = match place {
+                0 => Role::Leader,
+                1..=3 => Role::CoLeader,
+                4..=9 => Role::Admin,
+                _ => Role::Member,
+            };
+        }
+        let size = self.clans[clan].members.len();
+        let ranking: Vec<Tag> =
+            self.clans[clan].ranking(&self.players).iter().map(|player| player.tag.clone()).collect();
+        for (rank, tag) in ranking.iter().enumerate() {
+            let newcomer = size > 5 && random.u8(..12) == 0;
+            let player = self.player_by_tag[tag];
+            let moved = (rank + random.usize(0..3)).clamp(1, size);
+            self.players[player].previous_rank = if newcomer { 0 } else { moved };
+        }
+    }
+
+    fn open_front(&mut self, clan: usize) {
+        let part = Part::of(clan);
+        // When the war was found, seen from now, in hours of the game.
+        let (format, hours_ago) = match part {
+            Part::InWar | Part::PrivateWar | Part::Full => (Format::Ordinary, Some(35)),
+            Part::Preparation => (Format::Ordinary, Some(9)),
+            Part::WarEnded | Part::LeagueAfterWar => (Format::Ordinary, Some(53)),
+            Part::FriendlyWar => (Format::Friendly, Some(30)),
+            Part::Peace => (Format::Ordinary, None),
+            Part::Opponent | Part::Lonely | Part::League | Part::PrivateLeague | Part::Empty => return,
+        };
+        let other = (Part::fights_next(clan) && clan + 1 < self.clans.len()).then_some(clan + 1);
+        let front = self.fronts.len();
+        self.at_front.insert(clan, (front, 0));
+        if let Some(other) = other {
+            self.at_front.insert(other, (front, 1));
+        }
+        let timetable = Timetable { shown_until: self.now, next: self.now + self.pace.scaled(6 * HOUR) };
+        self.fronts.push(Front { clans: [Some(clan), other], format, wars: 0, war: None, timetable: Some(timetable) });
+        if let Some(hours_ago) = hours_ago {
+            self.declare_war(front, self.now - self.pace.scaled(hours_ago * HOUR));
+        }
+        if part == Part::LeagueAfterWar {
+            self.fronts[front].timetable = None;
+        }
+    }
+
+    /// A war found at `found`, waged by those who are in the clans now.
+    pub(super) fn declare_war(&mut self, front: usize, found: Timestamp) {
+        let Front { clans, format, wars: earlier, .. } = self.fronts[front];
+        let seed = die(self.seed, 2_000_000 + front as u64).u64(..) ^ earlier;
+        let strength = |clan: Option<usize>| clan.map_or(usize::MAX, |clan| self.clans[clan].members.len());
+        let most = strength(clans[0]).min(strength(clans[1])).min(50);
+        // Wars are fought in steps of five.
+        let size = if most < 5 { most } else { die(seed, 1).usize((most / 10).max(1)..=most / 5) * 5 };
+        let party =
+            |clan: Option<usize>| clan.map_or_else(|| Side::phantom(seed ^ 0xFF, size), |clan| self.side(clan, size));
+        let after = |hours: u32| found + self.pace.scaled(hours * HOUR);
+        let schedule = Schedule { preparation: found, start: after(23), end: after(47) };
+        let war = War::draw_up(seed, format, schedule, clans.map(party));
+        let front = &mut self.fronts[front];
+        front.war = Some(war);
+        front.wars += 1;
+        front.timetable = Some(Timetable { shown_until: after(71), next: after(77) });
+    }
+
+    /// The clan as one side of a war: its best, in order of strength.
+    fn side(&self, clan: usize, size: usize) -> Side {
+        let clan = &self.clans[clan];
+        let mut fighters: Vec<&Player> = clan.members.iter().map(|member| &self.players[*member]).collect();
+        fighters.sort_by_key(|player| std::cmp::Reverse((player.town_hall, player.level, player.seed)));
+        let fighters = fighters.into_iter().take(size).zip(1..).map(|(player, position)| Fighter {
+            tag: player.tag.clone(),
+            name: player.name.clone(),
+            town_hall: player.town_hall,
+            position,
+        });
+        let fighters = fighters.collect();
+        Side { tag: clan.tag.clone(), name: clan.name.clone(), level: clan.level, badge: clan.badge(), fighters }
+    }
+
+    fn draw_leagues(&mut self, office: &mut TagOffice) {
+        let day = self.pace.scaled(24 * HOUR);
+        let signed_up: Vec<usize> = (0..self.clans.len()).filter(|clan| Part::of(*clan).in_league()).collect();
+        for (index, ours) in signed_up.chunks(OF_OURS_IN_A_GROUP).enumerate() {
+            let seed = die(self.seed, 3_000_000 + index as u64).u64(..);
+            let strangers = (ours.len()..CLANS_IN_A_GROUP).map(|stranger| league::phantom(seed ^ stranger as u64));
+            let clans = ours.iter().map(|clan| self.side(*clan, 50)).chain(strangers).collect();
+            // In hours: two rounds fought, then in preparation, then over.
+            let hours_ago = [60, 12, 12 * 24][index % 3];
+            let start = self.now - self.pace.scaled(hours_ago * HOUR);
+            let group = Group::draw(seed, start, day, clans, office);
+            self.war_by_tag.extend(group.wars().map(|(tag, place)| (tag, (index, place))));
+            self.in_group.extend(ours.iter().map(|clan| (*clan, index)));
+            self.groups.push(group);
+        }
+    }
+
+    pub(super) fn war_state(&self, clan: usize) -> WarState {
+        let Some((front, _)) = self.at_front.get(&clan) else { return WarState::NotInWar };
+        let front = &self.fronts[*front];
+        let over = front.timetable.is_some_and(|timetable| timetable.shown_until <= self.now);
+        match &front.war {
+            Some(war) if !over => war.schedule.state(self.now),
+            _ => WarState::NotInWar,
+        }
+    }
 
     pub(super) fn census(&self) -> Census {
+        let tag = |clan: &usize| self.clans[*clan].tag.clone();
+        let all = 0..self.clans.len();
+        let public: Vec<usize> = all.clone().filter(|clan| self.clans[*clan].war_log_public).collect();
+        let in_state =
+            |state| public.iter().filter(|clan| self.war_state(**clan) == state).map(tag).collect::<Vec<Tag>>();
+        let players = || self.players.iter();
+        let drawn = self
+            .groups
+            .iter()
+            .flat_map(|group| group.wars().filter(|(_, place)| group.is_drawn(*place, self.now)).map(|(tag, _)| tag));
         Census {
-            clans: self.clans.clone(),
-            players: self.players.clone(),
-            not_in_war: self.clans.clone(),
-            unknown: Tag::normalise("2QQ2QQ2QQ2").ok(),
-            ..Census::default()
+            clans: all.clone().map(|clan| tag(&clan)).collect(),
+            players: players().map(|player| player.tag.clone()).collect(),
+            clanless_players: players()
+                .filter(|player| player.clan.is_none())
+                .map(|player| player.tag.clone())
+                .collect(),
+            in_war: in_state(WarState::InWar),
+            preparation: in_state(WarState::Preparation),
+            war_ended: in_state(WarState::WarEnded),
+            not_in_war: in_state(WarState::NotInWar),
+            private_war_log: all
+                .clone()
+                .filter(|clan| !self.clans[*clan].war_log_public)
+                .map(|clan| tag(&clan))
+                .collect(),
+            in_league: all.filter(|clan| self.in_group.contains_key(clan)).map(|clan| tag(&clan)).collect(),
+            league_wars: drawn.collect(),
+            unknown: Some(self.unknown.clone()),
         }
     }
 
     pub(super) fn answer(&self, asked: &Asked) -> Answer {
-        let tag = asked.tag.clone().unwrap_or_default();
-        let known = |tags: &[Tag]| tags.iter().any(|known| known.as_str() == tag);
         let body = match asked.endpoint {
-            Endpoint::Clan if known(&self.clans) => format!(
-                r##"{{"tag":"#{tag}","name":"Clan {tag}","clanLevel":1,"isWarLogPublic":true,"members":0,"memberList":[]}}"##
-            ),
-            Endpoint::Player if known(&self.players) => {
-                format!(r##"{{"tag":"#{tag}","name":"Player {tag}","townHallLevel":9,"expLevel":80,"trophies":900}}"##)
-            }
-            Endpoint::CurrentWar if known(&self.clans) => r#"{"state":"notInWar"}"#.to_owned(),
-            _ => return server::not_found(asked),
+            Endpoint::Clan => self.clan(asked).map(|clan| clans::document(&self.clans[clan], &self.players)),
+            Endpoint::Player => self.player(asked),
+            Endpoint::LeagueGroup => self.league_group(asked),
+            Endpoint::LeagueWar => self.league_war(asked),
+            Endpoint::RaidSeasons => self.raid_seasons(asked),
+            Endpoint::CurrentWar | Endpoint::WarLog => match self.clan(asked) {
+                Some(clan) if !self.clans[clan].war_log_public => return server::private_war_log(asked),
+                Some(clan) if asked.endpoint == Endpoint::CurrentWar => Some(self.current_war(clan)),
+                Some(clan) => Some(logs::war_log(&self.clans[clan], self.now, asked.limit)),
+                None => None,
+            },
+            Endpoint::Unknown => None,
         };
-        Answer::found(body.into_bytes(), asked.endpoint.max_age_seconds())
+        match body {
+            Some(body) => Answer::found(body, asked.endpoint.max_age_seconds()),
+            None => server::not_found(asked),
+        }
+    }
+
+    fn clan(&self, asked: &Asked) -> Option<usize> {
+        self.clan_by_tag.get(asked.tag.as_ref()?).copied()
+    }
+
+    fn player(&self, asked: &Asked) -> Option<Vec<u8>> {
+        let player = &self.players[*self.player_by_tag.get(asked.tag.as_ref()?)?];
+        Some(players::document(player, player.clan.map(|clan| &self.clans[clan])))
+    }
+
+    fn current_war(&self, clan: usize) -> Vec<u8> {
+        let shown = self.at_front.get(&clan).filter(|_| self.war_state(clan) != WarState::NotInWar);
+        let war = shown.and_then(|(front, side)| Some((self.fronts[*front].war.as_ref()?, *side)));
+        war.map_or_else(wars::peace, |(war, side)| war.document(self.now, side))
+    }
+
+    fn league_group(&self, asked: &Asked) -> Option<Vec<u8>> {
+        let group = self.in_group.get(&self.clan(asked)?)?;
+        Some(self.groups[*group].document(self.now))
+    }
+
+    fn league_war(&self, asked: &Asked) -> Option<Vec<u8>> {
+        let (group, place) = self.war_by_tag.get(asked.tag.as_ref()?)?;
+        let group = &self.groups[*group];
+        group.is_drawn(*place, self.now).then(|| group.war(*place).document(self.now, 0))
+    }
+
+    fn raid_seasons(&self, asked: &Asked) -> Option<Vec<u8>> {
+        let clan = &self.clans[self.clan(asked)?];
+        Some(logs::raid_seasons(clan, &clan.ranking(&self.players), self.now, asked.limit))
     }
 }

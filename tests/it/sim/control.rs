@@ -1,0 +1,54 @@
+//! Control over HTTP, for a simulator in a process of its own.
+
+use super::*;
+
+async fn order(asker: &Asker, method: reqwest::Method, path: &str, body: &'static str) -> (u16, Value) {
+    let url = asker.simulator.base_url().join(path).unwrap();
+    let request = asker.client.request(method, url).header("content-type", "application/json").body(body);
+    let response = request.send().await.unwrap();
+    let status = response.status().as_u16();
+    (status, serde_json::from_slice(&response.bytes().await.unwrap()).unwrap_or_default())
+}
+
+#[tokio::test]
+async fn rules_are_added_listed_and_removed() {
+    let asker = Asker::default().await;
+    let path = clan(&asker.simulator.world().clan_tags()[0]);
+    let rule = r#"{"matches": {"endpoint": "clan"}, "what": "status_502"}"#;
+    assert_eq!(order(&asker, reqwest::Method::POST, "/_sim/misbehave", rule).await.0, 200);
+    let (_, rules) = order(&asker, reqwest::Method::GET, "/_sim/misbehave", "").await;
+    assert_eq!(rules[0]["what"], "status_502");
+    assert_eq!(asker.status(&path).await, 502);
+    order(&asker, reqwest::Method::DELETE, "/_sim/misbehave", "").await;
+    assert_eq!(asker.status(&path).await, 200);
+    let (refused, _) = order(&asker, reqwest::Method::POST, "/_sim/misbehave", r#"{"what": "explode"}"#).await;
+    assert_eq!(refused, 422);
+}
+
+#[tokio::test]
+async fn maintenance_is_switched() {
+    let asker = Asker::default().await;
+    let path = clan(&asker.simulator.world().clan_tags()[0]);
+    order(&asker, reqwest::Method::POST, "/_sim/maintenance", r#"{"on": true}"#).await;
+    assert_eq!(asker.status(&path).await, 503);
+    order(&asker, reqwest::Method::POST, "/_sim/maintenance", r#"{"on": false}"#).await;
+    assert_eq!(asker.status(&path).await, 200);
+}
+
+#[tokio::test]
+async fn calls_and_tags_are_told_and_control_is_not_counted() {
+    let asker = Asker::default().await;
+    let census = asker.simulator.world();
+    asker.status(&clan(&census.clan_tags()[0])).await;
+    asker.status(&clan(&census.unknown_tag())).await;
+    let (_, calls) = order(&asker, reqwest::Method::GET, "/_sim/calls", "").await;
+    let expected = serde_json::json!({
+        "total": 2,
+        "by_token": {"key": {"total": 2, "most_in_any_second": asker.simulator.most_in_any_second("key")}},
+        "by_status": {"200": 1, "404": 1},
+    });
+    assert_eq!(calls, expected);
+    let (_, world) = order(&asker, reqwest::Method::GET, "/_sim/world", "").await;
+    assert_eq!(world["clans"].as_array().unwrap().len(), census.clan_tags().len());
+    assert_eq!(asker.simulator.total_calls(), 2);
+}
