@@ -395,3 +395,6 @@ impl fmt::Debug for RunKeys {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

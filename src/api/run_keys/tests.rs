@@ -1,0 +1,245 @@
+//! What holds for the keys of a run.
+
+use std::future::Future;
+
+use secrecy::SecretString;
+
+use super::*;
+use crate::clock::ManualClock;
+
+const LIFETIME: Duration = Duration::from_secs(15);
+const A_WHILE: Duration = Duration::from_secs(20);
+
+fn clock() -> Arc<ManualClock> {
+    ManualClock::at(Timestamp::from_millis(1_772_600_767_089))
+}
+
+fn key(token: &str) -> ApiKey {
+    ApiKey::new(SecretString::from(token))
+}
+
+fn name(token: &str) -> Fingerprint {
+    Fingerprint::of(token)
+}
+
+fn holding(clock: &Arc<ManualClock>, cap_per_second: u32, tokens: &[&str]) -> Arc<RunKeys> {
+    let keys = RunKeys::new(clock.clone(), cap_per_second);
+    for token in tokens {
+        keys.add(key(token), None, SlotStart::now(&**clock), LIFETIME);
+    }
+    Arc::new(keys)
+}
+
+fn soon() -> Instant {
+    Instant::now() + A_WHILE
+}
+
+fn run<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(test)
+}
+
+async fn can_call(keys: &RunKeys) -> bool {
+    loop {
+        match keys.permit(soon()).await {
+            // A machine that stalls may let a permit lapse.
+            Ok(permit) if permit.granted.elapsed() > PERMIT_LIFE => {}
+            Ok(permit) => return keys.begin(permit).is_some(),
+            Err(_) => return false,
+        }
+    }
+}
+
+#[tokio::test]
+async fn permits_go_to_who_asked_first() {
+    let keys = holding(&clock(), 300, &["one", "two"]);
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let waiters = (0..20).map(|number| {
+        let (keys, order) = (keys.clone(), order.clone());
+        tokio::spawn(async move {
+            drop(keys.permit(soon()).await.unwrap());
+            order.lock().unwrap().push(number);
+        })
+    });
+    for waiter in waiters.collect::<Vec<_>>() {
+        waiter.await.unwrap();
+    }
+    assert_eq!(*order.lock().unwrap(), (0..20).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_waiter_that_gives_up_does_not_hold_up_the_next() {
+    let keys = holding(&clock(), 10, &["one"]);
+    drop(keys.permit(soon()).await.unwrap());
+    let impatient = tokio::spawn({
+        let keys = keys.clone();
+        async move { keys.permit(soon()).await.map(drop) }
+    });
+    tokio::task::yield_now().await;
+    let patient = tokio::spawn({
+        let keys = keys.clone();
+        async move { keys.permit(soon()).await.map(drop) }
+    });
+    tokio::task::yield_now().await;
+    impatient.abort();
+    assert_eq!(patient.await.unwrap(), Ok(()));
+}
+
+#[tokio::test]
+async fn all_keys_are_used_alike() {
+    let keys = holding(&clock(), 100, &["one", "two", "three"]);
+    let mut used = std::collections::BTreeMap::new();
+    for _ in 0..30 {
+        *used.entry(keys.permit(soon()).await.unwrap().key).or_insert(0) += 1;
+    }
+    assert!(used.len() == 3 && used.values().all(|calls| (9..=11).contains(calls)), "{used:?}");
+}
+
+#[tokio::test]
+async fn without_a_usable_key_the_answer_comes_at_once() {
+    let clock = clock();
+    let keys = holding(&clock, 30, &[]);
+    assert_eq!(keys.permit(soon()).await.unwrap_err(), NoPermit::NoUsableKey);
+    keys.add(key("one"), None, SlotStart::now(&*clock), LIFETIME);
+    keys.rest(&name("one"), Duration::from_secs(5), "throttled");
+    assert_eq!(keys.permit(soon()).await.unwrap_err(), NoPermit::NoUsableKey);
+    clock.advance(Duration::from_secs(5));
+    assert!(can_call(&keys).await);
+}
+
+#[tokio::test]
+async fn when_nothing_is_free_in_time_the_answer_comes_as_soon_as_that_is_known() {
+    let keys = holding(&clock(), 1, &["one"]);
+    drop(keys.permit(soon()).await.unwrap());
+    let until = Instant::now() + Duration::from_millis(900);
+    assert_eq!(keys.permit(until).await.unwrap_err(), NoPermit::Deadline);
+    assert_eq!(keys.permit(Instant::now() - Duration::from_secs(1)).await.unwrap_err(), NoPermit::Deadline);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_key_learns_that_it_was_lost() {
+    let keys = holding(&clock(), 1, &["one"]);
+    drop(keys.permit(soon()).await.unwrap());
+    let waiter = tokio::spawn({
+        let keys = keys.clone();
+        async move { keys.permit(soon()).await.map(drop) }
+    });
+    tokio::task::yield_now().await;
+    keys.lose(&name("one"));
+    assert_eq!(waiter.await.unwrap(), Err(NoPermit::NoUsableKey));
+    assert_eq!(keys.fingerprints(), []);
+}
+
+#[test]
+fn a_key_is_used_only_while_both_clocks_say_that_its_slot_is_ours() {
+    let almost = LIFETIME - SLOT_MARGIN;
+    for by_wall_only in [false, true] {
+        let clock = clock();
+        let keys = holding(&clock, 300, &["one"]);
+        let pass = |duration| {
+            if by_wall_only { clock.set_wall(clock.wall() + duration) } else { clock.advance(duration) }
+        };
+        pass(almost - Duration::from_millis(1));
+        assert!(run(can_call(&keys)), "by wall only: {by_wall_only}");
+        pass(Duration::from_millis(1));
+        assert!(!run(can_call(&keys)), "by wall only: {by_wall_only}");
+        keys.confirm(&name("one"), SlotStart::now(&*clock), LIFETIME);
+        assert!(run(can_call(&keys)), "by wall only: {by_wall_only}");
+    }
+}
+
+#[test]
+fn a_wall_clock_set_back_does_not_lengthen_a_slot() {
+    let clock = clock();
+    let keys = holding(&clock, 300, &["one"]);
+    clock.advance(LIFETIME);
+    clock.set_wall(Timestamp::EPOCH);
+    assert_eq!(keys.usable(), 0);
+}
+
+#[tokio::test]
+async fn a_slot_that_lapses_after_the_permit_stops_the_call() {
+    let clock = clock();
+    let keys = holding(&clock, 300, &["one"]);
+    let permit = keys.permit(soon()).await.unwrap();
+    clock.advance(LIFETIME);
+    assert!(keys.begin(permit).is_none());
+    assert_eq!(keys.calls_made(), 0);
+}
+
+#[tokio::test]
+async fn a_permit_that_was_kept_is_void() {
+    let keys = holding(&clock(), 300, &["one"]);
+    let permit = keys.permit(soon()).await.unwrap();
+    tokio::time::sleep(PERMIT_LIFE * 2).await;
+    assert!(keys.begin(permit).is_none());
+    assert!(can_call(&keys).await);
+    assert_eq!(keys.calls_made(), 1);
+}
+
+#[test]
+fn calls_refused_together_halve_the_rate_once() {
+    let clock = clock();
+    let keys = holding(&clock, 32, &["one"]);
+    let rest = Duration::from_secs(30);
+    keys.throttled(&name("one"), rest);
+    keys.throttled(&name("one"), rest);
+    assert_eq!(format!("{:?}", keys.rates()), format!("{:?}", [(name("one"), 16.0)]));
+    assert_eq!((keys.usable(), keys.resting().len()), (0, 1));
+    clock.advance(rest);
+    keys.confirm(&name("one"), SlotStart::now(&*clock), LIFETIME);
+    assert_eq!((keys.usable(), keys.resting().len()), (1, 0));
+    keys.throttled(&name("one"), rest);
+    assert_eq!(format!("{:?}", keys.rates()), format!("{:?}", [(name("one"), 8.0)]));
+}
+
+#[test]
+fn a_second_key_refused_within_ten_seconds_lets_all_keys_rest() {
+    for (apart_s, resting) in [(9, 3), (10, 2)] {
+        let clock = clock();
+        let keys = holding(&clock, 30, &["one", "two", "three"]);
+        keys.throttled(&name("one"), Duration::from_secs(30));
+        clock.advance(Duration::from_secs(apart_s));
+        keys.throttled(&name("two"), Duration::from_secs(30));
+        assert_eq!(keys.resting().len(), resting, "{apart_s} s apart");
+    }
+}
+
+#[test]
+fn a_rest_is_only_ever_lengthened_and_a_benched_key_stays_benched() {
+    let keys = holding(&clock(), 30, &["one", "two"]);
+    for seconds in [30, 600, 5] {
+        keys.rest(&name("one"), Duration::from_secs(seconds), "forbidden");
+    }
+    keys.bench(&name("two"), "revoked");
+    keys.rest(&name("two"), Duration::ZERO, "throttled");
+    let rest = |token, reason: &str, remaining| Rest { key: name(token), reason: reason.to_owned(), remaining };
+    let expected = [rest("one", "forbidden", Some(Duration::from_secs(600))), rest("two", "revoked", None)];
+    assert_eq!(keys.resting(), expected);
+    assert_eq!(keys.fingerprints().len(), 2, "they are held all the same");
+}
+
+#[tokio::test]
+async fn adding_a_held_key_again_gives_no_fresh_burst() {
+    let clock = clock();
+    let keys = holding(&clock, 1, &["one"]);
+    drop(keys.permit(soon()).await.unwrap());
+    keys.add(key("one"), None, SlotStart::now(&*clock), LIFETIME);
+    let until = Instant::now() + Duration::from_millis(500);
+    assert_eq!(keys.permit(until).await.unwrap_err(), NoPermit::Deadline);
+}
+
+#[test]
+fn a_token_that_no_header_can_carry_is_benched() {
+    let keys = holding(&clock(), 30, &["to\nken"]);
+    assert_eq!((keys.usable(), keys.resting().len()), (0, 1));
+}
+
+#[test]
+fn the_allowance_is_summed_over_keys() {
+    let clock = clock();
+    let keys = holding(&clock, 30, &["one", "two"]);
+    keys.add(key("three"), Some(12.0), SlotStart::now(&*clock), LIFETIME);
+    keys.rest(&name("two"), LIFETIME, "throttled");
+    assert_eq!(format!("{} {}", keys.cap_per_second(), keys.total_rate()), "90 42");
+    assert!(keys.linger() > Duration::from_millis(84), "{:?}", keys.linger());
+}
