@@ -1,0 +1,32 @@
+//! The limiter against real time, in counts.
+
+use std::{sync::Arc, time::Duration};
+
+use refresh_worker::{
+    api::{RunKeys, SlotStart},
+    clock::SystemClock,
+};
+use tokio::time::Instant;
+
+use super::rig::key;
+
+/// What a machine under load makes of it is printed; only what must never happen is asserted.
+#[tokio::test]
+async fn real_timers_never_get_more_than_the_cap() {
+    let (cap, keys_held) = (60, 2);
+    let keys = RunKeys::new(Arc::new(SystemClock), cap);
+    let start = Instant::now();
+    for token in ["one", "two"] {
+        keys.add(key(token), None, SlotStart::now(&SystemClock), Duration::from_secs(60));
+    }
+    let mut calls = 0_u32;
+    while let Ok(permit) = keys.permit(start + Duration::from_secs(2)).await {
+        drop(permit);
+        calls += 1;
+    }
+    let elapsed = start.elapsed().as_secs_f64();
+    let allowed = f64::from(cap * keys_held) * elapsed;
+    println!("{calls} of {allowed:.0} calls in {elapsed:.2} s: {:.1} %", f64::from(calls) * 100.0 / allowed);
+    assert!(f64::from(calls) <= allowed * 0.985 + f64::from(keys_held) * 1.5, "{calls} calls of {allowed}");
+    assert!(calls >= keys_held, "the first call of each key is free at once");
+}

@@ -1,0 +1,253 @@
+//! The war of a clan, with and without its league.
+
+use std::time::Duration;
+
+use refresh_worker::model::{Document, LeagueMemory};
+
+use super::{
+    rig::{NOW, Rig, answered, document, outcome},
+    scripted::Reply,
+};
+
+const CURRENT: &str = "clans/%232PP/currentwar";
+const GROUP: &str = "clans/%232PP/currentwar/leaguegroup";
+const NOT_IN_WAR: &str = r#"{"state":"notInWar","clan":{"stars":0},"opponent":{"stars":0}}"#;
+
+/// Until a day from [`NOW`], in the game's spelling and in ours.
+const TOMORROW: &str = "20260305T050000.000Z";
+const TOMORROW_AS_STORED: &str = "2026-03-05T05:00:00.000Z";
+const YESTERDAY: &str = "20260303T050000.000Z";
+
+fn war(state: &str, ends: &str, clan: &str, opponent: &str) -> Reply {
+    Reply::json(&war_json(state, ends, clan, opponent))
+}
+
+fn war_json(state: &str, ends: &str, clan: &str, opponent: &str) -> String {
+    let side = |tag: &str| format!(r##"{{"tag":"#{tag}","members":[{{"tag":"#{tag}Y","attacks":[{{}}]}}]}}"##);
+    format!(r#"{{"state":"{state}","endTime":"{ends}","clan":{},"opponent":{}}}"#, side(clan), side(opponent))
+}
+
+fn group(state: &str, rounds: &[&[&str]]) -> Reply {
+    let round = |tags: &&[&str]| {
+        let tags: Vec<_> = tags.iter().map(|tag| format!(r##""#{tag}""##)).collect();
+        format!(r#"{{"warTags":[{}]}}"#, tags.join(","))
+    };
+    let rounds: Vec<_> = rounds.iter().map(round).collect();
+    Reply::json(&format!(r#"{{"state":"{state}","season":"2026-03","rounds":[{}]}}"#, rounds.join(",")))
+}
+
+fn league_path(war: &str) -> String {
+    format!("clanwarleagues/wars/%23{war}")
+}
+
+/// Round 1 is over, round 2 is fought and round 3 prepared; ours are 8Q8, 9Q9 and YQ9.
+async fn in_the_middle_of_a_league() -> Rig {
+    let rig = Rig::new().await;
+    rig.server
+        .on(CURRENT, [Reply::json(NOT_IN_WAR)])
+        .on(GROUP, [group("inWar", &[&["8Q9", "8Q8"], &["9Q8", "9Q9"], &["YQ8", "YQ9"], &["0", "0"]])])
+        .on(&league_path("9Q8"), [war("inWar", TOMORROW, "CCC", "VVV")])
+        .on(&league_path("9Q9"), [war("inWar", TOMORROW, "GGG", "2PP")])
+        .on(&league_path("YQ8"), [war("preparation", TOMORROW, "CCC", "GGG")])
+        .on(&league_path("YQ9"), [war("preparation", TOMORROW, "2PP", "VVV")]);
+    rig
+}
+
+fn state(rig_answer: Document) -> String {
+    match rig_answer {
+        Document::War(war) => war.state,
+        other => panic!("not a war: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_clan_in_an_ordinary_war_costs_one_call_and_the_league_memory_is_kept() {
+    for in_war in ["inWar", "preparation"] {
+        let rig = Rig::new().await;
+        rig.server.on(CURRENT, [war(in_war, TOMORROW, "2PP", "GGG")]);
+        let memory = LeagueMemory { none_until: Some(NOW), ..LeagueMemory::default() };
+        let fetch = rig.fetch_war("2PP", Some(&memory)).await;
+        assert_eq!(fetch.calls, 1);
+        let fetched = answered(fetch);
+        assert_eq!(fetched.league.as_ref(), Some(&memory));
+        assert_eq!(state(document(fetched)), in_war);
+    }
+}
+
+#[tokio::test]
+async fn a_clan_in_no_league_is_not_asked_about_again_until_the_negative_is_over() {
+    for group in [
+        Reply::status(404, r#"{"reason":"notFound"}"#),
+        Reply::html(504),
+        Reply::json(r#"{"state":"notInWar"}"#),
+        Reply::json(r##"{"state":"ended","season":"2026-02","rounds":[{"warTags":["#8Q8"]}]}"##),
+    ] {
+        let rig = Rig::new().await;
+        rig.server.on(CURRENT, [Reply::json(NOT_IN_WAR)]).on(GROUP, [group.clone()]);
+        let fetch = rig.fetch_war("2PP", None).await;
+        assert_eq!(fetch.calls, 2, "{group:?}");
+        let fetched = answered(fetch);
+        let memory = fetched.league.clone().unwrap();
+        assert_eq!(memory.none_until, Some(NOW + Duration::from_secs(600)));
+        assert_eq!(document(fetched).json(), NOT_IN_WAR);
+        assert_eq!(rig.fetch_war("2PP", Some(&memory)).await.calls, 1);
+        rig.clock.advance(Duration::from_secs(600));
+        rig.keys.confirm(
+            &super::rig::name("token-one"),
+            refresh_worker::api::SlotStart::now(&*rig.clock),
+            super::rig::SLOT_LIFETIME,
+        );
+        assert_eq!(rig.fetch_war("2PP", Some(&memory)).await.calls, 2);
+    }
+}
+
+#[tokio::test]
+async fn the_round_that_is_fought_is_found_our_side_put_first_and_no_undrawn_round_asked_for() {
+    let rig = in_the_middle_of_a_league().await;
+    let fetched = answered(rig.fetch_war("2PP", None).await);
+    let memory = fetched.league.clone().unwrap();
+    let Document::War(war) = document(fetched) else { panic!("not a war") };
+    assert_eq!(war.json, war_json("inWar", TOMORROW, "2PP", "GGG"));
+    let members: Vec<_> = war.members.iter().map(|member| (member.tag.as_str(), member.attacks_used)).collect();
+    assert_eq!(members, [("2PPY", 1)]);
+    assert_eq!(memory.war_tag.as_deref(), Some("9Q9"));
+    assert_eq!(memory.war_tag_until.unwrap().to_string(), TOMORROW_AS_STORED);
+    let expected = [CURRENT, GROUP, &league_path("YQ8"), &league_path("9Q8"), &league_path("9Q9")];
+    assert_eq!(rig.server.paths(), expected, "one look at the newest round says that the one before is fought");
+}
+
+#[tokio::test]
+async fn while_the_round_lasts_one_league_call_is_enough() {
+    let rig = in_the_middle_of_a_league().await;
+    let memory = answered(rig.fetch_war("2PP", None).await).league.unwrap();
+    let before = rig.server.calls().len();
+    let fetched = answered(rig.fetch_war("2PP", Some(&memory)).await);
+    assert_eq!(rig.server.paths()[before..], [CURRENT, &league_path("9Q9")]);
+    assert_eq!(fetched.league, Some(memory));
+    assert_eq!(state(document(fetched)), "inWar");
+}
+
+#[tokio::test]
+async fn a_remembered_war_whose_round_is_over_or_that_is_gone_is_looked_for_anew() {
+    let over = LeagueMemory { war_tag: Some("YV8".into()), war_tag_until: Some(NOW), none_until: None };
+    let gone = LeagueMemory { war_tag_until: Some(NOW + Duration::from_secs(60)), ..over.clone() };
+    for (memory, calls) in [(over, 5), (gone, 6)] {
+        let rig = in_the_middle_of_a_league().await;
+        let fetch = rig.fetch_war("2PP", Some(&memory)).await;
+        assert_eq!(fetch.calls, calls);
+        assert_eq!(answered(fetch).league.unwrap().war_tag.as_deref(), Some("9Q9"));
+    }
+}
+
+#[tokio::test]
+async fn before_the_first_round_is_fought_its_preparation_is_the_war() {
+    let rig = Rig::new().await;
+    rig.server
+        .on(CURRENT, [Reply::json(NOT_IN_WAR)])
+        .on(GROUP, [group("preparation", &[&["YQ8", "YQ9"], &["0", "0"]])])
+        .on(&league_path("YQ8"), [war("preparation", TOMORROW, "CCC", "GGG")])
+        .on(&league_path("YQ9"), [war("preparation", TOMORROW, "2PP", "VVV")]);
+    let fetched = answered(rig.fetch_war("2PP", None).await);
+    assert_eq!(fetched.league.as_ref().unwrap().war_tag.as_deref(), Some("YQ9"));
+    assert_eq!(state(document(fetched)), "preparation");
+}
+
+#[tokio::test]
+async fn between_two_rounds_the_one_in_preparation_is_the_war() {
+    let rig = in_the_middle_of_a_league().await;
+    rig.server
+        .on(&league_path("9Q8"), [war("warEnded", YESTERDAY, "CCC", "VVV")])
+        .on(&league_path("9Q9"), [war("warEnded", YESTERDAY, "GGG", "2PP")]);
+    let fetched = answered(rig.fetch_war("2PP", None).await);
+    assert_eq!(fetched.league.as_ref().unwrap().war_tag.as_deref(), Some("YQ9"));
+    assert_eq!(state(document(fetched)), "preparation");
+}
+
+#[tokio::test]
+async fn on_the_last_day_the_last_round_is_the_war() {
+    let rig = Rig::new().await;
+    rig.server
+        .on(CURRENT, [Reply::json(NOT_IN_WAR)])
+        .on(GROUP, [group("inWar", &[&["9Q8", "9Q9"], &["YQ8", "YQ9"]])])
+        .on(&league_path("YQ8"), [war("inWar", TOMORROW, "CCC", "GGG")])
+        .on(&league_path("YQ9"), [war("inWar", TOMORROW, "2PP", "VVV")]);
+    let fetch = rig.fetch_war("2PP", None).await;
+    assert_eq!(fetch.calls, 4);
+    assert_eq!(answered(fetch).league.unwrap().war_tag.as_deref(), Some("YQ9"));
+}
+
+#[tokio::test]
+async fn a_group_without_a_drawn_round_is_asked_again_soon() {
+    let rig = Rig::new().await;
+    rig.server.on(CURRENT, [Reply::json(NOT_IN_WAR)]).on(GROUP, [group("preparation", &[&["0", "0"]])]);
+    let fetched = answered(rig.fetch_war("2PP", None).await);
+    assert_eq!(fetched.league.unwrap().none_until, Some(NOW + Duration::from_secs(600)));
+    assert_eq!(rig.server.paths(), [CURRENT, GROUP]);
+}
+
+#[tokio::test]
+async fn a_private_war_log_does_not_hide_a_league_war() {
+    let rig = in_the_middle_of_a_league().await;
+    rig.server.on(CURRENT, [Reply::status(403, r#"{"reason":"accessDenied"}"#)]);
+    assert_eq!(state(document(answered(rig.fetch_war("2PP", None).await))), "inWar");
+    rig.server.on(GROUP, [Reply::status(404, "{}")]);
+    let fetch = rig.fetch_war("2PP", None).await;
+    assert_eq!(outcome(&fetch), "private");
+    assert!(answered(fetch).league.unwrap().none_until.is_some());
+}
+
+#[tokio::test]
+async fn an_ended_war_is_kept_when_there_is_no_league_and_of_two_ended_wars_the_later_is_shown() {
+    for (plain_ends, league_ends, shown) in
+        [(YESTERDAY, "20260302T050000.000Z", "GGG"), ("20260225T050000.000Z", YESTERDAY, "VVV")]
+    {
+        let rig = Rig::new().await;
+        rig.server.on(CURRENT, [war("warEnded", plain_ends, "2PP", "GGG")]).on(GROUP, [Reply::status(404, "{}")]);
+        let plain = war_json("warEnded", plain_ends, "2PP", "GGG");
+        assert_eq!(document(answered(rig.fetch_war("2PP", None).await)).json(), plain);
+        rig.server
+            .on(GROUP, [group("inWar", &[&["8Q8"]])])
+            .on(&league_path("8Q8"), [war("warEnded", league_ends, "VVV", "2PP")]);
+        let document = document(answered(rig.fetch_war("2PP", None).await));
+        assert!(document.json().contains(&format!(r##""opponent":{{"tag":"#{shown}""##)), "{}", document.json());
+    }
+}
+
+#[tokio::test]
+async fn when_the_group_cannot_be_read_the_plain_answer_is_stored_and_the_memory_kept() {
+    for group in [Reply::html(500), Reply::Close, Reply::json(r#"{"season":"2026-03"}"#)] {
+        let rig = Rig::new().await;
+        rig.server.on(CURRENT, [Reply::json(NOT_IN_WAR)]).on(GROUP, [group]);
+        let memory = LeagueMemory { none_until: Some(NOW), ..LeagueMemory::default() };
+        let fetched = answered(rig.fetch_war("2PP", Some(&memory)).await);
+        assert_eq!(fetched.league, Some(memory));
+        assert_eq!(document(fetched).json(), NOT_IN_WAR);
+    }
+}
+
+#[tokio::test]
+async fn a_league_war_that_is_known_and_cannot_be_read_is_not_hidden_by_the_plain_answer() {
+    let rig = in_the_middle_of_a_league().await;
+    rig.server.on(&league_path("9Q9"), [Reply::html(500)]);
+    assert_eq!(outcome(&rig.fetch_war("2PP", None).await), "transient: server_error");
+}
+
+#[tokio::test]
+async fn what_stands_in_the_way_of_the_league_gives_the_whole_fetch_back() {
+    for (path, reply, expected) in [
+        (GROUP.to_owned(), Reply::html(503), "given back: Maintenance"),
+        (league_path("9Q9"), Reply::status(429, ""), "given back: Throttled"),
+        (GROUP.to_owned(), Reply::status(403, r#"{"message":"Invalid authorization"}"#), "given back: KeyRejected"),
+    ] {
+        let rig = in_the_middle_of_a_league().await;
+        rig.server.on(&path, [reply]);
+        assert_eq!(outcome(&rig.fetch_war("2PP", None).await), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_clan_that_is_gone_has_no_league() {
+    let rig = Rig::new().await;
+    let fetch = rig.fetch_war("2PP", None).await;
+    assert_eq!((outcome(&fetch).as_str(), fetch.calls), ("gone", 1));
+}

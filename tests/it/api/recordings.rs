@@ -1,0 +1,176 @@
+//! All recorded answers of the real API become the right documents.
+
+use std::{fs, path::PathBuf};
+
+use refresh_worker::{
+    api::{
+        Obstacle,
+        verdict::{Body, Endpoint, Heard, Ruling, rule},
+        wire,
+    },
+    model::{Fingerprint, Tag},
+};
+use reqwest::header::HeaderMap;
+use serde_json::Value;
+
+struct Recording {
+    kind: String,
+    tag: Option<Tag>,
+    status: u16,
+    file: String,
+    text: String,
+    value: Value,
+}
+
+impl Recording {
+    fn rule(&self, endpoint: &Endpoint<'_>) -> Ruling {
+        let body = Body::Whole(self.text.clone().into_bytes());
+        let heard = Heard::Answer { status: self.status, headers: HeaderMap::new(), body };
+        rule(endpoint, &Fingerprint::of("key"), &heard)
+    }
+
+    fn count(&self, pointer: &str) -> usize {
+        self.value.pointer(pointer).and_then(Value::as_array).map_or(0, Vec::len)
+    }
+
+    fn text_at(&self, pointer: &str) -> Option<&str> {
+        self.value.pointer(pointer).and_then(Value::as_str)
+    }
+}
+
+fn recordings() -> Option<Vec<Recording>> {
+    let Some(folder) = std::env::var_os("COC_FIXTURES_DIR").map(PathBuf::from) else {
+        eprintln!("not run: set COC_FIXTURES_DIR to the folder with the recorded answers");
+        return None;
+    };
+    let manifest: Value = serde_json::from_str(&fs::read_to_string(folder.join("manifest.json")).unwrap()).unwrap();
+    let recording = |entry: &Value| {
+        let file = entry["file"].as_str()?.to_owned();
+        let text = fs::read_to_string(folder.join(&file)).unwrap();
+        Some(Recording {
+            kind: entry["kind"].as_str()?.to_owned(),
+            tag: entry["tag"].as_str().map(|tag| tag.parse().unwrap()),
+            status: u16::try_from(entry["http_status"].as_u64()?).unwrap(),
+            value: serde_json::from_str(&text).unwrap(),
+            file,
+            text,
+        })
+    };
+    Some(manifest.as_array().unwrap().iter().filter_map(recording).collect())
+}
+
+fn anyone() -> Tag {
+    "2PP".parse().unwrap()
+}
+
+#[test]
+fn every_recorded_answer_becomes_the_right_document() {
+    let Some(recordings) = recordings() else { return };
+    let mut seen = 0;
+    for recording in &recordings {
+        match recording.kind.as_str() {
+            "clan" => check_clan(recording),
+            "player" => check_player(recording),
+            "currentwar" | "cwlwar" => check_war(recording),
+            "leaguegroup" => check_group(recording),
+            "error" => check_error(recording),
+            _ => continue,
+        }
+        seen += 1;
+    }
+    assert!(seen >= 35, "only {seen} recordings were of a kind that is fetched");
+}
+
+fn check_clan(recording: &Recording) {
+    let tag = recording.tag.as_ref().unwrap();
+    let Ruling::Clan(clan) = recording.rule(&Endpoint::Clan(tag)) else { panic!("{}", recording.file) };
+    assert_eq!(clan.json, recording.text, "{}", recording.file);
+    assert_eq!(Some(clan.name.as_str()), recording.text_at("/name"), "{}", recording.file);
+    assert_eq!(clan.level.map(Value::from), recording.value.get("clanLevel").cloned(), "{}", recording.file);
+    assert_eq!(clan.war_losses.map(Value::from), recording.value.get("warLosses").cloned(), "{}", recording.file);
+    assert_eq!(clan.members.len(), recording.count("/memberList"), "{}", recording.file);
+    for (member, entry) in clan.members.iter().zip(recording.value["memberList"].as_array().unwrap()) {
+        assert_eq!(&serde_json::from_str::<Value>(&member.json).unwrap(), entry);
+        assert_eq!(Some(member.name.as_str()), entry["name"].as_str());
+        assert_eq!(member.town_hall.map(Value::from), entry.get("townHallLevel").cloned());
+        assert_eq!(member.donations.map(Value::from), entry.get("donations").cloned());
+        assert!(member.role.is_some() && member.trophies.is_some(), "{}", recording.file);
+    }
+}
+
+fn check_player(recording: &Recording) {
+    let tag = recording.tag.as_ref().unwrap();
+    let Ruling::Player(player) = recording.rule(&Endpoint::Player(tag)) else { panic!("{}", recording.file) };
+    assert_eq!(player.json, recording.text, "{}", recording.file);
+    assert_eq!(Some(player.name.as_str()), recording.text_at("/name"), "{}", recording.file);
+    assert_eq!(player.town_hall.map(Value::from), recording.value.get("townHallLevel").cloned());
+    assert_eq!(player.trophies.map(Value::from), recording.value.get("trophies").cloned());
+    let clan = recording.text_at("/clan/tag").map(|tag| tag.parse::<Tag>().unwrap());
+    assert_eq!(player.clan, clan, "{}", recording.file);
+}
+
+/// As seen from either clan: its players, its side first, and the same war.
+fn check_war(recording: &Recording) {
+    let state = recording.text_at("/state").unwrap();
+    for side in ["clan", "opponent"] {
+        let Some(tag) = recording.text_at(&format!("/{side}/tag")) else {
+            let Ruling::War(war) = recording.rule(&Endpoint::CurrentWar(&anyone())) else {
+                panic!("{}", recording.file)
+            };
+            assert_eq!(
+                (war.document.state.as_str(), war.document.members.len()),
+                ("notInWar", 0),
+                "{}",
+                recording.file
+            );
+            assert_eq!(war.document.json, recording.text);
+            return;
+        };
+        let tag: Tag = tag.parse().unwrap();
+        let endpoint = Endpoint::LeagueWar { war: &anyone(), clan: &tag };
+        let Ruling::War(war) = recording.rule(&endpoint) else { panic!("{}", recording.file) };
+        assert_eq!(war.document.state, state);
+        assert!(war.ends.is_some(), "{}", recording.file);
+        assert_eq!(war.document.members.len(), recording.count(&format!("/{side}/members")), "{}", recording.file);
+        let used: i32 = war.document.members.iter().map(|member| member.attacks_used).sum();
+        let attacks = recording.value[side]["members"].as_array().unwrap().iter();
+        let expected: usize = attacks.map(|member| member["attacks"].as_array().map_or(0, Vec::len)).sum();
+        assert_eq!(usize::try_from(used).unwrap(), expected, "{}", recording.file);
+        let stored: Value = serde_json::from_str(&war.document.json).unwrap();
+        assert_eq!(stored["clan"], recording.value[side], "{}", recording.file);
+        assert_eq!(war.document.json.len(), recording.text.len());
+    }
+    let others = recording.rule(&Endpoint::LeagueWar { war: &anyone(), clan: &"QQQQ2QQQQ".parse().unwrap() });
+    assert!(matches!(others, Ruling::OtherWar { .. }), "{}", recording.file);
+}
+
+fn check_group(recording: &Recording) {
+    let Ruling::Group(group) = recording.rule(&Endpoint::LeagueGroup(&anyone())) else { panic!("{}", recording.file) };
+    let undrawn = recording.text.matches("\"#0\"").count();
+    let wars: usize = group.rounds.iter().map(Vec::len).sum();
+    assert_eq!(wars + undrawn, 4 * recording.count("/rounds"), "{}", recording.file);
+    assert_eq!(Some(group.state.as_str()), recording.text_at("/state"));
+    assert_eq!(Some(group.season.as_str()), recording.text_at("/season"));
+}
+
+fn check_error(recording: &Recording) {
+    assert!(wire::complaint(&recording.text).is_some_and(|complaint| !complaint.reason.is_empty()));
+    let tag = anyone();
+    let ruling = |endpoint| recording.rule(&endpoint);
+    match recording.file.rsplit('/').next().unwrap() {
+        "400-location.json" => assert!(matches!(ruling(Endpoint::Clan(&tag)), Ruling::DeadLetter { .. })),
+        "403-accessDenied-invalid-token.json" | "403-accessDenied.invalidIp.json" => {
+            let rejected = ruling(Endpoint::CurrentWar(&tag));
+            assert!(matches!(rejected, Ruling::GivenBack(Obstacle::KeyRejected { .. })), "{rejected:?}");
+        }
+        "403-currentwar-private-warlog.json" | "403-warlog-private-warlog.json" => {
+            assert!(matches!(ruling(Endpoint::CurrentWar(&tag)), Ruling::PrivateWarLog));
+        }
+        "404-leaguegroup.json" => assert!(matches!(ruling(Endpoint::LeagueGroup(&tag)), Ruling::NotInLeague)),
+        "404-player.json" => assert!(matches!(ruling(Endpoint::Player(&tag)), Ruling::Gone)),
+        "503-inMaintenance.json" => {
+            assert!(matches!(ruling(Endpoint::Clan(&tag)), Ruling::GivenBack(Obstacle::Maintenance { .. })));
+        }
+        other => panic!("an error that nobody has ruled on: {other}"),
+    }
+}
