@@ -46,7 +46,8 @@ pub struct Contents {
     /// Index entries whose data is awaited.
     pub orphans: BTreeMap<Vec<u8>, (Timestamp, Priority)>,
     pub dead_letters_evicted: u64,
-    leases: u64,
+    /// Leases handed out ever; they number the tokens.
+    pub leases: u64,
 }
 
 impl MemoryQueue {

@@ -1,0 +1,790 @@
+//! What both queues promise about mail, order, leases and settlements. Each name is a sentence of the design.
+
+use std::time::Duration;
+
+use refresh_worker::{
+    clock::Timestamp,
+    model::{Priority, Reason, Wish},
+    queue::{
+        DeadFilter, Lease, LeaseRequest, MAX_MAIL_BYTES, MailLimits, ORPHAN_PATIENCE, Queue as _, Settled, Settlement,
+        record::{QueueLimits, State, lapse_hold},
+    },
+};
+
+use super::beds::{Bed, NOW, names, on_both, request, seed_favouring, tag, value};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_secs(15);
+
+on_both! {
+    mail_becomes_a_record_and_leaves_the_mailbox
+    every_spelling_of_an_object_becomes_one_record
+    a_flood_of_one_class_cannot_keep_another_outside
+    a_slice_is_bounded_in_bytes_for_each_class
+    a_value_over_64_kib_is_not_read_but_becomes_a_dead_letter_with_its_size_and_start
+    an_id_over_64_kib_is_not_read_but_becomes_a_dead_letter
+    an_id_of_any_bytes_is_admitted
+    a_request_replaced_between_reading_and_admitting_stays
+    a_request_whose_class_changed_between_reading_and_admitting_stays
+    a_merge_takes_the_best_class_the_earliest_place_the_latest_asked_and_the_highest_retry_count
+    a_producer_that_requeues_every_minute_does_not_lose_its_place
+    a_request_queued_while_leased_becomes_the_next_wish
+    several_requests_queued_while_leased_are_merged_into_one_next_wish
+    without_a_next_wish_done_deletes_the_record
+    on_release_the_next_wish_is_merged
+    on_failure_the_next_wish_is_merged
+    on_lapse_the_next_wish_is_merged
+    a_next_wish_survives_the_death_of_the_object
+    the_merge_counter_tells_the_holder_that_something_newer_came
+    an_index_entry_without_data_is_set_aside_and_admitted_when_its_data_comes
+    an_index_entry_whose_data_does_not_come_is_dropped_and_counted_after_ten_minutes
+    an_orphan_queued_again_waits_anew
+    data_without_an_index_entry_is_found_and_admitted
+    a_producer_stalled_between_its_commands_loses_nothing
+    a_producer_that_replaces_a_request_while_it_is_admitted_loses_nothing
+    unreadable_mail_becomes_a_dead_letter_with_its_reason
+    a_wish_with_fresh_data_waits_until_it_is_due
+    a_request_in_the_future_waits_until_then
+    mail_can_bring_a_due_time_forward
+    mail_never_shortens_a_hold
+    no_time_is_later_than_a_day_from_now
+    order_is_by_class_then_first_asked
+    a_favoured_place_goes_to_the_oldest_of_that_class
+    a_favoured_place_goes_in_strict_order_when_that_class_does_not_wait
+    a_million_due_low_do_not_stand_before_one_critical
+    only_the_classes_asked_for_are_leased
+    a_lease_is_cut_at_max_and_says_that_there_is_more
+    a_leased_object_is_not_leased_again_before_it_lapses
+    a_renewed_lease_does_not_lapse
+    a_renewal_never_shortens_a_lease
+    a_renewal_with_a_stale_token_is_refused
+    after_its_first_lapse_an_object_is_free_again_at_once
+    a_suspect_is_leased_alone
+    a_suspect_waits_while_others_are_in_flight
+    at_the_fifth_lapse_an_object_is_a_dead_letter
+    new_mail_does_not_revive_what_lapsed_too_often
+    new_mail_revives_other_dead_letters_with_attempts_0
+    a_stale_token_is_an_ordinary_answer_and_touches_nothing
+    a_failure_counts_an_attempt_and_holds_the_object
+    later_counts_nothing_and_waits
+    release_counts_nothing_and_keeps_the_place
+    a_worker_that_survived_the_object_clears_its_lapses
+    a_batch_is_settled_in_order
+    stats_count_what_is_there
+    an_empty_queue_answers_everything
+}
+
+async fn mail_becomes_a_record_and_leaves_the_mailbox(bed: &impl Bed) {
+    bed.put_mail("clan:2PP", 1.0, &value("clan:2PP", 1, NOW)).await;
+    let admitted = bed.admit(NOW).await;
+    assert_eq!((admitted.admitted, admitted.more), (1, false));
+    let contents = bed.dump().await;
+    assert!(contents.index.is_empty() && contents.data.is_empty());
+    assert_eq!(contents.records["clan:2PP"].state, State::Ready);
+}
+
+async fn every_spelling_of_an_object_becomes_one_record(bed: &impl Bed) {
+    for (id, tag) in [("clan:2PP", "2PP"), ("clan:#2pp", "#2pp"), ("x-retry-1", "%232PP"), ("y", " 2Pp ")] {
+        let value = value("clan:TAG", 2, NOW).replace(r#""tag": "TAG""#, &format!(r#""tag": "{tag}""#));
+        bed.put_mail(id, 2.0, &value).await;
+    }
+    assert_eq!(bed.admit(NOW).await.admitted, 4);
+    let contents = bed.dump().await;
+    assert_eq!(contents.records.len(), 1);
+    assert_eq!(contents.records["clan:2PP"].merges, 4);
+}
+
+async fn a_flood_of_one_class_cannot_keep_another_outside(bed: &impl Bed) {
+    for number in 0..30 {
+        let object = format!("clan:{}", tag(number));
+        bed.put_mail(&object, 0.0, &value(&object, 0, NOW)).await;
+    }
+    bed.put_mail("war:2PP", 3.0, &value("war:2PP", 3, NOW)).await;
+    let limits = MailLimits { per_class: 5, ..MailLimits::default() };
+    let mail = bed.queue().read_mail(NOW, limits).await.unwrap();
+    assert_eq!((mail.entries.len(), mail.more), (6, true));
+    let admitted = bed.queue().admit(NOW, mail).await.unwrap();
+    assert!(admitted.more);
+    assert!(bed.record("war:2PP").await.is_some());
+}
+
+async fn a_slice_is_bounded_in_bytes_for_each_class(bed: &impl Bed) {
+    let filler = "x".repeat(60_000);
+    for number in 0..8 {
+        let object = format!("clan:{}", tag(number));
+        let value = value(&object, 0, NOW).replace("\"retry_count\": 0", &format!("\"note\": \"{filler}\""));
+        bed.put_mail(&object, 0.0, &value).await;
+    }
+    bed.put_mail("war:2PP", 3.0, &value("war:2PP", 3, NOW)).await;
+    let limits = MailLimits { bytes: 6 * 130_000, ..MailLimits::default() };
+    let mail = bed.queue().read_mail(NOW, limits).await.unwrap();
+    assert_eq!((mail.entries.len(), mail.more), (3, true), "two large ones and the one of the other class");
+    let limits = MailLimits { bytes: 1, ..limits };
+    let mail = bed.queue().read_mail(NOW, limits).await.unwrap();
+    assert_eq!(mail.entries.len(), 2, "never so few that nothing moves");
+}
+
+async fn a_value_over_64_kib_is_not_read_but_becomes_a_dead_letter_with_its_size_and_start(bed: &impl Bed) {
+    bed.put_mail("big", 1.0, &"ä".repeat(MAX_MAIL_BYTES)).await;
+    let mail = bed.queue().read_mail(NOW, MailLimits::default()).await.unwrap();
+    assert!(format!("{mail:?}").len() < 10_000, "the value was read");
+    assert_eq!(bed.queue().admit(NOW, mail).await.unwrap().unreadable, 1);
+    let letters = bed.queue().dead_letters(&DeadFilter::default(), 10).await.unwrap();
+    assert_eq!((letters[0].name.as_str(), letters[0].reason_code.as_str()), ("mail:big", "too_large"));
+    assert_eq!(letters[0].reason, "the value has 131072 bytes");
+    assert_eq!(letters[0].body.as_deref(), Some("ä".repeat(250).as_str()));
+    let contents = bed.dump().await;
+    assert!(contents.index.is_empty() && contents.data.is_empty());
+}
+
+async fn an_id_over_64_kib_is_not_read_but_becomes_a_dead_letter(bed: &impl Bed) {
+    let id = "i".repeat(MAX_MAIL_BYTES + 1);
+    bed.put_mail(&id, 1.0, &value("clan:2PP", 1, NOW)).await;
+    bed.put_data(format!("{id}j").as_bytes(), b"{}").await;
+    bed.put_index(format!("{id}k").as_bytes(), 2.0).await;
+    let mail = bed.queue().read_mail(NOW, MailLimits::default()).await.unwrap();
+    assert!(format!("{mail:?}").len() < 20_000, "the id was read");
+    assert_eq!(bed.queue().admit(NOW, mail).await.unwrap().unreadable, 3);
+    let contents = bed.dump().await;
+    assert!(contents.index.is_empty() && contents.data.is_empty());
+    assert_eq!(contents.letters.len(), 3);
+    let letters = bed.queue().dead_letters(&DeadFilter::default(), 10).await.unwrap();
+    assert!(letters.iter().any(|letter| letter.reason == "the id has 65537 bytes"), "{letters:?}");
+}
+
+async fn an_id_of_any_bytes_is_admitted(bed: &impl Bed) {
+    for id in [&b"\xff\xfe\x00"[..], b"", b"with space\n\"quote\"", "ßä".as_bytes()] {
+        bed.put_index(id, 1.0).await;
+        bed.put_data(id, value("clan:2PP", 1, NOW).as_bytes()).await;
+    }
+    assert_eq!(bed.admit(NOW).await.admitted, 4);
+    let contents = bed.dump().await;
+    assert!(contents.index.is_empty() && contents.data.is_empty());
+}
+
+async fn a_request_replaced_between_reading_and_admitting_stays(bed: &impl Bed) {
+    bed.put_mail("clan:2PP", 1.0, &value("clan:2PP", 1, NOW)).await;
+    let mail = bed.queue().read_mail(NOW, MailLimits::default()).await.unwrap();
+    bed.put_mail("clan:2PP", 1.0, &value("clan:2PP", 1, NOW + SECOND)).await;
+    assert_eq!(bed.queue().admit(NOW, mail).await.unwrap().changed, 1);
+    let contents = bed.dump().await;
+    assert!(contents.records.is_empty());
+    assert_eq!((contents.index.len(), contents.data.len()), (1, 1));
+    assert_eq!(bed.admit(NOW).await.admitted, 1);
+    assert_eq!(bed.record("clan:2PP").await.unwrap().wanted.last, NOW + SECOND);
+}
+
+async fn a_request_whose_class_changed_between_reading_and_admitting_stays(bed: &impl Bed) {
+    bed.put_mail("clan:2PP", 2.0, &value("clan:2PP", 2, NOW)).await;
+    let mail = bed.queue().read_mail(NOW, MailLimits::default()).await.unwrap();
+    bed.put_index(b"clan:2PP", 0.0).await;
+    assert_eq!(bed.queue().admit(NOW, mail).await.unwrap().changed, 1);
+    assert_eq!(bed.admit(NOW).await.admitted, 1);
+    assert_eq!(bed.record("clan:2PP").await.unwrap().wanted.priority, Priority::Critical);
+}
+
+async fn a_merge_takes_the_best_class_the_earliest_place_the_latest_asked_and_the_highest_retry_count(bed: &impl Bed) {
+    bed.put_mail("a", 2.0, &value("clan:2PP", 2, NOW - MINUTE)).await;
+    bed.put_mail("b", 1.0, &value("clan:2PP", 1, NOW - 2 * MINUTE).replace("count\": 0", "count\": 2")).await;
+    bed.put_mail("c", 3.0, &value("clan:2PP", 3, NOW)).await;
+    assert_eq!(bed.admit(NOW).await.admitted, 3);
+    let wanted = bed.record("clan:2PP").await.unwrap().wanted;
+    assert_eq!((wanted.priority, wanted.first, wanted.last), (Priority::High, NOW - 2 * MINUTE, NOW));
+    assert_eq!(wanted.attempts, 2);
+}
+
+async fn a_producer_that_requeues_every_minute_does_not_lose_its_place(bed: &impl Bed) {
+    bed.enqueue("clan:2PP", Priority::Medium, NOW).await;
+    bed.enqueue("clan:2QQ", Priority::Medium, NOW + SECOND).await;
+    for minute in 1..20 {
+        let now = NOW + minute * MINUTE;
+        bed.put_mail("clan:2PP", 2.0, &value("clan:2PP", 2, now)).await;
+        assert_eq!(bed.admit(now).await.admitted, 1);
+    }
+    let leased = bed.lease(NOW + 20 * MINUTE, &request(2)).await;
+    assert_eq!(names(&leased), ["clan:2PP", "clan:2QQ"]);
+    assert_eq!((leased.leases[0].first_asked, leased.leases[0].last_asked), (NOW, NOW + 19 * MINUTE));
+}
+
+async fn a_request_queued_while_leased_becomes_the_next_wish(bed: &impl Bed) {
+    bed.enqueue("clan:2PP", Priority::Medium, NOW).await;
+    let lease = bed.lease_one(NOW).await;
+    let failed = Settlement::Failed { until: NOW, reason: Reason::new("cut", "cut") };
+    settle(bed, NOW, &lease, failed).await;
+    let lease = bed.lease_one(NOW).await;
+    bed.put_mail("clan:2PP", 0.0, &value("clan:2PP", 0, NOW + SECOND)).await;
+    assert_eq!(bed.admit(NOW + SECOND).await.admitted, 1);
+    assert_eq!(bed.record("clan:2PP").await.unwrap().state, State::Leased, "the lease is not disturbed");
+    settle(bed, NOW + 2 * SECOND, &lease, Settlement::Done).await;
+    let record = bed.record("clan:2PP").await.unwrap();
+    assert_eq!((record.state, record.next, record.token), (State::Ready, None, None));
+    assert_eq!((record.wanted.attempts, record.lapses), (0, 0));
+    assert_eq!((record.wanted.priority, record.wanted.first), (Priority::Critical, NOW + SECOND));
+}
+
+async fn several_requests_queued_while_leased_are_merged_into_one_next_wish(bed: &impl Bed) {
+    bed.enqueue("clan:2PP", Priority::Critical, NOW).await;
+    let lease = bed.lease_one(NOW).await;
+    bed.enqueue("clan:2PP", Priority::Low, NOW + SECOND).await;
+    bed.enqueue("clan:2PP", Priority::High, NOW + 2 * SECOND).await;
+    settle(bed, NOW + 3 * SECOND, &lease, Settlement::Done).await;
+    let wanted = bed.record("clan:2PP").await.unwrap().wanted;
+    assert_eq!((wanted.priority, wanted.first, wanted.last), (Priority::High, NOW + SECOND, NOW + 2 * SECOND));
+}
+
+async fn without_a_next_wish_done_deletes_the_record(bed: &impl Bed) {
+    bed.enqueue("clan:2PP", Priority::Medium, NOW).await;
+    let lease = bed.lease_one(NOW).await;
+    settle(bed, NOW, &lease, Settlement::Done).await;
+    assert!(bed.dump().await.records.is_empty());
+}
+
+/// A leased object with a better, later wish behind it.
+async fn leased_with_a_next_wish(bed: &impl Bed) -> Lease {
+    bed.enqueue("clan:2PP", Priority::Medium, NOW).await;
+    let lease = bed.lease_one(NOW).await;
+    bed.enqueue("clan:2PP", Priority::High, NOW + SECOND).await;
+    lease
+}
+
+async fn assert_merged(bed: &impl Bed) {
+    let record = bed.record("clan:2PP").await.unwrap();
+    assert_eq!(record.next, None);
+    assert_eq!((record.wanted.priority, record.wanted.first), (Priority::High, NOW));
+    assert_eq!(record.wanted.last, NOW + SECOND);
+}
+
+async fn on_release_the_next_wish_is_merged(bed: &impl Bed) {
+    let lease = leased_with_a_next_wish(bed).await;
+    settle(bed, NOW + SECOND, &lease, Settlement::Release).await;
+    assert_merged(bed).await;
+}
+
+async fn on_failure_the_next_wish_is_merged(bed: &impl Bed) {
+    let lease = leased_with_a_next_wish(bed).await;
+    let until = NOW + MINUTE;
+    settle(bed, NOW + SECOND, &lease, Settlement::Failed { until, reason: Reason::new("cut", "cut") }).await;
+    assert_merged(bed).await;
+    assert_eq!(bed.record("clan:2PP").await.unwrap().state, State::Delayed);
+}
+
+async fn on_lapse_the_next_wish_is_merged(bed: &impl Bed) {
+    leased_with_a_next_wish(bed).await;
+    assert_eq!(bed.lease(NOW + LEASE, &request(0)).await.lapsed, 1);
+    assert_merged(bed).await;
+}
+
+async fn a_next_wish_survives_the_death_of_the_object(bed: &impl Bed) {
+    let lease = leased_with_a_next_wish(bed).await;
+    settle(bed, NOW + SECOND, &lease, dead("bad_request")).await;
+    let record = bed.record("clan:2PP").await.unwrap();
+    assert_eq!((record.state, record.wanted.attempts), (State::Ready, 0));
+    assert_eq!((record.wanted.first, record.code), (NOW + SECOND, None));
+}
+
+async fn the_merge_counter_tells_the_holder_that_something_newer_came(bed: &impl Bed) {
+    bed.enqueue("clan:2PP", Priority::Medium, NOW).await;
+    let lease = bed.lease_one(NOW).await;
+    assert_eq!(bed.record("clan:2PP").await.unwrap().merges, lease.merges);
+    // Asked, by the producer's clock, before the first one: times would not tell.
+    bed.put_mail("clan:2PP", 1.0, &value("clan:2PP", 1, NOW - MINUTE)).await;
+    bed.admit(NOW).await;
+    assert_ne!(bed.record("clan:2PP").await.unwrap().merges, lease.merges);
+    settle(bed, NOW, &lease, Settlement::Done).await;
+    assert_eq!(bed.record("clan:2PP").await.unwrap().wanted.last, NOW - MINUTE);
+}
+
+async fn an_index_entry_without_data_is_set_aside_and_admitted_when_its_data_comes(bed: &impl Bed) {
+    bed.put_index(b"clan:2PP", 1.0).await;
+    assert_eq!(bed.admit(NOW).await.orphaned, 1);
+    let contents = bed.dump().await;
+    assert!(contents.index.is_empty());
+    assert_eq!(contents.orphans[&b"clan:2PP"[..]], (NOW, Priority::High));
+    assert_eq!(bed.admit(NOW + SECOND).await, refresh_worker::queue::Admitted::default());
+    let value = value("clan:2PP", 1, NOW).replace("\"priority\": 1, ", "");
+    bed.put_data(b"clan:2PP", value.as_bytes()).await;
+    assert_eq!(bed.admit(NOW + 2 * SECOND).await.admitted, 1);
+    let contents = bed.dump().await;
+    assert!(contents.orphans.is_empty() && contents.data.is_empty());
+    assert_eq!(contents.records["clan:2PP"].wanted.priority, Priority::High, "its score is remembered");
+}
+
+async fn an_index_entry_whose_data_does_not_come_is_dropped_and_counted_after_ten_minutes(bed: &impl Bed) {
+    bed.put_index(b"clan:2PP", 1.0).await;
+    bed.admit(NOW).await;
+    assert_eq!(bed.admit(NOW + ORPHAN_PATIENCE - SECOND).await.orphans_dropped, 0);
+    assert_eq!(bed.admit(NOW + ORPHAN_PATIENCE).await.orphans_dropped, 1);
+    assert!(bed.dump().await.orphans.is_empty());
+    // Data that comes even later is found all the same.
+    bed.put_data(b"clan:2PP", value("clan:2PP", 1, NOW).as_bytes()).await;
+    assert_eq!(bed.admit(NOW + ORPHAN_PATIENCE).await.found_by_scan, 1);
+}
+
+async fn an_orphan_queued_again_waits_anew(bed: &impl Bed) {
+    bed.put_index(b"clan:2PP", 1.0).await;
+    bed.admit(NOW).await;
+    let later = NOW + ORPHAN_PATIENCE;
+    bed.put_index(b"clan:2PP", 0.0).await;
+    let admitted = bed.admit(later).await;
+    assert_eq!((admitted.orphaned, admitted.orphans_dropped), (1, 0));
+    assert_eq!(bed.dump().await.orphans[&b"clan:2PP"[..]], (later, Priority::Critical));
+}
+
+async fn data_without_an_index_entry_is_found_and_admitted(bed: &impl Bed) {
+    bed.put_data(b"clan:2PP", value("clan:2PP", 1, NOW).as_bytes()).await;
+    let admitted = bed.admit(NOW).await;
+    assert_eq!((admitted.admitted, admitted.found_by_scan), (1, 1));
+    assert!(bed.dump().await.data.is_empty());
+    assert_eq!(bed.record("clan:2PP").await.unwrap().wanted.priority, Priority::High);
+}
+
+/// `HEXISTS`, `ZREM`, `HDEL`, `ZADD`, `HSET`, with a run between any two of them.
+async fn a_producer_stalled_between_its_commands_loses_nothing(bed: &impl Bed) {
+    let (old, new) = (value("clan:2PP", 2, NOW), value("clan:2PP", 1, NOW + MINUTE));
+    for run_after in 0..4 {
+        bed.put_mail("clan:2PP", 2.0, &old).await;
+        for step in 0..4 {
+            match step {
+                0 => bed.remove_index(b"clan:2PP").await,
+                1 => bed.remove_data(b"clan:2PP").await,
+                2 => bed.put_index(b"clan:2PP", 1.0).await,
+                _ => bed.put_data(b"clan:2PP", new.as_bytes()).await,
+            }
+            if step == run_after {
+                bed.admit(NOW + MINUTE).await;
+            }
+        }
+        bed.admit(NOW + MINUTE).await;
+        let contents = bed.dump().await;
+        assert_eq!(contents.records["clan:2PP"].wanted.last, NOW + MINUTE, "run after step {run_after}");
+        assert!(contents.data.is_empty() && contents.index.is_empty() && contents.orphans.is_empty());
+        let lease = bed.lease_one(NOW + MINUTE).await;
+        settle(bed, NOW + MINUTE, &lease, Settlement::Done).await;
+    }
+}
+
+/// The same, with the slice read before one of the commands and admitted after any later one.
+async fn a_producer_that_replaces_a_request_while_it_is_admitted_loses_nothing(bed: &impl Bed) {
+    let (old, new) = (value("clan:2PP", 2, NOW), value("clan:2PP", 1, NOW + MINUTE));
+    for read_before in 0..4 {
+        for admit_after in read_before..4 {
+            bed.put_mail("clan:2PP", 2.0, &old).await;
+            let mut mail = None;
+            for step in 0..4 {
+                if step == read_before {
+                    mail = Some(bed.queue().read_mail(NOW + MINUTE, MailLimits::default()).await.unwrap());
+                }
+                match step {
+                    0 => bed.remove_index(b"clan:2PP").await,
+                    1 => bed.remove_data(b"clan:2PP").await,
+                    2 => bed.put_index(b"clan:2PP", 1.0).await,
+                    _ => bed.put_data(b"clan:2PP", new.as_bytes()).await,
+                }
+                if step == admit_after {
+                    bed.queue().admit(NOW + MINUTE, mail.take().unwrap()).await.unwrap();
+                }
+            }
+            for _ in 0..2 {
+                bed.admit(NOW + MINUTE).await;
+            }
+            let contents = bed.dump().await;
+            let record = &contents.records["clan:2PP"];
+            assert_eq!(record.wanted.last, NOW + MINUTE, "read before {read_before}, admitted after {admit_after}");
+            assert!(contents.data.is_empty() && contents.index.is_empty() && contents.orphans.is_empty());
+            let lease = bed.lease_one(NOW + MINUTE).await;
+            settle(bed, NOW + MINUTE, &lease, Settlement::Done).await;
+        }
+    }
+}
+
+async fn unreadable_mail_becomes_a_dead_letter_with_its_reason(bed: &impl Bed) {
+    bed.put_mail("a", 0.0, "no JSON").await;
+    bed.put_mail("b", 1.0, r#"{"type": "clam", "tag": "2PP"}"#).await;
+    bed.put_mail("c", 2.0, r#"{"type": "clan", "tag": "2X"}"#).await;
+    bed.put_index(b"\xff", 3.0).await;
+    bed.put_data(b"\xff", b"\xfe\x00").await;
+    bed.put_mail("clan:2PP", 3.0, &value("clan:2PP", 3, NOW)).await;
+    let admitted = bed.admit(NOW).await;
+    assert_eq!((admitted.admitted, admitted.unreadable), (1, 4), "what stands in front blocks nothing");
+    let letters = bed.queue().dead_letters(&DeadFilter::default(), 10).await.unwrap();
+    let mut told: Vec<_> = letters.iter().map(|letter| (letter.name.as_str(), letter.reason_code.as_str())).collect();
+    told.sort_unstable();
+    assert_eq!(
+        told,
+        [("mail:\\xff", "not_json"), ("mail:a", "not_json"), ("mail:b", "unknown_type"), ("mail:c", "impossible_tag")]
+    );
+    let of = |name: &str| letters.iter().find(|letter| letter.name == name).unwrap();
+    assert!(of("mail:b").reason.contains("clam"), "{:?}", of("mail:b"));
+    assert_eq!(of("mail:a").body.as_deref(), Some("no JSON"));
+    assert!(bed.dump().await.data.is_empty());
+}
+
+async fn a_wish_with_fresh_data_waits_until_it_is_due(bed: &impl Bed) {
+    let value =
+        value("clan:2PP", 1, NOW).replace("\"last_updated\": null", "\"last_updated\": \"2026-03-04T05:00:00\"");
+    bed.put_mail("clan:2PP", 1.0, &value).await;
+    assert_eq!(bed.admit(NOW).await.admitted, 1);
+    let due = Timestamp::from_millis(1_772_602_200_000);
+    assert_eq!(due.to_string(), "2026-03-04T05:30:00.000Z");
+    let record = bed.record("clan:2PP").await.unwrap();
+    assert_eq!((record.state, record.wanted.due), (State::Delayed, due));
+    assert!(bed.lease(due - SECOND, &request(1)).await.leases.is_empty());
+    assert_eq!(names(&bed.lease(due, &request(1)).await), ["clan:2PP"]);
+}
+
+async fn a_request_in_the_future_waits_until_then(bed: &impl Bed) {
+    bed.put_mail("clan:2PP", 0.0, &value("clan:2PP", 0, NOW + 2 * MINUTE)).await;
+    bed.put_mail("clan:2QQ", 0.0, &value("clan:2QQ", 0, NOW + 59 * SECOND)).await;
+    bed.admit(NOW).await;
+    assert_eq!(names(&bed.lease(NOW, &request(5)).await), ["clan:2QQ"], "a clock a little ahead is now");
+    assert!(names(&bed.lease(NOW + 2 * MINUTE, &request(5)).await).contains(&"clan:2PP".to_owned()));
+}
+
+async fn mail_can_bring_a_due_time_forward(bed: &impl Bed) {
+    bed.put_mail("clan:2PP", 0.0, &value("clan:2PP", 3, NOW + 5 * MINUTE)).await;
+    bed.admit(NOW).await;
+    assert_eq!(bed.record("clan:2PP").await.unwrap().state, State::Delayed);
+    bed.put_mail("clan:2PP", 0.0, &value("clan:2PP", 3, NOW)).await;
+    bed.admit(NOW).await;
+    assert_eq!(names(&bed.lease(NOW, &request(5)).await), ["clan:2PP"]);
+}
+
+async fn mail_never_shortens_a_hold(bed: &impl Bed) {
+    bed.enqueue("clan:2PP", Priority::Medium, NOW).await;
+    let lease = bed.lease_one(NOW).await;
+    let until = NOW + 4 * MINUTE;
+    settle(bed, NOW, &lease, Settlement::Failed { until, reason: Reason::new("cut", "cut") }).await;
+    bed.enqueue("clan:2PP", Priority::Critical, NOW + SECOND).await;
+    bed.put_mail("clan:2PP", 0.0, &value("clan:2PP", 0, NOW + SECOND)).await;
+    bed.admit(NOW + SECOND).await;
+    assert!(bed.lease(until - SECOND, &request(1)).await.leases.is_empty());
+    let lease = bed.lease_one(until).await;
+    assert_eq!((lease.priority, lease.attempts), (Priority::Critical, 1));
+}
+
+async fn no_time_is_later_than_a_day_from_now(bed: &impl Bed) {
+    let day = 24 * 60 * MINUTE;
+    bed.put_mail("clan:2PP", 0.0, &value("clan:2PP", 0, NOW + 900 * day)).await;
+    bed.put_mail("clan:2QQ", 0.0, &value("clan:2QQ", 0, NOW).replace("2026-", "0001-")).await;
+    bed.admit(NOW).await;
+    let contents = bed.dump().await;
+    let ahead = &contents.records["clan:2PP"].wanted;
+    assert_eq!((ahead.first, ahead.last, ahead.due), (NOW + day, NOW + day, NOW + day));
+    let ancient = &contents.records["clan:2QQ"].wanted;
+    assert_eq!((ancient.first, ancient.due), (Timestamp::EPOCH, Timestamp::EPOCH));
+    let lease = bed.lease_one(NOW).await;
+    settle(bed, NOW, &lease, Settlement::Later { until: NOW + 900 * day }).await;
+    assert_eq!(bed.record("clan:2QQ").await.unwrap().wanted.due, NOW + day);
+    let wild = Wish { asked: NOW + 900 * day, due: NOW - 90_000 * day, ..wish("clan:2VV", Priority::Low) };
+    bed.queue().enqueue(NOW, &[wild]).await.unwrap();
+    let wanted = bed.record("clan:2VV").await.unwrap().wanted;
+    assert_eq!((wanted.first, wanted.due), (NOW + day, Timestamp::EPOCH));
+}
+
+fn wish(object: &str, priority: Priority) -> Wish {
+    Wish::now(object.parse().unwrap(), priority, NOW)
+}
+
+async fn order_is_by_class_then_first_asked(bed: &impl Bed) {
+    bed.enqueue("clan:2LL", Priority::Low, NOW - 9 * MINUTE).await;
+    bed.enqueue("clan:2PP", Priority::High, NOW - MINUTE).await;
+    bed.enqueue("war:2PP", Priority::High, NOW - 2 * MINUTE).await;
+    bed.enqueue("clan:2QQ", Priority::Critical, NOW).await;
+    bed.enqueue("player:2GG", Priority::Medium, NOW - 5 * MINUTE).await;
+    let leased = bed.lease(NOW, &request(10)).await;
+    assert_eq!(names(&leased), ["clan:2QQ", "war:2PP", "clan:2PP", "player:2GG", "clan:2LL"]);
+    assert!(!leased.more && !leased.suspect_waits);
+    let mut tokens: Vec<_> = leased.leases.iter().map(|lease| lease.token.0.clone()).collect();
+    tokens.dedup();
+    assert_eq!(tokens.len(), 5);
+    assert!(leased.leases.iter().all(|lease| lease.expires == NOW + LEASE));
+}
+
+async fn a_favoured_place_goes_to_the_oldest_of_that_class(bed: &impl Bed) {
+    for class in [Priority::High, Priority::Medium, Priority::Low] {
+        bed.enqueue("clan:2CC", Priority::Critical, NOW).await;
+        bed.enqueue("clan:2PP", class, NOW - MINUTE).await;
+        bed.enqueue("clan:2QQ", class, NOW - 2 * MINUTE).await;
+        let asked = LeaseRequest { seed: seed_favouring(class), ..request(1) };
+        let leased = bed.lease(NOW, &asked).await;
+        assert_eq!(names(&leased), ["clan:2QQ"], "{class}");
+        settle(bed, NOW, &leased.leases[0], Settlement::Done).await;
+        for lease in bed.lease(NOW, &request(9)).await.leases {
+            settle(bed, NOW, &lease, Settlement::Done).await;
+        }
+    }
+}
+
+async fn a_favoured_place_goes_in_strict_order_when_that_class_does_not_wait(bed: &impl Bed) {
+    bed.enqueue("clan:2PP", Priority::High, NOW).await;
+    bed.enqueue("clan:2QQ", Priority::Critical, NOW).await;
+    let asked = LeaseRequest { seed: seed_favouring(Priority::Low), ..request(1) };
+    assert_eq!(names(&bed.lease(NOW, &asked).await), ["clan:2QQ"]);
+}
+
+async fn a_million_due_low_do_not_stand_before_one_critical(bed: &impl Bed) {
+    let due = NOW + MINUTE;
+    let low: Vec<Wish> =
+        (0..1000).map(|number| Wish { due, ..wish(&format!("clan:{}", tag(number)), Priority::Low) }).collect();
+    bed.queue().enqueue(NOW, &low).await.unwrap();
+    let critical = Wish { due: due + SECOND, ..wish("war:2PP", Priority::Critical) };
+    bed.queue().enqueue(NOW, &[critical]).await.unwrap();
+    let leased = bed.lease(due + SECOND, &request(1)).await;
+    assert_eq!(names(&leased), ["war:2PP"]);
+    assert!(leased.more);
+}
+
+async fn only_the_classes_asked_for_are_leased(bed: &impl Bed) {
+    for (object, class) in ["clan:2PP", "clan:2QQ", "clan:2LL", "clan:2VV"].into_iter().zip(Priority::ALL) {
+        bed.enqueue(object, class, NOW).await;
+    }
+    let asked = LeaseRequest {
+        priorities: vec![Priority::Low, Priority::High],
+        seed: seed_favouring(Priority::Medium),
+        ..request(9)
+    };
+    assert_eq!(names(&bed.lease(NOW, &asked).await), ["clan:2QQ", "clan:2VV"]);
+}
+
+async fn a_lease_is_cut_at_max_and_says_that_there_is_more(bed: &impl Bed) {
+    bed.enqueue("clan:2PP", Priority::High, NOW).await;
+    bed.enqueue("clan:2QQ", Priority::High, NOW + SECOND).await;
+    let leased = bed.lease(NOW + SECOND, &request(1)).await;
+    assert_eq!((names(&leased), leased.more), (vec!["clan:2PP".to_owned()], true));
+    let leased = bed.lease(NOW + SECOND, &request(1)).await;
+    assert_eq!((names(&leased), leased.more), (vec!["clan:2QQ".to_owned()], false));
+}
+
+async fn a_leased_object_is_not_leased_again_before_it_lapses(bed: &impl Bed) {
+    bed.enqueue("clan:2PP", Priority::High, NOW).await;
+    bed.lease_one(NOW).await;
+    let leased = bed.lease(NOW + LEASE - SECOND, &request(1)).await;
+    assert_eq!((leased.leases.len(), leased.lapsed), (0, 0));
+}
+
+async fn a_renewed_lease_does_not_lapse(bed: &impl Bed) {
+    bed.enqueue("clan:2PP", Priority::High, NOW).await;
+    let lease = bed.lease_one(NOW).await;
+    let renewal = [(lease.object.clone(), lease.token.clone())];
+    let until = NOW + 2 * LEASE;
+    assert_eq!(bed.queue().renew(NOW + SECOND, &renewal, until).await.unwrap(), [true]);
+    assert_eq!(bed.lease(until - SECOND, &request(1)).await.lapsed, 0);
+    assert_eq!(bed.lease(until, &request(1)).await.lapsed, 1);
+}
+
+async fn a_renewal_never_shortens_a_lease(bed: &impl Bed) {
+    bed.enqueue("clan:2PP", Priority::High, NOW).await;
+    let lease = bed.lease_one(NOW).await;
+    let renewal = [(lease.object.clone(), lease.token.clone())];
+    assert_eq!(bed.queue().renew(NOW, &renewal, NOW + SECOND).await.unwrap(), [true]);
+    assert_eq!(bed.record("clan:2PP").await.unwrap().expires, Some(NOW + LEASE));
+}
+
+async fn a_renewal_with_a_stale_token_is_refused(bed: &impl Bed) {
+    bed.enqueue("clan:2PP", Priority::High, NOW).await;
+    let stale = bed.lease_one(NOW).await;
+    let lease = bed.lease_one(NOW + LEASE).await;
+    assert_ne!(stale.token, lease.token);
+    let renewals = [(stale.object, stale.token), (lease.object, lease.token)];
+    let answers = bed.queue().renew(NOW + LEASE, &renewals, NOW + 3 * LEASE).await.unwrap();
+    assert_eq!(answers, [false, true]);
+}
+
+async fn after_its_first_lapse_an_object_is_free_again_at_once(bed: &impl Bed) {
+    bed.enqueue("clan:2PP", Priority::High, NOW).await;
+    bed.lease_one(NOW).await;
+    let leased = bed.lease(NOW + LEASE, &LeaseRequest { alone: false, ..request(1) }).await;
+    assert_eq!((leased.lapsed, leased.leases.len()), (1, 1));
+    assert_eq!((leased.leases[0].lapses, leased.leases[0].attempts), (1, 0), "no attempt counted");
+}
+
+/// Lets `clan:2PP` lapse until it has done so `lapses` times. Answers when it is ready again.
+async fn lapse(bed: &impl Bed, lapses: u32) -> Timestamp {
+    bed.enqueue("clan:2PP", Priority::Critical, NOW).await;
+    let mut now = NOW;
+    for lapse in 1..=lapses {
+        let asked = LeaseRequest { max: 1, ..request(1) };
+        assert_eq!(names(&bed.lease(now, &asked).await), ["clan:2PP"], "before lapse {lapse}");
+        now = now + LEASE;
+        assert_eq!(bed.lease(now, &request(0)).await.lapsed, 1);
+        now = now + lapse_hold(lapse);
+    }
+    now
+}
+
+async fn a_suspect_is_leased_alone(bed: &impl Bed) {
+    let now = lapse(bed, 2).await;
+    bed.enqueue("clan:2QQ", Priority::Critical, now).await;
+    let leased = bed.lease(now, &request(10)).await;
+    assert_eq!((names(&leased), leased.suspect_waits), (vec!["clan:2PP".to_owned()], false));
+    assert!(leased.leases[0].is_suspect());
+}
+
+async fn a_suspect_waits_while_others_are_in_flight(bed: &impl Bed) {
+    let now = lapse(bed, 2).await;
+    bed.enqueue("clan:2QQ", Priority::Critical, NOW - MINUTE).await;
+    bed.enqueue("clan:2LL", Priority::Critical, now).await;
+    let leased = bed.lease(now, &request(10)).await;
+    assert_eq!((names(&leased), leased.suspect_waits), (vec!["clan:2QQ".to_owned()], true), "not behind another");
+    let leased = bed.lease(now, &LeaseRequest { alone: false, ..request(10) }).await;
+    assert_eq!((leased.leases.len(), leased.suspect_waits), (0, true), "not beside what is in flight");
+}
+
+async fn at_the_fifth_lapse_an_object_is_a_dead_letter(bed: &impl Bed) {
+    let now = lapse(bed, 4).await;
+    bed.lease_one(now).await;
+    let leased = bed.lease(now + LEASE, &request(1)).await;
+    assert_eq!((leased.lapsed, leased.lapsed_dead, leased.leases.len()), (1, 1, 0));
+    let letters = bed.queue().dead_letters(&DeadFilter::default(), 9).await.unwrap();
+    assert_eq!((letters[0].name.as_str(), letters[0].reason_code.as_str()), ("clan:2PP", "lapsed"));
+    assert_eq!((letters[0].lapses, letters[0].died), (5, now + LEASE));
+}
+
+async fn new_mail_does_not_revive_what_lapsed_too_often(bed: &impl Bed) {
+    let now = lapse(bed, 5).await;
+    bed.put_mail("clan:2PP", 0.0, &value("clan:2PP", 0, now)).await;
+    assert_eq!(bed.admit(now).await.admitted, 1);
+    let record = bed.record("clan:2PP").await.unwrap();
+    assert_eq!((record.state, record.wanted.last), (State::Dead, now), "the wish is kept with it");
+    assert!(bed.lease(now, &request(1)).await.leases.is_empty());
+    assert_eq!(bed.queue().redrive(now, &DeadFilter::default()).await.unwrap(), 1);
+    let lease = bed.lease_one(now).await;
+    assert_eq!((lease.lapses, lease.attempts, lease.last_asked), (0, 0, now));
+}
+
+async fn new_mail_revives_other_dead_letters_with_attempts_0(bed: &impl Bed) {
+    bed.enqueue("clan:2PP", Priority::Medium, NOW).await;
+    let lease = bed.lease_one(NOW).await;
+    settle(bed, NOW, &lease, dead("wrong_tag")).await;
+    let mail = value("clan:2PP", 1, NOW + MINUTE).replace("count\": 0", "count\": 2");
+    bed.put_mail("clan:2PP", 1.0, &mail).await;
+    bed.admit(NOW + MINUTE).await;
+    let record = bed.record("clan:2PP").await.unwrap();
+    assert_eq!((record.state, record.wanted.attempts, record.code), (State::Ready, 0, None));
+    assert_eq!(record.wanted.first, NOW + MINUTE);
+}
+
+async fn a_stale_token_is_an_ordinary_answer_and_touches_nothing(bed: &impl Bed) {
+    bed.enqueue("clan:2PP", Priority::High, NOW).await;
+    let stale = bed.lease_one(NOW).await;
+    let lease = bed.lease_one(NOW + LEASE).await;
+    let before = bed.dump().await;
+    for settlement in [Settlement::Done, Settlement::Release, dead("x"), Settlement::Later { until: NOW }] {
+        let settled = bed.queue().settle(NOW + LEASE, &[(stale.clone(), settlement)]).await.unwrap();
+        assert_eq!(settled, [Settled::Stale]);
+    }
+    assert_eq!(bed.dump().await, before);
+    settle(bed, NOW + LEASE, &lease, Settlement::Done).await;
+    let settled = bed.queue().settle(NOW + LEASE, &[(lease, Settlement::Done)]).await.unwrap();
+    assert_eq!(settled, [Settled::Stale], "the record is gone");
+}
+
+async fn a_failure_counts_an_attempt_and_holds_the_object(bed: &impl Bed) {
+    bed.enqueue("clan:2PP", Priority::High, NOW).await;
+    let lease = bed.lease_one(NOW).await;
+    let until = NOW + 2 * MINUTE;
+    settle(bed, NOW, &lease, Settlement::Failed { until, reason: Reason::new("timeout", "no answer") }).await;
+    assert!(bed.lease(until - SECOND, &request(1)).await.leases.is_empty());
+    let lease = bed.lease_one(until).await;
+    assert_eq!((lease.attempts, lease.first_asked), (1, NOW));
+}
+
+async fn later_counts_nothing_and_waits(bed: &impl Bed) {
+    bed.enqueue("clan:2PP", Priority::High, NOW).await;
+    let lease = bed.lease_one(NOW).await;
+    settle(bed, NOW, &lease, Settlement::Failed { until: NOW, reason: Reason::new("timeout", "") }).await;
+    let lease = bed.lease_one(NOW).await;
+    let until = NOW + MINUTE;
+    settle(bed, NOW, &lease, Settlement::Later { until }).await;
+    assert!(bed.lease(until - SECOND, &request(1)).await.leases.is_empty());
+    let lease = bed.lease_one(until).await;
+    assert_eq!((lease.attempts, lease.lapses), (0, 0));
+}
+
+async fn release_counts_nothing_and_keeps_the_place(bed: &impl Bed) {
+    bed.enqueue("clan:2PP", Priority::High, NOW).await;
+    bed.enqueue("clan:2QQ", Priority::High, NOW + SECOND).await;
+    let before = bed.dump().await.records;
+    let lease = bed.lease_one(NOW + SECOND).await;
+    settle(bed, NOW + MINUTE, &lease, Settlement::Release).await;
+    assert_eq!(bed.dump().await.records, before);
+    assert_eq!(bed.lease_one(NOW + MINUTE).await.object.to_string(), "clan:2PP");
+}
+
+async fn a_worker_that_survived_the_object_clears_its_lapses(bed: &impl Bed) {
+    let now = lapse(bed, 1).await;
+    let lease = bed.lease_one(now).await;
+    settle(bed, now, &lease, Settlement::Release).await;
+    assert_eq!(bed.record("clan:2PP").await.unwrap().lapses, 1, "it was not started");
+    let lease = bed.lease_one(now).await;
+    settle(bed, now, &lease, Settlement::Failed { until: now, reason: Reason::new("timeout", "") }).await;
+    assert_eq!(bed.record("clan:2PP").await.unwrap().lapses, 0);
+}
+
+async fn a_batch_is_settled_in_order(bed: &impl Bed) {
+    for number in 0..5 {
+        bed.enqueue(&format!("clan:{}", tag(number)), Priority::High, NOW).await;
+    }
+    let mut leases = bed.lease(NOW, &request(5)).await.leases;
+    leases[2].token.0.push('x');
+    let reason = Reason::new("timeout", "");
+    let endings = [
+        Settlement::Done,
+        Settlement::Release,
+        Settlement::Done,
+        dead("bad_request"),
+        Settlement::Failed { until: NOW + MINUTE, reason },
+    ];
+    let batch: Vec<_> = leases.into_iter().zip(endings).collect();
+    let settled = bed.queue().settle(NOW, &batch).await.unwrap();
+    let (ours, stale) = (Settled::Settled, Settled::Stale);
+    assert_eq!(settled, [ours, ours, stale, ours, ours]);
+    let states: Vec<State> = bed.dump().await.records.values().map(|record| record.state).collect();
+    assert_eq!(states.len(), 4);
+    for state in [State::Ready, State::Leased, State::Dead, State::Delayed] {
+        assert!(states.contains(&state), "{state:?}");
+    }
+}
+
+async fn stats_count_what_is_there(bed: &impl Bed) {
+    bed.put_index(b"clan:2PP", 1.0).await;
+    bed.admit(NOW).await;
+    bed.put_mail("x", 1.0, "no JSON").await;
+    bed.admit(NOW).await;
+    bed.put_mail("clan:2QQ", 1.0, &value("clan:2QQ", 1, NOW)).await;
+    bed.enqueue("clan:2CC", Priority::Critical, NOW).await;
+    bed.enqueue("clan:2LL", Priority::Low, NOW - MINUTE).await;
+    bed.enqueue("clan:2GG", Priority::Low, NOW).await;
+    let later = Wish { due: NOW + MINUTE, ..wish("clan:2VV", Priority::High) };
+    bed.queue().enqueue(NOW, &[later]).await.unwrap();
+    bed.lease_one(NOW).await;
+    let stats = bed.queue().stats(NOW).await.unwrap();
+    assert_eq!((stats.mailbox, stats.ready, stats.delayed, stats.leased), (1, 2, 1, 1));
+    assert_eq!((stats.dead_letters, stats.orphans, stats.queue_size()), (1, 1, 3));
+    assert_eq!(stats.ready_by_priority.values().copied().collect::<Vec<_>>(), [0, 0, 0, 2]);
+    assert_eq!((stats.oldest_ready, stats.next_due), (Some(NOW - MINUTE), Some(NOW + MINUTE)));
+    assert_eq!((stats.dead_letters_evicted, stats.mail_in_database_0), (0, None));
+}
+
+async fn an_empty_queue_answers_everything(bed: &impl Bed) {
+    assert_eq!(bed.admit(NOW).await, refresh_worker::queue::Admitted::default());
+    let leased = bed.lease(NOW, &request(5)).await;
+    assert!(leased.leases.is_empty() && !leased.more && !leased.suspect_waits);
+    assert!(bed.queue().settle(NOW, &[]).await.unwrap().is_empty());
+    assert!(bed.queue().renew(NOW, &[], NOW).await.unwrap().is_empty());
+    assert_eq!(bed.queue().stats(NOW).await.unwrap().queue_size(), 0);
+    assert_eq!(bed.queue().redrive(NOW, &DeadFilter::default()).await.unwrap(), 0);
+    assert!(bed.queue().export(NOW).await.unwrap().is_empty());
+    bed.queue().enqueue(NOW, &[]).await.unwrap();
+    assert!(bed.queue().time().await.unwrap() > Timestamp::EPOCH);
+}
+
+pub async fn settle(bed: &impl Bed, now: Timestamp, lease: &Lease, settlement: Settlement) {
+    let settled = bed.queue().settle(now, &[(lease.clone(), settlement)]).await.unwrap();
+    assert_eq!(settled, [Settled::Settled]);
+}
+
+pub fn dead(code: &'static str) -> Settlement {
+    Settlement::Dead { reason: Reason::new(code, "because"), body: Some("what came".to_owned()) }
+}
