@@ -1,6 +1,9 @@
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -51,6 +54,9 @@ impl Runs for Told {
 #[derive(Debug, Default)]
 struct Database {
     dead: bool,
+    /// Migrations are refused.
+    closed: bool,
+    migrated: AtomicUsize,
     last_run: Option<RunRow>,
 }
 
@@ -69,6 +75,15 @@ impl Store for Database {
     }
 
     async fn migrate(&self) -> Result<Vec<String>, StoreError> {
+        self.migrated.fetch_add(1, Ordering::Relaxed);
+        if self.closed {
+            return Err(StoreError::NotAllowed {
+                server: "db:5432".to_owned(),
+                action: "creating the schema refresh_worker",
+                detail: "permission denied for database coc".to_owned(),
+                remedy: "GRANT CREATE ON DATABASE coc TO worker".to_owned(),
+            });
+        }
         self.answer(vec!["0001 contract".to_owned()])
     }
 
@@ -90,16 +105,19 @@ impl Store for Database {
 }
 
 fn handlers_with<Q: Queue + Slots>(queue: Q, store: Database) -> Handlers<Told, Q, Database> {
-    Handlers {
-        runs: Told { stopped_because: StopReason::QueueEmpty, failure: None, asked: Mutex::default() },
-        queue: Arc::new(queue),
-        store: Arc::new(store),
-        stop: Stop::default(),
-        role: Role::Refresh,
-        paused: None,
-        telemetry: TelemetryConfig::default(),
-        clock: clock(),
-    }
+    let config = config();
+    let runs = Told { stopped_because: StopReason::QueueEmpty, failure: None, asked: Mutex::default() };
+    Handlers::new(runs, Arc::new(queue), Arc::new(store), Stop::default(), clock(), &config, Role::Refresh)
+}
+
+fn config() -> Config {
+    let vars = |name: &str| match name {
+        "REDIS_URL" => Some("redis://localhost".to_owned()),
+        "DATABASE_URL" => Some("postgres://localhost/coc".to_owned()),
+        "COC_API_TOKEN" => Some("a.key".to_owned()),
+        _ => None,
+    };
+    Config::read(&vars, Role::Refresh).unwrap()
 }
 
 fn clock() -> Arc<crate::clock::ManualClock> {
@@ -224,7 +242,7 @@ async fn the_task_migrate_says_what_it_did() {
     let (answer, printed) = ask(&handlers(), json!({"task": "migrate"})).await;
     assert_eq!(answer.unwrap(), json!({"task": "migrate", "status": "done", "applied": ["0001 contract"]}));
     assert!(printed.is_empty());
-    let dead = handlers_with(MemoryQueue::new(clock()), Database { dead: true, last_run: None });
+    let dead = handlers_with(MemoryQueue::new(clock()), Database { dead: true, ..Database::default() });
     let failure = ask(&dead, json!({"task": "migrate"})).await.0.unwrap_err();
     assert_eq!(failure.kind, "TaskFailed.migrate");
 }
@@ -245,7 +263,7 @@ async fn health_tells_the_contract_and_the_rest() {
     let queue = MemoryQueue::new(clock());
     let wish = Wish::now(ObjectId::clan("2PP".parse().unwrap()), Priority::High, NOW);
     queue.enqueue(NOW, &[wish]).await.unwrap();
-    let healthy = handlers_with(queue, Database { dead: false, last_run: Some(last_run) });
+    let healthy = handlers_with(queue, Database { last_run: Some(last_run), ..Database::default() });
     let (status, body) = http(ask(&healthy, get_health()).await.0);
     assert_eq!(status, 200);
     insta::assert_json_snapshot!(body);
@@ -268,7 +286,7 @@ async fn health_is_never_healthy_on_a_dead_redis_and_makes_no_number_up() {
     let config =
         RedisConfig { url: SecretString::from("redis://:hunter2@127.0.0.1:1"), namespace: "refresh".to_owned() };
     let handlers = handlers_with(RedisQueue::connect(&config, clock()).unwrap(), Database::default());
-    let (status, body) = http(ask(&handlers, get_health()).await.0);
+    let (status, body) = http(Box::pin(ask(&handlers, get_health())).await.0);
     assert_eq!((status, &body["status"], &body["queue_size"]), (503, &json!("unhealthy"), &Value::Null));
     assert_eq!((&body["queue"], &body["database"]), (&json!("not answering"), &json!("ok")));
     assert!(body["timestamp"].is_f64() && body.get("dead_letters").is_none());
@@ -277,7 +295,7 @@ async fn health_is_never_healthy_on_a_dead_redis_and_makes_no_number_up() {
 
 #[tokio::test]
 async fn health_is_unhealthy_on_a_dead_database_and_names_no_server() {
-    let handlers = handlers_with(MemoryQueue::new(clock()), Database { dead: true, last_run: None });
+    let handlers = handlers_with(MemoryQueue::new(clock()), Database { dead: true, ..Database::default() });
     let (status, body) = http(ask(&handlers, get_health()).await.0);
     assert_eq!((status, &body["database"], &body["queue_size"]), (503, &json!("not answering"), &json!(0)));
     assert!(!body.to_string().contains("secret.db"), "{body}");
@@ -290,4 +308,26 @@ async fn the_health_role_answers_everybody_with_health() {
     let (answer, printed) = ask(&handlers, json!({"source": "schedule"})).await;
     assert_eq!(answer.unwrap()["status"], "healthy");
     assert!(printed.is_empty() && handlers.runs.asked.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn the_first_refresh_of_a_cold_start_makes_the_tables_and_later_ones_do_not() {
+    let handlers = handlers();
+    for _ in 0..3 {
+        ask(&handlers, json!({})).await.0.unwrap();
+    }
+    assert_eq!(handlers.store.migrated.load(Ordering::Relaxed), 1);
+    let mut handlers = self::handlers();
+    handlers.auto_migrate = false;
+    ask(&handlers, json!({})).await.0.unwrap();
+    assert_eq!(handlers.store.migrated.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_missing_right_is_one_error_that_prints_the_grant() {
+    let mut handlers = handlers_with(MemoryQueue::new(clock()), Database { closed: true, ..Database::default() });
+    handlers.runs.stopped_because = StopReason::DatabaseDown;
+    let failure = ask(&handlers, json!({})).await.0.unwrap_err();
+    assert!(failure.message.ends_with("to mend it: GRANT CREATE ON DATABASE coc TO worker"), "{failure}");
+    assert_eq!(handlers.runs.asked.lock().unwrap().len(), 1, "named requests are put in front all the same");
 }

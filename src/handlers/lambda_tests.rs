@@ -96,7 +96,8 @@ fn told(event: &Value, role: Role) -> String {
 }
 
 fn table(rows: &[(&str, Value)], role: Role) -> String {
-    rows.iter().map(|(name, event)| format!("{name}\n    {}\n", told(event, role))).collect()
+    let rows: Vec<String> = rows.iter().map(|(name, event)| format!("{name}\n    {}", told(event, role))).collect();
+    rows.join("\n")
 }
 
 fn invocations() -> Vec<(&'static str, Value)> {

@@ -14,12 +14,13 @@ pub mod runtime;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
+use tokio::sync::OnceCell;
 use tracing::{info, warn};
 
 use self::lambda::{Caller, Command, Interpreted, Refusal, Task};
 use crate::{
     clock::{Clock, Timestamp},
-    config::{Pause, Role, TelemetryConfig},
+    config::{Config, Pause, Role, TelemetryConfig},
     queue::{Queue, Slots},
     store::Store,
     worker::{Runs, Stop},
@@ -37,6 +38,10 @@ pub struct Handlers<R, Q, S> {
     pub paused: Option<Pause>,
     pub telemetry: TelemetryConfig,
     pub clock: Arc<dyn Clock>,
+    /// Whether the first refresh of a cold start creates missing tables.
+    pub auto_migrate: bool,
+    /// Set when the tables are known to be there.
+    tables: OnceCell<()>,
 }
 
 /// One call of the function.
@@ -54,6 +59,31 @@ pub struct Failure {
     /// For searching, such as `RefreshFailed.queue_down`.
     pub kind: String,
     pub message: String,
+}
+
+impl<R, Q, S> Handlers<R, Q, S> {
+    pub fn new(
+        runs: R,
+        queue: Arc<Q>,
+        store: Arc<S>,
+        stop: Stop,
+        clock: Arc<dyn Clock>,
+        config: &Config,
+        role: Role,
+    ) -> Self {
+        Self {
+            runs,
+            queue,
+            store,
+            stop,
+            role,
+            paused: config.worker.paused,
+            telemetry: config.telemetry.clone(),
+            clock,
+            auto_migrate: config.database.auto_migrate,
+            tables: OnceCell::new(),
+        }
+    }
 }
 
 impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {

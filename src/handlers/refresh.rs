@@ -5,6 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 use serde_json::Value;
+use tokio::time::timeout;
+use tracing::{debug, warn};
 
 use super::{Failure, Handlers, Invocation, in_form, lambda::Caller};
 use crate::{
@@ -22,6 +24,12 @@ use crate::{
 /// How long a synchronous HTTP caller waits, in all: API Gateway gives up after 29 s.
 pub const HTTP_TIME: Duration = Duration::from_secs(25);
 
+/// How long the database may take to answer before tables are made.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
+
+/// How long making tables may take, waiting for others who make them included.
+const MIGRATION_TIME: Duration = Duration::from_secs(20);
+
 impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
     pub(super) async fn refresh(
         &self,
@@ -32,15 +40,46 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
     ) -> Result<Value, Failure> {
         let named = options.named.clone();
         let clock = Arc::clone(&self.clock);
+        let no_tables = self.make_tables(invocation.deadline.since(clock.wall())).await.err();
         let options = RunOptions {
             run: Some(invocation.request_id.clone()),
             time_left: Some(time_left(caller, invocation.deadline, clock.wall())),
             ..options
         };
-        let report = self.runs.run(options, &Unwatched).await;
+        let mut report = self.runs.run(options, &Unwatched).await;
+        match no_tables {
+            // What the run met is only what follows from this.
+            Some(_) if report.stopped_because == StopReason::DatabaseDown => report.failure = no_tables,
+            Some(problem) => warn!("failed to {problem}"),
+            None => {}
+        }
         print(&metrics::run_line(&report, &self.telemetry, clock.wall()));
         log(&report);
         answer(&report, &named, caller)
+    }
+}
+
+impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
+    /// Creates missing tables, once per cold start. A database that does not answer is left for the run to report, which
+    /// first puts named requests in front.
+    async fn make_tables(&self, time_left: Duration) -> Result<(), String> {
+        if !self.auto_migrate || self.paused.is_some() || self.tables.initialized() {
+            return Ok(());
+        }
+        if !matches!(timeout(SIGN_OF_LIFE, self.store.ping()).await, Ok(Ok(()))) {
+            return Ok(());
+        }
+        let made = self.tables.get_or_try_init(|| async {
+            match timeout(time_left.min(MIGRATION_TIME), self.store.migrate()).await {
+                Ok(Ok(applied)) => {
+                    debug!(migrations = applied.len(), "the database is up to date");
+                    Ok(())
+                }
+                Ok(Err(error)) => Err(format!("create missing tables: {error}")),
+                Err(_) => Err(format!("create missing tables: not done after {MIGRATION_TIME:?}")),
+            }
+        });
+        made.await.copied()
     }
 }
 
@@ -166,7 +205,62 @@ fn log(report: &RunReport) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use tracing_subscriber::layer::SubscriberExt;
+
     use super::*;
+    use crate::{
+        clock::ManualClock,
+        telemetry::JsonLines,
+        worker::report::{RunEnd, Tally},
+    };
+
+    /// Everything that a run's report makes the log say.
+    fn logged(stopped_because: StopReason) -> Vec<Value> {
+        let mut tally = Tally::new("8f507cfc".to_owned(), Timestamp::EPOCH);
+        tally.error("first");
+        tally.error("second");
+        let report = tally.finish(RunEnd {
+            stopped_because,
+            failure: None,
+            runtime: Duration::from_secs(1),
+            api_requests: 0,
+            calls_allowed: 0.0,
+            keys_usable: 0,
+            keys_held: 0,
+            queue: None,
+        });
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let writer = Arc::clone(&written);
+        let lines = JsonLines::new(move || Written(Arc::clone(&writer)), ManualClock::at(Timestamp::EPOCH));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || log(&report));
+        let written = written.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&written).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_run_is_one_line_of_the_log_and_an_error_when_somebody_should_look() {
+        let lines = logged(StopReason::QueueEmpty);
+        assert_eq!((lines.len(), &lines[0]["level"]), (1, &"INFO".into()));
+        assert_eq!((&lines[0]["run.id"], &lines[0]["errors"]), (&"8f507cfc".into(), &"first | second".into()));
+        assert_eq!((&lines[0]["outcome.stored"], lines[0].get("queue_size")), (&0.into(), None));
+        let lines = logged(StopReason::NoUsableKey);
+        assert_eq!((lines.len(), &lines[0]["level"]), (1, &"ERROR".into()));
+    }
 
     #[test]
     fn an_http_caller_never_waits_longer_than_api_gateway_does() {
