@@ -1,0 +1,1 @@
+-- Empty on purpose: the contract tables belong to their readers too and are never dropped.

@@ -1,0 +1,166 @@
+//! What stands in the way of working with a database, found without changing anything.
+
+use sqlx::{Connection, FromRow, PgConnection};
+
+use super::{
+    STATEMENT_TIMEOUT,
+    connect::{Database, within},
+    migrate,
+};
+use crate::store::StoreError;
+
+/// Something that has to be mended, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub what: String,
+    /// A statement to run, or a sentence.
+    pub remedy: String,
+}
+
+impl Problem {
+    fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { what: what.into(), remedy: remedy.into() }
+    }
+}
+
+const CHECK_TABLES: &str = include_str!("../sql/postgres/check_tables.sql");
+
+const CONTRACT_RIGHTS: &str = "SELECT,INSERT,UPDATE";
+
+/// Every table we use: name, columns, rights.
+const TABLES: [(&str, &str, &str); 8] = [
+    ("clans", "tag data updated_at deep_link", CONTRACT_RIGHTS),
+    ("players", "tag name town_hall role clan_tag updated_at data deep_link", CONTRACT_RIGHTS),
+    ("clan_snapshots", "id ts clan_tag name member_count level war_wins war_losses data", CONTRACT_RIGHTS),
+    (
+        "player_snapshots",
+        "id ts player_tag clan_tag name role town_hall trophies donations donations_received war_attacks_used \
+         last_seen data",
+        CONTRACT_RIGHTS,
+    ),
+    ("war_snapshots", "id ts clan_tag data", CONTRACT_RIGHTS),
+    ("clan_memberships", "id player_tag clan_tag joined_at left_at", CONTRACT_RIGHTS),
+    (
+        "refresh_worker.refresh_state",
+        "kind tag fetched_at changed_at content_hash fresh_until last_outcome snapshot_id member_at attacks_at league",
+        CONTRACT_RIGHTS,
+    ),
+    (
+        "refresh_worker.refresh_runs",
+        "run started ended stopped_because error processed failed api_requests report",
+        "SELECT,INSERT,UPDATE,DELETE",
+    ),
+];
+
+#[derive(FromRow)]
+struct TableRow {
+    name: String,
+    is_there: bool,
+    role: String,
+    missing_columns: Vec<String>,
+    missing_rights: Vec<String>,
+    has_ids: bool,
+    sequence: Option<String>,
+    missing_sequence_rights: Vec<String>,
+}
+
+impl TableRow {
+    fn problems(self) -> Vec<Problem> {
+        let Self { name, role, .. } = self;
+        if !self.is_there {
+            return vec![Problem::new(format!("table {name} is missing"), "refresh-worker migrate")];
+        }
+        let mut problems = Vec::new();
+        if !self.missing_columns.is_empty() {
+            let columns = self.missing_columns.join(", ");
+            let remedy = "bring the table to the shape the other programs use (their migrations)";
+            problems.push(Problem::new(format!("table {name} lacks {columns}"), remedy));
+        }
+        if !self.missing_rights.is_empty() {
+            let rights = self.missing_rights.join(", ");
+            let remedy = format!("GRANT {rights} ON {name} TO {role};");
+            problems.push(Problem::new(format!("{role} lacks {rights} on {name}"), remedy));
+        }
+        if let (true, None) = (self.has_ids, &self.sequence) {
+            let remedy = "give the column its default nextval(...) back";
+            problems.push(Problem::new(format!("{name}.id takes its ids from no sequence"), remedy));
+        }
+        if let (Some(sequence), false) = (&self.sequence, self.missing_sequence_rights.is_empty()) {
+            let rights = self.missing_sequence_rights.join(", ");
+            let remedy = format!("GRANT {rights} ON SEQUENCE {sequence} TO {role};");
+            problems.push(Problem::new(format!("{role} lacks {rights} on {sequence}"), remedy));
+        }
+        problems
+    }
+}
+
+pub(super) async fn problems(database: &Database) -> Vec<Problem> {
+    match look(database).await {
+        Ok(problems) => problems,
+        Err(StoreError::NotAllowed { detail, remedy, .. }) => vec![Problem::new(detail, remedy)],
+        Err(error) => vec![Problem::new(
+            format!("the database cannot be used: {error}"),
+            "see that DATABASE_URL is right and that the server runs and lets this address in",
+        )],
+    }
+}
+
+async fn look(database: &Database) -> Result<Vec<Problem>, StoreError> {
+    let mut connection = database.acquire().await?;
+    let looked = within(STATEMENT_TIMEOUT, look_around(&mut connection, database.keeps_statements)).await;
+    database.give_back(connection, looked, "look around")
+}
+
+async fn look_around(connection: &mut PgConnection, keeps: bool) -> Result<Vec<Problem>, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    let mut problems = Vec::new();
+    let is_standby: bool =
+        sqlx::query_scalar("SELECT pg_is_in_recovery()").persistent(keeps).fetch_one(&mut *transaction).await?;
+    if is_standby {
+        let remedy = "point DATABASE_URL at the primary (the writer endpoint)";
+        problems.push(Problem::new("the server is a standby: it takes no writes", remedy));
+    }
+    let schema = schema_problem(&mut transaction, keeps).await?;
+    if let Some(problem) = schema {
+        problems.push(problem);
+        transaction.rollback().await?;
+        return Ok(problems);
+    }
+    if !migrate::is_done(&mut transaction, keeps).await? {
+        let grants = migrate::rights_problem(&mut transaction, keeps).await?;
+        let remedy = grants.map_or_else(
+            || "refresh-worker migrate".to_owned(),
+            |grants| format!("{grants} then: refresh-worker migrate"),
+        );
+        problems.push(Problem::new("not all of its tables have been made", remedy));
+    }
+    problems.extend(table_problems(&mut transaction, keeps).await?);
+    transaction.commit().await?;
+    Ok(problems)
+}
+
+/// Without the right to look into our schema nothing more can be found out.
+async fn schema_problem(connection: &mut PgConnection, keeps: bool) -> Result<Option<Problem>, sqlx::Error> {
+    let grant: Option<String> = sqlx::query_scalar(
+        "SELECT format('GRANT USAGE ON SCHEMA refresh_worker TO %I;', current_user) FROM pg_namespace \
+         WHERE nspname = 'refresh_worker' AND NOT has_schema_privilege(oid, 'USAGE')",
+    )
+    .persistent(keeps)
+    .fetch_optional(connection)
+    .await?;
+    Ok(grant.map(|grant| Problem::new("the role may not look into the schema refresh_worker", grant)))
+}
+
+async fn table_problems(connection: &mut PgConnection, keeps: bool) -> Result<Vec<Problem>, sqlx::Error> {
+    let columns = || TABLES.iter().flat_map(|(table, columns, _)| columns.split(' ').map(move |column| (*table, column)));
+    let (of, names): (Vec<&str>, Vec<&str>) = columns().unzip();
+    let rows: Vec<TableRow> = sqlx::query_as(CHECK_TABLES)
+        .persistent(keeps)
+        .bind(of)
+        .bind(names)
+        .bind(TABLES.iter().map(|(table, ..)| *table).collect::<Vec<_>>())
+        .bind(TABLES.iter().map(|(.., rights)| *rights).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await?;
+    Ok(rows.into_iter().flat_map(TableRow::problems).collect())
+}

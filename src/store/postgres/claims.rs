@@ -1,0 +1,313 @@
+//! What a batch claims, as rows for the arbiter; and which claims it let win.
+
+use std::collections::{BTreeMap, HashMap};
+
+use sqlx::FromRow;
+use time::OffsetDateTime;
+
+use super::times::from_zoned;
+use crate::{
+    clock::Timestamp,
+    model::{Answered, ClanDocument, Document, Fetched, Kind, Member, Tag, WarDocument},
+    store::rows,
+};
+
+/// A member list's word on a player.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Listed<'a> {
+    pub(super) member: &'a Member,
+    pub(super) clan: &'a Tag,
+    /// When the call for the clan began.
+    pub(super) began: Timestamp,
+    /// The moment the list speaks of.
+    pub(super) copied_at: Timestamp,
+}
+
+/// The batch with duplicates reduced to the newest.
+#[derive(Debug)]
+pub(super) struct Claims<'a> {
+    /// The newest answer for each object, with its place in the batch.
+    pub(super) answers: Vec<(usize, &'a Fetched)>,
+    /// The newest copy of each listed player.
+    pub(super) listed: BTreeMap<&'a Tag, Listed<'a>>,
+}
+
+impl<'a> Claims<'a> {
+    pub(super) fn of(batch: &'a [Fetched]) -> Self {
+        let answers: Vec<(usize, &Fetched)> =
+            rows::newest_answers(batch).into_iter().map(|place| (place, &batch[place])).collect();
+        let own: HashMap<&Tag, Timestamp> = answers
+            .iter()
+            .filter(|(_, fetched)| fetched.object.kind == Kind::Player)
+            .map(|(_, fetched)| (&fetched.object.tag, fetched.began))
+            .collect();
+        let mut listed: BTreeMap<&Tag, Listed<'_>> = BTreeMap::new();
+        for (_, fetched) in &answers {
+            let Some(clan) = clan_document(fetched) else { continue };
+            for member in &clan.members {
+                let new =
+                    Listed { member, clan: &fetched.object.tag, began: fetched.began, copied_at: fetched.copied_at };
+                let is_older_than_own = own.get(&member.tag).is_some_and(|&began| began > new.copied_at);
+                let is_older = listed.get(&member.tag).is_some_and(|old| rank(old) >= rank(&new));
+                if !is_older_than_own && !is_older {
+                    listed.insert(&member.tag, new);
+                }
+            }
+        }
+        Self { answers, listed }
+    }
+
+    /// The rows for the arbiter, each object once.
+    pub(super) fn rows(&self) -> Vec<ClaimRow<'a>> {
+        let mut rows: BTreeMap<(Kind, &Tag), ClaimRow<'_>> = BTreeMap::new();
+        for &(_, fetched) in &self.answers {
+            let object = &fetched.object;
+            let row = rows.entry((object.kind, &object.tag)).or_insert_with(|| ClaimRow::new(object.kind, &object.tag));
+            row.answer = Some(fetched);
+            if let Some(war) = war_document(fetched) {
+                for member in &war.members {
+                    let row = rows
+                        .entry((Kind::Player, &member.tag))
+                        .or_insert_with(|| ClaimRow::new(Kind::Player, &member.tag));
+                    row.attacks_at = row.attacks_at.max(Some(fetched.began));
+                }
+            }
+        }
+        for (&tag, listed) in &self.listed {
+            let row = rows.entry((Kind::Player, tag)).or_insert_with(|| ClaimRow::new(Kind::Player, tag));
+            row.member_at = Some(listed.copied_at);
+        }
+        rows.into_values().collect()
+    }
+
+    /// The clans whose member lists the batch has.
+    pub(super) fn clans(&self) -> Vec<&'a str> {
+        let with_list = self.answers.iter().filter(|(_, fetched)| clan_document(fetched).is_some());
+        with_list.map(|(_, fetched)| fetched.object.tag.as_str()).collect()
+    }
+}
+
+/// Later copies first; between equal ones any order, but always the same.
+fn rank<'a>(listed: &Listed<'a>) -> (Timestamp, Timestamp, &'a Tag) {
+    (listed.copied_at, listed.began, listed.clan)
+}
+
+pub(super) fn clan_document(fetched: &Fetched) -> Option<&ClanDocument> {
+    match &fetched.answered {
+        Answered::Document(Document::Clan(clan)) => Some(clan),
+        _ => None,
+    }
+}
+
+pub(super) fn war_document(fetched: &Fetched) -> Option<&WarDocument> {
+    match &fetched.answered {
+        Answered::Document(Document::War(war)) => Some(war),
+        _ => None,
+    }
+}
+
+/// One row of the arbiter.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ClaimRow<'a> {
+    pub(super) kind: Kind,
+    pub(super) tag: &'a Tag,
+    pub(super) answer: Option<&'a Fetched>,
+    pub(super) member_at: Option<Timestamp>,
+    pub(super) attacks_at: Option<Timestamp>,
+}
+
+impl<'a> ClaimRow<'a> {
+    const fn new(kind: Kind, tag: &'a Tag) -> Self {
+        Self { kind, tag, answer: None, member_at: None, attacks_at: None }
+    }
+
+    pub(super) fn content_hash(&self) -> Option<[u8; 32]> {
+        match &self.answer?.answered {
+            Answered::Document(document) => Some(rows::content_hash(document.json())),
+            Answered::Gone | Answered::PrivateWarLog => None,
+        }
+    }
+
+    /// The outcome, if the content is not the stored one.
+    pub(super) fn outcome(&self) -> Option<&'static str> {
+        Some(match &self.answer?.answered {
+            Answered::Document(_) => STORED,
+            Answered::Gone => "gone",
+            Answered::PrivateWarLog => "private_war_log",
+        })
+    }
+
+    /// What was learned about the league, as JSON.
+    pub(super) fn league(&self) -> Option<String> {
+        serde_json::to_string(self.answer?.league.as_ref()?).ok()
+    }
+}
+
+const STORED: &str = "stored";
+
+/// A row as the arbiter left it, for those of which some claim won.
+#[derive(Debug, FromRow)]
+pub(super) struct StateRow {
+    kind: String,
+    tag: String,
+    fetched_at: Option<OffsetDateTime>,
+    member_at: Option<OffsetDateTime>,
+    attacks_at: Option<OffsetDateTime>,
+    last_outcome: Option<String>,
+    pub(super) snapshot_id: Option<i64>,
+}
+
+impl StateRow {
+    /// Whether the answer that began then is the one that counts.
+    pub(super) fn is_answer_of(&self, began: Timestamp) -> bool {
+        self.fetched_at.map(from_zoned) == Some(began)
+    }
+
+    /// Whether the copy made then is the one that counts.
+    pub(super) fn is_copy_of(&self, copied_at: Timestamp) -> bool {
+        self.member_at.map(from_zoned) == Some(copied_at)
+    }
+
+    /// Whether the answer's content differs from the one before.
+    pub(super) fn has_changed(&self) -> bool {
+        self.last_outcome.as_deref() == Some(STORED)
+    }
+
+    /// When a member list last set the columns.
+    pub(super) fn member_at(&self) -> Option<Timestamp> {
+        self.member_at.map(from_zoned)
+    }
+
+    /// When a war last told the attacks used.
+    pub(super) fn attacks_at(&self) -> Option<Timestamp> {
+        self.attacks_at.map(from_zoned)
+    }
+}
+
+/// Values by object, looked up without making a key.
+#[derive(Debug)]
+pub(super) struct ByObject<T>([HashMap<String, T>; 3]);
+
+impl<T> ByObject<T> {
+    /// Of rows whose kind is none of ours nothing is kept.
+    pub(super) fn new(rows: Vec<T>, name: impl Fn(&mut T) -> (&str, String)) -> Self {
+        let mut maps = [HashMap::new(), HashMap::new(), HashMap::new()];
+        for mut row in rows {
+            let (kind, tag) = name(&mut row);
+            if let Ok(kind) = kind.parse::<Kind>() {
+                maps[kind as usize].insert(tag, row);
+            }
+        }
+        Self(maps)
+    }
+
+    pub(super) fn get(&self, kind: Kind, tag: &Tag) -> Option<&T> {
+        self.0[kind as usize].get(tag.as_str())
+    }
+}
+
+/// The rows the arbiter gave back, by object.
+#[derive(Debug)]
+pub(super) struct Winners(ByObject<StateRow>);
+
+impl Winners {
+    pub(super) fn new(rows: Vec<StateRow>) -> Self {
+        Self(ByObject::new(rows, |row| (&row.kind, std::mem::take(&mut row.tag))))
+    }
+
+    /// The row, if this answer won.
+    pub(super) fn of_answer(&self, fetched: &Fetched) -> Option<&StateRow> {
+        self.0.get(fetched.object.kind, &fetched.object.tag).filter(|row| row.is_answer_of(fetched.began))
+    }
+
+    /// Whether this copy won, and so did the clan's answer it came with.
+    pub(super) fn has_listed(&self, listed: &Listed<'_>) -> bool {
+        let is_newest_copy =
+            self.0.get(Kind::Player, &listed.member.tag).is_some_and(|row| row.is_copy_of(listed.copied_at));
+        is_newest_copy && self.0.get(Kind::Clan, listed.clan).is_some_and(|row| row.is_answer_of(listed.began))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ObjectId, PlayerDocument, WarMember};
+
+    fn tag(text: &str) -> Tag {
+        text.parse().unwrap()
+    }
+
+    fn fetched(object: ObjectId, began: i64, copied_at: i64, answered: Answered) -> Fetched {
+        let [began, copied_at] = [began, copied_at].map(Timestamp::from_millis);
+        Fetched { object, began, copied_at, fresh_until: began, answered, league: None }
+    }
+
+    fn clan(clan: &str, began: i64, copied_at: i64, members: &[&str]) -> Fetched {
+        let member = |member: &&str| Member {
+            tag: tag(member),
+            json: "{}".to_owned(),
+            name: String::new(),
+            role: None,
+            town_hall: None,
+            trophies: None,
+            donations: None,
+            donations_received: None,
+        };
+        let document = ClanDocument {
+            json: "{}".to_owned(),
+            name: String::new(),
+            level: None,
+            war_wins: None,
+            war_losses: None,
+            members: members.iter().map(member).collect(),
+        };
+        fetched(ObjectId::clan(tag(clan)), began, copied_at, Answered::Document(Document::Clan(document)))
+    }
+
+    fn player(player: &str, began: i64) -> Fetched {
+        let document = PlayerDocument {
+            json: "{}".to_owned(),
+            name: String::new(),
+            role: None,
+            town_hall: None,
+            trophies: None,
+            donations: None,
+            donations_received: None,
+            clan: None,
+        };
+        fetched(ObjectId::player(tag(player)), began, began, Answered::Document(Document::Player(document)))
+    }
+
+    #[test]
+    fn a_player_listed_by_two_clans_is_claimed_by_the_later_copy() {
+        let batch = [clan("8GG", 50, 20, &["2PP"]), clan("9CC", 40, 30, &["2PP"])];
+        assert_eq!(Claims::of(&batch).listed[&tag("2PP")].clan, &tag("9CC"));
+    }
+
+    #[test]
+    fn a_player_s_own_answer_outdoes_an_older_copy_only() {
+        let batch = [clan("8GG", 50, 20, &["2PP", "2YY"]), player("2PP", 30), player("2YY", 10)];
+        let claims = Claims::of(&batch);
+        assert!(!claims.listed.contains_key(&tag("2PP")));
+        assert!(claims.listed.contains_key(&tag("2YY")));
+    }
+
+    #[test]
+    fn every_object_is_one_row_whatever_names_it() {
+        let war = WarDocument {
+            json: "{}".to_owned(),
+            state: "inWar".to_owned(),
+            members: vec![WarMember { tag: tag("2PP"), attacks_used: 1 }],
+        };
+        let batch = [
+            clan("8GG", 50, 50, &["2PP", "2YY"]),
+            player("2PP", 10),
+            fetched(ObjectId::war(tag("8GG")), 60, 60, Answered::Document(Document::War(war))),
+        ];
+        let rows = Claims::of(&batch).rows();
+        let names: Vec<String> = rows.iter().map(|row| format!("{}:{}", row.kind, row.tag.as_str())).collect();
+        assert_eq!(names, ["clan:8GG", "player:2PP", "player:2YY", "war:8GG"]);
+        let both = &rows[1];
+        assert!(both.answer.is_some() && both.member_at.is_some() && both.attacks_at.is_some());
+    }
+}

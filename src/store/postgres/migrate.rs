@@ -1,0 +1,199 @@
+//! Makes and takes away tables. What was done is listed in `refresh_worker.migrations`, never in the contract's schema.
+//!
+//! All that is missing runs in one transaction under an advisory lock, so several cold starts may race. When nothing is
+//! missing, nothing but the list is read, and a role with no right to create anything will do.
+
+use std::time::Duration;
+
+use sqlx::{Connection, FromRow, PgConnection};
+
+use super::connect::{Database, within};
+use crate::store::StoreError;
+
+struct Migration {
+    version: i32,
+    name: &'static str,
+    up: &'static str,
+    down: &'static str,
+}
+
+macro_rules! migration {
+    ($version:literal, $name:literal) => {
+        Migration {
+            version: $version,
+            name: $name,
+            up: include_str!(concat!("../../../migrations/postgres/", $name, ".up.sql")),
+            down: include_str!(concat!("../../../migrations/postgres/", $name, ".down.sql")),
+        }
+    };
+}
+
+/// In order. One that has been released is never changed.
+const MIGRATIONS: [Migration; 2] = [migration!(1, "0001_contract_tables"), migration!(2, "0002_own_tables")];
+
+/// The letters `rfmg`.
+const LOCK: i64 = 0x7266_6d67;
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT set_config('statement_timeout', '50s', true)";
+
+const RIGHTS: &str = include_str!("../sql/postgres/migration_rights.sql");
+
+const LIST: &str = "
+    CREATE TABLE IF NOT EXISTS refresh_worker.migrations (
+        version integer NOT NULL CONSTRAINT migrations_pkey PRIMARY KEY,
+        name    text NOT NULL
+    );
+    COMMENT ON TABLE refresh_worker.migrations IS 'The migrations of refresh-worker that have run.'";
+
+pub(super) async fn up(database: &Database) -> Result<Vec<String>, StoreError> {
+    let mut connection = database.acquire().await?;
+    let made = within(TIMEOUT, make(&mut connection, database.keeps_statements)).await;
+    match database.give_back(connection, made, "make its tables")? {
+        Made::Done(names) => Ok(names),
+        Made::NotAllowed(rights) => Err(StoreError::NotAllowed {
+            server: database.server.clone(),
+            action: "to make tables",
+            detail: format!("the role {} may not create what is missing", rights.role),
+            remedy: rights.remedy(),
+        }),
+    }
+}
+
+pub(super) async fn down(database: &Database) -> Result<Vec<String>, StoreError> {
+    let mut connection = database.acquire().await?;
+    let undone = within(TIMEOUT, undo(&mut connection, database.keeps_statements)).await;
+    database.give_back(connection, undone, "take its tables away")
+}
+
+enum Made {
+    Done(Vec<String>),
+    NotAllowed(Rights),
+}
+
+async fn make(connection: &mut PgConnection, keeps: bool) -> Result<Made, sqlx::Error> {
+    let mut transaction = connection.begin_with(BEGIN).await?;
+    if missing(&applied(&mut transaction, keeps).await?).is_empty() {
+        transaction.commit().await?;
+        return Ok(Made::Done(Vec::new()));
+    }
+    lock(&mut transaction, keeps).await?;
+    // Whoever had the lock before may have done it all.
+    let missing = missing(&applied(&mut transaction, keeps).await?);
+    let rights: Rights = sqlx::query_as(RIGHTS).persistent(keeps).fetch_one(&mut *transaction).await?;
+    if !missing.is_empty() && !rights.suffice() {
+        transaction.rollback().await?;
+        return Ok(Made::NotAllowed(rights));
+    }
+    if !rights.schema_exists {
+        sqlx::raw_sql("CREATE SCHEMA refresh_worker").execute(&mut *transaction).await?;
+    }
+    if !missing.is_empty() {
+        sqlx::raw_sql(LIST).execute(&mut *transaction).await?;
+    }
+    for migration in &missing {
+        sqlx::raw_sql(migration.up).execute(&mut *transaction).await?;
+        sqlx::query("INSERT INTO refresh_worker.migrations (version, name) VALUES ($1, $2)")
+            .persistent(keeps)
+            .bind(migration.version)
+            .bind(migration.name)
+            .execute(&mut *transaction)
+            .await?;
+    }
+    transaction.commit().await?;
+    Ok(Made::Done(missing.iter().map(|migration| migration.name.to_owned()).collect()))
+}
+
+async fn undo(connection: &mut PgConnection, keeps: bool) -> Result<Vec<String>, sqlx::Error> {
+    let mut transaction = connection.begin_with(BEGIN).await?;
+    lock(&mut transaction, keeps).await?;
+    let Some(applied) = applied(&mut transaction, keeps).await? else { return Ok(Vec::new()) };
+    let mut undone = Vec::new();
+    for migration in MIGRATIONS.iter().rev().filter(|migration| applied.contains(&migration.version)) {
+        sqlx::raw_sql(migration.down).execute(&mut *transaction).await?;
+        undone.push(migration.name.to_owned());
+    }
+    sqlx::raw_sql("DROP TABLE refresh_worker.migrations; DROP SCHEMA refresh_worker").execute(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(undone)
+}
+
+async fn lock(connection: &mut PgConnection, keeps: bool) -> Result<(), sqlx::Error> {
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").persistent(keeps).bind(LOCK).execute(connection).await?;
+    Ok(())
+}
+
+/// The versions that have run; `None`: there is not even a list.
+async fn applied(connection: &mut PgConnection, keeps: bool) -> Result<Option<Vec<i32>>, sqlx::Error> {
+    let has_list: bool = sqlx::query_scalar("SELECT to_regclass('refresh_worker.migrations') IS NOT NULL")
+        .persistent(keeps)
+        .fetch_one(&mut *connection)
+        .await?;
+    if !has_list {
+        return Ok(None);
+    }
+    let versions = sqlx::query_scalar("SELECT version FROM refresh_worker.migrations").persistent(keeps);
+    Ok(Some(versions.fetch_all(connection).await?))
+}
+
+/// Versions that only a newer program knows are left alone.
+fn missing(applied: &Option<Vec<i32>>) -> Vec<&'static Migration> {
+    let has_run = |migration: &&Migration| applied.as_ref().is_some_and(|applied| applied.contains(&migration.version));
+    MIGRATIONS.iter().filter(|migration| !has_run(migration)).collect()
+}
+
+/// What the role may create. Names are quoted for use in a statement.
+#[derive(Debug, FromRow)]
+struct Rights {
+    role: String,
+    database: String,
+    /// Where the contract tables would be made.
+    contract_schema: Option<String>,
+    contract_exists: bool,
+    schema_exists: bool,
+    may_create_schema: bool,
+    may_create_own: bool,
+    may_create_contract: bool,
+}
+
+impl Rights {
+    const fn own_suffice(&self) -> bool {
+        if self.schema_exists { self.may_create_own } else { self.may_create_schema }
+    }
+
+    const fn contract_suffice(&self) -> bool {
+        self.contract_exists || self.may_create_contract
+    }
+
+    const fn suffice(&self) -> bool {
+        self.own_suffice() && self.contract_suffice()
+    }
+
+    fn remedy(&self) -> String {
+        let mut grants = Vec::new();
+        if !self.own_suffice() {
+            grants.push(if self.schema_exists {
+                format!("GRANT USAGE, CREATE ON SCHEMA refresh_worker TO {};", self.role)
+            } else {
+                format!("GRANT CREATE ON DATABASE {} TO {};", self.database, self.role)
+            });
+        }
+        if !self.contract_suffice() {
+            let schema = self.contract_schema.as_deref().unwrap_or("public");
+            grants.push(format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {};", self.role));
+        }
+        grants.join(" ")
+    }
+}
+
+/// Whether everything has been made.
+pub(super) async fn is_done(connection: &mut PgConnection, keeps: bool) -> Result<bool, sqlx::Error> {
+    Ok(missing(&applied(connection, keeps).await?).is_empty())
+}
+
+/// What is missing to make it.
+pub(super) async fn rights_problem(connection: &mut PgConnection, keeps: bool) -> Result<Option<String>, sqlx::Error> {
+    let rights: Rights = sqlx::query_as(RIGHTS).persistent(keeps).fetch_one(connection).await?;
+    Ok((!rights.suffice()).then(|| rights.remedy()))
+}

@@ -1,0 +1,169 @@
+//! The PostgreSQL store: the six tables that other programs read and write too, and the schema `refresh_worker`.
+//!
+//! A commit ([`commit`]) is one transaction of a constant number of statements over arrays (`sql/postgres/*.sql`). What
+//! is to be written is decided in Rust, between reading and writing: [`players`] for the rows of players,
+//! [`memberships`] for stays. [`claims`] prepares the first statement, the arbiter, whose sorted row locks make
+//! everything after it safe among our own writers. Other programs take no such locks; what they do in between is met by
+//! retries.
+//!
+//! Nothing here depends on a session: only settings and advisory locks of a transaction. No statement takes the time from
+//! the database.
+
+mod check;
+mod claims;
+mod commit;
+mod connect;
+mod errors;
+mod memberships;
+mod migrate;
+mod players;
+mod runs;
+mod times;
+
+use std::{collections::HashMap, time::Duration};
+
+use sqlx::{Connection, FromRow, PgConnection};
+use time::OffsetDateTime;
+
+pub use self::check::Problem;
+use self::{
+    connect::{Database, within},
+    times::from_zoned,
+};
+use super::{Committed, Freshness, RunRow, Store, StoreError};
+use crate::{
+    clock::Timestamp,
+    config::DatabaseConfig,
+    model::{Fetched, ObjectId},
+};
+
+/// How long a statement that is no commit may take, as seen from here.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+const FRESHNESS: &str = include_str!("../sql/postgres/freshness.sql");
+
+/// Snapshots in PostgreSQL.
+#[derive(Clone, Debug)]
+pub struct PostgresStore {
+    database: Database,
+}
+
+impl PostgresStore {
+    /// Reads the address and prepares the pool; the first use connects. Must be called within a runtime.
+    ///
+    /// # Errors
+    /// When the URL cannot be read. The password is not part of the message.
+    pub fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
+        Ok(Self { database: Database::connect(config)? })
+    }
+
+    /// Where the database is, without user and password.
+    #[must_use]
+    pub fn server(&self) -> &str {
+        &self.database.server
+    }
+
+    /// Everything that stands in the way of working with this database, each with what mends it. Changes nothing.
+    pub async fn check_rights(&self) -> Vec<Problem> {
+        check::problems(&self.database).await
+    }
+
+    /// Takes our own tables away again, newest migration first. The contract tables stay. Answers what it undid.
+    ///
+    /// # Errors
+    /// As [`Store::migrate`].
+    pub async fn revert_migrations(&self) -> Result<Vec<String>, StoreError> {
+        migrate::down(&self.database).await
+    }
+}
+
+impl Store for PostgresStore {
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.database.ping().await
+    }
+
+    async fn migrate(&self) -> Result<Vec<String>, StoreError> {
+        migrate::up(&self.database).await
+    }
+
+    async fn freshness(&self, objects: &[ObjectId]) -> Result<HashMap<ObjectId, Freshness>, StoreError> {
+        if objects.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let mut connection = self.database.acquire().await?;
+        let read = within(STATEMENT_TIMEOUT, self.read_freshness(&mut connection, objects)).await;
+        let rows = self.database.give_back(connection, read, "read what is fresh")?;
+        Ok(rows.into_iter().filter_map(FreshnessRow::into_entry).collect())
+    }
+
+    async fn commit(&self, now: Timestamp, batch: &[Fetched]) -> Result<Vec<Committed>, StoreError> {
+        commit::commit(&self.database, now, batch).await
+    }
+
+    async fn record_run(&self, row: &RunRow) -> Result<(), StoreError> {
+        let mut connection = self.database.acquire().await?;
+        let recorded = within(STATEMENT_TIMEOUT, async {
+            let mut transaction = connection.begin().await?;
+            runs::record(&mut transaction, row, self.database.keeps_statements).await?;
+            transaction.commit().await
+        });
+        let recorded = recorded.await;
+        self.database.give_back(connection, recorded, "record the run")
+    }
+
+    async fn last_run(&self) -> Result<Option<RunRow>, StoreError> {
+        let mut connection = self.database.acquire().await?;
+        let read = within(STATEMENT_TIMEOUT, async {
+            let mut transaction = connection.begin().await?;
+            let run = runs::last(&mut transaction, self.database.keeps_statements).await?;
+            transaction.commit().await?;
+            Ok(run)
+        });
+        let read = read.await;
+        self.database.give_back(connection, read, "read the last run")
+    }
+}
+
+impl PostgresStore {
+    async fn read_freshness(
+        &self,
+        connection: &mut PgConnection,
+        objects: &[ObjectId],
+    ) -> Result<Vec<FreshnessRow>, sqlx::Error> {
+        let query = sqlx::query_as(FRESHNESS)
+            .persistent(self.database.keeps_statements)
+            .bind(objects.iter().map(|object| object.kind.as_str()).collect::<Vec<_>>())
+            .bind(objects.iter().map(|object| object.tag.as_str()).collect::<Vec<_>>());
+        if self.database.keeps_statements {
+            return query.fetch_all(connection).await;
+        }
+        // Through a pooler, preparing and running stay on one server connection only inside a transaction.
+        let mut transaction = connection.begin().await?;
+        let rows = query.fetch_all(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(rows)
+    }
+}
+
+#[derive(FromRow)]
+struct FreshnessRow {
+    kind: String,
+    tag: String,
+    fetched_at: OffsetDateTime,
+    fresh_until: Option<OffsetDateTime>,
+    league: Option<String>,
+}
+
+impl FreshnessRow {
+    fn into_entry(self) -> Option<(ObjectId, Freshness)> {
+        let object = ObjectId::new(self.kind.parse().ok()?, self.tag.parse().ok()?);
+        let fetched_at = from_zoned(self.fetched_at);
+        let freshness = Freshness {
+            fetched_at,
+            fresh_until: self.fresh_until.map_or(fetched_at, from_zoned),
+            // A memory that cannot be read is no memory.
+            league: self.league.and_then(|json| serde_json::from_str(&json).ok()),
+        };
+        Some((object, freshness))
+    }
+}

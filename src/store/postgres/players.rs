@@ -1,0 +1,403 @@
+//! What becomes of the rows of players: pure decisions from the newest row there is and what answers say.
+
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    time::Duration,
+};
+
+use sqlx::FromRow;
+
+use super::{
+    claims::{ByObject, Claims, Listed, StateRow, Winners, war_document},
+    times::{TableTime, from_utc, just_after, utc},
+};
+use crate::{
+    clock::Timestamp,
+    model::{Answered, Document, Fetched, Kind, PlayerDocument, Tag, WarMember},
+    store::rows::{self, NAME_WIDTH, ROLE_WIDTH},
+};
+
+/// How long attacks used are carried to new rows; readers forget them after the same time.
+const ATTACKS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The newest snapshot row of an object. Of clans and wars only the first columns.
+#[derive(Clone, Debug, Default, FromRow)]
+pub(super) struct Newest {
+    kind: String,
+    tag: String,
+    pub(super) id: i64,
+    #[sqlx(rename = "ts")]
+    pub(super) at: Option<TableTime>,
+    pub(super) taken: Option<TableTime>,
+    clan_tag: Option<String>,
+    name: Option<String>,
+    role: Option<String>,
+    town_hall: Option<i32>,
+    trophies: Option<i32>,
+    donations: Option<i32>,
+    donations_received: Option<i32>,
+    war_attacks_used: Option<i32>,
+    last_seen: Option<TableTime>,
+    earlier_attacks: Option<i32>,
+}
+
+/// Where a document goes among the snapshot rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    Insert { at: TableTime },
+    /// Our newest row moves on; with another document only when a wrong clock put it ahead.
+    Move { id: i64, at: TableTime, replaces: bool },
+}
+
+impl Place {
+    /// Changed content inserts; unchanged content moves our row on if it still is the newest, else inserts.
+    pub(super) fn of(newest: Option<&Newest>, state: &StateRow, began: Timestamp, horizon: TableTime) -> Self {
+        let began = utc(began);
+        let Some(newest) = newest else { return Self::Insert { at: began } };
+        let is_ahead = newest.at.is_some_and(|at| at > horizon);
+        if state.snapshot_id == Some(newest.id) && (is_ahead || !state.has_changed()) {
+            let at = newest.taken.map_or(began, just_after);
+            return Self::Move { id: newest.id, at, replaces: state.has_changed() };
+        }
+        // Two rows never share a time: after another program's row in this millisecond, ours is the newest.
+        let same_millisecond = newest.at.filter(|&at| from_utc(at) == from_utc(began));
+        Self::Insert { at: same_millisecond.max(newest.taken).map_or(began, just_after) }
+    }
+}
+
+/// The columns that answers about a player bring.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Columns<'a> {
+    pub(super) name: Option<Cow<'a, str>>,
+    pub(super) role: Option<Cow<'a, str>>,
+    /// Empty: in no clan.
+    pub(super) clan_tag: Cow<'a, str>,
+    pub(super) town_hall: Option<i32>,
+    pub(super) trophies: Option<i32>,
+    pub(super) donations: Option<i32>,
+    pub(super) donations_received: Option<i32>,
+}
+
+impl<'a> Columns<'a> {
+    fn of_newest(newest: &'a Newest) -> Self {
+        Self {
+            name: newest.name.as_deref().map(Cow::Borrowed),
+            role: newest.role.as_deref().map(Cow::Borrowed),
+            clan_tag: newest.clan_tag.as_deref().unwrap_or_default().into(),
+            town_hall: newest.town_hall,
+            trophies: newest.trophies,
+            donations: newest.donations,
+            donations_received: newest.donations_received,
+        }
+    }
+
+    fn of_document(player: &'a PlayerDocument) -> Self {
+        Self {
+            name: Some(rows::cut(&player.name, NAME_WIDTH)),
+            role: player.role.as_deref().map(|role| rows::cut(role, ROLE_WIDTH)),
+            clan_tag: player.clan.as_ref().map_or("", Tag::as_str).into(),
+            town_hall: player.town_hall,
+            trophies: player.trophies,
+            donations: player.donations,
+            donations_received: player.donations_received,
+        }
+    }
+
+    /// What the short form lacks stays as it was.
+    fn of_listed(listed: &Listed<'a>, before: Self) -> Self {
+        let member = listed.member;
+        Self {
+            name: Some(rows::cut(&member.name, NAME_WIDTH)),
+            role: member.role.as_deref().map(|role| rows::cut(role, ROLE_WIDTH)).or(before.role),
+            clan_tag: listed.clan.as_str().into(),
+            town_hall: member.town_hall.or(before.town_hall),
+            trophies: member.trophies.or(before.trophies),
+            donations: member.donations.or(before.donations),
+            donations_received: member.donations_received.or(before.donations_received),
+        }
+    }
+
+    /// Whether trophies rose or donations differ. A number that either side lacks shows nothing.
+    fn shows_activity_after(&self, before: &Self) -> bool {
+        let differ = |old: Option<i32>, new: Option<i32>| matches!((old, new), (Some(old), Some(new)) if old != new);
+        matches!((before.trophies, self.trophies), (Some(old), Some(new)) if new > old)
+            || differ(before.donations, self.donations)
+            || differ(before.donations_received, self.donations_received)
+    }
+}
+
+/// Whose word a row carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    Document,
+    Member,
+    War,
+}
+
+impl Claim {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Document => "document",
+            Self::Member => "member",
+            Self::War => "war",
+        }
+    }
+}
+
+/// What happens to a player's snapshot rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SnapshotWrite {
+    Document(Place),
+    /// The columns of the newest row, in place.
+    Amend { id: i64 },
+    /// Nothing about it is new.
+    Leave { id: i64 },
+}
+
+/// Everything that is written about one player.
+#[derive(Clone, Debug)]
+pub(super) struct PlayerWrite<'a> {
+    pub(super) tag: &'a Tag,
+    pub(super) claim: Claim,
+    pub(super) columns: Columns<'a>,
+    pub(super) attacks: Option<i32>,
+    pub(super) last_seen: Option<TableTime>,
+    /// With its link; the short form only for a player without any row.
+    pub(super) document: Option<Cow<'a, str>>,
+    pub(super) updated_at: TableTime,
+    pub(super) snapshot: SnapshotWrite,
+}
+
+/// The batch's word on players, as far as it won.
+#[derive(Debug, Default)]
+pub(super) struct Word<'a> {
+    answer: Option<(&'a Fetched, &'a PlayerDocument, &'a StateRow)>,
+    listed: Option<Listed<'a>>,
+    war: Option<(Timestamp, &'a WarMember)>,
+}
+
+/// Collects, by player, what won in the arbiter.
+pub(super) fn words<'a>(claims: &Claims<'a>, winners: &'a Winners) -> BTreeMap<&'a Tag, Word<'a>> {
+    let mut words: BTreeMap<&Tag, Word<'_>> = BTreeMap::new();
+    for &(_, fetched) in &claims.answers {
+        let Some(state) = winners.of_answer(fetched) else { continue };
+        if let Answered::Document(Document::Player(player)) = &fetched.answered {
+            words.entry(&fetched.object.tag).or_default().answer = Some((fetched, player, state));
+        }
+        for member in war_document(fetched).into_iter().flat_map(|war| &war.members) {
+            let word = words.entry(&member.tag).or_default();
+            if word.war.is_none_or(|(began, _)| began < fetched.began) {
+                word.war = Some((fetched.began, member));
+            }
+        }
+    }
+    for (&tag, listed) in claims.listed.iter().filter(|(_, listed)| winners.has_listed(listed)) {
+        words.entry(tag).or_default().listed = Some(*listed);
+    }
+    words
+}
+
+impl<'a> Word<'a> {
+    /// The time a new row would have.
+    pub(super) fn new_row_at(&self) -> Timestamp {
+        let answered = self.answer.map(|(fetched, ..)| fetched.began);
+        answered.or(self.listed.map(|listed| listed.began)).or(self.war.map(|(began, _)| began)).unwrap_or_default()
+    }
+
+    pub(super) const fn is_in_war(&self) -> bool {
+        self.war.is_some()
+    }
+
+    /// Drops what another program's newer row makes old news.
+    pub(super) fn heed(&mut self, newest: Option<&Newest>, horizon: TableTime) {
+        let newest_at = newest.and_then(|newest| newest.at).filter(|&at| at <= horizon);
+        self.listed = self.listed.filter(|listed| newest_at.is_none_or(|at| from_utc(at) <= listed.copied_at));
+    }
+
+    /// The clan this word puts the player in, if it speaks of that: clan, moment, beginning of the call.
+    pub(super) fn clan(&self, horizon: TableTime) -> Option<(Option<&'a Tag>, Timestamp, Timestamp)> {
+        if let Some(listed) = self.listed {
+            return Some((Some(listed.clan), listed.copied_at, listed.began));
+        }
+        let (fetched, player, state) = self.answer?;
+        (!is_late(fetched, state, horizon)).then_some((player.clan.as_ref(), fetched.began, fetched.began))
+    }
+
+    /// What is to be written; `None` when a war names a player of whom there is no row.
+    pub(super) fn write(&self, tag: &'a Tag, newest: Option<&'a Newest>, horizon: TableTime) -> Option<PlayerWrite<'a>> {
+        let mut draft = Draft::new(newest);
+        if let Some((fetched, player, state)) = self.answer {
+            draft.answer(fetched, player, state, horizon);
+        }
+        if let Some(listed) = &self.listed {
+            draft.list(listed);
+        }
+        if let Some((began, member)) = self.war {
+            draft.war(began, member.attacks_used);
+        }
+        draft.finish(tag)
+    }
+}
+
+/// A newer member list has set the columns already; the document is the newest all the same.
+fn is_late(fetched: &Fetched, state: &StateRow, horizon: TableTime) -> bool {
+    state.member_at().is_some_and(|at| at > fetched.began && utc(at) <= horizon)
+}
+
+struct Draft<'a> {
+    newest: Option<&'a Newest>,
+    claim: Option<Claim>,
+    columns: Columns<'a>,
+    attacks: Option<i32>,
+    last_seen: Option<TableTime>,
+    document: Option<Cow<'a, str>>,
+    updated_at: TableTime,
+    place: Option<Place>,
+}
+
+impl<'a> Draft<'a> {
+    fn new(newest: Option<&'a Newest>) -> Self {
+        Self {
+            newest,
+            claim: None,
+            columns: newest.map(Columns::of_newest).unwrap_or_default(),
+            attacks: newest.and_then(|newest| newest.war_attacks_used),
+            last_seen: newest.and_then(|newest| newest.last_seen),
+            document: None,
+            updated_at: utc(Timestamp::EPOCH),
+            place: None,
+        }
+    }
+
+    fn answer(&mut self, fetched: &'a Fetched, player: &'a PlayerDocument, state: &StateRow, horizon: TableTime) {
+        let place = Place::of(self.newest, state, fetched.began, horizon);
+        let attacks_hold = state.attacks_at().is_some_and(|at| fetched.began.since(at) <= ATTACKS_KEPT);
+        if matches!(place, Place::Insert { .. }) && !attacks_hold {
+            self.attacks = None;
+        }
+        if self.newest.is_none() || !is_late(fetched, state, horizon) {
+            self.set(Columns::of_document(player), fetched.began);
+        }
+        self.document = Some(linked(&player.json, &fetched.object.tag));
+        self.claim = Some(Claim::Document);
+        self.updated_at = utc(fetched.began);
+        self.place = Some(place);
+    }
+
+    fn list(&mut self, listed: &Listed<'a>) {
+        let columns = Columns::of_listed(listed, self.columns.clone());
+        self.set(columns, listed.began);
+        if self.claim.is_none() {
+            self.claim = Some(Claim::Member);
+            self.updated_at = utc(listed.began);
+            if self.newest.is_none() {
+                self.document = Some(linked(&listed.member.json, &listed.member.tag));
+                self.place = Some(Place::Insert { at: utc(listed.began) });
+            }
+        }
+    }
+
+    /// Unknown to none is no activity: the war merely began.
+    fn war(&mut self, began: Timestamp, attacks_used: i32) {
+        let before = self.attacks.or(self.newest.and_then(|newest| newest.earlier_attacks));
+        if before.unwrap_or(0) != attacks_used {
+            self.see(began);
+        }
+        self.attacks = Some(attacks_used);
+        self.claim.get_or_insert(Claim::War);
+    }
+
+    fn set(&mut self, columns: Columns<'a>, began: Timestamp) {
+        if columns.shows_activity_after(&self.columns) || self.last_seen.is_none() {
+            self.see(began);
+        }
+        self.columns = columns;
+    }
+
+    /// Never back.
+    fn see(&mut self, began: Timestamp) {
+        self.last_seen = self.last_seen.max(Some(utc(began)));
+    }
+
+    fn finish(self, tag: &'a Tag) -> Option<PlayerWrite<'a>> {
+        let snapshot = match (self.place, self.newest) {
+            (Some(place), _) => SnapshotWrite::Document(place),
+            (None, Some(newest)) if self.is_as(newest) => SnapshotWrite::Leave { id: newest.id },
+            (None, Some(newest)) => SnapshotWrite::Amend { id: newest.id },
+            (None, None) => return None,
+        };
+        Some(PlayerWrite {
+            tag,
+            claim: self.claim?,
+            columns: self.columns,
+            attacks: self.attacks,
+            last_seen: self.last_seen,
+            document: self.document,
+            updated_at: self.updated_at,
+            snapshot,
+        })
+    }
+
+    fn is_as(&self, newest: &Newest) -> bool {
+        self.columns == Columns::of_newest(newest)
+            && self.attacks == newest.war_attacks_used
+            && self.last_seen == newest.last_seen
+    }
+}
+
+fn linked<'a>(json: &'a str, tag: &Tag) -> Cow<'a, str> {
+    match rows::deep_link(Kind::Player, tag) {
+        Some(link) => rows::with_deep_link(json, &link),
+        None => Cow::Borrowed(json),
+    }
+}
+
+/// The newest rows by object.
+pub(super) type NewestRows = ByObject<Newest>;
+
+pub(super) fn by_object(rows: Vec<Newest>) -> NewestRows {
+    ByObject::new(rows, |row| (&row.kind, std::mem::take(&mut row.tag)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(trophies: i32, donations: i32) -> Columns<'static> {
+        Columns { trophies: Some(trophies), donations: Some(donations), ..Columns::default() }
+    }
+
+    fn seen_after(before: &Newest, columns: Columns<'_>, began: i64) -> Option<TableTime> {
+        let mut draft = Draft::new(Some(before));
+        draft.set(columns, Timestamp::from_millis(began));
+        draft.last_seen
+    }
+
+    fn newest(last_seen: Option<i64>) -> Newest {
+        let last_seen = last_seen.map(|at| utc(Timestamp::from_millis(at)));
+        Newest { trophies: Some(1000), donations: Some(10), last_seen, ..Newest::default() }
+    }
+
+    #[test]
+    fn last_seen_moves_with_activity_only_and_never_back() {
+        let at = |millis| Some(utc(Timestamp::from_millis(millis)));
+        for (columns, expected) in
+            [(numbers(1001, 10), 50), (numbers(1000, 9), 50), (numbers(999, 10), 20), (Columns::default(), 20)]
+        {
+            assert_eq!(seen_after(&newest(Some(20)), columns.clone(), 50), at(expected), "{columns:?}");
+        }
+        assert_eq!(seen_after(&newest(Some(80)), numbers(2000, 10), 50), at(80));
+        assert_eq!(seen_after(&newest(None), numbers(1000, 10), 50), at(50));
+    }
+
+    #[test]
+    fn attacks_are_activity_unless_the_war_merely_began() {
+        for (before, used, moves) in [(None, 0, false), (None, 1, true), (Some(1), 1, false), (Some(2), 0, true)] {
+            let row = Newest { war_attacks_used: before, ..newest(Some(20)) };
+            let mut draft = Draft::new(Some(&row));
+            draft.war(Timestamp::from_millis(50), used);
+            assert_eq!(draft.last_seen == Some(utc(Timestamp::from_millis(50))), moves, "{before:?} to {used}");
+        }
+    }
+}

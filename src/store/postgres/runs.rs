@@ -1,0 +1,67 @@
+//! `refresh_runs`: one row a run.
+
+use std::time::Duration;
+
+use sqlx::{FromRow, PgConnection};
+use time::OffsetDateTime;
+
+use super::times::from_zoned;
+use crate::store::RunRow;
+
+/// Rows of runs that started longer ago are trimmed.
+const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// More rows than these are trimmed, the oldest first.
+const KEPT_ROWS: i64 = 10_000;
+
+const RUN_INSERT: &str = include_str!("../sql/postgres/run_insert.sql");
+const RUN_LAST: &str = include_str!("../sql/postgres/run_last.sql");
+
+#[derive(FromRow)]
+struct StoredRun {
+    run: String,
+    started: OffsetDateTime,
+    ended: OffsetDateTime,
+    stopped_because: String,
+    error: Option<String>,
+    processed: i64,
+    failed: i64,
+    api_requests: i64,
+    report: String,
+}
+
+pub(super) async fn record(connection: &mut PgConnection, row: &RunRow, keeps: bool) -> Result<(), sqlx::Error> {
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    sqlx::query(RUN_INSERT)
+        .persistent(keeps)
+        .bind(&row.run)
+        .bind(row.started.to_utc())
+        .bind(row.ended.to_utc())
+        .bind(&row.stopped_because)
+        .bind(&row.error)
+        .bind(number(row.processed))
+        .bind(number(row.failed))
+        .bind(number(row.api_requests))
+        .bind(&row.report)
+        .bind((row.started - KEPT_FOR).to_utc())
+        .bind(KEPT_ROWS)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn last(connection: &mut PgConnection, keeps: bool) -> Result<Option<RunRow>, sqlx::Error> {
+    let stored: Option<StoredRun> = sqlx::query_as(RUN_LAST).persistent(keeps).fetch_optional(connection).await?;
+    let count = |number: i64| u64::try_from(number).unwrap_or(0);
+    Ok(stored.map(|stored| RunRow {
+        run: stored.run,
+        started: from_zoned(stored.started),
+        ended: from_zoned(stored.ended),
+        stopped_because: stored.stopped_because,
+        error: stored.error,
+        processed: count(stored.processed),
+        failed: count(stored.failed),
+        api_requests: count(stored.api_requests),
+        report: stored.report,
+    }))
+}

@@ -1,0 +1,29 @@
+//! Times as the shared tables hold them: UTC without a zone.
+
+use std::time::Duration;
+
+use time::{OffsetDateTime, PrimitiveDateTime};
+
+use crate::clock::Timestamp;
+
+/// A time in a shared table: UTC wall clock, in microseconds.
+pub(super) type TableTime = PrimitiveDateTime;
+
+/// What the shared tables hold for this moment.
+pub(super) fn utc(at: Timestamp) -> TableTime {
+    let at = at.to_utc();
+    PrimitiveDateTime::new(at.date(), at.time())
+}
+
+pub(super) fn from_utc(at: TableTime) -> Timestamp {
+    Timestamp::from_utc(at.assume_utc())
+}
+
+pub(super) fn from_zoned(at: OffsetDateTime) -> Timestamp {
+    Timestamp::from_utc(at)
+}
+
+/// The next time that differs.
+pub(super) fn just_after(at: TableTime) -> TableTime {
+    at + Duration::from_micros(1)
+}

@@ -1,0 +1,58 @@
+-- The first statement of a commit: who goes on, and every row lock in one order.
+-- $1 kind, $2 tag, $3 fetched_at, $4 content_hash, $5 fresh_until, $6 last_outcome, $7 league, $8 member_at,
+-- $9 attacks_at: one element a row, each row once. $10: the batch's clans. $11: a stored time later than this is wrong.
+WITH named AS (
+    SELECT *
+    FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::bytea[], $5::timestamptz[], $6::text[], $7::text[],
+                $8::timestamptz[], $9::timestamptz[])
+        AS n (kind, tag, fetched_at, content_hash, fresh_until, last_outcome, league, member_at, attacks_at)
+),
+-- A clan reply may close the stays of these. They claim nothing and are only locked.
+settled AS (
+    SELECT DISTINCT m.player_tag AS tag
+    FROM clan_memberships AS m
+    WHERE m.clan_tag = ANY ($10) AND m.left_at IS NULL
+      AND NOT EXISTS (SELECT FROM named WHERE named.kind = 'player' AND named.tag = m.player_tag)
+),
+incoming AS (
+    SELECT * FROM named
+    UNION ALL
+    SELECT 'player', tag, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM settled
+)
+INSERT INTO refresh_worker.refresh_state AS s
+    (kind, tag, fetched_at, changed_at, content_hash, fresh_until, last_outcome, league, member_at, attacks_at)
+SELECT i.kind, i.tag, i.fetched_at, CASE WHEN i.content_hash IS NOT NULL THEN i.fetched_at END, i.content_hash,
+       i.fresh_until, i.last_outcome, i.league::json, i.member_at, i.attacks_at
+FROM incoming AS i
+-- Who claims nothing (a war's players, the settled) is locked where known and never made.
+WHERE i.fetched_at IS NOT NULL OR i.member_at IS NOT NULL
+   OR EXISTS (SELECT FROM refresh_worker.refresh_state AS k WHERE k.kind = i.kind AND k.tag = i.tag)
+ORDER BY i.kind COLLATE "C", i.tag COLLATE "C"
+ON CONFLICT (kind, tag) DO UPDATE SET
+    -- The answer counts when it is not older than the stored one.
+    fetched_at = CASE WHEN excluded.fetched_at >= CASE WHEN s.fetched_at <= $11 THEN s.fetched_at ELSE '-infinity' END
+                      THEN excluded.fetched_at ELSE s.fetched_at END,
+    changed_at = CASE WHEN excluded.fetched_at >= CASE WHEN s.fetched_at <= $11 THEN s.fetched_at ELSE '-infinity' END
+                       AND excluded.content_hash IS DISTINCT FROM s.content_hash AND excluded.content_hash IS NOT NULL
+                      THEN excluded.fetched_at ELSE s.changed_at END,
+    content_hash = CASE WHEN excluded.fetched_at >= CASE WHEN s.fetched_at <= $11 THEN s.fetched_at ELSE '-infinity' END
+                        THEN coalesce(excluded.content_hash, s.content_hash) ELSE s.content_hash END,
+    fresh_until = CASE WHEN excluded.fetched_at >= CASE WHEN s.fetched_at <= $11 THEN s.fetched_at ELSE '-infinity' END
+                       THEN excluded.fresh_until ELSE s.fresh_until END,
+    last_outcome = CASE WHEN excluded.fetched_at >= CASE WHEN s.fetched_at <= $11 THEN s.fetched_at ELSE '-infinity' END
+                        THEN CASE WHEN excluded.content_hash = s.content_hash THEN 'unchanged'
+                                  ELSE excluded.last_outcome END
+                        ELSE s.last_outcome END,
+    league = CASE WHEN excluded.fetched_at >= CASE WHEN s.fetched_at <= $11 THEN s.fetched_at ELSE '-infinity' END
+                  THEN coalesce(excluded.league, s.league) ELSE s.league END,
+    -- A member's copy counts when it is not older than the stored copy and the player's own answer.
+    member_at = CASE WHEN excluded.member_at >= CASE WHEN s.member_at <= $11 THEN s.member_at ELSE '-infinity' END
+                      AND excluded.member_at >= CASE WHEN s.fetched_at <= $11 THEN s.fetched_at ELSE '-infinity' END
+                     THEN excluded.member_at ELSE s.member_at END,
+    attacks_at = greatest(s.attacks_at, excluded.attacks_at)
+-- Rows that fail this are locked all the same.
+WHERE excluded.fetched_at >= CASE WHEN s.fetched_at <= $11 THEN s.fetched_at ELSE '-infinity' END
+   OR (excluded.member_at >= CASE WHEN s.member_at <= $11 THEN s.member_at ELSE '-infinity' END
+       AND excluded.member_at >= CASE WHEN s.fetched_at <= $11 THEN s.fetched_at ELSE '-infinity' END)
+   OR excluded.attacks_at IS NOT NULL
+RETURNING s.kind, s.tag, s.fetched_at, s.member_at, s.attacks_at, s.last_outcome, s.snapshot_id

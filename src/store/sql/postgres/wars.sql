@@ -1,0 +1,21 @@
+-- $1 tag of the clan, $2 document, $3 ts, $4 the row to move on (null: a new one), $5 whether its document is replaced.
+WITH incoming AS (
+    SELECT *
+    FROM unnest($1::text[], $2::text[], $3::timestamp[], $4::bigint[], $5::boolean[])
+        AS i (tag, document, ts, row_id, replaces)
+),
+moved AS (
+    UPDATE war_snapshots AS s
+    SET ts = i.ts, data = CASE WHEN i.replaces THEN i.document::json ELSE s.data END
+    FROM incoming AS i
+    WHERE s.id = i.row_id
+),
+inserted AS (
+    INSERT INTO war_snapshots (ts, clan_tag, data)
+    SELECT i.ts, i.tag, i.document::json FROM incoming AS i WHERE i.row_id IS NULL
+    RETURNING id, clan_tag
+)
+UPDATE refresh_worker.refresh_state AS s
+SET snapshot_id = n.id
+FROM inserted AS n
+WHERE s.kind = 'war' AND s.tag = n.clan_tag
