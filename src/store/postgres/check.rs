@@ -152,7 +152,8 @@ async fn schema_problem(connection: &mut PgConnection, keeps: bool) -> Result<Op
 }
 
 async fn table_problems(connection: &mut PgConnection, keeps: bool) -> Result<Vec<Problem>, sqlx::Error> {
-    let columns = || TABLES.iter().flat_map(|(table, columns, _)| columns.split(' ').map(move |column| (*table, column)));
+    let columns =
+        || TABLES.iter().flat_map(|(table, columns, _)| columns.split(' ').map(move |column| (*table, column)));
     let (of, names): (Vec<&str>, Vec<&str>) = columns().unzip();
     let rows: Vec<TableRow> = sqlx::query_as(CHECK_TABLES)
         .persistent(keeps)

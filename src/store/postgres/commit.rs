@@ -280,19 +280,16 @@ impl<'a> Attempt<'a> {
                 writes.wars.push((fetched, war, place()));
             }
         }
-        let of_players = words
-            .iter()
-            .filter_map(|(&tag, word)| word.write(tag, newest.get(Kind::Player, tag), self.horizon()));
+        let of_players =
+            words.iter().filter_map(|(&tag, word)| word.write(tag, newest.get(Kind::Player, tag), self.horizon()));
         writes.players = of_players.collect();
         writes
     }
 
     /// Brings the id sequences up to what other programs have taken; they give ids as `max(id) + 1`.
     async fn step_ids(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let behind: i64 = sqlx::query_scalar(IDS_BEHIND)
-            .persistent(self.keeps_statements)
-            .fetch_one(&mut *connection)
-            .await?;
+        let behind: i64 =
+            sqlx::query_scalar(IDS_BEHIND).persistent(self.keeps_statements).fetch_one(&mut *connection).await?;
         if behind > 0 {
             // The lock first and in a statement of its own: the step must see what its last holder did.
             self.query("SELECT pg_advisory_xact_lock($1)").bind(IDS_LOCK).execute(&mut *connection).await?;
@@ -436,7 +433,10 @@ impl Writes<'_> {
         let inserts = |place: &Place| matches!(place, Place::Insert { .. });
         self.clans.iter().any(|(.., place)| inserts(place))
             || self.wars.iter().any(|(.., place)| inserts(place))
-            || self.players.iter().any(|write| matches!(&write.snapshot, SnapshotWrite::Document(place) if inserts(place)))
+            || self
+                .players
+                .iter()
+                .any(|write| matches!(&write.snapshot, SnapshotWrite::Document(place) if inserts(place)))
     }
 }
 

@@ -149,14 +149,17 @@ pub(super) async fn within<T>(
 
 /// Reads `postgres://`, `postgresql://` and SQLAlchemy's `postgresql+driver://`.
 fn options(url: &str) -> Result<PgConnectOptions, String> {
-    let (scheme, rest) = url.trim().split_once("://").ok_or("no `://` in it: expected postgres://user@host/database")?;
+    let (scheme, rest) =
+        url.trim().split_once("://").ok_or("no `://` in it: expected postgres://user@host/database")?;
     let base = scheme.split('+').next().unwrap_or_default();
     if !matches!(base, "postgres" | "postgresql") {
         return Err("its scheme is unknown: expected postgres://, postgresql:// or postgresql+driver://".to_owned());
     }
     let mut url = Url::parse(&format!("postgres://{rest}")).map_err(|error| error.to_string())?;
     if url.path().contains('@') || url.fragment().is_some() {
-        return Err("a special character of the user or password is not percent-encoded (`/` is %2F, `#` %23)".to_owned());
+        return Err(
+            "a special character of the user or password is not percent-encoded (`/` is %2F, `#` %23)".to_owned()
+        );
     }
     let known: Vec<(String, String)> = url.query_pairs().filter_map(|(key, value)| parameter(&key, &value)).collect();
     url.set_query(None);

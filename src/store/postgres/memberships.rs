@@ -93,12 +93,17 @@ fn place<'a>(
     }
     // Of the same batch, a newer list of that very clan without the player.
     let is_missing = |clan: &Tag| {
-        rolls.get(clan.as_str()).is_some_and(|roll| roll.moment > placed.moment && !roll.members.contains(player.as_str()))
+        rolls
+            .get(clan.as_str())
+            .is_some_and(|roll| roll.moment > placed.moment && !roll.members.contains(player.as_str()))
     };
     let target = placed.clan.filter(|clan| !is_missing(clan));
     let open = || stays.iter().filter(|stay| stay.left_at.is_none());
     let kept = target.and_then(|clan| {
-        open().filter(|stay| stay.clan_tag == clan.as_str()).max_by_key(|stay| (stay.joined_at, stay.id)).map(|stay| stay.id)
+        open()
+            .filter(|stay| stay.clan_tag == clan.as_str())
+            .max_by_key(|stay| (stay.joined_at, stay.id))
+            .map(|stay| stay.id)
     });
     let closed = open().filter(|stay| Some(stay.id) != kept).map(|stay| (stay.id, placed.began.max(stay.joined_at)));
     changes.closed.extend(closed);

@@ -114,7 +114,9 @@ async fn undo(connection: &mut PgConnection, keeps: bool) -> Result<Vec<String>,
         sqlx::raw_sql(migration.down).execute(&mut *transaction).await?;
         undone.push(migration.name.to_owned());
     }
-    sqlx::raw_sql("DROP TABLE refresh_worker.migrations; DROP SCHEMA refresh_worker").execute(&mut *transaction).await?;
+    sqlx::raw_sql("DROP TABLE refresh_worker.migrations; DROP SCHEMA refresh_worker")
+        .execute(&mut *transaction)
+        .await?;
     transaction.commit().await?;
     Ok(undone)
 }

@@ -1,10 +1,6 @@
 //! What becomes of the rows of players: pure decisions from the newest row there is and what answers say.
 
-use std::{
-    borrow::Cow,
-    collections::BTreeMap,
-    time::Duration,
-};
+use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
 use sqlx::FromRow;
 
@@ -45,9 +41,15 @@ pub(super) struct Newest {
 /// Where a document goes among the snapshot rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    Insert { at: TableTime },
+    Insert {
+        at: TableTime,
+    },
     /// Our newest row moves on; with another document only when a wrong clock put it ahead.
-    Move { id: i64, at: TableTime, replaces: bool },
+    Move {
+        id: i64,
+        at: TableTime,
+        replaces: bool,
+    },
 }
 
 impl Place {
@@ -150,9 +152,13 @@ impl Claim {
 pub(super) enum SnapshotWrite {
     Document(Place),
     /// The columns of the newest row, in place.
-    Amend { id: i64 },
+    Amend {
+        id: i64,
+    },
     /// Nothing about it is new.
-    Leave { id: i64 },
+    Leave {
+        id: i64,
+    },
 }
 
 /// Everything that is written about one player.
@@ -225,7 +231,12 @@ impl<'a> Word<'a> {
     }
 
     /// What is to be written; `None` when a war names a player of whom there is no row.
-    pub(super) fn write(&self, tag: &'a Tag, newest: Option<&'a Newest>, horizon: TableTime) -> Option<PlayerWrite<'a>> {
+    pub(super) fn write(
+        &self,
+        tag: &'a Tag,
+        newest: Option<&'a Newest>,
+        horizon: TableTime,
+    ) -> Option<PlayerWrite<'a>> {
         let mut draft = Draft::new(newest);
         if let Some((fetched, player, state)) = self.answer {
             draft.answer(fetched, player, state, horizon);

@@ -1,5 +1,78 @@
 //! The beds: each store on a database of its own.
 
+use refresh_worker::{
+    config::DatabaseConfig,
+    store::{Store, postgres::PostgresStore},
+};
+use serde_json::Value;
+use sqlx::{AssertSqlSafe, PgPool};
+
+use super::Bed;
+use crate::support;
+
+/// PostgreSQL that only we write.
+pub async fn postgres() -> PostgresBed {
+    PostgresBed::on(&support::postgres::fresh().await).await
+}
+
+/// PostgreSQL that other programs made and filled: with their rows, and with ids that the sequences know nothing of.
+pub async fn postgres_of_others() -> PostgresBed {
+    let url = support::postgres::fresh_with_contract().await;
+    let bed = PostgresBed::on(&url).await;
+    bed.exec(FILLED_BY_OTHERS).await;
+    bed
+}
+
+const FILLED_BY_OTHERS: &str = "
+    INSERT INTO clans (tag, data, deep_link) SELECT 'LLL' || n, '{}', 'x' FROM generate_series(1, 40) AS n;
+    INSERT INTO players (tag, name, clan_tag, data) SELECT 'JJJ' || n, 'x', 'LLL1', '{}' FROM generate_series(1, 40) AS n;
+    INSERT INTO clan_snapshots (id, ts, clan_tag, name, data)
+        SELECT n, timestamp '2026-03-01' + n * interval '1 s', 'LLL' || n % 40, 'x', '{}' FROM generate_series(1, 200) AS n;
+    INSERT INTO clan_memberships (id, player_tag, clan_tag, joined_at)
+        SELECT n, 'JJJ' || n, 'LLL1', timestamp '2026-03-01' FROM generate_series(1, 200) AS n;
+    INSERT INTO player_snapshots (ts, player_tag, clan_tag, data)
+        SELECT timestamp '2026-03-01' + n * interval '1 s', 'JJJ' || n % 40, 'LLL1', '{}' FROM generate_series(1, 200) AS n;
+    INSERT INTO war_snapshots (ts, clan_tag, data)
+        SELECT timestamp '2026-03-01' + n * interval '1 s', 'LLL' || n % 40, '{}' FROM generate_series(1, 200) AS n;
+";
+
+pub fn config(url: &str) -> DatabaseConfig {
+    DatabaseConfig { url: url.into(), max_connections: 4, statement_cache: 100, auto_migrate: true }
+}
+
+pub struct PostgresBed {
+    store: PostgresStore,
+    pub around: PgPool,
+}
+
+impl PostgresBed {
+    pub async fn on(url: &str) -> Self {
+        let store = PostgresStore::connect(&config(url)).expect("the address is right");
+        store.migrate().await.expect("tables in a new database");
+        Self { store, around: PgPool::connect(url).await.expect("the server answers") }
+    }
+}
+
+impl Bed for PostgresBed {
+    type S = PostgresStore;
+
+    fn store(&self) -> &PostgresStore {
+        &self.store
+    }
+
+    async fn rows(&self, sql: &str) -> Vec<Value> {
+        let as_json = format!("SELECT row_to_json(q)::text FROM ({sql}) AS q");
+        let rows = sqlx::query_scalar(AssertSqlSafe(as_json)).fetch_all(&self.around).await;
+        let rows: Vec<String> = rows.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        rows.iter().map(|row| serde_json::from_str(row).expect("JSON of a row")).collect()
+    }
+
+    async fn exec(&self, sql: &str) {
+        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&self.around).await;
+        done.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    }
+}
+
 #[cfg(feature = "embedded")]
 pub async fn sqlite() -> sqlite::SqliteBed {
     sqlite::SqliteBed::new().await

@@ -132,6 +132,20 @@ pub fn sql_time(at: Timestamp) -> String {
 /// Makes a test of each named function for every store.
 macro_rules! over_every_store {
     ($($name:ident),+ $(,)?) => {
+        mod postgres {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name($crate::store::beds::postgres().await).await;
+            })+
+        }
+
+        mod postgres_of_others {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name($crate::store::beds::postgres_of_others().await).await;
+            })+
+        }
+
         #[cfg(feature = "embedded")]
         mod sqlite {
             $(#[tokio::test]
