@@ -1,1 +1,361 @@
-//! To come.
+//! The model test: random interleavings of producers, workers, crashes and time on both queues at once. After every step
+//! the answers and everything the queues hold must be the same, and no wish may be lost.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use proptest::{prelude::*, test_runner::TestRunner};
+use refresh_worker::{
+    clock::Timestamp,
+    model::{ObjectId, Priority, Reason, Wish},
+    queue::{
+        DeadFilter, Lease, LeaseRequest, MailLimits, ORPHAN_PATIENCE, Queue, Settled, Settlement,
+        mailbox::Mail,
+        memory::Contents,
+        record::{QueueLimits, State},
+    },
+};
+
+use super::beds::{Bed, MemoryBed, NOW, RedisBed, request, tag, value};
+
+const IDS: [&str; 6] = ["clan:2PP", "clan:#2pp", "clan:2QQ", "player:2PP", "war:2LL", "junk"];
+
+/// One step. Numbers are folded into what exists at the time.
+#[derive(Clone, Debug)]
+enum Op {
+    /// The commands of a producer, one at a time: `ZREM`, `HDEL`, `ZADD`, `HSET`.
+    RemoveIndex(usize),
+    RemoveData(usize),
+    PutIndex(usize, u8),
+    PutData(usize, u8, i64),
+    /// A whole request, asked this many seconds from now.
+    Mail(usize, u8, i64),
+    Enqueue(usize, u8, i64),
+    /// A worker reads a slice; a later step admits it.
+    Read(usize),
+    Admit(usize),
+    Lease {
+        max: usize,
+        alone: bool,
+        seed: u64,
+        classes: Vec<Priority>,
+    },
+    Renew(usize),
+    Settle(usize, Ending),
+    /// A worker dies: its leases are never settled.
+    Forget(usize),
+    Advance(u64),
+    Redrive,
+    Return,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    Done,
+    Later(u64),
+    Failed(u64),
+    Release,
+    Dead,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let id = 0..IDS.len();
+    let class = 0_u8..4;
+    let asked = prop_oneof![8 => -600_i64..1, 2 => 0_i64..400];
+    let ending = prop_oneof![
+        3 => Just(Ending::Done),
+        1 => (0_u64..300).prop_map(Ending::Later),
+        2 => (0_u64..300).prop_map(Ending::Failed),
+        2 => Just(Ending::Release),
+        1 => Just(Ending::Dead),
+    ];
+    let classes = prop_oneof![3 => Just(Vec::new()), 1 => Just(vec![Priority::Low, Priority::Critical])];
+    prop_oneof![
+        1 => id.clone().prop_map(Op::RemoveIndex),
+        1 => id.clone().prop_map(Op::RemoveData),
+        2 => (id.clone(), class.clone()).prop_map(|(id, class)| Op::PutIndex(id, class)),
+        2 => (id.clone(), class.clone(), asked.clone()).prop_map(|(id, class, at)| Op::PutData(id, class, at)),
+        6 => (id.clone(), class.clone(), asked.clone()).prop_map(|(id, class, at)| Op::Mail(id, class, at)),
+        3 => (id, class, asked).prop_map(|(id, class, at)| Op::Enqueue(id, class, at)),
+        3 => (0_usize..2).prop_map(Op::Read),
+        5 => (0_usize..2).prop_map(Op::Admit),
+        8 => (0_usize..4, any::<bool>(), any::<u64>(), classes)
+            .prop_map(|(max, alone, seed, classes)| Op::Lease { max, alone, seed, classes }),
+        2 => any::<usize>().prop_map(Op::Renew),
+        7 => (any::<usize>(), ending).prop_map(|(lease, ending)| Op::Settle(lease, ending)),
+        2 => any::<usize>().prop_map(Op::Forget),
+        6 => prop_oneof![0_u64..3, 10_u64..40, 100_u64..700].prop_map(Op::Advance),
+        1 => Just(Op::Redrive),
+        1 => Just(Op::Return),
+    ]
+}
+
+#[test]
+fn memory_and_redis_agree_after_every_step_and_lose_no_wish() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let limits = QueueLimits { dead_letters: 2, unreadable_letters: 1, ..QueueLimits::default() };
+    let redis = runtime.block_on(RedisBed::with_limits(limits));
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(48);
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    let outcome = TestRunner::new(config).run(&prop::collection::vec(op(), 1..60), |ops| {
+        runtime.block_on(async {
+            redis.command::<()>(&["FLUSHDB"]).await;
+            let mut pair = Pair::new(MemoryBed::with_limits(limits), &redis);
+            for op in &ops {
+                pair.step(op).await?;
+            }
+            pair.drain().await
+        })
+    });
+    if let Err(problem) = outcome {
+        panic!("{problem}");
+    }
+}
+
+/// Both queues, and what two workers remember.
+struct Pair<'a> {
+    memory: MemoryBed,
+    redis: &'a RedisBed,
+    now: Timestamp,
+    slices: [Option<(Mail, Mail)>; 2],
+    leases: Vec<Lease>,
+    runs: u64,
+    /// The wishes that reached the queue and that no answer has satisfied yet.
+    owed: BTreeMap<String, Owed>,
+}
+
+/// What is still wanted of an object.
+struct Owed {
+    /// When the newest of its wishes was asked.
+    last: Timestamp,
+    /// The record's count of merges then: a lease that hands out a lower one was granted before.
+    merges: u64,
+}
+
+/// Both queues' answers to the same question, which must be alike.
+macro_rules! same {
+    ($pair:ident, |$queue:ident| $question:expr) => {{
+        let ours = {
+            let $queue = $pair.memory.queue();
+            $question.await.unwrap()
+        };
+        let theirs = {
+            let $queue = $pair.redis.queue();
+            $question.await.unwrap()
+        };
+        prop_assert_eq!(format!("{ours:?}"), format!("{theirs:?}"), "memory and Redis answer differently");
+        ours
+    }};
+}
+
+impl<'a> Pair<'a> {
+    fn new(memory: MemoryBed, redis: &'a RedisBed) -> Self {
+        Self { memory, redis, now: NOW, slices: [None, None], leases: Vec::new(), runs: 0, owed: BTreeMap::new() }
+    }
+
+    async fn step(&mut self, op: &Op) -> Result<(), TestCaseError> {
+        let now = self.now;
+        match op {
+            Op::RemoveIndex(id) => {
+                self.memory.remove_index(IDS[*id].as_bytes()).await;
+                self.redis.remove_index(IDS[*id].as_bytes()).await;
+            }
+            Op::RemoveData(id) => {
+                self.memory.remove_data(IDS[*id].as_bytes()).await;
+                self.redis.remove_data(IDS[*id].as_bytes()).await;
+            }
+            Op::PutIndex(id, class) => self.put_index(IDS[*id], *class).await,
+            Op::PutData(id, class, at) => self.put_data(IDS[*id], *class, *at).await,
+            Op::Mail(id, class, at) => {
+                self.put_index(IDS[*id], *class).await;
+                self.put_data(IDS[*id], *class, *at).await;
+            }
+            Op::Enqueue(number, class, at) => {
+                let object = format!("clan:{}", tag(*number)).parse().unwrap();
+                let asked = seconds_from(now, *at);
+                let wish = Wish { asked, due: asked, ..Wish::now(object, Priority::nearest((*class).into()), now) };
+                same!(self, |queue| queue.enqueue(now, std::slice::from_ref(&wish)));
+            }
+            Op::Read(worker) => {
+                let limits = MailLimits { per_class: 3, ..MailLimits::default() };
+                let ours = self.memory.queue().read_mail(now, limits).await.unwrap();
+                let theirs = self.redis.queue().read_mail(now, limits).await.unwrap();
+                let sorted = |mail: &Mail| {
+                    let mut entries: Vec<String> = mail.entries.iter().map(|entry| format!("{entry:?}")).collect();
+                    entries.sort_unstable();
+                    (entries, mail.more)
+                };
+                prop_assert_eq!(sorted(&ours), sorted(&theirs));
+                self.slices[*worker] = Some((ours, theirs));
+            }
+            Op::Admit(worker) => {
+                if self.slices[*worker].is_none() {
+                    Box::pin(self.step(&Op::Read(*worker))).await?;
+                }
+                let (ours, theirs) = self.slices[*worker].take().unwrap();
+                let before = self.memory.dump().await;
+                let ours = self.memory.queue().admit(now, ours).await.unwrap();
+                let theirs = self.redis.queue().admit(now, theirs).await.unwrap();
+                prop_assert_eq!(ours, theirs);
+                Self::check_admission(&before, &self.memory.dump().await, now)?;
+            }
+            Op::Lease { max, alone, seed, classes } => {
+                self.runs += 1;
+                let asked = LeaseRequest {
+                    alone: *alone,
+                    seed: *seed,
+                    priorities: classes.clone(),
+                    run: format!("run-{}", self.runs % 2),
+                    ..request(*max)
+                };
+                let leased = same!(self, |queue| queue.lease(now, &asked));
+                for lease in leased.leases {
+                    prop_assert!(lease.first_asked <= lease.last_asked);
+                    self.leases.push(lease);
+                }
+            }
+            Op::Renew(which) => {
+                if let Some(lease) = pick(&self.leases, *which) {
+                    let renewal = [(lease.object.clone(), lease.token.clone())];
+                    same!(self, |queue| queue.renew(now, &renewal, now + Duration::from_secs(20)));
+                }
+            }
+            Op::Settle(which, ending) => {
+                if !self.leases.is_empty() {
+                    let lease = self.leases.swap_remove(which % self.leases.len());
+                    self.settle(lease, *ending).await?;
+                }
+            }
+            Op::Forget(which) => {
+                if !self.leases.is_empty() {
+                    self.leases.swap_remove(which % self.leases.len());
+                }
+            }
+            Op::Advance(seconds) => self.now = now + Duration::from_secs(*seconds),
+            Op::Redrive => {
+                same!(self, |queue| queue.redrive(now, &DeadFilter::default()));
+            }
+            Op::Return => {
+                same!(self, |queue| queue.export(now));
+                same!(self, |queue| queue.return_to_mailbox(now));
+                let contents = self.memory.dump().await;
+                for (name, _) in std::mem::take(&mut self.owed) {
+                    let returned = contents.data.keys().any(|id| id.starts_with(name.as_bytes()));
+                    prop_assert!(returned, "{} was not returned", name);
+                }
+            }
+        }
+        self.compare().await
+    }
+
+    async fn put_index(&self, id: &str, class: u8) {
+        self.memory.put_index(id.as_bytes(), f64::from(class)).await;
+        self.redis.put_index(id.as_bytes(), f64::from(class)).await;
+    }
+
+    async fn put_data(&mut self, id: &str, class: u8, at: i64) {
+        let text = match id {
+            "junk" => format!("junk {at}"),
+            id => value(id, class, seconds_from(self.now, at)),
+        };
+        self.memory.put_data(id.as_bytes(), text.as_bytes()).await;
+        self.redis.put_data(id.as_bytes(), text.as_bytes()).await;
+    }
+
+    async fn settle(&mut self, lease: Lease, ending: Ending) -> Result<(), TestCaseError> {
+        let now = self.now;
+        let after = |seconds: u64| now + Duration::from_secs(seconds);
+        let settlement = match ending {
+            Ending::Done => Settlement::Done,
+            Ending::Later(seconds) => Settlement::Later { until: after(seconds) },
+            Ending::Failed(seconds) => {
+                Settlement::Failed { until: after(seconds), reason: Reason::new("timeout", "no \"answer\" ß") }
+            }
+            Ending::Release => Settlement::Release,
+            Ending::Dead => Settlement::Dead { reason: Reason::new("bad_request", "400"), body: Some("{}\n".into()) },
+        };
+        let before = self.memory.dump().await;
+        let batch = [(lease.clone(), settlement)];
+        let settled = same!(self, |queue| queue.settle(now, &batch));
+        if settled == [Settled::Stale] {
+            prop_assert_eq!(self.memory.dump().await, before, "a stale token touched something");
+        } else if matches!(ending, Ending::Done) {
+            let name = lease.object.to_string();
+            let newer = self.owed.get(&name).is_some_and(|owed| owed.merges != lease.merges);
+            if !newer {
+                self.owed.remove(&name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Both hold the same, and every wish that reached the queue is still in it.
+    async fn compare(&mut self) -> Result<(), TestCaseError> {
+        let (ours, theirs) = (self.memory.dump().await, self.redis.dump().await);
+        prop_assert_eq!(&ours, &theirs);
+        for (name, record) in &ours.records {
+            let merges = record.merges;
+            if record.state == State::Dead {
+                // A person decides now; should the letter give way to newer ones, that is counted.
+                self.owed.remove(name);
+            } else if self.owed.get(name).is_none_or(|owed| owed.merges != merges) {
+                let last = record.next.as_ref().unwrap_or(&record.wanted).last;
+                self.owed.insert(name.clone(), Owed { last, merges });
+            }
+        }
+        for (name, owed) in &self.owed {
+            let kept = ours.records.get(name).is_some_and(|record| record.wanted_in_all().last >= owed.last);
+            prop_assert!(kept, "the wish for {} of {} is lost", name, owed.last);
+        }
+        Ok(())
+    }
+
+    /// What left the mailbox has reached the queue, and what waits for its data is given its time.
+    fn check_admission(before: &Contents, after: &Contents, now: Timestamp) -> Result<(), TestCaseError> {
+        let left = before.data.iter().filter(|(id, _)| !after.data.contains_key(*id));
+        for (id, value) in left {
+            let value: Option<serde_json::Value> = serde_json::from_slice(value).ok();
+            let Some(value) = value else { continue };
+            let text = |field: &str| value[field].as_str().unwrap();
+            let object: ObjectId = format!("{}:{}", text("type"), text("tag")).parse().unwrap();
+            let merges = |contents: &Contents| contents.records.get(&object.to_string()).map(|record| record.merges);
+            prop_assert!(merges(after) > merges(before), "{:?} left the mailbox only", id);
+        }
+        for id in before.index.keys().filter(|id| !after.index.contains_key(*id) && !before.data.contains_key(*id)) {
+            prop_assert_eq!(after.orphans.get(id).map(|(since, _)| *since), Some(now), "{:?} is not awaited", id);
+        }
+        for (id, (since, _)) in &before.orphans {
+            let waits = after.orphans.contains_key(id) || before.data.contains_key(id);
+            prop_assert!(waits || now.since(*since) >= ORPHAN_PATIENCE, "{:?} was given up early", id);
+        }
+        Ok(())
+    }
+
+    /// In the end everything that waits can be leased and done, in a bounded number of steps.
+    async fn drain(&mut self) -> Result<(), TestCaseError> {
+        self.leases.clear();
+        for _ in 0..60 {
+            self.now = self.now + Duration::from_secs(3600);
+            let now = self.now;
+            Box::pin(self.step(&Op::Admit(0))).await?;
+            let leased = same!(self, |queue| queue.lease(now, &request(10)));
+            for lease in leased.leases {
+                self.settle(lease, Ending::Done).await?;
+            }
+            self.compare().await?;
+            let contents = self.memory.dump().await;
+            let waits = contents.records.values().any(|record| record.state != State::Dead);
+            if !waits && contents.index.is_empty() && contents.data.is_empty() && contents.orphans.is_empty() {
+                return Ok(());
+            }
+        }
+        Err(TestCaseError::fail(format!("something never leaves the queue: {:?}", self.memory.dump().await)))
+    }
+}
+
+fn pick(leases: &[Lease], which: usize) -> Option<&Lease> {
+    leases.get(which % leases.len().max(1))
+}
+
+fn seconds_from(now: Timestamp, seconds: i64) -> Timestamp {
+    Timestamp::from_millis(now.as_millis() + seconds * 1000)
+}
