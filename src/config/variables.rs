@@ -65,13 +65,13 @@ pub const VARIABLES: &[Variable] = &[
         "COC_API_TOKEN",
         "required (refresh), unless `COC_API_TOKENS` is set",
         "A key of the Clash of Clans API, made at <https://developer.clashofclans.com> for this machine's address.",
-        "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzUxMiJ9.eyJpc3MiOiJzdXBlcmNlbGwifQ.c2ln",
+        "put-your-key-here",
     ),
     secret(
         "COC_API_TOKENS",
         "none",
         "Several keys, separated by commas; used together with `COC_API_TOKEN`, each within its own rate.",
-        "first.key.aaaa,second.key.bbbb",
+        "first-key,second-key",
     ),
     with_default(
         "COC_BASE_URL",
