@@ -2,12 +2,40 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
+
 use crate::{
     api::{client::ApiClient, wallet::Wallet},
     clock::{Clock, SystemClock},
-    config::{ApiConfig, WorkerConfig},
+    config::{ApiConfig, Config, DatabaseConfig, Role, WorkerConfig},
+    handlers::Handlers,
+    queue::redis::RedisQueue,
+    store::postgres::PostgresStore,
     worker::{Stop, Worker},
 };
+
+/// The worker as it runs in Lambda and by `drain`.
+pub type RealWorker = Worker<RedisQueue, PostgresStore>;
+
+/// What a Lambda function of this role needs. The health role's worker has no keys and is never asked for a run.
+pub fn handlers(config: &Config, role: Role) -> anyhow::Result<Handlers<RealWorker, RedisQueue, PostgresStore>> {
+    let worker = from_config(config)?;
+    let (queue, store) = (Arc::clone(&worker.queue), Arc::clone(&worker.store));
+    let (stop, clock) = (worker.stop.clone(), Arc::clone(&worker.clock));
+    Ok(Handlers::new(worker, queue, store, stop, clock, config, role))
+}
+
+/// Redis, PostgreSQL and the API by the configuration. Nothing is connected yet. Must be called within a runtime.
+pub fn from_config(config: &Config) -> anyhow::Result<RealWorker> {
+    let queue = RedisQueue::connect(&config.redis, Arc::new(SystemClock)).context("failed to use REDIS_URL")?;
+    let store = store(&config.database)?;
+    worker(Arc::new(queue), Arc::new(store), &config.api, &config.worker)
+}
+
+/// The database by the configuration. Must be called within a runtime.
+pub fn store(config: &DatabaseConfig) -> anyhow::Result<PostgresStore> {
+    PostgresStore::connect(config).context("failed to use DATABASE_URL")
+}
 
 /// Joins a queue and a store with the API into a worker.
 ///
