@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use super::answer::Answer;
 
 /// Expired copies are swept out each time this many have been added.
-const SWEEP_EVERY: usize = 4096;
+const SWEEP_EVERY: usize = 256;
 
 #[derive(Debug)]
 struct Copy {

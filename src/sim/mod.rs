@@ -48,6 +48,7 @@ mod control;
 mod damage;
 mod documents;
 mod evolve;
+mod fixtures;
 mod game;
 mod league;
 mod logs;
@@ -74,6 +75,7 @@ use url::Url;
 pub use self::{
     calls::{Call, CallSummary, TokenSummary},
     census::Census,
+    fixtures::FixturesError,
     misbehave::{Matches, Misbehaviour, Rule},
     request::Endpoint,
 };
@@ -81,9 +83,8 @@ use self::{
     connection::{CutSwitch, CuttableListener},
     server::Shared,
     source::Source,
-    world::World,
 };
-use crate::clock::{Clock, ServerTime, SystemClock};
+use crate::clock::{Clock, SystemClock};
 
 /// How the simulator is to be.
 #[derive(Clone, Debug)]
@@ -127,6 +128,8 @@ impl Default for SimConfig {
 pub enum SimError {
     #[error("bind the simulator to {address}")]
     Bind { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Fixtures(#[from] FixturesError),
 }
 
 /// A running simulator. Dropping it closes the port; answers under way are finished.
@@ -152,7 +155,7 @@ impl Simulator {
     /// # Errors
     /// As [`Simulator::start`].
     pub async fn start_on(address: SocketAddr, config: SimConfig) -> Result<Self, SimError> {
-        let source = Self::source(&config);
+        let source = Source::open(&config)?;
         let bound = TcpListener::bind(address).await.and_then(|listener| Ok((listener.local_addr()?, listener)));
         let (address, listener) = bound.map_err(|source| SimError::Bind { address, source })?;
         let shared = Arc::new(Shared::new(config, source));
@@ -167,12 +170,6 @@ impl Simulator {
             let _ = server.await;
         });
         Ok(Self { shared, address, stop, server: Some(server) })
-    }
-
-    fn source(config: &SimConfig) -> Source {
-        let now = config.clock.wall();
-        let world = Box::new(World::generate(config.seed, config.clans, config.evolve, now));
-        Source::World { world, time: ServerTime::new(config.clock.clone(), now) }
     }
 
     /// `http://127.0.0.1:PORT/v1`
@@ -190,6 +187,14 @@ impl Simulator {
     /// What can be asked for, as the world is now.
     pub fn world(&self) -> Census {
         self.shared.content().source.census()
+    }
+
+    /// With recorded responses: where there are several of one object, serves the next, as if time had passed. False
+    /// when there was none.
+    pub fn turn_page(&self) -> bool {
+        let mut content = self.shared.content();
+        content.copies.clear();
+        content.source.turn_page()
     }
 
     /// Forgets all shared copies, as if every `max-age` were over.

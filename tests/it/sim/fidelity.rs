@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use super::*;
@@ -37,14 +37,6 @@ fn shape_of(document: &Value) -> Shape {
     let mut shape = Shape::new();
     note(document, "", &mut shape);
     shape
-}
-
-fn recordings() -> Option<PathBuf> {
-    let folder = std::env::var_os("COC_FIXTURES_DIR").map(PathBuf::from);
-    if folder.is_none() {
-        eprintln!("COC_FIXTURES_DIR is not set: the simulator was not compared with recorded responses");
-    }
-    folder
 }
 
 fn recorded(folder: &Path, files: &[&str]) -> Vec<Shape> {
@@ -110,7 +102,7 @@ async fn players_have_the_keys_of_recorded_players() {
     let asker = Asker::default().await;
     let census = asker.simulator.world();
     let mut generated = Vec::new();
-    for tag in census.player_tags().iter().step_by(3).chain(census.clanless_player_tags()) {
+    for tag in census.player_tags().iter().step_by(9).chain(census.clanless_player_tags()) {
         generated.push(asker.json(&player(tag)).await);
     }
     compare("player", &generated, &recorded, &[".clan", ".role"]);

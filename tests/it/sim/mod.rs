@@ -1,14 +1,19 @@
 //! The simulator, asked over HTTP as the worker asks it.
-
-#![expect(clippy::unwrap_used, reason = "these are tests, their helpers included")]
+#![cfg(feature = "embedded")]
 
 mod control;
 mod fidelity;
+mod fixtures;
 mod misbehaviour;
 mod service;
 mod world;
 
-use std::time::Duration;
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    sync::Once,
+    time::Duration,
+};
 
 use refresh_worker::{
     model::Tag,
@@ -85,4 +90,15 @@ fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
 /// The tag of a document or of a part of it.
 fn tag_of(value: &Value) -> Tag {
     value["tag"].as_str().unwrap().parse().unwrap()
+}
+
+/// The folder of recorded responses. Without one it says so once, past the capture of test output.
+fn recordings() -> Option<PathBuf> {
+    static SAID: Once = Once::new();
+    let folder = std::env::var_os("COC_FIXTURES_DIR").map(PathBuf::from);
+    if folder.is_none() {
+        let line = "COC_FIXTURES_DIR is not set: the simulator is not compared with recorded responses\n";
+        SAID.call_once(|| io::stderr().write_all(line.as_bytes()).unwrap());
+    }
+    folder
 }
