@@ -168,11 +168,11 @@ impl<'a> Caller<'a> {
                     NoPermit::NoUsableKey => Obstacle::NoUsableKey,
                 })?,
             };
-            let limit = self.until.saturating_duration_since(Instant::now()).min(CALL_TIMEOUT);
-            if limit < SHORTEST_CALL {
+            if Instant::now() > latest {
                 return Err(Obstacle::Deadline);
             }
-            if let Some((key, bearer)) = self.keys.begin(permit) {
+            if let Some((key, bearer)) = self.keys.begin(permit).await {
+                let limit = self.until.saturating_duration_since(Instant::now()).min(CALL_TIMEOUT);
                 return Ok((key, bearer, limit));
             }
         }

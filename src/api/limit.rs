@@ -3,10 +3,13 @@
 //! The API counts calls per second and key. A limiter with burst 1 at exactly that rate shows one call too many as soon
 //! as one call travels a millisecond faster than an earlier one, so we stay at [`HEADROOM`] of it. Timers fire late, and
 //! with burst exactly 1 each lateness is lost for ever; so a call is not one cell but many of about a millisecond, and
-//! [`SLACK_CELLS`] more may be saved up. Lateness up to that is made up for, the long-run rate is exact, and any
-//! `cap + 1` calls still span at least `1 s / HEADROOM - 4 ms`, which is more than 1011 ms. Rates are calls a second.
+//! [`SLACK_CELLS`] more may be saved up: lateness up to that is made up for, and the long-run rate is exact.
+//!
+//! What is let through on time may still begin late, and then crowd the calls behind it. So a call is taken first
+//! ([`RateLimit::take`]) and begun later ([`RateLimit::begin`]), and no more than the cap begin in any [`WINDOW`], which
+//! leaves 10 ms for calls that overtake each other on the way. Rates are calls a second.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{collections::VecDeque, num::NonZeroU32, time::Duration};
 
 use governor::{
     Quota, RateLimiter,
@@ -29,8 +32,11 @@ pub const RECOVERY: Duration = Duration::from_secs(20);
 /// A cell is at most this long.
 const LONGEST_CELL: Duration = Duration::from_millis(1);
 
-/// Cells that lateness may save up: at most 4 ms.
-const SLACK_CELLS: u32 = 4;
+/// Cells that lateness may save up: at most 10 ms.
+const SLACK_CELLS: u32 = 10;
+
+/// In any window as long as this no more calls begin than the cap allows in a second.
+pub const WINDOW: Duration = Duration::from_millis(1010);
 
 /// The clock of the runtime's timers, which limiters wait by.
 #[derive(Clone, Debug)]
@@ -56,28 +62,31 @@ impl Clock for TimerClock {
 #[derive(Debug)]
 pub struct RateLimit<C: Clock = TimerClock> {
     clock: C,
-    cap: f64,
+    cap_per_second: u32,
     rate: f64,
     pace: Pace,
     governor: RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<C::Instant>>,
     /// Since when there was neither a refusal nor a change of the rate.
     steady_since: C::Instant,
+    /// When the last calls began, as many as the cap at most.
+    begun: VecDeque<C::Instant>,
 }
 
 impl<C: Clock + Clone> RateLimit<C> {
     /// A limiter whose first call is free at once. `learned` is what an earlier run came down to.
     pub fn new(clock: C, cap_per_second: u32, learned: Option<f64>) -> Self {
-        let cap = f64::from(cap_per_second.max(1));
+        let cap_per_second = cap_per_second.max(1);
+        let cap = f64::from(cap_per_second);
         let rate = learned.filter(|rate| rate.is_finite()).map_or(cap, |rate| rate.clamp(SLOWEST, cap));
         let pace = Pace::of(rate);
         let governor = RateLimiter::direct_with_clock(pace.quota, clock.clone());
         let steady_since = clock.now();
-        Self { clock, cap, rate, pace, governor, steady_since }
+        Self { clock, cap_per_second, rate, pace, governor, steady_since, begun: VecDeque::new() }
     }
 
     /// The most this key is ever used.
-    pub const fn cap(&self) -> f64 {
-        self.cap
+    pub fn cap(&self) -> f64 {
+        self.cap_per_second.into()
     }
 
     /// What it is used now.
@@ -104,18 +113,35 @@ impl<C: Clock + Clone> RateLimit<C> {
         }
     }
 
+    /// Begins a call that was taken, or says how long it has to wait for the calls begun before it.
+    pub fn begin(&mut self) -> Result<(), Duration> {
+        let now = self.clock.now();
+        let most = usize::try_from(self.cap_per_second).unwrap_or(usize::MAX);
+        if self.begun.len() >= most
+            && let Some(oldest) = self.begun.front()
+        {
+            let wait = WINDOW.saturating_sub(now.duration_since(*oldest).into());
+            if !wait.is_zero() {
+                return Err(wait);
+            }
+            self.begun.pop_front();
+        }
+        self.begun.push_back(now);
+        Ok(())
+    }
+
     /// The API refused a call: half the rate from now on, and no step up until [`RECOVERY`] after the rest.
     pub fn refused(&mut self, rest: Duration) {
         self.steady_since = self.clock.now() + Nanos::from(rest);
-        self.change_rate((self.rate / 2.0).max(SLOWEST.min(self.cap)));
+        self.change_rate((self.rate / 2.0).max(SLOWEST.min(self.cap())));
     }
 
     /// One step up when it has been quiet for long enough. Called as a call is taken, which the new limiter counts.
     fn recover(&mut self, now: C::Instant) {
         let quiet: Duration = now.duration_since(self.steady_since).into();
-        if self.rate < self.cap && quiet >= RECOVERY {
+        if self.rate < self.cap() && quiet >= RECOVERY {
             self.steady_since = now;
-            self.change_rate((self.rate + (self.cap / 30.0).max(1.0)).min(self.cap));
+            self.change_rate((self.rate + (self.cap() / 30.0).max(1.0)).min(self.cap()));
         }
     }
 
@@ -150,8 +176,6 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-
     use governor::clock::FakeRelativeClock;
 
     use super::*;
@@ -214,13 +238,34 @@ mod tests {
     }
 
     #[test]
+    fn calls_that_begin_late_do_not_crowd_the_ones_behind_them() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for rate in (1..=300u32).step_by(13) {
+            let clock = FakeRelativeClock::default();
+            let mut limit = RateLimit::new(clock.clone(), rate, None);
+            let mut window = Window { calls: VecDeque::new(), most: 0 };
+            let mut waiting = 0;
+            for _ in 0..20_000 {
+                clock.advance(Duration::from_micros(random.u64(0..400)));
+                waiting += u32::from(limit.take().is_ok());
+                // Now and then everything that was let through begins in one rush.
+                while waiting > 0 && random.u8(..) < 8 && limit.begin().is_ok() {
+                    waiting -= 1;
+                    window.call(Duration::from(clock.now()));
+                }
+            }
+            assert!(window.most <= rate as usize, "{} calls begun in a second at {rate}/s", window.most);
+        }
+    }
+
+    #[test]
     fn lateness_of_a_timer_is_made_up_for() {
         let mut random = fastrand::Rng::with_seed(7);
         for rate in [10, 30, 100] {
             let clock = FakeRelativeClock::default();
             let mut limit = RateLimit::new(clock.clone(), rate, None);
             let (calls, _) =
-                greedy(&mut limit, &clock, Duration::from_secs(100), || Duration::from_micros(random.u64(0..2_000)));
+                greedy(&mut limit, &clock, Duration::from_secs(100), || Duration::from_micros(random.u64(0..8_000)));
             let allowed = f64::from(rate) * 100.0;
             let used = f64::from(u32::try_from(calls).unwrap()) / allowed;
             assert!((0.984..0.9862).contains(&used), "{calls} calls of {allowed}");
@@ -232,7 +277,7 @@ mod tests {
         let mut limit = RateLimit::new(FakeRelativeClock::default(), 30, None);
         assert_eq!(limit.take(), Ok(()));
         let wait = limit.take().unwrap_err();
-        assert!((Duration::from_millis(29)..Duration::from_millis(34)).contains(&wait), "{wait:?}");
+        assert!((Duration::from_millis(23)..Duration::from_millis(34)).contains(&wait), "{wait:?}");
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! slots and reports here, the client reports what the API says about a key. Shared by `Arc`, all through `&self`.
 //!
 //! **Invariants.** No call begins on a key whose slot is not certainly ours, by boot time *and* by the wall clock,
-//! since a frozen sandbox stops some clocks. No call begins on a permit older than [`PERMIT_LIFE`], since calls that
-//! were let through one by one and then pile up would arrive as a burst.
+//! since a frozen sandbox stops some clocks. No call begins on a permit older than [`PERMIT_LIFE`], and however late the
+//! calls begin, no more of them begin in any second than the cap.
 
 use std::{
     fmt,
@@ -21,7 +21,7 @@ use reqwest::header::HeaderValue;
 use secrecy::ExposeSecret;
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 
 use super::{
@@ -37,7 +37,10 @@ use crate::{
 pub const SLOT_MARGIN: Duration = Duration::from_millis(500);
 
 /// How long a permit may be kept before its call begins.
-pub const PERMIT_LIFE: Duration = Duration::from_millis(5);
+pub const PERMIT_LIFE: Duration = Duration::from_millis(20);
+
+/// What two limiters, the old and the new holder of a key, may have saved up together.
+const SAVED_UP: Duration = Duration::from_millis(20);
 
 /// Two keys refused within this time: it is not the keys, it is our address.
 pub const ADDRESS_SUSPICION: Duration = Duration::from_secs(10);
@@ -252,18 +255,26 @@ impl RunKeys {
 
     /// Turns a permit into the header of a call, and counts the call. `None` when the permit lapsed: kept too long, the
     /// key rests by now, or its slot is not certainly ours any more.
-    pub(super) fn begin(&self, permit: Permit) -> Option<(Fingerprint, HeaderValue)> {
+    pub(super) async fn begin(&self, permit: Permit) -> Option<(Fingerprint, HeaderValue)> {
         if permit.granted.elapsed() > PERMIT_LIFE {
             return None;
         }
+        loop {
+            let wait = match self.try_begin(&permit.key)? {
+                Ok(bearer) => {
+                    self.calls.fetch_add(1, Ordering::Relaxed);
+                    return Some((permit.key, bearer));
+                }
+                Err(wait) => wait,
+            };
+            sleep(wait).await;
+        }
+    }
+
+    fn try_begin(&self, fingerprint: &Fingerprint) -> Option<Result<HeaderValue, Duration>> {
         let mut held = self.held();
-        let key = held.get(&permit.key).filter(|key| key.is_usable(&*self.clock))?;
-        let bearer = key.bearer.clone();
-        drop(held);
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        let now = Instant::now();
-        self.window.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((now, now)).1 = now;
-        Some((permit.key, bearer))
+        let key = held.get(fingerprint).filter(|key| key.is_usable(&*self.clock))?;
+        Some(key.limit.begin().map(|()| key.bearer.clone()))
     }
 
     /// How many keys could be called with now, were they free.
@@ -318,7 +329,7 @@ impl RunKeys {
     /// cannot add a burst: one interval of the slowest key, and what a limiter may have saved up.
     pub fn linger(&self) -> Duration {
         let slowest = self.held().keys.iter().map(|key| key.limit.interval()).max().unwrap_or_default();
-        slowest + 2 * PERMIT_LIFE
+        slowest + SAVED_UP + PERMIT_LIFE
     }
 
     fn take(&self) -> Taken {

@@ -27,6 +27,7 @@ async fn real_timers_never_get_more_than_the_cap() {
     let elapsed = start.elapsed().as_secs_f64();
     let allowed = f64::from(cap * keys_held) * elapsed;
     println!("{calls} of {allowed:.0} calls in {elapsed:.2} s: {:.1} %", f64::from(calls) * 100.0 / allowed);
-    assert!(f64::from(calls) <= allowed * 0.985 + f64::from(keys_held) * 1.5, "{calls} calls of {allowed}");
+    // For each key its first call, and what 10 ms of lateness may have saved up.
+    assert!(f64::from(calls) <= allowed * 0.985 + f64::from(keys_held) * 1.7, "{calls} calls of {allowed}");
     assert!(calls >= keys_held, "the first call of each key is free at once");
 }

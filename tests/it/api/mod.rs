@@ -6,3 +6,4 @@ mod league;
 mod recordings;
 mod rig;
 mod scripted;
+mod simulated;
