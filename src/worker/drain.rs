@@ -108,6 +108,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             };
             leased_so_far += batch.leases.len() as u64;
             let nothing = batch.leases.is_empty();
+            let suspect = batch.suspect_waits || batch.leases.iter().any(Lease::is_suspect);
             if !nothing && !self.hand_out(batch.leases, &work, &ended).await {
                 return;
             }
@@ -116,7 +117,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                     Ok(answered) => probing = !answered,
                     Err(error) => return self.queue_down(&error),
                 }
-            } else if batch.suspect_waits {
+            } else if suspect {
                 // A suspect is leased with nothing else in flight: should it kill us, it takes nobody with it.
                 self.wait(|counts| counts.open == 0, None).await;
             } else if nothing && !batch.more_mail {

@@ -55,12 +55,9 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             permit = self.permission(places) => permit,
             () = self.halt.forced(Force::StartNothing) => Err(()),
         };
-        let (_place, permit) = match permit {
-            Ok(granted) => granted,
-            Err(()) => {
-                self.flow.not_started();
-                return Ended::given_back(lease);
-            }
+        let Ok((_place, permit)) = permit else {
+            self.flow.not_started();
+            return Ended::given_back(lease);
         };
         self.flow.started();
         let how = tokio::select! {

@@ -1,0 +1,123 @@
+//! A worker over the simulator, with the queue in memory and SQLite: everything of a run but the servers. What the
+//! servers do is tested in `queue`, `store` and `lambda`.
+
+use std::{sync::Arc, time::Duration};
+
+use refresh_worker::{
+    api::{client::ApiClient, wallet::Wallet},
+    clock::{Clock, ManualClock, SystemClock, Timestamp},
+    config::WorkerConfig,
+    model::{ObjectId, Priority, Wish},
+    queue::{DeadFilter, DeadLetter, Queue, QueueStats, memory::MemoryQueue},
+    sim::{SimConfig, Simulator},
+    store::{Store, sqlite::SqliteStore},
+    worker::{RunOptions, Runs, Stop, Unwatched, Worker, report::RunReport},
+};
+
+pub const TOKEN: &str = "token-of-the-bed";
+
+/// Fast enough that a test need not wait, slow enough that the limiter is at work.
+pub const RATE: u32 = 200;
+
+pub struct Bed {
+    pub worker: Worker<MemoryQueue, SqliteStore>,
+    pub simulator: Simulator,
+    pub clock: Arc<ManualClock>,
+}
+
+impl Bed {
+    /// A bed whose clock stands at the present until the test moves it.
+    pub async fn start() -> Self {
+        Self::with(|_| {}, &[TOKEN]).await
+    }
+
+    pub async fn with(change: impl FnOnce(&mut WorkerConfig), tokens: &[&str]) -> Self {
+        let clock = ManualClock::at(SystemClock.wall());
+        let tokens: Vec<String> = tokens.iter().map(|token| (*token).to_owned()).collect();
+        let config = SimConfig { tokens: tokens.clone(), clock: clock.clone(), ..SimConfig::default() };
+        let simulator = Simulator::start(config).await.expect("a loopback port is free");
+        let store = SqliteStore::in_memory().await.expect("SQLite opens in memory");
+        store.migrate().await.expect("the migrations run");
+        let mut worker_config = WorkerConfig::default();
+        change(&mut worker_config);
+        let worker = Worker {
+            queue: Arc::new(MemoryQueue::new(clock.clone())),
+            store: Arc::new(store),
+            api: ApiClient::new(&simulator.base_url()).expect("the simulator's address is one"),
+            wallet: Wallet::from_tokens(tokens.into_iter().map(Into::into).collect()),
+            clock: clock.clone(),
+            config: worker_config,
+            reqs_per_sec: RATE,
+            keys_per_run: None,
+            stop: Stop::default(),
+        };
+        Self { worker, simulator, clock }
+    }
+
+    /// A second worker on the same queue, store and keys, as another invocation would be.
+    pub fn another(&self) -> Worker<MemoryQueue, SqliteStore> {
+        Worker {
+            queue: Arc::clone(&self.worker.queue),
+            store: Arc::clone(&self.worker.store),
+            api: ApiClient::new(&self.simulator.base_url()).expect("the simulator's address is one"),
+            wallet: self.worker.wallet.clone(),
+            clock: self.clock.clone(),
+            config: self.worker.config.clone(),
+            reqs_per_sec: RATE,
+            keys_per_run: None,
+            stop: Stop::default(),
+        }
+    }
+
+    pub async fn now(&self) -> Timestamp {
+        self.worker.queue.time().await.expect("memory answers")
+    }
+
+    pub async fn ask(&self, objects: impl IntoIterator<Item = ObjectId>) {
+        self.ask_as(Priority::High, objects).await;
+    }
+
+    pub async fn ask_as(&self, priority: Priority, objects: impl IntoIterator<Item = ObjectId>) {
+        let now = self.now().await;
+        let wishes: Vec<Wish> = objects.into_iter().map(|object| Wish::now(object, priority, now)).collect();
+        self.worker.queue.enqueue(now, &wishes).await.expect("memory answers");
+    }
+
+    pub async fn run(&self) -> RunReport {
+        self.run_with(RunOptions::default()).await
+    }
+
+    /// Runs to the end; then so much time passes that the key's slot is free again.
+    pub async fn run_with(&self, options: RunOptions) -> RunReport {
+        let report = self.worker.run(options, &Unwatched).await;
+        self.clock.advance(Duration::from_millis(100));
+        report
+    }
+
+    pub async fn stats(&self) -> QueueStats {
+        self.worker.queue.stats(self.now().await).await.expect("memory answers")
+    }
+
+    pub async fn dead(&self) -> Vec<DeadLetter> {
+        self.worker.queue.dead_letters(&DeadFilter::default(), 100).await.expect("memory answers")
+    }
+
+    pub fn players(&self, count: usize) -> Vec<ObjectId> {
+        let census = self.simulator.world();
+        assert!(census.player_tags().len() >= count, "the world is too small for {count} players");
+        census.player_tags()[..count].iter().cloned().map(ObjectId::player).collect()
+    }
+
+    pub fn clans(&self, count: usize) -> Vec<ObjectId> {
+        self.simulator.world().clan_tags()[..count].iter().cloned().map(ObjectId::clan).collect()
+    }
+}
+
+/// The outcomes of a report that are not zero.
+pub fn outcomes(report: &RunReport) -> Vec<(&'static str, u64)> {
+    report.outcomes.iter().filter(|(_, count)| **count > 0).map(|(name, count)| (*name, *count)).collect()
+}
+
+pub const fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}

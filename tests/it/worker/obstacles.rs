@@ -1,0 +1,216 @@
+//! Runs that meet trouble: the API's, a key's, the database's.
+
+use std::time::Duration;
+
+use refresh_worker::{
+    config::Pause,
+    model::ObjectId,
+    queue::{Queue, Slots},
+    sim::{Misbehaviour, Rule},
+    worker::{RunOptions, Runs, Unwatched, report::StopReason},
+};
+
+use super::bed::{Bed, RATE, TOKEN, outcomes, seconds};
+
+#[tokio::test]
+async fn a_failed_object_waits_with_its_attempt_counted_while_the_others_are_done() {
+    let bed = Bed::start().await;
+    let players = bed.players(5);
+    bed.simulator.misbehave(Rule::new(Misbehaviour::Status500).on_tag(players[0].tag.as_str()));
+    bed.ask(players).await;
+    let report = bed.run().await;
+    assert_eq!(outcomes(&report), [("delayed", 1), ("stored", 4)], "{report:?}");
+    assert_eq!(bed.stats().await.delayed, 1);
+    assert_eq!(report.errors.len(), 1, "{:?}", report.errors);
+}
+
+#[tokio::test]
+async fn attempts_are_used_up_one_delay_after_another() {
+    let bed = Bed::start().await;
+    let players = bed.players(1);
+    bed.simulator.misbehave(Rule::new(Misbehaviour::Status500));
+    bed.ask(players).await;
+    for (attempt, minutes) in [(1, 2), (2, 4)] {
+        let report = bed.run().await;
+        assert_eq!(outcomes(&report), [("delayed", 1)], "attempt {attempt}: {report:?}");
+        bed.clock.advance(seconds(minutes * 60));
+    }
+    let report = bed.run().await;
+    assert_eq!(outcomes(&report), [("dead_letter", 1)], "{report:?}");
+    let dead = bed.dead().await;
+    assert_eq!(dead[0].reason_code, "attempts_used_up", "{dead:?}");
+}
+
+#[tokio::test]
+async fn an_answer_that_would_be_the_same_again_becomes_a_dead_letter_with_its_first_bytes() {
+    let bed = Bed::start().await;
+    let players = bed.players(2);
+    bed.simulator.misbehave(Rule::new(Misbehaviour::WrongTag).on_tag(players[0].tag.as_str()));
+    bed.simulator.misbehave(Rule::new(Misbehaviour::BadRequest).on_tag(players[1].tag.as_str()));
+    bed.ask(players).await;
+    let report = bed.run().await;
+    assert_eq!(outcomes(&report), [("dead_letter", 2)], "{report:?}");
+    let dead = bed.dead().await;
+    assert!(dead.iter().all(|letter| letter.body.is_some() && !letter.reason.is_empty()), "{dead:?}");
+}
+
+#[tokio::test]
+async fn an_outage_opens_the_circuit_and_nothing_is_charged() {
+    let bed = Bed::start().await;
+    bed.simulator.misbehave(Rule::new(Misbehaviour::Status502));
+    bed.ask(bed.players(60)).await;
+    let report = bed.run().await;
+    assert_eq!(report.stopped_because, StopReason::CircuitOpen, "{report:?}");
+    assert!(report.failure.is_some());
+    assert_eq!(report.failed_requests, 0, "{report:?}");
+    assert_eq!(bed.stats().await.ready, 60);
+    bed.simulator.clear();
+    let report = bed.run().await;
+    assert_eq!(outcomes(&report), [("stored", 60)], "{report:?}");
+}
+
+#[tokio::test]
+async fn maintenance_stops_the_drain_then_one_probe_every_30_seconds_until_work_resumes() {
+    let bed = Bed::start().await;
+    bed.simulator.maintenance(true);
+    bed.ask(bed.players(30)).await;
+    let report = bed.run().await;
+    assert_eq!(report.stopped_because, StopReason::Maintenance, "{report:?}");
+    assert_eq!((report.processed_requests, report.failed_requests), (0, 0));
+    assert_eq!(bed.stats().await.ready, 30, "all was given back");
+    let calls = bed.simulator.total_calls();
+    let report = bed.run().await;
+    assert_eq!((report.stopped_because, report.api_requests), (StopReason::Maintenance, 0));
+    bed.clock.advance(seconds(31));
+    let report = bed.run().await;
+    assert_eq!((report.stopped_because, report.api_requests), (StopReason::Maintenance, 1), "one probe");
+    assert_eq!(bed.simulator.total_calls(), calls + 1);
+    bed.simulator.maintenance(false);
+    bed.clock.advance(seconds(31));
+    let report = bed.run().await;
+    assert_eq!(outcomes(&report), [("stored", 30)], "{report:?}");
+    assert_eq!(bed.worker.queue.maintenance().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_probe_that_fails_otherwise_does_not_end_the_maintenance() {
+    let bed = Bed::start().await;
+    bed.simulator.maintenance(true);
+    bed.ask(bed.players(3)).await;
+    bed.run().await;
+    bed.simulator.maintenance(false);
+    bed.simulator.misbehave(Rule::new(Misbehaviour::Status504));
+    bed.clock.advance(seconds(31));
+    let report = bed.run().await;
+    assert_eq!(report.stopped_because, StopReason::Maintenance, "{report:?}");
+    assert_eq!(report.failed_requests, 0, "{report:?}");
+    assert!(bed.worker.queue.maintenance().await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_throttled_key_rests_for_the_next_run_too() {
+    let bed = Bed::start().await;
+    bed.simulator.misbehave(Rule::new(Misbehaviour::Throttled { retry_after: Some(60) }).once());
+    bed.ask(bed.players(4)).await;
+    let options = RunOptions { time_left: Some(seconds(20)), ..RunOptions::default() };
+    let report = bed.run_with(options).await;
+    assert_eq!(report.stopped_because, StopReason::KeysPaused, "{report:?}");
+    assert_eq!((report.throttled, report.failed_requests), (1, 0));
+    let calls = bed.simulator.total_calls();
+    let report = bed.run().await;
+    assert_eq!((report.stopped_because, report.api_requests), (StopReason::KeysPaused, 0), "{report:?}");
+    assert_eq!(bed.simulator.total_calls(), calls);
+    bed.clock.advance(seconds(61));
+    let report = bed.run().await;
+    assert_eq!(report.stopped_because, StopReason::QueueEmpty, "{report:?}");
+    assert_eq!(bed.stats().await.ready, 0);
+}
+
+#[tokio::test]
+async fn with_two_keys_the_other_goes_on_when_one_is_throttled() {
+    let bed = Bed::with(|_| {}, &["first", "second"]).await;
+    bed.simulator.misbehave(Rule::new(Misbehaviour::Throttled { retry_after: Some(60) }).on_token("first").once());
+    bed.ask(bed.players(20)).await;
+    let report = bed.run().await;
+    assert_eq!(report.stopped_because, StopReason::QueueEmpty, "{report:?}");
+    assert_eq!((report.processed_requests, report.throttled), (20, 1));
+    assert_eq!((report.keys_held, report.keys_usable), (2, 1));
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_accepted_ends_the_run_as_an_error_and_charges_nobody() {
+    let bed = Bed::start().await;
+    bed.simulator.misbehave(Rule::new(Misbehaviour::InvalidAuthorization));
+    bed.ask(bed.players(10)).await;
+    let report = bed.run().await;
+    assert_eq!(report.stopped_because, StopReason::NoUsableKey, "{report:?}");
+    assert_eq!(report.failed_requests, 0);
+    assert_eq!(bed.stats().await.ready, 10);
+    assert!(report.errors.iter().any(|error| error.contains("key")), "{:?}", report.errors);
+    assert!(!format!("{report:?}").contains(TOKEN), "no token in a report");
+}
+
+#[tokio::test]
+async fn an_address_ban_ends_the_run_as_an_error() {
+    let bed = Bed::start().await;
+    bed.simulator.misbehave(Rule::new(Misbehaviour::AddressBan));
+    bed.ask(bed.players(3)).await;
+    let report = bed.run().await;
+    assert_eq!(report.stopped_because, StopReason::NoUsableKey, "{report:?}");
+    assert!(report.failure.as_deref().unwrap_or_default().contains("address"), "{report:?}");
+    assert_eq!(bed.stats().await.ready, 3);
+}
+
+#[tokio::test]
+async fn without_a_database_not_one_call_is_made() {
+    let bed = Bed::start().await;
+    bed.ask(bed.players(3)).await;
+    bed.worker.store.close().await;
+    let report = bed.run().await;
+    assert_eq!(report.stopped_because, StopReason::DatabaseDown, "{report:?}");
+    assert_eq!(bed.simulator.total_calls(), 0);
+    assert_eq!(bed.stats().await.ready, 3);
+}
+
+#[tokio::test]
+async fn a_database_that_goes_away_stops_leasing_and_what_was_fetched_is_given_back() {
+    let bed = Bed::start().await;
+    bed.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
+    bed.ask(bed.players(3)).await;
+    let go_away = async {
+        bed.simulator.wait_until_held(3).await;
+        bed.worker.store.close().await;
+        bed.ask(bed.clans(20)).await;
+        bed.simulator.release();
+    };
+    let (report, ()) = tokio::join!(bed.run(), go_away);
+    assert_eq!(report.stopped_because, StopReason::DatabaseDown, "{report:?}");
+    assert_eq!(report.processed_requests, 0);
+    assert_eq!(bed.simulator.total_calls(), 3, "{report:?}");
+    assert_eq!(bed.stats().await.ready, 23);
+}
+
+#[tokio::test]
+async fn paused_a_run_does_nothing_but_keep_what_was_named() {
+    let bed = Bed::with(|config| config.paused = Some(Pause::RefreshPaused), &[TOKEN]).await;
+    bed.ask(bed.players(2)).await;
+    let named = vec![ObjectId::clan(bed.simulator.world().clan_tags()[0].clone())];
+    let report = bed.run_with(RunOptions { named, ..RunOptions::default() }).await;
+    assert_eq!((report.stopped_because, report.enqueued), (StopReason::RefreshPaused, 1));
+    assert_eq!(bed.simulator.total_calls(), 0);
+    assert_eq!(bed.stats().await.ready, 3);
+}
+
+#[tokio::test]
+async fn a_key_slot_outlives_its_run_by_one_interval_only() {
+    let bed = Bed::start().await;
+    bed.ask(bed.players(1)).await;
+    bed.worker.run(RunOptions::default(), &Unwatched).await;
+    let early = bed.another().run(RunOptions::default(), &Unwatched).await;
+    assert_eq!(early.stopped_because, StopReason::AlreadyRunning, "{early:?}");
+    bed.clock.advance(Duration::from_millis(1000 / u64::from(RATE) + 15));
+    bed.ask(bed.clans(1)).await;
+    let report = bed.another().run(RunOptions::default(), &Unwatched).await;
+    assert_eq!(outcomes(&report), [("stored", 1)], "{report:?}");
+    assert!(bed.worker.queue.time().await.is_ok());
+}
