@@ -63,8 +63,7 @@ async fn main() {
 }
 
 async fn simulator() -> Simulator {
-    let config =
-        SimConfig { clans: 120, tokens: vec![TOKEN.to_owned()], latency: LATENCY, ..SimConfig::default() };
+    let config = SimConfig { clans: 120, tokens: vec![TOKEN.to_owned()], latency: LATENCY, ..SimConfig::default() };
     Simulator::start(config).await.expect("a loopback port is free")
 }
 
@@ -73,12 +72,8 @@ async fn worker(redis: &str, postgres: &str, simulator: &Simulator) -> Worker<Re
     let redis = RedisConfig { url: redis.into(), namespace: "refresh".to_owned() };
     let database =
         DatabaseConfig { url: postgres.into(), max_connections: 5, statement_cache: 100, auto_migrate: true };
-    let api = ApiConfig {
-        base_url: simulator.base_url(),
-        tokens: vec![TOKEN.into()],
-        reqs_per_sec: CAP,
-        keys_per_run: None,
-    };
+    let api =
+        ApiConfig { base_url: simulator.base_url(), tokens: vec![TOKEN.into()], reqs_per_sec: CAP, keys_per_run: None };
     let config = WorkerConfig { deadline_buffer: Duration::ZERO, ..WorkerConfig::default() };
     let queue = RedisQueue::connect(&redis, clock, config.max_attempts).expect("the URL is one");
     let store = PostgresStore::connect(&database).expect("the URL is one");
