@@ -75,7 +75,7 @@ async fn worker(redis: &str, postgres: &str, simulator: &Simulator) -> Worker<Re
     let api =
         ApiConfig { base_url: simulator.base_url(), tokens: vec![TOKEN.into()], reqs_per_sec: CAP, keys_per_run: None };
     let config = WorkerConfig { deadline_buffer: Duration::ZERO, ..WorkerConfig::default() };
-    let queue = RedisQueue::connect(&redis, clock, config.max_attempts).expect("the URL is one");
+    let queue = RedisQueue::connect(&redis, clock).expect("the URL is one");
     let store = PostgresStore::connect(&database).expect("the URL is one");
     app::worker(Arc::new(queue), Arc::new(store), &api, &config).expect("the parts fit")
 }
