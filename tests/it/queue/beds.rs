@@ -135,10 +135,6 @@ pub struct MemoryBed {
 }
 
 impl MemoryBed {
-    pub fn new() -> Self {
-        Self::with_limits(QueueLimits::default())
-    }
-
     pub fn with_limits(limits: QueueLimits) -> Self {
         let clock = ManualClock::at(NOW);
         Self { queue: MemoryQueue::new(clock.clone()).with_limits(limits), clock }

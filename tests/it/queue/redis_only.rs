@@ -1,1 +1,347 @@
-//! To come.
+//! What only a server can do: be full, be gone, hold something else, be asked by two at once.
+
+use std::{collections::BTreeSet, process::Command, time::Duration};
+
+use refresh_worker::{
+    model::{Priority, Wish},
+    queue::{
+        LeaseRequest, MailLimits, Queue as _, QueueError, Settlement, Slots as _,
+        record::{QueueLimits, State},
+        redis::Timeouts,
+    },
+};
+
+use super::{
+    beds::{Bed, NOW, RedisBed, connect, connect_with, names, request, tag, value},
+    contract::settle,
+};
+use crate::support::redis::PrivateRedis;
+
+const SECOND: Duration = Duration::from_secs(1);
+const IMPATIENT: Timeouts = Timeouts {
+    connect: Duration::from_millis(500),
+    first_word: Duration::from_millis(500),
+    response: Duration::from_millis(500),
+};
+
+async fn wishes(bed: &RedisBed, count: usize) {
+    let wishes: Vec<Wish> = (0..count)
+        .map(|number| Wish::now(format!("clan:{}", tag(number)).parse().unwrap(), Priority::High, NOW))
+        .collect();
+    bed.queue().enqueue(NOW, &wishes).await.unwrap();
+}
+
+/// Everything in the database, byte for byte.
+async fn everything(bed: &RedisBed) -> Vec<(String, Vec<u8>)> {
+    let mut keys: Vec<String> = bed.command(&["KEYS", "*"]).await;
+    keys.sort_unstable();
+    let mut all = Vec::new();
+    for key in keys {
+        let value: Vec<u8> = bed.command(&["DUMP", &key]).await;
+        all.push((key, value));
+    }
+    all
+}
+
+#[tokio::test]
+async fn all_our_keys_lie_in_one_hash_slot() {
+    let bed = RedisBed::fresh().await;
+    wishes(&bed, 3).await;
+    bed.put_mail("x", 1.0, "junk").await;
+    bed.put_index(b"y", 1.0).await;
+    bed.admit(NOW).await;
+    bed.lease_one(NOW).await;
+    let key = refresh_worker::queue::Fingerprint("f".to_owned());
+    bed.queue().take_key(&key, "run", SECOND).await.unwrap();
+    bed.queue().remember_rate(&key, 1.0).await.unwrap();
+    let keys: Vec<String> = bed.command(&["KEYS", "*"]).await;
+    assert!(keys.len() >= 7, "{keys:?}");
+    let ours = keys.iter().filter(|key| !key.starts_with("refresh_"));
+    for key in ours {
+        assert!(key.starts_with("{refresh}:"), "{key}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_the_wrong_type_is_told_before_anything_is_written() {
+    for (key, action) in [("{refresh}:ready", "lease"), ("{refresh}:orphans", "admit"), ("{refresh}:dead", "settle")] {
+        let bed = RedisBed::fresh().await;
+        wishes(&bed, 2).await;
+        let lease = bed.lease_one(NOW).await;
+        bed.put_mail("clan:2PP", 1.0, &value("clan:2PP", 1, NOW)).await;
+        let mail = bed.queue().read_mail(NOW, MailLimits::default()).await.unwrap();
+        bed.command::<()>(&["SET", key, "something else"]).await;
+        let before = everything(&bed).await;
+        let error = match action {
+            "lease" => bed.queue().lease(NOW, &request(1)).await.unwrap_err(),
+            "admit" => bed.queue().admit(NOW, mail).await.unwrap_err(),
+            _ => bed.queue().settle(NOW, &[(lease, Settlement::Done)]).await.unwrap_err(),
+        };
+        assert!(matches!(error, QueueError::Refused { .. }), "{error}");
+        assert!(error.to_string().contains(key) && error.to_string().contains("expected a zset"), "{error}");
+        assert_eq!(everything(&bed).await, before);
+    }
+}
+
+#[tokio::test]
+async fn a_bad_argument_is_refused_before_anything_is_written() {
+    let bed = RedisBed::fresh().await;
+    let script =
+        concat!(include_str!("../../../src/queue/lua/prelude.lua"), include_str!("../../../src/queue/lua/enqueue.lua"));
+    let mut command = redis::cmd("EVAL");
+    command.arg(script).arg(12);
+    for key in 0..12 {
+        command.arg(format!("key{key}"));
+    }
+    let mut good_then_bad = command.clone();
+    good_then_bad.arg(&["1", "clan:2PP", "0", "1", "1", "0", "clan:2QQ", "0", "1.5", "1", "0"]);
+    let client = redis::Client::open(crate::support::redis::fresh().await).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let error = good_then_bad.query_async::<i64>(&mut connection).await.unwrap_err();
+    assert!(error.to_string().contains("argument 9 of 11"), "{error}");
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut connection).await.unwrap();
+    assert!(keys.is_empty(), "{keys:?}");
+    drop(bed);
+}
+
+#[tokio::test]
+async fn a_full_redis_leaves_nothing_half_done_and_can_be_drained() {
+    let server = PrivateRedis::start().await;
+    let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
+    wishes(&bed, 3).await;
+    bed.put_mail("clan:2PP", 1.0, &value("clan:2PP", 1, NOW)).await;
+    bed.put_mail("junk", 1.0, "junk").await;
+    bed.put_index(b"orphan", 1.0).await;
+    let mail = bed.queue().read_mail(NOW, MailLimits::default()).await.unwrap();
+    bed.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let before = everything(&bed).await;
+    let error = bed.queue().admit(NOW, mail).await.unwrap_err();
+    assert!(matches!(&error, QueueError::Refused { detail, .. } if detail.contains("OOM")), "{error}");
+    let wish = Wish::now("clan:2QQ".parse().unwrap(), Priority::High, NOW);
+    bed.queue().enqueue(NOW, &[wish]).await.unwrap_err();
+    assert_eq!(everything(&bed).await, before);
+
+    let lease = bed.lease_one(NOW).await;
+    let renewal = [(lease.object.clone(), lease.token.clone())];
+    assert_eq!(bed.queue().renew(NOW, &renewal, NOW + 30 * SECOND).await.unwrap(), [true]);
+    settle(&bed, NOW, &lease, Settlement::Done).await;
+    assert_eq!(bed.dump().await.records.len(), 2, "a full Redis is drained");
+}
+
+#[tokio::test]
+async fn an_index_member_without_a_record_is_dropped_and_the_record_rules() {
+    let bed = RedisBed::fresh().await;
+    wishes(&bed, 2).await;
+    let past = NOW.as_millis().to_string();
+    for set in ["ready", "leased", "delayed:low"] {
+        bed.command::<()>(&["ZADD", &format!("{{refresh}}:{set}"), "1", "clan:2CC"]).await;
+    }
+    // A leased record that also stands among the ready.
+    let lease = bed.lease_one(NOW).await;
+    bed.command::<()>(&["ZADD", "{refresh}:ready", &past, &lease.object.to_string()]).await;
+    // A ready record that also stands among the leased and the delayed.
+    let other = format!("clan:{}", tag(1));
+    bed.command::<()>(&["ZADD", "{refresh}:leased", "1", &other]).await;
+    bed.command::<()>(&["ZADD", "{refresh}:delayed:critical", "1", &other]).await;
+    let leased = bed.lease(NOW, &request(5)).await;
+    assert_eq!((names(&leased), leased.lapsed), (vec![other], 0));
+    let contents = bed.dump().await;
+    assert!(contents.records.values().all(|record| record.state == State::Leased));
+}
+
+#[tokio::test]
+async fn two_workers_never_lease_the_same_object() {
+    let url = crate::support::redis::fresh().await;
+    let bed = RedisBed::at(&url, QueueLimits::default()).await;
+    wishes(&bed, 60).await;
+    let queues: Vec<_> = (0..4).map(|_| connect(&url)).collect();
+    let mut seen = BTreeSet::new();
+    for _ in 0..4 {
+        let asked = LeaseRequest { seed: 7, ..request(4) };
+        let [one, two, three, four] = &queues[..] else { unreachable!() };
+        let batches = tokio::join!(
+            one.lease(NOW, &asked),
+            two.lease(NOW, &asked),
+            three.lease(NOW, &asked),
+            four.lease(NOW, &asked)
+        );
+        for leased in [batches.0, batches.1, batches.2, batches.3] {
+            for lease in leased.unwrap().leases {
+                assert!(seen.insert((lease.object.to_string(), lease.token.0)));
+            }
+        }
+    }
+    let objects: BTreeSet<_> = seen.iter().map(|(object, _)| object).collect();
+    let tokens: BTreeSet<_> = seen.iter().map(|(_, token)| token).collect();
+    assert_eq!((objects.len(), tokens.len()), (60, 60));
+}
+
+#[tokio::test]
+async fn two_workers_admit_every_mail_once() {
+    let url = crate::support::redis::fresh().await;
+    let bed = RedisBed::at(&url, QueueLimits::default()).await;
+    for number in 0..40 {
+        let object = format!("clan:{}", tag(number));
+        bed.put_mail(&object, 1.0, &value(&object, 1, NOW)).await;
+    }
+    let (one, two) = (connect(&url), connect(&url));
+    let (first, second) = (
+        one.read_mail(NOW, MailLimits::default()).await.unwrap(),
+        two.read_mail(NOW, MailLimits::default()).await.unwrap(),
+    );
+    let answers = tokio::join!(one.admit(NOW, first), two.admit(NOW, second));
+    let (first, second) = (answers.0.unwrap(), answers.1.unwrap());
+    assert_eq!(first.admitted + second.admitted, 40);
+    assert_eq!(first.changed + second.changed, 40);
+    assert!(bed.dump().await.records.values().all(|record| record.merges == 1));
+}
+
+#[tokio::test]
+async fn the_data_scan_goes_on_where_it_stopped() {
+    let bed = RedisBed::fresh().await;
+    for number in 0..2000 {
+        let object = format!("clan:{}", tag(number));
+        bed.put_index(object.as_bytes(), 3.0).await;
+        bed.put_data(object.as_bytes(), value(&object, 3, NOW).as_bytes()).await;
+    }
+    bed.put_data(b"war:2PP", value("war:2PP", 1, NOW).as_bytes()).await;
+    let limits = MailLimits { per_class: 1, ..MailLimits::default() };
+    let mut found = 0;
+    for _ in 0..40 {
+        let mail = bed.queue().read_mail(NOW, limits).await.unwrap();
+        assert!(mail.entries.len() <= 2, "a slice is bounded");
+        found += bed.queue().admit(NOW, mail).await.unwrap().found_by_scan;
+    }
+    assert_eq!(found, 1);
+    assert!(bed.record("war:2PP").await.is_some());
+}
+
+#[tokio::test]
+async fn a_dropped_connection_is_replaced_silently() {
+    let server = PrivateRedis::start().await;
+    let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
+    bed.queue().time().await.unwrap();
+    for _ in 0..3 {
+        bed.command::<i64>(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+        bed.queue().time().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn scripts_are_loaded_again_after_a_restart() {
+    let mut server = PrivateRedis::start().await;
+    let queue = connect(&server.url());
+    let wish = Wish::now("clan:2PP".parse().unwrap(), Priority::High, NOW);
+    queue.enqueue(NOW, std::slice::from_ref(&wish)).await.unwrap();
+    server.stop().await;
+    server.start_again().await;
+    queue.time().await.unwrap();
+    queue.enqueue(NOW, &[wish]).await.unwrap();
+    assert_eq!(names(&queue.lease(NOW, &request(1)).await.unwrap()), ["clan:2PP"]);
+}
+
+#[tokio::test]
+async fn a_redis_that_is_down_or_silent_is_unreachable_within_its_time() {
+    let mut server = PrivateRedis::start().await;
+    let queue = connect_with(&server.url(), IMPATIENT);
+    queue.time().await.unwrap();
+    server.freeze().await;
+    let error = queue.time().await.unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains("no answer in time"), "{error}");
+    server.thaw().await;
+    queue.time().await.unwrap();
+    server.stop().await;
+    let error = queue.lease(NOW, &request(1)).await.unwrap_err();
+    assert!(matches!(&error, QueueError::Unreachable { server, .. } if server.contains("127.0.0.1")), "{error}");
+}
+
+#[tokio::test]
+async fn user_and_password_are_used_and_never_shown() {
+    let server = PrivateRedis::start().await;
+    let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
+    bed.command::<()>(&["ACL", "SETUSER", "worker", "on", ">s3cret", "~*", "+@all"]).await;
+    bed.command::<()>(&["CONFIG", "SET", "requirepass", "s3cret"]).await;
+    let address = format!("127.0.0.1:{}/3", server.port());
+    for user in ["worker:s3cret@", ":s3cret@"] {
+        let queue = connect(&format!("redis://{user}{address}"));
+        queue.time().await.unwrap();
+        assert_eq!(queue.server(), format!("redis://{address}"));
+        assert!(!format!("{queue:?}").contains("s3cret"));
+    }
+    for user in ["worker:s3cr3t@", ""] {
+        let error = connect(&format!("redis://{user}{address}")).time().await.unwrap_err();
+        assert!(matches!(error, QueueError::Refused { .. }), "{error}");
+        assert!(!error.to_string().contains("s3cr3t"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_tls_is_told_from_one_with() {
+    let server = PrivateRedis::start().await;
+    let error = connect_with(&server.url().replace("redis:", "rediss:"), IMPATIENT).time().await.unwrap_err();
+    assert!(matches!(error, QueueError::Unreachable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_as_good_as_a_port() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("redis.sock");
+    let mut server = Command::new("redis-server")
+        .args(["--port", "0", "--save", "", "--dir"])
+        .arg(folder.path())
+        .arg("--unixsocket")
+        .arg(&socket)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("redis-server is installed: `sudo apt-get install redis-server`");
+    let queue = connect(&format!("unix://{}?db=2", socket.display()));
+    let mut answer = queue.time().await;
+    for _ in 0..500 {
+        if answer.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        answer = queue.time().await;
+    }
+    let database = queue.database();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    answer.unwrap();
+    assert_eq!(database, 2);
+}
+
+#[tokio::test]
+async fn mail_in_database_0_is_told_when_our_url_selects_another() {
+    let server = PrivateRedis::start().await;
+    let producers = RedisBed::at(&server.url(), QueueLimits::default()).await;
+    let elsewhere = connect(&server.database_url(5));
+    assert_eq!(elsewhere.stats(NOW).await.unwrap().mail_in_database_0, None);
+    producers.put_mail("clan:2PP", 1.0, &value("clan:2PP", 1, NOW)).await;
+    let stats = elsewhere.stats(NOW).await.unwrap();
+    assert_eq!((stats.mail_in_database_0, stats.mailbox), (Some(1), 0));
+    let stats = producers.queue().stats(NOW).await.unwrap();
+    assert_eq!((stats.mail_in_database_0, stats.mailbox), (None, 1));
+}
+
+#[tokio::test]
+async fn the_floors_let_every_class_through_while_the_best_is_served_first() {
+    let bed = RedisBed::fresh().await;
+    let mut wishes = Vec::new();
+    for number in 0..1600 {
+        let class = Priority::ALL[number % 4];
+        wishes.push(Wish::now(format!("clan:{}", tag(number)).parse().unwrap(), class, NOW));
+    }
+    bed.queue().enqueue(NOW, &wishes).await.unwrap();
+    let mut served = std::collections::BTreeMap::new();
+    for seed in 0..20 {
+        let asked = LeaseRequest { seed: seed * 7919, duration: Duration::from_secs(600), ..request(20) };
+        for lease in bed.lease(NOW, &asked).await.leases {
+            *served.entry(lease.priority).or_insert(0) += 1;
+        }
+    }
+    // Of 400 places about 5 % LOW, 5 % MEDIUM, 10 % HIGH, and the rest CRITICAL.
+    assert!((8..40).contains(&served[&Priority::Low]), "{served:?}");
+    assert!((8..40).contains(&served[&Priority::Medium]), "{served:?}");
+    assert!((20..70).contains(&served[&Priority::High]), "{served:?}");
+    assert!(served[&Priority::Critical] > 280, "{served:?}");
+}

@@ -1,1 +1,167 @@
-//! To come.
+//! What overlapping runs agree on: key slots, learned rates, the maintenance pause.
+
+use std::time::Duration;
+
+use refresh_worker::{
+    clock::Timestamp,
+    queue::{Fingerprint, Maintenance, Slot, Slots as _, record::QueueLimits},
+};
+
+use super::beds::{Bed, NOW, on_both};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+on_both! {
+    a_key_is_used_by_one_run_at_a_time
+    a_slot_is_free_again_when_its_holder_stops_renewing
+    only_the_holder_renews_a_slot
+    a_slot_given_back_lingers_for_one_interval
+    a_late_renewal_cannot_bring_back_a_slot_given_back
+    another_run_cannot_give_a_slot_back
+    a_paused_key_keeps_its_slot_with_the_reason
+    only_the_holder_may_pause_a_key
+    a_later_refusal_may_only_lengthen_a_pause
+    the_learned_rate_outlives_the_run_for_an_hour
+    maintenance_keeps_when_it_began_and_ends_by_success
+    a_note_of_maintenance_lives_one_hour
+    one_caller_wins_the_probe
+}
+
+fn key() -> Fingerprint {
+    Fingerprint("0123456789ab".to_owned())
+}
+
+async fn take(bed: &impl Bed, run: &str) -> Slot {
+    bed.queue().take_key(&key(), run, MINUTE).await.unwrap()
+}
+
+async fn renew(bed: &impl Bed, run: &str) -> bool {
+    bed.queue().renew_keys(&[key()], run, MINUTE).await.unwrap() == [true]
+}
+
+const FREE: Slot = Slot::Taken { learned_rate: None };
+
+fn is_held_for_at_most(slot: &Slot, most: Duration) -> bool {
+    matches!(slot, Slot::Held { for_another } if *for_another <= most && *for_another > most / 4)
+}
+
+async fn a_key_is_used_by_one_run_at_a_time(bed: &impl Bed) {
+    assert_eq!(take(bed, "a").await, FREE);
+    assert!(is_held_for_at_most(&take(bed, "b").await, MINUTE));
+    assert!(is_held_for_at_most(&take(bed, "a").await, MINUTE), "not twice by a name either");
+    let other = Fingerprint("ba9876543210".to_owned());
+    assert_eq!(bed.queue().take_key(&other, "b", MINUTE).await.unwrap(), FREE);
+}
+
+async fn a_slot_is_free_again_when_its_holder_stops_renewing(bed: &impl Bed) {
+    take(bed, "a").await;
+    bed.pass(MINUTE / 2).await;
+    assert!(renew(bed, "a").await);
+    bed.pass(MINUTE / 2).await;
+    assert!(matches!(take(bed, "b").await, Slot::Held { .. }));
+    bed.pass(MINUTE / 2).await;
+    assert!(!renew(bed, "a").await);
+    assert_eq!(take(bed, "b").await, FREE);
+}
+
+async fn only_the_holder_renews_a_slot(bed: &impl Bed) {
+    take(bed, "a").await;
+    let free = Fingerprint("ba9876543210".to_owned());
+    assert_eq!(bed.queue().renew_keys(&[free.clone(), key()], "a", MINUTE).await.unwrap(), [false, true]);
+    assert_eq!(bed.queue().renew_keys(&[free, key()], "b", MINUTE).await.unwrap(), [false, false]);
+    assert!(bed.queue().renew_keys(&[], "a", MINUTE).await.unwrap().is_empty());
+}
+
+async fn a_slot_given_back_lingers_for_one_interval(bed: &impl Bed) {
+    take(bed, "a").await;
+    bed.queue().give_back_key(&key(), "a", MINUTE / 6).await.unwrap();
+    assert!(is_held_for_at_most(&take(bed, "b").await, MINUTE / 6));
+    bed.pass(MINUTE / 6).await;
+    assert_eq!(take(bed, "b").await, FREE);
+}
+
+async fn a_late_renewal_cannot_bring_back_a_slot_given_back(bed: &impl Bed) {
+    take(bed, "a").await;
+    bed.queue().give_back_key(&key(), "a", MINUTE / 6).await.unwrap();
+    assert!(!renew(bed, "a").await);
+    bed.pass(MINUTE / 6).await;
+    assert_eq!(take(bed, "b").await, FREE);
+}
+
+async fn another_run_cannot_give_a_slot_back(bed: &impl Bed) {
+    take(bed, "a").await;
+    bed.queue().give_back_key(&key(), "b", Duration::ZERO).await.unwrap();
+    assert!(renew(bed, "a").await);
+}
+
+async fn a_paused_key_keeps_its_slot_with_the_reason(bed: &impl Bed) {
+    take(bed, "a").await;
+    bed.queue().pause_key(&key(), "a", "throttled: 429", 2 * MINUTE).await.unwrap();
+    bed.queue().give_back_key(&key(), "a", Duration::ZERO).await.unwrap();
+    assert!(!renew(bed, "a").await);
+    bed.pass(MINUTE).await;
+    let Slot::Paused { reason, for_another } = take(bed, "b").await else { panic!("the key rests") };
+    assert_eq!(reason, "throttled: 429");
+    assert!(for_another <= MINUTE && for_another > MINUTE / 4);
+    bed.pass(MINUTE).await;
+    assert_eq!(take(bed, "b").await, FREE);
+}
+
+async fn only_the_holder_may_pause_a_key(bed: &impl Bed) {
+    bed.queue().pause_key(&key(), "b", "x", MINUTE).await.unwrap();
+    assert_eq!(take(bed, "a").await, FREE);
+    bed.queue().pause_key(&key(), "b", "x", 9 * MINUTE).await.unwrap();
+    assert!(renew(bed, "a").await);
+}
+
+async fn a_later_refusal_may_only_lengthen_a_pause(bed: &impl Bed) {
+    take(bed, "a").await;
+    bed.queue().pause_key(&key(), "a", "invalid_ip", 10 * MINUTE).await.unwrap();
+    bed.queue().pause_key(&key(), "a", "throttled", MINUTE).await.unwrap();
+    assert!(matches!(take(bed, "b").await, Slot::Paused { reason, .. } if reason == "invalid_ip"));
+    bed.queue().pause_key(&key(), "a", "banned", 20 * MINUTE).await.unwrap();
+    bed.pass(15 * MINUTE).await;
+    assert!(matches!(take(bed, "b").await, Slot::Paused { reason, .. } if reason == "banned"));
+}
+
+async fn the_learned_rate_outlives_the_run_for_an_hour(bed: &impl Bed) {
+    bed.queue().remember_rate(&key(), 14.775).await.unwrap();
+    bed.pass(59 * MINUTE).await;
+    assert_eq!(take(bed, "a").await, Slot::Taken { learned_rate: Some(14.775) });
+    bed.pass(MINUTE).await;
+    assert_eq!(take(bed, "b").await, FREE);
+}
+
+fn note(since: Timestamp, next_probe: Timestamp) -> Maintenance {
+    Maintenance { since, next_probe }
+}
+
+async fn maintenance_keeps_when_it_began_and_ends_by_success(bed: &impl Bed) {
+    let queue = bed.queue();
+    assert_eq!(queue.maintenance().await.unwrap(), None);
+    queue.begin_maintenance(note(NOW, NOW + MINUTE)).await.unwrap();
+    queue.begin_maintenance(note(NOW + MINUTE, NOW + 2 * MINUTE)).await.unwrap();
+    assert_eq!(queue.maintenance().await.unwrap(), Some(note(NOW, NOW + 2 * MINUTE)));
+    queue.begin_maintenance(note(NOW, NOW + MINUTE)).await.unwrap();
+    assert_eq!(queue.maintenance().await.unwrap(), Some(note(NOW, NOW + 2 * MINUTE)), "a probe is not moved back");
+    queue.end_maintenance().await.unwrap();
+    assert_eq!(queue.maintenance().await.unwrap(), None);
+}
+
+async fn a_note_of_maintenance_lives_one_hour(bed: &impl Bed) {
+    bed.queue().begin_maintenance(note(NOW, NOW)).await.unwrap();
+    bed.pass(59 * MINUTE).await;
+    assert!(bed.queue().maintenance().await.unwrap().is_some());
+    bed.pass(MINUTE).await;
+    assert_eq!(bed.queue().maintenance().await.unwrap(), None);
+}
+
+async fn one_caller_wins_the_probe(bed: &impl Bed) {
+    let queue = bed.queue();
+    assert!(!queue.claim_probe(NOW, NOW + MINUTE).await.unwrap(), "there is none");
+    queue.begin_maintenance(note(NOW, NOW)).await.unwrap();
+    let claims = tokio::join!(queue.claim_probe(NOW, NOW + MINUTE), queue.claim_probe(NOW, NOW + MINUTE));
+    assert_eq!(usize::from(claims.0.unwrap()) + usize::from(claims.1.unwrap()), 1);
+    assert!(queue.claim_probe(NOW + MINUTE, NOW + 2 * MINUTE).await.unwrap());
+    assert_eq!(queue.maintenance().await.unwrap(), Some(note(NOW, NOW + 2 * MINUTE)));
+}
