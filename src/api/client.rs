@@ -1,6 +1,6 @@
 //! HTTP to the API: one pool of connections, bounded bodies, a time limit on everything.
 //!
-//! Talks to the API and to nothing else. What an answer means is decided in [`super::verdict`]; [`super::calls`] spends
+//! Talks to the API and to nothing else. What an answer means is decided in [`super::verdict`]; `calls` spends
 //! permits and quick tries. Redirects are not followed and nothing is repeated below us: each would be a call without
 //! a permit.
 

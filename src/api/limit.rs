@@ -3,7 +3,7 @@
 //! The API counts calls per second and key. A limiter with burst 1 at exactly that rate shows one call too many as soon
 //! as one call travels a millisecond faster than an earlier one, so we stay at [`HEADROOM`] of it. Timers fire late, and
 //! with burst exactly 1 each lateness is lost for ever; so a call is not one cell but many of about a millisecond, and
-//! [`SLACK_CELLS`] more may be saved up: lateness up to that is made up for, and the long-run rate is exact.
+//! `SLACK_CELLS` more may be saved up: lateness up to that is made up for, and the long-run rate is exact.
 //!
 //! What is let through on time may still begin late, and then crowd the calls behind it. So a call is taken first
 //! ([`RateLimit::take`]) and begun later ([`RateLimit::begin`]), and no more than the cap begin in any [`WINDOW`], which
