@@ -8,7 +8,7 @@
 //! # use refresh_worker::sim::{Misbehaviour, Rule, SimConfig, Simulator};
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let simulator = Simulator::start(SimConfig { seed: 7, ..SimConfig::default() }).await?;
-//! let clan = &simulator.world().clan_tags()[0];
+//! let clan = simulator.world().clan_tags()[0].clone();
 //! println!("GET {}/clans/{}", simulator.base_url(), clan.path_segment());
 //! simulator.misbehave(Rule::new(Misbehaviour::Status502).on_tag(clan.as_str()).times(2));
 //! assert_eq!(simulator.total_calls(), 0);
@@ -35,7 +35,8 @@
 //! `"cut_mid_body"`, `"truncated"`, `"wrong_json"`, `"not_json"`, `"wrong_tag"`, `"deep_json"`,
 //! `"lying_content_type"`, `{"throttled": {"retry_after": 5}}`, `{"slow_ms": 250}`, `{"huge_body": 1000000}`.
 //! `matches` may have `path` (a part of it), `endpoint` (`clan`, `player`, `currentwar`, `leaguegroup`, `leaguewar`,
-//! `warlog`, `raidseasons`), `tag` and `token`; `after` spares the first so many matching calls.
+//! `warlog`, `raidseasons`), `tag` and `token`; `after` spares the first so many matching calls. A body is sent with
+//! `content-type: application/json`.
 
 mod answer;
 mod cache;
