@@ -100,6 +100,7 @@ pub struct RunKeys {
     /// Woken when a key comes, goes or changes its health, so that whoever waits looks again.
     changed: Notify,
     calls: AtomicU64,
+    /// When the first call began, and the last.
     window: Mutex<Option<(Instant, Instant)>>,
 }
 
@@ -262,7 +263,7 @@ impl RunKeys {
         loop {
             let wait = match self.try_begin(&permit.key)? {
                 Ok(bearer) => {
-                    self.calls.fetch_add(1, Ordering::Relaxed);
+                    self.count_call();
                     return Some((permit.key, bearer));
                 }
                 Err(wait) => wait,
@@ -275,6 +276,12 @@ impl RunKeys {
         let mut held = self.held();
         let key = held.get(fingerprint).filter(|key| key.is_usable(&*self.clock))?;
         Some(key.limit.begin().map(|()| key.bearer.clone()))
+    }
+
+    fn count_call(&self) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let now = Instant::now();
+        self.window.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((now, now)).1 = now;
     }
 
     /// How many keys could be called with now, were they free.

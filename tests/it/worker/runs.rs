@@ -26,6 +26,7 @@ async fn a_mixed_queue_is_drained_and_every_request_has_its_outcome() {
     assert_eq!(outcomes(&report), [("gone", 1), ("private_war_log", 1), ("stored", 11)], "{report:?}");
     assert_eq!((report.processed_requests, report.failed_requests), (13, 0));
     assert_eq!(report.api_requests, bed.simulator.total_calls());
+    assert!(report.budget_used > 0.0 && report.budget_used <= 1.0, "{report:?}");
     let left = bed.stats().await;
     assert_eq!((left.ready, left.leased, left.delayed, left.dead_letters), (0, 0, 0, 0));
 }
