@@ -25,10 +25,13 @@ impl Problem {
 
 const CHECK_TABLES: &str = include_str!("../sql/postgres/check_tables.sql");
 
+/// The list of migrations that have run.
+const LIST: &str = "refresh_worker.migrations";
+
 const CONTRACT_RIGHTS: &str = "SELECT,INSERT,UPDATE";
 
 /// Every table we use: name, columns, rights.
-const TABLES: [(&str, &str, &str); 8] = [
+const TABLES: [(&str, &str, &str); 9] = [
     ("clans", "tag data updated_at deep_link", CONTRACT_RIGHTS),
     ("players", "tag name town_hall role clan_tag updated_at data deep_link", CONTRACT_RIGHTS),
     ("clan_snapshots", "id ts clan_tag name member_count level war_wins war_losses data", CONTRACT_RIGHTS),
@@ -40,6 +43,7 @@ const TABLES: [(&str, &str, &str); 8] = [
     ),
     ("war_snapshots", "id ts clan_tag data", CONTRACT_RIGHTS),
     ("clan_memberships", "id player_tag clan_tag joined_at left_at", CONTRACT_RIGHTS),
+    (LIST, "version name", "SELECT"),
     (
         "refresh_worker.refresh_state",
         "kind tag fetched_at changed_at content_hash fresh_until last_outcome snapshot_id member_at attacks_at league",
@@ -65,11 +69,9 @@ struct TableRow {
 }
 
 impl TableRow {
+    /// Of a table that is there.
     fn problems(self) -> Vec<Problem> {
         let Self { name, role, .. } = self;
-        if !self.is_there {
-            return vec![Problem::new(format!("table {name} is missing"), "refresh-worker migrate")];
-        }
         let mut problems = Vec::new();
         if !self.missing_columns.is_empty() {
             let columns = self.missing_columns.join(", ");
@@ -126,17 +128,32 @@ async fn look_around(connection: &mut PgConnection, keeps: bool) -> Result<Vec<P
         transaction.rollback().await?;
         return Ok(problems);
     }
-    if !migrate::is_done(&mut transaction, keeps).await? {
-        let grants = migrate::rights_problem(&mut transaction, keeps).await?;
-        let remedy = grants.map_or_else(
-            || "refresh-worker migrate".to_owned(),
-            |grants| format!("{grants} then: refresh-worker migrate"),
-        );
-        problems.push(Problem::new("not all of its tables have been made", remedy));
+    let (there, missing): (Vec<_>, Vec<_>) =
+        read_tables(&mut transaction, keeps).await?.into_iter().partition(|row| row.is_there);
+    let may_read_list = there.iter().all(|row| row.name != LIST || row.missing_rights.is_empty());
+    if may_read_list && !migrate::is_done(&mut transaction, keeps).await? {
+        problems.push(unmade(&missing, migrate::rights_problem(&mut transaction, keeps).await?));
+    } else {
+        problems.extend(missing.iter().map(dropped));
     }
-    problems.extend(table_problems(&mut transaction, keeps).await?);
+    problems.extend(there.into_iter().flat_map(TableRow::problems));
     transaction.commit().await?;
     Ok(problems)
+}
+
+fn unmade(missing: &[TableRow], grants: Option<String>) -> Problem {
+    let names: Vec<&str> = missing.iter().map(|row| row.name.as_str()).collect();
+    let what = format!("not all of its tables have been made ({} missing)", names.join(", "));
+    let remedy = match grants {
+        None => "refresh-worker migrate".to_owned(),
+        Some(grants) => format!("{grants} then: refresh-worker migrate"),
+    };
+    Problem::new(what, remedy)
+}
+
+fn dropped(row: &TableRow) -> Problem {
+    let remedy = "restore it: it was made once, and migrate makes nothing twice";
+    Problem::new(format!("table {} is gone", row.name), remedy)
 }
 
 /// Without the right to look into our schema nothing more can be found out.
@@ -151,17 +168,16 @@ async fn schema_problem(connection: &mut PgConnection, keeps: bool) -> Result<Op
     Ok(grant.map(|grant| Problem::new("the role may not look into the schema refresh_worker", grant)))
 }
 
-async fn table_problems(connection: &mut PgConnection, keeps: bool) -> Result<Vec<Problem>, sqlx::Error> {
+async fn read_tables(connection: &mut PgConnection, keeps: bool) -> Result<Vec<TableRow>, sqlx::Error> {
     let columns =
         || TABLES.iter().flat_map(|(table, columns, _)| columns.split(' ').map(move |column| (*table, column)));
     let (of, names): (Vec<&str>, Vec<&str>) = columns().unzip();
-    let rows: Vec<TableRow> = sqlx::query_as(CHECK_TABLES)
+    sqlx::query_as(CHECK_TABLES)
         .persistent(keeps)
         .bind(of)
         .bind(names)
         .bind(TABLES.iter().map(|(table, ..)| *table).collect::<Vec<_>>())
         .bind(TABLES.iter().map(|(.., rights)| *rights).collect::<Vec<_>>())
         .fetch_all(connection)
-        .await?;
-    Ok(rows.into_iter().flat_map(TableRow::problems).collect())
+        .await
 }

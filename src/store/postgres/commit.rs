@@ -34,6 +34,9 @@ const CONFLICT_RETRIES: u32 = 5;
 /// How often the whole is tried again after somebody else took an id or a time.
 const TAKEN_RETRIES: u32 = 3;
 
+/// How far beyond the highest id a retry goes, so that those who go on with `max(id) + 1` meanwhile do not meet it.
+const IDS_LEFT_TO_OTHERS: i64 = 200;
+
 /// The longest an attempt may take as seen from here; the server stops its statements earlier.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -83,7 +86,12 @@ async fn whole(database: &Database, now: Timestamp, batch: &[Fetched]) -> Result
     let (mut conflicts, mut taken) = (0, 0);
     loop {
         let mut connection = database.acquire().await.map_err(Failure::Store)?;
-        let attempt = Attempt { keeps_statements: database.keeps_statements, now, batch };
+        let attempt = Attempt {
+            keeps_statements: database.keeps_statements,
+            now,
+            batch,
+            ids_left: IDS_LEFT_TO_OTHERS * i64::from(taken),
+        };
         let error = match within(ATTEMPT_TIMEOUT, attempt.run(&mut connection)).await {
             Ok(committed) => return Ok(committed),
             Err(error) => error,
@@ -93,12 +101,13 @@ async fn whole(database: &Database, now: Timestamp, batch: &[Fetched]) -> Result
         }
         match errors::trouble(&error) {
             Trouble::Conflict if conflicts < CONFLICT_RETRIES => conflicts += 1,
-            Trouble::Taken if taken < TAKEN_RETRIES => taken += 1,
+            Trouble::Taken | Trouble::TakenId if taken < TAKEN_RETRIES => taken += 1,
             Trouble::Taken | Trouble::Record => return Err(Failure::Record(error)),
-            Trouble::Conflict | Trouble::Store => {
+            Trouble::Conflict | Trouble::TakenId | Trouble::Store => {
                 return Err(Failure::Store(errors::store_error(&database.server, "store a batch", &error)));
             }
         }
+        tracing::debug!(error = %error, conflicts, taken, "others were in the way of a batch; it is tried again");
         let longest = Duration::from_millis(10) * 2_u32.pow(conflicts + taken);
         tokio::time::sleep(longest.mul_f64(fastrand::f64())).await;
     }
@@ -135,6 +144,8 @@ struct Attempt<'a> {
     keeps_statements: bool,
     now: Timestamp,
     batch: &'a [Fetched],
+    /// How many ids above the highest are left out.
+    ids_left: i64,
 }
 
 impl<'a> Attempt<'a> {
@@ -288,12 +299,15 @@ impl<'a> Attempt<'a> {
 
     /// Brings the id sequences up to what other programs have taken; they give ids as `max(id) + 1`.
     async fn step_ids(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let behind: i64 =
-            sqlx::query_scalar(IDS_BEHIND).persistent(self.keeps_statements).fetch_one(&mut *connection).await?;
+        let behind: i64 = sqlx::query_scalar(IDS_BEHIND)
+            .persistent(self.keeps_statements)
+            .bind(self.ids_left)
+            .fetch_one(&mut *connection)
+            .await?;
         if behind > 0 {
             // The lock first and in a statement of its own: the step must see what its last holder did.
             self.query("SELECT pg_advisory_xact_lock($1)").bind(IDS_LOCK).execute(&mut *connection).await?;
-            self.query(IDS_STEP).execute(connection).await?;
+            self.query(IDS_STEP).bind(self.ids_left).execute(connection).await?;
         }
         Ok(())
     }

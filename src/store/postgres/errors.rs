@@ -10,7 +10,9 @@ use crate::model::Reason;
 pub(super) enum Trouble {
     /// Others were in the way: the whole again.
     Conflict,
-    /// Somebody else took the id or the time: look again and the whole again, a few times.
+    /// Somebody else took an id: step the sequence and the whole again, a few times. Never a record's fault.
+    TakenId,
+    /// Somebody else took something unique, such as a time: look again and the whole again, a few times.
     Taken,
     /// The database as a whole cannot store now, whatever the record.
     Store,
@@ -22,6 +24,7 @@ pub(super) fn trouble(error: &sqlx::Error) -> Trouble {
     let Some(code) = code(error) else { return Trouble::Store };
     match code.as_str() {
         "40001" | "40P01" => Trouble::Conflict,
+        "23505" if constraint(error).is_some_and(|name| name.ends_with("_pkey")) => Trouble::TakenId,
         "23505" => Trouble::Taken,
         _ => match &code[..2.min(code.len())] {
             // Data exceptions, other constraints, limits, a trigger's refusal, and whatever we never thought of.
@@ -30,6 +33,10 @@ pub(super) fn trouble(error: &sqlx::Error) -> Trouble {
             _ => Trouble::Store,
         },
     }
+}
+
+fn constraint(error: &sqlx::Error) -> Option<&str> {
+    error.as_database_error()?.constraint()
 }
 
 /// Whether the connection is of no more use.
@@ -44,7 +51,8 @@ pub(super) fn is_connection_lost(error: &sqlx::Error) -> bool {
 /// Server codes that mean it is not there, or not now: connection lost, shut down or starting, too many connections, a
 /// statement or lock that took too long, a standby.
 fn is_outage(code: &str) -> bool {
-    code.starts_with("08") || matches!(code, "57P01" | "57P02" | "57P03" | "53300" | "25P03" | "25006")
+    (code.starts_with("08") && code != "08P01")
+        || matches!(code, "57P01" | "57P02" | "57P03" | "53300" | "25P03" | "25006")
 }
 
 pub(super) fn store_error(server: &str, action: &'static str, error: &sqlx::Error) -> StoreError {

@@ -128,10 +128,14 @@ async fn lock(connection: &mut PgConnection, keeps: bool) -> Result<(), sqlx::Er
 
 /// The versions that have run; `None`: there is not even a list.
 async fn applied(connection: &mut PgConnection, keeps: bool) -> Result<Option<Vec<i32>>, sqlx::Error> {
-    let has_list: bool = sqlx::query_scalar("SELECT to_regclass('refresh_worker.migrations') IS NOT NULL")
-        .persistent(keeps)
-        .fetch_one(&mut *connection)
-        .await?;
+    // Read from the catalogue itself: a lookup by name (`to_regclass`) may remember from before the lock was granted
+    // that there was none.
+    let has_list: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'refresh_worker' AND tablename = 'migrations')",
+    )
+    .persistent(keeps)
+    .fetch_one(&mut *connection)
+    .await?;
     if !has_list {
         return Ok(None);
     }

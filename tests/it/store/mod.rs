@@ -6,10 +6,16 @@
 
 mod arbiter;
 pub mod beds;
+mod concurrency;
 mod documents;
+mod ids;
 mod last_seen;
 mod memberships;
+mod migrations;
+mod outages;
+mod rights;
 mod snapshots;
+mod statements;
 mod wars;
 
 use std::time::Duration;

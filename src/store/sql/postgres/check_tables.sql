@@ -21,8 +21,10 @@ SELECT t.name,
            WHERE s.sequence IS NOT NULL AND NOT has_sequence_privilege(s.sequence, r)
        ) AS missing_sequence_rights
 FROM (SELECT n.name, n.rights, to_regclass(n.name)::oid AS oid FROM unnest($3::text[], $4::text[]) AS n (name, rights)) AS t
-LEFT JOIN LATERAL (
-    SELECT coalesce(
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN EXISTS (
+        SELECT FROM pg_attribute AS a WHERE a.attrelid = t.oid AND a.attname = 'id' AND NOT a.attisdropped
+    ) THEN coalesce(
         pg_get_serial_sequence(t.name, 'id')::regclass,
         (SELECT c.oid::regclass
          FROM pg_attribute AS a
@@ -30,7 +32,6 @@ LEFT JOIN LATERAL (
          JOIN pg_depend AS d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
          JOIN pg_class AS c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid AND c.relkind = 'S'
          WHERE a.attrelid = t.oid AND a.attname = 'id'
-         LIMIT 1)) AS sequence
-    WHERE EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = t.oid AND a.attname = 'id' AND NOT a.attisdropped)
-) AS s ON true
+         LIMIT 1)) END AS sequence
+) AS s
 ORDER BY t.name

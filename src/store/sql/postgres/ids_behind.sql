@@ -1,5 +1,6 @@
 -- How many id sequences are behind their table, because other programs give ids as max(id) + 1.
--- The sequence is the column's own (serial or IDENTITY), else the one its default names.
+-- $1: how many ids above the highest are left to them. The sequence is the column's own (serial or IDENTITY), else the
+-- one its default names.
 SELECT count(*)
 FROM (
     SELECT 'clan_snapshots' AS name, (SELECT max(id) FROM clan_snapshots) AS highest
@@ -18,4 +19,4 @@ CROSS JOIN LATERAL (
          WHERE a.attrelid = t.name::regclass AND a.attname = 'id'
          LIMIT 1)) AS sequence
 ) AS s
-WHERE s.sequence IS NOT NULL AND t.highest > coalesce(pg_sequence_last_value(s.sequence), 0)
+WHERE s.sequence IS NOT NULL AND t.highest + $1 > coalesce(pg_sequence_last_value(s.sequence), 0)

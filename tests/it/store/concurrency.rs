@@ -1,0 +1,141 @@
+//! PostgreSQL with several writers at once: our own overlapping runs, and other programs.
+
+use futures_util::future::join_all;
+use refresh_worker::{
+    model::Fetched,
+    store::{Committed, Store, postgres::PostgresStore},
+};
+
+use super::{
+    Bed,
+    beds::{self, PostgresBed, config},
+    documents::{at, clan, nth_tag, player, war},
+    statements::EventCount,
+};
+use crate::support;
+
+/// Two runs of the worker on one database.
+async fn two_runs() -> (PostgresBed, PostgresStore) {
+    let url = support::postgres::fresh().await;
+    let bed = PostgresBed::on(&url).await;
+    (bed, PostgresStore::connect(&config(&url)).unwrap())
+}
+
+#[tokio::test]
+async fn opposite_order_batches_do_not_deadlock() {
+    let (bed, other) = two_runs().await;
+    let retries = EventCount::of("refresh_worker::store::postgres::commit");
+    for round in 0..15 {
+        // Half of the players change clan every round, and two more are new: unknown rows are locked in order too.
+        let home = |tag: &str, turn: i64| {
+            let members = (0..30).filter(move |n| (n + turn + round) % 2 == 0 || n % 3 == 0).chain([100 + round]);
+            clan(tag).with(members.map(|n| player(nth_tag(usize::try_from(n).unwrap()).as_str())))
+        };
+        let players = || (0..30).map(|n| player(nth_tag(n).as_str()).of("8GG").trophies(i32::try_from(round).unwrap()));
+        let fights = [nth_tag(3), nth_tag(17), nth_tag(90)];
+        let fights = || war("9CC", &fights.each_ref().map(|tag| (tag.as_str(), 1)));
+        let began = at(round * 10);
+        let mut forward: Vec<Fetched> = vec![home("8GG", 0).fetched(began), home("9CC", 1).fetched(began)];
+        forward.extend(players().map(|player| player.fetched(began)));
+        forward.push(fights().fetched(began));
+        let mut backward: Vec<Fetched> = players().rev().map(|player| player.fetched(at(round * 10 + 1))).collect();
+        backward.extend([home("9CC", 0).fetched(at(round * 10 + 1)), home("8GG", 1).fetched(at(round * 10 + 1))]);
+        let (one, two) = tokio::join!(bed.store().commit(at(1000), &forward), other.commit(at(1000), &backward));
+        assert!(one.is_ok() && two.is_ok(), "{one:?} {two:?}");
+    }
+    assert_eq!(retries.take(), 0, "no conflict, so no retry");
+    assert_eq!(
+        bed.count(
+            "(SELECT player_tag FROM clan_memberships WHERE left_at IS NULL GROUP BY 1 HAVING count(*) > 1) AS d"
+        )
+        .await,
+        0
+    );
+}
+
+#[tokio::test]
+async fn at_most_one_stay_is_open_however_many_clans_claim_a_player_at_once() {
+    let (bed, other) = two_runs().await;
+    let clans = ["8GG", "9CC", "2QQ", "2VV", "2JJ", "2UU"];
+    for round in 0..10 {
+        let batches: Vec<[Fetched; 1]> = clans
+            .iter()
+            .enumerate()
+            .map(|(place, tag)| {
+                let members = (0..8).map(|n| player(nth_tag(n).as_str()));
+                let seconds = round * 100 + i64::try_from(place).unwrap();
+                [clan(tag).with(members).fetched_copy(at(seconds), at(seconds))]
+            })
+            .collect();
+        let commits = batches.iter().enumerate().map(|(place, batch)| {
+            let store = if place % 2 == 0 { bed.store() } else { &other };
+            store.commit(at(10_000), batch)
+        });
+        for result in join_all(commits).await {
+            result.unwrap();
+        }
+        for n in 0..8 {
+            assert_eq!(bed.open_clans(nth_tag(n).as_str()).await, ["2UU"], "the latest copy's, round {round}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_newest_answer_wins_whatever_the_order_of_commits() {
+    let (bed, other) = two_runs().await;
+    for round in 0..10 {
+        let answer = |seconds: i64| {
+            let trophies = i32::try_from(round * 100 + seconds).unwrap();
+            [player("2PP").trophies(trophies).fetched(at(round * 100 + seconds))]
+        };
+        let (early, late) = (answer(1), answer(2));
+        let (one, two) = tokio::join!(bed.store().commit(at(9000), &late), other.commit(at(9000), &early));
+        assert_eq!(one.unwrap(), [Committed::Stored]);
+        assert!(matches!(two.unwrap()[0], Committed::Stored | Committed::Superseded));
+        assert_eq!(bed.newest_player("2PP").await["trophies"], round * 100 + 2);
+    }
+}
+
+#[tokio::test]
+async fn a_deadlock_with_another_program_is_tried_again() {
+    let bed = beds::postgres().await;
+    let home = clan("8GG").with([player("2PP"), player("2YY")]);
+    bed.commit_one(home.fetched(at(0))).await;
+    let retries = EventCount::of("refresh_worker::store::postgres::commit");
+    for round in 1..=3 {
+        // The other program holds the later row, lets us run into it, and then asks for the earlier one.
+        let mut others = bed.around.begin().await.unwrap();
+        sqlx::query("UPDATE players SET name = 'x' WHERE tag = '2YY'").execute(&mut *others).await.unwrap();
+        let changed = clan("8GG").with([player("2PP").named(&format!("p{round}")), player("2YY").named("y")]);
+        let batch = [changed.fetched(at(round * 300))];
+        let ours = bed.store().commit(at(9000), &batch);
+        let theirs = async {
+            while bed.count("pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()").await
+                == 0
+            {
+                tokio::task::yield_now().await;
+            }
+            let asked = sqlx::query("UPDATE players SET name = 'x' WHERE tag = '2PP'").execute(&mut *others).await;
+            // Either may be the victim; here it matters that ours is stored.
+            match asked {
+                Ok(_) => drop(others.commit().await),
+                Err(_) => drop(others.rollback().await),
+            }
+        };
+        let (committed, ()) = tokio::join!(ours, theirs);
+        assert_eq!(committed.unwrap(), [Committed::Stored]);
+        assert_eq!(bed.player("2PP").await["name"], format!("p{round}"));
+    }
+    assert!(retries.take() > 0, "at least once we were the victim");
+}
+
+#[tokio::test]
+async fn a_fault_that_hurts_every_record_alike_is_the_stores_and_not_theirs() {
+    let bed = beds::postgres().await;
+    bed.exec("ALTER TABLE player_snapshots ADD COLUMN new_in_2031 integer NOT NULL").await;
+    let batch: Vec<Fetched> = (0..6).map(|n| player(nth_tag(n).as_str()).fetched(at(0))).collect();
+    let error = bed.store().commit(at(1), &batch).await.unwrap_err().to_string();
+    assert!(error.contains("new_in_2031"), "{error}");
+    let one = bed.store().commit(at(1), &batch[..1]).await.unwrap();
+    assert!(matches!(one[0], Committed::Poison(_)), "of a single record it cannot be told");
+}

@@ -1,0 +1,158 @@
+//! Making and taking away the tables in PostgreSQL.
+
+use refresh_worker::store::{Store, StoreError, postgres::PostgresStore};
+use serde_json::Value;
+use sqlx::PgPool;
+use url::Url;
+
+use super::{
+    Bed,
+    beds::{PostgresBed, config},
+    documents::{at, clan},
+};
+use crate::support;
+
+/// Columns, defaults, indexes and constraints of everything outside our schema.
+const SHAPE: &str = "
+    SELECT table_name AS t, column_name AS n, concat_ws(' ', data_type, character_maximum_length, is_nullable, column_default) AS d
+    FROM information_schema.columns WHERE table_schema = 'public'
+    UNION ALL SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'
+    UNION ALL SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+        WHERE connamespace = 'public'::regnamespace
+    UNION ALL SELECT 'sequence', sequence_name, data_type FROM information_schema.sequences WHERE sequence_schema = 'public'
+    ORDER BY 1, 2, 3";
+
+async fn shape(url: &str) -> Vec<Value> {
+    let pool = PgPool::connect(url).await.unwrap();
+    let rows: Vec<String> =
+        sqlx::query_scalar(sqlx::AssertSqlSafe(format!("SELECT row_to_json(q)::text FROM ({SHAPE}) AS q")))
+            .fetch_all(&pool)
+            .await
+            .unwrap();
+    rows.iter().map(|row| serde_json::from_str(row).unwrap()).collect()
+}
+
+fn store(url: &str) -> PostgresStore {
+    PostgresStore::connect(&config(url)).unwrap()
+}
+
+#[tokio::test]
+async fn a_fresh_database_gets_the_contract_tables_exactly() {
+    let (ours, theirs) = (support::postgres::fresh().await, support::postgres::fresh_with_contract().await);
+    assert_eq!(store(&ours).migrate().await.unwrap(), ["0001_contract_tables", "0002_own_tables"]);
+    assert_eq!(shape(&ours).await, shape(&theirs).await);
+}
+
+#[tokio::test]
+async fn on_an_existing_database_nothing_of_the_contract_changes() {
+    let url = support::postgres::fresh_with_contract().await;
+    let pool = PgPool::connect(&url).await.unwrap();
+    // As far as others have gone on without us.
+    sqlx::raw_sql("ALTER TABLE clans ADD COLUMN theirs integer; DROP INDEX ix_players_clan_tag")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let before = shape(&url).await;
+    store(&url).migrate().await.unwrap();
+    assert_eq!(shape(&url).await, before);
+    let ours: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_tables WHERE schemaname = 'refresh_worker'")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(ours, 3, "state, runs and the list of migrations");
+}
+
+#[tokio::test]
+async fn up_and_all_the_way_down_and_up_again() {
+    let url = support::postgres::fresh().await;
+    let bed = PostgresBed::on(&url).await;
+    bed.commit_one(clan("8GG").fetched(at(0))).await;
+    assert_eq!(bed.store().revert_migrations().await.unwrap(), ["0002_own_tables", "0001_contract_tables"]);
+    assert_eq!(bed.count("pg_namespace WHERE nspname = 'refresh_worker'").await, 0);
+    assert_eq!(bed.count("clans").await, 1, "contract tables are never dropped");
+    assert_eq!(bed.store().revert_migrations().await.unwrap(), Vec::<String>::new());
+    assert_eq!(bed.store().migrate().await.unwrap().len(), 2);
+    bed.commit_one(clan("8GG").level(2).fetched(at(300))).await;
+    assert_eq!(bed.count("clan_snapshots").await, 2);
+}
+
+#[tokio::test]
+async fn several_cold_starts_may_race() {
+    let url = support::postgres::fresh().await;
+    let stores: Vec<PostgresStore> = (0..6).map(|_| store(&url)).collect();
+    let done = futures_util::future::join_all(stores.iter().map(Store::migrate)).await;
+    let done: Vec<Vec<String>> = done.into_iter().map(Result::unwrap).collect();
+    assert_eq!(done.iter().filter(|names| names.len() == 2).count(), 1, "{done:?}");
+    assert_eq!(done.iter().filter(|names| names.is_empty()).count(), 5, "{done:?}");
+}
+
+#[tokio::test]
+async fn every_table_and_column_of_ours_says_what_it_is() {
+    let bed = PostgresBed::on(&support::postgres::fresh().await).await;
+    let silent = bed
+        .rows(
+            "SELECT c.relname, a.attname FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum >= 0 \
+             WHERE c.relnamespace = 'refresh_worker'::regnamespace AND c.relkind = 'r' AND c.relname <> 'migrations' \
+               AND (col_description(c.oid, a.attnum) IS NULL OR obj_description(c.oid) IS NULL)",
+        )
+        .await;
+    assert!(silent.is_empty(), "{silent:?}");
+}
+
+/// The URL for a new role that may only log in. Roles are the server's, so the name has the database's in it.
+pub async fn modest_role(url: &str) -> (String, String) {
+    let mut modest = Url::parse(url).unwrap();
+    let role = format!("modest_{}", modest.path().trim_start_matches('/'));
+    let pool = PgPool::connect(url).await.unwrap();
+    let statements = format!("DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&pool).await.unwrap();
+    modest.set_username(&role).unwrap();
+    (modest.into(), role)
+}
+
+async fn drop_role(bed_url: &str, role: &str) {
+    let pool = PgPool::connect(bed_url).await.unwrap();
+    let statements = format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&pool).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_role_without_the_right_to_create_is_enough_when_everything_exists() {
+    let url = support::postgres::fresh().await;
+    store(&url).migrate().await.unwrap();
+    let (modest, role) = modest_role(&url).await;
+    let pool = PgPool::connect(&url).await.unwrap();
+    let grant =
+        format!("GRANT USAGE ON SCHEMA refresh_worker TO {role}; GRANT SELECT ON refresh_worker.migrations TO {role}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(grant)).execute(&pool).await.unwrap();
+    assert_eq!(store(&modest).migrate().await.unwrap(), Vec::<String>::new());
+    drop_role(&url, &role).await;
+}
+
+#[tokio::test]
+async fn missing_rights_are_one_error_that_prints_grants_which_help() {
+    let url = support::postgres::fresh().await;
+    let (modest, role) = modest_role(&url).await;
+    let error = store(&modest).migrate().await.unwrap_err();
+    let StoreError::NotAllowed { remedy, .. } = &error else { panic!("{error}") };
+    assert!(
+        remedy.contains("GRANT CREATE ON DATABASE") && remedy.contains("GRANT USAGE, CREATE ON SCHEMA public"),
+        "{remedy}"
+    );
+    assert!(error.to_string().contains(&role), "{error}");
+    let pool = PgPool::connect(&url).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(remedy.clone())).execute(&pool).await.unwrap();
+    assert_eq!(store(&modest).migrate().await.unwrap().len(), 2);
+    drop_role(&url, &role).await;
+}
+
+#[tokio::test]
+async fn a_schema_made_by_an_administrator_needs_no_right_on_the_database() {
+    let url = support::postgres::fresh_with_contract().await;
+    let (modest, role) = modest_role(&url).await;
+    let pool = PgPool::connect(&url).await.unwrap();
+    let make = format!("CREATE SCHEMA refresh_worker AUTHORIZATION {role}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(make)).execute(&pool).await.unwrap();
+    assert_eq!(store(&modest).migrate().await.unwrap().len(), 2);
+    drop_role(&url, &role).await;
+}

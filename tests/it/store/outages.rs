@@ -1,0 +1,74 @@
+//! PostgreSQL that goes away and comes back.
+
+use refresh_worker::store::{Committed, Store, StoreError, postgres::PostgresStore};
+use sqlx::PgPool;
+
+use super::{
+    beds::config,
+    documents::{at, clan, player},
+};
+use crate::support::postgres::PrivatePostgres;
+
+#[tokio::test]
+async fn an_outage_is_unreachable_stores_nothing_and_ends_without_a_restart() {
+    let mut server = PrivatePostgres::start().await;
+    let store = PostgresStore::connect(&config(&server.url())).unwrap();
+    store.migrate().await.unwrap();
+    let batch = [clan("8GG").with([player("2PP")]).fetched(at(0))];
+    server.stop().await;
+    for _ in 0..2 {
+        let error = store.commit(at(1), &batch).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Unreachable { .. }), "{error}");
+    }
+    let error = store.ping().await.unwrap_err();
+    assert!(matches!(&error, StoreError::Unreachable { .. }), "{error}");
+    server.start_again().await;
+    store.ping().await.unwrap();
+    assert_eq!(store.commit(at(1), &batch).await.unwrap(), [Committed::Stored]);
+}
+
+#[tokio::test]
+async fn a_ping_replaces_connections_that_died_in_the_meantime() {
+    let server = PrivatePostgres::start().await;
+    let store = PostgresStore::connect(&config(&server.url())).unwrap();
+    store.migrate().await.unwrap();
+    // Several connections, all of them cut, as while a sandbox was frozen.
+    let (a, b, c) = tokio::join!(store.last_run(), store.last_run(), store.last_run());
+    assert!(a.is_ok() && b.is_ok() && c.is_ok());
+    let admin = PgPool::connect(&server.url()).await.unwrap();
+    let cut: i64 = sqlx::query_scalar(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'refresh-worker'",
+    )
+    .fetch_one(&admin)
+    .await
+    .unwrap();
+    assert!(cut >= 3, "{cut}");
+    store.ping().await.unwrap();
+    let (a, b, c) = tokio::join!(store.last_run(), store.last_run(), store.last_run());
+    assert!(a.is_ok() && b.is_ok() && c.is_ok(), "every connection is good: {a:?} {b:?} {c:?}");
+}
+
+#[tokio::test]
+async fn a_connection_that_broke_is_told_and_the_next_commit_has_another() {
+    let server = PrivatePostgres::start().await;
+    let store = PostgresStore::connect(&config(&server.url())).unwrap();
+    store.migrate().await.unwrap();
+    let admin = PgPool::connect(&server.url()).await.unwrap();
+    sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'refresh-worker'")
+        .execute(&admin)
+        .await
+        .unwrap();
+    let batch = [player("2PP").fetched(at(0))];
+    let error = store.commit(at(1), &batch).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Unreachable { .. }), "{error}");
+    assert_eq!(store.commit(at(1), &batch).await.unwrap(), [Committed::Stored]);
+}
+
+#[tokio::test]
+async fn messages_name_the_server_and_never_the_password() {
+    let store = PostgresStore::connect(&config("postgresql+psycopg://me:hush%2Fhush@127.0.0.1:1/stats")).unwrap();
+    let error = store.ping().await.unwrap_err().to_string();
+    assert!(error.contains("127.0.0.1:1/stats") && error.contains("refused"), "{error}");
+    assert!(!error.contains("hush"), "{error}");
+    assert!(!format!("{store:?}").contains("hush"), "nor does Debug");
+}

@@ -1,0 +1,102 @@
+//! What `check` finds out about a database, and what a commit says that lacks a right.
+
+use refresh_worker::store::{Store, StoreError, postgres::PostgresStore};
+use sqlx::PgPool;
+
+use super::{
+    beds::config,
+    documents::{at, clan},
+    migrations::modest_role,
+};
+use crate::support;
+
+async fn run(url: &str, statements: &str) {
+    let pool = PgPool::connect(url).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&pool).await.unwrap();
+}
+
+fn store(url: &str) -> PostgresStore {
+    PostgresStore::connect(&config(url)).unwrap()
+}
+
+#[tokio::test]
+async fn a_database_that_is_ready_has_no_problems() {
+    let url = support::postgres::fresh().await;
+    store(&url).migrate().await.unwrap();
+    assert_eq!(store(&url).check_rights().await, []);
+}
+
+#[tokio::test]
+async fn tables_that_have_not_been_made_are_a_problem() {
+    let url = support::postgres::fresh_with_contract().await;
+    let problems = store(&url).check_rights().await;
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].what.contains("refresh_worker.refresh_state"), "{problems:?}");
+    assert!(!problems[0].what.contains("clans"), "{problems:?}");
+    assert_eq!(problems[0].remedy, "refresh-worker migrate");
+}
+
+#[tokio::test]
+async fn a_table_that_was_dropped_is_a_problem() {
+    let url = support::postgres::fresh().await;
+    store(&url).migrate().await.unwrap();
+    run(&url, "DROP TABLE war_snapshots").await;
+    let problems = store(&url).check_rights().await;
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].what, "table war_snapshots is gone");
+}
+
+#[tokio::test]
+async fn a_table_of_another_shape_is_a_problem() {
+    let url = support::postgres::fresh().await;
+    store(&url).migrate().await.unwrap();
+    run(
+        &url,
+        "ALTER TABLE players DROP COLUMN deep_link; ALTER TABLE war_snapshots ALTER COLUMN id DROP DEFAULT; \
+               DROP SEQUENCE war_snapshots_id_seq",
+    )
+    .await;
+    let problems = store(&url).check_rights().await;
+    let whats: Vec<&str> = problems.iter().map(|problem| problem.what.as_str()).collect();
+    assert_eq!(whats, ["table players lacks deep_link", "war_snapshots.id takes its ids from no sequence"]);
+}
+
+#[tokio::test]
+async fn every_missing_right_is_told_with_the_grant_that_gives_it() {
+    let url = support::postgres::fresh().await;
+    store(&url).migrate().await.unwrap();
+    let (modest, role) = modest_role(&url).await;
+    let mut rounds = 0;
+    loop {
+        let problems = store(&modest).check_rights().await;
+        if problems.is_empty() {
+            break;
+        }
+        rounds += 1;
+        assert!(rounds <= 3, "the grants help: {problems:?}");
+        for problem in problems {
+            assert!(problem.remedy.starts_with("GRANT "), "{problem:?}");
+            run(&url, &problem.remedy).await;
+        }
+    }
+    // With exactly these rights it works, sequences behind their tables included.
+    run(&url, "INSERT INTO clan_snapshots (id, ts, clan_tag) VALUES (7, '2020-01-01', 'LLL')").await;
+    store(&modest).commit(at(1), &[clan("8GG").fetched(at(0))]).await.unwrap();
+    run(&url, &format!("REVOKE UPDATE ON SEQUENCE clan_snapshots_id_seq FROM {role}")).await;
+    let problems = store(&modest).check_rights().await;
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].remedy, format!("GRANT UPDATE ON SEQUENCE clan_snapshots_id_seq TO {role};"));
+
+    run(&url, &format!("REVOKE INSERT ON clans FROM {role}")).await;
+    let error = store(&modest).commit(at(301), &[clan("8GG").level(2).fetched(at(300))]).await.unwrap_err();
+    assert!(matches!(&error, StoreError::NotAllowed { remedy, .. } if remedy.contains("GRANT")), "{error}");
+    run(&url, &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await;
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_reached_is_one_problem_without_the_password() {
+    let problems = store("postgresql+psycopg://me:hush@127.0.0.1:1/stats").check_rights().await;
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].what.contains("127.0.0.1:1/stats"), "{problems:?}");
+    assert!(!format!("{problems:?}").contains("hush"));
+}

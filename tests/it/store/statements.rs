@@ -1,0 +1,123 @@
+//! How many statements a commit sends, counted from what the driver tells of each.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use refresh_worker::store::Store;
+use tracing::{Event, Metadata, Subscriber, span, subscriber::DefaultGuard};
+
+use super::{
+    Bed, beds,
+    documents::{at, clan, nth_tag, player, war},
+    sql_time,
+};
+
+/// What a transaction begins with (BEGIN and its settings) is one message of two statements, which the driver does not
+/// tell of.
+const UNTOLD: usize = 2;
+
+/// Counts events of a target on this thread until dropped.
+pub struct EventCount {
+    count: Arc<AtomicUsize>,
+    _guard: DefaultGuard,
+}
+
+impl EventCount {
+    pub fn of(target: &'static str) -> Self {
+        let count = Arc::new(AtomicUsize::new(0));
+        let guard = tracing::subscriber::set_default(Counter { target, count: Arc::clone(&count) });
+        Self { count, _guard: guard }
+    }
+
+    pub fn take(&self) -> usize {
+        self.count.swap(0, Ordering::Relaxed)
+    }
+}
+
+struct Counter {
+    target: &'static str,
+    count: Arc<AtomicUsize>,
+}
+
+impl Subscriber for Counter {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with(self.target)
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        if self.enabled(event.metadata()) {
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
+}
+
+#[tokio::test]
+async fn a_commit_is_at_most_fourteen_statements_whatever_its_size() {
+    let bed = beds::postgres_of_others().await;
+    let statements = EventCount::of("sqlx::query");
+    let players = |from: usize, to: usize| (from..to).map(|n| player(nth_tag(n).as_str()).of("8GG"));
+
+    bed.commit_one(clan("8GG").with([player("2PP")]).fetched(at(0))).await;
+    let small = statements.take() + UNTOLD;
+    // Everything at once, with ids to be stepped: other programs have gone on.
+    bed.exec(&format!(
+        "INSERT INTO clan_snapshots (id, ts, clan_tag) SELECT max(id) + 5, {}, 'LLL1' FROM clan_snapshots",
+        sql_time(at(1))
+    ))
+    .await;
+    statements.take();
+    let mut batch = vec![clan("8GG").with(players(0, 50)).fetched(at(300)), war("8GG", &[("2PP", 1)]).fetched(at(300))];
+    batch.extend(players(20, 82).map(|player| player.fetched(at(300))));
+    assert_eq!(batch.len(), 64);
+    bed.commit(&batch).await;
+    let large = statements.take() + UNTOLD;
+    // The same again: nothing new, no ids taken.
+    let again: Vec<_> = batch
+        .iter()
+        .map(|fetched| refresh_worker::model::Fetched { began: at(600), copied_at: at(600), ..fetched.clone() })
+        .collect();
+    bed.commit(&again).await;
+    let unchanged = statements.take() + UNTOLD;
+
+    println!("statements per commit: small {small}, of everything with ids stepped {large}, unchanged {unchanged}");
+    assert!(small <= 14 && large <= 14 && unchanged <= 12, "{small} {large} {unchanged}");
+    assert!(large >= 12, "the counter counts: {large}");
+}
+
+#[tokio::test]
+async fn freshness_is_one_statement() {
+    let bed = beds::postgres().await;
+    bed.commit_one(clan("8GG").fetched(at(0))).await;
+    let statements = EventCount::of("sqlx::query");
+    let objects: Vec<_> = (0..100).map(|n| refresh_worker::model::ObjectId::player(nth_tag(n))).collect();
+    bed.store().freshness(&objects).await.unwrap();
+    assert_eq!(statements.take(), 1);
+}
+
+#[tokio::test]
+async fn without_kept_statements_everything_works_too() {
+    let url = crate::support::postgres::fresh().await;
+    let config = refresh_worker::config::DatabaseConfig { statement_cache: 0, ..beds::config(&url) };
+    let store = refresh_worker::store::postgres::PostgresStore::connect(&config).unwrap();
+    store.ping().await.unwrap();
+    assert_eq!(store.migrate().await.unwrap().len(), 2);
+    let batch = [clan("8GG").with([player("2PP")]).fetched(at(0)), war("8GG", &[("2PP", 1)]).fetched(at(0))];
+    assert_eq!(store.commit(at(1), &batch).await.unwrap().len(), 2);
+    assert_eq!(store.freshness(&[batch[0].object.clone()]).await.unwrap().len(), 1);
+    assert!(store.last_run().await.unwrap().is_none());
+    assert_eq!(store.check_rights().await, []);
+}
