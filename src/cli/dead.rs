@@ -83,12 +83,12 @@ struct Which {
 pub async fn run(args: DeadArgs, shared: &Shared) -> anyhow::Result<Ending> {
     match args.command {
         DeadCommand::List(args) => list(args, shared).await,
-        DeadCommand::Redrive(args) => redrive(args, shared).await,
+        DeadCommand::Redrive(args) => redrive(args).await,
     }
 }
 
 async fn list(args: ListArgs, shared: &Shared) -> anyhow::Result<Ending> {
-    let queue = connect::queue(shared).await?;
+    let queue = connect::queue()?;
     let now = queue.time().await.context("failed to read dead letters")?;
     let filter = DeadFilter { names: Vec::new(), kind: args.which.kind, reason_code: args.which.reason };
     // One more than is shown, to know whether there are more.
@@ -145,16 +145,16 @@ pub fn render(letters: &[DeadLetter], more: bool, now: Timestamp, style: Style) 
     told
 }
 
-async fn redrive(args: RedriveArgs, shared: &Shared) -> anyhow::Result<Ending> {
+async fn redrive(args: RedriveArgs) -> anyhow::Result<Ending> {
     let names = args.names.iter().map(|name| normalised(name)).collect::<Result<Vec<_>, _>>()?;
-    let named = names.len();
-    let queue = connect::queue(shared).await?;
+    let asked_for = names.len();
+    let queue = connect::queue()?;
     let now = queue.time().await.context("failed to redrive")?;
     let filter = DeadFilter { names, kind: args.which.kind, reason_code: args.which.reason };
     let back = queue.redrive(now, &filter).await.context("failed to redrive")?;
     text::print(&format!("brought back {}\n", counted(back as u64, "dead letter", "dead letters")))?;
-    if back < named {
-        let missing = counted((named - back) as u64, "of the names is", "of the names are");
+    if back < asked_for {
+        let missing = counted((asked_for - back) as u64, "of the names is", "of the names are");
         eprintln!("{missing} no dead letter, or not of that kind and reason: see `refresh-worker dead list`");
         return Ok(Ending::Badly);
     }
@@ -200,7 +200,12 @@ mod tests {
                 body: Some("{}".to_owned()),
             },
         ];
-        insta::assert_snapshot!(render(&letters, true, NOW, Style::PLAIN), @"");
+        insta::assert_snapshot!(render(&letters, true, NOW, Style::PLAIN), @r"
+        name                   age  attempts  reason
+        clan:2PP        1 min 15 s         1  wrong_tag       asked for #2PP, got #2PQ
+        mail:clan:#abc  1 h 06 min         0  impossible_tag  tag `abc` has the character 'A'
+        and more: raise --limit, or narrow down with --kind and --reason
+        ");
         assert!(json_line(&letters[0]).starts_with('{'));
     }
 

@@ -1,14 +1,17 @@
 //! `drain`: one run, by the environment.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{Ending, Misuse, Shared, connect, interrupt, progress::Shown, summary, text};
+use super::{Ending, Shared, connect, interrupt, progress::Shown, summary, text};
 use crate::{
     app,
+    config::Config,
     model::Priority,
+    queue::Queue,
+    store::Store,
     worker::{RunOptions, Runs as _, Unwatched},
 };
 
@@ -43,7 +46,60 @@ pub struct DrainArgs {
 }
 
 pub async fn run(args: DrainArgs, shared: &Shared) -> anyhow::Result<Ending> {
-    todo!()
+    let config = connect::config()?;
+    let worker = app::from_config(&config)?;
+    prepare(&config, worker.store.as_ref()).await?;
+    let report = if args.json {
+        interrupt::until_done(worker.run(args.options(), &Unwatched), || worker.stop.ask()).await
+    } else {
+        let total = args.total(worker.queue.as_ref()).await;
+        let shown = Shown::new(Arc::clone(&worker.clock), total);
+        let report = interrupt::until_done(worker.run(args.options(), &shown), || worker.stop.ask()).await;
+        shown.finish();
+        report
+    };
+    let told = if args.json {
+        serde_json::to_string_pretty(&report)? + "\n"
+    } else {
+        summary::render(&report, shared.style())
+    };
+    text::print(&told)?;
+    Ok(if report.stopped_because.is_failure() { Ending::Badly } else { Ending::Well })
+}
+
+/// Creates missing tables, as a cold start does.
+async fn prepare(config: &Config, store: &impl Store) -> anyhow::Result<()> {
+    if config.database.auto_migrate && config.worker.paused.is_none() {
+        store.migrate().await.context("failed to prepare the database")?;
+    }
+    Ok(())
+}
+
+impl DrainArgs {
+    fn options(&self) -> RunOptions {
+        RunOptions {
+            max_requests: self.max_requests,
+            max_runtime: self.max_runtime,
+            priority_filter: self.priority.clone(),
+            ..RunOptions::default()
+        }
+    }
+
+    /// How much there is to do, as far as that can be told. A queue that does not answer is the run's to report.
+    async fn total(&self, queue: &impl Queue) -> Option<u64> {
+        let now = queue.time().await.ok()?;
+        let stats = queue.stats(now).await.ok()?;
+        let waiting = if self.priority.is_empty() {
+            stats.queue_size()
+        } else {
+            // Mail of which the class is not known yet makes any number a guess.
+            if stats.mailbox > 0 {
+                return None;
+            }
+            self.priority.iter().filter_map(|class| stats.ready_by_priority.get(class)).sum()
+        };
+        Some(self.max_requests.map_or(waiting, |most| most.min(waiting)))
+    }
 }
 
 /// `90`, `90s`, `5m`, `1h` as a time span above zero.

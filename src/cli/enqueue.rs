@@ -5,7 +5,7 @@ use std::io::Read as _;
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{Ending, Misuse, Shared, connect, text, text::counted};
+use super::{Ending, Misuse, connect, text, text::counted};
 use crate::{
     model::{ObjectId, Priority, Wish},
     queue::Queue,
@@ -30,9 +30,9 @@ pub struct EnqueueArgs {
     priority: Priority,
 }
 
-pub async fn run(args: EnqueueArgs, shared: &Shared) -> anyhow::Result<Ending> {
+pub async fn run(args: EnqueueArgs) -> anyhow::Result<Ending> {
     let objects = parse(&words(&args.objects)?)?;
-    let queue = connect::queue(shared).await?;
+    let queue = connect::queue()?;
     let now = queue.time().await.context("failed to enqueue")?;
     let wishes: Vec<Wish> = objects.iter().map(|object| Wish::now(object.clone(), args.priority, now)).collect();
     queue.enqueue(now, &wishes).await.context("failed to enqueue")?;
@@ -83,14 +83,11 @@ fn parse(words: &[String]) -> Result<Vec<ObjectId>, Misuse> {
 
 fn queued(objects: &[ObjectId], priority: Priority) -> String {
     const SHOWN: usize = 10;
-    let mut told = format!("queued {} as {priority}:", counted(objects.len() as u64, "request", "requests"));
-    for object in objects.iter().take(SHOWN) {
-        told.push_str(&format!(" {object}"));
-    }
-    if objects.len() > SHOWN {
-        told.push_str(&format!(" and {} more", objects.len() - SHOWN));
-    }
-    told + "\n"
+    let names: Vec<String> = objects.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = objects.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let requests = counted(objects.len() as u64, "request", "requests");
+    format!("queued {requests} as {priority}: {}{more}\n", names.join(" "))
 }
 
 #[cfg(test)]
@@ -110,7 +107,12 @@ mod tests {
     #[test]
     fn all_wrong_names_are_told_together() {
         let error = parse(&words("clan:#2PP clam:#2PP clan:#ABC 2PP")).unwrap_err();
-        insta::assert_snapshot!(error, @"");
+        insta::assert_snapshot!(error, @r"
+        nothing was queued, 3 of the names are wrong:
+          clam:#2PP: type `clam` is unknown: expected clan, player or war
+          clan:#ABC: tag `ABC` has the character 'A': a tag is made of 0289PYLQGRJCUV
+          2PP: `2PP` is not of the form type:tag, such as clan:#2PP
+        ");
     }
 
     #[test]

@@ -4,14 +4,19 @@
 //! builds them. [`text`] and [`summary`] make text out of values, [`progress`] follows a run.
 //!
 //! Exit codes: 0 done, 1 the command failed or found something wrong, 2 wrong usage or configuration.
-
-#![allow(dead_code)]
+#![expect(clippy::doc_markdown, reason = "the comments on arguments are the help, read in a terminal without Markdown")]
 
 mod check;
+mod connect;
+mod dead;
 #[cfg(feature = "embedded")]
 mod demo;
+// mod drain;
+mod enqueue;
 mod interrupt;
+// mod migrate;
 mod progress;
+mod queue;
 #[cfg(feature = "embedded")]
 mod sim;
 mod summary;
@@ -22,6 +27,10 @@ use std::{ffi::OsString, io, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 
 use self::text::Style;
+use crate::{
+    config::{ConfigErrors, TelemetryConfig, env::process_var},
+    telemetry,
+};
 
 const EXAMPLES: &str = "\
 Start here:
@@ -49,19 +58,29 @@ struct Cli {
 /// What every command understands.
 #[derive(Clone, Debug, Args)]
 struct Shared {
-    /// Also write the worker's log to standard error, from this level on: error, warn, info, debug or a filter
-    #[arg(long, global = true, env = "LOG_LEVEL", hide_env_values = true, value_name = "LEVEL")]
+    /// Also write the worker's log to standard error, from this level on; LOG_LEVEL does the same
+    #[arg(long, global = true, value_name = "LEVEL")]
     log_level: Option<String>,
-    /// Write without colours; setting NO_COLOR does the same
+    /// Write without colours; NO_COLOR does the same
     #[arg(long, global = true)]
     no_color: bool,
-    #[arg(long, global = true, hide = true, env = "NO_COLOR", hide_env = true, default_value = "")]
-    no_color_variable: String,
 }
 
 impl Shared {
     fn no_colour(&self) -> bool {
-        self.no_color || !self.no_color_variable.is_empty()
+        let set = |name: &str| process_var(name).filter(|value| !value.is_empty());
+        self.no_color || set("NO_COLOR").is_some() || set("TERM").is_some_and(|terminal| terminal == "dumb")
+    }
+
+    /// People at a terminal see the log only when they ask for it: what matters of it is in the summary.
+    fn start_log(&self) -> Result<(), ConfigErrors> {
+        let asked = self.log_level.clone().or_else(|| process_var("LOG_LEVEL"));
+        let Some(level) = asked.filter(|level| !level.trim().is_empty()) else {
+            return Ok(());
+        };
+        let vars = |name: &str| if name == "LOG_LEVEL" { Some(level.clone()) } else { process_var(name) };
+        telemetry::init_command_line(&TelemetryConfig::read(&vars)?);
+        Ok(())
     }
 
     fn style(&self) -> Style {
@@ -71,6 +90,14 @@ impl Shared {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[cfg(feature = "embedded")]
+    Demo(demo::DemoArgs),
+    // Drain(drain::DrainArgs),
+    Enqueue(enqueue::EnqueueArgs),
+    Queue(queue::QueueArgs),
+    Dead(dead::DeadArgs),
+    // Migrate(migrate::MigrateArgs),
+    Check(check::CheckArgs),
     #[cfg(feature = "embedded")]
     Sim(sim::SimArgs),
 }
@@ -112,7 +139,16 @@ fn run(cli: Cli) -> anyhow::Result<Ending> {
 
 async fn dispatch(cli: Cli) -> anyhow::Result<Ending> {
     let shared = cli.shared;
+    shared.start_log()?;
     match cli.command {
+        #[cfg(feature = "embedded")]
+        Command::Demo(args) => demo::run(args, &shared).await,
+        // Command::Drain(args) => drain::run(args, &shared).await,
+        Command::Enqueue(args) => enqueue::run(args).await,
+        Command::Queue(args) => queue::run(args, &shared).await,
+        Command::Dead(args) => dead::run(args, &shared).await,
+        // Command::Migrate(args) => migrate::run(args).await,
+        Command::Check(args) => check::run(args, &shared).await,
         #[cfg(feature = "embedded")]
         Command::Sim(args) => sim::run(args, &shared).await,
     }
@@ -124,7 +160,7 @@ fn fail(error: &anyhow::Error, style: Style) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     eprintln!("{} {}", style.bad("error:"), told(error));
-    if error.is::<Misuse>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+    if error.is::<Misuse>() || error.is::<ConfigErrors>() { ExitCode::from(2) } else { ExitCode::FAILURE }
 }
 
 /// The chain of causes as one sentence; a cause that its parent's text repeats already is left out.

@@ -60,7 +60,11 @@ fn bar(total: Option<u64>) -> ProgressBar {
 }
 
 impl Progress for Shown {
-    fn settled(&self, _kind: Kind, _outcome: Outcome) {
+    fn settled(&self, _kind: Kind, outcome: Outcome) {
+        // What is given back comes again.
+        if outcome == Outcome::Released {
+            return;
+        }
         match self {
             Self::Bar(bar) => bar.inc(1),
             Self::Lines(lines) => {

@@ -1,6 +1,6 @@
 //! `queue stats` and `queue export`: looking at what waits, and handing it back to the old worker.
 
-use std::{fs::File, io::Write as _, path::PathBuf};
+use std::{fmt::Write as _, fs, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
@@ -73,13 +73,13 @@ enum Format {
 pub async fn run(args: QueueArgs, shared: &Shared) -> anyhow::Result<Ending> {
     match args.command {
         QueueCommand::Stats(args) => stats(&args, shared).await,
-        QueueCommand::Export(args) if args.return_to_mailbox => return_to_mailbox(&args, shared).await,
-        QueueCommand::Export(args) => export(&args, shared).await,
+        QueueCommand::Export(args) if args.return_to_mailbox => return_to_mailbox(&args).await,
+        QueueCommand::Export(args) => export(&args).await,
     }
 }
 
 async fn stats(args: &StatsArgs, shared: &Shared) -> anyhow::Result<Ending> {
-    let queue = connect::queue(shared).await?;
+    let queue = connect::queue()?;
     let now = queue.time().await.context("failed to read the queue")?;
     let stats = queue.stats(now).await.context("failed to read the queue")?;
     let told = if args.json {
@@ -97,19 +97,25 @@ fn render(stats: &QueueStats, now: Timestamp, style: Style) -> String {
     let due = |at: Timestamp| {
         if at > now { format!("next due in {}", span(at.since(now))) } else { "some are due now".to_owned() }
     };
-    let dead = if stats.dead_letters > 0 { "see `refresh-worker dead list`" } else { "" };
+    let mut dead = Vec::new();
+    if stats.dead_letters > 0 {
+        dead.push("see `refresh-worker dead list`".to_owned());
+    }
+    if stats.dead_letters_evicted > 0 {
+        dead.push(format!("{} older ones gave way, ever", count(stats.dead_letters_evicted)));
+    }
     let mut table = Table::new([("", Align::Left), ("", Align::Right), ("", Align::Left)]);
     table.row(["mailbox", &count(stats.mailbox), ""]);
     table.row(["ready", &count(stats.ready), &classes.join(", ")]);
     table.row(["delayed", &count(stats.delayed), &stats.next_due.map(due).unwrap_or_default()]);
     table.row(["leased", &count(stats.leased), ""]);
-    table.row(["dead letters", &count(stats.dead_letters), dead]);
+    table.row(["dead letters", &count(stats.dead_letters), &dead.join("; ")]);
     if stats.orphans > 0 {
         table.row(["orphans", &count(stats.orphans), "in the index, their data is awaited"]);
     }
     let mut told = table.render(style);
     if let Some(asked) = stats.oldest_ready {
-        told.push_str(&format!("  the oldest ready request was asked for {} ago\n", span(now.since(asked))));
+        let _ = writeln!(told, "  the oldest ready request was asked for {} ago", span(now.since(asked)));
     }
     if let Some(number) = stats.mail_in_database_0.filter(|number| *number > 0) {
         let number = counted(number, "request lies", "requests lie");
@@ -121,8 +127,8 @@ fn render(stats: &QueueStats, now: Timestamp, style: Style) -> String {
     told
 }
 
-async fn export(args: &ExportArgs, shared: &Shared) -> anyhow::Result<Ending> {
-    let queue = connect::queue(shared).await?;
+async fn export(args: &ExportArgs) -> anyhow::Result<Ending> {
+    let queue = connect::queue()?;
     let now = queue.time().await.context("failed to export the queue")?;
     let entries = queue.export(now).await.context("failed to export the queue")?;
     let written = written(&entries, args.format);
@@ -131,8 +137,7 @@ async fn export(args: &ExportArgs, shared: &Shared) -> anyhow::Result<Ending> {
         return Ok(Ending::Well);
     }
     let name = args.to.display();
-    let mut file = File::create(&args.to).with_context(|| format!("failed to write `{name}`"))?;
-    file.write_all(written.as_bytes()).with_context(|| format!("failed to write `{name}`"))?;
+    fs::write(&args.to, written).with_context(|| format!("failed to write `{name}`"))?;
     text::print(&format!("wrote {} to {name}\n", counted(entries.len() as u64, "request", "requests")))?;
     Ok(Ending::Well)
 }
@@ -163,15 +168,17 @@ fn quoted(text: &str) -> String {
             b'"' => quoted.push_str("\\\""),
             b'\\' => quoted.push_str("\\\\"),
             b' '..=b'~' => quoted.push(char::from(byte)),
-            other => quoted.push_str(&format!("\\x{other:02x}")),
+            other => {
+                let _ = write!(quoted, "\\x{other:02x}");
+            }
         }
     }
     quoted.push('"');
     quoted
 }
 
-async fn return_to_mailbox(args: &ExportArgs, shared: &Shared) -> anyhow::Result<Ending> {
-    let queue = connect::queue(shared).await?;
+async fn return_to_mailbox(args: &ExportArgs) -> anyhow::Result<Ending> {
+    let queue = connect::queue()?;
     let now = queue.time().await.context("failed to return the queue to the mailbox")?;
     if !args.yes {
         let waiting = queue.export(now).await.context("failed to read the queue")?.len() as u64;
@@ -205,18 +212,31 @@ mod tests {
             delayed: 4,
             leased: 0,
             dead_letters: 2,
+            dead_letters_evicted: 7,
             orphans: 1,
             oldest_ready: Some(NOW - Duration::from_secs(192)),
             next_due: Some(NOW + Duration::from_secs(30)),
             mail_in_database_0: Some(3),
         };
-        insta::assert_snapshot!(render(&stats, NOW, Style::PLAIN), @"");
+        insta::assert_snapshot!(render(&stats, NOW, Style::PLAIN), @r"
+        mailbox          12
+        ready         1,300  critical 100, low 1200
+        delayed           4  next due in 30.0 s
+        leased            0
+        dead letters      2  see `refresh-worker dead list`; 7 older ones gave way, ever
+        orphans           1  in the index, their data is awaited
+        the oldest ready request was asked for 3 min 12 s ago
+        3 requests lie in database 0: producers ignore the database number in REDIS_URL, and this worker does not look there
+        ");
     }
 
     #[test]
     fn an_export_can_be_fed_to_redis_cli_byte_for_byte() {
         let entry = Exported { id: "clan:ä\"".to_owned(), score: 1, value: r#"{"id": "clan:\u00e4"}"#.to_owned() };
-        insta::assert_snapshot!(written(std::slice::from_ref(&entry), Format::Commands), @"");
+        insta::assert_snapshot!(written(std::slice::from_ref(&entry), Format::Commands), @r#"
+        HSET refresh_requests "clan:\xc3\xa4\"" "{\"id\": \"clan:\\u00e4\"}"
+        ZADD refresh_queue 1 "clan:\xc3\xa4\""
+        "#);
         let json: serde_json::Value = serde_json::from_str(&written(&[entry], Format::Json)).unwrap();
         assert_eq!((&json["id"], &json["score"]), (&"clan:ä\"".into(), &1.into()));
     }

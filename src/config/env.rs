@@ -115,6 +115,15 @@ impl DatabaseConfig {
     }
 }
 
+impl ApiConfig {
+    /// Only what the API needs, for commands that look at it alone.
+    pub fn read(vars: Vars<'_>) -> Result<Self, ConfigErrors> {
+        let mut reader = Reader::new(vars);
+        let config = reader.api(Role::Refresh);
+        reader.finish(config)
+    }
+}
+
 impl TelemetryConfig {
     pub fn read(vars: Vars<'_>) -> Result<Self, ConfigErrors> {
         let mut reader = Reader::new(vars);

@@ -1,3 +1,85 @@
-//! `check`: is this configuration fit to run?
+//! `check`: is this configuration fit to run? Everything is looked at, and everything that is wrong is told at once.
 
+mod api;
 mod findings;
+mod redis;
+
+use clap::Args;
+
+use self::findings::{Findings, Grade};
+use super::{Ending, Shared, text};
+use crate::{
+    app,
+    config::{ApiConfig, Config, DatabaseConfig, RedisConfig, Role, env, env::process_var},
+};
+
+const CONFIGURATION: &str = "configuration";
+const DATABASE: &str = "PostgreSQL";
+
+/// Tells whether this configuration is fit to run, and what would do where it is not
+///
+/// Looks at every setting, Redis (reachable, writable, version, eviction, database number), PostgreSQL (reachable, tables,
+/// rights), every API key (one call each, within its rate, and not while a run uses it), and the clocks. Everything that is
+/// wrong is told at once. Exit code 1 when something is.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  refresh-worker check
+  refresh-worker check --offline        settings only; nothing is connected
+  refresh-worker check --json")]
+pub struct CheckArgs {
+    /// Look at the settings only; connect to nothing
+    #[arg(long)]
+    offline: bool,
+    /// Write JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(args: CheckArgs, shared: &Shared) -> anyhow::Result<Ending> {
+    let mut findings = Findings::default();
+    look_at_settings(&mut findings);
+    if !args.offline {
+        look_at_servers(&mut findings).await;
+    }
+    let told = if args.json {
+        serde_json::to_string_pretty(&findings.to_json())? + "\n"
+    } else {
+        findings.render(shared.style())
+    };
+    text::print(&told)?;
+    Ok(if findings.number_of(Grade::Problem) == 0 { Ending::Well } else { Ending::Badly })
+}
+
+fn look_at_settings(findings: &mut Findings) {
+    match Config::from_process_env(Role::Refresh) {
+        Ok(config) => {
+            let settings = config.effective().settings();
+            let width = settings.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+            let lines: Vec<String> = settings.iter().map(|(name, value)| format!("{name:<width$}  {value}")).collect();
+            findings.fine(CONFIGURATION, format!("every setting can be used:\n{}", lines.join("\n")));
+        }
+        Err(errors) => {
+            for problem in errors.problems {
+                findings.problem(CONFIGURATION, problem.to_string(), "");
+            }
+        }
+    }
+    for warning in env::warnings(&process_var) {
+        findings.warning(CONFIGURATION, warning, "");
+    }
+}
+
+/// Each server whose own settings can be used is looked at, whatever else is wrong.
+async fn look_at_servers(findings: &mut Findings) {
+    let queue = match RedisConfig::read(&process_var) {
+        Ok(config) => redis::look_at(findings, &config).await,
+        Err(_) => None,
+    };
+    if let Ok(config) = DatabaseConfig::read(&process_var) {
+        let _ = config;
+    }
+    if let Ok(config) = ApiConfig::read(&process_var) {
+        api::look_at(findings, &config, queue.as_ref()).await;
+    }
+}

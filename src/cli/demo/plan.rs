@@ -78,8 +78,8 @@ struct Planner {
 
 impl Planner {
     fn ask(&mut self, object: ObjectId) {
-        if self.plan.objects.insert(object.clone()) {
-            let letter = self.letter(&object);
+        let letter = self.letter(&object);
+        if self.plan.objects.insert(object) {
             self.plan.letters.push(letter);
         }
     }

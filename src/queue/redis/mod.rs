@@ -3,6 +3,7 @@
 //! Talks to Redis and to nothing else. Every state change is a single script from `lua/`, and each script is handed the
 //! time, so that a test can move it. [`memory`](super::memory) is the same queue without Redis.
 
+mod inspect;
 mod letters;
 mod link;
 mod scripts;
@@ -12,6 +13,7 @@ use std::{sync::Arc, time::Duration};
 
 use secrecy::ExposeSecret as _;
 
+pub use inspect::Inspection;
 pub use link::Timeouts;
 
 use self::{

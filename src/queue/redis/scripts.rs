@@ -102,6 +102,10 @@ impl Keys {
         format!("{}:rate:{fingerprint}", self.prefix)
     }
 
+    pub(super) fn check(&self) -> String {
+        format!("{}:check", self.prefix)
+    }
+
     pub(super) fn pause(&self) -> String {
         format!("{}:pause", self.prefix)
     }

@@ -1,1 +1,92 @@
-//! Placeholder.
+//! The command line as people use it: the real binary as a process, its output, its files and its exit codes.
+
+mod demo;
+mod help;
+mod queue;
+
+use std::{path::Path, process::Stdio, time::Duration};
+
+use tempfile::TempDir;
+use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
+
+/// No correct command needs longer here; busy machines may come close to a tenth of it.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A command line with a folder and an environment of its own.
+#[derive(Debug)]
+pub struct Shell {
+    folder: TempDir,
+    environment: Vec<(String, String)>,
+}
+
+/// What a command came to.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Shell {
+    pub fn new() -> Self {
+        Self { folder: tempfile::tempdir().expect("a temporary folder"), environment: Vec::new() }
+    }
+
+    pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.environment.push((name.to_owned(), value.into()));
+        self
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_refresh-worker"));
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .current_dir(self.folder.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    }
+
+    pub async fn run(&self, arguments: &[&str]) -> Ran {
+        self.run_with_input(arguments, "").await
+    }
+
+    pub async fn run_with_input(&self, arguments: &[&str], input: &str) -> Ran {
+        let mut child = self.command(arguments).spawn().expect("the binary starts");
+        let mut stdin = child.stdin.take().expect("standard input is piped");
+        // A command that does not read its input closes it early, and that is fine.
+        let _ = stdin.write_all(input.as_bytes()).await;
+        drop(stdin);
+        let output = timeout(PATIENCE, child.wait_with_output()).await;
+        let output = output.unwrap_or_else(|_| panic!("{arguments:?} did not end")).expect("its output is read");
+        Ran {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).expect("text"),
+            stderr: String::from_utf8(output.stderr).expect("text"),
+        }
+    }
+}
+
+impl Ran {
+    /// The output of a command that went well.
+    #[track_caller]
+    pub fn well(self) -> String {
+        assert_eq!(self.code, 0, "{}\n{}", self.stdout, self.stderr);
+        self.stdout
+    }
+
+    /// What a command said on standard error when it ended with this code.
+    #[track_caller]
+    pub fn badly(self, code: i32) -> String {
+        assert_eq!(self.code, code, "{}\n{}", self.stdout, self.stderr);
+        self.stderr
+    }
+}

@@ -1,0 +1,154 @@
+//! Looks at Redis: does it answer, may we write, would it lose requests, do producers write where we read, and do its clock
+//! and ours agree.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{super::text::span, findings::Findings};
+use crate::{
+    clock::{Clock as _, SystemClock, Timestamp},
+    config::RedisConfig,
+    queue::{
+        Queue as _, QueueError,
+        redis::{Inspection, RedisQueue},
+    },
+    worker::report::QueueReport,
+};
+
+const REDIS: &str = "Redis";
+
+/// Apart from this on, clocks are worth a word. Leases do not depend on it; what producers write does.
+const SKEW: Duration = Duration::from_secs(5);
+
+/// The queue, when it answers.
+pub async fn look_at(findings: &mut Findings, config: &RedisConfig) -> Option<RedisQueue> {
+    let queue = match RedisQueue::connect(config, Arc::new(SystemClock)) {
+        Ok(queue) => queue,
+        Err(error) => {
+            findings.problem(REDIS, told(&error), "set REDIS_URL");
+            return None;
+        }
+    };
+    let server = match queue.time().await {
+        Ok(server) => server,
+        Err(error) => {
+            findings.problem(REDIS, told(&error), "is it running there, and may this machine connect?");
+            return None;
+        }
+    };
+    compare_clocks(findings, SystemClock.wall(), server);
+    match queue.inspect().await {
+        Ok(inspection) => judge(findings, queue.server(), &inspection),
+        Err(error) => findings.problem(REDIS, told(&error), ""),
+    }
+    look_at_queue(findings, &queue, server).await;
+    Some(queue)
+}
+
+/// The error as a sentence of its own.
+pub fn told(error: &QueueError) -> String {
+    match error {
+        QueueError::Unreachable { server, detail } => format!("no answer from Redis at {server}: {detail}"),
+        other => other.to_string(),
+    }
+}
+
+fn judge(findings: &mut Findings, server: &str, inspection: &Inspection) {
+    findings.fine(REDIS, format!("answers at {server}, version {}", inspection.version));
+    if let Err(error) = &inspection.writable {
+        findings.problem(REDIS, told(error), "use the primary, and a user that may write");
+    }
+    if let Some(policy) = inspection.eviction.as_deref().filter(|policy| *policy != "noeviction") {
+        let when = if inspection.bounded { "" } else { " (no maxmemory is set, so it does not act today)" };
+        findings.warning(
+            REDIS,
+            format!("maxmemory-policy is `{policy}`: when memory is full, requests may vanish without a word{when}"),
+            "CONFIG SET maxmemory-policy noeviction",
+        );
+    }
+}
+
+async fn look_at_queue(findings: &mut Findings, queue: &RedisQueue, now: Timestamp) {
+    match queue.stats(now).await {
+        Ok(stats) => {
+            let waiting = super::super::summary::queue_left(&QueueReport::new(&stats, now));
+            findings.fine(REDIS, format!("the queue can be read: {waiting}"));
+            if let Some(mail) = stats.mail_in_database_0.filter(|mail| *mail > 0) {
+                findings.warning(
+                    REDIS,
+                    format!(
+                        "REDIS_URL selects database {}, but {mail} requests lie in database 0, where producers always write",
+                        queue.database()
+                    ),
+                    "take the database number out of REDIS_URL",
+                );
+            } else if queue.database() != 0 {
+                findings.warning(
+                    REDIS,
+                    format!("REDIS_URL selects database {}; producers always write to 0", queue.database()),
+                    "take the database number out of REDIS_URL, unless this is a test",
+                );
+            }
+        }
+        Err(error) => findings.problem(
+            REDIS,
+            told(&error),
+            "is a key of this worker or of the mailbox of another type? QUEUE_NAMESPACE gives it keys of its own",
+        ),
+    }
+}
+
+fn compare_clocks(findings: &mut Findings, ours: Timestamp, server: Timestamp) {
+    let apart = ours.since(server).max(server.since(ours));
+    if apart > SKEW {
+        findings.warning(
+            REDIS,
+            format!("its clock and this machine's are {} apart", span(apart)),
+            "set the clocks by NTP; leases do not depend on it, but the freshness that producers write does",
+        );
+    } else {
+        findings.fine(REDIS, format!("its clock and this machine's are {} apart", span(apart)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::text::Style;
+
+    fn looked(look: impl FnOnce(&mut Findings)) -> String {
+        let mut findings = Findings::default();
+        look(&mut findings);
+        findings.render(Style::PLAIN)
+    }
+
+    #[test]
+    fn a_server_that_may_lose_requests_or_refuses_writes_is_told() {
+        let refused =
+            QueueError::Refused { server: "cache:6379".to_owned(), action: "a write", detail: "READONLY".to_owned() };
+        let inspection = Inspection {
+            version: "7.0.15".to_owned(),
+            eviction: Some("allkeys-lru".to_owned()),
+            bounded: true,
+            writable: Err(refused),
+        };
+        insta::assert_snapshot!(looked(|findings| judge(findings, "cache:6379", &inspection)), @r"
+        Redis
+          ok       answers at cache:6379, version 7.0.15
+          PROBLEM  Redis at cache:6379 refused a write: READONLY
+                   -> use the primary, and a user that may write
+          warning  maxmemory-policy is `allkeys-lru`: when memory is full, requests may vanish without a word
+                   -> CONFIG SET maxmemory-policy noeviction
+
+        not fit to run: 1 problem, 1 warning
+        ");
+    }
+
+    #[test]
+    fn clocks_that_are_far_apart_are_told() {
+        let ours = Timestamp::from_millis(100_000);
+        let near = looked(|findings| compare_clocks(findings, ours, ours + Duration::from_millis(12)));
+        assert!(near.ends_with("fit to run\n"), "{near}");
+        let far = looked(|findings| compare_clocks(findings, ours, ours + Duration::from_secs(20)));
+        assert!(far.contains("20.0 s apart") && far.contains("NTP"), "{far}");
+    }
+}

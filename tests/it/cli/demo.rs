@@ -1,0 +1,42 @@
+//! The README's first command.
+
+use std::path::Path;
+
+use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
+
+use super::Shell;
+
+async fn number(database: &Path, statement: &'static str) -> u64 {
+    let mut file = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(database)).await.unwrap();
+    let number: i64 = sqlx::query_scalar(statement).fetch_one(&mut file).await.unwrap();
+    u64::try_from(number).unwrap()
+}
+
+/// The number in the row of a table that begins with `name`, by column.
+fn cell(told: &str, name: &str, column: usize) -> u64 {
+    let row = told.lines().find(|line| line.trim_start().starts_with(name)).unwrap_or_else(|| panic!("{name}: {told}"));
+    let cells: Vec<&str> = row.trim_start()[name.len()..].split_whitespace().collect();
+    cells[column].replace([',', '+'], "").parse().unwrap_or_else(|_| panic!("{name}, column {column}: {row}"))
+}
+
+#[tokio::test]
+async fn the_demo_drains_into_a_file_and_its_numbers_agree_with_it() {
+    let shell = Shell::new();
+    let told = shell.run(&["demo", "--requests", "60", "--rate", "300", "--database", "d.sqlite"]).await.well();
+    let file = shell.folder().join("d.sqlite");
+    for (name, statement) in [
+        ("clans ", "select count(*) from clans"),
+        ("clan snapshots", "select count(*) from clan_snapshots"),
+        ("war snapshots", "select count(*) from war_snapshots"),
+    ] {
+        let contents = told.split("What is in").nth(1).unwrap();
+        let stored = number(&file, statement).await;
+        assert!(stored > 0, "{name}");
+        assert!(cell(contents, name, 0) <= stored, "the second act may add, {name}: {told}");
+    }
+    assert_eq!(number(&file, "select count(*) from refresh_worker_refresh_runs").await, 2);
+    assert!(told.contains("private log"), "{told}");
+    assert!(told.contains("wrong_tag") && told.contains("impossible_tag"), "{told}");
+    assert!(told.contains("satisfied"), "{told}");
+    assert!(!told.contains('\x1b'), "piped text is plain");
+}
