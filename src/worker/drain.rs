@@ -196,11 +196,27 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 }
             }
             Some(_) => self.halt.end(Force::StartNothing, StopReason::KeysPaused, None),
+            // Refused a moment ago, and whoever was refused is about to put it to rest; or its slot has to be confirmed.
+            None if self.some_key_may_come_back() => {
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_millis(20)) => {}
+                    () = self.halt.forced(Force::StartNothing) => return,
+                }
+                if let Err(error) = self.ring.renew().await {
+                    self.queue_down(&error);
+                }
+            }
             None => {
                 let failure = "no API key is usable any more; `errors` says why each was refused".to_owned();
                 self.halt.end(Force::StartNothing, StopReason::NoUsableKey, Some(failure));
             }
         }
+    }
+
+    /// Whether one of our keys is neither lost nor benched for the rest of the run.
+    fn some_key_may_come_back(&self) -> bool {
+        let benched = self.keys.resting().iter().filter(|rest| rest.remaining.is_none()).count();
+        self.keys.fingerprints().len() > benched
     }
 
     /// Admits a slice of mail and leases what is next in order.

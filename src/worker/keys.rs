@@ -27,6 +27,9 @@ const WORTH_WAITING: Duration = Duration::from_millis(120);
 /// A key that the API does not accept rests this long before another run tries it.
 const REJECTED_REST: Duration = Duration::from_secs(10 * 60);
 
+/// How long the answer to asking for a rested key's slot is waited for before it is asked for again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
 /// What taking the slots came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
@@ -132,20 +135,18 @@ impl<'a, S: Slots> KeyRing<'a, S> {
 
     async fn take_rested(&self) -> Result<(), QueueError> {
         let now = Instant::now();
-        let due: Vec<ApiKey> = {
-            let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
-            let (due, still) = resting.drain(..).partition(|(_, back)| *back <= now);
-            *resting = still;
-            let due: Vec<(ApiKey, Instant)> = due;
-            due.into_iter().map(|(key, _)| key).collect()
-        };
-        for key in due {
+        for key in self.due(now) {
             if self.keys.usable() >= self.wanted {
                 break;
             }
-            match self.take_one(&key).await? {
+            let answer = self.take_one(&key).await?;
+            self.resting
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .retain(|(other, _)| other.fingerprint() != key.fingerprint());
+            match answer {
                 Slot::Taken { .. } => {
-                    tracing::info!(key.fingerprint = %key.fingerprint(), "a key is back from its rest")
+                    tracing::info!(key.fingerprint = %key.fingerprint(), "a key is back from its rest");
                 }
                 Slot::Held { for_another } | Slot::Paused { for_another, .. } => {
                     self.rest_until(key, now + for_another);
@@ -153,6 +154,18 @@ impl<'a, S: Slots> KeyRing<'a, S> {
             }
         }
         Ok(())
+    }
+
+    /// Keys whose rest is over. They stay in the list, a little later, until their slots are ours: a list that is empty
+    /// meanwhile would look like the end of all keys.
+    fn due(&self, now: Instant) -> Vec<ApiKey> {
+        let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = resting.iter_mut().filter(|(_, back)| *back <= now);
+        due.map(|(key, back)| {
+            *back = now + ASK_AGAIN;
+            key.clone()
+        })
+        .collect()
     }
 
     fn rest_until(&self, key: ApiKey, back: Instant) {
