@@ -7,7 +7,6 @@ use clap::Args;
 
 use super::{Ending, Shared, connect, interrupt, progress::Shown, summary, text};
 use crate::{
-    app,
     config::Config,
     model::Priority,
     queue::Queue,
@@ -47,7 +46,7 @@ pub struct DrainArgs {
 
 pub async fn run(args: DrainArgs, shared: &Shared) -> anyhow::Result<Ending> {
     let config = connect::config()?;
-    let worker = app::from_config(&config)?;
+    let worker = connect::worker(&config)?;
     prepare(&config, worker.store.as_ref()).await?;
     let report = if args.json {
         interrupt::until_done(worker.run(args.options(), &Unwatched), || worker.stop.ask()).await

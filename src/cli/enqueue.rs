@@ -20,7 +20,9 @@ use crate::{
 #[command(after_help = "\
 Examples:
   refresh-worker enqueue clan:#2PP player:#8GQL2 --priority critical
-  refresh-worker enqueue - < tags.txt         one KIND:TAG a word; a line that begins with // is passed over")]
+  refresh-worker enqueue - < tags.txt
+
+In a file, words are separated by white space, and a line that begins with // is passed over.")]
 pub struct EnqueueArgs {
     /// What to refresh: clan:TAG, player:TAG or war:TAG (the war of the clan with that tag); - reads standard input
     #[arg(required = true, value_name = "KIND:TAG")]

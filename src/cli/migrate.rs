@@ -4,11 +4,10 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{
-    Ending,
+    Ending, connect,
     text::{self, counted},
 };
 use crate::{
-    app,
     config::{DatabaseConfig, env::process_var},
     store::Store,
 };
@@ -22,7 +21,7 @@ pub struct MigrateArgs {}
 
 pub async fn run(_args: MigrateArgs) -> anyhow::Result<Ending> {
     let config = DatabaseConfig::read(&process_var)?;
-    let store = app::store(&config)?;
+    let store = connect::store(&config)?;
     let ran = store.migrate().await.context("failed to migrate the database")?;
     text::print(&told(&ran))?;
     Ok(Ending::Well)

@@ -11,10 +11,10 @@ mod connect;
 mod dead;
 #[cfg(feature = "embedded")]
 mod demo;
-// mod drain;
+mod drain;
 mod enqueue;
 mod interrupt;
-// mod migrate;
+mod migrate;
 mod progress;
 mod queue;
 #[cfg(feature = "embedded")]
@@ -39,7 +39,7 @@ Start here:
   refresh-worker enqueue clan:#2PP --priority high
   refresh-worker drain --max-requests 100
 
-Settings come from the environment (REDIS_URL, DATABASE_URL, COC_API_TOKEN ...); README.md lists them all.
+Settings come from the environment: REDIS_URL, DATABASE_URL, COC_API_TOKEN ... (README.md lists all).
 Exit codes: 0 done, 1 the command failed or found something wrong, 2 wrong usage or configuration.";
 
 /// Drains a Redis queue of refresh requests, asks the Clash of Clans API within its rate limit, and keeps PostgreSQL
@@ -59,10 +59,10 @@ struct Cli {
 #[derive(Clone, Debug, Args)]
 struct Shared {
     /// Also write the worker's log to standard error, from this level on; LOG_LEVEL does the same
-    #[arg(long, global = true, value_name = "LEVEL")]
+    #[arg(long, global = true, value_name = "LEVEL", help_heading = "Everywhere")]
     log_level: Option<String>,
     /// Write without colours; NO_COLOR does the same
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Everywhere")]
     no_color: bool,
 }
 
@@ -92,11 +92,11 @@ impl Shared {
 enum Command {
     #[cfg(feature = "embedded")]
     Demo(demo::DemoArgs),
-    // Drain(drain::DrainArgs),
+    Drain(drain::DrainArgs),
     Enqueue(enqueue::EnqueueArgs),
     Queue(queue::QueueArgs),
     Dead(dead::DeadArgs),
-    // Migrate(migrate::MigrateArgs),
+    Migrate(migrate::MigrateArgs),
     Check(check::CheckArgs),
     #[cfg(feature = "embedded")]
     Sim(sim::SimArgs),
@@ -143,11 +143,11 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Ending> {
     match cli.command {
         #[cfg(feature = "embedded")]
         Command::Demo(args) => demo::run(args, &shared).await,
-        // Command::Drain(args) => drain::run(args, &shared).await,
+        Command::Drain(args) => drain::run(args, &shared).await,
         Command::Enqueue(args) => enqueue::run(args).await,
         Command::Queue(args) => queue::run(args, &shared).await,
         Command::Dead(args) => dead::run(args, &shared).await,
-        // Command::Migrate(args) => migrate::run(args).await,
+        Command::Migrate(args) => migrate::run(args).await,
         Command::Check(args) => check::run(args, &shared).await,
         #[cfg(feature = "embedded")]
         Command::Sim(args) => sim::run(args, &shared).await,

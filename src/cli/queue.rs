@@ -48,7 +48,9 @@ struct StatsArgs {
 Examples:
   refresh-worker queue export --to waiting.jsonl
   refresh-worker queue export --format commands | redis-cli -h old-redis
-  refresh-worker queue export --return --yes     go back to the old worker: stop the schedule of this one first")]
+  refresh-worker queue export --return --yes
+
+The last one goes back to the old worker: stop the schedule of this one first.")]
 struct ExportArgs {
     /// The file to write; - is standard output
     #[arg(long, default_value = "-", value_name = "FILE")]

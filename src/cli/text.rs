@@ -17,6 +17,7 @@ pub struct Style {
 
 impl Style {
     /// No colours.
+    #[cfg(test)]
     pub const PLAIN: Self = Self { colour: false };
 
     /// What suits standard output; `no_colour` is the user's wish.

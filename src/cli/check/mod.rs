@@ -7,11 +7,8 @@ mod redis;
 use clap::Args;
 
 use self::findings::{Findings, Grade};
-use super::{Ending, Shared, text};
-use crate::{
-    app,
-    config::{ApiConfig, Config, DatabaseConfig, RedisConfig, Role, env, env::process_var},
-};
+use super::{Ending, Shared, connect, text};
+use crate::config::{ApiConfig, Config, DatabaseConfig, RedisConfig, Role, env, env::process_var};
 
 const CONFIGURATION: &str = "configuration";
 const DATABASE: &str = "PostgreSQL";
@@ -77,9 +74,23 @@ async fn look_at_servers(findings: &mut Findings) {
         Err(_) => None,
     };
     if let Ok(config) = DatabaseConfig::read(&process_var) {
-        let _ = config;
+        look_at_database(findings, &config).await;
     }
     if let Ok(config) = ApiConfig::read(&process_var) {
         api::look_at(findings, &config, queue.as_ref()).await;
+    }
+}
+
+async fn look_at_database(findings: &mut Findings, config: &DatabaseConfig) {
+    let store = match connect::store(config) {
+        Ok(store) => store,
+        Err(error) => return findings.problem(DATABASE, format!("{error:#}"), "set DATABASE_URL"),
+    };
+    let problems = store.check_rights().await;
+    if problems.is_empty() {
+        findings.fine(DATABASE, format!("answers at {}; tables and rights are in place", store.server()));
+    }
+    for problem in problems {
+        findings.problem(DATABASE, problem.what, problem.remedy);
     }
 }

@@ -1,11 +1,14 @@
 //! The command line as people use it: the real binary as a process, its output, its files and its exit codes.
 
+mod check;
 mod demo;
+mod drain;
 mod help;
 mod queue;
 
 use std::{path::Path, process::Stdio, time::Duration};
 
+use refresh_worker::sim::{SimConfig, Simulator};
 use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
 
@@ -17,6 +20,12 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Shell {
     folder: TempDir,
     environment: Vec<(String, String)>,
+}
+
+/// A simulated API that accepts these keys.
+pub async fn simulator(keys: &[&str]) -> Simulator {
+    let tokens = keys.iter().map(|key| (*key).to_owned()).collect();
+    Simulator::start(SimConfig { tokens, ..SimConfig::default() }).await.expect("a simulator")
 }
 
 /// What a command came to.
