@@ -9,7 +9,7 @@ use crate::{
     clock::{Clock, SystemClock},
     config::{ApiConfig, Config, DatabaseConfig, Role, WorkerConfig},
     handlers::Handlers,
-    queue::redis::RedisQueue,
+    queue::{record::QueueLimits, redis::RedisQueue},
     store::postgres::PostgresStore,
     worker::{Stop, Worker},
 };
@@ -27,7 +27,9 @@ pub fn handlers(config: &Config, role: Role) -> anyhow::Result<Handlers<RealWork
 
 /// Redis, PostgreSQL and the API by the configuration. Nothing is connected yet. Must be called within a runtime.
 pub fn from_config(config: &Config) -> anyhow::Result<RealWorker> {
+    let limits = QueueLimits { max_attempts: config.worker.max_attempts, ..QueueLimits::default() };
     let queue = RedisQueue::connect(&config.redis, Arc::new(SystemClock)).context("failed to use REDIS_URL")?;
+    let queue = queue.with_limits(limits);
     let store = store(&config.database)?;
     worker(Arc::new(queue), Arc::new(store), &config.api, &config.worker)
 }

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::{Ending, Shared, connect, interrupt, progress::Shown, summary, text};
 use crate::{
+    app,
     config::Config,
     model::Priority,
     queue::Queue,
@@ -46,14 +47,14 @@ pub struct DrainArgs {
 
 pub async fn run(args: DrainArgs, shared: &Shared) -> anyhow::Result<Ending> {
     let config = connect::config()?;
-    let worker = connect::worker(&config)?;
+    let worker = app::from_config(&config)?;
     prepare(&config, worker.store.as_ref()).await?;
     let report = if args.json {
-        interrupt::until_done(worker.run(args.options(), &Unwatched), || worker.stop.ask()).await
+        interrupt::until_done(Box::pin(worker.run(args.options(), &Unwatched)), || worker.stop.ask()).await
     } else {
         let total = args.total(worker.queue.as_ref()).await;
         let shown = Shown::new(Arc::clone(&worker.clock), total);
-        let report = interrupt::until_done(worker.run(args.options(), &shown), || worker.stop.ask()).await;
+        let report = interrupt::until_done(Box::pin(worker.run(args.options(), &shown)), || worker.stop.ask()).await;
         shown.finish();
         report
     };

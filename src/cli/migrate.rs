@@ -4,10 +4,11 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{
-    Ending, connect,
+    Ending,
     text::{self, counted},
 };
 use crate::{
+    app,
     config::{DatabaseConfig, env::process_var},
     store::Store,
 };
@@ -21,7 +22,7 @@ pub struct MigrateArgs {}
 
 pub async fn run(_args: MigrateArgs) -> anyhow::Result<Ending> {
     let config = DatabaseConfig::read(&process_var)?;
-    let store = connect::store(&config)?;
+    let store = app::store(&config)?;
     let ran = store.migrate().await.context("failed to migrate the database")?;
     text::print(&told(&ran))?;
     Ok(Ending::Well)
@@ -32,8 +33,7 @@ fn told(ran: &[String]) -> String {
         return "nothing to do: the database is up to date\n".to_owned();
     }
     let migrations = counted(ran.len() as u64, "migration", "migrations");
-    let names: String = ran.iter().map(|name| format!("  {name}\n")).collect();
-    format!("ran {migrations}:\n{names}")
+    format!("ran {migrations}:\n  {}\n", ran.join("\n  "))
 }
 
 #[cfg(test)]

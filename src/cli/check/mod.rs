@@ -7,8 +7,11 @@ mod redis;
 use clap::Args;
 
 use self::findings::{Findings, Grade};
-use super::{Ending, Shared, connect, text};
-use crate::config::{ApiConfig, Config, DatabaseConfig, RedisConfig, Role, env, env::process_var};
+use super::{Ending, Shared, text};
+use crate::{
+    app,
+    config::{ApiConfig, Config, DatabaseConfig, RedisConfig, Role, env, env::process_var},
+};
 
 const CONFIGURATION: &str = "configuration";
 const DATABASE: &str = "PostgreSQL";
@@ -82,7 +85,7 @@ async fn look_at_servers(findings: &mut Findings) {
 }
 
 async fn look_at_database(findings: &mut Findings, config: &DatabaseConfig) {
-    let store = match connect::store(config) {
+    let store = match app::store(config) {
         Ok(store) => store,
         Err(error) => return findings.problem(DATABASE, format!("{error:#}"), "set DATABASE_URL"),
     };

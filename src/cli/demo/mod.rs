@@ -175,7 +175,7 @@ impl Demo {
 
     async fn drain(&self, objects: usize) -> RunReport {
         let shown = Shown::new(Arc::clone(&self.clock), Some(objects as u64));
-        let run = self.worker.run(RunOptions::default(), &shown);
+        let run = Box::pin(self.worker.run(RunOptions::default(), &shown));
         let report = interrupt::until_done(run, || self.worker.stop.ask()).await;
         shown.finish();
         report

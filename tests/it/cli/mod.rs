@@ -5,6 +5,7 @@ mod demo;
 mod drain;
 mod help;
 mod queue;
+mod readme;
 
 use std::{path::Path, process::Stdio, time::Duration};
 
