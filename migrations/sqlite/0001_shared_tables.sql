@@ -73,6 +73,3 @@ create index ix_player_snapshots_ts on player_snapshots (ts);
 create index ix_player_snapshots_last_seen on player_snapshots (last_seen);
 create index ix_war_snapshots_ts on war_snapshots (ts);
 create index ix_clan_memberships_clan_tag on clan_memberships (clan_tag);
--- The two that a batch of clan replies asks for: who came or went after the copies were made.
-create index ix_clan_memberships_joined_at on clan_memberships (joined_at);
-create index ix_clan_memberships_left_at on clan_memberships (left_at);

@@ -7,7 +7,7 @@ create table refresh_worker_refresh_state (
     changed_at   text,  -- when the content was last seen to differ
     content_hash text,  -- SHA-256 of the document as received
     fresh_until  text,  -- until when the API gives the same bytes again
-    outcome      text,  -- stored, unchanged, gone or private_war_log
+    last_outcome text,  -- stored, unchanged, gone or private_war_log
     snapshot_id  integer,  -- our newest row in the kind's snapshot table
     member_at    text,  -- players: the copy time of the newest word on the columns that clan replies bring
     attacks_at   text,  -- players: when a war last told the attacks used, which go stale after a week

@@ -5,6 +5,7 @@
 //! [`sqlite`] behaves the same in one file. The statements are in `sql/`. The store knows the model; it does not know
 //! the queue or the API.
 
+mod plan;
 pub mod postgres;
 mod rows;
 #[cfg(feature = "embedded")]

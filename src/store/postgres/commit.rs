@@ -1,32 +1,29 @@
 //! The commit: one transaction, a constant number of statements, and what is done when it fails.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use sqlx::{Connection, PgConnection, Postgres, postgres::PgArguments, query::Query};
 use time::OffsetDateTime;
 
 use super::{
-    claims::{ClaimRow, Claims, StateRow, Winners, clan_document, war_document},
     connect::{Database, discard, within},
     errors::{self, Trouble},
-    memberships::{self, Placed, Roll, Stay},
-    players::{self, Newest, NewestRows, Place, PlayerWrite, SnapshotWrite, Word},
-    times::{TableTime, utc},
 };
 use crate::{
     clock::Timestamp,
-    model::{Answered, ClanDocument, Fetched, Kind, Tag, WarDocument},
+    model::{ClanDocument, Fetched, Kind, Tag, WarDocument},
     store::{
         Committed, StoreError,
+        plan::{
+            self, CLOCK_TOLERANCE, Writes,
+            claims::{ClaimRow, Claims, StateRow, Winners},
+            memberships::{self, Stay},
+            players::{self, Newest, NewestRows, Place, PlayerWrite, Word},
+            times::{TableTime, utc},
+        },
         rows::{self, NAME_WIDTH},
     },
 };
-
-/// A stored time later than this after now is a wrong clock's: it counts as older.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
 /// How often the whole is tried again after a conflict with other transactions.
 const CONFLICT_RETRIES: u32 = 5;
@@ -155,11 +152,9 @@ impl<'a> Attempt<'a> {
         let winners = self.arbitrate(&mut transaction, &claims).await?;
         let mut words = players::words(&claims, &winners);
         let newest = self.read_newest(&mut transaction, &claims, &winners, &words).await?;
-        for (tag, word) in &mut words {
-            word.heed(newest.get(Kind::Player, tag), self.horizon());
-        }
+        plan::heed(&mut words, &newest, self.horizon());
         let stays = self.stay_changes(&mut transaction, &claims, &winners, &words).await?;
-        let writes = self.writes(&claims, &winners, &words, &newest);
+        let writes = Writes::of(&claims, &winners, &words, &newest, self.horizon());
         if writes.insert_rows() || !stays.opened.is_empty() {
             self.step_ids(&mut transaction).await?;
         }
@@ -168,7 +163,7 @@ impl<'a> Attempt<'a> {
         self.write_wars(&mut transaction, &writes.wars).await?;
         self.write_stays(&mut transaction, &stays).await?;
         transaction.commit().await?;
-        Ok(self.told(&claims, &winners))
+        Ok(plan::told(self.batch, &claims, &winners))
     }
 
     fn horizon(&self) -> TableTime {
@@ -210,12 +205,8 @@ impl<'a> Attempt<'a> {
         words: &BTreeMap<&'a Tag, Word<'a>>,
     ) -> Result<NewestRows, sqlx::Error> {
         let documents = |kind: Kind| -> (Vec<&str>, Vec<TableTime>) {
-            let of_kind = claims.answers.iter().filter(|(_, fetched)| {
-                fetched.object.kind == kind
-                    && matches!(fetched.answered, Answered::Document(_))
-                    && winners.of_answer(fetched).is_some()
-            });
-            of_kind.map(|(_, fetched)| (fetched.object.tag.as_str(), utc(fetched.began))).unzip()
+            let documents = plan::documents(claims, winners, kind).into_iter();
+            documents.map(|(tag, began)| (tag.as_str(), utc(began))).unzip()
         };
         let (clans, clans_at) = documents(Kind::Clan);
         let (wars, wars_at) = documents(Kind::War);
@@ -241,25 +232,10 @@ impl<'a> Attempt<'a> {
         winners: &Winners,
         words: &BTreeMap<&'a Tag, Word<'a>>,
     ) -> Result<memberships::Changes<'a>, sqlx::Error> {
-        let placed: BTreeMap<&Tag, Placed<'_>> = words
-            .iter()
-            .filter_map(|(&tag, word)| {
-                let (clan, moment, began) = word.clan(self.horizon())?;
-                Some((tag, Placed { clan, moment: utc(moment), began: utc(began) }))
-            })
-            .collect();
-        let rolls: HashMap<&str, Roll<'_>> = claims
-            .answers
-            .iter()
-            .filter(|(_, fetched)| winners.of_answer(fetched).is_some())
-            .filter_map(|(_, fetched)| {
-                let members = clan_document(fetched)?.members.iter().map(|member| member.tag.as_str()).collect();
-                let roll = Roll { members, moment: utc(fetched.copied_at), began: utc(fetched.began) };
-                Some((fetched.object.tag.as_str(), roll))
-            })
-            .collect();
-        let moments = placed.values().map(|placed| placed.moment).chain(rolls.values().map(|roll| roll.moment));
-        let Some(earliest) = moments.min() else { return Ok(memberships::Changes::default()) };
+        let (placed, rolls) = (plan::placed(words, self.horizon()), plan::rolls(claims, winners));
+        let Some(earliest) = plan::earliest_moment(&placed, &rolls) else {
+            return Ok(memberships::Changes::default());
+        };
         let stays: Vec<Stay> = sqlx::query_as(MEMBERSHIPS_READ)
             .persistent(self.keeps_statements)
             .bind(placed.keys().map(|tag| tag.as_str()).collect::<Vec<_>>())
@@ -268,33 +244,6 @@ impl<'a> Attempt<'a> {
             .fetch_all(connection)
             .await?;
         Ok(memberships::decide(&placed, &rolls, &stays, self.horizon()))
-    }
-
-    fn writes<'w>(
-        &self,
-        claims: &Claims<'w>,
-        winners: &Winners,
-        words: &BTreeMap<&'w Tag, Word<'w>>,
-        newest: &'w NewestRows,
-    ) -> Writes<'w>
-    where
-        'a: 'w,
-    {
-        let mut writes = Writes::default();
-        for &(_, fetched) in &claims.answers {
-            let Some(state) = winners.of_answer(fetched) else { continue };
-            let object = &fetched.object;
-            let place = || Place::of(newest.get(object.kind, &object.tag), state, fetched.began, self.horizon());
-            if let Some(clan) = clan_document(fetched) {
-                writes.clans.push((fetched, clan, place()));
-            } else if let Some(war) = war_document(fetched) {
-                writes.wars.push((fetched, war, place()));
-            }
-        }
-        let of_players =
-            words.iter().filter_map(|(&tag, word)| word.write(tag, newest.get(Kind::Player, tag), self.horizon()));
-        writes.players = of_players.collect();
-        writes
     }
 
     /// Brings the id sequences up to what other programs have taken; they give ids as `max(id) + 1`.
@@ -416,87 +365,5 @@ impl<'a> Attempt<'a> {
             .execute(connection)
             .await?;
         Ok(())
-    }
-
-    /// What became of each answer of the batch, in order.
-    fn told(&self, claims: &Claims<'a>, winners: &Winners) -> Vec<Committed> {
-        let mut told = vec![Committed::Superseded; self.batch.len()];
-        for &(place, fetched) in &claims.answers {
-            let Some(state) = winners.of_answer(fetched) else { continue };
-            told[place] = match &fetched.answered {
-                Answered::Gone | Answered::PrivateWarLog => Committed::Noted,
-                Answered::Document(_) if state.has_changed() => Committed::Stored,
-                Answered::Document(_) => Committed::Unchanged,
-            };
-        }
-        told
-    }
-}
-
-/// Everything a commit writes, stays apart.
-#[derive(Default)]
-struct Writes<'a> {
-    clans: Vec<(&'a Fetched, &'a ClanDocument, Place)>,
-    players: Vec<PlayerWrite<'a>>,
-    wars: Vec<(&'a Fetched, &'a WarDocument, Place)>,
-}
-
-impl Writes<'_> {
-    /// Whether new rows take ids.
-    fn insert_rows(&self) -> bool {
-        let inserts = |place: &Place| matches!(place, Place::Insert { .. });
-        self.clans.iter().any(|(.., place)| inserts(place))
-            || self.wars.iter().any(|(.., place)| inserts(place))
-            || self
-                .players
-                .iter()
-                .any(|write| matches!(&write.snapshot, SnapshotWrite::Document(place) if inserts(place)))
-    }
-}
-
-impl Place {
-    const fn at(&self) -> TableTime {
-        match self {
-            Self::Insert { at } | Self::Move { at, .. } => *at,
-        }
-    }
-
-    const fn row(&self) -> Option<i64> {
-        match self {
-            Self::Insert { .. } => None,
-            Self::Move { id, .. } => Some(*id),
-        }
-    }
-
-    const fn replaces(&self) -> bool {
-        matches!(self, Self::Move { replaces: true, .. })
-    }
-}
-
-impl SnapshotWrite {
-    const fn as_str(&self) -> &'static str {
-        match self {
-            Self::Document(Place::Insert { .. }) => "insert",
-            Self::Document(Place::Move { .. }) | Self::Amend { .. } => "rewrite",
-            Self::Leave { .. } => "leave",
-        }
-    }
-
-    const fn at(&self) -> Option<TableTime> {
-        match self {
-            Self::Document(place) => Some(place.at()),
-            Self::Amend { .. } | Self::Leave { .. } => None,
-        }
-    }
-
-    const fn row(&self) -> Option<i64> {
-        match self {
-            Self::Document(place) => place.row(),
-            Self::Amend { id } | Self::Leave { id } => Some(*id),
-        }
-    }
-
-    const fn replaces(&self) -> bool {
-        matches!(self, Self::Document(place) if place.replaces())
     }
 }

@@ -1,24 +1,19 @@
 //! The PostgreSQL store: the six tables that other programs read and write too, and the schema `refresh_worker`.
 //!
 //! A commit ([`commit`]) is one transaction of a constant number of statements over arrays (`sql/postgres/*.sql`). What
-//! is to be written is decided in Rust, between reading and writing: [`players`] for the rows of players,
-//! [`memberships`] for stays. [`claims`] prepares the first statement, the arbiter, whose sorted row locks make
-//! everything after it safe among our own writers. Other programs take no such locks; what they do in between is met by
-//! retries.
+//! is to be written is decided in Rust, between reading and writing ([`super::plan`]). The first statement is the
+//! arbiter, whose sorted row locks make everything after it safe among our own writers. Other programs take no such
+//! locks; what they do in between is met by retries.
 //!
 //! Nothing here depends on a session: only settings and advisory locks of a transaction. No statement takes the time from
 //! the database.
 
 mod check;
-mod claims;
 mod commit;
 mod connect;
 mod errors;
-mod memberships;
 mod migrate;
-mod players;
 mod runs;
-mod times;
 
 use std::{collections::HashMap, time::Duration};
 
@@ -26,11 +21,8 @@ use sqlx::{Connection, FromRow, PgConnection};
 use time::OffsetDateTime;
 
 pub use self::check::Problem;
-use self::{
-    connect::{Database, within},
-    times::from_zoned,
-};
-use super::{Committed, Freshness, RunRow, Store, StoreError};
+use self::connect::{Database, within};
+use super::{Committed, Freshness, RunRow, Store, StoreError, plan::times::from_zoned};
 use crate::{
     clock::Timestamp,
     config::DatabaseConfig,

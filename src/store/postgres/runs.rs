@@ -5,8 +5,7 @@ use std::time::Duration;
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
 
-use super::times::from_zoned;
-use crate::store::RunRow;
+use crate::store::{RunRow, plan::times::from_zoned};
 
 /// Rows of runs that started longer ago are trimmed.
 const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 3600);

@@ -1,76 +1,118 @@
-//! One batch: a transaction, and in it a savepoint per record, so that a record SQLite refuses hurts only itself.
+//! The commit: one transaction; when a record is refused, each record in one of its own, so that it hurts only itself.
 
-use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
-use sqlx::{Acquire, Sqlite, SqlitePool, Transaction};
+use sqlx::{SqliteConnection, SqlitePool};
 
-use super::{
-    hurts_only_the_record,
-    memberships::RecentMoves,
-    records::{self, Record},
-};
+use super::{arbiter, hurts_only_the_record, times::table_text, writes};
 use crate::{
     clock::Timestamp,
-    model::{Fetched, Kind, Reason},
-    store::{Committed, rows},
+    model::{Fetched, Kind, Reason, Tag},
+    store::{
+        Committed,
+        plan::{
+            self, CLOCK_TOLERANCE, Writes,
+            claims::{Claims, Winners},
+            memberships::{self, Changes},
+            players::{self, NewestRows, Word},
+            times::{TableTime, utc},
+        },
+        rows,
+    },
 };
 
-/// Stores the newest answer for each object of the batch; older ones in the same batch are superseded.
 pub(super) async fn commit(
     pool: &SqlitePool,
     now: Timestamp,
     batch: &[Fetched],
 ) -> Result<Vec<Committed>, sqlx::Error> {
-    let mut committed = vec![Committed::Superseded; batch.len()];
-    // Immediate: a transaction that reads first and is refused the write later would have to start over.
-    let mut transaction = pool.begin_with("begin immediate").await?;
-    let mut moves = RecentMoves::default();
-    let places = in_order(batch);
-    for (step, &place) in places.iter().enumerate() {
-        let is_first_clan =
-            kind_of(batch, place) == Kind::Clan && (step == 0 || kind_of(batch, places[step - 1]) != Kind::Clan);
-        if is_first_clan {
-            // Read once before any clan is stored: a player may leave one clan of the batch for another.
-            let oldest_copy = batch.iter().map(|fetched| fetched.copied_at).min().unwrap_or_default();
-            moves = RecentMoves::since(oldest_copy, &mut transaction).await?;
-        }
-        let record = Record::new(&batch[place], now, &moves);
-        committed[place] = store_one(&mut transaction, &record).await?;
+    match whole(pool, now, batch).await {
+        Err(error) if hurts_only_the_record(&error) => one_by_one(pool, now, batch).await,
+        committed => committed,
     }
-    transaction.commit().await?;
+}
+
+async fn one_by_one(pool: &SqlitePool, now: Timestamp, batch: &[Fetched]) -> Result<Vec<Committed>, sqlx::Error> {
+    let mut committed = vec![Committed::Superseded; batch.len()];
+    for place in rows::newest_answers(batch) {
+        committed[place] = match whole(pool, now, &batch[place..=place]).await {
+            Ok(mut one) => one.remove(0),
+            Err(error) if hurts_only_the_record(&error) => {
+                Committed::Poison(Reason::new("refused_by_database", error.to_string()))
+            }
+            Err(error) => return Err(error),
+        };
+    }
     Ok(committed)
 }
 
-fn kind_of(batch: &[Fetched], place: usize) -> Kind {
-    batch[place].object.kind
+async fn whole(pool: &SqlitePool, now: Timestamp, batch: &[Fetched]) -> Result<Vec<Committed>, sqlx::Error> {
+    // Immediate: a transaction that reads first and is refused the write later would have to start over.
+    let mut transaction = pool.begin_with("begin immediate").await?;
+    let horizon = now + CLOCK_TOLERANCE;
+    let claims = Claims::of(batch);
+    let winners = arbiter::arbitrate(&mut transaction, &claims, horizon).await?;
+    let mut words = players::words(&claims, &winners);
+    let newest = read_newest(&mut transaction, &claims, &winners, &words).await?;
+    plan::heed(&mut words, &newest, utc(horizon));
+    let stays = stay_changes(&mut transaction, &claims, &winners, &words, utc(horizon)).await?;
+    let planned = Writes::of(&claims, &winners, &words, &newest, utc(horizon));
+    writes::clans(&mut transaction, &planned.clans).await?;
+    writes::players(&mut transaction, &planned.players).await?;
+    writes::wars(&mut transaction, &planned.wars).await?;
+    writes::stays(&mut transaction, &stays).await?;
+    transaction.commit().await?;
+    Ok(plan::told(batch, &claims, &winners))
 }
 
-/// Players first, so that a clan's copy meets what their own documents say; the clan with the newest copy before the
-/// others, so that it wins a player whom two of them name; wars last, on the rows that are then the newest.
-fn in_order(batch: &[Fetched]) -> Vec<usize> {
-    let mut places = rows::newest_answers(batch);
-    places.sort_by_key(|&place| match batch[place].object.kind {
-        Kind::Player => (0, Reverse(Timestamp::EPOCH)),
-        Kind::Clan => (1, Reverse(batch[place].copied_at)),
-        Kind::War => (2, Reverse(Timestamp::EPOCH)),
-    });
-    places
+async fn read_newest(
+    db: &mut SqliteConnection,
+    claims: &Claims<'_>,
+    winners: &Winners,
+    words: &BTreeMap<&Tag, Word<'_>>,
+) -> Result<NewestRows, sqlx::Error> {
+    let of_players = words.iter().map(|(&tag, word)| (tag, word.new_row_at())).collect();
+    let newest = sqlx::query_as(include_str!("../sql/sqlite/newest.sql"))
+        .bind(asked(of_players))
+        .bind(asked(plan::documents(claims, winners, Kind::Clan)))
+        .bind(asked(plan::documents(claims, winners, Kind::War)))
+        .fetch_all(db)
+        .await?;
+    Ok(players::by_object(newest))
 }
 
-async fn store_one(
-    transaction: &mut Transaction<'static, Sqlite>,
-    record: &Record<'_>,
-) -> Result<Committed, sqlx::Error> {
-    let mut savepoint = transaction.begin().await?;
-    match records::store(&mut savepoint, record).await {
-        Ok(committed) => {
-            savepoint.commit().await?;
-            Ok(committed)
-        }
-        Err(error) if hurts_only_the_record(&error) => {
-            savepoint.rollback().await?;
-            Ok(Committed::Poison(Reason::new("refused_by_database", error.to_string())))
-        }
-        Err(error) => Err(error),
-    }
+/// Tags with the millisecond of a new row, as JSON.
+fn asked(objects: Vec<(&Tag, Timestamp)>) -> String {
+    let millisecond = |at| (table_text(at), table_text(at + std::time::Duration::from_millis(1)));
+    let rows: Vec<(&str, String, String)> = objects
+        .into_iter()
+        .map(|(tag, at)| {
+            let (from, to) = millisecond(utc(at));
+            (tag.as_str(), from, to)
+        })
+        .collect();
+    json(&rows)
+}
+
+/// Reads the stays that the batch can change and decides.
+async fn stay_changes<'a>(
+    db: &mut SqliteConnection,
+    claims: &Claims<'a>,
+    winners: &Winners,
+    words: &BTreeMap<&'a Tag, Word<'a>>,
+    horizon: TableTime,
+) -> Result<Changes<'a>, sqlx::Error> {
+    let (placed, rolls) = (plan::placed(words, horizon), plan::rolls(claims, winners));
+    let Some(earliest) = plan::earliest_moment(&placed, &rolls) else { return Ok(Changes::default()) };
+    let stays: Vec<memberships::Stay> = sqlx::query_as(include_str!("../sql/sqlite/memberships_read.sql"))
+        .bind(json(&placed.keys().collect::<Vec<_>>()))
+        .bind(json(&rolls.keys().collect::<Vec<_>>()))
+        .bind(table_text(earliest))
+        .fetch_all(db)
+        .await?;
+    Ok(memberships::decide(&placed, &rolls, &stays, horizon))
+}
+
+pub(super) fn json(values: &impl serde::Serialize) -> String {
+    serde_json::to_string(values).expect("texts and their arrays are JSON")
 }

@@ -1,17 +1,16 @@
 //! The SQLite store: the same six tables and the same behaviour as PostgreSQL, in one file and without a server.
 //!
-//! Made for `refresh-worker demo` and for tests, so it is written to be read: one connection that writes, a transaction
-//! per batch, a savepoint per record, and decisions in Rust between short statements (`sql/sqlite/*.sql`). Times are
+//! Made for `refresh-worker demo` and for tests, so it is written to be read: one connection, a transaction per batch,
+//! short statements (`sql/sqlite/*.sql`), and the decisions of every store between them ([`super::plan`]). Times are
 //! UTC as text (`2026-03-04 05:06:07.089000`), documents are JSON text: open the file with any SQLite tool and look.
 
-mod activity;
+mod arbiter;
 mod commit;
-mod memberships;
 mod migrations;
-mod records;
 #[cfg(test)]
 mod tests;
-mod time_text;
+mod times;
+mod writes;
 
 use std::{collections::HashMap, path::Path, str::FromStr, time::Duration};
 
@@ -20,7 +19,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use self::time_text::{from_text, to_text};
+use self::times::{from_text, to_text};
 use super::{Committed, Freshness, RunRow, Store, StoreError};
 use crate::{
     clock::Timestamp,

@@ -1,1 +1,1 @@
-update clan_memberships set left_at = ?1 where id = ?2
+update clan_memberships set left_at = ?2 where id = ?1 and left_at is null

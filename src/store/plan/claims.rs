@@ -14,26 +14,26 @@ use crate::{
 
 /// A member list's word on a player.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Listed<'a> {
-    pub(super) member: &'a Member,
-    pub(super) clan: &'a Tag,
+pub struct Listed<'a> {
+    pub member: &'a Member,
+    pub clan: &'a Tag,
     /// When the call for the clan began.
-    pub(super) began: Timestamp,
+    pub began: Timestamp,
     /// The moment the list speaks of.
-    pub(super) copied_at: Timestamp,
+    pub copied_at: Timestamp,
 }
 
 /// The batch with duplicates reduced to the newest.
 #[derive(Debug)]
-pub(super) struct Claims<'a> {
+pub struct Claims<'a> {
     /// The newest answer for each object, with its place in the batch.
-    pub(super) answers: Vec<(usize, &'a Fetched)>,
+    pub answers: Vec<(usize, &'a Fetched)>,
     /// The newest copy of each listed player.
-    pub(super) listed: BTreeMap<&'a Tag, Listed<'a>>,
+    pub listed: BTreeMap<&'a Tag, Listed<'a>>,
 }
 
 impl<'a> Claims<'a> {
-    pub(super) fn of(batch: &'a [Fetched]) -> Self {
+    pub fn of(batch: &'a [Fetched]) -> Self {
         let answers: Vec<(usize, &Fetched)> =
             rows::newest_answers(batch).into_iter().map(|place| (place, &batch[place])).collect();
         let own: HashMap<&Tag, Timestamp> = answers
@@ -58,7 +58,7 @@ impl<'a> Claims<'a> {
     }
 
     /// The rows for the arbiter, each object once.
-    pub(super) fn rows(&self) -> Vec<ClaimRow<'a>> {
+    pub fn rows(&self) -> Vec<ClaimRow<'a>> {
         let mut rows: BTreeMap<(Kind, &Tag), ClaimRow<'_>> = BTreeMap::new();
         for &(_, fetched) in &self.answers {
             let object = &fetched.object;
@@ -81,7 +81,7 @@ impl<'a> Claims<'a> {
     }
 
     /// The clans whose member lists the batch has.
-    pub(super) fn clans(&self) -> Vec<&'a str> {
+    pub fn clans(&self) -> Vec<&'a str> {
         let with_list = self.answers.iter().filter(|(_, fetched)| clan_document(fetched).is_some());
         with_list.map(|(_, fetched)| fetched.object.tag.as_str()).collect()
     }
@@ -92,14 +92,14 @@ fn rank<'a>(listed: &Listed<'a>) -> (Timestamp, Timestamp, &'a Tag) {
     (listed.copied_at, listed.began, listed.clan)
 }
 
-pub(super) fn clan_document(fetched: &Fetched) -> Option<&ClanDocument> {
+pub fn clan_document(fetched: &Fetched) -> Option<&ClanDocument> {
     match &fetched.answered {
         Answered::Document(Document::Clan(clan)) => Some(clan),
         _ => None,
     }
 }
 
-pub(super) fn war_document(fetched: &Fetched) -> Option<&WarDocument> {
+pub fn war_document(fetched: &Fetched) -> Option<&WarDocument> {
     match &fetched.answered {
         Answered::Document(Document::War(war)) => Some(war),
         _ => None,
@@ -108,12 +108,12 @@ pub(super) fn war_document(fetched: &Fetched) -> Option<&WarDocument> {
 
 /// One row of the arbiter.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ClaimRow<'a> {
-    pub(super) kind: Kind,
-    pub(super) tag: &'a Tag,
-    pub(super) answer: Option<&'a Fetched>,
-    pub(super) member_at: Option<Timestamp>,
-    pub(super) attacks_at: Option<Timestamp>,
+pub struct ClaimRow<'a> {
+    pub kind: Kind,
+    pub tag: &'a Tag,
+    pub answer: Option<&'a Fetched>,
+    pub member_at: Option<Timestamp>,
+    pub attacks_at: Option<Timestamp>,
 }
 
 impl<'a> ClaimRow<'a> {
@@ -121,7 +121,7 @@ impl<'a> ClaimRow<'a> {
         Self { kind, tag, answer: None, member_at: None, attacks_at: None }
     }
 
-    pub(super) fn content_hash(&self) -> Option<[u8; 32]> {
+    pub fn content_hash(&self) -> Option<[u8; 32]> {
         match &self.answer?.answered {
             Answered::Document(document) => Some(rows::content_hash(document.json())),
             Answered::Gone | Answered::PrivateWarLog => None,
@@ -129,7 +129,7 @@ impl<'a> ClaimRow<'a> {
     }
 
     /// The outcome, if the content is not the stored one.
-    pub(super) fn outcome(&self) -> Option<&'static str> {
+    pub fn outcome(&self) -> Option<&'static str> {
         Some(match &self.answer?.answered {
             Answered::Document(_) => STORED,
             Answered::Gone => "gone",
@@ -138,7 +138,7 @@ impl<'a> ClaimRow<'a> {
     }
 
     /// What was learned about the league, as JSON.
-    pub(super) fn league(&self) -> Option<String> {
+    pub fn league(&self) -> Option<String> {
         serde_json::to_string(self.answer?.league.as_ref()?).ok()
     }
 }
@@ -147,50 +147,50 @@ const STORED: &str = "stored";
 
 /// A row as the arbiter left it, for those of which some claim won.
 #[derive(Debug, FromRow)]
-pub(super) struct StateRow {
-    kind: String,
-    tag: String,
-    fetched_at: Option<OffsetDateTime>,
-    member_at: Option<OffsetDateTime>,
-    attacks_at: Option<OffsetDateTime>,
-    last_outcome: Option<String>,
-    pub(super) snapshot_id: Option<i64>,
+pub struct StateRow {
+    pub kind: String,
+    pub tag: String,
+    pub fetched_at: Option<OffsetDateTime>,
+    pub member_at: Option<OffsetDateTime>,
+    pub attacks_at: Option<OffsetDateTime>,
+    pub last_outcome: Option<String>,
+    pub snapshot_id: Option<i64>,
 }
 
 impl StateRow {
     /// Whether the answer that began then is the one that counts.
-    pub(super) fn is_answer_of(&self, began: Timestamp) -> bool {
+    pub fn is_answer_of(&self, began: Timestamp) -> bool {
         self.fetched_at.map(from_zoned) == Some(began)
     }
 
     /// Whether the copy made then is the one that counts.
-    pub(super) fn is_copy_of(&self, copied_at: Timestamp) -> bool {
+    pub fn is_copy_of(&self, copied_at: Timestamp) -> bool {
         self.member_at.map(from_zoned) == Some(copied_at)
     }
 
     /// Whether the answer's content differs from the one before.
-    pub(super) fn has_changed(&self) -> bool {
+    pub fn has_changed(&self) -> bool {
         self.last_outcome.as_deref() == Some(STORED)
     }
 
     /// When a member list last set the columns.
-    pub(super) fn member_at(&self) -> Option<Timestamp> {
+    pub fn member_at(&self) -> Option<Timestamp> {
         self.member_at.map(from_zoned)
     }
 
     /// When a war last told the attacks used.
-    pub(super) fn attacks_at(&self) -> Option<Timestamp> {
+    pub fn attacks_at(&self) -> Option<Timestamp> {
         self.attacks_at.map(from_zoned)
     }
 }
 
 /// Values by object, looked up without making a key.
 #[derive(Debug)]
-pub(super) struct ByObject<T>([HashMap<String, T>; 3]);
+pub struct ByObject<T>([HashMap<String, T>; 3]);
 
 impl<T> ByObject<T> {
     /// Of rows whose kind is none of ours nothing is kept.
-    pub(super) fn new(rows: Vec<T>, name: impl Fn(&mut T) -> (&str, String)) -> Self {
+    pub fn new(rows: Vec<T>, name: impl Fn(&mut T) -> (&str, String)) -> Self {
         let mut maps = [HashMap::new(), HashMap::new(), HashMap::new()];
         for mut row in rows {
             let (kind, tag) = name(&mut row);
@@ -201,27 +201,27 @@ impl<T> ByObject<T> {
         Self(maps)
     }
 
-    pub(super) fn get(&self, kind: Kind, tag: &Tag) -> Option<&T> {
+    pub fn get(&self, kind: Kind, tag: &Tag) -> Option<&T> {
         self.0[kind as usize].get(tag.as_str())
     }
 }
 
 /// The rows the arbiter gave back, by object.
 #[derive(Debug)]
-pub(super) struct Winners(ByObject<StateRow>);
+pub struct Winners(ByObject<StateRow>);
 
 impl Winners {
-    pub(super) fn new(rows: Vec<StateRow>) -> Self {
+    pub fn new(rows: Vec<StateRow>) -> Self {
         Self(ByObject::new(rows, |row| (&row.kind, std::mem::take(&mut row.tag))))
     }
 
     /// The row, if this answer won.
-    pub(super) fn of_answer(&self, fetched: &Fetched) -> Option<&StateRow> {
+    pub fn of_answer(&self, fetched: &Fetched) -> Option<&StateRow> {
         self.0.get(fetched.object.kind, &fetched.object.tag).filter(|row| row.is_answer_of(fetched.began))
     }
 
     /// Whether this copy won, and so did the clan's answer it came with.
-    pub(super) fn has_listed(&self, listed: &Listed<'_>) -> bool {
+    pub fn has_listed(&self, listed: &Listed<'_>) -> bool {
         let is_newest_copy =
             self.0.get(Kind::Player, &listed.member.tag).is_some_and(|row| row.is_copy_of(listed.copied_at));
         is_newest_copy && self.0.get(Kind::Clan, listed.clan).is_some_and(|row| row.is_answer_of(listed.began))

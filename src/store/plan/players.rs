@@ -19,13 +19,13 @@ const ATTACKS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The newest snapshot row of an object. Of clans and wars only the first columns.
 #[derive(Clone, Debug, Default, FromRow)]
-pub(super) struct Newest {
+pub struct Newest {
     kind: String,
     tag: String,
-    pub(super) id: i64,
+    pub id: i64,
     #[sqlx(rename = "ts")]
-    pub(super) at: Option<TableTime>,
-    pub(super) taken: Option<TableTime>,
+    pub at: Option<TableTime>,
+    pub taken: Option<TableTime>,
     clan_tag: Option<String>,
     name: Option<String>,
     role: Option<String>,
@@ -40,7 +40,7 @@ pub(super) struct Newest {
 
 /// Where a document goes among the snapshot rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub enum Place {
     Insert {
         at: TableTime,
     },
@@ -54,7 +54,7 @@ pub(super) enum Place {
 
 impl Place {
     /// Changed content inserts; unchanged content moves our row on if it still is the newest, else inserts.
-    pub(super) fn of(newest: Option<&Newest>, state: &StateRow, began: Timestamp, horizon: TableTime) -> Self {
+    pub fn of(newest: Option<&Newest>, state: &StateRow, began: Timestamp, horizon: TableTime) -> Self {
         let began = utc(began);
         let Some(newest) = newest else { return Self::Insert { at: began } };
         let is_ahead = newest.at.is_some_and(|at| at > horizon);
@@ -70,15 +70,15 @@ impl Place {
 
 /// The columns that answers about a player bring.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Columns<'a> {
-    pub(super) name: Option<Cow<'a, str>>,
-    pub(super) role: Option<Cow<'a, str>>,
+pub struct Columns<'a> {
+    pub name: Option<Cow<'a, str>>,
+    pub role: Option<Cow<'a, str>>,
     /// Empty: in no clan.
-    pub(super) clan_tag: Cow<'a, str>,
-    pub(super) town_hall: Option<i32>,
-    pub(super) trophies: Option<i32>,
-    pub(super) donations: Option<i32>,
-    pub(super) donations_received: Option<i32>,
+    pub clan_tag: Cow<'a, str>,
+    pub town_hall: Option<i32>,
+    pub trophies: Option<i32>,
+    pub donations: Option<i32>,
+    pub donations_received: Option<i32>,
 }
 
 impl<'a> Columns<'a> {
@@ -131,14 +131,14 @@ impl<'a> Columns<'a> {
 
 /// Whose word a row carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Claim {
+pub enum Claim {
     Document,
     Member,
     War,
 }
 
 impl Claim {
-    pub(super) const fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Document => "document",
             Self::Member => "member",
@@ -149,7 +149,7 @@ impl Claim {
 
 /// What happens to a player's snapshot rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SnapshotWrite {
+pub enum SnapshotWrite {
     Document(Place),
     /// The columns of the newest row, in place.
     Amend {
@@ -163,28 +163,28 @@ pub(super) enum SnapshotWrite {
 
 /// Everything that is written about one player.
 #[derive(Clone, Debug)]
-pub(super) struct PlayerWrite<'a> {
-    pub(super) tag: &'a Tag,
-    pub(super) claim: Claim,
-    pub(super) columns: Columns<'a>,
-    pub(super) attacks: Option<i32>,
-    pub(super) last_seen: Option<TableTime>,
+pub struct PlayerWrite<'a> {
+    pub tag: &'a Tag,
+    pub claim: Claim,
+    pub columns: Columns<'a>,
+    pub attacks: Option<i32>,
+    pub last_seen: Option<TableTime>,
     /// With its link; the short form only for a player without any row.
-    pub(super) document: Option<Cow<'a, str>>,
-    pub(super) updated_at: TableTime,
-    pub(super) snapshot: SnapshotWrite,
+    pub document: Option<Cow<'a, str>>,
+    pub updated_at: TableTime,
+    pub snapshot: SnapshotWrite,
 }
 
 /// The batch's word on players, as far as it won.
 #[derive(Debug, Default)]
-pub(super) struct Word<'a> {
+pub struct Word<'a> {
     answer: Option<(&'a Fetched, &'a PlayerDocument, &'a StateRow)>,
     listed: Option<Listed<'a>>,
     war: Option<(Timestamp, &'a WarMember)>,
 }
 
 /// Collects, by player, what won in the arbiter.
-pub(super) fn words<'a>(claims: &Claims<'a>, winners: &'a Winners) -> BTreeMap<&'a Tag, Word<'a>> {
+pub fn words<'a>(claims: &Claims<'a>, winners: &'a Winners) -> BTreeMap<&'a Tag, Word<'a>> {
     let mut words: BTreeMap<&Tag, Word<'_>> = BTreeMap::new();
     for &(_, fetched) in &claims.answers {
         let Some(state) = winners.of_answer(fetched) else { continue };
@@ -206,23 +206,23 @@ pub(super) fn words<'a>(claims: &Claims<'a>, winners: &'a Winners) -> BTreeMap<&
 
 impl<'a> Word<'a> {
     /// The time a new row would have.
-    pub(super) fn new_row_at(&self) -> Timestamp {
+    pub fn new_row_at(&self) -> Timestamp {
         let answered = self.answer.map(|(fetched, ..)| fetched.began);
         answered.or(self.listed.map(|listed| listed.began)).or(self.war.map(|(began, _)| began)).unwrap_or_default()
     }
 
-    pub(super) const fn is_in_war(&self) -> bool {
+    pub const fn is_in_war(&self) -> bool {
         self.war.is_some()
     }
 
     /// Drops what another program's newer row makes old news.
-    pub(super) fn heed(&mut self, newest: Option<&Newest>, horizon: TableTime) {
+    pub fn heed(&mut self, newest: Option<&Newest>, horizon: TableTime) {
         let newest_at = newest.and_then(|newest| newest.at).filter(|&at| at <= horizon);
         self.listed = self.listed.filter(|listed| newest_at.is_none_or(|at| from_utc(at) <= listed.copied_at));
     }
 
     /// The clan this word puts the player in, if it speaks of that: clan, moment, beginning of the call.
-    pub(super) fn clan(&self, horizon: TableTime) -> Option<(Option<&'a Tag>, Timestamp, Timestamp)> {
+    pub fn clan(&self, horizon: TableTime) -> Option<(Option<&'a Tag>, Timestamp, Timestamp)> {
         if let Some(listed) = self.listed {
             return Some((Some(listed.clan), listed.copied_at, listed.began));
         }
@@ -231,12 +231,7 @@ impl<'a> Word<'a> {
     }
 
     /// What is to be written; `None` when a war names a player of whom there is no row.
-    pub(super) fn write(
-        &self,
-        tag: &'a Tag,
-        newest: Option<&'a Newest>,
-        horizon: TableTime,
-    ) -> Option<PlayerWrite<'a>> {
+    pub fn write(&self, tag: &'a Tag, newest: Option<&'a Newest>, horizon: TableTime) -> Option<PlayerWrite<'a>> {
         let mut draft = Draft::new(newest);
         if let Some((fetched, player, state)) = self.answer {
             draft.answer(fetched, player, state, horizon);
@@ -365,10 +360,57 @@ fn linked<'a>(json: &'a str, tag: &Tag) -> Cow<'a, str> {
 }
 
 /// The newest rows by object.
-pub(super) type NewestRows = ByObject<Newest>;
+pub type NewestRows = ByObject<Newest>;
 
-pub(super) fn by_object(rows: Vec<Newest>) -> NewestRows {
+pub fn by_object(rows: Vec<Newest>) -> NewestRows {
     ByObject::new(rows, |row| (&row.kind, std::mem::take(&mut row.tag)))
+}
+
+impl Place {
+    pub const fn at(&self) -> TableTime {
+        match self {
+            Self::Insert { at } | Self::Move { at, .. } => *at,
+        }
+    }
+
+    pub const fn row(&self) -> Option<i64> {
+        match self {
+            Self::Insert { .. } => None,
+            Self::Move { id, .. } => Some(*id),
+        }
+    }
+
+    pub const fn replaces(&self) -> bool {
+        matches!(self, Self::Move { replaces: true, .. })
+    }
+}
+
+impl SnapshotWrite {
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Document(Place::Insert { .. }) => "insert",
+            Self::Document(Place::Move { .. }) | Self::Amend { .. } => "rewrite",
+            Self::Leave { .. } => "leave",
+        }
+    }
+
+    pub const fn at(&self) -> Option<TableTime> {
+        match self {
+            Self::Document(place) => Some(place.at()),
+            Self::Amend { .. } | Self::Leave { .. } => None,
+        }
+    }
+
+    pub const fn row(&self) -> Option<i64> {
+        match self {
+            Self::Document(place) => place.row(),
+            Self::Amend { id } | Self::Leave { id } => Some(*id),
+        }
+    }
+
+    pub const fn replaces(&self) -> bool {
+        matches!(self, Self::Document(place) if place.replaces())
+    }
 }
 
 #[cfg(test)]

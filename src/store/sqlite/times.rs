@@ -2,7 +2,10 @@
 
 use time::{PrimitiveDateTime, format_description::StaticFormatDescription, macros::format_description};
 
-use crate::clock::Timestamp;
+use crate::{
+    clock::Timestamp,
+    store::plan::times::{TableTime, from_utc, utc},
+};
 
 const WRITTEN: StaticFormatDescription =
     format_description!("[year]-[month]-[day] [hour]:[minute]:[second].[subsecond digits:6]");
@@ -11,13 +14,17 @@ const READ: StaticFormatDescription =
 
 /// `2026-03-04 05:06:07.089000`.
 pub(super) fn to_text(at: Timestamp) -> String {
-    at.to_utc().format(WRITTEN).expect("a calendar time has all parts of the format")
+    table_text(utc(at))
+}
+
+/// The same to the microsecond.
+pub(super) fn table_text(at: TableTime) -> String {
+    at.format(WRITTEN).expect("a calendar time has all parts of the format")
 }
 
 /// Also reads what a person may have typed, without a fraction. `None`: not a time.
 pub(super) fn from_text(text: &str) -> Option<Timestamp> {
-    let at = PrimitiveDateTime::parse(text, READ).ok()?;
-    Some(Timestamp::from_utc(at.assume_utc()))
+    PrimitiveDateTime::parse(text, READ).ok().map(from_utc)
 }
 
 #[cfg(test)]

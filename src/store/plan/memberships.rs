@@ -12,46 +12,46 @@ use crate::model::Tag;
 
 /// A stay as stored, and up to when its player is known from elsewhere.
 #[derive(Clone, Debug, FromRow)]
-pub(super) struct Stay {
-    pub(super) id: i64,
-    pub(super) player_tag: String,
-    pub(super) clan_tag: String,
-    pub(super) joined_at: TableTime,
-    pub(super) left_at: Option<TableTime>,
-    pub(super) fetched_at: Option<TableTime>,
-    pub(super) member_at: Option<TableTime>,
+pub struct Stay {
+    pub id: i64,
+    pub player_tag: String,
+    pub clan_tag: String,
+    pub joined_at: TableTime,
+    pub left_at: Option<TableTime>,
+    pub fetched_at: Option<TableTime>,
+    pub member_at: Option<TableTime>,
 }
 
 /// An answer's word on where a player is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Placed<'a> {
+pub struct Placed<'a> {
     /// `None`: in no clan.
-    pub(super) clan: Option<&'a Tag>,
+    pub clan: Option<&'a Tag>,
     /// The moment the answer speaks of.
-    pub(super) moment: TableTime,
+    pub moment: TableTime,
     /// When the call began: what is written as joined and left.
-    pub(super) began: TableTime,
+    pub began: TableTime,
 }
 
 /// A clan's complete member list.
 #[derive(Clone, Debug)]
-pub(super) struct Roll<'a> {
-    pub(super) members: HashSet<&'a str>,
-    pub(super) moment: TableTime,
-    pub(super) began: TableTime,
+pub struct Roll<'a> {
+    pub members: HashSet<&'a str>,
+    pub moment: TableTime,
+    pub began: TableTime,
 }
 
 /// What is to be written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Changes<'a> {
+pub struct Changes<'a> {
     /// Id and `left_at`.
-    pub(super) closed: Vec<(i64, TableTime)>,
+    pub closed: Vec<(i64, TableTime)>,
     /// Player, clan and `joined_at`.
-    pub(super) opened: Vec<(&'a Tag, &'a Tag, TableTime)>,
+    pub opened: Vec<(&'a Tag, &'a Tag, TableTime)>,
 }
 
 /// `horizon`: a stored time later than this is wrong and is not waited for.
-pub(super) fn decide<'a>(
+pub fn decide<'a>(
     placed: &BTreeMap<&'a Tag, Placed<'a>>,
     rolls: &HashMap<&'a str, Roll<'a>>,
     stays: &[Stay],
@@ -132,7 +132,7 @@ fn has_left(stay: &Stay, roll: &Roll<'_>, horizon: TableTime) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clock::Timestamp, store::postgres::times::utc};
+    use crate::{clock::Timestamp, store::plan::times::utc};
 
     fn at(seconds: i64) -> TableTime {
         utc(Timestamp::from_millis(seconds * 1000))

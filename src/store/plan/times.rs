@@ -7,23 +7,23 @@ use time::{OffsetDateTime, PrimitiveDateTime};
 use crate::clock::Timestamp;
 
 /// A time in a shared table: UTC wall clock, in microseconds.
-pub(super) type TableTime = PrimitiveDateTime;
+pub type TableTime = PrimitiveDateTime;
 
 /// What the shared tables hold for this moment.
-pub(super) fn utc(at: Timestamp) -> TableTime {
+pub fn utc(at: Timestamp) -> TableTime {
     let at = at.to_utc();
     PrimitiveDateTime::new(at.date(), at.time())
 }
 
-pub(super) fn from_utc(at: TableTime) -> Timestamp {
+pub fn from_utc(at: TableTime) -> Timestamp {
     Timestamp::from_utc(at.assume_utc())
 }
 
-pub(super) fn from_zoned(at: OffsetDateTime) -> Timestamp {
+pub fn from_zoned(at: OffsetDateTime) -> Timestamp {
     Timestamp::from_utc(at)
 }
 
 /// The next time that differs.
-pub(super) fn just_after(at: TableTime) -> TableTime {
+pub fn just_after(at: TableTime) -> TableTime {
     at + Duration::from_micros(1)
 }
