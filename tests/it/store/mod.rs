@@ -14,6 +14,8 @@ mod memberships;
 mod migrations;
 mod outages;
 mod rights;
+#[cfg(feature = "embedded")]
+mod parity;
 mod snapshots;
 mod statements;
 mod wars;
