@@ -13,9 +13,9 @@ mod last_seen;
 mod memberships;
 mod migrations;
 mod outages;
-mod rights;
 #[cfg(feature = "embedded")]
 mod parity;
+mod rights;
 mod snapshots;
 mod statements;
 mod wars;
