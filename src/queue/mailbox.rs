@@ -373,7 +373,7 @@ mod tests {
     fn the_examples_of_the_wire_format_are_read() {
         let clan = wish(
             "1",
-            r##"{"id": "clan:2PYL0Q8", "type": "clan", "tag": "2PYL0Q8", "priority": 1, "requested_at": "2026-03-04T05:06:07.000089", "last_updated": null, "retry_count": 0}"##,
+            r#"{"id": "clan:2PYL0Q8", "type": "clan", "tag": "2PYL0Q8", "priority": 1, "requested_at": "2026-03-04T05:06:07.000089", "last_updated": null, "retry_count": 0}"#,
         );
         assert_eq!(clan.object.to_string(), "clan:2PYL0Q8");
         assert_eq!((clan.priority, clan.attempts), (Priority::High, 0));
@@ -388,7 +388,7 @@ mod tests {
 
         let retry = wish(
             "3",
-            r##"{"id": "clan:2PYL0Q8-retry-2", "type": "clan", "tag": "2PYL0Q8", "priority": 3, "requested_at": "2026-03-04T05:10:07.000089", "last_updated": null, "retry_count": 2}"##,
+            r#"{"id": "clan:2PYL0Q8-retry-2", "type": "clan", "tag": "2PYL0Q8", "priority": 3, "requested_at": "2026-03-04T05:10:07.000089", "last_updated": null, "retry_count": 2}"#,
         );
         assert_eq!((retry.object.to_string().as_str(), retry.attempts), ("clan:2PYL0Q8", 2));
         assert_eq!(retry.due.to_string(), "2026-03-04T05:10:07.000Z");

@@ -88,8 +88,8 @@ async fn dead_letters_are_listed_newest_first_and_by_filter(bed: &impl Bed) {
     let code = DeadFilter { reason_code: Some("wrong_tag".to_owned()), ..DeadFilter::default() };
     assert_eq!(listed(bed, &code).await, ["war:2PP"]);
     let names = vec![format!("clan:#{}", tag(0).to_lowercase()), "mail:x".to_owned(), "clan:2QQ".to_owned()];
-    let named = DeadFilter { names, ..DeadFilter::default() };
-    assert_eq!(listed(bed, &named).await, ["mail:x".to_owned(), clan(0)]);
+    let by_name = DeadFilter { names, ..DeadFilter::default() };
+    assert_eq!(listed(bed, &by_name).await, ["mail:x".to_owned(), clan(0)]);
 }
 
 async fn redriven_objects_are_ready_at_once_with_nothing_counted(bed: &impl Bed) {
