@@ -15,9 +15,13 @@ use refresh_worker::{
     },
 };
 
-use super::beds::{Bed, MemoryBed, NOW, RedisBed, request, tag, value};
+use super::beds::{Bed, MemoryBed, NOW, RedisBed, request, value};
 
-const IDS: [&str; 6] = ["clan:2PP", "clan:#2pp", "clan:2QQ", "player:2PP", "war:2LL", "junk"];
+/// Few, so that wishes meet: two spellings of one object, another, and what cannot be read.
+const IDS: [&str; 4] = ["clan:2PP", "clan:#2pp", "war:2LL", "junk"];
+
+/// What is enqueued without mail.
+const OBJECTS: [&str; 4] = ["clan:2PP", "war:2LL", "player:2QQ", "clan:2VV"];
 
 /// One step. Numbers are folded into what exists at the time.
 #[derive(Clone, Debug)]
@@ -170,7 +174,7 @@ impl<'a> Pair<'a> {
                 self.put_data(IDS[*id], *class, *at).await;
             }
             Op::Enqueue(number, class, at) => {
-                let object = format!("clan:{}", tag(*number)).parse().unwrap();
+                let object = OBJECTS[*number].parse().unwrap();
                 let asked = seconds_from(now, *at);
                 let wish = Wish { asked, due: asked, ..Wish::now(object, Priority::nearest((*class).into()), now) };
                 same!(self, |queue| queue.enqueue(now, std::slice::from_ref(&wish)));
