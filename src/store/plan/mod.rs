@@ -29,6 +29,9 @@ use crate::{
 /// A stored time later than this after now is a wrong clock's: it counts as older.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
+/// When so many records fail alone, all of them and all alike, the fault is not theirs.
+pub const SUSPICIOUS_FAILURES: usize = 5;
+
 /// The winning answers of a kind that bring a document, each with the time a new row would have.
 pub fn documents<'a>(claims: &Claims<'a>, winners: &Winners, kind: Kind) -> Vec<(&'a Tag, Timestamp)> {
     let of_kind = claims.answers.iter().filter(|(_, fetched)| {

@@ -15,7 +15,7 @@ use crate::{
     store::{
         Committed, StoreError,
         plan::{
-            self, CLOCK_TOLERANCE, Writes,
+            self, CLOCK_TOLERANCE, SUSPICIOUS_FAILURES, Writes,
             claims::{ClaimRow, Claims, StateRow, Winners},
             memberships::{self, Stay},
             players::{self, Newest, NewestRows, Place, PlayerWrite, Word},
@@ -36,9 +36,6 @@ const IDS_LEFT_TO_OTHERS: i64 = 200;
 
 /// The longest an attempt may take as seen from here; the server stops its statements earlier.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// When so many records fail alone, all of them and all alike, the fault is not theirs.
-const SUSPICIOUS_FAILURES: usize = 5;
 
 /// Serialises the stepping of sequences: the letters `rfid`.
 const IDS_LOCK: i64 = 0x7266_6964;

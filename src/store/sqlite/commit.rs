@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use sqlx::{SqliteConnection, SqlitePool};
 
-use super::{arbiter, hurts_only_the_record, times::table_text, writes};
+use super::{arbiter, hurts_only_the_record, primary_code, times::table_text, writes};
 use crate::{
     clock::Timestamp,
     model::{Fetched, Kind, Reason, Tag},
     store::{
         Committed,
         plan::{
-            self, CLOCK_TOLERANCE, Writes,
+            self, CLOCK_TOLERANCE, SUSPICIOUS_FAILURES, Writes,
             claims::{Claims, Winners},
             memberships::{self, Changes},
             players::{self, NewestRows, Word},
@@ -34,16 +34,26 @@ pub(super) async fn commit(
 
 async fn one_by_one(pool: &SqlitePool, now: Timestamp, batch: &[Fetched]) -> Result<Vec<Committed>, sqlx::Error> {
     let mut committed = vec![Committed::Superseded; batch.len()];
-    for place in rows::newest_answers(batch) {
+    let newest = rows::newest_answers(batch);
+    let mut refused: Vec<sqlx::Error> = Vec::new();
+    for &place in &newest {
         committed[place] = match whole(pool, now, &batch[place..=place]).await {
             Ok(mut one) => one.remove(0),
             Err(error) if hurts_only_the_record(&error) => {
-                Committed::Poison(Reason::new("refused_by_database", error.to_string()))
+                let poison = Committed::Poison(Reason::new("refused_by_database", error.to_string()));
+                refused.push(error);
+                poison
             }
             Err(error) => return Err(error),
         };
     }
-    Ok(committed)
+    let all_alike = refused.windows(2).all(|pair| primary_code(&pair[0]) == primary_code(&pair[1]));
+    match refused.pop() {
+        Some(error) if refused.len() + 1 == newest.len() && newest.len() >= SUSPICIOUS_FAILURES && all_alike => {
+            Err(error)
+        }
+        _ => Ok(committed),
+    }
 }
 
 async fn whole(pool: &SqlitePool, now: Timestamp, batch: &[Fetched]) -> Result<Vec<Committed>, sqlx::Error> {

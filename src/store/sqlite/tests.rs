@@ -171,6 +171,19 @@ async fn a_record_that_the_database_refuses_hurts_only_itself() {
 }
 
 #[tokio::test]
+async fn when_every_record_is_refused_alike_the_fault_is_not_theirs() {
+    let store = store().await;
+    sqlx::query("create trigger no before insert on clans begin select raise(abort, 'no clans today'); end")
+        .execute(store.pool())
+        .await
+        .unwrap();
+    let batch: Vec<Fetched> = ["2PP", "8PP", "9PP", "UPP", "VPP"].map(|tag| clan(NOON, tag, &[])).into();
+    assert!(matches!(store.commit(NOON, &batch[..4]).await.unwrap()[..], [Committed::Poison(_), ..]));
+    let error = store.commit(NOON, &batch).await.unwrap_err().to_string();
+    assert!(error.contains("no clans today"), "{error}");
+}
+
+#[tokio::test]
 async fn a_document_that_is_no_json_is_refused_as_postgresql_refuses_it() {
     let store = store().await;
     let mut answer = player(NOON, "2PP", None);

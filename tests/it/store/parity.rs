@@ -111,7 +111,7 @@ fn some_clan(rng: &mut Rng, tag: &str) -> Clan {
 
 fn some_war(rng: &mut Rng, clan: &str) -> War {
     let members: Vec<(&str, i32)> =
-        PLAYERS.into_iter().filter_map(|tag| rng.bool().then(|| (tag, rng.i32(0..3)))).collect();
+        PLAYERS.into_iter().map(|tag| (tag, rng.i32(-2..3))).filter(|(_, attacks)| *attacks >= 0).collect();
     war(clan, &members)
 }
 
