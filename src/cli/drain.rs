@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{Ending, Shared, connect, interrupt, progress::Shown, summary, text};
+use super::{Ending, Shared, connect, interrupt::Interrupts, progress::Shown, summary, text};
 use crate::{
     app,
     config::Config,
@@ -47,14 +47,15 @@ pub struct DrainArgs {
 
 pub async fn run(args: DrainArgs, shared: &Shared) -> anyhow::Result<Ending> {
     let config = connect::config()?;
+    let mut interrupts = Interrupts::listen()?;
     let worker = app::from_config(&config)?;
     prepare(&config, worker.store.as_ref()).await?;
     let report = if args.json {
-        interrupt::until_done(Box::pin(worker.run(args.options(), &Unwatched)), || worker.stop.ask()).await
+        interrupts.until_done(Box::pin(worker.run(args.options(), &Unwatched)), || worker.stop.ask()).await
     } else {
         let total = args.total(worker.queue.as_ref()).await;
         let shown = Shown::new(Arc::clone(&worker.clock), total);
-        let report = interrupt::until_done(Box::pin(worker.run(args.options(), &shown)), || worker.stop.ask()).await;
+        let report = interrupts.until_done(Box::pin(worker.run(args.options(), &shown)), || worker.stop.ask()).await;
         shown.finish();
         report
     };

@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{
-    Ending, Shared, interrupt,
+    Ending, Shared,
+    interrupt::Interrupts,
     text::{self, Style, counted},
 };
 use crate::sim::{Census, SimConfig, Simulator};
@@ -54,11 +55,12 @@ pub struct SimArgs {
 pub async fn run(args: SimArgs, shared: &Shared) -> anyhow::Result<Ending> {
     let key = args.token.first().cloned().unwrap_or_else(|| ANY_KEY.to_owned());
     let listen = args.listen;
+    let mut interrupts = Interrupts::listen()?;
     let simulator = Simulator::start_on(listen, args.into_config()).await.context("failed to start the simulator")?;
     let welcome = Welcome { base_url: simulator.base_url().as_str(), key: &key, world: &simulator.world() }
         .render(shared.style());
     text::print(&welcome)?;
-    interrupt::asked_to_end().await;
+    interrupts.next().await;
     let served = counted(simulator.total_calls(), "call", "calls");
     simulator.stop().await;
     text::print(&format!("\nanswered {served}\n"))?;

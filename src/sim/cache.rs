@@ -16,11 +16,17 @@ struct Copy {
 /// Answers by path and query. Times are the boot time of the simulator's clock.
 #[derive(Debug, Default)]
 pub(super) struct Copies {
+    /// The first copy of each document has been out for a while when we first hear of it.
+    shared: bool,
     copies: HashMap<String, Copy>,
     added: usize,
 }
 
 impl Copies {
+    pub(super) fn new(shared: bool) -> Self {
+        Self { shared, ..Self::default() }
+    }
+
     /// The copy of `path` if it is still good, else what `make` gives; with what is left of its age.
     pub(super) fn get_or_make(
         &mut self,
@@ -34,8 +40,10 @@ impl Copies {
         {
             return (copy.answer.clone(), left);
         }
+        let is_first = !self.copies.contains_key(path);
         let answer = Arc::new(make());
         let age = answer.cache_control.duration().unwrap_or_default();
+        let age = if self.shared && is_first { part_of(age, path) } else { age };
         if !age.is_zero() {
             self.sweep(now);
             self.copies.insert(path.to_owned(), Copy { answer: answer.clone(), good_until: now + age });
@@ -55,9 +63,30 @@ impl Copies {
     }
 }
 
+/// Somewhere between a second and the whole age, always the same for a path.
+fn part_of(age: Duration, path: &str) -> Duration {
+    let hash = path
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    let seconds = age.as_secs().max(1);
+    Duration::from_secs(1 + hash % seconds).min(age)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_copy_that_others_asked_for_has_a_part_of_its_age_left_and_the_next_one_all_of_it() {
+        let mut copies = Copies::new(true);
+        let mut left = |path: &str, seconds| {
+            copies.get_or_make(path, Duration::from_secs(seconds), || Answer::found("{}".into(), 60)).1.as_secs()
+        };
+        let first: Vec<u64> = (0..20).map(|number| left(&format!("/{number}"), 100)).collect();
+        assert!(first.iter().all(|left| (1..=60).contains(left)), "{first:?}");
+        assert!(first.iter().any(|left| *left < 30) && first.iter().any(|left| *left > 30), "{first:?}");
+        assert_eq!(left("/0", 200), 60);
+    }
 
     #[test]
     fn a_copy_is_good_until_its_age_is_over() {

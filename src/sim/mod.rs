@@ -105,6 +105,8 @@ pub struct SimConfig {
     pub fixtures: Option<PathBuf>,
     /// The time of the world and of its cached copies. Delays and the book of calls keep to real time.
     pub clock: Arc<dyn Clock>,
+    /// Others ask for the same objects, as in reality: the first copy of each is part of the way through its `max-age`.
+    pub asked_by_others: bool,
     /// How fast the world changes: 1 = as in reality, 60 = a war of two days in 48 minutes, 0 = frozen.
     pub evolve: f64,
 }
@@ -119,6 +121,7 @@ impl Default for SimConfig {
             latency: Duration::ZERO,
             fixtures: None,
             clock: Arc::new(SystemClock),
+            asked_by_others: false,
             evolve: 0.0,
         }
     }

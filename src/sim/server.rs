@@ -63,7 +63,7 @@ impl Shared {
             maintenance: AtomicBool::new(false),
             rules: Rules::default(),
             book: CallBook::open(),
-            content: Mutex::new(Content { source, copies: Copies::default() }),
+            content: Mutex::new(Content { source, copies: Copies::new(config.asked_by_others) }),
         }
     }
 

@@ -19,7 +19,8 @@ use secrecy::SecretString;
 
 use self::{contents::Contents, plan::Letter};
 use super::{
-    Ending, Shared, dead, interrupt,
+    Ending, Shared, dead,
+    interrupt::Interrupts,
     progress::Shown,
     summary,
     text::{self, Style, bytes, count, counted},
@@ -79,6 +80,7 @@ pub struct DemoArgs {
 }
 
 pub async fn run(args: DemoArgs, shared: &Shared) -> anyhow::Result<Ending> {
+    let interrupts = Interrupts::listen()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let simulator = start_simulator(&args).await?;
     let store = open(&args.database).await?;
@@ -95,7 +97,7 @@ pub async fn run(args: DemoArgs, shared: &Shared) -> anyhow::Result<Ending> {
         style: shared.style(),
         args,
     };
-    demo.play().await
+    demo.play(interrupts).await
 }
 
 async fn start_simulator(args: &DemoArgs) -> anyhow::Result<Simulator> {
@@ -108,6 +110,7 @@ async fn start_simulator(args: &DemoArgs) -> anyhow::Result<Simulator> {
         latency: LATENCY,
         fixtures: args.fixtures.clone(),
         evolve: WORLD_SPEED,
+        asked_by_others: true,
         ..SimConfig::default()
     };
     Simulator::start(config).await.context("failed to start the simulator")
@@ -138,7 +141,7 @@ struct Demo {
 }
 
 impl Demo {
-    async fn play(&self) -> anyhow::Result<Ending> {
+    async fn play(&self, mut interrupts: Interrupts) -> anyhow::Result<Ending> {
         let world = self.simulator.world();
         let requests = self.args.requests as usize;
         let plan = plan::plan(&world, requests, self.args.seed, self.clock.wall());
@@ -147,7 +150,7 @@ impl Demo {
 
         plan.rules.iter().cloned().for_each(|rule| self.simulator.misbehave(rule));
         self.post(&plan.letters);
-        let first = self.drain(plan.objects.len()).await;
+        let first = self.drain(plan.objects.len(), &mut interrupts).await;
         text::print(&self.told(&first))?;
         let after = Contents::count(self.worker.store.pool()).await?;
         text::print(&self.told_contents(&before, &after))?;
@@ -158,7 +161,7 @@ impl Demo {
             let again = plan::again(&plan.objects, self.clock.wall());
             text::print(&self.second_act(again.len()))?;
             self.post(&again);
-            let second = self.drain(again.len()).await;
+            let second = self.drain(again.len(), &mut interrupts).await;
             text::print(&self.told(&second))?;
         }
         self.worker.store.close().await;
@@ -173,10 +176,10 @@ impl Demo {
         }
     }
 
-    async fn drain(&self, objects: usize) -> RunReport {
+    async fn drain(&self, objects: usize, interrupts: &mut Interrupts) -> RunReport {
         let shown = Shown::new(Arc::clone(&self.clock), Some(objects as u64));
         let run = Box::pin(self.worker.run(RunOptions::default(), &shown));
-        let report = interrupt::until_done(run, || self.worker.stop.ask()).await;
+        let report = interrupts.until_done(run, || self.worker.stop.ask()).await;
         shown.finish();
         report
     }
@@ -207,12 +210,12 @@ impl Demo {
     }
 
     fn told(&self, report: &RunReport) -> String {
-        let busiest = self.simulator.most_in_any_second(KEY) as u64;
+        let peak = self.simulator.most_in_any_second(KEY) as u64;
         let mut text = summary::render(report, self.style);
         let _ = writeln!(
             text,
-            "  busiest {} in any one second, as the API saw it; it allows {}",
-            counted(busiest, "call", "calls"),
+            "  peak    {} in any one second, as the API saw it; it allows {}",
+            counted(peak, "call", "calls"),
             self.args.rate
         );
         text
@@ -246,7 +249,10 @@ impl Demo {
             "\n{} {database} ({size})\n\n{}\n  \
              sqlite3 {database} \"select name, town_hall, trophies from player_snapshots order by trophies desc limit 5\"\n  \
              {command} demo --requests 2000 --rate 200\n  \
-             {command} check      once REDIS_URL, DATABASE_URL and COC_API_TOKEN are set; then: {command} drain\n",
+             {command} sim\n  \
+             {command} check\n\n\
+             `sim` is the simulated API as a server; `check` looks at your own servers, once REDIS_URL, DATABASE_URL and\n\
+             COC_API_TOKEN are set, and `drain` then does for them what you just saw.\n",
             self.style.bold("The data is in"),
             self.style.bold("Try next"),
         )

@@ -14,6 +14,9 @@ use crate::{
 /// Below this many requests nothing special happens among them.
 const ROOM_FOR_SPECIALS: usize = 12;
 
+/// The score of the lowest class.
+const LOW: u8 = Priority::Low.as_number();
+
 /// One entry of the mailbox: written to `refresh_queue` with its score and to `refresh_requests` with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Letter {
@@ -173,9 +176,22 @@ impl Planner {
             self.plan.rules.push(bad_gateway.once());
             self.plan.specials.push("a bad gateway (502), tried again in the call");
         }
-        let late = u32::try_from(self.plan.objects.len() * 9 / 10).unwrap_or(u32::MAX);
-        self.plan.rules.push(Rule::new(Misbehaviour::Throttled { retry_after: Some(1) }).after(late).once());
-        self.plan.specials.push("a throttled moment (429) near the end");
+        if let Some(object) = self.nearly_last() {
+            let throttled = Rule::new(Misbehaviour::Throttled { retry_after: Some(1) });
+            self.plan.rules.push(throttled.on_tag(object.tag.as_str()).once());
+            self.plan.specials.push("a throttled moment (429) near the end, after which the key is slower");
+        }
+    }
+
+    /// An object of the lowest class that will be called for late, so that most of the run has the whole rate.
+    fn nearly_last(&self) -> Option<ObjectId> {
+        const AFTER_IT: usize = 8;
+        let urgent: BTreeSet<ObjectId> = self.readable().filter(|(score, _)| *score < LOW).map(|(_, id)| id).collect();
+        self.plan.objects.iter().rev().filter(|object| !urgent.contains(object)).nth(AFTER_IT).cloned()
+    }
+
+    fn readable(&self) -> impl Iterator<Item = (u8, ObjectId)> {
+        self.plan.letters.iter().filter_map(|letter| Some((letter.score, letter.id.parse().ok()?)))
     }
 }
 

@@ -39,4 +39,33 @@ async fn the_demo_drains_into_a_file_and_its_numbers_agree_with_it() {
     assert!(told.contains("wrong_tag") && told.contains("impossible_tag"), "{told}");
     assert!(told.contains("satisfied"), "{told}");
     assert!(!told.contains('\x1b'), "piped text is plain");
+
+    let again = shell.run(&["demo", "--requests", "60", "--rate", "300", "--database", "d.sqlite"]).await.well();
+    assert!(again.contains("what an earlier demo left"), "{again}");
+    let contents = again.split("What is in").nth(1).unwrap();
+    assert_eq!(cell(contents, "runs", 0), 3, "the first act of the second demo: {again}");
+    assert_eq!(number(&file, "select count(*) from refresh_worker_refresh_runs").await, 4);
+}
+
+#[tokio::test]
+async fn ctrl_c_ends_the_demo_cleanly_with_a_summary() {
+    let shell = Shell::new();
+    let mut demo = shell.start(&["demo", "--requests", "300", "--rate", "5"]);
+    let welcome = demo.line().await;
+    assert!(welcome.contains("300 requests"), "{welcome}");
+    demo.interrupt();
+    let ran = demo.end().await;
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stdout.contains("stopped on request"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("The data is in"), "{}", ran.stdout);
+    assert!(!ran.stdout.contains("once more"), "{}", ran.stdout);
+}
+
+#[tokio::test]
+async fn recorded_responses_are_served_and_asked_for() {
+    let Ok(folder) = std::env::var("COC_FIXTURES_DIR") else {
+        return println!("skipped: COC_FIXTURES_DIR is not set");
+    };
+    let told = Shell::new().run(&["demo", "--rate", "300", "--fixtures", &folder]).await.well();
+    assert!(told.contains("stored") && told.contains("satisfied"), "{told}");
 }

@@ -11,7 +11,11 @@ use std::{path::Path, process::Stdio, time::Duration};
 
 use refresh_worker::sim::{SimConfig, Simulator};
 use tempfile::TempDir;
-use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    process::{Child, ChildStdout, Command},
+    time::timeout,
+};
 
 /// No correct command needs longer here; busy machines may come close to a tenth of it.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -80,6 +84,53 @@ impl Shell {
         Ran {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8(output.stdout).expect("text"),
+            stderr: String::from_utf8(output.stderr).expect("text"),
+        }
+    }
+}
+
+/// A command under way.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    read: String,
+}
+
+impl Shell {
+    /// Starts a command that is watched while it goes on.
+    pub fn start(&self, arguments: &[&str]) -> Running {
+        let mut child = self.command(arguments).spawn().expect("the binary starts");
+        let stdout = BufReader::new(child.stdout.take().expect("standard output is piped"));
+        Running { child, stdout, read: String::new() }
+    }
+}
+
+impl Running {
+    /// The next line of its output.
+    pub async fn line(&mut self) -> String {
+        let mut line = String::new();
+        timeout(PATIENCE, self.stdout.read_line(&mut line)).await.expect("a line in time").expect("text");
+        self.read.push_str(&line);
+        line
+    }
+
+    /// Presses Ctrl-C.
+    pub fn interrupt(&self) {
+        let id = self.child.id().expect("it runs").to_string();
+        let sent = std::process::Command::new("kill").args(["-INT", &id]).status().expect("kill is there");
+        assert!(sent.success(), "{sent}");
+    }
+
+    pub async fn end(mut self) -> Ran {
+        let rest = async {
+            self.stdout.read_to_string(&mut self.read).await.expect("text");
+            self.child.wait_with_output().await.expect("its output is read")
+        };
+        let output = timeout(PATIENCE, rest).await.expect("it ends in time");
+        Ran {
+            code: output.status.code().unwrap_or(-1),
+            stdout: self.read,
             stderr: String::from_utf8(output.stderr).expect("text"),
         }
     }
