@@ -147,7 +147,7 @@ pub(super) async fn within<T>(
     })
 }
 
-/// Reads `postgres://`, `postgresql://` and SQLAlchemy's `postgresql+driver://`.
+/// Reads `postgres://`, `postgresql://` and `postgresql+driver://`, as Python programs write it.
 fn options(url: &str) -> Result<PgConnectOptions, String> {
     let (scheme, rest) =
         url.trim().split_once("://").ok_or("no `://` in it: expected postgres://user@host/database")?;

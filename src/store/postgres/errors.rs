@@ -1,5 +1,7 @@
 //! What a database error means for a commit, and how it is told.
 
+use std::borrow::Cow;
+
 use sqlx::{error::DatabaseError, postgres::PgDatabaseError};
 
 use super::StoreError;
@@ -92,7 +94,7 @@ pub(super) fn reason(error: &sqlx::Error) -> Reason {
 }
 
 pub(super) fn code(error: &sqlx::Error) -> Option<String> {
-    error.as_database_error()?.code().map(|code| code.into_owned())
+    error.as_database_error()?.code().map(Cow::into_owned)
 }
 
 /// The message with its code and the table and constraint it is about. Never the row's values.
@@ -102,7 +104,7 @@ fn describe(error: &dyn DatabaseError) -> String {
     if let Some(error) = error.try_downcast_ref::<PgDatabaseError>() {
         for (what, name) in [("table", error.table()), ("constraint", error.constraint()), ("column", error.column())] {
             if let Some(name) = name {
-                text.push_str(&format!(", {what} {name}"));
+                text.extend([", ", what, " ", name]);
             }
         }
     }

@@ -74,13 +74,13 @@ enum Made {
 
 async fn make(connection: &mut PgConnection, keeps: bool) -> Result<Made, sqlx::Error> {
     let mut transaction = connection.begin_with(BEGIN).await?;
-    if missing(&applied(&mut transaction, keeps).await?).is_empty() {
+    if missing(applied(&mut transaction, keeps).await?.as_deref()).is_empty() {
         transaction.commit().await?;
         return Ok(Made::Done(Vec::new()));
     }
     lock(&mut transaction, keeps).await?;
     // Whoever had the lock before may have done it all.
-    let missing = missing(&applied(&mut transaction, keeps).await?);
+    let missing = missing(applied(&mut transaction, keeps).await?.as_deref());
     let rights: Rights = sqlx::query_as(RIGHTS).persistent(keeps).fetch_one(&mut *transaction).await?;
     if !missing.is_empty() && !rights.suffice() {
         transaction.rollback().await?;
@@ -144,8 +144,8 @@ async fn applied(connection: &mut PgConnection, keeps: bool) -> Result<Option<Ve
 }
 
 /// Versions that only a newer program knows are left alone.
-fn missing(applied: &Option<Vec<i32>>) -> Vec<&'static Migration> {
-    let has_run = |migration: &&Migration| applied.as_ref().is_some_and(|applied| applied.contains(&migration.version));
+fn missing(applied: Option<&[i32]>) -> Vec<&'static Migration> {
+    let has_run = |migration: &&Migration| applied.is_some_and(|applied| applied.contains(&migration.version));
     MIGRATIONS.iter().filter(|migration| !has_run(migration)).collect()
 }
 
@@ -195,7 +195,7 @@ impl Rights {
 
 /// Whether everything has been made.
 pub(super) async fn is_done(connection: &mut PgConnection, keeps: bool) -> Result<bool, sqlx::Error> {
-    Ok(missing(&applied(connection, keeps).await?).is_empty())
+    Ok(missing(applied(connection, keeps).await?.as_deref()).is_empty())
 }
 
 /// What is missing to make it.

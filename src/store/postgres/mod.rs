@@ -1,19 +1,21 @@
 //! The PostgreSQL store: the six tables that other programs read and write too, and the schema `refresh_worker`.
 //!
-//! A commit ([`commit`]) is one transaction of a constant number of statements over arrays (`sql/postgres/*.sql`). What
-//! is to be written is decided in Rust, between reading and writing ([`super::plan`]). The first statement is the
-//! arbiter, whose sorted row locks make everything after it safe among our own writers. Other programs take no such
-//! locks; what they do in between is met by retries.
+//! A commit (`commit.rs`) is one transaction (`attempt.rs`) of a constant number of statements over arrays
+//! (`sql/postgres/*.sql`). What is to be written is decided in Rust, between reading and writing (`store/plan`). The
+//! first statement is the arbiter, whose sorted row locks make everything after it safe among our own writers. Other
+//! programs take no such locks; what they do in between is met by retries.
 //!
 //! Nothing here depends on a session: only settings and advisory locks of a transaction. No statement takes the time from
 //! the database.
 
+mod attempt;
 mod check;
 mod commit;
 mod connect;
 mod errors;
 mod migrate;
 mod runs;
+mod writes;
 
 use std::{collections::HashMap, time::Duration};
 

@@ -10,7 +10,7 @@ use super::{
     Bed,
     beds::{self, PostgresBed, config},
     documents::{at, clan, nth_tag, player, war},
-    statements::EventCount,
+    event_count::EventCount,
 };
 use crate::support;
 

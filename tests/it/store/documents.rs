@@ -240,7 +240,11 @@ impl War {
             .members
             .iter()
             .map(|(member, attacks)| {
-                format!(r##"{{"tag":"#{}","attacks":[{}]}}"##, member.as_str(), vec!["{}"; *attacks as usize].join(","))
+                format!(
+                    r##"{{"tag":"#{}","attacks":[{}]}}"##,
+                    member.as_str(),
+                    (0..*attacks).map(|_| "{}").collect::<Vec<_>>().join(",")
+                )
             })
             .collect();
         format!(

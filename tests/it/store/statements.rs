@@ -1,69 +1,17 @@
 //! How many statements a commit sends, counted from what the driver tells of each.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
-
 use refresh_worker::store::Store;
-use tracing::{Event, Metadata, Subscriber, span, subscriber::DefaultGuard};
 
 use super::{
     Bed, beds,
     documents::{at, clan, nth_tag, player, war},
+    event_count::EventCount,
     sql_time,
 };
 
 /// What a transaction begins with (BEGIN and its settings) is one message of two statements, which the driver does not
 /// tell of.
 const UNTOLD: usize = 2;
-
-/// Counts events of a target on this thread until dropped.
-pub struct EventCount {
-    count: Arc<AtomicUsize>,
-    _guard: DefaultGuard,
-}
-
-impl EventCount {
-    pub fn of(target: &'static str) -> Self {
-        let count = Arc::new(AtomicUsize::new(0));
-        let guard = tracing::subscriber::set_default(Counter { target, count: Arc::clone(&count) });
-        Self { count, _guard: guard }
-    }
-
-    pub fn take(&self) -> usize {
-        self.count.swap(0, Ordering::Relaxed)
-    }
-}
-
-struct Counter {
-    target: &'static str,
-    count: Arc<AtomicUsize>,
-}
-
-impl Subscriber for Counter {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target().starts_with(self.target)
-    }
-
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
-
-    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        if self.enabled(event.metadata()) {
-            self.count.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn enter(&self, _: &span::Id) {}
-
-    fn exit(&self, _: &span::Id) {}
-}
 
 #[tokio::test]
 async fn a_commit_is_at_most_fourteen_statements_whatever_its_size() {

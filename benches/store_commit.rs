@@ -1,0 +1,141 @@
+//! What a commit to PostgreSQL costs: statements, and this process's CPU for each refreshed clan and player.
+//!
+//! ```text
+//! cargo bench --bench store_commit
+//! ```
+//!
+//! Documents have real sizes (a clan of 50 members about 45 KB, a player about 30 KB); the server is a private one on
+//! loopback. Budgets: at most 14 statements a commit, BEGIN and COMMIT included; of the worker's whole CPU budget, 1.5 ms a
+//! clan and 0.7 ms a player, this is the storing part.
+
+#[allow(dead_code, reason = "the tests use the rest")]
+#[path = "../tests/it/store/documents.rs"]
+mod documents;
+#[path = "../tests/it/store/event_count.rs"]
+mod event_count;
+#[path = "../tests/it/support/mod.rs"]
+mod support;
+
+use std::time::{Duration, Instant};
+
+use documents::{at, clan, nth_tag, player, war};
+use event_count::EventCount;
+use refresh_worker::{
+    config::DatabaseConfig,
+    model::{Answered, Document, Fetched},
+    store::{Store, postgres::PostgresStore},
+};
+use rustix::time::{ClockId, clock_gettime};
+
+const ROUNDS: i64 = 12;
+
+/// BEGIN and its settings are one message of two statements, which the driver does not tell of.
+const UNTOLD: usize = 2;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let url = support::postgres::fresh().await;
+    let config = DatabaseConfig { url: url.into(), max_connections: 2, statement_cache: 100, auto_migrate: true };
+    let store = PostgresStore::connect(&config).expect("the address is right");
+    store.migrate().await.expect("the migrations run");
+
+    let statements = EventCount::of("sqlx::query");
+    let mut most = 0;
+    for (round, batch) in [mixed(0, 1), mixed(300, 2), mixed(600, 2)].iter().enumerate() {
+        statements.take();
+        commit(&store, batch).await;
+        most = most.max(statements.take() + UNTOLD);
+        println!("batch of {} ({}): {most} statements at most so far", batch.len(), ["new", "changed", "same"][round]);
+    }
+    drop(statements);
+    println!("statements per commit       {most}      (budget: <= 14)");
+
+    report(&store, "clan of 50", 8, clans).await;
+    report(&store, "player", 32, players).await;
+}
+
+/// Makes a batch that began then, in this version.
+type Batch = fn(i64, i32) -> Vec<Fetched>;
+
+async fn report(store: &PostgresStore, name: &str, size: usize, make: Batch) {
+    for changes in [true, false] {
+        let cost = measure(store, size, changes, make).await;
+        let what = if changes { "changed" } else { "unchanged" };
+        println!(
+            "{name:<10} {what:<9}  CPU {:.3} ms   wall {:.3} ms each, in batches of {size}",
+            cost.cpu.as_secs_f64() * 1000.0,
+            cost.wall.as_secs_f64() * 1000.0
+        );
+    }
+}
+
+struct Cost {
+    cpu: Duration,
+    wall: Duration,
+}
+
+async fn measure(store: &PostgresStore, size: usize, changes: bool, make: Batch) -> Cost {
+    let base = if changes { 10_000 } else { 1_000_000 };
+    let version = |round: i64| if changes { i32::try_from(round).expect("few rounds") } else { 99 };
+    // Rows and statements are there before the clock runs.
+    for round in 0..2 {
+        commit(store, &make(base + round * 300, version(round))).await;
+    }
+    let batches: Vec<Vec<Fetched>> = (2..2 + ROUNDS).map(|round| make(base + round * 300, version(round))).collect();
+    let (cpu, wall) = (cpu_time(), Instant::now());
+    for batch in &batches {
+        commit(store, batch).await;
+    }
+    let each = |whole: Duration| whole / u32::try_from(size).expect("small") / u32::try_from(ROUNDS).expect("few");
+    Cost { cpu: each(cpu_time().saturating_sub(cpu)), wall: each(wall.elapsed()) }
+}
+
+async fn commit(store: &PostgresStore, batch: &[Fetched]) {
+    let last = batch.iter().map(|fetched| fetched.began).max().expect("a batch");
+    store.commit(last, batch).await.expect("the batch is stored");
+}
+
+fn clans(began: i64, version: i32) -> Vec<Fetched> {
+    let of = |number: usize| {
+        let members = (0..50).map(|n| player(nth_tag(number * 50 + n).as_str()).donations(version));
+        padded(clan(nth_tag(9000 + number).as_str()).level(version).with(members).fetched(at(began)), 36_000)
+    };
+    (0..8).map(of).collect()
+}
+
+fn players(began: i64, version: i32) -> Vec<Fetched> {
+    let of = |number: usize| {
+        let player = player(nth_tag(number).as_str()).of(nth_tag(9000 + number / 50).as_str());
+        padded(player.trophies(version).fetched(at(began)), 30_000)
+    };
+    (0..32).map(of).collect()
+}
+
+fn mixed(began: i64, version: i32) -> Vec<Fetched> {
+    let mut batch = clans(began, version);
+    batch.extend(players(began, version));
+    batch.extend((0..24).map(|number| {
+        let (clan, member) = (nth_tag(9000 + number), nth_tag(number));
+        war(clan.as_str(), &[(member.as_str(), version)]).fetched(at(began))
+    }));
+    batch
+}
+
+/// Fills the document up to a real size with what real documents are made of.
+fn padded(mut fetched: Fetched, bytes: usize) -> Fetched {
+    let unit = r#"{"name":"Barbarian King","level":61,"maxLevel":95,"village":"home"},"#;
+    let filling = unit.repeat(bytes / unit.len());
+    let json = match &mut fetched.answered {
+        Answered::Document(Document::Clan(clan)) => &mut clan.json,
+        Answered::Document(Document::Player(player)) => &mut player.json,
+        _ => return fetched,
+    };
+    let end = json.rfind('}').expect("an object");
+    json.insert_str(end, &format!(",\"filling\":[{}]", filling.trim_end_matches(',')));
+    fetched
+}
+
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}

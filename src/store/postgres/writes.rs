@@ -1,0 +1,139 @@
+//! The statements that write what a commit comes to, each over arrays.
+
+use sqlx::PgConnection;
+
+use crate::{
+    model::{ClanDocument, Fetched, Kind, Tag, WarDocument},
+    store::{
+        plan::{
+            Writes,
+            memberships::Changes,
+            players::{Place, PlayerWrite},
+            times::{TableTime, utc},
+        },
+        rows::{self, NAME_WIDTH},
+    },
+};
+
+const CLANS: &str = include_str!("../sql/postgres/clans.sql");
+const PLAYERS: &str = include_str!("../sql/postgres/players.sql");
+const WARS: &str = include_str!("../sql/postgres/wars.sql");
+const MEMBERSHIPS_WRITE: &str = include_str!("../sql/postgres/memberships_write.sql");
+
+pub(super) async fn write(
+    connection: &mut PgConnection,
+    writes: &Writes<'_>,
+    stays: &Changes<'_>,
+    keeps: bool,
+) -> Result<(), sqlx::Error> {
+    write_clans(connection, &writes.clans, keeps).await?;
+    write_players(connection, &writes.players, keeps).await?;
+    write_wars(connection, &writes.wars, keeps).await?;
+    write_stays(connection, stays, keeps).await
+}
+
+async fn write_clans(
+    connection: &mut PgConnection,
+    clans: &[(&Fetched, &ClanDocument, Place)],
+    keeps: bool,
+) -> Result<(), sqlx::Error> {
+    if clans.is_empty() {
+        return Ok(());
+    }
+    let tags = || clans.iter().map(|(fetched, ..)| &fetched.object.tag);
+    let links: Vec<Option<String>> = tags().map(|tag| rows::deep_link(Kind::Clan, tag)).collect();
+    let documents: Vec<_> = clans
+        .iter()
+        .zip(&links)
+        .map(|((_, clan, _), link)| rows::with_deep_link(&clan.json, link.as_deref().unwrap_or_default()))
+        .collect();
+    let count = |clan: &ClanDocument| i32::try_from(clan.members.len()).unwrap_or(i32::MAX);
+    sqlx::query(CLANS)
+        .persistent(keeps)
+        .bind(tags().map(Tag::as_str).collect::<Vec<_>>())
+        .bind(clans.iter().map(|(_, clan, _)| rows::cut(&clan.name, NAME_WIDTH)).collect::<Vec<_>>())
+        .bind(clans.iter().map(|(_, clan, _)| count(clan)).collect::<Vec<_>>())
+        .bind(clans.iter().map(|(_, clan, _)| clan.level).collect::<Vec<_>>())
+        .bind(clans.iter().map(|(_, clan, _)| clan.war_wins).collect::<Vec<_>>())
+        .bind(clans.iter().map(|(_, clan, _)| clan.war_losses).collect::<Vec<_>>())
+        .bind(documents)
+        .bind(links)
+        .bind(clans.iter().map(|(fetched, ..)| utc(fetched.began)).collect::<Vec<_>>())
+        .bind(clans.iter().map(|(.., place)| place.at()).collect::<Vec<_>>())
+        .bind(clans.iter().map(|(.., place)| place.row()).collect::<Vec<_>>())
+        .bind(clans.iter().map(|(.., place)| place.replaces()).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn write_players(
+    connection: &mut PgConnection,
+    players: &[PlayerWrite<'_>],
+    keeps: bool,
+) -> Result<(), sqlx::Error> {
+    if players.is_empty() {
+        return Ok(());
+    }
+    let column = |of: fn(&PlayerWrite<'_>) -> Option<i32>| players.iter().map(of).collect::<Vec<_>>();
+    sqlx::query(PLAYERS)
+        .persistent(keeps)
+        .bind(players.iter().map(|write| write.tag.as_str()).collect::<Vec<_>>())
+        .bind(players.iter().map(|write| write.columns.name.as_deref()).collect::<Vec<_>>())
+        .bind(players.iter().map(|write| write.columns.role.as_deref()).collect::<Vec<_>>())
+        .bind(column(|write| write.columns.town_hall))
+        .bind(players.iter().map(|write| &*write.columns.clan_tag).collect::<Vec<_>>())
+        .bind(column(|write| write.columns.trophies))
+        .bind(column(|write| write.columns.donations))
+        .bind(column(|write| write.columns.donations_received))
+        .bind(column(|write| write.attacks))
+        .bind(players.iter().map(|write| write.last_seen).collect::<Vec<_>>())
+        .bind(players.iter().map(|write| write.document.as_deref()).collect::<Vec<_>>())
+        .bind(players.iter().map(|write| rows::deep_link(Kind::Player, write.tag)).collect::<Vec<_>>())
+        .bind(players.iter().map(|write| write.updated_at).collect::<Vec<_>>())
+        .bind(players.iter().map(|write| write.claim.as_str()).collect::<Vec<_>>())
+        .bind(players.iter().map(|write| write.snapshot.as_str()).collect::<Vec<_>>())
+        .bind(players.iter().map(|write| write.snapshot.at()).collect::<Vec<_>>())
+        .bind(players.iter().map(|write| write.snapshot.row()).collect::<Vec<_>>())
+        .bind(players.iter().map(|write| write.snapshot.replaces()).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn write_wars(
+    connection: &mut PgConnection,
+    wars: &[(&Fetched, &WarDocument, Place)],
+    keeps: bool,
+) -> Result<(), sqlx::Error> {
+    if wars.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(WARS)
+        .persistent(keeps)
+        .bind(wars.iter().map(|(fetched, ..)| fetched.object.tag.as_str()).collect::<Vec<_>>())
+        .bind(wars.iter().map(|(_, war, _)| war.json.as_str()).collect::<Vec<_>>())
+        .bind(wars.iter().map(|(.., place)| place.at()).collect::<Vec<_>>())
+        .bind(wars.iter().map(|(.., place)| place.row()).collect::<Vec<_>>())
+        .bind(wars.iter().map(|(.., place)| place.replaces()).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn write_stays(connection: &mut PgConnection, stays: &Changes<'_>, keeps: bool) -> Result<(), sqlx::Error> {
+    if stays.closed.is_empty() && stays.opened.is_empty() {
+        return Ok(());
+    }
+    let (ids, left): (Vec<i64>, Vec<TableTime>) = stays.closed.iter().copied().unzip();
+    sqlx::query(MEMBERSHIPS_WRITE)
+        .persistent(keeps)
+        .bind(ids)
+        .bind(left)
+        .bind(stays.opened.iter().map(|(player, ..)| player.as_str()).collect::<Vec<_>>())
+        .bind(stays.opened.iter().map(|(_, clan, _)| clan.as_str()).collect::<Vec<_>>())
+        .bind(stays.opened.iter().map(|(.., joined)| *joined).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
