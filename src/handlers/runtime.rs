@@ -104,7 +104,7 @@ where
     S: Store,
 {
     for name in ["AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "AWS_LAMBDA_FUNCTION_VERSION"] {
-        if process_var(name).is_none() {
+        if process_var(name).is_none_or(|value| value.is_empty()) {
             let message =
                 format!("{name} is not set, but AWS_LAMBDA_RUNTIME_API is: Lambda and its emulators set both");
             error!("{message}");
