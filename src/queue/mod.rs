@@ -3,7 +3,8 @@
 //! Two layers. The *mailbox* (`refresh_queue`, `refresh_requests`) is shared with the producers, who write it with
 //! separate commands and in any spelling. The *queue* is ours: one record per object, leased, settled, delayed, dead.
 //! Every run first admits mail into the queue. [`redis`] keeps both in Redis, every state change one script from
-//! `lua/`; [`memory`] is the same thing without a server, and the model that Redis is tested against.
+//! `lua/`; [`memory`] is the same thing without a server, and the model that Redis is tested against. [`record`] has the
+//! rules of one object, which the scripts repeat in Lua.
 //!
 //! The queue knows the model and the clock's values. It does not know the API or the store. Time is always handed in,
 //! so that a test can move it.

@@ -21,6 +21,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 on_both! {
     (QueueLimits { dead_letters: 3, unreadable_letters: 2, ..QueueLimits::default() })
     dead_letters_are_capped_and_evictions_counted
+    a_dead_letter_keeps_the_first_500_bytes_only
     unreadable_mail_is_capped_separately
     dead_letters_are_listed_newest_first_and_by_filter
     redriven_objects_are_ready_at_once_with_nothing_counted
@@ -58,6 +59,17 @@ async fn dead_letters_are_capped_and_evictions_counted(bed: &impl Bed) {
     let stats = bed.queue().stats(NOW).await.unwrap();
     assert_eq!((stats.dead_letters, stats.dead_letters_evicted), (3, 2));
     assert_eq!(bed.dump().await.records.len(), 3);
+}
+
+async fn a_dead_letter_keeps_the_first_500_bytes_only(bed: &impl Bed) {
+    bed.enqueue("clan:2PP", Priority::High, NOW).await;
+    let lease = bed.lease_one(NOW).await;
+    let body = Some(format!("x{}", "ä".repeat(5000)));
+    let reason = Reason::new("wrong_tag", "r".repeat(5000));
+    settle(bed, NOW, &lease, Settlement::Dead { reason, body }).await;
+    let record = bed.record("clan:2PP").await.unwrap();
+    assert_eq!(record.body, Some(format!("x{}", "ä".repeat(249))));
+    assert_eq!(record.reason.map(|reason| reason.len()), Some(300));
 }
 
 async fn unreadable_mail_is_capped_separately(bed: &impl Bed) {

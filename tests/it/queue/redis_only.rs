@@ -3,11 +3,13 @@
 use std::{collections::BTreeSet, process::Command, time::Duration};
 
 use refresh_worker::{
+    clock::ManualClock,
+    config::RedisConfig,
     model::{Priority, Wish},
     queue::{
         LeaseRequest, MailLimits, Queue as _, QueueError, Settlement, Slots as _,
         record::{QueueLimits, State},
-        redis::Timeouts,
+        redis::{RedisQueue, Timeouts},
     },
 };
 
@@ -344,4 +346,60 @@ async fn the_floors_let_every_class_through_while_the_best_is_served_first() {
     assert!((8..40).contains(&served[&Priority::Medium]), "{served:?}");
     assert!((20..70).contains(&served[&Priority::High]), "{served:?}");
     assert!(served[&Priority::Critical] > 280, "{served:?}");
+}
+
+#[tokio::test]
+async fn a_slice_of_orphans_is_bounded_and_data_beyond_it_is_found_by_the_scan() {
+    let bed = RedisBed::fresh().await;
+    for number in 0..300 {
+        bed.put_index(format!("clan:{}", tag(number)).as_bytes(), 2.0).await;
+    }
+    let all = MailLimits { per_class: 1000, ..MailLimits::default() };
+    let mail = bed.queue().read_mail(NOW, all).await.unwrap();
+    assert_eq!(bed.queue().admit(NOW, mail).await.unwrap().orphaned, 300);
+    assert_eq!(bed.queue().read_mail(NOW, all).await.unwrap().entries.len(), 200);
+    for number in 0..300 {
+        let object = format!("clan:{}", tag(number));
+        bed.put_data(object.as_bytes(), value(&object, 2, NOW).as_bytes()).await;
+    }
+    let mut admitted = 0;
+    for _ in 0..10 {
+        admitted += bed.admit(NOW).await.admitted;
+    }
+    assert_eq!(admitted, 300);
+    let contents = bed.dump().await;
+    assert!(contents.orphans.is_empty() && contents.data.is_empty());
+}
+
+#[tokio::test]
+async fn a_connection_idle_for_minutes_is_replaced_unasked() {
+    let server = PrivateRedis::start().await;
+    let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
+    let clock = ManualClock::at(NOW);
+    let config = RedisConfig { url: server.url().into(), namespace: "refresh".to_owned() };
+    let queue = RedisQueue::connect(&config, clock.clone()).unwrap();
+    let mut connections = Vec::new();
+    for idle in [0, 200, 200, 301] {
+        clock.advance(idle * SECOND);
+        queue.time().await.unwrap();
+        let stats: String = bed.command(&["INFO", "stats"]).await;
+        let count = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:")).unwrap();
+        connections.push(count.trim().parse::<u64>().unwrap());
+    }
+    let [first, second, third, fourth] = connections[..] else { unreachable!() };
+    assert_eq!((second, third, fourth), (first, first, first + 1));
+}
+
+#[tokio::test]
+async fn the_namespace_names_our_keys() {
+    let url = crate::support::redis::fresh().await;
+    let bed = RedisBed::at(&url, QueueLimits::default()).await;
+    let config = RedisConfig { url: url.into(), namespace: "other".to_owned() };
+    let other = RedisQueue::connect(&config, ManualClock::at(NOW)).unwrap();
+    wishes(&bed, 1).await;
+    assert_eq!(other.stats(NOW).await.unwrap().ready, 0);
+    let wish = Wish::now("clan:2PP".parse().unwrap(), Priority::High, NOW);
+    other.enqueue(NOW, &[wish]).await.unwrap();
+    assert_eq!(bed.command::<i64>(&["EXISTS", "{other}:objects"]).await, 1);
+    assert_eq!(bed.queue().stats(NOW).await.unwrap().ready, 1);
 }
