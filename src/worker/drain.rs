@@ -248,7 +248,9 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 "took back leases of a run that ended without settling them"
             );
         }
-        Ok(Batch { leases: leased.leases, suspect_waits: leased.suspect_waits, more_mail: admitted.more })
+        // A server that has forgotten the script of the one and not of the other carries them out in the other order.
+        let more_mail = admitted.more || admitted.admitted + admitted.found_by_scan > 0;
+        Ok(Batch { leases: leased.leases, suspect_waits: leased.suspect_waits, more_mail })
     }
 
     /// Leases last `LEASE_SECONDS`, but never past the end of the run plus a margin.
@@ -371,6 +373,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
 struct Batch {
     leases: Vec<Lease>,
     suspect_waits: bool,
+    /// Mail waits, or came with this batch: an empty batch does not mean an empty queue.
     more_mail: bool,
 }
 

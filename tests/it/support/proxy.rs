@@ -35,10 +35,18 @@ impl Mode {
     }
 }
 
+/// The mode, and how often connections were cut: one that saw another number at its start is closed, even when the mode
+/// that cut it was over before it looked.
+#[derive(Clone, Copy, Debug)]
+struct State {
+    mode: Mode,
+    cuts: u64,
+}
+
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    mode: watch::Sender<Mode>,
+    state: watch::Sender<State>,
     task: JoinHandle<()>,
 }
 
@@ -47,9 +55,9 @@ impl Proxy {
     pub async fn start(target: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free loopback port");
         let address = listener.local_addr().expect("the port just bound");
-        let mode = watch::Sender::new(Mode::Pass);
-        let task = tokio::spawn(serve(listener, address, target.to_owned(), mode.clone()));
-        Self { address, mode, task }
+        let state = watch::Sender::new(State { mode: Mode::Pass, cuts: 0 });
+        let task = tokio::spawn(serve(listener, address, target.to_owned(), state.clone()));
+        Self { address, state, task }
     }
 
     /// A proxy in front of the server of `url`, and the URL with the proxy's place in it.
@@ -62,22 +70,25 @@ impl Proxy {
     }
 
     pub fn set(&self, mode: Mode) {
-        self.mode.send_replace(mode);
+        self.state.send_modify(|state| {
+            state.mode = mode;
+            state.cuts += u64::from(mode.closes());
+        });
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.task.abort();
-        self.mode.send_replace(Mode::Refuse);
+        self.set(Mode::Refuse);
     }
 }
 
-async fn serve(listener: TcpListener, address: SocketAddr, target: String, mode: watch::Sender<Mode>) {
+async fn serve(listener: TcpListener, address: SocketAddr, target: String, state: watch::Sender<State>) {
     let mut listener = Some(listener);
-    let mut changes = mode.subscribe();
+    let mut changes = state.subscribe();
     loop {
-        let now = *changes.borrow_and_update();
+        let State { mode: now, cuts } = *changes.borrow_and_update();
         if now == Mode::Refuse {
             listener = None;
         } else if listener.is_none() {
@@ -95,7 +106,7 @@ async fn serve(listener: TcpListener, address: SocketAddr, target: String, mode:
             _ = changes.changed() => {}
             Ok((client, _)) = open.accept(), if now != Mode::Refuse => {
                 if !now.closes() {
-                    tokio::spawn(join(client, target.clone(), mode.subscribe()));
+                    tokio::spawn(join(client, target.clone(), state.subscribe(), cuts));
                 }
             }
         }
@@ -103,20 +114,20 @@ async fn serve(listener: TcpListener, address: SocketAddr, target: String, mode:
 }
 
 /// Carries one connection until an end closes it or the mode does.
-async fn join(client: TcpStream, target: String, mut mode: watch::Receiver<Mode>) {
+async fn join(client: TcpStream, target: String, mut state: watch::Receiver<State>, cuts: u64) {
     let Ok(server) = TcpStream::connect(&target).await else { return };
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
     tokio::select! {
-        () = carry(from_client, to_server, mode.clone(), false) => {}
-        () = carry(from_server, to_client, mode.clone(), true) => {}
-        _ = mode.wait_for(|mode| mode.closes()) => {}
+        () = carry(from_client, to_server, state.clone(), false) => {}
+        () = carry(from_server, to_client, state.clone(), true) => {}
+        _ = state.wait_for(|state| state.cuts != cuts) => {}
     }
 }
 
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut mode: watch::Receiver<Mode>, answers: bool) {
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut state: watch::Receiver<State>, answers: bool) {
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(size @ 1..) = from.read(&mut buffer).await {
-        let Ok(now) = mode.wait_for(|mode| *mode != Mode::Stall).await.map(|mode| *mode) else { return };
+        let Ok(now) = state.wait_for(|state| state.mode != Mode::Stall).await.map(|state| state.mode) else { return };
         match now {
             Mode::Slow(delay) => sleep(delay).await,
             Mode::LoseAnswers if answers => continue,
@@ -154,7 +165,8 @@ async fn a_proxy_passes_loses_cuts_and_refuses() {
     assert_eq!(&letter, b"b");
 
     proxy.set(Mode::Cut);
-    assert!(client.read_exact(&mut letter).await.is_err());
+    proxy.set(Mode::Pass);
+    assert!(client.read_exact(&mut letter).await.is_err(), "a cut that is over already was a cut");
 
     proxy.set(Mode::Refuse);
     // The listener closes when the proxy's task has seen the change.

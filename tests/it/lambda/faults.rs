@@ -1,0 +1,158 @@
+//! Servers that are down, and a configuration that will not do: told as an error, and no request is lost.
+
+use serde_json::json;
+
+use super::{
+    events,
+    world::{PLENTY, Sizes, World, assert_processed},
+};
+use crate::support::{
+    process::{Invocation, WorkerProcess},
+    proxy::{Mode, Proxy},
+};
+
+/// The one metric line of a run, which a failed run has too.
+fn metrics(run: &Invocation) -> serde_json::Value {
+    let metrics = run.logs.metrics();
+    assert_eq!(metrics.len(), 1, "{}", run.logs);
+    metrics[0].clone()
+}
+
+#[tokio::test]
+async fn with_redis_down_a_run_is_an_error_and_makes_no_call() {
+    let mut world = World::start().await;
+    let (proxy, url) = Proxy::in_front_of(&world.redis_url).await;
+    let direct = std::mem::replace(&mut world.redis_url, url);
+    proxy.set(Mode::Refuse);
+    let mut worker = world.worker().await;
+
+    let run = worker.invoke(&events::schedule(), PLENTY).await;
+    let message = run.error()["errorMessage"].as_str().unwrap().to_owned();
+    assert!(message.contains("queue") || message.contains("Redis"), "{message}");
+    assert_eq!(metrics(&run)["api_requests"], 0);
+
+    let run = worker.invoke(&events::post_refresh(&json!({})), PLENTY).await;
+    assert_eq!(run.response()["statusCode"], 503, "{:?}", run.outcome);
+    metrics(&run);
+    let run = worker.invoke(&events::get_health(), PLENTY).await;
+    assert_eq!(run.response()["statusCode"], 503, "never healthy on a dead Redis");
+
+    // The same process works as soon as Redis is back.
+    proxy.set(Mode::Pass);
+    world.redis_url = direct;
+    world.mail_players(2).await;
+    let run = worker.invoke(&events::schedule(), PLENTY).await;
+    assert_processed(&run, 2);
+}
+
+#[tokio::test]
+async fn with_the_database_down_no_call_is_spent_and_nothing_is_lost() {
+    let mut world = World::start().await;
+    let (proxy, url) = Proxy::in_front_of(&world.database_url).await;
+    let direct = std::mem::replace(&mut world.database_url, url);
+    proxy.set(Mode::Refuse);
+    let players = world.mail_players(3).await;
+    let mut worker = world.worker().await;
+
+    let run = worker.invoke(&events::schedule(), PLENTY).await;
+    let message = run.error()["errorMessage"].as_str().unwrap().to_owned();
+    assert!(message.contains("database"), "{message}");
+    metrics(&run);
+    let run = worker.invoke(&events::post_refresh(&json!({})), PLENTY).await;
+    assert_eq!(run.response()["statusCode"], 503, "{:?}", run.outcome);
+    assert_eq!(world.simulator.total_calls(), 0);
+    let sizes = world.sizes().await;
+    assert_eq!((sizes.leased, sizes.mailbox + sizes.ready), (0, 3), "{sizes:?}");
+
+    proxy.set(Mode::Pass);
+    world.database_url = direct;
+    let run = worker.invoke(&events::schedule(), PLENTY).await;
+    assert_processed(&run, players.len());
+    assert_eq!(world.sizes().await, Sizes::EMPTY);
+}
+
+#[tokio::test]
+async fn a_database_that_dies_in_the_middle_stops_the_run_and_loses_nothing() {
+    let mut world = World::start().await;
+    let (proxy, url) = Proxy::in_front_of(&world.database_url).await;
+    let direct = std::mem::replace(&mut world.database_url, url);
+    let players = world.mail_players(300).await;
+    let mut worker = world.worker_with(&[("COC_REQS_PER_SEC", "100")]).await;
+
+    let running = worker.begin(&events::schedule(), PLENTY).await;
+    world.wait_for_calls(60).await;
+    proxy.set(Mode::Refuse);
+    let run = worker.finish(running).await;
+    run.error();
+    let calls = world.simulator.total_calls();
+    assert!(calls < players.len() as u64, "leasing goes on without a database: {calls} calls");
+    assert_eq!(world.sizes().await.leased, 0);
+
+    proxy.set(Mode::Pass);
+    world.database_url = direct;
+    worker.invoke(&events::schedule(), PLENTY).await.response();
+    assert_eq!(world.sizes().await, Sizes::EMPTY);
+    assert_eq!(world.count("SELECT count(DISTINCT player_tag) FROM player_snapshots").await, 300);
+}
+
+#[tokio::test]
+async fn a_redis_that_dies_in_the_middle_stops_the_run_and_loses_nothing() {
+    let world = World::start().await;
+    let (proxy, url) = Proxy::in_front_of(&world.redis_url).await;
+    let players = world.mail_players(300).await;
+    let settings = [("COC_REQS_PER_SEC", "100"), ("LEASE_SECONDS", "5"), ("REDIS_URL", url.as_str())];
+    let mut worker = world.worker_with(&settings).await;
+
+    let running = worker.begin(&events::schedule(), PLENTY).await;
+    world.wait_for_calls(60).await;
+    proxy.set(Mode::Cut);
+    let run = worker.finish(running).await;
+    run.error();
+    assert!(world.simulator.total_calls() < players.len() as u64);
+
+    proxy.set(Mode::Pass);
+    // Slot and leases of the broken run end within the lease time.
+    world.drain_with(&mut worker).await;
+    assert_eq!(world.count("SELECT count(DISTINCT player_tag) FROM player_snapshots").await, 300);
+}
+
+#[tokio::test]
+async fn connections_that_died_while_frozen_are_made_anew_without_a_word() {
+    let mut world = World::start().await;
+    let (redis, redis_url) = Proxy::in_front_of(&world.redis_url).await;
+    let (database, database_url) = Proxy::in_front_of(&world.database_url).await;
+    let direct =
+        (std::mem::replace(&mut world.redis_url, redis_url), std::mem::replace(&mut world.database_url, database_url));
+    let mut worker = world.worker().await;
+    worker.invoke(&events::schedule(), PLENTY).await.response();
+
+    worker.freeze().await;
+    redis.set(Mode::Cut);
+    database.set(Mode::Cut);
+    redis.set(Mode::Pass);
+    database.set(Mode::Pass);
+    (world.redis_url, world.database_url) = direct;
+    let players = world.mail_players(3).await;
+    worker.thaw().await;
+
+    let run = worker.invoke(&events::schedule(), PLENTY).await;
+    assert_processed(&run, players.len());
+    assert_eq!((run.logs.logs("WARN"), run.logs.logs("ERROR")), (Vec::new(), Vec::new()));
+}
+
+#[tokio::test]
+async fn a_bad_configuration_is_told_whole_before_anything_starts() {
+    let settings = [
+        ("REDIS_URL", "http://localhost"),
+        ("COC_REQS_PER_SEC", "0"),
+        ("MAX_ATTEMPTS", "none"),
+        ("COC_BASE_URL", "nowhere"),
+    ];
+    let mut worker = WorkerProcess::start("refresh", settings).await;
+    let status = worker.wait().await;
+    assert!(!status.success());
+    let told = worker.init_error().expect("Lambda shows what init/error was told").to_string();
+    for name in ["REDIS_URL", "DATABASE_URL", "COC_API_TOKEN", "COC_REQS_PER_SEC", "MAX_ATTEMPTS", "COC_BASE_URL"] {
+        assert!(told.contains(name), "{name} is missing in {told}");
+    }
+}

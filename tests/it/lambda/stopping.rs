@@ -1,0 +1,103 @@
+//! How a run ends before the queue does: the deadline, SIGTERM, SIGKILL. Whatever ends it, no request is lost.
+
+use std::time::Duration;
+
+use refresh_worker::sim::{Misbehaviour, Rule, SimConfig};
+
+use super::{
+    events,
+    world::{PLENTY, World, assert_processed},
+};
+
+#[tokio::test]
+async fn a_run_near_its_deadline_stops_in_time_and_gives_everything_back() {
+    let world = World::with(SimConfig { latency: Duration::from_millis(50), ..SimConfig::default() }).await;
+    let players = world.mail_players(400).await;
+    let mut worker = world.worker_with(&[("COC_REQS_PER_SEC", "40"), ("DEADLINE_BUFFER_MS", "4000")]).await;
+
+    // The harness kills a process whose deadline has passed.
+    let run = worker.invoke(&events::schedule(), Duration::from_secs(8)).await;
+
+    let answer = run.response();
+    assert_eq!(answer["stopped_because"], "deadline", "{answer}");
+    let calls = world.simulator.total_calls();
+    assert!(calls > 0 && calls < players.len() as u64, "{calls}");
+    assert_eq!(answer["api_requests"], calls);
+    // Every request is either done or back in the queue. (On a slow machine the last calls may have been cut off.)
+    let processed = answer["processed_requests"].as_u64().unwrap();
+    assert!(processed > 0 && processed <= calls, "{answer}");
+    let sizes = world.sizes().await;
+    assert_eq!(sizes.leased, 0);
+    assert_eq!(sizes.mailbox + sizes.ready + processed, players.len() as u64, "{sizes:?}");
+
+    // Not one call after the stop: the process goes on, answers something else, and has called nobody.
+    worker.invoke(&events::get_health(), PLENTY).await.response();
+    assert_eq!(world.simulator.total_calls(), calls);
+}
+
+#[tokio::test]
+async fn a_run_without_time_left_makes_no_call() {
+    let world = World::start().await;
+    world.mail_players(3).await;
+    let mut worker = world.worker().await;
+    // The default buffer is five seconds.
+    let run = worker.invoke(&events::schedule(), Duration::from_secs(4)).await;
+    assert_eq!(run.response()["stopped_because"], "deadline");
+    assert_eq!(world.simulator.total_calls(), 0);
+    assert_eq!(world.sizes().await.leased, 0);
+}
+
+#[tokio::test]
+async fn sigterm_gives_back_what_is_leased_and_ends_the_process_well() {
+    let world = World::start().await;
+    let players = world.mail_players(10).await;
+    world.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
+    let mut worker = world.worker().await;
+    let running = worker.begin(&events::schedule(), PLENTY).await;
+    world.wait_until_held().await;
+    assert_eq!(worker.extensions().len(), 1, "without an extension Lambda sends no SIGTERM");
+
+    worker.signal("TERM").await;
+    let run = worker.finish(running).await;
+
+    assert_eq!(run.response()["stopped_because"], "shutdown");
+    assert!(worker.wait().await.success());
+    let sizes = world.sizes().await;
+    assert_eq!((sizes.leased, sizes.mailbox + sizes.ready), (0, players.len() as u64), "{sizes:?}");
+    // The key is free for the next run.
+    world.simulator.clear();
+    let mut next = world.worker().await;
+    let run = next.invoke(&events::schedule(), PLENTY).await;
+    assert_processed(&run, players.len());
+}
+
+#[tokio::test]
+async fn what_a_killed_run_had_leased_is_done_by_a_later_one() {
+    let world = World::start().await;
+    let players = world.mail_players(10).await;
+    world.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
+    let short_leases = [("LEASE_SECONDS", "5")];
+    let mut worker = world.worker_with(&short_leases).await;
+    let _running = worker.begin(&events::schedule(), PLENTY).await;
+    world.wait_until_held().await;
+    worker.kill().await;
+    assert!(world.sizes().await.leased > 0);
+    world.simulator.clear();
+
+    let mut next = world.worker_with(&short_leases).await;
+    world.drain_with(&mut next).await;
+    let stored = world.count("SELECT count(DISTINCT player_tag) FROM player_snapshots").await;
+    assert_eq!(usize::try_from(stored).unwrap(), players.len());
+}
+
+#[tokio::test]
+async fn a_frozen_sandbox_wakes_up_and_works_on() {
+    let world = World::start().await;
+    let mut worker = world.worker().await;
+    worker.invoke(&events::schedule(), PLENTY).await.response();
+    worker.freeze().await;
+    let players = world.mail_players(3).await;
+    worker.thaw().await;
+    let run = worker.invoke(&events::schedule(), PLENTY).await;
+    assert_processed(&run, players.len());
+}
