@@ -1,6 +1,6 @@
 //! Configuration: plain structs by concern. A leaf.
 //!
-//! [`env`] reads and validates every environment variable at once, so that an operator sees all problems together;
+//! [`mod@env`] reads and validates every environment variable at once, so that an operator sees all problems together;
 //! [`variables`] is the table of them that the documents are made from. No other module reads the environment. Secrets are [`SecretString`]s and print as nothing.
 
 mod effective;
