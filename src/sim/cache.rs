@@ -18,7 +18,7 @@ struct Copy {
 pub(super) struct Copies {
     /// The first copy of each document has been out for a while when we first hear of it.
     shared: bool,
-    copies: HashMap<String, Copy>,
+    by_path: HashMap<String, Copy>,
     added: usize,
 }
 
@@ -34,31 +34,31 @@ impl Copies {
         now: Duration,
         make: impl FnOnce() -> Answer,
     ) -> (Arc<Answer>, Duration) {
-        if let Some(copy) = self.copies.get(path)
+        if let Some(copy) = self.by_path.get(path)
             && let left = copy.good_until.saturating_sub(now)
             && !left.is_zero()
         {
             return (copy.answer.clone(), left);
         }
-        let is_first = !self.copies.contains_key(path);
+        let is_first = !self.by_path.contains_key(path);
         let answer = Arc::new(make());
         let age = answer.cache_control.duration().unwrap_or_default();
         let age = if self.shared && is_first { part_of(age, path) } else { age };
         if !age.is_zero() {
             self.sweep(now);
-            self.copies.insert(path.to_owned(), Copy { answer: answer.clone(), good_until: now + age });
+            self.by_path.insert(path.to_owned(), Copy { answer: answer.clone(), good_until: now + age });
         }
         (answer, age)
     }
 
     pub(super) fn clear(&mut self) {
-        self.copies.clear();
+        self.by_path.clear();
     }
 
     fn sweep(&mut self, now: Duration) {
         self.added += 1;
         if self.added.is_multiple_of(SWEEP_EVERY) {
-            self.copies.retain(|_, copy| copy.good_until > now);
+            self.by_path.retain(|_, copy| copy.good_until > now);
         }
     }
 }
