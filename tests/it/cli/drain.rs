@@ -1,5 +1,6 @@
 //! `drain`: one run from the command line, with real servers and the simulator as the API.
 
+use refresh_worker::sim::{Misbehaviour, Rule};
 use serde_json::Value;
 
 use super::Shell;
@@ -49,4 +50,46 @@ async fn a_paused_worker_does_nothing_and_that_is_no_failure() {
     let told = shell.run(&["drain"]).await.well();
     assert!(told.starts_with("Nothing done:") && told.contains("REFRESH_PAUSED"), "{told}");
     assert_eq!(simulator.total_calls(), 0);
+}
+
+#[tokio::test]
+async fn ctrl_c_stops_a_run_and_nothing_is_lost() {
+    let simulator = super::simulator(&["the.one.key"]).await;
+    simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
+    let shell = shell(&simulator).await;
+    let clan = format!("clan:{}", simulator.world().clan_tags()[0]);
+    shell.run(&["enqueue", &clan]).await.well();
+    let drain = shell.start(&["drain"]);
+    simulator.wait_until_held(1).await;
+    drain.interrupt();
+    let ran = drain.end().await;
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(ran.stdout.contains("stopped on request"), "{}", ran.stdout);
+    let stats: Value = serde_json::from_str(&shell.run(&["queue", "stats", "--json"]).await.well()).unwrap();
+    assert_eq!((&stats["queue_size"], &stats["leased"], &stats["dead_letters"]), (&1.into(), &0.into(), &0.into()));
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_listed_with_its_reason_and_can_be_brought_back() {
+    let simulator = super::simulator(&["the.one.key"]).await;
+    let tag = simulator.world().clan_tags()[0].clone();
+    simulator.misbehave(Rule::new(Misbehaviour::WrongTag).on_tag(tag.as_str()));
+    let shell = shell(&simulator).await;
+    let clan = format!("clan:{}", tag.as_str());
+    shell.run(&["enqueue", &clan]).await.well();
+    let told = shell.run(&["drain"]).await.well();
+    assert!(told.contains("dead letter"), "{told}");
+
+    let told = shell.run(&["dead", "list"]).await.well();
+    assert!(told.contains(&clan) && told.contains("wrong_tag"), "{told}");
+    let letter: Value = serde_json::from_str(&shell.run(&["dead", "list", "--json"]).await.well()).unwrap();
+    assert_eq!((&letter["name"], &letter["reason_code"]), (&clan.as_str().into(), &"wrong_tag".into()));
+    assert!(letter["body"].as_str().is_some_and(|body| body.len() <= 500), "{letter}");
+    assert_eq!(shell.run(&["dead", "list", "--kind", "player"]).await.well(), "no dead letters\n");
+
+    let told = shell.run(&["dead", "redrive", "--reason", "wrong_tag"]).await.well();
+    assert_eq!(told, "brought back 1 dead letter\n");
+    simulator.clear();
+    let told = shell.run(&["drain"]).await.well();
+    assert!(told.starts_with("1 request answered"), "{told}");
 }

@@ -6,6 +6,7 @@ mod drain;
 mod help;
 mod queue;
 mod readme;
+mod sim;
 
 use std::{path::Path, process::Stdio, time::Duration};
 
