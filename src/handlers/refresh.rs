@@ -43,7 +43,8 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
         let no_tables = self.make_tables(invocation.deadline.since(clock.wall())).await.err();
         let options = RunOptions {
             run: Some(invocation.request_id.clone()),
-            time_left: Some(time_left(caller, invocation.deadline, clock.wall())),
+            time_left: Some(invocation.deadline.since(clock.wall())),
+            max_runtime: budget(caller, options.max_runtime),
             ..options
         };
         let mut report = self.runs.run(options, &Unwatched).await;
@@ -83,12 +84,11 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
     }
 }
 
-/// How long the run may take before it must have answered.
-fn time_left(caller: Caller, deadline: Timestamp, now: Timestamp) -> Duration {
-    let left = deadline.since(now);
+/// A limit on the run besides the invocation's deadline.
+fn budget(caller: Caller, asked: Option<Duration>) -> Option<Duration> {
     match caller {
-        Caller::Lambda => left,
-        Caller::Http => left.min(HTTP_TIME),
+        Caller::Lambda => asked,
+        Caller::Http => Some(asked.map_or(HTTP_TIME, |asked| asked.min(HTTP_TIME))),
     }
 }
 

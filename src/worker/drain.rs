@@ -120,7 +120,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             } else if suspect {
                 // A suspect is leased with nothing else in flight: should it kill us, it takes nobody with it.
                 self.wait(|counts| counts.open == 0, None).await;
-            } else if nothing && !batch.more_mail {
+            } else if nothing && !batch.more {
                 if self.flow.counts().open == 0 {
                     return self.halt.end(Force::None, StopReason::QueueEmpty, None);
                 }
@@ -249,8 +249,8 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             );
         }
         // A server that has forgotten the script of the one and not of the other carries them out in the other order.
-        let more_mail = admitted.more || admitted.admitted + admitted.found_by_scan > 0;
-        Ok(Batch { leases: leased.leases, suspect_waits: leased.suspect_waits, more_mail })
+        let more = admitted.more || admitted.admitted + admitted.found_by_scan > 0 || leased.more;
+        Ok(Batch { leases: leased.leases, suspect_waits: leased.suspect_waits, more })
     }
 
     /// Leases last `LEASE_SECONDS`, but never past the end of the run plus a margin.
@@ -373,8 +373,9 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
 struct Batch {
     leases: Vec<Lease>,
     suspect_waits: bool,
-    /// Mail waits, or came with this batch: an empty batch does not mean an empty queue.
-    more_mail: bool,
+    /// Mail waits, or came with this batch, or not all that is due was looked at: an empty batch does not mean an empty
+    /// queue.
+    more: bool,
 }
 
 /// How many requests may be leased and not yet started.

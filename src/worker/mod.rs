@@ -307,7 +307,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
     }
 }
 
-/// What the cap of the keys held allowed between the first call and the interval that follows the last.
+/// What the cap of the keys held allowed from the first call until one interval after the last.
 #[expect(clippy::cast_precision_loss, reason = "an account has ten keys")]
 fn calls_allowed(calling: Duration, reqs_per_sec: u32, keys_held: u64) -> f64 {
     if keys_held == 0 { 0.0 } else { calling.as_secs_f64() * f64::from(reqs_per_sec) * keys_held as f64 + 1.0 }

@@ -81,7 +81,8 @@ impl StopReason {
 pub struct RunReport {
     /// Names the run in lease tokens, key slots, logs and `refresh_runs`; the Lambda request id when there is one.
     pub run: String,
-    /// By the queue server's clock (the machine's when the queue never answered).
+    /// By the queue server's clock (the machine's when the queue never answered), as RFC 3339.
+    #[serde(serialize_with = "as_text")]
     pub started: Timestamp,
     pub runtime_seconds: f64,
     pub stopped_because: StopReason,
@@ -251,7 +252,8 @@ impl Tally {
             outcomes_by_kind,
             api_requests: end.api_requests,
             api_requests_per_second: round(ratio(end.api_requests, seconds), 2),
-            budget_used: round(ratio(end.api_requests, end.calls_allowed), 4),
+            // In a run of a few calls the limiter's slack shows: that is not more than all of the budget.
+            budget_used: round(ratio(end.api_requests, end.calls_allowed).min(1.0), 4),
             keys_usable: end.keys_usable,
             keys_held: end.keys_held,
             queue: end.queue,
@@ -284,6 +286,10 @@ pub struct RunEnd {
 #[expect(clippy::cast_precision_loss, reason = "counts of one run are far below 2^52")]
 fn ratio(count: u64, whole: f64) -> f64 {
     if whole > 0.0 { count as f64 / whole } else { 0.0 }
+}
+
+fn as_text<S: serde::Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(time)
 }
 
 fn round(value: f64, digits: i32) -> f64 {
