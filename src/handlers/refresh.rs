@@ -10,7 +10,6 @@ use tracing::{debug, warn};
 
 use super::{Failure, Handlers, Invocation, in_form, lambda::Caller};
 use crate::{
-    clock::Timestamp,
     metrics,
     model::ObjectId,
     queue::{Queue, Slots},
@@ -211,7 +210,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        clock::ManualClock,
+        clock::{ManualClock, Timestamp},
         telemetry::JsonLines,
         worker::report::{RunEnd, Tally},
     };
@@ -263,13 +262,13 @@ mod tests {
     }
 
     #[test]
-    fn an_http_caller_never_waits_longer_than_api_gateway_does() {
-        let now = Timestamp::from_millis(1_000_000);
-        let in_five_minutes = now + Duration::from_secs(300);
-        assert_eq!(time_left(Caller::Lambda, in_five_minutes, now), Duration::from_secs(300));
-        assert_eq!(time_left(Caller::Http, in_five_minutes, now), Duration::from_secs(25));
-        assert_eq!(time_left(Caller::Http, now + Duration::from_secs(9), now), Duration::from_secs(9));
-        assert_eq!(time_left(Caller::Lambda, now, in_five_minutes), Duration::ZERO);
+    fn a_caller_behind_http_waits_25_seconds_at_most() {
+        let asked = Some(Duration::from_secs(60));
+        assert_eq!(budget(Caller::Lambda, None), None);
+        assert_eq!(budget(Caller::Lambda, asked), asked);
+        assert_eq!(budget(Caller::Http, None), Some(HTTP_TIME));
+        assert_eq!(budget(Caller::Http, asked), Some(HTTP_TIME));
+        assert_eq!(budget(Caller::Http, Some(Duration::from_secs(9))), Some(Duration::from_secs(9)));
     }
 
     #[test]
