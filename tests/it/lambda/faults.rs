@@ -1,5 +1,7 @@
 //! Servers that are down, and a configuration that will not do: told as an error, and no request is lost.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::{
@@ -93,6 +95,44 @@ async fn a_database_that_dies_in_the_middle_stops_the_run_and_loses_nothing() {
     worker.invoke(&events::schedule(), PLENTY).await.response();
     assert_eq!(world.sizes().await, Sizes::EMPTY);
     assert_eq!(world.count("SELECT count(DISTINCT player_tag) FROM player_snapshots").await, 300);
+}
+
+#[tokio::test]
+async fn results_whose_commit_was_not_confirmed_are_kept_once() {
+    let mut world = World::start().await;
+    let (proxy, url) = Proxy::in_front_of(&world.database_url).await;
+    let direct = std::mem::replace(&mut world.database_url, url);
+    let players = world.mail_players(200).await;
+    let mut worker = world.worker_with(&[("COC_REQS_PER_SEC", "100")]).await;
+    // The worker's own tables are made here.
+    worker.invoke(&json!({ "max_requests": 1 }), PLENTY).await.response();
+
+    // With the end of the text, since "READ COMMITTED" is no commit.
+    proxy.set(Mode::LoseAnswerTo("COMMIT\0"));
+    let running = worker.begin(&events::schedule(), PLENTY).await;
+    world.database_url = direct;
+    world.wait_for_rows("SELECT count(*) - 1 FROM player_snapshots").await;
+    proxy.set(Mode::Pass);
+    worker.finish(running).await;
+
+    world.drain_with(&mut worker).await;
+    let rows = world.count("SELECT count(*) FROM player_snapshots").await;
+    assert_eq!(usize::try_from(rows).unwrap(), players.len(), "one row a player, and none twice");
+}
+
+#[tokio::test]
+async fn slow_servers_make_a_run_slow_and_nothing_else() {
+    let mut world = World::start().await;
+    let players = world.mail_players(20).await;
+    let (redis, redis_url) = Proxy::in_front_of(&world.redis_url).await;
+    let (database, database_url) = Proxy::in_front_of(&world.database_url).await;
+    (world.redis_url, world.database_url) = (redis_url, database_url);
+    for proxy in [&redis, &database] {
+        proxy.set(Mode::Slow(Duration::from_millis(20)));
+    }
+    let mut worker = world.worker().await;
+    let run = worker.invoke(&events::schedule(), PLENTY).await;
+    assert_processed(&run, players.len());
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use time::{OffsetDateTime, PrimitiveDateTime, macros::format_description};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::events;
@@ -123,6 +123,16 @@ impl World {
     pub async fn wait_for_calls(&self, count: u64) {
         let waited = timeout(PLENTY, self.simulator.wait_for_calls(count)).await;
         assert!(waited.is_ok(), "{count} calls were expected, {} came", self.simulator.total_calls());
+    }
+
+    /// Waits until this query counts something.
+    pub async fn wait_for_rows(&self, query: &'static str) {
+        let counted = async {
+            while self.count(query).await == 0 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        assert!(timeout(PLENTY, counted).await.is_ok(), "nothing is counted by {query}");
     }
 
     /// Waits until a call stands at the simulator's barrier.

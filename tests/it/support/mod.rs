@@ -6,7 +6,7 @@
 //!
 //! [`process`] runs the binary as Lambda does, through the Runtime API of [`runtime_api`]; [`proxy`] stands between it and
 //! its servers when a test needs a bad network.
-#![allow(dead_code, reason = "the bed is built ahead of the tests that will use it")]
+#![allow(dead_code, reason = "each bench uses a part of the bed")]
 
 pub mod postgres;
 pub mod process;

@@ -21,8 +21,9 @@ pub enum Mode {
     Slow(Duration),
     /// Connections stay open and are accepted; nothing moves until the mode changes.
     Stall,
-    /// What clients send arrives; the answers are lost. A commit then may have happened or not, as far as they know.
-    LoseAnswers,
+    /// Whoever sends this word is cut off before the answer, though the word arrives: a `COMMIT` then has happened, and
+    /// the client cannot know.
+    LoseAnswerTo(&'static str),
     /// Open connections are closed, and new ones as soon as they are accepted.
     Cut,
     /// Open connections are closed, and new ones refused.
@@ -118,29 +119,32 @@ async fn join(client: TcpStream, target: String, mut state: watch::Receiver<Stat
     let Ok(server) = TcpStream::connect(&target).await else { return };
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
     tokio::select! {
-        () = carry(from_client, to_server, state.clone(), false) => {}
-        () = carry(from_server, to_client, state.clone(), true) => {}
+        () = carry(from_client, to_server, state.clone()) => {}
+        () = carry(from_server, to_client, state.clone()) => {}
         _ = state.wait_for(|state| state.cuts != cuts) => {}
     }
 }
 
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut state: watch::Receiver<State>, answers: bool) {
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut state: watch::Receiver<State>) {
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(size @ 1..) = from.read(&mut buffer).await {
         let Ok(now) = state.wait_for(|state| state.mode != Mode::Stall).await.map(|state| state.mode) else { return };
-        match now {
-            Mode::Slow(delay) => sleep(delay).await,
-            Mode::LoseAnswers if answers => continue,
-            _ => {}
+        if let Mode::Slow(delay) = now {
+            sleep(delay).await;
         }
         if to.write_all(&buffer[..size]).await.is_err() {
+            return;
+        }
+        if let Mode::LoseAnswerTo(word) = now
+            && buffer[..size].windows(word.len()).any(|part| part == word.as_bytes())
+        {
             return;
         }
     }
 }
 
 #[tokio::test]
-async fn a_proxy_passes_loses_cuts_and_refuses() {
+async fn a_proxy_passes_stalls_cuts_and_refuses() {
     let echo = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = Proxy::start(&echo.local_addr().unwrap().to_string()).await;
     tokio::spawn(async move {
