@@ -1,7 +1,7 @@
 //! The SQLite store: the same six tables and the same behaviour as PostgreSQL, in one file and without a server.
 //!
 //! Made for `refresh-worker demo` and for tests, so it is written to be read: one connection, a transaction per batch,
-//! short statements (`sql/sqlite/*.sql`), and the decisions of every store between them ([`super::plan`]). Times are
+//! short statements (`sql/sqlite/*.sql`), and the decisions of every store between them (`store/plan`). Times are
 //! UTC as text (`2026-03-04 05:06:07.089000`), documents are JSON text: open the file with any SQLite tool and look.
 
 mod arbiter;
