@@ -36,11 +36,11 @@ async fn main() {
     let simulator = simulator().await;
     let redis = support::redis::fresh().await;
     let postgres = support::postgres::fresh().await;
-    let worker = worker(&redis, &postgres, &simulator).await;
+    let worker = worker(&redis, &postgres, &simulator);
     worker.store.migrate().await.expect("the migrations run");
     fill(&worker, &simulator).await;
 
-    let report = run(&worker, seconds).await;
+    let report = Box::pin(run(&worker, seconds)).await;
     let most = simulator.most_in_any_second(TOKEN);
     println!("one run of {seconds} s at {CAP}/s, {} ms answers, queue full:", LATENCY.as_millis());
     println!("  calls made                  {}", report.api_requests);
@@ -49,7 +49,7 @@ async fn main() {
     println!("  stored {}, stopped because {}", report.outcomes["stored"], report.stopped_because.as_str());
 
     let before = simulator.total_calls();
-    let other = self::worker(&redis, &postgres, &simulator).await;
+    let other = self::worker(&redis, &postgres, &simulator);
     let mut turned_away = 0;
     for _ in 0..10 {
         // Two invocations at once, then the next two at once, without a pause: every handover there is.
@@ -67,7 +67,7 @@ async fn simulator() -> Simulator {
     Simulator::start(config).await.expect("a loopback port is free")
 }
 
-async fn worker(redis: &str, postgres: &str, simulator: &Simulator) -> Worker<RedisQueue, PostgresStore> {
+fn worker(redis: &str, postgres: &str, simulator: &Simulator) -> Worker<RedisQueue, PostgresStore> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let redis = RedisConfig { url: redis.into(), namespace: "refresh".to_owned() };
     let database =
@@ -82,7 +82,7 @@ async fn worker(redis: &str, postgres: &str, simulator: &Simulator) -> Worker<Re
 
 async fn run(worker: &Worker<RedisQueue, PostgresStore>, seconds: u64) -> RunReport {
     let options = RunOptions { time_left: Some(Duration::from_secs(seconds)), ..RunOptions::default() };
-    worker.run(options, &Unwatched).await
+    Box::pin(worker.run(options, &Unwatched)).await
 }
 
 async fn fill(worker: &Worker<RedisQueue, PostgresStore>, simulator: &Simulator) {

@@ -93,7 +93,7 @@ async fn cpu_per_object(worker: &mut WorkerProcess, name: &str, objects: &[Objec
         objects.iter().map(|object| json!({"type": object.kind.as_str(), "tag": object.tag.as_str()})).collect();
     let before = worker.cpu_time().unwrap_or_default();
     let invocation = worker.invoke(&json!({"requests": requests}), BUDGET).await;
-    let used = worker.cpu_time().unwrap_or_default() - before;
+    let used = worker.cpu_time().unwrap_or_default().saturating_sub(before);
     let told = invocation.response();
     let calls = told["api_requests"].as_u64().unwrap_or_default().max(1);
     let per_call = used.as_secs_f64() * 1000.0 / f64::from(u32::try_from(calls).unwrap_or(u32::MAX));
