@@ -84,7 +84,7 @@ cargo test --locked --no-run "$@"
 results=$(mktemp)
 trap 'rm -f "$results"' EXIT
 status=0
-cargo test --locked --quiet "$@" 2>&1 | tee "$results" || status=$?
+INSTA_UPDATE=${INSTA_UPDATE:-no} cargo test --locked --quiet --no-fail-fast "$@" 2>&1 | tee "$results" || status=$?
 awk -v seconds="$SECONDS" '
     /^test result: / { passed += $4; failed += $6; ignored += $8 }
     END { printf "All together: %d passed, %d failed, %d ignored, in %d s.\n", passed, failed, ignored, seconds }

@@ -184,7 +184,7 @@ async fn an_http_caller_gets_the_report_within_25_seconds() {
     assert_eq!((&body["status"], &body["queued"]), (&json!("done"), &json!(["clan:2PP"])));
     assert_eq!(body["processed_requests"], 1);
     let asked = handlers.runs.asked.lock().unwrap();
-    assert_eq!((asked[0].time_left, asked[0].max_requests), (Some(Duration::from_secs(25)), Some(5)));
+    assert_eq!((asked[0].max_runtime, asked[0].max_requests), (Some(Duration::from_secs(25)), Some(5)));
 }
 
 #[tokio::test]

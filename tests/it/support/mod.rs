@@ -2,7 +2,8 @@
 //!
 //! [`redis`] and [`postgres`] give every test a database of its own on one private server each, started when the first
 //! test asks and gone when the test process ends, however it ends ([`server`] says how). With `TEST_REDIS_URL` or
-//! `TEST_DATABASE_URL` set, the databases are made on those servers instead: they must be servers for tests only.
+//! `TEST_DATABASE_URL` set, the databases are made on those servers instead: they must be servers for tests only,
+//! since databases are emptied there and some (`refresh_worker_test_*`) stay behind.
 //!
 //! [`process`] runs the binary as Lambda does, through the Runtime API of [`runtime_api`]; [`proxy`] stands between it and
 //! its servers when a test needs a bad network.
