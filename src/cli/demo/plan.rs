@@ -181,7 +181,12 @@ impl Planner {
         }
         if let Some(object) = self.nearly_last() {
             let throttled = Rule::new(Misbehaviour::Throttled { retry_after: Some(1) });
-            self.plan.rules.push(throttled.on_tag(object.tag.as_str()).once());
+            let endpoint = match object.kind {
+                Kind::Clan => Endpoint::Clan,
+                Kind::Player => Endpoint::Player,
+                Kind::War => Endpoint::CurrentWar,
+            };
+            self.plan.rules.push(throttled.on(endpoint).on_tag(object.tag.as_str()).once());
             self.plan.specials.push("a throttled moment (429) near the end, after which the key is slower");
         }
     }
