@@ -79,7 +79,7 @@ async fn warm(worker: &mut WorkerProcess, event: &Value) -> Spread {
     let mut times = Vec::new();
     for _ in 0..WARM_CALLS {
         // The slot of the run before lives on for one interval; a run in that time waits for it.
-        tokio::time::sleep(Duration::from_millis(60)).await;
+        tokio::time::sleep(Duration::from_millis(120)).await;
         let began = Instant::now();
         worker.invoke(event, BUDGET).await.response();
         times.push(began.elapsed());
