@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
+    level_filters::LevelFilter,
     span,
 };
 use tracing_subscriber::{
@@ -49,10 +50,13 @@ pub fn init_command_line(config: &TelemetryConfig) {
 }
 
 /// A level holds for everything, except that chatty libraries stay at `info`; a list of `module=level` is taken as it is.
-/// The Lambda runtime repeats every error that a handler answers: the handler has logged it already.
+/// The Lambda runtime repeats every error that a handler answers: the handler has logged it already. A connection of the
+/// pool that died while the sandbox was frozen is replaced; that is no news.
 fn filter(log_level: &str) -> Targets {
     let filter = Targets::from_str(log_level).unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
-    let filter = filter.with_target("lambda_runtime::layers::panic", tracing::level_filters::LevelFilter::OFF);
+    let filter = filter
+        .with_target("lambda_runtime::layers::panic", LevelFilter::OFF)
+        .with_target("sqlx_core::pool::connection", LevelFilter::OFF);
     if log_level.contains(['=', ',']) || !matches!(log_level, "debug" | "trace") {
         return filter;
     }
@@ -268,6 +272,7 @@ mod tests {
             tracing::debug!("detail");
             tracing::info!("news");
             tracing::error!(target: "lambda_runtime::layers::panic", "said twice");
+            tracing::warn!(target: "sqlx_core::pool::connection", "a frozen connection died");
             tracing::debug!(target: "hyper::proto", "chatter");
             tracing::debug!(target: "sqlx::query", "SELECT 1");
         };

@@ -208,7 +208,7 @@ async fn a_key_slot_outlives_its_run_by_one_interval_only() {
     bed.worker.run(RunOptions::default(), &Unwatched).await;
     let early = bed.another().run(RunOptions::default(), &Unwatched).await;
     assert_eq!(early.stopped_because, StopReason::AlreadyRunning, "{early:?}");
-    bed.clock.advance(Duration::from_millis(1000 / u64::from(RATE) + 15));
+    bed.clock.advance(Duration::from_millis(1000 / u64::from(RATE) + 50));
     bed.ask(bed.clans(1)).await;
     let report = bed.another().run(RunOptions::default(), &Unwatched).await;
     assert_eq!(outcomes(&report), [("stored", 1)], "{report:?}");
