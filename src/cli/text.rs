@@ -170,6 +170,7 @@ pub fn percent(part: f64) -> String {
 }
 
 /// `5300000` as `5.3 MB`.
+#[cfg(feature = "embedded")]
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
 pub fn bytes(number: u64) -> String {
