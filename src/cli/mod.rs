@@ -1,7 +1,7 @@
 //! The command line: one file a command, each with its arguments and what it does.
 //!
 //! Parses, dispatches, prints. The work itself is done by the rooms that the Lambda function uses too; [`crate::app`]
-//! builds them. [`text`] and [`summary`] make text out of values, [`progress`] follows a run.
+//! builds them. `text` and `summary` make text out of values, `progress` follows a run.
 //!
 //! Exit codes: 0 done, 1 the command failed or found something wrong, 2 wrong usage or configuration.
 #![expect(clippy::doc_markdown, reason = "the comments on arguments are the help, read in a terminal without Markdown")]

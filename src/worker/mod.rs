@@ -1,9 +1,9 @@
 //! The worker room: one run from the first lease to the last settlement. The only room that has seen queue, API and
 //! store.
 //!
-//! [`Worker::run`](Runs::run) opens the run (clocks, database, named requests, key slots, maintenance), lets [`drain`]
-//! do the work, and closes it (slots given back, books closed). What each stage does is in [`drain`], [`fetch`] and
-//! [`commit`]; the decisions are plain functions in [`deadline`] and [`standing`].
+//! [`Worker::run`](Runs::run) opens the run (clocks, database, named requests, key slots, maintenance), lets `drain`
+//! do the work, and closes it (slots given back, books closed). What each stage does is in `drain`, `fetch` and
+//! `commit`; the decisions are plain functions in [`deadline`] and [`standing`].
 
 mod commit;
 pub mod deadline;
