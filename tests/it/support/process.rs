@@ -4,12 +4,12 @@ use std::{
     collections::BTreeMap,
     env,
     fs::{self, File},
+    os::unix::fs::FileExt as _,
     process::{ExitStatus, Stdio},
     time::Duration,
 };
 
 use serde_json::Value;
-use tempfile::TempDir;
 use tokio::{
     process::{Child, Command},
     time::timeout,
@@ -26,7 +26,8 @@ pub struct WorkerProcess {
     api: RuntimeApi,
     child: Child,
     pid: u32,
-    folder: TempDir,
+    stdout: File,
+    stderr: File,
     finished_events: u64,
     read_output: Output,
 }
@@ -82,8 +83,9 @@ impl WorkerProcess {
         environment: impl IntoIterator<Item = (K, V)>,
     ) -> Self {
         let api = RuntimeApi::start().await;
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let file = |name: &str| File::create(folder.path().join(name)).expect("a file for the output");
+        // Files, since what was written to them can be read at any moment; without a name, since nobody removes them.
+        let (stdout, stderr) = (tempfile::tempfile().expect("a file"), tempfile::tempfile().expect("a file"));
+        let child_end = |file: &File| file.try_clone().expect("a second handle");
         let own: BTreeMap<String, String> = environment
             .into_iter()
             .map(|(name, value)| (name.as_ref().to_owned(), value.as_ref().to_owned()))
@@ -92,15 +94,15 @@ impl WorkerProcess {
             .env_clear()
             .envs(lambda_environment(&api.address(), handler))
             .envs(own)
-            .current_dir(folder.path())
+            .current_dir(env::temp_dir())
             .stdin(Stdio::null())
-            .stdout(file("stdout"))
-            .stderr(file("stderr"))
+            .stdout(child_end(&stdout))
+            .stderr(child_end(&stderr))
             .kill_on_drop(true)
             .spawn()
             .unwrap_or_else(|error| panic!("start {command:?}: {error}"));
         let pid = child.id().expect("a child that was not waited for has an id");
-        Self { api, child, pid, folder, finished_events: 0, read_output: Output::default() }
+        Self { api, child, pid, stdout, stderr, finished_events: 0, read_output: Output::default() }
     }
 
     /// One event from the hand-over to the answer.
@@ -190,8 +192,7 @@ impl WorkerProcess {
 
     /// Everything that the process has written so far.
     pub fn output(&self) -> Output {
-        let read = |name| String::from_utf8_lossy(&fs::read(self.folder.path().join(name)).unwrap_or_default()).into();
-        Output { stdout: read("stdout"), stderr: read("stderr") }
+        Output { stdout: read_whole(&self.stdout), stderr: read_whole(&self.stderr) }
     }
 
     /// The most memory that the process has held at once; `None` where the system does not tell (not Linux).
@@ -262,6 +263,14 @@ impl std::fmt::Display for Output {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "{}{}", self.stdout, self.stderr)
     }
+}
+
+/// The file's text so far, without moving the place where the process writes on.
+fn read_whole(file: &File) -> String {
+    let length = file.metadata().expect("an open file").len();
+    let mut bytes = vec![0; usize::try_from(length).expect("output fits the memory")];
+    file.read_exact_at(&mut bytes, 0).expect("what was written can be read");
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// What Lambda sets for a function on a custom runtime.
