@@ -27,6 +27,9 @@ const GROUP: usize = 64;
 /// … or when its first answer has waited so long.
 const GROUP_WAIT: Duration = Duration::from_millis(300);
 
+/// While a commit takes longer than this, no further call begins: its answer might not be kept.
+const SLOW_COMMIT: Duration = Duration::from_secs(2);
+
 /// Failures in a row, without one answer between them, that mean the API itself is in trouble.
 const CIRCUIT: usize = 20;
 
@@ -277,7 +280,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         let mut patience = PATIENCE.iter();
         loop {
             let began = Instant::now();
-            let error = match self.worker.store.commit(self.time.now(), fetched).await {
+            let error = match self.commit_once(fetched).await {
                 Ok(committed) => {
                     self.deadline.saw_commit(began.elapsed());
                     self.store_answers.send_replace(true);
@@ -292,6 +295,16 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 _ => return Err(error),
             }
         }
+    }
+
+    /// One try. A database that stays silent is not waited for with more calls.
+    async fn commit_once(&self, fetched: &[Fetched]) -> Result<Vec<Committed>, StoreError> {
+        let mut commit = std::pin::pin!(self.worker.store.commit(self.time.now(), fetched));
+        if let Ok(answer) = tokio::time::timeout(SLOW_COMMIT, commit.as_mut()).await {
+            return answer;
+        }
+        self.store_answers.send_replace(false);
+        commit.await
     }
 
     fn after_commit(&self, lease: &Lease, fetched: &Fetched, committed: Committed) -> (Settlement, Outcome) {

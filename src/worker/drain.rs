@@ -207,7 +207,9 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 }
             }
             None => {
-                let failure = "no API key is usable any more; `errors` says why each was refused".to_owned();
+                let failure =
+                    "no API key is usable any more: each was refused (`errors` says why) or its slot ran out unrenewed"
+                        .to_owned();
                 self.halt.end(Force::StartNothing, StopReason::NoUsableKey, Some(failure));
             }
         }
