@@ -1,0 +1,194 @@
+# When somebody should look. DEPLOYMENT.md has a section for each: what it means and what to do.
+
+locals {
+  metric_namespace  = "CoC/RefreshWorker"
+  metric_dimensions = { Service = "refresh-worker", Environment = var.environment }
+
+  lambda_dimensions = { FunctionName = local.function_names.refresh }
+
+  alarms = merge({
+    errors = {
+      description = "Many runs failed: more than the schedule alone can fail"
+      namespace   = "AWS/Lambda", metric = "Errors", dimensions = local.lambda_dimensions
+      statistic   = "Sum", period = 600, evaluations = 1
+      comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.errors, missing = "notBreaching"
+    }
+    failing-schedule = {
+      description = "Runs that the schedule starts fail one after the other"
+      namespace   = "AWS/Lambda", metric = "Errors", dimensions = local.lambda_dimensions
+      statistic   = "Sum", period = 600, evaluations = 1
+      comparison  = "GreaterThanOrEqualToThreshold", threshold = var.alarm_thresholds.failing_schedule, missing = "notBreaching"
+    }
+    no-invocations = {
+      description = "Nothing starts the worker"
+      namespace   = "AWS/Lambda", metric = "Invocations", dimensions = local.lambda_dimensions
+      statistic   = "Sum", period = 300, evaluations = 1
+      comparison  = "LessThanThreshold", threshold = 1, missing = "breaching"
+    }
+    duration = {
+      description = "A run took longer than it may"
+      namespace   = "AWS/Lambda", metric = "Duration", dimensions = local.lambda_dimensions
+      statistic   = "Maximum", period = 300, evaluations = 1
+      comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.duration_ms, missing = "notBreaching"
+    }
+    throttles = {
+      description = "Lambda turned invocations away"
+      namespace   = "AWS/Lambda", metric = "Throttles", dimensions = local.lambda_dimensions
+      statistic   = "Sum", period = 300, evaluations = 1
+      comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.throttles, missing = "notBreaching"
+    }
+    async-dropped = {
+      description = "Events were dropped before they reached the worker"
+      namespace   = "AWS/Lambda", metric = "AsyncEventsDropped", dimensions = local.lambda_dimensions
+      statistic   = "Sum", period = 300, evaluations = 1
+      comparison  = "GreaterThanThreshold", threshold = 0, missing = "notBreaching"
+    }
+    failure-queue = {
+      description = "Events that failed lie in the failure queue"
+      namespace   = "AWS/SQS", metric = "ApproximateNumberOfMessagesVisible", dimensions = { QueueName = aws_sqs_queue.failures.name }
+      statistic   = "Maximum", period = 300, evaluations = 1
+      comparison  = "GreaterThanThreshold", threshold = 0, missing = "notBreaching"
+    }
+    dead-letters = {
+      description = "Requests were set aside for a person to look at"
+      namespace   = local.metric_namespace, metric = "dead_letters", dimensions = local.metric_dimensions
+      statistic   = "Maximum", period = 300, evaluations = 1
+      comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.dead_letters, missing = "notBreaching"
+    }
+    oldest-request = {
+      description = "A request waits for too long"
+      namespace   = local.metric_namespace, metric = "oldest_request_age_seconds", dimensions = local.metric_dimensions
+      statistic   = "Maximum", period = 300, evaluations = 3
+      comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.oldest_request_age_seconds, missing = "notBreaching"
+    }
+    queue-depth = {
+      description = "Too many requests wait"
+      namespace   = local.metric_namespace, metric = "queue_size", dimensions = local.metric_dimensions
+      statistic   = "Maximum", period = 300, evaluations = 3
+      comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.queue_size, missing = "notBreaching"
+    }
+    }, local.refreshes_views ? {
+    view-refresh = {
+      description = "Materialized views cannot be refreshed"
+      namespace   = local.metric_namespace, metric = "view_refresh_failures", dimensions = local.metric_dimensions
+      statistic   = "Sum", period = 120, evaluations = 1
+      comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.view_refresh_failures, missing = "notBreaching"
+    }
+    } : {}, var.create_api ? {
+    api-5xx = {
+      description = "The API answered with errors of its own"
+      namespace   = "AWS/ApiGateway", metric = "5XXError", dimensions = { ApiName = var.name, Stage = "live" }
+      statistic   = "Sum", period = 300, evaluations = 1
+      comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.api_5xx, missing = "notBreaching"
+    }
+  } : {})
+
+  composite_alarms = {
+    worker-unhealthy = {
+      description = "The worker does not work: not started, failing, or too slow"
+      rule        = join(" OR ", [for key in ["no-invocations", "errors", "failing-schedule", "duration"] : "ALARM(\"${var.name}-${key}\")"])
+    }
+    backlog = {
+      description = "The worker does not keep up: many wait, and for long"
+      rule        = join(" AND ", [for key in ["queue-depth", "oldest-request"] : "ALARM(\"${var.name}-${key}\")"])
+    }
+  }
+
+  create_topic  = var.create_alarms && var.alarm_topic_arn == null
+  alarm_actions = var.create_alarms ? [local.create_topic ? aws_sns_topic.alarms[0].arn : var.alarm_topic_arn] : []
+}
+
+resource "aws_cloudwatch_metric_alarm" "this" {
+  for_each = { for key, alarm in local.alarms : key => alarm if var.create_alarms }
+
+  alarm_name          = "${var.name}-${each.key}"
+  alarm_description   = "${each.value.description}. What to do: DEPLOYMENT.md, ${each.key}."
+  namespace           = each.value.namespace
+  metric_name         = each.value.metric
+  dimensions          = each.value.dimensions
+  statistic           = each.value.statistic
+  period              = each.value.period
+  evaluation_periods  = each.value.evaluations
+  comparison_operator = each.value.comparison
+  threshold           = each.value.threshold
+  treat_missing_data  = each.value.missing
+
+  # A schedule that was switched off on purpose is no alarm.
+  actions_enabled = each.key == "no-invocations" ? var.schedule_enabled : true
+  alarm_actions   = local.alarm_actions
+  ok_actions      = local.alarm_actions
+  tags            = local.tags
+}
+
+resource "aws_cloudwatch_composite_alarm" "this" {
+  for_each = { for key, alarm in local.composite_alarms : key => alarm if var.create_alarms }
+
+  alarm_name        = "${var.name}-${each.key}"
+  alarm_description = "${each.value.description}. What to do: DEPLOYMENT.md, ${each.key}."
+  alarm_rule        = each.value.rule
+  actions_enabled   = var.schedule_enabled
+  alarm_actions     = local.alarm_actions
+  ok_actions        = local.alarm_actions
+  tags              = local.tags
+
+  depends_on = [aws_cloudwatch_metric_alarm.this]
+}
+
+data "aws_iam_policy_document" "alarm_key" {
+  #checkov:skip=CKV_AWS_109:A key's policy speaks of the key itself; `*` is the key.
+  #checkov:skip=CKV_AWS_111:A key's policy speaks of the key itself; `*` is the key.
+  #checkov:skip=CKV_AWS_356:A key's policy speaks of the key itself; `*` is the key.
+  statement {
+    sid       = "Administration"
+    actions   = ["kms:*"] # What AWS asks of every key: without it nobody could change this policy.
+    resources = ["*"]
+
+    principals {
+      type        = "AWS"
+      identifiers = ["arn:${local.partition}:iam::${local.account}:root"]
+    }
+  }
+
+  statement {
+    sid       = "AlarmsPublish"
+    actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
+    resources = ["*"]
+
+    principals {
+      type        = "Service"
+      identifiers = ["cloudwatch.amazonaws.com"]
+    }
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:SourceAccount"
+      values   = [local.account]
+    }
+  }
+}
+
+resource "aws_kms_key" "alarms" {
+  count = local.create_topic ? 1 : 0
+
+  description             = "${var.name}: messages of alarms"
+  enable_key_rotation     = true
+  deletion_window_in_days = 7
+  policy                  = data.aws_iam_policy_document.alarm_key.json
+  tags                    = local.tags
+}
+
+resource "aws_sns_topic" "alarms" {
+  count = local.create_topic ? 1 : 0
+
+  name              = "${var.name}-alarms"
+  kms_master_key_id = aws_kms_key.alarms[0].arn
+  tags              = local.tags
+}
+
+resource "aws_sns_topic_subscription" "email" {
+  for_each = local.create_topic ? toset(var.alarm_emails) : toset([])
+
+  topic_arn = aws_sns_topic.alarms[0].arn
+  protocol  = "email"
+  endpoint  = each.value
+}

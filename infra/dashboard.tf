@@ -1,0 +1,88 @@
+# One page: is it working, is it keeping up, is the budget used, are keys healthy, what fails.
+
+locals {
+  own_metric = [local.metric_namespace, "Service", "refresh-worker", "Environment", var.environment]
+
+  # [title, [[metric, statistic, label]], horizontal line or null]
+  own_graphs = {
+    keeping_up   = { title = "Is it keeping up? What waits", metrics = [["queue_size", "Maximum"], ["delayed", "Maximum"], ["leased", "Maximum"]], line = null }
+    oldest       = { title = "Is it keeping up? Age of the oldest request (s)", metrics = [["oldest_request_age_seconds", "Maximum"]], line = { label = "alarm", value = var.alarm_thresholds.oldest_request_age_seconds } }
+    work         = { title = "What it does: requests", metrics = [["processed_requests", "Sum"], ["failed_requests", "Sum"], ["api_requests", "Sum"]], line = null }
+    rate         = { title = "Calls a second (one key: 30)", metrics = [["api_requests_per_second", "Maximum"], ["api_requests_per_second", "Average"]], line = { label = "one key", value = 30 } }
+    budget       = { title = "Is the budget used? (1 = all calls that were allowed)", metrics = [["budget_used", "Average"], ["budget_used", "Maximum"]], line = { label = "all", value = 1 } }
+    keys         = { title = "Are keys healthy? Usable keys, answers 429", metrics = [["keys_usable", "Minimum"], ["throttled", "Sum"]], line = null }
+    day          = { title = "Calls left today (only with COC_REQS_PER_DAY)", metrics = [["calls_left_today", "Minimum"]], line = null }
+    failures     = { title = "What fails? Attempts and dead letters", metrics = [["outcome_delayed", "Sum"], ["outcome_dead_letter", "Sum"], ["dead_letters", "Maximum"], ["repaired", "Sum"]], line = null }
+    outcomes     = { title = "What became of the requests", metrics = [for outcome in ["stored", "unchanged", "satisfied", "gone", "private_war_log", "released", "stale"] : ["outcome_${outcome}", "Sum"]], line = null }
+    caches       = { title = "Are caches told? Tags of what changed", metrics = [["cache_tags_told", "Sum"], ["cache_tags_lost", "Sum"]], line = null }
+    derived      = { title = "What follows runs: views, statistics jobs, retention", metrics = [["views_refreshed", "Sum"], ["view_refresh_failures", "Sum"], ["stats_jobs_completed", "Sum"], ["stats_jobs_failed", "Sum"], ["snapshots_thinned", "Sum"]], line = null }
+    followed     = { title = "What followed: requests of our own, events, cache keys deleted", metrics = [["followups", "Sum"], ["events", "Sum"], ["cache_keys_deleted", "Sum"]], line = null }
+    run_duration = { title = "Length of a run (ms)", metrics = [["run_duration_ms", "Average"], ["run_duration_ms", "Maximum"]], line = { label = "limit of a run", value = var.max_runtime_seconds * 1000 } }
+  }
+
+  own_widgets = {
+    for key, graph in local.own_graphs : key => {
+      title   = graph.title
+      metrics = [for metric in graph.metrics : concat([local.own_metric[0], metric[0]], slice(local.own_metric, 1, 5), [{ stat = metric[1], label = "${metric[0]} (${lower(metric[1])})" }])]
+      line    = graph.line
+    }
+  }
+
+  lambda_widgets = {
+    invocations = {
+      title = "Is it working? Invocations, errors, throttles"
+      metrics = [
+        for metric in ["Invocations", "Errors", "Throttles"] :
+        ["AWS/Lambda", metric, "FunctionName", local.function_names.refresh, { stat = "Sum", label = metric }]
+      ]
+      line = null
+    }
+    duration = {
+      title = "Duration of invocations (ms)"
+      metrics = [
+        for stat in ["p50", "p99", "Maximum"] :
+        ["AWS/Lambda", "Duration", "FunctionName", local.function_names.refresh, { stat = stat, label = stat }]
+      ]
+      line = { label = "alarm", value = var.alarm_thresholds.duration_ms }
+    }
+    concurrency = {
+      title = "Runs side by side; failed events"
+      metrics = [
+        ["AWS/Lambda", "ConcurrentExecutions", "FunctionName", local.function_names.refresh, { stat = "Maximum", label = "concurrent runs" }],
+        ["AWS/SQS", "ApproximateNumberOfMessagesVisible", "QueueName", aws_sqs_queue.failures.name, { stat = "Maximum", label = "failure queue" }],
+      ]
+      line = null
+    }
+  }
+
+  graphs       = merge(local.own_widgets, local.lambda_widgets)
+  widget_order = ["invocations", "duration", "concurrency", "keeping_up", "oldest", "run_duration", "rate", "budget", "keys", "day", "work", "outcomes", "failures", "caches", "derived", "followed"]
+
+  dashboard = {
+    widgets = [
+      for index, key in local.widget_order : {
+        type   = "metric"
+        x      = (index % 3) * 8
+        y      = floor(index / 3) * 6
+        width  = 8
+        height = 6
+        properties = {
+          title       = local.graphs[key].title
+          view        = "timeSeries"
+          region      = local.region
+          period      = 300
+          metrics     = local.graphs[key].metrics
+          annotations = { horizontal = local.graphs[key].line == null ? [] : [local.graphs[key].line] }
+          yAxis       = { left = { min = 0 } }
+        }
+      }
+    ]
+  }
+}
+
+resource "aws_cloudwatch_dashboard" "this" {
+  count = var.create_dashboard ? 1 : 0
+
+  dashboard_name = var.name
+  dashboard_body = jsonencode(local.dashboard)
+}

@@ -1,0 +1,251 @@
+# Everything from nothing: network with one NAT gateway and its fixed address, PostgreSQL, Valkey, and the worker.
+# Small and cheap, as a start: one zone for NAT, one instance of each server.
+
+terraform {
+  required_version = ">= 1.9"
+
+  required_providers {
+    aws = {
+      source  = "hashicorp/aws"
+      version = ">= 6.0, < 7.0"
+    }
+  }
+}
+
+provider "aws" {
+  region = var.region
+
+  default_tags {
+    tags = { Project = var.name }
+  }
+}
+
+data "aws_availability_zones" "this" {
+  #checkov:skip=CKV_AWS_394:Only the first two zones are used.
+  state = "available"
+}
+
+locals {
+  # Database subnet groups ask for two zones.
+  zones = slice(data.aws_availability_zones.this.names, 0, 2)
+}
+
+# Network -------------------------------------------------------------------------------------------------------------
+
+resource "aws_vpc" "this" {
+  #checkov:skip=CKV2_AWS_11:Flow logs cost more than this network; switch them on where policy asks for it.
+  cidr_block           = "10.60.0.0/16"
+  enable_dns_support   = true
+  enable_dns_hostnames = true
+  tags                 = { Name = var.name }
+}
+
+resource "aws_default_security_group" "this" {
+  vpc_id = aws_vpc.this.id
+  tags   = { Name = "${var.name}-default-unused" }
+}
+
+resource "aws_internet_gateway" "this" {
+  vpc_id = aws_vpc.this.id
+  tags   = { Name = var.name }
+}
+
+resource "aws_subnet" "public" {
+  vpc_id            = aws_vpc.this.id
+  availability_zone = local.zones[0]
+  cidr_block        = "10.60.0.0/24"
+  tags              = { Name = "${var.name}-public" }
+}
+
+resource "aws_subnet" "private" {
+  count = length(local.zones)
+
+  vpc_id            = aws_vpc.this.id
+  availability_zone = local.zones[count.index]
+  cidr_block        = "10.60.${count.index + 10}.0/24"
+  tags              = { Name = "${var.name}-private-${count.index + 1}" }
+}
+
+# API keys are bound to this address. Losing it means new keys, so it is not deleted by mistake.
+resource "aws_eip" "nat" {
+  domain = "vpc"
+  tags   = { Name = "${var.name}-nat" }
+
+  lifecycle {
+    prevent_destroy = true
+  }
+}
+
+resource "aws_nat_gateway" "this" {
+  allocation_id = aws_eip.nat.id
+  subnet_id     = aws_subnet.public.id
+  tags          = { Name = var.name }
+
+  depends_on = [aws_internet_gateway.this]
+}
+
+resource "aws_route_table" "public" {
+  vpc_id = aws_vpc.this.id
+  tags   = { Name = "${var.name}-public" }
+}
+
+resource "aws_route" "public" {
+  route_table_id         = aws_route_table.public.id
+  destination_cidr_block = "0.0.0.0/0"
+  gateway_id             = aws_internet_gateway.this.id
+}
+
+resource "aws_route_table_association" "public" {
+  subnet_id      = aws_subnet.public.id
+  route_table_id = aws_route_table.public.id
+}
+
+resource "aws_route_table" "private" {
+  vpc_id = aws_vpc.this.id
+  tags   = { Name = "${var.name}-private" }
+}
+
+resource "aws_route" "private" {
+  route_table_id         = aws_route_table.private.id
+  destination_cidr_block = "0.0.0.0/0"
+  nat_gateway_id         = aws_nat_gateway.this.id
+}
+
+resource "aws_route_table_association" "private" {
+  count = length(local.zones)
+
+  subnet_id      = aws_subnet.private[count.index].id
+  route_table_id = aws_route_table.private.id
+}
+
+# PostgreSQL ----------------------------------------------------------------------------------------------------------
+
+resource "aws_security_group" "database" {
+  name        = "${var.name}-database"
+  description = "PostgreSQL of the refresh worker"
+  vpc_id      = aws_vpc.this.id
+}
+
+resource "aws_vpc_security_group_ingress_rule" "database" {
+  security_group_id            = aws_security_group.database.id
+  description                  = "CoC refresh worker"
+  referenced_security_group_id = module.refresh_worker.security_group_id
+  from_port                    = 5432
+  to_port                      = 5432
+  ip_protocol                  = "tcp"
+}
+
+resource "aws_db_subnet_group" "this" {
+  name       = var.name
+  subnet_ids = aws_subnet.private[*].id
+}
+
+resource "aws_db_instance" "this" {
+  #checkov:skip=CKV_AWS_157:One zone is the cheap start; set multi_az for more.
+  #checkov:skip=CKV_AWS_118:Enhanced monitoring costs extra.
+  #checkov:skip=CKV_AWS_353:Performance insights are not on every small instance.
+  #checkov:skip=CKV_AWS_161:The worker signs in with a password.
+  #checkov:skip=CKV_AWS_354:No performance insights, no key for them.
+  #checkov:skip=CKV2_AWS_30:Statements are not logged; they would be by a parameter group.
+  identifier                      = var.name
+  engine                          = "postgres"
+  engine_version                  = "17"
+  instance_class                  = var.database_instance_class
+  allocated_storage               = 20
+  max_allocated_storage           = 100
+  storage_type                    = "gp3"
+  storage_encrypted               = true
+  db_name                         = "coc"
+  username                        = "worker"
+  manage_master_user_password     = true
+  db_subnet_group_name            = aws_db_subnet_group.this.name
+  vpc_security_group_ids          = [aws_security_group.database.id]
+  publicly_accessible             = false
+  backup_retention_period         = 7
+  auto_minor_version_upgrade      = true
+  copy_tags_to_snapshot           = true
+  deletion_protection             = true
+  skip_final_snapshot             = false
+  final_snapshot_identifier       = "${var.name}-final"
+  enabled_cloudwatch_logs_exports = ["postgresql"]
+}
+
+# Valkey --------------------------------------------------------------------------------------------------------------
+
+resource "aws_security_group" "cache" {
+  name        = "${var.name}-cache"
+  description = "Queue of the refresh worker"
+  vpc_id      = aws_vpc.this.id
+}
+
+resource "aws_vpc_security_group_ingress_rule" "cache" {
+  security_group_id            = aws_security_group.cache.id
+  description                  = "CoC refresh worker"
+  referenced_security_group_id = module.refresh_worker.security_group_id
+  from_port                    = 6379
+  to_port                      = 6379
+  ip_protocol                  = "tcp"
+}
+
+resource "aws_elasticache_subnet_group" "this" {
+  name       = var.name
+  subnet_ids = aws_subnet.private[*].id
+}
+
+# noeviction: a queue must never be thrown away to make room.
+resource "aws_elasticache_parameter_group" "this" {
+  name        = var.name
+  family      = "valkey8"
+  description = "A queue: nothing is evicted"
+
+  parameter {
+    name  = "maxmemory-policy"
+    value = "noeviction"
+  }
+}
+
+resource "aws_elasticache_replication_group" "this" {
+  #checkov:skip=CKV_AWS_31:Access is by security group, in transit by TLS; a token would be in the state.
+  #checkov:skip=CKV_AWS_191:The key of AWS will do for a queue of tags.
+  #checkov:skip=CKV2_AWS_50:One node is the cheap start.
+  replication_group_id       = var.name
+  description                = "Queue of the CoC refresh worker"
+  engine                     = "valkey"
+  engine_version             = "8.0"
+  node_type                  = var.cache_node_type
+  num_cache_clusters         = 1
+  automatic_failover_enabled = false
+  parameter_group_name       = aws_elasticache_parameter_group.this.name
+  subnet_group_name          = aws_elasticache_subnet_group.this.name
+  security_group_ids         = [aws_security_group.cache.id]
+  at_rest_encryption_enabled = true
+  transit_encryption_enabled = true
+  snapshot_retention_limit   = 1
+}
+
+# The worker ----------------------------------------------------------------------------------------------------------
+
+module "refresh_worker" {
+  source = "../.."
+
+  name                    = var.name
+  environment             = var.environment
+  commit_sha              = var.commit_sha
+  lambda_artifacts_bucket = var.lambda_artifacts_bucket
+  architecture            = var.architecture
+
+  vpc_id                     = aws_vpc.this.id
+  private_subnet_ids         = aws_subnet.private[*].id
+  database_security_group_id = aws_security_group.database.id
+  redis_security_group_id    = aws_security_group.cache.id
+  nat_eip_allocation_ids     = [aws_eip.nat.id]
+
+  # Where the queue is, is no secret and known here; the others are in the Parameter Store.
+  plain_secrets       = { REDIS_URL = "rediss://${aws_elasticache_replication_group.this.primary_endpoint_address}:6379" }
+  secret_parameters   = var.secret_parameters
+  extension_layer_arn = var.extension_layer_arn
+
+  schedule_enabled           = var.schedule_enabled
+  manage_api_gateway_account = var.manage_api_gateway_account
+  alarm_emails               = var.alarm_emails
+}

@@ -1,0 +1,77 @@
+variable "region" {
+  description = "Region of AWS."
+  type        = string
+  default     = "us-east-1"
+}
+
+variable "name" {
+  description = "Prefix of everything."
+  type        = string
+  default     = "refresh-worker"
+}
+
+variable "environment" {
+  description = "Name of the environment, for metrics and tags."
+  type        = string
+  default     = "production"
+}
+
+variable "commit_sha" {
+  description = "The commit whose package runs."
+  type        = string
+}
+
+variable "lambda_artifacts_bucket" {
+  description = "S3 bucket with the packages."
+  type        = string
+}
+
+variable "architecture" {
+  description = "What the package was built for."
+  type        = string
+  default     = "arm64"
+}
+
+variable "secret_parameters" {
+  description = "Secrets in the Parameter Store: setting => name of the parameter."
+  type        = map(string)
+  default = {
+    DATABASE_URL   = "/refresh-worker/database-url"
+    COC_API_TOKENS = "/refresh-worker/coc-api-tokens"
+  }
+}
+
+variable "extension_layer_arn" {
+  description = "ARN of the layer \"AWS Parameters and Secrets Lambda Extension\" of the region and architecture."
+  type        = string
+}
+
+variable "schedule_enabled" {
+  description = "Whether the schedule starts runs. Off at first: the keys need the address that the first apply makes."
+  type        = bool
+  default     = false
+}
+
+variable "manage_api_gateway_account" {
+  description = "Whether to set the account-wide role that API Gateway logs with; false where another configuration does."
+  type        = bool
+  default     = true
+}
+
+variable "alarm_emails" {
+  description = "Who gets the alarms."
+  type        = list(string)
+  default     = []
+}
+
+variable "database_instance_class" {
+  description = "Size of PostgreSQL."
+  type        = string
+  default     = "db.t4g.micro"
+}
+
+variable "cache_node_type" {
+  description = "Size of Valkey."
+  type        = string
+  default     = "cache.t4g.micro"
+}

@@ -1,0 +1,34 @@
+output "health_url" {
+  description = "GET here: 200 when all is well."
+  value       = module.refresh_worker.health_url
+}
+
+output "refresh_url" {
+  description = "POST here, with the header x-api-key."
+  value       = module.refresh_worker.refresh_url
+}
+
+output "api_key_id" {
+  description = "Id of the API key."
+  value       = module.refresh_worker.api_key_id
+}
+
+output "egress_ips" {
+  description = "Every key of the Clash of Clans API must list these."
+  value       = module.refresh_worker.egress_ips
+}
+
+output "refresh_function_name" {
+  description = "The function that refreshes."
+  value       = module.refresh_worker.refresh_function_name
+}
+
+output "commit_sha" {
+  description = "The commit that runs."
+  value       = module.refresh_worker.commit_sha
+}
+
+output "failure_queue_url" {
+  description = "Where events that failed lie."
+  value       = module.refresh_worker.failure_queue_url
+}

@@ -1,0 +1,278 @@
+# What the module makes of its variables, with a provider that is only pretended: tofu test (or terraform test).
+
+mock_provider "aws" {
+  mock_data "aws_caller_identity" {
+    defaults = { account_id = "123456789012" }
+  }
+  mock_data "aws_partition" {
+    defaults = { partition = "aws" }
+  }
+  mock_data "aws_region" {
+    defaults = { region = "eu-central-1" }
+  }
+  mock_data "aws_iam_policy_document" {
+    defaults = { json = "{}" }
+  }
+  mock_data "aws_eip" {
+    defaults = { public_ip = "192.0.2.10" }
+  }
+  mock_resource "aws_iam_role" {
+    defaults = { arn = "arn:aws:iam::123456789012:role/mock" }
+  }
+  mock_resource "aws_lambda_function" {
+    defaults = { arn = "arn:aws:lambda:eu-central-1:123456789012:function:mock", version = "7" }
+  }
+  mock_resource "aws_lambda_alias" {
+    defaults = {
+      arn        = "arn:aws:lambda:eu-central-1:123456789012:function:mock:live"
+      invoke_arn = "arn:aws:apigateway:eu-central-1:lambda:path/2015-03-31/functions/arn:aws:lambda:eu-central-1:123456789012:function:mock:live/invocations"
+    }
+  }
+  mock_resource "aws_sqs_queue" {
+    defaults = { arn = "arn:aws:sqs:eu-central-1:123456789012:mock", url = "https://sqs.eu-central-1.amazonaws.com/123456789012/mock" }
+  }
+  mock_resource "aws_sns_topic" {
+    defaults = { arn = "arn:aws:sns:eu-central-1:123456789012:mock" }
+  }
+  mock_resource "aws_kms_key" {
+    defaults = { arn = "arn:aws:kms:eu-central-1:123456789012:key/00000000-0000-0000-0000-000000000000" }
+  }
+  mock_resource "aws_cloudwatch_log_group" {
+    defaults = { arn = "arn:aws:logs:eu-central-1:123456789012:log-group:mock" }
+  }
+  mock_resource "aws_scheduler_schedule_group" {
+    defaults = { arn = "arn:aws:scheduler:eu-central-1:123456789012:schedule-group/mock" }
+  }
+  mock_resource "aws_api_gateway_rest_api" {
+    defaults = { execution_arn = "arn:aws:execute-api:eu-central-1:123456789012:abcdef" }
+  }
+  mock_resource "aws_api_gateway_stage" {
+    defaults = { invoke_url = "https://abcdef.execute-api.eu-central-1.amazonaws.com/live" }
+  }
+}
+
+variables {
+  commit_sha                 = "0123456789abcdef0123456789abcdef01234567"
+  lambda_artifacts_bucket    = "packages"
+  vpc_id                     = "vpc-0a"
+  private_subnet_ids         = ["subnet-0a", "subnet-0b"]
+  database_security_group_id = "sg-0a"
+  redis_security_group_id    = "sg-0b"
+  nat_eip_allocation_ids     = ["eipalloc-0a"]
+  plain_secrets = {
+    DATABASE_URL  = "postgresql://worker:password@db/coc"
+    REDIS_URL     = "rediss://cache:6379"
+    COC_API_TOKEN = "key"
+  }
+}
+
+run "defaults" {
+  command = apply
+
+  assert {
+    condition     = [for role in ["refresh", "health"] : aws_lambda_function.this[role].handler] == ["refresh", "health"]
+    error_message = "The handler's name is the role."
+  }
+  assert {
+    condition     = alltrue([for f in aws_lambda_function.this : f.s3_key == "refresh-worker-0123456789abcdef0123456789abcdef01234567.zip" && f.runtime == "provided.al2023" && f.publish])
+    error_message = "Both functions run the commit's package and publish a version."
+  }
+  assert {
+    condition     = alltrue([for f in aws_lambda_function.this : f.memory_size == 256 && f.architectures == tolist(["arm64"])])
+    error_message = "256 MB on arm64 by default."
+  }
+  assert {
+    condition     = aws_lambda_function.this["refresh"].timeout == 300 && aws_lambda_function.this["refresh"].environment[0].variables.MAX_RUNTIME_SECONDS == "230"
+    error_message = "A run ends by itself, well before Lambda would end it and before the duration alarm."
+  }
+  assert {
+    condition     = aws_lambda_function.this["refresh"].reserved_concurrent_executions >= var.parallel_runs + 2
+    error_message = "A run, a manual trigger and a task must not throttle one another."
+  }
+  assert {
+    condition     = alltrue([for f in aws_lambda_function.this : f.logging_config[0].log_format == "JSON" && f.logging_config[0].application_log_level == "INFO"])
+    error_message = "Metrics are lines of the log, at INFO."
+  }
+  assert {
+    condition     = !contains(keys(nonsensitive(aws_lambda_function.this["health"].environment[0].variables)), "COC_API_TOKEN")
+    error_message = "The health role needs no key of the API."
+  }
+  assert {
+    condition     = aws_scheduler_schedule.this["1"].target[0].arn == aws_lambda_alias.live["refresh"].arn && aws_scheduler_schedule.this["1"].schedule_expression == "rate(2 minutes)"
+    error_message = "The schedule starts the alias every two minutes."
+  }
+  assert {
+    condition     = aws_scheduler_schedule.this["1"].target[0].retry_policy[0].maximum_retry_attempts == 0 && aws_lambda_function_event_invoke_config.refresh.maximum_retry_attempts == 0
+    error_message = "The next tick is the retry."
+  }
+  assert {
+    condition     = aws_api_gateway_method.refresh["this"].api_key_required && !coalesce(aws_api_gateway_method.health["this"].api_key_required, false)
+    error_message = "POST /refresh needs the key, GET /health does not."
+  }
+  assert {
+    condition     = aws_api_gateway_integration.refresh["this"].type == "AWS_PROXY" && length(aws_api_gateway_method_response.accepted) == 0
+    error_message = "POST /refresh waits for the report by default."
+  }
+  assert {
+    condition     = aws_sqs_queue.failures.message_retention_seconds == 1209600
+    error_message = "Failed events are kept for 14 days."
+  }
+  assert {
+    condition     = output.egress_ips == ["192.0.2.10"]
+    error_message = "The addresses for the keys are an output."
+  }
+  assert {
+    condition     = length(jsondecode(aws_cloudwatch_dashboard.this[0].dashboard_body).widgets) == length(local.graphs)
+    error_message = "Every graph is on the dashboard."
+  }
+  assert {
+    condition     = join(" ", keys(aws_scheduler_schedule.this)) == "1"
+    error_message = "No schedule for what is not configured."
+  }
+  assert {
+    condition     = length(aws_api_gateway_account.this) == 0
+    error_message = "The account's role for logs is somebody's own decision."
+  }
+}
+
+run "alarms" {
+  command = plan
+
+  assert {
+    condition = { for key, alarm in aws_cloudwatch_metric_alarm.this : key => "${alarm.namespace} ${alarm.metric_name} ${alarm.statistic} ${alarm.period}x${alarm.evaluation_periods} ${alarm.comparison_operator} ${alarm.threshold} ${alarm.treat_missing_data}" } == {
+      errors           = "AWS/Lambda Errors Sum 600x1 GreaterThanThreshold 5 notBreaching"
+      failing-schedule = "AWS/Lambda Errors Sum 600x1 GreaterThanOrEqualToThreshold 3 notBreaching"
+      no-invocations   = "AWS/Lambda Invocations Sum 300x1 LessThanThreshold 1 breaching"
+      duration         = "AWS/Lambda Duration Maximum 300x1 GreaterThanThreshold 240000 notBreaching"
+      throttles        = "AWS/Lambda Throttles Sum 300x1 GreaterThanThreshold 0 notBreaching"
+      async-dropped    = "AWS/Lambda AsyncEventsDropped Sum 300x1 GreaterThanThreshold 0 notBreaching"
+      failure-queue    = "AWS/SQS ApproximateNumberOfMessagesVisible Maximum 300x1 GreaterThanThreshold 0 notBreaching"
+      dead-letters     = "CoC/RefreshWorker dead_letters Maximum 300x1 GreaterThanThreshold 0 notBreaching"
+      oldest-request   = "CoC/RefreshWorker oldest_request_age_seconds Maximum 300x3 GreaterThanThreshold 1800 notBreaching"
+      queue-depth      = "CoC/RefreshWorker queue_size Maximum 300x3 GreaterThanThreshold 10000 notBreaching"
+      api-5xx          = "AWS/ApiGateway 5XXError Sum 300x1 GreaterThanThreshold 0 notBreaching"
+    }
+    error_message = "An alarm changed: change DEPLOYMENT.md with it."
+  }
+  assert {
+    condition     = { for key, alarm in aws_cloudwatch_composite_alarm.this : key => alarm.alarm_rule }["backlog"] == "ALARM(\"refresh-worker-queue-depth\") AND ALARM(\"refresh-worker-oldest-request\")"
+    error_message = "A backlog is deep and old."
+  }
+}
+
+run "asynchronous" {
+  command = plan
+
+  variables {
+    refresh_mode = "async"
+  }
+
+  assert {
+    condition     = aws_api_gateway_integration.refresh["this"].type == "AWS" && aws_api_gateway_integration.refresh["this"].request_parameters["integration.request.header.X-Amz-Invocation-Type"] == "'Event'"
+    error_message = "The worker is called without waiting."
+  }
+  assert {
+    condition     = aws_api_gateway_method_response.accepted["this"].status_code == "202"
+    error_message = "The answer is 202."
+  }
+}
+
+run "switched_off" {
+  command = plan
+
+  variables {
+    schedule_enabled = false
+    create_api       = false
+    create_dashboard = false
+  }
+
+  assert {
+    condition     = aws_scheduler_schedule.this["1"].state == "DISABLED" && !aws_cloudwatch_metric_alarm.this["no-invocations"].actions_enabled
+    error_message = "A schedule that is off on purpose is no alarm."
+  }
+  assert {
+    condition     = length(aws_api_gateway_rest_api.this) + length(aws_cloudwatch_dashboard.this) == 0 && !contains(keys(aws_cloudwatch_metric_alarm.this), "api-5xx")
+    error_message = "What is not wanted is not made."
+  }
+}
+
+run "many_keys" {
+  command = plan
+
+  variables {
+    parallel_runs         = 3
+    reserved_concurrency  = 5
+    environment_variables = { KEYS_PER_RUN = "2" }
+  }
+
+  assert {
+    condition     = join(" ", keys(aws_scheduler_schedule.this)) == "1 2 3" && nonsensitive(aws_lambda_function.this["refresh"].environment[0].variables.KEYS_PER_RUN) == "2"
+    error_message = "Three runs start at each tick, with two keys each."
+  }
+}
+
+run "views_and_statistics" {
+  command = plan
+
+  variables {
+    environment_variables = { REFRESH_VIEWS = "clan_leaderboard:5m", STATS_FUNCTIONS = "update_power_ratings:player_power_rating" }
+  }
+
+  assert {
+    condition     = { for name, task in aws_scheduler_schedule.this : name => "${task.schedule_expression} ${task.target[0].input}" if name != "1" } == { refresh-views = "rate(1 minute) {\"due_only\":true,\"task\":\"refresh-views\"}", stats = "rate(1 minute) {\"task\":\"stats\"}" }
+    error_message = "Views and statistics jobs have schedules of their own."
+  }
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.this["view-refresh"].threshold == 5 && aws_cloudwatch_metric_alarm.this["view-refresh"].period == 120
+    error_message = "More than 5 failures in 2 minutes are an alarm."
+  }
+}
+
+run "without_reservation_and_alarms" {
+  command = plan
+
+  variables {
+    reserved_concurrency = -1
+    create_alarms        = false
+  }
+
+  assert {
+    condition     = length(aws_cloudwatch_metric_alarm.this) + length(aws_sns_topic.alarms) + length(aws_kms_key.alarms) == 0
+    error_message = "No alarms, no topic, no key."
+  }
+}
+
+run "secrets_elsewhere" {
+  command = plan
+
+  variables {
+    plain_secrets       = {}
+    secret_parameters   = { DATABASE_URL = "/refresh-worker/stores#database", COC_API_TOKENS = "keys" }
+    secret_arns         = { REDIS_URL = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:redis-AbCdEf" }
+    extension_layer_arn = "arn:aws:lambda:eu-central-1:123456789012:layer:AWS-Parameters-and-Secrets-Lambda-Extension-Arm64:12"
+  }
+
+  assert {
+    condition = nonsensitive(aws_lambda_function.this["refresh"].environment[0].variables) == tomap({
+      ENVIRONMENT              = "production"
+      MAX_RUNTIME_SECONDS      = "230"
+      EGRESS_IPS               = "192.0.2.10"
+      DATABASE_URL_PARAMETER   = "/refresh-worker/stores#database"
+      COC_API_TOKENS_PARAMETER = "keys"
+      REDIS_URL_SECRET_ARN     = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:redis-AbCdEf"
+    })
+    error_message = "The environment says where secrets are, and nothing of what they are."
+  }
+  assert {
+    condition     = length(aws_lambda_function.this["refresh"].layers) == 1
+    error_message = "The extension reads them."
+  }
+  assert {
+    condition     = join(" ", local.parameter_arns.refresh) == join(" ", ["arn:aws:ssm:eu-central-1:123456789012:parameter/keys", "arn:aws:ssm:eu-central-1:123456789012:parameter/refresh-worker/stores"])
+    error_message = "The refresh role may read its parameters and no others."
+  }
+  assert {
+    condition     = join(" ", local.parameter_arns.health) == "arn:aws:ssm:eu-central-1:123456789012:parameter/refresh-worker/stores"
+    error_message = "The health role may read what it needs and no others."
+  }
+}

@@ -1,0 +1,87 @@
+//! Alarms and dashboard against the metrics that the binary writes.
+
+use std::collections::BTreeSet;
+
+use refresh_worker::metrics::{AFTER_METRICS, METRICS, NAMESPACE, OUTCOME_METRICS, SERVICE};
+
+use super::{between, quoted, read};
+
+fn emitted() -> BTreeSet<String> {
+    let plain = METRICS.iter().map(|metric| metric.name);
+    let after = AFTER_METRICS.iter().map(|metric| metric.name);
+    plain.chain(OUTCOME_METRICS.iter().map(|(name, _)| *name)).chain(after).map(str::to_owned).collect()
+}
+
+/// Names of the dashboard's own metrics: the first of each pair of a metric and a statistic.
+fn on_the_dashboard() -> BTreeSet<String> {
+    let text = read("infra/dashboard.tf");
+    let graphs = between(&text, "own_graphs = {", "\n  }\n");
+    let is_statistic = |word: &str| ["Maximum", "Minimum", "Average", "Sum"].contains(&word);
+    let words = quoted(graphs);
+    let mut names: BTreeSet<String> =
+        words.windows(2).filter(|pair| is_statistic(pair[1])).map(|pair| pair[0].to_owned()).collect();
+    assert!(names.remove("outcome_${outcome}"), "the outcomes are written as one line");
+    names.extend(
+        quoted(between(graphs, "for outcome in [", "]")).into_iter().map(|outcome| format!("outcome_{outcome}")),
+    );
+    names
+}
+
+#[test]
+fn alarms_and_dashboard_speak_of_the_namespace_and_dimensions_of_the_binary() {
+    let alarms = read("infra/alarms.tf");
+    assert!(alarms.contains(&format!("metric_namespace  = \"{NAMESPACE}\"")));
+    assert!(
+        alarms.contains(&format!("metric_dimensions = {{ Service = \"{SERVICE}\", Environment = var.environment }}"))
+    );
+    let dashboard = read("infra/dashboard.tf");
+    let dimensions = format!("[local.metric_namespace, \"Service\", \"{SERVICE}\", \"Environment\", var.environment]");
+    assert!(dashboard.contains(&dimensions));
+    assert!(
+        read("infra/settings.tf").matches("{ ENVIRONMENT = var.environment").count() == 2,
+        "both roles label alike"
+    );
+}
+
+#[test]
+fn alarms_are_about_metrics_that_exist() {
+    let alarms = read("infra/alarms.tf");
+    let own: Vec<&str> = alarms
+        .split("namespace   = local.metric_namespace, metric = \"")
+        .skip(1)
+        .map(|rest| rest.split('"').next().unwrap())
+        .collect();
+    assert_eq!(own, ["dead_letters", "oldest_request_age_seconds", "queue_size", "view_refresh_failures"]);
+    assert!(own.iter().all(|name| emitted().contains(*name)));
+}
+
+#[test]
+fn the_dashboard_shows_every_metric_and_no_other() {
+    assert_eq!(on_the_dashboard(), emitted());
+}
+
+#[test]
+fn every_graph_has_its_place_on_the_dashboard() {
+    let text = read("infra/dashboard.tf");
+    let order = quoted(between(&text, "widget_order = [", "]"));
+    let graphs = between(&text, "own_graphs = {", "\n  }\n");
+    let names = graphs.lines().filter_map(|line| line.split_once(" = { title")?.0.split_whitespace().next());
+    let names: Vec<&str> = names.collect();
+    assert!(names.len() > 10 && names.iter().all(|name| order.contains(name)), "{names:?} against {order:?}");
+}
+
+#[test]
+fn every_alarm_has_its_page_in_the_runbook() {
+    let (alarms, runbook) = (read("infra/alarms.tf"), read("DEPLOYMENT.md"));
+    let keys: Vec<&str> = alarms
+        .lines()
+        .filter_map(|line| line.strip_suffix(" = {")?.strip_prefix("    "))
+        .filter(|key| {
+            key.contains('-') || *key == "errors" || *key == "duration" || *key == "throttles" || *key == "backlog"
+        })
+        .collect();
+    assert_eq!(keys.len(), 14, "{keys:?}");
+    for key in keys {
+        assert!(runbook.contains(&format!("\n### {key}\n")), "DEPLOYMENT.md says nothing about {key}");
+    }
+}
