@@ -1,0 +1,237 @@
+//! `report`: how fresh the data is, and what the calls bought. Reads the views of the schema refresh_worker.
+
+use std::{fmt::Write as _, time::Duration};
+
+use anyhow::Context as _;
+use clap::Args;
+use serde::Serialize;
+use sqlx::{FromRow, PgPool};
+
+use super::{
+    Ending, Shared,
+    text::{self, Align, Style, Table, count, span},
+};
+use crate::{
+    app,
+    clock::{Clock as _, SystemClock, Timestamp},
+    config::{DatabaseConfig, env::process_var},
+    store::{Store as _, StoreError},
+};
+
+/// How wide a whole bar is, in characters.
+const BAR: usize = 20;
+
+const FRESHNESS: &str = include_str!("sql/report_freshness.sql");
+const WORK: &str = include_str!("sql/report_work.sql");
+const DAYS: &str = include_str!("sql/report_days.sql");
+
+/// How long a query may take.
+const TIME: Duration = Duration::from_secs(60);
+
+/// Shows how fresh the data is, and what the calls bought
+///
+/// Fresh: how many objects of each kind are younger than what each class of requests promises (critical 5 minutes, high 30
+/// minutes, medium 2 hours, low 8 hours). Bought: how many requests brought new content, found it unchanged, needed no call,
+/// or failed, by kind and class, and by day. The same numbers are in the views freshness, work and work_by_day of the schema
+/// refresh_worker. Needs DATABASE_URL.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  refresh-worker report
+  refresh-worker report --since 24h
+  refresh-worker report --since 2w --json")]
+pub struct ReportArgs {
+    /// Only runs that began within this time: 90s, 30m, 12h, 2d, 1w
+    #[arg(long, value_name = "TIME", value_parser = text::parse_span, default_value = "7d")]
+    since: Duration,
+    /// Write JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Everything that is told.
+#[derive(Debug, Default, Serialize)]
+struct Report {
+    since: String,
+    runs: i64,
+    freshness: Vec<Freshness>,
+    work: Vec<Work>,
+    days: Vec<Work>,
+}
+
+#[derive(Debug, FromRow, Serialize)]
+struct Freshness {
+    kind: String,
+    objects: i64,
+    fresh_5_min: i64,
+    fresh_30_min: i64,
+    fresh_2_h: i64,
+    fresh_8_h: i64,
+    older: i64,
+    never_fetched: i64,
+    median_age_seconds: Option<f64>,
+    changed_24_h: i64,
+}
+
+#[derive(Debug, FromRow, Serialize)]
+struct Work {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    day: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<String>,
+    calls: i64,
+    changed: i64,
+    unchanged: i64,
+    satisfied: i64,
+    gone: i64,
+    error: i64,
+    given_back: i64,
+}
+
+impl Work {
+    /// Requests that came to an end, well or not.
+    const fn ended(&self) -> i64 {
+        self.changed + self.unchanged + self.satisfied + self.gone + self.error
+    }
+}
+
+pub async fn run(args: ReportArgs, shared: &Shared) -> anyhow::Result<Ending> {
+    let store = app::store(&DatabaseConfig::read(&process_var)?)?;
+    // Says in our own words when the database cannot be reached.
+    store.ping().await.map_err(|error: StoreError| anyhow::anyhow!("failed to {error}"))?;
+    let since = SystemClock.wall() - args.since;
+    let report = tokio::time::timeout(TIME, read(&store.pool(), since)).await;
+    let report = report.context("failed to read the report: no answer within a minute")?;
+    let report = report.context("failed to read the report (has `refresh-worker migrate` been run?)")?;
+    let told = if args.json { serde_json::to_string_pretty(&report)? + "\n" } else { render(&report, shared.style()) };
+    text::print(&told)?;
+    Ok(Ending::Well)
+}
+
+async fn read(pool: &PgPool, since: Timestamp) -> Result<Report, sqlx::Error> {
+    let mut transaction = pool.begin().await?;
+    let since_utc = since.to_utc();
+    let runs = sqlx::query_scalar("SELECT count(*) FROM refresh_worker.refresh_runs WHERE started >= $1")
+        .persistent(false)
+        .bind(since_utc)
+        .fetch_one(&mut *transaction)
+        .await?;
+    let freshness = sqlx::query_as(FRESHNESS).persistent(false).fetch_all(&mut *transaction).await?;
+    let work = sqlx::query_as(WORK).persistent(false).bind(since_utc).fetch_all(&mut *transaction).await?;
+    let days = sqlx::query_as(DAYS).persistent(false).bind(since_utc).fetch_all(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(Report { since: since.to_string(), runs, freshness, work, days })
+}
+
+fn render(report: &Report, style: Style) -> String {
+    let mut told = format!("{}\n{}", style.bold("How fresh is our data?"), freshness(&report.freshness, style));
+    let runs = text::counted(unsigned(report.runs), "run", "runs");
+    let title = format!("What did the calls buy? {runs} since {}", report.since);
+    let _ = write!(told, "\n{}\n{}", style.bold(&title), work(&report.work, style));
+    if report.days.len() > 1 {
+        let _ = write!(told, "\n{}\n{}", style.bold("By day (UTC)"), work(&report.days, style));
+    }
+    told
+}
+
+fn freshness(kinds: &[Freshness], style: Style) -> String {
+    if kinds.is_empty() {
+        return "  nothing was refreshed yet\n".to_owned();
+    }
+    let columns = ["objects", "< 5 min", "< 30 min", "< 2 h", "< 8 h", "older", "never", "median age"];
+    let columns = columns.map(|name| (name, Align::Right));
+    let mut table = Table::new([("", Align::Left)].into_iter().chain(columns).chain([("within 8 h", Align::Left)]));
+    for kind in kinds {
+        let ages = [kind.objects, kind.fresh_5_min, kind.fresh_30_min, kind.fresh_2_h, kind.fresh_8_h];
+        let numbers = ages.into_iter().chain([kind.older, kind.never_fetched]).map(|number| count(unsigned(number)));
+        let median = kind.median_age_seconds.map(|age| span(Duration::from_secs_f64(age.max(0.0))));
+        let rest = [median.unwrap_or_else(|| "-".to_owned()), bar(kind.fresh_8_h, kind.objects)];
+        table.row([kind.kind.clone()].into_iter().chain(numbers).chain(rest));
+    }
+    table.render(style)
+}
+
+fn work(rows: &[Work], style: Style) -> String {
+    if rows.is_empty() {
+        return "  nothing was done\n".to_owned();
+    }
+    let columns = ["calls", "changed", "unchanged", "satisfied", "gone", "error", "given back"];
+    let columns = columns.map(|name| (name, Align::Right));
+    let names = [("", Align::Left), ("", Align::Left)];
+    let mut table = Table::new(names.into_iter().chain(columns).chain([("changed", Align::Left)]));
+    for row in rows {
+        let name = row.day.as_ref().or(row.kind.as_ref()).cloned().unwrap_or_default();
+        let numbers = [row.calls, row.changed, row.unchanged, row.satisfied, row.gone, row.error, row.given_back];
+        let numbers = numbers.map(|number| if number == 0 { "-".to_owned() } else { count(unsigned(number)) });
+        let names = [name, row.class.clone().unwrap_or_default()];
+        table.row(names.into_iter().chain(numbers).chain([bar(row.changed, row.ended())]));
+    }
+    table.render(style)
+}
+
+/// A share as a bar with its percentage: `######---- 60 %`.
+fn bar(part: i64, whole: i64) -> String {
+    if whole <= 0 {
+        return String::new();
+    }
+    let (part, whole) = (unsigned(part).min(unsigned(whole)), unsigned(whole));
+    let filled = usize::try_from((part * BAR as u64 + whole / 2) / whole).unwrap_or(BAR).min(BAR);
+    format!("{}{} {:>3} %", "█".repeat(filled), "░".repeat(BAR - filled), (part * 100 + whole / 2) / whole)
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn work_of(kind: &str, class: &str, changed: i64) -> Work {
+        Work {
+            day: None,
+            kind: Some(kind.to_owned()),
+            class: Some(class.to_owned()),
+            calls: 1200,
+            changed,
+            unchanged: 300,
+            satisfied: 0,
+            gone: 4,
+            error: 1,
+            given_back: 0,
+        }
+    }
+
+    #[test]
+    fn a_report_shows_freshness_and_what_the_calls_bought() {
+        let report = Report {
+            since: "2026-03-04T05:06:07.089Z".to_owned(),
+            runs: 1,
+            freshness: vec![Freshness {
+                kind: "clan".to_owned(),
+                objects: 1000,
+                fresh_5_min: 10,
+                fresh_30_min: 200,
+                fresh_2_h: 400,
+                fresh_8_h: 750,
+                older: 200,
+                never_fetched: 50,
+                median_age_seconds: Some(7300.0),
+                changed_24_h: 12,
+            }],
+            work: vec![work_of("clan", "critical", 900), work_of("player", "low", 0)],
+            days: Vec::new(),
+        };
+        insta::assert_snapshot!(render(&report, Style::PLAIN));
+        let nothing = Report { since: "2026-03-04T05:06:07.089Z".to_owned(), ..Report::default() };
+        assert!(render(&nothing, Style::PLAIN).contains("nothing was refreshed yet"));
+    }
+
+    #[test]
+    fn a_bar_is_never_longer_than_whole() {
+        assert_eq!(bar(0, 0), "");
+        assert!(bar(3, 2).ends_with("100 %") && bar(0, 7).ends_with("  0 %"));
+    }
+}

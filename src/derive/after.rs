@@ -1,0 +1,111 @@
+//! Everything that follows a run, as one: built by `app`, carried out by the worker within the run's deadline.
+
+use serde::Serialize;
+use sqlx::PgPool;
+use tokio::time::Instant;
+
+use super::{
+    invalidate::{InvalidateError, Invalidated, Invalidator},
+    jobs::{Jobs, JobsReport},
+    retention::{Retention, Thinned},
+    views::{Refreshed, Views, When},
+};
+use crate::{clock::Timestamp, config::AfterConfig};
+
+/// What follows a run. Without any part there is none of these.
+#[derive(Clone, Debug)]
+pub struct AfterRun {
+    pub invalidator: Option<Invalidator>,
+    pub views: Option<Views>,
+    pub jobs: Option<Jobs>,
+    pub retention: Option<Retention>,
+}
+
+impl AfterRun {
+    /// `None` when nothing is configured.
+    ///
+    /// # Errors
+    /// When the application to be told cannot be used.
+    pub fn new(config: &AfterConfig, pool: &PgPool) -> Result<Option<Self>, InvalidateError> {
+        if config.is_empty() {
+            return Ok(None);
+        }
+        let invalidator = config.invalidation.as_ref().map(Invalidator::new).transpose()?;
+        Ok(Some(Self {
+            views: Views::new(pool.clone(), &config.views),
+            jobs: config.stats.as_ref().map(|stats| Jobs::new(pool.clone(), stats, invalidator.clone())),
+            retention: config.retention_days.map(|days| Retention::new(pool.clone(), days)),
+            invalidator,
+        }))
+    }
+
+    /// Refreshes the views that are due, does the jobs that wait, thins old snapshots; one after the other, since they share
+    /// the connections with one another. Done by `until`, or soon after `stopped` returns.
+    pub async fn run<F: Future<Output = ()> + Send>(
+        &self,
+        now: Timestamp,
+        until: Instant,
+        stopped: impl Fn() -> F + Send + Sync,
+    ) -> AfterReport {
+        let mut report = AfterReport::default();
+        if let Some(views) = &self.views {
+            tokio::select! {
+                refreshed = views.refresh(When::Due, now, until) => report.views = Some(refreshed),
+                () = stopped() => return report,
+            }
+        }
+        if let Some(jobs) = &self.jobs {
+            report.stats = Some(jobs.work(until, stopped()).await);
+        }
+        if let Some(retention) = &self.retention {
+            tokio::select! {
+                thinned = retention.thin(now, until) => report.retention = Some(thinned),
+                () = stopped() => {}
+            }
+        }
+        report
+    }
+}
+
+/// What followed a run. What is not configured is absent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct AfterReport {
+    /// What the caches of readers were told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caches: Option<Invalidated>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub views: Option<Vec<Refreshed>>,
+    /// Statistics jobs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stats: Option<JobsReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retention: Option<Thinned>,
+}
+
+impl AfterReport {
+    /// Views that were refreshed, and views that could not be.
+    #[must_use]
+    pub fn views_refreshed_and_failed(&self) -> Option<(u64, u64)> {
+        let views = self.views.as_ref()?;
+        let refreshed = views.iter().filter(|view| view.refresh_type.is_some()).count();
+        Some((refreshed as u64, views.iter().filter(|view| !view.success).count() as u64))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ViewConfig;
+
+    #[tokio::test]
+    async fn what_is_not_configured_is_not_there() {
+        let pool = PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap();
+        assert!(AfterRun::new(&AfterConfig::default(), &pool).unwrap().is_none());
+        let views =
+            vec![ViewConfig { name: "v".to_owned(), interval: std::time::Duration::from_secs(60), statistics: None }];
+        let after = AfterRun::new(&AfterConfig { views, ..AfterConfig::default() }, &pool).unwrap().unwrap();
+        assert!(
+            after.views.is_some() && after.jobs.is_none() && after.retention.is_none() && after.invalidator.is_none()
+        );
+    }
+}

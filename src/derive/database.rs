@@ -1,0 +1,77 @@
+//! The database, as what follows a run uses it: transactions that end in time.
+//!
+//! Only settings and advisory locks of a transaction, so that poolers are fine.
+
+use std::{io, time::Duration};
+
+use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
+
+/// How much longer than the server's own limit an answer is waited for.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The server knows no longer limit than 24 days.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
+/// Begins a transaction whose statements the server ends after `limit` each.
+pub(super) async fn begin(pool: &PgPool, limit: Duration) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let limit_ms = limit.min(LONGEST).as_millis().max(1);
+    let begin =
+        format!("BEGIN ISOLATION LEVEL READ COMMITTED; SELECT set_config('statement_timeout', '{limit_ms}ms', true)");
+    // Making a connection is a large future, and rare.
+    Box::pin(pool.begin_with(AssertSqlSafe(begin))).await
+}
+
+/// The work's result, or an error when the server stays silent past `limit`, too. What is dropped then goes back to the
+/// pool only if it still answers.
+pub(super) async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    tokio::time::timeout(limit.min(LONGEST) + GRACE, work).await.unwrap_or_else(|_| {
+        let detail = format!("no answer within {} ms", (limit.min(LONGEST) + GRACE).as_millis());
+        Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, detail)))
+    })
+}
+
+/// The code that the server gave, such as `42P01` for a table that is not there.
+pub(super) fn code(error: &sqlx::Error) -> Option<String> {
+    error.as_database_error()?.code().map(std::borrow::Cow::into_owned)
+}
+
+pub(super) fn is_missing_table(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| code == "42P01")
+}
+
+/// The error in one line: the message, and its code.
+pub(super) fn told(error: &sqlx::Error) -> String {
+    match error.as_database_error() {
+        Some(database) => match database.code() {
+            Some(code) => format!("{} ({code})", database.message()),
+            None => database.message().to_owned(),
+        },
+        None => error.to_string(),
+    }
+}
+
+/// Whether the server could not be asked at all.
+pub(super) fn is_unreachable(error: &sqlx::Error) -> bool {
+    match code(error) {
+        Some(code) => {
+            code.starts_with("08")
+                || code.starts_with("28")
+                || matches!(code.as_str(), "57P01" | "57P02" | "57P03" | "53300")
+        }
+        None => matches!(
+            error,
+            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::Configuration(_)
+        ),
+    }
+}
+
+/// A name as SQL takes it, with or without its schema.
+pub(super) fn quoted(name: &str) -> String {
+    // Names are lowered, as SQL does with names that have no quotation marks.
+    let parts: Vec<String> =
+        name.split('.').map(|part| format!("\"{}\"", part.to_lowercase().replace('"', "\"\""))).collect();
+    parts.join(".")
+}

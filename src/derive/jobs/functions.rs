@@ -1,0 +1,92 @@
+//! The SQL functions of a job: side by side, each in a transaction of its own, none of them in the way of another.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde::{Deserialize, Serialize};
+use sqlx::{AssertSqlSafe, PgPool};
+use tokio::{sync::Semaphore, time::Instant};
+
+use crate::{
+    config::StatsFunction,
+    derive::database::{begin, quoted, told, within},
+};
+
+/// The longest text of a function's own result that is kept, in characters.
+const TOLD_CHARACTERS: i32 = 200;
+
+/// What became of one function, as it stands in `results`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionResult {
+    pub name: String,
+    pub success: bool,
+    pub message: String,
+    /// In milliseconds.
+    pub duration: u64,
+    pub error: Option<String>,
+    /// `WORKER_ID` of who ran it.
+    #[serde(default)]
+    pub worker: String,
+}
+
+/// Runs them all, as many at a time as there are connections, and is done by `until`.
+pub(super) async fn run_all(
+    pool: &PgPool,
+    functions: &[&StatsFunction],
+    until: Instant,
+    worker_id: &str,
+) -> Vec<FunctionResult> {
+    // One connection stays free for the signs of life.
+    let at_a_time = pool.options().get_max_connections().saturating_sub(1).max(1);
+    let places = Semaphore::new(at_a_time as usize);
+    join_all(functions.iter().map(|function| run(pool, function, until, worker_id, &places))).await
+}
+
+async fn run(
+    pool: &PgPool,
+    function: &StatsFunction,
+    until: Instant,
+    worker_id: &str,
+    places: &Semaphore,
+) -> FunctionResult {
+    let _place = places.acquire().await;
+    let began = Instant::now();
+    let limit = until.saturating_duration_since(began);
+    let called = if limit.is_zero() {
+        Err("the time was used up before it began".to_owned())
+    } else {
+        call(pool, &function.name, limit).await.map_err(|error| explained(&error, limit))
+    };
+    let duration = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let (success, message, error) = match called {
+        Ok(answer) if answer.is_empty() => (true, "done".to_owned(), None),
+        Ok(answer) => (true, answer, None),
+        Err(error) => (false, "failed".to_owned(), Some(error)),
+    };
+    FunctionResult { name: function.name.clone(), success, message, duration, error, worker: worker_id.to_owned() }
+}
+
+/// Calls it, whatever it returns, and answers the beginning of its first row.
+async fn call(pool: &PgPool, name: &str, limit: Duration) -> Result<String, sqlx::Error> {
+    let query = call_of(name);
+    let called = async {
+        let mut transaction = begin(pool, limit).await?;
+        let answer: Option<String> =
+            sqlx::query_scalar(AssertSqlSafe(query)).persistent(false).fetch_one(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(answer.unwrap_or_default())
+    };
+    within(limit, called).await
+}
+
+/// The statement that calls it.
+pub(in crate::derive) fn call_of(name: &str) -> String {
+    format!("SELECT left(min(r::text), {TOLD_CHARACTERS}) FROM {}() AS r", quoted(name))
+}
+
+fn explained(error: &sqlx::Error, limit: Duration) -> String {
+    match crate::derive::database::code(error).as_deref() {
+        Some("57014") => format!("not done within {} s, the time that was left", limit.as_secs()),
+        _ => told(error),
+    }
+}

@@ -1,0 +1,280 @@
+//! Statistics jobs: taken from `background_job_status` one by one, their SQL functions run side by side, then the caches of
+//! what they made stale are told, then the job is done.
+//!
+//! Talks to the database, and to the application whose caches are told. The table is shared with other programs and its times
+//! are the database's own (defaults, a trigger), so its statements use the database's clock. A worker that dies is noticed
+//! by its silence: `updated_at` moves on while a job is worked at. Whoever was taken for dead and comes back changes nothing
+//! any more: the moment at which a job was taken is the token of every later statement about it.
+
+pub(super) mod functions;
+pub mod table;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use serde::Serialize;
+use sqlx::PgPool;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tracing::{info, warn};
+
+use self::{
+    functions::{FunctionResult, run_all},
+    table::{Ending, Job, JobTable, TableError},
+};
+use super::invalidate::Invalidator;
+use crate::config::{StatsConfig, StatsFunction};
+
+/// With less time than this no job is begun.
+pub const LEAST_TIME: Duration = Duration::from_secs(5);
+
+/// Kept of the time there is, for the caches and the job's last row.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// How often the last row of a job is tried to be written.
+const LAST_WORDS: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
+
+/// Statistics jobs, as they are configured.
+#[derive(Clone, Debug)]
+pub struct Jobs {
+    pool: PgPool,
+    table: JobTable,
+    functions: Vec<StatsFunction>,
+    worker_id: String,
+    lease: Duration,
+    invalidator: Option<Invalidator>,
+}
+
+/// What became of one job.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct JobReport {
+    pub id: String,
+    /// `completed`, `failed`, `queued` (to be tried again) or `lost` (another worker has it).
+    pub status: &'static str,
+    pub attempt: i32,
+    pub duration_seconds: f64,
+    pub results: Vec<FunctionResult>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// What became of all.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct JobsReport {
+    pub completed: u64,
+    /// Attempts that failed.
+    pub failed: u64,
+    pub jobs: Vec<JobReport>,
+    /// Why no more could be taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+    #[serde(skip)]
+    pub is_unreachable: bool,
+}
+
+/// How the work at one job ended.
+enum Worked {
+    Done(Vec<FunctionResult>),
+    Stopped,
+    /// It was taken from us.
+    Lost,
+}
+
+impl Jobs {
+    #[must_use]
+    pub fn new(pool: PgPool, config: &StatsConfig, invalidator: Option<Invalidator>) -> Self {
+        Self {
+            table: JobTable::new(pool.clone()),
+            pool,
+            functions: config.functions.clone(),
+            worker_id: config.worker_id.clone(),
+            lease: config.lease,
+            invalidator,
+        }
+    }
+
+    /// Takes and does one job after the other until there is none, or the time is up, or `stopped` returns; then what was
+    /// not done is given back.
+    pub async fn work(&self, until: Instant, stopped: impl Future<Output = ()> + Send) -> JobsReport {
+        let mut stopped = std::pin::pin!(stopped);
+        let mut report = JobsReport::default();
+        if let Err(error) = self.table.give_up_the_dead(self.lease).await {
+            report.fail(&error);
+            return report;
+        }
+        while until.saturating_duration_since(Instant::now()) >= LEAST_TIME {
+            let job = match self.table.take(self.lease).await {
+                Ok(Some(job)) => job,
+                Ok(None) => break,
+                Err(error) => {
+                    report.fail(&error);
+                    break;
+                }
+            };
+            let worked = tokio::select! {
+                worked = self.attempt(&job, until) => worked,
+                () = &mut stopped => Worked::Stopped,
+            };
+            let is_stopped = matches!(worked, Worked::Stopped);
+            report.add(self.end(&job, worked, until).await);
+            if is_stopped {
+                break;
+            }
+        }
+        report
+    }
+
+    /// Runs the functions of a job, giving signs of life.
+    async fn attempt(&self, job: &Job, until: Instant) -> Worked {
+        if job.taken_over {
+            warn!(job.id, "jobs: {} was left by a worker that ended; taken up again", job.id);
+        }
+        let done_before = job.succeeded_before();
+        let wanted: Vec<&StatsFunction> =
+            self.functions.iter().filter(|function| !done_before.contains_key(&function.name)).collect();
+        let ran = run_all(&self.pool, &wanted, until - CLOSING, &self.worker_id);
+        let results = tokio::select! {
+            results = ran => results,
+            () = self.signs_of_life(job) => return Worked::Lost,
+        };
+        Worked::Done(self.in_order(results, done_before))
+    }
+
+    /// Results of this attempt, and of earlier ones for what need not be run again, in the order of the configuration.
+    fn in_order(&self, ran: Vec<FunctionResult>, before: BTreeMap<String, FunctionResult>) -> Vec<FunctionResult> {
+        let mut all: BTreeMap<String, FunctionResult> = before;
+        all.extend(ran.into_iter().map(|result| (result.name.clone(), result)));
+        self.functions.iter().filter_map(|function| all.remove(&function.name)).collect()
+    }
+
+    /// Returns only when the job is not ours any more.
+    async fn signs_of_life(&self, job: &Job) {
+        let mut tick = interval(self.lease / 3);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tick.reset();
+        loop {
+            tick.tick().await;
+            match self.table.beat(job).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => warn!(job.id, "jobs: failed to {error}; will try again"),
+            }
+        }
+    }
+
+    /// Tells the caches, then closes the job.
+    async fn end(&self, job: &Job, worked: Worked, until: Instant) -> JobReport {
+        let (results, ending) = match worked {
+            Worked::Done(results) => {
+                let ending = ending(job, &results);
+                (results, ending)
+            }
+            Worked::Stopped => (Vec::new(), Ending::GivenBack),
+            Worked::Lost => (Vec::new(), Ending::Lost),
+        };
+        self.tell_caches(job, &results, until).await;
+        let is_ours = match ending {
+            Ending::Lost => false,
+            _ => self.write_end(job, &ending, &results).await,
+        };
+        let ending = if is_ours { ending } else { Ending::Lost };
+        let report = job.report(&ending, results);
+        say(&report, &self.worker_id);
+        report
+    }
+
+    /// Tells which caches are stale: those of the functions that went well in this attempt.
+    async fn tell_caches(&self, job: &Job, results: &[FunctionResult], until: Instant) {
+        let before = job.succeeded_before();
+        let is_new =
+            |name: &str| !before.contains_key(name) && results.iter().any(|one| one.success && one.name == name);
+        let functions = self.functions.iter().filter(|function| is_new(&function.name));
+        let tags: BTreeSet<String> = functions.flat_map(|function| function.tags.iter().cloned()).collect();
+        let (Some(invalidator), false) = (&self.invalidator, tags.is_empty()) else { return };
+        let told = invalidator.invalidate(&tags, until.max(Instant::now() + CLOSING)).await;
+        if let Some(failure) = told.failure {
+            warn!(job.id, tags.lost = told.lost, "jobs: failed to {failure}");
+        }
+    }
+
+    /// Whether the job was still ours.
+    async fn write_end(&self, job: &Job, ending: &Ending, results: &[FunctionResult]) -> bool {
+        let mut waits = LAST_WORDS.iter();
+        loop {
+            match self.table.end(job, ending, results).await {
+                Ok(is_ours) => return is_ours,
+                Err(error) => {
+                    warn!(job.id, "jobs: failed to {error}");
+                    let Some(wait) = waits.next() else { return false };
+                    sleep(*wait).await;
+                }
+            }
+        }
+    }
+}
+
+impl JobsReport {
+    fn fail(&mut self, error: &TableError) {
+        warn!("jobs: failed to {error}");
+        self.is_unreachable = error.is_unreachable();
+        self.failure = Some(format!("failed to {error}"));
+    }
+
+    fn add(&mut self, job: JobReport) {
+        match job.status {
+            "completed" => self.completed += 1,
+            _ if job.error.is_some() => self.failed += 1,
+            _ => {}
+        }
+        self.jobs.push(job);
+    }
+}
+
+/// Failed when a function did; to be tried again as long as there are attempts.
+fn ending(job: &Job, results: &[FunctionResult]) -> Ending {
+    let failed: Vec<&FunctionResult> = results.iter().filter(|result| !result.success).collect();
+    let Some(first) = failed.first() else { return Ending::Completed };
+    let why = first.error.as_deref().unwrap_or_default();
+    let error = format!("{} of {} functions failed, {}: {why}", failed.len(), results.len(), first.name);
+    if job.retry_count < job.max_retries { Ending::Again(error) } else { Ending::Failed(error) }
+}
+
+fn say(report: &JobReport, worker_id: &str) {
+    let seconds = report.duration_seconds;
+    match &report.error {
+        None => info!(job.id = report.id, worker_id, "jobs: {} {} in {seconds} s", report.id, report.status),
+        Some(error) => {
+            warn!(job.id = report.id, worker_id, "jobs: {} {} after {seconds} s: {error}", report.id, report.status);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(retry_count: i32) -> Job {
+        Job::for_tests(retry_count, 3)
+    }
+
+    fn result(name: &str, error: Option<&str>) -> FunctionResult {
+        FunctionResult {
+            name: name.to_owned(),
+            success: error.is_none(),
+            message: String::new(),
+            duration: 5,
+            error: error.map(str::to_owned),
+            worker: "w".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_job_is_done_when_every_function_is_and_tried_again_while_it_may_be() {
+        assert!(matches!(ending(&job(0), &[result("a", None)]), Ending::Completed));
+        let results = [result("a", None), result("b", Some("division by zero"))];
+        let Ending::Again(error) = ending(&job(2), &results) else { panic!("one attempt is left") };
+        assert_eq!(error, "1 of 2 functions failed, b: division by zero");
+        assert!(matches!(ending(&job(3), &results), Ending::Failed(_)));
+    }
+}

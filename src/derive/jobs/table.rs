@@ -1,0 +1,330 @@
+//! The table `background_job_status`: taking, keeping and ending jobs; what operators ask of it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::Value;
+use sqlx::{FromRow, PgPool};
+use time::OffsetDateTime;
+use tracing::{info, warn};
+
+use super::{FunctionResult, JobReport};
+use crate::derive::database::{begin, code, is_missing_table, is_unreachable, told, within};
+
+/// How long one statement about a job may take.
+const TIME: Duration = Duration::from_secs(5);
+
+/// The wait after the first failure, in seconds; it doubles with every further one.
+const FIRST_WAIT_SECONDS: f64 = 30.0;
+
+const TABLE: &str = include_str!("../sql/jobs/table.sql");
+const TAKE: &str = include_str!("../sql/jobs/take.sql");
+const GIVE_UP: &str = include_str!("../sql/jobs/give_up.sql");
+const BEAT: &str = include_str!("../sql/jobs/beat.sql");
+const END: &str = include_str!("../sql/jobs/end.sql");
+const INSERT: &str = include_str!("../sql/jobs/insert.sql");
+const LIST: &str = include_str!("../sql/jobs/list.sql");
+const PURGE: &str = include_str!("../sql/jobs/purge.sql");
+
+/// What can go wrong between us and the table.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    #[error("{action}: {detail}")]
+    Failed { action: &'static str, detail: String, is_unreachable: bool },
+    #[error("{action}: {detail}; to mend it: {remedy}")]
+    NotAllowed { action: &'static str, detail: String, remedy: &'static str },
+}
+
+impl TableError {
+    fn new(action: &'static str, error: &sqlx::Error) -> Self {
+        let detail = told(error);
+        match code(error).as_deref() {
+            Some("42501") => Self::NotAllowed {
+                action,
+                detail,
+                remedy: "GRANT SELECT, INSERT, UPDATE, DELETE ON background_job_status TO the_role; with row level security \
+                         on also ALTER ROLE the_role BYPASSRLS; and GRANT CREATE ON SCHEMA public where the table is \
+                         missing",
+            },
+            _ => Self::Failed { action, detail, is_unreachable: is_unreachable(error) },
+        }
+    }
+
+    /// Whether the database could not be asked at all.
+    #[must_use]
+    pub const fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Failed { is_unreachable: true, .. })
+    }
+}
+
+/// A job that is ours.
+#[derive(Clone, Debug, FromRow)]
+pub(super) struct Job {
+    pub id: String,
+    /// Attempts that failed before.
+    pub retry_count: i32,
+    pub max_retries: i32,
+    /// When we took it: the token of everything we say about it.
+    started_at: OffsetDateTime,
+    results: Option<String>,
+    /// From a worker that ended without a word.
+    pub taken_over: bool,
+}
+
+/// How a job ends for us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    Completed,
+    Failed(String),
+    /// It failed, and is queued for its next attempt.
+    Again(String),
+    /// We had to stop: queued again, nothing counted.
+    GivenBack,
+    /// Another worker has it.
+    Lost,
+}
+
+impl Ending {
+    const fn status(&self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed(_) => "failed",
+            Self::Again(_) | Self::GivenBack => "queued",
+            Self::Lost => "lost",
+        }
+    }
+
+    fn error(&self) -> Option<&str> {
+        match self {
+            Self::Failed(error) | Self::Again(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl Job {
+    /// What went well in an earlier attempt and need not be done again.
+    pub fn succeeded_before(&self) -> BTreeMap<String, FunctionResult> {
+        let results = self.results.as_deref().filter(|_| self.retry_count > 0);
+        let results: Vec<FunctionResult> =
+            results.and_then(|results| serde_json::from_str(results).ok()).unwrap_or_default();
+        results.into_iter().filter(|result| result.success).map(|result| (result.name.clone(), result)).collect()
+    }
+
+    pub fn report(&self, ending: &Ending, results: Vec<FunctionResult>) -> JobReport {
+        let took = OffsetDateTime::now_utc() - self.started_at;
+        JobReport {
+            id: self.id.clone(),
+            status: ending.status(),
+            attempt: self.retry_count + 1,
+            duration_seconds: (took.as_seconds_f64().max(0.0) * 1000.0).round() / 1000.0,
+            results,
+            error: ending.error().map(str::to_owned),
+        }
+    }
+
+    #[cfg(test)]
+    pub fn for_tests(retry_count: i32, max_retries: i32) -> Self {
+        let (id, started_at) = (String::new(), OffsetDateTime::UNIX_EPOCH);
+        Self { id, retry_count, max_retries, started_at, results: None, taken_over: false }
+    }
+}
+
+/// One row, as operators see it.
+#[derive(Clone, Debug, FromRow)]
+pub struct JobRow {
+    pub id: String,
+    pub payload: String,
+    pub status: String,
+    pub started_at: Option<OffsetDateTime>,
+    pub completed_at: Option<OffsetDateTime>,
+    pub error_message: Option<String>,
+    pub results: Option<String>,
+    pub retry_count: i32,
+    pub max_retries: i32,
+    pub priority: i32,
+    pub created_at: Option<OffsetDateTime>,
+    pub updated_at: Option<OffsetDateTime>,
+    /// By the database's clock.
+    pub now: OffsetDateTime,
+}
+
+impl JobRow {
+    /// The payload; what is no JSON object is an empty one.
+    #[must_use]
+    pub fn payload(&self) -> Value {
+        serde_json::from_str(&self.payload).unwrap_or_default()
+    }
+
+    /// What became of the functions, as far as it can be read.
+    #[must_use]
+    pub fn results(&self) -> Vec<FunctionResult> {
+        self.results.as_deref().and_then(|results| serde_json::from_str(results).ok()).unwrap_or_default()
+    }
+}
+
+/// The table, made when it is missing and that is allowed.
+#[derive(Clone, Debug)]
+pub struct JobTable {
+    pool: PgPool,
+    /// Row level security was looked at.
+    looked: Arc<AtomicBool>,
+}
+
+/// Runs one statement in a transaction of its own; makes the table where it is missing, once.
+macro_rules! in_transaction {
+    ($self:ident, $action:literal, |$transaction:ident| $statement:expr) => {{
+        let mut made = false;
+        loop {
+            let attempt = within(TIME, async {
+                let mut $transaction = begin(&$self.pool, TIME).await?;
+                let answer = $statement.await?;
+                $transaction.commit().await?;
+                Ok(answer)
+            });
+            match attempt.await {
+                Err(error) if is_missing_table(&error) && !made => {
+                    made = true;
+                    $self.make().await?;
+                }
+                answer => break answer.map_err(|error| TableError::new($action, &error)),
+            }
+        }
+    }};
+}
+
+impl JobTable {
+    #[must_use]
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool, looked: Arc::default() }
+    }
+
+    async fn make(&self) -> Result<(), TableError> {
+        let made = within(TIME, async {
+            let mut transaction = begin(&self.pool, TIME).await?;
+            // Two that make it at once would disturb one another.
+            sqlx::query("SELECT pg_advisory_xact_lock(7526477)").persistent(false).execute(&mut *transaction).await?;
+            sqlx::raw_sql(TABLE).execute(&mut *transaction).await?;
+            transaction.commit().await
+        });
+        made.await.map_err(|error| TableError::new("make the table background_job_status", &error))?;
+        info!("jobs: made the table background_job_status");
+        Ok(())
+    }
+
+    /// Says once when rows may be hidden from us.
+    async fn look_at_security(&self) {
+        if self.looked.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let active = within(TIME, async {
+            let mut transaction = begin(&self.pool, TIME).await?;
+            let active: bool = sqlx::query_scalar("SELECT row_security_active('background_job_status')")
+                .persistent(false)
+                .fetch_one(&mut *transaction)
+                .await?;
+            transaction.commit().await?;
+            Ok(active)
+        });
+        if let Ok(true) = active.await {
+            warn!(
+                "jobs: row level security is on for background_job_status, and this role sees only what its policies \
+                 allow; to see every job: ALTER ROLE the_role BYPASSRLS"
+            );
+        }
+    }
+
+    /// Closes jobs whose worker ended without a word once too often.
+    pub(super) async fn give_up_the_dead(&self, lease: Duration) -> Result<u64, TableError> {
+        let given_up = in_transaction!(self, "look for jobs of workers that ended", |transaction| {
+            sqlx::query(GIVE_UP).persistent(false).bind(lease.as_secs_f64()).execute(&mut *transaction)
+        })?;
+        self.look_at_security().await;
+        Ok(given_up.rows_affected())
+    }
+
+    /// The next job, now ours.
+    pub(super) async fn take(&self, lease: Duration) -> Result<Option<Job>, TableError> {
+        in_transaction!(self, "take a job", |transaction| {
+            sqlx::query_as(TAKE)
+                .persistent(false)
+                .bind(lease.as_secs_f64())
+                .bind(FIRST_WAIT_SECONDS)
+                .fetch_optional(&mut *transaction)
+        })
+    }
+
+    /// A sign of life; `false`: the job is not ours any more.
+    pub(super) async fn beat(&self, job: &Job) -> Result<bool, TableError> {
+        let beaten = in_transaction!(self, "give a sign of life for a job", |transaction| {
+            sqlx::query(BEAT).persistent(false).bind(&job.id).bind(job.started_at).execute(&mut *transaction)
+        })?;
+        Ok(beaten.rows_affected() > 0)
+    }
+
+    /// Ends it; `false`: it was not ours any more, and nothing changed.
+    pub(super) async fn end(&self, job: &Job, ending: &Ending, results: &[FunctionResult]) -> Result<bool, TableError> {
+        let results = (!results.is_empty()).then(|| serde_json::to_string(results).unwrap_or_default());
+        let ended = in_transaction!(self, "end a job", |transaction| {
+            sqlx::query(END)
+                .persistent(false)
+                .bind(&job.id)
+                .bind(job.started_at)
+                .bind(ending.status())
+                .bind(ending.error())
+                .bind(&results)
+                .bind(matches!(ending, Ending::Again(_)))
+                .execute(&mut *transaction)
+        })?;
+        Ok(ended.rows_affected() > 0)
+    }
+
+    /// Queues a job and answers its id.
+    ///
+    /// # Errors
+    /// When the database refuses it.
+    pub async fn enqueue(&self, payload: &Value, priority: i32, max_retries: i32) -> Result<String, TableError> {
+        let payload = payload.to_string();
+        in_transaction!(self, "queue a job", |transaction| {
+            sqlx::query_scalar(INSERT)
+                .persistent(false)
+                .bind(&payload)
+                .bind(priority)
+                .bind(max_retries)
+                .fetch_one(&mut *transaction)
+        })
+    }
+
+    /// The newest jobs, the newest first.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub async fn list(&self, id: Option<&str>, status: Option<&str>, most: i64) -> Result<Vec<JobRow>, TableError> {
+        in_transaction!(self, "read jobs", |transaction| {
+            sqlx::query_as(LIST).persistent(false).bind(id).bind(status).bind(most).fetch_all(&mut *transaction)
+        })
+    }
+
+    /// Deletes jobs with one of these statuses that ended longer ago than `age`, or only counts them.
+    ///
+    /// # Errors
+    /// When the database refuses it.
+    pub async fn purge(&self, statuses: &[&str], age: Duration, only_count: bool) -> Result<u64, TableError> {
+        let statuses: Vec<String> = statuses.iter().map(|status| (*status).to_owned()).collect();
+        let count: i64 = in_transaction!(self, "delete jobs", |transaction| {
+            sqlx::query_scalar(PURGE)
+                .persistent(false)
+                .bind(&statuses)
+                .bind(age.as_secs_f64())
+                .bind(only_count)
+                .fetch_one(&mut *transaction)
+        })?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+}

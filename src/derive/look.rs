@@ -1,0 +1,203 @@
+//! What would stand in the way of views and statistics jobs, found without changing anything. Reads the database's catalogue;
+//! no view is refreshed, and no function is called.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, FromRow, PgConnection, PgPool, SqlSafeStr as _};
+
+use super::{
+    database::{begin, code, is_unreachable, told, within},
+    jobs::functions::call_of,
+    views::{ViewError, look_at, remedy},
+};
+use crate::config::{StatsFunction, ViewConfig};
+
+/// How long looking may take.
+const TIME: Duration = Duration::from_secs(10);
+
+const LOOK_AT_JOBS: &str = include_str!("sql/jobs/look.sql");
+const LOOK_AT_LOG: &str = include_str!("sql/view_log_look.sql");
+const LOOK_AT_FUNCTION: &str = include_str!("sql/jobs/function_look.sql");
+
+/// What was found about one thing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sight {
+    Fine(String),
+    /// Works, but somebody should know.
+    Doubt {
+        what: String,
+        remedy: String,
+    },
+    /// Does not work.
+    Problem {
+        what: String,
+        remedy: String,
+    },
+}
+
+impl Sight {
+    fn doubt(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Doubt { what: what.into(), remedy: remedy.into() }
+    }
+
+    fn problem(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Problem { what: what.into(), remedy: remedy.into() }
+    }
+
+    fn failed(what: &str, error: &sqlx::Error) -> Self {
+        let remedy = if is_unreachable(error) { "see PostgreSQL above" } else { "see the log of the database" };
+        Self::problem(format!("{what} cannot be looked at: {}", told(error)), remedy)
+    }
+}
+
+/// Whether each view is there, ours to refresh, and can be refreshed while others read; and its log.
+pub async fn views(pool: &PgPool, views: &[ViewConfig]) -> Vec<Sight> {
+    let looked = within(TIME, async {
+        let mut transaction = begin(pool, TIME).await?;
+        let mut sights = Vec::new();
+        for view in views {
+            sights.push(view_sight(&mut transaction, view).await?);
+        }
+        sights.extend(log_sight(&mut transaction).await?);
+        transaction.rollback().await?;
+        Ok(sights)
+    });
+    looked.await.unwrap_or_else(|error| vec![Sight::failed("views", &error)])
+}
+
+async fn view_sight(transaction: &mut PgConnection, view: &ViewConfig) -> Result<Sight, sqlx::Error> {
+    let look = match look_at(transaction, view).await {
+        Ok(look) => look,
+        Err(ViewError::Database(error)) => return Err(error),
+        Err(error) => return Ok(Sight::problem(error.to_string(), remedy(view, &error))),
+    };
+    let (name, role) = (&look.qualified, &look.role);
+    Ok(if !look.is_ours {
+        Sight::problem(
+            format!("{name} does not belong to {role}, and only its owner can refresh it"),
+            format!("ALTER MATERIALIZED VIEW {name} OWNER TO {role};"),
+        )
+    } else if !look.has_key {
+        Sight::doubt(
+            format!(
+                "{name} has no unique index over columns alone and of all rows: readers wait while it is refreshed"
+            ),
+            format!("CREATE UNIQUE INDEX ON {name} (...);"),
+        )
+    } else if !look.is_populated {
+        Sight::Fine(format!("{name} is ours; readers wait for its first refresh, which fills it"))
+    } else {
+        Sight::Fine(format!("{name} is ours, and is refreshed while others read"))
+    })
+}
+
+#[derive(FromRow)]
+struct LogLook {
+    is_there: bool,
+    may_write: bool,
+    role: String,
+}
+
+async fn log_sight(transaction: &mut PgConnection) -> Result<Option<Sight>, sqlx::Error> {
+    let log: LogLook = sqlx::query_as(LOOK_AT_LOG).persistent(false).fetch_one(transaction).await?;
+    if log.may_write {
+        return Ok(None);
+    }
+    let what = "materialized_view_refresh_log cannot be written: views are refreshed with every run, due or not";
+    let remedy = if log.is_there {
+        format!("GRANT SELECT, INSERT, UPDATE ON materialized_view_refresh_log TO {};", log.role)
+    } else {
+        format!("GRANT CREATE ON SCHEMA public TO {}; (it makes the table)", log.role)
+    };
+    Ok(Some(Sight::doubt(what, remedy)))
+}
+
+/// Whether there is a table of jobs or may be made, whether we see all of it, and whether each function can be called.
+pub async fn jobs(pool: &PgPool, functions: &[StatsFunction]) -> Vec<Sight> {
+    let looked = within(TIME, async {
+        let mut transaction = begin(pool, TIME).await?;
+        let mut sights = vec![table_sight(&mut transaction).await?];
+        for function in functions {
+            sights.push(function_sight(&mut transaction, function).await?);
+        }
+        transaction.rollback().await?;
+        Ok(sights)
+    });
+    looked.await.unwrap_or_else(|error| vec![Sight::failed("statistics jobs", &error)])
+}
+
+#[derive(FromRow)]
+struct TableLook {
+    is_there: bool,
+    may_make: bool,
+    missing_columns: Vec<String>,
+    missing_rights: Vec<String>,
+    hides_rows: bool,
+    role: String,
+}
+
+async fn table_sight(transaction: &mut PgConnection) -> Result<Sight, sqlx::Error> {
+    let table: TableLook = sqlx::query_as(LOOK_AT_JOBS).persistent(false).fetch_one(transaction).await?;
+    let TableLook { role, .. } = &table;
+    Ok(if !table.is_there && !table.may_make {
+        Sight::problem(
+            format!("the table background_job_status is missing, and {role} may not make it"),
+            format!("GRANT CREATE ON SCHEMA public TO {role};"),
+        )
+    } else if !table.is_there {
+        Sight::Fine("the table background_job_status is missing; it is made when it is first used".to_owned())
+    } else if !table.missing_columns.is_empty() {
+        Sight::problem(
+            format!("the table background_job_status lacks {}", table.missing_columns.join(", ")),
+            "bring it to the shape that the programs use which enqueue jobs (their migrations)",
+        )
+    } else if !table.missing_rights.is_empty() {
+        let rights = table.missing_rights.join(", ");
+        Sight::problem(
+            format!("{role} lacks {rights} on background_job_status"),
+            format!("GRANT {rights} ON background_job_status TO {role};"),
+        )
+    } else if table.hides_rows {
+        Sight::doubt(
+            format!(
+                "row level security is on for background_job_status: {role} sees only the jobs that policies allow"
+            ),
+            format!("ALTER ROLE {role} BYPASSRLS;"),
+        )
+    } else {
+        Sight::Fine("the table background_job_status can be used".to_owned())
+    })
+}
+
+/// The server reads the very statement that a job sends, and carries nothing out.
+async fn function_sight(transaction: &mut PgConnection, function: &StatsFunction) -> Result<Sight, sqlx::Error> {
+    let name = &function.name;
+    let mut savepoint = transaction.begin().await?;
+    let read = savepoint.prepare(AssertSqlSafe(call_of(name)).into_sql_str()).await.map(drop);
+    if let Err(error) = read {
+        savepoint.rollback().await?;
+        return match code(&error).as_deref() {
+            Some("42883" | "3F000") => Ok(Sight::problem(
+                format!("there is no function {name}() that takes no arguments"),
+                "run the migration that creates it, or take it out of STATS_FUNCTIONS",
+            )),
+            Some(_) => {
+                Ok(Sight::problem(format!("{name}() cannot be called: {}", told(&error)), "mend STATS_FUNCTIONS"))
+            }
+            None => Err(error),
+        };
+    }
+    let (schema, base) = name.split_once('.').map_or((None, name.as_str()), |(schema, base)| (Some(schema), base));
+    let (may_call, role): (bool, String) = sqlx::query_as(LOOK_AT_FUNCTION)
+        .persistent(false)
+        .bind(schema.map(str::to_lowercase))
+        .bind(base.to_lowercase())
+        .fetch_one(&mut *savepoint)
+        .await?;
+    savepoint.commit().await?;
+    Ok(if may_call {
+        Sight::Fine(format!("{name}() can be called"))
+    } else {
+        Sight::problem(format!("{role} may not call {name}()"), format!("GRANT EXECUTE ON FUNCTION {name} TO {role};"))
+    })
+}

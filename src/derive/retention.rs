@@ -1,0 +1,267 @@
+//! Retention: old snapshots are thinned to one a day and object, the newest of the day.
+//!
+//! Talks to the database only. Day by day from the oldest on, in small batches, each a transaction of its own, so that it may
+//! be ended anywhere and goes on there. **Invariant: the newest row of an object, and the row that `refresh_state` names,
+//! are never deleted.** Days are whole days of UTC, as the times of the tables are.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde::Serialize;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use time::{Date, PrimitiveDateTime, Time};
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::database::{begin, is_missing_table, told, within};
+use crate::{clock::Timestamp, model::Kind};
+
+/// How many rows one transaction deletes: a few tens of milliseconds.
+const BATCH: i64 = 1000;
+
+/// How long one batch may take.
+const BATCH_TIME: Duration = Duration::from_secs(10);
+
+/// Counting may look at every old row.
+const COUNT_TIME: Duration = Duration::from_secs(600);
+
+/// With less time than this no batch is begun.
+const SHORTEST_BATCH: Duration = Duration::from_millis(500);
+
+/// The letters `rfrt`.
+const LOCK: i64 = 0x7266_7274;
+
+const THIN: &str = include_str!("sql/retention_thin.sql");
+const COUNT: &str = include_str!("sql/retention_count.sql");
+const FROM: &str = include_str!("sql/retention_from.sql");
+const NOTE: &str = include_str!("sql/retention_note.sql");
+
+const TABLES: [(Kind, &str, &str); 3] = [
+    (Kind::Clan, "clan_snapshots", "clan_tag"),
+    (Kind::Player, "player_snapshots", "player_tag"),
+    (Kind::War, "war_snapshots", "clan_tag"),
+];
+
+/// Thins snapshots older than so many days.
+#[derive(Clone, Debug)]
+pub struct Retention {
+    pool: PgPool,
+    days: u32,
+    /// Up to which day each table is known to be thinned; spares the statements of later runs in this process.
+    known: Arc<Mutex<HashMap<&'static str, Date>>>,
+}
+
+/// What was thinned.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Thinned {
+    pub deleted: u64,
+    /// Whether more is left to be thinned.
+    pub more: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+/// What would be thinned in one table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Outlook {
+    pub table: &'static str,
+    pub would_go: u64,
+    /// Of the days that would be thinned.
+    pub would_stay: u64,
+}
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("thin {table}: {detail}")]
+pub struct RetentionError {
+    table: &'static str,
+    detail: String,
+}
+
+/// What one batch came to.
+enum Batch {
+    /// With it these days may be over.
+    Deleted {
+        rows: u64,
+        is_over: bool,
+    },
+    AnotherRun,
+}
+
+impl Retention {
+    #[must_use]
+    pub fn new(pool: PgPool, days: u32) -> Self {
+        Self { pool, days, known: Arc::default() }
+    }
+
+    /// Deletes batch after batch until all is thinned or it is `until`.
+    pub async fn thin(&self, now: Timestamp, until: Instant) -> Thinned {
+        let mut thinned = Thinned::default();
+        let end = self.kept_from(now);
+        for (kind, table, tag) in TABLES {
+            if self.known(table).is_some_and(|done| done >= end) {
+                continue;
+            }
+            match self.thin_table(kind, table, tag, now, until, &mut thinned.deleted).await {
+                Ok(true) => self.note(table, end),
+                Ok(false) => thinned.more = true,
+                Err(error) => {
+                    warn!("retention: failed to {error}");
+                    thinned.failure = Some(format!("failed to {error}"));
+                    thinned.more = true;
+                    break;
+                }
+            }
+        }
+        if thinned.deleted > 0 {
+            debug!(deleted = thinned.deleted, more = thinned.more, "retention: thinned old snapshots");
+        }
+        thinned
+    }
+
+    /// What [`Self::thin`] would delete; changes nothing.
+    ///
+    /// # Errors
+    /// When the tables cannot be read.
+    pub async fn outlook(&self, now: Timestamp) -> Result<Vec<Outlook>, RetentionError> {
+        let mut outlooks = Vec::new();
+        for (kind, table, tag) in TABLES {
+            let counted = within(COUNT_TIME, async {
+                let mut transaction = begin(&self.pool, COUNT_TIME).await?;
+                let from = from(&mut transaction, table).await?.unwrap_or(midnight(self.kept_from(now)));
+                let counts: (i64, i64) = sqlx::query_as(AssertSqlSafe(of_table(COUNT, table, tag)))
+                    .persistent(false)
+                    .bind(from)
+                    .bind(midnight(self.kept_from(now)))
+                    .bind(kind.as_str())
+                    .fetch_one(&mut *transaction)
+                    .await?;
+                transaction.commit().await?;
+                Ok(counts)
+            });
+            let (goes, stays) = counted.await.map_err(|error| failed(table, &error))?;
+            let count = |number: i64| u64::try_from(number).unwrap_or(0);
+            outlooks.push(Outlook { table, would_go: count(goes), would_stay: count(stays) });
+        }
+        Ok(outlooks)
+    }
+
+    /// The first day that is kept whole.
+    fn kept_from(&self, now: Timestamp) -> Date {
+        let today = now.to_utc().date();
+        today.checked_sub(time::Duration::days(i64::from(self.days))).unwrap_or(Date::MIN)
+    }
+
+    /// Whether it came to the end.
+    async fn thin_table(
+        &self,
+        kind: Kind,
+        table: &'static str,
+        tag: &'static str,
+        now: Timestamp,
+        until: Instant,
+        deleted: &mut u64,
+    ) -> Result<bool, RetentionError> {
+        let end = midnight(self.kept_from(now));
+        let Some(mut day) = self.from(table).await.map_err(|error| failed(table, &error))? else { return Ok(true) };
+        while day < end {
+            if until.saturating_duration_since(Instant::now()) < SHORTEST_BATCH {
+                return Ok(false);
+            }
+            let next = day + time::Duration::DAY;
+            let batch = self.batch(kind, table, tag, (day, next), now);
+            match within(BATCH_TIME, batch).await.map_err(|error| failed(table, &error))? {
+                Batch::AnotherRun => return Ok(false),
+                Batch::Deleted { rows, is_over } => {
+                    *deleted += rows;
+                    day = if is_over { next } else { day };
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    async fn from(&self, table: &'static str) -> Result<Option<PrimitiveDateTime>, sqlx::Error> {
+        within(BATCH_TIME, async {
+            let mut transaction = begin(&self.pool, BATCH_TIME).await?;
+            let day = from(&mut transaction, table).await?;
+            transaction.commit().await?;
+            Ok(day)
+        })
+        .await
+    }
+
+    /// Deletes one batch of these days. When it is not full, nothing of them is left to be deleted, and that is noted.
+    async fn batch(
+        &self,
+        kind: Kind,
+        table: &'static str,
+        tag: &'static str,
+        (day, next): (PrimitiveDateTime, PrimitiveDateTime),
+        now: Timestamp,
+    ) -> Result<Batch, sqlx::Error> {
+        let mut transaction = begin(&self.pool, BATCH_TIME).await?;
+        let alone: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1)")
+            .persistent(false)
+            .bind(LOCK)
+            .fetch_one(&mut *transaction)
+            .await?;
+        if !alone {
+            transaction.rollback().await?;
+            return Ok(Batch::AnotherRun);
+        }
+        let done = sqlx::query(AssertSqlSafe(of_table(THIN, table, tag)))
+            .persistent(false)
+            .bind(day)
+            .bind(next)
+            .bind(BATCH)
+            .bind(kind.as_str())
+            .execute(&mut *transaction)
+            .await?;
+        let is_over = done.rows_affected() < BATCH.unsigned_abs();
+        if is_over {
+            sqlx::query(NOTE)
+                .persistent(false)
+                .bind(table)
+                .bind(next)
+                .bind(now.to_utc())
+                .execute(&mut *transaction)
+                .await?;
+        }
+        transaction.commit().await?;
+        Ok(Batch::Deleted { rows: done.rows_affected(), is_over })
+    }
+
+    fn known(&self, table: &'static str) -> Option<Date> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(table).copied()
+    }
+
+    fn note(&self, table: &'static str, day: Date) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(table, day);
+    }
+}
+
+async fn from(connection: &mut PgConnection, table: &'static str) -> Result<Option<PrimitiveDateTime>, sqlx::Error> {
+    sqlx::query_scalar(AssertSqlSafe(of_table(FROM, table, "")))
+        .persistent(false)
+        .bind(table)
+        .fetch_one(connection)
+        .await
+}
+
+/// The statement for one of [`TABLES`].
+fn of_table(sql: &str, table: &str, tag: &str) -> String {
+    sql.replace("{table}", table).replace("{tag}", tag)
+}
+
+const fn midnight(day: Date) -> PrimitiveDateTime {
+    PrimitiveDateTime::new(day, Time::MIDNIGHT)
+}
+
+fn failed(table: &'static str, error: &sqlx::Error) -> RetentionError {
+    let hint = if is_missing_table(error) { "; run: refresh-worker migrate" } else { "" };
+    RetentionError { table, detail: format!("{}{hint}", told(error)) }
+}

@@ -1,0 +1,29 @@
+-- The next job, now ours: the highest priority first, then the oldest. One that failed waits before its next attempt; one
+-- whose worker was silent for the lease ($1, seconds) is taken up again, which counts as an attempt. Others' locked rows
+-- are passed over. $2: the first wait after a failure, in seconds, doubled with every further one.
+WITH next AS (
+    SELECT id, status
+    FROM background_job_status
+    WHERE job_type = 'stats_update'
+      AND CASE status
+          WHEN 'queued' THEN
+              coalesce(retry_count, 0) = 0
+              OR updated_at <= clock_timestamp() - $2 * power(2, least(retry_count, 10) - 1) * interval '1 second'
+          WHEN 'processing' THEN
+              coalesce(updated_at, started_at, created_at) <= clock_timestamp() - $1 * interval '1 second'
+              AND coalesce(retry_count, 0) < coalesce(max_retries, 3)
+          END
+    ORDER BY priority DESC NULLS LAST, created_at, id
+    LIMIT 1
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE background_job_status AS j
+SET status = 'processing',
+    started_at = clock_timestamp(),
+    completed_at = NULL,
+    updated_at = clock_timestamp(),
+    retry_count = coalesce(j.retry_count, 0) + CASE next.status WHEN 'processing' THEN 1 ELSE 0 END
+FROM next
+WHERE j.id = next.id
+RETURNING j.id::text AS id, j.retry_count, coalesce(j.max_retries, 3) AS max_retries,
+          j.started_at, j.results::text AS results, next.status = 'processing' AS taken_over

@@ -1,0 +1,18 @@
+-- How fresh the data is, by kind and class: of the objects of a kind, how many are younger than what the class promises.
+CREATE MATERIALIZED VIEW IF NOT EXISTS refresh_worker.refresh_progress AS
+SELECT s.kind, k.class, k.fresh_for,
+       count(*) AS objects,
+       count(*) FILTER (WHERE s.fetched_at > now() - k.fresh_for) AS fresh,
+       count(*) FILTER (WHERE s.fetched_at <= now() - k.fresh_for) AS stale,
+       count(*) FILTER (WHERE s.fetched_at IS NULL) AS never_fetched,
+       round(100.0 * count(*) FILTER (WHERE s.fetched_at > now() - k.fresh_for) / count(*), 1) AS fresh_percent,
+       min(s.fetched_at) AS oldest_fetch,
+       max(s.fetched_at) AS newest_fetch,
+       now() AS computed_at
+FROM refresh_worker.refresh_state AS s
+CROSS JOIN (VALUES ('critical', interval '5 minutes'), ('high', interval '30 minutes'), ('medium', interval '2 hours'),
+                   ('low', interval '8 hours')) AS k (class, fresh_for)
+GROUP BY s.kind, k.class, k.fresh_for;
+CREATE UNIQUE INDEX IF NOT EXISTS refresh_progress_key ON refresh_worker.refresh_progress (kind, class);
+COMMENT ON MATERIALIZED VIEW refresh_worker.refresh_progress IS
+    'How many objects of each kind are as fresh as each class promises, as of computed_at.';

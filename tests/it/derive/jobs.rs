@@ -1,0 +1,328 @@
+//! Statistics jobs: how one worker does them, on a table that the related system made.
+
+use std::{future::pending, time::Duration};
+
+use refresh_worker::{
+    config::{InvalidationConfig, StatsConfig, StatsFunction},
+    derive::{
+        invalidate::Invalidator,
+        jobs::{Jobs, JobsReport, LEAST_TIME, table::JobTable},
+    },
+};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use tokio::time::Instant;
+
+use super::{
+    application::{Application, Does},
+    modest_role,
+    views::{database, exec, number},
+};
+use crate::support;
+
+/// As the related system made it, its trigger included.
+pub const TABLE: &str = "
+    CREATE TABLE background_job_status (
+        id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+        job_type text NOT NULL DEFAULT 'stats_update',
+        job_payload jsonb NOT NULL,
+        status text NOT NULL CHECK (status IN ('queued', 'processing', 'completed', 'failed')),
+        started_at timestamptz, completed_at timestamptz, error_message text, results jsonb,
+        retry_count integer DEFAULT 0, max_retries integer DEFAULT 3, priority integer DEFAULT 0,
+        created_at timestamptz DEFAULT now(), updated_at timestamptz DEFAULT now()
+    );
+    CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.updated_at = now(); RETURN NEW; END';
+    CREATE TRIGGER touch BEFORE UPDATE ON background_job_status FOR EACH ROW EXECUTE FUNCTION touch();
+    CREATE TABLE calls (name text, at timestamptz DEFAULT clock_timestamp());
+    CREATE FUNCTION good() RETURNS void LANGUAGE sql AS 'INSERT INTO calls (name) VALUES (''good'')';
+    CREATE FUNCTION told() RETURNS text LANGUAGE sql AS 'INSERT INTO calls (name) VALUES (''told''); SELECT ''12 players''::text';
+    CREATE FUNCTION bad() RETURNS integer LANGUAGE sql AS 'INSERT INTO calls (name) VALUES (''bad''); SELECT 1 / 0';
+    CREATE FUNCTION slow() RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(60)';
+";
+
+/// A database with the table.
+pub async fn bed() -> PgPool {
+    let pool = database().await;
+    exec(&pool, TABLE).await;
+    pool
+}
+
+fn function(name: &str, tags: &[&str]) -> StatsFunction {
+    StatsFunction { name: name.to_owned(), tags: tags.iter().map(|tag| (*tag).to_owned()).collect() }
+}
+
+pub fn config(functions: &[&str]) -> StatsConfig {
+    StatsConfig {
+        functions: functions.iter().map(|name| function(name, &[])).collect(),
+        lease: Duration::from_secs(300),
+        worker_id: "worker-of-the-test".to_owned(),
+    }
+}
+
+pub async fn work(pool: &PgPool, config: &StatsConfig) -> JobsReport {
+    Jobs::new(pool.clone(), config, None).work(in_a_minute(), pending()).await
+}
+
+pub fn in_a_minute() -> Instant {
+    Instant::now() + Duration::from_secs(60)
+}
+
+pub async fn enqueue(pool: &PgPool, priority: i32) -> String {
+    let payload = json!({"triggeredBy": "cron", "timestamp": "2026-03-04T05:06:07Z", "requestId": "r"});
+    JobTable::new(pool.clone()).enqueue(&payload, priority, 3).await.unwrap()
+}
+
+/// Status, failed attempts, error and results of a job.
+pub async fn job(pool: &PgPool, id: &str) -> (String, i32, Option<String>, Value) {
+    let rows = JobTable::new(pool.clone()).list(Some(id), None, 1).await.unwrap();
+    let row = rows.into_iter().next().expect("the job is there");
+    let results = row.results.as_deref().map_or(Value::Null, |results| serde_json::from_str(results).unwrap());
+    (row.status, row.retry_count, row.error_message, results)
+}
+
+#[tokio::test]
+async fn a_job_runs_every_function_and_keeps_what_became_of_each() {
+    let pool = bed().await;
+    let id = enqueue(&pool, 1).await;
+    let report = work(&pool, &config(&["good", "told"])).await;
+    assert_eq!((report.completed, report.failed, report.failure), (1, 0, None));
+    let (status, retries, error, results) = job(&pool, &id).await;
+    assert_eq!((status.as_str(), retries, error), ("completed", 0, None));
+    for (index, (name, message)) in [("good", "done"), ("told", "12 players")].into_iter().enumerate() {
+        let result = &results[index];
+        assert_eq!(
+            (&result["name"], &result["success"], &result["message"]),
+            (&json!(name), &json!(true), &json!(message))
+        );
+        assert!(result["duration"].is_u64() && result["error"].is_null(), "{result}");
+        assert_eq!(result["worker"], "worker-of-the-test");
+    }
+    let times = "SELECT count(*) FROM background_job_status WHERE started_at <= completed_at AND completed_at <= now()";
+    assert_eq!(number(&pool, times).await, 1);
+}
+
+#[tokio::test]
+async fn jobs_are_taken_by_priority_and_then_by_age() {
+    let pool = bed().await;
+    let mut expected = Vec::new();
+    for (age, priority) in [(10, 1), (20, 1), (5, 2), (30, 0)] {
+        let id = enqueue(&pool, priority).await;
+        exec(
+            &pool,
+            &format!("UPDATE background_job_status SET created_at = now() - interval '{age} s' WHERE id = '{id}'"),
+        )
+        .await;
+        expected.push(id);
+    }
+    let report = work(&pool, &config(&["good"])).await;
+    let done: Vec<&str> = report.jobs.iter().map(|job| job.id.as_str()).collect();
+    assert_eq!(done, [&expected[2], &expected[1], &expected[0], &expected[3]]);
+}
+
+#[tokio::test]
+async fn the_functions_of_a_job_run_side_by_side() {
+    let pool = bed().await;
+    // Each waits until the other runs.
+    for (own, other) in [(1, 2), (2, 1)] {
+        let body = format!(
+            "BEGIN
+                PERFORM pg_advisory_xact_lock({own});
+                FOR i IN 1 .. 2000 LOOP
+                    PERFORM FROM pg_locks WHERE locktype = 'advisory' AND objid = {other} AND granted
+                        AND database = (SELECT oid FROM pg_database WHERE datname = current_database());
+                    IF FOUND OR EXISTS (SELECT FROM calls WHERE name = '{other}') THEN RETURN; END IF;
+                    PERFORM pg_sleep(0.01);
+                END LOOP;
+                RAISE EXCEPTION 'alone';
+             END"
+        );
+        exec(&pool, &format!("CREATE FUNCTION meet{own}() RETURNS void LANGUAGE plpgsql AS $$ {body} $$")).await;
+    }
+    // The first to leave takes its lock with it: it stays until the other has seen it.
+    exec(
+        &pool,
+        "CREATE FUNCTION meet_first() RETURNS void LANGUAGE plpgsql AS 'BEGIN PERFORM meet1(); PERFORM pg_sleep(0.2); END';
+         CREATE FUNCTION meet_second() RETURNS void LANGUAGE plpgsql AS 'BEGIN PERFORM meet2(); PERFORM pg_sleep(0.2); END'",
+    )
+    .await;
+    enqueue(&pool, 1).await;
+    let report = work(&pool, &config(&["meet_first", "meet_second"])).await;
+    assert_eq!(report.completed, 1, "{report:?}");
+}
+
+#[tokio::test]
+async fn one_failing_function_does_not_stop_the_others_and_is_tried_again_alone() {
+    let pool = bed().await;
+    let id = enqueue(&pool, 1).await;
+    let functions = config(&["good", "bad", "missing", "told"]);
+    let report = work(&pool, &functions).await;
+    assert_eq!((report.completed, report.failed), (0, 1));
+    let (status, retries, error, results) = job(&pool, &id).await;
+    assert_eq!((status.as_str(), retries), ("queued", 1));
+    assert!(error.unwrap().starts_with("2 of 4 functions failed, bad: division by zero"));
+    let well: Vec<bool> = (0..4).map(|index| results[index]["success"].as_bool().unwrap()).collect();
+    assert_eq!(well, [true, false, false, true]);
+    assert!(results[2]["error"].as_str().unwrap().contains("does not exist"));
+
+    // Not at once: a failure has a reason that needs time to pass.
+    assert!(work(&pool, &functions).await.jobs.is_empty());
+    for attempt in 2..=4 {
+        exec(
+            &pool,
+            "ALTER TABLE background_job_status DISABLE TRIGGER ALL; \
+             UPDATE background_job_status SET updated_at = now() - interval '1 hour'; \
+             ALTER TABLE background_job_status ENABLE TRIGGER ALL",
+        )
+        .await;
+        let report = work(&pool, &functions).await;
+        assert_eq!(report.jobs[0].attempt, attempt);
+    }
+    let (status, retries, _, results) = job(&pool, &id).await;
+    assert_eq!((status.as_str(), retries), ("failed", 3));
+    assert_eq!(results.as_array().unwrap().len(), 4, "what went well before is still told");
+    assert_eq!(number(&pool, "SELECT count(*) FROM calls WHERE name IN ('good', 'told')").await, 2, "once each");
+}
+
+#[tokio::test]
+async fn caches_of_what_went_well_are_told_before_the_job_is_done() {
+    let pool = bed().await;
+    let id = enqueue(&pool, 1).await;
+    let application = Application::start([Does::Answer(500)]).await;
+    let invalidator = |url: &str| {
+        Invalidator::new(&InvalidationConfig { url: url.parse().unwrap(), key: Some("key".into()) }).unwrap()
+    };
+    let functions = vec![
+        function("good", &["season_stats", "half_season_stats"]),
+        function("bad", &["never"]),
+        function("told", &["season_stats", "hall_of_fame"]),
+    ];
+    let stats = StatsConfig { functions, ..config(&[]) };
+    let jobs = Jobs::new(pool.clone(), &stats, Some(invalidator(&application.url())));
+    jobs.work(in_a_minute(), pending()).await;
+    assert_eq!(application.tags(), ["half_season_stats", "hall_of_fame", "season_stats"]);
+    assert_eq!(job(&pool, &id).await.0, "queued");
+
+    // A dead application fails no job.
+    let stats = StatsConfig { functions: vec![function("good", &["tag"])], ..config(&[]) };
+    let id = enqueue(&pool, 1).await;
+    let report =
+        Jobs::new(pool.clone(), &stats, Some(invalidator("http://127.0.0.1:1/"))).work(in_a_minute(), pending()).await;
+    assert_eq!((report.completed, job(&pool, &id).await.0.as_str()), (1, "completed"));
+}
+
+#[tokio::test]
+async fn a_function_that_outlasts_the_time_fails_alone_and_says_so() {
+    let pool = bed().await;
+    let id = enqueue(&pool, 1).await;
+    let jobs = Jobs::new(pool.clone(), &config(&["slow", "good"]), None);
+    jobs.work(Instant::now() + LEAST_TIME + Duration::from_millis(300), pending()).await;
+    let (status, _, error, results) = job(&pool, &id).await;
+    assert_eq!((status.as_str(), &results[1]["success"]), ("queued", &json!(true)));
+    assert!(error.unwrap().contains("slow: not done within"), "{results}");
+}
+
+#[tokio::test]
+async fn whoever_is_stopped_gives_its_job_back_uncounted() {
+    let pool = bed().await;
+    let id = enqueue(&pool, 1).await;
+    let watched = pool.clone();
+    let stopped = async move {
+        while number(&watched, "SELECT count(*) FROM background_job_status WHERE status = 'processing'").await == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    Jobs::new(pool.clone(), &config(&["slow"]), None).work(in_a_minute(), stopped).await;
+    let (status, retries, error, _) = job(&pool, &id).await;
+    assert_eq!((status.as_str(), retries, error), ("queued", 0, None));
+}
+
+#[tokio::test]
+async fn a_worker_that_was_taken_for_dead_changes_nothing_any_more() {
+    let pool = bed().await;
+    let id = enqueue(&pool, 1).await;
+    let lease = StatsConfig { lease: Duration::from_millis(300), ..config(&["slow"]) };
+    let jobs = Jobs::new(pool.clone(), &lease, None);
+    let watched = pool.clone();
+    let another_takes_it = async {
+        while number(&watched, "SELECT count(*) FROM background_job_status WHERE status = 'processing'").await == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        exec(&watched, "UPDATE background_job_status SET started_at = now() + interval '1 ms', retry_count = 1, error_message = 'theirs'").await;
+    };
+    let (report, ()) = tokio::join!(jobs.work(in_a_minute(), pending()), another_takes_it);
+    assert_eq!(report.jobs[0].status, "lost");
+    let (status, retries, error, _) = job(&pool, &id).await;
+    assert_eq!((status.as_str(), retries, error.as_deref()), ("processing", 1, Some("theirs")));
+}
+
+#[tokio::test]
+async fn a_job_whose_workers_end_again_and_again_is_given_up() {
+    let pool = bed().await;
+    let id = enqueue(&pool, 1).await;
+    exec(
+        &pool,
+        "ALTER TABLE background_job_status DISABLE TRIGGER ALL; \
+         UPDATE background_job_status SET status = 'processing', started_at = now() - interval '1 day', retry_count = 3, \
+                                          updated_at = now() - interval '1 day'",
+    )
+    .await;
+    assert!(work(&pool, &config(&["good"])).await.jobs.is_empty());
+    let (status, _, error, _) = job(&pool, &id).await;
+    assert_eq!((status.as_str(), error.as_deref()), ("failed", Some("its worker ended without a word, 4 times")));
+}
+
+#[tokio::test]
+async fn two_workers_do_each_job_once() {
+    let pool = bed().await;
+    for _ in 0..20 {
+        enqueue(&pool, 1).await;
+    }
+    let another = PgPool::connect_with((*pool.connect_options()).clone()).await.unwrap();
+    let functions = config(&["good"]);
+    let (one, other) = tokio::join!(work(&pool, &functions), work(&another, &functions));
+    assert_eq!(one.completed + other.completed, 20);
+    assert!(one.completed > 0 && other.completed > 0, "{} and {}", one.completed, other.completed);
+    assert_eq!(number(&pool, "SELECT count(*) FROM calls").await, 20);
+}
+
+#[tokio::test]
+async fn the_table_is_made_where_it_is_missing_and_allowed() {
+    let pool = database().await;
+    exec(&pool, "CREATE FUNCTION good() RETURNS void LANGUAGE sql AS ''").await;
+    assert_eq!(work(&pool, &config(&["good"])).await, JobsReport::default());
+    let id = enqueue(&pool, 2).await;
+    assert_eq!(work(&pool, &config(&["good"])).await.completed, 1);
+    assert_eq!(job(&pool, &id).await.0, "completed");
+    let touched = "SELECT count(*) FROM background_job_status WHERE updated_at > created_at";
+    assert_eq!(number(&pool, touched).await, 1, "its trigger works");
+}
+
+#[tokio::test]
+async fn a_missing_right_is_an_error_that_prints_the_grant() {
+    let url = support::postgres::fresh().await;
+    let pool = PgPool::connect(&url).await.unwrap();
+    exec(&pool, TABLE).await;
+    let (modest_url, role) = modest_role(&url).await;
+    let modest = PgPool::connect(&modest_url).await.unwrap();
+    let failure = work(&modest, &config(&["good"])).await.failure.unwrap();
+    assert!(failure.contains("permission denied") && failure.contains("GRANT SELECT"), "{failure}");
+    exec(&pool, &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await;
+}
+
+#[tokio::test]
+async fn with_row_level_security_on_a_role_that_bypasses_it_works_and_another_sees_no_job() {
+    let url = support::postgres::fresh().await;
+    let pool = PgPool::connect(&url).await.unwrap();
+    exec(&pool, TABLE).await;
+    exec(&pool, "ALTER TABLE background_job_status ENABLE ROW LEVEL SECURITY").await;
+    let (modest_url, role) = modest_role(&url).await;
+    exec(&pool, &format!("GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")).await;
+    let id = enqueue(&pool, 1).await;
+    let modest = PgPool::connect(&modest_url).await.unwrap();
+    assert_eq!(work(&modest, &config(&["good"])).await, JobsReport::default(), "hidden rows are not taken");
+    exec(&pool, &format!("ALTER ROLE {role} BYPASSRLS")).await;
+    let modest = PgPool::connect(&modest_url).await.unwrap();
+    assert_eq!(work(&modest, &config(&["good"])).await.completed, 1);
+    assert_eq!(job(&pool, &id).await.0, "completed");
+    exec(&pool, &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await;
+}
