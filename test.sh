@@ -78,13 +78,20 @@ install_missing() {
 command -v cargo >/dev/null || fail "Rust is missing. Install it from https://rustup.rs, then run this again."
 install_missing
 
-cargo test --locked --no-run "$@"
+# With the places where a test can kill or stop the worker, so that everything is compiled once.
+features="--features failpoints"
+# shellcheck disable=SC2086  # A list of words.
+cargo test --locked --no-run $features "$@"
 [ -n "${COC_FIXTURES_DIR:-}" ] || say "COC_FIXTURES_DIR is not set: tests of recorded API answers have nothing to read."
+
+# Most of them wait for a server or a deadline, so that more of them than there are processors fit side by side.
+export RUST_TEST_THREADS="${RUST_TEST_THREADS:-8}"
 
 results=$(mktemp)
 trap 'rm -f "$results"' EXIT
 status=0
-INSTA_UPDATE=${INSTA_UPDATE:-no} cargo test --locked --quiet --no-fail-fast "$@" 2>&1 | tee "$results" || status=$?
+# shellcheck disable=SC2086  # A list of words.
+INSTA_UPDATE=${INSTA_UPDATE:-no} cargo test --locked --quiet --no-fail-fast $features "$@" 2>&1 | tee "$results" || status=$?
 awk -v seconds="$SECONDS" '
     /^test result: / { passed += $4; failed += $6; ignored += $8 }
     END { printf "All together: %d passed, %d failed, %d ignored, in %d s.\n", passed, failed, ignored, seconds }

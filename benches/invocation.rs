@@ -4,16 +4,20 @@
 //! ```text
 //! cargo bench --bench invocation
 //! E2E_BINARY=target/lambda/refresh-worker cargo bench --bench invocation     # the packaged build
+//! BENCH_WITH=everything cargo bench --bench invocation                       # with all that can follow a commit and a run
 //! ```
 //!
 //! Prints the medians of cold start, warm empty run and health, the worker's processor time per clan and per player at
 //! 30 calls a second (no TLS), and its peak memory.
 
+#[path = "support/everything.rs"]
+mod everything;
 #[path = "../tests/it/support/mod.rs"]
 mod support;
 
 use std::time::{Duration, Instant};
 
+use everything::Everything;
 use refresh_worker::{
     model::{ObjectId, Tag},
     sim::{SimConfig, Simulator},
@@ -25,10 +29,13 @@ const BUDGET: Duration = Duration::from_secs(300);
 const COLD_STARTS: usize = 11;
 const WARM_CALLS: usize = 101;
 
+/// The slot of the run before lives on for one interval; a run in that time waits for it.
+const SLOT_LINGERS: Duration = Duration::from_millis(120);
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let simulator = Simulator::start(SimConfig { clans: 200, ..SimConfig::default() }).await.expect("a free port");
-    let environment = vec![
+    let simulator = Simulator::start_apart(SimConfig { clans: 200, ..SimConfig::default() }).expect("a free port");
+    let mut environment = vec![
         ("REDIS_URL".to_owned(), support::redis::fresh().await),
         ("DATABASE_URL".to_owned(), support::postgres::fresh().await),
         ("COC_BASE_URL".to_owned(), simulator.base_url().to_string()),
@@ -39,6 +46,12 @@ async fn main() {
     let mut first = WorkerProcess::start("refresh", environment.clone()).await;
     first.invoke(&schedule, BUDGET).await.response();
     drop(first);
+    let everything = Everything::asked_for(&environment[1].1).await;
+    if let Some(everything) = &everything {
+        environment.extend(everything.settings());
+        // Else the figure for clans would be one of players.
+        environment.push(("FOLLOWUP_PLAYERS_PER_CLAN".to_owned(), "1".to_owned()));
+    }
     println!("cold start to first answer  {}   (budget: <= 60 ms)", cold_start(&environment, &schedule).await);
 
     let mut worker = WorkerProcess::start("refresh", environment.clone()).await;
@@ -57,14 +70,29 @@ async fn main() {
     ] {
         let mut worker = WorkerProcess::start("refresh", environment.clone()).await;
         worker.invoke(&json!({"max_requests": 1}), BUDGET).await.response();
+        if let Some(everything) = &everything {
+            everything.enqueue_job().await;
+        }
         let report = cpu_per_object(&mut worker, name, &objects).await;
         println!("  {report}");
     }
+
+    if let Some(everything) = &everything {
+        println!("  {}", everything.told(&environment[0].1).await);
+    }
+
+    // Last, since the note of it outlives the maintenance until the next probe.
+    simulator.maintenance(true);
+    let mut worker = WorkerProcess::start("refresh", environment).await;
+    let clan = simulator.world().clan_tags()[0].clone();
+    worker.invoke(&json!({"requests": [{"type": "clan", "tag": clan.as_str()}]}), BUDGET).await;
+    println!("run while in maintenance    {}", warm(&mut worker, &schedule).await);
 }
 
 async fn cold_start(environment: &[(String, String)], event: &Value) -> Spread {
     let mut times = Vec::new();
     for _ in 0..COLD_STARTS {
+        tokio::time::sleep(SLOT_LINGERS).await;
         let began = Instant::now();
         let mut worker = WorkerProcess::start("refresh", environment.to_vec()).await;
         let running = worker.begin(event, BUDGET).await;
@@ -78,8 +106,7 @@ async fn warm(worker: &mut WorkerProcess, event: &Value) -> Spread {
     worker.invoke(event, BUDGET).await.response();
     let mut times = Vec::new();
     for _ in 0..WARM_CALLS {
-        // The slot of the run before lives on for one interval; a run in that time waits for it.
-        tokio::time::sleep(Duration::from_millis(120)).await;
+        tokio::time::sleep(SLOT_LINGERS).await;
         let began = Instant::now();
         worker.invoke(event, BUDGET).await.response();
         times.push(began.elapsed());

@@ -73,7 +73,7 @@ async fn main() {
 
 fn connect(url: &str) -> RedisQueue {
     let patience = Duration::from_secs(30);
-    let config = RedisConfig { url: url.to_owned().into(), namespace: "refresh".to_owned() };
+    let config = RedisConfig { url: url.to_owned().into(), cluster: false, namespace: "refresh".to_owned() };
     RedisQueue::connect(&config, Arc::new(SystemClock)).expect("a Redis URL").with_timeouts(Timeouts {
         connect: patience,
         first_word: patience,

@@ -5,24 +5,32 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use crate::{
-    api::{client::ApiClient, wallet::Wallet},
+    api::{ApiError, client::ApiClient, wallet::Wallet},
     clock::{Clock, SystemClock},
     config::{ApiConfig, Config, DatabaseConfig, Role, WorkerConfig},
+    derive::{AfterRun, events},
     handlers::Handlers,
     queue::{record::QueueLimits, redis::RedisQueue},
-    store::postgres::PostgresStore,
-    worker::{Stop, Worker},
+    store::{EventsOf, Telling, postgres::PostgresStore},
+    worker::{Stop, Worker, tables::Tables},
 };
 
 /// The worker as it runs in Lambda and by `drain`.
 pub type RealWorker = Worker<RedisQueue, PostgresStore>;
 
 /// What a Lambda function of this role needs. The health role's worker has no keys and is never asked for a run.
-pub fn handlers(config: &Config, role: Role) -> anyhow::Result<Handlers<RealWorker, RedisQueue, PostgresStore>> {
-    let worker = from_config(config)?;
+/// `stop` ends its runs.
+pub fn handlers(
+    config: &Config,
+    role: Role,
+    stop: Stop,
+) -> anyhow::Result<Handlers<RealWorker, RedisQueue, PostgresStore>> {
+    let worker = Worker { stop: stop.clone(), ..from_config(config)? };
     let (queue, store) = (Arc::clone(&worker.queue), Arc::clone(&worker.store));
-    let (stop, clock) = (worker.stop.clone(), Arc::clone(&worker.clock));
-    Ok(Handlers::new(worker, queue, store, stop, clock, config, role))
+    let (clock, after) = (Arc::clone(&worker.clock), worker.after.clone());
+    let mut handlers = Handlers::new(worker, queue, store, stop, clock, config, role);
+    handlers.after = after;
+    Ok(handlers)
 }
 
 /// Redis, PostgreSQL and the API by the configuration. Nothing is connected yet. Must be called within a runtime.
@@ -30,13 +38,44 @@ pub fn from_config(config: &Config) -> anyhow::Result<RealWorker> {
     let limits = QueueLimits { max_attempts: config.worker.max_attempts, ..QueueLimits::default() };
     let queue = RedisQueue::connect(&config.redis, Arc::new(SystemClock)).context("failed to use REDIS_URL")?;
     let queue = queue.with_limits(limits);
-    let store = store(&config.database)?;
-    worker(Arc::new(queue), Arc::new(store), &config.api, &config.worker)
+    let store = store(&config.database)?.telling(telling(&config.worker, config.after.invalidation.is_some()));
+    let after = after(config, &store)?;
+    let worker = worker(Arc::new(queue), Arc::new(store), &config.api, &config.worker)?;
+    let tables = if config.database.auto_migrate { Tables::to_make() } else { Tables::given() };
+    Ok(Worker { tables, after, ..worker })
+}
+
+/// What the store has to tell for what follows its commits.
+#[must_use]
+pub fn telling(config: &WorkerConfig, invalidates: bool) -> Telling {
+    Telling {
+        members: config.follow_ups.players_per_clan > 0,
+        events: config.events.as_ref().map(|_| events::of_commit as EventsOf),
+        renewed: !config.cache_key_templates.is_empty(),
+        changed: invalidates,
+    }
 }
 
 /// The database by the configuration. Must be called within a runtime.
 pub fn store(config: &DatabaseConfig) -> anyhow::Result<PostgresStore> {
     PostgresStore::connect(config).context("failed to use DATABASE_URL")
+}
+
+/// What follows a run by the configuration, if anything does.
+pub fn after(config: &Config, store: &PostgresStore) -> anyhow::Result<Option<Arc<AfterRun>>> {
+    Ok(AfterRun::new(&config.after, &store.pool()).context("failed to prepare what follows a run")?.map(Arc::new))
+}
+
+/// The keys configured, and those that the developer portal will give.
+///
+/// # Errors
+/// When the portal's address cannot be used.
+pub fn wallet(api: &ApiConfig) -> Result<Wallet, ApiError> {
+    let wallet = Wallet::from_tokens(api.tokens.clone());
+    match &api.portal {
+        Some(portal) => wallet.with_portal(portal),
+        None => Ok(wallet),
+    }
 }
 
 /// Joins a queue and a store with the API into a worker.
@@ -54,11 +93,14 @@ pub fn worker<Q, S>(
         queue,
         store,
         api: ApiClient::new(&api.base_url)?,
-        wallet: Wallet::from_tokens(api.tokens.clone()),
+        wallet: wallet(api)?,
         clock,
         config: config.clone(),
         reqs_per_sec: api.reqs_per_sec,
         keys_per_run: api.keys_per_run,
+        reqs_per_day: api.reqs_per_day,
         stop: Stop::default(),
+        tables: Tables::given(),
+        after: None,
     })
 }

@@ -22,6 +22,9 @@ use time::OffsetDateTime;
 #[serde(transparent)]
 pub struct Timestamp(i64);
 
+/// UTC as machines keep it has no leap seconds.
+const DAY_MILLIS: i64 = 24 * 60 * 60 * 1000;
+
 impl Timestamp {
     /// 1 January 1970.
     pub const EPOCH: Self = Self(0);
@@ -52,6 +55,12 @@ impl Timestamp {
     #[must_use]
     pub fn saturating_sub(self, duration: Duration) -> Self {
         Self(self.0.saturating_sub(millis(duration)))
+    }
+
+    /// The midnight in UTC that this day began with.
+    #[must_use]
+    pub const fn midnight(self) -> Self {
+        Self(self.0 - self.0.rem_euclid(DAY_MILLIS))
     }
 
     /// As a calendar time in UTC; times outside the years 1 to 9999 become the epoch.
@@ -255,6 +264,16 @@ mod tests {
     #[test]
     fn timestamps_print_as_rfc_3339() {
         assert_eq!(Timestamp::from_millis(1_772_600_767_089).to_string(), "2026-03-04T05:06:07.089Z");
+    }
+
+    #[test]
+    fn a_day_begins_at_midnight_in_utc() {
+        let midnight = |time: &str| {
+            let time = OffsetDateTime::parse(time, &time::format_description::well_known::Rfc3339).unwrap();
+            Timestamp::from_utc(time).midnight().to_string()
+        };
+        assert_eq!(midnight("2026-03-04T23:59:59.999Z"), "2026-03-04T00:00:00.000Z");
+        assert_eq!(midnight("2026-03-05T00:00:00Z"), "2026-03-05T00:00:00.000Z");
     }
 
     #[test]

@@ -4,19 +4,24 @@
 //! The rooms of the house, and which way they look:
 //!
 //! ```text
-//! handlers, cli -> worker -> { queue, api, store } -> model
+//! handlers, cli -> worker -> { queue, api, store, derive } -> model
 //! ```
 //!
-//! `queue`, `api` and `store` do not know one another; only [`worker`] has seen all three. [`app`] alone builds the real
+//! `queue`, `api`, `store` and `derive` do not know one another; only [`worker`] has seen all four. [`app`] alone builds the real
 //! parts and joins them. [`clock`], [`config`] and [`metrics`] are leaves.
+
+#[macro_use]
+pub mod failpoint;
 
 pub mod api;
 pub mod app;
 pub mod clock;
 pub mod config;
+pub mod derive;
 pub mod handlers;
 pub mod metrics;
 pub mod model;
+mod outbound;
 pub mod queue;
 #[cfg(feature = "embedded")]
 pub mod sim;

@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     clock::Timestamp,
     config::TelemetryConfig,
+    derive::AfterReport,
     model::Outcome,
     worker::report::{QueueReport, RunReport, StopReason},
 };
@@ -91,6 +92,30 @@ pub const METRICS: &[Metric] = &[
         help: "Calls made / calls that the cap of the held keys allowed, 0 to 1. Left out when the run held no key.",
         value: |report| held(report, report.budget_used.into()),
     },
+    Metric {
+        name: "followups",
+        unit: "Count",
+        help: "Requests that follow from answers: the next looks at wars, members whose documents are old.",
+        value: |report| Some(report.followups.into()),
+    },
+    Metric {
+        name: "events",
+        unit: "Count",
+        help: "Entries appended to the stream of events.",
+        value: |report| Some(report.events.into()),
+    },
+    Metric {
+        name: "cache_keys_deleted",
+        unit: "Count",
+        help: "Keys of readers that were deleted because they held something old.",
+        value: |report| Some(report.cache_keys_deleted.into()),
+    },
+    Metric {
+        name: "repaired",
+        unit: "Count",
+        help: "What was out of order in the queue and was mended: deleted, broken or written by hand, or lost by Redis.",
+        value: |report| Some(report.repaired.total().into()),
+    },
     Metric { name: "throttled", unit: "Count", help: "Answers 429.", value: |report| Some(report.throttled.into()) },
     Metric {
         name: "keys_usable",
@@ -102,10 +127,63 @@ pub const METRICS: &[Metric] = &[
         },
     },
     Metric {
+        name: "calls_left_today",
+        unit: "Count",
+        help: "What is left of COC_REQS_PER_DAY until midnight in UTC. Left out without that limit.",
+        value: |report| report.day.map(|day| day.calls_left.into()),
+    },
+    Metric {
         name: "run_duration_ms",
         unit: "Milliseconds",
         help: "From the start of the run to its answer.",
         value: |report| Some((report.runtime_seconds * 1000.0).round().into()),
+    },
+];
+
+/// One metric of what follows a run, or of a task.
+#[derive(Clone, Copy, Debug)]
+pub struct AfterMetric {
+    pub name: &'static str,
+    pub help: &'static str,
+    value: fn(&AfterReport) -> Option<u64>,
+}
+
+/// The metrics of what follows a run; all are counts, and left out where the part is not configured.
+pub const AFTER_METRICS: &[AfterMetric] = &[
+    AfterMetric {
+        name: "cache_tags_told",
+        help: "Tags of what changed that an application's cache was told.",
+        value: |after| after.caches.as_ref().map(|told| told.tags),
+    },
+    AfterMetric {
+        name: "cache_tags_lost",
+        help: "Tags that it could not be told.",
+        value: |after| after.caches.as_ref().map(|told| told.lost),
+    },
+    AfterMetric {
+        name: "views_refreshed",
+        help: "Materialized views that were refreshed.",
+        value: |after| after.views_refreshed_and_failed().map(|(refreshed, _)| refreshed),
+    },
+    AfterMetric {
+        name: "view_refresh_failures",
+        help: "Materialized views that could not be refreshed.",
+        value: |after| after.views_refreshed_and_failed().map(|(_, failed)| failed),
+    },
+    AfterMetric {
+        name: "stats_jobs_completed",
+        help: "Statistics jobs that were done.",
+        value: |after| after.stats.as_ref().map(|stats| stats.completed),
+    },
+    AfterMetric {
+        name: "stats_jobs_failed",
+        help: "Attempts at statistics jobs that failed.",
+        value: |after| after.stats.as_ref().map(|stats| stats.failed),
+    },
+    AfterMetric {
+        name: "snapshots_thinned",
+        help: "Old snapshots that retention deleted.",
+        value: |after| after.retention.as_ref().map(|thinned| thinned.deleted),
     },
 ];
 
@@ -133,14 +211,45 @@ fn held(report: &RunReport, number: Value) -> Option<Value> {
 /// The metrics of one run as one line of JSON, without the line's end. Every run has one, failed or not.
 #[must_use]
 pub fn run_line(report: &RunReport, telemetry: &TelemetryConfig, now: Timestamp) -> String {
-    let mut definitions = Vec::new();
-    let mut values = Map::new();
     let plain = METRICS.iter().map(|metric| (metric.name, metric.unit, (metric.value)(report)));
     let outcomes = OUTCOME_METRICS.iter().map(|(name, outcome)| {
         let count = report.outcomes.get(outcome.as_str()).copied().unwrap_or_default();
         (*name, "Count", Some(count.into()))
     });
-    for (name, unit, value) in plain.chain(outcomes) {
+    let about = json!({
+        "message": "metrics of a run",
+        "run": report.run,
+        "stopped_because": report.stopped_because.as_str(),
+    });
+    line(plain.chain(outcomes).chain(after(&report.after)), about, telemetry, now)
+}
+
+/// The metrics of a task, likewise.
+#[must_use]
+pub fn task_line(
+    task: &str,
+    request_id: &str,
+    report: &AfterReport,
+    telemetry: &TelemetryConfig,
+    now: Timestamp,
+) -> String {
+    let about = json!({"message": "metrics of a task", "run": request_id, "task": task});
+    line(after(report), about, telemetry, now)
+}
+
+fn after(report: &AfterReport) -> impl Iterator<Item = (&'static str, &'static str, Option<Value>)> {
+    AFTER_METRICS.iter().map(|metric| (metric.name, "Count", (metric.value)(report).map(Value::from)))
+}
+
+fn line(
+    metrics: impl Iterator<Item = (&'static str, &'static str, Option<Value>)>,
+    about: Value,
+    telemetry: &TelemetryConfig,
+    now: Timestamp,
+) -> String {
+    let mut definitions = Vec::new();
+    let mut values = Map::new();
+    for (name, unit, value) in metrics {
         // JSON has no infinity, and CloudWatch refuses a line with a metric that is no number.
         if let Some(value) = value.filter(Value::is_number) {
             definitions.push(json!({"Name": name, "Unit": unit}));
@@ -156,13 +265,11 @@ pub fn run_line(report: &RunReport, telemetry: &TelemetryConfig, now: Timestamp)
         },
         "level": "INFO",
         "timestamp": now.to_string(),
-        "message": "metrics of a run",
-        "run": report.run,
-        "stopped_because": report.stopped_because.as_str(),
         "Service": SERVICE,
         "Environment": telemetry.environment,
     });
-    if let Value::Object(line) = &mut line {
+    if let (Value::Object(line), Value::Object(mut about)) = (&mut line, about) {
+        line.append(&mut about);
         line.append(&mut values);
     }
     line.to_string()
@@ -170,21 +277,24 @@ pub fn run_line(report: &RunReport, telemetry: &TelemetryConfig, now: Timestamp)
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{num::NonZeroU64, time::Duration};
 
     use super::*;
     use crate::{
-        model::Kind,
-        worker::report::{RunEnd, Tally},
+        derive::{invalidate::Invalidated, jobs::JobsReport, retention::Thinned},
+        model::{Kind, Priority},
+        worker::report::{DayReport, RunEnd, Tally},
     };
 
     const NOW: Timestamp = Timestamp::from_millis(1_772_600_767_089);
 
     fn report(stopped_because: StopReason, keys_held: u64, queue: Option<QueueReport>) -> RunReport {
         let mut tally = Tally::new("c6af9ac6-7b61-11e6-9a41-93e8deadbeef".to_owned(), NOW - Duration::from_secs(2));
-        tally.count(Kind::Clan, Outcome::Stored);
-        tally.count(Kind::Player, Outcome::Gone);
-        tally.count(Kind::War, Outcome::Delayed);
+        tally.count(Kind::Clan, Priority::High, Outcome::Stored);
+        tally.count(Kind::Player, Priority::High, Outcome::Gone);
+        tally.count(Kind::War, Priority::High, Outcome::Delayed);
+        let per_day = NonZeroU64::new(1000).unwrap();
+        let day = queue.is_some().then(|| DayReport::new(per_day, 958, NOW));
         tally.finish(RunEnd {
             stopped_because,
             failure: None,
@@ -194,6 +304,7 @@ mod tests {
             keys_usable: keys_held,
             keys_held,
             queue,
+            day,
         })
     }
 
@@ -208,7 +319,8 @@ mod tests {
         let rows = METRICS.iter().map(|metric| format!("{} [{}] {}", metric.name, metric.unit, metric.help));
         let outcomes =
             OUTCOME_METRICS.iter().map(|(name, _)| format!("{name} [Count] Requests of the run with this outcome."));
-        insta::assert_snapshot!(rows.chain(outcomes).collect::<Vec<_>>().join("\n"));
+        let after = AFTER_METRICS.iter().map(|metric| format!("{} [Count] {}", metric.name, metric.help));
+        insta::assert_snapshot!(rows.chain(outcomes).chain(after).collect::<Vec<_>>().join("\n"));
     }
 
     #[test]
@@ -216,6 +328,15 @@ mod tests {
         let queue =
             QueueReport { queue_size: 7, dead_letters: 1, oldest_request_age_seconds: 12.5, ..QueueReport::default() };
         insta::assert_json_snapshot!(line(&report(StopReason::QueueEmpty, 1, Some(queue))));
+    }
+
+    #[test]
+    fn a_task_tells_only_what_it_did() {
+        let report = AfterReport { views: Some(Vec::new()), ..AfterReport::default() };
+        let text = task_line("refresh-views", "c6af9ac6", &report, &TelemetryConfig::default(), NOW);
+        let line: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((&line["task"], &line["views_refreshed"]), (&json!("refresh-views"), &json!(0)));
+        assert_eq!((line.get("stats_jobs_completed"), line.get("processed_requests")), (None, None));
     }
 
     #[test]
@@ -246,9 +367,16 @@ mod tests {
 
     #[test]
     fn every_defined_metric_has_a_number_and_a_place_in_the_line() {
-        let line = line(&report(StopReason::QueueEmpty, 1, Some(QueueReport::default())));
+        let mut report = report(StopReason::QueueEmpty, 1, Some(QueueReport::default()));
+        report.after = AfterReport {
+            caches: Some(Invalidated::default()),
+            views: Some(Vec::new()),
+            stats: Some(JobsReport::default()),
+            retention: Some(Thinned::default()),
+        };
+        let line = line(&report);
         let definitions = line["_aws"]["CloudWatchMetrics"][0]["Metrics"].as_array().unwrap().clone();
-        assert_eq!(definitions.len(), METRICS.len() + OUTCOME_METRICS.len());
+        assert_eq!(definitions.len(), METRICS.len() + OUTCOME_METRICS.len() + AFTER_METRICS.len());
         for definition in definitions {
             assert!(line[definition["Name"].as_str().unwrap()].is_number(), "{definition}");
         }

@@ -1,17 +1,19 @@
 //! The calls of one fetch: each with its permit, within the time, and with a few quick tries among them.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
+use reqwest::header::HeaderValue;
 use tokio::time::{Instant, sleep};
 
 use super::{
     client::{ApiClient, CALL_TIMEOUT, SHORTEST_CALL},
-    run_keys::{NoPermit, Permit, RunKeys},
-    verdict::{Endpoint, Heard, Obstacle, Ruling, Verdict, max_age, rule},
+    connects::Connects,
+    run_keys::{Begun, NoPermit, Permit, RunKeys},
+    verdict::{Endpoint, Heard, Obstacle, Ruling, Silence, Verdict, max_age, rule},
 };
 use crate::{
     clock::{ServerTime, Timestamp},
-    model::{Answered, Document, Fetched, Fingerprint, LeagueMemory, ObjectId, Reason},
+    model::{Answered, Document, Fetched, ObjectId, Reason, WarMemory},
 };
 
 /// The longest that an answer's `max-age` is believed.
@@ -62,7 +64,17 @@ impl Times {
         }
     }
 
-    pub fn fetched(self, object: &ObjectId, answered: Answered, league: Option<LeagueMemory>) -> Verdict {
+    /// When the copy that came may have been made.
+    pub const fn copied_at(&self) -> Timestamp {
+        self.copied_at
+    }
+
+    /// The same, but the next call would ask for something else: nothing is gained by waiting for another copy.
+    pub const fn not_worth_waiting_for(self) -> Self {
+        Self { fresh_until: self.began, ..self }
+    }
+
+    pub fn fetched(self, object: &ObjectId, answered: Answered, league: Option<WarMemory>) -> Verdict {
         let Self { began, copied_at, fresh_until } = self;
         Verdict::Answered(Fetched { object: object.clone(), began, copied_at, fresh_until, answered, league })
     }
@@ -74,7 +86,7 @@ impl Reply {
         let answered = match self.ruling {
             Ruling::Clan(clan) => Answered::Document(Document::Clan(clan)),
             Ruling::Player(player) => Answered::Document(Document::Player(player)),
-            Ruling::War(war) => Answered::Document(Document::War(war.document)),
+            Ruling::War(war) => Answered::Document(Document::War(war)),
             Ruling::Gone => Answered::Gone,
             Ruling::PrivateWarLog => Answered::PrivateWarLog,
             Ruling::DeadLetter { reason, body } => return Verdict::DeadLetter { reason, body },
@@ -125,7 +137,10 @@ impl<'a> Caller<'a> {
             self.quick_tries -= 1;
             sleep(wait).await;
             let next = self.call_once(endpoint).await;
-            if matches!(next.ruling, Ruling::GivenBack(Obstacle::Deadline | Obstacle::NoUsableKey)) {
+            if matches!(
+                next.ruling,
+                Ruling::GivenBack(Obstacle::Deadline | Obstacle::NoUsableKey | Obstacle::DayUsedUp)
+            ) {
                 break;
             }
             reply = next;
@@ -134,7 +149,7 @@ impl<'a> Caller<'a> {
     }
 
     async fn call_once(&mut self, endpoint: &Endpoint<'_>) -> Reply {
-        let (key, bearer, limit) = match self.begin().await {
+        let (call, bearer, limit) = match self.begin().await {
             Ok(begun) => begun,
             Err(obstacle) => {
                 let times = Times::of(self.now(), self.now(), None, endpoint.longest_max_age());
@@ -143,14 +158,24 @@ impl<'a> Caller<'a> {
         };
         self.calls += 1;
         let (began, started) = (self.time.now(), Instant::now());
-        let heard = self.client.send(endpoint, bearer, limit, &**self.time.clock()).await;
-        self.slowest_call = self.slowest_call.max(started.elapsed());
+        let connects = Connects::default();
+        let mut sent = pin!(connects.of(self.client.send(endpoint, bearer, limit, &**self.time.clock())));
+        let heard = tokio::select! {
+            biased;
+            heard = &mut sent => heard,
+            never = call.watch(&connects) => match never {},
+        };
+        let took = started.elapsed();
+        self.slowest_call = self.slowest_call.max(took);
+        if tells_how_quick(&heard) {
+            self.keys.took(endpoint, took);
+        }
         let max_age = match &heard {
             Heard::Answer { headers, .. } => max_age(headers),
             Heard::Nothing(_) => None,
         };
         let times = Times::of(began, self.time.now(), max_age, endpoint.longest_max_age());
-        let ruling = rule(endpoint, &key, &heard);
+        let ruling = rule(endpoint, &call.key, &heard);
         if let Ruling::GivenBack(obstacle) = &ruling {
             self.note(obstacle);
         }
@@ -158,7 +183,7 @@ impl<'a> Caller<'a> {
     }
 
     /// A permit that holds, and the time its call may take.
-    async fn begin(&mut self) -> Result<(Fingerprint, reqwest::header::HeaderValue, Duration), Obstacle> {
+    async fn begin(&mut self) -> Result<(Begun<'a>, HeaderValue, Duration), Obstacle> {
         let latest = self.until.checked_sub(SHORTEST_CALL).unwrap_or(self.until);
         loop {
             let permit = match self.permit.take() {
@@ -166,14 +191,15 @@ impl<'a> Caller<'a> {
                 None => self.keys.permit(latest).await.map_err(|no_permit| match no_permit {
                     NoPermit::Deadline => Obstacle::Deadline,
                     NoPermit::NoUsableKey => Obstacle::NoUsableKey,
+                    NoPermit::DayUsedUp => Obstacle::DayUsedUp,
                 })?,
             };
             if Instant::now() > latest {
                 return Err(Obstacle::Deadline);
             }
-            if let Some((key, bearer)) = self.keys.begin(permit).await {
+            if let Some((call, bearer)) = self.keys.begin(permit).await {
                 let limit = self.until.saturating_duration_since(Instant::now()).min(CALL_TIMEOUT);
-                return Ok((key, bearer, limit));
+                return Ok((call, bearer, limit));
             }
         }
     }
@@ -184,9 +210,16 @@ impl<'a> Caller<'a> {
             Obstacle::Throttled { key, rest } => self.keys.throttled(key, *rest),
             Obstacle::KeyRejected { key, detail } => self.keys.bench(key, detail),
             Obstacle::KeyForbidden { key, detail } => self.keys.rest(key, FORBIDDEN_REST, detail),
-            Obstacle::Maintenance { .. } | Obstacle::NoUsableKey | Obstacle::Deadline => {}
+            Obstacle::Maintenance { .. } => self.keys.maintained(),
+            Obstacle::NoUsableKey | Obstacle::DayUsedUp | Obstacle::Deadline => {}
         }
     }
+}
+
+/// Whether the time that this took is that of an answer. Errors come sooner or later than answers; a silence that lasted
+/// as long as a call may take is the slowest answer there is.
+const fn tells_how_quick(heard: &Heard) -> bool {
+    matches!(heard, Heard::Answer { status: 200 | 404, .. } | Heard::Nothing(Silence::TimedOut(_)))
 }
 
 #[cfg(test)]

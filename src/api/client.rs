@@ -5,29 +5,31 @@
 //! a permit.
 
 use std::{
-    error::Error,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use reqwest::{
     RequestBuilder,
     header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue},
-    redirect,
 };
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout},
+};
 use url::Url;
 
 use super::{
     calls::Caller,
+    connects::CountConnects,
     league,
     run_keys::{Permit, RunKeys},
     verdict::{Body, Endpoint, Heard, Silence, Verdict},
 };
 use crate::{
     clock::{Clock, ServerTime},
-    model::{Kind, LeagueMemory, ObjectId},
+    model::{Kind, ObjectId, WarMemory},
+    outbound::{self, causes},
 };
 
 /// The longest a call may take.
@@ -37,7 +39,11 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 pub const SHORTEST_CALL: Duration = Duration::from_millis(100);
 
 /// The largest body that is read, after decompression. A clan of 50 has about 60 KB.
-pub const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
+pub const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+
+/// Bodies up to this size are read as they come. A larger one waits until no other of its kind is being read, so that
+/// memory stays bounded however many of them come at once.
+const USUAL_BODY_BYTES: usize = 256 * 1024;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -60,7 +66,7 @@ pub enum ApiError {
 pub struct Ask<'a> {
     pub object: &'a ObjectId,
     /// For wars: what is remembered about the clan's league.
-    pub league: Option<&'a LeagueMemory>,
+    pub league: Option<&'a WarMemory>,
     /// For the first call, when one was taken already. To be used at once.
     pub first_permit: Option<Permit>,
     pub keys: &'a RunKeys,
@@ -85,9 +91,9 @@ pub struct Fetch {
 #[derive(Debug)]
 pub struct ApiClient {
     base_url: String,
-    tls: ClientConfig,
     is_loopback: bool,
     pool: Mutex<Pool>,
+    large_bodies: Semaphore,
 }
 
 #[derive(Debug)]
@@ -101,15 +107,14 @@ impl ApiClient {
     /// `base_url` has the version: `https://api.clashofclans.com/v1`. Connects when it is first used.
     pub fn new(base_url: &Url) -> Result<Self, ApiError> {
         check(base_url)?;
-        let tls = tls()?;
-        let is_loopback = match base_url.host() {
-            Some(url::Host::Ipv4(address)) => address.is_loopback(),
-            Some(url::Host::Ipv6(address)) => address.is_loopback(),
-            Some(url::Host::Domain(name)) => name == "localhost",
-            None => false,
-        };
-        let pool = Mutex::new(Pool { http: http(&tls, is_loopback)?, last_used: None });
-        Ok(Self { base_url: base_url.as_str().trim_end_matches('/').to_owned(), tls, is_loopback, pool })
+        let is_loopback = is_loopback(base_url);
+        let pool = Mutex::new(Pool { http: http(is_loopback)?, last_used: None });
+        Ok(Self {
+            base_url: base_url.as_str().trim_end_matches('/').to_owned(),
+            is_loopback,
+            pool,
+            large_bodies: Semaphore::new(1),
+        })
     }
 
     /// Asks for one object: a clan or a player with one call, a war with up to ten, quick tries not counted. What the
@@ -136,7 +141,7 @@ impl ApiClient {
     ) -> Heard {
         let url = format!("{}/{}", self.base_url, endpoint.path());
         let request = self.http(clock).get(url).header(AUTHORIZATION, bearer);
-        timeout(limit, exchange(request)).await.unwrap_or(Heard::Nothing(if limit < CALL_TIMEOUT {
+        timeout(limit, exchange(request, &self.large_bodies)).await.unwrap_or(Heard::Nothing(if limit < CALL_TIMEOUT {
             Silence::OutOfTime
         } else {
             Silence::TimedOut(limit)
@@ -149,7 +154,7 @@ impl ApiClient {
         let now = clock.boot();
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         let was_idle = pool.last_used.replace(now).is_some_and(|last| now.saturating_sub(last) > IDLE);
-        if was_idle && let Ok(fresh) = http(&self.tls, self.is_loopback) {
+        if was_idle && let Ok(fresh) = http(self.is_loopback) {
             pool.http = fresh;
         }
         pool.http.clone()
@@ -157,36 +162,33 @@ impl ApiClient {
 }
 
 /// Sends and reads a bounded body.
-async fn exchange(request: RequestBuilder) -> Heard {
+async fn exchange(request: RequestBuilder, large_bodies: &Semaphore) -> Heard {
+    failpoint!("call.before_send");
     let mut response = match request.send().await {
         Ok(response) => response,
         Err(error) => return Heard::Nothing(Silence::Broken(causes(error))),
     };
+    failpoint!("call.head_received");
     let status = response.status().as_u16();
     let headers = std::mem::take(response.headers_mut());
     let expected = response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
-    let mut bytes = Vec::with_capacity(expected.min(MAX_BODY_BYTES));
+    let mut bytes = Vec::with_capacity(expected.min(USUAL_BODY_BYTES));
+    let mut turn = None;
     let body = loop {
         match response.chunk().await {
             Ok(Some(chunk)) if bytes.len() + chunk.len() > MAX_BODY_BYTES => break Body::TooLarge,
+            Ok(Some(chunk)) if turn.is_none() && bytes.len() + chunk.len() > USUAL_BODY_BYTES => {
+                // The semaphore lives as long as the client and is never closed.
+                turn = large_bodies.acquire().await.ok();
+                bytes.extend_from_slice(&chunk);
+            }
             Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
             Ok(None) => break Body::Whole(bytes),
             Err(error) => break Body::Cut(causes(error)),
         }
     };
+    failpoint!("call.body_received");
     Heard::Answer { status, headers, body }
-}
-
-/// An error with its causes on one line, without the URL.
-fn causes(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 fn check(base_url: &Url) -> Result<(), ApiError> {
@@ -200,33 +202,34 @@ fn check(base_url: &Url) -> Result<(), ApiError> {
     }
 }
 
-/// Mozilla's roots, built in: loading the system's costs 3 ms at every cold start.
-fn tls() -> Result<ClientConfig, rustls::Error> {
-    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+fn is_loopback(base_url: &Url) -> bool {
+    match base_url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
 }
 
-fn http(tls: &ClientConfig, is_loopback: bool) -> Result<reqwest::Client, reqwest::Error> {
+/// HTTP to another server of the API's owner, with nothing kept apart for calls.
+pub(super) fn plain_http(base_url: &Url) -> Result<reqwest::Client, ApiError> {
+    check(base_url)?;
+    http(is_loopback(base_url))
+}
+
+fn http(is_loopback: bool) -> Result<reqwest::Client, ApiError> {
     let mut headers = HeaderMap::new();
     headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    let mut builder = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls.clone())
-        .user_agent(concat!("coc-refresh-worker/", env!("CARGO_PKG_VERSION")))
+    let mut builder = outbound::client()?
+        .connector_layer(CountConnects)
         .default_headers(headers)
         .connect_timeout(CONNECT_TIMEOUT)
-        .pool_idle_timeout(IDLE)
-        .redirect(redirect::Policy::none())
-        .retry(reqwest::retry::never());
+        .pool_idle_timeout(IDLE);
     if is_loopback {
         // A proxy of the surroundings does not reach our own loopback.
         builder = builder.no_proxy();
     }
-    builder.build()
+    Ok(builder.build()?)
 }
 
 #[cfg(test)]

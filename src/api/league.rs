@@ -4,6 +4,12 @@
 //! league path costs a call for the group and up to eight to find our war in it, so it is asked only then, what was
 //! found is remembered while its round lasts, and that there was nothing is remembered too.
 //!
+//! A round of a league is looked at once more after its end, by its remembered tag, before the next round is searched
+//! for: the two follow each other without a gap, and the last attacks of the first would never be stored.
+//!
+//! A clan that made its war log private in the middle of a war is seen from the other side: the opponent is remembered,
+//! and its `currentwar` shows the same war. That is one call a fetch, and given up for good when it shows no such war.
+//!
 //! When the league path fails, what is stored depends on what is known. Nobody could say whether there is a league (the
 //! group failed): the plain answer of `currentwar` is stored. There is a league war and it could not be read: the fetch
 //! failed, since `notInWar` would take a known war out of the readers' sight.
@@ -15,11 +21,10 @@ use time::{Date, Month, OffsetDateTime, UtcOffset};
 use super::{
     calls::{Caller, Times},
     verdict::{Endpoint, Obstacle, Ruling, Verdict},
-    wire::War,
 };
 use crate::{
     clock::Timestamp,
-    model::{Answered, Document, LeagueMemory, ObjectId, Reason, Tag},
+    model::{Answered, Document, KnownWar, ObjectId, Reason, Tag, WarDocument, WarMemory},
 };
 
 /// How long "in no league" is believed on the days when leagues begin and run.
@@ -34,54 +39,117 @@ const LAST_LEAGUE_DAY: u8 = 12;
 /// How long a round that is over is looked at without asking whether another is drawn.
 const ENDED_ROUND: Duration = Duration::from_secs(10 * 60);
 
+/// How long after its end a round is still waited for to be seen to its end: a copy of it may be ten minutes old.
+const LAST_LOOK: Duration = Duration::from_secs(15 * 60);
+
 /// No round lasts longer, whatever an answer says.
 const LONGEST_ROUND: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 
 /// Fetches a clan's war.
-pub(super) async fn fetch_war(
-    caller: &mut Caller<'_>,
-    object: &ObjectId,
-    remembered: Option<&LeagueMemory>,
-) -> Verdict {
+pub(super) async fn fetch_war(caller: &mut Caller<'_>, object: &ObjectId, remembered: Option<&WarMemory>) -> Verdict {
+    let mut memory = WarMemory { seeks_next_round: false, ..remembered.cloned().unwrap_or_default() };
     let current = caller.call(&Endpoint::CurrentWar(&object.tag)).await;
     let plain = match current.ruling {
         Ruling::War(war) => Some(war),
         Ruling::PrivateWarLog => None,
         _ => return current.into_verdict(object),
     };
-    let keep = |plain: Option<War>, memory| {
-        let document = |war: War| Answered::Document(Document::War(war.document));
-        current.times.fetched(object, plain.map_or(Answered::PrivateWarLog, document), memory)
-    };
-    let memory = remembered.cloned().unwrap_or_default();
-    let busy = plain.as_ref().is_some_and(|war| !matches!(war.document.state.as_str(), "notInWar" | "warEnded"));
-    if busy || says_none(&memory, caller.now()) {
-        return keep(plain, remembered.cloned());
-    }
-    match find(caller, &object.tag, memory).await {
-        Ok(league) if is_newer(&league.war, plain.as_ref()) => {
-            let answered = Answered::Document(Document::War(league.war.document));
-            league.times.fetched(object, answered, Some(league.memory))
+    if plain.is_none() {
+        match see_from_the_other_side(caller, &object.tag, &memory).await {
+            Ok(OtherSide::Seen(war, times)) => {
+                let memory = knowing(&war, times, memory);
+                return times.fetched(object, answered(Some(war)), Some(memory));
+            }
+            Ok(OtherSide::Hidden) => memory.war = None,
+            Ok(OtherSide::Unknown) => {}
+            Err(obstacle) => return Verdict::GivenBack(obstacle),
         }
-        Ok(league) => keep(plain, Some(league.memory)),
-        Err(Miss::None(memory)) => keep(plain, Some(memory)),
-        Err(Miss::Unknown) => keep(plain, remembered.cloned()),
+    }
+    let keep = |plain: Option<WarDocument>, memory: WarMemory| {
+        let memory = match &plain {
+            Some(war) => knowing(war, current.times, memory),
+            None => memory,
+        };
+        current.times.fetched(object, answered(plain), Some(memory))
+    };
+    let busy = plain.as_ref().is_some_and(|war| !matches!(war.state.as_str(), "notInWar" | "warEnded"));
+    if busy || says_none(&memory, caller.now()) {
+        return keep(plain, memory);
+    }
+    match find(caller, &object.tag, &memory).await {
+        Ok(league) if is_newer(&league.war, plain.as_ref()) => {
+            let memory = knowing(&league.war, league.times, league.memory);
+            league.times.fetched(object, answered(Some(league.war)), Some(memory))
+        }
+        Ok(league) => keep(plain, league.memory),
+        Err(Miss::None(none)) => keep(plain, WarMemory { war: memory.war, ..none }),
+        Err(Miss::Unknown) => keep(plain, memory),
         Err(Miss::Failed(reason)) => Verdict::Transient { reason },
         Err(Miss::GivenBack(obstacle)) => Verdict::GivenBack(obstacle),
     }
 }
 
+fn answered(war: Option<WarDocument>) -> Answered {
+    war.map_or(Answered::PrivateWarLog, |war| Answered::Document(Document::War(war)))
+}
+
+/// The memory with this war as the one that is stored.
+fn knowing(war: &WarDocument, times: Times, memory: WarMemory) -> WarMemory {
+    WarMemory { war: known(war, times.copied_at()).map(Box::new), ..memory }
+}
+
+/// A war with times; `None` of a clan that is in none.
+fn known(war: &WarDocument, copied_at: Timestamp) -> Option<KnownWar> {
+    let (starts, ends) = (war.starts?, war.ends?);
+    let known = KnownWar {
+        is_final: war.state == KnownWar::ENDED && copied_at >= ends + KnownWar::LAST_ATTACK,
+        state: war.state.clone(),
+        starts,
+        ends,
+        opponent: war.opponent.clone(),
+    };
+    (known.is_on() || known.state == KnownWar::ENDED).then_some(known)
+}
+
+/// What the other clan's war log shows.
+enum OtherSide {
+    Seen(WarDocument, Times),
+    /// Our war is not to be seen there.
+    Hidden,
+    /// Nobody could say; the next fetch may.
+    Unknown,
+}
+
+/// One call, when a war of ours is known that may still go on.
+async fn see_from_the_other_side(
+    caller: &mut Caller<'_>,
+    clan: &Tag,
+    memory: &WarMemory,
+) -> Result<OtherSide, Obstacle> {
+    let Some(war) = memory.war.as_ref().filter(|war| !war.is_final && caller.now() < war.ends + LAST_LOOK) else {
+        return Ok(OtherSide::Hidden);
+    };
+    let Some(opponent) = &war.opponent else { return Ok(OtherSide::Hidden) };
+    let reply = caller.call(&Endpoint::OtherSide { opponent, clan }).await;
+    Ok(match reply.ruling {
+        Ruling::War(seen) if seen.opponent.as_ref() == Some(opponent) => OtherSide::Seen(seen, reply.times),
+        Ruling::Transient(_) => OtherSide::Unknown,
+        Ruling::GivenBack(obstacle) => return Err(obstacle),
+        _ => OtherSide::Hidden,
+    })
+}
+
 /// A league war of ours.
 struct Found {
-    war: War,
+    war: WarDocument,
     times: Times,
-    memory: LeagueMemory,
+    memory: WarMemory,
 }
 
 /// Why there is no league war to show.
 enum Miss {
     /// There is none; the memory says for how long.
-    None(LeagueMemory),
+    None(WarMemory),
     /// The group could not be read.
     Unknown,
     /// There is one, and it could not be read.
@@ -90,19 +158,19 @@ enum Miss {
 }
 
 /// Of two wars that are over, the one that ended last; a league war that is not over comes before both.
-fn is_newer(league: &War, plain: Option<&War>) -> bool {
-    let over = |war: &War| war.document.state == "warEnded";
+fn is_newer(league: &WarDocument, plain: Option<&WarDocument>) -> bool {
+    let over = |war: &WarDocument| war.state == "warEnded";
     match plain {
         Some(plain) if over(plain) && over(league) => league.ends > plain.ends,
         _ => true,
     }
 }
 
-async fn find(caller: &mut Caller<'_>, clan: &Tag, memory: LeagueMemory) -> Result<Found, Miss> {
-    if let Some(tag) = remembered_war(&memory, caller.now())
+async fn find(caller: &mut Caller<'_>, clan: &Tag, memory: &WarMemory) -> Result<Found, Miss> {
+    if let Some(tag) = remembered_war(memory, caller.now())
         && let Some(Seen::Ours(war, times)) = look(caller, &tag, clan).await?
     {
-        return Ok(Found { war, times, memory });
+        return Ok(remembered(war, times, memory.clone()));
     }
     let group = match caller.call(&Endpoint::LeagueGroup(clan)).await.ruling {
         Ruling::Group(group) => group,
@@ -121,15 +189,30 @@ async fn find(caller: &mut Caller<'_>, clan: &Tag, memory: LeagueMemory) -> Resu
             Ok(Found { war, times, memory })
         }
         // No round is drawn yet.
-        None => Err(Miss::None(LeagueMemory { none_until: Some(caller.now() + NONE_IN_SEASON), ..Default::default() })),
+        None => Err(Miss::None(WarMemory { none_until: Some(caller.now() + NONE_IN_SEASON), ..Default::default() })),
     }
+}
+
+/// The war of the remembered round. When this is its last look, the next fetch searches for the next round.
+fn remembered(war: WarDocument, times: Times, memory: WarMemory) -> Found {
+    let was_final = memory.war.as_ref().is_some_and(|known| known.is_final);
+    let is_final = known(&war, times.copied_at()).is_some_and(|known| known.is_final);
+    if !is_final || was_final {
+        return Found { war, times, memory };
+    }
+    let memory = WarMemory { war_tag: None, war_tag_until: None, seeks_next_round: true, ..memory };
+    Found { war, times: times.not_worth_waiting_for(), memory }
 }
 
 /// Our war of the newest drawn round that is fought, else the one prepared, else the one that ended last.
 ///
 /// While a round is fought the next one is drawn already and in preparation. All wars of a round go together, so the
 /// first look into the newest round tells whether the round before is the one to look for.
-async fn search(caller: &mut Caller<'_>, rounds: &[Vec<Tag>], clan: &Tag) -> Result<Option<(Tag, War, Times)>, Miss> {
+async fn search(
+    caller: &mut Caller<'_>,
+    rounds: &[Vec<Tag>],
+    clan: &Tag,
+) -> Result<Option<(Tag, WarDocument, Times)>, Miss> {
     let Some((newest, older)) = rounds.split_last() else { return Ok(None) };
     let mut before = older.last();
     for tag in newest {
@@ -137,7 +220,7 @@ async fn search(caller: &mut Caller<'_>, rounds: &[Vec<Tag>], clan: &Tag) -> Res
         if seen.state() == "preparation"
             && let Some(round) = before.take()
             && let Some(fought) = our_war(caller, round, clan).await?
-            && fought.1.document.state == "inWar"
+            && fought.1.state != "warEnded"
         {
             return Ok(Some(fought));
         }
@@ -148,7 +231,11 @@ async fn search(caller: &mut Caller<'_>, rounds: &[Vec<Tag>], clan: &Tag) -> Res
     Ok(None)
 }
 
-async fn our_war(caller: &mut Caller<'_>, round: &[Tag], clan: &Tag) -> Result<Option<(Tag, War, Times)>, Miss> {
+async fn our_war(
+    caller: &mut Caller<'_>,
+    round: &[Tag],
+    clan: &Tag,
+) -> Result<Option<(Tag, WarDocument, Times)>, Miss> {
     for tag in round {
         if let Some(Seen::Ours(war, times)) = look(caller, tag, clan).await? {
             return Ok(Some((tag.clone(), war, times)));
@@ -159,14 +246,14 @@ async fn our_war(caller: &mut Caller<'_>, round: &[Tag], clan: &Tag) -> Result<O
 
 /// A war of a round.
 enum Seen {
-    Ours(War, Times),
+    Ours(WarDocument, Times),
     Others { state: String },
 }
 
 impl Seen {
     fn state(&self) -> &str {
         match self {
-            Self::Ours(war, _) => &war.document.state,
+            Self::Ours(war, _) => &war.state,
             Self::Others { state } => state,
         }
     }
@@ -184,28 +271,28 @@ async fn look(caller: &mut Caller<'_>, war: &Tag, clan: &Tag) -> Result<Option<S
     }
 }
 
-fn remembered_war(memory: &LeagueMemory, now: Timestamp) -> Option<Tag> {
+fn remembered_war(memory: &WarMemory, now: Timestamp) -> Option<Tag> {
     let until = memory.war_tag_until?;
     let tag = memory.war_tag.as_deref()?.parse().ok()?;
     (now < until && until <= now + LONGEST_ROUND).then_some(tag)
 }
 
-fn remember(tag: &Tag, war: &War, now: Timestamp) -> LeagueMemory {
+fn remember(tag: &Tag, war: &WarDocument, now: Timestamp) -> WarMemory {
     let until = match war.ends {
-        Some(ends) if war.document.state != "warEnded" => ends.clamp(now, now + LONGEST_ROUND),
+        Some(ends) if war.state != "warEnded" => (ends + LAST_LOOK).clamp(now, now + LONGEST_ROUND),
         _ => now + ENDED_ROUND,
     };
-    LeagueMemory { none_until: None, war_tag: Some(tag.as_str().to_owned()), war_tag_until: Some(until) }
+    WarMemory { war_tag: Some(tag.as_str().to_owned()), war_tag_until: Some(until), ..WarMemory::default() }
 }
 
 /// A time further away than any that is ever noted was noted by a wrong clock.
-fn says_none(memory: &LeagueMemory, now: Timestamp) -> bool {
+fn says_none(memory: &WarMemory, now: Timestamp) -> bool {
     memory.none_until.is_some_and(|until| now < until && until <= now + NONE_OFF_SEASON)
 }
 
 /// In no league. `ended_season` names the season of a league that is over; there is one a month.
 fn none(now: Timestamp, ended_season: &str) -> Miss {
-    Miss::None(LeagueMemory { none_until: Some(none_until(now, ended_season)), ..Default::default() })
+    Miss::None(WarMemory { none_until: Some(none_until(now, ended_season)), ..Default::default() })
 }
 
 fn none_until(now: Timestamp, ended_season: &str) -> Timestamp {

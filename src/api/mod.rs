@@ -1,15 +1,22 @@
 //! The API room: how a clan, a player or a war is asked for, and what each answer means.
 //!
-//! [`client`] speaks HTTP, `calls` makes the calls of one fetch, `league` finds a clan's league war, [`wire`] knows
+//! [`client`] speaks HTTP, `endpoint` names what can be asked, `calls` makes the calls of one fetch, `league` finds a clan's league war, [`wire`] knows
 //! the shapes of the answers, [`verdict`] is the table from an answer to what to do about it, [`wallet`] holds the keys
-//! there are, [`run_keys`] those that this run may use, and [`limit`] keeps each within its rate. Nothing here knows the
-//! queue or the store.
+//! there are, [`portal`] gets them from the developer portal, [`run_keys`] those that this run may use, [`limit`] keeps
+//! each within its rate, [`learn`] and [`latency`] say what that rate is, and [`allowance`] counts the calls of a day.
+//! Nothing here knows the queue or the store.
 //! **Invariant: no call without a permit of the [`RunKeys`]**, retries and probes included.
 
+pub mod allowance;
 mod calls;
 pub mod client;
+mod connects;
+mod endpoint;
+pub mod latency;
 mod league;
+pub mod learn;
 pub mod limit;
+pub mod portal;
 pub mod run_keys;
 pub mod verdict;
 pub mod wallet;

@@ -1,68 +1,54 @@
 //! The keys this run holds: who may call next, and whether a key may still be used.
 //!
-//! Each key has its limiter, its health and the proof of its slot. Talks to nobody; the worker takes and renews the
-//! slots and reports here, the client reports what the API says about a key. Shared by `Arc`, all through `&self`.
+//! Each key has its limiter, what its rate has learned, its health and the proof of its slot (`held`). Talks to nobody; the
+//! worker takes and renews the slots and reports here, the client reports what the API says about a key. Shared by `Arc`,
+//! all through `&self`.
 //!
 //! **Invariants.** No call begins on a key whose slot is not certainly ours, by boot time *and* by the wall clock,
 //! since a frozen sandbox stops some clocks. No call begins on a permit older than [`PERMIT_LIFE`], and however late the
 //! calls begin, no more of them begin in any second than the cap.
 
+mod held;
+mod under_way;
+
 use std::{
     fmt,
     pin::pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use reqwest::header::HeaderValue;
-use secrecy::ExposeSecret;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep, sleep_until, timeout_at},
 };
+use tracing::{info, warn};
 
+use self::held::{Health, Held, HeldKey};
+pub use self::held::{SLOT_MARGIN, SlotStart};
+pub(super) use self::under_way::Begun;
 use super::{
-    limit::{RateLimit, TimerClock},
+    allowance::{Allowance, Spent},
+    latency::{Finding, LatencyWatch},
+    learn::{Cause, Learner},
+    limit::{CallNumber, RateLimit},
+    verdict::Endpoint,
     wallet::ApiKey,
 };
 use crate::{
-    clock::{Clock, Timestamp},
-    model::Fingerprint,
+    clock::Clock,
+    model::{Fingerprint, LearnedRate},
 };
-
-/// A slot counts as ours only until this long before it may end: a call takes time to arrive.
-pub const SLOT_MARGIN: Duration = Duration::from_millis(500);
 
 /// How long a permit may be kept before its call begins.
 pub const PERMIT_LIFE: Duration = Duration::from_millis(20);
 
-/// What two limiters, the old and the new holder of a key, may have saved up together.
-const SAVED_UP: Duration = Duration::from_millis(20);
-
 /// Two keys refused within this time: it is not the keys, it is our address.
 pub const ADDRESS_SUSPICION: Duration = Duration::from_secs(10);
-
-/// Both clocks, read before a slot is asked for: the earliest moment its life can have begun.
-#[derive(Clone, Copy, Debug)]
-pub struct SlotStart {
-    wall: Timestamp,
-    boot: Duration,
-}
-
-impl SlotStart {
-    #[must_use]
-    pub fn now(clock: &dyn Clock) -> Self {
-        Self { wall: clock.wall(), boot: clock.boot() }
-    }
-
-    /// The longest that either clock says has passed since.
-    fn elapsed(self, clock: &dyn Clock) -> Duration {
-        clock.boot().saturating_sub(self.boot).max(clock.wall().since(self.wall))
-    }
-}
 
 /// The right to one call, on one key, now.
 #[derive(Debug)]
@@ -79,6 +65,8 @@ pub enum NoPermit {
     Deadline,
     #[error("no key is usable: none held, or all of them rest")]
     NoUsableKey,
+    #[error("the calls of this day are used up")]
+    DayUsedUp,
 }
 
 /// A key that rests.
@@ -100,39 +88,11 @@ pub struct RunKeys {
     /// Woken when a key comes, goes or changes its health, so that whoever waits looks again.
     changed: Notify,
     calls: AtomicU64,
+    latency: Mutex<LatencyWatch>,
+    /// Set when the calls of a day are limited.
+    allowance: OnceLock<Allowance>,
     /// When the first call began, and the last.
     window: Mutex<Option<(Instant, Instant)>>,
-}
-
-#[derive(Default)]
-struct Held {
-    keys: Vec<HeldKey>,
-    /// Where the search for a free key begins, so that all are used alike.
-    next: usize,
-    /// The last refusal, by boot time.
-    last_refused: Option<(Fingerprint, Duration)>,
-}
-
-struct HeldKey {
-    key: ApiKey,
-    bearer: HeaderValue,
-    limit: RateLimit,
-    slot_start: SlotStart,
-    slot_lifetime: Duration,
-    health: Health,
-}
-
-enum Health {
-    Well,
-    /// Until a boot time.
-    Resting {
-        until: Duration,
-        reason: String,
-        throttled: bool,
-    },
-    Benched {
-        reason: String,
-    },
 }
 
 impl RunKeys {
@@ -145,24 +105,30 @@ impl RunKeys {
             turn: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             calls: AtomicU64::new(0),
+            latency: Mutex::default(),
+            allowance: OnceLock::new(),
             window: Mutex::default(),
         }
     }
 
+    /// From now on no call begins that the day's limit does not grant.
+    pub fn limit_the_day(&self, allowance: Allowance) {
+        // Set once a run, before its first call.
+        let _ = self.allowance.set(allowance);
+    }
+
+    /// The limit of the day, if there is one.
+    pub fn allowance(&self) -> Option<&Allowance> {
+        self.allowance.get()
+    }
+
     /// A slot was taken. `held_since`: both clocks read before it was asked for. Adding a held key renews its slot.
-    pub fn add(&self, key: ApiKey, learned_rate: Option<f64>, held_since: SlotStart, lifetime: Duration) {
+    pub fn add(&self, key: ApiKey, known_rate: Option<LearnedRate>, held_since: SlotStart, lifetime: Duration) {
         if self.held().get(key.fingerprint()).is_some() {
             return self.confirm(key.fingerprint(), held_since, lifetime);
         }
-        let (bearer, health) = match bearer(&key) {
-            Some(bearer) => (bearer, Health::Well),
-            None => (
-                HeaderValue::from_static(""),
-                Health::Benched { reason: "the token has characters that a header cannot carry".to_owned() },
-            ),
-        };
-        let limit = RateLimit::new(TimerClock::default(), self.cap_per_second, learned_rate);
-        let held_key = HeldKey { key, bearer, limit, slot_start: held_since, slot_lifetime: lifetime, health };
+        let learner = Learner::new(self.cap_per_second.into(), known_rate, self.clock.wall());
+        let held_key = HeldKey::new(key, self.cap_per_second, learner, held_since, lifetime);
         self.held().keys.push(held_key);
         self.changed.notify_waiters();
     }
@@ -175,8 +141,7 @@ impl RunKeys {
     /// The slot was renewed. `start`: both clocks read before the renewal was sent.
     pub fn confirm(&self, fingerprint: &Fingerprint, start: SlotStart, lifetime: Duration) {
         if let Some(key) = self.held().get(fingerprint) {
-            key.slot_start = start;
-            key.slot_lifetime = lifetime;
+            key.confirm(start, lifetime);
         }
         self.changed.notify_waiters();
     }
@@ -204,8 +169,8 @@ impl RunKeys {
         self.changed.notify_waiters();
     }
 
-    /// The API refused a call of this key (429): it rests and its rate is halved. Calls that were in flight together are
-    /// refused together; that halves once. A second key refused within [`ADDRESS_SUSPICION`] lets all keys rest.
+    /// The API refused a call of this key (429): it rests, and its rate gives way. Calls that were in flight together are
+    /// refused together; that counts once. A second key refused within [`ADDRESS_SUSPICION`] lets all keys rest.
     pub fn throttled(&self, fingerprint: &Fingerprint, rest: Duration) {
         let now = self.clock.boot();
         let mut held = self.held();
@@ -216,7 +181,7 @@ impl RunKeys {
         if let Some(key) = held.get(fingerprint) {
             let already = matches!(key.health, Health::Resting { until, throttled: true, .. } if until > now);
             if !already {
-                key.limit.refused(rest);
+                key.give_way(Cause::Throttled, rest, self.clock.wall());
             }
             key.rest(now + rest, "throttled", true);
         }
@@ -229,12 +194,41 @@ impl RunKeys {
         self.changed.notify_waiters();
     }
 
+    /// The API is in maintenance (503): every key comes back gently.
+    pub fn maintained(&self) {
+        let now = self.clock.wall();
+        for key in &mut self.held().keys {
+            key.give_way(Cause::Maintenance, Duration::ZERO, now);
+        }
+    }
+
+    /// A call to this endpoint was answered, or given up, after so long. When answers become slow, all keys give way.
+    pub(super) fn took(&self, endpoint: &Endpoint<'_>, took: Duration) {
+        let mut latency = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(finding) = latency.took(endpoint.kind(), took, self.clock.boot()) else { return };
+        drop(latency);
+        let (now, before) = (self.clock.wall(), self.total_rate());
+        for key in &mut self.held().keys {
+            match finding {
+                Finding::Slower { .. } => key.give_way(Cause::SlowAnswers, Duration::ZERO, now),
+                Finding::Over => key.learner.settle(),
+                Finding::NotUs { .. } => {
+                    key.learner.restore(now);
+                    key.limit.set_rate(key.learner.rate());
+                }
+            }
+        }
+        say(finding, before, self.total_rate());
+        self.changed.notify_waiters();
+    }
+
     /// Waits for the key that is free first. First come, first served.
     ///
     /// # Errors
     /// When nothing is free before `until`, as soon as that is known; when no key is usable, at once.
     pub async fn permit(&self, until: Instant) -> Result<Permit, NoPermit> {
         let _turn = timeout_at(until, self.turn.lock()).await.map_err(|_| NoPermit::Deadline)?;
+        self.wait_for_the_day(until).await?;
         loop {
             let mut changed = pin!(self.changed.notified());
             changed.as_mut().enable();
@@ -254,28 +248,54 @@ impl RunKeys {
         }
     }
 
+    /// Waits until the limit of the day, if there is one, lets a call begin.
+    async fn wait_for_the_day(&self, until: Instant) -> Result<(), NoPermit> {
+        let Some(allowance) = self.allowance() else { return Ok(()) };
+        match timeout_at(until, allowance.is_ready()).await {
+            Ok(Spent::UsedUp) => Err(NoPermit::DayUsedUp),
+            Ok(_) => Ok(()),
+            Err(_) => Err(NoPermit::Deadline),
+        }
+    }
+
     /// Turns a permit into the header of a call, and counts the call. `None` when the permit lapsed: kept too long, the
-    /// key rests by now, or its slot is not certainly ours any more.
-    pub(super) async fn begin(&self, permit: Permit) -> Option<(Fingerprint, HeaderValue)> {
+    /// key rests by now, its slot is not certainly ours any more, or the day's limit does not grant it at this moment.
+    pub(super) async fn begin(&self, permit: Permit) -> Option<(Begun<'_>, HeaderValue)> {
         if permit.granted.elapsed() > PERMIT_LIFE {
             return None;
         }
         loop {
+            let mut changed = pin!(self.changed.notified());
+            changed.as_mut().enable();
             let wait = match self.try_begin(&permit.key)? {
-                Ok(bearer) => {
+                Ok((number, bearer)) => {
+                    let begun = Begun { key: permit.key, keys: self, number };
+                    if self.allowance().is_some_and(|allowance| allowance.spend() != Spent::One) {
+                        return None;
+                    }
                     self.count_call();
-                    return Some((permit.key, bearer));
+                    return Some((begun, bearer));
                 }
                 Err(wait) => wait,
             };
-            sleep(wait).await;
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = changed => {}
+            }
         }
     }
 
-    fn try_begin(&self, fingerprint: &Fingerprint) -> Option<Result<HeaderValue, Duration>> {
+    fn try_begin(&self, fingerprint: &Fingerprint) -> Option<Result<(CallNumber, HeaderValue), Duration>> {
         let mut held = self.held();
         let key = held.get(fingerprint).filter(|key| key.is_usable(&*self.clock))?;
-        Some(key.limit.begin().map(|()| key.bearer.clone()))
+        Some(key.limit.begin().map(|number| (number, key.bearer.clone())))
+    }
+
+    fn note(&self, fingerprint: &Fingerprint, of_a_call: impl FnOnce(&mut RateLimit)) {
+        if let Some(key) = self.held().get(fingerprint) {
+            of_a_call(&mut key.limit);
+        }
+        self.changed.notify_waiters();
     }
 
     fn count_call(&self) {
@@ -300,9 +320,14 @@ impl RunKeys {
         window.map_or(Duration::ZERO, |(first, last)| last.duration_since(first))
     }
 
-    /// The rate of each held key, for the next run to begin with.
+    /// The rate of each held key.
     pub fn rates(&self) -> Vec<(Fingerprint, f64)> {
         self.held().keys.iter().map(|key| (key.key.fingerprint().clone(), key.limit.rate())).collect()
+    }
+
+    /// What the next run has to know about the rate of a held key, if anything.
+    pub fn learned(&self, fingerprint: &Fingerprint) -> Option<LearnedRate> {
+        self.held().get(fingerprint).and_then(|key| key.learner.learned())
     }
 
     /// The caps of the held keys together, in calls a second: what the use of the budget is measured against.
@@ -332,14 +357,14 @@ impl RunKeys {
         self.held().keys.iter().filter_map(rest).collect()
     }
 
-    /// How long a slot has to live on after the last call ended, so that the fresh limiter of the key's next holder
-    /// cannot add a burst: one interval of the slowest key, and what a limiter may have saved up.
-    pub fn linger(&self) -> Duration {
-        let slowest = self.held().keys.iter().map(|key| key.limit.interval()).max().unwrap_or_default();
-        slowest + SAVED_UP + PERMIT_LIFE
+    /// How long a slot has to live on, so that the fresh limiter of the key's next holder cannot add a burst to the calls
+    /// of this run.
+    pub fn linger(&self, fingerprint: &Fingerprint) -> Duration {
+        self.held().get(fingerprint).map(|key| key.limit.linger()).unwrap_or_default()
     }
 
     fn take(&self) -> Taken {
+        let wall = self.clock.wall();
         let mut held = self.held();
         let count = held.keys.len();
         let first = held.next;
@@ -349,6 +374,7 @@ impl RunKeys {
             if !key.is_usable(&*self.clock) {
                 continue;
             }
+            key.step(wall);
             match key.limit.take() {
                 Ok(()) => {
                     let fingerprint = key.key.fingerprint().clone();
@@ -373,35 +399,22 @@ enum Taken {
     NoUsableKey,
 }
 
-impl Held {
-    fn get(&mut self, fingerprint: &Fingerprint) -> Option<&mut HeldKey> {
-        self.keys.iter_mut().find(|key| key.key.fingerprint() == fingerprint)
-    }
-}
-
-impl HeldKey {
-    fn is_usable(&self, clock: &dyn Clock) -> bool {
-        let well = match self.health {
-            Health::Well => true,
-            Health::Resting { until, .. } => clock.boot() >= until,
-            Health::Benched { .. } => false,
-        };
-        well && self.slot_start.elapsed(clock) + SLOT_MARGIN < self.slot_lifetime
-    }
-
-    fn rest(&mut self, until: Duration, reason: &str, throttled: bool) {
-        match &mut self.health {
-            Health::Benched { .. } => {}
-            Health::Resting { until: so_far, throttled: was, .. } if *so_far >= until => *was |= throttled,
-            health => *health = Health::Resting { until, reason: reason.to_owned(), throttled },
+/// One line when the answers have become slow, and one when that is over.
+fn say(finding: Finding, before: f64, now: f64) {
+    match finding {
+        Finding::Slower { usual, now: took } => warn!(
+            usual_ms = usual.as_millis(),
+            now_ms = took.as_millis(),
+            "the API's answers take much longer than before: slower, from {before:.1} to {now:.1} calls a second"
+        ),
+        Finding::Over => {
+            info!("the API's answers are as quick as before: the rate of {now:.1} calls a second rises again");
         }
+        Finding::NotUs { now: took } => info!(
+            now_ms = took.as_millis(),
+            "the API's answers are no quicker with fewer calls: back to {now:.1} calls a second"
+        ),
     }
-}
-
-fn bearer(key: &ApiKey) -> Option<HeaderValue> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {}", key.token().expose_secret())).ok()?;
-    value.set_sensitive(true);
-    Some(value)
 }
 
 impl fmt::Debug for RunKeys {

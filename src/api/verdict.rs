@@ -8,8 +8,9 @@ use std::time::Duration;
 use reqwest::header::{CACHE_CONTROL, DATE, HeaderMap, RETRY_AFTER};
 use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 
-use super::wire::{self, Complaint, LeagueGroup, Unusable, War, WarOf};
-use crate::model::{ClanDocument, Fetched, Fingerprint, PlayerDocument, Reason, Tag};
+pub use super::endpoint::Endpoint;
+use super::wire::{self, Complaint, LeagueGroup, Unusable, WarOf};
+use crate::model::{ClanDocument, Fetched, Fingerprint, PlayerDocument, Reason, WarDocument};
 
 /// How much of a body is kept with a dead letter, in bytes.
 pub const EXCERPT_BYTES: usize = 500;
@@ -46,48 +47,10 @@ pub enum Obstacle {
     KeyForbidden { key: Fingerprint, detail: String },
     /// All keys rest, or their slots are not certainly ours.
     NoUsableKey,
+    /// The calls of this day are used up.
+    DayUsedUp,
     /// No time is left for a call.
     Deadline,
-}
-
-/// What can be asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Endpoint<'a> {
-    Clan(&'a Tag),
-    Player(&'a Tag),
-    CurrentWar(&'a Tag),
-    LeagueGroup(&'a Tag),
-    /// One war of a league round, looked at from the clan whose war is sought.
-    LeagueWar {
-        war: &'a Tag,
-        clan: &'a Tag,
-    },
-}
-
-impl Endpoint<'_> {
-    /// The path below the base URL.
-    pub fn path(&self) -> String {
-        match self {
-            Self::Clan(tag) => format!("clans/{}", tag.path_segment()),
-            Self::Player(tag) => format!("players/{}", tag.path_segment()),
-            Self::CurrentWar(tag) => format!("clans/{}/currentwar", tag.path_segment()),
-            Self::LeagueGroup(tag) => format!("clans/{}/currentwar/leaguegroup", tag.path_segment()),
-            Self::LeagueWar { war, .. } => format!("clanwarleagues/wars/{}", war.path_segment()),
-        }
-    }
-
-    /// How old a copy of it may be at most by the time it is handed out (the longest `max-age` ever seen).
-    pub const fn longest_max_age(&self) -> Duration {
-        Duration::from_secs(match self {
-            Self::Clan(_) | Self::CurrentWar(_) => 120,
-            Self::Player(_) => 60,
-            Self::LeagueGroup(_) | Self::LeagueWar { .. } => 600,
-        })
-    }
-
-    const fn is_war(&self) -> bool {
-        matches!(self, Self::CurrentWar(_) | Self::LeagueGroup(_) | Self::LeagueWar { .. })
-    }
 }
 
 /// What came of one call.
@@ -123,7 +86,7 @@ pub enum Silence {
 pub enum Ruling {
     Clan(ClanDocument),
     Player(PlayerDocument),
-    War(War),
+    War(WarDocument),
     /// A war of two other clans.
     OtherWar {
         state: String,
@@ -191,10 +154,12 @@ fn rule_document(endpoint: &Endpoint<'_>, bytes: &[u8]) -> Ruling {
             WarOf::Ours(war) => Ok(Ruling::War(war)),
             WarOf::Others { clan, .. } => Err(Unusable::WrongTag { asked: (*tag).clone(), got: clan }),
         }),
-        Endpoint::LeagueWar { clan, .. } => wire::war(text, clan).map(|war| match war {
-            WarOf::Ours(war) => Ruling::War(war),
-            WarOf::Others { state, .. } => Ruling::OtherWar { state },
-        }),
+        Endpoint::LeagueWar { clan, .. } | Endpoint::OtherSide { clan, .. } => {
+            wire::war(text, clan).map(|war| match war {
+                WarOf::Ours(war) => Ruling::War(war),
+                WarOf::Others { state, .. } => Ruling::OtherWar { state },
+            })
+        }
         Endpoint::LeagueGroup(_) => wire::league_group(text).map(Ruling::Group),
     };
     read.unwrap_or_else(|unusable| match unusable {
@@ -301,6 +266,7 @@ mod tests {
     use reqwest::header::{HeaderName, HeaderValue};
 
     use super::*;
+    use crate::model::Tag;
 
     const PRIVATE: &str = r#"{"reason":"accessDenied"}"#;
 
@@ -328,7 +294,7 @@ mod tests {
         match ruling {
             Ruling::Clan(clan) => format!("clan {} with {} members", clan.name, clan.members.len()),
             Ruling::Player(player) => format!("player {}", player.name),
-            Ruling::War(war) => format!("war {}", war.document.state),
+            Ruling::War(war) => format!("war {}", war.state),
             Ruling::OtherWar { state } => format!("somebody else's war {state}"),
             Ruling::Group(group) => format!("league group {}", group.state),
             Ruling::Gone => "gone".to_owned(),
@@ -472,24 +438,5 @@ mod tests {
         assert!(excerpt(&body.as_bytes()[1..]).len() <= EXCERPT_BYTES);
         assert_eq!(excerpt(body.as_bytes()), "ä".repeat(250));
         assert_eq!(excerpt("kurz".as_bytes()), "kurz");
-    }
-
-    #[test]
-    fn the_hash_of_a_tag_is_escaped_in_every_path() {
-        let (tag, war) = (tag(), "8Q8".parse().unwrap());
-        let all = [
-            Endpoint::Clan(&tag),
-            Endpoint::Player(&tag),
-            Endpoint::CurrentWar(&tag),
-            Endpoint::LeagueGroup(&tag),
-            Endpoint::LeagueWar { war: &war, clan: &tag },
-        ];
-        insta::assert_snapshot!(all.map(|endpoint| endpoint.path()).join("\n"), @r"
-        clans/%232PP
-        players/%232PP
-        clans/%232PP/currentwar
-        clans/%232PP/currentwar/leaguegroup
-        clanwarleagues/wars/%238Q8
-        ");
     }
 }

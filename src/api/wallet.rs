@@ -1,10 +1,36 @@
-//! The keys that there are. Which of them a run may use is the business of [`super::run_keys`].
+//! The keys that there are: those configured, and those of the developer portal's accounts. Which of them a run may use is
+//! the business of [`super::run_keys`]; who may log in, and when, is that of the worker.
+//!
+//! One value a process, so that what a login gave is there for every later run of a warm sandbox.
 
-use std::fmt;
+use std::{
+    collections::VecDeque,
+    fmt,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::model::Fingerprint;
+use super::{
+    client::ApiError,
+    portal::{Given, KeyWish, ListedKey, Portal, PortalError, Visit, address_in},
+};
+use crate::{
+    config::{PortalAccount, PortalConfig},
+    model::Fingerprint,
+};
+
+/// So many logins of an account are made within [`LOGIN_WINDOW`] by one process, and no more: when new keys are refused
+/// again and again, further ones will not help.
+pub const MOST_LOGINS: usize = 3;
+
+/// See [`MOST_LOGINS`].
+pub const LOGIN_WINDOW: Duration = Duration::from_secs(10 * 60);
+
+/// Refused keys stay in the account until room is needed; so many are remembered, so as not to take them again.
+const REMEMBERED_REFUSALS: usize = 50;
 
 /// A token of the API and the name it goes by.
 #[derive(Clone)]
@@ -35,10 +61,45 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// All keys of this deployment.
+/// All keys of this deployment. Clones share what the portal gave.
 #[derive(Clone, Debug, Default)]
 pub struct Wallet {
+    fixed: Vec<ApiKey>,
+    accounts: Arc<[Account]>,
+}
+
+/// An account of the portal and the keys that it gave.
+#[derive(Debug)]
+pub struct Account {
+    config: PortalAccount,
+    portal: Portal,
+    wish: KeyWish,
+    state: Mutex<State>,
+}
+
+/// What there was in an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Ours, as the portal sees it.
+    pub address: Option<IpAddr>,
+    /// Keys of our name for our address.
+    pub good: usize,
+    /// Keys of our name for other addresses.
+    pub stale: usize,
+    /// Keys of other names.
+    pub foreign: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
     keys: Vec<ApiKey>,
+    seen: Option<Seen>,
+    /// What the API does not accept any more, with what it said; the last of them.
+    refused: VecDeque<(Fingerprint, String)>,
+    /// One was refused since the last login.
+    is_due: bool,
+    /// When logins succeeded, by boot time.
+    logins: Vec<Duration>,
 }
 
 impl Wallet {
@@ -53,11 +114,145 @@ impl Wallet {
                 keys.push(key);
             }
         }
-        Self { keys }
+        Self { fixed: keys, accounts: Arc::default() }
     }
 
-    pub fn keys(&self) -> &[ApiKey] {
-        &self.keys
+    /// Adds the keys that the portal's accounts will give. Nobody is logged in yet.
+    ///
+    /// # Errors
+    /// When the portal's address cannot be used.
+    pub fn with_portal(self, config: &PortalConfig) -> Result<Self, ApiError> {
+        let portal = Portal::new(&config.url)?;
+        let wish =
+            KeyWish { name: config.key_name.clone(), count: config.key_count, addresses: config.egress_ips.clone() };
+        let account = |account: &PortalAccount| Account {
+            config: account.clone(),
+            portal: portal.clone(),
+            wish: wish.clone(),
+            state: Mutex::default(),
+        };
+        Ok(Self { accounts: config.accounts.iter().map(account).collect(), ..self })
+    }
+
+    /// The configured ones.
+    pub fn fixed(&self) -> &[ApiKey] {
+        &self.fixed
+    }
+
+    /// Those that can be used now.
+    pub fn keys(&self) -> Vec<ApiKey> {
+        let mut keys = self.fixed.clone();
+        for account in self.accounts.iter() {
+            for key in &account.state().keys {
+                if keys.iter().all(|known| known.fingerprint != key.fingerprint) {
+                    keys.push(key.clone());
+                }
+            }
+        }
+        keys
+    }
+
+    pub fn accounts(&self) -> &[Account] {
+        &self.accounts
+    }
+
+    /// Whether this key is one of an account, and was not refused so far.
+    pub fn came_from_the_portal(&self, key: &Fingerprint) -> bool {
+        self.accounts.iter().any(|account| account.state().keys.iter().any(|known| known.fingerprint == *key))
+    }
+
+    /// The API does not accept this key. Answers whether a login may give another one; for one and the same key only once,
+    /// however many calls were refused with it.
+    pub fn refuse(&self, key: &Fingerprint, detail: &str) -> bool {
+        self.accounts.iter().any(|account| account.refuse(key, detail))
+    }
+
+    /// Whether a login would do good.
+    pub fn wants_login(&self) -> bool {
+        self.accounts.iter().any(Account::wants_login)
+    }
+}
+
+impl Account {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while it was held leaves whole values behind.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The variable that holds its e-mail address: how it is called in logs.
+    pub fn name(&self) -> &str {
+        &self.config.variable
+    }
+
+    pub const fn config(&self) -> &PortalAccount {
+        &self.config
+    }
+
+    pub const fn wish(&self) -> &KeyWish {
+        &self.wish
+    }
+
+    /// Names the right to log in with this account, for all processes alike.
+    #[must_use]
+    pub fn login_slot(&self) -> Fingerprint {
+        let email = self.config.email.expose_secret().trim().to_lowercase();
+        Fingerprint(format!("login-{}", Fingerprint::of(&email)))
+    }
+
+    fn refuse(&self, key: &Fingerprint, detail: &str) -> bool {
+        let mut state = self.state();
+        let before = state.keys.len();
+        state.keys.retain(|known| known.fingerprint != *key);
+        let was_ours = state.keys.len() < before;
+        if was_ours {
+            state.is_due = true;
+            state.refused.push_back((key.clone(), detail.to_owned()));
+            if state.refused.len() > REMEMBERED_REFUSALS {
+                state.refused.pop_front();
+            }
+        }
+        was_ours
+    }
+
+    pub fn wants_login(&self) -> bool {
+        let state = self.state();
+        state.keys.is_empty() || state.is_due
+    }
+
+    /// Whether this process has logged in so often of late that once more would not help.
+    pub fn has_logged_in_too_often(&self, now: Duration) -> bool {
+        let state = self.state();
+        state.logins.iter().filter(|at| now.saturating_sub(**at) < LOGIN_WINDOW).count() >= MOST_LOGINS
+    }
+
+    /// Logs in and looks around. To be called by whoever holds the right to log in.
+    pub async fn visit(&self) -> Result<Visit<'_>, PortalError> {
+        let seen = self.state().refused.iter().rev().find_map(|(_, detail)| address_in(detail));
+        let visit = self.portal.visit(&self.config, &self.wish, seen).await?;
+        let (ours, foreign): (Vec<&ListedKey>, Vec<&ListedKey>) =
+            visit.listed().iter().partition(|key| visit.is_ours(key));
+        let good = ours.iter().filter(|key| key.is_good_for(visit.addresses())).count();
+        let seen = Seen { address: visit.seen(), good, stale: ours.len() - good, foreign: foreign.len() };
+        self.state().seen = Some(seen);
+        Ok(visit)
+    }
+
+    /// Replaces its keys by what the portal gives. `benched` are keys that the API has refused to other processes.
+    pub async fn renew(&self, visit: Visit<'_>, benched: &[Fingerprint], now: Duration) -> Result<Given, PortalError> {
+        let mut refused: Vec<Fingerprint> = self.state().refused.iter().map(|(key, _)| key.clone()).collect();
+        refused.extend_from_slice(benched);
+        let given = visit.keys(&refused).await?;
+        let mut state = self.state();
+        state.keys.clone_from(&given.keys);
+        state.is_due = false;
+        state.logins.retain(|at| now.saturating_sub(*at) < LOGIN_WINDOW);
+        state.logins.push(now);
+        Ok(given)
+    }
+
+    /// What the last visit found, before anything was changed.
+    pub fn seen(&self) -> Option<Seen> {
+        self.state().seen
     }
 }
 

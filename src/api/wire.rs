@@ -7,17 +7,12 @@
 
 use std::{borrow::Cow, fmt};
 
+use crate::model::{ClanDocument, Member, PlayerDocument, Tag, WarDocument, WarMember, game_time};
 use serde::{
     Deserialize, Deserializer as _,
     de::{self, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
-use time::{PrimitiveDateTime, format_description::BorrowedFormatItem, macros::format_description};
-
-use crate::{
-    clock::Timestamp,
-    model::{ClanDocument, Member, PlayerDocument, Tag, WarDocument, WarMember},
-};
 
 /// Why a text is not the document that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,23 +34,13 @@ pub struct Complaint {
     pub message: String,
 }
 
-/// A war with our clan put on the `clan` side.
-#[derive(Clone, Debug)]
-pub struct War {
-    pub document: WarDocument,
-    /// When it ends or ended.
-    pub ends: Option<Timestamp>,
-}
-
 /// A war's document as seen from our clan.
 #[derive(Clone, Debug)]
 pub enum WarOf {
-    Ours(War),
+    /// With our clan put on the `clan` side.
+    Ours(WarDocument),
     /// Two other clans', with its state. To be expected while a league round is searched.
-    Others {
-        state: String,
-        clan: String,
-    },
+    Others { state: String, clan: String },
 }
 
 /// A league group: whose wars to look through.
@@ -121,16 +106,23 @@ pub fn war(text: &str, ours: &Tag) -> Result<WarOf, Unusable> {
     let state = war.text("state").ok_or(Unusable::MissingKey("state"))?;
     let (clan, opponent) = (war.object("clan").unwrap_or_default(), war.object("opponent").unwrap_or_default());
     let is_ours = |side: &Object<'_>| side.tag("tag").as_ref() == Some(ours);
-    let (json, members) = if is_ours(&opponent) && !is_ours(&clan) {
-        (war.with_swapped(text, "clan", "opponent"), war_members(&opponent))
+    let (json, ours, other) = if is_ours(&opponent) && !is_ours(&clan) {
+        (war.with_swapped(text, "clan", "opponent"), &opponent, &clan)
     } else if is_ours(&clan) || clan.get("tag").is_none() {
         // No tags at all: not in war.
-        (text.to_owned(), war_members(&clan))
+        (text.to_owned(), &clan, &opponent)
     } else {
         return Ok(WarOf::Others { state, clan: clan.excerpt("tag") });
     };
-    let ends = war.text("endTime").as_deref().and_then(game_time);
-    Ok(WarOf::Ours(War { document: WarDocument { json, state, members }, ends }))
+    let time = |key| war.text(key).as_deref().and_then(game_time);
+    Ok(WarOf::Ours(WarDocument {
+        json,
+        state,
+        members: war_members(ours),
+        opponent: other.tag("tag"),
+        starts: time("startTime"),
+        ends: time("endTime"),
+    }))
 }
 
 fn war_members(side: &Object<'_>) -> Vec<WarMember> {
@@ -165,13 +157,6 @@ pub fn complaint(text: &str) -> Option<Complaint> {
         reason: body.text("reason").unwrap_or_default(),
         message: body.text("message").unwrap_or_default(),
     })
-}
-
-/// The game's way to write a time: `20241127T204939.000Z`.
-fn game_time(text: &str) -> Option<Timestamp> {
-    const FORMAT: &[BorrowedFormatItem<'_>] = format_description!("[year][month][day]T[hour][minute][second]");
-    let time = PrimitiveDateTime::parse(text.get(..15)?, FORMAT).ok()?;
-    Some(Timestamp::from_utc(time.assume_utc()))
 }
 
 /// A JSON object whose values are still text. Of a key that comes twice the last counts, as in most readers.
@@ -311,7 +296,7 @@ mod tests {
         "2PP".parse().unwrap()
     }
 
-    fn ours(text: &str) -> War {
+    fn ours(text: &str) -> WarDocument {
         match war(text, &two_pp()).unwrap() {
             WarOf::Ours(war) => war,
             WarOf::Others { .. } => panic!("somebody else's war"),
@@ -391,16 +376,15 @@ mod tests {
         let war = ours(text);
         let expected = r##"{ "clan" : {"tag":"#2PP","members":[
             {"tag":"#99P","attacks":[{},{}]},{"tag":"#88P"},{"tag":"#AAA"}]},"x":1.50, "opponent":{"tag":"#8Q8","members":[]} ,"state":"inWar"}"##;
-        assert_eq!(war.document.json, expected);
-        let used: Vec<_> =
-            war.document.members.iter().map(|member| (member.tag.as_str(), member.attacks_used)).collect();
+        assert_eq!(war.json, expected);
+        let used: Vec<_> = war.members.iter().map(|member| (member.tag.as_str(), member.attacks_used)).collect();
         assert_eq!(used, [("99P", 2), ("88P", 0)]);
     }
 
     #[test]
     fn a_war_without_tags_is_not_in_war_and_one_of_two_others_is_told_apart() {
         let text = r#"{"state":"notInWar","clan":{"stars":0},"opponent":{"stars":0}}"#;
-        assert_eq!(ours(text).document.state, "notInWar");
+        assert_eq!(ours(text).state, "notInWar");
         let text = r##"{"state":"inWar","clan":{"tag":"#8Q8"},"opponent":{"tag":"#9Q9"}}"##;
         assert!(
             matches!(war(text, &two_pp()), Ok(WarOf::Others { state, clan }) if state == "inWar" && clan == "#8Q8")
@@ -430,13 +414,5 @@ mod tests {
         let player = player(text, &two_pp()).unwrap();
         assert!(player.name.starts_with('x') && player.name.contains('\u{fffd}'), "{:?}", player.name);
         assert_eq!((player.trophies, player.donations), (None, Some(1000)));
-    }
-
-    #[test]
-    fn the_games_times_are_read() {
-        let expected = "2024-11-27T20:49:39.000Z";
-        assert_eq!(game_time("20241127T204939.000Z").unwrap().to_string(), expected);
-        assert_eq!(game_time("20241127T2049"), None);
-        assert_eq!(game_time("2024-11-27T20:49:39Z"), None);
     }
 }

@@ -1,4 +1,9 @@
-//! `dead list` and `dead redrive`: what was set aside, and bringing it back.
+//! `dead`: what was set aside; telling about it, bringing it back, deleting it for good.
+
+use std::{
+    io::{self, IsTerminal as _},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::{ArgGroup, Args, Subcommand};
@@ -10,10 +15,10 @@ use super::{
 use crate::{
     clock::Timestamp,
     model::{Kind, ObjectId},
-    queue::{DeadFilter, DeadLetter, Queue},
+    queue::{DeadFilter, DeadLetter, Queue, archive::Archive as _},
 };
 
-/// Shows requests that were set aside, or brings them back
+/// Shows requests that were set aside, brings them back, or deletes them for good
 ///
 /// A dead letter is a request that failed for good (a refused tag, attempts used up, unreadable mail) and waits for a
 /// person. Except for `lapsed` ones, a new request for the same object revives it too.
@@ -26,7 +31,9 @@ pub struct DeadArgs {
 #[derive(Debug, Subcommand)]
 enum DeadCommand {
     List(ListArgs),
+    Show(ShowArgs),
     Redrive(RedriveArgs),
+    Purge(PurgeArgs),
 }
 
 /// Shows dead letters, the newest first
@@ -36,7 +43,7 @@ enum DeadCommand {
 #[command(after_help = "\
 Examples:
   refresh-worker dead list --kind clan
-  refresh-worker dead list --reason lapsed --json")]
+  refresh-worker dead list --reason lapsed --older-than 2d --json")]
 struct ListArgs {
     #[command(flatten)]
     which: Which,
@@ -48,23 +55,74 @@ struct ListArgs {
     json: bool,
 }
 
+/// Tells everything that is kept about dead letters
+///
+/// The reason, the attempts, when it was asked for and when it died, and the first 500 bytes of the answer or mail that
+/// caused it. Needs REDIS_URL.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("which_ones").required(true).multiple(true).args(["names", "all", "kind", "reason", "older_than"]))]
+#[command(after_help = "\
+Examples:
+  refresh-worker dead show clan:#2PP
+  refresh-worker dead show mail:clan:#abc
+  refresh-worker dead show --reason wrong_tag --json")]
+struct ShowArgs {
+    #[command(flatten)]
+    these: These,
+    /// Write JSON, one dead letter a line
+    #[arg(long)]
+    json: bool,
+}
+
 /// Brings dead letters back with a clean record
 ///
 /// Requests become ready again with attempts and lapses 0; unreadable mail goes back into the mailbox as it was.
 /// Needs REDIS_URL.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("which_ones").required(true).multiple(true).args(["names", "all", "kind", "reason"]))]
+#[command(group = ArgGroup::new("which_ones").required(true).multiple(true).args(["names", "all", "kind", "reason", "older_than"]))]
 #[command(after_help = "\
 Examples:
   refresh-worker dead redrive clan:#2PP player:#8GQL2
   refresh-worker dead redrive --reason attempts_used_up
   refresh-worker dead redrive --all")]
 struct RedriveArgs {
+    #[command(flatten)]
+    these: These,
+    /// Write JSON: how many were brought back
+    #[arg(long)]
+    json: bool,
+}
+
+/// Deletes dead letters for good
+///
+/// Says how many and asks; without a terminal it wants --yes. What changed since it was counted, because it was asked
+/// for again or died anew, stays. Needs REDIS_URL.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("which_ones").required(true).multiple(true).args(["names", "all", "kind", "reason", "older_than"]))]
+#[command(after_help = "\
+Examples:
+  refresh-worker dead purge --older-than 30d
+  refresh-worker dead purge --reason impossible_tag --yes
+  refresh-worker dead purge mail:clan:#abc --yes")]
+struct PurgeArgs {
+    #[command(flatten)]
+    these: These,
+    /// Do it without being asked
+    #[arg(long)]
+    yes: bool,
+    /// Write JSON: how many were deleted
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which dead letters a command is about: by name, all, or by filter.
+#[derive(Debug, Args)]
+struct These {
     /// Names as `dead list` shows them
     #[arg(value_name = "NAME", conflicts_with_all = ["all"])]
     names: Vec<String>,
     /// Every dead letter
-    #[arg(long, conflicts_with_all = ["kind", "reason"])]
+    #[arg(long, conflicts_with_all = ["kind", "reason", "older_than"])]
     all: bool,
     #[command(flatten)]
     which: Which,
@@ -78,19 +136,42 @@ struct Which {
     /// Only this reason, as the list shows it
     #[arg(long, value_name = "CODE")]
     reason: Option<String>,
+    /// Only those that died longer ago than this: 90s, 30m, 12h, 2d, 1w
+    #[arg(long, value_name = "AGE", value_parser = text::parse_span)]
+    older_than: Option<Duration>,
+}
+
+impl Which {
+    fn filter(self, names: Vec<String>, now: Timestamp) -> DeadFilter {
+        let died_before = self.older_than.map(|age| now - age);
+        DeadFilter { names, kind: self.kind, reason_code: self.reason, died_before }
+    }
+}
+
+impl These {
+    /// What is meant, and how many names were given.
+    fn filter(self, now: Timestamp) -> Result<(DeadFilter, usize), Misuse> {
+        let mut names = self.names.iter().map(|name| normalised(name)).collect::<Result<Vec<_>, _>>()?;
+        names.sort_unstable();
+        names.dedup();
+        let asked_for = names.len();
+        Ok((self.which.filter(names, now), asked_for))
+    }
 }
 
 pub async fn run(args: DeadArgs, shared: &Shared) -> anyhow::Result<Ending> {
     match args.command {
         DeadCommand::List(args) => list(args, shared).await,
+        DeadCommand::Show(args) => show(args, shared).await,
         DeadCommand::Redrive(args) => redrive(args).await,
+        DeadCommand::Purge(args) => purge(args).await,
     }
 }
 
 async fn list(args: ListArgs, shared: &Shared) -> anyhow::Result<Ending> {
     let queue = connect::queue()?;
     let now = queue.time().await.context("failed to read dead letters")?;
-    let filter = DeadFilter { names: Vec::new(), kind: args.which.kind, reason_code: args.which.reason };
+    let filter = args.which.filter(Vec::new(), now);
     // One more than is shown, to know whether there are more.
     let asked = args.limit.saturating_add(1);
     let mut letters = queue.dead_letters(&filter, asked).await.context("failed to read dead letters")?;
@@ -102,7 +183,24 @@ async fn list(args: ListArgs, shared: &Shared) -> anyhow::Result<Ending> {
     Ok(Ending::Well)
 }
 
+async fn show(args: ShowArgs, shared: &Shared) -> anyhow::Result<Ending> {
+    let queue = connect::queue()?;
+    let now = queue.time().await.context("failed to read dead letters")?;
+    let (filter, asked_for) = args.these.filter(now)?;
+    let letters = queue.dead_letters(&filter, usize::MAX).await.context("failed to read dead letters")?;
+    if args.json {
+        text::print(&letters.iter().map(json_line).collect::<String>())?;
+    } else if letters.is_empty() && asked_for == 0 {
+        text::print("no dead letters\n")?;
+    } else {
+        let told: Vec<String> = letters.iter().map(|letter| render_whole(letter, now, shared.style())).collect();
+        text::print(&told.join("\n"))?;
+    }
+    Ok(missing(asked_for, letters.len()))
+}
+
 fn json_line(letter: &DeadLetter) -> String {
+    let wish = letter.wish.as_ref();
     let json = serde_json::json!({
         "name": letter.name,
         "died": letter.died.to_string(),
@@ -111,8 +209,38 @@ fn json_line(letter: &DeadLetter) -> String {
         "attempts": letter.attempts,
         "lapses": letter.lapses,
         "body": letter.body,
+        "priority": wish.map(|wish| wish.priority),
+        "first_asked": wish.map(|wish| wish.first_asked.to_string()),
+        "last_asked": wish.map(|wish| wish.last_asked.to_string()),
+        "merges": wish.map(|wish| wish.merges),
+        "score": letter.score,
+        "can_be_redriven": letter.can_be_redriven,
     });
     json.to_string() + "\n"
+}
+
+/// Everything about one dead letter.
+fn render_whole(letter: &DeadLetter, now: Timestamp, style: Style) -> String {
+    let ago = |time: Timestamp| format!("{time} ({} ago)", span(now.since(time)));
+    let mut table = Table::new([("", Align::Left), ("", Align::Left)]);
+    table.row(["died", &ago(letter.died)]);
+    table.row(["reason", &format!("{}: {}", letter.reason_code, short(&letter.reason, 300))]);
+    if let Some(wish) = &letter.wish {
+        table.row(["priority", wish.priority.as_str()]);
+        table.row(["first asked", &ago(wish.first_asked)]);
+        table.row(["last asked", &ago(wish.last_asked)]);
+        table.row(["attempts", &letter.attempts.to_string()]);
+        table.row(["lapses", &letter.lapses.to_string()]);
+        table.row(["merged", &counted(wish.merges, "wish", "wishes")]);
+    }
+    if let Some(score) = &letter.score {
+        table.row(["score", score]);
+    }
+    if !letter.can_be_redriven {
+        table.row(["redrive", "not possible: it was too large to be kept whole"]);
+    }
+    table.row(["what came", &letter.body.as_deref().map_or_else(|| "nothing".to_owned(), |body| short(body, 500))]);
+    format!("{}\n{}", style.bold(&short(&letter.name, 200)), table.render(style))
 }
 
 /// Dead letters as a table.
@@ -140,25 +268,63 @@ pub fn render(letters: &[DeadLetter], more: bool, now: Timestamp, style: Style) 
     }
     let mut told = table.render(style);
     if more {
-        told.push_str("  and more: raise --limit, or narrow down with --kind and --reason\n");
+        told.push_str("  and more: raise --limit, or narrow down with --kind, --reason and --older-than\n");
     }
     told
 }
 
 async fn redrive(args: RedriveArgs) -> anyhow::Result<Ending> {
-    let names = args.names.iter().map(|name| normalised(name)).collect::<Result<Vec<_>, _>>()?;
-    let asked_for = names.len();
     let queue = connect::queue()?;
     let now = queue.time().await.context("failed to redrive")?;
-    let filter = DeadFilter { names, kind: args.which.kind, reason_code: args.which.reason };
+    let (filter, asked_for) = args.these.filter(now)?;
     let back = queue.redrive(now, &filter).await.context("failed to redrive")?;
-    text::print(&format!("brought back {}\n", counted(back as u64, "dead letter", "dead letters")))?;
-    if back < asked_for {
-        let missing = counted((asked_for - back) as u64, "of the names is", "of the names are");
-        eprintln!("{missing} no dead letter, or not of that kind and reason: see `refresh-worker dead list`");
-        return Ok(Ending::Badly);
+    text::print(&if args.json {
+        serde_json::json!({"redriven": back}).to_string() + "\n"
+    } else {
+        format!("brought back {}\n", counted(back as u64, "dead letter", "dead letters"))
+    })?;
+    Ok(missing(asked_for, back))
+}
+
+async fn purge(args: PurgeArgs) -> anyhow::Result<Ending> {
+    let queue = connect::queue()?;
+    let now = queue.time().await.context("failed to purge")?;
+    let (filter, asked_for) = args.these.filter(now)?;
+    let letters = queue.dead_letters(&filter, usize::MAX).await.context("failed to purge")?;
+    let number = counted(letters.len() as u64, "dead letter", "dead letters");
+    if !letters.is_empty() && !args.yes && !is_confirmed(&number)? {
+        return Err(Misuse(format!("nothing was deleted: this would delete {number} for good; add --yes")).into());
     }
-    Ok(Ending::Well)
+    let gone = queue.purge(&letters).await.context("failed to purge")?;
+    let stayed = letters.len() - gone;
+    text::print(&if args.json {
+        serde_json::json!({"purged": gone, "changed_meanwhile": stayed}).to_string() + "\n"
+    } else {
+        let stayed = if stayed > 0 { format!("; {stayed} changed meanwhile and stayed") } else { String::new() };
+        format!("deleted {}{stayed}\n", counted(gone as u64, "dead letter", "dead letters"))
+    })?;
+    Ok(missing(asked_for, letters.len()))
+}
+
+/// Asks a person; where there is none, the answer is no.
+pub(super) fn is_confirmed(number: &str) -> anyhow::Result<bool> {
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return Ok(false);
+    }
+    eprint!("delete {number} for good? [y/N] ");
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).context("failed to read the answer")?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+/// Says so when names were given that are no such dead letters.
+fn missing(asked_for: usize, found: usize) -> Ending {
+    if found >= asked_for {
+        return Ending::Well;
+    }
+    let missing = counted((asked_for - found) as u64, "of the names is", "of the names are");
+    eprintln!("{missing} no dead letter, or not of that kind, reason and age: see `refresh-worker dead list`");
+    Ending::Badly
 }
 
 /// A name as the queue keeps it: objects in their normal spelling, `mail:<id>` as it is.
@@ -166,14 +332,12 @@ fn normalised(name: &str) -> Result<String, Misuse> {
     if name.starts_with("mail:") {
         return Ok(name.to_owned());
     }
-    let object: ObjectId = name.parse().map_err(|error| Misuse(format!("nothing was brought back: {error}")))?;
+    let object: ObjectId = name.parse().map_err(|error| Misuse(format!("nothing was done: {error}")))?;
     Ok(object.to_string())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_millis(1_772_600_767_089);
@@ -189,6 +353,9 @@ mod tests {
                 attempts: 1,
                 lapses: 0,
                 body: None,
+                wish: None,
+                score: None,
+                can_be_redriven: true,
             },
             DeadLetter {
                 name: "mail:clan:#abc".to_owned(),
@@ -198,13 +365,16 @@ mod tests {
                 attempts: 0,
                 lapses: 0,
                 body: Some("{}".to_owned()),
+                wish: None,
+                score: Some("1".to_owned()),
+                can_be_redriven: true,
             },
         ];
         insta::assert_snapshot!(render(&letters, true, NOW, Style::PLAIN), @r"
         name                   age  attempts  reason
         clan:2PP        1 min 15 s         1  wrong_tag       asked for #2PP, got #2PQ
         mail:clan:#abc  1 h 06 min         0  impossible_tag  tag `abc` has the character 'A'
-        and more: raise --limit, or narrow down with --kind and --reason
+        and more: raise --limit, or narrow down with --kind, --reason and --older-than
         ");
         assert!(json_line(&letters[0]).starts_with('{'));
     }

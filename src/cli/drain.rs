@@ -2,16 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::Context as _;
 use clap::Args;
 
 use super::{Ending, Shared, connect, interrupt::Interrupts, progress::Shown, summary, text};
 use crate::{
     app,
-    config::Config,
     model::Priority,
     queue::Queue,
-    store::Store,
     worker::{RunOptions, Runs as _, Unwatched},
 };
 
@@ -49,7 +46,6 @@ pub async fn run(args: DrainArgs, shared: &Shared) -> anyhow::Result<Ending> {
     let config = connect::config()?;
     let mut interrupts = Interrupts::listen()?;
     let worker = app::from_config(&config)?;
-    prepare(&config, worker.store.as_ref()).await?;
     let report = if args.json {
         interrupts.until_done(Box::pin(worker.run(args.options(), &Unwatched)), || worker.stop.ask()).await
     } else {
@@ -66,14 +62,6 @@ pub async fn run(args: DrainArgs, shared: &Shared) -> anyhow::Result<Ending> {
     };
     text::print(&told)?;
     Ok(if report.stopped_because.is_failure() { Ending::Badly } else { Ending::Well })
-}
-
-/// Creates missing tables, as a cold start does.
-async fn prepare(config: &Config, store: &impl Store) -> anyhow::Result<()> {
-    if config.database.auto_migrate && config.worker.paused.is_none() {
-        store.migrate().await.context("failed to prepare the database")?;
-    }
-    Ok(())
 }
 
 impl DrainArgs {

@@ -6,6 +6,8 @@
 //! Exit codes: 0 done, 1 the command failed or found something wrong, 2 wrong usage or configuration.
 #![expect(clippy::doc_markdown, reason = "the comments on arguments are the help, read in a terminal without Markdown")]
 
+mod archive;
+mod backup;
 mod check;
 mod connect;
 mod dead;
@@ -13,14 +15,23 @@ mod dead;
 mod demo;
 mod drain;
 mod enqueue;
+mod explain;
 mod interrupt;
+mod jobs;
+mod keys;
 mod migrate;
 mod progress;
 mod queue;
+mod repair;
+mod report;
+mod restore;
+mod retention;
 #[cfg(feature = "embedded")]
 mod sim;
 mod summary;
 mod text;
+mod transfer;
+mod views;
 
 use std::{ffi::OsString, io, process::ExitCode};
 
@@ -28,7 +39,11 @@ use clap::{Args, Parser, Subcommand};
 
 use self::text::Style;
 use crate::{
-    config::{ConfigErrors, TelemetryConfig, env::process_var},
+    config::{
+        ConfigErrors, TelemetryConfig,
+        env::{environment_var, process_var},
+        secrets::{self, Secrets},
+    },
     telemetry,
 };
 
@@ -97,9 +112,25 @@ enum Command {
     Queue(queue::QueueArgs),
     Dead(dead::DeadArgs),
     Migrate(migrate::MigrateArgs),
+    Keys(keys::KeysArgs),
+    Report(report::ReportArgs),
+    Jobs(jobs::JobsArgs),
+    Views(views::ViewsArgs),
+    Retention(retention::RetentionArgs),
     Check(check::CheckArgs),
     #[cfg(feature = "embedded")]
     Sim(sim::SimArgs),
+}
+
+impl Command {
+    /// The demo and the simulator talk to nobody.
+    const fn needs_secrets(&self) -> bool {
+        #[cfg(feature = "embedded")]
+        if matches!(self, Self::Demo(_) | Self::Sim(_)) {
+            return false;
+        }
+        true
+    }
 }
 
 /// How a command ended that did what it could.
@@ -140,6 +171,9 @@ fn run(cli: Cli) -> anyhow::Result<Ending> {
 async fn dispatch(cli: Cli) -> anyhow::Result<Ending> {
     let shared = cli.shared;
     shared.start_log()?;
+    if cli.command.needs_secrets() && secrets::are_elsewhere(&environment_var) {
+        Secrets::read(&environment_var).await.put_in_force();
+    }
     match cli.command {
         #[cfg(feature = "embedded")]
         Command::Demo(args) => demo::run(args, &shared).await,
@@ -148,6 +182,11 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Ending> {
         Command::Queue(args) => queue::run(args, &shared).await,
         Command::Dead(args) => dead::run(args, &shared).await,
         Command::Migrate(args) => migrate::run(args).await,
+        Command::Keys(args) => Box::pin(keys::run(args, &shared)).await,
+        Command::Report(args) => report::run(args, &shared).await,
+        Command::Jobs(args) => jobs::run(args, &shared).await,
+        Command::Views(args) => views::run(args, &shared).await,
+        Command::Retention(args) => retention::run(args, &shared).await,
         Command::Check(args) => check::run(args, &shared).await,
         #[cfg(feature = "embedded")]
         Command::Sim(args) => sim::run(args, &shared).await,

@@ -66,7 +66,13 @@ impl Progress for Shown {
             return;
         }
         match self {
-            Self::Bar(bar) => bar.inc(1),
+            Self::Bar(bar) => {
+                // Follow-ups come on top of what waited at first.
+                if bar.length().is_some_and(|total| bar.position() >= total) {
+                    bar.inc_length(1);
+                }
+                bar.inc(1);
+            }
             Self::Lines(lines) => {
                 if let Some(line) = lines.settled() {
                     eprintln!("  {line}");
@@ -113,10 +119,11 @@ fn millis(duration: Duration) -> u64 {
 fn line(done: u64, total: Option<u64>, elapsed: Duration) -> String {
     let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
     match total {
-        Some(total) => {
+        Some(total) if done <= total => {
             let left = Duration::from_secs_f64(total.saturating_sub(done) as f64 / rate.max(0.001));
             format!("{} of {}, {rate:.1} a second, {} left", count(done), count(total), span(left))
         }
+        Some(_) => format!("{} done with what followed, {rate:.1} a second", count(done)),
         None => format!("{} done, {rate:.1} a second", count(done)),
     }
 }
@@ -141,5 +148,11 @@ mod tests {
     #[test]
     fn without_a_total_a_line_promises_no_end() {
         assert_eq!(line(90, None, Duration::from_secs(3)), "90 done, 30.0 a second");
+    }
+
+    #[test]
+    fn what_follows_is_not_told_as_a_part_of_what_waited() {
+        assert_eq!(line(30, Some(30), Duration::from_secs(3)), "30 of 30, 10.0 a second, 0 ms left");
+        assert_eq!(line(33, Some(30), Duration::from_secs(3)), "33 done with what followed, 11.0 a second");
     }
 }

@@ -1,4 +1,4 @@
-//! `queue stats` and `queue export`: looking at what waits, and handing it back to the old worker.
+//! `queue`: `stats` and `export` here, the other tools in files of their own.
 
 use std::{fmt::Write as _, fs, path::PathBuf};
 
@@ -6,17 +6,19 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
-    Ending, Misuse, Shared, connect,
+    Ending, Misuse, Shared, backup, connect, explain, restore,
     text::{self, Align, Style, Table, count, counted, span},
+    transfer,
 };
 use crate::{
     clock::Timestamp,
+    config::{Pause, WorkerConfig, env::process_var},
     model::Priority,
-    queue::{Exported, Queue, QueueStats, mailbox},
+    queue::{Exported, Maintenance, Queue, QueueStats, Slots as _, mailbox},
     worker::report::QueueReport,
 };
 
-/// Shows what waits, or hands it back to the old worker
+/// Shows what waits and why, backs it up, moves it, or hands it back to the old worker
 #[derive(Debug, Args)]
 pub struct QueueArgs {
     #[command(subcommand)]
@@ -26,7 +28,13 @@ pub struct QueueArgs {
 #[derive(Debug, Subcommand)]
 enum QueueCommand {
     Stats(StatsArgs),
+    Explain(explain::ExplainArgs),
+    Backup(backup::BackupArgs),
+    Restore(restore::RestoreArgs),
+    #[command(name = "migrate")]
+    Transfer(transfer::TransferArgs),
     Export(ExportArgs),
+    Repair(super::repair::RepairArgs),
 }
 
 /// Shows how many requests wait, and in what state
@@ -75,8 +83,13 @@ enum Format {
 pub async fn run(args: QueueArgs, shared: &Shared) -> anyhow::Result<Ending> {
     match args.command {
         QueueCommand::Stats(args) => stats(&args, shared).await,
+        QueueCommand::Explain(args) => explain::run(args, shared).await,
+        QueueCommand::Backup(args) => backup::run(args).await,
+        QueueCommand::Restore(args) => restore::run(args).await,
+        QueueCommand::Transfer(args) => transfer::run(args).await,
         QueueCommand::Export(args) if args.return_to_mailbox => return_to_mailbox(&args).await,
         QueueCommand::Export(args) => export(&args).await,
+        QueueCommand::Repair(args) => super::repair::run(&args).await,
     }
 }
 
@@ -84,13 +97,30 @@ async fn stats(args: &StatsArgs, shared: &Shared) -> anyhow::Result<Ending> {
     let queue = connect::queue()?;
     let now = queue.time().await.context("failed to read the queue")?;
     let stats = queue.stats(now).await.context("failed to read the queue")?;
+    let maintenance = queue.maintenance().await.context("failed to read the queue")?;
+    let paused = paused(WorkerConfig::read(&process_var)?.paused, maintenance);
     let told = if args.json {
-        serde_json::to_string_pretty(&QueueReport::new(&stats, now))? + "\n"
+        let mut json = serde_json::to_value(QueueReport::new(&stats, now))?;
+        json["paused"] = paused.map_or(serde_json::Value::Null, |because| serde_json::json!({"because": because}));
+        serde_json::to_string_pretty(&json)? + "\n"
     } else {
-        render(&stats, now, shared.style())
+        let paused = paused.map(|because| shared.style().warn(&format!("  paused: {because}\n")));
+        render(&stats, now, shared.style()) + &paused.unwrap_or_default()
     };
     text::print(&told)?;
     Ok(Ending::Well)
+}
+
+/// What keeps runs from working although everything is well. The switches are those of this environment.
+fn paused(pause: Option<Pause>, maintenance: Option<Maintenance>) -> Option<String> {
+    match (pause, maintenance) {
+        (Some(Pause::RefreshPaused), _) => Some("REFRESH_PAUSED is true".to_owned()),
+        (Some(Pause::DisableAutoRefreshQueue), _) => Some("DISABLE_AUTO_REFRESH_QUEUE is true".to_owned()),
+        (None, Some(maintenance)) => {
+            Some(format!("the API is in maintenance, the next probe is at {}", maintenance.next_probe))
+        }
+        (None, None) => None,
+    }
 }
 
 fn render(stats: &QueueStats, now: Timestamp, style: Style) -> String {

@@ -47,6 +47,10 @@ pub struct SimArgs {
     /// Accept only this key; may be given several times. Without it any key is accepted
     #[arg(long, value_name = "KEY")]
     token: Vec<String>,
+    /// Open an account of the simulated developer portal; may be given several times. From the first one on the API
+    /// accepts the keys of accounts, and those of --token
+    #[arg(long, value_name = "EMAIL:PASSWORD", value_parser = parse_account)]
+    account: Vec<(String, String)>,
     /// Serve the recorded responses of this folder instead of a generated world; its manifest.json lists them
     #[arg(long, value_name = "DIR")]
     fixtures: Option<PathBuf>,
@@ -56,8 +60,13 @@ pub async fn run(args: SimArgs, shared: &Shared) -> anyhow::Result<Ending> {
     let key = args.token.first().cloned().unwrap_or_else(|| ANY_KEY.to_owned());
     let listen = args.listen;
     let mut interrupts = Interrupts::listen()?;
+    let accounts = args.account.clone();
     let simulator = Simulator::start_on(listen, args.into_config()).await.context("failed to start the simulator")?;
-    let welcome = Welcome { base_url: simulator.base_url().as_str(), key: &key, world: &simulator.world() }
+    for (email, password) in &accounts {
+        simulator.open_account(email, password);
+    }
+    let account = accounts.first();
+    let welcome = Welcome { base_url: simulator.base_url().as_str(), key: &key, world: &simulator.world(), account }
         .render(shared.style());
     text::print(&welcome)?;
     interrupts.next().await;
@@ -82,16 +91,22 @@ impl SimArgs {
     }
 }
 
+fn parse_account(text: &str) -> Result<(String, String), String> {
+    let (email, password) = text.split_once(':').ok_or("expected EMAIL:PASSWORD")?;
+    Ok((email.to_owned(), password.to_owned()))
+}
+
 /// What stands on the screen while it serves.
 struct Welcome<'a> {
     base_url: &'a str,
     key: &'a str,
     world: &'a Census,
+    account: Option<&'a (String, String)>,
 }
 
 impl Welcome<'_> {
     fn render(&self, style: Style) -> String {
-        let Self { base_url, key, world } = self;
+        let Self { base_url, key, world, account } = self;
         let control = base_url.trim_end_matches("/v1");
         let clans = counted(world.clan_tags().len() as u64, "clan", "clans");
         let players = counted(world.player_tags().len() as u64, "player", "players");
@@ -105,10 +120,15 @@ impl Welcome<'_> {
                 let _ = writeln!(text, "  {line}");
             }
         };
-        section(
-            "Point the worker at it",
-            &[format!("export COC_BASE_URL={base_url}"), format!("export COC_API_TOKEN={key}")],
-        );
+        let mut settings = vec![format!("export COC_BASE_URL={base_url}")];
+        match account {
+            Some((email, password)) => settings.extend([
+                format!("export COC_PORTAL_URL={control}"),
+                format!("export COC_EMAIL={email} COC_PASSWORD={password}"),
+            ]),
+            None => settings.push(format!("export COC_API_TOKEN={key}")),
+        }
+        section("Point the worker at it", &settings);
         if !objects.is_empty() {
             section("Ask for something that is there", &[format!("refresh-worker enqueue {}", objects.join(" "))]);
         }
@@ -128,6 +148,18 @@ impl Welcome<'_> {
                 format!("{post} -d '{{\"on\": true}}' {control}/_sim/maintenance"),
             ],
         );
+        if account.is_some() {
+            section(
+                "The developer portal",
+                &[
+                    format!("curl {control}/_sim/portal    # accounts, their keys, what was asked for"),
+                    format!(
+                        "{post} -d '{{\"address\": \"198.51.100.4\"}}' {control}/_sim/portal/address    # all clients move"
+                    ),
+                    format!("{post} -d '{{\"what\": \"temporary\"}}' {control}/_sim/portal/trouble    # null: none"),
+                ],
+            );
+        }
         text.push_str("\nCtrl-C ends it.\n");
         text
     }
@@ -139,7 +171,8 @@ mod tests {
 
     #[test]
     fn the_welcome_says_how_to_point_the_worker_at_it_and_how_to_meddle() {
-        let welcome = Welcome { base_url: "http://127.0.0.1:8080/v1", key: "k", world: &Census::default() };
+        let base_url = "http://127.0.0.1:8080/v1";
+        let welcome = Welcome { base_url, key: "k", world: &Census::default(), account: None };
         insta::assert_snapshot!(welcome.render(Style::PLAIN), @r#"
         simulated API at http://127.0.0.1:8080/v1: 0 clans, 0 players
 
@@ -157,5 +190,17 @@ mod tests {
 
         Ctrl-C ends it.
         "#);
+    }
+
+    #[test]
+    fn with_an_account_the_welcome_points_the_worker_at_the_portal() {
+        let account = ("a@x.com".to_owned(), "p".to_owned());
+        let base_url = "http://127.0.0.1:8080/v1";
+        let welcome = Welcome { base_url, key: "k", world: &Census::default(), account: Some(&account) };
+        let text = welcome.render(Style::PLAIN);
+        assert!(
+            text.contains("  export COC_PORTAL_URL=http://127.0.0.1:8080\n  export COC_EMAIL=a@x.com COC_PASSWORD=p\n")
+        );
+        assert!(text.contains("/_sim/portal/address") && !text.contains("COC_API_TOKEN"), "{text}");
     }
 }

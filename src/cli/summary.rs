@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use super::text::{Align, Style, Table, count, counted, percent, short, span};
 use crate::{
+    derive::invalidate::Invalidated,
     model::{Kind, Outcome},
     worker::report::{QueueReport, RunReport, StopReason},
 };
@@ -53,6 +54,7 @@ pub const fn stopped(reason: StopReason) -> &'static str {
         StopReason::RefreshPaused => "refreshing is switched off (REFRESH_PAUSED or DISABLE_AUTO_REFRESH_QUEUE)",
         StopReason::AlreadyRunning => "another run holds every API key",
         StopReason::KeysPaused => "every API key rests after a refusal",
+        StopReason::DayUsedUp => "the calls that COC_REQS_PER_DAY allows are made",
         StopReason::Maintenance => "the API is in maintenance",
         StopReason::CircuitOpen => "too many calls in a row failed: the API is in trouble",
         StopReason::NoUsableKey => "no API key is accepted any more",
@@ -119,9 +121,37 @@ fn facts_of(report: &RunReport) -> Vec<(&'static str, String)> {
     if report.api_requests > 0 {
         facts.push(("budget", budget(report)));
     }
+    if report.followups > 0 {
+        let followups = counted(report.followups, "request", "requests");
+        facts.push((
+            "follow-up",
+            format!("{followups} made of what the answers said: next looks at wars, members of clans"),
+        ));
+    }
+    if report.events > 0 {
+        facts.push(("events", format!("{} told", counted(report.events, "change", "changes"))));
+    }
+    if report.cache_keys_deleted > 0 {
+        facts.push(("caches", format!("{} deleted", counted(report.cache_keys_deleted, "key", "keys"))));
+    }
     if report.lapsed > 0 {
         let lapsed = counted(report.lapsed, "lease", "leases");
         facts.push(("lapsed", format!("{lapsed} of dead runs taken back")));
+    }
+    if report.repaired.total() > 0 {
+        facts.push(("repaired", super::repair::told(&report.repaired)));
+    }
+    if let Some(told) = &report.after.caches {
+        facts.push(("caches", caches(told)));
+    }
+    if let Some((refreshed, failed)) = report.after.views_refreshed_and_failed().filter(|counts| *counts != (0, 0)) {
+        facts.push(("views", format!("{} refreshed, {} failed", count(refreshed), count(failed))));
+    }
+    if let Some(stats) = report.after.stats.as_ref().filter(|stats| !stats.jobs.is_empty()) {
+        facts.push(("jobs", format!("{} completed, {} failed", count(stats.completed), count(stats.failed))));
+    }
+    if let Some(thinned) = report.after.retention.as_ref().filter(|thinned| thinned.deleted > 0) {
+        facts.push(("thinned", counted(thinned.deleted, "old snapshot", "old snapshots")));
     }
     if let Some(queue) = &report.queue {
         facts.push(("queue", queue_left(queue)));
@@ -140,6 +170,17 @@ fn mail(report: &RunReport) -> String {
     }
     if report.mail.orphans_dropped > 0 {
         let _ = write!(text, ", {} dropped because their data never came", count(report.mail.orphans_dropped));
+    }
+    text
+}
+
+fn caches(told: &Invalidated) -> String {
+    let mut text = format!("{} told", counted(told.tags, "tag", "tags"));
+    if told.lost > 0 {
+        let _ = write!(text, ", {} lost", count(told.lost));
+    }
+    if let Some(failure) = &told.failure {
+        let _ = write!(text, ": failed to {}", short(failure, 140));
     }
     text
 }
@@ -187,6 +228,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::Timestamp,
+        model::Priority,
         worker::report::{MailReport, RunEnd, Tally},
     };
 
@@ -199,6 +241,7 @@ mod tests {
             calls_allowed: 312.0,
             keys_usable: 1,
             keys_held: 1,
+            day: None,
             queue: Some(QueueReport { delayed: 1, dead_letters: 2, ..QueueReport::default() }),
         }
     }
@@ -206,11 +249,11 @@ mod tests {
     fn tally() -> Tally {
         let mut tally = Tally::new("run".to_owned(), Timestamp::EPOCH);
         for _ in 0..90 {
-            tally.count(Kind::Clan, Outcome::Stored);
+            tally.count(Kind::Clan, Priority::High, Outcome::Stored);
         }
-        tally.count(Kind::Player, Outcome::Gone);
-        tally.count(Kind::Player, Outcome::DeadLetter);
-        tally.count(Kind::War, Outcome::PrivateWarLog);
+        tally.count(Kind::Player, Priority::High, Outcome::Gone);
+        tally.count(Kind::Player, Priority::High, Outcome::DeadLetter);
+        tally.count(Kind::War, Priority::High, Outcome::PrivateWarLog);
         tally.mail = MailReport { admitted: 93, unreadable: 1, orphans_dropped: 0 };
         tally
     }

@@ -163,6 +163,27 @@ pub fn span(duration: Duration) -> String {
     }
 }
 
+/// Reads a time span: `90s`, `30m`, `12h`, `2d`, `1w`.
+///
+/// # Errors
+/// What would do.
+pub fn parse_span(text: &str) -> Result<Duration, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let seconds: u64 = match unit.trim() {
+        "s" => 1,
+        "m" | "min" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        "w" => 7 * 24 * 3600,
+        _ => 0,
+    };
+    let span = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds));
+    match span {
+        Some(span) if seconds > 0 && span <= 100 * 366 * 24 * 3600 => Ok(Duration::from_secs(span)),
+        _ => Err("expected a number and a unit, such as 90s, 30m, 12h, 2d or 1w".to_owned()),
+    }
+}
+
 /// `0.9871` as `98.7 %`.
 #[must_use]
 pub fn percent(part: f64) -> String {
@@ -170,7 +191,6 @@ pub fn percent(part: f64) -> String {
 }
 
 /// `5300000` as `5.3 MB`.
-#[cfg(feature = "embedded")]
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
 pub fn bytes(number: u64) -> String {
@@ -207,6 +227,15 @@ mod tests {
         let shown: Vec<String> =
             [0, 350, 10_640, 252_000, 11_100_000, 187_200_000].map(|ms| span(Duration::from_millis(ms))).to_vec();
         assert_eq!(shown, ["0 ms", "350 ms", "10.6 s", "4 min 12 s", "3 h 05 min", "2 d 4 h"]);
+    }
+
+    #[test]
+    fn a_span_is_read_with_its_unit() {
+        assert_eq!(parse_span("2d"), Ok(Duration::from_secs(172_800)));
+        assert_eq!(parse_span("30 min"), Ok(Duration::from_secs(1800)));
+        for wrong in ["", "2", "d", "-2d", "2y", "1.5h", "99999999999999999999d", "2dä"] {
+            assert!(parse_span(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::{Config, Pause};
+use super::{Config, Pause, PortalConfig};
 
 /// A [`Config`] that can be printed.
 #[derive(Debug)]
@@ -23,14 +23,21 @@ impl Effective<'_> {
     /// Name and value of every setting.
     #[must_use]
     pub fn settings(&self) -> Vec<(&'static str, String)> {
-        let Config { redis, database, api, worker, telemetry } = self.0;
+        let Config { redis, database, api, worker, after, telemetry } = self.0;
         let or = |value: Option<String>, unset: &str| value.unwrap_or_else(|| unset.to_owned());
         vec![
             ("REDIS_URL", server(&redis.url)),
+            ("REDIS_CLUSTER", redis.cluster.to_string()),
             ("DATABASE_URL", server(&database.url)),
             ("COC_API_TOKEN(S)", keys(api.tokens.len())),
+            ("COC_EMAIL", accounts(api.portal.as_ref().map_or(0, |portal| portal.accounts.len()))),
+            ("COC_KEY_NAME", or(api.portal.as_ref().map(|portal| portal.key_name.clone()), "not used")),
+            ("COC_KEY_COUNT", or(api.portal.as_ref().map(|portal| portal.key_count.to_string()), "not used")),
+            ("EGRESS_IPS", or(api.portal.as_ref().and_then(addresses), "not set")),
+            ("COC_PORTAL_URL", or(api.portal.as_ref().map(|portal| portal.url.to_string()), "not used")),
             ("COC_BASE_URL", api.base_url.to_string()),
             ("COC_REQS_PER_SEC", api.reqs_per_sec.to_string()),
+            ("COC_REQS_PER_DAY", or(api.reqs_per_day.map(|calls| calls.to_string()), "no limit")),
             ("KEYS_PER_RUN", or(api.keys_per_run.map(|count| count.to_string()), "all")),
             ("QUEUE_NAMESPACE", redis.namespace.clone()),
             ("LEASE_SECONDS", worker.lease.as_secs().to_string()),
@@ -39,9 +46,18 @@ impl Effective<'_> {
             ("MAX_RUNTIME_SECONDS", or(worker.max_runtime.map(|time| time.as_secs().to_string()), "no limit")),
             ("REFRESH_PAUSED", (worker.paused == Some(Pause::RefreshPaused)).to_string()),
             ("DISABLE_AUTO_REFRESH_QUEUE", (worker.paused == Some(Pause::DisableAutoRefreshQueue)).to_string()),
+            ("FOLLOWUP_WARS", worker.follow_ups.wars.to_string()),
+            ("FOLLOWUP_PLAYERS_PER_CLAN", worker.follow_ups.players_per_clan.to_string()),
+            ("REFRESH_EVENTS_STREAM", or(worker.events.as_ref().map(|events| events.stream.clone()), "none")),
+            ("REFRESH_EVENTS_MAXLEN", or(worker.events.as_ref().map(|events| events.most.to_string()), "not used")),
+            ("CACHE_KEY_TEMPLATES", or(list(&worker.cache_key_templates), "none")),
             ("DB_POOL_MAX", database.max_connections.to_string()),
             ("DB_STATEMENT_CACHE", database.statement_cache.to_string()),
             ("AUTO_MIGRATE", database.auto_migrate.to_string()),
+            ("CACHE_INVALIDATION_URL", or(after.invalidation.as_ref().map(|one| address(&one.url)), "not set")),
+            ("REFRESH_VIEWS", or(list(&after.views), "none")),
+            ("STATS_FUNCTIONS", or(after.stats.as_ref().and_then(|stats| list(&stats.functions)), "none")),
+            ("SNAPSHOT_RETENTION_DAYS", or(after.retention_days.map(|days| days.to_string()), "all are kept")),
             ("ENVIRONMENT", telemetry.environment.clone()),
             ("LOG_LEVEL", telemetry.log_level.clone()),
         ]
@@ -52,6 +68,30 @@ impl fmt::Display for Effective<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.settings().iter().try_for_each(|(name, value)| writeln!(f, "{name} = {value}"))
     }
+}
+
+fn accounts(count: usize) -> String {
+    match count {
+        0 => "none".to_owned(),
+        1 => "1 account (not shown)".to_owned(),
+        count => format!("{count} accounts (not shown)"),
+    }
+}
+
+fn addresses(portal: &PortalConfig) -> Option<String> {
+    let addresses: Vec<String> = portal.egress_ips.iter().map(ToString::to_string).collect();
+    (!addresses.is_empty()).then(|| addresses.join(","))
+}
+
+fn list(entries: &[impl fmt::Display]) -> Option<String> {
+    let entries: Vec<String> = entries.iter().map(ToString::to_string).collect();
+    (!entries.is_empty()).then(|| entries.join(","))
+}
+
+/// A URL without its query, which may hold a secret.
+fn address(url: &Url) -> String {
+    let query = if url.query().is_some() { "?***" } else { "" };
+    format!("{}{}{query}", url.origin().ascii_serialization(), url.path())
 }
 
 fn keys(count: usize) -> String {

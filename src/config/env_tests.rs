@@ -40,6 +40,7 @@ fn without_settings_the_defaults_of_the_table_hold() {
     assert_eq!(config.worker.max_attempts, defaults.max_attempts);
     assert_eq!(config.worker.deadline_buffer, defaults.deadline_buffer);
     assert_eq!((config.worker.max_runtime, config.worker.paused), (defaults.max_runtime, defaults.paused));
+    assert_eq!(config.worker.follow_ups, defaults.follow_ups);
     assert_eq!(config.telemetry.log_level, TelemetryConfig::default().log_level);
     assert_eq!(config.telemetry.environment, TelemetryConfig::default().environment);
     assert_eq!((config.database.max_connections, config.database.statement_cache), (5, 100));
@@ -102,6 +103,17 @@ fn every_spelling_of_the_database_url_becomes_one() {
         };
         let config = DatabaseConfig::read(&vars).unwrap();
         assert_eq!(config.url.expose_secret(), "postgresql://worker:p%40w@db:5433/coc?sslmode=require");
+    }
+}
+
+#[test]
+fn a_cluster_is_reached_by_host_and_port_and_has_database_0_only() {
+    for url in ["redis://h", "rediss://u:p@h:6380/0", "redis://h/"] {
+        assert!(read(&[("REDIS_URL", url), ("REDIS_CLUSTER", "true")]).unwrap().redis.cluster);
+    }
+    for url in ["redis://h/3", "unix:///run/redis.sock"] {
+        let errors = read(&[("REDIS_URL", url), ("REDIS_CLUSTER", "true")]).unwrap_err().to_string();
+        assert!(errors.contains("REDIS_URL") && errors.contains("REDIS_CLUSTER=true"), "{errors}");
     }
 }
 
@@ -178,7 +190,7 @@ fn a_problem_names_the_variable_its_value_and_what_would_do() {
             problem(&[("DATABASE_URL", "postgres://worker:hunter#2@db/coc")]),
             problem(&[("COC_API_TOKENS", "one.key, Bearer two.key")]),
             problem(&[("LOG_LEVEL", "loud")]),
-            problem(&[("COC_API_TOKEN", ""), ("COC_EMAIL", "me@example.org"), ("COC_PASSWORD", "hunter2")]),
+            problem(&[("COC_EMAIL", "me@example.org")]),
         ]
         .join("\n")
     );
@@ -235,5 +247,24 @@ fn no_rendering_of_the_configuration_shows_a_secret() {
         for rendering in [errors.to_string(), format!("{errors:?}"), warnings(&lookup(pairs)).join("\n")] {
             assert!(!rendering.contains(SECRET), "{rendering}");
         }
+    }
+}
+
+#[test]
+fn the_stream_of_events_has_a_name_of_its_own() {
+    let events = read(&[("REFRESH_EVENTS_STREAM", "refresh_events")]).unwrap().worker.events.unwrap();
+    assert_eq!((events.stream.as_str(), events.most), ("refresh_events", 100_000));
+    assert_eq!(read(&[]).unwrap().worker.events, None);
+    for name in ["refresh_queue", "{refresh}:ready", "two words"] {
+        assert!(problem(&[("REFRESH_EVENTS_STREAM", name)]).contains("a key of its own"), "{name}");
+    }
+}
+
+#[test]
+fn a_template_of_cache_keys_needs_the_tag_and_knows_no_other_braces() {
+    let templates = |text| read(&[("CACHE_KEY_TEMPLATES", text)]).unwrap().worker.cache_key_templates;
+    assert_eq!(templates(" a:{tag} , b/{kind}/{tag},"), ["a:{tag}", "b/{kind}/{tag}"]);
+    for text in ["snapshot:clan", "a:{tag},snapshot:{clan}", "{x}:{tag}", "a {tag}"] {
+        assert!(problem(&[("CACHE_KEY_TEMPLATES", text)]).contains("each with {tag}"), "{text}");
     }
 }

@@ -1,17 +1,22 @@
 //! Configuration: plain structs by concern. A leaf.
 //!
 //! [`mod@env`] reads and validates every environment variable at once, so that an operator sees all problems together;
-//! [`variables`] is the table of them that the documents are made from. No other module reads the environment. Secrets are [`SecretString`]s and print as nothing.
+//! [`variables`] is the table of them that the documents are made from; [`secrets`] reads those secrets that are kept
+//! elsewhere. No other module reads the environment. Secrets are [`SecretString`]s and print as nothing.
 
+mod accounts;
+mod after;
 mod effective;
 pub mod env;
+pub mod secrets;
 pub mod variables;
 
-use std::time::Duration;
+use std::{net::IpAddr, num::NonZeroU64, path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 use url::Url;
 
+pub use after::{AfterConfig, InvalidationConfig, StatsConfig, StatsFunction, ViewConfig};
 pub use effective::Effective;
 pub use env::{ConfigErrors, Role};
 pub use variables::{VARIABLES, Variable};
@@ -26,19 +31,30 @@ pub struct Config {
     pub database: DatabaseConfig,
     pub api: ApiConfig,
     pub worker: WorkerConfig,
+    pub after: AfterConfig,
     pub telemetry: TelemetryConfig,
 }
 
-/// The queue's server: `REDIS_URL`, `QUEUE_NAMESPACE`.
+/// The queue's server: `REDIS_URL`, `REDIS_CLUSTER`, `QUEUE_NAMESPACE`.
 #[derive(Clone, Debug)]
 pub struct RedisConfig {
     /// `redis://`, `rediss://` or `unix://`, with user, password and database number.
     pub url: SecretString,
+    /// The server belongs to a cluster.
+    pub cluster: bool,
     /// Names our own keys, as in `{refresh}:ready`.
     pub namespace: String,
 }
 
-/// The store: `DATABASE_URL`, `DB_POOL_MAX`, `DB_STATEMENT_CACHE`, `AUTO_MIGRATE`.
+/// Where backups of the queue go: `QUEUE_BACKUP_DIR`, `QUEUE_BACKUP_RETENTION_DAYS`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupConfig {
+    pub folder: Option<PathBuf>,
+    /// Older ones are deleted by the next one.
+    pub retention: Duration,
+}
+
+/// The store: `DATABASE_URL` (or `RDS_PROXY_ENDPOINT` and its companions), `DB_POOL_MAX`, `DB_STATEMENT_CACHE`, `AUTO_MIGRATE`.
 #[derive(Clone, Debug)]
 pub struct DatabaseConfig {
     pub url: SecretString,
@@ -48,7 +64,8 @@ pub struct DatabaseConfig {
     pub auto_migrate: bool,
 }
 
-/// The upstream: `COC_BASE_URL`, `COC_API_TOKEN(S)`, `COC_REQS_PER_SEC`, `COC_MAX_REQS_PER_SEC`, `KEYS_PER_RUN`.
+/// The upstream: `COC_BASE_URL`, `COC_API_TOKEN(S)`, `COC_REQS_PER_SEC`, `COC_MAX_REQS_PER_SEC`,
+/// `COC_REQS_PER_DAY`, `KEYS_PER_RUN`.
 #[derive(Clone, Debug)]
 pub struct ApiConfig {
     /// With the version: `https://api.clashofclans.com/v1`.
@@ -58,9 +75,36 @@ pub struct ApiConfig {
     pub reqs_per_sec: u32,
     /// How many keys one run may hold; `None` is all.
     pub keys_per_run: Option<usize>,
+    /// Calls a day (UTC) over all keys and runs; `None` is no limit.
+    pub reqs_per_day: Option<NonZeroU64>,
+    /// Keys come from the developer portal, too.
+    pub portal: Option<PortalConfig>,
 }
 
-/// One run: `LEASE_SECONDS`, `MAX_ATTEMPTS`, `DEADLINE_BUFFER_MS`, `MAX_RUNTIME_SECONDS`, `REFRESH_PAUSED`.
+/// The developer portal: `COC_EMAIL`, `COC_PASSWORD`, `COC_ACCOUNTS`, `COC_KEY_NAME`, `COC_KEY_COUNT`, `EGRESS_IPS`, `COC_PORTAL_URL`.
+#[derive(Clone, Debug)]
+pub struct PortalConfig {
+    pub url: Url,
+    pub accounts: Vec<PortalAccount>,
+    /// Keys of this name are ours; others are never touched.
+    pub key_name: String,
+    /// Keys in each account, 1 to 10.
+    pub key_count: usize,
+    /// Our own addresses; empty when the portal is to say which one it sees.
+    pub egress_ips: Vec<IpAddr>,
+}
+
+/// One account of the portal.
+#[derive(Clone, Debug)]
+pub struct PortalAccount {
+    /// `COC_EMAIL`, `COC_EMAIL_2` …, `COC_ACCOUNTS[1]` …: how it is called in messages, which never show the address.
+    pub variable: String,
+    pub email: SecretString,
+    pub password: SecretString,
+}
+
+/// One run: `LEASE_SECONDS`, `MAX_ATTEMPTS`, `DEADLINE_BUFFER_MS`, `MAX_RUNTIME_SECONDS`, `REFRESH_PAUSED`, and what
+/// follows its commits.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
     pub lease: Duration,
@@ -69,6 +113,39 @@ pub struct WorkerConfig {
     pub max_runtime: Option<Duration>,
     /// Runs stop at once and say why.
     pub paused: Option<Pause>,
+    pub follow_ups: FollowUpConfig,
+    pub events: Option<EventsConfig>,
+    /// `CACHE_KEY_TEMPLATES`: the keys of readers that are deleted when what they hold is old.
+    pub cache_key_templates: Vec<String>,
+}
+
+/// Where changes are told: `REFRESH_EVENTS_STREAM`, `REFRESH_EVENTS_MAXLEN`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EventsConfig {
+    /// The name of a stream in the queue's Redis.
+    pub stream: String,
+    /// About so many of the newest entries are kept.
+    pub most: u64,
+}
+
+/// What is asked for because of an answer: `FOLLOWUP_WARS`, `FOLLOWUP_PLAYERS_PER_CLAN`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowUpConfig {
+    /// Wars are looked at again when there will be news.
+    pub wars: bool,
+    /// Of a refreshed clan so many members at most, whose documents are old; 0 is none.
+    pub players_per_clan: usize,
+}
+
+impl FollowUpConfig {
+    /// Nothing follows.
+    pub const NONE: Self = Self { wars: false, players_per_clan: 0 };
+}
+
+impl Default for FollowUpConfig {
+    fn default() -> Self {
+        Self { wars: true, players_per_clan: 5 }
+    }
 }
 
 /// Which switch stops the worker.
@@ -96,6 +173,9 @@ impl Default for WorkerConfig {
             deadline_buffer: Duration::from_millis(5000),
             max_runtime: None,
             paused: None,
+            follow_ups: FollowUpConfig::default(),
+            events: None,
+            cache_key_templates: Vec::new(),
         }
     }
 }

@@ -55,15 +55,32 @@ pub const VARIABLES: &[Variable] = &[
          Producers always write to database 0.",
         "redis://localhost:6379",
     ),
+    with_default(
+        "REDIS_CLUSTER",
+        "false",
+        "`true` when REDIS_URL names a node, or the configuration endpoint, of a cluster. A cluster has only database 0.",
+        "true",
+    ),
     secret(
         "DATABASE_URL",
         "required",
         "The PostgreSQL database, in any spelling in use: `postgres://`, `postgresql://`, `postgresql+psycopg://`.",
         "postgresql://worker:password@localhost:5432/coc",
     ),
+    without_default(
+        "RDS_PROXY_ENDPOINT",
+        "`DATABASE_URL` holds",
+        "A second spelling of the database, of which `DATABASE_URL` is the first: the host, with the four settings below. TLS \
+         is required.",
+        "worker.proxy-abc.eu-central-1.rds.amazonaws.com",
+    ),
+    with_default("RDS_PORT", "5432", "The port that belongs to `RDS_PROXY_ENDPOINT`.", "5432"),
+    without_default("RDS_DBNAME", "none", "The database that belongs to `RDS_PROXY_ENDPOINT`.", "coc"),
+    without_default("RDS_USERNAME", "none", "The user that belongs to `RDS_PROXY_ENDPOINT`.", "worker"),
+    secret("RDS_PASSWORD", "none", "The password that belongs to `RDS_PROXY_ENDPOINT`.", "its-password"),
     secret(
         "COC_API_TOKEN",
-        "required (refresh), unless `COC_API_TOKENS` is set",
+        "required (refresh), unless `COC_API_TOKENS` or `COC_EMAIL` is set",
         "A key of the Clash of Clans API, made at <https://developer.clashofclans.com> for this machine's address.",
         "put-your-key-here",
     ),
@@ -72,6 +89,41 @@ pub const VARIABLES: &[Variable] = &[
         "none",
         "Several keys, separated by commas; used together with `COC_API_TOKEN`, each within its own rate.",
         "first-key,second-key",
+    ),
+    secret(
+        "COC_EMAIL",
+        "none",
+        "An account of the developer portal, whose keys the worker makes and renews by itself, with `COC_PASSWORD`. More \
+         accounts: `COC_EMAIL_2` and `COC_PASSWORD_2`, up to 9.",
+        "you@example.com",
+    ),
+    secret("COC_PASSWORD", "none", "The password that belongs to `COC_EMAIL`.", "its-password"),
+    secret(
+        "COC_ACCOUNTS",
+        "none",
+        "Several accounts in one variable, beside the above: `email:password` separated by commas, or a JSON list of \
+         objects with `email` and `password` (for passwords with a comma).",
+        "one@example.com:its-password,two@example.com:its-password",
+    ),
+    without_default(
+        "COC_KEY_NAME",
+        "`refresh-worker-` and `ENVIRONMENT`",
+        "What our keys are called in the portal. Keys of another name are never touched, so every deployment needs a name \
+         of its own.",
+        "refresh-worker-production",
+    ),
+    with_default("COC_KEY_COUNT", "1", "How many keys to have in each account, 1 to 10.", "5"),
+    without_default(
+        "EGRESS_IPS",
+        "the address that the portal sees",
+        "The addresses that our calls come from, separated by commas, when they are known: the worker's keys are made for them.",
+        "203.0.113.7",
+    ),
+    with_default(
+        "COC_PORTAL_URL",
+        "https://developer.clashofclans.com",
+        "Where the developer portal is; for the simulator.",
+        "http://127.0.0.1:8080",
     ),
     with_default(
         "COC_BASE_URL",
@@ -90,6 +142,13 @@ pub const VARIABLES: &[Variable] = &[
         "30",
         "The cap above: a second, deliberate switch for test servers and keys of a higher tier.",
         "30",
+    ),
+    without_default(
+        "COC_REQS_PER_DAY",
+        "no limit",
+        "Calls a day, from midnight to midnight in UTC, over all keys and all runs. When they are made, runs stop with \
+         `daily_cap` until the next day.",
+        "1000000",
     ),
     without_default("KEYS_PER_RUN", "all", "How many keys one run may hold; the others are left to other runs.", "2"),
     with_default(
@@ -125,6 +184,58 @@ pub const VARIABLES: &[Variable] = &[
         "true",
     ),
     with_default(
+        "FOLLOWUP_WARS",
+        "true",
+        "Whether a war that was stored is looked at again by itself: at its start, hourly before, every 5 minutes in war, every \
+         2 near the end, and once when it is over.",
+        "false",
+    ),
+    with_default(
+        "FOLLOWUP_PLAYERS_PER_CLAN",
+        "5",
+        "Of a refreshed clan, how many members at most are queued whose full documents are older than 2 h (active ones) or \
+         8 h; 0 to 50, 0 turns it off.",
+        "0",
+    ),
+    without_default(
+        "REFRESH_EVENTS_STREAM",
+        "none",
+        "The Redis stream that is told of every change, of starts and ends of wars, and of who joins and leaves a clan: \
+         docs/events.md.",
+        "refresh_events",
+    ),
+    with_default(
+        "REFRESH_EVENTS_MAXLEN",
+        "100000",
+        "About how many of the newest entries that stream keeps.",
+        "1000000",
+    ),
+    without_default(
+        "CACHE_KEY_TEMPLATES",
+        "none",
+        "Keys of readers in the same Redis that are deleted after a commit that makes them old, separated by commas; `{tag}` \
+         is the object's tag without `#`, `{kind}` is clan, player or war. A key that names a kind is for that kind alone.",
+        "snapshot:clan:{tag},snapshot:player:{tag}",
+    ),
+    without_default(
+        "QUEUE_BACKUP_DIR",
+        "none",
+        "The folder that `queue backup` writes to; `--dir` names another one.",
+        "/var/backups/refresh-worker",
+    ),
+    with_default(
+        "QUEUE_BACKUP_RETENTION_DAYS",
+        "7",
+        "Backups older than this, made by `queue backup`, are deleted by the next one; never the newest.",
+        "30",
+    ),
+    secret(
+        "MIGRATE_TO_REDIS_URL",
+        "none",
+        "Where `queue migrate` moves everything to, when neither `--to` nor `--to-file` says it.",
+        "redis://new-redis:6379",
+    ),
+    with_default(
         "DB_POOL_MAX",
         "5",
         "Connections to the database, 1 to 100. The health role uses 1 unless this is set.",
@@ -141,6 +252,62 @@ pub const VARIABLES: &[Variable] = &[
         "true",
         "Whether missing tables are created at cold start; with `false`, run `refresh-worker migrate` or the task `migrate`.",
         "false",
+    ),
+    without_default(
+        "CACHE_INVALIDATION_URL",
+        "made of `NEXT_PUBLIC_APP_URL`",
+        "Where the tags of what changed are posted, so that an application drops its cached pages.",
+        "https://stats.example.com/api/internal/cache/invalidate",
+    ),
+    without_default(
+        "NEXT_PUBLIC_APP_URL",
+        "nobody is told",
+        "The application's address, to which `/api/internal/cache/invalidate` is added.",
+        "https://stats.example.com",
+    ),
+    secret(
+        "INTERNAL_API_KEY",
+        "none",
+        "The key for that address, sent as `Authorization: Bearer` and as `x-api-key`.",
+        "its-key",
+    ),
+    without_default(
+        "REFRESH_VIEWS",
+        "none",
+        "Materialized views to refresh, separated by commas, each with the least time between two refreshes (`s`, `m`, `h`, \
+         `d`; 60s when it has none).",
+        "clan_leaderboard:5m,job_progress:60s",
+    ),
+    without_default(
+        "VIEW_STATISTICS",
+        "a count of the rows",
+        "What is told of a refreshed view: a JSON object of views and queries that give one row. `job_progress` has its own.",
+        r#"{"clan_leaderboard":"SELECT count(*) AS clans FROM refresh_worker.clan_leaderboard"}"#,
+    ),
+    without_default(
+        "STATS_FUNCTIONS",
+        "no statistics jobs",
+        "SQL functions that a statistics job runs, separated by commas, each with the cache tags that it makes stale, \
+         separated by `+`.",
+        "update_power_ratings:player_power_rating,update_half_and_full_season_stats:season_stats+half_season_stats",
+    ),
+    with_default(
+        "STATS_LEASE_SECONDS",
+        "300",
+        "A statistics job whose worker was silent for so long is taken up again. 2 or more.",
+        "300",
+    ),
+    without_default(
+        "WORKER_ID",
+        "`refresh-worker-` and `ENVIRONMENT`",
+        "Names this worker in the results of statistics jobs.",
+        "stats-1",
+    ),
+    without_default(
+        "SNAPSHOT_RETENTION_DAYS",
+        "all are kept",
+        "Snapshots older than this many days are thinned to one a day and object, the newest of the day.",
+        "90",
     ),
     with_default("ENVIRONMENT", "development", "Labels the metrics: the dimension `Environment`.", "production"),
     with_default(
@@ -186,6 +353,8 @@ pub fn sample_file() -> String {
         let default = variable.default_text().replace('`', "");
         let required = variable.default.is_none() && variable.unset == "required";
         let value = variable.default.unwrap_or(variable.example);
+        // What a shell would take apart.
+        let value = if value.contains([' ', '"', '(', '&', ';']) { format!("'{value}'") } else { value.to_owned() };
         let mark = if required || variable.name == "COC_API_TOKEN" { "" } else { "#" };
         let _ = write!(sample, "\n# {meaning}\n# Default: {default}.\n{mark}{}={value}\n", variable.name);
     }

@@ -1,9 +1,6 @@
 use std::{
     collections::HashMap,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -12,9 +9,9 @@ use secrecy::SecretString;
 use super::*;
 use crate::{
     config::RedisConfig,
-    model::{Fetched, Kind, ObjectId, Outcome, Priority, Wish},
+    model::{Fetched, Kind, Note, ObjectId, Outcome, Priority, Wish},
     queue::{Maintenance, memory::MemoryQueue, redis::RedisQueue},
-    store::{Committed, Freshness, RunRow, StoreError},
+    store::{Commit, Freshness, RunRow, StoreError},
     worker::{
         Progress, RunOptions,
         report::{QueueReport, RunEnd, RunReport, StopReason, Tally},
@@ -34,7 +31,7 @@ struct Told {
 impl Runs for Told {
     async fn run(&self, options: RunOptions, _progress: &dyn Progress) -> RunReport {
         let mut tally = Tally::new(options.run.clone().unwrap_or_default(), NOW);
-        tally.count(Kind::Clan, Outcome::Stored);
+        tally.count(Kind::Clan, Priority::High, Outcome::Stored);
         tally.enqueued = options.named.len() as u64;
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(options);
         tally.finish(RunEnd {
@@ -45,6 +42,7 @@ impl Runs for Told {
             calls_allowed: 45.0,
             keys_usable: 1,
             keys_held: 1,
+            day: None,
             queue: (self.stopped_because != StopReason::QueueDown).then(QueueReport::default),
         })
     }
@@ -54,9 +52,6 @@ impl Runs for Told {
 #[derive(Debug, Default)]
 struct Database {
     dead: bool,
-    /// Migrations are refused.
-    closed: bool,
-    migrated: AtomicUsize,
     last_run: Option<RunRow>,
 }
 
@@ -75,15 +70,6 @@ impl Store for Database {
     }
 
     async fn migrate(&self) -> Result<Vec<String>, StoreError> {
-        self.migrated.fetch_add(1, Ordering::Relaxed);
-        if self.closed {
-            return Err(StoreError::NotAllowed {
-                server: "db:5432".to_owned(),
-                action: "creating the schema refresh_worker",
-                detail: "permission denied for database coc".to_owned(),
-                remedy: "GRANT CREATE ON DATABASE coc TO worker".to_owned(),
-            });
-        }
         self.answer(vec!["0001 contract".to_owned()])
     }
 
@@ -91,8 +77,16 @@ impl Store for Database {
         self.answer(HashMap::new())
     }
 
-    async fn commit(&self, _now: Timestamp, _batch: &[Fetched]) -> Result<Vec<Committed>, StoreError> {
+    async fn commit_and_forget(&self, _: Timestamp, _: &[Fetched], _: &[i64]) -> Result<Commit, StoreError> {
+        self.answer(Commit::default())
+    }
+
+    async fn notes(&self, _before: Timestamp) -> Result<Vec<Note>, StoreError> {
         self.answer(Vec::new())
+    }
+
+    async fn forget_notes(&self, _ids: &[i64]) -> Result<(), StoreError> {
+        self.answer(())
     }
 
     async fn record_run(&self, _row: &RunRow) -> Result<(), StoreError> {
@@ -283,8 +277,11 @@ async fn health_says_what_stops_the_worker() {
 #[tokio::test]
 async fn health_is_never_healthy_on_a_dead_redis_and_makes_no_number_up() {
     // Nothing listens on port 1.
-    let config =
-        RedisConfig { url: SecretString::from("redis://:hunter2@127.0.0.1:1"), namespace: "refresh".to_owned() };
+    let config = RedisConfig {
+        url: SecretString::from("redis://:hunter2@127.0.0.1:1"),
+        cluster: false,
+        namespace: "refresh".to_owned(),
+    };
     let handlers = handlers_with(RedisQueue::connect(&config, clock()).unwrap(), Database::default());
     let (status, body) = http(Box::pin(ask(&handlers, get_health())).await.0);
     assert_eq!((status, &body["status"], &body["queue_size"]), (503, &json!("unhealthy"), &Value::Null));
@@ -308,26 +305,4 @@ async fn the_health_role_answers_everybody_with_health() {
     let (answer, printed) = ask(&handlers, json!({"source": "schedule"})).await;
     assert_eq!(answer.unwrap()["status"], "healthy");
     assert!(printed.is_empty() && handlers.runs.asked.lock().unwrap().is_empty());
-}
-
-#[tokio::test]
-async fn the_first_refresh_of_a_cold_start_makes_the_tables_and_later_ones_do_not() {
-    let handlers = handlers();
-    for _ in 0..3 {
-        ask(&handlers, json!({})).await.0.unwrap();
-    }
-    assert_eq!(handlers.store.migrated.load(Ordering::Relaxed), 1);
-    let mut handlers = self::handlers();
-    handlers.auto_migrate = false;
-    ask(&handlers, json!({})).await.0.unwrap();
-    assert_eq!(handlers.store.migrated.load(Ordering::Relaxed), 0);
-}
-
-#[tokio::test]
-async fn a_missing_right_is_one_error_that_prints_the_grant() {
-    let mut handlers = handlers_with(MemoryQueue::new(clock()), Database { closed: true, ..Database::default() });
-    handlers.runs.stopped_because = StopReason::DatabaseDown;
-    let failure = ask(&handlers, json!({})).await.0.unwrap_err();
-    assert!(failure.message.ends_with("to mend it: GRANT CREATE ON DATABASE coc TO worker"), "{failure}");
-    assert_eq!(handlers.runs.asked.lock().unwrap().len(), 1, "named requests are put in front all the same");
 }

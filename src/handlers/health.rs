@@ -3,7 +3,7 @@
 //! Only asks, changes nothing. `GET /health` needs no API key, so the answer names no server and repeats no error text;
 //! those are in the log.
 
-use std::{fmt, future::Future, time::Duration};
+use std::{fmt, future::Future, num::NonZeroU64, time::Duration};
 
 use serde_json::{Value, json};
 use tracing::warn;
@@ -13,7 +13,7 @@ use crate::{
     config::Pause,
     queue::{Maintenance, Queue, QueueError, QueueStats, Slots},
     store::{RunRow, Store, StoreError},
-    worker::report::QueueReport,
+    worker::report::{DayReport, QueueReport},
 };
 
 /// How long each of the two servers may take to answer.
@@ -34,6 +34,7 @@ pub struct Health {
 struct QueueState {
     report: QueueReport,
     maintenance: Option<Maintenance>,
+    day: Option<DayReport>,
 }
 
 #[derive(Clone, Debug)]
@@ -46,16 +47,22 @@ pub async fn check<Q: Queue + Slots, S: Store>(
     queue: &Q,
     store: &S,
     paused: Option<Pause>,
+    reqs_per_day: Option<NonZeroU64>,
     clock: &dyn Clock,
 ) -> Health {
-    let (queue, database) = tokio::join!(bounded("queue", queue_state(queue)), bounded("database", store_state(store)));
+    let (queue, database) =
+        tokio::join!(bounded("queue", queue_state(queue, reqs_per_day)), bounded("database", store_state(store)));
     Health { now: clock.wall(), queue, database, paused }
 }
 
-async fn queue_state<Q: Queue + Slots>(queue: &Q) -> Result<QueueState, QueueError> {
+async fn queue_state<Q: Queue + Slots>(queue: &Q, reqs_per_day: Option<NonZeroU64>) -> Result<QueueState, QueueError> {
     let now = queue.time().await?;
     let (stats, maintenance): (QueueStats, _) = tokio::try_join!(queue.stats(now), queue.maintenance())?;
-    Ok(QueueState { report: QueueReport::new(&stats, now), maintenance })
+    let day = match reqs_per_day {
+        Some(per_day) => Some(DayReport::new(per_day, queue.calls_taken(now.midnight()).await?, now)),
+        None => None,
+    };
+    Ok(QueueState { report: QueueReport::new(&stats, now), maintenance, day })
 }
 
 /// A database that answers but has no tables yet is healthy: the first refresh makes them.
@@ -104,6 +111,9 @@ impl Health {
         });
         if let Some(queue) = &self.queue {
             body["worker_active"] = json!(queue.report.leased > 0);
+            if let Some(day) = queue.day {
+                body["day"] = json!(day);
+            }
             // A report has text keys and numbers only, so it always becomes an object.
             if let (Value::Object(body), Ok(Value::Object(mut numbers))) =
                 (&mut body, serde_json::to_value(&queue.report))
@@ -117,6 +127,7 @@ impl Health {
     /// What keeps the worker from working although everything is well.
     fn paused(&self) -> Value {
         let maintenance = self.queue.as_ref().and_then(|queue| queue.maintenance);
+        let used_up = self.queue.as_ref().and_then(|queue| queue.day).filter(|day| day.calls_left == 0);
         match (self.paused, maintenance) {
             (Some(Pause::RefreshPaused), _) => json!({"because": "REFRESH_PAUSED"}),
             (Some(Pause::DisableAutoRefreshQueue), _) => json!({"because": "DISABLE_AUTO_REFRESH_QUEUE"}),
@@ -125,7 +136,9 @@ impl Health {
                 "since": since.to_string(),
                 "next_probe": next_probe.to_string(),
             }),
-            (None, None) => Value::Null,
+            (None, None) => {
+                used_up.map_or(Value::Null, |day| json!({"because": "daily_cap", "until": day.resets_at.to_string()}))
+            }
         }
     }
 }

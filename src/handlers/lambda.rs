@@ -8,7 +8,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value};
 
 use super::options::{self, KNOWN_OPTIONS, Unknown, shortened};
-use crate::{config::Role, worker::RunOptions};
+use crate::{config::Role, derive::views::When, worker::RunOptions};
 
 /// Names around the options in a direct event that are not options themselves.
 const ENVELOPE: [&str; 3] = ["source", "request_id", "options"];
@@ -35,17 +35,14 @@ pub enum Command {
 pub enum Task {
     /// Creates the tables that are missing.
     Migrate,
+    /// Refreshes the configured materialized views.
+    RefreshViews(When),
+    /// Does the statistics jobs that wait.
+    Stats,
 }
 
 impl Task {
-    pub const ALL: [Self; 1] = [Self::Migrate];
-
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Migrate => "migrate",
-        }
-    }
+    pub const NAMES: [&str; 3] = ["migrate", "refresh-views", "stats"];
 }
 
 /// An event that asks for something that cannot be done.
@@ -62,7 +59,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(status: u16, message: impl Into<String>) -> Self {
+    pub(super) fn new(status: u16, message: impl Into<String>) -> Self {
         Self { status, message: message.into(), problems: Vec::new(), allow: None }
     }
 
@@ -193,7 +190,11 @@ fn invoked(event: &Value, role: Role) -> Result<Command, Refusal> {
         return event_bridge(fields);
     }
     match fields.get("task") {
-        Some(task) => self::task(task),
+        Some(task) => self::task(task, fields),
+        // What the related system's view refresher is tried out with.
+        None if fields.len() == 1 && fields.get("source").and_then(Value::as_str) == Some("manual-test") => {
+            Ok(Command::Task(Task::RefreshViews(When::Now)))
+        }
         None => refresh(&direct_options(fields)?, Unknown::Refused),
     }
 }
@@ -237,12 +238,21 @@ fn refresh(options: &Map<String, Value>, unknown: Unknown) -> Result<Command, Re
     options::parse(options, unknown).map(Command::Refresh).map_err(Refusal::options)
 }
 
-fn task(name: &Value) -> Result<Command, Refusal> {
-    let wanted = name.as_str().unwrap_or_default();
-    Task::ALL.into_iter().find(|task| task.as_str() == wanted).map(Command::Task).ok_or_else(|| {
-        let known: Vec<&str> = Task::ALL.iter().map(|task| task.as_str()).collect();
-        Refusal::new(400, format!("task {} is unknown: expected {}", shortened(&name.to_string()), known.join(", ")))
-    })
+fn task(name: &Value, fields: &Map<String, Value>) -> Result<Command, Refusal> {
+    let task = match name.as_str() {
+        Some("migrate") => Task::Migrate,
+        Some("refresh-views") => match fields.get("due_only").unwrap_or(&Value::Bool(false)) {
+            Value::Bool(true) => Task::RefreshViews(When::Due),
+            Value::Bool(false) | Value::Null => Task::RefreshViews(When::Now),
+            _ => return Err(Refusal::new(400, "`due_only` is neither true nor false")),
+        },
+        Some("stats") => Task::Stats,
+        _ => {
+            let (name, known) = (shortened(&name.to_string()), Task::NAMES.join(", "));
+            return Err(Refusal::new(400, format!("task {name} is unknown: expected {known}")));
+        }
+    };
+    Ok(Command::Task(task))
 }
 
 #[cfg(test)]

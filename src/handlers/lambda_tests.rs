@@ -86,7 +86,7 @@ fn told(event: &Value, role: Role) -> String {
                 .and_then(|()| if named.is_empty() { Ok(()) } else { write!(text, " named={named:?}") })
         }
         Ok(Command::Health) => write!(text, "health"),
-        Ok(Command::Task(task)) => write!(text, "task {}", task.as_str()),
+        Ok(Command::Task(task)) => write!(text, "task {task:?}"),
         Err(refusal) => {
             let allow = refusal.allow.map(|allow| format!(" (Allow: {allow})")).unwrap_or_default();
             write!(text, "{}{allow} {}", refusal.status, refusal.message)
@@ -132,6 +132,11 @@ fn invocations() -> Vec<(&'static str, Value)> {
         ),
         ("API Gateway's template, no object", json!({"source": "api", "request_id": "c6af", "options": ["2PP"]})),
         ("task", json!({"task": "migrate"})),
+        ("task, views", json!({"task": "refresh-views"})),
+        ("task, views that are due", json!({"task": "refresh-views", "due_only": true})),
+        ("task, statistics jobs", json!({"task": "stats"})),
+        ("the view refresher's test event", json!({"source": "manual-test"})),
+        ("the same with options", json!({"source": "manual-test", "max_requests": 1})),
         ("task, unknown", json!({"task": "vacuum"})),
         ("task, no text", json!({"task": {"name": "migrate"}})),
     ]

@@ -1,7 +1,7 @@
 //! The handlers room: what AWS sends us, and what it gets back.
 //!
 //! [`lambda`] reads an event into a command, pure; [`refresh`] lets a run happen and turns its report into an answer;
-//! [`health`] asks the queue and the database how they are; [`runtime`] speaks to the Lambda Runtime API. The handlers
+//! [`health`] asks the queue and the database how they are; [`tasks`] does what needs no run; [`runtime`] speaks to the Lambda Runtime API. The handlers
 //! know the worker's ports and nothing of how the parts are built: `app` hands them over once per cold start, and each
 //! invocation only borrows them.
 
@@ -10,17 +10,18 @@ pub mod lambda;
 pub mod options;
 pub mod refresh;
 pub mod runtime;
+pub mod tasks;
 
-use std::sync::Arc;
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
 use tracing::{info, warn};
 
 use self::lambda::{Caller, Command, Interpreted, Refusal, Task};
 use crate::{
     clock::{Clock, Timestamp},
     config::{Config, Pause, Role, TelemetryConfig},
+    derive::AfterRun,
     queue::{Queue, Slots},
     store::Store,
     worker::{Runs, Stop},
@@ -36,12 +37,13 @@ pub struct Handlers<R, Q, S> {
     pub stop: Stop,
     pub role: Role,
     pub paused: Option<Pause>,
+    pub reqs_per_day: Option<NonZeroU64>,
     pub telemetry: TelemetryConfig,
     pub clock: Arc<dyn Clock>,
-    /// Whether the first refresh of a cold start creates missing tables.
-    pub auto_migrate: bool,
-    /// Set when the tables are known to be there.
-    tables: OnceCell<()>,
+    /// How long before the end of the invocation everything is done.
+    pub deadline_buffer: Duration,
+    /// What tasks can be asked to do.
+    pub after: Option<Arc<AfterRun>>,
 }
 
 /// One call of the function.
@@ -78,10 +80,11 @@ impl<R, Q, S> Handlers<R, Q, S> {
             stop,
             role,
             paused: config.worker.paused,
+            reqs_per_day: config.api.reqs_per_day,
             telemetry: config.telemetry.clone(),
             clock,
-            auto_migrate: config.database.auto_migrate,
-            tables: OnceCell::new(),
+            deadline_buffer: config.worker.deadline_buffer,
+            after: None,
         }
     }
 }
@@ -102,12 +105,16 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
             Ok(Command::Refresh(options)) => self.refresh(options, caller, invocation, print).await,
             Ok(Command::Health) => Ok(self.health(caller).await),
             Ok(Command::Task(Task::Migrate)) => self.migrate().await,
+            Ok(Command::Task(Task::RefreshViews(when))) => Box::pin(self.refresh_views(when, invocation, print)).await,
+            Ok(Command::Task(Task::Stats)) => Box::pin(self.stats(invocation, print)).await,
             Err(refusal) => refuse(caller, &refusal),
         }
     }
 
     async fn health(&self, caller: Caller) -> Value {
-        let health = health::check(self.queue.as_ref(), self.store.as_ref(), self.paused, self.clock.as_ref()).await;
+        let (paused, reqs_per_day) = (self.paused, self.reqs_per_day);
+        let health =
+            health::check(self.queue.as_ref(), self.store.as_ref(), paused, reqs_per_day, self.clock.as_ref()).await;
         let status = if health.is_healthy() { 200 } else { 503 };
         in_form(caller, status, health.body())
     }

@@ -5,8 +5,6 @@ use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 use serde_json::Value;
-use tokio::time::timeout;
-use tracing::{debug, warn};
 
 use super::{Failure, Handlers, Invocation, in_form, lambda::Caller};
 use crate::{
@@ -23,12 +21,6 @@ use crate::{
 /// How long a synchronous HTTP caller waits, in all: API Gateway gives up after 29 s.
 pub const HTTP_TIME: Duration = Duration::from_secs(25);
 
-/// How long the database may take to answer before tables are made.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(1);
-
-/// How long making tables may take, waiting for others who make them included.
-const MIGRATION_TIME: Duration = Duration::from_secs(20);
-
 impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
     pub(super) async fn refresh(
         &self,
@@ -39,47 +31,17 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
     ) -> Result<Value, Failure> {
         let named = options.named.clone();
         let clock = Arc::clone(&self.clock);
-        let no_tables = self.make_tables(invocation.deadline.since(clock.wall())).await.err();
         let options = RunOptions {
             run: Some(invocation.request_id.clone()),
             time_left: Some(invocation.deadline.since(clock.wall())),
             max_runtime: budget(caller, options.max_runtime),
+            answer_soon: caller == Caller::Http,
             ..options
         };
-        let mut report = self.runs.run(options, &Unwatched).await;
-        match no_tables {
-            // What the run met is only what follows from this.
-            Some(_) if report.stopped_because == StopReason::DatabaseDown => report.failure = no_tables,
-            Some(problem) => warn!("failed to {problem}"),
-            None => {}
-        }
+        let report = self.runs.run(options, &Unwatched).await;
         print(&metrics::run_line(&report, &self.telemetry, clock.wall()));
         log(&report);
         answer(&report, &named, caller)
-    }
-}
-
-impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
-    /// Creates missing tables, once per cold start. A database that does not answer is left for the run to report, which
-    /// first puts named requests in front.
-    async fn make_tables(&self, time_left: Duration) -> Result<(), String> {
-        if !self.auto_migrate || self.paused.is_some() || self.tables.initialized() {
-            return Ok(());
-        }
-        if !matches!(timeout(SIGN_OF_LIFE, self.store.ping()).await, Ok(Ok(()))) {
-            return Ok(());
-        }
-        let made = self.tables.get_or_try_init(|| async {
-            match timeout(time_left.min(MIGRATION_TIME), self.store.migrate()).await {
-                Ok(Ok(applied)) => {
-                    debug!(migrations = applied.len(), "the database is up to date");
-                    Ok(())
-                }
-                Ok(Err(error)) => Err(format!("create missing tables: {error}")),
-                Err(_) => Err(format!("create missing tables: not done after {MIGRATION_TIME:?}")),
-            }
-        });
-        made.await.copied()
     }
 }
 
@@ -127,9 +89,11 @@ fn answer(report: &RunReport, named: &[ObjectId], caller: Caller) -> Result<Valu
 const fn status(stopped_because: StopReason) -> u16 {
     match stopped_because {
         StopReason::QueueEmpty | StopReason::Deadline | StopReason::MaxRequests | StopReason::Shutdown => 200,
-        StopReason::RefreshPaused | StopReason::AlreadyRunning | StopReason::KeysPaused | StopReason::Maintenance => {
-            202
-        }
+        StopReason::RefreshPaused
+        | StopReason::AlreadyRunning
+        | StopReason::KeysPaused
+        | StopReason::DayUsedUp
+        | StopReason::Maintenance => 202,
         StopReason::CircuitOpen | StopReason::NoUsableKey => 502,
         StopReason::QueueDown | StopReason::DatabaseDown => 503,
     }
@@ -147,14 +111,17 @@ fn message(report: &RunReport) -> String {
         StopReason::RefreshPaused => "refreshing is switched off (REFRESH_PAUSED or DISABLE_AUTO_REFRESH_QUEUE)",
         StopReason::AlreadyRunning => "another run uses every key and serves what is queued",
         StopReason::KeysPaused => "every key rests after a refusal; what is queued waits",
+        StopReason::DayUsedUp => "the calls that COC_REQS_PER_DAY allows are made; what is queued waits",
         StopReason::Maintenance => "the API is in maintenance; what is queued waits",
         StopReason::CircuitOpen => "many calls in a row failed",
         StopReason::NoUsableKey => "no key is accepted any more",
         StopReason::QueueDown => "the queue does not answer",
         StopReason::DatabaseDown => "the database does not answer",
     };
+    let until = report.day.filter(|_| report.stopped_because == StopReason::DayUsedUp);
+    let until = until.map(|day| format!(" until {}", day.resets_at)).unwrap_or_default();
     let failure = report.failure.as_ref().map(|failure| format!(": {failure}")).unwrap_or_default();
-    format!("{counts}; {reason}{failure}")
+    format!("{counts}; {reason}{until}{failure}")
 }
 
 /// The one line of a run: `info`, or `error` when somebody should look.
@@ -187,9 +154,18 @@ fn log(report: &RunReport) {
                 api_requests_per_second = report.api_requests_per_second,
                 budget_used = report.budget_used,
                 throttled = report.throttled,
+                calls_left_today = report.day.map(|day| day.calls_left),
                 enqueued = report.enqueued,
                 mail.admitted = report.mail.admitted,
                 mail.unreadable = report.mail.unreadable,
+                repaired = report.repaired.total(),
+                caches.told = report.after.caches.as_ref().map(|told| told.tags),
+                caches.lost = report.after.caches.as_ref().map(|told| told.lost),
+                views.refreshed = report.after.views_refreshed_and_failed().map(|(refreshed, _)| refreshed),
+                views.failed = report.after.views_refreshed_and_failed().map(|(_, failed)| failed),
+                jobs.completed = report.after.stats.as_ref().map(|stats| stats.completed),
+                jobs.failed = report.after.stats.as_ref().map(|stats| stats.failed),
+                snapshots.thinned = report.after.retention.as_ref().map(|thinned| thinned.deleted),
                 "refresh: {}",
                 message(report)
             )
@@ -229,6 +205,7 @@ mod tests {
             keys_usable: 0,
             keys_held: 0,
             queue: None,
+            day: None,
         });
         let written = Arc::new(Mutex::new(Vec::new()));
         let writer = Arc::clone(&written);
@@ -273,24 +250,7 @@ mod tests {
 
     #[test]
     fn a_run_that_failed_gets_a_5xx_and_one_that_was_turned_away_a_202() {
-        use StopReason::{
-            AlreadyRunning, CircuitOpen, DatabaseDown, Deadline, KeysPaused, Maintenance, MaxRequests, NoUsableKey,
-            QueueDown, QueueEmpty, RefreshPaused, Shutdown,
-        };
-        for reason in [
-            QueueEmpty,
-            Deadline,
-            MaxRequests,
-            Shutdown,
-            RefreshPaused,
-            AlreadyRunning,
-            KeysPaused,
-            Maintenance,
-            CircuitOpen,
-            NoUsableKey,
-            QueueDown,
-            DatabaseDown,
-        ] {
+        for reason in StopReason::ALL {
             assert_eq!(status(reason) >= 500, reason.is_failure(), "{reason:?}");
             assert_eq!(status(reason) == 202, reason.is_turned_away(), "{reason:?}");
         }

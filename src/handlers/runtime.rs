@@ -20,7 +20,7 @@ use lambda_runtime::{
     tower::{Layer, Service},
 };
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 use tracing::{Instrument, debug, error, error_span, warn};
 
 use super::{Failure, Handlers, Invocation};
@@ -28,7 +28,8 @@ use crate::{
     clock::Timestamp,
     config::{
         Config, ConfigErrors, Role, TelemetryConfig,
-        env::{process_var, warnings},
+        env::{environment_var, process_var, warnings},
+        secrets::{self, Secrets},
     },
     queue::{Queue, Slots},
     store::Store,
@@ -44,7 +45,9 @@ const LAST_WAIT: Duration = Duration::from_secs(15);
 const INIT_ERROR_TYPE: &str = "Runtime.ConfigInvalid";
 
 /// Runs the process as a Lambda function; `build` joins the parts.
-pub fn main<R, Q, S, E>(build: impl FnOnce(&Config, Role) -> Result<Handlers<R, Q, S>, E>) -> ExitCode
+pub fn main<R, Q, S, E>(
+    build: impl Fn(&Config, Role, Stop) -> Result<Handlers<R, Q, S>, E> + Send + Sync + 'static,
+) -> ExitCode
 where
     R: Runs + 'static,
     Q: Queue + Slots,
@@ -57,6 +60,9 @@ where
         Err(error) => return init_error(&format!("failed to start the async runtime: {error}")),
     };
     runtime.block_on(async {
+        if secrets::are_elsewhere(&environment_var) && !secrets::need_the_extension(&environment_var) {
+            Secrets::read(&environment_var).await.put_in_force();
+        }
         let (config, role) = match read_config() {
             Ok(read) => read,
             Err(errors) => {
@@ -66,20 +72,108 @@ where
                 return init_error(&format!("failed to {errors}"));
             }
         };
-        match build(&config, role) {
-            Ok(handlers) => serve(handlers).await,
-            Err(error) => {
-                let message = format!("failed to start: {error:#}");
-                error!("{message}");
-                init_error(&message)
+        let stop = Stop::default();
+        let build: Box<Build<R, Q, S>> =
+            Box::new(move |config, role, stop| build(config, role, stop).map_err(|error| format!("{error:#}")));
+        let handlers = if secrets::need_the_extension(&environment_var) {
+            None
+        } else {
+            match build(&config, role, stop.clone()) {
+                Ok(handlers) => Some(Arc::new(handlers)),
+                Err(error) => {
+                    let message = format!("failed to start: {error}");
+                    error!("{message}");
+                    return init_error(&message);
+                }
             }
-        }
+        };
+        serve(Parts { build, role, stop, handlers: Mutex::new(handlers) }).await
     })
+}
+
+type Build<R, Q, S> = dyn Fn(&Config, Role, Stop) -> Result<Handlers<R, Q, S>, String> + Send + Sync;
+
+/// The parts: built at the start, or at the first invocation when the secrets they need cannot be had before.
+struct Parts<R, Q, S> {
+    build: Box<Build<R, Q, S>>,
+    role: Role,
+    stop: Stop,
+    handlers: Mutex<Option<Arc<Handlers<R, Q, S>>>>,
+}
+
+impl<R: Runs, Q: Queue + Slots, S: Store> Parts<R, Q, S> {
+    /// Answers an event. When that fails for want of Redis, the database or a key, and the secrets are kept elsewhere,
+    /// they are read again, once; the event is answered again only when that gave other ones. When only some keys were
+    /// refused, the run has gone on with the others, and the next one begins with what was read.
+    async fn answer(&self, event: &Value, invocation: &Invocation) -> Result<Value, Failure> {
+        let answer =
+            self.handlers(secrets::need_the_extension(&environment_var)).await?.answer(event, invocation, &print).await;
+        let is_locked_out = may_be_locked_out(&answer);
+        if !(is_locked_out || lacks_keys(&answer)) || !secrets::are_elsewhere(&environment_var) {
+            return answer;
+        }
+        let secrets = Secrets::read(&environment_var).await;
+        for problem in secrets.problems() {
+            warn!("failed to read secrets again: {problem}");
+        }
+        if !secrets.problems().is_empty() || !secrets.put_in_force() {
+            return answer;
+        }
+        *self.handlers.lock().await = None;
+        if !is_locked_out {
+            warn!("the secrets have changed since they were read: the next invocation uses the new ones");
+            return answer;
+        }
+        warn!("the secrets have changed since they were read: this invocation begins again with the new ones");
+        self.handlers(false).await?.answer(event, invocation, &print).await
+    }
+
+    /// The parts, built now if need be; after the secrets were read, if that is to be done.
+    async fn handlers(&self, read_secrets: bool) -> Result<Arc<Handlers<R, Q, S>>, Failure> {
+        let mut handlers = self.handlers.lock().await;
+        if let Some(handlers) = &*handlers {
+            return Ok(Arc::clone(handlers));
+        }
+        if read_secrets {
+            Secrets::read(&environment_var).await.put_in_force();
+        }
+        let failed = |message: String| {
+            error!("{message}");
+            Failure { kind: INIT_ERROR_TYPE.to_owned(), message }
+        };
+        let config = Config::from_process_env(self.role).map_err(|errors| failed(format!("failed to {errors}")))?;
+        let built = (self.build)(&config, self.role, self.stop.clone());
+        let built = Arc::new(built.map_err(|error| failed(format!("failed to start: {error}")))?);
+        *handlers = Some(Arc::clone(&built));
+        Ok(built)
+    }
+}
+
+/// Whether an invocation failed in a way that other secrets could mend.
+fn may_be_locked_out(answer: &Result<Value, Failure>) -> bool {
+    match answer {
+        Ok(answer) => matches!(answer.get("statusCode").and_then(Value::as_u64), Some(502 | 503)),
+        Err(failure) => {
+            let reason = failure.kind.rsplit('.').next().unwrap_or_default();
+            matches!(reason, "queue_down" | "database_down" | "no_usable_key" | "migrate")
+        }
+    }
+}
+
+/// Whether the API refused a configured key in a run that went on with others.
+fn lacks_keys(answer: &Result<Value, Failure>) -> bool {
+    let refused = |report: &Value| report.get("keys_refused").and_then(Value::as_u64).is_some_and(|keys| keys > 0);
+    let Ok(answer) = answer else { return false };
+    let body = answer.get("body").and_then(Value::as_str).and_then(|body| serde_json::from_str(body).ok());
+    refused(body.as_ref().unwrap_or(answer))
 }
 
 fn read_config() -> Result<(Config, Role), ConfigErrors> {
     let role = Role::read(&process_var);
-    let config = Config::from_process_env(role.clone().unwrap_or_default());
+    // Secrets that can only be had later are not checked yet.
+    let set = |name: &str| process_var(name).filter(|value| !value.trim().is_empty());
+    let vars = |name: &str| set(name).or_else(|| secrets::stand_in(&environment_var, name));
+    let config = Config::read(&vars, role.clone().unwrap_or_default());
     let (config, role) = match (config, role) {
         (Ok(config), Ok(role)) => (config, role),
         (config, role) => {
@@ -97,7 +191,7 @@ fn read_config() -> Result<(Config, Role), ConfigErrors> {
 }
 
 /// Answers events until the sandbox ends.
-async fn serve<R, Q, S>(handlers: Handlers<R, Q, S>) -> ExitCode
+async fn serve<R, Q, S>(parts: Parts<R, Q, S>) -> ExitCode
 where
     R: Runs + 'static,
     Q: Queue + Slots,
@@ -112,10 +206,10 @@ where
         }
     }
     let busy = Busy::default();
-    stop_on_signal(handlers.stop.clone(), busy.clone()).await;
+    stop_on_signal(parts.stop.clone(), busy.clone()).await;
     telemetry::log_panics();
-    let handlers = Arc::new(handlers);
-    let function = service_fn(move |event: LambdaEvent<Value>| answer(Arc::clone(&handlers), event));
+    let parts = Arc::new(parts);
+    let function = service_fn(move |event: LambdaEvent<Value>| answer(Arc::clone(&parts), event));
     match Runtime::new(function).layer(busy).run().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -125,7 +219,7 @@ where
     }
 }
 
-async fn answer<R, Q, S>(handlers: Arc<Handlers<R, Q, S>>, event: LambdaEvent<Value>) -> Result<Value, Diagnostic>
+async fn answer<R, Q, S>(parts: Arc<Parts<R, Q, S>>, event: LambdaEvent<Value>) -> Result<Value, Diagnostic>
 where
     R: Runs + 'static,
     Q: Queue + Slots,
@@ -136,8 +230,19 @@ where
     // An error span, so that the request id is there at every log level.
     let span = error_span!("invocation", request_id = context.request_id);
     let invocation = Invocation { request_id: context.request_id, deadline };
-    let answer = async move { handlers.answer(&payload, &invocation, &print).await };
-    answer.instrument(span).await.map_err(Diagnostic::from)
+    let answer = async move { parts.answer(&payload, &invocation).await };
+    // As a task of its own: every wake of the future that the runtime itself blocks on is a write to the kernel, which at
+    // 30 calls a second was a tenth of the processor time.
+    match tokio::spawn(answer.instrument(span)).await {
+        Ok(answer) => answer.map_err(Diagnostic::from),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(cancelled) => Err(Diagnostic {
+                error_type: "Runtime.Cancelled".to_owned(),
+                error_message: format!("failed to finish the invocation: {cancelled}"),
+            }),
+        },
+    }
 }
 
 impl From<Failure> for Diagnostic {

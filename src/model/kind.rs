@@ -51,7 +51,8 @@ impl FromStr for Kind {
 }
 
 /// One thing to refresh. The queue holds one record for each, however often and in whatever spelling it was asked for.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct ObjectId {
     pub kind: Kind,
     pub tag: Tag,
@@ -103,6 +104,20 @@ impl FromStr for ObjectId {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (kind, tag) = text.split_once(':').ok_or_else(|| NotAnObject::Form(text.chars().take(40).collect()))?;
         Ok(Self::new(kind.parse()?, tag.parse()?))
+    }
+}
+
+impl From<ObjectId> for String {
+    fn from(object: ObjectId) -> Self {
+        object.to_string()
+    }
+}
+
+impl TryFrom<String> for ObjectId {
+    type Error = <Self as FromStr>::Err;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
     }
 }
 

@@ -4,20 +4,26 @@
 //! answers with a [`Document`] or with the fact that there is none ([`Answered`]); what became of a request in the end
 //! is its [`Outcome`].
 
+mod change;
 mod fingerprint;
 mod kind;
+mod learned;
 mod outcome;
 mod priority;
 mod snapshot;
 mod tag;
+mod war;
 mod wish;
 
+pub use change::{Before, Change, Event, Learned, MemberSeen, Move, Note};
 pub use fingerprint::Fingerprint;
 pub use kind::{Kind, ObjectId, UnknownKind};
+pub use learned::LearnedRate;
 pub use outcome::{Outcome, Reason};
 pub use priority::{Priority, UnknownPriority};
 pub use snapshot::{
-    Answered, ClanDocument, Document, Fetched, LeagueMemory, Member, PlayerDocument, WarDocument, WarMember,
+    Answered, ClanDocument, Document, Fetched, Member, PlayerDocument, WarDocument, WarMember, content_hash,
 };
 pub use tag::{ImpossibleTag, Tag};
-pub use wish::{LONGEST_WAIT, Wish};
+pub use war::{KnownWar, WarMemory, game_time};
+pub use wish::{FollowUp, LONGEST_WAIT, Wish};

@@ -1,6 +1,8 @@
 //! What the API said about an object: the document as received, and the columns the tables want from it.
 
-use super::{Kind, ObjectId, Tag};
+use sha2::{Digest, Sha256};
+
+use super::{Kind, ObjectId, Tag, WarMemory};
 use crate::clock::Timestamp;
 
 /// One answered fetch, ready to be stored.
@@ -15,8 +17,8 @@ pub struct Fetched {
     /// Until when the API would give the same bytes again (`max-age`, capped at 1 h).
     pub fresh_until: Timestamp,
     pub answered: Answered,
-    /// For wars: what was learned about the clan's league, to be remembered with the object.
-    pub league: Option<LeagueMemory>,
+    /// For wars: what was learned about the war and the clan's league, to be remembered with the object.
+    pub league: Option<WarMemory>,
 }
 
 /// The API's word on an object that is final for now.
@@ -45,6 +47,12 @@ impl Document {
             Self::Player(_) => Kind::Player,
             Self::War(_) => Kind::War,
         }
+    }
+
+    /// SHA-256 of the document as received.
+    #[must_use]
+    pub fn content_hash(&self) -> [u8; 32] {
+        content_hash(self.json())
     }
 
     /// The JSON text as received: bytes, order and unknown keys kept.
@@ -106,6 +114,10 @@ pub struct WarDocument {
     pub state: String,
     /// Our side's players; empty when there is no war.
     pub members: Vec<WarMember>,
+    /// The other side; absent when there is no war.
+    pub opponent: Option<Tag>,
+    pub starts: Option<Timestamp>,
+    pub ends: Option<Timestamp>,
 }
 
 /// A player of our side in a war.
@@ -115,13 +127,8 @@ pub struct WarMember {
     pub attacks_used: i32,
 }
 
-/// What is known about a clan's war league, so that calls are not spent on asking again.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(default)]
-pub struct LeagueMemory {
-    /// The clan is in no league war until at least then.
-    pub none_until: Option<Timestamp>,
-    /// The clan's war of the current round, and until when that is worth asking without reading the group again.
-    pub war_tag: Option<String>,
-    pub war_tag_until: Option<Timestamp>,
+/// SHA-256 of a document as received.
+#[must_use]
+pub fn content_hash(json: &str) -> [u8; 32] {
+    Sha256::digest(json.as_bytes()).into()
 }

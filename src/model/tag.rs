@@ -70,6 +70,13 @@ impl Tag {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for Tag {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        Self::normalise(&text).map_err(serde::de::Error::custom)
+    }
+}
+
 impl FromStr for Tag {
     type Err = ImpossibleTag;
 

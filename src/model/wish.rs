@@ -51,6 +51,15 @@ impl Wish {
     }
 }
 
+/// A wish that follows from what an answer said; nobody asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FollowUp {
+    pub wish: Wish,
+    /// Only while there is capacity to spare: left out when the object waits already, and while more is ready than a run
+    /// can do.
+    pub is_spare: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

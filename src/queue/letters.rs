@@ -2,7 +2,7 @@
 //! Values only.
 
 use super::{
-    DeadFilter, DeadLetter, Exported,
+    DeadFilter, DeadLetter, DeadWish, Exported,
     mailbox::compose,
     record::{Letter, Record, State},
 };
@@ -58,6 +58,7 @@ impl DeadEntry {
         (filter.names.is_empty() || names(filter).iter().any(|name| name == self.name()))
             && filter.kind.is_none_or(|wanted| kind == Some(wanted))
             && filter.reason_code.as_ref().is_none_or(|wanted| wanted == self.code())
+            && filter.died_before.is_none_or(|before| self.died() < before)
     }
 
     pub(super) fn letter(&self) -> DeadLetter {
@@ -71,6 +72,14 @@ impl DeadEntry {
                 attempts: record.wanted.attempts,
                 lapses: record.lapses,
                 body: record.body.clone(),
+                wish: Some(DeadWish {
+                    priority: record.wanted.priority,
+                    first_asked: record.wanted.first,
+                    last_asked: record.wanted.last,
+                    merges: record.merges,
+                }),
+                score: None,
+                can_be_redriven: true,
             },
             Self::Mail(_, letter) => DeadLetter {
                 name,
@@ -80,6 +89,9 @@ impl DeadEntry {
                 attempts: 0,
                 lapses: 0,
                 body: letter.value.as_deref().map(super::record::clip).or(letter.body.as_deref()).map(str::to_owned),
+                wish: None,
+                score: Some(letter.score.clone()),
+                can_be_redriven: self.can_be_redriven(),
             },
         }
     }

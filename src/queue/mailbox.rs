@@ -45,6 +45,13 @@ pub struct ScanStep {
     pub to: String,
 }
 
+impl Default for ScanStep {
+    /// Nothing was looked at.
+    fn default() -> Self {
+        Self { from: "0".to_owned(), to: "0".to_owned() }
+    }
+}
+
 /// One entry of the mailbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -164,6 +171,11 @@ impl Entry {
                 Err(reason) => self.refuse(reason),
             },
         }
+    }
+
+    /// The same entry, for who need not see what was read.
+    pub(super) fn without_content(&self) -> Self {
+        Self { id: self.id.clone(), source: self.source.clone(), content: Content::Missing }
     }
 
     fn refuse(&self, reason: Reason) -> Decision {

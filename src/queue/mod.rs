@@ -4,25 +4,31 @@
 //! separate commands and in any spelling. The *queue* is ours: one record per object, leased, settled, delayed, dead.
 //! Every run first admits mail into the queue. [`redis`] keeps both in Redis, every state change one script from
 //! `lua/`; [`memory`] is the same thing without a server, and the model that Redis is tested against. [`record`] has the
-//! rules of one object, which the scripts repeat in Lua.
+//! rules of one object, which the scripts repeat in Lua. Beside the queue stand the [`Slots`]: what overlapping runs agree on.
 //!
 //! The queue knows the model and the clock's values. It does not know the API or the store. Time is always handed in,
 //! so that a test can move it.
 
+#[cfg(feature = "cli")]
+pub mod archive;
 mod letters;
 pub mod mailbox;
 pub mod memory;
 pub mod record;
 pub mod redis;
+mod slots;
 mod times;
 
+pub use self::slots::{
+    CALLS_LIFETIME, CallsGranted, Holder, Maintenance, PAUSE_LIFETIME, RATE_LIFETIME, Slot, SlotView, Slots,
+};
 pub use crate::model::Fingerprint;
 
 use std::{collections::BTreeMap, fmt, future::Future, time::Duration};
 
 use crate::{
     clock::Timestamp,
-    model::{Kind, ObjectId, Priority, Reason, Wish},
+    model::{Event, FollowUp, Kind, ObjectId, Priority, Reason, Wish},
 };
 
 /// Leases that ended without being settled before an object becomes a dead letter (`lapsed`).
@@ -36,12 +42,6 @@ pub const MAX_MAIL_BYTES: usize = 64 * 1024;
 
 /// How long an index entry may wait for its data before it is dropped and counted.
 pub const ORPHAN_PATIENCE: Duration = Duration::from_secs(10 * 60);
-
-/// How long a learned rate is kept.
-pub const RATE_LIFETIME: Duration = Duration::from_secs(60 * 60);
-
-/// How long a note of upstream maintenance lives when nobody renews it.
-pub const PAUSE_LIFETIME: Duration = Duration::from_secs(60 * 60);
 
 /// How much mail one slice may hold.
 #[derive(Clone, Copy, Debug)]
@@ -80,8 +80,34 @@ pub struct Admitted {
     pub orphans_dropped: usize,
     /// Data that no index entry pointed to, found by the scan and admitted.
     pub found_by_scan: usize,
+    /// Records that had to be mended before they could take a wish.
+    pub repaired: Repaired,
     /// Whether more mail was waiting than this slice held.
     pub more: bool,
+}
+
+/// What was found out of order and mended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Repaired {
+    /// Records that were gone or broken while their object's name was left: rebuilt from what could be read.
+    pub records: usize,
+    /// Objects that stood in no set or in a wrong one.
+    pub places: usize,
+    /// Entries that are no object at all: dead letters now.
+    pub strangers: usize,
+}
+
+impl Repaired {
+    #[must_use]
+    pub const fn total(&self) -> usize {
+        self.records + self.places + self.strangers
+    }
+
+    pub const fn add(&mut self, other: Self) {
+        self.records += other.records;
+        self.places += other.places;
+        self.strangers += other.strangers;
+    }
 }
 
 /// Asks for leases.
@@ -113,6 +139,8 @@ pub struct Leased {
     pub lapsed: usize,
     /// Of those, how many became dead letters.
     pub lapsed_dead: usize,
+    /// What was out of order on the way.
+    pub repaired: Repaired,
 }
 
 /// Proof of a lease. A settlement with a token that is no longer the object's is refused as stale.
@@ -176,6 +204,14 @@ pub enum Settled {
     Stale,
 }
 
+/// What a batch of settlements leads to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Following<'a> {
+    pub follow_ups: &'a [FollowUp],
+    /// Spare ones are left out while so many requests are ready.
+    pub most_ready: usize,
+}
+
 /// Numbers for health, metrics and the log line of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueStats {
@@ -217,6 +253,22 @@ pub struct DeadLetter {
     pub lapses: u32,
     /// The start of the answer or of the mail.
     pub body: Option<String>,
+    /// What was asked for; `None` of mail that could not be read.
+    pub wish: Option<DeadWish>,
+    /// The score that unreadable mail had.
+    pub score: Option<String>,
+    /// Mail of which only the start was kept cannot be brought back.
+    pub can_be_redriven: bool,
+}
+
+/// What a dead letter asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadWish {
+    pub priority: Priority,
+    pub first_asked: Timestamp,
+    pub last_asked: Timestamp,
+    /// Wishes merged so far; tells whether the letter is still as it was listed.
+    pub merges: u64,
 }
 
 /// Which dead letters are meant.
@@ -226,6 +278,8 @@ pub struct DeadFilter {
     pub names: Vec<String>,
     pub kind: Option<Kind>,
     pub reason_code: Option<String>,
+    /// Only those that died before this.
+    pub died_before: Option<Timestamp>,
 }
 
 /// A queue entry in the mailbox's own format, for going back to the old worker.
@@ -271,7 +325,36 @@ pub trait Queue: Send + Sync + 'static {
         &self,
         now: Timestamp,
         settlements: &[(Lease, Settlement)],
-    ) -> impl Future<Output = Result<Vec<Settled>, QueueError>> + Send;
+    ) -> impl Future<Output = Result<Vec<Settled>, QueueError>> + Send {
+        async move { Ok(self.settle_and_follow(now, settlements, Following::default()).await?.0) }
+    }
+
+    /// The same, and in the same step puts in what follows. A follow-up merges like a wish, but revives no dead letter.
+    /// Answers also how many follow-ups were taken in.
+    fn settle_and_follow(
+        &self,
+        now: Timestamp,
+        settlements: &[(Lease, Settlement)],
+        following: Following<'_>,
+    ) -> impl Future<Output = Result<(Vec<Settled>, usize), QueueError>> + Send;
+
+    /// Appends entries to a stream beside the queue, of which about the newest `most` are kept. Answers how many.
+    fn append_events(
+        &self,
+        stream: &str,
+        most: u64,
+        events: &[Event],
+    ) -> impl Future<Output = Result<usize, QueueError>> + Send;
+
+    /// Deletes keys of others beside the queue: copies that are old now. Answers how many there were.
+    fn forget_keys(&self, keys: &[String]) -> impl Future<Output = Result<usize, QueueError>> + Send;
+
+    /// What every run does once: looks at the next stretch of records and brings in order what does not agree. Bounded: the
+    /// cost of one run does not grow with the queue, unless records and sets visibly differ.
+    fn reconcile(&self, now: Timestamp) -> impl Future<Output = Result<Repaired, QueueError>> + Send;
+
+    /// The same over everything, as an operator asks for it. A second time finds nothing.
+    fn repair(&self, now: Timestamp) -> impl Future<Output = Result<Repaired, QueueError>> + Send;
 
     fn stats(&self, now: Timestamp) -> impl Future<Output = Result<QueueStats, QueueError>> + Send;
 
@@ -293,74 +376,6 @@ pub trait Queue: Send + Sync + 'static {
     fn return_to_mailbox(&self, now: Timestamp) -> impl Future<Output = Result<usize, QueueError>> + Send;
 }
 
-/// The answer to asking for a key slot.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Slot {
-    /// Ours. With the rate in calls a second that earlier runs learned, if they did.
-    Taken { learned_rate: Option<f64> },
-    /// Another run uses the key, or only just stopped.
-    Held { for_another: Duration },
-    /// The key rests.
-    Paused { reason: String, for_another: Duration },
-}
-
-/// The upstream is in maintenance: one probe at a time, no drain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Maintenance {
-    pub since: Timestamp,
-    pub next_probe: Timestamp,
-}
-
-/// What overlapping runs agree on. **Invariant: a key is used by one run at a time.**
-pub trait Slots: Send + Sync + 'static {
-    /// Takes the key's slot when it is free.
-    fn take_key(
-        &self,
-        key: &Fingerprint,
-        run: &str,
-        lifetime: Duration,
-    ) -> impl Future<Output = Result<Slot, QueueError>> + Send;
-
-    /// Extends the slots that are still ours. Answers in order.
-    fn renew_keys(
-        &self,
-        keys: &[Fingerprint],
-        run: &str,
-        lifetime: Duration,
-    ) -> impl Future<Output = Result<Vec<bool>, QueueError>> + Send;
-
-    /// Lets the key rest. Only its holder may, and a later refusal may only lengthen the rest.
-    fn pause_key(
-        &self,
-        key: &Fingerprint,
-        run: &str,
-        reason: &str,
-        rest: Duration,
-    ) -> impl Future<Output = Result<(), QueueError>> + Send;
-
-    /// Gives the slot back after the last call ended: it lives on for `linger`, one interval of the key's rate, so that
-    /// the next holder's fresh limiter cannot add a burst.
-    fn give_back_key(
-        &self,
-        key: &Fingerprint,
-        run: &str,
-        linger: Duration,
-    ) -> impl Future<Output = Result<(), QueueError>> + Send;
-
-    /// Remembers the rate (calls a second) for the next run; kept for one hour.
-    fn remember_rate(&self, key: &Fingerprint, rate: f64) -> impl Future<Output = Result<(), QueueError>> + Send;
-
-    fn maintenance(&self) -> impl Future<Output = Result<Option<Maintenance>, QueueError>> + Send;
-
-    /// Notes that the API is in maintenance. An earlier note keeps its `since`.
-    fn begin_maintenance(&self, maintenance: Maintenance) -> impl Future<Output = Result<(), QueueError>> + Send;
-
-    /// Moves the next probe from `seen` to `next`; true for the one caller that may probe.
-    fn claim_probe(&self, seen: Timestamp, next: Timestamp) -> impl Future<Output = Result<bool, QueueError>> + Send;
-
-    fn end_maintenance(&self) -> impl Future<Output = Result<(), QueueError>> + Send;
-}
-
 /// What can go wrong between us and the queue.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
@@ -368,10 +383,10 @@ pub enum QueueError {
     #[error("reach Redis at {server}: {detail}")]
     Unreachable { server: String, detail: String },
     /// Redis answered with an error: full, read-only, loading, a key of the wrong type, no permission.
-    #[error("Redis at {server} refused {action}: {detail}")]
+    #[error("carry out {action} in Redis at {server}, which refused: {detail}")]
     Refused { server: String, action: &'static str, detail: String },
     /// Redis answered something this worker cannot understand.
-    #[error("Redis at {server} answered {action} unexpectedly: {detail}")]
+    #[error("understand the answer of Redis at {server} to {action}: {detail}")]
     Unexpected { server: String, action: &'static str, detail: String },
 }
 

@@ -2,8 +2,6 @@
 //! and `lua/prelude.lua` is the same rules for Redis. Whoever changes one changes the other; the model test compares
 //! them after every step.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 
 use super::{Lease, LeaseToken, MAX_LAPSES, Settlement};
@@ -92,7 +90,7 @@ pub enum State {
 pub struct Record {
     #[serde(flatten)]
     pub wanted: Wanted,
-    /// The delay after a failure or a lapse. Mail never shortens it.
+    /// The delay after a failure. Mail never shortens it.
     pub hold: Timestamp,
     /// Leases that ran out unsettled since the last time a worker survived the object.
     pub lapses: u32,
@@ -215,7 +213,9 @@ impl Record {
         }
     }
 
-    /// Takes a lease back that ran out. The first lapse has no hold: the object is free again at once.
+    /// Takes a lease back that ran out. The object is free again at once, however often it happened: most objects lapse
+    /// because of another's fault or none at all. What guards the others is that a suspect is leased alone, and that the
+    /// fifth lapse buries it.
     pub fn lapse(&mut self, now: Timestamp) {
         self.end_lease();
         self.lapses += 1;
@@ -223,7 +223,6 @@ impl Record {
             self.bury(now, LAPSED, &format!("{} leases in a row ran out unsettled", self.lapses), None);
             return;
         }
-        self.hold = self.hold.max(now + lapse_hold(self.lapses));
         self.place(now);
     }
 
@@ -287,17 +286,6 @@ impl Record {
     pub fn redrive(&mut self, now: Timestamp) {
         let wanted = Wanted { attempts: 0, due: self.wanted.due.min(now), ..self.wanted.clone() };
         *self = Self::fresh(wanted, self.merges, now);
-    }
-}
-
-/// How long an object rests after its n-th lapse: not at all, then 30 s, 1 min, 2 min.
-#[must_use]
-pub const fn lapse_hold(lapses: u32) -> Duration {
-    match lapses {
-        0 | 1 => Duration::ZERO,
-        2 => Duration::from_secs(30),
-        3 => Duration::from_secs(60),
-        _ => Duration::from_secs(120),
     }
 }
 

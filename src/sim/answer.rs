@@ -86,9 +86,11 @@ impl Answer {
         Self::uncached_error(403, r#"{"reason":"accessDenied","message":"Invalid authorization"}"#)
     }
 
-    pub(super) fn invalid_ip() -> Self {
-        let body = r#"{"reason":"accessDenied.invalidIp","message":"Invalid authorization: API key does not allow access from IP 203.0.113.7"}"#;
-        Self::uncached_error(403, body)
+    pub(super) fn invalid_ip(address: &str) -> Self {
+        let body = format!(
+            r#"{{"reason":"accessDenied.invalidIp","message":"Invalid authorization: API key does not allow access from IP {address}"}}"#
+        );
+        Self::new(403, JSON, CacheControl::None, body)
     }
 
     pub(super) fn other_forbidden() -> Self {

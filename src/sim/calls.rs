@@ -1,7 +1,7 @@
 //! The book of calls: who called when, with which token, and what the answer was.
 //!
-//! Touches nothing but memory and the boot clock. Arrivals are stamped inside the lock, so they are in order, and the
-//! busiest sliding second of each token is known exactly at any moment.
+//! Touches nothing but memory and the boot clock. A call counts as of when it reached this machine, which may be before
+//! one that is written down already; the busiest sliding second of each token is exact all the same.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -19,6 +19,9 @@ const KEPT_CALLS: usize = 1_000_000;
 
 /// The window that a rate limit looks at: `[t, t + 1 s)`.
 const WINDOW: Duration = Duration::from_secs(1);
+
+/// How far back a call may have come that is written down only now.
+const LATEST: Duration = Duration::from_secs(5);
 
 /// One call as it arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,20 +72,30 @@ struct Pages {
 #[derive(Debug, Default)]
 struct TokenPage {
     total: u64,
-    /// Arrivals of the last second.
+    /// The last arrivals, in order.
     recent: VecDeque<Duration>,
     most: usize,
 }
 
 impl TokenPage {
+    /// Answers how many calls the second up to this one has seen, this one included.
     fn arrive(&mut self, at: Duration) -> usize {
-        while self.recent.front().is_some_and(|first| at.saturating_sub(*first) >= WINDOW) {
+        while self.recent.front().is_some_and(|first| at.saturating_sub(*first) >= WINDOW + LATEST) {
             self.recent.pop_front();
         }
-        self.recent.push_back(at);
+        let place = self.recent.partition_point(|other| *other <= at);
+        self.recent.insert(place, at);
         self.total += 1;
-        self.most = self.most.max(self.recent.len());
-        self.recent.len()
+        // Every second that has this call in it and begins with a call.
+        let first = self.recent.partition_point(|other| *other + WINDOW <= at);
+        let busiest = (first..=place).map(|start| self.in_second_from(start)).max().unwrap_or_default();
+        self.most = self.most.max(busiest);
+        place - first + 1
+    }
+
+    fn in_second_from(&self, start: usize) -> usize {
+        let end = self.recent[start] + WINDOW;
+        self.recent.partition_point(|other| *other < end) - start
     }
 }
 
@@ -95,10 +108,11 @@ impl CallBook {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes an arrival down. Also answers how many calls of this token the last second has seen, this one included.
-    pub(super) fn arrive(&self, token: &str, path: &str) -> (CallNumber, usize) {
+    /// Writes down a call that came at `boot` time. Also answers how many calls of this token the second up to it has seen,
+    /// this one included.
+    pub(super) fn arrive(&self, boot: Duration, token: &str, path: &str) -> (CallNumber, usize) {
         let mut pages = self.pages();
-        let at = SystemClock.boot().saturating_sub(self.started);
+        let at = boot.saturating_sub(self.started);
         let in_last_second = match pages.tokens.get_mut(token) {
             Some(page) => page.arrive(at),
             None => pages.tokens.entry(token.to_owned()).or_default().arrive(at),
@@ -174,6 +188,15 @@ mod tests {
     }
 
     #[test]
+    fn a_call_written_down_late_counts_in_the_second_it_came_in() {
+        let mut page = TokenPage::default();
+        assert_eq!(at_millis(&mut page, &[0, 900, 1700, 400, 1100, 950]), [1, 2, 2, 2, 3, 4]);
+        assert_eq!(page.most, 4, "from 400, 900, or 0: 0, 400, 900, 950");
+        at_millis(&mut page, &[1000]);
+        assert_eq!(page.most, 5, "900, 950, 1000, 1100, 1700");
+    }
+
+    #[test]
     fn the_busiest_second_is_remembered_after_it_has_passed() {
         let mut page = TokenPage::default();
         at_millis(&mut page, &[0, 900, 1100, 1200, 1300, 9000]);
@@ -183,8 +206,8 @@ mod tests {
     #[test]
     fn tokens_are_counted_apart() {
         let book = CallBook::open();
-        book.arrive("one", "/v1/players/%232PP");
-        let (number, in_last_second) = book.arrive("two", "/v1/clans/%232PP");
+        book.arrive(SystemClock.boot(), "one", "/v1/players/%232PP");
+        let (number, in_last_second) = book.arrive(SystemClock.boot(), "two", "/v1/clans/%232PP");
         assert_eq!(in_last_second, 1);
         book.answer(number, 200);
         assert_eq!(book.to("clans").iter().map(|call| call.status).collect::<Vec<_>>(), [Some(200)]);

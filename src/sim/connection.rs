@@ -1,7 +1,9 @@
-//! Connections that can be cut: a TCP listener whose streams carry a switch.
+//! Connections that can be cut, and that know when a call reached this machine.
 //!
 //! HTTP servers are careful not to do what a failing network does. A handler throws the switch of its own connection,
-//! and the next write fails as if the line had gone dead.
+//! and the next write fails as if the line had gone dead. And a busy simulator comes to a call later than the call came:
+//! on Linux the kernel's own time of receipt is asked for, so that what is said of a caller's rate does not depend on how
+//! busy the simulator is.
 
 use std::{
     io,
@@ -9,9 +11,10 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use axum::{
@@ -23,23 +26,42 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// Cuts the connection it belongs to.
-#[derive(Clone, Debug, Default)]
-pub(super) struct CutSwitch(Arc<AtomicBool>);
+use crate::clock::{Clock as _, SystemClock};
 
-impl CutSwitch {
-    pub(super) fn throw(&self) {
-        self.0.store(true, Ordering::Relaxed);
+/// What a handler knows of the connection that its call came by, and can do to it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Line(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    is_cut: AtomicBool,
+    /// When the newest bytes came, in nanoseconds of boot time; 0 when the kernel did not say.
+    received: AtomicU64,
+}
+
+impl Line {
+    /// Cuts the connection.
+    pub(super) fn cut(&self) {
+        self.0.is_cut.store(true, Ordering::Relaxed);
+    }
+
+    /// When the newest bytes reached this machine, by boot time; a call is complete with them, since callers wait for its
+    /// answer before they send more.
+    pub(super) fn received(&self) -> Duration {
+        match self.0.received.load(Ordering::Relaxed) {
+            0 => SystemClock.boot(),
+            nanos => Duration::from_nanos(nanos),
+        }
     }
 
     fn check(&self) -> io::Result<()> {
-        if self.0.load(Ordering::Relaxed) { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) }
+        if self.0.is_cut.load(Ordering::Relaxed) { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) }
     }
 }
 
-impl Connected<IncomingStream<'_, CuttableListener>> for CutSwitch {
+impl Connected<IncomingStream<'_, CuttableListener>> for Line {
     fn connect_info(stream: IncomingStream<'_, CuttableListener>) -> Self {
-        stream.io().switch.clone()
+        stream.io().line.clone()
     }
 }
 
@@ -54,7 +76,8 @@ impl Listener for CuttableListener {
         let (stream, address) = Listener::accept(&mut self.0).await;
         // Small answers must not wait for the next packet; failing to set it only costs time.
         let _ = stream.set_nodelay(true);
-        (CuttableStream { stream, switch: CutSwitch::default() }, address)
+        stamps::ask_for(&stream);
+        (CuttableStream { stream, line: Line::default() }, address)
     }
 
     fn local_addr(&self) -> io::Result<Self::Addr> {
@@ -65,7 +88,7 @@ impl Listener for CuttableListener {
 #[derive(Debug)]
 pub(super) struct CuttableStream {
     stream: TcpStream,
-    switch: CutSwitch,
+    line: Line,
 }
 
 impl AsyncRead for CuttableStream {
@@ -74,13 +97,16 @@ impl AsyncRead for CuttableStream {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let received = ready!(stamps::poll_read(&mut self.stream, context, buffer))?;
+        let nanos = received.map_or(0, |received| u64::try_from(received.as_nanos()).unwrap_or_default());
+        self.line.0.received.store(nanos, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for CuttableStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.switch.check()?;
+        self.line.check()?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -89,7 +115,7 @@ impl AsyncWrite for CuttableStream {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.switch.check()?;
+        self.line.check()?;
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
@@ -103,5 +129,141 @@ impl AsyncWrite for CuttableStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// The kernel's time of receipt, as Linux gives it.
+#[cfg(target_os = "linux")]
+mod stamps {
+    use std::{
+        io::{self, IoSliceMut},
+        os::fd::AsRawFd as _,
+        task::{Context, Poll, ready},
+        time::{Duration, SystemTime, UNIX_EPOCH},
+    };
+
+    use nix::sys::{
+        socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt::ReceiveTimestampns},
+        time::TimeSpec,
+    };
+    use tokio::{
+        io::{Interest, ReadBuf},
+        net::TcpStream,
+    };
+
+    use crate::clock::{Clock as _, SystemClock};
+
+    /// An older stamp than this is the work of a clock that was set in between.
+    const OLDEST: Duration = Duration::from_secs(60);
+
+    /// Clocks that are read one after the other take less than this.
+    const SHORTEST_PAUSE: Duration = Duration::from_micros(500);
+
+    /// A kernel that refuses gives no stamps; the time of reading counts instead.
+    pub(super) fn ask_for(stream: &TcpStream) {
+        let _ = setsockopt(stream, ReceiveTimestampns, &true);
+    }
+
+    /// Reads. Answers when the newest of the bytes came, by boot time, if the kernel says so.
+    pub(super) fn poll_read(
+        stream: &mut TcpStream,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<Option<Duration>>> {
+        loop {
+            ready!(stream.poll_read_ready(context))?;
+            match stream.try_io(Interest::READABLE, || receive(stream, buffer.initialize_unfilled())) {
+                Ok((bytes, stamp)) => {
+                    buffer.advance(bytes);
+                    return Poll::Ready(Ok(stamp.and_then(boot_time_of)));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    fn receive(stream: &TcpStream, bytes: &mut [u8]) -> io::Result<(usize, Option<Duration>)> {
+        let mut slices = [IoSliceMut::new(bytes)];
+        let mut control = nix::cmsg_space!(TimeSpec);
+        let message = recvmsg::<()>(stream.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::empty())?;
+        let stamp = message.cmsgs()?.find_map(|control| match control {
+            ControlMessageOwned::ScmTimestampns(stamp) => Some(Duration::from(stamp)),
+            _ => None,
+        });
+        Ok((message.bytes, stamp))
+    }
+
+    /// The kernel stamps by the wall clock. Two clocks are compared, and a machine that is busy may pause between them: that
+    /// is seen by the first one, and they are read again.
+    fn boot_time_of(stamp: Duration) -> Option<Duration> {
+        for _ in 0..20 {
+            let before = SystemClock.boot();
+            let age = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.checked_sub(stamp)?;
+            let paused = SystemClock.boot().saturating_sub(before);
+            if age >= OLDEST {
+                return None;
+            }
+            if paused < SHORTEST_PAUSE {
+                return before.checked_sub(age);
+            }
+        }
+        None
+    }
+}
+
+/// Elsewhere the time of reading has to do.
+#[cfg(not(target_os = "linux"))]
+mod stamps {
+    use std::{
+        io,
+        pin::Pin,
+        task::{Context, Poll, ready},
+        time::Duration,
+    };
+
+    use tokio::{
+        io::{AsyncRead as _, ReadBuf},
+        net::TcpStream,
+    };
+
+    pub(super) fn ask_for(_: &TcpStream) {}
+
+    pub(super) fn poll_read(
+        stream: &mut TcpStream,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<Option<Duration>>> {
+        ready!(Pin::new(stream).poll_read(context, buffer))?;
+        Poll::Ready(Ok(None))
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_came_while_nobody_read_is_known_to_have_come_then() {
+        let mut listener = CuttableListener(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let address = listener.local_addr().unwrap();
+        let mut caller = TcpStream::connect(address).await.unwrap();
+        let (mut stream, _) = listener.accept().await;
+        let mut rounds = Vec::new();
+        for _ in 0..5 {
+            let sent = SystemClock.boot();
+            caller.write_all(b"call").await.unwrap();
+            std::thread::sleep(Duration::from_millis(50));
+            let reads = SystemClock.boot();
+            stream.read_exact(&mut [0; 4]).await.unwrap();
+            rounds.push((sent, stream.line.received(), reads));
+        }
+        // Two clocks are compared, and the machine may pause between them; never five times for so long.
+        let is_known = |(sent, received, reads): &(Duration, Duration, Duration)| {
+            *received + Duration::from_millis(10) > *sent && received < reads
+        };
+        assert!(rounds.iter().any(is_known), "{rounds:?}");
     }
 }

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State};
+use axum::{Json, extract::State, http::StatusCode};
 use serde::Deserialize;
 
 use super::{
     Census,
     calls::CallSummary,
     misbehave::Rule,
+    portal::{PortalKey, PortalTrouble, PortalView},
     server::{Content, Shared},
 };
 
@@ -47,4 +48,68 @@ pub(super) async fn calls(State(shared): State<Arc<Shared>>) -> Json<CallSummary
 pub(super) async fn world(State(shared): State<Arc<Shared>>) -> Json<Census> {
     let Content { source, .. } = &mut *shared.content();
     Json(source.census())
+}
+
+pub(super) async fn portal(State(shared): State<Arc<Shared>>) -> Json<PortalView> {
+    Json(shared.portal.view())
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OpenAccount {
+    email: String,
+    password: String,
+}
+
+pub(super) async fn open_account(State(shared): State<Arc<Shared>>, Json(order): Json<OpenAccount>) {
+    shared.portal.open_account(&order.email, &order.password);
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PutKey {
+    email: String,
+    name: String,
+    cidr: String,
+}
+
+pub(super) async fn put_key(
+    State(shared): State<Arc<Shared>>,
+    Json(order): Json<PutKey>,
+) -> Result<Json<PortalKey>, StatusCode> {
+    if shared.portal.has_account(&order.email) {
+        Ok(Json(shared.portal.put_key(&order.email, &order.name, &order.cidr)))
+    } else {
+        Err(StatusCode::NOT_FOUND)
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RevokeKey {
+    key: String,
+}
+
+pub(super) async fn revoke_key(State(shared): State<Arc<Shared>>, Json(order): Json<RevokeKey>) {
+    shared.portal.revoke_by_hand(&order.key);
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Move {
+    address: String,
+}
+
+pub(super) async fn move_to(State(shared): State<Arc<Shared>>, Json(order): Json<Move>) {
+    shared.portal.move_to(&order.address);
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Trouble {
+    what: Option<PortalTrouble>,
+}
+
+pub(super) async fn portal_trouble(State(shared): State<Arc<Shared>>, Json(order): Json<Trouble>) {
+    shared.portal.trouble(order.what);
 }

@@ -28,6 +28,12 @@
 //! | `POST /_sim/maintenance` | `{"on": true}` or `{"on": false}`: everything answers 503 |
 //! | `GET /_sim/calls` | totals by token and by status, and each token's busiest second |
 //! | `GET /_sim/world` | the tags that can be asked for, by what they are ([`Census`]) |
+//! | `GET /_sim/portal` | the developer portal: address of all clients, accounts with their keys, what was asked for |
+//! | `POST /_sim/portal/account` | opens an account: `{"email": "a@x.com", "password": "p"}` |
+//! | `POST /_sim/portal/key` | makes a key as a person would: `{"email": "a@x.com", "name": "n", "cidr": "203.0.113.7"}` |
+//! | `DELETE /_sim/portal/key` | takes one away: `{"key": "eyJ…"}` |
+//! | `POST /_sim/portal/address` | moves all clients: `{"address": "198.51.100.4"}` |
+//! | `POST /_sim/portal/trouble` | `{"what": "temporary"}`, `"down"`, `"nonsense"`, `"cannot_create"`, or `null` for none |
 //!
 //! `what` is one of `"invalid_ip"`, `"invalid_authorization"`, `"address_ban"`, `"other_forbidden"`,
 //! `"private_war_log"`, `"not_found"`, `"bad_request"`, `"status_500"`, `"unknown_exception"`, `"status_502"`,
@@ -56,6 +62,7 @@ mod logs;
 mod misbehave;
 mod names;
 mod players;
+mod portal;
 mod request;
 mod server;
 mod source;
@@ -78,10 +85,11 @@ pub use self::{
     census::Census,
     fixtures::FixturesError,
     misbehave::{Matches, Misbehaviour, Rule},
+    portal::{MOST_KEYS, PortalKey, PortalTrouble},
     request::Endpoint,
 };
 use self::{
-    connection::{CutSwitch, CuttableListener},
+    connection::{CuttableListener, Line},
     server::Shared,
     source::Source,
 };
@@ -132,6 +140,8 @@ impl Default for SimConfig {
 pub enum SimError {
     #[error("bind the simulator to {address}")]
     Bind { address: SocketAddr, source: io::Error },
+    #[error("start the simulator's thread")]
+    Thread(#[source] io::Error),
     #[error(transparent)]
     Fixtures(#[from] FixturesError),
 }
@@ -154,6 +164,28 @@ impl Simulator {
         Self::start_on((Ipv4Addr::LOCALHOST, 0).into(), config).await
     }
 
+    /// Starts on a thread of its own, as the real API is a machine of its own: what it sees of our rate does not depend on
+    /// what we are busy with. The thread lives as long as the process.
+    ///
+    /// # Errors
+    /// As [`Simulator::start`], and when no thread can be started.
+    pub fn start_apart(config: SimConfig) -> Result<Self, SimError> {
+        let (tell, told) = std::sync::mpsc::channel();
+        let serve = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            match runtime {
+                Ok(runtime) => runtime.block_on(async {
+                    // Nobody listens any more when whoever started us has ended already.
+                    let _ = tell.send(Self::start(config).await);
+                    std::future::pending::<()>().await;
+                }),
+                Err(error) => drop(tell.send(Err(SimError::Thread(error)))),
+            }
+        };
+        std::thread::Builder::new().name("simulator".to_owned()).spawn(serve).map_err(SimError::Thread)?;
+        told.recv().map_err(|error| SimError::Thread(io::Error::other(error)))?
+    }
+
     /// Starts on an address of your choice, on the current tokio runtime.
     ///
     /// # Errors
@@ -164,7 +196,7 @@ impl Simulator {
         let (address, listener) = bound.map_err(|source| SimError::Bind { address, source })?;
         let shared = Arc::new(Shared::new(config, source));
         let (stop, mut stopped) = watch::channel(false);
-        let service = server::router(shared.clone()).into_make_service_with_connect_info::<CutSwitch>();
+        let service = server::router(shared.clone()).into_make_service_with_connect_info::<Line>();
         let server = axum::serve(CuttableListener(listener), service).with_graceful_shutdown(async move {
             // An error means that the simulator was dropped, which is the same order.
             let _ = stopped.wait_for(|stop| *stop).await;
@@ -206,6 +238,54 @@ impl Simulator {
         self.shared.content().copies.clear();
     }
 
+    /// `http://127.0.0.1:PORT`: where the developer portal is.
+    ///
+    /// # Panics
+    /// Never: an address makes a URL.
+    pub fn portal_url(&self) -> Url {
+        Url::parse(&format!("http://{}", self.address)).expect("an address makes a URL")
+    }
+
+    /// Opens an account of the portal. From the first one on the API accepts the keys of accounts, and those of
+    /// [`SimConfig::tokens`].
+    pub fn open_account(&self, email: &str, password: &str) {
+        self.shared.portal.open_account(email, password);
+    }
+
+    /// Makes a key in an account, as a person would do in a browser.
+    pub fn put_key(&self, email: &str, name: &str, cidr: &str) -> PortalKey {
+        self.shared.portal.put_key(email, name, cidr)
+    }
+
+    /// Takes a key away, as a person would do in a browser.
+    pub fn revoke_by_hand(&self, token: &str) {
+        self.shared.portal.revoke_by_hand(token);
+    }
+
+    /// The keys of an account.
+    pub fn portal_keys(&self, email: &str) -> Vec<PortalKey> {
+        self.shared.portal.keys(email)
+    }
+
+    /// From now on every client comes from this address: keys of the portal that are bound to another one are refused.
+    pub fn move_to(&self, address: &str) {
+        self.shared.portal.move_to(address);
+    }
+
+    pub fn portal_trouble(&self, trouble: Option<PortalTrouble>) {
+        self.shared.portal.trouble(trouble);
+    }
+
+    /// What the portal was asked for, in order: `login`, `list`, `create NAME`, `revoke NAME`.
+    pub fn portal_acts(&self) -> Vec<String> {
+        self.shared.portal.acts()
+    }
+
+    /// Everything of the portal that nobody may print: passwords, keys, sessions, temporary tokens.
+    pub fn portal_secrets(&self) -> Vec<String> {
+        self.shared.portal.secrets()
+    }
+
     pub fn misbehave(&self, rule: Rule) {
         self.shared.rules.add(rule);
     }
@@ -240,7 +320,7 @@ impl Simulator {
         self.shared.rules.release();
     }
 
-    /// All calls in the order they arrived (at least the last million).
+    /// All calls in the order in which they were read (at least the last million).
     pub fn calls(&self) -> Vec<Call> {
         self.shared.book.all()
     }

@@ -40,7 +40,7 @@ impl Endpoint {
 /// One call, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Asked {
-    /// Path and query as sent.
+    /// Path and query as sent, from the version on.
     pub(super) path: String,
     pub(super) endpoint: Endpoint,
     /// `None` when there is no `%23` where a tag belongs, or no tag behind it.
@@ -49,7 +49,9 @@ pub(super) struct Asked {
 }
 
 impl Asked {
+    /// What stands before the version is left out: callers may be told apart by it, as behind a gateway.
     pub(super) fn parse(path_and_query: &str) -> Self {
+        let path_and_query = path_and_query.find("/v1/").map_or(path_and_query, |from| &path_and_query[from..]);
         let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
         let segments: Vec<&str> = path.strip_prefix("/v1/").unwrap_or_default().split('/').collect();
         let (endpoint, tag) = match segments[..] {
@@ -78,6 +80,7 @@ mod tests {
         assert_eq!((asked.endpoint, asked.tag.unwrap().as_str()), (Endpoint::LeagueGroup, "2PP"));
         let asked = Asked::parse("/v1/clans/%232PP/capitalraidseasons?after=x&limit=3");
         assert_eq!((asked.endpoint, asked.limit), (Endpoint::RaidSeasons, Some(3)));
+        assert_eq!(Asked::parse("/gateway/v1/clans/%232PP"), Asked::parse("/v1/clans/%232PP"));
         assert_eq!(Asked::parse("/clans/%232PP").endpoint, Endpoint::Unknown, "the version belongs to the path");
     }
 

@@ -25,9 +25,10 @@ use super::{
     answer::{Answer, CacheControl, HTML, JSON_UTF8},
     cache::Copies,
     calls::CallBook,
-    connection::CutSwitch,
+    connection::Line,
     control, damage,
     misbehave::{Misbehaviour, Rules},
+    portal::{self, Portal, Standing},
     request::{Asked, Endpoint},
     source::Source,
 };
@@ -43,6 +44,7 @@ pub(super) struct Shared {
     maintenance: AtomicBool,
     pub(super) rules: Rules,
     pub(super) book: CallBook,
+    pub(super) portal: Portal,
     content: Mutex<Content>,
 }
 
@@ -63,6 +65,7 @@ impl Shared {
             maintenance: AtomicBool::new(false),
             rules: Rules::default(),
             book: CallBook::open(),
+            portal: Portal::default(),
             content: Mutex::new(Content { source, copies: Copies::new(config.asked_by_others) }),
         }
     }
@@ -79,8 +82,8 @@ impl Shared {
     fn behave(&self, asked: &Asked, token: &str, in_last_second: usize) -> (Arc<Answer>, Duration) {
         let refusal = if self.maintenance.load(Ordering::Relaxed) {
             Some(Answer::maintenance())
-        } else if !self.accepts(token) {
-            Some(Answer::invalid_authorization())
+        } else if let Some(refusal) = self.refusal(token) {
+            Some(refusal)
         } else if self.rate_limit.is_some_and(|limit| in_last_second > limit as usize) {
             Some(Answer::throttled(None))
         } else {
@@ -89,8 +92,18 @@ impl Shared {
         refusal.map_or_else(|| self.truth(asked), |answer| (Arc::new(answer), Duration::ZERO))
     }
 
-    fn accepts(&self, token: &str) -> bool {
-        !token.is_empty() && (self.tokens.is_empty() || self.tokens.contains(token))
+    fn refusal(&self, token: &str) -> Option<Answer> {
+        match self.portal.standing(token) {
+            Standing::Accepted => None,
+            Standing::WrongAddress(ours) => Some(Answer::invalid_ip(&ours)),
+            Standing::Unknown if !token.is_empty() && self.accepts_foreign(token) => None,
+            Standing::Unknown | Standing::Revoked => Some(Answer::invalid_authorization()),
+        }
+    }
+
+    /// Whether a token that is not of the portal is good.
+    fn accepts_foreign(&self, token: &str) -> bool {
+        self.tokens.contains(token) || (self.tokens.is_empty() && !self.portal.has_accounts())
     }
 
     /// The document asked for, from the copy that is out or from the world as it is now.
@@ -108,18 +121,27 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/_sim/release", post(control::release))
         .route("/_sim/calls", get(control::calls))
         .route("/_sim/world", get(control::world))
+        .route("/_sim/portal", get(control::portal))
+        .route("/_sim/portal/account", post(control::open_account))
+        .route("/_sim/portal/key", post(control::put_key).delete(control::revoke_key))
+        .route("/_sim/portal/address", post(control::move_to))
+        .route("/_sim/portal/trouble", post(control::portal_trouble))
+        .route("/api/login", post(portal::login))
+        .route("/api/apikey/list", post(portal::list))
+        .route("/api/apikey/create", post(portal::create))
+        .route("/api/apikey/revoke", post(portal::revoke))
         .fallback(take_call)
         .with_state(shared)
 }
 
 async fn take_call(
     State(shared): State<Arc<Shared>>,
-    ConnectInfo(switch): ConnectInfo<CutSwitch>,
+    ConnectInfo(line): ConnectInfo<Line>,
     request: Request,
 ) -> Response {
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let token = bearer(request.headers());
-    let (number, in_last_second) = shared.book.arrive(token, path);
+    let (number, in_last_second) = shared.book.arrive(line.received(), token, path);
     let asked = Asked::parse(path);
 
     let orders = shared.rules.orders_for(&asked, token);
@@ -138,7 +160,7 @@ async fn take_call(
             respond(&answer, left, gzip)
         }
         Some(Misbehaviour::CutBeforeHeaders) => {
-            switch.throw();
+            line.cut();
             return Response::new(Body::empty());
         }
         Some(what) => misbehave(&what, &asked, || shared.truth(&asked).0),
@@ -179,7 +201,7 @@ fn respond(answer: &Answer, left: Duration, gzip: bool) -> Response {
 fn misbehave(what: &Misbehaviour, asked: &Asked, truth: impl FnOnce() -> Arc<Answer>) -> Response {
     let answer = match what {
         Misbehaviour::Throttled { retry_after } => Answer::throttled(*retry_after),
-        Misbehaviour::InvalidIp => Answer::invalid_ip(),
+        Misbehaviour::InvalidIp => Answer::invalid_ip("203.0.113.7"),
         Misbehaviour::InvalidAuthorization => Answer::invalid_authorization(),
         Misbehaviour::AddressBan => Answer::address_ban(),
         Misbehaviour::OtherForbidden => Answer::other_forbidden(),

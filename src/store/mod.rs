@@ -15,7 +15,7 @@ use std::{collections::HashMap, future::Future};
 
 use crate::{
     clock::Timestamp,
-    model::{Fetched, LeagueMemory, ObjectId, Reason},
+    model::{Event, Fetched, Learned, Move, Note, ObjectId, Reason, Tag, WarMemory},
 };
 
 /// What we know about how fresh an object is.
@@ -25,8 +25,8 @@ pub struct Freshness {
     pub fetched_at: Timestamp,
     /// Until when the API would give the same bytes again.
     pub fresh_until: Timestamp,
-    /// For wars: what is known about the clan's league.
-    pub league: Option<LeagueMemory>,
+    /// For wars: what is remembered of the war and of the clan's league.
+    pub league: Option<WarMemory>,
 }
 
 /// What committing one answer came to.
@@ -43,6 +43,66 @@ pub enum Committed {
     /// The database refuses this one record, and would again.
     Poison(Reason),
 }
+
+/// Makes entries of what a commit brought to light: the answers, what each taught, and who joined and left.
+pub type EventsOf = fn(&[Fetched], &[Learned], &[Move]) -> Vec<Event>;
+
+/// What a commit is to tell beside what became of each answer. What nobody wants to know costs no statement.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Telling {
+    /// How old the full documents of a clan's members are.
+    pub members: bool,
+    /// The documents that were replaced, who joined and left, and the entries that are made of it.
+    pub events: Option<EventsOf>,
+    /// Whatever was stored or noted, and the players whose rows were written because of somebody else's answer.
+    pub renewed: bool,
+    /// What has new content.
+    pub changed: bool,
+}
+
+impl Telling {
+    /// Whether commits have anything to tell to others than this worker.
+    #[must_use]
+    pub const fn makes_notes(&self) -> bool {
+        self.events.is_some() || self.renewed || self.changed
+    }
+}
+
+/// What a commit came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Commit {
+    /// Of each answer, in the order of the batch.
+    pub committed: Vec<Committed>,
+    /// The same, as far as [`Telling`] asked for it.
+    pub learned: Vec<Learned>,
+    pub moves: Vec<Move>,
+    pub touched: Vec<Tag>,
+    /// What is to be told to others: stored with the commit until [`Store::forget_notes`].
+    pub notes: Vec<Note>,
+}
+
+impl Commit {
+    /// Of so many answers, none of which counted.
+    fn of_nothing(answers: usize) -> Self {
+        Self {
+            committed: vec![Committed::Superseded; answers],
+            learned: vec![Learned::default(); answers],
+            ..Self::default()
+        }
+    }
+
+    /// Adds what the answer at this place came to alone.
+    fn add(&mut self, place: usize, one: Self) {
+        self.committed.splice(place..=place, one.committed);
+        self.learned.splice(place..=place, one.learned);
+        self.moves.extend(one.moves);
+        self.touched.extend(one.touched);
+        self.notes.extend(one.notes);
+    }
+}
+
+/// How many notes are read at once. One has a few KB.
+pub const MOST_NOTES: usize = 100;
 
 /// One row of `refresh_runs`.
 #[derive(Clone, Debug)]
@@ -76,11 +136,23 @@ pub trait Store: Send + Sync + 'static {
     /// Stores a batch in one transaction, a constant number of statements. Answers in order. An error means that
     /// nothing of it was stored and that the store as a whole is in trouble; a record that hurts only itself is
     /// [`Committed::Poison`].
-    fn commit(
+    fn commit(&self, now: Timestamp, batch: &[Fetched]) -> impl Future<Output = Result<Commit, StoreError>> + Send {
+        self.commit_and_forget(now, batch, &[])
+    }
+
+    /// [`Self::commit`], and in the same transaction the notes of these ids are forgotten: they are told.
+    fn commit_and_forget(
         &self,
         now: Timestamp,
         batch: &[Fetched],
-    ) -> impl Future<Output = Result<Vec<Committed>, StoreError>> + Send;
+        told: &[i64],
+    ) -> impl Future<Output = Result<Commit, StoreError>> + Send;
+
+    /// The oldest notes of commits before this time that nobody has forgotten, at most [`MOST_NOTES`].
+    fn notes(&self, before: Timestamp) -> impl Future<Output = Result<Vec<Note>, StoreError>> + Send;
+
+    /// Notes that are told, or given up.
+    fn forget_notes(&self, ids: &[i64]) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Writes the row of a finished run; old rows are trimmed.
     fn record_run(&self, row: &RunRow) -> impl Future<Output = Result<(), StoreError>> + Send;
@@ -95,9 +167,9 @@ pub enum StoreError {
     #[error("reach the database at {server}: {detail}")]
     Unreachable { server: String, detail: String },
     /// A right is missing; the detail says which, `remedy` is the statement that grants it.
-    #[error("the database at {server} refused {action}: {detail}; to mend it: {remedy}")]
+    #[error("{action} in the database at {server}: {detail}; to mend it: {remedy}")]
     NotAllowed { server: String, action: &'static str, detail: String, remedy: String },
     /// The database answered with an error.
-    #[error("the database at {server} failed to {action}: {detail}")]
+    #[error("{action} in the database at {server}: {detail}")]
     Failed { server: String, action: &'static str, detail: String },
 }

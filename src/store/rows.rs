@@ -3,9 +3,11 @@
 use std::{borrow::Cow, cmp::Reverse, collections::BTreeMap, fmt};
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
-use sha2::{Digest, Sha256};
 
-use crate::model::{Fetched, Kind, ObjectId, Tag};
+use crate::{
+    clock::Timestamp,
+    model::{Fetched, Kind, Note, ObjectId, Tag},
+};
 
 /// Characters that the tables' `name` columns hold.
 pub const NAME_WIDTH: usize = 50;
@@ -37,6 +39,14 @@ pub fn with_deep_link<'a>(json: &'a str, link: &str) -> Cow<'a, str> {
     // After the last value rather than before the brace, so that a pretty-printed document stays readable.
     let end = json[..end].trim_end().len();
     Cow::Owned(format!("{}{comma}\"deep_link\":\"{link}\"{}", &json[..end], &json[end..]))
+}
+
+/// The document as it was received: what [`with_deep_link`] spliced in is taken out again.
+#[must_use]
+pub fn without_deep_link(json: &str, link: &str) -> String {
+    let spliced = format!("\"deep_link\":\"{link}\"");
+    let Some((before, after)) = json.rsplit_once(&spliced) else { return json.to_owned() };
+    format!("{}{after}", before.strip_suffix(',').unwrap_or(before))
 }
 
 struct TopLevelKeys {
@@ -86,12 +96,6 @@ pub fn cut(text: &str, width: usize) -> Cow<'_, str> {
     }
 }
 
-/// SHA-256 of the document as received.
-#[must_use]
-pub fn content_hash(json: &str) -> [u8; 32] {
-    Sha256::digest(json.as_bytes()).into()
-}
-
 /// The places in the batch of the newest answer for each object, sorted by kind and tag. Of two answers that began in
 /// the same moment the first stays.
 #[must_use]
@@ -102,6 +106,16 @@ pub fn newest_answers(batch: &[Fetched]) -> Vec<usize> {
         *kept = std::cmp::min_by_key(*kept, place, |&place| (Reverse(batch[place].began), place));
     }
     newest.into_values().collect()
+}
+
+/// What a note says, as it is stored.
+pub fn words_of(note: &Note) -> String {
+    serde_json::to_string(note).expect("texts and their lists are JSON")
+}
+
+/// A note as it was stored. Words that somebody edited into something unreadable say nothing.
+pub fn note(id: i64, stored_at: Timestamp, words: &str) -> Note {
+    Note { id, stored_at, ..serde_json::from_str(words).unwrap_or_default() }
 }
 
 #[cfg(test)]
@@ -135,6 +149,13 @@ mod tests {
     fn a_document_that_has_the_key_already_is_left_alone() {
         for json in [r#"{"deep_link":null,"tag":"x"}"#, r#"{"deep\u005flink":1}"#, "[1]", "not json"] {
             assert_eq!(with_deep_link(json, LINK), json);
+        }
+    }
+
+    #[test]
+    fn what_was_spliced_in_is_taken_out_again_without_a_trace() {
+        for json in ["{ \"b\" : 1.0,\n  \"a\": {\"deep_link\": 1}\n}\n", "{}", "{ }", "[1]"] {
+            assert_eq!(without_deep_link(&with_deep_link(json, LINK), LINK), json);
         }
     }
 

@@ -1,24 +1,26 @@
-//! The commit stage: answers are stored in groups, then the whole group is settled. Talks to the store and the queue.
+//! The commit stage: answers are stored in groups, then the whole group is settled. Talks to the store and the queue; what
+//! follows a commit is in `tell`, what stands in its way in `obstacles`.
 //!
 //! Store first, then settle: a crash in between leads to a second look, never to a lost request.
 
 use std::time::Duration;
 
 use tokio::{sync::mpsc, time::Instant};
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 use super::{
-    drain::{Drain, PROBE_INTERVAL, lock},
+    drain::{Drain, lock},
     halt::Force,
     report::StopReason,
     standing::still_wanted_at,
+    tell::Telling,
 };
 use crate::{
     api::verdict::Obstacle,
     clock::Timestamp,
-    model::{Fetched, Outcome, Reason},
-    queue::{Lease, Maintenance, Queue, QueueError, Settled, Settlement, Slots},
-    store::{Committed, Store, StoreError},
+    model::{Fetched, FollowUp, Note, Outcome, Reason},
+    queue::{Following, Lease, Queue, Settled, Settlement, Slots},
+    store::{Commit, Committed, Store, StoreError},
 };
 
 /// A group is committed when it has so many answers …
@@ -40,6 +42,9 @@ const FIRST_DELAY: Duration = Duration::from_secs(2 * 60);
 const PATIENCE: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(2)];
 
+/// A database that has kept a commit waiting for so long, tries together, is down for this run.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(10);
+
 /// A lease whose request has come to an end in this run.
 #[derive(Debug)]
 pub struct Ended {
@@ -50,22 +55,27 @@ pub struct Ended {
 /// How it came to its end.
 #[derive(Debug)]
 pub enum How {
-    Satisfied,
-    Later(Timestamp),
+    /// With the next look at a war.
+    Satisfied(Option<FollowUp>),
+    /// With the next look at a war.
+    Later(Timestamp, Option<FollowUp>),
     Answered(Box<Fetched>),
-    Dead { reason: Reason, body: Option<String> },
+    Dead {
+        reason: Reason,
+        body: Option<String>,
+    },
     Failed(Reason),
     Obstacle(Obstacle),
     GivenBack,
 }
 
 impl Ended {
-    pub const fn satisfied(lease: Lease) -> Self {
-        Self { lease, how: How::Satisfied }
+    pub const fn satisfied(lease: Lease, next_look: Option<FollowUp>) -> Self {
+        Self { lease, how: How::Satisfied(next_look) }
     }
 
-    pub const fn later(lease: Lease, until: Timestamp) -> Self {
-        Self { lease, how: How::Later(until) }
+    pub const fn later(lease: Lease, until: Timestamp, next_look: Option<FollowUp>) -> Self {
+        Self { lease, how: How::Later(until, next_look) }
     }
 
     pub const fn given_back(lease: Lease) -> Self {
@@ -75,10 +85,13 @@ impl Ended {
 
 /// What is stored and settled together.
 #[derive(Debug, Default)]
-struct Group {
+pub struct Group {
     answered: Vec<(Lease, Fetched)>,
     settlements: Vec<(Lease, Settlement)>,
     outcomes: Vec<Outcome>,
+    follow_ups: Vec<FollowUp>,
+    /// What is to be told to others.
+    pub notes: Vec<Note>,
 }
 
 impl Group {
@@ -136,8 +149,14 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     async fn sort_in(&self, ended: Ended, group: &mut Group, streak: &mut Streak) {
         let Ended { lease, how } = ended;
         match how {
-            How::Satisfied => group.settle(lease, Settlement::Done, Outcome::Satisfied),
-            How::Later(until) => group.settle(lease, Settlement::Later { until }, Outcome::Satisfied),
+            How::Satisfied(next_look) => {
+                group.follow_ups.extend(next_look);
+                group.settle(lease, Settlement::Done, Outcome::Satisfied);
+            }
+            How::Later(until, next_look) => {
+                group.follow_ups.extend(next_look);
+                group.settle(lease, Settlement::Later { until }, Outcome::Satisfied);
+            }
             How::Answered(fetched) => {
                 self.heard(true);
                 self.end_streak(streak, group, true);
@@ -205,49 +224,6 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         lock(self.tally).error(format!("{}: {reason}", lease.object));
     }
 
-    /// Something that is not the request's fault stood in the way.
-    async fn meet(&self, obstacle: Obstacle) {
-        let met = match obstacle {
-            Obstacle::Throttled { .. } => {
-                lock(self.tally).throttled += 1;
-                self.ring.share_rests().await
-            }
-            Obstacle::Maintenance { detail } => self.maintenance(&detail).await,
-            Obstacle::KeyRejected { key, detail } => {
-                self.refused_key(&key, &detail);
-                self.ring.share_rests().await
-            }
-            Obstacle::KeyForbidden { key, detail } => {
-                self.refused_key(&key, &detail);
-                let failure = format!("the API forbids key {key} altogether ({detail}): is our address banned?");
-                self.halt.end(Force::StartNothing, StopReason::NoUsableKey, Some(failure));
-                self.ring.share_rests().await
-            }
-            Obstacle::NoUsableKey | Obstacle::Deadline => Ok(()),
-        };
-        if let Err(error) = met {
-            warn!(error = %error, "could not tell other runs what the API said");
-        }
-    }
-
-    fn refused_key(&self, key: &crate::model::Fingerprint, detail: &str) {
-        if self.keys.fingerprints().contains(key) {
-            warn!(key.fingerprint = %key, detail, "the API does not accept this key");
-            lock(self.tally).error(format!("key {key}: {detail}"));
-        }
-    }
-
-    /// The API is in maintenance: the drain ends, and one run in 30 s probes.
-    async fn maintenance(&self, detail: &str) -> Result<(), QueueError> {
-        if self.halt.is_forced() {
-            return Ok(());
-        }
-        info!(detail, "the API is in maintenance; everything is given back and one probe is made every 30 s");
-        self.halt.end(Force::StartNothing, StopReason::Maintenance, None);
-        let now = self.time.now();
-        self.worker.queue.begin_maintenance(Maintenance { since: now, next_probe: now + PROBE_INTERVAL }).await
-    }
-
     /// Stores the answers of a group, then settles all of it.
     async fn finish(&self, mut group: Group) {
         if group.len() == 0 {
@@ -256,15 +232,24 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         let answered = std::mem::take(&mut group.answered);
         if !answered.is_empty() {
             let (leases, fetched): (Vec<Lease>, Vec<Fetched>) = answered.into_iter().unzip();
-            match self.commit(&fetched).await {
-                Ok(committed) => {
-                    for ((lease, fetched), committed) in leases.into_iter().zip(&fetched).zip(committed) {
+            // One group was patient for all: with the next ones the run would last a multiple of that.
+            let is_down = matches!(self.halt.reason(), Some((StopReason::DatabaseDown, _)));
+            let committed = if is_down { None } else { Some(self.commit(&fetched).await) };
+            match committed {
+                Some(Ok(Commit { committed, learned, notes, .. })) => {
+                    group.notes = notes;
+                    for (((lease, fetched), committed), learned) in
+                        leases.into_iter().zip(&fetched).zip(committed).zip(&learned)
+                    {
+                        group.follow_ups.extend(self.follow_ups(fetched, &committed, learned));
                         let (settlement, outcome) = self.after_commit(&lease, fetched, committed);
                         group.settle(lease, settlement, outcome);
                     }
                 }
-                Err(error) => {
-                    self.database_down(&error);
+                failed => {
+                    if let Some(Err(error)) = failed {
+                        self.database_down(&error);
+                    }
                     for lease in leases {
                         group.settle(lease, Settlement::Release, Outcome::Released);
                     }
@@ -276,12 +261,15 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
 
     /// Commits, and holds back further calls while the database does not answer: no call is spent on a result that
     /// cannot be kept. What was fetched already is worth some patience.
-    async fn commit(&self, fetched: &[Fetched]) -> Result<Vec<Committed>, StoreError> {
+    async fn commit(&self, fetched: &[Fetched]) -> Result<Commit, StoreError> {
         let mut patience = PATIENCE.iter();
+        let first_began = Instant::now();
         loop {
             let began = Instant::now();
-            let error = match self.commit_once(fetched).await {
+            let told = self.caches.told_notes();
+            let error = match self.commit_once(fetched, &told).await {
                 Ok(committed) => {
+                    self.caches.forgotten(&told);
                     self.deadline.saw_commit(began.elapsed());
                     self.store_answers.send_replace(true);
                     return Ok(committed);
@@ -291,15 +279,17 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             self.store_answers.send_replace(false);
             warn!(error = %error, answers = fetched.len(), "could not store answers");
             match patience.next() {
-                Some(wait) if Instant::now() + *wait < self.deadline.end() => tokio::time::sleep(*wait).await,
+                Some(wait) if Instant::now() + *wait < self.deadline.end().min(first_began + LONGEST_PATIENCE) => {
+                    tokio::time::sleep(*wait).await;
+                }
                 _ => return Err(error),
             }
         }
     }
 
     /// One try. A database that stays silent is not waited for with more calls.
-    async fn commit_once(&self, fetched: &[Fetched]) -> Result<Vec<Committed>, StoreError> {
-        let mut commit = std::pin::pin!(self.worker.store.commit(self.time.now(), fetched));
+    async fn commit_once(&self, fetched: &[Fetched], told: &[i64]) -> Result<Commit, StoreError> {
+        let mut commit = std::pin::pin!(self.worker.store.commit_and_forget(self.time.now(), fetched, told));
         if let Ok(answer) = tokio::time::timeout(SLOW_COMMIT, commit.as_mut()).await {
             return answer;
         }
@@ -313,7 +303,10 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             None => Settlement::Done,
         };
         match committed {
-            Committed::Stored => (done, Outcome::Stored),
+            Committed::Stored => {
+                self.caches.changed(&lease.object);
+                (done, Outcome::Stored)
+            }
             Committed::Unchanged => (done, Outcome::Unchanged),
             Committed::Superseded => (done, Outcome::Satisfied),
             Committed::Noted => match fetched.answered {
@@ -330,10 +323,20 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     /// Settles a group in one step. When the queue does not answer, the leases lapse: what was stored is then found to be
     /// fresh, and not called for again.
     async fn settle(&self, group: &Group) {
+        let (follow_ups, most_ready) = self.follow_ups_that_fit(&group.follow_ups);
+        let following = Following { follow_ups: &follow_ups, most_ready };
+        let mut telling = Telling::of(&group.notes, &self.worker.config.cache_key_templates);
+        failpoint!("settle.before");
         let mut patience = PATIENCE.iter();
         let settled = loop {
-            let error = match self.worker.queue.settle(self.time.now(), &group.settlements).await {
-                Ok(settled) => break settled,
+            let settling = self.worker.queue.settle_and_follow(self.time.now(), &group.settlements, following);
+            // Sent one after the other on one connection: one round trip.
+            let ((), settled) = tokio::join!(self.tell(&mut telling), settling);
+            let error = match settled {
+                Ok((settled, taken)) => {
+                    lock(self.tally).followups += taken as u64;
+                    break settled;
+                }
                 Err(error) => error,
             };
             warn!(error = %error, requests = group.settlements.len(), "could not settle requests");
@@ -345,10 +348,12 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 }
             }
         };
+        failpoint!("settle.after");
+        self.close_notes(&group.notes, &telling);
         for (((lease, _), outcome), settled) in group.settlements.iter().zip(&group.outcomes).zip(settled) {
             lock(&self.in_hand).remove(&lease.token);
             let outcome = if settled == Settled::Stale { Outcome::Stale } else { *outcome };
-            self.count(&lease.object, outcome);
+            self.count(lease, outcome);
         }
         self.flow.closed(group.settlements.len());
     }

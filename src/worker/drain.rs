@@ -18,7 +18,8 @@ use tokio::{sync::mpsc, time::Instant};
 use tracing::{debug, warn};
 
 use super::{
-    Progress, Worker,
+    Progress, Worker, allowance,
+    caches::Caches,
     commit::Ended,
     deadline::Deadline,
     fetch::Work,
@@ -26,12 +27,13 @@ use super::{
     halt::{Force, Halt},
     keys::KeyRing,
     report::{StopReason, Tally},
-    standing::{Standing, standing},
+    standing::{LONGEST_MAX_AGE, Standing, standing},
 };
 use crate::{
-    api::run_keys::RunKeys,
+    api::{allowance::Allowance, run_keys::RunKeys},
     clock::{ServerTime, Timestamp},
-    model::{ObjectId, Outcome, Priority},
+    derive::followup,
+    model::{FollowUp, ObjectId, Outcome, Priority},
     queue::{Lease, LeaseRequest, LeaseToken, MailLimits, Queue, QueueError, Slots},
     store::{Freshness, Store, StoreError},
 };
@@ -41,6 +43,9 @@ const AHEAD: Duration = Duration::from_secs(2);
 
 /// How soon the mailbox is looked at again while requests are in flight and nothing is ready.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// The waits between tries to lease from a queue that does not answer.
+const PATIENCE_WITH_LEASES: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
 
 /// Between two probes of an API in maintenance.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(30);
@@ -55,6 +60,8 @@ pub struct Drain<'a, Q, S> {
     pub run: &'a str,
     pub time: &'a ServerTime,
     pub deadline: &'a Deadline,
+    /// Whoever caches what changes is told.
+    pub caches: &'a Caches<'a>,
     pub keys: &'a RunKeys,
     pub ring: &'a KeyRing<'a, Q>,
     pub halt: &'a Halt,
@@ -81,6 +88,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     /// Drains until there is a reason to end, which is then in `halt`.
     pub async fn drain(&self) {
+        self.tell_what_was_left().await;
         let (work, to_fetch) = mpsc::channel(1024);
         let (ended, to_commit) = mpsc::channel(1024);
         let stages = async {
@@ -93,6 +101,9 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         tokio::select! {
             _ = stages => {}
             () = self.keep() => {}
+            () = self.replace_refused_keys() => {}
+            () = allowance::keep_up(self.worker.queue.as_ref(), self.keys) => {}
+            () = self.keep_telling() => {}
         }
     }
 
@@ -102,7 +113,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         let mut leased_so_far = 0_u64;
         let mut probing = self.probing;
         while let Some(room) = self.room(leased_so_far, probing).await {
-            let batch = match self.lease_batch(room).await {
+            let batch = match self.lease_patiently(room).await {
                 Ok(batch) => batch,
                 Err(error) => return self.queue_down(&error),
             };
@@ -168,6 +179,10 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 self.halt.end(Force::None, StopReason::MaxRequests, None);
                 return None;
             }
+            if self.keys.allowance().is_some_and(Allowance::is_used_up) {
+                self.day_used_up();
+                return None;
+            }
             if self.keys.usable() == 0 {
                 self.wait_for_a_key().await;
                 continue;
@@ -182,8 +197,27 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         }
     }
 
+    /// Logs in when the API has refused a key that came from the portal; the calls wait for what that gives.
+    async fn replace_refused_keys(&self) {
+        loop {
+            self.ring.login_is_due().await;
+            if let Err(failure) = self.ring.log_in(self.deadline.leasing_ends()).await {
+                warn!("could not replace a key that the API refused: {failure}");
+                lock(self.tally).error(failure);
+            }
+        }
+    }
+
     /// All keys rest: waits for the first to come back, or ends the run when that is too late.
     async fn wait_for_a_key(&self) {
+        if self.ring.is_logging_in() {
+            tokio::select! {
+                () = self.ring.logged_in() => {}
+                () = self.halt.forced(Force::StartNothing) => {}
+                () = tokio::time::sleep_until(self.deadline.leasing_ends()) => {}
+            }
+            return;
+        }
         // Not one object is kept waiting by us meanwhile: another run may have a key.
         match self.ring.next_back() {
             Some(back) if self.deadline.may_lease(back) => {
@@ -215,10 +249,25 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         }
     }
 
-    /// Whether one of our keys is neither lost nor benched for the rest of the run.
+    /// Whether one of our keys is neither lost nor benched for the rest of the run, or is about to be replaced.
     fn some_key_may_come_back(&self) -> bool {
         let benched = self.keys.resting().iter().filter(|rest| rest.remaining.is_none()).count();
-        self.keys.fingerprints().len() > benched
+        self.keys.fingerprints().len() > benched || self.ring.is_about_to_log_in()
+    }
+
+    /// [`Self::lease_batch`], again when the queue was away for a moment, as in a failover. What an answer that was lost on
+    /// the way had leased is free again after its lease time.
+    async fn lease_patiently(&self, max: usize) -> Result<Batch, QueueError> {
+        for wait in PATIENCE_WITH_LEASES {
+            match self.lease_batch(max).await {
+                Err(error) if error.is_transient() && self.deadline.may_lease(Instant::now() + wait) => {
+                    warn!(error = %error, "could not lease; will try again");
+                    tokio::time::sleep(wait).await;
+                }
+                answer => return answer,
+            }
+        }
+        self.lease_batch(max).await
     }
 
     /// Admits a slice of mail and leases what is next in order.
@@ -228,7 +277,9 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             self.time.reset(queue.time().await?);
         }
         let now = self.time.now();
+        failpoint!("mail.before_read");
         let mail = queue.read_mail(now, MailLimits::default()).await?;
+        failpoint!("mail.after_read");
         let request = LeaseRequest {
             max,
             duration: self.lease_duration(),
@@ -238,11 +289,25 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             run: self.run.to_owned(),
         };
         // Sent one after the other on one connection, so that the lease sees what was admitted; one round trip.
-        let (admitted, leased) = tokio::join!(queue.admit(now, mail), queue.lease(now, &request));
+        let admit = async {
+            failpoint!("admit.before");
+            let admitted = queue.admit(now, mail).await;
+            failpoint!("admit.after");
+            admitted
+        };
+        let lease = async {
+            failpoint!("lease.before");
+            let leased = queue.lease(now, &request).await;
+            failpoint!("lease.after");
+            leased
+        };
+        let (admitted, leased) = tokio::join!(admit, lease);
         let (admitted, leased) = (admitted?, leased?);
         let mut tally = lock(self.tally);
         tally.mail.add(&admitted);
         tally.lapsed += leased.lapsed as u64;
+        tally.repaired.add(admitted.repaired);
+        tally.repaired.add(leased.repaired);
         if leased.lapsed > 0 {
             warn!(
                 lapsed = leased.lapsed,
@@ -251,7 +316,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             );
         }
         // A server that has forgotten the script of the one and not of the other carries them out in the other order.
-        let more = admitted.more || admitted.admitted + admitted.found_by_scan > 0 || leased.more;
+        let more = admitted.more || admitted.admitted > 0 || leased.more;
         Ok(Batch { leases: leased.leases, suspect_waits: leased.suspect_waits, more })
     }
 
@@ -267,6 +332,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         self.flow.leased(leases.len());
         lock(&self.in_hand).extend(leases.iter().map(|lease| (lease.token.clone(), lease.object.clone())));
         let objects: Vec<ObjectId> = leases.iter().map(|lease| lease.object.clone()).collect();
+        failpoint!("freshness.before");
         let mut stored = match self.worker.store.freshness(&objects).await {
             Ok(stored) => stored,
             Err(error) => {
@@ -277,6 +343,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 return false;
             }
         };
+        failpoint!("freshness.after");
         let now = self.time.now();
         for lease in leases {
             let known = stored.remove(&lease.object);
@@ -293,6 +360,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         work: &mpsc::Sender<Work>,
         ended: &mpsc::Sender<Ended>,
     ) {
+        let next_look = known.as_ref().and_then(|known| self.next_look_at_stored(&lease.object, known));
         match standing(&lease, known.as_ref(), now) {
             Standing::Call => {
                 self.flow.queued();
@@ -300,12 +368,19 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 let _ = work.send(Work { lease, league: known.and_then(|known| known.league) }).await;
             }
             Standing::Satisfied => {
-                let _ = ended.send(Ended::satisfied(lease)).await;
+                let _ = ended.send(Ended::satisfied(lease, next_look)).await;
             }
             Standing::Later(until) => {
-                let _ = ended.send(Ended::later(lease, until)).await;
+                let _ = ended.send(Ended::later(lease, until, next_look)).await;
             }
         }
+    }
+
+    /// The next look at a war that needs no call now. Whoever stored it may have died before it was put in.
+    fn next_look_at_stored(&self, object: &ObjectId, stored: &Freshness) -> Option<FollowUp> {
+        let memory = stored.league.as_ref().filter(|_| self.worker.config.follow_ups.wars)?;
+        let fresh_until = stored.fresh_until.min(stored.fetched_at + LONGEST_MAX_AGE);
+        followup::next_look(object, memory, stored.fetched_at, fresh_until)
     }
 
     /// Renews leases and key slots until the stages are done, and watches for the order to stop.
@@ -340,7 +415,9 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             }
             self.worker.queue.renew(now, &leases, now + self.lease_duration()).await
         };
+        failpoint!("renew.before");
         let (renewed, slots) = tokio::join!(renewed, self.ring.renew());
+        failpoint!("renew.after");
         match renewed {
             Ok(ours) => {
                 for ((object, token), _) in leases.iter().zip(ours).filter(|(_, still_ours)| !still_ours) {
@@ -355,6 +432,11 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         }
     }
 
+    /// All calls of this day are made: what was not started is given back.
+    pub fn day_used_up(&self) {
+        self.halt.end(Force::StartNothing, StopReason::DayUsedUp, None);
+    }
+
     pub fn queue_down(&self, error: &QueueError) {
         self.halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
     }
@@ -364,9 +446,9 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     }
 
     /// Counts what became of a request, and shows it.
-    pub fn count(&self, object: &ObjectId, outcome: Outcome) {
-        lock(self.tally).count(object.kind, outcome);
-        self.progress.settled(object.kind, outcome);
+    pub fn count(&self, lease: &Lease, outcome: Outcome) {
+        lock(self.tally).count(lease.object.kind, lease.priority, outcome);
+        self.progress.settled(lease.object.kind, outcome);
     }
 }
 

@@ -8,12 +8,16 @@ use tracing::error;
 
 use super::{
     commit::{Ended, How},
-    drain::Drain,
+    drain::{Drain, lock},
     halt::Force,
 };
 use crate::{
-    api::{client::Ask, run_keys::Permit, verdict::Verdict},
-    model::{LeagueMemory, Reason},
+    api::{
+        client::Ask,
+        run_keys::{NoPermit, Permit},
+        verdict::Verdict,
+    },
+    model::{Reason, WarMemory},
     queue::{Lease, Queue, Slots},
     store::Store,
 };
@@ -25,7 +29,7 @@ const QUICK_TRIES: u32 = 2;
 #[derive(Debug)]
 pub struct Work {
     pub lease: Lease,
-    pub league: Option<LeagueMemory>,
+    pub league: Option<WarMemory>,
 }
 
 impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
@@ -74,11 +78,17 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         let place = places.acquire().await.map_err(|_| ())?;
         // The sender lives in `self`, so waiting cannot fail.
         let _ = self.store_answers.subscribe().wait_for(|answers| *answers).await;
-        let permit = self.keys.permit(self.deadline.calls_end()).await.map_err(|_| ())?;
+        failpoint!("permit.before");
+        let permit = self.keys.permit(self.deadline.calls_end()).await.map_err(|none| {
+            if none == NoPermit::DayUsedUp {
+                self.day_used_up();
+            }
+        })?;
+        failpoint!("permit.after");
         Ok((place, permit))
     }
 
-    async fn call(&self, lease: &Lease, league: Option<&LeagueMemory>, permit: Permit) -> How {
+    async fn call(&self, lease: &Lease, league: Option<&WarMemory>, permit: Permit) -> How {
         let ask = Ask {
             object: &lease.object,
             league,
@@ -93,6 +103,8 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             error!(object = %lease.object, "a request panicked while it was fetched; this is a defect of the worker");
             return How::Failed(Reason::new("panicked", "the worker panicked while fetching this object"));
         };
+        failpoint!("fetch.answered", lease.object.tag.as_str());
+        lock(self.tally).count_calls(lease.object.kind, lease.priority, u64::from(fetch.calls));
         self.deadline.saw_call(fetch.slowest_call);
         match fetch.verdict {
             Verdict::Answered(fetched) => How::Answered(Box::new(fetched)),

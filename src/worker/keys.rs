@@ -8,8 +8,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 use tracing::warn;
+
+use super::login;
 
 use crate::{
     api::{
@@ -29,6 +31,9 @@ const REJECTED_REST: Duration = Duration::from_secs(10 * 60);
 
 /// How long the answer to asking for a rested key's slot is waited for before it is asked for again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Stands before the reason when a key rests because the API does not accept it.
+pub const BENCHED: &str = "benched: ";
 
 /// What taking the slots came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +58,8 @@ pub struct KeyRing<'a, S> {
     wanted: usize,
     /// Keys that rest, and when to ask for their slots again.
     resting: Mutex<Vec<(ApiKey, Instant)>>,
+    /// Whether a login is due or under way in the middle of the run.
+    logging_in: watch::Sender<bool>,
 }
 
 impl<'a, S: Slots> KeyRing<'a, S> {
@@ -66,7 +73,22 @@ impl<'a, S: Slots> KeyRing<'a, S> {
         wanted: Option<usize>,
     ) -> Self {
         let wanted = wanted.unwrap_or(usize::MAX);
-        Self { slots, clock, wallet, keys, run, lifetime, wanted, resting: Mutex::default() }
+        Self {
+            slots,
+            clock,
+            wallet,
+            keys,
+            run,
+            lifetime,
+            wanted,
+            resting: Mutex::default(),
+            logging_in: watch::Sender::new(false),
+        }
+    }
+
+    /// The keys of this run.
+    pub const fn keys(&self) -> &'a RunKeys {
+        self.keys
     }
 
     /// Takes free slots, starting at a random key so that overlapping runs do not all ask for the same one first.
@@ -107,7 +129,9 @@ impl<'a, S: Slots> KeyRing<'a, S> {
 
     async fn ask_for(&self, key: &ApiKey) -> Result<Slot, QueueError> {
         let start = SlotStart::now(self.clock);
+        failpoint!("slot.before_take");
         let answer = self.slots.take_key(key.fingerprint(), self.run, self.lifetime).await?;
+        failpoint!("slot.after_take");
         if let Slot::Taken { learned_rate } = answer {
             self.keys.add(key.clone(), learned_rate, start, self.lifetime);
         }
@@ -173,8 +197,8 @@ impl<'a, S: Slots> KeyRing<'a, S> {
     }
 
     fn rest_key(&self, key: &Fingerprint, rest: Duration) {
-        if let Some(known) = self.wallet.keys().iter().find(|known| known.fingerprint() == key) {
-            self.rest_until(known.clone(), Instant::now() + rest);
+        if let Some(known) = self.wallet.keys().into_iter().find(|known| known.fingerprint() == key) {
+            self.rest_until(known, Instant::now() + rest);
         }
     }
 
@@ -188,28 +212,83 @@ impl<'a, S: Slots> KeyRing<'a, S> {
     pub async fn share_rests(&self) -> Result<(), QueueError> {
         let rates = self.keys.rates();
         for Rest { key, reason, remaining } in self.keys.resting() {
-            let rate = rates.iter().find(|(other, _)| *other == key).map_or(1.0, |(_, rate)| *rate);
+            let learned = self.keys.learned(&key);
+            let rate = rates.iter().find(|(other, _)| *other == key).map(|(_, rate)| *rate);
             let rest = remaining.unwrap_or(REJECTED_REST);
             warn!(key.fingerprint = %key, reason, rest_seconds = rest.as_secs(), rate, "the API refused a call: the key rests");
             // Ours no more, whether or not Redis hears of it: a paused slot is nobody's.
             self.keys.lose(&key);
-            if remaining.is_some() {
-                self.rest_key(&key, rest);
-                self.slots.remember_rate(&key, rate).await?;
+            if remaining.is_none() && self.wallet.refuse(&key, &reason) {
+                self.logging_in.send_replace(true);
             }
-            self.slots.pause_key(&key, self.run, &reason, rest).await?;
+            let mut told = reason;
+            match (remaining, learned) {
+                (None, _) => told = format!("{BENCHED}{told}"),
+                (Some(_), learned) => {
+                    self.rest_key(&key, rest);
+                    if let Some(learned) = learned {
+                        self.slots.remember_rate(&key, learned).await?;
+                    }
+                }
+            }
+            self.slots.pause_key(&key, self.run, &told, rest).await?;
         }
         Ok(())
     }
 
-    /// Gives the slots back, after the last call has ended. Each lives on for one interval of its key's rate, so that a
-    /// new holder's fresh limiter cannot add a burst.
-    pub async fn give_back(&self, full_rate: f64) -> Result<(), QueueError> {
-        let linger = self.keys.linger();
-        for (key, rate) in self.keys.rates() {
+    /// Logs in where keys are missing. Then the keys in use are those of the wallet: what was replaced leaves the rotation,
+    /// and the slots of what came new are asked for.
+    pub async fn log_in(&self, until: Instant) -> Result<(), String> {
+        let done = self.log_in_and_take(until).await;
+        self.logging_in.send_replace(false);
+        done
+    }
+
+    async fn log_in_and_take(&self, until: Instant) -> Result<(), String> {
+        let in_use = self.keys.fingerprints();
+        let done = login::log_in(self.slots, self.wallet, self.clock, self.run, until).await;
+        let there_are = self.wallet.keys();
+        let told = |error: QueueError| format!("failed to {error}");
+        for key in in_use.iter().filter(|key| there_are.iter().all(|known| known.fingerprint() != *key)) {
+            let linger = self.keys.linger(key);
+            self.keys.lose(key);
+            self.slots.give_back_key(key, self.run, linger).await.map_err(told)?;
+        }
+        if !in_use.is_empty() || *self.logging_in.borrow() {
+            self.take().await.map_err(told)?;
+        }
+        done.map_err(|error| error.to_string())
+    }
+
+    /// Returns when a key that came from the portal was refused.
+    pub async fn login_is_due(&self) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.logging_in.subscribe().wait_for(|due| *due).await;
+    }
+
+    pub fn is_logging_in(&self) -> bool {
+        *self.logging_in.borrow()
+    }
+
+    /// Returns when no login is due or under way any more.
+    pub async fn logged_in(&self) {
+        let _ = self.logging_in.subscribe().wait_for(|due| !due).await;
+    }
+
+    /// A key of the portal was refused a moment ago, and whoever was refused is about to say so.
+    pub fn is_about_to_log_in(&self) -> bool {
+        let benched = |rest: &Rest| rest.remaining.is_none() && self.wallet.came_from_the_portal(&rest.key);
+        self.is_logging_in() || self.keys.resting().iter().any(benched)
+    }
+
+    /// Gives the slots back, after the last call has ended. Each lives on for a moment, so that a new
+    /// holder's fresh limiter cannot add a burst.
+    pub async fn give_back(&self) -> Result<(), QueueError> {
+        for key in self.keys.fingerprints() {
+            let (linger, learned) = (self.keys.linger(&key), self.keys.learned(&key));
             self.keys.lose(&key);
-            if rate < full_rate * 0.98 {
-                self.slots.remember_rate(&key, rate).await?;
+            if let Some(learned) = learned {
+                self.slots.remember_rate(&key, learned).await?;
             }
             self.slots.give_back_key(&key, self.run, linger).await?;
         }

@@ -5,19 +5,26 @@
 //! do the work, and closes it (slots given back, books closed). What each stage does is in `drain`, `fetch` and
 //! `commit`; the decisions are plain functions in [`deadline`] and [`standing`].
 
+pub mod allowance;
+mod caches;
 mod commit;
 pub mod deadline;
 mod drain;
 mod fetch;
 mod flow;
 mod halt;
-mod keys;
+pub mod keys;
+pub mod login;
+mod obstacles;
 pub mod report;
 pub mod standing;
+pub mod tables;
+mod tell;
 
 use std::{
     collections::HashMap,
     future::Future,
+    num::NonZeroU64,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -27,17 +34,20 @@ use tracing::{debug, warn};
 
 pub use self::halt::Stop;
 use self::{
+    caches::Caches,
     deadline::Deadline,
     drain::{Drain, PROBE_INTERVAL, lock},
     flow::Flow,
     halt::{Force, Halt},
     keys::{KeyRing, Taken},
-    report::{QueueReport, RunEnd, RunReport, StopReason, Tally},
+    report::{DayReport, QueueReport, RepairReport, RunEnd, RunReport, StopReason, Tally},
+    tables::Tables,
 };
 use crate::{
-    api::{client::ApiClient, run_keys::RunKeys, wallet::Wallet},
+    api::{allowance::Allowance, client::ApiClient, run_keys::RunKeys, wallet::Wallet},
     clock::{Clock, ServerTime, Timestamp},
     config::{Pause, WorkerConfig},
+    derive::{AfterReport, AfterRun},
     model::{Kind, ObjectId, Outcome, Priority, Wish},
     queue::{Queue, QueueError, Slots},
     store::{RunRow, Store},
@@ -60,6 +70,8 @@ pub struct RunOptions {
     pub priority_filter: Vec<Priority>,
     /// Put in front as critical before anything else.
     pub named: Vec<ObjectId>,
+    /// Somebody waits for the answer: views and jobs are left to other runs.
+    pub answer_soon: bool,
 }
 
 /// Follows a run while it goes on: the progress bar of the command line.
@@ -101,7 +113,12 @@ pub struct Worker<Q, S> {
     pub reqs_per_sec: u32,
     /// How many keys one run may hold; `None` is all.
     pub keys_per_run: Option<usize>,
+    /// Calls a day (UTC) over all keys and runs; `None` is no limit.
+    pub reqs_per_day: Option<NonZeroU64>,
     pub stop: Stop,
+    pub tables: Tables,
+    /// What follows the drain, if anything does.
+    pub after: Option<Arc<AfterRun>>,
 }
 
 impl<Q: Queue + Slots, S: Store> Runs for Worker<Q, S> {
@@ -111,12 +128,25 @@ impl<Q: Queue + Slots, S: Store> Runs for Worker<Q, S> {
         let keys = RunKeys::new(Arc::clone(&self.clock), self.reqs_per_sec);
         let tally = Mutex::new(Tally::new(run.clone(), self.clock.wall()));
         let halt = Halt::default();
-        let time = self.open(&options, &halt, &tally).await;
+        let limits = [options.max_runtime, self.config.max_runtime];
+        let deadline = Deadline::new(began, options.time_left, self.config.deadline_buffer, &limits);
+        let caches = Caches::new(self.after.as_ref().and_then(|after| after.invalidator.as_ref()));
+        let time = self.open(&options, &deadline, &halt, &tally).await;
+        failpoint!("run.opened");
         if let (Some(time), None) = (&time, halt.reason()) {
-            self.drain(&options, progress, &Open { run: &run, began, keys: &keys, tally: &tally, halt: &halt, time })
-                .await;
+            let (run, deadline) = (&run, &deadline);
+            let open = Open { run, deadline, keys: &keys, tally: &tally, halt: &halt, time, caches: &caches };
+            // One allocation a run; as a part of this future it would be moved about with it.
+            let drain = Box::pin(self.drain(&options, progress, &open));
+            tokio::select! {
+                () = drain => {}
+                () = caches.keep() => {}
+            }
         }
-        let tally = lock(&tally).clone();
+        let after = self.follow(&options, &caches, &deadline, &halt, time.as_ref()).await;
+        let mut tally = lock(&tally).clone();
+        tally.after = after;
+        say_repaired(tally.repaired);
         self.close(began, &keys, tally, &halt, time.as_ref()).await
     }
 }
@@ -125,17 +155,24 @@ impl<Q: Queue + Slots, S: Store> Runs for Worker<Q, S> {
 #[derive(Clone, Copy, Debug)]
 struct Open<'a> {
     run: &'a str,
-    began: Instant,
+    deadline: &'a Deadline,
     keys: &'a RunKeys,
     tally: &'a Mutex<Tally>,
     halt: &'a Halt,
     time: &'a ServerTime,
+    caches: &'a Caches<'a>,
 }
 
 impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
-    /// Asks the queue for the time and the database for a sign of life, and puts the named requests in front. What
-    /// stands in the way of a drain ends up in `halt`.
-    async fn open(&self, options: &RunOptions, halt: &Halt, tally: &Mutex<Tally>) -> Option<ServerTime> {
+    /// Asks the queue for the time and the database for a sign of life, puts the named requests in front, and sees to it
+    /// that there are tables. What stands in the way of a drain ends up in `halt`.
+    async fn open(
+        &self,
+        options: &RunOptions,
+        deadline: &Deadline,
+        halt: &Halt,
+        tally: &Mutex<Tally>,
+    ) -> Option<ServerTime> {
         if let Some(pause) = self.config.paused {
             say_paused(pause);
             halt.end(Force::StartNothing, StopReason::RefreshPaused, None);
@@ -143,7 +180,9 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
                 return None;
             }
         }
-        let (server, store) = tokio::join!(within(FIRST_ACT, self.queue.time()), within(FIRST_ACT, self.store.ping()));
+        let until = deadline.end();
+        let (server, store) =
+            tokio::join!(patiently(until, || self.queue.time()), patiently(until, || self.store.ping()));
         let server = match server {
             Some(Ok(server)) => server,
             Some(Err(error)) => {
@@ -167,6 +206,12 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             }
             None => halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(no_answer("the database"))),
         }
+        if halt.reason().is_none()
+            && let Err(problem) = self.tables.make(self.store.as_ref(), deadline.end()).await
+        {
+            let failure = (problem.stops() != StopReason::Deadline).then(|| format!("failed to {problem}"));
+            halt.end(Force::StartNothing, problem.stops(), failure);
+        }
         Some(time)
     }
 
@@ -182,26 +227,33 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
     }
 
     async fn drain(&self, options: &RunOptions, progress: &dyn Progress, open: &Open<'_>) {
-        let Open { run, began, keys, tally, halt, time } = *open;
-        let limits = [options.max_runtime, self.config.max_runtime];
-        let deadline = Deadline::new(began, options.time_left, self.config.deadline_buffer, &limits);
+        let Open { run, deadline, keys, tally, halt, time, caches } = *open;
+        if let Some(per_day) = self.reqs_per_day {
+            keys.limit_the_day(Allowance::new(per_day, time.clone()));
+        }
         let clock = self.clock.as_ref();
         let lifetime = self.config.lease;
         let ring = KeyRing::new(self.queue.as_ref(), clock, &self.wallet, keys, run, lifetime, self.keys_per_run);
-        let probing = match self.admission(&ring, time, &deadline, halt).await {
+        let probing = match self.admission(&ring, time, deadline, halt).await {
             Ok(probing) => probing,
             Err(error) => {
                 halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
-                return;
+                false
             }
         };
         lock(tally).keys_held = keys.fingerprints().len() as u64;
+        if halt.reason().is_none()
+            && let Err(error) = self.reconcile(time, tally).await
+        {
+            halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
+        }
         if halt.reason().is_none() {
             let drain = Drain {
                 worker: self,
                 run,
                 time,
-                deadline: &deadline,
+                deadline,
+                caches,
                 keys,
                 ring: &ring,
                 halt,
@@ -218,9 +270,60 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             drain.drain().await;
         }
         lock(tally).keys_usable = keys.usable() as u64;
-        if let Err(error) = ring.give_back(f64::from(self.reqs_per_sec)).await {
+        failpoint!("slot.before_give_back");
+        if let Err(error) = ring.give_back().await {
             warn!(error = %error, "could not give the key slots back; they run out by themselves");
         }
+        failpoint!("slot.after_give_back");
+        if let Err(error) = allowance::give_back(self.queue.as_ref(), keys).await {
+            warn!(error = %error, "could not give calls of the day back; they are lost to it");
+        }
+    }
+
+    /// What follows the drain: within the run's time, and with it used up only what must not be put off.
+    async fn follow(
+        &self,
+        options: &RunOptions,
+        caches: &Caches<'_>,
+        deadline: &Deadline,
+        halt: &Halt,
+        time: Option<&ServerTime>,
+    ) -> AfterReport {
+        let last_word = deadline.end().max(Instant::now() + FIRST_ACT);
+        let told = caches.finish(last_word).await;
+        self.forget_what_is_told(caches).await;
+        let prevented = matches!(
+            halt.reason(),
+            Some((StopReason::RefreshPaused | StopReason::DatabaseDown | StopReason::Shutdown, _))
+        );
+        let report = match &self.after {
+            Some(after) if !prevented && !options.answer_soon => {
+                let now = time.map_or_else(|| self.clock.wall(), ServerTime::now);
+                after.run(now, deadline.end(), || self.stop.asked()).await
+            }
+            _ => AfterReport::default(),
+        };
+        AfterReport { caches: told, ..report }
+    }
+
+    /// What is not forgotten now is told once more by a later run.
+    async fn forget_what_is_told(&self, caches: &Caches<'_>) {
+        let told = caches.told_notes();
+        if told.is_empty() {
+            return;
+        }
+        match within(FIRST_ACT, self.store.forget_notes(&told)).await {
+            Some(Ok(())) => caches.forgotten(&told),
+            Some(Err(error)) => warn!(error = %error, "could not forget what is told; it will be told once more"),
+            None => warn!("could not forget what is told: {}", no_answer("the database")),
+        }
+    }
+
+    /// Looks at a stretch of the queue before anything is leased from it.
+    async fn reconcile(&self, time: &ServerTime, tally: &Mutex<Tally>) -> Result<(), QueueError> {
+        let repaired = self.queue.reconcile(time.now()).await?;
+        lock(tally).repaired.add(repaired);
+        Ok(())
     }
 
     /// Whether this run may drain: time, a key, and no maintenance. `true`: only as a probe.
@@ -240,8 +343,11 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             halt.end(Force::StartNothing, StopReason::Maintenance, None);
             return Ok(false);
         }
+        if !self.has_keys(ring, deadline, halt).await {
+            return Ok(false);
+        }
         match ring.take().await? {
-            Taken::Some => {}
+            Taken::Some => self.has_calls_left(ring, halt).await?,
             Taken::AllHeld => halt.end(Force::StartNothing, StopReason::AlreadyRunning, None),
             Taken::AllPaused => halt.end(Force::StartNothing, StopReason::KeysPaused, None),
         }
@@ -254,6 +360,32 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         }
         debug!("the API was in maintenance; this run probes it");
         Ok(true)
+    }
+
+    /// Without a call left of this day nothing is leased.
+    async fn has_calls_left(&self, ring: &KeyRing<'_, Q>, halt: &Halt) -> Result<(), QueueError> {
+        let keys = ring.keys();
+        let Some(allowance) = keys.allowance() else { return Ok(()) };
+        if !allowance::take_block(self.queue.as_ref(), allowance, keys).await? {
+            halt.end(Force::StartNothing, StopReason::DayUsedUp, None);
+        }
+        Ok(())
+    }
+
+    /// Whether there is any key at all; logs in when that can give some.
+    async fn has_keys(&self, ring: &KeyRing<'_, Q>, deadline: &Deadline, halt: &Halt) -> bool {
+        let failure = if self.wallet.wants_login() { ring.log_in(deadline.leasing_ends()).await.err() } else { None };
+        let has_keys = !self.wallet.keys().is_empty();
+        match failure {
+            Some(failure) if has_keys => warn!("going on with fewer keys: {failure}"),
+            Some(failure) => halt.end(Force::StartNothing, StopReason::NoUsableKey, Some(failure)),
+            None if !has_keys => {
+                let failure = "there is no API key: neither configured nor from the developer portal".to_owned();
+                halt.end(Force::StartNothing, StopReason::NoUsableKey, Some(failure));
+            }
+            None => {}
+        }
+        has_keys
     }
 
     /// Closes the books: what the queue holds now, the report, the row of the run.
@@ -269,6 +401,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         let now = time.map_or_else(|| self.clock.wall(), ServerTime::now);
         let asks = stopped_because != StopReason::QueueDown && time.is_some();
         let stats = if asks { within(FIRST_ACT, self.queue.stats(now)).await.and_then(Result::ok) } else { None };
+        let day = if asks { self.day(now).await } else { None };
         let (keys_held, keys_usable) = (tally.keys_held, tally.keys_usable);
         let calls_allowed = calls_allowed(keys.calling_window(), self.reqs_per_sec, keys_held);
         let report = tally.finish(RunEnd {
@@ -280,11 +413,19 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             keys_usable,
             keys_held,
             queue: stats.map(|stats| QueueReport::new(&stats, now)),
+            day,
         });
         if stopped_because != StopReason::DatabaseDown && time.is_some() {
             self.write_down(&report, now).await;
         }
         report
+    }
+
+    /// How the day's limit stands, when there is one.
+    async fn day(&self, now: Timestamp) -> Option<DayReport> {
+        let per_day = self.reqs_per_day?;
+        let taken = within(FIRST_ACT, self.queue.calls_taken(now.midnight())).await?.ok()?;
+        Some(DayReport::new(per_day, taken, now))
     }
 
     async fn write_down(&self, report: &RunReport, now: Timestamp) {
@@ -299,11 +440,13 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             api_requests: report.api_requests,
             report: serde_json::to_string(report).unwrap_or_default(),
         };
+        failpoint!("run_row.before");
         match within(FIRST_ACT, self.store.record_run(&row)).await {
             Some(Ok(())) => {}
             Some(Err(error)) => warn!(error = %error, "could not write the row of this run"),
             None => warn!("could not write the row of this run: {}", no_answer("the database")),
         }
+        failpoint!("run_row.after");
     }
 }
 
@@ -311,6 +454,14 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
 #[expect(clippy::cast_precision_loss, reason = "an account has ten keys")]
 fn calls_allowed(calling: Duration, reqs_per_sec: u32, keys_held: u64) -> f64 {
     if keys_held == 0 { 0.0 } else { calling.as_secs_f64() * f64::from(reqs_per_sec) * keys_held as f64 + 1.0 }
+}
+
+/// A server that stands still for a moment is asked a second time, while the run has time.
+async fn patiently<T, W: Future<Output = T>>(until: Instant, ask: impl Fn() -> W) -> Option<T> {
+    match within(FIRST_ACT, ask()).await {
+        None if Instant::now() < until => within(FIRST_ACT, ask()).await,
+        answer => answer,
+    }
 }
 
 async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> {
@@ -328,6 +479,21 @@ fn say_paused(pause: Pause) {
             "DISABLE_AUTO_REFRESH_QUEUE is set: it is the producers' switch, and this worker obeys it; \
              use REFRESH_PAUSED to pause the worker alone"
         ),
+    }
+}
+
+fn say_repaired(repaired: RepairReport) {
+    if repaired.total() > 0 {
+        warn!(
+            repaired.records,
+            repaired.places,
+            repaired.strangers,
+            "mended the queue: {} records were gone or broken and were rebuilt, {} objects stood in no set or in a wrong one, \
+             {} entries were no objects and are dead letters now",
+            repaired.records,
+            repaired.places,
+            repaired.strangers
+        );
     }
 }
 

@@ -1,14 +1,15 @@
 //! What a run tells: the answer to whoever woke it, the one log line, the metrics and the row of `refresh_runs` are all
 //! made of this one value. Touches nothing.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU64, time::Duration};
 
 use serde::Serialize;
 
 use crate::{
     clock::Timestamp,
-    model::{Kind, Outcome},
-    queue::{Admitted, QueueStats},
+    derive::AfterReport,
+    model::{Kind, Outcome, Priority},
+    queue::{Admitted, QueueStats, Repaired},
 };
 
 /// How many error texts a report keeps; the rest is only counted.
@@ -31,7 +32,11 @@ pub enum StopReason {
     /// Every key is in use by another run.
     AlreadyRunning,
     /// Every key rests after a refusal.
+    #[serde(rename = "paused")]
     KeysPaused,
+    /// All calls that `COC_REQS_PER_DAY` allows are made.
+    #[serde(rename = "daily_cap")]
+    DayUsedUp,
     /// The API is in maintenance.
     Maintenance,
     /// Many calls in a row failed: the API is in trouble.
@@ -45,6 +50,23 @@ pub enum StopReason {
 }
 
 impl StopReason {
+    /// Every reason there is, in the order above.
+    pub const ALL: [Self; 13] = [
+        Self::QueueEmpty,
+        Self::Deadline,
+        Self::MaxRequests,
+        Self::Shutdown,
+        Self::RefreshPaused,
+        Self::AlreadyRunning,
+        Self::KeysPaused,
+        Self::DayUsedUp,
+        Self::Maintenance,
+        Self::CircuitOpen,
+        Self::NoUsableKey,
+        Self::QueueDown,
+        Self::DatabaseDown,
+    ];
+
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -55,6 +77,7 @@ impl StopReason {
             Self::RefreshPaused => "refresh_paused",
             Self::AlreadyRunning => "already_running",
             Self::KeysPaused => "paused",
+            Self::DayUsedUp => "daily_cap",
             Self::Maintenance => "maintenance",
             Self::CircuitOpen => "circuit_open",
             Self::NoUsableKey => "no_usable_key",
@@ -72,7 +95,10 @@ impl StopReason {
     /// Whether the run was turned away before it could do any work.
     #[must_use]
     pub const fn is_turned_away(self) -> bool {
-        matches!(self, Self::RefreshPaused | Self::AlreadyRunning | Self::KeysPaused | Self::Maintenance)
+        matches!(
+            self,
+            Self::RefreshPaused | Self::AlreadyRunning | Self::KeysPaused | Self::DayUsedUp | Self::Maintenance
+        )
     }
 }
 
@@ -96,6 +122,8 @@ pub struct RunReport {
     pub outcomes: BTreeMap<&'static str, u64>,
     /// Outcomes by kind, without zeros.
     pub outcomes_by_kind: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
+    /// Calls and outcomes by kind and class, without zeros: what the calls bought.
+    pub work_by_kind_and_class: BTreeMap<&'static str, BTreeMap<&'static str, BTreeMap<&'static str, u64>>>,
     /// The first [`MAX_ERRORS`] errors.
     pub errors: Vec<String>,
     /// Errors that did not fit.
@@ -109,14 +137,55 @@ pub struct RunReport {
     /// Keys this run could use when it ended; when it held none, 0.
     pub keys_usable: u64,
     pub keys_held: u64,
+    /// Configured keys that the API did not accept in this run: somebody has to replace them.
+    pub keys_refused: u64,
     /// Requests put in front because the event named them.
     pub enqueued: u64,
+    /// Requests that follow from answers: the next looks at wars, members whose documents are old.
+    pub followups: u64,
+    /// Entries appended to the stream of events.
+    pub events: u64,
+    /// Readers' keys that were deleted because they held something old.
+    pub cache_keys_deleted: u64,
     pub mail: MailReport,
     /// Leases of dead runs that were taken back.
     pub lapsed: u64,
+    /// What was out of order in the queue and was mended.
+    pub repaired: RepairReport,
+    /// What followed the drain.
+    #[serde(flatten)]
+    pub after: AfterReport,
+    /// How the limit of the day stands; absent without `COC_REQS_PER_DAY`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub day: Option<DayReport>,
     /// The queue as the run left it; absent when the queue does not answer.
     #[serde(flatten)]
     pub queue: Option<QueueReport>,
+}
+
+/// The limit of the day (`COC_REQS_PER_DAY`), over all keys and runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct DayReport {
+    pub calls_allowed: u64,
+    /// Made, or in the hands of a run that may still make them.
+    pub calls_taken: u64,
+    pub calls_left: u64,
+    /// Midnight in UTC, as RFC 3339.
+    #[serde(serialize_with = "as_text")]
+    pub resets_at: Timestamp,
+}
+
+impl DayReport {
+    #[must_use]
+    pub fn new(per_day: NonZeroU64, taken: u64, now: Timestamp) -> Self {
+        let resets_at = super::allowance::resets_at(now);
+        Self {
+            calls_allowed: per_day.get(),
+            calls_taken: taken,
+            calls_left: per_day.get().saturating_sub(taken),
+            resets_at,
+        }
+    }
 }
 
 /// What the mailbox gave.
@@ -129,9 +198,33 @@ pub struct MailReport {
 
 impl MailReport {
     pub fn add(&mut self, admitted: &Admitted) {
-        self.admitted += admitted.admitted as u64 + admitted.found_by_scan as u64;
+        self.admitted += admitted.admitted as u64;
         self.unreadable += admitted.unreadable as u64;
         self.orphans_dropped += admitted.orphans_dropped as u64;
+    }
+}
+
+/// What was out of order in the queue: deleted, broken or written by hand, or lost by the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RepairReport {
+    /// Records rebuilt from what was left of them.
+    pub records: u64,
+    /// Objects that stood in no set or in a wrong one.
+    pub places: u64,
+    /// Entries that are no object, set aside as dead letters.
+    pub strangers: u64,
+}
+
+impl RepairReport {
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.records + self.places + self.strangers
+    }
+
+    pub const fn add(&mut self, repaired: Repaired) {
+        self.records += repaired.records as u64;
+        self.places += repaired.places as u64;
+        self.strangers += repaired.strangers as u64;
     }
 }
 
@@ -175,37 +268,56 @@ impl QueueReport {
 pub struct Tally {
     pub run: String,
     pub started: Timestamp,
-    counts: BTreeMap<(Kind, Outcome), u64>,
+    counts: BTreeMap<(Kind, Priority, Outcome), u64>,
+    calls: BTreeMap<(Kind, Priority), u64>,
     pub errors: Vec<String>,
     pub errors_omitted: u64,
     pub throttled: u64,
     pub enqueued: u64,
+    pub followups: u64,
+    pub events: u64,
+    pub cache_keys_deleted: u64,
     pub mail: MailReport,
     pub lapsed: u64,
+    pub repaired: RepairReport,
+    pub after: AfterReport,
     pub keys_held: u64,
     pub keys_usable: u64,
+    pub keys_refused: u64,
 }
 
 impl Tally {
     #[must_use]
-    pub const fn new(run: String, started: Timestamp) -> Self {
+    pub fn new(run: String, started: Timestamp) -> Self {
         Self {
             run,
             started,
             counts: BTreeMap::new(),
+            calls: BTreeMap::new(),
             errors: Vec::new(),
             errors_omitted: 0,
             throttled: 0,
             enqueued: 0,
+            followups: 0,
+            events: 0,
+            cache_keys_deleted: 0,
             mail: MailReport { admitted: 0, unreadable: 0, orphans_dropped: 0 },
             lapsed: 0,
+            repaired: RepairReport { records: 0, places: 0, strangers: 0 },
+            after: AfterReport::default(),
             keys_held: 0,
             keys_usable: 0,
+            keys_refused: 0,
         }
     }
 
-    pub fn count(&mut self, kind: Kind, outcome: Outcome) {
-        *self.counts.entry((kind, outcome)).or_default() += 1;
+    pub fn count(&mut self, kind: Kind, class: Priority, outcome: Outcome) {
+        *self.counts.entry((kind, class, outcome)).or_default() += 1;
+    }
+
+    /// Calls that a request cost, quick tries included.
+    pub fn count_calls(&mut self, kind: Kind, class: Priority, calls: u64) {
+        *self.calls.entry((kind, class)).or_default() += calls;
     }
 
     pub fn error(&mut self, text: impl Into<String>) {
@@ -217,7 +329,7 @@ impl Tally {
     }
 
     fn sum(&self, wanted: impl Fn(Outcome) -> bool) -> u64 {
-        self.counts.iter().filter(|((_, outcome), _)| wanted(*outcome)).map(|(_, count)| count).sum()
+        self.counts.iter().filter(|((_, _, outcome), _)| wanted(*outcome)).map(|(_, count)| count).sum()
     }
 
     /// Requests answered for good so far.
@@ -238,8 +350,13 @@ impl Tally {
         let outcomes = Outcome::ALL.iter().map(|outcome| (outcome.as_str(), self.sum(|other| other == *outcome)));
         let outcomes = outcomes.collect();
         let mut outcomes_by_kind: BTreeMap<&'static str, BTreeMap<&'static str, u64>> = BTreeMap::new();
-        for ((kind, outcome), count) in &self.counts {
-            outcomes_by_kind.entry(kind.as_str()).or_default().insert(outcome.as_str(), *count);
+        let mut work: BTreeMap<_, BTreeMap<_, BTreeMap<_, u64>>> = BTreeMap::new();
+        for ((kind, class, outcome), count) in &self.counts {
+            *outcomes_by_kind.entry(kind.as_str()).or_default().entry(outcome.as_str()).or_default() += count;
+            work.entry(kind.as_str()).or_default().entry(class.as_str()).or_default().insert(outcome.as_str(), *count);
+        }
+        for ((kind, class), calls) in &self.calls {
+            work.entry(kind.as_str()).or_default().entry(class.as_str()).or_default().insert("calls", *calls);
         }
         let seconds = end.runtime.as_secs_f64();
         RunReport {
@@ -250,12 +367,15 @@ impl Tally {
             failed_requests: self.failed(),
             outcomes,
             outcomes_by_kind,
+            work_by_kind_and_class: work,
             api_requests: end.api_requests,
             api_requests_per_second: round(ratio(end.api_requests, seconds), 2),
             // In a run of a few calls the limiter's slack shows: that is not more than all of the budget.
             budget_used: round(ratio(end.api_requests, end.calls_allowed).min(1.0), 4),
             keys_usable: end.keys_usable,
             keys_held: end.keys_held,
+            keys_refused: self.keys_refused,
+            day: end.day,
             queue: end.queue,
             run: self.run,
             started: self.started,
@@ -263,8 +383,13 @@ impl Tally {
             errors_omitted: self.errors_omitted,
             throttled: self.throttled,
             enqueued: self.enqueued,
+            followups: self.followups,
+            events: self.events,
+            cache_keys_deleted: self.cache_keys_deleted,
             mail: self.mail,
             lapsed: self.lapsed,
+            repaired: self.repaired,
+            after: self.after,
         }
     }
 }
@@ -281,6 +406,7 @@ pub struct RunEnd {
     pub keys_usable: u64,
     pub keys_held: u64,
     pub queue: Option<QueueReport>,
+    pub day: Option<DayReport>,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of one run are far below 2^52")]
@@ -312,22 +438,35 @@ mod tests {
             keys_usable: 1,
             keys_held: 1,
             queue: None,
+            day: None,
         }
     }
 
     #[test]
     fn a_report_counts_every_outcome_and_says_how_much_of_the_budget_was_used() {
         let mut tally = Tally::new("run".to_owned(), Timestamp::EPOCH);
-        tally.count(Kind::Clan, Outcome::Stored);
-        tally.count(Kind::Player, Outcome::Stored);
-        tally.count(Kind::Player, Outcome::DeadLetter);
+        tally.count(Kind::Clan, Priority::High, Outcome::Stored);
+        tally.count(Kind::Player, Priority::High, Outcome::Stored);
+        tally.count(Kind::Player, Priority::High, Outcome::DeadLetter);
+        tally.count(Kind::Player, Priority::Low, Outcome::Stored);
+        tally.count_calls(Kind::Player, Priority::Low, 2);
         let report = tally.finish(end());
-        assert_eq!((report.processed_requests, report.failed_requests), (2, 1));
-        assert_eq!(report.outcomes["stored"], 2);
+        assert_eq!((report.processed_requests, report.failed_requests), (3, 1));
+        assert_eq!(report.outcomes["stored"], 3);
+        assert_eq!(report.outcomes_by_kind["player"]["stored"], 2);
+        let low = &report.work_by_kind_and_class["player"]["low"];
+        assert_eq!((low["stored"], low["calls"]), (1, 2));
         assert_eq!(report.outcomes.len(), Outcome::ALL.len());
         assert_eq!(report.outcomes_by_kind["player"]["dead_letter"], 1);
         assert!((report.budget_used - 0.9667).abs() < 1e-9);
         assert!((report.api_requests_per_second - 29.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_report_names_the_end_of_a_run_as_logs_and_metrics_do() {
+        for reason in StopReason::ALL {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+        }
     }
 
     #[test]

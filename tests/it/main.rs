@@ -7,6 +7,10 @@
 mod api;
 mod cli;
 mod config;
+mod derive;
+mod faults;
+mod hostile;
+mod infra;
 mod lambda;
 mod queue;
 mod recordings;

@@ -3,9 +3,13 @@
 use std::future::Future;
 
 use secrecy::SecretString;
+use tokio::task::yield_now;
 
-use super::*;
-use crate::clock::ManualClock;
+use super::{
+    super::{connects::Connects, limit::WINDOW},
+    *,
+};
+use crate::clock::{ManualClock, Timestamp};
 
 const LIFETIME: Duration = Duration::from_secs(15);
 const A_WHILE: Duration = Duration::from_secs(20);
@@ -74,12 +78,12 @@ async fn a_waiter_that_gives_up_does_not_hold_up_the_next() {
         let keys = keys.clone();
         async move { keys.permit(soon()).await.map(drop) }
     });
-    tokio::task::yield_now().await;
+    yield_now().await;
     let patient = tokio::spawn({
         let keys = keys.clone();
         async move { keys.permit(soon()).await.map(drop) }
     });
-    tokio::task::yield_now().await;
+    yield_now().await;
     impatient.abort();
     assert_eq!(patient.await.unwrap(), Ok(()));
 }
@@ -123,7 +127,7 @@ async fn who_waits_for_a_key_learns_that_it_was_lost() {
         let keys = keys.clone();
         async move { keys.permit(soon()).await.map(drop) }
     });
-    tokio::task::yield_now().await;
+    yield_now().await;
     keys.lose(&name("one"));
     assert_eq!(waiter.await.unwrap(), Err(NoPermit::NoUsableKey));
     assert_eq!(keys.fingerprints(), []);
@@ -238,8 +242,93 @@ fn a_token_that_no_header_can_carry_is_benched() {
 fn the_allowance_is_summed_over_keys() {
     let clock = clock();
     let keys = holding(&clock, 30, &["one", "two"]);
-    keys.add(key("three"), Some(12.0), SlotStart::now(&*clock), LIFETIME);
+    keys.add(key("three"), Some(LearnedRate::plain(12.0)), SlotStart::now(&*clock), LIFETIME);
     keys.rest(&name("two"), LIFETIME, "throttled");
     assert_eq!(format!("{} {}", keys.cap_per_second(), keys.total_rate()), "90 42");
-    assert!(keys.linger() > Duration::from_millis(84), "{:?}", keys.linger());
+}
+
+/// Awaits the call's leaving for so long.
+async fn watch(call: &Begun<'_>, connects: &Connects, duration: Duration) {
+    let _ = tokio::time::timeout(duration, call.watch(connects)).await;
+}
+
+#[tokio::test]
+async fn a_call_that_opens_a_connection_counts_from_when_that_stands() {
+    let keys = holding(&clock(), 2, &["one"]);
+    let connects = Connects::default();
+    let begin = async || {
+        let permit = keys.permit(soon()).await.unwrap();
+        keys.begin(permit).await.unwrap().0
+    };
+    let first = begin().await;
+    let opening = connects.opening();
+    let stands = async {
+        sleep(Duration::from_millis(100)).await;
+        drop(opening);
+        Instant::now()
+    };
+    let ((), left) = tokio::join!(watch(&first, &connects, Duration::from_millis(150)), stands);
+    drop(begin().await);
+    begin().await;
+    assert!(left.elapsed() >= WINDOW, "the third call follows {:?} after the first left", left.elapsed());
+}
+
+#[tokio::test]
+async fn while_a_call_waits_for_its_connection_the_cap_counts_it() {
+    let keys = holding(&clock(), 1, &["one"]);
+    let connects = Connects::default();
+    let permit = keys.permit(soon()).await.unwrap();
+    let first = keys.begin(permit).await.unwrap().0;
+    let opening = connects.opening();
+    let stands = async {
+        // Longer than the cap's own wait: a second call could begin meanwhile, were the first one only late.
+        sleep(WINDOW + Duration::from_millis(200)).await;
+        drop(opening);
+        Instant::now()
+    };
+    let second = async {
+        loop {
+            // A machine that stalls may let a permit lapse.
+            let permit = keys.permit(soon()).await.unwrap();
+            if let Some((begun, _)) = keys.begin(permit).await {
+                return (begun, Instant::now());
+            }
+        }
+    };
+    let watched = watch(&first, &connects, WINDOW + Duration::from_millis(250));
+    let ((), left, (_second, began)) = tokio::join!(watched, stands, second);
+    assert!(
+        began.duration_since(left) >= WINDOW,
+        "the second follows {:?} after the first",
+        began.duration_since(left)
+    );
+}
+
+#[tokio::test]
+async fn a_call_counts_from_when_it_left_and_not_from_when_it_was_handed_over() {
+    let keys = holding(&clock(), 2, &["one"]);
+    let begin = async || {
+        let permit = keys.permit(soon()).await.unwrap();
+        keys.begin(permit).await.unwrap().0
+    };
+    let first = begin().await;
+    // The thread is busy with something else before the connection has its turn.
+    std::thread::sleep(Duration::from_millis(100));
+    let left = Instant::now();
+    watch(&first, &Connects::default(), Duration::from_millis(1)).await;
+    drop(begin().await);
+    begin().await;
+    assert!(left.elapsed() >= WINDOW, "the third call follows {:?} after the first left", left.elapsed());
+}
+
+#[tokio::test]
+async fn a_slot_lingers_while_a_new_holder_could_add_a_burst() {
+    let keys = holding(&clock(), 2, &["one", "two"]);
+    let permit = keys.permit(soon()).await.unwrap();
+    let (one, two) = (name("one"), name("two"));
+    let call = keys.begin(permit).await.unwrap().0;
+    assert_eq!(keys.linger(&two), Duration::ZERO, "nothing was called with it");
+    assert!(keys.linger(&one) > Duration::from_millis(500), "{:?}: one interval from its leaving", keys.linger(&one));
+    drop(call);
+    assert!(keys.linger(&one) <= Duration::from_millis(509), "{:?}", keys.linger(&one));
 }

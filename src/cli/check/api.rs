@@ -1,23 +1,36 @@
 //! Looks at the API keys: one call with each, through the same client and limiter as a run, and only while the key's slot
 //! is ours. **Invariant: a key is used by one run at a time**; a check is no exception.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, num::NonZeroU64, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{super::text::span, findings::Findings};
+use super::{
+    super::text::{counted, span},
+    findings::Findings,
+};
 use crate::{
-    api::{ApiClient, ApiKey, Ask, Fetch, Obstacle, RunKeys, SlotStart, Verdict, Wallet},
+    api::{
+        ApiClient, ApiKey, Ask, Fetch, Obstacle, RunKeys, SlotStart, Verdict, Wallet,
+        allowance::Allowance,
+        wallet::{Account, Seen},
+    },
+    app,
     clock::{Clock, ServerTime, SystemClock},
     config::ApiConfig,
-    model::{Answered, ObjectId},
+    model::{Answered, LearnedRate, ObjectId},
     queue::{Queue, QueueError, Slot, Slots},
+    worker::{allowance, login},
 };
 
 const API: &str = "API";
+const PORTAL: &str = "developer portal";
 
 /// How long a slot is held for one call.
 const LIFETIME: Duration = Duration::from_secs(15);
+
+/// How long another process's login is waited for.
+const LOGIN_TIME: Duration = Duration::from_secs(20);
 
 /// What is asked for. Whether it is there does not matter: any answer about it proves the key.
 const ASKED: &str = "player:2PP";
@@ -36,8 +49,91 @@ pub async fn look_at<Q: Queue + Slots>(findings: &mut Findings, config: &ApiConf
         return findings.warning(API, why, "mend Redis first");
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    for key in Wallet::from_tokens(config.tokens.clone()).keys() {
-        let trial = Trial { client: &client, queue, clock: &clock, key, reqs_per_sec: config.reqs_per_sec };
+    let wallet = match app::wallet(config) {
+        Ok(wallet) => wallet,
+        Err(error) => return findings.problem(API, format!("failed to {error}"), "set COC_PORTAL_URL"),
+    };
+    let run = format!("check-{:012x}", fastrand::u64(..1 << 48));
+    for account in wallet.accounts() {
+        look_at_account(findings, queue, account, &run, clock.as_ref()).await;
+    }
+    try_all(findings, &client, queue, &clock, &wallet, config).await;
+}
+
+/// Tries every key, and looks at nothing else.
+pub async fn test<Q: Queue + Slots>(config: &ApiConfig, queue: &Q) -> Findings {
+    let mut findings = Findings::default();
+    Box::pin(look_at(&mut findings, config, Some(queue))).await;
+    findings
+}
+
+/// What the portal says about an account, with the keys that it gave.
+async fn look_at_account<Q: Queue + Slots>(
+    findings: &mut Findings,
+    queue: &Q,
+    account: &Account,
+    run: &str,
+    clock: &dyn Clock,
+) {
+    let until = Instant::now() + LOGIN_TIME;
+    let name = account.name();
+    match login::with_right(queue, account, run, until, login::renew(queue, account, clock)).await {
+        Ok(Ok(given)) => {
+            let keys = counted(given.keys.len() as u64, "key", "keys");
+            let (made, revoked) = (given.made, given.revoked);
+            findings.fine(PORTAL, format!("account {name}: {keys} to use ({made} made, {revoked} revoked just now)"));
+        }
+        Ok(Err(failure)) => {
+            findings.problem(
+                PORTAL,
+                format!("failed to {failure}"),
+                "until then a run has only the other keys; `refresh-worker keys renew` tries again at once",
+            );
+        }
+        Err(error) => findings.problem(PORTAL, super::redis::told(&error), "see Redis above"),
+    }
+    if let Some(seen) = account.seen() {
+        judge_account(findings, name, seen, &account.wish().addresses);
+    }
+}
+
+fn judge_account(findings: &mut Findings, name: &str, seen: Seen, egress_ips: &[IpAddr]) {
+    let Seen { address, good, stale, foreign } = seen;
+    let view = address.map_or_else(|| "does not say which address it sees".to_owned(), |ip| format!("sees us at {ip}"));
+    findings.fine(
+        PORTAL,
+        format!(
+            "account {name}: the portal {view}; there were {good} of our keys for here, {stale} for other addresses, {foreign} of \
+             other names"
+        ),
+    );
+    if let Some(address) = address.filter(|address| !egress_ips.is_empty() && !egress_ips.contains(address)) {
+        findings.warning(
+            PORTAL,
+            format!("EGRESS_IPS does not have {address}, where the portal sees this machine"),
+            "fine when this is not the machine that the worker runs on; else add it",
+        );
+    }
+    if stale > 0 {
+        findings.warning(
+            PORTAL,
+            format!("account {name}: {stale} of our keys are bound to other addresses"),
+            "`refresh-worker keys prune` says which and revokes them, if no other machine needs them",
+        );
+    }
+}
+
+async fn try_all<Q: Queue + Slots>(
+    findings: &mut Findings,
+    client: &ApiClient,
+    queue: &Q,
+    clock: &Arc<dyn Clock>,
+    wallet: &Wallet,
+    config: &ApiConfig,
+) {
+    for key in wallet.keys() {
+        let ApiConfig { reqs_per_sec, reqs_per_day, .. } = *config;
+        let trial = Trial { client, queue, clock, key: &key, reqs_per_sec, reqs_per_day };
         if let Err(error) = trial.look_at(findings).await {
             findings.problem(API, super::redis::told(&error), "see Redis above");
         }
@@ -51,6 +147,7 @@ struct Trial<'a, Q> {
     clock: &'a Arc<dyn Clock>,
     key: &'a ApiKey,
     reqs_per_sec: u32,
+    reqs_per_day: Option<NonZeroU64>,
 }
 
 impl<Q: Queue + Slots> Trial<'_, Q> {
@@ -76,10 +173,16 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
         Ok(())
     }
 
-    async fn call(&self, learned_rate: Option<f64>, start: SlotStart) -> Result<Fetch, QueueError> {
+    async fn call(&self, learned_rate: Option<LearnedRate>, start: SlotStart) -> Result<Fetch, QueueError> {
         let keys = RunKeys::new(Arc::clone(self.clock), self.reqs_per_sec);
         keys.add(self.key.clone(), learned_rate, start, LIFETIME);
         let time = ServerTime::new(Arc::clone(self.clock), self.queue.time().await?);
+        if let Some(per_day) = self.reqs_per_day {
+            let allowance = Allowance::new(per_day, time.clone());
+            let day = allowance.today();
+            allowance.grant(day, self.queue.take_calls(day, 1, per_day.get()).await?.granted);
+            keys.limit_the_day(allowance);
+        }
         let object: ObjectId = ASKED.parse().expect("a constant that parses");
         let ask = Ask {
             object: &object,
@@ -88,9 +191,11 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
             keys: &keys,
             time: &time,
             until: Instant::now() + LIFETIME / 2,
-            quick_tries: 1,
+            quick_tries: 0,
         };
-        Ok(self.client.fetch(ask).await)
+        let fetch = self.client.fetch(ask).await;
+        allowance::give_back(self.queue, &keys).await?;
+        Ok(fetch)
     }
 }
 
@@ -137,6 +242,13 @@ fn judge_obstacle(findings: &mut Findings, key: &str, obstacle: &Obstacle) {
         ),
         Obstacle::NoUsableKey => {
             findings.problem(API, format!("{key} cannot be used: it has characters that no key has"), NEW_KEY);
+        }
+        Obstacle::DayUsedUp => {
+            findings.warning(
+                API,
+                format!("{key} was not tried: the calls of this day are used up"),
+                "wait until midnight in UTC",
+            );
         }
         Obstacle::Deadline => findings.problem(
             API,

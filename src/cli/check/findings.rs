@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::super::text::{Style, counted};
+use super::super::{
+    Ending,
+    text::{Style, counted},
+};
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,6 +71,11 @@ impl Findings {
         }
         let _ = writeln!(text, "\n{}", self.verdict(style));
         text
+    }
+
+    /// How a command ends that has found this.
+    pub fn ending(&self) -> Ending {
+        if self.number_of(Grade::Problem) == 0 { Ending::Well } else { Ending::Badly }
     }
 
     fn verdict(&self, style: Style) -> String {

@@ -1,16 +1,17 @@
 //! `check`: is this configuration fit to run? Everything is looked at, and everything that is wrong is told at once.
 
-mod api;
+mod after;
+pub(super) mod api;
 mod findings;
 mod redis;
 
 use clap::Args;
 
-use self::findings::{Findings, Grade};
+use self::findings::Findings;
 use super::{Ending, Shared, text};
 use crate::{
     app,
-    config::{ApiConfig, Config, DatabaseConfig, RedisConfig, Role, env, env::process_var},
+    config::{AfterConfig, ApiConfig, Config, DatabaseConfig, RedisConfig, Role, WorkerConfig, env, env::process_var},
 };
 
 const CONFIGURATION: &str = "configuration";
@@ -19,8 +20,9 @@ const DATABASE: &str = "PostgreSQL";
 /// Tells whether this configuration is fit to run, and what would do where it is not
 ///
 /// Looks at every setting, Redis (reachable, writable, version, eviction, database number), PostgreSQL (reachable, tables,
-/// rights), every API key (one call each, within its rate, and not while a run uses it), and the clocks. Everything that is
-/// wrong is told at once. Exit code 1 when something is.
+/// rights, row level security), the accounts of the developer portal, every API key (one call each, within its rate, and
+/// not while a run uses it), the clocks, and what follows commits and runs: views, statistics functions, the stream of
+/// events, a connection to the application whose caches are told. Nothing is refreshed or invalidated. Everything that is wrong is told at once. Exit code 1 when something is.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -48,7 +50,7 @@ pub async fn run(args: CheckArgs, shared: &Shared) -> anyhow::Result<Ending> {
         findings.render(shared.style())
     };
     text::print(&told)?;
-    Ok(if findings.number_of(Grade::Problem) == 0 { Ending::Well } else { Ending::Badly })
+    Ok(findings.ending())
 }
 
 fn look_at_settings(findings: &mut Findings) {
@@ -76,24 +78,36 @@ async fn look_at_servers(findings: &mut Findings) {
         Ok(config) => redis::look_at(findings, &config).await,
         Err(_) => None,
     };
+    let after = AfterConfig::read(&process_var).unwrap_or_default();
     if let Ok(config) = DatabaseConfig::read(&process_var) {
-        look_at_database(findings, &config).await;
+        look_at_database(findings, &config, &after).await;
     }
     if let Ok(config) = ApiConfig::read(&process_var) {
         api::look_at(findings, &config, queue.as_ref()).await;
     }
+    let events = WorkerConfig::read(&process_var).ok().and_then(|worker| worker.events);
+    if let (Some(events), Some(queue)) = (events, &queue) {
+        after::look_at_stream(findings, &events, queue).await;
+    }
+    after::look_at_application(findings, &after).await;
 }
 
-async fn look_at_database(findings: &mut Findings, config: &DatabaseConfig) {
+async fn look_at_database(findings: &mut Findings, config: &DatabaseConfig, after: &AfterConfig) {
     let store = match app::store(config) {
         Ok(store) => store,
         Err(error) => return findings.problem(DATABASE, format!("{error:#}"), "set DATABASE_URL"),
     };
     let problems = store.check_rights().await;
-    if problems.is_empty() {
+    let is_fit = problems.iter().all(|problem| !problem.is_certain);
+    if is_fit {
         findings.fine(DATABASE, format!("answers at {}; tables and rights are in place", store.server()));
     }
     for problem in problems {
-        findings.problem(DATABASE, problem.what, problem.remedy);
+        if problem.is_certain {
+            findings.problem(DATABASE, problem.what, problem.remedy);
+        } else {
+            findings.warning(DATABASE, problem.what, problem.remedy);
+        }
     }
+    after::look_at_database(findings, after, &store).await;
 }

@@ -37,7 +37,7 @@ pub async fn look_at(findings: &mut Findings, config: &RedisConfig) -> Option<Re
     };
     compare_clocks(findings, SystemClock.wall(), server);
     match queue.inspect().await {
-        Ok(inspection) => judge(findings, queue.server(), &inspection),
+        Ok(inspection) => judge(findings, queue.server(), queue.is_cluster(), &inspection),
         Err(error) => findings.problem(REDIS, told(&error), ""),
     }
     look_at_queue(findings, &queue, server).await;
@@ -48,12 +48,23 @@ pub async fn look_at(findings: &mut Findings, config: &RedisConfig) -> Option<Re
 pub fn told(error: &QueueError) -> String {
     match error {
         QueueError::Unreachable { server, detail } => format!("no answer from Redis at {server}: {detail}"),
-        other => other.to_string(),
+        QueueError::Refused { server, action, detail } => format!("Redis at {server} refused {action}: {detail}"),
+        QueueError::Unexpected { server, action, detail } => {
+            format!("Redis at {server} answered {action} unexpectedly: {detail}")
+        }
     }
 }
 
-fn judge(findings: &mut Findings, server: &str, inspection: &Inspection) {
-    findings.fine(REDIS, format!("answers at {server}, version {}", inspection.version));
+fn judge(findings: &mut Findings, server: &str, as_cluster: bool, inspection: &Inspection) {
+    let node = if inspection.cluster { ", a node of a cluster" } else { "" };
+    findings.fine(REDIS, format!("answers at {server}, version {}{node}", inspection.version));
+    if inspection.cluster && !as_cluster {
+        findings.problem(
+            REDIS,
+            "it belongs to a cluster, where the worker's keys and the mailbox lie in different slots",
+            "set REDIS_CLUSTER=true",
+        );
+    }
     if let Err(error) = &inspection.writable {
         findings.problem(REDIS, told(error), "use the primary, and a user that may write");
     }
@@ -127,19 +138,22 @@ mod tests {
             QueueError::Refused { server: "cache:6379".to_owned(), action: "a write", detail: "READONLY".to_owned() };
         let inspection = Inspection {
             version: "7.0.15".to_owned(),
+            cluster: true,
             eviction: Some("allkeys-lru".to_owned()),
             bounded: true,
             writable: Err(refused),
         };
-        insta::assert_snapshot!(looked(|findings| judge(findings, "cache:6379", &inspection)), @r"
+        insta::assert_snapshot!(looked(|findings| judge(findings, "cache:6379", false, &inspection)), @r"
         Redis
-          ok       answers at cache:6379, version 7.0.15
+          ok       answers at cache:6379, version 7.0.15, a node of a cluster
+          PROBLEM  it belongs to a cluster, where the worker's keys and the mailbox lie in different slots
+                   -> set REDIS_CLUSTER=true
           PROBLEM  Redis at cache:6379 refused a write: READONLY
                    -> use the primary, and a user that may write
           warning  maxmemory-policy is `allkeys-lru`: when memory is full, requests may vanish without a word
                    -> CONFIG SET maxmemory-policy noeviction
 
-        not fit to run: 1 problem, 1 warning
+        not fit to run: 2 problems, 1 warning
         ");
     }
 

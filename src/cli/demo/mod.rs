@@ -28,7 +28,7 @@ use super::{
 use crate::{
     app,
     clock::{Clock, SystemClock},
-    config::{ApiConfig, WorkerConfig},
+    config::{ApiConfig, FollowUpConfig, WorkerConfig},
     queue::{DeadFilter, Queue, memory::MemoryQueue},
     sim::{SimConfig, Simulator},
     store::{Store, sqlite::SqliteStore},
@@ -86,41 +86,20 @@ pub struct DemoArgs {
 pub async fn run(args: DemoArgs, shared: &Shared) -> anyhow::Result<Ending> {
     let interrupts = Interrupts::listen()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let simulator = start_simulator(simulator_config(&args))?;
-    let store = open(&args.database).await?;
+    let simulator = Simulator::start_apart(simulator_config(&args)).context("failed to start the simulator")?;
+    // One member of each clan, so that a demo of seconds stays one.
+    let follow_ups = FollowUpConfig { wars: true, players_per_clan: 1 };
+    let config = WorkerConfig { follow_ups, ..WorkerConfig::default() };
+    let store = open(&args.database).await?.telling(app::telling(&config, false));
     let queue = MemoryQueue::new(Arc::clone(&clock));
     let demo = Demo {
-        worker: app::worker(
-            Arc::new(queue),
-            Arc::new(store),
-            &api_config(&simulator, args.rate),
-            &WorkerConfig::default(),
-        )?,
+        worker: app::worker(Arc::new(queue), Arc::new(store), &api_config(&simulator, args.rate), &config)?,
         simulator,
         clock,
         style: shared.style(),
         args,
     };
     demo.play(interrupts).await
-}
-
-/// Starts the simulator on a thread of its own, as the real API is a machine of its own: what it sees of our rate does not
-/// depend on what we are busy with. It lives as long as the process.
-fn start_simulator(config: SimConfig) -> anyhow::Result<Simulator> {
-    let (tell, told) = std::sync::mpsc::channel();
-    let serve = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        match runtime {
-            Ok(runtime) => runtime.block_on(async {
-                // Nobody listens any more when the demo has ended already.
-                let _ = tell.send(Simulator::start(config).await.map_err(anyhow::Error::from));
-                std::future::pending::<()>().await;
-            }),
-            Err(error) => drop(tell.send(Err(error.into()))),
-        }
-    };
-    std::thread::Builder::new().name("simulator".to_owned()).spawn(serve).context("failed to start the simulator")?;
-    told.recv().context("failed to start the simulator")?.context("failed to start the simulator")
 }
 
 fn simulator_config(args: &DemoArgs) -> SimConfig {
@@ -151,6 +130,8 @@ fn api_config(simulator: &Simulator, rate: u32) -> ApiConfig {
         tokens: vec![SecretString::from(KEY)],
         reqs_per_sec: rate,
         keys_per_run: None,
+        reqs_per_day: None,
+        portal: None,
     }
 }
 

@@ -1,8 +1,9 @@
 -- Merges a slice of mail into the queue and deletes it from the mailbox: each entry only when index and data are still
--- as they were read. What changed stays for the next slice.
+-- as they were read. What changed stays for the next slice. On a cluster the mailbox is not among the keys: `cluster.rs`
+-- compares before this and deletes after it.
 -- ARGV: now, most unreadable letters, scan from, scan to, largest mail, entries; then of each entry
 -- source, id, id digest, score, content, size, value, action, and what the action needs.
--- Answers {admitted, unreadable, changed, orphaned, orphans dropped, found by scan}.
+-- Answers {admitted, unreadable, changed, orphaned, orphans dropped, found by scan, repaired}.
 local now, most_letters = whole(1), whole(2)
 local scan_from, scan_to, largest, count = text(3), text(4), whole(5), whole(6)
 local entries, at = {}, 7
@@ -25,7 +26,10 @@ for i = 1, count do
   elseif entry.action == 'set_aside' then
     entry.class = whole(at)
     at = at + 1
-  elseif entry.action ~= 'drop' then
+  elseif entry.action == 'drop' then
+    entry.patience = whole(at)
+    at = at + 1
+  else
     bad_argument = bad_argument or at - 1
   end
   entries[i] = entry
@@ -35,37 +39,26 @@ if wrong then
   return wrong
 end
 
--- The id behind a digest: ids too long to be sent are found again where they were read.
 local function find_long_id(entry)
-  local found
   if entry.source == 'index' then
-    found = redis.call('ZRANGEBYSCORE', INDEX, entry.score, entry.score, 'LIMIT', 0, 2000)
-  else
-    found = redis.call('HSCAN', DATA, scan_from, 'COUNT', 200)[2]
+    return long_id_in_index(INDEX, entry.score, entry.digest, largest)
   end
-  for _, id in ipairs(found) do
-    if #id > largest and redis.sha1hex(id) == entry.digest then
-      return id
-    end
-  end
+  return long_id_in_data(DATA, scan_from, entry.digest, largest)
 end
 
 local function is_as_read(entry)
-  if not entry.id or (redis.call('ZSCORE', INDEX, entry.id) or '') ~= entry.score then
-    return false
+  if entry.digest ~= '' then
+    entry.id = find_long_id(entry)
   end
-  local value = redis.call('HGET', DATA, entry.id)
-  if entry.content == 'missing' then
-    return not value
-  elseif entry.content == 'large' then
-    return value and #value == entry.size and string.sub(value, 1, #entry.value) == entry.value
-  end
-  return value == entry.value
+  return entry.id and is_same_place(INDEX, entry.id, entry.score)
+    and is_same_data(DATA, entry.id, entry.content, entry.size, entry.value)
 end
 
 local function delete_mail(entry)
-  redis.call('ZREM', INDEX, entry.id)
-  redis.call('HDEL', DATA, entry.id)
+  if INDEX then
+    redis.call('ZREM', INDEX, entry.id)
+    redis.call('HDEL', DATA, entry.id)
+  end
   redis.call('ZREM', ORPHANS, entry.id)
 end
 
@@ -92,19 +85,22 @@ end
 -- The class rides along in the fraction, which a double still holds exactly at these sizes.
 function carry_out.set_aside(entry)
   redis.call('ZADD', ORPHANS, string.format('%.2f', now + entry.class * 0.25), entry.id)
-  redis.call('ZREM', INDEX, entry.id)
+  if INDEX then
+    redis.call('ZREM', INDEX, entry.id)
+  end
   orphaned = orphaned + 1
 end
 
+-- Since it was read it may have been given back and set aside anew.
 function carry_out.drop(entry)
-  dropped = dropped + redis.call('ZREM', ORPHANS, entry.id)
+  local since = tonumber(redis.call('ZSCORE', ORPHANS, entry.id) or '')
+  if since and math.floor(since) + entry.patience <= now then
+    dropped = dropped + redis.call('ZREM', ORPHANS, entry.id)
+  end
 end
 
 for _, entry in ipairs(entries) do
-  if entry.digest ~= '' then
-    entry.id = find_long_id(entry)
-  end
-  if is_as_read(entry) then
+  if not INDEX or is_as_read(entry) then
     carry_out[entry.action](entry)
   else
     changed = changed + 1
@@ -113,4 +109,4 @@ end
 if scan_to ~= scan_from then
   redis.call('SET', SCAN, scan_to)
 end
-return { admitted, unreadable, changed, orphaned, dropped, found_by_scan }
+return { admitted, unreadable, changed, orphaned, dropped, found_by_scan, repaired }

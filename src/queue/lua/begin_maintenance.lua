@@ -1,11 +1,8 @@
 -- Notes maintenance for one hour from now. An earlier note keeps its `since`, and its probe when that is later.
 -- KEYS: pause. ARGV: since, next probe, lifetime in ms.
-local wrong = misused(KEYS[1], 'hash')
+local wrong = misused(KEYS[1], 'hash') or not_whole(1, 2, 3)
 if wrong then
   return wrong
-end
-if not (is_whole(ARGV[1]) and is_whole(ARGV[2]) and is_whole(ARGV[3])) then
-  return refuse('an argument is not a whole number')
 end
 local since, probe = unpack(redis.call('HMGET', KEYS[1], 'since', 'next_probe'))
 if probe and tonumber(probe) > tonumber(ARGV[2]) then

@@ -1,10 +1,7 @@
 -- Moves the next probe for the one caller that saw the present one. KEYS: pause. ARGV: seen, next. Answers 1 or 0.
-local wrong = misused(KEYS[1], 'hash')
+local wrong = misused(KEYS[1], 'hash') or not_whole(2)
 if wrong then
   return wrong
-end
-if not is_whole(ARGV[2]) then
-  return refuse('the next probe is not a whole number')
 end
 if redis.call('HGET', KEYS[1], 'next_probe') ~= ARGV[1] then
   return 0

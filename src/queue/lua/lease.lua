@@ -1,10 +1,9 @@
 -- Takes back leases that ran out, moves what is due to ready, and leases the next objects in order.
 -- ARGV: now, expiry of the new leases, at most, classes (such as 0123), alone (0 or 1), draw, run, most dead letters,
 -- sweep.
--- Answers {suspect waits, more, lapsed, lapsed dead, leases}; a lease is {object, token, merges, priority, first, last,
+-- Answers {suspect waits, more, lapsed, lapsed dead, leases, repaired}; a lease is {object, token, merges, priority, first, last,
 -- attempts, lapses}.
 local SUSPECT_LAPSES = 2
-local LAPSE_HOLDS = { 0, 30000, 60000, 120000 }
 
 local now, expires, most, classes, alone = whole(1), whole(2), whole(3), text(4), whole(5) == 1
 local draw, run, most_dead, sweep = whole(6), text(7), whole(8), whole(9)
@@ -25,19 +24,6 @@ local function due_members(set)
   return names
 end
 
--- A record rules; an index that says otherwise is mended.
-local function mend(name, record, set)
-  if not record then
-    redis.call('ZREM', set, name)
-    return
-  end
-  local right, score = standing(record)
-  if right ~= set then
-    redis.call('ZREM', set, name)
-  end
-  redis.call('ZADD', right, num(score), name)
-end
-
 local function lapse(name, record)
   end_lease(record)
   record.lapses = record.lapses + 1
@@ -46,7 +32,6 @@ local function lapse(name, record)
     bury(record, now, 'lapsed', num(record.lapses) .. ' leases in a row ran out unsettled')
     lapsed_dead = lapsed_dead + 1
   else
-    record.hold = math.max(record.hold, now + LAPSE_HOLDS[record.lapses])
     place(record, now)
   end
   put(name, record, LEASED)
@@ -57,7 +42,7 @@ for _, name in ipairs(due_members(LEASED)) do
   if record and record.state == 'leased' and record.expires <= now then
     lapse(name, record)
   else
-    mend(name, record, LEASED)
+    mend(name, now)
   end
 end
 evict(DEAD, most_dead)
@@ -69,7 +54,7 @@ for class = 0, 3 do
       place(record, now)
       put(name, record, DELAYED[class])
     else
-      mend(name, record, DELAYED[class])
+      mend(name, now)
     end
   end
 end
@@ -112,7 +97,8 @@ end
 
 local repairs = 0
 
--- The next candidate with its record. Names without a ready record are dropped on the way.
+-- The next candidate with its record. A record rules: an index that says otherwise is mended on the way, and an entry whose
+-- record is gone or broken is turned into a record again.
 local function candidate(class)
   while repairs < 1000 do
     local name = (class and wanted[class] and oldest(class)) or next_in_order()
@@ -120,10 +106,10 @@ local function candidate(class)
       return nil
     end
     local record = load(name)
-    if record and record.state == 'ready' then
+    if record and record.state == 'ready' and is_object(name) then
       return name, record
     end
-    mend(name, record, READY)
+    mend(name, now)
     repairs = repairs + 1
   end
   more = 1
@@ -154,4 +140,4 @@ end
 if #leases == most and next_in_order() then
   more = 1
 end
-return { suspect_waits, more, lapsed, lapsed_dead, leases }
+return { suspect_waits, more, lapsed, lapsed_dead, leases, repaired }

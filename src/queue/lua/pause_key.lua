@@ -1,11 +1,8 @@
 -- Lets a key rest. Only its holder may; a rest that has begun is only ever lengthened.
 -- KEYS: slot. ARGV: run, paused:<reason>, rest in ms. Answers 1 when it rests as asked.
-local wrong = misused(KEYS[1], 'string')
+local wrong = misused(KEYS[1], 'string') or not_whole(3)
 if wrong then
   return wrong
-end
-if not is_whole(ARGV[3]) then
-  return refuse('the rest is not a whole number')
 end
 local holder = redis.call('GET', KEYS[1])
 if not holder then

@@ -69,20 +69,52 @@ local function begin_even_when_full()
   redis.call('ZREM', LEASED, '')
 end
 
--- The record of an object; nil when there is none, or nothing that could be one.
+local LONGEST = 9007199254740992
+local FORGOTTEN_LEASE_MS = 120000
+
+local function is_count(value, most)
+  return type(value) == 'number' and value >= 0 and value <= most and value == math.floor(value)
+end
+
+local function is_time(value)
+  return is_count(value, CLASS_WIDTH - 1)
+end
+
+local function is_wanted(wanted)
+  return is_count(wanted.priority, 3) and is_time(wanted.first) and is_time(wanted.last) and is_time(wanted.due)
+    and is_count(wanted.attempts, 4294967295)
+end
+
+local function is_text_or_nothing(value)
+  return value == nil or type(value) == 'string'
+end
+
+-- Whether a record has everything that its state needs, so that no script stumbles over it midway.
+local function is_whole_record(record)
+  if not (is_wanted(record) and is_time(record.hold) and is_count(record.lapses, 4294967295)
+      and is_count(record.merges, LONGEST)) then
+    return false
+  elseif record.next ~= nil and not (type(record.next) == 'table' and is_wanted(record.next)) then
+    return false
+  elseif not (is_text_or_nothing(record.code) and is_text_or_nothing(record.reason) and is_text_or_nothing(record.body)) then
+    return false
+  elseif record.state == 'leased' then
+    return type(record.token) == 'string' and is_time(record.expires)
+  elseif record.state == 'dead' then
+    return is_time(record.died)
+  end
+  return record.state == 'ready' or record.state == 'delayed'
+end
+
+-- The record of an object; nil when there is none, or nothing that could be one. Then also what is there instead.
 local function load(name)
   local json = redis.call('HGET', OBJECTS, name)
   if not json then
     return nil
   end
   local ok, record = pcall(cjson.decode, json)
-  if not ok or type(record) ~= 'table' or type(record.state) ~= 'string' then
-    return nil
-  end
-  for _, field in ipairs({ 'priority', 'first', 'last', 'due', 'hold', 'attempts', 'lapses', 'merges' }) do
-    if type(record[field]) ~= 'number' then
-      return nil
-    end
+  if not ok or type(record) ~= 'table' or not is_whole_record(record) then
+    return nil, json
   end
   return record
 end
@@ -152,8 +184,182 @@ local function fresh(wish, attempts, merges, now)
   return record
 end
 
+-- What was brought in order by this script: records rebuilt, names that stood in no set or a wrong one, and what is no object
+-- at all and was set aside as a dead letter.
+local repaired = { 0, 0, 0 }
+
+-- The sets an object can stand in.
+local SETS = { READY, DELAYED[0], DELAYED[1], DELAYED[2], DELAYED[3], LEASED, DEAD }
+
+-- Names that Rust reads as objects too: a kind and a tag that the tables can hold.
+local function is_object(name)
+  local kind, tag = string.match(name, '^(%l+):([0289PYLQGRJCUV]+)$')
+  return (kind == 'clan' or kind == 'player' or kind == 'war') and #tag <= 15 and tag ~= '0'
+end
+
+-- Bytes as text: what is not plain ASCII is shown as \xNN.
+local function printable(bytes)
+  local text = string.gsub(bytes, '\\', '\\\\')
+  return (string.gsub(text, '[^\32-\126]', function(byte)
+    return string.format('\\x%02x', string.byte(byte))
+  end))
+end
+
+-- Where a name stands: set to score.
+local function places(name)
+  local scores = {}
+  for _, set in ipairs(SETS) do
+    local score = redis.call('ZSCORE', set, name)
+    if score then
+      scores[set] = tonumber(score)
+    end
+  end
+  return scores
+end
+
+local function is_letter(json)
+  local ok, letter = pcall(cjson.decode, json or '')
+  return ok and type(letter) == 'table' and letter.state == 'dead' and is_time(letter.died) and type(letter.code) == 'string'
+    and type(letter.reason) == 'string' and type(letter.score) == 'string' and is_text_or_nothing(letter.value)
+    and is_text_or_nothing(letter.body) and letter
+end
+
+-- Unreadable mail stands among the unreadable, and what is neither that nor an object becomes such a letter.
+local function mend_letter(name, now)
+  local json = redis.call('HGET', OBJECTS, name)
+  local is_mail = string.sub(name, 1, 5) == 'mail:'
+  local place = tonumber(redis.call('ZSCORE', UNREADABLE, name) or nil)
+  local letter = is_mail and is_letter(json)
+  if letter and place == letter.died and next(places(name)) == nil then
+    return
+  elseif not json and not place and next(places(name)) == nil then
+    return
+  end
+  for _, set in ipairs(SETS) do
+    redis.call('ZREM', set, name)
+  end
+  if letter then
+    redis.call('ZADD', UNREADABLE, num(letter.died), name)
+    repaired[2] = repaired[2] + 1
+    return
+  end
+  letter = {
+    state = 'dead', died = now, code = 'broken_record', score = '3',
+    reason = json and 'what lay under this name could not be read' or 'nothing lay under this name any more',
+    body = json and string.sub(printable(string.sub(json, 1, 500)), 1, 500) or nil,
+  }
+  local told = printable(string.sub(name, 1, 200))
+  if #name > 200 then
+    told = told .. '... (' .. #name .. ' bytes, ' .. string.sub(redis.sha1hex(name), 1, 16) .. ')'
+  end
+  forget(name, UNREADABLE)
+  local renamed = is_mail and told or 'mail:' .. told
+  redis.call('HSET', OBJECTS, renamed, cjson.encode(letter))
+  redis.call('ZADD', UNREADABLE, num(now), renamed)
+  repaired[3] = repaired[3] + 1
+end
+
+-- A record for an object of which only parts are left: what can be read of it is kept, and the rest is what has it refreshed
+-- soon. A lease that may still be held by somebody is waited for.
+local function rebuild(json, scores, now)
+  local ok, old = pcall(cjson.decode, json or '')
+  if not ok or type(old) ~= 'table' then
+    old = {}
+  end
+  local class, first, hold = 3, now, is_time(old.hold) and old.hold or 0
+  for number = 0, 3 do
+    local score = scores[DELAYED[number]]
+    if is_time(score) then
+      class, hold = number, math.max(hold, score)
+    end
+  end
+  if is_count(scores[READY], 4 * CLASS_WIDTH - 1) then
+    class, first = math.floor(scores[READY] / CLASS_WIDTH), scores[READY] % CLASS_WIDTH
+  end
+  local record = {
+    priority = is_count(old.priority, 3) and old.priority or class,
+    first = is_time(old.first) and old.first or first,
+    last = is_time(old.last) and old.last or now,
+    due = is_time(old.due) and old.due or 0,
+    hold = math.min(hold, now + 86400000),
+    attempts = is_count(old.attempts, 1000) and old.attempts or 0,
+    lapses = is_count(old.lapses, 1000) and old.lapses or 0,
+    merges = is_count(old.merges, LONGEST - 1) and old.merges + 1 or 1,
+    code = type(old.code) == 'string' and old.code or nil,
+    reason = type(old.reason) == 'string' and old.reason or nil,
+    body = type(old.body) == 'string' and old.body or nil,
+  }
+  if old.next ~= nil then
+    record.next = { priority = record.priority, first = now, last = now, due = 0, attempts = 0 }
+    if type(old.next) == 'table' and is_wanted(old.next) then
+      record.next = old.next
+    end
+  end
+  local only_dead = scores[DEAD] and not (scores[READY] or scores[LEASED])
+  for number = 0, 3 do
+    only_dead = only_dead and not scores[DELAYED[number]]
+  end
+  if old.state == 'leased' and type(old.token) == 'string' and is_time(old.expires) then
+    record.state, record.token, record.expires = 'leased', old.token, old.expires
+    return record
+  elseif old.state == 'dead' or only_dead then
+    record.state = 'dead'
+    record.died = is_time(old.died) and old.died or is_time(scores[DEAD]) and scores[DEAD] or now
+    record.code = record.code or 'broken_record'
+    record.reason = record.reason or 'its record was lost or could not be read'
+    record.next = nil
+    return record
+  elseif old.state == 'leased' or scores[LEASED] then
+    local ends = is_time(old.expires) and old.expires or is_time(scores[LEASED]) and scores[LEASED]
+    record.hold = math.max(record.hold, math.min(ends or now + FORGOTTEN_LEASE_MS, now + 86400000))
+  end
+  if record.next then
+    merge(record, record.next)
+    record.next = nil
+  end
+  place(record, now)
+  return record
+end
+
+-- Brings one name in order: a whole record, standing in the set of its state with its score, and in no other.
+local function mend(name, now)
+  if not is_object(name) then
+    mend_letter(name, now)
+    return
+  end
+  local record, json = load(name)
+  local scores = places(name)
+  if not record then
+    if not json and next(scores) == nil then
+      return
+    end
+    record = rebuild(json, scores, now)
+    redis.call('HSET', OBJECTS, name, cjson.encode(record))
+    repaired[1] = repaired[1] + 1
+  end
+  local right, score = standing(record)
+  local moved = scores[right] ~= score
+  if moved then
+    redis.call('ZADD', right, num(score), name)
+  end
+  for set in pairs(scores) do
+    if set ~= right then
+      redis.call('ZREM', set, name)
+      moved = true
+    end
+  end
+  if moved and not json then
+    repaired[2] = repaired[2] + 1
+  end
+end
+
 local function add_wish(name, wish, now)
-  local record = load(name)
+  local record, json = load(name)
+  if not record and (json or redis.call('ZSCORE', LEASED, name)) then
+    -- Somebody may still hold it.
+    mend(name, now)
+    record = load(name)
+  end
   if not record then
     put(name, fresh(wish, wish.attempts, 1, now))
     return

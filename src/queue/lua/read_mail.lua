@@ -19,21 +19,13 @@ local function add(source, id, score)
     return false
   end
   used = used + cost
-  local id_size, digest = #id, ''
-  local value = redis.call('HGET', DATA, id)
-  local content = value and 'value' or 'missing'
-  if id_size > largest then
-    id, digest = string.sub(id, 1, shown), redis.sha1hex(id)
-  end
-  if value and (size > largest or digest ~= '') then
-    content, value = 'large', string.sub(value, 1, shown)
-  end
-  rows[#rows + 1] = { source, id, id_size, digest, score, content, size, value or '' }
+  local told, id_size, digest = told_id(id, largest, shown)
+  local content, bytes, value = told_data(DATA, id, largest, shown)
+  rows[#rows + 1] = { source, told, id_size, digest, score, content, bytes, value }
   return true
 end
 
-local ranges = { { '-inf', '0' }, { '(0', '1' }, { '(1', '2' }, { '(2', '+inf' } }
-for _, range in ipairs(ranges) do
+for _, range in ipairs(CLASS_RANGES) do
   local found = redis.call('ZRANGEBYSCORE', INDEX, range[1], range[2], 'WITHSCORES', 'LIMIT', 0, per_class + 1)
   used = 0
   for i = 1, #found, 2 do

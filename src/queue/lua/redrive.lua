@@ -1,5 +1,6 @@
 -- Brings dead letters back: objects into the queue, ready at once and with nothing counted; unreadable mail into the
 -- mailbox as it was, unless newer mail lies under its id.
+-- On a cluster the mail was put there before, and only its letter is forgotten here.
 -- ARGV: now, then of each letter: name, died, kind (object or mail), id, score, value. Answers how many.
 local now = whole(1)
 local letters = {}
@@ -25,10 +26,12 @@ end
 local count = 0
 for _, letter in ipairs(letters) do
   if letter.kind == 'mail' then
-    local taken = redis.call('HEXISTS', DATA, letter.id) == 1 or redis.call('ZSCORE', INDEX, letter.id)
+    local taken = DATA and (redis.call('HEXISTS', DATA, letter.id) == 1 or redis.call('ZSCORE', INDEX, letter.id))
     if is_still_dead(letter, UNREADABLE) and not taken then
-      redis.call('HSET', DATA, letter.id, letter.value)
-      redis.call('ZADD', INDEX, letter.score, letter.id)
+      if DATA then
+        redis.call('HSET', DATA, letter.id, letter.value)
+        redis.call('ZADD', INDEX, letter.score, letter.id)
+      end
       forget(letter.name, UNREADABLE)
       count = count + 1
     end

@@ -1,12 +1,10 @@
 -- Extends the slots that the run still holds. KEYS: slots. ARGV: run, lifetime in ms. Answers 1 or 0 for each.
+local wrong = not_whole(2)
 for _, key in ipairs(KEYS) do
-  local wrong = misused(key, 'string')
-  if wrong then
-    return wrong
-  end
+  wrong = wrong or misused(key, 'string')
 end
-if not is_whole(ARGV[2]) then
-  return refuse('the lifetime is not a whole number')
+if wrong then
+  return wrong
 end
 local answers = {}
 for i, key in ipairs(KEYS) do

@@ -1,5 +1,6 @@
 -- Moves records back into the mailbox, each unless it changed since it was read. Mail that already lies there under the
--- id is newer and stays; the record then goes under its second id.
+-- id is newer and stays; the record then goes under its second id. On a cluster the mail was put there before, and only the
+-- records are deleted here.
 -- ARGV: then of each record: object, record as read, score, id, value, second id, value with the second id.
 -- Answers how many.
 local records = {}
@@ -18,11 +19,13 @@ local count = 0
 for _, entry in ipairs(records) do
   if redis.call('HGET', OBJECTS, entry.name) == entry.json then
     local record, id, value = load(entry.name), entry.id, entry.value
-    if redis.call('HEXISTS', DATA, id) == 1 or redis.call('ZSCORE', INDEX, id) then
-      id, value = entry.second_id, entry.second_value
+    if DATA then
+      if redis.call('HEXISTS', DATA, id) == 1 or redis.call('ZSCORE', INDEX, id) then
+        id, value = entry.second_id, entry.second_value
+      end
+      redis.call('HSET', DATA, id, value)
+      redis.call('ZADD', INDEX, num(entry.score), id)
     end
-    redis.call('HSET', DATA, id, value)
-    redis.call('ZADD', INDEX, num(entry.score), id)
     if record then
       redis.call('ZREM', (standing(record)), entry.name)
     end

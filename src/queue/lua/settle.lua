@@ -1,11 +1,24 @@
--- Ends leases. A token that is no longer the record's is stale, and touches nothing.
--- ARGV: now, most dead letters, then of each lease: object, token, kind, until, code, reason, has body, body.
--- Answers 1 (settled) or 0 (stale) for each.
+-- Ends leases, and puts in what follows from the answers. A token that is no longer the record's is stale, and touches
+-- nothing.
+-- ARGV: now, most dead letters, most ready, number of follow-ups, of each: object, priority, asked, due, attempts, spare;
+-- then of each lease: object, token, kind, until, code, reason, has body, body.
+-- Answers {1 (settled) or 0 (stale) for each lease, follow-ups taken in}.
 local KINDS = { done = true, later = true, failed = true, release = true, dead = true }
 
-local now, most_dead = whole(1), whole(2)
+local now, most_dead, most_ready = whole(1), whole(2), whole(3)
+local first_ending = 5 + 6 * whole(4)
+local follow_ups = {}
+for at = 5, first_ending - 1, 6 do
+  follow_ups[#follow_ups + 1] = {
+    name = text(at), is_spare = whole(at + 5) == 1,
+    wish = {
+      priority = whole(at + 1), first = whole(at + 2), last = whole(at + 2), due = whole(at + 3),
+      attempts = whole(at + 4),
+    },
+  }
+end
 local endings = {}
-for at = 3, #ARGV, 8 do
+for at = first_ending, #ARGV, 8 do
   local ending = {
     name = text(at), token = text(at + 1), kind = text(at + 2), till = whole(at + 3), code = text(at + 4),
     reason = text(at + 5), body = text(at + 7),
@@ -72,5 +85,20 @@ for i, ending in ipairs(endings) do
     end
   end
 end
+
+-- After the endings, so that what follows from an answer for the same object becomes its record.
+local taken = 0
+for _, follow_up in ipairs(follow_ups) do
+  local record, json = load(follow_up.name)
+  local is_unwanted = record and record.state == 'dead'
+  if follow_up.is_spare and not is_unwanted then
+    is_unwanted = record or json or redis.call('ZSCORE', LEASED, follow_up.name)
+      or redis.call('ZCARD', READY) >= most_ready
+  end
+  if not is_unwanted then
+    add_wish(follow_up.name, follow_up.wish, now)
+    taken = taken + 1
+  end
+end
 evict(DEAD, most_dead)
-return answers
+return { answers, taken }

@@ -1,4 +1,5 @@
--- Shared by the scripts of the key slots and of the maintenance pause: put in front of each of them at build time.
+-- Shared by the scripts that do without the queue's own keys: key slots, the maintenance pause, the mailbox on a cluster. Put
+-- in front of each of them at build time.
 
 local function refuse(text)
   return redis.error_reply('QUEUE ' .. text)
@@ -14,4 +15,13 @@ end
 local function is_whole(argument)
   local number = tonumber(argument)
   return number and number == math.floor(number) and number >= 0
+end
+
+-- The first of these arguments that is no whole number, as an error reply.
+local function not_whole(...)
+  for _, at in ipairs({ ... }) do
+    if not is_whole(ARGV[at]) then
+      return refuse('argument ' .. at .. ' of ' .. #ARGV .. ' is missing or not a whole number')
+    end
+  end
 end

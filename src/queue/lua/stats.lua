@@ -1,4 +1,4 @@
--- Counts; changes nothing. -1 stands for "none".
+-- Counts; changes nothing. -1 stands for "none". On a cluster the mailbox is counted apart.
 -- Answers {mailbox, ready of each class, delayed, leased, dead letters, evicted, orphans, first asked of the longest
 -- waiting, next due}.
 local wrong = problem()
@@ -21,7 +21,7 @@ for class = 0, 3 do
   end
 end
 return {
-  redis.call('ZCARD', INDEX), ready, delayed, redis.call('ZCARD', LEASED),
+  INDEX and redis.call('ZCARD', INDEX) or 0, ready, delayed, redis.call('ZCARD', LEASED),
   redis.call('ZCARD', DEAD) + redis.call('ZCARD', UNREADABLE),
   tonumber(redis.call('HGET', COUNTERS, 'dead_letters_evicted') or 0), redis.call('ZCARD', ORPHANS), oldest, next_due,
 }

@@ -3,6 +3,9 @@
 //! One lock around one value, and the rules of [`record`](super::record). It keeps no index: order is found by sorting,
 //! which is fine for thousands and not for millions.
 
+#[cfg(feature = "cli")]
+mod archive;
+mod mail;
 mod slots;
 
 use std::{
@@ -12,15 +15,15 @@ use std::{
 
 use self::slots::Agreements;
 use super::{
-    Admitted, DeadFilter, DeadLetter, Exported, Lease, LeaseRequest, LeaseToken, Leased, MAX_MAIL_BYTES, MailLimits,
-    Queue, QueueError, QueueStats, Settled, Settlement,
+    Admitted, DeadFilter, DeadLetter, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased, MailLimits, Queue,
+    QueueError, QueueStats, Repaired, Settled, Settlement,
     letters::{DeadEntry, exported, newest_first, second_id},
-    mailbox::{Content, Decision, Entry, Id, Mail, Source, class_of_score, compose, digest, unescape},
-    record::{CLASS_WIDTH, Draw, Letter, MAX_BODY_BYTES, QueueLimits, Record, SWEEP, State, clamp},
+    mailbox::{Mail, compose, unescape},
+    record::{CLASS_WIDTH, Draw, Letter, QueueLimits, Record, SWEEP, State, clamp},
 };
 use crate::{
     clock::{Clock, Timestamp},
-    model::{ObjectId, Priority, Wish},
+    model::{Event, FollowUp, ObjectId, Priority, Wish},
     queue::SUSPECT_LAPSES,
 };
 
@@ -31,6 +34,7 @@ pub struct MemoryQueue {
     limits: QueueLimits,
     contents: Mutex<Contents>,
     agreements: Mutex<Agreements>,
+    events: Mutex<Vec<Event>>,
 }
 
 /// Everything it holds, for tests that compare.
@@ -53,7 +57,13 @@ pub struct Contents {
 impl MemoryQueue {
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, limits: QueueLimits::default(), contents: Mutex::default(), agreements: Mutex::default() }
+        Self {
+            clock,
+            limits: QueueLimits::default(),
+            contents: Mutex::default(),
+            agreements: Mutex::default(),
+            events: Mutex::default(),
+        }
     }
 
     #[must_use]
@@ -93,6 +103,12 @@ impl MemoryQueue {
     #[must_use]
     pub fn dump(&self) -> Contents {
         self.contents().clone()
+    }
+
+    /// What was told to others so far.
+    #[must_use]
+    pub fn events(&self) -> Vec<Event> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn contents(&self) -> MutexGuard<'_, Contents> {
@@ -151,11 +167,40 @@ impl Queue for MemoryQueue {
         Ok(leases.iter().map(&mut renew).collect())
     }
 
-    async fn settle(&self, now: Timestamp, settlements: &[(Lease, Settlement)]) -> Result<Vec<Settled>, QueueError> {
+    async fn settle_and_follow(
+        &self,
+        now: Timestamp,
+        settlements: &[(Lease, Settlement)],
+        following: Following<'_>,
+    ) -> Result<(Vec<Settled>, usize), QueueError> {
         let mut contents = self.contents();
         let settled = settlements.iter().map(|(lease, settlement)| contents.settle(lease, settlement, now)).collect();
+        let follow_ups = following.follow_ups.iter();
+        let taken = follow_ups.filter(|follow_up| contents.follow_up(follow_up, following.most_ready, now)).count();
         contents.evict_objects(self.limits.dead_letters);
-        Ok(settled)
+        Ok((settled, taken))
+    }
+
+    async fn append_events(&self, _stream: &str, most: u64, events: &[Event]) -> Result<usize, QueueError> {
+        let mut kept = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.extend_from_slice(events);
+        let excess = kept.len().saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
+        kept.drain(..excess);
+        Ok(events.len())
+    }
+
+    /// Nobody else keeps anything in this process.
+    async fn forget_keys(&self, _keys: &[String]) -> Result<usize, QueueError> {
+        Ok(0)
+    }
+
+    /// Records are kept once and whole here: there is nothing that could disagree.
+    async fn reconcile(&self, _now: Timestamp) -> Result<Repaired, QueueError> {
+        Ok(Repaired::default())
+    }
+
+    async fn repair(&self, _now: Timestamp) -> Result<Repaired, QueueError> {
+        Ok(Repaired::default())
     }
 
     async fn stats(&self, _now: Timestamp) -> Result<QueueStats, QueueError> {
@@ -182,160 +227,25 @@ impl Queue for MemoryQueue {
     }
 }
 
-/// Fills one part of a slice of mail up to its share of bytes.
-struct Part<'a> {
-    mail: &'a mut Mail,
-    bytes: usize,
-    used: usize,
-}
-
-impl Part<'_> {
-    /// Adds an entry unless the part is full.
-    fn add(&mut self, source: Source, id: &[u8], value: Option<&Vec<u8>>) -> bool {
-        let cost = id.len().min(MAX_MAIL_BYTES) + value.map_or(0, |value| value.len().min(MAX_MAIL_BYTES));
-        if self.used > 0 && self.used + cost > self.bytes {
-            self.mail.more = true;
-            return false;
-        }
-        self.used += cost;
-        let head = |bytes: &[u8]| bytes[..bytes.len().min(MAX_BODY_BYTES)].to_vec();
-        let long_id = id.len() > MAX_MAIL_BYTES;
-        let content = match value {
-            None => Content::Missing,
-            Some(value) if long_id || value.len() > MAX_MAIL_BYTES => {
-                Content::TooLarge { bytes: value.len(), head: head(value) }
-            }
-            Some(value) => Content::Value(value.clone()),
-        };
-        let id = if long_id {
-            Id::TooLong { bytes: id.len(), head: head(id), digest: digest(id) }
-        } else {
-            Id::Whole(id.to_vec())
-        };
-        self.mail.entries.push(Entry { id, source, content });
-        true
-    }
-}
-
 impl Contents {
-    fn read_mail(&self, limits: MailLimits) -> Mail {
-        let mut mail = Mail::default();
-        for class in Priority::ALL {
-            let mut slice: Vec<(&f64, &Vec<u8>)> = self
-                .index
-                .iter()
-                .filter(|(_, score)| class_of_score(**score) == class)
-                .map(|(id, score)| (score, id))
-                .collect();
-            slice.sort_by(|one, other| one.0.total_cmp(other.0).then_with(|| one.1.cmp(other.1)));
-            mail.more |= slice.len() > limits.per_class;
-            let mut part = Part { mail: &mut mail, bytes: limits.bytes_of_part(), used: 0 };
-            for (score, id) in slice.into_iter().take(limits.per_class) {
-                if !part.add(Source::Index { score: score.to_string() }, id, self.data.get(id)) {
-                    break;
-                }
-            }
-        }
-        self.read_orphans(&mut Part { mail: &mut mail, bytes: limits.bytes_of_part(), used: 0 });
-        self.read_unindexed(&mut Part { mail: &mut mail, bytes: limits.bytes_of_part(), used: 0 });
-        mail
-    }
-
-    fn read_orphans(&self, part: &mut Part<'_>) {
-        let mut orphans: Vec<_> = self.orphans.iter().filter(|(id, _)| !self.index.contains_key(*id)).collect();
-        orphans.sort_by_key(|(id, (since, class))| (*since, *class, *id));
-        for (id, (since, class)) in orphans {
-            if !part.add(Source::Orphan { class: *class, since: *since }, id, self.data.get(id)) {
-                return;
-            }
-        }
-    }
-
-    fn read_unindexed(&self, part: &mut Part<'_>) {
-        for (id, value) in &self.data {
-            if !self.orphans.contains_key(id)
-                && !self.index.contains_key(id)
-                && !part.add(Source::Scan, id, Some(value))
-            {
-                return;
-            }
-        }
-    }
-
-    fn admit(
-        &mut self,
-        entry: &Entry,
-        decision: Decision,
-        limits: QueueLimits,
-        now: Timestamp,
-        admitted: &mut Admitted,
-    ) {
-        if decision == Decision::Wait {
-            return;
-        }
-        let Some(id) = self.find_as_read(entry) else {
-            admitted.changed += 1;
-            return;
-        };
-        match decision {
-            Decision::Admit(wish) => {
-                self.add_wish(&wish, now);
-                self.delete_mail(&id);
-                admitted.admitted += 1;
-                admitted.found_by_scan += usize::from(entry.source == Source::Scan);
-            }
-            Decision::Refuse(unreadable) => {
-                self.letters.insert(unreadable.name.clone(), unreadable.letter(now));
-                self.evict_letters(limits.unreadable_letters);
-                self.delete_mail(&id);
-                admitted.unreadable += 1;
-            }
-            Decision::SetAside(class) => {
-                self.index.remove(&id);
-                self.orphans.insert(id, (now, class));
-                admitted.orphaned += 1;
-            }
-            Decision::Drop => admitted.orphans_dropped += usize::from(self.orphans.remove(&id).is_some()),
-            Decision::Wait => {}
-        }
-    }
-
-    /// The id of an entry that is still as it was read.
-    fn find_as_read(&self, entry: &Entry) -> Option<Vec<u8>> {
-        let id = match &entry.id {
-            Id::Whole(id) => id.clone(),
-            Id::TooLong { digest: wanted, .. } => self
-                .index
-                .keys()
-                .chain(self.data.keys())
-                .find(|id| id.len() > MAX_MAIL_BYTES && digest(id) == *wanted)?
-                .clone(),
-        };
-        let same_score = match &entry.source {
-            Source::Index { score } => self.index.get(&id).map(f64::to_string).as_ref() == Some(score),
-            Source::Orphan { .. } | Source::Scan => !self.index.contains_key(&id),
-        };
-        let value = self.data.get(&id);
-        let same_value = match &entry.content {
-            Content::Missing => value.is_none(),
-            Content::Value(read) => value == Some(read),
-            Content::TooLarge { bytes, head } => {
-                value.is_some_and(|value| value.len() == *bytes && value.starts_with(head))
-            }
-        };
-        (same_score && same_value).then_some(id)
-    }
-
-    fn delete_mail(&mut self, id: &[u8]) {
-        self.index.remove(id);
-        self.data.remove(id);
-        self.orphans.remove(id);
-    }
-
     fn add_wish(&mut self, wish: &Wish, now: Timestamp) {
         let name = wish.object.to_string();
         let record = Record::with_wish(self.records.remove(&name), wish, now);
         self.records.insert(name, record);
+    }
+
+    /// Whether it was taken in.
+    fn follow_up(&mut self, follow_up: &FollowUp, most_ready: usize, now: Timestamp) -> bool {
+        let known = self.records.get(&follow_up.wish.object.to_string());
+        let ready = self.records.values().filter(|record| record.state == State::Ready).count();
+        let is_unwanted = match known {
+            Some(record) => follow_up.is_spare || record.state == State::Dead,
+            None => follow_up.is_spare && ready >= most_ready,
+        };
+        if !is_unwanted {
+            self.add_wish(&follow_up.wish, now);
+        }
+        !is_unwanted
     }
 
     /// The names in a state, in the order of their set.

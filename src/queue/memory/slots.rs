@@ -9,14 +9,19 @@ use std::{
 use super::MemoryQueue;
 use crate::{
     clock::Timestamp,
-    queue::{Fingerprint, Maintenance, PAUSE_LIFETIME, QueueError, RATE_LIFETIME, Slot, Slots},
+    model::LearnedRate,
+    queue::{
+        CALLS_LIFETIME, CallsGranted, Fingerprint, Holder as Shown, Maintenance, PAUSE_LIFETIME, QueueError,
+        RATE_LIFETIME, Slot, SlotView, Slots,
+    },
 };
 
 /// What overlapping runs agree on, each with the boot time at which it ends.
 #[derive(Debug, Default)]
 pub(super) struct Agreements {
     slots: BTreeMap<Fingerprint, Ending<Holder>>,
-    rates: BTreeMap<Fingerprint, Ending<f64>>,
+    rates: BTreeMap<Fingerprint, Ending<LearnedRate>>,
+    calls: BTreeMap<Timestamp, Ending<u64>>,
     maintenance: Option<Ending<Maintenance>>,
 }
 
@@ -41,6 +46,7 @@ impl MemoryQueue {
         let mut agreements = self.agreements.lock().unwrap_or_else(PoisonError::into_inner);
         agreements.slots.retain(|_, slot| slot.at_boot > now);
         agreements.rates.retain(|_, rate| rate.at_boot > now);
+        agreements.calls.retain(|_, taken| taken.at_boot > now);
         agreements.maintenance.take_if(|note| note.at_boot <= now);
         (agreements, now)
     }
@@ -99,10 +105,53 @@ impl Slots for MemoryQueue {
         Ok(())
     }
 
-    async fn remember_rate(&self, key: &Fingerprint, rate: f64) -> Result<(), QueueError> {
+    async fn remember_rate(&self, key: &Fingerprint, learned: LearnedRate) -> Result<(), QueueError> {
         let (mut agreements, now) = self.agreements();
-        agreements.rates.insert(key.clone(), Ending { value: rate, at_boot: now + RATE_LIFETIME });
+        agreements.rates.insert(key.clone(), Ending { value: learned, at_boot: now + RATE_LIFETIME });
         Ok(())
+    }
+
+    async fn look_at_key(&self, key: &Fingerprint) -> Result<SlotView, QueueError> {
+        let (agreements, now) = self.agreements();
+        let slot = agreements.slots.get(key);
+        let holder = match slot.map(|slot| &slot.value) {
+            None => Shown::Nobody,
+            Some(Holder::Run(run)) => Shown::Run(run.clone()),
+            Some(Holder::Left) => Shown::Left,
+            Some(Holder::Paused(reason)) => Shown::Paused(reason.clone()),
+        };
+        let for_another = slot.map_or(Duration::ZERO, |slot| slot.at_boot.saturating_sub(now));
+        let learned_rate = agreements.rates.get(key).map(|rate| rate.value);
+        Ok(SlotView { holder, for_another, learned_rate })
+    }
+
+    async fn end_rest(&self, key: &Fingerprint) -> Result<bool, QueueError> {
+        let (mut agreements, _) = self.agreements();
+        let rests = agreements.slots.get(key).is_some_and(|slot| matches!(slot.value, Holder::Paused(_)));
+        if rests {
+            agreements.slots.remove(key);
+        }
+        Ok(rests)
+    }
+
+    async fn take_calls(&self, day: Timestamp, wanted: u64, per_day: u64) -> Result<CallsGranted, QueueError> {
+        let (mut agreements, now) = self.agreements();
+        let taken = agreements.calls.entry(day).or_insert(Ending { value: 0, at_boot: now });
+        let granted = wanted.min(per_day.saturating_sub(taken.value));
+        *taken = Ending { value: taken.value + granted, at_boot: now + CALLS_LIFETIME };
+        Ok(CallsGranted { granted, taken: taken.value })
+    }
+
+    async fn give_back_calls(&self, day: Timestamp, calls: u64) -> Result<(), QueueError> {
+        let (mut agreements, _) = self.agreements();
+        if let Some(taken) = agreements.calls.get_mut(&day) {
+            taken.value = taken.value.saturating_sub(calls);
+        }
+        Ok(())
+    }
+
+    async fn calls_taken(&self, day: Timestamp) -> Result<u64, QueueError> {
+        Ok(self.agreements().0.calls.get(&day).map_or(0, |taken| taken.value))
     }
 
     async fn maintenance(&self) -> Result<Option<Maintenance>, QueueError> {

@@ -4,7 +4,7 @@
 use ::redis::cmd;
 
 use super::{
-    CHUNK, RedisQueue,
+    CHUNK, RedisQueue, cluster,
     link::{Arguments, Call},
     scripts,
 };
@@ -15,7 +15,7 @@ use crate::{
         DeadFilter, DeadLetter, Exported, QueueError,
         letters::{DeadEntry, exported, newest_first, second_id},
         mailbox::{self, unescape},
-        record::{Record, State},
+        record::{Letter, Record, State},
     },
 };
 
@@ -30,20 +30,28 @@ pub(super) async fn redrive(queue: &RedisQueue, now: Timestamp, filter: &DeadFil
         let mut arguments = Arguments::default();
         arguments.number(now.as_millis());
         for letter in chunk.iter().filter(|letter| letter.can_be_redriven()) {
+            if queue.is_cluster() && !Box::pin(cluster::redrive_mail(queue, letter)).await? {
+                continue;
+            }
             arguments.text(letter.name()).number(letter.died().as_millis());
             match letter {
                 DeadEntry::Object(..) => arguments.text("object").text("").text("").text(""),
                 DeadEntry::Mail(name, mail) => {
-                    let value = unescape(mail.value.as_deref().unwrap_or_default());
-                    let id = unescape(name.strip_prefix("mail:").unwrap_or(name));
+                    let (id, value) = mailed(name, mail);
                     arguments.text("mail").bytes(&id).text(&mail.score).bytes(&value)
                 }
             };
         }
-        let call = Call::Script(&scripts::REDRIVE, queue.keys.with_mailbox(), &arguments);
+        let call = Call::Script(&scripts::REDRIVE, queue.keys_in_reach(), &arguments);
         count += queue.link.run::<usize>("redriving", call).await?;
     }
     Ok(count)
+}
+
+/// Id and value of mail as it lay in the mailbox.
+pub(super) fn mailed(name: &str, mail: &Letter) -> (Vec<u8>, Vec<u8>) {
+    let id = unescape(name.strip_prefix("mail:").unwrap_or(name));
+    (id, unescape(mail.value.as_deref().unwrap_or_default()))
 }
 
 /// The dead letters that the filter means, the newest first.
@@ -92,11 +100,11 @@ async fn load(queue: &RedisQueue, filter: &DeadFilter, names: &[String]) -> Resu
 }
 
 /// A record as it is stored, and as it reads.
-struct Stored {
-    name: String,
-    object: ObjectId,
+pub(super) struct Stored {
+    pub name: String,
+    pub object: ObjectId,
     json: Vec<u8>,
-    record: Record,
+    pub record: Record,
 }
 
 /// A field of a hash and its value.
@@ -156,11 +164,17 @@ async fn return_records(queue: &RedisQueue, records: &[Stored], now: Timestamp) 
         arguments.text(name).text(&mailbox::compose(name, object, record, now));
         arguments.text(&second).text(&mailbox::compose(&second, object, record, now));
     }
-    let call = Call::Script(&scripts::RETURN_RECORDS, queue.keys.with_mailbox(), &arguments);
+    if queue.is_cluster() {
+        Box::pin(cluster::return_records(queue, records, now)).await?;
+    }
+    let call = Call::Script(&scripts::RETURN_RECORDS, queue.keys_in_reach(), &arguments);
     queue.link.run("returning to the mailbox", call).await
 }
 
 async fn return_orphans(queue: &RedisQueue) -> Result<(), QueueError> {
+    if queue.is_cluster() {
+        return Box::pin(cluster::return_orphans(queue)).await;
+    }
     let mut arguments = Arguments::default();
     arguments.number(CHUNK);
     let call = Call::Script(&scripts::RETURN_ORPHANS, queue.keys.with_mailbox(), &arguments);

@@ -1,5 +1,5 @@
-//! The connection to Redis: opened at first use, replaced when it broke, bounded in time. The URL's password stays in
-//! here.
+//! The connection to Redis, to one server or to a cluster: opened at first use, replaced when it broke, bounded in time. The
+//! URL's password stays in here.
 
 use std::{
     fmt,
@@ -12,10 +12,16 @@ use std::{
 
 use ::redis::{
     AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo as _, RedisError,
-    Script, aio::MultiplexedConnection,
+    ServerErrorKind,
+    aio::{ConnectionLike as _, MultiplexedConnection},
+    cluster::{ClusterClient, ClusterClientBuilder},
+    cluster_async::ClusterConnection,
+    cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr},
+    from_redis_value,
 };
 use tokio::sync::Mutex;
 
+use super::scripts::Lua;
 use crate::{clock::Clock, queue::QueueError};
 
 /// A connection idle for this long may have been dropped on the way without a word; it is replaced unasked, which costs
@@ -36,13 +42,18 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         let half_a_second = Duration::from_millis(500);
-        Self { connect: half_a_second, first_word: half_a_second, response: Duration::from_secs(1) }
+        Self { connect: half_a_second, first_word: half_a_second, response: Duration::from_secs(2) }
     }
 }
 
-/// One multiplexed connection to one database.
+/// How often a command is sent again to a cluster whose slots have moved; none of these was carried out.
+const REDIRECTIONS: u32 = 3;
+
+/// One multiplexed connection to one database, or to every node of a cluster.
 pub(super) struct Link {
     client: Client,
+    /// Every node of the cluster that the client's server belongs to, and where our keys lie.
+    cluster: Option<Home>,
     server: String,
     database: i64,
     timeouts: Timeouts,
@@ -53,8 +64,18 @@ pub(super) struct Link {
 /// Numbers connections, over all links.
 static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
 
+/// Where in a cluster our keys lie.
+#[derive(Clone, Copy)]
+struct Home(Route);
+
+#[derive(Clone)]
+enum Connection {
+    Server(MultiplexedConnection),
+    Cluster(ClusterConnection, Home),
+}
+
 struct Open {
-    connection: MultiplexedConnection,
+    connection: Connection,
     number: u64,
     used_at_boot: Duration,
 }
@@ -69,14 +90,27 @@ impl Link {
     pub(super) fn new(url: &str, timeouts: Timeouts, clock: Arc<dyn Clock>) -> Result<Self, QueueError> {
         // Somebody else may have installed it before; one is as good as another.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let refused = |error: RedisError| QueueError::Unreachable {
-            server: "REDIS_URL".to_owned(),
-            detail: format!("the URL cannot be used: {}", describe(&error)),
-        };
-        let info = url.into_connection_info().map_err(refused)?;
+        let info = url.into_connection_info().map_err(|error| refused(&describe(&error)))?;
         let (server, database) = (server_name(info.addr(), info.redis_settings().db()), info.redis_settings().db());
-        let client = Client::open(info).map_err(refused)?;
-        Ok(Self { client, server, database, timeouts, clock, open: Mutex::default() })
+        let client = Client::open(info).map_err(|error| refused(&describe(&error)))?;
+        Ok(Self { client, cluster: None, server, database, timeouts, clock, open: Mutex::default() })
+    }
+
+    /// The cluster that this server belongs to. What has no key of its own is asked of the node that holds `key`.
+    pub(super) fn of_cluster(mut self, key: &str) -> Result<Self, QueueError> {
+        if self.database != 0 {
+            let number = self.database;
+            return Err(refused(&format!("it selects database {number}, and a cluster has only database 0")));
+        }
+        if matches!(self.client.get_connection_info().addr(), ConnectionAddr::Unix(_)) {
+            return Err(refused("a cluster is not reached by a socket"));
+        }
+        self.cluster = Some(Home(Route::with_key(key, SlotAddr::Master)));
+        Ok(self)
+    }
+
+    pub(super) const fn is_cluster(&self) -> bool {
+        self.cluster.is_some()
     }
 
     /// The same server, another database.
@@ -86,6 +120,7 @@ impl Link {
         let client = Client::open(info.set_redis_settings(settings)).map_err(|error| self.unreachable(&error))?;
         Ok(Self {
             client,
+            cluster: None,
             server: self.server.clone(),
             database: number,
             timeouts: self.timeouts,
@@ -141,7 +176,7 @@ impl Link {
     }
 
     /// The open connection, or a new one. A connection is known by its number, so that only the broken one is dropped.
-    async fn connection(&self) -> Result<(MultiplexedConnection, u64), RedisError> {
+    async fn connection(&self) -> Result<(Connection, u64), RedisError> {
         let mut slot = self.open.lock().await;
         let now = self.clock.boot();
         if let Some(open) = &mut *slot
@@ -150,13 +185,40 @@ impl Link {
             open.used_at_boot = now;
             return Ok((open.connection.clone(), open.number));
         }
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.timeouts.connect))
-            .set_response_timeout(Some(self.timeouts.response.max(self.timeouts.first_word)));
-        let connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let connection = match self.cluster {
+            None => Connection::Server(self.connect_to_server().await?),
+            Some(home) => Connection::Cluster(Box::pin(self.connect_to_cluster()).await?, home),
+        };
         let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
         *slot = Some(Open { connection: connection.clone(), number, used_at_boot: now });
         Ok((connection, number))
+    }
+
+    async fn connect_to_server(&self) -> Result<MultiplexedConnection, RedisError> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.timeouts.connect))
+            .set_response_timeout(Some(self.longest_response()));
+        self.client.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    /// Connects to the server of the URL and to every node that it names. The library is not allowed to send anything twice:
+    /// whether a command may be is known to its caller.
+    async fn connect_to_cluster(&self) -> Result<ClusterConnection, RedisError> {
+        let client: ClusterClient = ClusterClientBuilder::new([self.client.get_connection_info().clone()])
+            .connection_timeout(self.timeouts.connect)
+            .response_timeout(self.longest_response())
+            .overall_response_timeout(None)
+            .retries(0)
+            .build()?;
+        // The first node, then the others; a node that is gone must not keep us from the others for ever.
+        match tokio::time::timeout(4 * self.timeouts.connect, client.get_async_connection()).await {
+            Ok(connection) => connection,
+            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+        }
+    }
+
+    fn longest_response(&self) -> Duration {
+        self.timeouts.response.max(self.timeouts.first_word)
     }
 
     async fn forget_when_broken(&self, number: u64, error: Option<&RedisError>) {
@@ -169,12 +231,29 @@ impl Link {
     }
 
     fn explain(&self, action: &'static str, error: &RedisError) -> QueueError {
-        let (server, detail) = (self.server.clone(), describe(error));
+        let (server, mut detail) = (self.server.clone(), describe(error));
+        if let Some(hint) = self.hint(error) {
+            detail = format!("{detail}; {hint}");
+        }
         match error.kind() {
             _ if is_broken(error) => self.unreachable(error),
             ErrorKind::Parse | ErrorKind::UnexpectedReturnType => QueueError::Unexpected { server, action, detail },
             ErrorKind::AuthenticationFailed => QueueError::Refused { server, action: "login", detail },
             _ => QueueError::Refused { server, action, detail },
+        }
+    }
+
+    /// What would do, where the server and `REDIS_CLUSTER` do not belong together.
+    fn hint(&self, error: &RedisError) -> Option<&'static str> {
+        let says = |what: &str| error.to_string().contains(what);
+        match (self.is_cluster(), error.kind()) {
+            (false, ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::CrossSlot | ServerErrorKind::Ask)) => {
+                Some("this server belongs to a cluster: set REDIS_CLUSTER=true")
+            }
+            (true, _) if says("cluster support disabled") => {
+                Some("this server belongs to no cluster: take REDIS_CLUSTER=true away")
+            }
+            _ => None,
         }
     }
 
@@ -191,20 +270,85 @@ impl Link {
 #[derive(Clone, Copy)]
 pub(super) enum Call<'a> {
     Command(&'a Cmd),
-    Script(&'a Script, &'a [String], &'a Arguments),
+    /// A command without a key: in a cluster the node that holds our keys is asked, and no other.
+    Here(&'a Cmd),
+    Script(&'a Lua, &'a [String], &'a Arguments),
 }
 
 impl Call<'_> {
-    async fn over<T: FromRedisValue>(self, mut connection: MultiplexedConnection) -> Result<T, RedisError> {
+    async fn over<T: FromRedisValue>(self, connection: Connection) -> Result<T, RedisError> {
+        match connection {
+            Connection::Server(connection) => self.over_server(connection).await,
+            // Boxed, so that whoever needs no cluster does not carry it around.
+            Connection::Cluster(connection, home) => Box::pin(self.over_cluster(connection, home)).await,
+        }
+    }
+
+    async fn over_server<T: FromRedisValue>(self, mut connection: MultiplexedConnection) -> Result<T, RedisError> {
         match self {
-            Self::Command(command) => command.query_async(&mut connection).await,
-            Self::Script(script, keys, arguments) => {
-                let mut invocation = script.prepare_invoke();
+            Self::Command(command) | Self::Here(command) => command.query_async(&mut connection).await,
+            Self::Script(lua, keys, arguments) => {
+                let mut invocation = lua.script.prepare_invoke();
                 invocation.key(keys).arg(&arguments.0);
                 invocation.invoke_async(&mut connection).await
             }
         }
     }
+
+    /// Sends it to the node that it belongs to, and again when that node says that it does not belong there any more.
+    async fn over_cluster<T: FromRedisValue>(
+        self,
+        mut connection: ClusterConnection,
+        home: Home,
+    ) -> Result<T, RedisError> {
+        let mut tries = 0;
+        loop {
+            let answer = match self {
+                Self::Command(command) => connection.req_packed_command(command).await,
+                Self::Here(command) => connection.route_command(command.clone(), home.routing()).await,
+                Self::Script(lua, keys, arguments) => run_on_node(&mut connection, lua, keys, arguments).await,
+            };
+            match answer.and_then(::redis::Value::extract_error) {
+                Err(error) if tries < REDIRECTIONS && was_misdirected(&error) => tries += 1,
+                answer => return Ok(from_redis_value(answer?)?),
+            }
+        }
+    }
+}
+
+impl Home {
+    const fn routing(self) -> RoutingInfo {
+        RoutingInfo::SingleNode(SingleNodeRoutingInfo::SpecificNode(self.0))
+    }
+}
+
+/// Runs a script where its first key lies. A node that does not know the script is sent the whole: it alone, since others may
+/// be down.
+async fn run_on_node(
+    connection: &mut ClusterConnection,
+    lua: &Lua,
+    keys: &[String],
+    arguments: &Arguments,
+) -> Result<::redis::Value, RedisError> {
+    let home = Home(Route::with_key(&keys[0], SlotAddr::Master));
+    let command = |name: &str, script: &str| {
+        let mut command = ::redis::cmd(name);
+        command.arg(script).arg(keys.len()).arg(keys).arg(&arguments.0);
+        command
+    };
+    let by_digest = command("EVALSHA", lua.script.get_hash());
+    let answer = connection.route_command(by_digest, home.routing()).await.and_then(::redis::Value::extract_error);
+    match answer {
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+            connection.route_command(command("EVAL", lua.code), home.routing()).await
+        }
+        answer => answer,
+    }
+}
+
+/// Whether a node refused the command because its slot lies elsewhere now, or no node was known for it: nothing was done.
+fn was_misdirected(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(ServerErrorKind::Moved) | ErrorKind::ClusterConnectionNotFound)
 }
 
 /// A script's arguments: bytes, in order.
@@ -229,14 +373,22 @@ impl Arguments {
 
 /// Whether the connection is of no more use.
 fn is_broken(error: &RedisError) -> bool {
-    error.is_io_error() || matches!(error.kind(), ErrorKind::Parse)
+    error.is_io_error() || matches!(error.kind(), ErrorKind::Parse | ErrorKind::ClusterConnectionNotFound)
+}
+
+fn refused(why: &str) -> QueueError {
+    QueueError::Unreachable { server: "REDIS_URL".to_owned(), detail: format!("the URL cannot be used: {why}") }
 }
 
 fn describe(error: &RedisError) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
     }
-    let mut text = error.to_string();
+    // As Redis says it: `READONLY You can't write against a read only replica.`
+    let mut text = match (error.kind(), error.code(), error.detail()) {
+        (ErrorKind::Server(_) | ErrorKind::Extension, Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ => error.to_string(),
+    };
     text.truncate(text.floor_char_boundary(300));
     text
 }
@@ -271,6 +423,16 @@ mod tests {
             assert_eq!(link.server(), server);
             assert!(!format!("{link:?}").contains("s3cret"));
         }
+    }
+
+    #[test]
+    fn a_cluster_has_database_0_only_and_no_socket() {
+        for (url, why) in [("redis://:s3cret@cache/5", "only database 0"), ("unix:///run/redis.sock", "socket")] {
+            let message = link(url).unwrap().of_cluster("{refresh}:objects").unwrap_err().to_string();
+            assert!(message.contains("REDIS_URL") && message.contains(why), "{message}");
+            assert!(!message.contains("s3cret"), "{message}");
+        }
+        assert!(link("rediss://:s3cret@cache/0").unwrap().of_cluster("{refresh}:objects").unwrap().is_cluster());
     }
 
     #[test]

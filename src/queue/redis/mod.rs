@@ -3,9 +3,13 @@
 //! Talks to Redis and to nothing else. Every state change is a single script from `lua/`, and each script is handed the
 //! time, so that a test can move it. [`memory`](super::memory) is the same queue without Redis.
 
+#[cfg(feature = "cli")]
+mod archive;
+mod cluster;
 mod inspect;
 mod letters;
 mod link;
+mod repair;
 mod scripts;
 mod slots;
 
@@ -21,15 +25,15 @@ use self::{
     scripts::Keys,
 };
 use super::{
-    Admitted, DeadFilter, DeadLetter, Exported, Lease, LeaseRequest, LeaseToken, Leased, MAX_MAIL_BYTES, MailLimits,
-    Queue, QueueError, QueueStats, Settled, Settlement,
+    Admitted, DeadFilter, DeadLetter, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased, MAX_MAIL_BYTES,
+    MailLimits, ORPHAN_PATIENCE, Queue, QueueError, QueueStats, Repaired, Settled, Settlement,
     mailbox::{self, Content, Decision, Entry, Id, Mail, ScanStep, Source},
     record::{Draw, MAX_BODY_BYTES, QueueLimits, SWEEP, Wanted, clamp, clip},
 };
 use crate::{
     clock::{Clock, Timestamp},
     config::RedisConfig,
-    model::{ObjectId, Priority, Wish},
+    model::{Event, ObjectId, Priority, Wish},
 };
 
 /// How many waiting orphans are looked up in one slice: the oldest, and as many of the newest.
@@ -37,6 +41,9 @@ const ORPHANS: usize = 100;
 
 /// How many fields one step of the data scan looks at.
 const SCAN_STEP: usize = 100;
+
+/// No queue is so long; beyond, a script's numbers are not exact.
+const MOST_READY: usize = 1_000_000_000;
 
 /// How many wishes go into one script.
 const CHUNK: usize = 500;
@@ -57,9 +64,13 @@ impl RedisQueue {
     /// # Errors
     /// When the URL cannot be used.
     pub fn connect(config: &RedisConfig, clock: Arc<dyn Clock>) -> Result<Self, QueueError> {
-        let link = Link::new(config.url.expose_secret(), Timeouts::default(), clock)?;
+        let keys = Keys::new(&config.namespace);
+        let mut link = Link::new(config.url.expose_secret(), Timeouts::default(), clock)?;
+        if config.cluster {
+            link = link.of_cluster(keys.objects())?;
+        }
         let database_0 = if link.database() == 0 { None } else { Some(link.to_database(0)?) };
-        Ok(Self { link, database_0, keys: Keys::new(&config.namespace), limits: QueueLimits::default() })
+        Ok(Self { link, database_0, keys, limits: QueueLimits::default() })
     }
 
     #[must_use]
@@ -89,6 +100,17 @@ impl RedisQueue {
         self.link.database()
     }
 
+    /// Whether `REDIS_CLUSTER` is set: the mailbox's two keys lie in other slots than ours.
+    #[must_use]
+    pub const fn is_cluster(&self) -> bool {
+        self.link.is_cluster()
+    }
+
+    /// The keys of a script that sees the mailbox where it can.
+    fn keys_in_reach(&self) -> &[String] {
+        if self.link.is_cluster() { self.keys.queue() } else { self.keys.with_mailbox() }
+    }
+
     async fn mail_in_database_0(&self) -> Option<u64> {
         let mut command = ::redis::cmd("ZCARD");
         command.arg(mailbox::INDEX);
@@ -103,17 +125,23 @@ type MailRow = (String, Vec<u8>, usize, String, String, String, usize, Vec<u8>);
 /// A row of `lease.lua`: object, token, merges, priority, first, last, attempts, lapses.
 type LeaseRow = (String, String, u64, i64, i64, i64, u32, u32);
 
+/// The answer of `lease.lua`: suspect waits, more, lapsed, lapsed dead, leases, repaired.
+type LeaseAnswer = (bool, bool, usize, usize, Vec<LeaseRow>, repair::Counts);
+
 /// The answer of `stats.lua`.
 type Counts = (u64, Vec<u64>, u64, u64, u64, u64, u64, i64, i64);
 
 impl Queue for RedisQueue {
     async fn time(&self) -> Result<Timestamp, QueueError> {
         let (seconds, micros): (i64, i64) =
-            self.link.greet("telling the time", Call::Command(&::redis::cmd("TIME"))).await?;
+            self.link.greet("telling the time", Call::Here(&::redis::cmd("TIME"))).await?;
         Ok(Timestamp::from_millis(seconds * 1000 + micros / 1000))
     }
 
     async fn read_mail(&self, _now: Timestamp, limits: MailLimits) -> Result<Mail, QueueError> {
+        if self.link.is_cluster() {
+            return Box::pin(cluster::read_mail(self, limits)).await;
+        }
         let mut arguments = Arguments::default();
         arguments.number(limits.per_class).number(limits.bytes_of_part());
         arguments.number(MAX_MAIL_BYTES).number(MAX_BODY_BYTES).number(ORPHANS).number(SCAN_STEP);
@@ -124,28 +152,19 @@ impl Queue for RedisQueue {
     }
 
     async fn admit(&self, now: Timestamp, mail: Mail) -> Result<Admitted, QueueError> {
-        let scan = mail.scan.unwrap_or_else(|| ScanStep { from: "0".to_owned(), to: "0".to_owned() });
         let decided: Vec<(&Entry, Decision)> = mail
             .entries
             .iter()
             .map(|entry| (entry, entry.decide(now, self.limits.max_attempts)))
             .filter(|(_, decision)| *decision != Decision::Wait)
             .collect();
-        if decided.is_empty() && scan.from == scan.to {
+        if decided.is_empty() && mail.scan.as_ref().is_none_or(|scan| scan.from == scan.to) {
             return Ok(Admitted { more: mail.more, ..Admitted::default() });
         }
-        let mut arguments = Arguments::default();
-        arguments.number(now.as_millis()).number(self.limits.unreadable_letters);
-        arguments.text(&scan.from).text(&scan.to).number(MAX_MAIL_BYTES).number(decided.len());
-        for (entry, decision) in &decided {
-            entry_arguments(&mut arguments, entry);
-            decision_arguments(&mut arguments, decision, now);
+        if self.link.is_cluster() {
+            return Box::pin(cluster::admit(self, now, &mail, decided)).await;
         }
-        let call = Call::Script(&scripts::ADMIT, self.keys.with_mailbox(), &arguments);
-        // Run again after a broken connection it finds the mail changed: what was read is compared.
-        let (admitted, unreadable, changed, orphaned, orphans_dropped, found_by_scan) =
-            self.link.ask("admitting mail", call).await?;
-        Ok(Admitted { admitted, unreadable, changed, orphaned, orphans_dropped, found_by_scan, more: mail.more })
+        self.merge(now, &mail, &decided).await
     }
 
     async fn enqueue(&self, now: Timestamp, wishes: &[Wish]) -> Result<(), QueueError> {
@@ -171,10 +190,10 @@ impl Queue for RedisQueue {
         arguments.number(u8::from(request.alone)).number(Draw::from_seed(request.seed).state()).text(&request.run);
         arguments.number(self.limits.dead_letters).number(SWEEP);
         let call = Call::Script(&scripts::LEASE, self.keys.queue(), &arguments);
-        let (suspect_waits, more, lapsed, lapsed_dead, rows): (bool, bool, usize, usize, Vec<LeaseRow>) =
+        let (suspect_waits, more, lapsed, lapsed_dead, rows, repaired): LeaseAnswer =
             self.link.run("leasing", call).await?;
         let leases = rows.into_iter().map(|row| self.lease_of(row, expires)).collect::<Result<_, _>>()?;
-        Ok(Leased { leases, suspect_waits, more, lapsed, lapsed_dead })
+        Ok(Leased { leases, suspect_waits, more, lapsed, lapsed_dead, repaired: repair::told(repaired) })
     }
 
     async fn renew(
@@ -195,30 +214,82 @@ impl Queue for RedisQueue {
         self.link.ask("renewing leases", call).await
     }
 
-    async fn settle(&self, now: Timestamp, settlements: &[(Lease, Settlement)]) -> Result<Vec<Settled>, QueueError> {
-        if settlements.is_empty() {
-            return Ok(Vec::new());
+    async fn settle_and_follow(
+        &self,
+        now: Timestamp,
+        settlements: &[(Lease, Settlement)],
+        following: Following<'_>,
+    ) -> Result<(Vec<Settled>, usize), QueueError> {
+        if settlements.is_empty() && following.follow_ups.is_empty() {
+            return Ok((Vec::new(), 0));
         }
         let mut arguments = Arguments::default();
         arguments.number(now.as_millis()).number(self.limits.dead_letters);
+        arguments.number(following.most_ready.min(MOST_READY)).number(following.follow_ups.len());
+        for follow_up in following.follow_ups {
+            wish_arguments(&mut arguments, &follow_up.wish, now);
+            arguments.number(u8::from(follow_up.is_spare));
+        }
         for (lease, settlement) in settlements {
             arguments.text(&lease.object.to_string()).text(&lease.token.0);
             settlement_arguments(&mut arguments, settlement, now);
         }
         let call = Call::Script(&scripts::SETTLE, self.keys.queue(), &arguments);
-        let answers: Vec<bool> = self.link.run("settling", call).await?;
-        Ok(answers.into_iter().map(|ours| if ours { Settled::Settled } else { Settled::Stale }).collect())
+        let (answers, taken): (Vec<bool>, usize) = self.link.run("settling", call).await?;
+        let settled = answers.into_iter().map(|ours| if ours { Settled::Settled } else { Settled::Stale });
+        Ok((settled.collect(), taken))
+    }
+
+    async fn append_events(&self, stream: &str, most: u64, events: &[Event]) -> Result<usize, QueueError> {
+        let keys = [stream.to_owned()];
+        let mut appended = 0;
+        for chunk in events.chunks(CHUNK) {
+            let mut arguments = Arguments::default();
+            arguments.number(most);
+            for Event(fields) in chunk {
+                arguments.number(2 * fields.len());
+                for (name, value) in fields {
+                    arguments.text(name).text(value);
+                }
+            }
+            let call = Call::Script(&scripts::APPEND_EVENTS, &keys, &arguments);
+            // An entry may come twice; each says by its id what it is.
+            appended += self.link.ask::<usize>("appending events", call).await?;
+        }
+        Ok(appended)
+    }
+
+    async fn forget_keys(&self, keys: &[String]) -> Result<usize, QueueError> {
+        let mut forgotten = 0;
+        for chunk in keys.chunks(CHUNK) {
+            let mut command = ::redis::cmd("UNLINK");
+            command.arg(chunk);
+            forgotten += self.link.ask::<usize>("deleting copies of readers", Call::Command(&command)).await?;
+        }
+        Ok(forgotten)
+    }
+
+    async fn reconcile(&self, now: Timestamp) -> Result<Repaired, QueueError> {
+        repair::reconcile(self, now).await
+    }
+
+    async fn repair(&self, now: Timestamp) -> Result<Repaired, QueueError> {
+        repair::everything(self, now).await
     }
 
     async fn stats(&self, _now: Timestamp) -> Result<QueueStats, QueueError> {
         let arguments = Arguments::default();
-        let call = Call::Script(&scripts::STATS, self.keys.with_mailbox(), &arguments);
-        let (counts, mail_in_database_0) = tokio::join!(self.link.ask("counting", call), self.mail_in_database_0());
-        let counts: Counts = counts?;
+        let call = Call::Script(&scripts::STATS, self.keys_in_reach(), &arguments);
+        let (counts, mail_in_database_0, mail_of_cluster) = tokio::join!(
+            self.link.ask("counting", call),
+            Box::pin(self.mail_in_database_0()),
+            Box::pin(cluster::mailbox(self))
+        );
+        let (counts, mail_of_cluster): (Counts, u64) = (counts?, mail_of_cluster?);
         let (mailbox, ready, delayed, leased, dead_letters, dead_letters_evicted, orphans, oldest, next_due) = counts;
         let time = |millis: i64| (millis >= 0).then(|| Timestamp::from_millis(millis));
         Ok(QueueStats {
-            mailbox,
+            mailbox: mailbox + mail_of_cluster,
             ready: ready.iter().sum(),
             ready_by_priority: Priority::ALL.into_iter().zip(ready).collect(),
             delayed,
@@ -250,6 +321,29 @@ impl Queue for RedisQueue {
 }
 
 impl RedisQueue {
+    /// One script: compares with what was read, merges, and deletes. On a cluster it merges only.
+    async fn merge(&self, now: Timestamp, mail: &Mail, decided: &[(&Entry, Decision)]) -> Result<Admitted, QueueError> {
+        let scan = mail.scan.clone().unwrap_or_default();
+        let mut arguments = Arguments::default();
+        arguments.number(now.as_millis()).number(self.limits.unreadable_letters);
+        arguments.text(&scan.from).text(&scan.to).number(MAX_MAIL_BYTES).number(decided.len());
+        for (entry, decision) in decided {
+            if self.link.is_cluster() {
+                entry_arguments(&mut arguments, &entry.without_content());
+            } else {
+                entry_arguments(&mut arguments, entry);
+            }
+            decision_arguments(&mut arguments, decision, now);
+        }
+        let call = Call::Script(&scripts::ADMIT, self.keys_in_reach(), &arguments);
+        // Run again after a broken connection it finds the mail changed: what was read is compared. (On a cluster it merges
+        // again.)
+        let (admitted, unreadable, changed, orphaned, orphans_dropped, found_by_scan, repaired) =
+            self.link.ask("admitting mail", call).await?;
+        let (repaired, more) = (repair::told(repaired), mail.more);
+        Ok(Admitted { admitted, unreadable, changed, orphaned, orphans_dropped, found_by_scan, repaired, more })
+    }
+
     fn entry(&self, row: MailRow) -> Result<Entry, QueueError> {
         let (source, id, id_bytes, digest, score, content, bytes, value) = row;
         let odd = |what: &str| self.link.unexpected("reading mail", format!("a row with the {what}"));
@@ -327,7 +421,7 @@ fn decision_arguments(arguments: &mut Arguments, decision: &Decision, now: Times
             arguments.text("set_aside").number(class.as_number());
         }
         Decision::Drop | Decision::Wait => {
-            arguments.text("drop");
+            arguments.text("drop").number(ORPHAN_PATIENCE.as_millis());
         }
     }
 }

@@ -4,44 +4,84 @@ use std::sync::LazyLock;
 
 use ::redis::Script;
 
-use crate::queue::mailbox;
+use crate::{clock::Timestamp, queue::mailbox};
 
-macro_rules! queue_scripts {
-    ($($name:ident = $file:literal;)*) => {
-        $(pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
-            Script::new(concat!(include_str!("../lua/prelude.lua"), include_str!(concat!("../lua/", $file))))
+/// A script, by its text and by its digest.
+#[derive(Debug)]
+pub(super) struct Lua {
+    /// For a node of a cluster that does not know it yet.
+    pub code: &'static str,
+    pub script: Script,
+}
+
+/// Joins the files of each script.
+macro_rules! scripts {
+    ($($name:ident = $($file:literal)+;)*) => {
+        $(pub(super) static $name: LazyLock<Lua> = LazyLock::new(|| {
+            let code = concat!($(include_str!(concat!("../lua/", $file))),+);
+            Lua { code, script: Script::new(code) }
         });)*
     };
 }
 
-macro_rules! slot_scripts {
-    ($($name:ident = $file:literal;)*) => {
-        $(pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
-            Script::new(concat!(include_str!("../lua/slots.lua"), include_str!(concat!("../lua/", $file))))
-        });)*
-    };
+// The mailbox and the queue in one.
+scripts! {
+    READ_MAIL = "prelude.lua" "mail.lua" "read_mail.lua";
+    ADMIT = "prelude.lua" "mail.lua" "admit.lua";
+    REDRIVE = "prelude.lua" "redrive.lua";
+    RETURN_RECORDS = "prelude.lua" "return_records.lua";
+    RETURN_ORPHANS = "prelude.lua" "return_orphans.lua";
+    STATS = "prelude.lua" "stats.lua";
 }
 
-queue_scripts! {
-    READ_MAIL = "read_mail.lua";
-    ADMIT = "admit.lua";
-    ENQUEUE = "enqueue.lua";
-    LEASE = "lease.lua";
-    RENEW = "renew.lua";
-    SETTLE = "settle.lua";
-    STATS = "stats.lua";
-    REDRIVE = "redrive.lua";
-    RETURN_RECORDS = "return_records.lua";
-    RETURN_ORPHANS = "return_orphans.lua";
+// The queue.
+scripts! {
+    ENQUEUE = "prelude.lua" "enqueue.lua";
+    LEASE = "prelude.lua" "lease.lua";
+    RENEW = "prelude.lua" "renew.lua";
+    SETTLE = "prelude.lua" "settle.lua";
+    REPAIR = "prelude.lua" "repair.lua";
 }
 
-slot_scripts! {
-    TAKE_KEY = "take_key.lua";
-    RENEW_KEYS = "renew_keys.lua";
-    PAUSE_KEY = "pause_key.lua";
-    GIVE_BACK_KEY = "give_back_key.lua";
-    BEGIN_MAINTENANCE = "begin_maintenance.lua";
-    CLAIM_PROBE = "claim_probe.lua";
+// What others read.
+scripts! {
+    APPEND_EVENTS = "append_events.lua";
+}
+
+// Key slots, the maintenance pause, and the calls of a day.
+scripts! {
+    LOOK_AT_KEY = "slots.lua" "look_at_key.lua";
+    END_REST = "slots.lua" "end_rest.lua";
+    TAKE_CALLS = "slots.lua" "take_calls.lua";
+    GIVE_BACK_CALLS = "slots.lua" "give_back_calls.lua";
+    TAKE_KEY = "slots.lua" "take_key.lua";
+    RENEW_KEYS = "slots.lua" "renew_keys.lua";
+    PAUSE_KEY = "slots.lua" "pause_key.lua";
+    GIVE_BACK_KEY = "slots.lua" "give_back_key.lua";
+    BEGIN_MAINTENANCE = "slots.lua" "begin_maintenance.lua";
+    CLAIM_PROBE = "slots.lua" "claim_probe.lua";
+}
+
+// What an operator's tools do: the queue, or one key.
+#[cfg(feature = "cli")]
+scripts! {
+    RESTORE = "prelude.lua" "restore.lua";
+    TAKE_AWAY = "prelude.lua" "take_away.lua";
+    PURGE = "prelude.lua" "purge.lua";
+    SCAN_KEYS = "scan_keys.lua";
+    HAS_DATA = "has_data.lua";
+}
+
+// The mailbox on a cluster: one of its keys each.
+scripts! {
+    CLUSTER_READ_WAITING = "prelude.lua" "cluster/read_waiting.lua";
+    CLUSTER_READ_INDEX = "slots.lua" "mail.lua" "cluster/read_index.lua";
+    CLUSTER_SCAN_DATA = "slots.lua" "mail.lua" "cluster/scan_data.lua";
+    CLUSTER_READ_DATA = "slots.lua" "mail.lua" "cluster/read_data.lua";
+    CLUSTER_MATCH_DATA = "slots.lua" "mail.lua" "cluster/match_data.lua";
+    CLUSTER_MATCH_INDEX = "slots.lua" "mail.lua" "cluster/match_index.lua";
+    CLUSTER_PLACES = "slots.lua" "cluster/places.lua";
+    CLUSTER_PUT_DATA = "slots.lua" "cluster/put_data.lua";
 }
 
 /// The names of our keys, all in one hash slot: `{refresh}:ready`.
@@ -78,6 +118,14 @@ impl Keys {
         &self.all
     }
 
+    pub(super) fn mailbox_index(&self) -> &[String] {
+        &self.all[12..13]
+    }
+
+    pub(super) fn mailbox_data(&self) -> &[String] {
+        &self.all[13..]
+    }
+
     pub(super) fn queue(&self) -> &[String] {
         &self.all[..12]
     }
@@ -94,12 +142,21 @@ impl Keys {
         &self.all[8]
     }
 
+    pub(super) fn orphans(&self) -> &str {
+        &self.all[9]
+    }
+
     pub(super) fn slot(&self, fingerprint: &str) -> String {
         format!("{}:key:{fingerprint}", self.prefix)
     }
 
     pub(super) fn rate(&self, fingerprint: &str) -> String {
         format!("{}:rate:{fingerprint}", self.prefix)
+    }
+
+    /// `{refresh}:calls:2026-03-04`
+    pub(super) fn calls(&self, day: Timestamp) -> String {
+        format!("{}:calls:{}", self.prefix, day.to_utc().date())
     }
 
     pub(super) fn check(&self) -> String {

@@ -9,11 +9,23 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    queue::{Fingerprint, Maintenance, PAUSE_LIFETIME, QueueError, RATE_LIFETIME, Slot, Slots},
+    model::LearnedRate,
+    queue::{
+        CALLS_LIFETIME, CallsGranted, Fingerprint, Holder, Maintenance, PAUSE_LIFETIME, QueueError, RATE_LIFETIME,
+        Slot, SlotView, Slots,
+    },
 };
 
 /// Stands in a paused key's slot, before the reason.
 const PAUSED: &str = "paused:";
+
+/// Stands in the slot of a key that was given back, before the run that did so.
+const LEFT: &str = "left:";
+
+/// What was written about a rate, when it is one above 0.
+fn learned(text: &str) -> Option<LearnedRate> {
+    text.parse().ok().filter(|learned: &LearnedRate| learned.rate.is_finite() && learned.rate > 0.0)
+}
 
 impl Slots for RedisQueue {
     async fn take_key(&self, key: &Fingerprint, run: &str, lifetime: Duration) -> Result<Slot, QueueError> {
@@ -23,8 +35,7 @@ impl Slots for RedisQueue {
         let call = Call::Script(&scripts::TAKE_KEY, &keys, &arguments);
         let (taken, holder, left, rate): (bool, String, i64, String) = self.link.run("taking a key", call).await?;
         if taken {
-            let learned_rate = rate.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate > 0.0);
-            return Ok(Slot::Taken { learned_rate });
+            return Ok(Slot::Taken { learned_rate: learned(&rate) });
         }
         let for_another = Duration::from_millis(u64::try_from(left).unwrap_or(0));
         Ok(match holder.strip_prefix(PAUSED) {
@@ -53,18 +64,63 @@ impl Slots for RedisQueue {
 
     async fn give_back_key(&self, key: &Fingerprint, run: &str, linger: Duration) -> Result<(), QueueError> {
         let mut arguments = Arguments::default();
-        arguments.text(run).text(&format!("left:{run}")).number(lifetime_millis(linger));
+        arguments.text(run).text(&format!("{LEFT}{run}")).number(lifetime_millis(linger));
         let keys = [self.keys.slot(&key.0)];
         let call = Call::Script(&scripts::GIVE_BACK_KEY, &keys, &arguments);
         let _: i64 = self.link.ask("giving a key back", call).await?;
         Ok(())
     }
 
-    async fn remember_rate(&self, key: &Fingerprint, rate: f64) -> Result<(), QueueError> {
+    async fn remember_rate(&self, key: &Fingerprint, learned: LearnedRate) -> Result<(), QueueError> {
         let mut command = ::redis::cmd("SET");
-        command.arg(self.keys.rate(&key.0)).arg(rate.to_string());
+        command.arg(self.keys.rate(&key.0)).arg(learned.to_string());
         command.arg("PX").arg(lifetime_millis(RATE_LIFETIME));
         self.link.ask("remembering a rate", Call::Command(&command)).await
+    }
+
+    async fn look_at_key(&self, key: &Fingerprint) -> Result<SlotView, QueueError> {
+        let keys = [self.keys.slot(&key.0), self.keys.rate(&key.0)];
+        let call = Call::Script(&scripts::LOOK_AT_KEY, &keys, &Arguments::default());
+        let (holder, left, rate): (String, i64, String) = self.link.ask("looking at a key", call).await?;
+        let holder = match (holder.as_str(), holder.strip_prefix(PAUSED)) {
+            ("", _) => Holder::Nobody,
+            (_, Some(reason)) => Holder::Paused(reason.to_owned()),
+            (holder, None) if holder.starts_with(LEFT) => Holder::Left,
+            (holder, None) => Holder::Run(holder.to_owned()),
+        };
+        let for_another = Duration::from_millis(u64::try_from(left).unwrap_or(0));
+        Ok(SlotView { holder, for_another, learned_rate: learned(&rate) })
+    }
+
+    async fn end_rest(&self, key: &Fingerprint) -> Result<bool, QueueError> {
+        let keys = [self.keys.slot(&key.0)];
+        self.link.ask("ending a rest", Call::Script(&scripts::END_REST, &keys, &Arguments::default())).await
+    }
+
+    async fn take_calls(&self, day: Timestamp, wanted: u64, per_day: u64) -> Result<CallsGranted, QueueError> {
+        let mut arguments = Arguments::default();
+        arguments.text(&per_day.to_string()).text(&wanted.to_string()).number(lifetime_millis(CALLS_LIFETIME));
+        let keys = [self.keys.calls(day)];
+        // Asked twice, the first block would be lost to the day.
+        let (granted, taken) =
+            self.link.run("taking calls of the day", Call::Script(&scripts::TAKE_CALLS, &keys, &arguments)).await?;
+        Ok(CallsGranted { granted, taken })
+    }
+
+    async fn give_back_calls(&self, day: Timestamp, calls: u64) -> Result<(), QueueError> {
+        let mut arguments = Arguments::default();
+        arguments.text(&calls.to_string());
+        let keys = [self.keys.calls(day)];
+        let call = Call::Script(&scripts::GIVE_BACK_CALLS, &keys, &arguments);
+        let _: i64 = self.link.run("giving calls of the day back", call).await?;
+        Ok(())
+    }
+
+    async fn calls_taken(&self, day: Timestamp) -> Result<u64, QueueError> {
+        let mut command = ::redis::cmd("GET");
+        command.arg(self.keys.calls(day));
+        let taken: Option<u64> = self.link.ask("reading the calls of the day", Call::Command(&command)).await?;
+        Ok(taken.unwrap_or(0))
     }
 
     async fn maintenance(&self) -> Result<Option<Maintenance>, QueueError> {

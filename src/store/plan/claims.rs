@@ -123,7 +123,7 @@ impl<'a> ClaimRow<'a> {
 
     pub fn content_hash(&self) -> Option<[u8; 32]> {
         match &self.answer?.answered {
-            Answered::Document(document) => Some(rows::content_hash(document.json())),
+            Answered::Document(document) => Some(document.content_hash()),
             Answered::Gone | Answered::PrivateWarLog => None,
         }
     }
@@ -166,6 +166,11 @@ impl StateRow {
     /// Whether the copy made then is the one that counts.
     pub fn is_copy_of(&self, copied_at: Timestamp) -> bool {
         self.member_at.map(from_zoned) == Some(copied_at)
+    }
+
+    /// When the answer that counts began.
+    pub fn fetched_at(&self) -> Option<Timestamp> {
+        self.fetched_at.map(from_zoned)
     }
 
     /// Whether the answer's content differs from the one before.
@@ -218,6 +223,11 @@ impl Winners {
     /// The row, if this answer won.
     pub fn of_answer(&self, fetched: &Fetched) -> Option<&StateRow> {
         self.0.get(fetched.object.kind, &fetched.object.tag).filter(|row| row.is_answer_of(fetched.began))
+    }
+
+    /// The row of an object that some claim won.
+    pub fn of_object(&self, kind: Kind, tag: &Tag) -> Option<&StateRow> {
+        self.0.get(kind, tag)
     }
 
     /// Whether this copy won, and so did the clan's answer it came with.
@@ -298,6 +308,9 @@ mod tests {
             json: "{}".to_owned(),
             state: "inWar".to_owned(),
             members: vec![WarMember { tag: tag("2PP"), attacks_used: 1 }],
+            opponent: None,
+            starts: None,
+            ends: None,
         };
         let batch = [
             clan("8GG", 50, 50, &["2PP", "2YY"]),

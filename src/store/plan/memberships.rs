@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use sqlx::FromRow;
 
-use super::times::{TableTime, just_after};
-use crate::model::Tag;
+use super::times::{TableTime, from_utc, just_after};
+use crate::model::{Move, Tag};
 
 /// A stay as stored, and up to when its player is known from elsewhere.
 #[derive(Clone, Debug, FromRow)]
@@ -48,6 +48,8 @@ pub struct Changes<'a> {
     pub closed: Vec<(i64, TableTime)>,
     /// Player, clan and `joined_at`.
     pub opened: Vec<(&'a Tag, &'a Tag, TableTime)>,
+    /// Those of the closed stays that mean that somebody left.
+    pub departures: Vec<Move>,
 }
 
 /// `horizon`: a stored time later than this is wrong and is not waited for.
@@ -67,16 +69,32 @@ pub fn decide<'a>(
         place(player, *placed, rolls, &stays, horizon, &mut changes);
     }
     // Who is left has an open stay in a clan of the batch and is placed nowhere.
-    let mut departures: Vec<(i64, TableTime)> = of_player
-        .into_values()
-        .flatten()
+    let missing = of_player.into_values().flatten();
+    let mut missing: Vec<(&Stay, TableTime)> = missing
         .filter_map(|stay| rolls.get(stay.clan_tag.as_str()).map(|roll| (stay, roll)))
         .filter(|(stay, roll)| has_left(stay, roll, horizon))
-        .map(|(stay, roll)| (stay.id, roll.began.max(stay.joined_at)))
+        .map(|(stay, roll)| (stay, roll.began))
         .collect();
-    departures.sort_unstable();
-    changes.closed.append(&mut departures);
+    missing.sort_unstable_by_key(|(stay, _)| stay.id);
+    for (stay, began) in missing {
+        changes.close(stay, began);
+        changes.departures.extend(departure(stay, began));
+    }
+    changes.departures.sort_unstable();
+    changes.departures.dedup();
     changes
+}
+
+impl Changes<'_> {
+    fn close(&mut self, stay: &Stay, began: TableTime) {
+        self.closed.push((stay.id, began.max(stay.joined_at)));
+    }
+}
+
+/// Somebody else's row may name what is no tag.
+fn departure(stay: &Stay, seen: TableTime) -> Option<Move> {
+    let (player, clan) = (stay.player_tag.parse().ok()?, stay.clan_tag.parse().ok()?);
+    Some(Move { player, clan, seen: from_utc(seen), joined: false })
 }
 
 fn place<'a>(
@@ -105,8 +123,13 @@ fn place<'a>(
             .max_by_key(|stay| (stay.joined_at, stay.id))
             .map(|stay| stay.id)
     });
-    let closed = open().filter(|stay| Some(stay.id) != kept).map(|stay| (stay.id, placed.began.max(stay.joined_at)));
-    changes.closed.extend(closed);
+    for stay in open().filter(|stay| Some(stay.id) != kept) {
+        changes.close(stay, placed.began);
+        // A second open row of the same stay says nothing new when it is closed.
+        if target.is_none_or(|clan| clan.as_str() != stay.clan_tag) {
+            changes.departures.extend(departure(stay, placed.began));
+        }
+    }
     if let (Some(clan), None) = (target, kept) {
         changes.opened.push((player, clan, free_start(clan, placed.began, stays)));
     }

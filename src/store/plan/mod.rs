@@ -8,12 +8,14 @@ pub mod claims;
 pub mod memberships;
 pub mod players;
 pub mod times;
+mod told;
 
 use std::{
     collections::{BTreeMap, HashMap},
     time::Duration,
 };
 
+pub use self::told::{Facts, Replaced, replaced_rows};
 use self::{
     claims::{Claims, Winners, clan_document, war_document},
     memberships::{Placed, Roll},
@@ -23,7 +25,6 @@ use self::{
 use crate::{
     clock::Timestamp,
     model::{Answered, ClanDocument, Fetched, Kind, Tag, WarDocument},
-    store::Committed,
 };
 
 /// A stored time later than this after now is a wrong clock's: it counts as older.
@@ -116,18 +117,4 @@ impl<'w> Writes<'w> {
             || self.wars.iter().any(|(.., place)| inserts(place))
             || self.players.iter().any(inserts_player)
     }
-}
-
-/// What became of each answer of the batch, in order.
-pub fn told(batch: &[Fetched], claims: &Claims<'_>, winners: &Winners) -> Vec<Committed> {
-    let mut told = vec![Committed::Superseded; batch.len()];
-    for &(place, fetched) in &claims.answers {
-        let Some(state) = winners.of_answer(fetched) else { continue };
-        told[place] = match &fetched.answered {
-            Answered::Gone | Answered::PrivateWarLog => Committed::Noted,
-            Answered::Document(_) if state.has_changed() => Committed::Stored,
-            Answered::Document(_) => Committed::Unchanged,
-        };
-    }
-    told
 }

@@ -215,6 +215,17 @@ impl<'a> Word<'a> {
         self.war.is_some()
     }
 
+    /// What a clan's list says of the player.
+    pub const fn listed(&self) -> Option<&Listed<'a>> {
+        self.listed.as_ref()
+    }
+
+    /// Whether the list shows other trophies or donations than are stored.
+    pub fn shows_activity(&self, newest: Option<&Newest>) -> bool {
+        let (Some(listed), Some(newest)) = (&self.listed, newest) else { return false };
+        Columns::of_listed(listed, Columns::of_newest(newest)).shows_activity_after(&Columns::of_newest(newest))
+    }
+
     /// Drops what another program's newer row makes old news.
     pub fn heed(&mut self, newest: Option<&Newest>, horizon: TableTime) {
         let newest_at = newest.and_then(|newest| newest.at).filter(|&at| at <= horizon);

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use sqlx::{Connection, PgConnection};
 use time::OffsetDateTime;
 
-use super::writes;
+use super::writes::{self, Last};
 use crate::{
     clock::Timestamp,
     model::{Fetched, Kind, Tag},
     store::{
-        Committed,
+        Commit, Telling,
         plan::{
-            self, CLOCK_TOLERANCE, Writes,
+            self, CLOCK_TOLERANCE, Facts, Replaced, Writes,
             claims::{ClaimRow, Claims, StateRow, Winners},
             memberships::{self, Stay},
             players::{self, Newest, NewestRows, Word},
@@ -24,14 +24,16 @@ use crate::{
 /// Serialises the stepping of sequences: the letters `rfid`.
 const IDS_LOCK: i64 = 0x7266_6964;
 
-/// The settings hold for this transaction only. A worker that is frozen in the middle must not hold its locks.
+/// The settings hold for this transaction only. A worker that is frozen in the middle must not hold
+/// its locks for so long that the statements of others give up.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT set_config('statement_timeout', '10s', \
-                     true), set_config('idle_in_transaction_session_timeout', '20s', true)";
+                     true), set_config('idle_in_transaction_session_timeout', '4s', true)";
 
 const ARBITER: &str = include_str!("../sql/postgres/arbiter.sql");
 const NEWEST: &str = include_str!("../sql/postgres/newest.sql");
 const MEMBERSHIPS_READ: &str = include_str!("../sql/postgres/memberships_read.sql");
 const IDS_BEHIND: &str = include_str!("../sql/postgres/ids_behind.sql");
+const REPLACED: &str = include_str!("../sql/postgres/replaced.sql");
 const IDS_STEP: &str = include_str!("../sql/postgres/ids_step.sql");
 
 /// One transaction.
@@ -40,15 +42,22 @@ pub(super) struct Attempt<'a> {
     pub(super) keeps_statements: bool,
     pub(super) now: Timestamp,
     pub(super) batch: &'a [Fetched],
+    pub(super) telling: Telling,
+    /// Notes to be forgotten.
+    pub(super) told: &'a [i64],
     /// How many ids above the highest are left out.
     pub(super) ids_left: i64,
 }
 
 impl<'a> Attempt<'a> {
-    pub(super) async fn run(&self, connection: &mut PgConnection) -> Result<Vec<Committed>, sqlx::Error> {
+    pub(super) async fn run(&self, connection: &mut PgConnection) -> Result<Commit, sqlx::Error> {
+        failpoint!("commit.before_begin");
         let mut transaction = connection.begin_with(BEGIN).await?;
+        failpoint!("commit.begun");
         let claims = Claims::of(self.batch);
         let winners = self.arbitrate(&mut transaction, &claims).await?;
+        failpoint!("commit.after_arbiter");
+        let replaced = self.read_replaced(&mut transaction, &claims, &winners).await?;
         let mut words = players::words(&claims, &winners);
         let newest = self.read_newest(&mut transaction, &claims, &winners, &words).await?;
         plan::heed(&mut words, &newest, self.horizon());
@@ -57,9 +66,23 @@ impl<'a> Attempt<'a> {
         if writes.insert_rows() || !stays.opened.is_empty() {
             self.step_ids(&mut transaction).await?;
         }
-        writes::write(&mut transaction, &writes, &stays, self.keeps_statements).await?;
+        let facts = Facts {
+            batch: self.batch,
+            claims: &claims,
+            winners: &winners,
+            words: &words,
+            newest: &newest,
+            writes: &writes,
+            stays: &stays,
+            replaced,
+        };
+        let commit = facts.told(self.telling);
+        let last = Last { stays: &stays, note: commit.notes.first(), now: self.now, told: self.told };
+        writes::write(&mut transaction, &writes, last, self.keeps_statements).await?;
+        failpoint!("commit.before_commit");
         transaction.commit().await?;
-        Ok(plan::told(self.batch, &claims, &winners))
+        failpoint!("commit.after_commit");
+        Ok(commit)
     }
 
     fn horizon(&self) -> TableTime {
@@ -87,6 +110,21 @@ impl<'a> Attempt<'a> {
             .fetch_all(connection)
             .await?;
         Ok(Winners::new(winners))
+    }
+
+    /// The documents that will be replaced, when somebody wants to know what changed in them.
+    async fn read_replaced(
+        &self,
+        connection: &mut PgConnection,
+        claims: &Claims<'a>,
+        winners: &Winners,
+    ) -> Result<Vec<Replaced>, sqlx::Error> {
+        let [clans, players, wars] = plan::replaced_rows(claims, winners);
+        if self.telling.events.is_none() || (clans.is_empty() && players.is_empty() && wars.is_empty()) {
+            return Ok(Vec::new());
+        }
+        let replaced = sqlx::query_as(REPLACED).persistent(self.keeps_statements).bind(clans).bind(players).bind(wars);
+        replaced.fetch_all(connection).await
     }
 
     async fn read_newest(

@@ -15,13 +15,17 @@ pub struct Problem {
     pub what: String,
     /// A statement to run, or a sentence.
     pub remedy: String,
+    /// Whether it stands in the way in any case; else somebody has to judge.
+    pub is_certain: bool,
 }
 
 impl Problem {
     fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { what: what.into(), remedy: remedy.into() }
+        Self { what: what.into(), remedy: remedy.into(), is_certain: true }
     }
 }
+
+const ROW_SECURITY: &str = include_str!("../sql/postgres/row_security.sql");
 
 const CHECK_TABLES: &str = include_str!("../sql/postgres/check_tables.sql");
 
@@ -31,7 +35,7 @@ const LIST: &str = "refresh_worker.migrations";
 const CONTRACT_RIGHTS: &str = "SELECT,INSERT,UPDATE";
 
 /// Every table we use: name, columns, rights.
-const TABLES: [(&str, &str, &str); 9] = [
+const TABLES: [(&str, &str, &str); 11] = [
     ("clans", "tag data updated_at deep_link", CONTRACT_RIGHTS),
     ("players", "tag name town_hall role clan_tag updated_at data deep_link", CONTRACT_RIGHTS),
     ("clan_snapshots", "id ts clan_tag name member_count level war_wins war_losses data", CONTRACT_RIGHTS),
@@ -54,6 +58,8 @@ const TABLES: [(&str, &str, &str); 9] = [
         "run started ended stopped_because error processed failed api_requests report",
         "SELECT,INSERT,UPDATE,DELETE",
     ),
+    ("refresh_worker.retention_progress", "snapshot_table thinned_until noted_at", CONTRACT_RIGHTS),
+    ("refresh_worker.untold", "note stored_at words", "SELECT,INSERT,DELETE"),
 ];
 
 #[derive(FromRow)]
@@ -137,8 +143,27 @@ async fn look_around(connection: &mut PgConnection, keeps: bool) -> Result<Vec<P
         problems.extend(missing.iter().map(dropped));
     }
     problems.extend(there.into_iter().flat_map(TableRow::problems));
+    problems.extend(hidden_rows(&mut transaction, keeps).await?);
     transaction.commit().await?;
     Ok(problems)
+}
+
+/// Tables whose rows are hidden from us, all or some, without a word.
+async fn hidden_rows(connection: &mut PgConnection, keeps: bool) -> Result<Vec<Problem>, sqlx::Error> {
+    let hidden: Vec<(String, bool, String)> = sqlx::query_as(ROW_SECURITY)
+        .persistent(keeps)
+        .bind(TABLES.iter().map(|(table, ..)| *table).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await?;
+    let problem = |(table, has_policy, role): (String, bool, String)| {
+        let what = if has_policy {
+            format!("row level security is on for {table}: {role} sees and writes only what policies allow")
+        } else {
+            format!("row level security is on for {table}, and no policy is for {role}: every row is hidden from it")
+        };
+        Problem { is_certain: !has_policy, ..Problem::new(what, format!("ALTER ROLE {role} BYPASSRLS;")) }
+    };
+    Ok(hidden.into_iter().map(problem).collect())
 }
 
 fn unmade(missing: &[TableRow], grants: Option<String>) -> Problem {

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     model::Fetched,
-    store::{Committed, StoreError, plan::SUSPICIOUS_FAILURES, rows},
+    store::{Commit, Committed, StoreError, Telling, plan::SUSPICIOUS_FAILURES, rows},
 };
 
 /// How often the whole is tried again after a conflict with other transactions.
@@ -27,16 +27,18 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub(super) async fn commit(
     database: &Database,
+    telling: Telling,
     now: Timestamp,
     batch: &[Fetched],
-) -> Result<Vec<Committed>, StoreError> {
+    told: &[i64],
+) -> Result<Commit, StoreError> {
     if batch.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Commit::default());
     }
-    match whole(database, now, batch).await {
+    match whole(database, telling, now, batch, told).await {
         Ok(committed) => Ok(committed),
         Err(Failure::Store(error)) => Err(error),
-        Err(Failure::Record(_)) => one_by_one(database, now, batch).await,
+        Err(Failure::Record(_)) => one_by_one(database, telling, now, batch, told).await,
     }
 }
 
@@ -47,7 +49,13 @@ enum Failure {
 }
 
 /// The batch in one transaction, again when others were in the way.
-async fn whole(database: &Database, now: Timestamp, batch: &[Fetched]) -> Result<Vec<Committed>, Failure> {
+async fn whole(
+    database: &Database,
+    telling: Telling,
+    now: Timestamp,
+    batch: &[Fetched],
+    told: &[i64],
+) -> Result<Commit, Failure> {
     let (mut conflicts, mut taken) = (0, 0);
     loop {
         let mut connection = database.acquire().await.map_err(Failure::Store)?;
@@ -55,6 +63,8 @@ async fn whole(database: &Database, now: Timestamp, batch: &[Fetched]) -> Result
             keeps_statements: database.keeps_statements,
             now,
             batch,
+            telling,
+            told,
             ids_left: IDS_LEFT_TO_OTHERS * i64::from(taken),
         };
         let error = match within(ATTEMPT_TIMEOUT, attempt.run(&mut connection)).await {
@@ -79,26 +89,31 @@ async fn whole(database: &Database, now: Timestamp, batch: &[Fetched]) -> Result
 }
 
 /// Each record in a transaction of its own, so that a bad one hurts only itself.
-async fn one_by_one(database: &Database, now: Timestamp, batch: &[Fetched]) -> Result<Vec<Committed>, StoreError> {
-    let mut committed = vec![Committed::Superseded; batch.len()];
+async fn one_by_one(
+    database: &Database,
+    telling: Telling,
+    now: Timestamp,
+    batch: &[Fetched],
+    told: &[i64],
+) -> Result<Commit, StoreError> {
+    let mut together = Commit::of_nothing(batch.len());
     let newest = rows::newest_answers(batch);
     let mut refused: Vec<sqlx::Error> = Vec::new();
     for &place in &newest {
-        committed[place] = match whole(database, now, &batch[place..=place]).await {
-            Ok(mut one) => one.remove(0),
+        match whole(database, telling, now, &batch[place..=place], told).await {
+            Ok(one) => together.add(place, one),
             Err(Failure::Store(error)) => return Err(error),
             Err(Failure::Record(error)) => {
-                let poison = Committed::Poison(errors::reason(&error));
+                together.committed[place] = Committed::Poison(errors::reason(&error));
                 refused.push(error);
-                poison
             }
-        };
+        }
     }
     let all_alike = refused.windows(2).all(|pair| errors::code(&pair[0]) == errors::code(&pair[1]));
     match refused.last() {
         Some(error) if refused.len() == newest.len() && refused.len() >= SUSPICIOUS_FAILURES && all_alike => {
             Err(errors::store_error(&database.server, "store any record", error))
         }
-        _ => Ok(committed),
+        _ => Ok(together),
     }
 }

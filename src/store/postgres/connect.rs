@@ -45,7 +45,7 @@ const PARAMETERS: [&str; 16] = [
 /// The pool and what is needed to speak about it.
 #[derive(Clone, Debug)]
 pub(super) struct Database {
-    pool: PgPool,
+    pub(super) pool: PgPool,
     /// `host:port/database`, for messages.
     pub(super) server: String,
     /// Whether prepared statements are kept. Poolers that share connections between transactions want none.

@@ -10,7 +10,7 @@ use crate::model::Reason;
 /// What to do about a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// Others were in the way: the whole again.
+    /// Others were in the way, or we were in theirs: the whole again.
     Conflict,
     /// Somebody else took an id: step the sequence and the whole again, a few times. Never a record's fault.
     TakenId,
@@ -25,7 +25,8 @@ pub(super) enum Trouble {
 pub(super) fn trouble(error: &sqlx::Error) -> Trouble {
     let Some(code) = code(error) else { return Trouble::Store };
     match code.as_str() {
-        "40001" | "40P01" => Trouble::Conflict,
+        // 25P03: our process stood still in the middle, and the server did not let it keep its locks.
+        "40001" | "40P01" | "25P03" => Trouble::Conflict,
         "23505" if constraint(error).is_some_and(|name| name.ends_with("_pkey")) => Trouble::TakenId,
         "23505" => Trouble::Taken,
         _ => match &code[..2.min(code.len())] {

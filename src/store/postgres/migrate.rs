@@ -29,7 +29,12 @@ macro_rules! migration {
 }
 
 /// In order. One that has been released is never changed.
-const MIGRATIONS: [Migration; 2] = [migration!(1, "0001_contract_tables"), migration!(2, "0002_own_tables")];
+const MIGRATIONS: [Migration; 4] = [
+    migration!(1, "0001_contract_tables"),
+    migration!(2, "0002_own_tables"),
+    migration!(3, "0003_reports"),
+    migration!(4, "0004_untold"),
+];
 
 /// The letters `rfmg`.
 const LOCK: i64 = 0x7266_6d67;

@@ -13,7 +13,10 @@ mod check;
 mod commit;
 mod connect;
 mod errors;
+#[cfg(feature = "cli")]
+mod look;
 mod migrate;
+mod notes;
 mod runs;
 mod writes;
 
@@ -24,11 +27,13 @@ use time::OffsetDateTime;
 
 pub use self::check::Problem;
 use self::connect::{Database, within};
-use super::{Committed, Freshness, RunRow, Store, StoreError, plan::times::from_zoned};
+#[cfg(feature = "cli")]
+pub use self::look::{Looked, ReportedError};
+use super::{Commit, Freshness, RunRow, Store, StoreError, Telling, plan::times::from_zoned};
 use crate::{
     clock::Timestamp,
     config::DatabaseConfig,
-    model::{Fetched, ObjectId},
+    model::{Fetched, Note, ObjectId},
 };
 
 /// How long a statement that is no commit may take, as seen from here.
@@ -40,6 +45,7 @@ const FRESHNESS: &str = include_str!("../sql/postgres/freshness.sql");
 #[derive(Clone, Debug)]
 pub struct PostgresStore {
     database: Database,
+    telling: Telling,
 }
 
 impl PostgresStore {
@@ -48,7 +54,19 @@ impl PostgresStore {
     /// # Errors
     /// When the URL cannot be read. The password is not part of the message.
     pub fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
-        Ok(Self { database: Database::connect(config)? })
+        Ok(Self { database: Database::connect(config)?, telling: Telling::default() })
+    }
+
+    /// The same, with commits that tell this.
+    #[must_use]
+    pub fn telling(self, telling: Telling) -> Self {
+        Self { telling, ..self }
+    }
+
+    /// Its connections, for what follows a run.
+    #[must_use]
+    pub fn pool(&self) -> sqlx::PgPool {
+        self.database.pool.clone()
     }
 
     /// Where the database is, without user and password.
@@ -84,14 +102,32 @@ impl Store for PostgresStore {
         if objects.is_empty() {
             return Ok(HashMap::new());
         }
-        let mut connection = self.database.acquire().await?;
-        let read = within(STATEMENT_TIMEOUT, self.read_freshness(&mut connection, objects)).await;
-        let rows = self.database.give_back(connection, read, "read what is fresh")?;
+        let rows = match self.try_freshness(objects).await {
+            // Reading twice harms nobody, and connections that were only dropped need not end a run. Where one was, the
+            // others mostly were, too.
+            Err(StoreError::Unreachable { .. }) => {
+                self.database.ping().await?;
+                self.try_freshness(objects).await?
+            }
+            answer => answer?,
+        };
         Ok(rows.into_iter().filter_map(FreshnessRow::into_entry).collect())
     }
 
-    async fn commit(&self, now: Timestamp, batch: &[Fetched]) -> Result<Vec<Committed>, StoreError> {
-        commit::commit(&self.database, now, batch).await
+    async fn commit_and_forget(&self, now: Timestamp, batch: &[Fetched], told: &[i64]) -> Result<Commit, StoreError> {
+        commit::commit(&self.database, self.telling, now, batch, told).await
+    }
+
+    async fn notes(&self, before: Timestamp) -> Result<Vec<Note>, StoreError> {
+        let mut connection = self.database.acquire().await?;
+        let read = within(STATEMENT_TIMEOUT, notes::read(&mut connection, before)).await;
+        self.database.give_back(connection, read, "read what is to be told")
+    }
+
+    async fn forget_notes(&self, ids: &[i64]) -> Result<(), StoreError> {
+        let mut connection = self.database.acquire().await?;
+        let forgotten = within(STATEMENT_TIMEOUT, notes::forget(&mut connection, ids)).await;
+        self.database.give_back(connection, forgotten, "forget what is told")
     }
 
     async fn record_run(&self, row: &RunRow) -> Result<(), StoreError> {
@@ -119,6 +155,12 @@ impl Store for PostgresStore {
 }
 
 impl PostgresStore {
+    async fn try_freshness(&self, objects: &[ObjectId]) -> Result<Vec<FreshnessRow>, StoreError> {
+        let mut connection = self.database.acquire().await?;
+        let read = within(STATEMENT_TIMEOUT, self.read_freshness(&mut connection, objects)).await;
+        self.database.give_back(connection, read, "read what is fresh")
+    }
+
     async fn read_freshness(
         &self,
         connection: &mut PgConnection,

@@ -3,7 +3,8 @@
 use sqlx::PgConnection;
 
 use crate::{
-    model::{ClanDocument, Fetched, Kind, Tag, WarDocument},
+    clock::Timestamp,
+    model::{ClanDocument, Fetched, Kind, Note, Tag, WarDocument},
     store::{
         plan::{
             Writes,
@@ -18,18 +19,29 @@ use crate::{
 const CLANS: &str = include_str!("../sql/postgres/clans.sql");
 const PLAYERS: &str = include_str!("../sql/postgres/players.sql");
 const WARS: &str = include_str!("../sql/postgres/wars.sql");
-const MEMBERSHIPS_WRITE: &str = include_str!("../sql/postgres/memberships_write.sql");
+const LAST_WRITES: &str = include_str!("../sql/postgres/last_writes.sql");
+
+/// What a commit writes beside its answers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Last<'a> {
+    pub(super) stays: &'a Changes<'a>,
+    /// What is to be told to others.
+    pub(super) note: Option<&'a Note>,
+    pub(super) now: Timestamp,
+    /// Notes that are told.
+    pub(super) told: &'a [i64],
+}
 
 pub(super) async fn write(
     connection: &mut PgConnection,
     writes: &Writes<'_>,
-    stays: &Changes<'_>,
+    last: Last<'_>,
     keeps: bool,
 ) -> Result<(), sqlx::Error> {
     write_clans(connection, &writes.clans, keeps).await?;
     write_players(connection, &writes.players, keeps).await?;
     write_wars(connection, &writes.wars, keeps).await?;
-    write_stays(connection, stays, keeps).await
+    write_last(connection, last, keeps).await
 }
 
 async fn write_clans(
@@ -121,18 +133,23 @@ async fn write_wars(
     Ok(())
 }
 
-async fn write_stays(connection: &mut PgConnection, stays: &Changes<'_>, keeps: bool) -> Result<(), sqlx::Error> {
-    if stays.closed.is_empty() && stays.opened.is_empty() {
+async fn write_last(connection: &mut PgConnection, last: Last<'_>, keeps: bool) -> Result<(), sqlx::Error> {
+    let Last { stays, note, now, told } = last;
+    if stays.closed.is_empty() && stays.opened.is_empty() && note.is_none() && told.is_empty() {
         return Ok(());
     }
     let (ids, left): (Vec<i64>, Vec<TableTime>) = stays.closed.iter().copied().unzip();
-    sqlx::query(MEMBERSHIPS_WRITE)
+    sqlx::query(LAST_WRITES)
         .persistent(keeps)
         .bind(ids)
         .bind(left)
         .bind(stays.opened.iter().map(|(player, ..)| player.as_str()).collect::<Vec<_>>())
         .bind(stays.opened.iter().map(|(_, clan, _)| clan.as_str()).collect::<Vec<_>>())
         .bind(stays.opened.iter().map(|(.., joined)| *joined).collect::<Vec<_>>())
+        .bind(note.map(|note| note.id))
+        .bind(now.to_utc())
+        .bind(note.map(rows::words_of))
+        .bind(told)
         .execute(connection)
         .await?;
     Ok(())

@@ -9,9 +9,9 @@ use crate::{
     clock::Timestamp,
     model::{Fetched, Kind, Reason, Tag},
     store::{
-        Committed,
+        Commit, Committed, Telling,
         plan::{
-            self, CLOCK_TOLERANCE, SUSPICIOUS_FAILURES, Writes,
+            self, CLOCK_TOLERANCE, Facts, Replaced, SUSPICIOUS_FAILURES, Writes,
             claims::{Claims, Winners},
             memberships::{self, Changes},
             players::{self, NewestRows, Word},
@@ -23,45 +23,62 @@ use crate::{
 
 pub(super) async fn commit(
     pool: &SqlitePool,
+    telling: Telling,
     now: Timestamp,
     batch: &[Fetched],
-) -> Result<Vec<Committed>, sqlx::Error> {
-    match whole(pool, now, batch).await {
-        Err(error) if hurts_only_the_record(&error) => one_by_one(pool, now, batch).await,
+    told: &[i64],
+) -> Result<Commit, sqlx::Error> {
+    match whole(pool, telling, now, batch, told).await {
+        Err(error) if hurts_only_the_record(&error) => one_by_one(pool, telling, now, batch, told).await,
         committed => committed,
     }
 }
 
-async fn one_by_one(pool: &SqlitePool, now: Timestamp, batch: &[Fetched]) -> Result<Vec<Committed>, sqlx::Error> {
-    let mut committed = vec![Committed::Superseded; batch.len()];
+async fn one_by_one(
+    pool: &SqlitePool,
+    telling: Telling,
+    now: Timestamp,
+    batch: &[Fetched],
+    told: &[i64],
+) -> Result<Commit, sqlx::Error> {
+    let mut together = Commit::of_nothing(batch.len());
     let newest = rows::newest_answers(batch);
     let mut refused: Vec<sqlx::Error> = Vec::new();
     for &place in &newest {
-        committed[place] = match whole(pool, now, &batch[place..=place]).await {
-            Ok(mut one) => one.remove(0),
+        match whole(pool, telling, now, &batch[place..=place], told).await {
+            Ok(one) => together.add(place, one),
             Err(error) if hurts_only_the_record(&error) => {
-                let poison = Committed::Poison(Reason::new("refused_by_database", error.to_string()));
+                together.committed[place] = Committed::Poison(Reason::new("refused_by_database", error.to_string()));
                 refused.push(error);
-                poison
             }
             Err(error) => return Err(error),
-        };
+        }
     }
     let all_alike = refused.windows(2).all(|pair| primary_code(&pair[0]) == primary_code(&pair[1]));
     match refused.pop() {
         Some(error) if refused.len() + 1 == newest.len() && newest.len() >= SUSPICIOUS_FAILURES && all_alike => {
             Err(error)
         }
-        _ => Ok(committed),
+        _ => Ok(together),
     }
 }
 
-async fn whole(pool: &SqlitePool, now: Timestamp, batch: &[Fetched]) -> Result<Vec<Committed>, sqlx::Error> {
+async fn whole(
+    pool: &SqlitePool,
+    telling: Telling,
+    now: Timestamp,
+    batch: &[Fetched],
+    told: &[i64],
+) -> Result<Commit, sqlx::Error> {
     // Immediate: a transaction that reads first and is refused the write later would have to start over.
     let mut transaction = pool.begin_with("begin immediate").await?;
     let horizon = now + CLOCK_TOLERANCE;
     let claims = Claims::of(batch);
     let winners = arbiter::arbitrate(&mut transaction, &claims, horizon).await?;
+    let replaced = match telling.events {
+        Some(_) => read_replaced(&mut transaction, &claims, &winners).await?,
+        None => Vec::new(),
+    };
     let mut words = players::words(&claims, &winners);
     let newest = read_newest(&mut transaction, &claims, &winners, &words).await?;
     plan::heed(&mut words, &newest, utc(horizon));
@@ -71,8 +88,37 @@ async fn whole(pool: &SqlitePool, now: Timestamp, batch: &[Fetched]) -> Result<V
     writes::players(&mut transaction, &planned.players).await?;
     writes::wars(&mut transaction, &planned.wars).await?;
     writes::stays(&mut transaction, &stays).await?;
+    let facts = Facts {
+        batch,
+        claims: &claims,
+        winners: &winners,
+        words: &words,
+        newest: &newest,
+        writes: &planned,
+        stays: &stays,
+        replaced,
+    };
+    let commit = facts.told(telling);
+    for note in &commit.notes {
+        writes::note(&mut transaction, note, now).await?;
+    }
+    writes::forget_notes(&mut transaction, told).await?;
     transaction.commit().await?;
-    Ok(plan::told(batch, &claims, &winners))
+    Ok(commit)
+}
+
+async fn read_replaced(
+    db: &mut SqliteConnection,
+    claims: &Claims<'_>,
+    winners: &Winners,
+) -> Result<Vec<Replaced>, sqlx::Error> {
+    let [clans, players, wars] = plan::replaced_rows(claims, winners);
+    sqlx::query_as(include_str!("../sql/sqlite/replaced.sql"))
+        .bind(json(&clans))
+        .bind(json(&players))
+        .bind(json(&wars))
+        .fetch_all(db)
+        .await
 }
 
 async fn read_newest(

@@ -20,10 +20,10 @@ use sqlx::{
 };
 
 use self::times::{from_text, to_text};
-use super::{Committed, Freshness, RunRow, Store, StoreError};
+use super::{Commit, Freshness, MOST_NOTES, RunRow, Store, StoreError, Telling, rows};
 use crate::{
     clock::Timestamp,
-    model::{Fetched, Kind, ObjectId, Tag},
+    model::{Fetched, Kind, Note, ObjectId, Tag},
 };
 
 /// How long a statement waits for another program that has the file locked.
@@ -39,6 +39,7 @@ pub struct SqliteStore {
     pool: SqlitePool,
     /// The file's path, for messages.
     server: String,
+    telling: Telling,
 }
 
 impl SqliteStore {
@@ -71,7 +72,13 @@ impl SqliteStore {
             .connect_with(options)
             .await
             .map_err(|error| store_error(&server, "open the file", &error))?;
-        Ok(Self { pool, server })
+        Ok(Self { pool, server, telling: Telling::default() })
+    }
+
+    /// The same, with commits that tell this.
+    #[must_use]
+    pub fn telling(self, telling: Telling) -> Self {
+        Self { telling, ..self }
     }
 
     /// The one connection, for looking at what is stored.
@@ -111,8 +118,26 @@ impl Store for SqliteStore {
         Ok(rows.into_iter().filter_map(FreshnessRow::read).collect())
     }
 
-    async fn commit(&self, now: Timestamp, batch: &[Fetched]) -> Result<Vec<Committed>, StoreError> {
-        commit::commit(&self.pool, now, batch).await.map_err(self.failed("store a batch"))
+    async fn commit_and_forget(&self, now: Timestamp, batch: &[Fetched], told: &[i64]) -> Result<Commit, StoreError> {
+        commit::commit(&self.pool, self.telling, now, batch, told).await.map_err(self.failed("store a batch"))
+    }
+
+    async fn notes(&self, before: Timestamp) -> Result<Vec<Note>, StoreError> {
+        let notes: Vec<(i64, String, String)> = sqlx::query_as(
+            "select note, stored_at, words from refresh_worker_untold where stored_at < ?1 order by stored_at, note limit ?2",
+        )
+        .bind(to_text(before))
+        .bind(count(MOST_NOTES as u64))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(self.failed("read what is to be told"))?;
+        let note = |(id, at, words): (i64, String, String)| rows::note(id, from_text(&at).unwrap_or_default(), &words);
+        Ok(notes.into_iter().map(note).collect())
+    }
+
+    async fn forget_notes(&self, ids: &[i64]) -> Result<(), StoreError> {
+        let forgotten = async { writes::forget_notes(&mut *self.pool.acquire().await?, ids).await };
+        forgotten.await.map_err(self.failed("forget what is told"))
     }
 
     async fn record_run(&self, row: &RunRow) -> Result<(), StoreError> {

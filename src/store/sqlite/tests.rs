@@ -2,6 +2,7 @@
 
 use sqlx::Row;
 
+use super::super::Committed;
 use super::*;
 use crate::model::{Answered, ClanDocument, Document, Member, PlayerDocument, WarDocument, WarMember};
 
@@ -78,7 +79,14 @@ fn player(began: Timestamp, player: &str, clan: Option<&str>) -> Fetched {
 fn war(began: Timestamp, clan: &str, members: &[(&str, i32)]) -> Fetched {
     let members: Vec<_> =
         members.iter().map(|&(player, attacks_used)| WarMember { tag: tag(player), attacks_used }).collect();
-    let document = WarDocument { json: r#"{"state":"inWar"}"#.to_owned(), state: "inWar".to_owned(), members };
+    let document = WarDocument {
+        json: r#"{"state":"inWar"}"#.to_owned(),
+        state: "inWar".to_owned(),
+        members,
+        opponent: None,
+        starts: None,
+        ends: None,
+    };
     fetched(began, ObjectId::war(tag(clan)), Document::War(document))
 }
 
@@ -97,7 +105,7 @@ const OPEN: &str = "select player_tag, clan_tag from clan_memberships where left
 async fn a_clan_reply_fills_the_tables_with_readable_times_and_the_document_as_received() {
     let store = store().await;
     let answer = clan(NOON, "2PP", &[("8PP", 5)]);
-    assert_eq!(store.commit(NOON, &[answer]).await.unwrap(), [Committed::Stored]);
+    assert_eq!(store.commit(NOON, &[answer]).await.unwrap().committed, [Committed::Stored]);
 
     assert_eq!(
         rows(&store, "select ts, clan_tag, name, member_count, level, war_wins, war_losses, data from clan_snapshots")
@@ -124,7 +132,7 @@ async fn unchanged_content_moves_the_time_of_our_row_and_changed_content_adds_on
     let mut results = Vec::new();
     for (hours, members) in [(0, 5), (1, 5), (2, 6)] {
         let at = NOON + hours * HOUR;
-        results.extend(store.commit(at, &[clan(at, "2PP", &[("8PP", members)])]).await.unwrap());
+        results.extend(store.commit(at, &[clan(at, "2PP", &[("8PP", members)])]).await.unwrap().committed);
     }
     assert_eq!(results, [Committed::Stored, Committed::Unchanged, Committed::Stored]);
     assert_eq!(rows(&store, "select substr(ts, 12, 5) from clan_snapshots order by ts").await, ["06:06", "07:06"]);
@@ -139,10 +147,10 @@ async fn a_late_answer_is_superseded_unless_what_is_stored_came_from_a_wrong_clo
     let store = store().await;
     let tomorrow = NOON + 24 * HOUR;
     store.commit(NOON, &[clan(NOON, "2PP", &[])]).await.unwrap();
-    assert_eq!(store.commit(NOON, &[clan(NOON - HOUR, "2PP", &[])]).await.unwrap(), [Committed::Superseded]);
+    assert_eq!(store.commit(NOON, &[clan(NOON - HOUR, "2PP", &[])]).await.unwrap().committed, [Committed::Superseded]);
     store.commit(tomorrow, &[clan(tomorrow, "2PP", &[("8PP", 1)])]).await.unwrap();
 
-    let healed = store.commit(NOON + HOUR, &[clan(NOON + HOUR, "2PP", &[("8PP", 2)])]).await.unwrap();
+    let healed = store.commit(NOON + HOUR, &[clan(NOON + HOUR, "2PP", &[("8PP", 2)])]).await.unwrap().committed;
     assert_eq!(healed, [Committed::Stored]);
     let newest =
         rows(&store, "select ts, data ->> '$.memberList[0].donations' from clan_snapshots order by ts desc limit 1")
@@ -160,7 +168,7 @@ async fn a_record_that_the_database_refuses_hurts_only_itself() {
     .await
     .unwrap();
     let batch = [clan(NOON, "2PP", &[("8PP", 1)]), clan(NOON, "9PP", &[("2QQ", 1)]), player(NOON, "UPP", Some("2PP"))];
-    let committed = store.commit(NOON, &batch).await.unwrap();
+    let committed = store.commit(NOON, &batch).await.unwrap().committed;
     assert_eq!(committed[0], Committed::Stored);
     assert!(matches!(&committed[1], Committed::Poison(reason) if reason.detail.contains("no nines")), "{committed:?}");
     assert_eq!(committed[2], Committed::Stored);
@@ -178,7 +186,7 @@ async fn when_every_record_is_refused_alike_the_fault_is_not_theirs() {
         .await
         .unwrap();
     let batch: Vec<Fetched> = ["2PP", "8PP", "9PP", "UPP", "VPP"].map(|tag| clan(NOON, tag, &[])).into();
-    assert!(matches!(store.commit(NOON, &batch[..4]).await.unwrap()[..], [Committed::Poison(_), ..]));
+    assert!(matches!(store.commit(NOON, &batch[..4]).await.unwrap().committed[..], [Committed::Poison(_), ..]));
     let error = store.commit(NOON, &batch).await.unwrap_err().to_string();
     assert!(error.contains("no clans today"), "{error}");
 }
@@ -190,7 +198,7 @@ async fn a_document_that_is_no_json_is_refused_as_postgresql_refuses_it() {
     if let Answered::Document(Document::Player(document)) = &mut answer.answered {
         document.json = "{".to_owned();
     }
-    let committed = store.commit(NOON, &[answer]).await.unwrap();
+    let committed = store.commit(NOON, &[answer]).await.unwrap().committed;
     assert!(matches!(&committed[..], [Committed::Poison(_)]), "{committed:?}");
     assert!(rows(&store, "select * from players").await.is_empty());
 }
@@ -267,7 +275,7 @@ async fn a_file_is_migrated_once_and_keeps_its_rows_when_opened_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("demo.sqlite");
     let store = SqliteStore::open(&path).await.unwrap();
-    assert_eq!(store.migrate().await.unwrap(), ["0001_shared_tables", "0002_own_tables"]);
+    assert_eq!(store.migrate().await.unwrap(), ["0001_shared_tables", "0002_own_tables", "0003_untold"]);
     store.commit(NOON, &[clan(NOON, "2PP", &[])]).await.unwrap();
     store.close().await;
     let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
@@ -284,7 +292,7 @@ async fn two_programs_that_make_the_tables_at_once_do_not_trip_over_each_other()
     let path = folder.path().join("demo.sqlite");
     let (one, other) = (SqliteStore::open(&path).await.unwrap(), SqliteStore::open(&path).await.unwrap());
     let (one, other) = tokio::join!(one.migrate(), other.migrate());
-    assert_eq!(one.unwrap().len() + other.unwrap().len(), 2);
+    assert_eq!(one.unwrap().len() + other.unwrap().len(), 3);
 }
 
 #[tokio::test]

@@ -2,9 +2,10 @@
 
 use sqlx::SqliteConnection;
 
-use super::times::table_text;
+use super::times::{table_text, to_text};
 use crate::{
-    model::{ClanDocument, Fetched, Kind, Tag, WarDocument},
+    clock::Timestamp,
+    model::{ClanDocument, Fetched, Kind, Note, Tag, WarDocument},
     store::{
         plan::{
             memberships::Changes,
@@ -172,5 +173,28 @@ pub(super) async fn stays(db: &mut SqliteConnection, changes: &Changes<'_>) -> R
             .execute(&mut *db)
             .await?;
     }
+    Ok(())
+}
+
+/// Keeps what is to be told to others.
+pub(super) async fn note(db: &mut SqliteConnection, note: &Note, now: Timestamp) -> Result<(), sqlx::Error> {
+    sqlx::query("insert into refresh_worker_untold (note, stored_at, words) values (?1, ?2, ?3)")
+        .bind(note.id)
+        .bind(to_text(now))
+        .bind(rows::words_of(note))
+        .execute(db)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn forget_notes(db: &mut SqliteConnection, ids: &[i64]) -> Result<(), sqlx::Error> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let ids = super::commit::json(&ids);
+    sqlx::query("delete from refresh_worker_untold where note in (select value from json_each(?1))")
+        .bind(ids)
+        .execute(db)
+        .await?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use refresh_worker::{
-    api::{RunKeys, SlotStart},
+    api::{RunKeys, SlotStart, limit::HEADROOM},
     clock::SystemClock,
 };
 use tokio::time::Instant;
@@ -27,7 +27,8 @@ async fn real_timers_never_get_more_than_the_cap() {
     let elapsed = start.elapsed().as_secs_f64();
     let allowed = f64::from(cap * keys_held) * elapsed;
     println!("{calls} of {allowed:.0} calls in {elapsed:.2} s: {:.1} %", f64::from(calls) * 100.0 / allowed);
-    // For each key its first call, and what 10 ms of lateness may have saved up.
-    assert!(f64::from(calls) <= allowed * 0.985 + f64::from(keys_held) * 1.7, "{calls} calls of {allowed}");
+    // For each key its first call, and what 30 ms of lateness may have saved up.
+    let spare = f64::from(keys_held) * (1.0 + f64::from(cap) * 0.03);
+    assert!(f64::from(calls) <= allowed * HEADROOM + spare, "{calls} calls of {allowed}");
     assert!(calls >= keys_held, "the first call of each key is free at once");
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use refresh_worker::model::{Document, LeagueMemory};
+use refresh_worker::model::{Document, WarMemory};
 
 use super::{
     rig::{NOW, Rig, answered, document, outcome},
@@ -13,9 +13,9 @@ const CURRENT: &str = "clans/%232PP/currentwar";
 const GROUP: &str = "clans/%232PP/currentwar/leaguegroup";
 const NOT_IN_WAR: &str = r#"{"state":"notInWar","clan":{"stars":0},"opponent":{"stars":0}}"#;
 
-/// Until a day from [`NOW`], in the game's spelling and in ours.
+/// A day from [`NOW`], and until when a round that ends then is remembered.
 const TOMORROW: &str = "20260305T050000.000Z";
-const TOMORROW_AS_STORED: &str = "2026-03-05T05:00:00.000Z";
+const AFTER_TOMORROWS_LAST_LOOK: &str = "2026-03-05T05:15:00.000Z";
 const YESTERDAY: &str = "20260303T050000.000Z";
 
 fn war(state: &str, ends: &str, clan: &str, opponent: &str) -> Reply {
@@ -65,7 +65,7 @@ async fn a_clan_in_an_ordinary_war_costs_one_call_and_the_league_memory_is_kept(
     for in_war in ["inWar", "preparation"] {
         let rig = Rig::new().await;
         rig.server.on(CURRENT, [war(in_war, TOMORROW, "2PP", "GGG")]);
-        let memory = LeagueMemory { none_until: Some(NOW), ..LeagueMemory::default() };
+        let memory = WarMemory { none_until: Some(NOW), ..WarMemory::default() };
         let fetch = rig.fetch_war("2PP", Some(&memory)).await;
         assert_eq!(fetch.calls, 1);
         let fetched = answered(fetch);
@@ -111,7 +111,7 @@ async fn the_round_that_is_fought_is_found_our_side_put_first_and_no_undrawn_rou
     let members: Vec<_> = war.members.iter().map(|member| (member.tag.as_str(), member.attacks_used)).collect();
     assert_eq!(members, [("2PPY", 1)]);
     assert_eq!(memory.war_tag.as_deref(), Some("9Q9"));
-    assert_eq!(memory.war_tag_until.unwrap().to_string(), TOMORROW_AS_STORED);
+    assert_eq!(memory.war_tag_until.unwrap().to_string(), AFTER_TOMORROWS_LAST_LOOK);
     let expected = [CURRENT, GROUP, &league_path("YQ8"), &league_path("9Q8"), &league_path("9Q9")];
     assert_eq!(rig.server.paths(), expected, "one look at the newest round says that the one before is fought");
 }
@@ -129,8 +129,8 @@ async fn while_the_round_lasts_one_league_call_is_enough() {
 
 #[tokio::test]
 async fn a_remembered_war_whose_round_is_over_or_that_is_gone_is_looked_for_anew() {
-    let over = LeagueMemory { war_tag: Some("YV8".into()), war_tag_until: Some(NOW), none_until: None };
-    let gone = LeagueMemory { war_tag_until: Some(NOW + Duration::from_secs(60)), ..over.clone() };
+    let over = WarMemory { war_tag: Some("YV8".into()), war_tag_until: Some(NOW), ..WarMemory::default() };
+    let gone = WarMemory { war_tag_until: Some(NOW + Duration::from_secs(60)), ..over.clone() };
     for (memory, calls) in [(over, 5), (gone, 6)] {
         let rig = in_the_middle_of_a_league().await;
         let fetch = rig.fetch_war("2PP", Some(&memory)).await;
@@ -218,7 +218,7 @@ async fn when_the_group_cannot_be_read_the_plain_answer_is_stored_and_the_memory
     for group in [Reply::html(500), Reply::Close, Reply::json(r#"{"season":"2026-03"}"#)] {
         let rig = Rig::new().await;
         rig.server.on(CURRENT, [Reply::json(NOT_IN_WAR)]).on(GROUP, [group]);
-        let memory = LeagueMemory { none_until: Some(NOW), ..LeagueMemory::default() };
+        let memory = WarMemory { none_until: Some(NOW), ..WarMemory::default() };
         let fetched = answered(rig.fetch_war("2PP", Some(&memory)).await);
         assert_eq!(fetched.league, Some(memory));
         assert_eq!(document(fetched).json(), NOT_IN_WAR);
@@ -250,4 +250,77 @@ async fn a_clan_that_is_gone_has_no_league() {
     let rig = Rig::new().await;
     let fetch = rig.fetch_war("2PP", None).await;
     assert_eq!((outcome(&fetch).as_str(), fetch.calls), ("gone", 1));
+}
+
+/// A war with both its times, as the game writes them.
+fn timed(state: &str, starts: &str, ends: &str, clan: &str, opponent: &str) -> String {
+    war_json(state, ends, clan, opponent).replacen('{', &format!(r#"{{"startTime":"{starts}","#), 1)
+}
+
+#[tokio::test]
+async fn a_war_log_that_turns_private_in_a_war_is_seen_from_the_other_side_with_one_call_more() {
+    let rig = Rig::new().await;
+    let other_side = "clans/%23GGG/currentwar";
+    rig.server
+        .on(
+            CURRENT,
+            [
+                Reply::json(&timed("inWar", YESTERDAY, TOMORROW, "2PP", "GGG")),
+                Reply::status(403, r#"{"reason":"accessDenied"}"#),
+            ],
+        )
+        .on(GROUP, [Reply::status(404, "{}")])
+        .on(
+            other_side,
+            [
+                Reply::json(&timed("inWar", YESTERDAY, TOMORROW, "GGG", "2PP")),
+                Reply::json(&timed("inWar", YESTERDAY, TOMORROW, "GGG", "VVV")),
+            ],
+        );
+    let open = answered(rig.fetch_war("2PP", None).await).league.unwrap();
+    assert_eq!(open.war.as_ref().unwrap().opponent.as_ref().unwrap().as_str(), "GGG");
+    let fetch = rig.fetch_war("2PP", Some(&open)).await;
+    assert_eq!(fetch.calls, 2);
+    let fetched = answered(fetch);
+    let memory = fetched.league.clone().unwrap();
+    assert_eq!(memory.war, open.war, "the clock goes on");
+    assert_eq!(document(fetched).json(), timed("inWar", YESTERDAY, TOMORROW, "2PP", "GGG"), "our side is put first");
+    // The other clan is in another war now: that is all there is to be seen, and it is not tried again.
+    let fetched = answered(rig.fetch_war("2PP", Some(&memory)).await);
+    assert!(matches!(fetched.answered, refresh_worker::model::Answered::PrivateWarLog));
+    let forgotten = fetched.league.unwrap();
+    assert_eq!(forgotten.war, None);
+    rig.fetch_war("2PP", Some(&forgotten)).await;
+    assert_eq!(rig.server.paths().iter().filter(|path| *path == other_side).count(), 2);
+}
+
+#[tokio::test]
+async fn a_round_is_seen_to_its_end_before_the_next_one_is_looked_for() {
+    let rig = Rig::new().await;
+    let starts = "20260303T050000.000Z";
+    let round = |state: &str| Reply::json(&timed(state, starts, "20260304T050500.000Z", "2PP", "GGG"));
+    let next = Reply::json(&timed("inWar", "20260304T050500.000Z", TOMORROW, "2PP", "VVV"));
+    rig.server
+        .on(CURRENT, [Reply::json(NOT_IN_WAR)])
+        .on(GROUP, [group("inWar", &[&["9Q9"]]), group("inWar", &[&["9Q9"], &["YQ9"]])])
+        .on(&league_path("9Q9"), [round("inWar"), round("warEnded")])
+        .on(&league_path("YQ9"), [next]);
+    let fought = answered(rig.fetch_war("2PP", None).await).league.unwrap();
+    // [`NOW`] is 05:06:07, just after the end; its last attacks are in when the copy is three minutes younger.
+    rig.clock.advance(Duration::from_secs(20 * 60));
+    let memory = WarMemory { war_tag_until: Some(NOW + Duration::from_secs(30 * 60)), ..fought };
+    rig.keys.confirm(
+        &super::rig::name("token-one"),
+        refresh_worker::api::SlotStart::now(&*rig.clock),
+        super::rig::SLOT_LIFETIME,
+    );
+    let last = answered(rig.fetch_war("2PP", Some(&memory)).await);
+    let seen = last.league.clone().unwrap();
+    assert!(seen.seeks_next_round && seen.war.as_ref().unwrap().is_final && seen.war_tag.is_none(), "{seen:?}");
+    assert!(last.fresh_until <= last.began, "nothing is gained by waiting for another copy");
+    assert_eq!(state(document(last)), "warEnded");
+    let next = answered(rig.fetch_war("2PP", Some(&seen)).await);
+    let memory = next.league.clone().unwrap();
+    assert_eq!((memory.war_tag.as_deref(), memory.seeks_next_round), (Some("YQ9"), false));
+    assert_eq!(state(document(next)), "inWar");
 }

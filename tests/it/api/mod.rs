@@ -2,7 +2,9 @@
 
 mod answers;
 mod budget;
+mod laboratory;
 mod league;
+mod learning;
 mod recordings;
 mod rig;
 mod scripted;

@@ -117,28 +117,24 @@ fn check_war(recording: &Recording) {
             let Ruling::War(war) = recording.rule(&Endpoint::CurrentWar(&anyone())) else {
                 panic!("{}", recording.file)
             };
-            assert_eq!(
-                (war.document.state.as_str(), war.document.members.len()),
-                ("notInWar", 0),
-                "{}",
-                recording.file
-            );
-            assert_eq!(war.document.json, recording.text);
+            assert_eq!((war.state.as_str(), war.members.len()), ("notInWar", 0), "{}", recording.file);
+            assert_eq!(war.json, recording.text);
             return;
         };
         let tag: Tag = tag.parse().unwrap();
         let endpoint = Endpoint::LeagueWar { war: &anyone(), clan: &tag };
         let Ruling::War(war) = recording.rule(&endpoint) else { panic!("{}", recording.file) };
-        assert_eq!(war.document.state, state);
-        assert!(war.ends.is_some(), "{}", recording.file);
-        assert_eq!(war.document.members.len(), recording.count(&format!("/{side}/members")), "{}", recording.file);
-        let used: i32 = war.document.members.iter().map(|member| member.attacks_used).sum();
+        assert_eq!(war.state, state);
+        assert!(war.starts < war.ends && war.starts.is_some(), "{}", recording.file);
+        assert!(war.opponent.is_some(), "{}", recording.file);
+        assert_eq!(war.members.len(), recording.count(&format!("/{side}/members")), "{}", recording.file);
+        let used: i32 = war.members.iter().map(|member| member.attacks_used).sum();
         let attacks = recording.value[side]["members"].as_array().unwrap().iter();
         let expected: usize = attacks.map(|member| member["attacks"].as_array().map_or(0, Vec::len)).sum();
         assert_eq!(usize::try_from(used).unwrap(), expected, "{}", recording.file);
-        let stored: Value = serde_json::from_str(&war.document.json).unwrap();
+        let stored: Value = serde_json::from_str(&war.json).unwrap();
         assert_eq!(stored["clan"], recording.value[side], "{}", recording.file);
-        assert_eq!(war.document.json.len(), recording.text.len());
+        assert_eq!(war.json.len(), recording.text.len());
     }
     let others = recording.rule(&Endpoint::LeagueWar { war: &anyone(), clan: &"QQQQ2QQQQ".parse().unwrap() });
     assert!(matches!(others, Ruling::OtherWar { .. }), "{}", recording.file);

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use refresh_worker::{
     api::{ApiClient, ApiKey, Ask, Fetch, RunKeys, SlotStart, Verdict},
     clock::{ManualClock, ServerTime, Timestamp},
-    model::{Answered, Document, Fetched, Fingerprint, LeagueMemory, ObjectId},
+    model::{Answered, Document, Fetched, Fingerprint, ObjectId, WarMemory},
 };
 use secrecy::SecretString;
 use tokio::time::Instant;
@@ -61,7 +61,7 @@ impl Rig {
         self.client.fetch(Ask { quick_tries, ..self.ask(&object.parse().unwrap()) }).await
     }
 
-    pub async fn fetch_war(&self, clan: &str, league: Option<&LeagueMemory>) -> Fetch {
+    pub async fn fetch_war(&self, clan: &str, league: Option<&WarMemory>) -> Fetch {
         self.client.fetch(Ask { league, ..self.ask(&format!("war:{clan}").parse().unwrap()) }).await
     }
 }

@@ -1,9 +1,13 @@
 //! `check` and `migrate` against configurations and servers of every state.
 
 use serde_json::Value;
+use sqlx::{AssertSqlSafe, PgPool};
 
-use super::Shell;
-use crate::support;
+use super::{Ran, Shell};
+use crate::{
+    derive::{application::Application, modest_role},
+    support,
+};
 
 #[tokio::test]
 async fn a_broken_configuration_is_told_whole_and_without_secrets() {
@@ -67,4 +71,154 @@ async fn a_key_that_the_api_does_not_accept_is_a_problem() {
     let ran = shell.run(&["check"]).await;
     assert_eq!(ran.code, 1);
     assert!(ran.stdout.contains("is not accepted") && !ran.stdout.contains("revoked.key"), "{}", ran.stdout);
+}
+
+/// A shell for servers of its own, with the tables made, and a way around it.
+async fn ready(simulator: &refresh_worker::sim::Simulator) -> (Shell, PgPool, String) {
+    let (redis, database) = (support::redis::fresh().await, support::postgres::fresh().await);
+    let shell = Shell::new()
+        .with("REDIS_URL", &redis)
+        .with("DATABASE_URL", &database)
+        .with("COC_BASE_URL", simulator.base_url().as_str())
+        .with("COC_API_TOKEN", "the.one.key");
+    shell.run(&["migrate"]).await.well();
+    (shell, PgPool::connect(&database).await.unwrap(), redis)
+}
+
+async fn exec(pool: &PgPool, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+/// What was found in an area, each as `grade: what -> remedy`.
+fn findings(ran: &Ran, area: &str) -> Vec<String> {
+    let told: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.stdout));
+    let of_area = told["findings"].as_array().unwrap().iter().filter(|finding| finding["area"] == area);
+    let told = |finding: &Value| {
+        let text = |name: &str| finding[name].as_str().unwrap_or("");
+        let remedy = finding["remedy"].as_str().map(|remedy| format!(" -> {remedy}")).unwrap_or_default();
+        format!("{}: {}{remedy}", text("grade"), text("what"))
+    };
+    of_area.map(told).collect()
+}
+
+#[tokio::test]
+async fn what_follows_a_run_is_looked_at_and_each_finding_says_what_would_do() {
+    let simulator = super::simulator(&["the.one.key"]).await;
+    let (shell, pool, redis) = ready(&simulator).await;
+    exec(
+        &pool,
+        "CREATE TABLE t AS SELECT 1 AS id; CREATE TABLE calls (at timestamptz);
+         CREATE MATERIALIZED VIEW good AS SELECT * FROM t; CREATE UNIQUE INDEX ON good (id);
+         CREATE MATERIALIZED VIEW keyless AS SELECT * FROM t;
+         CREATE FUNCTION update_good() RETURNS void LANGUAGE sql AS 'INSERT INTO calls VALUES (now())';
+         CREATE FUNCTION update_more(days int DEFAULT 7) RETURNS int LANGUAGE sql AS 'SELECT days';
+         CREATE FUNCTION update_one(id int) RETURNS int LANGUAGE sql AS 'SELECT id'",
+    )
+    .await;
+    let mut connection = support::redis::connect(&redis).await.unwrap();
+    redis::cmd("SET").arg("told").arg("text").exec_async(&mut connection).await.unwrap();
+    let shell = shell
+        .with("REFRESH_VIEWS", "good,keyless,t,clan_leaderboard,nowhere.v")
+        .with("STATS_FUNCTIONS", "update_good:a,update_more,update_one,nowhere.f")
+        .with("REFRESH_EVENTS_STREAM", "told")
+        .with("CACHE_INVALIDATION_URL", "http://127.0.0.1:1/invalidate")
+        .with("INTERNAL_API_KEY", "hunter2");
+    let ran = shell.run(&["check", "--json"]).await;
+    assert_eq!(ran.code, 1);
+    insta::assert_snapshot!(findings(&ran, "materialized views").join("\n"), @r"
+    ok: public.good is ours, and is refreshed while others read
+    warning: public.keyless has no unique index over columns alone and of all rows: readers wait while it is refreshed -> CREATE UNIQUE INDEX ON public.keyless (...);
+    problem: public.t is not a materialized view -> Name a materialized view in REFRESH_VIEWS
+    problem: Materialized view clan_leaderboard does not exist -> Run: refresh-worker views install clan_leaderboard
+    problem: Materialized view nowhere.v does not exist -> Run the migration that creates it: CREATE MATERIALIZED VIEW nowhere.v AS SELECT ...; CREATE UNIQUE INDEX ON nowhere.v (...)
+    ");
+    insta::assert_snapshot!(findings(&ran, "statistics jobs").join("\n"), @r"
+    ok: the table background_job_status is missing; it is made when it is first used
+    ok: update_good() can be called
+    ok: update_more() can be called
+    problem: there is no function update_one() that takes no arguments -> run the migration that creates it, or take it out of STATS_FUNCTIONS
+    problem: there is no function nowhere.f() that takes no arguments -> run the migration that creates it, or take it out of STATS_FUNCTIONS
+    ");
+    insta::assert_snapshot!(
+        findings(&ran, "events").join("\n"),
+        @"problem: the key told is a string: no change can be told -> give REFRESH_EVENTS_STREAM the name of a key of its own, or delete that key"
+    );
+    let caches = findings(&ran, "caches").join("\n");
+    assert!(
+        caches.starts_with("warning: no connection to 127.0.0.1:1: ") && caches.contains(" -> is CACHE_INVAL"),
+        "{caches}"
+    );
+    assert!(!ran.stdout.contains("hunter2"), "{}", ran.stdout);
+    let called: i64 = sqlx::query_scalar("SELECT count(*) FROM calls").fetch_one(&pool).await.unwrap();
+    assert_eq!(called, 0, "nothing is called");
+}
+
+#[tokio::test]
+async fn what_follows_a_run_and_can_be_used_is_fine() {
+    let simulator = super::simulator(&["the.one.key"]).await;
+    let (shell, pool, redis) = ready(&simulator).await;
+    exec(&pool, "CREATE FUNCTION update_good() RETURNS void LANGUAGE sql AS ''").await;
+    shell.run(&["views", "install"]).await.well();
+    let mut connection = support::redis::connect(&redis).await.unwrap();
+    redis::cmd("XADD").arg("told").arg("*").arg("a").arg("b").exec_async(&mut connection).await.unwrap();
+    let application = Application::start([]).await;
+    let shell = shell
+        .with("REFRESH_VIEWS", "clan_leaderboard")
+        .with("STATS_FUNCTIONS", "public.update_good")
+        .with("REFRESH_EVENTS_STREAM", "told")
+        .with("CACHE_INVALIDATION_URL", application.url())
+        .with("INTERNAL_API_KEY", "hunter2");
+    let ran = shell.run(&["check", "--json"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.stdout);
+    for area in ["materialized views", "statistics jobs", "events", "caches"] {
+        let found = findings(&ran, area);
+        assert!(!found.is_empty() && found.iter().all(|finding| finding.starts_with("ok: ")), "{area}: {found:?}");
+    }
+    assert!(application.came().is_empty(), "a connection, and no invalidation");
+    // The table of jobs is made by whoever uses it first, not by a look.
+    let tables: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_tables WHERE tablename = 'background_job_status'")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(tables, 0);
+}
+
+#[tokio::test]
+async fn a_role_that_lacks_rights_on_what_follows_is_told_the_grants() {
+    let simulator = super::simulator(&["the.one.key"]).await;
+    let (shell, pool, _) = ready(&simulator).await;
+    let database: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&pool).await.unwrap();
+    let url = shell.variable("DATABASE_URL");
+    let (modest_url, role) = modest_role(&url).await;
+    exec(
+        &pool,
+        &format!(
+            "{}; CREATE MATERIALIZED VIEW theirs AS SELECT 1 AS id; CREATE TABLE materialized_view_refresh_log (view_name text);
+             CREATE FUNCTION update_theirs() RETURNS void LANGUAGE sql AS ''; REVOKE EXECUTE ON FUNCTION update_theirs FROM public;
+             ALTER TABLE background_job_status ENABLE ROW LEVEL SECURITY;
+             GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}; GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role};
+             GRANT USAGE ON SCHEMA refresh_worker TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA refresh_worker TO {role};
+             REVOKE INSERT ON materialized_view_refresh_log FROM {role};
+             ALTER TABLE clans ENABLE ROW LEVEL SECURITY; ALTER TABLE players ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY mine ON players TO {role} USING (tag < 'Q')",
+            crate::derive::JOBS_TABLE
+        ),
+    )
+    .await;
+    let shell =
+        shell.with("DATABASE_URL", modest_url).with("REFRESH_VIEWS", "theirs").with("STATS_FUNCTIONS", "update_theirs");
+    let ran = shell.run(&["check", "--json"]).await;
+    assert_eq!(ran.code, 1);
+    let areas = ["PostgreSQL", "materialized views", "statistics jobs"];
+    let told =
+        areas.map(|area| findings(&ran, area).join("\n")).join("\n").replace(&role, "modest").replace(&database, "coc");
+    insta::assert_snapshot!(told, @r"
+    problem: row level security is on for clans, and no policy is for modest: every row is hidden from it -> ALTER ROLE modest BYPASSRLS;
+    warning: row level security is on for players: modest sees and writes only what policies allow -> ALTER ROLE modest BYPASSRLS;
+    problem: public.theirs does not belong to modest, and only its owner can refresh it -> ALTER MATERIALIZED VIEW public.theirs OWNER TO modest;
+    warning: materialized_view_refresh_log cannot be written: views are refreshed with every run, due or not -> GRANT SELECT, INSERT, UPDATE ON materialized_view_refresh_log TO modest;
+    warning: row level security is on for background_job_status: modest sees only the jobs that policies allow -> ALTER ROLE modest BYPASSRLS;
+    problem: modest may not call update_theirs() -> GRANT EXECUTE ON FUNCTION update_theirs TO modest;
+    ");
+    exec(&pool, &format!("DROP POLICY mine ON players; DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await;
 }

@@ -12,6 +12,8 @@ async fn shell(simulator: &refresh_worker::sim::Simulator) -> Shell {
         .with("DATABASE_URL", support::postgres::fresh().await)
         .with("COC_BASE_URL", simulator.base_url().as_str())
         .with("COC_API_TOKEN", "the.one.key")
+        // Nothing follows by itself, so that requests can be counted.
+        .with("FOLLOWUP_PLAYERS_PER_CLAN", "0")
 }
 
 #[tokio::test]

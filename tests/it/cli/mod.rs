@@ -4,9 +4,11 @@ mod check;
 mod demo;
 mod drain;
 mod help;
+mod keys;
 mod queue;
 mod readme;
 mod sim;
+mod tools;
 
 use std::{path::Path, process::Stdio, time::Duration};
 
@@ -50,6 +52,12 @@ impl Shell {
     pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.environment.push((name.to_owned(), value.into()));
         self
+    }
+
+    /// What a variable was set to last.
+    pub fn variable(&self, name: &str) -> String {
+        let set = self.environment.iter().rfind(|(known, _)| known == name);
+        set.map(|(_, value)| value.clone()).expect("it is set")
     }
 
     pub fn folder(&self) -> &Path {
@@ -121,6 +129,11 @@ impl Running {
         let id = self.child.id().expect("it runs").to_string();
         let sent = std::process::Command::new("kill").args(["-INT", &id]).status().expect("kill is there");
         assert!(sent.success(), "{sent}");
+    }
+
+    /// Ends it as a power cut does.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("it can be killed");
     }
 
     pub async fn end(mut self) -> Ran {

@@ -65,3 +65,22 @@ async fn a_dead_redis_is_an_error_with_its_name_and_without_its_password() {
     let told = shell.run(&["queue", "stats"]).await.badly(1);
     assert!(told.contains("127.0.0.1:1") && !told.contains("hunter2"), "{told}");
 }
+
+#[tokio::test]
+async fn repair_mends_what_was_deleted_by_hand_tells_it_and_finds_nothing_the_second_time() {
+    let url = support::redis::fresh().await;
+    let shell = Shell::new().with("REDIS_URL", url.clone());
+    shell.run(&["enqueue", "clan:#2PP", "player:8GQL2"]).await.well();
+    assert_eq!(shell.run(&["queue", "repair"]).await.well(), "everything is in order\n");
+
+    let mut redis = support::redis::connect(&url).await.unwrap();
+    redis::cmd("DEL").arg("{refresh}:ready").exec_async(&mut redis).await.unwrap();
+    redis::cmd("HSET").arg("{refresh}:objects").arg("nonsense").arg("?").exec_async(&mut redis).await.unwrap();
+    let told = shell.run(&["queue", "repair", "--json"]).await.well();
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["places"], &told["strangers"]), (&2.into(), &1.into()), "{told}");
+
+    assert_eq!(shell.run(&["queue", "repair"]).await.well(), "everything is in order\n");
+    let stats: Value = serde_json::from_str(&shell.run(&["queue", "stats", "--json"]).await.well()).unwrap();
+    assert_eq!((&stats["queue_size"], &stats["dead_letters"]), (&2.into(), &1.into()), "{stats}");
+}

@@ -9,7 +9,7 @@ use super::{
     world::{PLENTY, Sizes, World, assert_processed},
 };
 use crate::support::{
-    process::{Invocation, WorkerProcess},
+    process::{Invocation, Running, WorkerProcess},
     proxy::{Mode, Proxy},
 };
 
@@ -135,25 +135,49 @@ async fn slow_servers_make_a_run_slow_and_nothing_else() {
     assert_processed(&run, players.len());
 }
 
+/// How many requests a run has that is caught [`in_the_middle`].
+const MANY: u64 = 300;
+
+/// A run over [`MANY`] players that has made some of its calls, and the line between it and its Redis.
+async fn in_the_middle(world: &World) -> (Proxy, WorkerProcess, Running) {
+    let (proxy, url) = Proxy::in_front_of(&world.redis_url).await;
+    world.mail_players(usize::try_from(MANY).unwrap()).await;
+    let settings = [("COC_REQS_PER_SEC", "100"), ("LEASE_SECONDS", "5"), ("REDIS_URL", url.as_str())];
+    let mut worker = world.worker_with(&settings).await;
+    let running = worker.begin(&events::schedule(), PLENTY).await;
+    world.wait_for_calls(60).await;
+    (proxy, worker, running)
+}
+
+#[tokio::test]
+async fn a_redis_that_stands_still_for_a_moment_costs_neither_the_run_nor_a_call() {
+    let world = World::start().await;
+    let (proxy, mut worker, running) = in_the_middle(&world).await;
+    proxy.set(Mode::Stall);
+    // Longer than the worker waits for any one answer.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    proxy.set(Mode::Pass);
+    worker.finish(running).await.response();
+
+    // What was leased by an answer that nobody heard is free again after its lease time.
+    world.drain_with(&mut worker).await;
+    assert_eq!(world.count("SELECT count(*) FROM player_snapshots").await, MANY.cast_signed());
+    assert_eq!(world.simulator.total_calls(), MANY);
+}
+
 #[tokio::test]
 async fn a_redis_that_dies_in_the_middle_stops_the_run_and_loses_nothing() {
     let world = World::start().await;
-    let (proxy, url) = Proxy::in_front_of(&world.redis_url).await;
-    let players = world.mail_players(300).await;
-    let settings = [("COC_REQS_PER_SEC", "100"), ("LEASE_SECONDS", "5"), ("REDIS_URL", url.as_str())];
-    let mut worker = world.worker_with(&settings).await;
-
-    let running = worker.begin(&events::schedule(), PLENTY).await;
-    world.wait_for_calls(60).await;
+    let (proxy, mut worker, running) = in_the_middle(&world).await;
     proxy.set(Mode::Cut);
     let run = worker.finish(running).await;
     run.error();
-    assert!(world.simulator.total_calls() < players.len() as u64);
+    assert!(world.simulator.total_calls() < MANY);
 
     proxy.set(Mode::Pass);
     // Slot and leases of the broken run end within the lease time.
     world.drain_with(&mut worker).await;
-    assert_eq!(world.count("SELECT count(DISTINCT player_tag) FROM player_snapshots").await, 300);
+    assert_eq!(world.count("SELECT count(DISTINCT player_tag) FROM player_snapshots").await, MANY.cast_signed());
 }
 
 #[tokio::test]

@@ -121,7 +121,7 @@ async fn a_manual_refresh_is_queued_and_202_when_every_key_is_in_use() {
     world.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased).times(1));
     let (mut busy, mut other) = (world.worker().await, world.worker().await);
     let running = busy.begin(&events::schedule(), PLENTY).await;
-    world.wait_until_held().await;
+    world.wait_until_held(1).await;
 
     let clan = world.simulator.world().clan_tags()[0].clone();
     let body = json!({ "requests": [{ "type": "clan", "tag": clan.as_str() }] });

@@ -1,11 +1,16 @@
 //! End-to-end: the binary as a process behind a Lambda Runtime API, with real Redis, real PostgreSQL and the simulated
 //! Clash of Clans API over HTTP.
 
+mod api_trouble;
+mod cluster;
+mod database_trouble;
 mod drain;
-mod events;
+pub mod events;
 mod faults;
+mod followed;
 mod http;
 mod overlap;
+mod portal;
 mod stopping;
 mod telemetry;
-mod world;
+pub mod world;

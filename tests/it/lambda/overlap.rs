@@ -15,7 +15,7 @@ async fn of_two_runs_with_one_key_one_works_and_the_other_says_already_running()
     world.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
     let (mut first, mut second) = (world.worker().await, world.worker().await);
     let running = first.begin(&events::schedule(), PLENTY).await;
-    world.wait_until_held().await;
+    world.wait_until_held(1).await;
 
     let turned_away = second.invoke(&events::schedule(), PLENTY).await;
     let answer = turned_away.response();

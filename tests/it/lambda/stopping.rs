@@ -47,6 +47,44 @@ async fn a_run_without_time_left_makes_no_call() {
     assert_eq!(world.sizes().await.leased, 0);
 }
 
+/// The seconds can be chosen: `DEADLINE_SECONDS=300 cargo test --test it whatever_time_is_left`.
+#[tokio::test]
+async fn whatever_time_is_left_the_answer_comes_in_it_and_no_call_comes_after() {
+    let chosen = std::env::var("DEADLINE_SECONDS").unwrap_or_else(|_| "30,6,1".to_owned());
+    let seconds = chosen.split(',').map(|text| text.trim().parse().expect("whole seconds with commas between"));
+    futures_util::future::join_all(seconds.map(answers_within)).await;
+}
+
+async fn answers_within(seconds: u64) {
+    let latency = Duration::from_millis(150);
+    let world =
+        World::with(SimConfig { clans: 40 + usize::try_from(seconds * 2).unwrap(), latency, ..SimConfig::default() })
+            .await;
+    let mut worker = world.worker_with(&[("COC_REQS_PER_SEC", "30")]).await;
+    let census = world.simulator.world();
+    let asked = seconds * 35;
+    let players = census.player_tags().get(..usize::try_from(asked).unwrap()).expect("a world of so many players");
+    let mut pipe = redis::pipe();
+    for player in players {
+        let (id, value) = (player.as_str(), format!(r#"{{"type": "player", "tag": "{player}"}}"#));
+        pipe.cmd("ZADD").arg("refresh_queue").arg(2).arg(id).ignore();
+        pipe.cmd("HSET").arg("refresh_requests").arg(id).arg(value).ignore();
+    }
+    pipe.exec_async(&mut world.redis().await).await.expect("Redis takes them");
+
+    // The harness kills a process whose deadline has passed.
+    let run = worker.invoke(&events::schedule(), Duration::from_secs(seconds)).await;
+
+    let answer = run.response();
+    assert_eq!(answer["stopped_because"], "deadline", "{seconds} s left: {answer}");
+    let (calls, sizes) = (world.simulator.total_calls(), world.sizes().await);
+    let processed = answer["processed_requests"].as_u64().unwrap();
+    assert_eq!((answer["api_requests"].as_u64(), sizes.leased), (Some(calls), 0), "{seconds} s left: {answer}");
+    assert_eq!(sizes.mailbox + sizes.ready + processed, asked, "{seconds} s left: {sizes:?}, {answer}");
+    worker.invoke(&events::get_health(), PLENTY).await.response();
+    assert_eq!(world.simulator.total_calls(), calls, "{seconds} s left: called after its answer");
+}
+
 #[tokio::test]
 async fn sigterm_gives_back_what_is_leased_and_ends_the_process_well() {
     let world = World::start().await;
@@ -54,7 +92,7 @@ async fn sigterm_gives_back_what_is_leased_and_ends_the_process_well() {
     world.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
     let mut worker = world.worker().await;
     let running = worker.begin(&events::schedule(), PLENTY).await;
-    world.wait_until_held().await;
+    world.wait_until_held(1).await;
     assert_eq!(worker.extensions().len(), 1, "without an extension Lambda sends no SIGTERM");
 
     worker.signal("TERM").await;
@@ -79,7 +117,7 @@ async fn what_a_killed_run_had_leased_is_done_by_a_later_one() {
     let short_leases = [("LEASE_SECONDS", "5")];
     let mut worker = world.worker_with(&short_leases).await;
     let _running = worker.begin(&events::schedule(), PLENTY).await;
-    world.wait_until_held().await;
+    world.wait_until_held(1).await;
     worker.kill().await;
     assert!(world.sizes().await.leased > 0);
     world.simulator.clear();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use refresh_worker::{
-    model::Tag,
+    model::{ObjectId, Tag},
     sim::{SimConfig, Simulator},
 };
 use serde_json::Value;
@@ -33,6 +33,8 @@ pub struct World {
     pub redis_url: String,
     pub database_url: String,
     pub simulator: Simulator,
+    /// The API keys that the simulator accepts and that workers have.
+    pub tokens: Vec<String>,
 }
 
 impl World {
@@ -41,11 +43,18 @@ impl World {
     }
 
     pub async fn with(simulator: SimConfig) -> Self {
-        let simulator = SimConfig { tokens: vec![TOKEN.to_owned()], ..simulator };
+        let tokens = if simulator.tokens.is_empty() { vec![TOKEN.to_owned()] } else { simulator.tokens.clone() };
+        let simulator = Simulator::start(SimConfig { tokens: tokens.clone(), ..simulator }).await;
+        Self::around(simulator.expect("the simulator starts"), tokens).await
+    }
+
+    /// The other parts for a simulator that runs already.
+    pub async fn around(simulator: Simulator, tokens: Vec<String>) -> Self {
         Self {
             redis_url: support::redis::fresh().await,
             database_url: support::postgres::fresh_with_contract().await,
-            simulator: Simulator::start(simulator).await.expect("the simulator starts"),
+            simulator,
+            tokens,
         }
     }
 
@@ -57,20 +66,23 @@ impl World {
     /// A worker process with some variables otherwise.
     pub async fn worker_with(&self, other: &[(&str, &str)]) -> WorkerProcess {
         let base_url = self.simulator.base_url();
+        let tokens = self.tokens.join(",");
         let usual = [
             ("REDIS_URL", self.redis_url.as_str()),
             ("DATABASE_URL", &self.database_url),
-            ("COC_API_TOKEN", TOKEN),
+            ("COC_API_TOKENS", &tokens),
             ("COC_BASE_URL", base_url.as_str()),
             ("COC_REQS_PER_SEC", "200"),
             ("COC_MAX_REQS_PER_SEC", "200"),
+            // Nothing follows by itself unless the test wants it, so that calls can be counted.
+            ("FOLLOWUP_WARS", "false"),
+            ("FOLLOWUP_PLAYERS_PER_CLAN", "0"),
         ];
         WorkerProcess::start("refresh", usual.iter().chain(other).copied()).await
     }
 
     pub async fn redis(&self) -> MultiplexedConnection {
-        let client = redis::Client::open(self.redis_url.as_str()).expect("a Redis URL");
-        client.get_multiplexed_async_connection().await.expect("Redis answers")
+        support::redis::connect(&self.redis_url).await.expect("Redis answers")
     }
 
     pub async fn database(&self) -> PgConnection {
@@ -96,11 +108,29 @@ impl World {
 
     /// Queues these players and gives their tags.
     pub async fn mail_players(&self, count: usize) -> Vec<Tag> {
-        let players: Vec<Tag> = self.simulator.world().player_tags()[..count].to_vec();
+        self.mail_more_players(0, count).await
+    }
+
+    /// Queues so many players but for the first ones, and gives their tags.
+    pub async fn mail_more_players(&self, but: usize, count: usize) -> Vec<Tag> {
+        let players: Vec<Tag> = self.simulator.world().player_tags()[but..][..count].to_vec();
         for player in &players {
             self.mail("player", player.as_str(), 2).await;
         }
         players
+    }
+
+    /// Queues so many players, two clans and a war, and gives them all.
+    pub async fn mail_of_every_kind(&self, players: usize) -> Vec<ObjectId> {
+        let census = self.simulator.world();
+        let players = census.player_tags()[..players].iter().cloned().map(ObjectId::player);
+        let clans = census.clan_tags()[..2].iter().cloned().map(ObjectId::clan);
+        let war = census.clans_in_war()[..1].iter().cloned().map(ObjectId::war);
+        let objects: Vec<ObjectId> = players.chain(clans).chain(war).collect();
+        for object in &objects {
+            self.mail(object.kind.as_str(), object.tag.as_str(), 1).await;
+        }
+        objects
     }
 
     /// How many entries mailbox and queue hold.
@@ -135,9 +165,10 @@ impl World {
         assert!(timeout(PLENTY, counted).await.is_ok(), "nothing is counted by {query}");
     }
 
-    /// Waits until a call stands at the simulator's barrier.
-    pub async fn wait_until_held(&self) {
-        assert!(timeout(PLENTY, self.simulator.wait_until_held(1)).await.is_ok(), "no call came");
+    /// Waits until so many calls stand at the simulator's barrier.
+    pub async fn wait_until_held(&self, calls: usize) {
+        let held = timeout(PLENTY, self.simulator.wait_until_held(calls)).await;
+        assert!(held.is_ok(), "{} of {calls} calls came", self.simulator.held());
     }
 
     /// Lets runs happen until mailbox and queue are empty. What broke before may turn some of them away at first.
@@ -185,7 +216,7 @@ impl Sizes {
 }
 
 /// As Python's `datetime.utcnow().isoformat()` writes it.
-fn python_time(time: OffsetDateTime) -> String {
+pub fn python_time(time: OffsetDateTime) -> String {
     let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]");
     PrimitiveDateTime::new(time.date(), time.time()).format(format).expect("a time of this century")
 }

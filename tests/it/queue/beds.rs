@@ -173,9 +173,19 @@ impl Bed for MemoryBed {
     }
 }
 
+/// The queue on one server, or on a cluster.
 pub struct RedisBed {
     queue: RedisQueue,
-    connection: redis::aio::MultiplexedConnection,
+    connection: Connection,
+    url: String,
+    /// Nobody else uses the cluster meanwhile.
+    cluster_of_ours: Option<support::redis::Cluster>,
+}
+
+#[derive(Clone)]
+enum Connection {
+    Server(redis::aio::MultiplexedConnection),
+    Cluster(redis::cluster_async::ClusterConnection),
 }
 
 impl RedisBed {
@@ -188,22 +198,38 @@ impl RedisBed {
     }
 
     pub async fn at(url: &str, limits: QueueLimits) -> Self {
-        let client = redis::Client::open(url).unwrap();
-        let connection = client.get_multiplexed_async_connection().await.unwrap();
-        Self { queue: connect(url).with_limits(limits), connection }
+        let connection = Connection::Server(support::redis::connect(url).await.unwrap());
+        Self { queue: connect(url).with_limits(limits), connection, url: url.to_owned(), cluster_of_ours: None }
+    }
+
+    pub async fn on_cluster(limits: QueueLimits) -> Self {
+        let cluster = support::redis::Cluster::fresh().await;
+        let connection = Connection::Cluster(cluster.connection().await);
+        let queue = connect_as(&cluster.url(), PATIENT, true).with_limits(limits);
+        Self { queue, connection, url: cluster.url(), cluster_of_ours: Some(cluster) }
+    }
+
+    pub fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    pub const fn is_cluster(&self) -> bool {
+        self.cluster_of_ours.is_some()
     }
 
     /// Any command, as somebody else sends it.
     pub async fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
-        let mut command = redis::cmd(words[0]);
-        command.arg(&words[1..]);
-        command.query_async(&mut self.connection.clone()).await.unwrap()
+        let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        self.bytes(&words).await
     }
 
     pub async fn bytes<T: redis::FromRedisValue>(&self, words: &[&[u8]]) -> T {
         let mut command = redis::cmd(std::str::from_utf8(words[0]).unwrap());
         command.arg(&words[1..]);
-        command.query_async(&mut self.connection.clone()).await.unwrap()
+        match self.connection.clone() {
+            Connection::Server(mut connection) => command.query_async(&mut connection).await.unwrap(),
+            Connection::Cluster(mut connection) => command.query_async(&mut connection).await.unwrap(),
+        }
     }
 
     async fn set(&self, key: &str) -> Vec<(Vec<u8>, f64)> {
@@ -244,13 +270,18 @@ fn score(number: i64) -> f64 {
 
 /// A queue of its own, patient with a busy machine.
 pub fn connect(url: &str) -> RedisQueue {
-    let patience = Duration::from_secs(20);
-    let timeouts = Timeouts { connect: patience, first_word: patience, response: patience };
-    connect_with(url, timeouts)
+    connect_with(url, PATIENT)
 }
 
+const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENT: Timeouts = Timeouts { connect: PATIENCE, first_word: PATIENCE, response: PATIENCE };
+
 pub fn connect_with(url: &str, timeouts: Timeouts) -> RedisQueue {
-    let config = RedisConfig { url: url.to_owned().into(), namespace: "refresh".to_owned() };
+    connect_as(url, timeouts, false)
+}
+
+pub fn connect_as(url: &str, timeouts: Timeouts, cluster: bool) -> RedisQueue {
+    let config = RedisConfig { url: url.to_owned().into(), cluster, namespace: "refresh".to_owned() };
     RedisQueue::connect(&config, Arc::new(SystemClock)).unwrap().with_timeouts(timeouts)
 }
 
@@ -296,9 +327,9 @@ impl Bed for RedisBed {
             let (since, class) = (score.trunc() as i64, (score.fract() * 4.0) as i64);
             contents.orphans.insert(id, (Timestamp::from_millis(since), Priority::nearest(class)));
         }
-        let mut counters: BTreeMap<String, u64> = self.command(&["HGETALL", "{refresh}:counters"]).await;
-        contents.leases = counters.remove("leases").unwrap_or(0);
-        contents.dead_letters_evicted = counters.remove("dead_letters_evicted").unwrap_or(0);
+        let (leases, evicted): (Option<u64>, Option<u64>) =
+            self.command(&["HMGET", "{refresh}:counters", "leases", "dead_letters_evicted"]).await;
+        (contents.leases, contents.dead_letters_evicted) = (leases.unwrap_or(0), evicted.unwrap_or(0));
         self.check_sets(&contents).await;
         contents
     }
@@ -316,9 +347,9 @@ impl Bed for RedisBed {
     }
 }
 
-/// Makes a test of each function, over memory and over Redis.
-macro_rules! on_both {
-    ($($name:ident)*) => { on_both! { (QueueLimits::default()) $($name)* } };
+/// Makes a test of each function, over memory, over one Redis and over a cluster.
+macro_rules! on_all {
+    ($($name:ident)*) => { on_all! { (QueueLimits::default()) $($name)* } };
     (($limits:expr) $($name:ident)*) => {
         mod memory {
             #[allow(unused_imports, reason = "the limits of the suite")]
@@ -336,6 +367,14 @@ macro_rules! on_both {
                 super::$name(&crate::queue::beds::RedisBed::with_limits($limits).await).await;
             })*
         }
+        mod cluster {
+            #[allow(unused_imports, reason = "the limits of the suite")]
+            use super::*;
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(&crate::queue::beds::RedisBed::on_cluster($limits).await).await;
+            })*
+        }
     };
 }
-pub(super) use on_both;
+pub(super) use on_all;

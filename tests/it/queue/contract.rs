@@ -4,20 +4,21 @@ use std::time::Duration;
 
 use refresh_worker::{
     clock::Timestamp,
-    model::{Priority, Reason, Wish},
+    model::{FollowUp, Priority, Reason, Wish},
     queue::{
-        DeadFilter, Lease, LeaseRequest, MAX_MAIL_BYTES, MailLimits, ORPHAN_PATIENCE, Queue as _, Settled, Settlement,
-        record::{QueueLimits, State, lapse_hold},
+        DeadFilter, Following, Lease, LeaseRequest, MAX_LAPSES, MAX_MAIL_BYTES, MailLimits, ORPHAN_PATIENCE,
+        Queue as _, Settled, Settlement,
+        record::{QueueLimits, State},
     },
 };
 
-use super::beds::{Bed, NOW, names, on_both, request, seed_favouring, tag, value};
+use super::beds::{Bed, NOW, names, on_all, request, seed_favouring, tag, value};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const LEASE: Duration = Duration::from_secs(15);
 
-on_both! {
+on_all! {
     mail_becomes_a_record_and_leaves_the_mailbox
     every_spelling_of_an_object_becomes_one_record
     a_flood_of_one_class_cannot_keep_another_outside
@@ -39,6 +40,7 @@ on_both! {
     the_merge_counter_tells_the_holder_that_something_newer_came
     an_index_entry_without_data_is_set_aside_and_admitted_when_its_data_comes
     an_index_entry_whose_data_does_not_come_is_dropped_and_counted_after_ten_minutes
+    an_orphan_that_is_given_back_and_set_aside_anew_is_not_dropped_by_an_older_look
     an_orphan_queued_again_waits_anew
     data_without_an_index_entry_is_found_and_admitted
     a_producer_stalled_between_its_commands_loses_nothing
@@ -59,7 +61,7 @@ on_both! {
     a_renewed_lease_does_not_lapse
     a_renewal_never_shortens_a_lease
     a_renewal_with_a_stale_token_is_refused
-    after_its_first_lapse_an_object_is_free_again_at_once
+    after_a_lapse_an_object_is_free_again_at_once_however_often_it_lapsed
     a_suspect_is_leased_alone
     a_suspect_waits_while_others_are_in_flight
     at_the_fifth_lapse_an_object_is_a_dead_letter
@@ -71,6 +73,9 @@ on_both! {
     release_counts_nothing_and_keeps_the_place
     a_worker_that_survived_the_object_clears_its_lapses
     a_batch_is_settled_in_order
+    what_follows_an_answer_becomes_the_next_record_of_its_object
+    a_spare_follow_up_is_left_out_when_it_waits_already_or_too_much_is_ready
+    a_follow_up_revives_no_dead_letter
     stats_count_what_is_there
     an_empty_queue_answers_everything
 }
@@ -319,6 +324,18 @@ async fn an_index_entry_whose_data_does_not_come_is_dropped_and_counted_after_te
     // Data that comes even later is found all the same.
     bed.put_data(b"clan:2PP", value("clan:2PP", 1, NOW).as_bytes()).await;
     assert_eq!(bed.admit(NOW + ORPHAN_PATIENCE).await.found_by_scan, 1);
+}
+
+async fn an_orphan_that_is_given_back_and_set_aside_anew_is_not_dropped_by_an_older_look(bed: &impl Bed) {
+    bed.put_index(b"clan:2PP", 1.0).await;
+    bed.admit(NOW).await;
+    let older_look = bed.queue().read_mail(NOW, MailLimits::default()).await.unwrap();
+    let anew = NOW + SECOND;
+    bed.queue().return_to_mailbox(anew).await.unwrap();
+    assert_eq!(bed.admit(anew).await.orphaned, 1);
+    let admitted = bed.queue().admit(NOW + ORPHAN_PATIENCE, older_look).await.unwrap();
+    assert_eq!(admitted.orphans_dropped, 0);
+    assert_eq!(bed.dump().await.orphans[&b"clan:2PP"[..]].0, anew);
 }
 
 async fn an_orphan_queued_again_waits_anew(bed: &impl Bed) {
@@ -591,15 +608,17 @@ async fn a_renewal_with_a_stale_token_is_refused(bed: &impl Bed) {
     assert_eq!(answers, [false, true]);
 }
 
-async fn after_its_first_lapse_an_object_is_free_again_at_once(bed: &impl Bed) {
+async fn after_a_lapse_an_object_is_free_again_at_once_however_often_it_lapsed(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     bed.lease_one(NOW).await;
-    let leased = bed.lease(NOW + LEASE, &LeaseRequest { alone: false, ..request(1) }).await;
-    assert_eq!((leased.lapsed, leased.leases.len()), (1, 1));
-    assert_eq!((leased.leases[0].lapses, leased.leases[0].attempts), (1, 0), "no attempt counted");
+    for lapses in 1..MAX_LAPSES {
+        let leased = bed.lease(NOW + LEASE * lapses, &request(1)).await;
+        assert_eq!((leased.lapsed, leased.leases.len()), (1, 1), "after lapse {lapses}");
+        assert_eq!((leased.leases[0].lapses, leased.leases[0].attempts), (lapses, 0), "no attempt counted");
+    }
 }
 
-/// Lets `clan:2PP` lapse until it has done so `lapses` times. Answers when it is ready again.
+/// Lets `clan:2PP` lapse until it has done so `lapses` times. Answers when.
 async fn lapse(bed: &impl Bed, lapses: u32) -> Timestamp {
     bed.enqueue("clan:2PP", Priority::Critical, NOW).await;
     let mut now = NOW;
@@ -608,7 +627,6 @@ async fn lapse(bed: &impl Bed, lapses: u32) -> Timestamp {
         assert_eq!(names(&bed.lease(now, &asked).await), ["clan:2PP"], "before lapse {lapse}");
         now = now + LEASE;
         assert_eq!(bed.lease(now, &request(0)).await.lapsed, 1);
-        now = now + lapse_hold(lapse);
     }
     now
 }
@@ -785,6 +803,71 @@ pub async fn settle(bed: &impl Bed, now: Timestamp, lease: &Lease, settlement: S
     assert_eq!(settled, [Settled::Settled]);
 }
 
+/// Three objects: `held` waits after a failure, a war is leased and has a next wish, a player is ready.
+pub async fn one_held_one_leased_one_ready(bed: &impl Bed, held: &str) {
+    bed.enqueue(held, Priority::High, NOW).await;
+    let lease = bed.lease_one(NOW).await;
+    let until = NOW + 10 * MINUTE;
+    settle(bed, NOW, &lease, Settlement::Failed { until, reason: Reason::new("timeout", "") }).await;
+    bed.enqueue("war:2QQ", Priority::Medium, NOW).await;
+    bed.lease_one(NOW).await;
+    bed.enqueue("war:2QQ", Priority::Critical, NOW + SECOND).await;
+    bed.enqueue("player:2LL", Priority::Low, NOW - MINUTE).await;
+}
+
 pub fn dead(code: &'static str) -> Settlement {
     Settlement::Dead { reason: Reason::new(code, "because"), body: Some("what came".to_owned()) }
+}
+
+fn follow_up(object: &str, due: Timestamp, is_spare: bool) -> FollowUp {
+    let class = if is_spare { Priority::Low } else { Priority::Critical };
+    FollowUp { wish: Wish::now(object.parse().unwrap(), class, due), is_spare }
+}
+
+async fn follow(
+    bed: &impl Bed,
+    settlements: &[(Lease, Settlement)],
+    follow_ups: &[FollowUp],
+    most_ready: usize,
+) -> usize {
+    let following = Following { follow_ups, most_ready };
+    let (settled, taken) = bed.queue().settle_and_follow(NOW, settlements, following).await.unwrap();
+    assert_eq!(settled, vec![Settled::Settled; settlements.len()]);
+    taken
+}
+
+async fn what_follows_an_answer_becomes_the_next_record_of_its_object(bed: &impl Bed) {
+    bed.enqueue("war:2PP", Priority::Low, NOW).await;
+    let lease = bed.lease_one(NOW).await;
+    let look = follow_up("war:2PP", NOW + 5 * MINUTE, false);
+    assert_eq!(follow(bed, &[(lease, Settlement::Done)], &[look.clone(), look.clone()], 10).await, 2);
+    let record = bed.record("war:2PP").await.unwrap();
+    assert_eq!((record.state, record.wanted.priority, record.lapses), (State::Delayed, Priority::Critical, 0));
+    assert_eq!((record.wanted.due, record.wanted.last), (NOW + 5 * MINUTE, NOW + 5 * MINUTE));
+    // Another run holds it meanwhile: the same look is its next wish, once.
+    let lease = bed.lease_one(NOW + 5 * MINUTE).await;
+    follow(bed, &[], std::slice::from_ref(&look), 10).await;
+    follow(bed, &[], &[look], 10).await;
+    assert_eq!(bed.record("war:2PP").await.unwrap().next.unwrap().due, NOW + 5 * MINUTE);
+    assert_eq!(follow(bed, &[(lease, Settlement::Done)], &[], 10).await, 0);
+    assert_eq!(bed.dump().await.records.len(), 1);
+}
+
+async fn a_spare_follow_up_is_left_out_when_it_waits_already_or_too_much_is_ready(bed: &impl Bed) {
+    let spare = ["player:2PP", "player:2QQ", "player:2YY"].map(|object| follow_up(object, NOW, true));
+    bed.enqueue("player:2PP", Priority::Medium, NOW).await;
+    let before = bed.record("player:2PP").await;
+    assert_eq!(follow(bed, &[], &spare, 2).await, 1, "one waits, one fits, one is too much");
+    assert_eq!(bed.record("player:2PP").await, before, "and what waits is left as it is");
+    assert_eq!(bed.dump().await.records.len(), 2);
+    assert_eq!(follow(bed, &[], &[follow_up("war:2PP", NOW, false)], 0).await, 1, "a look is never left out");
+}
+
+async fn a_follow_up_revives_no_dead_letter(bed: &impl Bed) {
+    bed.enqueue("player:2PP", Priority::Low, NOW).await;
+    let lease = bed.lease_one(NOW).await;
+    let dead = Settlement::Dead { reason: Reason::new("bad_request", "400"), body: None };
+    let follow_ups = [follow_up("player:2PP", NOW, true), follow_up("player:2PP", NOW, false)];
+    assert_eq!(follow(bed, &[(lease, dead)], &follow_ups, 10).await, 0);
+    assert_eq!(bed.record("player:2PP").await.unwrap().state, State::Dead);
 }

@@ -11,14 +11,14 @@ use refresh_worker::{
 };
 
 use super::{
-    beds::{Bed, NOW, names, on_both, request, tag, value},
-    contract::{dead, settle},
+    beds::{Bed, NOW, names, on_all, request, tag, value},
+    contract::{dead, one_held_one_leased_one_ready, settle},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
-on_both! {
+on_all! {
     (QueueLimits { dead_letters: 3, unreadable_letters: 2, ..QueueLimits::default() })
     dead_letters_are_capped_and_evictions_counted
     a_dead_letter_keeps_the_first_500_bytes_only
@@ -155,14 +155,7 @@ async fn redrive_brings_back_only_what_the_filter_means(bed: &impl Bed) {
 /// One ready, one held, one leased with a next wish, one dead.
 async fn fill(bed: &impl Bed) {
     bury(bed, 1).await;
-    bed.enqueue("clan:2PP", Priority::High, NOW).await;
-    let lease = bed.lease_one(NOW).await;
-    let until = NOW + 10 * MINUTE;
-    settle(bed, NOW, &lease, Settlement::Failed { until, reason: Reason::new("timeout", "") }).await;
-    bed.enqueue("war:2QQ", Priority::Medium, NOW).await;
-    bed.lease_one(NOW).await;
-    bed.enqueue("war:2QQ", Priority::Critical, NOW + SECOND).await;
-    bed.enqueue("player:2LL", Priority::Low, NOW - MINUTE).await;
+    one_held_one_leased_one_ready(bed, "clan:2PP").await;
 }
 
 async fn export_writes_the_mailboxes_format_and_removes_nothing(bed: &impl Bed) {

@@ -1,8 +1,11 @@
 //! The queue: one contract over memory and Redis, the model test that compares them, and what only Redis can do.
 
-mod beds;
+mod archive;
+pub mod beds;
+mod cluster;
 mod contract;
 mod letters;
 mod model;
 mod redis_only;
 mod slots;
+mod trouble;

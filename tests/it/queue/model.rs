@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, time::Duration};
 use proptest::{prelude::*, test_runner::TestRunner};
 use refresh_worker::{
     clock::Timestamp,
-    model::{ObjectId, Priority, Reason, Wish},
+    model::{FollowUp, ObjectId, Priority, Reason, Wish},
     queue::{
-        DeadFilter, Lease, LeaseRequest, MailLimits, ORPHAN_PATIENCE, Queue, Settled, Settlement,
+        DeadFilter, Following, Lease, LeaseRequest, MailLimits, ORPHAN_PATIENCE, Queue, Settled, Settlement,
         mailbox::Mail,
         memory::Contents,
         record::{QueueLimits, State},
@@ -34,6 +34,8 @@ enum Op {
     /// A whole request, asked this many seconds from now.
     Mail(usize, u8, i64),
     Enqueue(usize, u8, i64),
+    /// What a run puts in by itself; spare or not.
+    Follow(usize, u8, i64, bool),
     /// A worker reads a slice; a later step admits it.
     Read(usize),
     Admit(usize),
@@ -79,7 +81,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (id.clone(), class.clone()).prop_map(|(id, class)| Op::PutIndex(id, class)),
         2 => (id.clone(), class.clone(), asked.clone()).prop_map(|(id, class, at)| Op::PutData(id, class, at)),
         6 => (id.clone(), class.clone(), asked.clone()).prop_map(|(id, class, at)| Op::Mail(id, class, at)),
-        3 => (id, class, asked).prop_map(|(id, class, at)| Op::Enqueue(id, class, at)),
+        3 => (id.clone(), class.clone(), asked.clone()).prop_map(|(id, class, at)| Op::Enqueue(id, class, at)),
+        3 => (id, class, asked, any::<bool>()).prop_map(|(id, class, at, spare)| Op::Follow(id, class, at, spare)),
         3 => (0_usize..2).prop_map(Op::Read),
         5 => (0_usize..2).prop_map(Op::Admit),
         8 => (0_usize..4, any::<bool>(), any::<u64>(), classes)
@@ -93,12 +96,23 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+const LIMITS: QueueLimits = QueueLimits { max_attempts: 3, dead_letters: 2, unreadable_letters: 1 };
+
 #[test]
 fn memory_and_redis_agree_after_every_step_and_lose_no_wish() {
+    compare(48, RedisBed::with_limits(LIMITS));
+}
+
+#[test]
+fn memory_and_a_cluster_agree_after_every_step_and_lose_no_wish() {
+    compare(16, RedisBed::on_cluster(LIMITS));
+}
+
+fn compare(cases: u32, redis: impl Future<Output = RedisBed>) {
+    let limits = LIMITS;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let limits = QueueLimits { dead_letters: 2, unreadable_letters: 1, ..QueueLimits::default() };
-    let redis = runtime.block_on(RedisBed::with_limits(limits));
-    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(48);
+    let redis = runtime.block_on(redis);
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     let outcome = TestRunner::new(config).run(&prop::collection::vec(op(), 1..60), |ops| {
         runtime.block_on(async {
@@ -178,6 +192,13 @@ impl<'a> Pair<'a> {
                 let asked = seconds_from(now, *at);
                 let wish = Wish { asked, due: asked, ..Wish::now(object, Priority::nearest((*class).into()), now) };
                 same!(self, |queue| queue.enqueue(now, std::slice::from_ref(&wish)));
+            }
+            Op::Follow(number, class, at, is_spare) => {
+                let (object, asked) = (OBJECTS[*number].parse().unwrap(), seconds_from(now, *at));
+                let wish = Wish { asked, due: asked, ..Wish::now(object, Priority::nearest((*class).into()), now) };
+                let follow_ups = [FollowUp { wish, is_spare: *is_spare }];
+                let following = Following { follow_ups: &follow_ups, most_ready: 2 };
+                same!(self, |queue| queue.settle_and_follow(now, &[], following));
             }
             Op::Read(worker) => {
                 let limits = MailLimits { per_class: 3, ..MailLimits::default() };

@@ -55,7 +55,8 @@ async fn all_our_keys_lie_in_one_hash_slot() {
     bed.lease_one(NOW).await;
     let key = refresh_worker::queue::Fingerprint("f".to_owned());
     bed.queue().take_key(&key, "run", SECOND).await.unwrap();
-    bed.queue().remember_rate(&key, 1.0).await.unwrap();
+    bed.queue().remember_rate(&key, refresh_worker::model::LearnedRate::plain(1.0)).await.unwrap();
+    bed.queue().take_calls(NOW.midnight(), 1, 10).await.unwrap();
     let keys: Vec<String> = bed.command(&["KEYS", "*"]).await;
     assert!(keys.len() >= 7, "{keys:?}");
     let ours = keys.iter().filter(|key| !key.starts_with("refresh_"));
@@ -97,8 +98,8 @@ async fn a_bad_argument_is_refused_before_anything_is_written() {
     }
     let mut good_then_bad = command.clone();
     good_then_bad.arg(&["1", "clan:2PP", "0", "1", "1", "0", "clan:2QQ", "0", "1.5", "1", "0"]);
-    let client = redis::Client::open(crate::support::redis::fresh().await).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let url = crate::support::redis::fresh().await;
+    let mut connection = crate::support::redis::connect(&url).await.unwrap();
     let error = good_then_bad.query_async::<i64>(&mut connection).await.unwrap_err();
     assert!(error.to_string().contains("argument 9 of 11"), "{error}");
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut connection).await.unwrap();
@@ -131,7 +132,7 @@ async fn a_full_redis_leaves_nothing_half_done_and_can_be_drained() {
 }
 
 #[tokio::test]
-async fn an_index_member_without_a_record_is_dropped_and_the_record_rules() {
+async fn an_index_member_without_a_record_becomes_one_and_a_record_rules_over_the_index() {
     let bed = RedisBed::fresh().await;
     wishes(&bed, 2).await;
     let past = NOW.as_millis().to_string();
@@ -140,13 +141,14 @@ async fn an_index_member_without_a_record_is_dropped_and_the_record_rules() {
     }
     // A leased record that also stands among the ready.
     let lease = bed.lease_one(NOW).await;
+    assert_eq!(lease.object.to_string(), "clan:2CC");
     bed.command::<()>(&["ZADD", "{refresh}:ready", &past, &lease.object.to_string()]).await;
     // A ready record that also stands among the leased and the delayed.
     let other = format!("clan:{}", tag(1));
     bed.command::<()>(&["ZADD", "{refresh}:leased", "1", &other]).await;
     bed.command::<()>(&["ZADD", "{refresh}:delayed:critical", "1", &other]).await;
     let leased = bed.lease(NOW, &request(5)).await;
-    assert_eq!((names(&leased), leased.lapsed), (vec![other], 0));
+    assert_eq!((names(&leased), leased.lapsed), (vec![format!("clan:{}", tag(0)), other], 0));
     let contents = bed.dump().await;
     assert!(contents.records.values().all(|record| record.state == State::Leased));
 }
@@ -376,7 +378,7 @@ async fn a_connection_idle_for_minutes_is_replaced_unasked() {
     let server = PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
     let clock = ManualClock::at(NOW);
-    let config = RedisConfig { url: server.url().into(), namespace: "refresh".to_owned() };
+    let config = RedisConfig { url: server.url().into(), cluster: false, namespace: "refresh".to_owned() };
     let queue = RedisQueue::connect(&config, clock.clone()).unwrap();
     let mut connections = Vec::new();
     for idle in [0, 200, 200, 301] {
@@ -394,7 +396,7 @@ async fn a_connection_idle_for_minutes_is_replaced_unasked() {
 async fn the_namespace_names_our_keys() {
     let url = crate::support::redis::fresh().await;
     let bed = RedisBed::at(&url, QueueLimits::default()).await;
-    let config = RedisConfig { url: url.into(), namespace: "other".to_owned() };
+    let config = RedisConfig { url: url.into(), cluster: false, namespace: "other".to_owned() };
     let other = RedisQueue::connect(&config, ManualClock::at(NOW)).unwrap();
     wishes(&bed, 1).await;
     assert_eq!(other.stats(NOW).await.unwrap().ready, 0);

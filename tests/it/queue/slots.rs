@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use refresh_worker::{
     clock::Timestamp,
-    queue::{Fingerprint, Maintenance, Slot, Slots as _, record::QueueLimits},
+    model::LearnedRate,
+    queue::{CallsGranted, Fingerprint, Holder, Maintenance, Slot, Slots as _, record::QueueLimits},
 };
 
-use super::beds::{Bed, NOW, on_both};
+use super::beds::{Bed, NOW, on_all};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-on_both! {
+on_all! {
     a_key_is_used_by_one_run_at_a_time
     a_slot_is_free_again_when_its_holder_stops_renewing
     only_the_holder_renews_a_slot
@@ -22,6 +23,10 @@ on_both! {
     only_the_holder_may_pause_a_key
     a_later_refusal_may_only_lengthen_a_pause
     the_learned_rate_outlives_the_run_for_an_hour
+    a_slot_can_be_looked_at_without_being_taken
+    a_rest_can_be_ended_before_its_time_and_nothing_else_can
+    the_calls_of_a_day_are_never_granted_beyond_its_limit
+    calls_given_back_are_there_for_the_next_run_and_days_are_apart
     maintenance_keeps_when_it_began_and_ends_by_success
     a_note_of_maintenance_lives_one_hour
     one_caller_wins_the_probe
@@ -125,11 +130,63 @@ async fn a_later_refusal_may_only_lengthen_a_pause(bed: &impl Bed) {
 }
 
 async fn the_learned_rate_outlives_the_run_for_an_hour(bed: &impl Bed) {
-    bed.queue().remember_rate(&key(), 14.775).await.unwrap();
+    let learned =
+        LearnedRate { rate: 14.775, ceiling: Some(17.5), failed_probes: 3, changed: NOW, refused_until: NOW - MINUTE };
+    bed.queue().remember_rate(&key(), learned).await.unwrap();
     bed.pass(59 * MINUTE).await;
-    assert_eq!(take(bed, "a").await, Slot::Taken { learned_rate: Some(14.775) });
+    assert_eq!(take(bed, "a").await, Slot::Taken { learned_rate: Some(learned) });
     bed.pass(MINUTE).await;
     assert_eq!(take(bed, "b").await, FREE);
+}
+
+async fn a_slot_can_be_looked_at_without_being_taken(bed: &impl Bed) {
+    let queue = bed.queue();
+    let look = async || queue.look_at_key(&key()).await.unwrap();
+    assert_eq!(look().await.holder, Holder::Nobody);
+    take(bed, "a").await;
+    queue.remember_rate(&key(), LearnedRate::plain(7.5)).await.unwrap();
+    let view = look().await;
+    assert_eq!((view.holder, view.learned_rate), (Holder::Run("a".to_owned()), Some(LearnedRate::plain(7.5))));
+    assert!(view.for_another <= MINUTE && view.for_another > MINUTE / 4, "{:?}", view.for_another);
+    queue.pause_key(&key(), "a", "benched: 403", MINUTE).await.unwrap();
+    assert_eq!(look().await.holder, Holder::Paused("benched: 403".to_owned()));
+    bed.pass(MINUTE).await;
+    take(bed, "b").await;
+    queue.give_back_key(&key(), "b", MINUTE).await.unwrap();
+    assert_eq!(look().await.holder, Holder::Left);
+}
+
+async fn a_rest_can_be_ended_before_its_time_and_nothing_else_can(bed: &impl Bed) {
+    assert!(!bed.queue().end_rest(&key()).await.unwrap());
+    take(bed, "a").await;
+    assert!(!bed.queue().end_rest(&key()).await.unwrap());
+    assert!(renew(bed, "a").await, "whoever holds it keeps it");
+    bed.queue().pause_key(&key(), "a", "wrong password", MINUTE).await.unwrap();
+    assert!(bed.queue().end_rest(&key()).await.unwrap());
+    assert_eq!(take(bed, "b").await, FREE);
+}
+
+async fn the_calls_of_a_day_are_never_granted_beyond_its_limit(bed: &impl Bed) {
+    let (queue, day) = (bed.queue(), NOW.midnight());
+    let asked = futures_util::future::join_all((0..20).map(|_| queue.take_calls(day, 7, 100))).await;
+    let granted: u64 = asked.iter().map(|answer| answer.as_ref().unwrap().granted).sum();
+    assert_eq!((granted, queue.calls_taken(day).await.unwrap()), (100, 100));
+    assert_eq!(queue.take_calls(day, 1, 100).await.unwrap(), CallsGranted { granted: 0, taken: 100 });
+    assert_eq!(queue.take_calls(day, 5, 50).await.unwrap().granted, 0, "a limit that was lowered meanwhile");
+    assert_eq!(queue.take_calls(day, 5, 103).await.unwrap(), CallsGranted { granted: 3, taken: 103 });
+}
+
+async fn calls_given_back_are_there_for_the_next_run_and_days_are_apart(bed: &impl Bed) {
+    let (queue, day) = (bed.queue(), NOW.midnight());
+    queue.take_calls(day, 10, 10).await.unwrap();
+    queue.give_back_calls(day, 4).await.unwrap();
+    assert_eq!(queue.take_calls(day, 10, 10).await.unwrap(), CallsGranted { granted: 4, taken: 10 });
+    let next = day + 24 * 60 * MINUTE;
+    assert_eq!(queue.take_calls(next, 10, 10).await.unwrap(), CallsGranted { granted: 10, taken: 10 });
+    queue.give_back_calls(day, 99).await.unwrap();
+    assert_eq!(queue.calls_taken(day).await.unwrap(), 0, "never below nothing");
+    queue.give_back_calls(next + 24 * 60 * MINUTE, 5).await.unwrap();
+    assert_eq!(queue.calls_taken(next).await.unwrap(), 10);
 }
 
 fn note(since: Timestamp, next_probe: Timestamp) -> Maintenance {

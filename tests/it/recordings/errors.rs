@@ -26,6 +26,7 @@ fn word(verdict: &Verdict) -> &'static str {
             Obstacle::KeyRejected { .. } => "key rejected",
             Obstacle::KeyForbidden { .. } => "key forbidden",
             Obstacle::NoUsableKey => "no usable key",
+            Obstacle::DayUsedUp => "day used up",
             Obstacle::Deadline => "deadline",
         },
     }

@@ -16,7 +16,7 @@ use axum::{
 use refresh_worker::{
     api::{ApiClient, ApiKey, Ask, RunKeys, SlotStart, Verdict},
     clock::{Clock, ServerTime, SystemClock, Timestamp},
-    model::{Fetched, Kind, LeagueMemory, ObjectId, Tag},
+    model::{Fetched, Kind, ObjectId, Tag, WarMemory},
     store::Committed,
 };
 use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
@@ -65,7 +65,7 @@ impl Replay {
     }
 
     /// Fetches, as if it were `at` now.
-    pub async fn fetch(&self, at: Timestamp, object: &ObjectId, league: Option<&LeagueMemory>) -> Verdict {
+    pub async fn fetch(&self, at: Timestamp, object: &ObjectId, league: Option<&WarMemory>) -> Verdict {
         let keys = RunKeys::new(self.clock.clone(), 1000);
         keys.add(ApiKey::new("a token".into()), None, SlotStart::now(&*self.clock), MINUTE);
         let time = ServerTime::new(self.clock.clone(), at);

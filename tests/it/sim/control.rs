@@ -52,3 +52,30 @@ async fn calls_and_tags_are_told_and_control_is_not_counted() {
     assert_eq!(world["clans"].as_array().unwrap().len(), census.clan_tags().len());
     assert_eq!(asker.simulator.total_calls(), 2);
 }
+
+#[tokio::test]
+async fn the_portal_is_looked_at_and_changed() {
+    let asker = Asker::default().await;
+    let post = async |path: &str, body: &'static str| order(&asker, reqwest::Method::POST, path, body).await;
+    post("/_sim/portal/account", r#"{"email": "a@x.com", "password": "p"}"#).await;
+    let key = r#"{"email": "a@x.com", "name": "by-hand", "cidr": "198.51.100.4"}"#;
+    let (_, key) = post("/_sim/portal/key", key).await;
+    assert_eq!((&key["name"], &key["cidrRanges"][0]), (&"by-hand".into(), &"198.51.100.4".into()));
+    assert_eq!(post("/_sim/portal/key", r#"{"email": "b@x.com", "name": "n", "cidr": "::1"}"#).await.0, 404);
+    post("/_sim/portal/address", r#"{"address": "198.51.100.4"}"#).await;
+    post("/_sim/portal/trouble", r#"{"what": "cannot_create"}"#).await;
+    let (_, portal) = order(&asker, reqwest::Method::GET, "/_sim/portal", "").await;
+    let expected = serde_json::json!({
+        "address": "198.51.100.4",
+        "trouble": "cannot_create",
+        "accounts": {"a@x.com": [key]},
+        "acts": [],
+    });
+    assert_eq!(portal, expected);
+    post("/_sim/portal/trouble", r#"{"what": null}"#).await;
+    let body: &'static str = Box::leak(format!(r#"{{"key": {}}}"#, key["key"]).into_boxed_str());
+    order(&asker, reqwest::Method::DELETE, "/_sim/portal/key", body).await;
+    let (_, portal) = order(&asker, reqwest::Method::GET, "/_sim/portal", "").await;
+    assert_eq!((&portal["trouble"], portal["accounts"]["a@x.com"].as_array().map(Vec::len)), (&Value::Null, Some(0)));
+    assert_eq!(asker.simulator.total_calls(), 0);
+}

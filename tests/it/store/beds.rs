@@ -2,13 +2,18 @@
 
 use refresh_worker::{
     config::DatabaseConfig,
-    store::{Store, postgres::PostgresStore},
+    derive::events,
+    store::{Store, Telling, postgres::PostgresStore},
 };
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use super::Bed;
 use crate::support;
+
+/// Beds tell everything, so that every test sees that it harms nothing.
+pub const EVERYTHING: Telling =
+    Telling { members: true, events: Some(events::of_commit), renewed: true, changed: true };
 
 /// PostgreSQL that only we write.
 pub async fn postgres() -> PostgresBed {
@@ -47,7 +52,11 @@ pub struct PostgresBed {
 
 impl PostgresBed {
     pub async fn on(url: &str) -> Self {
-        let store = PostgresStore::connect(&config(url)).expect("the address is right");
+        Self::telling(url, EVERYTHING).await
+    }
+
+    pub async fn telling(url: &str, telling: Telling) -> Self {
+        let store = PostgresStore::connect(&config(url)).expect("the address is right").telling(telling);
         store.migrate().await.expect("tables in a new database");
         Self { store, around: PgPool::connect(url).await.expect("the server answers") }
     }
@@ -92,7 +101,7 @@ mod sqlite {
 
     impl SqliteBed {
         pub async fn new() -> Self {
-            let store = SqliteStore::in_memory().await.expect("memory for a database");
+            let store = SqliteStore::in_memory().await.expect("memory for a database").telling(super::EVERYTHING);
             store.migrate().await.expect("tables in a new database");
             Self { store }
         }

@@ -90,8 +90,8 @@ async fn the_newest_answer_wins_whatever_the_order_of_commits() {
         };
         let (early, late) = (answer(1), answer(2));
         let (one, two) = tokio::join!(bed.store().commit(at(9000), &late), other.commit(at(9000), &early));
-        assert_eq!(one.unwrap(), [Committed::Stored]);
-        assert!(matches!(two.unwrap()[0], Committed::Stored | Committed::Superseded));
+        assert_eq!(one.unwrap().committed, [Committed::Stored]);
+        assert!(matches!(two.unwrap().committed[0], Committed::Stored | Committed::Superseded));
         assert_eq!(bed.newest_player("2PP").await["trophies"], round * 100 + 2);
     }
 }
@@ -123,7 +123,7 @@ async fn a_deadlock_with_another_program_is_tried_again() {
             }
         };
         let (committed, ()) = tokio::join!(ours, theirs);
-        assert_eq!(committed.unwrap(), [Committed::Stored]);
+        assert_eq!(committed.unwrap().committed, [Committed::Stored]);
         assert_eq!(bed.player("2PP").await["name"], format!("p{round}"));
     }
     assert!(retries.take() > 0, "at least once we were the victim");
@@ -136,6 +136,6 @@ async fn a_fault_that_hurts_every_record_alike_is_the_stores_and_not_theirs() {
     let batch: Vec<Fetched> = (0..6).map(|n| player(nth_tag(n).as_str()).fetched(at(0))).collect();
     let error = bed.store().commit(at(1), &batch).await.unwrap_err().to_string();
     assert!(error.contains("new_in_2031"), "{error}");
-    let one = bed.store().commit(at(1), &batch[..1]).await.unwrap();
+    let one = bed.store().commit(at(1), &batch[..1]).await.unwrap().committed;
     assert!(matches!(one[0], Committed::Poison(_)), "of a single record it cannot be told");
 }

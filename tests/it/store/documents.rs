@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use refresh_worker::{
     clock::Timestamp,
     model::{
-        Answered, ClanDocument, Document, Fetched, LeagueMemory, Member, ObjectId, PlayerDocument, Tag, WarDocument,
-        WarMember,
+        Answered, ClanDocument, Document, Fetched, Member, ObjectId, PlayerDocument, Tag, WarDocument, WarMember,
+        WarMemory,
     },
 };
 
@@ -256,11 +256,18 @@ impl War {
 
     pub fn fetched(&self, began: Timestamp) -> Fetched {
         let members = self.members.iter().cloned().map(|(tag, attacks_used)| WarMember { tag, attacks_used }).collect();
-        let document = WarDocument { json: self.json(), state: self.state.to_owned(), members };
+        let document = WarDocument {
+            json: self.json(),
+            state: self.state.to_owned(),
+            members,
+            opponent: None,
+            starts: None,
+            ends: None,
+        };
         fetched(ObjectId::war(self.clan.clone()), began, Answered::Document(Document::War(document)))
     }
 
-    pub fn fetched_with(&self, began: Timestamp, league: LeagueMemory) -> Fetched {
+    pub fn fetched_with(&self, began: Timestamp, league: WarMemory) -> Fetched {
         Fetched { league: Some(league), ..self.fetched(began) }
     }
 }

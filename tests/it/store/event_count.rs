@@ -20,7 +20,10 @@ impl EventCount {
         Self { count, _guard: guard }
     }
 
+    /// How many there were since the last time.
     pub fn take(&self) -> usize {
+        // Where another thread was the first to come by, `tracing` has noted that nobody listens.
+        tracing::callsite::rebuild_interest_cache();
         self.count.swap(0, Ordering::Relaxed)
     }
 }

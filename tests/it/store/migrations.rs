@@ -39,7 +39,10 @@ fn store(url: &str) -> PostgresStore {
 #[tokio::test]
 async fn a_fresh_database_gets_the_contract_tables_exactly() {
     let (ours, theirs) = (support::postgres::fresh().await, support::postgres::fresh_with_contract().await);
-    assert_eq!(store(&ours).migrate().await.unwrap(), ["0001_contract_tables", "0002_own_tables"]);
+    assert_eq!(
+        store(&ours).migrate().await.unwrap(),
+        ["0001_contract_tables", "0002_own_tables", "0003_reports", "0004_untold"]
+    );
     assert_eq!(shape(&ours).await, shape(&theirs).await);
 }
 
@@ -59,7 +62,7 @@ async fn on_an_existing_database_nothing_of_the_contract_changes() {
         .fetch_one(&pool)
         .await
         .unwrap();
-    assert_eq!(ours, 3, "state, runs and the list of migrations");
+    assert_eq!(ours, 5, "state, runs, the progress of retention, what is to be told and the list of migrations");
 }
 
 #[tokio::test]
@@ -67,11 +70,14 @@ async fn up_and_all_the_way_down_and_up_again() {
     let url = support::postgres::fresh().await;
     let bed = PostgresBed::on(&url).await;
     bed.commit_one(clan("8GG").fetched(at(0))).await;
-    assert_eq!(bed.store().revert_migrations().await.unwrap(), ["0002_own_tables", "0001_contract_tables"]);
+    assert_eq!(
+        bed.store().revert_migrations().await.unwrap(),
+        ["0004_untold", "0003_reports", "0002_own_tables", "0001_contract_tables"]
+    );
     assert_eq!(bed.count("pg_namespace WHERE nspname = 'refresh_worker'").await, 0);
     assert_eq!(bed.count("clans").await, 1, "contract tables are never dropped");
     assert_eq!(bed.store().revert_migrations().await.unwrap(), Vec::<String>::new());
-    assert_eq!(bed.store().migrate().await.unwrap().len(), 2);
+    assert_eq!(bed.store().migrate().await.unwrap().len(), 4);
     bed.commit_one(clan("8GG").level(2).fetched(at(300))).await;
     assert_eq!(bed.count("clan_snapshots").await, 2);
 }
@@ -82,7 +88,7 @@ async fn several_cold_starts_may_race() {
     let stores: Vec<PostgresStore> = (0..6).map(|_| store(&url)).collect();
     let done = futures_util::future::join_all(stores.iter().map(Store::migrate)).await;
     let done: Vec<Vec<String>> = done.into_iter().map(Result::unwrap).collect();
-    assert_eq!(done.iter().filter(|names| names.len() == 2).count(), 1, "{done:?}");
+    assert_eq!(done.iter().filter(|names| names.len() == 4).count(), 1, "{done:?}");
     assert_eq!(done.iter().filter(|names| names.is_empty()).count(), 5, "{done:?}");
 }
 
@@ -110,7 +116,7 @@ pub async fn modest_role(url: &str) -> (String, String) {
     (modest.into(), role)
 }
 
-async fn drop_role(bed_url: &str, role: &str) {
+pub async fn drop_role(bed_url: &str, role: &str) {
     let pool = PgPool::connect(bed_url).await.unwrap();
     let statements = format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}");
     sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&pool).await.unwrap();
@@ -142,7 +148,7 @@ async fn missing_rights_are_one_error_that_prints_grants_which_help() {
     assert!(error.to_string().contains(&role), "{error}");
     let pool = PgPool::connect(&url).await.unwrap();
     sqlx::raw_sql(sqlx::AssertSqlSafe(remedy.clone())).execute(&pool).await.unwrap();
-    assert_eq!(store(&modest).migrate().await.unwrap().len(), 2);
+    assert_eq!(store(&modest).migrate().await.unwrap().len(), 4);
     drop_role(&url, &role).await;
 }
 
@@ -153,6 +159,6 @@ async fn a_schema_made_by_an_administrator_needs_no_right_on_the_database() {
     let pool = PgPool::connect(&url).await.unwrap();
     let make = format!("CREATE SCHEMA refresh_worker AUTHORIZATION {role}");
     sqlx::raw_sql(sqlx::AssertSqlSafe(make)).execute(&pool).await.unwrap();
-    assert_eq!(store(&modest).migrate().await.unwrap().len(), 2);
+    assert_eq!(store(&modest).migrate().await.unwrap().len(), 4);
     drop_role(&url, &role).await;
 }

@@ -12,13 +12,14 @@ mod event_count;
 mod ids;
 mod last_seen;
 mod memberships;
-mod migrations;
+pub mod migrations;
 mod outages;
 #[cfg(feature = "embedded")]
 mod parity;
 mod rights;
 mod snapshots;
 mod statements;
+mod told;
 mod wars;
 
 use std::time::Duration;
@@ -26,7 +27,7 @@ use std::time::Duration;
 use refresh_worker::{
     clock::Timestamp,
     model::Fetched,
-    store::{Committed, Store},
+    store::{Commit, Committed, Store},
 };
 use serde_json::Value;
 use time::{PrimitiveDateTime, macros::format_description};
@@ -45,6 +46,11 @@ pub trait Bed: Send + Sync {
 
     /// Commits ten minutes after the last answer came, so that what the test stored before is not in the future.
     async fn commit(&self, batch: &[Fetched]) -> Vec<Committed> {
+        self.commit_and_tell(batch).await.committed
+    }
+
+    /// The same, with everything that the commit tells.
+    async fn commit_and_tell(&self, batch: &[Fetched]) -> Commit {
         let last = batch.iter().map(|fetched| fetched.began).max().unwrap_or_default();
         self.store().commit(last + Duration::from_secs(600), batch).await.expect("the batch is stored")
     }

@@ -24,7 +24,28 @@ async fn an_outage_is_unreachable_stores_nothing_and_ends_without_a_restart() {
     assert!(matches!(&error, StoreError::Unreachable { .. }), "{error}");
     server.start_again().await;
     store.ping().await.unwrap();
-    assert_eq!(store.commit(at(1), &batch).await.unwrap(), [Committed::Stored]);
+    assert_eq!(store.commit(at(1), &batch).await.unwrap().committed, [Committed::Stored]);
+}
+
+/// Ends all of the worker's sessions, as an operator may; tells how many there were.
+async fn cut_all(server: &PrivatePostgres) -> i64 {
+    let admin = PgPool::connect(&server.url()).await.unwrap();
+    let cut = sqlx::query_scalar(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'refresh-worker'",
+    );
+    cut.fetch_one(&admin).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_is_fresh_is_read_though_every_connection_was_cut() {
+    let server = PrivatePostgres::start().await;
+    let store = PostgresStore::connect(&config(&server.url())).unwrap();
+    store.migrate().await.unwrap();
+    let objects = ["player:2PP".parse().unwrap()];
+    let (a, b, c) = tokio::join!(store.freshness(&objects), store.freshness(&objects), store.freshness(&objects));
+    assert!(a.is_ok() && b.is_ok() && c.is_ok());
+    assert!(cut_all(&server).await >= 3);
+    assert!(store.freshness(&objects).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -35,14 +56,7 @@ async fn a_ping_replaces_connections_that_died_in_the_meantime() {
     // Several connections, all of them cut, as while a sandbox was frozen.
     let (a, b, c) = tokio::join!(store.last_run(), store.last_run(), store.last_run());
     assert!(a.is_ok() && b.is_ok() && c.is_ok());
-    let admin = PgPool::connect(&server.url()).await.unwrap();
-    let cut: i64 = sqlx::query_scalar(
-        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'refresh-worker'",
-    )
-    .fetch_one(&admin)
-    .await
-    .unwrap();
-    assert!(cut >= 3, "{cut}");
+    assert!(cut_all(&server).await >= 3);
     store.ping().await.unwrap();
     let (a, b, c) = tokio::join!(store.last_run(), store.last_run(), store.last_run());
     assert!(a.is_ok() && b.is_ok() && c.is_ok(), "every connection is good: {a:?} {b:?} {c:?}");
@@ -53,15 +67,11 @@ async fn a_connection_that_broke_is_told_and_the_next_commit_has_another() {
     let server = PrivatePostgres::start().await;
     let store = PostgresStore::connect(&config(&server.url())).unwrap();
     store.migrate().await.unwrap();
-    let admin = PgPool::connect(&server.url()).await.unwrap();
-    sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'refresh-worker'")
-        .execute(&admin)
-        .await
-        .unwrap();
+    assert!(cut_all(&server).await >= 1);
     let batch = [player("2PP").fetched(at(0))];
     let error = store.commit(at(1), &batch).await.unwrap_err();
     assert!(matches!(&error, StoreError::Unreachable { .. }), "{error}");
-    assert_eq!(store.commit(at(1), &batch).await.unwrap(), [Committed::Stored]);
+    assert_eq!(store.commit(at(1), &batch).await.unwrap().committed, [Committed::Stored]);
 }
 
 #[tokio::test]

@@ -62,9 +62,9 @@ async fn without_kept_statements_everything_works_too() {
     let config = refresh_worker::config::DatabaseConfig { statement_cache: 0, ..beds::config(&url) };
     let store = refresh_worker::store::postgres::PostgresStore::connect(&config).unwrap();
     store.ping().await.unwrap();
-    assert_eq!(store.migrate().await.unwrap().len(), 2);
+    assert_eq!(store.migrate().await.unwrap().len(), 4);
     let batch = [clan("8GG").with([player("2PP")]).fetched(at(0)), war("8GG", &[("2PP", 1)]).fetched(at(0))];
-    assert_eq!(store.commit(at(1), &batch).await.unwrap().len(), 2);
+    assert_eq!(store.commit(at(1), &batch).await.unwrap().committed.len(), 2);
     assert_eq!(store.freshness(&[batch[0].object.clone()]).await.unwrap().len(), 1);
     assert!(store.last_run().await.unwrap().is_none());
     assert_eq!(store.check_rights().await, []);

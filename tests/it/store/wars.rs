@@ -1,6 +1,6 @@
 //! Wars, and the attacks used that readers look for in the player rows.
 
-use refresh_worker::model::{LeagueMemory, ObjectId};
+use refresh_worker::model::{ObjectId, WarMemory};
 use refresh_worker::store::{Committed, Store};
 
 use super::{
@@ -96,12 +96,13 @@ async fn a_private_war_log_is_noted_and_nothing_else_changes(bed: impl Bed) {
 
 async fn what_is_known_of_the_league_is_remembered_until_something_newer_is_known(bed: impl Bed) {
     let object = ObjectId::war(tag("8GG"));
-    let memory = LeagueMemory { none_until: None, war_tag: Some("#2PPYQ".to_owned()), war_tag_until: Some(at(7200)) };
+    let memory =
+        WarMemory { war_tag: Some("#2PPYQ".to_owned()), war_tag_until: Some(at(7200)), ..WarMemory::default() };
     bed.commit_one(no_war("8GG").fetched_with(at(0), memory.clone())).await;
     bed.commit_one(no_war("8GG").fetched(at(300))).await;
     let freshness = bed.store().freshness(std::slice::from_ref(&object)).await.unwrap();
     assert_eq!(freshness[&object].league.as_ref(), Some(&memory));
-    let none = LeagueMemory { none_until: Some(at(9000)), ..LeagueMemory::default() };
+    let none = WarMemory { none_until: Some(at(9000)), ..WarMemory::default() };
     bed.commit_one(no_war("8GG").fetched_with(at(600), none.clone())).await;
     let freshness = bed.store().freshness(std::slice::from_ref(&object)).await.unwrap();
     assert_eq!(freshness[&object].league, Some(none));

@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC1010,SC2034,SC2154  # Who starts it sets its variables.
 # Keeps one private server for the test process that holds the other end of stdin.
 #
 # When that end closes, and the system closes it however the test process ends, the server is stopped and its folder

@@ -62,21 +62,11 @@ impl PrivatePostgres {
 
     /// Stops the server at once, as a crash would; committed data is there after [`Self::start_again`].
     pub async fn stop(&mut self) {
-        self.blocking(Server::stop).await;
+        Server::carry_out(&mut self.server, Server::stop).await;
     }
 
     pub async fn start_again(&mut self) {
-        self.blocking(Server::start_again).await;
-    }
-
-    /// An order may take a while, and other tasks of the test go on meanwhile.
-    async fn blocking(&mut self, order: fn(&mut Server)) {
-        let mut server = self.server.take().expect("a server between orders");
-        let work = move || {
-            order(&mut server);
-            server
-        };
-        self.server = Some(tokio::task::spawn_blocking(work).await.expect("the order is carried out"));
+        Server::carry_out(&mut self.server, Server::start_again).await;
     }
 }
 

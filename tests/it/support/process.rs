@@ -39,6 +39,12 @@ pub struct Running {
     budget: Duration,
 }
 
+impl Running {
+    pub fn request_id(&self) -> &str {
+        &self.pending.request_id
+    }
+}
+
 /// One invocation, finished.
 #[derive(Debug)]
 pub struct Invocation {
@@ -73,8 +79,12 @@ impl WorkerProcess {
         handler: &str,
         environment: impl IntoIterator<Item = (K, V)>,
     ) -> Self {
-        let binary = env::var("E2E_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_refresh-worker").to_owned());
-        Self::start_command(Command::new(binary), handler, environment).await
+        let own: Vec<(K, V)> = environment.into_iter().collect();
+        let ours = env!("CARGO_BIN_EXE_refresh-worker").to_owned();
+        // A package has no failpoints.
+        let needs_ours = own.iter().any(|(name, _)| name.as_ref() == "FAILPOINT");
+        let binary = env::var("E2E_BINARY").ok().filter(|_| !needs_ours).unwrap_or(ours);
+        Self::start_command(Command::new(binary), handler, own).await
     }
 
     async fn start_command<K: AsRef<str>, V: AsRef<str>>(
@@ -197,8 +207,17 @@ impl WorkerProcess {
 
     /// The most memory that the process has held at once; `None` where the system does not tell (not Linux).
     pub fn peak_memory_bytes(&self) -> Option<u64> {
+        self.bytes_of("VmHWM:")
+    }
+
+    /// The most memory, less what is only the program's own file: of that a debug build has tens of MiB.
+    pub fn peak_memory_of_data_bytes(&self) -> Option<u64> {
+        Some(self.peak_memory_bytes()?.saturating_sub(self.bytes_of("RssFile:")?))
+    }
+
+    fn bytes_of(&self, name: &str) -> Option<u64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
     }
 

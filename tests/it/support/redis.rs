@@ -6,19 +6,24 @@ use std::{
     net::TcpStream,
     path::PathBuf,
     sync::OnceLock,
-    time::Duration,
+    time::{Duration, Instant},
 };
+
+use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::server::{Recipe, Server, find_folder_with};
 
 /// Where the number of the last database handed out is kept, so that several test processes can share a server.
 const COUNTER: &str = "refresh-worker-tests:databases";
 
+/// How long a test waits for Redis.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// The URL of an empty database of its own: `redis://127.0.0.1:PORT/N`, N never 0.
 pub async fn fresh() -> String {
     let base = tokio::task::spawn_blocking(shared_url).await.expect("the shared Redis starts");
-    let client = redis::Client::open(base.as_str()).expect("a Redis URL");
-    let mut connection = client.get_multiplexed_async_connection().await.expect("the shared Redis answers");
+    let mut connection = connect(&base).await.expect("the shared Redis answers");
     let settings: Vec<String> =
         redis::cmd("CONFIG").arg("GET").arg("databases").query_async(&mut connection).await.expect("CONFIG GET");
     let databases: u64 = settings[1].parse().expect("a number of databases");
@@ -34,6 +39,106 @@ pub async fn fresh() -> String {
     with_database(&base, number)
 }
 
+/// A connection that waits for its server as long as a machine busy with tests may make it wait; the client's own patience
+/// is half a second.
+pub async fn connect(url: &str) -> redis::RedisResult<MultiplexedConnection> {
+    let patient =
+        AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
+    redis::Client::open(url)?.get_multiplexed_async_connection_with_config(&patient).await
+}
+
+/// The one cluster that tests share, empty, and the caller's alone until this is dropped: the mailbox's keys have fixed names,
+/// so that a namespace for each test would not keep tests apart. Three nodes; ours and the mailbox's two keys lie on one each.
+#[derive(Debug)]
+pub struct Cluster {
+    ports: [u16; 3],
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Cluster {
+    pub async fn fresh() -> Self {
+        static TURN: Mutex<()> = Mutex::const_new(());
+        let turn = TURN.lock().await;
+        let ports = tokio::task::spawn_blocking(shared_cluster).await.expect("the shared cluster starts");
+        for port in ports {
+            let mut node = connect(&format!("redis://127.0.0.1:{port}")).await.expect("the node answers");
+            redis::cmd("FLUSHALL").exec_async(&mut node).await.expect("the node is emptied");
+        }
+        Self { ports, _turn: turn }
+    }
+
+    /// The URL of the node that holds our keys, of that of the mailbox's index, and of that of its data.
+    pub fn node_url(&self, node: usize) -> String {
+        format!("redis://127.0.0.1:{}", self.ports[node])
+    }
+
+    /// The URL that an operator gives.
+    pub fn url(&self) -> String {
+        self.node_url(2)
+    }
+
+    pub async fn connection(&self) -> redis::cluster_async::ClusterConnection {
+        let client = redis::cluster::ClusterClient::builder([self.url()])
+            .connection_timeout(PATIENCE)
+            .response_timeout(PATIENCE)
+            .build()
+            .expect("a Redis URL");
+        client.get_async_connection().await.expect("the cluster answers")
+    }
+}
+
+fn shared_cluster() -> [u16; 3] {
+    static SHARED: OnceLock<Result<[Server; 3], String>> = OnceLock::new();
+    match SHARED.get_or_init(start_cluster) {
+        Ok(nodes) => nodes.each_ref().map(Server::port),
+        Err(problem) => panic!("{problem}"),
+    }
+}
+
+/// Three nodes that know each other. The slots are cut so that each holds one of the keys that differ.
+fn start_cluster() -> Result<[Server; 3], String> {
+    const SLOTS: u16 = 16384;
+    let nodes: Vec<_> = (0..3).map(|_| std::thread::spawn(|| start(NODE))).collect();
+    let nodes: Vec<Server> =
+        nodes.into_iter().map(|node| node.join().expect("no panic")).collect::<Result<_, String>>()?;
+    let nodes: [Server; 3] = nodes.try_into().expect("three were started");
+    let told = |error: redis::RedisError| format!("the cluster does not come together: {error}");
+    let connect = |node: &Server| redis::Client::open(format!("redis://127.0.0.1:{}", node.port()))?.get_connection();
+    let mut connections = nodes.iter().map(connect).collect::<Result<Vec<_>, _>>().map_err(told)?;
+    let mut first_slots: Vec<(u16, usize)> = Vec::new();
+    for (node, key) in ["{refresh}:objects", "refresh_queue", "refresh_requests"].into_iter().enumerate() {
+        let slot = redis::cmd("CLUSTER").arg("KEYSLOT").arg(key).query(&mut connections[0]).map_err(told)?;
+        first_slots.push((slot, node));
+    }
+    first_slots.sort_unstable();
+    for (place, (slot, node)) in first_slots.iter().enumerate() {
+        let from = if place == 0 { 0 } else { *slot };
+        let to = first_slots.get(place + 1).map_or(SLOTS, |(next, _)| *next);
+        let slots: Vec<u16> = (from..to).collect();
+        let connection = &mut connections[*node];
+        redis::cmd("CLUSTER").arg("SET-CONFIG-EPOCH").arg(node + 1).exec(connection).map_err(told)?;
+        redis::cmd("CLUSTER").arg("ADDSLOTS").arg(slots).exec(connection).map_err(told)?;
+    }
+    for other in &nodes[1..] {
+        let mut meet = redis::cmd("CLUSTER");
+        meet.arg("MEET").arg("127.0.0.1").arg(other.port()).exec(&mut connections[0]).map_err(told)?;
+    }
+    let deadline = Instant::now() + Duration::from_mins(1);
+    for connection in &mut connections {
+        loop {
+            let info: String = redis::cmd("CLUSTER").arg("INFO").query(connection).map_err(told)?;
+            if info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3") {
+                break;
+            }
+            if Instant::now() > deadline {
+                return Err(format!("the cluster does not come together:\n{info}"));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    Ok(nodes)
+}
+
 /// A server of one's own, for tests of database 0, of settings and of outages.
 #[derive(Debug)]
 pub struct PrivateRedis {
@@ -42,7 +147,16 @@ pub struct PrivateRedis {
 
 impl PrivateRedis {
     pub async fn start() -> Self {
-        let server = tokio::task::spawn_blocking(start).await.expect("a private Redis starts");
+        Self::start_as(PLAIN).await
+    }
+
+    /// One that keeps what it holds: after [`Self::stop`] and [`Self::start_again`] it is there again.
+    pub async fn durable() -> Self {
+        Self::start_as(DURABLE).await
+    }
+
+    async fn start_as(serve: &'static str) -> Self {
+        let server = tokio::task::spawn_blocking(move || start(serve)).await.expect("a private Redis starts");
         Self { server: Some(server.unwrap_or_else(|problem| panic!("{problem}"))) }
     }
 
@@ -59,33 +173,23 @@ impl PrivateRedis {
         self.server.as_ref().expect("a server between orders").port()
     }
 
-    /// Kills the server; what it held is gone.
+    /// Kills the server; what it held is gone, unless it is durable.
     pub async fn stop(&mut self) {
-        self.blocking(Server::stop).await;
+        Server::carry_out(&mut self.server, Server::stop).await;
     }
 
     /// Starts it again on the same port, empty.
     pub async fn start_again(&mut self) {
-        self.blocking(Server::start_again).await;
+        Server::carry_out(&mut self.server, Server::start_again).await;
     }
 
     /// Connections stay open and nothing is answered, until [`Self::thaw`].
     pub async fn freeze(&mut self) {
-        self.blocking(Server::freeze).await;
+        Server::carry_out(&mut self.server, Server::freeze).await;
     }
 
     pub async fn thaw(&mut self) {
-        self.blocking(Server::thaw).await;
-    }
-
-    /// An order may take a while, and other tasks of the test go on meanwhile.
-    async fn blocking(&mut self, order: fn(&mut Server)) {
-        let mut server = self.server.take().expect("a server between orders");
-        let work = move || {
-            order(&mut server);
-            server
-        };
-        self.server = Some(tokio::task::spawn_blocking(work).await.expect("the order is carried out"));
+        Server::carry_out(&mut self.server, Server::thaw).await;
     }
 }
 
@@ -94,27 +198,35 @@ fn shared_url() -> String {
     if let Ok(url) = env::var("TEST_REDIS_URL") {
         return url;
     }
-    match SHARED.get_or_init(start) {
+    match SHARED.get_or_init(|| start(PLAIN)) {
         Ok(server) => format!("redis://127.0.0.1:{}/0", server.port()),
         Err(problem) => panic!("{problem}"),
     }
 }
 
-fn start() -> Result<Server, String> {
+/// `TEST_REDIS_SERVER` names another server to test with, such as a Valkey.
+const PLAIN: &str = r#"exec "${TEST_REDIS_SERVER:-$bin/redis-server}" --port "$port" --bind 127.0.0.1 --dir "$folder" \
+    --databases 2000 --save '' --appendonly no --maxclients 4000"#;
+
+/// Writes everything to disk before it answers. The command that makes a server load its data again has to be allowed since
+/// version 7.
+const DURABLE: &str = r#"server="${TEST_REDIS_SERVER:-$bin/redis-server}"
+    case $("$server" --version) in *v=[0-6].*) debug= ;; *) debug='--enable-debug-command local' ;; esac
+    exec "$server" --port "$port" --bind 127.0.0.1 --dir "$folder" $debug --save '' --appendonly yes \
+    --appendfsync always"#;
+
+/// The port of a cluster's own talk is 10000 above, which must exist.
+const NODE: &str = r#"[ "$port" -le 55535 ] || { echo "the port above is already in use"; exit 1; }
+    exec "${TEST_REDIS_SERVER:-$bin/redis-server}" --port "$port" --bind 127.0.0.1 --dir "$folder" \
+    --cluster-enabled yes --cluster-node-timeout 15000 --save '' --appendonly no --maxclients 4000"#;
+
+fn start(serve: &'static str) -> Result<Server, String> {
     let others = ["/opt/homebrew/bin", "/usr/local/bin", "/usr/sbin"].map(PathBuf::from).to_vec();
     let bin = find_folder_with(&["redis-server"], others).ok_or(
         "redis-server is not installed: `sudo apt-get install redis-server` or `brew install redis` \
          (`./test.sh` does it), or set TEST_REDIS_URL to a Redis for tests only",
     )?;
-    Server::start(Recipe {
-        name: "redis",
-        bin,
-        prepare: "true",
-        serve: r#"exec "$bin/redis-server" --port "$port" --bind 127.0.0.1 --dir "$folder" --databases 2000 \
-            --save '' --appendonly no --maxclients 4000"#,
-        stop_signal: "KILL",
-        folder_of,
-    })
+    Server::start(Recipe { name: "redis", bin, prepare: "true", serve, stop_signal: "KILL", folder_of })
 }
 
 /// `CONFIG GET dir`, spoken by hand, since it is asked outside any runtime.
@@ -139,8 +251,7 @@ async fn every_test_gets_an_empty_redis_database_of_its_own() {
     let (one, other) = (fresh().await, fresh().await);
     assert_ne!(one, other);
     for url in [one, other] {
-        let client = redis::Client::open(url).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let mut connection = connect(&url).await.unwrap();
         let before: Option<String> = redis::cmd("GET").arg("key").query_async(&mut connection).await.unwrap();
         assert_eq!(before, None);
         redis::cmd("SET").arg("key").arg("value").exec_async(&mut connection).await.unwrap();
@@ -150,10 +261,9 @@ async fn every_test_gets_an_empty_redis_database_of_its_own() {
 #[tokio::test]
 async fn a_private_redis_can_be_stopped_and_started_again() {
     let mut server = PrivateRedis::start().await;
-    let client = redis::Client::open(server.url()).unwrap();
-    client.get_multiplexed_async_connection().await.unwrap();
+    connect(&server.url()).await.unwrap();
     server.stop().await;
-    client.get_multiplexed_async_connection().await.expect_err("nobody listens");
+    connect(&server.url()).await.expect_err("nobody listens");
     server.start_again().await;
-    client.get_multiplexed_async_connection().await.unwrap();
+    connect(&server.url()).await.unwrap();
 }

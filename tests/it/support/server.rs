@@ -79,6 +79,16 @@ impl Server {
         self.port
     }
 
+    /// Carries out one of the orders below. That may take a while, and other tasks of the test go on meanwhile.
+    pub async fn carry_out(server: &mut Option<Self>, order: fn(&mut Self)) {
+        let mut ordered = server.take().expect("a server between orders");
+        let work = move || {
+            order(&mut ordered);
+            ordered
+        };
+        *server = Some(tokio::task::spawn_blocking(work).await.expect("the order is carried out"));
+    }
+
     /// Stops the server at once, as a crash would; its port refuses connections afterwards.
     pub fn stop(&mut self) {
         self.order("stop").expect("the keeper stops its server");

@@ -5,13 +5,14 @@ use std::{sync::Arc, time::Duration};
 
 use refresh_worker::{
     api::{client::ApiClient, wallet::Wallet},
+    app,
     clock::{Clock, ManualClock, SystemClock, Timestamp},
-    config::WorkerConfig,
+    config::{FollowUpConfig, WorkerConfig},
     model::{ObjectId, Priority, Wish},
     queue::{DeadFilter, DeadLetter, Queue, QueueStats, memory::MemoryQueue},
     sim::{SimConfig, Simulator},
     store::{Store, sqlite::SqliteStore},
-    worker::{RunOptions, Runs, Stop, Unwatched, Worker, report::RunReport},
+    worker::{RunOptions, Runs, Stop, Unwatched, Worker, report::RunReport, tables::Tables},
 };
 
 pub const TOKEN: &str = "token-of-the-bed";
@@ -36,10 +37,12 @@ impl Bed {
         let tokens: Vec<String> = tokens.iter().map(|token| (*token).to_owned()).collect();
         let config = SimConfig { tokens: tokens.clone(), clock: clock.clone(), ..SimConfig::default() };
         let simulator = Simulator::start(config).await.expect("a loopback port is free");
-        let store = SqliteStore::in_memory().await.expect("SQLite opens in memory");
-        store.migrate().await.expect("the migrations run");
-        let mut worker_config = WorkerConfig::default();
+        // Nothing follows by itself unless the test wants it, so that calls can be counted.
+        let mut worker_config = WorkerConfig { follow_ups: FollowUpConfig::NONE, ..WorkerConfig::default() };
         change(&mut worker_config);
+        let store = SqliteStore::in_memory().await.expect("SQLite opens in memory");
+        let store = store.telling(app::telling(&worker_config, false));
+        store.migrate().await.expect("the migrations run");
         let worker = Worker {
             queue: Arc::new(MemoryQueue::new(clock.clone())),
             store: Arc::new(store),
@@ -49,7 +52,10 @@ impl Bed {
             config: worker_config,
             reqs_per_sec: RATE,
             keys_per_run: None,
+            reqs_per_day: None,
             stop: Stop::default(),
+            tables: Tables::given(),
+            after: None,
         };
         Self { worker, simulator, clock }
     }
@@ -65,7 +71,10 @@ impl Bed {
             config: self.worker.config.clone(),
             reqs_per_sec: RATE,
             keys_per_run: None,
+            reqs_per_day: None,
             stop: Stop::default(),
+            tables: Tables::given(),
+            after: None,
         }
     }
 

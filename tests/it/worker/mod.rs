@@ -1,5 +1,11 @@
 //! Whole runs of the worker against the simulator.
 
 mod bed;
+mod daily_cap;
+mod followups;
+mod many_keys;
 mod obstacles;
+mod portal;
 mod runs;
+mod sustained;
+mod told;

@@ -1,13 +1,14 @@
 //! Runs in which the world is well.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use refresh_worker::{
+    clock::{Clock as _, ManualClock, Timestamp},
     model::{ObjectId, Priority, Wish},
-    queue::{LeaseRequest, Queue},
+    queue::{LeaseRequest, Queue, memory::MemoryQueue},
     sim::{Misbehaviour, Rule},
-    store::Store,
-    worker::{RunOptions, Runs, Unwatched, report::StopReason},
+    store::{Store, sqlite::SqliteStore},
+    worker::{RunOptions, Runs, Unwatched, report::StopReason, tables::Tables},
 };
 
 use super::bed::{Bed, outcomes, seconds};
@@ -224,10 +225,6 @@ async fn a_suspect_is_fetched_with_nothing_else_in_flight() {
         assert_eq!(bed.worker.queue.lease(bed.now().await, &request).await.unwrap().leases.len(), 1);
         bed.clock.advance(seconds(2));
     }
-    // The second lapse is found, and its hold passes.
-    let empty = bed.run_with(RunOptions { max_requests: Some(1), ..RunOptions::default() }).await;
-    assert_eq!((empty.lapsed, empty.api_requests), (1, 0));
-    bed.clock.advance(seconds(600));
     bed.ask(players[1..].to_vec()).await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased).on_tag(players[0].tag.as_str()));
     let look = async {
@@ -239,7 +236,7 @@ async fn a_suspect_is_fetched_with_nothing_else_in_flight() {
     };
     let (report, (calls, leased)) = tokio::join!(bed.run(), look);
     assert_eq!((calls, leased), (1, 1), "alone: {report:?}");
-    assert_eq!(report.processed_requests, 6);
+    assert_eq!((report.lapsed, report.processed_requests), (1, 6), "{report:?}");
 }
 
 #[tokio::test]
@@ -252,4 +249,39 @@ async fn a_run_leaves_its_row_in_the_store() {
     assert_eq!(row.api_requests, report.api_requests);
     let told: serde_json::Value = serde_json::from_str(&row.report).unwrap();
     assert_eq!(told["stopped_because"], "queue_empty");
+}
+
+#[tokio::test]
+async fn a_wall_clock_that_jumps_in_a_run_costs_no_request_and_no_call() {
+    for jump in [-3600_i64, -20, 20, 3600] {
+        let mut bed = Bed::start().await;
+        // The clock of the queue's server is another.
+        bed.worker.queue = Arc::new(MemoryQueue::new(ManualClock::at(bed.clock.wall())));
+        bed.ask(bed.players(60)).await;
+        let jumps = async {
+            bed.simulator.wait_for_calls(20).await;
+            let wall = bed.clock.wall().as_millis();
+            bed.clock.set_wall(Timestamp::from_millis(wall + jump * 1000));
+        };
+        let (report, ()) = tokio::join!(bed.run(), jumps);
+        // What was leased ahead may have been given back and leased again.
+        assert_eq!((report.outcomes["stored"], report.failed_requests), (60, 0), "by {jump} s: {report:?}");
+        assert_eq!((bed.simulator.total_calls(), bed.stats().await.leased), (60, 0), "by {jump} s");
+    }
+}
+
+#[tokio::test]
+async fn the_first_run_of_a_cold_start_makes_the_tables_when_they_are_ours_to_make() {
+    let mut bed = Bed::start().await;
+    bed.worker.store = Arc::new(SqliteStore::in_memory().await.unwrap());
+    bed.ask(bed.players(2)).await;
+    let report = bed.run().await;
+    assert_eq!((report.stopped_because, bed.simulator.total_calls()), (StopReason::DatabaseDown, 0), "{report:?}");
+    bed.worker.tables = Tables::to_make();
+    for (processed, wish) in [(2, 0), (1, 1)] {
+        bed.ask(bed.players(wish)).await;
+        let report = bed.run().await;
+        assert_eq!(report.stopped_because, StopReason::QueueEmpty, "{report:?}");
+        assert_eq!(report.processed_requests, processed, "{report:?}");
+    }
 }

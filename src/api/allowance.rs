@@ -1,0 +1,258 @@
+//! The calls of a day, when they are limited: what this run may still make of them, taken in blocks from all runs' count.
+//!
+//! Talks to nobody: the worker takes blocks where the runs agree, and gives back what is left. Calls are counted here
+//! without asking anybody. **Invariant: no call begins that was not granted for its day**; a block of yesterday is
+//! worth nothing today, and a block that a crashed run had is lost, never made twice.
+
+use std::{
+    num::NonZeroU64,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use crate::clock::{ServerTime, Timestamp};
+
+/// A block lasts about so long at the full rate.
+const BLOCK_LASTS: Duration = Duration::from_secs(5);
+
+/// A block is at most this share of a day, so that little is lost with a run that crashes.
+const BLOCKS_A_DAY: u64 = 50;
+
+/// The limit of a day, shared by all runs.
+#[derive(Debug)]
+pub struct Allowance {
+    per_day: NonZeroU64,
+    time: ServerTime,
+    state: watch::Sender<State>,
+    /// So that two calls do not both take the last one; held for a moment only.
+    spending: Mutex<()>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct State {
+    day: Timestamp,
+    left: u64,
+    /// A block is wanted when no more than this is left.
+    low: u64,
+    /// The last block asked for was not given: others have the rest of the day, or have made the calls.
+    is_used_up: bool,
+}
+
+/// How a call stands to the limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spent {
+    /// It may begin, and is counted.
+    One,
+    /// A block is on its way.
+    NotYet,
+    /// Nothing is left of this day.
+    UsedUp,
+}
+
+impl Allowance {
+    #[must_use]
+    pub fn new(per_day: NonZeroU64, time: ServerTime) -> Self {
+        let state = State { day: time.now().midnight(), ..State::default() };
+        Self { per_day, time, state: watch::Sender::new(state), spending: Mutex::default() }
+    }
+
+    #[must_use]
+    pub const fn per_day(&self) -> u64 {
+        self.per_day.get()
+    }
+
+    /// Today, by the queue's clock: the midnight in UTC that it began with.
+    #[must_use]
+    pub fn today(&self) -> Timestamp {
+        self.time.now().midnight()
+    }
+
+    /// How many calls to ask for at once, at so many calls a second.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are small and positive")]
+    pub fn block(&self, rate: f64) -> u64 {
+        let most = (self.per_day() / BLOCKS_A_DAY).max(1);
+        ((rate * BLOCK_LASTS.as_secs_f64()).ceil() as u64).clamp(1, most)
+    }
+
+    /// Counts a call that is about to begin.
+    pub fn spend(&self) -> Spent {
+        let _one_at_a_time = self.lock();
+        self.turn_page();
+        let State { left, low, is_used_up, .. } = *self.state.borrow();
+        match left {
+            0 if is_used_up => Spent::UsedUp,
+            0 => Spent::NotYet,
+            _ => {
+                // Whoever brings blocks is woken once a block, not once a call.
+                self.state.send_if_modified(|state| {
+                    state.left -= 1;
+                    state.left == low
+                });
+                Spent::One
+            }
+        }
+    }
+
+    /// A block of that day was asked for, and this is what was given.
+    pub fn grant(&self, day: Timestamp, granted: u64) {
+        let _one_at_a_time = self.lock();
+        self.turn_page();
+        self.state.send_modify(|state| {
+            if state.day == day {
+                state.left += granted;
+                state.low = state.left / 2;
+                state.is_used_up = granted == 0;
+            }
+        });
+    }
+
+    /// Returns when another block is wanted.
+    pub async fn runs_low(&self) {
+        loop {
+            let mut seen = self.state.subscribe();
+            {
+                let _one_at_a_time = self.lock();
+                self.turn_page();
+            }
+            let State { left, low, is_used_up, .. } = *seen.borrow_and_update();
+            if left <= low && !is_used_up {
+                return;
+            }
+            // The sender lives in `self`, so waiting cannot fail.
+            let _ = seen.changed().await;
+        }
+    }
+
+    /// Returns when a call can be counted, or nothing is left of the day.
+    pub async fn is_ready(&self) -> Spent {
+        loop {
+            let mut seen = self.state.subscribe();
+            {
+                let _one_at_a_time = self.lock();
+                self.turn_page();
+            }
+            match *seen.borrow_and_update() {
+                State { left: 1.., .. } => return Spent::One,
+                State { is_used_up: true, .. } => return Spent::UsedUp,
+                State { .. } => {}
+            }
+            let _ = seen.changed().await;
+        }
+    }
+
+    /// Whether nothing is left of this day.
+    pub fn is_used_up(&self) -> bool {
+        let _one_at_a_time = self.lock();
+        self.turn_page();
+        let state = *self.state.borrow();
+        state.left == 0 && state.is_used_up
+    }
+
+    /// Takes what is left of the blocks of this run, to be given back, with the day they are of.
+    pub fn take_leftover(&self) -> (Timestamp, u64) {
+        let _one_at_a_time = self.lock();
+        let state = *self.state.borrow();
+        self.state.send_modify(|state| state.left = 0);
+        (state.day, state.left)
+    }
+
+    /// A new day: what is left of the old one is worth nothing.
+    fn turn_page(&self) {
+        let today = self.today();
+        self.state.send_if_modified(|state| {
+            let is_new = today > state.day;
+            if is_new {
+                *state = State { day: today, ..State::default() };
+            }
+            is_new
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.spending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::ManualClock;
+
+    /// Ten seconds before midnight.
+    fn evening() -> (Arc<ManualClock>, ServerTime) {
+        let now = Timestamp::from_millis(1_772_668_790_000);
+        let clock = ManualClock::at(now);
+        (clock.clone(), ServerTime::new(clock, now))
+    }
+
+    fn allowance(per_day: u64) -> (Arc<ManualClock>, Allowance) {
+        let (clock, time) = evening();
+        (clock, Allowance::new(NonZeroU64::new(per_day).unwrap(), time))
+    }
+
+    #[tokio::test]
+    async fn no_call_begins_that_was_not_granted() {
+        let (_, allowance) = allowance(1000);
+        assert_eq!(allowance.spend(), Spent::NotYet);
+        allowance.grant(allowance.today(), 2);
+        let spent = [(); 3].map(|()| allowance.spend());
+        assert_eq!(spent, [Spent::One, Spent::One, Spent::NotYet]);
+        allowance.grant(allowance.today(), 0);
+        assert_eq!((allowance.spend(), allowance.is_ready().await), (Spent::UsedUp, Spent::UsedUp));
+        assert!(allowance.is_used_up());
+    }
+
+    #[tokio::test]
+    async fn a_block_is_wanted_at_the_start_and_when_half_of_the_last_one_is_spent() {
+        let (_, allowance) = allowance(1000);
+        allowance.runs_low().await;
+        allowance.grant(allowance.today(), 10);
+        for _ in 0..4 {
+            allowance.spend();
+        }
+        assert!(tokio::time::timeout(Duration::from_millis(20), allowance.runs_low()).await.is_err());
+        allowance.spend();
+        allowance.runs_low().await;
+        allowance.grant(allowance.today(), 0);
+        assert!(!allowance.is_used_up(), "what was granted may still be spent");
+    }
+
+    #[tokio::test]
+    async fn at_midnight_the_old_block_is_worth_nothing_and_the_new_day_begins() {
+        let (clock, allowance) = allowance(1000);
+        let yesterday = allowance.today();
+        allowance.grant(yesterday, 10);
+        allowance.grant(yesterday, 0);
+        clock.advance(Duration::from_secs(11));
+        assert_eq!(allowance.spend(), Spent::NotYet);
+        allowance.grant(yesterday, 10);
+        assert_eq!(allowance.spend(), Spent::NotYet, "a grant that comes late is of its own day");
+        allowance.runs_low().await;
+        allowance.grant(allowance.today(), 1);
+        assert_eq!(allowance.spend(), Spent::One);
+        assert_eq!(allowance.today(), yesterday + Duration::from_secs(24 * 60 * 60));
+    }
+
+    #[test]
+    fn what_is_left_is_given_back_once() {
+        let (_, allowance) = allowance(1000);
+        allowance.grant(allowance.today(), 10);
+        allowance.spend();
+        assert_eq!(allowance.take_leftover(), (allowance.today(), 9));
+        assert_eq!(allowance.take_leftover().1, 0);
+        assert_eq!(allowance.spend(), Spent::NotYet);
+    }
+
+    #[test]
+    fn a_block_lasts_five_seconds_and_is_a_small_part_of_a_day() {
+        let (_, large) = allowance(1_000_000);
+        assert_eq!((large.block(30.0), large.block(150.0), large.block(0.1)), (150, 750, 1));
+        let (_, small) = allowance(500);
+        assert_eq!((small.block(30.0), allowance(3).1.block(30.0)), (10, 1));
+    }
+}

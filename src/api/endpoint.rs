@@ -1,0 +1,91 @@
+//! What can be asked: the endpoints of the API, their paths, and how old a copy from them may be. Values only.
+
+use std::time::Duration;
+
+use crate::model::Tag;
+
+/// What can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint<'a> {
+    Clan(&'a Tag),
+    Player(&'a Tag),
+    CurrentWar(&'a Tag),
+    /// The current war of the other clan in it, looked at from ours.
+    OtherSide {
+        opponent: &'a Tag,
+        clan: &'a Tag,
+    },
+    LeagueGroup(&'a Tag),
+    /// One war of a league round, looked at from the clan whose war is sought.
+    LeagueWar {
+        war: &'a Tag,
+        clan: &'a Tag,
+    },
+}
+
+impl Endpoint<'_> {
+    /// How many kinds there are.
+    pub const KINDS: usize = 6;
+
+    /// Which of them this is, from 0.
+    pub const fn kind(&self) -> usize {
+        match self {
+            Self::Clan(_) => 0,
+            Self::Player(_) => 1,
+            Self::CurrentWar(_) => 2,
+            Self::LeagueGroup(_) => 3,
+            Self::LeagueWar { .. } => 4,
+            Self::OtherSide { .. } => 5,
+        }
+    }
+
+    /// The path below the base URL.
+    pub fn path(&self) -> String {
+        match self {
+            Self::Clan(tag) => format!("clans/{}", tag.path_segment()),
+            Self::Player(tag) => format!("players/{}", tag.path_segment()),
+            Self::CurrentWar(tag) | Self::OtherSide { opponent: tag, .. } => {
+                format!("clans/{}/currentwar", tag.path_segment())
+            }
+            Self::LeagueGroup(tag) => format!("clans/{}/currentwar/leaguegroup", tag.path_segment()),
+            Self::LeagueWar { war, .. } => format!("clanwarleagues/wars/{}", war.path_segment()),
+        }
+    }
+
+    /// How old a copy of it may be at most by the time it is handed out (the longest `max-age` ever seen).
+    pub const fn longest_max_age(&self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Clan(_) | Self::CurrentWar(_) | Self::OtherSide { .. } => 120,
+            Self::Player(_) => 60,
+            Self::LeagueGroup(_) | Self::LeagueWar { .. } => 600,
+        })
+    }
+
+    pub(super) const fn is_war(&self) -> bool {
+        matches!(self, Self::CurrentWar(_) | Self::OtherSide { .. } | Self::LeagueGroup(_) | Self::LeagueWar { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_of_a_tag_is_escaped_in_every_path() {
+        let [tag, war] = ["2PP", "8Q8"].map(|tag| tag.parse().unwrap());
+        let all = [
+            Endpoint::Clan(&tag),
+            Endpoint::Player(&tag),
+            Endpoint::CurrentWar(&tag),
+            Endpoint::LeagueGroup(&tag),
+            Endpoint::LeagueWar { war: &war, clan: &tag },
+        ];
+        insta::assert_snapshot!(all.map(|endpoint| endpoint.path()).join("\n"), @r"
+        clans/%232PP
+        players/%232PP
+        clans/%232PP/currentwar
+        clans/%232PP/currentwar/leaguegroup
+        clanwarleagues/wars/%238Q8
+        ");
+    }
+}

@@ -1,0 +1,132 @@
+//! The file of a backup: one JSON text a line, so that it can be written and read by slices, and searched with `grep`.
+//!
+//! The first line says what it is, the last one how many entries there are and their digest, so that a file that was cut
+//! off is known for one. Ids and values of mail are escaped text (see [`escape`]). No line holds a secret. Reads the old
+//! worker's backups too. Touches files, and nothing else.
+
+mod read;
+mod write;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    read::{Problem, Reader},
+    write::{Contents, Folder, Writer},
+};
+use crate::{
+    clock::Timestamp,
+    model::Priority,
+    queue::{
+        archive::Kept,
+        mailbox::{escape, unescape},
+        record::{Letter, Record},
+    },
+};
+
+/// What the first line of a backup says it is.
+const FORMAT: &str = "refresh-worker queue backup";
+
+/// The only version there is so far.
+const VERSION: u32 = 1;
+
+/// The first line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Header {
+    format: String,
+    version: u32,
+    made: String,
+    /// Without user and password.
+    server: String,
+    namespace: String,
+}
+
+/// Every other line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum Line {
+    Mail {
+        id: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        score: Option<String>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        value: Option<String>,
+    },
+    Orphan {
+        id: String,
+        class: u8,
+        since: Timestamp,
+    },
+    Record {
+        name: String,
+        record: Box<Record>,
+    },
+    Letter {
+        name: String,
+        letter: Box<Letter>,
+    },
+    Broken {
+        name: String,
+        value: String,
+    },
+    End {
+        entries: u64,
+        sha256: String,
+    },
+}
+
+/// What Redis takes as a score.
+fn is_score(text: &str) -> bool {
+    text.parse::<f64>().is_ok_and(|score| !score.is_nan())
+}
+
+impl Line {
+    fn of(kept: &Kept) -> Self {
+        match kept {
+            Kept::Mail { id, score, value } => {
+                Self::Mail { id: escape(id), score: score.clone(), value: value.as_deref().map(escape) }
+            }
+            Kept::Orphan { id, class, since } => {
+                Self::Orphan { id: escape(id), class: class.as_number(), since: *since }
+            }
+            Kept::Record { object, record, .. } => Self::Record { name: object.to_string(), record: record.clone() },
+            Kept::Letter { name, letter, .. } => Self::Letter { name: name.clone(), letter: letter.clone() },
+            Kept::Broken { name, value } => Self::Broken { name: escape(name), value: escape(value) },
+        }
+    }
+
+    /// What was kept; the end of the file is nothing that was.
+    fn kept(self) -> Result<Kept, String> {
+        match self {
+            Self::Mail { score: Some(score), .. } if !is_score(&score) => {
+                Err(format!("the score `{score}` is no number"))
+            }
+            Self::Mail { id, score, value } => {
+                Ok(Kept::Mail { id: unescape(&id), score, value: value.map(|value| unescape(&value)) })
+            }
+            Self::Orphan { id, class, since } => {
+                Ok(Kept::Orphan { id: unescape(&id), class: Priority::nearest(i64::from(class)), since })
+            }
+            Self::Record { name, record } => {
+                let object = name.parse().map_err(|error| format!("it names no object: {error}"))?;
+                Ok(Kept::Record { object, record, stored: Vec::new() })
+            }
+            Self::Letter { name, .. } if !name.starts_with("mail:") => {
+                Err("a letter's name begins with `mail:`".to_owned())
+            }
+            Self::Letter { letter, .. } if !is_score(&letter.score) => {
+                Err(format!("the score `{}` is no number", letter.score))
+            }
+            Self::Letter { name, letter } => Ok(Kept::Letter { name, letter, stored: Vec::new() }),
+            Self::Broken { name, value } => Ok(Kept::Broken { name: unescape(&name), value: unescape(&value) }),
+            Self::End { .. } => Err("the end of the file stands in its middle".to_owned()),
+        }
+    }
+
+    fn id(&self) -> &str {
+        match self {
+            Self::Mail { id, .. } | Self::Orphan { id, .. } => id,
+            Self::Record { name, .. } | Self::Letter { name, .. } | Self::Broken { name, .. } => name,
+            Self::End { .. } => "",
+        }
+    }
+}

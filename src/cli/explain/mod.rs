@@ -1,0 +1,233 @@
+//! `queue explain`: everything known about one object, and what will happen to it next.
+//!
+//! Gathers here, is told by `render` and summed up in one sentence by `outlook`, which decide nothing and ask nobody.
+
+mod outlook;
+mod render;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use clap::Args;
+
+use super::{Ending, Misuse, Shared, connect, text};
+use crate::{
+    app,
+    clock::Timestamp,
+    config::{DatabaseConfig, Pause, WorkerConfig, env::process_var},
+    model::{Kind, ObjectId, Tag},
+    queue::{
+        DeadFilter, DeadLetter, Maintenance, Queue as _, Slots as _,
+        archive::{Archive as _, Kept, Part, Place, Returning, Standing},
+        mailbox::escape,
+        record::Record,
+        redis::RedisQueue,
+    },
+    store::postgres::Looked,
+};
+
+/// How long the database may take to tell what it knows.
+const PATIENCE: Duration = Duration::from_secs(6);
+
+/// Tells everything known about one object, and what will happen to it next
+///
+/// How the tag was read; mail for it in the mailbox, under any spelling; where it stands in the queue and why; when it
+/// was last fetched and what came of it; the errors that runs reported. The last line says in one sentence what will
+/// happen next, and when. A tag alone is looked up as clan, player and war. What the database knows is left out when it
+/// does not answer. Changes nothing. Needs REDIS_URL; DATABASE_URL tells the rest. The whole mailbox is read: at a
+/// million entries that takes some seconds.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  refresh-worker queue explain clan:#2PP
+  refresh-worker queue explain '#2pp'
+  refresh-worker queue explain player:8GQL2 --json")]
+pub struct ExplainArgs {
+    /// clan:TAG, player:TAG, war:TAG, or a tag alone; tags in any spelling
+    #[arg(value_name = "OBJECT")]
+    object: String,
+    /// Write JSON, one object a line
+    #[arg(long)]
+    json: bool,
+}
+
+/// Everything known about one object.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    object: ObjectId,
+    now: Timestamp,
+    standing: Standing,
+    mail: Vec<MailFound>,
+    /// Unreadable mail whose id names the object.
+    letters: Vec<DeadLetter>,
+    /// What the database knows, or why it could not be asked.
+    store: Result<Option<Looked>, String>,
+    pause: Option<Pause>,
+    maintenance: Option<Maintenance>,
+    max_attempts: u32,
+}
+
+/// Mail for the object that is not admitted yet.
+#[derive(Clone, Debug)]
+struct MailFound {
+    id: String,
+    /// `None`: no index entry points to it.
+    score: Option<String>,
+    /// `None`: its data has not come.
+    value: Option<String>,
+    /// What it will be in the queue; `None` without data.
+    record: Option<Record>,
+    /// Set aside to wait for its data, since then.
+    set_aside: Option<Timestamp>,
+}
+
+pub async fn run(args: ExplainArgs, shared: &Shared) -> anyhow::Result<Ending> {
+    let objects = objects(&args.object)?;
+    let worker = WorkerConfig::read(&process_var)?;
+    let queue = connect::queue()?;
+    let told = "failed to look into the queue";
+    let now = queue.time().await.context(told)?;
+    let maintenance = queue.maintenance().await.context(told)?;
+    let mut mail = find_mail(&queue, now, &objects, worker.max_attempts).await.context(told)?;
+    let letters = queue.dead_letters(&DeadFilter::default(), usize::MAX).await.context(told)?;
+    let store = store();
+    let mut all = Vec::new();
+    for object in objects {
+        let standing = queue.standing(&object).await.context(told)?;
+        let names_it = |letter: &&DeadLetter| {
+            letter.name.strip_prefix("mail:").is_some_and(|id| named_by(id).as_ref() == Some(&object))
+        };
+        all.push(Known {
+            now,
+            standing,
+            mail: mail.iter().filter(|(of, _)| *of == object).map(|(_, mail)| mail.clone()).collect(),
+            letters: letters.iter().filter(names_it).cloned().collect(),
+            store: ask(&store, &object).await,
+            pause: worker.paused,
+            maintenance,
+            max_attempts: worker.max_attempts,
+            object,
+        });
+    }
+    mail.clear();
+    let told: Vec<String> = all
+        .iter()
+        .map(|known| {
+            if args.json {
+                render::json(known).to_string() + "\n"
+            } else {
+                render::text(&args.object, known, shared.style())
+            }
+        })
+        .collect();
+    text::print(&told.join(if args.json { "" } else { "\n" }))?;
+    Ok(Ending::Well)
+}
+
+/// The objects that a text means.
+fn objects(text: &str) -> Result<Vec<ObjectId>, Misuse> {
+    let misuse = |error: String| Misuse(format!("{error}; expected clan:TAG, player:TAG, war:TAG or a tag alone"));
+    if text.starts_with("mail:") {
+        return Err(Misuse(format!(
+            "`{}` is unreadable mail: `refresh-worker dead show` tells everything about it",
+            text::short(text, 60)
+        )));
+    }
+    if text.contains(':') {
+        return text.parse().map(|object| vec![object]).map_err(|error| misuse(format!("{error}")));
+    }
+    let tag = Tag::normalise(text).map_err(|error| misuse(error.to_string()))?;
+    Ok(Kind::ALL.into_iter().map(|kind| ObjectId::new(kind, tag.clone())).collect())
+}
+
+/// The object that an id of mail seems to name, also with what was hung on it: `clan:#abc-retry-2`.
+fn named_by(id: &str) -> Option<ObjectId> {
+    let start = id.split_once('-').map_or(id, |(start, _)| start);
+    id.parse().or_else(|_| start.parse()).ok()
+}
+
+/// Mail for one of the objects, by what it says, or by its id when it says nothing.
+async fn find_mail(
+    queue: &RedisQueue,
+    now: Timestamp,
+    objects: &[ObjectId],
+    max_attempts: u32,
+) -> anyhow::Result<Vec<(ObjectId, MailFound)>> {
+    let mut found = Vec::new();
+    let mut place = Some(Place::start()).filter(|place| place.part() != Part::Objects);
+    while let Some(from) = place {
+        let slice = queue.read_slice(now, &from).await?;
+        found.extend(slice.entries.into_iter().filter_map(|entry| mail_found(entry, now, objects, max_attempts)));
+        place = slice.next.filter(|place| place.part() != Part::Objects);
+    }
+    found.sort_by(|(_, one), (_, other)| one.id.cmp(&other.id));
+    found.dedup_by(|(_, one), (_, other)| one.id == other.id);
+    Ok(found)
+}
+
+fn mail_found(entry: Kept, now: Timestamp, objects: &[ObjectId], max_attempts: u32) -> Option<(ObjectId, MailFound)> {
+    let (id, mail) = match &entry {
+        Kept::Mail { id, score, value } => {
+            let value = value.as_deref().map(escape);
+            (escape(id), MailFound { id: escape(id), score: score.clone(), value, record: None, set_aside: None })
+        }
+        Kept::Orphan { id, since, .. } => {
+            let set_aside = Some(*since);
+            (escape(id), MailFound { id: escape(id), score: None, value: None, record: None, set_aside })
+        }
+        _ => return None,
+    };
+    let (object, record) = match entry.returning(now, max_attempts) {
+        Ok(Returning::Record { object, record }) => (object, Some(*record)),
+        _ => (named_by(&id)?, None),
+    };
+    objects.contains(&object).then_some((object, MailFound { record, ..mail }))
+}
+
+/// The database, when it is configured; else why it cannot be asked.
+fn store() -> Result<Arc<crate::store::postgres::PostgresStore>, String> {
+    if process_var("DATABASE_URL").is_none_or(|url| url.trim().is_empty()) {
+        return Err("DATABASE_URL is not set".to_owned());
+    }
+    let config = DatabaseConfig::read(&process_var).map_err(|error| error.to_string())?;
+    app::store(&config).map(Arc::new).map_err(|error| super::told(&error))
+}
+
+async fn ask(
+    store: &Result<Arc<crate::store::postgres::PostgresStore>, String>,
+    object: &ObjectId,
+) -> Result<Option<Looked>, String> {
+    let store = store.as_ref().map_err(Clone::clone)?;
+    match tokio::time::timeout(PATIENCE, store.look(object)).await {
+        Ok(Ok(looked)) => Ok(looked),
+        Ok(Err(error)) => Err(format!("failed to {error}")),
+        Err(_) => Err(format!("the database at {} did not answer in time", store.server())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_alone_means_all_three_kinds() {
+        let names: Vec<String> = objects(" #2pyloq8").unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["clan:2PYL0Q8", "player:2PYL0Q8", "war:2PYL0Q8"]);
+        assert_eq!(objects("war:%232pp").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_looked_up_says_what_would_do() {
+        for (wrong, expected) in [("clam:2PP", "clam"), ("#2PX!", "'X'"), ("mail:x", "dead show")] {
+            assert!(objects(wrong).unwrap_err().to_string().contains(expected), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_id_names_its_object_in_every_form_in_use() {
+        for id in ["clan:#2pp", "clan:2PP", "clan:%232PP-retry-2", "clan:2PP-returned-177"] {
+            assert_eq!(named_by(id).map(|object| object.to_string()).as_deref(), Some("clan:2PP"), "{id}");
+        }
+        assert_eq!(named_by("war-followup-1f"), None);
+    }
+}

@@ -1,0 +1,202 @@
+//! Everything known about an object, as text and as JSON.
+
+use serde_json::{Value, json};
+
+use super::{
+    Known,
+    outlook::{at, holder, outlook},
+};
+use crate::{
+    cli::text::{Align, Style, Table, counted, short},
+    clock::Timestamp,
+    queue::{
+        archive::Standing,
+        record::{Record, State, Wanted},
+    },
+};
+
+/// For people.
+pub fn text(asked: &str, known: &Known, style: Style) -> String {
+    let mut table = Table::new([("", Align::Left), ("", Align::Left)]);
+    table.row(["read as", &format!("`{}` is {} {}", short(asked, 60), known.object.kind, known.object.tag)]);
+    mail_rows(&mut table, known);
+    match &known.standing.record {
+        None => table.row(["queue", "not in it"]),
+        Some(record) => record_rows(&mut table, record, &known.standing, known),
+    }
+    for letter in &known.letters {
+        let told = format!("{}: {}: {}", short(&letter.name, 60), letter.reason_code, short(&letter.reason, 100));
+        table.row(["unreadable mail", &told]);
+    }
+    store_rows(&mut table, known);
+    format!("{}\n{}{}\n", style.bold(&known.object.to_string()), table.render(style), style.bold(&outlook(known)))
+}
+
+fn mail_rows(table: &mut Table, known: &Known) {
+    for mail in &known.mail {
+        let what = match (&mail.score, &mail.value, mail.set_aside) {
+            (_, _, Some(since)) => format!("its data is awaited since {}", at(since, known.now)),
+            (Some(score), Some(value), _) => format!("score {score}, {}", short(value, 300)),
+            (None, Some(value), _) => format!("no index entry points to it, {}", short(value, 300)),
+            (Some(score), None, _) => format!("score {score}, its data is not there"),
+            (None, None, _) => "gone meanwhile".to_owned(),
+        };
+        table.row(["mail", &format!("`{}`: {what}", short(&mail.id, 60))]);
+    }
+    if known.mail.is_empty() {
+        table.row(["mail", "none"]);
+    }
+}
+
+fn record_rows(table: &mut Table, record: &Record, standing: &Standing, known: &Known) {
+    let now = known.now;
+    let place = match (record.state, standing.ahead) {
+        (State::Ready, Some(ahead)) => format!(", {} before it", counted(ahead, "other", "others")),
+        _ => String::new(),
+    };
+    table.row(["queue", &format!("{}, {}{place}", state_name(record.state), record.wanted.priority)]);
+    wanted_rows(table, &record.wanted, now);
+    if record.hold > Timestamp::EPOCH {
+        table.row(["held until", &at(record.hold, now)]);
+    }
+    table.row(["attempts", &format!("{} of {} failed", record.wanted.attempts, known.max_attempts)]);
+    if record.lapses > 0 {
+        table.row(["lapses", &format!("{} leases in a row ran out unsettled", record.lapses)]);
+    }
+    table.row(["merged", &counted(record.merges, "wish", "wishes")]);
+    if record.state == State::Leased {
+        let expires = at(record.expires.unwrap_or_default(), now);
+        table.row(["lease", &format!("run {} until {expires}", holder(record).unwrap_or("unknown"))]);
+    }
+    if let Some(next) = &record.next {
+        let told = format!("{}, asked {}, due {}", next.priority, at(next.last, now), at(next.due, now));
+        table.row(["next wish", &told]);
+    }
+    if let Some(died) = record.died {
+        table.row(["died", &at(died, now)]);
+    }
+    if let Some(code) = &record.code {
+        let name = if record.state == State::Dead { "dead because" } else { "last failure" };
+        table.row([name, &format!("{code}: {}", short(record.reason.as_deref().unwrap_or_default(), 300))]);
+    }
+    if let Some(body) = &record.body {
+        table.row(["what came", &short(body, 500)]);
+    }
+}
+
+fn wanted_rows(table: &mut Table, wanted: &Wanted, now: Timestamp) {
+    table.row(["first asked", &at(wanted.first, now)]);
+    table.row(["last asked", &at(wanted.last, now)]);
+    table.row(["due", &at(wanted.due, now)]);
+}
+
+fn store_rows(table: &mut Table, known: &Known) {
+    let now = known.now;
+    let looked = match &known.store {
+        Err(why) => return table.row(["database", &format!("not asked: {}", short(why, 300))]),
+        Ok(None) => return table.row(["database", "never fetched"]),
+        Ok(Some(looked)) => looked,
+    };
+    let mut row = |name: &str, time: Option<Timestamp>, absent: &str| {
+        let told = time.map_or_else(|| absent.to_owned(), |time| at(time, now));
+        if !told.is_empty() {
+            table.row([name, &told]);
+        }
+    };
+    row("last fetched", looked.fetched_at, "never");
+    row("last changed", looked.changed_at, "");
+    row("API repeats until", looked.fresh_until, "");
+    row("seen as member", looked.member_at, "");
+    if let Some(outcome) = &looked.last_outcome {
+        table.row(["last outcome", outcome]);
+    }
+    for error in &looked.errors {
+        table.row([
+            "error",
+            &format!("{}, run {}: {}", at(error.started, now), short(&error.run, 40), short(&error.text, 200)),
+        ]);
+    }
+}
+
+const fn state_name(state: State) -> &'static str {
+    match state {
+        State::Ready => "ready",
+        State::Delayed => "delayed",
+        State::Leased => "leased",
+        State::Dead => "dead letter",
+    }
+}
+
+/// For programs.
+pub fn json(known: &Known) -> Value {
+    let mail: Vec<Value> = known
+        .mail
+        .iter()
+        .map(|mail| {
+            json!({
+                "id": mail.id,
+                "score": mail.score,
+                "value": mail.value,
+                "set_aside": mail.set_aside.map(|time| time.to_string()),
+            })
+        })
+        .collect();
+    json!({
+        "object": known.object.to_string(),
+        "now": known.now.to_string(),
+        "mail": mail,
+        "queue": known.standing.record.as_ref().map(|record| queue_json(record, &known.standing)),
+        "unreadable_mail": known.letters.iter().map(|letter| &letter.name).collect::<Vec<_>>(),
+        "database": match &known.store {
+            Err(why) => json!({"asked": false, "because": why}),
+            Ok(looked) => store_json(looked.as_ref()),
+        },
+        "outlook": outlook(known),
+    })
+}
+
+fn queue_json(record: &Record, standing: &Standing) -> Value {
+    let time = |time: Timestamp| time.to_string();
+    json!({
+        "state": record.state,
+        "priority": record.wanted.priority,
+        "ahead": standing.ahead,
+        "first_asked": time(record.wanted.first),
+        "last_asked": time(record.wanted.last),
+        "due": time(record.wanted.due),
+        "held_until": (record.hold > Timestamp::EPOCH).then(|| time(record.hold)),
+        "attempts": record.wanted.attempts,
+        "lapses": record.lapses,
+        "merges": record.merges,
+        "leased_by": holder(record),
+        "lease_expires": record.expires.map(time),
+        "next_wish": record.next.as_ref().map(|next| json!({
+            "priority": next.priority,
+            "last_asked": time(next.last),
+            "due": time(next.due),
+        })),
+        "died": record.died.map(time),
+        "reason_code": record.code,
+        "reason": record.reason,
+        "body": record.body,
+    })
+}
+
+fn store_json(looked: Option<&crate::store::postgres::Looked>) -> Value {
+    let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
+    let Some(looked) = looked else { return json!({"asked": true, "last_fetched": null}) };
+    let mut told = json!({
+        "asked": true,
+        "last_fetched": time(looked.fetched_at),
+        "last_changed": time(looked.changed_at),
+        "fresh_until": time(looked.fresh_until),
+        "seen_as_member": time(looked.member_at),
+        "last_outcome": looked.last_outcome,
+    });
+    told["errors"] = looked
+        .errors
+        .iter()
+        .map(|error| json!({"run": error.run, "started": error.started.to_string(), "error": error.text}))
+        .collect();
+    told
+}

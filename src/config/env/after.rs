@@ -1,0 +1,304 @@
+//! Reads what follows a run: caches, views, statistics, retention. A part of [`super`], over the same reader.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use secrecy::SecretString;
+use url::Url;
+
+use super::{Reader, Vars};
+use crate::config::{AfterConfig, ConfigErrors, InvalidationConfig, StatsConfig, StatsFunction, ViewConfig};
+
+/// Where a Next.js application of the related systems takes invalidations.
+const INVALIDATION_PATH: &str = "/api/internal/cache/invalidate";
+
+/// A view without an interval of its own is refreshed at most so often.
+const VIEW_INTERVAL: Duration = Duration::from_secs(60);
+
+const VIEWS_EXPECTED: &str =
+    "expected names of materialized views with an interval each, as in clan_leaderboard:5m,job_progress:60s";
+const FUNCTIONS_EXPECTED: &str = "expected SQL functions with the cache tags of each, as in \
+                                  update_power_ratings:player_power_rating,update_totals:season_stats+half_season_stats";
+
+impl AfterConfig {
+    /// Only what follows a run, for commands that do nothing else.
+    pub fn read(vars: Vars<'_>) -> Result<Self, ConfigErrors> {
+        let mut reader = Reader::new(vars);
+        let config = reader.after();
+        reader.finish(config)
+    }
+}
+
+impl Reader<'_> {
+    pub(super) fn after(&mut self) -> AfterConfig {
+        AfterConfig {
+            invalidation: self.invalidation(),
+            views: self.views(),
+            stats: self.stats(),
+            retention_days: self.optional_number("SNAPSHOT_RETENTION_DAYS", 1..=36_500),
+        }
+    }
+
+    fn invalidation(&mut self) -> Option<InvalidationConfig> {
+        let key = self.internal_api_key();
+        let url = match (self.own("CACHE_INVALIDATION_URL"), self.own("NEXT_PUBLIC_APP_URL")) {
+            (Some(text), _) => self.web_address("CACHE_INVALIDATION_URL", &text),
+            (None, Some(text)) => {
+                let text = format!("{}{INVALIDATION_PATH}", text.trim_end_matches('/'));
+                self.web_address("NEXT_PUBLIC_APP_URL", &text)
+            }
+            (None, None) => None,
+        };
+        Some(InvalidationConfig { url: url?, key })
+    }
+
+    fn internal_api_key(&mut self) -> Option<SecretString> {
+        if self.not_to_be_had("INTERNAL_API_KEY").is_some() {
+            self.refuse_as("INTERNAL_API_KEY", "", ());
+            return None;
+        }
+        let key = self.own("INTERNAL_API_KEY")?;
+        if key.chars().any(|c| !c.is_ascii_graphic()) {
+            self.refuse_as(
+                "INTERNAL_API_KEY",
+                "expected a key that a header can carry: printable ASCII, no spaces",
+                (),
+            );
+            return None;
+        }
+        Some(key.into())
+    }
+
+    fn web_address(&mut self, name: &'static str, text: &str) -> Option<Url> {
+        let plain = |url: &Url| {
+            matches!(url.scheme(), "http" | "https")
+                && url.has_host()
+                && url.username().is_empty()
+                && url.password().is_none()
+                && url.fragment().is_none()
+        };
+        let url = Url::parse(text).ok().filter(plain);
+        if url.is_none() {
+            self.refuse_as(name, "expected http(s)://host[:port][/path] without user and password", ());
+        }
+        url
+    }
+
+    fn views(&mut self) -> Vec<ViewConfig> {
+        let mut statistics = self.view_statistics();
+        let text = self.own("REFRESH_VIEWS").unwrap_or_default();
+        let mut views: Vec<ViewConfig> = Vec::new();
+        for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
+            let (name, interval) = match entry.split_once(':') {
+                Some((name, interval)) => (name.trim(), interval_of(interval.trim())),
+                None => (entry, Some(VIEW_INTERVAL)),
+            };
+            match interval {
+                Some(interval) if is_sql_name(name) && views.iter().all(|known| known.name != name) => {
+                    views.push(ViewConfig { name: name.to_owned(), interval, statistics: statistics.remove(name) });
+                }
+                _ => return self.refuse("REFRESH_VIEWS", format!("{VIEWS_EXPECTED}, each once")),
+            }
+        }
+        if let (false, Some(other)) = (views.is_empty(), statistics.keys().next()) {
+            self.refuse_as("VIEW_STATISTICS", format!("`{other}` is not among REFRESH_VIEWS"), ());
+        }
+        views
+    }
+
+    fn view_statistics(&mut self) -> BTreeMap<String, String> {
+        let Some(text) = self.own("VIEW_STATISTICS") else { return BTreeMap::new() };
+        let queries: Option<BTreeMap<String, String>> = serde_json::from_str(&text).ok();
+        let all_are_queries = |queries: &BTreeMap<String, String>| queries.values().all(|query| is_query(query));
+        queries.filter(all_are_queries).unwrap_or_else(|| {
+            let expected = r#"expected a JSON object of views and queries, as in {"clan_leaderboard":"SELECT ..."}"#;
+            self.refuse("VIEW_STATISTICS", expected)
+        })
+    }
+
+    fn stats(&mut self) -> Option<StatsConfig> {
+        let lease = Duration::from_secs(self.number("STATS_LEASE_SECONDS", 2..=86_400));
+        let worker_id = self.worker_id();
+        let text = self.own("STATS_FUNCTIONS")?;
+        let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+        let functions: Option<Vec<StatsFunction>> = entries.map(stats_function).collect();
+        let distinct = |functions: &Vec<StatsFunction>| {
+            let is_first =
+                |(index, one): (usize, &StatsFunction)| functions[..index].iter().all(|f| f.name != one.name);
+            !functions.is_empty() && functions.iter().enumerate().all(is_first)
+        };
+        let Some(functions) = functions.filter(distinct) else {
+            self.refuse_as("STATS_FUNCTIONS", format!("{FUNCTIONS_EXPECTED}, each once"), ());
+            return None;
+        };
+        Some(StatsConfig { functions, lease, worker_id })
+    }
+
+    fn worker_id(&mut self) -> String {
+        let Some(id) = self.own("WORKER_ID") else {
+            return format!("refresh-worker-{}", self.text("ENVIRONMENT").unwrap_or_default());
+        };
+        if id.chars().count() > 100 || id.chars().any(char::is_control) {
+            return self.refuse("WORKER_ID", "expected a name of at most 100 characters");
+        }
+        id
+    }
+
+    /// The second spelling of `DATABASE_URL`, as an RDS proxy's clients have it. TLS is not a choice.
+    pub(super) fn database_of_rds(&mut self) -> SecretString {
+        const NAMES: [&str; 4] = ["RDS_PROXY_ENDPOINT", "RDS_DBNAME", "RDS_USERNAME", "RDS_PASSWORD"];
+        let given = NAMES.map(|name| (name, self.own(name).filter(|_| self.not_to_be_had(name).is_none())));
+        for (name, value) in &given {
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+            let free = matches!(*name, "RDS_USERNAME" | "RDS_PASSWORD");
+            match value {
+                None => self.refuse_as(name, format!("expected all of {}", NAMES.join(", ")), ()),
+                Some(value) if !free && !value.chars().all(is_plain) => {
+                    self.refuse_as(name, "expected the plain name, without scheme, port and quotation marks", ());
+                }
+                Some(_) => {}
+            }
+        }
+        let port: u16 = self.number("RDS_PORT", 1..=65_535);
+        let [Some(host), Some(database), Some(user), Some(password)] = given.map(|(_, value)| value) else {
+            return SecretString::default();
+        };
+        let Ok(mut url) = Url::parse(&format!("postgresql://{host}:{port}/{database}?sslmode=require")) else {
+            return self.refuse("RDS_PROXY_ENDPOINT", "expected the name of a host");
+        };
+        // Both can only fail for URLs without a host.
+        let _ = url.set_username(&user);
+        let _ = url.set_password(Some(&password));
+        String::from(url).into()
+    }
+
+    /// Whether the database is given in the second spelling only.
+    pub(super) fn is_database_of_rds(&self) -> bool {
+        let none = |name: &str| self.own(name).is_none() && self.not_to_be_had(name).is_none();
+        none("DATABASE_URL") && !none("RDS_PROXY_ENDPOINT")
+    }
+}
+
+fn stats_function(entry: &str) -> Option<StatsFunction> {
+    let (name, tags) = entry.split_once(':').unwrap_or((entry, ""));
+    let tags: Vec<String> = tags.split('+').map(|tag| tag.trim().to_owned()).filter(|tag| !tag.is_empty()).collect();
+    let name = name.trim();
+    (is_sql_name(name) && tags.iter().all(|tag| tag.len() <= 200))
+        .then(|| StatsFunction { name: name.to_owned(), tags })
+}
+
+/// `60s`, `5m`, `1h`, `1d`.
+fn interval_of(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let scale = match unit {
+        "s" => 1,
+        "m" | "min" => 60,
+        "h" => 3600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    let seconds = number.parse::<u64>().ok()?.checked_mul(scale)?;
+    (1..=366 * 86_400).contains(&seconds).then(|| Duration::from_secs(seconds))
+}
+
+/// A name, or a schema and a name, of what SQL needs no quotation marks for.
+fn is_sql_name(text: &str) -> bool {
+    let is_part = |part: &str| {
+        part.len() <= 63
+            && part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    let parts: Vec<&str> = text.split('.').collect();
+    parts.len() <= 2 && parts.into_iter().all(is_part)
+}
+
+/// One query and nothing behind it.
+fn is_query(text: &str) -> bool {
+    let text = text.trim().trim_end_matches(';').trim_end();
+    let begins = |word: &str| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+    (begins("select") || begins("with")) && !text.contains(';')
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+    use crate::config::{DatabaseConfig, env::Vars};
+
+    fn vars<'a>(set: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
+        move |name| set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+    }
+
+    fn read(set: &[(&str, &str)]) -> Result<AfterConfig, ConfigErrors> {
+        AfterConfig::read(&vars(set) as Vars<'_>)
+    }
+
+    #[test]
+    fn without_settings_nothing_follows_a_run() {
+        assert!(read(&[("INTERNAL_API_KEY", "key"), ("WORKER_ID", "w")]).unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_address_for_invalidations_is_given_whole_or_made_of_the_application_s() {
+        let of = |set: &[(&str, &str)]| read(set).unwrap().invalidation.unwrap().url.to_string();
+        assert_eq!(of(&[("NEXT_PUBLIC_APP_URL", "https://app/")]), "https://app/api/internal/cache/invalidate");
+        let both = [("NEXT_PUBLIC_APP_URL", "https://app"), ("CACHE_INVALIDATION_URL", "http://cache:3000/tags")];
+        assert_eq!(of(&both), "http://cache:3000/tags");
+        for wrong in ["app", "ftp://app/x", "https://user:hush@app/x"] {
+            let error = read(&[("CACHE_INVALIDATION_URL", wrong)]).unwrap_err().to_string();
+            assert!(error.contains("CACHE_INVALIDATION_URL") && !error.contains("hush"), "{error}");
+        }
+        assert!(read(&[("INTERNAL_API_KEY", "a\nb")]).unwrap_err().to_string().contains("value not shown"));
+    }
+
+    #[test]
+    fn views_have_intervals_and_statistics() {
+        let set = [
+            ("REFRESH_VIEWS", "job_progress, refresh_worker.clan_leaderboard:5m"),
+            ("VIEW_STATISTICS", r#"{"job_progress": "SELECT 1 AS one;"}"#),
+        ];
+        let views = read(&set).unwrap().views;
+        let told: Vec<String> = views.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["job_progress:60s", "refresh_worker.clan_leaderboard:300s"]);
+        assert_eq!(views[0].statistics.as_deref(), Some("SELECT 1 AS one;"));
+        for wrong in ["a b", "a:5", "a:0s", "a;DROP TABLE x", "a,a", "a.b.c", "1a", "a:1y"] {
+            assert!(read(&[("REFRESH_VIEWS", wrong)]).is_err(), "{wrong}");
+        }
+        for wrong in
+            ["{", r#"{"v": 1}"#, r#"{"v": "DELETE FROM x"}"#, r#"{"v": "SELECT 1; SELECT 2"}"#, r#"{"w": "SELECT 1"}"#]
+        {
+            assert!(read(&[("REFRESH_VIEWS", "v"), ("VIEW_STATISTICS", wrong)]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn functions_have_the_cache_tags_of_what_they_make_stale() {
+        let set = [("STATS_FUNCTIONS", "update_a:one+two, stats.update_b"), ("ENVIRONMENT", "staging")];
+        let stats = read(&set).unwrap().stats.unwrap();
+        let told: Vec<String> = stats.functions.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["update_a:one+two", "stats.update_b"]);
+        assert_eq!((stats.lease, stats.worker_id.as_str()), (Duration::from_secs(300), "refresh-worker-staging"));
+        for wrong in ["f()", "f:x,f:y", ",", "f g"] {
+            assert!(read(&[("STATS_FUNCTIONS", wrong)]).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn the_parts_of_an_rds_proxy_make_an_address_with_tls() {
+        let all = [
+            ("RDS_PROXY_ENDPOINT", "proxy.rds.example"),
+            ("RDS_DBNAME", "stats"),
+            ("RDS_USERNAME", "worker"),
+            ("RDS_PASSWORD", "p@ss/w:rd"),
+        ];
+        let config = DatabaseConfig::read(&vars(&all)).unwrap();
+        assert_eq!(
+            config.url.expose_secret(),
+            "postgresql://worker:p%40ss%2Fw%3Ard@proxy.rds.example:5432/stats?sslmode=require"
+        );
+        let preferred = [&all[..], &[("DATABASE_URL", "postgres://h/d")]].concat();
+        assert_eq!(DatabaseConfig::read(&vars(&preferred)).unwrap().url.expose_secret(), "postgresql://h/d");
+        let errors = DatabaseConfig::read(&vars(&all[..1])).unwrap_err();
+        assert_eq!(errors.problems.len(), 3, "{errors}");
+    }
+}

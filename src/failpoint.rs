@@ -1,0 +1,168 @@
+//! Failpoints: named places where a test makes this process kill or stop itself. A leaf; touches its own process only.
+//!
+//! `failpoint!("commit.before_commit")` is nothing at all unless the cargo feature `failpoints` is on, which no package
+//! has: it is never among the default features, and the Lambda package is built without any. With it, the variable
+//! `FAILPOINT` gives one order to the process:
+//!
+//! ```text
+//! FAILPOINT=commit.before_commit=kill        SIGKILL at the first passage
+//! FAILPOINT=commit.before_commit:3=kill      at the third
+//! FAILPOINT=fetch.answered@#2PP=kill         at the first passage with this tag
+//! FAILPOINT=settle.before=stop               SIGSTOP; whoever started the process may let it continue
+//! ```
+//!
+//! The process says so on standard error first, so that a test knows that the place was reached.
+
+#[cfg(not(feature = "failpoints"))]
+macro_rules! failpoint {
+    ($($anything:tt)*) => {};
+}
+
+#[cfg(feature = "failpoints")]
+macro_rules! failpoint {
+    ($name:literal) => {
+        failpoint!($name, "")
+    };
+    ($name:literal, $tag:expr) => {{
+        const { assert!($crate::failpoint::is_known($name), "a failpoint that is not in failpoint::ALL") };
+        $crate::failpoint::pass($name, $tag);
+    }};
+}
+
+#[cfg(feature = "failpoints")]
+pub use self::orders::{ALL, is_known, pass};
+
+#[cfg(feature = "failpoints")]
+mod orders {
+    use std::sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    /// Every failpoint, in the order in which a run comes by.
+    pub const ALL: [&str; 30] = [
+        "run.opened",
+        "slot.before_take",
+        "slot.after_take",
+        "mail.before_read",
+        "mail.after_read",
+        "admit.before",
+        "admit.after",
+        "lease.before",
+        "lease.after",
+        "freshness.before",
+        "freshness.after",
+        "permit.before",
+        "permit.after",
+        "call.before_send",
+        "call.head_received",
+        "call.body_received",
+        "fetch.answered",
+        "commit.before_begin",
+        "commit.begun",
+        "commit.after_arbiter",
+        "commit.before_commit",
+        "commit.after_commit",
+        "settle.before",
+        "settle.after",
+        "renew.before",
+        "renew.after",
+        "slot.before_give_back",
+        "slot.after_give_back",
+        "run_row.before",
+        "run_row.after",
+    ];
+
+    /// Whether a name is in [`ALL`]; asked while compiling.
+    #[must_use]
+    pub const fn is_known(name: &str) -> bool {
+        let mut at = 0;
+        while at < ALL.len() {
+            if are_equal(ALL[at].as_bytes(), name.as_bytes()) {
+                return true;
+            }
+            at += 1;
+        }
+        false
+    }
+
+    const fn are_equal(one: &[u8], other: &[u8]) -> bool {
+        let mut at = 0;
+        while at < one.len() && at < other.len() && one[at] == other[at] {
+            at += 1;
+        }
+        at == one.len() && at == other.len()
+    }
+
+    /// What `FAILPOINT` says.
+    #[derive(Debug, PartialEq, Eq)]
+    struct Order {
+        name: String,
+        tag: Option<String>,
+        passage: u32,
+        stops: bool,
+    }
+
+    impl Order {
+        fn parse(text: &str) -> Option<Self> {
+            let (place, action) = text.split_once('=')?;
+            let stops = match action {
+                "kill" => false,
+                "stop" => true,
+                _ => return None,
+            };
+            let (place, passage) = place.split_once(':').unwrap_or((place, "1"));
+            let (name, tag) = place.split_once('@').map_or((place, None), |(name, tag)| (name, Some(tag)));
+            let tag = tag.map(|tag| tag.trim_start_matches('#').to_owned());
+            let passage = passage.parse().ok().filter(|passage| *passage > 0)?;
+            is_known(name).then(|| Self { name: name.to_owned(), tag, passage, stops })
+        }
+
+        fn from_environment() -> Option<Self> {
+            let text = std::env::var("FAILPOINT").ok().filter(|text| !text.is_empty())?;
+            let order = Self::parse(&text);
+            assert!(order.is_some(), "FAILPOINT is `{text}`: expected NAME[@TAG][:PASSAGE]=kill or =stop");
+            order
+        }
+
+        fn means(&self, name: &str, tag: &str) -> bool {
+            self.name == name && self.tag.as_ref().is_none_or(|wanted| wanted == tag.trim_start_matches('#'))
+        }
+    }
+
+    /// Comes by a failpoint; returns unless this process was ordered to end here.
+    pub fn pass(name: &'static str, tag: &str) {
+        static ORDER: OnceLock<Option<Order>> = OnceLock::new();
+        static PASSED: AtomicU32 = AtomicU32::new(0);
+        let Some(order) = ORDER.get_or_init(Order::from_environment) else { return };
+        if order.means(name, tag) && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == order.passage {
+            eprintln!("failpoint {name} reached");
+            let signal = if order.stops { Signal::STOP } else { Signal::KILL };
+            // Only a process that is not there cannot be signalled.
+            let _ = kill_process(getpid(), signal);
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn an_order_names_a_place_a_tag_and_a_passage() {
+            let order = Order::parse("fetch.answered@#2PP:3=stop").unwrap();
+            let name = "fetch.answered".to_owned();
+            assert_eq!(order, Order { name, tag: Some("2PP".to_owned()), passage: 3, stops: true });
+            assert!(order.means("fetch.answered", "#2PP") && !order.means("fetch.answered", "2PQ"));
+            assert!(Order::parse("settle.before=kill").unwrap().means("settle.before", ""));
+        }
+
+        #[test]
+        fn what_is_no_order_is_refused() {
+            for text in ["settle.before", "settle.befor=kill", "settle.before=hide", "settle.before:0=kill", "=kill"] {
+                assert_eq!(Order::parse(text), None, "{text}");
+            }
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Tasks: what an event can ask for besides a refresh, with no key and no run. Views are refreshed and statistics jobs are
+//! done by the same parts that follow a run.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tracing::{error, info};
+
+use super::{
+    Failure, Handlers, Invocation,
+    lambda::{Caller, Refusal},
+    refuse,
+};
+use crate::{
+    derive::{
+        AfterReport,
+        views::{Refreshed, When},
+    },
+    metrics,
+    queue::{Queue, Slots},
+    store::Store,
+    worker::Runs,
+};
+
+impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
+    /// Answers in the form of the related system: a status, and a body that is text.
+    pub(super) async fn refresh_views(
+        &self,
+        when: When,
+        invocation: &Invocation,
+        print: &(dyn Fn(&str) + Sync),
+    ) -> Result<Value, Failure> {
+        let Some(views) = self.after.as_ref().and_then(|after| after.views.as_ref()) else {
+            return not_configured("refresh-views", "REFRESH_VIEWS");
+        };
+        let now = self.clock.wall();
+        let refreshed = views.refresh(when, now, self.until(invocation)).await;
+        let (status, body) = views_answer(&refreshed);
+        let report = AfterReport { views: Some(refreshed), ..AfterReport::default() };
+        self.tell("refresh-views", invocation, &report, print);
+        Ok(json!({"statusCode": status, "body": body.to_string()}))
+    }
+
+    pub(super) async fn stats(&self, invocation: &Invocation, print: &(dyn Fn(&str) + Sync)) -> Result<Value, Failure> {
+        let Some(jobs) = self.after.as_ref().and_then(|after| after.jobs.as_ref()) else {
+            return not_configured("stats", "STATS_FUNCTIONS");
+        };
+        let done = jobs.work(self.until(invocation), self.stop.asked()).await;
+        let answer = json!({"task": "stats", "status": "done", "completed": done.completed, "failed": done.failed, "jobs": done.jobs});
+        let (failure, is_unreachable) = (done.failure.clone(), done.is_unreachable);
+        let report = AfterReport { stats: Some(done), ..AfterReport::default() };
+        self.tell("stats", invocation, &report, print);
+        match failure {
+            None => Ok(answer),
+            Some(message) => {
+                let kind = if is_unreachable { "TaskFailed.database_down" } else { "TaskFailed.stats" };
+                error!(task = "stats", "{message}");
+                Err(Failure { kind: kind.to_owned(), message })
+            }
+        }
+    }
+
+    /// When a task has to be done.
+    fn until(&self, invocation: &Invocation) -> Instant {
+        let left = invocation.deadline.since(self.clock.wall()).saturating_sub(self.deadline_buffer);
+        Instant::now() + left.min(Duration::from_secs(24 * 3600))
+    }
+
+    /// The line of metrics and the line of the log.
+    fn tell(&self, task: &str, invocation: &Invocation, report: &AfterReport, print: &(dyn Fn(&str) + Sync)) {
+        print(&metrics::task_line(task, &invocation.request_id, report, &self.telemetry, self.clock.wall()));
+        let (refreshed, failed) = report.views_refreshed_and_failed().unwrap_or_default();
+        info!(
+            task,
+            views.refreshed = refreshed,
+            views.failed = failed,
+            jobs.completed = report.stats.as_ref().map(|stats| stats.completed),
+            jobs.failed = report.stats.as_ref().map(|stats| stats.failed),
+            "task {task}: done"
+        );
+    }
+}
+
+fn not_configured(task: &str, setting: &str) -> Result<Value, Failure> {
+    refuse(Caller::Lambda, &Refusal::new(400, format!("the task {task} has nothing to do: set {setting}")))
+}
+
+/// Status and body. One view is told as the related system tells its own; several are a list, with what is wrong first.
+fn views_answer(views: &[Refreshed]) -> (u16, Value) {
+    let status = match views.iter().find(|view| !view.success) {
+        None => 200,
+        Some(view) if view.is_unreachable => 503,
+        Some(_) => 500,
+    };
+    if let [view] = views {
+        return (status, json!(view));
+    }
+    let mut body = json!({
+        "success": status == 200,
+        "duration_seconds": views.iter().map(|view| view.duration_seconds).sum::<f64>(),
+        "views": views,
+    });
+    if let Some(failed) = views.iter().find(|view| !view.success) {
+        body["error"] = json!(failed.error);
+        body["message"] = json!(failed.message);
+    }
+    (status, body)
+}

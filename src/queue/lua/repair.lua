@@ -1,0 +1,55 @@
+-- Walks a stretch of the records, then of the sets, and brings in order what does not agree.
+-- ARGV: now, where to begin ('' is where the last walk with '' ended), how many at least, most dead letters, most unreadable
+-- letters. Answers {where it ended, whether records and sets still differ in number, records rebuilt, names moved, set aside}.
+local now, from, most, most_dead, most_letters = whole(1), text(2), whole(3), whole(4), whole(5)
+local wrong = problem()
+if wrong then
+  return wrong
+end
+begin_even_when_full()
+
+local ALL = { READY, DELAYED[0], DELAYED[1], DELAYED[2], DELAYED[3], LEASED, DEAD, UNREADABLE }
+
+local kept = from == ''
+if kept then
+  from = redis.call('HGET', COUNTERS, 'repair_cursor') or '0:0'
+end
+local part, at = string.match(from, '^(%d):(%d+)$')
+part, at = tonumber(part) or 0, at or '0'
+if part > #ALL then
+  part, at = 0, '0'
+end
+
+local looked = 0
+repeat
+  local found
+  if part == 0 then
+    found = redis.call('HSCAN', OBJECTS, at, 'COUNT', most)
+  else
+    found = redis.call('ZSCAN', ALL[part], at, 'COUNT', most)
+  end
+  at = found[1]
+  for i = 1, #found[2], 2 do
+    mend(found[2][i], now)
+    looked = looked + 1
+  end
+  if at == '0' then
+    part = part + 1
+  end
+until looked >= most or part > #ALL
+evict(DEAD, most_dead)
+evict(UNREADABLE, most_letters)
+
+if part > #ALL then
+  part, at = 0, '0'
+end
+local ended = part .. ':' .. at
+if kept and ended ~= from then
+  redis.call('HSET', COUNTERS, 'repair_cursor', ended)
+end
+local standing_somewhere = 0
+for _, set in ipairs(ALL) do
+  standing_somewhere = standing_somewhere + redis.call('ZCARD', set)
+end
+local uneven = redis.call('HLEN', OBJECTS) ~= standing_somewhere and 1 or 0
+return { ended, uneven, repaired[1], repaired[2], repaired[3] }

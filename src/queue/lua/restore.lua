@@ -1,0 +1,101 @@
+-- Merges entries that were kept elsewhere into the queue. What is there is never overwritten by something older, and an
+-- entry that has nothing new in it changes nothing. `archive.rs` is the same rules in Rust.
+-- ARGV: now, then of each entry: kind (record, letter, orphan), name, JSON or score.
+-- Answers for each 2 (new), 1 (merged), 0 (nothing new in it).
+local now = whole(1)
+local entries = {}
+for at = 2, #ARGV, 3 do
+  local entry = { kind = text(at), name = text(at + 1), text = text(at + 2) }
+  if entry.kind == 'orphan' then
+    if not tonumber(entry.text) then
+      bad_argument = bad_argument or at + 2
+    end
+  else
+    local ok, decoded = pcall(cjson.decode, entry.text)
+    if not ok or type(decoded) ~= 'table' then
+      bad_argument = bad_argument or at + 2
+    end
+    entry.new = decoded
+  end
+  entries[#entries + 1] = entry
+end
+local wrong = problem()
+if wrong then
+  return wrong
+end
+
+local function adds(wanted, wish)
+  return wish.priority < wanted.priority or wish.first < wanted.first or wish.last > wanted.last
+    or wish.due < wanted.due or wish.attempts > wanted.attempts
+end
+
+local function wanted_of(record)
+  return {
+    priority = record.priority, first = record.first, last = record.last, due = record.due,
+    attempts = record.attempts,
+  }
+end
+
+local restore = {}
+
+function restore.record(name, new)
+  local old = load(name)
+  if not old then
+    put(name, new)
+    return 2
+  end
+  if new.state == 'dead' then
+    if old.state == 'dead' and new.died > old.died then
+      put(name, new, DEAD)
+      return 1
+    end
+    return 0
+  end
+  if (old.state == 'dead' or old.state == 'leased') and new.last <= old.last then
+    return 0
+  end
+  if old.state == 'leased' and old.next and not adds(old.next, new) then
+    return 0
+  end
+  if old.state == 'dead' and old.code ~= 'lapsed' then
+    new.merges = old.merges + 1
+    place(new, now)
+    put(name, new, DEAD)
+    return 1
+  end
+  if old.state == 'dead' or old.state == 'leased' then
+    add_wish(name, wanted_of(new), now)
+    return 1
+  end
+  if not adds(old, new) and new.hold <= old.hold and new.lapses <= old.lapses then
+    return 0
+  end
+  local was = standing(old)
+  merge(old, new)
+  old.hold = math.max(old.hold, new.hold)
+  old.lapses = math.max(old.lapses, new.lapses)
+  old.merges = old.merges + 1
+  place(old, now)
+  put(name, old, was)
+  return 1
+end
+
+function restore.letter(name, new, json)
+  local died = tonumber(redis.call('ZSCORE', UNREADABLE, name) or -1)
+  if died >= new.died then
+    return 0
+  end
+  redis.call('HSET', OBJECTS, name, json)
+  redis.call('ZADD', UNREADABLE, num(new.died), name)
+  return died < 0 and 2 or 1
+end
+
+function restore.orphan(name, _, score)
+  return redis.call('ZADD', ORPHANS, 'NX', score, name) == 1 and 2 or 0
+end
+
+local answers = {}
+for i, entry in ipairs(entries) do
+  answers[i] = restore[entry.kind](entry.name, entry.new, entry.text)
+end
+return answers

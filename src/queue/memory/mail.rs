@@ -1,0 +1,168 @@
+//! The mailbox in memory: reads slices of it and takes them in, by the rules of [`mailbox`](crate::queue::mailbox). A part of
+//! [`super`].
+
+use super::Contents;
+use crate::{
+    clock::Timestamp,
+    model::Priority,
+    queue::{
+        Admitted, MAX_MAIL_BYTES, MailLimits, ORPHAN_PATIENCE,
+        mailbox::{Content, Decision, Entry, Id, Mail, Source, class_of_score, digest},
+        record::{MAX_BODY_BYTES, QueueLimits},
+    },
+};
+
+/// Fills one part of a slice of mail up to its share of bytes.
+struct Part<'a> {
+    mail: &'a mut Mail,
+    bytes: usize,
+    used: usize,
+}
+
+impl Part<'_> {
+    /// Adds an entry unless the part is full.
+    fn add(&mut self, source: Source, id: &[u8], value: Option<&Vec<u8>>) -> bool {
+        let cost = id.len().min(MAX_MAIL_BYTES) + value.map_or(0, |value| value.len().min(MAX_MAIL_BYTES));
+        if self.used > 0 && self.used + cost > self.bytes {
+            self.mail.more = true;
+            return false;
+        }
+        self.used += cost;
+        let head = |bytes: &[u8]| bytes[..bytes.len().min(MAX_BODY_BYTES)].to_vec();
+        let long_id = id.len() > MAX_MAIL_BYTES;
+        let content = match value {
+            None => Content::Missing,
+            Some(value) if long_id || value.len() > MAX_MAIL_BYTES => {
+                Content::TooLarge { bytes: value.len(), head: head(value) }
+            }
+            Some(value) => Content::Value(value.clone()),
+        };
+        let id = if long_id {
+            Id::TooLong { bytes: id.len(), head: head(id), digest: digest(id) }
+        } else {
+            Id::Whole(id.to_vec())
+        };
+        self.mail.entries.push(Entry { id, source, content });
+        true
+    }
+}
+
+impl Contents {
+    pub(super) fn read_mail(&self, limits: MailLimits) -> Mail {
+        let mut mail = Mail::default();
+        for class in Priority::ALL {
+            let mut slice: Vec<(&f64, &Vec<u8>)> = self
+                .index
+                .iter()
+                .filter(|(_, score)| class_of_score(**score) == class)
+                .map(|(id, score)| (score, id))
+                .collect();
+            slice.sort_by(|one, other| one.0.total_cmp(other.0).then_with(|| one.1.cmp(other.1)));
+            mail.more |= slice.len() > limits.per_class;
+            let mut part = Part { mail: &mut mail, bytes: limits.bytes_of_part(), used: 0 };
+            for (score, id) in slice.into_iter().take(limits.per_class) {
+                if !part.add(Source::Index { score: score.to_string() }, id, self.data.get(id)) {
+                    break;
+                }
+            }
+        }
+        self.read_orphans(&mut Part { mail: &mut mail, bytes: limits.bytes_of_part(), used: 0 });
+        self.read_unindexed(&mut Part { mail: &mut mail, bytes: limits.bytes_of_part(), used: 0 });
+        mail
+    }
+
+    fn read_orphans(&self, part: &mut Part<'_>) {
+        let mut orphans: Vec<_> = self.orphans.iter().filter(|(id, _)| !self.index.contains_key(*id)).collect();
+        orphans.sort_by_key(|(id, (since, class))| (*since, *class, *id));
+        for (id, (since, class)) in orphans {
+            if !part.add(Source::Orphan { class: *class, since: *since }, id, self.data.get(id)) {
+                return;
+            }
+        }
+    }
+
+    fn read_unindexed(&self, part: &mut Part<'_>) {
+        for (id, value) in &self.data {
+            if !self.orphans.contains_key(id)
+                && !self.index.contains_key(id)
+                && !part.add(Source::Scan, id, Some(value))
+            {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn admit(
+        &mut self,
+        entry: &Entry,
+        decision: Decision,
+        limits: QueueLimits,
+        now: Timestamp,
+        admitted: &mut Admitted,
+    ) {
+        if decision == Decision::Wait {
+            return;
+        }
+        let Some(id) = self.find_as_read(entry) else {
+            admitted.changed += 1;
+            return;
+        };
+        match decision {
+            Decision::Admit(wish) => {
+                self.add_wish(&wish, now);
+                self.delete_mail(&id);
+                admitted.admitted += 1;
+                admitted.found_by_scan += usize::from(entry.source == Source::Scan);
+            }
+            Decision::Refuse(unreadable) => {
+                self.letters.insert(unreadable.name.clone(), unreadable.letter(now));
+                self.evict_letters(limits.unreadable_letters);
+                self.delete_mail(&id);
+                admitted.unreadable += 1;
+            }
+            Decision::SetAside(class) => {
+                self.index.remove(&id);
+                self.orphans.insert(id, (now, class));
+                admitted.orphaned += 1;
+            }
+            // Since it was read it may have been given back and set aside anew.
+            Decision::Drop if self.orphans.get(&id).is_some_and(|(since, _)| *since + ORPHAN_PATIENCE <= now) => {
+                self.orphans.remove(&id);
+                admitted.orphans_dropped += 1;
+            }
+            Decision::Drop | Decision::Wait => {}
+        }
+    }
+
+    /// The id of an entry that is still as it was read.
+    fn find_as_read(&self, entry: &Entry) -> Option<Vec<u8>> {
+        let id = match &entry.id {
+            Id::Whole(id) => id.clone(),
+            Id::TooLong { digest: wanted, .. } => self
+                .index
+                .keys()
+                .chain(self.data.keys())
+                .find(|id| id.len() > MAX_MAIL_BYTES && digest(id) == *wanted)?
+                .clone(),
+        };
+        let same_score = match &entry.source {
+            Source::Index { score } => self.index.get(&id).map(f64::to_string).as_ref() == Some(score),
+            Source::Orphan { .. } | Source::Scan => !self.index.contains_key(&id),
+        };
+        let value = self.data.get(&id);
+        let same_value = match &entry.content {
+            Content::Missing => value.is_none(),
+            Content::Value(read) => value == Some(read),
+            Content::TooLarge { bytes, head } => {
+                value.is_some_and(|value| value.len() == *bytes && value.starts_with(head))
+            }
+        };
+        (same_score && same_value).then_some(id)
+    }
+
+    fn delete_mail(&mut self, id: &[u8]) {
+        self.index.remove(id);
+        self.data.remove(id);
+        self.orphans.remove(id);
+    }
+}

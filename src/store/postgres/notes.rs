@@ -1,0 +1,39 @@
+//! `untold`: what commits have to tell others. They write it in their last statement. Single statements that are seldom sent
+//! and not kept: they need no transaction, through a pooler neither.
+
+use sqlx::{FromRow, PgConnection};
+use time::OffsetDateTime;
+
+use crate::{
+    clock::Timestamp,
+    model::Note,
+    store::{MOST_NOTES, plan::times::from_zoned, rows},
+};
+
+const NOTES_READ: &str = include_str!("../sql/postgres/notes_read.sql");
+
+#[derive(FromRow)]
+struct NoteRow {
+    id: i64,
+    stored_at: OffsetDateTime,
+    words: String,
+}
+
+pub(super) async fn read(connection: &mut PgConnection, before: Timestamp) -> Result<Vec<Note>, sqlx::Error> {
+    let notes: Vec<NoteRow> = sqlx::query_as(NOTES_READ)
+        .persistent(false)
+        .bind(before.to_utc())
+        .bind(i64::try_from(MOST_NOTES).unwrap_or(i64::MAX))
+        .fetch_all(connection)
+        .await?;
+    Ok(notes.into_iter().map(|note| rows::note(note.id, from_zoned(note.stored_at), &note.words)).collect())
+}
+
+pub(super) async fn forget(connection: &mut PgConnection, ids: &[i64]) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM refresh_worker.untold WHERE note = ANY ($1)")
+        .persistent(false)
+        .bind(ids)
+        .execute(connection)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! The limit of a day (`COC_REQS_PER_DAY`): blocks of calls are taken where all runs agree, and what is left is given
+//! back. Talks to the queue's [`Slots`] and to the run's count.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::{
+    api::{allowance::Allowance, run_keys::RunKeys},
+    clock::Timestamp,
+    queue::{CallsGranted, QueueError, Slots},
+};
+
+/// How soon a block is asked for again when the queue did not answer.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// A day in UTC.
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Takes one block. Answers whether any call is left to this run.
+///
+/// # Errors
+/// When the queue does not answer. What it may have granted meanwhile is lost to the day.
+pub async fn take_block(slots: &impl Slots, allowance: &Allowance, keys: &RunKeys) -> Result<bool, QueueError> {
+    let day = allowance.today();
+    let wanted = allowance.block(keys.cap_per_second());
+    let CallsGranted { granted, taken } = slots.take_calls(day, wanted, allowance.per_day()).await?;
+    allowance.grant(day, granted);
+    if granted == 0 {
+        info!(taken, per_day = allowance.per_day(), "COC_REQS_PER_DAY: all calls of this day are taken");
+    }
+    Ok(!allowance.is_used_up())
+}
+
+/// Takes block after block as they are spent. For a run without a limit it never returns.
+pub async fn keep_up(slots: &impl Slots, keys: &RunKeys) {
+    let Some(allowance) = keys.allowance() else { return std::future::pending().await };
+    loop {
+        allowance.runs_low().await;
+        if let Err(error) = take_block(slots, allowance, keys).await {
+            warn!(error = %error, "could not take calls of the day; will try again");
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+}
+
+/// Gives back what is left of the run's blocks.
+///
+/// # Errors
+/// When the queue does not answer; then it is lost to the day.
+pub async fn give_back(slots: &impl Slots, keys: &RunKeys) -> Result<(), QueueError> {
+    let Some(allowance) = keys.allowance() else { return Ok(()) };
+    match allowance.take_leftover() {
+        (_, 0) => Ok(()),
+        (day, calls) => slots.give_back_calls(day, calls).await,
+    }
+}
+
+/// When the next day begins.
+#[must_use]
+pub fn resets_at(now: Timestamp) -> Timestamp {
+    now.midnight() + DAY
+}

@@ -1,0 +1,203 @@
+//! Logging in to the developer portal: one process at a time, slower after each failure. Talks to the queue's [`Slots`] and
+//! to the wallet.
+//!
+//! The right to log in is a slot like a key's, `{ns}:key:login-<account>`: held while somebody logs in, and resting after a
+//! failure, with the reason. What is remembered with it is not a rate but the number of failures in a row.
+
+use std::{fmt, future::Future, time::Duration};
+
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use super::keys::BENCHED;
+
+use crate::{
+    api::{
+        portal::{Given, PortalError},
+        wallet::{Account, LOGIN_WINDOW, MOST_LOGINS, Wallet},
+    },
+    clock::Clock,
+    model::LearnedRate,
+    queue::{Holder, QueueError, Slot, Slots},
+};
+
+/// A login with everything that follows takes at most so long; the right to it ends by itself a little later.
+const LOGIN_TIME: Duration = Duration::from_secs(40);
+const RIGHT_LASTS: Duration = Duration::from_secs(45);
+
+/// The rest after the first failure; it doubles with every further one.
+const FIRST_REST: Duration = Duration::from_secs(30);
+
+/// The longest rest; also that after a failure which only a person can mend.
+const LONGEST_REST: Duration = Duration::from_secs(15 * 60);
+
+/// How often whoever waits for another's login looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// A right that is given back is free at once.
+const AT_ONCE: Duration = Duration::from_millis(1);
+
+/// Why accounts gave no keys.
+#[derive(Debug)]
+pub enum LoginError {
+    /// One text for each account.
+    Portal(Vec<String>),
+    Queue(QueueError),
+}
+
+impl fmt::Display for LoginError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Portal(failures) => write!(f, "failed to {}", failures.join("; failed to ")),
+            Self::Queue(error) => write!(f, "failed to {error}"),
+        }
+    }
+}
+
+/// Logs in with every account that needs it; begins no login and waits for no other after `until`.
+///
+/// # Errors
+/// When an account gave nothing. Others may have given keys nevertheless.
+pub async fn log_in<S: Slots>(
+    slots: &S,
+    wallet: &Wallet,
+    clock: &dyn Clock,
+    run: &str,
+    until: Instant,
+) -> Result<(), LoginError> {
+    let mut failures = Vec::new();
+    for account in wallet.accounts().iter().filter(|account| account.wants_login()) {
+        match log_in_with(slots, account, clock, run, until).await {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => failures.push(failure),
+            Err(error) => return Err(LoginError::Queue(error)),
+        }
+    }
+    if failures.is_empty() { Ok(()) } else { Err(LoginError::Portal(failures)) }
+}
+
+async fn log_in_with<S: Slots>(
+    slots: &S,
+    account: &Account,
+    clock: &dyn Clock,
+    run: &str,
+    until: Instant,
+) -> Result<Result<(), String>, QueueError> {
+    let name = account.name();
+    if account.has_logged_in_too_often(clock.boot()) {
+        return Ok(Err(format!(
+            "get keys with {name}: {MOST_LOGINS} logins within {} min gave keys that the API refused; it may see another \
+             address than the portal does (EGRESS_IPS), or another deployment uses the same COC_KEY_NAME",
+            LOGIN_WINDOW.as_secs() / 60
+        )));
+    }
+    let renewed = with_right(slots, account, run, until, renew(slots, account, clock)).await?;
+    Ok(renewed.map(|Given { keys, made, revoked }| {
+        info!(account = name, keys = keys.len(), made, revoked, "logged in to the developer portal");
+    }))
+}
+
+/// Logs in and renews the account's keys, without asking for the right to. Keys that the API has refused to other
+/// processes of late count as refused: a sandbox that knows nothing yet would take them again.
+pub async fn renew<S: Slots>(slots: &S, account: &Account, clock: &dyn Clock) -> Result<Given, Trouble> {
+    let visit = account.visit().await?;
+    let mut benched = Vec::new();
+    for key in visit.listed().iter().filter(|key| visit.is_ours(key)) {
+        if let Holder::Paused(reason) = slots.look_at_key(&key.fingerprint()).await?.holder
+            && reason.starts_with(BENCHED)
+        {
+            benched.push(key.fingerprint());
+        }
+    }
+    Ok(account.renew(visit, &benched, clock.boot()).await?)
+}
+
+/// What can go wrong in an account.
+#[derive(Debug)]
+pub enum Trouble {
+    Portal(PortalError),
+    Queue(QueueError),
+}
+
+impl From<PortalError> for Trouble {
+    fn from(error: PortalError) -> Self {
+        Self::Portal(error)
+    }
+}
+
+impl From<QueueError> for Trouble {
+    fn from(error: QueueError) -> Self {
+        Self::Queue(error)
+    }
+}
+
+/// Does something in an account that needs a login, once the right to log in is ours; waits for it until `until`, and backs
+/// off for everybody when the portal fails. The inner error is what the operator is told.
+pub async fn with_right<S: Slots, T>(
+    slots: &S,
+    account: &Account,
+    run: &str,
+    until: Instant,
+    act: impl Future<Output = Result<T, Trouble>>,
+) -> Result<Result<T, String>, QueueError> {
+    let name = account.name();
+    let slot = account.login_slot();
+    let failures_so_far = loop {
+        match slots.take_key(&slot, run, RIGHT_LASTS).await? {
+            Slot::Taken { learned_rate } => break learned_rate.map_or(0.0, |failures| failures.rate),
+            Slot::Held { for_another } => {
+                if Instant::now() + LOOK_AGAIN > until {
+                    return Ok(Err(format!("log in with {name}: another run is logging in and takes too long")));
+                }
+                sleep(LOOK_AGAIN.min(for_another.max(AT_ONCE))).await;
+            }
+            Slot::Paused { reason, for_another } => {
+                return Ok(Err(format!("{reason} (tried again in {} s)", for_another.as_secs())));
+            }
+        }
+    };
+    let answer = timeout(LOGIN_TIME, act).await.unwrap_or_else(|_| {
+        Err(Trouble::Portal(PortalError::Down {
+            account: name.to_owned(),
+            action: "get keys",
+            detail: format!("not done after {} s", LOGIN_TIME.as_secs()),
+        }))
+    });
+    match answer {
+        Ok(done) => {
+            slots.remember_rate(&slot, LearnedRate::plain(0.0)).await?;
+            slots.give_back_key(&slot, run, AT_ONCE).await?;
+            Ok(Ok(done))
+        }
+        Err(Trouble::Portal(error)) => {
+            let rest = rest_after(&error, failures_so_far);
+            warn!(account = name, rest_seconds = rest.as_secs(), "failed to {error}");
+            slots.remember_rate(&slot, LearnedRate::plain(failures_so_far + 1.0)).await?;
+            slots.pause_key(&slot, run, &error.to_string(), rest).await?;
+            Ok(Err(error.to_string()))
+        }
+        Err(Trouble::Queue(error)) => Err(error),
+    }
+}
+
+/// How long nobody logs in after a failure that follows so many others.
+fn rest_after(error: &PortalError, failures_so_far: f64) -> Duration {
+    if error.needs_a_person() {
+        return LONGEST_REST;
+    }
+    FIRST_REST.mul_f64(2_f64.powf(failures_so_far.min(10.0))).min(LONGEST_REST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_doubles_with_every_failure_and_a_wrong_password_waits_for_a_person() {
+        let down = PortalError::Down { account: "COC_EMAIL".to_owned(), action: "login", detail: String::new() };
+        let rests = [0.0, 1.0, 2.0, 9.0].map(|failures| rest_after(&down, failures).as_secs());
+        assert_eq!(rests, [30, 60, 120, 900]);
+        let wrong = PortalError::WrongPassword { account: "COC_EMAIL".to_owned() };
+        assert_eq!(rest_after(&wrong, 0.0), LONGEST_REST);
+    }
+}

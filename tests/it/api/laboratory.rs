@@ -1,0 +1,186 @@
+//! A client with one key before an API that counts, in a time of their own: it stands still while a call is on the wire,
+//! and passes a few milliseconds at a time otherwise. However busy the machine is, the same happens at the same moment,
+//! and minutes pass in seconds.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse as _, Response},
+};
+use refresh_worker::{
+    api::{ApiClient, Ask, RunKeys, SlotStart},
+    clock::{ManualClock, ServerTime},
+    model::LearnedRate,
+};
+use tokio::{
+    net::TcpListener,
+    task::yield_now,
+    time::{Instant, advance, sleep},
+};
+
+use super::rig::{NOW, key, name};
+
+const TOKEN: &str = "learning";
+
+/// How much time passes at once. The limiter's window is a multiple of it: one that ended late each time would be longer than
+/// its calls are apart, and they would come in bunches.
+const TICK: Duration = Duration::from_millis(2);
+
+/// Turns of all tasks after which whatever the last tick woke is done.
+const TURNS: u32 = 2;
+
+/// How many calls may be under way at once: more than the rate in the slowest answer's time.
+const CALLERS: usize = 80;
+
+const PLAYER: &str = r##"{"tag":"#2PP","name":"x","trophies":7}"##;
+
+/// What the API makes of a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Treatment {
+    pub is_refused: bool,
+    pub takes: Duration,
+}
+
+/// By how many calls the second up to this one has seen, itself included.
+pub type Judge = fn(usize) -> Treatment;
+
+pub struct Laboratory {
+    api: Arc<Api>,
+    client: ApiClient,
+    keys: RunKeys,
+    clock: Arc<ManualClock>,
+    time: ServerTime,
+    answered: AtomicU64,
+}
+
+struct Api {
+    judge: Mutex<Judge>,
+    last_second: Mutex<VecDeque<Instant>>,
+    /// Calls that wait for their answer's time to come.
+    waiting: AtomicU64,
+    refused: AtomicU64,
+}
+
+impl Laboratory {
+    /// Calls as often as it may, from now on. The test has to run in paused time.
+    pub async fn open(cap_per_second: u32, judge: Judge) -> Arc<Self> {
+        let api = Arc::new(Api {
+            judge: Mutex::new(judge),
+            last_second: Mutex::default(),
+            waiting: AtomicU64::default(),
+            refused: AtomicU64::default(),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap()).parse().unwrap();
+        let server = Router::new().fallback(answer).with_state(api.clone());
+        tokio::spawn(async move { axum::serve(listener, server).await });
+
+        let clock = ManualClock::at(NOW);
+        let keys = RunKeys::new(clock.clone(), cap_per_second);
+        keys.add(key(TOKEN), None, SlotStart::now(&*clock), Duration::from_secs(100_000));
+        let (client, time) = (ApiClient::new(&url).unwrap(), ServerTime::new(clock.clone(), NOW));
+        let laboratory = Arc::new(Self { api, client, keys, clock, time, answered: AtomicU64::default() });
+        for _ in 0..CALLERS {
+            tokio::spawn(laboratory.clone().call_for_ever());
+        }
+        laboratory
+    }
+
+    pub fn judge(&self, judge: Judge) {
+        *self.api.judge.lock().unwrap() = judge;
+    }
+
+    /// Calls begun, and how many of them were refused.
+    pub fn calls(&self) -> (u64, u64) {
+        (self.keys.calls_made(), self.api.refused.load(Ordering::Relaxed))
+    }
+
+    pub fn rate(&self) -> f64 {
+        self.keys.rates()[0].1
+    }
+
+    pub fn learned(&self) -> Option<LearnedRate> {
+        self.keys.learned(&name(TOKEN))
+    }
+
+    /// Lets time pass; the rates at the end of each second of it.
+    pub async fn pass(&self, seconds: u32) -> Vec<f64> {
+        let mut rates = Vec::new();
+        for _ in 0..seconds {
+            for _ in 0..Duration::from_secs(1).as_millis() / TICK.as_millis() {
+                self.clock.advance(TICK);
+                advance(TICK).await;
+                self.come_to_rest().await;
+            }
+            rates.push(self.rate());
+        }
+        rates
+    }
+
+    /// Returns when nothing happens any more without time passing.
+    async fn come_to_rest(&self) {
+        let (mut turns_at_rest, began) = (0, std::time::Instant::now());
+        while turns_at_rest < TURNS {
+            yield_now().await;
+            turns_at_rest = if self.on_the_wire() == 0 { turns_at_rest + 1 } else { 0 };
+            assert!(began.elapsed() < Duration::from_mins(2), "{} calls never came back", self.on_the_wire());
+        }
+    }
+
+    /// Calls between client and server, either way.
+    fn on_the_wire(&self) -> u64 {
+        self.keys.calls_made() - self.answered.load(Ordering::Relaxed) - self.api.waiting.load(Ordering::Relaxed)
+    }
+
+    async fn call_for_ever(self: Arc<Self>) {
+        let player = "player:2PP".parse().unwrap();
+        loop {
+            let ask = Ask {
+                object: &player,
+                league: None,
+                first_permit: None,
+                keys: &self.keys,
+                time: &self.time,
+                until: Instant::now() + Duration::from_mins(2),
+                quick_tries: 0,
+            };
+            match self.client.fetch(ask).await.calls {
+                // The key rests.
+                0 => sleep(Duration::from_millis(100)).await,
+                calls => drop(self.answered.fetch_add(calls.into(), Ordering::Relaxed)),
+            }
+        }
+    }
+}
+
+impl Api {
+    fn arrive(&self) -> Treatment {
+        let now = Instant::now();
+        let mut last_second = self.last_second.lock().unwrap();
+        last_second.retain(|at| now.duration_since(*at) < Duration::from_secs(1));
+        last_second.push_back(now);
+        (self.judge.lock().unwrap())(last_second.len())
+    }
+}
+
+async fn answer(State(api): State<Arc<Api>>) -> Response {
+    let Treatment { is_refused, takes } = api.arrive();
+    api.waiting.fetch_add(1, Ordering::Relaxed);
+    sleep(takes).await;
+    api.waiting.fetch_sub(1, Ordering::Relaxed);
+    if is_refused {
+        api.refused.fetch_add(1, Ordering::Relaxed);
+        return (StatusCode::TOO_MANY_REQUESTS, r#"{"reason":"requestThrottled"}"#).into_response();
+    }
+    ([(header::CONTENT_TYPE, "application/json; charset=utf-8")], PLAYER).into_response()
+}

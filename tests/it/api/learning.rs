@@ -1,0 +1,72 @@
+//! A key's rate that learns, over HTTP: a hidden limit is found and kept to, and slow answers are given way to.
+
+use std::time::Duration;
+
+use super::laboratory::{Laboratory, Treatment};
+
+/// A hidden limit, in calls a second.
+const LIMIT: usize = 17;
+
+const USUAL: Duration = Duration::from_millis(150);
+
+/// What answers take of an API that is out of breath.
+const SLOW: Duration = Duration::from_millis(1500);
+
+fn usual(_: usize) -> Treatment {
+    Treatment { is_refused: false, takes: USUAL }
+}
+
+fn slow(_: usize) -> Treatment {
+    Treatment { is_refused: false, takes: SLOW }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hidden_limit_is_found_within_ten_percent_and_hardly_a_call_is_refused() {
+    let laboratory = Laboratory::open(30, |in_second| Treatment { is_refused: in_second > LIMIT, takes: USUAL }).await;
+    laboratory.pass(2 * 60).await;
+    let (calls_to_find, refused_to_find) = laboratory.calls();
+    // Long enough that the ceiling is tried once more.
+    let settled = laboratory.pass(3 * 60).await;
+    let (calls, refused) = laboratory.calls();
+    println!("{refused_to_find} of {calls_to_find} calls refused until it was found, {refused} of {calls} in all");
+
+    assert!(refused * 50 < calls, "{refused} of {calls} calls refused");
+    let limit = f64::from(u32::try_from(LIMIT).unwrap());
+    assert!((limit * 0.9..=limit).contains(&laboratory.rate()), "settled at {}", laboratory.rate());
+    assert!(settled.iter().all(|rate| *rate >= limit * 0.9), "{settled:?}");
+    let learned = laboratory.learned().unwrap();
+    assert_eq!((learned.ceiling, learned.failed_probes), (Some(limit + 1.0), 2), "{learned:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_our_calls_make_slow_lower_the_rate_until_they_are_quick_and_then_it_comes_back() {
+    let laboratory = Laboratory::open(15, usual).await;
+    laboratory.pass(15).await;
+    let mut lowered = Vec::new();
+    for _ in 0..45 {
+        // It is out of breath at more than twelve a second.
+        laboratory.judge(if laboratory.rate() > 12.0 { slow } else { usual });
+        lowered.extend(laboratory.pass(1).await);
+    }
+    assert_eq!(phases(&lowered), [15.0, 10.5, 11.5], "{lowered:?}");
+    laboratory.judge(usual);
+    let back = laboratory.pass(80).await;
+    assert_eq!(phases(&back), [11.5, 12.5, 13.5, 14.5, 15.0], "{back:?}");
+    assert_eq!(laboratory.calls().1, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_are_as_slow_with_fewer_calls_lower_the_rate_twice_and_then_no_more() {
+    let laboratory = Laboratory::open(15, usual).await;
+    laboratory.pass(15).await;
+    laboratory.judge(slow);
+    let tried = laboratory.pass(75).await;
+    assert_eq!(phases(&tried), [15.0, 10.5, 7.4, 15.0], "{tried:?}");
+}
+
+/// The rates one after the other, each once, to a tenth.
+fn phases(rates: &[f64]) -> Vec<f64> {
+    let mut phases: Vec<f64> = rates.iter().map(|rate| (rate * 10.0).round() / 10.0).collect();
+    phases.dedup();
+    phases
+}

@@ -1,0 +1,164 @@
+//! `keys` and what `check` says about keys, against the simulated portal and API.
+
+use refresh_worker::{
+    clock::SystemClock,
+    config::RedisConfig,
+    model::{Fingerprint, LearnedRate},
+    queue::{Slots as _, redis::RedisQueue},
+    sim::{PortalTrouble, Simulator},
+};
+use serde_json::Value;
+
+use super::Shell;
+use crate::support;
+
+const EMAIL: &str = "somebody@example.com";
+const PASSWORD: &str = "correct-horse";
+const NAME: &str = "refresh-worker-cli";
+const HERE: &str = "203.0.113.7";
+
+struct Bench {
+    simulator: Simulator,
+    redis: String,
+}
+
+impl Bench {
+    async fn start() -> Self {
+        let simulator = super::simulator(&["configured.key"]).await;
+        simulator.open_account(EMAIL, PASSWORD);
+        Self { simulator, redis: support::redis::fresh().await }
+    }
+
+    fn shell(&self) -> Shell {
+        Shell::new()
+            .with("REDIS_URL", &self.redis)
+            .with("COC_BASE_URL", self.simulator.base_url().as_str())
+            .with("COC_PORTAL_URL", self.simulator.portal_url().as_str())
+            .with("COC_EMAIL", EMAIL)
+            .with("COC_PASSWORD", PASSWORD)
+            .with("COC_KEY_NAME", NAME)
+    }
+
+    fn queue(&self) -> RedisQueue {
+        let config = RedisConfig { url: self.redis.as_str().into(), cluster: false, namespace: "refresh".to_owned() };
+        RedisQueue::connect(&config, std::sync::Arc::new(SystemClock)).unwrap()
+    }
+
+    async fn keys(&self) -> Vec<Value> {
+        let told = self.shell().with("COC_API_TOKEN", "configured.key").run(&["keys", "list", "--json"]).await.well();
+        serde_json::from_str::<Value>(&told).unwrap()["keys"].as_array().unwrap().clone()
+    }
+}
+
+fn minute() -> std::time::Duration {
+    std::time::Duration::from_secs(60)
+}
+
+#[tokio::test]
+async fn every_key_is_listed_with_its_state_and_nothing_is_changed() {
+    let bench = Bench::start().await;
+    let (good, away) = (bench.simulator.put_key(EMAIL, NAME, HERE), bench.simulator.put_key(EMAIL, NAME, "192.0.2.1"));
+    let foreign = bench.simulator.put_key(EMAIL, "somebody-elses", HERE);
+    let queue = bench.queue();
+    let name = |token: &str| Fingerprint::of(token);
+    queue.take_key(&name(&good.token), "run-of-the-test", minute()).await.unwrap();
+    let learned = LearnedRate { ceiling: Some(18.0), ..LearnedRate::plain(17.0) };
+    queue.remember_rate(&name(&good.token), learned).await.unwrap();
+    queue.take_key(&name("configured.key"), "x", minute()).await.unwrap();
+    queue.pause_key(&name("configured.key"), "x", "benched: status 403, accessDenied", minute()).await.unwrap();
+
+    let keys = bench.keys().await;
+    let of = |token: &str| keys.iter().find(|key| key["key"] == name(token).to_string()).unwrap();
+    assert_eq!(keys.len(), 4, "{keys:?}");
+    assert_eq!((&of(&good.token)["state"], &of(&good.token)["run"]), (&"in_use".into(), &"run-of-the-test".into()));
+    assert_eq!((&of(&good.token)["learned_rate"], &of(&good.token)["ceiling"]), (&17.0.into(), &18.0.into()));
+    assert_eq!(
+        (&of(&away.token)["state"], &of(&away.token)["addresses"][0]),
+        (&"other_address".into(), &"192.0.2.1".into())
+    );
+    assert_eq!((&of(&foreign.token)["state"], &of(&foreign.token)["ours"]), (&"foreign".into(), &false.into()));
+    let configured = of("configured.key");
+    assert_eq!((&configured["state"], &configured["from"]), (&"benched".into(), &"COC_API_TOKEN(S)".into()));
+    assert_eq!(configured["reason"], "status 403, accessDenied");
+
+    let text = bench.shell().run(&["keys", "list"]).await.well();
+    assert!(text.contains("in use by run-of-the-test") && text.contains("17.0 (too much: 18.0)"), "{text}");
+    for secret in [&good.token, &away.token, &foreign.token] {
+        assert!(!text.contains(secret.as_str()), "{text}");
+    }
+    assert_eq!(bench.simulator.portal_acts(), ["login", "list", "login", "list"], "nothing was changed");
+}
+
+#[tokio::test]
+async fn each_key_is_tried_with_one_call() {
+    let bench = Bench::start().await;
+    let told = bench.shell().with("COC_API_TOKENS", "configured.key").run(&["keys", "test"]).await.well();
+    assert_eq!((told.matches("is accepted").count(), bench.simulator.total_calls()), (2, 2), "{told}");
+    bench.simulator.revoke_by_hand(&bench.simulator.portal_keys(EMAIL)[0].token);
+    let ran = bench.shell().with("COC_API_TOKENS", "no.such.key").run(&["keys", "test"]).await;
+    assert!(ran.code == 1 && ran.stdout.contains("is not accepted"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn renewing_makes_what_is_missing_and_does_not_wait_for_the_end_of_a_rest() {
+    let bench = Bench::start().await;
+    bench.simulator.put_key(EMAIL, NAME, "192.0.2.1");
+    bench.simulator.portal_trouble(Some(PortalTrouble::Temporary));
+    let ran = bench.shell().run(&["keys", "renew"]).await;
+    assert!(ran.code == 1 && ran.stdout.contains("it refuses for now: Temporary application error"), "{ran:?}");
+    bench.simulator.portal_trouble(None);
+    let told = bench.shell().with("COC_KEY_COUNT", "2").run(&["keys", "renew", "--json"]).await.well();
+    let told: Value = serde_json::from_str(&told).unwrap();
+    assert_eq!((&told["accounts"][0]["made"], &told["accounts"][0]["revoked"]), (&2.into(), &0.into()), "{told}");
+    let again = bench.shell().run(&["keys", "renew"]).await.well();
+    assert!(again.starts_with("COC_EMAIL: ") && again.contains("(0 made, 0 revoked)"), "{again}");
+    assert_eq!(bench.simulator.portal_keys(EMAIL).len(), 3);
+}
+
+#[tokio::test]
+async fn pruning_says_which_keys_and_revokes_them_only_when_told_to() {
+    let bench = Bench::start().await;
+    let kept = [("mine", HERE), ("foreign", "192.0.2.1")].map(|(name, cidr)| {
+        let name = if name == "mine" { NAME } else { name };
+        bench.simulator.put_key(EMAIL, name, cidr)
+    });
+    let away = bench.simulator.put_key(EMAIL, NAME, "192.0.2.1");
+    let in_use = bench.simulator.put_key(EMAIL, NAME, "192.0.2.2");
+    bench.queue().take_key(&Fingerprint::of(&in_use.token), "run", minute()).await.unwrap();
+
+    let told = bench.shell().run(&["keys", "prune"]).await.well();
+    let name = Fingerprint::of(&away.token).to_string();
+    assert!(told.contains(&name) && told.contains("1 key of our name are of no use here; --yes"), "{told}");
+    assert_eq!(bench.simulator.portal_keys(EMAIL).len(), 4);
+    let told = bench.shell().run(&["keys", "prune", "--yes"]).await.well();
+    assert!(told.contains(&name) && told.ends_with("revoked 1 key\n"), "{told}");
+    assert_eq!(bench.simulator.portal_keys(EMAIL), [&kept[..], &[in_use]].concat());
+    let told = bench.shell().run(&["keys", "prune", "--yes"]).await.well();
+    assert!(told.starts_with("nothing to revoke"), "{told}");
+}
+
+#[tokio::test]
+async fn check_tells_every_account_and_its_trouble() {
+    let bench = Bench::start().await;
+    bench.simulator.put_key(EMAIL, NAME, "192.0.2.1");
+    let shell = bench
+        .shell()
+        .with("DATABASE_URL", "postgresql://w:p@127.0.0.1:1/coc")
+        .with("COC_EMAIL_2", "second@example.com")
+        .with("COC_PASSWORD_2", "wrong-hunter2")
+        .with("COC_ACCOUNTS", r#"[{"email": "third@example.com", "password": "thi,rd"}]"#)
+        .with("EGRESS_IPS", "198.51.100.9");
+    bench.simulator.open_account("second@example.com", "right");
+    bench.simulator.open_account("third@example.com", "thi,rd");
+    let told = shell.run(&["check"]).await.stdout;
+    for part in [
+        "account COC_EMAIL: 1 key to use (1 made, 0 revoked just now)",
+        "account COC_EMAIL: the portal sees us at 203.0.113.7; there were 0 of our keys for here, 1 for other addresses",
+        "log in to the developer portal with COC_EMAIL_2: it says that e-mail or password are wrong",
+        "account COC_ACCOUNTS[1]: 1 key to use",
+        "EGRESS_IPS does not have 203.0.113.7",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    assert!(!told.contains("hunter2") && !told.contains("thi,rd") && !told.contains("example.com"), "{told}");
+}

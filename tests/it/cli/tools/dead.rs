@@ -1,0 +1,72 @@
+//! `dead list|show|redrive|purge`.
+
+use serde_json::Value;
+
+use super::Bed;
+
+async fn bed() -> Bed {
+    let bed = Bed::fresh().await;
+    bed.bury("clan:2PP", "wrong_tag").await;
+    bed.bury("player:2QQ", "attempts_used_up").await;
+    bed.mail("clan:#abc", "no json").await;
+    bed.admit().await;
+    bed
+}
+
+#[tokio::test]
+async fn everything_kept_about_a_dead_letter_is_shown() {
+    let bed = bed().await;
+    let told = bed.shell.run(&["dead", "show", "clan:#2pp"]).await.well();
+    for expected in ["clan:2PP", "wrong_tag: said so", "what came", "high", "first asked", "attempts"] {
+        assert!(told.contains(expected), "{expected}: {told}");
+    }
+    let letter = bed.json(&["dead", "show", "mail:clan:#abc", "--json"]).await;
+    assert_eq!(
+        (&letter["reason_code"], &letter["body"], &letter["score"]),
+        (&"not_json".into(), &"no json".into(), &"1".into())
+    );
+    assert_eq!(letter["can_be_redriven"], true);
+    let told = bed.shell.run(&["dead", "show", "clan:2PP", "war:2PP"]).await.badly(1);
+    assert!(told.contains("1 of the names is no dead letter"), "{told}");
+}
+
+#[tokio::test]
+async fn the_filters_are_the_same_on_every_command() {
+    let bed = bed().await;
+    for command in ["list", "show"] {
+        for (filter, name) in [
+            (&["--kind", "player"][..], "player:2QQ"),
+            (&["--reason", "wrong_tag"], "clan:2PP"),
+            (&["--kind", "clan", "--reason", "wrong_tag"], "clan:2PP"),
+        ] {
+            let told = bed.shell.run(&[&["dead", command, "--json"], filter].concat()).await.well();
+            let names: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            assert_eq!(names.len(), 1, "{command} {filter:?}: {told}");
+            assert_eq!(names[0]["name"], name);
+        }
+    }
+    for command in [&["dead", "list"][..], &["dead", "show"]] {
+        assert_eq!(bed.shell.run(&[command, &["--older-than", "2d"]].concat()).await.well(), "no dead letters\n");
+    }
+    let redriven = bed.json(&["dead", "redrive", "--older-than", "2d", "--json"]).await;
+    assert_eq!(redriven["redriven"], 0);
+    let purged = bed.json(&["dead", "purge", "--older-than", "2d", "--json"]).await;
+    assert_eq!(purged["purged"], 0);
+    let told = bed.shell.run(&["dead", "list", "--older-than", "soon"]).await.badly(2);
+    assert!(told.contains("90s, 30m, 12h, 2d"), "{told}");
+}
+
+#[tokio::test]
+async fn purging_says_how_many_and_needs_a_yes() {
+    let bed = bed().await;
+    let told = bed.shell.run(&["dead", "purge", "--all"]).await.badly(2);
+    assert!(told.contains("3 dead letters") && told.contains("--yes"), "{told}");
+    assert_eq!(bed.objects().await.len(), 3, "nothing was deleted");
+    bed.shell.run(&["dead", "purge"]).await.badly(2);
+
+    let told = bed.shell.run(&["dead", "purge", "--reason", "wrong_tag", "--yes"]).await.well();
+    assert_eq!(told, "deleted 1 dead letter\n");
+    assert_eq!(bed.shell.run(&["dead", "purge", "--all", "--yes"]).await.well(), "deleted 2 dead letters\n");
+    assert!(bed.objects().await.is_empty());
+    assert_eq!(bed.json(&["queue", "stats", "--json"]).await["dead_letters"], 0);
+}

@@ -1,0 +1,211 @@
+//! What only a cluster can do: keep the mailbox's keys apart from ours, and let others in between the steps of one admission.
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Wake},
+};
+
+use refresh_worker::{
+    clock::Timestamp,
+    model::Event,
+    queue::{MailLimits, ORPHAN_PATIENCE, Queue as _, QueueError, record::QueueLimits},
+};
+
+use super::beds::{Bed, NOW, PATIENT, RedisBed, connect_as, tag, value};
+use crate::support::redis::{Cluster, PrivateRedis};
+
+/// Polls a future this often and no more: what it was about to do next it never does.
+async fn poll_times<F: Future + Unpin>(future: &mut F, times: usize) -> Option<F::Output> {
+    let mut polls = 0;
+    std::future::poll_fn(|context| {
+        if polls == times {
+            return Poll::Ready(None);
+        }
+        polls += 1;
+        pin!(&mut *future).poll(context).map(Some)
+    })
+    .await
+}
+
+/// Counts how often a future was woken: each answer that it waits for wakes it.
+#[derive(Default)]
+struct Woken {
+    times: std::sync::atomic::AtomicU64,
+    again: tokio::sync::Notify,
+}
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.times.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        self.again.notify_one();
+    }
+}
+
+/// Lets a future go on until the moment has come, looking whenever it got an answer and before it acts on it. What it was
+/// about to do next it never does.
+async fn run_until<F: Future + Unpin>(future: &mut F, mut moment_has_come: impl AsyncFnMut() -> bool) {
+    let woken = Arc::new(Woken::default());
+    let count = || woken.times.load(std::sync::atomic::Ordering::Relaxed);
+    let waker = Arc::clone(&woken).into();
+    while pin!(&mut *future).poll(&mut Context::from_waker(&waker)).is_pending() {
+        woken.again.notified().await;
+        loop {
+            let before = count();
+            if moment_has_come().await {
+                return;
+            }
+            // An answer that came while we looked may be the one that was looked for.
+            if count() == before {
+                break;
+            }
+        }
+    }
+    panic!("the future ended before the moment came");
+}
+
+#[tokio::test]
+async fn a_server_of_a_cluster_says_which_variable_is_missing() {
+    let cluster = Cluster::fresh().await;
+    for node in 0..3 {
+        let queue = connect_as(&cluster.node_url(node), PATIENT, false);
+        queue.time().await.unwrap();
+        let error = queue.read_mail(NOW, MailLimits::default()).await.unwrap_err();
+        assert!(matches!(error, QueueError::Refused { .. }), "{error}");
+        assert!(error.to_string().contains("set REDIS_CLUSTER=true"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_server_of_no_cluster_says_that_the_variable_is_too_much() {
+    let server = PrivateRedis::start().await;
+    let error = connect_as(&server.url(), PATIENT, true).time().await.unwrap_err();
+    assert!(error.to_string().contains("take REDIS_CLUSTER=true away"), "{error}");
+}
+
+#[tokio::test]
+async fn every_node_leads_to_the_whole_cluster_and_its_time_is_that_of_our_keys() {
+    let cluster = Cluster::fresh().await;
+    for node in 0..3 {
+        let queue = connect_as(&cluster.node_url(node), PATIENT, true);
+        queue.time().await.unwrap();
+        assert_eq!(queue.stats(NOW).await.unwrap().queue_size(), 0);
+        let inspection = queue.inspect().await.unwrap();
+        assert!(inspection.cluster && inspection.writable.is_ok(), "{inspection:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_admission_that_ends_between_merging_and_deleting_is_merged_twice_and_loses_nothing() {
+    let bed = RedisBed::on_cluster(QueueLimits::default()).await;
+    let id = "clan:2PP";
+    bed.put_mail(id, 1.0, &value(id, 1, NOW)).await;
+    let mail = bed.queue().read_mail(NOW, MailLimits::default()).await.unwrap();
+    let mut admission = Box::pin(bed.queue().admit(NOW, mail));
+    run_until(&mut admission, async || bed.dump().await.records.contains_key(id)).await;
+    drop(admission);
+    let contents = bed.dump().await;
+    assert_eq!((contents.records[id].merges, contents.data.len(), contents.index.len()), (1, 1, 1), "in both places");
+
+    bed.admit(NOW).await;
+    let contents = bed.dump().await;
+    assert_eq!(contents.records[id].merges, 2);
+    assert!(contents.index.is_empty() && contents.data.is_empty(), "{contents:?}");
+}
+
+#[tokio::test]
+async fn an_admission_that_ends_between_any_two_steps_loses_nothing() {
+    let bed = RedisBed::on_cluster(QueueLimits::default()).await;
+    let (mut finished, mut cut) = (0, 0);
+    for polls in 1..40 {
+        bed.command::<()>(&["FLUSHALL"]).await;
+        for number in 0..3 {
+            let object = format!("clan:{}", tag(number));
+            bed.put_mail(&object, 1.0, &value(&object, 1, NOW)).await;
+        }
+        bed.put_index(b"clan:2PP", 1.0).await;
+        let orphan = value("clan:2PP", 1, NOW);
+        let mail = bed.queue().read_mail(NOW, MailLimits::default()).await.unwrap();
+        let mut admission = Box::pin(bed.queue().admit(NOW, mail));
+        match poll_times(&mut admission, polls).await {
+            Some(admitted) => finished += usize::from(admitted.is_ok()),
+            None => cut += 1,
+        }
+        // What was handed to the connection's tasks goes out before the admission ends.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        drop(admission);
+        // The data of the half-written request comes after all.
+        bed.put_data(b"clan:2PP", orphan.as_bytes()).await;
+        for _ in 0..3 {
+            bed.admit(NOW).await;
+        }
+        let contents = bed.dump().await;
+        assert_eq!(contents.records.len(), 4, "after {polls} polls");
+        assert!(contents.index.is_empty() && contents.data.is_empty(), "after {polls} polls: {contents:?}");
+        // What lost its data and kept its index entry is given up like every half-written request.
+        let given_up = bed.admit(NOW + ORPHAN_PATIENCE).await;
+        assert_eq!(given_up.orphans_dropped, contents.orphans.len(), "after {polls} polls");
+    }
+    assert!(finished > 0 && cut > 3, "{finished} finished, {cut} were cut");
+}
+
+#[tokio::test]
+async fn a_producer_between_any_two_steps_of_an_admission_loses_nothing() {
+    let bed = RedisBed::on_cluster(QueueLimits::default()).await;
+    let id = "clan:2PP";
+    let later = Timestamp::from_millis(NOW.as_millis() + 60_000);
+    for polls in 1..24 {
+        for first_steps in 0..=4 {
+            bed.command::<()>(&["FLUSHALL"]).await;
+            bed.put_mail(id, 1.0, &value(id, 1, NOW)).await;
+            let mail = bed.queue().read_mail(NOW, MailLimits::default()).await.unwrap();
+            let mut admission = Box::pin(bed.queue().admit(later, mail));
+            let early = poll_times(&mut admission, polls).await;
+            producer(&bed, id, later, 0..first_steps).await;
+            match early {
+                Some(admitted) => admitted.unwrap(),
+                None => admission.as_mut().await.unwrap(),
+            };
+            producer(&bed, id, later, first_steps..4).await;
+            for _ in 0..3 {
+                bed.admit(later).await;
+            }
+            let contents = bed.dump().await;
+            let record = &contents.records[id];
+            assert_eq!(record.wanted.last, later, "{first_steps} steps after {polls} polls");
+            assert!(contents.data.is_empty() && contents.index.is_empty(), "{contents:?}");
+        }
+    }
+}
+
+/// Steps of a producer that queues a request again under an id it knows.
+async fn producer(bed: &RedisBed, id: &str, asked: Timestamp, steps: std::ops::Range<usize>) {
+    for step in steps {
+        match step {
+            0 => bed.remove_index(id.as_bytes()).await,
+            1 => bed.remove_data(id.as_bytes()).await,
+            2 => bed.put_index(id.as_bytes(), 1.0).await,
+            _ => bed.put_data(id.as_bytes(), value(id, 1, asked).as_bytes()).await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_stream_of_events_and_the_keys_of_readers_lie_on_any_node() {
+    let bed = RedisBed::on_cluster(QueueLimits::default()).await;
+    let events: Vec<Event> =
+        (0..3).map(|number| Event::of(vec![("event", "changed".to_owned()), ("id", number.to_string())])).collect();
+    for stream in ["refresh_events", "another", "a_third", "one_more"] {
+        assert_eq!(bed.queue().append_events(stream, 100, &events).await.unwrap(), 3);
+        assert_eq!(bed.command::<u64>(&["XLEN", stream]).await, 3);
+    }
+    let keys: Vec<String> = (0..50).map(|number| format!("snapshot:clan:{}", tag(number))).collect();
+    for key in &keys[..40] {
+        bed.command::<()>(&["SET", key, "old"]).await;
+    }
+    assert_eq!(bed.queue().forget_keys(&keys).await.unwrap(), 40, "over all nodes together");
+    assert_eq!(bed.queue().forget_keys(&keys).await.unwrap(), 0);
+}

@@ -1,0 +1,503 @@
+//! Redis on a bad day: keys, records and index entries deleted or broken by hand, restarts, cut and slow connections, a replica,
+//! a server that loads. What still exists anywhere is not lost, and no object is leased by two at once.
+
+use std::time::Duration;
+
+use refresh_worker::{
+    clock::Timestamp,
+    model::{Priority, Reason, Wish},
+    queue::{
+        DeadFilter, Fingerprint, Lease, MailLimits, Queue as _, QueueError, Repaired, Settled, Settlement, Slots as _,
+        record::{QueueLimits, State},
+        redis::{RedisQueue, Timeouts},
+    },
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
+use super::{
+    beds::{Bed, NOW, RedisBed, connect, connect_with, names, request, tag, value},
+    contract::dead,
+};
+use crate::support::{
+    proxy::{Mode, Proxy},
+    redis::PrivateRedis,
+};
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+const NOTHING: Repaired = Repaired { records: 0, places: 0, strangers: 0 };
+const IMPATIENT: Timeouts = Timeouts {
+    connect: Duration::from_millis(400),
+    first_word: Duration::from_millis(400),
+    response: Duration::from_millis(400),
+};
+
+/// Makes a test of each function.
+macro_rules! on_redis {
+    ($($name:ident)*) => {
+        mod redis {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name(&crate::queue::beds::RedisBed::fresh().await).await;
+            })*
+        }
+    };
+}
+
+#[tokio::test]
+async fn a_queue_on_a_cluster_is_mended_like_any_other() {
+    let bed = RedisBed::on_cluster(QueueLimits::default()).await;
+    the_deletion_of_any_one_of_our_keys_loses_no_request(&bed).await;
+    a_record_that_cannot_be_read_is_rebuilt_from_its_name(&bed).await;
+    what_is_no_object_is_set_aside_with_its_bytes(&bed).await;
+}
+
+on_redis! {
+    the_deletion_of_any_one_of_our_keys_loses_no_request
+    a_record_that_lacks_any_one_field_is_rebuilt
+    a_leased_record_that_lacks_any_one_field_is_not_leased_by_a_second
+    a_record_that_cannot_be_read_is_rebuilt_from_its_name
+    a_deleted_record_is_rebuilt_from_its_index_entry
+    a_record_without_its_index_entry_is_found_by_the_next_run
+    a_record_in_wrong_sets_is_put_where_it_belongs
+    a_record_deleted_while_leased_is_not_leased_by_a_second_when_mail_comes
+    what_is_no_object_is_set_aside_with_its_bytes
+    every_run_looks_at_a_stretch_and_all_runs_at_everything
+}
+
+/// One object in each state, an orphan, and unreadable mail.
+struct Full {
+    leased: Lease,
+}
+
+const READY: &str = "clan:2RR";
+const DELAYED: &str = "player:2PP";
+const LEASED: &str = "war:2LL";
+const DEAD: &str = "clan:2QQ";
+
+async fn settle(bed: &RedisBed, now: Timestamp, lease: &Lease, settlement: Settlement) -> Settled {
+    bed.queue().settle(now, &[(lease.clone(), settlement)]).await.unwrap()[0]
+}
+
+async fn empty(bed: &RedisBed) {
+    bed.command::<()>(&[if bed.is_cluster() { "FLUSHALL" } else { "FLUSHDB" }]).await;
+}
+
+async fn fill(bed: &RedisBed) -> Full {
+    empty(bed).await;
+    bed.enqueue(DEAD, Priority::High, NOW).await;
+    let lease = bed.lease_one(NOW).await;
+    settle(bed, NOW, &lease, dead("bad_request")).await;
+    bed.enqueue(DELAYED, Priority::Medium, NOW).await;
+    let lease = bed.lease_one(NOW).await;
+    let reason = Reason::new("timeout", "no answer");
+    let until = NOW + Duration::from_secs(120);
+    settle(bed, NOW, &lease, Settlement::Failed { until, reason }).await;
+    bed.enqueue(LEASED, Priority::Critical, NOW).await;
+    let leased = bed.lease_one(NOW).await;
+    bed.enqueue(READY, Priority::Low, NOW).await;
+    bed.put_mail("junk", 1.0, "junk").await;
+    bed.put_index(b"clan:2VV", 1.0).await;
+    bed.admit(NOW).await;
+    bed.dump().await;
+    Full { leased }
+}
+
+/// Everything that waits is leased within hours, once.
+async fn assert_all_are_served(bed: &RedisBed, expected: &[&str]) {
+    let mut served = Vec::new();
+    for hour in 1..5 {
+        let now = NOW + HOUR * hour;
+        for lease in bed.lease(now, &request(10)).await.leases {
+            served.push(lease.object.to_string());
+            assert_eq!(settle(bed, now, &lease, Settlement::Done).await, Settled::Settled);
+        }
+    }
+    served.sort_unstable();
+    let mut expected = expected.to_vec();
+    expected.sort_unstable();
+    assert_eq!(served, expected);
+}
+
+async fn the_deletion_of_any_one_of_our_keys_loses_no_request(bed: &RedisBed) {
+    for (key, seen) in [
+        ("objects", true),
+        ("ready", true),
+        ("delayed:low", false),
+        ("delayed:medium", true),
+        ("leased", true),
+        ("dead", true),
+        ("unreadable", true),
+        ("orphans", false),
+        ("scan", false),
+        ("counters", false),
+    ] {
+        let full = fill(bed).await;
+        bed.command::<i64>(&["DEL", &format!("{{refresh}}:{key}")]).await;
+        let repaired = bed.queue().reconcile(NOW).await.unwrap();
+        assert_eq!(repaired != NOTHING, seen, "{key}: {repaired:?}");
+        assert_eq!(bed.queue().repair(NOW).await.unwrap(), NOTHING, "{key}");
+        let contents = bed.dump().await;
+        let objects: Vec<&str> = contents.records.keys().map(String::as_str).collect();
+        assert_eq!(objects, [DEAD, READY, DELAYED, LEASED], "{key}");
+        assert_eq!(contents.records[DEAD].state, State::Dead, "{key}");
+        assert_eq!(contents.letters.len(), 1, "{key}");
+        // Whoever holds the lease is alone with it until it ends.
+        assert_eq!(names(&bed.lease(NOW, &request(10)).await), [READY], "{key}");
+        if key != "objects" {
+            assert_eq!(settle(bed, NOW, &full.leased, Settlement::Release).await, Settled::Settled, "{key}");
+        }
+        // The data of the half-written request comes, and is found whether or not somebody still waits for it.
+        bed.put_data(b"clan:2VV", value("clan:2VV", 1, NOW).as_bytes()).await;
+        bed.admit(NOW).await;
+        assert_all_are_served(bed, &[READY, DELAYED, LEASED, "clan:2VV"]).await;
+        assert!(bed.queue().redrive(NOW, &DeadFilter::default()).await.unwrap() > 0, "{key}");
+    }
+}
+
+async fn record_text(bed: &RedisBed, name: &str) -> serde_json::Value {
+    let text: String = bed.command(&["HGET", "{refresh}:objects", name]).await;
+    serde_json::from_str(&text).unwrap()
+}
+
+async fn write_record(bed: &RedisBed, name: &str, text: &str) {
+    bed.command::<i64>(&["HSET", "{refresh}:objects", name, text]).await;
+}
+
+/// The record's text with one field taken out, made odd, or made nothing.
+fn damaged(record: &serde_json::Value) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    for field in record.as_object().unwrap().keys() {
+        for odd in [None, Some(serde_json::json!("x")), Some(serde_json::json!(-1.5)), Some(serde_json::Value::Null)] {
+            let mut record = record.clone();
+            let what = format!("{field} is {odd:?}");
+            match odd {
+                None => drop(record.as_object_mut().unwrap().remove(field)),
+                Some(odd) => record[field] = odd,
+            }
+            all.push((what, record.to_string()));
+        }
+    }
+    all
+}
+
+async fn a_record_that_lacks_any_one_field_is_rebuilt(bed: &RedisBed) {
+    for object in [READY, DELAYED] {
+        fill(bed).await;
+        for (what, text) in damaged(&record_text(bed, object).await) {
+            fill(bed).await;
+            write_record(bed, object, &text).await;
+            let repaired = bed.queue().reconcile(NOW).await.unwrap();
+            // A word that says what the latest failure was may be any text, or be missing.
+            if !(what.starts_with("code") || what.starts_with("reason")) {
+                assert_eq!(repaired.records, 1, "{object}, {what}: {repaired:?}");
+            }
+            assert_eq!(bed.queue().repair(NOW).await.unwrap(), NOTHING, "{object}, {what}");
+            let record = bed.record(object).await.unwrap();
+            assert!(matches!(record.state, State::Ready | State::Delayed), "{object}, {what}: {record:?}");
+            assert_all_are_served(bed, &[READY, DELAYED, LEASED]).await;
+        }
+    }
+}
+
+async fn a_leased_record_that_lacks_any_one_field_is_not_leased_by_a_second(bed: &RedisBed) {
+    fill(bed).await;
+    for (what, text) in damaged(&record_text(bed, LEASED).await) {
+        let full = fill(bed).await;
+        write_record(bed, LEASED, &text).await;
+        // Mail for it comes before any run has looked.
+        bed.put_mail(LEASED, 0.0, &value(LEASED, 0, NOW)).await;
+        bed.admit(NOW).await;
+        bed.queue().reconcile(NOW).await.unwrap();
+        bed.dump().await;
+        assert_eq!(names(&bed.lease(NOW, &request(10)).await), [READY], "{what}");
+        let before_its_end = Timestamp::from_millis(full.leased.expires.as_millis() - 1);
+        assert_eq!(names(&bed.lease(before_its_end, &request(10)).await), [""; 0], "{what}");
+        let ours = settle(bed, NOW, &full.leased, Settlement::Done).await;
+        let unproven = what.starts_with("token") || what.starts_with("state") || what.starts_with("expires");
+        assert_eq!(ours == Settled::Stale, unproven, "{what}");
+        assert_all_are_served(bed, &[READY, DELAYED, LEASED]).await;
+    }
+}
+
+async fn a_record_that_cannot_be_read_is_rebuilt_from_its_name(bed: &RedisBed) {
+    for text in ["", "junk", "[]", "7", "null", "{\"state\":\"ready\"}", "{\"state\":\"flying\"}", "{}"] {
+        fill(bed).await;
+        write_record(bed, READY, text).await;
+        // Without looking at anything: whoever comes to it mends it on the way.
+        let leased = bed.lease(NOW, &request(10)).await;
+        assert_eq!(names(&leased), [READY], "{text}");
+        assert_eq!(leased.repaired, Repaired { records: 1, ..NOTHING }, "{text}");
+        assert_eq!(leased.leases[0].priority, Priority::Low, "{text}: as its place says");
+        assert_eq!(bed.queue().repair(NOW).await.unwrap(), NOTHING, "{text}");
+        bed.dump().await;
+    }
+}
+
+async fn a_deleted_record_is_rebuilt_from_its_index_entry(bed: &RedisBed) {
+    for object in [READY, DELAYED, DEAD] {
+        fill(bed).await;
+        let before = bed.record(object).await.unwrap();
+        bed.command::<i64>(&["HDEL", "{refresh}:objects", object]).await;
+        assert_eq!(bed.queue().reconcile(NOW).await.unwrap(), Repaired { records: 1, ..NOTHING }, "{object}");
+        let after = bed.record(object).await.unwrap();
+        assert_eq!(after.state, before.state, "{object}");
+        if object != DEAD {
+            assert_eq!(after.wanted.priority, before.wanted.priority, "{object}");
+            assert_eq!(after.ready_at().max(NOW), before.ready_at().max(NOW), "{object}");
+        }
+    }
+}
+
+async fn a_record_without_its_index_entry_is_found_by_the_next_run(bed: &RedisBed) {
+    for (object, set) in [(READY, "ready"), (DELAYED, "delayed:medium"), (LEASED, "leased"), (DEAD, "dead")] {
+        fill(bed).await;
+        let before = bed.dump().await;
+        bed.command::<i64>(&["ZREM", &format!("{{refresh}}:{set}"), object]).await;
+        assert_eq!(bed.queue().reconcile(NOW).await.unwrap(), Repaired { places: 1, ..NOTHING }, "{object}");
+        assert_eq!(bed.dump().await, before, "{object}");
+    }
+}
+
+async fn a_record_in_wrong_sets_is_put_where_it_belongs(bed: &RedisBed) {
+    fill(bed).await;
+    let before = bed.dump().await;
+    for set in ["ready", "delayed:critical", "leased", "dead"] {
+        bed.command::<i64>(&["ZADD", &format!("{{refresh}}:{set}"), "17", DELAYED]).await;
+    }
+    bed.command::<i64>(&["ZADD", "{refresh}:ready", "17", READY]).await;
+    assert_eq!(bed.queue().repair(NOW).await.unwrap(), Repaired { places: 2, ..NOTHING });
+    assert_eq!(bed.dump().await, before);
+    assert_eq!(bed.queue().repair(NOW).await.unwrap(), NOTHING);
+}
+
+async fn a_record_deleted_while_leased_is_not_leased_by_a_second_when_mail_comes(bed: &RedisBed) {
+    let full = fill(bed).await;
+    bed.command::<i64>(&["HDEL", "{refresh}:objects", LEASED]).await;
+    bed.put_mail(LEASED, 0.0, &value(LEASED, 0, NOW)).await;
+    let admitted = bed.admit(NOW).await;
+    assert_eq!((admitted.admitted, admitted.repaired.records), (1, 1), "{admitted:?}");
+    assert_eq!(names(&bed.lease(NOW, &request(10)).await), [READY]);
+    assert_eq!(settle(bed, NOW, &full.leased, Settlement::Done).await, Settled::Stale);
+    assert_eq!(names(&bed.lease(full.leased.expires, &request(1)).await), [LEASED]);
+}
+
+async fn what_is_no_object_is_set_aside_with_its_bytes(bed: &RedisBed) {
+    fill(bed).await;
+    for name in [&b"village:2PP"[..], b"clan:2X", b"clan:022222222222222222", b"\xff\x00", b"", b"mail:a \xff"] {
+        bed.bytes::<i64>(&[b"HSET", b"{refresh}:objects", name, b"{\"a\": \"\xff\xc3\xa4\\\"}"]).await;
+        bed.bytes::<i64>(&[b"ZADD", b"{refresh}:ready", b"5", name]).await;
+    }
+    bed.bytes::<i64>(&[b"ZADD", b"{refresh}:ready", b"4", b"only in the index"]).await;
+    assert_eq!(names(&bed.lease(NOW, &request(10)).await), [READY], "none of them stands in the way");
+    bed.queue().repair(NOW).await.unwrap();
+    assert_eq!(bed.queue().repair(NOW).await.unwrap(), NOTHING);
+    let letters = bed.queue().dead_letters(&DeadFilter::default(), 100).await.unwrap();
+    let strangers: Vec<_> = letters.iter().filter(|letter| letter.reason_code == "broken_record").collect();
+    assert_eq!(strangers.len(), 7, "{letters:?}");
+    for name in ["mail:village:2PP", r"mail:\xff\x00", "mail:", r"mail:a \xff", "mail:only in the index"] {
+        assert!(strangers.iter().any(|letter| letter.name == name), "{name} in {strangers:?}");
+    }
+    assert_eq!(
+        strangers.iter().filter(|letter| letter.body.as_deref() == Some(r#"{"a": "\xff\xc3\xa4\\"}"#)).count(),
+        6
+    );
+    bed.dump().await;
+}
+
+async fn every_run_looks_at_a_stretch_and_all_runs_at_everything(bed: &RedisBed) {
+    let wishes: Vec<Wish> = (0..2000)
+        .map(|number| Wish::now(format!("clan:{}", tag(number)).parse().unwrap(), Priority::High, NOW))
+        .collect();
+    bed.queue().enqueue(NOW, &wishes).await.unwrap();
+    // One entry is missing and one is too many, so that the numbers say nothing.
+    let (missing, doubled) = (format!("clan:{}", tag(77)), format!("clan:{}", tag(1900)));
+    bed.command::<i64>(&["ZREM", "{refresh}:ready", &missing]).await;
+    bed.command::<i64>(&["ZADD", "{refresh}:dead", "5", &doubled]).await;
+    let mut repaired = NOTHING;
+    let mut runs = 0;
+    while repaired.places < 2 {
+        repaired.add(bed.queue().reconcile(NOW).await.unwrap());
+        runs += 1;
+        assert!(runs < 40, "{repaired:?}");
+    }
+    assert_eq!(bed.dump().await.records.len(), 2000);
+    // When the numbers differ one run is enough.
+    bed.command::<i64>(&["DEL", "{refresh}:ready"]).await;
+    assert_eq!(bed.queue().reconcile(NOW).await.unwrap().places, 2000);
+    bed.dump().await;
+}
+
+fn wish(object: &str) -> Wish {
+    Wish::now(object.parse().unwrap(), Priority::High, NOW)
+}
+
+#[tokio::test]
+async fn a_restart_with_its_data_goes_on_where_it_was() {
+    let mut server = PrivateRedis::durable().await;
+    let queue = connect(&server.url());
+    queue.enqueue(NOW, &[wish("clan:2PP"), wish("clan:2QQ")]).await.unwrap();
+    let mut leased = queue.lease(NOW, &request(1)).await.unwrap();
+    let lease = leased.leases.remove(0);
+    server.stop().await;
+    let error = queue.settle(NOW, &[(lease.clone(), Settlement::Done)]).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    server.start_again().await;
+    assert_eq!(queue.settle(NOW, &[(lease, Settlement::Done)]).await.unwrap(), [Settled::Settled]);
+    assert_eq!(queue.reconcile(NOW).await.unwrap(), NOTHING);
+    assert_eq!(names(&queue.lease(NOW, &request(2)).await.unwrap()), ["clan:2QQ"]);
+}
+
+#[tokio::test]
+async fn a_restart_without_its_data_leaves_a_queue_that_works() {
+    let mut server = PrivateRedis::start().await;
+    let queue = connect(&server.url());
+    queue.enqueue(NOW, &[wish("clan:2PP")]).await.unwrap();
+    let lease = queue.lease(NOW, &request(1)).await.unwrap().leases.remove(0);
+    server.stop().await;
+    server.start_again().await;
+    queue.time().await.unwrap();
+    assert_eq!(queue.settle(NOW, &[(lease.clone(), Settlement::Done)]).await.unwrap(), [Settled::Stale]);
+    let renewed = queue.renew(NOW, &[(lease.object, lease.token)], NOW + HOUR).await.unwrap();
+    assert_eq!((renewed, queue.reconcile(NOW).await.unwrap()), (vec![false], NOTHING));
+    queue.enqueue(NOW, &[wish("clan:2PP")]).await.unwrap();
+    assert_eq!(names(&queue.lease(NOW, &request(1)).await.unwrap()), ["clan:2PP"]);
+}
+
+/// Every operation once, by its name.
+async fn operate(queue: &RedisQueue, operation: &str, lease: &Lease) -> Result<(), QueueError> {
+    let key = Fingerprint("f".to_owned());
+    match operation {
+        "time" => queue.time().await.map(drop),
+        "read_mail" => queue.read_mail(NOW, MailLimits::default()).await.map(drop),
+        "enqueue" => queue.enqueue(NOW, &[wish("clan:2GG")]).await,
+        "lease" => queue.lease(NOW, &request(10)).await.map(drop),
+        "renew" => queue.renew(NOW, &[(lease.object.clone(), lease.token.clone())], NOW + HOUR / 60).await.map(drop),
+        "settle" => queue.settle(NOW, &[(lease.clone(), Settlement::Release)]).await.map(drop),
+        "stats" => queue.stats(NOW).await.map(drop),
+        "dead_letters" => queue.dead_letters(&DeadFilter::default(), 10).await.map(drop),
+        "redrive" => queue.redrive(NOW, &DeadFilter::default()).await.map(drop),
+        "export" => queue.export(NOW).await.map(drop),
+        "reconcile" => queue.reconcile(NOW).await.map(drop),
+        "repair" => queue.repair(NOW).await.map(drop),
+        "take_key" => queue.take_key(&key, "run", HOUR).await.map(drop),
+        "renew_keys" => queue.renew_keys(&[key], "run", HOUR).await.map(drop),
+        "give_back_key" => queue.give_back_key(&key, "run", HOUR).await,
+        "maintenance" => queue.maintenance().await.map(drop),
+        other => panic!("no operation {other}"),
+    }
+}
+
+const OPERATIONS: [&str; 16] = [
+    "time",
+    "read_mail",
+    "enqueue",
+    "lease",
+    "renew",
+    "settle",
+    "stats",
+    "dead_letters",
+    "redrive",
+    "export",
+    "reconcile",
+    "repair",
+    "take_key",
+    "renew_keys",
+    "give_back_key",
+    "maintenance",
+];
+
+/// Lets every operation meet this, and the same operation work at the first try when it is over.
+async fn every_one_meets(mode: Mode, operations: &[&str]) {
+    let bed = RedisBed::fresh().await;
+    let (proxy, url) = Proxy::in_front_of(&bed.url()).await;
+    let queue = connect_with(&url, IMPATIENT);
+    for operation in operations {
+        let full = fill(&bed).await;
+        queue.time().await.unwrap();
+        proxy.set(mode);
+        if let Err(error) = operate(&queue, operation, &full.leased).await {
+            assert!(error.is_transient(), "{operation}: {error}");
+        } else {
+            assert!(matches!(mode, Mode::LoseAnswerTo(_)), "{operation} should have failed");
+        }
+        // What is still on its way would come in the middle of the look below.
+        proxy.set(Mode::Cut);
+        proxy.set(Mode::Pass);
+        operate(&connect(&url), operation, &full.leased).await.unwrap();
+        assert_eq!(bed.queue().repair(NOW).await.unwrap(), NOTHING, "{operation}");
+        let mut contents = bed.dump().await;
+        contents.records.remove("clan:2GG");
+        let objects: Vec<&str> = contents.records.keys().map(String::as_str).collect();
+        assert_eq!(objects, [DEAD, READY, DELAYED, LEASED], "{operation}");
+    }
+}
+
+#[tokio::test]
+async fn a_connection_cut_in_any_operation_loses_nothing() {
+    every_one_meets(Mode::Cut, &OPERATIONS).await;
+}
+
+#[tokio::test]
+async fn an_answer_lost_in_any_operation_loses_nothing() {
+    every_one_meets(Mode::LoseAnswerTo("EVALSHA"), &OPERATIONS).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_too_slow_is_an_error_in_time_and_loses_nothing() {
+    every_one_meets(Mode::Slow(Duration::from_millis(900)), &["read_mail", "enqueue", "lease", "settle", "reconcile"])
+        .await;
+}
+
+#[tokio::test]
+async fn a_replica_refuses_work_and_says_so() {
+    let server = PrivateRedis::start().await;
+    let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
+    let full = fill(&bed).await;
+    bed.command::<()>(&["REPLICAOF", "127.0.0.1", "1"]).await;
+    for operation in ["enqueue", "lease", "renew", "settle", "reconcile"] {
+        let error = operate(bed.queue(), operation, &full.leased).await.unwrap_err();
+        assert!(matches!(error, QueueError::Refused { .. }), "{operation}: {error}");
+        let text = format!("failed to {error}");
+        assert!(text.starts_with("failed to carry out ") && text.contains("READONLY"), "{operation}: {text}");
+    }
+    bed.command::<()>(&["REPLICAOF", "NO", "ONE"]).await;
+    assert_eq!(settle(&bed, NOW, &full.leased, Settlement::Release).await, Settled::Settled);
+    bed.dump().await;
+}
+
+#[tokio::test]
+async fn a_server_that_loads_its_data_refuses_work_and_says_so() {
+    let server = PrivateRedis::durable().await;
+    let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
+    let full = fill(&bed).await;
+    bed.command::<()>(&["DEBUG", "POPULATE", "3000"]).await;
+    bed.command::<()>(&["CONFIG", "SET", "loading-process-events-interval-bytes", "1024"]).await;
+    bed.command::<()>(&["CONFIG", "SET", "key-load-delay", "300"]).await;
+    let queue = connect(&server.url());
+    queue.time().await.unwrap();
+    // By hand, since it takes longer than a client waits.
+    let mut by_hand = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
+    let reload = async {
+        by_hand.write_all(b"DEBUG RELOAD\r\n").await.unwrap();
+        let mut answer = [0; 5];
+        by_hand.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"+OK\r\n");
+    };
+    let refused = async {
+        loop {
+            match queue.lease(NOW, &request(10)).await {
+                Err(error) if error.to_string().contains("LOADING") => return error,
+                Err(error) => panic!("{error}"),
+                Ok(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let ((), error) = tokio::join!(reload, refused);
+    assert!(matches!(error, QueueError::Refused { .. }), "{error}");
+    assert_eq!(settle(&bed, NOW, &full.leased, Settlement::Release).await, Settled::Settled);
+    bed.dump().await;
+}

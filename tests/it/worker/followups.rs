@@ -1,0 +1,397 @@
+//! What a run makes of the answers by itself: the war clock over whole wars, and members whose documents are old.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use refresh_worker::{
+    api::{client::ApiClient, wallet::Wallet},
+    app,
+    clock::{Clock, ManualClock, SystemClock, Timestamp},
+    config::{FollowUpConfig, WorkerConfig},
+    model::{Event, Fingerprint, LearnedRate, ObjectId, Priority, Tag, Wish},
+    queue::{
+        Admitted, CallsGranted, DeadFilter, DeadLetter, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased,
+        MailLimits, Maintenance, Queue, QueueError, QueueStats, Repaired, Settled, Settlement, Slot, SlotView, Slots,
+        mailbox::Mail, memory::MemoryQueue,
+    },
+    sim::{Misbehaviour, Rule, SimConfig, Simulator},
+    store::{Store, sqlite::SqliteStore},
+    worker::{RunOptions, Runs, Stop, Unwatched, Worker, report::RunReport, tables::Tables},
+};
+use serde_json::Value;
+
+use super::bed::{TOKEN, seconds};
+use crate::queue::beds;
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+pub const WARS: FollowUpConfig = FollowUpConfig { wars: true, players_per_clan: 0 };
+const MEMBERS: FollowUpConfig = FollowUpConfig { wars: false, players_per_clan: 5 };
+
+/// A queue whose server's clock is the test's. Everything else is the queue's own.
+#[derive(Debug)]
+pub struct Clocked<Q> {
+    pub queue: Q,
+    clock: Arc<ManualClock>,
+}
+
+macro_rules! as_the_queue {
+    ($($name:ident($($argument:ident: $kind:ty),*) -> $answer:ty;)*) => {
+        $(fn $name(&self, $($argument: $kind),*) -> impl Future<Output = Result<$answer, QueueError>> + Send {
+            self.queue.$name($($argument),*)
+        })*
+    };
+}
+
+impl<Q: Queue> Queue for Clocked<Q> {
+    async fn time(&self) -> Result<Timestamp, QueueError> {
+        Ok(self.clock.wall())
+    }
+
+    as_the_queue! {
+        read_mail(now: Timestamp, limits: MailLimits) -> Mail;
+        admit(now: Timestamp, mail: Mail) -> Admitted;
+        enqueue(now: Timestamp, wishes: &[Wish]) -> ();
+        lease(now: Timestamp, request: &LeaseRequest) -> Leased;
+        renew(now: Timestamp, leases: &[(ObjectId, LeaseToken)], until: Timestamp) -> Vec<bool>;
+        settle_and_follow(now: Timestamp, settlements: &[(Lease, Settlement)], following: Following<'_>) -> (Vec<Settled>, usize);
+        append_events(stream: &str, most: u64, events: &[Event]) -> usize;
+        forget_keys(keys: &[String]) -> usize;
+        reconcile(now: Timestamp) -> Repaired;
+        repair(now: Timestamp) -> Repaired;
+        stats(now: Timestamp) -> QueueStats;
+        dead_letters(filter: &DeadFilter, limit: usize) -> Vec<DeadLetter>;
+        redrive(now: Timestamp, filter: &DeadFilter) -> usize;
+        export(now: Timestamp) -> Vec<Exported>;
+        return_to_mailbox(now: Timestamp) -> usize;
+    }
+}
+
+impl<Q: Slots> Slots for Clocked<Q> {
+    as_the_queue! {
+        take_key(key: &Fingerprint, run: &str, lifetime: Duration) -> Slot;
+        renew_keys(keys: &[Fingerprint], run: &str, lifetime: Duration) -> Vec<bool>;
+        pause_key(key: &Fingerprint, run: &str, reason: &str, rest: Duration) -> ();
+        give_back_key(key: &Fingerprint, run: &str, linger: Duration) -> ();
+        remember_rate(key: &Fingerprint, learned: LearnedRate) -> ();
+        look_at_key(key: &Fingerprint) -> SlotView;
+        end_rest(key: &Fingerprint) -> bool;
+        take_calls(day: Timestamp, wanted: u64, per_day: u64) -> CallsGranted;
+        give_back_calls(day: Timestamp, calls: u64) -> ();
+        calls_taken(day: Timestamp) -> u64;
+        maintenance() -> Option<Maintenance>;
+        begin_maintenance(maintenance: Maintenance) -> ();
+        claim_probe(seen: Timestamp, next: Timestamp) -> bool;
+        end_maintenance() -> ();
+    }
+}
+
+/// A worker over a world that goes on with the test's clock.
+pub struct Stage<Q> {
+    pub worker: Worker<Clocked<Q>, SqliteStore>,
+    pub simulator: Simulator,
+    pub clock: Arc<ManualClock>,
+}
+
+pub async fn in_memory(follow_ups: FollowUpConfig) -> Stage<MemoryQueue> {
+    stage(follow_ups, |clock| MemoryQueue::new(clock)).await
+}
+
+async fn stage<Q: Queue + Slots>(follow_ups: FollowUpConfig, queue: impl FnOnce(Arc<ManualClock>) -> Q) -> Stage<Q> {
+    stage_with(WorkerConfig { follow_ups, ..WorkerConfig::default() }, queue).await
+}
+
+pub async fn stage_with<Q: Queue + Slots>(config: WorkerConfig, queue: impl FnOnce(Arc<ManualClock>) -> Q) -> Stage<Q> {
+    let clock = ManualClock::at(SystemClock.wall());
+    let world = SimConfig {
+        tokens: vec![TOKEN.to_owned()],
+        clock: clock.clone(),
+        evolve: 1.0,
+        clans: 32,
+        ..SimConfig::default()
+    };
+    let simulator = Simulator::start(world).await.unwrap();
+    let store = SqliteStore::in_memory().await.unwrap().telling(app::telling(&config, false));
+    store.migrate().await.unwrap();
+    let worker = Worker {
+        queue: Arc::new(Clocked { queue: queue(clock.clone()), clock: clock.clone() }),
+        store: Arc::new(store),
+        api: ApiClient::new(&simulator.base_url()).unwrap(),
+        wallet: Wallet::from_tokens(vec![TOKEN.into()]),
+        clock: clock.clone(),
+        config,
+        reqs_per_sec: 500,
+        keys_per_run: None,
+        reqs_per_day: None,
+        stop: Stop::default(),
+        tables: Tables::given(),
+        after: None,
+    };
+    Stage { worker, simulator, clock }
+}
+
+impl<Q: Queue + Slots> Stage<Q> {
+    pub async fn ask(&self, object: &ObjectId, priority: Priority) {
+        let now = self.clock.wall();
+        self.worker.queue.enqueue(now, &[Wish::now(object.clone(), priority, now)]).await.unwrap();
+    }
+
+    pub async fn run(&self) -> RunReport {
+        let report = self.worker.run(RunOptions::default(), &Unwatched).await;
+        assert!(report.failure.is_none(), "{report:?}");
+        // The slot of the key lives on for a moment: in memory by this clock, in Redis by its own.
+        self.clock.advance(Duration::from_millis(100));
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        report
+    }
+
+    pub async fn stats(&self) -> QueueStats {
+        self.worker.queue.stats(self.clock.wall()).await.unwrap()
+    }
+
+    /// Sleeps until the next request is due; false when none is.
+    pub async fn sleep_until_due(&self) -> bool {
+        let Some(due) = self.stats().await.next_due else { return false };
+        self.clock.advance(due.since(self.clock.wall()) + seconds(1));
+        true
+    }
+
+    async fn state_of(&self, clan: &Tag) -> String {
+        let newest: Option<String> = sqlx::query_scalar(
+            "select data ->> 'state' from war_snapshots where clan_tag = ? order by ts desc limit 1",
+        )
+        .bind(clan.as_str())
+        .fetch_optional(self.worker.store.pool())
+        .await
+        .unwrap();
+        newest.unwrap_or_default()
+    }
+
+    pub fn clan_in_preparation(&self) -> Tag {
+        self.simulator.world().preparation()[0].clone()
+    }
+}
+
+/// One clan's war from its preparation to its end, asked for once.
+async fn a_whole_war<Q: Queue + Slots>(
+    stage: &Stage<Q>,
+    meddle: impl AsyncFn(&ObjectId, usize),
+) -> (Vec<String>, Vec<Timestamp>) {
+    let clan = stage.clan_in_preparation();
+    let war = ObjectId::war(clan.clone());
+    stage.ask(&war, Priority::High).await;
+    let (mut states, mut looks) = (Vec::new(), Vec::new());
+    loop {
+        let calls = stage.simulator.total_calls();
+        stage.run().await;
+        if stage.simulator.total_calls() > calls {
+            looks.push(stage.clock.wall());
+            states.push(stage.state_of(&clan).await);
+        }
+        let queue = stage.stats().await;
+        assert!(queue.delayed + queue.ready <= 1, "one live entry: {queue:?}");
+        meddle(&war, looks.len()).await;
+        if stage.stats().await.ready == 0 && !stage.sleep_until_due().await {
+            return (states, looks);
+        }
+        assert!(looks.len() < 1000);
+    }
+}
+
+/// The simulator's world is found nine hours after the war was: 14 hours of preparation and 24 of war are left.
+fn assert_clocked(states: &[String], looks: &[Timestamp]) {
+    let count = |state: &str| states.iter().filter(|one| *one == state).count();
+    assert!((14..=16).contains(&count("preparation")), "hourly: {}", count("preparation"));
+    assert!((280..=300).contains(&count("inWar")), "every five minutes: {}", count("inWar"));
+    assert!((1..=2).contains(&count("warEnded")), "when it ends, and once when all is in: {}", count("warEnded"));
+    assert_eq!(states.last().unwrap(), "warEnded");
+    assert!(looks.windows(2).all(|pair| pair[1].since(pair[0]) <= HOUR + seconds(5)));
+}
+
+#[tokio::test]
+async fn a_whole_war_is_followed_to_its_end_and_then_left_alone() {
+    let stage = in_memory(WARS).await;
+    let (states, looks) = Box::pin(a_whole_war(&stage, async |_, _| {})).await;
+    println!("calls of a war from 14 h before its start: {}", stage.simulator.total_calls());
+    assert_clocked(&states, &looks);
+    let calls = stage.simulator.total_calls();
+    assert!(
+        calls <= looks.len() as u64 + 2,
+        "a look is one call, and after the war one more asks for a league: {calls}"
+    );
+    let left = stage.stats().await;
+    assert_eq!((left.ready, left.delayed, left.leased, left.dead_letters), (0, 0, 0, 0));
+}
+
+#[tokio::test]
+async fn a_war_that_others_ask_for_all_the_time_is_looked_at_no_more_often_by_itself() {
+    let stage = in_memory(WARS).await;
+    // A producer asks after every look, at a time of its own.
+    let (_, looks) = a_whole_war(&stage, async |war, look| {
+        if look % 3 == 1 && look < 300 {
+            stage.clock.advance(seconds(130));
+            stage.ask(war, Priority::Medium).await;
+        }
+    })
+    .await;
+    let quiet = 14 + 300 + 3;
+    assert!(looks.len() <= quiet + 101, "{} looks, of which a hundred were asked for", looks.len());
+}
+
+#[tokio::test]
+async fn the_queue_in_redis_follows_a_war_in_the_same_way() {
+    let url = crate::support::redis::fresh().await;
+    let stage = stage(WARS, |_| beds::connect(&url)).await;
+    let (states, looks) = Box::pin(a_whole_war(&stage, async |_, _| {})).await;
+    assert_clocked(&states, &looks);
+}
+
+#[tokio::test]
+async fn without_the_switch_no_war_is_looked_at_again() {
+    let stage = in_memory(FollowUpConfig::NONE).await;
+    stage.ask(&ObjectId::war(stage.clan_in_preparation()), Priority::High).await;
+    let report = stage.run().await;
+    assert_eq!((report.followups, stage.stats().await.delayed), (0, 0));
+}
+
+#[tokio::test]
+async fn a_look_that_was_lost_with_its_run_is_made_again_from_what_is_stored() {
+    let stage = in_memory(WARS).await;
+    let war = ObjectId::war(stage.clan_in_preparation());
+    stage.ask(&war, Priority::High).await;
+    stage.run().await;
+    let due = stage.stats().await.next_due;
+    assert!(due.is_some());
+    // As after a death between storing and settling: stored, and nothing waits but the lapsed request itself.
+    let forget = LeaseRequest {
+        max: 1,
+        duration: seconds(1),
+        priorities: Vec::new(),
+        alone: true,
+        seed: 1,
+        run: "forgets".to_owned(),
+    };
+    let later = due.unwrap() + seconds(1);
+    let leased = stage.worker.queue.lease(later, &forget).await.unwrap();
+    stage.worker.queue.settle(later, &[(leased.leases[0].clone(), Settlement::Done)]).await.unwrap();
+    assert_eq!(stage.stats().await.delayed, 0);
+    stage.ask(&war, Priority::High).await;
+    let calls = stage.simulator.total_calls();
+    let report = stage.run().await;
+    assert_eq!((report.outcomes["satisfied"], stage.simulator.total_calls()), (1, calls));
+    assert_eq!(stage.stats().await.next_due, due, "the same look, from memory");
+}
+
+#[tokio::test]
+async fn a_war_log_that_turns_private_is_followed_from_the_other_side() {
+    let stage = in_memory(WARS).await;
+    let clan = stage.clan_in_preparation();
+    let war = ObjectId::war(clan.clone());
+    stage.ask(&war, Priority::High).await;
+    stage.run().await;
+    let memory: String =
+        sqlx::query_scalar("select league from refresh_worker_refresh_state where kind = 'war' and tag = ?")
+            .bind(clan.as_str())
+            .fetch_one(stage.worker.store.pool())
+            .await
+            .unwrap();
+    let memory: Value = serde_json::from_str(&memory).unwrap();
+    let opponent = memory["war"]["opponent"].as_str().unwrap().to_owned();
+    stage.simulator.misbehave(Rule::new(Misbehaviour::PrivateWarLog).on_tag(clan.as_str()));
+    stage.sleep_until_due().await;
+    stage.run().await;
+    let asked = stage.simulator.calls_to(&format!("%23{opponent}/currentwar")).len();
+    let followed = stage.stats().await.delayed;
+    // The other clan is one of this world or a stranger that nobody can ask.
+    let is_known = stage.simulator.world().clan_tags().iter().any(|tag| tag.as_str() == opponent);
+    assert_eq!((asked, followed), (1, u64::from(is_known)), "one call, and on with the clock if it shows the war");
+    if !is_known {
+        stage.clock.advance(HOUR);
+        stage.ask(&war, Priority::High).await;
+        stage.run().await;
+        assert_eq!(stage.simulator.calls_to(&format!("%23{opponent}/")).len(), 1, "once");
+    }
+}
+
+#[tokio::test]
+async fn the_rounds_of_a_league_follow_one_another_and_each_is_seen_to_its_end() {
+    let stage = in_memory(WARS).await;
+    let world = stage.simulator.world();
+    let clan = world.in_league()[0].clone();
+    stage.ask(&ObjectId::war(clan.clone()), Priority::High).await;
+    let (mut ended, mut calls) = (0, 0);
+    let until = stage.clock.wall() + 3 * 24 * HOUR;
+    let mut last = String::new();
+    while stage.clock.wall() < until {
+        stage.run().await;
+        let now_it_is = stage.state_of(&clan).await;
+        ended += usize::from(now_it_is == "warEnded" && last != "warEnded");
+        last = now_it_is;
+        assert!(stage.stats().await.delayed <= 1);
+        if !stage.sleep_until_due().await {
+            break;
+        }
+        calls += 1;
+        assert!(calls < 2000);
+    }
+    assert_eq!(ended, 3, "three rounds ended in three days");
+    assert!(calls < 3 * 300, "{calls} looks at three rounds");
+    assert_eq!(last, "inWar");
+}
+
+#[tokio::test]
+async fn members_whose_documents_are_old_are_fetched_after_their_clan_and_no_more_than_allowed() {
+    let stage = in_memory(MEMBERS).await;
+    let clan = stage.simulator.world().clan_tags()[0].clone();
+    stage.ask(&ObjectId::clan(clan.clone()), Priority::High).await;
+    let first = stage.run().await;
+    assert_eq!((first.followups, first.outcomes_by_kind["player"]["stored"]), (5, 5), "{first:?}");
+    assert_eq!(stage.simulator.total_calls(), 6, "and the run ends");
+
+    // As long as they are fresh, others get their turn; each is asked for once.
+    let members: i64 = sqlx::query_scalar("select count(*) from players where clan_tag = ?")
+        .bind(clan.as_str())
+        .fetch_one(stage.worker.store.pool())
+        .await
+        .unwrap();
+    let mut asked = 5;
+    for _ in 0..20 {
+        stage.clock.advance(seconds(130));
+        stage.ask(&ObjectId::clan(clan.clone()), Priority::High).await;
+        asked += stage.run().await.followups;
+    }
+    let members = u64::try_from(members).unwrap();
+    assert!(asked >= members && asked <= members + 5, "{asked} of {members}: all once, and who came since");
+    assert_eq!(stage.stats().await.ready, 0);
+}
+
+#[tokio::test]
+async fn while_more_is_ready_than_a_run_can_do_no_member_is_added() {
+    let stage = in_memory(MEMBERS).await;
+    let world = stage.simulator.world();
+    // A slow key: what it can do in two minutes is little.
+    let worker = Worker { reqs_per_sec: 1, ..stage.worker };
+    let stage = Stage { worker, ..stage };
+    for player in &world.player_tags()[..130] {
+        stage.ask(&ObjectId::player(player.clone()), Priority::Low).await;
+    }
+    stage.ask(&ObjectId::clan(world.clan_tags()[0].clone()), Priority::Critical).await;
+    let options = RunOptions { max_requests: Some(1), ..RunOptions::default() };
+    let report = stage.worker.run(options, &Unwatched).await;
+    assert_eq!((report.processed_requests, report.followups), (1, 0), "{report:?}");
+    assert_eq!(stage.stats().await.ready, 130);
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_not_revived_by_a_follow_up() {
+    let stage = in_memory(FollowUpConfig { wars: true, players_per_clan: 50 }).await;
+    let clan = stage.simulator.world().clan_tags()[0].clone();
+    stage.simulator.misbehave(Rule::new(Misbehaviour::BadRequest).on(refresh_worker::sim::Endpoint::Player));
+    stage.ask(&ObjectId::clan(clan.clone()), Priority::High).await;
+    stage.run().await;
+    let dead = stage.stats().await.dead_letters;
+    assert!(dead > 0);
+    let calls = stage.simulator.total_calls();
+    stage.clock.advance(seconds(130));
+    stage.ask(&ObjectId::clan(clan), Priority::High).await;
+    stage.run().await;
+    assert!(stage.simulator.total_calls() - calls <= 3, "the clan, and at most who came since");
+}

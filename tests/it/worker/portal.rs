@@ -1,0 +1,289 @@
+//! Keys of the developer portal under runs: made, reused, replaced when the address changes, and never anybody else's.
+
+use std::time::Duration;
+
+use refresh_worker::{
+    api::wallet::Wallet,
+    config::{PortalAccount, PortalConfig},
+    queue::memory::MemoryQueue,
+    sim::{Misbehaviour, PortalTrouble, Rule, Simulator},
+    store::sqlite::SqliteStore,
+    worker::{RunOptions, Runs as _, Unwatched, Worker, report::StopReason},
+};
+
+use super::bed::{Bed, seconds};
+
+const EMAIL: &str = "somebody@example.com";
+const PASSWORD: &str = "correct horse battery staple";
+const NAME: &str = "refresh-worker-test";
+
+fn portal(simulator: &Simulator, key_name: &str, key_count: usize) -> PortalConfig {
+    let account = PortalAccount { variable: "COC_EMAIL".to_owned(), email: EMAIL.into(), password: PASSWORD.into() };
+    PortalConfig {
+        url: simulator.portal_url(),
+        accounts: vec![account],
+        key_name: key_name.to_owned(),
+        key_count,
+        egress_ips: Vec::new(),
+    }
+}
+
+fn wallet(config: &PortalConfig) -> Wallet {
+    Wallet::default().with_portal(config).expect("the simulator's address is one")
+}
+
+/// A bed whose worker has no key but what the portal gives.
+async fn bed(key_count: usize) -> Bed {
+    let mut bed = Bed::with(|_| {}, &["of-nobody"]).await;
+    bed.simulator.open_account(EMAIL, PASSWORD);
+    bed.worker.wallet = wallet(&portal(&bed.simulator, NAME, key_count));
+    bed
+}
+
+fn another(bed: &Bed, config: &PortalConfig) -> Worker<MemoryQueue, SqliteStore> {
+    Worker { wallet: wallet(config), ..bed.another() }
+}
+
+/// Lets time pass by the bed's clock while something goes on, since rights end by it.
+async fn while_time_passes<T>(bed: &Bed, work: impl Future<Output = T>) -> T {
+    let tick = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            bed.clock.advance(Duration::from_millis(5));
+        }
+    };
+    tokio::select! {
+        done = work => done,
+        () = tick => unreachable!("the clock goes on for ever"),
+    }
+}
+
+fn count(bed: &Bed, act: &str) -> usize {
+    bed.simulator.portal_acts().iter().filter(|done| done.starts_with(act)).count()
+}
+
+#[tokio::test]
+async fn a_first_run_makes_its_keys_and_warm_and_cold_ones_reuse_them() {
+    let bed = bed(2).await;
+    bed.ask(bed.players(20)).await;
+    let report = bed.run().await;
+    assert_eq!((report.stopped_because, report.processed_requests), (StopReason::QueueEmpty, 20), "{report:?}");
+    assert_eq!(report.keys_held, 2);
+    bed.ask(bed.clans(5)).await;
+    assert_eq!(bed.run().await.stopped_because, StopReason::QueueEmpty);
+    assert_eq!(
+        bed.simulator.portal_acts(),
+        ["login", "list", "create refresh-worker-test", "create refresh-worker-test"]
+    );
+    // Another sandbox knows nothing, and finds them in the account.
+    let cold = another(&bed, &portal(&bed.simulator, NAME, 2));
+    let report = cold.run(RunOptions::default(), &Unwatched).await;
+    assert_eq!(report.keys_held, 2, "{report:?}");
+    assert_eq!((count(&bed, "login"), count(&bed, "create"), count(&bed, "revoke")), (2, 2, 0));
+}
+
+#[tokio::test]
+async fn when_the_address_changes_mid_drain_one_login_serves_fifteen_calls_and_nobody_is_charged() {
+    let bed = bed(1).await;
+    bed.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
+    bed.ask(bed.players(40)).await;
+    let moves = async {
+        bed.simulator.wait_until_held(15).await;
+        bed.simulator.move_to("198.51.100.4");
+        bed.simulator.release();
+    };
+    let (report, ()) = tokio::join!(while_time_passes(&bed, bed.run()), moves);
+    assert_eq!(report.stopped_because, StopReason::QueueEmpty, "{report:?}");
+    assert_eq!((report.processed_requests, report.failed_requests), (40, 0), "{report:?}");
+    assert_eq!(count(&bed, "login"), 2, "one at the start and one after the move: {:?}", bed.simulator.portal_acts());
+    assert!(report.outcomes["released"] >= 15, "{report:?}");
+    assert_eq!(bed.dead().await.len(), 0);
+    let keys = bed.simulator.portal_keys(EMAIL);
+    assert_eq!(keys.last().unwrap().cidr_ranges, ["198.51.100.4"]);
+}
+
+#[tokio::test]
+async fn of_five_keys_one_that_was_revoked_by_hand_is_replaced_and_the_others_go_on() {
+    let bed = bed(5).await;
+    bed.ask(bed.players(10)).await;
+    bed.run().await;
+    let revoked = bed.simulator.portal_keys(EMAIL)[0].clone();
+    bed.simulator.revoke_by_hand(&revoked.token);
+    bed.ask(bed.players(100).into_iter().skip(10)).await;
+    let report = bed.run().await;
+    assert_eq!((report.stopped_because, report.failed_requests), (StopReason::QueueEmpty, 0), "{report:?}");
+    assert_eq!(count(&bed, "login"), 2, "{:?}", bed.simulator.portal_acts());
+    let keys = bed.simulator.portal_keys(EMAIL);
+    assert_eq!((keys.len(), keys.contains(&revoked)), (5, false));
+    let refused = bed.simulator.calls().iter().filter(|call| call.status == Some(403)).count();
+    let uses = bed.simulator.calls_to("/").iter().filter(|call| call.token == revoked.token).count();
+    assert!(refused > 0 && uses < 60, "{refused} refused, {uses} with the old key");
+}
+
+#[tokio::test]
+async fn ten_foreign_keys_are_left_alone_and_the_error_says_what_to_do() {
+    let bed = bed(1).await;
+    for number in 0..10 {
+        bed.simulator.put_key(EMAIL, &format!("foreign-{number}"), "203.0.113.7");
+    }
+    let before = bed.simulator.portal_keys(EMAIL);
+    bed.ask(bed.players(3)).await;
+    let report = bed.run().await;
+    assert_eq!(report.stopped_because, StopReason::NoUsableKey, "{report:?}");
+    let failure = report.failure.unwrap_or_default();
+    assert!(failure.contains("10 keys") && failure.contains("revoke one"), "{failure}");
+    assert_eq!((bed.simulator.portal_keys(EMAIL), bed.simulator.total_calls()), (before, 0));
+    assert_eq!(bed.stats().await.ready, 3);
+    // The next run does not even ask: only a person can help.
+    assert_eq!(bed.run().await.stopped_because, StopReason::NoUsableKey);
+    assert_eq!(count(&bed, "login"), 1);
+}
+
+#[tokio::test]
+async fn a_full_account_gives_as_many_keys_as_there_is_room_for() {
+    let bed = bed(5).await;
+    for number in 0..7 {
+        bed.simulator.put_key(EMAIL, &format!("foreign-{number}"), "203.0.113.7");
+    }
+    bed.simulator.put_key(EMAIL, NAME, "192.0.2.200");
+    bed.ask(bed.players(5)).await;
+    let report = bed.run().await;
+    assert_eq!((report.stopped_because, report.keys_held), (StopReason::QueueEmpty, 3), "{report:?}");
+    let names: Vec<String> = bed.simulator.portal_keys(EMAIL).into_iter().map(|key| key.name).collect();
+    assert_eq!(names.iter().filter(|name| name.starts_with("foreign-")).count(), 7);
+    assert_eq!(names.len(), 10);
+}
+
+#[tokio::test]
+async fn two_deployments_on_one_account_never_revoke_each_others_keys() {
+    let bed = bed(4).await;
+    let staging = portal(&bed.simulator, "refresh-worker-staging", 4);
+    for round in 0..20 {
+        // Both move all the time, and every sandbox is a cold one: as bad as it gets.
+        bed.simulator.move_to(&format!("198.51.100.{round}"));
+        let mut theirs = 4;
+        for config in [portal(&bed.simulator, NAME, 4), staging.clone()] {
+            let of_the_other = |keys: Vec<refresh_worker::sim::PortalKey>| -> Vec<String> {
+                keys.into_iter().filter(|key| key.name != config.key_name).map(|key| key.id).collect()
+            };
+            let before = of_the_other(bed.simulator.portal_keys(EMAIL));
+            let report = another(&bed, &config).run(RunOptions::default(), &Unwatched).await;
+            assert_eq!(report.stopped_because, StopReason::QueueEmpty, "{report:?}");
+            assert_eq!(of_the_other(bed.simulator.portal_keys(EMAIL)), before, "round {round}, {}", config.key_name);
+            theirs = theirs.min(report.keys_held);
+            bed.clock.advance(seconds(1));
+        }
+        assert!(theirs >= 4, "round {round}: {theirs} keys");
+        assert!(bed.simulator.portal_keys(EMAIL).len() <= 10);
+    }
+}
+
+#[tokio::test]
+async fn ten_cold_sandboxes_at_once_log_in_one_after_the_other() {
+    let bed = bed(1).await;
+    let config = portal(&bed.simulator, NAME, 1);
+    let workers: Vec<_> = (0..10).map(|_| another(&bed, &config)).collect();
+    let runs = workers.iter().map(|worker| worker.run(RunOptions::default(), &Unwatched));
+    let reports = while_time_passes(&bed, futures_util::future::join_all(runs)).await;
+    for report in reports {
+        let fine = matches!(report.stopped_because, StopReason::QueueEmpty | StopReason::AlreadyRunning);
+        assert!(fine, "{report:?}");
+    }
+    // A login beside another one would have failed, and nobody would have logged in for 30 s after it.
+    assert_eq!((count(&bed, "login"), count(&bed, "create")), (10, 1), "{:?}", bed.simulator.portal_acts());
+}
+
+#[tokio::test]
+async fn each_trouble_of_the_portal_is_told_as_what_it_is_and_backs_off() {
+    for (trouble, told) in [
+        (PortalTrouble::Temporary, "it refuses for now: Temporary application error"),
+        (PortalTrouble::Down, "it is down: it answers 503"),
+        (PortalTrouble::Nonsense, "sets no cookie"),
+        (PortalTrouble::CannotCreate, "create a key at the developer portal with COC_EMAIL: it refuses for now"),
+    ] {
+        let bed = bed(1).await;
+        bed.simulator.portal_trouble(Some(trouble));
+        bed.ask(bed.players(2)).await;
+        for _ in 0..3 {
+            let report = bed.run().await;
+            assert_eq!(report.stopped_because, StopReason::NoUsableKey, "{report:?}");
+            let failure = report.failure.unwrap_or_default();
+            assert!(failure.contains(told), "{trouble:?}: {failure}");
+            assert!(!failure.contains(PASSWORD) && !failure.contains(EMAIL), "{failure}");
+        }
+        assert_eq!(count(&bed, "login"), 1, "nobody tries again within 30 s");
+        bed.simulator.portal_trouble(None);
+        bed.clock.advance(seconds(31));
+        let report = bed.run().await;
+        assert_eq!((report.stopped_because, report.processed_requests), (StopReason::QueueEmpty, 2), "{report:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_not_tried_again_for_a_quarter_of_an_hour() {
+    let mut bed = bed(1).await;
+    let mut config = portal(&bed.simulator, NAME, 1);
+    config.accounts[0].password = "wrong".into();
+    bed.worker.wallet = wallet(&config);
+    bed.ask(bed.players(1)).await;
+    for _ in 0..5 {
+        let report = bed.run().await;
+        assert_eq!(report.stopped_because, StopReason::NoUsableKey, "{report:?}");
+        assert!(report.failure.unwrap_or_default().contains("e-mail or password are wrong"));
+        bed.clock.advance(seconds(120));
+    }
+    assert_eq!(count(&bed, "login"), 1);
+}
+
+#[tokio::test]
+async fn keys_that_are_refused_again_and_again_do_not_lead_to_login_after_login() {
+    let bed = bed(1).await;
+    bed.simulator.misbehave(Rule::new(Misbehaviour::InvalidAuthorization));
+    bed.ask(bed.players(5)).await;
+    for _ in 0..5 {
+        let report = Box::pin(while_time_passes(&bed, bed.run())).await;
+        assert_eq!(report.stopped_because, StopReason::NoUsableKey, "{report:?}");
+        assert_eq!(report.failed_requests, 0);
+    }
+    assert_eq!(count(&bed, "login"), 3, "{:?}", bed.simulator.portal_acts());
+    assert!(bed.simulator.portal_keys(EMAIL).len() <= 10);
+    bed.simulator.clear();
+    bed.clock.advance(seconds(601));
+    assert_eq!(bed.run().await.processed_requests, 5);
+}
+
+#[tokio::test]
+async fn a_cold_sandbox_does_not_take_a_key_that_the_api_refused_to_another() {
+    let bed = bed(1).await;
+    bed.ask(bed.players(3)).await;
+    // Good for the portal, and refused by the API all the same.
+    let refused = bed.simulator.put_key(EMAIL, NAME, "203.0.113.7");
+    bed.simulator.misbehave(Rule::new(Misbehaviour::InvalidAuthorization).on_token(&refused.token));
+    let report = Box::pin(while_time_passes(&bed, bed.run())).await;
+    assert_eq!((report.stopped_because, report.processed_requests), (StopReason::QueueEmpty, 3), "{report:?}");
+    let refusals = || bed.simulator.calls().iter().filter(|call| call.status == Some(403)).count();
+    let before = refusals();
+    bed.ask(bed.clans(2)).await;
+    let cold = another(&bed, &portal(&bed.simulator, NAME, 1));
+    let report = cold.run(RunOptions::default(), &Unwatched).await;
+    assert_eq!((report.stopped_because, report.processed_requests), (StopReason::QueueEmpty, 2), "{report:?}");
+    assert_eq!((refusals(), count(&bed, "create")), (before, 1), "{:?}", bed.simulator.portal_acts());
+}
+
+#[tokio::test]
+async fn several_accounts_give_their_keys_and_one_that_fails_does_not_take_the_others_with_it() {
+    let mut bed = bed(2).await;
+    bed.simulator.open_account("second@example.com", PASSWORD);
+    let mut config = portal(&bed.simulator, NAME, 2);
+    for (number, (email, password)) in [("second@example.com", PASSWORD), ("third@example.com", "x")].iter().enumerate()
+    {
+        let variable = format!("COC_ACCOUNTS[{}]", number + 1);
+        config.accounts.push(PortalAccount { variable, email: (*email).into(), password: (*password).into() });
+    }
+    bed.worker.wallet = wallet(&config);
+    bed.ask(bed.players(30)).await;
+    let report = bed.run().await;
+    assert_eq!((report.stopped_because, report.processed_requests), (StopReason::QueueEmpty, 30), "{report:?}");
+    assert_eq!(report.keys_held, 4);
+    assert_eq!(bed.simulator.portal_keys("second@example.com").len(), 2);
+}
