@@ -41,8 +41,9 @@ resource "aws_vpc_security_group_egress_rule" "redis" {
   tags                         = local.tags
 }
 
+# By number: an id is not known yet when the same apply makes the address.
 data "aws_eip" "nat" {
-  for_each = toset(var.nat_eip_allocation_ids)
+  for_each = { for index, id in var.nat_eip_allocation_ids : index => id }
 
   id = each.value
 }
