@@ -119,6 +119,9 @@ resource "aws_route_table_association" "private" {
 }
 
 # PostgreSQL ----------------------------------------------------------------------------------------------------------
+#
+# RDS makes the password of the user postgres and makes a new one every seven days. The worker would be locked out by that, so
+# it has a user of its own, which DEPLOYMENT.md creates with that password. Neither passes through tofu.
 
 resource "aws_security_group" "database" {
   name        = "${var.name}-database"
@@ -156,7 +159,7 @@ resource "aws_db_instance" "this" {
   storage_type                    = "gp3"
   storage_encrypted               = true
   db_name                         = "coc"
-  username                        = "worker"
+  username                        = "postgres"
   manage_master_user_password     = true
   db_subnet_group_name            = aws_db_subnet_group.this.name
   vpc_security_group_ids          = [aws_security_group.database.id]

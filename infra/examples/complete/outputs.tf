@@ -33,11 +33,6 @@ output "database_address" {
   value       = aws_db_instance.this.address
 }
 
-output "database_secret_arn" {
-  description = "Secret with the password that RDS made for the user worker."
-  value       = aws_db_instance.this.master_user_secret[0].secret_arn
-}
-
 output "failure_queue_url" {
   description = "Where events that failed lie."
   value       = module.refresh_worker.failure_queue_url
