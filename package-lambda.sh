@@ -6,7 +6,8 @@
 #   ./package-lambda.sh --upload s3://BUCKET         puts it there as infra/ expects it
 #   ./package-lambda.sh --deploy FUNCTION            also makes it what the function's alias `live` runs
 #
-# `--help` has all options. Two builds of a commit with the same Rust give the same bytes, wherever they are made.
+# `--help` has all options. Two builds of a commit give the same bytes, wherever they are made, if Rust, the CA bundle and
+# Python's zlib are the same and zig can be installed.
 # Needs Rust and git; what else is missing is installed (python3 and a C compiler with apt-get, zig from PyPI), after saying so.
 set -euo pipefail
 caller=$PWD
@@ -18,18 +19,20 @@ zigbuild_version=0.24.0 ziglang_version=0.17.1
 ca_bundle_url=https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem
 zip_limit_mb=50 unzipped_limit_mb=250 # AWS's own, for a package that is uploaded directly.
 
-arch=arm64 output=dist package='' upload='' deploy=() alias=live ca_bundle='' dry_run='' allow_dirty='' tools=${PACKAGE_TOOLS_DIR:-target/package-tools}
+arch=arm64 output=dist package='' upload='' deploy=() alias=live ca_bundle='' dry_run='' allow_dirty=''
+tools=${PACKAGE_TOOLS_DIR:-target/package-tools}
 
 usage() {
     cat <<'HELP'
 Usage: ./package-lambda.sh [options]
 
-  --arch arm64|x86_64   what the functions run on (default arm64)
+  --arch arm64|x86_64   what to build for (default arm64)
   --output FOLDER       where the zip goes (default dist)
-  --ca-bundle FILE      the CA bundle of Amazon RDS to put in; without it, it is downloaded; `none` leaves it out
+  --ca-bundle FILE      the CA bundle of Amazon RDS to put in. Without this it is downloaded, and left out when that fails;
+                        `required` fails then, `none` leaves it out
   --package FILE        no build: upload or deploy this zip
   --upload s3://BUCKET[/PREFIX]
-                        put the zip there; an object that is there already is never replaced
+                        put the zip there; an object that is there already is never replaced, and an error if it differs
   --deploy FUNCTION     make it what FUNCTION's alias runs; may be given several times (refresh and health)
   --alias NAME          that alias (default live)
   --allow-dirty         build although files differ from the commit; the name then ends in -dirty
@@ -42,9 +45,10 @@ HELP
 
 say() { printf '%s\n' "$@"; }
 fail() { printf '%s\n' "$@" >&2; exit 1; }
+absolute() { case $1 in /*) say "$1" ;; *) say "$PWD/$1" ;; esac; }
 # A path as the caller means it, wherever this script lies.
 of_caller() {
-    case $1 in /* | none) say "$1" ;; *) if [ "$caller" = "$PWD" ]; then say "$1"; else say "$caller/$1"; fi ;; esac
+    case $1 in /* | none | required) say "$1" ;; *) if [ "$caller" = "$PWD" ]; then say "$1"; else say "$caller/$1"; fi ;; esac
 }
 wrong_usage() { printf '%s\n' "$1" "Try ./package-lambda.sh --help" >&2; exit 2; }
 
@@ -83,7 +87,7 @@ esac
 target=$rust_arch-unknown-linux-gnu
 case $upload in '' | s3://?*) ;; *) wrong_usage "--upload is \`$upload\`: use s3://BUCKET or s3://BUCKET/PREFIX." ;; esac
 [ -z "$package" ] || [ -f "$package" ] || fail "There is no file $package."
-[ -z "$ca_bundle" ] || [ "$ca_bundle" = none ] || [ -f "$ca_bundle" ] || fail "There is no file $ca_bundle."
+case $ca_bundle in '' | none | required) ;; *) [ -f "$ca_bundle" ] || fail "There is no file $ca_bundle." ;; esac
 
 # Tools ---------------------------------------------------------------------------------------------------------------
 
@@ -134,8 +138,10 @@ provide_target() {
 # The build -----------------------------------------------------------------------------------------------------------
 
 build_with_zig() {
+    local bin
+    bin=$(absolute "$tools/bin")
     # ziglang is found through the python of its own environment.
-    PATH="$PWD/$tools/bin:$PATH" CARGO_ZIGBUILD_PYTHON_PATH="$PWD/$tools/bin/python" \
+    PATH="$bin:$PATH" CARGO_ZIGBUILD_PYTHON_PATH="$bin/python" \
         cargo zigbuild --locked --profile lambda --no-default-features --bin refresh-worker --target "$target.$glibc_build"
 }
 
@@ -151,12 +157,14 @@ build() {
     command -v cargo >/dev/null || fail "Rust is missing. Install it from https://rustup.rs, then run this again."
     provide_compiler
     provide_target
-    # No path of this machine may get into the binary.
-    local home=${CARGO_HOME:-$HOME/.cargo} sysroot map flag=--remap-path-prefix
+    # No path of this machine may get into the binary. Cargo's form of RUSTFLAGS in which paths may have spaces.
+    local home=${CARGO_HOME:-$HOME/.cargo} built sysroot map flag=--remap-path-prefix
     sysroot=$(rustc --print sysroot)
-    map="$flag=$PWD=/build $flag=$home=/cargo $flag=$sysroot=/rust"
-    export SOURCE_DATE_EPOCH=$commit_time RUSTFLAGS="$map" CARGO_INCREMENTAL=0
-    export CFLAGS="-ffile-prefix-map=$home=/cargo -ffile-prefix-map=$PWD=/build"
+    built=$(absolute "${CARGO_TARGET_DIR:-target}")
+    printf -v map '%s\x1f' "$flag=$PWD=/build" "$flag=$home=/cargo" "$flag=$sysroot=/rust" "$flag=$built=/built"
+    export SOURCE_DATE_EPOCH=$commit_time CARGO_ENCODED_RUSTFLAGS=${map%?} CARGO_INCREMENTAL=0
+    export CC_SHELL_ESCAPED_FLAGS=1
+    export CFLAGS="'-ffile-prefix-map=$home=/cargo' '-ffile-prefix-map=$PWD=/build' '-ffile-prefix-map=$built=/built'"
     if [ -n "$dry_run" ]; then
         provide_zigbuild
         say "would run: cargo zigbuild --locked --profile lambda --no-default-features --target $target.$glibc_build"
@@ -185,17 +193,18 @@ check_binary() {
 fetch_ca_bundle() {
     case $ca_bundle in
         none) say "CA bundle of Amazon RDS: left out" && return ;;
-        ?*) cp "$ca_bundle" "$1" ;;
-        *)
-            if ! curl --fail --silent --location --max-time 60 --output "$1" "$ca_bundle_url"; then
+        '' | required)
+            if ! curl --fail --silent --location --max-time 60 --retry 3 --output "$1" "$ca_bundle_url"; then
                 rm -f "$1"
+                [ "$ca_bundle" != required ] || fail "The CA bundle of Amazon RDS could not be downloaded: $ca_bundle_url"
                 say "CA bundle of Amazon RDS: NOT in the package, because it could not be downloaded." \
                     "  With PostgreSQL on RDS, download $ca_bundle_url and run this again with --ca-bundle FILE."
                 return
             fi
             ;;
+        *) cp "$ca_bundle" "$1" ;;
     esac
-    grep -q 'BEGIN CERTIFICATE' "$1" || fail "The CA bundle holds no certificate: ${ca_bundle:-$ca_bundle_url}"
+    grep -q 'BEGIN CERTIFICATE' "$1" || fail "The CA bundle holds no certificate. It came from ${ca_bundle:-$ca_bundle_url}"
     say "CA bundle of Amazon RDS: $(grep -c 'BEGIN CERTIFICATE' "$1") certificates, at /var/task/rds-global-bundle.pem"
 }
 
@@ -211,6 +220,16 @@ with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as pack
         entry.create_system, entry.compress_type = 3, zipfile.ZIP_DEFLATED
         entry.external_attr = (0o100755 if file.name == "bootstrap" else 0o100644) << 16
         package.writestr(entry, file.read_bytes())
+PYTHON
+}
+
+# What the package's bootstrap runs on, in Lambda's words.
+package_arch() {
+    python3 - "$1" <<'PYTHON'
+import sys, zipfile
+header = zipfile.ZipFile(sys.argv[1]).open("bootstrap").read(20)
+machine = int.from_bytes(header[18:20], "little") if header[:4] == b"\x7fELF" else None
+print({62: "x86_64", 183: "arm64"}.get(machine, "unknown"))
 PYTHON
 }
 
@@ -276,20 +295,28 @@ require_aws() {
 }
 
 upload_package() {
-    local path=${upload#s3://} key
+    local path=${upload#s3://} key there ours
     bucket=${path%%/*} key=${path#"$bucket"}
     key=${key#/} key=${key:+$key/}${package##*/}
     object_key=$key
-    if [ -z "$dry_run" ] && aws_call s3api head-object --bucket "$bucket" --key "$key" >/dev/null 2>&1; then
-        say "s3://$bucket/$key is there already and stays as it is."
+    if [ -z "$dry_run" ] && there=$(aws_call s3api head-object --bucket "$bucket" --key "$key" --checksum-mode ENABLED \
+        --query ChecksumSHA256 --output text 2>/dev/null); then
+        ours=$(python3 -c 'import base64, hashlib, sys
+print(base64.b64encode(hashlib.sha256(open(sys.argv[1], "rb").read()).digest()).decode())' "$package")
+        [ "$there" = "$ours" ] ||
+            fail "s3://$bucket/$key is there already and is another package: its SHA-256 is $there, this one's $ours." \
+                "It stays as it is, because functions may run it. Was it built for another architecture, with another Rust, or" \
+                "without the CA bundle? Use the one that is there, or delete it first if nothing runs it."
+        say "s3://$bucket/$key is there already, with the same bytes."
         return
     fi
-    act aws_call s3api put-object --bucket "$bucket" --key "$key" --body "$package" --if-none-match '*' >/dev/null
+    act aws_call s3api put-object --bucket "$bucket" --key "$key" --body "$package" --if-none-match '*' \
+        --checksum-algorithm SHA256 >/dev/null
     say "s3://$bucket/$key ${dry_run:+(not }uploaded${dry_run:+)}"
 }
 
 deploy_to() {
-    local function=$1 source=(--zip-file "fileb://$package") version former
+    local function=$1 source=(--zip-file "fileb://$package") version former function_arch
     [ -z "$upload" ] || source=(--s3-bucket "$bucket" --s3-key "$object_key")
     if [ -n "$dry_run" ]; then
         say "would deploy $package to $function: update-function-code, publish-version, update-alias $alias"
@@ -297,11 +324,16 @@ deploy_to() {
     fi
     former=$(aws_call lambda get-alias --function-name "$function" --name "$alias" --query FunctionVersion --output text) ||
         fail "$function has no alias $alias: was it made by infra/?"
-    aws_call lambda update-function-code --function-name "$function" --architectures "$arch" "${source[@]}" >/dev/null
+    # An update could change the architecture, too; that is infra/'s to decide, together with the layer.
+    function_arch=$(aws_call lambda get-function-configuration --function-name "$function" --query 'Architectures[0]' --output text)
+    [ "$function_arch" = "$package_is_for" ] ||
+        fail "$function runs on $function_arch, but this package is for $package_is_for." \
+            "Build it with --arch $function_arch, or set architecture = \"$package_is_for\" in infra/ and apply."
+    aws_call lambda update-function-code --function-name "$function" "${source[@]}" >/dev/null
     aws_call lambda wait function-updated --function-name "$function"
     version=$(aws_call lambda publish-version --function-name "$function" --description "${package##*/}" --query Version --output text)
     aws_call lambda update-alias --function-name "$function" --name "$alias" --function-version "$version" >/dev/null
-    say "$function: $alias is version $version now. Back:" \
+    say "$function: $alias is version $version now. At once back to what it was, until the next apply of infra/:" \
         "aws lambda update-alias --function-name $function --name $alias --function-version $former"
 }
 
@@ -313,8 +345,10 @@ else
     make_package
 fi
 if [ -n "$upload" ] || [ ${#deploy[@]} -gt 0 ]; then require_aws; fi
+if [ ${#deploy[@]} -gt 0 ] && [ -f "$package" ]; then package_is_for=$(package_arch "$package"); fi
 [ -z "$upload" ] || upload_package
 for function in ${deploy[@]+"${deploy[@]}"}; do deploy_to "$function"; done
 if [ ${#deploy[@]} -gt 0 ] && [ -z "$dry_run" ]; then
-    say "The next apply of infra/ puts the functions back to its commit_sha: set it there, too."
+    say "infra/ does not know of this, and its next apply may make another version live." \
+        "Now set its commit_sha (and package_sha256, if you give it) to the commit that is to stay, and apply."
 fi

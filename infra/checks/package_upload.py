@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
 """package-lambda.sh --package ZIP --upload --deploy, against moto's server in the place of AWS."""
+import base64
+import hashlib
 import json
 import os
 import pathlib
@@ -13,6 +15,14 @@ import zipfile
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOOLS = pathlib.Path(sys.executable).parent
 FUNCTION, BUCKET = "refresh-worker-refresh", "packages"
+MACHINES = {"x86_64": 62, "arm64": 183}
+
+
+def write_package(path, arch, content):
+    """A zip whose bootstrap has the first bytes of a program for that architecture."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("bootstrap", b"\x7fELF" + bytes(14) + MACHINES[arch].to_bytes(2, "little") + content)
+    return path
 
 
 def free_port():
@@ -40,7 +50,7 @@ def main():
     def run(*command, expect=0):
         done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == expect, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
-        return done.stdout
+        return done.stdout + (done.stderr if expect else "")
 
     def aws(*command):
         text = run("aws", "--endpoint-url", url, "--output", "json", *command)
@@ -51,16 +61,27 @@ def main():
     try:
         wait_for(port)
         with tempfile.TemporaryDirectory() as folder:
-            package = pathlib.Path(folder) / f"refresh-worker-{'0' * 40}.zip"
-            with zipfile.ZipFile(package, "w") as file:
-                file.writestr("bootstrap", "stands in for the binary")
+            folder = pathlib.Path(folder)
+            former = write_package(folder / f"refresh-worker-{'f' * 40}.zip", "arm64", b"former")
+            package = write_package(folder / f"refresh-worker-{'0' * 40}.zip", "arm64", b"new")
+            other = folder / "other" / package.name
+            other.parent.mkdir()
+            write_package(other, "x86_64", b"new")
             aws("s3api", "create-bucket", "--bucket", BUCKET)
             trust = {"Version": "2012-10-17", "Statement": [
                 {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}]}
             role = aws("iam", "create-role", "--role-name", "worker", "--assume-role-policy-document", json.dumps(trust))["Role"]["Arn"]
             aws("lambda", "create-function", "--function-name", FUNCTION, "--runtime", "provided.al2023", "--handler", "refresh",
-                "--role", role, "--zip-file", f"fileb://{package}", "--publish")
+                "--role", role, "--zip-file", f"fileb://{former}", "--architectures", "arm64", "--publish")
             aws("lambda", "create-alias", "--function-name", FUNCTION, "--name", "live", "--function-version", "1")
+
+            def runs(alias="live"):
+                """The version that the alias runs, and the SHA-256 of its code."""
+                found = aws("lambda", "get-function-configuration", "--function-name", FUNCTION, "--qualifier", alias)
+                return found["Version"], found["CodeSha256"], found["Architectures"]
+
+            def sha256(path):
+                return base64.b64encode(hashlib.sha256(path.read_bytes()).digest()).decode()
 
             script = ["./package-lambda.sh", "--package", str(package), "--upload", f"s3://{BUCKET}"]
             said = run(*script, "--deploy", FUNCTION, "--dry-run")
@@ -69,16 +90,33 @@ def main():
             run(*script)
             keys = [entry["Key"] for entry in aws("s3api", "list-objects-v2", "--bucket", BUCKET)["Contents"]]
             assert keys == [package.name], keys
-            assert "there already" in run(*script), "a second upload leaves the first alone"
+            assert "with the same bytes" in run(*script), "a second upload leaves the first alone"
+            said = run("./package-lambda.sh", "--package", str(other), "--upload", f"s3://{BUCKET}", expect=1)
+            assert "another package" in said and sha256(package) in said and sha256(other) in said, said
+            there = aws("s3api", "head-object", "--bucket", BUCKET, "--key", package.name, "--checksum-mode", "ENABLED")
+            assert there["ChecksumSHA256"] == sha256(package), there
 
             said = run(*script, "--deploy", FUNCTION)
-            alias = aws("lambda", "get-alias", "--function-name", FUNCTION, "--name", "live")
-            assert alias["FunctionVersion"] == "2" and "--function-version 1" in said, (alias, said)
+            assert runs() == ("2", sha256(package), ["arm64"]), runs()
+            assert "its commit_sha" in said, said
             run(*script, "--deploy", "no-such-function", expect=1)
 
-            (pathlib.Path(folder) / "empty.zip").write_bytes(b"PK\x05\x06" + bytes(18))
+            # The command that goes back at once; then the other way back, which lasts until the next apply and beyond.
+            back = next(line for line in said.splitlines() if line.startswith("aws lambda update-alias "))
+            run("bash", "-c", back.replace("aws ", f"aws --endpoint-url {url} ", 1))
+            assert runs()[0] == "1", runs()
+            run("./package-lambda.sh", "--package", str(former), "--deploy", FUNCTION)
+            assert runs() == ("3", sha256(former), ["arm64"]), runs()
+
+            for arch in MACHINES:
+                said = run("./package-lambda.sh", "--package", str(other), "--deploy", FUNCTION, "--arch", arch, expect=1)
+                assert "runs on arm64, but this package is for x86_64" in said, said
+            assert runs() == ("3", sha256(former), ["arm64"]), "what does not fit changes nothing"
+
+            (folder / "empty.zip").write_bytes(b"PK\x05\x06" + bytes(18))
             run("./package-lambda.sh", "--package", f"{folder}/empty.zip", expect=1)
-        print("dry run, upload, second upload, deployment, unknown function, empty package: as they should be")
+        print("dry run, upload, second upload, another package of that name, deployment, both ways back, unknown function,"
+              " wrong architecture, empty package: as they should be")
     finally:
         server.terminate()
         server.wait()
