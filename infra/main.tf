@@ -14,7 +14,7 @@ locals {
   functions = {
     refresh = {
       timeout              = var.timeout_seconds
-      reserved_concurrency = var.reserved_concurrency
+      reserved_concurrency = coalesce(var.reserved_concurrency, max(4, local.least_concurrency))
     }
     health = {
       timeout              = 10

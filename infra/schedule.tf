@@ -22,6 +22,9 @@ locals {
     local.has_stats ? { stats = { expression = var.stats_schedule_expression, input = jsonencode({ task = "stats" }) } } : {},
   )
 
+  # The runs of a tick, one more that finds every key in use, a manual trigger, and the tasks.
+  least_concurrency = var.parallel_runs + 2 + length(local.tasks)
+
   schedules = merge(local.runs, { for name, task in local.tasks : name => {
     description = "Starts the task ${name} of the CoC refresh worker"
     expression  = task.expression

@@ -49,7 +49,7 @@ variable "lambda_artifacts_bucket" {
 }
 
 variable "package_sha256" {
-  description = "SHA-256 of the package in base64, as package-lambda.sh prints it. Only for a package that was replaced under the same name."
+  description = "SHA-256 of the package in base64, as package-lambda.sh prints it. With it a package that was replaced under the same name is deployed, too."
   type        = string
   default     = null
 
@@ -106,13 +106,13 @@ variable "max_runtime_seconds" {
 }
 
 variable "reserved_concurrency" {
-  description = "Concurrency reserved for the refresh function: parallel_runs + 2 or more, so that a run, a manual trigger and a task never throttle one another. -1 reserves nothing, for new accounts, where 100 must stay unreserved. 1 is possible, but waiting ticks then end in the failure queue."
+  description = "Concurrency reserved for the refresh function. Null: 4, or parallel_runs + 2 and one for each task (views, statistics) if that is more, so that a run, a manual trigger and tasks never throttle one another. -1 reserves nothing, for new accounts, where 100 must stay unreserved. 1 is possible, but waiting ticks then end in the failure queue."
   type        = number
-  default     = 4
+  default     = null
 
   validation {
-    condition     = contains([-1, 1], var.reserved_concurrency) || var.reserved_concurrency >= var.parallel_runs + 2
-    error_message = "Use -1 (no reservation), 1, or at least parallel_runs + 2."
+    condition     = contains([-1, 1], coalesce(var.reserved_concurrency, -1)) || coalesce(var.reserved_concurrency, -1) >= local.least_concurrency
+    error_message = "Use null, -1 (no reservation), 1, or at least parallel_runs + 2, and one more for each of REFRESH_VIEWS and STATS_FUNCTIONS in environment_variables."
   }
 }
 

@@ -86,7 +86,7 @@ run "defaults" {
     error_message = "A run ends by itself, well before Lambda would end it and before the duration alarm."
   }
   assert {
-    condition     = aws_lambda_function.this["refresh"].reserved_concurrent_executions >= var.parallel_runs + 2
+    condition     = aws_lambda_function.this["refresh"].reserved_concurrent_executions == 4
     error_message = "A run, a manual trigger and a task must not throttle one another."
   }
   assert {
@@ -201,13 +201,16 @@ run "many_keys" {
 
   variables {
     parallel_runs         = 3
-    reserved_concurrency  = 5
     environment_variables = { KEYS_PER_RUN = "2" }
   }
 
   assert {
     condition     = join(" ", keys(aws_scheduler_schedule.this)) == "1 2 3" && nonsensitive(aws_lambda_function.this["refresh"].environment[0].variables.KEYS_PER_RUN) == "2"
     error_message = "Three runs start at each tick, with two keys each."
+  }
+  assert {
+    condition     = aws_lambda_function.this["refresh"].reserved_concurrent_executions == 5
+    error_message = "A run, a manual trigger and a task must not throttle one another."
   }
 }
 
@@ -221,6 +224,10 @@ run "views_and_statistics" {
   assert {
     condition     = { for name, task in aws_scheduler_schedule.this : name => "${task.schedule_expression} ${task.target[0].input}" if name != "1" } == { refresh-views = "rate(1 minute) {\"due_only\":true,\"task\":\"refresh-views\"}", stats = "rate(1 minute) {\"task\":\"stats\"}" }
     error_message = "Views and statistics jobs have schedules of their own."
+  }
+  assert {
+    condition     = aws_lambda_function.this["refresh"].reserved_concurrent_executions == 5
+    error_message = "Each task has its place beside runs."
   }
   assert {
     condition     = aws_cloudwatch_metric_alarm.this["view-refresh"].threshold == 5 && aws_cloudwatch_metric_alarm.this["view-refresh"].period == 120

@@ -81,6 +81,17 @@ run "too_little_concurrency" {
   expect_failures = [var.reserved_concurrency]
 }
 
+run "too_little_concurrency_for_tasks" {
+  command = plan
+
+  variables {
+    reserved_concurrency  = 4
+    environment_variables = { REFRESH_VIEWS = "v", STATS_FUNCTIONS = "f" }
+  }
+
+  expect_failures = [var.reserved_concurrency]
+}
+
 run "a_level_that_drops_metrics" {
   command = plan
 

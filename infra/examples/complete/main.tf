@@ -235,6 +235,7 @@ module "refresh_worker" {
   environment             = var.environment
   commit_sha              = var.commit_sha
   lambda_artifacts_bucket = var.lambda_artifacts_bucket
+  package_sha256          = var.package_sha256
   architecture            = var.architecture
 
   vpc_id                     = aws_vpc.this.id
@@ -248,6 +249,11 @@ module "refresh_worker" {
   secret_parameters   = var.secret_parameters
   extension_layer_arn = var.extension_layer_arn
 
+  memory_size                = var.memory_size
+  environment_variables      = var.environment_variables
+  parallel_runs              = var.parallel_runs
+  reserved_concurrency       = var.reserved_concurrency
+  refresh_mode               = var.refresh_mode
   schedule_enabled           = var.schedule_enabled
   manage_api_gateway_account = var.manage_api_gateway_account
   alarm_emails               = var.alarm_emails

@@ -32,6 +32,42 @@ variable "architecture" {
   default     = "arm64"
 }
 
+variable "package_sha256" {
+  description = "SHA-256 of the package in base64. The workflow deploy gives it; by hand it may be left out."
+  type        = string
+  default     = null
+}
+
+variable "memory_size" {
+  description = "Memory of each function in MB."
+  type        = number
+  default     = 256
+}
+
+variable "environment_variables" {
+  description = "More settings of the worker by name, see docs/configuration.md. No secrets."
+  type        = map(string)
+  default     = {}
+}
+
+variable "parallel_runs" {
+  description = "Runs that start at each tick."
+  type        = number
+  default     = 1
+}
+
+variable "reserved_concurrency" {
+  description = "Concurrency reserved for the refresh function. Null: as much as runs, a manual trigger and tasks need. -1 reserves nothing, for new accounts."
+  type        = number
+  default     = null
+}
+
+variable "refresh_mode" {
+  description = "`sync`: POST /refresh answers with the report of the run. `async`: with 202, at once."
+  type        = string
+  default     = "sync"
+}
+
 variable "secret_parameters" {
   description = "Secrets in the Parameter Store: setting => name of the parameter."
   type        = map(string)

@@ -18,10 +18,12 @@ provider "aws" {
 module "refresh_worker" {
   source = "../.."
 
+  name                    = var.name
+  environment             = var.environment
   commit_sha              = var.commit_sha
   lambda_artifacts_bucket = var.lambda_artifacts_bucket
+  package_sha256          = var.package_sha256
   architecture            = var.architecture
-  environment             = var.environment
 
   vpc_id                     = var.vpc_id
   private_subnet_ids         = var.private_subnet_ids
@@ -29,8 +31,14 @@ module "refresh_worker" {
   redis_security_group_id    = var.redis_security_group_id
   nat_eip_allocation_ids     = var.nat_eip_allocation_ids
 
-  secret_parameters          = var.secret_parameters
-  extension_layer_arn        = var.extension_layer_arn
+  secret_parameters   = var.secret_parameters
+  extension_layer_arn = var.extension_layer_arn
+
+  memory_size                = var.memory_size
+  environment_variables      = var.environment_variables
+  parallel_runs              = var.parallel_runs
+  reserved_concurrency       = var.reserved_concurrency
+  refresh_mode               = var.refresh_mode
   schedule_enabled           = var.schedule_enabled
   manage_api_gateway_account = var.manage_api_gateway_account
   alarm_emails               = var.alarm_emails

@@ -4,6 +4,12 @@ variable "region" {
   default     = "us-east-1"
 }
 
+variable "name" {
+  description = "Prefix of everything."
+  type        = string
+  default     = "refresh-worker"
+}
+
 variable "commit_sha" {
   description = "The commit whose package runs."
   type        = string
@@ -52,6 +58,42 @@ variable "nat_eip_allocation_ids" {
   default     = []
 }
 
+variable "package_sha256" {
+  description = "SHA-256 of the package in base64. The workflow deploy gives it; by hand it may be left out."
+  type        = string
+  default     = null
+}
+
+variable "memory_size" {
+  description = "Memory of each function in MB."
+  type        = number
+  default     = 256
+}
+
+variable "environment_variables" {
+  description = "More settings of the worker by name, see docs/configuration.md. No secrets."
+  type        = map(string)
+  default     = {}
+}
+
+variable "parallel_runs" {
+  description = "Runs that start at each tick."
+  type        = number
+  default     = 1
+}
+
+variable "reserved_concurrency" {
+  description = "Concurrency reserved for the refresh function. Null: as much as runs, a manual trigger and tasks need. -1 reserves nothing, for new accounts."
+  type        = number
+  default     = null
+}
+
+variable "refresh_mode" {
+  description = "`sync`: POST /refresh answers with the report of the run. `async`: with 202, at once."
+  type        = string
+  default     = "sync"
+}
+
 variable "secret_parameters" {
   description = "Secrets in the Parameter Store: setting => name of the parameter."
   type        = map(string)
@@ -68,9 +110,9 @@ variable "extension_layer_arn" {
 }
 
 variable "schedule_enabled" {
-  description = "Whether the schedule starts runs."
+  description = "Whether the schedule starts runs. Off at first: the secrets must be there before."
   type        = bool
-  default     = true
+  default     = false
 }
 
 variable "manage_api_gateway_account" {
