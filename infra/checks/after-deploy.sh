@@ -1,9 +1,15 @@
 #!/usr/bin/env bash
-# After an apply: is it healthy, does a run end well, is any alarm on?   after-deploy.sh FOLDER_OF_THE_ROOT_CONFIGURATION
+# After an apply: is it healthy, does a run do its work, has an alarm gone on?
+#
+#   after-deploy.sh FOLDER_OF_THE_ROOT_CONFIGURATION [BEGAN]
+#
+# BEGAN is when the apply began (date -u +%Y-%m-%dT%H:%M:%S): alarms that were on before it are told and do not count.
+# Ends with 0: it works. 1: it does not. 3: healthy, but no run could show that it works, and the last line says why.
 #
 # Needs tofu (or terraform), the AWS command line, curl and jq.
 set -euo pipefail
-root=${1:?the folder of the root configuration}
+root=${1:?the folder of the root configuration} began=${2:-$(date -u +%Y-%m-%dT%H:%M:%S)}
+pause=${AFTER_DEPLOY_PAUSE:-10} patience=${AFTER_DEPLOY_PATIENCE:-300} # Seconds.
 tool=$(command -v tofu || command -v terraform) || { echo "tofu is missing" >&2; exit 1; }
 answer=$(mktemp)
 trap 'rm -f "$answer"' EXIT
@@ -17,29 +23,58 @@ health() {
         status=$(curl --silent --show-error --max-time 30 --output "$answer" --write-out '%{http_code}' "$url" || true)
         [ "$status" = 200 ] && { echo "healthy: $(jq -c '{status, queue_size, timestamp}' "$answer")"; return; }
         echo "GET $url: $status, attempt $attempt of 6"
-        sleep 10
+        sleep "$pause"
     done
     cat "$answer"
     return 1
 }
 
+# Sets stopped_because. An invocation that did not come about (throttled) has none.
 run_once() {
-    local name
-    name=$(output refresh_function_name)
-    aws lambda invoke --function-name "$name" --qualifier live --cli-binary-format raw-in-base64-out --cli-read-timeout 60 \
-        --payload '{"source": "deploy", "options": {"max_runtime": 20}}' --query FunctionError --output text "$answer" | tee /dev/stderr |
-        grep -q '^None$' || { echo "a run ended with an error: $(cat "$answer")" >&2; return 1; }
-    echo "a run ended well: $(jq -c '{stopped_because, processed_requests, failed_requests, queue}' "$answer" | cut -c1-400)"
+    local error
+    stopped_because=none
+    error=$(aws lambda invoke --function-name "$name" --qualifier live --cli-binary-format raw-in-base64-out --cli-read-timeout 60 \
+        --payload '{"source": "deploy", "options": {"max_runtime": 20}}' --query FunctionError --output text "$answer") || return 0
+    [ "$error" = None ] || { echo "a run ended with an error: $(cat "$answer")" >&2; return 1; }
+    stopped_because=$(jq -r .stopped_because "$answer")
+}
+
+# Until a run has done its work: one that finds every key in use has shown nothing.
+runs() {
+    local end=$((SECONDS + patience))
+    while true; do
+        run_once || return 1
+        case $stopped_because in
+            queue_empty | deadline | max_requests)
+                echo "a run ended well: $(jq -c '{stopped_because, processed_requests, failed_requests, queue}' "$answer" | cut -c1-400)"
+                return
+                ;;
+            maintenance | paused | refresh_paused | daily_cap) break ;;
+            already_running | shutdown) [ $SECONDS -lt $end ] || break ;;
+            none) [ $SECONDS -lt $end ] || { echo "the function $name cannot be invoked" >&2 && return 1; } ;;
+            *) echo "a run ended in a way that nobody knows: $(cat "$answer")" >&2 && return 1 ;;
+        esac
+        sleep "$((pause / 2))"
+    done
+    untested=$stopped_because
 }
 
 alarms() {
-    local name prefix on
-    name=$(output refresh_function_name)
-    prefix=${name%refresh}
-    on=$(aws cloudwatch describe-alarms --alarm-name-prefix "$prefix" --state-value ALARM --query 'MetricAlarms[].AlarmName' --output text)
-    [ -z "$on" ] || echo "alarms that are on (from before, or now; DEPLOYMENT.md says what to do): $on"
+    local on new
+    aws cloudwatch describe-alarms --alarm-types MetricAlarm CompositeAlarm --alarm-name-prefix "${name%refresh}" \
+        --state-value ALARM --output json >"$answer"
+    on=$(jq -r '[(.MetricAlarms + .CompositeAlarms)[].AlarmName] | join(" ")' "$answer")
+    new=$(jq -r --arg began "$began" \
+        '[(.MetricAlarms + .CompositeAlarms)[] | select(.StateTransitionedTimestamp[:19] >= $began[:19]).AlarmName] | join(" ")' "$answer")
+    [ -z "$on" ] || echo "alarms that are on (DEPLOYMENT.md says what to do): $on"
+    [ -z "$new" ] || { echo "alarms that went on since $began: $new" >&2; return 1; }
 }
 
+name=$(output refresh_function_name) untested=''
 health
-run_once
+runs
 alarms
+if [ -n "$untested" ]; then
+    echo "NOT SHOWN that runs work: the last one ended with $untested" >&2
+    exit 3
+fi

@@ -109,6 +109,15 @@ workflows() {
     "$tools/bin/zizmor" --offline --quiet .github && echo "clean"
 }
 
+after_deploy() {
+    step "What is looked at after a deployment"
+    if command -v jq >/dev/null; then
+        python3 "$checks/after_deploy.py"
+    else
+        not_run "after-deploy.sh" "apt-get install jq"
+    fi
+}
+
 package() {
     step "Upload and deployment of a package, against a pretended AWS"
     if provide "$tools-aws" requirements-aws.txt; then
@@ -126,6 +135,7 @@ if command -v python3 >/dev/null && provide "$tools" requirements.txt; then
     policies
     scripts
     workflows
+    after_deploy
     package
 else
     not_run "HCL, validate, test, checkov, shellcheck, zizmor, upload" "apt-get install python3-venv, and reach pypi.org"
