@@ -6,6 +6,29 @@ locals {
 
   lambda_dimensions = { FunctionName = local.function_names.refresh }
 
+  # What tells about runs. Without tasks it is what Lambda says about invocations. Tasks are invocations, too: started every
+  # minute, they would hide that no run starts, and they may take all the time there is. With them it is the worker's own
+  # metric, which every run writes. A run that Lambda had to end writes none, but is an error.
+  run_source = length(local.tasks) == 0 ? {
+    namespace = "AWS/Lambda", dimensions = tomap(local.lambda_dimensions)
+    start     = { metric = "Invocations", statistic = "Sum" }
+    duration  = "Duration"
+    } : {
+    namespace = local.metric_namespace, dimensions = tomap(local.metric_dimensions)
+    start     = { metric = "run_duration_ms", statistic = "SampleCount" }
+    duration  = "run_duration_ms"
+  }
+
+  # In how many seconds a schedule must have been heard of: two and a half ticks, from five minutes to a day, which is the
+  # longest period CloudWatch has. A cron expression has no such number and gets the day.
+  heard_of_within = {
+    for name, expression in { runs = var.schedule_expression, views = var.views_schedule_expression } : name => try(
+      min(86400, max(300, ceil(2.5 * regex("^rate\\(([0-9]+) minutes?\\)$", expression)[0]) * 60)),
+      min(86400, ceil(2.5 * regex("^rate\\(([0-9]+) hours?\\)$", expression)[0]) * 3600),
+      86400,
+    )
+  }
+
   alarms = merge({
     errors = {
       description = "Many runs failed: more than the schedule alone can fail"
@@ -21,13 +44,13 @@ locals {
     }
     no-invocations = {
       description = "Nothing starts the worker"
-      namespace   = "AWS/Lambda", metric = "Invocations", dimensions = local.lambda_dimensions
-      statistic   = "Sum", period = 300, evaluations = 1
+      namespace   = local.run_source.namespace, metric = local.run_source.start.metric, dimensions = local.run_source.dimensions
+      statistic   = local.run_source.start.statistic, period = local.heard_of_within.runs, evaluations = 1
       comparison  = "LessThanThreshold", threshold = 1, missing = "breaching"
     }
     duration = {
       description = "A run took longer than it may"
-      namespace   = "AWS/Lambda", metric = "Duration", dimensions = local.lambda_dimensions
+      namespace   = local.run_source.namespace, metric = local.run_source.duration, dimensions = local.run_source.dimensions
       statistic   = "Maximum", period = 300, evaluations = 1
       comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.duration_ms, missing = "notBreaching"
     }
@@ -37,12 +60,8 @@ locals {
       statistic   = "Sum", period = 300, evaluations = 1
       comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.throttles, missing = "notBreaching"
     }
-    async-dropped = {
-      description = "Events were dropped before they reached the worker"
-      namespace   = "AWS/Lambda", metric = "AsyncEventsDropped", dimensions = local.lambda_dimensions
-      statistic   = "Sum", period = 300, evaluations = 1
-      comparison  = "GreaterThanThreshold", threshold = 0, missing = "notBreaching"
-    }
+    # There is none for AsyncEventsDropped: without retries it counts every failed run, which errors do, and what was dropped
+    # otherwise had been throttled before. Each such event lies in the failure queue.
     failure-queue = {
       description = "Events that failed lie in the failure queue"
       namespace   = "AWS/SQS", metric = "ApproximateNumberOfMessagesVisible", dimensions = { QueueName = aws_sqs_queue.failures.name }
@@ -69,10 +88,24 @@ locals {
     }
     }, local.refreshes_views ? {
     view-refresh = {
-      description = "Materialized views cannot be refreshed"
+      description = "Many refreshes of materialized views failed"
       namespace   = local.metric_namespace, metric = "view_refresh_failures", dimensions = local.metric_dimensions
       statistic   = "Sum", period = 120, evaluations = 1
       comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.view_refresh_failures, missing = "notBreaching"
+    }
+    # A single view fails two or three times in two minutes: too few for the above, however long it lasts.
+    view-stuck = {
+      description = "A materialized view fails again and again"
+      namespace   = local.metric_namespace, metric = "view_refresh_failures", dimensions = local.metric_dimensions
+      statistic   = "Sum", period = local.heard_of_within.views, evaluations = 3
+      comparison  = "GreaterThanThreshold", threshold = 0, missing = "notBreaching"
+    }
+    } : {}, local.has_stats ? {
+    stats-jobs = {
+      description = "Statistics jobs fail"
+      namespace   = local.metric_namespace, metric = "stats_jobs_failed", dimensions = local.metric_dimensions
+      statistic   = "Sum", period = 900, evaluations = 1
+      comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.stats_jobs_failed, missing = "notBreaching"
     }
     } : {}, var.create_api ? {
     api-5xx = {

@@ -393,6 +393,7 @@ variable "alarm_thresholds" {
     queue_size                 = optional(number, 10000)
     api_5xx                    = optional(number, 0)
     view_refresh_failures      = optional(number, 5)
+    stats_jobs_failed          = optional(number, 3)
   })
   default = {}
 }

@@ -145,7 +145,6 @@ run "alarms" {
       no-invocations   = "AWS/Lambda Invocations Sum 300x1 LessThanThreshold 1 breaching"
       duration         = "AWS/Lambda Duration Maximum 300x1 GreaterThanThreshold 240000 notBreaching"
       throttles        = "AWS/Lambda Throttles Sum 300x1 GreaterThanThreshold 0 notBreaching"
-      async-dropped    = "AWS/Lambda AsyncEventsDropped Sum 300x1 GreaterThanThreshold 0 notBreaching"
       failure-queue    = "AWS/SQS ApproximateNumberOfMessagesVisible Maximum 300x1 GreaterThanThreshold 0 notBreaching"
       dead-letters     = "CoC/RefreshWorker dead_letters Maximum 300x1 GreaterThanThreshold 0 notBreaching"
       oldest-request   = "CoC/RefreshWorker oldest_request_age_seconds Maximum 300x3 GreaterThanThreshold 1800 notBreaching"
@@ -230,8 +229,40 @@ run "views_and_statistics" {
     error_message = "Each task has its place beside runs."
   }
   assert {
-    condition     = aws_cloudwatch_metric_alarm.this["view-refresh"].threshold == 5 && aws_cloudwatch_metric_alarm.this["view-refresh"].period == 120
-    error_message = "More than 5 failures in 2 minutes are an alarm."
+    condition = { for key in ["no-invocations", "duration", "view-refresh", "view-stuck", "stats-jobs"] : key => "${aws_cloudwatch_metric_alarm.this[key].metric_name} ${aws_cloudwatch_metric_alarm.this[key].statistic} ${aws_cloudwatch_metric_alarm.this[key].period}x${aws_cloudwatch_metric_alarm.this[key].evaluation_periods} ${aws_cloudwatch_metric_alarm.this[key].threshold}" } == {
+      no-invocations = "run_duration_ms SampleCount 300x1 1"
+      duration       = "run_duration_ms Maximum 300x1 240000"
+      view-refresh   = "view_refresh_failures Sum 120x1 5"
+      view-stuck     = "view_refresh_failures Sum 300x3 0"
+      stats-jobs     = "stats_jobs_failed Sum 900x1 3"
+    }
+    error_message = "What tasks do must not hide what runs do, and their failures are alarms."
+  }
+}
+
+run "a_slow_schedule" {
+  command = plan
+
+  variables {
+    schedule_expression = "rate(15 minutes)"
+  }
+
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.this["no-invocations"].period == 2280
+    error_message = "Two and a half ticks, in whole minutes."
+  }
+}
+
+run "a_schedule_by_the_clock" {
+  command = plan
+
+  variables {
+    schedule_expression = "cron(0 6 * * ? *)"
+  }
+
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.this["no-invocations"].period == 86400
+    error_message = "Once a day is often enough."
   }
 }
 
