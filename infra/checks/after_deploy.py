@@ -27,17 +27,18 @@ printf '{"stopped_because": "%s"}' "$run" >"$answer"''',
 }
 
 
-def look(runs, expect, says, status=200, metric=None, composite=None):
+def look(runs, expect, says, status=200, metric=None, composite=None, actions=True):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         for name, text in COMMANDS.items():
             (folder / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
             (folder / name).chmod(0o755)
-        alarm = lambda time: [{"AlarmName": "refresh-worker-errors", "StateTransitionedTimestamp": time}] if time else []
+        alarm = lambda time: [{"AlarmName": "refresh-worker-errors", "StateTransitionedTimestamp": time,
+                               "ActionsEnabled": actions}] if time else []
         (folder / "alarms").write_text(json.dumps({"MetricAlarms": alarm(metric), "CompositeAlarms": alarm(composite)}))
         (folder / "runs").write_text("\n".join(runs.split()) + "\n")
         environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "HERE": str(folder), "STATUS": str(status),
-                                    "AFTER_DEPLOY_PAUSE": "0", "AFTER_DEPLOY_PATIENCE": "1"}
+                                    "AFTER_DEPLOY_PAUSE": "0", "AFTER_DEPLOY_PATIENCE": "1" if expect else "60"}
         done = subprocess.run([SCRIPT, folder, BEGAN], env=environment, capture_output=True, text=True)
         assert done.returncode == expect and says in done.stdout + done.stderr, (runs, expect, says, done)
 
@@ -52,6 +53,7 @@ def main():
     look("something_new", 1, "nobody knows")
     look("queue_empty", 1, "attempt 6 of 6", status=503)
     look("queue_empty", 0, "alarms that are on", metric=BEFORE)
+    look("queue_empty", 0, "alarms that are on", metric=AFTER, actions=False)
     for new in ({"metric": AFTER}, {"composite": AFTER}):
         look("queue_empty", 1, "went on since", **new)
         look("maintenance", 1, "went on since", **new)
