@@ -264,17 +264,19 @@ make_package() {
     package=$output/refresh-worker-$commit$dirty.zip
     provide_python
     say "Building $package for $arch ($target) with $(rustc --version 2>/dev/null || say 'rustc missing')"
-    build
     if [ -n "$dry_run" ]; then
+        build
         say "would write: $package"
         return
     fi
-    check_binary "$binary"
     folder=$(mktemp -d)
     # shellcheck disable=SC2064  # The value of now is meant.
     trap "rm -rf '$folder'" EXIT
-    cp "$binary" "$folder/bootstrap"
+    # Before the build, which takes minutes: the bundle may be required.
     fetch_ca_bundle "$folder/rds-global-bundle.pem"
+    build
+    check_binary "$binary"
+    cp "$binary" "$folder/bootstrap"
     mkdir -p "$output"
     rm -f "$package"
     write_zip "$folder" "$package"

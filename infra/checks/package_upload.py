@@ -113,10 +113,17 @@ def main():
                 assert "runs on arm64, but this package is for x86_64" in said, said
             assert runs() == ("3", sha256(former), ["arm64"]), "what does not fit changes nothing"
 
+            # No download, no package: before anything is built.
+            (folder / "curl").write_text("#!/bin/sh\nexit 6\n")
+            (folder / "curl").chmod(0o755)
+            said = run("env", f"PATH={folder}:{environment['PATH']}", "./package-lambda.sh", "--allow-dirty", "--output",
+                       f"{folder}/out", "--ca-bundle", "required", expect=1)
+            assert "could not be downloaded" in said and not (folder / "out").exists(), said
+
             (folder / "empty.zip").write_bytes(b"PK\x05\x06" + bytes(18))
             run("./package-lambda.sh", "--package", f"{folder}/empty.zip", expect=1)
         print("dry run, upload, second upload, another package of that name, deployment, both ways back, unknown function,"
-              " wrong architecture, empty package: as they should be")
+              " wrong architecture, required CA bundle, empty package: as they should be")
     finally:
         server.terminate()
         server.wait()
