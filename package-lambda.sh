@@ -296,6 +296,9 @@ require_aws() {
         fail "The AWS command line is missing. Install it: https://aws.amazon.com/cli/ (or: pip install awscli), then run this again with --package $package"
 }
 
+# In base64, as S3, Lambda and infra/ have it.
+sha256() { python3 -c 'import base64, hashlib, sys; print(base64.b64encode(hashlib.sha256(sys.stdin.buffer.read()).digest()).decode())'; }
+
 upload_package() {
     local path=${upload#s3://} key there ours
     bucket=${path%%/*} key=${path#"$bucket"}
@@ -303,8 +306,9 @@ upload_package() {
     object_key=$key
     if [ -z "$dry_run" ] && there=$(aws_call s3api head-object --bucket "$bucket" --key "$key" --checksum-mode ENABLED \
         --query ChecksumSHA256 --output text 2>/dev/null); then
-        ours=$(python3 -c 'import base64, hashlib, sys
-print(base64.b64encode(hashlib.sha256(open(sys.argv[1], "rb").read()).digest()).decode())' "$package")
+        # What something else put there may have no SHA-256.
+        [ "$there" != None ] || there=$(aws_call s3 cp "s3://$bucket/$key" - | sha256)
+        ours=$(sha256 <"$package")
         [ "$there" = "$ours" ] ||
             fail "s3://$bucket/$key is there already and is another package: its SHA-256 is $there, this one's $ours." \
                 "It stays as it is, because functions may run it. Was it built for another architecture, with another Rust, or" \

@@ -93,6 +93,8 @@ def main():
             assert "with the same bytes" in run(*script), "a second upload leaves the first alone"
             said = run("./package-lambda.sh", "--package", str(other), "--upload", f"s3://{BUCKET}", expect=1)
             assert "another package" in said and sha256(package) in said and sha256(other) in said, said
+            aws("s3api", "put-object", "--bucket", BUCKET, "--key", former.name, "--body", str(former))
+            assert "with the same bytes" in run("./package-lambda.sh", "--package", str(former), "--upload", f"s3://{BUCKET}")
             there = aws("s3api", "head-object", "--bucket", BUCKET, "--key", package.name, "--checksum-mode", "ENABLED")
             assert there["ChecksumSHA256"] == sha256(package), there
 
