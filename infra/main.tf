@@ -12,14 +12,8 @@ locals {
   tags = merge({ Service = "refresh-worker", Environment = var.environment }, var.tags)
 
   functions = {
-    refresh = {
-      timeout              = var.timeout_seconds
-      reserved_concurrency = coalesce(var.reserved_concurrency, max(4, local.least_concurrency))
-    }
-    health = {
-      timeout              = 10
-      reserved_concurrency = -1
-    }
+    refresh = { timeout = var.timeout_seconds }
+    health  = { timeout = 10 }
   }
   function_names = { for role, _ in local.functions : role => "${var.name}-${role}" }
   # By name, because the roles need them before the functions exist.
@@ -60,7 +54,7 @@ resource "aws_lambda_function" "this" {
 
   memory_size                    = var.memory_size
   timeout                        = each.value.timeout
-  reserved_concurrent_executions = each.value.reserved_concurrency
+  reserved_concurrent_executions = each.key == "refresh" ? coalesce(var.reserved_concurrency, max(4, local.least_concurrency)) : -1
   kms_key_arn                    = var.kms_key_arn
 
   environment {
