@@ -48,6 +48,14 @@ pub fn next_look(war: &ObjectId, memory: &WarMemory, began: Timestamp, fresh_unt
     Some(FollowUp { wish, is_spare: false })
 }
 
+/// The next look at a war at which look after look has failed until now: the war goes on all the same. `None` when there is
+/// nothing more to be seen, or the war should have ended long ago.
+#[must_use]
+pub fn next_look_after_failures(war: &ObjectId, memory: &WarMemory, now: Timestamp) -> Option<FollowUp> {
+    memory.war.as_ref().filter(|known| now < known.ends + PATIENCE)?;
+    next_look(war, memory, now, now)
+}
+
 /// Strictly after `after`: what comes at the very moment until which a copy lives would be answered by that copy.
 fn moment(memory: &WarMemory, after: Timestamp) -> Option<(Timestamp, Priority)> {
     let just_after = after + Duration::from_millis(1);
@@ -212,6 +220,20 @@ mod tests {
             looks += 1;
         }
         assert!(now <= ends + PATIENCE + 2 * MINUTE && looks < 130, "{looks}");
+    }
+
+    #[test]
+    fn a_war_whose_looks_fail_is_looked_at_again_until_it_should_long_be_over() {
+        let object = "war:2PP".parse().unwrap();
+        let (starts, ends) = (at(Duration::ZERO), at(24 * HOUR));
+        let known = told(ends - HOUR, starts, ends);
+        let next = |memory: &WarMemory, now| next_look_after_failures(&object, memory, now).map(|next| next.wish.due);
+        assert_eq!(next(&known, ends - HOUR), Some(ends - HOUR + IN_WAR), "the same look as after an answer");
+        assert_eq!(next(&known, ends + MINUTE), Some(ends + LAST_LOOK), "what it came to is still to be seen");
+        assert!(next(&known, ends + HOUR).is_some());
+        assert_eq!(next(&known, ends + PATIENCE), None);
+        assert_eq!(next(&WarMemory { seeks_next_round: true, ..known }, ends + PATIENCE), None);
+        assert_eq!(next(&told(ends + HOUR, starts, ends), ends + HOUR), None, "it is final");
     }
 
     #[test]

@@ -64,7 +64,8 @@ pub enum How {
         reason: Reason,
         body: Option<String>,
     },
-    Failed(Reason),
+    /// With the next look at a war, should no attempt be left.
+    Failed(Reason, Option<FollowUp>),
     Obstacle(Obstacle),
     GivenBack,
 }
@@ -109,7 +110,7 @@ impl Group {
 /// failures, or the circuit opens and shows that they were not.
 #[derive(Debug, Default)]
 struct Streak {
-    waiting: Vec<(Lease, Reason)>,
+    waiting: Vec<(Lease, Reason, Option<FollowUp>)>,
 }
 
 impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
@@ -168,15 +169,15 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 self.note_error(&lease, &reason);
                 group.settle(lease, Settlement::Dead { reason, body }, Outcome::DeadLetter);
             }
-            How::Failed(reason) => {
+            How::Failed(reason, next_look) => {
                 self.heard(false);
                 self.note_error(&lease, &reason);
-                streak.waiting.push((lease, reason));
+                streak.waiting.push((lease, reason, next_look));
                 self.flow.closed(1);
                 if streak.waiting.len() >= CIRCUIT {
                     let failure = format!(
                         "{CIRCUIT} calls in a row failed, the last with {}; everything was given back uncounted",
-                        streak.waiting.last().map_or_else(String::new, |(_, reason)| reason.to_string())
+                        streak.waiting.last().map_or_else(String::new, |(_, reason, _)| reason.to_string())
                     );
                     self.halt.end(Force::StartNothing, StopReason::CircuitOpen, Some(failure));
                     self.end_streak(streak, group, false);
@@ -194,9 +195,10 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     fn end_streak(&self, streak: &mut Streak, group: &mut Group, counted: bool) {
         // They were taken off the count when they were set aside.
         self.flow.leased(streak.waiting.len());
-        for (lease, reason) in streak.waiting.drain(..) {
+        for (lease, reason, next_look) in streak.waiting.drain(..) {
             if counted {
-                let (settlement, outcome) = self.after_failure(&lease, reason);
+                let (settlement, outcome, next_look) = self.after_failure(&lease, reason, next_look);
+                group.follow_ups.extend(next_look);
                 group.settle(lease, settlement, outcome);
             } else {
                 group.settle(lease, Settlement::Release, Outcome::Released);
@@ -208,15 +210,25 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         *lock(&self.api_answered) = Some(answer);
     }
 
-    fn after_failure(&self, lease: &Lease, reason: Reason) -> (Settlement, Outcome) {
+    /// What becomes of it, and the next look at a war that goes on whatever failed: a dead letter would stop its clock, and
+    /// nobody would see how it ends.
+    fn after_failure(
+        &self,
+        lease: &Lease,
+        reason: Reason,
+        next_look: Option<FollowUp>,
+    ) -> (Settlement, Outcome, Option<FollowUp>) {
         let attempts = lease.attempts + 1;
         if attempts >= self.worker.config.max_attempts {
+            if let Some(next_look) = next_look {
+                return (Settlement::Later { until: next_look.wish.due }, Outcome::Delayed, Some(next_look));
+            }
             let detail = format!("{attempts} attempts failed, the last with {reason}");
             let reason = Reason::new("attempts_used_up", detail);
-            return (Settlement::Dead { reason, body: None }, Outcome::DeadLetter);
+            return (Settlement::Dead { reason, body: None }, Outcome::DeadLetter, None);
         }
         let until = self.time.now() + delay_after(lease.attempts, fastrand::f64());
-        (Settlement::Failed { until, reason }, Outcome::Delayed)
+        (Settlement::Failed { until, reason }, Outcome::Delayed, None)
     }
 
     fn note_error(&self, lease: &Lease, reason: &Reason) {

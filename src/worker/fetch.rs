@@ -101,7 +101,8 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         // A panic in one request is that request's failure, not the end of all that are in flight.
         let Ok(fetch) = AssertUnwindSafe(self.worker.api.fetch(ask)).catch_unwind().await else {
             error!(object = %lease.object, "a request panicked while it was fetched; this is a defect of the worker");
-            return How::Failed(Reason::new("panicked", "the worker panicked while fetching this object"));
+            let reason = Reason::new("panicked", "the worker panicked while fetching this object");
+            return How::Failed(reason, self.next_look_after_failures(&lease.object, league));
         };
         failpoint!("fetch.answered", lease.object.tag.as_str());
         lock(self.tally).count_calls(lease.object.kind, lease.priority, u64::from(fetch.calls));
@@ -109,7 +110,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         match fetch.verdict {
             Verdict::Answered(fetched) => How::Answered(Box::new(fetched)),
             Verdict::DeadLetter { reason, body } => How::Dead { reason, body },
-            Verdict::Transient { reason } => How::Failed(reason),
+            Verdict::Transient { reason } => How::Failed(reason, self.next_look_after_failures(&lease.object, league)),
             Verdict::GivenBack(obstacle) => How::Obstacle(obstacle),
         }
     }

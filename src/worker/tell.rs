@@ -14,7 +14,7 @@ use tracing::warn;
 use super::drain::{Drain, lock};
 use crate::{
     derive::{cache_keys, followup},
-    model::{Event, Fetched, FollowUp, Kind, Learned, Note},
+    model::{Event, Fetched, FollowUp, Kind, Learned, Note, ObjectId, WarMemory},
     queue::{Queue, Slots},
     store::{Committed, MOST_NOTES, Store, StoreError},
 };
@@ -69,6 +69,12 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     pub async fn tell(&self, telling: &mut Telling) {
         let Telling { events, cache_keys } = telling;
         tokio::join!(self.tell_events(events), self.forget_cache_keys(cache_keys));
+    /// The next look at a war that is known to go on, for when no attempt is left to look at it now.
+    pub fn next_look_after_failures(&self, object: &ObjectId, memory: Option<&WarMemory>) -> Option<FollowUp> {
+        let memory = memory.filter(|_| self.worker.config.follow_ups.wars)?;
+        followup::next_look_after_failures(object, memory, self.time.now())
+    }
+
     }
 
     async fn tell_events(&self, events: &mut Vec<Event>) {

@@ -281,6 +281,47 @@ async fn a_look_that_was_lost_with_its_run_is_made_again_from_what_is_stored() {
 }
 
 #[tokio::test]
+async fn a_war_whose_looks_fail_for_a_while_is_followed_to_its_end_all_the_same() {
+    let stage = in_memory(WARS).await;
+    let clan = stage.clan_in_preparation();
+    let war = ObjectId::war(clan.clone());
+    stage.ask(&war, Priority::High).await;
+    stage.run().await;
+    // More than the attempts of one request.
+    stage.simulator.misbehave(Rule::new(Misbehaviour::Status500).on_tag(clan.as_str()));
+    for _ in 0..4 {
+        assert!(stage.sleep_until_due().await, "it waits for its next look");
+        stage.run().await;
+        let queue = stage.stats().await;
+        assert_eq!((queue.delayed, queue.dead_letters), (1, 0), "{queue:?}");
+    }
+    stage.simulator.clear();
+    while stage.sleep_until_due().await {
+        stage.run().await;
+    }
+    assert_eq!(stage.state_of(&clan).await, "warEnded");
+    assert_eq!(stage.stats().await.dead_letters, 0);
+}
+
+#[tokio::test]
+async fn a_war_whose_looks_fail_for_good_is_a_dead_letter_when_it_should_long_be_over() {
+    let stage = in_memory(WARS).await;
+    let clan = stage.clan_in_preparation();
+    stage.ask(&ObjectId::war(clan.clone()), Priority::High).await;
+    stage.run().await;
+    stage.simulator.misbehave(Rule::new(Misbehaviour::Status500).on_tag(clan.as_str()));
+    stage.clock.advance(3 * 24 * HOUR);
+    let mut looks = 0;
+    while stage.sleep_until_due().await {
+        stage.run().await;
+        looks += 1;
+        assert!(looks < 10);
+    }
+    stage.run().await;
+    assert_eq!(stage.stats().await.dead_letters, 1);
+}
+
+#[tokio::test]
 async fn a_war_log_that_turns_private_is_followed_from_the_other_side() {
     let stage = in_memory(WARS).await;
     let clan = stage.clan_in_preparation();
