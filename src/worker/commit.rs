@@ -281,7 +281,10 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             let told = self.caches.told_notes();
             let error = match self.commit_once(fetched, &told).await {
                 Ok(committed) => {
-                    self.caches.forgotten(&told);
+                    // A commit of which nothing could be stored has forgotten nothing either.
+                    if committed.committed.iter().any(|one| !matches!(one, Committed::Poison(_))) {
+                        self.caches.forgotten(&told);
+                    }
                     self.deadline.saw_commit(began.elapsed());
                     self.store_answers.send_replace(true);
                     return Ok(committed);
