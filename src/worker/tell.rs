@@ -23,8 +23,9 @@ use crate::{
 /// is ready none is added to be done at leisure.
 const ONE_RUN: Duration = Duration::from_secs(2 * 60);
 
-/// What could not be told for so long is given up.
-const GIVEN_UP_AFTER: Duration = Duration::from_secs(60 * 60);
+/// What is refused for so long is given up. What only met a queue that did not answer never is: it may be old because no run
+/// took place.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What is to be told, and what of it was told already, while a settlement is tried again.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +33,8 @@ pub struct Telling {
     events: Vec<Event>,
     /// Keys of readers that hold something old now.
     cache_keys: Vec<String>,
+    /// The stream refused them: they would be refused again.
+    is_refused: bool,
 }
 
 impl Telling {
@@ -39,6 +42,7 @@ impl Telling {
         Self {
             events: notes.iter().flat_map(|note| note.events.iter().cloned()).collect(),
             cache_keys: cache_keys::of(templates, notes.iter().flat_map(|note| &note.renewed)),
+            is_refused: false,
         }
     }
 
@@ -71,13 +75,18 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         tokio::join!(self.tell_events(events), self.forget_cache_keys(cache_keys));
     /// The next look at a war that is known to go on, for when no attempt is left to look at it now.
     pub fn next_look_after_failures(&self, object: &ObjectId, memory: Option<&WarMemory>) -> Option<FollowUp> {
+    /// Tells others what changed, and deletes the copies of readers. What is told is not told again.
+    pub async fn tell(&self, telling: &mut Telling) {
+        let Telling { events, cache_keys, is_refused } = telling;
+        tokio::join!(self.tell_events(events, is_refused), self.forget_cache_keys(cache_keys));
         let memory = memory.filter(|_| self.worker.config.follow_ups.wars)?;
         followup::next_look_after_failures(object, memory, self.time.now())
     }
 
     }
 
-    async fn tell_events(&self, events: &mut Vec<Event>) {
+        *is_refused = false;
+    async fn tell_events(&self, events: &mut Vec<Event>, is_refused: &mut bool) {
         let Some(config) = self.worker.config.events.as_ref().filter(|_| !events.is_empty()) else {
             return events.clear();
         };
@@ -86,7 +95,10 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 events.clear();
                 lock(self.tally).events += appended as u64;
             }
-            Err(error) => warn!(error = %error, events = events.len(), "could not tell of changes"),
+            Err(error) => {
+                *is_refused = !error.is_transient();
+                warn!(error = %error, events = events.len(), "could not tell of changes");
+            }
         }
     }
 
@@ -168,10 +180,11 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         self.tell(&mut telling).await;
         let are_told = telling.is_done();
         if !are_told {
-            notes.retain(|note| now.since(note.stored_at) > GIVEN_UP_AFTER);
+            notes.retain(|note| telling.is_refused && now.since(note.stored_at) > GIVEN_UP_AFTER);
             if !notes.is_empty() {
                 let given_up = notes.len();
-                lock(self.tally).error(format!("what {given_up} commits had to tell is given up after an hour"));
+                lock(self.tally)
+                    .error(format!("what {given_up} commits had to tell is given up: it was refused for a day"));
             }
         }
         for note in &notes {

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use redis::aio::MultiplexedConnection;
 use refresh_worker::sim::SimConfig;
+use sqlx::AssertSqlSafe;
 
 use super::{
     events,
@@ -129,6 +130,27 @@ async fn a_stream_that_cannot_be_written_fails_no_request_and_is_told_later() {
     }
     let entries: u64 = redis::cmd("XLEN").arg(STREAM).query_async(&mut redis).await.unwrap();
     assert_eq!((entries, world.simulator.total_calls()), (3, 3), "each change, and no call is made again");
+}
+
+#[tokio::test]
+async fn what_the_stream_refuses_is_given_up_after_a_day_and_not_before() {
+    let world = World::start().await;
+    let mut redis = world.redis().await;
+    redis::cmd("SET").arg(STREAM).arg("not a stream").exec_async(&mut redis).await.unwrap();
+    let mut worker = world.worker_with(&[("REFRESH_EVENTS_STREAM", STREAM)]).await;
+    world.mail_players(3).await;
+    assert_processed(&worker.invoke(&events::schedule(), PLENTY).await, 3);
+    let untold = "SELECT count(*) FROM refresh_worker.untold";
+    let notes = world.count(untold).await;
+    assert!(notes > 0);
+    for (hours, left) in [(2, notes), (23, 0)] {
+        let older = format!("UPDATE refresh_worker.untold SET stored_at = stored_at - interval '{hours} hours'");
+        sqlx::query(AssertSqlSafe(older)).execute(&mut world.database().await).await.unwrap();
+        let run = worker.invoke(&events::schedule(), PLENTY).await;
+        assert_eq!(world.count(untold).await, left, "{hours} hours later: {}", run.response());
+        let errors = run.response()["errors"].to_string();
+        assert_eq!(errors.contains("is given up"), left == 0, "{errors}");
+    }
 }
 
 #[tokio::test]
