@@ -69,27 +69,23 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         }
     }
 
-    /// Tells others what changed, and deletes the copies of readers. What is told is not told again.
-    pub async fn tell(&self, telling: &mut Telling) {
-        let Telling { events, cache_keys } = telling;
-        tokio::join!(self.tell_events(events), self.forget_cache_keys(cache_keys));
     /// The next look at a war that is known to go on, for when no attempt is left to look at it now.
     pub fn next_look_after_failures(&self, object: &ObjectId, memory: Option<&WarMemory>) -> Option<FollowUp> {
-    /// Tells others what changed, and deletes the copies of readers. What is told is not told again.
-    pub async fn tell(&self, telling: &mut Telling) {
-        let Telling { events, cache_keys, is_refused } = telling;
-        tokio::join!(self.tell_events(events, is_refused), self.forget_cache_keys(cache_keys));
         let memory = memory.filter(|_| self.worker.config.follow_ups.wars)?;
         followup::next_look_after_failures(object, memory, self.time.now())
     }
 
+    /// Tells others what changed, and deletes the copies of readers. What is told is not told again.
+    pub async fn tell(&self, telling: &mut Telling) {
+        let Telling { events, cache_keys, is_refused } = telling;
+        tokio::join!(self.tell_events(events, is_refused), self.forget_cache_keys(cache_keys));
     }
 
-        *is_refused = false;
     async fn tell_events(&self, events: &mut Vec<Event>, is_refused: &mut bool) {
         let Some(config) = self.worker.config.events.as_ref().filter(|_| !events.is_empty()) else {
             return events.clear();
         };
+        *is_refused = false;
         match self.worker.queue.append_events(&config.stream, config.most, events).await {
             Ok(appended) => {
                 events.clear();
@@ -204,12 +200,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     /// Those that may be made, and how much may be ready before the spare ones among them are left out.
     pub fn follow_ups_that_fit(&self, follow_ups: &[FollowUp]) -> (Vec<FollowUp>, usize) {
         let (most_ready, room) = self.room_for_follow_ups();
-        let mut spare = 0;
-        let fits = |follow_up: &&FollowUp| {
-            spare += usize::from(follow_up.is_spare);
-            !follow_up.is_spare || spare <= room
-        };
-        (follow_ups.iter().filter(fits).cloned().collect(), most_ready)
+        (that_fit(follow_ups, room), most_ready)
     }
 
     /// How many requests one run can do at the rate of now, and how many spare follow-ups this one may still make of them.
@@ -218,5 +209,39 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         let one_run = (self.keys.total_rate() * ONE_RUN.as_secs_f64()) as usize;
         let made = usize::try_from(lock(self.tally).followups).unwrap_or(usize::MAX);
         (one_run, one_run.saturating_sub(made))
+    }
+}
+
+/// Without the spare ones for which there is no room.
+fn that_fit(follow_ups: &[FollowUp], room: usize) -> Vec<FollowUp> {
+    let mut spare = 0;
+    let fits = |follow_up: &&FollowUp| {
+        spare += usize::from(follow_up.is_spare);
+        !follow_up.is_spare || spare <= room
+    };
+    follow_ups.iter().filter(fits).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock::Timestamp,
+        model::{Priority, Wish},
+    };
+
+    #[test]
+    fn a_run_makes_no_more_spare_follow_ups_than_it_has_room_for_and_every_other_one() {
+        let follow_up = |object: &str, is_spare| {
+            let wish = Wish::now(object.parse().unwrap(), Priority::Low, Timestamp::default());
+            FollowUp { wish, is_spare }
+        };
+        let all = [("player:2PP", true), ("war:2QQ", false), ("player:8LL", true), ("player:9YY", true)];
+        let all = all.map(|(object, is_spare)| follow_up(object, is_spare));
+        let fitting =
+            |room| -> Vec<String> { that_fit(&all, room).into_iter().map(|one| one.wish.object.to_string()).collect() };
+        assert_eq!(fitting(0), ["war:2QQ"]);
+        assert_eq!(fitting(2), ["player:2PP", "war:2QQ", "player:8LL"]);
+        assert_eq!(fitting(9).len(), 4);
     }
 }
