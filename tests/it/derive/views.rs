@@ -154,6 +154,27 @@ async fn a_refresh_that_takes_too_long_ends_in_time_and_changes_nothing() {
     assert_eq!(number(&pool, LOCKS).await, 0);
 }
 
+#[tokio::test]
+async fn a_clan_with_a_character_that_postgresql_cannot_read_costs_the_others_nothing() {
+    let world = World::start().await;
+    world.mail_of_every_kind(5).await;
+    world.worker().await.invoke(&events::schedule(), PLENTY).await.response();
+    let pool = PgPool::connect(&world.database_url).await.unwrap();
+    OWN_VIEWS.iter().find(|own| own.name == "clan_leaderboard").unwrap().install(&pool).await.unwrap();
+    let with_points = "SELECT count(points) FROM refresh_worker.clan_leaderboard";
+    let all = number(&pool, with_points).await;
+    assert!(all > 1);
+    exec(
+        &pool,
+        r#"UPDATE clan_snapshots SET data = '{"clanPoints": 1, "description": "\u0000"}'::json
+           WHERE clan_tag = (SELECT min(clan_tag) FROM clan_snapshots)"#,
+    )
+    .await;
+    let done = refresh(&pool, view("clan_leaderboard"), When::Now).await;
+    assert!(done.success, "{done:?}");
+    assert_eq!(number(&pool, with_points).await, all - 1);
+}
+
 /// The view of the related system, over its two tables.
 const JOB_PROGRESS: &str = "
     CREATE TABLE jobs (job_id text PRIMARY KEY);
