@@ -5,6 +5,7 @@
 use std::{io, time::Duration};
 
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
+use tokio::time::Instant;
 
 /// How much longer than the server's own limit an answer is waited for.
 const GRACE: Duration = Duration::from_secs(1);
@@ -15,6 +16,11 @@ const LONGEST: Duration = Duration::from_secs(24 * 3600);
 /// Begins a transaction whose statements the server ends after `limit` each.
 pub(super) async fn begin(pool: &PgPool, limit: Duration) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
     let limit_ms = limit.min(LONGEST).as_millis().max(1);
+/// How long something that may take `longest` may take when all has to be done by `until`.
+pub(super) fn limited(longest: Duration, until: Instant) -> Duration {
+    longest.min(until.saturating_duration_since(Instant::now()))
+}
+
     let begin =
         format!("BEGIN ISOLATION LEVEL READ COMMITTED; SELECT set_config('statement_timeout', '{limit_ms}ms', true)");
     // Making a connection is a large future, and rare.

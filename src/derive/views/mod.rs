@@ -7,7 +7,7 @@
 
 pub mod own;
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -16,14 +16,17 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use self::own::OWN_VIEWS;
-use super::database::{begin, is_unreachable, quoted, told, within};
+use super::database::{begin, is_unreachable, limited, quoted, told, within};
 use crate::{clock::Timestamp, config::ViewConfig};
 
 /// Our own schema, where a view is looked for second.
 const OWN_SCHEMA: &str = "refresh_worker";
 
 /// With less time than this no refresh is begun.
-const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
+pub const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
+
+/// Looking at how old all are.
+const AGES_TIME: Duration = Duration::from_secs(5);
 
 /// A schedule is never exact: a view is due when this part of its interval is over.
 const DUE_AFTER: f64 = 0.9;
@@ -31,8 +34,10 @@ const DUE_AFTER: f64 = 0.9;
 /// Names the locks among advisory locks: the letters `rfvw`.
 const LOCK: i64 = 0x7266_7677;
 
+const NOT_DUE: &str = "not due";
+
 const LOOK: &str = include_str!("../sql/view_look.sql");
-const AGE: &str = include_str!("../sql/view_age.sql");
+const AGES: &str = include_str!("../sql/view_ages.sql");
 const LOG: &str = include_str!("../sql/view_log.sql");
 const LOG_TABLE: &str = include_str!("../sql/view_log_table.sql");
 const STATISTICS_JOB_PROGRESS: &str = include_str!("../sql/view_statistics_job_progress.sql");
@@ -106,6 +111,8 @@ pub(super) enum ViewError {
     Missing { view: String },
     #[error("{view} is not a materialized view")]
     Another { view: String },
+    #[error("no time was left for it")]
+    NoTime,
     #[error("{0}")]
     Database(#[from] sqlx::Error),
 }
@@ -134,21 +141,47 @@ impl Views {
         (!views.is_empty()).then(|| Self { pool, views: views.to_vec() })
     }
 
-    /// Refreshes them one after the other, and is done by `until`.
+    /// Refreshes them one after the other, the most overdue first, and is done by `until`. Each gets its share of the time that
+    /// is left, so that a slow one takes nothing from those after it. Told in the order of the configuration.
     pub async fn refresh(&self, when: When, now: Timestamp, until: Instant) -> Vec<Refreshed> {
+        let ages = self.ages(until).await;
+        let overdue = |view: &ViewConfig| ages.get(&view.name).map_or(f64::INFINITY, |age| overdue(view, *age));
+        let mut waiting: Vec<usize> = (0..self.views.len()).collect();
+        waiting.sort_by(|one, other| overdue(&self.views[*other]).total_cmp(&overdue(&self.views[*one])));
         let mut all = Vec::new();
-        for view in &self.views {
+        for (place, index) in waiting.iter().enumerate() {
+            let view = &self.views[*index];
             let began = Instant::now();
-            let done = self.refresh_one(view, when, until).await;
-            all.push(report(view, done, now, began.elapsed()));
+            let done = if when == When::Due && overdue(view) < 0.0 {
+                Ok(Done::Skipped(NOT_DUE))
+            } else {
+                self.refresh_one(view, when, share(until - began, waiting.len() - place)).await
+            };
+            all.push((*index, report(view, done, now, began.elapsed())));
         }
-        all
+        all.sort_by_key(|(index, _)| *index);
+        all.into_iter().map(|(_, report)| report).collect()
     }
 
-    async fn refresh_one(&self, view: &ViewConfig, when: When, until: Instant) -> Result<Done, ViewError> {
-        let limit = until.saturating_duration_since(Instant::now());
+    /// How long ago each was refreshed, in seconds. Nothing of those that never were; nothing at all when it cannot be read: the
+    /// refreshes then tell why.
+    async fn ages(&self, until: Instant) -> HashMap<String, f64> {
+        let limit = limited(AGES_TIME, until);
+        let read = within(limit, async {
+            let mut transaction = begin(&self.pool, limit).await?;
+            let ages = ages(&mut transaction, &self.views).await?;
+            transaction.commit().await?;
+            Ok(ages)
+        });
+        read.await.unwrap_or_else(|error| {
+            debug!("views: how old they are cannot be read: {}", told(&error));
+            HashMap::new()
+        })
+    }
+
+    async fn refresh_one(&self, view: &ViewConfig, when: When, limit: Duration) -> Result<Done, ViewError> {
         if limit < SHORTEST_REFRESH {
-            return Ok(Done::Skipped("no time was left"));
+            return Err(ViewError::NoTime);
         }
         let refreshed = async {
             let mut transaction = begin(&self.pool, limit).await?;
@@ -170,7 +203,7 @@ async fn attempt(transaction: &mut PgConnection, view: &ViewConfig, when: When) 
     }
     let look = look_at(transaction, view).await?;
     if when == When::Due && look.has_log && !is_due(transaction, view).await? {
-        return Ok(Done::Skipped("not due"));
+        return Ok(Done::Skipped(NOT_DUE));
     }
     let mut notes = Vec::new();
     let way = way(&look, &mut notes);
@@ -208,11 +241,28 @@ pub(super) async fn look_at(transaction: &mut PgConnection, view: &ViewConfig) -
     }
 }
 
+/// Once more behind the lock: another run may just have done it.
 async fn is_due(transaction: &mut PgConnection, view: &ViewConfig) -> Result<bool, sqlx::Error> {
-    let age: Option<f64> =
-        sqlx::query_scalar(AGE).persistent(false).bind(&view.name).fetch_optional(transaction).await?;
+    let ages = ages(transaction, std::slice::from_ref(view)).await?;
+    Ok(ages.get(&view.name).is_none_or(|age| overdue(view, *age) >= 0.0))
+}
+
+async fn ages(transaction: &mut PgConnection, views: &[ViewConfig]) -> Result<HashMap<String, f64>, sqlx::Error> {
+    let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
+    let ages: Vec<(String, f64)> = sqlx::query_as(AGES).persistent(false).bind(&names).fetch_all(transaction).await?;
+    Ok(ages.into_iter().collect())
+}
+
+/// For how many seconds a view of this age has been due; less than none: it is not.
+fn overdue(view: &ViewConfig, age: f64) -> f64 {
     // A refresh in the future was written by a clock that was wrong.
-    Ok(age.is_none_or(|seconds| seconds < -60.0 || seconds >= view.interval.as_secs_f64() * DUE_AFTER))
+    if age < -60.0 { f64::INFINITY } else { age - view.interval.as_secs_f64() * DUE_AFTER }
+}
+
+/// What one of so many views may take of the time that is left.
+fn share(left: Duration, views: usize) -> Duration {
+    let equal = left / u32::try_from(views).unwrap_or(u32::MAX).max(1);
+    equal.max(SHORTEST_REFRESH).min(left)
 }
 
 /// Concurrently where PostgreSQL can; where not, that is said.
@@ -345,10 +395,13 @@ pub(super) fn remedy(view: &ViewConfig, error: &ViewError) -> String {
         ViewError::Missing { view } => format!(
             "Run the migration that creates it: CREATE MATERIALIZED VIEW {view} AS SELECT ...; CREATE UNIQUE INDEX ON {view} (...)"
         ),
+        ViewError::NoTime => {
+            "Give refresh-views more time, or the views before it longer intervals".to_owned()
+        }
         ViewError::Another { .. } => "Name a materialized view in REFRESH_VIEWS".to_owned(),
         ViewError::Database(error) => match super::database::code(error).as_deref() {
             Some("42501") => format!("The role of the worker has to own it: ALTER MATERIALIZED VIEW {} OWNER TO ...", view.name),
-            Some("57014") => "It did not end within the time of this run: let the schedule of refresh-views do it, or ask for less in \
+            Some("57014") => "It did not end within its share of the time: let the schedule of refresh-views do it, or ask for less in \
                               its query"
                 .to_owned(),
             Some("23505" | "21000") => "Its rows are not distinct in the columns of its unique index".to_owned(),
