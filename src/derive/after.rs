@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::{
     invalidate::{InvalidateError, Invalidated, Invalidator},
-    jobs::{Jobs, JobsReport},
+    jobs::{Jobs, JobsReport, TIME_AFTER_A_RUN},
     retention::{Retention, Thinned},
     views::{Refreshed, Views, When},
 };
@@ -55,7 +55,7 @@ impl AfterRun {
             }
         }
         if let Some(jobs) = &self.jobs {
-            report.stats = Some(jobs.work(until, stopped()).await);
+            report.stats = Some(jobs.work(until, TIME_AFTER_A_RUN, stopped()).await);
         }
         if let Some(retention) = &self.retention {
             tokio::select! {

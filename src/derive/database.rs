@@ -10,17 +10,20 @@ use tokio::time::Instant;
 /// How much longer than the server's own limit an answer is waited for.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// How much earlier than our own clock the server's may say that the time is up.
+const CLOCKS_DIFFER: Duration = Duration::from_millis(50);
+
 /// The server knows no longer limit than 24 days.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
-/// Begins a transaction whose statements the server ends after `limit` each.
-pub(super) async fn begin(pool: &PgPool, limit: Duration) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-    let limit_ms = limit.min(LONGEST).as_millis().max(1);
 /// How long something that may take `longest` may take when all has to be done by `until`.
 pub(super) fn limited(longest: Duration, until: Instant) -> Duration {
     longest.min(until.saturating_duration_since(Instant::now()))
 }
 
+/// Begins a transaction whose statements the server ends after `limit` each.
+pub(super) async fn begin(pool: &PgPool, limit: Duration) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    let limit_ms = limit.min(LONGEST).as_millis().max(1);
     let begin =
         format!("BEGIN ISOLATION LEVEL READ COMMITTED; SELECT set_config('statement_timeout', '{limit_ms}ms', true)");
     // Making a connection is a large future, and rare.
@@ -37,6 +40,16 @@ pub(super) async fn within<T>(
         let detail = format!("no answer within {} ms", (limit.min(LONGEST) + GRACE).as_millis());
         Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, detail)))
     })
+}
+
+/// Whether it was we who ended it, since it is `until`. Somebody else may cancel a statement, too, and a function may have a
+/// limit of its own.
+pub(super) fn is_out_of_time(error: &sqlx::Error, until: Instant) -> bool {
+    let is_cut_off = match error {
+        sqlx::Error::Io(error) => error.kind() == io::ErrorKind::TimedOut,
+        error => code(error).is_some_and(|code| code == "57014"),
+    };
+    is_cut_off && Instant::now() + CLOCKS_DIFFER >= until
 }
 
 /// The code that the server gave, such as `42P01` for a table that is not there.

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     derive::{
         AfterReport,
+        jobs::TIME_OF_A_TASK,
         views::{Refreshed, When},
     },
     metrics,
@@ -46,8 +47,10 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
         let Some(jobs) = self.after.as_ref().and_then(|after| after.jobs.as_ref()) else {
             return not_configured("stats", "STATS_FUNCTIONS");
         };
-        let done = jobs.work(self.until(invocation), self.stop.asked()).await;
-        let answer = json!({"task": "stats", "status": "done", "completed": done.completed, "failed": done.failed, "jobs": done.jobs});
+        let done = jobs.work(self.until(invocation), TIME_OF_A_TASK, self.stop.asked()).await;
+        let mut answer = json!(done);
+        answer["task"] = json!("stats");
+        answer["status"] = json!("done");
         let (failure, is_unreachable) = (done.failure.clone(), done.is_unreachable);
         let report = AfterReport { stats: Some(done), ..AfterReport::default() };
         self.tell("stats", invocation, &report, print);

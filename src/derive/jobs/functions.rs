@@ -9,7 +9,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     config::StatsFunction,
-    derive::database::{begin, quoted, told, within},
+    derive::database::{begin, is_out_of_time, quoted, told, within},
 };
 
 /// The longest text of a function's own result that is kept, in characters.
@@ -27,6 +27,9 @@ pub struct FunctionResult {
     /// `WORKER_ID` of who ran it.
     #[serde(default)]
     pub worker: String,
+    /// It was cut off because our time was up: nothing is known against it.
+    #[serde(skip)]
+    pub is_out_of_time: bool,
 }
 
 /// Runs them all, as many at a time as there are connections, and is done by `until`.
@@ -53,17 +56,22 @@ async fn run(
     let began = Instant::now();
     let limit = until.saturating_duration_since(began);
     let called = if limit.is_zero() {
-        Err("the time was used up before it began".to_owned())
+        Err(("the time was used up before it began".to_owned(), true))
     } else {
-        call(pool, &function.name, limit).await.map_err(|error| explained(&error, limit))
+        call(pool, &function.name, limit).await.map_err(|error| {
+            let is_cut_off = is_out_of_time(&error, until);
+            let within = format!("not done within {} s, the time that was left", limit.as_secs());
+            (if is_cut_off { within } else { told(&error) }, is_cut_off)
+        })
     };
     let duration = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let (success, message, error) = match called {
-        Ok(answer) if answer.is_empty() => (true, "done".to_owned(), None),
-        Ok(answer) => (true, answer, None),
-        Err(error) => (false, "failed".to_owned(), Some(error)),
+    let (success, message, error, is_out_of_time) = match called {
+        Ok(answer) if answer.is_empty() => (true, "done".to_owned(), None, false),
+        Ok(answer) => (true, answer, None, false),
+        Err((error, is_out_of_time)) => (false, "failed".to_owned(), Some(error), is_out_of_time),
     };
-    FunctionResult { name: function.name.clone(), success, message, duration, error, worker: worker_id.to_owned() }
+    let (name, worker) = (function.name.clone(), worker_id.to_owned());
+    FunctionResult { name, success, message, duration, error, worker, is_out_of_time }
 }
 
 /// Calls it, whatever it returns, and answers the beginning of its first row.
@@ -82,11 +90,4 @@ async fn call(pool: &PgPool, name: &str, limit: Duration) -> Result<String, sqlx
 /// The statement that calls it.
 pub(in crate::derive) fn call_of(name: &str) -> String {
     format!("SELECT left(min(r::text), {TOLD_CHARACTERS}) FROM {}() AS r", quoted(name))
-}
-
-fn explained(error: &sqlx::Error, limit: Duration) -> String {
-    match crate::derive::database::code(error).as_deref() {
-        Some("57014") => format!("not done within {} s, the time that was left", limit.as_secs()),
-        _ => told(error),
-    }
 }

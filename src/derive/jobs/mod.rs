@@ -23,14 +23,27 @@ use self::{
     functions::{FunctionResult, run_all},
     table::{Ending, Job, JobTable, TableError},
 };
-use super::invalidate::Invalidator;
+use super::invalidate::{Invalidated, Invalidator};
 use crate::config::{StatsConfig, StatsFunction};
 
 /// With less time than this no job is begun.
 pub const LEAST_TIME: Duration = Duration::from_secs(5);
 
-/// Kept of the time there is, for the caches and the job's last row.
+/// Kept of the time there is, for the caches and the job's last row …
 const CLOSING: Duration = Duration::from_secs(2);
+
+/// … and of that, for the row alone.
+const LAST_ROW: Duration = Duration::from_secs(1);
+
+/// [`Jobs::work`] in a task has all the time of an invocation: whatever a job gets there, it will never get more.
+pub const TIME_OF_A_TASK: Duration = Duration::ZERO;
+
+/// [`Jobs::work`] after a run has what the requests left, often next to nothing: only a job that had so long has had its
+/// chance.
+pub const TIME_AFTER_A_RUN: Duration = Duration::from_secs(60);
+
+/// So many jobs are told one by one.
+const MOST_TOLD: usize = 50;
 
 /// How often the last row of a job is tried to be written.
 const LAST_WORDS: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
@@ -65,7 +78,14 @@ pub struct JobsReport {
     pub completed: u64,
     /// Attempts that failed.
     pub failed: u64,
+    /// The first of them.
     pub jobs: Vec<JobReport>,
+    /// How many more there were.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub jobs_omitted: u64,
+    /// What caches were told because of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caches: Option<Invalidated>,
     /// Why no more could be taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
@@ -95,16 +115,28 @@ impl Jobs {
     }
 
     /// Takes and does one job after the other until there is none, or the time is up, or `stopped` returns; then what was
-    /// not done is given back.
-    pub async fn work(&self, until: Instant, stopped: impl Future<Output = ()> + Send) -> JobsReport {
+    /// not done is given back. Only for a job that came first and had at least `enough` time is it a failed attempt that it
+    /// was not done: any other gets more time when it comes first.
+    pub async fn work(&self, until: Instant, enough: Duration, stopped: impl Future<Output = ()> + Send) -> JobsReport {
         let mut stopped = std::pin::pin!(stopped);
         let mut report = JobsReport::default();
-        if let Err(error) = self.table.give_up_the_dead(self.lease).await {
-            report.fail(&error);
-            return report;
+        match self.table.give_up_the_dead(self.lease, until).await {
+            Ok(given_up) => report.failed += given_up,
+            Err(error) => {
+                report.fail(&error);
+                return report;
+            }
         }
-        while until.saturating_duration_since(Instant::now()) >= LEAST_TIME {
-            let job = match self.table.take(self.lease).await {
+        let (mut needed, mut is_first) = (LEAST_TIME, true);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left < needed {
+                break;
+            }
+            let began = Instant::now();
+            let has_its_chance = is_first && left >= enough;
+            is_first = false;
+            let job = match self.table.take(self.lease, until).await {
                 Ok(Some(job)) => job,
                 Ok(None) => break,
                 Err(error) => {
@@ -117,10 +149,13 @@ impl Jobs {
                 () = &mut stopped => Worked::Stopped,
             };
             let is_stopped = matches!(worked, Worked::Stopped);
-            report.add(self.end(&job, worked, until).await);
+            let (ended, told) = self.end(&job, worked, has_its_chance, until).await;
+            report.add(ended, told);
             if is_stopped {
                 break;
             }
+            // The next one will hardly be quicker: it would be begun in vain.
+            needed = needed.max(began.elapsed() + CLOSING);
         }
         report
     }
@@ -164,49 +199,58 @@ impl Jobs {
     }
 
     /// Tells the caches, then closes the job.
-    async fn end(&self, job: &Job, worked: Worked, until: Instant) -> JobReport {
+    async fn end(
+        &self,
+        job: &Job,
+        worked: Worked,
+        has_its_chance: bool,
+        until: Instant,
+    ) -> (JobReport, Option<Invalidated>) {
         let (results, ending) = match worked {
             Worked::Done(results) => {
-                let ending = ending(job, &results);
+                let ending = ending(job, &results, has_its_chance);
                 (results, ending)
             }
             Worked::Stopped => (Vec::new(), Ending::GivenBack),
             Worked::Lost => (Vec::new(), Ending::Lost),
         };
-        self.tell_caches(job, &results, until).await;
+        let told = self.tell_caches(job, &results, until).await;
         let is_ours = match ending {
             Ending::Lost => false,
-            _ => self.write_end(job, &ending, &results).await,
+            _ => self.write_end(job, &ending, &results, until).await,
         };
         let ending = if is_ours { ending } else { Ending::Lost };
         let report = job.report(&ending, results);
         say(&report, &self.worker_id);
-        report
+        (report, told)
     }
 
     /// Tells which caches are stale: those of the functions that went well in this attempt.
-    async fn tell_caches(&self, job: &Job, results: &[FunctionResult], until: Instant) {
+    async fn tell_caches(&self, job: &Job, results: &[FunctionResult], until: Instant) -> Option<Invalidated> {
         let before = job.succeeded_before();
         let is_new =
             |name: &str| !before.contains_key(name) && results.iter().any(|one| one.success && one.name == name);
         let functions = self.functions.iter().filter(|function| is_new(&function.name));
         let tags: BTreeSet<String> = functions.flat_map(|function| function.tags.iter().cloned()).collect();
-        let (Some(invalidator), false) = (&self.invalidator, tags.is_empty()) else { return };
-        let told = invalidator.invalidate(&tags, until.max(Instant::now() + CLOSING)).await;
-        if let Some(failure) = told.failure {
+        let invalidator = self.invalidator.as_ref().filter(|_| !tags.is_empty())?;
+        let told = invalidator.invalidate(&tags, until - LAST_ROW).await;
+        if let Some(failure) = &told.failure {
             warn!(job.id, tags.lost = told.lost, "jobs: failed to {failure}");
         }
+        Some(told)
     }
 
     /// Whether the job was still ours.
-    async fn write_end(&self, job: &Job, ending: &Ending, results: &[FunctionResult]) -> bool {
+    async fn write_end(&self, job: &Job, ending: &Ending, results: &[FunctionResult], until: Instant) -> bool {
         let mut waits = LAST_WORDS.iter();
         loop {
-            match self.table.end(job, ending, results).await {
+            match self.table.end(job, ending, results, until).await {
                 Ok(is_ours) => return is_ours,
                 Err(error) => {
                     warn!(job.id, "jobs: failed to {error}");
-                    let Some(wait) = waits.next() else { return false };
+                    let Some(wait) = waits.next().filter(|wait| Instant::now() + **wait < until) else {
+                        return false;
+                    };
                     sleep(*wait).await;
                 }
             }
@@ -221,23 +265,39 @@ impl JobsReport {
         self.failure = Some(format!("failed to {error}"));
     }
 
-    fn add(&mut self, job: JobReport) {
+    fn add(&mut self, job: JobReport, told: Option<Invalidated>) {
+        if let Some(told) = told {
+            self.caches.get_or_insert_default().add(told);
+        }
         match job.status {
             "completed" => self.completed += 1,
             _ if job.error.is_some() => self.failed += 1,
             _ => {}
         }
-        self.jobs.push(job);
+        if self.jobs.len() < MOST_TOLD {
+            self.jobs.push(job);
+        } else {
+            self.jobs_omitted += 1;
+        }
     }
 }
 
-/// Failed when a function did; to be tried again as long as there are attempts.
-fn ending(job: &Job, results: &[FunctionResult]) -> Ending {
+/// Failed when a function did; to be tried again as long as there are attempts. What was only cut off is no failure of a job
+/// that had no chance.
+fn ending(job: &Job, results: &[FunctionResult], had_its_chance: bool) -> Ending {
     let failed: Vec<&FunctionResult> = results.iter().filter(|result| !result.success).collect();
     let Some(first) = failed.first() else { return Ending::Completed };
+    if !had_its_chance && failed.iter().all(|result| result.is_out_of_time) {
+        return Ending::GivenBack;
+    }
     let why = first.error.as_deref().unwrap_or_default();
     let error = format!("{} of {} functions failed, {}: {why}", failed.len(), results.len(), first.name);
     if job.retry_count < job.max_retries { Ending::Again(error) } else { Ending::Failed(error) }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it over so")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 fn say(report: &JobReport, worker_id: &str) {
@@ -266,15 +326,27 @@ mod tests {
             duration: 5,
             error: error.map(str::to_owned),
             worker: "w".to_owned(),
+            is_out_of_time: false,
         }
     }
 
     #[test]
     fn a_job_is_done_when_every_function_is_and_tried_again_while_it_may_be() {
+        let ending = |job: &Job, results: &[FunctionResult]| ending(job, results, true);
         assert!(matches!(ending(&job(0), &[result("a", None)]), Ending::Completed));
         let results = [result("a", None), result("b", Some("division by zero"))];
         let Ending::Again(error) = ending(&job(2), &results) else { panic!("one attempt is left") };
         assert_eq!(error, "1 of 2 functions failed, b: division by zero");
         assert!(matches!(ending(&job(3), &results), Ending::Failed(_)));
+    }
+
+    #[test]
+    fn what_was_cut_off_is_a_failure_only_of_a_job_that_had_its_chance() {
+        let cut_off = FunctionResult { is_out_of_time: true, ..result("a", Some("not done within 3 s")) };
+        let results = [cut_off, result("b", None)];
+        assert_eq!(ending(&job(3), &results, false), Ending::GivenBack);
+        assert!(matches!(ending(&job(3), &results, true), Ending::Failed(_)));
+        let results = [results[0].clone(), result("b", Some("division by zero"))];
+        assert!(matches!(ending(&job(3), &results, false), Ending::Failed(_)), "b would fail again");
     }
 }

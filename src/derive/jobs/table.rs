@@ -12,13 +12,17 @@ use std::{
 use serde_json::Value;
 use sqlx::{FromRow, PgPool};
 use time::OffsetDateTime;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{FunctionResult, JobReport};
-use crate::derive::database::{begin, code, is_missing_table, is_unreachable, told, within};
+use crate::derive::database::{begin, code, is_missing_table, is_unreachable, limited, told, within};
 
 /// How long one statement about a job may take.
 const TIME: Duration = Duration::from_secs(5);
+
+/// How many jobs one transaction deletes.
+const PURGE_BATCH: i64 = 1000;
 
 /// The wait after the first failure, in seconds; it doubles with every further one.
 const FIRST_WAIT_SECONDS: f64 = 30.0;
@@ -31,6 +35,7 @@ const END: &str = include_str!("../sql/jobs/end.sql");
 const INSERT: &str = include_str!("../sql/jobs/insert.sql");
 const LIST: &str = include_str!("../sql/jobs/list.sql");
 const PURGE: &str = include_str!("../sql/jobs/purge.sql");
+const PURGE_COUNT: &str = include_str!("../sql/jobs/purge_count.sql");
 
 /// What can go wrong between us and the table.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +89,7 @@ pub(super) enum Ending {
     Failed(String),
     /// It failed, and is queued for its next attempt.
     Again(String),
-    /// We had to stop: queued again, nothing counted.
+    /// We had to stop, or its time was up before it had its chance: queued again, nothing counted.
     GivenBack,
     /// Another worker has it.
     Lost,
@@ -111,7 +116,7 @@ impl Ending {
 impl Job {
     /// What went well in an earlier attempt and need not be done again.
     pub fn succeeded_before(&self) -> BTreeMap<String, FunctionResult> {
-        let results = self.results.as_deref().filter(|_| self.retry_count > 0);
+        let results = self.results.as_deref();
         let results: Vec<FunctionResult> =
             results.and_then(|results| serde_json::from_str(results).ok()).unwrap_or_default();
         results.into_iter().filter(|result| result.success).map(|result| (result.name.clone(), result)).collect()
@@ -177,13 +182,18 @@ pub struct JobTable {
     looked: Arc<AtomicBool>,
 }
 
-/// Runs one statement in a transaction of its own; makes the table where it is missing, once.
+/// Runs one statement in a transaction of its own, done by `until` where one is named; makes the table where it is missing, once.
 macro_rules! in_transaction {
-    ($self:ident, $action:literal, |$transaction:ident| $statement:expr) => {{
+    ($self:ident, $action:literal, |$transaction:ident| $statement:expr) => {
+        in_transaction!($self, $action, Instant::now() + TIME, |$transaction| $statement)
+    };
+    ($self:ident, $action:literal, $until:expr, |$transaction:ident| $statement:expr) => {{
+        let until: Instant = $until;
         let mut made = false;
         loop {
-            let attempt = within(TIME, async {
-                let mut $transaction = begin(&$self.pool, TIME).await?;
+            let limit = limited(TIME, until);
+            let attempt = within(limit, async {
+                let mut $transaction = begin(&$self.pool, limit).await?;
                 let answer = $statement.await?;
                 $transaction.commit().await?;
                 Ok(answer)
@@ -191,7 +201,7 @@ macro_rules! in_transaction {
             match attempt.await {
                 Err(error) if is_missing_table(&error) && !made => {
                     made = true;
-                    $self.make().await?;
+                    $self.make(until).await?;
                 }
                 answer => break answer.map_err(|error| TableError::new($action, &error)),
             }
@@ -205,9 +215,10 @@ impl JobTable {
         Self { pool, looked: Arc::default() }
     }
 
-    async fn make(&self) -> Result<(), TableError> {
-        let made = within(TIME, async {
-            let mut transaction = begin(&self.pool, TIME).await?;
+    async fn make(&self, until: Instant) -> Result<(), TableError> {
+        let limit = limited(TIME, until);
+        let made = within(limit, async {
+            let mut transaction = begin(&self.pool, limit).await?;
             // Two that make it at once would disturb one another.
             sqlx::query("SELECT pg_advisory_xact_lock(7526477)").persistent(false).execute(&mut *transaction).await?;
             sqlx::raw_sql(TABLE).execute(&mut *transaction).await?;
@@ -219,12 +230,13 @@ impl JobTable {
     }
 
     /// Says once when rows may be hidden from us.
-    async fn look_at_security(&self) {
+    async fn look_at_security(&self, until: Instant) {
         if self.looked.swap(true, Ordering::Relaxed) {
             return;
         }
-        let active = within(TIME, async {
-            let mut transaction = begin(&self.pool, TIME).await?;
+        let limit = limited(TIME, until);
+        let active = within(limit, async {
+            let mut transaction = begin(&self.pool, limit).await?;
             let active: bool = sqlx::query_scalar("SELECT row_security_active('background_job_status')")
                 .persistent(false)
                 .fetch_one(&mut *transaction)
@@ -241,17 +253,17 @@ impl JobTable {
     }
 
     /// Closes jobs whose worker ended without a word once too often.
-    pub(super) async fn give_up_the_dead(&self, lease: Duration) -> Result<u64, TableError> {
-        let given_up = in_transaction!(self, "look for jobs of workers that ended", |transaction| {
+    pub(super) async fn give_up_the_dead(&self, lease: Duration, until: Instant) -> Result<u64, TableError> {
+        let given_up = in_transaction!(self, "look for jobs of workers that ended", until, |transaction| {
             sqlx::query(GIVE_UP).persistent(false).bind(lease.as_secs_f64()).execute(&mut *transaction)
         })?;
-        self.look_at_security().await;
+        self.look_at_security(until).await;
         Ok(given_up.rows_affected())
     }
 
     /// The next job, now ours.
-    pub(super) async fn take(&self, lease: Duration) -> Result<Option<Job>, TableError> {
-        in_transaction!(self, "take a job", |transaction| {
+    pub(super) async fn take(&self, lease: Duration, until: Instant) -> Result<Option<Job>, TableError> {
+        in_transaction!(self, "take a job", until, |transaction| {
             sqlx::query_as(TAKE)
                 .persistent(false)
                 .bind(lease.as_secs_f64())
@@ -269,9 +281,15 @@ impl JobTable {
     }
 
     /// Ends it; `false`: it was not ours any more, and nothing changed.
-    pub(super) async fn end(&self, job: &Job, ending: &Ending, results: &[FunctionResult]) -> Result<bool, TableError> {
+    pub(super) async fn end(
+        &self,
+        job: &Job,
+        ending: &Ending,
+        results: &[FunctionResult],
+        until: Instant,
+    ) -> Result<bool, TableError> {
         let results = (!results.is_empty()).then(|| serde_json::to_string(results).unwrap_or_default());
-        let ended = in_transaction!(self, "end a job", |transaction| {
+        let ended = in_transaction!(self, "end a job", until, |transaction| {
             sqlx::query(END)
                 .persistent(false)
                 .bind(&job.id)
@@ -311,20 +329,36 @@ impl JobTable {
         })
     }
 
-    /// Deletes jobs with one of these statuses that ended longer ago than `age`, or only counts them.
+    /// Deletes jobs with one of these statuses that ended longer ago than `age`, in small batches, or only counts them.
     ///
     /// # Errors
     /// When the database refuses it.
     pub async fn purge(&self, statuses: &[&str], age: Duration, only_count: bool) -> Result<u64, TableError> {
         let statuses: Vec<String> = statuses.iter().map(|status| (*status).to_owned()).collect();
-        let count: i64 = in_transaction!(self, "delete jobs", |transaction| {
-            sqlx::query_scalar(PURGE)
-                .persistent(false)
-                .bind(&statuses)
-                .bind(age.as_secs_f64())
-                .bind(only_count)
-                .fetch_one(&mut *transaction)
-        })?;
-        Ok(u64::try_from(count).unwrap_or(0))
+        if only_count {
+            let count: i64 = in_transaction!(self, "count jobs", |transaction| {
+                sqlx::query_scalar(PURGE_COUNT)
+                    .persistent(false)
+                    .bind(&statuses)
+                    .bind(age.as_secs_f64())
+                    .fetch_one(&mut *transaction)
+            })?;
+            return Ok(u64::try_from(count).unwrap_or(0));
+        }
+        let mut deleted = 0;
+        loop {
+            let batch = in_transaction!(self, "delete jobs", |transaction| {
+                sqlx::query(PURGE)
+                    .persistent(false)
+                    .bind(&statuses)
+                    .bind(age.as_secs_f64())
+                    .bind(PURGE_BATCH)
+                    .execute(&mut *transaction)
+            })?;
+            deleted += batch.rows_affected();
+            if batch.rows_affected() < PURGE_BATCH.unsigned_abs() {
+                return Ok(deleted);
+            }
+        }
     }
 }

@@ -6,7 +6,7 @@ use refresh_worker::{
     config::{InvalidationConfig, StatsConfig, StatsFunction},
     derive::{
         invalidate::Invalidator,
-        jobs::{Jobs, JobsReport, LEAST_TIME, table::JobTable},
+        jobs::{Jobs, JobsReport, LEAST_TIME, TIME_AFTER_A_RUN, TIME_OF_A_TASK, table::JobTable},
     },
 };
 use serde_json::{Value, json};
@@ -60,7 +60,7 @@ pub fn config(functions: &[&str]) -> StatsConfig {
 }
 
 pub async fn work(pool: &PgPool, config: &StatsConfig) -> JobsReport {
-    Jobs::new(pool.clone(), config, None).work(in_a_minute(), pending()).await
+    Jobs::new(pool.clone(), config, None).work(in_a_minute(), TIME_OF_A_TASK, pending()).await
 }
 
 pub fn in_a_minute() -> Instant {
@@ -198,16 +198,18 @@ async fn caches_of_what_went_well_are_told_before_the_job_is_done() {
     ];
     let stats = StatsConfig { functions, ..config(&[]) };
     let jobs = Jobs::new(pool.clone(), &stats, Some(invalidator(&application.url())));
-    jobs.work(in_a_minute(), pending()).await;
+    jobs.work(in_a_minute(), TIME_OF_A_TASK, pending()).await;
     assert_eq!(application.tags(), ["half_season_stats", "hall_of_fame", "season_stats"]);
     assert_eq!(job(&pool, &id).await.0, "queued");
 
     // A dead application fails no job.
     let stats = StatsConfig { functions: vec![function("good", &["tag"])], ..config(&[]) };
     let id = enqueue(&pool, 1).await;
-    let report =
-        Jobs::new(pool.clone(), &stats, Some(invalidator("http://127.0.0.1:1/"))).work(in_a_minute(), pending()).await;
+    let jobs = Jobs::new(pool.clone(), &stats, Some(invalidator("http://127.0.0.1:1/")));
+    let report = jobs.work(in_a_minute(), TIME_OF_A_TASK, pending()).await;
     assert_eq!((report.completed, job(&pool, &id).await.0.as_str()), (1, "completed"));
+    let caches = report.caches.expect("what was lost is told");
+    assert_eq!((caches.tags, caches.lost), (0, 1), "{caches:?}");
 }
 
 #[tokio::test]
@@ -215,10 +217,100 @@ async fn a_function_that_outlasts_the_time_fails_alone_and_says_so() {
     let pool = bed().await;
     let id = enqueue(&pool, 1).await;
     let jobs = Jobs::new(pool.clone(), &config(&["slow", "good"]), None);
-    jobs.work(Instant::now() + LEAST_TIME + Duration::from_millis(300), pending()).await;
-    let (status, _, error, results) = job(&pool, &id).await;
-    assert_eq!((status.as_str(), &results[1]["success"]), ("queued", &json!(true)));
+    jobs.work(Instant::now() + LEAST_TIME + Duration::from_millis(300), TIME_OF_A_TASK, pending()).await;
+    let (status, retries, error, results) = job(&pool, &id).await;
+    assert_eq!((status.as_str(), retries, &results[1]["success"]), ("queued", 1, &json!(true)));
     assert!(error.unwrap().contains("slow: not done within"), "{results}");
+}
+
+/// Quick in the first job, and slow in the second.
+const SLOW_LATER: &str = "CREATE FUNCTION slow_later() RETURNS void LANGUAGE plpgsql AS \
+    'BEGIN IF EXISTS (SELECT FROM background_job_status WHERE status = ''completed'') THEN PERFORM pg_sleep(60); END IF; END'";
+
+#[tokio::test]
+async fn a_job_that_came_late_and_was_cut_off_is_given_back_uncounted_and_keeps_what_was_done() {
+    let pool = bed().await;
+    exec(&pool, SLOW_LATER).await;
+    let quick = enqueue(&pool, 2).await;
+    let late = enqueue(&pool, 1).await;
+    let jobs = Jobs::new(pool.clone(), &config(&["good", "slow_later"]), None);
+    let report = jobs.work(Instant::now() + LEAST_TIME + Duration::from_secs(1), TIME_OF_A_TASK, pending()).await;
+    assert_eq!((report.completed, report.failed), (1, 0), "{report:?}");
+    assert_eq!(job(&pool, &quick).await.0, "completed");
+    let (status, retries, error, results) = job(&pool, &late).await;
+    assert_eq!((status.as_str(), retries, error), ("queued", 0, None));
+    assert_eq!((&results[0]["success"], &results[1]["success"]), (&json!(true), &json!(false)), "{results}");
+
+    // At once it comes first, and what was done is not done again.
+    exec(&pool, "CREATE OR REPLACE FUNCTION slow_later() RETURNS void LANGUAGE sql AS ''; TRUNCATE calls").await;
+    assert_eq!(work(&pool, &config(&["good", "slow_later"])).await.completed, 1);
+    assert_eq!(number(&pool, "SELECT count(*) FROM calls").await, 0);
+}
+
+#[tokio::test]
+async fn after_a_run_that_left_little_time_no_job_is_counted_as_failed_for_want_of_it() {
+    let pool = bed().await;
+    let id = enqueue(&pool, 1).await;
+    let jobs = Jobs::new(pool.clone(), &config(&["slow"]), None);
+    jobs.work(Instant::now() + LEAST_TIME + Duration::from_millis(300), TIME_AFTER_A_RUN, pending()).await;
+    let (status, retries, ..) = job(&pool, &id).await;
+    assert_eq!((status.as_str(), retries), ("queued", 0));
+}
+
+#[tokio::test]
+async fn a_job_is_not_begun_when_the_one_before_took_longer_than_the_time_that_is_left() {
+    let pool = bed().await;
+    exec(&pool, "CREATE FUNCTION nap() RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(4)'").await;
+    enqueue(&pool, 2).await;
+    let second = enqueue(&pool, 1).await;
+    let jobs = Jobs::new(pool.clone(), &config(&["nap"]), None);
+    let report = jobs.work(Instant::now() + 2 * LEAST_TIME, TIME_OF_A_TASK, pending()).await;
+    assert_eq!((report.completed, report.jobs.len()), (1, 1), "{report:?}");
+    assert_eq!(job(&pool, &second).await.0, "queued");
+}
+
+#[tokio::test]
+async fn of_many_jobs_the_first_fifty_are_told_and_the_others_counted() {
+    let pool = bed().await;
+    for _ in 0..53 {
+        enqueue(&pool, 1).await;
+    }
+    let report = work(&pool, &config(&["good"])).await;
+    assert_eq!((report.completed, report.jobs.len(), report.jobs_omitted), (53, 50, 3));
+}
+
+#[tokio::test]
+async fn a_job_that_somebody_queued_again_by_hand_is_done_wholly_even_without_a_time_in_its_row() {
+    let pool = bed().await;
+    let id = enqueue(&pool, 1).await;
+    work(&pool, &config(&["good"])).await;
+    exec(
+        &pool,
+        "ALTER TABLE background_job_status DISABLE TRIGGER ALL; \
+         UPDATE background_job_status SET status = 'queued', retry_count = 1, updated_at = NULL, started_at = NULL, \
+                                          created_at = NULL; \
+         ALTER TABLE background_job_status ENABLE TRIGGER ALL",
+    )
+    .await;
+    work(&pool, &config(&["good"])).await;
+    assert_eq!(job(&pool, &id).await.0, "completed");
+    assert_eq!(number(&pool, "SELECT count(*) FROM calls").await, 2, "both times");
+}
+
+#[tokio::test]
+async fn more_jobs_than_one_batch_are_cleaned_up() {
+    let pool = bed().await;
+    exec(
+        &pool,
+        "INSERT INTO background_job_status (job_payload, status, completed_at) \
+         SELECT '{}', 'completed', now() - interval '8 days' FROM generate_series(1, 2500); \
+         INSERT INTO background_job_status (job_payload, status, completed_at) VALUES ('{}', 'completed', now())",
+    )
+    .await;
+    let (table, week) = (JobTable::new(pool.clone()), Duration::from_secs(7 * 24 * 3600));
+    assert_eq!(table.purge(&["completed"], week, true).await.unwrap(), 2500);
+    assert_eq!(table.purge(&["completed"], week, false).await.unwrap(), 2500);
+    assert_eq!(number(&pool, "SELECT count(*) FROM background_job_status").await, 1);
 }
 
 #[tokio::test]
@@ -231,7 +323,7 @@ async fn whoever_is_stopped_gives_its_job_back_uncounted() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    Jobs::new(pool.clone(), &config(&["slow"]), None).work(in_a_minute(), stopped).await;
+    Jobs::new(pool.clone(), &config(&["slow"]), None).work(in_a_minute(), TIME_OF_A_TASK, stopped).await;
     let (status, retries, error, _) = job(&pool, &id).await;
     assert_eq!((status.as_str(), retries, error), ("queued", 0, None));
 }
@@ -249,7 +341,7 @@ async fn a_worker_that_was_taken_for_dead_changes_nothing_any_more() {
         }
         exec(&watched, "UPDATE background_job_status SET started_at = now() + interval '1 ms', retry_count = 1, error_message = 'theirs'").await;
     };
-    let (report, ()) = tokio::join!(jobs.work(in_a_minute(), pending()), another_takes_it);
+    let (report, ()) = tokio::join!(jobs.work(in_a_minute(), TIME_OF_A_TASK, pending()), another_takes_it);
     assert_eq!(report.jobs[0].status, "lost");
     let (status, retries, error, _) = job(&pool, &id).await;
     assert_eq!((status.as_str(), retries, error.as_deref()), ("processing", 1, Some("theirs")));

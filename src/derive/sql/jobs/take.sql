@@ -1,16 +1,18 @@
 -- The next job, now ours: the highest priority first, then the oldest. One that failed waits before its next attempt; one
 -- whose worker was silent for the lease ($1, seconds) is taken up again, which counts as an attempt. Others' locked rows
 -- are passed over. $2: the first wait after a failure, in seconds, doubled with every further one.
+-- Results of earlier attempts are handed on; not those of a job that had ended and that somebody queued again by hand.
 WITH next AS (
-    SELECT id, status
+    SELECT id, status, completed_at
     FROM background_job_status
     WHERE job_type = 'stats_update'
       AND CASE status
           WHEN 'queued' THEN
               coalesce(retry_count, 0) = 0
-              OR updated_at <= clock_timestamp() - $2 * power(2, least(retry_count, 10) - 1) * interval '1 second'
+              OR coalesce(updated_at, started_at, created_at, '-infinity')
+                 <= clock_timestamp() - $2 * power(2, least(retry_count, 10) - 1) * interval '1 second'
           WHEN 'processing' THEN
-              coalesce(updated_at, started_at, created_at) <= clock_timestamp() - $1 * interval '1 second'
+              coalesce(updated_at, started_at, created_at, '-infinity') <= clock_timestamp() - $1 * interval '1 second'
               AND coalesce(retry_count, 0) < coalesce(max_retries, 3)
           END
     ORDER BY priority DESC NULLS LAST, created_at, id
@@ -26,4 +28,5 @@ SET status = 'processing',
 FROM next
 WHERE j.id = next.id
 RETURNING j.id::text AS id, j.retry_count, coalesce(j.max_retries, 3) AS max_retries,
-          j.started_at, j.results::text AS results, next.status = 'processing' AS taken_over
+          j.started_at, CASE WHEN next.completed_at IS NULL THEN j.results::text END AS results,
+          next.status = 'processing' AS taken_over
