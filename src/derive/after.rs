@@ -1,14 +1,16 @@
 //! Everything that follows a run, as one: built by `app`, carried out by the worker within the run's deadline.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use sqlx::PgPool;
 use tokio::time::Instant;
 
 use super::{
     invalidate::{InvalidateError, Invalidated, Invalidator},
-    jobs::{Jobs, JobsReport, TIME_AFTER_A_RUN},
-    retention::{Retention, Thinned},
-    views::{Refreshed, Views, When},
+    jobs::{Jobs, JobsReport, LEAST_TIME, TIME_AFTER_A_RUN},
+    retention::{Retention, SHORTEST_BATCH, Thinned},
+    views::{Refreshed, SHORTEST_REFRESH, Views, When},
 };
 use crate::{clock::Timestamp, config::AfterConfig};
 
@@ -40,7 +42,8 @@ impl AfterRun {
     }
 
     /// Refreshes the views that are due, does the jobs that wait, thins old snapshots; one after the other, since they share
-    /// the connections with one another. Done by `until`, or soon after `stopped` returns.
+    /// the connections with one another. Done by `until`, or soon after `stopped` returns. A part for which no time is left is
+    /// left to the next run or its task, without a statement: a run that was busy to its end is nothing to be alarmed about.
     pub async fn run<F: Future<Output = ()> + Send>(
         &self,
         now: Timestamp,
@@ -48,16 +51,17 @@ impl AfterRun {
         stopped: impl Fn() -> F + Send + Sync,
     ) -> AfterReport {
         let mut report = AfterReport::default();
-        if let Some(views) = &self.views {
+        let has_time = |least: Duration| until.saturating_duration_since(Instant::now()) >= least;
+        if let Some(views) = self.views.as_ref().filter(|_| has_time(SHORTEST_REFRESH)) {
             tokio::select! {
                 refreshed = views.refresh(When::Due, now, until) => report.views = Some(refreshed),
                 () = stopped() => return report,
             }
         }
-        if let Some(jobs) = &self.jobs {
+        if let Some(jobs) = self.jobs.as_ref().filter(|_| has_time(LEAST_TIME)) {
             report.stats = Some(jobs.work(until, TIME_AFTER_A_RUN, stopped()).await);
         }
-        if let Some(retention) = &self.retention {
+        if let Some(retention) = self.retention.as_ref().filter(|_| has_time(SHORTEST_BATCH)) {
             tokio::select! {
                 thinned = retention.thin(now, until) => report.retention = Some(thinned),
                 () = stopped() => {}
@@ -101,8 +105,7 @@ mod tests {
     async fn what_is_not_configured_is_not_there() {
         let pool = PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap();
         assert!(AfterRun::new(&AfterConfig::default(), &pool).unwrap().is_none());
-        let views =
-            vec![ViewConfig { name: "v".to_owned(), interval: std::time::Duration::from_secs(60), statistics: None }];
+        let views = vec![ViewConfig { name: "v".to_owned(), interval: Duration::from_secs(60), statistics: None }];
         let after = AfterRun::new(&AfterConfig { views, ..AfterConfig::default() }, &pool).unwrap().unwrap();
         assert!(
             after.views.is_some() && after.jobs.is_none() && after.retention.is_none() && after.invalidator.is_none()

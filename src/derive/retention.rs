@@ -16,7 +16,7 @@ use time::{Date, PrimitiveDateTime, Time};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::database::{begin, is_missing_table, told, within};
+use super::database::{begin, is_missing_table, is_out_of_time, limited, told, within};
 use crate::{clock::Timestamp, model::Kind};
 
 /// How many rows one transaction deletes: a few tens of milliseconds.
@@ -29,7 +29,7 @@ const BATCH_TIME: Duration = Duration::from_secs(10);
 const COUNT_TIME: Duration = Duration::from_secs(600);
 
 /// With less time than this no batch is begun.
-const SHORTEST_BATCH: Duration = Duration::from_millis(500);
+pub const SHORTEST_BATCH: Duration = Duration::from_millis(500);
 
 /// The letters `rfrt`.
 const LOCK: i64 = 0x7266_7274;
@@ -166,27 +166,42 @@ impl Retention {
         deleted: &mut u64,
     ) -> Result<bool, RetentionError> {
         let end = midnight(self.kept_from(now));
-        let Some(mut day) = self.from(table).await.map_err(|error| failed(table, &error))? else { return Ok(true) };
-        while day < end {
-            if until.saturating_duration_since(Instant::now()) < SHORTEST_BATCH {
+        let mut from = None;
+        loop {
+            let limit = limited(BATCH_TIME, until);
+            if limit < SHORTEST_BATCH {
                 return Ok(false);
             }
-            let next = day + time::Duration::DAY;
-            let batch = self.batch(kind, table, tag, (day, next), now);
-            match within(BATCH_TIME, batch).await.map_err(|error| failed(table, &error))? {
-                Batch::AnotherRun => return Ok(false),
-                Batch::Deleted { rows, is_over } => {
-                    *deleted += rows;
-                    day = if is_over { next } else { day };
+            let Some(day) = from else {
+                match self.from(table, limit).await {
+                    Ok(None) => return Ok(true),
+                    Ok(first) => from = first,
+                    Err(error) if is_out_of_time(&error, until) => return Ok(false),
+                    Err(error) => return Err(failed(table, &error)),
                 }
+                continue;
+            };
+            if day >= end {
+                return Ok(true);
+            }
+            let next = day + time::Duration::DAY;
+            let batch = self.batch(kind, table, tag, (day, next), now, limit);
+            match within(limit, batch).await {
+                Ok(Batch::AnotherRun) => return Ok(false),
+                Ok(Batch::Deleted { rows, is_over }) => {
+                    *deleted += rows;
+                    from = Some(if is_over { next } else { day });
+                }
+                // It had the rest of the time, not the time of a batch; nothing of it is done.
+                Err(error) if is_out_of_time(&error, until) => return Ok(false),
+                Err(error) => return Err(failed(table, &error)),
             }
         }
-        Ok(true)
     }
 
-    async fn from(&self, table: &'static str) -> Result<Option<PrimitiveDateTime>, sqlx::Error> {
-        within(BATCH_TIME, async {
-            let mut transaction = begin(&self.pool, BATCH_TIME).await?;
+    async fn from(&self, table: &'static str, limit: Duration) -> Result<Option<PrimitiveDateTime>, sqlx::Error> {
+        within(limit, async {
+            let mut transaction = begin(&self.pool, limit).await?;
             let day = from(&mut transaction, table).await?;
             transaction.commit().await?;
             Ok(day)
@@ -202,8 +217,9 @@ impl Retention {
         tag: &'static str,
         (day, next): (PrimitiveDateTime, PrimitiveDateTime),
         now: Timestamp,
+        limit: Duration,
     ) -> Result<Batch, sqlx::Error> {
-        let mut transaction = begin(&self.pool, BATCH_TIME).await?;
+        let mut transaction = begin(&self.pool, limit).await?;
         let alone: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1)")
             .persistent(false)
             .bind(LOCK)

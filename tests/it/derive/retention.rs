@@ -100,6 +100,18 @@ async fn thinning_goes_on_where_it_was_ended() {
 }
 
 #[tokio::test]
+async fn a_batch_that_the_end_of_the_time_cuts_off_is_left_to_the_next_run_and_is_no_failure() {
+    let (_, pool) = bed().await;
+    // Somebody else holds the table for longer than the time that is left.
+    let mut other = pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE clan_snapshots IN ACCESS EXCLUSIVE MODE").execute(&mut *other).await.unwrap();
+    let left = thin(&pool, 10, Duration::from_secs(1)).await;
+    assert_eq!(left, Thinned { more: true, ..Thinned::default() });
+    other.rollback().await.unwrap();
+    assert!(!thin(&pool, 10, TIME).await.more);
+}
+
+#[tokio::test]
 async fn the_command_counts_first_and_deletes_only_when_told() {
     let (url, pool) = bed().await;
     let shell = Shell::new().with("DATABASE_URL", &url);
