@@ -153,12 +153,12 @@ pub const AFTER_METRICS: &[AfterMetric] = &[
     AfterMetric {
         name: "cache_tags_told",
         help: "Tags of what changed that an application's cache was told.",
-        value: |after| after.caches.as_ref().map(|told| told.tags),
+        value: |after| after.all_told().map(|told| told.tags),
     },
     AfterMetric {
         name: "cache_tags_lost",
         help: "Tags that it could not be told.",
-        value: |after| after.caches.as_ref().map(|told| told.lost),
+        value: |after| after.all_told().map(|told| told.lost),
     },
     AfterMetric {
         name: "views_refreshed",
@@ -177,13 +177,18 @@ pub const AFTER_METRICS: &[AfterMetric] = &[
     },
     AfterMetric {
         name: "stats_jobs_failed",
-        help: "Attempts at statistics jobs that failed.",
-        value: |after| after.stats.as_ref().map(|stats| stats.failed),
+        help: "Attempts at statistics jobs that failed, and the times that none could be taken.",
+        value: |after| after.stats.as_ref().map(|stats| stats.failed + u64::from(stats.failure.is_some())),
     },
     AfterMetric {
         name: "snapshots_thinned",
         help: "Old snapshots that retention deleted.",
         value: |after| after.retention.as_ref().map(|thinned| thinned.deleted),
+    },
+    AfterMetric {
+        name: "retention_failures",
+        help: "Times that retention could not delete them.",
+        value: |after| after.retention.as_ref().map(|thinned| u64::from(thinned.failure.is_some())),
     },
 ];
 

@@ -87,6 +87,15 @@ pub struct AfterReport {
 }
 
 impl AfterReport {
+    /// What the caches of readers were told, by the run and because of statistics jobs.
+    #[must_use]
+    pub fn all_told(&self) -> Option<Invalidated> {
+        let by_jobs = self.stats.as_ref().and_then(|stats| stats.caches.clone());
+        let mut all = self.caches.clone().or_else(|| by_jobs.as_ref().map(|_| Invalidated::default()))?;
+        all.add(by_jobs.unwrap_or_default());
+        Some(all)
+    }
+
     /// Views that were refreshed, and views that could not be.
     #[must_use]
     pub fn views_refreshed_and_failed(&self) -> Option<(u64, u64)> {
