@@ -39,10 +39,12 @@ pub enum Task {
     RefreshViews(When),
     /// Does the statistics jobs that wait.
     Stats,
+    /// Thins old snapshots.
+    Retention,
 }
 
 impl Task {
-    pub const NAMES: [&str; 3] = ["migrate", "refresh-views", "stats"];
+    pub const NAMES: [&str; 4] = ["migrate", "refresh-views", "stats", "retention"];
 }
 
 /// An event that asks for something that cannot be done.
@@ -247,6 +249,7 @@ fn task(name: &Value, fields: &Map<String, Value>) -> Result<Command, Refusal> {
             _ => return Err(Refusal::new(400, "`due_only` is neither true nor false")),
         },
         Some("stats") => Task::Stats,
+        Some("retention") => Task::Retention,
         _ => {
             let (name, known) = (shortened(&name.to_string()), Task::NAMES.join(", "));
             return Err(Refusal::new(400, format!("task {name} is unknown: expected {known}")));

@@ -135,6 +135,7 @@ fn invocations() -> Vec<(&'static str, Value)> {
         ("task, views", json!({"task": "refresh-views"})),
         ("task, views that are due", json!({"task": "refresh-views", "due_only": true})),
         ("task, statistics jobs", json!({"task": "stats"})),
+        ("task, retention", json!({"task": "retention"})),
         ("the view refresher's test event", json!({"source": "manual-test"})),
         ("the same with options", json!({"source": "manual-test", "max_requests": 1})),
         ("task, unknown", json!({"task": "vacuum"})),

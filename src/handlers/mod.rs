@@ -15,9 +15,9 @@ pub mod tasks;
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
-use tracing::{info, warn};
+use tracing::warn;
 
-use self::lambda::{Caller, Command, Interpreted, Refusal, Task};
+use self::lambda::{Caller, Command, Interpreted, Refusal};
 use crate::{
     clock::{Clock, Timestamp},
     config::{Config, Pause, Role, TelemetryConfig},
@@ -104,9 +104,7 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
         match command {
             Ok(Command::Refresh(options)) => self.refresh(options, caller, invocation, print).await,
             Ok(Command::Health) => Ok(self.health(caller).await),
-            Ok(Command::Task(Task::Migrate)) => self.migrate().await,
-            Ok(Command::Task(Task::RefreshViews(when))) => Box::pin(self.refresh_views(when, invocation, print)).await,
-            Ok(Command::Task(Task::Stats)) => Box::pin(self.stats(invocation, print)).await,
+            Ok(Command::Task(task)) => Box::pin(self.task(task, invocation, print)).await,
             Err(refusal) => refuse(caller, &refusal),
         }
     }
@@ -117,20 +115,6 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
             health::check(self.queue.as_ref(), self.store.as_ref(), paused, reqs_per_day, self.clock.as_ref()).await;
         let status = if health.is_healthy() { 200 } else { 503 };
         in_form(caller, status, health.body())
-    }
-
-    async fn migrate(&self) -> Result<Value, Failure> {
-        match self.store.migrate().await {
-            Ok(applied) => {
-                info!(task = "migrate", migrations = applied.len(), "the database is up to date");
-                Ok(json!({"task": "migrate", "status": "done", "applied": applied}))
-            }
-            Err(error) => {
-                let failure = Failure { kind: "TaskFailed.migrate".to_owned(), message: format!("failed to {error}") };
-                tracing::error!(task = "migrate", "{failure}");
-                Err(failure)
-            }
-        }
     }
 }
 

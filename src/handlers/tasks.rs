@@ -1,5 +1,5 @@
 //! Tasks: what an event can ask for besides a refresh, with no key and no run. Views are refreshed and statistics jobs are
-//! done by the same parts that follow a run.
+//! done by the same parts that follow a run, old snapshots are thinned likewise.
 
 use std::time::Duration;
 
@@ -9,24 +9,56 @@ use tracing::{error, info};
 
 use super::{
     Failure, Handlers, Invocation,
-    lambda::{Caller, Refusal},
+    lambda::{Caller, Refusal, Task},
     refuse,
 };
 use crate::{
     derive::{
         AfterReport,
         jobs::TIME_OF_A_TASK,
+        retention::Thinned,
         views::{Refreshed, When},
     },
     metrics,
     queue::{Queue, Slots},
     store::Store,
-    worker::Runs,
+    worker::{Runs, patiently},
 };
 
 impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
+    pub(super) async fn task(
+        &self,
+        task: Task,
+        invocation: &Invocation,
+        print: &(dyn Fn(&str) + Sync),
+    ) -> Result<Value, Failure> {
+        // Connections that died while the sandbox was frozen are noticed here. What else is wrong with the database the task
+        // tells in its own form.
+        let _ = patiently(self.until(invocation), || self.store.ping()).await;
+        match task {
+            Task::Migrate => self.migrate().await,
+            Task::RefreshViews(when) => self.refresh_views(when, invocation, print).await,
+            Task::Stats => self.stats(invocation, print).await,
+            Task::Retention => self.retention(invocation, print).await,
+        }
+    }
+
+    async fn migrate(&self) -> Result<Value, Failure> {
+        match self.store.migrate().await {
+            Ok(applied) => {
+                info!(task = "migrate", migrations = applied.len(), "the database is up to date");
+                Ok(json!({"task": "migrate", "status": "done", "applied": applied}))
+            }
+            Err(error) => {
+                let failure = Failure { kind: "TaskFailed.migrate".to_owned(), message: format!("failed to {error}") };
+                error!(task = "migrate", "{failure}");
+                Err(failure)
+            }
+        }
+    }
+
     /// Answers in the form of the related system: a status, and a body that is text.
-    pub(super) async fn refresh_views(
+    async fn refresh_views(
         &self,
         when: When,
         invocation: &Invocation,
@@ -43,7 +75,7 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
         Ok(json!({"statusCode": status, "body": body.to_string()}))
     }
 
-    pub(super) async fn stats(&self, invocation: &Invocation, print: &(dyn Fn(&str) + Sync)) -> Result<Value, Failure> {
+    async fn stats(&self, invocation: &Invocation, print: &(dyn Fn(&str) + Sync)) -> Result<Value, Failure> {
         let Some(jobs) = self.after.as_ref().and_then(|after| after.jobs.as_ref()) else {
             return not_configured("stats", "STATS_FUNCTIONS");
         };
@@ -64,6 +96,27 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
         }
     }
 
+    async fn retention(&self, invocation: &Invocation, print: &(dyn Fn(&str) + Sync)) -> Result<Value, Failure> {
+        let Some(retention) = self.after.as_ref().and_then(|after| after.retention.as_ref()) else {
+            return not_configured("retention", "SNAPSHOT_RETENTION_DAYS");
+        };
+        let thinned = tokio::select! {
+            thinned = retention.thin(self.clock.wall(), self.until(invocation)) => thinned,
+            () = self.stop.asked() => Thinned { more: true, ..Thinned::default() },
+        };
+        let answer = json!({"task": "retention", "status": "done", "deleted": thinned.deleted, "more": thinned.more});
+        let failure = thinned.failure.clone();
+        let report = AfterReport { retention: Some(thinned), ..AfterReport::default() };
+        self.tell("retention", invocation, &report, print);
+        match failure {
+            None => Ok(answer),
+            Some(message) => {
+                error!(task = "retention", "{message}");
+                Err(Failure { kind: "TaskFailed.retention".to_owned(), message })
+            }
+        }
+    }
+
     /// When a task has to be done.
     fn until(&self, invocation: &Invocation) -> Instant {
         let left = invocation.deadline.since(self.clock.wall()).saturating_sub(self.deadline_buffer);
@@ -80,6 +133,7 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
             views.failed = failed,
             jobs.completed = report.stats.as_ref().map(|stats| stats.completed),
             jobs.failed = report.stats.as_ref().map(|stats| stats.failed),
+            snapshots.thinned = report.retention.as_ref().map(|thinned| thinned.deleted),
             "task {task}: done"
         );
     }

@@ -457,7 +457,7 @@ fn calls_allowed(calling: Duration, reqs_per_sec: u32, keys_held: u64) -> f64 {
 }
 
 /// A server that stands still for a moment is asked a second time, while the run has time.
-async fn patiently<T, W: Future<Output = T>>(until: Instant, ask: impl Fn() -> W) -> Option<T> {
+pub async fn patiently<T, W: Future<Output = T>>(until: Instant, ask: impl Fn() -> W) -> Option<T> {
     match within(FIRST_ACT, ask()).await {
         None if Instant::now() < until => within(FIRST_ACT, ask()).await,
         answer => answer,

@@ -59,9 +59,11 @@ async fn a_run_does_the_jobs_after_its_requests_and_the_task_does_them_at_once()
 async fn a_task_that_nobody_configured_says_what_to_set() {
     let world = World::start().await;
     let mut worker = world.worker().await;
-    for (event, name) in
-        [(json!({"task": "stats"}), "STATS_FUNCTIONS"), (json!({"task": "refresh-views"}), "REFRESH_VIEWS")]
-    {
+    for (event, name) in [
+        (json!({"task": "stats"}), "STATS_FUNCTIONS"),
+        (json!({"task": "refresh-views"}), "REFRESH_VIEWS"),
+        (json!({"task": "retention"}), "SNAPSHOT_RETENTION_DAYS"),
+    ] {
         let refused = worker.invoke(&event, PLENTY).await;
         let told = format!("{:?}", refused.outcome);
         assert!(told.contains(name), "{told}");

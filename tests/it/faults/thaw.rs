@@ -1,10 +1,16 @@
 //! A sandbox that was frozen between two invocations, while its servers lost patience.
 
+use serde_json::json;
+
 use super::{
     events,
     world::{PLENTY, World, assert_processed},
 };
 use crate::support::redis::PrivateRedis;
+
+/// Ends all other connections to this database.
+const TERMINATE: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()";
 
 #[tokio::test]
 async fn after_a_freeze_in_which_the_servers_closed_every_connection_the_next_run_works_at_the_first_try() {
@@ -26,9 +32,7 @@ async fn after_a_freeze_in_which_the_servers_closed_every_connection_the_next_ru
         .await
         .unwrap();
     assert!(closed > 0, "the worker had a connection to Redis");
-    let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-        WHERE datname = current_database() AND pid <> pg_backend_pid()";
-    let closed = world.count(terminate).await;
+    let closed = world.count(TERMINATE).await;
     assert!(closed > 0, "the worker had a connection to PostgreSQL");
     let players = world.simulator.world().player_tags()[2..5].to_vec();
     for player in &players {
@@ -39,4 +43,25 @@ async fn after_a_freeze_in_which_the_servers_closed_every_connection_the_next_ru
     let run = worker.invoke(&events::schedule(), PLENTY).await;
     assert_processed(&run, players.len());
     assert_eq!((run.logs.logs("WARN"), run.logs.logs("ERROR")), (Vec::new(), Vec::new()));
+}
+
+#[tokio::test]
+async fn after_a_freeze_in_which_the_database_closed_every_connection_a_task_works_at_the_first_try() {
+    let world = World::start().await;
+    world.worker().await.invoke(&json!({"task": "migrate"}), PLENTY).await.response();
+    let install = "CREATE MATERIALIZED VIEW v AS SELECT 1 AS id";
+    sqlx::raw_sql(install).execute(&mut world.database().await).await.unwrap();
+    let settings = [("REFRESH_VIEWS", "v"), ("STATS_FUNCTIONS", "pg_backend_pid"), ("SNAPSHOT_RETENTION_DAYS", "30")];
+    let mut worker = world.worker_with(&settings).await;
+    let tasks = ["refresh-views", "stats", "retention", "migrate"];
+    for task in tasks {
+        worker.invoke(&json!({"task": task}), PLENTY).await.response();
+        worker.freeze().await;
+        assert!(world.count(TERMINATE).await > 0, "the worker had a connection to PostgreSQL");
+        worker.thaw().await;
+        let again = worker.invoke(&json!({"task": task}), PLENTY).await;
+        let answer = again.response();
+        assert!(answer["status"] == "done" || answer["statusCode"] == 200, "{task}: {answer}");
+        assert_eq!((again.logs.logs("WARN"), again.logs.logs("ERROR")), (Vec::new(), Vec::new()), "{task}");
+    }
 }
