@@ -175,7 +175,7 @@ async fn a_slow_view_takes_nothing_from_the_others_and_one_without_time_is_a_fai
 }
 
 #[tokio::test]
-async fn a_clan_with_a_character_that_postgresql_cannot_read_costs_the_others_nothing() {
+async fn a_clan_with_a_text_that_postgresql_cannot_read_costs_the_others_nothing() {
     let world = World::start().await;
     world.mail_of_every_kind(5).await;
     world.worker().await.invoke(&events::schedule(), PLENTY).await.response();
@@ -184,15 +184,15 @@ async fn a_clan_with_a_character_that_postgresql_cannot_read_costs_the_others_no
     let with_points = "SELECT count(points) FROM refresh_worker.clan_leaderboard";
     let all = number(&pool, with_points).await;
     assert!(all > 1);
-    exec(
-        &pool,
-        r#"UPDATE clan_snapshots SET data = '{"clanPoints": 1, "description": "\u0000"}'::json
-           WHERE clan_tag = (SELECT min(clan_tag) FROM clan_snapshots)"#,
-    )
-    .await;
-    let done = refresh(&pool, view("clan_leaderboard"), When::Now).await;
-    assert!(done.success, "{done:?}");
-    assert_eq!(number(&pool, with_points).await, all - 1);
+    for (text, counts) in [(r"\u0000", all - 1), (r"cut \ud83d", all - 1), (r"\ude00", all - 1), (r"\uD83D\ude00", all)]
+    {
+        let document = format!(r#"{{"clanPoints": 1, "description": "{text}"}}"#);
+        let of_one = "clan_tag = (SELECT min(clan_tag) FROM clan_snapshots)";
+        exec(&pool, &format!("UPDATE clan_snapshots SET data = '{document}'::json WHERE {of_one}")).await;
+        let done = refresh(&pool, view("clan_leaderboard"), When::Now).await;
+        assert!(done.success, "{text}: {done:?}");
+        assert_eq!(number(&pool, with_points).await, counts, "{text}");
+    }
 }
 
 /// The view of the related system, over its two tables.

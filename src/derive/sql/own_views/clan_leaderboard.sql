@@ -14,9 +14,15 @@ FROM (
     CROSS JOIN LATERAL (
         SELECT * FROM clan_snapshots AS o WHERE o.clan_tag = c.tag AND o.ts IS NOT NULL ORDER BY o.ts DESC LIMIT 1
     ) AS s
-    -- PostgreSQL stores `\u0000` in a text of a document and fails when it reads a key of it. Such a clan has no numbers;
-    -- the others keep theirs.
-    CROSS JOIN LATERAL (SELECT CASE WHEN strpos(s.data::text, '\u0000') = 0 THEN s.data END AS data) AS d
+    -- PostgreSQL stores `\u0000` and half a surrogate pair in a text of a document, and fails when it reads a key of it. Such a
+    -- clan has no numbers; the others keep theirs.
+    CROSS JOIN LATERAL (
+        SELECT CASE
+            WHEN strpos(s.data::text, '\u') = 0 THEN s.data
+            WHEN regexp_replace(s.data::text, '\\u[dD][89abAB][[:xdigit:]]{2}\\u[dD][c-fC-F][[:xdigit:]]{2}', '', 'g')
+                 !~ '\\u(0000|[dD][89a-fA-F])' THEN s.data
+        END AS data
+    ) AS d
 ) AS n;
 CREATE UNIQUE INDEX IF NOT EXISTS clan_leaderboard_key ON refresh_worker.clan_leaderboard (clan_tag);
 CREATE INDEX IF NOT EXISTS ix_clan_leaderboard_position ON refresh_worker.clan_leaderboard (position);
