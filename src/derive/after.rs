@@ -110,6 +110,18 @@ mod tests {
     use super::*;
     use crate::config::ViewConfig;
 
+    #[test]
+    fn what_jobs_told_caches_counts_with_what_the_run_told() {
+        let told = |tags, lost| Some(Invalidated { tags, lost, ..Invalidated::default() });
+        let all = |caches, by_jobs| {
+            let stats = Some(JobsReport { caches: by_jobs, ..JobsReport::default() });
+            AfterReport { caches, stats, ..AfterReport::default() }.all_told()
+        };
+        assert_eq!(all(None, None), None);
+        assert_eq!(all(None, told(0, 2)), told(0, 2));
+        assert_eq!(all(told(3, 1), told(0, 2)), told(3, 3));
+    }
+
     #[tokio::test]
     async fn what_is_not_configured_is_not_there() {
         let pool = PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap();
