@@ -33,7 +33,7 @@
 //! | `POST /_sim/portal/key` | makes a key as a person would: `{"email": "a@x.com", "name": "n", "cidr": "203.0.113.7"}` |
 //! | `DELETE /_sim/portal/key` | takes one away: `{"key": "eyJ…"}` |
 //! | `POST /_sim/portal/address` | moves all clients: `{"address": "198.51.100.4"}` |
-//! | `POST /_sim/portal/trouble` | `{"what": "temporary"}`, `"down"`, `"nonsense"`, `"cannot_create"`, or `null` for none |
+//! | `POST /_sim/portal/trouble` | `{"what": "temporary"}`, `"down"`, `"nonsense"`, `"cannot_create"`, `"cannot_revoke"`, `"stalled"`, or `null` for none |
 //!
 //! `what` is one of `"invalid_ip"`, `"invalid_authorization"`, `"address_ban"`, `"other_forbidden"`,
 //! `"private_war_log"`, `"not_found"`, `"bad_request"`, `"status_500"`, `"unknown_exception"`, `"status_502"`,
@@ -274,6 +274,11 @@ impl Simulator {
 
     pub fn portal_trouble(&self, trouble: Option<PortalTrouble>) {
         self.shared.portal.trouble(trouble);
+    }
+
+    /// Waits until so many logins were left without an answer (`PortalTrouble::Stalled`).
+    pub async fn wait_until_portal_stalls(&self, count: usize) {
+        self.shared.portal.wait_until_stalled(count).await;
     }
 
     /// What the portal was asked for, in order: `login`, `list`, `create NAME`, `revoke NAME`.

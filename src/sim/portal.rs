@@ -18,6 +18,7 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::server::Shared;
 
@@ -51,7 +52,7 @@ pub struct PortalKey {
     pub token: String,
 }
 
-/// How the portal misbehaves; in JSON `"temporary"`, `"down"`, `"nonsense"`, `"cannot_create"`.
+/// How the portal misbehaves; in JSON `"temporary"`, `"down"`, `"nonsense"`, `"cannot_create"`, `"cannot_revoke"`, `"stalled"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PortalTrouble {
@@ -63,6 +64,10 @@ pub enum PortalTrouble {
     Nonsense,
     /// Creating keys fails, the rest works.
     CannotCreate,
+    /// Revoking keys fails, the rest works.
+    CannotRevoke,
+    /// A login is never answered.
+    Stalled,
 }
 
 /// The portal as a control call shows it.
@@ -90,11 +95,15 @@ struct Inner {
 
 /// The portal's state; the API asks it about tokens.
 #[derive(Debug)]
-pub(super) struct Portal(Mutex<Inner>);
+pub(super) struct Portal {
+    inner: Mutex<Inner>,
+    /// How many logins were left without an answer.
+    stalled: watch::Sender<usize>,
+}
 
 impl Default for Portal {
     fn default() -> Self {
-        Self(Mutex::new(Inner {
+        let inner = Inner {
             address: FIRST_ADDRESS.to_owned(),
             accounts: BTreeMap::new(),
             trouble: None,
@@ -102,7 +111,8 @@ impl Default for Portal {
             made: 0,
             revoked: Vec::new(),
             handed_out: Vec::new(),
-        }))
+        };
+        Self { inner: Mutex::new(inner), stalled: watch::Sender::new(0) }
     }
 }
 
@@ -119,7 +129,7 @@ pub(super) enum Standing {
 
 impl Portal {
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn open_account(&self, email: &str, password: &str) {
@@ -179,6 +189,12 @@ impl Portal {
         self.inner().trouble = trouble;
     }
 
+    /// Waits until so many logins were left without an answer.
+    pub(super) async fn wait_until_stalled(&self, count: usize) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.stalled.subscribe().wait_for(|stalled| *stalled >= count).await;
+    }
+
     pub(super) fn acts(&self) -> Vec<String> {
         self.inner().acts.clone()
     }
@@ -228,7 +244,7 @@ impl Inner {
             PortalTrouble::Temporary => Some(temporary()),
             PortalTrouble::Down => Some(html(StatusCode::SERVICE_UNAVAILABLE)),
             PortalTrouble::Nonsense => Some((StatusCode::OK, axum::Json(json!({"hello": "world"}))).into_response()),
-            PortalTrouble::CannotCreate => None,
+            PortalTrouble::CannotCreate | PortalTrouble::CannotRevoke | PortalTrouble::Stalled => None,
         }
     }
 }
@@ -272,9 +288,17 @@ pub(super) async fn login(State(shared): State<Arc<Shared>>, body: Bytes) -> Res
     let Ok(login) = serde_json::from_slice::<Login>(&body) else {
         return error(StatusCode::BAD_REQUEST, "Bad request");
     };
-    {
+    let is_stalled = {
         let mut inner = shared.portal.inner();
         inner.acts.push("login".to_owned());
+        inner.trouble == Some(PortalTrouble::Stalled)
+    };
+    if is_stalled {
+        shared.portal.stalled.send_modify(|stalled| *stalled += 1);
+        return std::future::pending().await;
+    }
+    {
+        let mut inner = shared.portal.inner();
         if let Some(answer) = inner.in_trouble() {
             return answer;
         }
@@ -369,6 +393,9 @@ pub(super) async fn revoke(State(shared): State<Arc<Shared>>, headers: HeaderMap
     let mut inner = shared.portal.inner();
     if let Some(answer) = inner.in_trouble() {
         return answer;
+    }
+    if inner.trouble == Some(PortalTrouble::CannotRevoke) {
+        return temporary();
     }
     let Some(account) = inner.session(&headers) else {
         return error(StatusCode::FORBIDDEN, "Not logged in");
