@@ -4,7 +4,7 @@
 //! **Invariant: a key is used by one run at a time**, and only while its slot is certainly held.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -19,7 +19,7 @@ use crate::{
         wallet::{ApiKey, Wallet},
     },
     clock::Clock,
-    model::Fingerprint,
+    model::{Fingerprint, LearnedRate},
     queue::{QueueError, Slot, Slots},
 };
 
@@ -46,6 +46,15 @@ pub enum Taken {
     AllPaused,
 }
 
+/// A rest that begins, as other runs are told of it.
+#[derive(Clone, Debug)]
+struct Untold {
+    key: Fingerprint,
+    reason: String,
+    until: Instant,
+    learned: Option<LearnedRate>,
+}
+
 /// The key slots of one run.
 #[derive(Debug)]
 pub struct KeyRing<'a, S> {
@@ -58,6 +67,8 @@ pub struct KeyRing<'a, S> {
     wanted: usize,
     /// Keys that rest, and when to ask for their slots again.
     resting: Mutex<Vec<(ApiKey, Instant)>>,
+    /// What other runs have yet to hear of: the queue did not take it so far.
+    untold: Mutex<Vec<Untold>>,
     /// Whether a login is due or under way in the middle of the run.
     logging_in: watch::Sender<bool>,
 }
@@ -82,6 +93,7 @@ impl<'a, S: Slots> KeyRing<'a, S> {
             lifetime,
             wanted,
             resting: Mutex::default(),
+            untold: Mutex::default(),
             logging_in: watch::Sender::new(false),
         }
     }
@@ -140,6 +152,7 @@ impl<'a, S: Slots> KeyRing<'a, S> {
 
     /// Renews the slots we hold, and asks again for those whose rest is over.
     pub async fn renew(&self) -> Result<(), QueueError> {
+        let told = self.tell().await;
         let held = self.keys.fingerprints();
         if !held.is_empty() {
             let start = SlotStart::now(self.clock);
@@ -154,7 +167,8 @@ impl<'a, S: Slots> KeyRing<'a, S> {
                 }
             }
         }
-        self.take_rested().await
+        self.take_rested().await?;
+        told
     }
 
     async fn take_rested(&self) -> Result<(), QueueError> {
@@ -221,19 +235,36 @@ impl<'a, S: Slots> KeyRing<'a, S> {
             if remaining.is_none() && self.wallet.refuse(&key, &reason) {
                 self.logging_in.send_replace(true);
             }
-            let mut told = reason;
-            match (remaining, learned) {
-                (None, _) => told = format!("{BENCHED}{told}"),
-                (Some(_), learned) => {
+            let until = Instant::now() + rest;
+            let untold = match remaining {
+                None => Untold { key, reason: format!("{BENCHED}{reason}"), until, learned: None },
+                Some(_) => {
                     self.rest_key(&key, rest);
-                    if let Some(learned) = learned {
-                        self.slots.remember_rate(&key, learned).await?;
-                    }
+                    Untold { key, reason, until, learned }
                 }
-            }
-            self.slots.pause_key(&key, self.run, &told, rest).await?;
+            };
+            self.untold().push(untold);
         }
-        Ok(())
+        self.tell().await
+    }
+
+    /// Tells other runs what they have yet to hear of. The rest goes first: a rate that is not remembered costs less.
+    async fn tell(&self) -> Result<(), QueueError> {
+        loop {
+            let Some(Untold { key, reason, until, learned }) = self.untold().first().cloned() else { return Ok(()) };
+            let rest = until.saturating_duration_since(Instant::now());
+            if !rest.is_zero() {
+                self.slots.pause_key(&key, self.run, &reason, rest).await?;
+            }
+            if let Some(learned) = learned {
+                self.slots.remember_rate(&key, learned).await?;
+            }
+            self.untold().retain(|other| (&other.key, other.until) != (&key, until));
+        }
+    }
+
+    fn untold(&self) -> MutexGuard<'_, Vec<Untold>> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Logs in where keys are missing. Then the keys in use are those of the wallet: what was replaced leaves the rotation,
@@ -284,6 +315,7 @@ impl<'a, S: Slots> KeyRing<'a, S> {
     /// Gives the slots back, after the last call has ended. Each lives on for a moment, so that a new
     /// holder's fresh limiter cannot add a burst.
     pub async fn give_back(&self) -> Result<(), QueueError> {
+        let told = self.tell().await;
         for key in self.keys.fingerprints() {
             let (linger, learned) = (self.keys.linger(&key), self.keys.learned(&key));
             self.keys.lose(&key);
@@ -292,6 +324,6 @@ impl<'a, S: Slots> KeyRing<'a, S> {
             }
             self.slots.give_back_key(&key, self.run, linger).await?;
         }
-        Ok(())
+        told
     }
 }

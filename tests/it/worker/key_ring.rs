@@ -1,0 +1,42 @@
+//! The key slots of a run while Redis fails.
+
+use std::{sync::Arc, time::Duration};
+
+use refresh_worker::{
+    api::{RunKeys, Wallet},
+    clock::{Clock, SystemClock},
+    config::RedisConfig,
+    queue::{Holder, Slots as _, redis::RedisQueue},
+    worker::keys::KeyRing,
+};
+
+use super::bed::{TOKEN, seconds};
+use crate::support::{
+    self,
+    proxy::{Mode, Proxy},
+};
+
+#[tokio::test]
+async fn a_rest_that_redis_did_not_hear_of_is_told_with_the_next_renewal() {
+    let (proxy, url) = Proxy::in_front_of(&support::redis::fresh().await).await;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let config = RedisConfig { url: url.as_str().into(), cluster: false, namespace: "refresh".to_owned() };
+    let queue = RedisQueue::connect(&config, Arc::clone(&clock)).unwrap();
+    let wallet = Wallet::from_tokens(vec![TOKEN.into()]);
+    let keys = RunKeys::new(Arc::clone(&clock), 30);
+    let ring = KeyRing::new(&queue, clock.as_ref(), &wallet, &keys, "run", seconds(60), None);
+    ring.take().await.unwrap();
+    let key = keys.fingerprints()[0].clone();
+
+    keys.throttled(&key, seconds(30));
+    proxy.set(Mode::Refuse);
+    ring.share_rests().await.unwrap_err();
+    proxy.set(Mode::Pass);
+    // The connection comes back when the queue finds it again.
+    while ring.renew().await.is_err() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let view = queue.look_at_key(&key).await.unwrap();
+    assert_eq!(view.holder, Holder::Paused("throttled".to_owned()));
+    assert!(view.for_another > seconds(20) && view.learned_rate.is_some(), "{view:?}");
+}
