@@ -42,6 +42,11 @@ pub enum PortalError {
          called `{name}` and out of use; revoke one at https://developer.clashofclans.com"
     )]
     TooManyKeys { account: String, total: usize, name: String },
+    #[error(
+        "make a key in the account of {account}: it is full, and a run is using every key called `{name}` that is in the \
+         way; the next login tries again"
+    )]
+    AllInUse { account: String, name: String },
     #[error("{action} at the developer portal with {account}: it refuses for now: {description}")]
     Refused { account: String, action: &'static str, description: String },
     #[error("{action} at the developer portal with {account}: it is down: {detail}")]
@@ -68,16 +73,17 @@ pub struct KeyWish {
     pub addresses: Vec<IpAddr>,
 }
 
-/// A key as the portal lists it.
+/// A key as the portal lists it. What is missing or strange in it is left empty: a foreign key must not hide ours.
 #[derive(Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListedKey {
+    #[serde(default, deserialize_with = "if_possible")]
     pub id: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "if_possible")]
     pub name: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "if_possible")]
     pub cidr_ranges: Vec<String>,
-    #[serde(deserialize_with = "secret")]
+    #[serde(default, deserialize_with = "if_possible_secret")]
     pub key: SecretString,
 }
 
@@ -86,6 +92,11 @@ impl ListedKey {
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(self.key.expose_secret().trim())
+    }
+
+    /// Whether it has this name, and what it takes to use and to revoke it.
+    fn is_called(&self, name: &str) -> bool {
+        self.name == name && !self.id.is_empty() && !self.key.expose_secret().trim().is_empty()
     }
 
     /// Whether the API accepts it from all of these.
@@ -109,6 +120,15 @@ impl fmt::Debug for ListedKey {
     }
 }
 
+/// What is known of an account's keys beside what the portal lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// The API does not accept them.
+    pub refused: Vec<Fingerprint>,
+    /// Other runs use them at this moment.
+    pub in_use: Vec<Fingerprint>,
+}
+
 /// What is to be done in an account.
 #[derive(Debug, Default)]
 pub struct Plan<'a> {
@@ -116,25 +136,29 @@ pub struct Plan<'a> {
     /// Ours, of no use to us, and in the way of those that are to be made.
     pub revoke: Vec<&'a ListedKey>,
     pub create: usize,
+    /// More would be revoked if no run were using it.
+    pub waits_for_runs: bool,
 }
 
 /// Keeps what is ours and good; makes what is missing; revokes of our own what is not good, as much as there is need for
-/// room and no more: another sandbox of ours with another address may be using it.
+/// room and no more: another sandbox of ours with another address may need it, and one that a run is using stays.
 #[must_use]
-pub fn plan<'a>(listed: &'a [ListedKey], wish: &KeyWish, addresses: &[IpAddr], refused: &[Fingerprint]) -> Plan<'a> {
-    let is_refused = |key: &ListedKey| refused.contains(&key.fingerprint());
+pub fn plan<'a>(listed: &'a [ListedKey], wish: &KeyWish, addresses: &[IpAddr], known: &Known) -> Plan<'a> {
+    let is_refused = |key: &ListedKey| known.refused.contains(&key.fingerprint());
     let (good, stale): (Vec<&ListedKey>, Vec<&ListedKey>) = listed
         .iter()
-        .filter(|key| key.name == wish.name)
+        .filter(|key| key.is_called(&wish.name))
         .partition(|key| key.is_good_for(addresses) && !is_refused(key));
     let keep: Vec<&ListedKey> = good.into_iter().take(wish.count).collect();
     let missing = wish.count - keep.len();
     let room = MOST_KEYS.saturating_sub(listed.len());
+    let (in_use, stale): (Vec<&ListedKey>, Vec<&ListedKey>) =
+        stale.into_iter().partition(|key| known.in_use.contains(&key.fingerprint()));
     // What was refused is certainly of no use to anybody with our address.
     let (refused, other): (Vec<&ListedKey>, Vec<&ListedKey>) = stale.into_iter().partition(|key| is_refused(key));
     let revoke: Vec<&ListedKey> = refused.into_iter().chain(other).take(missing.saturating_sub(room)).collect();
     let create = missing.min(room + revoke.len());
-    Plan { keep, revoke, create }
+    Plan { keep, revoke, create, waits_for_runs: create < missing && !in_use.is_empty() }
 }
 
 /// The portal over HTTP.
@@ -173,8 +197,13 @@ struct Created {
     key: ListedKey,
 }
 
-fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
-    String::deserialize(deserializer).map(SecretString::from)
+/// What is null or of another form than known counts as missing.
+fn if_possible<'de, T: DeserializeOwned + Default, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    Ok(serde_json::from_value(Value::deserialize(deserializer)?).unwrap_or_default())
+}
+
+fn if_possible_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
+    if_possible::<String, D>(deserializer).map(SecretString::from)
 }
 
 fn optional_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretString>, D::Error> {
@@ -264,24 +293,39 @@ impl Visit<'_> {
 
     /// Whether this key has our name.
     pub fn is_ours(&self, key: &ListedKey) -> bool {
-        key.name == self.wish.name
+        key.is_called(&self.wish.name)
     }
 
-    /// Sees to it that the account has the keys wished for, and gives them. `refused` are those that the API does not
-    /// accept.
-    pub async fn keys(self, refused: &[Fingerprint]) -> Result<Given, PortalError> {
-        let Self { session, wish, addresses, listed } = self;
+    /// What [`Self::keys`] would do; changes nothing.
+    #[must_use]
+    pub fn plan(&self, known: &Known) -> Plan<'_> {
+        plan(&self.listed, self.wish, &self.addresses, known)
+    }
+
+    /// Sees to it that the account has the keys wished for, and gives them.
+    pub async fn keys(self, known: &Known) -> Result<Given, PortalError> {
+        let Plan { keep, revoke, create, waits_for_runs } = self.plan(known);
+        let Self { session, wish, addresses, listed } = &self;
         let mut total = listed.len();
-        let Plan { keep, revoke, create } = plan(&listed, wish, &addresses, refused);
-        let mut given = Given { keys: Vec::new(), made: 0, revoked: revoke.len() };
+        let keys = keep.into_iter().map(|key| ApiKey::new(key.key.clone())).collect();
+        let mut given = Given { keys, made: 0, revoked: 0 };
+        let mut stays = None;
         for key in revoke {
-            session.revoke(key).await?;
-            total -= 1;
-            info!(key.fingerprint = %key.fingerprint(), key.addresses = key.cidr_ranges.join(" "), "revoked a key of our own name that is of no use here");
+            match session.revoke(key).await {
+                Ok(()) => {
+                    total -= 1;
+                    given.revoked += 1;
+                    info!(key.fingerprint = %key.fingerprint(), key.addresses = key.cidr_ranges.join(" "), "revoked a key of our own name that is of no use here");
+                }
+                // It only costs its place: what is good is used all the same.
+                Err(error) => {
+                    warn!(key.fingerprint = %key.fingerprint(), error = %error, "could not revoke a key of our own name that is of no use here");
+                    stays = Some(error);
+                }
+            }
         }
-        given.keys.extend(keep.into_iter().map(|key| ApiKey::new(key.key.clone())));
         for _ in 0..create.min(MOST_KEYS.saturating_sub(total)) {
-            match session.create(&wish.name, &addresses).await {
+            match session.create(&wish.name, addresses).await {
                 Ok(key) => {
                     info!(key.fingerprint = %key.fingerprint(), key.name = wish.name, "made a key");
                     given.keys.push(ApiKey::new(key.key));
@@ -295,13 +339,18 @@ impl Visit<'_> {
             }
         }
         if given.keys.is_empty() {
-            return Err(PortalError::TooManyKeys { account: session.account, total, name: wish.name.clone() });
+            let (account, name) = (session.account.clone(), wish.name.clone());
+            return Err(match stays {
+                Some(error) => error,
+                None if waits_for_runs => PortalError::AllInUse { account, name },
+                None => PortalError::TooManyKeys { account, total, name },
+            });
         }
         if given.keys.len() < wish.count {
             warn!(
                 keys = given.keys.len(),
                 wanted = wish.count,
-                "the account of {} has {MOST_KEYS} keys, some of other names: going on with fewer",
+                "the account of {} has {MOST_KEYS} keys that are foreign or in use: going on with fewer",
                 session.account
             );
         }
@@ -332,11 +381,18 @@ impl Session<'_> {
             json!({"name": name, "description": "made by refresh-worker", "cidrRanges": ranges, "scopes": ["clash"]});
         let response = self.post("create a key", "/api/apikey/create", &body).await?;
         let Created { key } = self.read("create a key", response).await?;
+        if key.key.expose_secret().trim().is_empty() {
+            return Err(self.unexpected("create a key", "there is no key in it".to_owned()));
+        }
         Ok(key)
     }
 
     pub async fn revoke(&self, key: &ListedKey) -> Result<(), PortalError> {
         let response = self.post("revoke a key", "/api/apikey/revoke", &json!({"id": key.id})).await?;
+        if response.status().as_u16() == 404 {
+            // Somebody else was quicker.
+            return Ok(());
+        }
         let _: Value = self.read("revoke a key", response).await?;
         Ok(())
     }
@@ -425,7 +481,8 @@ mod tests {
     fn planned(listed: &[ListedKey], count: usize, refused: &[&str]) -> (Vec<String>, Vec<String>, usize) {
         let wish = KeyWish { name: "ours".to_owned(), count, addresses: Vec::new() };
         let refused: Vec<Fingerprint> = refused.iter().map(|token| Fingerprint::of(token)).collect();
-        let plan = plan(listed, &wish, &[OURS.parse().unwrap()], &refused);
+        let known = Known { refused, in_use: vec![Fingerprint::of("token-in-use")] };
+        let plan = plan(listed, &wish, &[OURS.parse().unwrap()], &known);
         let ids = |keys: &[&ListedKey]| keys.iter().map(|key| key.id.clone()).collect();
         (ids(&plan.keep), ids(&plan.revoke), plan.create)
     }
@@ -449,6 +506,33 @@ mod tests {
         assert_eq!(planned(&listed, 2, &[]), (ids(&["9"]), ids(&["7"]), 1));
         assert_eq!(planned(&listed, 1, &["token-9"]), (ids(&[]), ids(&["9"]), 1));
         assert_eq!(planned(&listed, 10, &[]), (ids(&["9"]), ids(&["7", "8"]), 2));
+    }
+
+    #[test]
+    fn what_a_run_is_using_stays_even_if_it_was_refused_here() {
+        let mut keys = listed(&[("ours", "198.51.100.1"); 10]);
+        keys[3].key = "token-in-use".into();
+        let all_but_3: Vec<String> = (0..10).filter(|at| *at != 3).map(|at: usize| at.to_string()).collect();
+        assert_eq!(planned(&keys, 10, &["token-in-use"]), (ids(&[]), all_but_3, 9));
+        assert_eq!(planned(&keys, 1, &["token-in-use"]), (ids(&[]), ids(&["0"]), 1));
+    }
+
+    #[test]
+    fn a_foreign_key_with_things_missing_hides_none_of_ours_and_takes_its_place() {
+        let list =
+            |keys: &str| serde_json::from_str::<Listed>(&format!(r#"{{"keys": [{keys}]}}"#)).unwrap().keys.unwrap();
+        let strange = [
+            r#"{"id": "0", "name": null, "cidrRanges": null, "key": null}"#,
+            r#"{"id": "1", "name": "theirs", "cidrRanges": "anywhere", "key": "k1"}"#,
+            r#"{"name": "theirs"}"#,
+            r#"{"id": "3", "name": "ours", "cidrRanges": ["203.0.113.7"]}"#,
+            r#"{"id": 4, "name": "ours", "cidrRanges": ["203.0.113.7"], "key": "k4"}"#,
+        ];
+        let good = r#"{"id": "9", "name": "ours", "description": null, "cidrRanges": ["203.0.113.7/32"], "key": "k9"}"#;
+        let listed = list(&format!("{}, {good}", strange.join(", ")));
+        assert_eq!(listed.len(), 6);
+        // Those of our name that can be neither used nor revoked are left alone; all count against the ten.
+        assert_eq!(planned(&listed, 10, &[]), (ids(&["9"]), ids(&[]), 4));
     }
 
     #[test]

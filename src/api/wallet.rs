@@ -4,7 +4,7 @@
 //! One value a process, so that what a login gave is there for every later run of a warm sandbox.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     fmt,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,10 +12,11 @@ use std::{
 };
 
 use secrecy::{ExposeSecret, SecretString};
+use tracing::warn;
 
 use super::{
     client::ApiError,
-    portal::{Given, KeyWish, ListedKey, Portal, PortalError, Visit, address_in},
+    portal::{Given, KeyWish, Known, ListedKey, Portal, PortalError, Visit, address_in},
 };
 use crate::{
     config::{PortalAccount, PortalConfig},
@@ -50,6 +51,12 @@ impl ApiKey {
         &self.fingerprint
     }
 
+    /// Whether both are the same key.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.fingerprint == other.fingerprint
+    }
+
     pub(super) const fn token(&self) -> &SecretString {
         &self.token
     }
@@ -78,14 +85,18 @@ pub struct Account {
 }
 
 /// What there was in an account.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// Ours, as the portal sees it.
     pub address: Option<IpAddr>,
+    /// The one before, when a visit of this process saw another.
+    pub moved_from: Option<IpAddr>,
     /// Keys of our name for our address.
     pub good: usize,
     /// Keys of our name for other addresses.
     pub stale: usize,
+    /// Those addresses.
+    pub stale_addresses: BTreeSet<String>,
     /// Keys of other names.
     pub foreign: usize,
 }
@@ -199,6 +210,15 @@ impl Account {
         Fingerprint(format!("login-{}", Fingerprint::of(&email)))
     }
 
+    /// Names what rests after a wrong password: the account with this password, so that a new one is tried at once. Four
+    /// digits are enough to tell two passwords apart, and too few to guess one by.
+    #[must_use]
+    pub fn password_slot(&self) -> Fingerprint {
+        let slot = self.login_slot().0;
+        let password = Fingerprint::of(&format!("{slot} {}", self.config.password.expose_secret())).0;
+        Fingerprint(format!("{slot}-{}", &password[..4]))
+    }
+
     fn refuse(&self, key: &Fingerprint, detail: &str) -> bool {
         let mut state = self.state();
         let before = state.keys.len();
@@ -231,17 +251,30 @@ impl Account {
         let visit = self.portal.visit(&self.config, &self.wish, seen).await?;
         let (ours, foreign): (Vec<&ListedKey>, Vec<&ListedKey>) =
             visit.listed().iter().partition(|key| visit.is_ours(key));
-        let good = ours.iter().filter(|key| key.is_good_for(visit.addresses())).count();
-        let seen = Seen { address: visit.seen(), good, stale: ours.len() - good, foreign: foreign.len() };
-        self.state().seen = Some(seen);
+        let elsewhere: Vec<&ListedKey> = ours.into_iter().filter(|key| !key.is_good_for(visit.addresses())).collect();
+        let good = visit.listed().len() - foreign.len() - elsewhere.len();
+        let mut state = self.state();
+        let before = state.seen.as_ref().and_then(|seen| seen.address);
+        let moved_from = before.filter(|before| visit.seen().is_some_and(|now| now != *before));
+        if let (Some(before), Some(now)) = (moved_from, visit.seen()) {
+            warn!(account = self.name(), "our address changed from {before} to {now}");
+        }
+        state.seen = Some(Seen {
+            address: visit.seen(),
+            moved_from,
+            good,
+            stale: elsewhere.len(),
+            stale_addresses: elsewhere.iter().flat_map(|key| key.cidr_ranges.iter().cloned()).collect(),
+            foreign: foreign.len(),
+        });
+        drop(state);
         Ok(visit)
     }
 
-    /// Replaces its keys by what the portal gives. `benched` are keys that the API has refused to other processes.
-    pub async fn renew(&self, visit: Visit<'_>, benched: &[Fingerprint], now: Duration) -> Result<Given, PortalError> {
-        let mut refused: Vec<Fingerprint> = self.state().refused.iter().map(|(key, _)| key.clone()).collect();
-        refused.extend_from_slice(benched);
-        let given = visit.keys(&refused).await?;
+    /// Replaces its keys by what the portal gives. `known` is what other processes know of its keys.
+    pub async fn renew(&self, visit: Visit<'_>, mut known: Known, now: Duration) -> Result<Given, PortalError> {
+        known.refused.extend(self.state().refused.iter().map(|(key, _)| key.clone()));
+        let given = visit.keys(&known).await?;
         let mut state = self.state();
         state.keys.clone_from(&given.keys);
         state.is_due = false;
@@ -252,7 +285,7 @@ impl Account {
 
     /// What the last visit found, before anything was changed.
     pub fn seen(&self) -> Option<Seen> {
-        self.state().seen
+        self.state().seen.clone()
     }
 }
 

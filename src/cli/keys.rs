@@ -73,7 +73,9 @@ struct ListArgs {
 
 /// Makes one call with each key and says what the API answers
 ///
-/// Within each key's rate, and not with a key that a run is using or that rests. Exit code 1 when a key is not accepted.
+/// Within each key's rate, and not with a key that a run is using or that rests. Of the developer portal's keys it tries
+/// those that a run from this machine would use, and says what a run would make and revoke; it does neither. What the API
+/// says of a key's rate, or of the key itself, holds for runs too. Exit code 1 when a key is not accepted.
 #[derive(Debug, Args)]
 struct TestArgs {
     /// Write JSON
@@ -84,8 +86,8 @@ struct TestArgs {
 /// Logs in to the developer portal now, and sees to it that there are keys for this machine's address
 ///
 /// Keys that are good are kept. Those that the API does not accept, or that are bound to another address, are replaced;
-/// they are revoked only when they are in the way of the account's limit of ten. Does not wait for the end of a rest
-/// after a failed login.
+/// they are revoked only when they are in the way of the account's limit of ten, and never while a run is using them. Does
+/// not wait for the end of a rest after a failed login.
 #[derive(Debug, Args)]
 struct RenewArgs {
     /// Write JSON
@@ -263,9 +265,8 @@ impl Tools {
     async fn renew(&self, json: bool, style: Style) -> anyhow::Result<Ending> {
         let (mut done, mut failures) = (Vec::new(), Vec::new());
         for account in self.wallet.accounts() {
-            // Whoever asks by hand may have mended what the rest is about.
-            self.queue.end_rest(&account.login_slot()).await?;
-            match self.with_right(account, login::renew(&self.queue, account, &SystemClock)).await? {
+            login::end_rests(&self.queue, account).await?;
+            match self.with_right(account, login::renew(&self.queue, account, &SystemClock, &self.run)).await? {
                 Ok(given) => {
                     let keys: Vec<Fingerprint> = given.keys.iter().map(|key| key.fingerprint().clone()).collect();
                     done.push(Renewed { account: account.name(), keys, made: given.made, revoked: given.revoked });

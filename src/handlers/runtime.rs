@@ -160,9 +160,12 @@ fn may_be_locked_out(answer: &Result<Value, Failure>) -> bool {
     }
 }
 
-/// Whether the API refused a configured key in a run that went on with others.
+/// Whether the API refused a configured key, or an account gave none, in a run that went on with others.
 fn lacks_keys(answer: &Result<Value, Failure>) -> bool {
-    let refused = |report: &Value| report.get("keys_refused").and_then(Value::as_u64).is_some_and(|keys| keys > 0);
+    let refused = |report: &Value| {
+        let counts = |name| report.get(name).and_then(Value::as_u64).is_some_and(|count| count > 0);
+        counts("keys_refused") || counts("logins_failed")
+    };
     let Ok(answer) = answer else { return false };
     let body = answer.get("body").and_then(Value::as_str).and_then(|body| serde_json::from_str(body).ok());
     refused(body.as_ref().unwrap_or(answer))

@@ -201,10 +201,11 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     async fn replace_refused_keys(&self) {
         loop {
             self.ring.login_is_due().await;
-            if let Err(failure) = self.ring.log_in(self.deadline.leasing_ends()).await {
+            let told = self.ring.log_in(self.deadline.leasing_ends()).await;
+            if let Some(failure) = told.failure() {
                 warn!("could not replace a key that the API refused: {failure}");
-                lock(self.tally).error(failure);
             }
+            lock(self.tally).logged_in(told);
         }
     }
 

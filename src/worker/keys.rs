@@ -11,7 +11,7 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use tracing::warn;
 
-use super::login;
+use super::login::{self, Told};
 
 use crate::{
     api::{
@@ -105,7 +105,9 @@ impl<'a, S: Slots> KeyRing<'a, S> {
 
     /// Takes free slots, starting at a random key so that overlapping runs do not all ask for the same one first.
     pub async fn take(&self) -> Result<Taken, QueueError> {
-        let keys = self.wallet.keys();
+        let held = self.keys.fingerprints();
+        let mut keys = self.wallet.keys();
+        keys.retain(|key| !held.contains(key.fingerprint()));
         let first = if keys.is_empty() { 0 } else { fastrand::usize(..keys.len()) };
         let (mut held, mut paused) = (0, 0);
         for key in keys.iter().cycle().skip(first).take(keys.len()) {
@@ -115,9 +117,11 @@ impl<'a, S: Slots> KeyRing<'a, S> {
             match self.take_one(key).await? {
                 Slot::Taken { .. } => {}
                 Slot::Held { .. } => held += 1,
-                Slot::Paused { for_another, .. } => {
+                Slot::Paused { reason, for_another } => {
                     paused += 1;
-                    self.rest_until(key.clone(), Instant::now() + for_another);
+                    if !self.was_replaced(key, &reason) {
+                        self.rest_until(key.clone(), Instant::now() + for_another);
+                    }
                 }
             }
         }
@@ -126,6 +130,16 @@ impl<'a, S: Slots> KeyRing<'a, S> {
             (0, 0, 1..) => Taken::AllPaused,
             _ => Taken::AllHeld,
         })
+    }
+
+    /// A key of the portal that the API refused to another run is replaced, as if it had been refused here: waiting for
+    /// the end of its rest would not help, and its replacement may be in the account already.
+    fn was_replaced(&self, key: &ApiKey, reason: &str) -> bool {
+        let refused = reason.strip_prefix(BENCHED).is_some_and(|detail| self.wallet.refuse(key.fingerprint(), detail));
+        if refused {
+            self.logging_in.send_replace(true);
+        }
+        refused
     }
 
     async fn take_one(&self, key: &ApiKey) -> Result<Slot, QueueError> {
@@ -186,6 +200,7 @@ impl<'a, S: Slots> KeyRing<'a, S> {
                 Slot::Taken { .. } => {
                     tracing::info!(key.fingerprint = %key.fingerprint(), "a key is back from its rest");
                 }
+                Slot::Paused { reason, .. } if self.was_replaced(&key, &reason) => {}
                 Slot::Held { for_another } | Slot::Paused { for_another, .. } => {
                     self.rest_until(key, now + for_another);
                 }
@@ -207,7 +222,9 @@ impl<'a, S: Slots> KeyRing<'a, S> {
     }
 
     fn rest_until(&self, key: ApiKey, back: Instant) {
-        self.resting.lock().unwrap_or_else(PoisonError::into_inner).push((key, back));
+        let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        resting.retain(|(other, _)| other.fingerprint() != key.fingerprint());
+        resting.push((key, back));
     }
 
     fn rest_key(&self, key: &Fingerprint, rest: Duration) {
@@ -236,12 +253,11 @@ impl<'a, S: Slots> KeyRing<'a, S> {
                 self.logging_in.send_replace(true);
             }
             let until = Instant::now() + rest;
-            let untold = match remaining {
-                None => Untold { key, reason: format!("{BENCHED}{reason}"), until, learned: None },
-                Some(_) => {
-                    self.rest_key(&key, rest);
-                    Untold { key, reason, until, learned }
-                }
+            let untold = if remaining.is_none() {
+                Untold { key, reason: format!("{BENCHED}{reason}"), until, learned: None }
+            } else {
+                self.rest_key(&key, rest);
+                Untold { key, reason, until, learned }
             };
             self.untold().push(untold);
         }
@@ -269,26 +285,27 @@ impl<'a, S: Slots> KeyRing<'a, S> {
 
     /// Logs in where keys are missing. Then the keys in use are those of the wallet: what was replaced leaves the rotation,
     /// and the slots of what came new are asked for.
-    pub async fn log_in(&self, until: Instant) -> Result<(), String> {
-        let done = self.log_in_and_take(until).await;
+    pub async fn log_in(&self, until: Instant) -> Told {
+        let in_use = self.keys.fingerprints();
+        let mut told = login::log_in(self.slots, self.wallet, self.clock, self.run, until).await;
+        if let Err(error) = self.use_what_there_is(&in_use).await {
+            told.failures.push(format!("failed to {error}"));
+        }
         self.logging_in.send_replace(false);
-        done
+        told
     }
 
-    async fn log_in_and_take(&self, until: Instant) -> Result<(), String> {
-        let in_use = self.keys.fingerprints();
-        let done = login::log_in(self.slots, self.wallet, self.clock, self.run, until).await;
+    async fn use_what_there_is(&self, in_use: &[Fingerprint]) -> Result<(), QueueError> {
         let there_are = self.wallet.keys();
-        let told = |error: QueueError| format!("failed to {error}");
         for key in in_use.iter().filter(|key| there_are.iter().all(|known| known.fingerprint() != *key)) {
             let linger = self.keys.linger(key);
             self.keys.lose(key);
-            self.slots.give_back_key(key, self.run, linger).await.map_err(told)?;
+            self.slots.give_back_key(key, self.run, linger).await?;
         }
         if !in_use.is_empty() || *self.logging_in.borrow() {
-            self.take().await.map_err(told)?;
+            self.take().await?;
         }
-        done.map_err(|error| error.to_string())
+        Ok(())
     }
 
     /// Returns when a key that came from the portal was refused.
@@ -313,9 +330,10 @@ impl<'a, S: Slots> KeyRing<'a, S> {
     }
 
     /// Gives the slots back, after the last call has ended. Each lives on for a moment, so that a new
-    /// holder's fresh limiter cannot add a burst.
+    /// holder's fresh limiter cannot add a burst. With them goes the right to a login that the run's end has cut off.
     pub async fn give_back(&self) -> Result<(), QueueError> {
         let told = self.tell().await;
+        login::give_back_right(self.slots, self.wallet, self.run).await?;
         for key in self.keys.fingerprints() {
             let (linger, learned) = (self.keys.linger(&key), self.keys.learned(&key));
             self.keys.lose(&key);

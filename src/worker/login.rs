@@ -2,23 +2,24 @@
 //! to the wallet.
 //!
 //! The right to log in is a slot like a key's, `{ns}:key:login-<account>`: held while somebody logs in, and resting after a
-//! failure, with the reason. What is remembered with it is not a rate but the number of failures in a row.
+//! failure, with the reason. What is remembered with it is not a rate but the number of failures in a row. A wrong password
+//! rests apart, `{ns}:key:login-<account>-<password>`: one that is new is tried at once.
 
-use std::{fmt, future::Future, time::Duration};
+use std::{future::Future, time::Duration};
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
 use super::keys::BENCHED;
 
 use crate::{
     api::{
-        portal::{Given, PortalError},
+        portal::{Given, Known, PortalError, Visit},
         wallet::{Account, LOGIN_WINDOW, MOST_LOGINS, Wallet},
     },
     clock::Clock,
     model::LearnedRate,
-    queue::{Holder, QueueError, Slot, Slots},
+    queue::{Holder, QueueError, Slot, SlotView, Slots},
 };
 
 /// A login with everything that follows takes at most so long; the right to it ends by itself a little later.
@@ -37,43 +38,43 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// A right that is given back is free at once.
 const AT_ONCE: Duration = Duration::from_millis(1);
 
-/// Why accounts gave no keys.
-#[derive(Debug)]
-pub enum LoginError {
-    /// One text for each account.
-    Portal(Vec<String>),
-    Queue(QueueError),
+/// What logging in came to, in sentences.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Why accounts gave no keys. Others may have given some nevertheless.
+    pub failures: Vec<String>,
+    /// What somebody should know although it went well.
+    pub news: Vec<String>,
 }
 
-impl fmt::Display for LoginError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Portal(failures) => write!(f, "failed to {}", failures.join("; failed to ")),
-            Self::Queue(error) => write!(f, "failed to {error}"),
-        }
+impl Told {
+    /// All failures as one text, if there are any.
+    pub fn failure(&self) -> Option<String> {
+        (!self.failures.is_empty()).then(|| self.failures.join("; "))
     }
 }
 
-/// Logs in with every account that needs it; begins no login and waits for no other after `until`.
-///
-/// # Errors
-/// When an account gave nothing. Others may have given keys nevertheless.
-pub async fn log_in<S: Slots>(
-    slots: &S,
-    wallet: &Wallet,
-    clock: &dyn Clock,
-    run: &str,
-    until: Instant,
-) -> Result<(), LoginError> {
-    let mut failures = Vec::new();
+/// Logs in with every account that needs it; begins no login after `until`, and gives up what is not done by then.
+pub async fn log_in<S: Slots>(slots: &S, wallet: &Wallet, clock: &dyn Clock, run: &str, until: Instant) -> Told {
+    let mut told = Told::default();
     for account in wallet.accounts().iter().filter(|account| account.wants_login()) {
         match log_in_with(slots, account, clock, run, until).await {
-            Ok(Ok(())) => {}
-            Ok(Err(failure)) => failures.push(failure),
-            Err(error) => return Err(LoginError::Queue(error)),
+            Ok(Ok(())) => told.news.extend(news_of(account)),
+            Ok(Err(failure)) => told.failures.push(format!("failed to {failure}")),
+            Err(error) => {
+                told.failures.push(format!("failed to {error}"));
+                break;
+            }
         }
     }
-    if failures.is_empty() { Ok(()) } else { Err(LoginError::Portal(failures)) }
+    told
+}
+
+fn news_of(account: &Account) -> Option<String> {
+    let seen = account.seen()?;
+    let (before, now) = (seen.moved_from?, seen.address?);
+    let name = account.name();
+    Some(format!("account {name}: our address changed from {before} to {now}; keys are bound to an address"))
 }
 
 async fn log_in_with<S: Slots>(
@@ -91,25 +92,31 @@ async fn log_in_with<S: Slots>(
             LOGIN_WINDOW.as_secs() / 60
         )));
     }
-    let renewed = with_right(slots, account, run, until, renew(slots, account, clock)).await?;
+    let renewed = with_right(slots, account, run, until, renew(slots, account, clock, run)).await?;
     Ok(renewed.map(|Given { keys, made, revoked }| {
         info!(account = name, keys = keys.len(), made, revoked, "logged in to the developer portal");
     }))
 }
 
-/// Logs in and renews the account's keys, without asking for the right to. Keys that the API has refused to other
-/// processes of late count as refused: a sandbox that knows nothing yet would take them again.
-pub async fn renew<S: Slots>(slots: &S, account: &Account, clock: &dyn Clock) -> Result<Given, Trouble> {
+/// Logs in and renews the account's keys, without asking for the right to.
+pub async fn renew<S: Slots>(slots: &S, account: &Account, clock: &dyn Clock, run: &str) -> Result<Given, Trouble> {
     let visit = account.visit().await?;
-    let mut benched = Vec::new();
+    let known = known(slots, &visit, run).await?;
+    Ok(account.renew(visit, known, clock.boot()).await?)
+}
+
+/// What other processes know of our keys. Those that the API has refused to them of late count as refused: a sandbox that
+/// knows nothing yet would take them again.
+pub async fn known<S: Slots>(slots: &S, visit: &Visit<'_>, run: &str) -> Result<Known, QueueError> {
+    let mut known = Known::default();
     for key in visit.listed().iter().filter(|key| visit.is_ours(key)) {
-        if let Holder::Paused(reason) = slots.look_at_key(&key.fingerprint()).await?.holder
-            && reason.starts_with(BENCHED)
-        {
-            benched.push(key.fingerprint());
+        match slots.look_at_key(&key.fingerprint()).await?.holder {
+            Holder::Paused(reason) if reason.starts_with(BENCHED) => known.refused.push(key.fingerprint()),
+            Holder::Run(holder) if holder != run => known.in_use.push(key.fingerprint()),
+            Holder::Paused(_) | Holder::Run(_) | Holder::Nobody | Holder::Left => {}
         }
     }
-    Ok(account.renew(visit, &benched, clock.boot()).await?)
+    Ok(known)
 }
 
 /// What can go wrong in an account.
@@ -131,7 +138,7 @@ impl From<QueueError> for Trouble {
     }
 }
 
-/// Does something in an account that needs a login, once the right to log in is ours; waits for it until `until`, and backs
+/// Does something in an account that needs a login, once the right to log in is ours; all that until `until`, and backs
 /// off for everybody when the portal fails. The inner error is what the operator is told.
 pub async fn with_right<S: Slots, T>(
     slots: &S,
@@ -143,6 +150,9 @@ pub async fn with_right<S: Slots, T>(
     let name = account.name();
     let slot = account.login_slot();
     let failures_so_far = loop {
+        if Instant::now() >= until {
+            return Ok(Err(format!("log in with {name}: no time is left for it")));
+        }
         match slots.take_key(&slot, run, RIGHT_LASTS).await? {
             Slot::Taken { learned_rate } => break learned_rate.map_or(0.0, |failures| failures.rate),
             Slot::Held { for_another } => {
@@ -151,23 +161,42 @@ pub async fn with_right<S: Slots, T>(
                 }
                 sleep(LOOK_AGAIN.min(for_another.max(AT_ONCE))).await;
             }
-            Slot::Paused { reason, for_another } => {
-                return Ok(Err(format!("{reason} (tried again in {} s)", for_another.as_secs())));
-            }
+            Slot::Paused { reason, for_another } => return Ok(Err(resting(&reason, for_another))),
         }
     };
-    let answer = timeout(LOGIN_TIME, act).await.unwrap_or_else(|_| {
-        Err(Trouble::Portal(PortalError::Down {
+    let password = account.password_slot();
+    let SlotView { holder, for_another, .. } = slots.look_at_key(&password).await?;
+    if let Holder::Paused(reason) = holder {
+        slots.give_back_key(&slot, run, AT_ONCE).await?;
+        return Ok(Err(resting(&reason, for_another)));
+    }
+    let gives_up = until.min(Instant::now() + LOGIN_TIME);
+    let answer = match timeout_at(gives_up, act).await {
+        Ok(answer) => answer,
+        // The run has no more time: that says nothing about the portal.
+        Err(_) if gives_up == until => {
+            slots.give_back_key(&slot, run, AT_ONCE).await?;
+            return Ok(Err(format!("log in with {name}: not done before the time for it was over")));
+        }
+        Err(_) => Err(Trouble::Portal(PortalError::Down {
             account: name.to_owned(),
             action: "get keys",
             detail: format!("not done after {} s", LOGIN_TIME.as_secs()),
-        }))
-    });
+        })),
+    };
     match answer {
         Ok(done) => {
             slots.remember_rate(&slot, LearnedRate::plain(0.0)).await?;
             slots.give_back_key(&slot, run, AT_ONCE).await?;
             Ok(Ok(done))
+        }
+        // This password rests, not the account: whoever has another one may try it.
+        Err(Trouble::Portal(error @ PortalError::WrongPassword { .. })) => {
+            warn!(account = name, rest_seconds = LONGEST_REST.as_secs(), "failed to {error}");
+            slots.take_key(&password, run, RIGHT_LASTS).await?;
+            slots.pause_key(&password, run, &error.to_string(), LONGEST_REST).await?;
+            slots.give_back_key(&slot, run, AT_ONCE).await?;
+            Ok(Err(error.to_string()))
         }
         Err(Trouble::Portal(error)) => {
             let rest = rest_after(&error, failures_so_far);
@@ -178,6 +207,25 @@ pub async fn with_right<S: Slots, T>(
         }
         Err(Trouble::Queue(error)) => Err(error),
     }
+}
+
+/// Gives the right back that a login had which was cut off in the middle, if it was ours.
+pub async fn give_back_right<S: Slots>(slots: &S, wallet: &Wallet, run: &str) -> Result<(), QueueError> {
+    for account in wallet.accounts().iter().filter(|account| account.wants_login()) {
+        slots.give_back_key(&account.login_slot(), run, AT_ONCE).await?;
+    }
+    Ok(())
+}
+
+/// Ends the rests of an account before their time: whoever asks for it may have mended what they are about.
+pub async fn end_rests<S: Slots>(slots: &S, account: &Account) -> Result<(), QueueError> {
+    slots.end_rest(&account.login_slot()).await?;
+    slots.end_rest(&account.password_slot()).await?;
+    Ok(())
+}
+
+fn resting(reason: &str, for_another: Duration) -> String {
+    format!("{reason} (tried again in {} s)", for_another.as_secs())
 }
 
 /// How long nobody logs in after a failure that follows so many others.
@@ -193,11 +241,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rest_doubles_with_every_failure_and_a_wrong_password_waits_for_a_person() {
+    fn the_rest_doubles_with_every_failure_and_a_full_account_waits_for_a_person() {
         let down = PortalError::Down { account: "COC_EMAIL".to_owned(), action: "login", detail: String::new() };
         let rests = [0.0, 1.0, 2.0, 9.0].map(|failures| rest_after(&down, failures).as_secs());
         assert_eq!(rests, [30, 60, 120, 900]);
-        let wrong = PortalError::WrongPassword { account: "COC_EMAIL".to_owned() };
-        assert_eq!(rest_after(&wrong, 0.0), LONGEST_REST);
+        let full = PortalError::TooManyKeys { account: "COC_EMAIL".to_owned(), total: 10, name: "ours".to_owned() };
+        assert_eq!(rest_after(&full, 0.0), LONGEST_REST);
     }
 }

@@ -234,7 +234,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         let clock = self.clock.as_ref();
         let lifetime = self.config.lease;
         let ring = KeyRing::new(self.queue.as_ref(), clock, &self.wallet, keys, run, lifetime, self.keys_per_run);
-        let probing = match self.admission(&ring, time, deadline, halt).await {
+        let probing = match self.admission(&ring, time, deadline, halt, tally).await {
             Ok(probing) => probing,
             Err(error) => {
                 halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
@@ -333,6 +333,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         time: &ServerTime,
         deadline: &Deadline,
         halt: &Halt,
+        tally: &Mutex<Tally>,
     ) -> Result<bool, QueueError> {
         if !deadline.may_lease(Instant::now()) {
             halt.end(Force::StartNothing, StopReason::Deadline, None);
@@ -343,10 +344,18 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             halt.end(Force::StartNothing, StopReason::Maintenance, None);
             return Ok(false);
         }
-        if !self.has_keys(ring, deadline, halt).await {
+        if !self.has_keys(ring, deadline, halt, tally).await {
             return Ok(false);
         }
-        match ring.take().await? {
+        let mut taken = ring.take().await?;
+        if taken != Taken::Some && ring.is_logging_in() {
+            // What there is was refused elsewhere, and may be replaced there. With another key at hand that would wait.
+            if !self.has_keys(ring, deadline, halt, tally).await {
+                return Ok(false);
+            }
+            taken = ring.take().await?;
+        }
+        match taken {
             Taken::Some => self.has_calls_left(ring, halt).await?,
             Taken::AllHeld => halt.end(Force::StartNothing, StopReason::AlreadyRunning, None),
             Taken::AllPaused => halt.end(Force::StartNothing, StopReason::KeysPaused, None),
@@ -373,11 +382,22 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
     }
 
     /// Whether there is any key at all; logs in when that can give some.
-    async fn has_keys(&self, ring: &KeyRing<'_, Q>, deadline: &Deadline, halt: &Halt) -> bool {
-        let failure = if self.wallet.wants_login() { ring.log_in(deadline.leasing_ends()).await.err() } else { None };
+    async fn has_keys(&self, ring: &KeyRing<'_, Q>, deadline: &Deadline, halt: &Halt, tally: &Mutex<Tally>) -> bool {
+        let mut failure = None;
+        if self.wallet.wants_login() {
+            let told = tokio::select! {
+                told = ring.log_in(deadline.leasing_ends()) => told,
+                () = self.stop.asked() => {
+                    halt.end(Force::Abandon, StopReason::Shutdown, None);
+                    return false;
+                }
+            };
+            failure = told.failure();
+            lock(tally).logged_in(told);
+        }
         let has_keys = !self.wallet.keys().is_empty();
         match failure {
-            Some(failure) if has_keys => warn!("going on with fewer keys: {failure}"),
+            Some(failure) if has_keys => warn!("going on without the keys of every account: {failure}"),
             Some(failure) => halt.end(Force::StartNothing, StopReason::NoUsableKey, Some(failure)),
             None if !has_keys => {
                 let failure = "there is no API key: neither configured nor from the developer portal".to_owned();

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, num::NonZeroU64, time::Duration};
 
 use serde::Serialize;
 
+use super::login::Told;
 use crate::{
     clock::Timestamp,
     derive::AfterReport,
@@ -139,6 +140,8 @@ pub struct RunReport {
     pub keys_held: u64,
     /// Configured keys that the API did not accept in this run: somebody has to replace them.
     pub keys_refused: u64,
+    /// Logins to the developer portal that gave no keys; `errors` says why.
+    pub logins_failed: u64,
     /// Requests put in front because the event named them.
     pub enqueued: u64,
     /// Requests that follow from answers: the next looks at wars, members whose documents are old.
@@ -284,6 +287,7 @@ pub struct Tally {
     pub keys_held: u64,
     pub keys_usable: u64,
     pub keys_refused: u64,
+    pub logins_failed: u64,
 }
 
 impl Tally {
@@ -308,6 +312,7 @@ impl Tally {
             keys_held: 0,
             keys_usable: 0,
             keys_refused: 0,
+            logins_failed: 0,
         }
     }
 
@@ -318,6 +323,14 @@ impl Tally {
     /// Calls that a request cost, quick tries included.
     pub fn count_calls(&mut self, kind: Kind, class: Priority, calls: u64) {
         *self.calls.entry((kind, class)).or_default() += calls;
+    }
+
+    /// A login was made, or could not be.
+    pub fn logged_in(&mut self, told: Told) {
+        self.logins_failed += told.failures.len() as u64;
+        for text in told.failures.into_iter().chain(told.news) {
+            self.error(text);
+        }
     }
 
     pub fn error(&mut self, text: impl Into<String>) {
@@ -375,6 +388,7 @@ impl Tally {
             keys_usable: end.keys_usable,
             keys_held: end.keys_held,
             keys_refused: self.keys_refused,
+            logins_failed: self.logins_failed,
             day: end.day,
             queue: end.queue,
             run: self.run,

@@ -1,26 +1,25 @@
 //! Looks at the API keys: one call with each, through the same client and limiter as a run, and only while the key's slot
-//! is ours. **Invariant: a key is used by one run at a time**; a check is no exception.
+//! is ours. **Invariant: a key is used by one run at a time**; a check is no exception. In an account of the portal it only
+//! looks: what a run would make and revoke there from this machine may be right for another one.
 
 use std::{net::IpAddr, num::NonZeroU64, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{
-    super::text::{counted, span},
-    findings::Findings,
-};
+use super::{super::text::span, findings::Findings};
 use crate::{
     api::{
         ApiClient, ApiKey, Ask, Fetch, Obstacle, RunKeys, SlotStart, Verdict, Wallet,
         allowance::Allowance,
+        portal::address_in,
         wallet::{Account, Seen},
     },
     app,
     clock::{Clock, ServerTime, SystemClock},
     config::ApiConfig,
-    model::{Answered, LearnedRate, ObjectId},
+    model::{Answered, ObjectId},
     queue::{Queue, QueueError, Slot, Slots},
-    worker::{allowance, login},
+    worker::{allowance, keys::KeyRing, login},
 };
 
 const API: &str = "API";
@@ -54,10 +53,18 @@ pub async fn look_at<Q: Queue + Slots>(findings: &mut Findings, config: &ApiConf
         Err(error) => return findings.problem(API, format!("failed to {error}"), "set COC_PORTAL_URL"),
     };
     let run = format!("check-{:012x}", fastrand::u64(..1 << 48));
+    let mut keys = wallet.fixed().to_vec();
     for account in wallet.accounts() {
-        look_at_account(findings, queue, account, &run, clock.as_ref()).await;
+        let found = look_at_account(findings, queue, account, &run).await;
+        keys.extend(found.into_iter().filter(|key| wallet.fixed().iter().all(|fixed| !fixed.is(key))));
     }
-    try_all(findings, &client, queue, &clock, &wallet, config).await;
+    for key in &keys {
+        let ApiConfig { reqs_per_sec, reqs_per_day, .. } = *config;
+        let trial = Trial { client: &client, queue, clock: &clock, key, reqs_per_sec, reqs_per_day };
+        if let Err(error) = trial.look_at(findings).await {
+            findings.problem(API, super::redis::told(&error), "see Redis above");
+        }
+    }
 }
 
 /// Tries every key, and looks at nothing else.
@@ -67,21 +74,27 @@ pub async fn test<Q: Queue + Slots>(config: &ApiConfig, queue: &Q) -> Findings {
     findings
 }
 
-/// What the portal says about an account, with the keys that it gave.
+/// What the portal says about an account, and what a login of a run would do there. Answers the keys that it would keep.
 async fn look_at_account<Q: Queue + Slots>(
     findings: &mut Findings,
     queue: &Q,
     account: &Account,
     run: &str,
-    clock: &dyn Clock,
-) {
+) -> Vec<ApiKey> {
     let until = Instant::now() + LOGIN_TIME;
     let name = account.name();
-    match login::with_right(queue, account, run, until, login::renew(queue, account, clock)).await {
-        Ok(Ok(given)) => {
-            let keys = counted(given.keys.len() as u64, "key", "keys");
-            let (made, revoked) = (given.made, given.revoked);
-            findings.fine(PORTAL, format!("account {name}: {keys} to use ({made} made, {revoked} revoked just now)"));
+    let look = async {
+        let visit = account.visit().await?;
+        let known = login::known(queue, &visit, run).await?;
+        let plan = visit.plan(&known);
+        let kept: Vec<ApiKey> = plan.keep.iter().map(|key| ApiKey::new(key.key.clone())).collect();
+        let (made, revoked) = (plan.create, plan.revoke.len());
+        Ok((kept, made, revoked))
+    };
+    let kept = match login::with_right(queue, account, run, until, look).await {
+        Ok(Ok((kept, made, revoked))) => {
+            judge_plan(findings, account, kept.len(), made, revoked);
+            kept
         }
         Ok(Err(failure)) => {
             findings.problem(
@@ -89,21 +102,47 @@ async fn look_at_account<Q: Queue + Slots>(
                 format!("failed to {failure}"),
                 "until then a run has only the other keys; `refresh-worker keys renew` tries again at once",
             );
+            Vec::new()
         }
-        Err(error) => findings.problem(PORTAL, super::redis::told(&error), "see Redis above"),
-    }
+        Err(error) => {
+            findings.problem(PORTAL, super::redis::told(&error), "see Redis above");
+            Vec::new()
+        }
+    };
     if let Some(seen) = account.seen() {
-        judge_account(findings, name, seen, &account.wish().addresses);
+        judge_account(findings, name, &seen, &account.wish().addresses);
+    }
+    kept
+}
+
+fn judge_plan(findings: &mut Findings, account: &Account, kept: usize, made: usize, revoked: usize) {
+    let (name, wanted) = (account.name(), account.wish().count);
+    let would = format!(
+        "account {name}: a login of a run from here would keep {kept} of our keys, make {made} and revoke {revoked}; nothing \
+         was changed"
+    );
+    match kept + made {
+        0 => findings.problem(
+            PORTAL,
+            format!("{would}: there is no room for a key"),
+            "revoke a key that nobody needs at https://developer.clashofclans.com",
+        ),
+        fewer if fewer < wanted => findings.warning(
+            PORTAL,
+            format!("{would}: there is no room for all {wanted}"),
+            "fine if that is enough; else revoke keys that nobody needs, or lower COC_KEY_COUNT",
+        ),
+        _ => findings.fine(PORTAL, would),
     }
 }
 
-fn judge_account(findings: &mut Findings, name: &str, seen: Seen, egress_ips: &[IpAddr]) {
-    let Seen { address, good, stale, foreign } = seen;
+fn judge_account(findings: &mut Findings, name: &str, seen: &Seen, egress_ips: &[IpAddr]) {
+    let Seen { address, good, stale, foreign, .. } = *seen;
     let view = address.map_or_else(|| "does not say which address it sees".to_owned(), |ip| format!("sees us at {ip}"));
     findings.fine(
         PORTAL,
         format!(
-            "account {name}: the portal {view}; there were {good} of our keys for here, {stale} for other addresses, {foreign} of \
+            "account {name}: the portal {view}; there are {good} of our keys for here, {stale} for other addresses, {foreign} of \
              other names"
         ),
     );
@@ -115,28 +154,13 @@ fn judge_account(findings: &mut Findings, name: &str, seen: Seen, egress_ips: &[
         );
     }
     if stale > 0 {
+        let addresses: Vec<&str> = seen.stale_addresses.iter().map(String::as_str).collect();
+        let addresses = addresses.join(", ");
         findings.warning(
             PORTAL,
-            format!("account {name}: {stale} of our keys are bound to other addresses"),
+            format!("account {name}: {stale} of our keys are bound to other addresses ({addresses})"),
             "`refresh-worker keys prune` says which and revokes them, if no other machine needs them",
         );
-    }
-}
-
-async fn try_all<Q: Queue + Slots>(
-    findings: &mut Findings,
-    client: &ApiClient,
-    queue: &Q,
-    clock: &Arc<dyn Clock>,
-    wallet: &Wallet,
-    config: &ApiConfig,
-) {
-    for key in wallet.keys() {
-        let ApiConfig { reqs_per_sec, reqs_per_day, .. } = *config;
-        let trial = Trial { client, queue, clock, key: &key, reqs_per_sec, reqs_per_day };
-        if let Err(error) = trial.look_at(findings).await {
-            findings.problem(API, super::redis::told(&error), "see Redis above");
-        }
     }
 }
 
@@ -157,10 +181,15 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
         let start = SlotStart::now(self.clock.as_ref());
         match self.queue.take_key(name, &run, LIFETIME).await? {
             Slot::Taken { learned_rate } => {
-                let fetch = self.call(learned_rate, start).await;
-                let interval = Duration::from_secs_f64(1.0 / f64::from(self.reqs_per_sec.max(1)));
-                let fetch = fetch?;
-                self.queue.give_back_key(name, &run, interval).await?;
+                let keys = RunKeys::new(Arc::clone(self.clock), self.reqs_per_sec);
+                keys.add(self.key.clone(), learned_rate, start, LIFETIME);
+                let wallet = Wallet::default();
+                let ring = KeyRing::new(self.queue, self.clock.as_ref(), &wallet, &keys, &run, LIFETIME, None);
+                let fetch = self.call(&keys).await?;
+                if is_true_for_runs(&fetch) {
+                    ring.share_rests().await?;
+                }
+                ring.give_back().await?;
                 judge(findings, &format!("key {name}"), &fetch);
             }
             Slot::Held { .. } => findings.fine(API, format!("key {name} is in use by a run at this moment: not tried")),
@@ -173,9 +202,7 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
         Ok(())
     }
 
-    async fn call(&self, learned_rate: Option<LearnedRate>, start: SlotStart) -> Result<Fetch, QueueError> {
-        let keys = RunKeys::new(Arc::clone(self.clock), self.reqs_per_sec);
-        keys.add(self.key.clone(), learned_rate, start, LIFETIME);
+    async fn call(&self, keys: &RunKeys) -> Result<Fetch, QueueError> {
         let time = ServerTime::new(Arc::clone(self.clock), self.queue.time().await?);
         if let Some(per_day) = self.reqs_per_day {
             let allowance = Allowance::new(per_day, time.clone());
@@ -188,14 +215,23 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
             object: &object,
             league: None,
             first_permit: None,
-            keys: &keys,
+            keys,
             time: &time,
             until: Instant::now() + LIFETIME / 2,
             quick_tries: 0,
         };
         let fetch = self.client.fetch(ask).await;
-        allowance::give_back(self.queue, &keys).await?;
+        allowance::give_back(self.queue, keys).await?;
         Ok(fetch)
+    }
+}
+
+/// Whether a run would be told the same. One that comes from another address may well be accepted where we are not.
+fn is_true_for_runs(fetch: &Fetch) -> bool {
+    match &fetch.verdict {
+        Verdict::GivenBack(Obstacle::KeyRejected { detail, .. }) => address_in(detail).is_none(),
+        Verdict::GivenBack(Obstacle::KeyForbidden { .. }) => false,
+        _ => true,
     }
 }
 

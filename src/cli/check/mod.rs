@@ -22,7 +22,7 @@ const DATABASE: &str = "PostgreSQL";
 /// Looks at every setting, Redis (reachable, writable, version, eviction, database number), PostgreSQL (reachable, tables,
 /// rights, row level security), the accounts of the developer portal, every API key (one call each, within its rate, and
 /// not while a run uses it), the clocks, and what follows commits and runs: views, statistics functions, the stream of
-/// events, a connection to the application whose caches are told. Nothing is refreshed or invalidated. Everything that is wrong is told at once. Exit code 1 when something is.
+/// events, a connection to the application whose caches are told. Nothing is refreshed or invalidated, and no key is made or revoked. Everything that is wrong is told at once. Exit code 1 when something is.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

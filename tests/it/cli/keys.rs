@@ -4,8 +4,8 @@ use refresh_worker::{
     clock::SystemClock,
     config::RedisConfig,
     model::{Fingerprint, LearnedRate},
-    queue::{Slots as _, redis::RedisQueue},
-    sim::{PortalTrouble, Simulator},
+    queue::{Holder, Slots as _, redis::RedisQueue},
+    sim::{Misbehaviour, PortalTrouble, Rule, Simulator},
 };
 use serde_json::Value;
 
@@ -92,11 +92,60 @@ async fn every_key_is_listed_with_its_state_and_nothing_is_changed() {
 #[tokio::test]
 async fn each_key_is_tried_with_one_call() {
     let bench = Bench::start().await;
+    bench.simulator.put_key(EMAIL, NAME, HERE);
     let told = bench.shell().with("COC_API_TOKENS", "configured.key").run(&["keys", "test"]).await.well();
     assert_eq!((told.matches("is accepted").count(), bench.simulator.total_calls()), (2, 2), "{told}");
     bench.simulator.revoke_by_hand(&bench.simulator.portal_keys(EMAIL)[0].token);
     let ran = bench.shell().with("COC_API_TOKENS", "no.such.key").run(&["keys", "test"]).await;
     assert!(ran.code == 1 && ran.stdout.contains("is not accepted"), "{ran:?}");
+}
+
+#[tokio::test]
+async fn check_and_test_say_what_a_login_would_do_and_leave_every_key_alone() {
+    let bench = Bench::start().await;
+    for number in 0..5 {
+        bench.simulator.put_key(EMAIL, &format!("foreign-{number}"), HERE);
+        // Those that production has, at its own address.
+        bench.simulator.put_key(EMAIL, NAME, "192.0.2.1");
+    }
+    let before = bench.simulator.portal_keys(EMAIL);
+    let shell = bench.shell().with("COC_KEY_COUNT", "5").with("DATABASE_URL", "postgresql://w:p@127.0.0.1:1/coc");
+    for command in ["check", "keys test"] {
+        let told = shell.run(&command.split(' ').collect::<Vec<_>>()).await.stdout;
+        let would = "a login of a run from here would keep 0 of our keys, make 5 and revoke 5; nothing was changed";
+        assert!(told.contains(would), "{command}: {told}");
+        assert!(told.contains("5 of our keys are bound to other addresses (192.0.2.1)"), "{command}: {told}");
+    }
+    assert_eq!(bench.simulator.portal_acts(), ["login", "list", "login", "list"]);
+    // A run has one of them: that one would stay.
+    bench.queue().take_key(&Fingerprint::of(&before[1].token), "run-of-production", minute()).await.unwrap();
+    let told = shell.run(&["keys", "test"]).await.stdout;
+    assert!(told.contains("would keep 0 of our keys, make 4 and revoke 4"), "{told}");
+    assert_eq!(bench.simulator.portal_keys(EMAIL), before);
+}
+
+#[tokio::test]
+async fn what_a_test_learns_of_a_key_is_there_for_runs() {
+    let bench = Bench::start().await;
+    let shell = bench.shell().with("COC_EMAIL", "").with("COC_PASSWORD", "").with("COC_API_TOKENS", "away,busy,gone");
+    for (token, what) in [
+        ("away", Misbehaviour::InvalidIp),
+        ("busy", Misbehaviour::Throttled { retry_after: None }),
+        ("gone", Misbehaviour::InvalidAuthorization),
+    ] {
+        bench.simulator.misbehave(Rule::new(what).on_token(token));
+    }
+    let ran = shell.run(&["keys", "test"]).await;
+    assert!(ran.code == 1 && ran.stdout.contains("refused for its rate (429)"), "{ran:?}");
+    let queue = bench.queue();
+    let view = async |token: &str| queue.look_at_key(&Fingerprint::of(token)).await.unwrap();
+    let busy = view("busy").await;
+    assert_eq!(busy.holder, Holder::Paused("throttled".to_owned()));
+    assert!(busy.learned_rate.is_some_and(|learned| learned.rate < 30.0), "{busy:?}");
+    let gone = view("gone").await;
+    assert!(matches!(&gone.holder, Holder::Paused(reason) if reason.starts_with("benched: ")), "{gone:?}");
+    let away = view("away").await;
+    assert!(!matches!(away.holder, Holder::Paused(_)), "it may be right where production is: {away:?}");
 }
 
 #[tokio::test]
@@ -152,10 +201,10 @@ async fn check_tells_every_account_and_its_trouble() {
     bench.simulator.open_account("third@example.com", "thi,rd");
     let told = shell.run(&["check"]).await.stdout;
     for part in [
-        "account COC_EMAIL: 1 key to use (1 made, 0 revoked just now)",
-        "account COC_EMAIL: the portal sees us at 203.0.113.7; there were 0 of our keys for here, 1 for other addresses",
+        "account COC_EMAIL: a login of a run from here would keep 0 of our keys, make 1 and revoke 0; nothing was changed",
+        "account COC_EMAIL: the portal sees us at 203.0.113.7; there are 0 of our keys for here, 1 for other addresses",
         "log in to the developer portal with COC_EMAIL_2: it says that e-mail or password are wrong",
-        "account COC_ACCOUNTS[1]: 1 key to use",
+        "account COC_ACCOUNTS[1]: a login of a run from here would keep 0 of our keys, make 1 and revoke 0",
         "EGRESS_IPS does not have 203.0.113.7",
     ] {
         assert!(told.contains(part), "{part}: {told}");

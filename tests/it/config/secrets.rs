@@ -195,6 +195,50 @@ async fn when_one_of_several_keys_is_refused_the_next_run_has_the_new_ones() {
 }
 
 #[tokio::test]
+async fn a_rotated_password_of_the_portal_is_read_again_and_tried_at_once() {
+    let world = World::with(SimConfig { tokens: vec!["kept".to_owned()], ..SimConfig::default() }).await;
+    let (extension, portal) = (Extension::start().await, world.simulator.portal_url());
+    extension.secret("password", "the-old-one");
+    world.simulator.open_account("somebody@example.com", "the-new-one");
+    let port = extension.port.to_string();
+    let mut environment = vec![
+        ("PARAMETERS_SECRETS_EXTENSION_HTTP_PORT", port.as_str()),
+        ("AWS_SESSION_TOKEN", SESSION),
+        ("COC_API_TOKENS", ""),
+        ("COC_EMAIL", "somebody@example.com"),
+        ("COC_PASSWORD_SECRET_ARN", "password"),
+        ("COC_PORTAL_URL", portal.as_str()),
+    ];
+    let mut worker = world.worker_with(&environment).await;
+    let run = worker.invoke(&schedule(), BUDGET).await;
+    assert_eq!(run.error()["errorType"], "RefreshFailed.no_usable_key", "{}", run.logs);
+    // With another key the run goes on, and says why there are not more.
+    environment.push(("COC_API_TOKEN", "kept"));
+    let mut other = world.worker_with(&environment).await;
+    let run = other.invoke(&schedule(), BUDGET).await;
+    assert_eq!(
+        (&run.response()["keys_held"], &run.response()["logins_failed"]),
+        (&1.into(), &1.into()),
+        "{}",
+        run.logs
+    );
+    let errors = run.response()["errors"].to_string();
+    assert!(errors.contains("e-mail or password are wrong"), "{errors}");
+
+    extension.secret("password", "the-new-one");
+    let run = worker.invoke(&schedule(), BUDGET).await;
+    assert_eq!(run.response()["keys_held"], 1, "this very invocation: {}", run.logs);
+    other.invoke(&schedule(), BUDGET).await;
+    let run = other.invoke(&schedule(), BUDGET).await;
+    assert_eq!(
+        (&run.response()["keys_held"], &run.response()["logins_failed"]),
+        (&2.into(), &0.into()),
+        "{}",
+        run.logs
+    );
+}
+
+#[tokio::test]
 async fn what_cannot_be_had_is_told_by_variable_and_tried_again_with_the_next_invocation() {
     let extension = Extension::start().await;
     let (redis, database) = (support::redis::fresh().await, support::postgres::fresh().await);

@@ -5,7 +5,8 @@ use std::time::Duration;
 use refresh_worker::{
     api::wallet::Wallet,
     config::{PortalAccount, PortalConfig},
-    queue::memory::MemoryQueue,
+    model::Fingerprint,
+    queue::{Holder, Slots as _, memory::MemoryQueue},
     sim::{Misbehaviour, PortalTrouble, Rule, Simulator},
     store::sqlite::SqliteStore,
     worker::{RunOptions, Runs as _, Unwatched, Worker, report::StopReason},
@@ -34,7 +35,7 @@ fn wallet(config: &PortalConfig) -> Wallet {
 
 /// A bed whose worker has no key but what the portal gives.
 async fn bed(key_count: usize) -> Bed {
-    let mut bed = Bed::with(|_| {}, &["of-nobody"]).await;
+    let mut bed = Bed::with(|config| config.deadline_buffer = Duration::ZERO, &["of-nobody"]).await;
     bed.simulator.open_account(EMAIL, PASSWORD);
     bed.worker.wallet = wallet(&portal(&bed.simulator, NAME, key_count));
     bed
@@ -56,6 +57,12 @@ async fn while_time_passes<T>(bed: &Bed, work: impl Future<Output = T>) -> T {
         done = work => done,
         () = tick => unreachable!("the clock goes on for ever"),
     }
+}
+
+/// Who has the right to log in with the first account.
+async fn who_logs_in(bed: &Bed) -> Holder {
+    let slot = bed.worker.wallet.accounts()[0].login_slot();
+    bed.worker.queue.look_at_key(&slot).await.unwrap().holder
 }
 
 fn count(bed: &Bed, act: &str) -> usize {
@@ -100,6 +107,174 @@ async fn when_the_address_changes_mid_drain_one_login_serves_fifteen_calls_and_n
     assert_eq!(bed.dead().await.len(), 0);
     let keys = bed.simulator.portal_keys(EMAIL);
     assert_eq!(keys.last().unwrap().cidr_ranges, ["198.51.100.4"]);
+    let told = "account COC_EMAIL: our address changed from 203.0.113.7 to 198.51.100.4";
+    assert!(report.errors.iter().any(|error| error.starts_with(told)), "{:?}", report.errors);
+}
+
+#[tokio::test]
+async fn with_egress_ips_keys_are_good_for_all_of_them_and_only_such_are_used() {
+    let mut bed = bed(1).await;
+    let mut config = portal(&bed.simulator, NAME, 1);
+    config.egress_ips = ["203.0.113.7", "198.51.100.20"].map(|address| address.parse().unwrap()).to_vec();
+    bed.worker.wallet = wallet(&config);
+    bed.simulator.put_key(EMAIL, NAME, "203.0.113.7");
+    bed.ask(bed.players(3)).await;
+    assert_eq!(bed.run().await.processed_requests, 3);
+    let keys = bed.simulator.portal_keys(EMAIL);
+    assert_eq!(keys.last().unwrap().cidr_ranges, ["203.0.113.7", "198.51.100.20"], "one address alone is not enough");
+    assert!(bed.simulator.calls().iter().all(|call| call.token == keys.last().unwrap().token));
+    // Where the portal sees us does not matter any more: the one key is found again from the other address.
+    bed.simulator.move_to("198.51.100.20");
+    bed.ask(bed.clans(2)).await;
+    let cold = another(&bed, &config);
+    let report = cold.run(RunOptions::default(), &Unwatched).await;
+    assert_eq!((report.processed_requests, count(&bed, "create")), (2, 1), "{report:?}");
+}
+
+#[tokio::test]
+async fn a_warm_sandbox_takes_the_key_that_replaced_its_own_elsewhere() {
+    let bed = bed(1).await;
+    let other = another(&bed, &portal(&bed.simulator, NAME, 1));
+    bed.run().await;
+    assert_eq!(other.run(RunOptions::default(), &Unwatched).await.keys_held, 1, "both know the one key");
+    bed.clock.advance(seconds(1));
+    bed.simulator.move_to("198.51.100.4");
+    bed.ask(bed.players(3)).await;
+    assert_eq!(Box::pin(while_time_passes(&bed, bed.run())).await.processed_requests, 3);
+    bed.clock.advance(seconds(1));
+    bed.ask(bed.clans(2)).await;
+    let refused = || bed.simulator.calls().iter().filter(|call| call.status == Some(403)).count();
+    let before = refused();
+    let report = Box::pin(while_time_passes(&bed, other.run(RunOptions::default(), &Unwatched))).await;
+    assert_eq!((report.stopped_because, report.processed_requests), (StopReason::QueueEmpty, 2), "{report:?}");
+    let acts = bed.simulator.portal_acts();
+    assert_eq!((refused(), count(&bed, "login"), count(&bed, "create")), (before, 4, 2), "{acts:?}");
+}
+
+#[tokio::test]
+async fn a_warm_sandbox_begins_with_its_other_keys_while_it_replaces_one_that_was_refused_elsewhere() {
+    let bed = bed(2).await;
+    let other = another(&bed, &portal(&bed.simulator, NAME, 2));
+    bed.run().await;
+    other.run(RunOptions::default(), &Unwatched).await;
+    bed.clock.advance(seconds(1));
+    let revoked = bed.simulator.portal_keys(EMAIL)[0].clone();
+    bed.simulator.revoke_by_hand(&revoked.token);
+    bed.ask(bed.players(20)).await;
+    Box::pin(while_time_passes(&bed, bed.run())).await;
+    bed.clock.advance(seconds(1));
+    let calls = |token: &str| bed.simulator.calls().iter().filter(|call| call.token == token).count();
+    let before = calls(&revoked.token);
+    bed.ask(bed.players(120).into_iter().skip(20)).await;
+    let report = Box::pin(while_time_passes(&bed, other.run(RunOptions::default(), &Unwatched))).await;
+    assert_eq!((report.stopped_because, report.processed_requests), (StopReason::QueueEmpty, 100), "{report:?}");
+    assert_eq!((calls(&revoked.token), count(&bed, "login")), (before, 4), "{:?}", bed.simulator.portal_acts());
+    let all_known = bed
+        .simulator
+        .portal_keys(EMAIL)
+        .iter()
+        .all(|key| other.wallet.keys().iter().any(|known| *known.fingerprint() == Fingerprint::of(&key.token)));
+    assert!(all_known, "{:?}", other.wallet);
+}
+
+#[tokio::test]
+async fn a_login_takes_no_longer_than_the_run_has_and_that_is_not_held_against_the_portal() {
+    let mut bed = bed(1).await;
+    bed.simulator.open_account("second@example.com", PASSWORD);
+    let mut config = portal(&bed.simulator, NAME, 1);
+    let (variable, email) = ("COC_EMAIL_2".to_owned(), "second@example.com".into());
+    config.accounts.push(PortalAccount { variable, email, password: PASSWORD.into() });
+    bed.worker.wallet = wallet(&config);
+    bed.simulator.portal_trouble(Some(PortalTrouble::Stalled));
+    bed.ask(bed.players(2)).await;
+    let options = RunOptions { time_left: Some(seconds(2)), ..RunOptions::default() };
+    let report = bed.run_with(options).await;
+    assert_eq!(report.stopped_because, StopReason::NoUsableKey, "{report:?}");
+    let failure = report.failure.unwrap_or_default();
+    assert!(failure.contains("log in with COC_EMAIL: not done before the time for it was over"), "{failure}");
+    assert!(failure.contains("log in with COC_EMAIL_2: no time is left for it"), "{failure}");
+    assert_eq!((count(&bed, "login"), who_logs_in(&bed).await), (1, Holder::Nobody), "none is begun after the time");
+    bed.simulator.portal_trouble(None);
+    assert_eq!(bed.run().await.processed_requests, 2, "nobody rests");
+}
+
+#[tokio::test]
+async fn the_order_to_stop_ends_a_login_and_gives_the_right_to_it_back() {
+    let bed = bed(1).await;
+    bed.simulator.portal_trouble(Some(PortalTrouble::Stalled));
+    bed.ask(bed.players(2)).await;
+    let stop = async {
+        bed.simulator.wait_until_portal_stalls(1).await;
+        assert!(matches!(who_logs_in(&bed).await, Holder::Run(_)));
+        bed.worker.stop.ask();
+    };
+    let (report, ()) = tokio::join!(bed.run(), stop);
+    assert_eq!((report.stopped_because, report.failure), (StopReason::Shutdown, None));
+    assert_eq!(who_logs_in(&bed).await, Holder::Nobody);
+    assert_eq!(bed.stats().await.ready, 2);
+}
+
+#[tokio::test]
+async fn the_order_to_stop_ends_a_login_in_the_middle_of_a_drain_too() {
+    let bed = bed(1).await;
+    bed.run().await;
+    bed.simulator.revoke_by_hand(&bed.simulator.portal_keys(EMAIL)[0].token);
+    bed.simulator.portal_trouble(Some(PortalTrouble::Stalled));
+    bed.ask(bed.players(5)).await;
+    let stop = async {
+        bed.simulator.wait_until_portal_stalls(1).await;
+        bed.worker.stop.ask();
+    };
+    let (report, ()) = tokio::join!(bed.run(), stop);
+    assert_eq!((report.stopped_because, report.failure), (StopReason::Shutdown, None));
+    assert_eq!((who_logs_in(&bed).await, bed.stats().await.ready), (Holder::Nobody, 5));
+}
+
+#[tokio::test]
+async fn a_revoke_that_fails_costs_no_good_key() {
+    let bed = bed(2).await;
+    for number in 0..8 {
+        bed.simulator.put_key(EMAIL, &format!("foreign-{number}"), "203.0.113.7");
+    }
+    bed.simulator.put_key(EMAIL, NAME, "192.0.2.200");
+    bed.simulator.put_key(EMAIL, NAME, "203.0.113.7");
+    bed.simulator.portal_trouble(Some(PortalTrouble::CannotRevoke));
+    bed.ask(bed.players(2)).await;
+    let report = bed.run().await;
+    assert_eq!((report.keys_held, report.processed_requests), (1, 2), "{report:?}");
+    assert_eq!((count(&bed, "create"), bed.simulator.portal_keys(EMAIL).len()), (0, 10), "its place is not free");
+}
+
+#[tokio::test]
+async fn when_nothing_can_be_revoked_and_there_is_no_key_the_refusal_is_told() {
+    let bed = bed(1).await;
+    for number in 0..9 {
+        bed.simulator.put_key(EMAIL, &format!("foreign-{number}"), "203.0.113.7");
+    }
+    bed.simulator.put_key(EMAIL, NAME, "192.0.2.200");
+    bed.simulator.portal_trouble(Some(PortalTrouble::CannotRevoke));
+    let failure = bed.run().await.failure.unwrap_or_default();
+    assert!(failure.contains("revoke a key at the developer portal with COC_EMAIL: it refuses for now"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_login_revokes_no_key_that_a_run_holds() {
+    let bed = bed(1).await;
+    for number in 0..9 {
+        bed.simulator.put_key(EMAIL, &format!("foreign-{number}"), "203.0.113.7");
+    }
+    let away = bed.simulator.put_key(EMAIL, NAME, "192.0.2.200");
+    let name = Fingerprint::of(&away.token);
+    bed.worker.queue.take_key(&name, "a-run-elsewhere", seconds(60)).await.unwrap();
+    bed.ask(bed.players(2)).await;
+    let report = bed.run().await;
+    assert_eq!(report.stopped_because, StopReason::NoUsableKey, "{report:?}");
+    let failure = report.failure.unwrap_or_default();
+    assert!(failure.contains("a run is using every key called `refresh-worker-test`"), "{failure}");
+    assert!(bed.simulator.portal_keys(EMAIL).contains(&away));
+    // That run is over, and with it the rest: a run ends by itself, no person has to help.
+    bed.clock.advance(seconds(61));
+    assert_eq!(bed.run().await.processed_requests, 2);
 }
 
 #[tokio::test]
@@ -236,6 +411,23 @@ async fn a_wrong_password_is_not_tried_again_for_a_quarter_of_an_hour() {
 }
 
 #[tokio::test]
+async fn a_new_password_is_tried_at_once_after_the_old_one_was_refused() {
+    let mut bed = bed(1).await;
+    let mut config = portal(&bed.simulator, NAME, 1);
+    config.accounts[0].password = "the old one".into();
+    bed.worker.wallet = wallet(&config);
+    bed.ask(bed.players(1)).await;
+    assert_eq!(bed.run().await.stopped_because, StopReason::NoUsableKey);
+    bed.worker.wallet = wallet(&portal(&bed.simulator, NAME, 1));
+    assert_eq!(bed.run().await.processed_requests, 1);
+    // Whoever still has the old one leaves the portal alone, and nobody else rests because of it.
+    bed.worker.wallet = wallet(&config);
+    let report = bed.run().await;
+    assert!(report.failure.unwrap_or_default().contains("e-mail or password are wrong (tried again in"));
+    assert_eq!(count(&bed, "login"), 2);
+}
+
+#[tokio::test]
 async fn keys_that_are_refused_again_and_again_do_not_lead_to_login_after_login() {
     let bed = bed(1).await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::InvalidAuthorization));
@@ -284,6 +476,7 @@ async fn several_accounts_give_their_keys_and_one_that_fails_does_not_take_the_o
     bed.ask(bed.players(30)).await;
     let report = bed.run().await;
     assert_eq!((report.stopped_because, report.processed_requests), (StopReason::QueueEmpty, 30), "{report:?}");
-    assert_eq!(report.keys_held, 4);
+    assert_eq!((report.keys_held, report.logins_failed), (4, 1));
+    assert!(report.errors[0].contains("log in to the developer portal with COC_ACCOUNTS[2]"), "{:?}", report.errors);
     assert_eq!(bed.simulator.portal_keys("second@example.com").len(), 2);
 }
