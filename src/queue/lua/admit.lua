@@ -39,6 +39,11 @@ if wrong then
   return wrong
 end
 
+-- What goes into the queue leaves the mailbox: on a cluster it leaves another server, and a full one stays full.
+if INDEX then
+  begin_even_when_full()
+end
+
 local function find_long_id(entry)
   if entry.source == 'index' then
     return long_id_in_index(INDEX, entry.score, entry.digest, largest)

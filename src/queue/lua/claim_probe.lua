@@ -6,5 +6,6 @@ end
 if redis.call('HGET', KEYS[1], 'next_probe') ~= ARGV[1] then
   return 0
 end
+begin_even_when_full(KEYS[1])
 redis.call('HSET', KEYS[1], 'next_probe', ARGV[2])
 return 1

@@ -7,5 +7,5 @@ end
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+put(KEYS[1], ARGV[2], ARGV[3])
 return 1

@@ -10,7 +10,7 @@ if not holder then
 end
 local rests = string.sub(holder, 1, 7) == 'paused:'
 if holder == ARGV[1] or (rests and redis.call('PTTL', KEYS[1]) < tonumber(ARGV[3])) then
-  redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+  put(KEYS[1], ARGV[2], ARGV[3])
   return 1
 end
 return 0

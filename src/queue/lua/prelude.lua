@@ -63,8 +63,8 @@ local function num(number)
 end
 
 -- At maxmemory Redis refuses the first write of a script when it could grow, and none after it. Where the work frees
--- memory in the end (leasing, settling, renewing), a write that only frees comes first, so that a full Redis is
--- drained instead of standing still.
+-- memory in the end (leasing, settling, renewing, mail that is deleted in the same step), a write that only frees comes
+-- first, so that a full Redis is drained instead of standing still.
 local function begin_even_when_full()
   redis.call('ZREM', LEASED, '')
 end

@@ -12,6 +12,18 @@ local function misused(key, expected)
   end
 end
 
+-- At maxmemory Redis refuses the first write of a script when it could grow, and none after it. What a run needs in order to
+-- drain a full Redis is small and soon ends, so a write that only frees comes first.
+local function put(key, value, life)
+  redis.call('DEL', key)
+  redis.call('SET', key, value, 'PX', life)
+end
+
+-- The same for a hash.
+local function begin_even_when_full(key)
+  redis.call('HDEL', key, '')
+end
+
 local function is_whole(argument)
   local number = tonumber(argument)
   return number and number == math.floor(number) and number >= 0

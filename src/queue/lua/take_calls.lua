@@ -11,7 +11,7 @@ end
 taken = tonumber(taken)
 local granted = math.max(0, math.min(tonumber(ARGV[2]), tonumber(ARGV[1]) - taken))
 if granted > 0 then
-  taken = redis.call('INCRBY', KEYS[1], string.format('%d', granted))
-  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  taken = taken + granted
+  put(KEYS[1], string.format('%.0f', taken), ARGV[3])
 end
 return { granted, taken }

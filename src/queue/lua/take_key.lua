@@ -4,7 +4,9 @@ local wrong = misused(KEYS[1], 'string') or misused(KEYS[2], 'string') or not_wh
 if wrong then
   return wrong
 end
-if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then
-  return { 1, '', 0, redis.call('GET', KEYS[2]) or '' }
+local holder = redis.call('GET', KEYS[1])
+if holder then
+  return { 0, holder, redis.call('PTTL', KEYS[1]), '' }
 end
-return { 0, redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1]), '' }
+put(KEYS[1], ARGV[1], ARGV[2])
+return { 1, '', 0, redis.call('GET', KEYS[2]) or '' }

@@ -55,6 +55,7 @@ scripts! {
     TAKE_CALLS = "slots.lua" "take_calls.lua";
     GIVE_BACK_CALLS = "slots.lua" "give_back_calls.lua";
     TAKE_KEY = "slots.lua" "take_key.lua";
+    REMEMBER_RATE = "slots.lua" "remember_rate.lua";
     RENEW_KEYS = "slots.lua" "renew_keys.lua";
     PAUSE_KEY = "slots.lua" "pause_key.lua";
     GIVE_BACK_KEY = "slots.lua" "give_back_key.lua";

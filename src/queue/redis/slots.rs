@@ -72,10 +72,12 @@ impl Slots for RedisQueue {
     }
 
     async fn remember_rate(&self, key: &Fingerprint, learned: LearnedRate) -> Result<(), QueueError> {
-        let mut command = ::redis::cmd("SET");
-        command.arg(self.keys.rate(&key.0)).arg(learned.to_string());
-        command.arg("PX").arg(lifetime_millis(RATE_LIFETIME));
-        self.link.ask("remembering a rate", Call::Command(&command)).await
+        let mut arguments = Arguments::default();
+        arguments.text(&learned.to_string()).number(lifetime_millis(RATE_LIFETIME));
+        let keys = [self.keys.rate(&key.0)];
+        let call = Call::Script(&scripts::REMEMBER_RATE, &keys, &arguments);
+        let _: i64 = self.link.ask("remembering a rate", call).await?;
+        Ok(())
     }
 
     async fn look_at_key(&self, key: &Fingerprint) -> Result<SlotView, QueueError> {

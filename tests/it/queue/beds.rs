@@ -232,6 +232,15 @@ impl RedisBed {
         }
     }
 
+    /// From now on the server that holds our keys is over its `maxmemory`, whatever is deleted.
+    pub async fn make_full(&self) {
+        let url = self.cluster_of_ours.as_ref().map_or_else(|| self.url(), |cluster| cluster.node_url(0));
+        let mut server = support::redis::connect(&url).await.unwrap();
+        let mut command = redis::cmd("CONFIG");
+        command.arg("SET").arg("maxmemory").arg("1");
+        command.exec_async(&mut server).await.unwrap();
+    }
+
     async fn set(&self, key: &str) -> Vec<(Vec<u8>, f64)> {
         self.command(&["ZRANGE", key, "0", "-1", "WITHSCORES"]).await
     }

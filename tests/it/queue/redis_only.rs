@@ -5,9 +5,10 @@ use std::{collections::BTreeSet, process::Command, time::Duration};
 use refresh_worker::{
     clock::ManualClock,
     config::RedisConfig,
-    model::{Priority, Wish},
+    model::{LearnedRate, Priority, Wish},
     queue::{
-        LeaseRequest, MailLimits, Queue as _, QueueError, Settlement, Slots as _,
+        CallsGranted, Fingerprint, Holder, LeaseRequest, MailLimits, Maintenance, Queue as _, QueueError, Settlement,
+        Slot, Slots as _,
         record::{QueueLimits, State},
         redis::{RedisQueue, Timeouts},
     },
@@ -53,9 +54,9 @@ async fn all_our_keys_lie_in_one_hash_slot() {
     bed.put_index(b"y", 1.0).await;
     bed.admit(NOW).await;
     bed.lease_one(NOW).await;
-    let key = refresh_worker::queue::Fingerprint("f".to_owned());
+    let key = Fingerprint("f".to_owned());
     bed.queue().take_key(&key, "run", SECOND).await.unwrap();
-    bed.queue().remember_rate(&key, refresh_worker::model::LearnedRate::plain(1.0)).await.unwrap();
+    bed.queue().remember_rate(&key, LearnedRate::plain(1.0)).await.unwrap();
     bed.queue().take_calls(NOW.midnight(), 1, 10).await.unwrap();
     let keys: Vec<String> = bed.command(&["KEYS", "*"]).await;
     assert!(keys.len() >= 7, "{keys:?}");
@@ -115,20 +116,61 @@ async fn a_full_redis_leaves_nothing_half_done_and_can_be_drained() {
     bed.put_mail("clan:2PP", 1.0, &value("clan:2PP", 1, NOW)).await;
     bed.put_mail("junk", 1.0, "junk").await;
     bed.put_index(b"orphan", 1.0).await;
-    let mail = bed.queue().read_mail(NOW, MailLimits::default()).await.unwrap();
-    bed.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    bed.make_full().await;
     let before = everything(&bed).await;
-    let error = bed.queue().admit(NOW, mail).await.unwrap_err();
-    assert!(matches!(&error, QueueError::Refused { detail, .. } if detail.contains("OOM")), "{error}");
     let wish = Wish::now("clan:2QQ".parse().unwrap(), Priority::High, NOW);
-    bed.queue().enqueue(NOW, &[wish]).await.unwrap_err();
+    let error = bed.queue().enqueue(NOW, &[wish]).await.unwrap_err();
+    assert!(matches!(&error, QueueError::Refused { detail, .. } if detail.contains("OOM")), "{error}");
     assert_eq!(everything(&bed).await, before);
+
+    // What admission puts into the queue it deletes from the mailbox in the same step.
+    let admitted = bed.admit(NOW).await;
+    assert_eq!((admitted.admitted, admitted.unreadable, admitted.orphaned), (1, 1, 1), "{admitted:?}");
+    let contents = bed.dump().await;
+    assert_eq!((contents.index.len(), contents.data.len(), contents.records.len()), (0, 0, 4));
 
     let lease = bed.lease_one(NOW).await;
     let renewal = [(lease.object.clone(), lease.token.clone())];
     assert_eq!(bed.queue().renew(NOW, &renewal, NOW + 30 * SECOND).await.unwrap(), [true]);
     settle(&bed, NOW, &lease, Settlement::Done).await;
-    assert_eq!(bed.dump().await.records.len(), 2, "a full Redis is drained");
+    assert_eq!(bed.dump().await.records.len(), 3, "a full Redis is drained");
+}
+
+#[tokio::test]
+async fn what_runs_agree_on_goes_into_a_full_redis() {
+    const REST: Duration = Duration::from_secs(60);
+    let server = PrivateRedis::start().await;
+    let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
+    let queue = bed.queue();
+    bed.make_full().await;
+    let key = Fingerprint("0123456789ab".to_owned());
+    let learned = Some(LearnedRate::plain(17.0));
+    assert_eq!(queue.take_key(&key, "a", REST).await.unwrap(), Slot::Taken { learned_rate: None });
+    assert_eq!(queue.renew_keys(std::slice::from_ref(&key), "a", REST).await.unwrap(), [true]);
+    queue.remember_rate(&key, LearnedRate::plain(17.0)).await.unwrap();
+    queue.pause_key(&key, "a", "throttled", REST).await.unwrap();
+    let seen = queue.look_at_key(&key).await.unwrap();
+    assert_eq!((seen.holder, seen.learned_rate), (Holder::Paused("throttled".to_owned()), learned));
+    assert!(queue.end_rest(&key).await.unwrap());
+    assert_eq!(queue.take_key(&key, "b", REST).await.unwrap(), Slot::Taken { learned_rate: learned });
+    queue.give_back_key(&key, "b", REST).await.unwrap();
+    assert!(matches!(queue.take_key(&key, "a", REST).await.unwrap(), Slot::Held { .. }));
+
+    let day = NOW.midnight();
+    for taken in [40, 80] {
+        assert_eq!(queue.take_calls(day, 40, 100).await.unwrap(), CallsGranted { granted: 40, taken });
+    }
+    queue.give_back_calls(day, 30).await.unwrap();
+    assert_eq!(queue.calls_taken(day).await.unwrap(), 50);
+    let life: i64 = bed.command(&["PTTL", &format!("{{refresh}}:calls:{}", day.to_utc().date())]).await;
+    assert!(life > 0, "it does not live for ever: {life}");
+
+    let note = Maintenance { since: NOW, next_probe: NOW + REST };
+    queue.begin_maintenance(note).await.unwrap();
+    assert_eq!(queue.maintenance().await.unwrap(), Some(note));
+    assert!(queue.claim_probe(note.next_probe, NOW + 2 * REST).await.unwrap());
+    queue.end_maintenance().await.unwrap();
+    assert_eq!(queue.maintenance().await.unwrap(), None);
 }
 
 #[tokio::test]

@@ -63,6 +63,9 @@ impl Cluster {
         for port in ports {
             let mut node = connect(&format!("redis://127.0.0.1:{port}")).await.expect("the node answers");
             redis::cmd("FLUSHALL").exec_async(&mut node).await.expect("the node is emptied");
+            // A test may have made it full.
+            let mut command = redis::cmd("CONFIG");
+            command.arg("SET").arg("maxmemory").arg("0").exec_async(&mut node).await.expect("CONFIG SET");
         }
         Self { ports, _turn: turn }
     }
