@@ -34,7 +34,7 @@ use crate::{
     clock::{ServerTime, Timestamp},
     derive::followup,
     model::{FollowUp, ObjectId, Outcome, Priority},
-    queue::{Lease, LeaseRequest, LeaseToken, MailLimits, Queue, QueueError, Slots},
+    queue::{Lease, LeaseRequest, LeaseToken, Leased, MailLimits, Queue, QueueError, Slots},
     store::{Freshness, Store, StoreError},
 };
 
@@ -112,12 +112,18 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     async fn lease_stage(&self, work: mpsc::Sender<Work>, ended: mpsc::Sender<Ended>) {
         let mut leased_so_far = 0_u64;
         let mut probing = self.probing;
+        let mut told_of_mail = false;
         while let Some(room) = self.room(leased_so_far, probing).await {
             let batch = match self.lease_patiently(room).await {
                 Ok(batch) => batch,
                 Err(error) => return self.queue_down(&error),
             };
             leased_so_far += batch.leases.len() as u64;
+            if let Some(error) = batch.not_admitted.as_ref().filter(|_| !told_of_mail) {
+                told_of_mail = true;
+                warn!(error = %error, "could not admit mail; it waits, and what is ready is worked off");
+                lock(self.tally).error(format!("failed to {error}"));
+            }
             let nothing = batch.leases.is_empty();
             let suspect = batch.suspect_waits || batch.leases.iter().any(Lease::is_suspect);
             if !nothing && !self.hand_out(batch.leases, &work, &ended).await {
@@ -133,7 +139,10 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 self.wait(|counts| counts.open == 0, None).await;
             } else if nothing && !batch.more {
                 if self.flow.counts().open == 0 {
-                    return self.halt.end(Force::None, StopReason::QueueEmpty, None);
+                    return match batch.not_admitted {
+                        Some(error) => self.queue_down(&error),
+                        None => self.halt.end(Force::None, StopReason::QueueEmpty, None),
+                    };
                 }
                 self.wait(|counts| counts.open == 0, Some(LOOK_AGAIN)).await;
             }
@@ -303,12 +312,16 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             leased
         };
         let (admitted, leased) = tokio::join!(admit, lease);
-        let (admitted, leased) = (admitted?, leased?);
+        if let Ok(admitted) = &admitted {
+            let mut tally = lock(self.tally);
+            tally.mail.add(admitted);
+            tally.repaired.add(admitted.repaired);
+        }
+        let leased = leased?;
         let mut tally = lock(self.tally);
-        tally.mail.add(&admitted);
         tally.lapsed += leased.lapsed as u64;
-        tally.repaired.add(admitted.repaired);
         tally.repaired.add(leased.repaired);
+        drop(tally);
         if leased.lapsed > 0 {
             warn!(
                 lapsed = leased.lapsed,
@@ -316,9 +329,17 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 "took back leases of a run that ended without settling them"
             );
         }
-        // A server that has forgotten the script of the one and not of the other carries them out in the other order.
-        let more = admitted.more || admitted.admitted > 0 || leased.more;
-        Ok(Batch { leases: leased.leases, suspect_waits: leased.suspect_waits, more })
+        let Leased { leases, suspect_waits, more, .. } = leased;
+        match admitted {
+            // A server that has forgotten the script of the one and not of the other carries them out in the other order.
+            Ok(admitted) => {
+                let more = admitted.more || admitted.admitted > 0 || more;
+                Ok(Batch { leases, suspect_waits, more, not_admitted: None })
+            }
+            Err(error) if leases.is_empty() && error.is_transient() => Err(error),
+            // Whatever became of the mail, what is leased is ours: dropped, it would lapse, and end as a dead letter.
+            Err(error) => Ok(Batch { leases, suspect_waits, more, not_admitted: Some(error) }),
+        }
     }
 
     /// Leases last `LEASE_SECONDS`, but never past the end of the run plus a margin.
@@ -461,6 +482,8 @@ struct Batch {
     /// Mail waits, or came with this batch, or not all that is due was looked at: an empty batch does not mean an empty
     /// queue.
     more: bool,
+    /// Why mail could not be taken in. It is still in the mailbox.
+    not_admitted: Option<QueueError>,
 }
 
 /// How many requests may be leased and not yet started.

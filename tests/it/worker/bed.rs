@@ -62,8 +62,13 @@ impl Bed {
 
     /// A second worker on the same queue, store and keys, as another invocation would be.
     pub fn another(&self) -> Worker<MemoryQueue, SqliteStore> {
+        self.another_on(Arc::clone(&self.worker.queue))
+    }
+
+    /// The same on another queue.
+    pub fn another_on<Q>(&self, queue: Arc<Q>) -> Worker<Q, SqliteStore> {
         Worker {
-            queue: Arc::clone(&self.worker.queue),
+            queue,
             store: Arc::clone(&self.worker.store),
             api: ApiClient::new(&self.simulator.base_url()).expect("the simulator's address is one"),
             wallet: self.worker.wallet.clone(),

@@ -7,6 +7,7 @@ mod key_ring;
 mod many_keys;
 mod obstacles;
 mod portal;
+mod redis;
 mod runs;
 mod sustained;
 mod told;
