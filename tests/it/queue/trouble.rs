@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use refresh_worker::{
     clock::Timestamp,
-    model::{Priority, Reason, Wish},
+    model::{LearnedRate, Priority, Reason, Wish},
     queue::{
-        DeadFilter, Fingerprint, Lease, MailLimits, Queue as _, QueueError, Repaired, Settled, Settlement, Slots as _,
+        DeadFilter, Fingerprint, Lease, MailLimits, Maintenance, Queue as _, QueueError, Repaired, Settled, Settlement,
+        Slot, Slots as _,
         record::{QueueLimits, State},
         redis::{RedisQueue, Timeouts},
     },
@@ -57,6 +58,7 @@ async fn a_queue_on_a_cluster_is_mended_like_any_other() {
 
 on_redis! {
     the_deletion_of_any_one_of_our_keys_loses_no_request
+    the_loss_of_what_runs_agree_on_is_the_loss_of_that_alone
     a_record_that_lacks_any_one_field_is_rebuilt
     a_leased_record_that_lacks_any_one_field_is_not_leased_by_a_second
     a_record_that_cannot_be_read_is_rebuilt_from_its_name
@@ -134,9 +136,15 @@ async fn the_deletion_of_any_one_of_our_keys_loses_no_request(bed: &RedisBed) {
         ("orphans", false),
         ("scan", false),
         ("counters", false),
+        ("key:0123456789ab", false),
+        ("rate:0123456789ab", false),
+        ("calls:2026-03-04", false),
+        ("pause", false),
     ] {
         let full = fill(bed).await;
-        bed.command::<i64>(&["DEL", &format!("{{refresh}}:{key}")]).await;
+        agree(bed).await;
+        let deleted: i64 = bed.command(&["DEL", &format!("{{refresh}}:{key}")]).await;
+        assert!(deleted == 1 || ["delayed:low", "scan"].contains(&key), "{key}");
         let repaired = bed.queue().reconcile(NOW).await.unwrap();
         assert_eq!(repaired != NOTHING, seen, "{key}: {repaired:?}");
         assert_eq!(bed.queue().repair(NOW).await.unwrap(), NOTHING, "{key}");
@@ -156,6 +164,30 @@ async fn the_deletion_of_any_one_of_our_keys_loses_no_request(bed: &RedisBed) {
         assert_all_are_served(bed, &[READY, DELAYED, LEASED, "clan:2VV"]).await;
         assert!(bed.queue().redrive(NOW, &DeadFilter::default()).await.unwrap() > 0, "{key}");
     }
+}
+
+/// What runs agree on beside the requests.
+async fn agree(bed: &RedisBed) {
+    let (queue, key) = (bed.queue(), Fingerprint("0123456789ab".to_owned()));
+    queue.remember_rate(&key, LearnedRate::plain(17.0)).await.unwrap();
+    queue.take_key(&key, "run", HOUR).await.unwrap();
+    queue.take_calls(NOW.midnight(), 40, 100).await.unwrap();
+    queue.begin_maintenance(Maintenance { since: NOW, next_probe: NOW + HOUR }).await.unwrap();
+}
+
+async fn the_loss_of_what_runs_agree_on_is_the_loss_of_that_alone(bed: &RedisBed) {
+    agree(bed).await;
+    let (queue, key) = (bed.queue(), Fingerprint("0123456789ab".to_owned()));
+    bed.command::<i64>(&["DEL", "{refresh}:key:0123456789ab", "{refresh}:calls:2026-03-04", "{refresh}:pause"]).await;
+    // Whoever had the slot is told so at the next renewal; until then two may have it.
+    let taken = queue.take_key(&key, "another", HOUR).await.unwrap();
+    assert_eq!(taken, Slot::Taken { learned_rate: Some(LearnedRate::plain(17.0)) });
+    assert_eq!(queue.renew_keys(std::slice::from_ref(&key), "run", HOUR).await.unwrap(), [false]);
+    // The day begins anew, and the next run finds out by itself that the API is in maintenance.
+    assert_eq!(queue.take_calls(NOW.midnight(), 40, 100).await.unwrap().taken, 40);
+    assert_eq!(queue.maintenance().await.unwrap(), None);
+    bed.command::<i64>(&["DEL", "{refresh}:key:0123456789ab", "{refresh}:rate:0123456789ab"]).await;
+    assert_eq!(queue.take_key(&key, "third", HOUR).await.unwrap(), Slot::Taken { learned_rate: None });
 }
 
 async fn record_text(bed: &RedisBed, name: &str) -> serde_json::Value {
