@@ -71,6 +71,9 @@ end
 
 local LONGEST = 9007199254740992
 local FORGOTTEN_LEASE_MS = 120000
+local LONGEST_WAIT_MS = 86400000
+-- The longest LEASE_SECONDS, and a margin.
+local LONGEST_LEASE_MS = 3600000 + 120000
 
 local function is_count(value, most)
   return type(value) == 'number' and value >= 0 and value <= most and value == math.floor(value)
@@ -281,7 +284,7 @@ local function rebuild(json, scores, now)
     first = is_time(old.first) and old.first or first,
     last = is_time(old.last) and old.last or now,
     due = is_time(old.due) and old.due or 0,
-    hold = math.min(hold, now + 86400000),
+    hold = math.min(hold, now + LONGEST_WAIT_MS),
     attempts = is_count(old.attempts, 1000) and old.attempts or 0,
     lapses = is_count(old.lapses, 1000) and old.lapses or 0,
     merges = is_count(old.merges, LONGEST - 1) and old.merges + 1 or 1,
@@ -311,7 +314,7 @@ local function rebuild(json, scores, now)
     return record
   elseif old.state == 'leased' or scores[LEASED] then
     local ends = is_time(old.expires) and old.expires or is_time(scores[LEASED]) and scores[LEASED]
-    record.hold = math.max(record.hold, math.min(ends or now + FORGOTTEN_LEASE_MS, now + 86400000))
+    record.hold = math.max(record.hold, math.min(ends or now + FORGOTTEN_LEASE_MS, now + LONGEST_WAIT_MS))
   end
   if record.next then
     merge(record, record.next)
@@ -321,6 +324,27 @@ local function rebuild(json, scores, now)
   return record
 end
 
+-- No time of a record is later than a day from now, and no lease longer than the longest there is. What lies beyond was written
+-- by hand or by a clock that was wrong, and would keep the object for years. Answers whether something did.
+local function bring_near(record, now)
+  local far = false
+  local function limit(of, field, latest)
+    if of[field] > latest then
+      of[field], far = latest, true
+    end
+  end
+  for _, wanted in ipairs({ record, record.next }) do
+    limit(wanted, 'first', now + LONGEST_WAIT_MS)
+    limit(wanted, 'last', now + LONGEST_WAIT_MS)
+    limit(wanted, 'due', now + LONGEST_WAIT_MS)
+  end
+  limit(record, 'hold', now + LONGEST_WAIT_MS)
+  if record.state == 'leased' then
+    limit(record, 'expires', now + LONGEST_LEASE_MS)
+  end
+  return far
+end
+
 -- Brings one name in order: a whole record, standing in the set of its state with its score, and in no other.
 local function mend(name, now)
   if not is_object(name) then
@@ -328,12 +352,16 @@ local function mend(name, now)
     return
   end
   local record, json = load(name)
-  local scores = places(name)
+  local scores, rebuilt = places(name), false
   if not record then
     if not json and next(scores) == nil then
       return
     end
     record = rebuild(json, scores, now)
+    rebuilt = true
+  end
+  rebuilt = bring_near(record, now) or rebuilt
+  if rebuilt then
     redis.call('HSET', OBJECTS, name, cjson.encode(record))
     repaired[1] = repaired[1] + 1
   end
@@ -348,7 +376,7 @@ local function mend(name, now)
       moved = true
     end
   end
-  if moved and not json then
+  if moved and not rebuilt then
     repaired[2] = repaired[2] + 1
   end
 end

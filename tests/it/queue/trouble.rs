@@ -7,9 +7,9 @@ use refresh_worker::{
     clock::Timestamp,
     model::{LearnedRate, Priority, Reason, Wish},
     queue::{
-        DeadFilter, Fingerprint, Lease, MailLimits, Maintenance, Queue as _, QueueError, Repaired, Settled, Settlement,
-        Slot, Slots as _,
-        record::{QueueLimits, State},
+        DeadFilter, Fingerprint, Lease, LeaseRequest, MailLimits, Maintenance, Queue as _, QueueError, Repaired,
+        Settled, Settlement, Slot, Slots as _,
+        record::{CLASS_WIDTH, QueueLimits, State},
         redis::{RedisQueue, Timeouts},
     },
 };
@@ -68,6 +68,7 @@ on_redis! {
     a_record_deleted_while_leased_is_not_leased_by_a_second_when_mail_comes
     what_is_no_object_is_set_aside_with_its_bytes
     every_run_looks_at_a_stretch_and_all_runs_at_everything
+    a_time_years_ahead_is_brought_near
 }
 
 /// One object in each state, an orphan, and unreadable mail.
@@ -361,6 +362,55 @@ async fn every_run_looks_at_a_stretch_and_all_runs_at_everything(bed: &RedisBed)
     bed.command::<i64>(&["DEL", "{refresh}:ready"]).await;
     assert_eq!(bed.queue().reconcile(NOW).await.unwrap().places, 2000);
     bed.dump().await;
+}
+
+async fn a_time_years_ahead_is_brought_near(bed: &RedisBed) {
+    const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+    let (day, longest_lease) = (HOUR * 24, HOUR + Duration::from_secs(120));
+    let far = (NOW + YEARS).as_millis();
+    for (object, set, field, latest) in [
+        (DELAYED, "delayed:medium", "hold", day),
+        (DELAYED, "delayed:medium", "due", day),
+        (DELAYED, "delayed:medium", "last", day),
+        (READY, "ready", "first", day),
+        (LEASED, "leased", "expires", longest_lease),
+    ] {
+        for at_once in [false, true] {
+            let full = fill(bed).await;
+            let mut record = record_text(bed, object).await;
+            record[field] = far.into();
+            write_record(bed, object, &record.to_string()).await;
+            let score = if object == READY { 3 * CLASS_WIDTH + far } else { far };
+            if field != "last" {
+                bed.command::<i64>(&["ZADD", &format!("{{refresh}}:{set}"), &score.to_string(), object]).await;
+            }
+            let repaired = if at_once { bed.queue().repair(NOW).await } else { bed.queue().reconcile(NOW).await };
+            assert_eq!(repaired.unwrap(), Repaired { records: 1, ..NOTHING }, "{object}, {field}");
+            assert_eq!(bed.queue().repair(NOW).await.unwrap(), NOTHING, "{object}, {field}");
+            let record = record_text(bed, object).await;
+            assert_eq!(record[field], (NOW + latest).as_millis(), "{object}, {field}");
+            bed.dump().await;
+            // Whoever holds the lease still does, and what waits is served in the end.
+            let settled = settle(bed, NOW, &full.leased, Settlement::Release).await;
+            assert_eq!(settled, Settled::Settled, "{object}, {field}");
+            let mut served = names(&bed.lease(NOW + day, &request(10)).await);
+            served.sort_unstable();
+            assert_eq!(served, [READY, DELAYED, LEASED], "{object}, {field}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_nobody_holds_until_in_years_ends_with_the_longest_lease() {
+    let bed = RedisBed::fresh().await;
+    bed.enqueue(READY, Priority::High, NOW).await;
+    bed.lease(NOW, &LeaseRequest { duration: HOUR * 100_000, ..request(1) }).await;
+    assert_eq!(bed.queue().reconcile(NOW).await.unwrap(), Repaired { records: 1, ..NOTHING });
+    let later = NOW + HOUR;
+    assert_eq!(bed.queue().reconcile(later).await.unwrap(), NOTHING, "it is not put off by looking at it");
+    assert_eq!(names(&bed.lease(later, &request(1)).await), [""; 0]);
+    let leased = bed.lease(later + Duration::from_secs(120), &request(1)).await;
+    assert_eq!((names(&leased), leased.lapsed), (vec![READY.to_owned()], 1));
 }
 
 fn wish(object: &str) -> Wish {
