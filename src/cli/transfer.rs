@@ -3,6 +3,9 @@
 //! Mail is admitted at the source, as a run does it, and then moves as records: copied and merged at the target, looked for
 //! there, and only then deleted at the source, if it is still as it was copied. So at every moment each request is at the
 //! source, at the target, or at both; at both it merges when this is run again.
+//!
+//! What runs agreed on (rests of keys, learned rates, the calls of a day, maintenance) is copied before the first request, so that
+//! a worker at the target knows it. A run of the source that uses a key cannot be moved: it is waited for by the operator.
 
 use std::{
     fs,
@@ -31,7 +34,7 @@ use crate::{
         MailLimits, Queue as _, QueueError,
         archive::{Archive as _, Kept, Part, Place, Returning},
         record::{QueueLimits, Record, State},
-        redis::RedisQueue,
+        redis::{Agreement, InUse, RedisQueue},
     },
 };
 
@@ -43,12 +46,14 @@ const TOLD_EVERY: Duration = Duration::from_secs(5);
 
 /// Moves mailbox and queue to another Redis
 ///
-/// Every request is copied, looked for at the target, and only then deleted at the old one, if it did not change
-/// meanwhile. It may be interrupted at any point and run again: at worst a request is at both and merges. Leased requests
-/// wait until they are settled or their lease runs out. With --follow it goes on moving what producers still write to
-/// the old Redis, until Ctrl-C. Stop the worker's schedule first, or point the worker to the new Redis: with --follow
-/// running, producers can be moved one after another. Needs REDIS_URL (the old one), and the new one from --to-file,
-/// MIGRATE_TO_REDIS_URL or --to. QUEUE_NAMESPACE holds for both.
+/// Stop the worker's schedule first: while a run at the old Redis uses an API key, nothing is moved, since a worker at the new
+/// one would use that key at the same time. Rests of keys, learned rates, the calls of the day and the note of maintenance are
+/// copied, each for the rest of its life. Every request is copied, looked for at the target, and only then deleted at the old
+/// one, if it did not change meanwhile. It may be interrupted at any point and run again: at worst a request is at both and
+/// merges. Leased requests wait until they are settled or their lease runs out. With --follow it goes on moving what producers
+/// still write to the old Redis, until Ctrl-C: meanwhile point the worker to the new Redis, start its schedule again, and move
+/// the producers one after another. Needs REDIS_URL (the old one), and the new one from --to-file, MIGRATE_TO_REDIS_URL or
+/// --to. QUEUE_NAMESPACE holds for both.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -80,6 +85,8 @@ struct Moved {
     requests: u64,
     dead_letters: u64,
     unreadable: u64,
+    /// Rests of keys, learned rates, counts of a day's calls and the note of maintenance that were copied.
+    agreements: u64,
     /// Copies that changed at the old Redis before they were deleted there; they moved again later.
     changed: u64,
     /// Still at the old Redis.
@@ -130,6 +137,7 @@ pub async fn run(args: TransferArgs) -> anyhow::Result<Ending> {
         text::print(&format!("moving {} to {}{end}\n", source.server(), target.server()))?;
     }
     let mut transfer = Transfer { source, target, moved: Moved::default(), scanned: false, clean_since_start: false };
+    transfer.carry_over_agreements().await?;
     let stop = AtomicBool::new(false);
     let carried_out = transfer.carry_out(args.follow, &stop);
     interrupts.until_done(carried_out, || stop.store(true, Ordering::Relaxed)).await?;
@@ -166,7 +174,8 @@ fn target_config(args: &TransferArgs) -> anyhow::Result<RedisConfig> {
 
 async fn refuse_same(source: &RedisQueue, target: &RedisQueue) -> anyhow::Result<()> {
     target.time().await.context("failed to ask the new Redis")?;
-    if source.is_same_database(target).await.context("failed to compare the two Redis")? {
+    // The mark is written at the new one: the old one may be full.
+    if target.is_same_database(source).await.context("failed to compare the two Redis")? {
         return Err(Misuse(format!(
             "nothing was moved: {} and {} are the same database; name another server or another database number",
             source.server(),
@@ -182,6 +191,25 @@ async fn refuse_same(source: &RedisQueue, target: &RedisQueue) -> anyhow::Result
 }
 
 impl Transfer {
+    /// Copies what runs agreed on, unless a run goes on: what it holds cannot be moved.
+    async fn carry_over_agreements(&mut self) -> anyhow::Result<()> {
+        let agreements = self.source.agreements().await;
+        let agreements = agreements.context("failed to read what runs agreed on at the old Redis")?;
+        if let Some(InUse { key, run, left }) = agreements.iter().find_map(Agreement::in_use) {
+            anyhow::bail!(
+                "nothing was moved: run {run} at the old Redis uses API key {key}, and a worker at the new one would use it at \
+                 the same time; stop the worker's schedule and run this again when that run has ended (should it be \
+                 dead, its hold ends in {} s)",
+                left.as_secs() + 1
+            );
+        }
+        for agreement in &agreements {
+            let carried = self.target.carry_over(agreement).await;
+            self.moved.agreements += u64::from(carried.context("failed to copy what runs agreed on")?);
+        }
+        Ok(())
+    }
+
     /// Moves until nothing is left, or for ever; ends early when it is asked to.
     async fn carry_out(&mut self, follow: bool, stop: &AtomicBool) -> anyhow::Result<()> {
         let mut told = tokio::time::Instant::now();
@@ -328,6 +356,12 @@ fn render(moved: &Moved) -> String {
         counted(moved.dead_letters, "dead letter", "dead letters"),
         counted(moved.unreadable, "letter", "letters"),
     );
+    if moved.agreements > 0 {
+        let agreements = counted(moved.agreements, "agreement", "agreements");
+        let what = "rests of keys, learned rates, calls of a day, maintenance";
+        let carried = format!("carried over {agreements} of runs ({what})\n");
+        told.push_str(&carried);
+    }
     let left = &moved.left;
     let kinds = [
         (left.waiting, "requests and dead letters"),

@@ -4,6 +4,8 @@
 //! time, so that a test can move it. [`memory`](super::memory) is the same queue without Redis.
 
 #[cfg(feature = "cli")]
+mod agreements;
+#[cfg(feature = "cli")]
 mod archive;
 mod cluster;
 mod inspect;
@@ -17,6 +19,8 @@ use std::{sync::Arc, time::Duration};
 
 use secrecy::ExposeSecret as _;
 
+#[cfg(feature = "cli")]
+pub use agreements::{Agreement, InUse};
 pub use inspect::Inspection;
 pub use link::Timeouts;
 

@@ -69,6 +69,7 @@ scripts! {
     RESTORE = "prelude.lua" "restore.lua";
     TAKE_AWAY = "prelude.lua" "take_away.lua";
     PURGE = "prelude.lua" "purge.lua";
+    CARRY_OVER = "slots.lua" "carry_over.lua";
     SCAN_KEYS = "scan_keys.lua";
     HAS_DATA = "has_data.lua";
 }
@@ -158,6 +159,12 @@ impl Keys {
     /// `{refresh}:calls:2026-03-04`
     pub(super) fn calls(&self, day: Timestamp) -> String {
         format!("{}:calls:{}", self.prefix, day.to_utc().date())
+    }
+
+    /// Any of our keys, by its name without the namespace.
+    #[cfg(feature = "cli")]
+    pub(super) fn of(&self, name: &str) -> String {
+        format!("{}:{name}", self.prefix)
     }
 
     pub(super) fn check(&self) -> String {

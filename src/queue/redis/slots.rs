@@ -17,10 +17,10 @@ use crate::{
 };
 
 /// Stands in a paused key's slot, before the reason.
-const PAUSED: &str = "paused:";
+pub(super) const PAUSED: &str = "paused:";
 
 /// Stands in the slot of a key that was given back, before the run that did so.
-const LEFT: &str = "left:";
+pub(super) const LEFT: &str = "left:";
 
 /// What was written about a rate, when it is one above 0.
 fn learned(text: &str) -> Option<LearnedRate> {

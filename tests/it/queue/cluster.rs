@@ -5,12 +5,16 @@ use std::{
     pin::pin,
     sync::Arc,
     task::{Context, Poll, Wake},
+    time::Duration,
 };
 
 use refresh_worker::{
     clock::Timestamp,
     model::Event,
-    queue::{MailLimits, ORPHAN_PATIENCE, Queue as _, QueueError, record::QueueLimits},
+    queue::{
+        Fingerprint, MailLimits, ORPHAN_PATIENCE, Queue as _, QueueError, Slots as _, record::QueueLimits,
+        redis::Agreement,
+    },
 };
 
 use super::beds::{Bed, NOW, PATIENT, RedisBed, connect_as, tag, value};
@@ -208,4 +212,32 @@ async fn the_stream_of_events_and_the_keys_of_readers_lie_on_any_node() {
     }
     assert_eq!(bed.queue().forget_keys(&keys).await.unwrap(), 40, "over all nodes together");
     assert_eq!(bed.queue().forget_keys(&keys).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn what_runs_agreed_on_is_carried_from_a_cluster_to_a_server_and_back() {
+    let (cluster, server) = (RedisBed::on_cluster(QueueLimits::default()).await, RedisBed::fresh().await);
+    let (resting, used) = (Fingerprint("0123456789ab".to_owned()), Fingerprint("ba9876543210".to_owned()));
+    let (from, to, rest) = (cluster.queue(), server.queue(), Duration::from_secs(300));
+    from.take_key(&resting, "run", rest).await.unwrap();
+    from.pause_key(&resting, "run", "throttled", rest).await.unwrap();
+    from.take_calls(NOW.midnight(), 40, 100).await.unwrap();
+    let agreements = from.agreements().await.unwrap();
+    assert_eq!((agreements.len(), agreements.iter().find_map(Agreement::in_use)), (2, None), "{agreements:?}");
+    for agreement in &agreements {
+        assert!(to.carry_over(agreement).await.unwrap(), "{agreement:?}");
+        assert!(!to.carry_over(agreement).await.unwrap(), "the second time it says no more: {agreement:?}");
+    }
+    assert_eq!(to.calls_taken(NOW.midnight()).await.unwrap(), 40);
+    to.take_calls(NOW.midnight(), 10, 100).await.unwrap();
+    to.take_key(&used, "run", rest).await.unwrap();
+    let mut carried = Vec::new();
+    for agreement in to.agreements().await.unwrap() {
+        match agreement.in_use() {
+            Some(in_use) => assert_eq!((in_use.key, in_use.run), (used.0.as_str(), "run")),
+            None => carried.push(from.carry_over(&agreement).await.unwrap()),
+        }
+    }
+    assert_eq!(carried.len(), 2);
+    assert_eq!(from.calls_taken(NOW.midnight()).await.unwrap(), 50, "the larger count");
 }

@@ -2,11 +2,19 @@
 
 use std::{collections::BTreeSet, fs, time::Duration};
 
-use refresh_worker::queue::Settlement;
+use refresh_worker::{
+    model::LearnedRate,
+    queue::{Fingerprint, Holder, Maintenance, Settlement, Slots as _},
+};
 use serde_json::Value;
 
 use super::{Bed, Shell, clan, clans, value};
-use crate::support::proxy::{Mode, Proxy};
+use crate::support::{
+    proxy::{Mode, Proxy},
+    redis::PrivateRedis,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// A shell that moves from one to the other; the URL of the new one is in the environment.
 fn mover(from: &str, to: &str) -> Shell {
@@ -44,6 +52,20 @@ async fn everything_is_moved_and_nothing_is_left() {
 }
 
 #[tokio::test]
+async fn everything_moves_away_from_a_full_redis() {
+    let server = PrivateRedis::start().await;
+    let (old, new) = (Bed::at(&server.url()).await, Bed::fresh().await);
+    old.enqueue(&clans(3)).await;
+    for name in &clans(6)[3..] {
+        old.mail(name, &value(name)).await;
+    }
+    old.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let told = mover(&old.url, &new.url).run(&["queue", "migrate"]).await.well();
+    assert!(told.contains("nothing is left at the old Redis"), "{told}");
+    assert_eq!(new.objects().await, clans(6).into_iter().collect());
+}
+
+#[tokio::test]
 async fn a_leased_request_waits_until_it_is_settled() {
     let (old, new) = (Bed::fresh().await, Bed::fresh().await);
     old.enqueue(&clans(1)).await;
@@ -58,6 +80,62 @@ async fn a_leased_request_waits_until_it_is_settled() {
     old.settle(lease, Settlement::Done).await;
     moving.end().await.well();
     assert_eq!(new.objects().await, clans(3).into_iter().collect());
+}
+
+#[tokio::test]
+async fn what_runs_agreed_on_goes_along_for_the_rest_of_its_life() {
+    let (old, new) = (Bed::fresh().await, Bed::fresh().await);
+    let (resting, learned) = (Fingerprint("0123456789ab".to_owned()), LearnedRate::plain(17.0));
+    let now = old.now().await;
+    old.queue.take_key(&resting, "some-run", MINUTE).await.unwrap();
+    old.queue.pause_key(&resting, "some-run", "throttled", 5 * MINUTE).await.unwrap();
+    old.queue.remember_rate(&resting, learned).await.unwrap();
+    old.queue.take_calls(now.midnight(), 40, 100).await.unwrap();
+    let note = Maintenance { since: now, next_probe: now + MINUTE };
+    old.queue.begin_maintenance(note).await.unwrap();
+    let day = format!("calls:{}", now.midnight().to_utc().date());
+    let lives: Vec<String> =
+        ["rate:0123456789ab", &day, "pause"].into_iter().map(|key| format!("{{refresh}}:{key}")).collect();
+    for key in &lives {
+        old.command::<()>(&["PEXPIRE", key, "600000"]).await;
+    }
+    let shell = mover(&old.url, &new.url);
+    let told = shell.run(&["queue", "migrate"]).await.well();
+    assert!(told.contains("carried over 4 agreements of runs"), "{told}");
+    let seen = new.queue.look_at_key(&resting).await.unwrap();
+    assert_eq!((seen.holder, seen.learned_rate), (Holder::Paused("throttled".to_owned()), Some(learned)));
+    assert!(seen.for_another > MINUTE && seen.for_another <= 5 * MINUTE, "{:?}", seen.for_another);
+    assert_eq!(new.queue.calls_taken(now.midnight()).await.unwrap(), 40);
+    assert_eq!(new.queue.maintenance().await.unwrap(), Some(note));
+    for key in &lives {
+        let life: u64 = new.command(&["PTTL", key]).await;
+        assert!(life > 60_000 && life <= 600_000, "{key}: {life}");
+    }
+    // The worker has gone on at the new one: there, what says more stays.
+    new.queue.take_calls(now.midnight(), 10, 100).await.unwrap();
+    new.queue.pause_key(&resting, "a-run", "throttled again", 10 * MINUTE).await.unwrap();
+    let told = shell.run(&["queue", "migrate"]).await.well();
+    assert!(!told.contains("carried over"), "{told}");
+    assert_eq!(new.queue.calls_taken(now.midnight()).await.unwrap(), 50);
+    let seen = new.queue.look_at_key(&resting).await.unwrap();
+    assert_eq!(seen.holder, Holder::Paused("throttled again".to_owned()));
+}
+
+#[tokio::test]
+async fn while_a_run_of_the_old_redis_holds_a_key_nothing_is_moved() {
+    let (old, new) = (Bed::fresh().await, Bed::fresh().await);
+    old.enqueue(&clans(2)).await;
+    let key = Fingerprint("0123456789ab".to_owned());
+    old.queue.take_key(&key, "some-run", MINUTE).await.unwrap();
+    for follow in [&["queue", "migrate"][..], &["queue", "migrate", "--follow"]] {
+        let told = mover(&old.url, &new.url).run(follow).await.badly(1);
+        assert!(told.contains("some-run") && told.contains("0123456789ab"), "{told}");
+        assert!(told.contains("nothing was moved") && told.contains("stop the worker's schedule"), "{told}");
+    }
+    assert_eq!((old.count().await, new.count().await), (2, 0));
+    old.queue.give_back_key(&key, "some-run", MINUTE).await.unwrap();
+    mover(&old.url, &new.url).run(&["queue", "migrate"]).await.well();
+    assert_eq!(new.count().await, 2);
 }
 
 #[tokio::test]
