@@ -49,9 +49,10 @@ async fn main() {
     let everything = Everything::asked_for(&environment[1].1).await;
     if let Some(everything) = &everything {
         environment.extend(everything.settings());
-        // Else the figure for clans would be one of players.
-        environment.push(("FOLLOWUP_PLAYERS_PER_CLAN".to_owned(), "1".to_owned()));
     }
+    // Else the figure for clans would be one of players.
+    let follow_ups = if everything.is_some() { "1" } else { "0" };
+    environment.push(("FOLLOWUP_PLAYERS_PER_CLAN".to_owned(), follow_ups.to_owned()));
     println!("cold start to first answer  {}   (budget: <= 60 ms)", cold_start(&environment, &schedule).await);
 
     let mut worker = WorkerProcess::start("refresh", environment.clone()).await;

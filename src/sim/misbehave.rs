@@ -64,6 +64,8 @@ pub enum Misbehaviour {
     CutBeforeHeaders,
     /// Sends the headers and half of the promised body, then closes the connection.
     CutMidBody,
+    /// Sends the headers and half of the promised body, then nothing more; the connection stays open.
+    StallMidBody,
     /// A complete HTTP answer whose JSON stops half way.
     Truncated,
     /// The true answer without its mandatory keys.
@@ -354,7 +356,13 @@ mod tests {
         .unwrap();
         let expected = Rule::new(Misbehaviour::Throttled { retry_after: Some(5) });
         assert_eq!(rule, expected.on_tag("#2PP").on(Endpoint::CurrentWar).times(2));
-        for what in [r#""status_502""#, r#"{"slow_ms": 250}"#, r#"{"huge_body": 10}"#, r#""cut_mid_body""#] {
+        for what in [
+            r#""status_502""#,
+            r#"{"slow_ms": 250}"#,
+            r#"{"huge_body": 10}"#,
+            r#""cut_mid_body""#,
+            r#""stall_mid_body""#,
+        ] {
             serde_json::from_str::<Rule>(&format!(r#"{{"what": {what}}}"#)).unwrap();
         }
         assert!(serde_json::from_str::<Rule>(r#"{"what": "not_found", "tmies": 3}"#).is_err());

@@ -38,7 +38,7 @@
 //! `what` is one of `"invalid_ip"`, `"invalid_authorization"`, `"address_ban"`, `"other_forbidden"`,
 //! `"private_war_log"`, `"not_found"`, `"bad_request"`, `"status_500"`, `"unknown_exception"`, `"status_502"`,
 //! `"status_504"`, `"maintenance"`, `"maintenance_html"`, `"hold_until_released"`, `"cut_before_headers"`,
-//! `"cut_mid_body"`, `"truncated"`, `"wrong_json"`, `"not_json"`, `"wrong_tag"`, `"deep_json"`,
+//! `"cut_mid_body"`, `"stall_mid_body"`, `"truncated"`, `"wrong_json"`, `"not_json"`, `"wrong_tag"`, `"deep_json"`,
 //! `"lying_content_type"`, `{"throttled": {"retry_after": 5}}`, `{"slow_ms": 250}`, `{"huge_body": 1000000}`.
 //! `matches` may have `path` (a part of it), `endpoint` (`clan`, `player`, `currentwar`, `leaguegroup`, `leaguewar`,
 //! `warlog`, `raidseasons`), `tag` and `token`; `after` spares the first so many matching calls. A body is sent with

@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     convert::Infallible,
+    io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -18,7 +19,7 @@ use axum::{
     response::Response,
     routing::{get, post},
 };
-use futures_util::{StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 
 use super::{
     SimConfig,
@@ -220,7 +221,8 @@ fn misbehave(what: &Misbehaviour, asked: &Asked, truth: impl FnOnce() -> Arc<Ans
         Misbehaviour::NotJson => disfigured(&truth(), JSON_UTF8, |_| damage::not_json()),
         Misbehaviour::DeepJson => disfigured(&truth(), JSON_UTF8, |_| damage::deep_json()),
         Misbehaviour::LyingContentType => disfigured(&truth(), HTML, <[u8]>::to_vec),
-        Misbehaviour::CutMidBody => return cut_mid_body(&truth()),
+        Misbehaviour::CutMidBody => return half_of_the_body(&truth(), cut()),
+        Misbehaviour::StallMidBody => return half_of_the_body(&truth(), stream::pending()),
         Misbehaviour::HugeBody(bytes) => return huge_body(*bytes),
         // Carried out before an answer is thought of.
         Misbehaviour::CutBeforeHeaders | Misbehaviour::Slow(_) | Misbehaviour::HoldUntilReleased => {
@@ -243,20 +245,24 @@ fn disfigured(truth: &Answer, content_type: &'static str, damage: impl FnOnce(&[
     Answer::new(200, content_type, CacheControl::MaxAge(age), damage(&truth.body))
 }
 
-/// The headers promise all of it. Half of it goes out, then the body fails, and with it the connection.
-fn cut_mid_body(truth: &Answer) -> Response {
+/// The headers promise all of it. Half of it goes out; what comes instead of the rest is `then`.
+fn half_of_the_body(truth: &Answer, then: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Response {
     let half = truth.body.slice(..truth.body.len() / 2);
     let sent = stream::once(async { Ok(half) });
-    let cut = stream::once(async {
-        // One turn of the loop, so that the first half is really on the wire.
-        tokio::task::yield_now().await;
-        Err(std::io::Error::from(std::io::ErrorKind::ConnectionReset))
-    });
     Response::builder()
         .header(header::CONTENT_TYPE, JSON_UTF8)
         .header(header::CONTENT_LENGTH, truth.body.len())
-        .body(Body::from_stream(sent.chain(cut)))
+        .body(Body::from_stream(sent.chain(then)))
         .expect("every header is made of visible ASCII")
+}
+
+/// The body fails, and with it the connection.
+fn cut() -> impl Stream<Item = io::Result<Bytes>> {
+    stream::once(async {
+        // One turn of the loop, so that the first half is really on the wire.
+        tokio::task::yield_now().await;
+        Err(io::Error::from(io::ErrorKind::ConnectionReset))
+    })
 }
 
 /// A JSON document of exactly `bytes` bytes (or the smallest possible), sent in pieces.

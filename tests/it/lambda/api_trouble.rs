@@ -57,6 +57,19 @@ async fn a_server_that_takes_connections_and_says_nothing_costs_no_request_an_at
 }
 
 #[tokio::test]
+async fn an_answer_that_stalls_half_way_costs_no_request_an_attempt() {
+    let world = World::start().await;
+    world.mail_players(30).await;
+    world.simulator.misbehave(Rule::new(Misbehaviour::StallMidBody));
+    let mut worker = world.worker().await;
+    let run = worker.invoke(&events::schedule(), Duration::from_secs(18)).await;
+    let told = format!("{:?}", run.outcome);
+    assert!(told.contains("deadline") || told.contains("circuit"), "{told}");
+    let sizes = world.sizes().await;
+    assert_eq!((sizes.leased, sizes.mailbox + sizes.ready, sizes.objects), (0, 30, 30), "{sizes:?}");
+}
+
+#[tokio::test]
 async fn a_certificate_that_nobody_vouches_for_opens_the_circuit_and_is_named() {
     let base_url = serve_with_own_certificate().await;
     let world = World::start().await;
