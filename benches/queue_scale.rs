@@ -156,6 +156,7 @@ async fn measure(queue: &RedisQueue, connection: &mut MultiplexedConnection, siz
             alone: true,
             seed: round as u64 * 7919,
             run: "bench".to_owned(),
+            first: Vec::new(),
         };
         let leased = timed(&mut hand_outs, queue.lease(NOW, &asked)).await.expect("objects are leased");
         assert_eq!(leased.leases.len(), BATCH, "a full batch");
@@ -204,6 +205,7 @@ async fn round_trips(queue: &RedisQueue, connection: &mut MultiplexedConnection)
         alone: true,
         seed: 1,
         run: "bench".to_owned(),
+        first: Vec::new(),
     };
     let leased = queue.lease(NOW, &asked).await.expect("objects are leased");
     count("lease", sent(connection).await);

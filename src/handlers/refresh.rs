@@ -68,7 +68,11 @@ struct Told<'a> {
 /// # Errors
 /// When the run failed and the caller is Lambda: its own `Errors` metric is to count it.
 fn answer(report: &RunReport, named: &[ObjectId], caller: Caller) -> Result<Value, Failure> {
-    let status = status(report.stopped_because);
+    let status = match status(report.stopped_because) {
+        // What stood in the way came later.
+        202 if report.processed_requests > 0 => 200,
+        status => status,
+    };
     let message = message(report);
     if caller == Caller::Lambda && status >= 500 {
         return Err(Failure { kind: format!("RefreshFailed.{}", report.stopped_because.as_str()), message });
@@ -84,7 +88,7 @@ fn answer(report: &RunReport, named: &[ObjectId], caller: Caller) -> Result<Valu
     Ok(in_form(caller, status, body))
 }
 
-/// 202: nothing could be done now, what was named waits in the queue. 503: our own servers are in trouble. 502: the API,
+/// 202: nothing could be done, what was named waits in the queue. 503: our own servers are in trouble. 502: the API,
 /// or our keys for it, are.
 const fn status(stopped_because: StopReason) -> u16 {
     match stopped_because {

@@ -125,6 +125,8 @@ pub struct LeaseRequest {
     pub seed: u64,
     /// Names the run in the lease tokens.
     pub run: String,
+    /// Objects that come before all others when they are ready, whatever their class.
+    pub first: Vec<ObjectId>,
 }
 
 /// What a lease request got.

@@ -123,6 +123,10 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             self.gather(&mut to_commit, &mut group, &mut streak).await;
             self.finish(group).await;
         }
+        // The last key was lost after the last request was leased: nobody waits for it any more.
+        if self.keys.usable() == 0 && !self.halt.is_forced() && lock(self.tally).gave_back() {
+            self.end_without_a_key();
+        }
         let mut rest = Group::default();
         let fair_end = matches!(self.halt.reason(), Some((StopReason::QueueEmpty | StopReason::MaxRequests, _)) | None);
         self.end_streak(&mut streak, &mut rest, fair_end);

@@ -70,6 +70,8 @@ pub struct Drain<'a, Q, S> {
     pub progress: &'a dyn Progress,
     pub priorities: &'a [Priority],
     pub max_requests: Option<u64>,
+    /// The objects that this run was asked for by name and has not leased yet.
+    pub named: Mutex<Vec<ObjectId>>,
     /// The API was in maintenance and this run may probe it: nothing else is leased until the probe was answered.
     pub probing: bool,
     /// The API's last word in this run: whether it was an answer at all.
@@ -239,7 +241,6 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                     self.queue_down(&error);
                 }
             }
-            Some(_) => self.halt.end(Force::StartNothing, StopReason::KeysPaused, None),
             // Refused a moment ago, and whoever was refused is about to put it to rest; or its slot has to be confirmed.
             None if self.some_key_may_come_back() => {
                 tokio::select! {
@@ -250,13 +251,18 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                     self.queue_down(&error);
                 }
             }
-            None => {
-                let failure =
-                    "no API key is usable any more: each was refused (`errors` says why) or its slot ran out unrenewed"
-                        .to_owned();
-                self.halt.end(Force::StartNothing, StopReason::NoUsableKey, Some(failure));
-            }
+            _ => self.end_without_a_key(),
         }
+    }
+
+    /// No key is usable, and none will be in time.
+    pub fn end_without_a_key(&self) {
+        if self.ring.next_back().is_some() {
+            return self.halt.end(Force::StartNothing, StopReason::KeysPaused, None);
+        }
+        let failure =
+            "no API key is usable any more: each was refused (`errors` says why) or its slot ran out unrenewed";
+        self.halt.end(Force::StartNothing, StopReason::NoUsableKey, Some(failure.to_owned()));
     }
 
     /// Whether one of our keys is neither lost nor benched for the rest of the run, or is about to be replaced.
@@ -297,6 +303,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             alone: self.flow.counts().open == 0,
             seed: fastrand::u64(..),
             run: self.run.to_owned(),
+            first: lock(&self.named).clone(),
         };
         // Sent one after the other on one connection, so that the lease sees what was admitted; one round trip.
         let admit = async {
@@ -318,6 +325,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             tally.repaired.add(admitted.repaired);
         }
         let leased = leased?;
+        lock(&self.named).retain(|named| leased.leases.iter().all(|lease| lease.object != *named));
         let mut tally = lock(self.tally);
         tally.lapsed += leased.lapsed as u64;
         tally.repaired.add(leased.repaired);

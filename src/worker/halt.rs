@@ -43,17 +43,48 @@ pub enum Force {
     Abandon,
 }
 
-/// The end of one run. The first reason is the one that is told.
+/// How much a reason says about a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Gravity {
+    GoodOrder,
+    Prevented,
+    Failed,
+}
+
+impl Gravity {
+    const fn of(force: Force, reason: StopReason) -> Self {
+        match force {
+            _ if reason.is_failure() => Self::Failed,
+            Force::None => Self::GoodOrder,
+            Force::StartNothing | Force::Abandon => Self::Prevented,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Told {
+    gravity: Gravity,
+    reason: StopReason,
+    failure: Option<String>,
+}
+
+/// The end of one run. Of its reasons the gravest is told, and of equally grave ones the first: a failure before anything
+/// that keeps requests from being started, and that before an end in good order, which the others may interrupt.
 #[derive(Debug, Default)]
 pub struct Halt {
-    reason: Mutex<Option<(StopReason, Option<String>)>>,
+    told: Mutex<Option<Told>>,
     force: watch::Sender<Force>,
 }
 
 impl Halt {
     /// Ends the run for this reason; `failure` says what went wrong, if something did.
     pub fn end(&self, force: Force, reason: StopReason, failure: Option<String>) {
-        self.reason.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((reason, failure));
+        let gravity = Gravity::of(force, reason);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.as_ref().is_none_or(|told| told.gravity < gravity) {
+            *told = Some(Told { gravity, reason, failure });
+        }
+        drop(told);
         self.force.send_if_modified(|current| {
             let stronger = force > *current;
             *current = force.max(*current);
@@ -62,7 +93,8 @@ impl Halt {
     }
 
     pub fn reason(&self) -> Option<(StopReason, Option<String>)> {
-        self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.as_ref().map(|told| (told.reason, told.failure.clone()))
     }
 
     /// Whether nothing more may be started.
@@ -82,13 +114,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_reason_is_told_and_the_strongest_force_counts() {
+    fn the_gravest_reason_is_told_the_first_of_equals_and_the_strongest_force_counts() {
         let halt = Halt::default();
+        let reason = || halt.reason().unwrap();
+        halt.end(Force::None, StopReason::MaxRequests, None);
         halt.end(Force::None, StopReason::Deadline, None);
-        assert!(!halt.is_forced());
+        assert_eq!((reason(), halt.is_forced()), ((StopReason::MaxRequests, None), false));
+        halt.end(Force::StartNothing, StopReason::Maintenance, None);
         halt.end(Force::Abandon, StopReason::Shutdown, None);
-        halt.end(Force::StartNothing, StopReason::DatabaseDown, Some("gone".to_owned()));
-        assert_eq!(halt.reason(), Some((StopReason::Deadline, None)));
-        assert!(halt.is_forced());
+        assert_eq!((reason(), halt.is_forced()), ((StopReason::Maintenance, None), true));
+        let gone = || Some("gone".to_owned());
+        halt.end(Force::StartNothing, StopReason::DatabaseDown, gone());
+        halt.end(Force::StartNothing, StopReason::QueueDown, gone());
+        halt.end(Force::None, StopReason::QueueEmpty, None);
+        assert_eq!(reason(), (StopReason::DatabaseDown, gone()));
     }
 }

@@ -68,7 +68,7 @@ pub struct RunOptions {
     pub max_runtime: Option<Duration>,
     /// Only these classes; empty means all.
     pub priority_filter: Vec<Priority>,
-    /// Put in front as critical before anything else.
+    /// Queued as critical before a key is asked for, and served by this run before anything else.
     pub named: Vec<ObjectId>,
     /// Somebody waits for the answer: views and jobs are left to other runs.
     pub answer_soon: bool,
@@ -262,6 +262,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
                 progress,
                 priorities: &options.priority_filter,
                 max_requests: options.max_requests,
+                named: Mutex::new(options.named.clone()),
                 probing,
                 api_answered: Mutex::default(),
                 in_hand: Mutex::new(HashMap::new()),

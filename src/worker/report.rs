@@ -93,7 +93,7 @@ impl StopReason {
         matches!(self, Self::CircuitOpen | Self::NoUsableKey | Self::QueueDown | Self::DatabaseDown)
     }
 
-    /// Whether the run was turned away before it could do any work.
+    /// Whether this, when it is there from the beginning, turns a run away before it can do any work.
     #[must_use]
     pub const fn is_turned_away(self) -> bool {
         matches!(
@@ -318,6 +318,11 @@ impl Tally {
 
     pub fn count(&mut self, kind: Kind, class: Priority, outcome: Outcome) {
         *self.counts.entry((kind, class, outcome)).or_default() += 1;
+    }
+
+    /// Whether a request was given back.
+    pub fn gave_back(&self) -> bool {
+        self.sum(|outcome| outcome == Outcome::Released) > 0
     }
 
     /// Calls that a request cost, quick tries included.

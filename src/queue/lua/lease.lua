@@ -1,6 +1,6 @@
 -- Takes back leases that ran out, moves what is due to ready, and leases the next objects in order.
 -- ARGV: now, expiry of the new leases, at most, classes (such as 0123), alone (0 or 1), draw, run, most dead letters,
--- sweep.
+-- sweep; then the objects that come before all others when they are ready.
 -- Answers {suspect waits, more, lapsed, lapsed dead, leases, repaired}; a lease is {object, token, merges, priority, first, last,
 -- attempts, lapses}.
 local SUSPECT_LAPSES = 2
@@ -115,9 +115,25 @@ local function candidate(class)
   more = 1
 end
 
+-- The next of the objects that were named; a suspect among them waits for its turn like all others.
+local named = 10
+local function next_named()
+  while ARGV[named] do
+    local name = ARGV[named]
+    named = named + 1
+    local record = load(name)
+    if record and record.state == 'ready' and record.lapses < SUSPECT_LAPSES then
+      return name, record
+    end
+  end
+end
+
 local leases, suspect_waits = {}, 0
 while #leases < most do
-  local name, record = candidate(favoured())
+  local name, record = next_named()
+  if not name then
+    name, record = candidate(favoured())
+  end
   if not name then
     break
   end

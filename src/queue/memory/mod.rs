@@ -292,11 +292,18 @@ impl Contents {
         let mut waiting = self.in_order(State::Ready);
         let class_of = |score: i64| Priority::nearest(score / CLASS_WIDTH);
         waiting.retain(|(score, _)| request.priorities.is_empty() || request.priorities.contains(&class_of(*score)));
+        let mut named = request.first.iter().map(ToString::to_string);
         while leased.leases.len() < request.max {
-            let favoured = draw.favoured();
-            let place = waiting.iter().position(|(score, _)| Some(class_of(*score)) == favoured).unwrap_or(0);
-            let Some((_, name)) = waiting.get(place) else { return };
-            let record = self.records.get_mut(name).expect("a listed name has a record");
+            let goes_first = |record: &Record| record.state == State::Ready && record.lapses < SUSPECT_LAPSES;
+            let name = if let Some(name) = named.find(|name| self.records.get(name).is_some_and(goes_first)) {
+                name
+            } else {
+                let favoured = draw.favoured();
+                let place = waiting.iter().position(|(score, _)| Some(class_of(*score)) == favoured).unwrap_or(0);
+                let Some((_, name)) = waiting.get(place) else { return };
+                name.clone()
+            };
+            let record = self.records.get_mut(&name).expect("a listed name has a record");
             let suspect = record.lapses >= SUSPECT_LAPSES;
             if suspect && !(request.alone && leased.leases.is_empty()) {
                 leased.suspect_waits = true;
@@ -306,7 +313,7 @@ impl Contents {
             let object = name.parse().expect("a record is named after its object");
             let token = format!("{}:{}", request.run, self.leases);
             leased.leases.push(record.lease(object, token, now + request.duration));
-            waiting.remove(place);
+            waiting.retain(|(_, other)| *other != name);
             if suspect {
                 break;
             }

@@ -193,6 +193,9 @@ impl Queue for RedisQueue {
         arguments.number(now.as_millis()).number(expires.as_millis()).number(request.max).text(&classes);
         arguments.number(u8::from(request.alone)).number(Draw::from_seed(request.seed).state()).text(&request.run);
         arguments.number(self.limits.dead_letters).number(SWEEP);
+        for object in &request.first {
+            arguments.text(&object.to_string());
+        }
         let call = Call::Script(&scripts::LEASE, self.keys.queue(), &arguments);
         let (suspect_waits, more, lapsed, lapsed_dead, rows, repaired): LeaseAnswer =
             self.link.run("leasing", call).await?;

@@ -1,7 +1,7 @@
 //! What an operator gets to see, and what nobody may see.
 
 use refresh_worker::sim::{Misbehaviour, Rule};
-use serde_json::{Value, json};
+use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
@@ -36,14 +36,14 @@ async fn a_run_writes_one_info_line_and_one_metric_line() {
     run.response();
 
     let infos = run.logs.logs("INFO");
-    let of_run: Vec<&Value> = infos.iter().filter(|line| line.to_string().contains("queue_empty")).collect();
-    assert_eq!(of_run.len(), 1, "{}", run.logs);
+    assert_eq!(infos.len(), 1, "{}", run.logs);
+    assert_eq!(infos[0]["stopped_because"], "queue_empty", "{}", infos[0]);
     for line in run.logs.json_lines().iter().filter(|line| line.get("_aws").is_none()) {
         let timestamp = line["timestamp"].as_str().unwrap_or_else(|| panic!("no timestamp in {line}"));
         OffsetDateTime::parse(timestamp, &Rfc3339).expect("RFC 3339");
         assert!(line["level"].is_string() && line["message"].is_string(), "{line}");
     }
-    assert!(of_run[0].to_string().contains(&run.request_id), "{}", of_run[0]);
+    assert!(infos[0].to_string().contains(&run.request_id), "{}", infos[0]);
 
     let metrics = run.logs.metrics();
     assert_eq!(metrics.len(), 1, "{}", run.logs);

@@ -85,6 +85,7 @@ pub fn request(max: usize) -> LeaseRequest {
         alone: true,
         seed: strict_seed(),
         run: "run".to_owned(),
+        first: Vec::new(),
     }
 }
 

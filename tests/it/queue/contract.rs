@@ -56,6 +56,7 @@ on_all! {
     a_favoured_place_goes_in_strict_order_when_that_class_does_not_wait
     a_million_due_low_do_not_stand_before_one_critical
     only_the_classes_asked_for_are_leased
+    named_objects_that_are_ready_come_before_all_others_whatever_their_class
     a_lease_is_cut_at_max_and_says_that_there_is_more
     a_leased_object_is_not_leased_again_before_it_lapses
     a_renewed_lease_does_not_lapse
@@ -562,6 +563,17 @@ async fn only_the_classes_asked_for_are_leased(bed: &impl Bed) {
         ..request(9)
     };
     assert_eq!(names(&bed.lease(NOW, &asked).await), ["clan:2QQ", "clan:2VV"]);
+}
+
+async fn named_objects_that_are_ready_come_before_all_others_whatever_their_class(bed: &impl Bed) {
+    for (object, class) in ["clan:2PP", "clan:2QQ", "clan:2LL", "clan:2VV"].into_iter().zip(Priority::ALL) {
+        bed.enqueue(object, class, NOW).await;
+    }
+    let first = ["clan:9CC", "clan:2VV", "clan:2VV", "clan:2LL"].map(|object| object.parse().unwrap()).to_vec();
+    let named = |max| LeaseRequest { first: first.clone(), priorities: vec![Priority::High], ..request(max) };
+    assert_eq!(names(&bed.lease(NOW, &named(1)).await), ["clan:2VV"]);
+    assert_eq!(names(&bed.lease(NOW, &named(9)).await), ["clan:2LL", "clan:2QQ"]);
+    assert_eq!(names(&bed.lease(NOW, &request(9)).await), ["clan:2PP"]);
 }
 
 async fn a_lease_is_cut_at_max_and_says_that_there_is_more(bed: &impl Bed) {

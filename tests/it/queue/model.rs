@@ -44,6 +44,7 @@ enum Op {
         alone: bool,
         seed: u64,
         classes: Vec<Priority>,
+        first: Vec<&'static str>,
     },
     Renew(usize),
     Settle(usize, Ending),
@@ -74,6 +75,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Ending::Release),
         1 => Just(Ending::Dead),
     ];
+    let first = prop_oneof![3 => Just(Vec::new()), 1 => proptest::sample::subsequence(OBJECTS.to_vec(), 1..=2)];
     let classes = prop_oneof![3 => Just(Vec::new()), 1 => Just(vec![Priority::Low, Priority::Critical])];
     prop_oneof![
         1 => id.clone().prop_map(Op::RemoveIndex),
@@ -85,8 +87,8 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (id, class, asked, any::<bool>()).prop_map(|(id, class, at, spare)| Op::Follow(id, class, at, spare)),
         3 => (0_usize..2).prop_map(Op::Read),
         5 => (0_usize..2).prop_map(Op::Admit),
-        8 => (0_usize..4, any::<bool>(), any::<u64>(), classes)
-            .prop_map(|(max, alone, seed, classes)| Op::Lease { max, alone, seed, classes }),
+        8 => (0_usize..4, any::<bool>(), any::<u64>(), classes, first)
+            .prop_map(|(max, alone, seed, classes, first)| Op::Lease { max, alone, seed, classes, first }),
         2 => any::<usize>().prop_map(Op::Renew),
         7 => (any::<usize>(), ending).prop_map(|(lease, ending)| Op::Settle(lease, ending)),
         2 => any::<usize>().prop_map(Op::Forget),
@@ -223,13 +225,14 @@ impl<'a> Pair<'a> {
                 prop_assert_eq!(ours, theirs);
                 Self::check_admission(&before, &self.memory.dump().await, now)?;
             }
-            Op::Lease { max, alone, seed, classes } => {
+            Op::Lease { max, alone, seed, classes, first } => {
                 self.runs += 1;
                 let asked = LeaseRequest {
                     alone: *alone,
                     seed: *seed,
                     priorities: classes.clone(),
                     run: format!("run-{}", self.runs % 2),
+                    first: first.iter().map(|object| object.parse().unwrap()).collect(),
                     ..request(*max)
                 };
                 let leased = same!(self, |queue| queue.lease(now, &asked));

@@ -268,6 +268,7 @@ async fn a_look_that_was_lost_with_its_run_is_made_again_from_what_is_stored() {
         alone: true,
         seed: 1,
         run: "forgets".to_owned(),
+        first: Vec::new(),
     };
     let later = due.unwrap() + seconds(1);
     let leased = stage.worker.queue.lease(later, &forget).await.unwrap();

@@ -109,10 +109,33 @@ async fn named_objects_come_before_everything_that_waits() {
     let players = bed.players(20);
     bed.ask_as(Priority::Critical, players[1..].to_vec()).await;
     let named = players[0].clone();
-    let options = RunOptions { named: vec![named.clone()], max_requests: Some(20), ..RunOptions::default() };
+    let options = RunOptions { named: vec![named.clone()], max_requests: Some(1), ..RunOptions::default() };
     let report = bed.run_with(options).await;
-    assert_eq!(report.enqueued, 1);
-    assert!(bed.simulator.calls_to(named.tag.as_str()).len() == 1, "{report:?}");
+    assert_eq!((report.enqueued, report.processed_requests), (1, 1), "{report:?}");
+    assert_eq!((bed.simulator.calls_to(named.tag.as_str()).len(), bed.simulator.total_calls()), (1, 1), "{report:?}");
+}
+
+#[tokio::test]
+async fn a_failure_that_comes_after_the_last_request_was_leased_is_told_and_charged_to_nobody() {
+    for (what, expected) in [
+        (Misbehaviour::InvalidAuthorization, StopReason::NoUsableKey),
+        (Misbehaviour::AddressBan, StopReason::NoUsableKey),
+        (Misbehaviour::Status500, StopReason::CircuitOpen),
+        (Misbehaviour::Maintenance, StopReason::Maintenance),
+    ] {
+        let bed = Bed::start().await;
+        bed.ask(bed.players(30)).await;
+        bed.simulator.misbehave(Rule::new(what.clone()));
+        let report = bed.run_with(RunOptions { max_requests: Some(25), ..RunOptions::default() }).await;
+        assert_eq!(report.stopped_because, expected, "{what:?}: {report:?}");
+        assert_eq!(report.failure.is_some(), expected.is_failure(), "{what:?}: {report:?}");
+        let stats = bed.stats().await;
+        assert_eq!(
+            (stats.ready, stats.delayed, stats.dead_letters, stats.leased),
+            (30, 0, 0, 0),
+            "{what:?}: {report:?}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -198,6 +221,7 @@ async fn leases_are_renewed_while_their_calls_are_in_flight() {
             alone: true,
             seed: 1,
             run: "thief".to_owned(),
+            first: Vec::new(),
         };
         let stolen = bed.worker.queue.lease(bed.now().await, &request).await.unwrap();
         bed.simulator.release();
@@ -221,6 +245,7 @@ async fn a_suspect_is_fetched_with_nothing_else_in_flight() {
             alone: true,
             seed: 1,
             run: "crashed".to_owned(),
+            first: Vec::new(),
         };
         assert_eq!(bed.worker.queue.lease(bed.now().await, &request).await.unwrap().leases.len(), 1);
         bed.clock.advance(seconds(2));

@@ -69,8 +69,15 @@ impl Bed {
     }
 
     async fn lease(&self, duration: Duration) -> Lease {
-        let request =
-            LeaseRequest { max: 1, duration, priorities: Vec::new(), alone: true, seed: 1, run: "some-run".to_owned() };
+        let request = LeaseRequest {
+            max: 1,
+            duration,
+            priorities: Vec::new(),
+            alone: true,
+            seed: 1,
+            run: "some-run".to_owned(),
+            first: Vec::new(),
+        };
         self.queue.lease(self.now().await, &request).await.unwrap().leases.remove(0)
     }
 
