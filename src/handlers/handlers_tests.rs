@@ -31,7 +31,9 @@ struct Told {
 impl Runs for Told {
     async fn run(&self, options: RunOptions, _progress: &dyn Progress) -> RunReport {
         let mut tally = Tally::new(options.run.clone().unwrap_or_default(), NOW);
-        tally.count(Kind::Clan, Priority::High, Outcome::Stored);
+        if self.stopped_because != StopReason::AlreadyRunning {
+            tally.count(Kind::Clan, Priority::High, Outcome::Stored);
+        }
         tally.enqueued = options.named.len() as u64;
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(options);
         tally.finish(RunEnd {
@@ -189,6 +191,13 @@ async fn a_run_that_was_turned_away_is_a_202_that_says_what_was_queued() {
     assert_eq!((&body["status"], &body["queued"]), (&json!("accepted"), &json!(["clan:2PP"])));
     let (answer, _) = ask(&ending(StopReason::Maintenance, None), json!({})).await;
     assert_eq!(answer.unwrap()["stopped_because"], "maintenance");
+}
+
+#[tokio::test]
+async fn a_run_that_was_stopped_after_some_work_is_no_202() {
+    let (answer, _) = ask(&ending(StopReason::Maintenance, None), post("{}")).await;
+    let (status, body) = http(answer);
+    assert_eq!((status, &body["status"]), (200, &json!("done")), "{body}");
 }
 
 #[tokio::test]
