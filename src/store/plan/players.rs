@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    model::{Answered, Document, Fetched, Kind, PlayerDocument, Tag, WarMember},
+    model::{Answered, Document, Fetched, Kind, PlayerDocument, Tag},
     store::rows::{self, NAME_WIDTH, ROLE_WIDTH},
 };
 
@@ -180,7 +180,15 @@ pub struct PlayerWrite<'a> {
 pub struct Word<'a> {
     answer: Option<(&'a Fetched, &'a PlayerDocument, &'a StateRow)>,
     listed: Option<Listed<'a>>,
-    war: Option<(Timestamp, &'a WarMember)>,
+    wars: Vec<InWar<'a>>,
+}
+
+/// A clan's war that names the player.
+#[derive(Clone, Copy, Debug)]
+struct InWar<'a> {
+    clan: &'a Tag,
+    began: Timestamp,
+    attacks_used: i32,
 }
 
 /// Collects, by player, what won in the arbiter.
@@ -192,10 +200,8 @@ pub fn words<'a>(claims: &Claims<'a>, winners: &'a Winners) -> BTreeMap<&'a Tag,
             words.entry(&fetched.object.tag).or_default().answer = Some((fetched, player, state));
         }
         for member in war_document(fetched).into_iter().flat_map(|war| &war.members) {
-            let word = words.entry(&member.tag).or_default();
-            if word.war.is_none_or(|(began, _)| began < fetched.began) {
-                word.war = Some((fetched.began, member));
-            }
+            let war = InWar { clan: &fetched.object.tag, began: fetched.began, attacks_used: member.attacks_used };
+            words.entry(&member.tag).or_default().wars.push(war);
         }
     }
     for (&tag, listed) in claims.listed.iter().filter(|(_, listed)| winners.has_listed(listed)) {
@@ -208,11 +214,12 @@ impl<'a> Word<'a> {
     /// The time a new row would have.
     pub fn new_row_at(&self) -> Timestamp {
         let answered = self.answer.map(|(fetched, ..)| fetched.began);
-        answered.or(self.listed.map(|listed| listed.began)).or(self.war.map(|(began, _)| began)).unwrap_or_default()
+        let in_war = self.wars.first().map(|war| war.began);
+        answered.or(self.listed.map(|listed| listed.began)).or(in_war).unwrap_or_default()
     }
 
     pub const fn is_in_war(&self) -> bool {
-        self.war.is_some()
+        !self.wars.is_empty()
     }
 
     /// What a clan's list says of the player.
@@ -250,8 +257,8 @@ impl<'a> Word<'a> {
         if let Some(listed) = &self.listed {
             draft.list(listed);
         }
-        if let Some((began, member)) = self.war {
-            draft.war(began, member.attacks_used);
+        for war in &self.wars {
+            draft.war(war);
         }
         draft.finish(tag)
     }
@@ -315,13 +322,17 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Unknown to none is no activity: the war merely began.
-    fn war(&mut self, began: Timestamp, attacks_used: i32) {
-        let before = self.attacks.or(self.newest.and_then(|newest| newest.earlier_attacks));
-        if before.unwrap_or(0) != attacks_used {
-            self.see(began);
+    /// Only the player's own clan's war counts: the war of a clan that was left names its players for days, and its
+    /// count and the new clan's would take turns. Unknown to none is no activity: the war merely began.
+    fn war(&mut self, war: &InWar<'_>) {
+        if self.columns.clan_tag != war.clan.as_str() {
+            return;
         }
-        self.attacks = Some(attacks_used);
+        let before = self.attacks.or(self.newest.and_then(|newest| newest.earlier_attacks));
+        if before.unwrap_or(0) != war.attacks_used {
+            self.see(war.began);
+        }
+        self.attacks = Some(war.attacks_used);
         self.claim.get_or_insert(Claim::War);
     }
 
@@ -458,9 +469,10 @@ mod tests {
     #[test]
     fn attacks_are_activity_unless_the_war_merely_began() {
         for (before, used, moves) in [(None, 0, false), (None, 1, true), (Some(1), 1, false), (Some(2), 0, true)] {
-            let row = Newest { war_attacks_used: before, ..newest(Some(20)) };
+            let clan = "8GG".parse().unwrap();
+            let row = Newest { war_attacks_used: before, clan_tag: Some("8GG".to_owned()), ..newest(Some(20)) };
             let mut draft = Draft::new(Some(&row));
-            draft.war(Timestamp::from_millis(50), used);
+            draft.war(&InWar { clan: &clan, began: Timestamp::from_millis(50), attacks_used: used });
             assert_eq!(draft.last_seen == Some(utc(Timestamp::from_millis(50))), moves, "{before:?} to {used}");
         }
     }

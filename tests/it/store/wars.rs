@@ -16,6 +16,8 @@ over_every_store! {
     a_war_never_makes_player_rows,
     attacks_used_go_into_the_newest_player_row,
     attacks_used_are_found_after_a_player_refresh,
+    of_two_clans_wars_that_name_a_player_the_own_clan_s_counts,
+    a_war_of_a_clan_that_the_player_left_says_nothing_of_the_player,
     attacks_used_are_not_carried_for_more_than_a_week,
     a_private_war_log_is_noted_and_nothing_else_changes,
     what_is_known_of_the_league_is_remembered_until_something_newer_is_known,
@@ -69,6 +71,35 @@ async fn attacks_used_are_found_after_a_player_refresh(bed: impl Bed) {
     assert_eq!(bed.newest_player("2PP").await["war_attacks_used"], 2, "where the member list looks");
     bed.commit_one(war("8GG", &[("2PP", 2)]).fetched(at(1200))).await;
     assert_eq!(time(&bed.newest_player("2PP").await["last_seen"]), Some(at(900)), "and they do not count twice");
+}
+
+async fn of_two_clans_wars_that_name_a_player_the_own_clan_s_counts(bed: impl Bed) {
+    let (ended, running) = (war("8GG", &[("2PP", 2)]), war("9CC", &[("2PP", 0)]));
+    bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
+    bed.commit_one(ended.fetched(at(300))).await;
+    bed.commit_one(player("2PP").of("9CC").fetched(at(600))).await;
+    bed.commit_one(running.fetched(at(900))).await;
+    // The ended war's document stays as it is for days. Each is refreshed alone, and both in one batch.
+    bed.commit_one(ended.fetched(at(1200))).await;
+    bed.commit_one(running.fetched(at(1500))).await;
+    bed.commit(&[running.fetched(at(1800)), ended.fetched(at(1801))]).await;
+    let newest = bed.newest_player("2PP").await;
+    assert_eq!((&newest["war_attacks_used"], time(&newest["last_seen"])), (&0.into(), Some(at(900))));
+    bed.commit(&[war("9CC", &[("2PP", 1)]).fetched(at(2100)), ended.fetched(at(2101))]).await;
+    let newest = bed.newest_player("2PP").await;
+    assert_eq!((&newest["war_attacks_used"], time(&newest["last_seen"])), (&1.into(), Some(at(2100))));
+}
+
+async fn a_war_of_a_clan_that_the_player_left_says_nothing_of_the_player(bed: impl Bed) {
+    bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
+    bed.commit_one(war("8GG", &[("2PP", 1)]).fetched(at(300))).await;
+    bed.commit_one(player("2PP").fetched(at(600))).await;
+    bed.commit_one(war("8GG", &[("2PP", 2)]).fetched(at(900))).await;
+    assert_eq!(bed.newest_player("2PP").await["war_attacks_used"], 1);
+    // Back again, and known to be: by a list of the same batch.
+    let back = clan("8GG").with([player("2PP")]);
+    bed.commit(&[war("8GG", &[("2PP", 2)]).fetched(at(1200)), back.fetched(at(1200))]).await;
+    assert_eq!(bed.newest_player("2PP").await["war_attacks_used"], 2);
 }
 
 async fn attacks_used_are_not_carried_for_more_than_a_week(bed: impl Bed) {
