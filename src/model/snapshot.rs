@@ -12,7 +12,7 @@ pub struct Fetched {
     /// When the (last) call for it began. Of two answers for one object the later begun is the newer.
     pub began: Timestamp,
     /// When the copy we were given may have been made: [`began`](Self::began) less the age that `max-age` allows, at
-    /// most 120 s. A clan's member list speaks of this moment.
+    /// most 120 s. What it says of who is in which clan speaks of this moment.
     pub copied_at: Timestamp,
     /// Until when the API would give the same bytes again (`max-age`, capped at 1 h).
     pub fresh_until: Timestamp,

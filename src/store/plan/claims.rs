@@ -39,7 +39,7 @@ impl<'a> Claims<'a> {
         let own: HashMap<&Tag, Timestamp> = answers
             .iter()
             .filter(|(_, fetched)| fetched.object.kind == Kind::Player)
-            .map(|(_, fetched)| (&fetched.object.tag, fetched.began))
+            .map(|(_, fetched)| (&fetched.object.tag, fetched.copied_at))
             .collect();
         let mut listed: BTreeMap<&Tag, Listed<'_>> = BTreeMap::new();
         for (_, fetched) in &answers {
@@ -47,7 +47,7 @@ impl<'a> Claims<'a> {
             for member in &clan.members {
                 let new =
                     Listed { member, clan: &fetched.object.tag, began: fetched.began, copied_at: fetched.copied_at };
-                let is_older_than_own = own.get(&member.tag).is_some_and(|&began| began > new.copied_at);
+                let is_older_than_own = own.get(&member.tag).is_some_and(|&copied_at| copied_at > new.copied_at);
                 let is_older = listed.get(&member.tag).is_some_and(|old| rank(old) >= rank(&new));
                 if !is_older_than_own && !is_older {
                     listed.insert(&member.tag, new);

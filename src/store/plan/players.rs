@@ -245,7 +245,7 @@ impl<'a> Word<'a> {
             return Some((Some(listed.clan), listed.copied_at, listed.began));
         }
         let (fetched, player, state) = self.answer?;
-        (!is_late(fetched, state, horizon)).then_some((player.clan.as_ref(), fetched.began, fetched.began))
+        (!is_late(fetched, state, horizon)).then_some((player.clan.as_ref(), fetched.copied_at, fetched.began))
     }
 
     /// What is to be written; `None` when a war names a player of whom there is no row.
@@ -264,9 +264,9 @@ impl<'a> Word<'a> {
     }
 }
 
-/// A newer member list has set the columns already; the document is the newest all the same.
+/// A member list newer than the copy has set the columns already; the document is the newest all the same.
 fn is_late(fetched: &Fetched, state: &StateRow, horizon: TableTime) -> bool {
-    state.member_at().is_some_and(|at| at > fetched.began && utc(at) <= horizon)
+    state.member_at().is_some_and(|at| at > fetched.copied_at && utc(at) <= horizon)
 }
 
 struct Draft<'a> {

@@ -149,6 +149,11 @@ impl Player {
         };
         fetched(ObjectId::player(self.tag.clone()), began, Answered::Document(Document::Player(document)))
     }
+
+    /// The same, of a copy that may be older than the call.
+    pub fn fetched_copy(&self, began: Timestamp, copied_at: Timestamp) -> Fetched {
+        Fetched { copied_at, ..self.fetched(began) }
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -25,6 +25,9 @@ over_every_store! {
     a_moved_player_claimed_by_two_clans_belongs_to_the_later_copy,
     a_moved_player_claimed_by_two_clans_of_one_batch_belongs_to_the_later_copy,
     a_late_clan_reply_does_not_undo_a_newer_player_reply,
+    a_stale_copy_of_a_player_does_not_undo_a_newer_list,
+    a_stale_copy_of_a_player_does_not_undo_a_newer_list_of_the_same_batch,
+    a_stale_copy_of_a_player_does_not_undo_that_a_newer_list_lacks_the_player,
     a_late_clan_reply_neither_opens_nor_closes_nor_takes_over_after_a_later_change_by_others,
     double_open_rows_of_other_writers_are_repaired_to_one,
     a_double_open_row_keeps_the_newest_stay,
@@ -193,4 +196,38 @@ async fn a_player_refresh_begun_before_another_program_moved_the_player_changes_
     opened_by_others(&bed, "2PP", "9CC", at(250), None).await;
     bed.commit_one(player("2PP").of("8GG").fetched(at(200))).await;
     assert_eq!(bed.stays("2PP").await, [stay("9CC", at(250), None)]);
+}
+
+async fn a_stale_copy_of_a_player_does_not_undo_a_newer_list(bed: impl Bed) {
+    bed.commit_one(clan("8GG").with([player("2PP")]).fetched(at(0))).await;
+    bed.commit_one(clan("9CC").with([player("2PP").role("admin")]).fetched_copy(at(300), at(290))).await;
+    bed.commit_one(player("2PP").of("8GG").fetched_copy(at(305), at(250))).await;
+    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(300))), stay("9CC", at(300), None)]);
+    assert_eq!(bed.newest_player("2PP").await["clan_tag"], "9CC");
+    let player_row = bed.player("2PP").await;
+    assert_eq!((&player_row["clan_tag"], &player_row["role"]), (&"9CC".into(), &"admin".into()));
+    // A later copy counts again, and one that another program's change is newer than does not.
+    bed.commit_one(player("2PP").of("8GG").fetched_copy(at(360), at(310))).await;
+    assert_eq!(bed.open_clans("2PP").await, ["8GG"]);
+    opened_by_others(&bed, "2YY", "9CC", at(250), None).await;
+    bed.commit_one(player("2YY").of("8GG").fetched_copy(at(300), at(240))).await;
+    assert_eq!(bed.stays("2YY").await, [stay("9CC", at(250), None)]);
+}
+
+async fn a_stale_copy_of_a_player_does_not_undo_a_newer_list_of_the_same_batch(bed: impl Bed) {
+    bed.commit_one(clan("8GG").with([player("2PP")]).fetched(at(0))).await;
+    let list = clan("9CC").with([player("2PP")]).fetched_copy(at(300), at(290));
+    bed.commit(&[list, player("2PP").of("8GG").fetched_copy(at(305), at(250))]).await;
+    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(300))), stay("9CC", at(300), None)]);
+    assert_eq!(bed.player("2PP").await["clan_tag"], "9CC");
+    let list = clan("8GG").with([player("2PP")]).fetched_copy(at(900), at(850));
+    bed.commit(&[list, player("2PP").of("9CC").fetched_copy(at(890), at(880))]).await;
+    assert_eq!(bed.open_clans("2PP").await, ["9CC"], "the later copy counts, whichever call began first");
+}
+
+async fn a_stale_copy_of_a_player_does_not_undo_that_a_newer_list_lacks_the_player(bed: impl Bed) {
+    bed.commit_one(clan("8GG").with([player("2PP")]).fetched(at(0))).await;
+    bed.commit_one(clan("8GG").fetched_copy(at(300), at(290))).await;
+    bed.commit_one(player("2PP").of("8GG").fetched_copy(at(305), at(250))).await;
+    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(300)))]);
 }
