@@ -164,7 +164,9 @@ fn rule_document(endpoint: &Endpoint<'_>, bytes: &[u8]) -> Ruling {
     };
     read.unwrap_or_else(|unusable| match unusable {
         Unusable::NotJson(_) => transient("not_json", unusable.to_string()),
-        Unusable::NotAnObject | Unusable::MissingKey(_) => dead("missing_key", unusable.to_string(), bytes),
+        Unusable::NotAnObject | Unusable::MissingKey(_) | Unusable::UnreadableList(_) => {
+            dead("missing_key", unusable.to_string(), bytes)
+        }
         Unusable::WrongTag { .. } => dead("wrong_tag", unusable.to_string(), bytes),
     })
 }

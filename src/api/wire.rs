@@ -23,6 +23,8 @@ pub enum Unusable {
     NotAnObject,
     #[error("the answer has no `{0}`")]
     MissingKey(&'static str),
+    #[error("no entry of the answer's `{0}` has a tag")]
+    UnreadableList(&'static str),
     #[error("asked for {asked}, answered with `{got}`")]
     WrongTag { asked: Tag, got: String },
 }
@@ -59,13 +61,19 @@ pub fn clan(text: &str, asked: &Tag) -> Result<ClanDocument, Unusable> {
     let clan = Object::parse(text)?;
     clan.expect_tag(asked)?;
     let entries = clan.list("memberList").ok_or(Unusable::MissingKey("memberList"))?;
+    let members: Vec<Member> = entries.iter().copied().filter_map(member).collect();
+    // Entries of a new shape must not pass for a clan that everybody left.
+    if members.is_empty() && !entries.is_empty() {
+        return Err(Unusable::UnreadableList("memberList"));
+    }
     Ok(ClanDocument {
         json: text.to_owned(),
         name: clan.text("name").ok_or(Unusable::MissingKey("name"))?,
         level: clan.integer("clanLevel"),
         war_wins: clan.integer("warWins"),
         war_losses: clan.integer("warLosses"),
-        members: entries.into_iter().filter_map(member).collect(),
+        has_all_members: members.len() == entries.len(),
+        members,
     })
 }
 
@@ -314,14 +322,16 @@ mod tests {
         let member = &clan.members[0];
         assert_eq!((member.trophies, member.donations, member.donations_received), (Some(-3), None, None));
         assert_eq!((member.role.as_deref(), member.town_hall), (Some("admin"), None));
+        assert!(clan.has_all_members);
         assert!(member.json.starts_with(r##"{"tag":"#8QU8J9LP""##) && member.json.ends_with(r#""12"}"#));
     }
 
     #[test]
     fn a_member_with_an_impossible_tag_is_left_out_and_the_clan_kept() {
         let text = r##"{"tag":"#2PP","name":"x","memberList":[{"tag":"#AAA","name":"a"},7,{"name":"b"},{"tag":"#8Q8","name":"c"}]}"##;
-        let members = clan(text, &two_pp()).unwrap().members;
-        assert_eq!(members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>(), ["c"]);
+        let clan = clan(text, &two_pp()).unwrap();
+        assert!(!clan.has_all_members);
+        assert_eq!(clan.members.iter().map(|member| member.name.as_str()).collect::<Vec<_>>(), ["c"]);
     }
 
     #[test]
@@ -331,6 +341,7 @@ mod tests {
             [
                 r##"{"tag":"#2PP","name":"x"}"##,
                 r##"{"tag":"#2PP","name":"x","memberList":null}"##,
+                r##"{"tag":"#2PP","name":"x","memberList":[{"player":{"tag":"#8Q8"}},{"tag":"#AAA"},7]}"##,
                 r##"{"tag":"#2PP","memberList":[]}"##,
                 r#"{"name":"x","memberList":[]}"#,
                 r##"{"tag":"#2QQ","name":"x","memberList":[]}"##,
@@ -346,6 +357,7 @@ mod tests {
             @r"
         the answer has no `memberList`
         the answer has no `memberList`
+        no entry of the answer's `memberList` has a tag
         the answer has no `name`
         the answer has no `tag`
         asked for #2PP, answered with `#2QQ`
@@ -402,9 +414,11 @@ mod tests {
     #[test]
     fn nothing_overflows_however_deep_an_answer_is_nested() {
         let deep = "[".repeat(1_000_000) + &"]".repeat(1_000_000);
-        let text = format!(r##"{{"tag":"#2PP","name":"x","deep":{deep},"clan":{deep},"memberList":[{deep}]}}"##);
+        let text = format!(
+            r##"{{"tag":"#2PP","name":"x","deep":{deep},"clan":{deep},"memberList":[{deep},{{"tag":"#8Q8"}}]}}"##
+        );
         assert_eq!(player(&text, &two_pp()).unwrap().json.len(), text.len());
-        assert!(clan(&text, &two_pp()).unwrap().members.is_empty());
+        assert_eq!(clan(&text, &two_pp()).unwrap().members.len(), 1);
         assert_eq!(complaint(&deep), None);
     }
 

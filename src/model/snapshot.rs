@@ -76,6 +76,8 @@ pub struct ClanDocument {
     /// Absent when the war log is private.
     pub war_losses: Option<i32>,
     pub members: Vec<Member>,
+    /// Whether all entries of the list could be read. Else who is not among the members may be in the clan all the same.
+    pub has_all_members: bool,
 }
 
 /// One entry of a clan's `memberList`: a short form of a player.

@@ -270,6 +270,7 @@ mod tests {
             war_wins: None,
             war_losses: None,
             members: members.iter().map(member).collect(),
+            has_all_members: true,
         };
         fetched(ObjectId::clan(tag(clan)), began, copied_at, Answered::Document(Document::Clan(document)))
     }

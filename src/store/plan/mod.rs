@@ -59,11 +59,12 @@ pub fn placed<'a>(words: &BTreeMap<&'a Tag, Word<'a>>, horizon: TableTime) -> BT
     words.iter().filter_map(place).collect()
 }
 
-/// The member lists that won, by clan.
+/// The member lists that won, by clan. From one that is not complete nobody's absence can be told.
 pub fn rolls<'a>(claims: &Claims<'a>, winners: &Winners) -> HashMap<&'a str, Roll<'a>> {
     let roll = |&(_, fetched): &(usize, &'a Fetched)| {
         winners.of_answer(fetched)?;
-        let members = clan_document(fetched)?.members.iter().map(|member| member.tag.as_str()).collect();
+        let clan = clan_document(fetched).filter(|clan| clan.has_all_members)?;
+        let members = clan.members.iter().map(|member| member.tag.as_str()).collect();
         let roll = Roll { members, moment: utc(fetched.copied_at), began: utc(fetched.began) };
         Some((fetched.object.tag.as_str(), roll))
     };

@@ -55,6 +55,7 @@ fn clan(began: Timestamp, clan: &str, members: &[(&str, i32)]) -> Fetched {
         war_wins: Some(3),
         war_losses: None,
         members,
+        has_all_members: true,
     };
     fetched(began, ObjectId::clan(tag(clan)), Document::Clan(document))
 }

@@ -163,6 +163,8 @@ pub struct Clan {
     pub level: Option<i32>,
     pub war_losses: Option<i32>,
     pub members: Vec<Player>,
+    /// Whether the list had entries that could not be read.
+    pub is_incomplete: bool,
 }
 
 pub fn clan(tag_text: &str) -> Clan {
@@ -172,10 +174,15 @@ pub fn clan(tag_text: &str) -> Clan {
         level: Some(10),
         war_losses: None,
         members: Vec::new(),
+        is_incomplete: false,
     }
 }
 
 impl Clan {
+    pub fn incomplete(self) -> Self {
+        Self { is_incomplete: true, ..self }
+    }
+
     pub fn with(mut self, members: impl IntoIterator<Item = Player>) -> Self {
         self.members.extend(members);
         self
@@ -210,6 +217,7 @@ impl Clan {
             war_wins: Some(7),
             war_losses: self.war_losses,
             members: self.members.iter().map(Player::member).collect(),
+            has_all_members: !self.is_incomplete,
         };
         fetched(ObjectId::clan(self.tag.clone()), began, Answered::Document(Document::Clan(document)))
     }

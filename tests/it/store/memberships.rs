@@ -21,6 +21,7 @@ over_every_store! {
     a_member_without_an_open_row_gets_one_and_loses_the_one_elsewhere,
     a_closed_row_is_never_opened_again,
     an_empty_member_list_closes_all,
+    an_incomplete_member_list_places_those_it_names_and_closes_nothing_else,
     an_error_changes_no_membership,
     a_moved_player_claimed_by_two_clans_belongs_to_the_later_copy,
     a_moved_player_claimed_by_two_clans_of_one_batch_belongs_to_the_later_copy,
@@ -106,6 +107,17 @@ async fn an_empty_member_list_closes_all(bed: impl Bed) {
     bed.commit_one(clan("8GG").fetched(at(300))).await;
     assert_eq!(bed.count("clan_memberships WHERE clan_tag = '8GG' AND left_at IS NULL").await, 0);
     assert_eq!(bed.count("clan_memberships WHERE clan_tag = '8GG'").await, 2);
+}
+
+async fn an_incomplete_member_list_places_those_it_names_and_closes_nothing_else(bed: impl Bed) {
+    bed.commit_one(clan("8GG").with([player("2PP"), player("2YY")]).fetched(at(0))).await;
+    bed.commit_one(clan("9CC").with([player("2QQ")]).fetched(at(0))).await;
+    bed.commit_one(clan("8GG").with([player("2YY"), player("2QQ")]).incomplete().fetched(at(300))).await;
+    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), None)], "may be one of the others");
+    assert_eq!(bed.stays("2YY").await, [stay("8GG", at(0), None)]);
+    assert_eq!(bed.stays("2QQ").await, [stay("9CC", at(0), Some(at(300))), stay("8GG", at(300), None)]);
+    bed.commit_one(clan("8GG").with([player("2YY"), player("2QQ")]).fetched(at(600))).await;
+    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(600)))]);
 }
 
 async fn an_error_changes_no_membership(bed: impl Bed) {
