@@ -120,13 +120,24 @@ impl Store for PostgresStore {
 
     async fn notes(&self, before: Timestamp) -> Result<Vec<Note>, StoreError> {
         let mut connection = self.database.acquire().await?;
-        let read = within(STATEMENT_TIMEOUT, notes::read(&mut connection, before)).await;
+        let read = within(STATEMENT_TIMEOUT, async {
+            let mut transaction = connection.begin().await?;
+            let notes = notes::read(&mut transaction, before).await?;
+            transaction.commit().await?;
+            Ok(notes)
+        });
+        let read = read.await;
         self.database.give_back(connection, read, "read what is to be told")
     }
 
     async fn forget_notes(&self, ids: &[i64]) -> Result<(), StoreError> {
         let mut connection = self.database.acquire().await?;
-        let forgotten = within(STATEMENT_TIMEOUT, notes::forget(&mut connection, ids)).await;
+        let forgotten = within(STATEMENT_TIMEOUT, async {
+            let mut transaction = connection.begin().await?;
+            notes::forget(&mut transaction, ids).await?;
+            transaction.commit().await
+        });
+        let forgotten = forgotten.await;
         self.database.give_back(connection, forgotten, "forget what is told")
     }
 

@@ -1,5 +1,5 @@
-//! `untold`: what commits have to tell others. They write it in their last statement. Single statements that are seldom sent
-//! and not kept: they need no transaction, through a pooler neither.
+//! `untold`: what commits have to tell others. They write it in their last statement. What is sent here is sent
+//! seldom and not kept, so it has to be in a transaction: a pooler may prepare and run it on two servers else.
 
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;

@@ -17,6 +17,7 @@ mod outages;
 #[cfg(feature = "embedded")]
 mod parity;
 mod rights;
+mod runs;
 mod snapshots;
 mod statements;
 mod told;
