@@ -1,5 +1,5 @@
 -- The stays a batch can change: $1 players it places, $2 clans whose lists it has. Of closed stays only those since $3,
--- the earliest moment the batch speaks of. `known_at`: up to when the player is known from elsewhere.
+-- the earliest moment the batch speaks of.
 SELECT m.id, m.player_tag, m.clan_tag, m.joined_at, m.left_at,
        s.fetched_at AT TIME ZONE 'UTC' AS fetched_at, s.member_at AT TIME ZONE 'UTC' AS member_at
 FROM clan_memberships AS m
