@@ -75,11 +75,17 @@ impl Store for Database {
         self.answer(vec!["0001 contract".to_owned()])
     }
 
-    async fn freshness(&self, _objects: &[ObjectId]) -> Result<HashMap<ObjectId, Freshness>, StoreError> {
+    async fn freshness(&self, _objects: &[ObjectId], _: Duration) -> Result<HashMap<ObjectId, Freshness>, StoreError> {
         self.answer(HashMap::new())
     }
 
-    async fn commit_and_forget(&self, _: Timestamp, _: &[Fetched], _: &[i64]) -> Result<Commit, StoreError> {
+    async fn commit_and_forget(
+        &self,
+        _: Timestamp,
+        _: &[Fetched],
+        _: &[i64],
+        _: Duration,
+    ) -> Result<Commit, StoreError> {
         self.answer(Commit::default())
     }
 

@@ -11,7 +11,7 @@ mod rows;
 #[cfg(feature = "embedded")]
 pub mod sqlite;
 
-use std::{collections::HashMap, future::Future};
+use std::{collections::HashMap, future::Future, time::Duration};
 
 use crate::{
     clock::Timestamp,
@@ -104,6 +104,9 @@ impl Commit {
 /// How many notes are read at once. One has a few KB.
 pub const MOST_NOTES: usize = 100;
 
+/// Enough for every try of a call whose caller is in no hurry.
+pub const UNHURRIED: Duration = Duration::from_secs(60);
+
 /// One row of `refresh_runs`.
 #[derive(Clone, Debug)]
 pub struct RunRow {
@@ -127,25 +130,29 @@ pub trait Store: Send + Sync + 'static {
     /// Creates what is missing, in order. Safe to call while others do. Answers the names of the migrations it ran.
     fn migrate(&self) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
 
-    /// How fresh these objects are, in one statement. Objects never fetched are absent.
+    /// How fresh these objects are, in one statement. Objects never fetched are absent. After `limit` it is given up.
     fn freshness(
         &self,
         objects: &[ObjectId],
+        limit: Duration,
     ) -> impl Future<Output = Result<HashMap<ObjectId, Freshness>, StoreError>> + Send;
 
     /// Stores a batch in one transaction, a constant number of statements. Answers in order. An error means that
     /// nothing of it was stored and that the store as a whole is in trouble; a record that hurts only itself is
     /// [`Committed::Poison`].
     fn commit(&self, now: Timestamp, batch: &[Fetched]) -> impl Future<Output = Result<Commit, StoreError>> + Send {
-        self.commit_and_forget(now, batch, &[])
+        self.commit_and_forget(now, batch, &[], UNHURRIED)
     }
 
-    /// [`Self::commit`], and in the same transaction the notes of these ids are forgotten: they are told.
+    /// [`Self::commit`], and in the same transaction the notes of these ids are forgotten: they are told. All tries
+    /// together take no longer than `limit`; after [`StoreError::OutOfTime`] the batch may be stored or not, as after a
+    /// connection that broke.
     fn commit_and_forget(
         &self,
         now: Timestamp,
         batch: &[Fetched],
         told: &[i64],
+        limit: Duration,
     ) -> impl Future<Output = Result<Commit, StoreError>> + Send;
 
     /// The oldest notes of commits before this time that nobody has forgotten, at most [`MOST_NOTES`].
@@ -166,6 +173,9 @@ pub enum StoreError {
     /// No connection, or it broke, or it did not answer in time.
     #[error("reach the database at {server}: {detail}")]
     Unreachable { server: String, detail: String },
+    /// The caller's limit came before an answer did.
+    #[error("{action} in the database at {server}: no time was left")]
+    OutOfTime { server: String, action: &'static str },
     /// A right is missing; the detail says which, `remedy` is the statement that grants it.
     #[error("{action} in the database at {server}: {detail}; to mend it: {remedy}")]
     NotAllowed { server: String, action: &'static str, detail: String, remedy: String },

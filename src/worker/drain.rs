@@ -35,7 +35,7 @@ use crate::{
     derive::followup,
     model::{FollowUp, ObjectId, Outcome, Priority},
     queue::{Lease, LeaseRequest, LeaseToken, Leased, MailLimits, Queue, QueueError, Slots},
-    store::{Freshness, Store, StoreError},
+    store::{Freshness, Store, StoreError, UNHURRIED},
 };
 
 /// How much of the rate may be leased ahead.
@@ -363,7 +363,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         lock(&self.in_hand).extend(leases.iter().map(|lease| (lease.token.clone(), lease.object.clone())));
         let objects: Vec<ObjectId> = leases.iter().map(|lease| lease.object.clone()).collect();
         failpoint!("freshness.before");
-        let mut stored = match self.worker.store.freshness(&objects).await {
+        let mut stored = match self.worker.store.freshness(&objects, UNHURRIED).await {
             Ok(stored) => stored,
             Err(error) => {
                 self.database_down(&error);

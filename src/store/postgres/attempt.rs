@@ -1,8 +1,8 @@
 //! One transaction of a commit: who wins, what is there, what is to be written, and the writing.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use time::OffsetDateTime;
 
 use super::writes::{self, Last};
@@ -26,8 +26,14 @@ const IDS_LOCK: i64 = 0x7266_6964;
 
 /// The settings hold for this transaction only. A worker that is frozen in the middle must not hold
 /// its locks for so long that the statements of others give up.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT set_config('statement_timeout', '10s', \
-                     true), set_config('idle_in_transaction_session_timeout', '4s', true)";
+fn begin(statement_timeout: Duration) -> String {
+    // Zero would be no timeout at all.
+    let millis = statement_timeout.as_millis().max(1);
+    format!(
+        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT set_config('statement_timeout', '{millis}ms', true), \
+         set_config('idle_in_transaction_session_timeout', '4s', true)"
+    )
+}
 
 const ARBITER: &str = include_str!("../sql/postgres/arbiter.sql");
 const NEWEST: &str = include_str!("../sql/postgres/newest.sql");
@@ -47,12 +53,14 @@ pub(super) struct Attempt<'a> {
     pub(super) told: &'a [i64],
     /// How many ids above the highest are left out.
     pub(super) ids_left: i64,
+    /// How long the server lets one statement take.
+    pub(super) statement_timeout: Duration,
 }
 
 impl<'a> Attempt<'a> {
     pub(super) async fn run(&self, connection: &mut PgConnection) -> Result<Commit, sqlx::Error> {
         failpoint!("commit.before_begin");
-        let mut transaction = connection.begin_with(BEGIN).await?;
+        let mut transaction = connection.begin_with(AssertSqlSafe(begin(self.statement_timeout))).await?;
         failpoint!("commit.begun");
         let claims = Claims::of(self.batch);
         let winners = self.arbitrate(&mut transaction, &claims).await?;
@@ -193,5 +201,18 @@ impl<'a> Attempt<'a> {
             sqlx::query(IDS_STEP).persistent(self.keeps_statements).bind(self.ids_left).execute(connection).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_stops_statements_when_we_do() {
+        for (timeout, set) in [(10_000, "'10000ms'"), (300, "'300ms'"), (0, "'1ms'")] {
+            let begin = begin(Duration::from_millis(timeout));
+            assert!(begin.contains(&format!("'statement_timeout', {set}, true")), "{begin}");
+        }
     }
 }

@@ -6,6 +6,7 @@ use super::{
     attempt::Attempt,
     connect::{Database, discard, within},
     errors::{self, Trouble},
+    limit::Limit,
 };
 use crate::{
     clock::Timestamp,
@@ -25,21 +26,29 @@ const IDS_LEFT_TO_OTHERS: i64 = 200;
 /// The longest an attempt may take as seen from here; the server stops its statements earlier.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// The longest the server lets one statement of an attempt take.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What a commit is about, for messages.
+const STORE: &str = "store a batch";
+
 pub(super) async fn commit(
     database: &Database,
     telling: Telling,
     now: Timestamp,
     batch: &[Fetched],
     told: &[i64],
+    limit: Limit,
 ) -> Result<Commit, StoreError> {
     if batch.is_empty() {
         return Ok(Commit::default());
     }
-    match whole(database, telling, now, batch, told).await {
+    let committed = match whole(database, telling, now, batch, told, limit).await {
         Ok(committed) => Ok(committed),
         Err(Failure::Store(error)) => Err(error),
-        Err(Failure::Record(_)) => one_by_one(database, telling, now, batch, told).await,
-    }
+        Err(Failure::Record(_)) => one_by_one(database, telling, now, batch, told, limit).await,
+    };
+    database.in_time(limit, STORE, committed)
 }
 
 /// Why a batch could not be stored as a whole.
@@ -48,17 +57,18 @@ enum Failure {
     Record(sqlx::Error),
 }
 
-/// The batch in one transaction, again when others were in the way.
+/// The batch in one transaction, again when others were in the way and there is time left.
 async fn whole(
     database: &Database,
     telling: Telling,
     now: Timestamp,
     batch: &[Fetched],
     told: &[i64],
+    limit: Limit,
 ) -> Result<Commit, Failure> {
     let (mut conflicts, mut taken) = (0, 0);
     loop {
-        let mut connection = database.acquire().await.map_err(Failure::Store)?;
+        let mut connection = database.acquire_within(limit, STORE).await.map_err(Failure::Store)?;
         let attempt = Attempt {
             keeps_statements: database.keeps_statements,
             now,
@@ -66,8 +76,9 @@ async fn whole(
             telling,
             told,
             ids_left: IDS_LEFT_TO_OTHERS * i64::from(taken),
+            statement_timeout: STATEMENT_TIMEOUT.min(limit.left()),
         };
-        let error = match within(ATTEMPT_TIMEOUT, attempt.run(&mut connection)).await {
+        let error = match within(ATTEMPT_TIMEOUT.min(limit.left()), attempt.run(&mut connection)).await {
             Ok(committed) => return Ok(committed),
             Err(error) => error,
         };
@@ -79,12 +90,12 @@ async fn whole(
             Trouble::Taken | Trouble::TakenId if taken < TAKEN_RETRIES => taken += 1,
             Trouble::Taken | Trouble::Record => return Err(Failure::Record(error)),
             Trouble::Conflict | Trouble::TakenId | Trouble::Store => {
-                return Err(Failure::Store(errors::store_error(&database.server, "store a batch", &error)));
+                return Err(Failure::Store(errors::store_error(&database.server, STORE, &error)));
             }
         }
         tracing::debug!(error = %error, conflicts, taken, "others were in the way of a batch; it is tried again");
         let longest = Duration::from_millis(10) * 2_u32.pow(conflicts + taken);
-        tokio::time::sleep(longest.mul_f64(fastrand::f64())).await;
+        tokio::time::sleep(longest.mul_f64(fastrand::f64()).min(limit.left())).await;
     }
 }
 
@@ -95,12 +106,13 @@ async fn one_by_one(
     now: Timestamp,
     batch: &[Fetched],
     told: &[i64],
+    limit: Limit,
 ) -> Result<Commit, StoreError> {
     let mut together = Commit::of_nothing(batch.len());
     let newest = rows::newest_answers(batch);
     let mut refused: Vec<sqlx::Error> = Vec::new();
     for &place in &newest {
-        match whole(database, telling, now, &batch[place..=place], told).await {
+        match whole(database, telling, now, &batch[place..=place], told, limit).await {
             Ok(one) => together.add(place, one),
             Err(Failure::Store(error)) => return Err(error),
             Err(Failure::Record(error)) => {

@@ -10,7 +10,7 @@ use sqlx::{
 };
 use url::Url;
 
-use super::{StoreError, errors};
+use super::{StoreError, errors, limit::Limit};
 use crate::config::DatabaseConfig;
 
 /// How long a connection may be waited for, its making included.
@@ -79,6 +79,33 @@ impl Database {
             error = self.diagnose() => Err(error),
         };
         acquired.map_err(|error| errors::store_error(&self.server, "connect", &error))
+    }
+
+    /// The same, while there is time left.
+    pub(super) async fn acquire_within(
+        &self,
+        limit: Limit,
+        action: &'static str,
+    ) -> Result<PoolConnection<Postgres>, StoreError> {
+        let left = limit.left();
+        if left.is_zero() {
+            return Err(self.out_of_time(action));
+        }
+        tokio::time::timeout(left, self.acquire()).await.unwrap_or_else(|_| Err(self.out_of_time(action)))
+    }
+
+    /// What failed because its time was over says so, whatever it met last.
+    pub(super) fn in_time<T>(
+        &self,
+        limit: Limit,
+        action: &'static str,
+        result: Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        result.map_err(|error| if limit.left().is_zero() { self.out_of_time(action) } else { error })
+    }
+
+    fn out_of_time(&self, action: &'static str) -> StoreError {
+        StoreError::OutOfTime { server: self.server.clone(), action }
     }
 
     /// Why a connection takes so long; ends only when there is a reason.

@@ -13,6 +13,7 @@ mod check;
 mod commit;
 mod connect;
 mod errors;
+mod limit;
 #[cfg(feature = "cli")]
 mod look;
 mod migrate;
@@ -26,9 +27,12 @@ use sqlx::{Connection, FromRow, PgConnection};
 use time::OffsetDateTime;
 
 pub use self::check::Problem;
-use self::connect::{Database, within};
 #[cfg(feature = "cli")]
 pub use self::look::{Looked, ReportedError};
+use self::{
+    connect::{Database, within},
+    limit::Limit,
+};
 use super::{Commit, Freshness, RunRow, Store, StoreError, Telling, plan::times::from_zoned};
 use crate::{
     clock::Timestamp,
@@ -38,6 +42,9 @@ use crate::{
 
 /// How long a statement that is no commit may take, as seen from here.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What reading freshness is about, for messages.
+const READ_FRESHNESS: &str = "read what is fresh";
 
 const FRESHNESS: &str = include_str!("../sql/postgres/freshness.sql");
 
@@ -98,24 +105,37 @@ impl Store for PostgresStore {
         migrate::up(&self.database).await
     }
 
-    async fn freshness(&self, objects: &[ObjectId]) -> Result<HashMap<ObjectId, Freshness>, StoreError> {
+    async fn freshness(
+        &self,
+        objects: &[ObjectId],
+        limit: Duration,
+    ) -> Result<HashMap<ObjectId, Freshness>, StoreError> {
         if objects.is_empty() {
             return Ok(HashMap::new());
         }
-        let rows = match self.try_freshness(objects).await {
+        let limit = Limit::from_now(limit);
+        let rows = match self.try_freshness(objects, limit).await {
             // Reading twice harms nobody, and connections that were only dropped need not end a run. Where one was, the
-            // others mostly were, too.
+            // others mostly were, too. A ping that is broken off leaves connections that the pool tests and drops.
             Err(StoreError::Unreachable { .. }) => {
-                self.database.ping().await?;
-                self.try_freshness(objects).await?
+                if let Ok(pinged) = tokio::time::timeout(limit.left(), self.database.ping()).await {
+                    pinged?;
+                }
+                self.try_freshness(objects, limit).await?
             }
             answer => answer?,
         };
         Ok(rows.into_iter().filter_map(FreshnessRow::into_entry).collect())
     }
 
-    async fn commit_and_forget(&self, now: Timestamp, batch: &[Fetched], told: &[i64]) -> Result<Commit, StoreError> {
-        commit::commit(&self.database, self.telling, now, batch, told).await
+    async fn commit_and_forget(
+        &self,
+        now: Timestamp,
+        batch: &[Fetched],
+        told: &[i64],
+        limit: Duration,
+    ) -> Result<Commit, StoreError> {
+        commit::commit(&self.database, self.telling, now, batch, told, Limit::from_now(limit)).await
     }
 
     async fn notes(&self, before: Timestamp) -> Result<Vec<Note>, StoreError> {
@@ -166,10 +186,12 @@ impl Store for PostgresStore {
 }
 
 impl PostgresStore {
-    async fn try_freshness(&self, objects: &[ObjectId]) -> Result<Vec<FreshnessRow>, StoreError> {
-        let mut connection = self.database.acquire().await?;
-        let read = within(STATEMENT_TIMEOUT, self.read_freshness(&mut connection, objects)).await;
-        self.database.give_back(connection, read, "read what is fresh")
+    async fn try_freshness(&self, objects: &[ObjectId], limit: Limit) -> Result<Vec<FreshnessRow>, StoreError> {
+        let mut connection = self.database.acquire_within(limit, READ_FRESHNESS).await?;
+        let timeout = STATEMENT_TIMEOUT.min(limit.left());
+        let read = within(timeout, self.read_freshness(&mut connection, objects)).await;
+        let read = self.database.give_back(connection, read, READ_FRESHNESS);
+        self.database.in_time(limit, READ_FRESHNESS, read)
     }
 
     async fn read_freshness(

@@ -95,6 +95,21 @@ impl SqliteStore {
     fn failed(&self, action: &'static str) -> impl Fn(sqlx::Error) -> StoreError + '_ {
         move |error| store_error(&self.server, action, &error)
     }
+
+    /// Breaks the work off when its time is over; its transaction is rolled back.
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        action: &'static str,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, StoreError> {
+        let out_of_time = || StoreError::OutOfTime { server: self.server.clone(), action };
+        if limit.is_zero() {
+            return Err(out_of_time());
+        }
+        let done = tokio::time::timeout(limit, work).await.map_err(|_| out_of_time())?;
+        done.map_err(self.failed(action))
+    }
 }
 
 impl Store for SqliteStore {
@@ -107,19 +122,27 @@ impl Store for SqliteStore {
         migrations::run(&self.pool, &self.server).await
     }
 
-    async fn freshness(&self, objects: &[ObjectId]) -> Result<HashMap<ObjectId, Freshness>, StoreError> {
+    async fn freshness(
+        &self,
+        objects: &[ObjectId],
+        limit: Duration,
+    ) -> Result<HashMap<ObjectId, Freshness>, StoreError> {
         let asked: Vec<_> = objects.iter().map(|object| (object.kind, &object.tag)).collect();
         let asked = serde_json::to_string(&asked).expect("kinds and tags are plain texts");
-        let rows: Vec<FreshnessRow> = sqlx::query_as(include_str!("../sql/sqlite/freshness.sql"))
-            .bind(asked)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(self.failed("read how fresh objects are"))?;
+        let read = sqlx::query_as(include_str!("../sql/sqlite/freshness.sql")).bind(asked).fetch_all(&self.pool);
+        let rows: Vec<FreshnessRow> = self.within(limit, "read how fresh objects are", read).await?;
         Ok(rows.into_iter().filter_map(FreshnessRow::read).collect())
     }
 
-    async fn commit_and_forget(&self, now: Timestamp, batch: &[Fetched], told: &[i64]) -> Result<Commit, StoreError> {
-        commit::commit(&self.pool, self.telling, now, batch, told).await.map_err(self.failed("store a batch"))
+    async fn commit_and_forget(
+        &self,
+        now: Timestamp,
+        batch: &[Fetched],
+        told: &[i64],
+        limit: Duration,
+    ) -> Result<Commit, StoreError> {
+        let commit = commit::commit(&self.pool, self.telling, now, batch, told);
+        self.within(limit, "store a batch", commit).await
     }
 
     async fn notes(&self, before: Timestamp) -> Result<Vec<Note>, StoreError> {

@@ -11,6 +11,7 @@ mod documents;
 mod event_count;
 mod ids;
 mod last_seen;
+mod limits;
 mod memberships;
 pub mod migrations;
 mod outages;

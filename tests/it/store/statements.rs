@@ -1,6 +1,6 @@
 //! How many statements a commit sends, counted from what the driver tells of each.
 
-use refresh_worker::store::Store;
+use refresh_worker::store::{Store, UNHURRIED};
 
 use super::{
     Bed, beds,
@@ -55,9 +55,9 @@ async fn freshness_is_one_statement() {
     let statements = EventCount::of("sqlx::query");
     let objects: Vec<_> = (0..100).map(|n| refresh_worker::model::ObjectId::player(nth_tag(n))).collect();
     // The first may go by unheard: another test's thread may just have made its place known.
-    bed.store().freshness(&objects).await.unwrap();
+    bed.store().freshness(&objects, UNHURRIED).await.unwrap();
     statements.take();
-    bed.store().freshness(&objects).await.unwrap();
+    bed.store().freshness(&objects, UNHURRIED).await.unwrap();
     assert_eq!(statements.take(), 1);
 }
 
@@ -72,7 +72,7 @@ async fn without_kept_statements_everything_works_and_lies_in_transactions_for_p
     let batch = [clan("8GG").with([player("2PP")]).fetched(at(0)), war("8GG", &[("2PP", 1)]).fetched(at(0))];
     let commit = store.commit(at(1), &batch).await.unwrap();
     assert_eq!(commit.committed.len(), 2);
-    assert_eq!(store.freshness(&[batch[0].object.clone()]).await.unwrap().len(), 1);
+    assert_eq!(store.freshness(&[batch[0].object.clone()], UNHURRIED).await.unwrap().len(), 1);
     assert_eq!(store.notes(at(9)).await.unwrap().len(), 1);
     store.forget_notes(&[commit.notes[0].id]).await.unwrap();
     assert_eq!(store.notes(at(9)).await.unwrap(), []);

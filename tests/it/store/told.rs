@@ -2,7 +2,7 @@
 
 use refresh_worker::{
     model::{Before, Fetched, Move, Note},
-    store::{Commit, Store as _, Telling},
+    store::{Commit, Store as _, Telling, UNHURRIED},
 };
 
 use super::{
@@ -103,7 +103,7 @@ async fn what_is_to_be_told_is_kept_until_it_is_forgotten(bed: impl Bed) {
 
     // The same content again renews what readers hold, and is told to nobody else.
     let same = clan("8GG").with([one.donations(99)]).level(2).fetched(at(2000));
-    let third = bed.store().commit_and_forget(at(2600), &[same], &[first.notes[0].id]).await.unwrap();
+    let third = bed.store().commit_and_forget(at(2600), &[same], &[first.notes[0].id], UNHURRIED).await.unwrap();
     assert_eq!((third.notes[0].events.len(), third.notes[0].changed.len()), (0, 0), "{third:?}");
     let kept = |notes: Vec<Note>| notes.iter().map(|note| note.id).collect::<Vec<_>>();
     assert_eq!(kept(bed.store().notes(at(9000)).await.unwrap()), [note.id, third.notes[0].id]);
