@@ -7,6 +7,7 @@
 pub mod claims;
 pub mod memberships;
 pub mod players;
+pub mod snapshots;
 pub mod times;
 mod told;
 
@@ -19,7 +20,8 @@ pub use self::told::{Facts, Replaced, replaced_rows};
 use self::{
     claims::{Claims, Winners, clan_document, war_document},
     memberships::{Placed, Roll},
-    players::{NewestRows, Place, PlayerWrite, SnapshotWrite, Word},
+    players::{PlayerWrite, SnapshotWrite, Word},
+    snapshots::{NewestRows, Place},
     times::{TableTime, utc},
 };
 use crate::{

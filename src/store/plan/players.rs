@@ -2,11 +2,10 @@
 
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
-use sqlx::FromRow;
-
 use super::{
-    claims::{ByObject, Claims, Listed, StateRow, Winners, war_document},
-    times::{TableTime, from_utc, just_after, utc},
+    claims::{Claims, Listed, StateRow, Winners, war_document},
+    snapshots::{Newest, Place},
+    times::{TableTime, from_utc, utc},
 };
 use crate::{
     clock::Timestamp,
@@ -16,57 +15,6 @@ use crate::{
 
 /// How long attacks used are carried to new rows; readers forget them after the same time.
 const ATTACKS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// The newest snapshot row of an object. Of clans and wars only the first columns.
-#[derive(Clone, Debug, Default, FromRow)]
-pub struct Newest {
-    kind: String,
-    tag: String,
-    pub id: i64,
-    #[sqlx(rename = "ts")]
-    pub at: Option<TableTime>,
-    pub taken: Option<TableTime>,
-    clan_tag: Option<String>,
-    name: Option<String>,
-    role: Option<String>,
-    town_hall: Option<i32>,
-    trophies: Option<i32>,
-    donations: Option<i32>,
-    donations_received: Option<i32>,
-    war_attacks_used: Option<i32>,
-    last_seen: Option<TableTime>,
-    earlier_attacks: Option<i32>,
-}
-
-/// Where a document goes among the snapshot rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    Insert {
-        at: TableTime,
-    },
-    /// Our newest row moves on; with another document only when a wrong clock put it ahead.
-    Move {
-        id: i64,
-        at: TableTime,
-        replaces: bool,
-    },
-}
-
-impl Place {
-    /// Changed content inserts; unchanged content moves our row on if it still is the newest, else inserts.
-    pub fn of(newest: Option<&Newest>, state: &StateRow, began: Timestamp, horizon: TableTime) -> Self {
-        let began = utc(began);
-        let Some(newest) = newest else { return Self::Insert { at: began } };
-        let is_ahead = newest.at.is_some_and(|at| at > horizon);
-        if state.snapshot_id == Some(newest.id) && (is_ahead || !state.has_changed()) {
-            let at = newest.taken.map_or(began, just_after);
-            return Self::Move { id: newest.id, at, replaces: state.has_changed() };
-        }
-        // Two rows never share a time: after another program's row in this millisecond, ours is the newest.
-        let same_millisecond = newest.at.filter(|&at| from_utc(at) == from_utc(began));
-        Self::Insert { at: same_millisecond.max(newest.taken).map_or(began, just_after) }
-    }
-}
 
 /// The columns that answers about a player bring.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -378,32 +326,6 @@ fn linked<'a>(json: &'a str, tag: &Tag) -> Cow<'a, str> {
     match rows::deep_link(Kind::Player, tag) {
         Some(link) => rows::with_deep_link(json, &link),
         None => Cow::Borrowed(json),
-    }
-}
-
-/// The newest rows by object.
-pub type NewestRows = ByObject<Newest>;
-
-pub fn by_object(rows: Vec<Newest>) -> NewestRows {
-    ByObject::new(rows, |row| (&row.kind, std::mem::take(&mut row.tag)))
-}
-
-impl Place {
-    pub const fn at(&self) -> TableTime {
-        match self {
-            Self::Insert { at } | Self::Move { at, .. } => *at,
-        }
-    }
-
-    pub const fn row(&self) -> Option<i64> {
-        match self {
-            Self::Insert { .. } => None,
-            Self::Move { id, .. } => Some(*id),
-        }
-    }
-
-    pub const fn replaces(&self) -> bool {
-        matches!(self, Self::Move { replaces: true, .. })
     }
 }
 

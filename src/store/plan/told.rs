@@ -8,7 +8,8 @@ use super::{
     Writes,
     claims::{Claims, Winners},
     memberships::Changes,
-    players::{Claim, NewestRows, SnapshotWrite, Word},
+    players::{Claim, SnapshotWrite, Word},
+    snapshots::NewestRows,
 };
 use crate::{
     model::{Answered, Before, Change, Fetched, Kind, MemberSeen, Move, Note, ObjectId, Tag},

@@ -15,7 +15,8 @@ use crate::{
             self, CLOCK_TOLERANCE, Facts, Replaced, Writes,
             claims::{ClaimRow, Claims, StateRow, Winners},
             memberships::{self, Stay},
-            players::{self, Newest, NewestRows, Word},
+            players::{self, Word},
+            snapshots::{self, Newest, NewestRows},
             times::{TableTime, utc},
         },
     },
@@ -159,7 +160,7 @@ impl<'a> Attempt<'a> {
             .bind(wars_at)
             .fetch_all(connection)
             .await?;
-        Ok(players::by_object(newest))
+        Ok(snapshots::by_object(newest))
     }
 
     /// Reads the stays that the batch can change and decides.

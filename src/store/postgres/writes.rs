@@ -9,7 +9,8 @@ use crate::{
         plan::{
             Writes,
             memberships::Changes,
-            players::{Place, PlayerWrite},
+            players::PlayerWrite,
+            snapshots::Place,
             times::{TableTime, utc},
         },
         rows::{self, NAME_WIDTH},

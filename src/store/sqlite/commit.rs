@@ -14,7 +14,8 @@ use crate::{
             self, CLOCK_TOLERANCE, Facts, Replaced, SUSPICIOUS_FAILURES, Writes,
             claims::{Claims, Winners},
             memberships::{self, Changes},
-            players::{self, NewestRows, Word},
+            players::{self, Word},
+            snapshots::{self, NewestRows},
             times::{TableTime, utc},
         },
         rows,
@@ -134,7 +135,7 @@ async fn read_newest(
         .bind(asked(plan::documents(claims, winners, Kind::War)))
         .fetch_all(db)
         .await?;
-    Ok(players::by_object(newest))
+    Ok(snapshots::by_object(newest))
 }
 
 /// Tags with the millisecond of a new row, as JSON.

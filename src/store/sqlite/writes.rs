@@ -9,7 +9,8 @@ use crate::{
     store::{
         plan::{
             memberships::Changes,
-            players::{Claim, Place, PlayerWrite, SnapshotWrite},
+            players::{Claim, PlayerWrite, SnapshotWrite},
+            snapshots::Place,
             times::utc,
         },
         rows::{self, NAME_WIDTH},
