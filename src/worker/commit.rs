@@ -20,7 +20,7 @@ use crate::{
     clock::Timestamp,
     model::{Fetched, FollowUp, Note, Outcome, Reason},
     queue::{Following, Lease, Queue, Settled, Settlement, Slots},
-    store::{Commit, Committed, Store, StoreError, UNHURRIED},
+    store::{Commit, Committed, Store, StoreError},
 };
 
 /// A group is committed when it has so many answers …
@@ -308,7 +308,8 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
 
     /// One try. A database that stays silent is not waited for with more calls.
     async fn commit_once(&self, fetched: &[Fetched], told: &[i64]) -> Result<Commit, StoreError> {
-        let mut commit = std::pin::pin!(self.worker.store.commit_and_forget(self.time.now(), fetched, told, UNHURRIED));
+        let limit = self.deadline.left_for_the_database(Instant::now());
+        let mut commit = std::pin::pin!(self.worker.store.commit_and_forget(self.time.now(), fetched, told, limit));
         if let Ok(answer) = tokio::time::timeout(SLOW_COMMIT, commit.as_mut()).await {
             return answer;
         }

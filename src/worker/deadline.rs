@@ -24,6 +24,7 @@ const WITHOUT_LIMIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 #[derive(Debug)]
 pub struct Deadline {
     end: Instant,
+    commits_end: Instant,
     costs: Mutex<Costs>,
 }
 
@@ -41,7 +42,8 @@ impl Deadline {
         let invocation = time_left.map_or(WITHOUT_LIMIT, |left| left.saturating_sub(buffer));
         let budget = limits.iter().flatten().copied().fold(invocation, Duration::min);
         let costs = Costs { call: FIRST_CALL_GUESS, commit: FIRST_COMMIT_GUESS };
-        Self { end: now + budget.min(WITHOUT_LIMIT), costs: Mutex::new(costs) }
+        let end = now + budget.min(WITHOUT_LIMIT);
+        Self { end, commits_end: end + buffer / 3, costs: Mutex::new(costs) }
     }
 
     fn costs(&self) -> Costs {
@@ -64,6 +66,13 @@ impl Deadline {
     #[must_use]
     pub const fn end(&self) -> Instant {
         self.end
+    }
+
+    /// How long the database may still be waited for. What is fetched is worth a third of the buffer; with the rest all is given
+    /// back and the answer is sent.
+    #[must_use]
+    pub fn left_for_the_database(&self, now: Instant) -> Duration {
+        self.commits_end.saturating_duration_since(now)
     }
 
     /// Calls must have ended by then, so that their answers can be committed.
@@ -126,6 +135,13 @@ mod tests {
             deadline.saw_call(Duration::from_millis(100));
         }
         assert!(deadline.leasing_ends() > before - Duration::from_millis(100));
+    }
+
+    #[test]
+    fn the_database_is_waited_for_a_third_of_the_buffer_beyond_the_end() {
+        let (now, deadline) = deadline(20, &[]);
+        assert_eq!(deadline.left_for_the_database(now), Duration::from_secs(15) + BUFFER / 3);
+        assert_eq!(deadline.left_for_the_database(now + Duration::from_secs(19)), Duration::ZERO);
     }
 
     #[test]

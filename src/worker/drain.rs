@@ -35,7 +35,7 @@ use crate::{
     derive::followup,
     model::{FollowUp, ObjectId, Outcome, Priority},
     queue::{Lease, LeaseRequest, LeaseToken, Leased, MailLimits, Queue, QueueError, Slots},
-    store::{Freshness, Store, StoreError, UNHURRIED},
+    store::{Freshness, Store, StoreError},
 };
 
 /// How much of the rate may be leased ahead.
@@ -362,8 +362,9 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         self.flow.leased(leases.len());
         lock(&self.in_hand).extend(leases.iter().map(|lease| (lease.token.clone(), lease.object.clone())));
         let objects: Vec<ObjectId> = leases.iter().map(|lease| lease.object.clone()).collect();
+        let limit = self.deadline.left_for_the_database(Instant::now());
         failpoint!("freshness.before");
-        let mut stored = match self.worker.store.freshness(&objects, UNHURRIED).await {
+        let mut stored = match self.worker.store.freshness(&objects, limit).await {
             Ok(stored) => stored,
             Err(error) => {
                 self.database_down(&error);

@@ -76,6 +76,26 @@ async fn a_lock_that_outlasts_the_statement_timeout_ends_the_run_and_loses_nothi
 }
 
 #[tokio::test]
+async fn commits_that_hang_when_the_time_is_nearly_up_keep_no_answer_from_coming_in_time() {
+    let world = World::start().await;
+    world.mail_players(300).await;
+    let mut worker = world.worker_with(&RATE).await;
+    worker.invoke(&serde_json::json!({ "max_requests": 1 }), PLENTY).await.response();
+
+    let lock = lock_history(&world).await;
+    // Less than the ten seconds after which the server gives a statement up. The harness kills a process whose deadline has
+    // passed.
+    let run = worker.invoke(&events::schedule(), Duration::from_secs(9)).await;
+    let message = run.error()["errorMessage"].as_str().unwrap().to_owned();
+    assert!(message.contains("no time was left"), "{message}");
+    assert_eq!(world.sizes().await.leased, 0, "everything was given back");
+
+    lock.close().await.unwrap();
+    world.drain_with(&mut worker).await;
+    assert_eq!(world.count("SELECT count(*) FROM player_snapshots").await, 300);
+}
+
+#[tokio::test]
 async fn sessions_ended_by_an_operator_cost_neither_a_request_nor_a_call() {
     let world = World::start().await;
     let players = world.mail_players(300).await;
