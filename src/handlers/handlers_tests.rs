@@ -212,7 +212,7 @@ async fn a_run_that_failed_is_a_function_error_and_still_has_its_metrics() {
     let (answer, printed) = ask(&handlers, json!({})).await;
     let failure = answer.unwrap_err();
     assert_eq!(failure.kind, "RefreshFailed.queue_down");
-    assert_eq!(failure.message, "1 processed, 0 failed; the queue does not answer: reach Redis at cache:6379: refused");
+    assert_eq!(failure.message, "1 processed, 0 failed; the queue cannot be used: reach Redis at cache:6379: refused");
     assert_eq!(printed.len(), 1);
     assert!(printed[0].contains(r#""stopped_because":"queue_down""#), "{}", printed[0]);
 }

@@ -119,8 +119,8 @@ fn message(report: &RunReport) -> String {
         StopReason::Maintenance => "the API is in maintenance; what is queued waits",
         StopReason::CircuitOpen => "many calls in a row failed",
         StopReason::NoUsableKey => "no key is accepted any more",
-        StopReason::QueueDown => "the queue does not answer",
-        StopReason::DatabaseDown => "the database does not answer",
+        StopReason::QueueDown => "the queue cannot be used",
+        StopReason::DatabaseDown => "the database cannot be used",
     };
     let until = report.day.filter(|_| report.stopped_because == StopReason::DayUsedUp);
     let until = until.map(|day| format!(" until {}", day.resets_at)).unwrap_or_default();

@@ -79,6 +79,11 @@ pub(super) fn store_error(server: &str, action: &'static str, error: &sqlx::Erro
                       SEQUENCES IN SCHEMA public TO the_role; (`check` says exactly which)";
         return StoreError::NotAllowed { server, action, detail, remedy: remedy.to_owned() };
     }
+    // A schema, table or column that is not there.
+    if matches!(&*code, "3F000" | "42P01" | "42703") {
+        let detail = format!("{detail}; to make what is missing, run `refresh-worker migrate` or the task `migrate`");
+        return StoreError::Failed { server, action, detail };
+    }
     if is_outage(&code) || matches!(&*code, "57014" | "55P03") {
         return StoreError::Unreachable { server, detail };
     }

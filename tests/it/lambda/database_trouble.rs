@@ -141,6 +141,22 @@ async fn a_database_without_a_free_connection_is_told_as_that_and_no_call_is_mad
 }
 
 #[tokio::test]
+async fn without_auto_migrate_missing_tables_stay_unmade_cost_no_call_and_the_error_says_what_makes_them() {
+    const TABLES: &str = "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'refresh_worker'";
+    let world = World::start().await;
+    world.mail_players(3).await;
+    let mut worker = world.worker_with(&[("AUTO_MIGRATE", "false")]).await;
+    let run = worker.invoke(&events::schedule(), PLENTY).await;
+    let told = run.error()["errorMessage"].as_str().unwrap().to_owned();
+    assert!(told.contains("refresh_state") && told.contains("refresh-worker migrate"), "{told}");
+    assert_eq!((world.count(TABLES).await, world.simulator.total_calls()), (0, 0));
+    assert_eq!(world.sizes().await.leased, 0, "everything was given back");
+
+    worker.invoke(&json!({"task": "migrate"}), PLENTY).await.response();
+    assert_processed(&worker.invoke(&events::schedule(), PLENTY).await, 3);
+}
+
+#[tokio::test]
 async fn a_missing_right_to_make_the_tables_is_one_error_that_prints_the_grant_and_what_was_asked_for_waits_in_front() {
     let world = World::start().await;
     let player = world.simulator.world().player_tags()[0].clone();
