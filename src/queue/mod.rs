@@ -395,7 +395,13 @@ pub enum QueueError {
 impl QueueError {
     /// Whether trying again soon may help.
     #[must_use]
-    pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. })
+    pub fn is_transient(&self) -> bool {
+        /// A server that starts or fails over says so.
+        const FOR_A_MOMENT: [&str; 5] = ["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"];
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Refused { detail, .. } => FOR_A_MOMENT.iter().any(|word| detail.starts_with(word)),
+            Self::Unexpected { .. } => false,
+        }
     }
 }

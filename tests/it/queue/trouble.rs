@@ -579,7 +579,7 @@ async fn a_server_that_loads_its_data_refuses_work_and_says_so() {
         }
     };
     let ((), error) = tokio::join!(reload, refused);
-    assert!(matches!(error, QueueError::Refused { .. }), "{error}");
+    assert!(matches!(error, QueueError::Refused { .. }) && error.is_transient(), "{error}");
     assert_eq!(settle(&bed, NOW, &full.leased, Settlement::Release).await, Settled::Settled);
     bed.dump().await;
 }

@@ -232,13 +232,16 @@ fn start(serve: &'static str) -> Result<Server, String> {
     Server::start(Recipe { name: "redis", bin, prepare: "true", serve, stop_signal: "KILL", folder_of })
 }
 
-/// `CONFIG GET dir`, spoken by hand, since it is asked outside any runtime.
+/// `CONFIG GET dir`, spoken by hand, since it is asked outside any runtime; nothing while the server loads its data.
 fn folder_of(port: u16) -> Option<PathBuf> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    stream.write_all(b"CONFIG GET dir\r\nQUIT\r\n").ok()?;
+    stream.write_all(b"PING\r\nCONFIG GET dir\r\nQUIT\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
+    if !answer.starts_with("+PONG") {
+        return None;
+    }
     answer.lines().find(|line| line.starts_with('/')).map(PathBuf::from)
 }
 
