@@ -27,7 +27,7 @@ use refresh_worker::{
     app,
     clock::{Clock, SystemClock},
     config::{ApiConfig, DatabaseConfig, RedisConfig, WorkerConfig},
-    derive::AfterRun,
+    derive::{AfterRun, Database},
     model::{ObjectId, Priority, Wish},
     queue::{Queue, redis::RedisQueue},
     sim::{SimConfig, Simulator},
@@ -183,7 +183,9 @@ fn worker(
     let queue = RedisQueue::connect(&redis, clock).expect("the URL is one");
     let store = PostgresStore::connect(&database).expect("the URL is one");
     let store = store.telling(app::telling(&config, after.invalidation.is_some()));
-    let after = AfterRun::new(&after, &store.pool()).expect("the settings are right").map(Arc::new);
+    let after = AfterRun::new(&after, &Database { pool: store.pool(), keeps_statements: true })
+        .expect("the settings are right")
+        .map(Arc::new);
     let worker = app::worker(Arc::new(queue), Arc::new(store), &api, &config).expect("the parts fit");
     Worker { after, ..worker }
 }

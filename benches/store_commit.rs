@@ -130,8 +130,8 @@ fn padded(mut fetched: Fetched, bytes: usize) -> Fetched {
         Answered::Document(Document::Player(player)) => &mut player.json,
         _ => return fetched,
     };
-    let end = json.rfind('}').expect("an object");
-    json.insert_str(end, &format!(",\"filling\":[{}]", filling.trim_end_matches(',')));
+    let start = json.strip_suffix('}').expect("an object");
+    *json = format!("{start},\"filling\":[{}]}}", filling.trim_end_matches(',')).into();
     fetched
 }
 

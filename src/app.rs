@@ -8,7 +8,7 @@ use crate::{
     api::{ApiError, client::ApiClient, wallet::Wallet},
     clock::{Clock, SystemClock},
     config::{ApiConfig, Config, DatabaseConfig, Role, WorkerConfig},
-    derive::{AfterRun, events},
+    derive::{AfterRun, Database, events},
     handlers::Handlers,
     queue::{record::QueueLimits, redis::RedisQueue},
     store::{EventsOf, Telling, postgres::PostgresStore},
@@ -63,7 +63,8 @@ pub fn store(config: &DatabaseConfig) -> anyhow::Result<PostgresStore> {
 
 /// What follows a run by the configuration, if anything does.
 pub fn after(config: &Config, store: &PostgresStore) -> anyhow::Result<Option<Arc<AfterRun>>> {
-    Ok(AfterRun::new(&config.after, &store.pool()).context("failed to prepare what follows a run")?.map(Arc::new))
+    let database = Database { pool: store.pool(), keeps_statements: config.database.statement_cache > 0 };
+    Ok(AfterRun::new(&config.after, &database).context("failed to prepare what follows a run")?.map(Arc::new))
 }
 
 /// The keys configured, and those that the developer portal will give.

@@ -90,7 +90,7 @@ pub struct Fetch {
 /// The API over HTTP.
 #[derive(Debug)]
 pub struct ApiClient {
-    base_url: String,
+    base_url: Url,
     is_loopback: bool,
     pool: Mutex<Pool>,
     large_bodies: Semaphore,
@@ -109,12 +109,7 @@ impl ApiClient {
         check(base_url)?;
         let is_loopback = is_loopback(base_url);
         let pool = Mutex::new(Pool { http: http(is_loopback)?, last_used: None });
-        Ok(Self {
-            base_url: base_url.as_str().trim_end_matches('/').to_owned(),
-            is_loopback,
-            pool,
-            large_bodies: Semaphore::new(1),
-        })
+        Ok(Self { base_url: base_url.clone(), is_loopback, pool, large_bodies: Semaphore::new(1) })
     }
 
     /// Asks for one object: a clan or a player with one call, a war with up to ten, quick tries not counted. What the
@@ -139,7 +134,9 @@ impl ApiClient {
         limit: Duration,
         clock: &dyn Clock,
     ) -> Heard {
-        let url = format!("{}/{}", self.base_url, endpoint.path());
+        // Only the path is read anew: the whole was read when we began.
+        let mut url = self.base_url.clone();
+        url.set_path(&format!("{}/{}", self.base_url.path().trim_end_matches('/'), endpoint.path()));
         let request = self.http(clock).get(url).header(AUTHORIZATION, bearer);
         timeout(limit, exchange(request, &self.large_bodies)).await.unwrap_or(Heard::Nothing(if limit < CALL_TIMEOUT {
             Silence::OutOfTime

@@ -37,9 +37,6 @@ const LONGEST_CELL: Duration = Duration::from_millis(1);
 /// which cost half a percent of the budget.
 const SLACK_CELLS: NonZeroU32 = NonZeroU32::new(30).expect("not zero");
 
-/// So long before it can begin a call may be taken.
-const AHEAD: Duration = Duration::from_millis(15);
-
 /// In any window as long as this no more calls begin than the cap allows in a second.
 pub const WINDOW: Duration = Duration::from_millis(1014);
 
@@ -124,15 +121,11 @@ impl<C: Clock + Clone> RateLimit<C> {
         self.pace.interval
     }
 
-    /// Takes one call, or says how long to wait for one. None is taken long before it could begin: those would wait
-    /// together and then begin together, again in every window that follows.
+    /// Takes one call, or says how long to wait for one. None is taken before it could begin: those would wait together and
+    /// then begin together, again in every window that follows.
     pub fn take(&mut self) -> Result<(), Duration> {
         let now = self.clock.now();
-        if let Err(wait) = self.room(now)
-            && wait > AHEAD
-        {
-            return Err(wait.saturating_sub(AHEAD));
-        }
+        self.room(now)?;
         match self.governor.check_n(self.pace.cells_per_call) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(not_until)) => Err(not_until.wait_time_from(now)),

@@ -67,7 +67,7 @@ pub fn clan(text: &str, asked: &Tag) -> Result<ClanDocument, Unusable> {
         return Err(Unusable::UnreadableList("memberList"));
     }
     Ok(ClanDocument {
-        json: text.to_owned(),
+        json: text.to_owned().into(),
         name: clan.text("name").ok_or(Unusable::MissingKey("name"))?,
         level: clan.integer("clanLevel"),
         war_wins: clan.integer("warWins"),
@@ -97,7 +97,7 @@ pub fn player(text: &str, asked: &Tag) -> Result<PlayerDocument, Unusable> {
     let player = Object::parse(text)?;
     player.expect_tag(asked)?;
     Ok(PlayerDocument {
-        json: text.to_owned(),
+        json: text.to_owned().into(),
         name: player.text("name").ok_or(Unusable::MissingKey("name"))?,
         role: player.text("role"),
         town_hall: player.integer("townHallLevel"),
@@ -124,7 +124,7 @@ pub fn war(text: &str, ours: &Tag) -> Result<WarOf, Unusable> {
     };
     let time = |key| war.text(key).as_deref().and_then(game_time);
     Ok(WarOf::Ours(WarDocument {
-        json,
+        json: json.into(),
         state,
         members: war_members(ours),
         opponent: other.tag("tag"),
@@ -388,7 +388,7 @@ mod tests {
         let war = ours(text);
         let expected = r##"{ "clan" : {"tag":"#2PP","members":[
             {"tag":"#99P","attacks":[{},{}]},{"tag":"#88P"},{"tag":"#AAA"}]},"x":1.50, "opponent":{"tag":"#8Q8","members":[]} ,"state":"inWar"}"##;
-        assert_eq!(war.json, expected);
+        assert_eq!(war.json.as_str(), expected);
         let used: Vec<_> = war.members.iter().map(|member| (member.tag.as_str(), member.attacks_used)).collect();
         assert_eq!(used, [("99P", 2), ("88P", 0)]);
     }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use sqlx::PgPool;
 use tokio::time::Instant;
 
 use super::{
+    database::Database,
     invalidate::{InvalidateError, Invalidated, Invalidator},
     jobs::{Jobs, JobsReport, LEAST_TIME, TIME_AFTER_A_RUN},
     retention::{Retention, SHORTEST_BATCH, Thinned},
@@ -28,15 +28,15 @@ impl AfterRun {
     ///
     /// # Errors
     /// When the application to be told cannot be used.
-    pub fn new(config: &AfterConfig, pool: &PgPool) -> Result<Option<Self>, InvalidateError> {
+    pub fn new(config: &AfterConfig, database: &Database) -> Result<Option<Self>, InvalidateError> {
         if config.is_empty() {
             return Ok(None);
         }
         let invalidator = config.invalidation.as_ref().map(Invalidator::new).transpose()?;
         Ok(Some(Self {
-            views: Views::new(pool.clone(), &config.views),
-            jobs: config.stats.as_ref().map(|stats| Jobs::new(pool.clone(), stats, invalidator.clone())),
-            retention: config.retention_days.map(|days| Retention::new(pool.clone(), days)),
+            views: Views::new(database.clone(), &config.views),
+            jobs: config.stats.as_ref().map(|stats| Jobs::new(database.clone(), stats, invalidator.clone())),
+            retention: config.retention_days.map(|days| Retention::new(database.pool.clone(), days)),
             invalidator,
         }))
     }
@@ -124,10 +124,10 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_configured_is_not_there() {
-        let pool = PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap();
-        assert!(AfterRun::new(&AfterConfig::default(), &pool).unwrap().is_none());
+        let database = sqlx::PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap().into();
+        assert!(AfterRun::new(&AfterConfig::default(), &database).unwrap().is_none());
         let views = vec![ViewConfig { name: "v".to_owned(), interval: Duration::from_secs(60), statistics: None }];
-        let after = AfterRun::new(&AfterConfig { views, ..AfterConfig::default() }, &pool).unwrap().unwrap();
+        let after = AfterRun::new(&AfterConfig { views, ..AfterConfig::default() }, &database).unwrap().unwrap();
         assert!(
             after.views.is_some() && after.jobs.is_none() && after.retention.is_none() && after.invalidator.is_none()
         );

@@ -16,6 +16,21 @@ const CLOCKS_DIFFER: Duration = Duration::from_millis(50);
 /// The server knows no longer limit than 24 days.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
+/// The connections, and whether a statement that is sent again and again may be kept prepared: through a pooler that shares
+/// them between transactions it may not.
+#[derive(Clone, Debug)]
+pub struct Database {
+    pub pool: PgPool,
+    pub keeps_statements: bool,
+}
+
+/// Right with and without a pooler.
+impl From<PgPool> for Database {
+    fn from(pool: PgPool) -> Self {
+        Self { pool, keeps_statements: false }
+    }
+}
+
 /// How long something that may take `longest` may take when all has to be done by `until`.
 pub(super) fn limited(longest: Duration, until: Instant) -> Duration {
     longest.min(until.saturating_duration_since(Instant::now()))

@@ -84,10 +84,7 @@ fn changed(fetched: &Fetched, document: &Document, before: &Before) -> Event {
 pub fn changed_fields(before: &str, now: &str) -> Vec<String> {
     let (before, now) = (Fields::of(before), Fields::of(now));
     let names = before.0.keys().chain(now.0.keys().filter(|name| !before.0.contains_key(*name)));
-    let differs = |name: &&Cow<'_, str>| {
-        let value = |fields: &Fields<'_>| fields.0.get(*name).map(|value| value.get().to_owned());
-        value(&before) != value(&now)
-    };
+    let differs = |name: &&Cow<'_, str>| before.value(name) != now.value(name);
     let mut names: Vec<String> = names.filter(differs).map(|name| name.clone().into_owned()).collect();
     names.sort_unstable();
     names.truncate(MOST_FIELDS);
@@ -101,6 +98,10 @@ impl<'a> Fields<'a> {
     /// A text that is no object has no fields.
     fn of(json: &'a str) -> Self {
         serde_json::from_str(json).unwrap_or_default()
+    }
+
+    fn value(&self, name: &str) -> Option<&'a str> {
+        self.0.get(name).map(|value| value.get())
     }
 }
 
@@ -203,7 +204,7 @@ mod tests {
 
     fn player(json: &str) -> Fetched {
         let document = PlayerDocument {
-            json: json.to_owned(),
+            json: json.to_owned().into(),
             name: "x".to_owned(),
             role: None,
             town_hall: None,
@@ -268,7 +269,7 @@ mod tests {
     fn between(before: &str, now: &str) -> Vec<String> {
         let stored = War::of_stored(now);
         let document = WarDocument {
-            json: now.to_owned(),
+            json: now.to_owned().into(),
             state: stored.as_ref().map_or_else(|| "notInWar".to_owned(), |war| war.state.clone()),
             members: Vec::new(),
             opponent: stored.as_ref().and_then(|war| war.opponent.clone()),

@@ -17,3 +17,4 @@ pub mod retention;
 pub mod views;
 
 pub use after::{AfterReport, AfterRun};
+pub use database::Database;

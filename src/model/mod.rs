@@ -22,7 +22,7 @@ pub use learned::LearnedRate;
 pub use outcome::{Outcome, Reason};
 pub use priority::{Priority, UnknownPriority};
 pub use snapshot::{
-    Answered, ClanDocument, Document, Fetched, Member, PlayerDocument, WarDocument, WarMember, content_hash,
+    Answered, ClanDocument, Document, Fetched, Json, Member, PlayerDocument, WarDocument, WarMember, content_hash,
 };
 pub use tag::{ImpossibleTag, Tag};
 pub use war::{KnownWar, WarMemory, game_time};

@@ -1,5 +1,7 @@
 //! What the API said about an object: the document as received, and the columns the tables want from it.
 
+use std::{ops::Deref, sync::OnceLock};
+
 use sha2::{Digest, Sha256};
 
 use super::{Kind, ObjectId, Tag, WarMemory};
@@ -49,15 +51,20 @@ impl Document {
         }
     }
 
-    /// SHA-256 of the document as received.
-    #[must_use]
-    pub fn content_hash(&self) -> [u8; 32] {
-        content_hash(self.json())
-    }
-
     /// The JSON text as received: bytes, order and unknown keys kept.
     #[must_use]
     pub fn json(&self) -> &str {
+        self.text().as_str()
+    }
+
+    /// SHA-256 of the document as received; reckoned once.
+    #[must_use]
+    pub fn content_hash(&self) -> [u8; 32] {
+        let json = self.text();
+        *json.hash.get_or_init(|| content_hash(&json.text))
+    }
+
+    const fn text(&self) -> &Json {
         match self {
             Self::Clan(clan) => &clan.json,
             Self::Player(player) => &player.json,
@@ -66,10 +73,38 @@ impl Document {
     }
 }
 
+/// A JSON text, and its hash once that was asked for.
+#[derive(Clone, Debug)]
+pub struct Json {
+    text: String,
+    hash: OnceLock<[u8; 32]>,
+}
+
+impl Json {
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl From<String> for Json {
+    fn from(text: String) -> Self {
+        Self { text, hash: OnceLock::new() }
+    }
+}
+
+impl Deref for Json {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
+    }
+}
+
 /// `/clans/{tag}`.
 #[derive(Clone, Debug)]
 pub struct ClanDocument {
-    pub json: String,
+    pub json: Json,
     pub name: String,
     pub level: Option<i32>,
     pub war_wins: Option<i32>,
@@ -97,7 +132,7 @@ pub struct Member {
 /// `/players/{tag}`.
 #[derive(Clone, Debug)]
 pub struct PlayerDocument {
-    pub json: String,
+    pub json: Json,
     pub name: String,
     pub role: Option<String>,
     pub town_hall: Option<i32>,
@@ -111,7 +146,7 @@ pub struct PlayerDocument {
 /// `/clans/{tag}/currentwar`, or a league war with our clan put on the `clan` side.
 #[derive(Clone, Debug)]
 pub struct WarDocument {
-    pub json: String,
+    pub json: Json,
     /// `notInWar`, `preparation`, `inWar` or `warEnded`.
     pub state: String,
     /// Our side's players; empty when there is no war.

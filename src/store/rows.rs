@@ -26,17 +26,22 @@ pub fn deep_link(kind: Kind, tag: &Tag) -> Option<String> {
     Some(format!("https://link.clashofclans.com/en?action={action}&tag={}", tag.path_segment()))
 }
 
-/// The document with `deep_link` as its last key, every other byte kept. A document that has the key already, or that
-/// is no JSON object, stays as it is.
+/// The JSON document with `deep_link` as its last key, every other byte kept. A document that has the key already, or that
+/// is no object, stays as it is.
 #[must_use]
 pub fn with_deep_link<'a>(json: &'a str, link: &str) -> Cow<'a, str> {
-    let Some(keys) = top_level_keys(json) else { return Cow::Borrowed(json) };
-    if keys.has_deep_link {
+    let Some(entries) = json.trim().strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) else {
+        return Cow::Borrowed(json);
+    };
+    // A document of twenty kilobytes is read only when the key can be in it, by its name or as \u0064eep_link.
+    let may_have_it = json.contains("deep_link") || json.contains('\\');
+    if may_have_it && serde_json::from_str(json).map_or(true, |HasDeepLink(has_it)| has_it) {
         return Cow::Borrowed(json);
     }
-    let Some(end) = json.rfind('}') else { return Cow::Borrowed(json) };
-    let comma = if keys.is_empty { "" } else { "," };
+    let entries = entries.trim_end();
+    let comma = if entries.is_empty() { "" } else { "," };
     // After the last value rather than before the brace, so that a pretty-printed document stays readable.
+    let end = json.trim_end().len() - 1;
     let end = json[..end].trim_end().len();
     Cow::Owned(format!("{}{comma}\"deep_link\":\"{link}\"{}", &json[..end], &json[end..]))
 }
@@ -49,16 +54,10 @@ pub fn without_deep_link(json: &str, link: &str) -> String {
     format!("{}{after}", before.strip_suffix(',').unwrap_or(before))
 }
 
-struct TopLevelKeys {
-    is_empty: bool,
-    has_deep_link: bool,
-}
+/// Whether an object has the key at its top level.
+struct HasDeepLink(bool);
 
-fn top_level_keys(json: &str) -> Option<TopLevelKeys> {
-    serde_json::from_str(json).ok()
-}
-
-impl<'de> Deserialize<'de> for TopLevelKeys {
+impl<'de> Deserialize<'de> for HasDeepLink {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(KeyVisitor)
     }
@@ -67,20 +66,19 @@ impl<'de> Deserialize<'de> for TopLevelKeys {
 struct KeyVisitor;
 
 impl<'de> Visitor<'de> for KeyVisitor {
-    type Value = TopLevelKeys;
+    type Value = HasDeepLink;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TopLevelKeys, A::Error> {
-        let mut keys = TopLevelKeys { is_empty: true, has_deep_link: false };
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<HasDeepLink, A::Error> {
+        let mut has_it = false;
         while let Some(key) = map.next_key::<Cow<'de, str>>()? {
-            keys.is_empty = false;
-            keys.has_deep_link |= key == "deep_link";
+            has_it |= key == "deep_link";
             map.next_value::<IgnoredAny>()?;
         }
-        Ok(keys)
+        Ok(HasDeepLink(has_it))
     }
 }
 
@@ -147,7 +145,8 @@ mod tests {
 
     #[test]
     fn a_document_that_has_the_key_already_is_left_alone() {
-        for json in [r#"{"deep_link":null,"tag":"x"}"#, r#"{"deep\u005flink":1}"#, "[1]", "not json"] {
+        for json in [r#"{"deep_link":null,"tag":"x"}"#, r#"{"deep\u005flink":1}"#, r#"{"\ud83d":1}"#, "[1]", "not json"]
+        {
             assert_eq!(with_deep_link(json, LINK), json);
         }
     }

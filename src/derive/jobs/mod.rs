@@ -21,9 +21,12 @@ use tracing::{info, warn};
 
 use self::{
     functions::{FunctionResult, run_all},
-    table::{Ending, Job, JobTable, TableError},
+    table::{Ending, Job, JobTable, TableError, Taken},
 };
-use super::invalidate::{Invalidated, Invalidator};
+use super::{
+    database::Database,
+    invalidate::{Invalidated, Invalidator},
+};
 use crate::config::{StatsConfig, StatsFunction};
 
 /// With less time than this no job is begun.
@@ -103,10 +106,11 @@ enum Worked {
 
 impl Jobs {
     #[must_use]
-    pub fn new(pool: PgPool, config: &StatsConfig, invalidator: Option<Invalidator>) -> Self {
+    pub fn new(database: impl Into<Database>, config: &StatsConfig, invalidator: Option<Invalidator>) -> Self {
+        let database = database.into();
         Self {
-            table: JobTable::new(pool.clone()),
-            pool,
+            table: JobTable::new(database.clone()),
+            pool: database.pool,
             functions: config.functions.clone(),
             worker_id: config.worker_id.clone(),
             lease: config.lease,
@@ -120,13 +124,6 @@ impl Jobs {
     pub async fn work(&self, until: Instant, enough: Duration, stopped: impl Future<Output = ()> + Send) -> JobsReport {
         let mut stopped = std::pin::pin!(stopped);
         let mut report = JobsReport::default();
-        match self.table.give_up_the_dead(self.lease, until).await {
-            Ok(given_up) => report.failed += given_up,
-            Err(error) => {
-                report.fail(&error);
-                return report;
-            }
-        }
         let (mut needed, mut is_first) = (LEAST_TIME, true);
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -137,13 +134,16 @@ impl Jobs {
             let has_its_chance = is_first && left >= enough;
             is_first = false;
             let job = match self.table.take(self.lease, until).await {
-                Ok(Some(job)) => job,
-                Ok(None) => break,
+                Ok(Taken { job, given_up }) => {
+                    report.failed += given_up;
+                    job
+                }
                 Err(error) => {
                     report.fail(&error);
                     break;
                 }
             };
+            let Some(job) = job else { break };
             let worked = tokio::select! {
                 worked = self.attempt(&job, until) => worked,
                 () = &mut stopped => Worked::Stopped,

@@ -10,13 +10,13 @@ use std::{
 };
 
 use serde_json::Value;
-use sqlx::{FromRow, PgPool};
+use sqlx::FromRow;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{FunctionResult, JobReport};
-use crate::derive::database::{begin, code, is_missing_table, is_unreachable, limited, told, within};
+use crate::derive::database::{Database, begin, code, is_missing_table, is_unreachable, limited, told, within};
 
 /// How long one statement about a job may take.
 const TIME: Duration = Duration::from_secs(5);
@@ -177,12 +177,12 @@ impl JobRow {
 /// The table, made when it is missing and that is allowed.
 #[derive(Clone, Debug)]
 pub struct JobTable {
-    pool: PgPool,
+    database: Database,
     /// Row level security was looked at.
     looked: Arc<AtomicBool>,
 }
 
-/// Runs one statement in a transaction of its own, done by `until` where one is named; makes the table where it is missing, once.
+/// Runs statements in a transaction of their own, done by `until` where one is named; makes the table where it is missing, once.
 macro_rules! in_transaction {
     ($self:ident, $action:literal, |$transaction:ident| $statement:expr) => {
         in_transaction!($self, $action, Instant::now() + TIME, |$transaction| $statement)
@@ -193,7 +193,7 @@ macro_rules! in_transaction {
         loop {
             let limit = limited(TIME, until);
             let attempt = within(limit, async {
-                let mut $transaction = begin(&$self.pool, limit).await?;
+                let mut $transaction = begin(&$self.database.pool, limit).await?;
                 let answer = $statement.await?;
                 $transaction.commit().await?;
                 Ok(answer)
@@ -209,16 +209,25 @@ macro_rules! in_transaction {
     }};
 }
 
+/// What taking a job came to.
+#[derive(Debug)]
+pub(super) struct Taken {
+    /// Now ours.
+    pub job: Option<Job>,
+    /// How many jobs were closed because their worker had ended once too often.
+    pub given_up: u64,
+}
+
 impl JobTable {
     #[must_use]
-    pub fn new(pool: PgPool) -> Self {
-        Self { pool, looked: Arc::default() }
+    pub fn new(database: impl Into<Database>) -> Self {
+        Self { database: database.into(), looked: Arc::default() }
     }
 
     async fn make(&self, until: Instant) -> Result<(), TableError> {
         let limit = limited(TIME, until);
         let made = within(limit, async {
-            let mut transaction = begin(&self.pool, limit).await?;
+            let mut transaction = begin(&self.database.pool, limit).await?;
             // Two that make it at once would disturb one another.
             sqlx::query("SELECT pg_advisory_xact_lock(7526477)").persistent(false).execute(&mut *transaction).await?;
             sqlx::raw_sql(TABLE).execute(&mut *transaction).await?;
@@ -236,7 +245,7 @@ impl JobTable {
         }
         let limit = limited(TIME, until);
         let active = within(limit, async {
-            let mut transaction = begin(&self.pool, limit).await?;
+            let mut transaction = begin(&self.database.pool, limit).await?;
             let active: bool = sqlx::query_scalar("SELECT row_security_active('background_job_status')")
                 .persistent(false)
                 .fetch_one(&mut *transaction)
@@ -252,24 +261,18 @@ impl JobTable {
         }
     }
 
-    /// Closes jobs whose worker ended without a word once too often.
-    pub(super) async fn give_up_the_dead(&self, lease: Duration, until: Instant) -> Result<u64, TableError> {
-        let given_up = in_transaction!(self, "look for jobs of workers that ended", until, |transaction| {
-            sqlx::query(GIVE_UP).persistent(false).bind(lease.as_secs_f64()).execute(&mut *transaction)
+    /// Takes the next job, and closes those whose worker ended without a word once too often.
+    pub(super) async fn take(&self, lease: Duration, until: Instant) -> Result<Taken, TableError> {
+        let keeps = self.database.keeps_statements;
+        let taken = in_transaction!(self, "take a job", until, |transaction| async {
+            let given_up =
+                sqlx::query(GIVE_UP).persistent(keeps).bind(lease.as_secs_f64()).execute(&mut *transaction).await?;
+            let next = sqlx::query_as(TAKE).persistent(keeps).bind(lease.as_secs_f64()).bind(FIRST_WAIT_SECONDS);
+            let job = next.fetch_optional(&mut *transaction).await?;
+            Ok::<_, sqlx::Error>(Taken { job, given_up: given_up.rows_affected() })
         })?;
         self.look_at_security(until).await;
-        Ok(given_up.rows_affected())
-    }
-
-    /// The next job, now ours.
-    pub(super) async fn take(&self, lease: Duration, until: Instant) -> Result<Option<Job>, TableError> {
-        in_transaction!(self, "take a job", until, |transaction| {
-            sqlx::query_as(TAKE)
-                .persistent(false)
-                .bind(lease.as_secs_f64())
-                .bind(FIRST_WAIT_SECONDS)
-                .fetch_optional(&mut *transaction)
-        })
+        Ok(taken)
     }
 
     /// A sign of life; `false`: the job is not ours any more.

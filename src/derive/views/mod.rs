@@ -11,12 +11,12 @@ use std::{collections::HashMap, time::Duration};
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, Connection as _, FromRow, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection as _, FromRow, PgConnection};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use self::own::OWN_VIEWS;
-use super::database::{begin, is_unreachable, limited, quoted, told, within};
+use super::database::{Database, begin, is_unreachable, limited, quoted, told, within};
 use crate::{clock::Timestamp, config::ViewConfig};
 
 /// Our own schema, where a view is looked for second.
@@ -45,7 +45,7 @@ const STATISTICS_JOB_PROGRESS: &str = include_str!("../sql/view_statistics_job_p
 /// The views that are configured.
 #[derive(Clone, Debug)]
 pub struct Views {
-    pool: PgPool,
+    database: Database,
     views: Vec<ViewConfig>,
 }
 
@@ -137,8 +137,8 @@ enum Done {
 impl Views {
     /// `None` when there is none.
     #[must_use]
-    pub fn new(pool: PgPool, views: &[ViewConfig]) -> Option<Self> {
-        (!views.is_empty()).then(|| Self { pool, views: views.to_vec() })
+    pub fn new(database: impl Into<Database>, views: &[ViewConfig]) -> Option<Self> {
+        (!views.is_empty()).then(|| Self { database: database.into(), views: views.to_vec() })
     }
 
     /// Refreshes them one after the other, the most overdue first, and is done by `until`. Each gets its share of the time that
@@ -167,9 +167,14 @@ impl Views {
     /// refreshes then tell why.
     async fn ages(&self, until: Instant) -> HashMap<String, f64> {
         let limit = limited(AGES_TIME, until);
+        let Database { pool, keeps_statements } = &self.database;
         let read = within(limit, async {
-            let mut transaction = begin(&self.pool, limit).await?;
-            let ages = ages(&mut transaction, &self.views).await?;
+            // Every run asks this, and mostly no more than this.
+            if *keeps_statements {
+                return ages(&mut *pool.acquire().await?, &self.views, true).await;
+            }
+            let mut transaction = begin(pool, limit).await?;
+            let ages = ages(&mut transaction, &self.views, false).await?;
             transaction.commit().await?;
             Ok(ages)
         });
@@ -184,7 +189,7 @@ impl Views {
             return Err(ViewError::NoTime);
         }
         let refreshed = async {
-            let mut transaction = begin(&self.pool, limit).await?;
+            let mut transaction = begin(&self.database.pool, limit).await?;
             let done = attempt(&mut transaction, view, when).await;
             match &done {
                 Ok(_) => transaction.commit().await?,
@@ -243,13 +248,17 @@ pub(super) async fn look_at(transaction: &mut PgConnection, view: &ViewConfig) -
 
 /// Once more behind the lock: another run may just have done it.
 async fn is_due(transaction: &mut PgConnection, view: &ViewConfig) -> Result<bool, sqlx::Error> {
-    let ages = ages(transaction, std::slice::from_ref(view)).await?;
+    let ages = ages(transaction, std::slice::from_ref(view), false).await?;
     Ok(ages.get(&view.name).is_none_or(|age| overdue(view, *age) >= 0.0))
 }
 
-async fn ages(transaction: &mut PgConnection, views: &[ViewConfig]) -> Result<HashMap<String, f64>, sqlx::Error> {
+async fn ages(
+    connection: &mut PgConnection,
+    views: &[ViewConfig],
+    keeps: bool,
+) -> Result<HashMap<String, f64>, sqlx::Error> {
     let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
-    let ages: Vec<(String, f64)> = sqlx::query_as(AGES).persistent(false).bind(&names).fetch_all(transaction).await?;
+    let ages: Vec<(String, f64)> = sqlx::query_as(AGES).persistent(keeps).bind(&names).fetch_all(connection).await?;
     Ok(ages.into_iter().collect())
 }
 

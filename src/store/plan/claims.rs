@@ -255,7 +255,7 @@ mod tests {
     fn clan(clan: &str, began: i64, copied_at: i64, members: &[&str]) -> Fetched {
         let member = |member: &&str| Member {
             tag: tag(member),
-            json: "{}".to_owned(),
+            json: "{}".to_owned().into(),
             name: String::new(),
             role: None,
             town_hall: None,
@@ -264,7 +264,7 @@ mod tests {
             donations_received: None,
         };
         let document = ClanDocument {
-            json: "{}".to_owned(),
+            json: "{}".to_owned().into(),
             name: String::new(),
             level: None,
             war_wins: None,
@@ -277,7 +277,7 @@ mod tests {
 
     fn player(player: &str, began: i64) -> Fetched {
         let document = PlayerDocument {
-            json: "{}".to_owned(),
+            json: "{}".to_owned().into(),
             name: String::new(),
             role: None,
             town_hall: None,
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn every_object_is_one_row_whatever_names_it() {
         let war = WarDocument {
-            json: "{}".to_owned(),
+            json: "{}".to_owned().into(),
             state: "inWar".to_owned(),
             members: vec![WarMember { tag: tag("2PP"), attacks_used: 1 }],
             opponent: None,

@@ -2,9 +2,10 @@
 
 use std::{io, time::Duration};
 
+use futures_util::future::join_all;
 use secrecy::ExposeSecret;
 use sqlx::{
-    ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres,
+    ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres, Transaction,
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
@@ -123,14 +124,15 @@ impl Database {
 
     /// Tests the idle connections and drops those that do not answer; makes one when none is left.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
-        let mut answered = false;
-        for mut connection in std::iter::from_fn(|| self.pool.try_acquire()).collect::<Vec<_>>() {
-            match select_one(&mut connection).await {
-                Ok(()) => answered = true,
-                Err(_) => discard(connection),
+        let idle = std::iter::from_fn(|| self.pool.try_acquire());
+        let answered = join_all(idle.map(async |mut connection| {
+            let answers = select_one(&mut connection).await.is_ok();
+            if !answers {
+                discard(connection);
             }
-        }
-        if answered {
+            answers
+        }));
+        if answered.await.contains(&true) {
             return Ok(());
         }
         let mut connection = self.acquire().await?;
@@ -151,6 +153,36 @@ impl Database {
             }
             errors::store_error(&self.server, action, &error)
         })
+    }
+}
+
+/// A connection for one statement. Through a pooler, which may prepare it on one server and run it on another, the statement is
+/// in a transaction; else that would be two round trips for nothing.
+pub(super) enum Single<'c> {
+    Alone(&'c mut PgConnection),
+    InTransaction(Transaction<'c, Postgres>),
+}
+
+impl<'c> Single<'c> {
+    pub(super) async fn begin(connection: &'c mut PgConnection, keeps_statements: bool) -> Result<Self, sqlx::Error> {
+        if keeps_statements {
+            return Ok(Self::Alone(connection));
+        }
+        connection.begin().await.map(Self::InTransaction)
+    }
+
+    pub(super) fn connection(&mut self) -> &mut PgConnection {
+        match self {
+            Self::Alone(connection) => connection,
+            Self::InTransaction(transaction) => transaction,
+        }
+    }
+
+    pub(super) async fn end(self) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Alone(_) => Ok(()),
+            Self::InTransaction(transaction) => transaction.commit().await,
+        }
     }
 }
 

@@ -23,14 +23,14 @@ mod writes;
 
 use std::{collections::HashMap, time::Duration};
 
-use sqlx::{Connection, FromRow, PgConnection};
+use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
 
 pub use self::check::Problem;
 #[cfg(feature = "cli")]
 pub use self::look::{Looked, ReportedError};
 use self::{
-    connect::{Database, within},
+    connect::{Database, Single, within},
     limit::Limit,
 };
 use super::{Commit, Freshness, RunRow, Store, StoreError, Telling, plan::times::from_zoned};
@@ -139,11 +139,12 @@ impl Store for PostgresStore {
     }
 
     async fn notes(&self, before: Timestamp) -> Result<Vec<Note>, StoreError> {
+        let keeps = self.database.keeps_statements;
         let mut connection = self.database.acquire().await?;
         let read = within(STATEMENT_TIMEOUT, async {
-            let mut transaction = connection.begin().await?;
-            let notes = notes::read(&mut transaction, before).await?;
-            transaction.commit().await?;
+            let mut single = Single::begin(&mut connection, keeps).await?;
+            let notes = notes::read(single.connection(), before, keeps).await?;
+            single.end().await?;
             Ok(notes)
         });
         let read = read.await;
@@ -151,33 +152,36 @@ impl Store for PostgresStore {
     }
 
     async fn forget_notes(&self, ids: &[i64]) -> Result<(), StoreError> {
+        let keeps = self.database.keeps_statements;
         let mut connection = self.database.acquire().await?;
         let forgotten = within(STATEMENT_TIMEOUT, async {
-            let mut transaction = connection.begin().await?;
-            notes::forget(&mut transaction, ids).await?;
-            transaction.commit().await
+            let mut single = Single::begin(&mut connection, keeps).await?;
+            notes::forget(single.connection(), ids, keeps).await?;
+            single.end().await
         });
         let forgotten = forgotten.await;
         self.database.give_back(connection, forgotten, "forget what is told")
     }
 
     async fn record_run(&self, row: &RunRow) -> Result<(), StoreError> {
+        let keeps = self.database.keeps_statements;
         let mut connection = self.database.acquire().await?;
         let recorded = within(STATEMENT_TIMEOUT, async {
-            let mut transaction = connection.begin().await?;
-            runs::record(&mut transaction, row, self.database.keeps_statements).await?;
-            transaction.commit().await
+            let mut single = Single::begin(&mut connection, keeps).await?;
+            runs::record(single.connection(), row, keeps).await?;
+            single.end().await
         });
         let recorded = recorded.await;
         self.database.give_back(connection, recorded, "record the run")
     }
 
     async fn last_run(&self) -> Result<Option<RunRow>, StoreError> {
+        let keeps = self.database.keeps_statements;
         let mut connection = self.database.acquire().await?;
         let read = within(STATEMENT_TIMEOUT, async {
-            let mut transaction = connection.begin().await?;
-            let run = runs::last(&mut transaction, self.database.keeps_statements).await?;
-            transaction.commit().await?;
+            let mut single = Single::begin(&mut connection, keeps).await?;
+            let run = runs::last(single.connection(), keeps).await?;
+            single.end().await?;
             Ok(run)
         });
         let read = read.await;
@@ -199,17 +203,15 @@ impl PostgresStore {
         connection: &mut PgConnection,
         objects: &[ObjectId],
     ) -> Result<Vec<FreshnessRow>, sqlx::Error> {
-        let query = sqlx::query_as(FRESHNESS)
-            .persistent(self.database.keeps_statements)
+        let keeps = self.database.keeps_statements;
+        let mut single = Single::begin(connection, keeps).await?;
+        let rows = sqlx::query_as(FRESHNESS)
+            .persistent(keeps)
             .bind(objects.iter().map(|object| object.kind.as_str()).collect::<Vec<_>>())
-            .bind(objects.iter().map(|object| object.tag.as_str()).collect::<Vec<_>>());
-        if self.database.keeps_statements {
-            return query.fetch_all(connection).await;
-        }
-        // Through a pooler, preparing and running stay on one server connection only inside a transaction.
-        let mut transaction = connection.begin().await?;
-        let rows = query.fetch_all(&mut *transaction).await?;
-        transaction.commit().await?;
+            .bind(objects.iter().map(|object| object.tag.as_str()).collect::<Vec<_>>())
+            .fetch_all(single.connection())
+            .await?;
+        single.end().await?;
         Ok(rows)
     }
 }

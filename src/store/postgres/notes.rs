@@ -1,5 +1,4 @@
-//! `untold`: what commits have to tell others. They write it in their last statement. What is sent here is sent
-//! seldom and not kept, so it has to be in a transaction: a pooler may prepare and run it on two servers else.
+//! `untold`: what commits have to tell others. They write it in their last statement.
 
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
@@ -19,9 +18,13 @@ struct NoteRow {
     words: String,
 }
 
-pub(super) async fn read(connection: &mut PgConnection, before: Timestamp) -> Result<Vec<Note>, sqlx::Error> {
+pub(super) async fn read(
+    connection: &mut PgConnection,
+    before: Timestamp,
+    keeps: bool,
+) -> Result<Vec<Note>, sqlx::Error> {
     let notes: Vec<NoteRow> = sqlx::query_as(NOTES_READ)
-        .persistent(false)
+        .persistent(keeps)
         .bind(before.to_utc())
         .bind(i64::try_from(MOST_NOTES).unwrap_or(i64::MAX))
         .fetch_all(connection)
@@ -29,9 +32,9 @@ pub(super) async fn read(connection: &mut PgConnection, before: Timestamp) -> Re
     Ok(notes.into_iter().map(|note| rows::note(note.id, from_zoned(note.stored_at), &note.words)).collect())
 }
 
-pub(super) async fn forget(connection: &mut PgConnection, ids: &[i64]) -> Result<(), sqlx::Error> {
+pub(super) async fn forget(connection: &mut PgConnection, ids: &[i64], keeps: bool) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM refresh_worker.untold WHERE note = ANY ($1)")
-        .persistent(false)
+        .persistent(keeps)
         .bind(ids)
         .execute(connection)
         .await?;

@@ -49,7 +49,7 @@ fn clan(began: Timestamp, clan: &str, members: &[(&str, i32)]) -> Fetched {
         .collect();
     let list: Vec<&str> = members.iter().map(|member| member.json.as_str()).collect();
     let document = ClanDocument {
-        json: format!(r##"{{"tag":"#{clan}","memberList":[{}]}}"##, list.join(",")),
+        json: format!(r##"{{"tag":"#{clan}","memberList":[{}]}}"##, list.join(",")).into(),
         name: format!("Clan {clan}"),
         level: Some(7),
         war_wins: Some(3),
@@ -65,7 +65,8 @@ fn player(began: Timestamp, player: &str, clan: Option<&str>) -> Fetched {
         json: format!(
             r##"{{"tag":"#{player}","clan":{}}}"##,
             clan.map_or("null".to_owned(), |clan| format!("{clan:?}"))
-        ),
+        )
+        .into(),
         name: format!("Player {player}"),
         role: clan.map(|_| "leader".to_owned()),
         town_hall: Some(15),
@@ -81,7 +82,7 @@ fn war(began: Timestamp, clan: &str, members: &[(&str, i32)]) -> Fetched {
     let members: Vec<_> =
         members.iter().map(|&(player, attacks_used)| WarMember { tag: tag(player), attacks_used }).collect();
     let document = WarDocument {
-        json: r#"{"state":"inWar"}"#.to_owned(),
+        json: r#"{"state":"inWar"}"#.to_owned().into(),
         state: "inWar".to_owned(),
         members,
         opponent: None,
@@ -197,7 +198,7 @@ async fn a_document_that_is_no_json_is_refused_as_postgresql_refuses_it() {
     let store = store().await;
     let mut answer = player(NOON, "2PP", None);
     if let Answered::Document(Document::Player(document)) = &mut answer.answered {
-        document.json = "{".to_owned();
+        document.json = "{".to_owned().into();
     }
     let committed = store.commit(NOON, &[answer]).await.unwrap().committed;
     assert!(matches!(&committed[..], [Committed::Poison(_)]), "{committed:?}");

@@ -38,7 +38,7 @@ async fn a_clan_comes_with_its_bytes_its_members_and_the_times_of_its_copy() {
     assert_eq!((fetched.began, fetched.copied_at), (NOW, NOW - seconds(120 - 91)));
     assert_eq!(fetched.fresh_until, NOW + seconds(91));
     let Document::Clan(clan) = document(fetched) else { panic!("not a clan") };
-    assert_eq!(clan.json, CLAN);
+    assert_eq!(clan.json.as_str(), CLAN);
     assert_eq!(clan.members[0].json, r##"{"tag":"#8Q8","name":"y","role":"leader"}"##);
 }
 

@@ -107,7 +107,7 @@ async fn the_round_that_is_fought_is_found_our_side_put_first_and_no_undrawn_rou
     let fetched = answered(rig.fetch_war("2PP", None).await);
     let memory = fetched.league.clone().unwrap();
     let Document::War(war) = document(fetched) else { panic!("not a war") };
-    assert_eq!(war.json, war_json("inWar", TOMORROW, "2PP", "GGG"));
+    assert_eq!(war.json.as_str(), war_json("inWar", TOMORROW, "2PP", "GGG"));
     let members: Vec<_> = war.members.iter().map(|member| (member.tag.as_str(), member.attacks_used)).collect();
     assert_eq!(members, [("2PPY", 1)]);
     assert_eq!(memory.war_tag.as_deref(), Some("9Q9"));

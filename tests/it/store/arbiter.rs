@@ -125,7 +125,7 @@ async fn a_poison_record_hurts_only_itself(bed: impl Bed) {
     let mut batch: Vec<Fetched> = (0..6).map(|n| player(nth_tag(n).as_str()).of("8GG").fetched(at(0))).collect();
     batch.push(clan("8GG").with((0..6).map(|n| player(nth_tag(n).as_str()))).fetched(at(0)));
     let Answered::Document(Document::Player(broken)) = &mut batch[2].answered else { panic!("a player") };
-    r#"{"no end":"#.clone_into(&mut broken.json);
+    broken.json = r#"{"no end":"#.to_owned().into();
     let results = bed.commit(&batch).await;
     assert!(matches!(&results[2], Committed::Poison(reason) if !reason.detail.is_empty()), "{:?}", results[2]);
     for (place, result) in results.iter().enumerate().filter(|(place, _)| *place != 2) {

@@ -138,7 +138,7 @@ impl Player {
     pub fn fetched(&self, began: Timestamp) -> Fetched {
         let in_clan = self.clan.is_some();
         let document = PlayerDocument {
-            json: self.json(),
+            json: self.json().into(),
             name: self.name.clone(),
             role: self.role.filter(|_| in_clan).map(str::to_owned),
             town_hall: self.town_hall,
@@ -211,7 +211,7 @@ impl Clan {
     /// The answer to a call for the clan that began then; its copy was made at that moment.
     pub fn fetched(&self, began: Timestamp) -> Fetched {
         let document = ClanDocument {
-            json: self.json(),
+            json: self.json().into(),
             name: self.name.clone(),
             level: self.level,
             war_wins: Some(7),
@@ -270,7 +270,7 @@ impl War {
     pub fn fetched(&self, began: Timestamp) -> Fetched {
         let members = self.members.iter().cloned().map(|(tag, attacks_used)| WarMember { tag, attacks_used }).collect();
         let document = WarDocument {
-            json: self.json(),
+            json: self.json().into(),
             state: self.state.to_owned(),
             members,
             opponent: None,

@@ -343,9 +343,9 @@ async fn times_are_utc_whatever_the_server_thinks(bed: impl Bed) {
 fn set_json(fetched: &mut refresh_worker::model::Fetched, json: &str) {
     use refresh_worker::model::{Answered, Document};
     match &mut fetched.answered {
-        Answered::Document(Document::Clan(clan)) => json.clone_into(&mut clan.json),
-        Answered::Document(Document::Player(player)) => json.clone_into(&mut player.json),
-        Answered::Document(Document::War(war)) => json.clone_into(&mut war.json),
+        Answered::Document(Document::Clan(clan)) => clan.json = json.to_owned().into(),
+        Answered::Document(Document::Player(player)) => player.json = json.to_owned().into(),
+        Answered::Document(Document::War(war)) => war.json = json.to_owned().into(),
         Answered::Gone | Answered::PrivateWarLog => panic!("an answer with a document"),
     }
 }
