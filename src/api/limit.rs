@@ -87,6 +87,8 @@ pub struct RateLimit<C: Clock = TimerClock> {
     rate: f64,
     pace: Pace,
     governor: RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<C::Instant>>,
+    /// The governor has let a call through that had no [`Self::room`] yet.
+    let_through: bool,
     /// The calls of the last [`WINDOW`] in the order in which they came, and behind them those that may still be here.
     begun: VecDeque<Begun<C::Instant>>,
 }
@@ -103,7 +105,7 @@ impl<C: Clock + Clone> RateLimit<C> {
         let pace = Pace::of(rate);
         let governor = RateLimiter::direct_with_clock(pace.quota, clock.clone());
         let _nothing_saved_up = governor.check_n(SLACK_CELLS);
-        Self { clock, cap_per_second, rate, pace, governor, begun: VecDeque::new() }
+        Self { clock, cap_per_second, rate, pace, governor, let_through: false, begun: VecDeque::new() }
     }
 
     /// The most this key is ever used.
@@ -125,13 +127,21 @@ impl<C: Clock + Clone> RateLimit<C> {
     /// then begin together, again in every window that follows.
     pub fn take(&mut self) -> Result<(), Duration> {
         let now = self.clock.now();
-        self.room(now)?;
-        match self.governor.check_n(self.pace.cells_per_call) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(not_until)) => Err(not_until.wait_time_from(now)),
-            // The burst is larger than a call by construction.
-            Err(_) => Err(self.pace.interval),
+        let room = self.room(now);
+        if !self.let_through {
+            let wait = match self.governor.check_n(self.pace.cells_per_call) {
+                Ok(Ok(())) => Duration::ZERO,
+                Ok(Err(not_until)) => not_until.wait_time_from(now),
+                // The burst is larger than a call by construction.
+                Err(_) => self.pace.interval,
+            };
+            if wait > Duration::ZERO {
+                // For both at once: waking up twice for every call costs a tenth of its processor time.
+                return Err(room.err().unwrap_or_default().max(wait));
+            }
         }
+        self.let_through = room.is_err();
+        room
     }
 
     /// Begins a call that was taken, or says how long it has to wait at least for the calls begun before it; while one of
@@ -195,6 +205,7 @@ impl<C: Clock + Clone> RateLimit<C> {
     /// A fresh governor has a call to give away at once. Emptying it first makes the next call wait a whole interval.
     pub fn set_rate(&mut self, rate: f64) {
         self.rate = rate;
+        self.let_through = false;
         self.pace = Pace::of(rate);
         self.governor = RateLimiter::direct_with_clock(self.pace.quota, self.clock.clone());
         let _emptied = self.governor.check_n(self.pace.quota.burst_size());
@@ -452,7 +463,7 @@ mod tests {
             });
             let allowed = f64::from(rate) * 100.0;
             let used = f64::from(u32::try_from(calls).unwrap()) / allowed;
-            assert!((0.9805..0.9842).contains(&used), "{calls} calls of {allowed}");
+            assert!((0.98..0.9842).contains(&used), "{calls} calls of {allowed}");
         }
     }
 
