@@ -76,7 +76,8 @@ impl Times {
 
     pub fn fetched(self, object: &ObjectId, answered: Answered, league: Option<WarMemory>) -> Verdict {
         let Self { began, copied_at, fresh_until } = self;
-        Verdict::Answered(Fetched { object: object.clone(), began, copied_at, fresh_until, answered, league })
+        let fetched = Fetched { object: object.clone(), began, copied_at, fresh_until, answered, league };
+        Verdict::Answered(Box::new(fetched))
     }
 }
 

@@ -25,7 +25,7 @@ pub const LONGEST_REST: Duration = Duration::from_secs(10 * 60);
 #[derive(Clone, Debug)]
 pub enum Verdict {
     /// The API's word is final for now: store it.
-    Answered(Fetched),
+    Answered(Box<Fetched>),
     /// It would be the same again: set the request aside, with the first 500 bytes of what came.
     DeadLetter { reason: Reason, body: Option<String> },
     /// It may go better later: a failed attempt.

@@ -23,6 +23,14 @@ pub struct Fetched {
     pub league: Option<WarMemory>,
 }
 
+impl Fetched {
+    /// Whether it is a clan some of whose members could not be read.
+    #[must_use]
+    pub const fn lacks_members(&self) -> bool {
+        matches!(&self.answered, Answered::Document(Document::Clan(clan)) if !clan.has_all_members)
+    }
+}
+
 /// The API's word on an object that is final for now.
 #[derive(Clone, Debug)]
 pub enum Answered {

@@ -108,7 +108,16 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         lock(self.tally).count_calls(lease.object.kind, lease.priority, u64::from(fetch.calls));
         self.deadline.saw_call(fetch.slowest_call);
         match fetch.verdict {
-            Verdict::Answered(fetched) => How::Answered(Box::new(fetched)),
+            Verdict::Answered(fetched) => {
+                if fetched.lacks_members() {
+                    // Not a line each: after an update of the game it may be every clan.
+                    lock(self.tally).error(format!(
+                        "{}: an entry of its member list cannot be read; who leaves the clan is not seen while it is there",
+                        lease.object
+                    ));
+                }
+                How::Answered(fetched)
+            }
             Verdict::DeadLetter { reason, body } => How::Dead { reason, body },
             Verdict::Transient { reason } => How::Failed(reason, self.next_look_after_failures(&lease.object, league)),
             Verdict::GivenBack(obstacle) => How::Obstacle(obstacle),

@@ -255,7 +255,7 @@ mod tests {
     fn clan(clan: &str, began: i64, copied_at: i64, members: &[&str]) -> Fetched {
         let member = |member: &&str| Member {
             tag: tag(member),
-            json: "{}".to_owned().into(),
+            json: "{}".to_owned(),
             name: String::new(),
             role: None,
             town_hall: None,

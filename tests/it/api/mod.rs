@@ -7,5 +7,5 @@ mod league;
 mod learning;
 mod recordings;
 mod rig;
-mod scripted;
+pub mod scripted;
 mod simulated;

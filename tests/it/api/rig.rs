@@ -76,7 +76,7 @@ pub fn name(token: &str) -> Fingerprint {
 
 pub fn answered(fetch: Fetch) -> Fetched {
     match fetch.verdict {
-        Verdict::Answered(fetched) => fetched,
+        Verdict::Answered(fetched) => *fetched,
         other => panic!("expected an answer: {other:?}"),
     }
 }

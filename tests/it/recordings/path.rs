@@ -84,7 +84,7 @@ impl Replay {
     /// Fetches what is there.
     pub async fn fetched(&self, at: Timestamp, object: &ObjectId) -> Fetched {
         match self.fetch(at, object, None).await {
-            Verdict::Answered(fetched) => fetched,
+            Verdict::Answered(fetched) => *fetched,
             other => panic!("{object}: {other:?}"),
         }
     }

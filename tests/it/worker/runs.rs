@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use refresh_worker::{
+    api::client::ApiClient,
     clock::{Clock as _, ManualClock, Timestamp},
     model::{ObjectId, Priority, Wish},
     queue::{LeaseRequest, Queue, memory::MemoryQueue},
@@ -12,6 +13,7 @@ use refresh_worker::{
 };
 
 use super::bed::{Bed, outcomes, seconds};
+use crate::api::scripted::{Reply, Scripted};
 
 #[tokio::test]
 async fn a_mixed_queue_is_drained_and_every_request_has_its_outcome() {
@@ -30,6 +32,25 @@ async fn a_mixed_queue_is_drained_and_every_request_has_its_outcome() {
     assert!(report.budget_used > 0.0 && report.budget_used <= 1.0, "{report:?}");
     let left = bed.stats().await;
     assert_eq!((left.ready, left.leased, left.delayed, left.dead_letters), (0, 0, 0, 0));
+}
+
+#[tokio::test]
+async fn a_clan_with_a_member_that_cannot_be_read_is_stored_and_the_report_says_so() {
+    let mut bed = Bed::start().await;
+    let api = Scripted::start().await;
+    let members = r##"[{"tag":"#8QU8J9LP","name":"a"},{"tag":"#AAA","name":"b"}]"##;
+    api.on(
+        "clans/%232PP",
+        [Reply::json(&format!(r##"{{"tag":"#2PP","name":"x","clanLevel":3,"memberList":{members}}}"##))],
+    );
+    bed.worker.api = ApiClient::new(&api.base_url()).unwrap();
+    bed.ask(["clan:2PP".parse::<ObjectId>().unwrap()]).await;
+    let report = bed.run().await;
+    assert_eq!(outcomes(&report), [("stored", 1)], "{report:?}");
+    assert_eq!(
+        report.errors,
+        ["clan:2PP: an entry of its member list cannot be read; who leaves the clan is not seen while it is there"]
+    );
 }
 
 #[tokio::test]

@@ -1,0 +1,209 @@
+//! The portal over HTTP: a login, and what can be asked in its session. Nobody documents it, so every field is optional until
+//! it is needed. Talks to the portal and to nothing else.
+
+use std::{net::IpAddr, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use reqwest::{
+    Response,
+    header::{CONTENT_TYPE, COOKIE, HeaderValue, SET_COOKIE},
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde_json::{Value, json};
+use url::Url;
+
+use super::{PortalError, keys::ListedKey};
+use crate::{
+    api::client::{self, ApiError},
+    config::PortalAccount,
+    outbound::causes,
+};
+
+/// The longest that one call may take.
+const CALL_TIME: Duration = Duration::from_secs(10);
+
+/// The most of a description that is repeated.
+const TOLD_CHARACTERS: usize = 200;
+
+/// The portal over HTTP.
+#[derive(Clone, Debug)]
+pub struct Portal {
+    base_url: String,
+    http: reqwest::Client,
+}
+
+/// Logged in.
+#[derive(Debug)]
+pub struct Session<'a> {
+    portal: &'a Portal,
+    pub(super) account: String,
+    cookie: HeaderValue,
+    /// As the portal sees us.
+    pub address: Option<IpAddr>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LoggedIn {
+    #[serde(rename = "temporaryAPIToken", default, deserialize_with = "optional_secret")]
+    temporary_api_token: Option<SecretString>,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    #[serde(default)]
+    keys: Option<Vec<ListedKey>>,
+    status: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct Created {
+    key: ListedKey,
+}
+
+fn optional_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretString>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.map(SecretString::from))
+}
+
+impl Portal {
+    /// Connects when it is first used.
+    pub fn new(base_url: &Url) -> Result<Self, ApiError> {
+        Ok(Self { base_url: base_url.as_str().trim_end_matches('/').to_owned(), http: client::plain_http(base_url)? })
+    }
+
+    pub async fn log_in<'a>(&'a self, account: &PortalAccount) -> Result<Session<'a>, PortalError> {
+        let body = json!({"email": account.email.expose_secret(), "password": account.password.expose_secret()});
+        let mut session = Session {
+            portal: self,
+            account: account.variable.clone(),
+            cookie: HeaderValue::from_static(""),
+            address: None,
+        };
+        let response = session.post("login", "/api/login", &body).await?;
+        if response.status().as_u16() == 403 {
+            return Err(PortalError::WrongPassword { account: session.account });
+        }
+        let cookie = cookie(&response);
+        let LoggedIn { temporary_api_token } = session.read("login", response).await?;
+        session.cookie = cookie
+            .ok_or_else(|| session.unexpected("login", "it sets no cookie, so that there is no session".to_owned()))?;
+        session.address = temporary_api_token.as_ref().and_then(address_of);
+        Ok(session)
+    }
+}
+
+impl Session<'_> {
+    pub async fn list(&self) -> Result<Vec<ListedKey>, PortalError> {
+        let response = self.post("list keys", "/api/apikey/list", &json!({})).await?;
+        let Listed { keys, status } = self.read("list keys", response).await?;
+        match (keys, status) {
+            (Some(keys), _) => Ok(keys),
+            (None, Some(_)) => Ok(Vec::new()),
+            (None, None) => Err(self.unexpected("list keys", "neither `keys` nor `status` is in it".to_owned())),
+        }
+    }
+
+    pub async fn create(&self, name: &str, addresses: &[IpAddr]) -> Result<ListedKey, PortalError> {
+        let ranges: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let body =
+            json!({"name": name, "description": "made by refresh-worker", "cidrRanges": ranges, "scopes": ["clash"]});
+        let response = self.post("create a key", "/api/apikey/create", &body).await?;
+        let Created { key } = self.read("create a key", response).await?;
+        if key.key.expose_secret().trim().is_empty() {
+            return Err(self.unexpected("create a key", "there is no key in it".to_owned()));
+        }
+        Ok(key)
+    }
+
+    pub async fn revoke(&self, key: &ListedKey) -> Result<(), PortalError> {
+        let response = self.post("revoke a key", "/api/apikey/revoke", &json!({"id": key.id})).await?;
+        if response.status().as_u16() == 404 {
+            // Somebody else was quicker.
+            return Ok(());
+        }
+        let _: Value = self.read("revoke a key", response).await?;
+        Ok(())
+    }
+
+    async fn post(&self, action: &'static str, path: &str, body: &Value) -> Result<Response, PortalError> {
+        let request = self.portal.http.post(format!("{}{path}", self.portal.base_url)).timeout(CALL_TIME);
+        let request = request.header(CONTENT_TYPE, "application/json").header(COOKIE, self.cookie.clone());
+        let response = request.body(body.to_string()).send().await;
+        response.map_err(|error| self.down(action, causes(error)))
+    }
+
+    /// A good answer's JSON. Every other answer is an error of its own.
+    async fn read<T: DeserializeOwned>(&self, action: &'static str, response: Response) -> Result<T, PortalError> {
+        let status = response.status().as_u16();
+        let body = response.text().await.map_err(|error| self.down(action, causes(error)))?;
+        if status == 200 {
+            // The cause is not told: it could repeat a part of a token.
+            return serde_json::from_str(&body).map_err(|error| {
+                self.unexpected(action, format!("it is not of the form known so far ({:?})", error.classify()))
+            });
+        }
+        let told = serde_json::from_str::<Value>(&body).ok();
+        let description = told.as_ref().and_then(|body| body.get("description")).and_then(Value::as_str);
+        Err(match description {
+            Some(description) => {
+                let description = description.chars().take(TOLD_CHARACTERS).collect();
+                PortalError::Refused { account: self.account.clone(), action, description }
+            }
+            None => self.down(action, format!("it answers {status}")),
+        })
+    }
+
+    fn down(&self, action: &'static str, detail: String) -> PortalError {
+        PortalError::Down { account: self.account.clone(), action, detail }
+    }
+
+    pub(super) fn unexpected(&self, action: &'static str, detail: String) -> PortalError {
+        PortalError::Unexpected { account: self.account.clone(), action, detail }
+    }
+}
+
+/// What a browser would send back.
+fn cookie(response: &Response) -> Option<HeaderValue> {
+    let pairs = response.headers().get_all(SET_COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let pairs: Vec<&str> = pairs.filter_map(|value| value.split(';').next()).map(str::trim).collect();
+    let mut cookie = HeaderValue::from_str(&pairs.join("; ")).ok().filter(|cookie| !cookie.is_empty())?;
+    cookie.set_sensitive(true);
+    Some(cookie)
+}
+
+/// Our address as the portal sees it: it is in the temporary token's list of limits.
+fn address_of(token: &SecretString) -> Option<IpAddr> {
+    let payload = token.expose_secret().split('.').nth(1)?;
+    let payload = URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
+    let payload: Value = serde_json::from_slice(&payload).ok()?;
+    let ranges = payload.get("limits")?.as_array()?.iter().find_map(|limit| limit.get("cidrs")?.as_array())?;
+    ranges.first()?.as_str()?.split('/').next()?.parse().ok()
+}
+
+/// Our address as the API sees it: its refusal ends with it.
+#[must_use]
+pub fn address_in(refusal: &str) -> Option<IpAddr> {
+    refusal
+        .split(|c: char| c.is_whitespace() || c == '"')
+        .filter_map(|word| word.trim_end_matches('.').parse().ok())
+        .next_back()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_address_is_in_the_temporary_token_wherever_the_list_stands() {
+        let payload = r#"{"limits":[{"type":"throttling","tier":"x"},{"origins":[]},{"cidrs":["198.51.100.9/32"],"type":"client"}]}"#;
+        let token = format!("e30.{}.sig", URL_SAFE_NO_PAD.encode(payload));
+        assert_eq!(address_of(&token.into()), Some("198.51.100.9".parse().unwrap()));
+        for broken in ["", "a.b", "a.!!.c", "e30.e30.e30"] {
+            assert_eq!(address_of(&broken.into()), None, "{broken}");
+        }
+        let refusal = "accessDenied.invalidIp: API key does not allow access from IP 198.51.100.4";
+        assert_eq!(address_in(refusal), Some("198.51.100.4".parse().unwrap()));
+        assert_eq!(address_in("Invalid authorization"), None);
+    }
+}
