@@ -23,6 +23,7 @@ use refresh_worker::{
     sim::{SimConfig, Simulator},
 };
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
 use support::process::WorkerProcess;
 
 const BUDGET: Duration = Duration::from_secs(300);
@@ -65,10 +66,15 @@ async fn main() {
     let clans: Vec<Tag> = census.clan_tags().to_vec();
     let players: Vec<Tag> = census.player_tags().iter().take(600).cloned().collect();
     drop(worker);
+    let players: Vec<ObjectId> = players.into_iter().map(ObjectId::player).collect();
     for (name, objects) in [
-        ("player", players.into_iter().map(ObjectId::player).collect::<Vec<_>>()),
+        ("player", players.clone()),
         ("clan", clans.into_iter().map(ObjectId::clan).collect()),
+        // The documents before are read now and compared, when somebody is told what changed.
+        ("player, once more", players),
     ] {
+        make_stale(&environment[1].1, &objects).await;
+        simulator.expire_copies();
         let mut worker = WorkerProcess::start("refresh", environment.clone()).await;
         worker.invoke(&json!({"max_requests": 1}), BUDGET).await.response();
         if let Some(everything) = &everything {
@@ -88,6 +94,19 @@ async fn main() {
     let clan = simulator.world().clan_tags()[0].clone();
     worker.invoke(&json!({"requests": [{"type": "clan", "tag": clan.as_str()}]}), BUDGET).await;
     println!("run while in maintenance    {}", warm(&mut worker, &schedule).await);
+}
+
+/// As if what is stored of them had other content, long ago.
+async fn make_stale(database_url: &str, objects: &[ObjectId]) {
+    let mut database = PgConnection::connect(database_url).await.expect("PostgreSQL answers");
+    sqlx::query(
+        "UPDATE refresh_worker.refresh_state SET content_hash = decode('00', 'hex'), fetched_at = fetched_at - interval '1 h', \
+         fresh_until = fetched_at - interval '1 h' WHERE kind || ':' || tag = ANY ($1)",
+    )
+    .bind(objects.iter().map(ToString::to_string).collect::<Vec<_>>())
+    .execute(&mut database)
+    .await
+    .expect("our table is there");
 }
 
 async fn cold_start(environment: &[(String, String)], event: &Value) -> Spread {
