@@ -28,6 +28,7 @@ const PURGE_BATCH: i64 = 1000;
 const FIRST_WAIT_SECONDS: f64 = 30.0;
 
 const TABLE: &str = include_str!("../sql/jobs/table.sql");
+const IDLE: &str = include_str!("../sql/jobs/idle.sql");
 const TAKE: &str = include_str!("../sql/jobs/take.sql");
 const GIVE_UP: &str = include_str!("../sql/jobs/give_up.sql");
 const BEAT: &str = include_str!("../sql/jobs/beat.sql");
@@ -210,7 +211,7 @@ macro_rules! in_transaction {
 }
 
 /// What taking a job came to.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Taken {
     /// Now ours.
     pub job: Option<Job>,
@@ -261,8 +262,22 @@ impl JobTable {
         }
     }
 
+    /// Whether no job waits and none is worked at, so that there is nothing to take and nobody to give up. Most runs find it so;
+    /// asked only where it costs one round trip. `false` when it is not known.
+    async fn is_idle(&self, until: Instant) -> bool {
+        let Database { pool, keeps_statements: true } = &self.database else { return false };
+        let asked = within(limited(TIME, until), async {
+            sqlx::query_scalar(IDLE).fetch_one(&mut *pool.acquire().await?).await
+        });
+        asked.await.unwrap_or(false)
+    }
+
     /// Takes the next job, and closes those whose worker ended without a word once too often.
     pub(super) async fn take(&self, lease: Duration, until: Instant) -> Result<Taken, TableError> {
+        if self.is_idle(until).await {
+            self.look_at_security(until).await;
+            return Ok(Taken::default());
+        }
         let keeps = self.database.keeps_statements;
         let taken = in_transaction!(self, "take a job", until, |transaction| async {
             let given_up =

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     application::{Application, Does},
-    modest_role,
+    keeping_statements, modest_role,
     views::{database, exec, number},
 };
 use crate::support;
@@ -60,7 +60,7 @@ pub fn config(functions: &[&str]) -> StatsConfig {
 }
 
 pub async fn work(pool: &PgPool, config: &StatsConfig) -> JobsReport {
-    Jobs::new(pool.clone(), config, None).work(in_a_minute(), TIME_OF_A_TASK, pending()).await
+    Jobs::new(keeping_statements(pool), config, None).work(in_a_minute(), TIME_OF_A_TASK, pending()).await
 }
 
 pub fn in_a_minute() -> Instant {

@@ -10,3 +10,8 @@ mod views;
 
 pub use self::jobs::TABLE as JOBS_TABLE;
 pub use crate::store::migrations::modest_role;
+
+/// As the worker uses it where there is no pooler. A pool alone stands for the other case.
+pub fn keeping_statements(pool: &sqlx::PgPool) -> refresh_worker::derive::Database {
+    refresh_worker::derive::Database { pool: pool.clone(), keeps_statements: true }
+}

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::time::Instant;
 
-use super::modest_role;
+use super::{keeping_statements, modest_role};
 use crate::{
     lambda::{
         events,
@@ -45,7 +45,7 @@ fn view(name: &str) -> ViewConfig {
 }
 
 async fn refresh_all(pool: &PgPool, views: &[ViewConfig], when: When, time: Duration) -> Vec<Refreshed> {
-    let views = Views::new(pool.clone(), views).unwrap();
+    let views = Views::new(keeping_statements(pool), views).unwrap();
     views.refresh(when, SystemClock.wall(), Instant::now() + time).await
 }
 

@@ -1,8 +1,8 @@
 //! What a commit tells beside what became of each answer, for follow-ups, events and readers' keys.
 
 use refresh_worker::{
-    model::{Before, Fetched, Move, Note},
-    store::{Commit, Store as _, Telling, UNHURRIED},
+    model::{Answered, Before, Document, Fetched, Move, Note},
+    store::{Commit, Committed, Store as _, Telling, UNHURRIED},
 };
 
 use super::{
@@ -18,6 +18,7 @@ over_every_store!(
     players_whose_rows_others_changed_are_told,
     an_answer_that_does_not_count_tells_nothing,
     what_is_to_be_told_is_kept_until_it_is_forgotten,
+    a_commit_that_could_store_nothing_forgets_nothing,
 );
 
 async fn tell(bed: &impl Bed, fetched: Fetched) -> Commit {
@@ -45,7 +46,7 @@ async fn a_change_brings_the_document_before_as_it_was_received(bed: impl Bed) {
         (war("8GG", &[]).fetched(at(0)), war("8GG", &[("2PP", 1)]).fetched(at(1000))),
     ] {
         let json = match &first.answered {
-            refresh_worker::model::Answered::Document(document) => document.json().to_owned(),
+            Answered::Document(document) => document.json().to_owned(),
             _ => unreachable!("documents only"),
         };
         let before = |commit: &Commit| commit.learned[0].change.clone().map(|change| change.before);
@@ -109,6 +110,16 @@ async fn what_is_to_be_told_is_kept_until_it_is_forgotten(bed: impl Bed) {
     assert_eq!(kept(bed.store().notes(at(9000)).await.unwrap()), [note.id, third.notes[0].id]);
     bed.store().forget_notes(&[note.id, third.notes[0].id, 7]).await.unwrap();
     assert_eq!(bed.store().notes(at(9000)).await.unwrap(), []);
+}
+
+async fn a_commit_that_could_store_nothing_forgets_nothing(bed: impl Bed) {
+    let note = tell(&bed, clan("8GG").fetched(at(0))).await.notes.remove(0).id;
+    let mut bad = player("2PP").fetched(at(100));
+    let Answered::Document(Document::Player(broken)) = &mut bad.answered else { panic!("a player") };
+    broken.json = r#"{"no end":"#.to_owned().into();
+    let nothing = bed.store().commit_and_forget(at(700), &[bad], &[note], UNHURRIED).await.unwrap();
+    assert!(matches!(nothing.committed[..], [Committed::Poison(_)]), "{nothing:?}");
+    assert_eq!(bed.store().notes(at(9000)).await.unwrap().len(), 1, "the worker takes it for not forgotten");
 }
 
 async fn an_answer_that_does_not_count_tells_nothing(bed: impl Bed) {
