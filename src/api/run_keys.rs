@@ -33,11 +33,11 @@ pub use self::held::{SLOT_MARGIN, SlotStart};
 pub(super) use self::under_way::Begun;
 use super::{
     allowance::{Allowance, Spent},
+    key::ApiKey,
     latency::{Finding, LatencyWatch},
     learn::{Cause, Learner},
     limit::{CallNumber, RateLimit},
     verdict::Endpoint,
-    wallet::ApiKey,
 };
 use crate::{
     clock::Clock,

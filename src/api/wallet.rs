@@ -5,7 +5,6 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    fmt,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -16,6 +15,7 @@ use tracing::warn;
 
 use super::{
     client::ApiError,
+    key::ApiKey,
     portal::{Given, KeyWish, Known, ListedKey, Portal, PortalError, Visit, address_in},
 };
 use crate::{
@@ -32,41 +32,6 @@ pub const LOGIN_WINDOW: Duration = Duration::from_secs(10 * 60);
 
 /// Refused keys stay in the account until room is needed; so many are remembered, so as not to take them again.
 const REMEMBERED_REFUSALS: usize = 50;
-
-/// A token of the API and the name it goes by.
-#[derive(Clone)]
-pub struct ApiKey {
-    token: SecretString,
-    fingerprint: Fingerprint,
-}
-
-impl ApiKey {
-    #[must_use]
-    pub fn new(token: SecretString) -> Self {
-        let fingerprint = Fingerprint::of(token.expose_secret());
-        Self { token, fingerprint }
-    }
-
-    pub const fn fingerprint(&self) -> &Fingerprint {
-        &self.fingerprint
-    }
-
-    /// Whether both are the same key.
-    #[must_use]
-    pub fn is(&self, other: &Self) -> bool {
-        self.fingerprint == other.fingerprint
-    }
-
-    pub(super) const fn token(&self) -> &SecretString {
-        &self.token
-    }
-}
-
-impl fmt::Debug for ApiKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ApiKey({})", self.fingerprint)
-    }
-}
 
 /// All keys of this deployment. Clones share what the portal gave.
 #[derive(Clone, Debug, Default)]
@@ -121,7 +86,7 @@ impl Wallet {
         for token in tokens {
             let trimmed = token.expose_secret().trim();
             let key = ApiKey::new(SecretString::from(trimmed));
-            if !trimmed.is_empty() && keys.iter().all(|known| known.fingerprint != key.fingerprint) {
+            if !trimmed.is_empty() && keys.iter().all(|known| !known.is(&key)) {
                 keys.push(key);
             }
         }
@@ -155,7 +120,7 @@ impl Wallet {
         let mut keys = self.fixed.clone();
         for account in self.accounts.iter() {
             for key in &account.state().keys {
-                if keys.iter().all(|known| known.fingerprint != key.fingerprint) {
+                if keys.iter().all(|known| !known.is(key)) {
                     keys.push(key.clone());
                 }
             }
@@ -169,7 +134,7 @@ impl Wallet {
 
     /// Whether this key is one of an account, and was not refused so far.
     pub fn came_from_the_portal(&self, key: &Fingerprint) -> bool {
-        self.accounts.iter().any(|account| account.state().keys.iter().any(|known| known.fingerprint == *key))
+        self.accounts.iter().any(|account| account.state().keys.iter().any(|known| known.fingerprint() == key))
     }
 
     /// The API does not accept this key. Answers whether a login may give another one; for one and the same key only once,
@@ -222,7 +187,7 @@ impl Account {
     fn refuse(&self, key: &Fingerprint, detail: &str) -> bool {
         let mut state = self.state();
         let before = state.keys.len();
-        state.keys.retain(|known| known.fingerprint != *key);
+        state.keys.retain(|known| known.fingerprint() != key);
         let was_ours = state.keys.len() < before;
         if was_ours {
             state.is_due = true;

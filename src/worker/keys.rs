@@ -15,8 +15,8 @@ use super::login::{self, Told};
 
 use crate::{
     api::{
+        ApiKey, Wallet,
         run_keys::{Rest, RunKeys, SlotStart},
-        wallet::{ApiKey, Wallet},
     },
     clock::Clock,
     model::{Fingerprint, LearnedRate},

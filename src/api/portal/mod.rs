@@ -14,7 +14,7 @@ pub use self::{
     keys::{KeyWish, Known, ListedKey, MOST_KEYS, Plan},
     session::{Portal, Session, address_in},
 };
-use super::wallet::ApiKey;
+use super::key::ApiKey;
 use crate::config::PortalAccount;
 
 /// Why there are no keys.

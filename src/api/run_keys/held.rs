@@ -7,9 +7,9 @@ use secrecy::ExposeSecret;
 use tracing::{debug, info};
 
 use super::super::{
+    key::ApiKey,
     learn::{Cause, Learner, Step},
     limit::{RateLimit, TimerClock},
-    wallet::ApiKey,
 };
 use crate::{
     clock::{Clock, Timestamp},
