@@ -157,6 +157,7 @@ async fn measure(queue: &RedisQueue, connection: &mut MultiplexedConnection, siz
             seed: round as u64 * 7919,
             run: "bench".to_owned(),
             first: Vec::new(),
+            ..LeaseRequest::default()
         };
         let leased = timed(&mut hand_outs, queue.lease(NOW, &asked)).await.expect("objects are leased");
         assert_eq!(leased.leases.len(), BATCH, "a full batch");
@@ -206,6 +207,7 @@ async fn round_trips(queue: &RedisQueue, connection: &mut MultiplexedConnection)
         seed: 1,
         run: "bench".to_owned(),
         first: Vec::new(),
+        ..LeaseRequest::default()
     };
     let leased = queue.lease(NOW, &asked).await.expect("objects are leased");
     count("lease", sent(connection).await);

@@ -5,6 +5,7 @@
 //! is its [`Outcome`].
 
 mod change;
+mod endpoint_kind;
 mod fingerprint;
 mod kind;
 mod learned;
@@ -16,6 +17,7 @@ mod war;
 mod wish;
 
 pub use change::{Before, Change, Event, Learned, MemberSeen, Move, Note};
+pub use endpoint_kind::EndpointKind;
 pub use fingerprint::Fingerprint;
 pub use kind::{Kind, ObjectId, UnknownKind};
 pub use learned::LearnedRate;

@@ -110,8 +110,18 @@ impl Repaired {
     }
 }
 
+/// Requests of one kind that are not handed out for now, because the endpoint that would serve them fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetAside {
+    pub kind: Kind,
+    /// Each one that is met in order is delayed until then; nothing else about it changes.
+    pub until: Timestamp,
+    /// At most this many are handed out all the same, to find out whether the endpoint works again.
+    pub probes: usize,
+}
+
 /// Asks for leases.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct LeaseRequest {
     /// At most this many.
     pub max: usize,
@@ -127,6 +137,11 @@ pub struct LeaseRequest {
     pub run: String,
     /// Objects that come before all others when they are ready, whatever their class.
     pub first: Vec<ObjectId>,
+    /// Kinds whose circuit is open.
+    pub set_aside: Vec<SetAside>,
+    /// When nothing is ready, hand out the held request whose hold ends first: one call has to show whether the API
+    /// works again, and a request that waits is worth more than one that nobody made.
+    pub probe: bool,
 }
 
 /// What a lease request got.
@@ -171,6 +186,9 @@ pub struct Lease {
     pub attempts: u32,
     /// Leases that ran out so far.
     pub lapses: u32,
+    /// How often in a row it was returned with a hold, and the code of the reason.
+    pub held: u32,
+    pub held_for: Option<String>,
     pub expires: Timestamp,
 }
 
@@ -194,6 +212,9 @@ pub enum Settlement {
     Failed { until: Timestamp, reason: Reason },
     /// Given back as it was, nothing counted.
     Release,
+    /// Returned with nothing counted, and held for 30 s, doubling to 10 min with every further time for the same reason,
+    /// so that the next run or probe takes another object.
+    Held { reason: Reason },
     /// Set aside for a person, with the reason and the first 500 bytes of what came.
     Dead { reason: Reason, body: Option<String> },
 }
@@ -204,6 +225,8 @@ pub enum Settled {
     Settled,
     /// The lease had run out and the object is no longer ours. An ordinary answer.
     Stale,
+    /// It would have become a dead letter, and their room is full: it was returned, held for ten minutes.
+    NoRoom,
 }
 
 /// What a batch of settlements leads to.
@@ -357,6 +380,9 @@ pub trait Queue: Send + Sync + 'static {
 
     /// The same over everything, as an operator asks for it. A second time finds nothing.
     fn repair(&self, now: Timestamp) -> impl Future<Output = Result<Repaired, QueueError>> + Send;
+
+    /// Ends the holds that were put on objects for this reason, since it is gone. Returns how many there were.
+    fn lift_holds(&self, now: Timestamp, code: &str) -> impl Future<Output = Result<usize, QueueError>> + Send;
 
     fn stats(&self, now: Timestamp) -> impl Future<Output = Result<QueueStats, QueueError>> + Send;
 

@@ -209,6 +209,8 @@ impl Record {
             last_asked: self.wanted.last,
             attempts: self.wanted.attempts,
             lapses: self.lapses,
+            held: 0,
+            held_for: None,
             expires,
         }
     }
@@ -262,7 +264,7 @@ impl Record {
                 self.reason = Some(reason.detail.clone());
                 self.place(now);
             }
-            Settlement::Release => {
+            Settlement::Release | Settlement::Held { .. } => {
                 self.end_lease();
                 self.place(now);
             }

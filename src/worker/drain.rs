@@ -304,6 +304,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             seed: fastrand::u64(..),
             run: self.run.to_owned(),
             first: lock(&self.named).clone(),
+            ..LeaseRequest::default()
         };
         // Sent one after the other on one connection, so that the lease sees what was admitted; one round trip.
         let admit = async {

@@ -67,6 +67,8 @@ mod tests {
             last_asked,
             attempts: 0,
             lapses: 0,
+            held: 0,
+            held_for: None,
             expires: NOW + seconds(15),
         }
     }

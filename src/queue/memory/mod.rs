@@ -203,6 +203,10 @@ impl Queue for MemoryQueue {
         Ok(Repaired::default())
     }
 
+    async fn lift_holds(&self, _now: Timestamp, _code: &str) -> Result<usize, QueueError> {
+        Ok(0)
+    }
+
     async fn stats(&self, _now: Timestamp) -> Result<QueueStats, QueueError> {
         Ok(self.contents().stats())
     }

@@ -284,6 +284,10 @@ impl Queue for RedisQueue {
         repair::everything(self, now).await
     }
 
+    async fn lift_holds(&self, _now: Timestamp, _code: &str) -> Result<usize, QueueError> {
+        Ok(0)
+    }
+
     async fn stats(&self, _now: Timestamp) -> Result<QueueStats, QueueError> {
         let arguments = Arguments::default();
         let call = Call::Script(&scripts::STATS, self.keys_in_reach(), &arguments);
@@ -385,6 +389,8 @@ impl RedisQueue {
             last_asked: Timestamp::from_millis(last),
             attempts,
             lapses,
+            held: 0,
+            held_for: None,
             expires,
         })
     }
@@ -445,6 +451,7 @@ fn settlement_arguments(arguments: &mut Arguments, settlement: &Settlement, now:
         Settlement::Later { until } => ("later", *until, None, None),
         Settlement::Failed { until, reason } => ("failed", *until, Some(reason), None),
         Settlement::Release => ("release", now, None, None),
+        Settlement::Held { reason } => ("release", now, Some(reason), None),
         Settlement::Dead { reason, body } => ("dead", now, Some(reason), body.as_deref()),
     };
     arguments.text(kind).number(clamp(until, now).as_millis());

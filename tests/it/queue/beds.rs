@@ -86,6 +86,7 @@ pub fn request(max: usize) -> LeaseRequest {
         seed: strict_seed(),
         run: "run".to_owned(),
         first: Vec::new(),
+        ..LeaseRequest::default()
     }
 }
 

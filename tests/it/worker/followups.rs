@@ -57,6 +57,7 @@ impl<Q: Queue> Queue for Clocked<Q> {
         forget_keys(keys: &[String]) -> usize;
         reconcile(now: Timestamp) -> Repaired;
         repair(now: Timestamp) -> Repaired;
+        lift_holds(now: Timestamp, code: &str) -> usize;
         stats(now: Timestamp) -> QueueStats;
         dead_letters(filter: &DeadFilter, limit: usize) -> Vec<DeadLetter>;
         redrive(now: Timestamp, filter: &DeadFilter) -> usize;
@@ -269,6 +270,7 @@ async fn a_look_that_was_lost_with_its_run_is_made_again_from_what_is_stored() {
         seed: 1,
         run: "forgets".to_owned(),
         first: Vec::new(),
+        ..LeaseRequest::default()
     };
     let later = due.unwrap() + seconds(1);
     let leased = stage.worker.queue.lease(later, &forget).await.unwrap();

@@ -243,6 +243,7 @@ async fn leases_are_renewed_while_their_calls_are_in_flight() {
             seed: 1,
             run: "thief".to_owned(),
             first: Vec::new(),
+            ..LeaseRequest::default()
         };
         let stolen = bed.worker.queue.lease(bed.now().await, &request).await.unwrap();
         bed.simulator.release();
@@ -267,6 +268,7 @@ async fn a_suspect_is_fetched_with_nothing_else_in_flight() {
             seed: 1,
             run: "crashed".to_owned(),
             first: Vec::new(),
+            ..LeaseRequest::default()
         };
         assert_eq!(bed.worker.queue.lease(bed.now().await, &request).await.unwrap().leases.len(), 1);
         bed.clock.advance(seconds(2));

@@ -77,6 +77,7 @@ impl Bed {
             seed: 1,
             run: "some-run".to_owned(),
             first: Vec::new(),
+            ..LeaseRequest::default()
         };
         self.queue.lease(self.now().await, &request).await.unwrap().leases.remove(0)
     }

@@ -1,0 +1,38 @@
+//! The kinds of endpoints that the API has for us. Values only.
+
+use std::fmt;
+
+/// A kind of endpoint: what is called together fails together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EndpointKind {
+    Clan,
+    Player,
+    /// `currentwar`, of our clan or of its opponent.
+    CurrentWar,
+    /// `currentwar/leaguegroup`.
+    LeagueGroup,
+    /// `clanwarleagues/wars`.
+    LeagueWar,
+}
+
+impl EndpointKind {
+    pub const ALL: [Self; 5] = [Self::Clan, Self::Player, Self::CurrentWar, Self::LeagueGroup, Self::LeagueWar];
+
+    /// As written in Redis keys, reports and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Clan => "clan",
+            Self::Player => "player",
+            Self::CurrentWar => "current_war",
+            Self::LeagueGroup => "league_group",
+            Self::LeagueWar => "league_war",
+        }
+    }
+}
+
+impl fmt::Display for EndpointKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
