@@ -1,8 +1,8 @@
 //! The API room: how a clan, a player or a war is asked for, and what each answer means.
 //!
 //! [`client`] speaks HTTP, `endpoint` names what can be asked, `calls` makes the calls of one fetch, `league` finds a clan's
-//! league war, [`wire`] knows the shapes of the answers, [`verdict`] is the table from an answer to what to do about it, `key`
-//! is one key, [`wallet`] holds those there are, [`portal`] gets them from the developer portal, [`run_keys`] those that this
+//! league war, [`wire`] knows the shapes of the answers, [`verdict`] is the table from an answer to what it says, [`judge`]
+//! finds out whose fault a bad answer is, `key` is one key, [`wallet`] holds those there are, [`portal`] gets them from the developer portal, [`run_keys`] those that this
 //! run may use, [`limit`] keeps each within its rate, [`learn`] and [`latency`] say what that rate is, and [`allowance`]
 //! counts the calls of a day. Nothing here knows the queue or the store.
 //! **Invariant: no call without a permit of the [`RunKeys`]**, retries and probes included.
@@ -12,6 +12,7 @@ mod calls;
 pub mod client;
 mod connects;
 mod endpoint;
+pub mod judge;
 mod key;
 pub mod latency;
 mod league;
