@@ -1,5 +1,5 @@
-//! What runs agreed on, read whole and carried to another Redis: rests of keys, learned rates, the calls of a day, the note of
-//! maintenance.
+//! What runs agreed on, read whole and carried to another Redis: rests of keys, learned rates, the calls of a day, open
+//! circuits.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -21,7 +21,7 @@ const STEP: usize = 1000;
 pub struct Agreement {
     /// Without the namespace: `rate:3f9a0c…`.
     name: String,
-    /// Its value, or since when maintenance is and when it is probed next.
+    /// Its value; of a circuit since when it is open, when it is probed next, code and detail of the reason.
     words: Vec<String>,
     left: Duration,
 }
@@ -62,9 +62,9 @@ impl RedisQueue {
     pub async fn agreements(&self) -> Result<Vec<Agreement>, QueueError> {
         let mut agreements = Vec::new();
         for name in self.names_of_agreements().await? {
-            let words: Option<Vec<String>> = if name == "pause" {
+            let words: Option<Vec<String>> = if name.starts_with("circuit:") {
                 let words: Vec<Option<String>> =
-                    self.read(&["HMGET", &self.keys.of(&name), "since", "next_probe"]).await?;
+                    self.read(&["HMGET", &self.keys.of(&name), "since", "next_probe", "code", "detail"]).await?;
                 words.into_iter().collect()
             } else {
                 self.read::<Option<String>>(&["GET", &self.keys.of(&name)]).await?.map(|word| vec![word])
@@ -102,8 +102,8 @@ impl RedisQueue {
             let (next, keys): (String, Vec<Vec<u8>>) =
                 self.link.ask("looking for agreements", Call::Here(&command)).await?;
             let keys = keys.iter().filter_map(|key| std::str::from_utf8(key).ok()?.strip_prefix(&prefix));
-            let is_agreement =
-                |name: &&str| *name == "pause" || ["key:", "rate:", "calls:"].iter().any(|kind| name.starts_with(kind));
+            let kinds = ["key:", "rate:", "calls:", "circuit:"];
+            let is_agreement = |name: &&str| kinds.iter().any(|kind| name.starts_with(kind));
             names.extend(keys.filter(is_agreement).map(ToOwned::to_owned));
             if next == "0" {
                 return Ok(names);

@@ -4,7 +4,10 @@ use std::sync::LazyLock;
 
 use ::redis::Script;
 
-use crate::{clock::Timestamp, queue::mailbox};
+use crate::{
+    clock::Timestamp,
+    queue::{CircuitScope, mailbox},
+};
 
 /// A script, by its text and by its digest.
 #[derive(Debug)]
@@ -48,7 +51,7 @@ scripts! {
     APPEND_EVENTS = "append_events.lua";
 }
 
-// Key slots, the maintenance pause, and the calls of a day.
+// Key slots, circuits, and the calls of a day.
 scripts! {
     LOOK_AT_KEY = "slots.lua" "look_at_key.lua";
     END_REST = "slots.lua" "end_rest.lua";
@@ -59,7 +62,8 @@ scripts! {
     RENEW_KEYS = "slots.lua" "renew_keys.lua";
     PAUSE_KEY = "slots.lua" "pause_key.lua";
     GIVE_BACK_KEY = "slots.lua" "give_back_key.lua";
-    BEGIN_MAINTENANCE = "slots.lua" "begin_maintenance.lua";
+    CIRCUITS = "slots.lua" "circuits.lua";
+    OPEN_CIRCUIT = "slots.lua" "open_circuit.lua";
     CLAIM_PROBE = "slots.lua" "claim_probe.lua";
 }
 
@@ -171,7 +175,7 @@ impl Keys {
         format!("{}:check", self.prefix)
     }
 
-    pub(super) fn pause(&self) -> String {
-        format!("{}:pause", self.prefix)
+    pub(super) fn circuit(&self, scope: CircuitScope) -> String {
+        format!("{}:circuit:{scope}", self.prefix)
     }
 }

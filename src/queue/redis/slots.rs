@@ -1,4 +1,4 @@
-//! Key slots, learned rates and the maintenance pause in Redis. They end by Redis's own clock.
+//! Key slots, learned rates, counts of days and open circuits in Redis. They end by Redis's own clock.
 
 use std::time::Duration;
 
@@ -11,8 +11,8 @@ use crate::{
     clock::Timestamp,
     model::LearnedRate,
     queue::{
-        CALLS_LIFETIME, CallsGranted, Fingerprint, Holder, Maintenance, PAUSE_LIFETIME, QueueError, RATE_LIFETIME,
-        Slot, SlotView, Slots,
+        CALLS_LIFETIME, CallsGranted, Circuit, CircuitReason, CircuitScope, Fingerprint, Holder, PAUSE_LIFETIME,
+        QueueError, RATE_LIFETIME, Slot, SlotView, Slots,
     },
 };
 
@@ -125,38 +125,39 @@ impl Slots for RedisQueue {
         Ok(taken.unwrap_or(0))
     }
 
-    async fn maintenance(&self) -> Result<Option<Maintenance>, QueueError> {
-        let mut command = ::redis::cmd("HMGET");
-        command.arg(self.keys.pause()).arg("since").arg("next_probe");
-        let (since, probe): (Option<i64>, Option<i64>) =
-            self.link.ask("reading the pause", Call::Command(&command)).await?;
-        Ok(since.zip(probe).map(|(since, probe)| Maintenance {
-            since: Timestamp::from_millis(since),
-            next_probe: Timestamp::from_millis(probe),
-        }))
+    async fn circuits(&self) -> Result<Vec<Circuit>, QueueError> {
+        let keys = CircuitScope::ALL.map(|scope| self.keys.circuit(scope));
+        let call = Call::Script(&scripts::CIRCUITS, &keys, &Arguments::default());
+        let rows: Vec<(usize, i64, i64, String, String)> = self.link.ask("reading the circuits", call).await?;
+        let circuit = |(at, since, next_probe, code, detail): (usize, _, _, _, _)| {
+            let scope = *CircuitScope::ALL.get(at.checked_sub(1)?)?;
+            let (since, next_probe) = (Timestamp::from_millis(since), Timestamp::from_millis(next_probe));
+            Some(Circuit { scope, since, next_probe, reason: CircuitReason { code, detail } })
+        };
+        Ok(rows.into_iter().filter_map(circuit).collect())
     }
 
-    async fn begin_maintenance(&self, maintenance: Maintenance) -> Result<(), QueueError> {
+    async fn open_circuit(&self, circuit: &Circuit) -> Result<(), QueueError> {
         let mut arguments = Arguments::default();
-        arguments.number(maintenance.since.as_millis()).number(maintenance.next_probe.as_millis());
-        arguments.number(lifetime_millis(PAUSE_LIFETIME));
-        let keys = [self.keys.pause()];
-        let call = Call::Script(&scripts::BEGIN_MAINTENANCE, &keys, &arguments);
-        let _: i64 = self.link.ask("noting maintenance", call).await?;
+        arguments.number(circuit.since.as_millis()).number(circuit.next_probe.as_millis());
+        arguments.number(lifetime_millis(PAUSE_LIFETIME)).text(&circuit.reason.code).text(&circuit.reason.detail);
+        let keys = [self.keys.circuit(circuit.scope)];
+        let call = Call::Script(&scripts::OPEN_CIRCUIT, &keys, &arguments);
+        let _: i64 = self.link.ask("opening a circuit", call).await?;
         Ok(())
     }
 
-    async fn claim_probe(&self, seen: Timestamp, next: Timestamp) -> Result<bool, QueueError> {
+    async fn claim_probe(&self, scope: CircuitScope, seen: Timestamp, next: Timestamp) -> Result<bool, QueueError> {
         let mut arguments = Arguments::default();
         arguments.number(seen.as_millis()).number(next.as_millis());
-        let keys = [self.keys.pause()];
+        let keys = [self.keys.circuit(scope)];
         self.link.run("claiming the probe", Call::Script(&scripts::CLAIM_PROBE, &keys, &arguments)).await
     }
 
-    async fn end_maintenance(&self) -> Result<(), QueueError> {
+    async fn close_circuit(&self, scope: CircuitScope) -> Result<(), QueueError> {
         let mut command = ::redis::cmd("DEL");
-        command.arg(self.keys.pause());
-        let _: i64 = self.link.ask("ending maintenance", Call::Command(&command)).await?;
+        command.arg(self.keys.circuit(scope));
+        let _: i64 = self.link.ask("closing a circuit", Call::Command(&command)).await?;
         Ok(())
     }
 }

@@ -7,15 +7,15 @@ use refresh_worker::{
     config::RedisConfig,
     model::{LearnedRate, Priority, Wish},
     queue::{
-        CallsGranted, Fingerprint, Holder, LeaseRequest, MailLimits, Maintenance, Queue as _, QueueError, Settlement,
-        Slot, Slots as _,
+        CallsGranted, Fingerprint, Holder, LeaseRequest, MailLimits, Queue as _, QueueError, Settlement, Slot,
+        Slots as _,
         record::{QueueLimits, State},
         redis::{RedisQueue, Timeouts},
     },
 };
 
 use super::{
-    beds::{Bed, NOW, RedisBed, connect, connect_with, names, request, tag, value},
+    beds::{Bed, NOW, RedisBed, connect, connect_with, names, open_circuit, request, tag, value},
     contract::settle,
 };
 use crate::support::redis::PrivateRedis;
@@ -165,12 +165,12 @@ async fn what_runs_agree_on_goes_into_a_full_redis() {
     let life: i64 = bed.command(&["PTTL", &format!("{{refresh}}:calls:{}", day.to_utc().date())]).await;
     assert!(life > 0, "it does not live for ever: {life}");
 
-    let note = Maintenance { since: NOW, next_probe: NOW + REST };
-    queue.begin_maintenance(note).await.unwrap();
-    assert_eq!(queue.maintenance().await.unwrap(), Some(note));
-    assert!(queue.claim_probe(note.next_probe, NOW + 2 * REST).await.unwrap());
-    queue.end_maintenance().await.unwrap();
-    assert_eq!(queue.maintenance().await.unwrap(), None);
+    let circuit = open_circuit(NOW + REST);
+    queue.open_circuit(&circuit).await.unwrap();
+    assert_eq!(queue.circuits().await.unwrap(), std::slice::from_ref(&circuit));
+    assert!(queue.claim_probe(circuit.scope, circuit.next_probe, NOW + 2 * REST).await.unwrap());
+    queue.close_circuit(circuit.scope).await.unwrap();
+    assert_eq!(queue.circuits().await.unwrap(), []);
 }
 
 #[tokio::test]
