@@ -90,7 +90,10 @@ scripts! {
     CLUSTER_PUT_DATA = "slots.lua" "cluster/put_data.lua";
 }
 
-/// The names of our keys, all in one hash slot: `{refresh}:ready`.
+/// What stands before the keys that all runs share which use an API key, whatever their namespace: one hash slot.
+pub(super) const SHARED: &str = "{coc-api}";
+
+/// The names of our keys: those of the queue in one hash slot (`{refresh}:ready`), those of the API's keys in another.
 #[derive(Debug)]
 pub(super) struct Keys {
     prefix: String,
@@ -152,30 +155,29 @@ impl Keys {
         &self.all[9]
     }
 
-    pub(super) fn slot(&self, fingerprint: &str) -> String {
-        format!("{}:key:{fingerprint}", self.prefix)
+    pub(super) fn slot(fingerprint: &str) -> String {
+        shared(&format!("key:{fingerprint}"))
     }
 
-    pub(super) fn rate(&self, fingerprint: &str) -> String {
-        format!("{}:rate:{fingerprint}", self.prefix)
+    pub(super) fn rate(fingerprint: &str) -> String {
+        shared(&format!("rate:{fingerprint}"))
     }
 
-    /// `{refresh}:calls:2026-03-04`
-    pub(super) fn calls(&self, day: Timestamp) -> String {
-        format!("{}:calls:{}", self.prefix, day.to_utc().date())
-    }
-
-    /// Any of our keys, by its name without the namespace.
-    #[cfg(feature = "cli")]
-    pub(super) fn of(&self, name: &str) -> String {
-        format!("{}:{name}", self.prefix)
+    /// `{coc-api}:calls:2026-03-04`
+    pub(super) fn calls(day: Timestamp) -> String {
+        shared(&format!("calls:{}", day.to_utc().date()))
     }
 
     pub(super) fn check(&self) -> String {
         format!("{}:check", self.prefix)
     }
 
-    pub(super) fn circuit(&self, scope: CircuitScope) -> String {
-        format!("{}:circuit:{scope}", self.prefix)
+    pub(super) fn circuit(scope: CircuitScope) -> String {
+        shared(&format!("circuit:{scope}"))
     }
+}
+
+/// A shared key, by its name without what stands before it.
+pub(super) fn shared(name: &str) -> String {
+    format!("{SHARED}:{name}")
 }

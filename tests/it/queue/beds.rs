@@ -353,7 +353,8 @@ impl Bed for RedisBed {
 
     /// Redis's clock cannot be moved, so what is left of each life is shortened.
     async fn pass(&self, time: Duration) {
-        let keys: Vec<String> = self.command(&["KEYS", "{refresh}:*"]).await;
+        let mut keys: Vec<String> = self.command(&["KEYS", "{refresh}:*"]).await;
+        keys.extend(self.command::<Vec<String>>(&["KEYS", "{coc-api}:*"]).await);
         for key in keys {
             let left: i64 = self.command(&["PTTL", &key]).await;
             if left >= 0 {

@@ -144,7 +144,8 @@ async fn the_deletion_of_any_one_of_our_keys_loses_no_request(bed: &RedisBed) {
     ] {
         let full = fill(bed).await;
         agree(bed).await;
-        let deleted: i64 = bed.command(&["DEL", &format!("{{refresh}}:{key}")]).await;
+        let prefix = if key.contains(':') && !key.starts_with("delayed") { "{coc-api}" } else { "{refresh}" };
+        let deleted: i64 = bed.command(&["DEL", &format!("{prefix}:{key}")]).await;
         assert!(deleted == 1 || ["delayed:low", "scan"].contains(&key), "{key}");
         let repaired = bed.queue().reconcile(NOW).await.unwrap();
         assert_eq!(repaired != NOTHING, seen, "{key}: {repaired:?}");
@@ -179,7 +180,7 @@ async fn agree(bed: &RedisBed) {
 async fn the_loss_of_what_runs_agree_on_is_the_loss_of_that_alone(bed: &RedisBed) {
     agree(bed).await;
     let (queue, key) = (bed.queue(), Fingerprint("0123456789ab".to_owned()));
-    bed.command::<i64>(&["DEL", "{refresh}:key:0123456789ab", "{refresh}:calls:2026-03-04", "{refresh}:circuit:api"])
+    bed.command::<i64>(&["DEL", "{coc-api}:key:0123456789ab", "{coc-api}:calls:2026-03-04", "{coc-api}:circuit:api"])
         .await;
     // Whoever had the slot is told so at the next renewal; until then two may have it.
     let taken = queue.take_key(&key, "another", HOUR).await.unwrap();
@@ -188,7 +189,7 @@ async fn the_loss_of_what_runs_agree_on_is_the_loss_of_that_alone(bed: &RedisBed
     // The day begins anew, and the next run finds out by itself that the API is in maintenance.
     assert_eq!(queue.take_calls(NOW.midnight(), 40, 100).await.unwrap().taken, 40);
     assert_eq!(queue.circuits().await.unwrap(), []);
-    bed.command::<i64>(&["DEL", "{refresh}:key:0123456789ab", "{refresh}:rate:0123456789ab"]).await;
+    bed.command::<i64>(&["DEL", "{coc-api}:key:0123456789ab", "{coc-api}:rate:0123456789ab"]).await;
     assert_eq!(queue.take_key(&key, "third", HOUR).await.unwrap(), Slot::Taken { learned_rate: None });
 }
 
