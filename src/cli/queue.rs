@@ -14,7 +14,7 @@ use crate::{
     clock::Timestamp,
     config::{Pause, WorkerConfig, env::process_var},
     model::Priority,
-    queue::{Exported, Maintenance, Queue, QueueStats, Slots as _, mailbox},
+    queue::{Circuit, Exported, Queue, QueueStats, Slots as _, mailbox},
     worker::report::QueueReport,
 };
 
@@ -97,8 +97,8 @@ async fn stats(args: &StatsArgs, shared: &Shared) -> anyhow::Result<Ending> {
     let queue = connect::queue()?;
     let now = queue.time().await.context("failed to read the queue")?;
     let stats = queue.stats(now).await.context("failed to read the queue")?;
-    let maintenance = queue.maintenance().await.context("failed to read the queue")?;
-    let paused = paused(WorkerConfig::read(&process_var)?.paused, maintenance);
+    let circuits = queue.circuits().await.context("failed to read the queue")?;
+    let paused = paused(WorkerConfig::read(&process_var)?.paused, &circuits);
     let told = if args.json {
         let mut json = serde_json::to_value(QueueReport::new(&stats, now))?;
         json["paused"] = paused.map_or(serde_json::Value::Null, |because| serde_json::json!({"because": because}));
@@ -112,12 +112,12 @@ async fn stats(args: &StatsArgs, shared: &Shared) -> anyhow::Result<Ending> {
 }
 
 /// What keeps runs from working although everything is well. The switches are those of this environment.
-fn paused(pause: Option<Pause>, maintenance: Option<Maintenance>) -> Option<String> {
-    match (pause, maintenance) {
+fn paused(pause: Option<Pause>, circuits: &[Circuit]) -> Option<String> {
+    match (pause, Circuit::of_api(circuits)) {
         (Some(Pause::RefreshPaused), _) => Some("REFRESH_PAUSED is true".to_owned()),
         (Some(Pause::DisableAutoRefreshQueue), _) => Some("DISABLE_AUTO_REFRESH_QUEUE is true".to_owned()),
-        (None, Some(maintenance)) => {
-            Some(format!("the API is in maintenance, the next probe is at {}", maintenance.next_probe))
+        (None, Some(circuit)) => {
+            Some(format!("{}, the next probe is at {}", circuit.what_is_wrong(), circuit.next_probe))
         }
         (None, None) => None,
     }

@@ -4,7 +4,7 @@
 //! there, and only then deleted at the source, if it is still as it was copied. So at every moment each request is at the
 //! source, at the target, or at both; at both it merges when this is run again.
 //!
-//! What runs agreed on (rests of keys, learned rates, the calls of a day, maintenance) is copied before the first request, so that
+//! What runs agreed on (rests of keys, learned rates, the calls of a day, open circuits) is copied before the first request, so that
 //! a worker at the target knows it. A run of the source that uses a key cannot be moved: it is waited for by the operator.
 
 use std::{
@@ -47,7 +47,7 @@ const TOLD_EVERY: Duration = Duration::from_secs(5);
 /// Moves mailbox and queue to another Redis
 ///
 /// Stop the worker's schedule first: while a run at the old Redis uses an API key, nothing is moved, since a worker at the new
-/// one would use that key at the same time. Rests of keys, learned rates, the calls of the day and the note of maintenance are
+/// one would use that key at the same time. Rests of keys, learned rates, the calls of the day and open circuits are
 /// copied, each for the rest of its life. Every request is copied, looked for at the target, and only then deleted at the old
 /// one, if it did not change meanwhile. It may be interrupted at any point and run again: at worst a request is at both and
 /// merges. Leased requests wait until they are settled or their lease runs out. With --follow it goes on moving what producers
@@ -85,7 +85,7 @@ struct Moved {
     requests: u64,
     dead_letters: u64,
     unreadable: u64,
-    /// Rests of keys, learned rates, counts of a day's calls and the note of maintenance that were copied.
+    /// Rests of keys, learned rates, counts of a day's calls and open circuits that were copied.
     agreements: u64,
     /// Copies that changed at the old Redis before they were deleted there; they moved again later.
     changed: u64,
@@ -358,7 +358,7 @@ fn render(moved: &Moved) -> String {
     );
     if moved.agreements > 0 {
         let agreements = counted(moved.agreements, "agreement", "agreements");
-        let what = "rests of keys, learned rates, calls of a day, maintenance";
+        let what = "rests of keys, learned rates, calls of a day, circuits";
         let carried = format!("carried over {agreements} of runs ({what})\n");
         told.push_str(&carried);
     }

@@ -154,7 +154,7 @@ pub const VARIABLES: &[Variable] = &[
     with_default(
         "QUEUE_NAMESPACE",
         "refresh",
-        "Names the worker's own keys in Redis, as in `{refresh}:ready`.",
+        "Names the queue's keys in Redis, as in `{refresh}:ready`. What runs share about API keys is in `{coc-api}:...`, whatever the namespace.",
         "refresh",
     ),
     with_default(

@@ -9,8 +9,8 @@ use secrecy::SecretString;
 use super::*;
 use crate::{
     config::RedisConfig,
-    model::{Fetched, Kind, Note, ObjectId, Outcome, Priority, Wish},
-    queue::{Maintenance, memory::MemoryQueue, redis::RedisQueue},
+    model::{EndpointKind, Fetched, Kind, Note, ObjectId, Outcome, Priority, Wish},
+    queue::{Circuit, CircuitReason, CircuitScope, memory::MemoryQueue, redis::RedisQueue},
     store::{Commit, Freshness, RunRow, StoreError},
     worker::{
         Progress, RunOptions,
@@ -281,9 +281,18 @@ async fn health_tells_the_contract_and_the_rest() {
 #[tokio::test]
 async fn health_says_what_stops_the_worker() {
     let mut handlers = handlers();
-    handlers.queue.begin_maintenance(Maintenance { since: NOW, next_probe: NOW }).await.unwrap();
+    for (scope, code) in
+        [(CircuitScope::Endpoint(EndpointKind::Player), "failing"), (CircuitScope::Api, CircuitReason::MAINTENANCE)]
+    {
+        let reason = CircuitReason::new(code, "<html>from a server</html>");
+        handlers.queue.open_circuit(&Circuit { scope, since: NOW, next_probe: NOW, reason }).await.unwrap();
+    }
     let (status, body) = http(ask(&handlers, get_health()).await.0);
     assert_eq!((status, &body["paused"]["because"]), (200, &json!("maintenance")));
+    let circuit = |at: usize| (&body["circuits"][at]["scope"], &body["circuits"][at]["because"]);
+    assert_eq!(circuit(0), (&json!("api"), &json!("maintenance")));
+    assert_eq!(circuit(1), (&json!("player"), &json!("failing")));
+    assert!(!body.to_string().contains("html"), "{body}");
     handlers.paused = Some(Pause::RefreshPaused);
     let (_, body) = http(ask(&handlers, get_health()).await.0);
     assert_eq!(body["paused"]["because"], "REFRESH_PAUSED");

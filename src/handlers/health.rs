@@ -11,7 +11,7 @@ use tracing::warn;
 use crate::{
     clock::{Clock, Timestamp},
     config::Pause,
-    queue::{Maintenance, Queue, QueueError, QueueStats, Slots},
+    queue::{Circuit, Queue, QueueError, QueueStats, Slots},
     store::{RunRow, Store, StoreError},
     worker::report::{DayReport, QueueReport},
 };
@@ -33,7 +33,7 @@ pub struct Health {
 #[derive(Clone, Debug)]
 struct QueueState {
     report: QueueReport,
-    maintenance: Option<Maintenance>,
+    circuits: Vec<Circuit>,
     day: Option<DayReport>,
 }
 
@@ -57,12 +57,12 @@ pub async fn check<Q: Queue + Slots, S: Store>(
 
 async fn queue_state<Q: Queue + Slots>(queue: &Q, reqs_per_day: Option<NonZeroU64>) -> Result<QueueState, QueueError> {
     let now = queue.time().await?;
-    let (stats, maintenance): (QueueStats, _) = tokio::try_join!(queue.stats(now), queue.maintenance())?;
+    let (stats, circuits): (QueueStats, _) = tokio::try_join!(queue.stats(now), queue.circuits())?;
     let day = match reqs_per_day {
         Some(per_day) => Some(DayReport::new(per_day, queue.calls_taken(now.midnight()).await?, now)),
         None => None,
     };
-    Ok(QueueState { report: QueueReport::new(&stats, now), maintenance, day })
+    Ok(QueueState { report: QueueReport::new(&stats, now), circuits, day })
 }
 
 /// A database that answers but has no tables yet is healthy: the first refresh makes them.
@@ -111,6 +111,7 @@ impl Health {
         });
         if let Some(queue) = &self.queue {
             body["worker_active"] = json!(queue.report.leased > 0);
+            body["circuits"] = queue.circuits.iter().map(circuit).collect();
             if let Some(day) = queue.day {
                 body["day"] = json!(day);
             }
@@ -126,13 +127,13 @@ impl Health {
 
     /// What keeps the worker from working although everything is well.
     fn paused(&self) -> Value {
-        let maintenance = self.queue.as_ref().and_then(|queue| queue.maintenance);
+        let api = self.queue.as_ref().and_then(|queue| Circuit::of_api(&queue.circuits));
         let used_up = self.queue.as_ref().and_then(|queue| queue.day).filter(|day| day.calls_left == 0);
-        match (self.paused, maintenance) {
+        match (self.paused, api) {
             (Some(Pause::RefreshPaused), _) => json!({"because": "REFRESH_PAUSED"}),
             (Some(Pause::DisableAutoRefreshQueue), _) => json!({"because": "DISABLE_AUTO_REFRESH_QUEUE"}),
-            (None, Some(Maintenance { since, next_probe })) => json!({
-                "because": "maintenance",
+            (None, Some(Circuit { since, next_probe, reason, .. })) => json!({
+                "because": reason.code,
                 "since": since.to_string(),
                 "next_probe": next_probe.to_string(),
             }),
@@ -141,6 +142,16 @@ impl Health {
             }
         }
     }
+}
+
+/// The detail of the reason stays away: it may repeat what a server said.
+fn circuit(circuit: &Circuit) -> Value {
+    json!({
+        "scope": circuit.scope.as_str(),
+        "since": circuit.since.to_string(),
+        "next_probe": circuit.next_probe.to_string(),
+        "because": circuit.reason.code,
+    })
 }
 
 fn last_run(row: &RunRow) -> Value {

@@ -20,7 +20,8 @@ mod slots;
 mod times;
 
 pub use self::slots::{
-    CALLS_LIFETIME, CallsGranted, Holder, Maintenance, PAUSE_LIFETIME, RATE_LIFETIME, Slot, SlotView, Slots,
+    CALLS_LIFETIME, CallsGranted, Circuit, CircuitReason, CircuitScope, Holder, PAUSE_LIFETIME, RATE_LIFETIME, Slot,
+    SlotView, Slots,
 };
 pub use crate::model::Fingerprint;
 

@@ -1,15 +1,18 @@
-//! What overlapping runs agree on beside the requests: key slots, learned rates, the calls of a day, maintenance. The port,
+//! What overlapping runs agree on beside the requests: key slots, learned rates, the calls of a day, open circuits. The port,
 //! and the values that cross it; touches nothing.
 
-use std::{future::Future, time::Duration};
+use std::{fmt, future::Future, time::Duration};
 
-use super::{Fingerprint, QueueError};
-use crate::{clock::Timestamp, model::LearnedRate};
+use super::{Fingerprint, QueueError, record::clip};
+use crate::{
+    clock::Timestamp,
+    model::{EndpointKind, Kind, LearnedRate},
+};
 
 /// How long a learned rate is kept.
 pub const RATE_LIFETIME: Duration = Duration::from_secs(60 * 60);
 
-/// How long a note of upstream maintenance lives when nobody renews it.
+/// How long a circuit stays open when nobody opens it anew.
 pub const PAUSE_LIFETIME: Duration = Duration::from_secs(60 * 60);
 
 /// How long the count of a day's calls is kept: past its end, whatever the clocks say.
@@ -55,11 +58,101 @@ pub struct CallsGranted {
     pub taken: u64,
 }
 
-/// The upstream is in maintenance: one probe at a time, no drain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Maintenance {
+/// What a circuit covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CircuitScope {
+    Api,
+    Endpoint(EndpointKind),
+}
+
+impl CircuitScope {
+    pub const ALL: [Self; 6] = [
+        Self::Api,
+        Self::Endpoint(EndpointKind::Clan),
+        Self::Endpoint(EndpointKind::Player),
+        Self::Endpoint(EndpointKind::CurrentWar),
+        Self::Endpoint(EndpointKind::LeagueGroup),
+        Self::Endpoint(EndpointKind::LeagueWar),
+    ];
+
+    /// As written in Redis keys and answers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Api => "api",
+            Self::Endpoint(kind) => kind.as_str(),
+        }
+    }
+
+    /// True when calls for an object of that kind fall under it.
+    #[must_use]
+    pub const fn covers(self, kind: Kind) -> bool {
+        match self {
+            Self::Api => true,
+            Self::Endpoint(EndpointKind::Clan) => matches!(kind, Kind::Clan),
+            Self::Endpoint(EndpointKind::Player) => matches!(kind, Kind::Player),
+            Self::Endpoint(EndpointKind::CurrentWar | EndpointKind::LeagueGroup | EndpointKind::LeagueWar) => {
+                matches!(kind, Kind::War)
+            }
+        }
+    }
+
+    /// The scope of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scope| scope.as_str() == name)
+    }
+}
+
+impl fmt::Display for CircuitScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Why a circuit was opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CircuitReason {
+    pub code: String,
+    pub detail: String,
+}
+
+impl CircuitReason {
+    /// The API says that it is in maintenance.
+    pub const MAINTENANCE: &'static str = "maintenance";
+
+    #[must_use]
+    pub fn new(code: &str, detail: &str) -> Self {
+        Self { code: code.to_owned(), detail: clip(detail).to_owned() }
+    }
+}
+
+/// A circuit that is open: nothing of its scope is called but one probe at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Circuit {
+    pub scope: CircuitScope,
     pub since: Timestamp,
     pub next_probe: Timestamp,
+    pub reason: CircuitReason,
+}
+
+impl Circuit {
+    /// The circuit of the whole API, when it is among these.
+    #[must_use]
+    pub fn of_api(circuits: &[Self]) -> Option<&Self> {
+        circuits.iter().find(|circuit| circuit.scope == CircuitScope::Api)
+    }
+
+    /// What is not called and why, for a sentence.
+    #[must_use]
+    pub fn what_is_wrong(&self) -> String {
+        let CircuitReason { code, detail } = &self.reason;
+        match self.scope {
+            CircuitScope::Api if code == CircuitReason::MAINTENANCE => "the API is in maintenance".to_owned(),
+            CircuitScope::Api => format!("no calls are made to the API ({code}: {detail})"),
+            CircuitScope::Endpoint(kind) => format!("no {kind} calls are made ({code}: {detail})"),
+        }
+    }
 }
 
 /// What overlapping runs agree on. **Invariant: a key is used by one run at a time.**
@@ -126,13 +219,20 @@ pub trait Slots: Send + Sync + 'static {
     /// How many calls of that day were taken.
     fn calls_taken(&self, day: Timestamp) -> impl Future<Output = Result<u64, QueueError>> + Send;
 
-    fn maintenance(&self) -> impl Future<Output = Result<Option<Maintenance>, QueueError>> + Send;
+    /// All open circuits, in the order of [`CircuitScope::ALL`]; one round trip.
+    fn circuits(&self) -> impl Future<Output = Result<Vec<Circuit>, QueueError>> + Send;
 
-    /// Notes that the API is in maintenance. An earlier note keeps its `since`.
-    fn begin_maintenance(&self, maintenance: Maintenance) -> impl Future<Output = Result<(), QueueError>> + Send;
+    /// Opens a circuit for [`PAUSE_LIFETIME`] from now. One that is open keeps its `since` and the later probe, and takes
+    /// the new reason.
+    fn open_circuit(&self, circuit: &Circuit) -> impl Future<Output = Result<(), QueueError>> + Send;
 
-    /// Moves the next probe from `seen` to `next`; true for the one caller that may probe.
-    fn claim_probe(&self, seen: Timestamp, next: Timestamp) -> impl Future<Output = Result<bool, QueueError>> + Send;
+    /// Moves the next probe of a circuit from `seen` to `next`; true for the one caller that may probe.
+    fn claim_probe(
+        &self,
+        scope: CircuitScope,
+        seen: Timestamp,
+        next: Timestamp,
+    ) -> impl Future<Output = Result<bool, QueueError>> + Send;
 
-    fn end_maintenance(&self) -> impl Future<Output = Result<(), QueueError>> + Send;
+    fn close_circuit(&self, scope: CircuitScope) -> impl Future<Output = Result<(), QueueError>> + Send;
 }

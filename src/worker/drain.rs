@@ -34,7 +34,7 @@ use crate::{
     clock::{ServerTime, Timestamp},
     derive::followup,
     model::{FollowUp, ObjectId, Outcome, Priority},
-    queue::{Lease, LeaseRequest, LeaseToken, Leased, MailLimits, Queue, QueueError, Slots},
+    queue::{CircuitScope, Lease, LeaseRequest, LeaseToken, Leased, MailLimits, Queue, QueueError, Slots},
     store::{Freshness, Store, StoreError},
 };
 
@@ -157,7 +157,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         self.flow.until(|counts| counts.open == 0).await;
         let answered = *lock(&self.api_answered);
         match answered {
-            Some(true) => self.worker.queue.end_maintenance().await?,
+            Some(true) => self.worker.queue.close_circuit(CircuitScope::Api).await?,
             Some(false) => self.halt.end(Force::StartNothing, StopReason::Maintenance, None),
             None => {}
         }

@@ -1,9 +1,9 @@
 //! Logging in to the developer portal: one process at a time, slower after each failure. Talks to the queue's [`Slots`] and
 //! to the wallet.
 //!
-//! The right to log in is a slot like a key's, `{ns}:key:login-<account>`: held while somebody logs in, and resting after a
+//! The right to log in is a slot like a key's, `{coc-api}:key:login-<account>`: held while somebody logs in, and resting after a
 //! failure, with the reason. What is remembered with it is not a rate but the number of failures in a row. A wrong password
-//! rests apart, `{ns}:key:login-<account>-<password>`: one that is new is tried at once.
+//! rests apart, `{coc-api}:key:login-<account>-<password>`: one that is new is tried at once.
 
 use std::{future::Future, time::Duration};
 

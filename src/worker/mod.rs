@@ -49,7 +49,7 @@ use crate::{
     config::{Pause, WorkerConfig},
     derive::{AfterReport, AfterRun},
     model::{Kind, ObjectId, Outcome, Priority, Wish},
-    queue::{Queue, QueueError, Slots},
+    queue::{Circuit, Queue, QueueError, Slots},
     store::{RunRow, Store},
 };
 
@@ -327,7 +327,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         Ok(())
     }
 
-    /// Whether this run may drain: time, a key, and no maintenance. `true`: only as a probe.
+    /// Whether this run may drain: time, a key, and no open circuit of the API. `true`: only as a probe.
     async fn admission(
         &self,
         ring: &KeyRing<'_, Q>,
@@ -340,8 +340,9 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             halt.end(Force::StartNothing, StopReason::Deadline, None);
             return Ok(false);
         }
-        let maintenance = self.queue.maintenance().await?;
-        if maintenance.is_some_and(|maintenance| time.now() < maintenance.next_probe) {
+        let circuits = self.queue.circuits().await?;
+        let api = Circuit::of_api(&circuits);
+        if api.is_some_and(|circuit| time.now() < circuit.next_probe) {
             halt.end(Force::StartNothing, StopReason::Maintenance, None);
             return Ok(false);
         }
@@ -361,14 +362,14 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             Taken::AllHeld => halt.end(Force::StartNothing, StopReason::AlreadyRunning, None),
             Taken::AllPaused => halt.end(Force::StartNothing, StopReason::KeysPaused, None),
         }
-        let Some(maintenance) = maintenance.filter(|_| halt.reason().is_none()) else {
+        let Some(api) = api.filter(|_| halt.reason().is_none()) else {
             return Ok(false);
         };
-        if !self.queue.claim_probe(maintenance.next_probe, time.now() + PROBE_INTERVAL).await? {
+        if !self.queue.claim_probe(api.scope, api.next_probe, time.now() + PROBE_INTERVAL).await? {
             halt.end(Force::StartNothing, StopReason::Maintenance, None);
             return Ok(false);
         }
-        debug!("the API was in maintenance; this run probes it");
+        debug!(reason = api.reason.code, "no calls to the API were made for a while; this run probes it");
         Ok(true)
     }
 

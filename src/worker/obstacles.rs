@@ -11,7 +11,7 @@ use super::{
 use crate::{
     api::verdict::Obstacle,
     model::Fingerprint,
-    queue::{Maintenance, Queue, QueueError, Slots},
+    queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, Slots},
     store::Store,
 };
 
@@ -62,6 +62,12 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         info!(detail, "the API is in maintenance; everything is given back and one probe is made every 30 s");
         self.halt.end(Force::StartNothing, StopReason::Maintenance, None);
         let now = self.time.now();
-        self.worker.queue.begin_maintenance(Maintenance { since: now, next_probe: now + PROBE_INTERVAL }).await
+        let circuit = Circuit {
+            scope: CircuitScope::Api,
+            since: now,
+            next_probe: now + PROBE_INTERVAL,
+            reason: CircuitReason::new(CircuitReason::MAINTENANCE, detail),
+        };
+        self.worker.queue.open_circuit(&circuit).await
     }
 }

@@ -3,7 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{super::text::span, findings::Findings};
+use super::{
+    super::text::{counted, span},
+    findings::Findings,
+};
 use crate::{
     clock::{Clock as _, SystemClock, Timestamp},
     config::RedisConfig,
@@ -41,6 +44,7 @@ pub async fn look_at(findings: &mut Findings, config: &RedisConfig) -> Option<Re
         Err(error) => findings.problem(REDIS, told(&error), ""),
     }
     look_at_queue(findings, &queue, server).await;
+    look_for_namespaces(findings, &queue, &config.namespace).await;
     Some(queue)
 }
 
@@ -105,6 +109,27 @@ async fn look_at_queue(findings: &mut Findings, queue: &RedisQueue, now: Timesta
             told(&error),
             "is a key of this worker or of the mailbox of another type? QUEUE_NAMESPACE gives it keys of its own",
         ),
+    }
+}
+
+/// Requests of another namespace are served by nobody, unless another deployment has that name.
+async fn look_for_namespaces(findings: &mut Findings, queue: &RedisQueue, ours: &str) {
+    match queue.other_namespaces().await {
+        Ok(others) => {
+            for (name, records) in others {
+                let them = if records == 1 { "it" } else { "them" };
+                let requests = counted(records, "request", "requests");
+                findings.warning(
+                    REDIS,
+                    format!("namespace `{name}` holds {requests}, and runs of `{ours}` do not serve {them}"),
+                    format!(
+                        "unless another deployment has that name: `QUEUE_NAMESPACE={name} refresh-worker queue export --return --yes` \
+                         returns them to the mailbox"
+                    ),
+                );
+            }
+        }
+        Err(error) => findings.warning(REDIS, told(&error), ""),
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     config::{DatabaseConfig, Pause, WorkerConfig, env::process_var},
     model::{Kind, ObjectId, Tag},
     queue::{
-        DeadFilter, DeadLetter, Maintenance, Queue as _, Slots as _,
+        Circuit, DeadFilter, DeadLetter, Queue as _, Slots as _,
         archive::{Archive as _, Kept, Part, Place, Returning, Standing},
         mailbox::escape,
         record::Record,
@@ -63,7 +63,8 @@ pub(super) struct Known {
     /// What the database knows, or why it could not be asked.
     store: Result<Option<Looked>, String>,
     pause: Option<Pause>,
-    maintenance: Option<Maintenance>,
+    /// Of the open ones the widest that covers the object.
+    circuit: Option<Circuit>,
     max_attempts: u32,
 }
 
@@ -87,7 +88,7 @@ pub async fn run(args: ExplainArgs, shared: &Shared) -> anyhow::Result<Ending> {
     let queue = connect::queue()?;
     let told = "failed to look into the queue";
     let now = queue.time().await.context(told)?;
-    let maintenance = queue.maintenance().await.context(told)?;
+    let circuits = queue.circuits().await.context(told)?;
     let mut mail = find_mail(&queue, now, &objects, worker.max_attempts).await.context(told)?;
     let letters = queue.dead_letters(&DeadFilter::default(), usize::MAX).await.context(told)?;
     let store = store();
@@ -104,7 +105,7 @@ pub async fn run(args: ExplainArgs, shared: &Shared) -> anyhow::Result<Ending> {
             letters: letters.iter().filter(names_it).cloned().collect(),
             store: ask(&store, &object).await,
             pause: worker.paused,
-            maintenance,
+            circuit: circuits.iter().find(|circuit| circuit.scope.covers(object.kind)).cloned(),
             max_attempts: worker.max_attempts,
             object,
         });

@@ -17,7 +17,7 @@ pub fn outlook(known: &Known) -> String {
         Some(record) => of_record(known, record),
         None => of_mail(known),
     };
-    let but = match (known.pause, known.maintenance) {
+    let but = match (known.pause, &known.circuit) {
         (Some(pause), _) => {
             let switch = match pause {
                 Pause::RefreshPaused => "REFRESH_PAUSED",
@@ -25,10 +25,11 @@ pub fn outlook(known: &Known) -> String {
             };
             format!("; but {switch} is true here: as long as runs see that, they do nothing")
         }
-        (None, Some(maintenance)) => format!(
-            "; but the API is in maintenance since {}: the next probe is at {}",
-            at(maintenance.since, known.now),
-            at(maintenance.next_probe, known.now)
+        (None, Some(circuit)) => format!(
+            "; but {} since {}: the next probe is at {}",
+            circuit.what_is_wrong(),
+            at(circuit.since, known.now),
+            at(circuit.next_probe, known.now)
         ),
         (None, None) => String::new(),
     };
@@ -192,8 +193,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{Priority, Reason, Wish},
-        queue::{Settlement, archive::Standing},
+        model::{EndpointKind, Priority, Reason, Wish},
+        queue::{Circuit, CircuitReason, CircuitScope, Settlement, archive::Standing},
         store::postgres::Looked,
     };
 
@@ -209,7 +210,7 @@ mod tests {
             letters: Vec::new(),
             store: Ok(None),
             pause: None,
-            maintenance: None,
+            circuit: None,
             max_attempts: 3,
         }
     }
@@ -257,6 +258,21 @@ mod tests {
         let looked = Looked { fetched_at: Some(NOW - MINUTE), ..Looked::default() };
         let known = Known { store: Ok(Some(looked)), ..known(Some(ready(NOW - MINUTE * 5))) };
         assert!(outlook(&known).contains("without a call"), "{}", outlook(&known));
+    }
+
+    #[test]
+    fn an_open_circuit_is_part_of_the_sentence() {
+        let circuit = |scope, code| Circuit {
+            scope,
+            since: NOW - MINUTE,
+            next_probe: NOW + MINUTE,
+            reason: CircuitReason::new(code, "status 500"),
+        };
+        let with = |circuit| outlook(&Known { circuit: Some(circuit), ..known(Some(ready(NOW))) });
+        let maintenance = with(circuit(CircuitScope::Api, CircuitReason::MAINTENANCE));
+        assert!(maintenance.contains("but the API is in maintenance since 05:05:"), "{maintenance}");
+        let wars = with(circuit(CircuitScope::Endpoint(EndpointKind::CurrentWar), "failing"));
+        assert!(wars.contains("but no current_war calls are made (failing: status 500) since 05:05:"), "{wars}");
     }
 
     #[test]

@@ -1,16 +1,17 @@
 -- Carries over what runs agreed on at another Redis. What is here stays, unless it says less: a shorter rest, fewer calls.
--- KEYS: the key. ARGV: its kind (key, rate, calls, pause), life in ms, value; of the pause since and next probe.
+-- KEYS: the key. ARGV: its kind (key, rate, calls, circuit), life in ms, value; of a circuit since, next probe, code and
+-- detail.
 -- Answers 1 when it was put in.
 local kind = ARGV[1]
-local wrong = misused(KEYS[1], kind == 'pause' and 'hash' or 'string') or not_whole(2)
+local wrong = misused(KEYS[1], kind == 'circuit' and 'hash' or 'string') or not_whole(2)
 if wrong then
   return wrong
 end
-if kind == 'pause' then
+if kind == 'circuit' then
   if redis.call('EXISTS', KEYS[1]) == 1 then
     return 0
   end
-  redis.call('HSET', KEYS[1], 'since', ARGV[3], 'next_probe', ARGV[4])
+  redis.call('HSET', KEYS[1], 'since', ARGV[3], 'next_probe', ARGV[4], 'code', ARGV[5], 'detail', ARGV[6])
   redis.call('PEXPIRE', KEYS[1], ARGV[2])
   return 1
 end

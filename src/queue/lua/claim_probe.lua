@@ -1,4 +1,4 @@
--- Moves the next probe for the one caller that saw the present one. KEYS: pause. ARGV: seen, next. Answers 1 or 0.
+-- Moves the next probe for the one caller that saw the present one. KEYS: circuit. ARGV: seen, next. Answers 1 or 0.
 local wrong = misused(KEYS[1], 'hash') or not_whole(2)
 if wrong then
   return wrong

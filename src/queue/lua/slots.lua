@@ -1,5 +1,5 @@
--- Shared by the scripts that do without the queue's own keys: key slots, the maintenance pause, the mailbox on a cluster. Put
--- in front of each of them at build time.
+-- Shared by the scripts that do without the queue's own keys: key slots, circuits, the mailbox on a cluster. Put in
+-- front of each of them at build time.
 
 local function refuse(text)
   return redis.error_reply('QUEUE ' .. text)

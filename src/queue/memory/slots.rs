@@ -1,4 +1,4 @@
-//! Key slots, learned rates and the maintenance pause in this process. They end by boot time.
+//! Key slots, learned rates, counts of days and open circuits in this process. They end by boot time.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use crate::{
     clock::Timestamp,
     model::LearnedRate,
     queue::{
-        CALLS_LIFETIME, CallsGranted, Fingerprint, Holder as Shown, Maintenance, PAUSE_LIFETIME, QueueError,
+        CALLS_LIFETIME, CallsGranted, Circuit, CircuitScope, Fingerprint, Holder as Shown, PAUSE_LIFETIME, QueueError,
         RATE_LIFETIME, Slot, SlotView, Slots,
     },
 };
@@ -22,7 +22,7 @@ pub(super) struct Agreements {
     slots: BTreeMap<Fingerprint, Ending<Holder>>,
     rates: BTreeMap<Fingerprint, Ending<LearnedRate>>,
     calls: BTreeMap<Timestamp, Ending<u64>>,
-    maintenance: Option<Ending<Maintenance>>,
+    circuits: BTreeMap<CircuitScope, Ending<Circuit>>,
 }
 
 #[derive(Debug)]
@@ -47,7 +47,7 @@ impl MemoryQueue {
         agreements.slots.retain(|_, slot| slot.at_boot > now);
         agreements.rates.retain(|_, rate| rate.at_boot > now);
         agreements.calls.retain(|_, taken| taken.at_boot > now);
-        agreements.maintenance.take_if(|note| note.at_boot <= now);
+        agreements.circuits.retain(|_, circuit| circuit.at_boot > now);
         (agreements, now)
     }
 }
@@ -154,33 +154,34 @@ impl Slots for MemoryQueue {
         Ok(self.agreements().0.calls.get(&day).map_or(0, |taken| taken.value))
     }
 
-    async fn maintenance(&self) -> Result<Option<Maintenance>, QueueError> {
-        Ok(self.agreements().0.maintenance.as_ref().map(|note| note.value))
+    async fn circuits(&self) -> Result<Vec<Circuit>, QueueError> {
+        Ok(self.agreements().0.circuits.values().map(|circuit| circuit.value.clone()).collect())
     }
 
-    async fn begin_maintenance(&self, maintenance: Maintenance) -> Result<(), QueueError> {
+    async fn open_circuit(&self, circuit: &Circuit) -> Result<(), QueueError> {
         let (mut agreements, now) = self.agreements();
-        let value = agreements.maintenance.as_ref().map_or(maintenance, |note| Maintenance {
-            since: note.value.since,
-            next_probe: note.value.next_probe.max(maintenance.next_probe),
-        });
-        agreements.maintenance = Some(Ending { value, at_boot: now + PAUSE_LIFETIME });
+        let mut value = circuit.clone();
+        if let Some(Ending { value: earlier, .. }) = agreements.circuits.get(&circuit.scope) {
+            value.since = earlier.since;
+            value.next_probe = earlier.next_probe.max(circuit.next_probe);
+        }
+        agreements.circuits.insert(circuit.scope, Ending { value, at_boot: now + PAUSE_LIFETIME });
         Ok(())
     }
 
-    async fn claim_probe(&self, seen: Timestamp, next: Timestamp) -> Result<bool, QueueError> {
+    async fn claim_probe(&self, scope: CircuitScope, seen: Timestamp, next: Timestamp) -> Result<bool, QueueError> {
         let (mut agreements, _) = self.agreements();
-        match &mut agreements.maintenance {
-            Some(note) if note.value.next_probe == seen => {
-                note.value.next_probe = next;
+        match agreements.circuits.get_mut(&scope) {
+            Some(Ending { value, .. }) if value.next_probe == seen => {
+                value.next_probe = next;
                 Ok(true)
             }
             _ => Ok(false),
         }
     }
 
-    async fn end_maintenance(&self) -> Result<(), QueueError> {
-        self.agreements().0.maintenance = None;
+    async fn close_circuit(&self, scope: CircuitScope) -> Result<(), QueueError> {
+        self.agreements().0.circuits.remove(&scope);
         Ok(())
     }
 }

@@ -1,5 +1,5 @@
-//! What runs agreed on, read whole and carried to another Redis: rests of keys, learned rates, the calls of a day, the note of
-//! maintenance.
+//! What runs agreed on, read whole and carried to another Redis: rests of keys, learned rates, the calls of a day, open
+//! circuits.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -8,7 +8,7 @@ use ::redis::{FromRedisValue, cmd};
 use super::{
     RedisQueue, lifetime_millis,
     link::{Arguments, Call},
-    scripts::CARRY_OVER,
+    scripts::{CARRY_OVER, shared},
     slots::{LEFT, PAUSED},
 };
 use crate::queue::QueueError;
@@ -19,9 +19,9 @@ const STEP: usize = 1000;
 /// One of them, with the rest of its life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agreement {
-    /// Without the namespace: `rate:3f9a0c…`.
+    /// Without what stands before it: `rate:3f9a0c…`.
     name: String,
-    /// Its value, or since when maintenance is and when it is probed next.
+    /// Its value; of a circuit since when it is open, when it is probed next, code and detail of the reason.
     words: Vec<String>,
     left: Duration,
 }
@@ -62,14 +62,14 @@ impl RedisQueue {
     pub async fn agreements(&self) -> Result<Vec<Agreement>, QueueError> {
         let mut agreements = Vec::new();
         for name in self.names_of_agreements().await? {
-            let words: Option<Vec<String>> = if name == "pause" {
+            let words: Option<Vec<String>> = if name.starts_with("circuit:") {
                 let words: Vec<Option<String>> =
-                    self.read(&["HMGET", &self.keys.of(&name), "since", "next_probe"]).await?;
+                    self.read(&["HMGET", &shared(&name), "since", "next_probe", "code", "detail"]).await?;
                 words.into_iter().collect()
             } else {
-                self.read::<Option<String>>(&["GET", &self.keys.of(&name)]).await?.map(|word| vec![word])
+                self.read::<Option<String>>(&["GET", &shared(&name)]).await?.map(|word| vec![word])
             };
-            let left: i64 = self.read(&["PTTL", &self.keys.of(&name)]).await?;
+            let left: i64 = self.read(&["PTTL", &shared(&name)]).await?;
             // It may have ended meanwhile.
             if let (Some(words), Ok(left @ 1..)) = (words, u64::try_from(left)) {
                 agreements.push(Agreement { name, words, left: Duration::from_millis(left) });
@@ -89,21 +89,21 @@ impl RedisQueue {
         for word in &agreement.words {
             arguments.text(word);
         }
-        let keys = [self.keys.of(&agreement.name)];
+        let keys = [shared(&agreement.name)];
         self.link.ask("carrying over an agreement", Call::Script(&CARRY_OVER, &keys, &arguments)).await
     }
 
     /// A scan names a key more than once.
     async fn names_of_agreements(&self) -> Result<BTreeSet<String>, QueueError> {
-        let (prefix, mut cursor, mut names) = (self.keys.of(""), "0".to_owned(), BTreeSet::new());
+        let (prefix, mut cursor, mut names) = (shared(""), "0".to_owned(), BTreeSet::new());
         loop {
             let mut command = cmd("SCAN");
             command.arg(&cursor).arg("MATCH").arg(format!("{prefix}*")).arg("COUNT").arg(STEP);
             let (next, keys): (String, Vec<Vec<u8>>) =
-                self.link.ask("looking for agreements", Call::Here(&command)).await?;
+                self.link.ask("looking for agreements", Call::Near(&command, &prefix)).await?;
             let keys = keys.iter().filter_map(|key| std::str::from_utf8(key).ok()?.strip_prefix(&prefix));
-            let is_agreement =
-                |name: &&str| *name == "pause" || ["key:", "rate:", "calls:"].iter().any(|kind| name.starts_with(kind));
+            let kinds = ["key:", "rate:", "calls:", "circuit:"];
+            let is_agreement = |name: &&str| kinds.iter().any(|kind| name.starts_with(kind));
             names.extend(keys.filter(is_agreement).map(ToOwned::to_owned));
             if next == "0" {
                 return Ok(names);

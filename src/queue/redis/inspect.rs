@@ -1,7 +1,13 @@
 //! What an operator should know about a Redis server before work is given to it.
 
+use std::collections::BTreeMap;
+
 use super::{RedisQueue, link::Call};
 use crate::queue::QueueError;
+
+/// How many keys of the server one step of a scan looks at, and how many steps are taken at most.
+const STEP: usize = 1000;
+const MOST_STEPS: usize = 500;
 
 /// A server, looked at.
 #[derive(Debug)]
@@ -32,6 +38,35 @@ impl RedisQueue {
             bounded: field("maxmemory").is_some_and(|bytes| bytes.trim() != "0"),
             writable: self.try_to_write().await,
         })
+    }
+
+    /// Other namespaces of this server that hold requests, with the number of their records. Looks at a bounded part of a
+    /// very large server, and at one node of a cluster.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn other_namespaces(&self) -> Result<BTreeMap<String, u64>, QueueError> {
+        let (mut cursor, mut found) = ("0".to_owned(), BTreeMap::new());
+        for _ in 0..MOST_STEPS {
+            let mut command = ::redis::cmd("SCAN");
+            command.arg(&cursor).arg("MATCH").arg("{*}:objects").arg("COUNT").arg(STEP);
+            let (next, keys): (String, Vec<Vec<u8>>) =
+                self.link.ask("looking for other namespaces", Call::Here(&command)).await?;
+            for key in keys.into_iter().filter_map(|key| String::from_utf8(key).ok()) {
+                let Some(name) = key.strip_prefix('{').and_then(|key| key.strip_suffix("}:objects")) else { continue };
+                if key != self.keys.objects() && self.type_of(&key).await? == "hash" {
+                    let mut command = ::redis::cmd("HLEN");
+                    command.arg(&key);
+                    let records = self.link.ask("looking at another namespace", Call::Command(&command)).await?;
+                    found.insert(name.to_owned(), records);
+                }
+            }
+            if next == "0" {
+                break;
+            }
+            cursor = next;
+        }
+        Ok(found)
     }
 
     /// The type of a key; `none` when it is not there.

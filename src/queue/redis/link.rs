@@ -272,6 +272,9 @@ pub(super) enum Call<'a> {
     Command(&'a Cmd),
     /// A command without a key: in a cluster the node that holds our keys is asked, and no other.
     Here(&'a Cmd),
+    /// A command without a key, for the node of a cluster that holds this one.
+    #[cfg(feature = "cli")]
+    Near(&'a Cmd, &'a str),
     Script(&'a Lua, &'a [String], &'a Arguments),
 }
 
@@ -287,6 +290,8 @@ impl Call<'_> {
     async fn over_server<T: FromRedisValue>(self, mut connection: MultiplexedConnection) -> Result<T, RedisError> {
         match self {
             Self::Command(command) | Self::Here(command) => command.query_async(&mut connection).await,
+            #[cfg(feature = "cli")]
+            Self::Near(command, _) => command.query_async(&mut connection).await,
             Self::Script(lua, keys, arguments) => {
                 let mut invocation = lua.script.prepare_invoke();
                 invocation.key(keys).arg(&arguments.0);
@@ -306,6 +311,11 @@ impl Call<'_> {
             let answer = match self {
                 Self::Command(command) => connection.req_packed_command(command).await,
                 Self::Here(command) => connection.route_command(command.clone(), home.routing()).await,
+                #[cfg(feature = "cli")]
+                Self::Near(command, key) => {
+                    let home = Home(Route::with_key(key, SlotAddr::Master));
+                    connection.route_command(command.clone(), home.routing()).await
+                }
                 Self::Script(lua, keys, arguments) => run_on_node(&mut connection, lua, keys, arguments).await,
             };
             match answer.and_then(::redis::Value::extract_error) {

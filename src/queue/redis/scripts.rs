@@ -4,7 +4,10 @@ use std::sync::LazyLock;
 
 use ::redis::Script;
 
-use crate::{clock::Timestamp, queue::mailbox};
+use crate::{
+    clock::Timestamp,
+    queue::{CircuitScope, mailbox},
+};
 
 /// A script, by its text and by its digest.
 #[derive(Debug)]
@@ -48,7 +51,7 @@ scripts! {
     APPEND_EVENTS = "append_events.lua";
 }
 
-// Key slots, the maintenance pause, and the calls of a day.
+// Key slots, circuits, and the calls of a day.
 scripts! {
     LOOK_AT_KEY = "slots.lua" "look_at_key.lua";
     END_REST = "slots.lua" "end_rest.lua";
@@ -59,7 +62,8 @@ scripts! {
     RENEW_KEYS = "slots.lua" "renew_keys.lua";
     PAUSE_KEY = "slots.lua" "pause_key.lua";
     GIVE_BACK_KEY = "slots.lua" "give_back_key.lua";
-    BEGIN_MAINTENANCE = "slots.lua" "begin_maintenance.lua";
+    CIRCUITS = "slots.lua" "circuits.lua";
+    OPEN_CIRCUIT = "slots.lua" "open_circuit.lua";
     CLAIM_PROBE = "slots.lua" "claim_probe.lua";
 }
 
@@ -86,7 +90,10 @@ scripts! {
     CLUSTER_PUT_DATA = "slots.lua" "cluster/put_data.lua";
 }
 
-/// The names of our keys, all in one hash slot: `{refresh}:ready`.
+/// What stands before the keys that all runs share which use an API key, whatever their namespace: one hash slot.
+pub(super) const SHARED: &str = "{coc-api}";
+
+/// The names of our keys: those of the queue in one hash slot (`{refresh}:ready`), those of the API's keys in another.
 #[derive(Debug)]
 pub(super) struct Keys {
     prefix: String,
@@ -148,30 +155,29 @@ impl Keys {
         &self.all[9]
     }
 
-    pub(super) fn slot(&self, fingerprint: &str) -> String {
-        format!("{}:key:{fingerprint}", self.prefix)
+    pub(super) fn slot(fingerprint: &str) -> String {
+        shared(&format!("key:{fingerprint}"))
     }
 
-    pub(super) fn rate(&self, fingerprint: &str) -> String {
-        format!("{}:rate:{fingerprint}", self.prefix)
+    pub(super) fn rate(fingerprint: &str) -> String {
+        shared(&format!("rate:{fingerprint}"))
     }
 
-    /// `{refresh}:calls:2026-03-04`
-    pub(super) fn calls(&self, day: Timestamp) -> String {
-        format!("{}:calls:{}", self.prefix, day.to_utc().date())
-    }
-
-    /// Any of our keys, by its name without the namespace.
-    #[cfg(feature = "cli")]
-    pub(super) fn of(&self, name: &str) -> String {
-        format!("{}:{name}", self.prefix)
+    /// `{coc-api}:calls:2026-03-04`
+    pub(super) fn calls(day: Timestamp) -> String {
+        shared(&format!("calls:{}", day.to_utc().date()))
     }
 
     pub(super) fn check(&self) -> String {
         format!("{}:check", self.prefix)
     }
 
-    pub(super) fn pause(&self) -> String {
-        format!("{}:pause", self.prefix)
+    pub(super) fn circuit(scope: CircuitScope) -> String {
+        shared(&format!("circuit:{scope}"))
     }
+}
+
+/// A shared key, by its name without what stands before it.
+pub(super) fn shared(name: &str) -> String {
+    format!("{SHARED}:{name}")
 }

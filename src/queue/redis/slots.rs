@@ -1,18 +1,18 @@
-//! Key slots, learned rates and the maintenance pause in Redis. They end by Redis's own clock.
+//! Key slots, learned rates, counts of days and open circuits in Redis. They end by Redis's own clock.
 
 use std::time::Duration;
 
 use super::{
     RedisQueue, lifetime_millis,
     link::{Arguments, Call},
-    scripts,
+    scripts::{self, Keys},
 };
 use crate::{
     clock::Timestamp,
     model::LearnedRate,
     queue::{
-        CALLS_LIFETIME, CallsGranted, Fingerprint, Holder, Maintenance, PAUSE_LIFETIME, QueueError, RATE_LIFETIME,
-        Slot, SlotView, Slots,
+        CALLS_LIFETIME, CallsGranted, Circuit, CircuitReason, CircuitScope, Fingerprint, Holder, PAUSE_LIFETIME,
+        QueueError, RATE_LIFETIME, Slot, SlotView, Slots,
     },
 };
 
@@ -29,7 +29,7 @@ fn learned(text: &str) -> Option<LearnedRate> {
 
 impl Slots for RedisQueue {
     async fn take_key(&self, key: &Fingerprint, run: &str, lifetime: Duration) -> Result<Slot, QueueError> {
-        let keys = [self.keys.slot(&key.0), self.keys.rate(&key.0)];
+        let keys = [Keys::slot(&key.0), Keys::rate(&key.0)];
         let mut arguments = Arguments::default();
         arguments.text(run).number(lifetime_millis(lifetime));
         let call = Call::Script(&scripts::TAKE_KEY, &keys, &arguments);
@@ -48,7 +48,7 @@ impl Slots for RedisQueue {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let keys: Vec<String> = keys.iter().map(|key| self.keys.slot(&key.0)).collect();
+        let keys: Vec<String> = keys.iter().map(|key| Keys::slot(&key.0)).collect();
         let mut arguments = Arguments::default();
         arguments.text(run).number(lifetime_millis(lifetime));
         self.link.ask("renewing keys", Call::Script(&scripts::RENEW_KEYS, &keys, &arguments)).await
@@ -57,7 +57,7 @@ impl Slots for RedisQueue {
     async fn pause_key(&self, key: &Fingerprint, run: &str, reason: &str, rest: Duration) -> Result<(), QueueError> {
         let mut arguments = Arguments::default();
         arguments.text(run).text(&format!("{PAUSED}{reason}")).number(lifetime_millis(rest));
-        let keys = [self.keys.slot(&key.0)];
+        let keys = [Keys::slot(&key.0)];
         let _: i64 = self.link.ask("pausing a key", Call::Script(&scripts::PAUSE_KEY, &keys, &arguments)).await?;
         Ok(())
     }
@@ -65,7 +65,7 @@ impl Slots for RedisQueue {
     async fn give_back_key(&self, key: &Fingerprint, run: &str, linger: Duration) -> Result<(), QueueError> {
         let mut arguments = Arguments::default();
         arguments.text(run).text(&format!("{LEFT}{run}")).number(lifetime_millis(linger));
-        let keys = [self.keys.slot(&key.0)];
+        let keys = [Keys::slot(&key.0)];
         let call = Call::Script(&scripts::GIVE_BACK_KEY, &keys, &arguments);
         let _: i64 = self.link.ask("giving a key back", call).await?;
         Ok(())
@@ -74,14 +74,14 @@ impl Slots for RedisQueue {
     async fn remember_rate(&self, key: &Fingerprint, learned: LearnedRate) -> Result<(), QueueError> {
         let mut arguments = Arguments::default();
         arguments.text(&learned.to_string()).number(lifetime_millis(RATE_LIFETIME));
-        let keys = [self.keys.rate(&key.0)];
+        let keys = [Keys::rate(&key.0)];
         let call = Call::Script(&scripts::REMEMBER_RATE, &keys, &arguments);
         let _: i64 = self.link.ask("remembering a rate", call).await?;
         Ok(())
     }
 
     async fn look_at_key(&self, key: &Fingerprint) -> Result<SlotView, QueueError> {
-        let keys = [self.keys.slot(&key.0), self.keys.rate(&key.0)];
+        let keys = [Keys::slot(&key.0), Keys::rate(&key.0)];
         let call = Call::Script(&scripts::LOOK_AT_KEY, &keys, &Arguments::default());
         let (holder, left, rate): (String, i64, String) = self.link.ask("looking at a key", call).await?;
         let holder = match (holder.as_str(), holder.strip_prefix(PAUSED)) {
@@ -95,14 +95,14 @@ impl Slots for RedisQueue {
     }
 
     async fn end_rest(&self, key: &Fingerprint) -> Result<bool, QueueError> {
-        let keys = [self.keys.slot(&key.0)];
+        let keys = [Keys::slot(&key.0)];
         self.link.ask("ending a rest", Call::Script(&scripts::END_REST, &keys, &Arguments::default())).await
     }
 
     async fn take_calls(&self, day: Timestamp, wanted: u64, per_day: u64) -> Result<CallsGranted, QueueError> {
         let mut arguments = Arguments::default();
         arguments.text(&per_day.to_string()).text(&wanted.to_string()).number(lifetime_millis(CALLS_LIFETIME));
-        let keys = [self.keys.calls(day)];
+        let keys = [Keys::calls(day)];
         // Asked twice, the first block would be lost to the day.
         let (granted, taken) =
             self.link.run("taking calls of the day", Call::Script(&scripts::TAKE_CALLS, &keys, &arguments)).await?;
@@ -112,7 +112,7 @@ impl Slots for RedisQueue {
     async fn give_back_calls(&self, day: Timestamp, calls: u64) -> Result<(), QueueError> {
         let mut arguments = Arguments::default();
         arguments.text(&calls.to_string());
-        let keys = [self.keys.calls(day)];
+        let keys = [Keys::calls(day)];
         let call = Call::Script(&scripts::GIVE_BACK_CALLS, &keys, &arguments);
         let _: i64 = self.link.run("giving calls of the day back", call).await?;
         Ok(())
@@ -120,43 +120,44 @@ impl Slots for RedisQueue {
 
     async fn calls_taken(&self, day: Timestamp) -> Result<u64, QueueError> {
         let mut command = ::redis::cmd("GET");
-        command.arg(self.keys.calls(day));
+        command.arg(Keys::calls(day));
         let taken: Option<u64> = self.link.ask("reading the calls of the day", Call::Command(&command)).await?;
         Ok(taken.unwrap_or(0))
     }
 
-    async fn maintenance(&self) -> Result<Option<Maintenance>, QueueError> {
-        let mut command = ::redis::cmd("HMGET");
-        command.arg(self.keys.pause()).arg("since").arg("next_probe");
-        let (since, probe): (Option<i64>, Option<i64>) =
-            self.link.ask("reading the pause", Call::Command(&command)).await?;
-        Ok(since.zip(probe).map(|(since, probe)| Maintenance {
-            since: Timestamp::from_millis(since),
-            next_probe: Timestamp::from_millis(probe),
-        }))
+    async fn circuits(&self) -> Result<Vec<Circuit>, QueueError> {
+        let keys = CircuitScope::ALL.map(Keys::circuit);
+        let call = Call::Script(&scripts::CIRCUITS, &keys, &Arguments::default());
+        let rows: Vec<(usize, i64, i64, String, String)> = self.link.ask("reading the circuits", call).await?;
+        let circuit = |(at, since, next_probe, code, detail): (usize, _, _, _, _)| {
+            let scope = *CircuitScope::ALL.get(at.checked_sub(1)?)?;
+            let (since, next_probe) = (Timestamp::from_millis(since), Timestamp::from_millis(next_probe));
+            Some(Circuit { scope, since, next_probe, reason: CircuitReason { code, detail } })
+        };
+        Ok(rows.into_iter().filter_map(circuit).collect())
     }
 
-    async fn begin_maintenance(&self, maintenance: Maintenance) -> Result<(), QueueError> {
+    async fn open_circuit(&self, circuit: &Circuit) -> Result<(), QueueError> {
         let mut arguments = Arguments::default();
-        arguments.number(maintenance.since.as_millis()).number(maintenance.next_probe.as_millis());
-        arguments.number(lifetime_millis(PAUSE_LIFETIME));
-        let keys = [self.keys.pause()];
-        let call = Call::Script(&scripts::BEGIN_MAINTENANCE, &keys, &arguments);
-        let _: i64 = self.link.ask("noting maintenance", call).await?;
+        arguments.number(circuit.since.as_millis()).number(circuit.next_probe.as_millis());
+        arguments.number(lifetime_millis(PAUSE_LIFETIME)).text(&circuit.reason.code).text(&circuit.reason.detail);
+        let keys = [Keys::circuit(circuit.scope)];
+        let call = Call::Script(&scripts::OPEN_CIRCUIT, &keys, &arguments);
+        let _: i64 = self.link.ask("opening a circuit", call).await?;
         Ok(())
     }
 
-    async fn claim_probe(&self, seen: Timestamp, next: Timestamp) -> Result<bool, QueueError> {
+    async fn claim_probe(&self, scope: CircuitScope, seen: Timestamp, next: Timestamp) -> Result<bool, QueueError> {
         let mut arguments = Arguments::default();
         arguments.number(seen.as_millis()).number(next.as_millis());
-        let keys = [self.keys.pause()];
+        let keys = [Keys::circuit(scope)];
         self.link.run("claiming the probe", Call::Script(&scripts::CLAIM_PROBE, &keys, &arguments)).await
     }
 
-    async fn end_maintenance(&self) -> Result<(), QueueError> {
+    async fn close_circuit(&self, scope: CircuitScope) -> Result<(), QueueError> {
         let mut command = ::redis::cmd("DEL");
-        command.arg(self.keys.pause());
-        let _: i64 = self.link.ask("ending maintenance", Call::Command(&command)).await?;
+        command.arg(Keys::circuit(scope));
+        let _: i64 = self.link.ask("closing a circuit", Call::Command(&command)).await?;
         Ok(())
     }
 }

@@ -222,3 +222,14 @@ async fn a_role_that_lacks_rights_on_what_follows_is_told_the_grants() {
     ");
     exec(&pool, &format!("DROP POLICY mine ON players; DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await;
 }
+
+#[tokio::test]
+async fn other_namespaces_with_requests_are_named_with_the_fix() {
+    let shell = Shell::new().with("REDIS_URL", support::redis::fresh().await);
+    shell.run(&["enqueue", "clan:2PP"]).await.well();
+    let told = shell.run(&["check"]).await.stdout;
+    assert!(!told.contains("namespace"), "{told}");
+    let told = shell.with("QUEUE_NAMESPACE", "blue").run(&["check"]).await.stdout;
+    assert!(told.contains("namespace `refresh` holds 1 request, and runs of `blue` do not serve it"), "{told}");
+    assert!(told.contains("QUEUE_NAMESPACE=refresh refresh-worker queue export --return --yes"), "{told}");
+}

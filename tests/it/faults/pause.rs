@@ -104,7 +104,7 @@ async fn a_run_that_lost_its_key_calls_no_more_until_the_slot_is_free_and_its_ag
     let calls_by = |name: &str| world.simulator.calls_to(&format!("/{name}/")).len();
 
     // The slot of the stopped run ends by itself; then another has it, in the middle of its calls.
-    let slot = format!("{{refresh}}:key:{}", Fingerprint::of(TOKEN).0);
+    let slot = format!("{{coc-api}}:key:{}", Fingerprint::of(TOKEN).0);
     let mut redis = world.redis().await;
     while redis::cmd("EXISTS").arg(&slot).query_async::<bool>(&mut redis).await.unwrap() {
         sleep(Duration::from_millis(20)).await;
@@ -140,7 +140,7 @@ async fn a_run_whose_slot_ran_out_unseen_takes_it_again_and_goes_on() {
     let mut worker = world.worker_with(&settings).await;
     let running = worker.begin(&events::schedule(), PLENTY).await;
     wait_until_written(&worker, "failpoint fetch.answered reached").await;
-    let slot = format!("{{refresh}}:key:{}", Fingerprint::of(TOKEN).0);
+    let slot = format!("{{coc-api}}:key:{}", Fingerprint::of(TOKEN).0);
     let mut redis = world.redis().await;
     while redis::cmd("EXISTS").arg(&slot).query_async::<bool>(&mut redis).await.unwrap() {
         sleep(Duration::from_millis(20)).await;

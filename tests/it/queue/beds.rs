@@ -7,7 +7,7 @@ use refresh_worker::{
     config::RedisConfig,
     model::{Priority, Wish},
     queue::{
-        Admitted, LeaseRequest, Leased, MailLimits, Queue, Slots, mailbox,
+        Admitted, Circuit, CircuitReason, CircuitScope, LeaseRequest, Leased, MailLimits, Queue, Slots, mailbox,
         memory::{Contents, MemoryQueue},
         record::{CLASS_WIDTH, Draw, QueueLimits, Record, State},
         redis::{RedisQueue, Timeouts},
@@ -77,6 +77,12 @@ pub trait Bed: Sync {
 }
 
 /// Asks for leases of 15 s, alone, with a seed that draws no floor for the first places.
+/// The API in maintenance.
+pub fn open_circuit(next_probe: Timestamp) -> Circuit {
+    let reason = CircuitReason::new(CircuitReason::MAINTENANCE, "status 503");
+    Circuit { scope: CircuitScope::Api, since: NOW, next_probe, reason }
+}
+
 pub fn request(max: usize) -> LeaseRequest {
     LeaseRequest {
         max,
@@ -347,7 +353,8 @@ impl Bed for RedisBed {
 
     /// Redis's clock cannot be moved, so what is left of each life is shortened.
     async fn pass(&self, time: Duration) {
-        let keys: Vec<String> = self.command(&["KEYS", "{refresh}:*"]).await;
+        let mut keys: Vec<String> = self.command(&["KEYS", "{refresh}:*"]).await;
+        keys.extend(self.command::<Vec<String>>(&["KEYS", "{coc-api}:*"]).await);
         for key in keys {
             let left: i64 = self.command(&["PTTL", &key]).await;
             if left >= 0 {

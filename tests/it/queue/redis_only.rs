@@ -7,15 +7,15 @@ use refresh_worker::{
     config::RedisConfig,
     model::{LearnedRate, Priority, Wish},
     queue::{
-        CallsGranted, Fingerprint, Holder, LeaseRequest, MailLimits, Maintenance, Queue as _, QueueError, Settlement,
-        Slot, Slots as _,
+        CallsGranted, Fingerprint, Holder, LeaseRequest, MailLimits, Queue as _, QueueError, Settlement, Slot,
+        Slots as _,
         record::{QueueLimits, State},
         redis::{RedisQueue, Timeouts},
     },
 };
 
 use super::{
-    beds::{Bed, NOW, RedisBed, connect, connect_with, names, request, tag, value},
+    beds::{Bed, NOW, RedisBed, connect, connect_with, names, open_circuit, request, tag, value},
     contract::settle,
 };
 use crate::support::redis::PrivateRedis;
@@ -47,7 +47,7 @@ async fn everything(bed: &RedisBed) -> Vec<(String, Vec<u8>)> {
 }
 
 #[tokio::test]
-async fn all_our_keys_lie_in_one_hash_slot() {
+async fn our_keys_lie_in_two_hash_slots() {
     let bed = RedisBed::fresh().await;
     wishes(&bed, 3).await;
     bed.put_mail("x", 1.0, "junk").await;
@@ -62,7 +62,7 @@ async fn all_our_keys_lie_in_one_hash_slot() {
     assert!(keys.len() >= 7, "{keys:?}");
     let ours = keys.iter().filter(|key| !key.starts_with("refresh_"));
     for key in ours {
-        assert!(key.starts_with("{refresh}:"), "{key}");
+        assert!(key.starts_with("{refresh}:") || key.starts_with("{coc-api}:"), "{key}");
     }
 }
 
@@ -162,15 +162,15 @@ async fn what_runs_agree_on_goes_into_a_full_redis() {
     }
     queue.give_back_calls(day, 30).await.unwrap();
     assert_eq!(queue.calls_taken(day).await.unwrap(), 50);
-    let life: i64 = bed.command(&["PTTL", &format!("{{refresh}}:calls:{}", day.to_utc().date())]).await;
+    let life: i64 = bed.command(&["PTTL", &format!("{{coc-api}}:calls:{}", day.to_utc().date())]).await;
     assert!(life > 0, "it does not live for ever: {life}");
 
-    let note = Maintenance { since: NOW, next_probe: NOW + REST };
-    queue.begin_maintenance(note).await.unwrap();
-    assert_eq!(queue.maintenance().await.unwrap(), Some(note));
-    assert!(queue.claim_probe(note.next_probe, NOW + 2 * REST).await.unwrap());
-    queue.end_maintenance().await.unwrap();
-    assert_eq!(queue.maintenance().await.unwrap(), None);
+    let circuit = open_circuit(NOW + REST);
+    queue.open_circuit(&circuit).await.unwrap();
+    assert_eq!(queue.circuits().await.unwrap(), std::slice::from_ref(&circuit));
+    assert!(queue.claim_probe(circuit.scope, circuit.next_probe, NOW + 2 * REST).await.unwrap());
+    queue.close_circuit(circuit.scope).await.unwrap();
+    assert_eq!(queue.circuits().await.unwrap(), []);
 }
 
 #[tokio::test]
@@ -446,4 +446,23 @@ async fn the_namespace_names_our_keys() {
     other.enqueue(NOW, &[wish]).await.unwrap();
     assert_eq!(bed.command::<i64>(&["EXISTS", "{other}:objects"]).await, 1);
     assert_eq!(bed.queue().stats(NOW).await.unwrap().ready, 1);
+    assert_eq!(bed.queue().other_namespaces().await.unwrap(), [("other".to_owned(), 1)].into());
+    assert_eq!(other.other_namespaces().await.unwrap(), [("refresh".to_owned(), 1)].into());
+}
+
+#[tokio::test]
+async fn two_namespaces_share_keys_days_and_circuits() {
+    let url = crate::support::redis::fresh().await;
+    let bed = RedisBed::at(&url, QueueLimits::default()).await;
+    let config = RedisConfig { url: url.into(), cluster: false, namespace: "other".to_owned() };
+    let (ours, other) = (bed.queue(), RedisQueue::connect(&config, ManualClock::at(NOW)).unwrap());
+    let (key, learned, day) = (Fingerprint("f".to_owned()), LearnedRate::plain(7.0), NOW.midnight());
+    ours.remember_rate(&key, learned).await.unwrap();
+    ours.take_key(&key, "a", SECOND).await.unwrap();
+    assert!(matches!(other.take_key(&key, "b", SECOND).await.unwrap(), Slot::Held { .. }));
+    assert_eq!(other.look_at_key(&key).await.unwrap().learned_rate, Some(learned));
+    ours.take_calls(day, 60, 100).await.unwrap();
+    assert_eq!(other.take_calls(day, 60, 100).await.unwrap(), CallsGranted { granted: 40, taken: 100 });
+    ours.open_circuit(&open_circuit(NOW)).await.unwrap();
+    assert_eq!(other.circuits().await.unwrap(), [open_circuit(NOW)]);
 }

@@ -1,11 +1,13 @@
-//! What overlapping runs agree on: key slots, learned rates, the maintenance pause.
+//! What overlapping runs agree on: key slots, learned rates, days, circuits.
 
 use std::time::Duration;
 
 use refresh_worker::{
     clock::Timestamp,
-    model::LearnedRate,
-    queue::{CallsGranted, Fingerprint, Holder, Maintenance, Slot, Slots as _, record::QueueLimits},
+    model::{EndpointKind, LearnedRate},
+    queue::{
+        CallsGranted, Circuit, CircuitReason, CircuitScope, Fingerprint, Holder, Slot, Slots as _, record::QueueLimits,
+    },
 };
 
 use super::beds::{Bed, NOW, on_all};
@@ -27,9 +29,10 @@ on_all! {
     a_rest_can_be_ended_before_its_time_and_nothing_else_can
     the_calls_of_a_day_are_never_granted_beyond_its_limit
     calls_given_back_are_there_for_the_next_run_and_days_are_apart
-    maintenance_keeps_when_it_began_and_ends_by_success
-    a_note_of_maintenance_lives_one_hour
-    one_caller_wins_the_probe
+    an_open_circuit_keeps_since_and_the_later_probe
+    circuits_are_apart_and_listed_by_scope
+    a_circuit_ends_after_an_hour_or_when_closed
+    one_caller_wins_the_probe_of_a_circuit
 }
 
 fn key() -> Fingerprint {
@@ -189,36 +192,63 @@ async fn calls_given_back_are_there_for_the_next_run_and_days_are_apart(bed: &im
     assert_eq!(queue.calls_taken(next).await.unwrap(), 10);
 }
 
-fn note(since: Timestamp, next_probe: Timestamp) -> Maintenance {
-    Maintenance { since, next_probe }
+fn circuit(since: Timestamp, next_probe: Timestamp, code: &str) -> Circuit {
+    Circuit { scope: CircuitScope::Api, since, next_probe, reason: CircuitReason::new(code, "status 503, sorry") }
 }
 
-async fn maintenance_keeps_when_it_began_and_ends_by_success(bed: &impl Bed) {
+async fn an_open_circuit_keeps_since_and_the_later_probe(bed: &impl Bed) {
     let queue = bed.queue();
-    assert_eq!(queue.maintenance().await.unwrap(), None);
-    queue.begin_maintenance(note(NOW, NOW + MINUTE)).await.unwrap();
-    queue.begin_maintenance(note(NOW + MINUTE, NOW + 2 * MINUTE)).await.unwrap();
-    assert_eq!(queue.maintenance().await.unwrap(), Some(note(NOW, NOW + 2 * MINUTE)));
-    queue.begin_maintenance(note(NOW, NOW + MINUTE)).await.unwrap();
-    assert_eq!(queue.maintenance().await.unwrap(), Some(note(NOW, NOW + 2 * MINUTE)), "a probe is not moved back");
-    queue.end_maintenance().await.unwrap();
-    assert_eq!(queue.maintenance().await.unwrap(), None);
+    assert_eq!(queue.circuits().await.unwrap(), []);
+    queue.open_circuit(&circuit(NOW, NOW + MINUTE, "maintenance")).await.unwrap();
+    queue.open_circuit(&circuit(NOW + MINUTE, NOW + 2 * MINUTE, "unreachable")).await.unwrap();
+    assert_eq!(queue.circuits().await.unwrap(), [circuit(NOW, NOW + 2 * MINUTE, "unreachable")]);
+    queue.open_circuit(&circuit(NOW, NOW + MINUTE, "maintenance")).await.unwrap();
+    let open = [circuit(NOW, NOW + 2 * MINUTE, "maintenance")];
+    assert_eq!(queue.circuits().await.unwrap(), open, "a probe is not moved back");
 }
 
-async fn a_note_of_maintenance_lives_one_hour(bed: &impl Bed) {
-    bed.queue().begin_maintenance(note(NOW, NOW)).await.unwrap();
+async fn circuits_are_apart_and_listed_by_scope(bed: &impl Bed) {
+    let queue = bed.queue();
+    let of = |scope| Circuit { scope, ..circuit(NOW, NOW + MINUTE, "failing") };
+    for scope in CircuitScope::ALL.into_iter().rev() {
+        assert_eq!(CircuitScope::parse(scope.as_str()), Some(scope));
+        queue.open_circuit(&of(scope)).await.unwrap();
+    }
+    assert_eq!(CircuitScope::parse("nothing"), None);
+    assert_eq!(queue.circuits().await.unwrap(), CircuitScope::ALL.map(of));
+    queue.close_circuit(CircuitScope::Api).await.unwrap();
+    let war = CircuitScope::Endpoint(EndpointKind::CurrentWar);
+    assert!(queue.claim_probe(war, NOW + MINUTE, NOW + 2 * MINUTE).await.unwrap());
+    let open = queue.circuits().await.unwrap();
+    assert_eq!(open.len(), 5);
+    for circuit in open {
+        let probe = if circuit.scope == war { NOW + 2 * MINUTE } else { NOW + MINUTE };
+        assert_eq!(circuit.next_probe, probe, "{}", circuit.scope);
+    }
+}
+
+async fn a_circuit_ends_after_an_hour_or_when_closed(bed: &impl Bed) {
+    let queue = bed.queue();
+    queue.open_circuit(&circuit(NOW, NOW, "maintenance")).await.unwrap();
     bed.pass(59 * MINUTE).await;
-    assert!(bed.queue().maintenance().await.unwrap().is_some());
+    assert_eq!(queue.circuits().await.unwrap().len(), 1);
+    queue.open_circuit(&circuit(NOW, NOW, "maintenance")).await.unwrap();
+    bed.pass(59 * MINUTE).await;
+    assert_eq!(queue.circuits().await.unwrap().len(), 1, "opened anew, it lives an hour from then");
     bed.pass(MINUTE).await;
-    assert_eq!(bed.queue().maintenance().await.unwrap(), None);
+    assert_eq!(queue.circuits().await.unwrap(), []);
+    queue.open_circuit(&circuit(NOW, NOW, "maintenance")).await.unwrap();
+    queue.close_circuit(CircuitScope::Api).await.unwrap();
+    assert_eq!(queue.circuits().await.unwrap(), []);
 }
 
-async fn one_caller_wins_the_probe(bed: &impl Bed) {
+async fn one_caller_wins_the_probe_of_a_circuit(bed: &impl Bed) {
     let queue = bed.queue();
-    assert!(!queue.claim_probe(NOW, NOW + MINUTE).await.unwrap(), "there is none");
-    queue.begin_maintenance(note(NOW, NOW)).await.unwrap();
-    let claims = tokio::join!(queue.claim_probe(NOW, NOW + MINUTE), queue.claim_probe(NOW, NOW + MINUTE));
+    let claim = |seen, next| queue.claim_probe(CircuitScope::Api, seen, next);
+    assert!(!claim(NOW, NOW + MINUTE).await.unwrap(), "there is none");
+    queue.open_circuit(&circuit(NOW, NOW, "maintenance")).await.unwrap();
+    let claims = tokio::join!(claim(NOW, NOW + MINUTE), claim(NOW, NOW + MINUTE));
     assert_eq!(usize::from(claims.0.unwrap()) + usize::from(claims.1.unwrap()), 1);
-    assert!(queue.claim_probe(NOW + MINUTE, NOW + 2 * MINUTE).await.unwrap());
-    assert_eq!(queue.maintenance().await.unwrap(), Some(note(NOW, NOW + 2 * MINUTE)));
+    assert!(claim(NOW + MINUTE, NOW + 2 * MINUTE).await.unwrap());
+    assert_eq!(queue.circuits().await.unwrap(), [circuit(NOW, NOW + 2 * MINUTE, "maintenance")]);
 }

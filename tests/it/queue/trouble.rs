@@ -7,8 +7,8 @@ use refresh_worker::{
     clock::Timestamp,
     model::{LearnedRate, Priority, Reason, Wish},
     queue::{
-        DeadFilter, Fingerprint, Lease, LeaseRequest, MailLimits, Maintenance, Queue as _, QueueError, Repaired,
-        Settled, Settlement, Slot, Slots as _,
+        DeadFilter, Fingerprint, Lease, LeaseRequest, MailLimits, Queue as _, QueueError, Repaired, Settled,
+        Settlement, Slot, Slots as _,
         record::{CLASS_WIDTH, QueueLimits, State},
         redis::{RedisQueue, Timeouts},
     },
@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    beds::{Bed, NOW, RedisBed, connect, connect_with, names, request, tag, value},
+    beds::{Bed, NOW, RedisBed, connect, connect_with, names, open_circuit, request, tag, value},
     contract::dead,
 };
 use crate::support::{
@@ -140,11 +140,12 @@ async fn the_deletion_of_any_one_of_our_keys_loses_no_request(bed: &RedisBed) {
         ("key:0123456789ab", false),
         ("rate:0123456789ab", false),
         ("calls:2026-03-04", false),
-        ("pause", false),
+        ("circuit:api", false),
     ] {
         let full = fill(bed).await;
         agree(bed).await;
-        let deleted: i64 = bed.command(&["DEL", &format!("{{refresh}}:{key}")]).await;
+        let prefix = if key.contains(':') && !key.starts_with("delayed") { "{coc-api}" } else { "{refresh}" };
+        let deleted: i64 = bed.command(&["DEL", &format!("{prefix}:{key}")]).await;
         assert!(deleted == 1 || ["delayed:low", "scan"].contains(&key), "{key}");
         let repaired = bed.queue().reconcile(NOW).await.unwrap();
         assert_eq!(repaired != NOTHING, seen, "{key}: {repaired:?}");
@@ -173,21 +174,22 @@ async fn agree(bed: &RedisBed) {
     queue.remember_rate(&key, LearnedRate::plain(17.0)).await.unwrap();
     queue.take_key(&key, "run", HOUR).await.unwrap();
     queue.take_calls(NOW.midnight(), 40, 100).await.unwrap();
-    queue.begin_maintenance(Maintenance { since: NOW, next_probe: NOW + HOUR }).await.unwrap();
+    queue.open_circuit(&open_circuit(NOW + HOUR)).await.unwrap();
 }
 
 async fn the_loss_of_what_runs_agree_on_is_the_loss_of_that_alone(bed: &RedisBed) {
     agree(bed).await;
     let (queue, key) = (bed.queue(), Fingerprint("0123456789ab".to_owned()));
-    bed.command::<i64>(&["DEL", "{refresh}:key:0123456789ab", "{refresh}:calls:2026-03-04", "{refresh}:pause"]).await;
+    bed.command::<i64>(&["DEL", "{coc-api}:key:0123456789ab", "{coc-api}:calls:2026-03-04", "{coc-api}:circuit:api"])
+        .await;
     // Whoever had the slot is told so at the next renewal; until then two may have it.
     let taken = queue.take_key(&key, "another", HOUR).await.unwrap();
     assert_eq!(taken, Slot::Taken { learned_rate: Some(LearnedRate::plain(17.0)) });
     assert_eq!(queue.renew_keys(std::slice::from_ref(&key), "run", HOUR).await.unwrap(), [false]);
     // The day begins anew, and the next run finds out by itself that the API is in maintenance.
     assert_eq!(queue.take_calls(NOW.midnight(), 40, 100).await.unwrap().taken, 40);
-    assert_eq!(queue.maintenance().await.unwrap(), None);
-    bed.command::<i64>(&["DEL", "{refresh}:key:0123456789ab", "{refresh}:rate:0123456789ab"]).await;
+    assert_eq!(queue.circuits().await.unwrap(), []);
+    bed.command::<i64>(&["DEL", "{coc-api}:key:0123456789ab", "{coc-api}:rate:0123456789ab"]).await;
     assert_eq!(queue.take_key(&key, "third", HOUR).await.unwrap(), Slot::Taken { learned_rate: None });
 }
 
@@ -468,12 +470,13 @@ async fn operate(queue: &RedisQueue, operation: &str, lease: &Lease) -> Result<(
         "take_key" => queue.take_key(&key, "run", HOUR).await.map(drop),
         "renew_keys" => queue.renew_keys(&[key], "run", HOUR).await.map(drop),
         "give_back_key" => queue.give_back_key(&key, "run", HOUR).await,
-        "maintenance" => queue.maintenance().await.map(drop),
+        "open_circuit" => queue.open_circuit(&open_circuit(NOW)).await,
+        "circuits" => queue.circuits().await.map(drop),
         other => panic!("no operation {other}"),
     }
 }
 
-const OPERATIONS: [&str; 16] = [
+const OPERATIONS: [&str; 17] = [
     "time",
     "read_mail",
     "enqueue",
@@ -489,7 +492,8 @@ const OPERATIONS: [&str; 16] = [
     "take_key",
     "renew_keys",
     "give_back_key",
-    "maintenance",
+    "open_circuit",
+    "circuits",
 ];
 
 /// Lets every operation meet this, and the same operation work at the first try when it is over.

@@ -9,9 +9,9 @@ use refresh_worker::{
     config::{FollowUpConfig, WorkerConfig},
     model::{Event, Fingerprint, LearnedRate, ObjectId, Priority, Tag, Wish},
     queue::{
-        Admitted, CallsGranted, DeadFilter, DeadLetter, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased,
-        MailLimits, Maintenance, Queue, QueueError, QueueStats, Repaired, Settled, Settlement, Slot, SlotView, Slots,
-        mailbox::Mail, memory::MemoryQueue,
+        Admitted, CallsGranted, Circuit, CircuitScope, DeadFilter, DeadLetter, Exported, Following, Lease,
+        LeaseRequest, LeaseToken, Leased, MailLimits, Queue, QueueError, QueueStats, Repaired, Settled, Settlement,
+        Slot, SlotView, Slots, mailbox::Mail, memory::MemoryQueue,
     },
     sim::{Misbehaviour, Rule, SimConfig, Simulator},
     store::{Store, sqlite::SqliteStore},
@@ -78,10 +78,10 @@ impl<Q: Slots> Slots for Clocked<Q> {
         take_calls(day: Timestamp, wanted: u64, per_day: u64) -> CallsGranted;
         give_back_calls(day: Timestamp, calls: u64) -> ();
         calls_taken(day: Timestamp) -> u64;
-        maintenance() -> Option<Maintenance>;
-        begin_maintenance(maintenance: Maintenance) -> ();
-        claim_probe(seen: Timestamp, next: Timestamp) -> bool;
-        end_maintenance() -> ();
+        circuits() -> Vec<Circuit>;
+        open_circuit(circuit: &Circuit) -> ();
+        claim_probe(scope: CircuitScope, seen: Timestamp, next: Timestamp) -> bool;
+        close_circuit(scope: CircuitScope) -> ();
     }
 }
 

@@ -128,7 +128,7 @@ async fn a_run_on_a_server_that_loads_ends_as_queue_down_and_nothing_is_lost() {
 
 /// The slot that a run could not give back.
 async fn slot_of(redis: &RedisBed) -> String {
-    let slots: Vec<String> = redis.command(&["KEYS", "{refresh}:key:*"]).await;
+    let slots: Vec<String> = redis.command(&["KEYS", "{coc-api}:key:*"]).await;
     slots.into_iter().next().unwrap_or_default()
 }
 

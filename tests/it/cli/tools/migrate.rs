@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, time::Duration};
 
 use refresh_worker::{
     model::LearnedRate,
-    queue::{Fingerprint, Holder, Maintenance, Settlement, Slots as _},
+    queue::{Circuit, CircuitReason, CircuitScope, Fingerprint, Holder, Settlement, Slots as _},
 };
 use serde_json::Value;
 
@@ -91,11 +91,12 @@ async fn what_runs_agreed_on_goes_along_for_the_rest_of_its_life() {
     old.queue.pause_key(&resting, "some-run", "throttled", 5 * MINUTE).await.unwrap();
     old.queue.remember_rate(&resting, learned).await.unwrap();
     old.queue.take_calls(now.midnight(), 40, 100).await.unwrap();
-    let note = Maintenance { since: now, next_probe: now + MINUTE };
-    old.queue.begin_maintenance(note).await.unwrap();
+    let reason = CircuitReason::new(CircuitReason::MAINTENANCE, "status 503");
+    let circuit = Circuit { scope: CircuitScope::Api, since: now, next_probe: now + MINUTE, reason };
+    old.queue.open_circuit(&circuit).await.unwrap();
     let day = format!("calls:{}", now.midnight().to_utc().date());
     let lives: Vec<String> =
-        ["rate:0123456789ab", &day, "pause"].into_iter().map(|key| format!("{{refresh}}:{key}")).collect();
+        ["rate:0123456789ab", &day, "circuit:api"].into_iter().map(|key| format!("{{coc-api}}:{key}")).collect();
     for key in &lives {
         old.command::<()>(&["PEXPIRE", key, "600000"]).await;
     }
@@ -106,7 +107,7 @@ async fn what_runs_agreed_on_goes_along_for_the_rest_of_its_life() {
     assert_eq!((seen.holder, seen.learned_rate), (Holder::Paused("throttled".to_owned()), Some(learned)));
     assert!(seen.for_another > MINUTE && seen.for_another <= 5 * MINUTE, "{:?}", seen.for_another);
     assert_eq!(new.queue.calls_taken(now.midnight()).await.unwrap(), 40);
-    assert_eq!(new.queue.maintenance().await.unwrap(), Some(note));
+    assert_eq!(new.queue.circuits().await.unwrap(), [circuit]);
     for key in &lives {
         let life: u64 = new.command(&["PTTL", key]).await;
         assert!(life > 60_000 && life <= 600_000, "{key}: {life}");
