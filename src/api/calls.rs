@@ -6,21 +6,19 @@ use reqwest::header::HeaderValue;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    client::{ApiClient, CALL_TIMEOUT, SHORTEST_CALL},
+    client::{ApiClient, Ask, CALL_TIMEOUT, SHORTEST_CALL},
     connects::Connects,
+    judge::{Accusation, Bench, Call},
     run_keys::{Begun, NoPermit, Permit, RunKeys},
-    verdict::{Endpoint, Heard, Obstacle, Ruling, Silence, Verdict, max_age, rule},
+    verdict::{Bad, Classified, Ending, Endpoint, Heard, Obstacle, Silence, Verdict, classify, max_age},
 };
 use crate::{
     clock::{ServerTime, Timestamp},
-    model::{Answered, Document, Fetched, ObjectId, Reason, WarMemory},
+    model::{Answered, Document, EndpointKind, Fetched, ObjectId, WarMemory},
 };
 
 /// The longest that an answer's `max-age` is believed.
 pub const LONGEST_FRESHNESS: Duration = Duration::from_secs(60 * 60);
-
-/// How long a key rests after a 403 that is about us and not about the token.
-pub const FORBIDDEN_REST: Duration = Duration::from_secs(10 * 60);
 
 /// The wait before a quick try, in milliseconds.
 const QUICK_WAIT_MS: std::ops::RangeInclusive<u64> = 200..=600;
@@ -29,9 +27,13 @@ const QUICK_WAIT_MS: std::ops::RangeInclusive<u64> = 200..=600;
 #[derive(Debug)]
 pub(super) struct Caller<'a> {
     client: &'a ApiClient,
+    object: &'a ObjectId,
     keys: &'a RunKeys,
+    bench: &'a Bench,
     time: &'a ServerTime,
     until: Instant,
+    /// What the object is accused of since an earlier fetch.
+    earlier: Option<Accusation>,
     /// What is left, for the whole fetch.
     quick_tries: u32,
     permit: Option<Permit>,
@@ -42,8 +44,16 @@ pub(super) struct Caller<'a> {
 /// What one call came to, and the times that go with it.
 #[derive(Debug)]
 pub(super) struct Reply {
-    pub ruling: Ruling,
+    pub came: Came,
     pub times: Times,
+}
+
+/// What one call came to.
+#[derive(Debug)]
+pub(super) enum Came {
+    Well(Classified),
+    /// Anything that leaves this call without what it was made for.
+    Badly(Verdict),
 }
 
 /// The times of a call, by the queue server's clock.
@@ -84,37 +94,24 @@ impl Times {
 impl Reply {
     /// For objects that one call answers.
     pub fn into_verdict(self, object: &ObjectId) -> Verdict {
-        let answered = match self.ruling {
-            Ruling::Clan(clan) => Answered::Document(Document::Clan(clan)),
-            Ruling::Player(player) => Answered::Document(Document::Player(player)),
-            Ruling::War(war) => Answered::Document(Document::War(war)),
-            Ruling::Gone => Answered::Gone,
-            Ruling::PrivateWarLog => Answered::PrivateWarLog,
-            Ruling::DeadLetter { reason, body } => return Verdict::DeadLetter { reason, body },
-            Ruling::Transient(reason) => return Verdict::Transient { reason },
-            Ruling::GivenBack(obstacle) => return Verdict::GivenBack(obstacle),
-            // No endpoint of such objects is ruled like this.
-            Ruling::OtherWar { .. } | Ruling::Group(_) | Ruling::NotInLeague => {
-                return Verdict::Transient {
-                    reason: Reason::new("unexpected_answer", "the answer of another endpoint"),
-                };
-            }
+        let answered = match self.came {
+            Came::Badly(verdict) => return verdict,
+            Came::Well(Classified::Clan(clan)) => Answered::Document(Document::Clan(clan)),
+            Came::Well(Classified::Player(player)) => Answered::Document(Document::Player(player)),
+            Came::Well(Classified::War(war)) => Answered::Document(Document::War(war)),
+            Came::Well(Classified::PrivateWarLog) => Answered::PrivateWarLog,
+            // Only a 404 is left: no endpoint of such objects is classified in any other way.
+            Came::Well(_) => Answered::Gone,
         };
         self.times.fetched(object, answered, None)
     }
 }
 
 impl<'a> Caller<'a> {
-    pub fn new(
-        client: &'a ApiClient,
-        keys: &'a RunKeys,
-        time: &'a ServerTime,
-        until: Instant,
-        quick_tries: u32,
-        first_permit: Option<Permit>,
-    ) -> Self {
-        let (calls, slowest_call) = (0, Duration::ZERO);
-        Self { client, keys, time, until, quick_tries, permit: first_permit, calls, slowest_call }
+    pub fn new(client: &'a ApiClient, ask: Ask<'a>) -> Self {
+        let Ask { object, league: _, first_permit, keys, bench, time, until, quick_tries, earlier } = ask;
+        let (permit, calls, slowest_call) = (first_permit, 0, Duration::ZERO);
+        Self { client, object, keys, bench, time, until, earlier, quick_tries, permit, calls, slowest_call }
     }
 
     pub fn now(&self) -> Timestamp {
@@ -129,19 +126,21 @@ impl<'a> Caller<'a> {
     /// Calls, and calls again while it fails in a way that may go better at once. When nothing stands in the way of the
     /// first call but of a later one, the failure of the first is the answer.
     pub async fn call(&mut self, endpoint: &Endpoint<'_>) -> Reply {
-        let mut reply = self.call_once(endpoint).await;
-        while matches!(reply.ruling, Ruling::Transient(_)) && self.quick_tries > 0 {
+        let mut reply = self.call_once(endpoint, self.earlier.clone()).await;
+        while let Came::Badly(Verdict::Bad { accusation, ending: Ending::Attempt }) = &reply.came {
             let wait = Duration::from_millis(fastrand::u64(QUICK_WAIT_MS));
-            if Instant::now() + wait + SHORTEST_CALL > self.until {
+            let is_worth_it = || accusation.may_be_a_hiccup() && self.bench.look(|judge| judge.is_alone(accusation));
+            if self.quick_tries == 0 || Instant::now() + wait + SHORTEST_CALL > self.until || !is_worth_it() {
+                break;
+            }
+            sleep(wait).await;
+            // Meanwhile others may have failed, too: then it is no hiccup.
+            if !is_worth_it() {
                 break;
             }
             self.quick_tries -= 1;
-            sleep(wait).await;
-            let next = self.call_once(endpoint).await;
-            if matches!(
-                next.ruling,
-                Ruling::GivenBack(Obstacle::Deadline | Obstacle::NoUsableKey | Obstacle::DayUsedUp)
-            ) {
+            let next = self.call_once(endpoint, Some(accusation.clone())).await;
+            if matches!(next.came, Came::Badly(Verdict::Prevented(_))) {
                 break;
             }
             reply = next;
@@ -149,15 +148,25 @@ impl<'a> Caller<'a> {
         reply
     }
 
-    async fn call_once(&mut self, endpoint: &Endpoint<'_>) -> Reply {
-        let (call, bearer, limit) = match self.begin().await {
+    async fn call_once(&mut self, endpoint: &Endpoint<'_>, earlier: Option<Accusation>) -> Reply {
+        let earlier = earlier.map(|mut earlier| {
+            self.bench.look(|judge| judge.call_again(&mut earlier));
+            earlier
+        });
+        let (call, bearer, limit) = match self.begin(endpoint.kind()).await {
             Ok(begun) => begun,
             Err(obstacle) => {
                 let times = Times::of(self.now(), self.now(), None, endpoint.longest_max_age());
-                return Reply { ruling: Ruling::GivenBack(obstacle), times };
+                return Reply { came: Came::Badly(Verdict::Prevented(obstacle)), times };
             }
         };
         self.calls += 1;
+        let pending = self.bench.begin(Call {
+            requester: self.object.clone(),
+            endpoint: endpoint.kind(),
+            tag: endpoint.tag().as_str().to_owned(),
+            key: call.key.clone(),
+        });
         let (began, started) = (self.time.now(), Instant::now());
         let connects = Connects::default();
         let mut sent = pin!(connects.of(self.client.send(endpoint, bearer, limit, &**self.time.clock())));
@@ -176,15 +185,33 @@ impl<'a> Caller<'a> {
             Heard::Nothing(_) => None,
         };
         let times = Times::of(began, self.time.now(), max_age, endpoint.longest_max_age());
-        let ruling = rule(endpoint, &call.key, &heard);
-        if let Ruling::GivenBack(obstacle) = &ruling {
-            self.note(obstacle);
-        }
-        Reply { ruling, times }
+        let came = match classify(endpoint, &heard) {
+            Classified::Bad(Bad { sign, reason, ending }) => match pending.bad(sign, reason, earlier.as_ref()) {
+                Some(accusation) => Came::Badly(Verdict::Bad { accusation, ending }),
+                None => Came::Badly(Verdict::Prevented(Obstacle::Deadline)),
+            },
+            Classified::Throttled(rest) => {
+                // What the API said about the key holds for every call of this run from now on.
+                self.keys.throttled(&call.key, rest, self.object);
+                Came::Badly(Verdict::Throttled { key: call.key.clone(), rest })
+            }
+            Classified::OutOfTime => Came::Badly(Verdict::Prevented(Obstacle::Deadline)),
+            Classified::DeadLetter { reason, body } => Came::Badly(Verdict::DeadLetter { reason, body }),
+            classified => {
+                if classified.is_good() {
+                    pending.good();
+                }
+                Came::Well(classified)
+            }
+        };
+        Reply { came, times }
     }
 
     /// A permit that holds, and the time its call may take.
-    async fn begin(&mut self) -> Result<(Begun<'a>, HeaderValue, Duration), Obstacle> {
+    async fn begin(&mut self, endpoint: EndpointKind) -> Result<(Begun<'a>, HeaderValue, Duration), Obstacle> {
+        if !self.bench.note(|judge| judge.may_call(endpoint)) {
+            return Err(Obstacle::CircuitOpen(endpoint));
+        }
         let latest = self.until.checked_sub(SHORTEST_CALL).unwrap_or(self.until);
         loop {
             let permit = match self.permit.take() {
@@ -202,17 +229,6 @@ impl<'a> Caller<'a> {
                 let limit = self.until.saturating_duration_since(Instant::now()).min(CALL_TIMEOUT);
                 return Ok((call, bearer, limit));
             }
-        }
-    }
-
-    /// What the API said about the key holds for every call of this run from now on.
-    fn note(&self, obstacle: &Obstacle) {
-        match obstacle {
-            Obstacle::Throttled { key, rest } => self.keys.throttled(key, *rest),
-            Obstacle::KeyRejected { key, detail } => self.keys.bench(key, detail),
-            Obstacle::KeyForbidden { key, detail } => self.keys.rest(key, FORBIDDEN_REST, detail),
-            Obstacle::Maintenance { .. } => self.keys.maintained(),
-            Obstacle::NoUsableKey | Obstacle::DayUsedUp | Obstacle::Deadline => {}
         }
     }
 }

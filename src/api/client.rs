@@ -22,13 +22,14 @@ use url::Url;
 use super::{
     calls::Caller,
     connects::CountConnects,
+    judge::{Accusation, Bench},
     league,
     run_keys::{Permit, RunKeys},
     verdict::{Body, Endpoint, Heard, Silence, Verdict},
 };
 use crate::{
     clock::{Clock, ServerTime},
-    model::{Kind, ObjectId, WarMemory},
+    model::{EndpointKind, Kind, ObjectId, WarMemory},
     outbound::{self, causes},
 };
 
@@ -70,12 +71,16 @@ pub struct Ask<'a> {
     /// For the first call, when one was taken already. To be used at once.
     pub first_permit: Option<Permit>,
     pub keys: &'a RunKeys,
+    /// Hears every answer.
+    pub bench: &'a Bench,
     pub time: &'a ServerTime,
     /// No call begins whose timeout would pass this: a call begun late has less time, and none begins with less than
     /// [`SHORTEST_CALL`].
     pub until: Instant,
     /// How many more calls may be spent here on answers that may go better at once.
     pub quick_tries: u32,
+    /// What the object is accused of, when it is fetched again to find out.
+    pub earlier: Option<Accusation>,
 }
 
 /// What a fetch came to, and what it cost.
@@ -113,10 +118,11 @@ impl ApiClient {
     }
 
     /// Asks for one object: a clan or a player with one call, a war with up to ten, quick tries not counted. What the
-    /// API says about a key is noted in [`Ask::keys`] before this returns; the key's slot is the caller's business.
+    /// API says about a key's rate is noted in [`Ask::keys`] before this returns, what it says about anything else than the object in
+    /// [`Ask::bench`]; what follows from that is the caller's business.
     pub async fn fetch(&self, ask: Ask<'_>) -> Fetch {
-        let Ask { object, league, first_permit, keys, time, until, quick_tries } = ask;
-        let mut caller = Caller::new(self, keys, time, until, quick_tries, first_permit);
+        let (object, league) = (ask.object, ask.league);
+        let mut caller = Caller::new(self, ask);
         let verdict = match object.kind {
             Kind::Clan => caller.call(&Endpoint::Clan(&object.tag)).await.into_verdict(object),
             Kind::Player => caller.call(&Endpoint::Player(&object.tag)).await.into_verdict(object),
@@ -124,6 +130,21 @@ impl ApiClient {
         };
         let (calls, slowest_call) = caller.cost();
         Fetch { verdict, calls, slowest_call }
+    }
+
+    /// One call of an object that used to be answered well, to find out whether this endpoint works. What came of it the
+    /// bench knows. Returns the calls made.
+    pub async fn control(&self, ask: Ask<'_>, endpoint: EndpointKind) -> u32 {
+        let tag = &ask.object.tag;
+        let endpoint = match endpoint {
+            EndpointKind::Clan => Endpoint::Clan(tag),
+            EndpointKind::Player => Endpoint::Player(tag),
+            EndpointKind::LeagueGroup => Endpoint::LeagueGroup(tag),
+            EndpointKind::CurrentWar | EndpointKind::LeagueWar => Endpoint::CurrentWar(tag),
+        };
+        let mut caller = Caller::new(self, ask);
+        caller.call(&endpoint).await;
+        caller.cost().0
     }
 
     /// One call, within `limit`.

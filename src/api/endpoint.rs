@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::model::Tag;
+use crate::model::{EndpointKind, Tag};
 
 /// What can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,18 +24,22 @@ pub enum Endpoint<'a> {
 }
 
 impl Endpoint<'_> {
-    /// How many kinds there are.
-    pub const KINDS: usize = 6;
-
-    /// Which of them this is, from 0.
-    pub const fn kind(&self) -> usize {
+    pub const fn kind(&self) -> EndpointKind {
         match self {
-            Self::Clan(_) => 0,
-            Self::Player(_) => 1,
-            Self::CurrentWar(_) => 2,
-            Self::LeagueGroup(_) => 3,
-            Self::LeagueWar { .. } => 4,
-            Self::OtherSide { .. } => 5,
+            Self::Clan(_) => EndpointKind::Clan,
+            Self::Player(_) => EndpointKind::Player,
+            Self::CurrentWar(_) | Self::OtherSide { .. } => EndpointKind::CurrentWar,
+            Self::LeagueGroup(_) => EndpointKind::LeagueGroup,
+            Self::LeagueWar { .. } => EndpointKind::LeagueWar,
+        }
+    }
+
+    /// The tag in the path.
+    pub const fn tag(&self) -> &Tag {
+        match self {
+            Self::Clan(tag) | Self::Player(tag) | Self::CurrentWar(tag) | Self::LeagueGroup(tag) => tag,
+            Self::OtherSide { opponent, .. } => opponent,
+            Self::LeagueWar { war, .. } => war,
         }
     }
 

@@ -17,7 +17,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use tokio::sync::watch;
@@ -52,8 +51,6 @@ pub enum Sign {
     Forbidden,
     /// A 403 that says that the key is not accepted.
     Rejected,
-    /// 429, with the time for which the key has to cool down. Its key's business: it accuses nobody.
-    Throttled(Duration),
 }
 
 impl Sign {
@@ -136,6 +133,12 @@ impl Accusation {
     pub const fn sign(&self) -> &Sign {
         &self.sign
     }
+
+    /// Whether it may go better at once.
+    #[must_use]
+    pub const fn may_be_a_hiccup(&self) -> bool {
+        matches!(self.sign, Sign::Failed | Sign::Foreign(_))
+    }
 }
 
 /// Whose fault an answer is.
@@ -190,6 +193,8 @@ pub struct Judge {
     echoes: BTreeMap<String, BTreeSet<ObjectId>>,
     /// Undecided accusations that requests wait for, by their first call.
     waiting: BTreeMap<CallId, EndpointKind>,
+    /// Endpoints whose circuit is open, of which one call may be made all the same.
+    probes: BTreeSet<EndpointKind>,
     wanted: Option<Control>,
     /// For every endpoint, the last control call, or when one was wanted and could not be made.
     controlled: BTreeMap<EndpointKind, CallId>,
@@ -201,6 +206,24 @@ impl Judge {
     /// Takes over what an earlier run found out.
     pub fn remember(&mut self, scope: Scope) {
         self.convicted.insert(scope, CallId::default());
+    }
+
+    /// One call of a convicted endpoint may be made, to see whether it works again.
+    pub fn allow_probe(&mut self, endpoint: EndpointKind) {
+        self.probes.insert(endpoint);
+    }
+
+    /// Whether calls of this endpoint would be in vain.
+    #[must_use]
+    pub fn is_open(&self, endpoint: EndpointKind) -> bool {
+        self.convicted.contains_key(&Scope::Endpoint(endpoint)) && !self.probes.contains(&endpoint)
+    }
+
+    /// Whether this call may be made. A probe is made once.
+    pub fn may_call(&mut self, endpoint: EndpointKind) -> bool {
+        let may = !self.is_open(endpoint);
+        self.probes.remove(&endpoint);
+        may
     }
 
     /// A call begins.
@@ -254,7 +277,8 @@ impl Judge {
         }
         self.weigh_all();
         let earlier = earlier.filter(|earlier| earlier.call.endpoint == call.endpoint && earlier.call.tag == call.tag);
-        let (first, was_called_again) = earlier.map_or((id, false), |earlier| (earlier.first, earlier.was_called_again));
+        let (first, was_called_again) =
+            earlier.map_or((id, false), |earlier| (earlier.first, earlier.was_called_again));
         Some(Accusation { first, last: id, call, sign, reason, was_called_again })
     }
 
@@ -263,8 +287,9 @@ impl Judge {
         accusation.was_called_again |= self.was_good_since(accusation, accusation.first);
     }
 
-    /// Whether a failure may be a hiccup that is worth another try at once: nobody else accuses what it accuses.
-    pub fn may_be_a_hiccup(&self, accusation: &Accusation) -> bool {
+    /// Whether nobody else accuses what this one accuses.
+    #[must_use]
+    pub fn is_alone(&self, accusation: &Accusation) -> bool {
         let is_other = |evidence: &&Evidence| evidence.call.requester != accusation.call.requester;
         accusation.scopes().all(|scope| {
             !self.convicted.contains_key(&scope) && !self.open_evidence(&scope).any(|evidence| is_other(&evidence))
@@ -277,8 +302,8 @@ impl Judge {
         if let Some(scope) = accusation.scopes().find(|scope| self.convicted.contains_key(scope)) {
             return Some(Ruling::Wider(scope));
         }
-        let is_alone = self.was_good_since(accusation, accusation.last);
-        match (accusation.was_called_again, is_alone, self.is_over) {
+        let is_cleared = self.was_good_since(accusation, accusation.last);
+        match (accusation.was_called_again, is_cleared, self.is_over) {
             (true, true, _) | (true, _, true) => Some(Ruling::Object),
             (false, true, false) => Some(Ruling::CallAgain),
             (false, _, true) => Some(Ruling::Unknown),
@@ -351,9 +376,8 @@ impl Judge {
             return;
         }
         let Some(last) = self.evidence.last() else { return };
-        let is_about_keys = self.evidence.iter().all(|evidence| {
-            matches!(evidence.sign, Sign::Forbidden | Sign::Rejected)
-        });
+        let is_about_keys =
+            self.evidence.iter().all(|evidence| matches!(evidence.sign, Sign::Forbidden | Sign::Rejected));
         if is_about_keys {
             self.convict(&Scope::Key(last.call.key.clone()));
         } else {
@@ -383,6 +407,23 @@ impl Judge {
             self.wanted = Some(Control { endpoints });
         }
         self.wanted.is_some()
+    }
+
+    #[must_use]
+    pub const fn has_news(&self) -> bool {
+        !self.news.is_empty()
+    }
+
+    /// Whether a control call is to show whether calls of this endpoint are in vain.
+    #[must_use]
+    pub fn is_in_question(&self, endpoint: EndpointKind) -> bool {
+        self.wanted.as_ref().is_some_and(|control| control.endpoints.first() == Some(&endpoint))
+    }
+
+    /// Bad answers so far.
+    #[must_use]
+    pub const fn bads(&self) -> u64 {
+        self.bads
     }
 
     /// What happened since it was last asked.
@@ -489,6 +530,16 @@ impl Bench {
         told
     }
 
+    /// The same, of what nobody waits for.
+    pub fn note<T>(&self, note: impl FnOnce(&mut Judge) -> T) -> T {
+        note(&mut self.judge())
+    }
+
+    /// A call begins, and is forgotten when it is dropped without an answer.
+    pub(super) fn begin(&self, call: Call) -> Pending<'_> {
+        Pending { bench: self, id: Some(self.note(|judge| judge.begin(call))) }
+    }
+
     /// Returns once this is there to be had.
     pub async fn until<T>(&self, mut look: impl FnMut(&Judge) -> Option<T>) -> T {
         let mut changes = self.changes.subscribe();
@@ -505,6 +556,33 @@ impl Bench {
     pub async fn ruling(&self, accusation: &Accusation) -> Ruling {
         let _waiting = Waiting::new(self, accusation);
         self.until(|judge| judge.ruling(accusation)).await
+    }
+}
+
+/// A call under way, as the judge knows it.
+pub(super) struct Pending<'a> {
+    bench: &'a Bench,
+    id: Option<CallId>,
+}
+
+impl Pending<'_> {
+    pub(super) fn good(mut self) {
+        if let Some(id) = self.id.take() {
+            self.bench.tell(|judge| judge.good(id));
+        }
+    }
+
+    pub(super) fn bad(mut self, sign: Sign, reason: Reason, earlier: Option<&Accusation>) -> Option<Accusation> {
+        let id = self.id.take()?;
+        self.bench.tell(|judge| judge.bad(id, sign, reason, earlier))
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            self.bench.tell(|judge| judge.forget(id));
+        }
     }
 }
 

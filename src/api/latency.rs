@@ -9,7 +9,7 @@
 
 use std::time::Duration;
 
-use super::verdict::Endpoint;
+use crate::model::EndpointKind;
 
 /// A window is at least so long …
 pub const WINDOW: Duration = Duration::from_secs(5);
@@ -49,7 +49,7 @@ pub enum Finding {
 /// The times of all calls of a run.
 #[derive(Debug, Default)]
 pub struct LatencyWatch {
-    kinds: [Series; Endpoint::KINDS],
+    kinds: [Series; EndpointKind::ALL.len()],
     window_began: Option<Duration>,
     calls: usize,
     /// Slow windows in a row, or quick ones while it is slowed down.
@@ -74,9 +74,9 @@ struct Window {
 
 impl LatencyWatch {
     /// A call of this kind took so long; `now` is boot time.
-    pub fn took(&mut self, kind: usize, took: Duration, now: Duration) -> Option<Finding> {
+    pub fn took(&mut self, kind: EndpointKind, took: Duration, now: Duration) -> Option<Finding> {
         let began = *self.window_began.get_or_insert(now);
-        let series = self.kinds.get_mut(kind)?;
+        let series = self.kinds.get_mut(kind as usize)?;
         if series.window.len() < KEPT {
             series.window.push(took);
         }
@@ -185,7 +185,7 @@ mod tests {
                 }
                 let (kind, took) = api(second, rate);
                 let now = Duration::from_secs(second.into()) + MS * (call * 33);
-                let Some(finding) = watch.took(kind, took, now) else { continue };
+                let Some(finding) = watch.took(EndpointKind::ALL[kind], took, now) else { continue };
                 found.push((second, finding));
                 match finding {
                     Finding::Slower { .. } => rate *= 0.7,

@@ -19,12 +19,12 @@ use std::time::Duration;
 use time::{Date, Month, OffsetDateTime, UtcOffset};
 
 use super::{
-    calls::{Caller, Times},
-    verdict::{Endpoint, Obstacle, Ruling, Verdict},
+    calls::{Caller, Came, Times},
+    verdict::{Classified, Endpoint, Obstacle, Verdict},
 };
 use crate::{
     clock::Timestamp,
-    model::{Answered, Document, KnownWar, ObjectId, Reason, Tag, WarDocument, WarMemory},
+    model::{Answered, Document, KnownWar, ObjectId, Tag, WarDocument, WarMemory},
 };
 
 /// How long "in no league" is believed on the days when leagues begin and run.
@@ -49,9 +49,9 @@ const LONGEST_ROUND: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 pub(super) async fn fetch_war(caller: &mut Caller<'_>, object: &ObjectId, remembered: Option<&WarMemory>) -> Verdict {
     let mut memory = WarMemory { seeks_next_round: false, ..remembered.cloned().unwrap_or_default() };
     let current = caller.call(&Endpoint::CurrentWar(&object.tag)).await;
-    let plain = match current.ruling {
-        Ruling::War(war) => Some(war),
-        Ruling::PrivateWarLog => None,
+    let plain = match current.came {
+        Came::Well(Classified::War(war)) => Some(war),
+        Came::Well(Classified::PrivateWarLog) => None,
         _ => return current.into_verdict(object),
     };
     if plain.is_none() {
@@ -62,7 +62,7 @@ pub(super) async fn fetch_war(caller: &mut Caller<'_>, object: &ObjectId, rememb
             }
             Ok(OtherSide::Hidden) => memory.war = None,
             Ok(OtherSide::Unknown) => {}
-            Err(obstacle) => return Verdict::GivenBack(obstacle),
+            Err(obstacle) => return Verdict::Prevented(obstacle),
         }
     }
     let keep = |plain: Option<WarDocument>, memory: WarMemory| {
@@ -84,8 +84,7 @@ pub(super) async fn fetch_war(caller: &mut Caller<'_>, object: &ObjectId, rememb
         Ok(league) => keep(plain, league.memory),
         Err(Miss::None(none)) => keep(plain, WarMemory { war: memory.war, ..none }),
         Err(Miss::Unknown) => keep(plain, memory),
-        Err(Miss::Failed(reason)) => Verdict::Transient { reason },
-        Err(Miss::GivenBack(obstacle)) => Verdict::GivenBack(obstacle),
+        Err(Miss::Failed(verdict)) => verdict,
     }
 }
 
@@ -131,11 +130,16 @@ async fn see_from_the_other_side(
     };
     let Some(opponent) = &war.opponent else { return Ok(OtherSide::Hidden) };
     let reply = caller.call(&Endpoint::OtherSide { opponent, clan }).await;
-    Ok(match reply.ruling {
-        Ruling::War(seen) if seen.opponent.as_ref() == Some(opponent) => OtherSide::Seen(seen, reply.times),
-        Ruling::Transient(_) => OtherSide::Unknown,
-        Ruling::GivenBack(obstacle) => return Err(obstacle),
-        _ => OtherSide::Hidden,
+    Ok(match reply.came {
+        Came::Well(Classified::War(seen)) if seen.opponent.as_ref() == Some(opponent) => {
+            OtherSide::Seen(seen, reply.times)
+        }
+        Came::Well(_) => OtherSide::Hidden,
+        Came::Badly(Verdict::Prevented(obstacle)) if !matches!(obstacle, Obstacle::CircuitOpen(_)) => {
+            return Err(obstacle);
+        }
+        // It is another clan's document: what is wrong with it is not our object's failure.
+        Came::Badly(_) => OtherSide::Unknown,
     })
 }
 
@@ -153,8 +157,7 @@ enum Miss {
     /// The group could not be read.
     Unknown,
     /// There is one, and it could not be read.
-    Failed(Reason),
-    GivenBack(Obstacle),
+    Failed(Verdict),
 }
 
 /// Of two wars that are over, the one that ended last; a league war that is not over comes before both.
@@ -172,11 +175,11 @@ async fn find(caller: &mut Caller<'_>, clan: &Tag, memory: &WarMemory) -> Result
     {
         return Ok(remembered(war, times, memory.clone()));
     }
-    let group = match caller.call(&Endpoint::LeagueGroup(clan)).await.ruling {
-        Ruling::Group(group) => group,
-        Ruling::NotInLeague | Ruling::Gone | Ruling::PrivateWarLog => return Err(none(caller.now(), "")),
-        Ruling::GivenBack(obstacle) => return Err(Miss::GivenBack(obstacle)),
-        _ => return Err(Miss::Unknown),
+    let group = match caller.call(&Endpoint::LeagueGroup(clan)).await.came {
+        Came::Well(Classified::Group(group)) => group,
+        Came::Well(_) => return Err(none(caller.now(), "")),
+        Came::Badly(verdict) if is_the_end_of_calls(&verdict) => return Err(Miss::Failed(verdict)),
+        Came::Badly(_) => return Err(Miss::Unknown),
     };
     match group.state.as_str() {
         "ended" => return Err(none(caller.now(), &group.season)),
@@ -215,8 +218,10 @@ async fn search(
 ) -> Result<Option<(Tag, WarDocument, Times)>, Miss> {
     let Some((newest, older)) = rounds.split_last() else { return Ok(None) };
     let mut before = older.last();
+    // Most wars of a round are other clans': one that cannot be read matters only when ours is not among the rest.
+    let mut unread = Unread::default();
     for tag in newest {
-        let Some(seen) = look(caller, tag, clan).await? else { continue };
+        let Some(seen) = unread.or_seen(look(caller, tag, clan).await)? else { continue };
         if seen.state() == "preparation"
             && let Some(round) = before.take()
             && let Some(fought) = our_war(caller, round, clan).await?
@@ -228,7 +233,29 @@ async fn search(
             return Ok(Some((tag.clone(), war, times)));
         }
     }
-    Ok(None)
+    unread.or_none()
+}
+
+/// The first war of a round that could not be read.
+#[derive(Default)]
+struct Unread(Option<Verdict>);
+
+impl Unread {
+    /// Sets a war aside that cannot be read, unless nothing more can be.
+    fn or_seen(&mut self, seen: Result<Option<Seen>, Miss>) -> Result<Option<Seen>, Miss> {
+        match seen {
+            Err(Miss::Failed(verdict)) if !is_the_end_of_calls(&verdict) => {
+                self.0.get_or_insert(verdict);
+                Ok(None)
+            }
+            seen => seen,
+        }
+    }
+
+    /// Our war was not among those that could be read.
+    fn or_none<T>(self) -> Result<Option<T>, Miss> {
+        self.0.map_or(Ok(None), |verdict| Err(Miss::Failed(verdict)))
+    }
 }
 
 async fn our_war(
@@ -236,12 +263,13 @@ async fn our_war(
     round: &[Tag],
     clan: &Tag,
 ) -> Result<Option<(Tag, WarDocument, Times)>, Miss> {
+    let mut unread = Unread::default();
     for tag in round {
-        if let Some(Seen::Ours(war, times)) = look(caller, tag, clan).await? {
+        if let Some(Seen::Ours(war, times)) = unread.or_seen(look(caller, tag, clan).await)? {
             return Ok(Some((tag.clone(), war, times)));
         }
     }
-    Ok(None)
+    unread.or_none()
 }
 
 /// A war of a round.
@@ -259,16 +287,20 @@ impl Seen {
     }
 }
 
-/// `None` when there is no such war, or nothing readable.
+/// `None` when there is no such war.
 async fn look(caller: &mut Caller<'_>, war: &Tag, clan: &Tag) -> Result<Option<Seen>, Miss> {
     let reply = caller.call(&Endpoint::LeagueWar { war, clan }).await;
-    match reply.ruling {
-        Ruling::War(war) => Ok(Some(Seen::Ours(war, reply.times))),
-        Ruling::OtherWar { state } => Ok(Some(Seen::Others { state })),
-        Ruling::Transient(reason) => Err(Miss::Failed(reason)),
-        Ruling::GivenBack(obstacle) => Err(Miss::GivenBack(obstacle)),
-        _ => Ok(None),
+    match reply.came {
+        Came::Well(Classified::War(war)) => Ok(Some(Seen::Ours(war, reply.times))),
+        Came::Well(Classified::OtherWar { state }) => Ok(Some(Seen::Others { state })),
+        Came::Well(_) | Came::Badly(Verdict::DeadLetter { .. }) => Ok(None),
+        Came::Badly(verdict) => Err(Miss::Failed(verdict)),
     }
+}
+
+/// Whether no further call could be made either.
+const fn is_the_end_of_calls(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Prevented(Obstacle::NoUsableKey | Obstacle::DayUsedUp | Obstacle::Deadline))
 }
 
 fn remembered_war(memory: &WarMemory, now: Timestamp) -> Option<Tag> {

@@ -41,7 +41,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    model::{Fingerprint, LearnedRate},
+    model::{Fingerprint, LearnedRate, ObjectId},
 };
 
 /// How long a permit may be kept before its call begins.
@@ -169,21 +169,24 @@ impl RunKeys {
         self.changed.notify_waiters();
     }
 
-    /// The API refused a call of this key (429): it rests, and its rate gives way. Calls that were in flight together are
-    /// refused together; that counts once. A second key refused within [`ADDRESS_SUSPICION`] lets all keys rest.
-    pub fn throttled(&self, fingerprint: &Fingerprint, rest: Duration) {
+    /// The API refused a call of this key (429): it cools down at once. Its rate gives way only when a second object meets
+    /// the same, since one may have an answer of its own. Calls that were in flight together are refused together; that
+    /// counts once. A second key refused within [`ADDRESS_SUSPICION`], with another object, lets all keys cool down.
+    pub fn throttled(&self, fingerprint: &Fingerprint, rest: Duration, object: &ObjectId) {
         let now = self.clock.boot();
         let mut held = self.held();
-        let another_just_before = held
-            .last_refused
-            .replace((fingerprint.clone(), now))
-            .is_some_and(|(key, at)| key != *fingerprint && now.saturating_sub(at) < ADDRESS_SUSPICION);
+        let another_just_before =
+            held.last_refused.replace((fingerprint.clone(), object.clone(), now)).is_some_and(|(key, other, at)| {
+                key != *fingerprint && other != *object && now.saturating_sub(at) < ADDRESS_SUSPICION
+            });
         if let Some(key) = held.get(fingerprint) {
-            let already = matches!(key.health, Health::Resting { until, throttled: true, .. } if until > now);
-            if !already {
+            let gave_way_already = matches!(key.health, Health::Resting { until, gave_way: true, .. } if until > now);
+            let is_second = key.throttled.replace(object.clone()).is_some_and(|other| other != *object);
+            let gives_way = is_second && !gave_way_already;
+            if gives_way {
                 key.give_way(Cause::Throttled, rest, self.clock.wall());
             }
-            key.rest(now + rest, "throttled", true);
+            key.rest(now + rest, "throttled", gives_way || gave_way_already);
         }
         if another_just_before {
             for key in &mut held.keys {

@@ -1,7 +1,8 @@
-//! The table from an answer to what to do about it: one pure function, [`rule`].
+//! The table from an answer to what it says: one pure function, [`classify`].
 //!
 //! It knows the endpoints and the shapes of the answers and does nothing. What is decided by the body is decided by
-//! what the body is, never by its `Content-Type`, which lies.
+//! what the body is, never by its `Content-Type`, which lies. An answer that is bad carries a [`Sign`]: whose fault it is,
+//! [`super::judge`] finds out.
 
 use std::time::Duration;
 
@@ -9,8 +10,11 @@ use reqwest::header::{CACHE_CONTROL, DATE, HeaderMap, RETRY_AFTER};
 use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 
 pub use super::endpoint::Endpoint;
-use super::wire::{self, Complaint, LeagueGroup, Unusable, WarOf};
-use crate::model::{ClanDocument, Fetched, Fingerprint, PlayerDocument, Reason, WarDocument};
+use super::{
+    judge::{Accusation, Sign},
+    wire::{self, Complaint, LeagueGroup, Unusable, WarOf},
+};
+use crate::model::{ClanDocument, EndpointKind, Fetched, Fingerprint, PlayerDocument, Reason, WarDocument};
 
 /// How much of a body is kept with a dead letter, in bytes.
 pub const EXCERPT_BYTES: usize = 500;
@@ -26,31 +30,38 @@ pub const LONGEST_REST: Duration = Duration::from_secs(10 * 60);
 pub enum Verdict {
     /// The API's word is final for now: store it.
     Answered(Box<Fetched>),
-    /// It would be the same again: set the request aside, with the first 500 bytes of what came.
+    /// The API itself says that the request is wrong, and would say so again: set it aside, with the first 500 bytes of
+    /// what came.
     DeadLetter { reason: Reason, body: Option<String> },
-    /// It may go better later: a failed attempt.
-    Transient { reason: Reason },
-    /// Something other than the object stood in the way: give it back, nothing counted.
-    GivenBack(Obstacle),
+    /// A call that was needed was answered badly. Whose fault that is has to be ruled; then, if it is the object's own,
+    /// this is how it ends.
+    Bad { accusation: Accusation, ending: Ending },
+    /// 429: the key is over its rate and cools down, as the keys of this run know already.
+    Throttled { key: Fingerprint, rest: Duration },
+    /// No call could begin, or end in time: return the request, nothing counted.
+    Prevented(Obstacle),
 }
 
-/// What stood in the way. The keys of this run know already; their slots do not.
+/// How an object ends that is at fault itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It may go better later: a failed attempt.
+    Attempt,
+    /// It would be the same again: a dead letter, with the first 500 bytes of what came.
+    DeadLetter { body: Option<String> },
+}
+
+/// What kept a call from being made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// 429: the key is over its rate.
-    Throttled { key: Fingerprint, rest: Duration },
-    /// 503: every call would meet it.
-    Maintenance { detail: String },
-    /// The token is unknown, revoked, or bound to another address.
-    KeyRejected { key: Fingerprint, detail: String },
-    /// Any other 403: our address is banned, or something between us and the API refuses.
-    KeyForbidden { key: Fingerprint, detail: String },
-    /// All keys rest, or their slots are not certainly ours.
+    /// All keys cool down, or their slots are not certainly ours.
     NoUsableKey,
     /// The calls of this day are used up.
     DayUsedUp,
     /// No time is left for a call.
     Deadline,
+    /// The circuit of this endpoint is open.
+    CircuitOpen(EndpointKind),
 }
 
 /// What came of one call.
@@ -81,9 +92,9 @@ pub enum Silence {
     Broken(String),
 }
 
-/// What to do about one call.
+/// What one call came to.
 #[derive(Clone, Debug)]
-pub enum Ruling {
+pub enum Classified {
     Clan(ClanDocument),
     Player(PlayerDocument),
     War(WarDocument),
@@ -95,121 +106,168 @@ pub enum Ruling {
     Gone,
     PrivateWarLog,
     NotInLeague,
+    /// 504 on a league group: the API searched for one for too long. Read as in no league, and proves nothing.
+    NoGroupInTime,
+    /// The API says that the request is wrong.
     DeadLetter {
         reason: Reason,
         body: Option<String>,
     },
-    Transient(Reason),
-    GivenBack(Obstacle),
+    /// 429, with the time for which the key has to cool down.
+    Throttled(Duration),
+    /// No answer that proves that the API spoke to us.
+    Bad(Bad),
+    /// There was no time left for the answer.
+    OutOfTime,
 }
 
-/// The table. `key` is the one the call was made with.
-pub fn rule(endpoint: &Endpoint<'_>, key: &Fingerprint, heard: &Heard) -> Ruling {
+/// A bad answer, before anybody has ruled whose fault it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bad {
+    pub sign: Sign,
+    pub reason: Reason,
+    /// If it is the object's own.
+    pub ending: Ending,
+}
+
+impl Classified {
+    /// Whether it proves that the API spoke to us.
+    #[must_use]
+    pub const fn is_good(&self) -> bool {
+        matches!(
+            self,
+            Self::Clan(_)
+                | Self::Player(_)
+                | Self::War(_)
+                | Self::OtherWar { .. }
+                | Self::Group(_)
+                | Self::Gone
+                | Self::PrivateWarLog
+                | Self::NotInLeague
+        )
+    }
+}
+
+/// The table.
+pub fn classify(endpoint: &Endpoint<'_>, heard: &Heard) -> Classified {
     let (status, headers, body) = match heard {
         Heard::Answer { status, headers, body } => (*status, headers, body),
-        Heard::Nothing(silence) => return rule_silence(silence),
+        Heard::Nothing(silence) => return classify_silence(silence),
     };
-    let in_league_group = matches!(endpoint, Endpoint::LeagueGroup(_));
     match status {
-        429 => Ruling::GivenBack(Obstacle::Throttled { key: key.clone(), rest: rest(headers) }),
-        503 => Ruling::GivenBack(Obstacle::Maintenance { detail: describe(status, body) }),
-        504 if in_league_group => Ruling::NotInLeague,
+        429 => Classified::Throttled(rest(headers)),
+        503 => {
+            let sign = if says(body, "inmaintenance") { Sign::Maintenance } else { Sign::Unavailable };
+            bad(sign, "unavailable", describe(status, body))
+        }
+        401 => bad(Sign::Forbidden, "forbidden", describe(status, body)),
         200 | 400 | 403 | 404 => match body {
             Body::Whole(bytes) => match status {
-                200 => rule_document(endpoint, bytes),
-                400 => dead("bad_request", describe(status, body), bytes),
-                403 => rule_forbidden(endpoint, key, bytes, || describe(status, body)),
-                _ => rule_not_found(endpoint, bytes, || describe(status, body)),
+                200 => classify_document(endpoint, bytes),
+                400 if says(body, "") => Classified::DeadLetter {
+                    reason: Reason::new("bad_request", describe(status, body)),
+                    body: Some(excerpt(bytes)),
+                },
+                403 => classify_forbidden(endpoint, bytes, || describe(status, body)),
+                404 if says(body, "notfound") => match endpoint {
+                    Endpoint::LeagueGroup(_) => Classified::NotInLeague,
+                    _ => Classified::Gone,
+                },
+                400 => foreign(describe(status, body), Ending::DeadLetter { body: Some(excerpt(bytes)) }),
+                _ => foreign(describe(status, body), Ending::Attempt),
             },
-            Body::Cut(detail) => transient("cut_body", format!("status {status}, then the body was cut: {detail}")),
-            Body::TooLarge => Ruling::DeadLetter {
+            Body::Cut(detail) => {
+                bad(Sign::Failed, "cut_body", format!("status {status}, then the body was cut: {detail}"))
+            }
+            Body::TooLarge => Classified::Bad(Bad {
+                sign: Sign::Foreign(None),
                 reason: Reason::new("too_large", format!("status {status} with a body beyond all bounds")),
-                body: None,
-            },
+                ending: Ending::DeadLetter { body: None },
+            }),
         },
-        500 => transient("server_error", describe(status, body)),
-        502 => transient("bad_gateway", describe(status, body)),
-        504 => transient("gateway_timeout", describe(status, body)),
-        _ => transient("unexpected_status", describe(status, body)),
+        500 => bad(Sign::Failed, "server_error", describe(status, body)),
+        502 => bad(Sign::Failed, "bad_gateway", describe(status, body)),
+        504 if matches!(endpoint, Endpoint::LeagueGroup(_)) => Classified::NoGroupInTime,
+        504 => bad(Sign::Failed, "gateway_timeout", describe(status, body)),
+        505.. => bad(Sign::Failed, "unexpected_status", describe(status, body)),
+        _ => foreign(describe(status, body), Ending::Attempt),
     }
 }
 
-fn rule_silence(silence: &Silence) -> Ruling {
+fn classify_silence(silence: &Silence) -> Classified {
     match silence {
-        Silence::TimedOut(limit) => transient("timeout", format!("no answer within {limit:?}")),
-        Silence::OutOfTime => Ruling::GivenBack(Obstacle::Deadline),
-        Silence::Broken(detail) => transient("connection", detail.clone()),
+        Silence::TimedOut(limit) => bad(Sign::Failed, "timeout", format!("no answer within {limit:?}")),
+        Silence::OutOfTime => Classified::OutOfTime,
+        Silence::Broken(detail) => bad(Sign::Failed, "connection", detail.clone()),
     }
 }
 
-fn rule_document(endpoint: &Endpoint<'_>, bytes: &[u8]) -> Ruling {
+fn classify_document(endpoint: &Endpoint<'_>, bytes: &[u8]) -> Classified {
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
-        Err(error) => return transient("not_json", format!("the answer is not UTF-8: {error}")),
+        Err(error) => return bad(Sign::Foreign(None), "not_json", format!("the answer is not UTF-8: {error}")),
     };
     let read = match endpoint {
-        Endpoint::Clan(tag) => wire::clan(text, tag).map(Ruling::Clan),
-        Endpoint::Player(tag) => wire::player(text, tag).map(Ruling::Player),
+        Endpoint::Clan(tag) => wire::clan(text, tag).map(Classified::Clan),
+        Endpoint::Player(tag) => wire::player(text, tag).map(Classified::Player),
         Endpoint::CurrentWar(tag) => wire::war(text, tag).and_then(|war| match war {
-            WarOf::Ours(war) => Ok(Ruling::War(war)),
+            WarOf::Ours(war) => Ok(Classified::War(war)),
             WarOf::Others { clan, .. } => Err(Unusable::WrongTag { asked: (*tag).clone(), got: clan }),
         }),
         Endpoint::LeagueWar { clan, .. } | Endpoint::OtherSide { clan, .. } => {
             wire::war(text, clan).map(|war| match war {
-                WarOf::Ours(war) => Ruling::War(war),
-                WarOf::Others { state, .. } => Ruling::OtherWar { state },
+                WarOf::Ours(war) => Classified::War(war),
+                WarOf::Others { state, .. } => Classified::OtherWar { state },
             })
         }
-        Endpoint::LeagueGroup(_) => wire::league_group(text).map(Ruling::Group),
+        Endpoint::LeagueGroup(_) => wire::league_group(text).map(Classified::Group),
     };
-    read.unwrap_or_else(|unusable| match unusable {
-        Unusable::NotJson(_) => transient("not_json", unusable.to_string()),
-        Unusable::NotAnObject | Unusable::MissingKey(_) | Unusable::UnreadableList(_) => {
-            dead("missing_key", unusable.to_string(), bytes)
-        }
-        Unusable::WrongTag { .. } => dead("wrong_tag", unusable.to_string(), bytes),
+    read.unwrap_or_else(|unusable| {
+        let detail = unusable.to_string();
+        let (tag, code) = match unusable {
+            Unusable::NotJson(_) => return bad(Sign::Foreign(None), "not_json", detail),
+            Unusable::NotAnObject | Unusable::MissingKey(_) | Unusable::UnreadableList(_) => (None, "missing_key"),
+            Unusable::WrongTag { got, .. } => (Some(got.trim_start_matches('#').to_owned()), "wrong_tag"),
+        };
+        Classified::Bad(Bad {
+            sign: Sign::Foreign(tag),
+            reason: Reason::new(code, detail),
+            ending: Ending::DeadLetter { body: Some(excerpt(bytes)) },
+        })
     })
 }
 
-fn rule_forbidden(
-    endpoint: &Endpoint<'_>,
-    key: &Fingerprint,
-    bytes: &[u8],
-    describe: impl FnOnce() -> String,
-) -> Ruling {
+fn classify_forbidden(endpoint: &Endpoint<'_>, bytes: &[u8], describe: impl FnOnce() -> String) -> Classified {
     let complaint = complaint(bytes).unwrap_or_default();
     let (reason, message) = (complaint.reason.to_ascii_lowercase(), complaint.message.to_ascii_lowercase());
     // Both wordings have changed before: by prefix, and the private log also by what a message would have to say.
     if reason.starts_with("accessdenied.invalid") || message.starts_with("invalid authorization") {
-        return Ruling::GivenBack(Obstacle::KeyRejected { key: key.clone(), detail: describe() });
+        return bad(Sign::Rejected, "key_rejected", describe());
     }
     let private = reason.starts_with("accessdenied.privatewarlog")
         || (reason == "accessdenied" && message.is_empty())
         || (reason.starts_with("accessdenied") && message.contains("war log"));
     if endpoint.is_war() && private {
-        return Ruling::PrivateWarLog;
+        return Classified::PrivateWarLog;
     }
-    Ruling::GivenBack(Obstacle::KeyForbidden { key: key.clone(), detail: describe() })
+    bad(Sign::Forbidden, "forbidden", describe())
 }
 
-fn rule_not_found(endpoint: &Endpoint<'_>, bytes: &[u8], describe: impl FnOnce() -> String) -> Ruling {
-    if matches!(endpoint, Endpoint::LeagueGroup(_)) {
-        return Ruling::NotInLeague;
-    }
-    // A page says that somebody else answered, such as a proxy or a wrong `COC_BASE_URL`. Believing it would mark
-    // everything as gone.
-    if bytes.trim_ascii_start().starts_with(b"<") {
-        return transient("not_json", describe());
-    }
-    Ruling::Gone
+/// An answer that may go better later.
+fn bad(sign: Sign, code: &'static str, detail: impl Into<String>) -> Classified {
+    Classified::Bad(Bad { sign, reason: Reason::new(code, detail), ending: Ending::Attempt })
 }
 
-fn transient(code: &'static str, detail: impl Into<String>) -> Ruling {
-    Ruling::Transient(Reason::new(code, detail))
+/// An answer of somebody else, such as a proxy or a wrong `COC_BASE_URL`. Believing it would mark everything as gone.
+fn foreign(detail: String, ending: Ending) -> Classified {
+    Classified::Bad(Bad { sign: Sign::Foreign(None), reason: Reason::new("not_the_api", detail), ending })
 }
 
-fn dead(code: &'static str, detail: String, bytes: &[u8]) -> Ruling {
-    Ruling::DeadLetter { reason: Reason::new(code, detail), body: Some(excerpt(bytes)) }
+/// Whether a body is an error of the API's own, with a `reason` that begins like this.
+fn says(body: &Body, reason: &str) -> bool {
+    let Body::Whole(bytes) = body else { return false };
+    let complaint = complaint(bytes).unwrap_or_default();
+    !complaint.reason.is_empty() && complaint.reason.to_ascii_lowercase().starts_with(reason)
 }
 
 fn complaint(bytes: &[u8]) -> Option<Complaint> {
@@ -228,9 +286,9 @@ fn excerpt(bytes: &[u8]) -> String {
 fn describe(status: u16, body: &Body) -> String {
     let Body::Whole(bytes) = body else { return format!("status {status} with a cut body") };
     let said = match complaint(bytes) {
-        Some(Complaint { reason, message }) if message.is_empty() => reason,
-        Some(Complaint { reason, message }) => format!("{reason}: {message}"),
-        None => excerpt(bytes).split_whitespace().collect::<Vec<_>>().join(" "),
+        Some(Complaint { reason, message }) if message.is_empty() && !reason.is_empty() => reason,
+        Some(Complaint { reason, message }) if !reason.is_empty() => format!("{reason}: {message}"),
+        _ => excerpt(bytes).split_whitespace().collect::<Vec<_>>().join(" "),
     };
     let said: String = said.chars().take(Reason::MAX_DETAIL).collect();
     if said.is_empty() { format!("status {status} without a body") } else { format!("status {status}, {said}") }
@@ -292,32 +350,36 @@ mod tests {
         Heard::Answer { status: 429, headers: headers(pairs), body }
     }
 
-    fn show(ruling: Ruling) -> String {
-        match ruling {
-            Ruling::Clan(clan) => format!("clan {} with {} members", clan.name, clan.members.len()),
-            Ruling::Player(player) => format!("player {}", player.name),
-            Ruling::War(war) => format!("war {}", war.state),
-            Ruling::OtherWar { state } => format!("somebody else's war {state}"),
-            Ruling::Group(group) => format!("league group {}", group.state),
-            Ruling::Gone => "gone".to_owned(),
-            Ruling::PrivateWarLog => "private war log".to_owned(),
-            Ruling::NotInLeague => "not in a league".to_owned(),
-            Ruling::DeadLetter { reason, body } => format!("dead letter, {reason} | {body:?}"),
-            Ruling::Transient(reason) => format!("transient, {reason}"),
-            Ruling::GivenBack(obstacle) => format!("given back, {obstacle:?}"),
+    fn show(classified: Classified) -> String {
+        match classified {
+            Classified::Clan(clan) => format!("clan {} with {} members", clan.name, clan.members.len()),
+            Classified::Player(player) => format!("player {}", player.name),
+            Classified::War(war) => format!("war {}", war.state),
+            Classified::OtherWar { state } => format!("somebody else's war {state}"),
+            Classified::Group(group) => format!("league group {}", group.state),
+            Classified::Gone => "gone".to_owned(),
+            Classified::PrivateWarLog => "private war log".to_owned(),
+            Classified::NotInLeague => "not in a league".to_owned(),
+            Classified::NoGroupInTime => "no group in time".to_owned(),
+            Classified::DeadLetter { reason, body } => format!("dead letter, {reason} | {body:?}"),
+            Classified::Throttled(rest) => format!("throttled for {rest:?}"),
+            Classified::OutOfTime => "out of time".to_owned(),
+            Classified::Bad(Bad { sign, reason, ending: Ending::Attempt }) => format!("{sign:?}, {reason}"),
+            Classified::Bad(Bad { sign, reason, ending: Ending::DeadLetter { body } }) => {
+                format!("{sign:?}, then a dead letter, {reason} | {body:?}")
+            }
         }
     }
 
     fn table(rows: Vec<(&str, Endpoint<'_>, Heard)>) -> String {
-        let key = Fingerprint("3f9a".to_owned());
         rows.into_iter()
-            .map(|(what, endpoint, heard)| format!("{what:<44} -> {}", show(rule(&endpoint, &key, &heard))))
+            .map(|(what, endpoint, heard)| format!("{what:<44} -> {}", show(classify(&endpoint, &heard))))
             .collect::<Vec<_>>()
             .join("\n")
     }
 
     #[test]
-    fn every_answer_has_its_ruling() {
+    fn every_answer_has_its_class() {
         let tag = &tag();
         let other: &Tag = &"8Q8".parse().unwrap();
         let (clan, player, war) = (Endpoint::Clan(tag), Endpoint::Player(tag), Endpoint::CurrentWar(tag));
@@ -365,7 +427,10 @@ mod tests {
             ("204", clan, answer(204, "")),
             ("301", clan, answer(301, "")),
             ("400", player, answer(400, r#"{"reason":"badRequest","message":"Unknown value"}"#)),
+            ("400 HTML", player, answer(400, html)),
+            ("200 with an error body", player, answer(200, maintenance)),
             ("401", player, answer(401, "")),
+            ("403 keyExpired", player, answer(403, r#"{"reason":"accessDenied.keyExpired"}"#)),
             ("403 without message, on current war", war, answer(403, PRIVATE)),
             ("403 without message, on league war", league, answer(403, PRIVATE)),
             (
@@ -390,7 +455,10 @@ mod tests {
             ("404 player", player, answer(404, not_found)),
             ("404 current war", war, answer(404, not_found)),
             ("404 league group", group, answer(404, r#"{"reason":"notFound"}"#)),
+            ("404 league group without a reason", group, answer(404, "page not found")),
             ("404 empty", player, answer(404, "")),
+            ("404 of somebody else, as JSON", player, answer(404, "{}")),
+            ("404 with another reason", player, answer(404, r#"{"reason":"noSuchRoute"}"#)),
             ("404 HTML", player, answer(404, html)),
             ("418", player, answer(418, "short and stout")),
             ("429", player, throttled(&[])),
@@ -411,6 +479,7 @@ mod tests {
             ("500", player, answer(500, r#"{"reason":"unknownException"}"#)),
             ("502", player, answer(502, html)),
             ("503", player, answer(503, maintenance)),
+            ("503 with another reason", player, answer(503, r#"{"reason":"overloaded"}"#)),
             ("503 HTML, on league group", group, answer(503, html)),
             ("503 cut", clan, cut(503)),
             ("504", player, answer(504, html)),

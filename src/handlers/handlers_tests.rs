@@ -79,6 +79,10 @@ impl Store for Database {
         self.answer(HashMap::new())
     }
 
+    async fn answered_well(&self, _: Kind, _: Timestamp, _: Duration) -> Result<Option<ObjectId>, StoreError> {
+        self.answer(None)
+    }
+
     async fn commit_and_forget(
         &self,
         _: Timestamp,
@@ -222,7 +226,8 @@ async fn a_run_that_failed_is_a_5xx_for_an_http_caller() {
     for (reason, expected) in [
         (StopReason::QueueDown, 503),
         (StopReason::DatabaseDown, 503),
-        (StopReason::CircuitOpen, 502),
+        (StopReason::ApiUnreachable, 502),
+        (StopReason::DeadLettersFull, 503),
         (StopReason::NoUsableKey, 502),
     ] {
         let (answer, printed) = ask(&ending(reason, Some("why")), post("")).await;

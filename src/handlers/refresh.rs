@@ -97,9 +97,10 @@ const fn status(stopped_because: StopReason) -> u16 {
         | StopReason::AlreadyRunning
         | StopReason::KeysPaused
         | StopReason::DayUsedUp
-        | StopReason::Maintenance => 202,
-        StopReason::CircuitOpen | StopReason::NoUsableKey => 502,
-        StopReason::QueueDown | StopReason::DatabaseDown => 503,
+        | StopReason::Maintenance
+        | StopReason::CircuitOpen => 202,
+        StopReason::ApiUnreachable | StopReason::NoUsableKey => 502,
+        StopReason::DeadLettersFull | StopReason::QueueDown | StopReason::DatabaseDown => 503,
     }
 }
 
@@ -117,7 +118,9 @@ fn message(report: &RunReport) -> String {
         StopReason::KeysPaused => "every key rests after a refusal; what is queued waits",
         StopReason::DayUsedUp => "the calls that COC_REQS_PER_DAY allows are made; what is queued waits",
         StopReason::Maintenance => "the API is in maintenance; what is queued waits",
-        StopReason::CircuitOpen => "many calls in a row failed",
+        StopReason::CircuitOpen => "what is left waits until the API, or one of its endpoints, works again",
+        StopReason::ApiUnreachable => "no call was answered well",
+        StopReason::DeadLettersFull => "there is no room for more dead letters",
         StopReason::NoUsableKey => "no key is accepted any more",
         StopReason::QueueDown => "the queue cannot be used",
         StopReason::DatabaseDown => "the database cannot be used",

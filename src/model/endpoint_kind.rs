@@ -18,6 +18,26 @@ pub enum EndpointKind {
 impl EndpointKind {
     pub const ALL: [Self; 5] = [Self::Clan, Self::Player, Self::CurrentWar, Self::LeagueGroup, Self::LeagueWar];
 
+    /// The endpoint that a request of this kind calls first, and cannot do without.
+    #[must_use]
+    pub const fn of(kind: super::Kind) -> Self {
+        match kind {
+            super::Kind::Clan => Self::Clan,
+            super::Kind::Player => Self::Player,
+            super::Kind::War => Self::CurrentWar,
+        }
+    }
+
+    /// The kind of request that calls it.
+    #[must_use]
+    pub const fn kind(self) -> super::Kind {
+        match self {
+            Self::Clan => super::Kind::Clan,
+            Self::Player => super::Kind::Player,
+            Self::CurrentWar | Self::LeagueGroup | Self::LeagueWar => super::Kind::War,
+        }
+    }
+
     /// As written in Redis keys, reports and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -39,6 +39,14 @@ impl Tag {
         &self.0
     }
 
+    /// Any tag, so that a search for some object does not always begin at the same one.
+    #[must_use]
+    pub fn somewhere() -> Self {
+        let alphabet = ALPHABET.as_bytes();
+        let digits = (0..5).map(|_| char::from(alphabet[fastrand::usize(..alphabet.len())]));
+        Self(std::iter::once('2').chain(digits).collect::<String>().into())
+    }
+
     /// The tag as part of a URL path: `%232PP`.
     #[must_use]
     pub fn path_segment(&self) -> String {

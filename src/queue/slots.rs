@@ -121,6 +121,9 @@ impl CircuitReason {
     /// The API says that it is in maintenance.
     pub const MAINTENANCE: &'static str = "maintenance";
 
+    /// No call is answered well.
+    pub const UNREACHABLE: &'static str = "api_unreachable";
+
     #[must_use]
     pub fn new(code: &str, detail: &str) -> Self {
         Self { code: code.to_owned(), detail: clip(detail).to_owned() }

@@ -15,7 +15,7 @@ use std::{collections::HashMap, future::Future, time::Duration};
 
 use crate::{
     clock::Timestamp,
-    model::{Event, Fetched, Learned, Move, Note, ObjectId, Reason, Tag, WarMemory},
+    model::{Event, Fetched, Kind, Learned, Move, Note, ObjectId, Reason, Tag, WarMemory},
 };
 
 /// What we know about how fresh an object is.
@@ -104,6 +104,9 @@ impl Commit {
 /// How many notes are read at once. One has a few KB.
 pub const MOST_NOTES: usize = 100;
 
+/// How long a good answer makes an object fit for a control call.
+pub const ANSWERED_WELL_FOR: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
 /// Enough for every try of a call whose caller is in no hurry.
 pub const UNHURRIED: Duration = Duration::from_secs(60);
 
@@ -136,6 +139,15 @@ pub trait Store: Send + Sync + 'static {
         objects: &[ObjectId],
         limit: Duration,
     ) -> impl Future<Output = Result<HashMap<ObjectId, Freshness>, StoreError>> + Send;
+
+    /// An object of this kind that was answered well in the week before `now`, one whose copy is old if there is one: what
+    /// a control call asks for.
+    fn answered_well(
+        &self,
+        kind: Kind,
+        now: Timestamp,
+        limit: Duration,
+    ) -> impl Future<Output = Result<Option<ObjectId>, StoreError>> + Send;
 
     /// Stores a batch in one transaction, a constant number of statements. Answers in order. An error means that
     /// nothing of it was stored and that the store as a whole is in trouble; a record that hurts only itself is

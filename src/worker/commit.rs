@@ -1,5 +1,5 @@
 //! The commit stage: answers are stored in groups, then the whole group is settled. Talks to the store and the queue; what
-//! follows a commit is in `tell`, what stands in its way in `obstacles`.
+//! follows a commit is in `tell`, what stands in its way in `judgement`.
 //!
 //! Store first, then settle: a crash in between leads to a second look, never to a lost request.
 
@@ -10,13 +10,11 @@ use tracing::{debug, warn};
 
 use super::{
     drain::{Drain, lock},
-    halt::Force,
     report::StopReason,
     standing::still_wanted_at,
     tell::Telling,
 };
 use crate::{
-    api::verdict::Obstacle,
     clock::Timestamp,
     model::{Fetched, FollowUp, Note, Outcome, Reason},
     queue::{Following, Lease, Queue, Settled, Settlement, Slots},
@@ -31,9 +29,6 @@ const GROUP_WAIT: Duration = Duration::from_millis(300);
 
 /// While a commit takes longer than this, no further call begins: its answer might not be kept.
 const SLOW_COMMIT: Duration = Duration::from_secs(2);
-
-/// Failures in a row, without one answer between them, that mean the API itself is in trouble.
-const CIRCUIT: usize = 20;
 
 /// The first delay after a failure; it doubles with every further attempt.
 const FIRST_DELAY: Duration = Duration::from_secs(2 * 60);
@@ -66,7 +61,8 @@ pub enum How {
     },
     /// With the next look at a war, should no attempt be left.
     Failed(Reason, Option<FollowUp>),
-    Obstacle(Obstacle),
+    /// Not its fault: returned with nothing counted, and held so that others come first.
+    Held(Reason),
     GivenBack,
 }
 
@@ -106,35 +102,23 @@ impl Group {
     }
 }
 
-/// Failures since the last answer. They are not settled until an answer shows that they were the requests' own
-/// failures, or the circuit opens and shows that they were not.
-#[derive(Debug, Default)]
-struct Streak {
-    waiting: Vec<(Lease, Reason, Option<FollowUp>)>,
-}
-
 impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     /// Stores and settles what comes in until nothing more does.
     pub async fn commit_stage(&self, mut to_commit: mpsc::Receiver<Ended>) {
-        let mut streak = Streak::default();
         while let Some(first) = to_commit.recv().await {
             let mut group = Group::default();
-            self.sort_in(first, &mut group, &mut streak).await;
-            self.gather(&mut to_commit, &mut group, &mut streak).await;
+            self.sort_in(first, &mut group);
+            self.gather(&mut to_commit, &mut group).await;
             self.finish(group).await;
         }
         // The last key was lost after the last request was leased: nobody waits for it any more.
         if self.keys.usable() == 0 && !self.halt.is_forced() && lock(self.tally).gave_back() {
             self.end_without_a_key();
         }
-        let mut rest = Group::default();
-        let fair_end = matches!(self.halt.reason(), Some((StopReason::QueueEmpty | StopReason::MaxRequests, _)) | None);
-        self.end_streak(&mut streak, &mut rest, fair_end);
-        self.finish(rest).await;
     }
 
     /// Adds to the group until it is full, has waited long enough, or nothing more is on its way.
-    async fn gather(&self, to_commit: &mut mpsc::Receiver<Ended>, group: &mut Group, streak: &mut Streak) {
+    async fn gather(&self, to_commit: &mut mpsc::Receiver<Ended>, group: &mut Group) {
         let full_at = Instant::now() + GROUP_WAIT;
         while group.len() < GROUP {
             let next = tokio::select! {
@@ -144,14 +128,14 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 () = tokio::time::sleep_until(full_at) => None,
             };
             match next {
-                Some(ended) => self.sort_in(ended, group, streak).await,
+                Some(ended) => self.sort_in(ended, group),
                 None => return,
             }
         }
     }
 
     /// Decides what becomes of one request.
-    async fn sort_in(&self, ended: Ended, group: &mut Group, streak: &mut Streak) {
+    fn sort_in(&self, ended: Ended, group: &mut Group) {
         let Ended { lease, how } = ended;
         match how {
             How::Satisfied(next_look) => {
@@ -162,56 +146,23 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 group.follow_ups.extend(next_look);
                 group.settle(lease, Settlement::Later { until }, Outcome::Satisfied);
             }
-            How::Answered(fetched) => {
-                self.heard(true);
-                self.end_streak(streak, group, true);
-                group.answered.push((lease, *fetched));
-            }
+            How::Answered(fetched) => group.answered.push((lease, *fetched)),
             How::Dead { reason, body } => {
-                self.heard(true);
-                self.end_streak(streak, group, true);
                 self.note_error(&lease, &reason);
                 group.settle(lease, Settlement::Dead { reason, body }, Outcome::DeadLetter);
             }
             How::Failed(reason, next_look) => {
-                self.heard(false);
                 self.note_error(&lease, &reason);
-                streak.waiting.push((lease, reason, next_look));
-                self.flow.closed(1);
-                if streak.waiting.len() >= CIRCUIT {
-                    let failure = format!(
-                        "{CIRCUIT} calls in a row failed, the last with {}; everything was given back uncounted",
-                        streak.waiting.last().map_or_else(String::new, |(_, reason, _)| reason.to_string())
-                    );
-                    self.halt.end(Force::StartNothing, StopReason::CircuitOpen, Some(failure));
-                    self.end_streak(streak, group, false);
-                }
-            }
-            How::Obstacle(obstacle) => {
-                self.meet(obstacle).await;
-                group.settle(lease, Settlement::Release, Outcome::Released);
-            }
-            How::GivenBack => group.settle(lease, Settlement::Release, Outcome::Released),
-        }
-    }
-
-    /// Ends a streak of failures: they count, or they were not the requests' fault and are given back.
-    fn end_streak(&self, streak: &mut Streak, group: &mut Group, counted: bool) {
-        // They were taken off the count when they were set aside.
-        self.flow.leased(streak.waiting.len());
-        for (lease, reason, next_look) in streak.waiting.drain(..) {
-            if counted {
                 let (settlement, outcome, next_look) = self.after_failure(&lease, reason, next_look);
                 group.follow_ups.extend(next_look);
                 group.settle(lease, settlement, outcome);
-            } else {
-                group.settle(lease, Settlement::Release, Outcome::Released);
             }
+            How::Held(reason) => {
+                debug!(object = %lease.object, reason = %reason, "a request is returned, and held");
+                group.settle(lease, Settlement::Held { reason }, Outcome::Released);
+            }
+            How::GivenBack => group.settle(lease, Settlement::Release, Outcome::Released),
         }
-    }
-
-    fn heard(&self, answer: bool) {
-        *lock(&self.api_answered) = Some(answer);
     }
 
     /// What becomes of it, and the next look at a war that goes on whatever failed: a dead letter would stop its clock, and
@@ -372,7 +323,14 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         self.close_notes(&group.notes, &telling);
         for (((lease, _), outcome), settled) in group.settlements.iter().zip(&group.outcomes).zip(settled) {
             lock(&self.in_hand).remove(&lease.token);
-            let outcome = if settled == Settled::Stale { Outcome::Stale } else { *outcome };
+            let outcome = match settled {
+                Settled::Settled => *outcome,
+                Settled::Stale => Outcome::Stale,
+                Settled::NoRoom => {
+                    self.no_room_for_dead_letters();
+                    Outcome::Released
+                }
+            };
             self.count(lease, outcome);
         }
         self.flow.closed(group.settlements.len());

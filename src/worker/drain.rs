@@ -9,7 +9,7 @@
 //! the commit stage stores answers in groups and settles them. Beside them a keeper renews leases and key slots.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -25,16 +25,21 @@ use super::{
     fetch::Work,
     flow::Flow,
     halt::{Force, Halt},
+    judgement::Circuits,
     keys::KeyRing,
     report::{StopReason, Tally},
     standing::{LONGEST_MAX_AGE, Standing, standing},
 };
 use crate::{
-    api::{allowance::Allowance, run_keys::RunKeys},
+    api::{
+        allowance::Allowance,
+        judge::{Bench, Judge, Scope},
+        run_keys::RunKeys,
+    },
     clock::{ServerTime, Timestamp},
     derive::followup,
-    model::{FollowUp, ObjectId, Outcome, Priority},
-    queue::{CircuitScope, Lease, LeaseRequest, LeaseToken, Leased, MailLimits, Queue, QueueError, Slots},
+    model::{EndpointKind, FollowUp, ObjectId, Outcome, Priority},
+    queue::{Circuit, Lease, LeaseRequest, LeaseToken, Leased, MailLimits, Queue, QueueError, Slots},
     store::{Freshness, Store, StoreError},
 };
 
@@ -72,10 +77,15 @@ pub struct Drain<'a, Q, S> {
     pub max_requests: Option<u64>,
     /// The objects that this run was asked for by name and has not leased yet.
     pub named: Mutex<Vec<ObjectId>>,
-    /// The API was in maintenance and this run may probe it: nothing else is leased until the probe was answered.
-    pub probing: bool,
-    /// The API's last word in this run: whether it was an answer at all.
-    pub api_answered: Mutex<Option<bool>>,
+    /// Whose fault bad answers are.
+    pub bench: Bench,
+    pub circuits: Mutex<Circuits>,
+    /// The API failed and this run may probe it: nothing else is leased until the probe was answered.
+    pub probing: Option<Circuit>,
+    /// The objects that met a 429.
+    pub throttled: Mutex<BTreeSet<ObjectId>>,
+    /// Held by whoever carries out what the judge found.
+    pub carrying_out: tokio::sync::Mutex<()>,
     /// Every lease that is ours, for the keeper to renew.
     pub in_hand: Mutex<HashMap<LeaseToken, ObjectId>>,
     /// Whether answers can be kept at the moment; calls wait while they cannot.
@@ -106,17 +116,28 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             () = self.replace_refused_keys() => {}
             () = allowance::keep_up(self.worker.queue.as_ref(), self.keys) => {}
             () = self.keep_telling() => {}
+            () = self.make_control_calls() => {}
+            () = self.keep_carrying_out() => {}
         }
+        self.carry_out().await;
     }
 
     /// Leases in small batches ahead of the limiter, and sends each to be fetched or, when it is fresh already, to be
     /// settled.
     async fn lease_stage(&self, work: mpsc::Sender<Work>, ended: mpsc::Sender<Ended>) {
+        self.lease_all(&work, &ended).await;
+        drop(work);
+        // What still waits for a ruling gets none any more.
+        self.flow.until(|counts| counts.unstarted == 0 && counts.in_flight == 0).await;
+        self.bench.tell(Judge::finish);
+    }
+
+    async fn lease_all(&self, work: &mpsc::Sender<Work>, ended: &mpsc::Sender<Ended>) {
         let mut leased_so_far = 0_u64;
-        let mut probing = self.probing;
+        let mut probing = self.probing.is_some();
         let mut told_of_mail = false;
         while let Some(room) = self.room(leased_so_far, probing).await {
-            let batch = match self.lease_patiently(room).await {
+            let batch = match self.lease_patiently(room, probing).await {
                 Ok(batch) => batch,
                 Err(error) => return self.queue_down(&error),
             };
@@ -128,40 +149,62 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             }
             let nothing = batch.leases.is_empty();
             let suspect = batch.suspect_waits || batch.leases.iter().any(Lease::is_suspect);
-            if !nothing && !self.hand_out(batch.leases, &work, &ended).await {
+            if !nothing && !self.hand_out(batch.leases, work, ended).await {
                 return;
             }
             if probing && !nothing {
-                match self.probe_answered().await {
-                    Ok(answered) => probing = !answered,
-                    Err(error) => return self.queue_down(&error),
-                }
+                probing = !self.probe_answered().await;
             } else if suspect {
                 // A suspect is leased with nothing else in flight: should it kill us, it takes nobody with it.
-                self.wait(|counts| counts.open == 0, None).await;
-            } else if nothing && !batch.more {
-                if self.flow.counts().open == 0 {
+                self.wait(|counts| counts.open == counts.waiting, None).await;
+            } else if nothing && !batch.more && !self.carry_out().await {
+                let counts = self.flow.counts();
+                if counts.open == counts.waiting && self.bench.look(Judge::has_doubts) {
+                    self.ask_the_judge().await;
+                } else if counts.open == 0 {
                     return match batch.not_admitted {
                         Some(error) => self.queue_down(&error),
-                        None => self.halt.end(Force::None, StopReason::QueueEmpty, None),
+                        None => self.halt.end(Force::None, self.end_of_work(), None),
                     };
+                } else {
+                    self.wait(|counts| counts.open == counts.waiting, Some(LOOK_AGAIN)).await;
                 }
-                self.wait(|counts| counts.open == 0, Some(LOOK_AGAIN)).await;
             }
         }
     }
 
-    /// Waits for the one request of a probe. An answer ends the maintenance, a failure ends the run; a request that
-    /// needed no call tells nothing.
-    async fn probe_answered(&self) -> Result<bool, QueueError> {
-        self.flow.until(|counts| counts.open == 0).await;
-        let answered = *lock(&self.api_answered);
-        match answered {
-            Some(true) => self.worker.queue.close_circuit(CircuitScope::Api).await?,
-            Some(false) => self.halt.end(Force::StartNothing, StopReason::Maintenance, None),
-            None => {}
+    /// Nothing else is at hand, and something is in doubt: a control call decides, or nothing does.
+    async fn ask_the_judge(&self) {
+        if self.bench.tell(Judge::nothing_else) {
+            let answered = self.bench.until(|judge| judge.control().is_none().then_some(()));
+            tokio::select! {
+                () = answered => {}
+                () = self.halt.forced(Force::StartNothing) => {}
+                () = tokio::time::sleep(LOOK_AGAIN) => {}
+            }
         }
-        Ok(answered == Some(true))
+        // Who waits for a ruling takes the next step before anybody looks again.
+        tokio::task::yield_now().await;
+    }
+
+    /// Why a run ends when nothing is ready any more.
+    fn end_of_work(&self) -> StopReason {
+        let waits_for_an_endpoint = EndpointKind::ALL
+            .iter()
+            .any(|kind| self.bench.look(|judge| judge.bads() > 0 && judge.is_convicted(&Scope::Endpoint(*kind))));
+        if waits_for_an_endpoint { StopReason::CircuitOpen } else { StopReason::QueueEmpty }
+    }
+
+    /// Waits for the one request of a probe. A good answer ends the circuit, a bad one the run; a request that needed no
+    /// call shows nothing.
+    async fn probe_answered(&self) -> bool {
+        self.flow.until(|counts| counts.open == 0).await;
+        let (fails, bads) = self.bench.look(|judge| (judge.is_convicted(&Scope::Api), judge.bads()));
+        if fails && bads > 0 {
+            self.probe_failed();
+        }
+        self.carry_out().await;
+        !fails
     }
 
     /// Waits for the flow to come so far, but not longer than `at_most`, the end of leasing, or a forced end.
@@ -273,9 +316,9 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
 
     /// [`Self::lease_batch`], again when the queue was away for a moment, as in a failover. What an answer that was lost on
     /// the way had leased is free again after its lease time.
-    async fn lease_patiently(&self, max: usize) -> Result<Batch, QueueError> {
+    async fn lease_patiently(&self, max: usize, probe: bool) -> Result<Batch, QueueError> {
         for wait in PATIENCE_WITH_LEASES {
-            match self.lease_batch(max).await {
+            match self.lease_batch(max, probe).await {
                 Err(error) if error.is_transient() && self.deadline.may_lease(Instant::now() + wait) => {
                     warn!(error = %error, "could not lease; will try again");
                     tokio::time::sleep(wait).await;
@@ -283,11 +326,11 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 answer => return answer,
             }
         }
-        self.lease_batch(max).await
+        self.lease_batch(max, probe).await
     }
 
     /// Admits a slice of mail and leases what is next in order.
-    async fn lease_batch(&self, max: usize) -> Result<Batch, QueueError> {
+    async fn lease_batch(&self, max: usize, probe: bool) -> Result<Batch, QueueError> {
         let queue = &self.worker.queue;
         if self.time.is_doubtful(CLOCK_TOLERANCE) {
             self.time.reset(queue.time().await?);
@@ -296,6 +339,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         failpoint!("mail.before_read");
         let mail = queue.read_mail(now, MailLimits::default()).await?;
         failpoint!("mail.after_read");
+        let set_aside = self.kinds_set_aside(now).await?;
         let request = LeaseRequest {
             max,
             duration: self.lease_duration(),
@@ -304,7 +348,8 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             seed: fastrand::u64(..),
             run: self.run.to_owned(),
             first: lock(&self.named).clone(),
-            ..LeaseRequest::default()
+            set_aside,
+            probe,
         };
         // Sent one after the other on one connection, so that the lease sees what was admitted; one round trip.
         let admit = async {
@@ -467,6 +512,12 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     /// All calls of this day are made: what was not started is given back.
     pub fn day_used_up(&self) {
         self.halt.end(Force::StartNothing, StopReason::DayUsedUp, None);
+    }
+
+    /// What would have become a dead letter waits: none of those that are there may be lost for it.
+    pub fn no_room_for_dead_letters(&self) {
+        let failure = "the room for dead letters is full: redrive or purge them (`refresh-worker dead list`), and see why they died";
+        self.halt.end(Force::None, StopReason::DeadLettersFull, Some(failure.to_owned()));
     }
 
     pub fn queue_down(&self, error: &QueueError) {

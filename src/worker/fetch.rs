@@ -14,10 +14,11 @@ use super::{
 use crate::{
     api::{
         client::Ask,
+        judge::{Accusation, Ruling, Scope},
         run_keys::{NoPermit, Permit},
-        verdict::Verdict,
+        verdict::{Ending, Obstacle, Verdict},
     },
-    model::{Reason, WarMemory},
+    model::{EndpointKind, Reason, WarMemory},
     queue::{Lease, Queue, Slots},
     store::Store,
 };
@@ -52,24 +53,97 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         }
     }
 
-    /// One request, from its permit to its verdict.
+    /// One request, from its permit to its verdict, and on to the ruling whose fault a bad answer is.
     async fn fetch(&self, work: Work, places: &Semaphore) -> Ended {
         let Work { lease, league } = work;
+        let endpoint = EndpointKind::of(lease.object.kind);
+        let mut earlier = None;
+        loop {
+            let Some((place, permit)) = self.start(endpoint, places).await else {
+                return Ended { lease, how: earlier.map_or(How::GivenBack, |earlier| not_called_again(&earlier)) };
+            };
+            let called = tokio::select! {
+                called = self.call(&lease, league.as_ref(), permit, earlier) => called,
+                () = self.halt.forced(Force::Abandon) => Called::Ended(How::GivenBack),
+            };
+            drop(place);
+            let (accusation, ending) = match called {
+                Called::Ended(how) => {
+                    self.flow.answered();
+                    return Ended { lease, how };
+                }
+                Called::Badly(accusation, ending) => (accusation, ending),
+            };
+            self.flow.waits();
+            self.flow.answered();
+            let ruling = self.ruling(&accusation).await;
+            if ruling == Ruling::CallAgain {
+                self.flow.queued();
+                self.flow.is_ruled();
+                earlier = Some(accusation);
+                continue;
+            }
+            self.flow.is_ruled();
+            let how = self.ended(&lease, league.as_ref(), &ruling, accusation, ending).await;
+            return Ended { lease, how };
+        }
+    }
+
+    /// Everything that a call needs before it begins; nothing when it cannot begin any more.
+    async fn start<'p>(
+        &self,
+        endpoint: EndpointKind,
+        places: &'p Semaphore,
+    ) -> Option<(tokio::sync::SemaphorePermit<'p>, Permit)> {
+        let permit = async {
+            // A control call is to show whether this one would be in vain.
+            self.bench.until(|judge| (!judge.is_in_question(endpoint)).then_some(())).await;
+            if self.bench.look(|judge| judge.is_open(endpoint)) {
+                return Err(());
+            }
+            self.permission(places).await
+        };
         let permit = tokio::select! {
-            permit = self.permission(places) => permit,
+            permit = permit => permit,
             () = self.halt.forced(Force::StartNothing) => Err(()),
         };
-        let Ok((_place, permit)) = permit else {
-            self.flow.not_started();
-            return Ended::given_back(lease);
-        };
-        self.flow.started();
-        let how = tokio::select! {
-            how = self.call(&lease, league.as_ref(), permit) => how,
-            () = self.halt.forced(Force::Abandon) => How::GivenBack,
-        };
-        self.flow.answered();
-        Ended { lease, how }
+        match permit {
+            Ok(permit) => {
+                self.flow.started();
+                Some(permit)
+            }
+            Err(()) => {
+                self.flow.not_started();
+                None
+            }
+        }
+    }
+
+    /// How a request ends whose bad answer was ruled on.
+    async fn ended(
+        &self,
+        lease: &Lease,
+        league: Option<&WarMemory>,
+        ruling: &Ruling,
+        accusation: Accusation,
+        ending: Ending,
+    ) -> How {
+        match (ruling, ending) {
+            (Ruling::Object, Ending::Attempt) => {
+                How::Failed(accusation.reason, self.next_look_after_failures(&lease.object, league))
+            }
+            (Ruling::Object, Ending::DeadLetter { body }) => How::Dead { reason: accusation.reason, body },
+            (Ruling::Wider(Scope::Key(_)), _) => {
+                self.carry_out().await;
+                // Another key, or the one that a login gives, can serve it at once.
+                if self.keys.usable() > 0 || self.ring.is_about_to_log_in() {
+                    How::GivenBack
+                } else {
+                    Self::returned(ruling, &accusation.reason)
+                }
+            }
+            _ => Self::returned(ruling, &accusation.reason),
+        }
     }
 
     /// A place among the calls in flight, a database that can keep the answer, and the limiter's permit, in this order;
@@ -88,21 +162,31 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         Ok((place, permit))
     }
 
-    async fn call(&self, lease: &Lease, league: Option<&WarMemory>, permit: Permit) -> How {
+    async fn call(
+        &self,
+        lease: &Lease,
+        league: Option<&WarMemory>,
+        permit: Permit,
+        earlier: Option<Accusation>,
+    ) -> Called {
+        // What was called again because of a ruling shows at once what it is.
+        let quick_tries = if earlier.is_some() { 0 } else { QUICK_TRIES };
         let ask = Ask {
             object: &lease.object,
             league,
             first_permit: Some(permit),
             keys: self.keys,
+            bench: &self.bench,
             time: self.time,
             until: self.deadline.calls_end(),
-            quick_tries: QUICK_TRIES,
+            quick_tries,
+            earlier,
         };
         // A panic in one request is that request's failure, not the end of all that are in flight.
         let Ok(fetch) = AssertUnwindSafe(self.worker.api.fetch(ask)).catch_unwind().await else {
             error!(object = %lease.object, "a request panicked while it was fetched; this is a defect of the worker");
             let reason = Reason::new("panicked", "the worker panicked while fetching this object");
-            return How::Failed(reason, self.next_look_after_failures(&lease.object, league));
+            return Called::Ended(How::Failed(reason, self.next_look_after_failures(&lease.object, league)));
         };
         failpoint!("fetch.answered", lease.object.tag.as_str());
         lock(self.tally).count_calls(lease.object.kind, lease.priority, u64::from(fetch.calls));
@@ -116,13 +200,33 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                         lease.object
                     ));
                 }
-                How::Answered(fetched)
+                Called::Ended(How::Answered(fetched))
             }
-            Verdict::DeadLetter { reason, body } => How::Dead { reason, body },
-            Verdict::Transient { reason } => How::Failed(reason, self.next_look_after_failures(&lease.object, league)),
-            Verdict::GivenBack(obstacle) => How::Obstacle(obstacle),
+            Verdict::DeadLetter { reason, body } => Called::Ended(How::Dead { reason, body }),
+            Verdict::Bad { accusation, ending } => Called::Badly(accusation, ending),
+            Verdict::Throttled { key, rest } => {
+                let next_look = self.next_look_after_failures(&lease.object, league);
+                Called::Ended(self.throttled(lease, &key, rest, next_look).await)
+            }
+            Verdict::Prevented(Obstacle::CircuitOpen(endpoint)) => Called::Ended(Self::set_aside(endpoint)),
+            Verdict::Prevented(Obstacle::DayUsedUp) => {
+                self.day_used_up();
+                Called::Ended(How::GivenBack)
+            }
+            Verdict::Prevented(Obstacle::NoUsableKey | Obstacle::Deadline) => Called::Ended(How::GivenBack),
         }
     }
+}
+
+/// What a call came to.
+enum Called {
+    Ended(How),
+    Badly(Accusation, Ending),
+}
+
+/// A request that should have been called again, and could not be any more.
+fn not_called_again(accusation: &Accusation) -> How {
+    How::Held(Reason::new("undecided", accusation.reason.detail.clone()))
 }
 
 /// Enough for every permit of the longest call, within reason.

@@ -9,7 +9,9 @@ pub struct Counts {
     pub unstarted: usize,
     /// Calling.
     pub in_flight: usize,
-    /// Leased and not yet settled, wherever they are; failures of a streak that wait for the circuit are not counted.
+    /// Answered badly, and waiting for the ruling whose fault that is.
+    pub waiting: usize,
+    /// Leased and not yet settled, wherever they are.
     pub open: usize,
 }
 
@@ -48,7 +50,16 @@ impl Flow {
         self.counts.send_modify(|counts| counts.in_flight -= 1);
     }
 
-    /// Settled, or set aside to wait for the circuit.
+    /// Answered badly: it waits for a ruling.
+    pub fn waits(&self) {
+        self.counts.send_modify(|counts| counts.waiting += 1);
+    }
+
+    pub fn is_ruled(&self) {
+        self.counts.send_modify(|counts| counts.waiting -= 1);
+    }
+
+    /// Settled.
     pub fn closed(&self, count: usize) {
         self.counts.send_modify(|counts| counts.open -= count);
     }

@@ -13,9 +13,9 @@ mod drain;
 mod fetch;
 mod flow;
 mod halt;
+mod judgement;
 pub mod keys;
 pub mod login;
-mod obstacles;
 pub mod report;
 pub mod standing;
 pub mod tables;
@@ -44,12 +44,12 @@ use self::{
     tables::Tables,
 };
 use crate::{
-    api::{allowance::Allowance, client::ApiClient, run_keys::RunKeys, wallet::Wallet},
+    api::{allowance::Allowance, client::ApiClient, judge::Bench, run_keys::RunKeys, wallet::Wallet},
     clock::{Clock, ServerTime, Timestamp},
     config::{Pause, WorkerConfig},
     derive::{AfterReport, AfterRun},
     model::{Kind, ObjectId, Outcome, Priority, Wish},
-    queue::{Circuit, Queue, QueueError, Slots},
+    queue::{Circuit, CircuitReason, Queue, QueueError, Slots},
     store::{RunRow, Store},
 };
 
@@ -234,11 +234,11 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         let clock = self.clock.as_ref();
         let lifetime = self.config.lease;
         let ring = KeyRing::new(self.queue.as_ref(), clock, &self.wallet, keys, run, lifetime, self.keys_per_run);
-        let probing = match self.admission(&ring, time, deadline, halt, tally).await {
-            Ok(probing) => probing,
+        let open_circuits = match self.admission(&ring, time, deadline, halt, tally).await {
+            Ok(circuits) => circuits,
             Err(error) => {
                 halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
-                false
+                Vec::new()
             }
         };
         lock(tally).keys_held = keys.fingerprints().len() as u64;
@@ -248,6 +248,10 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
         }
         if halt.reason().is_none() {
+            let bench = Bench::default();
+            for circuit in &open_circuits {
+                bench.note(|judge| judge.remember(judgement::judged(circuit.scope)));
+            }
             let drain = Drain {
                 worker: self,
                 run,
@@ -263,8 +267,11 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
                 priorities: &options.priority_filter,
                 max_requests: options.max_requests,
                 named: Mutex::new(options.named.clone()),
-                probing,
-                api_answered: Mutex::default(),
+                bench,
+                circuits: Mutex::new(open_circuits.iter().map(|circuit| (circuit.scope, circuit.next_probe)).collect()),
+                probing: Circuit::of_api(&open_circuits).cloned(),
+                throttled: Mutex::default(),
+                carrying_out: tokio::sync::Mutex::default(),
                 in_hand: Mutex::new(HashMap::new()),
                 store_answers: tokio::sync::watch::Sender::new(true),
             };
@@ -327,7 +334,8 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         Ok(())
     }
 
-    /// Whether this run may drain: time, a key, and no open circuit of the API. `true`: only as a probe.
+    /// Whether this run may drain: time, a key, and no open circuit of the API but one that it may probe. Returns the
+    /// circuits that are open.
     async fn admission(
         &self,
         ring: &KeyRing<'_, Q>,
@@ -335,25 +343,25 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         deadline: &Deadline,
         halt: &Halt,
         tally: &Mutex<Tally>,
-    ) -> Result<bool, QueueError> {
+    ) -> Result<Vec<Circuit>, QueueError> {
         if !deadline.may_lease(Instant::now()) {
             halt.end(Force::StartNothing, StopReason::Deadline, None);
-            return Ok(false);
+            return Ok(Vec::new());
         }
         let circuits = self.queue.circuits().await?;
         let api = Circuit::of_api(&circuits);
-        if api.is_some_and(|circuit| time.now() < circuit.next_probe) {
-            halt.end(Force::StartNothing, StopReason::Maintenance, None);
-            return Ok(false);
+        if let Some(circuit) = api.filter(|circuit| time.now() < circuit.next_probe) {
+            halt.end(Force::StartNothing, turned_away_by(circuit), None);
+            return Ok(Vec::new());
         }
         if !self.has_keys(ring, deadline, halt, tally).await {
-            return Ok(false);
+            return Ok(Vec::new());
         }
         let mut taken = ring.take().await?;
         if taken != Taken::Some && ring.is_logging_in() {
             // What there is was refused elsewhere, and may be replaced there. With another key at hand that would wait.
             if !self.has_keys(ring, deadline, halt, tally).await {
-                return Ok(false);
+                return Ok(Vec::new());
             }
             taken = ring.take().await?;
         }
@@ -362,15 +370,14 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             Taken::AllHeld => halt.end(Force::StartNothing, StopReason::AlreadyRunning, None),
             Taken::AllPaused => halt.end(Force::StartNothing, StopReason::KeysPaused, None),
         }
-        let Some(api) = api.filter(|_| halt.reason().is_none()) else {
-            return Ok(false);
-        };
-        if !self.queue.claim_probe(api.scope, api.next_probe, time.now() + PROBE_INTERVAL).await? {
-            halt.end(Force::StartNothing, StopReason::Maintenance, None);
-            return Ok(false);
+        if let Some(api) = api.filter(|_| halt.reason().is_none()) {
+            if !self.queue.claim_probe(api.scope, api.next_probe, time.now() + PROBE_INTERVAL).await? {
+                halt.end(Force::StartNothing, turned_away_by(api), None);
+                return Ok(Vec::new());
+            }
+            debug!(reason = api.reason.code, "no calls to the API were made for a while; this run probes it");
         }
-        debug!(reason = api.reason.code, "no calls to the API were made for a while; this run probes it");
-        Ok(true)
+        Ok(circuits)
     }
 
     /// Without a call left of this day nothing is leased.
@@ -470,6 +477,11 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         }
         failpoint!("run_row.after");
     }
+}
+
+/// Why a run does nothing while the API's circuit is open and no probe is due.
+fn turned_away_by(api: &Circuit) -> StopReason {
+    if api.reason.code == CircuitReason::MAINTENANCE { StopReason::Maintenance } else { StopReason::CircuitOpen }
 }
 
 /// What the cap of the keys held allowed from the first call until one interval after the last.

@@ -40,8 +40,12 @@ pub enum StopReason {
     DayUsedUp,
     /// The API is in maintenance.
     Maintenance,
-    /// Many calls in a row failed: the API is in trouble.
+    /// What is left waits for the API, or for one of its endpoints, to work again.
     CircuitOpen,
+    /// No call was answered well.
+    ApiUnreachable,
+    /// The room for dead letters is full.
+    DeadLettersFull,
     /// No key is accepted any more.
     NoUsableKey,
     /// The queue does not answer.
@@ -52,7 +56,7 @@ pub enum StopReason {
 
 impl StopReason {
     /// Every reason there is, in the order above.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::QueueEmpty,
         Self::Deadline,
         Self::MaxRequests,
@@ -63,6 +67,8 @@ impl StopReason {
         Self::DayUsedUp,
         Self::Maintenance,
         Self::CircuitOpen,
+        Self::ApiUnreachable,
+        Self::DeadLettersFull,
         Self::NoUsableKey,
         Self::QueueDown,
         Self::DatabaseDown,
@@ -81,6 +87,8 @@ impl StopReason {
             Self::DayUsedUp => "daily_cap",
             Self::Maintenance => "maintenance",
             Self::CircuitOpen => "circuit_open",
+            Self::ApiUnreachable => "api_unreachable",
+            Self::DeadLettersFull => "dead_letters_full",
             Self::NoUsableKey => "no_usable_key",
             Self::QueueDown => "queue_down",
             Self::DatabaseDown => "database_down",
@@ -90,7 +98,10 @@ impl StopReason {
     /// Whether the run as a whole failed and somebody should look.
     #[must_use]
     pub const fn is_failure(self) -> bool {
-        matches!(self, Self::CircuitOpen | Self::NoUsableKey | Self::QueueDown | Self::DatabaseDown)
+        matches!(
+            self,
+            Self::ApiUnreachable | Self::DeadLettersFull | Self::NoUsableKey | Self::QueueDown | Self::DatabaseDown
+        )
     }
 
     /// Whether this, when it is there from the beginning, turns a run away before it can do any work.
@@ -98,7 +109,12 @@ impl StopReason {
     pub const fn is_turned_away(self) -> bool {
         matches!(
             self,
-            Self::RefreshPaused | Self::AlreadyRunning | Self::KeysPaused | Self::DayUsedUp | Self::Maintenance
+            Self::RefreshPaused
+                | Self::AlreadyRunning
+                | Self::KeysPaused
+                | Self::DayUsedUp
+                | Self::Maintenance
+                | Self::CircuitOpen
         )
     }
 }
@@ -130,6 +146,8 @@ pub struct RunReport {
     /// Errors that did not fit.
     pub errors_omitted: u64,
     pub api_requests: u64,
+    /// Of those, calls of objects that used to be answered well, made to find out whose fault bad answers are.
+    pub control_calls: u64,
     pub api_requests_per_second: f64,
     /// Calls made / calls allowed by the cap of the keys held, 0 when none was held.
     pub budget_used: f64,
@@ -276,6 +294,7 @@ pub struct Tally {
     pub errors: Vec<String>,
     pub errors_omitted: u64,
     pub throttled: u64,
+    pub control_calls: u64,
     pub enqueued: u64,
     pub followups: u64,
     pub events: u64,
@@ -301,6 +320,7 @@ impl Tally {
             errors: Vec::new(),
             errors_omitted: 0,
             throttled: 0,
+            control_calls: 0,
             enqueued: 0,
             followups: 0,
             events: 0,
@@ -387,6 +407,7 @@ impl Tally {
             outcomes_by_kind,
             work_by_kind_and_class: work,
             api_requests: end.api_requests,
+            control_calls: self.control_calls,
             api_requests_per_second: round(ratio(end.api_requests, seconds), 2),
             // In a run of a few calls the limiter's slack shows: that is not more than all of the budget.
             budget_used: round(ratio(end.api_requests, end.calls_allowed).min(1.0), 4),

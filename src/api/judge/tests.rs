@@ -20,8 +20,8 @@ fn tag(number: usize) -> Tag {
 
 fn object(endpoint: EndpointKind, number: usize) -> ObjectId {
     match endpoint {
-        EndpointKind::Clan => ObjectId::clan(tag(number)),
-        EndpointKind::Player => ObjectId::player(tag(number)),
+        Clan => ObjectId::clan(tag(number)),
+        Player => ObjectId::player(tag(number)),
         _ => ObjectId::war(tag(number)),
     }
 }
@@ -106,7 +106,11 @@ fn an_object_that_fails_again_is_at_fault() {
     for sign in [Maintenance, Unavailable, Failed, Foreign(None), Forbidden, Rejected] {
         let mut story = Story::default();
         let mut first = story.bad(Clan, sign.clone());
-        assert_eq!(story.good(Player).judge.ruling(&first).is_some(), sign == Rejected, "{sign:?}: only its endpoint tells");
+        assert_eq!(
+            story.good(Player).judge.ruling(&first).is_some(),
+            sign == Rejected,
+            "{sign:?}: only its endpoint tells"
+        );
         story.good(Clan);
         assert_eq!(story.judge.ruling(&first), Some(Ruling::CallAgain), "{sign:?}");
         let again = story.bad_of(Clan, 1, sign.clone(), Some(&mut first));
@@ -268,14 +272,14 @@ fn an_endpoint_that_is_all_there_is_needs_another_to_convict_the_api() {
 }
 
 #[test]
-fn no_hiccup_while_others_accuse_the_same() {
+fn no_try_at_once_while_others_accuse() {
     let mut story = Story::default();
     let first = story.bad(Clan, Failed);
-    assert!(story.judge.may_be_a_hiccup(&first));
+    assert!(story.judge.is_alone(&first));
     let second = story.bad(Clan, Failed);
-    assert!(!story.judge.may_be_a_hiccup(&first) && !story.judge.may_be_a_hiccup(&second));
+    assert!(!story.judge.is_alone(&first) && !story.judge.is_alone(&second));
     story.good(Clan);
-    assert!(story.judge.may_be_a_hiccup(&second));
+    assert!(story.judge.is_alone(&second));
 }
 
 /// What is bad in a world, and when.
@@ -307,7 +311,8 @@ impl World {
 /// Plays a run and returns how each object ended.
 fn play(world: &World) -> Vec<Ruling> {
     let mut judge = Judge::default();
-    let mut todo: VecDeque<(usize, Option<Accusation>)> = (0..world.objects.len()).map(|number| (number, None)).collect();
+    let mut todo: VecDeque<(usize, Option<Accusation>)> =
+        (0..world.objects.len()).map(|number| (number, None)).collect();
     let mut flying: Vec<(usize, CallId, usize, usize, bool, Option<Accusation>)> = Vec::new();
     let mut waiting: Vec<(usize, Accusation)> = Vec::new();
     // An object that was answered well is told as `CallAgain`, which is no end.

@@ -13,7 +13,7 @@ use super::super::{
 };
 use crate::{
     clock::{Clock, Timestamp},
-    model::Fingerprint,
+    model::{Fingerprint, ObjectId},
 };
 
 /// A slot counts as ours only until this long before it may end: a call takes time to arrive.
@@ -44,7 +44,7 @@ pub(super) struct Held {
     /// Where the search for a free key begins, so that all are used alike.
     pub(super) next: usize,
     /// The last refusal, by boot time.
-    pub(super) last_refused: Option<(Fingerprint, Duration)>,
+    pub(super) last_refused: Option<(Fingerprint, ObjectId, Duration)>,
 }
 
 pub(super) struct HeldKey {
@@ -52,6 +52,8 @@ pub(super) struct HeldKey {
     pub(super) bearer: HeaderValue,
     pub(super) limit: RateLimit,
     pub(super) learner: Learner,
+    /// The last object that met a 429 with it.
+    pub(super) throttled: Option<ObjectId>,
     slot_start: SlotStart,
     slot_lifetime: Duration,
     pub(super) health: Health,
@@ -63,7 +65,8 @@ pub(super) enum Health {
     Resting {
         until: Duration,
         reason: String,
-        throttled: bool,
+        /// Its rate was lowered for that.
+        gave_way: bool,
     },
     Benched {
         reason: String,
@@ -92,7 +95,7 @@ impl HeldKey {
             ),
         };
         let limit = RateLimit::at_rate(TimerClock::default(), cap_per_second, learner.rate());
-        Self { key, bearer, limit, learner, slot_start, slot_lifetime, health }
+        Self { key, bearer, limit, learner, throttled: None, slot_start, slot_lifetime, health }
     }
 
     /// The slot was renewed.
@@ -130,11 +133,11 @@ impl HeldKey {
         }
     }
 
-    pub(super) fn rest(&mut self, until: Duration, reason: &str, throttled: bool) {
+    pub(super) fn rest(&mut self, until: Duration, reason: &str, gave_way: bool) {
         match &mut self.health {
             Health::Benched { .. } => {}
-            Health::Resting { until: so_far, throttled: was, .. } if *so_far >= until => *was |= throttled,
-            health => *health = Health::Resting { until, reason: reason.to_owned(), throttled },
+            Health::Resting { until: so_far, gave_way: was, .. } if *so_far >= until => *was |= gave_way,
+            health => *health = Health::Resting { until, reason: reason.to_owned(), gave_way },
         }
     }
 }

@@ -9,7 +9,10 @@ use super::{
     super::{connects::Connects, limit::WINDOW},
     *,
 };
-use crate::clock::{ManualClock, Timestamp};
+use crate::{
+    clock::{ManualClock, Timestamp},
+    model::ObjectId,
+};
 
 const LIFETIME: Duration = Duration::from_secs(15);
 const A_WHILE: Duration = Duration::from_secs(20);
@@ -180,20 +183,37 @@ async fn a_permit_that_was_kept_is_void() {
     assert_eq!(keys.calls_made(), 1);
 }
 
+fn player(tag: &str) -> ObjectId {
+    ObjectId::player(tag.parse().unwrap())
+}
+
 #[test]
 fn calls_refused_together_halve_the_rate_once() {
     let clock = clock();
     let keys = holding(&clock, 32, &["one"]);
     let rest = Duration::from_secs(30);
-    keys.throttled(&name("one"), rest);
-    keys.throttled(&name("one"), rest);
+    for tag in ["2PP", "2PY", "2PL"] {
+        keys.throttled(&name("one"), rest, &player(tag));
+    }
     assert_eq!(format!("{:?}", keys.rates()), format!("{:?}", [(name("one"), 16.0)]));
     assert_eq!((keys.usable(), keys.resting().len()), (0, 1));
     clock.advance(rest);
     keys.confirm(&name("one"), SlotStart::now(&*clock), LIFETIME);
     assert_eq!((keys.usable(), keys.resting().len()), (1, 0));
-    keys.throttled(&name("one"), rest);
+    keys.throttled(&name("one"), rest, &player("2PP"));
     assert_eq!(format!("{:?}", keys.rates()), format!("{:?}", [(name("one"), 8.0)]));
+}
+
+#[test]
+fn one_object_alone_lowers_no_rate() {
+    let clock = clock();
+    let keys = holding(&clock, 32, &["one", "two"]);
+    let rest = Duration::from_secs(30);
+    for key in ["one", "one", "two"] {
+        keys.throttled(&name(key), rest, &player("2PP"));
+    }
+    assert_eq!(format!("{:?}", keys.rates()), format!("{:?}", [(name("one"), 32.0), (name("two"), 32.0)]));
+    assert!(keys.resting().iter().all(|rest| rest.reason == "throttled"), "{:?}", keys.resting());
 }
 
 #[test]
@@ -201,9 +221,9 @@ fn a_second_key_refused_within_ten_seconds_lets_all_keys_rest() {
     for (apart_s, resting) in [(9, 3), (10, 2)] {
         let clock = clock();
         let keys = holding(&clock, 30, &["one", "two", "three"]);
-        keys.throttled(&name("one"), Duration::from_secs(30));
+        keys.throttled(&name("one"), Duration::from_secs(30), &player("2PP"));
         clock.advance(Duration::from_secs(apart_s));
-        keys.throttled(&name("two"), Duration::from_secs(30));
+        keys.throttled(&name("two"), Duration::from_secs(30), &player("2PY"));
         assert_eq!(keys.resting().len(), resting, "{apart_s} s apart");
     }
 }

@@ -11,15 +11,20 @@ use crate::{
     api::{
         ApiClient, ApiKey, Ask, Fetch, Obstacle, RunKeys, SlotStart, Verdict, Wallet,
         allowance::Allowance,
+        judge::{Bench, Sign},
         portal::address_in,
         wallet::{Account, Seen},
     },
     app,
     clock::{Clock, ServerTime, SystemClock},
     config::ApiConfig,
-    model::{Answered, ObjectId},
+    model::{Answered, ObjectId, Reason},
     queue::{Queue, QueueError, Slot, Slots},
-    worker::{allowance, keys::KeyRing, login},
+    worker::{
+        allowance,
+        keys::{BENCHED, KeyRing},
+        login,
+    },
 };
 
 const API: &str = "API";
@@ -186,18 +191,25 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
                 let wallet = Wallet::default();
                 let ring = KeyRing::new(self.queue, self.clock.as_ref(), &wallet, &keys, &run, LIFETIME, None);
                 let fetch = self.call(&keys).await?;
-                if is_true_for_runs(&fetch) {
-                    ring.share_rests().await?;
+                if let Some(detail) = rejected_for_runs(&fetch) {
+                    keys.bench(name, detail);
                 }
+                ring.share_rests().await?;
                 ring.give_back().await?;
                 judge(findings, &format!("key {name}"), &fetch);
             }
             Slot::Held { .. } => findings.fine(API, format!("key {name} is in use by a run at this moment: not tried")),
-            Slot::Paused { reason, for_another } => findings.warning(
-                API,
-                format!("key {name} rests for another {}: {reason}", span(for_another)),
-                "wait: the next run after that uses it again",
-            ),
+            Slot::Paused { reason, for_another } => match reason.strip_prefix(BENCHED) {
+                // It was refused a moment ago: that it is not asked again now makes it no better.
+                Some(reason) => {
+                    findings.problem(API, format!("key {name} was not accepted by the API: {reason}"), NEW_KEY)
+                }
+                None => findings.warning(
+                    API,
+                    format!("key {name} cools down for another {}: {reason}", span(for_another)),
+                    "wait: the next run after that uses it again",
+                ),
+            },
         }
         Ok(())
     }
@@ -216,9 +228,11 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
             league: None,
             first_permit: None,
             keys,
+            bench: &Bench::default(),
             time: &time,
             until: Instant::now() + LIFETIME / 2,
             quick_tries: 0,
+            earlier: None,
         };
         let fetch = self.client.fetch(ask).await;
         allowance::give_back(self.queue, keys).await?;
@@ -226,12 +240,13 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
     }
 }
 
-/// Whether a run would be told the same. One that comes from another address may well be accepted where we are not.
-fn is_true_for_runs(fetch: &Fetch) -> bool {
+/// Why runs will not be accepted with this key either. One that comes from another address may well be.
+fn rejected_for_runs(fetch: &Fetch) -> Option<&str> {
     match &fetch.verdict {
-        Verdict::GivenBack(Obstacle::KeyRejected { detail, .. }) => address_in(detail).is_none(),
-        Verdict::GivenBack(Obstacle::KeyForbidden { .. }) => false,
-        _ => true,
+        Verdict::Bad { accusation, .. } if *accusation.sign() == Sign::Rejected => {
+            Some(accusation.reason.detail.as_str()).filter(|detail| address_in(detail).is_none())
+        }
+        _ => None,
     }
 }
 
@@ -251,31 +266,41 @@ fn judge(findings: &mut Findings, key: &str, fetch: &Fetch) {
             format!("{key}: the answer cannot be understood: {reason}"),
             "does COC_BASE_URL lead to the API, with its version at the end?",
         ),
-        Verdict::Transient { reason } => {
-            findings.problem(API, format!("{key}: no good answer: {reason}"), "can this machine reach COC_BASE_URL?");
-        }
-        Verdict::GivenBack(obstacle) => judge_obstacle(findings, key, obstacle),
-    }
-}
-
-fn judge_obstacle(findings: &mut Findings, key: &str, obstacle: &Obstacle) {
-    match obstacle {
-        Obstacle::Throttled { rest, .. } => findings.warning(
+        Verdict::Bad { accusation, .. } => judge_bad(findings, key, accusation.sign(), &accusation.reason),
+        Verdict::Throttled { rest, .. } => findings.warning(
             API,
             format!("{key} is accepted, but refused for its rate (429) for {}", span(*rest)),
             "does another program use this key? lower COC_REQS_PER_SEC, or make a key of its own for each",
         ),
-        Obstacle::Maintenance { detail } => {
-            findings.warning(API, format!("{key}: the API is in maintenance: {detail}"), "wait");
+        Verdict::Prevented(obstacle) => judge_obstacle(findings, key, *obstacle),
+    }
+}
+
+fn judge_bad(findings: &mut Findings, key: &str, sign: &Sign, reason: &Reason) {
+    match sign {
+        Sign::Maintenance | Sign::Unavailable => {
+            findings.warning(API, format!("{key}: the API is in maintenance: {}", reason.detail), "wait");
         }
-        Obstacle::KeyRejected { detail, .. } => {
-            findings.problem(API, format!("{key} is not accepted: {detail}"), NEW_KEY);
-        }
-        Obstacle::KeyForbidden { detail, .. } => findings.problem(
+        Sign::Rejected => findings.problem(API, format!("{key} is not accepted: {}", reason.detail), NEW_KEY),
+        Sign::Forbidden => findings.problem(
             API,
-            format!("{key} is forbidden: {detail}"),
-            "the address of this machine may be banned, or something between it and the API refuses",
+            format!("{key} is forbidden: {}", reason.detail),
+            "the key may have expired: make a new one; or the address of this machine is banned, or something between it and the \
+             API refuses",
         ),
+        Sign::Foreign(_) => findings.problem(
+            API,
+            format!("{key}: the answer is not the API's: {reason}"),
+            "does COC_BASE_URL lead to the API, with its version at the end, and does no proxy answer in its place?",
+        ),
+        Sign::Failed => {
+            findings.problem(API, format!("{key}: no good answer: {reason}"), "can this machine reach COC_BASE_URL?");
+        }
+    }
+}
+
+fn judge_obstacle(findings: &mut Findings, key: &str, obstacle: Obstacle) {
+    match obstacle {
         Obstacle::NoUsableKey => {
             findings.problem(API, format!("{key} cannot be used: it has characters that no key has"), NEW_KEY);
         }
@@ -286,7 +311,7 @@ fn judge_obstacle(findings: &mut Findings, key: &str, obstacle: &Obstacle) {
                 "wait until midnight in UTC",
             );
         }
-        Obstacle::Deadline => findings.problem(
+        Obstacle::Deadline | Obstacle::CircuitOpen(_) => findings.problem(
             API,
             format!("{key}: no answer within {}", span(LIFETIME / 2)),
             "can this machine reach COC_BASE_URL?",

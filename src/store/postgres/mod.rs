@@ -33,11 +33,11 @@ use self::{
     connect::{Database, Single, within},
     limit::Limit,
 };
-use super::{Commit, Freshness, RunRow, Store, StoreError, Telling, plan::times::from_zoned};
+use super::{ANSWERED_WELL_FOR, Commit, Freshness, RunRow, Store, StoreError, Telling, plan::times::from_zoned};
 use crate::{
     clock::Timestamp,
     config::DatabaseConfig,
-    model::{Fetched, Note, ObjectId},
+    model::{Fetched, Kind, Note, ObjectId, Tag},
 };
 
 /// How long a statement that is no commit may take, as seen from here.
@@ -46,6 +46,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What reading freshness is about, for messages.
 const READ_FRESHNESS: &str = "read what is fresh";
 
+const ANSWERED_WELL: &str = include_str!("../sql/postgres/answered_well.sql");
 const FRESHNESS: &str = include_str!("../sql/postgres/freshness.sql");
 
 /// Snapshots in PostgreSQL.
@@ -126,6 +127,28 @@ impl Store for PostgresStore {
             answer => answer?,
         };
         Ok(rows.into_iter().filter_map(FreshnessRow::into_entry).collect())
+    }
+
+    async fn answered_well(&self, kind: Kind, now: Timestamp, limit: Duration) -> Result<Option<ObjectId>, StoreError> {
+        const ACTION: &str = "look for an object that was answered well";
+        let (keeps, limit) = (self.database.keeps_statements, Limit::from_now(limit));
+        let mut connection = self.database.acquire_within(limit, ACTION).await?;
+        let read = within(STATEMENT_TIMEOUT.min(limit.left()), async {
+            let mut single = Single::begin(&mut connection, keeps).await?;
+            let tag: Option<String> = sqlx::query_scalar(ANSWERED_WELL)
+                .persistent(keeps)
+                .bind(kind.as_str())
+                .bind(Tag::somewhere().as_str())
+                .bind(now.to_utc())
+                .bind((now - ANSWERED_WELL_FOR).to_utc())
+                .fetch_optional(single.connection())
+                .await?;
+            single.end().await?;
+            Ok(tag)
+        });
+        let read = read.await;
+        let tag = self.database.give_back(connection, read, ACTION)?;
+        Ok(tag.and_then(|tag| Some(ObjectId::new(kind, tag.parse().ok()?))))
     }
 
     async fn commit_and_forget(

@@ -20,7 +20,7 @@ use sqlx::{
 };
 
 use self::times::{from_text, to_text};
-use super::{Commit, Freshness, MOST_NOTES, RunRow, Store, StoreError, Telling, rows};
+use super::{ANSWERED_WELL_FOR, Commit, Freshness, MOST_NOTES, RunRow, Store, StoreError, Telling, rows};
 use crate::{
     clock::Timestamp,
     model::{Fetched, Kind, Note, ObjectId, Tag},
@@ -132,6 +132,16 @@ impl Store for SqliteStore {
         let read = sqlx::query_as(include_str!("../sql/sqlite/freshness.sql")).bind(asked).fetch_all(&self.pool);
         let rows: Vec<FreshnessRow> = self.within(limit, "read how fresh objects are", read).await?;
         Ok(rows.into_iter().filter_map(FreshnessRow::read).collect())
+    }
+
+    async fn answered_well(&self, kind: Kind, now: Timestamp, limit: Duration) -> Result<Option<ObjectId>, StoreError> {
+        let read = sqlx::query_scalar(include_str!("../sql/sqlite/answered_well.sql"))
+            .bind(kind.as_str())
+            .bind(to_text(now))
+            .bind(to_text(now - ANSWERED_WELL_FOR))
+            .fetch_optional(&self.pool);
+        let tag: Option<String> = self.within(limit, "look for an object that was answered well", read).await?;
+        Ok(tag.and_then(|tag| Some(ObjectId::new(kind, tag.parse().ok()?))))
     }
 
     async fn commit_and_forget(

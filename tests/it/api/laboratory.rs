@@ -14,11 +14,11 @@ use std::{
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{StatusCode, Uri, header},
     response::{IntoResponse as _, Response},
 };
 use refresh_worker::{
-    api::{ApiClient, Ask, RunKeys, SlotStart},
+    api::{ApiClient, Ask, RunKeys, SlotStart, judge::Bench},
     clock::{ManualClock, ServerTime},
     model::LearnedRate,
 };
@@ -42,7 +42,11 @@ const TURNS: u32 = 2;
 /// How many calls may be under way at once: more than the rate in the slowest answer's time.
 const CALLERS: usize = 80;
 
-const PLAYER: &str = r##"{"tag":"#2PP","name":"x","trophies":7}"##;
+/// The document of the player that is asked for.
+fn player(path: &str) -> String {
+    let tag = path.rsplit("%23").next().unwrap_or_default();
+    format!(r##"{{"tag":"#{tag}","name":"x","trophies":7}}"##)
+}
 
 /// What the API makes of a call.
 #[derive(Clone, Copy, Debug)]
@@ -90,8 +94,8 @@ impl Laboratory {
         keys.add(key(TOKEN), None, SlotStart::now(&*clock), Duration::from_secs(100_000));
         let (client, time) = (ApiClient::new(&url).unwrap(), ServerTime::new(clock.clone(), NOW));
         let laboratory = Arc::new(Self { api, client, keys, clock, time, answered: AtomicU64::default() });
-        for _ in 0..CALLERS {
-            tokio::spawn(laboratory.clone().call_for_ever());
+        for caller in 0..CALLERS {
+            tokio::spawn(laboratory.clone().call_for_ever(caller));
         }
         laboratory
     }
@@ -142,17 +146,22 @@ impl Laboratory {
         self.keys.calls_made() - self.answered.load(Ordering::Relaxed) - self.api.waiting.load(Ordering::Relaxed)
     }
 
-    async fn call_for_ever(self: Arc<Self>) {
-        let player = "player:2PP".parse().unwrap();
+    /// Each caller asks for a player of its own: what one alone meets is not the key's rate.
+    async fn call_for_ever(self: Arc<Self>, caller: usize) {
+        let digit = |place: usize| char::from(b"0289PYLQG"[caller / place % 9]);
+        let player = format!("player:2{}{}", digit(9), digit(1)).parse().unwrap();
+        let bench = Bench::default();
         loop {
             let ask = Ask {
                 object: &player,
                 league: None,
                 first_permit: None,
                 keys: &self.keys,
+                bench: &bench,
                 time: &self.time,
                 until: Instant::now() + Duration::from_mins(2),
                 quick_tries: 0,
+                earlier: None,
             };
             match self.client.fetch(ask).await.calls {
                 // The key rests.
@@ -173,7 +182,7 @@ impl Api {
     }
 }
 
-async fn answer(State(api): State<Arc<Api>>) -> Response {
+async fn answer(State(api): State<Arc<Api>>, uri: Uri) -> Response {
     let Treatment { is_refused, takes } = api.arrive();
     api.waiting.fetch_add(1, Ordering::Relaxed);
     sleep(takes).await;
@@ -182,5 +191,5 @@ async fn answer(State(api): State<Arc<Api>>) -> Response {
         api.refused.fetch_add(1, Ordering::Relaxed);
         return (StatusCode::TOO_MANY_REQUESTS, r#"{"reason":"requestThrottled"}"#).into_response();
     }
-    ([(header::CONTENT_TYPE, "application/json; charset=utf-8")], PLAYER).into_response()
+    ([(header::CONTENT_TYPE, "application/json; charset=utf-8")], player(uri.path())).into_response()
 }

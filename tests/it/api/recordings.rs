@@ -4,11 +4,11 @@ use std::{fs, path::PathBuf};
 
 use refresh_worker::{
     api::{
-        Obstacle,
-        verdict::{Body, Endpoint, Heard, Ruling, rule},
+        judge::Sign,
+        verdict::{Bad, Body, Classified, Endpoint, Heard, classify},
         wire,
     },
-    model::{Fingerprint, Tag},
+    model::Tag,
 };
 use reqwest::header::HeaderMap;
 use serde_json::Value;
@@ -23,10 +23,10 @@ struct Recording {
 }
 
 impl Recording {
-    fn rule(&self, endpoint: &Endpoint<'_>) -> Ruling {
+    fn rule(&self, endpoint: &Endpoint<'_>) -> Classified {
         let body = Body::Whole(self.text.clone().into_bytes());
         let heard = Heard::Answer { status: self.status, headers: HeaderMap::new(), body };
-        rule(endpoint, &Fingerprint::of("key"), &heard)
+        classify(endpoint, &heard)
     }
 
     fn count(&self, pointer: &str) -> usize {
@@ -83,7 +83,7 @@ fn every_recorded_answer_becomes_the_right_document() {
 
 fn check_clan(recording: &Recording) {
     let tag = recording.tag.as_ref().unwrap();
-    let Ruling::Clan(clan) = recording.rule(&Endpoint::Clan(tag)) else { panic!("{}", recording.file) };
+    let Classified::Clan(clan) = recording.rule(&Endpoint::Clan(tag)) else { panic!("{}", recording.file) };
     assert_eq!(clan.json.as_str(), recording.text, "{}", recording.file);
     assert_eq!(Some(clan.name.as_str()), recording.text_at("/name"), "{}", recording.file);
     assert_eq!(clan.level.map(Value::from), recording.value.get("clanLevel").cloned(), "{}", recording.file);
@@ -100,7 +100,7 @@ fn check_clan(recording: &Recording) {
 
 fn check_player(recording: &Recording) {
     let tag = recording.tag.as_ref().unwrap();
-    let Ruling::Player(player) = recording.rule(&Endpoint::Player(tag)) else { panic!("{}", recording.file) };
+    let Classified::Player(player) = recording.rule(&Endpoint::Player(tag)) else { panic!("{}", recording.file) };
     assert_eq!(player.json.as_str(), recording.text, "{}", recording.file);
     assert_eq!(Some(player.name.as_str()), recording.text_at("/name"), "{}", recording.file);
     assert_eq!(player.town_hall.map(Value::from), recording.value.get("townHallLevel").cloned());
@@ -114,7 +114,7 @@ fn check_war(recording: &Recording) {
     let state = recording.text_at("/state").unwrap();
     for side in ["clan", "opponent"] {
         let Some(tag) = recording.text_at(&format!("/{side}/tag")) else {
-            let Ruling::War(war) = recording.rule(&Endpoint::CurrentWar(&anyone())) else {
+            let Classified::War(war) = recording.rule(&Endpoint::CurrentWar(&anyone())) else {
                 panic!("{}", recording.file)
             };
             assert_eq!((war.state.as_str(), war.members.len()), ("notInWar", 0), "{}", recording.file);
@@ -123,7 +123,7 @@ fn check_war(recording: &Recording) {
         };
         let tag: Tag = tag.parse().unwrap();
         let endpoint = Endpoint::LeagueWar { war: &anyone(), clan: &tag };
-        let Ruling::War(war) = recording.rule(&endpoint) else { panic!("{}", recording.file) };
+        let Classified::War(war) = recording.rule(&endpoint) else { panic!("{}", recording.file) };
         assert_eq!(war.state, state);
         assert!(war.starts < war.ends && war.starts.is_some(), "{}", recording.file);
         assert!(war.opponent.is_some(), "{}", recording.file);
@@ -137,11 +137,13 @@ fn check_war(recording: &Recording) {
         assert_eq!(war.json.len(), recording.text.len());
     }
     let others = recording.rule(&Endpoint::LeagueWar { war: &anyone(), clan: &"QQQQ2QQQQ".parse().unwrap() });
-    assert!(matches!(others, Ruling::OtherWar { .. }), "{}", recording.file);
+    assert!(matches!(others, Classified::OtherWar { .. }), "{}", recording.file);
 }
 
 fn check_group(recording: &Recording) {
-    let Ruling::Group(group) = recording.rule(&Endpoint::LeagueGroup(&anyone())) else { panic!("{}", recording.file) };
+    let Classified::Group(group) = recording.rule(&Endpoint::LeagueGroup(&anyone())) else {
+        panic!("{}", recording.file)
+    };
     let undrawn = recording.text.matches("\"#0\"").count();
     let wars: usize = group.rounds.iter().map(Vec::len).sum();
     assert_eq!(wars + undrawn, 4 * recording.count("/rounds"), "{}", recording.file);
@@ -154,18 +156,18 @@ fn check_error(recording: &Recording) {
     let tag = anyone();
     let ruling = |endpoint| recording.rule(&endpoint);
     match recording.file.rsplit('/').next().unwrap() {
-        "400-location.json" => assert!(matches!(ruling(Endpoint::Clan(&tag)), Ruling::DeadLetter { .. })),
+        "400-location.json" => assert!(matches!(ruling(Endpoint::Clan(&tag)), Classified::DeadLetter { .. })),
         "403-accessDenied-invalid-token.json" | "403-accessDenied.invalidIp.json" => {
             let rejected = ruling(Endpoint::CurrentWar(&tag));
-            assert!(matches!(rejected, Ruling::GivenBack(Obstacle::KeyRejected { .. })), "{rejected:?}");
+            assert!(matches!(rejected, Classified::Bad(Bad { sign: Sign::Rejected, .. })), "{rejected:?}");
         }
         "403-currentwar-private-warlog.json" | "403-warlog-private-warlog.json" => {
-            assert!(matches!(ruling(Endpoint::CurrentWar(&tag)), Ruling::PrivateWarLog));
+            assert!(matches!(ruling(Endpoint::CurrentWar(&tag)), Classified::PrivateWarLog));
         }
-        "404-leaguegroup.json" => assert!(matches!(ruling(Endpoint::LeagueGroup(&tag)), Ruling::NotInLeague)),
-        "404-player.json" => assert!(matches!(ruling(Endpoint::Player(&tag)), Ruling::Gone)),
+        "404-leaguegroup.json" => assert!(matches!(ruling(Endpoint::LeagueGroup(&tag)), Classified::NotInLeague)),
+        "404-player.json" => assert!(matches!(ruling(Endpoint::Player(&tag)), Classified::Gone)),
         "503-inMaintenance.json" => {
-            assert!(matches!(ruling(Endpoint::Clan(&tag)), Ruling::GivenBack(Obstacle::Maintenance { .. })));
+            assert!(matches!(ruling(Endpoint::Clan(&tag)), Classified::Bad(Bad { sign: Sign::Maintenance, .. })));
         }
         other => panic!("an error that nobody has ruled on: {other}"),
     }

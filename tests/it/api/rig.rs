@@ -3,7 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use refresh_worker::{
-    api::{ApiClient, ApiKey, Ask, Fetch, RunKeys, SlotStart, Verdict},
+    api::{
+        ApiClient, ApiKey, Ask, Fetch, RunKeys, SlotStart, Verdict,
+        judge::{Bench, Sign},
+        verdict::Ending,
+    },
     clock::{ManualClock, ServerTime, Timestamp},
     model::{Answered, Document, Fetched, Fingerprint, ObjectId, WarMemory},
 };
@@ -21,6 +25,7 @@ pub struct Rig {
     pub server: Scripted,
     pub client: ApiClient,
     pub keys: RunKeys,
+    pub bench: Bench,
     pub clock: Arc<ManualClock>,
     pub time: ServerTime,
 }
@@ -38,7 +43,7 @@ impl Rig {
             keys.add(key(token), None, SlotStart::now(&*clock), SLOT_LIFETIME);
         }
         let time = ServerTime::new(clock.clone(), NOW);
-        Self { client: ApiClient::new(&server.base_url()).unwrap(), server, keys, clock, time }
+        Self { client: ApiClient::new(&server.base_url()).unwrap(), server, keys, bench: Bench::default(), clock, time }
     }
 
     pub fn ask<'a>(&'a self, object: &'a ObjectId) -> Ask<'a> {
@@ -47,9 +52,11 @@ impl Rig {
             league: None,
             first_permit: None,
             keys: &self.keys,
+            bench: &self.bench,
             time: &self.time,
             until: Instant::now() + Duration::from_secs(30),
             quick_tries: 0,
+            earlier: None,
         }
     }
 
@@ -97,10 +104,14 @@ pub fn outcome(fetch: &Fetch) -> String {
             Answered::PrivateWarLog => "private".to_owned(),
         },
         Verdict::DeadLetter { reason, .. } => format!("dead letter: {}", reason.code),
-        Verdict::Transient { reason } => format!("transient: {}", reason.code),
-        Verdict::GivenBack(obstacle) => {
-            let text = format!("{obstacle:?}");
-            format!("given back: {}", text.split([' ', '(']).next().unwrap())
-        }
+        Verdict::Bad { accusation, ending } => match (accusation.sign(), ending) {
+            (Sign::Failed | Sign::Foreign(_), Ending::Attempt) => format!("transient: {}", accusation.reason.code),
+            (Sign::Failed | Sign::Foreign(_), Ending::DeadLetter { .. }) => {
+                format!("dead letter: {}", accusation.reason.code)
+            }
+            (sign, _) => format!("{sign:?}"),
+        },
+        Verdict::Throttled { .. } => "throttled".to_owned(),
+        Verdict::Prevented(obstacle) => format!("prevented: {obstacle:?}"),
     }
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use refresh_worker::{
-    api::{ApiClient, Ask, RunKeys, SlotStart},
+    api::{ApiClient, Ask, RunKeys, SlotStart, judge::Bench},
     clock::{Clock, ServerTime, SystemClock},
     model::{Document, ObjectId, Tag},
     sim::{Census, SimConfig, Simulator},
@@ -38,9 +38,11 @@ impl Bed {
             league: None,
             first_permit: None,
             keys: &self.keys,
+            bench: &Bench::default(),
             time: &self.time,
             until: Instant::now() + Duration::from_secs(30),
             quick_tries: 0,
+            earlier: None,
         };
         self.client.fetch(ask).await
     }

@@ -2,9 +2,9 @@
 
 use proptest::{prelude::*, sample::select};
 use refresh_worker::{
-    api::verdict::{Body, Endpoint, Heard, Ruling, rule},
+    api::verdict::{Bad, Body, Classified, Ending, Endpoint, Heard, classify},
     clock::{Clock as _, SystemClock},
-    model::{Answered, Document, Fetched, Fingerprint, Kind, ObjectId, Tag},
+    model::{Answered, Document, Fetched, Kind, ObjectId, Tag},
     sim::{SimConfig, Simulator},
     store::{Committed, Store},
 };
@@ -71,11 +71,11 @@ fn heard(status: u16, body: Vec<u8>) -> Heard {
     Heard::Answer { status, headers: reqwest::header::HeaderMap::new(), body: Body::Whole(body) }
 }
 
-fn document(ruling: Ruling) -> Option<Document> {
-    match ruling {
-        Ruling::Clan(clan) => Some(Document::Clan(clan)),
-        Ruling::Player(player) => Some(Document::Player(player)),
-        Ruling::War(war) => Some(Document::War(war)),
+fn document(classified: Classified) -> Option<Document> {
+    match classified {
+        Classified::Clan(clan) => Some(Document::Clan(clan)),
+        Classified::Player(player) => Some(Document::Player(player)),
+        Classified::War(war) => Some(Document::War(war)),
         _ => None,
     }
 }
@@ -97,11 +97,15 @@ proptest! {
             Endpoint::LeagueGroup(&tag),
             Endpoint::LeagueWar { war: &tag, clan: &tag },
         ];
-        match rule(&endpoints[which], &Fingerprint::of("key"), &heard(status, body)) {
-            Ruling::DeadLetter { reason, body } => {
+        match classify(&endpoints[which], &heard(status, body)) {
+            Classified::DeadLetter { reason, body } => {
                 prop_assert!(!reason.detail.is_empty() && body.is_none_or(|body| body.len() <= 2_000));
             }
-            Ruling::Transient(reason) => prop_assert!(!reason.detail.is_empty() && reason.detail.len() < 2_000),
+            Classified::Bad(Bad { reason, ending, .. }) => {
+                prop_assert!(!reason.detail.is_empty() && reason.detail.len() < 2_000);
+                let Ending::DeadLetter { body: Some(body) } = ending else { return Ok(()) };
+                prop_assert!(body.len() <= 2_000);
+            }
             _ => {}
         }
     }
@@ -120,8 +124,8 @@ async fn what_is_ruled_a_document_is_stored_or_set_aside_alone_whatever_was_dama
             .zip(&damages)
             .filter_map(|(truth, damages)| {
                 let body = damaged(truth, damages);
-                let ruling = rule(&endpoint(&truth.object), &Fingerprint::of("key"), &heard(200, body));
-                let answered = Answered::Document(document(ruling)?);
+                let classified = classify(&endpoint(&truth.object), &heard(200, body));
+                let answered = Answered::Document(document(classified)?);
                 let object = truth.object.clone();
                 Some(Fetched { object, began: now, copied_at: now, fresh_until: now, answered, league: None })
             })

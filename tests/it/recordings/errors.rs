@@ -1,7 +1,7 @@
 //! Recorded errors: what the worker makes of each.
 
 use refresh_worker::{
-    api::{Obstacle, Verdict},
+    api::{Verdict, judge::Sign},
     model::{Answered, ObjectId},
 };
 
@@ -19,16 +19,16 @@ fn word(verdict: &Verdict) -> &'static str {
             Answered::PrivateWarLog => "private war log",
         },
         Verdict::DeadLetter { .. } => "dead letter",
-        Verdict::Transient { .. } => "transient",
-        Verdict::GivenBack(obstacle) => match obstacle {
-            Obstacle::Throttled { .. } => "throttled",
-            Obstacle::Maintenance { .. } => "maintenance",
-            Obstacle::KeyRejected { .. } => "key rejected",
-            Obstacle::KeyForbidden { .. } => "key forbidden",
-            Obstacle::NoUsableKey => "no usable key",
-            Obstacle::DayUsedUp => "day used up",
-            Obstacle::Deadline => "deadline",
+        Verdict::Bad { accusation, .. } => match accusation.sign() {
+            Sign::Maintenance => "maintenance",
+            Sign::Unavailable => "unavailable",
+            Sign::Failed => "failed",
+            Sign::Foreign(_) => "somebody else's",
+            Sign::Forbidden => "key forbidden",
+            Sign::Rejected => "key rejected",
         },
+        Verdict::Throttled { .. } => "throttled",
+        Verdict::Prevented(_) => "prevented",
     }
 }
 

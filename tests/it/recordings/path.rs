@@ -14,7 +14,7 @@ use axum::{
     http::Response,
 };
 use refresh_worker::{
-    api::{ApiClient, ApiKey, Ask, RunKeys, SlotStart, Verdict},
+    api::{ApiClient, ApiKey, Ask, RunKeys, SlotStart, Verdict, judge::Bench},
     clock::{Clock, ServerTime, SystemClock, Timestamp},
     model::{Fetched, Kind, ObjectId, Tag, WarMemory},
     store::Committed,
@@ -74,9 +74,11 @@ impl Replay {
             league,
             first_permit: None,
             keys: &keys,
+            bench: &Bench::default(),
             time: &time,
             until: Instant::now() + MINUTE,
             quick_tries: 0,
+            earlier: None,
         };
         self.client.fetch(ask).await.verdict
     }

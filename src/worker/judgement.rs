@@ -1,0 +1,290 @@
+//! Carries out what the judge finds: circuits opened and closed, keys rejected, control calls made. Ends the run or part of
+//! it, and lets other runs know through the queue's keys.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::{
+    commit::How,
+    drain::{Drain, PROBE_INTERVAL, lock},
+    halt::Force,
+    report::StopReason,
+};
+use crate::{
+    api::{
+        client::Ask,
+        judge::{Accusation, Control, Judge, News, Ruling, Scope, Sign},
+    },
+    clock::Timestamp,
+    model::{EndpointKind, Fingerprint, FollowUp, Reason},
+    queue::{Circuit, CircuitReason, CircuitScope, Lease, Queue, QueueError, SetAside, Slots},
+    store::Store,
+};
+
+/// How long a request waits for a ruling before a control call is wanted, and then once more before it is returned.
+const RULING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A request that met a 429 this often in a row, while no other object did, has an answer of its own.
+const THROTTLED_ALONE: u32 = 2;
+
+/// The reason code of a request that is held because its key met a 429.
+const THROTTLED: &str = "throttled";
+
+/// The circuits that are open, with the time of their next probe.
+pub type Circuits = BTreeMap<CircuitScope, Timestamp>;
+
+/// The reason code of requests that are held because a scope fails.
+const fn hold_code(scope: CircuitScope) -> &'static str {
+    match scope {
+        CircuitScope::Api => "api_fails",
+        CircuitScope::Endpoint(EndpointKind::Clan) => "clan_fails",
+        CircuitScope::Endpoint(EndpointKind::Player) => "player_fails",
+        CircuitScope::Endpoint(EndpointKind::CurrentWar) => "current_war_fails",
+        CircuitScope::Endpoint(EndpointKind::LeagueGroup) => "league_group_fails",
+        CircuitScope::Endpoint(EndpointKind::LeagueWar) => "league_war_fails",
+    }
+}
+
+/// The scope of the judge that a circuit is about.
+pub const fn judged(scope: CircuitScope) -> Scope {
+    match scope {
+        CircuitScope::Api => Scope::Api,
+        CircuitScope::Endpoint(kind) => Scope::Endpoint(kind),
+    }
+}
+
+impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
+    /// Waits until it is known whose fault an answer is, within limits.
+    pub async fn ruling(&self, accusation: &Accusation) -> Ruling {
+        let ruling = self.bench.ruling(accusation);
+        let in_time = async {
+            tokio::time::sleep(RULING_TIMEOUT).await;
+            self.bench.tell(|judge| judge.is_overdue(accusation));
+            tokio::time::sleep(2 * RULING_TIMEOUT).await;
+        };
+        tokio::select! {
+            biased;
+            ruling = ruling => ruling,
+            () = self.halt.forced(Force::StartNothing) => self.bench.look(|judge| judge.ruling(accusation)).unwrap_or(Ruling::Unknown),
+            () = in_time => Ruling::Unknown,
+            () = tokio::time::sleep_until(self.deadline.calls_end()) => Ruling::Unknown,
+        }
+    }
+
+    /// How a request ends that is not at fault itself.
+    pub fn returned(ruling: &Ruling, reason: &Reason) -> How {
+        let code = match ruling {
+            Ruling::Wider(Scope::Api) => hold_code(CircuitScope::Api),
+            Ruling::Wider(Scope::Endpoint(kind)) => hold_code(CircuitScope::Endpoint(*kind)),
+            Ruling::Wider(Scope::Key(_)) => "key_rejected",
+            Ruling::Unknown | Ruling::CallAgain | Ruling::Object => "undecided",
+        };
+        How::Held(Reason::new(code, reason.detail.clone()))
+    }
+
+    /// A request whose endpoint's circuit is open.
+    pub fn set_aside(endpoint: EndpointKind) -> How {
+        let code = hold_code(CircuitScope::Endpoint(endpoint));
+        How::Held(Reason::new(code, format!("calls to the endpoint `{endpoint}` fail")))
+    }
+
+    /// A key is over its rate. Its object is put behind the others. When it is the only one that meets this, again and
+    /// again, it is the object's own answer.
+    pub async fn throttled(
+        &self,
+        lease: &Lease,
+        key: &Fingerprint,
+        rest: Duration,
+        next_look: Option<FollowUp>,
+    ) -> How {
+        lock(self.tally).throttled += 1;
+        if let Err(error) = self.ring.share_rests().await {
+            warn!(error = %error, "could not let other runs know that a key cools down");
+        }
+        let reason = Reason::new(THROTTLED, format!("429 on key {key}, which cools down for {} s", rest.as_secs()));
+        let mut throttled = lock(&self.throttled);
+        throttled.insert(lease.object.clone());
+        let is_alone = throttled.len() == 1;
+        let was_before = lease.held_for.as_deref() == Some(THROTTLED) && lease.held >= THROTTLED_ALONE;
+        if is_alone && was_before { How::Failed(reason, next_look) } else { How::Held(reason) }
+    }
+
+    /// Makes the control calls that the judge wants.
+    pub async fn make_control_calls(&self) {
+        loop {
+            let control = self.bench.until(Judge::control).await;
+            tokio::select! {
+                () = self.control(&control) => {}
+                () = self.halt.forced(Force::StartNothing) => {}
+            }
+            self.bench.tell(Judge::control_is_done);
+        }
+    }
+
+    /// One call of an object that used to be answered well. Without such an object there is none.
+    async fn control(&self, control: &Control) {
+        for endpoint in &control.endpoints {
+            // Which league war could be asked for is not known.
+            if *endpoint == EndpointKind::LeagueWar {
+                continue;
+            }
+            let limit = self.deadline.left_for_the_database(Instant::now());
+            let object = match self.worker.store.answered_well(endpoint.kind(), self.time.now(), limit).await {
+                Ok(Some(object)) => object,
+                Ok(None) => continue,
+                Err(error) => return warn!(error = %error, "could not look for an object for a control call"),
+            };
+            let ask = Ask {
+                object: &object,
+                league: None,
+                first_permit: None,
+                keys: self.keys,
+                bench: &self.bench,
+                time: self.time,
+                until: self.deadline.calls_end(),
+                quick_tries: 0,
+                earlier: None,
+            };
+            let calls = self.worker.api.control(ask, *endpoint).await;
+            lock(self.tally).control_calls += u64::from(calls);
+            return;
+        }
+    }
+
+    /// Carries out what the judge has found, until the run ends.
+    pub async fn keep_carrying_out(&self) {
+        loop {
+            self.bench.until(|judge| judge.has_news().then_some(())).await;
+            self.carry_out().await;
+        }
+    }
+
+    /// Carries out what the judge has found so far. True when requests may have become free by it.
+    pub async fn carry_out(&self) -> bool {
+        // Whoever comes second waits for the first to be through.
+        let _turn = self.carrying_out.lock().await;
+        let mut freed = false;
+        for news in self.bench.note(Judge::take_news) {
+            let done = match news {
+                News::Convicted(Scope::Key(key), _, reason) => self.key_is_rejected(&key, &reason).await,
+                News::Convicted(Scope::Endpoint(kind), _, reason) => {
+                    self.open_circuit(CircuitScope::Endpoint(kind), "failing", &reason).await
+                }
+                News::Convicted(Scope::Api, sign, reason) => self.api_fails(&sign, &reason).await,
+                News::Acquitted(Scope::Key(_)) => Ok(()),
+                News::Acquitted(Scope::Endpoint(kind)) => {
+                    freed = true;
+                    self.close_circuit(CircuitScope::Endpoint(kind)).await
+                }
+                News::Acquitted(Scope::Api) => {
+                    freed = true;
+                    self.close_circuit(CircuitScope::Api).await
+                }
+            };
+            if let Err(error) = done {
+                warn!(error = %error, "could not let other runs know what the API's answers showed");
+            }
+        }
+        freed
+    }
+
+    /// The API does not accept a key: this run and others go on without it.
+    async fn key_is_rejected(&self, key: &Fingerprint, reason: &Reason) -> Result<(), QueueError> {
+        self.keys.bench(key, &reason.detail);
+        if self.keys.fingerprints().contains(key) {
+            warn!(key.fingerprint = %key, detail = reason.detail, "the API does not accept this key");
+            let mut tally = lock(self.tally);
+            tally.error(format!("key {key}: {}", reason.detail));
+            tally.keys_refused += u64::from(!self.worker.wallet.came_from_the_portal(key));
+        }
+        self.ring.share_rests().await
+    }
+
+    /// The API as a whole fails: the drain ends, and one run in 30 s probes.
+    async fn api_fails(&self, sign: &Sign, reason: &Reason) -> Result<(), QueueError> {
+        let code = if matches!(sign, Sign::Maintenance | Sign::Unavailable) {
+            info!(
+                detail = reason.detail,
+                "the API is in maintenance; requests are returned, and one probe is made every 30 s"
+            );
+            self.halt.end(Force::StartNothing, StopReason::Maintenance, None);
+            CircuitReason::MAINTENANCE
+        } else {
+            self.api_is_unreachable(sign, reason);
+            CircuitReason::UNREACHABLE
+        };
+        self.keys.maintained();
+        self.open_circuit(CircuitScope::Api, code, reason).await
+    }
+
+    fn api_is_unreachable(&self, sign: &Sign, reason: &Reason) {
+        let what = match sign {
+            Sign::Foreign(_) => {
+                "none of the answers is the API's own: is COC_BASE_URL right, and does no proxy answer in its place?"
+            }
+            _ => "no call was answered well",
+        };
+        let failure = format!("{what} The last: {reason}. Nothing was counted against the requests");
+        self.halt.end(Force::StartNothing, StopReason::ApiUnreachable, Some(failure));
+    }
+
+    /// Calls of this scope would be in vain for a while, in this run and in others.
+    async fn open_circuit(&self, scope: CircuitScope, code: &str, reason: &Reason) -> Result<(), QueueError> {
+        let now = self.time.now();
+        let next_probe = now + PROBE_INTERVAL;
+        lock(&self.circuits).insert(scope, next_probe);
+        if let CircuitScope::Endpoint(kind) = scope {
+            warn!(endpoint = %kind, detail = reason.detail, "calls to this endpoint fail; its requests wait, and one probe is made every 30 s");
+            lock(self.tally).error(format!("endpoint {kind}: {reason}; its requests wait"));
+        }
+        let reason = CircuitReason::new(code, &reason.detail);
+        self.worker.queue.open_circuit(&Circuit { scope, since: now, next_probe, reason }).await
+    }
+
+    /// A scope answers well again, and its requests are free at once.
+    async fn close_circuit(&self, scope: CircuitScope) -> Result<(), QueueError> {
+        lock(&self.circuits).remove(&scope);
+        info!(scope = %scope, "a circuit is closed: it answers well again");
+        self.worker.queue.close_circuit(scope).await?;
+        self.worker.queue.lift_holds(self.time.now(), hold_code(scope)).await?;
+        Ok(())
+    }
+
+    /// The probe of an API that failed was answered badly: nothing has changed.
+    pub fn probe_failed(&self) {
+        let because = self.probing.as_ref().map(|circuit| &circuit.reason);
+        match because {
+            Some(reason) if reason.code != CircuitReason::MAINTENANCE => {
+                let failure = format!("the API is still unreachable: {}", reason.detail);
+                self.halt.end(Force::StartNothing, StopReason::ApiUnreachable, Some(failure));
+            }
+            _ => self.halt.end(Force::StartNothing, StopReason::Maintenance, None),
+        }
+    }
+
+    /// The kinds of requests that are not to be handed out now. Of a circuit whose probe is due, one run may make it.
+    pub async fn kinds_set_aside(&self, now: Timestamp) -> Result<Vec<SetAside>, QueueError> {
+        let open: Vec<_> = lock(&self.circuits).iter().map(|(scope, probe)| (*scope, *probe)).collect();
+        let mut kinds = Vec::new();
+        for (scope, mut next_probe) in open {
+            let CircuitScope::Endpoint(endpoint) = scope else { continue };
+            let mut probes = 0;
+            if now >= next_probe {
+                let next = now + PROBE_INTERVAL;
+                if self.worker.queue.claim_probe(scope, next_probe, next).await? {
+                    self.bench.tell(|judge| judge.allow_probe(endpoint));
+                    probes = 1;
+                }
+                next_probe = next;
+                lock(&self.circuits).insert(scope, next_probe);
+            }
+            let kind = endpoint.kind();
+            if EndpointKind::of(kind) == endpoint {
+                kinds.push(SetAside { kind, until: next_probe, probes });
+            }
+        }
+        Ok(kinds)
+    }
+}
