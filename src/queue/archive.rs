@@ -252,7 +252,9 @@ pub(super) fn merged(current: &Record, new: &Record, now: Timestamp) -> Option<R
         (State::Ready | State::Delayed, _) => {
             let mut record = current.clone();
             record.wanted.merge(wanted);
-            record.hold = record.hold.max(new.hold);
+            if new.hold > record.hold {
+                (record.hold, record.held, record.held_for) = (new.hold, new.held, new.held_for.clone());
+            }
             record.lapses = record.lapses.max(new.lapses);
             let mut record = changed(record, current)?;
             record.place(now);

@@ -2,6 +2,8 @@
 //! and `lua/prelude.lua` is the same rules for Redis. Whoever changes one changes the other; the model test compares
 //! them after every step.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Lease, LeaseToken, MAX_LAPSES, Settlement};
@@ -18,6 +20,19 @@ pub const CLASS_WIDTH: i64 = 10_000_000_000_000;
 
 /// The code of a dead letter that new mail does not revive.
 pub const LAPSED: &str = "lapsed";
+
+/// The code of what waits because its endpoint fails: it was not tried.
+pub const CIRCUIT: &str = "circuit";
+
+/// The most objects that one lease call sets aside.
+pub const MOST_SET_ASIDE: usize = 1000;
+
+/// How long an object is held that was returned with a hold, the first time; it doubles with every further time in a row for the
+/// same reason …
+pub const FIRST_HOLD: Duration = Duration::from_secs(30);
+
+/// … up to this.
+pub const LONGEST_HOLD: Duration = Duration::from_secs(10 * 60);
 
 /// The most bytes of an answer or of mail that a dead letter shows.
 pub const MAX_BODY_BYTES: usize = 500;
@@ -92,6 +107,12 @@ pub struct Record {
     pub wanted: Wanted,
     /// The delay after a failure. Mail never shortens it.
     pub hold: Timestamp,
+    /// How often in a row it was returned with a hold for the same reason.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub held: u32,
+    /// The code of that reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_for: Option<String>,
     /// Leases that ran out unsettled since the last time a worker survived the object.
     pub lapses: u32,
     /// Wishes merged so far; a lease hands it out, so that the holder can tell whether something newer came.
@@ -107,7 +128,7 @@ pub struct Record {
     pub next: Option<Wanted>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub died: Option<Timestamp>,
-    /// Of a dead letter, or of the latest failure.
+    /// Of a dead letter, or of the latest failure or hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -121,6 +142,8 @@ impl Record {
         let mut record = Self {
             wanted,
             hold: Timestamp::EPOCH,
+            held: 0,
+            held_for: None,
             lapses: 0,
             merges,
             state: State::Ready,
@@ -209,8 +232,8 @@ impl Record {
             last_asked: self.wanted.last,
             attempts: self.wanted.attempts,
             lapses: self.lapses,
-            held: 0,
-            held_for: None,
+            held: self.held,
+            held_for: self.held_for.clone(),
             expires,
         }
     }
@@ -253,6 +276,7 @@ impl Record {
                 self.hold = Timestamp::EPOCH;
                 self.wanted.attempts = 0;
                 self.lapses = 0;
+                self.end_holds();
                 self.place(now);
             }
             Settlement::Failed { until, reason } => {
@@ -262,10 +286,20 @@ impl Record {
                 self.lapses = 0;
                 self.code = Some(reason.code.to_owned());
                 self.reason = Some(reason.detail.clone());
+                self.end_holds();
                 self.place(now);
             }
-            Settlement::Release | Settlement::Held { .. } => {
+            Settlement::Release => {
                 self.end_lease();
+                self.place(now);
+            }
+            Settlement::Held { reason } => {
+                self.end_lease();
+                self.held = if self.held_for.as_deref() == Some(reason.code) { self.held + 1 } else { 1 };
+                self.held_for = Some(reason.code.to_owned());
+                self.hold = now + hold_of(self.held);
+                self.code = Some(reason.code.to_owned());
+                self.reason = Some(reason.detail.clone());
                 self.place(now);
             }
             Settlement::Dead { reason, body } => {
@@ -282,6 +316,36 @@ impl Record {
         self.code = Some(code.to_owned());
         self.reason = Some(reason.to_owned());
         self.body = body.map(|body| clip(body).to_owned());
+        self.end_holds();
+    }
+
+    /// The row of holds for one reason is over.
+    fn end_holds(&mut self) {
+        self.held = 0;
+        self.held_for = None;
+    }
+
+    /// Whether it waits because it was returned with a hold, and is known as such: its reason may be gone sooner.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.state == State::Delayed && self.held > 0
+    }
+
+    /// Frees what is held, since the reason is gone.
+    pub fn lift_hold(&mut self, now: Timestamp) {
+        self.hold = Timestamp::EPOCH;
+        self.end_holds();
+        self.place(now);
+    }
+
+    /// Delays an object whose endpoint fails. It is not counted: nothing was tried.
+    pub fn set_aside(&mut self, until: Timestamp, now: Timestamp) {
+        self.hold = self.hold.max(until);
+        if self.held_for.as_deref() != Some(CIRCUIT) {
+            self.held = 0;
+            self.held_for = Some(CIRCUIT.to_owned());
+        }
+        self.place(now);
     }
 
     /// Brings a dead object back, ready at once, in its old place.
@@ -289,6 +353,16 @@ impl Record {
         let wanted = Wanted { attempts: 0, due: self.wanted.due.min(now), ..self.wanted.clone() };
         *self = Self::fresh(wanted, self.merges, now);
     }
+}
+
+/// How long an object is held that was returned with a hold so many times in a row.
+fn hold_of(times: u32) -> Duration {
+    (FIRST_HOLD * (1 << (times - 1).min(10))).min(LONGEST_HOLD)
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 /// Brings a time into [epoch, now + 24 h].

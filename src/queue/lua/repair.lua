@@ -10,13 +10,16 @@ begin_even_when_full()
 
 local ALL = { READY, DELAYED[0], DELAYED[1], DELAYED[2], DELAYED[3], LEASED, DEAD, UNREADABLE }
 
+-- The list of holds is walked last: it counts for nothing, since who is in it stands elsewhere.
+local WALKED = { READY, DELAYED[0], DELAYED[1], DELAYED[2], DELAYED[3], LEASED, DEAD, UNREADABLE, HELD }
+
 local kept = from == ''
 if kept then
   from = redis.call('HGET', COUNTERS, 'repair_cursor') or '0:0'
 end
 local part, at = string.match(from, '^(%d):(%d+)$')
 part, at = tonumber(part) or 0, at or '0'
-if part > #ALL then
+if part > #WALKED then
   part, at = 0, '0'
 end
 
@@ -26,7 +29,7 @@ repeat
   if part == 0 then
     found = redis.call('HSCAN', OBJECTS, at, 'COUNT', most)
   else
-    found = redis.call('ZSCAN', ALL[part], at, 'COUNT', most)
+    found = redis.call('ZSCAN', WALKED[part], at, 'COUNT', most)
   end
   at = found[1]
   for i = 1, #found[2], 2 do
@@ -36,11 +39,11 @@ repeat
   if at == '0' then
     part = part + 1
   end
-until looked >= most or part > #ALL
+until looked >= most or part > #WALKED
 evict(DEAD, most_dead)
 evict(UNREADABLE, most_letters)
 
-if part > #ALL then
+if part > #WALKED then
   part, at = 0, '0'
 end
 local ended = part .. ':' .. at

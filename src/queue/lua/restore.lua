@@ -72,7 +72,9 @@ function restore.record(name, new)
   end
   local was = standing(old)
   merge(old, new)
-  old.hold = math.max(old.hold, new.hold)
+  if new.hold > old.hold then
+    old.hold, old.held, old.held_for = new.hold, new.held, new.held_for
+  end
   old.lapses = math.max(old.lapses, new.lapses)
   old.merges = old.merges + 1
   place(old, now)

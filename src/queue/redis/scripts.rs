@@ -40,6 +40,7 @@ scripts! {
     LEASE = "prelude.lua" "lease.lua";
     RENEW = "prelude.lua" "renew.lua";
     SETTLE = "prelude.lua" "settle.lua";
+    LIFT_HOLDS = "prelude.lua" "lift_holds.lua";
     REPAIR = "prelude.lua" "repair.lua";
 }
 
@@ -86,6 +87,9 @@ scripts! {
     CLUSTER_PUT_DATA = "slots.lua" "cluster/put_data.lua";
 }
 
+/// How many keys of the queue's scripts are ours.
+const OURS: usize = 13;
+
 /// The names of our keys, all in one hash slot: `{refresh}:ready`.
 #[derive(Debug)]
 pub(super) struct Keys {
@@ -97,7 +101,7 @@ pub(super) struct Keys {
 impl Keys {
     pub(super) fn new(namespace: &str) -> Self {
         let prefix = format!("{{{namespace}}}");
-        let ours = [
+        let ours: [&str; OURS] = [
             "objects",
             "ready",
             "delayed:critical",
@@ -110,6 +114,7 @@ impl Keys {
             "orphans",
             "scan",
             "counters",
+            "held",
         ];
         let mut all: Vec<String> = ours.iter().map(|name| format!("{prefix}:{name}")).collect();
         all.extend([mailbox::INDEX.to_owned(), mailbox::DATA.to_owned()]);
@@ -121,15 +126,15 @@ impl Keys {
     }
 
     pub(super) fn mailbox_index(&self) -> &[String] {
-        &self.all[12..13]
+        &self.all[OURS..=OURS]
     }
 
     pub(super) fn mailbox_data(&self) -> &[String] {
-        &self.all[13..]
+        &self.all[OURS + 1..]
     }
 
     pub(super) fn queue(&self) -> &[String] {
-        &self.all[..12]
+        &self.all[..OURS]
     }
 
     pub(super) fn objects(&self) -> &str {
