@@ -48,6 +48,8 @@ pub enum PutBack {
     Merged,
     /// What was there has all of it already.
     Nothing,
+    /// A dead letter, and their room is full: left out, so that none that is there gives way.
+    NoRoom,
 }
 
 /// The parts of everything, in the direction in which requests travel: what moves on while it is read is met again.

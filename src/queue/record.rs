@@ -27,6 +27,12 @@ pub const CIRCUIT: &str = "circuit";
 /// The most objects that one lease call sets aside.
 pub const MOST_SET_ASIDE: usize = 1000;
 
+/// The code of what waits because it would have become a dead letter, and there is no room.
+pub const DEAD_LETTERS_FULL: &str = "dead_letters_full";
+
+/// How long that waits.
+const NO_ROOM_HOLD: Duration = Duration::from_secs(10 * 60);
+
 /// How long an object is held that was returned with a hold, the first time; it doubles with every further time in a row for the
 /// same reason …
 pub const FIRST_HOLD: Duration = Duration::from_secs(30);
@@ -45,9 +51,9 @@ pub const SWEEP: usize = 200;
 pub struct QueueLimits {
     /// `MAX_ATTEMPTS`. Mail that claims to have used them up still gets one.
     pub max_attempts: u32,
-    /// The most objects among the dead letters; the oldest gives way and is counted.
+    /// The most objects among the dead letters; beyond, an object is returned and waits instead of becoming one.
     pub dead_letters: usize,
-    /// The most unreadable mail among the dead letters.
+    /// The most unreadable mail among the dead letters; the oldest gives way and is counted.
     pub unreadable_letters: usize,
 }
 
@@ -240,9 +246,13 @@ impl Record {
 
     /// Takes a lease back that ran out. The object is free again at once, however often it happened: most objects lapse
     /// because of another's fault or none at all. What guards the others is that a suspect is leased alone, and that the
-    /// fifth lapse buries it.
-    pub fn lapse(&mut self, now: Timestamp) {
+    /// fifth lapse buries it, when there is room among the dead letters.
+    pub fn lapse(&mut self, has_room: bool, now: Timestamp) {
         self.end_lease();
+        if self.lapses + 1 >= MAX_LAPSES && !has_room {
+            self.wait_for_room(now);
+            return;
+        }
         self.lapses += 1;
         if self.lapses >= MAX_LAPSES {
             self.bury(now, LAPSED, &format!("{} leases in a row ran out unsettled", self.lapses), None);
@@ -260,9 +270,23 @@ impl Record {
         }
     }
 
-    /// Ends a lease. `None`: the record is deleted.
+    /// It would have become a dead letter, and there is no room: it waits, and nothing is counted.
+    fn wait_for_room(&mut self, now: Timestamp) {
+        self.hold = now + NO_ROOM_HOLD;
+        self.held = 0;
+        self.held_for = Some(DEAD_LETTERS_FULL.to_owned());
+        self.place(now);
+    }
+
+    /// Whether it waits because there was no room among the dead letters.
     #[must_use]
-    pub fn settle(mut self, settlement: &Settlement, now: Timestamp) -> Option<Self> {
+    pub fn waits_for_room(&self) -> bool {
+        self.held_for.as_deref() == Some(DEAD_LETTERS_FULL)
+    }
+
+    /// Ends a lease. `None`: the record is deleted. `has_room` says whether one more object can become a dead letter.
+    #[must_use]
+    pub fn settle(mut self, settlement: &Settlement, has_room: bool, now: Timestamp) -> Option<Self> {
         if matches!(settlement, Settlement::Done | Settlement::Dead { .. })
             && let Some(next) = self.next
         {
@@ -304,6 +328,12 @@ impl Record {
             }
             Settlement::Dead { reason, body } => {
                 self.end_lease();
+                if !has_room {
+                    self.code = Some(reason.code.to_owned());
+                    self.reason = Some(reason.detail.clone());
+                    self.wait_for_room(now);
+                    return Some(self);
+                }
                 self.bury(now, reason.code, &reason.detail, body.as_deref());
             }
         }

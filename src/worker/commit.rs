@@ -372,7 +372,11 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         self.close_notes(&group.notes, &telling);
         for (((lease, _), outcome), settled) in group.settlements.iter().zip(&group.outcomes).zip(settled) {
             lock(&self.in_hand).remove(&lease.token);
-            let outcome = if settled == Settled::Stale { Outcome::Stale } else { *outcome };
+            let outcome = match settled {
+                Settled::Settled => *outcome,
+                Settled::Stale => Outcome::Stale,
+                Settled::NoRoom => Outcome::Released,
+            };
             self.count(lease, outcome);
         }
         self.flow.closed(group.settlements.len());

@@ -33,8 +33,13 @@ end
 
 local function lapse(name, record)
   end_lease(record)
-  record.lapses = record.lapses + 1
   lapsed = lapsed + 1
+  if record.lapses + 1 >= MAX_LAPSES and not has_room(most_dead) then
+    wait_for_room(record, now)
+    put(name, record, LEASED)
+    return
+  end
+  record.lapses = record.lapses + 1
   if record.lapses >= MAX_LAPSES then
     bury(record, now, 'lapsed', num(record.lapses) .. ' leases in a row ran out unsettled')
     lapsed_dead = lapsed_dead + 1
@@ -52,8 +57,6 @@ for _, name in ipairs(due_members(LEASED)) do
     mend(name, now)
   end
 end
-evict(DEAD, most_dead)
-
 for class = 0, 3 do
   for _, name in ipairs(due_members(DELAYED[class])) do
     local record = load(name)

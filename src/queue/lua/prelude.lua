@@ -187,14 +187,14 @@ local function forget(name, set)
   end
 end
 
--- Lets the oldest of a set of dead letters give way.
-local function evict(set, most)
-  local excess = redis.call('ZCARD', set) - most
+-- Lets the oldest unreadable mail give way. Objects among the dead letters never do: they could still be served.
+local function evict_letters(most)
+  local excess = redis.call('ZCARD', UNREADABLE) - most
   if excess <= 0 then
     return
   end
-  for _, name in ipairs(redis.call('ZRANGE', set, 0, excess - 1)) do
-    forget(name, set)
+  for _, name in ipairs(redis.call('ZRANGE', UNREADABLE, 0, excess - 1)) do
+    forget(name, UNREADABLE)
   end
   redis.call('HINCRBY', COUNTERS, 'dead_letters_evicted', excess)
 end
@@ -459,6 +459,19 @@ local function bury(record, now, code, reason, body)
   record.body = body
   record.held = nil
   record.held_for = nil
+end
+
+-- Whether one more object can become a dead letter.
+local function has_room(most_dead)
+  return redis.call('ZCARD', DEAD) < most_dead
+end
+
+-- It would have become a dead letter, and there is no room: it waits, and nothing is counted.
+local NO_ROOM_HOLD_MS = 600000
+local function wait_for_room(record, now)
+  record.hold = now + NO_ROOM_HOLD_MS
+  record.held, record.held_for = nil, 'dead_letters_full'
+  place(record, now)
 end
 
 -- Forgets the lease and merges what was wished for meanwhile.

@@ -1,7 +1,6 @@
 -- Walks a stretch of the records, then of the sets, and brings in order what does not agree.
--- ARGV: now, where to begin ('' is where the last walk with '' ended), how many at least, most dead letters, most unreadable
--- letters. Answers {where it ended, whether records and sets still differ in number, records rebuilt, names moved, set aside}.
-local now, from, most, most_dead, most_letters = whole(1), text(2), whole(3), whole(4), whole(5)
+-- ARGV: now, where to begin ('' is where the last walk with '' ended), how many at least, most unreadable letters. Answers {where it ended, whether records and sets still differ in number, records rebuilt, names moved, set aside}.
+local now, from, most, most_letters = whole(1), text(2), whole(3), whole(4)
 local wrong = problem()
 if wrong then
   return wrong
@@ -40,8 +39,7 @@ repeat
     part = part + 1
   end
 until looked >= most or part > #WALKED
-evict(DEAD, most_dead)
-evict(UNREADABLE, most_letters)
+evict_letters(most_letters)
 
 if part > #WALKED then
   part, at = 0, '0'

@@ -2,7 +2,7 @@
 -- nothing.
 -- ARGV: now, most dead letters, most ready, number of follow-ups, of each: object, priority, asked, due, attempts, spare;
 -- then of each lease: object, token, kind, until, code, reason, has body, body. `until` of one that is held is unused.
--- Answers {1 (settled) or 0 (stale) for each lease, follow-ups taken in}.
+-- Answers {1 (settled), 0 (stale) or 2 (no room among the dead letters) for each lease, follow-ups taken in}.
 local KINDS = { done = true, later = true, failed = true, release = true, held = true, dead = true }
 local FIRST_HOLD_MS, LONGEST_HOLD_MS = 30000, 600000
 
@@ -85,7 +85,13 @@ end
 
 function settle.dead(record, ending)
   end_lease(record)
-  bury(record, now, ending.code, ending.reason, ending.body)
+  if has_room(most_dead) then
+    bury(record, now, ending.code, ending.reason, ending.body)
+    return
+  end
+  record.code, record.reason = ending.code, ending.reason
+  wait_for_room(record, now)
+  return 2
 end
 
 local answers = {}
@@ -100,7 +106,7 @@ for i, ending in ipairs(endings) do
     elseif ending.kind == 'done' then
       forget(ending.name, LEASED)
     else
-      settle[ending.kind](record, ending)
+      answers[i] = settle[ending.kind](record, ending) or 1
       put(ending.name, record, LEASED)
     end
   end
@@ -120,5 +126,4 @@ for _, follow_up in ipairs(follow_ups) do
     taken = taken + 1
   end
 end
-evict(DEAD, most_dead)
 return { answers, taken }

@@ -144,8 +144,7 @@ impl Queue for MemoryQueue {
 
     async fn lease(&self, now: Timestamp, request: &LeaseRequest) -> Result<Leased, QueueError> {
         let mut contents = self.contents();
-        let mut leased = contents.take_back(now);
-        contents.evict_objects(self.limits.dead_letters);
+        let mut leased = contents.take_back(self.limits.dead_letters, now);
         leased.more |= contents.move_due(now);
         contents.hand_out(now, request, &mut leased);
         Ok(leased)
@@ -174,10 +173,11 @@ impl Queue for MemoryQueue {
         following: Following<'_>,
     ) -> Result<(Vec<Settled>, usize), QueueError> {
         let mut contents = self.contents();
-        let settled = settlements.iter().map(|(lease, settlement)| contents.settle(lease, settlement, now)).collect();
+        let most_dead = self.limits.dead_letters;
+        let settled =
+            settlements.iter().map(|(lease, settlement)| contents.settle(lease, settlement, most_dead, now)).collect();
         let follow_ups = following.follow_ups.iter();
         let taken = follow_ups.filter(|follow_up| contents.follow_up(follow_up, following.most_ready, now)).count();
-        contents.evict_objects(self.limits.dead_letters);
         Ok((settled, taken))
     }
 
@@ -266,12 +266,13 @@ impl Contents {
         names
     }
 
-    fn take_back(&mut self, now: Timestamp) -> Leased {
+    fn take_back(&mut self, most_dead: usize, now: Timestamp) -> Leased {
         let mut leased = Leased::default();
         let over = self.in_order(State::Leased).into_iter().filter(|(expires, _)| *expires <= now.as_millis());
         for (_, name) in over.take(SWEEP) {
+            let has_room = self.has_room(most_dead);
             let record = self.records.get_mut(&name).expect("a listed name has a record");
-            record.lapse(now);
+            record.lapse(has_room, now);
             leased.lapsed += 1;
             leased.lapsed_dead += usize::from(record.state == State::Dead);
         }
@@ -380,24 +381,25 @@ impl Contents {
             .filter(|record| record.state == State::Leased && record.token.as_ref() == Some(&token.0))
     }
 
-    fn settle(&mut self, lease: &Lease, settlement: &Settlement, now: Timestamp) -> Settled {
+    /// Whether one more object can become a dead letter.
+    fn has_room(&self, most_dead: usize) -> bool {
+        self.records.values().filter(|record| record.state == State::Dead).count() < most_dead
+    }
+
+    fn settle(&mut self, lease: &Lease, settlement: &Settlement, most_dead: usize, now: Timestamp) -> Settled {
+        let has_room = self.has_room(most_dead);
         let Some(record) = self.leased(&lease.object, &lease.token).cloned() else { return Settled::Stale };
         let name = lease.object.to_string();
-        match record.settle(settlement, now) {
-            Some(record) => self.records.insert(name, record),
-            None => self.records.remove(&name),
+        let Some(record) = record.settle(settlement, has_room, now) else {
+            self.records.remove(&name);
+            return Settled::Settled;
         };
-        Settled::Settled
+        let no_room = matches!(settlement, Settlement::Dead { .. }) && record.waits_for_room();
+        self.records.insert(name, record);
+        if no_room { Settled::NoRoom } else { Settled::Settled }
     }
 
-    fn evict_objects(&mut self, most: usize) {
-        let dead = self.in_order(State::Dead);
-        for (_, name) in &dead[..dead.len().saturating_sub(most)] {
-            self.records.remove(name);
-            self.dead_letters_evicted += 1;
-        }
-    }
-
+    /// Objects among the dead letters never give way: they could still be served.
     fn evict_letters(&mut self, most: usize) {
         while self.letters.len() > most {
             let oldest = self.letters.iter().min_by_key(|(name, letter)| (letter.died, (*name).clone()));

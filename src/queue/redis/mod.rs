@@ -246,8 +246,12 @@ impl Queue for RedisQueue {
             settlement_arguments(&mut arguments, settlement, now);
         }
         let call = Call::Script(&scripts::SETTLE, self.keys.queue(), &arguments);
-        let (answers, taken): (Vec<bool>, usize) = self.link.run("settling", call).await?;
-        let settled = answers.into_iter().map(|ours| if ours { Settled::Settled } else { Settled::Stale });
+        let (answers, taken): (Vec<u8>, usize) = self.link.run("settling", call).await?;
+        let settled = answers.into_iter().map(|answer| match answer {
+            0 => Settled::Stale,
+            2 => Settled::NoRoom,
+            _ => Settled::Settled,
+        });
         Ok((settled.collect(), taken))
     }
 

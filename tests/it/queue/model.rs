@@ -349,7 +349,7 @@ impl<'a> Pair<'a> {
         for (name, record) in &ours.records {
             let merges = record.merges;
             if record.state == State::Dead {
-                // A person decides now; should the letter give way to newer ones, that is counted.
+                // A person decides now.
                 self.owed.remove(name);
             } else if self.owed.get(name).is_none_or(|owed| owed.merges != merges) {
                 let last = record.next.as_ref().unwrap_or(&record.wanted).last;
