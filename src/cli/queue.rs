@@ -134,7 +134,7 @@ fn render(stats: &QueueStats, now: Timestamp, style: Style) -> String {
         dead.push("see `refresh-worker dead list`".to_owned());
     }
     if stats.dead_letters_evicted > 0 {
-        dead.push(format!("{} older ones gave way, ever", count(stats.dead_letters_evicted)));
+        dead.push(format!("{} unreadable ones gave way, ever", count(stats.dead_letters_evicted)));
     }
     let mut table = Table::new([("", Align::Left), ("", Align::Right), ("", Align::Left)]);
     table.row(["mailbox", &count(stats.mailbox), ""]);
@@ -255,7 +255,7 @@ mod tests {
         ready         1,300  critical 100, low 1200
         delayed           4  next due in 30.0 s
         leased            0
-        dead letters      2  see `refresh-worker dead list`; 7 older ones gave way, ever
+        dead letters      2  see `refresh-worker dead list`; 7 unreadable ones gave way, ever
         orphans           1  in the index, their data is awaited
         the oldest ready request was asked for 3 min 12 s ago
         3 requests lie in database 0: producers ignore the database number in REDIS_URL, and this worker does not look there

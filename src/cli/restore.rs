@@ -33,7 +33,8 @@ const MOST_PROBLEMS: usize = 100;
 /// Takes the files of `queue backup`, and those of the old worker. The whole file is checked first: when an entry cannot
 /// be restored, each one is named and nothing at all is written, unless --skip-invalid leaves them out. Restoring merges:
 /// a newer request is never overwritten, none is there twice, and doing it again changes nothing, so after an
-/// interruption just run it again. Requests that were leased become ready. Needs REDIS_URL.
+/// interruption just run it again. Requests that were leased become ready, holds stay, and a dead letter beyond the room
+/// for them is left out and counted. Needs REDIS_URL.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -66,6 +67,8 @@ struct Restored {
     merged: u64,
     /// Was there already.
     nothing: u64,
+    /// Dead letters for which there was no room.
+    no_room: u64,
     invalid: u64,
     problems: Vec<Problem>,
     dry_run: bool,
@@ -83,7 +86,7 @@ pub async fn run(args: RestoreArgs) -> anyhow::Result<Ending> {
         restore(&args, &queue, now, max_attempts, &mut restored).await?;
     }
     tell(&args, &restored, stopped)?;
-    Ok(if stopped { Ending::Badly } else { Ending::Well })
+    Ok(if stopped || restored.no_room > 0 { Ending::Badly } else { Ending::Well })
 }
 
 /// Reads the whole file and finds everything that is wrong with it.
@@ -150,6 +153,7 @@ async fn put_back(
             PutBack::New => restored.new += 1,
             PutBack::Merged => restored.merged += 1,
             PutBack::Nothing => restored.nothing += 1,
+            PutBack::NoRoom => restored.no_room += 1,
         }
     }
     restored.written = true;
@@ -171,10 +175,17 @@ fn tell(args: &RestoreArgs, restored: &Restored, stopped: bool) -> anyhow::Resul
             eprintln!("  and {} more", text::count(more));
         }
     }
+    if restored.no_room > 0 {
+        eprintln!(
+            "{} left out: the room for dead letters is full, and none that is there gives way; redrive or purge some \
+             (`refresh-worker dead`), and restore again",
+            counted(restored.no_room, "dead letter was", "dead letters were")
+        );
+    }
     if args.json || stopped && !args.dry_run {
         return Ok(());
     }
-    let entries = counted(restored.entries, "entry", "entries");
+    let entries = counted(restored.entries - restored.no_room, "entry", "entries");
     let (new, merged, nothing) = (restored.new, restored.merged, restored.nothing);
     text::print(&if args.dry_run {
         format!(

@@ -335,7 +335,7 @@ fn movable(entry: Kept, now: Timestamp, pass: &mut Pass) -> Option<(Returning, V
                 return None;
             }
             let mut record: Record = *record;
-            record.lapse(now);
+            record.lapse(true, now);
             Kept::Record { object, record: Box::new(record), stored }
         }
         other => other,

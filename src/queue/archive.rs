@@ -48,6 +48,8 @@ pub enum PutBack {
     Merged,
     /// What was there has all of it already.
     Nothing,
+    /// A dead letter, and their room is full: left out, so that none that is there gives way.
+    NoRoom,
 }
 
 /// The parts of everything, in the direction in which requests travel: what moves on while it is read is met again.
@@ -252,7 +254,9 @@ pub(super) fn merged(current: &Record, new: &Record, now: Timestamp) -> Option<R
         (State::Ready | State::Delayed, _) => {
             let mut record = current.clone();
             record.wanted.merge(wanted);
-            record.hold = record.hold.max(new.hold);
+            if new.hold > record.hold {
+                (record.hold, record.held, record.held_for) = (new.hold, new.held, new.held_for.clone());
+            }
             record.lapses = record.lapses.max(new.lapses);
             let mut record = changed(record, current)?;
             record.place(now);

@@ -248,7 +248,7 @@ pub struct QueueStats {
     pub delayed: u64,
     pub leased: u64,
     pub dead_letters: u64,
-    /// Dead letters that gave way to newer ones, ever.
+    /// Unreadable mail among the dead letters that gave way to newer mail, ever. Objects never give way.
     pub dead_letters_evicted: u64,
     pub orphans: u64,
     /// When the longest waiting ready object was first asked for.

@@ -2,6 +2,8 @@
 //! and `lua/prelude.lua` is the same rules for Redis. Whoever changes one changes the other; the model test compares
 //! them after every step.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Lease, LeaseToken, MAX_LAPSES, Settlement};
@@ -19,6 +21,25 @@ pub const CLASS_WIDTH: i64 = 10_000_000_000_000;
 /// The code of a dead letter that new mail does not revive.
 pub const LAPSED: &str = "lapsed";
 
+/// The code of what waits because its endpoint fails: it was not tried.
+pub const CIRCUIT: &str = "circuit";
+
+/// The most objects that one lease call sets aside.
+pub const MOST_SET_ASIDE: usize = 1000;
+
+/// The code of what waits because it would have become a dead letter, and there is no room.
+pub const DEAD_LETTERS_FULL: &str = "dead_letters_full";
+
+/// How long that waits.
+const NO_ROOM_HOLD: Duration = Duration::from_secs(10 * 60);
+
+/// How long an object is held that was returned with a hold, the first time; it doubles with every further time in a row for the
+/// same reason …
+pub const FIRST_HOLD: Duration = Duration::from_secs(30);
+
+/// … up to this.
+pub const LONGEST_HOLD: Duration = Duration::from_secs(10 * 60);
+
 /// The most bytes of an answer or of mail that a dead letter shows.
 pub const MAX_BODY_BYTES: usize = 500;
 
@@ -30,9 +51,9 @@ pub const SWEEP: usize = 200;
 pub struct QueueLimits {
     /// `MAX_ATTEMPTS`. Mail that claims to have used them up still gets one.
     pub max_attempts: u32,
-    /// The most objects among the dead letters; the oldest gives way and is counted.
+    /// The most objects among the dead letters; beyond, an object is returned and waits instead of becoming one.
     pub dead_letters: usize,
-    /// The most unreadable mail among the dead letters.
+    /// The most unreadable mail among the dead letters; the oldest gives way and is counted.
     pub unreadable_letters: usize,
 }
 
@@ -92,6 +113,12 @@ pub struct Record {
     pub wanted: Wanted,
     /// The delay after a failure. Mail never shortens it.
     pub hold: Timestamp,
+    /// How often in a row it was returned with a hold for the same reason.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub held: u32,
+    /// The code of that reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_for: Option<String>,
     /// Leases that ran out unsettled since the last time a worker survived the object.
     pub lapses: u32,
     /// Wishes merged so far; a lease hands it out, so that the holder can tell whether something newer came.
@@ -107,7 +134,7 @@ pub struct Record {
     pub next: Option<Wanted>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub died: Option<Timestamp>,
-    /// Of a dead letter, or of the latest failure.
+    /// Of a dead letter, or of the latest failure or hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -121,6 +148,8 @@ impl Record {
         let mut record = Self {
             wanted,
             hold: Timestamp::EPOCH,
+            held: 0,
+            held_for: None,
             lapses: 0,
             merges,
             state: State::Ready,
@@ -209,17 +238,21 @@ impl Record {
             last_asked: self.wanted.last,
             attempts: self.wanted.attempts,
             lapses: self.lapses,
-            held: 0,
-            held_for: None,
+            held: self.held,
+            held_for: self.held_for.clone(),
             expires,
         }
     }
 
     /// Takes a lease back that ran out. The object is free again at once, however often it happened: most objects lapse
     /// because of another's fault or none at all. What guards the others is that a suspect is leased alone, and that the
-    /// fifth lapse buries it.
-    pub fn lapse(&mut self, now: Timestamp) {
+    /// fifth lapse buries it, when there is room among the dead letters.
+    pub fn lapse(&mut self, has_room: bool, now: Timestamp) {
         self.end_lease();
+        if self.lapses + 1 >= MAX_LAPSES && !has_room {
+            self.wait_for_room(now);
+            return;
+        }
         self.lapses += 1;
         if self.lapses >= MAX_LAPSES {
             self.bury(now, LAPSED, &format!("{} leases in a row ran out unsettled", self.lapses), None);
@@ -237,9 +270,23 @@ impl Record {
         }
     }
 
-    /// Ends a lease. `None`: the record is deleted.
+    /// It would have become a dead letter, and there is no room: it waits, and nothing is counted.
+    fn wait_for_room(&mut self, now: Timestamp) {
+        self.hold = now + NO_ROOM_HOLD;
+        self.held = 0;
+        self.held_for = Some(DEAD_LETTERS_FULL.to_owned());
+        self.place(now);
+    }
+
+    /// Whether it waits because there was no room among the dead letters.
     #[must_use]
-    pub fn settle(mut self, settlement: &Settlement, now: Timestamp) -> Option<Self> {
+    pub fn waits_for_room(&self) -> bool {
+        self.held_for.as_deref() == Some(DEAD_LETTERS_FULL)
+    }
+
+    /// Ends a lease. `None`: the record is deleted. `has_room` says whether one more object can become a dead letter.
+    #[must_use]
+    pub fn settle(mut self, settlement: &Settlement, has_room: bool, now: Timestamp) -> Option<Self> {
         if matches!(settlement, Settlement::Done | Settlement::Dead { .. })
             && let Some(next) = self.next
         {
@@ -253,6 +300,7 @@ impl Record {
                 self.hold = Timestamp::EPOCH;
                 self.wanted.attempts = 0;
                 self.lapses = 0;
+                self.end_holds();
                 self.place(now);
             }
             Settlement::Failed { until, reason } => {
@@ -262,14 +310,30 @@ impl Record {
                 self.lapses = 0;
                 self.code = Some(reason.code.to_owned());
                 self.reason = Some(reason.detail.clone());
+                self.end_holds();
                 self.place(now);
             }
-            Settlement::Release | Settlement::Held { .. } => {
+            Settlement::Release => {
                 self.end_lease();
+                self.place(now);
+            }
+            Settlement::Held { reason } => {
+                self.end_lease();
+                self.held = if self.held_for.as_deref() == Some(reason.code) { self.held + 1 } else { 1 };
+                self.held_for = Some(reason.code.to_owned());
+                self.hold = now + hold_of(self.held);
+                self.code = Some(reason.code.to_owned());
+                self.reason = Some(reason.detail.clone());
                 self.place(now);
             }
             Settlement::Dead { reason, body } => {
                 self.end_lease();
+                if !has_room {
+                    self.code = Some(reason.code.to_owned());
+                    self.reason = Some(reason.detail.clone());
+                    self.wait_for_room(now);
+                    return Some(self);
+                }
                 self.bury(now, reason.code, &reason.detail, body.as_deref());
             }
         }
@@ -282,6 +346,36 @@ impl Record {
         self.code = Some(code.to_owned());
         self.reason = Some(reason.to_owned());
         self.body = body.map(|body| clip(body).to_owned());
+        self.end_holds();
+    }
+
+    /// The row of holds for one reason is over.
+    fn end_holds(&mut self) {
+        self.held = 0;
+        self.held_for = None;
+    }
+
+    /// Whether it waits because it was returned with a hold, and is known as such: its reason may be gone sooner.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.state == State::Delayed && self.held > 0
+    }
+
+    /// Frees what is held, since the reason is gone.
+    pub fn lift_hold(&mut self, now: Timestamp) {
+        self.hold = Timestamp::EPOCH;
+        self.end_holds();
+        self.place(now);
+    }
+
+    /// Delays an object whose endpoint fails. It is not counted: nothing was tried.
+    pub fn set_aside(&mut self, until: Timestamp, now: Timestamp) {
+        self.hold = self.hold.max(until);
+        if self.held_for.as_deref() != Some(CIRCUIT) {
+            self.held = 0;
+            self.held_for = Some(CIRCUIT.to_owned());
+        }
+        self.place(now);
     }
 
     /// Brings a dead object back, ready at once, in its old place.
@@ -289,6 +383,16 @@ impl Record {
         let wanted = Wanted { attempts: 0, due: self.wanted.due.min(now), ..self.wanted.clone() };
         *self = Self::fresh(wanted, self.merges, now);
     }
+}
+
+/// How long an object is held that was returned with a hold so many times in a row.
+fn hold_of(times: u32) -> Duration {
+    (FIRST_HOLD * (1 << (times - 1).min(10))).min(LONGEST_HOLD)
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_none(count: &u32) -> bool {
+    *count == 0
 }
 
 /// Brings a time into [epoch, now + 24 h].

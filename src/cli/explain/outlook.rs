@@ -7,7 +7,7 @@ use crate::{
     config::Pause,
     queue::{
         ORPHAN_PATIENCE, SUSPECT_LAPSES,
-        record::{LAPSED, Record, State},
+        record::{CIRCUIT, DEAD_LETTERS_FULL, LAPSED, Record, State},
     },
 };
 
@@ -83,12 +83,33 @@ fn delayed(known: &Known, record: &Record) -> String {
         "the data its asker knew of is fresh enough until then, or it was asked for as of that time".to_owned()
     } else {
         let reason = record.code.as_deref().unwrap_or("unknown");
-        format!("its last attempt failed ({reason}), {} of {} are used", record.wanted.attempts, known.max_attempts)
+        held(record).unwrap_or_else(|| {
+            format!("its last attempt failed ({reason}), {} of {} are used", record.wanted.attempts, known.max_attempts)
+        })
     };
     if ready_at <= now {
         return format!("its delay ended at {}: the next run makes it ready and leases it", at(ready_at, now));
     }
     format!("it is delayed until {} because {why}; the first run after that leases it", at(ready_at, now))
+}
+
+/// Why it waits without a fault of its own.
+fn held(record: &Record) -> Option<String> {
+    let code = record.held_for.as_deref()?;
+    let reason = record.reason.as_deref().unwrap_or("unknown");
+    Some(match code {
+        CIRCUIT if record.held == 0 => {
+            "the endpoint that serves its kind fails (circuit), so that it was set aside; nothing is counted".to_owned()
+        }
+        DEAD_LETTERS_FULL => format!(
+            "it would be a dead letter ({}), and their room is full: redrive or purge some (`refresh-worker dead`)",
+            record.code.as_deref().unwrap_or("unknown")
+        ),
+        _ => {
+            let times = if record.held > 1 { format!(" {} times in a row", record.held) } else { String::new() };
+            format!("it was returned{times} ({code}: {reason}); nothing is counted")
+        }
+    })
 }
 
 fn leased(record: &Record, now: Timestamp) -> String {
@@ -229,6 +250,9 @@ mod tests {
     fn every_state_has_its_sentence() {
         let failed = Settlement::Failed { until: NOW + MINUTE * 4, reason: Reason::new("timeout", "") };
         let dead = Settlement::Dead { reason: Reason::new("wrong_tag", ""), body: None };
+        let held = Settlement::Held { reason: Reason::new("maintenance", "503 from two of them") };
+        let mut aside = ready(NOW);
+        aside.set_aside(NOW + MINUTE, NOW);
         let mut lapsed = leased();
         lapsed.expires = Some(NOW - MINUTE);
         lapsed.next = Some(ready(NOW).wanted);
@@ -244,10 +268,13 @@ mod tests {
             Some(suspect),
             Some(leased()),
             Some(lapsed),
-            leased().settle(&failed, NOW),
+            leased().settle(&failed, true, NOW),
             Some(later),
-            leased().settle(&dead, NOW),
+            leased().settle(&dead, true, NOW),
             None,
+            leased().settle(&held, true, NOW),
+            Some(aside),
+            leased().settle(&dead, false, NOW),
         ];
         let told: Vec<String> = states.into_iter().map(|record| outlook(&known(record))).collect();
         insta::assert_snapshot!(told.join("\n"));

@@ -76,7 +76,11 @@ fn record_rows(table: &mut Table, record: &Record, standing: &Standing, known: &
         table.row(["died", &at(died, now)]);
     }
     if let Some(code) = &record.code {
-        let name = if record.state == State::Dead { "dead because" } else { "last failure" };
+        let name = match (record.state, record.held) {
+            (State::Dead, _) => "dead because",
+            (_, 0) => "last failure",
+            _ => "held because",
+        };
         table.row([name, &format!("{code}: {}", short(record.reason.as_deref().unwrap_or_default(), 300))]);
     }
     if let Some(body) = &record.body {
@@ -165,6 +169,8 @@ fn queue_json(record: &Record, standing: &Standing) -> Value {
         "last_asked": time(record.wanted.last),
         "due": time(record.wanted.due),
         "held_until": (record.hold > Timestamp::EPOCH).then(|| time(record.hold)),
+        "held_times": record.held,
+        "held_for": record.held_for,
         "attempts": record.wanted.attempts,
         "lapses": record.lapses,
         "merges": record.merges,

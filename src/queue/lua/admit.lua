@@ -82,7 +82,7 @@ end
 function carry_out.refuse(entry)
   redis.call('HSET', OBJECTS, entry.name, entry.letter)
   redis.call('ZADD', UNREADABLE, num(now), entry.name)
-  evict(UNREADABLE, most_letters)
+  evict_letters(most_letters)
   delete_mail(entry)
   unreadable = unreadable + 1
 end

@@ -1,12 +1,19 @@
 -- Takes back leases that ran out, moves what is due to ready, and leases the next objects in order.
 -- ARGV: now, expiry of the new leases, at most, classes (such as 0123), alone (0 or 1), draw, run, most dead letters,
--- sweep; then the objects that come before all others when they are ready.
+-- sweep, probe (0 or 1), number of kinds that are set aside, of each: kind, until, probes; then the objects that come before
+-- all others when they are ready.
 -- Answers {suspect waits, more, lapsed, lapsed dead, leases, repaired}; a lease is {object, token, merges, priority, first, last,
--- attempts, lapses}.
+-- attempts, lapses, held, held for}.
 local SUSPECT_LAPSES = 2
+-- The most objects that one call sets aside.
+local MOST_SET_ASIDE = 1000
 
 local now, expires, most, classes, alone = whole(1), whole(2), whole(3), text(4), whole(5) == 1
-local draw, run, most_dead, sweep = whole(6), text(7), whole(8), whole(9)
+local draw, run, most_dead, sweep, probe = whole(6), text(7), whole(8), whole(9), whole(10) == 1
+local aside, named = {}, 12 + 3 * whole(11)
+for at = 12, named - 1, 3 do
+  aside[text(at)] = { till = whole(at + 1), probes = whole(at + 2) }
+end
 local wrong = problem()
 if wrong then
   return wrong
@@ -26,8 +33,13 @@ end
 
 local function lapse(name, record)
   end_lease(record)
-  record.lapses = record.lapses + 1
   lapsed = lapsed + 1
+  if record.lapses + 1 >= MAX_LAPSES and not has_room(most_dead) then
+    wait_for_room(record, now)
+    put(name, record, LEASED)
+    return
+  end
+  record.lapses = record.lapses + 1
   if record.lapses >= MAX_LAPSES then
     bury(record, now, 'lapsed', num(record.lapses) .. ' leases in a row ran out unsettled')
     lapsed_dead = lapsed_dead + 1
@@ -45,8 +57,6 @@ for _, name in ipairs(due_members(LEASED)) do
     mend(name, now)
   end
 end
-evict(DEAD, most_dead)
-
 for class = 0, 3 do
   for _, name in ipairs(due_members(DELAYED[class])) do
     local record = load(name)
@@ -116,7 +126,6 @@ local function candidate(class)
 end
 
 -- The next of the objects that were named; a suspect among them waits for its turn like all others.
-local named = 10
 local function next_named()
   while ARGV[named] do
     local name = ARGV[named]
@@ -128,29 +137,82 @@ local function next_named()
   end
 end
 
-local leases, suspect_waits = {}, 0
+local leases, suspect_waits, set_aside = {}, 0, 0
+
+-- What is set aside of an object's kind; nil when it is handed out like any other.
+local function aside_of(name)
+  local kind = aside[string.match(name, '^%l+')]
+  return kind and kind.till > now and kind or nil
+end
+
+-- Delays an object whose endpoint fails. It is not counted: nothing was tried.
+local function put_aside(name, record, till)
+  record.hold = math.max(record.hold, till)
+  if record.held_for ~= 'circuit' then
+    record.held, record.held_for = nil, 'circuit'
+  end
+  place(record, now)
+  put(name, record, READY)
+  set_aside = set_aside + 1
+end
+
+local function hand_out(name, record, kind)
+  if kind then
+    kind.probes = kind.probes - 1
+  end
+  local was = standing(record)
+  record.state = 'leased'
+  record.token = run .. ':' .. num(redis.call('HINCRBY', COUNTERS, 'leases', 1))
+  record.expires = expires
+  put(name, record, was)
+  leases[#leases + 1] = {
+    name, record.token, record.merges, record.priority, record.first, record.last, record.attempts, record.lapses,
+    record.held or 0, record.held_for or '',
+  }
+end
+
+local nothing_ready = false
 while #leases < most do
+  if set_aside == MOST_SET_ASIDE then
+    more = 1
+    break
+  end
   local name, record = next_named()
   if not name then
     name, record = candidate(favoured())
   end
   if not name then
+    nothing_ready = repairs < 1000
     break
   end
-  local suspect = record.lapses >= SUSPECT_LAPSES
-  if suspect and not (alone and #leases == 0) then
-    suspect_waits = 1
-    break
+  local kind = aside_of(name)
+  if kind and kind.probes <= 0 then
+    put_aside(name, record, kind.till)
+  else
+    local suspect = record.lapses >= SUSPECT_LAPSES
+    if suspect and not (alone and #leases == 0) then
+      suspect_waits = 1
+      break
+    end
+    hand_out(name, record, kind)
+    if suspect then
+      break
+    end
   end
-  record.state = 'leased'
-  record.token = run .. ':' .. num(redis.call('HINCRBY', COUNTERS, 'leases', 1))
-  record.expires = expires
-  put(name, record, READY)
-  leases[#leases + 1] = {
-    name, record.token, record.merges, record.priority, record.first, record.last, record.attempts, record.lapses,
-  }
-  if suspect then
-    break
+end
+if probe and nothing_ready and #leases == 0 then
+  for _, name in ipairs(redis.call('ZRANGE', HELD, 0, -1)) do
+    local record, kind = load(name), aside_of(name)
+    if not record or record.state ~= 'delayed' or not record.held then
+      mend(name, now)
+    elseif wanted[record.priority] and record.due <= now and not (kind and kind.probes <= 0) then
+      if record.lapses >= SUSPECT_LAPSES and not alone then
+        suspect_waits = 1
+      else
+        hand_out(name, record, kind)
+      end
+      break
+    end
   end
 end
 if #leases == most and next_in_order() then

@@ -8,7 +8,8 @@ local OBJECTS, READY = KEYS[1], KEYS[2]
 local DELAYED = { [0] = KEYS[3], [1] = KEYS[4], [2] = KEYS[5], [3] = KEYS[6] }
 local LEASED, DEAD, UNREADABLE = KEYS[7], KEYS[8], KEYS[9]
 local ORPHANS, SCAN, COUNTERS = KEYS[10], KEYS[11], KEYS[12]
-local INDEX, DATA = KEYS[13], KEYS[14]
+local HELD = KEYS[13]
+local INDEX, DATA = KEYS[14], KEYS[15]
 
 local CLASS_WIDTH = 1e13
 local MAX_LAPSES = 5
@@ -20,7 +21,8 @@ end
 -- The first key that holds something else than it should, as an error reply.
 local function misused_key()
   local expected = {
-    'hash', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'string', 'hash', 'zset', 'hash',
+    'hash', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'string', 'hash', 'zset', 'zset',
+    'hash',
   }
   for i = 1, #KEYS do
     local found = redis.call('TYPE', KEYS[i]).ok
@@ -92,6 +94,10 @@ local function is_text_or_nothing(value)
   return value == nil or type(value) == 'string'
 end
 
+local function is_count_or_nothing(value)
+  return value == nil or is_count(value, 4294967295)
+end
+
 -- Whether a record has everything that its state needs, so that no script stumbles over it midway.
 local function is_whole_record(record)
   if not (is_wanted(record) and is_time(record.hold) and is_count(record.lapses, 4294967295)
@@ -100,6 +106,8 @@ local function is_whole_record(record)
   elseif record.next ~= nil and not (type(record.next) == 'table' and is_wanted(record.next)) then
     return false
   elseif not (is_text_or_nothing(record.code) and is_text_or_nothing(record.reason) and is_text_or_nothing(record.body)) then
+    return false
+  elseif not (is_count_or_nothing(record.held) and is_text_or_nothing(record.held_for)) then
     return false
   elseif record.state == 'leased' then
     return type(record.token) == 'string' and is_time(record.expires)
@@ -142,6 +150,22 @@ local function standing(record)
   return DEAD, record.died
 end
 
+-- Keeps the list of those that wait because they were returned with a hold, so that they are found when its reason is gone.
+-- Beyond so many they wait all the same, and are not listed. Answers whether something changed.
+local MOST_HELD = 1000
+local function list_hold(name, record)
+  if not (record and record.state == 'delayed' and (record.held or 0) > 0) then
+    return redis.call('ZREM', HELD, name) == 1
+  elseif redis.call('ZCARD', HELD) < MOST_HELD or redis.call('ZSCORE', HELD, name) then
+    return redis.call('ZADD', HELD, 'CH', num(record.hold), name) == 1
+  end
+  return false
+end
+
+local function is_delayed_set(set)
+  return set == DELAYED[0] or set == DELAYED[1] or set == DELAYED[2] or set == DELAYED[3]
+end
+
 -- Writes a record and moves its name from the set `was` to that of its state.
 local function put(name, record, was)
   redis.call('HSET', OBJECTS, name, cjson.encode(record))
@@ -150,21 +174,27 @@ local function put(name, record, was)
   if was and was ~= set then
     redis.call('ZREM', was, name)
   end
+  if is_delayed_set(set) or is_delayed_set(was) then
+    list_hold(name, record)
+  end
 end
 
 local function forget(name, set)
   redis.call('HDEL', OBJECTS, name)
   redis.call('ZREM', set, name)
+  if is_delayed_set(set) then
+    list_hold(name)
+  end
 end
 
--- Lets the oldest of a set of dead letters give way.
-local function evict(set, most)
-  local excess = redis.call('ZCARD', set) - most
+-- Lets the oldest unreadable mail give way. Objects among the dead letters never do: they could still be served.
+local function evict_letters(most)
+  local excess = redis.call('ZCARD', UNREADABLE) - most
   if excess <= 0 then
     return
   end
-  for _, name in ipairs(redis.call('ZRANGE', set, 0, excess - 1)) do
-    forget(name, set)
+  for _, name in ipairs(redis.call('ZRANGE', UNREADABLE, 0, excess - 1)) do
+    forget(name, UNREADABLE)
   end
   redis.call('HINCRBY', COUNTERS, 'dead_letters_evicted', excess)
 end
@@ -291,6 +321,8 @@ local function rebuild(json, scores, now)
     code = type(old.code) == 'string' and old.code or nil,
     reason = type(old.reason) == 'string' and old.reason or nil,
     body = type(old.body) == 'string' and old.body or nil,
+    held = is_count(old.held, 1000) and old.held or nil,
+    held_for = type(old.held_for) == 'string' and old.held_for or nil,
   }
   if old.next ~= nil then
     record.next = { priority = record.priority, first = now, last = now, due = 0, attempts = 0 }
@@ -348,6 +380,9 @@ end
 -- Brings one name in order: a whole record, standing in the set of its state with its score, and in no other.
 local function mend(name, now)
   if not is_object(name) then
+    if list_hold(name) then
+      repaired[2] = repaired[2] + 1
+    end
     mend_letter(name, now)
     return
   end
@@ -355,6 +390,9 @@ local function mend(name, now)
   local scores, rebuilt = places(name), false
   if not record then
     if not json and next(scores) == nil then
+      if list_hold(name) then
+        repaired[2] = repaired[2] + 1
+      end
       return
     end
     record = rebuild(json, scores, now)
@@ -376,6 +414,7 @@ local function mend(name, now)
       moved = true
     end
   end
+  moved = list_hold(name, record) or moved
   if moved and not rebuilt then
     repaired[2] = repaired[2] + 1
   end
@@ -418,6 +457,21 @@ local function bury(record, now, code, reason, body)
   record.code = code
   record.reason = reason
   record.body = body
+  record.held = nil
+  record.held_for = nil
+end
+
+-- Whether one more object can become a dead letter.
+local function has_room(most_dead)
+  return redis.call('ZCARD', DEAD) < most_dead
+end
+
+-- It would have become a dead letter, and there is no room: it waits, and nothing is counted.
+local NO_ROOM_HOLD_MS = 600000
+local function wait_for_room(record, now)
+  record.hold = now + NO_ROOM_HOLD_MS
+  record.held, record.held_for = nil, 'dead_letters_full'
+  place(record, now)
 end
 
 -- Forgets the lease and merges what was wished for meanwhile.

@@ -1,7 +1,6 @@
 -- Walks a stretch of the records, then of the sets, and brings in order what does not agree.
--- ARGV: now, where to begin ('' is where the last walk with '' ended), how many at least, most dead letters, most unreadable
--- letters. Answers {where it ended, whether records and sets still differ in number, records rebuilt, names moved, set aside}.
-local now, from, most, most_dead, most_letters = whole(1), text(2), whole(3), whole(4), whole(5)
+-- ARGV: now, where to begin ('' is where the last walk with '' ended), how many at least, most unreadable letters. Answers {where it ended, whether records and sets still differ in number, records rebuilt, names moved, set aside}.
+local now, from, most, most_letters = whole(1), text(2), whole(3), whole(4)
 local wrong = problem()
 if wrong then
   return wrong
@@ -10,13 +9,16 @@ begin_even_when_full()
 
 local ALL = { READY, DELAYED[0], DELAYED[1], DELAYED[2], DELAYED[3], LEASED, DEAD, UNREADABLE }
 
+-- The list of holds is walked last: it counts for nothing, since who is in it stands elsewhere.
+local WALKED = { READY, DELAYED[0], DELAYED[1], DELAYED[2], DELAYED[3], LEASED, DEAD, UNREADABLE, HELD }
+
 local kept = from == ''
 if kept then
   from = redis.call('HGET', COUNTERS, 'repair_cursor') or '0:0'
 end
 local part, at = string.match(from, '^(%d):(%d+)$')
 part, at = tonumber(part) or 0, at or '0'
-if part > #ALL then
+if part > #WALKED then
   part, at = 0, '0'
 end
 
@@ -26,7 +28,7 @@ repeat
   if part == 0 then
     found = redis.call('HSCAN', OBJECTS, at, 'COUNT', most)
   else
-    found = redis.call('ZSCAN', ALL[part], at, 'COUNT', most)
+    found = redis.call('ZSCAN', WALKED[part], at, 'COUNT', most)
   end
   at = found[1]
   for i = 1, #found[2], 2 do
@@ -36,11 +38,10 @@ repeat
   if at == '0' then
     part = part + 1
   end
-until looked >= most or part > #ALL
-evict(DEAD, most_dead)
-evict(UNREADABLE, most_letters)
+until looked >= most or part > #WALKED
+evict_letters(most_letters)
 
-if part > #ALL then
+if part > #WALKED then
   part, at = 0, '0'
 end
 local ended = part .. ':' .. at

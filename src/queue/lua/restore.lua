@@ -1,10 +1,10 @@
 -- Merges entries that were kept elsewhere into the queue. What is there is never overwritten by something older, and an
 -- entry that has nothing new in it changes nothing. `archive.rs` is the same rules in Rust.
--- ARGV: now, then of each entry: kind (record, letter, orphan), name, JSON or score.
--- Answers for each 2 (new), 1 (merged), 0 (nothing new in it).
-local now = whole(1)
+-- ARGV: now, most dead letters, then of each entry: kind (record, letter, orphan), name, JSON or score.
+-- Answers for each 3 (no room among the dead letters), 2 (new), 1 (merged), 0 (nothing new in it).
+local now, most_dead = whole(1), whole(2)
 local entries = {}
-for at = 2, #ARGV, 3 do
+for at = 3, #ARGV, 3 do
   local entry = { kind = text(at), name = text(at + 1), text = text(at + 2) }
   if entry.kind == 'orphan' then
     if not tonumber(entry.text) then
@@ -40,7 +40,9 @@ local restore = {}
 
 function restore.record(name, new)
   local old = load(name)
-  if not old then
+  if not old and new.state == 'dead' and not has_room(most_dead) then
+    return 3
+  elseif not old then
     put(name, new)
     return 2
   end
@@ -72,7 +74,9 @@ function restore.record(name, new)
   end
   local was = standing(old)
   merge(old, new)
-  old.hold = math.max(old.hold, new.hold)
+  if new.hold > old.hold then
+    old.hold, old.held, old.held_for = new.hold, new.held, new.held_for
+  end
   old.lapses = math.max(old.lapses, new.lapses)
   old.merges = old.merges + 1
   place(old, now)

@@ -26,10 +26,7 @@ for _, entry in ipairs(records) do
       redis.call('HSET', DATA, id, value)
       redis.call('ZADD', INDEX, num(entry.score), id)
     end
-    if record then
-      redis.call('ZREM', (standing(record)), entry.name)
-    end
-    redis.call('HDEL', OBJECTS, entry.name)
+    forget(entry.name, record and (standing(record)) or READY)
     count = count + 1
   end
 end

@@ -1,9 +1,10 @@
 -- Ends leases, and puts in what follows from the answers. A token that is no longer the record's is stale, and touches
 -- nothing.
 -- ARGV: now, most dead letters, most ready, number of follow-ups, of each: object, priority, asked, due, attempts, spare;
--- then of each lease: object, token, kind, until, code, reason, has body, body.
--- Answers {1 (settled) or 0 (stale) for each lease, follow-ups taken in}.
-local KINDS = { done = true, later = true, failed = true, release = true, dead = true }
+-- then of each lease: object, token, kind, until, code, reason, has body, body. `until` of one that is held is unused.
+-- Answers {1 (settled), 0 (stale) or 2 (no room among the dead letters) for each lease, follow-ups taken in}.
+local KINDS = { done = true, later = true, failed = true, release = true, held = true, dead = true }
+local FIRST_HOLD_MS, LONGEST_HOLD_MS = 30000, 600000
 
 local now, most_dead, most_ready = whole(1), whole(2), whole(3)
 local first_ending = 5 + 6 * whole(4)
@@ -39,12 +40,19 @@ begin_even_when_full()
 
 local settle = {}
 
+-- The row of holds for one reason is over.
+local function end_holds(record)
+  record.held = nil
+  record.held_for = nil
+end
+
 function settle.later(record, ending)
   record.due = ending.till
   end_lease(record)
   record.hold = 0
   record.attempts = 0
   record.lapses = 0
+  end_holds(record)
   place(record, now)
 end
 
@@ -55,6 +63,7 @@ function settle.failed(record, ending)
   record.lapses = 0
   record.code = ending.code
   record.reason = ending.reason
+  end_holds(record)
   place(record, now)
 end
 
@@ -63,9 +72,26 @@ function settle.release(record)
   place(record, now)
 end
 
+-- Every further time in a row for the same reason doubles the hold.
+function settle.held(record, ending)
+  end_lease(record)
+  record.held = record.held_for == ending.code and (record.held or 0) + 1 or 1
+  record.held_for = ending.code
+  record.hold = now + math.min(FIRST_HOLD_MS * 2 ^ math.min(record.held - 1, 10), LONGEST_HOLD_MS)
+  record.code = ending.code
+  record.reason = ending.reason
+  place(record, now)
+end
+
 function settle.dead(record, ending)
   end_lease(record)
-  bury(record, now, ending.code, ending.reason, ending.body)
+  if has_room(most_dead) then
+    bury(record, now, ending.code, ending.reason, ending.body)
+    return
+  end
+  record.code, record.reason = ending.code, ending.reason
+  wait_for_room(record, now)
+  return 2
 end
 
 local answers = {}
@@ -80,7 +106,7 @@ for i, ending in ipairs(endings) do
     elseif ending.kind == 'done' then
       forget(ending.name, LEASED)
     else
-      settle[ending.kind](record, ending)
+      answers[i] = settle[ending.kind](record, ending) or 1
       put(ending.name, record, LEASED)
     end
   end
@@ -100,5 +126,4 @@ for _, follow_up in ipairs(follow_ups) do
     taken = taken + 1
   end
 end
-evict(DEAD, most_dead)
 return { answers, taken }

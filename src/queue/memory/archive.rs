@@ -23,7 +23,7 @@ impl Archive for MemoryQueue {
 
     async fn put_back(&self, now: Timestamp, entries: &[Returning]) -> Result<Vec<PutBack>, QueueError> {
         let mut contents = self.contents();
-        Ok(entries.iter().map(|entry| contents.put_back(entry, now)).collect())
+        Ok(entries.iter().map(|entry| contents.put_back(entry, self.limits.dead_letters, now)).collect())
     }
 
     async fn has(&self, entries: &[Returning]) -> Result<Vec<bool>, QueueError> {
@@ -116,9 +116,9 @@ impl Contents {
         records.chain(letters).collect()
     }
 
-    fn put_back(&mut self, entry: &Returning, now: Timestamp) -> PutBack {
+    fn put_back(&mut self, entry: &Returning, most_dead: usize, now: Timestamp) -> PutBack {
         match entry {
-            Returning::Record { object, record } => self.put_record_back(&object.to_string(), record, now),
+            Returning::Record { object, record } => self.put_record_back(&object.to_string(), record, most_dead, now),
             Returning::Letter { name, letter } => {
                 let current = self.letters.get(name).map(|current| current.died);
                 if current >= Some(letter.died) {
@@ -135,7 +135,10 @@ impl Contents {
         }
     }
 
-    fn put_record_back(&mut self, name: &str, record: &Record, now: Timestamp) -> PutBack {
+    fn put_record_back(&mut self, name: &str, record: &Record, most_dead: usize, now: Timestamp) -> PutBack {
+        if record.state == State::Dead && !self.records.contains_key(name) && !self.has_room(most_dead) {
+            return PutBack::NoRoom;
+        }
         let Some(current) = self.records.get_mut(name) else {
             self.records.insert(name.to_owned(), record.clone());
             return PutBack::New;

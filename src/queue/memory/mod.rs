@@ -16,14 +16,14 @@ use std::{
 use self::slots::Agreements;
 use super::{
     Admitted, DeadFilter, DeadLetter, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased, MailLimits, Queue,
-    QueueError, QueueStats, Repaired, Settled, Settlement,
+    QueueError, QueueStats, Repaired, SetAside, Settled, Settlement,
     letters::{DeadEntry, exported, newest_first, second_id},
     mailbox::{Mail, compose, unescape},
-    record::{CLASS_WIDTH, Draw, Letter, QueueLimits, Record, SWEEP, State, clamp},
+    record::{CLASS_WIDTH, Draw, Letter, MOST_SET_ASIDE, QueueLimits, Record, SWEEP, State, clamp},
 };
 use crate::{
     clock::{Clock, Timestamp},
-    model::{Event, FollowUp, ObjectId, Priority, Wish},
+    model::{Event, FollowUp, Kind, ObjectId, Priority, Wish},
     queue::SUSPECT_LAPSES,
 };
 
@@ -144,8 +144,7 @@ impl Queue for MemoryQueue {
 
     async fn lease(&self, now: Timestamp, request: &LeaseRequest) -> Result<Leased, QueueError> {
         let mut contents = self.contents();
-        let mut leased = contents.take_back(now);
-        contents.evict_objects(self.limits.dead_letters);
+        let mut leased = contents.take_back(self.limits.dead_letters, now);
         leased.more |= contents.move_due(now);
         contents.hand_out(now, request, &mut leased);
         Ok(leased)
@@ -174,10 +173,11 @@ impl Queue for MemoryQueue {
         following: Following<'_>,
     ) -> Result<(Vec<Settled>, usize), QueueError> {
         let mut contents = self.contents();
-        let settled = settlements.iter().map(|(lease, settlement)| contents.settle(lease, settlement, now)).collect();
+        let most_dead = self.limits.dead_letters;
+        let settled =
+            settlements.iter().map(|(lease, settlement)| contents.settle(lease, settlement, most_dead, now)).collect();
         let follow_ups = following.follow_ups.iter();
         let taken = follow_ups.filter(|follow_up| contents.follow_up(follow_up, following.most_ready, now)).count();
-        contents.evict_objects(self.limits.dead_letters);
         Ok((settled, taken))
     }
 
@@ -203,8 +203,10 @@ impl Queue for MemoryQueue {
         Ok(Repaired::default())
     }
 
-    async fn lift_holds(&self, _now: Timestamp, _code: &str) -> Result<usize, QueueError> {
-        Ok(0)
+    async fn lift_holds(&self, now: Timestamp, code: &str) -> Result<usize, QueueError> {
+        let mut contents = self.contents();
+        let of_code = |record: &&mut Record| record.is_held() && record.held_for.as_deref() == Some(code);
+        Ok(contents.records.values_mut().filter(of_code).map(|record| record.lift_hold(now)).count())
     }
 
     async fn stats(&self, _now: Timestamp) -> Result<QueueStats, QueueError> {
@@ -264,12 +266,13 @@ impl Contents {
         names
     }
 
-    fn take_back(&mut self, now: Timestamp) -> Leased {
+    fn take_back(&mut self, most_dead: usize, now: Timestamp) -> Leased {
         let mut leased = Leased::default();
         let over = self.in_order(State::Leased).into_iter().filter(|(expires, _)| *expires <= now.as_millis());
         for (_, name) in over.take(SWEEP) {
+            let has_room = self.has_room(most_dead);
             let record = self.records.get_mut(&name).expect("a listed name has a record");
-            record.lapse(now);
+            record.lapse(has_room, now);
             leased.lapsed += 1;
             leased.lapsed_dead += usize::from(record.state == State::Dead);
         }
@@ -295,34 +298,80 @@ impl Contents {
         let mut draw = Draw::from_seed(request.seed);
         let mut waiting = self.in_order(State::Ready);
         let class_of = |score: i64| Priority::nearest(score / CLASS_WIDTH);
-        waiting.retain(|(score, _)| request.priorities.is_empty() || request.priorities.contains(&class_of(*score)));
+        let is_wanted = |class: Priority| request.priorities.is_empty() || request.priorities.contains(&class);
+        waiting.retain(|(score, _)| is_wanted(class_of(*score)));
         let mut named = request.first.iter().map(ToString::to_string);
+        let mut aside: Vec<SetAside> = request.set_aside.clone();
+        aside.retain(|aside| aside.until > now);
+        let mut set_aside = 0;
         while leased.leases.len() < request.max {
+            if set_aside == MOST_SET_ASIDE {
+                leased.more = true;
+                return;
+            }
             let goes_first = |record: &Record| record.state == State::Ready && record.lapses < SUSPECT_LAPSES;
             let name = if let Some(name) = named.find(|name| self.records.get(name).is_some_and(goes_first)) {
                 name
             } else {
                 let favoured = draw.favoured();
                 let place = waiting.iter().position(|(score, _)| Some(class_of(*score)) == favoured).unwrap_or(0);
-                let Some((_, name)) = waiting.get(place) else { return };
+                let Some((_, name)) = waiting.get(place) else {
+                    if request.probe && leased.leases.is_empty() {
+                        self.probe(now, request, &aside, leased);
+                    }
+                    return;
+                };
                 name.clone()
             };
             let record = self.records.get_mut(&name).expect("a listed name has a record");
+            let kind = aside.iter_mut().find(|aside| is_of(&name, aside.kind));
+            if let Some(kind) = kind.as_ref().filter(|kind| kind.probes == 0) {
+                record.set_aside(clamp(kind.until, now), now);
+                set_aside += 1;
+                waiting.retain(|(_, other)| *other != name);
+                continue;
+            }
             let suspect = record.lapses >= SUSPECT_LAPSES;
             if suspect && !(request.alone && leased.leases.is_empty()) {
                 leased.suspect_waits = true;
                 return;
             }
-            self.leases += 1;
-            let object = name.parse().expect("a record is named after its object");
-            let token = format!("{}:{}", request.run, self.leases);
-            leased.leases.push(record.lease(object, token, now + request.duration));
+            if let Some(kind) = kind {
+                kind.probes -= 1;
+            }
+            leased.leases.push(self.lease_to(&name, request, now));
             waiting.retain(|(_, other)| *other != name);
             if suspect {
                 break;
             }
         }
         leased.more |= leased.leases.len() == request.max && !waiting.is_empty();
+    }
+
+    /// Hands out what is held and would be free first.
+    fn probe(&mut self, now: Timestamp, request: &LeaseRequest, aside: &[SetAside], leased: &mut Leased) {
+        let may_go = |(name, record): &(&String, &Record)| {
+            record.is_held()
+                && record.wanted.due <= now
+                && (request.priorities.is_empty() || request.priorities.contains(&record.wanted.priority))
+                && !aside.iter().any(|aside| is_of(name, aside.kind) && aside.probes == 0)
+        };
+        let first = self.records.iter().filter(may_go).min_by_key(|(name, record)| (record.hold, (*name).clone()));
+        let Some((name, record)) = first else { return };
+        if record.lapses >= SUSPECT_LAPSES && !request.alone {
+            leased.suspect_waits = true;
+            return;
+        }
+        let name = name.clone();
+        leased.leases.push(self.lease_to(&name, request, now));
+    }
+
+    fn lease_to(&mut self, name: &str, request: &LeaseRequest, now: Timestamp) -> Lease {
+        self.leases += 1;
+        let object = name.parse().expect("a record is named after its object");
+        let token = format!("{}:{}", request.run, self.leases);
+        let record = self.records.get_mut(name).expect("a listed name has a record");
+        record.lease(object, token, now + request.duration)
     }
 
     /// The record of a lease that is still its holder's.
@@ -332,24 +381,25 @@ impl Contents {
             .filter(|record| record.state == State::Leased && record.token.as_ref() == Some(&token.0))
     }
 
-    fn settle(&mut self, lease: &Lease, settlement: &Settlement, now: Timestamp) -> Settled {
+    /// Whether one more object can become a dead letter.
+    fn has_room(&self, most_dead: usize) -> bool {
+        self.records.values().filter(|record| record.state == State::Dead).count() < most_dead
+    }
+
+    fn settle(&mut self, lease: &Lease, settlement: &Settlement, most_dead: usize, now: Timestamp) -> Settled {
+        let has_room = self.has_room(most_dead);
         let Some(record) = self.leased(&lease.object, &lease.token).cloned() else { return Settled::Stale };
         let name = lease.object.to_string();
-        match record.settle(settlement, now) {
-            Some(record) => self.records.insert(name, record),
-            None => self.records.remove(&name),
+        let Some(record) = record.settle(settlement, has_room, now) else {
+            self.records.remove(&name);
+            return Settled::Settled;
         };
-        Settled::Settled
+        let no_room = matches!(settlement, Settlement::Dead { .. }) && record.waits_for_room();
+        self.records.insert(name, record);
+        if no_room { Settled::NoRoom } else { Settled::Settled }
     }
 
-    fn evict_objects(&mut self, most: usize) {
-        let dead = self.in_order(State::Dead);
-        for (_, name) in &dead[..dead.len().saturating_sub(most)] {
-            self.records.remove(name);
-            self.dead_letters_evicted += 1;
-        }
-    }
-
+    /// Objects among the dead letters never give way: they could still be served.
     fn evict_letters(&mut self, most: usize) {
         while self.letters.len() > most {
             let oldest = self.letters.iter().min_by_key(|(name, letter)| (letter.died, (*name).clone()));
@@ -426,4 +476,9 @@ impl Contents {
         }
         waiting.len()
     }
+}
+
+/// Whether an object of this name is of this kind.
+fn is_of(name: &str, kind: Kind) -> bool {
+    name.split_once(':').is_some_and(|(word, _)| word == kind.as_str())
 }

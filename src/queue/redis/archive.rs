@@ -187,7 +187,7 @@ impl Archive for RedisQueue {
         let mut answers = Vec::with_capacity(entries.len());
         for chunk in entries.chunks(CHUNK) {
             let mut arguments = Arguments::default();
-            arguments.number(now.as_millis());
+            arguments.number(now.as_millis()).number(self.limits.dead_letters);
             for entry in chunk {
                 returning_arguments(&mut arguments, entry, now);
             }
@@ -195,6 +195,7 @@ impl Archive for RedisQueue {
             // Done twice it merges twice, which changes nothing.
             let told: Vec<u8> = self.link.ask("putting back", call).await?;
             answers.extend(told.into_iter().map(|answer| match answer {
+                3 => PutBack::NoRoom,
                 2 => PutBack::New,
                 1 => PutBack::Merged,
                 _ => PutBack::Nothing,

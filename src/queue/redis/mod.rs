@@ -30,7 +30,7 @@ use self::{
 };
 use super::{
     Admitted, DeadFilter, DeadLetter, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased, MAX_MAIL_BYTES,
-    MailLimits, ORPHAN_PATIENCE, Queue, QueueError, QueueStats, Repaired, Settled, Settlement,
+    MailLimits, ORPHAN_PATIENCE, Queue, QueueError, QueueStats, Repaired, SetAside, Settled, Settlement,
     mailbox::{self, Content, Decision, Entry, Id, Mail, ScanStep, Source},
     record::{Draw, MAX_BODY_BYTES, QueueLimits, SWEEP, Wanted, clamp, clip},
 };
@@ -126,8 +126,8 @@ impl RedisQueue {
 /// A row of `read_mail.lua`: source, id, id size, id digest, score, content, size, value.
 type MailRow = (String, Vec<u8>, usize, String, String, String, usize, Vec<u8>);
 
-/// A row of `lease.lua`: object, token, merges, priority, first, last, attempts, lapses.
-type LeaseRow = (String, String, u64, i64, i64, i64, u32, u32);
+/// A row of `lease.lua`: object, token, merges, priority, first, last, attempts, lapses, held, held for.
+type LeaseRow = (String, String, u64, i64, i64, i64, u32, u32, u32, String);
 
 /// The answer of `lease.lua`: suspect waits, more, lapsed, lapsed dead, leases, repaired.
 type LeaseAnswer = (bool, bool, usize, usize, Vec<LeaseRow>, repair::Counts);
@@ -192,7 +192,11 @@ impl Queue for RedisQueue {
         let mut arguments = Arguments::default();
         arguments.number(now.as_millis()).number(expires.as_millis()).number(request.max).text(&classes);
         arguments.number(u8::from(request.alone)).number(Draw::from_seed(request.seed).state()).text(&request.run);
-        arguments.number(self.limits.dead_letters).number(SWEEP);
+        arguments.number(self.limits.dead_letters).number(SWEEP).number(u8::from(request.probe));
+        arguments.number(request.set_aside.len());
+        for SetAside { kind, until, probes } in &request.set_aside {
+            arguments.text(kind.as_str()).number(clamp(*until, now).as_millis()).number((*probes).min(MOST_READY));
+        }
         for object in &request.first {
             arguments.text(&object.to_string());
         }
@@ -242,8 +246,12 @@ impl Queue for RedisQueue {
             settlement_arguments(&mut arguments, settlement, now);
         }
         let call = Call::Script(&scripts::SETTLE, self.keys.queue(), &arguments);
-        let (answers, taken): (Vec<bool>, usize) = self.link.run("settling", call).await?;
-        let settled = answers.into_iter().map(|ours| if ours { Settled::Settled } else { Settled::Stale });
+        let (answers, taken): (Vec<u8>, usize) = self.link.run("settling", call).await?;
+        let settled = answers.into_iter().map(|answer| match answer {
+            0 => Settled::Stale,
+            2 => Settled::NoRoom,
+            _ => Settled::Settled,
+        });
         Ok((settled.collect(), taken))
     }
 
@@ -284,8 +292,11 @@ impl Queue for RedisQueue {
         repair::everything(self, now).await
     }
 
-    async fn lift_holds(&self, _now: Timestamp, _code: &str) -> Result<usize, QueueError> {
-        Ok(0)
+    async fn lift_holds(&self, now: Timestamp, code: &str) -> Result<usize, QueueError> {
+        let mut arguments = Arguments::default();
+        arguments.number(now.as_millis()).text(code);
+        // Done twice it finds nothing the second time.
+        self.link.ask("lifting holds", Call::Script(&scripts::LIFT_HOLDS, self.keys.queue(), &arguments)).await
     }
 
     async fn stats(&self, _now: Timestamp) -> Result<QueueStats, QueueError> {
@@ -378,7 +389,7 @@ impl RedisQueue {
     }
 
     fn lease_of(&self, row: LeaseRow, expires: Timestamp) -> Result<Lease, QueueError> {
-        let (name, token, merges, priority, first, last, attempts, lapses) = row;
+        let (name, token, merges, priority, first, last, attempts, lapses, held, held_for) = row;
         let object = name.parse().map_err(|_| self.link.unexpected("leasing", format!("an object named `{name}`")))?;
         Ok(Lease {
             object,
@@ -389,8 +400,8 @@ impl RedisQueue {
             last_asked: Timestamp::from_millis(last),
             attempts,
             lapses,
-            held: 0,
-            held_for: None,
+            held,
+            held_for: (!held_for.is_empty()).then_some(held_for),
             expires,
         })
     }
@@ -451,7 +462,7 @@ fn settlement_arguments(arguments: &mut Arguments, settlement: &Settlement, now:
         Settlement::Later { until } => ("later", *until, None, None),
         Settlement::Failed { until, reason } => ("failed", *until, Some(reason), None),
         Settlement::Release => ("release", now, None, None),
-        Settlement::Held { reason } => ("release", now, Some(reason), None),
+        Settlement::Held { reason } => ("held", now, Some(reason), None),
         Settlement::Dead { reason, body } => ("dead", now, Some(reason), body.as_deref()),
     };
     arguments.text(kind).number(clamp(until, now).as_millis());

@@ -64,7 +64,7 @@ struct Stretch {
 async fn walk(queue: &RedisQueue, now: Timestamp, from: &str) -> Result<Stretch, QueueError> {
     let mut arguments = Arguments::default();
     arguments.number(now.as_millis()).text(from).number(STRETCH);
-    arguments.number(queue.limits.dead_letters).number(queue.limits.unreadable_letters);
+    arguments.number(queue.limits.unreadable_letters);
     let call = Call::Script(&scripts::REPAIR, queue.keys.queue(), &arguments);
     let (ended, uneven, records, places, strangers) = queue.link.ask("putting the queue in order", call).await?;
     Ok(Stretch { ended, uneven, repaired: told((records, places, strangers)) })

@@ -43,6 +43,7 @@ scripts! {
     LEASE = "prelude.lua" "lease.lua";
     RENEW = "prelude.lua" "renew.lua";
     SETTLE = "prelude.lua" "settle.lua";
+    LIFT_HOLDS = "prelude.lua" "lift_holds.lua";
     REPAIR = "prelude.lua" "repair.lua";
 }
 
@@ -90,6 +91,9 @@ scripts! {
     CLUSTER_PUT_DATA = "slots.lua" "cluster/put_data.lua";
 }
 
+/// How many keys of the queue's scripts are ours.
+const OURS: usize = 13;
+
 /// What stands before the keys that all runs share which use an API key, whatever their namespace: one hash slot.
 pub(super) const SHARED: &str = "{coc-api}";
 
@@ -104,7 +108,7 @@ pub(super) struct Keys {
 impl Keys {
     pub(super) fn new(namespace: &str) -> Self {
         let prefix = format!("{{{namespace}}}");
-        let ours = [
+        let ours: [&str; OURS] = [
             "objects",
             "ready",
             "delayed:critical",
@@ -117,6 +121,7 @@ impl Keys {
             "orphans",
             "scan",
             "counters",
+            "held",
         ];
         let mut all: Vec<String> = ours.iter().map(|name| format!("{prefix}:{name}")).collect();
         all.extend([mailbox::INDEX.to_owned(), mailbox::DATA.to_owned()]);
@@ -128,15 +133,15 @@ impl Keys {
     }
 
     pub(super) fn mailbox_index(&self) -> &[String] {
-        &self.all[12..13]
+        &self.all[OURS..=OURS]
     }
 
     pub(super) fn mailbox_data(&self) -> &[String] {
-        &self.all[13..]
+        &self.all[OURS + 1..]
     }
 
     pub(super) fn queue(&self) -> &[String] {
-        &self.all[..12]
+        &self.all[..OURS]
     }
 
     pub(super) fn objects(&self) -> &str {

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use refresh_worker::{
     clock::Timestamp,
-    model::{Priority, Wish},
+    model::{Priority, Reason, Wish},
     queue::{
-        DeadFilter, Queue as _,
+        DeadFilter, Queue as _, Settlement,
         archive::{Archive, Kept, Part, Place, PutBack, Returning},
         record::{QueueLimits, Record, State},
     },
@@ -23,6 +23,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 on_all! {
     everything_is_read_whatever_its_state
     everything_is_put_back_into_an_empty_queue
+    a_hold_survives_a_backup
     putting_back_twice_changes_nothing
     what_is_newer_is_never_overwritten
     a_lease_is_not_taken_along
@@ -103,6 +104,24 @@ async fn everything_is_put_back_into_an_empty_queue<B: Bed<Queue: Archive>>(bed:
     }
     assert_eq!(after.records.len(), 6, "with what was mail: {:?}", after.records.keys());
     assert_eq!(after.orphans.len(), 2, "both index entries await their data");
+}
+
+async fn a_hold_survives_a_backup<B: Bed<Queue: Archive>>(bed: &B) {
+    bed.enqueue("clan:2PP", Priority::High, NOW).await;
+    let lease = bed.lease_one(NOW).await;
+    settle(bed, NOW, &lease, Settlement::Held { reason: Reason::new("maintenance", "503") }).await;
+    let before = bed.dump().await;
+    let kept = everything(bed).await;
+    let entries: Vec<_> = kept.into_iter().map(|kept| kept.returning(NOW, 3).unwrap()).collect();
+    take_away_by_name(bed, "clan:2PP").await;
+    // Into an empty queue, and into one where somebody asked for it meanwhile.
+    assert_eq!(bed.queue().put_back(NOW, &entries).await.unwrap(), [PutBack::New]);
+    assert_eq!(bed.dump().await.records, before.records);
+    take_away_by_name(bed, "clan:2PP").await;
+    bed.enqueue("clan:2PP", Priority::High, NOW).await;
+    assert_eq!(bed.queue().put_back(NOW, &entries).await.unwrap(), [PutBack::Merged]);
+    let record = bed.record("clan:2PP").await.unwrap();
+    assert_eq!((record.held, record.held_for.as_deref()), (1, Some("maintenance")));
 }
 
 /// Takes everything of ours away, and the mail.

@@ -265,12 +265,18 @@ impl RedisBed {
             };
             assert!(record.wanted.first.as_millis() < CLASS_WIDTH);
             expected.entry(set).or_default().push((name.clone().into_bytes(), score(record.score())));
+            if record.is_held() {
+                let held = expected.entry("held".to_owned()).or_default();
+                held.push((name.clone().into_bytes(), score(record.hold.as_millis())));
+            }
         }
         let letters = contents.letters.iter();
         let letters = letters.map(|(name, letter)| (name.clone().into_bytes(), score(letter.died.as_millis())));
         expected.entry("unreadable".to_owned()).or_default().extend(letters);
         let delayed = Priority::ALL.map(|class| format!("delayed:{class}"));
-        for set in ["ready", "leased", "dead", "unreadable"].into_iter().chain(delayed.iter().map(String::as_str)) {
+        for set in
+            ["ready", "leased", "dead", "unreadable", "held"].into_iter().chain(delayed.iter().map(String::as_str))
+        {
             let mut found = self.set(&format!("{{refresh}}:{set}")).await;
             let mut expected = expected.remove(set).unwrap_or_default();
             found.sort_by(|one, other| one.0.cmp(&other.0));

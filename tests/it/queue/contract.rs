@@ -631,7 +631,7 @@ async fn after_a_lapse_an_object_is_free_again_at_once_however_often_it_lapsed(b
 }
 
 /// Lets `clan:2PP` lapse until it has done so `lapses` times. Answers when.
-async fn lapse(bed: &impl Bed, lapses: u32) -> Timestamp {
+pub async fn lapse(bed: &impl Bed, lapses: u32) -> Timestamp {
     bed.enqueue("clan:2PP", Priority::Critical, NOW).await;
     let mut now = NOW;
     for lapse in 1..=lapses {

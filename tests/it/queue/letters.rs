@@ -3,24 +3,30 @@
 use std::time::Duration;
 
 use refresh_worker::{
+    clock::Timestamp,
     model::{Kind, Priority, Reason, Wish},
     queue::{
-        DeadFilter, Queue as _, Settlement,
-        record::{QueueLimits, State},
+        DeadFilter, Queue as _, Settled, Settlement,
+        archive::{Archive, PutBack, Returning},
+        record::{QueueLimits, Record, State},
     },
 };
 
 use super::{
     beds::{Bed, NOW, names, on_all, request, tag, value},
-    contract::{dead, one_held_one_leased_one_ready, settle},
+    contract::{dead, lapse, one_held_one_leased_one_ready, settle},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_secs(15);
 
 on_all! {
     (QueueLimits { dead_letters: 3, unreadable_letters: 2, ..QueueLimits::default() })
-    dead_letters_are_capped_and_evictions_counted
+    dead_letters_of_objects_never_give_way
+    what_finds_no_room_waits_and_dies_later
+    a_lapse_that_finds_no_room_leaves_a_suspect
+    a_dead_letter_beyond_the_room_is_left_out
     a_dead_letter_keeps_the_first_500_bytes_only
     unreadable_mail_is_capped_separately
     dead_letters_are_listed_newest_first_and_by_filter
@@ -52,13 +58,74 @@ async fn listed(bed: &impl Bed, filter: &DeadFilter) -> Vec<String> {
     letters.into_iter().map(|letter| letter.name).collect()
 }
 
-async fn dead_letters_are_capped_and_evictions_counted(bed: &impl Bed) {
-    bury(bed, 5).await;
-    let expected: Vec<String> = [4, 3, 2].map(|number| format!("clan:{}", tag(number))).into();
+/// Leases the next in order and tries to bury it while there is no room.
+async fn bury_in_vain(bed: &impl Bed, now: Timestamp) {
+    let lease = bed.lease_one(now).await;
+    let settled = bed.queue().settle(now, &[(lease, dead("bad_request"))]).await.unwrap();
+    assert_eq!(settled, [Settled::NoRoom]);
+}
+
+async fn dead_letters_of_objects_never_give_way(bed: &impl Bed) {
+    bury(bed, 3).await;
+    for object in ["player:2PP", "player:2QQ"] {
+        bed.enqueue(object, Priority::High, NOW).await;
+        bury_in_vain(bed, NOW).await;
+    }
+    let expected: Vec<String> = [2, 1, 0].map(|number| format!("clan:{}", tag(number))).into();
     assert_eq!(listed(bed, &DeadFilter::default()).await, expected);
     let stats = bed.queue().stats(NOW).await.unwrap();
-    assert_eq!((stats.dead_letters, stats.dead_letters_evicted), (3, 2));
-    assert_eq!(bed.dump().await.records.len(), 3);
+    assert_eq!((stats.dead_letters, stats.dead_letters_evicted, stats.delayed), (3, 0, 2));
+}
+
+async fn what_finds_no_room_waits_and_dies_later(bed: &impl Bed) {
+    bury(bed, 3).await;
+    bed.enqueue("player:2PP", Priority::High, NOW).await;
+    bury_in_vain(bed, NOW).await;
+    let record = bed.record("player:2PP").await.unwrap();
+    assert_eq!((record.state, record.hold, record.wanted.attempts), (State::Delayed, NOW + 10 * MINUTE, 0));
+    assert_eq!((record.held, record.held_for.as_deref()), (0, Some("dead_letters_full")));
+    assert_eq!((record.code.as_deref(), record.died), (Some("bad_request"), None));
+    bed.queue()
+        .redrive(NOW, &DeadFilter { names: vec![format!("clan:{}", tag(0))], ..DeadFilter::default() })
+        .await
+        .unwrap();
+    let lease = bed.lease_one(NOW).await;
+    settle(bed, NOW, &lease, Settlement::Done).await;
+    let lease = bed.lease_one(NOW + 10 * MINUTE).await;
+    settle(bed, NOW + 10 * MINUTE, &lease, dead("bad_request")).await;
+    assert_eq!(bed.record("player:2PP").await.unwrap().state, State::Dead);
+}
+
+async fn a_lapse_that_finds_no_room_leaves_a_suspect(bed: &impl Bed) {
+    bury(bed, 3).await;
+    let mut now = lapse(bed, 4).await;
+    for _ in 0..2 {
+        bed.lease_one(now).await;
+        now = now + LEASE;
+        let leased = bed.lease(now, &request(1)).await;
+        assert_eq!((leased.lapsed, leased.lapsed_dead, leased.leases.len()), (1, 0, 0));
+        let record = bed.record("clan:2PP").await.unwrap();
+        assert_eq!((record.state, record.lapses, record.hold), (State::Delayed, 4, now + 10 * MINUTE));
+        now = now + 10 * MINUTE;
+    }
+    assert!(bed.lease_one(now).await.is_suspect());
+}
+
+/// A dead letter of an object, as a backup has it.
+fn letter_of(object: &str) -> Returning {
+    let mut record = Record::with_wish(None, &Wish::now(object.parse().unwrap(), Priority::Low, NOW), NOW);
+    (record.state, record.died) = (State::Dead, Some(NOW));
+    Returning::Record { object: object.parse().unwrap(), record: Box::new(record) }
+}
+
+async fn a_dead_letter_beyond_the_room_is_left_out<B: Bed<Queue: Archive>>(bed: &B) {
+    let most = 3;
+    let all: Vec<Returning> = (0..=most).map(|number| letter_of(&format!("clan:{}", tag(number)))).collect();
+    let answers = bed.queue().put_back(NOW, &all).await.unwrap();
+    assert_eq!(answers.iter().filter(|answer| **answer == PutBack::New).count(), most);
+    assert_eq!(answers[most], PutBack::NoRoom);
+    assert_eq!(bed.queue().put_back(NOW, &all[..1]).await.unwrap(), [PutBack::Nothing]);
+    assert_eq!(bed.queue().has(&all[most..]).await.unwrap(), [false]);
 }
 
 async fn a_dead_letter_keeps_the_first_500_bytes_only(bed: &impl Bed) {

@@ -4,6 +4,7 @@ mod archive;
 pub mod beds;
 mod cluster;
 mod contract;
+mod holds;
 mod letters;
 mod model;
 mod redis_only;

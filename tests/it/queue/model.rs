@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, time::Duration};
 use proptest::{prelude::*, test_runner::TestRunner};
 use refresh_worker::{
     clock::Timestamp,
-    model::{FollowUp, ObjectId, Priority, Reason, Wish},
+    model::{FollowUp, Kind, ObjectId, Priority, Reason, Wish},
     queue::{
-        DeadFilter, Following, Lease, LeaseRequest, MailLimits, ORPHAN_PATIENCE, Queue, Settled, Settlement,
+        DeadFilter, Following, Lease, LeaseRequest, MailLimits, ORPHAN_PATIENCE, Queue, SetAside, Settled, Settlement,
         mailbox::Mail,
         memory::Contents,
         record::{QueueLimits, State},
@@ -45,7 +45,11 @@ enum Op {
         seed: u64,
         classes: Vec<Priority>,
         first: Vec<&'static str>,
+        /// A kind whose circuit is open: for how many seconds, and how many probes.
+        aside: Option<(Kind, u64, usize)>,
+        probe: bool,
     },
+    Lift(usize),
     Renew(usize),
     Settle(usize, Ending),
     /// A worker dies: its leases are never settled.
@@ -61,8 +65,12 @@ enum Ending {
     Later(u64),
     Failed(u64),
     Release,
+    Held(usize),
     Dead,
 }
+
+/// Why objects are held.
+const HOLDS: [&str; 3] = ["maintenance", "refused", "circuit"];
 
 fn op() -> impl Strategy<Value = Op> {
     let id = 0..IDS.len();
@@ -73,9 +81,12 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0_u64..300).prop_map(Ending::Later),
         2 => (0_u64..300).prop_map(Ending::Failed),
         2 => Just(Ending::Release),
+        2 => (0..HOLDS.len()).prop_map(Ending::Held),
         1 => Just(Ending::Dead),
     ];
     let first = prop_oneof![3 => Just(Vec::new()), 1 => proptest::sample::subsequence(OBJECTS.to_vec(), 1..=2)];
+    let kind = proptest::sample::select(vec![Kind::Clan, Kind::War]);
+    let aside = prop_oneof![2 => Just(None), 1 => (kind, 0_u64..100, 0_usize..2).prop_map(Some)];
     let classes = prop_oneof![3 => Just(Vec::new()), 1 => Just(vec![Priority::Low, Priority::Critical])];
     prop_oneof![
         1 => id.clone().prop_map(Op::RemoveIndex),
@@ -87,8 +98,10 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (id, class, asked, any::<bool>()).prop_map(|(id, class, at, spare)| Op::Follow(id, class, at, spare)),
         3 => (0_usize..2).prop_map(Op::Read),
         5 => (0_usize..2).prop_map(Op::Admit),
-        8 => (0_usize..4, any::<bool>(), any::<u64>(), classes, first)
-            .prop_map(|(max, alone, seed, classes, first)| Op::Lease { max, alone, seed, classes, first }),
+        8 => (0_usize..4, any::<bool>(), any::<u64>(), classes, first, aside, any::<bool>()).prop_map(
+            |(max, alone, seed, classes, first, aside, probe)| Op::Lease { max, alone, seed, classes, first, aside, probe }
+        ),
+        1 => (0..HOLDS.len()).prop_map(Op::Lift),
         2 => any::<usize>().prop_map(Op::Renew),
         7 => (any::<usize>(), ending).prop_map(|(lease, ending)| Op::Settle(lease, ending)),
         2 => any::<usize>().prop_map(Op::Forget),
@@ -225,7 +238,7 @@ impl<'a> Pair<'a> {
                 prop_assert_eq!(ours, theirs);
                 Self::check_admission(&before, &self.memory.dump().await, now)?;
             }
-            Op::Lease { max, alone, seed, classes, first } => {
+            Op::Lease { max, alone, seed, classes, first, aside, probe } => {
                 self.runs += 1;
                 let asked = LeaseRequest {
                     alone: *alone,
@@ -233,6 +246,15 @@ impl<'a> Pair<'a> {
                     priorities: classes.clone(),
                     run: format!("run-{}", self.runs % 2),
                     first: first.iter().map(|object| object.parse().unwrap()).collect(),
+                    set_aside: aside
+                        .iter()
+                        .map(|(kind, seconds, probes)| SetAside {
+                            kind: *kind,
+                            until: now + Duration::from_secs(*seconds),
+                            probes: *probes,
+                        })
+                        .collect(),
+                    probe: *probe,
                     ..request(*max)
                 };
                 let leased = same!(self, |queue| queue.lease(now, &asked));
@@ -240,6 +262,9 @@ impl<'a> Pair<'a> {
                     prop_assert!(lease.first_asked <= lease.last_asked);
                     self.leases.push(lease);
                 }
+            }
+            Op::Lift(code) => {
+                same!(self, |queue| queue.lift_holds(now, HOLDS[*code]));
             }
             Op::Renew(which) => {
                 if let Some(lease) = pick(&self.leases, *which) {
@@ -299,6 +324,7 @@ impl<'a> Pair<'a> {
                 Settlement::Failed { until: after(seconds), reason: Reason::new("timeout", "no \"answer\" ß") }
             }
             Ending::Release => Settlement::Release,
+            Ending::Held(code) => Settlement::Held { reason: Reason::new(HOLDS[code], "no \"answer\" ß") },
             Ending::Dead => Settlement::Dead { reason: Reason::new("bad_request", "400"), body: Some("{}\n".into()) },
         };
         let before = self.memory.dump().await;
@@ -323,7 +349,7 @@ impl<'a> Pair<'a> {
         for (name, record) in &ours.records {
             let merges = record.merges;
             if record.state == State::Dead {
-                // A person decides now; should the letter give way to newer ones, that is counted.
+                // A person decides now.
                 self.owed.remove(name);
             } else if self.owed.get(name).is_none_or(|owed| owed.merges != merges) {
                 let last = record.next.as_ref().unwrap_or(&record.wanted).last;

@@ -1,0 +1,25 @@
+-- Ends the holds that were put on objects for one reason, since it is gone.
+-- ARGV: now, code. Answers how many.
+local now, code = whole(1), text(2)
+local wrong = problem()
+if wrong then
+  return wrong
+end
+begin_even_when_full()
+
+local count = 0
+for _, name in ipairs(redis.call('ZRANGE', HELD, 0, -1)) do
+  local record = load(name)
+  if not record then
+    mend(name, now)
+  elseif record.state == 'delayed' and record.held_for == code then
+    local was = standing(record)
+    record.hold, record.held, record.held_for = 0, nil, nil
+    place(record, now)
+    put(name, record, was)
+    count = count + 1
+  else
+    list_hold(name, record)
+  end
+end
+return count
