@@ -33,7 +33,7 @@ impl Slots for RedisQueue {
         let mut arguments = Arguments::default();
         arguments.text(run).number(lifetime_millis(lifetime));
         let call = Call::Script(&scripts::TAKE_KEY, &keys, &arguments);
-        let (taken, holder, left, rate): (bool, String, i64, String) = self.link.run("taking a key", call).await?;
+        let (taken, holder, left, rate): (bool, String, i64, String) = self.link.ask("taking a key", call).await?;
         if taken {
             return Ok(Slot::Taken { learned_rate: learned(&rate) });
         }
