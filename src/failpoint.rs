@@ -11,6 +11,8 @@
 //! FAILPOINT=settle.before=stop               SIGSTOP; whoever started the process may let it continue
 //! ```
 //!
+//! `SLOT_LIFETIME_MS` shortens the life of key slots, so that a test need not wait for them.
+//!
 //! The process says so on standard error first, so that a test knows that the place was reached.
 
 #[cfg(not(feature = "failpoints"))]
@@ -30,13 +32,16 @@ macro_rules! failpoint {
 }
 
 #[cfg(feature = "failpoints")]
-pub use self::orders::{ALL, is_known, pass};
+pub use self::orders::{ALL, is_known, pass, slot_lifetime};
 
 #[cfg(feature = "failpoints")]
 mod orders {
-    use std::sync::{
-        OnceLock,
-        atomic::{AtomicU32, Ordering},
+    use std::{
+        sync::{
+            OnceLock,
+            atomic::{AtomicU32, Ordering},
+        },
+        time::Duration,
     };
 
     use rustix::process::{Signal, getpid, kill_process};
@@ -130,6 +135,12 @@ mod orders {
         fn means(&self, name: &str, tag: &str) -> bool {
             self.name == name && self.tag.as_ref().is_none_or(|wanted| wanted == tag.trim_start_matches('#'))
         }
+    }
+
+    /// `SLOT_LIFETIME_MS`.
+    #[must_use]
+    pub fn slot_lifetime() -> Option<Duration> {
+        std::env::var("SLOT_LIFETIME_MS").ok()?.parse().ok().map(Duration::from_millis)
     }
 
     /// Comes by a failpoint; returns unless this process was ordered to end here.

@@ -248,7 +248,8 @@ impl Tools {
                 let visit = account.visit().await?;
                 self.rows(account, &visit).await
             };
-            match self.with_right(account, look).await? {
+            let looked = login::look_into(&self.queue, account, Instant::now() + PATIENCE, look).await?;
+            match looked.map_err(|failure| format!("failed to {failure}")) {
                 Ok(found) => rows.extend(found),
                 Err(failure) => failures.push(failure),
             }

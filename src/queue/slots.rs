@@ -160,7 +160,7 @@ impl Circuit {
 
 /// What overlapping runs agree on. **Invariant: a key is used by one run at a time.**
 pub trait Slots: Send + Sync + 'static {
-    /// Takes the key's slot when it is free.
+    /// Takes the key's slot when it is free, or ours already: an answer may be lost on its way.
     fn take_key(
         &self,
         key: &Fingerprint,

@@ -125,6 +125,14 @@ pub struct RunRow {
     pub report: String,
 }
 
+impl RunRow {
+    /// The name of its row when another attempt has that of the run: Lambda delivers a request more than once, under one id.
+    #[must_use]
+    pub fn name_of_attempt(&self) -> String {
+        format!("{}/{}", self.run, self.started)
+    }
+}
+
 /// Where snapshots are kept.
 pub trait Store: Send + Sync + 'static {
     /// The proof that it answers.

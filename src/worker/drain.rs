@@ -462,7 +462,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
 
     /// Renews leases and key slots until the stages are done, and watches for the order to stop.
     async fn keep(&self) {
-        let mut tick = tokio::time::interval(self.worker.config.lease / 3);
+        let mut tick = tokio::time::interval(self.worker.config.lease.min(self.ring.lifetime()) / 3);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         tick.reset();
         loop {

@@ -23,6 +23,19 @@ use crate::{
     queue::{QueueError, Slot, Slots},
 };
 
+/// How long a slot lasts unless it is renewed, which is done every third of it. Long enough for a server that fails over,
+/// short enough that the key of a run that died is soon free.
+const SLOT_LIFETIME: Duration = Duration::from_secs(15);
+
+/// [`SLOT_LIFETIME`], unless a test wants another.
+pub fn slot_lifetime() -> Duration {
+    #[cfg(feature = "failpoints")]
+    if let Some(lifetime) = crate::failpoint::slot_lifetime() {
+        return lifetime;
+    }
+    SLOT_LIFETIME
+}
+
 /// A slot that another run is just leaving is worth this short wait.
 const WORTH_WAITING: Duration = Duration::from_millis(120);
 
@@ -62,6 +75,7 @@ pub struct KeyRing<'a, S> {
     clock: &'a dyn Clock,
     wallet: &'a Wallet,
     keys: &'a RunKeys,
+    /// Names this attempt of a run, and no other.
     run: &'a str,
     lifetime: Duration,
     wanted: usize,
@@ -96,6 +110,11 @@ impl<'a, S: Slots> KeyRing<'a, S> {
             untold: Mutex::default(),
             logging_in: watch::Sender::new(false),
         }
+    }
+
+    /// How long a slot lasts unless it is renewed.
+    pub const fn lifetime(&self) -> Duration {
+        self.lifetime
     }
 
     /// The keys of this run.

@@ -18,7 +18,7 @@ use crate::{
         wallet::{Account, LOGIN_WINDOW, MOST_LOGINS, Wallet},
     },
     clock::Clock,
-    model::LearnedRate,
+    model::{Fingerprint, LearnedRate},
     queue::{Holder, QueueError, Slot, SlotView, Slots},
 };
 
@@ -165,10 +165,9 @@ pub async fn with_right<S: Slots, T>(
         }
     };
     let password = account.password_slot();
-    let SlotView { holder, for_another, .. } = slots.look_at_key(&password).await?;
-    if let Holder::Paused(reason) = holder {
+    if let Some(rest) = rest_of(slots, &password).await? {
         slots.give_back_key(&slot, run, AT_ONCE).await?;
-        return Ok(Err(resting(&reason, for_another)));
+        return Ok(Err(rest));
     }
     let gives_up = until.min(Instant::now() + LOGIN_TIME);
     let answer = match timeout_at(gives_up, act).await {
@@ -178,11 +177,7 @@ pub async fn with_right<S: Slots, T>(
             slots.give_back_key(&slot, run, AT_ONCE).await?;
             return Ok(Err(format!("log in with {name}: not done before the time for it was over")));
         }
-        Err(_) => Err(Trouble::Portal(PortalError::Down {
-            account: name.to_owned(),
-            action: "get keys",
-            detail: format!("not done after {} s", LOGIN_TIME.as_secs()),
-        })),
+        Err(_) => Err(Trouble::Portal(too_slow(name, LOGIN_TIME))),
     };
     match answer {
         Ok(done) => {
@@ -207,6 +202,49 @@ pub async fn with_right<S: Slots, T>(
         }
         Err(Trouble::Queue(error)) => Err(error),
     }
+}
+
+/// Looks into an account and changes nothing there, until `until`. Waits for whoever logs in, and takes the right to from nobody:
+/// a look that fails or takes its time must not make a run wait. The inner error is what the operator is told.
+pub async fn look_into<S: Slots, T>(
+    slots: &S,
+    account: &Account,
+    until: Instant,
+    act: impl Future<Output = Result<T, Trouble>>,
+) -> Result<Result<T, String>, QueueError> {
+    let began = Instant::now();
+    let (slot, name) = (account.login_slot(), account.name());
+    while let Holder::Run(_) = slots.look_at_key(&slot).await?.holder {
+        if Instant::now() + LOOK_AGAIN > until {
+            return Ok(Err(format!("log in with {name}: a run is logging in and takes too long")));
+        }
+        sleep(LOOK_AGAIN).await;
+    }
+    for slot in [slot, account.password_slot()] {
+        if let Some(rest) = rest_of(slots, &slot).await? {
+            return Ok(Err(rest));
+        }
+    }
+    match timeout_at(until, act).await {
+        Ok(Ok(done)) => Ok(Ok(done)),
+        Ok(Err(Trouble::Portal(error))) => Ok(Err(error.to_string())),
+        Ok(Err(Trouble::Queue(error))) => Err(error),
+        Err(_) => Ok(Err(too_slow(name, began.elapsed()).to_string())),
+    }
+}
+
+/// Why and how long a right to log in rests, when it does.
+async fn rest_of<S: Slots>(slots: &S, slot: &Fingerprint) -> Result<Option<String>, QueueError> {
+    let SlotView { holder, for_another, .. } = slots.look_at_key(slot).await?;
+    Ok(match holder {
+        Holder::Paused(reason) => Some(resting(&reason, for_another)),
+        Holder::Run(_) | Holder::Nobody | Holder::Left => None,
+    })
+}
+
+fn too_slow(account: &str, after: Duration) -> PortalError {
+    let detail = format!("not done after {} s", after.as_secs());
+    PortalError::Down { account: account.to_owned(), action: "get keys", detail }
 }
 
 /// Gives the right back that a login had which was cut off in the middle, if it was ours.

@@ -232,8 +232,10 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             keys.limit_the_day(Allowance::new(per_day, time.clone()));
         }
         let clock = self.clock.as_ref();
-        let lifetime = self.config.lease;
-        let ring = KeyRing::new(self.queue.as_ref(), clock, &self.wallet, keys, run, lifetime, self.keys_per_run);
+        // Lambda delivers a request more than once, under one id: two attempts must not be one holder.
+        let holder = format!("{run}/{:08x}", fastrand::u32(..));
+        let lifetime = keys::slot_lifetime();
+        let ring = KeyRing::new(self.queue.as_ref(), clock, &self.wallet, keys, &holder, lifetime, self.keys_per_run);
         let open_circuits = match self.admission(&ring, time, deadline, halt, tally).await {
             Ok(circuits) => circuits,
             Err(error) => {

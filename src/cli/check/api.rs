@@ -96,7 +96,7 @@ async fn look_at_account<Q: Queue + Slots>(
         let (made, revoked) = (plan.create, plan.revoke.len());
         Ok((kept, made, revoked))
     };
-    let kept = match login::with_right(queue, account, run, until, look).await {
+    let kept = match login::look_into(queue, account, until, look).await {
         Ok(Ok((kept, made, revoked))) => {
             judge_plan(findings, account, kept.len(), made, revoked);
             kept

@@ -74,9 +74,17 @@ fn judge(findings: &mut Findings, server: &str, as_cluster: bool, inspection: &I
     }
     if let Some(policy) = inspection.eviction.as_deref().filter(|policy| *policy != "noeviction") {
         let when = if inspection.bounded { "" } else { " (no maxmemory is set, so it does not act today)" };
+        // What ends by itself: slots and rests of keys, rates, counts of days, circuits. Requests have no end.
+        let risk = if policy.starts_with("volatile") {
+            "learned rates (`{coc-api}:rate:*`) and open circuits (`{coc-api}:circuit:*`) may vanish, so that runs begin at the \
+             full rate and call an API in maintenance; requests stay, and slots of keys and counts of days have a second copy"
+        } else {
+            "requests and mail may vanish without a word (the records of the queue, `refresh_requests`), and both copies of a key's slot \
+             (`{coc-api}:key:*`, `{coc-api}:copies`), so that two runs use one key"
+        };
         findings.warning(
             REDIS,
-            format!("maxmemory-policy is `{policy}`: when memory is full, requests may vanish without a word{when}"),
+            format!("maxmemory-policy is `{policy}`: when memory is full, {risk}{when}"),
             "CONFIG SET maxmemory-policy noeviction",
         );
     }
@@ -175,11 +183,26 @@ mod tests {
                    -> set REDIS_CLUSTER=true
           PROBLEM  Redis at cache:6379 refused a write: READONLY
                    -> use the primary, and a user that may write
-          warning  maxmemory-policy is `allkeys-lru`: when memory is full, requests may vanish without a word
+          warning  maxmemory-policy is `allkeys-lru`: when memory is full, requests and mail may vanish without a word (the records of the queue, `refresh_requests`), and both copies of a key's slot (`{coc-api}:key:*`, `{coc-api}:copies`), so that two runs use one key
                    -> CONFIG SET maxmemory-policy noeviction
 
         not fit to run: 2 problems, 1 warning
         ");
+    }
+
+    #[test]
+    fn a_volatile_policy_names_what_it_may_drop() {
+        let inspection = Inspection {
+            version: "7.0.15".to_owned(),
+            cluster: false,
+            eviction: Some("volatile-ttl".to_owned()),
+            bounded: false,
+            writable: Ok(()),
+        };
+        let told = looked(|findings| judge(findings, "cache:6379", false, &inspection));
+        assert!(told.contains("`volatile-ttl`: when memory is full, learned rates"), "{told}");
+        assert!(told.contains("requests stay") && told.contains("does not act today"), "{told}");
+        assert!(told.contains("-> CONFIG SET maxmemory-policy noeviction"), "{told}");
     }
 
     #[test]

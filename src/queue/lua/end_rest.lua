@@ -1,10 +1,6 @@
--- Ends a rest. KEYS: slot. Answers 1 when there was one.
-local wrong = misused(KEYS[1], 'string')
-if wrong then
-  return wrong
-end
-local holder = redis.call('GET', KEYS[1])
-if holder and string.sub(holder, 1, 7) == 'paused:' then
-  return redis.call('DEL', KEYS[1])
+-- Ends a rest. KEYS: slot, copies. Answers 1 when there was one.
+if rests(kept(KEYS[1])) then
+  forget(KEYS[1])
+  return 1
 end
 return 0

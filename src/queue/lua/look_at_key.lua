@@ -1,6 +1,3 @@
--- Looks at a key's slot. KEYS: slot, rate. Answers {holder, ms left, learned rate}.
-local wrong = misused(KEYS[1], 'string') or misused(KEYS[2], 'string')
-if wrong then
-  return wrong
-end
-return { redis.call('GET', KEYS[1]) or '', redis.call('PTTL', KEYS[1]), redis.call('GET', KEYS[2]) or '' }
+-- Looks at a key's slot. KEYS: slot, rate, copies. Answers {holder, ms left, learned rate}.
+local holder, left = kept(KEYS[1])
+return { holder or '', left or 0, learned(KEYS[2]) }

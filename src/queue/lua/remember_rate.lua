@@ -1,5 +1,5 @@
 -- Keeps what a run learned about the rate of a key. KEYS: rate. ARGV: what was learned, lifetime in ms.
-local wrong = misused(KEYS[1], 'string') or not_whole(2)
+local wrong = not_whole(2)
 if wrong then
   return wrong
 end

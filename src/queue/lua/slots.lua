@@ -24,6 +24,11 @@ local function begin_even_when_full(key)
   redis.call('HDEL', key, '')
 end
 
+-- What runs learned about the rate of a key; another type counts as lost.
+local function learned(key)
+  return redis.call('TYPE', key).ok == 'string' and redis.call('GET', key) or ''
+end
+
 local function is_whole(argument)
   local number = tonumber(argument)
   return number and number == math.floor(number) and number >= 0

@@ -61,7 +61,8 @@ impl Agreements {
 impl Slots for MemoryQueue {
     async fn take_key(&self, key: &Fingerprint, run: &str, lifetime: Duration) -> Result<Slot, QueueError> {
         let (mut agreements, now) = self.agreements();
-        if let Some(slot) = agreements.slots.get(key) {
+        let ours = agreements.slot_of(key, run).is_some();
+        if let Some(slot) = agreements.slots.get(key).filter(|_| !ours) {
             let for_another = slot.at_boot.saturating_sub(now);
             return Ok(match &slot.value {
                 Holder::Paused(reason) => Slot::Paused { reason: reason.clone(), for_another },

@@ -8,7 +8,7 @@ use ::redis::{FromRedisValue, cmd};
 use super::{
     RedisQueue, lifetime_millis,
     link::{Arguments, Call},
-    scripts::{CARRY_OVER, shared},
+    scripts::{CARRY_OVER, KEPT, Keys, shared},
     slots::{LEFT, PAUSED},
 };
 use crate::queue::QueueError;
@@ -62,6 +62,16 @@ impl RedisQueue {
     pub async fn agreements(&self) -> Result<Vec<Agreement>, QueueError> {
         let mut agreements = Vec::new();
         for name in self.names_of_agreements().await? {
+            if ["key:", "calls:"].iter().any(|kind| name.starts_with(kind)) {
+                let keys = [shared(&name), Keys::copies()];
+                let call = Call::Script(&KEPT, &keys, &Arguments::default());
+                let kept: Option<(String, u64)> = self.link.ask("reading agreements", call).await?;
+                agreements.extend(kept.map(|(word, left)| {
+                    let left = Duration::from_millis(left);
+                    Agreement { name, words: vec![word], left }
+                }));
+                continue;
+            }
             let words: Option<Vec<String>> = if name.starts_with("circuit:") {
                 let words: Vec<Option<String>> =
                     self.read(&["HMGET", &shared(&name), "since", "next_probe", "code", "detail"]).await?;
@@ -89,13 +99,14 @@ impl RedisQueue {
         for word in &agreement.words {
             arguments.text(word);
         }
-        let keys = [shared(&agreement.name)];
+        let keys = [shared(&agreement.name), Keys::copies()];
         self.link.ask("carrying over an agreement", Call::Script(&CARRY_OVER, &keys, &arguments)).await
     }
 
     /// A scan names a key more than once.
     async fn names_of_agreements(&self) -> Result<BTreeSet<String>, QueueError> {
-        let (prefix, mut cursor, mut names) = (shared(""), "0".to_owned(), BTreeSet::new());
+        let copies: Vec<String> = self.read(&["HKEYS", &Keys::copies()]).await?;
+        let (prefix, mut cursor, mut names) = (shared(""), "0".to_owned(), BTreeSet::from_iter(copies));
         loop {
             let mut command = cmd("SCAN");
             command.arg(&cursor).arg("MATCH").arg(format!("{prefix}*")).arg("COUNT").arg(STEP);

@@ -54,15 +54,16 @@ scripts! {
 
 // Key slots, circuits, and the calls of a day.
 scripts! {
-    LOOK_AT_KEY = "slots.lua" "look_at_key.lua";
-    END_REST = "slots.lua" "end_rest.lua";
-    TAKE_CALLS = "slots.lua" "take_calls.lua";
-    GIVE_BACK_CALLS = "slots.lua" "give_back_calls.lua";
-    TAKE_KEY = "slots.lua" "take_key.lua";
+    LOOK_AT_KEY = "slots.lua" "twice.lua" "look_at_key.lua";
+    END_REST = "slots.lua" "twice.lua" "end_rest.lua";
+    CALLS_TAKEN = "slots.lua" "twice.lua" "calls_taken.lua";
+    TAKE_CALLS = "slots.lua" "twice.lua" "take_calls.lua";
+    GIVE_BACK_CALLS = "slots.lua" "twice.lua" "give_back_calls.lua";
+    TAKE_KEY = "slots.lua" "twice.lua" "take_key.lua";
     REMEMBER_RATE = "slots.lua" "remember_rate.lua";
-    RENEW_KEYS = "slots.lua" "renew_keys.lua";
-    PAUSE_KEY = "slots.lua" "pause_key.lua";
-    GIVE_BACK_KEY = "slots.lua" "give_back_key.lua";
+    RENEW_KEYS = "slots.lua" "twice.lua" "renew_keys.lua";
+    PAUSE_KEY = "slots.lua" "twice.lua" "pause_key.lua";
+    GIVE_BACK_KEY = "slots.lua" "twice.lua" "give_back_key.lua";
     CIRCUITS = "slots.lua" "circuits.lua";
     OPEN_CIRCUIT = "slots.lua" "open_circuit.lua";
     CLAIM_PROBE = "slots.lua" "claim_probe.lua";
@@ -74,7 +75,8 @@ scripts! {
     RESTORE = "prelude.lua" "restore.lua";
     TAKE_AWAY = "prelude.lua" "take_away.lua";
     PURGE = "prelude.lua" "purge.lua";
-    CARRY_OVER = "slots.lua" "carry_over.lua";
+    KEPT = "slots.lua" "twice.lua" "kept.lua";
+    CARRY_OVER = "slots.lua" "twice.lua" "carry_over.lua";
     SCAN_KEYS = "scan_keys.lua";
     HAS_DATA = "has_data.lua";
 }
@@ -158,6 +160,11 @@ impl Keys {
 
     pub(super) fn orphans(&self) -> &str {
         &self.all[9]
+    }
+
+    /// Second copies of what must not be lost: slots, cooldowns and counts of days.
+    pub(super) fn copies() -> String {
+        shared("copies")
     }
 
     pub(super) fn slot(fingerprint: &str) -> String {

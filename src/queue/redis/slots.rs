@@ -29,11 +29,11 @@ fn learned(text: &str) -> Option<LearnedRate> {
 
 impl Slots for RedisQueue {
     async fn take_key(&self, key: &Fingerprint, run: &str, lifetime: Duration) -> Result<Slot, QueueError> {
-        let keys = [Keys::slot(&key.0), Keys::rate(&key.0)];
+        let keys = [Keys::slot(&key.0), Keys::rate(&key.0), Keys::copies()];
         let mut arguments = Arguments::default();
         arguments.text(run).number(lifetime_millis(lifetime));
         let call = Call::Script(&scripts::TAKE_KEY, &keys, &arguments);
-        let (taken, holder, left, rate): (bool, String, i64, String) = self.link.run("taking a key", call).await?;
+        let (taken, holder, left, rate): (bool, String, i64, String) = self.link.ask("taking a key", call).await?;
         if taken {
             return Ok(Slot::Taken { learned_rate: learned(&rate) });
         }
@@ -48,7 +48,7 @@ impl Slots for RedisQueue {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
-        let keys: Vec<String> = keys.iter().map(|key| Keys::slot(&key.0)).collect();
+        let keys: Vec<String> = keys.iter().map(|key| Keys::slot(&key.0)).chain([Keys::copies()]).collect();
         let mut arguments = Arguments::default();
         arguments.text(run).number(lifetime_millis(lifetime));
         self.link.ask("renewing keys", Call::Script(&scripts::RENEW_KEYS, &keys, &arguments)).await
@@ -57,7 +57,7 @@ impl Slots for RedisQueue {
     async fn pause_key(&self, key: &Fingerprint, run: &str, reason: &str, rest: Duration) -> Result<(), QueueError> {
         let mut arguments = Arguments::default();
         arguments.text(run).text(&format!("{PAUSED}{reason}")).number(lifetime_millis(rest));
-        let keys = [Keys::slot(&key.0)];
+        let keys = [Keys::slot(&key.0), Keys::copies()];
         let _: i64 = self.link.ask("pausing a key", Call::Script(&scripts::PAUSE_KEY, &keys, &arguments)).await?;
         Ok(())
     }
@@ -65,7 +65,7 @@ impl Slots for RedisQueue {
     async fn give_back_key(&self, key: &Fingerprint, run: &str, linger: Duration) -> Result<(), QueueError> {
         let mut arguments = Arguments::default();
         arguments.text(run).text(&format!("{LEFT}{run}")).number(lifetime_millis(linger));
-        let keys = [Keys::slot(&key.0)];
+        let keys = [Keys::slot(&key.0), Keys::copies()];
         let call = Call::Script(&scripts::GIVE_BACK_KEY, &keys, &arguments);
         let _: i64 = self.link.ask("giving a key back", call).await?;
         Ok(())
@@ -81,7 +81,7 @@ impl Slots for RedisQueue {
     }
 
     async fn look_at_key(&self, key: &Fingerprint) -> Result<SlotView, QueueError> {
-        let keys = [Keys::slot(&key.0), Keys::rate(&key.0)];
+        let keys = [Keys::slot(&key.0), Keys::rate(&key.0), Keys::copies()];
         let call = Call::Script(&scripts::LOOK_AT_KEY, &keys, &Arguments::default());
         let (holder, left, rate): (String, i64, String) = self.link.ask("looking at a key", call).await?;
         let holder = match (holder.as_str(), holder.strip_prefix(PAUSED)) {
@@ -95,14 +95,14 @@ impl Slots for RedisQueue {
     }
 
     async fn end_rest(&self, key: &Fingerprint) -> Result<bool, QueueError> {
-        let keys = [Keys::slot(&key.0)];
+        let keys = [Keys::slot(&key.0), Keys::copies()];
         self.link.ask("ending a rest", Call::Script(&scripts::END_REST, &keys, &Arguments::default())).await
     }
 
     async fn take_calls(&self, day: Timestamp, wanted: u64, per_day: u64) -> Result<CallsGranted, QueueError> {
         let mut arguments = Arguments::default();
         arguments.text(&per_day.to_string()).text(&wanted.to_string()).number(lifetime_millis(CALLS_LIFETIME));
-        let keys = [Keys::calls(day)];
+        let keys = [Keys::calls(day), Keys::copies()];
         // Asked twice, the first block would be lost to the day.
         let (granted, taken) =
             self.link.run("taking calls of the day", Call::Script(&scripts::TAKE_CALLS, &keys, &arguments)).await?;
@@ -112,17 +112,16 @@ impl Slots for RedisQueue {
     async fn give_back_calls(&self, day: Timestamp, calls: u64) -> Result<(), QueueError> {
         let mut arguments = Arguments::default();
         arguments.text(&calls.to_string());
-        let keys = [Keys::calls(day)];
+        let keys = [Keys::calls(day), Keys::copies()];
         let call = Call::Script(&scripts::GIVE_BACK_CALLS, &keys, &arguments);
         let _: i64 = self.link.run("giving calls of the day back", call).await?;
         Ok(())
     }
 
     async fn calls_taken(&self, day: Timestamp) -> Result<u64, QueueError> {
-        let mut command = ::redis::cmd("GET");
-        command.arg(Keys::calls(day));
-        let taken: Option<u64> = self.link.ask("reading the calls of the day", Call::Command(&command)).await?;
-        Ok(taken.unwrap_or(0))
+        let keys = [Keys::calls(day), Keys::copies()];
+        let call = Call::Script(&scripts::CALLS_TAKEN, &keys, &Arguments::default());
+        self.link.ask("reading the calls of the day", call).await
     }
 
     async fn circuits(&self) -> Result<Vec<Circuit>, QueueError> {

@@ -30,10 +30,18 @@ struct StoredRun {
 }
 
 pub(super) async fn record(connection: &mut PgConnection, row: &RunRow, keeps: bool) -> Result<(), sqlx::Error> {
+    if !record_as(connection, &row.run, row, keeps).await? {
+        record_as(connection, &row.name_of_attempt(), row, keeps).await?;
+    }
+    Ok(())
+}
+
+/// `false` when another attempt has that name.
+async fn record_as(connection: &mut PgConnection, name: &str, row: &RunRow, keeps: bool) -> Result<bool, sqlx::Error> {
     let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-    sqlx::query(RUN_INSERT)
+    let done = sqlx::query(RUN_INSERT)
         .persistent(keeps)
-        .bind(&row.run)
+        .bind(name)
         .bind(row.started.to_utc())
         .bind(row.ended.to_utc())
         .bind(&row.stopped_because)
@@ -46,7 +54,7 @@ pub(super) async fn record(connection: &mut PgConnection, row: &RunRow, keeps: b
         .bind(KEPT_ROWS)
         .execute(connection)
         .await?;
-    Ok(())
+    Ok(done.rows_affected() > 0)
 }
 
 pub(super) async fn last(connection: &mut PgConnection, keeps: bool) -> Result<Option<RunRow>, sqlx::Error> {

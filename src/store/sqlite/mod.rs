@@ -176,18 +176,23 @@ impl Store for SqliteStore {
     async fn record_run(&self, row: &RunRow) -> Result<(), StoreError> {
         let write = async {
             let mut transaction = self.pool.begin_with("begin immediate").await?;
-            sqlx::query(include_str!("../sql/sqlite/run_insert.sql"))
-                .bind(&row.run)
-                .bind(to_text(row.started))
-                .bind(to_text(row.ended))
-                .bind(&row.stopped_because)
-                .bind(&row.error)
-                .bind(count(row.processed))
-                .bind(count(row.failed))
-                .bind(count(row.api_requests))
-                .bind(&row.report)
-                .execute(&mut *transaction)
-                .await?;
+            for name in [row.run.clone(), row.name_of_attempt()] {
+                let done = sqlx::query(include_str!("../sql/sqlite/run_insert.sql"))
+                    .bind(name)
+                    .bind(to_text(row.started))
+                    .bind(to_text(row.ended))
+                    .bind(&row.stopped_because)
+                    .bind(&row.error)
+                    .bind(count(row.processed))
+                    .bind(count(row.failed))
+                    .bind(count(row.api_requests))
+                    .bind(&row.report)
+                    .execute(&mut *transaction)
+                    .await?;
+                if done.rows_affected() > 0 {
+                    break;
+                }
+            }
             sqlx::query(include_str!("../sql/sqlite/run_trim.sql"))
                 .bind(to_text(row.ended - RUNS_KEPT))
                 .execute(&mut *transaction)

@@ -332,4 +332,11 @@ async fn the_last_run_comes_back_and_old_ones_are_trimmed() {
     let last = store.last_run().await.unwrap().unwrap();
     assert_eq!((last.run.as_str(), last.started, last.processed), ("new", NOON + RUNS_KEPT + HOUR, 7));
     assert_eq!(rows(&store, "select run from refresh_worker_refresh_runs").await, ["new"]);
+    // Another attempt under the same name has a row of its own, and the same row twice is one.
+    let again = run("new", NOON + RUNS_KEPT + 2 * HOUR);
+    for row in [&again, &again, &run("new", NOON + RUNS_KEPT + HOUR)] {
+        store.record_run(row).await.unwrap();
+    }
+    let names = rows(&store, "select run from refresh_worker_refresh_runs order by started").await;
+    assert_eq!(names, ["new", &*again.name_of_attempt()]);
 }

@@ -211,3 +211,20 @@ async fn check_tells_every_account_and_its_trouble() {
     }
     assert!(!told.contains("hunter2") && !told.contains("thi,rd") && !told.contains("example.com"), "{told}");
 }
+
+/// Whether the portal is down, refuses or hangs: runs go on as if nobody had looked.
+#[tokio::test]
+async fn a_failed_look_at_the_portal_keeps_no_run_waiting() {
+    for (trouble, password) in
+        [(Some(PortalTrouble::Down), PASSWORD), (Some(PortalTrouble::Temporary), PASSWORD), (None, "wrong-horse")]
+    {
+        let bench = Bench::start().await;
+        bench.simulator.portal_trouble(trouble);
+        for command in [&["keys", "list"][..], &["keys", "test"], &["check"]] {
+            let ran = bench.shell().with("COC_PASSWORD", password).run(command).await;
+            assert!(ran.code == 1 && (ran.stdout + &ran.stderr).contains("COC_EMAIL"), "{command:?}");
+            let left = bench.queue().agreements().await.unwrap();
+            assert_eq!(left, [], "{trouble:?}, {command:?}");
+        }
+    }
+}

@@ -117,7 +117,8 @@ async fn a_run_that_lost_its_key_calls_no_more_until_the_slot_is_free_and_its_ag
     first.thaw().await;
     wait_until_written(&first, "lost the slot of a key").await;
     assert_eq!(calls_by("first"), before, "another has the key");
-    assert_eq!(redis::cmd("GET").arg(&slot).query_async::<String>(&mut redis).await.unwrap(), second_run.request_id());
+    let holder = redis::cmd("GET").arg(&slot).query_async::<String>(&mut redis).await.unwrap();
+    assert!(holder.starts_with(second_run.request_id()), "{holder}");
     world.simulator.clear();
 
     // Both end well: the second with what was left, the first once it had the slot again, or had nothing to do.

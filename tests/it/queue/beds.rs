@@ -368,6 +368,12 @@ impl Bed for RedisBed {
                 self.command::<()>(&["PEXPIRE", &key, &left.to_string()]).await;
             }
         }
+        let copies: Vec<(String, String)> = self.command(&["HGETALL", "{coc-api}:copies"]).await;
+        for (name, copy) in copies {
+            let (ends, value) = copy.split_once(' ').unwrap();
+            let ends = ends.parse::<u128>().unwrap() - time.as_millis();
+            self.command::<()>(&["HSET", "{coc-api}:copies", &name, &format!("{ends} {value}")]).await;
+        }
     }
 }
 

@@ -16,6 +16,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 on_all! {
     a_key_is_used_by_one_run_at_a_time
+    a_slot_that_is_ours_is_taken_again
     a_slot_is_free_again_when_its_holder_stops_renewing
     only_the_holder_renews_a_slot
     a_slot_given_back_lingers_for_one_interval
@@ -56,9 +57,19 @@ fn is_held_for_at_most(slot: &Slot, most: Duration) -> bool {
 async fn a_key_is_used_by_one_run_at_a_time(bed: &impl Bed) {
     assert_eq!(take(bed, "a").await, FREE);
     assert!(is_held_for_at_most(&take(bed, "b").await, MINUTE));
-    assert!(is_held_for_at_most(&take(bed, "a").await, MINUTE), "not twice by a name either");
     let other = Fingerprint("ba9876543210".to_owned());
     assert_eq!(bed.queue().take_key(&other, "b", MINUTE).await.unwrap(), FREE);
+}
+
+/// The answer was lost on its way, and the question is asked again.
+async fn a_slot_that_is_ours_is_taken_again(bed: &impl Bed) {
+    assert_eq!(take(bed, "a").await, FREE);
+    bed.pass(MINUTE / 2).await;
+    assert_eq!(take(bed, "a").await, FREE);
+    bed.pass(MINUTE / 2).await;
+    assert!(matches!(take(bed, "b").await, Slot::Held { .. }), "it lasts from the second time");
+    bed.queue().pause_key(&key(), "a", "throttled", MINUTE).await.unwrap();
+    assert!(matches!(take(bed, "a").await, Slot::Paused { .. }));
 }
 
 async fn a_slot_is_free_again_when_its_holder_stops_renewing(bed: &impl Bed) {

@@ -58,7 +58,9 @@ async fn a_queue_on_a_cluster_is_mended_like_any_other() {
 
 on_redis! {
     the_deletion_of_any_one_of_our_keys_loses_no_request
-    the_loss_of_what_runs_agree_on_is_the_loss_of_that_alone
+    the_loss_of_any_one_shared_key_frees_no_slot
+    a_day_count_of_another_content_is_restored
+    ended_copies_are_swept
     a_record_that_lacks_any_one_field_is_rebuilt
     a_leased_record_that_lacks_any_one_field_is_not_leased_by_a_second
     a_record_that_cannot_be_read_is_rebuilt_from_its_name
@@ -174,22 +176,90 @@ async fn agree(bed: &RedisBed) {
     queue.take_key(&key, "run", HOUR).await.unwrap();
     queue.take_calls(NOW.midnight(), 40, 100).await.unwrap();
     queue.open_circuit(&open_circuit(NOW + HOUR)).await.unwrap();
+    let (resting, left) = (Fingerprint("ba9876543210".to_owned()), Fingerprint("aaaaaaaaaaaa".to_owned()));
+    queue.take_key(&resting, "run", HOUR).await.unwrap();
+    queue.pause_key(&resting, "run", "throttled", HOUR).await.unwrap();
+    queue.take_key(&left, "run", HOUR).await.unwrap();
+    queue.give_back_key(&left, "run", HOUR).await.unwrap();
 }
 
-async fn the_loss_of_what_runs_agree_on_is_the_loss_of_that_alone(bed: &RedisBed) {
-    agree(bed).await;
-    let (queue, key) = (bed.queue(), Fingerprint("0123456789ab".to_owned()));
-    bed.command::<i64>(&["DEL", "{coc-api}:key:0123456789ab", "{coc-api}:calls:2026-03-04", "{coc-api}:circuit:api"])
-        .await;
-    // Whoever had the slot is told so at the next renewal; until then two may have it.
-    let taken = queue.take_key(&key, "another", HOUR).await.unwrap();
-    assert_eq!(taken, Slot::Taken { learned_rate: Some(LearnedRate::plain(17.0)) });
-    assert_eq!(queue.renew_keys(std::slice::from_ref(&key), "run", HOUR).await.unwrap(), [false]);
-    // The day begins anew, and the next run finds out by itself that the API is in maintenance.
-    assert_eq!(queue.take_calls(NOW.midnight(), 40, 100).await.unwrap().taken, 40);
-    assert_eq!(queue.circuits().await.unwrap(), []);
-    bed.command::<i64>(&["DEL", "{coc-api}:key:0123456789ab", "{coc-api}:rate:0123456789ab"]).await;
-    assert_eq!(queue.take_key(&key, "third", HOUR).await.unwrap(), Slot::Taken { learned_rate: None });
+/// Whether by its end, by eviction or by hand; and something else may stand there afterwards.
+async fn the_loss_of_any_one_shared_key_frees_no_slot(bed: &RedisBed) {
+    for lost in [
+        "key:0123456789ab",
+        "key:ba9876543210",
+        "key:aaaaaaaaaaaa",
+        "calls:2026-03-04",
+        "copies",
+        "rate:0123456789ab",
+        "circuit:api",
+    ] {
+        for replaced in [false, true] {
+            bed.command::<()>(&["FLUSHDB"]).await;
+            agree(bed).await;
+            lose(bed, lost, replaced).await;
+            assert_nobody_else_gets_anything(bed, lost).await;
+            let open = bed.queue().circuits().await.unwrap();
+            assert_eq!(open.is_empty(), lost == "circuit:api", "{lost}");
+
+            // Renewed and counted, it is kept twice again: now the other copy may go.
+            let used = Fingerprint("0123456789ab".to_owned());
+            assert_eq!(bed.queue().renew_keys(&[used], "run", HOUR).await.unwrap(), [true], "{lost}");
+            bed.queue().take_calls(NOW.midnight(), 1, 100).await.unwrap();
+            bed.queue().give_back_calls(NOW.midnight(), 1).await.unwrap();
+            if lost == "copies" {
+                bed.command::<()>(&["DEL", "{coc-api}:key:0123456789ab", "{coc-api}:calls:2026-03-04"]).await;
+            } else {
+                bed.command::<()>(&["HDEL", "{coc-api}:copies", "key:0123456789ab", "calls:2026-03-04"]).await;
+            }
+            assert_nobody_else_gets_anything(bed, lost).await;
+        }
+    }
+}
+
+async fn lose(bed: &RedisBed, name: &str, replaced: bool) {
+    let key = format!("{{coc-api}}:{name}");
+    assert_eq!(bed.command::<i64>(&["DEL", &key]).await, 1, "{name}");
+    if replaced {
+        bed.command::<()>(&["RPUSH", &key, "x"]).await;
+    }
+}
+
+async fn assert_nobody_else_gets_anything(bed: &RedisBed, lost: &str) {
+    let queue = bed.queue();
+    let take = async |key: &str| queue.take_key(&Fingerprint(key.to_owned()), "another", HOUR).await.unwrap();
+    let slot = take("0123456789ab").await;
+    assert!(matches!(slot, Slot::Held { for_another } if for_another > HOUR / 2), "{lost}: {slot:?}");
+    assert!(matches!(take("ba9876543210").await, Slot::Paused { .. }), "{lost}");
+    assert!(matches!(take("aaaaaaaaaaaa").await, Slot::Held { .. }), "{lost}");
+    assert_eq!(queue.calls_taken(NOW.midnight()).await.unwrap(), 40, "{lost}");
+}
+
+/// A count that is not one counts as lost.
+async fn a_day_count_of_another_content_is_restored(bed: &RedisBed) {
+    let (queue, day) = (bed.queue(), NOW.midnight());
+    queue.take_calls(day, 40, 100).await.unwrap();
+    bed.command::<()>(&["SET", "{coc-api}:calls:2026-03-04", "many"]).await;
+    assert_eq!(queue.calls_taken(day).await.unwrap(), 40);
+    queue.give_back_calls(day, 10).await.unwrap();
+    assert_eq!(bed.command::<String>(&["GET", "{coc-api}:calls:2026-03-04"]).await, "30");
+    bed.command::<()>(&["HSET", "{coc-api}:copies", "calls:2026-03-04", "99999999999999 many"]).await;
+    bed.command::<()>(&["SET", "{coc-api}:calls:2026-03-04", "many"]).await;
+    assert_eq!(queue.take_calls(day, 40, 100).await.unwrap().taken, 40, "with both lost the day begins anew");
+}
+
+async fn ended_copies_are_swept(bed: &RedisBed) {
+    let queue = bed.queue();
+    let key = |number: usize| Fingerprint(format!("{number:012x}"));
+    for number in 0..200 {
+        queue.take_key(&key(number), "run", HOUR).await.unwrap();
+    }
+    bed.pass(2 * HOUR).await;
+    for number in 200..260 {
+        queue.take_key(&key(number), "run", HOUR).await.unwrap();
+    }
+    let left: usize = bed.command(&["HLEN", "{coc-api}:copies"]).await;
+    assert!((60..90).contains(&left), "{left}");
 }
 
 async fn record_text(bed: &RedisBed, name: &str) -> serde_json::Value {

@@ -24,6 +24,20 @@ pub fn run(name: &str, started: Timestamp) -> RunRow {
     }
 }
 
+/// Lambda delivers a request more than once, under one id.
+#[tokio::test]
+async fn two_attempts_of_one_run_keep_both_rows() {
+    let bed = beds::postgres().await;
+    let (first, second) = (run("one", at(0)), RunRow { processed: 1, ..run("one", at(300)) });
+    for row in [&second, &first, &second, &first] {
+        bed.store().record_run(row).await.unwrap();
+    }
+    let rows = bed.rows("SELECT run, processed::text FROM refresh_worker.refresh_runs ORDER BY started").await;
+    let rows: Vec<_> =
+        rows.iter().map(|row| [super::text(&row["run"]), super::text(&row["processed"])].join(" ")).collect();
+    assert_eq!(rows, [format!("{} 7", first.name_of_attempt()), "one 1".to_owned()]);
+}
+
 #[tokio::test]
 async fn rows_of_runs_are_trimmed_after_a_month() {
     let bed = beds::postgres().await;

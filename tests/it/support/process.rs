@@ -96,10 +96,14 @@ impl WorkerProcess {
         // Files, since what was written to them can be read at any moment; without a name, since nobody removes them.
         let (stdout, stderr) = (tempfile::tempfile().expect("a file"), tempfile::tempfile().expect("a file"));
         let child_end = |file: &File| file.try_clone().expect("a second handle");
-        let own: BTreeMap<String, String> = environment
+        let mut own: BTreeMap<String, String> = environment
             .into_iter()
             .map(|(name, value)| (name.as_ref().to_owned(), value.as_ref().to_owned()))
             .collect();
+        // Whoever wants short leases does not want to wait for slots either.
+        if let Some(seconds) = own.get("LEASE_SECONDS").cloned() {
+            own.entry("SLOT_LIFETIME_MS".to_owned()).or_insert_with(|| format!("{seconds}000"));
+        }
         let child = command
             .env_clear()
             .envs(lambda_environment(&api.address(), handler))

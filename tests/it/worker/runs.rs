@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use refresh_worker::{
     api::client::ApiClient,
     clock::{Clock as _, ManualClock, Timestamp},
-    model::{ObjectId, Priority, Wish},
-    queue::{LeaseRequest, Queue, memory::MemoryQueue},
+    model::{Fingerprint, ObjectId, Priority, Wish},
+    queue::{Holder, LeaseRequest, Queue, Slots as _, memory::MemoryQueue},
     sim::{Misbehaviour, Rule},
     store::{Store, sqlite::SqliteStore},
     worker::{RunOptions, Runs, Unwatched, report::StopReason, tables::Tables},
@@ -221,6 +221,50 @@ async fn asked_to_stop_a_run_gives_everything_back_uncounted() {
     assert_eq!(report.stopped_because, StopReason::Shutdown);
     assert_eq!(outcomes(&report), [("released", 8)], "{report:?}");
     assert_eq!(bed.stats().await.ready, 8);
+}
+
+/// Lambda delivers a request a second time while the first attempt stands still: its slot has ended, and the second has it.
+#[tokio::test]
+async fn one_request_id_delivered_twice_is_two_holders() {
+    let bed = Bed::start().await;
+    let options = RunOptions { run: Some("request-1".to_owned()), ..RunOptions::default() };
+    let key = Fingerprint::of(super::bed::TOKEN);
+    bed.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
+    bed.ask(bed.players(3)).await;
+    let holder = async || match bed.worker.queue.look_at_key(&key).await.unwrap().holder {
+        Holder::Run(holder) => holder,
+        other => panic!("{other:?}"),
+    };
+    let again = bed.another();
+    let second = async {
+        bed.simulator.wait_until_held(3).await;
+        let first = holder().await;
+        bed.clock.advance(seconds(16));
+        bed.ask(bed.players(4)[3..].to_vec()).await;
+        let options = RunOptions { max_requests: Some(1), ..options.clone() };
+        let report = async {
+            let report = again.run(options, &Unwatched).await;
+            bed.clock.advance(seconds(1));
+            report
+        };
+        let look = async {
+            bed.simulator.wait_until_held(4).await;
+            let second = holder().await;
+            assert!(first.starts_with("request-1/") && second.starts_with("request-1/") && first != second);
+            let renewed = bed.worker.queue.renew_keys(std::slice::from_ref(&key), &first, seconds(15)).await.unwrap();
+            assert_eq!(renewed, [false], "the first attempt has lost it");
+            bed.simulator.release();
+        };
+        tokio::join!(report, look).0
+    };
+    let (first, second) = tokio::join!(bed.worker.run(options.clone(), &Unwatched), second);
+    assert_eq!(outcomes(&second), [("stored", 1)], "{second:?}");
+    assert_eq!((first.run.as_str(), second.run.as_str()), ("request-1", "request-1"));
+    let rows: i64 = sqlx::query_scalar("select count(*) from refresh_worker_refresh_runs")
+        .fetch_one(bed.worker.store.pool())
+        .await
+        .unwrap();
+    assert_eq!(rows, 2, "{first:?}");
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
--- The row of a finished run ($1 to $9); rows that started before $10, or are not among the newest $11, go.
+-- The row of a finished run ($1 to $9), unless another attempt has that name; rows that started before $10, or are not among the newest $11, go.
 WITH trimmed AS (
     DELETE FROM refresh_worker.refresh_runs
     WHERE started < $10
@@ -11,3 +11,4 @@ ON CONFLICT (run) DO UPDATE SET
     started = excluded.started, ended = excluded.ended, stopped_because = excluded.stopped_because,
     error = excluded.error, processed = excluded.processed, failed = excluded.failed,
     api_requests = excluded.api_requests, report = excluded.report
+WHERE refresh_runs.started = excluded.started

@@ -10,3 +10,4 @@ on conflict (run) do update set
     failed = excluded.failed,
     api_requests = excluded.api_requests,
     report = excluded.report
+where refresh_worker_refresh_runs.started = excluded.started

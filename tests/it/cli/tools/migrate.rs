@@ -94,9 +94,8 @@ async fn what_runs_agreed_on_goes_along_for_the_rest_of_its_life() {
     let reason = CircuitReason::new(CircuitReason::MAINTENANCE, "status 503");
     let circuit = Circuit { scope: CircuitScope::Api, since: now, next_probe: now + MINUTE, reason };
     old.queue.open_circuit(&circuit).await.unwrap();
-    let day = format!("calls:{}", now.midnight().to_utc().date());
     let lives: Vec<String> =
-        ["rate:0123456789ab", &day, "circuit:api"].into_iter().map(|key| format!("{{coc-api}}:{key}")).collect();
+        ["rate:0123456789ab", "circuit:api"].into_iter().map(|key| format!("{{coc-api}}:{key}")).collect();
     for key in &lives {
         old.command::<()>(&["PEXPIRE", key, "600000"]).await;
     }
