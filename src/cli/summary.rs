@@ -58,6 +58,7 @@ pub const fn stopped(reason: StopReason) -> &'static str {
         StopReason::Maintenance => "the API is in maintenance",
         StopReason::CircuitOpen => "too many calls in a row failed: the API is in trouble",
         StopReason::NoUsableKey => "no API key is accepted any more",
+        StopReason::TimeoutTooShort => "the timeout of the function is too short",
         StopReason::QueueDown => "the queue cannot be used",
         StopReason::DatabaseDown => "the database cannot be used",
     }

@@ -89,7 +89,7 @@ fn answer(report: &RunReport, named: &[ObjectId], caller: Caller) -> Result<Valu
 }
 
 /// 202: nothing could be done, what was named waits in the queue. 503: our own servers are in trouble. 502: the API,
-/// or our keys for it, are.
+/// or our keys for it, are. 500: the function is not set up so that it can work.
 const fn status(stopped_because: StopReason) -> u16 {
     match stopped_because {
         StopReason::QueueEmpty | StopReason::Deadline | StopReason::MaxRequests | StopReason::Shutdown => 200,
@@ -98,6 +98,7 @@ const fn status(stopped_because: StopReason) -> u16 {
         | StopReason::KeysPaused
         | StopReason::DayUsedUp
         | StopReason::Maintenance => 202,
+        StopReason::TimeoutTooShort => 500,
         StopReason::CircuitOpen | StopReason::NoUsableKey => 502,
         StopReason::QueueDown | StopReason::DatabaseDown => 503,
     }
@@ -119,6 +120,7 @@ fn message(report: &RunReport) -> String {
         StopReason::Maintenance => "the API is in maintenance; what is queued waits",
         StopReason::CircuitOpen => "many calls in a row failed",
         StopReason::NoUsableKey => "no key is accepted any more",
+        StopReason::TimeoutTooShort => "the timeout of the function is too short",
         StopReason::QueueDown => "the queue cannot be used",
         StopReason::DatabaseDown => "the database cannot be used",
     };

@@ -336,6 +336,10 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         halt: &Halt,
         tally: &Mutex<Tally>,
     ) -> Result<bool, QueueError> {
+        if let Some(too_short) = deadline.too_short() {
+            halt.end(Force::StartNothing, StopReason::TimeoutTooShort, Some(too_short.to_string()));
+            return Ok(false);
+        }
         if !deadline.may_lease(Instant::now()) {
             halt.end(Force::StartNothing, StopReason::Deadline, None);
             return Ok(false);

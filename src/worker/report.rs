@@ -44,6 +44,8 @@ pub enum StopReason {
     CircuitOpen,
     /// No key is accepted any more.
     NoUsableKey,
+    /// The invocation had less time than the deadline buffer takes: no run can do anything.
+    TimeoutTooShort,
     /// The queue does not answer.
     QueueDown,
     /// The database does not answer.
@@ -52,7 +54,7 @@ pub enum StopReason {
 
 impl StopReason {
     /// Every reason there is, in the order above.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::QueueEmpty,
         Self::Deadline,
         Self::MaxRequests,
@@ -64,6 +66,7 @@ impl StopReason {
         Self::Maintenance,
         Self::CircuitOpen,
         Self::NoUsableKey,
+        Self::TimeoutTooShort,
         Self::QueueDown,
         Self::DatabaseDown,
     ];
@@ -82,6 +85,7 @@ impl StopReason {
             Self::Maintenance => "maintenance",
             Self::CircuitOpen => "circuit_open",
             Self::NoUsableKey => "no_usable_key",
+            Self::TimeoutTooShort => "timeout_too_short",
             Self::QueueDown => "queue_down",
             Self::DatabaseDown => "database_down",
         }
@@ -90,7 +94,10 @@ impl StopReason {
     /// Whether the run as a whole failed and somebody should look.
     #[must_use]
     pub const fn is_failure(self) -> bool {
-        matches!(self, Self::CircuitOpen | Self::NoUsableKey | Self::QueueDown | Self::DatabaseDown)
+        matches!(
+            self,
+            Self::CircuitOpen | Self::NoUsableKey | Self::TimeoutTooShort | Self::QueueDown | Self::DatabaseDown
+        )
     }
 
     /// Whether this, when it is there from the beginning, turns a run away before it can do any work.
