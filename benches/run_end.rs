@@ -113,9 +113,7 @@ async fn main() {
         chosen.split(',').map(|text| text.trim().parse().expect("milliseconds with commas between")).collect()
     });
     println!("one run of {seconds} s at {CAP}/s for each answer time, players only, queue full:");
-    println!(
-        "answers  stored  leases  given back  leases/store  calls  in vain  in vain    budget used  of the run"
-    );
+    println!("answers  stored  leases  given back  leases/store  calls  in vain  in vain    budget used  of the run");
     let mut missed = Vec::new();
     for answers in answers {
         let ending = Box::pin(one_run(Duration::from_millis(answers), seconds)).await;

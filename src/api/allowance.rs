@@ -261,6 +261,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_counts_the_own_block_and_what_nobody_has_taken() {
+        let (clock, allowance) = allowance(1000);
+        let today = allowance.today();
+        assert_eq!(allowance.left(), 1000);
+        allowance.taken(today, 990);
+        allowance.grant(today, 20);
+        assert_eq!(allowance.left(), 30);
+        allowance.spend();
+        assert_eq!(allowance.left(), 29);
+        allowance.taken(today, 1000);
+        assert_eq!(allowance.left(), 19);
+        clock.advance(Duration::from_secs(11));
+        allowance.taken(today, 1000);
+        assert_eq!(allowance.left(), 1000, "another day");
+    }
+
+    #[test]
     fn what_is_left_is_given_back_once() {
         let (_, allowance) = allowance(1000);
         allowance.grant(allowance.today(), 10);

@@ -523,6 +523,21 @@ mod tests {
     }
 
     #[test]
+    fn calls_within_a_time_are_those_it_lets_through() {
+        for rate in [1.0, 2.5, 9.0, 29.3] {
+            let clock = FakeRelativeClock::default();
+            let mut limit = RateLimit::at_rate(clock.clone(), 30, rate);
+            for milliseconds in [0, 40, 350, 1000, 4000, 9000] {
+                let time = Duration::from_millis(milliseconds);
+                let foretold = limit.calls_within(time);
+                let (calls, _) = greedy(&mut limit, &clock, time, || Duration::ZERO);
+                // Lateness that was saved up, and a call at the very end.
+                assert!(foretold.abs_diff(calls) <= 1, "{calls} calls, foretold {foretold}, at {rate}/s in {time:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_rate_that_was_just_lowered_counts_the_calls_made_before() {
         let clock = FakeRelativeClock::default();
         let mut limit = RateLimit::new(clock.clone(), 30);

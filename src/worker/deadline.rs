@@ -22,6 +22,9 @@ const MARGIN: Duration = Duration::from_millis(150);
 const FIRST_FETCH_GUESS: Duration = Duration::from_millis(300);
 const FIRST_COMMIT_GUESS: Duration = Duration::from_millis(300);
 
+/// With less time than this a run begins nothing.
+pub const LEAST_RUN: Duration = FIRST_FETCH_GUESS.saturating_add(MARGIN).saturating_add(FIRST_COMMIT_GUESS);
+
 /// The fetches of a kind that are remembered.
 const REMEMBERED: usize = 60;
 
@@ -97,8 +100,7 @@ impl Deadline {
         let budget = limits.iter().flatten().copied().fold(invocation, Duration::min);
         let costs = Costs { commit: FIRST_COMMIT_GUESS, fetches: Default::default() };
         let end = now + budget.min(WITHOUT_LIMIT);
-        let least = FIRST_FETCH_GUESS + MARGIN + FIRST_COMMIT_GUESS;
-        let too_short = time_left.filter(|_| invocation <= least).map(|time_left| TooShort { time_left, buffer });
+        let too_short = time_left.filter(|_| invocation <= LEAST_RUN).map(|time_left| TooShort { time_left, buffer });
         Self { end, commits_end: end + buffer / 3, too_short, costs: Mutex::new(costs) }
     }
 
@@ -232,7 +234,11 @@ mod tests {
         assert_eq!(reserve(&deadline, Kind::Clan), before + FIRST_FETCH_GUESS);
         deadline.saw_fetch(Kind::War, millis(900));
         assert_eq!(reserve(&deadline, Kind::War), before + millis(900));
-        assert_eq!(reserve(&deadline, Kind::Clan), before + millis(900), "of a kind without fetches: the slowest there was");
+        assert_eq!(
+            reserve(&deadline, Kind::Clan),
+            before + millis(900),
+            "of a kind without fetches: the slowest there was"
+        );
         deadline.saw_fetch(Kind::Clan, millis(40));
         assert_eq!(reserve(&deadline, Kind::Clan), before + millis(40));
         assert_eq!(deadline.end() - deadline.leasing_ends(), before + millis(900), "what is leased may be of any kind");
@@ -264,7 +270,8 @@ mod tests {
                 let (_, deadline) = deadline(60, &[]);
                 deadline.saw_fetch(Kind::Player, fetch);
                 deadline.saw_commit(commit);
-                let ends = [deadline.leasing_ends(), deadline.fetches_end(Kind::Player), deadline.calls_end(), deadline.end()];
+                let ends =
+                    [deadline.leasing_ends(), deadline.fetches_end(Kind::Player), deadline.calls_end(), deadline.end()];
                 assert!(ends.is_sorted(), "{fetch:?}, {commit:?}: {ends:?}");
             }
         }

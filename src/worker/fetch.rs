@@ -93,7 +93,10 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         let _next = gate.next.lock().await;
         let mut store = self.store_answers.subscribe();
         // The sender lives in `self`, so only time can end the waiting.
-        timeout_at(self.deadline.fetches_end(kind), store.wait_for(|answers| *answers)).await.map_err(|_| ())?.map_err(|_| ())?;
+        timeout_at(self.deadline.fetches_end(kind), store.wait_for(|answers| *answers))
+            .await
+            .map_err(|_| ())?
+            .map_err(|_| ())?;
         failpoint!("permit.before");
         let permit = self.keys.permit(self.deadline.fetches_end(kind)).await.map_err(|none| {
             if none == NoPermit::DayUsedUp {

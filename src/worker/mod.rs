@@ -199,6 +199,9 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         if let Err(error) = self.put_in_front(&options.named, server, tally).await {
             halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
         }
+        if let Some(too_short) = deadline.too_short() {
+            halt.end(Force::StartNothing, StopReason::TimeoutTooShort, Some(too_short.to_string()));
+        }
         match store {
             Some(Ok(())) => {}
             Some(Err(error)) => {
@@ -336,10 +339,6 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         halt: &Halt,
         tally: &Mutex<Tally>,
     ) -> Result<bool, QueueError> {
-        if let Some(too_short) = deadline.too_short() {
-            halt.end(Force::StartNothing, StopReason::TimeoutTooShort, Some(too_short.to_string()));
-            return Ok(false);
-        }
         if !deadline.may_lease(Instant::now()) {
             halt.end(Force::StartNothing, StopReason::Deadline, None);
             return Ok(false);

@@ -42,15 +42,17 @@ async fn a_run_near_its_deadline_stops_in_time_and_gives_everything_back() {
 #[tokio::test]
 async fn a_timeout_within_the_buffer_is_an_error() {
     let world = World::start().await;
-    world.mail_players(3).await;
     let mut worker = world.worker().await;
+    worker.invoke(&events::schedule(), PLENTY).await.response();
+    world.mail_players(3).await;
     let run = worker.invoke(&events::schedule(), Duration::from_secs(3)).await;
     assert_eq!(run.error()["errorType"], "RefreshFailed.timeout_too_short");
     let message = run.error()["errorMessage"].as_str().unwrap().to_owned();
     assert!(message.contains("DEADLINE_BUFFER_MS=5000") && message.contains("Raise the timeout"), "{message}");
     assert_eq!(world.simulator.total_calls(), 0);
     assert_eq!(world.sizes().await.leased, 0);
-    let runs = world.count("SELECT count(*) FROM refresh_worker.refresh_runs WHERE stopped_because = 'timeout_too_short'");
+    let runs =
+        world.count("SELECT count(*) FROM refresh_worker.refresh_runs WHERE stopped_because = 'timeout_too_short'");
     assert_eq!(runs.await, 1);
 }
 
