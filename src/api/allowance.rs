@@ -36,6 +36,8 @@ struct State {
     left: u64,
     /// A block is wanted when no more than this is left.
     low: u64,
+    /// What nobody had taken when the last block was asked for.
+    not_taken: u64,
     /// The last block asked for was not given: others have the rest of the day, or have made the calls.
     is_used_up: bool,
 }
@@ -54,7 +56,7 @@ pub enum Spent {
 impl Allowance {
     #[must_use]
     pub fn new(per_day: NonZeroU64, time: ServerTime) -> Self {
-        let state = State { day: time.now().midnight(), ..State::default() };
+        let state = State { day: time.now().midnight(), not_taken: per_day.get(), ..State::default() };
         Self { per_day, time, state: watch::Sender::new(state), spending: Mutex::default() }
     }
 
@@ -107,6 +109,26 @@ impl Allowance {
                 state.is_used_up = granted == 0;
             }
         });
+    }
+
+    /// All runs together have taken so many calls of that day, the last block of this one included.
+    pub fn taken(&self, day: Timestamp, taken: u64) {
+        let _one_at_a_time = self.lock();
+        self.turn_page();
+        self.state.send_if_modified(|state| {
+            if state.day == day {
+                state.not_taken = self.per_day().saturating_sub(taken);
+            }
+            false
+        });
+    }
+
+    /// How many calls this run may still make of this day, if no other run takes any.
+    pub fn left(&self) -> u64 {
+        let _one_at_a_time = self.lock();
+        self.turn_page();
+        let state = *self.state.borrow();
+        state.left.saturating_add(state.not_taken)
     }
 
     /// Returns when another block is wanted.
@@ -165,7 +187,7 @@ impl Allowance {
         self.state.send_if_modified(|state| {
             let is_new = today > state.day;
             if is_new {
-                *state = State { day: today, ..State::default() };
+                *state = State { day: today, not_taken: self.per_day(), ..State::default() };
             }
             is_new
         });
@@ -236,6 +258,23 @@ mod tests {
         allowance.grant(allowance.today(), 1);
         assert_eq!(allowance.spend(), Spent::One);
         assert_eq!(allowance.today(), yesterday + Duration::from_secs(24 * 60 * 60));
+    }
+
+    #[test]
+    fn what_is_left_counts_the_own_block_and_what_nobody_has_taken() {
+        let (clock, allowance) = allowance(1000);
+        let today = allowance.today();
+        assert_eq!(allowance.left(), 1000);
+        allowance.taken(today, 990);
+        allowance.grant(today, 20);
+        assert_eq!(allowance.left(), 30);
+        allowance.spend();
+        assert_eq!(allowance.left(), 29);
+        allowance.taken(today, 1000);
+        assert_eq!(allowance.left(), 19);
+        clock.advance(Duration::from_secs(11));
+        allowance.taken(today, 1000);
+        assert_eq!(allowance.left(), 1000, "another day");
     }
 
     #[test]

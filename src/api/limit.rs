@@ -92,6 +92,8 @@ pub struct RateLimit<C: Clock = TimerClock> {
     governor: RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<C::Instant>>,
     /// Calls that the governor has let through and that had no [`Self::room`] yet.
     let_through: u32,
+    /// When the last call was taken, or the rate was set.
+    last: Option<C::Instant>,
     /// The calls of the last [`WINDOW`] in the order in which they came, and behind them those that may still be here.
     begun: VecDeque<Begun<C::Instant>>,
 }
@@ -108,7 +110,7 @@ impl<C: Clock + Clone> RateLimit<C> {
         let pace = Pace::of(rate);
         let governor = RateLimiter::direct_with_clock(pace.quota, clock.clone());
         let _nothing_saved_up = governor.check_n(SLACK_CELLS);
-        Self { clock, cap_per_second, rate, pace, governor, let_through: 0, begun: VecDeque::new() }
+        Self { clock, cap_per_second, rate, pace, governor, let_through: 0, last: None, begun: VecDeque::new() }
     }
 
     /// The most this key is ever used.
@@ -147,7 +149,16 @@ impl<C: Clock + Clone> RateLimit<C> {
         }
         room?;
         self.let_through -= 1;
+        self.last = Some(now);
         Ok(())
+    }
+
+    /// How many calls this rate lets through from now on in so much time.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most a year of calls")]
+    pub fn calls_within(&self, time: Duration) -> usize {
+        let since = self.last.map(|last| Duration::from(self.clock.now().duration_since(last)));
+        let first = since.map_or(Duration::ZERO, |since| self.pace.interval.saturating_sub(since));
+        time.checked_sub(first).map_or(0, |rest| 1 + rest.div_duration_f64(self.pace.interval) as usize)
     }
 
     /// Begins a call that was taken, or says how long it has to wait at least for the calls begun before it; while one of
@@ -212,6 +223,7 @@ impl<C: Clock + Clone> RateLimit<C> {
     pub fn set_rate(&mut self, rate: f64) {
         self.rate = rate;
         self.let_through = 0;
+        self.last = Some(self.clock.now());
         self.pace = Pace::of(rate);
         self.governor = RateLimiter::direct_with_clock(self.pace.quota, self.clock.clone());
         let _emptied = self.governor.check_n(self.pace.quota.burst_size());
@@ -507,6 +519,21 @@ mod tests {
             assert!(number(most) <= rate.ceil(), "{most} calls in a second at {rate}/s");
             let share = number(calls) / (rate * 100.0);
             assert!((0.97..1.0).contains(&share), "{calls} calls at {rate}/s");
+        }
+    }
+
+    #[test]
+    fn calls_within_a_time_are_those_it_lets_through() {
+        for rate in [1.0, 2.5, 9.0, 29.3] {
+            let clock = FakeRelativeClock::default();
+            let mut limit = RateLimit::at_rate(clock.clone(), 30, rate);
+            for milliseconds in [0, 40, 350, 1000, 4000, 9000] {
+                let time = Duration::from_millis(milliseconds);
+                let foretold = limit.calls_within(time);
+                let (calls, _) = greedy(&mut limit, &clock, time, || Duration::ZERO);
+                // Lateness that was saved up, and a call at the very end.
+                assert!(foretold.abs_diff(calls) <= 1, "{calls} calls, foretold {foretold}, at {rate}/s in {time:?}");
+            }
         }
     }
 

@@ -343,6 +343,20 @@ impl RunKeys {
         self.held().keys.iter().filter(|key| key.is_usable(&*self.clock)).map(|key| key.limit.rate()).sum()
     }
 
+    /// How many calls the usable keys and the day allow from now until then.
+    pub fn calls_until(&self, until: Instant) -> usize {
+        let time = until.saturating_duration_since(Instant::now());
+        let by_rate: usize = self
+            .held()
+            .keys
+            .iter()
+            .filter(|key| key.is_usable(&*self.clock))
+            .map(|key| key.limit.calls_within(time))
+            .sum();
+        let by_day = self.allowance().map_or(u64::MAX, Allowance::left);
+        by_rate.min(usize::try_from(by_day).unwrap_or(usize::MAX))
+    }
+
     /// The keys that rest and why, so that their slots can be paused for other runs too.
     pub fn resting(&self) -> Vec<Rest> {
         let now = self.clock.boot();

@@ -60,6 +60,7 @@ pub const fn stopped(reason: StopReason) -> &'static str {
         StopReason::ApiUnreachable => "no call was answered well",
         StopReason::DeadLettersFull => "there is no room for more dead letters",
         StopReason::NoUsableKey => "no API key is accepted any more",
+        StopReason::TimeoutTooShort => "the timeout of the function is too short",
         StopReason::QueueDown => "the queue cannot be used",
         StopReason::DatabaseDown => "the database cannot be used",
     }

@@ -167,7 +167,7 @@ pub const VARIABLES: &[Variable] = &[
     with_default(
         "DEADLINE_BUFFER_MS",
         "5000",
-        "How long before the end of the invocation, in milliseconds, a run must be done.",
+        "How long before the end of the invocation, in milliseconds, a run must be done; the timeout of the function has to be a second longer at least.",
         "5000",
     ),
     without_default(

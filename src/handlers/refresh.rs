@@ -89,7 +89,7 @@ fn answer(report: &RunReport, named: &[ObjectId], caller: Caller) -> Result<Valu
 }
 
 /// 202: nothing could be done, what was named waits in the queue. 503: our own servers are in trouble. 502: the API,
-/// or our keys for it, are.
+/// or our keys for it, are. 500: the function is not set up so that it can work.
 const fn status(stopped_because: StopReason) -> u16 {
     match stopped_because {
         StopReason::QueueEmpty | StopReason::Deadline | StopReason::MaxRequests | StopReason::Shutdown => 200,
@@ -99,6 +99,7 @@ const fn status(stopped_because: StopReason) -> u16 {
         | StopReason::DayUsedUp
         | StopReason::Maintenance
         | StopReason::CircuitOpen => 202,
+        StopReason::TimeoutTooShort => 500,
         StopReason::ApiUnreachable | StopReason::NoUsableKey => 502,
         StopReason::DeadLettersFull | StopReason::QueueDown | StopReason::DatabaseDown => 503,
     }
@@ -122,6 +123,7 @@ fn message(report: &RunReport) -> String {
         StopReason::ApiUnreachable => "no call was answered well",
         StopReason::DeadLettersFull => "there is no room for more dead letters",
         StopReason::NoUsableKey => "no key is accepted any more",
+        StopReason::TimeoutTooShort => "the timeout of the function is too short",
         StopReason::QueueDown => "the queue cannot be used",
         StopReason::DatabaseDown => "the database cannot be used",
     };

@@ -25,6 +25,7 @@ pub async fn take_block(slots: &impl Slots, allowance: &Allowance, keys: &RunKey
     let day = allowance.today();
     let wanted = allowance.block(keys.cap_per_second());
     let CallsGranted { granted, taken } = slots.take_calls(day, wanted, allowance.per_day()).await?;
+    allowance.taken(day, taken);
     allowance.grant(day, granted);
     if granted == 0 {
         info!(taken, per_day = allowance.per_day(), "COC_REQS_PER_DAY: all calls of this day are taken");

@@ -199,6 +199,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         let answered = std::mem::take(&mut group.answered);
         if !answered.is_empty() {
             let (leases, fetched): (Vec<Lease>, Vec<Fetched>) = answered.into_iter().unzip();
+            let began = Instant::now();
             // One group was patient for all: with the next ones the run would last a multiple of that.
             let is_down = matches!(self.halt.reason(), Some((StopReason::DatabaseDown, _)));
             let committed = if is_down { None } else { Some(self.commit(&fetched).await) };
@@ -215,7 +216,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 }
                 failed => {
                     if let Some(Err(error)) = failed {
-                        self.database_down(&error);
+                        self.store_failed(&error, began);
                     }
                     for lease in leases {
                         group.settle(lease, Settlement::Release, Outcome::Released);

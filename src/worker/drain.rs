@@ -23,7 +23,7 @@ use super::{
     commit::Ended,
     deadline::Deadline,
     fetch::Work,
-    flow::Flow,
+    flow::{Counts, Flow},
     halt::{Force, Halt},
     judgement::Circuits,
     keys::KeyRing,
@@ -54,6 +54,9 @@ const PATIENCE_WITH_LEASES: [Duration; 2] = [Duration::from_millis(250), Duratio
 
 /// Between two probes of an API in maintenance.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// A database that has not answered for so long when a run ends is down; before that it may have been slow only.
+const SILENCE: Duration = Duration::from_secs(4);
 
 /// Clocks that moved apart by more than this: the queue's time is read again before any lease.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
@@ -208,7 +211,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     }
 
     /// Waits for the flow to come so far, but not longer than `at_most`, the end of leasing, or a forced end.
-    async fn wait(&self, condition: impl FnMut(&super::flow::Counts) -> bool, at_most: Option<Duration>) {
+    async fn wait(&self, condition: impl FnMut(&Counts) -> bool, at_most: Option<Duration>) {
         let until = at_most
             .map_or(self.deadline.leasing_ends(), |wait| self.deadline.leasing_ends().min(Instant::now() + wait));
         tokio::select! {
@@ -228,10 +231,17 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 self.halt.end(Force::None, StopReason::Deadline, None);
                 return None;
             }
-            let left = self.max_requests.map_or(u64::MAX, |max| max.saturating_sub(leased_so_far));
+            let counts = self.flow.counts();
+            // What was given back without a call may be leased again.
+            let begun = leased_so_far.saturating_sub(counts.not_begun as u64);
+            let left = self.max_requests.map_or(u64::MAX, |max| max.saturating_sub(begun));
             if left == 0 {
-                self.halt.end(Force::None, StopReason::MaxRequests, None);
-                return None;
+                if counts.unstarted == 0 {
+                    self.halt.end(Force::None, StopReason::MaxRequests, None);
+                    return None;
+                }
+                self.wait(|counts| counts.unstarted == 0, None).await;
+                continue;
             }
             if self.keys.allowance().is_some_and(Allowance::is_used_up) {
                 self.day_used_up();
@@ -241,14 +251,19 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 self.wait_for_a_key().await;
                 continue;
             }
-            let ahead = if probing { 1 } else { requests_ahead(self.keys.total_rate()) };
-            let unstarted = self.flow.counts().unstarted;
-            if unstarted <= ahead / 2 {
-                let room = (ahead - unstarted).min(usize::try_from(left).unwrap_or(usize::MAX));
-                return Some(room.max(1));
+            let ahead = if probing { 1 } else { requests_ahead(self.keys.total_rate()) }.min(self.callable(&counts));
+            if ahead > 0 && counts.unstarted <= ahead / 2 {
+                return Some((ahead - counts.unstarted).min(usize::try_from(left).unwrap_or(usize::MAX)));
             }
-            self.wait(|counts| counts.unstarted <= ahead / 2, None).await;
+            // With a key that comes back, or another block of the day, more can be called than it seems now.
+            self.wait(|now| now.unstarted < counts.unstarted && now.unstarted <= ahead / 2, Some(LOOK_AGAIN)).await;
         }
+    }
+
+    /// How many requests can still be called before leasing ends, those that wait for a permit included.
+    fn callable(&self, counts: &Counts) -> usize {
+        let calls = self.keys.calls_until(self.deadline.leasing_ends());
+        requests_for(calls, self.keys.calls_made(), counts)
     }
 
     /// Logs in when the API has refused a key that came from the portal; the calls wait for what that gives.
@@ -410,10 +425,11 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         let objects: Vec<ObjectId> = leases.iter().map(|lease| lease.object.clone()).collect();
         let limit = self.deadline.left_for_the_database(Instant::now());
         failpoint!("freshness.before");
+        let asked = Instant::now();
         let mut stored = match self.worker.store.freshness(&objects, limit).await {
             Ok(stored) => stored,
             Err(error) => {
-                self.database_down(&error);
+                self.store_failed(&error, asked);
                 for lease in leases {
                     let _ = ended.send(Ended::given_back(lease)).await;
                 }
@@ -524,8 +540,16 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         self.halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
     }
 
-    pub fn database_down(&self, error: &StoreError) {
-        self.halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(format!("failed to {error}")));
+    /// The database could not be used, asked since then. That the time of the run was over before it answered says nothing
+    /// about it, unless it had long enough.
+    pub fn store_failed(&self, error: &StoreError, asked: Instant) {
+        let failure = format!("failed to {error}");
+        if matches!(error, StoreError::OutOfTime { .. }) && asked.elapsed() < SILENCE {
+            warn!(error = %error, "the database was too slow for the end of this run; what it did not take is given back");
+            lock(self.tally).error(failure);
+            return self.halt.end(Force::StartNothing, StopReason::Deadline, None);
+        }
+        self.halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(failure));
     }
 
     /// Counts what became of a request, and shows it.
@@ -553,9 +577,34 @@ fn requests_ahead(rate: f64) -> usize {
     ((rate * AHEAD.as_secs_f64()) as usize).clamp(2, 1000)
 }
 
+/// How many requests so many calls are enough for: as many calls each as those of this run took so far, and those in flight
+/// need their later ones, too.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "counts of one run are small"
+)]
+fn requests_for(calls: usize, calls_made: u64, counts: &Counts) -> usize {
+    let each = (calls_made as f64 / counts.begun.max(1) as f64).max(1.0);
+    let still_owed = counts.in_flight as f64 * (each - 1.0);
+    ((calls as f64 - still_owed) / each) as usize
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_that_take_several_calls_get_as_many() {
+        let counts = |begun, in_flight| Counts { begun, in_flight, ..Counts::default() };
+        assert_eq!(requests_for(60, 0, &counts(0, 0)), 60);
+        assert_eq!(requests_for(60, 100, &counts(100, 5)), 60);
+        assert_eq!(requests_for(60, 300, &counts(100, 0)), 20);
+        assert_eq!(requests_for(60, 300, &counts(100, 6)), 16);
+        assert_eq!(requests_for(1, 300, &counts(100, 6)), 0);
+        assert_eq!(requests_for(60, 5, &counts(10, 10)), 60, "some have not called yet");
+    }
 
     #[test]
     fn no_more_is_leased_ahead_than_two_seconds_of_the_rate() {

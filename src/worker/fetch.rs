@@ -3,7 +3,10 @@
 use std::panic::AssertUnwindSafe;
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{
+    sync::{Mutex, Semaphore, SemaphorePermit, mpsc},
+    time::{Instant, timeout_at},
+};
 use tracing::error;
 
 use super::{
@@ -18,7 +21,7 @@ use crate::{
         run_keys::{NoPermit, Permit},
         verdict::{Ending, Obstacle, Verdict},
     },
-    model::{EndpointKind, Reason, WarMemory},
+    model::{EndpointKind, Kind, Reason, WarMemory},
     queue::{Lease, Queue, Slots},
     store::Store,
 };
@@ -33,16 +36,27 @@ pub struct Work {
     pub league: Option<WarMemory>,
 }
 
+/// What a request has to pass before its first call.
+#[derive(Debug)]
+struct Gate {
+    /// For the calls in flight.
+    places: Semaphore,
+    /// Held by the request that begins next. So the later calls of a fetch that has begun wait for their permits behind one
+    /// request, not behind all that are leased.
+    next: Mutex<()>,
+}
+
 impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     /// Fetches what comes in until nothing more does.
     pub async fn fetch_stage(&self, mut to_fetch: mpsc::Receiver<Work>, ended: mpsc::Sender<Ended>) {
         let places = Semaphore::new(most_in_flight(self.keys.cap_per_second()));
+        let gate = Gate { places, next: Mutex::default() };
         let mut fetches = FuturesUnordered::new();
         let mut more = true;
         while more || !fetches.is_empty() {
             tokio::select! {
                 work = to_fetch.recv(), if more => match work {
-                    Some(work) => fetches.push(self.fetch(work, &places)),
+                    Some(work) => fetches.push(self.fetch(work, &gate)),
                     None => more = false,
                 },
                 Some(done) = fetches.next(), if !fetches.is_empty() => {
@@ -54,12 +68,11 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     }
 
     /// One request, from its permit to its verdict, and on to the ruling whose fault a bad answer is.
-    async fn fetch(&self, work: Work, places: &Semaphore) -> Ended {
+    async fn fetch(&self, work: Work, gate: &Gate) -> Ended {
         let Work { lease, league } = work;
-        let endpoint = EndpointKind::of(lease.object.kind);
         let mut earlier = None;
         loop {
-            let Some((place, permit)) = self.start(endpoint, places).await else {
+            let Some((place, permit)) = self.start(lease.object.kind, gate).await else {
                 return Ended { lease, how: earlier.map_or(How::GivenBack, |earlier| not_called_again(&earlier)) };
             };
             let called = tokio::select! {
@@ -90,18 +103,15 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     }
 
     /// Everything that a call needs before it begins; nothing when it cannot begin any more.
-    async fn start<'p>(
-        &self,
-        endpoint: EndpointKind,
-        places: &'p Semaphore,
-    ) -> Option<(tokio::sync::SemaphorePermit<'p>, Permit)> {
+    async fn start<'g>(&self, kind: Kind, gate: &'g Gate) -> Option<(SemaphorePermit<'g>, Permit)> {
+        let endpoint = EndpointKind::of(kind);
         let permit = async {
             // A control call is to show whether this one would be in vain.
             self.bench.until(|judge| (!judge.is_in_question(endpoint)).then_some(())).await;
             if self.bench.look(|judge| judge.is_open(endpoint)) {
                 return Err(());
             }
-            self.permission(places).await
+            self.permission(gate, kind).await
         };
         let permit = tokio::select! {
             permit = permit => permit,
@@ -147,13 +157,18 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     }
 
     /// A place among the calls in flight, a database that can keep the answer, and the limiter's permit, in this order;
-    /// an error when there is none before the end of calls.
-    async fn permission<'p>(&self, places: &'p Semaphore) -> Result<(tokio::sync::SemaphorePermit<'p>, Permit), ()> {
-        let place = places.acquire().await.map_err(|_| ())?;
-        // The sender lives in `self`, so waiting cannot fail.
-        let _ = self.store_answers.subscribe().wait_for(|answers| *answers).await;
+    /// an error when there is none before the last moment at which such a fetch may begin.
+    async fn permission<'g>(&self, gate: &'g Gate, kind: Kind) -> Result<(SemaphorePermit<'g>, Permit), ()> {
+        let place = gate.places.acquire().await.map_err(|_| ())?;
+        let _next = gate.next.lock().await;
+        let mut store = self.store_answers.subscribe();
+        // The sender lives in `self`, so only time can end the waiting.
+        timeout_at(self.deadline.fetches_end(kind), store.wait_for(|answers| *answers))
+            .await
+            .map_err(|_| ())?
+            .map_err(|_| ())?;
         failpoint!("permit.before");
-        let permit = self.keys.permit(self.deadline.calls_end()).await.map_err(|none| {
+        let permit = self.keys.permit(self.deadline.fetches_end(kind)).await.map_err(|none| {
             if none == NoPermit::DayUsedUp {
                 self.day_used_up();
             }
@@ -182,6 +197,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             quick_tries,
             earlier,
         };
+        let began = Instant::now();
         // A panic in one request is that request's failure, not the end of all that are in flight.
         let Ok(fetch) = AssertUnwindSafe(self.worker.api.fetch(ask)).catch_unwind().await else {
             error!(object = %lease.object, "a request panicked while it was fetched; this is a defect of the worker");
@@ -190,7 +206,10 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         };
         failpoint!("fetch.answered", lease.object.tag.as_str());
         lock(self.tally).count_calls(lease.object.kind, lease.priority, u64::from(fetch.calls));
-        self.deadline.saw_call(fetch.slowest_call);
+        // What failed tells nothing about how long an answer takes.
+        if matches!(fetch.verdict, Verdict::Answered(_)) {
+            self.deadline.saw_fetch(lease.object.kind, began.elapsed());
+        }
         match fetch.verdict {
             Verdict::Answered(fetched) => {
                 if fetched.lacks_members() {

@@ -13,6 +13,10 @@ pub struct Counts {
     pub waiting: usize,
     /// Leased and not yet settled, wherever they are.
     pub open: usize,
+    /// Requests whose fetch has begun, so far.
+    pub begun: usize,
+    /// Leases that were given back without a call, so far.
+    pub not_begun: usize,
 }
 
 /// The counts, and who waits for them to change.
@@ -39,11 +43,15 @@ impl Flow {
         self.counts.send_modify(|counts| {
             counts.unstarted -= 1;
             counts.in_flight += 1;
+            counts.begun += 1;
         });
     }
 
     pub fn not_started(&self) {
-        self.counts.send_modify(|counts| counts.unstarted -= 1);
+        self.counts.send_modify(|counts| {
+            counts.unstarted -= 1;
+            counts.not_begun += 1;
+        });
     }
 
     pub fn answered(&self) {

@@ -199,6 +199,9 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         if let Err(error) = self.put_in_front(&options.named, server, tally).await {
             halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
         }
+        if let Some(too_short) = deadline.too_short() {
+            halt.end(Force::StartNothing, StopReason::TimeoutTooShort, Some(too_short.to_string()));
+        }
         match store {
             Some(Ok(())) => {}
             Some(Err(error)) => {

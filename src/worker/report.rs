@@ -48,6 +48,8 @@ pub enum StopReason {
     DeadLettersFull,
     /// No key is accepted any more.
     NoUsableKey,
+    /// The invocation had less time than the deadline buffer takes: no run can do anything.
+    TimeoutTooShort,
     /// The queue does not answer.
     QueueDown,
     /// The database does not answer.
@@ -56,7 +58,7 @@ pub enum StopReason {
 
 impl StopReason {
     /// Every reason there is, in the order above.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::QueueEmpty,
         Self::Deadline,
         Self::MaxRequests,
@@ -70,6 +72,7 @@ impl StopReason {
         Self::ApiUnreachable,
         Self::DeadLettersFull,
         Self::NoUsableKey,
+        Self::TimeoutTooShort,
         Self::QueueDown,
         Self::DatabaseDown,
     ];
@@ -90,6 +93,7 @@ impl StopReason {
             Self::ApiUnreachable => "api_unreachable",
             Self::DeadLettersFull => "dead_letters_full",
             Self::NoUsableKey => "no_usable_key",
+            Self::TimeoutTooShort => "timeout_too_short",
             Self::QueueDown => "queue_down",
             Self::DatabaseDown => "database_down",
         }
@@ -100,7 +104,12 @@ impl StopReason {
     pub const fn is_failure(self) -> bool {
         matches!(
             self,
-            Self::ApiUnreachable | Self::DeadLettersFull | Self::NoUsableKey | Self::QueueDown | Self::DatabaseDown
+            Self::ApiUnreachable
+                | Self::DeadLettersFull
+                | Self::NoUsableKey
+                | Self::TimeoutTooShort
+                | Self::QueueDown
+                | Self::DatabaseDown
         )
     }
 

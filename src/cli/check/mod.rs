@@ -5,6 +5,8 @@ pub(super) mod api;
 mod findings;
 mod redis;
 
+use std::time::Duration;
+
 use clap::Args;
 
 use self::findings::Findings;
@@ -12,6 +14,8 @@ use super::{Ending, Shared, text};
 use crate::{
     app,
     config::{AfterConfig, ApiConfig, Config, DatabaseConfig, RedisConfig, Role, WorkerConfig, env, env::process_var},
+    store::Store,
+    worker::{deadline::LEAST_RUN, report::StopReason},
 };
 
 const CONFIGURATION: &str = "configuration";
@@ -60,6 +64,7 @@ fn look_at_settings(findings: &mut Findings) {
             let width = settings.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
             let lines: Vec<String> = settings.iter().map(|(name, value)| format!("{name:<width$}  {value}")).collect();
             findings.fine(CONFIGURATION, format!("every setting can be used:\n{}", lines.join("\n")));
+            findings.fine(CONFIGURATION, needed_timeout(config.worker.deadline_buffer));
         }
         Err(errors) => {
             for problem in errors.problems {
@@ -70,6 +75,16 @@ fn look_at_settings(findings: &mut Findings) {
     for warning in env::warnings(&process_var) {
         findings.warning(CONFIGURATION, warning, "");
     }
+}
+
+/// The function's timeout is not in its environment, so that nobody but a run can compare the two.
+fn needed_timeout(buffer: Duration) -> String {
+    format!(
+        "in AWS Lambda the timeout of the function has to be longer than {:.2} s (its preset is 3 s): DEADLINE_BUFFER_MS={} \
+         of it are kept free",
+        (buffer + LEAST_RUN).as_secs_f64(),
+        buffer.as_millis()
+    )
 }
 
 /// Each server whose own settings can be used is looked at, whatever else is wrong.
@@ -102,6 +117,9 @@ async fn look_at_database(findings: &mut Findings, config: &DatabaseConfig, afte
     if is_fit {
         findings.fine(DATABASE, format!("answers at {}; tables and rights are in place", store.server()));
     }
+    if is_fit {
+        look_at_last_run(findings, &store).await;
+    }
     for problem in problems {
         if problem.is_certain {
             findings.problem(DATABASE, problem.what, problem.remedy);
@@ -110,4 +128,18 @@ async fn look_at_database(findings: &mut Findings, config: &DatabaseConfig, afte
         }
     }
     after::look_at_database(findings, after, &store).await;
+}
+
+/// A timeout that is too short shows in the last run only.
+async fn look_at_last_run(findings: &mut Findings, store: &impl Store) {
+    let Ok(Some(last)) = store.last_run().await else { return };
+    if last.stopped_because == StopReason::TimeoutTooShort.as_str() {
+        let failure = last.error.unwrap_or_default();
+        findings.problem(
+            CONFIGURATION,
+            format!("the last run ({}) could not do anything: {failure}", last.started),
+            "raise the timeout of the Lambda function (300 s is usual), or lower DEADLINE_BUFFER_MS; the next run shows \
+             whether it is enough",
+        );
+    }
 }

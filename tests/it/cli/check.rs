@@ -89,6 +89,27 @@ async fn exec(pool: &PgPool, sql: &str) {
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
+#[tokio::test]
+async fn a_last_run_without_time_is_a_problem() {
+    let simulator = super::simulator(&["the.one.key"]).await;
+    let (shell, pool, _) = ready(&simulator).await;
+    let told = shell.run(&["check"]).await.well();
+    assert!(told.contains("has to be longer than 5.75 s"), "{told}");
+    let row = |run: &str, reason: &str, error: &str| {
+        format!(
+            "INSERT INTO refresh_worker.refresh_runs \
+             (run, started, ended, stopped_because, error, processed, failed, api_requests, report) \
+             VALUES ('{run}', now(), now(), '{reason}', {error}, 0, 0, 0, '{{}}')"
+        )
+    };
+    exec(&pool, &row("one", "timeout_too_short", "'began with 3.0 s left'")).await;
+    let ran = shell.run(&["check"]).await;
+    assert_eq!(ran.code, 1, "{}", ran.stdout);
+    assert!(ran.stdout.contains("began with 3.0 s left") && ran.stdout.contains("raise the timeout"), "{}", ran.stdout);
+    exec(&pool, &row("two", "queue_empty", "NULL")).await;
+    shell.run(&["check"]).await.well();
+}
+
 /// What was found in an area, each as `grade: what -> remedy`.
 fn findings(ran: &Ran, area: &str) -> Vec<String> {
     let told: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.stdout));

@@ -17,7 +17,7 @@ use super::{
 const RATE: [(&str, &str); 1] = [("COC_REQS_PER_SEC", "50")];
 
 /// A session that keeps every commit waiting while `SELECT 1` works.
-async fn lock_history(world: &World) -> PgConnection {
+pub async fn lock_history(world: &World) -> PgConnection {
     let mut session = world.database().await;
     session.execute("BEGIN").await.unwrap();
     session.execute("LOCK TABLE player_snapshots IN ACCESS EXCLUSIVE MODE").await.unwrap();

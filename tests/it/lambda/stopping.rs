@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use refresh_worker::sim::{Misbehaviour, Rule, SimConfig};
 
+use sqlx::Connection as _;
+
 use super::{
+    database_trouble::lock_history,
     events,
     world::{PLENTY, World, assert_processed},
 };
@@ -35,16 +38,44 @@ async fn a_run_near_its_deadline_stops_in_time_and_gives_everything_back() {
     assert_eq!(world.simulator.total_calls(), calls);
 }
 
+/// Three seconds are what Lambda gives to a function that nobody set up.
 #[tokio::test]
-async fn a_run_without_time_left_makes_no_call() {
+async fn a_timeout_within_the_buffer_is_an_error() {
     let world = World::start().await;
-    world.mail_players(3).await;
     let mut worker = world.worker().await;
-    // The default buffer is five seconds.
-    let run = worker.invoke(&events::schedule(), Duration::from_secs(4)).await;
-    assert_eq!(run.response()["stopped_because"], "deadline");
+    worker.invoke(&events::schedule(), PLENTY).await.response();
+    world.mail_players(3).await;
+    let run = worker.invoke(&events::schedule(), Duration::from_secs(3)).await;
+    assert_eq!(run.error()["errorType"], "RefreshFailed.timeout_too_short");
+    let message = run.error()["errorMessage"].as_str().unwrap().to_owned();
+    assert!(message.contains("DEADLINE_BUFFER_MS=5000") && message.contains("Raise the timeout"), "{message}");
     assert_eq!(world.simulator.total_calls(), 0);
     assert_eq!(world.sizes().await.leased, 0);
+    let runs =
+        world.count("SELECT count(*) FROM refresh_worker.refresh_runs WHERE stopped_because = 'timeout_too_short'");
+    assert_eq!(runs.await, 1);
+}
+
+#[tokio::test]
+async fn a_database_slow_at_the_deadline_is_not_down() {
+    let world = World::start().await;
+    let players = world.mail_players(300).await;
+    let mut worker = world.worker_with(&[("COC_REQS_PER_SEC", "40"), ("DEADLINE_BUFFER_MS", "4000")]).await;
+    worker.invoke(&serde_json::json!({ "max_requests": 1 }), PLENTY).await.response();
+
+    // Four seconds until its end; after two and a half of them every commit waits.
+    let running = worker.begin(&events::schedule(), Duration::from_secs(8)).await;
+    world.wait_for_calls(100).await;
+    let lock = lock_history(&world).await;
+    let run = worker.finish(running).await;
+    let answer = run.response();
+    assert_eq!(answer["stopped_because"], "deadline", "{answer}");
+    assert!(answer["errors"].to_string().contains("no time was left"), "{answer}");
+    lock.close().await.unwrap();
+    let sizes = world.sizes().await;
+    assert_eq!(sizes.leased, 0, "everything was given back");
+    let processed = answer["processed_requests"].as_u64().unwrap() + 1;
+    assert_eq!(sizes.mailbox + sizes.ready + processed, players.len() as u64, "{sizes:?}, {answer}");
 }
 
 /// The seconds can be chosen: `DEADLINE_SECONDS=300 cargo test --test it whatever_time_is_left`.
@@ -75,6 +106,11 @@ async fn answers_within(seconds: u64) {
     // The harness kills a process whose deadline has passed.
     let run = worker.invoke(&events::schedule(), Duration::from_secs(seconds)).await;
 
+    if seconds <= 5 {
+        // Not more than the buffer.
+        assert_eq!(run.error()["errorType"], "RefreshFailed.timeout_too_short");
+        return assert_eq!((world.simulator.total_calls(), world.sizes().await.leased), (0, 0));
+    }
     let answer = run.response();
     assert_eq!(answer["stopped_because"], "deadline", "{seconds} s left: {answer}");
     let (calls, sizes) = (world.simulator.total_calls(), world.sizes().await);

@@ -8,6 +8,7 @@ mod many_keys;
 mod obstacles;
 mod portal;
 mod redis;
+mod run_end;
 mod runs;
 mod sustained;
 mod told;

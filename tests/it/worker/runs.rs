@@ -180,19 +180,6 @@ async fn a_second_run_with_the_same_key_leaves_at_once_and_keeps_what_was_named(
 }
 
 #[tokio::test]
-async fn with_less_time_than_the_buffer_nothing_is_leased() {
-    let bed = Bed::start().await;
-    bed.ask(bed.players(3)).await;
-    for milliseconds in [0, 1000, 5000] {
-        let time_left = Some(Duration::from_millis(milliseconds));
-        let report = bed.run_with(RunOptions { time_left, ..RunOptions::default() }).await;
-        assert_eq!(report.stopped_because, StopReason::Deadline);
-        assert_eq!(report.api_requests, 0);
-    }
-    assert_eq!(bed.stats().await.ready, 3);
-}
-
-#[tokio::test]
 async fn at_the_deadline_nothing_leased_is_lost_and_no_call_follows() {
     let bed = Bed::with(|config| config.deadline_buffer = Duration::ZERO, &[super::bed::TOKEN]).await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased).after(10));
