@@ -48,7 +48,8 @@ pub const ORPHAN_PATIENCE: Duration = Duration::from_secs(10 * 60);
 pub struct MailLimits {
     /// Entries of each class: the oldest of those that are looked at.
     pub per_class: usize,
-    /// About how many more a step of the scan through the data takes, of whatever class.
+    /// How many more a step of the scan through the data takes, of whatever class: about half as many where the server counts
+    /// fields and values apart, and at most what the longest ids are found again among (`mail.lua`).
     pub scan: usize,
     /// Bytes of values altogether.
     pub bytes: usize,
@@ -56,7 +57,7 @@ pub struct MailLimits {
 
 impl Default for MailLimits {
     fn default() -> Self {
-        Self { per_class: 250, scan: 500, bytes: 1024 * 1024 }
+        Self { per_class: 250, scan: 1000, bytes: 1024 * 1024 }
     }
 }
 

@@ -307,8 +307,8 @@ async fn a_flood_of_clans_starves_no_war_and_no_other_clan() {
         }
     }
     assert!(admitted_after["war:2PP"] <= 3 && admitted_after["player:2PP"] <= 3, "{admitted_after:?}");
-    // One tour of the scan: 65,536 buckets of the hash, 500 entries each step.
-    assert!(admitted_after["clan:2PYLQGR"] <= 140, "{admitted_after:?}");
+    // One tour of the scan, of which a step takes about 500.
+    assert!(admitted_after["clan:2PYLQGR"] <= 120, "{admitted_after:?}");
 }
 
 #[tokio::test]
