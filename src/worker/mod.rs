@@ -15,6 +15,7 @@ mod flow;
 mod halt;
 pub mod keys;
 pub mod login;
+mod mail;
 mod obstacles;
 pub mod report;
 pub mod standing;

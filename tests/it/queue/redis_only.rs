@@ -263,26 +263,10 @@ async fn the_data_scan_goes_on_where_it_stopped() {
     assert!(bed.record("war:2PP").await.is_some());
 }
 
-/// Clans of the class HIGH, as a producer writes them.
-async fn flood(bed: &RedisBed, numbers: std::ops::Range<usize>) {
-    for start in numbers.clone().step_by(1000) {
-        let objects = (start..numbers.end.min(start + 1000)).map(|number| format!("clan:{}", tag(number)));
-        let (mut data, mut index) = (vec!["HSET".to_owned(), "refresh_requests".to_owned()], Vec::new());
-        index.extend(["ZADD".to_owned(), "refresh_queue".to_owned()]);
-        for object in objects {
-            data.extend([object.clone(), value(&object, 1, NOW)]);
-            index.extend(["1".to_owned(), object]);
-        }
-        for command in [data, index] {
-            bed.command::<()>(&command.iter().map(String::as_str).collect::<Vec<_>>()).await;
-        }
-    }
-}
-
 #[tokio::test]
 async fn a_flood_of_clans_starves_no_war_and_no_other_clan() {
     let bed = RedisBed::fresh().await;
-    flood(&bed, 0..50_000).await;
+    bed.flood(0..50_000).await;
     let earlier = Timestamp::from_millis(NOW.as_millis() - 60_000);
     let older: Vec<String> = ["war:2PP", "player:2PP", "clan:2PYLQGR"].map(str::to_owned).into();
     for object in &older {
@@ -294,7 +278,7 @@ async fn a_flood_of_clans_starves_no_war_and_no_other_clan() {
         let admitted = bed.admit(NOW).await;
         assert!((250..1500).contains(&admitted.admitted), "a slice is bounded and full: {admitted:?}");
         // The flood goes on: what is taken comes again.
-        flood(&bed, next..next + admitted.admitted).await;
+        bed.flood(next..next + admitted.admitted).await;
         next += admitted.admitted;
         for object in &older {
             let known: bool = bed.command(&["HEXISTS", "{refresh}:objects", object]).await;
