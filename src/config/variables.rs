@@ -176,7 +176,12 @@ pub const VARIABLES: &[Variable] = &[
         "How long one run may take, in seconds, however much time the invocation has.",
         "230",
     ),
-    with_default("REFRESH_PAUSED", "false", "`true` stops every run at once; the answer says so.", "true"),
+    with_default(
+        "REFRESH_PAUSED",
+        "false",
+        "`true` stops every run at once; the answer says so. Mail is still taken into the queue.",
+        "true",
+    ),
     with_default(
         "DISABLE_AUTO_REFRESH_QUEUE",
         "false",

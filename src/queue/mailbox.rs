@@ -72,6 +72,16 @@ pub enum Id {
     },
 }
 
+impl Id {
+    /// The id itself, when it was read.
+    pub(super) fn whole(&self) -> Option<&[u8]> {
+        match self {
+            Self::Whole(id) => Some(id),
+            Self::TooLong { .. } => None,
+        }
+    }
+}
+
 /// Where an entry was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
@@ -241,6 +251,38 @@ pub fn class_of_score(score: f64) -> Priority {
     } else {
         Priority::Low
     }
+}
+
+/// When a value says that it was asked for, to the second, as one number: 20260304050607. 0 when it says nothing of the usual
+/// form. Not what [`decode`] reads: it orders a slice, and `mail.lua` repeats it.
+#[must_use]
+pub(super) fn asked_at(value: &[u8]) -> u64 {
+    const NAME: &[u8] = b"\"requested_at\"";
+    value
+        .windows(NAME.len())
+        .enumerate()
+        .filter(|(_, found)| *found == NAME)
+        .find_map(|(at, _)| seconds(&value[at + NAME.len()..]))
+        .unwrap_or(0)
+}
+
+/// The digits of a time as it follows its name.
+fn seconds(after: &[u8]) -> Option<u64> {
+    const FORM: &[u8] = b"0000-00-00T00:00:00";
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t'..=b'\r');
+    let trimmed = |text: &[u8]| text.iter().take_while(|byte| is_space(byte)).count();
+    let colon = after.get(trimmed(after)..)?.strip_prefix(b":")?;
+    let time = colon.get(trimmed(colon)..)?.strip_prefix(b"\"")?.get(..FORM.len())?;
+    let mut number = 0;
+    for (byte, form) in time.iter().zip(FORM) {
+        match (byte, form) {
+            (b'0'..=b'9', b'0') => number = number * 10 + u64::from(byte - b'0'),
+            (b'T' | b't' | b' ', b'T') => {}
+            (byte, form) if byte == form && *form != b'0' => {}
+            _ => return None,
+        }
+    }
+    Some(number)
 }
 
 /// Reads one JSON value. Only type and tag must be right; everything else has a sensible reading when it is odd.

@@ -47,15 +47,18 @@ pub const ORPHAN_PATIENCE: Duration = Duration::from_secs(10 * 60);
 /// How much mail one slice may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct MailLimits {
-    /// Entries of each class.
+    /// Entries of each class: the oldest of those that are looked at.
     pub per_class: usize,
+    /// How many more a step of the scan through the data takes, of whatever class: about half as many where the server counts
+    /// fields and values apart, and at most what the longest ids are found again among (`mail.lua`).
+    pub scan: usize,
     /// Bytes of values altogether.
     pub bytes: usize,
 }
 
 impl Default for MailLimits {
     fn default() -> Self {
-        Self { per_class: 250, bytes: 1024 * 1024 }
+        Self { per_class: 250, scan: 1000, bytes: 1024 * 1024 }
     }
 }
 
@@ -63,6 +66,16 @@ impl MailLimits {
     /// The share of the bytes that each class, the orphans and the scan have for themselves.
     pub(crate) const fn bytes_of_part(&self) -> usize {
         self.bytes / 6
+    }
+
+    /// How many entries are looked at from each end of a class.
+    pub(crate) const fn reach(&self) -> usize {
+        2 * self.per_class
+    }
+
+    /// The bytes that are looked at of each class.
+    pub(crate) const fn bytes_of_look(&self) -> usize {
+        4 * self.bytes_of_part()
     }
 }
 

@@ -27,6 +27,7 @@ use super::{
     halt::{Force, Halt},
     judgement::Circuits,
     keys::KeyRing,
+    mail::admit_mail,
     report::{StopReason, Tally},
     standing::{LONGEST_MAX_AGE, Standing, standing},
 };
@@ -155,6 +156,9 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             if !nothing && !self.hand_out(batch.leases, work, ended).await {
                 return;
             }
+            if batch.mail_waits {
+                self.catch_up_with_mail().await;
+            }
             if probing && !nothing {
                 probing = !self.probe_answered().await;
             } else if suspect {
@@ -173,6 +177,16 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                     self.wait(|counts| counts.open == counts.waiting, Some(LOOK_AGAIN)).await;
                 }
             }
+        }
+    }
+
+    /// Admits more of a flood while what is leased is enough for the calls meanwhile.
+    async fn catch_up_with_mail(&self) {
+        let half = requests_ahead(self.keys.total_rate()) / 2;
+        let may_go_on = || self.flow.counts().unstarted > half && !self.halt.is_forced();
+        // The next batch meets the same trouble and tells it.
+        if let Err(error) = admit_mail(self.worker.queue.as_ref(), self.time, self.tally, may_go_on).await {
+            debug!(error = %error, "could not admit more mail; it waits");
         }
     }
 
@@ -381,9 +395,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         };
         let (admitted, leased) = tokio::join!(admit, lease);
         if let Ok(admitted) = &admitted {
-            let mut tally = lock(self.tally);
-            tally.mail.add(admitted);
-            tally.repaired.add(admitted.repaired);
+            lock(self.tally).admitted(admitted);
         }
         let leased = leased?;
         lock(&self.named).retain(|named| leased.leases.iter().all(|lease| lease.object != *named));
@@ -403,11 +415,11 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             // A server that has forgotten the script of the one and not of the other carries them out in the other order.
             Ok(admitted) => {
                 let more = admitted.more || admitted.admitted > 0 || more;
-                Ok(Batch { leases, suspect_waits, more, not_admitted: None })
+                Ok(Batch { leases, suspect_waits, more, mail_waits: admitted.more, not_admitted: None })
             }
             Err(error) if leases.is_empty() && error.is_transient() => Err(error),
             // Whatever became of the mail, what is leased is ours: dropped, it would lapse, and end as a dead letter.
-            Err(error) => Ok(Batch { leases, suspect_waits, more, not_admitted: Some(error) }),
+            Err(error) => Ok(Batch { leases, suspect_waits, more, mail_waits: false, not_admitted: Some(error) }),
         }
     }
 
@@ -567,6 +579,8 @@ struct Batch {
     /// Mail waits, or came with this batch, or not all that is due was looked at: an empty batch does not mean an empty
     /// queue.
     more: bool,
+    /// More mail waits than came with this batch.
+    mail_waits: bool,
     /// Why mail could not be taken in. It is still in the mailbox.
     not_admitted: Option<QueueError>,
 }

@@ -16,6 +16,7 @@ mod halt;
 mod judgement;
 pub mod keys;
 pub mod login;
+mod mail;
 pub mod report;
 pub mod standing;
 pub mod tables;
@@ -143,6 +144,9 @@ impl<Q: Queue + Slots, S: Store> Runs for Worker<Q, S> {
                 () = caches.keep() => {}
             }
         }
+        if let Some(time) = &time {
+            self.take_mail_in(time, &deadline, &halt, &tally).await;
+        }
         let after = self.follow(&options, &caches, &deadline, &halt, time.as_ref()).await;
         let mut tally = lock(&tally).clone();
         tally.after = after;
@@ -177,7 +181,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             say_paused(pause);
             halt.end(Force::StartNothing, StopReason::RefreshPaused, None);
             if options.named.is_empty() {
-                return None;
+                return self.time_for_mail().await;
             }
         }
         let until = deadline.end();
@@ -216,6 +220,29 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             halt.end(Force::StartNothing, problem.stops(), failure);
         }
         Some(time)
+    }
+
+    /// The queue's time for a paused run, which does nothing but take mail in; without it not even that.
+    async fn time_for_mail(&self) -> Option<ServerTime> {
+        match within(FIRST_ACT, self.queue.time()).await {
+            Some(Ok(server)) => return Some(ServerTime::new(Arc::clone(&self.clock), server)),
+            Some(Err(error)) => warn!(error = %error, "could not take mail in while runs are paused"),
+            None => warn!("could not take mail in while runs are paused: {}", no_answer("Redis")),
+        }
+        None
+    }
+
+    /// A run that is turned away takes mail in all the same, so that what waits is merged, aged and explained rightly.
+    async fn take_mail_in(&self, time: &ServerTime, deadline: &Deadline, halt: &Halt, tally: &Mutex<Tally>) {
+        if !halt.reason().is_some_and(|(reason, _)| reason.is_turned_away()) {
+            return;
+        }
+        let may_go_on = || Instant::now() < deadline.end();
+        match within(FIRST_ACT, mail::admit_mail(self.queue.as_ref(), time, tally, may_go_on)).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => warn!(error = %error, "could not take mail in; it waits"),
+            None => warn!("could not take mail in; it waits: {}", no_answer("Redis")),
+        }
     }
 
     /// Named requests go in front before a key slot is asked for, so that they are not lost when none is free.
@@ -449,7 +476,9 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             queue: stats.map(|stats| QueueReport::new(&stats, now)),
             day,
         });
-        if stopped_because != StopReason::DatabaseDown && time.is_some() {
+        // Runs that only take mail in while they are paused leave the database alone.
+        let is_paused = stopped_because == StopReason::RefreshPaused && report.enqueued == 0;
+        if stopped_because != StopReason::DatabaseDown && !is_paused && time.is_some() {
             self.write_down(&report, now).await;
         }
         report
@@ -513,7 +542,7 @@ fn no_answer(who: &str) -> String {
 
 fn say_paused(pause: Pause) {
     match pause {
-        Pause::RefreshPaused => tracing::info!("REFRESH_PAUSED is set: this run does nothing"),
+        Pause::RefreshPaused => tracing::info!("REFRESH_PAUSED is set: this run takes mail in and does nothing else"),
         Pause::DisableAutoRefreshQueue => warn!(
             "DISABLE_AUTO_REFRESH_QUEUE is set: it is the producers' switch, and this worker obeys it; \
              use REFRESH_PAUSED to pause the worker alone"

@@ -345,6 +345,12 @@ impl Tally {
         }
     }
 
+    /// Counts a slice of mail.
+    pub fn admitted(&mut self, admitted: &Admitted) {
+        self.mail.add(admitted);
+        self.repaired.add(admitted.repaired);
+    }
+
     pub fn count(&mut self, kind: Kind, class: Priority, outcome: Outcome) {
         *self.counts.entry((kind, class, outcome)).or_default() += 1;
     }

@@ -33,13 +33,14 @@ local function long_id_among(ids, digest, largest)
   end
 end
 
--- Ids too long to be sent are found again where they were read.
+-- Ids too long to be sent are found again where they were read: at either end of a class, or in a step of the scan.
 local function long_id_in_index(index, score, digest, largest)
-  return long_id_among(redis.call('ZRANGEBYSCORE', index, score, score, 'LIMIT', 0, 2000), digest, largest)
+  return long_id_among(redis.call('ZRANGEBYSCORE', index, score, score, 'LIMIT', 0, 1000), digest, largest)
+    or long_id_among(redis.call('ZREVRANGEBYSCORE', index, score, score, 'LIMIT', 0, 1000), digest, largest)
 end
 
 local function long_id_in_data(data, from, digest, largest)
-  return long_id_among(redis.call('HSCAN', data, from, 'COUNT', 200)[2], digest, largest)
+  return long_id_among(redis.call('HSCAN', data, from, 'COUNT', 1000)[2], digest, largest)
 end
 
 -- Whether the data under an id is still as it was read.
@@ -56,4 +57,54 @@ end
 -- Whether the index still says of an id what it said; '' is that it does not know it.
 local function is_same_place(index, id, score)
   return (redis.call('ZSCORE', index, id) or '') == score
+end
+
+-- When a value says that it was asked for, to the second, as one number. 0 when it says nothing of the usual form, so that what
+-- cannot be read is soon out of the way. `asked_at` in `mailbox.rs` is the same in Rust.
+local function asked_at(value)
+  local year, month, day, hour, minute, second = string.match(value,
+    '"requested_at"%s*:%s*"(%d%d%d%d)%-(%d%d)%-(%d%d)[Tt ](%d%d):(%d%d):(%d%d)')
+  return year and tonumber(year .. month .. day .. hour .. minute .. second) or 0
+end
+
+-- The entries of a class by turns from either end of it, at most `reach` from each. Redis orders them by id, so that one end
+-- alone would always be that of the same kind.
+local function both_ends(index, range, reach)
+  local first = redis.call('ZRANGEBYSCORE', index, range[1], range[2], 'WITHSCORES', 'LIMIT', 0, reach)
+  local last = redis.call('ZREVRANGEBYSCORE', index, range[2], range[1], 'WITHSCORES', 'LIMIT', 0, reach)
+  local entries, seen = {}, {}
+  for i = 1, #first, 2 do
+    for _, found in ipairs({ first, last }) do
+      if not seen[found[i]] then
+        seen[found[i]] = true
+        entries[#entries + 1] = { id = found[i], score = found[i + 1] }
+      end
+    end
+  end
+  return entries
+end
+
+-- The entries by when they were asked for, the oldest first. Looks at as many of them as have `bytes` altogether.
+local function oldest_first(data, entries, bytes, largest)
+  local looked, used = {}, 0
+  for i, entry in ipairs(entries) do
+    local size = redis.call('HSTRLEN', data, entry.id)
+    local cost = math.min(#entry.id, largest) + math.min(size, largest)
+    if used > 0 and used + cost > bytes then
+      break
+    end
+    used = used + cost
+    entry.at, entry.asked, entry.cost = i, 0, cost
+    if size > 0 and size <= largest and #entry.id <= largest then
+      entry.asked = asked_at(redis.call('HGET', data, entry.id))
+    end
+    looked[i] = entry
+  end
+  table.sort(looked, function(one, other)
+    if one.asked ~= other.asked then
+      return one.asked < other.asked
+    end
+    return one.at < other.at
+  end)
+  return looked
 end

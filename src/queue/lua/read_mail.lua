@@ -1,9 +1,12 @@
 -- Reads a slice of the mailbox and changes nothing.
--- ARGV: entries per class, bytes per part, largest mail, bytes shown of larger mail, orphans, scan step.
+-- ARGV: entries per class, looked at from each end of a class, bytes per part, bytes looked at of a class, largest mail, bytes
+-- shown of larger mail, orphans, scan step.
 -- Answers {more, scan from, scan to, rows}; a row is {source, id, id size, id digest, score, content, size, value}.
--- Each class has a part of its own, and so have the orphans and the scan: none keeps another outside.
-local per_class, part, largest = whole(1), whole(2), whole(3)
-local shown, orphans, step = whole(4), whole(5), whole(6)
+-- Each class has a part of its own, and so have the orphans and the scan: none keeps another outside. A class gives the oldest
+-- of what is looked at from both of its ends. The scan takes all that it meets, and it meets everything: so nothing waits longer
+-- than one tour, whatever its id.
+local per_class, reach, part, look, largest = whole(1), whole(2), whole(3), whole(4), whole(5)
+local shown, orphans, step = whole(6), whole(7), whole(8)
 local wrong = problem()
 if wrong then
   return wrong
@@ -25,19 +28,22 @@ local function add(source, id, score)
   return true
 end
 
+local seen = {}
 for _, range in ipairs(CLASS_RANGES) do
-  local found = redis.call('ZRANGEBYSCORE', INDEX, range[1], range[2], 'WITHSCORES', 'LIMIT', 0, per_class + 1)
+  local entries = both_ends(INDEX, range, reach)
+  local looked = oldest_first(DATA, entries, look, largest)
+  local taken = 0
   used = 0
-  for i = 1, #found, 2 do
-    if i > 2 * per_class or not add('index', found[i], found[i + 1]) then
-      more = 1
-      break
-    end
+  while taken < math.min(#looked, per_class) and add('index', looked[taken + 1].id, looked[taken + 1].score) do
+    taken = taken + 1
+    seen[looked[taken].id] = true
+  end
+  if taken < #entries then
+    more = 1
   end
 end
 
 -- The longest waiting, whose time may be up, and the newest, whose data is most likely to come.
-local seen = {}
 used = 0
 for _, command in ipairs({ 'ZRANGE', 'ZREVRANGE' }) do
   local found = redis.call(command, ORPHANS, 0, orphans - 1, 'WITHSCORES')
@@ -62,10 +68,12 @@ local to = found[1]
 used = 0
 for i = 1, #found[2], 2 do
   local id = found[2][i]
-  if not seen[id] and not redis.call('ZSCORE', INDEX, id) then
+  local score = not seen[id] and redis.call('ZSCORE', INDEX, id)
+  -- One with a long id and a place is found again at its place only.
+  if not seen[id] and not (score and #id > largest) then
     seen[id] = true
     -- What does not fit any more is met again: the cursor stays.
-    if not add('scan', id, '') then
+    if not add(score and 'index' or 'scan', id, score or '') then
       more, to = 1, from
       break
     end

@@ -1,13 +1,15 @@
 //! The mailbox in memory: reads slices of it and takes them in, by the rules of [`mailbox`](crate::queue::mailbox). A part of
 //! [`super`].
 
+use std::collections::HashSet;
+
 use super::Contents;
 use crate::{
     clock::Timestamp,
     model::Priority,
     queue::{
         Admitted, MAX_MAIL_BYTES, MailLimits, ORPHAN_PATIENCE,
-        mailbox::{Content, Decision, Entry, Id, Mail, Source, class_of_score, digest},
+        mailbox::{Content, Decision, Entry, Id, Mail, Source, asked_at, class_of_score, digest},
         record::{MAX_BODY_BYTES, QueueLimits},
     },
 };
@@ -22,7 +24,7 @@ struct Part<'a> {
 impl Part<'_> {
     /// Adds an entry unless the part is full.
     fn add(&mut self, source: Source, id: &[u8], value: Option<&Vec<u8>>) -> bool {
-        let cost = id.len().min(MAX_MAIL_BYTES) + value.map_or(0, |value| value.len().min(MAX_MAIL_BYTES));
+        let cost = cost(id, value);
         if self.used > 0 && self.used + cost > self.bytes {
             self.mail.more = true;
             return false;
@@ -47,27 +49,29 @@ impl Part<'_> {
     }
 }
 
+/// What an entry takes of the bytes of a part.
+fn cost(id: &[u8], value: Option<&Vec<u8>>) -> usize {
+    id.len().min(MAX_MAIL_BYTES) + value.map_or(0, |value| value.len().min(MAX_MAIL_BYTES))
+}
+
 impl Contents {
     pub(super) fn read_mail(&self, limits: MailLimits) -> Mail {
         let mut mail = Mail::default();
         for class in Priority::ALL {
-            let mut slice: Vec<(&f64, &Vec<u8>)> = self
-                .index
-                .iter()
-                .filter(|(_, score)| class_of_score(**score) == class)
-                .map(|(id, score)| (score, id))
-                .collect();
-            slice.sort_by(|one, other| one.0.total_cmp(other.0).then_with(|| one.1.cmp(other.1)));
-            mail.more |= slice.len() > limits.per_class;
+            let entries = self.both_ends(class, limits.reach());
+            let looked = self.oldest_first(&entries, limits.bytes_of_look());
             let mut part = Part { mail: &mut mail, bytes: limits.bytes_of_part(), used: 0 };
-            for (score, id) in slice.into_iter().take(limits.per_class) {
+            let mut taken = 0;
+            for (id, score) in looked.into_iter().take(limits.per_class) {
                 if !part.add(Source::Index { score: score.to_string() }, id, self.data.get(id)) {
                     break;
                 }
+                taken += 1;
             }
+            mail.more |= taken < entries.len();
         }
         self.read_orphans(&mut Part { mail: &mut mail, bytes: limits.bytes_of_part(), used: 0 });
-        self.read_unindexed(&mut Part { mail: &mut mail, bytes: limits.bytes_of_part(), used: 0 });
+        self.read_scanned(&mut Part { mail: &mut mail, bytes: limits.bytes_of_part(), used: 0 }, limits.scan);
         mail
     }
 
@@ -81,15 +85,47 @@ impl Contents {
         }
     }
 
-    fn read_unindexed(&self, part: &mut Part<'_>) {
-        for (id, value) in &self.data {
-            if !self.orphans.contains_key(id)
-                && !self.index.contains_key(id)
-                && !part.add(Source::Scan, id, Some(value))
-            {
+    /// The scan needs no cursor here: what it reads leaves the mailbox, and the next stretch is the first again.
+    fn read_scanned(&self, part: &mut Part<'_>, step: usize) {
+        let read: HashSet<Vec<u8>> =
+            part.mail.entries.iter().filter_map(|entry| entry.id.whole().map(<[u8]>::to_vec)).collect();
+        let unread = self.data.iter().filter(|(id, _)| !self.orphans.contains_key(*id) && !read.contains(*id));
+        for (id, value) in unread.take(step) {
+            let source = match self.index.get(id) {
+                // It is found again at its place only.
+                Some(_) if id.len() > MAX_MAIL_BYTES => continue,
+                Some(score) => Source::Index { score: score.to_string() },
+                None => Source::Scan,
+            };
+            if !part.add(source, id, Some(value)) {
                 return;
             }
         }
+    }
+
+    /// The entries of a class by turns from either end of it, at most `reach` from each.
+    fn both_ends(&self, class: Priority, reach: usize) -> Vec<(&Vec<u8>, f64)> {
+        let of_class = self.index.iter().filter(|(_, score)| class_of_score(**score) == class);
+        let mut all: Vec<(&Vec<u8>, f64)> = of_class.map(|(id, score)| (id, *score)).collect();
+        all.sort_by(|one, other| one.1.total_cmp(&other.1).then_with(|| one.0.cmp(other.0)));
+        let by_turns = (0..all.len().min(reach)).flat_map(|at| [at, all.len() - 1 - at]);
+        let mut seen = HashSet::new();
+        by_turns.filter(|at| seen.insert(*at)).map(|at| all[at]).collect()
+    }
+
+    /// The entries by when they were asked for. Looks at as many of them as have `bytes` altogether.
+    fn oldest_first<'a>(&self, entries: &[(&'a Vec<u8>, f64)], bytes: usize) -> Vec<(&'a Vec<u8>, f64)> {
+        let mut used = 0;
+        let fits = |(id, _): &&(&Vec<u8>, f64)| {
+            let cost = cost(id, self.data.get(*id));
+            let fits = used == 0 || used + cost <= bytes;
+            used += cost;
+            fits
+        };
+        let mut looked: Vec<(&Vec<u8>, f64)> = entries.iter().take_while(fits).copied().collect();
+        let readable = |id: &Vec<u8>| self.data.get(id).filter(|value| id.len().max(value.len()) <= MAX_MAIL_BYTES);
+        looked.sort_by_cached_key(|(id, _)| readable(id).map_or(0, |value| asked_at(value)));
+        looked
     }
 
     pub(super) fn admit(

@@ -30,7 +30,7 @@ use std::collections::{HashMap, HashSet};
 use ::redis::{Cmd, cmd};
 
 use super::{
-    CHUNK, MailRow, ORPHANS, RedisQueue, SCAN_STEP,
+    CHUNK, MailRow, ORPHANS, RedisQueue,
     letters::{Stored, mailed},
     link::{Arguments, Call},
     scripts,
@@ -96,9 +96,9 @@ pub(super) async fn read_mail(queue: &RedisQueue, limits: MailLimits) -> Result<
             if content == "cut" {
                 more = true;
             } else {
-                mail.push(("index".to_owned(), id.clone(), size, digest, score, content, bytes, value));
+                seen.insert(id.clone());
+                mail.push(("index".to_owned(), id, size, digest, score, content, bytes, value));
             }
-            seen.insert(id);
         } else {
             long.insert(digest.clone(), mail.len());
             mail.push(("index".to_owned(), id, size, digest, score, "missing".to_owned(), 0, Vec::new()));
@@ -118,7 +118,7 @@ pub(super) async fn read_mail(queue: &RedisQueue, limits: MailLimits) -> Result<
             mail.push(("orphan".to_owned(), id, size, String::new(), score, content, bytes, value));
         }
     }
-    if read_unindexed(queue, limits, scanned, &seen, &long, &mut mail).await? {
+    if read_scanned(queue, limits, scanned, &seen, &long, &mut mail).await? {
         // What does not fit any more is met again: the cursor stays.
         (more, to) = (true, from.clone());
     }
@@ -126,8 +126,8 @@ pub(super) async fn read_mail(queue: &RedisQueue, limits: MailLimits) -> Result<
     Ok(Mail { entries, more, scan: Some(ScanStep { from, to }) })
 }
 
-/// Of what the scan met, that which no index entry points to. Answers whether something did not fit.
-async fn read_unindexed(
+/// What the scan met and is not in the slice yet. Answers whether something did not fit.
+async fn read_scanned(
     queue: &RedisQueue,
     limits: MailLimits,
     scanned: Vec<ScanRow>,
@@ -147,18 +147,17 @@ async fn read_unindexed(
         }
     }
     let ids: Vec<&[u8]> = unknown.iter().map(|id| &id[..]).collect();
-    let indexed = are_indexed(queue, &ids).await?;
-    let alone: Vec<(u8, &[u8])> =
-        ids.iter().zip(indexed).filter(|(_, indexed)| !indexed).map(|(id, _)| (SCAN_GROUP, *id)).collect();
+    let wanted: Vec<(u8, &[u8])> = ids.iter().map(|id| (SCAN_GROUP, *id)).collect();
+    let (places, data) = tokio::join!(places(queue, &ids), read_data(queue, limits, &wanted));
     let mut cut = false;
-    for ((_, id), (content, bytes, value)) in alone.iter().zip(read_data(queue, limits, &alone).await?) {
+    for ((id, place), (content, bytes, value)) in ids.iter().zip(places?).zip(data?) {
         match content.as_str() {
             "cut" => cut = true,
             // Taken by somebody since the scan met it.
             "missing" => {}
             _ => {
-                let row = (id.to_vec(), id.len(), String::new(), String::new(), content, bytes, value);
-                mail.push(("scan".to_owned(), row.0, row.1, row.2, row.3, row.4, row.5, row.6));
+                let source = if place.is_empty() { "scan" } else { "index" };
+                mail.push((source.to_owned(), id.to_vec(), id.len(), String::new(), place, content, bytes, value));
             }
         }
     }
@@ -171,7 +170,7 @@ fn odd(queue: &RedisQueue) -> QueueError {
 
 async fn read_index(queue: &RedisQueue, limits: MailLimits) -> Result<(bool, Vec<IndexRow>), QueueError> {
     let mut arguments = Arguments::default();
-    arguments.number(limits.per_class).number(limits.bytes_of_part()).number(MAX_MAIL_BYTES).number(MAX_BODY_BYTES);
+    arguments.number(limits.reach()).number(limits.bytes_of_look()).number(MAX_MAIL_BYTES).number(MAX_BODY_BYTES);
     let call = Call::Script(&scripts::CLUSTER_READ_INDEX, queue.keys.mailbox_index(), &arguments);
     queue.link.ask("reading mail", call).await
 }
@@ -193,7 +192,12 @@ async fn scan_data(
     from: &str,
 ) -> Result<(bool, String, Vec<ScanRow>), QueueError> {
     let mut arguments = Arguments::default();
-    arguments.text(from).number(SCAN_STEP).number(limits.bytes_of_part()).number(MAX_MAIL_BYTES).number(MAX_BODY_BYTES);
+    arguments
+        .text(from)
+        .number(limits.scan.max(1))
+        .number(limits.bytes_of_part())
+        .number(MAX_MAIL_BYTES)
+        .number(MAX_BODY_BYTES);
     let call = Call::Script(&scripts::CLUSTER_SCAN_DATA, queue.keys.mailbox_data(), &arguments);
     queue.link.ask("reading mail", call).await
 }
@@ -203,7 +207,8 @@ async fn read_data(queue: &RedisQueue, limits: MailLimits, ids: &[(u8, &[u8])]) 
         return Ok(Vec::new());
     }
     let mut arguments = Arguments::default();
-    arguments.number(limits.bytes_of_part()).number(MAX_MAIL_BYTES).number(MAX_BODY_BYTES);
+    arguments.number(limits.per_class).number(limits.bytes_of_part()).number(limits.bytes_of_look());
+    arguments.number(MAX_MAIL_BYTES).number(MAX_BODY_BYTES);
     for (group, id) in ids {
         arguments.number(group).bytes(id);
     }
@@ -213,6 +218,11 @@ async fn read_data(queue: &RedisQueue, limits: MailLimits, ids: &[(u8, &[u8])]) 
 
 /// Which of these ids are in the index.
 async fn are_indexed(queue: &RedisQueue, ids: &[&[u8]]) -> Result<Vec<bool>, QueueError> {
+    Ok(places(queue, ids).await?.iter().map(|place| !place.is_empty()).collect())
+}
+
+/// The scores that the index has for these ids, `""` for none.
+async fn places(queue: &RedisQueue, ids: &[&[u8]]) -> Result<Vec<String>, QueueError> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }
@@ -221,8 +231,7 @@ async fn are_indexed(queue: &RedisQueue, ids: &[&[u8]]) -> Result<Vec<bool>, Que
         arguments.bytes(id);
     }
     let call = Call::Script(&scripts::CLUSTER_PLACES, queue.keys.mailbox_index(), &arguments);
-    let places: Vec<String> = queue.link.ask("reading mail", call).await?;
-    Ok(places.iter().map(|place| !place.is_empty()).collect())
+    queue.link.ask("reading mail", call).await
 }
 
 /// Merges a slice and deletes it from the mailbox; the order is what the invariant above says.

@@ -43,9 +43,6 @@ use crate::{
 /// How many waiting orphans are looked up in one slice: the oldest, and as many of the newest.
 const ORPHANS: usize = 100;
 
-/// How many fields one step of the data scan looks at.
-const SCAN_STEP: usize = 100;
-
 /// No queue is so long; beyond, a script's numbers are not exact.
 const MOST_READY: usize = 1_000_000_000;
 
@@ -147,8 +144,9 @@ impl Queue for RedisQueue {
             return Box::pin(cluster::read_mail(self, limits)).await;
         }
         let mut arguments = Arguments::default();
-        arguments.number(limits.per_class).number(limits.bytes_of_part());
-        arguments.number(MAX_MAIL_BYTES).number(MAX_BODY_BYTES).number(ORPHANS).number(SCAN_STEP);
+        arguments.number(limits.per_class).number(limits.reach());
+        arguments.number(limits.bytes_of_part()).number(limits.bytes_of_look());
+        arguments.number(MAX_MAIL_BYTES).number(MAX_BODY_BYTES).number(ORPHANS).number(limits.scan.max(1));
         let call = Call::Script(&scripts::READ_MAIL, self.keys.with_mailbox(), &arguments);
         let (more, from, to, rows): (bool, String, String, Vec<MailRow>) = self.link.ask("reading mail", call).await?;
         let entries = rows.into_iter().map(|row| self.entry(row)).collect::<Result<_, _>>()?;

@@ -240,6 +240,22 @@ impl RedisBed {
         }
     }
 
+    /// Clans of the class HIGH in the mailbox, as a producer writes them.
+    pub async fn flood(&self, numbers: std::ops::Range<usize>) {
+        let all: Vec<String> = numbers.map(|number| format!("clan:{}", tag(number))).collect();
+        for objects in all.chunks(1000) {
+            let (mut data, mut index) = (vec!["HSET".to_owned(), mailbox::DATA.to_owned()], vec!["ZADD".to_owned()]);
+            index.push(mailbox::INDEX.to_owned());
+            for object in objects {
+                data.extend([object.clone(), value(object, 1, NOW)]);
+                index.extend(["1".to_owned(), object.clone()]);
+            }
+            for command in [data, index] {
+                self.command::<()>(&command.iter().map(String::as_str).collect::<Vec<_>>()).await;
+            }
+        }
+    }
+
     /// From now on the server that holds our keys is over its `maxmemory`, whatever is deleted.
     pub async fn make_full(&self) {
         let url = self.cluster_of_ours.as_ref().map_or_else(|| self.url(), |cluster| cluster.node_url(0));

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, process::Command, time::Duration};
 
 use refresh_worker::{
     clock::ManualClock,
+    clock::Timestamp,
     config::RedisConfig,
     model::{LearnedRate, Priority, Wish},
     queue::{
@@ -251,15 +252,47 @@ async fn the_data_scan_goes_on_where_it_stopped() {
         bed.put_data(object.as_bytes(), value(&object, 3, NOW).as_bytes()).await;
     }
     bed.put_data(b"war:2PP", value("war:2PP", 1, NOW).as_bytes()).await;
-    let limits = MailLimits { per_class: 1, ..MailLimits::default() };
+    let limits = MailLimits { per_class: 1, scan: 100, ..MailLimits::default() };
     let mut found = 0;
     for _ in 0..40 {
         let mail = bed.queue().read_mail(NOW, limits).await.unwrap();
-        assert!(mail.entries.len() <= 2, "a slice is bounded");
+        assert!(mail.entries.len() <= 300, "a slice is bounded");
         found += bed.queue().admit(NOW, mail).await.unwrap().found_by_scan;
     }
     assert_eq!(found, 1);
     assert!(bed.record("war:2PP").await.is_some());
+}
+
+#[tokio::test]
+async fn a_flood_of_clans_starves_no_war_and_no_other_clan() {
+    let bed = RedisBed::fresh().await;
+    bed.flood(0..50_000).await;
+    let earlier = Timestamp::from_millis(NOW.as_millis() - 60_000);
+    let older: Vec<String> = ["war:2PP", "player:2PP", "clan:2PYLQGR"].map(str::to_owned).into();
+    for object in &older {
+        bed.put_mail(object, 1.0, &value(object, 1, earlier)).await;
+    }
+    let mut admitted_after = std::collections::BTreeMap::new();
+    let mut next = 50_000;
+    for slice in 1..=250 {
+        let admitted = bed.admit(NOW).await;
+        assert!((250..1500).contains(&admitted.admitted), "a slice is bounded and full: {admitted:?}");
+        // The flood goes on: what is taken comes again.
+        bed.flood(next..next + admitted.admitted).await;
+        next += admitted.admitted;
+        for object in &older {
+            let known: bool = bed.command(&["HEXISTS", "{refresh}:objects", object]).await;
+            if known {
+                admitted_after.entry(object.clone()).or_insert(slice);
+            }
+        }
+        if admitted_after.len() == older.len() {
+            break;
+        }
+    }
+    assert!(admitted_after["war:2PP"] <= 3 && admitted_after["player:2PP"] <= 3, "{admitted_after:?}");
+    // One tour of the scan, of which a step takes about 500.
+    assert!(admitted_after["clan:2PYLQGR"] <= 120, "{admitted_after:?}");
 }
 
 #[tokio::test]

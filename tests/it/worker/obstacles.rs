@@ -1,16 +1,20 @@
 //! Runs that meet trouble: the API's, a key's, the database's.
 
-use std::time::Duration;
+use std::{num::NonZeroU64, time::Duration};
 
 use refresh_worker::{
     config::Pause,
     model::ObjectId,
-    queue::Slots,
+    queue::{Circuit, CircuitReason, CircuitScope, Fingerprint, Slot, Slots},
     sim::{Misbehaviour, Rule},
-    worker::{RunOptions, Runs, Unwatched, report::StopReason},
+    worker::{
+        RunOptions, Runs, Unwatched,
+        report::{RunReport, StopReason},
+    },
 };
 
 use super::bed::{Bed, TOKEN, outcomes, seconds};
+use crate::queue::beds::{tag, value};
 
 #[tokio::test]
 async fn a_failed_object_waits_with_its_attempt_counted_while_the_others_are_done() {
@@ -199,6 +203,70 @@ async fn paused_a_run_does_nothing_but_keep_what_was_named() {
     assert_eq!((report.stopped_because, report.enqueued), (StopReason::RefreshPaused, 1));
     assert_eq!(bed.simulator.total_calls(), 0);
     assert_eq!(bed.stats().await.ready, 3);
+}
+
+/// Mail that a producer wrote a moment ago.
+async fn mail(bed: &Bed, objects: &[ObjectId]) {
+    let now = bed.now().await;
+    for object in objects {
+        let object = object.to_string();
+        bed.worker.queue.put_mail(object.as_str(), 1.0, value(&object, 1, now));
+    }
+}
+
+fn assert_admitted(report: &RunReport, reason: StopReason, mail: u64) {
+    assert_eq!((report.stopped_because, report.api_requests), (reason, 0), "{report:?}");
+    assert_eq!(report.mail.admitted, mail, "{report:?}");
+    let queue = report.queue.as_ref().expect("the queue answers");
+    assert_eq!((queue.mailbox, queue.ready_by_priority["high"]), (0, mail), "{report:?}");
+}
+
+#[tokio::test]
+async fn runs_that_are_turned_away_admit_mail() {
+    for pause in [Pause::RefreshPaused, Pause::DisableAutoRefreshQueue] {
+        let bed = Bed::with(|config| config.paused = Some(pause), &[TOKEN]).await;
+        mail(&bed, &bed.players(3)).await;
+        assert_admitted(&bed.run().await, StopReason::RefreshPaused, 3);
+    }
+
+    let bed = Bed::start().await;
+    let now = bed.now().await;
+    let reason = CircuitReason::new(CircuitReason::MAINTENANCE, "as the API says");
+    let circuit = Circuit { scope: CircuitScope::Api, since: now, next_probe: now + seconds(30), reason };
+    bed.worker.queue.open_circuit(&circuit).await.unwrap();
+    mail(&bed, &bed.players(3)).await;
+    assert_admitted(&bed.run().await, StopReason::Maintenance, 3);
+
+    let bed = Bed::start().await;
+    let key = Fingerprint::of(TOKEN);
+    let slot = bed.worker.queue.take_key(&key, "another run", seconds(60)).await.unwrap();
+    assert!(matches!(slot, Slot::Taken { .. }));
+    mail(&bed, &bed.players(3)).await;
+    let began = std::time::Instant::now();
+    assert_admitted(&bed.run().await, StopReason::AlreadyRunning, 3);
+    assert!(began.elapsed() < seconds(1));
+
+    let bed = Bed::start().await;
+    bed.worker.queue.take_key(&key, "another run", seconds(60)).await.unwrap();
+    bed.worker.queue.pause_key(&key, "another run", "throttled", seconds(60)).await.unwrap();
+    mail(&bed, &bed.players(3)).await;
+    assert_admitted(&bed.run().await, StopReason::KeysPaused, 3);
+
+    let mut bed = Bed::start().await;
+    bed.worker.reqs_per_day = NonZeroU64::new(1);
+    bed.worker.queue.take_calls(now.midnight(), 1, 1).await.unwrap();
+    mail(&bed, &bed.players(3)).await;
+    assert_admitted(&bed.run().await, StopReason::DayUsedUp, 3);
+}
+
+#[tokio::test]
+async fn a_flood_is_admitted_by_runs_that_are_turned_away_a_bounded_part_at_a_time() {
+    let bed = Bed::with(|config| config.paused = Some(Pause::RefreshPaused), &[TOKEN]).await;
+    let objects: Vec<ObjectId> = (0..3000).map(|number| format!("clan:{}", tag(number)).parse().unwrap()).collect();
+    mail(&bed, &objects).await;
+    let began = std::time::Instant::now();
+    let report = bed.run().await;
+    assert!(report.mail.admitted >= 1000 && began.elapsed() < seconds(3), "{report:?}");
 }
 
 #[tokio::test]

@@ -80,6 +80,23 @@ async fn a_run_whose_mail_is_refused_does_all_that_is_ready_and_then_says_so() {
 }
 
 #[tokio::test]
+async fn in_a_flood_admission_keeps_ahead_of_the_calls() {
+    let (bed, server) = (Bed::start().await, PrivateRedis::start().await);
+    let redis = RedisBed::at(&server.url(), QueueLimits::default()).await;
+    redis.flood(0..20_000).await;
+    let mut worker = worker_on(&bed, &redis);
+    worker.reqs_per_sec = 30;
+    let report = worker.run(RunOptions { max_requests: Some(60), ..RunOptions::default() }, &Unwatched).await;
+    assert_eq!((report.stopped_because, report.api_requests), (StopReason::MaxRequests, 60), "{report:?}");
+    // Each slice looks at the far end of each of the four classes once. There are two batches: 59, and the last one.
+    let calls: String = redis.command(&["INFO", "commandstats"]).await;
+    let looks = calls.lines().find_map(|line| line.strip_prefix("cmdstat_zrevrangebyscore:calls=")?.split(',').next());
+    let slices = looks.unwrap().parse::<usize>().unwrap() / 4;
+    assert!((3..=2 + 2 * 20).contains(&slices), "{slices} slices: {report:?}");
+    assert!(report.mail.admitted > 1_500, "{report:?}");
+}
+
+#[tokio::test]
 async fn a_run_on_a_replica_ends_as_queue_down_and_nothing_is_lost() {
     let (bed, server) = (Bed::start().await, PrivateRedis::start().await);
     let redis = RedisBed::at(&server.url(), QueueLimits::default()).await;

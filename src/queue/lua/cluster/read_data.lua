@@ -1,24 +1,35 @@
--- Reads the data of ids, each group of them up to its share of bytes. KEYS: data.
--- ARGV: bytes per group, largest value, bytes shown of larger ones, then of each id: group, id.
+-- Reads the data of ids, each group of them up to its share of bytes; of a class the oldest. KEYS: data.
+-- ARGV: entries per class, bytes per group, bytes looked at of a class, largest value, bytes shown of larger ones, then of each
+-- id: group (0 to 3 are the classes), id.
 -- Answers {content, size, value} for each; the content `cut` is that its group was full.
 local data = KEYS[1]
 local wrong = misused(data, 'hash')
 if wrong then
   return wrong
 end
-local part, largest, shown = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local per_class, part, look = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local largest, shown = tonumber(ARGV[4]), tonumber(ARGV[5])
 
-local rows, used, cut = {}, {}, {}
-for at = 4, #ARGV, 2 do
-  local group, id = ARGV[at], ARGV[at + 1]
-  local before = used[group] or 0
-  local cost = #id + math.min(redis.call('HSTRLEN', data, id), largest)
-  if cut[group] or (before > 0 and before + cost > part) then
-    cut[group] = true
-    rows[#rows + 1] = { 'cut', 0, '' }
-  else
-    used[group] = before + cost
-    rows[#rows + 1] = { told_data(data, id, largest, shown) }
+local rows, groups = {}, {}
+for at = 6, #ARGV, 2 do
+  local group = tonumber(ARGV[at])
+  groups[group] = groups[group] or {}
+  table.insert(groups[group], { id = ARGV[at + 1], row = #rows + 1 })
+  rows[#rows + 1] = { 'cut', 0, '' }
+end
+for group, entries in pairs(groups) do
+  local most, used = #entries, 0
+  if group <= 3 then
+    entries, most = oldest_first(data, entries, look, largest), per_class
+  end
+  for i = 1, math.min(#entries, most) do
+    local entry = entries[i]
+    local cost = entry.cost or #entry.id + math.min(redis.call('HSTRLEN', data, entry.id), largest)
+    if used > 0 and used + cost > part then
+      break
+    end
+    used = used + cost
+    rows[entry.row] = { told_data(data, entry.id, largest, shown) }
   end
 end
 return rows
