@@ -189,6 +189,8 @@ pub struct Judge {
     bads: u64,
     evidence: Vec<Evidence>,
     convicted: BTreeMap<Scope, CallId>,
+    /// What earlier runs convicted.
+    remembered: BTreeSet<Scope>,
     /// Documents that came instead of others, by their tags: who was answered with them.
     echoes: BTreeMap<String, BTreeSet<ObjectId>>,
     /// Undecided accusations that requests wait for, by their first call.
@@ -205,6 +207,7 @@ pub struct Judge {
 impl Judge {
     /// Takes over what an earlier run found out.
     pub fn remember(&mut self, scope: Scope) {
+        self.remembered.insert(scope.clone());
         self.convicted.insert(scope, CallId::default());
     }
 
@@ -330,10 +333,12 @@ impl Judge {
         self.want_control(accusation.first, vec![accusation.call.endpoint]);
     }
 
-    /// Whether something is in doubt: a ruling is waited for, or nothing at all was answered well.
+    /// Whether something is in doubt: a ruling is waited for, or nothing at all was answered well. That an endpoint still
+    /// fails which failed before is no news.
     #[must_use]
     pub fn has_doubts(&self) -> bool {
-        !self.is_over && (!self.waiting.is_empty() || (self.goods == 0 && self.bads > 0))
+        let is_news = |one: &Evidence| !one.call.scopes().iter().any(|scope| self.remembered.contains(scope));
+        !self.is_over && (!self.waiting.is_empty() || (self.goods == 0 && self.evidence.iter().any(is_news)))
     }
 
     /// Nothing else is at hand to call. Returns whether something is still to be learned: then a control call is wanted or

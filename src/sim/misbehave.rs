@@ -80,6 +80,11 @@ pub enum Misbehaviour {
     DeepJson,
     /// The true answer, called `text/html`.
     LyingContentType,
+    /// The answer of some other server.
+    Foreign {
+        status: u16,
+        body: String,
+    },
 }
 
 mod as_millis {
@@ -118,7 +123,7 @@ impl Matches {
 }
 
 /// One order to misbehave. As JSON: `{"matches": {"tag": "#2PP"}, "what": "status_502", "times": 2, "after": 0}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     #[serde(default)]
@@ -130,12 +135,18 @@ pub struct Rule {
     /// So many matching calls go unharmed first.
     #[serde(default)]
     pub after: u32,
+    /// Only every n-th matching call is caught; `None` = each.
+    #[serde(default)]
+    pub every: Option<u32>,
+    /// Each matching call is caught with this probability, from 0 to 1; `None` = for certain.
+    #[serde(default)]
+    pub chance: Option<f64>,
 }
 
 impl Rule {
     /// Catches every call, for ever; the methods below narrow it.
     pub fn new(what: Misbehaviour) -> Self {
-        Self { matches: Matches::default(), what, times: None, after: 0 }
+        Self { matches: Matches::default(), what, times: None, after: 0, every: None, chance: None }
     }
 
     #[must_use]
@@ -176,6 +187,20 @@ impl Rule {
     #[must_use]
     pub fn after(mut self, calls: u32) -> Self {
         self.after = calls;
+        self
+    }
+
+    /// Catches the n-th matching call, then the n-th after that, and so on.
+    #[must_use]
+    pub fn every(mut self, calls: u32) -> Self {
+        self.every = Some(calls);
+        self.after = calls.saturating_sub(1);
+        self
+    }
+
+    #[must_use]
+    pub fn chance(mut self, chance: f64) -> Self {
+        self.chance = Some(chance);
         self
     }
 }
@@ -260,6 +285,12 @@ impl Rules {
                 rule.after -= 1;
                 continue;
             }
+            if rule.chance.is_some_and(|chance| fastrand::f64() >= chance) {
+                continue;
+            }
+            if let Some(every) = rule.every {
+                rule.after = every.saturating_sub(1);
+            }
             if let Some(times) = &mut rule.times {
                 if *times == 0 {
                     continue;
@@ -324,6 +355,15 @@ mod tests {
             (0..5).map(|_| rules.orders_for(&asked("/v1/clans/%232PP"), "t").answer.is_some()).collect();
         assert_eq!(answers, [false, true, true, false, false]);
         assert!(rules.all().is_empty());
+    }
+
+    #[test]
+    fn a_rule_may_catch_every_third_call() {
+        let rules = Rules::default();
+        rules.add(Rule::new(Misbehaviour::Status502).every(3));
+        let caught = |_| rules.orders_for(&asked("/v1/clans/%232PP"), "t").answer.is_some();
+        let answers: Vec<bool> = (0..7).map(caught).collect();
+        assert_eq!(answers, [false, false, true, false, false, true, false]);
     }
 
     #[test]

@@ -215,6 +215,7 @@ fn misbehave(what: &Misbehaviour, asked: &Asked, truth: impl FnOnce() -> Arc<Ans
         Misbehaviour::Status504 => Answer::html_page(504),
         Misbehaviour::Maintenance => Answer::maintenance(),
         Misbehaviour::MaintenanceHtml => Answer::html_page(503),
+        Misbehaviour::Foreign { status, body } => Answer::new(*status, HTML, CacheControl::None, body.clone()),
         Misbehaviour::Truncated => disfigured(&truth(), JSON_UTF8, damage::first_half),
         Misbehaviour::WrongJson => disfigured(&truth(), JSON_UTF8, damage::without_mandatory_keys),
         Misbehaviour::WrongTag => disfigured(&truth(), JSON_UTF8, |body| damage::with_another_tag(body, asked)),

@@ -72,7 +72,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         let Work { lease, league } = work;
         let mut earlier = None;
         loop {
-            let Some((place, permit)) = self.start(lease.object.kind, gate).await else {
+            let Some((place, permit)) = self.start(lease.object.kind, gate, earlier.is_some()).await else {
                 return Ended { lease, how: earlier.map_or(How::GivenBack, |earlier| not_called_again(&earlier)) };
             };
             let called = tokio::select! {
@@ -103,7 +103,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     }
 
     /// Everything that a call needs before it begins; nothing when it cannot begin any more.
-    async fn start<'g>(&self, kind: Kind, gate: &'g Gate) -> Option<(SemaphorePermit<'g>, Permit)> {
+    async fn start<'g>(&self, kind: Kind, gate: &'g Gate, again: bool) -> Option<(SemaphorePermit<'g>, Permit)> {
         let endpoint = EndpointKind::of(kind);
         let permit = async {
             // A control call is to show whether this one would be in vain.
@@ -111,7 +111,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             if self.bench.look(|judge| judge.is_open(endpoint)) {
                 return Err(());
             }
-            self.permission(gate, kind).await
+            self.permission(gate, kind, again).await
         };
         let permit = tokio::select! {
             permit = permit => permit,
@@ -158,9 +158,15 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
 
     /// A place among the calls in flight, a database that can keep the answer, and the limiter's permit, in this order;
     /// an error when there is none before the last moment at which such a fetch may begin.
-    async fn permission<'g>(&self, gate: &'g Gate, kind: Kind) -> Result<(SemaphorePermit<'g>, Permit), ()> {
+    async fn permission<'g>(
+        &self,
+        gate: &'g Gate,
+        kind: Kind,
+        again: bool,
+    ) -> Result<(SemaphorePermit<'g>, Permit), ()> {
         let place = gate.places.acquire().await.map_err(|_| ())?;
-        let _next = gate.next.lock().await;
+        // A call that decides something does not wait behind all that are leased.
+        let _next = if again { None } else { Some(gate.next.lock().await) };
         let mut store = self.store_answers.subscribe();
         // The sender lives in `self`, so only time can end the waiting.
         timeout_at(self.deadline.fetches_end(kind), store.wait_for(|answers| *answers))

@@ -3,6 +3,7 @@
 mod bed;
 mod daily_cap;
 mod followups;
+mod judgement;
 mod key_ring;
 mod many_keys;
 mod obstacles;
