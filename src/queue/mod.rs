@@ -423,11 +423,12 @@ impl QueueError {
     /// Whether trying again soon may help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        /// A server that starts or fails over says so.
-        const FOR_A_MOMENT: [&str; 5] = ["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"];
+        /// The first word of a server that starts, fails over, is busy or moves a slot.
+        const FOR_A_MOMENT: [&str; 8] =
+            ["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS", "ASK"];
         match self {
             Self::Unreachable { .. } => true,
-            Self::Refused { detail, .. } => FOR_A_MOMENT.iter().any(|word| detail.starts_with(word)),
+            Self::Refused { detail, .. } => detail.split(' ').next().is_some_and(|word| FOR_A_MOMENT.contains(&word)),
             Self::Unexpected { .. } => false,
         }
     }

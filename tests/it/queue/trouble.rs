@@ -657,3 +657,47 @@ async fn a_server_that_loads_its_data_refuses_work_and_says_so() {
     assert_eq!(settle(&bed, NOW, &full.leased, Settlement::Release).await, Settled::Settled);
     bed.dump().await;
 }
+
+/// Nothing was carried out, so the same call is sent again.
+#[tokio::test]
+async fn a_server_without_enough_replicas_is_asked_again() {
+    let server = PrivateRedis::start().await;
+    let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
+    let full = fill(&bed).await;
+    bed.command::<()>(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    let error = operate(bed.queue(), "lease", &full.leased).await.unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains("NOREPLICAS"), "{error}");
+    for operation in ["enqueue", "lease", "take_key", "settle"] {
+        bed.command::<()>(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+        let over = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            bed.command::<()>(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
+        };
+        let (done, ()) = tokio::join!(operate(bed.queue(), operation, &full.leased), over);
+        done.unwrap_or_else(|error| panic!("{operation}: {error}"));
+    }
+}
+
+#[tokio::test]
+async fn a_server_busy_with_a_script_is_asked_again() {
+    let server = PrivateRedis::start().await;
+    let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
+    bed.queue().enqueue(NOW, &[wish("clan:2PP")]).await.unwrap();
+    bed.command::<()>(&["CONFIG", "SET", "busy-reply-threshold", "10"]).await;
+    let mut by_hand = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
+    by_hand.write_all(b"EVAL \"while true do end\" 0\r\n").await.unwrap();
+    let error = loop {
+        match bed.queue().stats(NOW).await {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(error.is_transient() && error.to_string().contains("BUSY "), "{error}");
+    let over = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        bed.command::<()>(&["SCRIPT", "KILL"]).await;
+    };
+    let one = request(1);
+    let (leased, ()) = tokio::join!(bed.queue().lease(NOW, &one), over);
+    assert_eq!(names(&leased.unwrap()), ["clan:2PP"]);
+}
