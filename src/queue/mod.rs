@@ -96,18 +96,21 @@ pub struct Repaired {
     pub places: usize,
     /// Entries that are no object at all: dead letters now.
     pub strangers: usize,
+    /// Counters, and the place where a scan goes on, that held something else and began anew.
+    pub counters: usize,
 }
 
 impl Repaired {
     #[must_use]
     pub const fn total(&self) -> usize {
-        self.records + self.places + self.strangers
+        self.records + self.places + self.strangers + self.counters
     }
 
     pub const fn add(&mut self, other: Self) {
         self.records += other.records;
         self.places += other.places;
         self.strangers += other.strangers;
+        self.counters += other.counters;
     }
 }
 

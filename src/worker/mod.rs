@@ -517,11 +517,13 @@ fn say_repaired(repaired: RepairReport) {
             repaired.records,
             repaired.places,
             repaired.strangers,
+            repaired.counters,
             "mended the queue: {} records were gone or broken and were rebuilt, {} objects stood in no set or in a wrong one, \
-             {} entries were no objects and are dead letters now",
+             {} entries were no objects and are dead letters now, {} counters began anew",
             repaired.records,
             repaired.places,
-            repaired.strangers
+            repaired.strangers,
+            repaired.counters
         );
     }
 }

@@ -29,7 +29,7 @@ use crate::support::{
 };
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
-const NOTHING: Repaired = Repaired { records: 0, places: 0, strangers: 0 };
+const NOTHING: Repaired = Repaired { records: 0, places: 0, strangers: 0, counters: 0 };
 const IMPATIENT: Timeouts = Timeouts {
     connect: Duration::from_millis(400),
     first_word: Duration::from_millis(400),
@@ -60,6 +60,8 @@ on_redis! {
     the_deletion_of_any_one_of_our_keys_loses_no_request
     the_loss_of_any_one_shared_key_frees_no_slot
     a_day_count_of_another_content_is_restored
+    broken_counters_stop_no_operation_and_begin_anew
+    a_mailbox_of_another_type_is_not_in_order
     ended_copies_are_swept
     a_record_that_lacks_any_one_field_is_rebuilt
     a_leased_record_that_lacks_any_one_field_is_not_leased_by_a_second
@@ -234,6 +236,51 @@ async fn assert_nobody_else_gets_anything(bed: &RedisBed, lost: &str) {
     assert!(matches!(take("ba9876543210").await, Slot::Paused { .. }), "{lost}");
     assert!(matches!(take("aaaaaaaaaaaa").await, Slot::Held { .. }), "{lost}");
     assert_eq!(queue.calls_taken(NOW.midnight()).await.unwrap(), 40, "{lost}");
+}
+
+async fn broken_counters_stop_no_operation_and_begin_anew(bed: &RedisBed) {
+    for breakage in [
+        &["SET", "{refresh}:counters", "x"][..],
+        &["HSET", "{refresh}:counters", "leases", "many"],
+        &["HSET", "{refresh}:counters", "leases", "99999999999999999999"],
+        &["HSET", "{refresh}:counters", "dead_letters_evicted", "some"],
+        &["HSET", "{refresh}:counters", "repair_cursor", "3:99999999999999999999"],
+        &["RPUSH", "{refresh}:scan", "x"],
+        &["SET", "{refresh}:scan", "99999999999999999999"],
+        &["SET", "{refresh}:scan", "x"],
+    ] {
+        for by_repair in [true, false] {
+            let full = fill(bed).await;
+            if breakage[0] != "HSET" {
+                bed.command::<i64>(&["DEL", breakage[1]]).await;
+            }
+            bed.command::<()>(breakage).await;
+            if by_repair {
+                let repaired = bed.queue().repair(NOW).await.unwrap();
+                // A cursor that is none begins anew without a word.
+                let told = usize::from(breakage[2] != "repair_cursor" && breakage[..2] != ["SET", "{refresh}:scan"]);
+                assert_eq!(repaired, Repaired { counters: told, ..NOTHING }, "{breakage:?}");
+                assert_eq!(bed.queue().repair(NOW).await.unwrap(), NOTHING, "{breakage:?}");
+            }
+            bed.admit(NOW).await;
+            let lease = bed.lease_one(NOW).await;
+            assert_ne!(lease.token, full.leased.token, "{breakage:?}");
+            assert_eq!(settle(bed, NOW, &lease, Settlement::Done).await, Settled::Settled, "{breakage:?}");
+            assert_eq!(settle(bed, NOW, &full.leased, Settlement::Release).await, Settled::Settled, "{breakage:?}");
+            bed.queue().stats(NOW).await.unwrap();
+            assert_eq!(bed.queue().repair(NOW).await.unwrap(), NOTHING, "{breakage:?}");
+        }
+    }
+}
+
+/// A run fails on them, and they are the producers'.
+async fn a_mailbox_of_another_type_is_not_in_order(bed: &RedisBed) {
+    for key in ["refresh_queue", "refresh_requests"] {
+        bed.command::<()>(&["FLUSHDB"]).await;
+        bed.command::<()>(&["SET", key, "x"]).await;
+        let error = bed.queue().repair(NOW).await.unwrap_err().to_string();
+        assert!(error.contains(key) && error.contains("holds a string"), "{error}");
+    }
 }
 
 /// A count that is not one counts as lost.
