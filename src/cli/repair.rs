@@ -46,6 +46,9 @@ pub fn told(repaired: &RepairReport) -> String {
         let entries = counted(repaired.strangers, "entry that is no object", "entries that are no objects");
         parts.push(format!("{entries} set aside as dead letters"));
     }
+    if repaired.counters > 0 {
+        parts.push(format!("{} begun anew", counted(repaired.counters, "counter", "counters")));
+    }
     parts.join(", ")
 }
 
@@ -56,10 +59,11 @@ mod tests {
     #[test]
     fn it_tells_what_was_mended_and_when_nothing_was() {
         assert_eq!(told(&RepairReport::default()), "everything is in order");
-        let all = RepairReport { records: 1, places: 2, strangers: 1 };
+        let all = RepairReport { records: 1, places: 2, strangers: 1, counters: 1 };
         assert_eq!(
             told(&all),
-            "1 record rebuilt, 2 objects put where they belong, 1 entry that is no object set aside as dead letters"
+            "1 record rebuilt, 2 objects put where they belong, 1 entry that is no object set aside as dead letters, \
+             1 counter begun anew"
         );
     }
 }

@@ -16,8 +16,9 @@ use crate::{
     worker::report::{DayReport, QueueReport},
 };
 
-/// How long each of the two servers may take to answer.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long each of the two servers may take to answer everything: a Redis half a second away needs seven round trips when the
+/// connection is new.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// What was found.
 #[derive(Clone, Debug)]
@@ -42,7 +43,7 @@ struct StoreState {
     last_run: Option<RunRow>,
 }
 
-/// Asks queue and database at the same time, each within a second.
+/// Asks queue and database at the same time, each within [`PATIENCE`].
 pub async fn check<Q: Queue + Slots, S: Store>(
     queue: &Q,
     store: &S,

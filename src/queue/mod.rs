@@ -109,18 +109,21 @@ pub struct Repaired {
     pub places: usize,
     /// Entries that are no object at all: dead letters now.
     pub strangers: usize,
+    /// Counters, and the place where a scan goes on, that held something else and began anew.
+    pub counters: usize,
 }
 
 impl Repaired {
     #[must_use]
     pub const fn total(&self) -> usize {
-        self.records + self.places + self.strangers
+        self.records + self.places + self.strangers + self.counters
     }
 
     pub const fn add(&mut self, other: Self) {
         self.records += other.records;
         self.places += other.places;
         self.strangers += other.strangers;
+        self.counters += other.counters;
     }
 }
 
@@ -436,11 +439,12 @@ impl QueueError {
     /// Whether trying again soon may help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        /// A server that starts or fails over says so.
-        const FOR_A_MOMENT: [&str; 5] = ["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"];
+        /// The first word of a server that starts, fails over, is busy or moves a slot.
+        const FOR_A_MOMENT: [&str; 8] =
+            ["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS", "ASK"];
         match self {
             Self::Unreachable { .. } => true,
-            Self::Refused { detail, .. } => FOR_A_MOMENT.iter().any(|word| detail.starts_with(word)),
+            Self::Refused { detail, .. } => detail.split(' ').next().is_some_and(|word| FOR_A_MOMENT.contains(&word)),
             Self::Unexpected { .. } => false,
         }
     }

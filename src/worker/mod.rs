@@ -57,6 +57,10 @@ use crate::{
 /// How long the opening and closing acts of a run may take each; after a thaw a dead connection must not hang a run.
 const FIRST_ACT: Duration = Duration::from_millis(1500);
 
+/// How long the queue's first word may take. Enough to find out that a connection died meanwhile, and to open another to a server
+/// that is half a second away; a run that has less time waits no longer than it has.
+const FIRST_WORD: Duration = Duration::from_secs(6);
+
 /// What one run is asked to do.
 #[derive(Clone, Debug, Default)]
 pub struct RunOptions {
@@ -185,8 +189,9 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             }
         }
         let until = deadline.end();
+        let first_word = FIRST_WORD.min(until.saturating_duration_since(Instant::now())).max(FIRST_ACT);
         let (server, store) =
-            tokio::join!(patiently(until, || self.queue.time()), patiently(until, || self.store.ping()));
+            tokio::join!(within(first_word, self.queue.time()), patiently(until, || self.store.ping()));
         let server = match server {
             Some(Ok(server)) => server,
             Some(Err(error)) => {
@@ -194,7 +199,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
                 return None;
             }
             None => {
-                halt.end(Force::StartNothing, StopReason::QueueDown, Some(no_answer("Redis")));
+                halt.end(Force::StartNothing, StopReason::QueueDown, Some(no_answer("Redis", first_word)));
                 return None;
             }
         };
@@ -211,7 +216,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             Some(Err(error)) => {
                 halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(format!("failed to {error}")));
             }
-            None => halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(no_answer("the database"))),
+            None => halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(no_answer("the database", FIRST_ACT))),
         }
         if halt.reason().is_none()
             && let Err(problem) = self.tables.make(self.store.as_ref(), deadline.end()).await
@@ -355,7 +360,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         match within(FIRST_ACT, self.store.forget_notes(&told)).await {
             Some(Ok(())) => caches.forgotten(&told),
             Some(Err(error)) => warn!(error = %error, "could not forget what is told; it will be told once more"),
-            None => warn!("could not forget what is told: {}", no_answer("the database")),
+            None => warn!("could not forget what is told: {}", no_answer("the database", FIRST_ACT)),
         }
     }
 
@@ -507,7 +512,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         match within(FIRST_ACT, self.store.record_run(&row)).await {
             Some(Ok(())) => {}
             Some(Err(error)) => warn!(error = %error, "could not write the row of this run"),
-            None => warn!("could not write the row of this run: {}", no_answer("the database")),
+            None => warn!("could not write the row of this run: {}", no_answer("the database", FIRST_ACT)),
         }
         failpoint!("run_row.after");
     }
@@ -536,8 +541,8 @@ async fn within<T>(limit: Duration, work: impl Future<Output = T>) -> Option<T> 
     tokio::time::timeout(limit, work).await.ok()
 }
 
-fn no_answer(who: &str) -> String {
-    format!("{who} did not answer within {} ms", FIRST_ACT.as_millis())
+fn no_answer(who: &str, within: Duration) -> String {
+    format!("{who} did not answer within {} ms", within.as_millis())
 }
 
 fn say_paused(pause: Pause) {
@@ -556,11 +561,13 @@ fn say_repaired(repaired: RepairReport) {
             repaired.records,
             repaired.places,
             repaired.strangers,
+            repaired.counters,
             "mended the queue: {} records were gone or broken and were rebuilt, {} objects stood in no set or in a wrong one, \
-             {} entries were no objects and are dead letters now",
+             {} entries were no objects and are dead letters now, {} counters began anew",
             repaired.records,
             repaired.places,
-            repaired.strangers
+            repaired.strangers,
+            repaired.counters
         );
     }
 }

@@ -243,18 +243,21 @@ pub struct RepairReport {
     pub places: u64,
     /// Entries that are no object, set aside as dead letters.
     pub strangers: u64,
+    /// Counters that held something else and began anew.
+    pub counters: u64,
 }
 
 impl RepairReport {
     #[must_use]
     pub const fn total(&self) -> u64 {
-        self.records + self.places + self.strangers
+        self.records + self.places + self.strangers + self.counters
     }
 
     pub const fn add(&mut self, repaired: Repaired) {
         self.records += repaired.records as u64;
         self.places += repaired.places as u64;
         self.strangers += repaired.strangers as u64;
+        self.counters += repaired.counters as u64;
     }
 }
 
@@ -336,7 +339,7 @@ impl Tally {
             cache_keys_deleted: 0,
             mail: MailReport { admitted: 0, unreadable: 0, orphans_dropped: 0 },
             lapsed: 0,
-            repaired: RepairReport { records: 0, places: 0, strangers: 0 },
+            repaired: RepairReport { records: 0, places: 0, strangers: 0, counters: 0 },
             after: AfterReport::default(),
             keys_held: 0,
             keys_usable: 0,

@@ -1,5 +1,7 @@
 -- Walks a stretch of the records, then of the sets, and brings in order what does not agree.
--- ARGV: now, where to begin ('' is where the last walk with '' ended), how many at least, most unreadable letters. Answers {where it ended, whether records and sets still differ in number, records rebuilt, names moved, set aside}.
+-- ARGV: now, where to begin ('' is where the last walk with '' ended), how many at least, most unreadable letters. Answers
+-- {where it ended, whether records and sets still differ in number, records rebuilt, names moved, set aside, counters that
+-- began anew}.
 local now, from, most, most_letters = whole(1), text(2), whole(3), whole(4)
 local wrong = problem()
 if wrong then
@@ -18,6 +20,10 @@ if kept then
 end
 local part, at = string.match(from, '^(%d):(%d+)$')
 part, at = tonumber(part) or 0, at or '0'
+-- A cursor has 20 digits at most, and not all of those are one.
+if #at > 19 then
+  at = '0'
+end
 if part > #WALKED then
   part, at = 0, '0'
 end
@@ -53,4 +59,4 @@ for _, set in ipairs(ALL) do
   standing_somewhere = standing_somewhere + redis.call('ZCARD', set)
 end
 local uneven = redis.call('HLEN', OBJECTS) ~= standing_somewhere and 1 or 0
-return { ended, uneven, repaired[1], repaired[2], repaired[3] }
+return { ended, uneven, repaired[1], repaired[2], repaired[3], counters_mended }

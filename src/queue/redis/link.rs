@@ -41,13 +41,17 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Self {
-        let half_a_second = Duration::from_millis(500);
-        Self { connect: half_a_second, first_word: half_a_second, response: Duration::from_secs(2) }
+        // From a server that is half a second away: three round trips or four for TCP, TLS and login, then one.
+        let two_seconds = Duration::from_secs(2);
+        Self { connect: Duration::from_secs(3), first_word: two_seconds, response: two_seconds }
     }
 }
 
 /// How often a command is sent again to a cluster whose slots have moved; none of these was carried out.
 const REDIRECTIONS: u32 = 3;
+
+/// The waits between tries when a server is busy for a moment and says that it carried nothing out.
+const BUSY_WAITS: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(600)];
 
 /// One multiplexed connection to one database, or to every node of a cluster.
 pub(super) struct Link {
@@ -165,7 +169,18 @@ impl Link {
         }
     }
 
+    /// Sends a call, and again when the server says that it carried nothing out for now: no call is too delicate for that.
     async fn send<T: FromRedisValue>(&self, call: Call<'_>, patience: Duration) -> Result<T, RedisError> {
+        for wait in BUSY_WAITS {
+            match self.send_once(call, patience).await {
+                Err(error) if is_busy(&error) => tokio::time::sleep(wait).await,
+                answer => return answer,
+            }
+        }
+        self.send_once(call, patience).await
+    }
+
+    async fn send_once<T: FromRedisValue>(&self, call: Call<'_>, patience: Duration) -> Result<T, RedisError> {
         let (connection, number) = self.connection().await?;
         let answer = match tokio::time::timeout(patience, call.over(connection)).await {
             Ok(answer) => answer,
@@ -320,9 +335,42 @@ impl Call<'_> {
             };
             match answer.and_then(::redis::Value::extract_error) {
                 Err(error) if tries < REDIRECTIONS && was_misdirected(&error) => tries += 1,
+                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::Ask) => {
+                    let answer =
+                        self.ask_elsewhere(&mut connection, error).await.and_then(::redis::Value::extract_error);
+                    return Ok(from_redis_value(answer?)?);
+                }
                 answer => return Ok(from_redis_value(answer?)?),
             }
         }
+    }
+}
+
+impl Call<'_> {
+    /// A slot is on its way to another node, which serves what has arrived, once, when it is asked so.
+    async fn ask_elsewhere(
+        self,
+        connection: &mut ClusterConnection,
+        asked: RedisError,
+    ) -> Result<::redis::Value, RedisError> {
+        let node = asked.redirect_node().and_then(|(address, _)| address.rsplit_once(':'));
+        let Some((host, Ok(port))) = node.map(|(host, port)| (host.to_owned(), port.parse())) else {
+            return Err(asked);
+        };
+        let mut pipeline = ::redis::pipe();
+        pipeline.cmd("ASKING");
+        match self {
+            Self::Command(command) | Self::Here(command) => pipeline.add_command(command.clone()),
+            #[cfg(feature = "cli")]
+            Self::Near(command, _) => pipeline.add_command(command.clone()),
+            // Whole, since that node may not know it.
+            Self::Script(lua, keys, arguments) => {
+                pipeline.cmd("EVAL").arg(lua.code).arg(keys.len()).arg(keys).arg(&arguments.0)
+            }
+        };
+        let node = SingleNodeRoutingInfo::ByAddress { host, port };
+        let mut answers = connection.route_pipeline(pipeline, 1, 1, node).await?;
+        answers.pop().ok_or(asked)
     }
 }
 
@@ -379,6 +427,11 @@ impl Arguments {
         self.0.push(number.to_string().into_bytes());
         self
     }
+}
+
+/// Whether the server is busy for a moment, and did nothing.
+fn is_busy(error: &RedisError) -> bool {
+    error.code().is_some_and(|code| ["BUSY", "NOREPLICAS", "ASK", "TRYAGAIN"].contains(&code))
 }
 
 /// Whether the connection is of no more use.

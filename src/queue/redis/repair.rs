@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    queue::{QueueError, Repaired},
+    queue::{QueueError, Repaired, mailbox},
 };
 
 /// How many names one script looks at: about three milliseconds of the server.
@@ -26,7 +26,7 @@ const BEGINNING: &str = "0:0";
 pub(super) type Counts = (usize, usize, usize);
 
 pub(super) const fn told((records, places, strangers): Counts) -> Repaired {
-    Repaired { records, places, strangers }
+    Repaired { records, places, strangers, counters: 0 }
 }
 
 /// One stretch from where the last run ended; more of them while something is visibly missing.
@@ -43,6 +43,19 @@ pub(super) async fn reconcile(queue: &RedisQueue, now: Timestamp) -> Result<Repa
 }
 
 pub(super) async fn everything(queue: &RedisQueue, now: Timestamp) -> Result<Repaired, QueueError> {
+    // Theirs is not ours to change, and a run cannot do without.
+    for (key, expected) in [(mailbox::INDEX, "zset"), (mailbox::DATA, "hash")] {
+        let found = queue.type_of(key).await?;
+        if found != "none" && found != expected {
+            let detail =
+                format!("key {key} of the producers holds a {found}, expected a {expected}: rename or delete it");
+            return Err(QueueError::Refused {
+                server: queue.server().to_owned(),
+                action: "putting the queue in order",
+                detail,
+            });
+        }
+    }
     let mut repaired = Repaired::default();
     let mut cursor = BEGINNING.to_owned();
     loop {
@@ -66,6 +79,7 @@ async fn walk(queue: &RedisQueue, now: Timestamp, from: &str) -> Result<Stretch,
     arguments.number(now.as_millis()).text(from).number(STRETCH);
     arguments.number(queue.limits.unreadable_letters);
     let call = Call::Script(&scripts::REPAIR, queue.keys.queue(), &arguments);
-    let (ended, uneven, records, places, strangers) = queue.link.ask("putting the queue in order", call).await?;
-    Ok(Stretch { ended, uneven, repaired: told((records, places, strangers)) })
+    let (ended, uneven, records, places, strangers, counters) =
+        queue.link.ask("putting the queue in order", call).await?;
+    Ok(Stretch { ended, uneven, repaired: Repaired { records, places, strangers, counters } })
 }

@@ -135,6 +135,22 @@ async fn slow_servers_make_a_run_slow_and_nothing_else() {
     assert_processed(&run, players.len());
 }
 
+#[tokio::test]
+async fn a_redis_half_a_second_away_works() {
+    let mut world = World::start().await;
+    let players = world.mail_players(20).await;
+    let (redis, redis_url) = Proxy::in_front_of(&world.redis_url).await;
+    world.redis_url = redis_url;
+    // In each direction.
+    redis.set(Mode::Slow(Duration::from_millis(250)));
+    let mut worker = world.worker().await;
+    let run = worker.invoke(&events::get_health(), PLENTY).await;
+    assert_eq!(run.response()["statusCode"], 200, "{:?}", run.outcome);
+    let run = worker.invoke(&events::schedule(), PLENTY).await;
+    assert_processed(&run, players.len());
+    assert_eq!(run.response()["stopped_because"], "queue_empty", "{}", run.logs);
+}
+
 /// How many requests a run has that is caught [`in_the_middle`].
 const MANY: u64 = 300;
 

@@ -10,14 +10,14 @@ use std::{
 
 use refresh_worker::{
     clock::Timestamp,
-    model::Event,
+    model::{Event, Priority, Wish},
     queue::{
         Fingerprint, MailLimits, ORPHAN_PATIENCE, Queue as _, QueueError, Slots as _, record::QueueLimits,
         redis::Agreement,
     },
 };
 
-use super::beds::{Bed, NOW, PATIENT, RedisBed, connect_as, tag, value};
+use super::beds::{Bed, NOW, PATIENT, RedisBed, connect_as, request, tag, value};
 use crate::support::redis::{Cluster, PrivateRedis};
 
 /// Polls a future this often and no more: what it was about to do next it never does.
@@ -240,4 +240,52 @@ async fn what_runs_agreed_on_is_carried_from_a_cluster_to_a_server_and_back() {
     }
     assert_eq!(carried.len(), 2);
     assert_eq!(from.calls_taken(NOW.midnight()).await.unwrap(), 50, "the larger count");
+}
+
+/// While a slot moves, its node sends on whoever asks for what is at the other (`-ASK`). What needs several keys waits until it
+/// has moved (`-TRYAGAIN`), as does a script.
+#[tokio::test]
+async fn a_slot_on_its_way_is_followed_or_waited_for() {
+    let cluster = Cluster::fresh().await;
+    let queue = connect_as(&cluster.url(), PATIENT, true);
+    let (source, target) = (Node::of(&cluster, 0).await, Node::of(&cluster, 1).await);
+    let (from, to): (String, String) = (source.ask(&["CLUSTER", "MYID"]).await, target.ask(&["CLUSTER", "MYID"]).await);
+    let slot: u16 = source.ask(&["CLUSTER", "KEYSLOT", "{refresh}:objects"]).await;
+    let move_slot = async |node: &Node, words: &[&str]| {
+        let slot = slot.to_string();
+        node.ask::<()>(&[&["CLUSTER", "SETSLOT", &slot], words].concat()).await;
+    };
+    queue.time().await.unwrap();
+    move_slot(&target, &["IMPORTING", &from]).await;
+    move_slot(&source, &["MIGRATING", &to]).await;
+    target.ask::<()>(&["ASKING"]).await;
+    target.ask::<()>(&["SET", "{refresh}:copy", "old"]).await;
+    let forgotten = queue.forget_keys(&["{refresh}:copy".to_owned()]).await;
+    let wish = [Wish::now("clan:2PP".parse().unwrap(), Priority::High, NOW)];
+    let refused = queue.enqueue(NOW, &wish).await;
+    let over = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        // It stays where it was, for the other tests.
+        move_slot(&source, &["STABLE"]).await;
+        move_slot(&target, &["STABLE"]).await;
+    };
+    let (enqueued, ()) = tokio::join!(queue.enqueue(NOW, &wish), over);
+    assert_eq!(forgotten.unwrap(), 1);
+    let error = refused.unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains("TRYAGAIN"), "{error}");
+    enqueued.unwrap();
+    assert_eq!(queue.lease(NOW, &request(1)).await.unwrap().leases.len(), 1);
+}
+
+/// One node, asked itself.
+struct Node(redis::aio::MultiplexedConnection);
+
+impl Node {
+    async fn of(cluster: &Cluster, number: usize) -> Self {
+        Self(crate::support::redis::connect(&cluster.node_url(number)).await.unwrap())
+    }
+
+    async fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        redis::cmd(words[0]).arg(&words[1..]).query_async(&mut self.0.clone()).await.unwrap()
+    }
 }

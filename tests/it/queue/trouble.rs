@@ -29,7 +29,7 @@ use crate::support::{
 };
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
-const NOTHING: Repaired = Repaired { records: 0, places: 0, strangers: 0 };
+const NOTHING: Repaired = Repaired { records: 0, places: 0, strangers: 0, counters: 0 };
 const IMPATIENT: Timeouts = Timeouts {
     connect: Duration::from_millis(400),
     first_word: Duration::from_millis(400),
@@ -60,6 +60,8 @@ on_redis! {
     the_deletion_of_any_one_of_our_keys_loses_no_request
     the_loss_of_any_one_shared_key_frees_no_slot
     a_day_count_of_another_content_is_restored
+    broken_counters_stop_no_operation_and_begin_anew
+    a_mailbox_of_another_type_is_not_in_order
     ended_copies_are_swept
     a_record_that_lacks_any_one_field_is_rebuilt
     a_leased_record_that_lacks_any_one_field_is_not_leased_by_a_second
@@ -233,6 +235,51 @@ async fn assert_nobody_else_gets_anything(bed: &RedisBed, lost: &str) {
     assert!(matches!(take("ba9876543210").await, Slot::Paused { .. }), "{lost}");
     assert!(matches!(take("aaaaaaaaaaaa").await, Slot::Held { .. }), "{lost}");
     assert_eq!(queue.calls_taken(NOW.midnight()).await.unwrap(), 40, "{lost}");
+}
+
+async fn broken_counters_stop_no_operation_and_begin_anew(bed: &RedisBed) {
+    for breakage in [
+        &["SET", "{refresh}:counters", "x"][..],
+        &["HSET", "{refresh}:counters", "leases", "many"],
+        &["HSET", "{refresh}:counters", "leases", "99999999999999999999"],
+        &["HSET", "{refresh}:counters", "dead_letters_evicted", "some"],
+        &["HSET", "{refresh}:counters", "repair_cursor", "3:99999999999999999999"],
+        &["RPUSH", "{refresh}:scan", "x"],
+        &["SET", "{refresh}:scan", "99999999999999999999"],
+        &["SET", "{refresh}:scan", "x"],
+    ] {
+        for by_repair in [true, false] {
+            let full = fill(bed).await;
+            if breakage[0] != "HSET" {
+                bed.command::<i64>(&["DEL", breakage[1]]).await;
+            }
+            bed.command::<()>(breakage).await;
+            if by_repair {
+                let repaired = bed.queue().repair(NOW).await.unwrap();
+                // A cursor that is none begins anew without a word.
+                let told = usize::from(breakage[2] != "repair_cursor" && breakage[..2] != ["SET", "{refresh}:scan"]);
+                assert_eq!(repaired, Repaired { counters: told, ..NOTHING }, "{breakage:?}");
+                assert_eq!(bed.queue().repair(NOW).await.unwrap(), NOTHING, "{breakage:?}");
+            }
+            bed.admit(NOW).await;
+            let lease = bed.lease_one(NOW).await;
+            assert_ne!(lease.token, full.leased.token, "{breakage:?}");
+            assert_eq!(settle(bed, NOW, &lease, Settlement::Done).await, Settled::Settled, "{breakage:?}");
+            assert_eq!(settle(bed, NOW, &full.leased, Settlement::Release).await, Settled::Settled, "{breakage:?}");
+            bed.queue().stats(NOW).await.unwrap();
+            assert_eq!(bed.queue().repair(NOW).await.unwrap(), NOTHING, "{breakage:?}");
+        }
+    }
+}
+
+/// A run fails on them, and they are the producers'.
+async fn a_mailbox_of_another_type_is_not_in_order(bed: &RedisBed) {
+    for key in ["refresh_queue", "refresh_requests"] {
+        bed.command::<()>(&["FLUSHDB"]).await;
+        bed.command::<()>(&["SET", key, "x"]).await;
+        let error = bed.queue().repair(NOW).await.unwrap_err().to_string();
+        assert!(error.contains(key) && error.contains("holds a string"), "{error}");
+    }
 }
 
 /// A count that is not one counts as lost.
@@ -656,4 +703,48 @@ async fn a_server_that_loads_its_data_refuses_work_and_says_so() {
     assert!(matches!(error, QueueError::Refused { .. }) && error.is_transient(), "{error}");
     assert_eq!(settle(&bed, NOW, &full.leased, Settlement::Release).await, Settled::Settled);
     bed.dump().await;
+}
+
+/// Nothing was carried out, so the same call is sent again.
+#[tokio::test]
+async fn a_server_without_enough_replicas_is_asked_again() {
+    let server = PrivateRedis::start().await;
+    let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
+    let full = fill(&bed).await;
+    bed.command::<()>(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    let error = operate(bed.queue(), "lease", &full.leased).await.unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains("NOREPLICAS"), "{error}");
+    for operation in ["enqueue", "lease", "take_key", "settle"] {
+        bed.command::<()>(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+        let over = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            bed.command::<()>(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
+        };
+        let (done, ()) = tokio::join!(operate(bed.queue(), operation, &full.leased), over);
+        done.unwrap_or_else(|error| panic!("{operation}: {error}"));
+    }
+}
+
+#[tokio::test]
+async fn a_server_busy_with_a_script_is_asked_again() {
+    let server = PrivateRedis::start().await;
+    let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
+    bed.queue().enqueue(NOW, &[wish("clan:2PP")]).await.unwrap();
+    bed.command::<()>(&["CONFIG", "SET", "busy-reply-threshold", "10"]).await;
+    let mut by_hand = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
+    by_hand.write_all(b"EVAL \"while true do end\" 0\r\n").await.unwrap();
+    let error = loop {
+        match bed.queue().stats(NOW).await {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(error.is_transient() && error.to_string().contains("BUSY "), "{error}");
+    let over = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        bed.command::<()>(&["SCRIPT", "KILL"]).await;
+    };
+    let one = request(1);
+    let (leased, ()) = tokio::join!(bed.queue().lease(NOW, &one), over);
+    assert_eq!(names(&leased.unwrap()), ["clan:2PP"]);
 }

@@ -22,7 +22,7 @@ for _, command in ipairs({ 'ZRANGE', 'ZREVRANGE' }) do
   end
 end
 local from = redis.call('GET', SCAN) or '0'
-if not string.match(from, '^%d+$') then
+if #from > 19 or not string.match(from, '^%d+$') then
   from = '0'
 end
 return { more, from, rows }
