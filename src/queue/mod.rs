@@ -219,6 +219,20 @@ pub enum Settlement {
     Dead { reason: Reason, body: Option<String> },
 }
 
+impl Settlement {
+    /// As the scripts call it.
+    const fn word(&self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Later { .. } => "later",
+            Self::Failed { .. } => "failed",
+            Self::Release => "release",
+            Self::Held { .. } => "held",
+            Self::Dead { .. } => "dead",
+        }
+    }
+}
+
 /// Whether a settlement was still ours to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settled {
@@ -345,7 +359,8 @@ pub trait Queue: Send + Sync + 'static {
         until: Timestamp,
     ) -> impl Future<Output = Result<Vec<bool>, QueueError>> + Send;
 
-    /// Ends leases, all in one step. Answers in order.
+    /// Ends leases, all in one step. Answers in order. The same batch sent again within a minute, since its answer was lost, is
+    /// told the same.
     fn settle(
         &self,
         now: Timestamp,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Lease, LeaseToken, MAX_LAPSES, Settlement};
+use super::{Lease, LeaseToken, MAX_LAPSES, Settlement, mailbox::digest};
 use crate::{
     clock::Timestamp,
     model::{ObjectId, Priority, Wish},
@@ -29,6 +29,10 @@ pub const MOST_SET_ASIDE: usize = 1000;
 
 /// The code of what waits because it would have become a dead letter, and there is no room.
 pub const DEAD_LETTERS_FULL: &str = "dead_letters_full";
+
+/// For how long the answer to a settlement is remembered: sent again within it, since its answer was lost, it is told the same and
+/// changes nothing.
+pub const ANSWER_LIFETIME: Duration = Duration::from_secs(60);
 
 /// How long that waits.
 const NO_ROOM_HOLD: Duration = Duration::from_secs(10 * 60);
@@ -383,6 +387,13 @@ impl Record {
         let wanted = Wanted { attempts: 0, due: self.wanted.due.min(now), ..self.wanted.clone() };
         *self = Self::fresh(wanted, self.merges, now);
     }
+}
+
+/// A name for a batch of settlements that is the same whenever it is sent again: which leases end, and how.
+#[must_use]
+pub fn name_of_batch(settlements: &[(Lease, Settlement)]) -> String {
+    let ends = settlements.iter().map(|(lease, how)| format!("{} {} {};", lease.object, lease.token, how.word()));
+    digest(ends.collect::<String>().as_bytes())
 }
 
 /// How long an object is held that was returned with a hold so many times in a row.

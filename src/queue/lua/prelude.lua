@@ -18,16 +18,17 @@ local function refuse(text)
   return redis.error_reply('QUEUE ' .. text)
 end
 
+-- What each key holds.
+local EXPECTED = {
+  'hash', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'string', 'hash', 'zset', 'zset', 'hash',
+}
+
 -- The first key that holds something else than it should, as an error reply.
 local function misused_key()
-  local expected = {
-    'hash', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'string', 'hash', 'zset', 'zset',
-    'hash',
-  }
   for i = 1, #KEYS do
     local found = redis.call('TYPE', KEYS[i]).ok
-    if found ~= 'none' and found ~= expected[i] then
-      return refuse('key ' .. KEYS[i] .. ' holds a ' .. found .. ', expected a ' .. expected[i])
+    if found ~= 'none' and found ~= EXPECTED[i] then
+      return refuse('key ' .. KEYS[i] .. ' holds a ' .. found .. ', expected a ' .. EXPECTED[i])
     end
   end
 end

@@ -19,7 +19,10 @@ use super::{
     QueueError, QueueStats, Repaired, SetAside, Settled, Settlement,
     letters::{DeadEntry, exported, newest_first, second_id},
     mailbox::{Mail, compose, unescape},
-    record::{CLASS_WIDTH, Draw, Letter, MOST_SET_ASIDE, QueueLimits, Record, SWEEP, State, clamp},
+    record::{
+        ANSWER_LIFETIME, CLASS_WIDTH, Draw, Letter, MOST_SET_ASIDE, QueueLimits, Record, SWEEP, State, clamp,
+        name_of_batch,
+    },
 };
 use crate::{
     clock::{Clock, Timestamp},
@@ -33,9 +36,14 @@ pub struct MemoryQueue {
     clock: Arc<dyn Clock>,
     limits: QueueLimits,
     contents: Mutex<Contents>,
+    /// What was answered to settlements of the last minute.
+    answered: Mutex<Vec<Answered>>,
     agreements: Mutex<Agreements>,
     events: Mutex<Vec<Event>>,
 }
+
+/// The answer to a batch of settlements, by its name.
+type Answered = (String, Timestamp, (Vec<Settled>, usize));
 
 /// Everything it holds, for tests that compare.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -61,6 +69,7 @@ impl MemoryQueue {
             clock,
             limits: QueueLimits::default(),
             contents: Mutex::default(),
+            answered: Mutex::default(),
             agreements: Mutex::default(),
             events: Mutex::default(),
         }
@@ -173,11 +182,20 @@ impl Queue for MemoryQueue {
         following: Following<'_>,
     ) -> Result<(Vec<Settled>, usize), QueueError> {
         let mut contents = self.contents();
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        answered.retain(|(_, at, _)| now.since(*at) <= ANSWER_LIFETIME);
+        let batch = name_of_batch(settlements);
+        if let Some((_, _, answer)) = answered.iter().find(|(name, ..)| *name == batch) {
+            return Ok(answer.clone());
+        }
         let most_dead = self.limits.dead_letters;
-        let settled =
+        let settled: Vec<Settled> =
             settlements.iter().map(|(lease, settlement)| contents.settle(lease, settlement, most_dead, now)).collect();
         let follow_ups = following.follow_ups.iter();
         let taken = follow_ups.filter(|follow_up| contents.follow_up(follow_up, following.most_ready, now)).count();
+        if settled.iter().any(|settled| *settled != Settled::Stale) {
+            answered.push((batch, now, (settled.clone(), taken)));
+        }
         Ok((settled, taken))
     }
 

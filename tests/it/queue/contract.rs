@@ -69,6 +69,7 @@ on_all! {
     new_mail_does_not_revive_what_lapsed_too_often
     new_mail_revives_other_dead_letters_with_attempts_0
     a_stale_token_is_an_ordinary_answer_and_touches_nothing
+    a_settlement_sent_again_is_told_the_same
     a_failure_counts_an_attempt_and_holds_the_object
     later_counts_nothing_and_waits
     release_counts_nothing_and_keeps_the_place
@@ -706,8 +707,26 @@ async fn a_stale_token_is_an_ordinary_answer_and_touches_nothing(bed: &impl Bed)
     }
     assert_eq!(bed.dump().await, before);
     settle(bed, NOW + LEASE, &lease, Settlement::Done).await;
-    let settled = bed.queue().settle(NOW + LEASE, &[(lease, Settlement::Done)]).await.unwrap();
+    let settled = bed.queue().settle(NOW + LEASE, &[(lease, Settlement::Release)]).await.unwrap();
     assert_eq!(settled, [Settled::Stale], "the record is gone");
+}
+
+async fn a_settlement_sent_again_is_told_the_same(bed: &impl Bed) {
+    for number in 0..2 {
+        bed.enqueue(&format!("clan:{}", tag(number)), Priority::High, NOW).await;
+    }
+    let mut leases = bed.lease(NOW, &request(2)).await.leases;
+    leases[1].token.0.push('x');
+    let follow_ups = [follow_up("war:2PP", NOW + MINUTE, false), follow_up("player:2PP", NOW, true)];
+    let following = Following { follow_ups: &follow_ups, most_ready: 10 };
+    let batch: Vec<_> = leases.into_iter().map(|lease| (lease, Settlement::Done)).collect();
+    let first = bed.queue().settle_and_follow(NOW, &batch, following).await.unwrap();
+    assert_eq!(first, (vec![Settled::Settled, Settled::Stale], 2));
+    let before = bed.dump().await;
+    assert_eq!(bed.queue().settle_and_follow(NOW + MINUTE, &batch, following).await.unwrap(), first);
+    assert_eq!(bed.dump().await, before, "and nothing is changed again");
+    let settled = bed.queue().settle(NOW + MINUTE + SECOND, &batch).await.unwrap();
+    assert_eq!(settled, [Settled::Stale, Settled::Stale], "forgotten");
 }
 
 async fn a_failure_counts_an_attempt_and_holds_the_object(bed: &impl Bed) {

@@ -52,6 +52,8 @@ enum Op {
     Lift(usize),
     Renew(usize),
     Settle(usize, Ending),
+    /// The latest settlement is sent again, since its answer was lost.
+    SettleAgain,
     /// A worker dies: its leases are never settled.
     Forget(usize),
     Advance(u64),
@@ -104,6 +106,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..HOLDS.len()).prop_map(Op::Lift),
         2 => any::<usize>().prop_map(Op::Renew),
         7 => (any::<usize>(), ending).prop_map(|(lease, ending)| Op::Settle(lease, ending)),
+        1 => Just(Op::SettleAgain),
         2 => any::<usize>().prop_map(Op::Forget),
         6 => prop_oneof![0_u64..3, 10_u64..40, 100_u64..700].prop_map(Op::Advance),
         1 => Just(Op::Redrive),
@@ -152,6 +155,8 @@ struct Pair<'a> {
     slices: [Option<(Mail, Mail)>; 2],
     leases: Vec<Lease>,
     runs: u64,
+    /// The latest settlement.
+    settled: Option<Vec<(Lease, Settlement)>>,
     /// The wishes that reached the queue and that no answer has satisfied yet.
     owed: BTreeMap<String, Owed>,
 }
@@ -182,7 +187,16 @@ macro_rules! same {
 
 impl<'a> Pair<'a> {
     fn new(memory: MemoryBed, redis: &'a RedisBed) -> Self {
-        Self { memory, redis, now: NOW, slices: [None, None], leases: Vec::new(), runs: 0, owed: BTreeMap::new() }
+        Self {
+            memory,
+            redis,
+            now: NOW,
+            slices: [None, None],
+            leases: Vec::new(),
+            runs: 0,
+            settled: None,
+            owed: BTreeMap::new(),
+        }
     }
 
     async fn step(&mut self, op: &Op) -> Result<(), TestCaseError> {
@@ -278,6 +292,13 @@ impl<'a> Pair<'a> {
                     self.settle(lease, *ending).await?;
                 }
             }
+            Op::SettleAgain => {
+                if let Some(batch) = self.settled.clone() {
+                    let before = self.memory.dump().await;
+                    same!(self, |queue| queue.settle(now, &batch));
+                    prop_assert_eq!(self.memory.dump().await, before, "a settlement sent again changed something");
+                }
+            }
             Op::Forget(which) => {
                 if !self.leases.is_empty() {
                     self.leases.swap_remove(which % self.leases.len());
@@ -330,6 +351,7 @@ impl<'a> Pair<'a> {
         let before = self.memory.dump().await;
         let batch = [(lease.clone(), settlement)];
         let settled = same!(self, |queue| queue.settle(now, &batch));
+        self.settled = Some(batch.to_vec());
         if settled == [Settled::Stale] {
             prop_assert_eq!(self.memory.dump().await, before, "a stale token touched something");
         } else if matches!(ending, Ending::Done) {

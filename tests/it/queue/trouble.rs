@@ -529,6 +529,42 @@ async fn an_answer_lost_in_any_operation_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_settlement_whose_answer_was_lost_is_settled() {
+    let limits = QueueLimits { dead_letters: 1, ..QueueLimits::default() };
+    let bed = RedisBed::with_limits(limits).await;
+    let (proxy, url) = Proxy::in_front_of(&bed.url()).await;
+    let reason = || Reason::new("timeout", "no answer");
+    let until = NOW + HOUR;
+    for (ending, expected) in [
+        (Settlement::Done, Settled::Settled),
+        (Settlement::Later { until }, Settled::Settled),
+        (Settlement::Failed { until, reason: reason() }, Settled::Settled),
+        (Settlement::Release, Settled::Settled),
+        (Settlement::Held { reason: reason() }, Settled::Settled),
+        (Settlement::Dead { reason: reason(), body: None }, Settled::Settled),
+        (Settlement::Dead { reason: reason(), body: None }, Settled::NoRoom),
+    ] {
+        let queue = connect_with(&url, IMPATIENT).with_limits(limits);
+        empty(&bed).await;
+        if expected == Settled::NoRoom {
+            bed.enqueue(DEAD, Priority::High, NOW).await;
+            let lease = bed.lease_one(NOW).await;
+            settle(&bed, NOW, &lease, dead("bad_request")).await;
+        }
+        bed.enqueue("war:2PP", Priority::High, NOW).await;
+        let batch = [(bed.lease_one(NOW).await, ending)];
+        queue.time().await.unwrap();
+        proxy.set(Mode::LoseAnswerTo("EVALSHA"));
+        let error = queue.settle(NOW, &batch).await.unwrap_err();
+        assert!(error.is_transient(), "{error}");
+        proxy.set(Mode::Pass);
+        let before = bed.dump().await;
+        assert_eq!(queue.settle(NOW, &batch).await.unwrap(), [expected], "{batch:?}");
+        assert_eq!(bed.dump().await, before, "{batch:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_is_too_slow_is_an_error_in_time_and_loses_nothing() {
     every_one_meets(Mode::Slow(Duration::from_millis(900)), &["read_mail", "enqueue", "lease", "settle", "reconcile"])
         .await;
