@@ -31,7 +31,8 @@ use crate::{
     model::{Event, FollowUp, Kind, ObjectId, Priority, Reason, Wish},
 };
 
-/// Leases that ended without being settled before an object becomes a dead letter (`lapsed`).
+/// Leases that ended without being settled before an object becomes a dead letter (`lapsed`). From [`SUSPECT_LAPSES`] on only
+/// those count that their run is known to have received.
 pub const MAX_LAPSES: u32 = 5;
 
 /// From this many lapses on an object is a suspect and is leased alone, with nothing else in flight.
@@ -135,6 +136,10 @@ pub struct LeaseRequest {
     pub seed: u64,
     /// Names the run in the lease tokens.
     pub run: String,
+    /// Tells the leases of this call from those of others of the run; a part of their tokens.
+    pub nonce: String,
+    /// Nonces of calls of the run whose answers were lost: nobody has what they leased, and it is given back first.
+    pub lost: Vec<String>,
     /// Objects that come before all others when they are ready, whatever their class.
     pub first: Vec<ObjectId>,
     /// Kinds whose circuit is open.
@@ -351,7 +356,8 @@ pub trait Queue: Send + Sync + 'static {
     /// Takes back leases that ran out, moves what is due to ready, and leases the next objects in order.
     fn lease(&self, now: Timestamp, request: &LeaseRequest) -> impl Future<Output = Result<Leased, QueueError>> + Send;
 
-    /// Extends leases to `until`. Answers, in order, whether each is still ours.
+    /// Extends leases to `until`, and confirms that they were received: only then a lapse counts against a suspect. Answers, in
+    /// order, whether each is still ours.
     fn renew(
         &self,
         now: Timestamp,

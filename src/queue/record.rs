@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Lease, LeaseToken, MAX_LAPSES, Settlement, mailbox::digest};
+use super::{Lease, LeaseToken, MAX_LAPSES, SUSPECT_LAPSES, Settlement, mailbox::digest};
 use crate::{
     clock::Timestamp,
     model::{ObjectId, Priority, Wish},
@@ -133,6 +133,9 @@ pub struct Record {
     /// When the lease runs out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
+    /// Whether the run is known to have received the lease: it renewed it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub received: bool,
     /// What was wished for while it was leased.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Wanted>,
@@ -159,6 +162,7 @@ impl Record {
             state: State::Ready,
             token: None,
             expires: None,
+            received: false,
             next: None,
             died: None,
             code: None,
@@ -248,11 +252,23 @@ impl Record {
         }
     }
 
+    /// Gives back a lease that nobody received, since the answer was lost. It is no lapse.
+    pub fn take_back(&mut self, now: Timestamp) {
+        self.end_lease();
+        self.place(now);
+    }
+
     /// Takes a lease back that ran out. The object is free again at once, however often it happened: most objects lapse
     /// because of another's fault or none at all. What guards the others is that a suspect is leased alone, and that the
-    /// fifth lapse buries it, when there is room among the dead letters.
+    /// fifth lapse buries it, when there is room among the dead letters. A lease of which nobody knows whether a run received it
+    /// may make a suspect, and no more: nothing ends as `lapsed` that no worker ever saw.
     pub fn lapse(&mut self, has_room: bool, now: Timestamp) {
+        let is_counted = self.received || self.lapses < SUSPECT_LAPSES;
         self.end_lease();
+        if !is_counted {
+            self.place(now);
+            return;
+        }
         if self.lapses + 1 >= MAX_LAPSES && !has_room {
             self.wait_for_room(now);
             return;
@@ -269,6 +285,7 @@ impl Record {
     fn end_lease(&mut self) {
         self.token = None;
         self.expires = None;
+        self.received = false;
         if let Some(next) = self.next.take() {
             self.wanted.merge(&next);
         }

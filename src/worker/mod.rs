@@ -265,6 +265,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
                 named: Mutex::new(options.named.clone()),
                 probing,
                 api_answered: Mutex::default(),
+                unheard: Mutex::default(),
                 in_hand: Mutex::new(HashMap::new()),
                 store_answers: tokio::sync::watch::Sender::new(true),
             };

@@ -13,6 +13,7 @@ local INDEX, DATA = KEYS[14], KEYS[15]
 
 local CLASS_WIDTH = 1e13
 local MAX_LAPSES = 5
+local SUSPECT_LAPSES = 2
 
 local function refuse(text)
   return redis.error_reply('QUEUE ' .. text)
@@ -108,7 +109,8 @@ local function is_whole_record(record)
     return false
   elseif not (is_text_or_nothing(record.code) and is_text_or_nothing(record.reason) and is_text_or_nothing(record.body)) then
     return false
-  elseif not (is_count_or_nothing(record.held) and is_text_or_nothing(record.held_for)) then
+  elseif not (is_count_or_nothing(record.held) and is_text_or_nothing(record.held_for)
+      and (record.received == nil or type(record.received) == 'boolean')) then
     return false
   elseif record.state == 'leased' then
     return type(record.token) == 'string' and is_time(record.expires)
@@ -337,6 +339,7 @@ local function rebuild(json, scores, now)
   end
   if old.state == 'leased' and type(old.token) == 'string' and is_time(old.expires) then
     record.state, record.token, record.expires = 'leased', old.token, old.expires
+    record.received = old.received == true or nil
     return record
   elseif old.state == 'dead' or only_dead then
     record.state = 'dead'
@@ -479,6 +482,7 @@ end
 local function end_lease(record)
   record.token = nil
   record.expires = nil
+  record.received = nil
   if record.next then
     merge(record, record.next)
     record.next = nil

@@ -153,6 +153,7 @@ impl Queue for MemoryQueue {
 
     async fn lease(&self, now: Timestamp, request: &LeaseRequest) -> Result<Leased, QueueError> {
         let mut contents = self.contents();
+        contents.give_back_lost(request, now);
         let mut leased = contents.take_back(self.limits.dead_letters, now);
         leased.more |= contents.move_due(now);
         contents.hand_out(now, request, &mut leased);
@@ -170,6 +171,7 @@ impl Queue for MemoryQueue {
         let mut renew = |(object, token): &(ObjectId, LeaseToken)| {
             let Some(record) = contents.leased(object, token) else { return false };
             record.expires = record.expires.max(Some(until));
+            record.received = true;
             true
         };
         Ok(leases.iter().map(&mut renew).collect())
@@ -284,6 +286,17 @@ impl Contents {
         names
     }
 
+    /// Gives back what calls of this run leased and never heard of.
+    fn give_back_lost(&mut self, request: &LeaseRequest, now: Timestamp) {
+        let lost: Vec<String> = request.lost.iter().map(|nonce| format!("{}:{nonce}-", request.run)).collect();
+        for record in self.records.values_mut().filter(|record| record.state == State::Leased) {
+            let token = record.token.as_deref().unwrap_or_default();
+            if lost.iter().any(|prefix| token.starts_with(prefix)) {
+                record.take_back(now);
+            }
+        }
+    }
+
     fn take_back(&mut self, most_dead: usize, now: Timestamp) -> Leased {
         let mut leased = Leased::default();
         let over = self.in_order(State::Leased).into_iter().filter(|(expires, _)| *expires <= now.as_millis());
@@ -387,7 +400,8 @@ impl Contents {
     fn lease_to(&mut self, name: &str, request: &LeaseRequest, now: Timestamp) -> Lease {
         self.leases += 1;
         let object = name.parse().expect("a record is named after its object");
-        let token = format!("{}:{}", request.run, self.leases);
+        let dash = if request.nonce.is_empty() { "" } else { "-" };
+        let token = format!("{}:{}{dash}{}", request.run, request.nonce, self.leases);
         let record = self.records.get_mut(name).expect("a listed name has a record");
         record.lease(object, token, now + request.duration)
     }

@@ -193,6 +193,10 @@ impl Queue for RedisQueue {
         arguments.number(now.as_millis()).number(expires.as_millis()).number(request.max).text(&classes);
         arguments.number(u8::from(request.alone)).number(Draw::from_seed(request.seed).state()).text(&request.run);
         arguments.number(self.limits.dead_letters).number(SWEEP).number(u8::from(request.probe));
+        arguments.text(&request.nonce).number(request.lost.len());
+        for nonce in &request.lost {
+            arguments.text(nonce);
+        }
         arguments.number(request.set_aside.len());
         for SetAside { kind, until, probes } in &request.set_aside {
             arguments.text(kind.as_str()).number(clamp(*until, now).as_millis()).number((*probes).min(MOST_READY));

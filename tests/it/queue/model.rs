@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use proptest::{prelude::*, test_runner::TestRunner};
+use proptest::{bool::weighted, prelude::*, test_runner::TestRunner};
 use refresh_worker::{
     clock::Timestamp,
     model::{FollowUp, Kind, ObjectId, Priority, Reason, Wish},
@@ -48,6 +48,8 @@ enum Op {
         /// A kind whose circuit is open: for how many seconds, and how many probes.
         aside: Option<(Kind, u64, usize)>,
         probe: bool,
+        /// Its answer is lost.
+        lose: bool,
     },
     Lift(usize),
     Renew(usize),
@@ -100,8 +102,8 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (id, class, asked, any::<bool>()).prop_map(|(id, class, at, spare)| Op::Follow(id, class, at, spare)),
         3 => (0_usize..2).prop_map(Op::Read),
         5 => (0_usize..2).prop_map(Op::Admit),
-        8 => (0_usize..4, any::<bool>(), any::<u64>(), classes, first, aside, any::<bool>()).prop_map(
-            |(max, alone, seed, classes, first, aside, probe)| Op::Lease { max, alone, seed, classes, first, aside, probe }
+        8 => (0_usize..4, any::<bool>(), any::<u64>(), classes, first, aside, any::<bool>(), weighted(0.2)).prop_map(
+            |(max, alone, seed, classes, first, aside, probe, lose)| Op::Lease { max, alone, seed, classes, first, aside, probe, lose }
         ),
         1 => (0..HOLDS.len()).prop_map(Op::Lift),
         2 => any::<usize>().prop_map(Op::Renew),
@@ -155,6 +157,8 @@ struct Pair<'a> {
     slices: [Option<(Mail, Mail)>; 2],
     leases: Vec<Lease>,
     runs: u64,
+    /// Of each run the calls whose answers were lost.
+    lost: [Vec<String>; 2],
     /// The latest settlement.
     settled: Option<Vec<(Lease, Settlement)>>,
     /// The wishes that reached the queue and that no answer has satisfied yet.
@@ -194,6 +198,7 @@ impl<'a> Pair<'a> {
             slices: [None, None],
             leases: Vec::new(),
             runs: 0,
+            lost: Default::default(),
             settled: None,
             owed: BTreeMap::new(),
         }
@@ -252,13 +257,17 @@ impl<'a> Pair<'a> {
                 prop_assert_eq!(ours, theirs);
                 Self::check_admission(&before, &self.memory.dump().await, now)?;
             }
-            Op::Lease { max, alone, seed, classes, first, aside, probe } => {
+            Op::Lease { max, alone, seed, classes, first, aside, probe, lose } => {
                 self.runs += 1;
+                let run = usize::from(self.runs % 2 == 1);
+                let nonce = format!("{:x}", self.runs);
                 let asked = LeaseRequest {
                     alone: *alone,
                     seed: *seed,
                     priorities: classes.clone(),
-                    run: format!("run-{}", self.runs % 2),
+                    run: format!("run-{run}"),
+                    nonce: nonce.clone(),
+                    lost: self.lost[run].clone(),
                     first: first.iter().map(|object| object.parse().unwrap()).collect(),
                     set_aside: aside
                         .iter()
@@ -272,6 +281,15 @@ impl<'a> Pair<'a> {
                     ..request(*max)
                 };
                 let leased = same!(self, |queue| queue.lease(now, &asked));
+                for record in self.memory.dump().await.records.values() {
+                    let token = record.token.as_deref().unwrap_or_default();
+                    let has = |nonce: &String| token.starts_with(&format!("run-{run}:{nonce}-"));
+                    prop_assert!(!self.lost[run].iter().any(has), "{} is still lost", token);
+                }
+                if *lose {
+                    self.lost[run].push(nonce);
+                    return self.compare().await;
+                }
                 for lease in leased.leases {
                     prop_assert!(lease.first_asked <= lease.last_asked);
                     self.leases.push(lease);

@@ -565,6 +565,24 @@ async fn a_settlement_whose_answer_was_lost_is_settled() {
 }
 
 #[tokio::test]
+async fn leases_whose_answer_was_lost_are_handed_out_anew() {
+    let bed = RedisBed::fresh().await;
+    let (proxy, url) = Proxy::in_front_of(&bed.url()).await;
+    let queue = connect_with(&url, IMPATIENT);
+    bed.queue().enqueue(NOW, &[wish("clan:2PP"), wish("clan:2QQ")]).await.unwrap();
+    queue.time().await.unwrap();
+    proxy.set(Mode::LoseAnswerTo("EVALSHA"));
+    let call = |nonce: &str, lost: Vec<String>| LeaseRequest { nonce: nonce.to_owned(), lost, ..request(10) };
+    let error = queue.lease(NOW, &call("a", Vec::new())).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    assert_eq!(bed.queue().stats(NOW).await.unwrap().leased, 2, "though it was carried out");
+    proxy.set(Mode::Pass);
+    let leased = queue.lease(NOW, &call("b", vec!["a".to_owned()])).await.unwrap();
+    assert_eq!((names(&leased), leased.lapsed), (vec!["clan:2PP".to_owned(), "clan:2QQ".to_owned()], 0));
+    assert!(leased.leases.iter().all(|lease| lease.lapses == 0 && lease.token.0.starts_with("run:b-")));
+}
+
+#[tokio::test]
 async fn an_answer_that_is_too_slow_is_an_error_in_time_and_loses_nothing() {
     every_one_meets(Mode::Slow(Duration::from_millis(900)), &["read_mail", "enqueue", "lease", "settle", "reconcile"])
         .await;
