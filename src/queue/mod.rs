@@ -32,7 +32,8 @@ use crate::{
     model::{Event, FollowUp, Kind, ObjectId, Priority, Reason, Wish},
 };
 
-/// Leases that ended without being settled before an object becomes a dead letter (`lapsed`).
+/// Leases that ended without being settled before an object becomes a dead letter (`lapsed`). From [`SUSPECT_LAPSES`] on only
+/// those count that their run is known to have received.
 pub const MAX_LAPSES: u32 = 5;
 
 /// From this many lapses on an object is a suspect and is leased alone, with nothing else in flight.
@@ -152,6 +153,10 @@ pub struct LeaseRequest {
     pub seed: u64,
     /// Names the run in the lease tokens.
     pub run: String,
+    /// Tells the leases of this call from those of others of the run; a part of their tokens.
+    pub nonce: String,
+    /// Nonces of calls of the run whose answers were lost: nobody has what they leased, and it is given back first.
+    pub lost: Vec<String>,
     /// Objects that come before all others when they are ready, whatever their class.
     pub first: Vec<ObjectId>,
     /// Kinds whose circuit is open.
@@ -234,6 +239,20 @@ pub enum Settlement {
     Held { reason: Reason },
     /// Set aside for a person, with the reason and the first 500 bytes of what came.
     Dead { reason: Reason, body: Option<String> },
+}
+
+impl Settlement {
+    /// As the scripts call it.
+    const fn word(&self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Later { .. } => "later",
+            Self::Failed { .. } => "failed",
+            Self::Release => "release",
+            Self::Held { .. } => "held",
+            Self::Dead { .. } => "dead",
+        }
+    }
 }
 
 /// Whether a settlement was still ours to make.
@@ -354,7 +373,8 @@ pub trait Queue: Send + Sync + 'static {
     /// Takes back leases that ran out, moves what is due to ready, and leases the next objects in order.
     fn lease(&self, now: Timestamp, request: &LeaseRequest) -> impl Future<Output = Result<Leased, QueueError>> + Send;
 
-    /// Extends leases to `until`. Answers, in order, whether each is still ours.
+    /// Extends leases to `until`, and confirms that they were received: only then a lapse counts against a suspect. Answers, in
+    /// order, whether each is still ours.
     fn renew(
         &self,
         now: Timestamp,
@@ -362,7 +382,8 @@ pub trait Queue: Send + Sync + 'static {
         until: Timestamp,
     ) -> impl Future<Output = Result<Vec<bool>, QueueError>> + Send;
 
-    /// Ends leases, all in one step. Answers in order.
+    /// Ends leases, all in one step. Answers in order. The same batch sent again within a minute, since its answer was lost, is
+    /// told the same.
     fn settle(
         &self,
         now: Timestamp,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Lease, LeaseToken, MAX_LAPSES, Settlement};
+use super::{Lease, LeaseToken, MAX_LAPSES, SUSPECT_LAPSES, Settlement, mailbox::digest};
 use crate::{
     clock::Timestamp,
     model::{ObjectId, Priority, Wish},
@@ -29,6 +29,10 @@ pub const MOST_SET_ASIDE: usize = 1000;
 
 /// The code of what waits because it would have become a dead letter, and there is no room.
 pub const DEAD_LETTERS_FULL: &str = "dead_letters_full";
+
+/// For how long the answer to a settlement is remembered: sent again within it, since its answer was lost, it is told the same and
+/// changes nothing.
+pub const ANSWER_LIFETIME: Duration = Duration::from_secs(60);
 
 /// How long that waits.
 const NO_ROOM_HOLD: Duration = Duration::from_secs(10 * 60);
@@ -129,6 +133,9 @@ pub struct Record {
     /// When the lease runs out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
+    /// Whether the run is known to have received the lease: it renewed it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub received: bool,
     /// What was wished for while it was leased.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Wanted>,
@@ -155,6 +162,7 @@ impl Record {
             state: State::Ready,
             token: None,
             expires: None,
+            received: false,
             next: None,
             died: None,
             code: None,
@@ -244,11 +252,23 @@ impl Record {
         }
     }
 
+    /// Gives back a lease that nobody received, since the answer was lost. It is no lapse.
+    pub fn take_back(&mut self, now: Timestamp) {
+        self.end_lease();
+        self.place(now);
+    }
+
     /// Takes a lease back that ran out. The object is free again at once, however often it happened: most objects lapse
     /// because of another's fault or none at all. What guards the others is that a suspect is leased alone, and that the
-    /// fifth lapse buries it, when there is room among the dead letters.
+    /// fifth lapse buries it, when there is room among the dead letters. A lease of which nobody knows whether a run received it
+    /// may make a suspect, and no more: nothing ends as `lapsed` that no worker ever saw.
     pub fn lapse(&mut self, has_room: bool, now: Timestamp) {
+        let is_counted = self.received || self.lapses < SUSPECT_LAPSES;
         self.end_lease();
+        if !is_counted {
+            self.place(now);
+            return;
+        }
         if self.lapses + 1 >= MAX_LAPSES && !has_room {
             self.wait_for_room(now);
             return;
@@ -265,6 +285,7 @@ impl Record {
     fn end_lease(&mut self) {
         self.token = None;
         self.expires = None;
+        self.received = false;
         if let Some(next) = self.next.take() {
             self.wanted.merge(&next);
         }
@@ -383,6 +404,13 @@ impl Record {
         let wanted = Wanted { attempts: 0, due: self.wanted.due.min(now), ..self.wanted.clone() };
         *self = Self::fresh(wanted, self.merges, now);
     }
+}
+
+/// A name for a batch of settlements that is the same whenever it is sent again: which leases end, and how.
+#[must_use]
+pub fn name_of_batch(settlements: &[(Lease, Settlement)]) -> String {
+    let ends = settlements.iter().map(|(lease, how)| format!("{} {} {};", lease.object, lease.token, how.word()));
+    digest(ends.collect::<String>().as_bytes())
 }
 
 /// How long an object is held that was returned with a hold so many times in a row.

@@ -90,6 +90,8 @@ pub struct Drain<'a, Q, S> {
     pub throttled: Mutex<BTreeSet<ObjectId>>,
     /// Held by whoever carries out what the judge found.
     pub carrying_out: tokio::sync::Mutex<()>,
+    /// Nonces of lease calls whose answers were lost, each with the end of what it may have leased.
+    pub unheard: Mutex<Vec<(String, Timestamp)>>,
     /// Every lease that is ours, for the keeper to renew.
     pub in_hand: Mutex<HashMap<LeaseToken, ObjectId>>,
     /// Whether answers can be kept at the moment; calls wait while they cannot.
@@ -344,7 +346,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     }
 
     /// [`Self::lease_batch`], again when the queue was away for a moment, as in a failover. What an answer that was lost on
-    /// the way had leased is free again after its lease time.
+    /// the way had leased is given back by the next call.
     async fn lease_patiently(&self, max: usize, probe: bool) -> Result<Batch, QueueError> {
         for wait in PATIENCE_WITH_LEASES {
             match self.lease_batch(max, probe).await {
@@ -369,9 +371,11 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         let mail = queue.read_mail(now, MailLimits::default()).await?;
         failpoint!("mail.after_read");
         let set_aside = self.kinds_set_aside(now).await?;
+        let duration = self.lease_duration();
+        let (nonce, lost) = self.announce_lease(now + duration, now);
         let request = LeaseRequest {
             max,
-            duration: self.lease_duration(),
+            duration,
             priorities: self.priorities.to_vec(),
             alone: self.flow.counts().open == 0,
             seed: fastrand::u64(..),
@@ -379,6 +383,8 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             first: lock(&self.named).clone(),
             set_aside,
             probe,
+            nonce: nonce.clone(),
+            lost,
         };
         // Sent one after the other on one connection, so that the lease sees what was admitted; one round trip.
         let admit = async {
@@ -396,6 +402,10 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         let (admitted, leased) = tokio::join!(admit, lease);
         if let Ok(admitted) = &admitted {
             lock(self.tally).admitted(admitted);
+        }
+        // A refusal is an answer, too: nothing was leased.
+        if matches!(leased, Ok(_) | Err(QueueError::Refused { .. })) {
+            lock(&self.unheard).retain(|(unheard, _)| *unheard != nonce);
         }
         let leased = leased?;
         lock(&self.named).retain(|named| leased.leases.iter().all(|lease| lease.object != *named));
@@ -423,6 +433,38 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         }
     }
 
+    /// A nonce for the next lease call, which counts as lost until it is answered, and the nonces of those that were lost. They
+    /// are named for as long as their leases may last: a call may be carried out after the one that followed it.
+    fn announce_lease(&self, until: Timestamp, now: Timestamp) -> (String, Vec<String>) {
+        let mut unheard = lock(&self.unheard);
+        unheard.retain(|(_, until)| *until > now);
+        let lost = unheard.iter().map(|(nonce, _)| nonce.clone()).collect();
+        let nonce = format!("{:08x}", fastrand::u32(..));
+        unheard.push((nonce.clone(), until));
+        (nonce, lost)
+    }
+
+    /// Tells the queue that suspects were received, before they are tried: should one kill us, its lapse counts. `false` when
+    /// they are not certainly ours.
+    async fn confirm_suspects(&self, leases: &[Lease]) -> bool {
+        let suspects: Vec<(ObjectId, LeaseToken)> = leases
+            .iter()
+            .filter(|lease| lease.is_suspect())
+            .map(|lease| (lease.object.clone(), lease.token.clone()))
+            .collect();
+        if suspects.is_empty() {
+            return true;
+        }
+        let now = self.time.now();
+        match self.worker.queue.renew(now, &suspects, now + self.lease_duration()).await {
+            Ok(ours) => ours.into_iter().all(|still_ours| still_ours),
+            Err(error) => {
+                warn!(error = %error, "could not confirm the lease of a suspect; it is given back");
+                false
+            }
+        }
+    }
+
     /// Leases last `LEASE_SECONDS`, but never past the end of the run plus a margin.
     fn lease_duration(&self) -> Duration {
         let lease = self.worker.config.lease;
@@ -434,6 +476,12 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     async fn hand_out(&self, leases: Vec<Lease>, work: &mpsc::Sender<Work>, ended: &mpsc::Sender<Ended>) -> bool {
         self.flow.leased(leases.len());
         lock(&self.in_hand).extend(leases.iter().map(|lease| (lease.token.clone(), lease.object.clone())));
+        if !self.confirm_suspects(&leases).await {
+            for lease in leases {
+                let _ = ended.send(Ended::given_back(lease)).await;
+            }
+            return true;
+        }
         let objects: Vec<ObjectId> = leases.iter().map(|lease| lease.object.clone()).collect();
         let limit = self.deadline.left_for_the_database(Instant::now());
         failpoint!("freshness.before");

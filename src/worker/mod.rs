@@ -309,6 +309,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
                 probing: Circuit::of_api(&open_circuits).cloned(),
                 throttled: Mutex::default(),
                 carrying_out: tokio::sync::Mutex::default(),
+                unheard: Mutex::default(),
                 in_hand: Mutex::new(HashMap::new()),
                 store_answers: tokio::sync::watch::Sender::new(true),
             };

@@ -1,17 +1,23 @@
 -- Takes back leases that ran out, moves what is due to ready, and leases the next objects in order.
 -- ARGV: now, expiry of the new leases, at most, classes (such as 0123), alone (0 or 1), draw, run, most dead letters,
--- sweep, probe (0 or 1), number of kinds that are set aside, of each: kind, until, probes; then the objects that come before
+-- sweep, probe (0 or 1), nonce of this call, number of calls whose answer was lost, the nonce of each, number of kinds that are
+-- set aside, of each: kind, until, probes; then the objects that come before
 -- all others when they are ready.
 -- Answers {suspect waits, more, lapsed, lapsed dead, leases, repaired}; a lease is {object, token, merges, priority, first, last,
 -- attempts, lapses, held, held for}.
-local SUSPECT_LAPSES = 2
+-- The most leases that are looked at for those whose answer was lost.
+local MOST_LEASES = 5000
 -- The most objects that one call sets aside.
 local MOST_SET_ASIDE = 1000
 
 local now, expires, most, classes, alone = whole(1), whole(2), whole(3), text(4), whole(5) == 1
 local draw, run, most_dead, sweep, probe = whole(6), text(7), whole(8), whole(9), whole(10) == 1
-local aside, named = {}, 12 + 3 * whole(11)
-for at = 12, named - 1, 3 do
+local nonce, lost, at_aside = text(11), {}, 13 + whole(12)
+for at = 13, at_aside - 1 do
+  lost[#lost + 1] = run .. ':' .. text(at) .. '-'
+end
+local aside, named = {}, at_aside + 1 + 3 * whole(at_aside)
+for at = at_aside + 1, named - 1, 3 do
   aside[text(at)] = { till = whole(at + 1), probes = whole(at + 2) }
 end
 local wrong = problem()
@@ -31,9 +37,36 @@ local function due_members(set)
   return names
 end
 
+-- Gives back what calls of this run leased and never heard of. Nobody has it: there is nothing to wait for, and no lapse.
+local function is_lost(token)
+  for _, prefix in ipairs(lost) do
+    if string.sub(token, 1, #prefix) == prefix then
+      return true
+    end
+  end
+end
+if #lost > 0 then
+  for _, name in ipairs(redis.call('ZRANGE', LEASED, 0, MOST_LEASES - 1)) do
+    local record = load(name)
+    if record and record.state == 'leased' and is_lost(record.token) then
+      end_lease(record)
+      place(record, now)
+      put(name, record, LEASED)
+    end
+  end
+end
+
+-- Whether a run received the lease is known when it renewed it. Other lapses may make a suspect, which is confirmed before it
+-- is tried; they never bury what no worker ever saw.
 local function lapse(name, record)
+  local is_counted = record.received or record.lapses < SUSPECT_LAPSES
   end_lease(record)
   lapsed = lapsed + 1
+  if not is_counted then
+    place(record, now)
+    put(name, record, LEASED)
+    return
+  end
   if record.lapses + 1 >= MAX_LAPSES and not has_room(most_dead) then
     wait_for_room(record, now)
     put(name, record, LEASED)
@@ -162,7 +195,7 @@ local function hand_out(name, record, kind)
   end
   local was = standing(record)
   record.state = 'leased'
-  record.token = run .. ':' .. num(redis.call('HINCRBY', COUNTERS, 'leases', 1))
+  record.token = run .. ':' .. (nonce ~= '' and nonce .. '-' or '') .. num(redis.call('HINCRBY', COUNTERS, 'leases', 1))
   record.expires = expires
   put(name, record, was)
   leases[#leases + 1] = {

@@ -13,6 +13,7 @@ local INDEX, DATA = KEYS[14], KEYS[15]
 
 local CLASS_WIDTH = 1e13
 local MAX_LAPSES = 5
+local SUSPECT_LAPSES = 2
 
 local function refuse(text)
   return redis.error_reply('QUEUE ' .. text)
@@ -43,17 +44,18 @@ local function mend_counters()
   end
 end
 
+-- What each key holds.
+local EXPECTED = {
+  'hash', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'string', 'hash', 'zset', 'zset', 'hash',
+}
+
 -- The first key that holds something else than it should, as an error reply.
 local function misused_key()
   mend_counters()
-  local expected = {
-    'hash', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'string', 'hash', 'zset', 'zset',
-    'hash',
-  }
   for i = 1, #KEYS do
     local found = redis.call('TYPE', KEYS[i]).ok
-    if found ~= 'none' and found ~= expected[i] then
-      return refuse('key ' .. KEYS[i] .. ' holds a ' .. found .. ', expected a ' .. expected[i])
+    if found ~= 'none' and found ~= EXPECTED[i] then
+      return refuse('key ' .. KEYS[i] .. ' holds a ' .. found .. ', expected a ' .. EXPECTED[i])
     end
   end
 end
@@ -133,7 +135,8 @@ local function is_whole_record(record)
     return false
   elseif not (is_text_or_nothing(record.code) and is_text_or_nothing(record.reason) and is_text_or_nothing(record.body)) then
     return false
-  elseif not (is_count_or_nothing(record.held) and is_text_or_nothing(record.held_for)) then
+  elseif not (is_count_or_nothing(record.held) and is_text_or_nothing(record.held_for)
+      and (record.received == nil or type(record.received) == 'boolean')) then
     return false
   elseif record.state == 'leased' then
     return type(record.token) == 'string' and is_time(record.expires)
@@ -362,6 +365,7 @@ local function rebuild(json, scores, now)
   end
   if old.state == 'leased' and type(old.token) == 'string' and is_time(old.expires) then
     record.state, record.token, record.expires = 'leased', old.token, old.expires
+    record.received = old.received == true or nil
     return record
   elseif old.state == 'dead' or only_dead then
     record.state = 'dead'
@@ -504,6 +508,7 @@ end
 local function end_lease(record)
   record.token = nil
   record.expires = nil
+  record.received = nil
   if record.next then
     merge(record, record.next)
     record.next = nil

@@ -1,4 +1,4 @@
--- Extends leases that are still the caller's.
+-- Extends leases that are still the caller's, who thereby says that it received them.
 -- ARGV: until, then of each lease: object, token. Answers 1 or 0 for each.
 local till = whole(1)
 local leases = {}
@@ -17,6 +17,7 @@ for i, lease in ipairs(leases) do
   answers[i] = 0
   if record and record.state == 'leased' and record.token == lease.token then
     record.expires = math.max(record.expires, till)
+    record.received = true
     put(lease.name, record, LEASED)
     answers[i] = 1
   end

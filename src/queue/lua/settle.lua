@@ -1,8 +1,13 @@
 -- Ends leases, and puts in what follows from the answers. A token that is no longer the record's is stale, and touches
 -- nothing.
+-- The last key remembers the answer for a minute: a batch that is sent again, since its answer was lost, is told the same
+-- and changes nothing.
 -- ARGV: now, most dead letters, most ready, number of follow-ups, of each: object, priority, asked, due, attempts, spare;
 -- then of each lease: object, token, kind, until, code, reason, has body, body. `until` of one that is held is unused.
 -- Answers {1 (settled), 0 (stale) or 2 (no room among the dead letters) for each lease, follow-ups taken in}.
+local ANSWERED, ANSWERED_MS = KEYS[14], 60000
+EXPECTED[14] = 'string'
+
 local KINDS = { done = true, later = true, failed = true, release = true, held = true, dead = true }
 local FIRST_HOLD_MS, LONGEST_HOLD_MS = 30000, 600000
 
@@ -35,6 +40,15 @@ end
 local wrong = problem()
 if wrong then
   return wrong
+end
+
+local told_at, told, told_taken = string.match(redis.call('GET', ANSWERED) or '', '^(%d+);([012]+);(%d+)$')
+if told and #told == #endings and now - tonumber(told_at) <= ANSWERED_MS then
+  local answers = {}
+  for i = 1, #told do
+    answers[i] = tonumber(string.sub(told, i, i))
+  end
+  return { answers, tonumber(told_taken) }
 end
 begin_even_when_full()
 
@@ -125,5 +139,9 @@ for _, follow_up in ipairs(follow_ups) do
     add_wish(follow_up.name, follow_up.wish, now)
     taken = taken + 1
   end
+end
+local digits = table.concat(answers)
+if string.find(digits, '[12]') then
+  redis.call('SET', ANSWERED, num(now) .. ';' .. digits .. ';' .. taken, 'PX', 2 * ANSWERED_MS)
 end
 return { answers, taken }

@@ -19,7 +19,10 @@ use super::{
     QueueError, QueueStats, Repaired, SetAside, Settled, Settlement,
     letters::{DeadEntry, exported, newest_first, second_id},
     mailbox::{Mail, compose, unescape},
-    record::{CLASS_WIDTH, Draw, Letter, MOST_SET_ASIDE, QueueLimits, Record, SWEEP, State, clamp},
+    record::{
+        ANSWER_LIFETIME, CLASS_WIDTH, Draw, Letter, MOST_SET_ASIDE, QueueLimits, Record, SWEEP, State, clamp,
+        name_of_batch,
+    },
 };
 use crate::{
     clock::{Clock, Timestamp},
@@ -33,9 +36,14 @@ pub struct MemoryQueue {
     clock: Arc<dyn Clock>,
     limits: QueueLimits,
     contents: Mutex<Contents>,
+    /// What was answered to settlements of the last minute.
+    answered: Mutex<Vec<Answered>>,
     agreements: Mutex<Agreements>,
     events: Mutex<Vec<Event>>,
 }
+
+/// The answer to a batch of settlements, by its name.
+type Answered = (String, Timestamp, (Vec<Settled>, usize));
 
 /// Everything it holds, for tests that compare.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -61,6 +69,7 @@ impl MemoryQueue {
             clock,
             limits: QueueLimits::default(),
             contents: Mutex::default(),
+            answered: Mutex::default(),
             agreements: Mutex::default(),
             events: Mutex::default(),
         }
@@ -144,6 +153,7 @@ impl Queue for MemoryQueue {
 
     async fn lease(&self, now: Timestamp, request: &LeaseRequest) -> Result<Leased, QueueError> {
         let mut contents = self.contents();
+        contents.give_back_lost(request, now);
         let mut leased = contents.take_back(self.limits.dead_letters, now);
         leased.more |= contents.move_due(now);
         contents.hand_out(now, request, &mut leased);
@@ -161,6 +171,7 @@ impl Queue for MemoryQueue {
         let mut renew = |(object, token): &(ObjectId, LeaseToken)| {
             let Some(record) = contents.leased(object, token) else { return false };
             record.expires = record.expires.max(Some(until));
+            record.received = true;
             true
         };
         Ok(leases.iter().map(&mut renew).collect())
@@ -173,11 +184,20 @@ impl Queue for MemoryQueue {
         following: Following<'_>,
     ) -> Result<(Vec<Settled>, usize), QueueError> {
         let mut contents = self.contents();
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        answered.retain(|(_, at, _)| now.since(*at) <= ANSWER_LIFETIME);
+        let batch = name_of_batch(settlements);
+        if let Some((_, _, answer)) = answered.iter().find(|(name, ..)| *name == batch) {
+            return Ok(answer.clone());
+        }
         let most_dead = self.limits.dead_letters;
-        let settled =
+        let settled: Vec<Settled> =
             settlements.iter().map(|(lease, settlement)| contents.settle(lease, settlement, most_dead, now)).collect();
         let follow_ups = following.follow_ups.iter();
         let taken = follow_ups.filter(|follow_up| contents.follow_up(follow_up, following.most_ready, now)).count();
+        if settled.iter().any(|settled| *settled != Settled::Stale) {
+            answered.push((batch, now, (settled.clone(), taken)));
+        }
         Ok((settled, taken))
     }
 
@@ -264,6 +284,17 @@ impl Contents {
             .collect();
         names.sort_unstable();
         names
+    }
+
+    /// Gives back what calls of this run leased and never heard of.
+    fn give_back_lost(&mut self, request: &LeaseRequest, now: Timestamp) {
+        let lost: Vec<String> = request.lost.iter().map(|nonce| format!("{}:{nonce}-", request.run)).collect();
+        for record in self.records.values_mut().filter(|record| record.state == State::Leased) {
+            let token = record.token.as_deref().unwrap_or_default();
+            if lost.iter().any(|prefix| token.starts_with(prefix)) {
+                record.take_back(now);
+            }
+        }
     }
 
     fn take_back(&mut self, most_dead: usize, now: Timestamp) -> Leased {
@@ -369,7 +400,8 @@ impl Contents {
     fn lease_to(&mut self, name: &str, request: &LeaseRequest, now: Timestamp) -> Lease {
         self.leases += 1;
         let object = name.parse().expect("a record is named after its object");
-        let token = format!("{}:{}", request.run, self.leases);
+        let dash = if request.nonce.is_empty() { "" } else { "-" };
+        let token = format!("{}:{}{dash}{}", request.run, request.nonce, self.leases);
         let record = self.records.get_mut(name).expect("a listed name has a record");
         record.lease(object, token, now + request.duration)
     }

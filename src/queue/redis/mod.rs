@@ -32,7 +32,7 @@ use super::{
     Admitted, DeadFilter, DeadLetter, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased, MAX_MAIL_BYTES,
     MailLimits, ORPHAN_PATIENCE, Queue, QueueError, QueueStats, Repaired, SetAside, Settled, Settlement,
     mailbox::{self, Content, Decision, Entry, Id, Mail, ScanStep, Source},
-    record::{Draw, MAX_BODY_BYTES, QueueLimits, SWEEP, Wanted, clamp, clip},
+    record::{Draw, MAX_BODY_BYTES, QueueLimits, SWEEP, Wanted, clamp, clip, name_of_batch},
 };
 use crate::{
     clock::{Clock, Timestamp},
@@ -191,6 +191,10 @@ impl Queue for RedisQueue {
         arguments.number(now.as_millis()).number(expires.as_millis()).number(request.max).text(&classes);
         arguments.number(u8::from(request.alone)).number(Draw::from_seed(request.seed).state()).text(&request.run);
         arguments.number(self.limits.dead_letters).number(SWEEP).number(u8::from(request.probe));
+        arguments.text(&request.nonce).number(request.lost.len());
+        for nonce in &request.lost {
+            arguments.text(nonce);
+        }
         arguments.number(request.set_aside.len());
         for SetAside { kind, until, probes } in &request.set_aside {
             arguments.text(kind.as_str()).number(clamp(*until, now).as_millis()).number((*probes).min(MOST_READY));
@@ -243,8 +247,10 @@ impl Queue for RedisQueue {
             arguments.text(&lease.object.to_string()).text(&lease.token.0);
             settlement_arguments(&mut arguments, settlement, now);
         }
-        let call = Call::Script(&scripts::SETTLE, self.keys.queue(), &arguments);
-        let (answers, taken): (Vec<u8>, usize) = self.link.run("settling", call).await?;
+        let keys = self.keys.settling(&name_of_batch(settlements));
+        let call = Call::Script(&scripts::SETTLE, &keys, &arguments);
+        // What was settled when the answer was lost is told again.
+        let (answers, taken): (Vec<u8>, usize) = self.link.ask("settling", call).await?;
         let settled = answers.into_iter().map(|answer| match answer {
             0 => Settled::Stale,
             2 => Settled::NoRoom,
@@ -455,15 +461,14 @@ fn wish_arguments(arguments: &mut Arguments, wish: &Wish, now: Timestamp) {
 }
 
 fn settlement_arguments(arguments: &mut Arguments, settlement: &Settlement, now: Timestamp) {
-    let (kind, until, reason, body) = match settlement {
-        Settlement::Done => ("done", now, None, None),
-        Settlement::Later { until } => ("later", *until, None, None),
-        Settlement::Failed { until, reason } => ("failed", *until, Some(reason), None),
-        Settlement::Release => ("release", now, None, None),
-        Settlement::Held { reason } => ("held", now, Some(reason), None),
-        Settlement::Dead { reason, body } => ("dead", now, Some(reason), body.as_deref()),
+    let (until, reason, body) = match settlement {
+        Settlement::Done | Settlement::Release => (now, None, None),
+        Settlement::Later { until } => (*until, None, None),
+        Settlement::Failed { until, reason } => (*until, Some(reason), None),
+        Settlement::Held { reason } => (now, Some(reason), None),
+        Settlement::Dead { reason, body } => (now, Some(reason), body.as_deref()),
     };
-    arguments.text(kind).number(clamp(until, now).as_millis());
+    arguments.text(settlement.word()).number(clamp(until, now).as_millis());
     arguments.text(reason.map_or("", |reason| reason.code)).text(reason.map_or("", |reason| &reason.detail));
     arguments.number(u8::from(body.is_some())).text(clip(body.unwrap_or("")));
 }

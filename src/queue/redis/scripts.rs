@@ -146,6 +146,13 @@ impl Keys {
         &self.all[..OURS]
     }
 
+    /// The keys of a settlement: ours, and the one that remembers its answer under this name for a minute.
+    pub(super) fn settling(&self, batch: &str) -> Vec<String> {
+        let mut keys = self.queue().to_vec();
+        keys.push(format!("{}:settled:{batch}", self.prefix));
+        keys
+    }
+
     pub(super) fn objects(&self) -> &str {
         &self.all[0]
     }

@@ -7,7 +7,7 @@ use refresh_worker::{
     model::{FollowUp, Priority, Reason, Wish},
     queue::{
         DeadFilter, Following, Lease, LeaseRequest, MAX_LAPSES, MAX_MAIL_BYTES, MailLimits, ORPHAN_PATIENCE,
-        Queue as _, Settled, Settlement,
+        Queue as _, SUSPECT_LAPSES, Settled, Settlement,
         record::{QueueLimits, State},
     },
 };
@@ -67,9 +67,12 @@ on_all! {
     a_suspect_is_leased_alone
     a_suspect_waits_while_others_are_in_flight
     at_the_fifth_lapse_an_object_is_a_dead_letter
+    what_no_run_received_never_ends_as_lapsed
+    what_a_lost_answer_leased_is_given_back
     new_mail_does_not_revive_what_lapsed_too_often
     new_mail_revives_other_dead_letters_with_attempts_0
     a_stale_token_is_an_ordinary_answer_and_touches_nothing
+    a_settlement_sent_again_is_told_the_same
     a_failure_counts_an_attempt_and_holds_the_object
     later_counts_nothing_and_waits
     release_counts_nothing_and_keeps_the_place
@@ -656,12 +659,20 @@ async fn a_renewal_with_a_stale_token_is_refused(bed: &impl Bed) {
 
 async fn after_a_lapse_an_object_is_free_again_at_once_however_often_it_lapsed(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
-    bed.lease_one(NOW).await;
+    let lease = bed.lease_one(NOW).await;
+    receive(bed, NOW, &lease).await;
     for lapses in 1..MAX_LAPSES {
         let leased = bed.lease(NOW + LEASE * lapses, &request(1)).await;
+        receive(bed, NOW + LEASE * lapses, &leased.leases[0]).await;
         assert_eq!((leased.lapsed, leased.leases.len()), (1, 1), "after lapse {lapses}");
         assert_eq!((leased.leases[0].lapses, leased.leases[0].attempts), (lapses, 0), "no attempt counted");
     }
+}
+
+/// A run renews its lease, without making it longer: it has received it.
+pub async fn receive(bed: &impl Bed, now: Timestamp, lease: &Lease) {
+    let renewal = [(lease.object.clone(), lease.token.clone())];
+    assert_eq!(bed.queue().renew(now, &renewal, now).await.unwrap(), [true]);
 }
 
 /// Lets `clan:2PP` lapse until it has done so `lapses` times. Answers when.
@@ -670,7 +681,9 @@ pub async fn lapse(bed: &impl Bed, lapses: u32) -> Timestamp {
     let mut now = NOW;
     for lapse in 1..=lapses {
         let asked = LeaseRequest { max: 1, ..request(1) };
-        assert_eq!(names(&bed.lease(now, &asked).await), ["clan:2PP"], "before lapse {lapse}");
+        let leased = bed.lease(now, &asked).await;
+        assert_eq!(names(&leased), ["clan:2PP"], "before lapse {lapse}");
+        receive(bed, now, &leased.leases[0]).await;
         now = now + LEASE;
         assert_eq!(bed.lease(now, &request(0)).await.lapsed, 1);
     }
@@ -697,12 +710,58 @@ async fn a_suspect_waits_while_others_are_in_flight(bed: &impl Bed) {
 
 async fn at_the_fifth_lapse_an_object_is_a_dead_letter(bed: &impl Bed) {
     let now = lapse(bed, 4).await;
-    bed.lease_one(now).await;
+    let lease = bed.lease_one(now).await;
+    receive(bed, now, &lease).await;
     let leased = bed.lease(now + LEASE, &request(1)).await;
     assert_eq!((leased.lapsed, leased.lapsed_dead, leased.leases.len()), (1, 1, 0));
     let letters = bed.queue().dead_letters(&DeadFilter::default(), 9).await.unwrap();
     assert_eq!((letters[0].name.as_str(), letters[0].reason_code.as_str()), ("clan:2PP", "lapsed"));
     assert_eq!((letters[0].lapses, letters[0].died), (5, now + LEASE));
+}
+
+async fn what_no_run_received_never_ends_as_lapsed(bed: &impl Bed) {
+    bed.enqueue("clan:2PP", Priority::High, NOW).await;
+    for lapse in 0..2 * MAX_LAPSES {
+        let lease = bed.lease_one(NOW + LEASE * lapse).await;
+        assert_eq!(lease.lapses, lapse.min(SUSPECT_LAPSES), "it may become a suspect, and no more");
+    }
+    // It is renewed, and counts from then on.
+    let now = NOW + LEASE * (2 * MAX_LAPSES);
+    for lapse in 0..3 {
+        let lease = bed.lease_one(now + LEASE * lapse).await;
+        receive(bed, now + LEASE * lapse, &lease).await;
+    }
+    assert_eq!(bed.lease(now + LEASE * 3, &request(1)).await.lapsed_dead, 1);
+}
+
+async fn what_a_lost_answer_leased_is_given_back(bed: &impl Bed) {
+    for number in 0..3 {
+        bed.enqueue(&format!("clan:{}", tag(number)), Priority::High, NOW + SECOND * u32::try_from(number).unwrap())
+            .await;
+    }
+    let now = NOW + 3 * SECOND;
+    let call = |nonce: &str, lost: &[&str], max| LeaseRequest {
+        nonce: nonce.to_owned(),
+        lost: lost.iter().map(|nonce| (*nonce).to_owned()).collect(),
+        ..request(max)
+    };
+    let unheard = bed.lease(now, &call("a", &[], 1)).await;
+    let heard = bed.lease(now, &call("b", &[], 1)).await;
+    // Another run's, of the same nonce, is its own.
+    let others = bed.lease(now, &LeaseRequest { run: "other".to_owned(), ..call("a", &[], 1) }).await;
+    let anew = bed.lease(now, &call("c", &["a"], 5)).await;
+    assert_eq!((names(&anew), anew.lapsed), (names(&unheard), 0));
+    assert_ne!(anew.leases[0].token, unheard.leases[0].token);
+    assert_eq!(anew.leases[0].lapses, 0);
+    assert!(bed.lease(now, &call("d", &["a"], 5)).await.leases.is_empty(), "what was handed out anew is heard of");
+    for lease in [&heard, &others, &anew].map(|leased| &leased.leases[0]) {
+        settle(bed, now, lease, Settlement::Done).await;
+    }
+    // However late: it ran out meanwhile.
+    bed.enqueue("clan:2PP", Priority::High, now).await;
+    bed.lease(now, &call("e", &[], 1)).await;
+    let anew = bed.lease(now + LEASE, &call("f", &["e"], 1)).await;
+    assert_eq!((anew.lapsed, anew.leases[0].lapses), (0, 0));
 }
 
 async fn new_mail_does_not_revive_what_lapsed_too_often(bed: &impl Bed) {
@@ -740,8 +799,26 @@ async fn a_stale_token_is_an_ordinary_answer_and_touches_nothing(bed: &impl Bed)
     }
     assert_eq!(bed.dump().await, before);
     settle(bed, NOW + LEASE, &lease, Settlement::Done).await;
-    let settled = bed.queue().settle(NOW + LEASE, &[(lease, Settlement::Done)]).await.unwrap();
+    let settled = bed.queue().settle(NOW + LEASE, &[(lease, Settlement::Release)]).await.unwrap();
     assert_eq!(settled, [Settled::Stale], "the record is gone");
+}
+
+async fn a_settlement_sent_again_is_told_the_same(bed: &impl Bed) {
+    for number in 0..2 {
+        bed.enqueue(&format!("clan:{}", tag(number)), Priority::High, NOW).await;
+    }
+    let mut leases = bed.lease(NOW, &request(2)).await.leases;
+    leases[1].token.0.push('x');
+    let follow_ups = [follow_up("war:2PP", NOW + MINUTE, false), follow_up("player:2PP", NOW, true)];
+    let following = Following { follow_ups: &follow_ups, most_ready: 10 };
+    let batch: Vec<_> = leases.into_iter().map(|lease| (lease, Settlement::Done)).collect();
+    let first = bed.queue().settle_and_follow(NOW, &batch, following).await.unwrap();
+    assert_eq!(first, (vec![Settled::Settled, Settled::Stale], 2));
+    let before = bed.dump().await;
+    assert_eq!(bed.queue().settle_and_follow(NOW + MINUTE, &batch, following).await.unwrap(), first);
+    assert_eq!(bed.dump().await, before, "and nothing is changed again");
+    let settled = bed.queue().settle(NOW + MINUTE + SECOND, &batch).await.unwrap();
+    assert_eq!(settled, [Settled::Stale, Settled::Stale], "forgotten");
 }
 
 async fn a_failure_counts_an_attempt_and_holds_the_object(bed: &impl Bed) {

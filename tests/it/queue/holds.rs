@@ -16,6 +16,8 @@ use super::{
     contract::settle,
 };
 
+use crate::support::redis::PrivateRedis;
+
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const LEASE: Duration = Duration::from_secs(15);
@@ -266,7 +268,8 @@ async fn lease_of(bed: &RedisBed, now: Timestamp) -> Leased {
 
 #[tokio::test]
 async fn each_object_is_set_aside_once() {
-    let bed = RedisBed::fresh().await;
+    let server = PrivateRedis::start().await;
+    let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
     many_wars(&bed, 20_000).await;
     bed.command::<()>(&["CONFIG", "RESETSTAT"]).await;
     let mut calls = 1;

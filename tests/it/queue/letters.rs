@@ -14,7 +14,7 @@ use refresh_worker::{
 
 use super::{
     beds::{Bed, NOW, names, on_all, request, tag, value},
-    contract::{dead, lapse, one_held_one_leased_one_ready, settle},
+    contract::{dead, lapse, one_held_one_leased_one_ready, receive, settle},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -100,7 +100,8 @@ async fn a_lapse_that_finds_no_room_leaves_a_suspect(bed: &impl Bed) {
     bury(bed, 3).await;
     let mut now = lapse(bed, 4).await;
     for _ in 0..2 {
-        bed.lease_one(now).await;
+        let lease = bed.lease_one(now).await;
+        receive(bed, now, &lease).await;
         now = now + LEASE;
         let leased = bed.lease(now, &request(1)).await;
         assert_eq!((leased.lapsed, leased.lapsed_dead, leased.leases.len()), (1, 0, 0));

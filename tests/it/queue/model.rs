@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use proptest::{prelude::*, test_runner::TestRunner};
+use proptest::{bool::weighted, prelude::*, test_runner::TestRunner};
 use refresh_worker::{
     clock::Timestamp,
     model::{FollowUp, Kind, ObjectId, Priority, Reason, Wish},
@@ -48,10 +48,14 @@ enum Op {
         /// A kind whose circuit is open: for how many seconds, and how many probes.
         aside: Option<(Kind, u64, usize)>,
         probe: bool,
+        /// Its answer is lost.
+        lose: bool,
     },
     Lift(usize),
     Renew(usize),
     Settle(usize, Ending),
+    /// The latest settlement is sent again, since its answer was lost.
+    SettleAgain,
     /// A worker dies: its leases are never settled.
     Forget(usize),
     Advance(u64),
@@ -98,12 +102,13 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (id, class, asked, any::<bool>()).prop_map(|(id, class, at, spare)| Op::Follow(id, class, at, spare)),
         3 => (0_usize..2).prop_map(Op::Read),
         5 => (0_usize..2).prop_map(Op::Admit),
-        8 => (0_usize..4, any::<bool>(), any::<u64>(), classes, first, aside, any::<bool>()).prop_map(
-            |(max, alone, seed, classes, first, aside, probe)| Op::Lease { max, alone, seed, classes, first, aside, probe }
+        8 => (0_usize..4, any::<bool>(), any::<u64>(), classes, first, aside, any::<bool>(), weighted(0.2)).prop_map(
+            |(max, alone, seed, classes, first, aside, probe, lose)| Op::Lease { max, alone, seed, classes, first, aside, probe, lose }
         ),
         1 => (0..HOLDS.len()).prop_map(Op::Lift),
         2 => any::<usize>().prop_map(Op::Renew),
         7 => (any::<usize>(), ending).prop_map(|(lease, ending)| Op::Settle(lease, ending)),
+        1 => Just(Op::SettleAgain),
         2 => any::<usize>().prop_map(Op::Forget),
         6 => prop_oneof![0_u64..3, 10_u64..40, 100_u64..700].prop_map(Op::Advance),
         1 => Just(Op::Redrive),
@@ -152,6 +157,10 @@ struct Pair<'a> {
     slices: [Option<(Mail, Mail)>; 2],
     leases: Vec<Lease>,
     runs: u64,
+    /// Of each run the calls whose answers were lost.
+    lost: [Vec<String>; 2],
+    /// The latest settlement.
+    settled: Option<Vec<(Lease, Settlement)>>,
     /// The wishes that reached the queue and that no answer has satisfied yet.
     owed: BTreeMap<String, Owed>,
 }
@@ -182,7 +191,17 @@ macro_rules! same {
 
 impl<'a> Pair<'a> {
     fn new(memory: MemoryBed, redis: &'a RedisBed) -> Self {
-        Self { memory, redis, now: NOW, slices: [None, None], leases: Vec::new(), runs: 0, owed: BTreeMap::new() }
+        Self {
+            memory,
+            redis,
+            now: NOW,
+            slices: [None, None],
+            leases: Vec::new(),
+            runs: 0,
+            lost: Default::default(),
+            settled: None,
+            owed: BTreeMap::new(),
+        }
     }
 
     async fn step(&mut self, op: &Op) -> Result<(), TestCaseError> {
@@ -238,13 +257,17 @@ impl<'a> Pair<'a> {
                 prop_assert_eq!(ours, theirs);
                 Self::check_admission(&before, &self.memory.dump().await, now)?;
             }
-            Op::Lease { max, alone, seed, classes, first, aside, probe } => {
+            Op::Lease { max, alone, seed, classes, first, aside, probe, lose } => {
                 self.runs += 1;
+                let run = usize::from(self.runs % 2 == 1);
+                let nonce = format!("{:x}", self.runs);
                 let asked = LeaseRequest {
                     alone: *alone,
                     seed: *seed,
                     priorities: classes.clone(),
-                    run: format!("run-{}", self.runs % 2),
+                    run: format!("run-{run}"),
+                    nonce: nonce.clone(),
+                    lost: self.lost[run].clone(),
                     first: first.iter().map(|object| object.parse().unwrap()).collect(),
                     set_aside: aside
                         .iter()
@@ -258,6 +281,15 @@ impl<'a> Pair<'a> {
                     ..request(*max)
                 };
                 let leased = same!(self, |queue| queue.lease(now, &asked));
+                for record in self.memory.dump().await.records.values() {
+                    let token = record.token.as_deref().unwrap_or_default();
+                    let has = |nonce: &String| token.starts_with(&format!("run-{run}:{nonce}-"));
+                    prop_assert!(!self.lost[run].iter().any(has), "{} is still lost", token);
+                }
+                if *lose {
+                    self.lost[run].push(nonce);
+                    return self.compare().await;
+                }
                 for lease in leased.leases {
                     prop_assert!(lease.first_asked <= lease.last_asked);
                     self.leases.push(lease);
@@ -276,6 +308,13 @@ impl<'a> Pair<'a> {
                 if !self.leases.is_empty() {
                     let lease = self.leases.swap_remove(which % self.leases.len());
                     self.settle(lease, *ending).await?;
+                }
+            }
+            Op::SettleAgain => {
+                if let Some(batch) = self.settled.clone() {
+                    let before = self.memory.dump().await;
+                    same!(self, |queue| queue.settle(now, &batch));
+                    prop_assert_eq!(self.memory.dump().await, before, "a settlement sent again changed something");
                 }
             }
             Op::Forget(which) => {
@@ -330,6 +369,7 @@ impl<'a> Pair<'a> {
         let before = self.memory.dump().await;
         let batch = [(lease.clone(), settlement)];
         let settled = same!(self, |queue| queue.settle(now, &batch));
+        self.settled = Some(batch.to_vec());
         if settled == [Settled::Stale] {
             prop_assert_eq!(self.memory.dump().await, before, "a stale token touched something");
         } else if matches!(ending, Ending::Done) {

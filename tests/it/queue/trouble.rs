@@ -650,6 +650,60 @@ async fn an_answer_lost_in_any_operation_loses_nothing() {
 }
 
 #[tokio::test]
+async fn a_settlement_whose_answer_was_lost_is_settled() {
+    let limits = QueueLimits { dead_letters: 1, ..QueueLimits::default() };
+    let bed = RedisBed::with_limits(limits).await;
+    let (proxy, url) = Proxy::in_front_of(&bed.url()).await;
+    let reason = || Reason::new("timeout", "no answer");
+    let until = NOW + HOUR;
+    for (ending, expected) in [
+        (Settlement::Done, Settled::Settled),
+        (Settlement::Later { until }, Settled::Settled),
+        (Settlement::Failed { until, reason: reason() }, Settled::Settled),
+        (Settlement::Release, Settled::Settled),
+        (Settlement::Held { reason: reason() }, Settled::Settled),
+        (Settlement::Dead { reason: reason(), body: None }, Settled::Settled),
+        (Settlement::Dead { reason: reason(), body: None }, Settled::NoRoom),
+    ] {
+        let queue = connect_with(&url, IMPATIENT).with_limits(limits);
+        empty(&bed).await;
+        if expected == Settled::NoRoom {
+            bed.enqueue(DEAD, Priority::High, NOW).await;
+            let lease = bed.lease_one(NOW).await;
+            settle(&bed, NOW, &lease, dead("bad_request")).await;
+        }
+        bed.enqueue("war:2PP", Priority::High, NOW).await;
+        let batch = [(bed.lease_one(NOW).await, ending)];
+        queue.time().await.unwrap();
+        proxy.set(Mode::LoseAnswerTo("EVALSHA"));
+        let error = queue.settle(NOW, &batch).await.unwrap_err();
+        assert!(error.is_transient(), "{error}");
+        proxy.set(Mode::Pass);
+        let before = bed.dump().await;
+        assert_eq!(queue.settle(NOW, &batch).await.unwrap(), [expected], "{batch:?}");
+        assert_eq!(bed.dump().await, before, "{batch:?}");
+    }
+}
+
+#[tokio::test]
+async fn leases_whose_answer_was_lost_are_handed_out_anew() {
+    let bed = RedisBed::fresh().await;
+    let (proxy, url) = Proxy::in_front_of(&bed.url()).await;
+    let queue = connect_with(&url, IMPATIENT);
+    bed.queue().enqueue(NOW, &[wish("clan:2PP"), wish("clan:2QQ")]).await.unwrap();
+    queue.time().await.unwrap();
+    proxy.set(Mode::LoseAnswerTo("EVALSHA"));
+    let call = |nonce: &str, lost: Vec<String>| LeaseRequest { nonce: nonce.to_owned(), lost, ..request(10) };
+    let error = queue.lease(NOW, &call("a", Vec::new())).await.unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    assert_eq!(bed.queue().stats(NOW).await.unwrap().leased, 2, "though it was carried out");
+    proxy.set(Mode::Pass);
+    let leased = queue.lease(NOW, &call("b", vec!["a".to_owned()])).await.unwrap();
+    assert_eq!((names(&leased), leased.lapsed), (vec!["clan:2PP".to_owned(), "clan:2QQ".to_owned()], 0));
+    assert!(leased.leases.iter().all(|lease| lease.lapses == 0 && lease.token.0.starts_with("run:b-")));
+}
+
+#[tokio::test]
 async fn an_answer_that_is_too_slow_is_an_error_in_time_and_loses_nothing() {
     every_one_meets(Mode::Slow(Duration::from_millis(900)), &["read_mail", "enqueue", "lease", "settle", "reconcile"])
         .await;
