@@ -232,7 +232,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         match within(FIRST_ACT, self.queue.time()).await {
             Some(Ok(server)) => return Some(ServerTime::new(Arc::clone(&self.clock), server)),
             Some(Err(error)) => warn!(error = %error, "could not take mail in while runs are paused"),
-            None => warn!("could not take mail in while runs are paused: {}", no_answer("Redis")),
+            None => warn!("could not take mail in while runs are paused: {}", no_answer("Redis", FIRST_ACT)),
         }
         None
     }
@@ -246,7 +246,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         match within(FIRST_ACT, mail::admit_mail(self.queue.as_ref(), time, tally, may_go_on)).await {
             Some(Ok(())) => {}
             Some(Err(error)) => warn!(error = %error, "could not take mail in; it waits"),
-            None => warn!("could not take mail in; it waits: {}", no_answer("Redis")),
+            None => warn!("could not take mail in; it waits: {}", no_answer("Redis", FIRST_ACT)),
         }
     }
 
