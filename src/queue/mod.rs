@@ -250,6 +250,38 @@ pub struct Following<'a> {
     pub most_ready: usize,
 }
 
+/// What became of wishes that were put into the queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Enqueued {
+    /// How many wait now, or waited already.
+    pub queued: usize,
+    /// Those that do not: dead letters that no wish revives.
+    pub dead: Vec<NotQueued>,
+}
+
+/// An object that died with its workers (`lapsed`): a wish for it is noted, and nothing is done about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotQueued {
+    pub object: ObjectId,
+    pub died: Timestamp,
+    /// Why it is dead.
+    pub reason: String,
+}
+
+impl NotQueued {
+    /// What it is, why, and what would help.
+    #[must_use]
+    pub fn why(&self) -> String {
+        format!(
+            "it is a dead letter since {} ({}: {}); `refresh-worker enqueue {} --revive` brings it back",
+            self.died,
+            record::LAPSED,
+            self.reason,
+            self.object
+        )
+    }
+}
+
 /// Numbers for health, metrics and the log line of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueStats {
@@ -344,8 +376,8 @@ pub trait Queue: Send + Sync + 'static {
     /// Merges what was read into the queue and deletes it from the mailbox, unless it changed meanwhile.
     fn admit(&self, now: Timestamp, mail: mailbox::Mail) -> impl Future<Output = Result<Admitted, QueueError>> + Send;
 
-    /// Puts wishes into the queue directly, as a handler or an operator does.
-    fn enqueue(&self, now: Timestamp, wishes: &[Wish]) -> impl Future<Output = Result<(), QueueError>> + Send;
+    /// Puts wishes into the queue directly, as a handler or an operator does. Answers what became of them.
+    fn enqueue(&self, now: Timestamp, wishes: &[Wish]) -> impl Future<Output = Result<Enqueued, QueueError>> + Send;
 
     /// Takes back leases that ran out, moves what is due to ready, and leases the next objects in order.
     fn lease(&self, now: Timestamp, request: &LeaseRequest) -> impl Future<Output = Result<Leased, QueueError>> + Send;

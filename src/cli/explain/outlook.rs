@@ -122,7 +122,9 @@ fn dead(known: &Known, record: &Record) -> String {
     let redrive = format!("`refresh-worker dead redrive {}`", known.object);
     if code == LAPSED {
         return format!(
-            "it is a dead letter since {died} ({code}: its workers did not survive it): nothing happens to it until {redrive}"
+            "it is a dead letter since {died} ({code}: its workers did not survive it): it is not queued, whoever asks for it, \
+             until {redrive} or `refresh-worker enqueue {} --revive`",
+            known.object
         );
     }
     if known.mail.iter().any(|mail| mail.record.is_some()) {
@@ -233,6 +235,10 @@ mod tests {
         lapsed.next = Some(ready(NOW).wanted);
         let mut suspect = ready(NOW);
         suspect.lapses = 2;
+        let mut died_with_its_workers = ready(NOW);
+        for _ in 0..5 {
+            died_with_its_workers.lapse(NOW);
+        }
         let later = Record::with_wish(
             None,
             &Wish { due: NOW + MINUTE * 60 * 20, ..Wish::now("clan:2PP".parse().unwrap(), Priority::Low, NOW) },
@@ -246,6 +252,7 @@ mod tests {
             leased().settle(&failed, NOW),
             Some(later),
             leased().settle(&dead, NOW),
+            Some(died_with_its_workers),
             None,
         ];
         let told: Vec<String> = states.into_iter().map(|record| outlook(&known(record))).collect();

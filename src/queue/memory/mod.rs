@@ -15,8 +15,8 @@ use std::{
 
 use self::slots::Agreements;
 use super::{
-    Admitted, DeadFilter, DeadLetter, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased, MailLimits, Queue,
-    QueueError, QueueStats, Repaired, Settled, Settlement,
+    Admitted, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased,
+    MailLimits, NotQueued, Queue, QueueError, QueueStats, Repaired, Settled, Settlement,
     letters::{DeadEntry, exported, newest_first, second_id},
     mailbox::{Mail, compose, unescape},
     record::{CLASS_WIDTH, Draw, Letter, QueueLimits, Record, SWEEP, State, clamp},
@@ -134,12 +134,10 @@ impl Queue for MemoryQueue {
         Ok(admitted)
     }
 
-    async fn enqueue(&self, now: Timestamp, wishes: &[Wish]) -> Result<(), QueueError> {
+    async fn enqueue(&self, now: Timestamp, wishes: &[Wish]) -> Result<Enqueued, QueueError> {
         let mut contents = self.contents();
-        for wish in wishes {
-            contents.add_wish(wish, now);
-        }
-        Ok(())
+        let dead: Vec<NotQueued> = wishes.iter().filter_map(|wish| contents.enqueue(wish, now)).collect();
+        Ok(Enqueued { queued: wishes.len() - dead.len(), dead })
     }
 
     async fn lease(&self, now: Timestamp, request: &LeaseRequest) -> Result<Leased, QueueError> {
@@ -236,6 +234,17 @@ impl Contents {
         let name = wish.object.to_string();
         let record = Record::with_wish(self.records.remove(&name), wish, now);
         self.records.insert(name, record);
+    }
+
+    /// Says what it is when it is dead all the same.
+    fn enqueue(&mut self, wish: &Wish, now: Timestamp) -> Option<NotQueued> {
+        self.add_wish(wish, now);
+        let record = self.records.get(&wish.object.to_string()).filter(|record| record.state == State::Dead)?;
+        Some(NotQueued {
+            object: wish.object.clone(),
+            died: record.died.unwrap_or_default(),
+            reason: record.reason.clone().unwrap_or_default(),
+        })
     }
 
     /// Whether it was taken in.

@@ -67,6 +67,7 @@ on_all! {
     a_suspect_is_leased_alone
     a_suspect_waits_while_others_are_in_flight
     at_the_fifth_lapse_an_object_is_a_dead_letter
+    what_is_enqueued_and_stays_dead_is_told
     new_mail_does_not_revive_what_lapsed_too_often
     new_mail_revives_other_dead_letters_with_attempts_0
     a_stale_token_is_an_ordinary_answer_and_touches_nothing
@@ -703,6 +704,23 @@ async fn at_the_fifth_lapse_an_object_is_a_dead_letter(bed: &impl Bed) {
     let letters = bed.queue().dead_letters(&DeadFilter::default(), 9).await.unwrap();
     assert_eq!((letters[0].name.as_str(), letters[0].reason_code.as_str()), ("clan:2PP", "lapsed"));
     assert_eq!((letters[0].lapses, letters[0].died), (5, now + LEASE));
+}
+
+async fn what_is_enqueued_and_stays_dead_is_told(bed: &impl Bed) {
+    let now = lapse(bed, MAX_LAPSES).await;
+    let wishes = ["clan:2PP", "clan:2QQ"].map(|object| Wish::now(object.parse().unwrap(), Priority::High, now));
+    let enqueued = bed.queue().enqueue(now, &wishes).await.unwrap();
+    assert_eq!((enqueued.queued, enqueued.dead.len()), (1, 1));
+    let dead = &enqueued.dead[0];
+    assert_eq!((dead.object.to_string().as_str(), dead.died), ("clan:2PP", now));
+    assert_eq!(dead.reason, "5 leases in a row ran out unsettled");
+
+    let filter = DeadFilter { names: vec!["clan:2PP".to_owned()], ..DeadFilter::default() };
+    bed.queue().redrive(now, &filter).await.unwrap();
+    let enqueued = bed.queue().enqueue(now, &wishes).await.unwrap();
+    assert_eq!((enqueued.queued, enqueued.dead.len()), (2, 0));
+    let record = bed.record("clan:2PP").await.unwrap();
+    assert_eq!((record.state, record.lapses, record.wanted.attempts), (State::Ready, 0, 0));
 }
 
 async fn new_mail_does_not_revive_what_lapsed_too_often(bed: &impl Bed) {

@@ -9,9 +9,9 @@ use refresh_worker::{
     config::{FollowUpConfig, WorkerConfig},
     model::{Event, Fingerprint, LearnedRate, ObjectId, Priority, Tag, Wish},
     queue::{
-        Admitted, CallsGranted, DeadFilter, DeadLetter, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased,
-        MailLimits, Maintenance, Queue, QueueError, QueueStats, Repaired, Settled, Settlement, Slot, SlotView, Slots,
-        mailbox::Mail, memory::MemoryQueue,
+        Admitted, CallsGranted, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease, LeaseRequest, LeaseToken,
+        Leased, MailLimits, Maintenance, Queue, QueueError, QueueStats, Repaired, Settled, Settlement, Slot, SlotView,
+        Slots, mailbox::Mail, memory::MemoryQueue,
     },
     sim::{Misbehaviour, Rule, SimConfig, Simulator},
     store::{Store, sqlite::SqliteStore},
@@ -49,7 +49,7 @@ impl<Q: Queue> Queue for Clocked<Q> {
     as_the_queue! {
         read_mail(now: Timestamp, limits: MailLimits) -> Mail;
         admit(now: Timestamp, mail: Mail) -> Admitted;
-        enqueue(now: Timestamp, wishes: &[Wish]) -> ();
+        enqueue(now: Timestamp, wishes: &[Wish]) -> Enqueued;
         lease(now: Timestamp, request: &LeaseRequest) -> Leased;
         renew(now: Timestamp, leases: &[(ObjectId, LeaseToken)], until: Timestamp) -> Vec<bool>;
         settle_and_follow(now: Timestamp, settlements: &[(Lease, Settlement)], following: Following<'_>) -> (Vec<Settled>, usize);
