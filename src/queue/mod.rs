@@ -34,8 +34,19 @@ use crate::{
 /// Leases that ended without being settled before an object becomes a dead letter (`lapsed`).
 pub const MAX_LAPSES: u32 = 5;
 
-/// From this many lapses on an object is a suspect and is leased alone, with nothing else in flight.
+/// From this many lapses on an object is a suspect and is leased with nothing else in flight but others like it.
 pub const SUSPECT_LAPSES: u32 = 2;
+
+/// How many suspects of so many lapses may be leased together. When one of them kills its worker, all of them lapse once more
+/// and the next group is smaller: before the last lapse each is alone, so that it condemns nobody but itself.
+#[must_use]
+pub const fn suspects_together(lapses: u32) -> usize {
+    match lapses {
+        SUSPECT_LAPSES => 16,
+        3 => 4,
+        _ => 1,
+    }
+}
 
 /// Mail larger than this, in bytes of id or value, is not read: it becomes a dead letter with its size.
 pub const MAX_MAIL_BYTES: usize = 64 * 1024;
@@ -142,7 +153,7 @@ pub struct LeaseRequest {
     pub duration: Duration,
     /// Only these classes; empty means all.
     pub priorities: Vec<Priority>,
-    /// The caller has nothing in flight: a suspect may be leased (and then comes alone).
+    /// The caller has nothing in flight: suspects may be leased (and then come with nobody else).
     pub alone: bool,
     /// Seeds the draw that gives the lower classes their floor.
     pub seed: u64,

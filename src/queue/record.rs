@@ -216,8 +216,8 @@ impl Record {
     }
 
     /// Takes a lease back that ran out. The object is free again at once, however often it happened: most objects lapse
-    /// because of another's fault or none at all. What guards the others is that a suspect is leased alone, and that the
-    /// fifth lapse buries it.
+    /// because of another's fault or none at all. What guards the others is that suspects are leased in ever smaller
+    /// groups, at last alone, and that the fifth lapse buries the one that is to blame.
     pub fn lapse(&mut self, now: Timestamp) {
         self.end_lease();
         self.lapses += 1;

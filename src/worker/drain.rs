@@ -141,7 +141,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                     Err(error) => return self.queue_down(&error),
                 }
             } else if suspect {
-                // A suspect is leased with nothing else in flight: should it kill us, it takes nobody with it.
+                // Suspects are leased with nothing else in flight: should one kill us, it takes with it only others like it.
                 self.wait(|counts| counts.open == 0, None).await;
             } else if nothing && !batch.more {
                 if self.flow.counts().open == 0 {

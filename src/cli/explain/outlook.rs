@@ -8,6 +8,7 @@ use crate::{
     queue::{
         ORPHAN_PATIENCE, SUSPECT_LAPSES,
         record::{LAPSED, Record, State},
+        suspects_together,
     },
 };
 
@@ -45,10 +46,11 @@ fn of_record(known: &Known, record: &Record) -> String {
                 Some(ahead) => format!("{} come before it", count(ahead)),
             };
             let alone = if record.lapses >= SUSPECT_LAPSES {
-                format!(
-                    " alone, with nothing else in flight, because {} leases of it in a row ran out unsettled",
-                    record.lapses
-                )
+                let others = match suspects_together(record.lapses) - 1 {
+                    0 => "alone, with nothing else in flight".to_owned(),
+                    others => format!("with nothing else in flight but up to {others} others like it"),
+                };
+                format!(" {others}, because {} leases of it in a row ran out unsettled", record.lapses)
             } else {
                 String::new()
             };

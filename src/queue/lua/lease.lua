@@ -4,6 +4,8 @@
 -- Answers {suspect waits, more, lapsed, lapsed dead, leases, repaired}; a lease is {object, token, merges, priority, first, last,
 -- attempts, lapses}.
 local SUSPECT_LAPSES = 2
+-- How many suspects of so many lapses may be leased together; of more lapses each is leased alone.
+local SUSPECTS_TOGETHER = { [2] = 16, [3] = 4 }
 
 local now, expires, most, classes, alone = whole(1), whole(2), whole(3), text(4), whole(5) == 1
 local draw, run, most_dead, sweep = whole(6), text(7), whole(8), whole(9)
@@ -128,17 +130,20 @@ local function next_named()
   end
 end
 
-local leases, suspect_waits = {}, 0
+local leases, suspect_waits, group = {}, 0, nil
 while #leases < most do
-  local name, record = next_named()
-  if not name then
-    name, record = candidate(favoured())
+  local name, record
+  if not group then
+    name, record = next_named()
   end
   if not name then
+    name, record = candidate(not group and favoured() or nil)
+  end
+  if not name or (group and record.lapses ~= group) then
     break
   end
   local suspect = record.lapses >= SUSPECT_LAPSES
-  if suspect and not (alone and #leases == 0) then
+  if suspect and not (alone and (group or #leases == 0)) then
     suspect_waits = 1
     break
   end
@@ -150,7 +155,10 @@ while #leases < most do
     name, record.token, record.merges, record.priority, record.first, record.last, record.attempts, record.lapses,
   }
   if suspect then
-    break
+    group = record.lapses
+    if #leases >= (SUSPECTS_TOGETHER[group] or 1) then
+      break
+    end
   end
 end
 if #leases == most and next_in_order() then

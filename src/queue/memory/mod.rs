@@ -24,7 +24,7 @@ use super::{
 use crate::{
     clock::{Clock, Timestamp},
     model::{Event, FollowUp, ObjectId, Priority, Wish},
-    queue::SUSPECT_LAPSES,
+    queue::{SUSPECT_LAPSES, suspects_together},
 };
 
 /// A queue in this process.
@@ -306,28 +306,34 @@ impl Contents {
         let class_of = |score: i64| Priority::nearest(score / CLASS_WIDTH);
         waiting.retain(|(score, _)| request.priorities.is_empty() || request.priorities.contains(&class_of(*score)));
         let mut named = request.first.iter().map(ToString::to_string);
+        let mut group = None;
         while leased.leases.len() < request.max {
             let goes_first = |record: &Record| record.state == State::Ready && record.lapses < SUSPECT_LAPSES;
-            let name = if let Some(name) = named.find(|name| self.records.get(name).is_some_and(goes_first)) {
+            let mut next_named = || named.find(|name| self.records.get(name).is_some_and(goes_first));
+            let name = if let Some(name) = group.is_none().then(&mut next_named).flatten() {
                 name
             } else {
-                let favoured = draw.favoured();
+                let favoured = if group.is_none() { draw.favoured() } else { None };
                 let place = waiting.iter().position(|(score, _)| Some(class_of(*score)) == favoured).unwrap_or(0);
                 let Some((_, name)) = waiting.get(place) else { return };
                 name.clone()
             };
             let record = self.records.get_mut(&name).expect("a listed name has a record");
+            if group.is_some_and(|lapses| lapses != record.lapses) {
+                break;
+            }
             let suspect = record.lapses >= SUSPECT_LAPSES;
-            if suspect && !(request.alone && leased.leases.is_empty()) {
+            if suspect && !(request.alone && (group.is_some() || leased.leases.is_empty())) {
                 leased.suspect_waits = true;
                 return;
             }
             self.leases += 1;
-            let object = name.parse().expect("a record is named after its object");
+            let (object, lapses) = (name.parse().expect("a record is named after its object"), record.lapses);
             let token = format!("{}:{}", request.run, self.leases);
             leased.leases.push(record.lease(object, token, now + request.duration));
             waiting.retain(|(_, other)| *other != name);
-            if suspect {
+            group = suspect.then_some(lapses);
+            if suspect && leased.leases.len() >= suspects_together(lapses) {
                 break;
             }
         }
