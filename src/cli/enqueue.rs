@@ -8,14 +8,15 @@ use clap::Args;
 use super::{Ending, Misuse, connect, text, text::counted};
 use crate::{
     model::{ObjectId, Priority, Wish},
-    queue::Queue,
+    queue::{DeadFilter, Enqueued, Queue, record::LAPSED},
 };
 
 /// Puts requests into the queue
 ///
 /// A request names a kind and a tag; tags may be written in any spelling (`#2pp`, `%232PP`, letter O for zero). A tag
 /// that cannot be is named and nothing at all is queued. An object that waits already keeps its place and takes the
-/// better of the two priorities. Needs REDIS_URL.
+/// better of the two priorities. One that is a dead letter because its workers did not survive it (`lapsed`) is named
+/// and not queued, unless --revive is given; when nothing at all was queued, this ends with 1. Needs REDIS_URL.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -30,6 +31,9 @@ pub struct EnqueueArgs {
     /// How urgent: critical, high, medium, low (or 0 to 3)
     #[arg(long, short, default_value = "high", value_name = "CLASS")]
     priority: Priority,
+    /// Bring back dead letters among them, `lapsed` ones too, with attempts and lapses 0
+    #[arg(long)]
+    revive: bool,
 }
 
 pub async fn run(args: EnqueueArgs) -> anyhow::Result<Ending> {
@@ -37,9 +41,21 @@ pub async fn run(args: EnqueueArgs) -> anyhow::Result<Ending> {
     let queue = connect::queue()?;
     let now = queue.time().await.context("failed to enqueue")?;
     let wishes: Vec<Wish> = objects.iter().map(|object| Wish::now(object.clone(), args.priority, now)).collect();
-    queue.enqueue(now, &wishes).await.context("failed to enqueue")?;
-    text::print(&queued(&objects, args.priority))?;
-    Ok(Ending::Well)
+    if args.revive {
+        let names = objects.iter().map(ToString::to_string).collect();
+        let lapsed = DeadFilter { names, reason_code: Some(LAPSED.to_owned()), ..DeadFilter::default() };
+        queue.redrive(now, &lapsed).await.context("failed to revive")?;
+    }
+    let Enqueued { queued, dead } = queue.enqueue(now, &wishes).await.context("failed to enqueue")?;
+    let waiting: Vec<&ObjectId> =
+        objects.iter().filter(|object| dead.iter().all(|dead| dead.object != **object)).collect();
+    if queued > 0 {
+        text::print(&told(&waiting, args.priority))?;
+    }
+    for dead in &dead {
+        eprintln!("{} was not queued: {}", dead.object, dead.why());
+    }
+    Ok(if queued > 0 { Ending::Well } else { Ending::Badly })
 }
 
 /// The arguments, with `-` replaced by the words of standard input.
@@ -83,7 +99,7 @@ fn parse(words: &[String]) -> Result<Vec<ObjectId>, Misuse> {
     Ok(objects)
 }
 
-fn queued(objects: &[ObjectId], priority: Priority) -> String {
+fn told(objects: &[&ObjectId], priority: Priority) -> String {
     const SHOWN: usize = 10;
     let names: Vec<String> = objects.iter().take(SHOWN).map(ToString::to_string).collect();
     let more = objects.len().saturating_sub(SHOWN);
@@ -103,7 +119,8 @@ mod tests {
     #[test]
     fn every_spelling_of_an_object_is_queued_once() {
         let objects = parse(&words("clan:#2pp\n// a note\nclan:%232PP player:8GQL2")).unwrap();
-        assert_eq!(queued(&objects, Priority::High), "queued 2 requests as high: clan:2PP player:8GQL2\n");
+        let objects: Vec<&ObjectId> = objects.iter().collect();
+        assert_eq!(told(&objects, Priority::High), "queued 2 requests as high: clan:2PP player:8GQL2\n");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A refresh: lets a run happen within the caller's time, and turns its report into the answer, the one metrics line and
 //! the one log line.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -77,7 +77,8 @@ fn answer(report: &RunReport, named: &[ObjectId], caller: Caller) -> Result<Valu
     if caller == Caller::Lambda && status >= 500 {
         return Err(Failure { kind: format!("RefreshFailed.{}", report.stopped_because.as_str()), message });
     }
-    let queued = if report.enqueued > 0 { named.iter().map(ToString::to_string).collect() } else { Vec::new() };
+    let is_queued = |name: &String| report.enqueued > 0 && report.not_queued.iter().all(|other| other.object != *name);
+    let queued = named.iter().map(ToString::to_string).filter(is_queued).collect();
     let word = match status {
         200 => "done",
         202 => "accepted",
@@ -105,6 +106,9 @@ const fn status(stopped_because: StopReason) -> u16 {
     }
 }
 
+/// How many of those that were not queued a sentence names; the report has all.
+const MOST_TOLD: usize = 3;
+
 /// How it went, in one sentence.
 fn message(report: &RunReport) -> String {
     let RunReport { processed_requests: processed, failed_requests: failed, .. } = report;
@@ -130,7 +134,14 @@ fn message(report: &RunReport) -> String {
     let until = report.day.filter(|_| report.stopped_because == StopReason::DayUsedUp);
     let until = until.map(|day| format!(" until {}", day.resets_at)).unwrap_or_default();
     let failure = report.failure.as_ref().map(|failure| format!(": {failure}")).unwrap_or_default();
-    format!("{counts}; {reason}{until}{failure}")
+    let mut not_queued = String::new();
+    for other in report.not_queued.iter().take(MOST_TOLD) {
+        let _ = write!(not_queued, "; {} was not queued: {}", other.object, other.reason);
+    }
+    if let more @ 1.. = report.not_queued.len().saturating_sub(MOST_TOLD) {
+        let _ = write!(not_queued, "; {more} more were not queued");
+    }
+    format!("{counts}; {reason}{until}{failure}{not_queued}")
 }
 
 /// The one line of a run: `info`, or `error` when somebody should look.
@@ -165,6 +176,7 @@ fn log(report: &RunReport) {
                 throttled = report.throttled,
                 calls_left_today = report.day.map(|day| day.calls_left),
                 enqueued = report.enqueued,
+                not_queued = (!report.not_queued.is_empty()).then_some(report.not_queued.len()),
                 mail.admitted = report.mail.admitted,
                 mail.unreadable = report.mail.unreadable,
                 repaired = report.repaired.total(),
@@ -196,16 +208,13 @@ mod tests {
     use super::*;
     use crate::{
         clock::{ManualClock, Timestamp},
+        queue::{Enqueued, NotQueued},
         telemetry::JsonLines,
         worker::report::{RunEnd, Tally},
     };
 
-    /// Everything that a run's report makes the log say.
-    fn logged(stopped_because: StopReason) -> Vec<Value> {
-        let mut tally = Tally::new("8f507cfc".to_owned(), Timestamp::EPOCH);
-        tally.error("first");
-        tally.error("second");
-        let report = tally.finish(RunEnd {
+    fn end(stopped_because: StopReason) -> RunEnd {
+        RunEnd {
             stopped_because,
             failure: None,
             runtime: Duration::from_secs(1),
@@ -215,7 +224,15 @@ mod tests {
             keys_held: 0,
             queue: None,
             day: None,
-        });
+        }
+    }
+
+    /// Everything that a run's report makes the log say.
+    fn logged(stopped_because: StopReason) -> Vec<Value> {
+        let mut tally = Tally::new("8f507cfc".to_owned(), Timestamp::EPOCH);
+        tally.error("first");
+        tally.error("second");
+        let report = tally.finish(end(stopped_because));
         let written = Arc::new(Mutex::new(Vec::new()));
         let writer = Arc::clone(&written);
         let lines = JsonLines::new(move || Written(Arc::clone(&writer)), ManualClock::at(Timestamp::EPOCH));
@@ -235,6 +252,21 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn a_dead_letter_that_was_named_is_told_and_not_called_queued() {
+        let named: [ObjectId; 2] = ["clan:2PP", "clan:2QQ"].map(|object| object.parse().unwrap());
+        let dead = NotQueued { object: named[0].clone(), died: Timestamp::EPOCH, reason: "it kills".to_owned() };
+        let mut tally = Tally::new("8f507cfc".to_owned(), Timestamp::EPOCH);
+        tally.enqueued(Enqueued { queued: 1, dead: vec![dead] });
+        let report = tally.finish(end(StopReason::AlreadyRunning));
+        let answer = answer(&report, &named, Caller::Lambda).unwrap();
+        assert_eq!((&answer["queued"], &answer["enqueued"]), (&serde_json::json!(["clan:2QQ"]), &1.into()));
+        assert_eq!(answer["not_queued"][0]["object"], "clan:2PP");
+        let message = answer["message"].as_str().unwrap();
+        assert!(message.contains("clan:2PP was not queued: it is a dead letter since 1970-01-01"), "{message}");
+        assert!(message.ends_with("(lapsed: it kills); `refresh-worker enqueue clan:2PP --revive` brings it back"));
     }
 
     #[test]

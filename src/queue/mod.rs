@@ -36,8 +36,19 @@ use crate::{
 /// those count that their run is known to have received.
 pub const MAX_LAPSES: u32 = 5;
 
-/// From this many lapses on an object is a suspect and is leased alone, with nothing else in flight.
+/// From this many lapses on an object is a suspect and is leased with nothing else in flight but others like it.
 pub const SUSPECT_LAPSES: u32 = 2;
+
+/// How many suspects of so many lapses may be leased together. When one of them kills its worker, all of them lapse once more
+/// and the next group is smaller: before the last lapse each is alone, so that it condemns nobody but itself.
+#[must_use]
+pub const fn suspects_together(lapses: u32) -> usize {
+    match lapses {
+        SUSPECT_LAPSES => 16,
+        3 => 4,
+        _ => 1,
+    }
+}
 
 /// Mail larger than this, in bytes of id or value, is not read: it becomes a dead letter with its size.
 pub const MAX_MAIL_BYTES: usize = 64 * 1024;
@@ -147,7 +158,7 @@ pub struct LeaseRequest {
     pub duration: Duration,
     /// Only these classes; empty means all.
     pub priorities: Vec<Priority>,
-    /// The caller has nothing in flight: a suspect may be leased (and then comes alone).
+    /// The caller has nothing in flight: suspects may be leased (and then come with nobody else).
     pub alone: bool,
     /// Seeds the draw that gives the lower classes their floor.
     pub seed: u64,
@@ -273,6 +284,38 @@ pub struct Following<'a> {
     pub most_ready: usize,
 }
 
+/// What became of wishes that were put into the queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Enqueued {
+    /// How many wait now, or waited already.
+    pub queued: usize,
+    /// Those that do not: dead letters that no wish revives.
+    pub dead: Vec<NotQueued>,
+}
+
+/// An object that died with its workers (`lapsed`): a wish for it is noted, and nothing is done about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotQueued {
+    pub object: ObjectId,
+    pub died: Timestamp,
+    /// Why it is dead.
+    pub reason: String,
+}
+
+impl NotQueued {
+    /// What it is, why, and what would help.
+    #[must_use]
+    pub fn why(&self) -> String {
+        format!(
+            "it is a dead letter since {} ({}: {}); `refresh-worker enqueue {} --revive` brings it back",
+            self.died,
+            record::LAPSED,
+            self.reason,
+            self.object
+        )
+    }
+}
+
 /// Numbers for health, metrics and the log line of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueStats {
@@ -367,8 +410,8 @@ pub trait Queue: Send + Sync + 'static {
     /// Merges what was read into the queue and deletes it from the mailbox, unless it changed meanwhile.
     fn admit(&self, now: Timestamp, mail: mailbox::Mail) -> impl Future<Output = Result<Admitted, QueueError>> + Send;
 
-    /// Puts wishes into the queue directly, as a handler or an operator does.
-    fn enqueue(&self, now: Timestamp, wishes: &[Wish]) -> impl Future<Output = Result<(), QueueError>> + Send;
+    /// Puts wishes into the queue directly, as a handler or an operator does. Answers what became of them.
+    fn enqueue(&self, now: Timestamp, wishes: &[Wish]) -> impl Future<Output = Result<Enqueued, QueueError>> + Send;
 
     /// Takes back leases that ran out, moves what is due to ready, and leases the next objects in order.
     fn lease(&self, now: Timestamp, request: &LeaseRequest) -> impl Future<Output = Result<Leased, QueueError>> + Send;

@@ -259,9 +259,10 @@ impl Record {
     }
 
     /// Takes a lease back that ran out. The object is free again at once, however often it happened: most objects lapse
-    /// because of another's fault or none at all. What guards the others is that a suspect is leased alone, and that the
-    /// fifth lapse buries it, when there is room among the dead letters. A lease of which nobody knows whether a run received it
-    /// may make a suspect, and no more: nothing ends as `lapsed` that no worker ever saw.
+    /// because of another's fault or none at all. What guards the others is that suspects are leased in ever smaller groups,
+    /// at last alone, and that the fifth lapse buries the one that is to blame, when there is room among the dead letters. A
+    /// lease of which nobody knows whether a run received it may make a suspect, and no more: nothing ends as `lapsed` that no
+    /// worker ever saw.
     pub fn lapse(&mut self, has_room: bool, now: Timestamp) {
         let is_counted = self.received || self.lapses < SUSPECT_LAPSES;
         self.end_lease();

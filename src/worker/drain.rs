@@ -164,7 +164,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             if probing && !nothing {
                 probing = !self.probe_answered().await;
             } else if suspect {
-                // A suspect is leased with nothing else in flight: should it kill us, it takes nobody with it.
+                // Suspects are leased with nothing else in flight: should one kill us, it takes with it only others like it.
                 self.wait(|counts| counts.open == counts.waiting, None).await;
             } else if nothing && !batch.more && !self.carry_out().await {
                 let counts = self.flow.counts();

@@ -256,8 +256,8 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             return Ok(());
         }
         let wishes: Vec<Wish> = named.iter().map(|object| Wish::now(object.clone(), Priority::Critical, now)).collect();
-        self.queue.enqueue(now, &wishes).await?;
-        lock(tally).enqueued = wishes.len() as u64;
+        let enqueued = self.queue.enqueue(now, &wishes).await?;
+        lock(tally).enqueued(enqueued);
         Ok(())
     }
 

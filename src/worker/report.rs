@@ -10,7 +10,7 @@ use crate::{
     clock::Timestamp,
     derive::AfterReport,
     model::{Kind, Outcome, Priority},
-    queue::{Admitted, QueueStats, Repaired},
+    queue::{Admitted, Enqueued, NotQueued, QueueStats, Repaired},
 };
 
 /// How many error texts a report keeps; the rest is only counted.
@@ -171,6 +171,9 @@ pub struct RunReport {
     pub logins_failed: u64,
     /// Requests put in front because the event named them.
     pub enqueued: u64,
+    /// Those that the event named and that were not queued, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_queued: Vec<NotQueuedReport>,
     /// Requests that follow from answers: the next looks at wars, members whose documents are old.
     pub followups: u64,
     /// Entries appended to the stream of events.
@@ -191,6 +194,14 @@ pub struct RunReport {
     /// The queue as the run left it; absent when the queue does not answer.
     #[serde(flatten)]
     pub queue: Option<QueueReport>,
+}
+
+/// An object that was named and not queued.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NotQueuedReport {
+    pub object: String,
+    /// What it is, why, and what would help.
+    pub reason: String,
 }
 
 /// The limit of the day (`COC_REQS_PER_DAY`), over all keys and runs.
@@ -308,6 +319,7 @@ pub struct Tally {
     pub throttled: u64,
     pub control_calls: u64,
     pub enqueued: u64,
+    pub not_queued: Vec<NotQueuedReport>,
     pub followups: u64,
     pub events: u64,
     pub cache_keys_deleted: u64,
@@ -334,6 +346,7 @@ impl Tally {
             throttled: 0,
             control_calls: 0,
             enqueued: 0,
+            not_queued: Vec::new(),
             followups: 0,
             events: 0,
             cache_keys_deleted: 0,
@@ -346,6 +359,13 @@ impl Tally {
             keys_refused: 0,
             logins_failed: 0,
         }
+    }
+
+    /// Notes what became of the requests that the event named.
+    pub fn enqueued(&mut self, enqueued: Enqueued) {
+        self.enqueued = enqueued.queued as u64;
+        let told = |dead: NotQueued| NotQueuedReport { object: dead.object.to_string(), reason: dead.why() };
+        self.not_queued = enqueued.dead.into_iter().map(told).collect();
     }
 
     /// Counts a slice of mail.
@@ -441,6 +461,7 @@ impl Tally {
             errors_omitted: self.errors_omitted,
             throttled: self.throttled,
             enqueued: self.enqueued,
+            not_queued: self.not_queued,
             followups: self.followups,
             events: self.events,
             cache_keys_deleted: self.cache_keys_deleted,

@@ -8,6 +8,7 @@ use crate::{
     queue::{
         ORPHAN_PATIENCE, SUSPECT_LAPSES,
         record::{CIRCUIT, DEAD_LETTERS_FULL, LAPSED, Record, State},
+        suspects_together,
     },
 };
 
@@ -46,10 +47,11 @@ fn of_record(known: &Known, record: &Record) -> String {
                 Some(ahead) => format!("{} come before it", count(ahead)),
             };
             let alone = if record.lapses >= SUSPECT_LAPSES {
-                format!(
-                    " alone, with nothing else in flight, because {} leases of it in a row ran out unsettled",
-                    record.lapses
-                )
+                let others = match suspects_together(record.lapses) - 1 {
+                    0 => "alone, with nothing else in flight".to_owned(),
+                    others => format!("with nothing else in flight but up to {others} others like it"),
+                };
+                format!(" {others}, because {} leases of it in a row ran out unsettled", record.lapses)
             } else {
                 String::new()
             };
@@ -144,7 +146,9 @@ fn dead(known: &Known, record: &Record) -> String {
     let redrive = format!("`refresh-worker dead redrive {}`", known.object);
     if code == LAPSED {
         return format!(
-            "it is a dead letter since {died} ({code}: its workers did not survive it): nothing happens to it until {redrive}"
+            "it is a dead letter since {died} ({code}: its workers did not survive it): it is not queued, whoever asks for it, \
+             until {redrive} or `refresh-worker enqueue {} --revive`",
+            known.object
         );
     }
     if known.mail.iter().any(|mail| mail.record.is_some()) {
@@ -258,6 +262,10 @@ mod tests {
         lapsed.next = Some(ready(NOW).wanted);
         let mut suspect = ready(NOW);
         suspect.lapses = 2;
+        let mut died_with_its_workers = ready(NOW);
+        for _ in 0..5 {
+            died_with_its_workers.lapse(true, NOW);
+        }
         let later = Record::with_wish(
             None,
             &Wish { due: NOW + MINUTE * 60 * 20, ..Wish::now("clan:2PP".parse().unwrap(), Priority::Low, NOW) },
@@ -271,6 +279,7 @@ mod tests {
             leased().settle(&failed, true, NOW),
             Some(later),
             leased().settle(&dead, true, NOW),
+            Some(died_with_its_workers),
             None,
             leased().settle(&held, true, NOW),
             Some(aside),

@@ -1,5 +1,6 @@
 -- Merges wishes straight into the queue.
 -- ARGV: now, then of each wish: object, priority, asked, due, attempts.
+-- Answers of each that is dead all the same: {object, died, reason}.
 local now = whole(1)
 local wishes = {}
 for at = 2, #ARGV, 5 do
@@ -16,7 +17,12 @@ if wrong then
   return wrong
 end
 
+local dead = {}
 for _, entry in ipairs(wishes) do
   add_wish(entry.name, entry.wish, now)
+  local record = load(entry.name)
+  if record and record.state == 'dead' then
+    dead[#dead + 1] = { entry.name, record.died, record.reason or '' }
+  end
 end
-return #wishes
+return dead

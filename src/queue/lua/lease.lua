@@ -5,6 +5,8 @@
 -- all others when they are ready.
 -- Answers {suspect waits, more, lapsed, lapsed dead, leases, repaired}; a lease is {object, token, merges, priority, first, last,
 -- attempts, lapses, held, held for}.
+-- How many suspects of so many lapses may be leased together; of more lapses each is leased alone.
+local SUSPECTS_TOGETHER = { [2] = 16, [3] = 4 }
 -- The most leases that are looked at for those whose answer was lost.
 local MOST_LEASES = 5000
 -- The most objects that one call sets aside.
@@ -170,7 +172,7 @@ local function next_named()
   end
 end
 
-local leases, suspect_waits, set_aside = {}, 0, 0
+local leases, suspect_waits, set_aside, group = {}, 0, 0, nil
 
 -- What is set aside of an object's kind; nil when it is handed out like any other.
 local function aside_of(name)
@@ -210,12 +212,18 @@ while #leases < most do
     more = 1
     break
   end
-  local name, record = next_named()
+  local name, record
+  if not group then
+    name, record = next_named()
+  end
   if not name then
-    name, record = candidate(favoured())
+    name, record = candidate(not group and favoured() or nil)
   end
   if not name then
     nothing_ready = repairs < 1000
+    break
+  end
+  if group and record.lapses ~= group then
     break
   end
   local kind = aside_of(name)
@@ -223,13 +231,16 @@ while #leases < most do
     put_aside(name, record, kind.till)
   else
     local suspect = record.lapses >= SUSPECT_LAPSES
-    if suspect and not (alone and #leases == 0) then
+    if suspect and not (alone and (group or #leases == 0)) then
       suspect_waits = 1
       break
     end
     hand_out(name, record, kind)
     if suspect then
-      break
+      group = record.lapses
+      if #leases >= (SUSPECTS_TOGETHER[group] or 1) then
+        break
+      end
     end
   end
 end

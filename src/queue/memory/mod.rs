@@ -15,8 +15,8 @@ use std::{
 
 use self::slots::Agreements;
 use super::{
-    Admitted, DeadFilter, DeadLetter, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased, MailLimits, Queue,
-    QueueError, QueueStats, Repaired, SetAside, Settled, Settlement,
+    Admitted, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased,
+    MailLimits, NotQueued, Queue, QueueError, QueueStats, Repaired, SetAside, Settled, Settlement,
     letters::{DeadEntry, exported, newest_first, second_id},
     mailbox::{Mail, compose, unescape},
     record::{
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     clock::{Clock, Timestamp},
     model::{Event, FollowUp, Kind, ObjectId, Priority, Wish},
-    queue::SUSPECT_LAPSES,
+    queue::{SUSPECT_LAPSES, suspects_together},
 };
 
 /// A queue in this process.
@@ -143,12 +143,10 @@ impl Queue for MemoryQueue {
         Ok(admitted)
     }
 
-    async fn enqueue(&self, now: Timestamp, wishes: &[Wish]) -> Result<(), QueueError> {
+    async fn enqueue(&self, now: Timestamp, wishes: &[Wish]) -> Result<Enqueued, QueueError> {
         let mut contents = self.contents();
-        for wish in wishes {
-            contents.add_wish(wish, now);
-        }
-        Ok(())
+        let dead: Vec<NotQueued> = wishes.iter().filter_map(|wish| contents.enqueue(wish, now)).collect();
+        Ok(Enqueued { queued: wishes.len() - dead.len(), dead })
     }
 
     async fn lease(&self, now: Timestamp, request: &LeaseRequest) -> Result<Leased, QueueError> {
@@ -260,6 +258,17 @@ impl Contents {
         self.records.insert(name, record);
     }
 
+    /// Says what it is when it is dead all the same.
+    fn enqueue(&mut self, wish: &Wish, now: Timestamp) -> Option<NotQueued> {
+        self.add_wish(wish, now);
+        let record = self.records.get(&wish.object.to_string()).filter(|record| record.state == State::Dead)?;
+        Some(NotQueued {
+            object: wish.object.clone(),
+            died: record.died.unwrap_or_default(),
+            reason: record.reason.clone().unwrap_or_default(),
+        })
+    }
+
     /// Whether it was taken in.
     fn follow_up(&mut self, follow_up: &FollowUp, most_ready: usize, now: Timestamp) -> bool {
         let known = self.records.get(&follow_up.wish.object.to_string());
@@ -335,16 +344,18 @@ impl Contents {
         let mut aside: Vec<SetAside> = request.set_aside.clone();
         aside.retain(|aside| aside.until > now);
         let mut set_aside = 0;
+        let mut group = None;
         while leased.leases.len() < request.max {
             if set_aside == MOST_SET_ASIDE {
                 leased.more = true;
                 return;
             }
             let goes_first = |record: &Record| record.state == State::Ready && record.lapses < SUSPECT_LAPSES;
-            let name = if let Some(name) = named.find(|name| self.records.get(name).is_some_and(goes_first)) {
+            let mut next_named = || named.find(|name| self.records.get(name).is_some_and(goes_first));
+            let name = if let Some(name) = group.is_none().then(&mut next_named).flatten() {
                 name
             } else {
-                let favoured = draw.favoured();
+                let favoured = if group.is_none() { draw.favoured() } else { None };
                 let place = waiting.iter().position(|(score, _)| Some(class_of(*score)) == favoured).unwrap_or(0);
                 let Some((_, name)) = waiting.get(place) else {
                     if request.probe && leased.leases.is_empty() {
@@ -355,6 +366,9 @@ impl Contents {
                 name.clone()
             };
             let record = self.records.get_mut(&name).expect("a listed name has a record");
+            if group.is_some_and(|lapses| lapses != record.lapses) {
+                break;
+            }
             let kind = aside.iter_mut().find(|aside| is_of(&name, aside.kind));
             if let Some(kind) = kind.as_ref().filter(|kind| kind.probes == 0) {
                 record.set_aside(clamp(kind.until, now), now);
@@ -363,16 +377,18 @@ impl Contents {
                 continue;
             }
             let suspect = record.lapses >= SUSPECT_LAPSES;
-            if suspect && !(request.alone && leased.leases.is_empty()) {
+            if suspect && !(request.alone && (group.is_some() || leased.leases.is_empty())) {
                 leased.suspect_waits = true;
                 return;
             }
+            let lapses = record.lapses;
             if let Some(kind) = kind {
                 kind.probes -= 1;
             }
             leased.leases.push(self.lease_to(&name, request, now));
             waiting.retain(|(_, other)| *other != name);
-            if suspect {
+            group = suspect.then_some(lapses);
+            if suspect && leased.leases.len() >= suspects_together(lapses) {
                 break;
             }
         }

@@ -29,8 +29,8 @@ use self::{
     scripts::Keys,
 };
 use super::{
-    Admitted, DeadFilter, DeadLetter, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased, MAX_MAIL_BYTES,
-    MailLimits, ORPHAN_PATIENCE, Queue, QueueError, QueueStats, Repaired, SetAside, Settled, Settlement,
+    Admitted, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased, MAX_MAIL_BYTES,
+    MailLimits, NotQueued, ORPHAN_PATIENCE, Queue, QueueError, QueueStats, Repaired, SetAside, Settled, Settlement,
     mailbox::{self, Content, Decision, Entry, Id, Mail, ScanStep, Source},
     record::{Draw, MAX_BODY_BYTES, QueueLimits, SWEEP, Wanted, clamp, clip, name_of_batch},
 };
@@ -169,7 +169,8 @@ impl Queue for RedisQueue {
         self.merge(now, &mail, &decided).await
     }
 
-    async fn enqueue(&self, now: Timestamp, wishes: &[Wish]) -> Result<(), QueueError> {
+    async fn enqueue(&self, now: Timestamp, wishes: &[Wish]) -> Result<Enqueued, QueueError> {
+        let mut dead = Vec::new();
         for chunk in wishes.chunks(CHUNK) {
             let mut arguments = Arguments::default();
             arguments.number(now.as_millis());
@@ -178,9 +179,13 @@ impl Queue for RedisQueue {
             }
             let call = Call::Script(&scripts::ENQUEUE, self.keys.queue(), &arguments);
             // Merging a wish twice changes nothing but the count of merges.
-            let _: usize = self.link.ask("enqueueing", call).await?;
+            for (name, died, reason) in self.link.ask::<Vec<(String, i64, String)>>("enqueueing", call).await? {
+                let odd = |_| self.link.unexpected("enqueueing", format!("an object named `{name}`"));
+                let object = name.parse().map_err(odd)?;
+                dead.push(NotQueued { object, died: Timestamp::from_millis(died), reason });
+            }
         }
-        Ok(())
+        Ok(Enqueued { queued: wishes.len() - dead.len(), dead })
     }
 
     async fn lease(&self, now: Timestamp, request: &LeaseRequest) -> Result<Leased, QueueError> {

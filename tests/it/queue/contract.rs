@@ -65,10 +65,13 @@ on_all! {
     a_renewal_with_a_stale_token_is_refused
     after_a_lapse_an_object_is_free_again_at_once_however_often_it_lapsed
     a_suspect_is_leased_alone
+    of_many_suspects_only_the_killer_dies
+    of_many_suspects_only_the_killers_die
     a_suspect_waits_while_others_are_in_flight
     at_the_fifth_lapse_an_object_is_a_dead_letter
     what_no_run_received_never_ends_as_lapsed
     what_a_lost_answer_leased_is_given_back
+    what_is_enqueued_and_stays_dead_is_told
     new_mail_does_not_revive_what_lapsed_too_often
     new_mail_revives_other_dead_letters_with_attempts_0
     a_stale_token_is_an_ordinary_answer_and_touches_nothing
@@ -698,6 +701,54 @@ async fn a_suspect_is_leased_alone(bed: &impl Bed) {
     assert!(leased.leases[0].is_suspect());
 }
 
+/// Work on 500 objects whose run died twice, of which some kill their worker. Answers how many leasings that took, and who died.
+async fn work_off_suspects(bed: &impl Bed, killers: &[usize]) -> (usize, Vec<String>) {
+    let name = |number: usize| format!("clan:{}", tag(number));
+    let killers: Vec<String> = killers.iter().map(|number| name(*number)).collect();
+    let wishes: Vec<Wish> =
+        (0..500).map(|number| Wish::now(name(number).parse().unwrap(), Priority::High, NOW)).collect();
+    bed.queue().enqueue(NOW, &wishes).await.unwrap();
+    let mut now = NOW;
+    for _ in 0..2 {
+        assert_eq!(bed.lease(now, &request(500)).await.leases.len(), 500);
+        now = now + LEASE;
+        while bed.lease(now, &request(0)).await.lapsed > 0 {}
+    }
+    for leasings in 0..1000 {
+        let batch = bed.lease(now, &request(60)).await.leases;
+        if batch.is_empty() {
+            let dead = bed.queue().dead_letters(&DeadFilter::default(), 1000).await.unwrap();
+            return (leasings, dead.into_iter().map(|letter| letter.name).collect());
+        }
+        for lease in &batch {
+            receive(bed, now, lease).await;
+        }
+        if batch.iter().any(|lease| killers.contains(&lease.object.to_string())) {
+            now = now + LEASE;
+        } else {
+            let done: Vec<_> = batch.into_iter().map(|lease| (lease, Settlement::Done)).collect();
+            bed.queue().settle(now, &done).await.unwrap();
+        }
+    }
+    panic!("something is leased for ever");
+}
+
+async fn of_many_suspects_only_the_killer_dies(bed: &impl Bed) {
+    let (leasings, dead) = work_off_suspects(bed, &[237]).await;
+    assert_eq!(dead, [format!("clan:{}", tag(237))]);
+    assert!(leasings <= 45, "{leasings} leasings; alone it would be 502");
+}
+
+async fn of_many_suspects_only_the_killers_die(bed: &impl Bed) {
+    let killers = [0, 1, 250, 499];
+    let (leasings, mut dead) = work_off_suspects(bed, &killers).await;
+    dead.sort();
+    let mut expected = killers.map(|number| format!("clan:{}", tag(number)));
+    expected.sort();
+    assert_eq!(dead, expected);
+    assert!(leasings <= 75, "{leasings} leasings; alone it would be 508");
+}
+
 async fn a_suspect_waits_while_others_are_in_flight(bed: &impl Bed) {
     let now = lapse(bed, 2).await;
     bed.enqueue("clan:2QQ", Priority::Critical, NOW - MINUTE).await;
@@ -762,6 +813,23 @@ async fn what_a_lost_answer_leased_is_given_back(bed: &impl Bed) {
     bed.lease(now, &call("e", &[], 1)).await;
     let anew = bed.lease(now + LEASE, &call("f", &["e"], 1)).await;
     assert_eq!((anew.lapsed, anew.leases[0].lapses), (0, 0));
+}
+
+async fn what_is_enqueued_and_stays_dead_is_told(bed: &impl Bed) {
+    let now = lapse(bed, MAX_LAPSES).await;
+    let wishes = ["clan:2PP", "clan:2QQ"].map(|object| Wish::now(object.parse().unwrap(), Priority::High, now));
+    let enqueued = bed.queue().enqueue(now, &wishes).await.unwrap();
+    assert_eq!((enqueued.queued, enqueued.dead.len()), (1, 1));
+    let dead = &enqueued.dead[0];
+    assert_eq!((dead.object.to_string().as_str(), dead.died), ("clan:2PP", now));
+    assert_eq!(dead.reason, "5 leases in a row ran out unsettled");
+
+    let filter = DeadFilter { names: vec!["clan:2PP".to_owned()], ..DeadFilter::default() };
+    bed.queue().redrive(now, &filter).await.unwrap();
+    let enqueued = bed.queue().enqueue(now, &wishes).await.unwrap();
+    assert_eq!((enqueued.queued, enqueued.dead.len()), (2, 0));
+    let record = bed.record("clan:2PP").await.unwrap();
+    assert_eq!((record.state, record.lapses, record.wanted.attempts), (State::Ready, 0, 0));
 }
 
 async fn new_mail_does_not_revive_what_lapsed_too_often(bed: &impl Bed) {

@@ -574,7 +574,7 @@ async fn operate(queue: &RedisQueue, operation: &str, lease: &Lease) -> Result<(
     match operation {
         "time" => queue.time().await.map(drop),
         "read_mail" => queue.read_mail(NOW, MailLimits::default()).await.map(drop),
-        "enqueue" => queue.enqueue(NOW, &[wish("clan:2GG")]).await,
+        "enqueue" => queue.enqueue(NOW, &[wish("clan:2GG")]).await.map(drop),
         "lease" => queue.lease(NOW, &request(10)).await.map(drop),
         "renew" => queue.renew(NOW, &[(lease.object.clone(), lease.token.clone())], NOW + HOUR / 60).await.map(drop),
         "settle" => queue.settle(NOW, &[(lease.clone(), Settlement::Release)]).await.map(drop),

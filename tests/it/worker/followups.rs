@@ -9,7 +9,7 @@ use refresh_worker::{
     config::{FollowUpConfig, WorkerConfig},
     model::{Event, Fingerprint, LearnedRate, ObjectId, Priority, Tag, Wish},
     queue::{
-        Admitted, CallsGranted, Circuit, CircuitScope, DeadFilter, DeadLetter, Exported, Following, Lease,
+        Admitted, CallsGranted, Circuit, CircuitScope, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease,
         LeaseRequest, LeaseToken, Leased, MailLimits, Queue, QueueError, QueueStats, Repaired, Settled, Settlement,
         Slot, SlotView, Slots, mailbox::Mail, memory::MemoryQueue,
     },
@@ -49,7 +49,7 @@ impl<Q: Queue> Queue for Clocked<Q> {
     as_the_queue! {
         read_mail(now: Timestamp, limits: MailLimits) -> Mail;
         admit(now: Timestamp, mail: Mail) -> Admitted;
-        enqueue(now: Timestamp, wishes: &[Wish]) -> ();
+        enqueue(now: Timestamp, wishes: &[Wish]) -> Enqueued;
         lease(now: Timestamp, request: &LeaseRequest) -> Leased;
         renew(now: Timestamp, leases: &[(ObjectId, LeaseToken)], until: Timestamp) -> Vec<bool>;
         settle_and_follow(now: Timestamp, settlements: &[(Lease, Settlement)], following: Following<'_>) -> (Vec<Settled>, usize);

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use refresh_worker::{
     api::client::ApiClient,
     clock::{Clock as _, ManualClock, Timestamp},
-    model::{Fingerprint, ObjectId, Priority, Wish},
-    queue::{Holder, LeaseRequest, Queue, Slots as _, memory::MemoryQueue},
+    model::{Fingerprint, ObjectId, Priority, Reason, Wish},
+    queue::{Holder, LeaseRequest, Queue, Settlement, Slots as _, memory::MemoryQueue},
     sim::{Misbehaviour, Rule},
     store::{Store, sqlite::SqliteStore},
     worker::{RunOptions, Runs, Unwatched, report::StopReason, tables::Tables},
@@ -177,6 +177,23 @@ async fn a_second_run_with_the_same_key_leaves_at_once_and_keeps_what_was_named(
     assert_eq!(second.stopped_because, StopReason::AlreadyRunning, "{second:?}");
     assert_eq!((second.enqueued, second.api_requests), (1, 0));
     assert_eq!(first.processed_requests, 2, "the first run does what the second was asked for: {first:?}");
+}
+
+#[tokio::test]
+async fn a_named_dead_letter_is_told_and_not_counted_as_queued() {
+    let bed = Bed::start().await;
+    let named = bed.players(2);
+    bed.ask(named[..1].iter().cloned()).await;
+    let request = LeaseRequest { max: 1, duration: seconds(60), alone: true, ..LeaseRequest::default() };
+    let lease = bed.worker.queue.lease(bed.now().await, &request).await.unwrap().leases.remove(0);
+    let dead = Settlement::Dead { reason: Reason::new("lapsed", "it kills its workers"), body: None };
+    bed.worker.queue.settle(bed.now().await, &[(lease, dead)]).await.unwrap();
+
+    let report = bed.run_with(RunOptions { named: named.clone(), ..RunOptions::default() }).await;
+    assert_eq!((report.enqueued, report.processed_requests), (1, 1), "{report:?}");
+    let told = &report.not_queued[0];
+    assert_eq!((report.not_queued.len(), &told.object), (1, &named[0].to_string()), "{report:?}");
+    assert!(told.reason.contains("it kills its workers") && told.reason.contains("--revive"), "{report:?}");
 }
 
 #[tokio::test]

@@ -14,6 +14,23 @@ async fn bed() -> Bed {
 }
 
 #[tokio::test]
+async fn what_died_with_its_workers_is_named_and_revived_on_request() {
+    let bed = Bed::fresh().await;
+    bed.bury("clan:2PP", "lapsed").await;
+    let told = bed.shell.run(&["enqueue", "clan:2PP"]).await.badly(1);
+    assert!(told.contains("clan:2PP was not queued: it is a dead letter since"), "{told}");
+    assert!(told.contains("lapsed: said so") && told.contains("enqueue clan:2PP --revive"), "{told}");
+    let told = bed.shell.run(&["enqueue", "clan:2PP", "clan:2QQ"]).await.well();
+    assert_eq!(told, "queued 1 request as high: clan:2QQ\n");
+    let told = bed.shell.run(&["queue", "explain", "clan:2PP"]).await.well();
+    assert!(told.contains("it is not queued, whoever asks for it"), "{told}");
+
+    let told = bed.shell.run(&["enqueue", "clan:2PP", "--revive"]).await.well();
+    assert_eq!(told, "queued 1 request as high: clan:2PP\n");
+    assert_eq!(bed.shell.run(&["dead", "list"]).await.well(), "no dead letters\n");
+}
+
+#[tokio::test]
 async fn everything_kept_about_a_dead_letter_is_shown() {
     let bed = bed().await;
     let told = bed.shell.run(&["dead", "show", "clan:#2pp"]).await.well();
