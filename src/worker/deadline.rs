@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn one_fetch_in_twenty_may_be_slower_and_the_oldest_are_forgotten() {
         let (_, deadline) = deadline(60, &[]);
-        let reserve = || reserve(&deadline, Kind::Player) - FIRST_COMMIT_GUESS - MARGIN;
+        let reserve = || reserve(&deadline, Kind::Player).saturating_sub(FIRST_COMMIT_GUESS + MARGIN);
         for _ in 0..57 {
             deadline.saw_fetch(Kind::Player, millis(100));
         }

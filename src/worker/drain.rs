@@ -659,7 +659,7 @@ mod tests {
 
     #[test]
     fn requests_that_take_several_calls_get_as_many() {
-        let counts = |begun, in_flight| Counts { begun, in_flight, ..Counts::default() };
+        let counts = |begun, in_flight| Counts { in_flight, begun, ..Counts::default() };
         assert_eq!(requests_for(60, 0, &counts(0, 0)), 60);
         assert_eq!(requests_for(60, 100, &counts(100, 5)), 60);
         assert_eq!(requests_for(60, 300, &counts(100, 0)), 20);

@@ -63,9 +63,10 @@ async fn a_database_slow_at_the_deadline_is_not_down() {
     let mut worker = world.worker_with(&[("COC_REQS_PER_SEC", "40"), ("DEADLINE_BUFFER_MS", "4000")]).await;
     worker.invoke(&serde_json::json!({ "max_requests": 1 }), PLENTY).await.response();
 
-    // Four seconds until its end; after two and a half of them every commit waits.
-    let running = worker.begin(&events::schedule(), Duration::from_secs(8)).await;
-    world.wait_for_calls(100).await;
+    // Six seconds until its end; after four of them every commit waits, for less than the time after which it is down.
+    let running = worker.begin(&events::schedule(), Duration::from_secs(10)).await;
+    world.wait_for_calls(2).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
     let lock = lock_history(&world).await;
     let run = worker.finish(running).await;
     let answer = run.response();
