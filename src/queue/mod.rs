@@ -465,6 +465,14 @@ pub trait Queue: Send + Sync + 'static {
     /// Ends the holds that were put on objects for this reason, since it is gone. Returns how many there were.
     fn lift_holds(&self, now: Timestamp, code: &str) -> impl Future<Output = Result<usize, QueueError>> + Send;
 
+    /// Frees the objects of a kind that were set aside until this time. Returns how many there were.
+    fn return_set_aside(
+        &self,
+        now: Timestamp,
+        kind: Kind,
+        until: Timestamp,
+    ) -> impl Future<Output = Result<usize, QueueError>> + Send;
+
     fn stats(&self, now: Timestamp) -> impl Future<Output = Result<QueueStats, QueueError>> + Send;
 
     /// Dead letters, the newest first.

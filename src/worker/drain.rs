@@ -10,7 +10,10 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -88,6 +91,8 @@ pub struct Drain<'a, Q, S> {
     pub probing: Option<Circuit>,
     /// The objects that met a 429.
     pub throttled: Mutex<BTreeSet<ObjectId>>,
+    /// The API refused a key in a way that may be about our address.
+    pub is_forbidden: AtomicBool,
     /// Held by whoever carries out what the judge found.
     pub carrying_out: tokio::sync::Mutex<()>,
     /// Nonces of lease calls whose answers were lost, each with the end of what it may have leased.
@@ -168,7 +173,10 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 self.wait(|counts| counts.open == counts.waiting, None).await;
             } else if nothing && !batch.more && !self.carry_out().await {
                 let counts = self.flow.counts();
-                if counts.open == counts.waiting && self.bench.look(Judge::has_doubts) {
+                if counts.open == counts.waiting && counts.behind > 0 {
+                    self.flow.now_those_behind();
+                    self.wait(|counts| counts.behind == 0, None).await;
+                } else if counts.open == counts.waiting && self.bench.look(Judge::has_doubts) {
                     self.ask_the_judge().await;
                 } else if counts.open == 0 {
                     return match batch.not_admitted {
@@ -336,6 +344,8 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         }
         let failure =
             "no API key is usable any more: each was refused (`errors` says why) or its slot ran out unrenewed";
+        let forbidden = "the API forbids every key (`errors` says how): is our address banned, or have the keys expired?";
+        let failure = if self.is_forbidden.load(Ordering::Relaxed) { forbidden } else { failure };
         self.halt.end(Force::StartNothing, StopReason::NoUsableKey, Some(failure.to_owned()));
     }
 

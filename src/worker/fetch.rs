@@ -1,6 +1,6 @@
 //! The fetch stage: one call after another begins when the limiter permits, many are in flight. Talks to the API.
 
-use std::panic::AssertUnwindSafe;
+use std::{panic::AssertUnwindSafe, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
@@ -21,7 +21,7 @@ use crate::{
         run_keys::{NoPermit, Permit},
         verdict::{Ending, Obstacle, Verdict},
     },
-    model::{EndpointKind, Kind, Reason, WarMemory},
+    model::{EndpointKind, Fingerprint, Kind, Reason, WarMemory},
     queue::{Lease, Queue, Slots},
     store::Store,
 };
@@ -76,13 +76,27 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 return Ended { lease, how: earlier.map_or(How::GivenBack, |earlier| not_called_again(&earlier)) };
             };
             let called = tokio::select! {
-                called = self.call(&lease, league.as_ref(), permit, earlier) => called,
+                called = self.call(&lease, league.as_ref(), permit, earlier.take()) => called,
                 () = self.halt.forced(Force::Abandon) => Called::Ended(How::GivenBack),
             };
             drop(place);
             let (accusation, ending) = match called {
                 Called::Ended(how) => {
                     self.flow.answered();
+                    return Ended { lease, how };
+                }
+                Called::Throttled(key, rest) => {
+                    self.flow.waits();
+                    self.flow.answered();
+                    let is_first = self.throttled(&lease).await;
+                    if is_first && self.until_others_are_called().await {
+                        self.flow.queued();
+                        self.flow.is_ruled();
+                        continue;
+                    }
+                    self.flow.is_ruled();
+                    let next_look = self.next_look_after_failures(&lease.object, league.as_ref());
+                    let how = if is_first { How::GivenBack } else { self.throttled_again(&lease, &key, rest, next_look) };
                     return Ended { lease, how };
                 }
                 Called::Badly(accusation, ending) => (accusation, ending),
@@ -229,10 +243,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             }
             Verdict::DeadLetter { reason, body } => Called::Ended(How::Dead { reason, body }),
             Verdict::Bad { accusation, ending } => Called::Badly(accusation, ending),
-            Verdict::Throttled { key, rest } => {
-                let next_look = self.next_look_after_failures(&lease.object, league);
-                Called::Ended(self.throttled(lease, &key, rest, next_look).await)
-            }
+            Verdict::Throttled { key, rest } => Called::Throttled(key, rest),
             Verdict::Prevented(Obstacle::CircuitOpen(endpoint)) => Called::Ended(Self::set_aside(endpoint)),
             Verdict::Prevented(Obstacle::DayUsedUp) => {
                 self.day_used_up();
@@ -247,6 +258,8 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
 enum Called {
     Ended(How),
     Badly(Accusation, Ending),
+    /// The key is over its rate, and cools down for this long.
+    Throttled(Fingerprint, Duration),
 }
 
 /// A request that should have been called again, and could not be any more.

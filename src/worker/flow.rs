@@ -11,6 +11,8 @@ pub struct Counts {
     pub in_flight: usize,
     /// Answered badly, and waiting for the ruling whose fault that is.
     pub waiting: usize,
+    /// Put behind everything else, and waiting for it to be called.
+    pub behind: usize,
     /// Leased and not yet settled, wherever they are.
     pub open: usize,
     /// Requests whose fetch has begun, so far.
@@ -23,6 +25,17 @@ pub struct Counts {
 #[derive(Debug, Default)]
 pub struct Flow {
     counts: watch::Sender<Counts>,
+    /// How often those behind had their turn.
+    turns: watch::Sender<u64>,
+}
+
+/// Takes a request off the count of those behind, however it leaves.
+struct Leaves<'a>(&'a Flow);
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        self.0.counts.send_modify(|counts| counts.behind -= 1);
+    }
 }
 
 impl Flow {
@@ -56,6 +69,19 @@ impl Flow {
 
     pub fn answered(&self) {
         self.counts.send_modify(|counts| counts.in_flight -= 1);
+    }
+
+    /// Put behind the others, which includes waiting: returns when they are all called.
+    pub async fn others_are_called(&self) {
+        self.counts.send_modify(|counts| counts.behind += 1);
+        let _leaves = Leaves(self);
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.turns.subscribe().changed().await;
+    }
+
+    /// Everything else is called: whoever was put behind has its turn.
+    pub fn now_those_behind(&self) {
+        self.turns.send_modify(|turns| *turns += 1);
     }
 
     /// Answered badly: it waits for a ruling.

@@ -1,7 +1,7 @@
 //! Carries out what the judge finds: circuits opened and closed, keys rejected, control calls made. Ends the run or part of
 //! it, and lets other runs know through the queue's keys.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -26,7 +26,7 @@ use crate::{
 /// How long a request waits for a ruling before a control call is wanted, and then once more before it is returned.
 const RULING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A request that met a 429 this often in a row, while no other object did, has an answer of its own.
+/// A request that was held this often in a row for a 429, which no other object met, has an answer of its own.
 const THROTTLED_ALONE: u32 = 2;
 
 /// The reason code of a request that is held because its key met a 429.
@@ -90,23 +90,29 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         How::Held(Reason::new(code, format!("calls to the endpoint `{endpoint}` fail")))
     }
 
-    /// A key is over its rate. Its object is put behind the others. When it is the only one that meets this, again and
-    /// again, it is the object's own answer.
-    pub async fn throttled(
-        &self,
-        lease: &Lease,
-        key: &Fingerprint,
-        rest: Duration,
-        next_look: Option<FollowUp>,
-    ) -> How {
+    /// A key is over its rate: it cools down. Returns whether this object met that for the first time in this run.
+    pub async fn throttled(&self, lease: &Lease) -> bool {
         lock(self.tally).throttled += 1;
         if let Err(error) = self.ring.share_rests().await {
             warn!(error = %error, "could not let other runs know that a key cools down");
         }
+        lock(&self.throttled).insert(lease.object.clone())
+    }
+
+    /// Waits until everything else that this run can call was called, so that an object which alone meets 429 does not keep
+    /// the others from their key. False when there is no time for another call.
+    pub async fn until_others_are_called(&self) -> bool {
+        tokio::select! {
+            () = self.flow.others_are_called() => true,
+            () = self.halt.forced(Force::StartNothing) => false,
+            () = tokio::time::sleep_until(self.deadline.leasing_ends()) => false,
+        }
+    }
+
+    /// An object met a 429 twice. It is held; when it is the only one that meets this, again and again, it is its own answer.
+    pub fn throttled_again(&self, lease: &Lease, key: &Fingerprint, rest: Duration, next_look: Option<FollowUp>) -> How {
         let reason = Reason::new(THROTTLED, format!("429 on key {key}, which cools down for {} s", rest.as_secs()));
-        let mut throttled = lock(&self.throttled);
-        throttled.insert(lease.object.clone());
-        let is_alone = throttled.len() == 1;
+        let is_alone = lock(&self.throttled).len() == 1;
         let was_before = lease.held_for.as_deref() == Some(THROTTLED) && lease.held >= THROTTLED_ALONE;
         if is_alone && was_before { How::Failed(reason, next_look) } else { How::Held(reason) }
     }
@@ -168,7 +174,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         let mut freed = false;
         for news in self.bench.note(Judge::take_news) {
             let done = match news {
-                News::Convicted(Scope::Key(key), _, reason) => self.key_is_rejected(&key, &reason).await,
+                News::Convicted(Scope::Key(key), sign, reason) => self.key_is_rejected(&key, &sign, &reason).await,
                 News::Convicted(Scope::Endpoint(kind), _, reason) => {
                     self.open_circuit(CircuitScope::Endpoint(kind), "failing", &reason).await
                 }
@@ -191,7 +197,10 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     }
 
     /// The API does not accept a key: this run and others go on without it.
-    async fn key_is_rejected(&self, key: &Fingerprint, reason: &Reason) -> Result<(), QueueError> {
+    async fn key_is_rejected(&self, key: &Fingerprint, sign: &Sign, reason: &Reason) -> Result<(), QueueError> {
+        if *sign == Sign::Forbidden {
+            self.is_forbidden.store(true, Ordering::Relaxed);
+        }
         self.keys.bench(key, &reason.detail);
         if self.keys.fingerprints().contains(key) {
             warn!(key.fingerprint = %key, detail = reason.detail, "the API does not accept this key");
@@ -224,7 +233,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             Sign::Foreign(_) => {
                 "none of the answers is the API's own: is COC_BASE_URL right, and does no proxy answer in its place?"
             }
-            _ => "no call was answered well",
+            _ => "no call was answered well.",
         };
         let failure = format!("{what} The last: {reason}. Nothing was counted against the requests");
         self.halt.end(Force::StartNothing, StopReason::ApiUnreachable, Some(failure));
@@ -245,10 +254,14 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
 
     /// A scope answers well again, and its requests are free at once.
     async fn close_circuit(&self, scope: CircuitScope) -> Result<(), QueueError> {
-        lock(&self.circuits).remove(&scope);
+        let set_aside_until = lock(&self.circuits).remove(&scope);
         info!(scope = %scope, "a circuit is closed: it answers well again");
-        self.worker.queue.close_circuit(scope).await?;
-        self.worker.queue.lift_holds(self.time.now(), hold_code(scope)).await?;
+        let (queue, now) = (&self.worker.queue, self.time.now());
+        queue.close_circuit(scope).await?;
+        queue.lift_holds(now, hold_code(scope)).await?;
+        if let (CircuitScope::Endpoint(endpoint), Some(until)) = (scope, set_aside_until) {
+            queue.return_set_aside(now, endpoint.kind(), until).await?;
+        }
         Ok(())
     }
 

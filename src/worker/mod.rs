@@ -26,7 +26,7 @@ use std::{
     collections::HashMap,
     future::Future,
     num::NonZeroU64,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -308,6 +308,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
                 circuits: Mutex::new(open_circuits.iter().map(|circuit| (circuit.scope, circuit.next_probe)).collect()),
                 probing: Circuit::of_api(&open_circuits).cloned(),
                 throttled: Mutex::default(),
+                is_forbidden: AtomicBool::default(),
                 carrying_out: tokio::sync::Mutex::default(),
                 unheard: Mutex::default(),
                 in_hand: Mutex::new(HashMap::new()),

@@ -20,7 +20,7 @@ use super::{
     letters::{DeadEntry, exported, newest_first, second_id},
     mailbox::{Mail, compose, unescape},
     record::{
-        ANSWER_LIFETIME, CLASS_WIDTH, Draw, Letter, MOST_SET_ASIDE, QueueLimits, Record, SWEEP, State, clamp,
+        ANSWER_LIFETIME, CIRCUIT, CLASS_WIDTH, Draw, Letter, MOST_SET_ASIDE, QueueLimits, Record, SWEEP, State, clamp,
         name_of_batch,
     },
 };
@@ -225,6 +225,15 @@ impl Queue for MemoryQueue {
         let mut contents = self.contents();
         let of_code = |record: &&mut Record| record.is_held() && record.held_for.as_deref() == Some(code);
         Ok(contents.records.values_mut().filter(of_code).map(|record| record.lift_hold(now)).count())
+    }
+
+    async fn return_set_aside(&self, now: Timestamp, kind: Kind, until: Timestamp) -> Result<usize, QueueError> {
+        let mut contents = self.contents();
+        let aside = contents.records.iter_mut().filter(|(name, record)| {
+            let is_aside = record.state == State::Delayed && record.held_for.as_deref() == Some(CIRCUIT);
+            is_aside && record.ready_at() == until && is_of(name, kind)
+        });
+        Ok(aside.map(|(_, record)| record.lift_hold(now)).count())
     }
 
     async fn stats(&self, _now: Timestamp) -> Result<QueueStats, QueueError> {

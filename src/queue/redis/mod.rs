@@ -37,7 +37,7 @@ use super::{
 use crate::{
     clock::{Clock, Timestamp},
     config::RedisConfig,
-    model::{Event, ObjectId, Priority, Wish},
+    model::{Event, Kind, ObjectId, Priority, Wish},
 };
 
 /// How many waiting orphans are looked up in one slice: the oldest, and as many of the newest.
@@ -306,6 +306,20 @@ impl Queue for RedisQueue {
         arguments.number(now.as_millis()).text(code);
         // Done twice it finds nothing the second time.
         self.link.ask("lifting holds", Call::Script(&scripts::LIFT_HOLDS, self.keys.queue(), &arguments)).await
+    }
+
+    async fn return_set_aside(&self, now: Timestamp, kind: Kind, until: Timestamp) -> Result<usize, QueueError> {
+        let mut arguments = Arguments::default();
+        arguments.number(now.as_millis()).text(kind.as_str()).number(until.as_millis()).number(CHUNK);
+        let mut freed = 0;
+        loop {
+            let call = Call::Script(&scripts::RETURN_SET_ASIDE, self.keys.queue(), &arguments);
+            let (count, more): (usize, bool) = self.link.ask("returning what was set aside", call).await?;
+            freed += count;
+            if !more {
+                return Ok(freed);
+            }
+        }
     }
 
     async fn stats(&self, _now: Timestamp) -> Result<QueueStats, QueueError> {

@@ -44,6 +44,7 @@ scripts! {
     RENEW = "prelude.lua" "renew.lua";
     SETTLE = "prelude.lua" "settle.lua";
     LIFT_HOLDS = "prelude.lua" "lift_holds.lua";
+    RETURN_SET_ASIDE = "prelude.lua" "return_set_aside.lua";
     REPAIR = "prelude.lua" "repair.lua";
 }
 

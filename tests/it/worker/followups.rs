@@ -7,7 +7,7 @@ use refresh_worker::{
     app,
     clock::{Clock, ManualClock, SystemClock, Timestamp},
     config::{FollowUpConfig, WorkerConfig},
-    model::{Event, Fingerprint, LearnedRate, ObjectId, Priority, Tag, Wish},
+    model::{Event, Fingerprint, Kind, LearnedRate, ObjectId, Priority, Tag, Wish},
     queue::{
         Admitted, CallsGranted, Circuit, CircuitScope, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease,
         LeaseRequest, LeaseToken, Leased, MailLimits, Queue, QueueError, QueueStats, Repaired, Settled, Settlement,
@@ -58,6 +58,7 @@ impl<Q: Queue> Queue for Clocked<Q> {
         reconcile(now: Timestamp) -> Repaired;
         repair(now: Timestamp) -> Repaired;
         lift_holds(now: Timestamp, code: &str) -> usize;
+        return_set_aside(now: Timestamp, kind: Kind, until: Timestamp) -> usize;
         stats(now: Timestamp) -> QueueStats;
         dead_letters(filter: &DeadFilter, limit: usize) -> Vec<DeadLetter>;
         redrive(now: Timestamp, filter: &DeadFilter) -> usize;

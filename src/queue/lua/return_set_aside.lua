@@ -1,0 +1,28 @@
+-- Frees objects of a kind that were set aside until a time, since their endpoint works again; a bounded number of each class.
+-- ARGV: now, kind, until, at most of each class. Answers how many, and whether there may be more.
+local now, kind, till, most = whole(1), text(2), whole(3), whole(4)
+local wrong = problem()
+if wrong then
+  return wrong
+end
+begin_even_when_full()
+
+local count, more = 0, 0
+for class = 0, 3 do
+  local freed = 0
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', DELAYED[class], num(till), num(till), 'LIMIT', 0, most)) do
+    local record = load(name)
+    if record and record.state == 'delayed' and record.held_for == 'circuit' and string.match(name, '^%l+') == kind then
+      local was = standing(record)
+      record.hold, record.held, record.held_for = 0, nil, nil
+      place(record, now)
+      put(name, record, was)
+      freed = freed + 1
+    end
+  end
+  count = count + freed
+  if freed == most then
+    more = 1
+  end
+end
+return { count, more }
