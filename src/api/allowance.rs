@@ -65,10 +65,13 @@ impl Allowance {
         self.per_day.get()
     }
 
-    /// Today, by the queue's clock: the midnight in UTC that it began with.
+    /// Today, by the queue's clock: the midnight in UTC that it began with. A day that has begun is never left for an earlier
+    /// one: blocks of that would be worth nothing, and be asked for again and again.
     #[must_use]
     pub fn today(&self) -> Timestamp {
-        self.time.now().midnight()
+        let _one_at_a_time = self.lock();
+        self.turn_page();
+        self.state.borrow().day
     }
 
     /// How many calls to ask for at once, at so many calls a second.
@@ -183,7 +186,7 @@ impl Allowance {
 
     /// A new day: what is left of the old one is worth nothing.
     fn turn_page(&self) {
-        let today = self.today();
+        let today = self.time.now().midnight();
         self.state.send_if_modified(|state| {
             let is_new = today > state.day;
             if is_new {
@@ -215,6 +218,18 @@ mod tests {
     fn allowance(per_day: u64) -> (Arc<ManualClock>, Allowance) {
         let (clock, time) = evening();
         (clock, Allowance::new(NonZeroU64::new(per_day).unwrap(), time))
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_over_midnight_leaves_the_day() {
+        let (clock, time) = evening();
+        let (before, allowance) = (time.now(), Allowance::new(NonZeroU64::new(1000).unwrap(), time.clone()));
+        clock.advance(Duration::from_secs(20));
+        let next = allowance.today();
+        time.reset(before);
+        assert_eq!((allowance.today(), allowance.spend()), (next, Spent::NotYet));
+        allowance.grant(allowance.today(), 5);
+        assert_eq!(allowance.spend(), Spent::One);
     }
 
     #[tokio::test]

@@ -354,18 +354,19 @@ impl Judge {
         if let Some((at, endpoint)) = uncontrolled {
             return self.want_control(*at, vec![*endpoint]);
         }
-        // An endpoint fails. Whether that is all, another one shows.
+        // An endpoint fails, or nothing was answered well at all. Whether that is all, another endpoint shows.
         let since = self.open_evidence(&Scope::Api).map(|evidence| evidence.at).min();
         let is_convicted = |kind: &EndpointKind| self.convicted.contains_key(&Scope::Endpoint(*kind));
-        if let Some(since) = since
-            && EndpointKind::ALL.iter().any(is_convicted)
-        {
+        let an_endpoint_fails = EndpointKind::ALL.iter().any(is_convicted);
+        if let Some(since) = since.filter(|_| an_endpoint_fails || self.goods == 0) {
             let others = [EndpointKind::Player, EndpointKind::Clan, EndpointKind::CurrentWar];
             let others: Vec<_> = others.into_iter().filter(|kind| !is_convicted(kind)).collect();
-            if !others.is_empty() && self.want_control(since, others) {
+            if self.want_control(since, others) {
                 return true;
             }
-            self.convict(&Scope::Api);
+            if an_endpoint_fails {
+                self.convict(&Scope::Api);
+            }
         }
         self.finish();
         false

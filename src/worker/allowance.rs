@@ -62,3 +62,43 @@ pub async fn give_back(slots: &impl Slots, keys: &RunKeys) -> Result<(), QueueEr
 pub fn resets_at(now: Timestamp) -> Timestamp {
     now.midnight() + DAY
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU64;
+
+    use super::*;
+    use crate::{
+        api::allowance::Spent,
+        clock::{ManualClock, ServerTime},
+        queue::memory::MemoryQueue,
+    };
+
+    #[tokio::test]
+    async fn a_clock_that_goes_back_over_midnight_takes_one_block() {
+        let evening = Timestamp::from_millis(1_772_668_790_000);
+        let clock = ManualClock::at(evening);
+        let time = ServerTime::new(clock.clone(), evening);
+        let (queue, keys) = (MemoryQueue::new(clock.clone()), RunKeys::new(clock.clone(), 30));
+        keys.limit_the_day(Allowance::new(NonZeroU64::new(1000).unwrap(), time.clone()));
+        let allowance = keys.allowance().unwrap();
+        assert!(take_block(&queue, allowance, &keys).await.unwrap());
+        clock.advance(Duration::from_secs(20));
+        assert_eq!(allowance.spend(), Spent::NotYet);
+        time.reset(evening);
+        let kept = async {
+            assert_eq!(allowance.is_ready().await, Spent::One);
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = keep_up(&queue, &keys) => {}
+            () = kept => {}
+        }
+        let block = allowance.block(keys.cap_per_second());
+        for day in [evening.midnight(), evening.midnight() + DAY] {
+            assert_eq!(queue.calls_taken(day).await.unwrap(), block, "one block of each day");
+        }
+    }
+}

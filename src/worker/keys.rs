@@ -126,7 +126,9 @@ impl<'a, S: Slots> KeyRing<'a, S> {
     pub async fn take(&self) -> Result<Taken, QueueError> {
         let held = self.keys.fingerprints();
         let mut keys = self.wallet.keys();
-        keys.retain(|key| !held.contains(key.fingerprint()));
+        // Whose rest is not known elsewhere yet has a slot that is still ours, and would be taken again.
+        let untold: Vec<Fingerprint> = self.untold().iter().map(|untold| untold.key.clone()).collect();
+        keys.retain(|key| !held.contains(key.fingerprint()) && !untold.contains(key.fingerprint()));
         let first = if keys.is_empty() { 0 } else { fastrand::usize(..keys.len()) };
         let (mut held, mut paused) = (0, 0);
         for key in keys.iter().cycle().skip(first).take(keys.len()) {

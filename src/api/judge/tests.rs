@@ -244,10 +244,9 @@ fn a_run_without_one_good_answer_finds_the_api_unreachable() {
         let mut story = Story::default();
         let accusation = story.bad(Clan, sign.clone());
         story.judge.wait(&accusation, true);
-        if story.judge.nothing_else() {
+        while story.judge.nothing_else() {
             // There is no object that used to be answered well.
             story.judge.control_is_done();
-            assert!(!story.judge.nothing_else());
         }
         assert_eq!(story.convicted(), [scope], "{sign:?}");
     }

@@ -28,7 +28,9 @@ async fn a_rest_that_redis_did_not_hear_of_is_told_with_the_next_renewal() {
     ring.take().await.unwrap();
     let key = keys.fingerprints()[0].clone();
 
-    keys.throttled(&key, seconds(30), &"player:2PP".parse().unwrap());
+    for player in ["player:2PP", "player:2QQ"] {
+        keys.throttled(&key, seconds(30), &player.parse().unwrap());
+    }
     proxy.set(Mode::Refuse);
     ring.share_rests().await.unwrap_err();
     proxy.set(Mode::Pass);

@@ -44,11 +44,11 @@ const TABLE: [(Misbehaviour, Fate); 24] = [
     (Misbehaviour::CutBeforeHeaders, Fate::Kept),
     (Misbehaviour::CutMidBody, Fate::Kept),
     (Misbehaviour::Truncated, Fate::Kept),
-    (Misbehaviour::WrongJson, Fate::Dead),
+    (Misbehaviour::WrongJson, Fate::Kept),
     (Misbehaviour::NotJson, Fate::Kept),
-    (Misbehaviour::WrongTag, Fate::Dead),
-    (Misbehaviour::HugeBody(6 << 20), Fate::Dead),
-    (Misbehaviour::DeepJson, Fate::Dead),
+    (Misbehaviour::WrongTag, Fate::Kept),
+    (Misbehaviour::HugeBody(6 << 20), Fate::Kept),
+    (Misbehaviour::DeepJson, Fate::Kept),
     (Misbehaviour::LyingContentType, Fate::Done),
 ];
 
@@ -72,7 +72,7 @@ async fn whatever_every_answer_is_no_request_is_lost_and_none_is_charged_for_the
         assert_eq!(attempts(&bed).await.into_iter().collect::<Vec<_>>(), kept_uncharged(fate), "{what:?}: {report:?}");
         assert_eq!(bed.simulator.total_calls(), report.api_requests, "{what:?}: every call is counted");
 
-        // The trouble ends, and so do the longest rest and the pause: what was kept is stored at the first try.
+        // The trouble ends, and so do the longest cooldown, hold and circuit: what was kept is stored at the first try.
         bed.simulator.clear();
         bed.clock.advance(seconds(11 * 60));
         let after = bed.run_with(RunOptions::default()).await;
