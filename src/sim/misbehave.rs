@@ -81,10 +81,7 @@ pub enum Misbehaviour {
     /// The true answer, called `text/html`.
     LyingContentType,
     /// The answer of some other server.
-    Foreign {
-        status: u16,
-        body: String,
-    },
+    Foreign { status: u16, body: String },
 }
 
 mod as_millis {

@@ -344,7 +344,8 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         }
         let failure =
             "no API key is usable any more: each was refused (`errors` says why) or its slot ran out unrenewed";
-        let forbidden = "the API forbids every key (`errors` says how): is our address banned, or have the keys expired?";
+        let forbidden =
+            "the API forbids every key (`errors` says how): is our address banned, or have the keys expired?";
         let failure = if self.is_forbidden.load(Ordering::Relaxed) { forbidden } else { failure };
         self.halt.end(Force::StartNothing, StopReason::NoUsableKey, Some(failure.to_owned()));
     }

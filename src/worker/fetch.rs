@@ -96,7 +96,8 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                     }
                     self.flow.is_ruled();
                     let next_look = self.next_look_after_failures(&lease.object, league.as_ref());
-                    let how = if is_first { How::GivenBack } else { self.throttled_again(&lease, &key, rest, next_look) };
+                    let how =
+                        if is_first { How::GivenBack } else { self.throttled_again(&lease, &key, rest, next_look) };
                     return Ended { lease, how };
                 }
                 Called::Badly(accusation, ending) => (accusation, ending),

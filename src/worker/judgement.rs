@@ -110,7 +110,13 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     }
 
     /// An object met a 429 twice. It is held; when it is the only one that meets this, again and again, it is its own answer.
-    pub fn throttled_again(&self, lease: &Lease, key: &Fingerprint, rest: Duration, next_look: Option<FollowUp>) -> How {
+    pub fn throttled_again(
+        &self,
+        lease: &Lease,
+        key: &Fingerprint,
+        rest: Duration,
+        next_look: Option<FollowUp>,
+    ) -> How {
         let reason = Reason::new(THROTTLED, format!("429 on key {key}, which cools down for {} s", rest.as_secs()));
         let is_alone = lock(&self.throttled).len() == 1;
         let was_before = lease.held_for.as_deref() == Some(THROTTLED) && lease.held >= THROTTLED_ALONE;

@@ -29,8 +29,9 @@ use self::{
     scripts::Keys,
 };
 use super::{
-    Admitted, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased, MAX_MAIL_BYTES,
-    MailLimits, NotQueued, ORPHAN_PATIENCE, Queue, QueueError, QueueStats, Repaired, SetAside, Settled, Settlement,
+    Admitted, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased,
+    MAX_MAIL_BYTES, MailLimits, NotQueued, ORPHAN_PATIENCE, Queue, QueueError, QueueStats, Repaired, SetAside, Settled,
+    Settlement,
     mailbox::{self, Content, Decision, Entry, Id, Mail, ScanStep, Source},
     record::{Draw, MAX_BODY_BYTES, QueueLimits, SWEEP, Wanted, clamp, clip, name_of_batch},
 };

@@ -110,9 +110,8 @@ async fn one_bad_object_stops_nobody_and_dies() {
 async fn an_object_that_alone_is_throttled_waits_and_dies() {
     let bed = Bed::start().await;
     let players = bed.players(101);
-    bed.simulator.misbehave(
-        Rule::new(Misbehaviour::Throttled { retry_after: Some(1) }).on_tag(players[0].tag.as_str()),
-    );
+    bed.simulator
+        .misbehave(Rule::new(Misbehaviour::Throttled { retry_after: Some(1) }).on_tag(players[0].tag.as_str()));
     bed.ask_as(Priority::Critical, [players[0].clone()]).await;
     bed.ask(players[1..].to_vec()).await;
     let passing = time_passes(&bed);

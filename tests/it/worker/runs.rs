@@ -151,11 +151,7 @@ async fn a_failure_that_comes_after_the_last_request_was_leased_is_told_and_char
         assert_eq!(report.stopped_because, expected, "{what:?}: {report:?}");
         assert_eq!(report.failure.is_some(), expected.is_failure(), "{what:?}: {report:?}");
         let stats = bed.stats().await;
-        assert_eq!(
-            (stats.ready + stats.delayed, stats.dead_letters, stats.leased),
-            (30, 0, 0),
-            "{what:?}: {report:?}"
-        );
+        assert_eq!((stats.ready + stats.delayed, stats.dead_letters, stats.leased), (30, 0, 0), "{what:?}: {report:?}");
     }
 }
 
