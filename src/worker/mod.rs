@@ -13,6 +13,7 @@ mod drain;
 mod fetch;
 mod flow;
 mod halt;
+mod in_hand;
 pub mod keys;
 pub mod login;
 mod obstacles;
@@ -22,7 +23,6 @@ pub mod tables;
 mod tell;
 
 use std::{
-    collections::HashMap,
     future::Future,
     num::NonZeroU64,
     sync::{Arc, Mutex},
@@ -39,6 +39,7 @@ use self::{
     drain::{Drain, PROBE_INTERVAL, lock},
     flow::Flow,
     halt::{Force, Halt},
+    in_hand::InHand,
     keys::{KeyRing, Taken},
     report::{DayReport, QueueReport, RepairReport, RunEnd, RunReport, StopReason, Tally},
     tables::Tables,
@@ -266,7 +267,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
                 probing,
                 api_answered: Mutex::default(),
                 unheard: Mutex::default(),
-                in_hand: Mutex::new(HashMap::new()),
+                in_hand: InHand::default(),
                 store_answers: tokio::sync::watch::Sender::new(true),
             };
             drain.drain().await;
