@@ -398,7 +398,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 }
             }
             Err(error) => {
-                warn!(error = %error, requests = batch.len(), "could not settle requests that were leased anew")
+                warn!(error = %error, requests = batch.len(), "could not settle requests that were leased anew");
             }
         }
     }
