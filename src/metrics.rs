@@ -53,8 +53,8 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: "oldest_request_age_seconds",
         unit: "Seconds",
-        help: "How long ago the longest waiting ready request was first asked for; 0 when nothing waits.",
-        value: |report| queue(report, |queue| queue.oldest_request_age_seconds.into()),
+        help: "How long ago the longest waiting request was first asked for, in the mailbox or ready; 0 when nothing waits, left out when it is unknown.",
+        value: |report| report.queue.as_ref()?.oldest_request_age_seconds.map(Into::into),
     },
     Metric {
         name: "delayed",
@@ -330,8 +330,12 @@ mod tests {
 
     #[test]
     fn one_line_of_a_run() {
-        let queue =
-            QueueReport { queue_size: 7, dead_letters: 1, oldest_request_age_seconds: 12.5, ..QueueReport::default() };
+        let queue = QueueReport {
+            queue_size: 7,
+            dead_letters: 1,
+            oldest_request_age_seconds: Some(12.5),
+            ..QueueReport::default()
+        };
         insta::assert_json_snapshot!(line(&report(StopReason::QueueEmpty, 1, Some(queue))));
     }
 
@@ -359,6 +363,14 @@ mod tests {
             assert!(!line["_aws"].to_string().contains(&format!("\"{name}\"")), "{name}");
         }
         assert_eq!(line["processed_requests"], 2);
+    }
+
+    #[test]
+    fn an_unknown_age_is_left_out() {
+        let queue = QueueReport { oldest_request_age_seconds: None, ..QueueReport::default() };
+        let line = line(&report(StopReason::QueueEmpty, 1, Some(queue)));
+        assert_eq!((line.get("oldest_request_age_seconds"), &line["queue_size"]), (None, &json!(0)));
+        assert!(!line["_aws"].to_string().contains("oldest_request_age_seconds"));
     }
 
     #[test]

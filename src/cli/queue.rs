@@ -14,7 +14,7 @@ use crate::{
     clock::Timestamp,
     config::{Pause, WorkerConfig, env::process_var},
     model::Priority,
-    queue::{Circuit, Exported, Queue, QueueStats, Slots as _, mailbox},
+    queue::{Circuit, Exported, Oldest, Queue, QueueStats, Slots as _, mailbox},
     worker::report::QueueReport,
 };
 
@@ -146,8 +146,12 @@ fn render(stats: &QueueStats, now: Timestamp, style: Style) -> String {
         table.row(["orphans", &count(stats.orphans), "in the index, their data is awaited"]);
     }
     let mut told = table.render(style);
-    if let Some(asked) = stats.oldest_ready {
-        let _ = writeln!(told, "  the oldest ready request was asked for {} ago", span(now.since(asked)));
+    match stats.oldest {
+        Oldest::NothingWaits => {}
+        Oldest::Asked(asked) => {
+            let _ = writeln!(told, "  the oldest request that waits was asked for {} ago", span(now.since(asked)));
+        }
+        Oldest::Unknown => told.push_str("  how long the oldest request waits is unknown: its mail does not say\n"),
     }
     if let Some(number) = stats.mail_in_database_0.filter(|number| *number > 0) {
         let number = counted(number, "request lies", "requests lie");
@@ -246,7 +250,7 @@ mod tests {
             dead_letters: 2,
             dead_letters_evicted: 7,
             orphans: 1,
-            oldest_ready: Some(NOW - Duration::from_secs(192)),
+            oldest: Oldest::Asked(NOW - Duration::from_secs(192)),
             next_due: Some(NOW + Duration::from_secs(30)),
             mail_in_database_0: Some(3),
         };
@@ -257,7 +261,7 @@ mod tests {
         leased            0
         dead letters      2  see `refresh-worker dead list`; 7 unreadable ones gave way, ever
         orphans           1  in the index, their data is awaited
-        the oldest ready request was asked for 3 min 12 s ago
+        the oldest request that waits was asked for 3 min 12 s ago
         3 requests lie in database 0: producers ignore the database number in REDIS_URL, and this worker does not look there
         ");
     }

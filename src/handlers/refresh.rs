@@ -168,7 +168,7 @@ fn log(report: &RunReport) {
                 errors_omitted = report.errors_omitted,
                 queue_size = report.queue.as_ref().map(|queue| queue.queue_size),
                 dead_letters = report.queue.as_ref().map(|queue| queue.dead_letters),
-                oldest_request_age_seconds = report.queue.as_ref().map(|queue| queue.oldest_request_age_seconds),
+                oldest_request_age_seconds = report.queue.as_ref().and_then(|queue| queue.oldest_request_age_seconds),
                 runtime_seconds = report.runtime_seconds,
                 api_requests = report.api_requests,
                 api_requests_per_second = report.api_requests_per_second,

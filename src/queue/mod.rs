@@ -316,6 +316,49 @@ impl NotQueued {
     }
 }
 
+/// When the longest waiting of all that waits to be done now was first asked for: what is ready, what is due and not yet moved,
+/// and, by a bounded look at the head of each class, the mailbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Oldest {
+    #[default]
+    NothingWaits,
+    Asked(Timestamp),
+    /// Mail waits, and none that was looked at says when it was asked for.
+    Unknown,
+}
+
+impl Oldest {
+    /// From what is known of the queue's records, and from the mail at the head of each class: as many as were looked at, of how
+    /// many.
+    fn of(records: impl Iterator<Item = Timestamp>, mail: &[mailbox::Entry], in_mailbox: u64, now: Timestamp) -> Self {
+        let wishes: Vec<Wish> = mail
+            .iter()
+            .filter_map(|entry| match entry.decide(now, 1) {
+                mailbox::Decision::Admit(wish) => Some(wish),
+                _ => None,
+            })
+            .collect();
+        let all_are_known = wishes.len() as u64 >= in_mailbox;
+        // What is due later waits for its time, not for us.
+        let waiting = wishes.into_iter().filter(|wish| wish.due <= now).map(|wish| wish.asked.min(now));
+        match records.chain(waiting).min() {
+            Some(asked) => Self::Asked(asked),
+            None if all_are_known => Self::NothingWaits,
+            None => Self::Unknown,
+        }
+    }
+
+    /// In seconds; 0 when nothing waits, `None` when it is unknown.
+    #[must_use]
+    pub fn age(&self, now: Timestamp) -> Option<Duration> {
+        match self {
+            Self::NothingWaits => Some(Duration::ZERO),
+            Self::Asked(asked) => Some(now.since(*asked)),
+            Self::Unknown => None,
+        }
+    }
+}
+
 /// Numbers for health, metrics and the log line of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueStats {
@@ -329,8 +372,8 @@ pub struct QueueStats {
     /// Unreadable mail among the dead letters that gave way to newer mail, ever. Objects never give way.
     pub dead_letters_evicted: u64,
     pub orphans: u64,
-    /// When the longest waiting ready object was first asked for.
-    pub oldest_ready: Option<Timestamp>,
+    /// Since when the longest waiting request waits.
+    pub oldest: Oldest,
     /// When the next delayed object is due.
     pub next_due: Option<Timestamp>,
     /// Our Redis database is not 0, and producers (who always write to 0) have mail there.

@@ -44,6 +44,12 @@ pub const FIRST_HOLD: Duration = Duration::from_secs(30);
 /// … up to this.
 pub const LONGEST_HOLD: Duration = Duration::from_secs(10 * 60);
 
+/// How many requests of each class of the mailbox, and of those that are due and not yet moved, are looked at for the oldest.
+pub const LOOKED_AT_FOR_OLDEST: usize = 10;
+
+/// Mail with a larger value is not looked at for that.
+pub const LARGEST_LOOKED_AT: usize = 4096;
+
 /// The most bytes of an answer or of mail that a dead letter shows.
 pub const MAX_BODY_BYTES: usize = 500;
 

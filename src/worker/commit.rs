@@ -224,6 +224,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 }
             }
         }
+        self.in_hand.bring_tokens(&mut group.settlements);
         self.settle(&group).await;
     }
 
@@ -300,7 +301,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         let mut telling = Telling::of(&group.notes, &self.worker.config.cache_key_templates);
         failpoint!("settle.before");
         let mut patience = PATIENCE.iter();
-        let settled = loop {
+        let mut settled = loop {
             let settling = self.worker.queue.settle_and_follow(self.time.now(), &group.settlements, following);
             // Sent one after the other on one connection: one round trip.
             let ((), settled) = tokio::join!(self.tell(&mut telling), settling);
@@ -321,9 +322,9 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             }
         };
         failpoint!("settle.after");
+        self.settle_anew(&group.settlements, &mut settled).await;
         self.close_notes(&group.notes, &telling);
         for (((lease, _), outcome), settled) in group.settlements.iter().zip(&group.outcomes).zip(settled) {
-            lock(&self.in_hand).remove(&lease.token);
             let outcome = match settled {
                 Settled::Settled => *outcome,
                 Settled::Stale => Outcome::Stale,
@@ -335,6 +336,26 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             self.count(lease, outcome);
         }
         self.flow.closed(group.settlements.len());
+    }
+
+    /// Lets go of what was settled, and ends the leases that came for it meanwhile.
+    async fn settle_anew(&self, settlements: &[(Lease, Settlement)], settled: &mut [Settled]) {
+        let (places, batch): (Vec<usize>, Vec<_>) = self.in_hand.let_go(settlements, settled).into_iter().unzip();
+        if batch.is_empty() {
+            return;
+        }
+        match self.worker.queue.settle(self.time.now(), &batch).await {
+            Ok(answers) => {
+                for (place, answer) in places.into_iter().zip(answers) {
+                    if settled[place] == Settled::Stale {
+                        settled[place] = answer;
+                    }
+                }
+            }
+            Err(error) => {
+                warn!(error = %error, requests = batch.len(), "could not settle requests that were leased anew");
+            }
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 //! the commit stage stores answers in groups and settles them. Beside them a keeper renews leases and key slots.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -28,6 +28,7 @@ use super::{
     fetch::Work,
     flow::{Counts, Flow},
     halt::{Force, Halt},
+    in_hand::InHand,
     judgement::Circuits,
     keys::KeyRing,
     mail::admit_mail,
@@ -97,8 +98,8 @@ pub struct Drain<'a, Q, S> {
     pub carrying_out: tokio::sync::Mutex<()>,
     /// Nonces of lease calls whose answers were lost, each with the end of what it may have leased.
     pub unheard: Mutex<Vec<(String, Timestamp)>>,
-    /// Every lease that is ours, for the keeper to renew.
-    pub in_hand: Mutex<HashMap<LeaseToken, ObjectId>>,
+    /// Every request that this run has leased and not settled, for the keeper to renew.
+    pub in_hand: InHand,
     /// Whether answers can be kept at the moment; calls wait while they cannot.
     pub store_answers: tokio::sync::watch::Sender<bool>,
 }
@@ -485,8 +486,12 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
 
     /// Sends each lease on its way. `false` when the database does not answer and the run ends.
     async fn hand_out(&self, leases: Vec<Lease>, work: &mpsc::Sender<Work>, ended: &mpsc::Sender<Ended>) -> bool {
+        // After a failover that lost writes the queue leases anew what we have in hand already.
+        let leases = self.in_hand.take(leases);
+        if leases.is_empty() {
+            return true;
+        }
         self.flow.leased(leases.len());
-        lock(&self.in_hand).extend(leases.iter().map(|lease| (lease.token.clone(), lease.object.clone())));
         if !self.confirm_suspects(&leases).await {
             for lease in leases {
                 let _ = ended.send(Ended::given_back(lease)).await;
@@ -570,8 +575,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 Err(error) => return warn!(error = %error, "could not read the queue's time; will try again"),
             }
         }
-        let leases: Vec<(ObjectId, LeaseToken)> =
-            lock(&self.in_hand).iter().map(|(token, object)| (object.clone(), token.clone())).collect();
+        let leases = self.in_hand.all();
         let now = self.time.now();
         let renewed = async {
             if leases.is_empty() {
@@ -584,9 +588,8 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         failpoint!("renew.after");
         match renewed {
             Ok(ours) => {
-                for ((object, token), _) in leases.iter().zip(ours).filter(|(_, still_ours)| !still_ours) {
+                for ((object, _), _) in leases.iter().zip(ours).filter(|(_, still_ours)| !still_ours) {
                     debug!(object = %object, "the lease of this object is no longer ours");
-                    lock(&self.in_hand).remove(token);
                 }
             }
             Err(error) => warn!(error = %error, "could not renew leases; will try again"),

@@ -13,6 +13,7 @@ mod drain;
 mod fetch;
 mod flow;
 mod halt;
+mod in_hand;
 mod judgement;
 pub mod keys;
 pub mod login;
@@ -23,7 +24,6 @@ pub mod tables;
 mod tell;
 
 use std::{
-    collections::HashMap,
     future::Future,
     num::NonZeroU64,
     sync::{Arc, Mutex, atomic::AtomicBool},
@@ -40,6 +40,7 @@ use self::{
     drain::{Drain, PROBE_INTERVAL, lock},
     flow::Flow,
     halt::{Force, Halt},
+    in_hand::InHand,
     keys::{KeyRing, Taken},
     report::{DayReport, QueueReport, RepairReport, RunEnd, RunReport, StopReason, Tally},
     tables::Tables,
@@ -311,7 +312,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
                 is_forbidden: AtomicBool::default(),
                 carrying_out: tokio::sync::Mutex::default(),
                 unheard: Mutex::default(),
-                in_hand: Mutex::new(HashMap::new()),
+                in_hand: InHand::default(),
                 store_answers: tokio::sync::watch::Sender::new(true),
             };
             drain.drain().await;

@@ -273,7 +273,7 @@ impl RepairReport {
 }
 
 /// The queue in numbers, as health, metrics and reports show it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct QueueReport {
     /// Mailbox and ready: what waits to be done now.
     pub queue_size: u64,
@@ -283,11 +283,19 @@ pub struct QueueReport {
     pub leased: u64,
     pub dead_letters: u64,
     pub orphans: u64,
-    /// 0 when nothing waits.
-    pub oldest_request_age_seconds: f64,
+    /// Of all that waits to be done now, the mailbox included; 0 when nothing waits, left out when it is unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_request_age_seconds: Option<f64>,
     /// Mail that producers wrote to database 0 while our URL selects another.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mail_in_database_0: Option<u64>,
+}
+
+/// Of an empty queue.
+impl Default for QueueReport {
+    fn default() -> Self {
+        Self::new(&QueueStats::default(), Timestamp::EPOCH)
+    }
 }
 
 impl QueueReport {
@@ -301,7 +309,7 @@ impl QueueReport {
             leased: stats.leased,
             dead_letters: stats.dead_letters,
             orphans: stats.orphans,
-            oldest_request_age_seconds: stats.oldest_ready.map_or(0.0, |asked| now.since(asked).as_secs_f64()),
+            oldest_request_age_seconds: stats.oldest.age(now).map(|age| age.as_secs_f64()),
             mail_in_database_0: stats.mail_in_database_0,
         }
     }

@@ -10,7 +10,7 @@ use crate::{
     queue::{
         Admitted, MAX_MAIL_BYTES, MailLimits, ORPHAN_PATIENCE,
         mailbox::{Content, Decision, Entry, Id, Mail, Source, asked_at, class_of_score, digest},
-        record::{MAX_BODY_BYTES, QueueLimits},
+        record::{LARGEST_LOOKED_AT, LOOKED_AT_FOR_OLDEST, MAX_BODY_BYTES, QueueLimits},
     },
 };
 
@@ -73,6 +73,26 @@ impl Contents {
         self.read_orphans(&mut Part { mail: &mut mail, bytes: limits.bytes_of_part(), used: 0 });
         self.read_scanned(&mut Part { mail: &mut mail, bytes: limits.bytes_of_part(), used: 0 }, limits.scan);
         mail
+    }
+
+    /// Mail at the head of each class.
+    pub(super) fn heads(&self) -> Vec<Entry> {
+        let mut heads = Vec::new();
+        for class in Priority::ALL {
+            let of_class = self.index.iter().filter(|(_, score)| class_of_score(**score) == class);
+            let mut slice: Vec<(&f64, &Vec<u8>)> = of_class.map(|(id, score)| (score, id)).collect();
+            slice.sort_by(|one, other| one.0.total_cmp(other.0).then_with(|| one.1.cmp(other.1)));
+            for (score, id) in slice.into_iter().take(LOOKED_AT_FOR_OLDEST) {
+                let small = |bytes: &[u8]| bytes.len() <= LARGEST_LOOKED_AT;
+                let Some(value) = self.data.get(id).filter(|value| small(id) && small(value)) else { continue };
+                heads.push(Entry {
+                    id: Id::Whole(id.clone()),
+                    source: Source::Index { score: score.to_string() },
+                    content: Content::Value(value.clone()),
+                });
+            }
+        }
+        heads
     }
 
     fn read_orphans(&self, part: &mut Part<'_>) {

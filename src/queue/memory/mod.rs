@@ -16,12 +16,12 @@ use std::{
 use self::slots::Agreements;
 use super::{
     Admitted, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased,
-    MailLimits, NotQueued, Queue, QueueError, QueueStats, Repaired, SetAside, Settled, Settlement,
+    MailLimits, NotQueued, Oldest, Queue, QueueError, QueueStats, Repaired, SetAside, Settled, Settlement,
     letters::{DeadEntry, exported, newest_first, second_id},
     mailbox::{Mail, compose, unescape},
     record::{
-        ANSWER_LIFETIME, CIRCUIT, CLASS_WIDTH, Draw, Letter, MOST_SET_ASIDE, QueueLimits, Record, SWEEP, State, clamp,
-        name_of_batch,
+        ANSWER_LIFETIME, CIRCUIT, CLASS_WIDTH, Draw, LOOKED_AT_FOR_OLDEST, Letter, MOST_SET_ASIDE, QueueLimits, Record,
+        SWEEP, State, clamp, name_of_batch,
     },
 };
 use crate::{
@@ -236,8 +236,8 @@ impl Queue for MemoryQueue {
         Ok(aside.map(|(_, record)| record.lift_hold(now)).count())
     }
 
-    async fn stats(&self, _now: Timestamp) -> Result<QueueStats, QueueError> {
-        Ok(self.contents().stats())
+    async fn stats(&self, now: Timestamp) -> Result<QueueStats, QueueError> {
+        Ok(self.contents().stats(now))
     }
 
     async fn dead_letters(&self, filter: &DeadFilter, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
@@ -466,7 +466,7 @@ impl Contents {
         }
     }
 
-    fn stats(&self) -> QueueStats {
+    fn stats(&self, now: Timestamp) -> QueueStats {
         let of = |state: State| self.records.values().filter(move |record| record.state == state);
         let count = |state: State| of(state).count() as u64;
         let ready_of = |class: Priority| of(State::Ready).filter(move |record| record.wanted.priority == class);
@@ -479,10 +479,22 @@ impl Contents {
             dead_letters: count(State::Dead) + self.letters.len() as u64,
             dead_letters_evicted: self.dead_letters_evicted,
             orphans: self.orphans.len() as u64,
-            oldest_ready: of(State::Ready).map(|record| record.wanted.first).min(),
+            oldest: Oldest::of(self.first_asked(now).into_iter(), &self.heads(), self.index.len() as u64, now),
             next_due: of(State::Delayed).map(Record::ready_at).min(),
             mail_in_database_0: None,
         }
+    }
+
+    /// When what is ready was first asked for, and what is due and not yet moved.
+    fn first_asked(&self, now: Timestamp) -> Vec<Timestamp> {
+        let ready = self.records.values().filter(|record| record.state == State::Ready);
+        let mut all: Vec<Timestamp> = ready.map(|record| record.wanted.first).collect();
+        for class in Priority::ALL {
+            let due = self.in_order(State::Delayed).into_iter().filter(|(due, _)| *due <= now.as_millis());
+            let due = due.map(|(_, name)| &self.records[&name]).filter(|record| record.wanted.priority == class);
+            all.extend(due.take(LOOKED_AT_FOR_OLDEST).map(|record| record.wanted.first));
+        }
+        all
     }
 
     fn find_dead(&self, filter: &DeadFilter) -> Vec<DeadEntry> {

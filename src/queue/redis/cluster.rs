@@ -30,7 +30,7 @@ use std::collections::{HashMap, HashSet};
 use ::redis::{Cmd, cmd};
 
 use super::{
-    CHUNK, MailRow, ORPHANS, RedisQueue,
+    CHUNK, HeadRow, MailRow, ORPHANS, RedisQueue,
     letters::{Stored, mailed},
     link::{Arguments, Call},
     scripts,
@@ -42,7 +42,7 @@ use crate::{
         Admitted, MAX_MAIL_BYTES, MailLimits, QueueError,
         letters::{DeadEntry, second_id},
         mailbox::{self, Content, Decision, Entry, Id, Mail, ScanStep, Source},
-        record::MAX_BODY_BYTES,
+        record::{LARGEST_LOOKED_AT, LOOKED_AT_FOR_OLDEST, MAX_BODY_BYTES},
     },
 };
 
@@ -59,14 +59,23 @@ type DataRow = (String, usize, Vec<u8>);
 const ORPHAN_GROUP: u8 = 4;
 const SCAN_GROUP: u8 = 5;
 
-/// How many entries the mailbox holds; 0 where a script counts them together with the rest.
-pub(super) async fn mailbox(queue: &RedisQueue) -> Result<u64, QueueError> {
+/// How many entries the mailbox holds, and those at the head of each class; none where a script counts them together with the
+/// rest.
+pub(super) async fn mailbox(queue: &RedisQueue) -> Result<(u64, Vec<HeadRow>), QueueError> {
     if !queue.is_cluster() {
-        return Ok(0);
+        return Ok((0, Vec::new()));
     }
     let mut command = cmd("ZCARD");
     command.arg(mailbox::INDEX);
-    queue.link.ask("counting", Call::Command(&command)).await
+    let bytes = 6 * LOOKED_AT_FOR_OLDEST * LARGEST_LOOKED_AT;
+    let limits = MailLimits { per_class: LOOKED_AT_FOR_OLDEST, bytes, ..MailLimits::default() };
+    let (count, index) = tokio::join!(queue.link.ask("counting", Call::Command(&command)), read_index(queue, limits));
+    let rows: Vec<IndexRow> = index?.1.into_iter().filter(|row| row.3.is_empty()).collect();
+    let ids: Vec<(u8, &[u8])> = rows.iter().map(|row| (row.0, &row.1[..])).collect();
+    let data = read_data(queue, limits, &ids).await?;
+    let heads =
+        rows.iter().zip(data).filter(|(_, (content, bytes, _))| content == "value" && *bytes <= LARGEST_LOOKED_AT);
+    Ok((count?, heads.map(|(row, (_, _, value))| (row.1.clone(), row.4.clone(), value)).collect()))
 }
 
 /// Reads a slice with the bounds that `read_mail.lua` has.

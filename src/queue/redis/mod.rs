@@ -30,10 +30,13 @@ use self::{
 };
 use super::{
     Admitted, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased,
-    MAX_MAIL_BYTES, MailLimits, NotQueued, ORPHAN_PATIENCE, Queue, QueueError, QueueStats, Repaired, SetAside, Settled,
-    Settlement,
+    MAX_MAIL_BYTES, MailLimits, NotQueued, ORPHAN_PATIENCE, Oldest, Queue, QueueError, QueueStats, Repaired, SetAside,
+    Settled, Settlement,
     mailbox::{self, Content, Decision, Entry, Id, Mail, ScanStep, Source},
-    record::{Draw, MAX_BODY_BYTES, QueueLimits, SWEEP, Wanted, clamp, clip, name_of_batch},
+    record::{
+        Draw, LARGEST_LOOKED_AT, LOOKED_AT_FOR_OLDEST, MAX_BODY_BYTES, QueueLimits, SWEEP, Wanted, clamp, clip,
+        name_of_batch,
+    },
 };
 use crate::{
     clock::{Clock, Timestamp},
@@ -131,7 +134,10 @@ type LeaseRow = (String, String, u64, i64, i64, i64, u32, u32, u32, String);
 type LeaseAnswer = (bool, bool, usize, usize, Vec<LeaseRow>, repair::Counts);
 
 /// The answer of `stats.lua`.
-type Counts = (u64, Vec<u64>, u64, u64, u64, u64, u64, i64, i64);
+type Counts = (u64, Vec<u64>, u64, u64, u64, u64, u64, i64, i64, Vec<HeadRow>);
+
+/// Mail at the head of its class: id, score, value.
+type HeadRow = (Vec<u8>, String, Vec<u8>);
 
 impl Queue for RedisQueue {
     async fn time(&self) -> Result<Timestamp, QueueError> {
@@ -323,19 +329,31 @@ impl Queue for RedisQueue {
         }
     }
 
-    async fn stats(&self, _now: Timestamp) -> Result<QueueStats, QueueError> {
-        let arguments = Arguments::default();
+    async fn stats(&self, now: Timestamp) -> Result<QueueStats, QueueError> {
+        let mut arguments = Arguments::default();
+        arguments.number(now.as_millis()).number(LOOKED_AT_FOR_OLDEST).number(LARGEST_LOOKED_AT);
         let call = Call::Script(&scripts::STATS, self.keys_in_reach(), &arguments);
         let (counts, mail_in_database_0, mail_of_cluster) = tokio::join!(
             self.link.ask("counting", call),
             Box::pin(self.mail_in_database_0()),
             Box::pin(cluster::mailbox(self))
         );
-        let (counts, mail_of_cluster): (Counts, u64) = (counts?, mail_of_cluster?);
-        let (mailbox, ready, delayed, leased, dead_letters, dead_letters_evicted, orphans, oldest, next_due) = counts;
+        let (counts, (mail_of_cluster, heads_of_cluster)): (Counts, _) = (counts?, mail_of_cluster?);
+        let (mailbox, ready, delayed, leased, dead_letters, dead_letters_evicted, orphans, oldest, next_due, heads) =
+            counts;
+        let heads: Vec<Entry> = heads
+            .into_iter()
+            .chain(heads_of_cluster)
+            .map(|(id, score, value)| Entry {
+                id: Id::Whole(id),
+                source: Source::Index { score },
+                content: Content::Value(value),
+            })
+            .collect();
+        let mailbox = mailbox + mail_of_cluster;
         let time = |millis: i64| (millis >= 0).then(|| Timestamp::from_millis(millis));
         Ok(QueueStats {
-            mailbox: mailbox + mail_of_cluster,
+            mailbox,
             ready: ready.iter().sum(),
             ready_by_priority: Priority::ALL.into_iter().zip(ready).collect(),
             delayed,
@@ -343,7 +361,7 @@ impl Queue for RedisQueue {
             dead_letters,
             dead_letters_evicted,
             orphans,
-            oldest_ready: time(oldest),
+            oldest: Oldest::of(time(oldest).into_iter(), &heads, mailbox, now),
             next_due: time(next_due),
             mail_in_database_0,
         })

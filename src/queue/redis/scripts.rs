@@ -34,7 +34,7 @@ scripts! {
     REDRIVE = "prelude.lua" "redrive.lua";
     RETURN_RECORDS = "prelude.lua" "return_records.lua";
     RETURN_ORPHANS = "prelude.lua" "return_orphans.lua";
-    STATS = "prelude.lua" "stats.lua";
+    STATS = "prelude.lua" "mail.lua" "stats.lua";
 }
 
 // The queue.

@@ -6,7 +6,7 @@ use refresh_worker::{
     clock::Timestamp,
     model::{FollowUp, Priority, Reason, Wish},
     queue::{
-        DeadFilter, Following, Lease, LeaseRequest, MAX_LAPSES, MAX_MAIL_BYTES, MailLimits, ORPHAN_PATIENCE,
+        DeadFilter, Following, Lease, LeaseRequest, MAX_LAPSES, MAX_MAIL_BYTES, MailLimits, ORPHAN_PATIENCE, Oldest,
         Queue as _, SUSPECT_LAPSES, Settled, Settlement,
         record::{QueueLimits, State},
     },
@@ -85,6 +85,9 @@ on_all! {
     a_spare_follow_up_is_left_out_when_it_waits_already_or_too_much_is_ready
     a_follow_up_revives_no_dead_letter
     stats_count_what_is_there
+    the_oldest_counts_the_mailbox
+    the_oldest_counts_what_is_overdue
+    mail_that_waits_for_its_time_is_not_old
     an_empty_queue_answers_everything
 }
 
@@ -972,8 +975,35 @@ async fn stats_count_what_is_there(bed: &impl Bed) {
     assert_eq!((stats.mailbox, stats.ready, stats.delayed, stats.leased), (1, 2, 1, 1));
     assert_eq!((stats.dead_letters, stats.orphans, stats.queue_size()), (1, 1, 3));
     assert_eq!(stats.ready_by_priority.values().copied().collect::<Vec<_>>(), [0, 0, 0, 2]);
-    assert_eq!((stats.oldest_ready, stats.next_due), (Some(NOW - MINUTE), Some(NOW + MINUTE)));
+    assert_eq!((stats.oldest, stats.next_due), (Oldest::Asked(NOW - MINUTE), Some(NOW + MINUTE)));
     assert_eq!((stats.dead_letters_evicted, stats.mail_in_database_0), (0, None));
+}
+
+async fn the_oldest_counts_the_mailbox(bed: &impl Bed) {
+    assert_eq!(bed.queue().stats(NOW).await.unwrap().oldest, Oldest::NothingWaits);
+    bed.put_mail("junk", 0.0, "junk").await;
+    assert_eq!(bed.queue().stats(NOW).await.unwrap().oldest, Oldest::Unknown);
+    bed.put_mail("clan:2PP", 3.0, &value("clan:2PP", 3, NOW - 5 * MINUTE)).await;
+    bed.put_mail("war:2PP", 3.0, &value("war:2PP", 3, NOW - 9 * MINUTE)).await;
+    bed.enqueue("player:2PP", Priority::High, NOW - MINUTE).await;
+    assert_eq!(bed.queue().stats(NOW).await.unwrap().oldest, Oldest::Asked(NOW - 9 * MINUTE));
+    bed.put_mail("clan:2QQ", 3.0, &"x".repeat(5000)).await;
+    bed.remove_data(b"war:2PP").await;
+    assert_eq!(bed.queue().stats(NOW).await.unwrap().oldest, Oldest::Asked(NOW - 5 * MINUTE));
+}
+
+async fn the_oldest_counts_what_is_overdue(bed: &impl Bed) {
+    bed.enqueue("clan:2PP", Priority::High, NOW).await;
+    let lease = bed.lease_one(NOW).await;
+    let reason = Reason::new("timeout", "");
+    settle(bed, NOW, &lease, Settlement::Failed { until: NOW + MINUTE, reason }).await;
+    assert_eq!(bed.queue().stats(NOW + SECOND).await.unwrap().oldest, Oldest::NothingWaits, "it waits for its time");
+    assert_eq!(bed.queue().stats(NOW + MINUTE).await.unwrap().oldest, Oldest::Asked(NOW));
+}
+
+async fn mail_that_waits_for_its_time_is_not_old(bed: &impl Bed) {
+    bed.put_mail("clan:2PP", 1.0, &value("clan:2PP", 1, NOW + 5 * MINUTE)).await;
+    assert_eq!(bed.queue().stats(NOW).await.unwrap().oldest, Oldest::NothingWaits);
 }
 
 async fn an_empty_queue_answers_everything(bed: &impl Bed) {

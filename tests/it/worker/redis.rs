@@ -1,10 +1,11 @@
 //! Runs on a Redis that refuses: full, a replica, loading. All but the queue is the bed's.
 
-use std::{num::NonZeroU64, sync::Arc};
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use refresh_worker::{
     model::{ObjectId, Priority, Wish},
     queue::{Queue as _, record::QueueLimits, redis::RedisQueue},
+    sim::{Misbehaviour, Rule},
     store::sqlite::SqliteStore,
     worker::{
         RunOptions, Runs as _, Unwatched, Worker,
@@ -18,8 +19,11 @@ use tokio::{
 
 use super::bed::{Bed, outcomes};
 use crate::{
-    queue::beds::{Bed as _, PATIENT, RedisBed, connect_as, value},
-    support::redis::PrivateRedis,
+    queue::beds::{Bed as _, NOW, PATIENT, RedisBed, connect_as, request, value},
+    support::{
+        proxy::{Mode, Proxy},
+        redis::PrivateRedis,
+    },
 };
 
 fn worker_on(bed: &Bed, redis: &RedisBed) -> Worker<RedisQueue, SqliteStore> {
@@ -58,6 +62,69 @@ async fn a_run_on_a_full_redis_drains_queue_and_mailbox() {
     assert_eq!((outcomes(&report), report.errors.len()), (vec![("stored", 30)], 0), "{report:?}");
     let left = redis.dump().await;
     assert_eq!((left.records.len(), left.index.len(), left.data.len()), (0, 0, 0));
+}
+
+/// The queue's own keys as they are now, to be put back: a failover that loses what was written since.
+async fn snapshot(redis: &RedisBed) -> Vec<(String, Option<Vec<u8>>)> {
+    let mut kept = Vec::new();
+    for name in ["objects", "ready", "leased", "counters"] {
+        let key = format!("{{refresh}}:{name}");
+        kept.push((key.clone(), redis.command(&["DUMP", &key]).await));
+    }
+    kept
+}
+
+async fn restore(redis: &RedisBed, kept: &[(String, Option<Vec<u8>>)]) {
+    for (key, value) in kept {
+        redis.command::<i64>(&["DEL", key]).await;
+        if let Some(value) = value {
+            redis.bytes::<()>(&[b"RESTORE", key.as_bytes(), b"0", value]).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn after_lost_writes_a_run_calls_nothing_twice() {
+    let (bed, server) = (Bed::start().await, PrivateRedis::start().await);
+    let redis = RedisBed::at(&server.url(), QueueLimits::default()).await;
+    bed.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
+    enqueue(&redis, &bed.players(3)).await;
+    let before = snapshot(&redis).await;
+    let worker = worker_on(&bed, &redis);
+    let failover = async {
+        bed.simulator.wait_until_held(3).await;
+        restore(&redis, &before).await;
+        while redis.queue().stats(NOW).await.unwrap().leased < 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        bed.simulator.release();
+    };
+    let (report, ()) = tokio::join!(run(&worker), failover);
+    assert_eq!(outcomes(&report), [("stored", 3)], "{report:?}");
+    assert_eq!(bed.simulator.total_calls(), 3);
+    assert!(redis.dump().await.records.is_empty());
+}
+
+#[tokio::test]
+async fn a_run_whose_lease_is_unheard_leases_anew() {
+    let (bed, server) = (Bed::start().await, PrivateRedis::start().await);
+    let redis = RedisBed::at(&server.url(), QueueLimits::default()).await;
+    enqueue(&redis, &bed.players(5)).await;
+    let (proxy, url) = Proxy::in_front_of(&redis.url()).await;
+    let worker = bed.another_on(Arc::new(connect_as(&url, PATIENT, false)));
+    // The server has to know the script, or that is what is not heard.
+    redis.lease(NOW, &request(0)).await;
+    // The classes, which only a lease names.
+    proxy.set(Mode::LoseAnswerTo("\r\n0123\r\n"));
+    let repair = async {
+        while redis.queue().stats(NOW).await.unwrap().leased == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        proxy.set(Mode::Pass);
+    };
+    let (report, ()) = tokio::join!(run(&worker), repair);
+    assert_eq!(outcomes(&report), [("stored", 5)], "{report:?}");
+    assert_eq!((report.stopped_because, report.lapsed), (StopReason::QueueEmpty, 0), "{report:?}");
 }
 
 #[tokio::test]
