@@ -179,9 +179,10 @@ impl RunKeys {
             held.last_refused.replace((fingerprint.clone(), object.clone(), now)).is_some_and(|(key, other, at)| {
                 key != *fingerprint && other != *object && now.saturating_sub(at) < ADDRESS_SUSPICION
             });
+        let is_second =
+            held.throttled.insert(fingerprint.clone(), object.clone()).is_some_and(|other| other != *object);
         if let Some(key) = held.get(fingerprint) {
             let gave_way_already = matches!(key.health, Health::Resting { until, gave_way: true, .. } if until > now);
-            let is_second = key.throttled.replace(object.clone()).is_some_and(|other| other != *object);
             let gives_way = is_second && !gave_way_already;
             if gives_way {
                 key.give_way(Cause::Throttled, rest, self.clock.wall());

@@ -139,8 +139,18 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     async fn lease_stage(&self, work: mpsc::Sender<Work>, ended: mpsc::Sender<Ended>) {
         self.lease_all(&work, &ended).await;
         drop(work);
+        loop {
+            self.flow.until(|counts| counts.unstarted == 0 && counts.in_flight == 0).await;
+            if self.flow.counts().behind > 0 && !self.halt.is_forced() {
+                self.flow.now_those_behind();
+                self.flow.until(|counts| counts.behind == 0).await;
+            } else if !self.halt.is_forced() && self.bench.look(Judge::has_doubts) {
+                self.ask_the_judge().await;
+            } else {
+                break;
+            }
+        }
         // What still waits for a ruling gets none any more.
-        self.flow.until(|counts| counts.unstarted == 0 && counts.in_flight == 0).await;
         self.bench.tell(Judge::finish);
     }
 

@@ -70,9 +70,9 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     /// One request, from its permit to its verdict, and on to the ruling whose fault a bad answer is.
     async fn fetch(&self, work: Work, gate: &Gate) -> Ended {
         let Work { lease, league } = work;
-        let mut earlier = None;
+        let (mut earlier, mut again) = (None, false);
         loop {
-            let Some((place, permit)) = self.start(lease.object.kind, gate, earlier.is_some()).await else {
+            let Some((place, permit)) = self.start(lease.object.kind, gate, again).await else {
                 return Ended { lease, how: earlier.map_or(How::GivenBack, |earlier| not_called_again(&earlier)) };
             };
             let called = tokio::select! {
@@ -80,6 +80,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 () = self.halt.forced(Force::Abandon) => Called::Ended(How::GivenBack),
             };
             drop(place);
+            again = true;
             let (accusation, ending) = match called {
                 Called::Ended(how) => {
                     self.flow.answered();
@@ -134,11 +135,11 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         };
         match permit {
             Ok(permit) => {
-                self.flow.started();
+                self.flow.started(again);
                 Some(permit)
             }
             Err(()) => {
-                self.flow.not_started();
+                self.flow.not_started(again);
                 None
             }
         }

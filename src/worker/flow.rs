@@ -52,18 +52,20 @@ impl Flow {
         self.counts.send_modify(|counts| counts.unstarted += 1);
     }
 
-    pub fn started(&self) {
+    /// `again`: an earlier call of it began.
+    pub fn started(&self, again: bool) {
         self.counts.send_modify(|counts| {
             counts.unstarted -= 1;
             counts.in_flight += 1;
-            counts.begun += 1;
+            counts.begun += usize::from(!again);
         });
     }
 
-    pub fn not_started(&self) {
+    /// `again`: an earlier call of it began.
+    pub fn not_started(&self, again: bool) {
         self.counts.send_modify(|counts| {
             counts.unstarted -= 1;
-            counts.not_begun += 1;
+            counts.not_begun += usize::from(!again);
         });
     }
 

@@ -1,6 +1,6 @@
 //! One key of a run: its limiter, what its rate has learned, its health and the proof of its slot. Talks to nobody.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use reqwest::header::HeaderValue;
 use secrecy::ExposeSecret;
@@ -43,6 +43,8 @@ pub(super) struct Held {
     pub(super) keys: Vec<HeldKey>,
     /// Where the search for a free key begins, so that all are used alike.
     pub(super) next: usize,
+    /// Of each key, the last object that met a 429 with it; kept while the key cools down and is not held.
+    pub(super) throttled: BTreeMap<Fingerprint, ObjectId>,
     /// The last refusal, by boot time.
     pub(super) last_refused: Option<(Fingerprint, ObjectId, Duration)>,
 }
@@ -52,8 +54,6 @@ pub(super) struct HeldKey {
     pub(super) bearer: HeaderValue,
     pub(super) limit: RateLimit,
     pub(super) learner: Learner,
-    /// The last object that met a 429 with it.
-    pub(super) throttled: Option<ObjectId>,
     slot_start: SlotStart,
     slot_lifetime: Duration,
     pub(super) health: Health,
@@ -95,7 +95,7 @@ impl HeldKey {
             ),
         };
         let limit = RateLimit::at_rate(TimerClock::default(), cap_per_second, learner.rate());
-        Self { key, bearer, limit, learner, throttled: None, slot_start, slot_lifetime, health }
+        Self { key, bearer, limit, learner, slot_start, slot_lifetime, health }
     }
 
     /// The slot was renewed.
