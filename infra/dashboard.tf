@@ -11,6 +11,7 @@ locals {
     rate         = { title = "Calls a second (one key: 30)", metrics = [["api_requests_per_second", "Maximum"], ["api_requests_per_second", "Average"]], line = { label = "one key", value = 30 } }
     budget       = { title = "Is the budget used? (1 = all calls that were allowed)", metrics = [["budget_used", "Average"], ["budget_used", "Maximum"]], line = { label = "all", value = 1 } }
     keys         = { title = "Are keys healthy? Usable keys, answers 429", metrics = [["keys_usable", "Minimum"], ["throttled", "Sum"]], line = null }
+    circuits     = { title = "Does the API answer well? Open circuits, control calls", metrics = [["circuits_open", "Maximum"], ["control_calls", "Sum"]], line = null }
     day          = { title = "Calls left today (only with COC_REQS_PER_DAY)", metrics = [["calls_left_today", "Minimum"]], line = null }
     failures     = { title = "What fails? Attempts and dead letters", metrics = [["outcome_delayed", "Sum"], ["outcome_dead_letter", "Sum"], ["dead_letters", "Maximum"], ["repaired", "Sum"]], line = null }
     outcomes     = { title = "What became of the requests", metrics = [for outcome in ["stored", "unchanged", "satisfied", "gone", "private_war_log", "released", "stale"] : ["outcome_${outcome}", "Sum"]], line = null }
@@ -56,7 +57,7 @@ locals {
   }
 
   graphs       = merge(local.own_widgets, local.lambda_widgets)
-  widget_order = ["invocations", "duration", "concurrency", "keeping_up", "oldest", "run_duration", "rate", "budget", "keys", "day", "work", "outcomes", "failures", "caches", "derived", "followed"]
+  widget_order = ["invocations", "duration", "concurrency", "keeping_up", "oldest", "run_duration", "rate", "budget", "keys", "circuits", "day", "work", "outcomes", "failures", "caches", "derived", "followed"]
 
   dashboard = {
     widgets = [

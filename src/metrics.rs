@@ -118,6 +118,18 @@ pub const METRICS: &[Metric] = &[
     },
     Metric { name: "throttled", unit: "Count", help: "Answers 429.", value: |report| Some(report.throttled.into()) },
     Metric {
+        name: "control_calls",
+        unit: "Count",
+        help: "Calls of objects that used to be answered well, made to find out whose fault bad answers are.",
+        value: |report| Some(report.control_calls.into()),
+    },
+    Metric {
+        name: "circuits_open",
+        unit: "Count",
+        help: "What fails as a whole and is only probed: the API, or kinds of its endpoints.",
+        value: |report| Some(report.circuits.len().into()),
+    },
+    Metric {
         name: "keys_usable",
         unit: "Count",
         help: "Keys that the run could still use when it ended. Left out when it never asked for one.",

@@ -19,8 +19,8 @@ pub const SLOWEST: f64 = 1.0;
 /// Between two steps up below a ceiling, and how long a rate must hold to be a good one.
 pub const RECOVERY: Duration = Duration::from_secs(20);
 
-/// Between two steps up when no ceiling is known.
-pub const QUICK_RECOVERY: Duration = Duration::from_secs(5);
+/// Between two steps up when no ceiling is known: after maintenance a key is back at its cap within ten seconds.
+pub const QUICK_RECOVERY: Duration = Duration::from_millis(500);
 
 /// Between two steps up while it is not known yet whether giving way made the answers quicker: long enough that it is known
 /// before ([`super::latency`]).

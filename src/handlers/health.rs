@@ -11,7 +11,7 @@ use tracing::warn;
 use crate::{
     clock::{Clock, Timestamp},
     config::Pause,
-    queue::{Circuit, Queue, QueueError, QueueStats, Slots},
+    queue::{Circuit, CircuitReason, Queue, QueueError, QueueStats, Slots},
     store::{RunRow, Store, StoreError},
     worker::report::{DayReport, QueueReport},
 };
@@ -92,8 +92,9 @@ async fn bounded<T, E: fmt::Display>(what: &str, answer: impl Future<Output = Re
 }
 
 impl Health {
-    pub const fn is_healthy(&self) -> bool {
-        self.queue.is_some() && self.database.is_some()
+    /// An API in maintenance is not ours to mend; one that nobody reaches may be: a wrong address, a proxy, a route.
+    pub fn is_healthy(&self) -> bool {
+        self.database.is_some() && self.queue.as_ref().is_some_and(|queue| !is_unreachable(&queue.circuits))
     }
 
     /// The answer. `status`, `queue_size` and `timestamp` are what monitors rely on; `queue_size` is null when unknown.
@@ -143,6 +144,10 @@ impl Health {
             }
         }
     }
+}
+
+fn is_unreachable(circuits: &[Circuit]) -> bool {
+    Circuit::of_api(circuits).is_some_and(|circuit| circuit.reason.code == CircuitReason::UNREACHABLE)
 }
 
 /// The detail of the reason stays away: it may repeat what a server said.

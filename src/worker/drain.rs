@@ -132,6 +132,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             () = self.keep_carrying_out() => {}
         }
         self.carry_out().await;
+        lock(self.tally).circuits = lock(&self.circuits).keys().map(|scope| scope.as_str()).collect();
     }
 
     /// Leases in small batches ahead of the limiter, and sends each to be fetched or, when it is fresh already, to be

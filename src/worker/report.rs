@@ -157,6 +157,8 @@ pub struct RunReport {
     pub api_requests: u64,
     /// Of those, calls of objects that used to be answered well, made to find out whose fault bad answers are.
     pub control_calls: u64,
+    /// The circuits that are open as the run leaves them: `api`, or the names of endpoints.
+    pub circuits: Vec<&'static str>,
     pub api_requests_per_second: f64,
     /// Calls made / calls allowed by the cap of the keys held, 0 when none was held.
     pub budget_used: f64,
@@ -326,6 +328,7 @@ pub struct Tally {
     pub errors_omitted: u64,
     pub throttled: u64,
     pub control_calls: u64,
+    pub circuits: Vec<&'static str>,
     pub enqueued: u64,
     pub not_queued: Vec<NotQueuedReport>,
     pub followups: u64,
@@ -353,6 +356,7 @@ impl Tally {
             errors_omitted: 0,
             throttled: 0,
             control_calls: 0,
+            circuits: Vec::new(),
             enqueued: 0,
             not_queued: Vec::new(),
             followups: 0,
@@ -453,6 +457,7 @@ impl Tally {
             outcomes_by_kind,
             work_by_kind_and_class: work,
             api_requests: end.api_requests,
+            circuits: self.circuits,
             control_calls: self.control_calls,
             api_requests_per_second: round(ratio(end.api_requests, seconds), 2),
             // In a run of a few calls the limiter's slack shows: that is not more than all of the budget.

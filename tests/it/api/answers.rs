@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use refresh_worker::{
-    api::{Ask, Verdict},
+    api::{Ask, Verdict, verdict::Ending},
     model::{Answered, Document, ObjectId},
 };
 use tokio::time::Instant;
@@ -101,8 +101,8 @@ async fn a_bad_request_or_a_wrong_document_is_a_dead_letter_with_what_came() {
         .on("clans/%232PP", [Reply::json(PLAYER)]);
     assert_eq!(outcome(&rig.fetch("player:2PP").await), "dead letter: bad_request");
     match rig.fetch("player:2PP").await.verdict {
-        Verdict::DeadLetter { reason, body: Some(body) } => {
-            assert_eq!(reason.code, "wrong_tag");
+        Verdict::Bad { accusation, ending: Ending::DeadLetter { body: Some(body) } } => {
+            assert_eq!(accusation.reason.code, "wrong_tag");
             assert!(long.starts_with(&body) && (499..=500).contains(&body.len()), "{} bytes", body.len());
         }
         other => panic!("{other:?}"),

@@ -190,7 +190,7 @@ async fn a_private_war_log_does_not_hide_a_league_war() {
     let rig = in_the_middle_of_a_league().await;
     rig.server.on(CURRENT, [Reply::status(403, r#"{"reason":"accessDenied"}"#)]);
     assert_eq!(state(document(answered(rig.fetch_war("2PP", None).await))), "inWar");
-    rig.server.on(GROUP, [Reply::status(404, "{}")]);
+    rig.server.on(GROUP, [Reply::status(404, r#"{"reason":"notFound"}"#)]);
     let fetch = rig.fetch_war("2PP", None).await;
     assert_eq!(outcome(&fetch), "private");
     assert!(answered(fetch).league.unwrap().none_until.is_some());
@@ -202,7 +202,9 @@ async fn an_ended_war_is_kept_when_there_is_no_league_and_of_two_ended_wars_the_
         [(YESTERDAY, "20260302T050000.000Z", "GGG"), ("20260225T050000.000Z", YESTERDAY, "VVV")]
     {
         let rig = Rig::new().await;
-        rig.server.on(CURRENT, [war("warEnded", plain_ends, "2PP", "GGG")]).on(GROUP, [Reply::status(404, "{}")]);
+        rig.server
+            .on(CURRENT, [war("warEnded", plain_ends, "2PP", "GGG")])
+            .on(GROUP, [Reply::status(404, r#"{"reason":"notFound"}"#)]);
         let plain = war_json("warEnded", plain_ends, "2PP", "GGG");
         assert_eq!(document(answered(rig.fetch_war("2PP", None).await)).json(), plain);
         rig.server
@@ -233,15 +235,27 @@ async fn a_league_war_that_is_known_and_cannot_be_read_is_not_hidden_by_the_plai
 }
 
 #[tokio::test]
-async fn what_stands_in_the_way_of_the_league_gives_the_whole_fetch_back() {
-    for (path, reply, expected) in [
-        (GROUP.to_owned(), Reply::html(503), "given back: Maintenance"),
-        (league_path("9Q9"), Reply::status(429, ""), "given back: Throttled"),
-        (GROUP.to_owned(), Reply::status(403, r#"{"message":"Invalid authorization"}"#), "given back: KeyRejected"),
+async fn a_bad_group_costs_the_plain_answer_nothing() {
+    for reply in [
+        Reply::html(503),
+        Reply::status(429, ""),
+        Reply::status(403, r#"{"message":"Invalid authorization"}"#),
+        Reply::status(404, "page not found"),
     ] {
         let rig = in_the_middle_of_a_league().await;
-        rig.server.on(&path, [reply]);
-        assert_eq!(outcome(&rig.fetch_war("2PP", None).await), expected);
+        rig.server.on(GROUP, [reply.clone()]);
+        let fetch = rig.fetch_war("2PP", None).await;
+        assert_eq!((outcome(&fetch).as_str(), fetch.calls), ("a war", 2), "{reply:?}");
+        assert_eq!(answered(fetch).league.unwrap().none_until, None, "nobody said that there is none");
+    }
+}
+
+#[tokio::test]
+async fn another_clans_league_war_may_be_bad() {
+    for reply in [Reply::html(503), Reply::html(500), Reply::status(404, "page not found")] {
+        let rig = in_the_middle_of_a_league().await;
+        rig.server.on(&league_path("9Q8"), [reply.clone()]);
+        assert_eq!(state(document(answered(rig.fetch_war("2PP", None).await))), "inWar", "{reply:?}");
     }
 }
 
@@ -269,7 +283,7 @@ async fn a_war_log_that_turns_private_in_a_war_is_seen_from_the_other_side_with_
                 Reply::status(403, r#"{"reason":"accessDenied"}"#),
             ],
         )
-        .on(GROUP, [Reply::status(404, "{}")])
+        .on(GROUP, [Reply::status(404, r#"{"reason":"notFound"}"#)])
         .on(
             other_side,
             [

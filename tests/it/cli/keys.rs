@@ -141,7 +141,7 @@ async fn what_a_test_learns_of_a_key_is_there_for_runs() {
     let view = async |token: &str| queue.look_at_key(&Fingerprint::of(token)).await.unwrap();
     let busy = view("busy").await;
     assert_eq!(busy.holder, Holder::Paused("throttled".to_owned()));
-    assert!(busy.learned_rate.is_some_and(|learned| learned.rate < 30.0), "{busy:?}");
+    assert_eq!(busy.learned_rate, None, "one call alone lowers no rate");
     let gone = view("gone").await;
     assert!(matches!(&gone.holder, Holder::Paused(reason) if reason.starts_with("benched: ")), "{gone:?}");
     let away = view("away").await;

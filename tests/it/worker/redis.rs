@@ -155,12 +155,13 @@ async fn in_a_flood_admission_keeps_ahead_of_the_calls() {
     worker.reqs_per_sec = 30;
     let report = worker.run(RunOptions { max_requests: Some(60), ..RunOptions::default() }, &Unwatched).await;
     assert_eq!((report.stopped_because, report.api_requests), (StopReason::MaxRequests, 60), "{report:?}");
-    // Each slice looks at the far end of each of the four classes once. There are two batches: 59, and the last one.
+    // Each slice looks at the far end of each of the four classes once. There are one or two batches, each with a slice of its
+    // own, and after the first there is time for more.
     let calls: String = redis.command(&["INFO", "commandstats"]).await;
     let looks = calls.lines().find_map(|line| line.strip_prefix("cmdstat_zrevrangebyscore:calls=")?.split(',').next());
     let slices = looks.unwrap().parse::<usize>().unwrap() / 4;
-    assert!((3..=2 + 2 * 20).contains(&slices), "{slices} slices: {report:?}");
-    assert!(report.mail.admitted > 1_500, "{report:?}");
+    assert!((2..=2 + 2 * 20).contains(&slices), "{slices} slices: {report:?}");
+    assert!(report.mail.admitted > 1_000, "more than one slice holds: {report:?}");
 }
 
 #[tokio::test]
