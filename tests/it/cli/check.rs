@@ -1,5 +1,6 @@
 //! `check` and `migrate` against configurations and servers of every state.
 
+use refresh_worker::sim::{Misbehaviour, Rule};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 
@@ -253,4 +254,31 @@ async fn other_namespaces_with_requests_are_named_with_the_fix() {
     let told = shell.with("QUEUE_NAMESPACE", "blue").run(&["check"]).await.stdout;
     assert!(told.contains("namespace `refresh` holds 1 request, and runs of `blue` do not serve it"), "{told}");
     assert!(told.contains("QUEUE_NAMESPACE=refresh refresh-worker queue export --return --yes"), "{told}");
+}
+
+#[tokio::test]
+async fn an_answer_of_another_server_is_a_problem() {
+    for (status, body) in [(404, "page not found"), (404, "{}"), (404, ""), (400, "<html>"), (200, r#"{"ok":true}"#)] {
+        let simulator = super::simulator(&["the.one.key"]).await;
+        let (shell, _, _) = ready(&simulator).await;
+        simulator.misbehave(Rule::new(Misbehaviour::Foreign { status, body: body.to_owned() }));
+        let ran = shell.run(&["check"]).await;
+        assert_eq!(ran.code, 1, "{status} {body}: {}", ran.stdout);
+        assert!(ran.stdout.contains("COC_BASE_URL"), "{status} {body}: {}", ran.stdout);
+        let ran = shell.run(&["keys", "test"]).await;
+        assert_eq!(ran.code, 1, "{status} {body}: {}", ran.stdout);
+    }
+}
+
+#[tokio::test]
+async fn a_refused_key_is_still_a_problem_when_asked_again() {
+    let simulator = super::simulator(&["another.key"]).await;
+    let (shell, _, _) = ready(&simulator).await;
+    for _ in 0..2 {
+        for command in [["check", "--json"], ["keys", "test"]] {
+            let ran = shell.run(&command).await;
+            assert_eq!(ran.code, 1, "{}", ran.stdout);
+            assert!(ran.stdout.contains("make a key") && !ran.stdout.contains("wait: the next run"), "{}", ran.stdout);
+        }
+    }
 }

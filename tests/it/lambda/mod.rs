@@ -9,6 +9,7 @@ pub mod events;
 mod faults;
 mod followed;
 mod http;
+mod judgement;
 mod overlap;
 mod portal;
 mod stopping;

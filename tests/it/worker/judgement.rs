@@ -1,14 +1,14 @@
 //! Whose fault a bad answer is, through whole runs: one bad object, one bad endpoint, one bad key, a bad API, somebody else's
 //! server. Each of these stops only what is bad.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use refresh_worker::{
-    model::{Kind, ObjectId, Priority},
-    queue::{CircuitScope, Queue, Slots},
+    model::{Kind, ObjectId, Priority, Wish},
+    queue::{CircuitScope, Queue, Slots, memory::MemoryQueue, record::QueueLimits},
     sim::{Endpoint, Misbehaviour, Rule},
     worker::{
-        RunOptions,
+        RunOptions, Runs, Unwatched,
         report::{RunReport, StopReason},
     },
 };
@@ -310,4 +310,28 @@ async fn another_clans_document_is_not_our_failure() {
     let report = bed.run().await;
     assert_eq!((report.processed_requests, report.failed_requests), (20, 0), "{report:?}");
     assert_eq!(report.outcomes_by_kind.keys().copied().collect::<Vec<_>>(), [Kind::War.as_str()]);
+}
+
+#[tokio::test]
+async fn a_full_room_of_dead_letters_fails_the_run() {
+    let bed = Bed::start().await;
+    let limits = QueueLimits { dead_letters: 1, ..QueueLimits::default() };
+    let worker = bed.another_on(Arc::new(MemoryQueue::new(bed.clock.clone()).with_limits(limits)));
+    let players = bed.players(30);
+    for player in &players[..3] {
+        bed.simulator.misbehave(Rule::new(Misbehaviour::WrongTag).on_tag(player.tag.as_str()));
+    }
+    let now = bed.now().await;
+    let wishes: Vec<Wish> = players.iter().map(|player| Wish::now(player.clone(), Priority::High, now)).collect();
+    worker.queue.enqueue(now, &wishes).await.unwrap();
+    let report = worker.run(RunOptions::default(), &Unwatched).await;
+    assert_eq!(report.stopped_because, StopReason::DeadLettersFull, "{report:?}");
+    assert_eq!(
+        (stored(&report), report.outcomes["dead_letter"], report.outcomes["released"]),
+        (27, 1, 2),
+        "{report:?}"
+    );
+    assert!(report.failure.as_deref().unwrap().contains("dead list"), "{report:?}");
+    let stats = worker.queue.stats(bed.now().await).await.unwrap();
+    assert_eq!((stats.dead_letters, stats.delayed, stats.dead_letters_evicted), (1, 2, 0));
 }
