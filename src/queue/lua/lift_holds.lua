@@ -13,10 +13,7 @@ for _, name in ipairs(redis.call('ZRANGE', HELD, 0, -1)) do
   if not record then
     mend(name, now)
   elseif record.state == 'delayed' and record.held_for == code then
-    local was = standing(record)
-    record.hold, record.held, record.held_for = 0, nil, nil
-    place(record, now)
-    put(name, record, was)
+    lift_hold(name, record, now)
     count = count + 1
   else
     list_hold(name, record)

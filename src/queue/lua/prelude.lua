@@ -208,6 +208,14 @@ local function put(name, record, was)
   end
 end
 
+-- Frees an object that is held or set aside, since the reason is gone.
+local function lift_hold(name, record, now)
+  local was = standing(record)
+  record.hold, record.held, record.held_for = 0, nil, nil
+  place(record, now)
+  put(name, record, was)
+end
+
 local function forget(name, set)
   redis.call('HDEL', OBJECTS, name)
   redis.call('ZREM', set, name)

@@ -13,10 +13,7 @@ for class = 0, 3 do
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', DELAYED[class], num(till), num(till), 'LIMIT', 0, most)) do
     local record = load(name)
     if record and record.state == 'delayed' and record.held_for == 'circuit' and string.match(name, '^%l+') == kind then
-      local was = standing(record)
-      record.hold, record.held, record.held_for = 0, nil, nil
-      place(record, now)
-      put(name, record, was)
+      lift_hold(name, record, now)
       freed = freed + 1
     end
   end
