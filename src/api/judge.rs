@@ -57,8 +57,8 @@ impl Sign {
     /// What one object's word weighs against this scope; 0 when it does not accuse it.
     const fn weight(&self, scope: &Scope) -> u32 {
         match (self, scope) {
-            (Self::Forbidden | Self::Rejected, Scope::Key(_)) => FULL / 2,
-            (Self::Maintenance, Scope::Api | Scope::Endpoint(_)) => FULL / 2,
+            (Self::Forbidden | Self::Rejected, Scope::Key(_))
+            | (Self::Maintenance, Scope::Api | Scope::Endpoint(_)) => FULL / 2,
             (Self::Unavailable, Scope::Api | Scope::Endpoint(_)) => FULL / 3,
             (Self::Failed | Self::Foreign(_) | Self::Forbidden, Scope::Api | Scope::Endpoint(_)) => FULL / 10,
             _ => 0,

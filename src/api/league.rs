@@ -84,7 +84,7 @@ pub(super) async fn fetch_war(caller: &mut Caller<'_>, object: &ObjectId, rememb
         Ok(league) => keep(plain, league.memory),
         Err(Miss::None(none)) => keep(plain, WarMemory { war: memory.war, ..none }),
         Err(Miss::Unknown) => keep(plain, memory),
-        Err(Miss::Failed(verdict)) => verdict,
+        Err(Miss::Failed(verdict)) => *verdict,
     }
 }
 
@@ -157,7 +157,7 @@ enum Miss {
     /// The group could not be read.
     Unknown,
     /// There is one, and it could not be read.
-    Failed(Verdict),
+    Failed(Box<Verdict>),
 }
 
 /// Of two wars that are over, the one that ended last; a league war that is not over comes before both.
@@ -178,7 +178,7 @@ async fn find(caller: &mut Caller<'_>, clan: &Tag, memory: &WarMemory) -> Result
     let group = match caller.call(&Endpoint::LeagueGroup(clan)).await.came {
         Came::Well(Classified::Group(group)) => group,
         Came::Well(_) => return Err(none(caller.now(), "")),
-        Came::Badly(verdict) if is_the_end_of_calls(&verdict) => return Err(Miss::Failed(verdict)),
+        Came::Badly(verdict) if is_the_end_of_calls(&verdict) => return Err(Miss::Failed(Box::new(verdict))),
         Came::Badly(_) => return Err(Miss::Unknown),
     };
     match group.state.as_str() {
@@ -238,7 +238,7 @@ async fn search(
 
 /// The first war of a round that could not be read.
 #[derive(Default)]
-struct Unread(Option<Verdict>);
+struct Unread(Option<Box<Verdict>>);
 
 impl Unread {
     /// Sets a war aside that cannot be read, unless nothing more can be.
@@ -294,7 +294,7 @@ async fn look(caller: &mut Caller<'_>, war: &Tag, clan: &Tag) -> Result<Option<S
         Came::Well(Classified::War(war)) => Ok(Some(Seen::Ours(war, reply.times))),
         Came::Well(Classified::OtherWar { state }) => Ok(Some(Seen::Others { state })),
         Came::Well(_) | Came::Badly(Verdict::DeadLetter { .. }) => Ok(None),
-        Came::Badly(verdict) => Err(Miss::Failed(verdict)),
+        Came::Badly(verdict) => Err(Miss::Failed(Box::new(verdict))),
     }
 }
 

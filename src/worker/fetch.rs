@@ -133,16 +133,12 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             permit = permit => permit,
             () = self.halt.forced(Force::StartNothing) => Err(()),
         };
-        match permit {
-            Ok(permit) => {
-                self.flow.started(again);
-                Some(permit)
-            }
-            Err(()) => {
-                self.flow.not_started(again);
-                None
-            }
+        if let Ok(permit) = permit {
+            self.flow.started(again);
+            return Some(permit);
         }
+        self.flow.not_started(again);
+        None
     }
 
     /// How a request ends whose bad answer was ruled on.

@@ -341,7 +341,7 @@ fn play(world: &World) -> Vec<Ruling> {
         if judge.control().is_some() {
             // Half of the worlds have an object that was answered well before: it is good unless its surroundings are bad.
             let kind = judge.control().unwrap().endpoints[0];
-            if world.latencies[0] % 2 == 0 {
+            if world.latencies[0].is_multiple_of(2) {
                 let id = judge.begin(call(kind, 10_000, KEYS[0]));
                 if world.outage.contains(&now) || world.bad_endpoint == Some(kind) {
                     judge.bad(id, world.sign.clone(), Reason::new("test", ""), None);

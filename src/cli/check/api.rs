@@ -202,7 +202,7 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
             Slot::Paused { reason, for_another } => match reason.strip_prefix(BENCHED) {
                 // It was refused a moment ago: that it is not asked again now makes it no better.
                 Some(reason) => {
-                    findings.problem(API, format!("key {name} was not accepted by the API: {reason}"), NEW_KEY)
+                    findings.problem(API, format!("key {name} was not accepted by the API: {reason}"), NEW_KEY);
                 }
                 None => findings.warning(
                     API,
