@@ -7,8 +7,8 @@
 //! - An object is **at fault itself** when it failed, others were answered well, it was called once more, and failed again.
 //! - A scope is **convicted** when enough different objects accuse it with no good answer in between: two with the API's own
 //!   `inMaintenance`, three with any other 503, ten with anything else; a key with two that are refused. The API needs
-//!   accusers of two endpoints, or nothing else that could be called. Where the evidence is soft (not a 503), a control call
-//!   of an object that used to be answered well has the last word.
+//!   accusers of two endpoints, or nothing else that could be called. A control call of an object that used to be
+//!   answered well has the last word, where there is such an object.
 //!
 //! Until one of the two is certain the answer is undecided, and its request waits while other objects are called. Calls are
 //! compared by the order in which they began: a slow good answer from before an outage acquits nobody.
@@ -63,11 +63,6 @@ impl Sign {
             (Self::Failed | Self::Foreign(_) | Self::Forbidden, Scope::Api | Scope::Endpoint(_)) => FULL / 10,
             _ => 0,
         }
-    }
-
-    /// Whether it convicts an endpoint or the API only after a control call.
-    const fn is_soft(&self) -> bool {
-        matches!(self, Self::Failed | Self::Foreign(_) | Self::Forbidden)
     }
 }
 
@@ -216,6 +211,12 @@ impl Judge {
         self.probes.insert(endpoint);
     }
 
+    /// The endpoints of which a probe was allowed and not made.
+    #[must_use]
+    pub fn unused_probes(&self) -> Vec<Scope> {
+        self.probes.iter().map(|endpoint| Scope::Endpoint(*endpoint)).collect()
+    }
+
     /// Whether calls of this endpoint would be in vain.
     #[must_use]
     pub fn is_open(&self, endpoint: EndpointKind) -> bool {
@@ -231,6 +232,8 @@ impl Judge {
 
     /// A call begins.
     pub fn begin(&mut self, call: Call) -> CallId {
+        // What was left undecided before is decided; what comes now may be found out.
+        self.is_over = false;
         self.begun += 1;
         let id = CallId(self.begun);
         self.in_flight.insert(id, call);
@@ -338,7 +341,30 @@ impl Judge {
     #[must_use]
     pub fn has_doubts(&self) -> bool {
         let is_news = |one: &Evidence| !one.call.scopes().iter().any(|scope| self.remembered.contains(scope));
-        !self.is_over && (!self.waiting.is_empty() || (self.goods == 0 && self.evidence.iter().any(is_news)))
+        let is_new = |scope: &Scope| matches!(scope, Scope::Endpoint(_)) && !self.remembered.contains(scope);
+        let an_endpoint_fails = self.convicted.keys().any(is_new) && !self.convicted.contains_key(&Scope::Api);
+        let nothing_is_good =
+            self.goods == 0 || (an_endpoint_fails && self.open_evidence(&Scope::Api).next().is_some());
+        !self.is_over && (!self.waiting.is_empty() || (nothing_is_good && self.evidence.iter().any(is_news)))
+    }
+
+    /// The tags of whatever accuses somebody: none of them is fit for a control call.
+    #[must_use]
+    pub fn accused(&self) -> Vec<String> {
+        let both = |evidence: &Evidence| [evidence.call.tag.clone(), evidence.call.requester.tag.as_str().to_owned()];
+        self.evidence.iter().flat_map(both).collect()
+    }
+
+    /// A scope works again, as another run has found.
+    pub fn pardon(&mut self, scope: &Scope) {
+        self.convicted.remove(scope);
+        self.remembered.remove(scope);
+        self.evidence.retain(|evidence| !evidence.call.scopes().contains(scope));
+    }
+
+    /// The control call that was wanted could not be heard: its key cools down, or it was cut off. It may be tried again.
+    pub fn control_is_unheard(&mut self) {
+        self.wanted = None;
     }
 
     /// Nothing else is at hand to call. Returns whether something is still to be learned: then a control call is wanted or
@@ -389,6 +415,11 @@ impl Judge {
         } else {
             self.convict(&Scope::Api);
         }
+    }
+
+    /// The run ends before everything could be tried: what is undecided stays so.
+    pub const fn leave_undecided(&mut self) {
+        self.is_over = true;
     }
 
     /// The control call that is wanted, if one is. Whoever takes it makes it, and then says so with
@@ -488,14 +519,9 @@ impl Judge {
         if total < OVERWHELMING && between.any(|(_, call)| call.scopes().contains(scope)) {
             return;
         }
-        let is_soft = open.iter().all(|evidence| evidence.sign.is_soft());
-        let endpoints = match scope {
-            Scope::Key(_) => Vec::new(),
-            Scope::Endpoint(kind) => vec![*kind],
-            Scope::Api => endpoints.into_iter().collect(),
-        };
+        let endpoints: Vec<_> = endpoints.into_iter().collect();
         let was_controlled = |kind: &EndpointKind| self.controlled.get(kind).is_some_and(|control| *control > first);
-        if is_soft && !endpoints.is_empty() && !endpoints.iter().any(was_controlled) {
+        if !endpoints.iter().any(was_controlled) {
             self.want_control(first, endpoints);
             return;
         }

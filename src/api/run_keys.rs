@@ -88,6 +88,8 @@ pub struct RunKeys {
     /// Woken when a key comes, goes or changes its health, so that whoever waits looks again.
     changed: Notify,
     calls: AtomicU64,
+    /// Answers 429.
+    refusals: AtomicU64,
     latency: Mutex<LatencyWatch>,
     /// Set when the calls of a day are limited.
     allowance: OnceLock<Allowance>,
@@ -105,6 +107,7 @@ impl RunKeys {
             turn: tokio::sync::Mutex::default(),
             changed: Notify::new(),
             calls: AtomicU64::new(0),
+            refusals: AtomicU64::new(0),
             latency: Mutex::default(),
             allowance: OnceLock::new(),
             window: Mutex::default(),
@@ -173,6 +176,7 @@ impl RunKeys {
     /// the same, since one may have an answer of its own. Calls that were in flight together are refused together; that
     /// counts once. A second key refused within [`ADDRESS_SUSPICION`], with another object, lets all keys cool down.
     pub fn throttled(&self, fingerprint: &Fingerprint, rest: Duration, object: &ObjectId) {
+        self.refusals.fetch_add(1, Ordering::Relaxed);
         let now = self.clock.boot();
         let mut held = self.held();
         let another_just_before =
@@ -311,6 +315,11 @@ impl RunKeys {
     /// How many keys could be called with now, were they free.
     pub fn usable(&self) -> usize {
         self.held().keys.iter().filter(|key| key.is_usable(&*self.clock)).count()
+    }
+
+    /// Answers 429 so far, whatever call they came to.
+    pub fn refusals(&self) -> u64 {
+        self.refusals.load(Ordering::Relaxed)
     }
 
     /// Calls begun so far.

@@ -79,7 +79,13 @@ impl Store for Database {
         self.answer(HashMap::new())
     }
 
-    async fn answered_well(&self, _: Kind, _: Timestamp, _: Duration) -> Result<Option<ObjectId>, StoreError> {
+    async fn answered_well(
+        &self,
+        _: Kind,
+        _: &[String],
+        _: Timestamp,
+        _: Duration,
+    ) -> Result<Option<ObjectId>, StoreError> {
         self.answer(None)
     }
 

@@ -396,11 +396,20 @@ impl Record {
         self.place(now);
     }
 
+    /// Frees what was set aside. A row of holds of its own goes on.
+    pub fn return_set_aside(&mut self, now: Timestamp) {
+        if self.held_for.as_deref() == Some(CIRCUIT) {
+            return self.lift_hold(now);
+        }
+        self.hold = Timestamp::EPOCH;
+        self.place(now);
+    }
+
     /// Delays an object whose endpoint fails. It is not counted: nothing was tried.
     pub fn set_aside(&mut self, until: Timestamp, now: Timestamp) {
         self.hold = self.hold.max(until);
-        if self.held_for.as_deref() != Some(CIRCUIT) {
-            self.held = 0;
+        // A row of holds of its own goes on: it comes behind those that did not fail.
+        if self.held == 0 {
             self.held_for = Some(CIRCUIT.to_owned());
         }
         self.place(now);

@@ -148,11 +148,12 @@ pub trait Store: Send + Sync + 'static {
         limit: Duration,
     ) -> impl Future<Output = Result<HashMap<ObjectId, Freshness>, StoreError>> + Send;
 
-    /// An object of this kind that was answered well in the week before `now`, one whose copy is old if there is one: what
-    /// a control call asks for.
+    /// An object of this kind that was answered well in the week before `now`, none of these tags, and one whose copy is old if
+    /// there is one: what a control call asks for.
     fn answered_well(
         &self,
         kind: Kind,
+        but: &[String],
         now: Timestamp,
         limit: Duration,
     ) -> impl Future<Output = Result<Option<ObjectId>, StoreError>> + Send;

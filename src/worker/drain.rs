@@ -29,7 +29,7 @@ use super::{
     flow::{Counts, Flow},
     halt::{Force, Halt},
     in_hand::InHand,
-    judgement::Circuits,
+    judgement::{Circuits, judged},
     keys::KeyRing,
     mail::admit_mail,
     report::{StopReason, Tally},
@@ -43,7 +43,7 @@ use crate::{
     },
     clock::{ServerTime, Timestamp},
     derive::followup,
-    model::{EndpointKind, FollowUp, ObjectId, Outcome, Priority},
+    model::{FollowUp, ObjectId, Outcome, Priority},
     queue::{Circuit, Lease, LeaseRequest, LeaseToken, Leased, MailLimits, Queue, QueueError, Slots},
     store::{Freshness, Store, StoreError},
 };
@@ -145,14 +145,15 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             if self.flow.counts().behind > 0 && !self.halt.is_forced() {
                 self.flow.now_those_behind();
                 self.flow.until(|counts| counts.behind == 0).await;
-            } else if !self.halt.is_forced() && self.bench.look(Judge::has_doubts) {
+            } else if !self.halt.is_forced() && self.keys.usable() > 0 && self.bench.look(Judge::has_doubts) {
                 self.ask_the_judge().await;
             } else {
                 break;
             }
         }
-        // What still waits for a ruling gets none any more.
-        self.bench.tell(Judge::finish);
+        // What still waits for a ruling gets none any more. Where calls could not go on, nothing follows from that.
+        self.bench.tell(if self.halt.is_forced() { Judge::leave_undecided } else { Judge::finish });
+        self.return_unused_probes().await;
     }
 
     async fn lease_all(&self, work: &mpsc::Sender<Work>, ended: &mpsc::Sender<Ended>) {
@@ -160,6 +161,17 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         let mut probing = self.probing.is_some();
         let mut told_of_mail = false;
         while let Some(room) = self.room(leased_so_far, probing).await {
+            if probing {
+                match self.probe_by_control().await {
+                    Some(true) => {
+                        probing = false;
+                        self.carry_out().await;
+                        continue;
+                    }
+                    Some(false) => return self.probe_failed(),
+                    None => {}
+                }
+            }
             let batch = match self.lease_patiently(room, probing).await {
                 Ok(batch) => batch,
                 Err(error) => return self.queue_down(&error),
@@ -226,18 +238,37 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         tokio::task::yield_now().await;
     }
 
+    /// A probe that this run claimed and had nothing for is another run's.
+    async fn return_unused_probes(&self) {
+        let (mut unused, api_is_unused) = self.bench.look(|judge| {
+            let nothing_heard = judge.bads() + judge.goods() == 0;
+            (judge.unused_probes(), nothing_heard && judge.is_convicted(&Scope::Api))
+        });
+        unused.extend(self.probing.as_ref().filter(|_| api_is_unused).map(|_| Scope::Api));
+        let circuits: Vec<_> = lock(&self.circuits).iter().map(|(scope, probe)| (*scope, *probe)).collect();
+        for (scope, next_probe) in circuits.into_iter().filter(|(scope, _)| unused.contains(&judged(*scope))) {
+            if let Err(error) = self.worker.queue.claim_probe(scope, next_probe, self.time.now()).await {
+                warn!(error = %error, scope = %scope, "could not return a probe; the next is due in {} s", PROBE_INTERVAL.as_secs());
+            }
+        }
+    }
+
     /// Why a run ends when nothing is ready any more.
     fn end_of_work(&self) -> StopReason {
-        let waits_for_an_endpoint = EndpointKind::ALL
-            .iter()
-            .any(|kind| self.bench.look(|judge| judge.bads() > 0 && judge.is_convicted(&Scope::Endpoint(*kind))));
-        if waits_for_an_endpoint { StopReason::CircuitOpen } else { StopReason::QueueEmpty }
+        if lock(&self.circuits).is_empty() { StopReason::QueueEmpty } else { StopReason::CircuitOpen }
     }
 
     /// Waits for the one request of a probe. A good answer ends the circuit, a bad one the run; a request that needed no
     /// call shows nothing.
     async fn probe_answered(&self) -> bool {
-        self.flow.until(|counts| counts.open == 0).await;
+        loop {
+            self.flow.until(|counts| counts.open == counts.behind).await;
+            if self.flow.counts().behind == 0 {
+                break;
+            }
+            self.flow.now_those_behind();
+            self.flow.until(|counts| counts.behind == 0).await;
+        }
         let (fails, bads) = self.bench.look(|judge| (judge.is_convicted(&Scope::Api), judge.bads()));
         if fails && bads > 0 {
             self.probe_failed();

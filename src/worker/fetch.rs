@@ -71,9 +71,11 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     async fn fetch(&self, work: Work, gate: &Gate) -> Ended {
         let Work { lease, league } = work;
         let (mut earlier, mut again) = (None, false);
+        // How it ends when it should be called again and cannot be any more: held, so that others come first.
+        let mut else_held = None;
         loop {
             let Some((place, permit)) = self.start(lease.object.kind, gate, again).await else {
-                return Ended { lease, how: earlier.map_or(How::GivenBack, |earlier| not_called_again(&earlier)) };
+                return Ended { lease, how: else_held.map_or(How::GivenBack, How::Held) };
             };
             let called = tokio::select! {
                 called = self.call(&lease, league.as_ref(), permit, earlier.take()) => called,
@@ -87,19 +89,20 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                     return Ended { lease, how };
                 }
                 Called::Throttled(key, rest) => {
+                    // Before it counts as answered: else the run might end with nobody left to give it its turn.
                     self.flow.waits();
+                    let behind = self.flow.goes_behind();
                     self.flow.answered();
                     let is_first = self.throttled(&lease).await;
-                    if is_first && self.until_others_are_called().await {
+                    if is_first && self.until_others_are_called(&behind).await {
+                        else_held = Some(Self::throttled_because(&key, rest));
                         self.flow.queued();
                         self.flow.is_ruled();
                         continue;
                     }
                     self.flow.is_ruled();
                     let next_look = self.next_look_after_failures(&lease.object, league.as_ref());
-                    let how =
-                        if is_first { How::GivenBack } else { self.throttled_again(&lease, &key, rest, next_look) };
-                    return Ended { lease, how };
+                    return Ended { how: self.throttled_for_good(&lease, &key, rest, is_first, next_look), lease };
                 }
                 Called::Badly(accusation, ending) => (accusation, ending),
             };
@@ -109,6 +112,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             if ruling == Ruling::CallAgain {
                 self.flow.queued();
                 self.flow.is_ruled();
+                else_held = Some(Reason::new("undecided", accusation.reason.detail.clone()));
                 earlier = Some(accusation);
                 continue;
             }
@@ -223,6 +227,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             return Called::Ended(How::Failed(reason, self.next_look_after_failures(&lease.object, league)));
         };
         failpoint!("fetch.answered", lease.object.tag.as_str());
+        self.share_cooldowns().await;
         lock(self.tally).count_calls(lease.object.kind, lease.priority, u64::from(fetch.calls));
         // What failed tells nothing about how long an answer takes.
         if matches!(fetch.verdict, Verdict::Answered(_)) {
@@ -258,11 +263,6 @@ enum Called {
     Badly(Accusation, Ending),
     /// The key is over its rate, and cools down for this long.
     Throttled(Fingerprint, Duration),
-}
-
-/// A request that should have been called again, and could not be any more.
-fn not_called_again(accusation: &Accusation) -> How {
-    How::Held(Reason::new("undecided", accusation.reason.detail.clone()))
 }
 
 /// Enough for every permit of the longest call, within reason.

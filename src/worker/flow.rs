@@ -29,12 +29,24 @@ pub struct Flow {
     turns: watch::Sender<u64>,
 }
 
-/// Takes a request off the count of those behind, however it leaves.
-struct Leaves<'a>(&'a Flow);
+/// A request that was put behind the others, until it is dropped.
+#[derive(Debug)]
+pub struct Behind<'a> {
+    flow: &'a Flow,
+    turns_seen: u64,
+}
 
-impl Drop for Leaves<'_> {
+impl Behind<'_> {
+    /// Returns when everything else is called.
+    pub async fn has_its_turn(&self) {
+        // The sender lives in the flow, so waiting cannot fail.
+        let _ = self.flow.turns.subscribe().wait_for(|turns| *turns > self.turns_seen).await;
+    }
+}
+
+impl Drop for Behind<'_> {
     fn drop(&mut self) {
-        self.0.counts.send_modify(|counts| counts.behind -= 1);
+        self.flow.counts.send_modify(|counts| counts.behind -= 1);
     }
 }
 
@@ -73,12 +85,10 @@ impl Flow {
         self.counts.send_modify(|counts| counts.in_flight -= 1);
     }
 
-    /// Put behind the others, which includes waiting: returns when they are all called.
-    pub async fn others_are_called(&self) {
+    /// Puts a request behind the others.
+    pub fn goes_behind(&self) -> Behind<'_> {
         self.counts.send_modify(|counts| counts.behind += 1);
-        let _leaves = Leaves(self);
-        // The sender lives in `self`, so waiting cannot fail.
-        let _ = self.turns.subscribe().changed().await;
+        Behind { flow: self, turns_seen: *self.turns.borrow() }
     }
 
     /// Everything else is called: whoever was put behind has its turn.

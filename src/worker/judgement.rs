@@ -9,13 +9,14 @@ use tracing::{info, warn};
 use super::{
     commit::How,
     drain::{Drain, PROBE_INTERVAL, lock},
+    flow::Behind,
     halt::Force,
     report::StopReason,
 };
 use crate::{
     api::{
         client::Ask,
-        judge::{Accusation, Control, Judge, News, Ruling, Scope, Sign},
+        judge::{Accusation, Judge, News, Ruling, Scope, Sign},
     },
     clock::Timestamp,
     model::{EndpointKind, Fingerprint, FollowUp, Reason},
@@ -31,6 +32,20 @@ const THROTTLED_ALONE: u32 = 2;
 
 /// The reason code of a request that is held because its key met a 429.
 const THROTTLED: &str = "throttled";
+
+/// How long the next control call waits after one that no key could make.
+const UNHEARD_WAIT: Duration = Duration::from_millis(200);
+
+/// What came of a control call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Made {
+    /// It was answered, well or badly.
+    Heard,
+    /// No key could make it, it met a 429, or was cut off.
+    Unheard,
+    /// There is no object that was answered well.
+    NoObject,
+}
 
 /// The circuits that are open, with the time of their next probe.
 pub type Circuits = BTreeMap<CircuitScope, Timestamp>;
@@ -90,35 +105,49 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         How::Held(Reason::new(code, format!("calls to the endpoint `{endpoint}` fail")))
     }
 
-    /// A key is over its rate: it cools down. Returns whether this object met that for the first time in this run.
-    pub async fn throttled(&self, lease: &Lease) -> bool {
-        lock(self.tally).throttled += 1;
+    /// Lets other runs know of keys that cool down, whichever call met the 429.
+    pub async fn share_cooldowns(&self) {
+        if self.keys.resting().is_empty() {
+            return;
+        }
         if let Err(error) = self.ring.share_rests().await {
             warn!(error = %error, "could not let other runs know that a key cools down");
         }
-        lock(&self.throttled).insert(lease.object.clone())
+    }
+
+    /// An object met a 429. Returns whether for the first time in this run. The probe of an API that failed has had its turn.
+    pub async fn throttled(&self, lease: &Lease) -> bool {
+        self.share_cooldowns().await;
+        let is_first = lock(&self.throttled).insert(lease.object.clone());
+        is_first && !self.bench.look(|judge| judge.is_convicted(&Scope::Api))
     }
 
     /// Waits until everything else that this run can call was called, so that an object which alone meets 429 does not keep
     /// the others from their key. False when there is no time for another call.
-    pub async fn until_others_are_called(&self) -> bool {
+    pub async fn until_others_are_called(&self, behind: &Behind<'_>) -> bool {
         tokio::select! {
-            () = self.flow.others_are_called() => true,
+            () = behind.has_its_turn() => true,
             () = self.halt.forced(Force::StartNothing) => false,
             () = tokio::time::sleep_until(self.deadline.leasing_ends()) => false,
         }
     }
 
-    /// An object met a 429 twice. It is held; when it is the only one that meets this, again and again, it is its own answer.
-    pub fn throttled_again(
+    pub fn throttled_because(key: &Fingerprint, rest: Duration) -> Reason {
+        Reason::new(THROTTLED, format!("429 on key {key}, which cools down for {} s", rest.as_secs()))
+    }
+
+    /// An object met a 429, and is not called again in this run: it is held, so that others come first. When it is the only
+    /// one that meets this, twice in each of several runs, it is its own answer.
+    pub fn throttled_for_good(
         &self,
         lease: &Lease,
         key: &Fingerprint,
         rest: Duration,
+        is_first: bool,
         next_look: Option<FollowUp>,
     ) -> How {
-        let reason = Reason::new(THROTTLED, format!("429 on key {key}, which cools down for {} s", rest.as_secs()));
-        let is_alone = lock(&self.throttled).len() == 1;
+        let reason = Self::throttled_because(key, rest);
+        let is_alone = !is_first && lock(&self.throttled).len() == 1;
         let was_before = lease.held_for.as_deref() == Some(THROTTLED) && lease.held >= THROTTLED_ALONE;
         if is_alone && was_before { How::Failed(reason, next_look) } else { How::Held(reason) }
     }
@@ -127,26 +156,36 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     pub async fn make_control_calls(&self) {
         loop {
             let control = self.bench.until(Judge::control).await;
-            tokio::select! {
-                () = self.control(&control) => {}
-                () = self.halt.forced(Force::StartNothing) => {}
+            let made = tokio::select! {
+                made = self.control(&control.endpoints) => made,
+                () = self.halt.forced(Force::StartNothing) => Made::Unheard,
+            };
+            if made == Made::Unheard && self.keys.usable() == 0 {
+                self.bench.tell(Judge::control_is_unheard);
+                // Whether a key comes back in time is seen to where requests are leased.
+                tokio::time::sleep(UNHEARD_WAIT).await;
+            } else {
+                self.bench.tell(Judge::control_is_done);
             }
-            self.bench.tell(Judge::control_is_done);
         }
     }
 
-    /// One call of an object that used to be answered well. Without such an object there is none.
-    async fn control(&self, control: &Control) {
-        for endpoint in &control.endpoints {
+    /// One call of an object that used to be answered well, at the first of these endpoints for which there is one.
+    async fn control(&self, endpoints: &[EndpointKind]) -> Made {
+        for endpoint in endpoints {
             // Which league war could be asked for is not known.
             if *endpoint == EndpointKind::LeagueWar {
                 continue;
             }
             let limit = self.deadline.left_for_the_database(Instant::now());
-            let object = match self.worker.store.answered_well(endpoint.kind(), self.time.now(), limit).await {
+            let but = self.bench.look(Judge::accused);
+            let object = match self.worker.store.answered_well(endpoint.kind(), &but, self.time.now(), limit).await {
                 Ok(Some(object)) => object,
                 Ok(None) => continue,
-                Err(error) => return warn!(error = %error, "could not look for an object for a control call"),
+                Err(error) => {
+                    warn!(error = %error, "could not look for an object for a control call");
+                    return Made::NoObject;
+                }
             };
             let ask = Ask {
                 object: &object,
@@ -159,10 +198,21 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 quick_tries: 0,
                 earlier: None,
             };
+            let heard = |judge: &Judge| judge.goods() + judge.bads();
+            let before = self.bench.look(heard);
             let calls = self.worker.api.control(ask, *endpoint).await;
             lock(self.tally).control_calls += u64::from(calls);
-            return;
+            self.share_cooldowns().await;
+            return if self.bench.look(heard) > before { Made::Heard } else { Made::Unheard };
         }
+        Made::NoObject
+    }
+
+    /// Probes the API with a control call: the requests that wait may be the very ones that are bad. `None` when there is no
+    /// object for one, or nothing was heard.
+    pub async fn probe_by_control(&self) -> Option<bool> {
+        let made = self.control(&[EndpointKind::Player, EndpointKind::Clan, EndpointKind::CurrentWar]).await;
+        (made == Made::Heard).then(|| !self.bench.look(|judge| judge.is_convicted(&Scope::Api)))
     }
 
     /// Carries out what the judge has found, until the run ends.
@@ -283,6 +333,17 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         }
     }
 
+    /// When a circuit that another run probes is probed next. `None`: that run has closed it, and here it is closed, too.
+    async fn probe_elsewhere(&self, scope: CircuitScope) -> Result<Option<Timestamp>, QueueError> {
+        let circuits = self.worker.queue.circuits().await?;
+        if let Some(circuit) = circuits.iter().find(|circuit| circuit.scope == scope) {
+            return Ok(Some(circuit.next_probe));
+        }
+        self.bench.tell(|judge| judge.pardon(&judged(scope)));
+        self.close_circuit(scope).await?;
+        Ok(None)
+    }
+
     /// The kinds of requests that are not to be handed out now. Of a circuit whose probe is due, one run may make it.
     pub async fn kinds_set_aside(&self, now: Timestamp) -> Result<Vec<SetAside>, QueueError> {
         let open: Vec<_> = lock(&self.circuits).iter().map(|(scope, probe)| (*scope, *probe)).collect();
@@ -293,10 +354,20 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             if now >= next_probe {
                 let next = now + PROBE_INTERVAL;
                 if self.worker.queue.claim_probe(scope, next_probe, next).await? {
+                    next_probe = next;
                     self.bench.tell(|judge| judge.allow_probe(endpoint));
-                    probes = 1;
+                    // Where there is an object that was answered well, it is the probe.
+                    if self.control(&[endpoint]).await == Made::NoObject {
+                        probes = 1;
+                    } else if !self.bench.look(|judge| judge.is_convicted(&Scope::Endpoint(endpoint))) {
+                        self.carry_out().await;
+                        continue;
+                    }
+                } else if let Some(probe) = self.probe_elsewhere(scope).await? {
+                    next_probe = probe;
+                } else {
+                    continue;
                 }
-                next_probe = next;
                 lock(&self.circuits).insert(scope, next_probe);
             }
             let kind = endpoint.kind();

@@ -51,7 +51,7 @@ use crate::{
     config::{Pause, WorkerConfig},
     derive::{AfterReport, AfterRun},
     model::{Kind, ObjectId, Outcome, Priority, Wish},
-    queue::{Circuit, CircuitReason, Queue, QueueError, Slots},
+    queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, Slots},
     store::{RunRow, Store},
 };
 
@@ -154,6 +154,7 @@ impl<Q: Queue + Slots, S: Store> Runs for Worker<Q, S> {
         }
         let after = self.follow(&options, &caches, &deadline, &halt, time.as_ref()).await;
         let mut tally = lock(&tally).clone();
+        tally.throttled = keys.refusals();
         tally.after = after;
         say_repaired(tally.repaired);
         self.close(began, &keys, tally, &halt, time.as_ref()).await
@@ -388,7 +389,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             halt.end(Force::StartNothing, StopReason::Deadline, None);
             return Ok(Vec::new());
         }
-        let circuits = self.queue.circuits().await?;
+        let mut circuits = self.queue.circuits().await?;
         let api = Circuit::of_api(&circuits);
         if let Some(circuit) = api.filter(|circuit| time.now() < circuit.next_probe) {
             halt.end(Force::StartNothing, turned_away_by(circuit), None);
@@ -410,11 +411,15 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             Taken::AllHeld => halt.end(Force::StartNothing, StopReason::AlreadyRunning, None),
             Taken::AllPaused => halt.end(Force::StartNothing, StopReason::KeysPaused, None),
         }
-        if let Some(api) = api.filter(|_| halt.reason().is_none()) {
-            if !self.queue.claim_probe(api.scope, api.next_probe, time.now() + PROBE_INTERVAL).await? {
+        if let Some(api) = circuits.iter_mut().find(|circuit| circuit.scope == CircuitScope::Api)
+            && halt.reason().is_none()
+        {
+            let next_probe = time.now() + PROBE_INTERVAL;
+            if !self.queue.claim_probe(api.scope, api.next_probe, next_probe).await? {
                 halt.end(Force::StartNothing, turned_away_by(api), None);
                 return Ok(Vec::new());
             }
+            api.next_probe = next_probe;
             debug!(reason = api.reason.code, "no calls to the API were made for a while; this run probes it");
         }
         Ok(circuits)

@@ -1,5 +1,6 @@
--- Moves the next probe for the one caller that saw the present one. KEYS: circuit. ARGV: seen, next. Answers 1 or 0.
-local wrong = not_whole(2)
+-- Moves the next probe for the one caller that saw the present one. A circuit that is probed lives on.
+-- KEYS: circuit. ARGV: seen, next, lifetime in ms. Answers 1 or 0.
+local wrong = not_whole(2, 3)
 if wrong then
   return wrong
 end
@@ -8,4 +9,5 @@ if redis.call('TYPE', KEYS[1]).ok ~= 'hash' or redis.call('HGET', KEYS[1], 'next
 end
 begin_even_when_full(KEYS[1])
 redis.call('HSET', KEYS[1], 'next_probe', ARGV[2])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
 return 1

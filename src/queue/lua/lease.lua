@@ -166,7 +166,9 @@ local function next_named()
     local name = ARGV[named]
     named = named + 1
     local record = load(name)
-    if record and record.state == 'ready' and record.lapses < SUSPECT_LAPSES then
+    -- Whoever names an object does not wait for the end of a hold that nobody counts.
+    local is_held = record and record.state == 'delayed' and (record.held or 0) > 0 and record.due <= now
+    if record and (record.state == 'ready' or is_held) and record.lapses < SUSPECT_LAPSES then
       return name, record
     end
   end
@@ -182,12 +184,14 @@ end
 
 -- Delays an object whose endpoint fails. It is not counted: nothing was tried.
 local function put_aside(name, record, till)
+  local was = standing(record)
   record.hold = math.max(record.hold, till)
-  if record.held_for ~= 'circuit' then
+  -- A row of holds of its own goes on: it comes behind those that did not fail.
+  if (record.held or 0) == 0 then
     record.held, record.held_for = nil, 'circuit'
   end
   place(record, now)
-  put(name, record, READY)
+  put(name, record, was)
   set_aside = set_aside + 1
 end
 

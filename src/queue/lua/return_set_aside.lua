@@ -12,8 +12,16 @@ for class = 0, 3 do
   local freed = 0
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', DELAYED[class], num(till), num(till), 'LIMIT', 0, most)) do
     local record = load(name)
-    if record and record.state == 'delayed' and record.held_for == 'circuit' and string.match(name, '^%l+') == kind then
-      lift_hold(name, record, now)
+    if record and record.state == 'delayed' and record.held_for and record.hold == till and string.match(name, '^%l+') == kind then
+      if record.held_for == 'circuit' then
+        lift_hold(name, record, now)
+      else
+        -- A row of holds of its own goes on.
+        local was = standing(record)
+        record.hold = 0
+        place(record, now)
+        put(name, record, was)
+      end
       freed = freed + 1
     end
   end

@@ -20,8 +20,8 @@ use super::{
     letters::{DeadEntry, exported, newest_first, second_id},
     mailbox::{Mail, compose, unescape},
     record::{
-        ANSWER_LIFETIME, CIRCUIT, CLASS_WIDTH, Draw, LOOKED_AT_FOR_OLDEST, Letter, MOST_SET_ASIDE, QueueLimits, Record,
-        SWEEP, State, clamp, name_of_batch,
+        ANSWER_LIFETIME, CLASS_WIDTH, Draw, LOOKED_AT_FOR_OLDEST, Letter, MOST_SET_ASIDE, QueueLimits, Record, SWEEP,
+        State, clamp, name_of_batch,
     },
 };
 use crate::{
@@ -230,10 +230,10 @@ impl Queue for MemoryQueue {
     async fn return_set_aside(&self, now: Timestamp, kind: Kind, until: Timestamp) -> Result<usize, QueueError> {
         let mut contents = self.contents();
         let aside = contents.records.iter_mut().filter(|(name, record)| {
-            let is_aside = record.state == State::Delayed && record.held_for.as_deref() == Some(CIRCUIT);
+            let is_aside = record.state == State::Delayed && record.held_for.is_some() && record.hold == until;
             is_aside && record.ready_at() == until && is_of(name, kind)
         });
-        Ok(aside.map(|(_, record)| record.lift_hold(now)).count())
+        Ok(aside.map(|(_, record)| record.return_set_aside(now)).count())
     }
 
     async fn stats(&self, now: Timestamp) -> Result<QueueStats, QueueError> {
@@ -359,7 +359,10 @@ impl Contents {
                 leased.more = true;
                 return;
             }
-            let goes_first = |record: &Record| record.state == State::Ready && record.lapses < SUSPECT_LAPSES;
+            let goes_first = |record: &Record| {
+                let is_held = record.is_held() && record.wanted.due <= now;
+                (record.state == State::Ready || is_held) && record.lapses < SUSPECT_LAPSES
+            };
             let mut next_named = || named.find(|name| self.records.get(name).is_some_and(goes_first));
             let name = if let Some(name) = group.is_none().then(&mut next_named).flatten() {
                 name

@@ -148,7 +148,7 @@ impl Slots for RedisQueue {
 
     async fn claim_probe(&self, scope: CircuitScope, seen: Timestamp, next: Timestamp) -> Result<bool, QueueError> {
         let mut arguments = Arguments::default();
-        arguments.number(seen.as_millis()).number(next.as_millis());
+        arguments.number(seen.as_millis()).number(next.as_millis()).number(lifetime_millis(PAUSE_LIFETIME));
         let keys = [Keys::circuit(scope)];
         self.link.run("claiming the probe", Call::Script(&scripts::CLAIM_PROBE, &keys, &arguments)).await
     }

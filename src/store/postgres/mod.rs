@@ -129,7 +129,13 @@ impl Store for PostgresStore {
         Ok(rows.into_iter().filter_map(FreshnessRow::into_entry).collect())
     }
 
-    async fn answered_well(&self, kind: Kind, now: Timestamp, limit: Duration) -> Result<Option<ObjectId>, StoreError> {
+    async fn answered_well(
+        &self,
+        kind: Kind,
+        but: &[String],
+        now: Timestamp,
+        limit: Duration,
+    ) -> Result<Option<ObjectId>, StoreError> {
         const ACTION: &str = "look for an object that was answered well";
         let (keeps, limit) = (self.database.keeps_statements, Limit::from_now(limit));
         let mut connection = self.database.acquire_within(limit, ACTION).await?;
@@ -141,6 +147,7 @@ impl Store for PostgresStore {
                 .bind(Tag::somewhere().as_str())
                 .bind(now.to_utc())
                 .bind((now - ANSWERED_WELL_FOR).to_utc())
+                .bind(but)
                 .fetch_optional(single.connection())
                 .await?;
             single.end().await?;

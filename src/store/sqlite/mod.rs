@@ -134,11 +134,18 @@ impl Store for SqliteStore {
         Ok(rows.into_iter().filter_map(FreshnessRow::read).collect())
     }
 
-    async fn answered_well(&self, kind: Kind, now: Timestamp, limit: Duration) -> Result<Option<ObjectId>, StoreError> {
+    async fn answered_well(
+        &self,
+        kind: Kind,
+        but: &[String],
+        now: Timestamp,
+        limit: Duration,
+    ) -> Result<Option<ObjectId>, StoreError> {
         let read = sqlx::query_scalar(include_str!("../sql/sqlite/answered_well.sql"))
             .bind(kind.as_str())
             .bind(to_text(now))
             .bind(to_text(now - ANSWERED_WELL_FOR))
+            .bind(serde_json::to_string(but).expect("texts are JSON"))
             .fetch_optional(&self.pool);
         let tag: Option<String> = self.within(limit, "look for an object that was answered well", read).await?;
         Ok(tag.and_then(|tag| Some(ObjectId::new(kind, tag.parse().ok()?))))

@@ -221,7 +221,7 @@ async fn a_wrong_server_costs_no_request() {
                 let report = bed.run().await;
                 assert_eq!(report.stopped_because, StopReason::ApiUnreachable, "{what:?}, {waiting}: {report:?}");
                 assert_eq!((report.processed_requests, report.failed_requests), (0, 0), "{what:?}: {report:?}");
-                assert!(report.api_requests <= 60, "{what:?}, {waiting}: {report:?}");
+                assert!(report.api_requests <= 120, "{what:?}, {waiting}: {report:?}");
                 bed.clock.advance(seconds(120));
             }
             assert_eq!((attempts(&bed).await, bed.dead().await.len()), (0, 0), "{what:?}, {waiting}");

@@ -11,5 +11,6 @@ mod portal;
 mod redis;
 mod run_end;
 mod runs;
+mod standstill;
 mod sustained;
 mod told;

@@ -1,5 +1,5 @@
 -- An object of kind $1 that was answered well since $4. It looks at a bounded stretch of the rows, before and after the tag $2,
--- so that its cost does not grow with the table. Objects of which the API would only repeat a copy at $3 come last.
+-- so that its cost does not grow with the table, and leaves the tags $5 out. Objects of which the API would only repeat a copy at $3 come last.
 SELECT s.tag
 FROM (
     (SELECT r.tag, r.fetched_at, r.fresh_until, r.last_outcome FROM refresh_worker.refresh_state AS r
@@ -8,6 +8,6 @@ FROM (
     (SELECT r.tag, r.fetched_at, r.fresh_until, r.last_outcome FROM refresh_worker.refresh_state AS r
      WHERE r.kind = $1 AND r.tag < $2 ORDER BY r.tag LIMIT 200)
 ) AS s
-WHERE s.last_outcome IN ('stored', 'unchanged') AND s.fetched_at > $4
+WHERE s.last_outcome IN ('stored', 'unchanged') AND s.fetched_at > $4 AND s.tag <> ALL ($5)
 ORDER BY s.fresh_until > $3, s.fetched_at DESC
 LIMIT 1
