@@ -43,7 +43,7 @@ struct StoreState {
     last_run: Option<RunRow>,
 }
 
-/// Asks queue and database at the same time, each within [`PATIENCE`].
+/// Asks queue and database at the same time, each within `PATIENCE`.
 pub async fn check<Q: Queue + Slots, S: Store>(
     queue: &Q,
     store: &S,

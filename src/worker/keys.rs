@@ -27,7 +27,7 @@ use crate::{
 /// short enough that the key of a run that died is soon free.
 const SLOT_LIFETIME: Duration = Duration::from_secs(15);
 
-/// [`SLOT_LIFETIME`], unless a test wants another.
+/// `SLOT_LIFETIME`, unless a test wants another.
 pub fn slot_lifetime() -> Duration {
     #[cfg(feature = "failpoints")]
     if let Some(lifetime) = crate::failpoint::slot_lifetime() {
