@@ -39,8 +39,9 @@ pub fn slot_lifetime() -> Duration {
 /// A slot that another run is just leaving is worth this short wait.
 const WORTH_WAITING: Duration = Duration::from_millis(120);
 
-/// A key that the API does not accept rests this long before another run tries it.
-const REJECTED_REST: Duration = Duration::from_secs(10 * 60);
+/// A key that the API does not accept rests this long before another run tries it: less than the longest hold, so that the
+/// requests it was refused with are then still behind the others, should they have been to blame.
+const REJECTED_REST: Duration = Duration::from_secs(9 * 60);
 
 /// How long the answer to asking for a rested key's slot is waited for before it is asked for again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);

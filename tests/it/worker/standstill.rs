@@ -97,7 +97,7 @@ async fn two_forbidden_objects_do_not_stop_the_key() {
         for _ in 0..20 {
             let report = bed.run().await;
             stored += report.outcomes["stored"];
-            bed.clock.advance(seconds(11 * 60));
+            bed.clock.advance(seconds(9 * 60 + 30));
         }
         assert_eq!((stored, bed.dead().await.len()), (100, 2), "{what:?}");
     }
