@@ -155,15 +155,6 @@ impl RunKeys {
         self.changed.notify_waiters();
     }
 
-    /// Lets a key rest; a rest under way is only ever lengthened.
-    pub fn rest(&self, fingerprint: &Fingerprint, duration: Duration, reason: &str) {
-        let until = self.clock.boot() + duration;
-        if let Some(key) = self.held().get(fingerprint) {
-            key.rest(until, reason, false);
-        }
-        self.changed.notify_waiters();
-    }
-
     /// Not to be used again in this run.
     pub fn bench(&self, fingerprint: &Fingerprint, reason: &str) {
         if let Some(key) = self.held().get(fingerprint) {

@@ -107,7 +107,7 @@ async fn without_a_usable_key_the_answer_comes_at_once() {
     let keys = holding(&clock, 30, &[]);
     assert_eq!(keys.permit(soon()).await.unwrap_err(), NoPermit::NoUsableKey);
     keys.add(key("one"), None, SlotStart::now(&*clock), LIFETIME);
-    keys.rest(&name("one"), Duration::from_secs(5), "throttled");
+    keys.throttled(&name("one"), Duration::from_secs(5), &player("2PP"));
     assert_eq!(keys.permit(soon()).await.unwrap_err(), NoPermit::NoUsableKey);
     clock.advance(Duration::from_secs(5));
     assert!(can_call(&keys).await);
@@ -232,12 +232,12 @@ fn a_second_key_refused_within_ten_seconds_lets_all_keys_rest() {
 fn a_rest_is_only_ever_lengthened_and_a_benched_key_stays_benched() {
     let keys = holding(&clock(), 30, &["one", "two"]);
     for seconds in [30, 600, 5] {
-        keys.rest(&name("one"), Duration::from_secs(seconds), "forbidden");
+        keys.throttled(&name("one"), Duration::from_secs(seconds), &player("2PP"));
     }
     keys.bench(&name("two"), "revoked");
-    keys.rest(&name("two"), Duration::ZERO, "throttled");
+    keys.throttled(&name("two"), Duration::ZERO, &player("2PP"));
     let rest = |token, reason: &str, remaining| Rest { key: name(token), reason: reason.to_owned(), remaining };
-    let expected = [rest("one", "forbidden", Some(Duration::from_secs(600))), rest("two", "revoked", None)];
+    let expected = [rest("one", "throttled", Some(Duration::from_secs(600))), rest("two", "revoked", None)];
     assert_eq!(keys.resting(), expected);
     assert_eq!(keys.fingerprints().len(), 2, "they are held all the same");
 }
@@ -263,7 +263,7 @@ fn the_allowance_is_summed_over_keys() {
     let clock = clock();
     let keys = holding(&clock, 30, &["one", "two"]);
     keys.add(key("three"), Some(LearnedRate::plain(12.0)), SlotStart::now(&*clock), LIFETIME);
-    keys.rest(&name("two"), LIFETIME, "throttled");
+    keys.throttled(&name("two"), LIFETIME, &player("2PP"));
     assert_eq!(format!("{} {}", keys.cap_per_second(), keys.total_rate()), "90 42");
 }
 

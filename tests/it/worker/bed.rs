@@ -135,3 +135,15 @@ pub fn outcomes(report: &RunReport) -> Vec<(&'static str, u64)> {
 pub const fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }
+
+/// Lets the bed's clock go with the machine's.
+pub fn time_passes(bed: &Bed) -> tokio::task::JoinHandle<()> {
+    let clock = bed.clock.clone();
+    tokio::spawn(async move {
+        let step = Duration::from_millis(10);
+        loop {
+            tokio::time::sleep(step).await;
+            clock.advance(step);
+        }
+    })
+}

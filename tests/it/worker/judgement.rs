@@ -1,7 +1,7 @@
 //! Whose fault a bad answer is, through whole runs: one bad object, one bad endpoint, one bad key, a bad API, somebody else's
 //! server. Each of these stops only what is bad.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use refresh_worker::{
     model::{Kind, ObjectId, Priority, Wish},
@@ -13,7 +13,7 @@ use refresh_worker::{
     },
 };
 
-use super::bed::{Bed, outcomes, seconds};
+use super::bed::{Bed, outcomes, seconds, time_passes};
 
 /// Every way in which one object can be answered badly for ever, but for its key's rate.
 fn bad_answers() -> Vec<Misbehaviour> {
@@ -126,18 +126,6 @@ async fn an_object_that_alone_is_throttled_waits_and_dies() {
     }
     passing.abort();
     assert_eq!(bed.dead().await.len(), 1, "{:?}", bed.stats().await);
-}
-
-/// Lets the bed's clock go with the machine's.
-fn time_passes(bed: &Bed) -> tokio::task::JoinHandle<()> {
-    let clock = bed.clock.clone();
-    tokio::spawn(async move {
-        let step = Duration::from_millis(10);
-        loop {
-            tokio::time::sleep(step).await;
-            clock.advance(step);
-        }
-    })
 }
 
 #[tokio::test]

@@ -1,7 +1,5 @@
 //! Runs that something might keep from going on: each once stood still, or told something false.
 
-use std::time::Duration;
-
 use refresh_worker::{
     clock::Timestamp,
     model::{EndpointKind, ObjectId, Priority},
@@ -10,17 +8,7 @@ use refresh_worker::{
     worker::{RunOptions, Unwatched, report::StopReason},
 };
 
-use super::bed::{Bed, outcomes, seconds};
-
-fn time_passes(bed: &Bed) -> tokio::task::JoinHandle<()> {
-    let clock = bed.clock.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            clock.advance(Duration::from_millis(10));
-        }
-    })
-}
+use super::bed::{Bed, outcomes, seconds, time_passes};
 
 /// One object that alone meets 429, runs shorter than the rest of the key.
 #[tokio::test]
