@@ -63,7 +63,7 @@ pub fn store(config: &DatabaseConfig) -> anyhow::Result<PostgresStore> {
 
 /// What follows a run by the configuration, if anything does.
 pub fn after(config: &Config, store: &PostgresStore) -> anyhow::Result<Option<Arc<AfterRun>>> {
-    let database = Database { pool: store.pool(), keeps_statements: config.database.statement_cache > 0 };
+    let database = Database::new(store.pool(), store.connections());
     Ok(AfterRun::new(&config.after, &database).context("failed to prepare what follows a run")?.map(Arc::new))
 }
 

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! `queue`, `api`, `store` and `derive` do not know one another; only [`worker`] has seen all four. [`app`] alone builds the real
-//! parts and joins them. [`clock`], [`config`] and [`metrics`] are leaves.
+//! parts and joins them. [`clock`], [`config`], [`connections`] and [`metrics`] are leaves.
 
 #[macro_use]
 pub mod failpoint;
@@ -17,6 +17,7 @@ pub mod api;
 pub mod app;
 pub mod clock;
 pub mod config;
+pub mod connections;
 pub mod derive;
 pub mod handlers;
 pub mod metrics;

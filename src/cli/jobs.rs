@@ -169,6 +169,8 @@ struct PurgeArgs {
 
 pub async fn run(args: JobsArgs, shared: &Shared) -> anyhow::Result<Ending> {
     let store = app::store(&DatabaseConfig::read(&process_var)?)?;
+    // Finds out how the server is to be reached. What is wrong with it the commands say.
+    let _ = crate::store::Store::ping(&store).await;
     let table = JobTable::new(store.pool());
     match args.command {
         JobsCommand::Enqueue(args) => enqueue(args, &table).await,

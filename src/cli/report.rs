@@ -100,7 +100,11 @@ impl Work {
 pub async fn run(args: ReportArgs, shared: &Shared) -> anyhow::Result<Ending> {
     let store = app::store(&DatabaseConfig::read(&process_var)?)?;
     // Says in our own words when the database cannot be reached.
-    store.ping().await.map_err(|error: StoreError| anyhow::anyhow!("failed to {error}"))?;
+    match store.ping().await {
+        // A standby can be read.
+        Ok(()) | Err(StoreError::ReadOnly { .. }) => {}
+        Err(error) => anyhow::bail!("failed to {error}"),
+    }
     let since = SystemClock.wall() - args.since;
     let report = tokio::time::timeout(TIME, read(&store.pool(), since)).await;
     let report = report.context("failed to read the report: no answer within a minute")?;

@@ -47,6 +47,8 @@ pub async fn run(args: RetentionArgs, shared: &Shared) -> anyhow::Result<Ending>
         return Err(Misuse("say how many days are kept whole: --days, or SNAPSHOT_RETENTION_DAYS".to_owned()).into());
     };
     let store = app::store(&DatabaseConfig::read(&process_var)?)?;
+    // Finds out how the server is to be reached. What is wrong with it the statements say.
+    let _ = crate::store::Store::ping(&store).await;
     let retention = Retention::new(store.pool(), days);
     let now = SystemClock.wall();
     let outlook = if args.dry_run || !args.yes {

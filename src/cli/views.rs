@@ -110,6 +110,8 @@ async fn refresh(args: RefreshArgs, style: Style) -> anyhow::Result<Ending> {
         )
         .into());
     };
+    // Finds out how the server is to be reached. What is wrong with it the refreshes say.
+    let _ = store.ping().await;
     let refreshed = views.refresh(When::Now, SystemClock.wall(), Instant::now() + args.max_runtime).await;
     let told = if args.json {
         refreshed

@@ -36,7 +36,7 @@ impl AfterRun {
         Ok(Some(Self {
             views: Views::new(database.clone(), &config.views),
             jobs: config.stats.as_ref().map(|stats| Jobs::new(database.clone(), stats, invalidator.clone())),
-            retention: config.retention_days.map(|days| Retention::new(database.pool.clone(), days)),
+            retention: config.retention_days.map(|days| Retention::new(database.clone(), days)),
             invalidator,
         }))
     }

@@ -7,6 +7,8 @@ use std::{io, time::Duration};
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 use tokio::time::Instant;
 
+use crate::connections::Connections;
+
 /// How much longer than the server's own limit an answer is waited for.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -16,18 +18,44 @@ const CLOCKS_DIFFER: Duration = Duration::from_millis(50);
 /// The server knows no longer limit than 24 days.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
-/// The connections, and whether a statement that is sent again and again may be kept prepared: through a pooler that shares
-/// them between transactions it may not.
+/// The pool, and what is known about its connections.
 #[derive(Clone, Debug)]
 pub struct Database {
     pub pool: PgPool,
-    pub keeps_statements: bool,
+    connections: Connections,
+}
+
+impl Database {
+    #[must_use]
+    pub const fn new(pool: PgPool, connections: Connections) -> Self {
+        Self { pool, connections }
+    }
+
+    /// True while a statement that is sent again and again may be kept prepared: not through a pooler that shares
+    /// connections between transactions.
+    #[must_use]
+    pub fn keeps_statements(&self) -> bool {
+        self.connections.keeps_statements()
+    }
+
+    /// [`within`], and an error that ends the trust in the connections does so.
+    pub(super) async fn within<T>(
+        &self,
+        limit: Duration,
+        work: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        within(limit, work).await.inspect_err(|error| self.notice(error))
+    }
+
+    pub(super) fn notice(&self, error: &sqlx::Error) {
+        self.connections.notice(error);
+    }
 }
 
 /// Right with and without a pooler.
 impl From<PgPool> for Database {
     fn from(pool: PgPool) -> Self {
-        Self { pool, keeps_statements: false }
+        Self { pool, connections: Connections::new("its address".to_owned(), false) }
     }
 }
 

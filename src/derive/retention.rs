@@ -11,12 +11,12 @@ use std::{
 };
 
 use serde::Serialize;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, PgConnection};
 use time::{Date, PrimitiveDateTime, Time};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::database::{begin, is_missing_table, is_out_of_time, limited, told, within};
+use super::database::{Database, begin, is_missing_table, is_out_of_time, limited, told};
 use crate::{clock::Timestamp, model::Kind};
 
 /// How many rows one transaction deletes: a few tens of milliseconds.
@@ -48,7 +48,7 @@ const TABLES: [(Kind, &str, &str); 3] = [
 /// Thins snapshots older than so many days.
 #[derive(Clone, Debug)]
 pub struct Retention {
-    pool: PgPool,
+    database: Database,
     days: u32,
     /// Up to which day each table is known to be thinned; spares the statements of later runs in this process.
     known: Arc<Mutex<HashMap<&'static str, Date>>>,
@@ -93,8 +93,8 @@ enum Batch {
 
 impl Retention {
     #[must_use]
-    pub fn new(pool: PgPool, days: u32) -> Self {
-        Self { pool, days, known: Arc::default() }
+    pub fn new(database: impl Into<Database>, days: u32) -> Self {
+        Self { database: database.into(), days, known: Arc::default() }
     }
 
     /// Deletes batch after batch until all is thinned or it is `until`.
@@ -129,8 +129,8 @@ impl Retention {
     pub async fn outlook(&self, now: Timestamp) -> Result<Vec<Outlook>, RetentionError> {
         let mut outlooks = Vec::new();
         for (kind, table, tag) in TABLES {
-            let counted = within(COUNT_TIME, async {
-                let mut transaction = begin(&self.pool, COUNT_TIME).await?;
+            let counted = self.database.within(COUNT_TIME, async {
+                let mut transaction = begin(&self.database.pool, COUNT_TIME).await?;
                 let from = from(&mut transaction, table).await?.unwrap_or(midnight(self.kept_from(now)));
                 let counts: (i64, i64) = sqlx::query_as(AssertSqlSafe(of_table(COUNT, table, tag)))
                     .persistent(false)
@@ -186,7 +186,7 @@ impl Retention {
             }
             let next = day + time::Duration::DAY;
             let batch = self.batch(kind, table, tag, (day, next), now, limit);
-            match within(limit, batch).await {
+            match self.database.within(limit, batch).await {
                 Ok(Batch::AnotherRun) => return Ok(false),
                 Ok(Batch::Deleted { rows, is_over }) => {
                     *deleted += rows;
@@ -200,13 +200,14 @@ impl Retention {
     }
 
     async fn from(&self, table: &'static str, limit: Duration) -> Result<Option<PrimitiveDateTime>, sqlx::Error> {
-        within(limit, async {
-            let mut transaction = begin(&self.pool, limit).await?;
-            let day = from(&mut transaction, table).await?;
-            transaction.commit().await?;
-            Ok(day)
-        })
-        .await
+        self.database
+            .within(limit, async {
+                let mut transaction = begin(&self.database.pool, limit).await?;
+                let day = from(&mut transaction, table).await?;
+                transaction.commit().await?;
+                Ok(day)
+            })
+            .await
     }
 
     /// Deletes one batch of these days. When it is not full, nothing of them is left to be deleted, and that is noted.
@@ -219,7 +220,7 @@ impl Retention {
         now: Timestamp,
         limit: Duration,
     ) -> Result<Batch, sqlx::Error> {
-        let mut transaction = begin(&self.pool, limit).await?;
+        let mut transaction = begin(&self.database.pool, limit).await?;
         let alone: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1)")
             .persistent(false)
             .bind(LOCK)

@@ -40,6 +40,8 @@ struct QueueState {
 
 #[derive(Clone, Debug)]
 struct StoreState {
+    /// Why it takes no writes, in a word.
+    read_only: Option<&'static str>,
     last_run: Option<RunRow>,
 }
 
@@ -68,12 +70,19 @@ async fn queue_state<Q: Queue + Slots>(queue: &Q, reqs_per_day: Option<NonZeroU6
 
 /// A database that answers but has no tables yet is healthy: the first refresh makes them.
 async fn store_state<S: Store>(store: &S) -> Result<StoreState, StoreError> {
-    store.ping().await?;
+    let read_only = match store.ping().await {
+        Ok(()) => None,
+        Err(error @ StoreError::ReadOnly { is_standby, .. }) => {
+            warn!(unhealthy = "database", "health: failed to {error}");
+            Some(if is_standby { "standby" } else { "read-only" })
+        }
+        Err(error) => return Err(error),
+    };
     let last_run = store.last_run().await.unwrap_or_else(|error| {
         warn!(error = &error as &dyn std::error::Error, "health: failed to read the last run");
         None
     });
-    Ok(StoreState { last_run })
+    Ok(StoreState { read_only, last_run })
 }
 
 /// The answer, unless it is an error or late; then the reason is logged.
@@ -94,7 +103,8 @@ async fn bounded<T, E: fmt::Display>(what: &str, answer: impl Future<Output = Re
 impl Health {
     /// An API in maintenance is not ours to mend; one that nobody reaches may be: a wrong address, a proxy, a route.
     pub fn is_healthy(&self) -> bool {
-        self.database.is_some() && self.queue.as_ref().is_some_and(|queue| !is_unreachable(&queue.circuits))
+        self.database.as_ref().is_some_and(|database| database.read_only.is_none())
+            && self.queue.as_ref().is_some_and(|queue| !is_unreachable(&queue.circuits))
     }
 
     /// The answer. `status`, `queue_size` and `timestamp` are what monitors rely on; `queue_size` is null when unknown.
@@ -106,7 +116,7 @@ impl Health {
             "queue_size": null,
             "timestamp": self.now.as_seconds_f64(),
             "queue": answers(self.queue.is_some()),
-            "database": answers(self.database.is_some()),
+            "database": self.database.as_ref().and_then(|database| database.read_only).unwrap_or(answers(self.database.is_some())),
             "paused": self.paused(),
             "worker_active": null,
             "last_run": self.database.as_ref().and_then(|database| database.last_run.as_ref()).map(last_run),

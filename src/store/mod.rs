@@ -197,6 +197,9 @@ pub enum StoreError {
     /// The caller's limit came before an answer did.
     #[error("{action} in the database at {server}: no time was left")]
     OutOfTime { server: String, action: &'static str },
+    /// The server answers and takes no writes.
+    #[error("write to the database at {server}: {detail}")]
+    ReadOnly { server: String, is_standby: bool, detail: String },
     /// A right is missing; the detail says which, `remedy` is the statement that grants it.
     #[error("{action} in the database at {server}: {detail}; to mend it: {remedy}")]
     NotAllowed { server: String, action: &'static str, detail: String, remedy: String },

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::AssertSqlSafe;
 use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     config::StatsFunction,
-    derive::database::{begin, is_out_of_time, quoted, told, within},
+    derive::database::{Database, begin, is_out_of_time, quoted, told},
 };
 
 /// The longest text of a function's own result that is kept, in characters.
@@ -34,19 +34,19 @@ pub struct FunctionResult {
 
 /// Runs them all, as many at a time as there are connections, and is done by `until`.
 pub(super) async fn run_all(
-    pool: &PgPool,
+    database: &Database,
     functions: &[&StatsFunction],
     until: Instant,
     worker_id: &str,
 ) -> Vec<FunctionResult> {
     // One connection stays free for the signs of life.
-    let at_a_time = pool.options().get_max_connections().saturating_sub(1).max(1);
+    let at_a_time = database.pool.options().get_max_connections().saturating_sub(1).max(1);
     let places = Semaphore::new(at_a_time as usize);
-    join_all(functions.iter().map(|function| run(pool, function, until, worker_id, &places))).await
+    join_all(functions.iter().map(|function| run(database, function, until, worker_id, &places))).await
 }
 
 async fn run(
-    pool: &PgPool,
+    database: &Database,
     function: &StatsFunction,
     until: Instant,
     worker_id: &str,
@@ -58,7 +58,7 @@ async fn run(
     let called = if limit.is_zero() {
         Err(("the time was used up before it began".to_owned(), true))
     } else {
-        call(pool, &function.name, limit).await.map_err(|error| {
+        call(database, &function.name, limit).await.map_err(|error| {
             let is_cut_off = is_out_of_time(&error, until);
             let within = format!("not done within {} s, the time that was left", limit.as_secs());
             (if is_cut_off { within } else { told(&error) }, is_cut_off)
@@ -75,16 +75,16 @@ async fn run(
 }
 
 /// Calls it, whatever it returns, and answers the beginning of its first row.
-async fn call(pool: &PgPool, name: &str, limit: Duration) -> Result<String, sqlx::Error> {
+async fn call(database: &Database, name: &str, limit: Duration) -> Result<String, sqlx::Error> {
     let query = call_of(name);
     let called = async {
-        let mut transaction = begin(pool, limit).await?;
+        let mut transaction = begin(&database.pool, limit).await?;
         let answer: Option<String> =
             sqlx::query_scalar(AssertSqlSafe(query)).persistent(false).fetch_one(&mut *transaction).await?;
         transaction.commit().await?;
         Ok(answer.unwrap_or_default())
     };
-    within(limit, called).await
+    database.within(limit, called).await
 }
 
 /// The statement that calls it.

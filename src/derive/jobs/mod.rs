@@ -15,7 +15,6 @@ use std::{
 };
 
 use serde::Serialize;
-use sqlx::PgPool;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
@@ -54,7 +53,7 @@ const LAST_WORDS: [Duration; 2] = [Duration::from_millis(100), Duration::from_mi
 /// Statistics jobs, as they are configured.
 #[derive(Clone, Debug)]
 pub struct Jobs {
-    pool: PgPool,
+    database: Database,
     table: JobTable,
     functions: Vec<StatsFunction>,
     worker_id: String,
@@ -110,7 +109,7 @@ impl Jobs {
         let database = database.into();
         Self {
             table: JobTable::new(database.clone()),
-            pool: database.pool,
+            database,
             functions: config.functions.clone(),
             worker_id: config.worker_id.clone(),
             lease: config.lease,
@@ -168,7 +167,7 @@ impl Jobs {
         let done_before = job.succeeded_before();
         let wanted: Vec<&StatsFunction> =
             self.functions.iter().filter(|function| !done_before.contains_key(&function.name)).collect();
-        let ran = run_all(&self.pool, &wanted, until - CLOSING, &self.worker_id);
+        let ran = run_all(&self.database, &wanted, until - CLOSING, &self.worker_id);
         let results = tokio::select! {
             results = ran => results,
             () = self.signs_of_life(job) => return Worked::Lost,

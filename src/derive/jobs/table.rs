@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{FunctionResult, JobReport};
-use crate::derive::database::{Database, begin, code, is_missing_table, is_unreachable, limited, told, within};
+use crate::derive::database::{Database, begin, code, is_missing_table, is_unreachable, limited, told};
 
 /// How long one statement about a job may take.
 const TIME: Duration = Duration::from_secs(5);
@@ -193,7 +193,7 @@ macro_rules! in_transaction {
         let mut made = false;
         loop {
             let limit = limited(TIME, until);
-            let attempt = within(limit, async {
+            let attempt = $self.database.within(limit, async {
                 let mut $transaction = begin(&$self.database.pool, limit).await?;
                 let answer = $statement.await?;
                 $transaction.commit().await?;
@@ -227,7 +227,7 @@ impl JobTable {
 
     async fn make(&self, until: Instant) -> Result<(), TableError> {
         let limit = limited(TIME, until);
-        let made = within(limit, async {
+        let made = self.database.within(limit, async {
             let mut transaction = begin(&self.database.pool, limit).await?;
             // Two that make it at once would disturb one another.
             sqlx::query("SELECT pg_advisory_xact_lock(7526477)").persistent(false).execute(&mut *transaction).await?;
@@ -245,7 +245,7 @@ impl JobTable {
             return;
         }
         let limit = limited(TIME, until);
-        let active = within(limit, async {
+        let active = self.database.within(limit, async {
             let mut transaction = begin(&self.database.pool, limit).await?;
             let active: bool = sqlx::query_scalar("SELECT row_security_active('background_job_status')")
                 .persistent(false)
@@ -265,9 +265,11 @@ impl JobTable {
     /// Whether no job waits and none is worked at, so that there is nothing to take and nobody to give up. Most runs find it so;
     /// asked only where it costs one round trip. `false` when it is not known.
     async fn is_idle(&self, until: Instant) -> bool {
-        let Database { pool, keeps_statements: true } = &self.database else { return false };
-        let asked = within(limited(TIME, until), async {
-            sqlx::query_scalar(IDLE).fetch_one(&mut *pool.acquire().await?).await
+        if !self.database.keeps_statements() {
+            return false;
+        }
+        let asked = self.database.within(limited(TIME, until), async {
+            sqlx::query_scalar(IDLE).fetch_one(&mut *self.database.pool.acquire().await?).await
         });
         asked.await.unwrap_or(false)
     }
@@ -278,7 +280,7 @@ impl JobTable {
             self.look_at_security(until).await;
             return Ok(Taken::default());
         }
-        let keeps = self.database.keeps_statements;
+        let keeps = self.database.keeps_statements();
         let taken = in_transaction!(self, "take a job", until, |transaction| async {
             let given_up =
                 sqlx::query(GIVE_UP).persistent(keeps).bind(lease.as_secs_f64()).execute(&mut *transaction).await?;

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use self::own::OWN_VIEWS;
-use super::database::{Database, begin, is_unreachable, limited, quoted, told, within};
+use super::database::{Database, begin, is_unreachable, limited, quoted, told};
 use crate::{clock::Timestamp, config::ViewConfig};
 
 /// Our own schema, where a view is looked for second.
@@ -167,10 +167,10 @@ impl Views {
     /// refreshes then tell why.
     async fn ages(&self, until: Instant) -> HashMap<String, f64> {
         let limit = limited(AGES_TIME, until);
-        let Database { pool, keeps_statements } = &self.database;
-        let read = within(limit, async {
+        let pool = &self.database.pool;
+        let read = self.database.within(limit, async {
             // Every run asks this, and mostly no more than this.
-            if *keeps_statements {
+            if self.database.keeps_statements() {
                 return ages(&mut *pool.acquire().await?, &self.views, true).await;
             }
             let mut transaction = begin(pool, limit).await?;
@@ -193,11 +193,16 @@ impl Views {
             let done = attempt(&mut transaction, view, when).await;
             match &done {
                 Ok(_) => transaction.commit().await?,
-                Err(_) => transaction.rollback().await?,
+                Err(error) => {
+                    if let ViewError::Database(error) = error {
+                        self.database.notice(error);
+                    }
+                    transaction.rollback().await?;
+                }
             }
             Ok(done)
         };
-        within(limit, refreshed).await?
+        self.database.within(limit, refreshed).await?
     }
 }
 

@@ -4,7 +4,7 @@ use sqlx::{Connection, FromRow, PgConnection};
 
 use super::{
     STATEMENT_TIMEOUT,
-    connect::{Database, within},
+    connect::{Database, on_connection},
     migrate,
 };
 use crate::store::StoreError;
@@ -114,20 +114,27 @@ pub(super) async fn problems(database: &Database) -> Vec<Problem> {
 }
 
 async fn look(database: &Database) -> Result<Vec<Problem>, StoreError> {
-    let mut connection = database.acquire().await?;
-    let looked = within(STATEMENT_TIMEOUT, look_around(&mut connection, database.keeps_statements)).await;
-    database.give_back(connection, looked, "look around")
+    let looked: Result<_, StoreError> =
+        on_connection!(database, database.acquire(), STATEMENT_TIMEOUT, "look around", |connection, keeps| async {
+            let server = database.look(connection).await?;
+            Ok((server, look_around(connection, keeps).await?))
+        });
+    let (server, mut problems) = looked?;
+    if let Some((what, remedy)) = server.problem() {
+        problems.insert(0, Problem::new(what, remedy));
+    }
+    if database.has_pooler() {
+        let what = "a pooler or proxy shares the connections to the server among its clients: prepared statements are \
+                    not kept, and every start finds that out anew";
+        let remedy = "DB_STATEMENT_CACHE=0, or ?pgbouncer=true in DATABASE_URL";
+        problems.push(Problem { is_certain: false, ..Problem::new(what, remedy) });
+    }
+    Ok(problems)
 }
 
 async fn look_around(connection: &mut PgConnection, keeps: bool) -> Result<Vec<Problem>, sqlx::Error> {
     let mut transaction = connection.begin().await?;
     let mut problems = Vec::new();
-    let is_standby: bool =
-        sqlx::query_scalar("SELECT pg_is_in_recovery()").persistent(keeps).fetch_one(&mut *transaction).await?;
-    if is_standby {
-        let remedy = "point DATABASE_URL at the primary (the writer endpoint)";
-        problems.push(Problem::new("the server is a standby: it takes no writes", remedy));
-    }
     let schema = schema_problem(&mut transaction, keeps).await?;
     if let Some(problem) = schema {
         problems.push(problem);

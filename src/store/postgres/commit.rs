@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     attempt::Attempt,
-    connect::{Database, discard, within},
+    connect::{Database, within},
     errors::{self, Trouble},
     limit::Limit,
 };
@@ -66,11 +66,11 @@ async fn whole(
     told: &[i64],
     limit: Limit,
 ) -> Result<Commit, Failure> {
-    let (mut conflicts, mut taken) = (0, 0);
+    let (mut conflicts, mut taken, mut is_anew) = (0, 0, false);
     loop {
         let mut connection = database.acquire_within(limit, STORE).await.map_err(Failure::Store)?;
         let attempt = Attempt {
-            keeps_statements: database.keeps_statements,
+            keeps_statements: database.keeps_statements(),
             now,
             batch,
             telling,
@@ -82,8 +82,9 @@ async fn whole(
             Ok(committed) => return Ok(committed),
             Err(error) => error,
         };
-        if errors::is_connection_lost(&error) {
-            discard(connection);
+        if database.notice(connection, &error) && !is_anew {
+            is_anew = true;
+            continue;
         }
         match errors::trouble(&error) {
             Trouble::Conflict if conflicts < CONFLICT_RETRIES => conflicts += 1,

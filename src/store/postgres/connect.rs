@@ -1,27 +1,63 @@
 //! How the database is reached: the URL in every spelling in use, the pool, and the test of its connections.
 
-use std::{io, time::Duration};
+use std::{
+    io,
+    ops::{Deref, DerefMut},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use secrecy::ExposeSecret;
 use sqlx::{
-    ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres, Transaction,
+    ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres, Row as _, Transaction,
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+use tokio::time::Instant;
 use url::Url;
 
 use super::{StoreError, errors, limit::Limit};
-use crate::config::DatabaseConfig;
+use crate::{
+    config::DatabaseConfig,
+    connections::{Connections, Sign},
+};
 
-/// How long a connection may be waited for, its making included.
+/// How long a connection may be waited for, its making included, while none of ours is at work.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long one may be waited for while the others are at work: as long as the server lets a statement of theirs take.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a server without a free connection is asked again, when we have none at all: less than a run's first act.
+const FULL_TIMEOUT: Duration = Duration::from_millis(900);
+
+/// How often those who wait for a new connection look for one that came free.
+const ROOM_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A connection that takes longer than this is looked into: the pool keeps trying without saying why.
 const DIAGNOSE_AFTER: Duration = Duration::from_millis(300);
 
-/// How long a `SELECT 1` may take.
+/// How long the look at a server may take.
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The youngest age at which connections are closed. A sandbox that lives for hours follows a name that moved, whatever
+/// stands between it and the server.
+const LIFETIME: Duration = Duration::from_secs(8 * 60);
+
+/// Spreads the ends of the connections of processes that began together.
+const LIFETIME_JITTER: Duration = Duration::from_secs(4 * 60);
+
+/// A setting without a meaning to the server. It is there only when our startup parameters reached the session, so not
+/// behind a pooler, which opens its connections itself.
+const MARK: &str = "refresh_worker.session";
+
+/// Without a prepared statement, so that it works through any pooler.
+const LOOK: &str = "SELECT pg_is_in_recovery()::text, current_setting('transaction_read_only'), \
+                    current_setting('refresh_worker.session', true)";
 
 /// Parameters of the URL that mean the same here as for other programs. What else they put there is theirs.
 const PARAMETERS: [&str; 16] = [
@@ -49,8 +85,52 @@ pub(super) struct Database {
     pub(super) pool: PgPool,
     /// `host:port/database`, for messages.
     pub(super) server: String,
-    /// Whether prepared statements are kept. Poolers that share connections between transactions want none.
-    pub(super) keeps_statements: bool,
+    pub(super) connections: Connections,
+    mark: Mark,
+    /// How many connections are at work.
+    in_use: Arc<AtomicU32>,
+}
+
+/// What [`MARK`] is set to, and the way to connect without it. `None` where no statement is kept, so that nobody need
+/// know about poolers.
+type Mark = Option<Arc<Marked>>;
+
+#[derive(Debug)]
+struct Marked {
+    value: String,
+    unmarked: PgConnectOptions,
+}
+
+/// A connection of the pool, at work.
+#[derive(Debug)]
+pub(super) struct Leased {
+    connection: PoolConnection<Postgres>,
+    in_use: Arc<AtomicU32>,
+}
+
+/// What a server is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Server {
+    Writable,
+    Standby,
+    ReadOnly,
+}
+
+impl Server {
+    /// What keeps it from being written to, and what to do.
+    pub(super) const fn problem(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Writable => None,
+            Self::Standby => Some((
+                "the server is a standby: it takes no writes",
+                "point DATABASE_URL at the primary (the writer endpoint)",
+            )),
+            Self::ReadOnly => Some((
+                "the server is read-only (default_transaction_read_only is on)",
+                "providers set it when the disk is nearly full: free space, then set default_transaction_read_only back",
+            )),
+        }
+    }
 }
 
 impl Database {
@@ -62,37 +142,119 @@ impl Database {
         })?;
         let options = options.statement_cache_capacity(config.statement_cache).extra_float_digits(None);
         let server = server(&options);
+        let keeps_statements = config.statement_cache > 0;
+        let connections = Connections::new(server.clone(), keeps_statements);
+        let mark: Mark = keeps_statements.then(|| {
+            let value = format!("{:016x}", fastrand::u64(..));
+            Arc::new(Marked { value, unmarked: options.clone() })
+        });
+        let marked = match &mark {
+            Some(mark) => options.options([(MARK, &mark.value)]),
+            None => options,
+        };
+        let (trusted, looked_at, expected) = (connections.clone(), connections.clone(), mark.clone());
         // Tested by `ping` at the start of a run: testing at every use would cost a round trip each.
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections.max(1))
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .idle_timeout(None)
-            .max_lifetime(None)
+            .max_lifetime(LIFETIME + LIFETIME_JITTER.mul_f64(fastrand::f64()))
             .test_before_acquire(false)
-            .connect_lazy_with(options);
-        Ok(Self { pool, server, keeps_statements: config.statement_cache > 0 })
+            .before_acquire(move |_, connection| {
+                let is_trusted = trusted.trusts(connection.age);
+                Box::pin(std::future::ready(Ok(is_trusted)))
+            })
+            .after_connect(move |connection, _| {
+                let (connections, mark) = (looked_at.clone(), expected.clone());
+                Box::pin(async move {
+                    // Before the first statement is prepared. An error is met again by whoever uses the connection.
+                    if connections.keeps_statements() {
+                        let _ = look(connection, &connections, &mark).await;
+                    }
+                    Ok(())
+                })
+            })
+            .connect_lazy_with(marked);
+        Ok(Self { pool, server, connections, mark, in_use: Arc::default() })
     }
 
-    pub(super) async fn acquire(&self) -> Result<PoolConnection<Postgres>, StoreError> {
-        let acquired = tokio::select! {
-            biased;
-            acquired = self.pool.acquire() => acquired,
-            error = self.diagnose() => Err(error),
-        };
-        acquired.map_err(|error| errors::store_error(&self.server, "connect", &error))
+    /// True while prepared statements are kept. Poolers that share connections between transactions want none.
+    pub(super) fn keeps_statements(&self) -> bool {
+        self.connections.keeps_statements()
+    }
+
+    pub(super) async fn acquire(&self) -> Result<Leased, StoreError> {
+        self.acquire_by(Instant::now() + BUSY_TIMEOUT).await
     }
 
     /// The same, while there is time left.
-    pub(super) async fn acquire_within(
-        &self,
-        limit: Limit,
-        action: &'static str,
-    ) -> Result<PoolConnection<Postgres>, StoreError> {
+    pub(super) async fn acquire_within(&self, limit: Limit, action: &'static str) -> Result<Leased, StoreError> {
         let left = limit.left();
         if left.is_zero() {
             return Err(self.out_of_time(action));
         }
-        tokio::time::timeout(left, self.acquire()).await.unwrap_or_else(|_| Err(self.out_of_time(action)))
+        let acquired = self.acquire_by(Instant::now() + left.min(BUSY_TIMEOUT));
+        tokio::time::timeout(left, acquired).await.unwrap_or_else(|_| Err(self.out_of_time(action)))
+    }
+
+    async fn acquire_by(&self, until: Instant) -> Result<Leased, StoreError> {
+        let began = Instant::now();
+        loop {
+            let acquired = tokio::select! {
+                biased;
+                acquired = self.pool.acquire() => acquired,
+                error = self.diagnose() => Err(error),
+                // The pool goes on with opening a new one even when another comes free.
+                () = self.room() => continue,
+            };
+            let error = match acquired {
+                Ok(connection) => return Ok(Leased::new(connection, &self.in_use)),
+                Err(error) => error,
+            };
+            let is_full = errors::is_full(&error);
+            let patience = match error {
+                // Our own connections are at work, and one of them will come free.
+                _ if (is_full || matches!(error, sqlx::Error::PoolTimedOut)) && self.is_at_work() => until,
+                _ if is_full => until.min(began + FULL_TIMEOUT),
+                _ if self.unmark(&error) => until,
+                _ => began,
+            };
+            if Instant::now() >= patience {
+                return Err(errors::store_error(&self.server, "connect", &error));
+            }
+            if is_full {
+                tokio::time::sleep(ROOM_INTERVAL).await;
+            }
+        }
+    }
+
+    fn is_at_work(&self) -> bool {
+        self.in_use.load(Ordering::Relaxed) > 0
+    }
+
+    /// Returns when an idle connection is there, which whoever waits for a new one does not see.
+    async fn room(&self) {
+        loop {
+            tokio::time::sleep(ROOM_INTERVAL).await;
+            if self.pool.num_idle() > 0 {
+                return;
+            }
+        }
+    }
+
+    /// Leaves our mark out when it may be what a new connection was refused for; `false` when it was not.
+    fn unmark(&self, error: &sqlx::Error) -> bool {
+        let refuses_startup = errors::code(error).is_some_and(|code| {
+            code.starts_with("08") || matches!(code.as_str(), "0A000" | "22023" | "42704" | "XX000")
+        });
+        let Some(mark) = self.mark.as_deref().filter(|_| refuses_startup) else { return false };
+        let is_marked = self.pool.connect_options().get_options().is_some_and(|options| options.contains(&mark.value));
+        if !is_marked {
+            return false;
+        }
+        self.pool.set_connect_options(mark.unmarked.clone());
+        self.connections.stop_keeping(format!("it refuses startup parameters: {error}"));
+        true
     }
 
     /// What failed because its time was over says so, whatever it met last.
@@ -111,50 +273,129 @@ impl Database {
 
     /// Why a connection takes so long; ends only when there is a reason.
     async fn diagnose(&self) -> sqlx::Error {
-        tokio::time::sleep(DIAGNOSE_AFTER).await;
-        match PgConnection::connect_with(&self.pool.connect_options()).await {
-            Err(error) => error,
-            // The server is well, the pool is busy.
-            Ok(connection) => {
-                let _ = connection.close().await;
-                std::future::pending().await
+        loop {
+            tokio::time::sleep(DIAGNOSE_AFTER).await;
+            // While our own connections work, the server is well, and one more could be one too many.
+            if self.is_at_work() {
+                continue;
+            }
+            match PgConnection::connect_with(&self.pool.connect_options()).await {
+                Err(error) => return error,
+                // The server is well, the pool is busy.
+                Ok(connection) => {
+                    let _ = connection.close().await;
+                    return std::future::pending().await;
+                }
             }
         }
     }
 
-    /// Tests the idle connections and drops those that do not answer; makes one when none is left.
+    /// Tests the idle connections and drops those that do not answer or lead to a server that cannot be written to;
+    /// makes one when none is left.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
+        let are_suspect = self.connections.take_suspects();
         let idle = std::iter::from_fn(|| self.pool.try_acquire());
-        let answered = join_all(idle.map(async |mut connection| {
-            let answers = select_one(&mut connection).await.is_ok();
-            if !answers {
+        let looks = join_all(idle.map(async |connection| {
+            let mut connection = Leased::new(connection, &self.in_use);
+            let is_good = !are_suspect && matches!(self.look(&mut connection).await, Ok(Server::Writable));
+            if !is_good {
                 discard(connection);
             }
-            answers
+            is_good
         }));
-        if answered.await.contains(&true) {
+        if looks.await.contains(&true) {
             return Ok(());
         }
+        // The name may lead to another server by now.
         let mut connection = self.acquire().await?;
-        let pinged = select_one(&mut connection).await;
-        self.give_back(connection, pinged, "ping")
+        let looked = self.look(&mut connection).await;
+        if !matches!(looked, Ok(Server::Writable)) {
+            discard(connection);
+        }
+        match looked {
+            Ok(server) => match server.problem() {
+                None => Ok(()),
+                Some((problem, remedy)) => Err(StoreError::ReadOnly {
+                    server: self.server.clone(),
+                    is_standby: server == Server::Standby,
+                    detail: format!("{problem}; {remedy}"),
+                }),
+            },
+            Err(error) => Err(errors::store_error(&self.server, "ping", &error)),
+        }
     }
 
-    /// Ends the use of a connection. One that is in an unknown state does not go back to the pool.
-    pub(super) fn give_back<T>(
-        &self,
-        connection: PoolConnection<Postgres>,
-        result: Result<T, sqlx::Error>,
-        action: &'static str,
-    ) -> Result<T, StoreError> {
-        result.map_err(|error| {
-            if errors::is_connection_lost(&error) {
-                discard(connection);
-            }
-            errors::store_error(&self.server, action, &error)
-        })
+    /// Looks at the server behind a connection, in one round trip.
+    pub(super) async fn look(&self, connection: &mut PgConnection) -> Result<Server, sqlx::Error> {
+        look(connection, &self.connections, &self.mark).await
+    }
+
+    /// True when a pooler stands between us and the server, as far as we had to find out: where no statement is kept by
+    /// the configuration, nobody need know.
+    pub(super) fn has_pooler(&self) -> bool {
+        self.mark.is_some() && !self.keeps_statements()
+    }
+
+    /// Ends the use of a connection by an error; `true` when the same is worth another try on a new connection.
+    pub(super) fn notice(&self, connection: Leased, error: &sqlx::Error) -> bool {
+        let sign = self.connections.notice(error);
+        if sign.is_some() {
+            discard(connection);
+        }
+        sign.is_some_and(Sign::is_worth_another)
     }
 }
+
+impl Leased {
+    fn new(connection: PoolConnection<Postgres>, in_use: &Arc<AtomicU32>) -> Self {
+        in_use.fetch_add(1, Ordering::Relaxed);
+        Self { connection, in_use: Arc::clone(in_use) }
+    }
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        self.in_use.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Deref for Leased {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Leased {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
+}
+
+/// Does something on a connection of the pool, and once more on a new one when the first led to the wrong server or to
+/// statements that are not ours. Within the work the connection and whether it keeps statements have the given names.
+macro_rules! on_connection {
+    ($database:expr, $acquire:expr, $timeout:expr, $action:expr, |$connection:ident, $keeps:ident| $work:expr) => {{
+        let mut is_again = false;
+        loop {
+            let mut leased = $acquire.await?;
+            let $keeps = $database.keeps_statements();
+            let done = {
+                let $connection: &mut sqlx::PgConnection = &mut leased;
+                $crate::store::postgres::connect::within($timeout, $work).await
+            };
+            match done {
+                Err(error) if $database.notice(leased, &error) && !is_again => is_again = true,
+                Err(error) => {
+                    break Err($crate::store::postgres::errors::store_error(&$database.server, $action, &error));
+                }
+                Ok(answer) => break Ok(answer),
+            }
+        }
+    }};
+}
+pub(super) use on_connection;
 
 /// A connection for one statement. Through a pooler, which may prepare it on one server and run it on another, the statement is
 /// in a transaction; else that would be two round trips for nothing.
@@ -186,13 +427,22 @@ impl<'c> Single<'c> {
     }
 }
 
-pub(super) fn discard(mut connection: PoolConnection<Postgres>) {
-    connection.close_on_drop();
+pub(super) fn discard(mut leased: Leased) {
+    leased.connection.close_on_drop();
 }
 
-async fn select_one(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    // As text without a prepared statement: right through any pooler.
-    within(PING_TIMEOUT, connection.execute(sqlx::raw_sql("SELECT 1"))).await.map(drop)
+async fn look(connection: &mut PgConnection, connections: &Connections, mark: &Mark) -> Result<Server, sqlx::Error> {
+    let row = within(PING_TIMEOUT, connection.fetch_one(sqlx::raw_sql(LOOK))).await?;
+    let (in_recovery, read_only): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+    let session: Option<String> = row.try_get(2)?;
+    if mark.as_ref().is_some_and(|mark| session.as_ref() != Some(&mark.value)) {
+        connections.stop_keeping("its sessions are not those that were opened");
+    }
+    Ok(match (in_recovery.as_str(), read_only.as_str()) {
+        ("true", _) => Server::Standby,
+        (_, "on") => Server::ReadOnly,
+        _ => Server::Writable,
+    })
 }
 
 /// The future's result, or the error of a connection that does not answer.

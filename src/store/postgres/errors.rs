@@ -42,20 +42,25 @@ fn constraint(error: &sqlx::Error) -> Option<&str> {
     error.as_database_error()?.constraint()
 }
 
-/// Whether the connection is of no more use.
-pub(super) fn is_connection_lost(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Database(database) => database.code().is_some_and(|code| is_outage(&code)),
-        sqlx::Error::RowNotFound | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => false,
-        _ => true,
-    }
+/// Server codes that mean it is not there, or not now: connection lost, shut down or starting, too many connections, a
+/// transaction that stood still for too long. `connections.rs` says what they mean for the connection.
+fn is_outage(code: &str) -> bool {
+    code.starts_with("08")
+        || matches!(code, "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "53300" | "25P03" | "25P04")
 }
 
-/// Server codes that mean it is not there, or not now: connection lost, shut down or starting, too many connections, a
-/// statement or lock that took too long, a standby.
-fn is_outage(code: &str) -> bool {
-    (code.starts_with("08") && code != "08P01")
-        || matches!(code, "57P01" | "57P02" | "57P03" | "53300" | "25P03" | "25006")
+/// True when there are as many connections as may be.
+pub(super) fn is_full(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| code == "53300")
+}
+
+/// Whose limit of connections was reached. Told by the place in the server's source, since messages are translated.
+fn limit_reached(error: &dyn DatabaseError) -> &'static str {
+    match error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::routine) {
+        Some("InitializeSessionUserId") => "the limit of the role: ALTER ROLE ... CONNECTION LIMIT raises it",
+        Some("CheckMyDatabase") => "the limit of the database: ALTER DATABASE ... CONNECTION LIMIT raises it",
+        _ => "the limit of the server: its setting max_connections, less what it reserves",
+    }
 }
 
 pub(super) fn store_error(server: &str, action: &'static str, error: &sqlx::Error) -> StoreError {
@@ -72,7 +77,14 @@ pub(super) fn store_error(server: &str, action: &'static str, error: &sqlx::Erro
         };
     };
     let code = database.code().unwrap_or_default();
-    let detail = describe(&**database);
+    let mut detail = describe(&**database);
+    if code == "25006" {
+        let detail = format!("{detail}; the server is a standby or read-only");
+        return StoreError::ReadOnly { server, is_standby: false, detail };
+    }
+    if code == "53300" {
+        detail.extend(["; ", limit_reached(&**database)]);
+    }
     if code == "42501" {
         let remedy = "GRANT USAGE ON SCHEMA refresh_worker TO the_role; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL \
                       TABLES IN SCHEMA public, refresh_worker TO the_role; GRANT USAGE, SELECT, UPDATE ON ALL \

@@ -3,7 +3,7 @@
 use sqlx::{Connection as _, FromRow};
 use time::OffsetDateTime;
 
-use super::{PostgresStore, STATEMENT_TIMEOUT, connect::within};
+use super::{PostgresStore, STATEMENT_TIMEOUT, connect::on_connection};
 use crate::{
     clock::Timestamp,
     model::ObjectId,
@@ -62,27 +62,31 @@ impl PostgresStore {
     /// # Errors
     /// When the database does not answer, or has no such tables yet.
     pub async fn look(&self, object: &ObjectId) -> Result<Option<Looked>, StoreError> {
-        let keeps = self.database.keeps_statements;
-        let mut connection = self.database.acquire().await?;
-        let read = within(STATEMENT_TIMEOUT, async {
-            let mut transaction = connection.begin().await?;
-            let state: Option<StateRow> = sqlx::query_as(LOOK_STATE)
-                .persistent(keeps)
-                .bind(object.kind.as_str())
-                .bind(object.tag.as_str())
-                .fetch_optional(&mut *transaction)
-                .await?;
-            let errors: Vec<ErrorRow> = sqlx::query_as(LOOK_ERRORS)
-                .persistent(keeps)
-                .bind(format!("{object}:"))
-                .bind(MOST_ERRORS)
-                .fetch_all(&mut *transaction)
-                .await?;
-            transaction.commit().await?;
-            Ok((state, errors))
-        });
-        let read = read.await;
-        let (state, errors) = self.database.give_back(connection, read, "look an object up")?;
+        let database = &self.database;
+        let read: Result<_, StoreError> = on_connection!(
+            database,
+            database.acquire(),
+            STATEMENT_TIMEOUT,
+            "look an object up",
+            |connection, keeps| async {
+                let mut transaction = connection.begin().await?;
+                let state: Option<StateRow> = sqlx::query_as(LOOK_STATE)
+                    .persistent(keeps)
+                    .bind(object.kind.as_str())
+                    .bind(object.tag.as_str())
+                    .fetch_optional(&mut *transaction)
+                    .await?;
+                let errors: Vec<ErrorRow> = sqlx::query_as(LOOK_ERRORS)
+                    .persistent(keeps)
+                    .bind(format!("{object}:"))
+                    .bind(MOST_ERRORS)
+                    .fetch_all(&mut *transaction)
+                    .await?;
+                transaction.commit().await?;
+                Ok((state, errors))
+            }
+        );
+        let (state, errors) = read?;
         Ok((state.is_some() || !errors.is_empty()).then(|| looked(state, errors)))
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sqlx::{Connection, FromRow, PgConnection};
 
-use super::connect::{Database, within};
+use super::connect::{Database, on_connection};
 use crate::store::StoreError;
 
 struct Migration {
@@ -53,9 +53,11 @@ const LIST: &str = "
     COMMENT ON TABLE refresh_worker.migrations IS 'The migrations of refresh-worker that have run.'";
 
 pub(super) async fn up(database: &Database) -> Result<Vec<String>, StoreError> {
-    let mut connection = database.acquire().await?;
-    let made = within(TIMEOUT, make(&mut connection, database.keeps_statements)).await;
-    match database.give_back(connection, made, "make its tables")? {
+    let made: Result<Made, StoreError> =
+        on_connection!(database, database.acquire(), TIMEOUT, "make its tables", |connection, keeps| make(
+            connection, keeps
+        ));
+    match made? {
         Made::Done(names) => Ok(names),
         Made::NotAllowed(rights) => Err(StoreError::NotAllowed {
             server: database.server.clone(),
@@ -67,9 +69,9 @@ pub(super) async fn up(database: &Database) -> Result<Vec<String>, StoreError> {
 }
 
 pub(super) async fn down(database: &Database) -> Result<Vec<String>, StoreError> {
-    let mut connection = database.acquire().await?;
-    let undone = within(TIMEOUT, undo(&mut connection, database.keeps_statements)).await;
-    database.give_back(connection, undone, "take its tables away")
+    on_connection!(database, database.acquire(), TIMEOUT, "take its tables away", |connection, keeps| undo(
+        connection, keeps
+    ))
 }
 
 enum Made {

@@ -30,13 +30,14 @@ pub use self::check::Problem;
 #[cfg(feature = "cli")]
 pub use self::look::{Looked, ReportedError};
 use self::{
-    connect::{Database, Single, within},
+    connect::{Database, Single, on_connection},
     limit::Limit,
 };
 use super::{ANSWERED_WELL_FOR, Commit, Freshness, RunRow, Store, StoreError, Telling, plan::times::from_zoned};
 use crate::{
     clock::Timestamp,
     config::DatabaseConfig,
+    connections::Connections,
     model::{Fetched, Kind, Note, ObjectId, Tag},
 };
 
@@ -75,6 +76,12 @@ impl PostgresStore {
     #[must_use]
     pub fn pool(&self) -> sqlx::PgPool {
         self.database.pool.clone()
+    }
+
+    /// What is known about these connections. Who uses the pool by itself reports its errors there.
+    #[must_use]
+    pub fn connections(&self) -> Connections {
+        self.database.connections.clone()
     }
 
     /// Where the database is, without user and password.
@@ -137,25 +144,25 @@ impl Store for PostgresStore {
         limit: Duration,
     ) -> Result<Option<ObjectId>, StoreError> {
         const ACTION: &str = "look for an object that was answered well";
-        let (keeps, limit) = (self.database.keeps_statements, Limit::from_now(limit));
-        let mut connection = self.database.acquire_within(limit, ACTION).await?;
-        let read = within(STATEMENT_TIMEOUT.min(limit.left()), async {
-            let mut single = Single::begin(&mut connection, keeps).await?;
-            let tag: Option<String> = sqlx::query_scalar(ANSWERED_WELL)
-                .persistent(keeps)
-                .bind(kind.as_str())
-                .bind(Tag::somewhere().as_str())
-                .bind(now.to_utc())
-                .bind((now - ANSWERED_WELL_FOR).to_utc())
-                .bind(but)
-                .fetch_optional(single.connection())
-                .await?;
-            single.end().await?;
-            Ok(tag)
-        });
-        let read = read.await;
-        let tag = self.database.give_back(connection, read, ACTION)?;
-        Ok(tag.and_then(|tag| Some(ObjectId::new(kind, tag.parse().ok()?))))
+        let (database, limit) = (&self.database, Limit::from_now(limit));
+        let acquire = || database.acquire_within(limit, ACTION);
+        let timeout = STATEMENT_TIMEOUT.min(limit.left());
+        let tag: Result<_, StoreError> =
+            on_connection!(database, acquire(), timeout, ACTION, |connection, keeps| async {
+                let mut single = Single::begin(connection, keeps).await?;
+                let tag: Option<String> = sqlx::query_scalar(ANSWERED_WELL)
+                    .persistent(keeps)
+                    .bind(kind.as_str())
+                    .bind(Tag::somewhere().as_str())
+                    .bind(now.to_utc())
+                    .bind((now - ANSWERED_WELL_FOR).to_utc())
+                    .bind(but)
+                    .fetch_optional(single.connection())
+                    .await?;
+                single.end().await?;
+                Ok(tag)
+            });
+        Ok(tag?.and_then(|tag| Some(ObjectId::new(kind, tag.parse().ok()?))))
     }
 
     async fn commit_and_forget(
@@ -169,81 +176,88 @@ impl Store for PostgresStore {
     }
 
     async fn notes(&self, before: Timestamp) -> Result<Vec<Note>, StoreError> {
-        let keeps = self.database.keeps_statements;
-        let mut connection = self.database.acquire().await?;
-        let read = within(STATEMENT_TIMEOUT, async {
-            let mut single = Single::begin(&mut connection, keeps).await?;
-            let notes = notes::read(single.connection(), before, keeps).await?;
-            single.end().await?;
-            Ok(notes)
-        });
-        let read = read.await;
-        self.database.give_back(connection, read, "read what is to be told")
+        let database = &self.database;
+        on_connection!(
+            database,
+            database.acquire(),
+            STATEMENT_TIMEOUT,
+            "read what is to be told",
+            |connection, keeps| async {
+                let mut single = Single::begin(connection, keeps).await?;
+                let notes = notes::read(single.connection(), before, keeps).await?;
+                single.end().await?;
+                Ok(notes)
+            }
+        )
     }
 
     async fn forget_notes(&self, ids: &[i64]) -> Result<(), StoreError> {
-        let keeps = self.database.keeps_statements;
-        let mut connection = self.database.acquire().await?;
-        let forgotten = within(STATEMENT_TIMEOUT, async {
-            let mut single = Single::begin(&mut connection, keeps).await?;
-            notes::forget(single.connection(), ids, keeps).await?;
-            single.end().await
-        });
-        let forgotten = forgotten.await;
-        self.database.give_back(connection, forgotten, "forget what is told")
+        let database = &self.database;
+        on_connection!(
+            database,
+            database.acquire(),
+            STATEMENT_TIMEOUT,
+            "forget what is told",
+            |connection, keeps| async {
+                let mut single = Single::begin(connection, keeps).await?;
+                notes::forget(single.connection(), ids, keeps).await?;
+                single.end().await
+            }
+        )
     }
 
     async fn record_run(&self, row: &RunRow) -> Result<(), StoreError> {
-        let keeps = self.database.keeps_statements;
-        let mut connection = self.database.acquire().await?;
-        let recorded = within(STATEMENT_TIMEOUT, async {
-            let mut single = Single::begin(&mut connection, keeps).await?;
+        let database = &self.database;
+        on_connection!(database, database.acquire(), STATEMENT_TIMEOUT, "record the run", |connection, keeps| async {
+            let mut single = Single::begin(connection, keeps).await?;
             runs::record(single.connection(), row, keeps).await?;
             single.end().await
-        });
-        let recorded = recorded.await;
-        self.database.give_back(connection, recorded, "record the run")
+        })
     }
 
     async fn last_run(&self) -> Result<Option<RunRow>, StoreError> {
-        let keeps = self.database.keeps_statements;
-        let mut connection = self.database.acquire().await?;
-        let read = within(STATEMENT_TIMEOUT, async {
-            let mut single = Single::begin(&mut connection, keeps).await?;
-            let run = runs::last(single.connection(), keeps).await?;
-            single.end().await?;
-            Ok(run)
-        });
-        let read = read.await;
-        self.database.give_back(connection, read, "read the last run")
+        let database = &self.database;
+        on_connection!(
+            database,
+            database.acquire(),
+            STATEMENT_TIMEOUT,
+            "read the last run",
+            |connection, keeps| async {
+                let mut single = Single::begin(connection, keeps).await?;
+                let run = runs::last(single.connection(), keeps).await?;
+                single.end().await?;
+                Ok(run)
+            }
+        )
     }
 }
 
 impl PostgresStore {
     async fn try_freshness(&self, objects: &[ObjectId], limit: Limit) -> Result<Vec<FreshnessRow>, StoreError> {
-        let mut connection = self.database.acquire_within(limit, READ_FRESHNESS).await?;
+        let database = &self.database;
+        let acquire = || database.acquire_within(limit, READ_FRESHNESS);
         let timeout = STATEMENT_TIMEOUT.min(limit.left());
-        let read = within(timeout, self.read_freshness(&mut connection, objects)).await;
-        let read = self.database.give_back(connection, read, READ_FRESHNESS);
-        self.database.in_time(limit, READ_FRESHNESS, read)
+        let read = on_connection!(database, acquire(), timeout, READ_FRESHNESS, |connection, keeps| read_freshness(
+            connection, objects, keeps
+        ));
+        database.in_time(limit, READ_FRESHNESS, read)
     }
+}
 
-    async fn read_freshness(
-        &self,
-        connection: &mut PgConnection,
-        objects: &[ObjectId],
-    ) -> Result<Vec<FreshnessRow>, sqlx::Error> {
-        let keeps = self.database.keeps_statements;
-        let mut single = Single::begin(connection, keeps).await?;
-        let rows = sqlx::query_as(FRESHNESS)
-            .persistent(keeps)
-            .bind(objects.iter().map(|object| object.kind.as_str()).collect::<Vec<_>>())
-            .bind(objects.iter().map(|object| object.tag.as_str()).collect::<Vec<_>>())
-            .fetch_all(single.connection())
-            .await?;
-        single.end().await?;
-        Ok(rows)
-    }
+async fn read_freshness(
+    connection: &mut PgConnection,
+    objects: &[ObjectId],
+    keeps: bool,
+) -> Result<Vec<FreshnessRow>, sqlx::Error> {
+    let mut single = Single::begin(connection, keeps).await?;
+    let rows = sqlx::query_as(FRESHNESS)
+        .persistent(keeps)
+        .bind(objects.iter().map(|object| object.kind.as_str()).collect::<Vec<_>>())
+        .bind(objects.iter().map(|object| object.tag.as_str()).collect::<Vec<_>>())
+        .fetch_all(single.connection())
+        .await?;
+    single.end().await?;
+    Ok(rows)
 }
 
 #[derive(FromRow)]

@@ -13,5 +13,6 @@ pub use crate::store::migrations::modest_role;
 
 /// As the worker uses it where there is no pooler. A pool alone stands for the other case.
 pub fn keeping_statements(pool: &sqlx::PgPool) -> refresh_worker::derive::Database {
-    refresh_worker::derive::Database { pool: pool.clone(), keeps_statements: true }
+    let connections = refresh_worker::connections::Connections::new("a test's database".to_owned(), true);
+    refresh_worker::derive::Database::new(pool.clone(), connections)
 }

@@ -9,6 +9,7 @@ pub mod beds;
 mod concurrency;
 mod documents;
 mod event_count;
+mod failover;
 mod ids;
 mod last_seen;
 mod limits;
@@ -17,6 +18,7 @@ pub mod migrations;
 mod outages;
 #[cfg(feature = "embedded")]
 mod parity;
+mod poolers;
 mod rights;
 mod runs;
 mod snapshots;

@@ -37,6 +37,15 @@ struct Seen {
 impl PoolerWitness {
     /// A witness in front of the server of `url`, and the URL with its place in it.
     pub async fn in_front_of(url: &str) -> (Self, String) {
+        Self::start(url, false).await
+    }
+
+    /// The same, and command-line options of the client never reach the server, as with most poolers.
+    pub async fn that_keeps_options(url: &str) -> (Self, String) {
+        Self::start(url, true).await
+    }
+
+    async fn start(url: &str, keeps_options: bool) -> (Self, String) {
         let mut url = url::Url::parse(url).expect("a URL");
         let target = format!("{}:{}", url.host_str().expect("a host"), url.port().expect("a port"));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free loopback port");
@@ -45,7 +54,7 @@ impl PoolerWitness {
         // What is encrypted cannot be read.
         url.query_pairs_mut().append_pair("sslmode", "disable");
         let seen = Arc::default();
-        let task = tokio::spawn(serve(listener, target, Arc::clone(&seen)));
+        let task = tokio::spawn(serve(listener, target, keeps_options, Arc::clone(&seen)));
         (Self { seen, task }, url.into())
     }
 
@@ -62,12 +71,12 @@ impl Drop for PoolerWitness {
     }
 }
 
-async fn serve(listener: TcpListener, target: String, seen: Arc<Mutex<Seen>>) {
+async fn serve(listener: TcpListener, target: String, keeps_options: bool, seen: Arc<Mutex<Seen>>) {
     while let Ok((client, _)) = listener.accept().await {
         let server = TcpStream::connect(&target).await.expect("the server answers");
         let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
         let status = Arc::new(AtomicU8::new(IDLE));
-        tokio::spawn(pass_statements(from_client, to_server, Arc::clone(&status), Arc::clone(&seen)));
+        tokio::spawn(pass_statements(from_client, to_server, keeps_options, Arc::clone(&status), Arc::clone(&seen)));
         tokio::spawn(pass_answers(from_server, to_client, status));
     }
 }
@@ -75,12 +84,17 @@ async fn serve(listener: TcpListener, target: String, seen: Arc<Mutex<Seen>>) {
 async fn pass_statements(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
+    keeps_options: bool,
     status: Arc<AtomicU8>,
     seen: Arc<Mutex<Seen>>,
 ) -> std::io::Result<()> {
     // The first message of a connection has no kind.
     let length = from.read_u32().await?;
-    to.write_all(&message(None, &body(&mut from, length).await?)).await?;
+    let mut startup = body(&mut from, length).await?;
+    if keeps_options {
+        startup = without_options(&startup);
+    }
+    to.write_all(&message(None, &startup)).await?;
     loop {
         let (kind, length) = (from.read_u8().await?, from.read_u32().await?);
         let body = body(&mut from, length).await?;
@@ -94,6 +108,15 @@ async fn pass_statements(
         }
         to.write_all(&message(Some(kind), &body)).await?;
     }
+}
+
+/// A startup message without `options`: the protocol's version, then names and values, each ended by a zero.
+fn without_options(startup: &[u8]) -> Vec<u8> {
+    let (version, rest) = startup.split_at(4);
+    let words: Vec<&[u8]> = rest.split(|&byte| byte == 0).collect();
+    let pairs = words.chunks_exact(2).filter(|pair| !pair[0].is_empty() && pair[0] != b"options");
+    let ended = |word: &&[u8]| word.iter().copied().chain([0]).collect::<Vec<u8>>();
+    version.iter().copied().chain(pairs.flat_map(|pair| pair.iter().flat_map(ended))).chain([0]).collect()
 }
 
 async fn pass_answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, status: Arc<AtomicU8>) -> std::io::Result<()> {

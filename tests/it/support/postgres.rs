@@ -40,8 +40,22 @@ pub struct PrivatePostgres {
 
 impl PrivatePostgres {
     pub async fn start() -> Self {
+        Self::start_as(|| start_as("minimal", INITDB)).await
+    }
+
+    async fn start_as(start: impl FnOnce() -> Result<Server, String> + Send + 'static) -> Self {
         let server = tokio::task::spawn_blocking(start).await.expect("a private PostgreSQL starts");
         Self { server: Some(server.unwrap_or_else(|problem| panic!("{problem}"))) }
+    }
+
+    /// Carries statements out, one by one.
+    pub async fn exec(&self, statements: &[&str]) {
+        let mut connection = PgConnection::connect(&self.url()).await.expect("the private PostgreSQL answers");
+        for statement in statements {
+            let done = sqlx::raw_sql(AssertSqlSafe((*statement).to_owned())).execute(&mut connection).await;
+            done.unwrap_or_else(|error| panic!("{statement}: {error}"));
+        }
+        connection.close().await.expect("a clean end");
     }
 
     /// The URL of its database `postgres`, which is empty at first.
@@ -70,11 +84,68 @@ impl PrivatePostgres {
     }
 }
 
+/// A primary and a real standby of it, which streams.
+#[derive(Debug)]
+pub struct PostgresPair {
+    pub primary: PrivatePostgres,
+    pub standby: PrivatePostgres,
+}
+
+impl PostgresPair {
+    /// Starts both. The standby is a copy of the stopped primary.
+    pub async fn start() -> Self {
+        let mut primary = PrivatePostgres::start_as(|| start_as("replica", INITDB)).await;
+        primary.exec(&["CHECKPOINT"]).await;
+        let folder = folder_at(primary.port()).await.expect("the primary tells its folder");
+        primary.stop().await;
+        let prepare = STANDBY
+            .replace("{folder}", folder.to_str().expect("a plain name"))
+            .replace("{port}", &primary.port().to_string());
+        // A recipe's texts live as long as the process.
+        let prepare: &'static str = prepare.leak();
+        primary.start_again().await;
+        let standby = PrivatePostgres::start_as(move || start_as("replica", prepare)).await;
+        let pair = Self { primary, standby };
+        pair.wait_until_streamed().await;
+        pair
+    }
+
+    /// Waits until the standby has all that the primary has written.
+    pub async fn wait_until_streamed(&self) {
+        let mut primary = PgConnection::connect(&self.primary.url()).await.expect("the primary answers");
+        let mut standby = PgConnection::connect(&self.standby.url()).await.expect("the standby answers");
+        let written: String = sqlx::query_scalar("SELECT pg_current_wal_lsn()::text")
+            .fetch_one(&mut primary)
+            .await
+            .expect("the place of the primary");
+        let has_all = async {
+            loop {
+                let has: Option<bool> = sqlx::query_scalar("SELECT pg_last_wal_replay_lsn() >= $1::pg_lsn")
+                    .bind(&written)
+                    .fetch_one(&mut standby)
+                    .await
+                    .expect("the place of the standby");
+                if has == Some(true) {
+                    return;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(60), has_all).await.expect("the standby streams");
+    }
+
+    /// Makes the standby a primary, once it has everything. What was the primary goes on.
+    pub async fn promote(&self) {
+        self.wait_until_streamed().await;
+        self.standby.exec(&["SELECT pg_promote()"]).await;
+    }
+}
+
 async fn shared_url() -> String {
     static SHARED: OnceLock<Result<Server, String>> = OnceLock::new();
     let started = || match env::var("TEST_DATABASE_URL") {
         Ok(url) => url,
-        Err(_) => match SHARED.get_or_init(start) {
+        Err(_) => match SHARED.get_or_init(|| start_as("minimal", INITDB)) {
             Ok(server) => server_url(server.port()),
             Err(problem) => panic!("{problem}"),
         },
@@ -149,7 +220,21 @@ fn take_left_behind() -> Vec<String> {
     std::mem::take(&mut *LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-fn start() -> Result<Server, String> {
+const INITDB: &str = r#"as=
+    if [ "$(id -u)" = 0 ]; then
+        chown postgres "$folder"
+        as="setpriv --reuid=postgres --regid=postgres --clear-groups"
+    fi
+    $as "$bin/initdb" -D "$folder/data" -U postgres -A trust -E UTF8 --locale=C --no-sync"#;
+
+const STANDBY: &str = r#"
+    if [ "$(id -u)" = 0 ]; then chown postgres "$folder"; fi
+    cp -a "{folder}" "$folder/data"
+    rm -f "$folder/data/postmaster.pid"
+    cp -p "$folder/data/PG_VERSION" "$folder/data/standby.signal"
+    echo "primary_conninfo = 'host=127.0.0.1 port={port} user=postgres'" >> "$folder/data/postgresql.auto.conf""#;
+
+fn start_as(wal_level: &str, prepare: &'static str) -> Result<Server, String> {
     let others = [
         folders_like("/usr/lib/postgresql", "", "bin"),
         folders_like("/usr", "pgsql-", "bin"),
@@ -167,33 +252,56 @@ fn start() -> Result<Server, String> {
         name: "postgres",
         bin,
         // PostgreSQL refuses to run as root.
-        prepare: r#"as=
-            if [ "$(id -u)" = 0 ]; then
-                chown postgres "$folder"
-                as="setpriv --reuid=postgres --regid=postgres --clear-groups"
-            fi
-            $as "$bin/initdb" -D "$folder/data" -U postgres -A trust -E UTF8 --locale=C --no-sync"#,
-        serve: r#"as=
-            [ "$(id -u)" != 0 ] || as="setpriv --reuid=postgres --regid=postgres --clear-groups"
-            exec $as "$bin/postgres" -D "$folder/data" -p "$port" -c listen_addresses=127.0.0.1 \
-                -c unix_socket_directories= -c max_connections=400 -c shared_buffers=64MB -c fsync=off \
-                -c full_page_writes=off -c wal_level=minimal -c max_wal_senders=0 \
-                -c autovacuum=off -c jit=off -c deadlock_timeout=100ms -c timezone=Asia/Kolkata"#,
+        prepare,
+        serve: if wal_level == "replica" { REPLICATED } else { ALONE },
         // An immediate shutdown: children and shared memory go too.
         stop_signal: "QUIT",
         folder_of,
     })
 }
 
+macro_rules! serve {
+    ($settings:literal) => {
+        concat!(
+            r#"as=
+            [ "$(id -u)" != 0 ] || as="setpriv --reuid=postgres --regid=postgres --clear-groups"
+            exec $as "$bin/postgres" -D "$folder/data" -p "$port" -c listen_addresses=127.0.0.1 \
+                -c unix_socket_directories= -c max_connections=400 -c shared_buffers=64MB -c fsync=off \
+                -c full_page_writes=off -c autovacuum=off -c jit=off -c deadlock_timeout=100ms \
+                -c timezone=Asia/Kolkata "#,
+            $settings
+        )
+    };
+}
+
+const ALONE: &str = serve!("-c wal_level=minimal -c max_wal_senders=0");
+
+const REPLICATED: &str =
+    serve!("-c wal_level=replica -c max_wal_senders=4 -c hot_standby=on -c wal_retrieve_retry_interval=50ms");
+
 /// `SHOW data_directory`; asked outside any runtime, so it brings its own.
 fn folder_of(port: u16) -> Option<PathBuf> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let mut connection = PgConnection::connect(&server_url(port)).await.ok()?;
-        let folder: String = sqlx::query_scalar("SHOW data_directory").fetch_one(&mut connection).await.ok()?;
-        connection.close().await.ok()?;
-        Some(PathBuf::from(folder))
-    })
+    runtime.block_on(folder_at(port))
+}
+
+async fn folder_at(port: u16) -> Option<PathBuf> {
+    let mut connection = PgConnection::connect(&server_url(port)).await.ok()?;
+    let folder: String = sqlx::query_scalar("SHOW data_directory").fetch_one(&mut connection).await.ok()?;
+    connection.close().await.ok()?;
+    Some(PathBuf::from(folder))
+}
+
+#[tokio::test]
+async fn a_standby_streams_takes_no_writes_and_can_be_promoted() {
+    let pair = PostgresPair::start().await;
+    pair.primary.exec(&["CREATE TABLE streamed ()"]).await;
+    pair.wait_until_streamed().await;
+    let mut standby = PgConnection::connect(&pair.standby.url()).await.unwrap();
+    sqlx::raw_sql("TABLE streamed").execute(&mut standby).await.unwrap();
+    sqlx::raw_sql("DROP TABLE streamed").execute(&mut standby).await.expect_err("a standby is read-only");
+    pair.promote().await;
+    sqlx::raw_sql("DROP TABLE streamed").execute(&mut standby).await.unwrap();
 }
 
 #[tokio::test]

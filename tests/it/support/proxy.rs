@@ -1,6 +1,10 @@
 //! A TCP proxy that misbehaves on request: what stands between the worker and Redis or PostgreSQL on a bad day.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -48,6 +52,7 @@ struct State {
 pub struct Proxy {
     address: SocketAddr,
     state: watch::Sender<State>,
+    target: Arc<Mutex<String>>,
     task: JoinHandle<()>,
 }
 
@@ -57,8 +62,9 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free loopback port");
         let address = listener.local_addr().expect("the port just bound");
         let state = watch::Sender::new(State { mode: Mode::Pass, cuts: 0 });
-        let task = tokio::spawn(serve(listener, address, target.to_owned(), state.clone()));
-        Self { address, state, task }
+        let target = Arc::new(Mutex::new(target.to_owned()));
+        let task = tokio::spawn(serve(listener, address, Arc::clone(&target), state.clone()));
+        Self { address, state, target, task }
     }
 
     /// A proxy in front of the server of `url`, and the URL with the proxy's place in it.
@@ -68,6 +74,11 @@ impl Proxy {
         let proxy = Self::start(&target).await;
         url.set_port(Some(proxy.address.port())).expect("a URL with a port");
         (proxy, url.into())
+    }
+
+    /// Leads new connections to another server (`host:port`), as a name does that moved. Open ones stay where they are.
+    pub fn move_to(&self, target: &str) {
+        target.clone_into(&mut self.target.lock().expect("no holder of it panics"));
     }
 
     pub fn set(&self, mode: Mode) {
@@ -85,7 +96,7 @@ impl Drop for Proxy {
     }
 }
 
-async fn serve(listener: TcpListener, address: SocketAddr, target: String, state: watch::Sender<State>) {
+async fn serve(listener: TcpListener, address: SocketAddr, target: Arc<Mutex<String>>, state: watch::Sender<State>) {
     let mut listener = Some(listener);
     let mut changes = state.subscribe();
     loop {
@@ -107,7 +118,8 @@ async fn serve(listener: TcpListener, address: SocketAddr, target: String, state
             _ = changes.changed() => {}
             Ok((client, _)) = open.accept(), if now != Mode::Refuse => {
                 if !now.closes() {
-                    tokio::spawn(join(client, target.clone(), state.subscribe(), cuts));
+                    let target = target.lock().expect("no holder of it panics").clone();
+                    tokio::spawn(join(client, target, state.subscribe(), cuts));
                 }
             }
         }

@@ -1,0 +1,207 @@
+//! Which PostgreSQL connections may be used: the errors that end a connection, and what they say about the others.
+//!
+//! The store and what follows a run share one pool. A connection that led to the wrong server, or to statements of
+//! another client, is not used again by either; nor are those that were open beside it.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+use tracing::{debug, warn};
+
+/// The meaning of an error for the connection that it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// The connection cannot be used any more. Nothing is known about others.
+    Lost,
+    /// The server ended the connection, so it has probably ended others too.
+    Cut,
+    /// The server has changed since the connection was opened: it became a standby or read-only, or its tables changed.
+    /// The same statement may work on a new connection, and has not taken effect on this one.
+    Outdated,
+    /// Prepared statements are not what was prepared: a pooler gives the connections to the server to several clients.
+    Pooler,
+}
+
+impl Sign {
+    /// The sign in an error; `None` when the connection is as good as before.
+    #[must_use]
+    pub fn of(error: &sqlx::Error) -> Option<Self> {
+        match error {
+            sqlx::Error::Database(database) => {
+                let is_fatal = database
+                    .try_downcast_ref::<PgDatabaseError>()
+                    .is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic));
+                of_code(&database.code().unwrap_or_default(), database.message(), is_fatal)
+            }
+            sqlx::Error::RowNotFound | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => None,
+            // The answers do not fit the questions, or the transaction does not begin.
+            sqlx::Error::Protocol(_) | sqlx::Error::BeginFailed => Some(Self::Outdated),
+            // Our own limit, mostly: one statement that takes long says nothing about other connections.
+            sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => Some(Self::Lost),
+            sqlx::Error::Io(_) => Some(Self::Cut),
+            _ => Some(Self::Lost),
+        }
+    }
+
+    /// True when the same is to be tried once more on a new connection: the server has refused it as a whole.
+    #[must_use]
+    pub const fn is_worth_another(self) -> bool {
+        matches!(self, Self::Outdated | Self::Pooler)
+    }
+}
+
+fn of_code(code: &str, message: &str, is_fatal: bool) -> Option<Sign> {
+    match code {
+        // A prepared statement or portal that is not there, or is there already; parameters that are not those of the
+        // statement. PgBouncer gives 08P01 to all of its own errors, which are fatal.
+        "26000" | "42P05" | "34000" | "22P03" => Some(Sign::Pooler),
+        "08P01" if !is_fatal || message.contains("prepared statement") => Some(Sign::Pooler),
+        // `cached plan must not change result type` among others; writing on a standby or where it is not allowed; a
+        // transaction that somebody else left behind.
+        "0A000" | "25006" | "25P01" | "25P02" if !is_fatal => Some(Sign::Outdated),
+        // These messages are never translated.
+        "XX000"
+            if ["cache lookup failed", "could not open relation", "could not find"]
+                .iter()
+                .any(|kin| message.contains(kin)) =>
+        {
+            Some(Sign::Outdated)
+        }
+        // Ended for what this one connection did: stood still, or one too many.
+        "25P03" | "25P04" | "57P05" | "53300" => Some(Sign::Lost),
+        "57P01" | "57P02" | "57P03" | "57P04" => Some(Sign::Cut),
+        _ if code.starts_with("08") => Some(Sign::Cut),
+        _ if is_fatal => Some(Sign::Lost),
+        _ => None,
+    }
+}
+
+/// What is known about all connections of one pool.
+#[derive(Clone, Debug)]
+pub struct Connections(Arc<Known>);
+
+#[derive(Debug)]
+struct Known {
+    /// For messages.
+    server: String,
+    keeps_statements: AtomicBool,
+    /// Connections opened before this moment are not used any more.
+    trusted_since: Mutex<Option<Instant>>,
+    /// Somebody has yet to close the idle ones among them.
+    has_suspects: AtomicBool,
+}
+
+impl Connections {
+    #[must_use]
+    pub fn new(server: String, keeps_statements: bool) -> Self {
+        Self(Arc::new(Known {
+            server,
+            keeps_statements: AtomicBool::new(keeps_statements),
+            trusted_since: Mutex::default(),
+            has_suspects: AtomicBool::default(),
+        }))
+    }
+
+    /// True while prepared statements may be kept. Once they may not, that is so for the life of the process.
+    #[must_use]
+    pub fn keeps_statements(&self) -> bool {
+        self.0.keeps_statements.load(Ordering::Relaxed)
+    }
+
+    /// Draws the conclusions from an error and returns its sign.
+    pub fn notice(&self, error: &sqlx::Error) -> Option<Sign> {
+        let sign = Sign::of(error)?;
+        if sign == Sign::Pooler {
+            self.stop_keeping(error);
+        }
+        if sign != Sign::Lost {
+            debug!(%error, ?sign, "the connections to the database are opened anew");
+            self.suspect();
+        }
+        Some(sign)
+    }
+
+    /// Keeps no more statements, since a pooler is in the way.
+    pub fn stop_keeping(&self, sign: impl fmt::Display) {
+        if !self.0.keeps_statements.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        // What the open connections have prepared may be somebody else's by now.
+        self.suspect();
+        warn!(
+            server = %self.0.server,
+            "a pooler or proxy shares the connections to the database at {} among its clients ({sign}): this process keeps no \
+             prepared statements from now on; set DB_STATEMENT_CACHE=0, or add ?pgbouncer=true to DATABASE_URL, so that it \
+             never does",
+            self.0.server
+        );
+    }
+
+    /// True when a connection of this age may be used.
+    #[must_use]
+    pub fn trusts(&self, age: Duration) -> bool {
+        let since = *self.0.trusted_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.is_none_or(|since| age < since.elapsed())
+    }
+
+    /// True once after connections have become suspect.
+    pub(crate) fn take_suspects(&self) -> bool {
+        self.0.has_suspects.swap(false, Ordering::Relaxed)
+    }
+
+    fn suspect(&self) {
+        *self.0.trusted_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.0.has_suspects.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signs_by_code() {
+        for (code, message, is_fatal, sign) in [
+            ("0A000", "cached plan must not change result type", false, Some(Sign::Outdated)),
+            ("25006", "cannot execute INSERT in a read-only transaction", false, Some(Sign::Outdated)),
+            ("25P02", "current transaction is aborted", false, Some(Sign::Outdated)),
+            ("XX000", "cache lookup failed for type 16402", false, Some(Sign::Outdated)),
+            ("XX000", "a trigger says no", false, None),
+            ("26000", "prepared statement \"sqlx_s_1\" does not exist", false, Some(Sign::Pooler)),
+            ("42P05", "prepared statement \"sqlx_s_1\" already exists", false, Some(Sign::Pooler)),
+            ("08P01", "bind message supplies 1 parameters, but …", false, Some(Sign::Pooler)),
+            ("08P01", "query_wait_timeout", true, Some(Sign::Cut)),
+            ("57P01", "terminating connection due to administrator command", true, Some(Sign::Cut)),
+            ("57P05", "terminating connection due to idle-session timeout", true, Some(Sign::Lost)),
+            ("53300", "sorry, too many clients already", true, Some(Sign::Lost)),
+            ("40001", "terminating connection due to conflict with recovery", true, Some(Sign::Lost)),
+            ("40001", "could not serialize access", false, None),
+            ("23505", "duplicate key", false, None),
+            ("57014", "canceling statement due to statement timeout", false, None),
+        ] {
+            assert_eq!(of_code(code, message, is_fatal), sign, "{code} {message}");
+        }
+    }
+
+    #[test]
+    fn a_sign_ends_the_trust_in_older_connections_only() {
+        let connections = Connections::new("here".to_owned(), true);
+        let hour = Duration::from_secs(3600);
+        assert!(connections.trusts(hour));
+        connections.notice(&sqlx::Error::PoolTimedOut);
+        assert!(connections.trusts(hour), "a busy pool says nothing about its connections");
+        connections.notice(&sqlx::Error::BeginFailed);
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(!connections.trusts(hour) && connections.trusts(Duration::ZERO));
+        assert!(connections.keeps_statements() && connections.take_suspects() && !connections.take_suspects());
+        connections.stop_keeping("a test");
+        assert!(!connections.keeps_statements() && connections.take_suspects());
+    }
+}
