@@ -63,10 +63,13 @@ impl Timestamp {
         Self(self.0 - self.0.rem_euclid(DAY_MILLIS))
     }
 
-    /// As a calendar time in UTC; times outside the years 1 to 9999 become the epoch.
+    /// As a calendar time in UTC; of times outside the years 1 to 9999 the nearest that is in them.
     #[must_use]
     pub fn to_utc(self) -> OffsetDateTime {
-        OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+        const BEGIN: i64 = -62_135_596_800_000;
+        const END: i64 = 253_402_300_799_999;
+        let nanos = i128::from(self.0.clamp(BEGIN, END)) * 1_000_000;
+        OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH)
     }
 
     #[must_use]

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! `queue`, `api`, `store` and `derive` do not know one another; only [`worker`] has seen all four. [`app`] alone builds the real
-//! parts and joins them. [`clock`], [`config`], [`connections`] and [`metrics`] are leaves.
+//! parts and joins them. [`clock`], [`columns`], [`config`], [`connections`] and [`metrics`] are leaves.
 
 #[macro_use]
 pub mod failpoint;
@@ -16,6 +16,7 @@ pub mod failpoint;
 pub mod api;
 pub mod app;
 pub mod clock;
+pub mod columns;
 pub mod config;
 pub mod connections;
 pub mod derive;

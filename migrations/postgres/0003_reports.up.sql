@@ -10,18 +10,34 @@ COMMENT ON COLUMN refresh_worker.retention_progress.snapshot_table IS 'clan_snap
 COMMENT ON COLUMN refresh_worker.retention_progress.thinned_until IS 'all days before this one (UTC) are thinned';
 COMMENT ON COLUMN refresh_worker.retention_progress.noted_at IS 'when that was noted';
 
+-- What somebody wrote into a report that is no report counts for nothing, and does not keep the others from being read.
+-- PostgreSQL stores `\u0000` and half a surrogate pair in a text of a document, and fails when it reads a key of it.
 CREATE VIEW refresh_worker.work AS
 SELECT r.run, r.started, (r.started AT TIME ZONE 'UTC')::date AS day, k.key AS kind, c.key AS class,
-       coalesce((c.value ->> 'calls')::bigint, 0) AS calls,
-       coalesce((c.value ->> 'stored')::bigint, 0) AS changed,
-       coalesce((c.value ->> 'unchanged')::bigint, 0) AS unchanged,
-       coalesce((c.value ->> 'satisfied')::bigint, 0) AS satisfied,
-       coalesce((c.value ->> 'gone')::bigint, 0) + coalesce((c.value ->> 'private_war_log')::bigint, 0) AS gone,
-       coalesce((c.value ->> 'delayed')::bigint, 0) + coalesce((c.value ->> 'dead_letter')::bigint, 0) AS error,
-       coalesce((c.value ->> 'released')::bigint, 0) + coalesce((c.value ->> 'stale')::bigint, 0) AS given_back
+       n.calls, n.changed, n.unchanged, n.satisfied, n.gone, n.error, n.given_back
 FROM refresh_worker.refresh_runs AS r
-CROSS JOIN LATERAL json_each(r.report -> 'work_by_kind_and_class') AS k
-CROSS JOIN LATERAL json_each(k.value) AS c;
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN strpos(r.report::text, $r$\u$r$) = 0 THEN r.report
+                ELSE regexp_replace(r.report::text, $r$\\u(0000|[dD][89a-fA-F][0-9a-fA-F]{2})$r$, $r$\\u003f$r$, 'g')::json
+           END AS report
+) AS d
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN json_typeof(d.report -> 'work_by_kind_and_class') = 'object'
+                THEN d.report -> 'work_by_kind_and_class' ELSE '{}' END AS by_kind
+) AS w
+CROSS JOIN LATERAL json_each(w.by_kind) AS k
+CROSS JOIN LATERAL json_each(CASE WHEN json_typeof(k.value) = 'object' THEN k.value ELSE '{}' END) AS c
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(t.value::bigint) FILTER (WHERE t.key = 'calls'), 0)::bigint AS calls,
+           coalesce(sum(t.value::bigint) FILTER (WHERE t.key = 'stored'), 0)::bigint AS changed,
+           coalesce(sum(t.value::bigint) FILTER (WHERE t.key = 'unchanged'), 0)::bigint AS unchanged,
+           coalesce(sum(t.value::bigint) FILTER (WHERE t.key = 'satisfied'), 0)::bigint AS satisfied,
+           coalesce(sum(t.value::bigint) FILTER (WHERE t.key IN ('gone', 'private_war_log')), 0)::bigint AS gone,
+           coalesce(sum(t.value::bigint) FILTER (WHERE t.key IN ('delayed', 'dead_letter')), 0)::bigint AS error,
+           coalesce(sum(t.value::bigint) FILTER (WHERE t.key IN ('released', 'stale')), 0)::bigint AS given_back
+    FROM json_each_text(CASE WHEN json_typeof(c.value) = 'object' THEN c.value ELSE '{}' END) AS t
+    WHERE t.value ~ '^[0-9]{1,12}$'
+) AS n;
 COMMENT ON VIEW refresh_worker.work IS
     'What the calls of each run bought, by kind and class: as far back as refresh_runs are kept.';
 
@@ -46,7 +62,13 @@ SELECT s.kind,
            AS median_age_seconds,
        extract(epoch FROM now() - min(s.fetched_at))::float8 AS greatest_age_seconds,
        count(*) FILTER (WHERE s.changed_at > now() - interval '24 hours') AS changed_24_h
-FROM refresh_worker.refresh_state AS s
+-- A time that is still to come, or cannot be, says that nobody knows when.
+FROM (
+    SELECT kind,
+           CASE WHEN fetched_at BETWEEN '0001-01-01' AND now() + interval '1 minute' THEN fetched_at END AS fetched_at,
+           CASE WHEN changed_at BETWEEN '0001-01-01' AND now() + interval '1 minute' THEN changed_at END AS changed_at
+    FROM refresh_worker.refresh_state
+) AS s
 GROUP BY s.kind;
 COMMENT ON VIEW refresh_worker.freshness IS
     'How fresh the data is now, by kind: how many objects are younger than what each class promises.';

@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     app,
-    clock::{Clock as _, SystemClock, Timestamp},
+    clock::{Clock as _, SystemClock},
+    columns::TableTime,
     config::{DatabaseConfig, env::process_var},
     derive::jobs::table::{JobRow, JobTable, TableError},
 };
@@ -260,8 +261,8 @@ async fn purge(args: PurgeArgs, table: &JobTable) -> anyhow::Result<Ending> {
     Ok(Ending::Well)
 }
 
-fn time_text(time: Option<OffsetDateTime>) -> Option<String> {
-    time.map(|time| Timestamp::from_utc(time).to_string())
+fn time_text(time: Option<TableTime>) -> Option<String> {
+    time.map(|time| time.to_string())
 }
 
 fn json_line(job: &JobRow) -> String {
@@ -282,13 +283,18 @@ fn json_line(job: &JobRow) -> String {
     json.to_string() + "\n"
 }
 
+/// The time, if it is one of the calendar: from others nothing is counted.
+fn real(time: Option<TableTime>) -> Option<OffsetDateTime> {
+    time.filter(|time| time.is_in_calendar()).map(OffsetDateTime::from)
+}
+
 /// From its start to its end, or until now while it is worked at.
 fn took(job: &JobRow) -> Option<Duration> {
     let end = match (job.status.as_str(), job.completed_at) {
         ("processing", _) => job.now,
-        (_, end) => end?,
+        (_, end) => real(end)?,
     };
-    Some((end - job.started_at?).try_into().unwrap_or_default())
+    Some((end - real(job.started_at)?).try_into().unwrap_or_default())
 }
 
 fn painted(status: &str, style: Style) -> String {
@@ -315,8 +321,8 @@ fn render(jobs: &[JobRow], style: Style) -> String {
     let columns = [("job", Align::Left), ("asked by", Align::Left), ("started", Align::Right), ("ended", Align::Right)];
     let mut table = Table::new(columns.into_iter().chain([("took", Align::Right), ("status", Align::Left)]));
     for job in jobs {
-        let ago = |time: Option<OffsetDateTime>| {
-            let ago = time.and_then(|time| Duration::try_from(job.now - time).ok());
+        let ago = |time: Option<TableTime>| {
+            let ago = real(time).and_then(|time| Duration::try_from(job.now - time).ok());
             ago.map_or_else(|| "-".to_owned(), |ago| format!("{} ago", span(ago)))
         };
         let error = job.error_message.as_deref().map(|error| format!("  {}", short(error, 100))).unwrap_or_default();
@@ -374,8 +380,8 @@ mod tests {
             id: "6f9619ff-8b86-4011-b42d-00c04fc964ff".to_owned(),
             payload: r#"{"triggeredBy": "post-match", "matchId": 4711}"#.to_owned(),
             status: status.to_owned(),
-            started_at: Some(datetime!(2026-03-04 05:06 UTC)),
-            completed_at: (status != "processing").then_some(datetime!(2026-03-04 05:06:12.5 UTC)),
+            started_at: Some(datetime!(2026-03-04 05:06 UTC).into()),
+            completed_at: (status != "processing").then_some(datetime!(2026-03-04 05:06:12.5 UTC).into()),
             error_message: (status == "failed").then(|| "1 of 2 functions failed, b: division by zero (22012)".to_owned()),
             results: Some(
                 r#"[{"name": "a", "success": true, "message": "done", "duration": 350, "error": null},
@@ -385,7 +391,7 @@ mod tests {
             retry_count: 1,
             max_retries: 3,
             priority: 2,
-            created_at: Some(datetime!(2026-03-04 05:05 UTC)),
+            created_at: Some(datetime!(2026-03-04 05:05 UTC).into()),
             updated_at: None,
             now: datetime!(2026-03-04 05:08 UTC),
         }

@@ -150,7 +150,7 @@ fn freshness(kinds: &[Freshness], style: Style) -> String {
     for kind in kinds {
         let ages = [kind.objects, kind.fresh_5_min, kind.fresh_30_min, kind.fresh_2_h, kind.fresh_8_h];
         let numbers = ages.into_iter().chain([kind.older, kind.never_fetched]).map(|number| count(unsigned(number)));
-        let median = kind.median_age_seconds.map(|age| span(Duration::from_secs_f64(age.max(0.0))));
+        let median = kind.median_age_seconds.and_then(|age| Duration::try_from_secs_f64(age.max(0.0)).ok()).map(span);
         let rest = [median.unwrap_or_else(|| "-".to_owned()), bar(kind.fresh_8_h, kind.objects)];
         table.row([kind.kind.clone()].into_iter().chain(numbers).chain(rest));
     }

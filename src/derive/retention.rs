@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::database::{Database, begin, is_missing_table, is_out_of_time, limited, told};
-use crate::{clock::Timestamp, model::Kind};
+use crate::{clock::Timestamp, columns::TableTime, model::Kind};
 
 /// How many rows one transaction deletes: a few tens of milliseconds.
 const BATCH: i64 = 1000;
@@ -262,11 +262,12 @@ impl Retention {
 }
 
 async fn from(connection: &mut PgConnection, table: &'static str) -> Result<Option<PrimitiveDateTime>, sqlx::Error> {
-    sqlx::query_scalar(AssertSqlSafe(of_table(FROM, table, "")))
+    let from: Option<TableTime> = sqlx::query_scalar(AssertSqlSafe(of_table(FROM, table, "")))
         .persistent(false)
         .bind(table)
         .fetch_one(connection)
-        .await
+        .await?;
+    Ok(from.map(Into::into))
 }
 
 /// The statement for one of [`TABLES`].

@@ -46,12 +46,19 @@ pub fn with_deep_link<'a>(json: &'a str, link: &str) -> Cow<'a, str> {
     Cow::Owned(format!("{}{comma}\"deep_link\":\"{link}\"{}", &json[..end], &json[end..]))
 }
 
-/// The document as it was received: what [`with_deep_link`] spliced in is taken out again.
+/// The document as it was received: what [`with_deep_link`] spliced in is taken out again. A column of type `jsonb` has given it
+/// a place of its own, with spaces around it.
 #[must_use]
 pub fn without_deep_link(json: &str, link: &str) -> String {
-    let spliced = format!("\"deep_link\":\"{link}\"");
-    let Some((before, after)) = json.rsplit_once(&spliced) else { return json.to_owned() };
-    format!("{}{after}", before.strip_suffix(',').unwrap_or(before))
+    let spliced = [format!("\"deep_link\":\"{link}\""), format!("\"deep_link\": \"{link}\"")];
+    let Some((before, after)) = spliced.iter().find_map(|spliced| json.rsplit_once(spliced)) else {
+        return json.to_owned();
+    };
+    match before.trim_end().strip_suffix(',') {
+        Some(before) => format!("{before}{after}"),
+        // It came first.
+        None => format!("{before}{}", after.strip_prefix(", ").unwrap_or(after)),
+    }
 }
 
 /// Whether an object has the key at its top level.
@@ -155,6 +162,14 @@ mod tests {
     fn what_was_spliced_in_is_taken_out_again_without_a_trace() {
         for json in ["{ \"b\" : 1.0,\n  \"a\": {\"deep_link\": 1}\n}\n", "{}", "{ }", "[1]"] {
             assert_eq!(without_deep_link(&with_deep_link(json, LINK), LINK), json);
+        }
+        let reordered = [
+            (format!("{{\"deep_link\": \"{LINK}\", \"a\": 1}}"), "{\"a\": 1}"),
+            (format!("{{\"a\": 1, \"deep_link\": \"{LINK}\", \"b\": 2}}"), "{\"a\": 1, \"b\": 2}"),
+            (format!("{{\"deep_link\": \"{LINK}\"}}"), "{}"),
+        ];
+        for (stored, received) in reordered {
+            assert_eq!(without_deep_link(&stored, LINK), received);
         }
     }
 

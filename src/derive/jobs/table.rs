@@ -16,7 +16,10 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{FunctionResult, JobReport};
-use crate::derive::database::{Database, begin, code, is_missing_table, is_unreachable, limited, told};
+use crate::{
+    columns::{Number, TableTime},
+    derive::database::{Database, begin, code, is_missing_table, is_unreachable, limited, told},
+};
 
 /// How long one statement about a job may take.
 const TIME: Duration = Duration::from_secs(5);
@@ -74,9 +77,12 @@ impl TableError {
 pub(super) struct Job {
     pub id: String,
     /// Attempts that failed before.
+    #[sqlx(try_from = "Number")]
     pub retry_count: i32,
+    #[sqlx(try_from = "Number")]
     pub max_retries: i32,
     /// When we took it: the token of everything we say about it.
+    #[sqlx(try_from = "TableTime")]
     started_at: OffsetDateTime,
     results: Option<String>,
     /// From a worker that ended without a word.
@@ -128,7 +134,7 @@ impl Job {
         JobReport {
             id: self.id.clone(),
             status: ending.status(),
-            attempt: self.retry_count + 1,
+            attempt: self.retry_count.saturating_add(1),
             duration_seconds: (took.as_seconds_f64().max(0.0) * 1000.0).round() / 1000.0,
             results,
             error: ending.error().map(str::to_owned),
@@ -148,16 +154,20 @@ pub struct JobRow {
     pub id: String,
     pub payload: String,
     pub status: String,
-    pub started_at: Option<OffsetDateTime>,
-    pub completed_at: Option<OffsetDateTime>,
+    pub started_at: Option<TableTime>,
+    pub completed_at: Option<TableTime>,
     pub error_message: Option<String>,
     pub results: Option<String>,
+    #[sqlx(try_from = "Number")]
     pub retry_count: i32,
+    #[sqlx(try_from = "Number")]
     pub max_retries: i32,
+    #[sqlx(try_from = "Number")]
     pub priority: i32,
-    pub created_at: Option<OffsetDateTime>,
-    pub updated_at: Option<OffsetDateTime>,
+    pub created_at: Option<TableTime>,
+    pub updated_at: Option<TableTime>,
     /// By the database's clock.
+    #[sqlx(try_from = "TableTime")]
     pub now: OffsetDateTime,
 }
 

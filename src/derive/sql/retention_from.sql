@@ -2,5 +2,5 @@
 -- $1: the table.
 SELECT coalesce(
     (SELECT p.thinned_until FROM refresh_worker.retention_progress AS p WHERE p.snapshot_table = $1),
-    (SELECT date_trunc('day', min(s.ts)) FROM {table} AS s)
+    (SELECT date_trunc('day', min(s.ts)) FROM {table} AS s WHERE s.ts >= '0001-01-01')
 )

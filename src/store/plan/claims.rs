@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use sqlx::FromRow;
-use time::OffsetDateTime;
 
-use super::times::from_zoned;
+use super::times::{TableTime, from_utc};
 use crate::{
     clock::Timestamp,
     model::{Answered, ClanDocument, Document, Fetched, Kind, Member, Tag, WarDocument},
@@ -150,9 +149,9 @@ const STORED: &str = "stored";
 pub struct StateRow {
     pub kind: String,
     pub tag: String,
-    pub fetched_at: Option<OffsetDateTime>,
-    pub member_at: Option<OffsetDateTime>,
-    pub attacks_at: Option<OffsetDateTime>,
+    pub fetched_at: Option<TableTime>,
+    pub member_at: Option<TableTime>,
+    pub attacks_at: Option<TableTime>,
     pub last_outcome: Option<String>,
     pub snapshot_id: Option<i64>,
 }
@@ -160,17 +159,17 @@ pub struct StateRow {
 impl StateRow {
     /// Whether the answer that began then is the one that counts.
     pub fn is_answer_of(&self, began: Timestamp) -> bool {
-        self.fetched_at.map(from_zoned) == Some(began)
+        self.fetched_at.map(from_utc) == Some(began)
     }
 
     /// Whether the copy made then is the one that counts.
     pub fn is_copy_of(&self, copied_at: Timestamp) -> bool {
-        self.member_at.map(from_zoned) == Some(copied_at)
+        self.member_at.map(from_utc) == Some(copied_at)
     }
 
     /// When the answer that counts began.
     pub fn fetched_at(&self) -> Option<Timestamp> {
-        self.fetched_at.map(from_zoned)
+        self.fetched_at.map(from_utc)
     }
 
     /// Whether the answer's content differs from the one before.
@@ -180,12 +179,12 @@ impl StateRow {
 
     /// When a member list last set the columns.
     pub fn member_at(&self) -> Option<Timestamp> {
-        self.member_at.map(from_zoned)
+        self.member_at.map(from_utc)
     }
 
     /// When a war last told the attacks used.
     pub fn attacks_at(&self) -> Option<Timestamp> {
-        self.attacks_at.map(from_zoned)
+        self.attacks_at.map(from_utc)
     }
 }
 

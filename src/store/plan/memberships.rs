@@ -8,11 +8,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use sqlx::FromRow;
 
 use super::times::{TableTime, from_utc, just_after};
-use crate::model::{Move, Tag};
+use crate::{
+    columns::Number,
+    model::{Move, Tag},
+};
 
 /// A stay as stored, and up to when its player is known from elsewhere.
 #[derive(Clone, Debug, FromRow)]
 pub struct Stay {
+    #[sqlx(try_from = "Number")]
     pub id: i64,
     pub player_tag: String,
     pub clan_tag: String,
@@ -20,6 +24,13 @@ pub struct Stay {
     pub left_at: Option<TableTime>,
     pub fetched_at: Option<TableTime>,
     pub member_at: Option<TableTime>,
+}
+
+impl Stay {
+    /// Nothing, and `infinity`, mean the same.
+    fn is_open(&self) -> bool {
+        self.left_at.is_none_or(|at| at == TableTime::INFINITY)
+    }
 }
 
 /// An answer's word on where a player is.
@@ -87,7 +98,9 @@ pub fn decide<'a>(
 
 impl Changes<'_> {
     fn close(&mut self, stay: &Stay, began: TableTime) {
-        self.closed.push((stay.id, began.max(stay.joined_at)));
+        // Nobody leaves before joining, unless that was at no time at all.
+        let joined_at = Some(stay.joined_at).filter(|at| at.is_in_calendar());
+        self.closed.push((stay.id, joined_at.map_or(began, |at| began.max(at))));
     }
 }
 
@@ -116,11 +129,11 @@ fn place<'a>(
             .is_some_and(|roll| roll.moment > placed.moment && !roll.members.contains(player.as_str()))
     };
     let target = placed.clan.filter(|clan| !is_missing(clan));
-    let open = || stays.iter().filter(|stay| stay.left_at.is_none());
+    let open = || stays.iter().filter(|stay| stay.is_open());
     let kept = target.and_then(|clan| {
         open()
             .filter(|stay| stay.clan_tag == clan.as_str())
-            .max_by_key(|stay| (stay.joined_at, stay.id))
+            .max_by_key(|stay| (stay.joined_at <= horizon, stay.joined_at, stay.id))
             .map(|stay| stay.id)
     });
     for stay in open().filter(|stay| Some(stay.id) != kept) {
@@ -149,7 +162,7 @@ fn has_left(stay: &Stay, roll: &Roll<'_>, horizon: TableTime) -> bool {
     let is_later = |at: TableTime| at > roll.moment && at <= horizon;
     let is_listed = roll.members.contains(stay.player_tag.as_str());
     let is_newer_known = [stay.fetched_at, stay.member_at].into_iter().flatten().any(is_later);
-    stay.left_at.is_none() && !is_listed && !is_newer_known && !is_later(stay.joined_at)
+    stay.is_open() && !is_listed && !is_newer_known && !is_later(stay.joined_at)
 }
 
 #[cfg(test)]

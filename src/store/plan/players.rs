@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
+    columns::Number,
     model::{Answered, Document, Fetched, Kind, PlayerDocument, Tag},
     store::rows::{self, NAME_WIDTH, ROLE_WIDTH},
 };
@@ -23,10 +24,10 @@ pub struct Columns<'a> {
     pub role: Option<Cow<'a, str>>,
     /// Empty: in no clan.
     pub clan_tag: Cow<'a, str>,
-    pub town_hall: Option<i32>,
-    pub trophies: Option<i32>,
-    pub donations: Option<i32>,
-    pub donations_received: Option<i32>,
+    pub town_hall: Option<i64>,
+    pub trophies: Option<i64>,
+    pub donations: Option<i64>,
+    pub donations_received: Option<i64>,
 }
 
 impl<'a> Columns<'a> {
@@ -35,10 +36,10 @@ impl<'a> Columns<'a> {
             name: newest.name.as_deref().map(Cow::Borrowed),
             role: newest.role.as_deref().map(Cow::Borrowed),
             clan_tag: newest.clan_tag.as_deref().unwrap_or_default().into(),
-            town_hall: newest.town_hall,
-            trophies: newest.trophies,
-            donations: newest.donations,
-            donations_received: newest.donations_received,
+            town_hall: number(newest.town_hall),
+            trophies: number(newest.trophies),
+            donations: number(newest.donations),
+            donations_received: number(newest.donations_received),
         }
     }
 
@@ -47,10 +48,10 @@ impl<'a> Columns<'a> {
             name: Some(rows::cut(&player.name, NAME_WIDTH)),
             role: player.role.as_deref().map(|role| rows::cut(role, ROLE_WIDTH)),
             clan_tag: player.clan.as_ref().map_or("", Tag::as_str).into(),
-            town_hall: player.town_hall,
-            trophies: player.trophies,
-            donations: player.donations,
-            donations_received: player.donations_received,
+            town_hall: player.town_hall.map(i64::from),
+            trophies: player.trophies.map(i64::from),
+            donations: player.donations.map(i64::from),
+            donations_received: player.donations_received.map(i64::from),
         }
     }
 
@@ -61,20 +62,24 @@ impl<'a> Columns<'a> {
             name: Some(rows::cut(&member.name, NAME_WIDTH)),
             role: member.role.as_deref().map(|role| rows::cut(role, ROLE_WIDTH)).or(before.role),
             clan_tag: listed.clan.as_str().into(),
-            town_hall: member.town_hall.or(before.town_hall),
-            trophies: member.trophies.or(before.trophies),
-            donations: member.donations.or(before.donations),
-            donations_received: member.donations_received.or(before.donations_received),
+            town_hall: member.town_hall.map(i64::from).or(before.town_hall),
+            trophies: member.trophies.map(i64::from).or(before.trophies),
+            donations: member.donations.map(i64::from).or(before.donations),
+            donations_received: member.donations_received.map(i64::from).or(before.donations_received),
         }
     }
 
     /// Whether trophies rose or donations differ. A number that either side lacks shows nothing.
     fn shows_activity_after(&self, before: &Self) -> bool {
-        let differ = |old: Option<i32>, new: Option<i32>| matches!((old, new), (Some(old), Some(new)) if old != new);
+        let differ = |old: Option<i64>, new: Option<i64>| matches!((old, new), (Some(old), Some(new)) if old != new);
         matches!((before.trophies, self.trophies), (Some(old), Some(new)) if new > old)
             || differ(before.donations, self.donations)
             || differ(before.donations_received, self.donations_received)
     }
+}
+
+fn number(column: Option<Number>) -> Option<i64> {
+    column?.get()
 }
 
 /// Whose word a row carries.
@@ -115,7 +120,7 @@ pub struct PlayerWrite<'a> {
     pub tag: &'a Tag,
     pub claim: Claim,
     pub columns: Columns<'a>,
-    pub attacks: Option<i32>,
+    pub attacks: Option<i64>,
     pub last_seen: Option<TableTime>,
     /// With its link; the short form only for a player without any row.
     pub document: Option<Cow<'a, str>>,
@@ -198,7 +203,7 @@ impl<'a> Word<'a> {
 
     /// What is to be written; `None` when a war names a player of whom there is no row.
     pub fn write(&self, tag: &'a Tag, newest: Option<&'a Newest>, horizon: TableTime) -> Option<PlayerWrite<'a>> {
-        let mut draft = Draft::new(newest);
+        let mut draft = Draft::new(newest, horizon);
         if let Some((fetched, player, state)) = self.answer {
             draft.answer(fetched, player, state, horizon);
         }
@@ -221,7 +226,7 @@ struct Draft<'a> {
     newest: Option<&'a Newest>,
     claim: Option<Claim>,
     columns: Columns<'a>,
-    attacks: Option<i32>,
+    attacks: Option<i64>,
     last_seen: Option<TableTime>,
     document: Option<Cow<'a, str>>,
     updated_at: TableTime,
@@ -229,13 +234,14 @@ struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    fn new(newest: Option<&'a Newest>) -> Self {
+    fn new(newest: Option<&'a Newest>, horizon: TableTime) -> Self {
         Self {
             newest,
             claim: None,
             columns: newest.map(Columns::of_newest).unwrap_or_default(),
-            attacks: newest.and_then(|newest| newest.war_attacks_used),
-            last_seen: newest.and_then(|newest| newest.last_seen),
+            attacks: newest.and_then(|newest| number(newest.war_attacks_used)),
+            // A time that cannot be, or is still to come, would never end.
+            last_seen: newest.and_then(|newest| newest.last_seen).filter(|at| at.is_in_calendar() && *at <= horizon),
             document: None,
             updated_at: utc(Timestamp::EPOCH),
             place: None,
@@ -244,7 +250,8 @@ impl<'a> Draft<'a> {
 
     fn answer(&mut self, fetched: &'a Fetched, player: &'a PlayerDocument, state: &StateRow, horizon: TableTime) {
         let place = Place::of(self.newest, state, fetched.began, horizon);
-        let attacks_hold = state.attacks_at().is_some_and(|at| fetched.began.since(at) <= ATTACKS_KEPT);
+        let attacks_hold =
+            state.attacks_at().is_some_and(|at| utc(at) <= horizon && fetched.began.since(at) <= ATTACKS_KEPT);
         if matches!(place, Place::Insert { .. }) && !attacks_hold {
             self.attacks = None;
         }
@@ -276,11 +283,12 @@ impl<'a> Draft<'a> {
         if self.columns.clan_tag != war.clan.as_str() {
             return;
         }
-        let before = self.attacks.or(self.newest.and_then(|newest| newest.earlier_attacks));
-        if before.unwrap_or(0) != war.attacks_used {
+        let before = self.attacks.or(self.newest.and_then(|newest| number(newest.earlier_attacks)));
+        let used = i64::from(war.attacks_used);
+        if before.unwrap_or(0) != used {
             self.see(war.began);
         }
-        self.attacks = Some(war.attacks_used);
+        self.attacks = Some(used);
         self.claim.get_or_insert(Claim::War);
     }
 
@@ -317,7 +325,7 @@ impl<'a> Draft<'a> {
 
     fn is_as(&self, newest: &Newest) -> bool {
         self.columns == Columns::of_newest(newest)
-            && self.attacks == newest.war_attacks_used
+            && self.attacks == number(newest.war_attacks_used)
             && self.last_seen == newest.last_seen
     }
 }
@@ -361,19 +369,19 @@ impl SnapshotWrite {
 mod tests {
     use super::*;
 
-    fn numbers(trophies: i32, donations: i32) -> Columns<'static> {
+    fn numbers(trophies: i64, donations: i64) -> Columns<'static> {
         Columns { trophies: Some(trophies), donations: Some(donations), ..Columns::default() }
     }
 
     fn seen_after(before: &Newest, columns: Columns<'_>, began: i64) -> Option<TableTime> {
-        let mut draft = Draft::new(Some(before));
+        let mut draft = Draft::new(Some(before), utc(Timestamp::from_millis(1000)));
         draft.set(columns, Timestamp::from_millis(began));
         draft.last_seen
     }
 
     fn newest(last_seen: Option<i64>) -> Newest {
         let last_seen = last_seen.map(|at| utc(Timestamp::from_millis(at)));
-        Newest { trophies: Some(1000), donations: Some(10), last_seen, ..Newest::default() }
+        Newest { trophies: Some(1000.into()), donations: Some(10.into()), last_seen, ..Newest::default() }
     }
 
     #[test]
@@ -392,8 +400,12 @@ mod tests {
     fn attacks_are_activity_unless_the_war_merely_began() {
         for (before, used, moves) in [(None, 0, false), (None, 1, true), (Some(1), 1, false), (Some(2), 0, true)] {
             let clan = "8GG".parse().unwrap();
-            let row = Newest { war_attacks_used: before, clan_tag: Some("8GG".to_owned()), ..newest(Some(20)) };
-            let mut draft = Draft::new(Some(&row));
+            let row = Newest {
+                war_attacks_used: before.map(Number::from),
+                clan_tag: Some("8GG".to_owned()),
+                ..newest(Some(20))
+            };
+            let mut draft = Draft::new(Some(&row), utc(Timestamp::from_millis(1000)));
             draft.war(&InWar { clan: &clan, began: Timestamp::from_millis(50), attacks_used: used });
             assert_eq!(draft.last_seen == Some(utc(Timestamp::from_millis(50))), moves, "{before:?} to {used}");
         }

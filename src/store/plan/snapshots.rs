@@ -1,18 +1,21 @@
 //! The newest snapshot row of an object, and where the next document goes: the same for clans, players and wars.
 
+use std::time::Duration;
+
 use sqlx::FromRow;
 
 use super::{
     claims::{ByObject, StateRow},
     times::{TableTime, from_utc, just_after, utc},
 };
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, columns::Number};
 
 /// The newest snapshot row of an object. Of clans and wars only the first columns.
 #[derive(Clone, Debug, Default, FromRow)]
 pub struct Newest {
     pub kind: String,
     pub tag: String,
+    #[sqlx(try_from = "Number")]
     pub id: i64,
     #[sqlx(rename = "ts")]
     pub at: Option<TableTime>,
@@ -20,14 +23,17 @@ pub struct Newest {
     pub clan_tag: Option<String>,
     pub name: Option<String>,
     pub role: Option<String>,
-    pub town_hall: Option<i32>,
-    pub trophies: Option<i32>,
-    pub donations: Option<i32>,
-    pub donations_received: Option<i32>,
-    pub war_attacks_used: Option<i32>,
+    pub town_hall: Option<Number>,
+    pub trophies: Option<Number>,
+    pub donations: Option<Number>,
+    pub donations_received: Option<Number>,
+    pub war_attacks_used: Option<Number>,
     pub last_seen: Option<TableTime>,
-    pub earlier_attacks: Option<i32>,
+    pub earlier_attacks: Option<Number>,
 }
+
+/// How far ahead a row of another program must be to be no time at all: further than a wrong time zone can put it.
+const IMPOSSIBLE: Duration = Duration::from_secs(2 * 24 * 3600);
 
 /// The newest rows by object.
 pub type NewestRows = ByObject<Newest>;
@@ -42,7 +48,8 @@ pub enum Place {
     Insert {
         at: TableTime,
     },
-    /// Our newest row moves on; with another document only when a wrong clock put it ahead.
+    /// The newest row moves on: ours, with another document only when a wrong clock put it ahead; or another program's that is
+    /// at a time that cannot be, and would hide all later ones from readers for ever. Then it is ours.
     Move {
         id: i64,
         at: TableTime,
@@ -59,6 +66,9 @@ impl Place {
         if state.snapshot_id == Some(newest.id) && (is_ahead || !state.has_changed()) {
             let at = newest.taken.map_or(began, just_after);
             return Self::Move { id: newest.id, at, replaces: state.has_changed() };
+        }
+        if newest.at.is_some_and(|at| at > horizon + IMPOSSIBLE) {
+            return Self::Move { id: newest.id, at: newest.taken.map_or(began, just_after), replaces: true };
         }
         // Two rows never share a time: after another program's row in this millisecond, ours is the newest.
         let same_millisecond = newest.at.filter(|&at| from_utc(at) == from_utc(began));

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use time::OffsetDateTime;
 
-use super::writes::{self, Last};
+use super::{
+    shape::{self, Shape},
+    writes::{self, Last},
+};
 use crate::{
     clock::Timestamp,
     model::{Fetched, Kind, Tag},
@@ -59,7 +62,18 @@ pub(super) struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
+    /// Once more with texts that fit when the database refuses those that there are.
     pub(super) async fn run(&self, connection: &mut PgConnection) -> Result<Commit, sqlx::Error> {
+        match self.run_once(connection, None).await {
+            Err(error) if shape::may_fit(&error) => {
+                let shape = Shape::read(connection).await?;
+                self.run_once(connection, Some(&shape)).await
+            }
+            done => done,
+        }
+    }
+
+    async fn run_once(&self, connection: &mut PgConnection, shape: Option<&Shape>) -> Result<Commit, sqlx::Error> {
         failpoint!("commit.before_begin");
         let mut transaction = connection.begin_with(AssertSqlSafe(begin(self.statement_timeout))).await?;
         failpoint!("commit.begun");
@@ -87,7 +101,7 @@ impl<'a> Attempt<'a> {
         };
         let commit = facts.told(self.telling);
         let last = Last { stays: &stays, note: commit.notes.first(), now: self.now, told: self.told };
-        writes::write(&mut transaction, &writes, last, self.keeps_statements).await?;
+        writes::write(&mut transaction, &writes, last, shape, self.keeps_statements).await?;
         failpoint!("commit.before_commit");
         transaction.commit().await?;
         failpoint!("commit.after_commit");

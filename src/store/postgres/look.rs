@@ -1,13 +1,15 @@
 //! What the database knows about one object, for an operator. Only reads.
 
 use sqlx::{Connection as _, FromRow};
-use time::OffsetDateTime;
 
 use super::{PostgresStore, STATEMENT_TIMEOUT, connect::on_connection};
 use crate::{
     clock::Timestamp,
     model::ObjectId,
-    store::{StoreError, plan::times::from_zoned},
+    store::{
+        StoreError,
+        plan::times::{TableTime, from_utc},
+    },
 };
 
 const LOOK_STATE: &str = include_str!("../sql/postgres/look_state.sql");
@@ -42,17 +44,17 @@ pub struct ReportedError {
 
 #[derive(FromRow)]
 struct StateRow {
-    fetched_at: Option<OffsetDateTime>,
-    changed_at: Option<OffsetDateTime>,
-    fresh_until: Option<OffsetDateTime>,
+    fetched_at: Option<TableTime>,
+    changed_at: Option<TableTime>,
+    fresh_until: Option<TableTime>,
     last_outcome: Option<String>,
-    member_at: Option<OffsetDateTime>,
+    member_at: Option<TableTime>,
 }
 
 #[derive(FromRow)]
 struct ErrorRow {
     run: String,
-    started: OffsetDateTime,
+    started: TableTime,
     text: String,
 }
 
@@ -93,15 +95,15 @@ impl PostgresStore {
 
 fn looked(state: Option<StateRow>, errors: Vec<ErrorRow>) -> Looked {
     let errors =
-        errors.into_iter().map(|row| ReportedError { run: row.run, started: from_zoned(row.started), text: row.text });
+        errors.into_iter().map(|row| ReportedError { run: row.run, started: from_utc(row.started), text: row.text });
     let errors = errors.collect();
     let Some(state) = state else { return Looked { errors, ..Looked::default() } };
     Looked {
-        fetched_at: state.fetched_at.map(from_zoned),
-        changed_at: state.changed_at.map(from_zoned),
-        fresh_until: state.fresh_until.map(from_zoned),
+        fetched_at: state.fetched_at.map(from_utc),
+        changed_at: state.changed_at.map(from_utc),
+        fresh_until: state.fresh_until.map(from_utc),
         last_outcome: state.last_outcome,
-        member_at: state.member_at.map(from_zoned),
+        member_at: state.member_at.map(from_utc),
         errors,
     }
 }

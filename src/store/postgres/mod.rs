@@ -19,12 +19,12 @@ mod look;
 mod migrate;
 mod notes;
 mod runs;
+mod shape;
 mod writes;
 
 use std::{collections::HashMap, time::Duration};
 
 use sqlx::{FromRow, PgConnection};
-use time::OffsetDateTime;
 
 pub use self::check::Problem;
 #[cfg(feature = "cli")]
@@ -33,9 +33,10 @@ use self::{
     connect::{Database, Single, on_connection},
     limit::Limit,
 };
-use super::{ANSWERED_WELL_FOR, Commit, Freshness, RunRow, Store, StoreError, Telling, plan::times::from_zoned};
+use super::{ANSWERED_WELL_FOR, Commit, Freshness, RunRow, Store, StoreError, Telling, plan::times::from_utc};
 use crate::{
     clock::Timestamp,
+    columns::TableTime,
     config::DatabaseConfig,
     connections::Connections,
     model::{Fetched, Kind, Note, ObjectId, Tag},
@@ -264,18 +265,18 @@ async fn read_freshness(
 struct FreshnessRow {
     kind: String,
     tag: String,
-    fetched_at: OffsetDateTime,
-    fresh_until: Option<OffsetDateTime>,
+    fetched_at: TableTime,
+    fresh_until: Option<TableTime>,
     league: Option<String>,
 }
 
 impl FreshnessRow {
     fn into_entry(self) -> Option<(ObjectId, Freshness)> {
         let object = ObjectId::new(self.kind.parse().ok()?, self.tag.parse().ok()?);
-        let fetched_at = from_zoned(self.fetched_at);
+        let fetched_at = from_utc(self.fetched_at);
         let freshness = Freshness {
             fetched_at,
-            fresh_until: self.fresh_until.map_or(fetched_at, from_zoned),
+            fresh_until: self.fresh_until.map_or(fetched_at, from_utc),
             // A memory that cannot be read is no memory.
             league: self.league.and_then(|json| serde_json::from_str(&json).ok()),
         };

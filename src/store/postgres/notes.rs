@@ -1,12 +1,15 @@
 //! `untold`: what commits have to tell others. They write it in their last statement.
 
 use sqlx::{FromRow, PgConnection};
-use time::OffsetDateTime;
 
 use crate::{
     clock::Timestamp,
     model::Note,
-    store::{MOST_NOTES, plan::times::from_zoned, rows},
+    store::{
+        MOST_NOTES,
+        plan::times::{TableTime, from_utc},
+        rows,
+    },
 };
 
 const NOTES_READ: &str = include_str!("../sql/postgres/notes_read.sql");
@@ -14,7 +17,7 @@ const NOTES_READ: &str = include_str!("../sql/postgres/notes_read.sql");
 #[derive(FromRow)]
 struct NoteRow {
     id: i64,
-    stored_at: OffsetDateTime,
+    stored_at: TableTime,
     words: String,
 }
 
@@ -29,7 +32,7 @@ pub(super) async fn read(
         .bind(i64::try_from(MOST_NOTES).unwrap_or(i64::MAX))
         .fetch_all(connection)
         .await?;
-    Ok(notes.into_iter().map(|note| rows::note(note.id, from_zoned(note.stored_at), &note.words)).collect())
+    Ok(notes.into_iter().map(|note| rows::note(note.id, from_utc(note.stored_at), &note.words)).collect())
 }
 
 pub(super) async fn forget(connection: &mut PgConnection, ids: &[i64], keeps: bool) -> Result<(), sqlx::Error> {

@@ -3,9 +3,14 @@
 use std::time::Duration;
 
 use sqlx::{FromRow, PgConnection};
-use time::OffsetDateTime;
 
-use crate::store::{RunRow, plan::times::from_zoned};
+use crate::{
+    columns::Number,
+    store::{
+        RunRow,
+        plan::times::{TableTime, from_utc},
+    },
+};
 
 /// Rows of runs that started longer ago are trimmed.
 const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -19,12 +24,15 @@ const RUN_LAST: &str = include_str!("../sql/postgres/run_last.sql");
 #[derive(FromRow)]
 struct StoredRun {
     run: String,
-    started: OffsetDateTime,
-    ended: OffsetDateTime,
+    started: TableTime,
+    ended: TableTime,
     stopped_because: String,
     error: Option<String>,
+    #[sqlx(try_from = "Number")]
     processed: i64,
+    #[sqlx(try_from = "Number")]
     failed: i64,
+    #[sqlx(try_from = "Number")]
     api_requests: i64,
     report: String,
 }
@@ -62,8 +70,8 @@ pub(super) async fn last(connection: &mut PgConnection, keeps: bool) -> Result<O
     let count = |number: i64| u64::try_from(number).unwrap_or(0);
     Ok(stored.map(|stored| RunRow {
         run: stored.run,
-        started: from_zoned(stored.started),
-        ended: from_zoned(stored.ended),
+        started: from_utc(stored.started),
+        ended: from_utc(stored.ended),
         stopped_because: stored.stopped_because,
         error: stored.error,
         processed: count(stored.processed),

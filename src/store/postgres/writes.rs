@@ -1,7 +1,10 @@
 //! The statements that write what a commit comes to, each over arrays.
 
+use std::borrow::Cow;
+
 use sqlx::PgConnection;
 
+use super::shape::Shape;
 use crate::{
     clock::Timestamp,
     model::{ClanDocument, Fetched, Kind, Note, Tag, WarDocument},
@@ -37,17 +40,32 @@ pub(super) async fn write(
     connection: &mut PgConnection,
     writes: &Writes<'_>,
     last: Last<'_>,
+    shape: Option<&Shape>,
     keeps: bool,
 ) -> Result<(), sqlx::Error> {
-    write_clans(connection, &writes.clans, keeps).await?;
-    write_players(connection, &writes.players, keeps).await?;
-    write_wars(connection, &writes.wars, keeps).await?;
-    write_last(connection, last, keeps).await
+    write_clans(connection, &writes.clans, shape, keeps).await?;
+    write_players(connection, &writes.players, shape, keeps).await?;
+    write_wars(connection, &writes.wars, shape, keeps).await?;
+    write_last(connection, last, shape, keeps).await
+}
+
+/// As it is, or as it fits.
+fn document<'t>(shape: Option<&Shape>, json: &'t str) -> Cow<'t, str> {
+    shape.map_or(Cow::Borrowed(json), |shape| shape.document(json))
+}
+
+fn name<'t>(shape: Option<&Shape>, name: &'t str) -> Cow<'t, str> {
+    shape.map_or(Cow::Borrowed(name), |shape| shape.name(name))
+}
+
+fn role<'t>(shape: Option<&Shape>, role: &'t str) -> Cow<'t, str> {
+    shape.map_or(Cow::Borrowed(role), |shape| shape.role(role))
 }
 
 async fn write_clans(
     connection: &mut PgConnection,
     clans: &[(&Fetched, &ClanDocument, Place)],
+    shape: Option<&Shape>,
     keeps: bool,
 ) -> Result<(), sqlx::Error> {
     if clans.is_empty() {
@@ -60,16 +78,17 @@ async fn write_clans(
         .zip(&links)
         .map(|((_, clan, _), link)| rows::with_deep_link(&clan.json, link.as_deref().unwrap_or_default()))
         .collect();
+    let names: Vec<_> = clans.iter().map(|(_, clan, _)| rows::cut(&clan.name, NAME_WIDTH)).collect();
     let count = |clan: &ClanDocument| i32::try_from(clan.members.len()).unwrap_or(i32::MAX);
     sqlx::query(CLANS)
         .persistent(keeps)
         .bind(tags().map(Tag::as_str).collect::<Vec<_>>())
-        .bind(clans.iter().map(|(_, clan, _)| rows::cut(&clan.name, NAME_WIDTH)).collect::<Vec<_>>())
+        .bind(names.iter().map(|of_clan| name(shape, of_clan)).collect::<Vec<_>>())
         .bind(clans.iter().map(|(_, clan, _)| count(clan)).collect::<Vec<_>>())
         .bind(clans.iter().map(|(_, clan, _)| clan.level).collect::<Vec<_>>())
         .bind(clans.iter().map(|(_, clan, _)| clan.war_wins).collect::<Vec<_>>())
         .bind(clans.iter().map(|(_, clan, _)| clan.war_losses).collect::<Vec<_>>())
-        .bind(documents)
+        .bind(documents.iter().map(|json| document(shape, json)).collect::<Vec<_>>())
         .bind(links)
         .bind(clans.iter().map(|(fetched, ..)| utc(fetched.began)).collect::<Vec<_>>())
         .bind(clans.iter().map(|(.., place)| place.at()).collect::<Vec<_>>())
@@ -83,17 +102,22 @@ async fn write_clans(
 async fn write_players(
     connection: &mut PgConnection,
     players: &[PlayerWrite<'_>],
+    shape: Option<&Shape>,
     keeps: bool,
 ) -> Result<(), sqlx::Error> {
     if players.is_empty() {
         return Ok(());
     }
-    let column = |of: fn(&PlayerWrite<'_>) -> Option<i32>| players.iter().map(of).collect::<Vec<_>>();
+    let column = |of: fn(&PlayerWrite<'_>) -> Option<i64>| players.iter().map(of).collect::<Vec<_>>();
     sqlx::query(PLAYERS)
         .persistent(keeps)
         .bind(players.iter().map(|write| write.tag.as_str()).collect::<Vec<_>>())
-        .bind(players.iter().map(|write| write.columns.name.as_deref()).collect::<Vec<_>>())
-        .bind(players.iter().map(|write| write.columns.role.as_deref()).collect::<Vec<_>>())
+        .bind(
+            players.iter().map(|write| write.columns.name.as_deref().map(|text| name(shape, text))).collect::<Vec<_>>(),
+        )
+        .bind(
+            players.iter().map(|write| write.columns.role.as_deref().map(|text| role(shape, text))).collect::<Vec<_>>(),
+        )
         .bind(column(|write| write.columns.town_hall))
         .bind(players.iter().map(|write| &*write.columns.clan_tag).collect::<Vec<_>>())
         .bind(column(|write| write.columns.trophies))
@@ -101,7 +125,9 @@ async fn write_players(
         .bind(column(|write| write.columns.donations_received))
         .bind(column(|write| write.attacks))
         .bind(players.iter().map(|write| write.last_seen).collect::<Vec<_>>())
-        .bind(players.iter().map(|write| write.document.as_deref()).collect::<Vec<_>>())
+        .bind(
+            players.iter().map(|write| write.document.as_deref().map(|json| document(shape, json))).collect::<Vec<_>>(),
+        )
         .bind(players.iter().map(|write| rows::deep_link(Kind::Player, write.tag)).collect::<Vec<_>>())
         .bind(players.iter().map(|write| write.updated_at).collect::<Vec<_>>())
         .bind(players.iter().map(|write| write.claim.as_str()).collect::<Vec<_>>())
@@ -117,6 +143,7 @@ async fn write_players(
 async fn write_wars(
     connection: &mut PgConnection,
     wars: &[(&Fetched, &WarDocument, Place)],
+    shape: Option<&Shape>,
     keeps: bool,
 ) -> Result<(), sqlx::Error> {
     if wars.is_empty() {
@@ -125,7 +152,7 @@ async fn write_wars(
     sqlx::query(WARS)
         .persistent(keeps)
         .bind(wars.iter().map(|(fetched, ..)| fetched.object.tag.as_str()).collect::<Vec<_>>())
-        .bind(wars.iter().map(|(_, war, _)| war.json.as_str()).collect::<Vec<_>>())
+        .bind(wars.iter().map(|(_, war, _)| document(shape, war.json.as_str())).collect::<Vec<_>>())
         .bind(wars.iter().map(|(.., place)| place.at()).collect::<Vec<_>>())
         .bind(wars.iter().map(|(.., place)| place.row()).collect::<Vec<_>>())
         .bind(wars.iter().map(|(.., place)| place.replaces()).collect::<Vec<_>>())
@@ -134,11 +161,17 @@ async fn write_wars(
     Ok(())
 }
 
-async fn write_last(connection: &mut PgConnection, last: Last<'_>, keeps: bool) -> Result<(), sqlx::Error> {
+async fn write_last(
+    connection: &mut PgConnection,
+    last: Last<'_>,
+    shape: Option<&Shape>,
+    keeps: bool,
+) -> Result<(), sqlx::Error> {
     let Last { stays, note, now, told } = last;
     if stays.closed.is_empty() && stays.opened.is_empty() && note.is_none() && told.is_empty() {
         return Ok(());
     }
+    let words = note.map(rows::words_of);
     let (ids, left): (Vec<i64>, Vec<TableTime>) = stays.closed.iter().copied().unzip();
     sqlx::query(LAST_WRITES)
         .persistent(keeps)
@@ -149,7 +182,7 @@ async fn write_last(connection: &mut PgConnection, last: Last<'_>, keeps: bool) 
         .bind(stays.opened.iter().map(|(.., joined)| *joined).collect::<Vec<_>>())
         .bind(note.map(|note| note.id))
         .bind(now.to_utc())
-        .bind(note.map(rows::words_of))
+        .bind(words.as_deref().map(|words| document(shape, words)))
         .bind(told)
         .execute(connection)
         .await?;

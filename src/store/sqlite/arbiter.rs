@@ -1,14 +1,13 @@
 //! The arbiter: which claims of a batch count. An answer counts when the one that is stored is not newer.
 
 use sqlx::{FromRow, SqliteConnection};
-use time::OffsetDateTime;
 
-use super::{commit::json, times::to_text};
+use super::{commit::json, times::table_text};
 use crate::{
     clock::Timestamp,
     store::plan::{
         claims::{ByObject, ClaimRow, Claims, StateRow, Winners},
-        times::from_zoned,
+        times::{TableTime, from_utc, utc},
     },
 };
 
@@ -17,14 +16,14 @@ use crate::{
 struct State {
     kind: String,
     tag: String,
-    fetched_at: Option<OffsetDateTime>,
-    changed_at: Option<OffsetDateTime>,
+    fetched_at: Option<TableTime>,
+    changed_at: Option<TableTime>,
     content_hash: Option<String>,
-    fresh_until: Option<OffsetDateTime>,
+    fresh_until: Option<TableTime>,
     last_outcome: Option<String>,
     snapshot_id: Option<i64>,
-    member_at: Option<OffsetDateTime>,
-    attacks_at: Option<OffsetDateTime>,
+    member_at: Option<TableTime>,
+    attacks_at: Option<TableTime>,
     league: Option<String>,
 }
 
@@ -59,8 +58,8 @@ pub(super) async fn arbitrate(
 /// The state after the claims of this row; `None` when none of them counts.
 fn decide(row: &ClaimRow<'_>, stored: Option<&State>, horizon: Timestamp) -> Option<State> {
     // A time beyond the horizon was written by a wrong clock and counts as older.
-    let allows = |stored: Option<OffsetDateTime>, at: Timestamp| {
-        stored.map(from_zoned).is_none_or(|stored| stored <= at || stored > horizon)
+    let allows = |stored: Option<TableTime>, at: Timestamp| {
+        stored.map(from_utc).is_none_or(|stored| stored <= at || stored > horizon)
     };
     let before = stored.cloned().unwrap_or_default();
     let answer = row.answer.filter(|fetched| allows(before.fetched_at, fetched.began));
@@ -75,8 +74,8 @@ fn decide(row: &ClaimRow<'_>, stored: Option<&State>, horizon: Timestamp) -> Opt
     if let Some(fetched) = answer {
         let hash = row.content_hash().map(hex);
         let is_same = hash.is_some() && hash == state.content_hash;
-        state.fetched_at = Some(fetched.began.to_utc());
-        state.fresh_until = Some(fetched.fresh_until.to_utc());
+        state.fetched_at = Some(utc(fetched.began));
+        state.fresh_until = Some(utc(fetched.fresh_until));
         state.last_outcome = if is_same { Some("unchanged") } else { row.outcome() }.map(str::to_owned);
         if hash.is_some() && !is_same {
             state.changed_at = state.fetched_at;
@@ -84,13 +83,14 @@ fn decide(row: &ClaimRow<'_>, stored: Option<&State>, horizon: Timestamp) -> Opt
         }
         state.league = row.league().or(state.league);
     }
-    state.member_at = member_at.map(Timestamp::to_utc).or(state.member_at);
-    state.attacks_at = state.attacks_at.max(attacks_at.map(Timestamp::to_utc));
+    state.member_at = member_at.map(utc).or(state.member_at);
+    let attacked_before = state.attacks_at.filter(|at| from_utc(*at) <= horizon);
+    state.attacks_at = attacked_before.max(attacks_at.map(utc));
     Some(state)
 }
 
 async fn write(db: &mut SqliteConnection, state: &State) -> Result<(), sqlx::Error> {
-    let text = |at: Option<OffsetDateTime>| at.map(|at| to_text(from_zoned(at)));
+    let text = |at: Option<TableTime>| at.map(table_text);
     sqlx::query(include_str!("../sql/sqlite/state_write.sql"))
         .bind(&state.kind)
         .bind(&state.tag)

@@ -4,7 +4,7 @@ use time::{PrimitiveDateTime, format_description::StaticFormatDescription, macro
 
 use crate::{
     clock::Timestamp,
-    store::plan::times::{TableTime, from_utc, utc},
+    store::plan::times::{TableTime, utc},
 };
 
 const WRITTEN: StaticFormatDescription =
@@ -19,12 +19,12 @@ pub(super) fn to_text(at: Timestamp) -> String {
 
 /// The same to the microsecond.
 pub(super) fn table_text(at: TableTime) -> String {
-    at.format(WRITTEN).expect("a calendar time has all parts of the format")
+    PrimitiveDateTime::from(at).format(WRITTEN).expect("a calendar time has all parts of the format")
 }
 
 /// Also reads what a person may have typed, without a fraction. `None`: not a time.
 pub(super) fn from_text(text: &str) -> Option<Timestamp> {
-    PrimitiveDateTime::parse(text, READ).ok().map(from_utc)
+    PrimitiveDateTime::parse(text, READ).ok().map(|at| Timestamp::from_utc(at.assume_utc()))
 }
 
 #[cfg(test)]

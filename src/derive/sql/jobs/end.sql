@@ -4,7 +4,7 @@ UPDATE background_job_status
 SET status = $3,
     error_message = $4,
     results = coalesce($5::jsonb, results),
-    retry_count = coalesce(retry_count, 0) + CASE WHEN $6 THEN 1 ELSE 0 END,
+    retry_count = least(coalesce(retry_count, 0), 2147483646) + CASE WHEN $6 THEN 1 ELSE 0 END,
     completed_at = CASE WHEN $3 IN ('completed', 'failed') THEN clock_timestamp() END,
     updated_at = clock_timestamp()
 WHERE id = $1::uuid AND started_at = $2 AND status = 'processing'

@@ -10,7 +10,7 @@ WITH next AS (
           WHEN 'queued' THEN
               coalesce(retry_count, 0) = 0
               OR coalesce(updated_at, started_at, created_at, '-infinity')
-                 <= clock_timestamp() - $2 * power(2, least(retry_count, 10) - 1) * interval '1 second'
+                 <= clock_timestamp() - $2 * power(2, least(greatest(retry_count, 1), 10) - 1) * interval '1 second'
           WHEN 'processing' THEN
               coalesce(updated_at, started_at, created_at, '-infinity') <= clock_timestamp() - $1 * interval '1 second'
               AND coalesce(retry_count, 0) < coalesce(max_retries, 3)

@@ -9,9 +9,9 @@ WITH named AS (
 ),
 -- A clan reply may close the stays of these. They claim nothing and are only locked.
 settled AS (
-    SELECT DISTINCT m.player_tag AS tag
+    SELECT DISTINCT m.player_tag::text AS tag
     FROM clan_memberships AS m
-    WHERE m.clan_tag = ANY ($10) AND m.left_at IS NULL
+    WHERE m.clan_tag = ANY ($10) AND (m.left_at IS NULL OR m.left_at = 'infinity')
       AND NOT EXISTS (SELECT FROM named WHERE named.kind = 'player' AND named.tag = m.player_tag)
 ),
 incoming AS (
@@ -49,7 +49,7 @@ ON CONFLICT (kind, tag) DO UPDATE SET
     member_at = CASE WHEN excluded.member_at >= CASE WHEN s.member_at <= $11 THEN s.member_at ELSE '-infinity' END
                       AND excluded.member_at >= CASE WHEN s.fetched_at <= $11 THEN s.fetched_at ELSE '-infinity' END
                      THEN excluded.member_at ELSE s.member_at END,
-    attacks_at = greatest(s.attacks_at, excluded.attacks_at)
+    attacks_at = greatest(CASE WHEN s.attacks_at <= $11 THEN s.attacks_at END, excluded.attacks_at)
 -- Rows that fail this are locked all the same.
 WHERE excluded.fetched_at >= CASE WHEN s.fetched_at <= $11 THEN s.fetched_at ELSE '-infinity' END
    OR (excluded.member_at >= CASE WHEN s.member_at <= $11 THEN s.member_at ELSE '-infinity' END

@@ -1,5 +1,6 @@
 -- $1 tag, $2 name, $3 member_count, $4 level, $5 war_wins, $6 war_losses, $7 document, $8 deep_link, $9 updated_at,
 -- $10 ts, $11 the row to move on (null: a new one), $12 whether the moved row's document is replaced.
+-- A value meets a column of another type (`jsonb`, `bigint`, `timestamptz` …) only where it is assigned: no expression has both.
 WITH incoming AS (
     SELECT *
     FROM unnest($1::text[], $2::text[], $3::int[], $4::int[], $5::int[], $6::int[], $7::text[], $8::text[],
@@ -18,9 +19,17 @@ present AS (
 moved AS (
     UPDATE clan_snapshots AS s
     SET ts = i.ts, name = i.name, member_count = i.member_count, level = i.level, war_wins = i.war_wins,
-        war_losses = i.war_losses, data = CASE WHEN i.replaces THEN i.document::json ELSE s.data END
+        war_losses = i.war_losses
     FROM incoming AS i
-    WHERE s.id = i.row_id
+    WHERE s.id = i.row_id AND NOT i.replaces
+),
+replaced AS (
+    UPDATE clan_snapshots AS s
+    SET ts = i.ts, name = i.name, member_count = i.member_count, level = i.level, war_wins = i.war_wins,
+        war_losses = i.war_losses, data = i.document::json
+    FROM incoming AS i
+    WHERE s.id = i.row_id AND i.replaces
+    RETURNING s.id, i.tag
 ),
 inserted AS (
     INSERT INTO clan_snapshots (ts, clan_tag, name, member_count, level, war_wins, war_losses, data)
@@ -31,5 +40,5 @@ inserted AS (
 )
 UPDATE refresh_worker.refresh_state AS s
 SET snapshot_id = n.id
-FROM inserted AS n
-WHERE s.kind = 'clan' AND s.tag = n.clan_tag
+FROM (SELECT id, clan_tag::text AS tag FROM inserted UNION ALL SELECT id, tag FROM replaced) AS n
+WHERE s.kind = 'clan' AND s.tag = n.tag

@@ -5,7 +5,7 @@ WITH closed AS (
     UPDATE clan_memberships AS m
     SET left_at = c.left_at
     FROM unnest($1::bigint[], $2::timestamp[]) AS c (id, left_at)
-    WHERE m.id = c.id AND m.left_at IS NULL
+    WHERE m.id = c.id AND (m.left_at IS NULL OR m.left_at = 'infinity')
 ),
 kept AS (
     INSERT INTO refresh_worker.untold (note, stored_at, words)

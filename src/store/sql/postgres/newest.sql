@@ -6,12 +6,12 @@ SELECT 'player' AS kind, w.tag, n.id, n.ts,
            SELECT max(o.ts) FROM player_snapshots AS o
            WHERE o.player_tag = w.tag AND o.id <> n.id AND o.ts >= w.at AND o.ts < w.at + interval '1 millisecond'
        ) END AS taken,
-       n.clan_tag, n.name, n.role, n.town_hall, n.trophies, n.donations, n.donations_received, n.war_attacks_used,
+       n.clan_tag::text, n.name::text, n.role::text, n.town_hall, n.trophies, n.donations, n.donations_received, n.war_attacks_used,
        n.last_seen,
        -- What readers show when the newest row has no attacks: the newest that has, at most a week older.
        CASE WHEN w.in_war AND n.war_attacks_used IS NULL THEN (
            SELECT o.war_attacks_used FROM player_snapshots AS o
-           WHERE o.player_tag = w.tag AND o.ts >= n.ts - interval '7 days' AND o.war_attacks_used IS NOT NULL
+           WHERE o.player_tag = w.tag AND o.ts >= greatest(n.ts, '0001-01-01') - interval '7 days' AND o.war_attacks_used IS NOT NULL
            ORDER BY o.ts DESC LIMIT 1
        ) END AS earlier_attacks
 FROM unnest($1::text[], $2::timestamp[], $3::boolean[]) AS w (tag, at, in_war)

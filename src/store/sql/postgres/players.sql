@@ -3,9 +3,10 @@
 -- $14 claim: `document` (the player's own answer), `member` (columns of a clan's list), `war` (attacks only),
 -- $15 what happens to the snapshot rows: `insert`, `rewrite`, `leave`,
 -- $16 ts (null: stays), $17 the row to rewrite, $18 whether its document is replaced.
+-- A value meets a column of another type (`jsonb`, `bigint`, `timestamptz` …) only where it is assigned.
 WITH incoming AS (
     SELECT *
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::int[], $7::int[], $8::int[], $9::int[],
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
                 $10::timestamp[], $11::text[], $12::text[], $13::timestamp[], $14::text[], $15::text[],
                 $16::timestamp[], $17::bigint[], $18::boolean[])
         AS i (tag, name, role, town_hall, clan_tag, trophies, donations, donations_received, war_attacks_used,
@@ -33,7 +34,7 @@ listed AS (
            -- A player with history whom another program took out of `players` comes back with the newest document.
            CASE WHEN i.document IS NOT NULL THEN i.document::json
                 WHEN NOT EXISTS (SELECT FROM players AS k WHERE k.tag = i.tag)
-                THEN (SELECT o.data FROM player_snapshots AS o WHERE o.id = i.row_id) END,
+                THEN (SELECT o.data::text::json FROM player_snapshots AS o WHERE o.id = i.row_id) END,
            i.deep_link
     FROM incoming AS i
     WHERE i.claim = 'member'
@@ -55,10 +56,18 @@ rewritten AS (
     UPDATE player_snapshots AS s
     SET ts = coalesce(i.ts, s.ts), clan_tag = i.clan_tag, name = i.name, role = i.role, town_hall = i.town_hall,
         trophies = i.trophies, donations = i.donations, donations_received = i.donations_received,
-        war_attacks_used = i.war_attacks_used, last_seen = i.last_seen,
-        data = CASE WHEN i.replaces THEN i.document::json ELSE s.data END
+        war_attacks_used = i.war_attacks_used, last_seen = i.last_seen
     FROM incoming AS i
-    WHERE i.snapshot = 'rewrite' AND s.id = i.row_id
+    WHERE i.snapshot = 'rewrite' AND s.id = i.row_id AND NOT i.replaces
+),
+replaced AS (
+    UPDATE player_snapshots AS s
+    SET ts = i.ts, clan_tag = i.clan_tag, name = i.name, role = i.role, town_hall = i.town_hall,
+        trophies = i.trophies, donations = i.donations, donations_received = i.donations_received,
+        war_attacks_used = i.war_attacks_used, last_seen = i.last_seen, data = i.document::json
+    FROM incoming AS i
+    WHERE i.snapshot = 'rewrite' AND s.id = i.row_id AND i.replaces
+    RETURNING s.id, i.tag
 ),
 inserted AS (
     INSERT INTO player_snapshots
@@ -72,5 +81,5 @@ inserted AS (
 )
 UPDATE refresh_worker.refresh_state AS s
 SET snapshot_id = n.id
-FROM inserted AS n
-WHERE s.kind = 'player' AND s.tag = n.player_tag
+FROM (SELECT id, player_tag::text AS tag FROM inserted UNION ALL SELECT id, tag FROM replaced) AS n
+WHERE s.kind = 'player' AND s.tag = n.tag

@@ -1,6 +1,6 @@
 -- The documents that a batch replaces, by their rows: $1 of clans, $2 of players, $3 of wars.
-SELECT 'clan' AS kind, clan_tag AS tag, data::text AS document FROM clan_snapshots WHERE id = ANY ($1)
+SELECT 'clan' AS kind, clan_tag::text AS tag, data::text AS document FROM clan_snapshots WHERE id = ANY ($1)
 UNION ALL
-SELECT 'player', player_tag, data::text FROM player_snapshots WHERE id = ANY ($2)
+SELECT 'player', player_tag::text, data::text FROM player_snapshots WHERE id = ANY ($2)
 UNION ALL
-SELECT 'war', clan_tag, data::text FROM war_snapshots WHERE id = ANY ($3)
+SELECT 'war', clan_tag::text, data::text FROM war_snapshots WHERE id = ANY ($3)

@@ -6,9 +6,16 @@ WITH incoming AS (
 ),
 moved AS (
     UPDATE war_snapshots AS s
-    SET ts = i.ts, data = CASE WHEN i.replaces THEN i.document::json ELSE s.data END
+    SET ts = i.ts
     FROM incoming AS i
-    WHERE s.id = i.row_id
+    WHERE s.id = i.row_id AND NOT i.replaces
+),
+replaced AS (
+    UPDATE war_snapshots AS s
+    SET ts = i.ts, data = i.document::json
+    FROM incoming AS i
+    WHERE s.id = i.row_id AND i.replaces
+    RETURNING s.id, i.tag
 ),
 inserted AS (
     INSERT INTO war_snapshots (ts, clan_tag, data)
@@ -17,5 +24,5 @@ inserted AS (
 )
 UPDATE refresh_worker.refresh_state AS s
 SET snapshot_id = n.id
-FROM inserted AS n
-WHERE s.kind = 'war' AND s.tag = n.clan_tag
+FROM (SELECT id, clan_tag::text AS tag FROM inserted UNION ALL SELECT id, tag FROM replaced) AS n
+WHERE s.kind = 'war' AND s.tag = n.tag
