@@ -235,8 +235,18 @@ impl Pair {
     /// are open stay with the old one.
     pub async fn fail_over(&mut self) {
         let mut primary = connect(&self.primary().url()).await.expect("the primary answers");
-        let caught_up: u64 =
-            redis::cmd("WAIT").arg(1).arg(30_000).query_async(&mut primary).await.expect("WAIT");
+        // `WAIT` waits for what its own connection wrote, and for all that was written before.
+        let (caught_up,): (u64,) = redis::pipe()
+            .cmd("SET")
+            .arg("failover-mark")
+            .arg("1")
+            .ignore()
+            .cmd("WAIT")
+            .arg(1)
+            .arg(30_000)
+            .query_async(&mut primary)
+            .await
+            .expect("WAIT");
         assert_eq!(caught_up, 1, "the replica follows");
         tell(self.replica(), &["REPLICAOF", "NO", "ONE"]).await;
         self.servers.swap(0, 1);
