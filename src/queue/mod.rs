@@ -443,6 +443,11 @@ pub trait Queue: Send + Sync + 'static {
     /// The queue server's clock. Also the proof that it answers.
     fn time(&self) -> impl Future<Output = Result<Timestamp, QueueError>> + Send;
 
+    /// The same, and the proof that it may be written to: what a run asks first.
+    fn time_to_write(&self) -> impl Future<Output = Result<Timestamp, QueueError>> + Send {
+        self.time()
+    }
+
     /// Reads a slice of the mailbox without changing it. Waiting orphans and a step of the data scan are part of it.
     fn read_mail(
         &self,
@@ -555,12 +560,18 @@ impl QueueError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         /// The first word of a server that starts, fails over, is busy or moves a slot.
-        const FOR_A_MOMENT: [&str; 8] =
-            ["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS", "ASK"];
+        const FOR_A_MOMENT: [&str; 9] =
+            ["LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "TRYAGAIN", "BUSY", "NOREPLICAS", "ASK"];
         match self {
             Self::Unreachable { .. } => true,
             Self::Refused { detail, .. } => detail.split(' ').next().is_some_and(|word| FOR_A_MOMENT.contains(&word)),
             Self::Unexpected { .. } => false,
         }
+    }
+
+    /// True when the server refused since it is a replica.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        matches!(self, Self::Refused { detail, .. } if detail.starts_with("READONLY"))
     }
 }

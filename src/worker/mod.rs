@@ -193,7 +193,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         let until = deadline.end();
         let first_word = FIRST_WORD.min(until.saturating_duration_since(Instant::now())).max(FIRST_ACT);
         let (server, store) =
-            tokio::join!(within(first_word, self.queue.time()), patiently(until, || self.store.ping()));
+            tokio::join!(within(first_word, self.queue.time_to_write()), patiently(until, || self.store.ping()));
         let server = match server {
             Some(Ok(server)) => server,
             Some(Err(error)) => {
@@ -231,7 +231,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
 
     /// The queue's time for a paused run, which does nothing but take mail in; without it not even that.
     async fn time_for_mail(&self) -> Option<ServerTime> {
-        match within(FIRST_ACT, self.queue.time()).await {
+        match within(FIRST_ACT, self.queue.time_to_write()).await {
             Some(Ok(server)) => return Some(ServerTime::new(Arc::clone(&self.clock), server)),
             Some(Err(error)) => warn!(error = %error, "could not take mail in while runs are paused"),
             None => warn!("could not take mail in while runs are paused: {}", no_answer("Redis", FIRST_ACT)),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{RedisQueue, link::Call};
-use crate::queue::QueueError;
+use crate::queue::{Queue as _, QueueError};
 
 /// How many keys of the server one step of a scan looks at, and how many steps are taken at most.
 const STEP: usize = 1000;
@@ -80,6 +80,7 @@ impl RedisQueue {
     }
 
     async fn try_to_write(&self) -> Result<(), QueueError> {
+        self.time_to_write().await?;
         let mut command = ::redis::cmd("SET");
         command.arg(self.keys.check()).arg("1").arg("PX").arg(1000);
         self.link.ask("a write", Call::Command(&command)).await

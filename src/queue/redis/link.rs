@@ -20,6 +20,7 @@ use ::redis::{
     from_redis_value,
 };
 use tokio::sync::Mutex;
+use tracing::debug;
 
 use super::scripts::Lua;
 use crate::{clock::Clock, queue::QueueError};
@@ -27,6 +28,9 @@ use crate::{clock::Clock, queue::QueueError};
 /// A connection idle for this long may have been dropped on the way without a word; it is replaced unasked, which costs
 /// less than finding out.
 const IDLE: Duration = Duration::from_secs(300);
+
+/// No connection lives longer. After a failover a name or a forwarder leads elsewhere, and an open connection stays where it is.
+const CONNECTION_LIFETIME: Duration = Duration::from_secs(600);
 
 /// How long Redis may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +86,17 @@ struct Open {
     connection: Connection,
     number: u64,
     used_at_boot: Duration,
+    opened_at_boot: Duration,
+}
+
+impl Open {
+    fn is_idle(&self, now: Duration) -> bool {
+        now.saturating_sub(self.used_at_boot) >= IDLE
+    }
+
+    fn is_old(&self, now: Duration) -> bool {
+        now.saturating_sub(self.opened_at_boot) >= CONNECTION_LIFETIME
+    }
 }
 
 impl fmt::Debug for Link {
@@ -147,7 +162,8 @@ impl Link {
         &self.server
     }
 
-    /// A call that changes something: sent once. (Once more only when Redis answers that it does not know the script.)
+    /// A call that changes something: sent once. (Once more only when Redis answers that it did nothing: it does not know the
+    /// script, or is the wrong server.)
     pub(super) async fn run<T: FromRedisValue>(&self, action: &'static str, call: Call<'_>) -> Result<T, QueueError> {
         self.send(call, self.timeouts.response).await.map_err(|error| self.explain(action, &error))
     }
@@ -171,13 +187,19 @@ impl Link {
 
     /// Sends a call, and again when the server says that it carried nothing out for now: no call is too delicate for that.
     async fn send<T: FromRedisValue>(&self, call: Call<'_>, patience: Duration) -> Result<T, RedisError> {
-        for wait in BUSY_WAITS {
-            match self.send_once(call, patience).await {
-                Err(error) if is_busy(&error) => tokio::time::sleep(wait).await,
-                answer => return answer,
-            }
+        let mut answer = self.send_once(call, patience).await;
+        // The connection is closed by now, and the next one may lead to another server.
+        if answer.as_ref().is_err_and(is_wrong_server) {
+            answer = self.send_once(call, patience).await;
         }
-        self.send_once(call, patience).await
+        for wait in BUSY_WAITS {
+            if !answer.as_ref().is_err_and(is_busy) {
+                break;
+            }
+            tokio::time::sleep(wait).await;
+            answer = self.send_once(call, patience).await;
+        }
+        answer
     }
 
     async fn send_once<T: FromRedisValue>(&self, call: Call<'_>, patience: Duration) -> Result<T, RedisError> {
@@ -195,18 +217,33 @@ impl Link {
         let mut slot = self.open.lock().await;
         let now = self.clock.boot();
         if let Some(open) = &mut *slot
-            && now.saturating_sub(open.used_at_boot) < IDLE
+            && !open.is_idle(now)
         {
             open.used_at_boot = now;
-            return Ok((open.connection.clone(), open.number));
+            if !open.is_old(now) {
+                return Ok((open.connection.clone(), open.number));
+            }
         }
-        let connection = match self.cluster {
-            None => Connection::Server(self.connect_to_server().await?),
-            Some(home) => Connection::Cluster(Box::pin(self.connect_to_cluster()).await?, home),
+        let connection = match (self.open_another().await, &mut *slot) {
+            (Ok(connection), _) => connection,
+            // The old one may work all the same: a server that takes no more connections must not cost a run.
+            (Err(error), Some(open)) if !open.is_idle(now) => {
+                debug!(error = %describe(&error), "could not replace a Redis connection that is old; it is kept");
+                open.opened_at_boot = now;
+                return Ok((open.connection.clone(), open.number));
+            }
+            (Err(error), _) => return Err(error),
         };
         let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
-        *slot = Some(Open { connection: connection.clone(), number, used_at_boot: now });
+        *slot = Some(Open { connection: connection.clone(), number, used_at_boot: now, opened_at_boot: now });
         Ok((connection, number))
+    }
+
+    async fn open_another(&self) -> Result<Connection, RedisError> {
+        Ok(match self.cluster {
+            None => Connection::Server(self.connect_to_server().await?),
+            Some(home) => Connection::Cluster(Box::pin(self.connect_to_cluster()).await?, home),
+        })
     }
 
     async fn connect_to_server(&self) -> Result<MultiplexedConnection, RedisError> {
@@ -237,7 +274,7 @@ impl Link {
     }
 
     async fn forget_when_broken(&self, number: u64, error: Option<&RedisError>) {
-        if error.is_some_and(is_broken) {
+        if error.is_some_and(|error| is_broken(error) || is_wrong_server(error)) {
             let mut open = self.open.lock().await;
             if open.as_ref().is_some_and(|open| open.number == number) {
                 *open = None;
@@ -267,6 +304,9 @@ impl Link {
             }
             (true, _) if says("cluster support disabled") => {
                 Some("this server belongs to no cluster: take REDIS_CLUSTER=true away")
+            }
+            _ if code(error) == Some("READONLY") => {
+                Some("this server is a read-only replica: REDIS_URL has to lead to the primary")
             }
             _ => None,
         }
@@ -431,7 +471,42 @@ impl Arguments {
 
 /// Whether the server is busy for a moment, and did nothing.
 fn is_busy(error: &RedisError) -> bool {
-    error.code().is_some_and(|code| ["BUSY", "NOREPLICAS", "ASK", "TRYAGAIN"].contains(&code))
+    code(error).is_some_and(|code| ["BUSY", "NOREPLICAS", "ASK", "TRYAGAIN"].contains(&code))
+}
+
+/// True when the server did nothing and will not do anything soon, as after a failover: a replica, one that loads its data or lost
+/// its replicas or its cluster, one without our user. Each script refuses before its first write, or with it.
+fn is_wrong_server(error: &RedisError) -> bool {
+    const CODES: [&str; 10] = [
+        "READONLY",
+        "MASTERDOWN",
+        "LOADING",
+        "CLUSTERDOWN",
+        "MOVED",
+        "NOREPLICAS",
+        "MISCONF",
+        "UNKILLABLE",
+        "NOAUTH",
+        "WRONGPASS",
+    ];
+    code(error).is_some_and(|code| CODES.contains(&code))
+}
+
+/// The first word of what the server refused with; of a script's error that of the command in it, which servers before version 7
+/// put behind words of their own.
+fn code(error: &RedisError) -> Option<&str> {
+    let code = error.code()?;
+    Some(refusal_in_script(code, error.detail().unwrap_or_default()).map_or(code, first_word))
+}
+
+/// `READONLY You can't write …` of `ERR Error running script (call to f_…): @user_script:12: -READONLY You can't write …`.
+fn refusal_in_script<'a>(code: &str, detail: &'a str) -> Option<&'a str> {
+    let (_, refusal) = detail.rsplit_once(": -").filter(|_| code == "ERR" && detail.starts_with("Error running script"))?;
+    first_word(refusal).chars().all(|letter| letter.is_ascii_uppercase()).then_some(refusal)
+}
+
+fn first_word(text: &str) -> &str {
+    text.split(' ').next().unwrap_or_default()
 }
 
 /// Whether the connection is of no more use.
@@ -449,7 +524,9 @@ fn describe(error: &RedisError) -> String {
     }
     // As Redis says it: `READONLY You can't write against a read only replica.`
     let mut text = match (error.kind(), error.code(), error.detail()) {
-        (ErrorKind::Server(_) | ErrorKind::Extension, Some(code), Some(detail)) => format!("{code} {detail}"),
+        (ErrorKind::Server(_) | ErrorKind::Extension, Some(code), Some(detail)) => {
+            refusal_in_script(code, detail).map_or_else(|| format!("{code} {detail}"), str::to_owned)
+        }
         _ => error.to_string(),
     };
     text.truncate(text.floor_char_boundary(300));
@@ -485,6 +562,19 @@ mod tests {
             let link = link(url).unwrap();
             assert_eq!(link.server(), server);
             assert!(!format!("{link:?}").contains("s3cret"));
+        }
+    }
+
+    #[test]
+    fn refusals_in_scripts_of_old_servers_are_read() {
+        let old = "Error running script (call to f_0a1b): @user_script:12: @user_script: 12: -READONLY You can't write.";
+        assert_eq!(refusal_in_script("ERR", old), Some("READONLY You can't write."));
+        for (code, detail) in [
+            ("READONLY", "You can't write against a read only replica. script: 0a1b, on @user_script:12."),
+            ("ERR", "Error running script (call to f_0a1b): @user_script:12: attempt to index a nil value"),
+            ("ERR", "wrong number of arguments: -READONLY"),
+        ] {
+            assert_eq!(refusal_in_script(code, detail), None, "{code} {detail}");
         }
     }
 

@@ -146,6 +146,14 @@ impl Queue for RedisQueue {
         Ok(Timestamp::from_millis(seconds * 1000 + micros / 1000))
     }
 
+    async fn time_to_write(&self) -> Result<Timestamp, QueueError> {
+        // Whole, so that a server that does not know it yet costs no more round trips.
+        let mut command = ::redis::cmd("EVAL");
+        command.arg(scripts::TIME_TO_WRITE).arg(1).arg(self.keys.check());
+        let (seconds, micros): (i64, i64) = self.link.greet("a write", Call::Command(&command)).await?;
+        Ok(Timestamp::from_millis(seconds * 1000 + micros / 1000))
+    }
+
     async fn read_mail(&self, _now: Timestamp, limits: MailLimits) -> Result<Mail, QueueError> {
         if self.link.is_cluster() {
             return Box::pin(cluster::read_mail(self, limits)).await;

@@ -27,6 +27,9 @@ macro_rules! scripts {
     };
 }
 
+/// The clock of a server that may be written to.
+pub(super) const TIME_TO_WRITE: &str = include_str!("../lua/time_to_write.lua");
+
 // The mailbox and the queue in one.
 scripts! {
     READ_MAIL = "prelude.lua" "mail.lua" "read_mail.lua";

@@ -12,6 +12,7 @@ mod http;
 mod judgement;
 mod overlap;
 mod portal;
+mod redis_failover;
 mod stopping;
 mod telemetry;
 pub mod world;

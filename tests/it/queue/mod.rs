@@ -4,6 +4,7 @@ mod archive;
 pub mod beds;
 mod cluster;
 mod contract;
+mod failover;
 mod holds;
 mod letters;
 mod model;

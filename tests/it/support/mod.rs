@@ -9,6 +9,7 @@
 //! its servers when a test needs a bad network.
 #![allow(dead_code, reason = "each bench uses a part of the bed")]
 
+pub mod forwarder;
 pub mod pgbouncer;
 pub mod pooler;
 pub mod postgres;

@@ -12,6 +12,7 @@ use std::{
 use redis::{AsyncConnectionConfig, aio::MultiplexedConnection};
 use tokio::sync::{Mutex, MutexGuard};
 
+use super::forwarder::Forwarder;
 use super::server::{Recipe, Server, find_folder_with};
 
 /// Where the number of the last database handed out is kept, so that several test processes can share a server.
@@ -193,6 +194,87 @@ impl PrivateRedis {
 
     pub async fn thaw(&mut self) {
         Server::carry_out(&mut self.server, Server::thaw).await;
+    }
+}
+
+/// A primary and its replica behind one address, which leads to the primary.
+#[derive(Debug)]
+pub struct Pair {
+    /// The primary first.
+    servers: [PrivateRedis; 2],
+    pub forwarder: Forwarder,
+}
+
+impl Pair {
+    pub async fn start() -> Self {
+        let (primary, replica) = tokio::join!(PrivateRedis::start(), PrivateRedis::start());
+        let pair = Self { forwarder: Forwarder::start(&format!("127.0.0.1:{}", primary.port())).await, servers: [primary, replica] };
+        for server in &pair.servers {
+            tell(server, &["CONFIG", "SET", "repl-diskless-sync-delay", "0"]).await;
+        }
+        follow(&pair.servers[1], &pair.servers[0]).await;
+        pair
+    }
+
+    /// The URL of the forwarder.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.forwarder.port())
+    }
+
+    /// The server that takes writes.
+    pub fn primary(&self) -> &PrivateRedis {
+        &self.servers[0]
+    }
+
+    /// The server that takes none.
+    pub fn replica(&self) -> &PrivateRedis {
+        &self.servers[1]
+    }
+
+    /// Lets the replica catch up, makes it the primary and the old primary its replica. New connections lead to it; those that
+    /// are open stay with the old one.
+    pub async fn fail_over(&mut self) {
+        let mut primary = connect(&self.primary().url()).await.expect("the primary answers");
+        // `WAIT` waits for what its own connection wrote, and for all that was written before.
+        let (caught_up,): (u64,) = redis::pipe()
+            .cmd("SET")
+            .arg("failover-mark")
+            .arg("1")
+            .ignore()
+            .cmd("WAIT")
+            .arg(1)
+            .arg(30_000)
+            .query_async(&mut primary)
+            .await
+            .expect("WAIT");
+        assert_eq!(caught_up, 1, "the replica follows");
+        tell(self.replica(), &["REPLICAOF", "NO", "ONE"]).await;
+        self.servers.swap(0, 1);
+        let port = self.primary().port().to_string();
+        tell(self.replica(), &["REPLICAOF", "127.0.0.1", &port]).await;
+        self.forwarder.move_to(self.primary().port());
+    }
+}
+
+async fn tell(server: &PrivateRedis, words: &[&str]) {
+    let mut connection = connect(&server.url()).await.expect("the server answers");
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]).exec_async(&mut connection).await.unwrap_or_else(|error| panic!("{words:?}: {error}"));
+}
+
+/// Makes a server the replica of another, and waits until it has what the other has.
+async fn follow(replica: &PrivateRedis, primary: &PrivateRedis) {
+    tell(replica, &["REPLICAOF", "127.0.0.1", &primary.port().to_string()]).await;
+    let mut connection = connect(&replica.url()).await.expect("the replica answers");
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let info: redis::RedisResult<String> =
+            redis::cmd("INFO").arg("replication").query_async(&mut connection).await;
+        if info.is_ok_and(|info| info.contains("master_link_status:up")) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "the replica does not follow");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
