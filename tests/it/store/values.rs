@@ -96,6 +96,18 @@ async fn rows_at_infinity_give_way_to_ours() {
 }
 
 #[tokio::test]
+async fn a_member_updated_at_infinity_is_so_no_more() {
+    let bed = beds::postgres_of_others().await;
+    let list = clan("8GG").with([player("2PP")]);
+    bed.commit_one(list.fetched(at(0))).await;
+    bed.exec("UPDATE players SET updated_at = 'infinity' WHERE tag = '2PP'").await;
+    bed.exec("UPDATE player_snapshots SET last_seen = 'infinity' WHERE player_tag = '2PP'").await;
+    bed.commit_one(list.fetched(at(300))).await;
+    assert_eq!(time(&bed.player("2PP").await["updated_at"]), Some(at(300)));
+    assert_eq!(time(&bed.newest_player("2PP").await["last_seen"]), Some(at(300)));
+}
+
+#[tokio::test]
 async fn left_at_infinity_is_an_open_stay() {
     let bed = beds::postgres_of_others().await;
     let open = "INSERT INTO clan_memberships (id, player_tag, clan_tag, joined_at, left_at) \
@@ -190,7 +202,10 @@ async fn set(bed: &PostgresBed, sql: String) -> bool {
         Ok(_) => true,
         Err(error) => {
             let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
-            assert!(matches!(code.as_str(), "22001" | "22P02" | "22P05" | "23502" | "23505"), "{sql}: {error}");
+            assert!(
+                matches!(code.as_str(), "22001" | "22003" | "22P02" | "22P05" | "23502" | "23505"),
+                "{sql}: {error}"
+            );
             false
         }
     }

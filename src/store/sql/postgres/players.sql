@@ -51,6 +51,8 @@ listed AS (
        OR p.role IS DISTINCT FROM coalesce(excluded.role, p.role)
        OR (p.data IS NULL AND excluded.data IS NOT NULL)
        OR coalesce(p.deep_link, '') = ''
+       -- A row from a time that cannot be would never be asked for again.
+       OR p.updated_at > '9999-12-31'
 ),
 rewritten AS (
     UPDATE player_snapshots AS s
