@@ -201,7 +201,8 @@ async fn set(bed: &PostgresBed, sql: String) -> bool {
     match sqlx::raw_sql(AssertSqlSafe(sql.as_str())).execute(&bed.around).await {
         Ok(_) => true,
         Err(error) => {
-            let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
+            let code =
+                error.as_database_error().and_then(sqlx::error::DatabaseError::code).unwrap_or_default().into_owned();
             assert!(
                 matches!(code.as_str(), "22001" | "22003" | "22P02" | "22P05" | "23502" | "23505"),
                 "{sql}: {error}"
