@@ -2,4 +2,6 @@
 INSERT INTO refresh_worker.retention_progress AS p (snapshot_table, thinned_until, noted_at)
 VALUES ($1, $2, $3)
 ON CONFLICT (snapshot_table) DO UPDATE SET
-    thinned_until = greatest(p.thinned_until, excluded.thinned_until), noted_at = excluded.noted_at
+    thinned_until = CASE WHEN isfinite(p.thinned_until) THEN greatest(p.thinned_until, excluded.thinned_until)
+                         ELSE excluded.thinned_until END,
+    noted_at = excluded.noted_at

@@ -28,6 +28,11 @@ pub async fn postgres_of_others() -> PostgresBed {
     bed
 }
 
+/// PostgreSQL whose tables others have changed, as their readers do not notice: every type is another.
+pub async fn postgres_of_changed_types() -> PostgresBed {
+    PostgresBed::on(&support::postgres::fresh_with_changed_types().await).await
+}
+
 const FILLED_BY_OTHERS: &str = "
     INSERT INTO clans (tag, data, deep_link) SELECT 'LLL' || n, '{}', 'x' FROM generate_series(1, 40) AS n;
     INSERT INTO players (tag, name, clan_tag, data) SELECT 'JJJ' || n, 'x', 'LLL1', '{}' FROM generate_series(1, 40) AS n;

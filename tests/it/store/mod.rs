@@ -1,7 +1,7 @@
 //! The store contract: one suite that runs over every store, as generic functions over a [`Bed`].
 //!
-//! A file per subject; each lists its tests in [`over_every_store`], which makes three of each: PostgreSQL that only we
-//! write, PostgreSQL that other programs made and filled, and SQLite. Only the six contract tables are read and written
+//! A file per subject; each lists its tests in [`over_every_store`], which makes four of each: PostgreSQL that only we
+//! write, PostgreSQL that other programs made and filled, PostgreSQL whose types others have changed, and SQLite. Only the six contract tables are read and written
 //! here with SQL, in the dialect both share; times are written `'2026-03-04 05:06:07.089000'` (see [`sql_time`]).
 
 mod arbiter;
@@ -24,6 +24,7 @@ mod runs;
 mod snapshots;
 mod statements;
 mod told;
+mod values;
 mod wars;
 
 use std::time::Duration;
@@ -137,7 +138,7 @@ pub fn text(value: &Value) -> String {
 pub fn time(value: &Value) -> Option<Timestamp> {
     const FORM: time::format_description::StaticFormatDescription =
         format_description!("[year]-[month]-[day]T[hour]:[minute]:[second][optional [.[subsecond]]]");
-    let text = value.as_str()?.replace(' ', "T");
+    let text = value.as_str()?.trim_end_matches("+00:00").replace(' ', "T");
     let time = PrimitiveDateTime::parse(&text, FORM).unwrap_or_else(|error| panic!("the time {text}: {error}"));
     Some(Timestamp::from_utc(time.assume_utc()))
 }
@@ -148,30 +149,36 @@ pub fn sql_time(at: Timestamp) -> String {
     format!("'{}000'", printed.trim_end_matches('Z'))
 }
 
-/// Makes a test of each named function for every store.
+/// Makes a test of each named function for every store. What is named `as_received` looks at the bytes of documents, which
+/// columns of type `jsonb` do not keep.
 macro_rules! over_every_store {
-    ($($name:ident),+ $(,)?) => {
+    ($($name:ident),+ $(,)? $(; as_received: $($exact:ident),+ $(,)?)?) => {
         mod postgres {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name($crate::store::beds::postgres().await).await;
-            })+
+            $crate::store::over_a_store!(postgres: $($name,)+ $($($exact,)+)?);
         }
 
         mod postgres_of_others {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name($crate::store::beds::postgres_of_others().await).await;
-            })+
+            $crate::store::over_a_store!(postgres_of_others: $($name,)+ $($($exact,)+)?);
+        }
+
+        mod postgres_of_changed_types {
+            $crate::store::over_a_store!(postgres_of_changed_types: $($name,)+);
         }
 
         #[cfg(feature = "embedded")]
         mod sqlite {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name($crate::store::beds::sqlite().await).await;
-            })+
+            $crate::store::over_a_store!(sqlite: $($name,)+ $($($exact,)+)?);
         }
     };
 }
+
+macro_rules! over_a_store {
+    ($bed:ident: $($name:ident,)+) => {
+        $(#[tokio::test]
+        async fn $name() {
+            super::$name($crate::store::beds::$bed().await).await;
+        })+
+    };
+}
+pub(crate) use over_a_store;
 pub(crate) use over_every_store;

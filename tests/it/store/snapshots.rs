@@ -12,9 +12,6 @@ use super::{
 };
 
 over_every_store! {
-    a_clan_document_is_stored_as_received_with_the_link_as_its_last_key,
-    a_player_document_is_stored_as_received_with_the_link_as_its_last_key,
-    a_document_that_has_the_link_already_is_stored_as_it_is,
     a_key_that_was_left_out_stays_out,
     the_columns_are_filled_from_the_document,
     no_clan_is_the_empty_string,
@@ -26,16 +23,20 @@ over_every_store! {
     a_clan_reply_refreshes_its_members_by_columns_only,
     a_short_form_does_not_empty_labels_link_or_document,
     a_value_that_the_short_form_lacks_keeps_the_old_one,
-    unknown_members_get_rows_in_the_short_form,
     the_first_full_document_after_a_short_form_is_a_change,
-    a_member_with_a_row_in_players_but_no_snapshot_gets_one,
     a_clan_of_fifty_and_a_batch_of_sixty_four_are_stored_at_once,
     long_names_and_roles_are_cut_by_characters,
-    a_name_with_nul_is_stored_without_it_and_the_document_keeps_its_escape,
     gone_is_noted_and_nothing_else_changes,
     freshness_tells_when_the_call_began_and_how_long_the_answer_holds,
     a_row_of_another_program_in_the_same_millisecond_is_no_obstacle,
-    times_are_utc_whatever_the_server_thinks,
+    times_are_utc_whatever_the_server_thinks;
+    as_received:
+    a_clan_document_is_stored_as_received_with_the_link_as_its_last_key,
+    a_document_that_has_the_link_already_is_stored_as_it_is,
+    a_member_with_a_row_in_players_but_no_snapshot_gets_one,
+    a_name_with_nul_is_stored_without_it_and_the_document_keeps_its_escape,
+    a_player_document_is_stored_as_received_with_the_link_as_its_last_key,
+    unknown_members_get_rows_in_the_short_form,
 }
 
 const CLAN_LINK: &str = "https://link.clashofclans.com/en?action=OpenClanProfile&tag=%238GG";

@@ -11,15 +11,16 @@ use super::{
     over_every_store,
 };
 
-over_every_store!(
+over_every_store! {
     members_come_with_the_age_of_their_documents_and_whether_they_are_active,
-    a_change_brings_the_document_before_as_it_was_received,
     who_joins_and_leaves_is_told_but_not_by_a_first_list,
     players_whose_rows_others_changed_are_told,
     an_answer_that_does_not_count_tells_nothing,
     what_is_to_be_told_is_kept_until_it_is_forgotten,
-    a_commit_that_could_store_nothing_forgets_nothing,
-);
+    a_commit_that_could_store_nothing_forgets_nothing;
+    as_received:
+    a_change_brings_the_document_before_as_it_was_received,
+}
 
 async fn tell(bed: &impl Bed, fetched: Fetched) -> Commit {
     bed.commit_and_tell(&[fetched]).await

@@ -10,8 +10,6 @@ use super::{
 };
 
 over_every_store! {
-    every_state_of_a_war_is_kept_also_not_in_war,
-    a_war_document_is_kept_to_the_byte,
     an_unchanged_war_moves_the_time_of_its_row,
     a_war_never_makes_player_rows,
     attacks_used_go_into_the_newest_player_row,
@@ -20,7 +18,10 @@ over_every_store! {
     a_war_of_a_clan_that_the_player_left_says_nothing_of_the_player,
     attacks_used_are_not_carried_for_more_than_a_week,
     a_private_war_log_is_noted_and_nothing_else_changes,
-    what_is_known_of_the_league_is_remembered_until_something_newer_is_known,
+    what_is_known_of_the_league_is_remembered_until_something_newer_is_known;
+    as_received:
+    a_war_document_is_kept_to_the_byte,
+    every_state_of_a_war_is_kept_also_not_in_war,
 }
 
 async fn every_state_of_a_war_is_kept_also_not_in_war(bed: impl Bed) {

@@ -19,6 +19,29 @@ use super::server::{Recipe, Server, find_folder_with, folders_like};
 
 const CONTRACT: &str = include_str!("contract.sql");
 
+/// What others do to the contract tables over the years: no column keeps its type, and readers do not notice.
+const CHANGED_TYPES: &str = "
+    DO $$
+    DECLARE c record;
+    BEGIN
+        FOR c IN SELECT table_name AS t, column_name AS n, data_type AS d FROM information_schema.columns
+                 WHERE table_schema = 'public'
+        LOOP
+            EXECUTE format(
+                'ALTER TABLE %I ALTER COLUMN %I TYPE %s',
+                c.t, c.n,
+                CASE c.d
+                    WHEN 'json' THEN 'jsonb'
+                    WHEN 'bigint' THEN 'integer'
+                    WHEN 'integer' THEN CASE c.n WHEN 'town_hall' THEN 'smallint' WHEN 'trophies' THEN 'numeric'
+                                                 ELSE 'bigint' END
+                    WHEN 'timestamp without time zone' THEN format('timestamptz USING %I AT TIME ZONE ''UTC''', c.n)
+                    ELSE CASE c.n WHEN 'name' THEN 'varchar(80)' WHEN 'clan_tag' THEN 'varchar' ELSE 'text' END
+                END);
+        END LOOP;
+    END
+    $$";
+
 /// The URL of an empty database of its own.
 pub async fn fresh() -> String {
     let server = shared_url().await;
@@ -30,6 +53,19 @@ pub async fn fresh_with_contract() -> String {
     let server = shared_url().await;
     let template = contract_template(&server).await;
     create_database(&server, Some(&template)).await
+}
+
+/// The same, after others have changed every type to one that readers do not notice.
+pub async fn fresh_with_changed_types() -> String {
+    let server = shared_url().await;
+    let template = changed_template(&server).await;
+    create_database(&server, Some(&template)).await
+}
+
+/// The URL of an empty database of its own whose texts are kept in another encoding than ours.
+pub async fn fresh_in_encoding(encoding: &str) -> String {
+    let template = format!("template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'");
+    create_database(&shared_url().await, Some(&template)).await
 }
 
 /// A server of one's own, for tests of outages and of settings.
@@ -160,14 +196,21 @@ fn server_url(port: u16) -> String {
 /// Makes the template with the contract tables, once a process, and gives its name.
 async fn contract_template(server: &str) -> String {
     static TEMPLATE: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
-    let make = async {
-        let url = create_database_unowned(server, None).await;
-        let mut connection = PgConnection::connect(&url).await.expect("the template answers");
-        sqlx::raw_sql(CONTRACT).execute(&mut connection).await.expect("the contract tables");
-        connection.close().await.expect("the template is left, so that it can be copied");
-        database_name(&url)
-    };
-    TEMPLATE.get_or_init(|| make).await.clone()
+    TEMPLATE.get_or_init(|| template_of(server, CONTRACT)).await.clone()
+}
+
+async fn changed_template(server: &str) -> String {
+    static TEMPLATE: tokio::sync::OnceCell<String> = tokio::sync::OnceCell::const_new();
+    let sql = format!("{CONTRACT};{CHANGED_TYPES}");
+    TEMPLATE.get_or_init(|| template_of(server, &sql)).await.clone()
+}
+
+async fn template_of(server: &str, sql: &str) -> String {
+    let url = create_database_unowned(server, None).await;
+    let mut connection = PgConnection::connect(&url).await.expect("the template answers");
+    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.expect("the contract tables");
+    connection.close().await.expect("the template is left, so that it can be copied");
+    database_name(&url)
 }
 
 async fn create_database(server: &str, template: Option<&str>) -> String {

@@ -8,7 +8,7 @@ WITH next AS (
     WHERE job_type = 'stats_update'
       AND CASE status
           WHEN 'queued' THEN
-              coalesce(retry_count, 0) = 0
+              coalesce(retry_count, 0) <= 0
               OR coalesce(updated_at, started_at, created_at, '-infinity')
                  <= clock_timestamp() - $2 * power(2, least(greatest(retry_count, 1), 10) - 1) * interval '1 second'
           WHEN 'processing' THEN

@@ -1,6 +1,6 @@
 -- $1 tag, $2 name, $3 member_count, $4 level, $5 war_wins, $6 war_losses, $7 document, $8 deep_link, $9 updated_at,
 -- $10 ts, $11 the row to move on (null: a new one), $12 whether the moved row's document is replaced.
--- A value meets a column of another type (`jsonb`, `bigint`, `timestamptz` …) only where it is assigned: no expression has both.
+-- A value meets a column of another type (`jsonb`, `bigint`, `timestamptz` and so on) only where it is assigned: no expression has both.
 WITH incoming AS (
     SELECT *
     FROM unnest($1::text[], $2::text[], $3::int[], $4::int[], $5::int[], $6::int[], $7::text[], $8::text[],

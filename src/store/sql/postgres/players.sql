@@ -3,7 +3,7 @@
 -- $14 claim: `document` (the player's own answer), `member` (columns of a clan's list), `war` (attacks only),
 -- $15 what happens to the snapshot rows: `insert`, `rewrite`, `leave`,
 -- $16 ts (null: stays), $17 the row to rewrite, $18 whether its document is replaced.
--- A value meets a column of another type (`jsonb`, `bigint`, `timestamptz` …) only where it is assigned.
+-- A value meets a column of another type (`jsonb`, `bigint`, `timestamptz` and so on) only where it is assigned.
 WITH incoming AS (
     SELECT *
     FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
@@ -51,6 +51,8 @@ listed AS (
        OR p.role IS DISTINCT FROM coalesce(excluded.role, p.role)
        OR (p.data IS NULL AND excluded.data IS NOT NULL)
        OR coalesce(p.deep_link, '') = ''
+       -- A row from a time that cannot be would never be asked for again.
+       OR p.updated_at > '9999-12-31'
 ),
 rewritten AS (
     UPDATE player_snapshots AS s
