@@ -57,6 +57,12 @@ pub const METRICS: &[Metric] = &[
         value: |report| report.queue.as_ref()?.oldest_request_age_seconds.map(Into::into),
     },
     Metric {
+        name: "mail_in_database_0",
+        unit: "Count",
+        help: "Requests in Redis database 0, where producers write, while REDIS_URL selects another. Left out when there are none.",
+        value: |report| report.queue.as_ref()?.mail_in_database_0.map(Into::into),
+    },
+    Metric {
         name: "delayed",
         unit: "Count",
         help: "Requests that wait for their time.",
@@ -396,7 +402,8 @@ mod tests {
 
     #[test]
     fn every_defined_metric_has_a_number_and_a_place_in_the_line() {
-        let mut report = report(StopReason::QueueEmpty, 1, Some(QueueReport::default()));
+        let queue = QueueReport { mail_in_database_0: Some(3), ..QueueReport::default() };
+        let mut report = report(StopReason::QueueEmpty, 1, Some(queue));
         report.after = AfterReport {
             caches: Some(Invalidated::default()),
             views: Some(Vec::new()),

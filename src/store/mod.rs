@@ -133,6 +133,15 @@ impl RunRow {
     }
 }
 
+/// The newest runs, each without its report.
+#[derive(Clone, Debug, Default)]
+pub struct LastRuns {
+    pub any: Option<RunRow>,
+    /// The newest that went well, those left out that were turned away before they did anything.
+    pub good: Option<RunRow>,
+    pub failed: Option<RunRow>,
+}
+
 /// Where snapshots are kept.
 pub trait Store: Send + Sync + 'static {
     /// The proof that it answers.
@@ -186,6 +195,11 @@ pub trait Store: Send + Sync + 'static {
     fn record_run(&self, row: &RunRow) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     fn last_run(&self) -> impl Future<Output = Result<Option<RunRow>, StoreError>> + Send;
+
+    /// The newest run of each sort, in one statement where there is more than one.
+    fn last_runs(&self) -> impl Future<Output = Result<LastRuns, StoreError>> + Send {
+        async { Ok(LastRuns { any: self.last_run().await?, ..LastRuns::default() }) }
+    }
 }
 
 /// What can go wrong between us and the database.

@@ -18,6 +18,7 @@ mod judgement;
 pub mod keys;
 pub mod login;
 mod mail;
+pub mod public;
 pub mod report;
 pub mod standing;
 pub mod tables;
@@ -51,7 +52,7 @@ use crate::{
     config::{Pause, WorkerConfig},
     derive::{AfterReport, AfterRun},
     model::{Kind, ObjectId, Outcome, Priority, Wish},
-    queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, Slots},
+    queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, RunNote, Slots},
     store::{RunRow, Store},
 };
 
@@ -489,11 +490,23 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             queue: stats.map(|stats| QueueReport::new(&stats, now)),
             day,
         });
-        // Runs that only take mail in while they are paused leave the database alone.
-        let is_paused = stopped_because == StopReason::RefreshPaused && report.enqueued == 0;
-        if stopped_because != StopReason::DatabaseDown && !is_paused && time.is_some() {
-            self.write_down(&report, now).await;
+        say_mail_is_elsewhere(&report);
+        // Runs that only take mail in while they are paused leave no trace.
+        if stopped_because == StopReason::RefreshPaused && report.enqueued == 0 {
+            return report;
         }
+        // Each of the two servers keeps the trace for health, so that one that is down is told by the other.
+        let in_queue = async {
+            if asks {
+                self.note_run(&report, now).await;
+            }
+        };
+        let in_database = async {
+            if stopped_because != StopReason::DatabaseDown {
+                self.write_down(&report, now).await;
+            }
+        };
+        tokio::join!(in_queue, in_database);
         report
     }
 
@@ -504,13 +517,39 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         Some(DayReport::new(per_day, taken, now))
     }
 
+    /// Leaves a line about the run in the queue. A run that was turned away before it did anything is none.
+    async fn note_run(&self, report: &RunReport, now: Timestamp) {
+        let failed = report.stopped_because.is_failure();
+        if !failed && report.stopped_because.is_turned_away() && report.processed_requests == 0 {
+            return;
+        }
+        let note = RunNote {
+            run: report.run.clone(),
+            started: report.started,
+            ended: now,
+            stopped_because: report.stopped_because.as_str().to_owned(),
+            error: failed.then(|| public::failure(report.stopped_because, report.failure.as_deref())),
+            processed: report.processed_requests,
+            failed: report.failed_requests,
+            api_requests: report.api_requests,
+        };
+        match within(FIRST_ACT, self.queue.note_run(&note)).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => warn!(error = %error, "could not note this run for health"),
+            None => warn!("could not note this run for health: {}", no_answer("Redis", FIRST_ACT)),
+        }
+    }
+
     async fn write_down(&self, report: &RunReport, now: Timestamp) {
         let row = RunRow {
             run: report.run.clone(),
             started: report.started,
             ended: now,
             stopped_because: report.stopped_because.as_str().to_owned(),
-            error: report.failure.clone(),
+            error: report.failure.clone().or_else(|| {
+                let failed = report.stopped_because.is_failure();
+                failed.then(|| report.stopped_because.sentence().to_owned())
+            }),
             processed: report.processed_requests,
             failed: report.failed_requests,
             api_requests: report.api_requests,
@@ -560,6 +599,18 @@ fn say_paused(pause: Pause) {
             "DISABLE_AUTO_REFRESH_QUEUE is set: it is the producers' switch, and this worker obeys it; \
              use REFRESH_PAUSED to pause the worker alone"
         ),
+    }
+}
+
+/// Producers know nothing of a database number: what they write lies where nobody looks.
+fn say_mail_is_elsewhere(report: &RunReport) {
+    let elsewhere = report.queue.as_ref().and_then(|queue| queue.mail_in_database_0).unwrap_or(0);
+    if elsewhere > 0 && report.mail.admitted == 0 {
+        warn!(
+            mail_in_database_0 = elsewhere,
+            "REDIS_URL selects a database where no mail arrives, and {elsewhere} requests lie in database 0, where producers \
+             write: take the database number out of REDIS_URL"
+        );
     }
 }
 

@@ -99,6 +99,35 @@ impl StopReason {
         }
     }
 
+    /// The reason of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
+    }
+
+    /// The same for people.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::QueueEmpty => "nothing is ready any more",
+            Self::Deadline => "the time is used up; the rest follows with the next run",
+            Self::MaxRequests => "the number of requests asked for is reached",
+            Self::Shutdown => "the sandbox was shut down; the rest follows with the next run",
+            Self::RefreshPaused => "refreshing is switched off (REFRESH_PAUSED or DISABLE_AUTO_REFRESH_QUEUE)",
+            Self::AlreadyRunning => "another run uses every key and serves what is queued",
+            Self::KeysPaused => "every key rests after a refusal; what is queued waits",
+            Self::DayUsedUp => "the calls that COC_REQS_PER_DAY allows are made; what is queued waits",
+            Self::Maintenance => "the API is in maintenance; what is queued waits",
+            Self::CircuitOpen => "what is left waits until the API, or one of its endpoints, works again",
+            Self::ApiUnreachable => "no call was answered well",
+            Self::DeadLettersFull => "there is no room for more dead letters",
+            Self::NoUsableKey => "no key is accepted any more",
+            Self::TimeoutTooShort => "the timeout of the function is too short",
+            Self::QueueDown => "the queue cannot be used",
+            Self::DatabaseDown => "the database cannot be used",
+        }
+    }
+
     /// Whether the run as a whole failed and somebody should look.
     #[must_use]
     pub const fn is_failure(self) -> bool {

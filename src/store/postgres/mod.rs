@@ -33,7 +33,7 @@ use self::{
     connect::{Database, Single, within},
     limit::Limit,
 };
-use super::{ANSWERED_WELL_FOR, Commit, Freshness, RunRow, Store, StoreError, Telling, plan::times::from_zoned};
+use super::{ANSWERED_WELL_FOR, Commit, Freshness, LastRuns, RunRow, Store, StoreError, Telling, plan::times::from_zoned};
 use crate::{
     clock::Timestamp,
     config::DatabaseConfig,
@@ -216,6 +216,19 @@ impl Store for PostgresStore {
         });
         let read = read.await;
         self.database.give_back(connection, read, "read the last run")
+    }
+
+    async fn last_runs(&self) -> Result<LastRuns, StoreError> {
+        let keeps = self.database.keeps_statements;
+        let mut connection = self.database.acquire().await?;
+        let read = within(STATEMENT_TIMEOUT, async {
+            let mut single = Single::begin(&mut connection, keeps).await?;
+            let runs = runs::lasts(single.connection(), keeps).await?;
+            single.end().await?;
+            Ok(runs)
+        });
+        let read = read.await;
+        self.database.give_back(connection, read, "read the last runs")
     }
 }
 
