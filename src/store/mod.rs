@@ -147,6 +147,11 @@ pub trait Store: Send + Sync + 'static {
     /// The proof that it answers.
     fn ping(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// The store's own clock, when it is another machine's: what decides between two clocks that differ.
+    fn time(&self) -> impl Future<Output = Result<Option<Timestamp>, StoreError>> + Send {
+        async { Ok(None) }
+    }
+
     /// Creates what is missing, in order. Safe to call while others do. Answers the names of the migrations it ran.
     fn migrate(&self) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
 

@@ -48,7 +48,7 @@ use self::{
 };
 use crate::{
     api::{allowance::Allowance, client::ApiClient, judge::Bench, run_keys::RunKeys, wallet::Wallet},
-    clock::{Clock, ServerTime, Timestamp},
+    clock::{Clock, ClocksApart, ServerTime, Timestamp},
     config::{Pause, WorkerConfig},
     derive::{AfterReport, AfterRun},
     model::{Kind, ObjectId, Outcome, Priority, Wish},
@@ -188,15 +188,15 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             say_paused(pause);
             halt.end(Force::StartNothing, StopReason::RefreshPaused, None);
             if options.named.is_empty() {
-                return self.time_for_mail().await;
+                return self.time_for_mail(tally).await;
             }
         }
         let until = deadline.end();
         let first_word = FIRST_WORD.min(until.saturating_duration_since(Instant::now())).max(FIRST_ACT);
-        let (server, store) =
-            tokio::join!(within(first_word, self.queue.time_to_write()), patiently(until, || self.store.ping()));
-        let server = match server {
-            Some(Ok(server)) => server,
+        let (time, store) =
+            tokio::join!(within(first_word, self.server_time()), patiently(until, || self.store.ping()));
+        let (time, uncertain) = match time {
+            Some(Ok(time)) => time,
             Some(Err(error)) => {
                 halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
                 return None;
@@ -206,9 +206,9 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
                 return None;
             }
         };
-        let time = ServerTime::new(Arc::clone(&self.clock), server);
-        lock(tally).started = server;
-        if let Err(error) = self.put_in_front(&options.named, server, tally).await {
+        self.compare_clocks(&time, uncertain, matches!(store, Some(Ok(()))), tally).await;
+        lock(tally).started = time.now();
+        if let Err(error) = self.put_in_front(&options.named, time.now(), tally).await {
             halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
         }
         if let Some(too_short) = deadline.too_short() {
@@ -230,10 +230,41 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         Some(time)
     }
 
+    /// The queue's time, from a server that may be written to, and how long its answer took.
+    async fn server_time(&self) -> Result<(ServerTime, Duration), QueueError> {
+        let asked = Instant::now();
+        let server = self.queue.time_to_write().await?;
+        Ok((ServerTime::new(Arc::clone(&self.clock), server), asked.elapsed()))
+    }
+
+    /// Says when the clocks of Redis and of the machine differ. The database's decides, so that no row and no lease is hours wrong:
+    /// where Redis is in the minority, its time is corrected for this run, and every other run does the same.
+    async fn compare_clocks(&self, time: &ServerTime, uncertain: Duration, ask_store: bool, tally: &Mutex<Tally>) {
+        let Some(mut apart) = ClocksApart::of(time.now(), self.clock.wall(), uncertain) else { return };
+        if ask_store {
+            match within(FIRST_ACT, self.store.time()).await {
+                Some(Ok(database)) => apart.database = database,
+                Some(Err(error)) => warn!(error = %error, "could not ask the database for the time"),
+                None => warn!("could not ask for the time: {}", no_answer("the database", FIRST_ACT)),
+            }
+        }
+        warn!(
+            redis = %apart.server,
+            machine = %apart.machine,
+            apart_seconds = apart.difference().as_secs_f64(),
+            "{apart}; set the clocks by NTP"
+        );
+        lock(tally).clocks = Some(apart.into());
+        time.correct(apart.server, apart.right());
+    }
+
     /// The queue's time for a paused run, which does nothing but take mail in; without it not even that.
-    async fn time_for_mail(&self) -> Option<ServerTime> {
-        match within(FIRST_ACT, self.queue.time_to_write()).await {
-            Some(Ok(server)) => return Some(ServerTime::new(Arc::clone(&self.clock), server)),
+    async fn time_for_mail(&self, tally: &Mutex<Tally>) -> Option<ServerTime> {
+        match within(FIRST_ACT, self.server_time()).await {
+            Some(Ok((time, uncertain))) => {
+                self.compare_clocks(&time, uncertain, false, tally).await;
+                return Some(time);
+            }
             Some(Err(error)) => warn!(error = %error, "could not take mail in while runs are paused"),
             None => warn!("could not take mail in while runs are paused: {}", no_answer("Redis", FIRST_ACT)),
         }

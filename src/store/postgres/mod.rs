@@ -102,6 +102,22 @@ impl Store for PostgresStore {
         self.database.ping().await
     }
 
+    async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
+        let keeps = self.database.keeps_statements;
+        let mut connection = self.database.acquire().await?;
+        let read = within(STATEMENT_TIMEOUT, async {
+            let mut single = Single::begin(&mut connection, keeps).await?;
+            let now: OffsetDateTime = sqlx::query_scalar("SELECT clock_timestamp()")
+                .persistent(keeps)
+                .fetch_one(single.connection())
+                .await?;
+            single.end().await?;
+            Ok(now)
+        });
+        let read = read.await;
+        Ok(Some(from_zoned(self.database.give_back(connection, read, "tell the time")?)))
+    }
+
     async fn migrate(&self) -> Result<Vec<String>, StoreError> {
         migrate::up(&self.database).await
     }

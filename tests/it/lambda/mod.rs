@@ -2,6 +2,7 @@
 //! Clash of Clans API over HTTP.
 
 mod api_trouble;
+mod clocks;
 mod cluster;
 mod database_trouble;
 mod drain;
