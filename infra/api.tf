@@ -1,12 +1,16 @@
-# POST /refresh with an API key and a usage plan, GET /health without. A REST API, because HTTP APIs have neither.
+# POST /refresh with an API key and a usage plan, GET and HEAD /health without. A REST API, because HTTP APIs have neither.
 
 locals {
   api = var.create_api ? { this = true } : {}
+
+  # Monitors and load balancers ask with either.
+  health_methods = var.create_api ? { this = "GET", head = "HEAD" } : {}
 
   # The deployment is a copy of what it was made from: it must be made again when one of these changes.
   api_configuration = sha1(jsonencode([
     var.refresh_mode,
     var.refresh_authorization,
+    local.health_methods,
     local.async_request_template,
     local.async_answer_template,
     [for role, alias in aws_lambda_alias.live : alias.invoke_arn],
@@ -120,7 +124,7 @@ resource "aws_lambda_permission" "refresh" {
   source_arn    = "${aws_api_gateway_rest_api.this[each.key].execution_arn}/*/POST/refresh"
 }
 
-# GET /health ---------------------------------------------------------------------------------------------------------
+# GET and HEAD /health ------------------------------------------------------------------------------------------------
 
 resource "aws_api_gateway_resource" "health" {
   for_each = local.api
@@ -131,21 +135,21 @@ resource "aws_api_gateway_resource" "health" {
 }
 
 resource "aws_api_gateway_method" "health" {
-  for_each = local.api
+  for_each = local.health_methods
 
   #checkov:skip=CKV_AWS_59:Monitors ask without a key. The answer holds counts only, and the stage throttles it.
-  rest_api_id          = aws_api_gateway_rest_api.this[each.key].id
-  resource_id          = aws_api_gateway_resource.health[each.key].id
-  http_method          = "GET"
+  rest_api_id          = aws_api_gateway_rest_api.this["this"].id
+  resource_id          = aws_api_gateway_resource.health["this"].id
+  http_method          = each.value
   authorization        = "NONE"
-  request_validator_id = aws_api_gateway_request_validator.this[each.key].id
+  request_validator_id = aws_api_gateway_request_validator.this["this"].id
 }
 
 resource "aws_api_gateway_integration" "health" {
-  for_each = local.api
+  for_each = local.health_methods
 
-  rest_api_id             = aws_api_gateway_rest_api.this[each.key].id
-  resource_id             = aws_api_gateway_resource.health[each.key].id
+  rest_api_id             = aws_api_gateway_rest_api.this["this"].id
+  resource_id             = aws_api_gateway_resource.health["this"].id
   http_method             = aws_api_gateway_method.health[each.key].http_method
   type                    = "AWS_PROXY"
   integration_http_method = "POST"
@@ -153,14 +157,14 @@ resource "aws_api_gateway_integration" "health" {
 }
 
 resource "aws_lambda_permission" "health" {
-  for_each = local.api
+  for_each = local.health_methods
 
-  statement_id  = "api-get-health"
+  statement_id  = "api-${lower(each.value)}-health"
   action        = "lambda:InvokeFunction"
   function_name = aws_lambda_function.this["health"].function_name
   qualifier     = aws_lambda_alias.live["health"].name
   principal     = "apigateway.amazonaws.com"
-  source_arn    = "${aws_api_gateway_rest_api.this[each.key].execution_arn}/*/GET/health"
+  source_arn    = "${aws_api_gateway_rest_api.this["this"].execution_arn}/*/${each.value}/health"
 }
 
 # The stage -----------------------------------------------------------------------------------------------------------

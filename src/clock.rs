@@ -4,7 +4,7 @@
 //! and other machines mean by "now"), boot time (goes on while the machine sleeps, unlike [`std::time::Instant`] on
 //! Linux), and the queue's own time, which is the Redis server's `TIME` read once plus the boot time elapsed since.
 //! A Lambda sandbox is frozen between invocations, and a laptop's wall clock may be 20 seconds off: leases are
-//! therefore judged by [`ServerTime`] only.
+//! therefore judged by [`ServerTime`] only. A server's clock may be off as well: [`ClocksApart`] asks a third one.
 
 use std::{
     fmt,
@@ -192,6 +192,8 @@ pub struct ServerTime {
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     server: Timestamp,
+    /// Milliseconds to be added to what the server says, since its clock is wrong.
+    correction: i64,
     boot: Duration,
     wall: Timestamp,
 }
@@ -200,7 +202,7 @@ impl ServerTime {
     /// `server` is what the server answered just now.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, server: Timestamp) -> Self {
-        let reading = Reading { server, boot: clock.boot(), wall: clock.wall() };
+        let reading = Reading { server, correction: 0, boot: clock.boot(), wall: clock.wall() };
         Self { clock, reading: Arc::new(Mutex::new(reading)) }
     }
 
@@ -211,7 +213,14 @@ impl ServerTime {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         let reading = self.reading();
-        reading.server + self.clock.boot().saturating_sub(reading.boot)
+        let server = reading.server + self.clock.boot().saturating_sub(reading.boot);
+        Timestamp(server.0.saturating_add(reading.correction))
+    }
+
+    /// The server's clock is wrong: when it said `wrong` it was `right`. What it says later is corrected as much.
+    pub fn correct(&self, wrong: Timestamp, right: Timestamp) {
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        reading.correction = reading.correction.saturating_add(right.0.saturating_sub(wrong.0));
     }
 
     /// Whether our two clocks moved apart since the reading by more than `tolerance`: the machine was frozen in a way
@@ -227,8 +236,9 @@ impl ServerTime {
 
     /// Takes a new reading: `server` is what the server answered just now.
     pub fn reset(&self, server: Timestamp) {
-        let reading = Reading { server, boot: self.clock.boot(), wall: self.clock.wall() };
-        *self.reading.lock().unwrap_or_else(PoisonError::into_inner) = reading;
+        let (boot, wall) = (self.clock.boot(), self.clock.wall());
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        *reading = Reading { server, boot, wall, ..*reading };
     }
 
     /// The machine's own clocks behind this time.
@@ -238,9 +248,127 @@ impl ServerTime {
     }
 }
 
+/// Clocks that differ by more than this are told; below, the way between them may be it.
+pub const CLOCKS_TOLERANCE: Duration = Duration::from_secs(5);
+
+/// The queue server's clock and the machine's, too far apart, and which one is right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClocksApart {
+    pub server: Timestamp,
+    pub machine: Timestamp,
+    /// The database's clock, when it told.
+    pub database: Option<Timestamp>,
+}
+
+/// Whose clock is in the minority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WrongClock {
+    Server,
+    Machine,
+    /// Each says something else.
+    AllDiffer,
+    /// There are two only.
+    Unknown,
+}
+
+impl ClocksApart {
+    /// The two clocks, read at the same time but for `uncertain`; `None` when they agree.
+    #[must_use]
+    pub fn of(server: Timestamp, machine: Timestamp, uncertain: Duration) -> Option<Self> {
+        let apart = Self { server, machine, database: None };
+        (apart.difference() > CLOCKS_TOLERANCE + uncertain).then_some(apart)
+    }
+
+    #[must_use]
+    pub fn difference(&self) -> Duration {
+        difference(self.server, self.machine)
+    }
+
+    #[must_use]
+    pub fn wrong(&self) -> WrongClock {
+        let Some(database) = self.database else { return WrongClock::Unknown };
+        let agrees = |other| difference(database, other) <= CLOCKS_TOLERANCE;
+        match (agrees(self.server), agrees(self.machine)) {
+            (false, false) => WrongClock::AllDiffer,
+            (server, machine) if server && machine => {
+                // Both are near enough, each on its side.
+                let nearer = difference(database, self.server) <= difference(database, self.machine);
+                if nearer { WrongClock::Machine } else { WrongClock::Server }
+            }
+            (true, _) => WrongClock::Machine,
+            (false, true) => WrongClock::Server,
+        }
+    }
+
+    /// What the time is: what two clocks say, else the database's, which all runs share as they do the server's.
+    #[must_use]
+    pub fn right(&self) -> Timestamp {
+        match (self.wrong(), self.database) {
+            (WrongClock::Server, _) => self.machine,
+            (WrongClock::AllDiffer, Some(database)) => database,
+            _ => self.server,
+        }
+    }
+}
+
+fn difference(one: Timestamp, other: Timestamp) -> Duration {
+    one.since(other).max(other.since(one))
+}
+
+/// As a sentence, with the names that operators use.
+impl fmt::Display for ClocksApart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { server, machine, .. } = self;
+        let apart = self.difference().as_secs_f64();
+        write!(f, "the clock of Redis says {server} and this machine's {machine}: they are {apart:.1} s apart")?;
+        match (self.wrong(), self.database) {
+            (WrongClock::Server, _) => f.write_str("; the clock of Redis is wrong, the database agrees with this machine"),
+            (WrongClock::Machine, _) => f.write_str("; this machine's clock is wrong, the database agrees with Redis"),
+            (WrongClock::AllDiffer, Some(database)) => write!(f, "; the database says {database}, and agrees with neither"),
+            _ => Ok(()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_clock_in_the_minority_is_named() {
+        let at = |seconds: i64| Timestamp::from_millis(seconds * 1000);
+        assert_eq!(ClocksApart::of(at(100), at(105), Duration::ZERO), None);
+        assert_eq!(ClocksApart::of(at(100), at(107), Duration::from_secs(2)), None, "the answer took two seconds");
+        for (server, machine, database, wrong, right) in [
+            (10_000, 100, Some(101), WrongClock::Server, 100),
+            (100, 10_000, Some(101), WrongClock::Machine, 100),
+            (100, 108, Some(104), WrongClock::Machine, 100),
+            (100, 108, Some(105), WrongClock::Server, 108),
+            (100, 10_000, Some(5_000), WrongClock::AllDiffer, 5_000),
+            (100, 10_000, None, WrongClock::Unknown, 100),
+        ] {
+            let apart = ClocksApart::of(at(server), at(machine), Duration::ZERO).unwrap();
+            let apart = ClocksApart { database: database.map(at), ..apart };
+            assert_eq!((apart.wrong(), apart.right()), (wrong, at(right)), "{apart:?}");
+        }
+        let apart = ClocksApart { server: at(7_200), machine: at(0), database: Some(at(1)) };
+        assert_eq!(
+            apart.to_string(),
+            "the clock of Redis says 1970-01-01T02:00:00.000Z and this machine's 1970-01-01T00:00:00.000Z: they are 7200.0 s \
+             apart; the clock of Redis is wrong, the database agrees with this machine"
+        );
+    }
+
+    #[test]
+    fn a_correction_outlasts_another_reading() {
+        let clock = ManualClock::at(Timestamp::from_millis(50_000));
+        let time = ServerTime::new(clock.clone(), Timestamp::from_millis(7_000));
+        time.correct(time.now(), Timestamp::from_millis(50_000));
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(time.now(), Timestamp::from_millis(51_000));
+        time.reset(Timestamp::from_millis(8_500));
+        assert_eq!(time.now(), Timestamp::from_millis(51_500));
+    }
 
     #[test]
     fn server_time_follows_boot_time_and_ignores_the_wall_clock() {

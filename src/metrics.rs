@@ -57,6 +57,18 @@ pub const METRICS: &[Metric] = &[
         value: |report| report.queue.as_ref()?.oldest_request_age_seconds.map(Into::into),
     },
     Metric {
+        name: "mail_in_database_0",
+        unit: "Count",
+        help: "Requests in Redis database 0, where producers write, while REDIS_URL selects another. Left out when there are none.",
+        value: |report| report.queue.as_ref()?.mail_in_database_0.map(Into::into),
+    },
+    Metric {
+        name: "clocks_apart_seconds",
+        unit: "Seconds",
+        help: "How far the clocks of Redis and of the machine are apart. Left out when they agree within 5 s.",
+        value: |report| report.clocks.map(|clocks| clocks.apart_seconds.into()),
+    },
+    Metric {
         name: "delayed",
         unit: "Count",
         help: "Requests that wait for their time.",
@@ -298,6 +310,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        clock::ClocksApart,
         derive::{invalidate::Invalidated, jobs::JobsReport, retention::Thinned},
         model::{Kind, Priority},
         worker::report::{DayReport, RunEnd, Tally},
@@ -396,7 +409,10 @@ mod tests {
 
     #[test]
     fn every_defined_metric_has_a_number_and_a_place_in_the_line() {
-        let mut report = report(StopReason::QueueEmpty, 1, Some(QueueReport::default()));
+        let queue = QueueReport { mail_in_database_0: Some(3), ..QueueReport::default() };
+        let mut report = report(StopReason::QueueEmpty, 1, Some(queue));
+        let apart = ClocksApart { server: NOW, machine: Timestamp::EPOCH, database: None };
+        report.clocks = Some(apart.into());
         report.after = AfterReport {
             caches: Some(Invalidated::default()),
             views: Some(Vec::new()),

@@ -10,8 +10,8 @@ use super::*;
 use crate::{
     config::RedisConfig,
     model::{EndpointKind, Fetched, Kind, Note, ObjectId, Outcome, Priority, Wish},
-    queue::{Circuit, CircuitReason, CircuitScope, memory::MemoryQueue, redis::RedisQueue},
-    store::{Commit, Freshness, RunRow, StoreError},
+    queue::{Circuit, CircuitReason, CircuitScope, RunNote, memory::MemoryQueue, redis::RedisQueue},
+    store::{Commit, Freshness, LastRuns, RunRow, StoreError},
     worker::{
         Progress, RunOptions,
         report::{QueueReport, RunEnd, RunReport, StopReason, Tally},
@@ -55,12 +55,19 @@ impl Runs for Told {
 struct Database {
     dead: bool,
     last_run: Option<RunRow>,
+    failed_run: Option<RunRow>,
+    /// What it refuses with.
+    refusal: Option<&'static str>,
 }
 
 impl Database {
     fn answer<T>(&self, answer: T) -> Result<T, StoreError> {
         if self.dead {
             return Err(StoreError::Unreachable { server: "secret.db:5432".to_owned(), detail: "refused".to_owned() });
+        }
+        if let Some(detail) = self.refusal {
+            let (server, action) = ("secret.db:5432".to_owned(), "ask for a sign of life");
+            return Err(StoreError::Failed { server, action, detail: detail.to_owned() });
         }
         Ok(answer)
     }
@@ -113,6 +120,11 @@ impl Store for Database {
 
     async fn last_run(&self) -> Result<Option<RunRow>, StoreError> {
         self.answer(self.last_run.clone())
+    }
+
+    async fn last_runs(&self) -> Result<LastRuns, StoreError> {
+        let good = self.last_run.clone().filter(|run| run.error.is_none());
+        self.answer(LastRuns { any: self.last_run.clone(), good, failed: self.failed_run.clone() })
     }
 }
 
@@ -239,9 +251,39 @@ async fn a_run_that_failed_is_a_5xx_for_an_http_caller() {
         let (answer, printed) = ask(&ending(reason, Some("why")), post("")).await;
         let (status, body) = http(answer);
         assert_eq!((status, printed.len()), (expected, 1), "{reason:?}");
-        assert_eq!((&body["status"], &body["failure"]), (&json!("failed"), &json!("why")));
+        assert_eq!(body["status"], "failed");
+        assert_eq!(body["failure"], "the log of request 8f507cfc says more");
     }
 }
+
+#[tokio::test]
+async fn an_error_body_names_no_server_role_or_path() {
+    let failures = [
+        (StopReason::DatabaseDown, "failed to reach the database at db.internal:5432/coc: password authentication failed for user \"worker\" (28P01)"),
+        (StopReason::DatabaseDown, "failed to reach the database at /run/postgresql/.s.PGSQL.5432: no such file"),
+        (StopReason::DatabaseDown, "failed to store in the database at db.internal: permission denied for table players; to mend it: GRANT INSERT ON players TO worker (42501)"),
+        (StopReason::QueueDown, "failed to reach Redis at rediss://cache.internal:6380/0: no answer in time"),
+        (StopReason::ApiUnreachable, "http://proxy.internal:8080/v1: connection refused"),
+        (StopReason::NoUsableKey, "login of worker@internal failed"),
+        (StopReason::TimeoutTooShort, "3 s"),
+    ];
+    for (reason, failure) in failures {
+        let (answer, _) = ask(&ending(reason, Some(failure)), post("")).await;
+        let answer = answer.unwrap();
+        let told = answer["body"].as_str().unwrap();
+        for secret in ["internal", "5432", "6380", "worker", "/run", "players", "8080"] {
+            assert!(!told.contains(secret), "{secret} in {told}");
+        }
+        assert!(told.contains("the log of request 8f507cfc says more"), "{told}");
+        let told_to_operator = ask(&ending(reason, Some(failure)), json!({})).await.0.unwrap_err();
+        // Who invokes directly is the operator.
+        assert!(told_to_operator.message.contains(failure), "{told_to_operator}");
+    }
+    let locked_out = ask(&ending(StopReason::DatabaseDown, Some(failures[0].1)), post("")).await.0;
+    let message = http(locked_out).1["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("the login is refused (28P01)"), "{message}");
+}
+
 
 #[tokio::test]
 async fn a_mistake_of_the_caller_starts_no_run() {
@@ -331,6 +373,88 @@ async fn health_is_unhealthy_on_a_dead_database_and_names_no_server() {
     let (status, body) = http(ask(&handlers, get_health()).await.0);
     assert_eq!((status, &body["database"], &body["queue_size"]), (503, &json!("not answering"), &json!(0)));
     assert!(!body.to_string().contains("secret.db"), "{body}");
+}
+
+fn failed_run(ended: Timestamp) -> RunRow {
+    RunRow {
+        run: "8f507cfa".to_owned(),
+        started: ended - Duration::from_secs(1),
+        ended,
+        stopped_because: "queue_down".to_owned(),
+        error: Some("failed to reach Redis at redis://secret.cache:6379/0: no answer in time".to_owned()),
+        processed: 0,
+        failed: 0,
+        api_requests: 0,
+        report: String::new(),
+    }
+}
+
+#[tokio::test]
+async fn health_tells_the_last_failed_run_of_the_database() {
+    let failed_run = Some(failed_run(NOW - Duration::from_secs(60)));
+    let handlers = handlers_with(MemoryQueue::new(clock()), Database { failed_run, ..Database::default() });
+    let (_, body) = http(ask(&handlers, get_health()).await.0);
+    let failed = &body["last_failed_run"];
+    assert_eq!((&failed["run"], &failed["stopped_because"]), (&json!("8f507cfa"), &json!("queue_down")));
+    assert_eq!(failed["error"], "the queue cannot be used: no answer in time");
+    assert!(!body.to_string().contains("secret.cache"), "{body}");
+}
+
+#[tokio::test]
+async fn health_tells_the_last_runs_when_the_database_is_down() {
+    let queue = MemoryQueue::new(clock());
+    for (run, error) in [("one", None), ("two", Some("the database cannot be used (57P03)".to_owned()))] {
+        let (stopped_because, ended) = ("database_down".to_owned(), NOW);
+        let (run, started) = (run.to_owned(), NOW);
+        let note = RunNote { run, started, ended, stopped_because, error, processed: 1, failed: 0, api_requests: 1 };
+        queue.note_run(&note).await.unwrap();
+    }
+    let handlers = handlers_with(queue, Database { dead: true, ..Database::default() });
+    let (status, body) = http(ask(&handlers, get_health()).await.0);
+    assert_eq!((status, &body["last_run"]), (503, &Value::Null));
+    assert_eq!(body["last_good_run"]["run"], "one");
+    let failed = &body["last_failed_run"];
+    assert_eq!((&failed["run"], &failed["error"]), (&json!("two"), &json!("the database cannot be used (57P03)")));
+}
+
+#[tokio::test]
+async fn health_tells_a_standby_from_a_dead_database() {
+    for (refusal, state, problem) in [
+        ("it is a standby, which takes no writes", "standby", "a standby"),
+        ("cannot execute INSERT in a read-only transaction (25006)", "read-only", "read-only"),
+        ("something of secret.db (57P03)", "not answering", "the log says why"),
+    ] {
+        let database = Database { refusal: Some(refusal), ..Database::default() };
+        let (status, body) = http(ask(&handlers_with(MemoryQueue::new(clock()), database), get_health()).await.0);
+        assert_eq!((status, &body["database"], &body["queue"]), (503, &json!(state), &json!("ok")), "{refusal}");
+        let told = body["problems"][0].as_str().unwrap();
+        assert!(told.contains(problem) && !body.to_string().contains("secret.db"), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn head_answers_as_get_without_a_body() {
+    let elb = json!({"elb": {"targetGroupArn": "arn:aws:elasticloadbalancing:eu-central-1:1:targetgroup/a/b"}});
+    let events = |method: &str| {
+        [
+            json!({"httpMethod": method, "resource": "/health", "path": "/health", "requestContext": {"stage": "prod"}}),
+            json!({"httpMethod": method, "path": "/health", "requestContext": elb}),
+            json!({"rawPath": "/health", "requestContext": {"http": {"method": method, "path": "/health"}}}),
+            json!({"httpMethod": method, "path": "/elsewhere", "requestContext": {"stage": "prod"}}),
+        ]
+    };
+    for database in [Database::default(), Database { dead: true, ..Database::default() }] {
+        let handlers = handlers_with(MemoryQueue::new(clock()), database);
+        for (get, head) in events("GET").into_iter().zip(events("HEAD")) {
+            let (mut get, head) = (ask(&handlers, get).await.0.unwrap(), ask(&handlers, head).await.0.unwrap());
+            assert_ne!(get["body"], "");
+            get["body"] = json!("");
+            assert_eq!(head, get);
+        }
+    }
+    let head = json!({"httpMethod": "HEAD", "resource": "/refresh", "path": "/refresh"});
+    let refused = ask(&handlers(), head).await.0.unwrap();
+    assert_eq!((&refused["statusCode"], &refused["body"]), (&json!(405), &json!("")));
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Health: whether the queue and the database answer, and what the queue holds.
 //!
-//! Only asks, changes nothing. `GET /health` needs no API key, so the answer names no server and repeats no error text;
-//! those are in the log.
+//! Only asks, changes nothing that lasts. `GET /health` needs no API key, so the answer names no server and repeats no error text;
+//! those are in the log. How the last runs went is kept by both servers, so that one that is down is told by the other.
 
 use std::{fmt, future::Future, num::NonZeroU64, time::Duration};
 
@@ -11,9 +11,12 @@ use tracing::warn;
 use crate::{
     clock::{Clock, Timestamp},
     config::Pause,
-    queue::{Circuit, CircuitReason, Queue, QueueError, QueueStats, Slots},
-    store::{RunRow, Store, StoreError},
-    worker::report::{DayReport, QueueReport},
+    queue::{Circuit, CircuitReason, Queue, QueueError, QueueStats, RunNote, RunNotes, Slots},
+    store::{LastRuns, RunRow, Store, StoreError},
+    worker::{
+        public,
+        report::{DayReport, QueueReport, StopReason},
+    },
 };
 
 /// How long each of the two servers may take to answer everything: a Redis half a second away needs seven round trips when the
@@ -24,10 +27,11 @@ const PATIENCE: Duration = Duration::from_secs(4);
 #[derive(Clone, Debug)]
 pub struct Health {
     now: Timestamp,
-    /// `None` when Redis does not answer. **Invariant: never healthy on a dead Redis, and no number is made up for it.**
-    queue: Option<QueueState>,
-    /// `None` when the database does not answer.
-    database: Option<StoreState>,
+    /// An error when Redis does not answer or cannot be used. **Invariant: never healthy on a dead Redis, and no number is made
+    /// up for it.**
+    queue: Result<QueueState, Trouble>,
+    /// An error when the database does not answer or cannot be used.
+    database: Result<LastRuns, Trouble>,
     paused: Option<Pause>,
 }
 
@@ -36,13 +40,30 @@ struct QueueState {
     report: QueueReport,
     circuits: Vec<Circuit>,
     day: Option<DayReport>,
+    runs: RunNotes,
 }
 
-#[derive(Clone, Debug)]
-struct StoreState {
-    /// Why it takes no writes, in a word.
-    read_only: Option<&'static str>,
-    last_run: Option<RunRow>,
+/// What is wrong with a server, as far as anybody may know.
+#[derive(Clone, Copy, Debug)]
+struct Trouble(Option<&'static str>);
+
+impl Trouble {
+    /// The state of a server that answers and takes no writes is told by its name; else it does not answer.
+    fn state(self) -> &'static str {
+        match self.0 {
+            Some("a read-only replica") => "read-only replica",
+            Some("read-only") => "read-only",
+            Some("a standby, which takes no writes") => "standby",
+            _ => "not answering",
+        }
+    }
+
+    fn sentence(self, what: &str) -> String {
+        match self.0 {
+            Some(kind) => format!("the {what} cannot be used: {kind}"),
+            None => format!("the {what} cannot be used; the log says why"),
+        }
+    }
 }
 
 /// Asks queue and database at the same time, each within `PATIENCE`.
@@ -59,69 +80,68 @@ pub async fn check<Q: Queue + Slots, S: Store>(
 }
 
 async fn queue_state<Q: Queue + Slots>(queue: &Q, reqs_per_day: Option<NonZeroU64>) -> Result<QueueState, QueueError> {
-    let now = queue.time().await?;
-    let (stats, circuits): (QueueStats, _) = tokio::try_join!(queue.stats(now), queue.circuits())?;
+    let now = queue.time_to_write().await?;
+    let (stats, circuits, runs): (QueueStats, _, _) =
+        tokio::try_join!(queue.stats(now), queue.circuits(), async { Ok(queue.run_notes().await) })?;
+    let runs = runs.unwrap_or_else(|error| {
+        warn!(error = &error as &dyn std::error::Error, "health: failed to read how the last runs went");
+        RunNotes::default()
+    });
     let day = match reqs_per_day {
         Some(per_day) => Some(DayReport::new(per_day, queue.calls_taken(now.midnight()).await?, now)),
         None => None,
     };
-    Ok(QueueState { report: QueueReport::new(&stats, now), circuits, day })
+    Ok(QueueState { report: QueueReport::new(&stats, now), circuits, day, runs })
 }
 
 /// A database that answers but has no tables yet is healthy: the first refresh makes them.
-async fn store_state<S: Store>(store: &S) -> Result<StoreState, StoreError> {
-    let read_only = match store.ping().await {
-        Ok(()) => None,
-        Err(error @ StoreError::ReadOnly { is_standby, .. }) => {
-            warn!(unhealthy = "database", "health: failed to {error}");
-            Some(if is_standby { "standby" } else { "read-only" })
-        }
-        Err(error) => return Err(error),
-    };
-    let last_run = store.last_run().await.unwrap_or_else(|error| {
-        warn!(error = &error as &dyn std::error::Error, "health: failed to read the last run");
-        None
-    });
-    Ok(StoreState { read_only, last_run })
+async fn store_state<S: Store>(store: &S) -> Result<LastRuns, StoreError> {
+    store.ping().await?;
+    Ok(store.last_runs().await.unwrap_or_else(|error| {
+        warn!(error = &error as &dyn std::error::Error, "health: failed to read the last runs");
+        LastRuns::default()
+    }))
 }
 
 /// The answer, unless it is an error or late; then the reason is logged.
-async fn bounded<T, E: fmt::Display>(what: &str, answer: impl Future<Output = Result<T, E>>) -> Option<T> {
-    match tokio::time::timeout(PATIENCE, answer).await {
-        Ok(Ok(answer)) => Some(answer),
-        Ok(Err(error)) => {
-            warn!(unhealthy = what, "health: failed to {error}");
-            None
-        }
-        Err(_) => {
-            warn!(unhealthy = what, "health: the {what} did not answer within {PATIENCE:?}");
-            None
-        }
-    }
+async fn bounded<T, E: fmt::Display>(what: &str, answer: impl Future<Output = Result<T, E>>) -> Result<T, Trouble> {
+    let text = match tokio::time::timeout(PATIENCE, answer).await {
+        Ok(Ok(answer)) => return Ok(answer),
+        Ok(Err(error)) => format!("failed to {error}"),
+        Err(_) => format!("the {what} did not answer within {PATIENCE:?}"),
+    };
+    warn!(unhealthy = what, "health: {text}");
+    Err(Trouble(public::kind_of_trouble(&text)))
 }
 
 impl Health {
     /// An API in maintenance is not ours to mend; one that nobody reaches may be: a wrong address, a proxy, a route.
     pub fn is_healthy(&self) -> bool {
-        self.database.as_ref().is_some_and(|database| database.read_only.is_none())
-            && self.queue.as_ref().is_some_and(|queue| !is_unreachable(&queue.circuits))
+        self.database.is_ok() && self.queue.as_ref().is_ok_and(|queue| !is_unreachable(&queue.circuits))
     }
 
     /// The answer. `status`, `queue_size` and `timestamp` are what monitors rely on; `queue_size` is null when unknown.
     #[must_use]
     pub fn body(&self) -> Value {
-        let answers = |answers: bool| if answers { "ok" } else { "not answering" };
+        let runs = self.runs();
         let mut body = json!({
             "status": if self.is_healthy() { "healthy" } else { "unhealthy" },
             "queue_size": null,
             "timestamp": self.now.as_seconds_f64(),
-            "queue": answers(self.queue.is_some()),
-            "database": self.database.as_ref().and_then(|database| database.read_only).unwrap_or(answers(self.database.is_some())),
+            "queue": self.queue.as_ref().err().map_or("ok", |trouble| trouble.state()),
+            "database": self.database.as_ref().err().map_or("ok", |trouble| trouble.state()),
+            "problems": self.problems(),
             "paused": self.paused(),
             "worker_active": null,
-            "last_run": self.database.as_ref().and_then(|database| database.last_run.as_ref()).map(last_run),
+            "last_run": self.database.as_ref().ok().and_then(|runs| runs.any.as_ref()).map(|row| last_run(&note_of(row))),
+            "last_good_run": runs.good.as_ref().map(last_run),
+            "last_failed_run": runs.failed.as_ref().map(|note| {
+                let mut run = last_run(note);
+                run["error"] = json!(note.error);
+                run
+            }),
         });
-        if let Some(queue) = &self.queue {
+        if let Ok(queue) = &self.queue {
             body["worker_active"] = json!(queue.report.leased > 0);
             body["circuits"] = queue.circuits.iter().map(circuit).collect();
             if let Some(day) = queue.day {
@@ -137,10 +157,31 @@ impl Health {
         body
     }
 
+    /// What is wrong, one sentence each.
+    fn problems(&self) -> Vec<String> {
+        let troubles = [("queue", self.queue.as_ref().err()), ("database", self.database.as_ref().err())];
+        let mut problems: Vec<String> =
+            troubles.into_iter().filter_map(|(what, trouble)| Some(trouble?.sentence(what))).collect();
+        if self.queue.as_ref().is_ok_and(|queue| is_unreachable(&queue.circuits)) {
+            problems.push("the API is not reached".to_owned());
+        }
+        problems
+    }
+
+    /// The newest run of each sort that either server knows.
+    fn runs(&self) -> RunNotes {
+        let noted = self.queue.as_ref().map(|queue| queue.runs.clone()).unwrap_or_default();
+        let rows = self.database.as_ref().map(|runs| (runs.good.as_ref(), runs.failed.as_ref())).unwrap_or_default();
+        let newest = |note: Option<RunNote>, row: Option<&RunRow>| {
+            note.into_iter().chain(row.map(note_of)).max_by_key(|note| note.ended)
+        };
+        RunNotes { good: newest(noted.good, rows.0), failed: newest(noted.failed, rows.1) }
+    }
+
     /// What keeps the worker from working although everything is well.
     fn paused(&self) -> Value {
-        let api = self.queue.as_ref().and_then(|queue| Circuit::of_api(&queue.circuits));
-        let used_up = self.queue.as_ref().and_then(|queue| queue.day).filter(|day| day.calls_left == 0);
+        let api = self.queue.as_ref().ok().and_then(|queue| Circuit::of_api(&queue.circuits));
+        let used_up = self.queue.as_ref().ok().and_then(|queue| queue.day).filter(|day| day.calls_left == 0);
         match (self.paused, api) {
             (Some(Pause::RefreshPaused), _) => json!({"because": "REFRESH_PAUSED"}),
             (Some(Pause::DisableAutoRefreshQueue), _) => json!({"because": "DISABLE_AUTO_REFRESH_QUEUE"}),
@@ -170,15 +211,33 @@ fn circuit(circuit: &Circuit) -> Value {
     })
 }
 
-fn last_run(row: &RunRow) -> Value {
+/// A row's error is for the operator; of it the kind is told.
+fn note_of(row: &RunRow) -> RunNote {
+    let told = |error: &str| match StopReason::parse(&row.stopped_because) {
+        Some(reason) => public::failure(reason, Some(error)),
+        None => "the log says why".to_owned(),
+    };
+    RunNote {
+        run: row.run.clone(),
+        started: row.started,
+        ended: row.ended,
+        stopped_because: row.stopped_because.clone(),
+        error: row.error.as_deref().map(told),
+        processed: row.processed,
+        failed: row.failed,
+        api_requests: row.api_requests,
+    }
+}
+
+fn last_run(note: &RunNote) -> Value {
     json!({
-        "run": row.run,
-        "started": row.started.to_string(),
-        "ended": row.ended.to_string(),
-        "stopped_because": row.stopped_because,
-        "failed": row.error.is_some(),
-        "processed_requests": row.processed,
-        "failed_requests": row.failed,
-        "api_requests": row.api_requests,
+        "run": note.run,
+        "started": note.started.to_string(),
+        "ended": note.ended.to_string(),
+        "stopped_because": note.stopped_because,
+        "failed": note.error.is_some(),
+        "processed_requests": note.processed,
+        "failed_requests": note.failed,
+        "api_requests": note.api_requests,
     })
 }

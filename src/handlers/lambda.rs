@@ -76,6 +76,8 @@ impl Refusal {
 #[derive(Clone, Debug)]
 pub struct Interpreted {
     pub caller: Caller,
+    /// The answer has no body, as `HEAD` wants it.
+    pub without_body: bool,
     pub command: Result<Command, Refusal>,
 }
 
@@ -83,8 +85,12 @@ pub struct Interpreted {
 #[must_use]
 pub fn interpret(event: &Value, role: Role) -> Interpreted {
     match HttpRequest::of(event) {
-        Some(request) => Interpreted { caller: Caller::Http, command: route(&request, role) },
-        None => Interpreted { caller: Caller::Lambda, command: invoked(event, role) },
+        Some(request) => Interpreted {
+            caller: Caller::Http,
+            without_body: request.method.eq_ignore_ascii_case("HEAD"),
+            command: route(&request, role),
+        },
+        None => Interpreted { caller: Caller::Lambda, without_body: false, command: invoked(event, role) },
     }
 }
 
@@ -163,14 +169,14 @@ fn route(request: &HttpRequest<'_>, role: Role) -> Result<Command, Refusal> {
         Role::Refresh => "this function answers POST /refresh and GET /health",
         Role::Health => "this function answers GET /health",
     };
-    let (endpoint, method) = match request.endpoint() {
-        Some(Endpoint::Health) => (Endpoint::Health, "GET"),
+    let (endpoint, allow) = match request.endpoint() {
+        Some(Endpoint::Health) => (Endpoint::Health, "GET, HEAD"),
         Some(Endpoint::Refresh) if role == Role::Refresh => (Endpoint::Refresh, "POST"),
         _ => return Err(Refusal::new(404, format!("there is nothing here: {exists}"))),
     };
-    if !request.method.eq_ignore_ascii_case(method) {
+    if !allow.split(", ").any(|method| request.method.eq_ignore_ascii_case(method)) {
         let mut refusal = Refusal::new(405, format!("{} is not possible here: {exists}", shortened(request.method)));
-        refusal.allow = Some(method);
+        refusal.allow = Some(allow);
         return Err(refusal);
     }
     match endpoint {

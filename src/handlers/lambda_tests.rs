@@ -71,7 +71,7 @@ fn with(mut event: Value, pointer: &str, value: Value) -> Value {
 
 /// What an event comes to, on one line.
 fn told(event: &Value, role: Role) -> String {
-    let Interpreted { caller, command } = interpret(event, role);
+    let Interpreted { caller, command, .. } = interpret(event, role);
     let mut text = format!("{caller:?}: ");
     let _ = match command {
         Ok(Command::Refresh(options)) => {

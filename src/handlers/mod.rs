@@ -100,13 +100,19 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
         invocation: &Invocation,
         print: &(dyn Fn(&str) + Sync),
     ) -> Result<Value, Failure> {
-        let Interpreted { caller, command } = lambda::interpret(event, self.role);
-        match command {
+        let Interpreted { caller, without_body, command } = lambda::interpret(event, self.role);
+        let mut answer = match command {
             Ok(Command::Refresh(options)) => self.refresh(options, caller, invocation, print).await,
             Ok(Command::Health) => Ok(self.health(caller).await),
             Ok(Command::Task(task)) => Box::pin(self.task(task, invocation, print)).await,
             Err(refusal) => refuse(caller, &refusal),
+        };
+        if let Ok(answer) = &mut answer
+            && without_body
+        {
+            answer["body"] = json!("");
         }
+        answer
     }
 
     async fn health(&self, caller: Caller) -> Value {

@@ -13,7 +13,7 @@ use crate::{
     queue::{Queue, Slots},
     store::Store,
     worker::{
-        RunOptions, Runs, Unwatched,
+        RunOptions, Runs, Unwatched, public,
         report::{RunReport, StopReason},
     },
 };
@@ -41,7 +41,7 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
         let report = self.runs.run(options, &Unwatched).await;
         print(&metrics::run_line(&report, &self.telemetry, clock.wall()));
         log(&report);
-        answer(&report, &named, caller)
+        answer(report, &named, caller)
     }
 }
 
@@ -67,13 +67,14 @@ struct Told<'a> {
 
 /// # Errors
 /// When the run failed and the caller is Lambda: its own `Errors` metric is to count it.
-fn answer(report: &RunReport, named: &[ObjectId], caller: Caller) -> Result<Value, Failure> {
+fn answer(report: RunReport, named: &[ObjectId], caller: Caller) -> Result<Value, Failure> {
+    let report = if caller == Caller::Http { for_clients(report) } else { report };
     let status = match status(report.stopped_because) {
         // What stood in the way came later.
         202 if report.processed_requests > 0 => 200,
         status => status,
     };
-    let message = message(report);
+    let message = message(&report);
     if caller == Caller::Lambda && status >= 500 {
         return Err(Failure { kind: format!("RefreshFailed.{}", report.stopped_because.as_str()), message });
     }
@@ -84,9 +85,30 @@ fn answer(report: &RunReport, named: &[ObjectId], caller: Caller) -> Result<Valu
         202 => "accepted",
         _ => "failed",
     };
-    let told = Told { status: word, message, queued, report };
+    let told = Told { status: word, message, queued, report: &report };
     let body = serde_json::to_value(&told).expect("a report has text keys and finite numbers only");
     Ok(in_form(caller, status, body))
+}
+
+/// The report without what servers said: behind HTTP is not the operator, and an error names hosts and roles.
+fn for_clients(report: RunReport) -> RunReport {
+    let see_log = format!("the log of request {} says more", report.run);
+    let failure = report.stopped_because.is_failure().then(|| {
+        let failure = public::failure(report.stopped_because, report.failure.as_deref());
+        let kind = failure.strip_prefix(report.stopped_because.sentence()).unwrap_or_default();
+        let kind = kind.trim_start_matches([':', ' ']);
+        if kind.is_empty() { see_log.clone() } else { format!("{kind}; {see_log}") }
+    });
+    let all = report.errors.len();
+    let errors: Vec<String> = report.errors.iter().filter_map(|error| public::error_of_object(error)).collect();
+    let errors_omitted = report.errors_omitted + (all - errors.len()) as u64;
+    let mut after = report.after;
+    if let Some(failure) = after.caches.as_mut().and_then(|caches| caches.failure.as_mut()) {
+        failure.clone_from(&see_log);
+    }
+    // Nothing else follows a run that somebody waits for.
+    (after.views, after.stats, after.retention) = (None, None, None);
+    RunReport { failure, errors, errors_omitted, after, ..report }
 }
 
 /// 202: nothing could be done, what was named waits in the queue. 503: our own servers are in trouble. 502: the API,
@@ -113,24 +135,7 @@ const MOST_TOLD: usize = 3;
 fn message(report: &RunReport) -> String {
     let RunReport { processed_requests: processed, failed_requests: failed, .. } = report;
     let counts = format!("{processed} processed, {failed} failed");
-    let reason = match report.stopped_because {
-        StopReason::QueueEmpty => "nothing is ready any more",
-        StopReason::Deadline => "the time is used up; the rest follows with the next run",
-        StopReason::MaxRequests => "the number of requests asked for is reached",
-        StopReason::Shutdown => "the sandbox was shut down; the rest follows with the next run",
-        StopReason::RefreshPaused => "refreshing is switched off (REFRESH_PAUSED or DISABLE_AUTO_REFRESH_QUEUE)",
-        StopReason::AlreadyRunning => "another run uses every key and serves what is queued",
-        StopReason::KeysPaused => "every key rests after a refusal; what is queued waits",
-        StopReason::DayUsedUp => "the calls that COC_REQS_PER_DAY allows are made; what is queued waits",
-        StopReason::Maintenance => "the API is in maintenance; what is queued waits",
-        StopReason::CircuitOpen => "what is left waits until the API, or one of its endpoints, works again",
-        StopReason::ApiUnreachable => "no call was answered well",
-        StopReason::DeadLettersFull => "there is no room for more dead letters",
-        StopReason::NoUsableKey => "no key is accepted any more",
-        StopReason::TimeoutTooShort => "the timeout of the function is too short",
-        StopReason::QueueDown => "the queue cannot be used",
-        StopReason::DatabaseDown => "the database cannot be used",
-    };
+    let reason = report.stopped_because.sentence();
     let until = report.day.filter(|_| report.stopped_because == StopReason::DayUsedUp);
     let until = until.map(|day| format!(" until {}", day.resets_at)).unwrap_or_default();
     let failure = report.failure.as_ref().map(|failure| format!(": {failure}")).unwrap_or_default();
@@ -261,7 +266,7 @@ mod tests {
         let mut tally = Tally::new("8f507cfc".to_owned(), Timestamp::EPOCH);
         tally.enqueued(Enqueued { queued: 1, dead: vec![dead] });
         let report = tally.finish(end(StopReason::AlreadyRunning));
-        let answer = answer(&report, &named, Caller::Lambda).unwrap();
+        let answer = answer(report, &named, Caller::Lambda).unwrap();
         assert_eq!((&answer["queued"], &answer["enqueued"]), (&serde_json::json!(["clan:2QQ"]), &1.into()));
         assert_eq!(answer["not_queued"][0]["object"], "clan:2PP");
         let message = answer["message"].as_str().unwrap();

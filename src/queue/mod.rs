@@ -438,6 +438,30 @@ pub struct Exported {
     pub value: String,
 }
 
+/// How one run went, for health: without server, role or path.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RunNote {
+    pub run: String,
+    pub started: Timestamp,
+    pub ended: Timestamp,
+    pub stopped_because: String,
+    /// Why it failed, in one line; `None` when it did not.
+    pub error: Option<String>,
+    pub processed: u64,
+    pub failed: u64,
+    pub api_requests: u64,
+}
+
+/// The newest run of each sort.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunNotes {
+    pub good: Option<RunNote>,
+    pub failed: Option<RunNote>,
+}
+
+/// How long notes of runs are kept after the last one.
+pub const RUN_NOTES_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
 /// Requests: admitted, leased, settled.
 pub trait Queue: Send + Sync + 'static {
     /// The queue server's clock. Also the proof that it answers.
@@ -520,6 +544,16 @@ pub trait Queue: Send + Sync + 'static {
         kind: Kind,
         until: Timestamp,
     ) -> impl Future<Output = Result<usize, QueueError>> + Send;
+
+    /// Keeps this as the newest run that went well, or that failed, for [`RUN_NOTES_LIFETIME`], if it keeps any.
+    fn note_run(&self, _note: &RunNote) -> impl Future<Output = Result<(), QueueError>> + Send {
+        async { Ok(()) }
+    }
+
+    /// What is kept of runs. A note that cannot be read is none.
+    fn run_notes(&self) -> impl Future<Output = Result<RunNotes, QueueError>> + Send {
+        async { Ok(RunNotes::default()) }
+    }
 
     fn stats(&self, now: Timestamp) -> impl Future<Output = Result<QueueStats, QueueError>> + Send;
 

@@ -133,10 +133,24 @@ impl RunRow {
     }
 }
 
+/// The newest runs, each without its report.
+#[derive(Clone, Debug, Default)]
+pub struct LastRuns {
+    pub any: Option<RunRow>,
+    /// The newest that went well, those left out that were turned away before they did anything.
+    pub good: Option<RunRow>,
+    pub failed: Option<RunRow>,
+}
+
 /// Where snapshots are kept.
 pub trait Store: Send + Sync + 'static {
     /// The proof that it answers.
     fn ping(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The store's own clock, when it is another machine's: what decides between two clocks that differ.
+    fn time(&self) -> impl Future<Output = Result<Option<Timestamp>, StoreError>> + Send {
+        async { Ok(None) }
+    }
 
     /// Creates what is missing, in order. Safe to call while others do. Answers the names of the migrations it ran.
     fn migrate(&self) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
@@ -186,6 +200,11 @@ pub trait Store: Send + Sync + 'static {
     fn record_run(&self, row: &RunRow) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     fn last_run(&self) -> impl Future<Output = Result<Option<RunRow>, StoreError>> + Send;
+
+    /// The newest run of each sort, in one statement where there is more than one.
+    fn last_runs(&self) -> impl Future<Output = Result<LastRuns, StoreError>> + Send {
+        async { Ok(LastRuns { any: self.last_run().await?, ..LastRuns::default() }) }
+    }
 }
 
 /// What can go wrong between us and the database.

@@ -18,6 +18,7 @@ mod judgement;
 pub mod keys;
 pub mod login;
 mod mail;
+pub mod public;
 pub mod report;
 pub mod standing;
 pub mod tables;
@@ -47,11 +48,11 @@ use self::{
 };
 use crate::{
     api::{allowance::Allowance, client::ApiClient, judge::Bench, run_keys::RunKeys, wallet::Wallet},
-    clock::{Clock, ServerTime, Timestamp},
+    clock::{Clock, ClocksApart, ServerTime, Timestamp},
     config::{Pause, WorkerConfig},
     derive::{AfterReport, AfterRun},
     model::{Kind, ObjectId, Outcome, Priority, Wish},
-    queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, Slots},
+    queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, RunNote, Slots},
     store::{RunRow, Store},
 };
 
@@ -187,15 +188,15 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             say_paused(pause);
             halt.end(Force::StartNothing, StopReason::RefreshPaused, None);
             if options.named.is_empty() {
-                return self.time_for_mail().await;
+                return self.time_for_mail(tally).await;
             }
         }
         let until = deadline.end();
         let first_word = FIRST_WORD.min(until.saturating_duration_since(Instant::now())).max(FIRST_ACT);
-        let (server, store) =
-            tokio::join!(within(first_word, self.queue.time_to_write()), patiently(until, || self.store.ping()));
-        let server = match server {
-            Some(Ok(server)) => server,
+        let (time, store) =
+            tokio::join!(within(first_word, self.server_time()), patiently(until, || self.store.ping()));
+        let (time, uncertain) = match time {
+            Some(Ok(time)) => time,
             Some(Err(error)) => {
                 halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
                 return None;
@@ -205,9 +206,9 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
                 return None;
             }
         };
-        let time = ServerTime::new(Arc::clone(&self.clock), server);
-        lock(tally).started = server;
-        if let Err(error) = self.put_in_front(&options.named, server, tally).await {
+        self.compare_clocks(&time, uncertain, matches!(store, Some(Ok(()))), tally).await;
+        lock(tally).started = time.now();
+        if let Err(error) = self.put_in_front(&options.named, time.now(), tally).await {
             halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
         }
         if let Some(too_short) = deadline.too_short() {
@@ -229,10 +230,41 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         Some(time)
     }
 
+    /// The queue's time, from a server that may be written to, and how long its answer took.
+    async fn server_time(&self) -> Result<(ServerTime, Duration), QueueError> {
+        let asked = Instant::now();
+        let server = self.queue.time_to_write().await?;
+        Ok((ServerTime::new(Arc::clone(&self.clock), server), asked.elapsed()))
+    }
+
+    /// Says when the clocks of Redis and of the machine differ. The database's decides, so that no row and no lease is hours wrong:
+    /// where Redis is in the minority, its time is corrected for this run, and every other run does the same.
+    async fn compare_clocks(&self, time: &ServerTime, uncertain: Duration, ask_store: bool, tally: &Mutex<Tally>) {
+        let Some(mut apart) = ClocksApart::of(time.now(), self.clock.wall(), uncertain) else { return };
+        if ask_store {
+            match within(FIRST_ACT, self.store.time()).await {
+                Some(Ok(database)) => apart.database = database,
+                Some(Err(error)) => warn!(error = %error, "could not ask the database for the time"),
+                None => warn!("could not ask for the time: {}", no_answer("the database", FIRST_ACT)),
+            }
+        }
+        warn!(
+            redis = %apart.server,
+            machine = %apart.machine,
+            apart_seconds = apart.difference().as_secs_f64(),
+            "{apart}; set the clocks by NTP"
+        );
+        lock(tally).clocks = Some(apart.into());
+        time.correct(apart.server, apart.right());
+    }
+
     /// The queue's time for a paused run, which does nothing but take mail in; without it not even that.
-    async fn time_for_mail(&self) -> Option<ServerTime> {
-        match within(FIRST_ACT, self.queue.time_to_write()).await {
-            Some(Ok(server)) => return Some(ServerTime::new(Arc::clone(&self.clock), server)),
+    async fn time_for_mail(&self, tally: &Mutex<Tally>) -> Option<ServerTime> {
+        match within(FIRST_ACT, self.server_time()).await {
+            Some(Ok((time, uncertain))) => {
+                self.compare_clocks(&time, uncertain, false, tally).await;
+                return Some(time);
+            }
             Some(Err(error)) => warn!(error = %error, "could not take mail in while runs are paused"),
             None => warn!("could not take mail in while runs are paused: {}", no_answer("Redis", FIRST_ACT)),
         }
@@ -489,11 +521,23 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             queue: stats.map(|stats| QueueReport::new(&stats, now)),
             day,
         });
-        // Runs that only take mail in while they are paused leave the database alone.
-        let is_paused = stopped_because == StopReason::RefreshPaused && report.enqueued == 0;
-        if stopped_because != StopReason::DatabaseDown && !is_paused && time.is_some() {
-            self.write_down(&report, now).await;
+        say_mail_is_elsewhere(&report);
+        // Runs that only take mail in while they are paused leave no trace.
+        if stopped_because == StopReason::RefreshPaused && report.enqueued == 0 {
+            return report;
         }
+        // Each of the two servers keeps the trace for health, so that one that is down is told by the other.
+        let in_queue = async {
+            if asks {
+                self.note_run(&report, now).await;
+            }
+        };
+        let in_database = async {
+            if stopped_because != StopReason::DatabaseDown {
+                self.write_down(&report, now).await;
+            }
+        };
+        tokio::join!(in_queue, in_database);
         report
     }
 
@@ -504,13 +548,39 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         Some(DayReport::new(per_day, taken, now))
     }
 
+    /// Leaves a line about the run in the queue. A run that was turned away before it did anything is none.
+    async fn note_run(&self, report: &RunReport, now: Timestamp) {
+        let failed = report.stopped_because.is_failure();
+        if !failed && report.stopped_because.is_turned_away() && report.processed_requests == 0 {
+            return;
+        }
+        let note = RunNote {
+            run: report.run.clone(),
+            started: report.started,
+            ended: now,
+            stopped_because: report.stopped_because.as_str().to_owned(),
+            error: failed.then(|| public::failure(report.stopped_because, report.failure.as_deref())),
+            processed: report.processed_requests,
+            failed: report.failed_requests,
+            api_requests: report.api_requests,
+        };
+        match within(FIRST_ACT, self.queue.note_run(&note)).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => warn!(error = %error, "could not note this run for health"),
+            None => warn!("could not note this run for health: {}", no_answer("Redis", FIRST_ACT)),
+        }
+    }
+
     async fn write_down(&self, report: &RunReport, now: Timestamp) {
         let row = RunRow {
             run: report.run.clone(),
             started: report.started,
             ended: now,
             stopped_because: report.stopped_because.as_str().to_owned(),
-            error: report.failure.clone(),
+            error: report.failure.clone().or_else(|| {
+                let failed = report.stopped_because.is_failure();
+                failed.then(|| report.stopped_because.sentence().to_owned())
+            }),
             processed: report.processed_requests,
             failed: report.failed_requests,
             api_requests: report.api_requests,
@@ -560,6 +630,18 @@ fn say_paused(pause: Pause) {
             "DISABLE_AUTO_REFRESH_QUEUE is set: it is the producers' switch, and this worker obeys it; \
              use REFRESH_PAUSED to pause the worker alone"
         ),
+    }
+}
+
+/// Producers know nothing of a database number: what they write lies where nobody looks.
+fn say_mail_is_elsewhere(report: &RunReport) {
+    let elsewhere = report.queue.as_ref().and_then(|queue| queue.mail_in_database_0).unwrap_or(0);
+    if elsewhere > 0 && report.mail.admitted == 0 {
+        warn!(
+            mail_in_database_0 = elsewhere,
+            "REDIS_URL selects a database where no mail arrives, and {elsewhere} requests lie in database 0, where producers \
+             write: take the database number out of REDIS_URL"
+        );
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::login::Told;
 use crate::{
-    clock::Timestamp,
+    clock::{ClocksApart, Timestamp, WrongClock},
     derive::AfterReport,
     model::{Kind, Outcome, Priority},
     queue::{Admitted, Enqueued, NotQueued, QueueStats, Repaired},
@@ -99,6 +99,35 @@ impl StopReason {
         }
     }
 
+    /// The reason of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == name)
+    }
+
+    /// The same for people.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::QueueEmpty => "nothing is ready any more",
+            Self::Deadline => "the time is used up; the rest follows with the next run",
+            Self::MaxRequests => "the number of requests asked for is reached",
+            Self::Shutdown => "the sandbox was shut down; the rest follows with the next run",
+            Self::RefreshPaused => "refreshing is switched off (REFRESH_PAUSED or DISABLE_AUTO_REFRESH_QUEUE)",
+            Self::AlreadyRunning => "another run uses every key and serves what is queued",
+            Self::KeysPaused => "every key rests after a refusal; what is queued waits",
+            Self::DayUsedUp => "the calls that COC_REQS_PER_DAY allows are made; what is queued waits",
+            Self::Maintenance => "the API is in maintenance; what is queued waits",
+            Self::CircuitOpen => "what is left waits until the API, or one of its endpoints, works again",
+            Self::ApiUnreachable => "no call was answered well",
+            Self::DeadLettersFull => "there is no room for more dead letters",
+            Self::NoUsableKey => "no key is accepted any more",
+            Self::TimeoutTooShort => "the timeout of the function is too short",
+            Self::QueueDown => "the queue cannot be used",
+            Self::DatabaseDown => "the database cannot be used",
+        }
+    }
+
     /// Whether the run as a whole failed and somebody should look.
     #[must_use]
     pub const fn is_failure(self) -> bool {
@@ -187,6 +216,9 @@ pub struct RunReport {
     pub lapsed: u64,
     /// What was out of order in the queue and was mended.
     pub repaired: RepairReport,
+    /// How far the clocks of Redis and of the machine are apart; absent when they agree.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clocks: Option<ClocksReport>,
     /// What followed the drain.
     #[serde(flatten)]
     pub after: AfterReport,
@@ -196,6 +228,33 @@ pub struct RunReport {
     /// The queue as the run left it; absent when the queue does not answer.
     #[serde(flatten)]
     pub queue: Option<QueueReport>,
+}
+
+/// Clocks that do not agree, as a run found them when it began.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct ClocksReport {
+    pub apart_seconds: f64,
+    #[serde(serialize_with = "as_text")]
+    pub redis: Timestamp,
+    #[serde(serialize_with = "as_text")]
+    pub machine: Timestamp,
+    /// `redis`, `machine`, or `unknown`.
+    pub wrong: &'static str,
+}
+
+impl From<ClocksApart> for ClocksReport {
+    fn from(clocks: ClocksApart) -> Self {
+        Self {
+            apart_seconds: round(clocks.difference().as_secs_f64(), 1),
+            redis: clocks.server,
+            machine: clocks.machine,
+            wrong: match clocks.wrong() {
+                WrongClock::Server => "redis",
+                WrongClock::Machine => "machine",
+                WrongClock::AllDiffer | WrongClock::Unknown => "unknown",
+            },
+        }
+    }
 }
 
 /// An object that was named and not queued.
@@ -337,6 +396,7 @@ pub struct Tally {
     pub mail: MailReport,
     pub lapsed: u64,
     pub repaired: RepairReport,
+    pub clocks: Option<ClocksReport>,
     pub after: AfterReport,
     pub keys_held: u64,
     pub keys_usable: u64,
@@ -365,6 +425,7 @@ impl Tally {
             mail: MailReport { admitted: 0, unreadable: 0, orphans_dropped: 0 },
             lapsed: 0,
             repaired: RepairReport { records: 0, places: 0, strangers: 0, counters: 0 },
+            clocks: None,
             after: AfterReport::default(),
             keys_held: 0,
             keys_usable: 0,
@@ -481,6 +542,7 @@ impl Tally {
             mail: self.mail,
             lapsed: self.lapsed,
             repaired: self.repaired,
+            clocks: self.clocks,
             after: self.after,
         }
     }

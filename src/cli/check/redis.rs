@@ -3,12 +3,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::Instant;
+
 use super::{
     super::text::{counted, span},
     findings::Findings,
 };
 use crate::{
-    clock::{Clock as _, SystemClock, Timestamp},
+    clock::{Clock as _, ClocksApart, SystemClock, Timestamp},
     config::RedisConfig,
     queue::{
         Queue as _, QueueError,
@@ -19,9 +21,6 @@ use crate::{
 
 const REDIS: &str = "Redis";
 
-/// Apart from this on, clocks are worth a word. Leases do not depend on it; what producers write does.
-const SKEW: Duration = Duration::from_secs(5);
-
 /// The queue, when it answers.
 pub async fn look_at(findings: &mut Findings, config: &RedisConfig) -> Option<RedisQueue> {
     let queue = match RedisQueue::connect(config, Arc::new(SystemClock)) {
@@ -31,6 +30,7 @@ pub async fn look_at(findings: &mut Findings, config: &RedisConfig) -> Option<Re
             return None;
         }
     };
+    let asked = Instant::now();
     let server = match queue.time().await {
         Ok(server) => server,
         Err(error) => {
@@ -38,7 +38,7 @@ pub async fn look_at(findings: &mut Findings, config: &RedisConfig) -> Option<Re
             return None;
         }
     };
-    compare_clocks(findings, SystemClock.wall(), server);
+    compare_clocks(findings, SystemClock.wall(), server, asked.elapsed());
     match queue.inspect().await {
         Ok(inspection) => judge(findings, queue.server(), queue.is_cluster(), &inspection),
         Err(error) => findings.problem(REDIS, told(&error), ""),
@@ -141,16 +141,16 @@ async fn look_for_namespaces(findings: &mut Findings, queue: &RedisQueue, ours: 
     }
 }
 
-fn compare_clocks(findings: &mut Findings, ours: Timestamp, server: Timestamp) {
-    let apart = ours.since(server).max(server.since(ours));
-    if apart > SKEW {
-        findings.warning(
+fn compare_clocks(findings: &mut Findings, ours: Timestamp, server: Timestamp, uncertain: Duration) {
+    let apart = span(ours.since(server).max(server.since(ours)));
+    if ClocksApart::of(server, ours, uncertain).is_some() {
+        findings.problem(
             REDIS,
-            format!("its clock and this machine's are {} apart", span(apart)),
-            "set the clocks by NTP; leases do not depend on it, but the freshness that producers write does",
+            format!("its clock says {server} and this machine's {ours}: they are {apart} apart"),
+            "set the clocks by NTP; a run asks the database which is right, but what producers and commands write goes by these",
         );
     } else {
-        findings.fine(REDIS, format!("its clock and this machine's are {} apart", span(apart)));
+        findings.fine(REDIS, format!("its clock and this machine's are {apart} apart"));
     }
 }
 
@@ -208,9 +208,11 @@ mod tests {
     #[test]
     fn clocks_that_are_far_apart_are_told() {
         let ours = Timestamp::from_millis(100_000);
-        let near = looked(|findings| compare_clocks(findings, ours, ours + Duration::from_millis(12)));
+        let near =
+            looked(|findings| compare_clocks(findings, ours, ours + Duration::from_millis(12), Duration::ZERO));
         assert!(near.ends_with("fit to run\n"), "{near}");
-        let far = looked(|findings| compare_clocks(findings, ours, ours + Duration::from_secs(20)));
+        let far =
+            looked(|findings| compare_clocks(findings, ours, ours + Duration::from_secs(20), Duration::ZERO));
         assert!(far.contains("20.0 s apart") && far.contains("NTP"), "{far}");
     }
 }

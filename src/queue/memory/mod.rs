@@ -16,7 +16,8 @@ use std::{
 use self::slots::Agreements;
 use super::{
     Admitted, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased,
-    MailLimits, NotQueued, Oldest, Queue, QueueError, QueueStats, Repaired, SetAside, Settled, Settlement,
+    MailLimits, NotQueued, Oldest, Queue, QueueError, QueueStats, Repaired, RunNote, RunNotes, SetAside, Settled,
+    Settlement,
     letters::{DeadEntry, exported, newest_first, second_id},
     mailbox::{Mail, compose, unescape},
     record::{
@@ -40,6 +41,7 @@ pub struct MemoryQueue {
     answered: Mutex<Vec<Answered>>,
     agreements: Mutex<Agreements>,
     events: Mutex<Vec<Event>>,
+    run_notes: Mutex<RunNotes>,
 }
 
 /// The answer to a batch of settlements, by its name.
@@ -72,6 +74,7 @@ impl MemoryQueue {
             answered: Mutex::default(),
             agreements: Mutex::default(),
             events: Mutex::default(),
+            run_notes: Mutex::default(),
         }
     }
 
@@ -234,6 +237,17 @@ impl Queue for MemoryQueue {
             is_aside && record.ready_at() == until && is_of(name, kind)
         });
         Ok(aside.map(|(_, record)| record.return_set_aside(now)).count())
+    }
+
+    async fn note_run(&self, note: &RunNote) -> Result<(), QueueError> {
+        let mut notes = self.run_notes.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = if note.error.is_some() { &mut notes.failed } else { &mut notes.good };
+        *kept = Some(note.clone());
+        Ok(())
+    }
+
+    async fn run_notes(&self) -> Result<RunNotes, QueueError> {
+        Ok(self.run_notes.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     async fn stats(&self, now: Timestamp) -> Result<QueueStats, QueueError> {

@@ -30,7 +30,8 @@ use self::{
 };
 use super::{
     Admitted, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased,
-    MAX_MAIL_BYTES, MailLimits, NotQueued, ORPHAN_PATIENCE, Oldest, Queue, QueueError, QueueStats, Repaired, SetAside,
+    MAX_MAIL_BYTES, MailLimits, NotQueued, ORPHAN_PATIENCE, Oldest, Queue, QueueError, QueueStats, RUN_NOTES_LIFETIME,
+    Repaired, RunNote, RunNotes, SetAside,
     Settled, Settlement,
     mailbox::{self, Content, Decision, Entry, Id, Mail, ScanStep, Source},
     record::{
@@ -116,11 +117,18 @@ impl RedisQueue {
         if self.link.is_cluster() { self.keys.queue() } else { self.keys.with_mailbox() }
     }
 
+    /// Mail where producers write, when our URL names another database.
     async fn mail_in_database_0(&self) -> Option<u64> {
-        let mut command = ::redis::cmd("ZCARD");
-        command.arg(mailbox::INDEX);
-        let entries: Result<u64, _> = self.database_0.as_ref()?.ask("counting mail", Call::Command(&command)).await;
-        entries.ok().filter(|entries| *entries > 0)
+        let link = self.database_0.as_ref()?;
+        let (mut index, mut data) = (::redis::cmd("ZCARD"), ::redis::cmd("HLEN"));
+        index.arg(mailbox::INDEX);
+        data.arg(mailbox::DATA);
+        let (index, data): (Result<u64, _>, Result<u64, _>) = tokio::join!(
+            link.ask("counting mail", Call::Command(&index)),
+            link.ask("counting mail", Call::Command(&data))
+        );
+        // Our user need not see it: then nothing is known.
+        index.ok().max(data.ok()).filter(|entries| *entries > 0)
     }
 }
 
@@ -337,15 +345,31 @@ impl Queue for RedisQueue {
         }
     }
 
+    async fn note_run(&self, note: &RunNote) -> Result<(), QueueError> {
+        let json = serde_json::to_string(note).expect("a note of texts and numbers is JSON");
+        let sort = if note.error.is_some() { "failed" } else { "good" };
+        let mut arguments = Arguments::default();
+        arguments.text(sort).text(&json).number(lifetime_millis(RUN_NOTES_LIFETIME));
+        let call = Call::Script(&scripts::NOTE_RUN, &[self.keys.runs()], &arguments);
+        let _: i64 = self.link.ask("noting a run", call).await?;
+        Ok(())
+    }
+
+    async fn run_notes(&self) -> Result<RunNotes, QueueError> {
+        let mut command = ::redis::cmd("HMGET");
+        command.arg(self.keys.runs()).arg("good").arg("failed");
+        let (good, failed): (Option<String>, Option<String>) =
+            self.link.ask("reading notes of runs", Call::Command(&command)).await?;
+        let read = |json: Option<String>| json.and_then(|json| serde_json::from_str(&json).ok());
+        Ok(RunNotes { good: read(good), failed: read(failed) })
+    }
+
     async fn stats(&self, now: Timestamp) -> Result<QueueStats, QueueError> {
         let mut arguments = Arguments::default();
         arguments.number(now.as_millis()).number(LOOKED_AT_FOR_OLDEST).number(LARGEST_LOOKED_AT);
         let call = Call::Script(&scripts::STATS, self.keys_in_reach(), &arguments);
-        let (counts, mail_in_database_0, mail_of_cluster) = tokio::join!(
-            self.link.ask("counting", call),
-            Box::pin(self.mail_in_database_0()),
-            Box::pin(cluster::mailbox(self))
-        );
+        let (counts, mail_of_cluster) =
+            tokio::join!(self.link.ask("counting", call), Box::pin(cluster::mailbox(self)));
         let (counts, (mail_of_cluster, heads_of_cluster)): (Counts, _) = (counts?, mail_of_cluster?);
         let (mailbox, ready, delayed, leased, dead_letters, dead_letters_evicted, orphans, oldest, next_due, heads) =
             counts;
@@ -359,6 +383,7 @@ impl Queue for RedisQueue {
             })
             .collect();
         let mailbox = mailbox + mail_of_cluster;
+        let mail_in_database_0 = if mailbox == 0 { Box::pin(self.mail_in_database_0()).await } else { None };
         let time = |millis: i64| (millis >= 0).then(|| Timestamp::from_millis(millis));
         Ok(QueueStats {
             mailbox,

@@ -51,6 +51,11 @@ scripts! {
     REPAIR = "prelude.lua" "repair.lua";
 }
 
+// What health reads.
+scripts! {
+    NOTE_RUN = "slots.lua" "note_run.lua";
+}
+
 // What others read.
 scripts! {
     APPEND_EVENTS = "append_events.lua";
@@ -193,6 +198,11 @@ impl Keys {
 
     pub(super) fn check(&self) -> String {
         format!("{}:check", self.prefix)
+    }
+
+    /// How the last runs went.
+    pub(super) fn runs(&self) -> String {
+        format!("{}:runs", self.prefix)
     }
 
     pub(super) fn circuit(scope: CircuitScope) -> String {

@@ -33,7 +33,7 @@ use self::{
     connect::{Database, Single, on_connection},
     limit::Limit,
 };
-use super::{ANSWERED_WELL_FOR, Commit, Freshness, RunRow, Store, StoreError, Telling, plan::times::from_utc};
+use super::{ANSWERED_WELL_FOR, Commit, Freshness, LastRuns, RunRow, Store, StoreError, Telling, plan::times::from_utc};
 use crate::{
     clock::Timestamp,
     columns::TableTime,
@@ -108,6 +108,22 @@ impl PostgresStore {
 impl Store for PostgresStore {
     async fn ping(&self) -> Result<(), StoreError> {
         self.database.ping().await
+    }
+
+    async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
+        let keeps = self.database.keeps_statements;
+        let mut connection = self.database.acquire().await?;
+        let read = within(STATEMENT_TIMEOUT, async {
+            let mut single = Single::begin(&mut connection, keeps).await?;
+            let now: OffsetDateTime = sqlx::query_scalar("SELECT clock_timestamp()")
+                .persistent(keeps)
+                .fetch_one(single.connection())
+                .await?;
+            single.end().await?;
+            Ok(now)
+        });
+        let read = read.await;
+        Ok(Some(from_zoned(self.database.give_back(connection, read, "tell the time")?)))
     }
 
     async fn migrate(&self) -> Result<Vec<String>, StoreError> {
@@ -228,6 +244,22 @@ impl Store for PostgresStore {
                 let run = runs::last(single.connection(), keeps).await?;
                 single.end().await?;
                 Ok(run)
+            }
+        )
+    }
+
+    async fn last_runs(&self) -> Result<LastRuns, StoreError> {
+        let database = &self.database;
+        on_connection!(
+            database,
+            database.acquire(),
+            STATEMENT_TIMEOUT,
+            "read the last runs",
+            |connection, keeps| async {
+                let mut single = Single::begin(connection, keeps).await?;
+                let runs = runs::lasts(single.connection(), keeps).await?;
+                single.end().await?;
+                Ok(runs)
             }
         )
     }

@@ -7,7 +7,7 @@ use sqlx::{FromRow, PgConnection};
 use crate::{
     columns::Number,
     store::{
-        RunRow,
+        LastRuns, RunRow,
         plan::times::{TableTime, from_utc},
     },
 };
@@ -19,6 +19,7 @@ const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 const KEPT_ROWS: i64 = 10_000;
 
 const RUN_INSERT: &str = include_str!("../sql/postgres/run_insert.sql");
+const RUN_LASTS: &str = include_str!("../sql/postgres/run_lasts.sql");
 const RUN_LAST: &str = include_str!("../sql/postgres/run_last.sql");
 
 #[derive(FromRow)]
@@ -35,6 +36,30 @@ struct StoredRun {
     #[sqlx(try_from = "Number")]
     api_requests: i64,
     report: String,
+}
+
+#[derive(FromRow)]
+struct SortedRun {
+    sort: String,
+    #[sqlx(flatten)]
+    run: StoredRun,
+}
+
+impl StoredRun {
+    fn read(self) -> RunRow {
+        let count = |number: i64| u64::try_from(number).unwrap_or(0);
+        RunRow {
+            run: self.run,
+            started: from_utc(self.started),
+            ended: from_utc(self.ended),
+            stopped_because: self.stopped_because,
+            error: self.error,
+            processed: count(self.processed),
+            failed: count(self.failed),
+            api_requests: count(self.api_requests),
+            report: self.report,
+        }
+    }
 }
 
 pub(super) async fn record(connection: &mut PgConnection, row: &RunRow, keeps: bool) -> Result<(), sqlx::Error> {
@@ -67,16 +92,19 @@ async fn record_as(connection: &mut PgConnection, name: &str, row: &RunRow, keep
 
 pub(super) async fn last(connection: &mut PgConnection, keeps: bool) -> Result<Option<RunRow>, sqlx::Error> {
     let stored: Option<StoredRun> = sqlx::query_as(RUN_LAST).persistent(keeps).fetch_optional(connection).await?;
-    let count = |number: i64| u64::try_from(number).unwrap_or(0);
-    Ok(stored.map(|stored| RunRow {
-        run: stored.run,
-        started: from_utc(stored.started),
-        ended: from_utc(stored.ended),
-        stopped_because: stored.stopped_because,
-        error: stored.error,
-        processed: count(stored.processed),
-        failed: count(stored.failed),
-        api_requests: count(stored.api_requests),
-        report: stored.report,
-    }))
+    Ok(stored.map(StoredRun::read))
+}
+
+pub(super) async fn lasts(connection: &mut PgConnection, keeps: bool) -> Result<LastRuns, sqlx::Error> {
+    let mut runs = LastRuns::default();
+    let rows: Vec<SortedRun> = sqlx::query_as(RUN_LASTS).persistent(keeps).fetch_all(connection).await?;
+    for SortedRun { sort, run } in rows {
+        let place = match sort.as_str() {
+            "any" => &mut runs.any,
+            "good" => &mut runs.good,
+            _ => &mut runs.failed,
+        };
+        *place = Some(run.read());
+    }
+    Ok(runs)
 }

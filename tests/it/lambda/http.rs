@@ -83,7 +83,7 @@ async fn other_paths_and_methods_are_told_what_exists() {
 
     let run = worker.invoke(&events::http("DELETE", "/health", None), PLENTY).await;
     assert_eq!(http_answer(&run).0, 405);
-    assert_eq!(run.response()["headers"]["allow"], "GET");
+    assert_eq!(run.response()["headers"]["allow"], "GET, HEAD");
 }
 
 #[tokio::test]

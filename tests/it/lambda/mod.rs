@@ -2,6 +2,7 @@
 //! Clash of Clans API over HTTP.
 
 mod api_trouble;
+mod clocks;
 mod cluster;
 mod database_trouble;
 mod drain;
@@ -10,8 +11,10 @@ mod faults;
 mod followed;
 mod http;
 mod judgement;
+mod last_runs;
 mod overlap;
 mod portal;
+mod redis_database;
 mod redis_failover;
 mod stopping;
 mod telemetry;

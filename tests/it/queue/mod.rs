@@ -9,5 +9,6 @@ mod holds;
 mod letters;
 mod model;
 mod redis_only;
+mod run_notes;
 mod slots;
 mod trouble;
