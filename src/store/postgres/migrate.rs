@@ -5,9 +5,12 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection, FromRow, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection};
 
-use super::connect::{Database, within};
+use super::{
+    blockers::{self, Blocker, watched},
+    connect::{Database, within},
+};
 use crate::store::StoreError;
 
 struct Migration {
@@ -41,6 +44,12 @@ const LOCK: i64 = 0x7266_6d67;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a statement waits for the locks of others.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
+
+const MAKE: &str = "make its tables";
+const UNDO: &str = "take its tables away";
+
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT set_config('statement_timeout', '50s', true)";
 
 const RIGHTS: &str = include_str!("../sql/postgres/migration_rights.sql");
@@ -54,8 +63,10 @@ const LIST: &str = "
 
 pub(super) async fn up(database: &Database) -> Result<Vec<String>, StoreError> {
     let mut connection = database.acquire().await?;
-    let made = within(TIMEOUT, make(&mut connection, database.keeps_statements)).await;
-    match database.give_back(connection, made, "make its tables")? {
+    let made = within(TIMEOUT, make(&mut connection, database.keeps_statements));
+    let (made, blocker) = watched(database, LOCK_TIMEOUT / 2, made).await;
+    let made = database.give_back(connection, made, MAKE);
+    match made.map_err(|error| naming(database, MAKE, error, blocker))? {
         Made::Done(names) => Ok(names),
         Made::NotAllowed(rights) => Err(StoreError::NotAllowed {
             server: database.server.clone(),
@@ -68,8 +79,20 @@ pub(super) async fn up(database: &Database) -> Result<Vec<String>, StoreError> {
 
 pub(super) async fn down(database: &Database) -> Result<Vec<String>, StoreError> {
     let mut connection = database.acquire().await?;
-    let undone = within(TIMEOUT, undo(&mut connection, database.keeps_statements)).await;
-    database.give_back(connection, undone, "take its tables away")
+    let undone = within(TIMEOUT, undo(&mut connection, database.keeps_statements));
+    let (undone, blocker) = watched(database, LOCK_TIMEOUT / 2, undone).await;
+    let undone = database.give_back(connection, undone, UNDO);
+    undone.map_err(|error| naming(database, UNDO, error, blocker))
+}
+
+/// A lock that did not go in time is told with whoever holds it.
+fn naming(database: &Database, action: &'static str, error: StoreError, blocker: Option<Blocker>) -> StoreError {
+    match (error, blocker) {
+        (StoreError::Unreachable { detail, .. }, Some(blocker)) if detail.contains("55P03") => {
+            blockers::locked(database, action, format!("{}: {detail}; nothing was changed, try again", blocker.told()))
+        }
+        (error, _) => error,
+    }
 }
 
 enum Made {
@@ -127,7 +150,11 @@ async fn undo(connection: &mut PgConnection, keeps: bool) -> Result<Vec<String>,
 }
 
 async fn lock(connection: &mut PgConnection, keeps: bool) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").persistent(keeps).bind(LOCK).execute(connection).await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").persistent(keeps).bind(LOCK).execute(&mut *connection).await?;
+    // Only now: who makes the tables at the same time is waited for, those in whose way we stand are not. A statement that waits to
+    // change a table has every reader of it queue behind.
+    let set = format!("SELECT set_config('lock_timeout', '{}ms', true)", LOCK_TIMEOUT.as_millis());
+    sqlx::query(AssertSqlSafe(set)).persistent(keeps).execute(connection).await?;
     Ok(())
 }
 

@@ -9,6 +9,7 @@
 //! the database.
 
 mod attempt;
+mod blockers;
 mod check;
 mod commit;
 mod connect;
@@ -21,7 +22,7 @@ mod notes;
 mod runs;
 mod writes;
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
@@ -54,6 +55,7 @@ const FRESHNESS: &str = include_str!("../sql/postgres/freshness.sql");
 pub struct PostgresStore {
     database: Database,
     telling: Telling,
+    experience: Arc<commit::Experience>,
 }
 
 impl PostgresStore {
@@ -62,7 +64,7 @@ impl PostgresStore {
     /// # Errors
     /// When the URL cannot be read. The password is not part of the message.
     pub fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
-        Ok(Self { database: Database::connect(config)?, telling: Telling::default() })
+        Ok(Self { database: Database::connect(config)?, telling: Telling::default(), experience: Arc::default() })
     }
 
     /// The same, with commits that tell this.
@@ -100,6 +102,14 @@ impl PostgresStore {
 impl Store for PostgresStore {
     async fn ping(&self) -> Result<(), StoreError> {
         self.database.ping().await
+    }
+
+    async fn ready(&self, patience: Duration) -> Result<(), StoreError> {
+        blockers::wait_for_tables(&self.database, patience).await
+    }
+
+    fn is_doubtful(&self) -> bool {
+        self.experience.is_doubtful()
     }
 
     async fn migrate(&self) -> Result<Vec<String>, StoreError> {
@@ -165,7 +175,15 @@ impl Store for PostgresStore {
         told: &[i64],
         limit: Duration,
     ) -> Result<Commit, StoreError> {
-        commit::commit(&self.database, self.telling, now, batch, told, Limit::from_now(limit)).await
+        let order = commit::Order {
+            database: &self.database,
+            experience: &self.experience,
+            telling: self.telling,
+            now,
+            told,
+            limit: Limit::from_now(limit),
+        };
+        commit::commit(order, batch).await
     }
 
     async fn notes(&self, before: Timestamp) -> Result<Vec<Note>, StoreError> {

@@ -12,11 +12,13 @@ mod event_count;
 mod ids;
 mod last_seen;
 mod limits;
+mod locks;
 mod memberships;
 pub mod migrations;
 mod outages;
 #[cfg(feature = "embedded")]
 mod parity;
+mod refusals;
 mod rights;
 mod runs;
 mod snapshots;
@@ -67,6 +69,11 @@ pub trait Bed: Send + Sync {
         let mut rows = self.rows(sql).await;
         assert_eq!(rows.len(), 1, "one row of `{sql}`: {rows:?}");
         rows.remove(0)
+    }
+
+    /// True on PostgreSQL: for statements that the dialects do not share.
+    fn is_postgres(&self) -> bool {
+        true
     }
 
     async fn count(&self, from: &str) -> i64 {
