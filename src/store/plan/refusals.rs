@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::model::{Kind, ObjectId, Reason};
 
 /// When this many records are refused alike, and nothing of their kind is stored, the fault is not theirs.
-pub const SUSPICIOUS_FAILURES: usize = 5;
+const SUSPICIOUS_FAILURES: usize = 5;
 
 /// The same for an error that no record can be the cause of. A single one may be in the one broken part of a table.
 const SUSPICIOUS_TABLE_FAILURES: usize = 2;
@@ -35,6 +35,16 @@ pub struct Fault {
     /// Equal for errors that are alike: the code, and what it is about.
     pub signature: String,
     pub reason: Reason,
+}
+
+impl Fault {
+    /// How many refusals of this sort, with nothing stored, show that it is not the records' fault.
+    pub const fn enough(&self) -> usize {
+        match self.blame {
+            Blame::Table => SUSPICIOUS_TABLE_FAILURES,
+            Blame::Record | Blame::Either => SUSPICIOUS_FAILURES,
+        }
+    }
 }
 
 /// What becomes of a record that was refused.
@@ -105,8 +115,7 @@ impl Refusals {
             if stored == 0 {
                 let suspects = self.suspicions.entry((object.kind, fault.signature.clone())).or_default();
                 suspects.insert(object.clone());
-                let enough = if fault.blame == Blame::Table { SUSPICIOUS_TABLE_FAILURES } else { SUSPICIOUS_FAILURES };
-                if suspects.len() >= enough {
+                if suspects.len() >= fault.enough() {
                     judged.trouble = Some(place);
                 }
             }

@@ -241,7 +241,24 @@ impl Order<'_> {
                     }
                     parts.extend(halves(part));
                 }
-                Err(Failure::Refused(fault)) => refused.push((part[0], fault)),
+                Err(Failure::Refused(fault)) => {
+                    let kind = batch[part[0]].object.kind;
+                    refused.push((part[0], fault.clone()));
+                    let alike = refused.iter().filter(|(place, other)| {
+                        batch[*place].object.kind == kind && other.signature == fault.signature
+                    });
+                    let is_stored = stored(batch, &together).any(|object| object.kind == kind);
+                    // It is not the records' fault: the rest of the kind would only cost time, while calls go on.
+                    if !is_stored && alike.count() >= fault.enough() {
+                        parts.retain(|part| {
+                            let is_hopeless = part.iter().all(|&place| batch[place].object.kind == kind);
+                            if is_hopeless {
+                                hold(&mut together, part.iter(), &fault.reason);
+                            }
+                            !is_hopeless
+                        });
+                    }
+                }
                 Err(Failure::Locked(seen, error)) => {
                     waited += asked.elapsed();
                     blocker = seen.or(blocker);

@@ -90,7 +90,7 @@ async fn a_table_locked_during_a_run_ends_it_with_few_calls_and_nothing_lost() {
 async fn a_table_that_refuses_every_row_costs_one_call_a_run_and_no_dead_letter() {
     let world = World::start().await;
     world.mail_players(200).await;
-    let mut worker = world.worker().await;
+    let mut worker = world.worker_with(&[("COC_REQS_PER_SEC", "50")]).await;
     worker.invoke(&serde_json::json!({ "max_requests": 1 }), PLENTY).await.response();
     let mut others = world.database().await;
     others.execute("ALTER TABLE player_snapshots ADD COLUMN clan_role text NOT NULL DEFAULT 'x'").await.unwrap();

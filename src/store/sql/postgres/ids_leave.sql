@@ -36,6 +36,6 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
     SELECT m.is_behind,
            CASE WHEN m.is_behind OR m.missing <= 0 THEN 0
-                ELSE (SELECT count(nextval(s.sequence)) FROM generate_series(1, m.missing)) END AS drawn
+                ELSE (SELECT count(n.id) FROM (SELECT nextval(s.sequence) AS id FROM generate_series(1, m.missing)) AS n) END AS drawn
 ) AS d
 WHERE s.sequence IS NOT NULL

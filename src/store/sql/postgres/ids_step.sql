@@ -20,4 +20,5 @@ CROSS JOIN LATERAL (
          LIMIT 1)) AS sequence
 ) AS s
 JOIN pg_sequence AS q ON q.seqrelid = s.sequence
-WHERE least(t.highest + $1, greatest(t.highest, q.seqmax - 1000000)) > coalesce(pg_sequence_last_value(s.sequence), 0)
+WHERE t.highest IS NOT NULL
+  AND least(t.highest + $1, greatest(t.highest, q.seqmax - 1000000)) > coalesce(pg_sequence_last_value(s.sequence), 0)
