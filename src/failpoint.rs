@@ -9,6 +9,7 @@
 //! FAILPOINT=commit.before_commit:3=kill      at the third
 //! FAILPOINT=fetch.answered@#2PP=kill         at the first passage with this tag
 //! FAILPOINT=settle.before=stop               SIGSTOP; whoever started the process may let it continue
+//! FAILPOINT=commit.answer@#2PP=panic         a panic, at this passage and every later one
 //! ```
 //!
 //! `SLOT_LIFETIME_MS` shortens the life of key slots, so that a test need not wait for them.
@@ -47,7 +48,7 @@ mod orders {
     use rustix::process::{Signal, getpid, kill_process};
 
     /// Every failpoint, in the order in which a run comes by.
-    pub const ALL: [&str; 30] = [
+    pub const ALL: [&str; 31] = [
         "run.opened",
         "slot.before_take",
         "slot.after_take",
@@ -67,6 +68,7 @@ mod orders {
         "fetch.answered",
         "commit.before_begin",
         "commit.begun",
+        "commit.answer",
         "commit.after_arbiter",
         "commit.before_commit",
         "commit.after_commit",
@@ -101,34 +103,42 @@ mod orders {
         at == one.len() && at == other.len()
     }
 
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Action {
+        Kill,
+        Stop,
+        Panic,
+    }
+
     /// What `FAILPOINT` says.
     #[derive(Debug, PartialEq, Eq)]
     struct Order {
         name: String,
         tag: Option<String>,
         passage: u32,
-        stops: bool,
+        action: Action,
     }
 
     impl Order {
         fn parse(text: &str) -> Option<Self> {
             let (place, action) = text.split_once('=')?;
-            let stops = match action {
-                "kill" => false,
-                "stop" => true,
+            let action = match action {
+                "kill" => Action::Kill,
+                "stop" => Action::Stop,
+                "panic" => Action::Panic,
                 _ => return None,
             };
             let (place, passage) = place.split_once(':').unwrap_or((place, "1"));
             let (name, tag) = place.split_once('@').map_or((place, None), |(name, tag)| (name, Some(tag)));
             let tag = tag.map(|tag| tag.trim_start_matches('#').to_owned());
             let passage = passage.parse().ok().filter(|passage| *passage > 0)?;
-            is_known(name).then(|| Self { name: name.to_owned(), tag, passage, stops })
+            is_known(name).then(|| Self { name: name.to_owned(), tag, passage, action })
         }
 
         fn from_environment() -> Option<Self> {
             let text = std::env::var("FAILPOINT").ok().filter(|text| !text.is_empty())?;
             let order = Self::parse(&text);
-            assert!(order.is_some(), "FAILPOINT is `{text}`: expected NAME[@TAG][:PASSAGE]=kill or =stop");
+            assert!(order.is_some(), "FAILPOINT is `{text}`: expected NAME[@TAG][:PASSAGE]=kill, =stop or =panic");
             order
         }
 
@@ -148,9 +158,14 @@ mod orders {
         static ORDER: OnceLock<Option<Order>> = OnceLock::new();
         static PASSED: AtomicU32 = AtomicU32::new(0);
         let Some(order) = ORDER.get_or_init(Order::from_environment) else { return };
-        if order.means(name, tag) && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == order.passage {
+        if !order.means(name, tag) {
+            return;
+        }
+        let passage = PASSED.fetch_add(1, Ordering::Relaxed) + 1;
+        assert!(order.action != Action::Panic || passage < order.passage, "failpoint {name} reached");
+        if passage == order.passage {
             eprintln!("failpoint {name} reached");
-            let signal = if order.stops { Signal::STOP } else { Signal::KILL };
+            let signal = if order.action == Action::Stop { Signal::STOP } else { Signal::KILL };
             // Only a process that is not there cannot be signalled.
             let _ = kill_process(getpid(), signal);
         }
@@ -164,7 +179,7 @@ mod orders {
         fn an_order_names_a_place_a_tag_and_a_passage() {
             let order = Order::parse("fetch.answered@#2PP:3=stop").unwrap();
             let name = "fetch.answered".to_owned();
-            assert_eq!(order, Order { name, tag: Some("2PP".to_owned()), passage: 3, stops: true });
+            assert_eq!(order, Order { name, tag: Some("2PP".to_owned()), passage: 3, action: Action::Stop });
             assert!(order.means("fetch.answered", "#2PP") && !order.means("fetch.answered", "2PQ"));
             assert!(Order::parse("settle.before=kill").unwrap().means("settle.before", ""));
         }

@@ -40,8 +40,11 @@ pub enum Committed {
     Noted,
     /// A newer answer was there already; nothing was written.
     Superseded,
-    /// The database refuses this one record, and would again.
+    /// The database refuses this one record, and would again, while it stores others.
     Poison(Reason),
+    /// It could not be stored now, for a reason that is not known to be its own: the lock of somebody else, or a refusal that
+    /// may be the table's fault. Not a failure of the request.
+    Held(Reason),
 }
 
 /// Makes entries of what a commit brought to light: the answers, what each taught, and who joined and left.
@@ -79,6 +82,8 @@ pub struct Commit {
     pub touched: Vec<Tag>,
     /// What is to be told to others: stored with the commit until [`Store::forget_notes`].
     pub notes: Vec<Note>,
+    /// The store as a whole is in trouble, although some of the batch was stored: what is fetched next could not be kept.
+    pub trouble: Option<String>,
 }
 
 impl Commit {
@@ -91,13 +96,15 @@ impl Commit {
         }
     }
 
-    /// Adds what the answer at this place came to alone.
-    fn add(&mut self, place: usize, one: Self) {
-        self.committed.splice(place..=place, one.committed);
-        self.learned.splice(place..=place, one.learned);
-        self.moves.extend(one.moves);
-        self.touched.extend(one.touched);
-        self.notes.extend(one.notes);
+    /// Adds what the answers at these places came to.
+    fn add_all(&mut self, places: &[usize], part: Self) {
+        for ((&place, committed), learned) in places.iter().zip(part.committed).zip(part.learned) {
+            self.committed[place] = committed;
+            self.learned[place] = learned;
+        }
+        self.moves.extend(part.moves);
+        self.touched.extend(part.touched);
+        self.notes.extend(part.notes);
     }
 }
 
@@ -152,6 +159,18 @@ pub trait Store: Send + Sync + 'static {
         async { Ok(None) }
     }
 
+    /// Waits, no longer than `patience`, until nothing is in the way of every commit, such as the lock of a table.
+    fn ready(&self, patience: Duration) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = patience;
+        std::future::ready(Ok(()))
+    }
+
+    /// True while the last commits were refused in a way that may be the store's fault. Answers are then fetched one at a
+    /// time, until one is stored.
+    fn is_doubtful(&self) -> bool {
+        false
+    }
+
     /// Creates what is missing, in order. Safe to call while others do. Answers the names of the migrations it ran.
     fn migrate(&self) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
 
@@ -174,7 +193,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Stores a batch in one transaction, a constant number of statements. Answers in order. An error means that
     /// nothing of it was stored and that the store as a whole is in trouble; a record that hurts only itself is
-    /// [`Committed::Poison`].
+    /// [`Committed::Poison`], and one that may be stored later [`Committed::Held`].
     fn commit(&self, now: Timestamp, batch: &[Fetched]) -> impl Future<Output = Result<Commit, StoreError>> + Send {
         self.commit_and_forget(now, batch, &[], UNHURRIED)
     }
@@ -222,6 +241,9 @@ pub enum StoreError {
     /// A right is missing; the detail says which, `remedy` is the statement that grants it.
     #[error("{action} in the database at {server}: {detail}; to mend it: {remedy}")]
     NotAllowed { server: String, action: &'static str, detail: String, remedy: String },
+    /// Somebody else holds a lock that no commit can go past; the detail says who, as far as it is known.
+    #[error("{action} in the database at {server}: {detail}")]
+    Locked { server: String, action: &'static str, detail: String },
     /// The database answered with an error.
     #[error("{action} in the database at {server}: {detail}")]
     Failed { server: String, action: &'static str, detail: String },

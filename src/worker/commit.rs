@@ -3,13 +3,15 @@
 //!
 //! Store first, then settle: a crash in between leads to a second look, never to a lost request.
 
-use std::time::Duration;
+use std::{panic::AssertUnwindSafe, time::Duration};
 
+use futures_util::FutureExt as _;
 use tokio::{sync::mpsc, time::Instant};
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::{
     drain::{Drain, lock},
+    halt::Force,
     report::StopReason,
     standing::still_wanted_at,
     tell::Telling,
@@ -39,6 +41,9 @@ const PATIENCE: [Duration; 4] =
 
 /// A database that has kept a commit waiting for so long, tries together, is down for this run.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The reason code of requests that are held because nothing could be stored.
+const STORE_FAILS: &str = "store_fails";
 
 /// A lease whose request has come to an end in this run.
 #[derive(Debug)]
@@ -204,7 +209,10 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             let is_down = matches!(self.halt.reason(), Some((StopReason::DatabaseDown, _)));
             let committed = if is_down { None } else { Some(self.commit(&fetched).await) };
             match committed {
-                Some(Ok(Commit { committed, learned, notes, .. })) => {
+                Some(Ok(Commit { committed, learned, notes, trouble, .. })) => {
+                    if let Some(trouble) = trouble {
+                        self.halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(format!("failed to {trouble}")));
+                    }
                     group.notes = notes;
                     for (((lease, fetched), committed), learned) in
                         leases.into_iter().zip(&fetched).zip(committed).zip(&learned)
@@ -215,11 +223,17 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                     }
                 }
                 failed => {
+                    let mut hold = None;
                     if let Some(Err(error)) = failed {
+                        hold = hold_after(&error);
                         self.store_failed(&error, began);
                     }
                     for lease in leases {
-                        group.settle(lease, Settlement::Release, Outcome::Released);
+                        let returned = match &hold {
+                            Some(reason) => Settlement::Held { reason: reason.clone() },
+                            None => Settlement::Release,
+                        };
+                        group.settle(lease, returned, Outcome::Released);
                     }
                 }
             }
@@ -233,17 +247,24 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     async fn commit(&self, fetched: &[Fetched]) -> Result<Commit, StoreError> {
         let mut patience = PATIENCE.iter();
         let first_began = Instant::now();
+        let was_doubtful = self.worker.store.is_doubtful();
         loop {
             let began = Instant::now();
             let told = self.caches.told_notes();
             let error = match self.commit_once(fetched, &told).await {
                 Ok(committed) => {
                     // A commit of which nothing could be stored has forgotten nothing either.
-                    if committed.committed.iter().any(|one| !matches!(one, Committed::Poison(_))) {
+                    if committed.committed.iter().any(|one| !matches!(one, Committed::Poison(_) | Committed::Held(_))) {
                         self.caches.forgotten(&told);
                     }
-                    self.deadline.saw_commit(began.elapsed());
+                    // What waited for the locks of others says nothing about the next commit.
+                    if !committed.committed.iter().any(|one| matches!(one, Committed::Held(_))) {
+                        self.deadline.saw_commit(began.elapsed());
+                    }
                     self.store_answers.send_replace(true);
+                    if was_doubtful && !self.worker.store.is_doubtful() {
+                        self.lift_holds_of_the_store().await;
+                    }
                     return Ok(committed);
                 }
                 Err(error) => error,
@@ -262,12 +283,30 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     /// One try. A database that stays silent is not waited for with more calls.
     async fn commit_once(&self, fetched: &[Fetched], told: &[i64]) -> Result<Commit, StoreError> {
         let limit = self.deadline.left_for_the_database(Instant::now());
-        let mut commit = std::pin::pin!(self.worker.store.commit_and_forget(self.time.now(), fetched, told, limit));
+        // What is wrong with one answer must not end the process, and with it the leases of all.
+        let commit = AssertUnwindSafe(self.worker.store.commit_and_forget(self.time.now(), fetched, told, limit));
+        let commit = commit.catch_unwind().map(|committed| {
+            committed.unwrap_or_else(|_| {
+                error!(answers = fetched.len(), "a commit panicked; this is a defect of the worker");
+                let [server, detail] = ["the worker", "it panicked, which is a defect"].map(str::to_owned);
+                Err(StoreError::Failed { server, action: "store a batch", detail })
+            })
+        });
+        let mut commit = std::pin::pin!(commit);
         if let Ok(answer) = tokio::time::timeout(SLOW_COMMIT, commit.as_mut()).await {
             return answer;
         }
         self.store_answers.send_replace(false);
         commit.await
+    }
+
+    /// The store takes answers again: what was held for it need not wait any longer.
+    async fn lift_holds_of_the_store(&self) {
+        for code in [STORE_FAILS, "refused_by_database", "database_fails"] {
+            if let Err(error) = self.worker.queue.lift_holds(self.time.now(), code).await {
+                warn!(error = %error, "could not lift the holds of requests; they end by themselves");
+            }
+        }
     }
 
     fn after_commit(&self, lease: &Lease, fetched: &Fetched, committed: Committed) -> (Settlement, Outcome) {
@@ -289,6 +328,10 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             Committed::Poison(reason) => {
                 self.note_error(lease, &reason);
                 (Settlement::Dead { reason, body: None }, Outcome::DeadLetter)
+            }
+            Committed::Held(reason) => {
+                self.note_error(lease, &reason);
+                (Settlement::Held { reason }, Outcome::Released)
             }
         }
     }
@@ -356,6 +399,17 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 warn!(error = %error, requests = batch.len(), "could not settle requests that were leased anew");
             }
         }
+    }
+}
+
+/// The reason of a hold while the store refuses everything, or is locked: so the next run begins with others, and what this one
+/// has called for is not called for at once again. An outage passes, and holds nothing.
+fn hold_after(error: &StoreError) -> Option<Reason> {
+    match error {
+        StoreError::Locked { .. } | StoreError::Failed { .. } | StoreError::NotAllowed { .. } => {
+            Some(Reason::new(STORE_FAILS, error.to_string()))
+        }
+        StoreError::Unreachable { .. } | StoreError::ReadOnly { .. } | StoreError::OutOfTime { .. } => None,
     }
 }
 

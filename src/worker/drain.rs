@@ -318,6 +318,14 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 self.wait_for_a_key().await;
                 continue;
             }
+            // What is fetched may not be kept: one answer at a time, until one is stored.
+            if self.worker.store.is_doubtful() {
+                if counts.open == counts.waiting {
+                    return Some(1);
+                }
+                self.wait(|counts| counts.open == counts.waiting, Some(LOOK_AGAIN)).await;
+                continue;
+            }
             let ahead = if probing { 1 } else { requests_ahead(self.keys.total_rate()) }.min(self.callable(&counts));
             if ahead > 0 && counts.unstarted <= ahead / 2 {
                 return Some((ahead - counts.unstarted).min(usize::try_from(left).unwrap_or(usize::MAX)));
@@ -665,6 +673,8 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             lock(self.tally).error(failure);
             return self.halt.end(Force::StartNothing, StopReason::Deadline, None);
         }
+        let is_over = matches!(error, StoreError::Locked { .. }) && Instant::now() >= self.deadline.end();
+        let failure = if is_over { failure + "; no time was left to wait for it" } else { failure };
         self.halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(failure));
     }
 

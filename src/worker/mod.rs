@@ -59,6 +59,9 @@ use crate::{
 /// How long the opening and closing acts of a run may take each; after a thaw a dead connection must not hang a run.
 const FIRST_ACT: Duration = Duration::from_millis(1500);
 
+/// How long a run waits, before its first call, for a lock that keeps every answer from being stored.
+const LOCK_PATIENCE: Duration = Duration::from_secs(4);
+
 /// How long the queue's first word may take. Enough to find out that a connection died meanwhile, and to open another to a server
 /// that is half a second away; a run that has less time waits no longer than it has.
 const FIRST_WORD: Duration = Duration::from_secs(6);
@@ -227,6 +230,9 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             let failure = (problem.stops() != StopReason::Deadline).then(|| format!("failed to {problem}"));
             halt.end(Force::StartNothing, problem.stops(), failure);
         }
+        if halt.reason().is_none() {
+            self.wait_for_the_store(deadline, halt).await;
+        }
         Some(time)
     }
 
@@ -256,6 +262,15 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         );
         lock(tally).clocks = Some(apart.into());
         time.correct(apart.server, apart.right());
+    }
+
+    /// No call is made while a lock keeps every answer from being stored.
+    async fn wait_for_the_store(&self, deadline: &Deadline, halt: &Halt) {
+        let until = deadline.end();
+        let patience = LOCK_PATIENCE.min(until.saturating_duration_since(Instant::now()));
+        let Err(error) = self.store.ready(patience).await else { return };
+        let is_over = if Instant::now() >= until { "; no time was left to wait for it" } else { "" };
+        halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(format!("failed to {error}{is_over}")));
     }
 
     /// The queue's time for a paused run, which does nothing but take mail in; without it not even that.

@@ -55,7 +55,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     /// What an answer that counts leads to.
     pub fn follow_ups(&self, fetched: &Fetched, committed: &Committed, learned: &Learned) -> Vec<FollowUp> {
         let config = self.worker.config.follow_ups;
-        if matches!(committed, Committed::Superseded | Committed::Poison(_)) {
+        if matches!(committed, Committed::Superseded | Committed::Poison(_) | Committed::Held(_)) {
             return Vec::new();
         }
         match fetched.object.kind {

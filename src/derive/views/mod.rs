@@ -28,6 +28,9 @@ pub const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
 /// Looking at how old all are.
 const AGES_TIME: Duration = Duration::from_secs(5);
 
+/// How long a refresh waits for the locks of others.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// A schedule is never exact: a view is due when this part of its interval is over.
 const DUE_AFTER: f64 = 0.9;
 
@@ -37,6 +40,7 @@ const LOCK: i64 = 0x7266_7677;
 const NOT_DUE: &str = "not due";
 
 const LOOK: &str = include_str!("../sql/view_look.sql");
+const BLOCKER: &str = include_str!("../sql/view_blocker.sql");
 const AGES: &str = include_str!("../sql/view_ages.sql");
 const LOG: &str = include_str!("../sql/view_log.sql");
 const LOG_TABLE: &str = include_str!("../sql/view_log_table.sql");
@@ -113,8 +117,27 @@ pub(super) enum ViewError {
     Another { view: String },
     #[error("no time was left for it")]
     NoTime,
+    #[error("{error}: it is locked, probably by {blocker}")]
+    Locked { blocker: String, error: String },
     #[error("{0}")]
     Database(#[from] sqlx::Error),
+}
+
+/// Who holds a lock on a view, or on a table in its query; as far as the role may see.
+async fn blocker(database: &Database, view: &ViewConfig) -> String {
+    let asked = async {
+        let mut transaction = begin(&database.pool, AGES_TIME).await?;
+        let blocker: Option<String> = sqlx::query_scalar(BLOCKER)
+            .persistent(false)
+            .bind(quoted(&view.name))
+            .bind((!view.name.contains('.')).then(|| format!("{OWN_SCHEMA}.{}", quoted(&view.name))))
+            .fetch_optional(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(blocker)
+    };
+    let blocker = database.within(AGES_TIME, asked).await.ok().flatten();
+    blocker.unwrap_or_else(|| "another session".to_owned())
 }
 
 #[derive(FromRow)]
@@ -191,14 +214,19 @@ impl Views {
         let refreshed = async {
             let mut transaction = begin(&self.database.pool, limit).await?;
             let done = attempt(&mut transaction, view, when).await;
-            match &done {
-                Ok(_) => transaction.commit().await?,
-                Err(error) => {
-                    if let ViewError::Database(error) = error {
-                        self.database.notice(error);
-                    }
-                    transaction.rollback().await?;
-                }
+            let Err(error) = &done else {
+                transaction.commit().await?;
+                return Ok(done);
+            };
+            if let ViewError::Database(error) = error {
+                self.database.notice(error);
+            }
+            transaction.rollback().await?;
+            if let ViewError::Database(error) = error
+                && super::database::code(error).as_deref() == Some("55P03")
+            {
+                let blocker = blocker(&self.database, view).await;
+                return Ok(Err(ViewError::Locked { blocker, error: told(error) }));
             }
             Ok(done)
         };
@@ -219,6 +247,9 @@ async fn attempt(transaction: &mut PgConnection, view: &ViewConfig, when: When) 
     let way = way(&look, &mut notes);
     let began = Instant::now();
     let concurrently = if way == Way::Concurrent { "CONCURRENTLY " } else { "" };
+    // A refresh that waits for its lock has every reader wait behind it.
+    let wait = format!("SELECT set_config('lock_timeout', '{}ms', true)", LOCK_TIMEOUT.as_millis());
+    sqlx::raw_sql(AssertSqlSafe(wait)).execute(&mut *transaction).await?;
     let refresh = format!("REFRESH MATERIALIZED VIEW {concurrently}{}", look.qualified);
     sqlx::raw_sql(AssertSqlSafe(refresh)).execute(&mut *transaction).await?;
     let took = began.elapsed();
@@ -412,6 +443,7 @@ pub(super) fn remedy(view: &ViewConfig, error: &ViewError) -> String {
         ViewError::NoTime => {
             "Give refresh-views more time, or the views before it longer intervals".to_owned()
         }
+        ViewError::Locked { .. } => "It is tried again by the next run. End the transaction that holds the lock".to_owned(),
         ViewError::Another { .. } => "Name a materialized view in REFRESH_VIEWS".to_owned(),
         ViewError::Database(error) => match super::database::code(error).as_deref() {
             Some("42501") => format!("The role of the worker has to own it: ALTER MATERIALIZED VIEW {} OWNER TO ...", view.name),

@@ -7,6 +7,7 @@
 pub mod claims;
 pub mod memberships;
 pub mod players;
+pub mod refusals;
 pub mod snapshots;
 pub mod times;
 mod told;
@@ -31,9 +32,6 @@ use crate::{
 
 /// A stored time later than this after now is a wrong clock's: it counts as older.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
-
-/// When so many records fail alone, all of them and all alike, the fault is not theirs.
-pub const SUSPICIOUS_FAILURES: usize = 5;
 
 /// The winning answers of a kind that bring a document, each with the time a new row would have.
 pub fn documents<'a>(claims: &Claims<'a>, winners: &Winners, kind: Kind) -> Vec<(&'a Tag, Timestamp)> {
@@ -111,13 +109,15 @@ impl<'w> Writes<'w> {
         writes
     }
 
-    /// Whether new rows take ids.
-    pub fn insert_rows(&self) -> bool {
+    /// Which history tables get new rows, which take ids: of clans, players, wars.
+    pub fn new_rows(&self) -> [bool; 3] {
         let inserts = |place: &Place| matches!(place, Place::Insert { .. });
         let inserts_player =
             |write: &PlayerWrite<'_>| matches!(&write.snapshot, SnapshotWrite::Document(place) if inserts(place));
-        self.clans.iter().any(|(.., place)| inserts(place))
-            || self.wars.iter().any(|(.., place)| inserts(place))
-            || self.players.iter().any(inserts_player)
+        [
+            self.clans.iter().any(|(.., place)| inserts(place)),
+            self.players.iter().any(inserts_player),
+            self.wars.iter().any(|(.., place)| inserts(place)),
+        ]
     }
 }

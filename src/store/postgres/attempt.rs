@@ -1,9 +1,17 @@
 //! One transaction of a commit: who wins, what is there, what is to be written, and the writing.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 use super::{
     shape::{self, Shape},
@@ -28,13 +36,33 @@ use crate::{
 /// Serialises the stepping of sequences: the letters `rfid`.
 const IDS_LOCK: i64 = 0x7266_6964;
 
+/// How many ids above the highest a commit leaves out: those who give `max(id) + 1` may insert this many rows while it is under
+/// way, and meet none of its ids.
+pub(super) const IDS_LEFT_TO_OTHERS: i64 = 200;
+
+/// Ids of four bytes are left out only where others are expected, since they come to an end: in the first commits of a
+/// process, which knows nothing yet …
+const COMMITS_OF_DOUBT: u32 = 20;
+
+/// … and this long after rows of others were seen.
+const OTHERS_REMEMBERED: Duration = Duration::from_secs(3600);
+
+/// How long one statement may take, and how long it may wait for each lock.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timeouts {
+    pub(super) statement: Duration,
+    pub(super) lock: Duration,
+}
+
 /// The settings hold for this transaction only. A worker that is frozen in the middle must not hold
-/// its locks for so long that the statements of others give up.
-fn begin(statement_timeout: Duration) -> String {
+/// its locks for so long that the statements of others give up. Not `READ WRITE`: that would override
+/// `default_transaction_read_only`, with which providers protect a disk that is nearly full.
+fn begin(timeouts: Timeouts) -> String {
     // Zero would be no timeout at all.
-    let millis = statement_timeout.as_millis().max(1);
+    let [statement, lock] = [timeouts.statement, timeouts.lock].map(|timeout| timeout.as_millis().max(1));
     format!(
-        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT set_config('statement_timeout', '{millis}ms', true), \
+        "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT set_config('statement_timeout', '{statement}ms', true), \
+         set_config('lock_timeout', '{lock}ms', true), \
          set_config('idle_in_transaction_session_timeout', '4s', true)"
     )
 }
@@ -42,7 +70,7 @@ fn begin(statement_timeout: Duration) -> String {
 const ARBITER: &str = include_str!("../sql/postgres/arbiter.sql");
 const NEWEST: &str = include_str!("../sql/postgres/newest.sql");
 const MEMBERSHIPS_READ: &str = include_str!("../sql/postgres/memberships_read.sql");
-const IDS_BEHIND: &str = include_str!("../sql/postgres/ids_behind.sql");
+const IDS_LEAVE: &str = include_str!("../sql/postgres/ids_leave.sql");
 const REPLACED: &str = include_str!("../sql/postgres/replaced.sql");
 const IDS_STEP: &str = include_str!("../sql/postgres/ids_step.sql");
 
@@ -55,10 +83,10 @@ pub(super) struct Attempt<'a> {
     pub(super) telling: Telling,
     /// Notes to be forgotten.
     pub(super) told: &'a [i64],
-    /// How many ids above the highest are left out.
-    pub(super) ids_left: i64,
-    /// How long the server lets one statement take.
-    pub(super) statement_timeout: Duration,
+    pub(super) ids: &'a Ids,
+    /// How many more ids than usual are left out above the highest.
+    pub(super) more_ids: i64,
+    pub(super) timeouts: Timeouts,
 }
 
 impl<'a> Attempt<'a> {
@@ -75,8 +103,12 @@ impl<'a> Attempt<'a> {
 
     async fn run_once(&self, connection: &mut PgConnection, shape: Option<&Shape>) -> Result<Commit, sqlx::Error> {
         failpoint!("commit.before_begin");
-        let mut transaction = connection.begin_with(AssertSqlSafe(begin(self.statement_timeout))).await?;
+        let mut transaction = connection.begin_with(AssertSqlSafe(begin(self.timeouts))).await?;
         failpoint!("commit.begun");
+        #[cfg(feature = "failpoints")]
+        for fetched in self.batch {
+            failpoint!("commit.answer", fetched.object.tag.as_str());
+        }
         let claims = Claims::of(self.batch);
         let winners = self.arbitrate(&mut transaction, &claims).await?;
         failpoint!("commit.after_arbiter");
@@ -86,9 +118,7 @@ impl<'a> Attempt<'a> {
         plan::heed(&mut words, &newest, self.horizon());
         let stays = self.stay_changes(&mut transaction, &claims, &winners, &words).await?;
         let writes = Writes::of(&claims, &winners, &words, &newest, self.horizon());
-        if writes.insert_rows() || !stays.opened.is_empty() {
-            self.step_ids(&mut transaction).await?;
-        }
+        self.leave_ids(&mut transaction, writes.new_rows(), !stays.opened.is_empty()).await?;
         let facts = Facts {
             batch: self.batch,
             claims: &claims,
@@ -199,23 +229,62 @@ impl<'a> Attempt<'a> {
         Ok(memberships::decide(&placed, &rolls, &stays, self.horizon()))
     }
 
-    /// Brings the id sequences up to what other programs have taken; they give ids as `max(id) + 1`.
-    async fn step_ids(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        let behind: i64 = sqlx::query_scalar(IDS_BEHIND)
+    /// Leaves ids to other programs, which give them as `max(id) + 1`: what they insert while this transaction is open must not
+    /// meet its ids. Where they have gone beyond a sequence, it is brought up to them.
+    async fn leave_ids(
+        &self,
+        connection: &mut PgConnection,
+        [clans, players, wars]: [bool; 3],
+        stays: bool,
+    ) -> Result<(), sqlx::Error> {
+        if ![clans, players, wars, stays].contains(&true) {
+            return Ok(());
+        }
+        let left = IDS_LEFT_TO_OTHERS + self.more_ids;
+        let (behind, _): (i64, i64) = sqlx::query_as(IDS_LEAVE)
             .persistent(self.keeps_statements)
-            .bind(self.ids_left)
+            .bind(clans)
+            .bind(players)
+            .bind(wars)
+            .bind(stays)
+            .bind(left)
+            .bind(if self.ids.are_wanted_by_others() { left } else { self.more_ids })
             .fetch_one(&mut *connection)
             .await?;
         if behind > 0 {
+            self.ids.others_were_seen();
             // The lock first and in a statement of its own: the step must see what its last holder did.
             sqlx::query("SELECT pg_advisory_xact_lock($1)")
                 .persistent(self.keeps_statements)
                 .bind(IDS_LOCK)
                 .execute(&mut *connection)
                 .await?;
-            sqlx::query(IDS_STEP).persistent(self.keeps_statements).bind(self.ids_left).execute(connection).await?;
+            sqlx::query(IDS_STEP).persistent(self.keeps_statements).bind(left).execute(connection).await?;
         }
         Ok(())
+    }
+}
+
+/// Whether other programs insert rows with ids of their own, as this process has seen.
+#[derive(Debug, Default)]
+pub(super) struct Ids {
+    commits: AtomicU32,
+    seen: Mutex<Option<Instant>>,
+}
+
+impl Ids {
+    /// True for the first commits of a process, and for a while after others were seen. Asked once a commit.
+    fn are_wanted_by_others(&self) -> bool {
+        let is_new = self.commits.fetch_add(1, Ordering::Relaxed) < COMMITS_OF_DOUBT;
+        is_new || self.seen().is_some_and(|seen| seen.elapsed() < OTHERS_REMEMBERED)
+    }
+
+    fn others_were_seen(&self) {
+        *self.seen() = Some(Instant::now());
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -226,8 +295,22 @@ mod tests {
     #[test]
     fn the_server_stops_statements_when_we_do() {
         for (timeout, set) in [(10_000, "'10000ms'"), (300, "'300ms'"), (0, "'1ms'")] {
-            let begin = begin(Duration::from_millis(timeout));
+            let timeout = Duration::from_millis(timeout);
+            let begin = begin(Timeouts { statement: timeout, lock: timeout });
             assert!(begin.contains(&format!("'statement_timeout', {set}, true")), "{begin}");
+            assert!(begin.contains(&format!("'lock_timeout', {set}, true")), "{begin}");
+            assert!(!begin.contains("READ WRITE"), "{begin}");
         }
+    }
+
+    #[test]
+    fn others_are_expected_at_first_and_after_they_were_seen() {
+        let ids = Ids::default();
+        for _ in 0..COMMITS_OF_DOUBT {
+            assert!(ids.are_wanted_by_others());
+        }
+        assert!(!ids.are_wanted_by_others());
+        ids.others_were_seen();
+        assert!(ids.are_wanted_by_others());
     }
 }

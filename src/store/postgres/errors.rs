@@ -5,7 +5,10 @@ use std::borrow::Cow;
 use sqlx::{error::DatabaseError, postgres::PgDatabaseError};
 
 use super::StoreError;
-use crate::model::Reason;
+use crate::{
+    model::Reason,
+    store::plan::refusals::{Blame, Fault},
+};
 
 /// What to do about a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,25 +19,121 @@ pub(super) enum Trouble {
     TakenId,
     /// Somebody else took something unique, such as a time: look again and the whole again, a few times.
     Taken,
+    /// Somebody else holds a lock that did not go in time: in parts, to go past it.
+    Locked,
+    /// A statement took too long: in smaller parts.
+    TooSlow,
     /// The database as a whole cannot store now, whatever the record.
     Store,
-    /// It may be one record's fault: one by one.
+    /// It may be one record's fault: in parts, to find it.
     Record,
 }
 
 pub(super) fn trouble(error: &sqlx::Error) -> Trouble {
-    let Some(code) = code(error) else { return Trouble::Store };
+    let Some(code) = code(error) else {
+        // A value that cannot be read stands in the rows of some object.
+        let is_unreadable = matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_));
+        return if is_unreadable { Trouble::Record } else { Trouble::Store };
+    };
     match code.as_str() {
         // 25P03: our process stood still in the middle, and the server did not let it keep its locks.
         "40001" | "40P01" | "25P03" => Trouble::Conflict,
         "23505" if constraint(error).is_some_and(|name| name.ends_with("_pkey")) => Trouble::TakenId,
         "23505" => Trouble::Taken,
+        "55P03" => Trouble::Locked,
+        "57014" => Trouble::TooSlow,
+        // A sequence that is used up.
+        "2200H" => Trouble::Store,
         _ => match &code[..2.min(code.len())] {
             // Data exceptions, other constraints, limits, a trigger's refusal, and whatever we never thought of.
             "22" | "23" | "54" | "P0" | "XX" | "21" | "44" => Trouble::Record,
             // Connection, transaction state, rights, names, resources, operator, system.
             _ => Trouble::Store,
         },
+    }
+}
+
+/// The columns that commits write, of all tables. Any other column is somebody else's.
+const OUR_COLUMNS: [&str; 33] = [
+    "tag",
+    "data",
+    "updated_at",
+    "deep_link",
+    "name",
+    "town_hall",
+    "role",
+    "clan_tag",
+    "ts",
+    "member_count",
+    "level",
+    "war_wins",
+    "war_losses",
+    "player_tag",
+    "trophies",
+    "donations",
+    "donations_received",
+    "war_attacks_used",
+    "last_seen",
+    "joined_at",
+    "left_at",
+    "kind",
+    "fetched_at",
+    "changed_at",
+    "content_hash",
+    "fresh_until",
+    "last_outcome",
+    "league",
+    "member_at",
+    "attacks_at",
+    "note",
+    "stored_at",
+    "words",
+];
+
+/// Whose fault an error is that one record met alone.
+pub(super) fn fault(error: &sqlx::Error) -> Fault {
+    let reason = reason(error);
+    let Some(code) = code(error) else {
+        return Fault { blame: Blame::Either, signature: "unreadable".to_owned(), reason };
+    };
+    let postgres = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    let [table, column, constraint] = postgres
+        .map_or([None; 3], |error| [error.table(), error.column(), error.constraint()])
+        .map(Option::unwrap_or_default);
+    let blame = match code.as_str() {
+        // What is cast to a type in our statements are documents.
+        "22P02" | "22032" => Blame::Record,
+        // No partition for the row, for which there is no constraint to name.
+        "23514" if constraint.is_empty() => Blame::Table,
+        "23502" if !OUR_COLUMNS.contains(&column) => Blame::Table,
+        // Whatever is broken inside the server.
+        code if code.starts_with("XX") => Blame::Table,
+        _ => Blame::Either,
+    };
+    Fault { blame, signature: [&code, table, column, constraint].join("/"), reason }
+}
+
+/// What would fix the table, when that can be said.
+fn remedy(error: &dyn DatabaseError) -> Option<String> {
+    let code = error.code()?;
+    let postgres = error.try_downcast_ref::<PgDatabaseError>()?;
+    let table = postgres.table().unwrap_or("the table");
+    match (&*code, postgres.column(), postgres.constraint()) {
+        ("23502", Some(column), _) if !OUR_COLUMNS.contains(&column) => Some(format!(
+            "{table}.{column} is NOT NULL, without a default, and not written by this worker: ALTER TABLE {table} ALTER COLUMN \
+             {column} SET DEFAULT ..., or DROP NOT NULL"
+        )),
+        ("23514", _, None) => Some(format!("create the missing partition of {table}, or a default partition")),
+        ("23514", _, Some(constraint)) => Some(format!("see whether the constraint {constraint} of {table} is meant")),
+        ("2200H", ..) => Some("the ids of a table are used up: give its id column and its sequence the type bigint".to_owned()),
+        ("22P05", ..) => Some("the encoding of this database cannot hold the text: use a database in UTF8".to_owned()),
+        ("42804" | "42883" | "42846", ..) => {
+            Some("a column has a type that this worker does not know: `refresh-worker check` compares them".to_owned())
+        }
+        ("53100", ..) => Some("make room on the disk of the database".to_owned()),
+        ("53200", ..) => Some("give the database more memory, or its sessions less work_mem".to_owned()),
+        ("P0001", ..) => Some("a trigger refuses what is written: see what it raises".to_owned()),
+        _ => None,
     }
 }
 
@@ -99,16 +198,24 @@ pub(super) fn store_error(server: &str, action: &'static str, error: &sqlx::Erro
     if is_outage(&code) || matches!(&*code, "57014" | "55P03") {
         return StoreError::Unreachable { server, detail };
     }
+    let detail = match remedy(&**database) {
+        Some(remedy) => format!("{detail}; fix: {remedy}"),
+        None => detail,
+    };
     StoreError::Failed { server, action, detail }
 }
 
 /// Why a record is refused.
-pub(super) fn reason(error: &sqlx::Error) -> Reason {
-    let detail = match error {
+fn reason(error: &sqlx::Error) -> Reason {
+    let fix = error.as_database_error().and_then(remedy).map_or_else(String::new, |fix| format!("; fix: {fix}"));
+    Reason::new("refused_by_database", described(error) + &fix)
+}
+
+pub(super) fn described(error: &sqlx::Error) -> String {
+    match error {
         sqlx::Error::Database(database) => describe(&**database),
         other => other.to_string(),
-    };
-    Reason::new("refused_by_database", detail)
+    }
 }
 
 pub(super) fn code(error: &sqlx::Error) -> Option<String> {

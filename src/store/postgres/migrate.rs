@@ -5,9 +5,12 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection, FromRow, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection};
 
-use super::connect::{Database, on_connection};
+use super::{
+    blockers::{self, Blocker, watched},
+    connect::{Database, on_connection},
+};
 use crate::store::StoreError;
 
 struct Migration {
@@ -41,6 +44,12 @@ const LOCK: i64 = 0x7266_6d67;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How long a statement waits for the locks of others.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
+
+const MAKE: &str = "make its tables";
+const UNDO: &str = "take its tables away";
+
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT set_config('statement_timeout', '50s', true)";
 
 const RIGHTS: &str = include_str!("../sql/postgres/migration_rights.sql");
@@ -53,11 +62,12 @@ const LIST: &str = "
     COMMENT ON TABLE refresh_worker.migrations IS 'The migrations of refresh-worker that have run.'";
 
 pub(super) async fn up(database: &Database) -> Result<Vec<String>, StoreError> {
-    let made: Result<Made, StoreError> =
-        on_connection!(database, database.acquire(), TIMEOUT, "make its tables", |connection, keeps| make(
-            connection, keeps
-        ));
-    match made? {
+    let made = async {
+        on_connection!(database, database.acquire(), TIMEOUT, MAKE, |connection, keeps| make(connection, keeps))
+    };
+    let (made, blocker) = watched(database, LOCK_TIMEOUT / 2, made).await;
+    let made: Result<Made, StoreError> = made;
+    match made.map_err(|error| naming(database, MAKE, error, blocker))? {
         Made::Done(names) => Ok(names),
         Made::NotAllowed(rights) => Err(StoreError::NotAllowed {
             server: database.server.clone(),
@@ -69,9 +79,21 @@ pub(super) async fn up(database: &Database) -> Result<Vec<String>, StoreError> {
 }
 
 pub(super) async fn down(database: &Database) -> Result<Vec<String>, StoreError> {
-    on_connection!(database, database.acquire(), TIMEOUT, "take its tables away", |connection, keeps| undo(
-        connection, keeps
-    ))
+    let undone = async {
+        on_connection!(database, database.acquire(), TIMEOUT, UNDO, |connection, keeps| undo(connection, keeps))
+    };
+    let (undone, blocker) = watched(database, LOCK_TIMEOUT / 2, undone).await;
+    undone.map_err(|error| naming(database, UNDO, error, blocker))
+}
+
+/// A lock that did not go in time is told with whoever holds it.
+fn naming(database: &Database, action: &'static str, error: StoreError, blocker: Option<Blocker>) -> StoreError {
+    match (error, blocker) {
+        (StoreError::Unreachable { detail, .. }, Some(blocker)) if detail.contains("55P03") => {
+            blockers::locked(database, action, format!("{}: {detail}; nothing was changed, try again", blocker.told()))
+        }
+        (error, _) => error,
+    }
 }
 
 enum Made {
@@ -129,7 +151,11 @@ async fn undo(connection: &mut PgConnection, keeps: bool) -> Result<Vec<String>,
 }
 
 async fn lock(connection: &mut PgConnection, keeps: bool) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").persistent(keeps).bind(LOCK).execute(connection).await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").persistent(keeps).bind(LOCK).execute(&mut *connection).await?;
+    // Only now: who makes the tables at the same time is waited for, those in whose way we stand are not. A statement that waits to
+    // change a table has every reader of it queue behind.
+    let set = format!("SELECT set_config('lock_timeout', '{}ms', true)", LOCK_TIMEOUT.as_millis());
+    sqlx::query(AssertSqlSafe(set)).persistent(keeps).execute(connection).await?;
     Ok(())
 }
 

@@ -9,6 +9,7 @@
 //! the database.
 
 mod attempt;
+mod blockers;
 mod check;
 mod commit;
 mod connect;
@@ -22,7 +23,7 @@ mod runs;
 mod shape;
 mod writes;
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use sqlx::{FromRow, PgConnection};
 
@@ -56,6 +57,7 @@ const FRESHNESS: &str = include_str!("../sql/postgres/freshness.sql");
 pub struct PostgresStore {
     database: Database,
     telling: Telling,
+    experience: Arc<commit::Experience>,
 }
 
 impl PostgresStore {
@@ -64,7 +66,7 @@ impl PostgresStore {
     /// # Errors
     /// When the URL cannot be read. The password is not part of the message.
     pub fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
-        Ok(Self { database: Database::connect(config)?, telling: Telling::default() })
+        Ok(Self { database: Database::connect(config)?, telling: Telling::default(), experience: Arc::default() })
     }
 
     /// The same, with commits that tell this.
@@ -111,19 +113,24 @@ impl Store for PostgresStore {
     }
 
     async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
-        let keeps = self.database.keeps_statements;
-        let mut connection = self.database.acquire().await?;
-        let read = within(STATEMENT_TIMEOUT, async {
-            let mut single = Single::begin(&mut connection, keeps).await?;
-            let now: OffsetDateTime = sqlx::query_scalar("SELECT clock_timestamp()")
+        let database = &self.database;
+        on_connection!(database, database.acquire(), STATEMENT_TIMEOUT, "tell the time", |connection, keeps| async {
+            let mut single = Single::begin(connection, keeps).await?;
+            let now: TableTime = sqlx::query_scalar("SELECT clock_timestamp()")
                 .persistent(keeps)
                 .fetch_one(single.connection())
                 .await?;
             single.end().await?;
-            Ok(now)
-        });
-        let read = read.await;
-        Ok(Some(from_zoned(self.database.give_back(connection, read, "tell the time")?)))
+            Ok(Some(from_utc(now)))
+        })
+    }
+
+    async fn ready(&self, patience: Duration) -> Result<(), StoreError> {
+        blockers::wait_for_tables(&self.database, patience).await
+    }
+
+    fn is_doubtful(&self) -> bool {
+        self.experience.is_doubtful()
     }
 
     async fn migrate(&self) -> Result<Vec<String>, StoreError> {
@@ -189,7 +196,15 @@ impl Store for PostgresStore {
         told: &[i64],
         limit: Duration,
     ) -> Result<Commit, StoreError> {
-        commit::commit(&self.database, self.telling, now, batch, told, Limit::from_now(limit)).await
+        let order = commit::Order {
+            database: &self.database,
+            experience: &self.experience,
+            telling: self.telling,
+            now,
+            told,
+            limit: Limit::from_now(limit),
+        };
+        commit::commit(order, batch).await
     }
 
     async fn notes(&self, before: Timestamp) -> Result<Vec<Note>, StoreError> {

@@ -1,20 +1,24 @@
 //! The commit: one transaction; when a record is refused, each record in one of its own, so that it hurts only itself.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{arbiter, hurts_only_the_record, primary_code, times::table_text, writes};
 use crate::{
     clock::Timestamp,
-    model::{Fetched, Kind, Reason, Tag},
+    model::{Fetched, Kind, ObjectId, Reason, Tag},
     store::{
         Commit, Committed, Telling,
         plan::{
-            self, CLOCK_TOLERANCE, Facts, Replaced, SUSPICIOUS_FAILURES, Writes,
+            self, CLOCK_TOLERANCE, Facts, Replaced, Writes,
             claims::{Claims, Winners},
             memberships::{self, Changes},
             players::{self, Word},
+            refusals::{Blame, Fault, Refusals, Ruling},
             snapshots::{self, NewestRows},
             times::{TableTime, utc},
         },
@@ -24,44 +28,73 @@ use crate::{
 
 pub(super) async fn commit(
     pool: &SqlitePool,
+    refusals: &Mutex<Refusals>,
     telling: Telling,
     now: Timestamp,
     batch: &[Fetched],
     told: &[i64],
 ) -> Result<Commit, sqlx::Error> {
     match whole(pool, telling, now, batch, told).await {
-        Err(error) if hurts_only_the_record(&error) => one_by_one(pool, telling, now, batch, told).await,
-        committed => committed,
+        Err(error) if hurts_only_the_record(&error) => one_by_one(pool, refusals, telling, now, batch, told).await,
+        Ok(committed) => {
+            lock(refusals).judge(stored(batch, &committed), &[]);
+            Ok(committed)
+        }
+        Err(error) => Err(error),
     }
+}
+
+pub(super) fn lock(refusals: &Mutex<Refusals>) -> MutexGuard<'_, Refusals> {
+    refusals.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn stored<'a>(batch: &'a [Fetched], commit: &'a Commit) -> impl Iterator<Item = &'a ObjectId> {
+    let pairs = batch.iter().zip(&commit.committed);
+    pairs.filter(|(_, committed)| **committed == Committed::Stored).map(|(fetched, _)| &fetched.object)
 }
 
 async fn one_by_one(
     pool: &SqlitePool,
+    refusals: &Mutex<Refusals>,
     telling: Telling,
     now: Timestamp,
     batch: &[Fetched],
     told: &[i64],
 ) -> Result<Commit, sqlx::Error> {
     let mut together = Commit::of_nothing(batch.len());
+    let mut refused: Vec<(usize, sqlx::Error)> = Vec::new();
     let newest = rows::newest_answers(batch);
-    let mut refused: Vec<sqlx::Error> = Vec::new();
     for &place in &newest {
         match whole(pool, telling, now, &batch[place..=place], told).await {
-            Ok(one) => together.add(place, one),
-            Err(error) if hurts_only_the_record(&error) => {
-                together.committed[place] = Committed::Poison(Reason::new("refused_by_database", error.to_string()));
-                refused.push(error);
-            }
+            Ok(one) => together.add_all(&[place], one),
+            Err(error) if hurts_only_the_record(&error) => refused.push((place, error)),
             Err(error) => return Err(error),
         }
     }
-    let all_alike = refused.windows(2).all(|pair| primary_code(&pair[0]) == primary_code(&pair[1]));
-    match refused.pop() {
-        Some(error) if refused.len() + 1 == newest.len() && newest.len() >= SUSPICIOUS_FAILURES && all_alike => {
-            Err(error)
-        }
-        _ => Ok(together),
+    let faults: Vec<(ObjectId, Fault)> =
+        refused.iter().map(|(place, error)| (batch[*place].object.clone(), fault(error))).collect();
+    let judged = lock(refusals).judge(stored(batch, &together), &faults);
+    for (((place, _), (_, fault)), ruling) in refused.iter().zip(&faults).zip(judged.rulings) {
+        together.committed[*place] = match ruling {
+            Ruling::Poison => Committed::Poison(fault.reason.clone()),
+            Ruling::Hold => Committed::Held(fault.reason.clone()),
+        };
     }
+    match judged.trouble {
+        Some(at) if refused.len() == newest.len() => Err(refused.swap_remove(at).1),
+        trouble => {
+            together.trouble = trouble.map(|at| format!("store any {}: {}", faults[at].0.kind, faults[at].1.reason.detail));
+            Ok(together)
+        }
+    }
+}
+
+fn fault(error: &sqlx::Error) -> Fault {
+    let reason = Reason::new("refused_by_database", error.to_string());
+    let code = primary_code(error).unwrap_or_default();
+    // That a document is JSON is a constraint here, which names its column.
+    let blame = if reason.detail.contains("json_valid") { Blame::Record } else { Blame::Either };
+    Fault { blame, signature: code.to_string(), reason }
 }
 
 async fn whole(

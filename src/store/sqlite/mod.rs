@@ -12,7 +12,13 @@ mod tests;
 mod times;
 mod writes;
 
-use std::{collections::HashMap, path::Path, str::FromStr, time::Duration};
+use std::{
+    collections::HashMap,
+    path::Path,
+    str::FromStr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use sqlx::{
     FromRow, SqlitePool,
@@ -20,7 +26,9 @@ use sqlx::{
 };
 
 use self::times::{from_text, to_text};
-use super::{ANSWERED_WELL_FOR, Commit, Freshness, MOST_NOTES, RunRow, Store, StoreError, Telling, rows};
+use super::{
+    ANSWERED_WELL_FOR, Commit, Freshness, MOST_NOTES, RunRow, Store, StoreError, Telling, plan::refusals::Refusals, rows,
+};
 use crate::{
     clock::Timestamp,
     model::{Fetched, Kind, Note, ObjectId, Tag},
@@ -40,6 +48,7 @@ pub struct SqliteStore {
     /// The file's path, for messages.
     server: String,
     telling: Telling,
+    refusals: Arc<Mutex<Refusals>>,
 }
 
 impl SqliteStore {
@@ -72,7 +81,7 @@ impl SqliteStore {
             .connect_with(options)
             .await
             .map_err(|error| store_error(&server, "open the file", &error))?;
-        Ok(Self { pool, server, telling: Telling::default() })
+        Ok(Self { pool, server, telling: Telling::default(), refusals: Arc::default() })
     }
 
     /// The same, with commits that tell this.
@@ -113,6 +122,10 @@ impl SqliteStore {
 }
 
 impl Store for SqliteStore {
+    fn is_doubtful(&self) -> bool {
+        commit::lock(&self.refusals).is_suspicious()
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         sqlx::query("select 1").execute(&self.pool).await.map_err(self.failed("answer"))?;
         Ok(())
@@ -158,7 +171,7 @@ impl Store for SqliteStore {
         told: &[i64],
         limit: Duration,
     ) -> Result<Commit, StoreError> {
-        let commit = commit::commit(&self.pool, self.telling, now, batch, told);
+        let commit = commit::commit(&self.pool, &self.refusals, self.telling, now, batch, told);
         self.within(limit, "store a batch", commit).await
     }
 

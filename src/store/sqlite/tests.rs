@@ -188,7 +188,7 @@ async fn when_every_record_is_refused_alike_the_fault_is_not_theirs() {
         .await
         .unwrap();
     let batch: Vec<Fetched> = ["2PP", "8PP", "9PP", "UPP", "VPP"].map(|tag| clan(NOON, tag, &[])).into();
-    assert!(matches!(store.commit(NOON, &batch[..4]).await.unwrap().committed[..], [Committed::Poison(_), ..]));
+    assert!(matches!(store.commit(NOON, &batch[..4]).await.unwrap().committed[..], [Committed::Held(_), ..]));
     let error = store.commit(NOON, &batch).await.unwrap_err().to_string();
     assert!(error.contains("no clans today"), "{error}");
 }

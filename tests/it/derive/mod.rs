@@ -6,6 +6,7 @@ mod jobs;
 mod jobs_shared;
 mod report;
 mod retention;
+mod view_locks;
 mod values;
 mod views;
 

@@ -12,6 +12,7 @@ mod followed;
 mod http;
 mod judgement;
 mod last_runs;
+mod locked;
 mod overlap;
 mod portal;
 mod redis_database;

@@ -119,6 +119,10 @@ mod sqlite {
             &self.store
         }
 
+        fn is_postgres(&self) -> bool {
+            false
+        }
+
         async fn rows(&self, sql: &str) -> Vec<Value> {
             let rows = sqlx::query(AssertSqlSafe(sql)).fetch_all(self.store.pool()).await;
             rows.unwrap_or_else(|error| panic!("{sql}: {error}")).iter().map(object).collect()

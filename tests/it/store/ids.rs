@@ -4,13 +4,14 @@ use refresh_worker::{
     model::Fetched,
     store::{Committed, Store},
 };
-use sqlx::PgPool;
+use sqlx::{Connection as _, PgConnection, PgPool};
 
 use super::{
     Bed,
     beds::{self, PostgresBed},
     documents::{at, clan, nth_tag, player, war},
 };
+use crate::support;
 
 /// One row as the other programs insert it; `false` when somebody else was quicker.
 async fn take_next_id(pool: &PgPool, number: i64) -> bool {
@@ -102,4 +103,86 @@ async fn assert_stored(bed: &PostgresBed) {
     assert_eq!(bed.commit(&batch(0)).await, vec![Committed::Stored; 6]);
     assert_eq!(bed.count("clan_snapshots WHERE id > 200").await, 5);
     assert_eq!(bed.store().commit(at(700), &batch(600)).await.unwrap().committed, vec![Committed::Stored; 6]);
+}
+
+/// As an ORM inserts: it looks for the highest id and takes the next, in one short transaction. Returns how often somebody
+/// else had taken it.
+async fn insert_as_an_orm(url: &str, rows: i32) -> (i32, i32) {
+    let mut connection = PgConnection::connect(url).await.unwrap();
+    let (mut failed, mut done) = (0, 0);
+    while done + failed < rows {
+        let mut transaction = connection.begin().await.unwrap();
+        let highest: i64 = sqlx::query_scalar("SELECT coalesce(max(id), 0)::bigint FROM clan_snapshots")
+            .fetch_one(&mut *transaction)
+            .await
+            .unwrap();
+        let inserted = sqlx::query(
+            "INSERT INTO clan_snapshots (id, ts, clan_tag) VALUES ($1, timestamp '2020-01-01' + $2 * interval '1 s', 'LLL')",
+        )
+        .bind(highest + 1)
+        .bind(done + failed)
+        .execute(&mut *transaction)
+        .await;
+        match inserted {
+            Ok(_) => {
+                transaction.commit().await.unwrap();
+                done += 1;
+            }
+            Err(_) => {
+                transaction.rollback().await.unwrap();
+                failed += 1;
+            }
+        }
+    }
+    (done, failed)
+}
+
+async fn assert_no_insert_of_others_fails(url: &str, change: Option<&str>) {
+    let bed = PostgresBed::on(url).await;
+    if let Some(change) = change {
+        bed.exec(change).await;
+    }
+    let others = insert_as_an_orm(url, 1000);
+    let ours = async {
+        let mut round = 0;
+        loop {
+            round += 1;
+            assert_eq!(bed.commit(&batch(round * 10)).await, vec![Committed::Stored; 6], "round {round}");
+        }
+    };
+    let (done, failed) = tokio::select! {
+        theirs = others => theirs,
+        () = ours => unreachable!("commits go on"),
+    };
+    assert_eq!((done, failed), (1000, 0));
+    assert!(bed.count("clan_snapshots WHERE clan_tag <> 'LLL'").await > 50);
+}
+
+#[tokio::test]
+async fn inserts_of_max_plus_one_never_fail_beside_commits() {
+    assert_no_insert_of_others_fails(&support::postgres::fresh().await, None).await;
+}
+
+#[tokio::test]
+async fn inserts_of_max_plus_one_never_fail_with_short_ids() {
+    let change = "ALTER TABLE clan_snapshots ALTER COLUMN id TYPE integer; ALTER SEQUENCE clan_snapshots_id_seq AS integer";
+    assert_no_insert_of_others_fails(&support::postgres::fresh().await, Some(change)).await;
+}
+
+#[tokio::test]
+async fn short_ids_are_left_out_only_at_first_and_near_their_end_never() {
+    let bed = beds::postgres().await;
+    bed.exec("ALTER TABLE clan_snapshots ALTER COLUMN id TYPE integer; ALTER SEQUENCE clan_snapshots_id_seq AS integer").await;
+    for round in 1..=21 {
+        bed.commit_one(clan("8GG").level(round).fetched(at(i64::from(round) * 10))).await;
+    }
+    let last = "SELECT last_value AS n FROM clan_snapshots_id_seq";
+    let before = bed.row(last).await["n"].as_i64().unwrap();
+    assert_eq!(before, 20 * 201 + 1, "twenty commits with ids left out, and one without");
+    bed.exec("SELECT setval('clan_snapshots_id_seq', 2147483000)").await;
+    bed.exec("INSERT INTO clan_snapshots (id, ts, clan_tag) VALUES (2147483100, timestamp '2020-01-01', 'LLL')").await;
+    for round in 1..=3 {
+        assert_eq!(bed.commit_one(clan("8GG").level(50 + round).fetched(at(900 + i64::from(round)))).await, Committed::Stored);
+    }
+    assert_eq!(bed.row(last).await["n"], 2_147_483_103_i64);
 }

@@ -13,12 +13,14 @@ mod failover;
 mod ids;
 mod last_seen;
 mod limits;
+mod locks;
 mod memberships;
 pub mod migrations;
 mod outages;
 #[cfg(feature = "embedded")]
 mod parity;
 mod poolers;
+mod refusals;
 mod rights;
 mod runs;
 mod snapshots;
@@ -70,6 +72,11 @@ pub trait Bed: Send + Sync {
         let mut rows = self.rows(sql).await;
         assert_eq!(rows.len(), 1, "one row of `{sql}`: {rows:?}");
         rows.remove(0)
+    }
+
+    /// True on PostgreSQL: for statements that the dialects do not share.
+    fn is_postgres(&self) -> bool {
+        true
     }
 
     async fn count(&self, from: &str) -> i64 {

@@ -1,7 +1,7 @@
 -- Steps the id sequences that are behind their table forward to it. Under an advisory lock, so that none goes back.
--- $1: how many ids above the highest are left to them. The sequence is the column's own (serial or IDENTITY), else the
--- one its default names.
-SELECT setval(s.sequence, t.highest + $1)
+-- $1: how many ids above the highest are left to them, though not at the end of a sequence. The sequence is the column's own
+-- (serial or IDENTITY), else the one its default names.
+SELECT setval(s.sequence, least(t.highest + $1, greatest(t.highest, q.seqmax - 1000000)))
 FROM (
     SELECT 'clan_snapshots' AS name, (SELECT max(id) FROM clan_snapshots) AS highest
     UNION ALL SELECT 'player_snapshots', (SELECT max(id) FROM player_snapshots)
@@ -19,4 +19,6 @@ CROSS JOIN LATERAL (
          WHERE a.attrelid = t.name::regclass AND a.attname = 'id'
          LIMIT 1)) AS sequence
 ) AS s
-WHERE s.sequence IS NOT NULL AND t.highest + $1 > coalesce(pg_sequence_last_value(s.sequence), 0)
+JOIN pg_sequence AS q ON q.seqrelid = s.sequence
+WHERE t.highest IS NOT NULL
+  AND least(t.highest + $1, greatest(t.highest, q.seqmax - 1000000)) > coalesce(pg_sequence_last_value(s.sequence), 0)

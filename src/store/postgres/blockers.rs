@@ -1,0 +1,162 @@
+//! Locks of other programs that are in the way: who holds them, as far as the role may see, in words.
+
+use std::time::Duration;
+
+use sqlx::FromRow;
+use tokio::time::{Instant, timeout};
+
+use super::connect::{Database, Single};
+use crate::store::StoreError;
+
+/// How long finding out may take. Nothing waits for it for longer.
+const ASK_TIMEOUT: Duration = Duration::from_millis(700);
+
+/// How often the lock of a whole table is looked at while it is waited for.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+const BLOCKED_BY: &str = include_str!("../sql/postgres/blocked_by.sql");
+const TABLE_LOCKS: &str = include_str!("../sql/postgres/table_locks.sql");
+
+/// Somebody whose lock is in the way.
+#[derive(Clone, Debug, FromRow)]
+pub(super) struct Blocker {
+    relation: Option<String>,
+    /// Not a row of it: no commit can go past.
+    pub(super) is_whole_table: bool,
+    /// 0 or none: a transaction that was prepared for two phases.
+    pid: Option<i32>,
+    role: Option<String>,
+    application: Option<String>,
+    /// None: this role may not see it.
+    state: Option<String>,
+    since: Option<String>,
+    /// Found by who holds locks afterwards, not by who kept us waiting.
+    #[sqlx(default)]
+    is_guess: bool,
+}
+
+impl Blocker {
+    /// What is locked, and by whom.
+    pub(super) fn told(&self) -> String {
+        let table = self.relation.as_deref().unwrap_or("one of the tables");
+        let what = if self.is_whole_table { format!("table {table}") } else { format!("a row of {table}") };
+        let probably = if self.is_guess && !self.is_whole_table { "probably " } else { "" };
+        format!("{what} is {probably}locked by {}", self.who())
+    }
+
+    fn who(&self) -> String {
+        let Some(pid) = self.pid.filter(|pid| *pid > 0) else {
+            return "a prepared transaction (see pg_prepared_xacts)".to_owned();
+        };
+        let mut known = Vec::new();
+        match (&self.state, &self.since) {
+            (Some(state), Some(since)) => known.push(format!("{state}, its transaction began {since}")),
+            (Some(state), None) => known.push(state.clone()),
+            _ => {}
+        }
+        known.extend(self.role.as_ref().map(|role| format!("role {role}")));
+        known.extend(self.application.as_ref().map(|application| format!("application {application}")));
+        match known.is_empty() {
+            true => format!("pid {pid}"),
+            false => format!("pid {pid} ({})", known.join("; ")),
+        }
+    }
+}
+
+/// The work's result, and who kept it waiting, when it took so long that somebody looked.
+pub(super) async fn watched<T>(database: &Database, after: Duration, work: impl Future<Output = T>) -> (T, Option<Blocker>) {
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        biased;
+        done = work.as_mut() => (done, None),
+        blocker = watch(database, after) => (work.await, Some(blocker)),
+    }
+}
+
+/// Looks, after a while, at who keeps a statement of ours waiting; ends only when it is known. It takes a connection that is
+/// idle or may still be made, and none that others wait for.
+async fn watch(database: &Database, after: Duration) -> Blocker {
+    loop {
+        tokio::time::sleep(after).await;
+        if let Some(blocker) = ask(database, BLOCKED_BY, None).await {
+            return blocker;
+        }
+    }
+}
+
+/// Looks at who holds locks now, when nobody was seen during the wait.
+pub(super) async fn guess(database: &Database) -> Option<Blocker> {
+    let blocker = ask(database, TABLE_LOCKS, Some(true)).await?;
+    Some(Blocker { is_guess: true, ..blocker })
+}
+
+async fn ask(database: &Database, question: &'static str, rows_too: Option<bool>) -> Option<Blocker> {
+    let asked = async {
+        let pool = &database.pool;
+        let mut connection = match pool.try_acquire() {
+            Some(connection) => connection,
+            None if pool.size() < pool.options().get_max_connections() => pool.acquire().await.ok()?,
+            None => return None,
+        };
+        let mut single = Single::begin(&mut connection, database.keeps_statements()).await.ok()?;
+        let mut query = sqlx::query_as(question).persistent(false);
+        if let Some(rows_too) = rows_too {
+            query = query.bind(rows_too);
+        }
+        // Without the right to look nothing is known.
+        let blocker = query.fetch_optional(single.connection()).await.ok().flatten();
+        single.end().await.ok()?;
+        blocker
+    };
+    timeout(ASK_TIMEOUT, asked).await.ok().flatten()
+}
+
+/// Waits until no whole table is locked that commits need. A lock that does not go in time is an error that names it: a run
+/// would spend its calls on answers that cannot be kept.
+pub(super) async fn wait_for_tables(database: &Database, patience: Duration) -> Result<(), StoreError> {
+    let began = Instant::now();
+    loop {
+        let Some(blocker) = ask(database, TABLE_LOCKS, Some(false)).await else { return Ok(()) };
+        if began.elapsed() + LOOK_AGAIN >= patience {
+            let waited = began.elapsed().as_secs_f64();
+            let detail = format!("{}; the lock timeout of {waited:.1} s went by", blocker.told());
+            return Err(locked(database, "use the tables", detail));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+pub(super) fn locked(database: &Database, action: &'static str, detail: String) -> StoreError {
+    StoreError::Locked { server: database.server.clone(), action, detail }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blocker() -> Blocker {
+        Blocker {
+            relation: Some("players".to_owned()),
+            is_whole_table: false,
+            pid: Some(17),
+            role: Some("bob".to_owned()),
+            application: None,
+            state: Some("idle in transaction".to_owned()),
+            since: Some("2026-03-04T05:06:07Z".to_owned()),
+            is_guess: false,
+        }
+    }
+
+    #[test]
+    fn a_blocker_is_told_as_far_as_it_is_known() {
+        let told = blocker().told();
+        assert_eq!(
+            told,
+            "a row of players is locked by pid 17 (idle in transaction, its transaction began 2026-03-04T05:06:07Z; role bob)"
+        );
+        let hidden = Blocker { state: None, since: None, role: None, is_whole_table: true, ..blocker() };
+        assert_eq!(hidden.told(), "table players is locked by pid 17");
+        let prepared = Blocker { pid: Some(0), relation: None, is_guess: true, ..blocker() };
+        assert!(prepared.told().starts_with("a row of one of the tables is probably locked by a prepared transaction"));
+    }
+}

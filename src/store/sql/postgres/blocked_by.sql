@@ -1,0 +1,31 @@
+-- The session that keeps sessions of this worker waiting for a lock, as far as this role may see it: the one at the root of
+-- the chain whose transaction is the oldest. Asked over another connection, during the wait.
+WITH RECURSIVE waiting AS (
+    SELECT a.pid
+    FROM pg_stat_activity AS a
+    WHERE a.datname = current_database() AND a.usename = session_user AND a.wait_event_type = 'Lock'
+      AND a.application_name = current_setting('application_name') AND a.pid <> pg_backend_pid()
+),
+chain AS (
+    SELECT w.pid AS waiting, b.pid, 1 AS depth
+    FROM waiting AS w CROSS JOIN LATERAL unnest(pg_blocking_pids(w.pid)) AS b (pid)
+    UNION
+    SELECT c.waiting, b.pid, c.depth + 1
+    FROM chain AS c CROSS JOIN LATERAL unnest(pg_blocking_pids(c.pid)) AS b (pid)
+    WHERE c.depth < 5
+)
+SELECT coalesce(wanted.relation, marked.relation)::regclass::text AS relation, wanted.relation IS NOT NULL AS is_whole_table,
+       c.pid, a.usename::text AS role, nullif(a.application_name, '') AS application, a.state,
+       to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS since
+FROM chain AS c
+LEFT JOIN LATERAL (
+    SELECT l.relation FROM pg_locks AS l WHERE l.pid = c.waiting AND NOT l.granted AND l.locktype = 'relation' LIMIT 1
+) AS wanted ON true
+-- Who waits for a row has marked it before.
+LEFT JOIN LATERAL (
+    SELECT l.relation FROM pg_locks AS l WHERE l.pid = c.waiting AND l.locktype = 'tuple' LIMIT 1
+) AS marked ON true
+LEFT JOIN pg_stat_activity AS a ON a.pid = c.pid
+WHERE cardinality(pg_blocking_pids(c.pid)) = 0
+ORDER BY wanted.relation IS NULL, a.xact_start
+LIMIT 1

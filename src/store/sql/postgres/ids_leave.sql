@@ -1,0 +1,41 @@
+-- Leaves ids above the highest to other programs, which give max(id) + 1: numbers of the sequence are drawn and not used.
+-- Only for the tables that get new rows: $1 clan_snapshots, $2 player_snapshots, $3 war_snapshots, $4 clan_memberships.
+-- $5: how many to leave where ids have eight bytes, $6: where they have four, whose range ends. None are left where a range is
+-- used up by nine tenths. Returns how many sequences are behind their table, as others have written there, and how many
+-- numbers were drawn. The sequence is the column's own (serial or IDENTITY), else the one its default names.
+SELECT count(*) FILTER (WHERE d.is_behind) AS behind, coalesce(sum(d.drawn), 0)::bigint AS drawn
+FROM (
+    SELECT 'clan_snapshots' AS name, (SELECT max(id) FROM clan_snapshots) AS highest WHERE $1::boolean
+    UNION ALL SELECT 'player_snapshots', (SELECT max(id) FROM player_snapshots) WHERE $2::boolean
+    UNION ALL SELECT 'war_snapshots', (SELECT max(id) FROM war_snapshots) WHERE $3::boolean
+    UNION ALL SELECT 'clan_memberships', (SELECT max(id) FROM clan_memberships) WHERE $4::boolean
+) AS t
+JOIN pg_attribute AS a ON a.attrelid = t.name::regclass AND a.attname = 'id'
+CROSS JOIN LATERAL (
+    SELECT coalesce(
+        pg_get_serial_sequence(t.name, 'id')::regclass,
+        (SELECT c.oid::regclass
+         FROM pg_attrdef AS f
+         JOIN pg_depend AS d ON d.classid = 'pg_attrdef'::regclass AND d.objid = f.oid
+         JOIN pg_class AS c ON d.refclassid = 'pg_class'::regclass AND c.oid = d.refobjid AND c.relkind = 'S'
+         WHERE f.adrelid = a.attrelid AND f.adnum = a.attnum
+         LIMIT 1)) AS sequence
+) AS s
+CROSS JOIN LATERAL (
+    SELECT coalesce(pg_sequence_last_value(s.sequence), 0) AS last_value,
+           least(q.seqmax, CASE a.atttypid WHEN 'integer'::regtype THEN 2147483647 ELSE 9223372036854775807 END) AS most
+    FROM pg_sequence AS q
+    WHERE q.seqrelid = s.sequence
+) AS v
+CROSS JOIN LATERAL (
+    SELECT coalesce(t.highest, 0) > v.last_value AS is_behind,
+           CASE WHEN v.most - v.last_value < greatest(v.most / 10, 1000000) THEN 0
+                WHEN v.most > 2147483647 THEN $5::bigint ELSE $6::bigint END
+               - (v.last_value - coalesce(t.highest, 0)) AS missing
+) AS m
+CROSS JOIN LATERAL (
+    SELECT m.is_behind,
+           CASE WHEN m.is_behind OR m.missing <= 0 THEN 0
+                ELSE (SELECT count(n.id) FROM (SELECT nextval(s.sequence) AS id FROM generate_series(1, m.missing)) AS n) END AS drawn
+) AS d
+WHERE s.sequence IS NOT NULL
