@@ -137,9 +137,9 @@ impl Connections {
         self.suspect();
         warn!(
             server = %self.0.server,
-            "a pooler or proxy shares the connections to the database at {} among its clients ({sign}): this process keeps no \
-             prepared statements from now on; set DB_STATEMENT_CACHE=0, or add ?pgbouncer=true to DATABASE_URL, so that it \
-             never does",
+            "the connections to the database at {} may be shared with other clients, as poolers and proxies do ({sign}): this \
+             process keeps no prepared statements from now on; set DB_STATEMENT_CACHE=0, or add ?pgbouncer=true to \
+             DATABASE_URL, so that it never does",
             self.0.server
         );
     }

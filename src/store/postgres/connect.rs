@@ -1,7 +1,7 @@
 //! How the database is reached: the URL in every spelling in use, the pool, and the test of its connections.
 
 use std::{
-    io,
+    fmt, io,
     ops::{Deref, DerefMut},
     sync::{
         Arc,
@@ -95,15 +95,21 @@ pub(super) struct Database {
 /// know about poolers.
 type Mark = Option<Arc<Marked>>;
 
-#[derive(Debug)]
 struct Marked {
     value: String,
     unmarked: PgConnectOptions,
 }
 
+/// Without the options, which hold the password.
+impl fmt::Debug for Marked {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Marked").field("value", &self.value).finish_non_exhaustive()
+    }
+}
+
 /// A connection of the pool, at work.
 #[derive(Debug)]
-pub(super) struct Leased {
+pub(super) struct InUse {
     connection: PoolConnection<Postgres>,
     in_use: Arc<AtomicU32>,
 }
@@ -167,9 +173,11 @@ impl Database {
             .after_connect(move |connection, _| {
                 let (connections, mark) = (looked_at.clone(), expected.clone());
                 Box::pin(async move {
-                    // Before the first statement is prepared. An error is met again by whoever uses the connection.
-                    if connections.keeps_statements() {
-                        let _ = look(connection, &connections, &mark).await;
+                    // Before the first statement is prepared. A connection that broke meanwhile is met by its user.
+                    if connections.keeps_statements()
+                        && let Err(error @ sqlx::Error::Database(_)) = look(connection, &connections, &mark).await
+                    {
+                        connections.stop_keeping(error);
                     }
                     Ok(())
                 })
@@ -183,12 +191,12 @@ impl Database {
         self.connections.keeps_statements()
     }
 
-    pub(super) async fn acquire(&self) -> Result<Leased, StoreError> {
+    pub(super) async fn acquire(&self) -> Result<InUse, StoreError> {
         self.acquire_by(Instant::now() + BUSY_TIMEOUT).await
     }
 
     /// The same, while there is time left.
-    pub(super) async fn acquire_within(&self, limit: Limit, action: &'static str) -> Result<Leased, StoreError> {
+    pub(super) async fn acquire_within(&self, limit: Limit, action: &'static str) -> Result<InUse, StoreError> {
         let left = limit.left();
         if left.is_zero() {
             return Err(self.out_of_time(action));
@@ -197,8 +205,8 @@ impl Database {
         tokio::time::timeout(left, acquired).await.unwrap_or_else(|_| Err(self.out_of_time(action)))
     }
 
-    async fn acquire_by(&self, until: Instant) -> Result<Leased, StoreError> {
-        let began = Instant::now();
+    async fn acquire_by(&self, until: Instant) -> Result<InUse, StoreError> {
+        let (began, mut is_unmarked) = (Instant::now(), false);
         loop {
             let acquired = tokio::select! {
                 biased;
@@ -208,7 +216,7 @@ impl Database {
                 () = self.room() => continue,
             };
             let error = match acquired {
-                Ok(connection) => return Ok(Leased::new(connection, &self.in_use)),
+                Ok(connection) => return Ok(InUse::new(connection, &self.in_use)),
                 Err(error) => error,
             };
             let is_full = errors::is_full(&error);
@@ -216,7 +224,11 @@ impl Database {
                 // Our own connections are at work, and one of them will come free.
                 _ if (is_full || matches!(error, sqlx::Error::PoolTimedOut)) && self.is_at_work() => until,
                 _ if is_full => until.min(began + FULL_TIMEOUT),
-                _ if self.unmark(&error) => until,
+                // Another may have left it out meanwhile; this attempt still had it.
+                _ if !is_unmarked && self.unmark(&error) => {
+                    is_unmarked = true;
+                    until
+                }
                 _ => began,
             };
             if Instant::now() >= patience {
@@ -248,10 +260,6 @@ impl Database {
             code.starts_with("08") || matches!(code.as_str(), "0A000" | "22023" | "42704" | "XX000")
         });
         let Some(mark) = self.mark.as_deref().filter(|_| refuses_startup) else { return false };
-        let is_marked = self.pool.connect_options().get_options().is_some_and(|options| options.contains(&mark.value));
-        if !is_marked {
-            return false;
-        }
         self.pool.set_connect_options(mark.unmarked.clone());
         self.connections.stop_keeping(format!("it refuses startup parameters: {error}"));
         true
@@ -296,7 +304,7 @@ impl Database {
         let are_suspect = self.connections.take_suspects();
         let idle = std::iter::from_fn(|| self.pool.try_acquire());
         let looks = join_all(idle.map(async |connection| {
-            let mut connection = Leased::new(connection, &self.in_use);
+            let mut connection = InUse::new(connection, &self.in_use);
             let is_good = !are_suspect && matches!(self.look(&mut connection).await, Ok(Server::Writable));
             if !is_good {
                 discard(connection);
@@ -327,7 +335,7 @@ impl Database {
 
     /// Looks at the server behind a connection, in one round trip.
     pub(super) async fn look(&self, connection: &mut PgConnection) -> Result<Server, sqlx::Error> {
-        look(connection, &self.connections, &self.mark).await
+        within(PING_TIMEOUT, look(connection, &self.connections, &self.mark)).await
     }
 
     /// True when a pooler stands between us and the server, as far as we had to find out: where no statement is kept by
@@ -337,7 +345,7 @@ impl Database {
     }
 
     /// Ends the use of a connection by an error; `true` when the same is worth another try on a new connection.
-    pub(super) fn notice(&self, connection: Leased, error: &sqlx::Error) -> bool {
+    pub(super) fn notice(&self, connection: InUse, error: &sqlx::Error) -> bool {
         let sign = self.connections.notice(error);
         if sign.is_some() {
             discard(connection);
@@ -346,20 +354,20 @@ impl Database {
     }
 }
 
-impl Leased {
+impl InUse {
     fn new(connection: PoolConnection<Postgres>, in_use: &Arc<AtomicU32>) -> Self {
         in_use.fetch_add(1, Ordering::Relaxed);
         Self { connection, in_use: Arc::clone(in_use) }
     }
 }
 
-impl Drop for Leased {
+impl Drop for InUse {
     fn drop(&mut self) {
         self.in_use.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Deref for Leased {
+impl Deref for InUse {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
@@ -367,7 +375,7 @@ impl Deref for Leased {
     }
 }
 
-impl DerefMut for Leased {
+impl DerefMut for InUse {
     fn deref_mut(&mut self) -> &mut PgConnection {
         &mut self.connection
     }
@@ -379,14 +387,14 @@ macro_rules! on_connection {
     ($database:expr, $acquire:expr, $timeout:expr, $action:expr, |$connection:ident, $keeps:ident| $work:expr) => {{
         let mut is_again = false;
         loop {
-            let mut leased = $acquire.await?;
+            let mut held = $acquire.await?;
             let $keeps = $database.keeps_statements();
             let done = {
-                let $connection: &mut sqlx::PgConnection = &mut leased;
+                let $connection: &mut sqlx::PgConnection = &mut held;
                 $crate::store::postgres::connect::within($timeout, $work).await
             };
             match done {
-                Err(error) if $database.notice(leased, &error) && !is_again => is_again = true,
+                Err(error) if $database.notice(held, &error) && !is_again => is_again = true,
                 Err(error) => {
                     break Err($crate::store::postgres::errors::store_error(&$database.server, $action, &error));
                 }
@@ -427,12 +435,12 @@ impl<'c> Single<'c> {
     }
 }
 
-pub(super) fn discard(mut leased: Leased) {
-    leased.connection.close_on_drop();
+pub(super) fn discard(mut held: InUse) {
+    held.connection.close_on_drop();
 }
 
 async fn look(connection: &mut PgConnection, connections: &Connections, mark: &Mark) -> Result<Server, sqlx::Error> {
-    let row = within(PING_TIMEOUT, connection.fetch_one(sqlx::raw_sql(LOOK))).await?;
+    let row = connection.fetch_one(sqlx::raw_sql(LOOK)).await?;
     let (in_recovery, read_only): (String, String) = (row.try_get(0)?, row.try_get(1)?);
     let session: Option<String> = row.try_get(2)?;
     if mark.as_ref().is_some_and(|mark| session.as_ref() != Some(&mark.value)) {

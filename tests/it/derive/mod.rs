@@ -2,6 +2,7 @@
 
 pub mod application;
 mod caches;
+mod failover;
 mod jobs;
 mod jobs_shared;
 mod report;

@@ -7,6 +7,7 @@ mod cluster;
 mod database_trouble;
 mod drain;
 pub mod events;
+mod failover;
 mod faults;
 mod followed;
 mod http;

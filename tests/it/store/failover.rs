@@ -147,7 +147,7 @@ async fn a_column_widened_by_others_costs_no_failure() {
             "ALTER TABLE clan_memberships ALTER COLUMN player_tag TYPE text",
             "ALTER TABLE player_snapshots ALTER COLUMN name TYPE varchar(300)",
             "ALTER TABLE refresh_worker.refresh_state ALTER COLUMN tag TYPE varchar(100)",
-            "ALTER TABLE refresh_worker.refresh_runs ALTER COLUMN report TYPE varchar(100000)",
+            "ALTER TABLE refresh_worker.untold ALTER COLUMN words TYPE varchar(100000)",
         ],
     )
     .await;
