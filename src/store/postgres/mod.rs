@@ -33,7 +33,9 @@ use self::{
     connect::{Database, Single, within},
     limit::Limit,
 };
-use super::{ANSWERED_WELL_FOR, Commit, Freshness, LastRuns, RunRow, Store, StoreError, Telling, plan::times::from_zoned};
+use super::{
+    ANSWERED_WELL_FOR, Commit, Freshness, LastRuns, RunRow, Store, StoreError, Telling, plan::times::from_zoned,
+};
 use crate::{
     clock::Timestamp,
     config::DatabaseConfig,
@@ -107,10 +109,8 @@ impl Store for PostgresStore {
         let mut connection = self.database.acquire().await?;
         let read = within(STATEMENT_TIMEOUT, async {
             let mut single = Single::begin(&mut connection, keeps).await?;
-            let now: OffsetDateTime = sqlx::query_scalar("SELECT clock_timestamp()")
-                .persistent(keeps)
-                .fetch_one(single.connection())
-                .await?;
+            let now: OffsetDateTime =
+                sqlx::query_scalar("SELECT clock_timestamp()").persistent(keeps).fetch_one(single.connection()).await?;
             single.end().await?;
             Ok(now)
         });
