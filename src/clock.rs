@@ -322,9 +322,13 @@ impl fmt::Display for ClocksApart {
         let apart = self.difference().as_secs_f64();
         write!(f, "the clock of Redis says {server} and this machine's {machine}: they are {apart:.1} s apart")?;
         match (self.wrong(), self.database) {
-            (WrongClock::Server, _) => f.write_str("; the clock of Redis is wrong, the database agrees with this machine"),
+            (WrongClock::Server, _) => {
+                f.write_str("; the clock of Redis is wrong, the database agrees with this machine")
+            }
             (WrongClock::Machine, _) => f.write_str("; this machine's clock is wrong, the database agrees with Redis"),
-            (WrongClock::AllDiffer, Some(database)) => write!(f, "; the database says {database}, and agrees with neither"),
+            (WrongClock::AllDiffer, Some(database)) => {
+                write!(f, "; the database says {database}, and agrees with neither")
+            }
             _ => Ok(()),
         }
     }

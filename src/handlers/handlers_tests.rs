@@ -259,9 +259,15 @@ async fn a_run_that_failed_is_a_5xx_for_an_http_caller() {
 #[tokio::test]
 async fn an_error_body_names_no_server_role_or_path() {
     let failures = [
-        (StopReason::DatabaseDown, "failed to reach the database at db.internal:5432/coc: password authentication failed for user \"worker\" (28P01)"),
+        (
+            StopReason::DatabaseDown,
+            "failed to reach the database at db.internal:5432/coc: password authentication failed for user \"worker\" (28P01)",
+        ),
         (StopReason::DatabaseDown, "failed to reach the database at /run/postgresql/.s.PGSQL.5432: no such file"),
-        (StopReason::DatabaseDown, "failed to store in the database at db.internal: permission denied for table players; to mend it: GRANT INSERT ON players TO worker (42501)"),
+        (
+            StopReason::DatabaseDown,
+            "failed to store in the database at db.internal: permission denied for table players; to mend it: GRANT INSERT ON players TO worker (42501)",
+        ),
         (StopReason::QueueDown, "failed to reach Redis at rediss://cache.internal:6380/0: no answer in time"),
         (StopReason::ApiUnreachable, "http://proxy.internal:8080/v1: connection refused"),
         (StopReason::NoUsableKey, "login of worker@internal failed"),
@@ -283,7 +289,6 @@ async fn an_error_body_names_no_server_role_or_path() {
     let message = http(locked_out).1["message"].as_str().unwrap().to_owned();
     assert!(message.contains("the login is refused (28P01)"), "{message}");
 }
-
 
 #[tokio::test]
 async fn a_mistake_of_the_caller_starts_no_run() {

@@ -95,7 +95,11 @@ mod tests {
                 "failed to reach Redis at redis://cache(DB1):6379/0: Connection refused (os error 111)",
                 "the queue cannot be used: the connection is refused",
             ),
-            (StopReason::DatabaseDown, "failed to do it at /run/pg: who knows (57P03)", "the database cannot be used (57P03)"),
+            (
+                StopReason::DatabaseDown,
+                "failed to do it at /run/pg: who knows (57P03)",
+                "the database cannot be used (57P03)",
+            ),
             (StopReason::ApiUnreachable, "https://proxy:8080 said no", "no call was answered well"),
         ];
         for (reason, text, told) in cases {
@@ -106,7 +110,10 @@ mod tests {
 
     #[test]
     fn an_error_of_an_object_keeps_its_code() {
-        assert_eq!(error_of_object("clan:2PP: bad_request: at http://10.0.0.1"), Some("clan:2PP: bad_request".to_owned()));
+        assert_eq!(
+            error_of_object("clan:2PP: bad_request: at http://10.0.0.1"),
+            Some("clan:2PP: bad_request".to_owned())
+        );
         let rest = error_of_object("clan:2PP: an entry of its member list cannot be read");
         assert_eq!(rest, Some("clan:2PP: the log says more".to_owned()));
         assert_eq!(error_of_object("failed to reach Redis at redis://cache:6379/0: refused"), None);

@@ -30,6 +30,7 @@ pub async fn look_at(findings: &mut Findings, config: &RedisConfig) -> Option<Re
             return None;
         }
     };
+    look_at_rights(findings, &queue).await;
     let asked = Instant::now();
     let server = match queue.time().await {
         Ok(server) => server,
@@ -46,6 +47,22 @@ pub async fn look_at(findings: &mut Findings, config: &RedisConfig) -> Option<Re
     look_at_queue(findings, &queue, server).await;
     look_for_namespaces(findings, &queue, &config.namespace).await;
     Some(queue)
+}
+
+/// Every right that is missing, whether or not a run would need it today.
+async fn look_at_rights(findings: &mut Findings, queue: &RedisQueue) {
+    // What keeps it from answering is told by the next question.
+    let Ok(missing) = queue.missing_rights().await else { return };
+    if missing.is_empty() {
+        return;
+    }
+    let (user, rights) = (queue.user(), missing.keys.iter().chain(&missing.commands));
+    let rights = rights.map(String::as_str).collect::<Vec<_>>().join(" ");
+    findings.problem(
+        REDIS,
+        format!("user `{user}` lacks rights (NOPERM): {rights}"),
+        format!("ACL SETUSER {user} {rights}\nDEPLOYMENT.md has all that are needed, as one line"),
+    );
 }
 
 /// The error as a sentence of its own.
@@ -208,11 +225,9 @@ mod tests {
     #[test]
     fn clocks_that_are_far_apart_are_told() {
         let ours = Timestamp::from_millis(100_000);
-        let near =
-            looked(|findings| compare_clocks(findings, ours, ours + Duration::from_millis(12), Duration::ZERO));
+        let near = looked(|findings| compare_clocks(findings, ours, ours + Duration::from_millis(12), Duration::ZERO));
         assert!(near.ends_with("fit to run\n"), "{near}");
-        let far =
-            looked(|findings| compare_clocks(findings, ours, ours + Duration::from_secs(20), Duration::ZERO));
+        let far = looked(|findings| compare_clocks(findings, ours, ours + Duration::from_secs(20), Duration::ZERO));
         assert!(far.contains("20.0 s apart") && far.contains("NTP"), "{far}");
     }
 }

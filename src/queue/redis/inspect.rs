@@ -54,11 +54,15 @@ impl RedisQueue {
                 self.link.ask("looking for other namespaces", Call::Here(&command)).await?;
             for key in keys.into_iter().filter_map(|key| String::from_utf8(key).ok()) {
                 let Some(name) = key.strip_prefix('{').and_then(|key| key.strip_suffix("}:objects")) else { continue };
-                if key != self.keys.objects() && self.type_of(&key).await? == "hash" {
-                    let mut command = ::redis::cmd("HLEN");
-                    command.arg(&key);
-                    let records = self.link.ask("looking at another namespace", Call::Command(&command)).await?;
-                    found.insert(name.to_owned(), records);
+                if key == self.keys.objects() {
+                    continue;
+                }
+                match self.records_of(&key).await {
+                    Ok(Some(records)) => _ = found.insert(name.to_owned(), records),
+                    Ok(None) => {}
+                    // A user of our own keys only sees the names of others.
+                    Err(QueueError::Refused { detail, .. }) if detail.starts_with("NOPERM") => {}
+                    Err(error) => return Err(error),
                 }
             }
             if next == "0" {
@@ -67,6 +71,16 @@ impl RedisQueue {
             cursor = next;
         }
         Ok(found)
+    }
+
+    /// How many records a namespace has, by the key of its objects; `None` when that is something else.
+    async fn records_of(&self, key: &str) -> Result<Option<u64>, QueueError> {
+        if self.type_of(key).await? != "hash" {
+            return Ok(None);
+        }
+        let mut command = ::redis::cmd("HLEN");
+        command.arg(key);
+        self.link.ask("looking at another namespace", Call::Command(&command)).await.map(Some)
     }
 
     /// The type of a key; `none` when it is not there.

@@ -157,6 +157,12 @@ impl Link {
         self.open = Mutex::default();
     }
 
+    /// The user that the URL names.
+    #[cfg(feature = "cli")]
+    pub(super) fn user(&self) -> &str {
+        self.client.get_connection_info().redis_settings().username().unwrap_or("default")
+    }
+
     /// Where Redis is, without user and password.
     pub(super) fn server(&self) -> &str {
         &self.server
@@ -501,7 +507,8 @@ fn code(error: &RedisError) -> Option<&str> {
 
 /// `READONLY You can't write …` of `ERR Error running script (call to f_…): @user_script:12: -READONLY You can't write …`.
 fn refusal_in_script<'a>(code: &str, detail: &'a str) -> Option<&'a str> {
-    let (_, refusal) = detail.rsplit_once(": -").filter(|_| code == "ERR" && detail.starts_with("Error running script"))?;
+    let (_, refusal) =
+        detail.rsplit_once(": -").filter(|_| code == "ERR" && detail.starts_with("Error running script"))?;
     first_word(refusal).chars().all(|letter| letter.is_ascii_uppercase()).then_some(refusal)
 }
 
@@ -567,7 +574,8 @@ mod tests {
 
     #[test]
     fn refusals_in_scripts_of_old_servers_are_read() {
-        let old = "Error running script (call to f_0a1b): @user_script:12: @user_script: 12: -READONLY You can't write.";
+        let old =
+            "Error running script (call to f_0a1b): @user_script:12: @user_script: 12: -READONLY You can't write.";
         assert_eq!(refusal_in_script("ERR", old), Some("READONLY You can't write."));
         for (code, detail) in [
             ("READONLY", "You can't write against a read only replica. script: 0a1b, on @user_script:12."),

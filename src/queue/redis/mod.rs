@@ -12,6 +12,8 @@ mod inspect;
 mod letters;
 mod link;
 mod repair;
+#[cfg(feature = "cli")]
+mod rights;
 mod scripts;
 mod slots;
 
@@ -23,6 +25,8 @@ use secrecy::ExposeSecret as _;
 pub use agreements::{Agreement, InUse};
 pub use inspect::Inspection;
 pub use link::Timeouts;
+#[cfg(feature = "cli")]
+pub use rights::MissingRights;
 
 use self::{
     link::{Arguments, Call, Link},
@@ -31,8 +35,7 @@ use self::{
 use super::{
     Admitted, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased,
     MAX_MAIL_BYTES, MailLimits, NotQueued, ORPHAN_PATIENCE, Oldest, Queue, QueueError, QueueStats, RUN_NOTES_LIFETIME,
-    Repaired, RunNote, RunNotes, SetAside,
-    Settled, Settlement,
+    Repaired, RunNote, RunNotes, SetAside, Settled, Settlement,
     mailbox::{self, Content, Decision, Entry, Id, Mail, ScanStep, Source},
     record::{
         Draw, LARGEST_LOOKED_AT, LOOKED_AT_FOR_OLDEST, MAX_BODY_BYTES, QueueLimits, SWEEP, Wanted, clamp, clip,
@@ -368,8 +371,7 @@ impl Queue for RedisQueue {
         let mut arguments = Arguments::default();
         arguments.number(now.as_millis()).number(LOOKED_AT_FOR_OLDEST).number(LARGEST_LOOKED_AT);
         let call = Call::Script(&scripts::STATS, self.keys_in_reach(), &arguments);
-        let (counts, mail_of_cluster) =
-            tokio::join!(self.link.ask("counting", call), Box::pin(cluster::mailbox(self)));
+        let (counts, mail_of_cluster) = tokio::join!(self.link.ask("counting", call), Box::pin(cluster::mailbox(self)));
         let (counts, (mail_of_cluster, heads_of_cluster)): (Counts, _) = (counts?, mail_of_cluster?);
         let (mailbox, ready, delayed, leased, dead_letters, dead_letters_evicted, orphans, oldest, next_due, heads) =
             counts;

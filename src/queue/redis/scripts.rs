@@ -200,6 +200,12 @@ impl Keys {
         format!("{}:check", self.prefix)
     }
 
+    /// A pattern of all keys of this namespace.
+    #[cfg(feature = "cli")]
+    pub(super) fn every(&self) -> String {
+        format!("{}:*", self.prefix)
+    }
+
     /// How the last runs went.
     pub(super) fn runs(&self) -> String {
         format!("{}:runs", self.prefix)

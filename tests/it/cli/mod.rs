@@ -7,6 +7,7 @@ mod help;
 mod keys;
 mod queue;
 mod readme;
+mod redis_acl;
 mod sim;
 mod tools;
 

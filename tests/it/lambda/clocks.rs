@@ -63,8 +63,10 @@ fn shift(bytes: &mut [u8], ahead: i64) {
 
 #[tokio::test]
 async fn a_wrong_clock_of_redis_is_named_and_stamps_no_row() {
-    const WRONG: &str = "SELECT count(*) FROM refresh_worker.refresh_state WHERE abs(extract(epoch FROM fetched_at - now())) > 120";
-    const WRONG_RUNS: &str = "SELECT count(*) FROM refresh_worker.refresh_runs WHERE abs(extract(epoch FROM ended - now())) > 120";
+    const WRONG: &str =
+        "SELECT count(*) FROM refresh_worker.refresh_state WHERE abs(extract(epoch FROM fetched_at - now())) > 120";
+    const WRONG_RUNS: &str =
+        "SELECT count(*) FROM refresh_worker.refresh_runs WHERE abs(extract(epoch FROM ended - now())) > 120";
     for ahead in [3 * HOUR, -3 * HOUR] {
         let world = World::start().await;
         let url = with_clock(&world.redis_url, ahead).await;
@@ -76,7 +78,7 @@ async fn a_wrong_clock_of_redis_is_named_and_stamps_no_row() {
             let clocks = &run.response()["clocks"];
             assert_eq!(clocks["wrong"], "redis", "{clocks}");
             let apart = clocks["apart_seconds"].as_f64().unwrap();
-            assert!((apart - (3 * HOUR) as f64).abs() < 60.0, "{clocks}");
+            assert!((10_740.0..10_860.0).contains(&apart), "three hours: {clocks}");
             assert_eq!(run.logs.metrics()[0]["clocks_apart_seconds"], clocks["apart_seconds"]);
             let warnings = run.logs.logs("WARN");
             let told = |line: &serde_json::Value| line.to_string().contains("the clock of Redis is wrong");
@@ -101,5 +103,5 @@ async fn clocks_that_agree_are_not_told() {
     let mut worker = world.worker_with(&[("REDIS_URL", url.as_str())]).await;
     let run = worker.invoke(&events::schedule(), PLENTY).await;
     assert_eq!(run.response().get("clocks"), None);
-    assert!(run.logs.logs("WARN").is_empty(), "{}", run.logs);
+    assert!(!run.logs.stdout.contains("set the clocks"), "{}", run.logs);
 }

@@ -54,7 +54,11 @@ async fn a_run_without_a_database_is_told_while_it_is_down_and_after() {
     assert_eq!((status, &told["database"]), (503, &json!("not answering")), "{told}");
     assert_eq!(told["last_good_run"]["run"], good.request_id, "{told}");
     let last = &told["last_failed_run"];
-    assert_eq!((&last["run"], &last["stopped_because"]), (&json!(failed.request_id), &json!("database_down")), "{told}");
+    assert_eq!(
+        (&last["run"], &last["stopped_because"]),
+        (&json!(failed.request_id), &json!("database_down")),
+        "{told}"
+    );
     assert!(last["error"].as_str().unwrap().starts_with("the database cannot be used"), "{told}");
     assert_names_nobody(&told, &[&url, &direct, &world.redis_url]);
 

@@ -9,9 +9,7 @@ use refresh_worker::{
     model::{Event, LearnedRate, Priority, Reason, Wish},
     queue::{
         Circuit, CircuitReason, CircuitScope, DeadFilter, Fingerprint, MailLimits, Queue as _, QueueError, Settled,
-        Settlement, Slot, Slots as _,
-        record::QueueLimits,
-        redis::RedisQueue,
+        Settlement, Slot, Slots as _, record::QueueLimits, redis::RedisQueue,
     },
 };
 use tokio::{

@@ -208,7 +208,10 @@ pub struct Pair {
 impl Pair {
     pub async fn start() -> Self {
         let (primary, replica) = tokio::join!(PrivateRedis::start(), PrivateRedis::start());
-        let pair = Self { forwarder: Forwarder::start(&format!("127.0.0.1:{}", primary.port())).await, servers: [primary, replica] };
+        let pair = Self {
+            forwarder: Forwarder::start(&format!("127.0.0.1:{}", primary.port())).await,
+            servers: [primary, replica],
+        };
         for server in &pair.servers {
             tell(server, &["CONFIG", "SET", "repl-diskless-sync-delay", "0"]).await;
         }
@@ -268,8 +271,7 @@ async fn follow(replica: &PrivateRedis, primary: &PrivateRedis) {
     let mut connection = connect(&replica.url()).await.expect("the replica answers");
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let info: redis::RedisResult<String> =
-            redis::cmd("INFO").arg("replication").query_async(&mut connection).await;
+        let info: redis::RedisResult<String> = redis::cmd("INFO").arg("replication").query_async(&mut connection).await;
         if info.is_ok_and(|info| info.contains("master_link_status:up")) {
             return;
         }
