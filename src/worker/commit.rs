@@ -211,7 +211,11 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             match committed {
                 Some(Ok(Commit { committed, learned, notes, trouble, .. })) => {
                     if let Some(trouble) = trouble {
-                        self.halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(format!("failed to {trouble}")));
+                        self.halt.end(
+                            Force::StartNothing,
+                            StopReason::DatabaseDown,
+                            Some(format!("failed to {trouble}")),
+                        );
                     }
                     group.notes = notes;
                     for (((lease, fetched), committed), learned) in

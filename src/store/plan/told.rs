@@ -160,7 +160,8 @@ fn note(telling: Telling, batch: &[Fetched], commit: &Commit) -> Note {
         note.changed = those(|committed| *committed == Committed::Stored).collect();
     }
     if telling.renewed {
-        let answered = those(|committed| !matches!(committed, Committed::Superseded | Committed::Poison(_) | Committed::Held(_)));
+        let answered =
+            those(|committed| !matches!(committed, Committed::Superseded | Committed::Poison(_) | Committed::Held(_)));
         note.renewed = answered.chain(commit.touched.iter().cloned().map(ObjectId::player)).collect();
     }
     note

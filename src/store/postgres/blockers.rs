@@ -64,7 +64,11 @@ impl Blocker {
 }
 
 /// The work's result, and who kept it waiting, when it took so long that somebody looked.
-pub(super) async fn watched<T>(database: &Database, after: Duration, work: impl Future<Output = T>) -> (T, Option<Blocker>) {
+pub(super) async fn watched<T>(
+    database: &Database,
+    after: Duration,
+    work: impl Future<Output = T>,
+) -> (T, Option<Blocker>) {
     let mut work = std::pin::pin!(work);
     tokio::select! {
         biased;
@@ -95,7 +99,10 @@ async fn ask(database: &Database, question: &'static str, rows_too: Option<bool>
         let pool = &database.pool;
         let mut connection = match pool.try_acquire() {
             Some(connection) => connection,
-            None if pool.size() < pool.options().get_max_connections() => pool.acquire().await.ok()?,
+            // Our own comes back in a moment when it is the only one; during the wait it does not.
+            None if rows_too.is_some() || pool.size() < pool.options().get_max_connections() => {
+                pool.acquire().await.ok()?
+            }
             None => return None,
         };
         let mut single = Single::begin(&mut connection, database.keeps_statements()).await.ok()?;

@@ -322,7 +322,8 @@ impl Order<'_> {
         let Some(at) = judged.trouble else { return Ok(together) };
         let detail = refused[at].1.reason.detail.clone();
         if stored_any {
-            let trouble = format!("store any {} in the database at {}: {detail}", named[at].0.kind, self.database.server);
+            let trouble =
+                format!("store any {} in the database at {}: {detail}", named[at].0.kind, self.database.server);
             together.trouble = Some(trouble);
             return Ok(together);
         }

@@ -119,13 +119,14 @@ fn remedy(error: &dyn DatabaseError) -> Option<String> {
     let postgres = error.try_downcast_ref::<PgDatabaseError>()?;
     let table = postgres.table().unwrap_or("the table");
     match (&*code, postgres.column(), postgres.constraint()) {
-        ("23502", Some(column), _) if !OUR_COLUMNS.contains(&column) => Some(format!(
-            "{table}.{column} is NOT NULL, without a default, and not written by this worker: ALTER TABLE {table} ALTER COLUMN \
-             {column} SET DEFAULT ..., or DROP NOT NULL"
-        )),
+        ("23502", Some(column), _) if !OUR_COLUMNS.contains(&column) => {
+            Some(format!("ALTER TABLE {table} ALTER COLUMN {column} SET DEFAULT ..., or DROP NOT NULL"))
+        }
         ("23514", _, None) => Some(format!("create the missing partition of {table}, or a default partition")),
         ("23514", _, Some(constraint)) => Some(format!("see whether the constraint {constraint} of {table} is meant")),
-        ("2200H", ..) => Some("the ids of a table are used up: give its id column and its sequence the type bigint".to_owned()),
+        ("2200H", ..) => {
+            Some("the ids of a table are used up: give its id column and its sequence the type bigint".to_owned())
+        }
         ("22P05", ..) => Some("the encoding of this database cannot hold the text: use a database in UTF8".to_owned()),
         ("42804" | "42883" | "42846", ..) => {
             Some("a column has a type that this worker does not know: `refresh-worker check` compares them".to_owned())

@@ -83,7 +83,8 @@ async fn one_by_one(
     match judged.trouble {
         Some(at) if refused.len() == newest.len() => Err(refused.swap_remove(at).1),
         trouble => {
-            together.trouble = trouble.map(|at| format!("store any {}: {}", faults[at].0.kind, faults[at].1.reason.detail));
+            together.trouble =
+                trouble.map(|at| format!("store any {}: {}", faults[at].0.kind, faults[at].1.reason.detail));
             Ok(together)
         }
     }

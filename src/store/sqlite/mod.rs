@@ -27,7 +27,8 @@ use sqlx::{
 
 use self::times::{from_text, to_text};
 use super::{
-    ANSWERED_WELL_FOR, Commit, Freshness, MOST_NOTES, RunRow, Store, StoreError, Telling, plan::refusals::Refusals, rows,
+    ANSWERED_WELL_FOR, Commit, Freshness, MOST_NOTES, RunRow, Store, StoreError, Telling, plan::refusals::Refusals,
+    rows,
 };
 use crate::{
     clock::Timestamp,

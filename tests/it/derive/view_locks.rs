@@ -29,7 +29,8 @@ async fn a_refresh_behind_a_lock_lets_readers_pass_and_is_tried_again() {
     for (key, lock) in [regular, concurrent] {
         let url = support::postgres::fresh().await;
         let pool = PgPool::connect(&url).await.unwrap();
-        exec(&pool, &format!("CREATE TABLE t AS SELECT 1 AS id; CREATE MATERIALIZED VIEW v AS SELECT id FROM t{key}")).await;
+        exec(&pool, &format!("CREATE TABLE t AS SELECT 1 AS id; CREATE MATERIALIZED VIEW v AS SELECT id FROM t{key}"))
+            .await;
         let mut session = PgConnection::connect(&url).await.unwrap();
         session.execute("BEGIN; SET application_name = 'forgetful'").await.unwrap();
         session.execute(lock).await.unwrap();

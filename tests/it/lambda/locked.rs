@@ -26,7 +26,9 @@ async fn one_locked_row_costs_one_request_and_is_told() {
     // The copies are old by now, for whoever looks.
     let mut others = world.database().await;
     others
-        .execute("UPDATE refresh_worker.refresh_state SET fetched_at = fetched_at - interval '2 days', fresh_until = NULL")
+        .execute(
+            "UPDATE refresh_worker.refresh_state SET fetched_at = fetched_at - interval '2 days', fresh_until = NULL",
+        )
         .await
         .unwrap();
     let lock = format!("UPDATE players SET role = 'x' WHERE tag = '{}'", players[7].as_str());

@@ -165,14 +165,18 @@ async fn inserts_of_max_plus_one_never_fail_beside_commits() {
 
 #[tokio::test]
 async fn inserts_of_max_plus_one_never_fail_with_short_ids() {
-    let change = "ALTER TABLE clan_snapshots ALTER COLUMN id TYPE integer; ALTER SEQUENCE clan_snapshots_id_seq AS integer";
+    let change =
+        "ALTER TABLE clan_snapshots ALTER COLUMN id TYPE integer; ALTER SEQUENCE clan_snapshots_id_seq AS integer";
     assert_no_insert_of_others_fails(&support::postgres::fresh().await, Some(change)).await;
 }
 
 #[tokio::test]
 async fn short_ids_are_left_out_only_at_first_and_near_their_end_never() {
     let bed = beds::postgres().await;
-    bed.exec("ALTER TABLE clan_snapshots ALTER COLUMN id TYPE integer; ALTER SEQUENCE clan_snapshots_id_seq AS integer").await;
+    bed.exec(
+        "ALTER TABLE clan_snapshots ALTER COLUMN id TYPE integer; ALTER SEQUENCE clan_snapshots_id_seq AS integer",
+    )
+    .await;
     for round in 1..=21 {
         bed.commit_one(clan("8GG").level(round).fetched(at(i64::from(round) * 10))).await;
     }
@@ -182,7 +186,10 @@ async fn short_ids_are_left_out_only_at_first_and_near_their_end_never() {
     bed.exec("SELECT setval('clan_snapshots_id_seq', 2147483000)").await;
     bed.exec("INSERT INTO clan_snapshots (id, ts, clan_tag) VALUES (2147483100, timestamp '2020-01-01', 'LLL')").await;
     for round in 1..=3 {
-        assert_eq!(bed.commit_one(clan("8GG").level(50 + round).fetched(at(900 + i64::from(round)))).await, Committed::Stored);
+        assert_eq!(
+            bed.commit_one(clan("8GG").level(50 + round).fetched(at(900 + i64::from(round)))).await,
+            Committed::Stored
+        );
     }
     assert_eq!(bed.row(last).await["n"], 2_147_483_103_i64);
 }

@@ -152,12 +152,16 @@ async fn a_batch_that_is_too_slow_is_stored_in_parts() {
 #[tokio::test]
 async fn a_migration_behind_a_lock_ends_soon_and_names_it() {
     let url = support::postgres::fresh_with_contract().await;
-    let _session = forgotten(&url, "LOCK TABLE player_snapshots IN ACCESS EXCLUSIVE MODE").await;
     let store = PostgresStore::connect(&beds::config(&url)).unwrap();
+    store.migrate().await.unwrap();
+    let _session = forgotten(&url, "SELECT FROM refresh_worker.refresh_state").await;
     let began = Instant::now();
-    let error = store.migrate().await.unwrap_err().to_string();
+    let error = store.revert_migrations().await.unwrap_err().to_string();
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
-    assert!(error.contains("table player_snapshots is locked by pid") && error.contains("forgetful"), "{error}");
+    assert!(
+        error.contains("table refresh_worker.refresh_state is locked by pid") && error.contains("forgetful"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ chain AS (
     FROM chain AS c CROSS JOIN LATERAL unnest(pg_blocking_pids(c.pid)) AS b (pid)
     WHERE c.depth < 5
 )
-SELECT coalesce(wanted.relation, marked.relation)::regclass::text AS relation, wanted.relation IS NOT NULL AS is_whole_table,
+SELECT coalesce(wanted.relation, marked.relation, written.relation)::regclass::text AS relation, wanted.relation IS NOT NULL AS is_whole_table,
        c.pid, a.usename::text AS role, nullif(a.application_name, '') AS application, a.state,
        to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS since
 FROM chain AS c
@@ -25,6 +25,16 @@ LEFT JOIN LATERAL (
 LEFT JOIN LATERAL (
     SELECT l.relation FROM pg_locks AS l WHERE l.pid = c.waiting AND l.locktype = 'tuple' LIMIT 1
 ) AS marked ON true
+-- Else it is a row of a table that both write.
+LEFT JOIN LATERAL (
+    SELECT l.relation
+    FROM pg_locks AS l
+    JOIN pg_locks AS o ON o.pid = c.waiting AND o.relation = l.relation AND o.database = l.database
+         AND o.mode = 'RowExclusiveLock'
+    JOIN pg_class AS t ON t.oid = l.relation AND t.relkind IN ('r', 'p')
+    WHERE l.pid = c.pid AND l.locktype = 'relation' AND l.mode IN ('RowExclusiveLock', 'RowShareLock')
+    LIMIT 1
+) AS written ON true
 LEFT JOIN pg_stat_activity AS a ON a.pid = c.pid
 WHERE cardinality(pg_blocking_pids(c.pid)) = 0
 ORDER BY wanted.relation IS NULL, a.xact_start
