@@ -1,6 +1,9 @@
--- The day from which {table} is not thinned yet: what was noted, else the day of its oldest row. Nothing when it is empty.
+-- The first day of {table} that is not thinned yet and has a row, before $2: nothing when there is none. Days without rows are
+-- skipped, and so are times that are none (infinity).
 -- $1: the table.
-SELECT coalesce(
-    (SELECT p.thinned_until FROM refresh_worker.retention_progress AS p WHERE p.snapshot_table = $1),
-    (SELECT date_trunc('day', min(s.ts)) FROM {table} AS s)
-)
+SELECT date_trunc('day', min(s.ts))
+FROM {table} AS s
+WHERE s.ts > '-infinity' AND s.ts < $2::timestamp
+  AND s.ts >= coalesce(
+      (SELECT p.thinned_until FROM refresh_worker.retention_progress AS p WHERE p.snapshot_table = $1), '-infinity'
+  )

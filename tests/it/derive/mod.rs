@@ -7,6 +7,7 @@ mod jobs_shared;
 mod report;
 mod retention;
 mod views;
+mod years;
 
 pub use self::jobs::TABLE as JOBS_TABLE;
 pub use crate::store::migrations::modest_role;

@@ -9,6 +9,7 @@ pub mod beds;
 mod concurrency;
 mod documents;
 mod event_count;
+pub mod every_statement;
 mod ids;
 mod last_seen;
 mod limits;
@@ -17,6 +18,7 @@ pub mod migrations;
 mod outages;
 #[cfg(feature = "embedded")]
 mod parity;
+mod plans;
 mod rights;
 mod runs;
 mod snapshots;
