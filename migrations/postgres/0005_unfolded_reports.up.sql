@@ -52,8 +52,10 @@ COMMENT ON COLUMN refresh_worker.run_errors.text IS 'the error as reported';
 CREATE FUNCTION refresh_worker.unfold_report() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    DELETE FROM refresh_worker.run_work WHERE run = NEW.run;
-    DELETE FROM refresh_worker.run_errors WHERE run = NEW.run;
+    IF TG_OP = 'UPDATE' THEN
+        DELETE FROM refresh_worker.run_work WHERE run = NEW.run;
+        DELETE FROM refresh_worker.run_errors WHERE run = NEW.run;
+    END IF;
     BEGIN
         INSERT INTO refresh_worker.run_work
         SELECT NEW.run, k.key, c.key, NEW.started,

@@ -252,14 +252,12 @@ impl Retention {
             // What lies before the last row that went was looked at, and stays.
             Some(last) if rows >= BATCH => Some(Stretch { from: last, ..stretch }),
             _ => {
-                sqlx::query(NOTE)
-                    .persistent(false)
-                    .bind(table)
-                    .bind(stretch.end)
-                    .bind(now.to_utc())
-                    .execute(&mut *transaction)
-                    .await?;
-                first_day(&mut transaction, table, end).await?.map(Stretch::day)
+                note(&mut transaction, table, stretch.end, now).await?;
+                let next = first_day(&mut transaction, table, end).await?;
+                if next.is_none() {
+                    note(&mut transaction, table, end, now).await?;
+                }
+                next.map(Stretch::day)
             }
         };
         transaction.commit().await?;
@@ -286,6 +284,17 @@ async fn first_day(
         .bind(end)
         .fetch_one(connection)
         .await
+}
+
+/// Writes down that everything before that day is thinned.
+async fn note(
+    connection: &mut PgConnection,
+    table: &'static str,
+    until: PrimitiveDateTime,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    let noted = sqlx::query(NOTE).persistent(false).bind(table).bind(until).bind(now.to_utc());
+    noted.execute(connection).await.map(drop)
 }
 
 /// The statement for one of [`TABLES`].

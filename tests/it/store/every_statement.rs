@@ -448,11 +448,21 @@ pub async fn fill(connection: &mut PgConnection, size: Size) {
     exec(
         connection,
         &format!(
-            "INSERT INTO refresh_worker.refresh_runs
+            // What a trigger does row by row is done at once.
+            "ALTER TABLE refresh_worker.refresh_runs DISABLE TRIGGER unfold_report;
+             INSERT INTO refresh_worker.refresh_runs
                  (run, started, ended, stopped_because, processed, failed, api_requests, report)
                  SELECT 'run ' || n, t, t + interval '100 s', 'queue_empty', 3000, 3, 3000, bench.report(n)::json
                  FROM generate_series(1, {runs}) AS n,
                       LATERAL (SELECT timestamptz '2026-03-20 12:00Z' - n * interval '2 min' AS t) AS q;
+             ALTER TABLE refresh_worker.refresh_runs ENABLE TRIGGER unfold_report;
+             INSERT INTO refresh_worker.run_work
+                 SELECT run, kind, class, started, 10, 5, 3, 1, 1, 0, 2
+                 FROM refresh_worker.refresh_runs, unnest(ARRAY['clan', 'player', 'war']) AS kind,
+                      unnest(ARRAY['critical', 'high', 'medium', 'low']) AS class;
+             INSERT INTO refresh_worker.run_errors
+                 SELECT run, e, 'player:P' || lpad(e::text, 3, '0') || substr(run, 5), started, 'bad_gateway: 502, tried thrice'
+                 FROM refresh_worker.refresh_runs, generate_series(1, 20) AS e;
              INSERT INTO materialized_view_refresh_log (view_name) VALUES ('clan_leaderboard');
              CREATE TABLE bench.clan AS
                  SELECT c.tag, n, (SELECT max(id) FROM clan_snapshots AS s WHERE s.clan_tag = c.tag) AS id,
