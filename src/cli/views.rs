@@ -37,8 +37,9 @@ enum ViewsCommand {
 /// Makes clan_leaderboard and refresh_progress in the schema refresh_worker
 ///
 /// clan_leaderboard: clans by their points, each by its newest snapshot. refresh_progress: how many objects of each kind are
-/// as fresh as each class promises. What is there already stays as it is. They belong to the role of DATABASE_URL, which is
-/// then the one to refresh them; name them in REFRESH_VIEWS.
+/// as fresh as each class promises. One that is there stays as it is, unless an earlier version of the worker made it otherwise:
+/// then it is replaced, and keeps its grants. They belong to the role of DATABASE_URL, which is then the one to refresh them;
+/// name them in REFRESH_VIEWS.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -83,12 +83,23 @@ pub struct RetentionError {
 
 /// What one batch came to.
 enum Batch {
-    /// With it these days may be over.
-    Deleted {
-        rows: u64,
-        is_over: bool,
-    },
+    Deleted { rows: u64, next: Option<Stretch> },
     AnotherRun,
+}
+
+/// What is left of a day.
+#[derive(Clone, Copy, Debug)]
+struct Stretch {
+    /// Everything of the day before this time was looked at.
+    from: PrimitiveDateTime,
+    /// The day's end.
+    end: PrimitiveDateTime,
+}
+
+impl Stretch {
+    fn day(day: PrimitiveDateTime) -> Self {
+        Self { from: day, end: day + time::Duration::DAY }
+    }
 }
 
 impl Retention {
@@ -131,11 +142,12 @@ impl Retention {
         for (kind, table, tag) in TABLES {
             let counted = self.database.within(COUNT_TIME, async {
                 let mut transaction = begin(&self.database.pool, COUNT_TIME).await?;
-                let from = from(&mut transaction, table).await?.unwrap_or(midnight(self.kept_from(now)));
+                let end = midnight(self.kept_from(now));
+                let from = first_day(&mut transaction, table, end).await?.unwrap_or(end);
                 let counts: (i64, i64) = sqlx::query_as(AssertSqlSafe(of_table(COUNT, table, tag)))
                     .persistent(false)
                     .bind(from)
-                    .bind(midnight(self.kept_from(now)))
+                    .bind(end)
                     .bind(kind.as_str())
                     .fetch_one(&mut *transaction)
                     .await?;
@@ -166,31 +178,26 @@ impl Retention {
         deleted: &mut u64,
     ) -> Result<bool, RetentionError> {
         let end = midnight(self.kept_from(now));
-        let mut from = None;
+        let mut stretch = None;
         loop {
             let limit = limited(BATCH_TIME, until);
             if limit < SHORTEST_BATCH {
                 return Ok(false);
             }
-            let Some(day) = from else {
-                match self.from(table, limit).await {
-                    Ok(None) => return Ok(true),
-                    Ok(first) => from = first,
-                    Err(error) if is_out_of_time(&error, until) => return Ok(false),
-                    Err(error) => return Err(failed(table, &error)),
+            let step = async {
+                match stretch {
+                    None => Ok(Batch::Deleted { rows: 0, next: self.first(table, end, limit).await? }),
+                    Some(stretch) => self.batch(kind, table, tag, stretch, (now, end), limit).await,
                 }
-                continue;
             };
-            if day >= end {
-                return Ok(true);
-            }
-            let next = day + time::Duration::DAY;
-            let batch = self.batch(kind, table, tag, (day, next), now, limit);
-            match self.database.within(limit, batch).await {
+            match self.database.within(limit, step).await {
                 Ok(Batch::AnotherRun) => return Ok(false),
-                Ok(Batch::Deleted { rows, is_over }) => {
+                Ok(Batch::Deleted { rows, next }) => {
                     *deleted += rows;
-                    from = Some(if is_over { next } else { day });
+                    if next.is_none() {
+                        return Ok(true);
+                    }
+                    stretch = next;
                 }
                 // It had the rest of the time, not the time of a batch; nothing of it is done.
                 Err(error) if is_out_of_time(&error, until) => return Ok(false),
@@ -199,25 +206,28 @@ impl Retention {
         }
     }
 
-    async fn from(&self, table: &'static str, limit: Duration) -> Result<Option<PrimitiveDateTime>, sqlx::Error> {
-        self.database
-            .within(limit, async {
-                let mut transaction = begin(&self.database.pool, limit).await?;
-                let day = from(&mut transaction, table).await?;
-                transaction.commit().await?;
-                Ok(day)
-            })
-            .await
+    /// The first day before `end` that is not thinned and has a row.
+    async fn first(
+        &self,
+        table: &'static str,
+        end: PrimitiveDateTime,
+        limit: Duration,
+    ) -> Result<Option<Stretch>, sqlx::Error> {
+        let mut transaction = begin(&self.database.pool, limit).await?;
+        let day = first_day(&mut transaction, table, end).await?;
+        transaction.commit().await?;
+        Ok(day.map(Stretch::day))
     }
 
-    /// Deletes one batch of these days. When it is not full, nothing of them is left to be deleted, and that is noted.
+    /// Deletes one batch of a day. When it is not full, nothing of the day is left to be deleted: that is noted, and the next
+    /// day with a row follows.
     async fn batch(
         &self,
         kind: Kind,
         table: &'static str,
         tag: &'static str,
-        (day, next): (PrimitiveDateTime, PrimitiveDateTime),
-        now: Timestamp,
+        stretch: Stretch,
+        (now, end): (Timestamp, PrimitiveDateTime),
         limit: Duration,
     ) -> Result<Batch, sqlx::Error> {
         let mut transaction = begin(&self.database.pool, limit).await?;
@@ -230,26 +240,28 @@ impl Retention {
             transaction.rollback().await?;
             return Ok(Batch::AnotherRun);
         }
-        let done = sqlx::query(AssertSqlSafe(of_table(THIN, table, tag)))
+        let (rows, last): (i64, Option<PrimitiveDateTime>) = sqlx::query_as(AssertSqlSafe(of_table(THIN, table, tag)))
             .persistent(false)
-            .bind(day)
-            .bind(next)
+            .bind(stretch.from)
+            .bind(stretch.end)
             .bind(BATCH)
             .bind(kind.as_str())
-            .execute(&mut *transaction)
+            .fetch_one(&mut *transaction)
             .await?;
-        let is_over = done.rows_affected() < BATCH.unsigned_abs();
-        if is_over {
-            sqlx::query(NOTE)
-                .persistent(false)
-                .bind(table)
-                .bind(next)
-                .bind(now.to_utc())
-                .execute(&mut *transaction)
-                .await?;
-        }
+        let next = match last {
+            // What lies before the last row that went was looked at, and stays.
+            Some(last) if rows >= BATCH => Some(Stretch { from: last, ..stretch }),
+            _ => {
+                note(&mut transaction, table, stretch.end, now).await?;
+                let next = first_day(&mut transaction, table, end).await?;
+                if next.is_none() {
+                    note(&mut transaction, table, end, now).await?;
+                }
+                next.map(Stretch::day)
+            }
+        };
         transaction.commit().await?;
-        Ok(Batch::Deleted { rows: done.rows_affected(), is_over })
+        Ok(Batch::Deleted { rows: rows.unsigned_abs(), next })
     }
 
     fn known(&self, table: &'static str) -> Option<Date> {
@@ -261,13 +273,30 @@ impl Retention {
     }
 }
 
-async fn from(connection: &mut PgConnection, table: &'static str) -> Result<Option<PrimitiveDateTime>, sqlx::Error> {
-    let from: Option<TableTime> = sqlx::query_scalar(AssertSqlSafe(of_table(FROM, table, "")))
+
+async fn first_day(
+    connection: &mut PgConnection,
+    table: &'static str,
+    end: PrimitiveDateTime,
+) -> Result<Option<PrimitiveDateTime>, sqlx::Error> {
+    let day: Option<TableTime> = sqlx::query_scalar(AssertSqlSafe(of_table(FROM, table, "")))
         .persistent(false)
         .bind(table)
+        .bind(end)
         .fetch_one(connection)
         .await?;
-    Ok(from.map(Into::into))
+    Ok(day.map(Into::into))
+}
+
+/// Writes down that everything before that day is thinned.
+async fn note(
+    connection: &mut PgConnection,
+    table: &'static str,
+    until: PrimitiveDateTime,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    let noted = sqlx::query(NOTE).persistent(false).bind(table).bind(until).bind(now.to_utc());
+    noted.execute(connection).await.map(drop)
 }
 
 /// The statement for one of [`TABLES`].

@@ -375,20 +375,22 @@ impl JobTable {
             })?;
             return Ok(u64::try_from(count).unwrap_or(0));
         }
-        let mut deleted = 0;
+        let (mut deleted, mut from) = (0, None);
         loop {
-            let batch = in_transaction!(self, "delete jobs", |transaction| {
-                sqlx::query(PURGE)
+            let (batch, last): (i64, Option<String>) = in_transaction!(self, "delete jobs", |transaction| {
+                sqlx::query_as(PURGE)
                     .persistent(false)
                     .bind(&statuses)
                     .bind(age.as_secs_f64())
                     .bind(PURGE_BATCH)
-                    .execute(&mut *transaction)
+                    .bind(&from)
+                    .fetch_one(&mut *transaction)
             })?;
-            deleted += batch.rows_affected();
-            if batch.rows_affected() < PURGE_BATCH.unsigned_abs() {
+            deleted += batch.unsigned_abs();
+            if batch < PURGE_BATCH {
                 return Ok(deleted);
             }
+            from = last;
         }
     }
 }

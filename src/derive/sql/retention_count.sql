@@ -1,14 +1,22 @@
 -- How many rows of {table} would go, and how many would stay of those days. $1: from this day on, $2: before this day,
--- $3: the kind.
-SELECT count(*) FILTER (WHERE goes), count(*) FILTER (WHERE NOT goes)
-FROM (
-    SELECT EXISTS (
-               SELECT FROM {table} AS n
-               WHERE n.{tag} = s.{tag} AND n.ts > s.ts AND n.ts < date_trunc('day', s.ts) + interval '1 day'
-           ) AND NOT EXISTS (
-               SELECT FROM refresh_worker.refresh_state AS k
-               WHERE k.kind = $3 AND k.tag = s.{tag} AND k.snapshot_id = s.id
-           ) AS goes
+-- $3: the kind. Of each object and day one row stays, and the row that refresh_state names.
+WITH days AS (
+    SELECT count(*) AS rows, CASE WHEN s.{tag} IS NULL THEN count(*) ELSE 1 END AS stay
     FROM {table} AS s
+    WHERE s.ts >= $1::timestamp AND s.ts < $2::timestamp
+    GROUP BY s.{tag}, date_trunc('day', s.ts)
+),
+named AS (
+    SELECT count(*) AS stay
+    FROM {table} AS s
+    JOIN refresh_worker.refresh_state AS k ON k.kind = $3 AND k.tag = s.{tag} AND k.snapshot_id = s.id
     WHERE s.ts >= $1 AND s.ts < $2
-) AS q
+      AND EXISTS (
+          SELECT FROM {table} AS n
+          WHERE n.{tag} = s.{tag} AND n.ts > s.ts AND n.ts < date_trunc('day', s.ts) + interval '1 day'
+          OFFSET 0
+      )
+)
+SELECT (coalesce(sum(d.rows - d.stay), 0) - (SELECT stay FROM named))::bigint,
+       (coalesce(sum(d.stay), 0) + (SELECT stay FROM named))::bigint
+FROM days AS d

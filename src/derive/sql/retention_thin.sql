@@ -1,19 +1,22 @@
 -- One batch of rows of {table} that go: {tag} has a newer row of the same day, the day is over and older than what is kept
 -- whole. Of each day the newest row stays, so the newest of all does, too; and so does the row that refresh_state names.
--- $1: from this day on, $2: before this day, $3: at most so many, $4: the kind.
-WITH going AS (
-    SELECT s.id
-    FROM {table} AS s
-    WHERE s.ts >= $1 AND s.ts < $2
-      AND EXISTS (
-          SELECT FROM {table} AS n
-          WHERE n.{tag} = s.{tag} AND n.ts > s.ts AND n.ts < date_trunc('day', s.ts) + interval '1 day'
-      )
-      AND NOT EXISTS (
-          SELECT FROM refresh_worker.refresh_state AS k
-          WHERE k.kind = $4 AND k.tag = s.{tag} AND k.snapshot_id = s.id
-      )
-    ORDER BY s.ts
-    LIMIT $3
+-- $1: from this time on, $2: the end of that day, $3: at most so many, $4: the kind. Tells how many went, and the last time.
+WITH gone AS (
+    DELETE FROM {table} AS s
+    WHERE s.id = ANY (ARRAY(
+        SELECT o.id
+        FROM {table} AS o
+        WHERE o.ts >= $1::timestamp AND o.ts < $2::timestamp
+          -- OFFSET 0: looked up row by row, since a batch looks at few of all rows.
+          AND EXISTS (SELECT FROM {table} AS n WHERE n.{tag} = o.{tag} AND n.ts > o.ts AND n.ts < $2 OFFSET 0)
+          AND NOT EXISTS (
+              SELECT FROM refresh_worker.refresh_state AS k
+              WHERE k.kind = $4 AND k.tag = o.{tag} AND k.snapshot_id = o.id
+              OFFSET 0
+          )
+        ORDER BY o.ts
+        LIMIT $3
+    ))
+    RETURNING s.ts
 )
-DELETE FROM {table} AS s USING going WHERE s.id = going.id
+SELECT count(*), max(ts) FROM gone

@@ -2,7 +2,8 @@
 //!
 //! Nobody gets them unasked: `refresh-worker views install` makes them, as the role that then refreshes them.
 
-use sqlx::PgPool;
+use sha2::{Digest as _, Sha256};
+use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::derive::database::{begin, told, within};
 
@@ -40,17 +41,74 @@ pub struct NotInstalled {
     pub detail: String,
 }
 
+/// Where the grants of a view go over to the one that takes its place, and its name, too. Both belong to one transaction, so that
+/// readers wait for moments only.
+const TAKE_PLACE: &str = "
+    DO $$
+    DECLARE one record;
+    BEGIN
+        FOR one IN
+            SELECT g.privilege_type, CASE g.grantee WHEN 0 THEN 'PUBLIC' ELSE g.grantee::regrole::text END AS grantee
+            FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS g
+            WHERE c.oid = 'refresh_worker.{view}'::regclass AND g.grantee <> c.relowner
+        LOOP
+            EXECUTE format('GRANT %s ON refresh_worker.{next} TO %s', one.privilege_type, one.grantee);
+        END LOOP;
+        DROP MATERIALIZED VIEW refresh_worker.{view};
+        FOR one IN
+            SELECT i.indexrelid::regclass AS name, replace(c.relname, '{next}', '{view}') AS becomes
+            FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+            WHERE i.indrelid = 'refresh_worker.{next}'::regclass
+        LOOP
+            EXECUTE format('ALTER INDEX %s RENAME TO %I', one.name, one.becomes);
+        END LOOP;
+        ALTER MATERIALIZED VIEW refresh_worker.{next} RENAME TO {view};
+    END
+    $$";
+
 impl OwnView {
-    /// Makes and fills the view, with its unique index. One that is there stays as it is.
+    /// Makes and fills the view, with its unique index. One of this definition stays as it is; one of another, from an earlier
+    /// version of the worker, is replaced and keeps its grants.
     ///
     /// # Errors
     /// What the database said, such as that `refresh-worker migrate` has not been run.
     pub async fn install(&self, pool: &PgPool) -> Result<(), NotInstalled> {
         let made = within(TIME, async {
             let mut transaction = begin(pool, TIME).await?;
-            sqlx::raw_sql(self.sql).execute(&mut *transaction).await?;
+            let (is_there, comment): (bool, Option<String>) = sqlx::query_as(
+                "SELECT v.oid IS NOT NULL, obj_description(v.oid, 'pg_class') FROM (SELECT to_regclass($1)::oid AS oid) AS v",
+            )
+            .persistent(false)
+            .bind(format!("refresh_worker.{}", self.name))
+            .fetch_one(&mut *transaction)
+            .await?;
+            let mark = self.mark();
+            if is_there && comment.is_some_and(|comment| comment.ends_with(&mark)) {
+                return transaction.commit().await;
+            }
+            if is_there {
+                let next = format!("{}_next", self.name);
+                let sql = self.sql.replace(self.name, &next);
+                sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *transaction).await?;
+                let take_place = TAKE_PLACE.replace("{next}", &next).replace("{view}", self.name);
+                sqlx::raw_sql(AssertSqlSafe(take_place)).execute(&mut *transaction).await?;
+            } else {
+                sqlx::raw_sql(self.sql).execute(&mut *transaction).await?;
+            }
+            let comment = format!(
+                "COMMENT ON MATERIALIZED VIEW refresh_worker.{} IS 'Of the last refresh: {}. {mark}'",
+                self.name, self.shows
+            );
+            sqlx::raw_sql(AssertSqlSafe(comment)).execute(&mut *transaction).await?;
             transaction.commit().await
         });
         made.await.map_err(|error| NotInstalled { view: self.name, detail: told(&error) })
+    }
+
+    /// The end of the view's comment: tells its definition from others.
+    fn mark(&self) -> String {
+        let hash = Sha256::digest(self.sql);
+        let digits: String = hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+        format!("Definition {digits}.")
     }
 }

@@ -35,7 +35,7 @@ const LIST: &str = "refresh_worker.migrations";
 const CONTRACT_RIGHTS: &str = "SELECT,INSERT,UPDATE";
 
 /// Every table we use: name, columns, rights.
-const TABLES: [(&str, &str, &str); 11] = [
+const TABLES: [(&str, &str, &str); 12] = [
     ("clans", "tag data updated_at deep_link", CONTRACT_RIGHTS),
     ("players", "tag name town_hall role clan_tag updated_at data deep_link", CONTRACT_RIGHTS),
     ("clan_snapshots", "id ts clan_tag name member_count level war_wins war_losses data", CONTRACT_RIGHTS),
@@ -58,6 +58,7 @@ const TABLES: [(&str, &str, &str); 11] = [
         "run started ended stopped_because error processed failed api_requests report",
         "SELECT,INSERT,UPDATE,DELETE",
     ),
+    ("refresh_worker.run_errors", "run place object started text", "SELECT"),
     ("refresh_worker.retention_progress", "snapshot_table thinned_until noted_at", CONTRACT_RIGHTS),
     ("refresh_worker.untold", "note stored_at words", "SELECT,INSERT,DELETE"),
 ];

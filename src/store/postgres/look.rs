@@ -80,7 +80,7 @@ impl PostgresStore {
                     .await?;
                 let errors: Vec<ErrorRow> = sqlx::query_as(LOOK_ERRORS)
                     .persistent(keeps)
-                    .bind(format!("{object}:"))
+                    .bind(object.to_string())
                     .bind(MOST_ERRORS)
                     .fetch_all(&mut *transaction)
                     .await?;

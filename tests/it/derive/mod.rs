@@ -10,6 +10,7 @@ mod retention;
 mod view_locks;
 mod values;
 mod views;
+mod years;
 
 pub use self::jobs::TABLE as JOBS_TABLE;
 pub use crate::store::migrations::modest_role;

@@ -68,7 +68,7 @@ async fn without_kept_statements_everything_works_and_lies_in_transactions_for_p
     let config = refresh_worker::config::DatabaseConfig { statement_cache: 0, ..beds::config(&url) };
     let store = refresh_worker::store::postgres::PostgresStore::connect(&config).unwrap().telling(beds::EVERYTHING);
     store.ping().await.unwrap();
-    assert_eq!(store.migrate().await.unwrap().len(), 4);
+    assert_eq!(store.migrate().await.unwrap().len(), 5);
     let batch = [clan("8GG").with([player("2PP")]).fetched(at(0)), war("8GG", &[("2PP", 1)]).fetched(at(0))];
     let commit = store.commit(at(1), &batch).await.unwrap();
     assert_eq!(commit.committed.len(), 2);

@@ -1,11 +1,13 @@
 -- The next job, now ours: the highest priority first, then the oldest. One that failed waits before its next attempt; one
 -- whose worker was silent for the lease ($1, seconds) is taken up again, which counts as an attempt. Others' locked rows
 -- are passed over. $2: the first wait after a failure, in seconds, doubled with every further one.
+-- Both statuses are named first, for the index: jobs that ended are many, and stay for years.
 -- Results of earlier attempts are handed on; not those of a job that had ended and that somebody queued again by hand.
 WITH next AS (
     SELECT id, status, completed_at
     FROM background_job_status
     WHERE job_type = 'stats_update'
+      AND status IN ('queued', 'processing')
       AND CASE status
           WHEN 'queued' THEN
               coalesce(retry_count, 0) <= 0

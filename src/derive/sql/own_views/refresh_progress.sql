@@ -14,5 +14,3 @@ CROSS JOIN (VALUES ('critical', interval '5 minutes'), ('high', interval '30 min
                    ('low', interval '8 hours')) AS k (class, fresh_for)
 GROUP BY s.kind, k.class, k.fresh_for;
 CREATE UNIQUE INDEX IF NOT EXISTS refresh_progress_key ON refresh_worker.refresh_progress (kind, class);
-COMMENT ON MATERIALIZED VIEW refresh_worker.refresh_progress IS
-    'How many objects of each kind are as fresh as each class promises, as of computed_at.';

@@ -9,10 +9,15 @@ WITH named AS (
 ),
 -- A clan reply may close the stays of these. They claim nothing and are only locked.
 settled AS (
-    SELECT DISTINCT m.player_tag::text AS tag
-    FROM clan_memberships AS m
-    WHERE m.clan_tag = ANY ($10) AND (m.left_at IS NULL OR m.left_at = 'infinity')
-      AND NOT EXISTS (SELECT FROM named WHERE named.kind = 'player' AND named.tag = m.player_tag)
+    SELECT m.player_tag::text AS tag
+    FROM unnest($10::text[]) AS c (tag)
+    CROSS JOIN LATERAL (
+        SELECT k.player_tag FROM clan_memberships AS k
+        WHERE k.clan_tag = c.tag AND (k.left_at IS NULL OR k.left_at = 'infinity')
+        OFFSET 0
+    ) AS m
+    EXCEPT
+    SELECT named.tag FROM named WHERE named.kind = 'player'
 ),
 incoming AS (
     SELECT * FROM named

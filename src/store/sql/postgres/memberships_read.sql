@@ -1,9 +1,31 @@
 -- The stays a batch can change: $1 players it places, $2 clans whose lists it has. Of closed stays only those since $3,
--- the earliest moment the batch speaks of.
-SELECT m.id, m.player_tag::text AS player_tag, m.clan_tag::text AS clan_tag, m.joined_at, m.left_at,
+-- the earliest moment the batch speaks of. A stay that ends at infinity is open.
+-- One lookup a tag and not one condition with OR: a plan for any arguments would compare every stay of these clans with
+-- thousands of tags. OFFSET 0 keeps the planner from reading whole tables instead.
+SELECT m.id, m.player_tag::text AS player_tag, m.clan_tag::text AS clan_tag, m.joined_at, nullif(m.left_at, 'infinity') AS left_at,
        s.fetched_at AT TIME ZONE 'UTC' AS fetched_at, s.member_at AT TIME ZONE 'UTC' AS member_at
-FROM clan_memberships AS m
-LEFT JOIN refresh_worker.refresh_state AS s ON s.kind = 'player' AND s.tag = m.player_tag
-WHERE m.player_tag IS NOT NULL AND m.clan_tag IS NOT NULL
-  AND ((m.player_tag = ANY ($1) AND (m.left_at IS NULL OR m.left_at >= $3 OR m.joined_at >= $3))
-    OR (m.clan_tag = ANY ($2) AND (m.left_at IS NULL OR m.left_at = 'infinity')))
+FROM (
+    SELECT o.*
+    FROM unnest($1::text[]) AS p (tag)
+    CROSS JOIN LATERAL (
+        SELECT k.id, k.player_tag, k.clan_tag, k.joined_at, k.left_at
+        FROM clan_memberships AS k
+        WHERE k.player_tag = p.tag AND k.clan_tag IS NOT NULL
+          AND (k.left_at IS NULL OR k.left_at >= $3::timestamp OR k.joined_at >= $3::timestamp)
+        OFFSET 0
+    ) AS o
+    UNION
+    SELECT o.*
+    FROM unnest($2::text[]) AS c (tag)
+    CROSS JOIN LATERAL (
+        SELECT k.id, k.player_tag, k.clan_tag, k.joined_at, k.left_at
+        FROM clan_memberships AS k
+        WHERE k.clan_tag = c.tag AND k.player_tag IS NOT NULL AND (k.left_at IS NULL OR k.left_at = 'infinity')
+        OFFSET 0
+    ) AS o
+) AS m
+LEFT JOIN LATERAL (
+    SELECT k.fetched_at, k.member_at FROM refresh_worker.refresh_state AS k
+    WHERE k.kind = 'player' AND k.tag = m.player_tag
+    OFFSET 0
+) AS s ON true

@@ -1,8 +1,9 @@
 -- The row of a finished run ($1 to $9), unless another attempt has that name; rows that started before $10, or are not among the newest $11, go.
 WITH trimmed AS (
     DELETE FROM refresh_worker.refresh_runs
-    WHERE started < $10
-       OR started < (SELECT started FROM refresh_worker.refresh_runs ORDER BY started DESC OFFSET $11 - 1 LIMIT 1)
+    WHERE started < greatest(
+        $10, (SELECT started FROM refresh_worker.refresh_runs ORDER BY started DESC OFFSET $11 - 1 LIMIT 1)
+    )
 )
 INSERT INTO refresh_worker.refresh_runs
     (run, started, ended, stopped_because, error, processed, failed, api_requests, report)
