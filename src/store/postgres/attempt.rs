@@ -27,11 +27,11 @@ const IDS_LOCK: i64 = 0x7266_6964;
 
 /// The settings hold for this transaction only. A worker that is frozen in the middle must not hold
 /// its locks for so long that the statements of others give up.
-fn begin(statement_timeout: Duration) -> String {
+pub(super) fn begin(statement_timeout: Duration) -> String {
     // Zero would be no timeout at all.
     let millis = statement_timeout.as_millis().max(1);
     format!(
-        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT set_config('statement_timeout', '{millis}ms', true), \
+        "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT set_config('statement_timeout', '{millis}ms', true), \
          set_config('idle_in_transaction_session_timeout', '4s', true)"
     )
 }
@@ -63,17 +63,26 @@ impl<'a> Attempt<'a> {
         failpoint!("commit.before_begin");
         let mut transaction = connection.begin_with(AssertSqlSafe(begin(self.statement_timeout))).await?;
         failpoint!("commit.begun");
+        let commit = self.work(&mut transaction).await?;
+        failpoint!("commit.before_commit");
+        transaction.commit().await?;
+        failpoint!("commit.after_commit");
+        Ok(commit)
+    }
+
+    /// Everything between the beginning and the end of the transaction.
+    pub(super) async fn work(&self, connection: &mut PgConnection) -> Result<Commit, sqlx::Error> {
         let claims = Claims::of(self.batch);
-        let winners = self.arbitrate(&mut transaction, &claims).await?;
+        let winners = self.arbitrate(connection, &claims).await?;
         failpoint!("commit.after_arbiter");
-        let replaced = self.read_replaced(&mut transaction, &claims, &winners).await?;
+        let replaced = self.read_replaced(connection, &claims, &winners).await?;
         let mut words = players::words(&claims, &winners);
-        let newest = self.read_newest(&mut transaction, &claims, &winners, &words).await?;
+        let newest = self.read_newest(connection, &claims, &winners, &words).await?;
         plan::heed(&mut words, &newest, self.horizon());
-        let stays = self.stay_changes(&mut transaction, &claims, &winners, &words).await?;
+        let stays = self.stay_changes(connection, &claims, &winners, &words).await?;
         let writes = Writes::of(&claims, &winners, &words, &newest, self.horizon());
         if writes.insert_rows() || !stays.opened.is_empty() {
-            self.step_ids(&mut transaction).await?;
+            self.step_ids(connection).await?;
         }
         let facts = Facts {
             batch: self.batch,
@@ -87,10 +96,7 @@ impl<'a> Attempt<'a> {
         };
         let commit = facts.told(self.telling);
         let last = Last { stays: &stays, note: commit.notes.first(), now: self.now, told: self.told };
-        writes::write(&mut transaction, &writes, last, self.keeps_statements).await?;
-        failpoint!("commit.before_commit");
-        transaction.commit().await?;
-        failpoint!("commit.after_commit");
+        writes::write(connection, &writes, last, self.keeps_statements).await?;
         Ok(commit)
     }
 

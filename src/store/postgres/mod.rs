@@ -18,7 +18,9 @@ mod limit;
 mod look;
 mod migrate;
 mod notes;
+mod places;
 mod runs;
+mod trial;
 mod writes;
 
 use std::{collections::HashMap, time::Duration};
@@ -26,7 +28,7 @@ use std::{collections::HashMap, time::Duration};
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
 
-pub use self::check::Problem;
+pub use self::check::{Extent, Problem};
 #[cfg(feature = "cli")]
 pub use self::look::{Looked, ReportedError};
 use self::{
@@ -83,9 +85,15 @@ impl PostgresStore {
         &self.database.server
     }
 
-    /// Everything that stands in the way of working with this database, each with what mends it. Changes nothing.
+    /// Everything that stands in the way of working with this database, each with what mends it. What a run does is tried and
+    /// taken back; nothing is changed.
     pub async fn check_rights(&self) -> Vec<Problem> {
-        check::problems(&self.database).await
+        self.check_rights_with(Extent::Runs).await
+    }
+
+    /// The same, for so much.
+    pub async fn check_rights_with(&self, extent: Extent) -> Vec<Problem> {
+        check::problems(&self.database, extent).await
     }
 
     /// Takes our own tables away again, newest migration first. The contract tables stay. Answers what it undid.
