@@ -87,8 +87,7 @@ const HOPELESS: [Case; 19] = [
     case("a rule", "CREATE RULE no AS ON INSERT TO clans DO INSTEAD NOTHING", &["a new clan", "rules"]),
     case(
         "a view in the place of a table",
-        "ALTER TABLE clans RENAME TO old_clans; CREATE VIEW clans AS SELECT DISTINCT tag, data::text::json AS data, updated_at, \
-         deep_link FROM (SELECT tag, data::text, updated_at, deep_link FROM old_clans) AS q(tag, data, updated_at, deep_link) LIMIT 1",
+        "ALTER TABLE clans RENAME TO old_clans; CREATE VIEW clans AS SELECT * FROM old_clans LIMIT 1000",
         &["a new clan"],
     ),
     case("a table of ours is gone", "DROP TABLE refresh_worker.refresh_state", &["refresh_worker.refresh_state is gone"]),
@@ -267,8 +266,14 @@ async fn changed_types_are_judged_as_a_run_meets_them() {
         let bed = Bed::new().await;
         bed.exec(case.sql).await;
         let (ran, found) = bed.check().await;
-        // Twice: rows are read from the second time on.
-        let runs = bed.runs_well().await && bed.runs_well().await;
+        let mut runs = bed.runs_well().await;
+        // Again, since rows are read from the second time on.
+        bed.exec(
+            "UPDATE refresh_worker.refresh_state SET fetched_at = fetched_at - interval '1 day',
+                 member_at = member_at - interval '1 day', fresh_until = fresh_until - interval '1 day'",
+        )
+        .await;
+        runs &= bed.runs_well().await;
         assert_eq!(ran.code == 0, runs, "{}: {found:?}", case.name);
     })
     .await;
@@ -343,7 +348,10 @@ async fn tables_of_a_newer_version_are_a_warning() {
 async fn too_few_connections_are_a_problem() {
     let bed = Bed::new().await;
     let (modest, role) = modest_role(bed.shell.variable("DATABASE_URL").as_str()).await;
-    bed.exec(&documented(&role, &bed.database).join(";\n")).await;
+    let rights = documented(&role, &bed.database);
+    let of_runs: Vec<&str> =
+        rights.iter().map(String::as_str).take_while(|grant| !grant.starts_with("GRANT DELETE ")).collect();
+    bed.exec(&of_runs.join(";\n")).await;
     let shell = Bed { shell: bed.shell.with("DATABASE_URL", modest).with("DB_POOL_MAX", "3"), ..bed };
     let (ran, found) = shell.check().await;
     assert_eq!(ran.code, 0, "{found:?}");
