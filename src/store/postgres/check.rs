@@ -335,8 +335,18 @@ fn begin() -> String {
     format!("BEGIN; SELECT set_config('statement_timeout', '{}ms', true)", STATEMENT_TIMEOUT.as_millis())
 }
 
-fn is_fit(problems: &[Problem]) -> bool {
+pub(super) fn is_fit(problems: &[Problem]) -> bool {
     problems.iter().all(|problem| !problem.is_certain)
+}
+
+/// What a run would read and cannot.
+pub(super) fn unreadable(error: &StoreError) -> Problem {
+    let remedy = match error {
+        StoreError::NotAllowed { remedy, .. } => remedy.clone(),
+        _ => "see that role and database have no settings in the way (statement_timeout, lock_timeout, row_security)"
+            .to_owned(),
+    };
+    Problem::new(format!("a run could not {error}"), remedy)
 }
 
 /// What the trial met.

@@ -35,7 +35,9 @@ use self::{
     connect::{Database, Single, within},
     limit::Limit,
 };
-use super::{ANSWERED_WELL_FOR, Commit, Freshness, RunRow, Store, StoreError, Telling, plan::times::from_zoned};
+use super::{
+    ANSWERED_WELL_FOR, Commit, Freshness, RunRow, Store, StoreError, Telling, UNHURRIED, plan::times::from_zoned,
+};
 use crate::{
     clock::Timestamp,
     config::DatabaseConfig,
@@ -93,7 +95,19 @@ impl PostgresStore {
 
     /// The same, for so much.
     pub async fn check_rights_with(&self, extent: Extent) -> Vec<Problem> {
-        check::problems(&self.database, extent).await
+        let mut problems = check::problems(&self.database, extent).await;
+        if check::is_fit(&problems) {
+            problems.extend(self.try_reading().await.err().map(|error| check::unreadable(&error)));
+        }
+        problems
+    }
+
+    /// What a run reads, in the way that it does.
+    async fn try_reading(&self) -> Result<(), StoreError> {
+        let anything = Kind::ALL.map(|kind| ObjectId::new(kind, Tag::somewhere()));
+        self.freshness(&anything, UNHURRIED).await?;
+        self.answered_well(Kind::Clan, &[], Timestamp::EPOCH, UNHURRIED).await?;
+        self.notes(Timestamp::EPOCH).await.map(drop)
     }
 
     /// Takes our own tables away again, newest migration first. The contract tables stay. Answers what it undid.

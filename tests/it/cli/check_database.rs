@@ -3,6 +3,10 @@
 use futures_util::future::join_all;
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+};
 
 use super::{Ran, Shell};
 use crate::{derive::modest_role, store::migrations::drop_role, support};
@@ -90,7 +94,7 @@ const HOPELESS: [Case; 19] = [
         "ALTER TABLE clans RENAME TO old_clans; CREATE VIEW clans AS SELECT * FROM old_clans LIMIT 1000",
         &["a new clan"],
     ),
-    case("a table of ours is gone", "DROP TABLE refresh_worker.refresh_state", &["refresh_worker.refresh_state is gone"]),
+    case("a table of ours is gone", "DROP TABLE refresh_worker.refresh_state CASCADE", &["refresh_worker.refresh_state is gone"]),
     case("a shared table is gone", "DROP TABLE clan_snapshots", &["clan_snapshots is gone"]),
     case(
         "tables in another schema",
@@ -161,7 +165,7 @@ struct Bed {
     shell: Shell,
     pool: PgPool,
     database: String,
-    _simulator: refresh_worker::sim::Simulator,
+    simulator: refresh_worker::sim::Simulator,
     requests: Vec<String>,
 }
 
@@ -188,7 +192,7 @@ impl Bed {
         shell.run(&["migrate"]).await.well();
         let pool = PgPool::connect(url).await.unwrap();
         let database = sqlx::query_scalar("SELECT current_database()::text").fetch_one(&pool).await.unwrap();
-        Self { shell, pool, database, _simulator: simulator, requests }
+        Self { shell, pool, database, simulator, requests }
     }
 
     async fn exec(&self, sql: &str) {
@@ -283,7 +287,6 @@ async fn changed_types_are_judged_as_a_run_meets_them() {
 async fn a_check_leaves_no_row_behind() {
     let bed = Bed::new().await;
     bed.shell.run(&["check"]).await.well();
-    bed.exec("SET default_transaction_read_only = off").await;
     for table in [
         "clans",
         "players",
@@ -495,4 +498,51 @@ async fn remedies_of_check_can_be_pasted_and_help() {
     assert!(bed.runs_well().await, "a run works");
     let url = bed.url_of_owner();
     drop_role(&url, &role).await;
+}
+
+/// A way to a server that calls itself PostgreSQL 12.
+async fn as_version_12(url: &str) -> String {
+    const NAME: &[u8] = b"server_version\0";
+    let mut url = url::Url::parse(url).unwrap();
+    let target = format!("{}:{}", url.host_str().unwrap(), url.port().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(&target).await.unwrap();
+            let (mut from_client, mut to_client) = client.into_split();
+            let (mut from_server, mut to_server) = server.into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+            tokio::spawn(async move {
+                let mut piece = vec![0; 65_536];
+                while let Ok(length @ 1..) = from_server.read(&mut piece).await {
+                    let answer = &mut piece[..length];
+                    if let Some(place) = answer.windows(NAME.len()).position(|bytes| bytes == NAME) {
+                        answer[place + NAME.len()..][..2].copy_from_slice(b"12");
+                    }
+                    if to_client.write_all(answer).await.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    url.into()
+}
+
+#[tokio::test]
+async fn a_server_before_13_is_refused_by_check_and_run() {
+    let bed = Bed::new().await;
+    let url = as_version_12(&bed.shell.variable("DATABASE_URL")).await;
+    let bed = Bed { shell: bed.shell.with("DATABASE_URL", url), ..bed };
+    let (ran, found) = bed.check().await;
+    assert_eq!(ran.code, 1, "{}", ran.stdout);
+    let told = "the server is PostgreSQL 12, and this program needs 13 or newer";
+    assert!(found.iter().any(|finding| finding["what"].as_str().unwrap().contains(told)), "{found:?}");
+    let ran = bed.shell.run(&["drain"]).await;
+    assert!(ran.code == 1 && ran.stdout.contains(told), "{}", ran.stdout);
+    let bed = Bed { shell: bed.shell.with("AUTO_MIGRATE", "false"), ..bed };
+    let ran = bed.shell.run(&["drain"]).await;
+    assert!(ran.code == 1 && ran.stdout.contains(told), "{}", ran.stdout);
+    assert_eq!(bed.simulator.total_calls(), 1, "check's own call with the key");
 }

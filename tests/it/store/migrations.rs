@@ -110,7 +110,9 @@ pub async fn modest_role(url: &str) -> (String, String) {
     let mut modest = Url::parse(url).unwrap();
     let role = format!("modest_{}", modest.path().trim_start_matches('/'));
     let pool = PgPool::connect(url).await.unwrap();
-    let statements = format!("DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN");
+    // Before 15 everybody may create in `public`.
+    let statements =
+        format!("DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC");
     sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&pool).await.unwrap();
     modest.set_username(&role).unwrap();
     (modest.into(), role)
@@ -223,14 +225,7 @@ async fn tables_behind_the_first_schema_get_no_rest_before_them() {
 async fn tables_in_a_schema_that_is_closed_get_no_second_set() {
     let url = support::postgres::fresh_with_contract().await;
     let (modest, role) = modest_role(&url).await;
-    exec(
-        &url,
-        &format!(
-            "CREATE SCHEMA {role} AUTHORIZATION {role}; REVOKE ALL ON SCHEMA public FROM public; \
-             CREATE SCHEMA refresh_worker_made; DROP SCHEMA refresh_worker_made"
-        ),
-    )
-    .await;
+    exec(&url, &format!("CREATE SCHEMA {role} AUTHORIZATION {role}; REVOKE ALL ON SCHEMA public FROM public")).await;
     let error = refused(&modest).await;
     assert!(error.contains(&format!("GRANT USAGE ON SCHEMA public TO {role};")), "{error}");
     drop_role(&url, &role).await;
