@@ -24,9 +24,10 @@ const DATABASE: &str = "PostgreSQL";
 /// Tells whether this configuration is fit to run, and what would do where it is not
 ///
 /// Looks at every setting, Redis (reachable, writable, version, eviction, database number), PostgreSQL (reachable, tables,
-/// rights, row level security, and a write that is taken back), the accounts of the developer portal, every API key (one call each, within its rate, and
-/// not while a run uses it), the clocks, and what follows commits and runs: views, statistics functions, the stream of
-/// events, a connection to the application whose caches are told. Nothing is refreshed or invalidated, and no key is made or revoked. Everything that is wrong is told at once. Exit code 1 when something is.
+/// rights, row level security, and a write that is taken back), the accounts of the developer portal, every API key (one call
+/// each, within its rate, and not while a run uses it), the clocks, and what follows commits and runs: views, statistics
+/// functions, the stream of events, a connection to the application whose caches are told. Nothing is refreshed or
+/// invalidated, and no key is made or revoked. Everything that is wrong is told at once. Exit code 1 when something is.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -8,7 +8,8 @@ use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, postgres::PgDatabas
 use super::{
     STATEMENT_TIMEOUT,
     connect::{Database, within},
-    errors, migrate, places, trial,
+    errors::{self, Trouble},
+    migrate, places, trial,
 };
 use crate::store::StoreError;
 
@@ -354,10 +355,11 @@ fn refusal(refused: &trial::Refused, role: &str) -> Problem {
     let error = &refused.error;
     let what = format!("the database does not take {}: {}", refused.what, errors::told(error));
     let code = errors::code(error).unwrap_or_default();
-    if matches!(code.as_str(), "55P03" | "57014" | "40P01" | "40001") {
+    let is_in_the_way = matches!(errors::trouble(error), Trouble::Conflict | Trouble::TakenId);
+    if is_in_the_way || matches!(code.as_str(), "55P03" | "57014") {
         return Problem::doubt(
             what,
-            "somebody holds a lock, or the server is slow: check again, and see pg_stat_activity",
+            "somebody holds a lock, or wrote at the same moment: check again, and see pg_stat_activity",
         );
     }
     let of = |name: fn(&PgDatabaseError) -> Option<&str>| {
@@ -376,7 +378,10 @@ fn refusal(refused: &trial::Refused, role: &str) -> Problem {
         ("23503" | "23514" | "23505" | "23P01", Some(table), _, Some(constraint)) => format!(
             "change what {constraint} of {table} asks for, or: ALTER TABLE {table} DROP CONSTRAINT {constraint};"
         ),
-        ("428C9", ..) => "make it an ordinary column: ALTER TABLE ... ALTER COLUMN ... DROP EXPRESSION;".to_owned(),
+        // Before 14 it had the code of a wrong statement.
+        ("428C9" | "42601", ..) => {
+            "make it an ordinary column: ALTER TABLE ... ALTER COLUMN ... DROP EXPRESSION;".to_owned()
+        }
         ("42501", ..) => errors::grants(error, role),
         _ => "mend what the message names (a trigger, a rule, a type, a view in the place of a table)".to_owned(),
     };

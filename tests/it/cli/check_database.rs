@@ -1,6 +1,13 @@
 //! `check` is as strict as a run: what makes every run fail makes `check` fail, on the same database.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
+use refresh_worker::{
+    config::{StatsFunction, ViewConfig},
+    derive::look::{self, Sight},
+    store::postgres::{Extent, PostgresStore},
+};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
 use tokio::{
@@ -9,7 +16,11 @@ use tokio::{
 };
 
 use super::{Ran, Shell};
-use crate::{derive::modest_role, store::migrations::drop_role, support};
+use crate::{
+    derive::modest_role,
+    store::{beds::config, migrations::drop_role},
+    support,
+};
 
 /// What a database has been made into.
 struct Case {
@@ -68,7 +79,7 @@ const HOPELESS: [Case; 19] = [
         "a column that is generated",
         "ALTER TABLE players DROP COLUMN deep_link;
          ALTER TABLE players ADD COLUMN deep_link varchar(255) GENERATED ALWAYS AS (tag) STORED",
-        &["deep_link", "428C9"],
+        &["deep_link", "DROP EXPRESSION"],
     ),
     case(
         "a trigger that refuses",
@@ -389,6 +400,20 @@ fn documented(role: &str, database: &str) -> Vec<String> {
     statements.split(';').map(str::trim).filter(|statement| !statement.is_empty()).map(str::to_owned).collect()
 }
 
+/// Whether anything stands in the way of runs, retention, a view and a job: what `check` asks, without the time of a process.
+async fn has_complaints(url: &str) -> bool {
+    let store = PostgresStore::connect(&config(url)).unwrap();
+    let pool = store.pool();
+    let view = ViewConfig { name: "clan_leaderboard".to_owned(), interval: Duration::from_secs(60), statistics: None };
+    let function = StatsFunction { name: "update_power_ratings".to_owned(), tags: Vec::new() };
+    let mut sights = look::views(&pool, &[view]).await;
+    sights.extend(look::jobs(&pool, &[function]).await);
+    let complains = !store.check_rights_with(Extent::RunsAndRetention).await.is_empty()
+        || sights.iter().any(|sight| !matches!(sight, Sight::Fine(_)));
+    pool.close().await;
+    complains
+}
+
 /// One right on one thing: `REVOKE right ON thing FROM role`, and how it comes back.
 fn single_rights(statements: &[String]) -> Vec<(String, String)> {
     let mut single = Vec::new();
@@ -461,13 +486,13 @@ async fn a_role_with_exactly_the_documented_rights_passes() {
             .unwrap();
     assert_eq!(views, 1, "a view works");
 
+    let url = bed.shell.variable("DATABASE_URL");
     for (revoke, grant) in single_rights(&statements) {
         bed.exec(&revoke).await;
-        let ran = bed.shell.run(&["check"]).await;
-        let is_noticed = ran.code == 1 || ran.stdout.contains("materialized_view_refresh_log cannot be written");
-        assert!(is_noticed, "{revoke}: {}", ran.stdout);
+        assert!(has_complaints(&url).await, "{revoke}");
         bed.exec(&grant).await;
     }
+    assert!(!has_complaints(&url).await, "everything is given back");
     let url = bed.url_of_owner();
     drop_role(&url, &role).await;
 }
