@@ -246,8 +246,7 @@ const JOBS_TABLE: &str = include_str!("../../../src/derive/sql/jobs/table.sql");
 #[tokio::test]
 async fn a_table_of_jobs_elsewhere_gets_no_second_one() {
     let url = support::postgres::fresh().await;
-    exec(&url, &format!("{}; CREATE SCHEMA stats; ALTER TABLE background_job_status SET SCHEMA stats", JOBS_TABLE))
-        .await;
+    exec(&url, &format!("{JOBS_TABLE}; CREATE SCHEMA stats; ALTER TABLE background_job_status SET SCHEMA stats")).await;
     let pool = PgPool::connect(&url).await.unwrap();
     let error = sqlx::raw_sql(JOBS_TABLE).execute(&pool).await.unwrap_err().to_string();
     assert!(error.contains("in the schema stats") && error.contains("search_path = stats, public"), "{error}");
