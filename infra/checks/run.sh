@@ -101,7 +101,7 @@ policies() {
 
 scripts() {
     step "Shellcheck"
-    git ls-files '*.sh' .ci/run | xargs "$tools/bin/shellcheck" --exclude=SC1091 && echo "clean"
+    git ls-files '*.sh' .ci | xargs "$tools/bin/shellcheck" --exclude=SC1091 && echo "clean"
 }
 
 workflows() {

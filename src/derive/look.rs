@@ -58,6 +58,7 @@ pub async fn views(pool: &PgPool, views: &[ViewConfig]) -> Vec<Sight> {
         for view in views {
             sights.push(view_sight(&mut transaction, view).await?);
         }
+        sights.extend(temporary_sight(&mut transaction).await?);
         sights.extend(log_sight(&mut transaction).await?);
         transaction.rollback().await?;
         Ok(sights)
@@ -89,6 +90,19 @@ async fn view_sight(transaction: &mut PgConnection, view: &ViewConfig) -> Result
     } else {
         Sight::Fine(format!("{name} is ours, and is refreshed while others read"))
     })
+}
+
+/// A refresh while others read makes a temporary table.
+async fn temporary_sight(transaction: &mut PgConnection) -> Result<Option<Sight>, sqlx::Error> {
+    let (may, role, database): (bool, String, String) = sqlx::query_as(
+        "SELECT has_database_privilege(current_database(), 'TEMPORARY'), quote_ident(current_user), \
+         quote_ident(current_database())",
+    )
+    .persistent(false)
+    .fetch_one(transaction)
+    .await?;
+    let what = format!("{role} may make no temporary table, and a refresh while others read makes one");
+    Ok((!may).then(|| Sight::problem(what, format!("GRANT TEMPORARY ON DATABASE {database} TO {role};"))))
 }
 
 #[derive(FromRow)]
@@ -129,6 +143,8 @@ pub async fn jobs(pool: &PgPool, functions: &[StatsFunction]) -> Vec<Sight> {
 #[derive(FromRow)]
 struct TableLook {
     is_there: bool,
+    elsewhere: Option<String>,
+    schema: Option<String>,
     may_make: bool,
     missing_columns: Vec<String>,
     missing_rights: Vec<String>,
@@ -139,10 +155,20 @@ struct TableLook {
 async fn table_sight(transaction: &mut PgConnection) -> Result<Sight, sqlx::Error> {
     let table: TableLook = sqlx::query_as(LOOK_AT_JOBS).persistent(false).fetch_one(transaction).await?;
     let TableLook { role, .. } = &table;
-    Ok(if !table.is_there && !table.may_make {
+    Ok(if let Some(elsewhere) = &table.elsewhere {
+        Sight::problem(
+            format!(
+                "the table background_job_status is in the schema {elsewhere}, which the search path does not reach"
+            ),
+            format!(
+                "ALTER ROLE {role} SET search_path = {elsewhere}, public; or add ?options=-csearch_path%3D{elsewhere} to \
+                 DATABASE_URL"
+            ),
+        )
+    } else if !table.is_there && !table.may_make {
         Sight::problem(
             format!("the table background_job_status is missing, and {role} may not make it"),
-            format!("GRANT CREATE ON SCHEMA public TO {role};"),
+            format!("GRANT CREATE ON SCHEMA {} TO {role};", table.schema.as_deref().unwrap_or("public")),
         )
     } else if !table.is_there {
         Sight::Fine("the table background_job_status is missing; it is made when it is first used".to_owned())
@@ -162,7 +188,7 @@ async fn table_sight(transaction: &mut PgConnection) -> Result<Sight, sqlx::Erro
             format!(
                 "row level security is on for background_job_status: {role} sees only the jobs that policies allow"
             ),
-            format!("ALTER ROLE {role} BYPASSRLS;"),
+            format!("CREATE POLICY refresh_worker ON background_job_status TO {role} USING (true) WITH CHECK (true);"),
         )
     } else {
         Sight::Fine("the table background_job_status can be used".to_owned())

@@ -14,7 +14,7 @@ use super::{Ending, Shared, text};
 use crate::{
     app,
     config::{AfterConfig, ApiConfig, Config, DatabaseConfig, RedisConfig, Role, WorkerConfig, env, env::process_var},
-    store::Store,
+    store::{Store, postgres::Extent},
     worker::{deadline::LEAST_RUN, report::StopReason},
 };
 
@@ -24,9 +24,10 @@ const DATABASE: &str = "PostgreSQL";
 /// Tells whether this configuration is fit to run, and what would do where it is not
 ///
 /// Looks at every setting, Redis (reachable, writable, version, eviction, database number), PostgreSQL (reachable, tables,
-/// rights, row level security), the accounts of the developer portal, every API key (one call each, within its rate, and
-/// not while a run uses it), the clocks, and what follows commits and runs: views, statistics functions, the stream of
-/// events, a connection to the application whose caches are told. Nothing is refreshed or invalidated, and no key is made or revoked. Everything that is wrong is told at once. Exit code 1 when something is.
+/// rights, row level security, and a write that is taken back), the accounts of the developer portal, every API key (one call
+/// each, within its rate, and not while a run uses it), the clocks, and what follows commits and runs: views, statistics
+/// functions, the stream of events, a connection to the application whose caches are told. Nothing is refreshed or
+/// invalidated, and no key is made or revoked. Everything that is wrong is told at once. Exit code 1 when something is.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -112,7 +113,8 @@ async fn look_at_database(findings: &mut Findings, config: &DatabaseConfig, afte
         Ok(store) => store,
         Err(error) => return findings.problem(DATABASE, format!("{error:#}"), "set DATABASE_URL"),
     };
-    let problems = store.check_rights().await;
+    let extent = if after.retention_days.is_some() { Extent::RunsAndRetention } else { Extent::Runs };
+    let problems = store.check_rights_with(extent).await;
     let is_fit = problems.iter().all(|problem| !problem.is_certain);
     if is_fit {
         findings.fine(DATABASE, format!("answers at {}; tables and rights are in place", store.server()));

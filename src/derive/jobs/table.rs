@@ -58,8 +58,8 @@ impl TableError {
                 action,
                 detail,
                 remedy: "GRANT SELECT, INSERT, UPDATE, DELETE ON background_job_status TO the_role; with row level security \
-                         on also ALTER ROLE the_role BYPASSRLS; and GRANT CREATE ON SCHEMA public where the table is \
-                         missing",
+                         on also CREATE POLICY refresh_worker ON background_job_status TO the_role USING (true) WITH CHECK \
+                         (true); and GRANT CREATE ON SCHEMA public where the table is missing",
             },
             _ => Self::Failed { action, detail, is_unreachable: is_unreachable(error) },
         }
@@ -267,7 +267,8 @@ impl JobTable {
         if let Ok(true) = active.await {
             warn!(
                 "jobs: row level security is on for background_job_status, and this role sees only what its policies \
-                 allow; to see every job: ALTER ROLE the_role BYPASSRLS"
+                 allow; to see every job: CREATE POLICY refresh_worker ON background_job_status TO the_role USING (true) \
+                 WITH CHECK (true)"
             );
         }
     }

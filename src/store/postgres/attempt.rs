@@ -57,7 +57,7 @@ pub(super) struct Timeouts {
 /// The settings hold for this transaction only. A worker that is frozen in the middle must not hold
 /// its locks for so long that the statements of others give up. Not `READ WRITE`: that would override
 /// `default_transaction_read_only`, with which providers protect a disk that is nearly full.
-fn begin(timeouts: Timeouts) -> String {
+pub(super) fn begin(timeouts: Timeouts) -> String {
     // Zero would be no timeout at all.
     let [statement, lock] = [timeouts.statement, timeouts.lock].map(|timeout| timeout.as_millis().max(1));
     format!(
@@ -109,16 +109,29 @@ impl<'a> Attempt<'a> {
         for fetched in self.batch {
             failpoint!("commit.answer", fetched.object.tag.as_str());
         }
+        let commit = self.work(&mut transaction, shape).await?;
+        failpoint!("commit.before_commit");
+        transaction.commit().await?;
+        failpoint!("commit.after_commit");
+        Ok(commit)
+    }
+
+    /// Everything between the beginning and the end of the transaction.
+    pub(super) async fn work(
+        &self,
+        connection: &mut PgConnection,
+        shape: Option<&Shape>,
+    ) -> Result<Commit, sqlx::Error> {
         let claims = Claims::of(self.batch);
-        let winners = self.arbitrate(&mut transaction, &claims).await?;
+        let winners = self.arbitrate(connection, &claims).await?;
         failpoint!("commit.after_arbiter");
-        let replaced = self.read_replaced(&mut transaction, &claims, &winners).await?;
+        let replaced = self.read_replaced(connection, &claims, &winners).await?;
         let mut words = players::words(&claims, &winners);
-        let newest = self.read_newest(&mut transaction, &claims, &winners, &words).await?;
+        let newest = self.read_newest(connection, &claims, &winners, &words).await?;
         plan::heed(&mut words, &newest, self.horizon());
-        let stays = self.stay_changes(&mut transaction, &claims, &winners, &words).await?;
+        let stays = self.stay_changes(connection, &claims, &winners, &words).await?;
         let writes = Writes::of(&claims, &winners, &words, &newest, self.horizon());
-        self.leave_ids(&mut transaction, writes.new_rows(), !stays.opened.is_empty()).await?;
+        self.leave_ids(connection, writes.new_rows(), !stays.opened.is_empty()).await?;
         let facts = Facts {
             batch: self.batch,
             claims: &claims,
@@ -131,10 +144,7 @@ impl<'a> Attempt<'a> {
         };
         let commit = facts.told(self.telling);
         let last = Last { stays: &stays, note: commit.notes.first(), now: self.now, told: self.told };
-        writes::write(&mut transaction, &writes, last, shape, self.keeps_statements).await?;
-        failpoint!("commit.before_commit");
-        transaction.commit().await?;
-        failpoint!("commit.after_commit");
+        writes::write(connection, &writes, last, shape, self.keeps_statements).await?;
         Ok(commit)
     }
 

@@ -1,11 +1,15 @@
-//! What stands in the way of working with a database, found without changing anything.
+//! What stands in the way of working with a database, found without changing anything: first what the catalogue says, then a
+//! trial. Whatever makes every run fail is a problem here.
 
-use sqlx::{Connection, FromRow, PgConnection};
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, postgres::PgDatabaseError};
 
 use super::{
     STATEMENT_TIMEOUT,
     connect::{Database, on_connection},
-    migrate,
+    errors::{self, Trouble},
+    migrate, places, trial,
 };
 use crate::store::StoreError;
 
@@ -20,22 +24,45 @@ pub struct Problem {
 }
 
 impl Problem {
-    fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+    pub(super) fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { what: what.into(), remedy: remedy.into(), is_certain: true }
     }
+
+    pub(super) fn doubt(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { is_certain: false, ..Self::new(what, remedy) }
+    }
+}
+
+/// What is meant to be done with a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    Runs,
+    /// Runs, and the thinning of old snapshots.
+    RunsAndRetention,
 }
 
 const ROW_SECURITY: &str = include_str!("../sql/postgres/row_security.sql");
 
+const CHECK_SERVER: &str = include_str!("../sql/postgres/check_server.sql");
 const CHECK_TABLES: &str = include_str!("../sql/postgres/check_tables.sql");
+const CHECK_IDS: &str = include_str!("../sql/postgres/check_ids.sql");
 
 /// The list of migrations that have run.
 const LIST: &str = "refresh_worker.migrations";
 
 const CONTRACT_RIGHTS: &str = "SELECT,INSERT,UPDATE";
 
+/// With fewer ids left than a run may draw it is as good as over.
+const FEW_IDS: i64 = 100_000;
+
+/// As many ids as a busy deployment draws in some days.
+const SOON_FEW_IDS: i64 = 10_000_000;
+
+/// How long all of it may take; each statement has a limit of its own.
+const LONGEST: Duration = Duration::from_secs(20);
+
 /// Every table we use: name, columns, rights.
-const TABLES: [(&str, &str, &str); 12] = [
+pub(super) const TABLES: [(&str, &str, &str); 12] = [
     ("clans", "tag data updated_at deep_link", CONTRACT_RIGHTS),
     ("players", "tag name town_hall role clan_tag updated_at data deep_link", CONTRACT_RIGHTS),
     ("clan_snapshots", "id ts clan_tag name member_count level war_wins war_losses data", CONTRACT_RIGHTS),
@@ -63,13 +90,53 @@ const TABLES: [(&str, &str, &str); 12] = [
     ("refresh_worker.untold", "note stored_at words", "SELECT,INSERT,DELETE"),
 ];
 
+/// What a column has to hold, as `check_tables.sql` reads it. Our own tables are as we made them.
+fn holds(table: &str, column: &str) -> &'static str {
+    if table.contains('.') {
+        return "";
+    }
+    match column {
+        "id" => "id",
+        "data" => "document",
+        "ts" | "updated_at" | "last_seen" | "joined_at" | "left_at" => "time",
+        "tag" | "clan_tag" | "player_tag" => "15",
+        "name" => "50",
+        "role" => "20",
+        "deep_link" => "255",
+        _ => "number",
+    }
+}
+
+/// The columns by which a statement finds the row again that it writes.
+fn key(table: &str) -> &'static str {
+    match table {
+        "clans" | "players" => "tag",
+        "refresh_worker.refresh_state" => "kind, tag",
+        "refresh_worker.refresh_runs" => "run",
+        "refresh_worker.retention_progress" => "snapshot_table",
+        _ => "",
+    }
+}
+
+/// The tables of snapshots, which retention thins.
+pub(super) const SNAPSHOTS: [&str; 3] = ["clan_snapshots", "player_snapshots", "war_snapshots"];
+
+fn rights(table: &str, rights: &str, extent: Extent) -> String {
+    let deletes = extent == Extent::RunsAndRetention && SNAPSHOTS.contains(&table);
+    if deletes { format!("{rights},DELETE") } else { rights.to_owned() }
+}
+
 #[derive(FromRow)]
 struct TableRow {
     name: String,
     is_there: bool,
     role: String,
     missing_columns: Vec<String>,
+    other_columns: Vec<String>,
+    narrow_columns: Vec<String>,
     missing_rights: Vec<String>,
+    lacks_key: bool,
+    key: String,
     has_ids: bool,
     sequence: Option<String>,
     missing_sequence_rights: Vec<String>,
@@ -78,12 +145,25 @@ struct TableRow {
 impl TableRow {
     /// Of a table that is there.
     fn problems(self) -> Vec<Problem> {
-        let Self { name, role, .. } = self;
+        const SHAPE: &str = "bring the table to the shape the other programs use (their migrations)";
+        let Self { name, role, key, .. } = self;
         let mut problems = Vec::new();
         if !self.missing_columns.is_empty() {
             let columns = self.missing_columns.join(", ");
-            let remedy = "bring the table to the shape the other programs use (their migrations)";
-            problems.push(Problem::new(format!("table {name} lacks {columns}"), remedy));
+            problems.push(Problem::new(format!("table {name} lacks {columns}"), SHAPE));
+        }
+        if !self.other_columns.is_empty() {
+            let columns = self.other_columns.join(", ");
+            problems.push(Problem::new(format!("table {name} has columns of another type: {columns}"), SHAPE));
+        }
+        if !self.narrow_columns.is_empty() {
+            let columns = self.narrow_columns.join(", ");
+            let what = format!("table {name} has narrow columns, and what does not fit is refused: {columns}");
+            problems.push(Problem::doubt(what, SHAPE));
+        }
+        if self.lacks_key {
+            let remedy = format!("CREATE UNIQUE INDEX ON {name} ({key});");
+            problems.push(Problem::new(format!("table {name} has no unique key over {key}"), remedy));
         }
         if !self.missing_rights.is_empty() {
             let rights = self.missing_rights.join(", ");
@@ -103,8 +183,87 @@ impl TableRow {
     }
 }
 
-pub(super) async fn problems(database: &Database) -> Vec<Problem> {
-    match look(database).await {
+#[derive(FromRow)]
+struct ServerRow {
+    is_standby: bool,
+    is_read_only: bool,
+    read_only_by: String,
+    encoding: String,
+    database: String,
+    role: String,
+    connections: i32,
+    is_by_role: bool,
+}
+
+impl ServerRow {
+    /// `most`: how many connections a run may open.
+    fn problems(&self, most: u32) -> Vec<Problem> {
+        let Self { database, role, .. } = self;
+        let mut problems = Vec::new();
+        if self.is_standby {
+            let remedy = "point DATABASE_URL at the primary (the writer endpoint)";
+            problems.push(Problem::new("the server is a standby: it takes no writes", remedy));
+        } else if self.is_read_only {
+            let what =
+                format!("the database is read-only: default_transaction_read_only is on ({})", self.read_only_by);
+            let remedy = match self.read_only_by.as_str() {
+                "database" => format!("ALTER DATABASE {database} RESET default_transaction_read_only;"),
+                "user" => format!("ALTER ROLE {role} RESET default_transaction_read_only;"),
+                "database user" => {
+                    format!("ALTER ROLE {role} IN DATABASE {database} RESET default_transaction_read_only;")
+                }
+                "client" => "take default_transaction_read_only out of the options of DATABASE_URL".to_owned(),
+                _ => "find out why (a provider sets it when the disk is nearly full), and set it off".to_owned(),
+            };
+            problems.push(Problem::new(what, remedy));
+        }
+        if self.encoding != "UTF8" {
+            problems.push(Problem::new(
+                format!(
+                    "the encoding of {database} is {}, which cannot hold the names of players and clans",
+                    self.encoding
+                ),
+                "dump it, make the database again with ENCODING 'UTF8' TEMPLATE template0, and restore it there",
+            ));
+        }
+        if u32::try_from(self.connections).is_ok_and(|allowed| allowed < most) {
+            let (whose, statement) = if self.is_by_role {
+                (role, format!("ALTER ROLE {role} CONNECTION LIMIT -1;"))
+            } else {
+                (database, format!("ALTER DATABASE {database} CONNECTION LIMIT -1;"))
+            };
+            let what = format!("{whose} allows {} connections, and a run opens up to {most}", self.connections);
+            problems.push(Problem::new(what, format!("{statement} or set DB_POOL_MAX={}", self.connections.max(1))));
+        }
+        problems
+    }
+}
+
+#[derive(FromRow)]
+struct IdsRow {
+    name: String,
+    sequence: String,
+    ids_left: i64,
+    is_narrow: bool,
+    goes_up: bool,
+}
+
+impl IdsRow {
+    fn problem(self) -> Option<Problem> {
+        let Self { name, sequence, ids_left, .. } = self;
+        if !self.goes_up || ids_left >= SOON_FEW_IDS {
+            return None;
+        }
+        let what = format!("{sequence} has {} ids left for {name}", ids_left.max(0));
+        let widen =
+            if self.is_narrow { format!("ALTER TABLE {name} ALTER COLUMN id TYPE bigint; ") } else { String::new() };
+        let remedy = format!("{widen}ALTER SEQUENCE {sequence} AS bigint NO MAXVALUE;");
+        Some(if ids_left < FEW_IDS { Problem::new(what, remedy) } else { Problem::doubt(what, remedy) })
+    }
+}
+
+pub(super) async fn problems(database: &Database, extent: Extent) -> Vec<Problem> {
+    match look(database, extent).await {
         Ok(problems) => problems,
         Err(StoreError::NotAllowed { detail, remedy, .. }) => vec![Problem::new(detail, remedy)],
         Err(error) => vec![Problem::new(
@@ -114,46 +273,132 @@ pub(super) async fn problems(database: &Database) -> Vec<Problem> {
     }
 }
 
-async fn look(database: &Database) -> Result<Vec<Problem>, StoreError> {
+async fn look(database: &Database, extent: Extent) -> Result<Vec<Problem>, StoreError> {
     let looked: Result<_, StoreError> =
-        on_connection!(database, database.acquire(), STATEMENT_TIMEOUT, "look around", |connection, keeps| async {
+        on_connection!(database, database.acquire(), LONGEST, "look around", |connection, keeps| async {
             let server = database.look(connection).await?;
-            Ok((server, look_around(connection, keeps).await?))
+            if let Some((what, remedy)) = server.problem() {
+                return Ok(vec![Problem::new(what, remedy)]);
+            }
+            look_around(connection, database, extent, keeps).await
         });
-    let (server, mut problems) = looked?;
-    if let Some((what, remedy)) = server.problem() {
-        problems.insert(0, Problem::new(what, remedy));
-    }
+    let mut problems = looked?;
     if database.has_pooler() {
         let what = "a pooler or proxy shares the connections to the server among its clients: prepared statements are \
                     not kept, and every start finds that out anew";
-        let remedy = "DB_STATEMENT_CACHE=0, or ?pgbouncer=true in DATABASE_URL";
-        problems.push(Problem { is_certain: false, ..Problem::new(what, remedy) });
+        problems.push(Problem::doubt(what, "DB_STATEMENT_CACHE=0, or ?pgbouncer=true in DATABASE_URL"));
     }
     Ok(problems)
 }
 
-async fn look_around(connection: &mut PgConnection, keeps: bool) -> Result<Vec<Problem>, sqlx::Error> {
-    let mut transaction = connection.begin().await?;
-    let mut problems = Vec::new();
+async fn look_around(
+    connection: &mut PgConnection,
+    database: &Database,
+    extent: Extent,
+    keeps: bool,
+) -> Result<Vec<Problem>, sqlx::Error> {
+    let mut transaction = connection.begin_with(AssertSqlSafe(begin())).await?;
+    let server: ServerRow = sqlx::query_as(CHECK_SERVER).persistent(keeps).fetch_one(&mut *transaction).await?;
+    let mut problems = server.problems(database.pool.options().get_max_connections());
     let schema = schema_problem(&mut transaction, keeps).await?;
     if let Some(problem) = schema {
         problems.push(problem);
         transaction.rollback().await?;
         return Ok(problems);
     }
-    let (there, missing): (Vec<_>, Vec<_>) =
-        read_tables(&mut transaction, keeps).await?.into_iter().partition(|row| row.is_there);
+    let (there, mut missing): (Vec<_>, Vec<_>) =
+        read_tables(&mut transaction, extent, keeps).await?.into_iter().partition(|row| row.is_there);
+    let places = places::of_contract(&mut transaction, keeps).await?;
+    if let Some(elsewhere) = places::elsewhere(&places) {
+        // What is in another schema is neither gone nor to be made.
+        missing.retain(|row| row.name.contains('.'));
+        problems.push(elsewhere);
+    }
+    problems.extend(places::second_set(&places));
     let may_read_list = there.iter().all(|row| row.name != LIST || row.missing_rights.is_empty());
-    if may_read_list && !migrate::is_done(&mut transaction, keeps).await? {
-        problems.push(unmade(&missing, migrate::rights_problem(&mut transaction, keeps).await?));
-    } else {
-        problems.extend(missing.iter().map(dropped));
+    let made = if may_read_list { migrate::state(&mut transaction, keeps).await? } else { migrate::State::Whole };
+    match made {
+        migrate::State::Partly => {
+            problems.push(unmade(&missing, migrate::rights_problem(&mut transaction, keeps).await?));
+        }
+        migrate::State::Whole => problems.extend(missing.iter().map(dropped)),
+        migrate::State::ByNewer(version) => {
+            problems.extend(missing.iter().map(dropped));
+            problems.push(Problem::doubt(
+                format!("the tables were made by a newer version of this program (migration {version})"),
+                "update this program; migrations only add, so that it goes on working meanwhile",
+            ));
+        }
     }
     problems.extend(there.into_iter().flat_map(TableRow::problems));
     problems.extend(hidden_rows(&mut transaction, keeps).await?);
+    if is_fit(&problems) {
+        let ids: Vec<IdsRow> = sqlx::query_as(CHECK_IDS).persistent(keeps).fetch_all(&mut *transaction).await?;
+        problems.extend(ids.into_iter().filter_map(IdsRow::problem));
+    }
     transaction.commit().await?;
+    // A trial of what cannot go well would say the same once more, less clearly.
+    if is_fit(&problems) {
+        let refused = trial::of_run(connection, extent, keeps).await?;
+        problems.extend(refused.iter().map(|refused| refusal(refused, &server.role)));
+    }
     Ok(problems)
+}
+
+fn begin() -> String {
+    format!("BEGIN; SELECT set_config('statement_timeout', '{}ms', true)", STATEMENT_TIMEOUT.as_millis())
+}
+
+pub(super) fn is_fit(problems: &[Problem]) -> bool {
+    problems.iter().all(|problem| !problem.is_certain)
+}
+
+/// What a run would read and cannot.
+pub(super) fn unreadable(error: &StoreError) -> Problem {
+    let remedy = match error {
+        StoreError::NotAllowed { remedy, .. } => remedy.clone(),
+        _ => "see that role and database have no settings in the way (statement_timeout, lock_timeout, row_security)"
+            .to_owned(),
+    };
+    Problem::new(format!("a run could not {error}"), remedy)
+}
+
+/// What the trial met.
+fn refusal(refused: &trial::Refused, role: &str) -> Problem {
+    let error = &refused.error;
+    let what = format!("the database does not take {}: {}", refused.what, errors::described(error));
+    let code = errors::code(error).unwrap_or_default();
+    let is_in_the_way = matches!(errors::trouble(error), Trouble::Conflict | Trouble::TakenId);
+    if is_in_the_way || matches!(code.as_str(), "55P03" | "57014") {
+        return Problem::doubt(
+            what,
+            "somebody holds a lock, or wrote at the same moment: check again, and see pg_stat_activity",
+        );
+    }
+    let of = |name: fn(&PgDatabaseError) -> Option<&str>| {
+        let database = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+        database.and_then(name).map(str::to_owned)
+    };
+    let (table, column, constraint) =
+        (of(PgDatabaseError::table), of(PgDatabaseError::column), of(PgDatabaseError::constraint));
+    let remedy = match (code.as_str(), table, column, constraint) {
+        ("23502", Some(table), Some(column), _) => {
+            format!("give {table}.{column} a default, or: ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL;")
+        }
+        ("23514", Some(table), _, None) => {
+            format!("make the partition for new rows, or: CREATE TABLE {table}_rest PARTITION OF {table} DEFAULT;")
+        }
+        ("23503" | "23514" | "23505" | "23P01", Some(table), _, Some(constraint)) => format!(
+            "change what {constraint} of {table} asks for, or: ALTER TABLE {table} DROP CONSTRAINT {constraint};"
+        ),
+        // Before 14 it had the code of a wrong statement.
+        ("428C9" | "42601", ..) => {
+            "make it an ordinary column: ALTER TABLE ... ALTER COLUMN ... DROP EXPRESSION;".to_owned()
+        }
+        ("42501", ..) => errors::grants(error, role),
+        _ => "mend what the message names (a trigger, a rule, a type, a view in the place of a table)".to_owned(),
+    };
+    Problem::new(what, remedy)
 }
 
 /// Tables whose rows are hidden from us, all or some, without a word.
@@ -169,14 +414,18 @@ async fn hidden_rows(connection: &mut PgConnection, keeps: bool) -> Result<Vec<P
         } else {
             format!("row level security is on for {table}, and no policy is for {role}: every row is hidden from it")
         };
-        Problem { is_certain: !has_policy, ..Problem::new(what, format!("ALTER ROLE {role} BYPASSRLS;")) }
+        Problem { is_certain: !has_policy, ..Problem::new(what, errors::policy(&table, &role)) }
     };
     Ok(hidden.into_iter().map(problem).collect())
 }
 
 fn unmade(missing: &[TableRow], grants: Option<String>) -> Problem {
-    let names: Vec<&str> = missing.iter().map(|row| row.name.as_str()).collect();
-    let what = format!("not all of its tables have been made ({} missing)", names.join(", "));
+    let what = if missing.is_empty() {
+        "not every migration has run".to_owned()
+    } else {
+        let names: Vec<&str> = missing.iter().map(|row| row.name.as_str()).collect();
+        format!("not all of its tables have been made ({} missing)", names.join(", "))
+    };
     let remedy = match grants {
         None => "refresh-worker migrate".to_owned(),
         Some(grants) => format!("{grants} then: refresh-worker migrate"),
@@ -201,16 +450,18 @@ async fn schema_problem(connection: &mut PgConnection, keeps: bool) -> Result<Op
     Ok(grant.map(|grant| Problem::new("the role may not look into the schema refresh_worker", grant)))
 }
 
-async fn read_tables(connection: &mut PgConnection, keeps: bool) -> Result<Vec<TableRow>, sqlx::Error> {
+async fn read_tables(connection: &mut PgConnection, extent: Extent, keeps: bool) -> Result<Vec<TableRow>, sqlx::Error> {
     let columns =
         || TABLES.iter().flat_map(|(table, columns, _)| columns.split(' ').map(move |column| (*table, column)));
     let (of, names): (Vec<&str>, Vec<&str>) = columns().unzip();
     sqlx::query_as(CHECK_TABLES)
         .persistent(keeps)
-        .bind(of)
-        .bind(names)
+        .bind(&of)
+        .bind(&names)
+        .bind(of.iter().zip(&names).map(|(table, column)| holds(table, column)).collect::<Vec<_>>())
         .bind(TABLES.iter().map(|(table, ..)| *table).collect::<Vec<_>>())
-        .bind(TABLES.iter().map(|(.., rights)| *rights).collect::<Vec<_>>())
+        .bind(TABLES.iter().map(|(table, _, of_runs)| rights(table, of_runs, extent)).collect::<Vec<_>>())
+        .bind(TABLES.iter().map(|(table, ..)| key(table)).collect::<Vec<_>>())
         .fetch_all(connection)
         .await
 }

@@ -216,7 +216,12 @@ impl Database {
                 () = self.room() => continue,
             };
             let error = match acquired {
-                Ok(connection) => return Ok(InUse::new(connection, &self.in_use)),
+                Ok(connection) => {
+                    return match too_old(connection.server_version_num()) {
+                        Some(detail) => Err(StoreError::Failed { server: self.server.clone(), action: "work", detail }),
+                        None => Ok(InUse::new(connection, &self.in_use)),
+                    };
+                }
                 Err(error) => error,
             };
             let is_full = errors::is_full(&error);
@@ -405,6 +410,22 @@ macro_rules! on_connection {
 }
 pub(super) use on_connection;
 
+
+/// The oldest PostgreSQL that our statements are tested with, as the server tells its version.
+const OLDEST: u32 = 130_000;
+
+/// Why a server of this version cannot be used.
+fn too_old(version: Option<u32>) -> Option<String> {
+    let version = version.filter(|version| *version < OLDEST)?;
+    // Before 10 the second number was a part of the name.
+    let name = if version < 100_000 {
+        format!("{}.{}", version / 10_000, version / 100 % 100)
+    } else {
+        (version / 10_000).to_string()
+    };
+    Some(format!("the server is PostgreSQL {name}, and this program needs 13 or newer: update the server"))
+}
+
 /// A connection for one statement. Through a pooler, which may prepare it on one server and run it on another, the statement is
 /// in a transaction; else that would be two round trips for nothing.
 pub(super) enum Single<'c> {
@@ -523,6 +544,17 @@ mod tests {
             assert_eq!(server(&options), "db.example:6432/stats", "{scheme}");
             assert_eq!(options.get_username(), "me");
             assert!(matches!(options.get_ssl_mode(), PgSslMode::Require));
+        }
+    }
+
+    #[test]
+    fn servers_before_13_are_refused_by_name() {
+        for (version, name) in [(120_022, "PostgreSQL 12,"), (90_624, "PostgreSQL 9.6,")] {
+            let told = too_old(Some(version)).expect("too old");
+            assert!(told.contains(name) && told.contains("13 or newer"), "{told}");
+        }
+        for version in [Some(130_000), Some(180_001), None] {
+            assert_eq!(too_old(version), None);
         }
     }
 

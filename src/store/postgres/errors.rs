@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use sqlx::{error::DatabaseError, postgres::PgDatabaseError};
 
-use super::StoreError;
+use super::{StoreError, check::TABLES};
 use crate::{
     model::Reason,
     store::plan::refusals::{Blame, Fault},
@@ -186,10 +186,8 @@ pub(super) fn store_error(server: &str, action: &'static str, error: &sqlx::Erro
         detail.extend(["; ", limit_reached(&**database)]);
     }
     if code == "42501" {
-        let remedy = "GRANT USAGE ON SCHEMA refresh_worker TO the_role; GRANT SELECT, INSERT, UPDATE, DELETE ON ALL \
-                      TABLES IN SCHEMA public, refresh_worker TO the_role; GRANT USAGE, SELECT, UPDATE ON ALL \
-                      SEQUENCES IN SCHEMA public TO the_role; (`check` says exactly which)";
-        return StoreError::NotAllowed { server, action, detail, remedy: remedy.to_owned() };
+        let remedy = format!("{} (`check` says exactly which)", grants(error, "the_role"));
+        return StoreError::NotAllowed { server, action, detail, remedy };
     }
     // A schema, table or column that is not there.
     if matches!(&*code, "3F000" | "42P01" | "42703") {
@@ -204,6 +202,31 @@ pub(super) fn store_error(server: &str, action: &'static str, error: &sqlx::Erro
         None => detail,
     };
     StoreError::Failed { server, action, detail }
+}
+
+/// What would give the role the right that it lacks, as far as the error names what it is about.
+pub(super) fn grants(error: &sqlx::Error, role: &str) -> String {
+    let Some(database) = error.as_database_error() else { return String::new() };
+    let words: Vec<&str> = database.message().split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
+    let mentions = |name: &str| words.contains(&name);
+    let bare = |table: &'static str| table.rsplit('.').next().unwrap_or(table);
+    let table = TABLES.iter().find(|(table, ..)| mentions(bare(table)));
+    // The message may be in any language, the routine is not.
+    let routine = database.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::routine);
+    match table {
+        Some((table, ..)) if routine == Some("ExecWithCheckOptions") => policy(table, role),
+        Some((table, _, rights)) => format!("GRANT {} ON {table} TO {role};", rights.replace(',', ", ")),
+        None => match words.iter().find(|word| word.ends_with("_seq")) {
+            Some(sequence) => format!("GRANT USAGE, UPDATE ON SEQUENCE {sequence} TO {role};"),
+            None if mentions("refresh_worker") => format!("GRANT USAGE ON SCHEMA refresh_worker TO {role};"),
+            None => format!("grant {role} what the message names"),
+        },
+    }
+}
+
+/// The policy with which a role sees and writes every row of a table.
+pub(super) fn policy(table: &str, role: &str) -> String {
+    format!("CREATE POLICY refresh_worker ON {table} TO {role} USING (true) WITH CHECK (true);")
 }
 
 /// Why a record is refused.

@@ -6,10 +6,13 @@
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection};
+use tracing::info;
 
 use super::{
     blockers::{self, Blocker, watched},
+    check::Problem,
     connect::{Database, on_connection},
+    places,
 };
 use crate::store::StoreError;
 
@@ -39,6 +42,9 @@ const MIGRATIONS: [Migration; 5] = [
     migration!(4, "0004_untold"),
     migration!(5, "0005_unfolded_reports"),
 ];
+
+/// The one that makes the shared tables, as far as they are missing.
+const CONTRACT: i32 = 1;
 
 /// The letters `rfmg`.
 const LOCK: i64 = 0x7266_6d67;
@@ -76,6 +82,9 @@ pub(super) async fn up(database: &Database) -> Result<Vec<String>, StoreError> {
             detail: format!("the role {} may not create what is missing", rights.role),
             remedy: rights.remedy(),
         }),
+        Made::Elsewhere(Problem { what, remedy, .. }) => {
+            Err(StoreError::NotAllowed { server: database.server.clone(), action: "make tables", detail: what, remedy })
+        }
     }
 }
 
@@ -100,6 +109,8 @@ fn naming(database: &Database, action: &'static str, error: StoreError, blocker:
 enum Made {
     Done(Vec<String>),
     NotAllowed(Rights),
+    /// Some of the shared tables are in another schema than the one in which the rest would be made.
+    Elsewhere(Problem),
 }
 
 async fn make(connection: &mut PgConnection, keeps: bool) -> Result<Made, sqlx::Error> {
@@ -111,6 +122,17 @@ async fn make(connection: &mut PgConnection, keeps: bool) -> Result<Made, sqlx::
     lock(&mut transaction, keeps).await?;
     // Whoever had the lock before may have done it all.
     let missing = missing(applied(&mut transaction, keeps).await?.as_deref());
+    if missing.iter().any(|migration| migration.version == CONTRACT) {
+        let places = places::of_contract(&mut transaction, keeps).await?;
+        if let Some(problem) = places::elsewhere(&places) {
+            transaction.rollback().await?;
+            return Ok(Made::Elsewhere(problem));
+        }
+        let tables = places::missing(&places);
+        if !tables.is_empty() {
+            info!(tables = tables.join(", "), "of the six shared tables these are missing; they are made now");
+        }
+    }
     let rights: Rights = sqlx::query_as(RIGHTS).persistent(keeps).fetch_one(&mut *transaction).await?;
     if !missing.is_empty() && !rights.suffice() {
         transaction.rollback().await?;
@@ -227,9 +249,22 @@ impl Rights {
     }
 }
 
-/// Whether everything has been made.
-pub(super) async fn is_done(connection: &mut PgConnection, keeps: bool) -> Result<bool, sqlx::Error> {
-    Ok(missing(applied(connection, keeps).await?.as_deref()).is_empty())
+/// How far the tables have been made.
+pub(super) enum State {
+    Whole,
+    Partly,
+    /// And more than we know, up to this migration.
+    ByNewer(i32),
+}
+
+pub(super) async fn state(connection: &mut PgConnection, keeps: bool) -> Result<State, sqlx::Error> {
+    let applied = applied(connection, keeps).await?;
+    if !missing(applied.as_deref()).is_empty() {
+        return Ok(State::Partly);
+    }
+    let newest = applied.unwrap_or_default().into_iter().max().unwrap_or(0);
+    let known = MIGRATIONS.iter().map(|migration| migration.version).max().unwrap_or(0);
+    Ok(if newest > known { State::ByNewer(newest) } else { State::Whole })
 }
 
 /// What is missing to make it.

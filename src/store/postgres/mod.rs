@@ -19,22 +19,26 @@ mod limit;
 mod look;
 mod migrate;
 mod notes;
+mod places;
 mod runs;
 mod shape;
+mod trial;
 mod writes;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use sqlx::{FromRow, PgConnection};
 
-pub use self::check::Problem;
+pub use self::check::{Extent, Problem};
 #[cfg(feature = "cli")]
 pub use self::look::{Looked, ReportedError};
 use self::{
     connect::{Database, Single, on_connection},
     limit::Limit,
 };
-use super::{ANSWERED_WELL_FOR, Commit, Freshness, LastRuns, RunRow, Store, StoreError, Telling, plan::times::from_utc};
+use super::{
+    ANSWERED_WELL_FOR, Commit, Freshness, LastRuns, RunRow, Store, StoreError, Telling, UNHURRIED, plan::times::from_utc,
+};
 use crate::{
     clock::Timestamp,
     columns::TableTime,
@@ -93,9 +97,27 @@ impl PostgresStore {
         &self.database.server
     }
 
-    /// Everything that stands in the way of working with this database, each with what mends it. Changes nothing.
+    /// Everything that stands in the way of working with this database, each with what mends it. What a run does is tried and
+    /// taken back; nothing is changed.
     pub async fn check_rights(&self) -> Vec<Problem> {
-        check::problems(&self.database).await
+        self.check_rights_with(Extent::Runs).await
+    }
+
+    /// The same, for so much.
+    pub async fn check_rights_with(&self, extent: Extent) -> Vec<Problem> {
+        let mut problems = check::problems(&self.database, extent).await;
+        if check::is_fit(&problems) {
+            problems.extend(self.try_reading().await.err().map(|error| check::unreadable(&error)));
+        }
+        problems
+    }
+
+    /// What a run reads, in the way that it does.
+    async fn try_reading(&self) -> Result<(), StoreError> {
+        let anything = Kind::ALL.map(|kind| ObjectId::new(kind, Tag::somewhere()));
+        self.freshness(&anything, UNHURRIED).await?;
+        self.answered_well(Kind::Clan, &[], Timestamp::EPOCH, UNHURRIED).await?;
+        self.notes(Timestamp::EPOCH).await.map(drop)
     }
 
     /// Takes our own tables away again, newest migration first. The contract tables stay. Answers what it undid.

@@ -1,6 +1,7 @@
 //! The command line as people use it: the real binary as a process, its output, its files and its exit codes.
 
 mod check;
+mod check_database;
 mod demo;
 mod drain;
 mod help;

@@ -110,7 +110,9 @@ pub async fn modest_role(url: &str) -> (String, String) {
     let mut modest = Url::parse(url).unwrap();
     let role = format!("modest_{}", modest.path().trim_start_matches('/'));
     let pool = PgPool::connect(url).await.unwrap();
-    let statements = format!("DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN");
+    // Before 15 everybody may create in `public`.
+    let statements =
+        format!("DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN; REVOKE CREATE ON SCHEMA public FROM PUBLIC");
     sqlx::raw_sql(sqlx::AssertSqlSafe(statements)).execute(&pool).await.unwrap();
     modest.set_username(&role).unwrap();
     (modest.into(), role)
@@ -161,4 +163,99 @@ async fn a_schema_made_by_an_administrator_needs_no_right_on_the_database() {
     sqlx::raw_sql(sqlx::AssertSqlSafe(make)).execute(&pool).await.unwrap();
     assert_eq!(store(&modest).migrate().await.unwrap().len(), 5);
     drop_role(&url, &role).await;
+}
+
+/// The six tables, moved into a schema that no search path names.
+const MOVED: &str = "
+    CREATE SCHEMA stats; ALTER TABLE clans SET SCHEMA stats; ALTER TABLE players SET SCHEMA stats;
+    ALTER TABLE clan_snapshots SET SCHEMA stats; ALTER TABLE player_snapshots SET SCHEMA stats;
+    ALTER TABLE war_snapshots SET SCHEMA stats; ALTER TABLE clan_memberships SET SCHEMA stats";
+
+async fn exec(url: &str, sql: &str) {
+    let pool = PgPool::connect(url).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+/// Why no table is made, and that none was.
+async fn refused(url: &str) -> String {
+    let error = store(url).migrate().await.unwrap_err().to_string();
+    let pool = PgPool::connect(url).await.unwrap();
+    let ours: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_namespace WHERE nspname = 'refresh_worker'")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(ours, 0, "nothing is made: {error}");
+    error
+}
+
+#[tokio::test]
+async fn tables_in_another_schema_get_no_second_set() {
+    let url = support::postgres::fresh_with_contract().await;
+    exec(&url, MOVED).await;
+    let error = refused(&url).await;
+    assert!(error.contains("in the schema stats") && error.contains("search_path = stats, public"), "{error}");
+    assert!(!error.contains("may not create"), "{error}");
+    // As it is told.
+    assert_eq!(store(&format!("{url}?options=-csearch_path%3Dstats")).migrate().await.unwrap().len(), 4);
+    assert_eq!(shape(&url).await, Vec::<Value>::new(), "nothing in public");
+}
+
+#[tokio::test]
+async fn a_part_of_the_tables_elsewhere_gets_no_rest() {
+    for moved in ["clans", "player_snapshots", "clan_memberships"] {
+        let url = support::postgres::fresh_with_contract().await;
+        exec(&url, &format!("CREATE SCHEMA \"Our stats\"; ALTER TABLE {moved} SET SCHEMA \"Our stats\"")).await;
+        let error = refused(&url).await;
+        assert!(error.contains(&format!("tables {moved} are in the schema \"Our stats\"")), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn tables_behind_the_first_schema_get_no_rest_before_them() {
+    let url = support::postgres::fresh_with_contract().await;
+    exec(&url, &format!("{MOVED}; DROP TABLE stats.war_snapshots, stats.clans")).await;
+    let error = refused(&format!("{url}?options=-csearch_path%3Dpublic%2Cstats")).await;
+    assert!(error.contains("clans, war_snapshots cannot be seen"), "{error}");
+    let done = store(&format!("{url}?options=-csearch_path%3Dstats%2Cpublic")).migrate().await.unwrap();
+    assert_eq!(done.len(), 4);
+    assert_eq!(shape(&url).await, Vec::<Value>::new(), "nothing in public");
+}
+
+#[tokio::test]
+async fn tables_in_a_schema_that_is_closed_get_no_second_set() {
+    let url = support::postgres::fresh_with_contract().await;
+    let (modest, role) = modest_role(&url).await;
+    exec(&url, &format!("CREATE SCHEMA {role} AUTHORIZATION {role}; REVOKE ALL ON SCHEMA public FROM public")).await;
+    let error = refused(&modest).await;
+    assert!(error.contains(&format!("GRANT USAGE ON SCHEMA public TO {role};")), "{error}");
+    drop_role(&url, &role).await;
+}
+
+#[tokio::test]
+async fn missing_tables_are_made_beside_those_in_the_first_schema() {
+    let (url, whole) = (support::postgres::fresh_with_contract().await, support::postgres::fresh_with_contract().await);
+    // A stranger of the same name is none of the six.
+    exec(&url, "DROP TABLE clans, war_snapshots; CREATE SCHEMA game; CREATE TABLE game.clans (id bigint, title text)")
+        .await;
+    assert_eq!(store(&url).migrate().await.unwrap().len(), 4);
+    assert_eq!(shape(&url).await, shape(&whole).await);
+}
+
+const JOBS_TABLE: &str = include_str!("../../../src/derive/sql/jobs/table.sql");
+
+#[tokio::test]
+async fn a_table_of_jobs_elsewhere_gets_no_second_one() {
+    let url = support::postgres::fresh().await;
+    exec(&url, &format!("{JOBS_TABLE}; CREATE SCHEMA stats; ALTER TABLE background_job_status SET SCHEMA stats")).await;
+    let pool = PgPool::connect(&url).await.unwrap();
+    let error = sqlx::raw_sql(JOBS_TABLE).execute(&pool).await.unwrap_err().to_string();
+    assert!(error.contains("in the schema stats") && error.contains("search_path = stats, public"), "{error}");
+    let there: bool =
+        sqlx::query_scalar("SELECT to_regclass('background_job_status') IS NOT NULL").fetch_one(&pool).await.unwrap();
+    assert!(!there);
+    // Where it is reached nothing happens, however often.
+    let pool = PgPool::connect(&format!("{url}?options=-csearch_path%3Dpublic%2Cstats")).await.unwrap();
+    for _ in 0..2 {
+        sqlx::raw_sql(JOBS_TABLE).execute(&pool).await.unwrap();
+    }
 }

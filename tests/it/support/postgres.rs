@@ -287,9 +287,12 @@ fn start_as(wal_level: &str, prepare: &'static str) -> Result<Server, String> {
         folders_like("/usr/local/opt", "postgresql", "libexec/bin"),
         folders_like("/Applications/Postgres.app/Contents/Versions", "", "bin"),
     ];
-    let bin = find_folder_with(&["initdb", "postgres"], others.concat()).ok_or(
+    // Another version than the machine's.
+    let chosen = env::var_os("TEST_POSTGRES_BIN").map(PathBuf::from);
+    let bin = chosen.or_else(|| find_folder_with(&["initdb", "postgres"], others.concat())).ok_or(
         "PostgreSQL is not installed: `sudo apt-get install postgresql` or `brew install postgresql@17` \
-         (`./test.sh` does it), or set TEST_DATABASE_URL to a PostgreSQL for tests only",
+         (`./test.sh` does it), or set TEST_POSTGRES_BIN to the folder of its programs, or TEST_DATABASE_URL to a \
+         PostgreSQL for tests only",
     )?;
     Server::start(Recipe {
         name: "postgres",

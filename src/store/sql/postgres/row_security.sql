@@ -1,13 +1,21 @@
--- Of these tables ($1) those in which rows may be hidden from the role, and whether any policy lets it see some.
+-- Of these tables ($1) those in which rows may be hidden from the role, and whether any policy lets it see some. Where a policy
+-- lets it see and write every row, and none that restricts is for it, nothing is hidden.
+WITH policies AS (
+    SELECT p.polrelid, p.polpermissive, p.polcmd,
+           coalesce(pg_get_expr(p.polqual, p.polrelid), 'true') = 'true'
+               AND coalesce(pg_get_expr(p.polwithcheck, p.polrelid), 'true') = 'true' AS is_open
+    FROM pg_policy AS p
+    WHERE 0 = ANY (p.polroles)
+       OR EXISTS (SELECT FROM unnest(p.polroles) AS r (oid) WHERE r.oid <> 0 AND pg_has_role(r.oid, 'USAGE'))
+)
 SELECT n.name,
-       EXISTS (
-           SELECT FROM pg_policy AS p
-           WHERE p.polrelid = t.oid AND p.polpermissive
-             AND (0 = ANY (p.polroles)
-                  OR EXISTS (SELECT FROM unnest(p.polroles) AS r (oid) WHERE r.oid <> 0 AND pg_has_role(r.oid, 'USAGE')))
-       ),
+       EXISTS (SELECT FROM policies AS p WHERE p.polrelid = t.oid AND p.polpermissive),
        quote_ident(current_user)
 FROM unnest($1::text[]) AS n (name)
 JOIN pg_class AS t ON t.oid = to_regclass(n.name)
 WHERE row_security_active(t.oid)
+  AND NOT (EXISTS (SELECT FROM policies AS p
+                   WHERE p.polrelid = t.oid AND p.polpermissive AND p.polcmd = '*' AND p.is_open)
+           AND NOT EXISTS (SELECT FROM policies AS p
+                           WHERE p.polrelid = t.oid AND NOT p.polpermissive AND NOT p.is_open))
 ORDER BY n.name

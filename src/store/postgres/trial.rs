@@ -1,0 +1,282 @@
+//! A commit tried and taken back. What the catalogue does not tell (triggers, checks, partitions, keys, types, rules) shows when
+//! the very statements of a run meet it. Everything is in one transaction that never commits; ids that it drew stay drawn.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use time::OffsetDateTime;
+
+use super::{
+    FRESHNESS, FreshnessRow, STATEMENT_TIMEOUT,
+    attempt::{self, Attempt, Ids, Timeouts},
+    check::{Extent, SNAPSHOTS},
+    notes, runs,
+    shape::{self, Shape},
+};
+use crate::{
+    clock::Timestamp,
+    connections::Sign,
+    model::{
+        Answered, ClanDocument, Document, Event, Fetched, Learned, Member, Move, ObjectId, PlayerDocument, Tag,
+        WarDocument, WarMember,
+    },
+    store::{RunRow, Telling},
+};
+
+/// A lock of somebody else is waited for as by a commit.
+const TIMEOUTS: Timeouts = Timeouts { statement: STATEMENT_TIMEOUT, lock: Duration::from_secs(2) };
+
+/// How much older the first answers are than the second ones.
+const BETWEEN: Duration = Duration::from_secs(20);
+
+/// As long as the game's names get, in characters that take four bytes each.
+const NAME: &str = "🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰";
+
+/// Everything that a commit can be asked to tell, so that every statement is tried.
+const EVERYTHING: Telling = Telling { members: true, events: Some(no_events), renewed: true, changed: true };
+
+fn no_events(_: &[Fetched], _: &[Learned], _: &[Move]) -> Vec<Event> {
+    Vec::new()
+}
+
+/// What the database does not take.
+pub(super) struct Refused {
+    pub(super) what: &'static str,
+    pub(super) error: sqlx::Error,
+}
+
+/// Stores and changes objects that no game has, as runs do, and takes it all back. Answers what was refused.
+pub(super) async fn of_run(
+    connection: &mut PgConnection,
+    extent: Extent,
+    keeps: bool,
+) -> Result<Vec<Refused>, sqlx::Error> {
+    let now = Timestamp::from_utc(OffsetDateTime::now_utc());
+    let made_up = MadeUp::new();
+    let mut refused = Vec::new();
+    let mut transaction = connection.begin_with(AssertSqlSafe(attempt::begin(TIMEOUTS))).await?;
+    for (what, batch) in made_up.batches(now) {
+        let mut stored = try_storing(&mut transaction, &batch, now, None, keeps).await?;
+        if stored.as_ref().is_err_and(shape::may_fit) {
+            // As a commit does.
+            let shape = Shape::read(&mut transaction).await?;
+            stored = try_storing(&mut transaction, &batch, now, Some(&shape), keeps).await?;
+        }
+        if let Err(error) = stored {
+            note(&mut refused, what, error)?;
+        }
+    }
+    let mut savepoint = transaction.begin().await?;
+    match end_run(&mut savepoint, now, keeps).await {
+        Ok(()) => savepoint.commit().await?,
+        Err(error) => {
+            savepoint.rollback().await?;
+            note(&mut refused, "the row of a run", error)?;
+        }
+    }
+    if extent == Extent::RunsAndRetention {
+        for table in SNAPSHOTS {
+            let mut savepoint = transaction.begin().await?;
+            match made_up.thin(&mut savepoint, table, keeps).await {
+                Ok(()) => savepoint.commit().await?,
+                Err(error) => {
+                    savepoint.rollback().await?;
+                    note(&mut refused, "that old snapshots go", error)?;
+                }
+            }
+        }
+    }
+    transaction.rollback().await?;
+    Ok(refused)
+}
+
+/// The same refusal of several objects is told once.
+fn note(refused: &mut Vec<Refused>, what: &'static str, error: sqlx::Error) -> Result<(), sqlx::Error> {
+    if Sign::of(&error).is_some() {
+        return Err(error);
+    }
+    if refused.iter().all(|known| known.error.to_string() != error.to_string()) {
+        refused.push(Refused { what, error });
+    }
+    Ok(())
+}
+
+/// The inner error is the database's refusal, and is taken back.
+async fn try_storing(
+    transaction: &mut PgConnection,
+    batch: &[Fetched],
+    now: Timestamp,
+    shape: Option<&Shape>,
+    keeps: bool,
+) -> Result<Result<(), sqlx::Error>, sqlx::Error> {
+    let mut savepoint = transaction.begin().await?;
+    let stored = store(&mut savepoint, batch, now, shape, keeps).await;
+    match stored {
+        Ok(()) => savepoint.commit().await?,
+        Err(_) => savepoint.rollback().await?,
+    }
+    Ok(stored)
+}
+
+async fn store(
+    connection: &mut PgConnection,
+    batch: &[Fetched],
+    now: Timestamp,
+    shape: Option<&Shape>,
+    keeps: bool,
+) -> Result<(), sqlx::Error> {
+    let attempt = Attempt {
+        keeps_statements: keeps,
+        now,
+        batch,
+        telling: EVERYTHING,
+        told: &[],
+        ids: &Ids::default(),
+        more_ids: 0,
+        timeouts: TIMEOUTS,
+    };
+    let commit = attempt.work(connection, shape).await?;
+    let ids: Vec<i64> = commit.notes.iter().map(|note| note.id).collect();
+    notes::forget(connection, &ids, keeps).await?;
+    // What would be looked at when it commits only.
+    sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *connection).await?;
+    let _: Vec<FreshnessRow> = sqlx::query_as(FRESHNESS)
+        .persistent(keeps)
+        .bind(batch.iter().map(|fetched| fetched.object.kind.as_str()).collect::<Vec<_>>())
+        .bind(batch.iter().map(|fetched| fetched.object.tag.as_str()).collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await?;
+    Ok(())
+}
+
+async fn end_run(connection: &mut PgConnection, now: Timestamp, keeps: bool) -> Result<(), sqlx::Error> {
+    notes::read(connection, now, keeps).await?;
+    let row = RunRow {
+        run: format!("check-{}", now.as_millis()),
+        started: now,
+        ended: now,
+        stopped_because: "queue_empty".to_owned(),
+        error: None,
+        processed: 0,
+        failed: 0,
+        api_requests: 0,
+        report: "{}".to_owned(),
+    };
+    runs::record(connection, &row, keeps).await?;
+    runs::last(connection, keeps).await.map(drop)
+}
+
+/// Objects that the game does not have: its tags never begin with 0.
+struct MadeUp {
+    clan: Tag,
+    unknown_clan: Tag,
+    player: Tag,
+    member: Tag,
+    stranger: Tag,
+}
+
+impl MadeUp {
+    fn new() -> Self {
+        let tag = || {
+            let digits = format!("0{}{}", Tag::somewhere().as_str(), Tag::somewhere().as_str());
+            digits[..10].parse().expect("a tag's characters")
+        };
+        Self { clan: tag(), unknown_clan: tag(), player: tag(), member: tag(), stranger: tag() }
+    }
+
+    /// New objects, the same again, and one that has changed: new rows, rows that move on, and an end of a stay.
+    fn batches(&self, now: Timestamp) -> [(&'static str, Vec<Fetched>); 6] {
+        let before = now - BETWEEN;
+        [
+            ("a new clan", vec![self.clan(before)]),
+            ("a new player", vec![self.player(before), self.stranger(before, true)]),
+            ("a new war", vec![self.war(before)]),
+            ("a clan that is known", vec![self.clan(now)]),
+            ("a player that is known", vec![self.player(now), self.stranger(now, false)]),
+            ("a war that is known", vec![self.war(now)]),
+        ]
+    }
+
+    async fn thin(&self, connection: &mut PgConnection, table: &str, keeps: bool) -> Result<(), sqlx::Error> {
+        let tag = if table == "player_snapshots" { "player_tag" } else { "clan_tag" };
+        let delete = format!("DELETE FROM {table} WHERE {tag} = ANY ($1)");
+        let tags = [&self.clan, &self.player, &self.member, &self.stranger].map(Tag::as_str);
+        sqlx::query(AssertSqlSafe(delete)).persistent(keeps).bind(&tags[..]).execute(&mut *connection).await?;
+        sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(connection).await.map(drop)
+    }
+
+    fn clan(&self, began: Timestamp) -> Fetched {
+        let json = format!(
+            r##"{{"tag":"#{}","name":"{NAME}","memberList":[{{"tag":"#{}"}}]}}"##,
+            self.clan.as_str(),
+            self.member.as_str()
+        );
+        let member = Member {
+            tag: self.member.clone(),
+            json: format!(r##"{{"tag":"#{}","name":"{NAME}"}}"##, self.member.as_str()),
+            name: NAME.to_owned(),
+            role: Some("coLeader".to_owned()),
+            town_hall: Some(17),
+            trophies: Some(6_000),
+            donations: Some(100_000),
+            donations_received: Some(100_000),
+        };
+        let clan = ClanDocument {
+            json: json.into(),
+            name: NAME.to_owned(),
+            level: Some(30),
+            war_wins: Some(1_000),
+            war_losses: Some(1_000),
+            members: vec![member],
+            has_all_members: true,
+        };
+        fetched(ObjectId::clan(self.clan.clone()), began, Document::Clan(clan))
+    }
+
+    fn player(&self, began: Timestamp) -> Fetched {
+        player(&self.player, Some(&self.clan), began)
+    }
+
+    /// Of a clan that nobody has stored: answers come in any order.
+    fn stranger(&self, began: Timestamp, is_in_clan: bool) -> Fetched {
+        player(&self.stranger, Some(&self.unknown_clan).filter(|_| is_in_clan), began)
+    }
+
+    fn war(&self, began: Timestamp) -> Fetched {
+        let war = WarDocument {
+            json: format!(r##"{{"state":"inWar","clan":{{"tag":"#{}","name":"{NAME}"}}}}"##, self.clan.as_str()).into(),
+            state: "inWar".to_owned(),
+            members: vec![WarMember { tag: self.player.clone(), attacks_used: 2 }],
+            opponent: None,
+            starts: None,
+            ends: None,
+        };
+        fetched(ObjectId::war(self.clan.clone()), began, Document::War(war))
+    }
+}
+
+fn player(tag: &Tag, clan: Option<&Tag>, began: Timestamp) -> Fetched {
+    let of_clan = clan.map_or_else(String::new, |clan| format!(r##","clan":{{"tag":"#{}"}}"##, clan.as_str()));
+    let player = PlayerDocument {
+        json: format!(r##"{{"tag":"#{}","name":"{NAME}"{of_clan}}}"##, tag.as_str()).into(),
+        name: NAME.to_owned(),
+        role: clan.map(|_| "coLeader".to_owned()),
+        town_hall: Some(17),
+        trophies: Some(6_000),
+        donations: Some(100_000),
+        donations_received: Some(100_000),
+        clan: clan.cloned(),
+    };
+    fetched(ObjectId::player(tag.clone()), began, Document::Player(player))
+}
+
+fn fetched(object: ObjectId, began: Timestamp, document: Document) -> Fetched {
+    Fetched {
+        object,
+        began,
+        copied_at: began,
+        fresh_until: began,
+        answered: Answered::Document(document),
+        league: None,
+    }
+}
