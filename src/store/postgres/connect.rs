@@ -18,6 +18,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::time::Instant;
+use tracing::{instrument::WithSubscriber as _, subscriber::NoSubscriber};
 use url::Url;
 
 use super::{StoreError, errors, limit::Limit};
@@ -174,8 +175,10 @@ impl Database {
                 let (connections, mark) = (looked_at.clone(), expected.clone());
                 Box::pin(async move {
                     // Before the first statement is prepared. A connection that broke meanwhile is met by its user.
+                    // It belongs to opening, so it is not logged among the statements.
+                    let looked = look(connection, &connections, &mark).with_subscriber(NoSubscriber::new());
                     if connections.keeps_statements()
-                        && let Err(error @ sqlx::Error::Database(_)) = look(connection, &connections, &mark).await
+                        && let Err(error @ sqlx::Error::Database(_)) = looked.await
                     {
                         connections.stop_keeping(error);
                     }
