@@ -466,7 +466,7 @@ async fn a_role_with_exactly_the_documented_rights_passes() {
     assert!(!ran.stdout.contains("PROBLEM"), "{}", ran.stdout);
 
     bed.exec(
-        "INSERT INTO clan_snapshots (ts, clan_tag) SELECT timestamp '2020-01-01' + n * interval '1 hour', '2PP' FROM generate_series(0, 9) AS n",
+        "INSERT INTO clan_snapshots (ts, clan_tag) SELECT date_trunc('day', now()) - interval '95 days' + n * interval '1 hour', '2PP' FROM generate_series(0, 9) AS n",
     )
     .await;
     bed.shell.run(&["jobs", "enqueue"]).await.well();
