@@ -3,11 +3,7 @@
 use ::redis::cmd;
 use futures_util::future::join_all;
 
-use super::{
-    RedisQueue,
-    link::Call,
-    scripts::{Keys, shared},
-};
+use super::{RedisQueue, link::Call, scripts::shared};
 use crate::queue::{QueueError, mailbox};
 
 /// What a user lacks.
