@@ -100,6 +100,7 @@ impl Reply {
             Came::Well(Classified::Player(player)) => Answered::Document(Document::Player(player)),
             Came::Well(Classified::War(war)) => Answered::Document(Document::War(war)),
             Came::Well(Classified::PrivateWarLog) => Answered::PrivateWarLog,
+            Came::Well(Classified::UnknownState(state)) => Answered::UnknownState(state),
             // Only a 404 is left: no endpoint of such objects is classified in any other way.
             Came::Well(_) => Answered::Gone,
         };

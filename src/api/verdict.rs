@@ -103,6 +103,8 @@ pub enum Classified {
         state: String,
     },
     Group(LeagueGroup),
+    /// A war in a state that is not known, or that contradicts itself. Proves nothing.
+    UnknownState(String),
     Gone,
     PrivateWarLog,
     NotInLeague,
@@ -169,10 +171,13 @@ pub fn classify(endpoint: &Endpoint<'_>, heard: &Heard) -> Classified {
                     body: Some(excerpt(bytes)),
                 },
                 403 => classify_forbidden(endpoint, bytes, || describe(status, body)),
-                404 if says(body, "notfound") => match endpoint {
-                    Endpoint::LeagueGroup(_) => Classified::NotInLeague,
-                    _ => Classified::Gone,
-                },
+                // "Not found" beside a document is nobody's word on anything.
+                404 if says(body, "notfound") && !std::str::from_utf8(bytes).is_ok_and(wire::has_document) => {
+                    match endpoint {
+                        Endpoint::LeagueGroup(_) => Classified::NotInLeague,
+                        _ => Classified::Gone,
+                    }
+                }
                 400 => foreign(describe(status, body), Ending::DeadLetter { body: Some(excerpt(bytes)) }),
                 _ => foreign(describe(status, body), Ending::Attempt),
             },
@@ -213,11 +218,13 @@ fn classify_document(endpoint: &Endpoint<'_>, bytes: &[u8]) -> Classified {
         Endpoint::CurrentWar(tag) => wire::war(text, tag).and_then(|war| match war {
             WarOf::Ours(war) => Ok(Classified::War(war)),
             WarOf::Others { clan, .. } => Err(Unusable::WrongTag { asked: (*tag).clone(), got: clan }),
+            WarOf::Unclear(state) => Ok(Classified::UnknownState(state)),
         }),
         Endpoint::LeagueWar { clan, .. } | Endpoint::OtherSide { clan, .. } => {
             wire::war(text, clan).map(|war| match war {
                 WarOf::Ours(war) => Classified::War(war),
                 WarOf::Others { state, .. } => Classified::OtherWar { state },
+                WarOf::Unclear(state) => Classified::UnknownState(state),
             })
         }
         Endpoint::LeagueGroup(_) => wire::league_group(text).map(Classified::Group),
@@ -225,6 +232,8 @@ fn classify_document(endpoint: &Endpoint<'_>, bytes: &[u8]) -> Classified {
     read.unwrap_or_else(|unusable| {
         let detail = unusable.to_string();
         let (tag, code) = match unusable {
+            // The next answer may be in order.
+            Unusable::Contradiction(_) => return bad(Sign::Foreign(None), "contradiction", detail),
             Unusable::NotJson(_) => return bad(Sign::Foreign(None), "not_json", detail),
             Unusable::NotAnObject | Unusable::MissingKey(_) | Unusable::UnreadableList(_) => (None, "missing_key"),
             Unusable::WrongTag { got, .. } => (Some(got.trim_start_matches('#').to_owned()), "wrong_tag"),
@@ -357,6 +366,7 @@ mod tests {
             Classified::War(war) => format!("war {}", war.state),
             Classified::OtherWar { state } => format!("somebody else's war {state}"),
             Classified::Group(group) => format!("league group {}", group.state),
+            Classified::UnknownState(state) => format!("a war in the unknown state {state}"),
             Classified::Gone => "gone".to_owned(),
             Classified::PrivateWarLog => "private war log".to_owned(),
             Classified::NotInLeague => "not in a league".to_owned(),

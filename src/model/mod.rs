@@ -24,7 +24,8 @@ pub use learned::LearnedRate;
 pub use outcome::{Outcome, Reason};
 pub use priority::{Priority, UnknownPriority};
 pub use snapshot::{
-    Answered, ClanDocument, Document, Fetched, Json, Member, PlayerDocument, WarDocument, WarMember, content_hash,
+    Answered, ClanDocument, Document, Fetched, InClan, Json, Member, PlayerDocument, WarDocument, WarMember,
+    content_hash,
 };
 pub use tag::{ImpossibleTag, Tag};
 pub use war::{KnownWar, WarMemory, game_time};

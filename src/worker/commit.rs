@@ -284,6 +284,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             Committed::Superseded => (done, Outcome::Satisfied),
             Committed::Noted => match fetched.answered {
                 crate::model::Answered::PrivateWarLog => (done, Outcome::PrivateWarLog),
+                crate::model::Answered::UnknownState(_) => (done, Outcome::Unchanged),
                 _ => (done, Outcome::Gone),
             },
             Committed::Poison(reason) => {

@@ -235,12 +235,9 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         }
         match fetch.verdict {
             Verdict::Answered(fetched) => {
-                if fetched.lacks_members() {
-                    // Not a line each: after an update of the game it may be every clan.
-                    lock(self.tally).error(format!(
-                        "{}: an entry of its member list cannot be read; who leaves the clan is not seen while it is there",
-                        lease.object
-                    ));
+                if let Some(doubt) = fetched.doubt() {
+                    // Not a line each: after an update of the game it may be every object.
+                    lock(self.tally).error(format!("{}: {doubt}", lease.object));
                 }
                 Called::Ended(How::Answered(fetched))
             }

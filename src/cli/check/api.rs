@@ -258,6 +258,7 @@ fn judge(findings: &mut Findings, key: &str, fetch: &Fetch) {
                 Answered::Document(_) => "with a document",
                 Answered::Gone => "that there is no such player, which proves the key too",
                 Answered::PrivateWarLog => "that this is private",
+                Answered::UnknownState(_) => "in a state that is not known",
             };
             findings.fine(API, format!("{key} is accepted: answered within {took} {answer}"));
         }

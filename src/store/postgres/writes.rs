@@ -60,12 +60,11 @@ async fn write_clans(
         .zip(&links)
         .map(|((_, clan, _), link)| rows::with_deep_link(&clan.json, link.as_deref().unwrap_or_default()))
         .collect();
-    let count = |clan: &ClanDocument| i32::try_from(clan.members.len()).unwrap_or(i32::MAX);
     sqlx::query(CLANS)
         .persistent(keeps)
         .bind(tags().map(Tag::as_str).collect::<Vec<_>>())
         .bind(clans.iter().map(|(_, clan, _)| rows::cut(&clan.name, NAME_WIDTH)).collect::<Vec<_>>())
-        .bind(clans.iter().map(|(_, clan, _)| count(clan)).collect::<Vec<_>>())
+        .bind(clans.iter().map(|(_, clan, _)| clan.member_count).collect::<Vec<_>>())
         .bind(clans.iter().map(|(_, clan, _)| clan.level).collect::<Vec<_>>())
         .bind(clans.iter().map(|(_, clan, _)| clan.war_wins).collect::<Vec<_>>())
         .bind(clans.iter().map(|(_, clan, _)| clan.war_losses).collect::<Vec<_>>())

@@ -9,3 +9,4 @@ mod recordings;
 mod rig;
 pub mod scripted;
 mod simulated;
+mod unknown_war;

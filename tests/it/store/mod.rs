@@ -8,6 +8,7 @@ mod arbiter;
 pub mod beds;
 mod concurrency;
 mod documents;
+mod doubt;
 mod event_count;
 mod ids;
 mod last_seen;
