@@ -1,6 +1,10 @@
 //! What the API said about an object: the document as received, and the columns the tables want from it.
 
-use std::{ops::Deref, sync::OnceLock};
+use std::{
+    fmt,
+    ops::Deref,
+    sync::{Arc, OnceLock},
+};
 
 use sha2::{Digest, Sha256};
 
@@ -24,16 +28,27 @@ pub struct Fetched {
 }
 
 impl Fetched {
+    /// The size of its document.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match &self.answered {
+            Answered::Document(document) => document.json().len(),
+            Answered::Gone | Answered::PrivateWarLog | Answered::UnknownState(_) => 0,
+        }
+    }
+
     /// What of the answer could not be believed or read, for the report. Nothing that cannot be undone follows from it.
     #[must_use]
     pub fn doubt(&self) -> Option<String> {
         match &self.answered {
             Answered::Document(Document::Clan(clan)) if clan.has_all_members => None,
             Answered::Document(Document::Clan(clan)) if clan.members.is_empty() => Some(
-                "its member list contradicts itself or its count; who comes and who leaves is not seen while it does".to_owned(),
+                "its member list contradicts itself or its count; who comes and who leaves is not seen while it does"
+                    .to_owned(),
             ),
             Answered::Document(Document::Clan(_)) => Some(
-                "an entry of its member list cannot be read; who leaves the clan is not seen while it is there".to_owned(),
+                "an entry of its member list cannot be read; who leaves the clan is not seen while it is there"
+                    .to_owned(),
             ),
             Answered::Document(Document::Player(PlayerDocument { clan: InClan::Unknown, .. })) => {
                 Some("its clan cannot be read; where the player is stays as stored".to_owned())
@@ -92,6 +107,16 @@ impl Document {
         *json.hash.get_or_init(|| content_hash(&json.text))
     }
 
+    /// Keeps something for as long as the document is kept: its share of the memory that all answers have.
+    pub fn take_along(&mut self, what: impl fmt::Debug + Send + Sync + 'static) {
+        let json = match self {
+            Self::Clan(clan) => &mut clan.json,
+            Self::Player(player) => &mut player.json,
+            Self::War(war) => &mut war.json,
+        };
+        json.along = Some(Arc::new(what));
+    }
+
     const fn text(&self) -> &Json {
         match self {
             Self::Clan(clan) => &clan.json,
@@ -106,6 +131,8 @@ impl Document {
 pub struct Json {
     text: String,
     hash: OnceLock<[u8; 32]>,
+    /// Dropped with the text.
+    along: Option<Arc<dyn fmt::Debug + Send + Sync>>,
 }
 
 impl Json {
@@ -117,7 +144,7 @@ impl Json {
 
 impl From<String> for Json {
     fn from(text: String) -> Self {
-        Self { text, hash: OnceLock::new() }
+        Self { text, hash: OnceLock::new(), along: None }
     }
 }
 

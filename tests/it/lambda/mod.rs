@@ -10,6 +10,7 @@ mod faults;
 mod followed;
 mod http;
 mod judgement;
+mod memory;
 mod overlap;
 mod portal;
 mod stopping;
