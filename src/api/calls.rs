@@ -11,7 +11,7 @@ use super::{
     judge::{Accusation, Bench, Call},
     room::Room,
     run_keys::{Begun, NoPermit, Permit, RunKeys},
-    verdict::{Bad, Classified, Ending, Endpoint, Heard, Obstacle, Silence, Verdict, classify, max_age},
+    verdict::{Bad, Classified, Ending, Endpoint, Heard, Obstacle, Silence, Verdict, age, classify, max_age},
 };
 use crate::{
     clock::{ServerTime, Timestamp},
@@ -199,7 +199,7 @@ impl<'a> Caller<'a> {
             self.keys.took(endpoint, took);
         }
         let max_age = match &heard {
-            Heard::Answer { headers, .. } => max_age(headers),
+            Heard::Answer { headers, .. } => max_age(headers).map(|left| left.saturating_sub(age(headers))),
             Heard::Nothing(_) => None,
         };
         let times = Times::of(began, self.time.now(), max_age, endpoint.longest_max_age());

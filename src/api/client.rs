@@ -243,6 +243,9 @@ impl Reading<'_, '_> {
             let chunk = match timeout_at(self.until, response.chunk()).await? {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => break,
+                Err(error) if error.is_decode() => {
+                    return Ok(Body::Cut(format!("it cannot be decompressed (gzip): {}", causes(error))));
+                }
                 Err(error) => return Ok(Body::Cut(causes(error))),
             };
             if bytes.len() + chunk.len() > max_body {

@@ -13,6 +13,7 @@ mod outcome;
 mod priority;
 mod snapshot;
 mod tag;
+pub mod text;
 mod war;
 mod wish;
 

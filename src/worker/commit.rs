@@ -25,7 +25,7 @@ use crate::{
 const GROUP: usize = 64;
 
 /// … or so many bytes: a commit has each document in memory several times …
-const GROUP_BYTES: usize = 4 * 1024 * 1024;
+const GROUP_BYTES: usize = 2 * 1024 * 1024;
 
 /// … or when its first answer has waited so long.
 const GROUP_WAIT: Duration = Duration::from_millis(300);

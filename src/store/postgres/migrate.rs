@@ -29,11 +29,12 @@ macro_rules! migration {
 }
 
 /// In order. One that has been released is never changed.
-const MIGRATIONS: [Migration; 4] = [
+const MIGRATIONS: [Migration; 5] = [
     migration!(1, "0001_contract_tables"),
     migration!(2, "0002_own_tables"),
     migration!(3, "0003_reports"),
     migration!(4, "0004_untold"),
+    migration!(5, "0005_readable_reports"),
 ];
 
 /// The letters `rfmg`.

@@ -5,6 +5,7 @@ mod budget;
 mod laboratory;
 mod league;
 mod learning;
+mod odd_bytes;
 mod recordings;
 mod rig;
 pub mod scripted;

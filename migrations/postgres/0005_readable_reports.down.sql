@@ -1,0 +1,2 @@
+-- The view is as good for what was before.
+SELECT 1;
