@@ -177,6 +177,7 @@ fn worker(
         keys_per_run,
         reqs_per_day: None,
         portal: None,
+        max_body: refresh_worker::api::client::MAX_BODY_BYTES,
     };
     let (config, after) = everything.map_or_else(Default::default, Everything::configs);
     let config = WorkerConfig { deadline_buffer: Duration::ZERO, ..config };

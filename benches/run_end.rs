@@ -163,6 +163,7 @@ fn worker(redis: &str, postgres: &str, simulator: &Simulator) -> Worker<RedisQue
         keys_per_run: None,
         reqs_per_day: None,
         portal: None,
+        max_body: refresh_worker::api::client::MAX_BODY_BYTES,
     };
     let config = WorkerConfig { follow_ups: FollowUpConfig::NONE, ..WorkerConfig::default() };
     let queue = RedisQueue::connect(&redis, clock).expect("the URL is one");

@@ -18,6 +18,7 @@ locals {
     "COC_MAX_REQS_PER_SEC",
     "COC_REQS_PER_DAY",
     "KEYS_PER_RUN",
+    "MAX_BODY_BYTES",
     "QUEUE_NAMESPACE",
     "LEASE_SECONDS",
     "MAX_ATTEMPTS",

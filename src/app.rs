@@ -93,7 +93,7 @@ pub fn worker<Q, S>(
     Ok(Worker {
         queue,
         store,
-        api: ApiClient::new(&api.base_url)?,
+        api: ApiClient::new(&api.base_url)?.with_max_body(api.max_body),
         wallet: wallet(api)?,
         clock,
         config: config.clone(),

@@ -26,6 +26,7 @@ use tracing_subscriber::{
 use crate::{
     clock::{Clock, SystemClock},
     config::TelemetryConfig,
+    model::text::on_one_line,
 };
 
 /// Libraries whose debug and trace lines hide ours; a filter of the operator's own may bring them back.
@@ -45,8 +46,24 @@ pub fn log_panics() {
 
 /// Logs plain lines to standard error, so that standard output stays free for what a command prints.
 pub fn init_command_line(config: &TelemetryConfig) {
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| OneLine(std::io::stderr())).with_target(false);
     let _ = tracing_subscriber::registry().with(filter(&config.log_level)).with(lines).try_init();
+}
+
+/// Writes each line of the log as one line in which everything is visible. The layer writes a whole line at once.
+struct OneLine<W>(W);
+
+impl<W: Write> Write for OneLine<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(bytes);
+        let (line, end) = text.strip_suffix('\n').map_or((&*text, ""), |line| (line, "\n"));
+        self.0.write_all(format!("{}{end}", on_one_line(line)).as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// A level holds for everything, except that chatty libraries stay at `info`; a list of `module=level` is taken as it is.
@@ -117,7 +134,9 @@ where
         }
         event.record(&mut fields);
         let metadata = event.metadata();
-        let Ok(mut line) = self.line(*metadata.level(), metadata.target(), fields.0) else { return };
+        let Ok(line) = self.line(*metadata.level(), metadata.target(), fields.0) else { return };
+        // Machines read the same, and people who look at the log see all of it.
+        let mut line = on_one_line(&String::from_utf8_lossy(&line)).into_owned().into_bytes();
         line.push(b'\n');
         // One write a line, so that lines of several writers never mix. A log that cannot be written has nobody to tell.
         let _ = self.writer.make_writer_for(metadata).write_all(&line);

@@ -9,8 +9,9 @@ use super::{
     client::{ApiClient, Ask, CALL_TIMEOUT, SHORTEST_CALL},
     connects::Connects,
     judge::{Accusation, Bench, Call},
+    room::Room,
     run_keys::{Begun, NoPermit, Permit, RunKeys},
-    verdict::{Bad, Classified, Ending, Endpoint, Heard, Obstacle, Silence, Verdict, classify, max_age},
+    verdict::{Bad, Classified, Ending, Endpoint, Heard, Obstacle, Silence, Verdict, age, classify, max_age},
 };
 use crate::{
     clock::{ServerTime, Timestamp},
@@ -37,6 +38,8 @@ pub(super) struct Caller<'a> {
     /// What is left, for the whole fetch.
     quick_tries: u32,
     permit: Option<Permit>,
+    /// For all bodies of this fetch.
+    room: Room<'a>,
     calls: u32,
     slowest_call: Duration,
 }
@@ -100,6 +103,7 @@ impl Reply {
             Came::Well(Classified::Player(player)) => Answered::Document(Document::Player(player)),
             Came::Well(Classified::War(war)) => Answered::Document(Document::War(war)),
             Came::Well(Classified::PrivateWarLog) => Answered::PrivateWarLog,
+            Came::Well(Classified::UnknownState(state)) => Answered::UnknownState(state),
             // Only a 404 is left: no endpoint of such objects is classified in any other way.
             Came::Well(_) => Answered::Gone,
         };
@@ -111,7 +115,8 @@ impl<'a> Caller<'a> {
     pub fn new(client: &'a ApiClient, ask: Ask<'a>) -> Self {
         let Ask { object, league: _, first_permit, keys, bench, time, until, quick_tries, earlier } = ask;
         let (permit, calls, slowest_call) = (first_permit, 0, Duration::ZERO);
-        Self { client, object, keys, bench, time, until, earlier, quick_tries, permit, calls, slowest_call }
+        let room = client.room();
+        Self { client, object, room, keys, bench, time, until, earlier, quick_tries, permit, calls, slowest_call }
     }
 
     pub fn now(&self) -> Timestamp {
@@ -121,6 +126,17 @@ impl<'a> Caller<'a> {
     /// Calls begun, and the longest of them.
     pub const fn cost(&self) -> (u32, Duration) {
         (self.calls, self.slowest_call)
+    }
+
+    /// The answer takes its share of the room with it, until it is stored.
+    pub fn leave_room(self, verdict: &mut Verdict) {
+        if let Verdict::Answered(fetched) = verdict
+            && let Answered::Document(document) = &mut fetched.answered
+        {
+            let copies = if matches!(document, Document::Clan(_)) { 2 } else { 1 };
+            let taken = self.room.keep(document.json().len() * copies);
+            document.take_along(taken);
+        }
     }
 
     /// Calls, and calls again while it fails in a way that may go better at once. When nothing stands in the way of the
@@ -169,19 +185,21 @@ impl<'a> Caller<'a> {
         });
         let (began, started) = (self.time.now(), Instant::now());
         let connects = Connects::default();
-        let mut sent = pin!(connects.of(self.client.send(endpoint, bearer, limit, &**self.time.clock())));
-        let heard = tokio::select! {
+        let clock = self.time.clock();
+        let sending = self.client.send(endpoint, bearer, limit, self.until, &mut self.room, &**clock);
+        let mut sent = pin!(connects.of(sending));
+        let (heard, waited) = tokio::select! {
             biased;
             heard = &mut sent => heard,
             never = call.watch(&connects) => match never {},
         };
-        let took = started.elapsed();
+        let took = started.elapsed().saturating_sub(waited);
         self.slowest_call = self.slowest_call.max(took);
         if tells_how_quick(&heard) {
             self.keys.took(endpoint, took);
         }
         let max_age = match &heard {
-            Heard::Answer { headers, .. } => max_age(headers),
+            Heard::Answer { headers, .. } => max_age(headers).map(|left| left.saturating_sub(age(headers))),
             Heard::Nothing(_) => None,
         };
         let times = Times::of(began, self.time.now(), max_age, endpoint.longest_max_age());

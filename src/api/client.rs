@@ -13,10 +13,7 @@ use reqwest::{
     RequestBuilder,
     header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue},
 };
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use super::{
@@ -24,6 +21,7 @@ use super::{
     connects::CountConnects,
     judge::{Accusation, Bench},
     league,
+    room::{Room, Rooms},
     run_keys::{Permit, RunKeys},
     verdict::{Body, Endpoint, Heard, Silence, Verdict},
 };
@@ -39,12 +37,11 @@ pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A call is not begun with less time than this.
 pub const SHORTEST_CALL: Duration = Duration::from_millis(100);
 
-/// The largest body that is read, after decompression. A clan of 50 has about 60 KB.
+/// The largest body that is read unless another bound is set, after decompression. A clan of 50 has about 60 KB.
 pub const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 
-/// Bodies up to this size are read as they come. A larger one waits until no other of its kind is being read, so that
-/// memory stays bounded however many of them come at once.
-const USUAL_BODY_BYTES: usize = 256 * 1024;
+/// The memory for a body grows in steps of at least this size.
+const BODY_STEP: usize = 64 * 1024;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -98,7 +95,8 @@ pub struct ApiClient {
     base_url: Url,
     is_loopback: bool,
     pool: Mutex<Pool>,
-    large_bodies: Semaphore,
+    max_body: usize,
+    rooms: Rooms,
 }
 
 #[derive(Debug)]
@@ -114,7 +112,22 @@ impl ApiClient {
         check(base_url)?;
         let is_loopback = is_loopback(base_url);
         let pool = Mutex::new(Pool { http: http(is_loopback)?, last_used: None });
-        Ok(Self { base_url: base_url.clone(), is_loopback, pool, large_bodies: Semaphore::new(1) })
+        Ok(Self { base_url: base_url.clone(), is_loopback, pool, max_body: MAX_BODY_BYTES, rooms: Rooms::default() })
+    }
+
+    /// The same, with another bound for the size of a body.
+    #[must_use]
+    pub fn with_max_body(self, bytes: usize) -> Self {
+        Self { max_body: bytes, ..self }
+    }
+
+    /// Returns when there is memory for the answer to a call.
+    pub async fn has_room(&self) {
+        self.rooms.has_some().await;
+    }
+
+    pub(super) const fn room(&self) -> Room<'_> {
+        self.rooms.room()
     }
 
     /// Asks for one object: a clan or a player with one call, a war with up to ten, quick tries not counted. What the
@@ -123,12 +136,13 @@ impl ApiClient {
     pub async fn fetch(&self, ask: Ask<'_>) -> Fetch {
         let (object, league) = (ask.object, ask.league);
         let mut caller = Caller::new(self, ask);
-        let verdict = match object.kind {
+        let mut verdict = match object.kind {
             Kind::Clan => caller.call(&Endpoint::Clan(&object.tag)).await.into_verdict(object),
             Kind::Player => caller.call(&Endpoint::Player(&object.tag)).await.into_verdict(object),
             Kind::War => league::fetch_war(&mut caller, object, league).await,
         };
         let (calls, slowest_call) = caller.cost();
+        caller.leave_room(&mut verdict);
         Fetch { verdict, calls, slowest_call }
     }
 
@@ -147,23 +161,28 @@ impl ApiClient {
         caller.cost().0
     }
 
-    /// One call, within `limit`.
+    /// One call, within `limit`; the time for which it waits for memory does not count, but nothing lasts longer than `end`.
+    /// Returns that time, too.
     pub(super) async fn send(
         &self,
         endpoint: &Endpoint<'_>,
         bearer: HeaderValue,
         limit: Duration,
+        end: Instant,
+        room: &mut Room<'_>,
         clock: &dyn Clock,
-    ) -> Heard {
+    ) -> (Heard, Duration) {
         // Only the path is read anew: the whole was read when we began.
         let mut url = self.base_url.clone();
         url.set_path(&format!("{}/{}", self.base_url.path().trim_end_matches('/'), endpoint.path()));
         let request = self.http(clock).get(url).header(AUTHORIZATION, bearer);
-        timeout(limit, exchange(request, &self.large_bodies)).await.unwrap_or(Heard::Nothing(if limit < CALL_TIMEOUT {
-            Silence::OutOfTime
-        } else {
-            Silence::TimedOut(limit)
-        }))
+        // What a clan's list says of each member is kept beside the list.
+        let copies = if matches!(endpoint, Endpoint::Clan(_)) { 2 } else { 1 };
+        let mut reading = Reading { until: Instant::now() + limit, end, waited: Duration::ZERO, room, copies };
+        let heard = reading.exchange(request, self.max_body).await.unwrap_or(Heard::Nothing(
+            if limit < CALL_TIMEOUT || Instant::now() >= end { Silence::OutOfTime } else { Silence::TimedOut(limit) },
+        ));
+        (heard, reading.waited)
     }
 
     /// The pool; a fresh one when the last was idle for long. The other side has closed those connections by then, and
@@ -179,34 +198,80 @@ impl ApiClient {
     }
 }
 
-/// Sends and reads a bounded body.
-async fn exchange(request: RequestBuilder, large_bodies: &Semaphore) -> Heard {
-    failpoint!("call.before_send");
-    let mut response = match request.send().await {
-        Ok(response) => response,
-        Err(error) => return Heard::Nothing(Silence::Broken(causes(error))),
-    };
-    failpoint!("call.head_received");
-    let status = response.status().as_u16();
-    let headers = std::mem::take(response.headers_mut());
-    let expected = response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
-    let mut bytes = Vec::with_capacity(expected.min(USUAL_BODY_BYTES));
-    let mut turn = None;
-    let body = loop {
-        match response.chunk().await {
-            Ok(Some(chunk)) if bytes.len() + chunk.len() > MAX_BODY_BYTES => break Body::TooLarge,
-            Ok(Some(chunk)) if turn.is_none() && bytes.len() + chunk.len() > USUAL_BODY_BYTES => {
-                // The semaphore lives as long as the client and is never closed.
-                turn = large_bodies.acquire().await.ok();
-                bytes.extend_from_slice(&chunk);
+/// An answer that is being read.
+struct Reading<'r, 'a> {
+    until: Instant,
+    end: Instant,
+    waited: Duration,
+    room: &'r mut Room<'a>,
+    /// How many times the body is in memory when it is read.
+    copies: usize,
+}
+
+/// The time of a call is over.
+struct TimeIsOver;
+
+impl From<tokio::time::error::Elapsed> for TimeIsOver {
+    fn from(_: tokio::time::error::Elapsed) -> Self {
+        Self
+    }
+}
+
+impl Reading<'_, '_> {
+    /// Sends and reads a bounded body.
+    async fn exchange(&mut self, request: RequestBuilder, max_body: usize) -> Result<Heard, TimeIsOver> {
+        failpoint!("call.before_send");
+        let mut response = match timeout_at(self.until, request.send()).await? {
+            Ok(response) => response,
+            Err(error) => return Ok(Heard::Nothing(Silence::Broken(causes(error)))),
+        };
+        failpoint!("call.head_received");
+        let status = response.status().as_u16();
+        let headers = std::mem::take(response.headers_mut());
+        let body = if response.content_length().is_some_and(|length| length > max_body as u64) {
+            Body::TooLarge
+        } else {
+            self.body(&mut response, max_body).await?
+        };
+        failpoint!("call.body_received");
+        Ok(Heard::Answer { status, headers, body })
+    }
+
+    async fn body(&mut self, response: &mut reqwest::Response, max_body: usize) -> Result<Body, TimeIsOver> {
+        let mut bytes = Vec::new();
+        loop {
+            let chunk = match timeout_at(self.until, response.chunk()).await? {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                Err(error) if error.is_decode() => {
+                    return Ok(Body::Cut(format!("it cannot be decompressed (gzip): {}", causes(error))));
+                }
+                Err(error) => return Ok(Body::Cut(causes(error))),
+            };
+            if bytes.len() + chunk.len() > max_body {
+                return Ok(Body::TooLarge);
             }
-            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
-            Ok(None) => break Body::Whole(bytes),
-            Err(error) => break Body::Cut(causes(error)),
+            if bytes.capacity() - bytes.len() < chunk.len() {
+                // Never twice as much as was counted.
+                let step = chunk.len().max(BODY_STEP).max(bytes.len() / 4);
+                self.make_room(step * self.copies).await?;
+                bytes.reserve_exact(step);
+            }
+            bytes.extend_from_slice(&chunk);
         }
-    };
-    failpoint!("call.body_received");
-    Heard::Answer { status, headers, body }
+        bytes.shrink_to_fit();
+        Ok(Body::Whole(bytes))
+    }
+
+    /// Waits for memory. The other side and the call are not to blame for that.
+    async fn make_room(&mut self, bytes: usize) -> Result<(), TimeIsOver> {
+        let began = Instant::now();
+        timeout_at(self.end, self.room.grow(bytes)).await?;
+        let waited = began.elapsed();
+        self.waited += waited;
+        self.until = (self.until + waited).min(self.end);
+        Ok(())
+    }
 }
 
 fn check(base_url: &Url) -> Result<(), ApiError> {

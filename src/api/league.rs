@@ -10,6 +10,8 @@
 //! A clan that made its war log private in the middle of a war is seen from the other side: the opponent is remembered,
 //! and its `currentwar` shows the same war. That is one call a fetch, and given up for good when it shows no such war.
 //!
+//! An answer in a state that is not known says nothing of the war that is stored: it stays, and the league is looked for.
+//!
 //! When the league path fails, what is stored depends on what is known. Nobody could say whether there is a league (the
 //! group failed): the plain answer of `currentwar` is stored. There is a league war and it could not be read: the fetch
 //! failed, since `notInWar` would take a known war out of the readers' sight.
@@ -50,58 +52,84 @@ pub(super) async fn fetch_war(caller: &mut Caller<'_>, object: &ObjectId, rememb
     let mut memory = WarMemory { seeks_next_round: false, ..remembered.cloned().unwrap_or_default() };
     let current = caller.call(&Endpoint::CurrentWar(&object.tag)).await;
     let plain = match current.came {
-        Came::Well(Classified::War(war)) => Some(war),
-        Came::Well(Classified::PrivateWarLog) => None,
+        Came::Well(Classified::War(war)) => Plain::War(war),
+        Came::Well(Classified::PrivateWarLog) => Plain::Private,
+        Came::Well(Classified::UnknownState(state)) => Plain::Unknown(state),
         _ => return current.into_verdict(object),
     };
-    if plain.is_none() {
+    if matches!(plain, Plain::Private) {
         match see_from_the_other_side(caller, &object.tag, &memory).await {
             Ok(OtherSide::Seen(war, times)) => {
                 let memory = knowing(&war, times, memory);
-                return times.fetched(object, answered(Some(war)), Some(memory));
+                return times.fetched(object, answered(war), Some(memory));
             }
             Ok(OtherSide::Hidden) => memory.war = None,
             Ok(OtherSide::Unknown) => {}
             Err(obstacle) => return Verdict::Prevented(obstacle),
         }
     }
-    let keep = |plain: Option<WarDocument>, memory: WarMemory| {
-        let memory = match &plain {
-            Some(war) => knowing(war, current.times, memory),
-            None => memory,
-        };
-        current.times.fetched(object, answered(plain), Some(memory))
+    let before = memory.war.clone();
+    let keep = |plain: Plain, memory: WarMemory| match plain {
+        Plain::War(war) => {
+            let memory = knowing(&war, current.times, WarMemory { war: before.clone(), ..memory });
+            current.times.fetched(object, answered(war), Some(memory))
+        }
+        Plain::Private => current.times.fetched(object, Answered::PrivateWarLog, Some(memory)),
+        Plain::Unknown(state) => {
+            let memory = WarMemory { war: before.clone(), ..memory };
+            current.times.fetched(object, Answered::UnknownState(state), Some(memory))
+        }
     };
-    let busy = plain.as_ref().is_some_and(|war| !matches!(war.state.as_str(), "notInWar" | "warEnded"));
+    let busy = matches!(&plain, Plain::War(war) if !matches!(war.state.as_str(), "notInWar" | "warEnded"));
     if busy || says_none(&memory, caller.now()) {
         return keep(plain, memory);
     }
     match find(caller, &object.tag, &memory).await {
-        Ok(league) if is_newer(&league.war, plain.as_ref()) => {
-            let memory = knowing(&league.war, league.times, league.memory);
-            league.times.fetched(object, answered(Some(league.war)), Some(memory))
+        Ok(league) if is_newer(&league.war, &plain, before.as_deref()) => {
+            let memory = knowing(&league.war, league.times, WarMemory { war: before, ..league.memory });
+            league.times.fetched(object, answered(league.war), Some(memory))
         }
         Ok(league) => keep(plain, league.memory),
         Err(Miss::None(none)) => keep(plain, WarMemory { war: memory.war, ..none }),
         Err(Miss::Unknown) => keep(plain, memory),
+        // There is a war, and what became of it is not known.
+        Err(Miss::Unclear(state)) => keep(Plain::Unknown(state), memory),
         Err(Miss::Failed(verdict)) => *verdict,
     }
 }
 
-fn answered(war: Option<WarDocument>) -> Answered {
-    war.map_or(Answered::PrivateWarLog, |war| Answered::Document(Document::War(war)))
+/// What `currentwar` says.
+enum Plain {
+    War(WarDocument),
+    Private,
+    /// A state that is not known: whatever war is stored stays, and the league is looked for.
+    Unknown(String),
 }
 
-/// The memory with this war as the one that is stored.
+fn answered(war: WarDocument) -> Answered {
+    Answered::Document(Document::War(war))
+}
+
+/// The memory with this war as the one that is stored. From one that is not whole nothing follows: what was known of the war
+/// before stays, as far as it is not told anew.
 fn knowing(war: &WarDocument, times: Times, memory: WarMemory) -> WarMemory {
-    WarMemory { war: known(war, times.copied_at()).map(Box::new), ..memory }
+    let mut now = known(war, times.copied_at()).map(Box::new);
+    if let (Some(now), Some(before)) = (&mut now, &memory.war)
+        && now.opponent.is_none()
+        && now.starts < before.ends
+        && before.starts < now.ends
+    {
+        now.opponent.clone_from(&before.opponent);
+    }
+    let now = if war.is_whole { now } else { now.or(memory.war) };
+    WarMemory { war: now, ..memory }
 }
 
 /// A war with times; `None` of a clan that is in none.
 fn known(war: &WarDocument, copied_at: Timestamp) -> Option<KnownWar> {
     let (starts, ends) = (war.starts?, war.ends?);
     let known = KnownWar {
-        is_final: war.state == KnownWar::ENDED && copied_at >= ends + KnownWar::LAST_ATTACK,
+        is_final: war.is_whole && war.state == KnownWar::ENDED && copied_at >= ends + KnownWar::LAST_ATTACK,
         state: war.state.clone(),
         starts,
         ends,
@@ -134,6 +162,7 @@ async fn see_from_the_other_side(
         Came::Well(Classified::War(seen)) if seen.opponent.as_ref() == Some(opponent) => {
             OtherSide::Seen(seen, reply.times)
         }
+        Came::Well(Classified::UnknownState(_)) => OtherSide::Unknown,
         Came::Well(_) => OtherSide::Hidden,
         Came::Badly(Verdict::Prevented(obstacle)) if !matches!(obstacle, Obstacle::CircuitOpen(_)) => {
             return Err(obstacle);
@@ -156,15 +185,19 @@ enum Miss {
     None(WarMemory),
     /// The group could not be read.
     Unknown,
+    /// There is one, in a state that is not known.
+    Unclear(String),
     /// There is one, and it could not be read.
     Failed(Box<Verdict>),
 }
 
 /// Of two wars that are over, the one that ended last; a league war that is not over comes before both.
-fn is_newer(league: &WarDocument, plain: Option<&WarDocument>) -> bool {
-    let over = |war: &WarDocument| war.state == "warEnded";
+fn is_newer(league: &WarDocument, plain: &Plain, before: Option<&KnownWar>) -> bool {
+    let is_over = league.state == KnownWar::ENDED;
     match plain {
-        Some(plain) if over(plain) && over(league) => league.ends > plain.ends,
+        Plain::War(plain) if plain.state == KnownWar::ENDED && is_over => league.ends > plain.ends,
+        // `currentwar` may speak of the war that is known, and that one goes on.
+        Plain::Unknown(_) if is_over => before.is_none_or(|before| league.ends.is_some_and(|ends| ends >= before.ends)),
         _ => true,
     }
 }
@@ -238,14 +271,15 @@ async fn search(
 
 /// The first war of a round that could not be read.
 #[derive(Default)]
-struct Unread(Option<Box<Verdict>>);
+struct Unread(Option<Miss>);
 
 impl Unread {
     /// Sets a war aside that cannot be read, unless nothing more can be.
     fn or_seen(&mut self, seen: Result<Option<Seen>, Miss>) -> Result<Option<Seen>, Miss> {
         match seen {
-            Err(Miss::Failed(verdict)) if !is_the_end_of_calls(&verdict) => {
-                self.0.get_or_insert(verdict);
+            Err(Miss::Failed(verdict)) if is_the_end_of_calls(&verdict) => Err(Miss::Failed(verdict)),
+            Err(miss @ (Miss::Failed(_) | Miss::Unclear(_))) => {
+                self.0.get_or_insert(miss);
                 Ok(None)
             }
             seen => seen,
@@ -254,7 +288,7 @@ impl Unread {
 
     /// Our war was not among those that could be read.
     fn or_none<T>(self) -> Result<Option<T>, Miss> {
-        self.0.map_or(Ok(None), |verdict| Err(Miss::Failed(verdict)))
+        self.0.map_or(Ok(None), Err)
     }
 }
 
@@ -293,6 +327,8 @@ async fn look(caller: &mut Caller<'_>, war: &Tag, clan: &Tag) -> Result<Option<S
     match reply.came {
         Came::Well(Classified::War(war)) => Ok(Some(Seen::Ours(war, reply.times))),
         Came::Well(Classified::OtherWar { state }) => Ok(Some(Seen::Others { state })),
+        // Of two other clans that are named it would be known.
+        Came::Well(Classified::UnknownState(state)) => Err(Miss::Unclear(state)),
         Came::Well(_) | Came::Badly(Verdict::DeadLetter { .. }) => Ok(None),
         Came::Badly(verdict) => Err(Miss::Failed(Box::new(verdict))),
     }

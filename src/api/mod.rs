@@ -19,6 +19,7 @@ mod league;
 pub mod learn;
 pub mod limit;
 pub mod portal;
+mod room;
 pub mod run_keys;
 pub mod verdict;
 pub mod wallet;

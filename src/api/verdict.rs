@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use reqwest::header::{CACHE_CONTROL, DATE, HeaderMap, RETRY_AFTER};
+use reqwest::header::{AGE, CACHE_CONTROL, CONTENT_ENCODING, DATE, HeaderMap, RETRY_AFTER};
 use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 
 pub use super::endpoint::Endpoint;
@@ -103,6 +103,8 @@ pub enum Classified {
         state: String,
     },
     Group(LeagueGroup),
+    /// A war in a state that is not known, or that contradicts itself. Proves nothing.
+    UnknownState(String),
     Gone,
     PrivateWarLog,
     NotInLeague,
@@ -161,6 +163,11 @@ pub fn classify(endpoint: &Endpoint<'_>, heard: &Heard) -> Classified {
             bad(sign, "unavailable", describe(status, body))
         }
         401 => bad(Sign::Forbidden, "forbidden", describe(status, body)),
+        200 | 400 | 403 | 404 if foreign_encoding(headers).is_some() => {
+            let name = foreign_encoding(headers).unwrap_or_default();
+            let detail = format!("status {status}, encoded as `{name}`, which was not offered (only gzip is)");
+            bad(Sign::Foreign(None), "foreign_encoding", detail)
+        }
         200 | 400 | 403 | 404 => match body {
             Body::Whole(bytes) => match status {
                 200 => classify_document(endpoint, bytes),
@@ -169,10 +176,15 @@ pub fn classify(endpoint: &Endpoint<'_>, heard: &Heard) -> Classified {
                     body: Some(excerpt(bytes)),
                 },
                 403 => classify_forbidden(endpoint, bytes, || describe(status, body)),
-                404 if says(body, "notfound") => match endpoint {
-                    Endpoint::LeagueGroup(_) => Classified::NotInLeague,
-                    _ => Classified::Gone,
-                },
+                // "Not found" beside a document is nobody's word on anything.
+                404 if says(body, "notfound")
+                    && !std::str::from_utf8(without_mark(bytes)).is_ok_and(wire::has_document) =>
+                {
+                    match endpoint {
+                        Endpoint::LeagueGroup(_) => Classified::NotInLeague,
+                        _ => Classified::Gone,
+                    }
+                }
                 400 => foreign(describe(status, body), Ending::DeadLetter { body: Some(excerpt(bytes)) }),
                 _ => foreign(describe(status, body), Ending::Attempt),
             },
@@ -203,8 +215,12 @@ fn classify_silence(silence: &Silence) -> Classified {
 }
 
 fn classify_document(endpoint: &Endpoint<'_>, bytes: &[u8]) -> Classified {
+    let bytes = without_mark(bytes);
     let text = match std::str::from_utf8(bytes) {
         Ok(text) => text,
+        Err(_) if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") => {
+            return bad(Sign::Foreign(None), "not_json", "the answer is UTF-16: expected UTF-8");
+        }
         Err(error) => return bad(Sign::Foreign(None), "not_json", format!("the answer is not UTF-8: {error}")),
     };
     let read = match endpoint {
@@ -213,11 +229,13 @@ fn classify_document(endpoint: &Endpoint<'_>, bytes: &[u8]) -> Classified {
         Endpoint::CurrentWar(tag) => wire::war(text, tag).and_then(|war| match war {
             WarOf::Ours(war) => Ok(Classified::War(war)),
             WarOf::Others { clan, .. } => Err(Unusable::WrongTag { asked: (*tag).clone(), got: clan }),
+            WarOf::Unclear(state) => Ok(Classified::UnknownState(state)),
         }),
         Endpoint::LeagueWar { clan, .. } | Endpoint::OtherSide { clan, .. } => {
             wire::war(text, clan).map(|war| match war {
                 WarOf::Ours(war) => Classified::War(war),
                 WarOf::Others { state, .. } => Classified::OtherWar { state },
+                WarOf::Unclear(state) => Classified::UnknownState(state),
             })
         }
         Endpoint::LeagueGroup(_) => wire::league_group(text).map(Classified::Group),
@@ -225,6 +243,8 @@ fn classify_document(endpoint: &Endpoint<'_>, bytes: &[u8]) -> Classified {
     read.unwrap_or_else(|unusable| {
         let detail = unusable.to_string();
         let (tag, code) = match unusable {
+            // The next answer may be in order.
+            Unusable::Contradiction(_) => return bad(Sign::Foreign(None), "contradiction", detail),
             Unusable::NotJson(_) => return bad(Sign::Foreign(None), "not_json", detail),
             Unusable::NotAnObject | Unusable::MissingKey(_) | Unusable::UnreadableList(_) => (None, "missing_key"),
             Unusable::WrongTag { got, .. } => (Some(got.trim_start_matches('#').to_owned()), "wrong_tag"),
@@ -271,7 +291,19 @@ fn says(body: &Body, reason: &str) -> bool {
 }
 
 fn complaint(bytes: &[u8]) -> Option<Complaint> {
-    wire::complaint(std::str::from_utf8(bytes).ok()?)
+    wire::complaint(std::str::from_utf8(without_mark(bytes)).ok()?)
+}
+
+/// The bytes after a byte order mark of UTF-8, which says nothing.
+fn without_mark(bytes: &[u8]) -> &[u8] {
+    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)
+}
+
+/// An encoding that the answer has and that was not offered: what was offered is decoded by now.
+fn foreign_encoding(headers: &HeaderMap) -> Option<String> {
+    let values = headers.get_all(CONTENT_ENCODING).iter();
+    let names = values.map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_ascii_lowercase());
+    names.into_iter().find(|name| !matches!(name.as_str(), "" | "identity")).map(|name| name.chars().take(40).collect())
 }
 
 /// The first 500 bytes as text, cut between characters.
@@ -308,6 +340,12 @@ pub fn max_age(headers: &HeaderMap) -> Option<Duration> {
     };
     let mut values = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
     values.find_map(number).map(|seconds| Duration::from_secs(seconds.into()))
+}
+
+/// How long a shared copy has been kept already (`Age`); what is no number is not there.
+pub fn age(headers: &HeaderMap) -> Duration {
+    let seconds = headers.get(AGE).and_then(|value| value.to_str().ok()).and_then(|text| text.trim().parse().ok());
+    Duration::from_secs(seconds.unwrap_or(0))
 }
 
 /// How long a 429 wants the key to rest: seconds, or a date that is compared with the answer's own `Date`.
@@ -357,6 +395,7 @@ mod tests {
             Classified::War(war) => format!("war {}", war.state),
             Classified::OtherWar { state } => format!("somebody else's war {state}"),
             Classified::Group(group) => format!("league group {}", group.state),
+            Classified::UnknownState(state) => format!("a war in the unknown state {state}"),
             Classified::Gone => "gone".to_owned(),
             Classified::PrivateWarLog => "private war log".to_owned(),
             Classified::NotInLeague => "not in a league".to_owned(),

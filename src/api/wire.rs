@@ -5,12 +5,12 @@
 //! kept, since documents keep their bytes. Values are cut out as raw text and looked at one by one, so nothing recurses
 //! however deep an answer is nested.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, collections::HashSet, fmt};
 
-use crate::model::{ClanDocument, Member, PlayerDocument, Tag, WarDocument, WarMember, game_time};
+use crate::model::{ClanDocument, InClan, KnownWar, Member, PlayerDocument, Tag, WarDocument, WarMember, game_time};
 use serde::{
     Deserialize, Deserializer as _,
-    de::{self, MapAccess, Visitor},
+    de::{self, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -25,6 +25,9 @@ pub enum Unusable {
     MissingKey(&'static str),
     #[error("no entry of the answer's `{0}` has a tag")]
     UnreadableList(&'static str),
+    /// A list that is empty and a count that is not, say.
+    #[error("the answer contradicts itself: {0}")]
+    Contradiction(String),
     #[error("asked for {asked}, answered with `{got}`")]
     WrongTag { asked: Tag, got: String },
 }
@@ -43,7 +46,18 @@ pub enum WarOf {
     Ours(WarDocument),
     /// Two other clans', with its state. To be expected while a league round is searched.
     Others { state: String, clan: String },
+    /// In a state that is not known, or that the rest of the document contradicts: what it says of our war is not known.
+    Unclear(String),
 }
+
+/// The states of a war that are known. In all but the first there is a war.
+const WAR_STATES: [&str; 4] = ["notInWar", KnownWar::PREPARATION, KnownWar::IN_WAR, KnownWar::ENDED];
+
+/// What stands for a player's role where there is no clan.
+const NO_ROLES: [&str; 3] = ["", "none", "notMember"];
+
+/// No list or object of the API has more entries. A body of the largest size would have a million of them.
+const MAX_ENTRIES: usize = 10_000;
 
 /// A league group: whose wars to look through.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,10 +75,25 @@ pub fn clan(text: &str, asked: &Tag) -> Result<ClanDocument, Unusable> {
     let clan = Object::parse(text)?;
     clan.expect_tag(asked)?;
     let entries = clan.list("memberList").ok_or(Unusable::MissingKey("memberList"))?;
-    let members: Vec<Member> = entries.iter().copied().filter_map(member).collect();
+    let mut members: Vec<Member> = entries.iter().copied().filter_map(member).collect();
     // Entries of a new shape must not pass for a clan that everybody left.
     if members.is_empty() && !entries.is_empty() {
         return Err(Unusable::UnreadableList("memberList"));
+    }
+    let listed = i32::try_from(entries.len()).unwrap_or(i32::MAX);
+    let counted = clan.integer("members");
+    if let Some(counted) = counted.filter(|counted| *counted > 0 && entries.is_empty()) {
+        return Err(Unusable::Contradiction(format!("it counts {counted} members and lists none")));
+    }
+    let contradicts = counted.is_some_and(|counted| counted != listed)
+        || clan.is_ambiguous("members")
+        || clan.is_ambiguous("memberList")
+        || has_doubles(members.iter().map(|member| &member.tag));
+    // An empty list is believed only with its count, and a count that cannot be read leaves the list in doubt.
+    let is_counted = counted.is_some() || (clan.get("members").is_none() && !entries.is_empty());
+    let has_all_members = is_counted && !contradicts && members.len() == entries.len();
+    if contradicts {
+        members.clear();
     }
     Ok(ClanDocument {
         json: text.to_owned().into(),
@@ -72,9 +101,15 @@ pub fn clan(text: &str, asked: &Tag) -> Result<ClanDocument, Unusable> {
         level: clan.integer("clanLevel"),
         war_wins: clan.integer("warWins"),
         war_losses: clan.integer("warLosses"),
-        has_all_members: members.len() == entries.len(),
+        member_count: counted.filter(|counted| *counted >= 0).unwrap_or(listed),
+        has_all_members,
         members,
     })
+}
+
+fn has_doubles<'a>(tags: impl Iterator<Item = &'a Tag>) -> bool {
+    let mut seen = HashSet::new();
+    tags.into_iter().any(|tag| !seen.insert(tag))
 }
 
 /// An entry whose tag is impossible could not be stored; it is left out and the clan kept.
@@ -104,42 +139,91 @@ pub fn player(text: &str, asked: &Tag) -> Result<PlayerDocument, Unusable> {
         trophies: player.integer("trophies"),
         donations: player.integer("donations"),
         donations_received: player.integer("donationsReceived"),
-        clan: player.object("clan").and_then(|clan| clan.tag("tag")),
+        clan: in_clan(&player),
     })
+}
+
+/// Of a player in no clan both the clan and the role are absent. Whatever is there and cannot be read says nothing.
+fn in_clan(player: &Object<'_>) -> InClan {
+    let role_says_none = player.text("role").is_none_or(|role| NO_ROLES.contains(&role.as_str()));
+    match player.get("clan") {
+        _ if player.is_ambiguous("clan") => InClan::Unknown,
+        None if player.get("role").is_none() || (player.text("role").is_some() && role_says_none) => InClan::None,
+        None => InClan::Unknown,
+        Some(_) => match player.object("clan").and_then(|clan| clan.tag("tag")) {
+            Some(_) if player.text("role").is_some() && role_says_none => InClan::Unknown,
+            Some(clan) => InClan::Known(clan),
+            None => InClan::Unknown,
+        },
+    }
 }
 
 /// `/clans/{tag}/currentwar` and `/clanwarleagues/wars/{tag}`, for the clan `ours`.
 pub fn war(text: &str, ours: &Tag) -> Result<WarOf, Unusable> {
     let war = Object::parse(text)?;
-    let state = war.text("state").ok_or(Unusable::MissingKey("state"))?;
+    // A document with neither is no war at all, but somebody else's answer.
+    if war.text("state").is_none() && war.get("clan").is_none() {
+        return Err(Unusable::MissingKey("state"));
+    }
     let (clan, opponent) = (war.object("clan").unwrap_or_default(), war.object("opponent").unwrap_or_default());
     let is_ours = |side: &Object<'_>| side.tag("tag").as_ref() == Some(ours);
-    let (json, ours, other) = if is_ours(&opponent) && !is_ours(&clan) {
+    let swapped = is_ours(&opponent) && !is_ours(&clan);
+    if !swapped && !is_ours(&clan) && clan.get("tag").is_some() {
+        return Ok(WarOf::Others { state: war.text("state").unwrap_or_default(), clan: clan.excerpt("tag") });
+    }
+    let state = war.text("state").filter(|state| WAR_STATES.contains(&state.as_str()) && !war.is_ambiguous("state"));
+    let Some(state) = state else { return Ok(WarOf::Unclear(war.excerpt("state"))) };
+    let is_war = state != WAR_STATES[0];
+    let has_ours = swapped || is_ours(&clan);
+    if is_war && !has_ours {
+        return Ok(WarOf::Unclear(format!("{state} without our clan")));
+    }
+    if !is_war && opponent.get("tag").is_some() {
+        return Ok(WarOf::Unclear(format!("{state} with an opponent")));
+    }
+    let (json, ours, other) = if swapped {
         (war.with_swapped(text, "clan", "opponent"), &opponent, &clan)
-    } else if is_ours(&clan) || clan.get("tag").is_none() {
+    } else {
         // No tags at all: not in war.
         (text.to_owned(), &clan, &opponent)
-    } else {
-        return Ok(WarOf::Others { state, clan: clan.excerpt("tag") });
     };
     let time = |key| war.text(key).as_deref().and_then(game_time);
+    let (starts, ends, other_tag) = (time("startTime"), time("endTime"), other.tag("tag"));
+    let (members, all_are_readable) = war_members(ours);
+    let contradicts = is_war
+        && (has_doubles(members.iter().map(|member| &member.tag))
+            || ours.tag("tag") == other_tag
+            || matches!((starts, ends), (Some(starts), Some(ends)) if starts > ends)
+            || ["clan", "opponent", "startTime", "endTime", "teamSize"].into_iter().any(|key| war.is_ambiguous(key))
+            || [ours, other].into_iter().any(|side| war.get("teamSize").is_some() && !side.has_as_many(&war)));
+    let is_whole =
+        !is_war || (!contradicts && all_are_readable && starts.is_some() && ends.is_some() && other_tag.is_some());
     Ok(WarOf::Ours(WarDocument {
         json: json.into(),
         state,
-        members: war_members(ours),
-        opponent: other.tag("tag"),
-        starts: time("startTime"),
-        ends: time("endTime"),
+        members: if contradicts { Vec::new() } else { members },
+        opponent: other_tag,
+        starts,
+        ends,
+        is_whole,
     }))
 }
 
-fn war_members(side: &Object<'_>) -> Vec<WarMember> {
+/// The side's players that can be read, and whether those are all.
+fn war_members(side: &Object<'_>) -> (Vec<WarMember>, bool) {
     let member = |entry: &RawValue| {
         let member = Object::parse(entry.get()).ok()?;
-        let attacks = member.list("attacks").map_or(0, |attacks| attacks.len());
+        let attacks = match member.get("attacks") {
+            Some(_) => member.list("attacks")?.len(),
+            None => 0,
+        };
         Some(WarMember { tag: member.tag("tag")?, attacks_used: i32::try_from(attacks).unwrap_or(i32::MAX) })
     };
-    side.list("members").unwrap_or_default().into_iter().filter_map(member).collect()
+    let Some(entries) = side.list("members") else { return (Vec::new(), side.get("members").is_none()) };
+    let count = entries.len();
+    let members: Vec<WarMember> = entries.into_iter().filter_map(member).collect();
+    let all_are_readable = members.len() == count;
+    (members, all_are_readable)
 }
 
 /// `/clans/{tag}/currentwar/leaguegroup`
@@ -156,6 +240,11 @@ pub fn league_group(text: &str) -> Result<LeagueGroup, Unusable> {
         season: group.text("season").unwrap_or_default(),
         rounds: group.list("rounds").unwrap_or_default().into_iter().filter_map(round).collect(),
     })
+}
+
+/// Whether a text has what documents have and errors have not. An error that comes with it contradicts itself.
+pub fn has_document(text: &str) -> bool {
+    Object::parse(text).is_ok_and(|body| ["tag", "memberList", "state"].into_iter().any(|key| body.get(key).is_some()))
 }
 
 /// What an error body says; `None` when it is not the API that speaks.
@@ -191,8 +280,21 @@ impl<'a> Object<'a> {
         text(self.get(key)?)
     }
 
+    /// A tag; of a key that comes twice with other values none can be believed.
     fn tag(&self, key: &str) -> Option<Tag> {
-        tag(self.get(key)?)
+        tag(self.get(key).filter(|_| !self.is_ambiguous(key))?)
+    }
+
+    /// Whether a key comes more than once, and not always with the same value.
+    fn is_ambiguous(&self, key: &str) -> bool {
+        let mut values = self.entries.iter().filter(|(name, _)| name == key).map(|(_, value)| value.get());
+        values.next().is_some_and(|first| values.any(|other| other != first))
+    }
+
+    /// Whether a side of a war lists as many players as its team has.
+    fn has_as_many(&self, war: &Self) -> bool {
+        let listed = self.list("members").and_then(|members| i32::try_from(members.len()).ok());
+        listed.is_some() && listed == war.integer("teamSize")
     }
 
     /// A whole number in the range of the tables' columns; a fraction is cut off, anything else is not there.
@@ -212,7 +314,7 @@ impl<'a> Object<'a> {
     }
 
     fn list(&self, key: &str) -> Option<Vec<&'a RawValue>> {
-        serde_json::from_str(self.get(key)?.get()).ok()
+        serde_json::from_str(self.get(key)?.get()).ok().map(|List(entries)| entries)
     }
 
     /// A value for a message, whatever it is.
@@ -286,6 +388,9 @@ impl<'de> Deserialize<'de> for Object<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
                 let mut entries = Vec::with_capacity(32);
                 while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
+                    if entries.len() == MAX_ENTRIES {
+                        return Err(de::Error::custom("too many keys"));
+                    }
                     entries.push((key, value));
                 }
                 Ok(Object { entries })
@@ -293,6 +398,37 @@ impl<'de> Deserialize<'de> for Object<'de> {
         }
 
         deserializer.deserialize_map(Entries)
+    }
+}
+
+/// A list whose values are still text.
+#[derive(Debug)]
+struct List<'a>(Vec<&'a RawValue>);
+
+impl<'de> Deserialize<'de> for List<'de> {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = List<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<List<'de>, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(value) = seq.next_element::<&'de RawValue>()? {
+                    if entries.len() == MAX_ENTRIES {
+                        return Err(de::Error::custom("too many entries"));
+                    }
+                    entries.push(value);
+                }
+                Ok(List(entries))
+            }
+        }
+
+        deserializer.deserialize_seq(Entries)
     }
 }
 
@@ -307,7 +443,7 @@ mod tests {
     fn ours(text: &str) -> WarDocument {
         match war(text, &two_pp()).unwrap() {
             WarOf::Ours(war) => war,
-            WarOf::Others { .. } => panic!("somebody else's war"),
+            other => panic!("not our war: {other:?}"),
         }
     }
 
@@ -371,14 +507,129 @@ mod tests {
         );
     }
 
+    fn clan_of(rest: &str) -> InClan {
+        player(&format!(r##"{{"tag":"#2PP","name":"x"{rest}}}"##), &two_pp()).unwrap().clan
+    }
+
     #[test]
-    fn a_player_without_a_clan_is_in_none_whether_it_is_absent_null_or_empty() {
-        for clan in ["", r#","clan":null"#, r#","clan":{}"#] {
-            let text = format!(r##"{{"tag":"#2PP","name":"x"{clan}}}"##);
-            assert_eq!(player(&text, &two_pp()).unwrap().clan, None, "{text}");
+    fn a_player_is_in_no_clan_only_where_none_is_named() {
+        for rest in ["", r#","clan":null"#, r#","clan":null,"role":"notMember""#, r#","role":null"#] {
+            assert_eq!(clan_of(rest), InClan::None, "{rest}");
         }
-        let text = r##"{"tag":"#2PP","name":"x","clan":{"tag":"#8Q8"}}"##;
-        assert_eq!(player(text, &two_pp()).unwrap().clan, Some("8Q8".parse().unwrap()));
+        let named = r##","clan":{"tag":" #8q8"},"role":"leader""##;
+        assert_eq!(clan_of(named), InClan::Known("8Q8".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_clan_that_cannot_be_read_is_not_none() {
+        for clan in ["{}", "[]", "7", "false", r#""8Q8""#, r#"{"tag":null}"#, r#"{"tag":""}"#, r#"{"tag":7}"#] {
+            assert_eq!(clan_of(&format!(r#","clan":{clan}"#)), InClan::Unknown, "{clan}");
+        }
+        for rest in [
+            r##","clan":{"tag":"#AAA"}"##,
+            r##","clan":{"tag":"#0"}"##,
+            r##","clan":{"tag":"#8Q8","tag":"#9Q9"}"##,
+            r##","clan":{"tag":"#8Q8"},"clan":null"##,
+            r##","clan":{"tag":"#8Q8"},"role":"notMember""##,
+            r#","role":"leader""#,
+            r#","clan":null,"role":7"#,
+        ] {
+            assert_eq!(clan_of(rest), InClan::Unknown, "{rest}");
+        }
+    }
+
+    /// Whether the list is believed to be whole, how many it places, and how many the clan counts.
+    fn list_of(rest: &str) -> (bool, usize, i32) {
+        let clan = clan(&format!(r##"{{"tag":"#2PP","name":"x",{rest}}}"##), &two_pp()).unwrap();
+        (clan.has_all_members, clan.members.len(), clan.member_count)
+    }
+
+    #[test]
+    fn a_member_list_is_whole_when_it_agrees_with_its_count() {
+        let (one, two) = (r##"{"tag":"#8Q8"}"##, r##"{"tag":"#9Q9"}"##);
+        assert_eq!(list_of(&format!(r#""members":2,"memberList":[{one},{two}]"#)), (true, 2, 2));
+        assert_eq!(list_of(&format!(r#""memberList":[{one},{two}]"#)), (true, 2, 2), "older answers do not count");
+        assert_eq!(list_of(r#""members":0,"memberList":[]"#), (true, 0, 0), "really empty");
+        assert_eq!(list_of(r#""memberList":[]"#), (false, 0, 0), "an empty list that nobody counted");
+        assert_eq!(list_of(&format!(r#""members":"2","memberList":[{one},{two}]"#)), (false, 2, 2));
+        assert_eq!(list_of(&format!(r#""members":2,"memberList":[{one},7]"#)), (false, 1, 2));
+    }
+
+    #[test]
+    fn a_member_list_that_contradicts_itself_places_nobody() {
+        let (one, two) = (r##"{"tag":"#8Q8"}"##, r##"{"tag":"#9Q9"}"##);
+        for (rest, counted) in [
+            (format!(r#""members":50,"memberList":[{one},{two}]"#), 50),
+            (format!(r#""members":0,"memberList":[{one}]"#), 0),
+            (format!(r#""members":-1,"memberList":[{one}]"#), 1),
+            (format!(r#""members":2,"memberList":[{one},{one}]"#), 2),
+            (format!(r#""members":1,"memberList":[{one},{two}],"memberList":[{one}]"#), 1),
+            (format!(r#""members":2,"members":1,"memberList":[{one}]"#), 1),
+        ] {
+            assert_eq!(list_of(&rest), (false, 0, counted), "{rest}");
+        }
+        let empty = clan(r##"{"tag":"#2PP","name":"x","members":50,"memberList":[]}"##, &two_pp());
+        assert!(matches!(empty, Err(Unusable::Contradiction(_))), "{empty:?}");
+        let two_tags = clan(r##"{"tag":"#8Q8","tag":"#2PP","name":"x","memberList":[]}"##, &two_pp());
+        assert!(matches!(two_tags, Err(Unusable::WrongTag { .. })), "{two_tags:?}");
+    }
+
+    #[test]
+    fn lists_and_objects_beyond_all_bounds_are_not_read() {
+        let many = vec![r##"{"tag":"#8Q8"}"##; MAX_ENTRIES + 1].join(",");
+        let text = format!(r##"{{"tag":"#2PP","name":"x","memberList":[{many}]}}"##);
+        assert_eq!(clan(&text, &two_pp()).unwrap_err(), Unusable::MissingKey("memberList"));
+        let keys: Vec<String> = (0..=MAX_ENTRIES).map(|key| format!(r#""{key}":1"#)).collect();
+        assert_eq!(player(&format!("{{{}}}", keys.join(",")), &two_pp()).unwrap_err(), Unusable::NotAnObject);
+    }
+
+    const TIMES: &str = r#","startTime":"20260304T050000.000Z","endTime":"20260305T050000.000Z""#;
+
+    fn fought(rest: &str, ours: &str, theirs: &str) -> WarDocument {
+        self::ours(&format!(
+            r##"{{"state":"inWar"{rest},"clan":{{"tag":"#2PP","members":[{ours}]}},"opponent":{{"tag":"#8Q8","members":[{theirs}]}}}}"##
+        ))
+    }
+
+    #[test]
+    fn a_war_is_whole_when_it_has_what_its_state_needs() {
+        let (one, other) = (r##"{"tag":"#99P","attacks":[{}]}"##, r##"{"tag":"#88P"}"##);
+        let whole = fought(&format!(r#","teamSize":1{TIMES}"#), one, other);
+        assert!(whole.is_whole && whole.members.len() == 1);
+        for (war, members) in [
+            (fought("", one, other), 1),
+            (fought(TIMES, &format!("{one},7"), other), 1),
+            (fought(TIMES, r##"{"tag":"#99P","attacks":{}}"##, other), 0),
+            (fought(&format!(r#","teamSize":15{TIMES}"#), one, other), 0),
+            (fought(&format!(r#","teamSize":"x"{TIMES}"#), one, other), 0),
+            (fought(&format!(r#","teamSize":1{TIMES}"#), one, ""), 0),
+            (fought(TIMES, &format!("{one},{one}"), other), 0),
+            (fought(r#","startTime":"20260306T050000.000Z","endTime":"20260305T050000.000Z""#, one, other), 0),
+        ] {
+            assert_eq!((war.is_whole, war.members.len()), (false, members), "{}", war.json.as_str());
+        }
+        let text = format!(r##"{{"state":"warEnded"{TIMES},"clan":{{"tag":"#2PP"}},"opponent":{{"tag":"#2PP"}}}}"##);
+        assert!(!ours(&text).is_whole, "against itself");
+        assert!(ours(r#"{"state":"notInWar","clan":{"stars":0},"opponent":{}}"#).is_whole);
+    }
+
+    #[test]
+    fn a_state_that_is_not_known_or_contradicted_says_nothing_of_a_war() {
+        for text in [
+            r#"{"state":"accessDenied"}"#,
+            r#"{"state":"inMatchmaking","clan":{},"opponent":{}}"#,
+            r##"{"state":"enterWar","clan":{"tag":"#2PP"}}"##,
+            r##"{"state":"INWAR","clan":{"tag":"#2PP"},"opponent":{"tag":"#8Q8"}}"##,
+            r#"{"state":null,"clan":{}}"#,
+            r#"{"state":7,"clan":{}}"#,
+            r#"{"clan":{},"opponent":{}}"#,
+            r#"{"state":"inWar","clan":{},"opponent":{}}"#,
+            r##"{"state":"notInWar","clan":{"tag":"#2PP"},"opponent":{"tag":"#8Q8"}}"##,
+            r##"{"state":"inWar","state":"notInWar","clan":{"tag":"#2PP"},"opponent":{"tag":"#8Q8"}}"##,
+        ] {
+            assert!(matches!(war(text, &two_pp()), Ok(WarOf::Unclear(_))), "{text}");
+        }
+        assert_eq!(war(r#"{"opponent":{}}"#, &two_pp()).unwrap_err(), Unusable::MissingKey("state"));
     }
 
     #[test]

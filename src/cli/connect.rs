@@ -14,7 +14,7 @@ use crate::{
 pub fn config() -> Result<Config, ConfigErrors> {
     let config = Config::from_process_env(Role::Refresh)?;
     for warning in env::warnings(&process_var) {
-        eprintln!("warning: {warning}");
+        crate::cli::text::print_error(&format!("warning: {warning}"));
     }
     Ok(config)
 }

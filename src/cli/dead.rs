@@ -323,7 +323,9 @@ fn missing(asked_for: usize, found: usize) -> Ending {
         return Ending::Well;
     }
     let missing = counted((asked_for - found) as u64, "of the names is", "of the names are");
-    eprintln!("{missing} no dead letter, or not of that kind, reason and age: see `refresh-worker dead list`");
+    text::print_error(&format!(
+        "{missing} no dead letter, or not of that kind, reason and age: see `refresh-worker dead list`"
+    ));
     Ending::Badly
 }
 
@@ -332,7 +334,7 @@ fn normalised(name: &str) -> Result<String, Misuse> {
     if name.starts_with("mail:") {
         return Ok(name.to_owned());
     }
-    let object: ObjectId = name.parse().map_err(|error| Misuse(format!("nothing was done: {error}")))?;
+    let object = ObjectId::from_person(name).map_err(|error| Misuse(format!("nothing was done: {error}")))?;
     Ok(object.to_string())
 }
 

@@ -53,7 +53,7 @@ pub async fn run(args: EnqueueArgs) -> anyhow::Result<Ending> {
         text::print(&told(&waiting, args.priority))?;
     }
     for dead in &dead {
-        eprintln!("{} was not queued: {}", dead.object, dead.why());
+        text::print_error(&format!("{} was not queued: {}", dead.object, dead.why()));
     }
     Ok(if queued > 0 { Ending::Well } else { Ending::Badly })
 }
@@ -83,7 +83,7 @@ fn parse(words: &[String]) -> Result<Vec<ObjectId>, Misuse> {
     let mut objects = Vec::new();
     let mut wrong = Vec::new();
     for word in words {
-        match word.parse::<ObjectId>() {
+        match ObjectId::from_person(word) {
             Ok(object) if objects.contains(&object) => {}
             Ok(object) => objects.push(object),
             Err(error) => wrong.push(format!("  {}: {error}", text::short(word, 60))),

@@ -198,7 +198,7 @@ fn fail(error: &anyhow::Error, style: Style) -> ExitCode {
     if error.chain().any(is_broken_pipe) {
         return ExitCode::SUCCESS;
     }
-    eprintln!("{} {}", style.bad("error:"), told(error));
+    text::print_error(&format!("{} {}", style.bad("error:"), told(error)));
     if error.is::<Misuse>() || error.is::<ConfigErrors>() { ExitCode::from(2) } else { ExitCode::FAILURE }
 }
 

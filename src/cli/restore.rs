@@ -169,7 +169,7 @@ fn tell(args: &RestoreArgs, restored: &Restored, stopped: bool) -> anyhow::Resul
         let entries = counted(restored.invalid, "entry cannot be", "entries cannot be");
         let done = if stopped { "nothing was restored" } else { "they are left out" };
         eprintln!("{entries} restored, {done}:");
-        restored.problems.iter().for_each(|problem| eprintln!("  {problem}"));
+        restored.problems.iter().for_each(|problem| text::print_error(&format!("  {problem}")));
         let more = restored.invalid - restored.problems.len() as u64;
         if more > 0 {
             eprintln!("  and {} more", text::count(more));

@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use crate::model::text::visible;
+
 /// Whether a text may be coloured. Piped text never is, and `NO_COLOR` is obeyed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Style {
@@ -62,13 +64,40 @@ impl Style {
     }
 }
 
-/// Writes to standard output.
+/// The codes that a [`Style`] writes, and nothing else does.
+const PAINT: [&str; 6] = ["\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[33m"];
+
+/// Everything visible that came from outside; `painted`: the colours of a [`Style`] stay.
+fn readable(text: &str, painted: bool) -> String {
+    if !painted {
+        return visible(text).into_owned();
+    }
+    let mut shown = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\x1b') {
+        shown.push_str(&visible(&rest[..at]));
+        let code = PAINT.into_iter().find(|code| rest[at..].starts_with(code));
+        let end = at + code.map_or(1, str::len);
+        shown.push_str(&code.map_or_else(|| visible("\x1b"), Into::into));
+        rest = &rest[end..];
+    }
+    shown.push_str(&visible(rest));
+    shown
+}
+
+/// Writes to standard error, as [`print`] writes to standard output.
+pub fn print_error(text: &str) {
+    eprintln!("{}", readable(text, io::stderr().is_terminal()));
+}
+
+/// Writes to standard output. This is where texts from outside are escaped, whatever command shows them.
 ///
 /// # Errors
 /// When it is closed: a broken pipe is an ordinary end for a command, see [`super::main`].
 pub fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
+    let is_terminal = out.is_terminal();
+    out.write_all(readable(text, is_terminal).as_bytes())?;
     out.flush()
 }
 
@@ -93,7 +122,14 @@ impl Table {
     }
 
     pub fn row(&mut self, cells: impl IntoIterator<Item = impl Into<String>>) {
-        self.rows.push(cells.into_iter().map(Into::into).collect());
+        let cell = |cell: String| {
+            if cell.contains(['\n', '\r', '\t']) {
+                cell.replace('\n', "\\n").replace('\r', "\\r").replace('\t', "\\t")
+            } else {
+                cell
+            }
+        };
+        self.rows.push(cells.into_iter().map(|text| cell(text.into())).collect());
     }
 
     #[must_use]
@@ -251,6 +287,16 @@ mod tests {
         assert_eq!(Style::PLAIN.bad("x"), "x");
         assert_eq!(Style { colour: true }.bad("x"), "\x1b[31mx\x1b[0m");
         assert_eq!(Style { colour: true }.bad(""), "");
+    }
+
+    #[test]
+    fn only_our_own_colours_reach_a_terminal() {
+        let text = format!("{} \x1b[2J\u{202e}\x1b]0;x\x07\n", Style { colour: true }.bad("x"));
+        assert_eq!(readable(&text, true), "\x1b[31mx\x1b[0m \\u001b[2J\\u202e\\u001b]0;x\\u0007\n");
+        assert_eq!(readable("\x1b[31mx", false), "\\u001b[31mx");
+        let mut table = Table::new([("", Align::Left)]);
+        table.row(["a\nerror: b"]);
+        assert_eq!(table.render(Style::PLAIN), "  a\\nerror: b\n");
     }
 
     #[test]

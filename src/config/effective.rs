@@ -39,6 +39,7 @@ impl Effective<'_> {
             ("COC_REQS_PER_SEC", api.reqs_per_sec.to_string()),
             ("COC_REQS_PER_DAY", or(api.reqs_per_day.map(|calls| calls.to_string()), "no limit")),
             ("KEYS_PER_RUN", or(api.keys_per_run.map(|count| count.to_string()), "all")),
+            ("MAX_BODY_BYTES", api.max_body.to_string()),
             ("QUEUE_NAMESPACE", redis.namespace.clone()),
             ("LEASE_SECONDS", worker.lease.as_secs().to_string()),
             ("MAX_ATTEMPTS", worker.max_attempts.to_string()),

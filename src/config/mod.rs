@@ -79,6 +79,8 @@ pub struct ApiConfig {
     pub reqs_per_day: Option<NonZeroU64>,
     /// Keys come from the developer portal, too.
     pub portal: Option<PortalConfig>,
+    /// The largest answer that is read, in bytes and after decompression: `MAX_BODY_BYTES`.
+    pub max_body: usize,
 }
 
 /// The developer portal: `COC_EMAIL`, `COC_PASSWORD`, `COC_ACCOUNTS`, `COC_KEY_NAME`, `COC_KEY_COUNT`, `EGRESS_IPS`, `COC_PORTAL_URL`.

@@ -152,6 +152,13 @@ pub const VARIABLES: &[Variable] = &[
     ),
     without_default("KEYS_PER_RUN", "all", "How many keys one run may hold; the others are left to other runs.", "2"),
     with_default(
+        "MAX_BODY_BYTES",
+        "4194304",
+        "The largest answer of the API that is read, in bytes after decompression; a larger one ends as a dead letter. All \
+         answers together take no more than six times the default, so that a run stays below 128 MB.",
+        "4194304",
+    ),
+    with_default(
         "QUEUE_NAMESPACE",
         "refresh",
         "Names the queue's keys in Redis, as in `{refresh}:ready`. What runs share about API keys is in `{coc-api}:...`, whatever the namespace.",

@@ -145,9 +145,10 @@ impl War {
         Some(Self { state: war.state.clone(), opponent: war.opponent.clone(), starts, ends })
     }
 
-    /// A war against the same clan that began before the other was over: times may be moved by a maintenance break.
+    /// A war against the same clan, as far as both can be read, that began before the other was over: times may be moved by a maintenance break.
     fn is_same_as(&self, earlier: &Self) -> bool {
-        self.opponent == earlier.opponent && self.starts < earlier.ends
+        let is_other = matches!((&self.opponent, &earlier.opponent), (Some(one), Some(other)) if one != other);
+        !is_other && self.starts < earlier.ends
     }
 
     fn is(&self, state: &str) -> bool {
@@ -156,6 +157,10 @@ impl War {
 }
 
 fn of_war(clan: &Tag, before: &str, now: &WarDocument, at: Timestamp) -> Vec<Event> {
+    // Nothing begins or ends by a document that is not whole.
+    if !now.is_whole {
+        return Vec::new();
+    }
     let (before, now) = (War::of_stored(before), War::of_document(now));
     let mut events = Vec::new();
     let same = matches!((&before, &now), (Some(before), Some(now)) if now.is_same_as(before));
@@ -211,7 +216,7 @@ mod tests {
             trophies: None,
             donations: None,
             donations_received: None,
-            clan: None,
+            clan: crate::model::InClan::None,
         };
         Fetched {
             object: "player:2PP".parse().unwrap(),
@@ -267,6 +272,10 @@ mod tests {
     }
 
     fn between(before: &str, now: &str) -> Vec<String> {
+        between_whole(before, now, true)
+    }
+
+    fn between_whole(before: &str, now: &str, is_whole: bool) -> Vec<String> {
         let stored = War::of_stored(now);
         let document = WarDocument {
             json: now.to_owned().into(),
@@ -275,6 +284,7 @@ mod tests {
             opponent: stored.as_ref().and_then(|war| war.opponent.clone()),
             starts: stored.as_ref().map(|war| war.starts),
             ends: stored.as_ref().map(|war| war.ends),
+            is_whole,
         };
         let events = of_war(&"2PP".parse().unwrap(), before, &document, NOW);
         let name = |event: &Event| {
@@ -305,6 +315,20 @@ mod tests {
         assert_eq!(between(&fought, r#"{"state":"notInWar"}"#), ["war_ended 8QQ"]);
         assert_eq!(between(&fought, &war("inWar", "9QQ", 5)), ["war_ended 8QQ", "war_started 9QQ"]);
         assert_eq!(between(&war("warEnded", "8QQ", 4), &war("inWar", "8QQ", 8)), ["war_started 8QQ"], "a rematch");
+    }
+
+    #[test]
+    fn nothing_ends_by_a_war_that_is_not_whole() {
+        let fought = war("inWar", "8QQ", 4);
+        let no: [&str; 0] = [];
+        for now in [war("warEnded", "8QQ", 4), war("inWar", "9QQ", 5), r#"{"state":"inWar"}"#.to_owned()] {
+            assert_eq!(between_whole(&fought, &now, false), no, "{now}");
+        }
+        assert_eq!(
+            between(&fought, &fought.replace("#8QQ", "#???")),
+            no,
+            "an opponent that cannot be read is no other"
+        );
     }
 
     #[test]

@@ -146,10 +146,13 @@ impl<'a> HttpRequest<'a> {
         } else {
             body.as_bytes().to_vec()
         };
-        if bytes.trim_ascii().is_empty() {
+        if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+            return Err(Refusal::new(400, format!("the body is UTF-16, expected UTF-8: {expected}")));
+        }
+        if bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes).trim_ascii().is_empty() {
             return Ok(Map::new());
         }
-        match serde_json::from_slice(&bytes) {
+        match serde_json::from_slice(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes)) {
             Ok(Value::Object(options)) => Ok(options),
             Ok(Value::Null) => Ok(Map::new()),
             Ok(_) => Err(Refusal::new(400, format!("the body is not a JSON object: {expected}"))),
@@ -212,8 +215,10 @@ fn event_bridge(event: &Map<String, Value>) -> Result<Command, Refusal> {
     let by_aws = event.get("source").and_then(Value::as_str).is_some_and(|source| source.starts_with("aws."));
     let unknown = if by_aws { Unknown::PassedOver } else { Unknown::Refused };
     let detail = match event.get("detail") {
-        Some(Value::String(text)) if text.trim().is_empty() => Value::Null,
-        Some(Value::String(text)) => serde_json::from_str(text).unwrap_or(Value::String(text.clone())),
+        Some(Value::String(text)) if text.trim_start_matches('\u{feff}').trim().is_empty() => Value::Null,
+        Some(Value::String(text)) => {
+            serde_json::from_str(text.trim_start_matches('\u{feff}')).unwrap_or(Value::String(text.clone()))
+        }
         Some(detail) => detail.clone(),
         None => Value::Null,
     };

@@ -106,7 +106,7 @@ fn request(entry: &Value) -> Result<ObjectId, String> {
     };
     let kind: Kind =
         text("type")?.trim().to_ascii_lowercase().parse().map_err(|e: crate::model::UnknownKind| e.to_string())?;
-    let tag: Tag = text("tag")?.parse().map_err(|e: crate::model::ImpossibleTag| e.to_string())?;
+    let tag = Tag::from_person(text("tag")?).map_err(|e: crate::model::ImpossibleTag| e.to_string())?;
     Ok(ObjectId::new(kind, tag))
 }
 
@@ -118,7 +118,9 @@ fn tags(value: &Value) -> Result<Vec<ObjectId>, Vec<String>> {
         let Value::String(text) = entry else {
             return Err(format!("{place} is {}: expected a clan tag such as \"#2PP\"", shown(entry)));
         };
-        text.parse().map(ObjectId::clan).map_err(|error: crate::model::ImpossibleTag| format!("{place}: {error}"))
+        Tag::from_person(text)
+            .map(ObjectId::clan)
+            .map_err(|error: crate::model::ImpossibleTag| format!("{place}: {error}"))
     }))
 }
 

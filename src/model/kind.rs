@@ -80,6 +80,19 @@ impl ObjectId {
     }
 }
 
+impl ObjectId {
+    /// Reads what a person wrote: `Clan: #2pyloq8`, in quotes or not.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn from_person(text: &str) -> Result<Self, NotAnObject> {
+        let bare = text.trim().trim_matches(['"', '\'', '`', '\u{feff}', '\u{200b}']);
+        let (kind, tag) =
+            bare.split_once([':', '\u{ff1a}']).ok_or_else(|| NotAnObject::Form(text.chars().take(40).collect()))?;
+        Ok(Self::new(kind.trim().to_lowercase().parse()?, Tag::from_person(tag)?))
+    }
+}
+
 /// `clan:2PYL0Q8`, the name of its record in the queue.
 impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -130,6 +143,13 @@ mod tests {
         let object: ObjectId = "war:#2pyl0q8".parse().unwrap();
         assert_eq!(object.to_string(), "war:2PYL0Q8");
         assert_eq!(object.to_string().parse::<ObjectId>().unwrap(), object);
+    }
+
+    #[test]
+    fn an_object_is_read_as_a_person_writes_it() {
+        for text in ["\"clan:#2ppo\"", "Clan: 2PPO", "CLAN\u{ff1a}%232PPO", " clan:'#2PP0' "] {
+            assert_eq!(ObjectId::from_person(text).unwrap().to_string(), "clan:2PP0", "{text}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod outcome;
 mod priority;
 mod snapshot;
 mod tag;
+pub mod text;
 mod war;
 mod wish;
 
@@ -24,7 +25,8 @@ pub use learned::LearnedRate;
 pub use outcome::{Outcome, Reason};
 pub use priority::{Priority, UnknownPriority};
 pub use snapshot::{
-    Answered, ClanDocument, Document, Fetched, Json, Member, PlayerDocument, WarDocument, WarMember, content_hash,
+    Answered, ClanDocument, Document, Fetched, InClan, Json, Member, PlayerDocument, WarDocument, WarMember,
+    content_hash,
 };
 pub use tag::{ImpossibleTag, Tag};
 pub use war::{KnownWar, WarMemory, game_time};

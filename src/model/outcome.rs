@@ -77,7 +77,7 @@ impl fmt::Display for Outcome {
 pub struct Reason {
     /// Such as `bad_request`, `wrong_tag`, `lapsed`, `not_json`, `impossible_tag`.
     pub code: &'static str,
-    /// What happened, bounded in length, never with a secret.
+    /// What happened, bounded in length, without control characters, never with a secret.
     pub detail: String,
 }
 
@@ -87,7 +87,7 @@ impl Reason {
 
     #[must_use]
     pub fn new(code: &'static str, detail: impl Into<String>) -> Self {
-        let mut detail: String = detail.into();
+        let mut detail = super::text::clean(detail.into());
         if let Some((end, _)) = detail.char_indices().nth(Self::MAX_DETAIL) {
             detail.truncate(end);
         }

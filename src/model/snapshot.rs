@@ -1,6 +1,10 @@
 //! What the API said about an object: the document as received, and the columns the tables want from it.
 
-use std::{ops::Deref, sync::OnceLock};
+use std::{
+    fmt,
+    ops::Deref,
+    sync::{Arc, OnceLock},
+};
 
 use sha2::{Digest, Sha256};
 
@@ -24,10 +28,39 @@ pub struct Fetched {
 }
 
 impl Fetched {
-    /// Whether it is a clan some of whose members could not be read.
+    /// The size of its document.
     #[must_use]
-    pub const fn lacks_members(&self) -> bool {
-        matches!(&self.answered, Answered::Document(Document::Clan(clan)) if !clan.has_all_members)
+    pub fn bytes(&self) -> usize {
+        match &self.answered {
+            Answered::Document(document) => document.json().len(),
+            Answered::Gone | Answered::PrivateWarLog | Answered::UnknownState(_) => 0,
+        }
+    }
+
+    /// What of the answer could not be believed or read, for the report. Nothing that cannot be undone follows from it.
+    #[must_use]
+    pub fn doubt(&self) -> Option<String> {
+        match &self.answered {
+            Answered::Document(Document::Clan(clan)) if clan.has_all_members => None,
+            Answered::Document(Document::Clan(clan)) if clan.members.is_empty() => Some(
+                "its member list contradicts itself or its count; who comes and who leaves is not seen while it does"
+                    .to_owned(),
+            ),
+            Answered::Document(Document::Clan(_)) => Some(
+                "an entry of its member list cannot be read; who leaves the clan is not seen while it is there"
+                    .to_owned(),
+            ),
+            Answered::Document(Document::Player(PlayerDocument { clan: InClan::Unknown, .. })) => {
+                Some("its clan cannot be read; where the player is stays as stored".to_owned())
+            }
+            Answered::Document(Document::War(war)) if !war.is_whole => {
+                Some("its war is not whole or contradicts itself; attacks and its end are not taken from it".to_owned())
+            }
+            Answered::UnknownState(state) => {
+                Some(format!("the API says the state `{state}`, which is not known; what is stored of the war stays"))
+            }
+            Answered::Document(_) | Answered::Gone | Answered::PrivateWarLog => None,
+        }
     }
 }
 
@@ -39,6 +72,8 @@ pub enum Answered {
     Gone,
     /// 403 without a message on a war endpoint.
     PrivateWarLog,
+    /// A war in a state that is not known, or that is no state: it says nothing about the war that is stored, which stays.
+    UnknownState(String),
 }
 
 /// A document of one of the three kinds.
@@ -72,6 +107,16 @@ impl Document {
         *json.hash.get_or_init(|| content_hash(&json.text))
     }
 
+    /// Keeps something for as long as the document is kept: its share of the memory that all answers have.
+    pub fn take_along(&mut self, what: impl fmt::Debug + Send + Sync + 'static) {
+        let json = match self {
+            Self::Clan(clan) => &mut clan.json,
+            Self::Player(player) => &mut player.json,
+            Self::War(war) => &mut war.json,
+        };
+        json.along = Some(Arc::new(what));
+    }
+
     const fn text(&self) -> &Json {
         match self {
             Self::Clan(clan) => &clan.json,
@@ -86,6 +131,8 @@ impl Document {
 pub struct Json {
     text: String,
     hash: OnceLock<[u8; 32]>,
+    /// Dropped with the text.
+    along: Option<Arc<dyn fmt::Debug + Send + Sync>>,
 }
 
 impl Json {
@@ -97,7 +144,7 @@ impl Json {
 
 impl From<String> for Json {
     fn from(text: String) -> Self {
-        Self { text, hash: OnceLock::new() }
+        Self { text, hash: OnceLock::new(), along: None }
     }
 }
 
@@ -118,8 +165,12 @@ pub struct ClanDocument {
     pub war_wins: Option<i32>,
     /// Absent when the war log is private.
     pub war_losses: Option<i32>,
+    /// As the clan counts them.
+    pub member_count: i32,
+    /// Nobody when the list contradicts itself or the count.
     pub members: Vec<Member>,
-    /// Whether all entries of the list could be read. Else who is not among the members may be in the clan all the same.
+    /// Whether the list is whole: all entries could be read, each once, and as many as the clan counts. Else who is not
+    /// among the members may be in the clan all the same.
     pub has_all_members: bool,
 }
 
@@ -147,8 +198,24 @@ pub struct PlayerDocument {
     pub trophies: Option<i32>,
     pub donations: Option<i32>,
     pub donations_received: Option<i32>,
-    /// `None`: in no clan.
-    pub clan: Option<Tag>,
+    pub clan: InClan,
+}
+
+/// Where a player's document puts the player.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum InClan {
+    /// In no clan.
+    #[default]
+    None,
+    Known(Tag),
+    /// The document names a clan that cannot be read, or contradicts itself: it places the player nowhere.
+    Unknown,
+}
+
+impl From<Option<Tag>> for InClan {
+    fn from(clan: Option<Tag>) -> Self {
+        clan.map_or(Self::None, Self::Known)
+    }
 }
 
 /// `/clans/{tag}/currentwar`, or a league war with our clan put on the `clan` side.
@@ -157,12 +224,14 @@ pub struct WarDocument {
     pub json: Json,
     /// `notInWar`, `preparation`, `inWar` or `warEnded`.
     pub state: String,
-    /// Our side's players; empty when there is no war.
+    /// Our side's players; empty when there is no war, or it is not whole.
     pub members: Vec<WarMember>,
-    /// The other side; absent when there is no war.
+    /// The other side; absent when there is no war, or it cannot be read.
     pub opponent: Option<Tag>,
     pub starts: Option<Timestamp>,
     pub ends: Option<Timestamp>,
+    /// Whether the document has what its state needs and does not contradict itself. Else no war ends by it.
+    pub is_whole: bool,
 }
 
 /// A player of our side in a war.

@@ -53,6 +53,33 @@ impl Tag {
         format!("%23{}", self.0)
     }
 
+    /// Reads what a person wrote or pasted: also in quotes or brackets, with full-width characters, spaces and invisible
+    /// marks around it, and with `#` or `%23` more than once.
+    ///
+    /// # Errors
+    /// As [`Self::normalise`].
+    pub fn from_person(text: &str) -> Result<Self, ImpossibleTag> {
+        let narrow = |c: char| match c {
+            '\u{ff01}'..='\u{ff5e}' => char::from_u32(u32::from(c) - 0xfee0).unwrap_or(c),
+            c => c,
+        };
+        let is_around = |c: char| {
+            c.is_whitespace()
+                || c.is_control()
+                || matches!(c, '"' | '\'' | '`' | '<' | '>' | '(' | ')' | '[' | ']' | ',' | ';' | '.')
+                || matches!(c, '\u{2018}'..='\u{201f}' | '\u{ab}' | '\u{bb}' | '\u{200b}'..='\u{200f}')
+                || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{61c}')
+        };
+        let text: String = text.chars().map(narrow).collect();
+        let mut bare = text.trim_matches(is_around);
+        while let Some(rest) =
+            bare.strip_prefix('#').or_else(|| bare.strip_prefix("%23")).or_else(|| bare.strip_prefix("%2523"))
+        {
+            bare = rest.trim_matches(is_around);
+        }
+        Self::normalise(bare)
+    }
+
     /// Normalises what producers write: surrounding space, one leading `#` or `%23`, lower case, letter O for zero.
     ///
     /// # Errors
@@ -109,6 +136,27 @@ mod tests {
         for spelling in ["2PYL0Q8", "#2pyl0q8", "%232PYLOQ8", "  #2PYLoQ8\n"] {
             assert_eq!(Tag::normalise(spelling).unwrap().as_str(), "2PYL0Q8", "{spelling:?}");
         }
+    }
+
+    #[test]
+    fn a_tag_is_read_as_a_person_reads_it() {
+        for spelling in [
+            "2pyl0q8",
+            "\"#2PYLOQ8\"",
+            "'2PYLoQ8'",
+            "`#2PYL0Q8`",
+            "##2PYL0Q8",
+            "# 2PYL0Q8",
+            "%2523 2PYL0Q8",
+            "\u{ff03}\u{ff12}\u{ff30}\u{ff39}\u{ff2c}\u{ff2f}\u{ff31}\u{ff18}",
+            "\u{201c}#2PYL0Q8\u{201d}",
+            "\u{feff}#2PYL0Q8\u{200b}",
+            "<#2PYL0Q8>,",
+        ] {
+            assert_eq!(Tag::from_person(spelling).unwrap().as_str(), "2PYL0Q8", "{spelling:?}");
+        }
+        assert!(Tag::normalise("\"#2PP\"").is_err(), "the contract of the queue stays as it is");
+        assert!(Tag::from_person("2P P").is_err() && Tag::from_person("##").is_err());
     }
 
     #[test]

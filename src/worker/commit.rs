@@ -26,6 +26,9 @@ use crate::{
 /// A group is committed when it has so many answers …
 const GROUP: usize = 64;
 
+/// … or so many bytes: a commit has each document in memory several times …
+const GROUP_BYTES: usize = 2 * 1024 * 1024;
+
 /// … or when its first answer has waited so long.
 const GROUP_WAIT: Duration = Duration::from_millis(300);
 
@@ -89,6 +92,8 @@ impl Ended {
 #[derive(Debug, Default)]
 pub struct Group {
     answered: Vec<(Lease, Fetched)>,
+    /// Of all documents in it.
+    bytes: usize,
     settlements: Vec<(Lease, Settlement)>,
     outcomes: Vec<Outcome>,
     follow_ups: Vec<FollowUp>,
@@ -97,8 +102,13 @@ pub struct Group {
 }
 
 impl Group {
-    fn len(&self) -> usize {
+    const fn len(&self) -> usize {
         self.answered.len() + self.settlements.len()
+    }
+
+    /// Whether nothing more is to be stored together.
+    const fn is_full(&self) -> bool {
+        self.len() >= GROUP || self.bytes >= GROUP_BYTES
     }
 
     fn settle(&mut self, lease: Lease, settlement: Settlement, outcome: Outcome) {
@@ -125,7 +135,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     /// Adds to the group until it is full, has waited long enough, or nothing more is on its way.
     async fn gather(&self, to_commit: &mut mpsc::Receiver<Ended>, group: &mut Group) {
         let full_at = Instant::now() + GROUP_WAIT;
-        while group.len() < GROUP {
+        while !group.is_full() {
             let next = tokio::select! {
                 biased;
                 next = to_commit.recv() => next,
@@ -151,7 +161,10 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 group.follow_ups.extend(next_look);
                 group.settle(lease, Settlement::Later { until }, Outcome::Satisfied);
             }
-            How::Answered(fetched) => group.answered.push((lease, *fetched)),
+            How::Answered(fetched) => {
+                group.bytes += fetched.bytes();
+                group.answered.push((lease, *fetched));
+            }
             How::Dead { reason, body } => {
                 self.note_error(&lease, &reason);
                 group.settle(lease, Settlement::Dead { reason, body }, Outcome::DeadLetter);
@@ -327,6 +340,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             Committed::Superseded => (done, Outcome::Satisfied),
             Committed::Noted => match fetched.answered {
                 crate::model::Answered::PrivateWarLog => (done, Outcome::PrivateWarLog),
+                crate::model::Answered::UnknownState(_) => (done, Outcome::Unchanged),
                 _ => (done, Outcome::Gone),
             },
             Committed::Poison(reason) => {

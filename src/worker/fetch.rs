@@ -183,6 +183,10 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         let place = gate.places.acquire().await.map_err(|_| ())?;
         // A call that decides something does not wait behind all that are leased.
         let _next = if again { None } else { Some(gate.next.lock().await) };
+        // An answer that nothing can take would be a call in vain. What decides something is one of few.
+        if !again {
+            timeout_at(self.deadline.fetches_end(kind), self.worker.api.has_room()).await.map_err(|_| ())?;
+        }
         let mut store = self.store_answers.subscribe();
         // The sender lives in `self`, so only time can end the waiting.
         timeout_at(self.deadline.fetches_end(kind), store.wait_for(|answers| *answers))
@@ -235,12 +239,9 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         }
         match fetch.verdict {
             Verdict::Answered(fetched) => {
-                if fetched.lacks_members() {
-                    // Not a line each: after an update of the game it may be every clan.
-                    lock(self.tally).error(format!(
-                        "{}: an entry of its member list cannot be read; who leaves the clan is not seen while it is there",
-                        lease.object
-                    ));
+                if let Some(doubt) = fetched.doubt() {
+                    // Not a line each: after an update of the game it may be every object.
+                    lock(self.tally).error(format!("{}: {doubt}", lease.object));
                 }
                 Called::Ended(How::Answered(fetched))
             }

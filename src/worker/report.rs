@@ -471,7 +471,7 @@ impl Tally {
 
     pub fn error(&mut self, text: impl Into<String>) {
         if self.errors.len() < MAX_ERRORS {
-            self.errors.push(text.into());
+            self.errors.push(crate::model::text::clean(text.into()));
         } else {
             self.errors_omitted += 1;
         }
@@ -511,7 +511,7 @@ impl Tally {
         RunReport {
             runtime_seconds: round(seconds, 3),
             stopped_because: end.stopped_because,
-            failure: end.failure,
+            failure: end.failure.map(crate::model::text::clean),
             processed_requests: self.processed(),
             failed_requests: self.failed(),
             outcomes,

@@ -45,7 +45,7 @@ const NEW_KEY: &str =
 /// Looks at every key. Without a queue none can be tried: a run might be using it.
 pub async fn look_at<Q: Queue + Slots>(findings: &mut Findings, config: &ApiConfig, queue: Option<&Q>) {
     let client = match ApiClient::new(&config.base_url) {
-        Ok(client) => client,
+        Ok(client) => client.with_max_body(config.max_body),
         Err(error) => return findings.problem(API, format!("failed to {error}"), "set COC_BASE_URL"),
     };
     let Some(queue) = queue else {
@@ -258,6 +258,7 @@ fn judge(findings: &mut Findings, key: &str, fetch: &Fetch) {
                 Answered::Document(_) => "with a document",
                 Answered::Gone => "that there is no such player, which proves the key too",
                 Answered::PrivateWarLog => "that this is private",
+                Answered::UnknownState(_) => "in a state that is not known",
             };
             findings.fine(API, format!("{key} is accepted: answered within {took} {answer}"));
         }

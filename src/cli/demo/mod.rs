@@ -132,6 +132,7 @@ fn api_config(simulator: &Simulator, rate: u32) -> ApiConfig {
         keys_per_run: None,
         reqs_per_day: None,
         portal: None,
+        max_body: crate::api::client::MAX_BODY_BYTES,
     }
 }
 

@@ -134,10 +134,10 @@ fn objects(text: &str) -> Result<Vec<ObjectId>, Misuse> {
             text::short(text, 60)
         )));
     }
-    if text.contains(':') {
-        return text.parse().map(|object| vec![object]).map_err(|error| misuse(format!("{error}")));
+    if text.contains([':', '\u{ff1a}']) {
+        return ObjectId::from_person(text).map(|object| vec![object]).map_err(|error| misuse(format!("{error}")));
     }
-    let tag = Tag::normalise(text).map_err(|error| misuse(error.to_string()))?;
+    let tag = Tag::from_person(text).map_err(|error| misuse(error.to_string()))?;
     Ok(Kind::ALL.into_iter().map(|kind| ObjectId::new(kind, tag.clone())).collect())
 }
 

@@ -25,6 +25,7 @@ impl Reader<'_> {
             keys_per_run: self.optional_number("KEYS_PER_RUN", 1..=1000),
             reqs_per_day: self.optional_number("COC_REQS_PER_DAY", 1..=MOST_REQS_PER_DAY).and_then(NonZeroU64::new),
             portal,
+            max_body: self.number("MAX_BODY_BYTES", 64 * 1024..=64 * 1024 * 1024),
         }
     }
 

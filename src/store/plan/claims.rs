@@ -123,7 +123,7 @@ impl<'a> ClaimRow<'a> {
     pub fn content_hash(&self) -> Option<[u8; 32]> {
         match &self.answer?.answered {
             Answered::Document(document) => Some(document.content_hash()),
-            Answered::Gone | Answered::PrivateWarLog => None,
+            Answered::Gone | Answered::PrivateWarLog | Answered::UnknownState(_) => None,
         }
     }
 
@@ -133,6 +133,7 @@ impl<'a> ClaimRow<'a> {
             Answered::Document(_) => STORED,
             Answered::Gone => "gone",
             Answered::PrivateWarLog => "private_war_log",
+            Answered::UnknownState(_) => "unknown_state",
         })
     }
 
@@ -240,7 +241,7 @@ impl Winners {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ObjectId, PlayerDocument, WarMember};
+    use crate::model::{InClan, ObjectId, PlayerDocument, WarMember};
 
     fn tag(text: &str) -> Tag {
         text.parse().unwrap()
@@ -268,6 +269,7 @@ mod tests {
             level: None,
             war_wins: None,
             war_losses: None,
+            member_count: i32::try_from(members.len()).unwrap(),
             members: members.iter().map(member).collect(),
             has_all_members: true,
         };
@@ -283,7 +285,7 @@ mod tests {
             trophies: None,
             donations: None,
             donations_received: None,
-            clan: None,
+            clan: InClan::None,
         };
         fetched(ObjectId::player(tag(player)), began, began, Answered::Document(Document::Player(document)))
     }
@@ -311,6 +313,7 @@ mod tests {
             opponent: None,
             starts: None,
             ends: None,
+            is_whole: true,
         };
         let batch = [
             clan("8GG", 50, 50, &["2PP", "2YY"]),

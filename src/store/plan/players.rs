@@ -10,7 +10,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     columns::Number,
-    model::{Answered, Document, Fetched, Kind, PlayerDocument, Tag},
+    model::{Answered, Document, Fetched, InClan, Kind, PlayerDocument, Tag},
     store::rows::{self, NAME_WIDTH, ROLE_WIDTH},
 };
 
@@ -43,11 +43,19 @@ impl<'a> Columns<'a> {
         }
     }
 
-    fn of_document(player: &'a PlayerDocument) -> Self {
+    /// A clan that cannot be read leaves clan and role as they were; so does a role that is missing in the same clan.
+    fn of_document(player: &'a PlayerDocument, before: Self) -> Self {
+        let role = player.role.as_deref().map(|role| rows::cut(role, ROLE_WIDTH));
+        let (clan_tag, role) = match &player.clan {
+            InClan::None => ("".into(), role),
+            InClan::Known(clan) if before.clan_tag == clan.as_str() => (clan.as_str().into(), role.or(before.role)),
+            InClan::Known(clan) => (clan.as_str().into(), role),
+            InClan::Unknown => (before.clan_tag, before.role.or(role)),
+        };
         Self {
             name: Some(rows::cut(&player.name, NAME_WIDTH)),
-            role: player.role.as_deref().map(|role| rows::cut(role, ROLE_WIDTH)),
-            clan_tag: player.clan.as_ref().map_or("", Tag::as_str).into(),
+            role,
+            clan_tag,
             town_hall: player.town_hall.map(i64::from),
             trophies: player.trophies.map(i64::from),
             donations: player.donations.map(i64::from),
@@ -59,7 +67,7 @@ impl<'a> Columns<'a> {
     fn of_listed(listed: &Listed<'a>, before: Self) -> Self {
         let member = listed.member;
         Self {
-            name: Some(rows::cut(&member.name, NAME_WIDTH)),
+            name: Some(rows::cut(&member.name, NAME_WIDTH)).filter(|name| !name.is_empty()).or(before.name),
             role: member.role.as_deref().map(|role| rows::cut(role, ROLE_WIDTH)).or(before.role),
             clan_tag: listed.clan.as_str().into(),
             town_hall: member.town_hall.map(i64::from).or(before.town_hall),
@@ -198,7 +206,12 @@ impl<'a> Word<'a> {
             return Some((Some(listed.clan), listed.copied_at, listed.began));
         }
         let (fetched, player, state) = self.answer?;
-        (!is_late(fetched, state, horizon)).then_some((player.clan.as_ref(), fetched.copied_at, fetched.began))
+        let clan = match &player.clan {
+            InClan::None => None,
+            InClan::Known(clan) => Some(clan),
+            InClan::Unknown => return None,
+        };
+        (!is_late(fetched, state, horizon)).then_some((clan, fetched.copied_at, fetched.began))
     }
 
     /// What is to be written; `None` when a war names a player of whom there is no row.
@@ -256,7 +269,7 @@ impl<'a> Draft<'a> {
             self.attacks = None;
         }
         if self.newest.is_none() || !is_late(fetched, state, horizon) {
-            self.set(Columns::of_document(player), fetched.began);
+            self.set(Columns::of_document(player, self.columns.clone()), fetched.began);
         }
         self.document = Some(linked(&player.json, &fetched.object.tag));
         self.claim = Some(Claim::Document);

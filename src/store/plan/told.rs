@@ -62,7 +62,7 @@ impl Facts<'_, '_> {
         for &(place, fetched) in &self.claims.answers {
             let Some(state) = self.winners.of_answer(fetched) else { continue };
             commit.committed[place] = match &fetched.answered {
-                Answered::Gone | Answered::PrivateWarLog => Committed::Noted,
+                Answered::Gone | Answered::PrivateWarLog | Answered::UnknownState(_) => Committed::Noted,
                 Answered::Document(_) if state.has_changed() => Committed::Stored,
                 Answered::Document(_) => Committed::Unchanged,
             };

@@ -79,12 +79,11 @@ async fn write_clans(
         .map(|((_, clan, _), link)| rows::with_deep_link(&clan.json, link.as_deref().unwrap_or_default()))
         .collect();
     let names: Vec<_> = clans.iter().map(|(_, clan, _)| rows::cut(&clan.name, NAME_WIDTH)).collect();
-    let count = |clan: &ClanDocument| i32::try_from(clan.members.len()).unwrap_or(i32::MAX);
     sqlx::query(CLANS)
         .persistent(keeps)
         .bind(tags().map(Tag::as_str).collect::<Vec<_>>())
         .bind(names.iter().map(|of_clan| name(shape, of_clan)).collect::<Vec<_>>())
-        .bind(clans.iter().map(|(_, clan, _)| count(clan)).collect::<Vec<_>>())
+        .bind(clans.iter().map(|(_, clan, _)| clan.member_count).collect::<Vec<_>>())
         .bind(clans.iter().map(|(_, clan, _)| clan.level).collect::<Vec<_>>())
         .bind(clans.iter().map(|(_, clan, _)| clan.war_wins).collect::<Vec<_>>())
         .bind(clans.iter().map(|(_, clan, _)| clan.war_losses).collect::<Vec<_>>())

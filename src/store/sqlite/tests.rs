@@ -54,6 +54,7 @@ fn clan(began: Timestamp, clan: &str, members: &[(&str, i32)]) -> Fetched {
         level: Some(7),
         war_wins: Some(3),
         war_losses: None,
+        member_count: i32::try_from(members.len()).unwrap(),
         members,
         has_all_members: true,
     };
@@ -73,7 +74,7 @@ fn player(began: Timestamp, player: &str, clan: Option<&str>) -> Fetched {
         trophies: Some(3000),
         donations: Some(10),
         donations_received: Some(0),
-        clan: clan.map(tag),
+        clan: clan.map(tag).into(),
     };
     fetched(began, ObjectId::player(tag(player)), Document::Player(document))
 }
@@ -88,6 +89,7 @@ fn war(began: Timestamp, clan: &str, members: &[(&str, i32)]) -> Fetched {
         opponent: None,
         starts: None,
         ends: None,
+        is_whole: true,
     };
     fetched(began, ObjectId::war(tag(clan)), Document::War(document))
 }

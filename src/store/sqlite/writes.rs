@@ -40,7 +40,7 @@ pub(super) async fn clans(
             .bind(table_text(place.at()))
             .bind(tag.as_str())
             .bind(&*rows::cut(&clan.name, NAME_WIDTH))
-            .bind(i32::try_from(clan.members.len()).unwrap_or(i32::MAX))
+            .bind(clan.member_count)
             .bind(clan.level)
             .bind(clan.war_wins)
             .bind(clan.war_losses)

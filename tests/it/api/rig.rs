@@ -102,6 +102,7 @@ pub fn outcome(fetch: &Fetch) -> String {
             Answered::Document(document) => format!("a {}", document.kind()),
             Answered::Gone => "gone".to_owned(),
             Answered::PrivateWarLog => "private".to_owned(),
+            Answered::UnknownState(state) => format!("unknown state {state}"),
         },
         Verdict::DeadLetter { reason, .. } => format!("dead letter: {}", reason.code),
         Verdict::Bad { accusation, ending } => match (accusation.sign(), ending) {

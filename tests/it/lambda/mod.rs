@@ -14,6 +14,7 @@ mod http;
 mod judgement;
 mod last_runs;
 mod locked;
+mod memory;
 mod overlap;
 mod portal;
 mod redis_database;

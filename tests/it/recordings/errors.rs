@@ -17,6 +17,7 @@ fn word(verdict: &Verdict) -> &'static str {
             Answered::Document(_) => "document",
             Answered::Gone => "gone",
             Answered::PrivateWarLog => "private war log",
+            Answered::UnknownState(_) => "unknown state",
         },
         Verdict::DeadLetter { .. } => "dead letter",
         Verdict::Bad { accusation, .. } => match accusation.sign() {

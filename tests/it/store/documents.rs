@@ -145,7 +145,7 @@ impl Player {
             trophies: self.trophies,
             donations: self.donations,
             donations_received: self.donations_received,
-            clan: self.clan.clone(),
+            clan: self.clan.clone().into(),
         };
         fetched(ObjectId::player(self.tag.clone()), began, Answered::Document(Document::Player(document)))
     }
@@ -216,6 +216,7 @@ impl Clan {
             level: self.level,
             war_wins: Some(7),
             war_losses: self.war_losses,
+            member_count: i32::try_from(self.members.len()).expect("a small clan"),
             members: self.members.iter().map(Player::member).collect(),
             has_all_members: !self.is_incomplete,
         };
@@ -276,6 +277,7 @@ impl War {
             opponent: None,
             starts: None,
             ends: None,
+            is_whole: true,
         };
         fetched(ObjectId::war(self.clan.clone()), began, Answered::Document(Document::War(document)))
     }

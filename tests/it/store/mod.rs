@@ -8,6 +8,7 @@ mod arbiter;
 pub mod beds;
 mod concurrency;
 mod documents;
+mod doubt;
 mod event_count;
 mod failover;
 pub mod every_statement;

@@ -145,6 +145,7 @@ fn describe(fetched: &Fetched) -> String {
         Answered::Document(Document::War(war)) => format!("{} {:?}", war.state, war.members),
         Answered::Gone => "gone".to_owned(),
         Answered::PrivateWarLog => "private".to_owned(),
+        Answered::UnknownState(state) => state.clone(),
     };
     format!("{} began {began}, copied {copied_at}: {said}", fetched.object)
 }

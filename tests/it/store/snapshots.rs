@@ -347,6 +347,6 @@ fn set_json(fetched: &mut refresh_worker::model::Fetched, json: &str) {
         Answered::Document(Document::Clan(clan)) => clan.json = json.to_owned().into(),
         Answered::Document(Document::Player(player)) => player.json = json.to_owned().into(),
         Answered::Document(Document::War(war)) => war.json = json.to_owned().into(),
-        Answered::Gone | Answered::PrivateWarLog => panic!("an answer with a document"),
+        Answered::Gone | Answered::PrivateWarLog | Answered::UnknownState(_) => panic!("an answer with a document"),
     }
 }

@@ -4,6 +4,7 @@ mod backup;
 mod dead;
 mod explain;
 mod migrate;
+mod odd_texts;
 mod pause;
 mod restore;
 

@@ -1,0 +1,70 @@
+//! Answers in odd clothes: byte order marks, encodings that were not offered, copies of an age.
+
+use std::time::Duration;
+
+use refresh_worker::api::Verdict;
+
+use super::{
+    rig::{NOW, Rig, answered, document, outcome},
+    scripted::Reply,
+};
+
+const PLAYER: &str = r##"{"tag":"#2PP","name":"x"}"##;
+const PATH: &str = "players/%232PP";
+
+/// The reason of a bad answer.
+async fn reason(reply: Reply) -> String {
+    let rig = Rig::new().await;
+    rig.server.on(PATH, [reply]);
+    match rig.fetch("player:2PP").await.verdict {
+        Verdict::Bad { accusation, .. } => accusation.reason.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_byte_order_mark_is_read_over() {
+    let rig = Rig::new().await;
+    rig.server.on(PATH, [Reply::json(&format!("\u{feff}{PLAYER}"))]);
+    assert_eq!(document(answered(rig.fetch("player:2PP").await)).json(), PLAYER);
+    rig.server.on(PATH, [Reply::status(404, "\u{feff}{\"reason\":\"notFound\"}")]);
+    assert_eq!(outcome(&rig.fetch("player:2PP").await), "gone");
+}
+
+#[tokio::test]
+async fn utf_16_is_named() {
+    for order in [u16::to_le_bytes, u16::to_be_bytes] {
+        let body: Vec<u8> = format!("\u{feff}{PLAYER}").encode_utf16().flat_map(order).collect();
+        assert!(reason(Reply::new(200, &[], body)).await.contains("UTF-16"));
+    }
+}
+
+#[tokio::test]
+async fn an_encoding_that_was_not_offered_is_named() {
+    for encoding in ["br", "zstd", "deflate", "rot13"] {
+        for status in [200, 404] {
+            let header = format!("content-encoding: {encoding}");
+            let told = reason(Reply::new(status, &[&header], b"\x0b\x02\x80\x00")).await;
+            assert!(told.contains(&format!("`{encoding}`, which was not offered")), "{told}");
+        }
+    }
+    let broken = reason(Reply::new(200, &["content-encoding: gzip"], "no gzip at all")).await;
+    assert!(broken.contains("gzip"), "{broken}");
+}
+
+#[tokio::test]
+async fn the_age_of_a_copy_counts() {
+    for (age, left) in [("0", 60), ("25", 35), ("60", 0), ("4000000000", 0), ("-5", 60), ("old", 60), ("", 60)] {
+        let rig = Rig::new().await;
+        let header = format!("age: {age}");
+        rig.server.on(PATH, [Reply::new(200, &["cache-control: public max-age=60", &header], PLAYER)]);
+        let fetched = answered(rig.fetch("player:2PP").await);
+        assert_eq!(fetched.fresh_until, NOW + Duration::from_secs(left), "age {age}");
+    }
+}
+
+#[tokio::test]
+async fn control_characters_of_an_error_do_not_enter() {
+    let told = reason(Reply::status(500, r#"{"reason":"x\u0000y","message":"a\u001b[31mb\nc"}"#)).await;
+    assert!(told.contains("xy: a[31mb c"), "{told}");
+}
