@@ -1,17 +1,14 @@
-//! How the database is reached: the URL in every spelling in use, the pool, and the test of its connections.
+//! How the database is reached: the pool, and the test of its connections.
 
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use secrecy::ExposeSecret;
 use sqlx::{
-    ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres, Transaction,
-    pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    Connection, Executor, PgConnection, PgPool, Postgres, Transaction, pool::PoolConnection, postgres::PgPoolOptions,
 };
-use url::Url;
 
-use super::{StoreError, errors, limit::Limit};
+use super::{StoreError, address::Address, errors, limit::Limit};
 use crate::config::DatabaseConfig;
 
 /// How long a connection may be waited for, its making included.
@@ -23,26 +20,6 @@ const DIAGNOSE_AFTER: Duration = Duration::from_millis(300);
 /// How long a `SELECT 1` may take.
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Parameters of the URL that mean the same here as for other programs. What else they put there is theirs.
-const PARAMETERS: [&str; 16] = [
-    "sslmode",
-    "ssl-mode",
-    "sslrootcert",
-    "ssl-root-cert",
-    "ssl-ca",
-    "sslcert",
-    "ssl-cert",
-    "sslkey",
-    "ssl-key",
-    "host",
-    "port",
-    "dbname",
-    "user",
-    "password",
-    "application_name",
-    "options",
-];
-
 /// The pool and what is needed to speak about it.
 #[derive(Clone, Debug)]
 pub(super) struct Database {
@@ -51,17 +28,21 @@ pub(super) struct Database {
     pub(super) server: String,
     /// Whether prepared statements are kept. Poolers that share connections between transactions want none.
     pub(super) keeps_statements: bool,
+    address: Arc<Address>,
 }
 
 impl Database {
     pub(super) fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
-        let options = options(config.url.expose_secret()).map_err(|detail| StoreError::Failed {
+        let address = Address::read(config.url.expose_secret()).map_err(|detail| StoreError::Failed {
             server: "DATABASE_URL".to_owned(),
             action: "read the address",
             detail,
         })?;
-        let options = options.statement_cache_capacity(config.statement_cache).extra_float_digits(None);
-        let server = server(&options);
+        let keeps_statements = config.statement_cache > 0 && address.keeps_statements;
+        let statement_cache = if keeps_statements { config.statement_cache } else { 0 };
+        let options = address.options.clone().statement_cache_capacity(statement_cache).extra_float_digits(None);
+        let (server, address) = (address.server.clone(), Arc::new(address));
+        let of_new = Arc::clone(&address);
         // Tested by `ping` at the start of a run: testing at every use would cost a round trip each.
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections.max(1))
@@ -69,8 +50,12 @@ impl Database {
             .idle_timeout(None)
             .max_lifetime(None)
             .test_before_acquire(false)
+            .after_connect(move |connection, _| {
+                let address = Arc::clone(&of_new);
+                Box::pin(async move { address.verify(connection).await })
+            })
             .connect_lazy_with(options);
-        Ok(Self { pool, server, keeps_statements: config.statement_cache > 0 })
+        Ok(Self { pool, server, keeps_statements, address })
     }
 
     pub(super) async fn acquire(&self) -> Result<PoolConnection<Postgres>, StoreError> {
@@ -79,7 +64,7 @@ impl Database {
             acquired = self.pool.acquire() => acquired,
             error = self.diagnose() => Err(error),
         };
-        acquired.map_err(|error| errors::store_error(&self.server, "connect", &error))
+        acquired.map_err(|error| self.address.explained(errors::store_error(&self.server, "connect", &error)))
     }
 
     /// The same, while there is time left.
@@ -114,10 +99,14 @@ impl Database {
         tokio::time::sleep(DIAGNOSE_AFTER).await;
         match PgConnection::connect_with(&self.pool.connect_options()).await {
             Err(error) => error,
-            // The server is well, the pool is busy.
-            Ok(connection) => {
+            Ok(mut connection) => {
+                let verified = self.address.verify(&mut connection).await;
                 let _ = connection.close().await;
-                std::future::pending().await
+                match verified {
+                    Err(error) => error,
+                    // The server is well, the pool is busy.
+                    Ok(()) => std::future::pending().await,
+                }
             }
         }
     }
@@ -204,88 +193,4 @@ pub(super) async fn within<T>(
         let detail = format!("no answer within {} ms", limit.as_millis());
         Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, detail)))
     })
-}
-
-/// Reads `postgres://`, `postgresql://` and `postgresql+driver://`, as Python programs write it.
-fn options(url: &str) -> Result<PgConnectOptions, String> {
-    let (scheme, rest) =
-        url.trim().split_once("://").ok_or("no `://` in it: expected postgres://user@host/database")?;
-    let base = scheme.split('+').next().unwrap_or_default();
-    if !matches!(base, "postgres" | "postgresql") {
-        return Err("its scheme is unknown: expected postgres://, postgresql:// or postgresql+driver://".to_owned());
-    }
-    let mut url = Url::parse(&format!("postgres://{rest}")).map_err(|error| error.to_string())?;
-    if url.path().contains('@') || url.fragment().is_some() {
-        return Err(
-            "a special character of the user or password is not percent-encoded (`/` is %2F, `#` %23)".to_owned()
-        );
-    }
-    let known: Vec<(String, String)> = url.query_pairs().filter_map(|(key, value)| parameter(&key, &value)).collect();
-    url.set_query(None);
-    if !known.is_empty() {
-        url.query_pairs_mut().extend_pairs(known);
-    }
-    let options = PgConnectOptions::from_url(&url).map_err(|error| error.to_string())?;
-    let named = options.get_application_name().is_some();
-    Ok(if named { options } else { options.application_name("refresh-worker") })
-}
-
-fn parameter(key: &str, value: &str) -> Option<(String, String)> {
-    // What asyncpg calls sslmode.
-    if key == "ssl" {
-        let mode = match value {
-            "true" | "1" => "require",
-            "false" | "0" => "disable",
-            other => other,
-        };
-        return Some(("sslmode".to_owned(), mode.to_owned()));
-    }
-    (PARAMETERS.contains(&key) || key.starts_with("options[")).then(|| (key.to_owned(), value.to_owned()))
-}
-
-/// Where it is, without user and password.
-fn server(options: &PgConnectOptions) -> String {
-    let database = options.get_database().unwrap_or_else(|| options.get_username());
-    match options.get_socket() {
-        Some(socket) => format!("{}/{database}", socket.display()),
-        None => format!("{}:{}/{database}", options.get_host(), options.get_port()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use sqlx::postgres::PgSslMode;
-
-    use super::*;
-
-    #[test]
-    fn every_spelling_of_the_url_reads_alike() {
-        for scheme in ["postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2", "postgresql+asyncpg"] {
-            let options = options(&format!("{scheme}://me:p%40ss@db.example:6432/stats?sslmode=require&x=1")).unwrap();
-            assert_eq!(server(&options), "db.example:6432/stats", "{scheme}");
-            assert_eq!(options.get_username(), "me");
-            assert!(matches!(options.get_ssl_mode(), PgSslMode::Require));
-        }
-    }
-
-    #[test]
-    fn the_parameter_ssl_of_asyncpg_is_understood() {
-        let read = options("postgresql+asyncpg://me@h/d?ssl=true&prepared_statement_cache_size=0").unwrap();
-        assert!(matches!(read.get_ssl_mode(), PgSslMode::Require));
-    }
-
-    #[test]
-    fn a_url_that_cannot_be_read_is_refused_without_showing_the_password() {
-        for url in [
-            "mysql://me:hush@h/d",
-            "me:hush@h/d",
-            "postgres://me:hush/hush@h/d",
-            "postgres://me:hush#hush@h/d",
-            "postgres://me:hush@h:hush/d",
-            "postgres://me:hush@h/d?sslmode=sometimes",
-        ] {
-            let message = options(url).unwrap_err();
-            assert!(!message.contains("hush") && !message.is_empty(), "{url}: {message}");
-        }
-    }
 }

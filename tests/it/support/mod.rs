@@ -9,6 +9,7 @@
 //! its servers when a test needs a bad network.
 #![allow(dead_code, reason = "each bench uses a part of the bed")]
 
+pub mod pgbouncer;
 pub mod pooler;
 pub mod postgres;
 pub mod process;
@@ -16,3 +17,4 @@ pub mod proxy;
 pub mod redis;
 pub mod runtime_api;
 pub mod server;
+pub mod tls;
