@@ -48,6 +48,8 @@ impl OwnView {
     pub async fn install(&self, pool: &PgPool) -> Result<(), NotInstalled> {
         let made = within(TIME, async {
             let mut transaction = begin(pool, TIME).await?;
+            // Its texts have backslashes, which a database may be set to read otherwise.
+            sqlx::raw_sql("SET LOCAL standard_conforming_strings = on").execute(&mut *transaction).await?;
             sqlx::raw_sql(self.sql).execute(&mut *transaction).await?;
             transaction.commit().await
         });

@@ -2,7 +2,9 @@
 
 pub mod application;
 mod caches;
+mod caches_partly;
 mod jobs;
+mod jobs_related;
 mod jobs_shared;
 mod report;
 mod retention;

@@ -1,4 +1,5 @@
--- The next job, now ours: the highest priority first, then the oldest. One that failed waits before its next attempt; one
+-- The next job, now ours: the highest priority first, then the oldest. One that failed with us waits before its next attempt
+-- (its results say with which retry_count), one that somebody queued again by hand does not; one
 -- whose worker was silent for the lease ($1, seconds) is taken up again, which counts as an attempt. Others' locked rows
 -- are passed over. $2: the first wait after a failure, in seconds, doubled with every further one.
 -- Results of earlier attempts are handed on; not those of a job that had ended and that somebody queued again by hand.
@@ -8,7 +9,7 @@ WITH next AS (
     WHERE job_type = 'stats_update'
       AND CASE status
           WHEN 'queued' THEN
-              coalesce(retry_count, 0) = 0
+              results::jsonb -> 'waits_as_retry' IS DISTINCT FROM to_jsonb(coalesce(retry_count, 0))
               OR coalesce(updated_at, started_at, created_at, '-infinity')
                  <= clock_timestamp() - $2 * power(2, least(retry_count, 10) - 1) * interval '1 second'
           WHEN 'processing' THEN
@@ -29,4 +30,4 @@ FROM next
 WHERE j.id = next.id
 RETURNING j.id::text AS id, j.retry_count, coalesce(j.max_retries, 3) AS max_retries,
           j.started_at, CASE WHEN next.completed_at IS NULL THEN j.results::text END AS results,
-          next.status = 'processing' AS taken_over
+          j.job_payload::jsonb ->> 'requestId' AS request_id, next.status = 'processing' AS taken_over
