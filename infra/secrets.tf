@@ -77,7 +77,7 @@ locals {
   # The refresh role gets all of them, the health role these.
   secrets_of = {
     refresh = concat(local.secrets, [for name in keys(merge(var.secret_parameters, var.secret_arns)) : name if !contains(local.secrets, name)])
-    health  = ["DATABASE_URL", "RDS_PASSWORD", "REDIS_URL"]
+    health  = ["CA_CERTIFICATES", "DATABASE_URL", "RDS_PASSWORD", "REDIS_URL"]
   }
 
   secret_environment = {

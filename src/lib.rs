@@ -15,6 +15,7 @@ pub mod failpoint;
 
 pub mod api;
 pub mod app;
+mod certificates;
 pub mod clock;
 pub mod columns;
 pub mod config;

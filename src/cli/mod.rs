@@ -41,7 +41,7 @@ use self::text::Style;
 use crate::{
     config::{
         ConfigErrors, TelemetryConfig,
-        env::{environment_var, process_var},
+        env::{environment_var, process_var, put_trust_in_force},
         secrets::{self, Secrets},
     },
     telemetry,
@@ -174,6 +174,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Ending> {
     if cli.command.needs_secrets() && secrets::are_elsewhere(&environment_var) {
         Secrets::read(&environment_var).await.put_in_force();
     }
+    put_trust_in_force(&process_var);
     match cli.command {
         #[cfg(feature = "embedded")]
         Command::Demo(args) => demo::run(args, &shared).await,

@@ -81,11 +81,18 @@ async fn install(args: InstallArgs) -> anyhow::Result<Ending> {
     let views = wanted(&args.names)?;
     let store = app::store(&DatabaseConfig::read(&process_var)?)?;
     store.migrate().await.context("failed to prepare the database")?;
+    let mut ending = Ending::Well;
     for view in views {
-        view.install(&store.pool()).await.map_err(|error| anyhow::anyhow!("failed to {error}"))?;
-        text::print(&format!("refresh_worker.{}: {}\n", view.name, view.shows))?;
+        match view.install(&store.pool()).await {
+            Ok(()) => text::print(&format!("refresh_worker.{}: {}\n", view.name, view.shows))?,
+            // The next one may go well.
+            Err(error) => {
+                eprintln!("error: failed to {error}");
+                ending = Ending::Badly;
+            }
+        }
     }
-    Ok(Ending::Well)
+    Ok(ending)
 }
 
 fn wanted(names: &[String]) -> Result<Vec<OwnView>, Misuse> {

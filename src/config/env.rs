@@ -6,14 +6,20 @@
 
 mod after;
 mod api;
+mod exposure;
 mod reader;
 mod servers;
+mod trust;
 mod worker;
 
 use std::{fmt, time::Duration};
 
 pub(super) use self::api::MOST_ACCOUNTS;
 use self::reader::Reader;
+pub use self::{
+    exposure::{Exposure, exposures},
+    trust::put_trust_in_force,
+};
 use super::{
     AfterConfig, ApiConfig, BackupConfig, Config, DEFAULT_REQS_PER_SEC, DatabaseConfig, Pause, RedisConfig,
     TelemetryConfig, WorkerConfig,
@@ -97,6 +103,7 @@ impl Config {
     /// Every variable that will not do, all together.
     pub fn read(vars: Vars<'_>, role: Role) -> Result<Self, ConfigErrors> {
         let mut reader = Reader::new(vars);
+        reader.trust();
         let config = Self {
             redis: reader.redis(),
             database: reader.database(role),
@@ -118,6 +125,7 @@ impl RedisConfig {
     /// Only what the queue needs, for commands that touch nothing else.
     pub fn read(vars: Vars<'_>) -> Result<Self, ConfigErrors> {
         let mut reader = Reader::new(vars);
+        reader.trust();
         let config = reader.redis();
         reader.finish(config)
     }
@@ -153,6 +161,7 @@ impl DatabaseConfig {
     /// Only what the store needs, for commands that touch nothing else.
     pub fn read(vars: Vars<'_>) -> Result<Self, ConfigErrors> {
         let mut reader = Reader::new(vars);
+        reader.trust();
         let config = reader.database(Role::Refresh);
         reader.finish(config)
     }
@@ -162,6 +171,7 @@ impl ApiConfig {
     /// Only what the API needs, for commands that look at it alone.
     pub fn read(vars: Vars<'_>) -> Result<Self, ConfigErrors> {
         let mut reader = Reader::new(vars);
+        reader.trust();
         let config = reader.api(Role::Refresh);
         reader.finish(config)
     }

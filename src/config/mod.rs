@@ -6,8 +6,10 @@
 
 mod accounts;
 mod after;
+pub(crate) mod database_url;
 mod effective;
 pub mod env;
+pub(crate) mod redis_url;
 pub mod secrets;
 pub mod variables;
 

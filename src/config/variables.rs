@@ -46,6 +46,9 @@ const fn secret(name: &'static str, unset: &'static str, meaning: &'static str, 
     Variable { name, default: None, unset, meaning, example, secret: true }
 }
 
+/// What stands for certificates that are kept elsewhere and cannot be had yet.
+pub(super) const CA_EXAMPLE: &str = "-----BEGIN CERTIFICATE-----...";
+
 /// Every variable, in the order in which people read them.
 pub const VARIABLES: &[Variable] = &[
     secret(
@@ -64,20 +67,34 @@ pub const VARIABLES: &[Variable] = &[
     secret(
         "DATABASE_URL",
         "required",
-        "The PostgreSQL database, in any spelling in use: `postgres://`, `postgresql://`, `postgresql+psycopg://`.",
+        "The PostgreSQL database, in any spelling in use: `postgres://`, `postgresql://`, `postgresql+psycopg://`, \
+         `jdbc:postgresql://`. Its parameters are below.",
         "postgresql://worker:password@localhost:5432/coc",
     ),
     without_default(
         "RDS_PROXY_ENDPOINT",
         "`DATABASE_URL` holds",
-        "A second spelling of the database, of which `DATABASE_URL` is the first: the host, with the four settings below. TLS \
-         is required.",
+        "A second spelling of the database, of which `DATABASE_URL` is the first: the host, with the four settings below. Its \
+         certificate is verified for that name.",
         "worker.proxy-abc.eu-central-1.rds.amazonaws.com",
     ),
     with_default("RDS_PORT", "5432", "The port that belongs to `RDS_PROXY_ENDPOINT`.", "5432"),
     without_default("RDS_DBNAME", "none", "The database that belongs to `RDS_PROXY_ENDPOINT`.", "coc"),
     without_default("RDS_USERNAME", "none", "The user that belongs to `RDS_PROXY_ENDPOINT`.", "worker"),
     secret("RDS_PASSWORD", "none", "The password that belongs to `RDS_PROXY_ENDPOINT`.", "its-password"),
+    secret(
+        "CA_CERTIFICATES",
+        "none",
+        "Certificates, as PEM, of authorities that are trusted beside the built-in ones: for Redis, the database, the API and the \
+         application. `CA_CERTIFICATES_FILE` names a file of them.",
+        CA_EXAMPLE,
+    ),
+    without_default(
+        "SSL_CERT_FILE",
+        "the built-in authorities",
+        "A file of certificates, as PEM, of the authorities that are trusted in place of the built-in ones.",
+        "/etc/ssl/certs/ca-certificates.crt",
+    ),
     secret(
         "COC_API_TOKEN",
         "required (refresh), unless `COC_API_TOKENS` or `COC_EMAIL` is set",

@@ -7,7 +7,7 @@ use std::{io, time::Duration};
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
 use tokio::time::Instant;
 
-use crate::connections::Connections;
+use crate::{config::database_url, connections::Connections};
 
 /// How much longer than the server's own limit an answer is waited for.
 const GRACE: Duration = Duration::from_secs(1);
@@ -70,7 +70,18 @@ pub(super) async fn begin(pool: &PgPool, limit: Duration) -> Result<Transaction<
     let begin =
         format!("BEGIN ISOLATION LEVEL READ COMMITTED; SELECT set_config('statement_timeout', '{limit_ms}ms', true)");
     // Making a connection is a large future, and rare.
-    Box::pin(pool.begin_with(AssertSqlSafe(begin))).await
+    Box::pin(pool.begin_with(AssertSqlSafe(begin))).await.map_err(|error| without_user(pool, error))
+}
+
+/// A login that failed, without the user's name: some put the password in its place.
+fn without_user(pool: &PgPool, error: sqlx::Error) -> sqlx::Error {
+    let is_login =
+        code(&error).is_some_and(|code| code.starts_with("28") || matches!(code.as_str(), "3D000" | "08P01"));
+    if !is_login {
+        return error;
+    }
+    let hidden = database_url::without_user(pool.connect_options().get_username(), &told(&error));
+    sqlx::Error::Configuration(hidden.into())
 }
 
 /// The work's result, or an error when the server stays silent past `limit`, too. What is dropped then goes back to the

@@ -1,7 +1,7 @@
 //! Cache invalidation: tells an application by HTTP which of its cached pages are stale.
 //!
-//! Talks to that application's one address and to nothing else. What is told are tags, in batches. A failure is tried again,
-//! then reported; it never fails what was done before.
+//! Talks to that application's one address and to nothing else. What is told are tags, in batches. A failure, of a batch or of
+//! some of its tags, is tried again, then reported; it never fails what was done before.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -11,6 +11,7 @@ use reqwest::{
 };
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::debug;
 use url::Url;
@@ -35,6 +36,12 @@ const SHORTEST_TRY: Duration = Duration::from_millis(50);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 const X_API_KEY: &str = "x-api-key";
+
+/// Who tells, in the body.
+const SOURCE: &str = "refresh-worker";
+
+/// The most of an answer that is read.
+const LONGEST_ANSWER: usize = 256 * 1024;
 
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +84,15 @@ pub struct Invalidator {
     http: reqwest::Client,
 }
 
+/// What telling came to, and which tags the application has not taken.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    pub sum: Invalidated,
+    pub lost: BTreeSet<String>,
+}
+
 /// Why one try failed.
+#[derive(Debug)]
 enum Failed {
     /// It may go better.
     Passing(String),
@@ -96,52 +111,85 @@ impl Invalidator {
 
     /// Tells these tags, each once, and is done by `until`. After a batch that could not be told the rest is not tried.
     pub async fn invalidate(&self, tags: &BTreeSet<String>, until: Instant) -> Invalidated {
+        self.tell(tags, &request_id(), until).await.sum
+    }
+
+    /// The same, for a request that somebody else has named, and with the tags that were not taken.
+    pub async fn tell(&self, tags: &BTreeSet<String>, request_id: &str, until: Instant) -> Told {
         let all: Vec<&str> = tags.iter().map(String::as_str).collect();
-        let mut told = Invalidated::default();
-        for batch in all.chunks(BATCH) {
-            match self.tell(batch, until, &mut told.requests).await {
-                Ok(()) => told.tags += batch.len() as u64,
-                Err(failure) => {
-                    told.lost = all.len() as u64 - told.tags;
-                    told.failure = Some(format!("tell {} what is stale: {failure}", self.shown()));
-                    break;
-                }
+        let mut told = Told::default();
+        for (index, batch) in all.chunks(BATCH).enumerate() {
+            let (lost, failure) = self.tell_batch(batch, request_id, until, &mut told.sum.requests).await;
+            let is_all = lost.len() == batch.len();
+            told.sum.tags += (batch.len() - lost.len()) as u64;
+            told.lost.extend(lost.into_iter().map(str::to_owned));
+            if let Some(failure) = failure {
+                told.sum.failure = Some(format!("tell {} what is stale: {failure}", self.shown()));
+            }
+            if is_all {
+                told.lost.extend(all[index * BATCH..].iter().map(|tag| (*tag).to_owned()));
+                break;
             }
         }
+        told.sum.lost = told.lost.len() as u64;
         told
     }
 
-    /// One batch, with at most three tries.
-    async fn tell(&self, tags: &[&str], until: Instant, requests: &mut u64) -> Result<(), String> {
+    /// One batch, with at most three tries; answers the tags that were not taken, and why.
+    async fn tell_batch<'t>(
+        &self,
+        tags: &[&'t str],
+        request_id: &str,
+        until: Instant,
+        requests: &mut u64,
+    ) -> (Vec<&'t str>, Option<String>) {
+        let mut tags = tags.to_vec();
         let mut waits = BACK_OFF.iter();
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left < SHORTEST_TRY {
-                return Err("no time was left".to_owned());
+                return (tags, Some("no time was left".to_owned()));
             }
             *requests += 1;
-            let failure = match self.send(tags, left.min(TRY_TIME)).await {
-                Ok(()) => return Ok(()),
-                Err(Failed::Final(failure)) => return Err(failure),
+            let failure = match self.send(&tags, request_id, left.min(TRY_TIME)).await {
+                Ok(failed) if failed.is_empty() => return (failed, None),
+                Ok(failed) => {
+                    let failure = format!("it did not take {} of {} tags", failed.len(), tags.len());
+                    tags = failed;
+                    failure
+                }
+                Err(Failed::Final(failure)) => return (tags, Some(failure)),
                 Err(Failed::Passing(failure)) => failure,
             };
             let Some(wait) = waits.next() else {
-                return Err(format!("{failure}, at the last of {} tries", BACK_OFF.len() + 1));
+                return (tags, Some(format!("{failure}, at the last of {} tries", BACK_OFF.len() + 1)));
             };
             debug!(failure, "an application did not take the tags; it is told again");
             let wait = wait.mul_f64(0.75 + fastrand::f64() / 2.0);
             if Instant::now() + wait + SHORTEST_TRY > until {
-                return Err(format!("{failure}, and no time was left to try again"));
+                return (tags, Some(format!("{failure}, and no time was left to try again")));
             }
             sleep(wait).await;
         }
     }
 
-    async fn send(&self, tags: &[&str], limit: Duration) -> Result<(), Failed> {
-        let body = serde_json::json!({ "tags": tags }).to_string();
+    /// One try; answers the tags that the application says it has not taken.
+    async fn send<'t>(&self, tags: &[&'t str], request_id: &str, limit: Duration) -> Result<Vec<&'t str>, Failed> {
+        let body = json!({ "tags": tags, "source": SOURCE, "requestId": request_id }).to_string();
         let request = self.http.post(self.url.clone()).header(CONTENT_TYPE, "application/json").body(body);
-        match timeout(limit, request.send()).await {
-            Ok(Ok(response)) => judge(response.status()),
+        let sent = async {
+            let mut response = request.send().await?;
+            let status = response.status();
+            let mut body = Vec::new();
+            while let Some(chunk) = response.chunk().await?
+                && body.len() + chunk.len() <= LONGEST_ANSWER
+            {
+                body.extend_from_slice(&chunk);
+            }
+            Ok((status, body))
+        };
+        match timeout(limit, sent).await {
+            Ok(Ok((status, body))) => judge(status).map(|()| not_taken(status, &body, tags)),
             Ok(Err(error)) => Err(Failed::Passing(causes(error))),
             Err(_) => Err(Failed::Passing(format!("no answer within {} ms", limit.as_millis()))),
         }
@@ -165,6 +213,37 @@ fn judge(status: StatusCode) -> Result<(), Failed> {
         // An application that is being deployed may not have its routes for a moment.
         _ => Failed::Passing(told("")),
     })
+}
+
+/// A name for a request of our own.
+#[must_use]
+pub fn request_id() -> String {
+    format!("refresh-{:016x}", fastrand::u64(..))
+}
+
+/// The tags that an answer of success says were not taken: those that it names, or all, when it says that something failed
+/// and not what. A body that is none of JSON says nothing.
+fn not_taken<'t>(status: StatusCode, body: &[u8], tags: &[&'t str]) -> Vec<&'t str> {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
+    let named = ["failed_tags", "failedTags"].iter().find_map(|name| body.get(name)).filter(|named| !named.is_null());
+    let failed: Vec<&'t str> = match named {
+        Some(Value::Array(named)) => {
+            let names: Vec<&str> = named
+                .iter()
+                .filter_map(|one| one.as_str().or_else(|| one.get("tag").and_then(Value::as_str)))
+                .collect();
+            let failed: Vec<&'t str> = tags.iter().copied().filter(|tag| names.contains(tag)).collect();
+            // Names that none of ours has: it is not known which are meant.
+            if failed.is_empty() && !named.is_empty() { tags.to_vec() } else { failed }
+        }
+        // A number of them.
+        Some(other) if other.as_u64() == Some(0) => Vec::new(),
+        Some(_) => tags.to_vec(),
+        None => Vec::new(),
+    };
+    let says_failed = body.get("success") == Some(&Value::Bool(false));
+    let says_part = status == StatusCode::MULTI_STATUS && named.is_none();
+    if failed.is_empty() && (says_failed || says_part) { tags.to_vec() } else { failed }
 }
 
 fn http(config: &InvalidationConfig) -> Result<reqwest::Client, InvalidateError> {
@@ -195,6 +274,30 @@ mod tests {
             assert!(!is_final(status), "{status}");
         }
         assert!(judge(StatusCode::NO_CONTENT).is_ok());
+    }
+
+    #[test]
+    fn an_answer_of_success_may_name_tags_that_were_not_taken() {
+        let not_taken = |status: u16, body: &str| {
+            not_taken(StatusCode::from_u16(status).unwrap(), body.as_bytes(), &["a", "b"]).join(" ")
+        };
+        for (status, body, failed) in [
+            (200, "", ""),
+            (200, "revalidated", ""),
+            (200, r#"{"success": true}"#, ""),
+            (200, r#"{"success": true, "failed_tags": []}"#, ""),
+            (207, r#"{"success": true, "failed_tags": []}"#, ""),
+            (200, r#"{"success": false}"#, "a b"),
+            (200, r#"{"success": false, "failed_tags": []}"#, "a b"),
+            (207, "", "a b"),
+            (207, r#"{"success": true}"#, "a b"),
+            (207, r#"{"success": false, "failed_tags": ["b"]}"#, "b"),
+            (200, r#"{"failedTags": [{"tag": "a", "error": "no"}]}"#, "a"),
+            (200, r#"{"success": true, "failed_tags": ["other"]}"#, "a b"),
+            (200, r#"{"failed_tags": 1}"#, "a b"),
+        ] {
+            assert_eq!(not_taken(status, body), failed, "{status} {body}");
+        }
     }
 
     #[test]

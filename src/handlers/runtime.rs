@@ -28,7 +28,7 @@ use crate::{
     clock::Timestamp,
     config::{
         Config, ConfigErrors, Role, TelemetryConfig,
-        env::{environment_var, process_var, warnings},
+        env::{environment_var, process_var, put_trust_in_force, warnings},
         secrets::{self, Secrets},
     },
     queue::{Queue, Slots},
@@ -75,6 +75,7 @@ where
         let stop = Stop::default();
         let build: Box<Build<R, Q, S>> =
             Box::new(move |config, role, stop| build(config, role, stop).map_err(|error| format!("{error:#}")));
+        put_trust_in_force(&process_var);
         let handlers = if secrets::need_the_extension(&environment_var) {
             None
         } else {
@@ -142,6 +143,7 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Parts<R, Q, S> {
             Failure { kind: INIT_ERROR_TYPE.to_owned(), message }
         };
         let config = Config::from_process_env(self.role).map_err(|errors| failed(format!("failed to {errors}")))?;
+        put_trust_in_force(&process_var);
         let built = (self.build)(&config, self.role, self.stop.clone());
         let built = Arc::new(built.map_err(|error| failed(format!("failed to start: {error}")))?);
         *handlers = Some(Arc::clone(&built));

@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::drain::lock;
 use crate::{
-    derive::invalidate::{Invalidated, Invalidator},
+    derive::invalidate::{Invalidated, Invalidator, Told, request_id},
     model::{Note, ObjectId},
 };
 
@@ -107,15 +107,17 @@ impl<'a> Caches<'a> {
             self.tags_told(&notes);
             return true;
         }
-        let mut told = invalidator.invalidate(&tags.keys().cloned().collect(), until).await;
-        let well = told.failure.is_none();
+        let names = tags.keys().cloned().collect();
+        let Told { mut sum, lost } = invalidator.tell(&names, &request_id(), until).await;
+        let well = sum.failure.is_none();
+        let waits = |tag: &String| again && lost.contains(tag);
+        lock(&self.pending).retain(|tag, times| tags.get(tag) != Some(times) || waits(tag));
         if well || !again {
-            lock(&self.pending).retain(|tag, times| tags.get(tag) != Some(times));
             self.tags_told(&notes);
         } else {
-            told.lost = 0;
+            sum.lost = 0;
         }
-        lock(&self.told).add(told);
+        lock(&self.told).add(sum);
         well
     }
 

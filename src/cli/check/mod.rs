@@ -76,6 +76,9 @@ fn look_at_settings(findings: &mut Findings) {
     for warning in env::warnings(&process_var) {
         findings.warning(CONFIGURATION, warning, "");
     }
+    for exposure in env::exposures(&process_var) {
+        findings.warning(CONFIGURATION, exposure.what, exposure.remedy);
+    }
 }
 
 /// The function's timeout is not in its environment, so that nobody but a run can compare the two.

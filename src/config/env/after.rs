@@ -143,7 +143,8 @@ impl Reader<'_> {
         id
     }
 
-    /// The second spelling of `DATABASE_URL`, as an RDS proxy's clients have it. TLS is not a choice.
+    /// The second spelling of `DATABASE_URL`, as an RDS proxy's clients have it. TLS is not a choice: a proxy has a certificate of
+    /// a public authority for the name of its endpoint.
     pub(super) fn database_of_rds(&mut self) -> SecretString {
         const NAMES: [&str; 4] = ["RDS_PROXY_ENDPOINT", "RDS_DBNAME", "RDS_USERNAME", "RDS_PASSWORD"];
         let given = NAMES.map(|name| (name, self.own(name).filter(|_| self.not_to_be_had(name).is_none())));
@@ -162,7 +163,7 @@ impl Reader<'_> {
         let [Some(host), Some(database), Some(user), Some(password)] = given.map(|(_, value)| value) else {
             return SecretString::default();
         };
-        let Ok(mut url) = Url::parse(&format!("postgresql://{host}:{port}/{database}?sslmode=require")) else {
+        let Ok(mut url) = Url::parse(&format!("postgresql://{host}:{port}/{database}?sslmode=verify-full")) else {
             return self.refuse("RDS_PROXY_ENDPOINT", "expected the name of a host");
         };
         // Both can only fail for URLs without a host.
@@ -294,7 +295,7 @@ mod tests {
         let config = DatabaseConfig::read(&vars(&all)).unwrap();
         assert_eq!(
             config.url.expose_secret(),
-            "postgresql://worker:p%40ss%2Fw%3Ard@proxy.rds.example:5432/stats?sslmode=require"
+            "postgresql://worker:p%40ss%2Fw%3Ard@proxy.rds.example:5432/stats?sslmode=verify-full"
         );
         let preferred = [&all[..], &[("DATABASE_URL", "postgres://h/d")]].concat();
         assert_eq!(DatabaseConfig::read(&vars(&preferred)).unwrap().url.expose_secret(), "postgresql://h/d");

@@ -1,10 +1,17 @@
 //! Reads where Redis and the database are. A part of [`super`], over the same reader.
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use super::{Reader, Role};
-use crate::config::{DatabaseConfig, RedisConfig};
+use crate::{
+    certificates::Certificates,
+    config::{
+        DatabaseConfig, RedisConfig,
+        database_url::{DatabaseTls, DatabaseUrl},
+        redis_url::RedisUrl,
+    },
+};
 
 const REDIS_URL_EXPECTED: &str =
     "expected redis://[user:password@]host[:port][/database], rediss:// for TLS, or unix:///path/to/socket";
@@ -35,19 +42,41 @@ impl Reader<'_> {
                     let hint = "names a database, and a cluster (REDIS_CLUSTER=true) has only database 0; leave the number out";
                     self.refuse(name, hint)
                 } else {
-                    text.into()
+                    self.redis_parameters(name, text, cluster)
                 }
             }
             "unix" | "redis+unix" | "valkey+unix" if cluster => self.refuse(
                 name,
                 "names a socket, and a cluster (REDIS_CLUSTER=true) is reached by host and port: redis://host[:port]",
             ),
-            "unix" | "redis+unix" | "valkey+unix" => text.into(),
+            "unix" | "redis+unix" | "valkey+unix" => self.redis_parameters(name, text, cluster),
             scheme => {
                 let scheme = known_scheme(scheme);
                 self.refuse(name, format!("{scheme}{REDIS_URL_EXPECTED}"))
             }
         }
+    }
+
+    /// What stands behind the `?`, and the certificates that are named there.
+    fn redis_parameters(&mut self, name: &'static str, text: String, cluster: bool) -> SecretString {
+        let mut problems = Vec::new();
+        match RedisUrl::read(&text) {
+            Err(found) => problems = found,
+            Ok(url) if cluster && !matches!(url.url.path().trim_matches('/'), "" | "0") => {
+                problems.push("its parameter `db` names a database, and a cluster has only database 0".to_owned());
+            }
+            Ok(url) => {
+                let roots = url.roots.as_deref().map(Certificates::from_pem_or_file);
+                problems.extend(roots.and_then(Result::err).map(|problem| format!("ssl_ca_certs: {problem}")));
+                let client = url.client.iter().flat_map(|(certificate, key)| [certificate, key]);
+                problems.extend(client.filter_map(|path| unreadable(path)));
+            }
+        }
+        let is_fine = problems.is_empty();
+        for problem in problems {
+            self.refuse_as(name, problem, ());
+        }
+        if is_fine { text.into() } else { SecretString::default() }
     }
 
     pub(super) fn namespace(&mut self) -> String {
@@ -62,10 +91,13 @@ impl Reader<'_> {
     pub(super) fn database(&mut self, role: Role) -> DatabaseConfig {
         let own = self.own("DB_POOL_MAX").is_some();
         let max_connections = self.number("DB_POOL_MAX", 1..=100);
+        let url = self.database_url();
+        let statement_cache = self.number("DB_STATEMENT_CACHE", 0..=10_000);
+        let keeps = DatabaseUrl::read(url.expose_secret()).is_ok_and(|url| url.keeps_statements);
         DatabaseConfig {
-            url: self.database_url(),
+            url,
             max_connections: if role == Role::Health && !own { 1 } else { max_connections },
-            statement_cache: self.number("DB_STATEMENT_CACHE", 0..=10_000),
+            statement_cache: if keeps { statement_cache } else { 0 },
             auto_migrate: self.switch("AUTO_MIGRATE"),
         }
     }
@@ -77,22 +109,57 @@ impl Reader<'_> {
         let Some(text) = self.text("DATABASE_URL") else {
             return self.refuse("DATABASE_URL", DATABASE_URL_EXPECTED);
         };
-        let (scheme, rest) = text.split_once("://").unwrap_or(("", &text));
+        let plain = text.strip_prefix("jdbc:").unwrap_or(&text);
+        let (scheme, rest) = plain.split_once("://").unwrap_or(("", plain));
         let driver = scheme.split_once('+').map_or(scheme, |(name, _driver)| name).to_ascii_lowercase();
         if !matches!(driver.as_str(), "postgres" | "postgresql") {
             let scheme = known_scheme(&driver);
             let hint = if scheme.is_empty() { hint_for(&text) } else { "" };
             return self.refuse("DATABASE_URL", format!("{scheme}{DATABASE_URL_EXPECTED}{hint}"));
         }
-        let plain = format!("postgresql://{rest}");
-        match Url::parse(&plain) {
-            Err(_) => self.refuse("DATABASE_URL", format!("{DATABASE_URL_EXPECTED}{PERCENT_HINT}")),
-            Ok(url) if url.host_str().is_none_or(str::is_empty) && !url.query_pairs().any(|(key, _)| key == "host") => {
-                self.refuse("DATABASE_URL", format!("names no host; {DATABASE_URL_EXPECTED}"))
-            }
-            Ok(_) => plain.into(),
+        let text = self.with_tls_of_libpq(format!("postgresql://{rest}"));
+        let problems = match DatabaseUrl::read(&text) {
+            Ok(url) => unreadable_certificates(&url.tls),
+            Err(problems) => problems,
+        };
+        if problems.is_empty() {
+            return text.into();
         }
+        for problem in problems {
+            self.refuse_as("DATABASE_URL", problem, ());
+        }
+        SecretString::default()
     }
+
+    /// libpq's variables hold where the address says nothing itself, so that what is looked at here is what is used.
+    fn with_tls_of_libpq(&self, text: String) -> String {
+        let mut text = text;
+        for (parameter, variable) in [("sslmode", "PGSSLMODE"), ("sslrootcert", "PGSSLROOTCERT")] {
+            let (_, query) = text.split_once('?').unwrap_or((&text, ""));
+            let names = url::form_urlencoded::parse(query.as_bytes());
+            let mut names = names.map(|(name, _)| name.to_ascii_lowercase().replace(['-', '_'], ""));
+            let says =
+                names.any(|name| name == parameter || (parameter == "sslmode" && matches!(&*name, "ssl" | "tls")));
+            if let Some(value) = self.own(variable).filter(|_| !says) {
+                let value: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
+                let separator = if text.contains('?') { '&' } else { '?' };
+                text = format!("{text}{separator}{parameter}={value}");
+            }
+        }
+        text
+    }
+}
+
+/// What is wrong with the certificates that an address names.
+pub(super) fn unreadable_certificates(tls: &DatabaseTls) -> Vec<String> {
+    let roots = tls.roots.as_deref().map(Certificates::from_pem_or_file);
+    let roots = roots.and_then(Result::err).map(|problem| format!("sslrootcert: {problem}"));
+    let client = tls.client.iter().flat_map(|(certificate, key)| [certificate, key]);
+    roots.into_iter().chain(client.filter_map(|path| unreadable(path))).collect()
+}
+
+fn unreadable(path: &str) -> Option<String> {
+    std::fs::read(path).err().map(|error| format!("the file `{path}` cannot be read: {error}"))
 }
 
 /// The path of a Redis URL: nothing, or a number.

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use sqlx::AssertSqlSafe;
 use tokio::{sync::Semaphore, time::Instant};
 
@@ -18,11 +19,15 @@ const TOLD_CHARACTERS: i32 = 200;
 /// What became of one function, as it stands in `results`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FunctionResult {
+    #[serde(alias = "function", alias = "function_name")]
     pub name: String,
     pub success: bool,
+    #[serde(default, deserialize_with = "text_or_none")]
     pub message: String,
     /// In milliseconds.
+    #[serde(default, deserialize_with = "whole")]
     pub duration: u64,
+    #[serde(default)]
     pub error: Option<String>,
     /// `WORKER_ID` of who ran it.
     #[serde(default)]
@@ -30,6 +35,29 @@ pub struct FunctionResult {
     /// It was cut off because our time was up: nothing is known against it.
     #[serde(skip)]
     pub is_out_of_time: bool,
+}
+
+fn text_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// A number that another program may have written with a fraction.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let number: Option<f64> = Option::deserialize(deserializer)?;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast keeps to the range")]
+    Ok(number.unwrap_or_default().round() as u64)
+}
+
+/// What became of the functions of a job: in the object that we and the related system's worker write, or in a list alone.
+/// What cannot be read is left out.
+pub(super) fn results_in(json: &str) -> Vec<FunctionResult> {
+    let list = match serde_json::from_str(json) {
+        Ok(Value::Object(mut whole)) => whole.remove("function_results").unwrap_or_default(),
+        Ok(list) => list,
+        Err(_) => Value::Null,
+    };
+    let Value::Array(list) = list else { return Vec::new() };
+    list.into_iter().filter_map(|one| serde_json::from_value(one).ok()).collect()
 }
 
 /// Runs them all, as many at a time as there are connections, and is done by `until`.

@@ -20,7 +20,7 @@ use tracing::{info, warn};
 
 use self::{
     functions::{FunctionResult, run_all},
-    table::{Ending, Job, JobTable, TableError, Taken},
+    table::{Ending, Job, JobTable, Results, TableError, Taken},
 };
 use super::{
     database::Database,
@@ -216,7 +216,10 @@ impl Jobs {
         let told = self.tell_caches(job, &results, until).await;
         let is_ours = match ending {
             Ending::Lost => false,
-            _ => self.write_end(job, &ending, &results, until).await,
+            _ => {
+                let told_well = told.as_ref().map(|told| told.failure.is_none());
+                self.write_end(job, &ending, &Results::of(job, &ending, &results, told_well), until).await
+            }
         };
         let ending = if is_ours { ending } else { Ending::Lost };
         let report = job.report(&ending, results);
@@ -232,7 +235,7 @@ impl Jobs {
         let functions = self.functions.iter().filter(|function| is_new(&function.name));
         let tags: BTreeSet<String> = functions.flat_map(|function| function.tags.iter().cloned()).collect();
         let invalidator = self.invalidator.as_ref().filter(|_| !tags.is_empty())?;
-        let told = invalidator.invalidate(&tags, until - LAST_ROW).await;
+        let told = invalidator.tell(&tags, job.request_id(), until - LAST_ROW).await.sum;
         if let Some(failure) = &told.failure {
             warn!(job.id, tags.lost = told.lost, "jobs: failed to {failure}");
         }
@@ -240,7 +243,7 @@ impl Jobs {
     }
 
     /// Whether the job was still ours.
-    async fn write_end(&self, job: &Job, ending: &Ending, results: &[FunctionResult], until: Instant) -> bool {
+    async fn write_end(&self, job: &Job, ending: &Ending, results: &Results<'_>, until: Instant) -> bool {
         let mut waits = LAST_WORDS.iter();
         loop {
             match self.table.end(job, ending, results, until).await {

@@ -9,13 +9,14 @@ use std::{
     time::Duration,
 };
 
+use serde::Serialize;
 use serde_json::Value;
-use sqlx::FromRow;
+use sqlx::{FromRow, postgres::PgQueryResult};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{FunctionResult, JobReport};
+use super::{FunctionResult, JobReport, functions::results_in};
 use crate::{
     columns::{Number, TableTime},
     derive::database::{Database, begin, code, is_missing_table, is_unreachable, limited, told},
@@ -85,8 +86,39 @@ pub(super) struct Job {
     #[sqlx(try_from = "TableTime")]
     started_at: OffsetDateTime,
     results: Option<String>,
+    /// How who asked for it calls the request.
+    request_id: Option<String>,
     /// From a worker that ended without a word.
     pub taken_over: bool,
+}
+
+/// What a job's row keeps of its functions, in the form of the related system's worker.
+#[derive(Debug, Serialize)]
+pub(super) struct Results<'r> {
+    total_functions: usize,
+    successful_functions: usize,
+    failed_functions: usize,
+    /// Nothing when there was nobody to be told, or nothing to tell.
+    cache_invalidation_success: Option<bool>,
+    function_results: &'r [FunctionResult],
+    /// The mark of a failed attempt of ours: the job waits while `retry_count` is this. Whoever queues it again by hand counts
+    /// on, or takes it from its end, and need not wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waits_as_retry: Option<i32>,
+}
+
+impl<'r> Results<'r> {
+    pub fn of(job: &Job, ending: &Ending, results: &'r [FunctionResult], told_well: Option<bool>) -> Self {
+        let successful = results.iter().filter(|result| result.success).count();
+        Self {
+            total_functions: results.len(),
+            successful_functions: successful,
+            failed_functions: results.len() - successful,
+            cache_invalidation_success: told_well,
+            function_results: results,
+            waits_as_retry: matches!(ending, Ending::Again(_)).then_some(job.retry_count + 1),
+        }
+    }
 }
 
 /// How a job ends for us.
@@ -123,10 +155,13 @@ impl Ending {
 impl Job {
     /// What went well in an earlier attempt and need not be done again.
     pub fn succeeded_before(&self) -> BTreeMap<String, FunctionResult> {
-        let results = self.results.as_deref();
-        let results: Vec<FunctionResult> =
-            results.and_then(|results| serde_json::from_str(results).ok()).unwrap_or_default();
+        let results = self.results.as_deref().map(results_in).unwrap_or_default();
         results.into_iter().filter(|result| result.success).map(|result| (result.name.clone(), result)).collect()
+    }
+
+    /// How the request is called: by who asked, or by the job's id.
+    pub fn request_id(&self) -> &str {
+        self.request_id.as_deref().filter(|id| !id.is_empty()).unwrap_or(&self.id)
     }
 
     pub fn report(&self, ending: &Ending, results: Vec<FunctionResult>) -> JobReport {
@@ -144,7 +179,7 @@ impl Job {
     #[cfg(test)]
     pub fn for_tests(retry_count: i32, max_retries: i32) -> Self {
         let (id, started_at) = (String::new(), OffsetDateTime::UNIX_EPOCH);
-        Self { id, retry_count, max_retries, started_at, results: None, taken_over: false }
+        Self { id, retry_count, max_retries, started_at, results: None, request_id: None, taken_over: false }
     }
 }
 
@@ -181,7 +216,7 @@ impl JobRow {
     /// What became of the functions, as far as it can be read.
     #[must_use]
     pub fn results(&self) -> Vec<FunctionResult> {
-        self.results.as_deref().and_then(|results| serde_json::from_str(results).ok()).unwrap_or_default()
+        self.results.as_deref().map(results_in).unwrap_or_default()
     }
 }
 
@@ -216,6 +251,22 @@ macro_rules! in_transaction {
                 }
                 answer => break answer.map_err(|error| TableError::new($action, &error)),
             }
+        }
+    }};
+}
+
+/// The same for who only reads, or takes away: a table that is missing holds nothing, and is not made.
+macro_rules! in_what_is_there {
+    ($self:ident, $action:literal, |$transaction:ident| $statement:expr) => {{
+        let attempt = within(TIME, async {
+            let mut $transaction = begin(&$self.database.pool, TIME).await?;
+            let answer = $statement.await?;
+            $transaction.commit().await?;
+            Ok(answer)
+        });
+        match attempt.await {
+            Err(error) if is_missing_table(&error) => Ok(Default::default()),
+            answer => answer.map_err(|error| TableError::new($action, &error)),
         }
     }};
 }
@@ -316,10 +367,11 @@ impl JobTable {
         &self,
         job: &Job,
         ending: &Ending,
-        results: &[FunctionResult],
+        results: &Results<'_>,
         until: Instant,
     ) -> Result<bool, TableError> {
-        let results = (!results.is_empty()).then(|| serde_json::to_string(results).unwrap_or_default());
+        let has_some = !results.function_results.is_empty();
+        let results = has_some.then(|| serde_json::to_string(results).unwrap_or_default());
         let ended = in_transaction!(self, "end a job", until, |transaction| {
             sqlx::query(END)
                 .persistent(false)
@@ -355,7 +407,7 @@ impl JobTable {
     /// # Errors
     /// When the table cannot be read.
     pub async fn list(&self, id: Option<&str>, status: Option<&str>, most: i64) -> Result<Vec<JobRow>, TableError> {
-        in_transaction!(self, "read jobs", |transaction| {
+        in_what_is_there!(self, "read jobs", |transaction| {
             sqlx::query_as(LIST).persistent(false).bind(id).bind(status).bind(most).fetch_all(&mut *transaction)
         })
     }
@@ -367,7 +419,7 @@ impl JobTable {
     pub async fn purge(&self, statuses: &[&str], age: Duration, only_count: bool) -> Result<u64, TableError> {
         let statuses: Vec<String> = statuses.iter().map(|status| (*status).to_owned()).collect();
         if only_count {
-            let count: i64 = in_transaction!(self, "count jobs", |transaction| {
+            let count: i64 = in_what_is_there!(self, "count jobs", |transaction| {
                 sqlx::query_scalar(PURGE_COUNT)
                     .persistent(false)
                     .bind(&statuses)
@@ -378,7 +430,7 @@ impl JobTable {
         }
         let (mut deleted, mut from) = (0, None);
         loop {
-            let (batch, last): (i64, Option<String>) = in_transaction!(self, "delete jobs", |transaction| {
+            let (batch, last): (i64, Option<String>) = in_what_is_there!(self, "delete jobs", |transaction| {
                 sqlx::query_as(PURGE)
                     .persistent(false)
                     .bind(&statuses)

@@ -75,6 +75,8 @@ impl OwnView {
     pub async fn install(&self, pool: &PgPool) -> Result<(), NotInstalled> {
         let made = within(TIME, async {
             let mut transaction = begin(pool, TIME).await?;
+            // Its texts have backslashes, which a database may be set to read otherwise.
+            sqlx::raw_sql("SET LOCAL standard_conforming_strings = on").execute(&mut *transaction).await?;
             let (is_there, comment): (bool, Option<String>) = sqlx::query_as(
                 "SELECT v.oid IS NOT NULL, obj_description(v.oid, 'pg_class') FROM (SELECT to_regclass($1)::oid AS oid) AS v",
             )

@@ -11,8 +11,8 @@ use std::{
 };
 
 use ::redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo as _, RedisError,
-    ServerErrorKind,
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ErrorKind, FromRedisValue,
+    IntoConnectionInfo as _, RedisError, ServerErrorKind, TlsCertificates,
     aio::{ConnectionLike as _, MultiplexedConnection},
     cluster::{ClusterClient, ClusterClientBuilder},
     cluster_async::ClusterConnection,
@@ -23,7 +23,12 @@ use tokio::sync::Mutex;
 use tracing::debug;
 
 use super::scripts::Lua;
-use crate::{clock::Clock, queue::QueueError};
+use crate::{
+    certificates::{self, Certificates, Trust},
+    clock::Clock,
+    config::redis_url::RedisUrl,
+    queue::QueueError,
+};
 
 /// A connection idle for this long may have been dropped on the way without a word; it is replaced unasked, which costs
 /// less than finding out.
@@ -60,6 +65,8 @@ const BUSY_WAITS: [Duration; 3] = [Duration::from_millis(100), Duration::from_mi
 /// One multiplexed connection to one database, or to every node of a cluster.
 pub(super) struct Link {
     client: Client,
+    /// For TLS, where others than the library's own hold.
+    certificates: Option<TlsCertificates>,
     /// Every node of the cluster that the client's server belongs to, and where our keys lie.
     cluster: Option<Home>,
     server: String,
@@ -109,10 +116,16 @@ impl Link {
     pub(super) fn new(url: &str, timeouts: Timeouts, clock: Arc<dyn Clock>) -> Result<Self, QueueError> {
         // Somebody else may have installed it before; one is as good as another.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let info = url.into_connection_info().map_err(|error| refused(&describe(&error)))?;
+        let url = RedisUrl::read(url).map_err(|problems| refused(&problems.join("; ")))?;
+        let certificates = certificates_for(&url).map_err(|problem| refused(&problem))?;
+        let info = url.url.into_connection_info().map_err(|error| refused(&describe(&error)))?;
         let (server, database) = (server_name(info.addr(), info.redis_settings().db()), info.redis_settings().db());
-        let client = Client::open(info).map_err(|error| refused(&describe(&error)))?;
-        Ok(Self { client, cluster: None, server, database, timeouts, clock, open: Mutex::default() })
+        let client = match &certificates {
+            Some(certificates) => Client::build_with_tls(info, certificates.clone()),
+            None => Client::open(info),
+        };
+        let client = client.map_err(|error| refused(&describe(&error)))?;
+        Ok(Self { client, certificates, cluster: None, server, database, timeouts, clock, open: Mutex::default() })
     }
 
     /// The cluster that this server belongs to. What has no key of its own is asked of the node that holds `key`.
@@ -139,6 +152,7 @@ impl Link {
         let client = Client::open(info.set_redis_settings(settings)).map_err(|error| self.unreachable(&error))?;
         Ok(Self {
             client,
+            certificates: self.certificates.clone(),
             cluster: None,
             server: self.server.clone(),
             database: number,
@@ -262,12 +276,15 @@ impl Link {
     /// Connects to the server of the URL and to every node that it names. The library is not allowed to send anything twice:
     /// whether a command may be is known to its caller.
     async fn connect_to_cluster(&self) -> Result<ClusterConnection, RedisError> {
-        let client: ClusterClient = ClusterClientBuilder::new([self.client.get_connection_info().clone()])
+        let mut builder = ClusterClientBuilder::new([self.client.get_connection_info().clone()])
             .connection_timeout(self.timeouts.connect)
             .response_timeout(self.longest_response())
             .overall_response_timeout(None)
-            .retries(0)
-            .build()?;
+            .retries(0);
+        if let Some(certificates) = &self.certificates {
+            builder = builder.certs(certificates.clone());
+        }
+        let client: ClusterClient = builder.build()?;
         // The first node, then the others; a node that is gone must not keep us from the others for ever.
         match tokio::time::timeout(4 * self.timeouts.connect, client.get_async_connection()).await {
             Ok(connection) => connection,
@@ -521,6 +538,24 @@ fn is_broken(error: &RedisError) -> bool {
     error.is_io_error() || matches!(error.kind(), ErrorKind::Parse | ErrorKind::ClusterConnectionNotFound)
 }
 
+/// The certificates for TLS, where others hold than the library's own.
+fn certificates_for(url: &RedisUrl) -> Result<Option<TlsCertificates>, String> {
+    if !matches!(url.url.scheme(), "rediss" | "valkeys") {
+        return Ok(None);
+    }
+    let roots = match &url.roots {
+        Some(roots) => Some(Certificates::from_pem_or_file(roots)?.pem()),
+        None => Trust::in_force().whole_pem(),
+    };
+    let read = |path: &str| std::fs::read(path).map_err(|error| format!("the file `{path}` cannot be read: {error}"));
+    let client_tls = match &url.client {
+        Some((certificate, key)) => Some(ClientTlsConfig { client_cert: read(certificate)?, client_key: read(key)? }),
+        None => None,
+    };
+    let is_named = roots.is_some() || client_tls.is_some();
+    Ok(is_named.then(|| TlsCertificates { client_tls, root_cert: roots.map(String::into_bytes) }))
+}
+
 fn refused(why: &str) -> QueueError {
     QueueError::Unreachable { server: "REDIS_URL".to_owned(), detail: format!("the URL cannot be used: {why}") }
 }
@@ -537,7 +572,10 @@ fn describe(error: &RedisError) -> String {
         _ => error.to_string(),
     };
     text.truncate(text.floor_char_boundary(300));
-    text
+    match certificates::advice(&text) {
+        Some(advice) => format!("{text}; {advice}"),
+        None => text,
+    }
 }
 
 fn server_name(address: &ConnectionAddr, database: i64) -> String {

@@ -1,4 +1,4 @@
-//! How the database is reached: the URL in every spelling in use, the pool, and the test of its connections.
+//! How the database is reached: the pool, and the test of its connections.
 
 use std::{
     fmt, io,
@@ -13,15 +13,14 @@ use std::{
 use futures_util::future::join_all;
 use secrecy::ExposeSecret;
 use sqlx::{
-    ConnectOptions, Connection, Executor, PgConnection, PgPool, Postgres, Row as _, Transaction,
+    Connection, Executor, PgConnection, PgPool, Postgres, Row as _, Transaction,
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use tokio::time::Instant;
 use tracing::{instrument::WithSubscriber as _, subscriber::NoSubscriber};
-use url::Url;
 
-use super::{StoreError, errors, limit::Limit};
+use super::{StoreError, address::Address, errors, limit::Limit};
 use crate::{
     config::DatabaseConfig,
     connections::{Connections, Sign},
@@ -60,26 +59,6 @@ const MARK: &str = "refresh_worker.session";
 const LOOK: &str = "SELECT pg_is_in_recovery()::text, current_setting('transaction_read_only'), \
                     current_setting('refresh_worker.session', true)";
 
-/// Parameters of the URL that mean the same here as for other programs. What else they put there is theirs.
-const PARAMETERS: [&str; 16] = [
-    "sslmode",
-    "ssl-mode",
-    "sslrootcert",
-    "ssl-root-cert",
-    "ssl-ca",
-    "sslcert",
-    "ssl-cert",
-    "sslkey",
-    "ssl-key",
-    "host",
-    "port",
-    "dbname",
-    "user",
-    "password",
-    "application_name",
-    "options",
-];
-
 /// The pool and what is needed to speak about it.
 #[derive(Clone, Debug)]
 pub(super) struct Database {
@@ -87,6 +66,7 @@ pub(super) struct Database {
     /// `host:port/database`, for messages.
     pub(super) server: String,
     pub(super) connections: Connections,
+    address: Arc<Address>,
     mark: Mark,
     /// How many connections are at work.
     in_use: Arc<AtomicU32>,
@@ -142,14 +122,16 @@ impl Server {
 
 impl Database {
     pub(super) fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
-        let options = options(config.url.expose_secret()).map_err(|detail| StoreError::Failed {
+        let address = Address::read(config.url.expose_secret()).map_err(|detail| StoreError::Failed {
             server: "DATABASE_URL".to_owned(),
             action: "read the address",
             detail,
         })?;
-        let options = options.statement_cache_capacity(config.statement_cache).extra_float_digits(None);
-        let server = server(&options);
-        let keeps_statements = config.statement_cache > 0;
+        let keeps_statements = config.statement_cache > 0 && address.keeps_statements;
+        let statement_cache = if keeps_statements { config.statement_cache } else { 0 };
+        let options = address.options.clone().statement_cache_capacity(statement_cache).extra_float_digits(None);
+        let (server, address) = (address.server.clone(), Arc::new(address));
+        let of_new = Arc::clone(&address);
         let connections = Connections::new(server.clone(), keeps_statements);
         let mark: Mark = keeps_statements.then(|| {
             let value = format!("{:016x}", fastrand::u64(..));
@@ -172,21 +154,23 @@ impl Database {
                 Box::pin(std::future::ready(Ok(is_trusted)))
             })
             .after_connect(move |connection, _| {
-                let (connections, mark) = (looked_at.clone(), expected.clone());
-                Box::pin(async move {
-                    // Before the first statement is prepared. A connection that broke meanwhile is met by its user.
-                    // It belongs to opening, so it is not logged among the statements.
-                    let looked = look(connection, &connections, &mark).with_subscriber(NoSubscriber::new());
-                    if connections.keeps_statements()
-                        && let Err(error @ sqlx::Error::Database(_)) = looked.await
-                    {
-                        connections.stop_keeping(error);
+                let (connections, mark, address) = (looked_at.clone(), expected.clone(), Arc::clone(&of_new));
+                // It belongs to opening, so it is not logged among the statements.
+                Box::pin(
+                    async move {
+                        // Before the first statement is prepared. A connection that broke meanwhile is met by its user.
+                        if connections.keeps_statements()
+                            && let Err(error @ sqlx::Error::Database(_)) = look(connection, &connections, &mark).await
+                        {
+                            connections.stop_keeping(error);
+                        }
+                        address.verify(connection).await
                     }
-                    Ok(())
-                })
+                    .with_subscriber(NoSubscriber::new()),
+                )
             })
             .connect_lazy_with(marked);
-        Ok(Self { pool, server, connections, mark, in_use: Arc::default() })
+        Ok(Self { pool, server, connections, address, mark, in_use: Arc::default() })
     }
 
     /// True while prepared statements are kept. Poolers that share connections between transactions want none.
@@ -240,7 +224,7 @@ impl Database {
                 _ => began,
             };
             if Instant::now() >= patience {
-                return Err(errors::store_error(&self.server, "connect", &error));
+                return Err(self.address.explained(errors::store_error(&self.server, "connect", &error)));
             }
             if is_full {
                 tokio::time::sleep(ROOM_INTERVAL).await;
@@ -297,10 +281,14 @@ impl Database {
             }
             match PgConnection::connect_with(&self.pool.connect_options()).await {
                 Err(error) => return error,
-                // The server is well, the pool is busy.
-                Ok(connection) => {
+                Ok(mut connection) => {
+                    let verified = self.address.verify(&mut connection).await;
                     let _ = connection.close().await;
-                    return std::future::pending().await;
+                    match verified {
+                        Err(error) => return error,
+                        // The server is well, the pool is busy.
+                        Ok(()) => return std::future::pending().await,
+                    }
                 }
             }
         }
@@ -488,67 +476,9 @@ pub(super) async fn within<T>(
     })
 }
 
-/// Reads `postgres://`, `postgresql://` and `postgresql+driver://`, as Python programs write it.
-fn options(url: &str) -> Result<PgConnectOptions, String> {
-    let (scheme, rest) =
-        url.trim().split_once("://").ok_or("no `://` in it: expected postgres://user@host/database")?;
-    let base = scheme.split('+').next().unwrap_or_default();
-    if !matches!(base, "postgres" | "postgresql") {
-        return Err("its scheme is unknown: expected postgres://, postgresql:// or postgresql+driver://".to_owned());
-    }
-    let mut url = Url::parse(&format!("postgres://{rest}")).map_err(|error| error.to_string())?;
-    if url.path().contains('@') || url.fragment().is_some() {
-        return Err(
-            "a special character of the user or password is not percent-encoded (`/` is %2F, `#` %23)".to_owned()
-        );
-    }
-    let known: Vec<(String, String)> = url.query_pairs().filter_map(|(key, value)| parameter(&key, &value)).collect();
-    url.set_query(None);
-    if !known.is_empty() {
-        url.query_pairs_mut().extend_pairs(known);
-    }
-    let options = PgConnectOptions::from_url(&url).map_err(|error| error.to_string())?;
-    let named = options.get_application_name().is_some();
-    Ok(if named { options } else { options.application_name("refresh-worker") })
-}
-
-fn parameter(key: &str, value: &str) -> Option<(String, String)> {
-    // What asyncpg calls sslmode.
-    if key == "ssl" {
-        let mode = match value {
-            "true" | "1" => "require",
-            "false" | "0" => "disable",
-            other => other,
-        };
-        return Some(("sslmode".to_owned(), mode.to_owned()));
-    }
-    (PARAMETERS.contains(&key) || key.starts_with("options[")).then(|| (key.to_owned(), value.to_owned()))
-}
-
-/// Where it is, without user and password.
-fn server(options: &PgConnectOptions) -> String {
-    let database = options.get_database().unwrap_or_else(|| options.get_username());
-    match options.get_socket() {
-        Some(socket) => format!("{}/{database}", socket.display()),
-        None => format!("{}:{}/{database}", options.get_host(), options.get_port()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use sqlx::postgres::PgSslMode;
-
     use super::*;
-
-    #[test]
-    fn every_spelling_of_the_url_reads_alike() {
-        for scheme in ["postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2", "postgresql+asyncpg"] {
-            let options = options(&format!("{scheme}://me:p%40ss@db.example:6432/stats?sslmode=require&x=1")).unwrap();
-            assert_eq!(server(&options), "db.example:6432/stats", "{scheme}");
-            assert_eq!(options.get_username(), "me");
-            assert!(matches!(options.get_ssl_mode(), PgSslMode::Require));
-        }
-    }
 
     #[test]
     fn servers_before_13_are_refused_by_name() {
@@ -558,27 +488,6 @@ mod tests {
         }
         for version in [Some(130_000), Some(180_001), None] {
             assert_eq!(too_old(version), None);
-        }
-    }
-
-    #[test]
-    fn the_parameter_ssl_of_asyncpg_is_understood() {
-        let read = options("postgresql+asyncpg://me@h/d?ssl=true&prepared_statement_cache_size=0").unwrap();
-        assert!(matches!(read.get_ssl_mode(), PgSslMode::Require));
-    }
-
-    #[test]
-    fn a_url_that_cannot_be_read_is_refused_without_showing_the_password() {
-        for url in [
-            "mysql://me:hush@h/d",
-            "me:hush@h/d",
-            "postgres://me:hush/hush@h/d",
-            "postgres://me:hush#hush@h/d",
-            "postgres://me:hush@h:hush/d",
-            "postgres://me:hush@h/d?sslmode=sometimes",
-        ] {
-            let message = options(url).unwrap_err();
-            assert!(!message.contains("hush") && !message.is_empty(), "{url}: {message}");
         }
     }
 }

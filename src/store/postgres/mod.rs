@@ -8,6 +8,7 @@
 //! Nothing here depends on a session: only settings and advisory locks of a transaction. No statement takes the time from
 //! the database.
 
+mod address;
 mod attempt;
 mod blockers;
 mod check;

@@ -1,5 +1,6 @@
 //! The command line as people use it: the real binary as a process, its output, its files and its exit codes.
 
+mod addresses;
 mod check;
 mod check_database;
 mod demo;

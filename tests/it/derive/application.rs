@@ -21,6 +21,8 @@ use tokio::{net::TcpListener, task::JoinHandle};
 #[derive(Clone, Copy, Debug)]
 pub enum Does {
     Answer(u16),
+    /// Answers with this body.
+    Say(u16, &'static str),
     /// A redirect to somewhere else.
     Redirect,
     /// Never answers.
@@ -95,7 +97,7 @@ impl Drop for Application {
 async fn take(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let does = shared.plan.lock().unwrap().pop_front().unwrap_or(Does::Answer(200));
     let status = match does {
-        Does::Answer(status) => status,
+        Does::Answer(status) | Does::Say(status, _) => status,
         Does::Redirect => 307,
         Does::Silence => 0,
     };
@@ -108,5 +110,6 @@ async fn take(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, b
         }
         Does::Redirect => (StatusCode::TEMPORARY_REDIRECT, [("location", "/elsewhere")]).into_response(),
         Does::Answer(status) => StatusCode::from_u16(status).unwrap().into_response(),
+        Does::Say(status, body) => (StatusCode::from_u16(status).unwrap(), body).into_response(),
     }
 }

@@ -47,7 +47,7 @@ pub async fn bed() -> PgPool {
     pool
 }
 
-fn function(name: &str, tags: &[&str]) -> StatsFunction {
+pub fn function(name: &str, tags: &[&str]) -> StatsFunction {
     StatsFunction { name: name.to_owned(), tags: tags.iter().map(|tag| (*tag).to_owned()).collect() }
 }
 
@@ -72,11 +72,13 @@ pub async fn enqueue(pool: &PgPool, priority: i32) -> String {
     JobTable::new(pool.clone()).enqueue(&payload, priority, 3).await.unwrap()
 }
 
-/// Status, failed attempts, error and results of a job.
+/// Status, failed attempts, error and results of a job's functions.
 pub async fn job(pool: &PgPool, id: &str) -> (String, i32, Option<String>, Value) {
     let rows = JobTable::new(pool.clone()).list(Some(id), None, 1).await.unwrap();
     let row = rows.into_iter().next().expect("the job is there");
-    let results = row.results.as_deref().map_or(Value::Null, |results| serde_json::from_str(results).unwrap());
+    let mut results: Value =
+        row.results.as_deref().map_or(Value::Null, |results| serde_json::from_str(results).unwrap());
+    let results = results.get_mut("function_results").map_or(Value::Null, Value::take);
     (row.status, row.retry_count, row.error_message, results)
 }
 

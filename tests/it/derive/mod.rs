@@ -2,8 +2,10 @@
 
 pub mod application;
 mod caches;
+mod caches_partly;
 mod failover;
 mod jobs;
+mod jobs_related;
 mod jobs_shared;
 mod report;
 mod retention;

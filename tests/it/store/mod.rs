@@ -4,6 +4,7 @@
 //! write, PostgreSQL that other programs made and filled, PostgreSQL whose types others have changed, and SQLite. Only the six contract tables are read and written
 //! here with SQL, in the dialect both share; times are written `'2026-03-04 05:06:07.089000'` (see [`sql_time`]).
 
+mod addresses;
 mod arbiter;
 pub mod beds;
 mod concurrency;

@@ -18,3 +18,4 @@ pub mod proxy;
 pub mod redis;
 pub mod runtime_api;
 pub mod server;
+pub mod tls;

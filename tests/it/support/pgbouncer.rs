@@ -21,6 +21,11 @@ impl PgBouncer {
     /// A pooler with so many connections to the server of `url`, and the URL with its place in it. `None` where PgBouncer
     /// is not installed, which is said.
     pub async fn in_front_of(url: &str, server_connections: u8) -> Option<(Self, String)> {
+        Self::with_setting(url, server_connections, "").await
+    }
+
+    /// The same, with one more line in its file.
+    pub async fn with_setting(url: &str, server_connections: u8, setting: &str) -> Option<(Self, String)> {
         let places = ["/usr/sbin", "/usr/bin", "/usr/local/bin", "/opt/homebrew/bin"].map(PathBuf::from);
         let Some(bin) = find_folder_with(&["pgbouncer"], places.to_vec()) else {
             eprintln!("not tested: PgBouncer is not installed");
@@ -34,7 +39,7 @@ impl PgBouncer {
         let text = format!(
             "[databases]\n* = host=127.0.0.1 port={server}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
              unix_socket_dir =\nauth_type = any\npool_mode = transaction\ndefault_pool_size = {server_connections}\n\
-             max_client_conn = 200\nserver_round_robin = 1\n"
+             max_client_conn = 200\nserver_round_robin = 1\n{setting}\n"
         );
         // With `any` everybody is one user.
         let text = text.replace("* = host", "* = user=postgres host");

@@ -1,4 +1,5 @@
--- The next job, now ours: the highest priority first, then the oldest. One that failed waits before its next attempt; one
+-- The next job, now ours: the highest priority first, then the oldest. One that failed with us waits before its next attempt
+-- (its results say with which retry_count), one that somebody queued again by hand does not; one
 -- whose worker was silent for the lease ($1, seconds) is taken up again, which counts as an attempt. Others' locked rows
 -- are passed over. $2: the first wait after a failure, in seconds, doubled with every further one.
 -- Both statuses are named first, for the index: jobs that ended are many, and stay for years.
@@ -10,7 +11,7 @@ WITH next AS (
       AND status IN ('queued', 'processing')
       AND CASE status
           WHEN 'queued' THEN
-              coalesce(retry_count, 0) <= 0
+              results::jsonb -> 'waits_as_retry' IS DISTINCT FROM to_jsonb(coalesce(retry_count, 0))
               OR coalesce(updated_at, started_at, created_at, '-infinity')
                  <= clock_timestamp() - $2 * power(2, least(greatest(retry_count, 1), 10) - 1) * interval '1 second'
           WHEN 'processing' THEN
@@ -31,4 +32,4 @@ FROM next
 WHERE j.id = next.id
 RETURNING j.id::text AS id, j.retry_count, coalesce(j.max_retries, 3) AS max_retries,
           j.started_at, CASE WHEN next.completed_at IS NULL THEN j.results::text END AS results,
-          next.status = 'processing' AS taken_over
+          j.job_payload::jsonb ->> 'requestId' AS request_id, next.status = 'processing' AS taken_over

@@ -1,0 +1,35 @@
+//! Reads which authorities are trusted. A part of [`super`], over the same reader.
+
+use super::{Reader, Vars};
+use crate::{
+    certificates::{Certificates, Trust},
+    config::variables::CA_EXAMPLE,
+};
+
+/// From now on the process trusts the authorities that these variables name. What is wrong with them is told when the
+/// configuration is read.
+pub fn put_trust_in_force(vars: Vars<'_>) {
+    Reader::new(vars).trust().put_in_force();
+}
+
+impl Reader<'_> {
+    pub(super) fn trust(&mut self) -> Trust {
+        let instead = self.own("SSL_CERT_FILE").map(|path| Certificates::from_file(&path));
+        let instead = instead.and_then(|read| self.certificates("SSL_CERT_FILE", read));
+        if self.not_to_be_had("CA_CERTIFICATES").is_some() {
+            self.refuse_as("CA_CERTIFICATES", "", ());
+            return Trust::new(instead, Certificates::default());
+        }
+        let beside =
+            self.own("CA_CERTIFICATES").filter(|text| text != CA_EXAMPLE).map(|text| Certificates::from_pem(&text));
+        let beside = beside.and_then(|read| self.certificates("CA_CERTIFICATES", read));
+        Trust::new(instead, beside.unwrap_or_default())
+    }
+
+    fn certificates(&mut self, name: &'static str, read: Result<Certificates, String>) -> Option<Certificates> {
+        match read {
+            Ok(certificates) => Some(certificates),
+            Err(problem) => self.refuse_as(name, problem, None),
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Takes what stands behind the `?` of a Redis address apart, in the spellings of redis-py, ioredis, go-redis and others.
+//!
+//! **Invariant: a parameter that says where the data is, or how it is secured, is obeyed or refused**, as for the database.
+
+use url::Url;
+
+/// An address that the Redis library understands, and what it does not.
+#[derive(Clone, Debug)]
+pub struct RedisUrl {
+    pub url: Url,
+    /// The authorities that the server's certificate may be of: a file, or PEM itself. `None` is those that the process
+    /// trusts.
+    pub roots: Option<String>,
+    /// Our own certificate and its key: files.
+    pub client: Option<(String, String)>,
+}
+
+/// Parameters that neither move the data nor weaken anything, as [`plain`] spells them.
+const HARMLESS: &[&str] = &[
+    "sockettimeout",
+    "socketconnecttimeout",
+    "socketkeepalive",
+    "decoderesponses",
+    "encoding",
+    "encodingerrors",
+    "maxconnections",
+    "healthcheckinterval",
+    "retryontimeout",
+    "clientname",
+    "name",
+    "libname",
+    "libversion",
+    "timeout",
+    "connecttimeout",
+    "commandtimeout",
+    "dialtimeout",
+    "readtimeout",
+    "writetimeout",
+    "poolsize",
+    "pooltimeout",
+    "minidleconns",
+    "maxidleconns",
+    "maxretries",
+    "keepalive",
+    "family",
+    "protocol",
+];
+
+fn plain(name: &str) -> String {
+    name.chars().filter(|c| !matches!(c, '-' | '_')).map(|c| c.to_ascii_lowercase()).collect()
+}
+
+impl RedisUrl {
+    /// Takes an address apart whose scheme, host and path are right.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, each as a sentence without the value.
+    pub fn read(text: &str) -> Result<Self, Vec<String>> {
+        let Ok(url) = Url::parse(text) else {
+            return Err(vec!["the URL did not parse".to_owned()]);
+        };
+        let is_socket = url.scheme().ends_with("unix");
+        let is_tls = matches!(url.scheme(), "rediss" | "valkeys");
+        let mut read = Self { url, roots: None, client: None };
+        let mut problems = Vec::new();
+        match read.url.fragment() {
+            Some("insecure") => problems.push(
+                "`#insecure` is not obeyed, certificates are always verified: name the server's authority in CA_CERTIFICATES"
+                    .to_owned(),
+            ),
+            Some(_) => problems.push("`#` begins something that is not understood (in a password it is %23)".to_owned()),
+            None => {}
+        }
+        let (mut user, mut password, mut certificate, mut key) = (None, None, None, None);
+        let pairs: Vec<(String, String)> =
+            read.url.query_pairs().map(|(key, value)| (key.into_owned(), value.into_owned())).collect();
+        for (name, value) in pairs {
+            let is = |wanted: &[&str]| wanted.contains(&value.to_ascii_lowercase().as_str());
+            match plain(&name).as_str() {
+                "db" | "user" | "pass" if is_socket => {}
+                "database" | "username" | "password" if is_socket => {
+                    problems.push(format!("its parameter `{name}` is called db, user or pass for a socket"));
+                }
+                "db" | "database" => read.take_database(&value, &mut problems),
+                "user" | "username" => user = Some(value),
+                "pass" | "password" => password = Some(value),
+                "ssl" | "tls" if is(&["true", "1", "yes"]) == is_tls => {}
+                "ssl" | "tls" => problems.push(format!("`{name}` and the scheme differ: write rediss:// for TLS")),
+                "sslcertreqs" if is(&["required", "cert_required", "2"]) => {}
+                "sslcertreqs" | "rejectunauthorized" if is(&["true"]) => {}
+                "sslcheckhostname" if is(&["true", "1"]) => {}
+                "sslcertreqs" | "sslcheckhostname" | "rejectunauthorized" | "skipverify" | "insecureskipverify" => {
+                    problems.push(format!(
+                        "`{name}` is not obeyed, certificates are always verified: take it out, and name the server's authority \
+                         in CA_CERTIFICATES"
+                    ));
+                }
+                "sslcacerts" | "sslcafile" | "cacert" | "sslcadata" => read.roots = Some(value),
+                "sslcertfile" => certificate = Some(value),
+                "sslkeyfile" => key = Some(value),
+                other if HARMLESS.contains(&other) => {}
+                _ if shown(&name).is_empty() || value.is_empty() => problems.push(
+                    "behind its `?` is something that is no parameter; is a `?` of the password not percent-encoded (%3F)?"
+                        .to_owned(),
+                ),
+                _ => problems.push(format!(
+                    "its parameter `{name}` is unknown, and may say where the data is or how it is secured: take it out, or \
+                     correct its name"
+                )),
+            }
+        }
+        if !is_socket {
+            read.take_login(user, password, &mut problems);
+        }
+        match (certificate, key) {
+            (Some(certificate), Some(key)) => read.client = Some((certificate, key)),
+            (None, None) => {}
+            _ => problems.push("`ssl_certfile` and `ssl_keyfile` are needed together".to_owned()),
+        }
+        if !is_tls && (read.roots.is_some() || read.client.is_some()) {
+            problems.push("it names certificates, but no TLS: write rediss://".to_owned());
+        }
+        if problems.is_empty() { Ok(read) } else { Err(problems) }
+    }
+
+    /// `?db=3` is what `/3` is.
+    fn take_database(&mut self, value: &str, problems: &mut Vec<String>) {
+        let path = self.url.path().trim_matches('/');
+        match value.parse::<u16>() {
+            Err(_) => problems.push("its parameter `db` is no database number".to_owned()),
+            Ok(number) if path.is_empty() || path.parse() == Ok(number) => self.url.set_path(&number.to_string()),
+            Ok(_) => problems.push("its path and its parameter `db` name two databases".to_owned()),
+        }
+    }
+
+    fn take_login(&mut self, user: Option<String>, password: Option<String>, problems: &mut Vec<String>) {
+        // Neither can fail where there is a host.
+        if let Some(user) = user.filter(|_| self.url.username().is_empty()) {
+            let _ = self.url.set_username(&user);
+        }
+        if let Some(password) = password.filter(|_| self.url.password().is_none()) {
+            let _ = self.url.set_password(Some(&password));
+        }
+        // The library would not log in at all.
+        if !self.url.username().is_empty() && self.url.password().is_none_or(str::is_empty) {
+            problems.push(
+                "it has a user and no password; a password alone is written redis://:password@host (with a colon)"
+                    .to_owned(),
+            );
+        }
+    }
+}
+
+/// A parameter's name, if it looks like one.
+fn shown(key: &str) -> &str {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    if key.len() <= 60 && key.chars().all(is_name) { key } else { "" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(url: &str) -> RedisUrl {
+        RedisUrl::read(url).unwrap_or_else(|problems| panic!("{url}: {problems:?}"))
+    }
+
+    #[test]
+    fn parameters_that_say_where_and_how_are_obeyed() {
+        for (url, same) in [
+            ("redis://h?db=3", "redis://h/3"),
+            ("redis://h/3?db=3", "redis://h/3"),
+            ("redis://h?password=p%40ss", "redis://:p%40ss@h"),
+            ("redis://h/1?username=me&password=pw", "redis://me:pw@h/1"),
+        ] {
+            let mut url = read(url).url;
+            url.set_query(None);
+            assert_eq!(url.as_str(), same);
+        }
+        let tls = read("rediss://h?ssl_ca_certs=/ca.pem&ssl_certfile=/c.pem&ssl_keyfile=/k.pem&ssl_cert_reqs=required");
+        assert_eq!(tls.roots.as_deref(), Some("/ca.pem"));
+        assert_eq!(tls.client, Some(("/c.pem".to_owned(), "/k.pem".to_owned())));
+        read("redis://h?socket_timeout=5&decode_responses=True&health_check_interval=30&protocol=3");
+        read("unix:///run/redis.sock?db=2&user=u&pass=p");
+    }
+
+    #[test]
+    fn parameters_that_cannot_be_obeyed_are_refused_by_name() {
+        for (url, told) in [
+            ("redis://h/2?db=3", "two databases"),
+            ("redis://h?db=main", "no database number"),
+            ("rediss://h#insecure", "`#insecure`"),
+            ("rediss://h?ssl_cert_reqs=none", "`ssl_cert_reqs` is not obeyed"),
+            ("rediss://h?ssl_check_hostname=false", "`ssl_check_hostname` is not obeyed"),
+            ("redis://h?ssl=true", "rediss://"),
+            ("redis://h?ssl_ca_certs=/ca.pem", "rediss://"),
+            ("redis://h?keyPrefix=stats", "`keyPrefix` is unknown"),
+            ("redis://hunter2@h", "user and no password"),
+        ] {
+            let problems = RedisUrl::read(url).unwrap_err().join("\n");
+            assert!(problems.contains(told) && !problems.contains("hunter2"), "{url}: {problems}");
+        }
+    }
+}
