@@ -176,7 +176,8 @@ const DOCUMENTS: [&str; 11] = [
 fn oddities(data_type: &str) -> &'static [&'static str] {
     match data_type {
         "timestamp without time zone" | "timestamp with time zone" => &TIMES,
-        "integer" | "bigint" => &NUMBERS,
+        "smallint" | "integer" | "bigint" => &NUMBERS,
+        "numeric" => &["NULL", "'NaN'", "1e30", "-1e30", "0.5", "123456789.75"],
         "json" | "jsonb" => &DOCUMENTS,
         "bytea" => &["NULL", "''", r"'\x00ff'"],
         _ => &TEXTS,
