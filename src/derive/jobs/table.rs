@@ -258,7 +258,7 @@ macro_rules! in_transaction {
 /// The same for who only reads, or takes away: a table that is missing holds nothing, and is not made.
 macro_rules! in_what_is_there {
     ($self:ident, $action:literal, |$transaction:ident| $statement:expr) => {{
-        let attempt = within(TIME, async {
+        let attempt = $self.database.within(TIME, async {
             let mut $transaction = begin(&$self.database.pool, TIME).await?;
             let answer = $statement.await?;
             $transaction.commit().await?;

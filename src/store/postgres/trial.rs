@@ -17,7 +17,7 @@ use crate::{
     clock::Timestamp,
     connections::Sign,
     model::{
-        Answered, ClanDocument, Document, Event, Fetched, Learned, Member, Move, ObjectId, PlayerDocument, Tag,
+        Answered, ClanDocument, Document, Event, Fetched, InClan, Learned, Member, Move, ObjectId, PlayerDocument, Tag,
         WarDocument, WarMember,
     },
     store::{RunRow, Telling},
@@ -227,6 +227,7 @@ impl MadeUp {
             level: Some(30),
             war_wins: Some(1_000),
             war_losses: Some(1_000),
+            member_count: 1,
             members: vec![member],
             has_all_members: true,
         };
@@ -250,6 +251,7 @@ impl MadeUp {
             opponent: None,
             starts: None,
             ends: None,
+            is_whole: true,
         };
         fetched(ObjectId::war(self.clan.clone()), began, Document::War(war))
     }
@@ -265,7 +267,7 @@ fn player(tag: &Tag, clan: Option<&Tag>, began: Timestamp) -> Fetched {
         trophies: Some(6_000),
         donations: Some(100_000),
         donations_received: Some(100_000),
-        clan: clan.cloned(),
+        clan: clan.cloned().map_or(InClan::None, InClan::Known),
     };
     fetched(ObjectId::player(tag.clone()), began, Document::Player(player))
 }
