@@ -154,6 +154,9 @@ mod orders {
     }
 
     /// Comes by a failpoint; returns unless this process was ordered to end here.
+    ///
+    /// # Panics
+    /// When that is the order.
     pub fn pass(name: &'static str, tag: &str) {
         static ORDER: OnceLock<Option<Order>> = OnceLock::new();
         static PASSED: AtomicU32 = AtomicU32::new(0);

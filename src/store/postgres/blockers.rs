@@ -25,6 +25,8 @@ pub(super) struct Blocker {
     pub(super) is_whole_table: bool,
     /// 0 or none: a transaction that was prepared for two phases.
     pid: Option<i32>,
+    /// A worker's, of the same role: it is slow or stands still, and the server ends it within four seconds.
+    pub(super) is_ours: Option<bool>,
     role: Option<String>,
     application: Option<String>,
     /// None: this role may not see it.
@@ -56,10 +58,7 @@ impl Blocker {
         }
         known.extend(self.role.as_ref().map(|role| format!("role {role}")));
         known.extend(self.application.as_ref().map(|application| format!("application {application}")));
-        match known.is_empty() {
-            true => format!("pid {pid}"),
-            false => format!("pid {pid} ({})", known.join("; ")),
-        }
+        if known.is_empty() { format!("pid {pid}") } else { format!("pid {pid} ({})", known.join("; ")) }
     }
 }
 
@@ -146,6 +145,7 @@ mod tests {
             relation: Some("players".to_owned()),
             is_whole_table: false,
             pid: Some(17),
+            is_ours: Some(false),
             role: Some("bob".to_owned()),
             application: None,
             state: Some("idle in transaction".to_owned()),

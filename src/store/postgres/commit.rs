@@ -173,6 +173,13 @@ impl Order<'_> {
                 Trouble::Conflict if conflicts < CONFLICT_RETRIES => conflicts += 1,
                 Trouble::Taken | Trouble::TakenId if taken < TAKEN_RETRIES => taken += 1,
                 Trouble::Taken | Trouble::Record => return Err(Failure::Refused(errors::fault(&error))),
+                // Another run of ours, whose locks end by themselves: as in any conflict, the whole again.
+                Trouble::Locked
+                    if conflicts < CONFLICT_RETRIES
+                        && blocker.as_ref().is_some_and(|blocker| blocker.is_ours == Some(true)) =>
+                {
+                    conflicts += 2;
+                }
                 Trouble::Locked => return Err(Failure::Locked(blocker, error)),
                 Trouble::TooSlow => return Err(Failure::TooSlow(error)),
                 Trouble::Conflict | Trouble::TakenId | Trouble::Store => {

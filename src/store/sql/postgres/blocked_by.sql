@@ -15,7 +15,8 @@ chain AS (
     WHERE c.depth < 5
 )
 SELECT coalesce(wanted.relation, marked.relation, written.relation)::regclass::text AS relation, wanted.relation IS NOT NULL AS is_whole_table,
-       c.pid, a.usename::text AS role, nullif(a.application_name, '') AS application, a.state,
+       c.pid, a.usename = session_user AND a.application_name = current_setting('application_name') AS is_ours,
+       a.usename::text AS role, nullif(a.application_name, '') AS application, a.state,
        to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS since
 FROM chain AS c
 LEFT JOIN LATERAL (

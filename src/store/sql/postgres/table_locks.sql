@@ -1,7 +1,7 @@
 -- Who holds, or waits for, a lock on a whole table that keeps commits from it; else, when $1, the session that is idle in the
 -- oldest transaction with writes to these tables: it may hold the lock of a row. At most one.
 SELECT l.relation::regclass::text AS relation, m.is_whole_table,
-       l.pid, a.usename::text AS role, nullif(a.application_name, '') AS application, a.state,
+       l.pid, false AS is_ours, a.usename::text AS role, nullif(a.application_name, '') AS application, a.state,
        to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS since
 FROM pg_locks AS l
 CROSS JOIN LATERAL (
