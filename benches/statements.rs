@@ -70,7 +70,7 @@ async fn main() {
         };
         let note = match statement.cost {
             Cost::Bounded => String::new(),
-            Cost::Grows(what) => format!("  generic / custom: reads {what}"),
+            Cost::Grows(what) => format!("  (generic / custom) reads {what}"),
         };
         println!(
             "{:<42} {:>7}  {:>10.2} {:>10.2} {:>9}  {:>10.2} {:>10.2} {:>9}  {ratio:>6.1}{note}",

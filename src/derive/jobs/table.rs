@@ -11,7 +11,7 @@ use std::{
 
 use serde::Serialize;
 use serde_json::Value;
-use sqlx::{FromRow, postgres::PgQueryResult};
+use sqlx::FromRow;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use tracing::{info, warn};

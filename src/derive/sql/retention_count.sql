@@ -6,16 +6,24 @@ WITH days AS (
     WHERE s.ts >= $1::timestamp AND s.ts < $2::timestamp
     GROUP BY s.{tag}, date_trunc('day', s.ts)
 ),
+-- Looked up from the few rows that are named, each by its id.
 named AS (
     SELECT count(*) AS stay
-    FROM {table} AS s
-    JOIN refresh_worker.refresh_state AS k ON k.kind = $3 AND k.tag = s.{tag} AND k.snapshot_id = s.id
-    WHERE s.ts >= $1 AND s.ts < $2
-      AND EXISTS (
-          SELECT FROM {table} AS n
-          WHERE n.{tag} = s.{tag} AND n.ts > s.ts AND n.ts < date_trunc('day', s.ts) + interval '1 day'
-          OFFSET 0
-      )
+    FROM (
+        SELECT k.tag, k.snapshot_id FROM refresh_worker.refresh_state AS k
+        WHERE k.kind = $3 AND k.snapshot_id IS NOT NULL
+        OFFSET 0
+    ) AS k
+    CROSS JOIN LATERAL (
+        SELECT o.ts FROM {table} AS o
+        WHERE o.id = k.snapshot_id AND o.{tag} = k.tag AND o.ts >= $1::timestamp AND o.ts < $2::timestamp
+        OFFSET 0
+    ) AS s
+    WHERE EXISTS (
+        SELECT FROM {table} AS n
+        WHERE n.{tag} = k.tag AND n.ts > s.ts AND n.ts < date_trunc('day', s.ts) + interval '1 day'
+        OFFSET 0
+    )
 )
 SELECT (coalesce(sum(d.rows - d.stay), 0) - (SELECT stay FROM named))::bigint,
        (coalesce(sum(d.stay), 0) + (SELECT stay FROM named))::bigint

@@ -85,7 +85,10 @@ pub const STATEMENTS: &[Statement] = &[
         "src/store/sql/postgres/newest.sql",
         &[PLAYERS, PLAYERS_NOW, "(SELECT array_agg(true) FROM bench.player)", CLANS, CLANS_NOW, CLANS, CLANS_NOW],
     ),
-    of_commit("src/store/sql/postgres/memberships_read.sql", &[PLAYERS, CLANS, NOW]),
+    Statement {
+        cost: Cost::Grows("the ended stays of these clans, too, which share an index with the open ones"),
+        ..of_commit("src/store/sql/postgres/memberships_read.sql", &[PLAYERS, CLANS, NOW])
+    },
     of_commit("src/store/sql/postgres/ids_behind.sql", &["0"]),
     of_commit("src/store/sql/postgres/ids_step.sql", &["200"]),
     of_commit(
@@ -192,7 +195,11 @@ pub const STATEMENTS: &[Statement] = &[
     bounded("src/derive/sql/jobs/list.sql", &["(SELECT id FROM bench.job)", NONE, "20"]),
     bounded("src/derive/sql/jobs/list.sql", &[NONE, "'queued'", "20"]),
     bounded("src/derive/sql/jobs/list.sql", &[NONE, "'completed'", "20"]),
-    bounded("src/derive/sql/jobs/purge.sql", &["ARRAY['completed', 'failed']", "3600", "1000", NONE]),
+    grows(
+        "src/derive/sql/jobs/purge.sql",
+        "a thousand jobs, each on a page of its own where there are many",
+        &["ARRAY['completed', 'failed']", "3600", "1000", NONE],
+    ),
     grows("src/derive/sql/jobs/purge_count.sql", "every job that ended", &["ARRAY['completed', 'failed']", "3600"]),
     bounded("src/derive/sql/jobs/look.sql", &[]),
     bounded("src/derive/sql/jobs/function_look.sql", &["'public'", "'now'"]),
@@ -445,6 +452,7 @@ pub async fn fill(connection: &mut PgConnection, size: Size) {
     )
     .await;
     exec(connection, WITH_INDEXES).await;
+    exec(connection, "ANALYZE").await;
     exec(
         connection,
         &format!(
@@ -465,12 +473,12 @@ pub async fn fill(connection: &mut PgConnection, size: Size) {
                  FROM refresh_worker.refresh_runs, generate_series(1, 20) AS e;
              INSERT INTO materialized_view_refresh_log (view_name) VALUES ('clan_leaderboard');
              CREATE TABLE bench.clan AS
-                 SELECT c.tag, n, (SELECT max(id) FROM clan_snapshots AS s WHERE s.clan_tag = c.tag) AS id,
-                        (SELECT max(id) FROM war_snapshots AS s WHERE s.clan_tag = c.tag) AS war
+                 SELECT c.tag, n, (SELECT id FROM clan_snapshots AS s WHERE s.clan_tag = c.tag ORDER BY ts DESC LIMIT 1) AS id,
+                        (SELECT id FROM war_snapshots AS s WHERE s.clan_tag = c.tag ORDER BY ts DESC LIMIT 1) AS war
                  FROM generate_series(1, 64) AS n JOIN clans AS c ON c.tag = bench.of('C', n);
              CREATE TABLE bench.player AS
                  SELECT p.tag, p.clan_tag AS clan, row_number() OVER () AS n,
-                        (SELECT max(id) FROM player_snapshots AS s WHERE s.player_tag = p.tag) AS id,
+                        (SELECT id FROM player_snapshots AS s WHERE s.player_tag = p.tag ORDER BY ts DESC LIMIT 1) AS id,
                         (SELECT id FROM clan_memberships AS s WHERE s.player_tag = p.tag AND s.left_at IS NULL) AS stay
                  FROM players AS p WHERE p.clan_tag IN (SELECT tag FROM bench.clan) ORDER BY p.tag LIMIT 3200;
              CREATE TABLE bench.object AS

@@ -13,19 +13,18 @@ FROM (
            s.war_wins, s.war_losses, s.ts AS last_updated
     FROM clans AS c
     CROSS JOIN LATERAL (
-        SELECT o.name, o.level, o.member_count, o.war_wins, o.war_losses, o.ts, o.data::text AS data
+        SELECT o.name, o.level, o.member_count, o.war_wins, o.war_losses, o.ts, o.data
         FROM clan_snapshots AS o WHERE o.clan_tag = c.tag AND o.ts IS NOT NULL ORDER BY o.ts DESC LIMIT 1
     ) AS s
     -- PostgreSQL stores `\u0000` and half a surrogate pair in a text of a document, and fails when it reads a key of it. Such a
     -- clan has no numbers; the others keep theirs. OFFSET 0: a document is unpacked and read once, not once a column.
     CROSS JOIN LATERAL (
         SELECT CASE
-            WHEN json_typeof(s.data::json) <> 'object' THEN '{}'
-            WHEN strpos(s.data, E'\\u') = 0 THEN s.data
-            WHEN regexp_replace(s.data, E'\\\\u[dD][89abAB][[:xdigit:]]{2}\\\\u[dD][c-fC-F][[:xdigit:]]{2}', '', 'g')
+            WHEN json_typeof(s.data) <> 'object' THEN NULL
+            WHEN strpos(s.data::text, E'\\u') = 0 THEN s.data
+            WHEN regexp_replace(s.data::text, E'\\\\u[dD][89abAB][[:xdigit:]]{2}\\\\u[dD][c-fC-F][[:xdigit:]]{2}', '', 'g')
                  !~ E'\\\\u(0000|[dD][89a-fA-F])' THEN s.data
-            ELSE '{}'
-        END::json AS data
+        END AS data
         OFFSET 0
     ) AS r
     CROSS JOIN LATERAL json_to_record(coalesce(r.data, '{}'))
