@@ -1,4 +1,4 @@
-//! PgBouncer in transaction mode, where it is installed.
+//! A pooler in transaction mode, `PgBouncer`, where it is installed.
 
 use std::path::PathBuf;
 
