@@ -1,4 +1,4 @@
-//! Takes the address of the database apart, in the spellings of libpq, SQLAlchemy, asyncpg, Prisma, JDBC and others.
+//! Takes the address of the database apart, in the spellings of libpq, `SQLAlchemy`, asyncpg, Prisma, JDBC and others.
 //!
 //! **Invariant: a parameter that says where the data is, or how it is secured, is obeyed or refused.** What has no meaning
 //! here is listed, and read over; what is in no list is an error. No text made here holds a value.

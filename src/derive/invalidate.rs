@@ -225,16 +225,14 @@ pub fn request_id() -> String {
 /// and not what. A body that is none of JSON says nothing.
 fn not_taken<'t>(status: StatusCode, body: &[u8], tags: &[&'t str]) -> Vec<&'t str> {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
-    let named = ["failed_tags", "failedTags"].iter().find_map(|name| body.get(name)).filter(|named| !named.is_null());
-    let failed: Vec<&'t str> = match named {
-        Some(Value::Array(named)) => {
-            let names: Vec<&str> = named
-                .iter()
-                .filter_map(|one| one.as_str().or_else(|| one.get("tag").and_then(Value::as_str)))
-                .collect();
-            let failed: Vec<&'t str> = tags.iter().copied().filter(|tag| names.contains(tag)).collect();
+    let list = ["failed_tags", "failedTags"].iter().find_map(|name| body.get(name)).filter(|list| !list.is_null());
+    let failed: Vec<&'t str> = match list {
+        Some(Value::Array(list)) => {
+            let name = |one: &Value| Some(one.as_str().or_else(|| one.get("tag")?.as_str())?.to_owned());
+            let names: BTreeSet<String> = list.iter().filter_map(name).collect();
+            let failed: Vec<&'t str> = tags.iter().copied().filter(|tag| names.contains(*tag)).collect();
             // Names that none of ours has: it is not known which are meant.
-            if failed.is_empty() && !named.is_empty() { tags.to_vec() } else { failed }
+            if failed.is_empty() && !list.is_empty() { tags.to_vec() } else { failed }
         }
         // A number of them.
         Some(other) if other.as_u64() == Some(0) => Vec::new(),
@@ -242,7 +240,7 @@ fn not_taken<'t>(status: StatusCode, body: &[u8], tags: &[&'t str]) -> Vec<&'t s
         None => Vec::new(),
     };
     let says_failed = body.get("success") == Some(&Value::Bool(false));
-    let says_part = status == StatusCode::MULTI_STATUS && named.is_none();
+    let says_part = status == StatusCode::MULTI_STATUS && list.is_none();
     if failed.is_empty() && (says_failed || says_part) { tags.to_vec() } else { failed }
 }
 

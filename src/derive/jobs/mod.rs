@@ -214,13 +214,9 @@ impl Jobs {
             Worked::Lost => (Vec::new(), Ending::Lost),
         };
         let told = self.tell_caches(job, &results, until).await;
-        let is_ours = match ending {
-            Ending::Lost => false,
-            _ => {
-                let told_well = told.as_ref().map(|told| told.failure.is_none());
-                self.write_end(job, &ending, &Results::of(job, &ending, &results, told_well), until).await
-            }
-        };
+        let told_well = told.as_ref().map(|told| told.failure.is_none());
+        let written = Results::of(job, &ending, &results, told_well);
+        let is_ours = ending != Ending::Lost && self.write_end(job, &ending, &written, until).await;
         let ending = if is_ours { ending } else { Ending::Lost };
         let report = job.report(&ending, results);
         say(&report, &self.worker_id);

@@ -94,6 +94,7 @@ pub(super) struct Job {
 
 /// What a job's row keeps of its functions, in the form of the related system's worker.
 #[derive(Debug, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names are the related system's")]
 pub(super) struct Results<'r> {
     total_functions: usize,
     successful_functions: usize,

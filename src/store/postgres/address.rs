@@ -1,6 +1,6 @@
 //! The address of the database as the driver takes it, and the proof that the driver's connection is where it says.
 
-use secrecy::ExposeSecret as _;
+use secrecy::ExposeSecret;
 use sqlx::{
     ConnectOptions as _, Executor as _, PgConnection, Row as _,
     postgres::{PgConnectOptions, PgSslMode},
@@ -90,7 +90,7 @@ fn options(url: &DatabaseUrl) -> Result<PgConnectOptions, String> {
     pairs.append_pair("host", host);
     for (name, value) in [
         ("user", url.user.as_deref()),
-        ("password", url.password.as_ref().map(|password| password.expose_secret())),
+        ("password", url.password.as_ref().map(ExposeSecret::expose_secret)),
         ("dbname", url.database.as_deref()),
         ("application_name", url.application_name.as_deref()),
         ("options", url.options.as_deref()),

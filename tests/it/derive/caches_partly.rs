@@ -59,7 +59,8 @@ async fn the_body_says_who_tells_and_names_the_request() {
 async fn a_run_counts_only_the_tags_that_were_not_taken() {
     let world = World::start().await;
     let players = world.mail_players(5).await;
-    let stale: &'static str = Box::leak(format!(r#"{{"failed_tags": ["{}"]}}"#, players[0]).into_boxed_str());
+    let stale: &'static str =
+        Box::leak(format!(r#"{{"failed_tags": ["player:{}"]}}"#, players[0].as_str()).into_boxed_str());
     let application = Application::start([Does::Say(207, stale); 200]).await;
     let mut worker = world.worker_with(&[("CACHE_INVALIDATION_URL", &application.url())]).await;
     let run = worker.invoke(&events::schedule(), PLENTY).await;

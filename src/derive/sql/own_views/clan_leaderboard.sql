@@ -13,7 +13,7 @@ FROM (
            s.war_wins, s.war_losses, s.ts AS last_updated
     FROM clans AS c
     CROSS JOIN LATERAL (
-        SELECT o.name, o.level, o.member_count, o.war_wins, o.war_losses, o.ts, o.data
+        SELECT o.name, o.level, o.member_count, o.war_wins, o.war_losses, o.ts, o.data::json AS data
         FROM clan_snapshots AS o WHERE o.clan_tag = c.tag AND o.ts IS NOT NULL ORDER BY o.ts DESC LIMIT 1
     ) AS s
     -- PostgreSQL stores `\u0000` and half a surrogate pair in a text of a document, and fails when it reads a key of it. Such a
