@@ -44,7 +44,8 @@ impl Database {
         limit: Duration,
         work: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, sqlx::Error> {
-        within(limit, work).await.inspect_err(|error| self.notice(error))
+        // Everything that follows a run is a part of the run's future.
+        Box::pin(within(limit, work)).await.inspect_err(|error| self.notice(error))
     }
 
     pub(super) fn notice(&self, error: &sqlx::Error) {

@@ -179,7 +179,8 @@ impl Database {
     }
 
     pub(super) async fn acquire(&self) -> Result<InUse, StoreError> {
-        self.acquire_by(Instant::now() + BUSY_TIMEOUT).await
+        // Making a connection is a large future.
+        Box::pin(self.acquire_by(Instant::now() + BUSY_TIMEOUT)).await
     }
 
     /// The same, while there is time left.
@@ -188,7 +189,7 @@ impl Database {
         if left.is_zero() {
             return Err(self.out_of_time(action));
         }
-        let acquired = self.acquire_by(Instant::now() + left.min(BUSY_TIMEOUT));
+        let acquired = Box::pin(self.acquire_by(Instant::now() + left.min(BUSY_TIMEOUT)));
         tokio::time::timeout(left, acquired).await.unwrap_or_else(|_| Err(self.out_of_time(action)))
     }
 

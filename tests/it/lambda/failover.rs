@@ -151,7 +151,7 @@ async fn columns_widened_by_others_cost_a_warm_process_nothing() {
 #[tokio::test]
 async fn two_processes_share_the_connections_of_pgbouncer() {
     let world = World::start().await;
-    let Some((pooler, url)) = PgBouncer::in_front_of(&world.database_url, 3).await else { return };
+    let Some((bouncer, url)) = PgBouncer::in_front_of(&world.database_url, 3).await else { return };
     let direct = world.database_url.clone();
     let pooled = World { database_url: url, ..world };
     let (mut one, mut other) = (pooled.worker().await, pooled.worker().await);
@@ -173,5 +173,5 @@ async fn two_processes_share_the_connections_of_pgbouncer() {
     pooled.drain_with(&mut one).await;
     let world = World { database_url: direct, ..pooled };
     assert_eq!(world.count("SELECT count(*) FROM player_snapshots").await, 180);
-    assert_eq!(world.simulator.total_calls(), 180, "{total} processed at once; PgBouncer: {}", pooler.log());
+    assert_eq!(world.simulator.total_calls(), 180, "{total} processed at once; PgBouncer: {}", bouncer.log());
 }

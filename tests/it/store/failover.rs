@@ -217,18 +217,18 @@ async fn a_role_limited_to_the_pool_is_enough() {
             tokio::time::sleep(Duration::from_millis(1200)).await;
             sqlx::raw_sql("COMMIT").execute(&mut others).await.unwrap();
         };
-        let n = usize::try_from(max_connections).unwrap() * 100;
+        let tag = usize::try_from(max_connections).unwrap() * 100;
         let second = i64::from(max_connections) * 6000;
-        let (a, b, c, d, ()) = tokio::join!(
-            commit(&store, n, second),
-            commit(&store, n + 1, second + 60),
+        let (one, other, read, again, ()) = tokio::join!(
+            commit(&store, tag, second),
+            commit(&store, tag + 1, second + 60),
             store.last_run(),
             store.last_run(),
             freeing
         );
-        assert_stored(a);
-        assert_stored(b);
-        assert!(c.is_ok() && d.is_ok(), "{c:?} {d:?}");
+        assert_stored(one);
+        assert_stored(other);
+        assert!(read.is_ok() && again.is_ok(), "{read:?} {again:?}");
         store.pool().close().await;
     }
     // Without any connection of our own it is told whose limit it is.

@@ -41,10 +41,10 @@ async fn processes_that_share_connections_of_pgbouncer_do_not_meet() {
     let direct = support::postgres::fresh().await;
     let Some((_pooler, url)) = PgBouncer::in_front_of(&direct, 3).await else { return };
     let stores: Vec<_> = (0..3).map(|_| PostgresStore::connect(&config(&url)).unwrap().telling(EVERYTHING)).collect();
-    let made = futures_util::future::join_all(stores.iter().map(|store| store.migrate())).await;
+    let made = futures_util::future::join_all(stores.iter().map(Store::migrate)).await;
     let made: usize = made.into_iter().map(|made| made.unwrap().len()).sum();
     assert_eq!(made, 4, "each migration runs once");
-    tokio::join!(work(&stores[0], 0), work(&stores[1], 100), work(&stores[2], 200));
+    tokio::join!(Box::pin(work(&stores[0], 0)), Box::pin(work(&stores[1], 100)), Box::pin(work(&stores[2], 200)));
     for store in &stores {
         assert!(!store.connections().keeps_statements());
         let problems = store.check_rights().await;
@@ -64,7 +64,7 @@ async fn a_pooler_that_drops_startup_parameters_is_noticed_before_harm() {
     let (witness, url) = PoolerWitness::that_keeps_options(&url).await;
     let store = PostgresStore::connect(&config(&url)).unwrap().telling(EVERYTHING);
     store.migrate().await.unwrap();
-    work(&store, 0).await;
+    Box::pin(work(&store, 0)).await;
     let (inside, outside) = witness.take();
     assert!(inside > 20 && outside.is_empty(), "{inside} {outside:#?}");
     assert!(store.check_rights().await.iter().any(|problem| problem.what.contains("pooler")));
@@ -74,7 +74,7 @@ async fn a_pooler_that_drops_startup_parameters_is_noticed_before_harm() {
 async fn a_server_without_a_pooler_keeps_statements() {
     let store = PostgresStore::connect(&config(&support::postgres::fresh().await)).unwrap();
     store.migrate().await.unwrap();
-    work(&store, 0).await;
+    Box::pin(work(&store, 0)).await;
     assert!(store.connections().keeps_statements());
     assert_eq!(store.check_rights().await, []);
 }

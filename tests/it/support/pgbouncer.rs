@@ -1,4 +1,4 @@
-//! A real PgBouncer in transaction mode, where one is installed.
+//! A real `PgBouncer` in transaction mode, where one is installed.
 
 use std::{
     env, fs,
@@ -18,7 +18,7 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// A pooler with so many connections to the server of `url`, and the URL with its place in it. `None` where PgBouncer
+    /// A pooler with so many connections to the server of `url`, and the URL with its place in it. `None` where `PgBouncer`
     /// is not installed, which is said.
     pub async fn in_front_of(url: &str, server_connections: u8) -> Option<(Self, String)> {
         Self::with_setting(url, server_connections, "").await
