@@ -9,7 +9,7 @@ use crate::support::redis::Pair;
 
 /// A world whose Redis is a pair.
 async fn start() -> (World, Pair) {
-    let (mut world, pair) = tokio::join!(World::start(), Pair::start());
+    let (mut world, pair) = (Box::pin(World::start()).await, Box::pin(Pair::start()).await);
     world.redis_url = pair.url();
     (world, pair)
 }

@@ -140,7 +140,7 @@ async fn refusing(refusal: &'static str) -> u16 {
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
             tokio::spawn(async move {
-                let mut bytes = [0; 65536];
+                let mut bytes = vec![0; 65536];
                 while let Ok(read @ 1..) = client.read(&mut bytes).await {
                     let commands = bytes[..read].windows(2).filter(|pair| pair == b"\n*").count() + 1;
                     let answers = format!("-{refusal}\r\n").repeat(commands);
