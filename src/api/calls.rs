@@ -116,7 +116,7 @@ impl<'a> Caller<'a> {
         let Ask { object, league: _, first_permit, keys, bench, time, until, quick_tries, earlier } = ask;
         let (permit, calls, slowest_call) = (first_permit, 0, Duration::ZERO);
         let room = client.room();
-        Self { client, object, room, keys, bench, time, until, earlier, quick_tries, permit, calls, slowest_call }
+        Self { client, object, keys, bench, time, until, earlier, quick_tries, permit, room, calls, slowest_call }
     }
 
     pub fn now(&self) -> Timestamp {

@@ -61,7 +61,7 @@ pub(super) async fn fetch_war(caller: &mut Caller<'_>, object: &ObjectId, rememb
         match see_from_the_other_side(caller, &object.tag, &memory).await {
             Ok(OtherSide::Seen(war, times)) => {
                 let memory = knowing(&war, times, memory);
-                return times.fetched(object, answered(war), Some(memory));
+                return times.fetched(object, answered(*war), Some(memory));
             }
             Ok(OtherSide::Hidden) => memory.war = None,
             Ok(OtherSide::Unknown) => {}
@@ -140,7 +140,7 @@ fn known(war: &WarDocument, copied_at: Timestamp) -> Option<KnownWar> {
 
 /// What the other clan's war log shows.
 enum OtherSide {
-    Seen(WarDocument, Times),
+    Seen(Box<WarDocument>, Times),
     /// Our war is not to be seen there.
     Hidden,
     /// Nobody could say; the next fetch may.
@@ -160,7 +160,7 @@ async fn see_from_the_other_side(
     let reply = caller.call(&Endpoint::OtherSide { opponent, clan }).await;
     Ok(match reply.came {
         Came::Well(Classified::War(seen)) if seen.opponent.as_ref() == Some(opponent) => {
-            OtherSide::Seen(seen, reply.times)
+            OtherSide::Seen(Box::new(seen), reply.times)
         }
         Came::Well(Classified::UnknownState(_)) => OtherSide::Unknown,
         Came::Well(_) => OtherSide::Hidden,

@@ -33,7 +33,7 @@ impl Default for Rooms {
 impl Rooms {
     /// Room for the bodies of one fetch, of which nothing is taken yet.
     #[must_use]
-    pub const fn room<'a>(&'a self) -> Room<'a> {
+    pub const fn room(&self) -> Room<'_> {
         Room { rooms: self, used: 0, taken: Taken { permit: None, units: 0, lane: None } }
     }
 

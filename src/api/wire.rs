@@ -516,7 +516,7 @@ mod tests {
         for rest in ["", r#","clan":null"#, r#","clan":null,"role":"notMember""#, r#","role":null"#] {
             assert_eq!(clan_of(rest), InClan::None, "{rest}");
         }
-        let named = r##","clan":{"tag":" #8q8"},"role":"leader""##;
+        let named = r#","clan":{"tag":" #8q8"},"role":"leader""#;
         assert_eq!(clan_of(named), InClan::Known("8Q8".parse().unwrap()));
     }
 

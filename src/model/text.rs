@@ -1,7 +1,7 @@
 //! Texts from outside: error messages of servers, names in queues, what people typed. Each is cleaned once where it enters
 //! ([`clean`]) and escaped once where somebody reads it ([`visible`]).
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt::Write as _};
 
 /// The text without control characters, which neither a table of PostgreSQL nor a terminal takes well. Line breaks and tabs
 /// become spaces.
@@ -45,7 +45,8 @@ fn escaped(text: &str, is_bad: impl Fn(char) -> bool) -> Cow<'_, str> {
             '\r' => shown.push_str("\\r"),
             c => {
                 for unit in c.encode_utf16(&mut [0; 2]) {
-                    shown.push_str(&format!("\\u{unit:04x}"));
+                    // Writing to a text cannot fail.
+                    let _ = write!(shown, "\\u{unit:04x}");
                 }
             }
         }

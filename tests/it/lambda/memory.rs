@@ -52,7 +52,7 @@ fn document(tag: &str, is_clan: bool) -> String {
             format!(r##"{{"tag":"#{}","name":"m","role":"member","pad":"{pad}"}}"##, nth_tag(nth))
         };
         let members: Vec<String> = (0..50).map(member).collect();
-        text += &format!(r#""members":50,"memberList":[{}],"#, members.join(","));
+        text = format!(r#"{text}"members":50,"memberList":[{}],"#, members.join(","));
     }
     let pad = MAX_BODY - text.len() - r#""pad":""}"#.len();
     format!(r#"{text}"pad":"{}"}}"#, "y".repeat(pad))

@@ -124,7 +124,7 @@ async fn a_member_list_that_is_not_whole_ends_no_membership(bed: impl Bed) {
         format!(r#""members":"2","memberList":[{TWO}]"#),
         format!(r##""members":3,"memberList":[{TWO},{{"tag":"#AAA"}}]"##),
         format!(r#""members":3,"memberList":[{TWO},7]"#),
-        r##""members":3,"memberList":[{"tag":"?"},{"tag":""},{"player":"x"}]"##.to_owned(),
+        r#""members":3,"memberList":[{"tag":"?"},{"tag":""},{"player":"x"}]"#.to_owned(),
     ]) {
         commit(&bed, "clan:8GG", seconds, &format!(r##"{{"tag":"#8GG","name":"n",{odd}}}"##)).await;
         all_stay(&bed, &odd).await;
