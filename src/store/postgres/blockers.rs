@@ -72,7 +72,8 @@ pub(super) async fn watched<T>(
     tokio::select! {
         biased;
         done = work.as_mut() => (done, None),
-        blocker = watch(database, after) => (work.await, Some(blocker)),
+        // Making a connection is a large future, and rare.
+        blocker = Box::pin(watch(database, after)) => (work.await, Some(blocker)),
     }
 }
 
@@ -114,7 +115,7 @@ async fn ask(database: &Database, question: &'static str, rows_too: Option<bool>
         single.end().await.ok()?;
         blocker
     };
-    timeout(ASK_TIMEOUT, asked).await.ok().flatten()
+    timeout(ASK_TIMEOUT, Box::pin(asked)).await.ok().flatten()
 }
 
 /// Waits until no whole table is locked that commits need. A lock that does not go in time is an error that names it: a run

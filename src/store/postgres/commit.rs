@@ -106,14 +106,15 @@ pub(super) async fn commit(order: Order<'_>, batch: &[Fetched]) -> Result<Commit
         return Ok(Commit::default());
     }
     let timeouts = Timeouts { statement: STATEMENT_TIMEOUT, lock: LOCK_TIMEOUT };
-    let committed = match order.whole(batch, timeouts).await {
+    // Large futures, and awaited wherever something is stored.
+    let committed = match Box::pin(order.whole(batch, timeouts)).await {
         Ok(committed) => {
             let stored = stored(batch, &committed);
             order.experience.refusals().judge(stored, &[]);
             Ok(committed)
         }
         Err(Failure::Store(error)) => Err(error),
-        Err(failure) => order.in_parts(batch, failure).await,
+        Err(failure) => Box::pin(order.in_parts(batch, failure)).await,
     };
     order.experience.note(&committed);
     order.database.in_time(order.limit, STORE, committed)

@@ -123,15 +123,12 @@ async fn insert_as_an_orm(url: &str, rows: i32) -> (i32, i32) {
         .bind(done + failed)
         .execute(&mut *transaction)
         .await;
-        match inserted {
-            Ok(_) => {
-                transaction.commit().await.unwrap();
-                done += 1;
-            }
-            Err(_) => {
-                transaction.rollback().await.unwrap();
-                failed += 1;
-            }
+        if inserted.is_ok() {
+            transaction.commit().await.unwrap();
+            done += 1;
+        } else {
+            transaction.rollback().await.unwrap();
+            failed += 1;
         }
     }
     (done, failed)
