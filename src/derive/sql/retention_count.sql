@@ -15,11 +15,9 @@ named AS (
         OFFSET 0
     ) AS k
     CROSS JOIN LATERAL (
-        SELECT o.ts FROM {table} AS o
-        WHERE o.id = k.snapshot_id AND o.{tag} = k.tag AND o.ts >= $1::timestamp AND o.ts < $2::timestamp
-        OFFSET 0
+        SELECT o.{tag} AS tag, o.ts FROM {table} AS o WHERE o.id = k.snapshot_id OFFSET 0
     ) AS s
-    WHERE EXISTS (
+    WHERE s.tag = k.tag AND s.ts >= $1::timestamp AND s.ts < $2::timestamp AND EXISTS (
         SELECT FROM {table} AS n
         WHERE n.{tag} = k.tag AND n.ts > s.ts AND n.ts < date_trunc('day', s.ts) + interval '1 day'
         OFFSET 0

@@ -110,7 +110,7 @@ impl OwnView {
     /// The end of the view's comment: tells its definition from others.
     fn mark(&self) -> String {
         let hash = Sha256::digest(self.sql);
-        let digits: String = hash.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-        format!("Definition {digits}.")
+        let number = hash.iter().take(6).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
+        format!("Definition {number:012x}.")
     }
 }

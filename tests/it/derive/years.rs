@@ -129,8 +129,8 @@ async fn jobs_are_found_by_id_and_by_status() {
     let ids =
         |rows: Vec<refresh_worker::derive::jobs::table::JobRow>| rows.into_iter().map(|row| row.id).collect::<Vec<_>>();
     assert_eq!(ids(table.list(None, None, 20).await.unwrap()), [other.clone(), id.clone()]);
-    assert_eq!(ids(table.list(None, None, 1).await.unwrap()), [other.clone()]);
-    assert_eq!(ids(table.list(Some(&id), None, 20).await.unwrap()), [id.clone()]);
+    assert_eq!(ids(table.list(None, None, 1).await.unwrap()), vec![other.clone()]);
+    assert_eq!(ids(table.list(Some(&id), None, 20).await.unwrap()), vec![id.clone()]);
     assert_eq!(ids(table.list(None, Some("failed"), 20).await.unwrap()), [other]);
     assert_eq!(ids(table.list(Some(&id), Some("failed"), 20).await.unwrap()), Vec::<String>::new());
     for none in ["", "7", "not-an-id", "' OR true", &id[..35]] {
