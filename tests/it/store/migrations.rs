@@ -41,7 +41,7 @@ async fn a_fresh_database_gets_the_contract_tables_exactly() {
     let (ours, theirs) = (support::postgres::fresh().await, support::postgres::fresh_with_contract().await);
     assert_eq!(
         store(&ours).migrate().await.unwrap(),
-        ["0001_contract_tables", "0002_own_tables", "0003_reports", "0004_untold"]
+        ["0001_contract_tables", "0002_own_tables", "0003_reports", "0004_untold", "0005_readable_reports"]
     );
     assert_eq!(shape(&ours).await, shape(&theirs).await);
 }
@@ -72,12 +72,12 @@ async fn up_and_all_the_way_down_and_up_again() {
     bed.commit_one(clan("8GG").fetched(at(0))).await;
     assert_eq!(
         bed.store().revert_migrations().await.unwrap(),
-        ["0004_untold", "0003_reports", "0002_own_tables", "0001_contract_tables"]
+        ["0005_readable_reports", "0004_untold", "0003_reports", "0002_own_tables", "0001_contract_tables"]
     );
     assert_eq!(bed.count("pg_namespace WHERE nspname = 'refresh_worker'").await, 0);
     assert_eq!(bed.count("clans").await, 1, "contract tables are never dropped");
     assert_eq!(bed.store().revert_migrations().await.unwrap(), Vec::<String>::new());
-    assert_eq!(bed.store().migrate().await.unwrap().len(), 4);
+    assert_eq!(bed.store().migrate().await.unwrap().len(), 5);
     bed.commit_one(clan("8GG").level(2).fetched(at(300))).await;
     assert_eq!(bed.count("clan_snapshots").await, 2);
 }
@@ -88,7 +88,7 @@ async fn several_cold_starts_may_race() {
     let stores: Vec<PostgresStore> = (0..6).map(|_| store(&url)).collect();
     let done = futures_util::future::join_all(stores.iter().map(Store::migrate)).await;
     let done: Vec<Vec<String>> = done.into_iter().map(Result::unwrap).collect();
-    assert_eq!(done.iter().filter(|names| names.len() == 4).count(), 1, "{done:?}");
+    assert_eq!(done.iter().filter(|names| names.len() == 5).count(), 1, "{done:?}");
     assert_eq!(done.iter().filter(|names| names.is_empty()).count(), 5, "{done:?}");
 }
 
@@ -148,7 +148,7 @@ async fn missing_rights_are_one_error_that_prints_grants_which_help() {
     assert!(error.to_string().contains(&role), "{error}");
     let pool = PgPool::connect(&url).await.unwrap();
     sqlx::raw_sql(sqlx::AssertSqlSafe(remedy.clone())).execute(&pool).await.unwrap();
-    assert_eq!(store(&modest).migrate().await.unwrap().len(), 4);
+    assert_eq!(store(&modest).migrate().await.unwrap().len(), 5);
     drop_role(&url, &role).await;
 }
 
@@ -159,6 +159,6 @@ async fn a_schema_made_by_an_administrator_needs_no_right_on_the_database() {
     let pool = PgPool::connect(&url).await.unwrap();
     let make = format!("CREATE SCHEMA refresh_worker AUTHORIZATION {role}");
     sqlx::raw_sql(sqlx::AssertSqlSafe(make)).execute(&pool).await.unwrap();
-    assert_eq!(store(&modest).migrate().await.unwrap().len(), 4);
+    assert_eq!(store(&modest).migrate().await.unwrap().len(), 5);
     drop_role(&url, &role).await;
 }
