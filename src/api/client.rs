@@ -231,13 +231,20 @@ impl Reading<'_, '_> {
         let body = if response.content_length().is_some_and(|length| length > max_body as u64) {
             Body::TooLarge
         } else {
-            self.body(&mut response, max_body).await?
+            // The size as sent; what is decompressed has none.
+            let size = response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+            self.body(&mut response, size, max_body).await?
         };
         failpoint!("call.body_received");
         Ok(Heard::Answer { status, headers, body })
     }
 
-    async fn body(&mut self, response: &mut reqwest::Response, max_body: usize) -> Result<Body, TimeIsOver> {
+    async fn body(
+        &mut self,
+        response: &mut reqwest::Response,
+        size: usize,
+        max_body: usize,
+    ) -> Result<Body, TimeIsOver> {
         let mut bytes = Vec::new();
         loop {
             let chunk = match timeout_at(self.until, response.chunk()).await? {
@@ -252,8 +259,8 @@ impl Reading<'_, '_> {
                 return Ok(Body::TooLarge);
             }
             if bytes.capacity() - bytes.len() < chunk.len() {
-                // Never twice as much as was counted.
-                let step = chunk.len().max(BODY_STEP).max(bytes.len() / 4);
+                // At once where the size is known: memory that grows in steps is left in pieces. Never more than is counted.
+                let step = chunk.len().max(BODY_STEP).max(bytes.len() / 4).max(size.saturating_sub(bytes.len()));
                 self.make_room(step * self.copies).await?;
                 bytes.reserve_exact(step);
             }

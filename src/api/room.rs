@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// What all bodies together may take, beside the one that has the lane.
-const ALL_BYTES: usize = 24 * 1024 * 1024;
+const ALL_BYTES: usize = 12 * 1024 * 1024;
 
 /// Room is taken in steps of this size.
 const UNIT: usize = 16 * 1024;
@@ -121,8 +121,8 @@ mod tests {
     async fn what_is_taken_is_free_again_when_the_answer_is_dropped() {
         let rooms = Rooms::default();
         let mut room = rooms.room();
-        room.grow(20 * MB).await;
-        let kept = room.keep(23 * MB + MB / 2);
+        room.grow(8 * MB).await;
+        let kept = room.keep(11 * MB);
         assert_eq!(rooms.free.available_permits(), 4 * MB / UNIT);
         let mut other = rooms.room();
         other.grow(4 * MB).await;

@@ -172,7 +172,7 @@ pub const VARIABLES: &[Variable] = &[
         "MAX_BODY_BYTES",
         "4194304",
         "The largest answer of the API that is read, in bytes after decompression; a larger one ends as a dead letter. All \
-         answers together take no more than six times the default, so that a run stays below 128 MB.",
+         answers together take no more than three times the default, so that a run stays below 128 MB.",
         "4194304",
     ),
     with_default(
