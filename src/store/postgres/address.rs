@@ -1,5 +1,7 @@
 //! The address of the database as the driver takes it, and the proof that the driver's connection is where it says.
 
+use std::fmt;
+
 use secrecy::ExposeSecret;
 use sqlx::{
     ConnectOptions as _, Executor as _, PgConnection, Row as _,
@@ -18,7 +20,7 @@ const SCHEMAS: &str = "SELECT current_setting('search_path'), coalesce(current_s
                        format('ALTER ROLE %I IN DATABASE %I SET search_path = ', current_user, current_database())";
 
 /// Where the database is.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Address {
     pub(super) options: PgConnectOptions,
     /// `host:port/database`, for messages.
@@ -27,6 +29,13 @@ pub(super) struct Address {
     pub(super) keeps_statements: bool,
     /// The `search_path` that was asked for.
     schemas: Option<String>,
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The options print their password.
+        f.debug_struct("Address").field("server", &self.server).field("schemas", &self.schemas).finish_non_exhaustive()
+    }
 }
 
 impl Address {
