@@ -20,6 +20,7 @@ mod events;
 #[allow(dead_code, reason = "the tests use the rest")]
 #[path = "../it/faults/evidence.rs"]
 mod evidence;
+mod failover;
 mod freeze;
 #[allow(dead_code, reason = "the tests use the rest")]
 #[path = "../it/faults/overlap.rs"]
@@ -60,6 +61,9 @@ struct Options {
     /// How long a sandbox is frozen between two runs; 0 leaves it out.
     #[arg(long, default_value_t = 300)]
     freeze_seconds: u64,
+    /// Failovers of Redis after the kills, and one of PostgreSQL among them; 0 leaves them out.
+    #[arg(long, default_value_t = 10)]
+    failovers: usize,
     /// When not all kills have happened by then, the soak fails.
     #[arg(long, default_value_t = 30)]
     minutes: u64,
@@ -84,13 +88,14 @@ async fn main() -> ExitCode {
         }
         storm.rage(options.kills, Duration::from_secs(2)).await;
         storm.rage(options.default_lease_kills, Duration::from_secs(15)).await;
+        Box::pin(failover::fail_over(options.failovers)).await
     };
-    let all = async { tokio::join!(kills, freeze).1 };
-    let Ok(thawed) = tokio::time::timeout(limit, all).await else {
+    let all = async { tokio::join!(kills, freeze) };
+    let Ok((failed_over, thawed)) = tokio::time::timeout(limit, all).await else {
         eprintln!("not done within {} minutes: {}", options.minutes, storm.progress());
         return ExitCode::FAILURE;
     };
-    let report = Report::of(&world, storm, thawed, options.follow).await;
+    let report = Report::of(&world, storm, (thawed, failed_over), options.follow).await;
     println!("{report}");
     if report.broken().is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

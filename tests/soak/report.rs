@@ -10,6 +10,7 @@ use refresh_worker::{
 
 use crate::{
     evidence::{self, Following, Holdings},
+    failover::FailedOver,
     freeze::Thawed,
     storm::{CAP, Recovery, Storm},
     support::process::WorkerProcess,
@@ -36,12 +37,18 @@ pub struct Report {
     recoveries: Vec<Recovery>,
     ends: Vec<(String, usize)>,
     thawed: Option<Thawed>,
+    failed_over: Option<FailedOver>,
     following: Option<Following>,
 }
 
 impl Report {
     /// Lets a healthy run do what is left, and counts.
-    pub async fn of(world: &World, storm: Storm<'_>, thawed: Option<Thawed>, follow: bool) -> Self {
+    pub async fn of(
+        world: &World,
+        storm: Storm<'_>,
+        (thawed, failed_over): (Option<Thawed>, Option<FailedOver>),
+        follow: bool,
+    ) -> Self {
         let lasted = storm.lasted();
         let cap = CAP.to_string();
         let settings = [("COC_REQS_PER_SEC", &*cap), ("COC_MAX_REQS_PER_SEC", &cap), ("LEASE_SECONDS", "2")];
@@ -82,6 +89,7 @@ impl Report {
             recoveries: storm.recoveries.take(),
             ends: storm.ends.take().into_iter().collect(),
             thawed,
+            failed_over,
             following,
         }
     }
@@ -101,6 +109,7 @@ impl Report {
                 "what is stored is told",
             ),
             (self.following.as_ref().is_none_or(|one| one.copies.is_empty()), "no reader keeps an old copy"),
+            (self.failed_over.as_ref().is_none_or(FailedOver::is_well), "a failover loses nothing and ends no process for good"),
             (self.thawed.as_ref().is_none_or(Thawed::is_well), "the run after a freeze works at the first try"),
         ];
         promises.into_iter().filter(|(holds, _)| !holds).map(|(_, promise)| promise).collect()
@@ -179,6 +188,13 @@ impl fmt::Display for Report {
                 thawed.answer["processed_requests"],
                 thawed.complaints,
                 thawed.answer["runtime_seconds"],
+            )?;
+        }
+        if let Some(FailedOver { failovers, requests, stored, calls, failed_runs, failed_at_the_end }) = &self.failed_over {
+            writeln!(
+                f,
+                "{failovers} failovers, one of PostgreSQL          {stored} of {requests} stored with {calls} calls, {failed_runs} \
+                 runs failed, {failed_at_the_end} after the last"
             )?;
         }
         if let Some(following) = &self.following {
