@@ -269,8 +269,8 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         let until = deadline.end();
         let patience = LOCK_PATIENCE.min(until.saturating_duration_since(Instant::now()));
         let Err(error) = self.store.ready(patience).await else { return };
-        let is_over = if Instant::now() >= until { "; no time was left to wait for it" } else { "" };
-        halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(format!("failed to {error}{is_over}")));
+        let cut_short = if patience < LOCK_PATIENCE { "; no time was left to wait longer" } else { "" };
+        halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(format!("failed to {error}{cut_short}")));
     }
 
     /// The queue's time for a paused run, which does nothing but take mail in; without it not even that.
