@@ -273,7 +273,6 @@ impl Retention {
     }
 }
 
-
 async fn first_day(
     connection: &mut PgConnection,
     table: &'static str,

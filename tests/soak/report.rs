@@ -109,7 +109,10 @@ impl Report {
                 "what is stored is told",
             ),
             (self.following.as_ref().is_none_or(|one| one.copies.is_empty()), "no reader keeps an old copy"),
-            (self.failed_over.as_ref().is_none_or(FailedOver::is_well), "a failover loses nothing and ends no process for good"),
+            (
+                self.failed_over.as_ref().is_none_or(FailedOver::is_well),
+                "a failover loses nothing and ends no process for good",
+            ),
             (self.thawed.as_ref().is_none_or(Thawed::is_well), "the run after a freeze works at the first try"),
         ];
         promises.into_iter().filter(|(holds, _)| !holds).map(|(_, promise)| promise).collect()
@@ -190,7 +193,9 @@ impl fmt::Display for Report {
                 thawed.answer["runtime_seconds"],
             )?;
         }
-        if let Some(FailedOver { failovers, requests, stored, calls, failed_runs, failed_at_the_end }) = &self.failed_over {
+        if let Some(FailedOver { failovers, requests, stored, calls, failed_runs, failed_at_the_end }) =
+            &self.failed_over
+        {
             writeln!(
                 f,
                 "{failovers} failovers, one of PostgreSQL          {stored} of {requests} stored with {calls} calls, {failed_runs} \

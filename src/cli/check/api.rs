@@ -30,6 +30,9 @@ use crate::{
 const API: &str = "API";
 const PORTAL: &str = "developer portal";
 
+/// A slot that is free again as soon as this is only waited for. One that a run holds lasts longer.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// How long a slot is held for one call.
 const LIFETIME: Duration = Duration::from_secs(15);
 
@@ -183,8 +186,17 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
     async fn look_at(&self, findings: &mut Findings) -> Result<(), QueueError> {
         let name = self.key.fingerprint();
         let run = format!("check-{:012x}", fastrand::u64(..1 << 48));
-        let start = SlotStart::now(self.clock.as_ref());
-        match self.queue.take_key(name, &run, LIFETIME).await? {
+        let mut start = SlotStart::now(self.clock.as_ref());
+        let mut slot = self.queue.take_key(name, &run, LIFETIME).await?;
+        if let Slot::Held { for_another } = slot
+            && for_another <= LINGER
+        {
+            // Whoever had it has just stopped, perhaps a command like this one.
+            tokio::time::sleep(for_another).await;
+            start = SlotStart::now(self.clock.as_ref());
+            slot = self.queue.take_key(name, &run, LIFETIME).await?;
+        }
+        match slot {
             Slot::Taken { learned_rate } => {
                 let keys = RunKeys::new(Arc::clone(self.clock), self.reqs_per_sec);
                 keys.add(self.key.clone(), learned_rate, start, LIFETIME);

@@ -402,7 +402,6 @@ macro_rules! on_connection {
 }
 pub(super) use on_connection;
 
-
 /// The oldest PostgreSQL that our statements are tested with, as the server tells its version.
 const OLDEST: u32 = 130_000;
 

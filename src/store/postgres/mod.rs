@@ -38,7 +38,8 @@ use self::{
     limit::Limit,
 };
 use super::{
-    ANSWERED_WELL_FOR, Commit, Freshness, LastRuns, RunRow, Store, StoreError, Telling, UNHURRIED, plan::times::from_utc,
+    ANSWERED_WELL_FOR, Commit, Freshness, LastRuns, RunRow, Store, StoreError, Telling, UNHURRIED,
+    plan::times::from_utc,
 };
 use crate::{
     clock::Timestamp,
@@ -139,10 +140,8 @@ impl Store for PostgresStore {
         let database = &self.database;
         on_connection!(database, database.acquire(), STATEMENT_TIMEOUT, "tell the time", |connection, keeps| async {
             let mut single = Single::begin(connection, keeps).await?;
-            let now: TableTime = sqlx::query_scalar("SELECT clock_timestamp()")
-                .persistent(keeps)
-                .fetch_one(single.connection())
-                .await?;
+            let now: TableTime =
+                sqlx::query_scalar("SELECT clock_timestamp()").persistent(keeps).fetch_one(single.connection()).await?;
             single.end().await?;
             Ok(Some(from_utc(now)))
         })

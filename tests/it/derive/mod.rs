@@ -9,8 +9,8 @@ mod jobs_related;
 mod jobs_shared;
 mod report;
 mod retention;
-mod view_locks;
 mod values;
+mod view_locks;
 mod views;
 mod years;
 
