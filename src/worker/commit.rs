@@ -242,8 +242,8 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 failed => {
                     let mut hold = None;
                     if let Some(Err(error)) = failed {
-                        hold = hold_after(&error);
-                        self.store_failed(&error, began);
+                        // What only the end of the run kept from being stored is for the next run.
+                        hold = if self.store_failed(&error, began) { hold_after(&error) } else { None };
                     }
                     for lease in leases {
                         let returned = match &hold {

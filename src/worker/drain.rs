@@ -665,17 +665,19 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     }
 
     /// The database could not be used, asked since then. That the time of the run was over before it answered says nothing
-    /// about it, unless it had long enough.
-    pub fn store_failed(&self, error: &StoreError, asked: Instant) {
-        let failure = format!("failed to {error}");
-        if matches!(error, StoreError::OutOfTime { .. }) && asked.elapsed() < SILENCE {
+    /// about it, unless it had long enough. True when the database is what ended the run.
+    pub fn store_failed(&self, error: &StoreError, asked: Instant) -> bool {
+        let is_over = matches!(error, StoreError::Locked { .. }) && Instant::now() >= self.deadline.end();
+        let waited = if is_over { "; no time was left to wait for it" } else { "" };
+        let failure = format!("failed to {error}{waited}");
+        if (is_over || matches!(error, StoreError::OutOfTime { .. })) && asked.elapsed() < SILENCE {
             warn!(error = %error, "the database was too slow for the end of this run; what it did not take is given back");
             lock(self.tally).error(failure);
-            return self.halt.end(Force::StartNothing, StopReason::Deadline, None);
+            self.halt.end(Force::StartNothing, StopReason::Deadline, None);
+            return false;
         }
-        let is_over = matches!(error, StoreError::Locked { .. }) && Instant::now() >= self.deadline.end();
-        let failure = if is_over { failure + "; no time was left to wait for it" } else { failure };
         self.halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(failure));
+        true
     }
 
     /// Counts what became of a request, and shows it.

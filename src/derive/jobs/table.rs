@@ -117,7 +117,7 @@ impl<'r> Results<'r> {
             failed_functions: results.len() - successful,
             cache_invalidation_success: told_well,
             function_results: results,
-            waits_as_retry: matches!(ending, Ending::Again(_)).then_some(job.retry_count + 1),
+            waits_as_retry: matches!(ending, Ending::Again(_)).then_some(job.retry_count.saturating_add(1)),
         }
     }
 }

@@ -276,10 +276,6 @@ pub(super) async fn problems(database: &Database, extent: Extent) -> Vec<Problem
 async fn look(database: &Database, extent: Extent) -> Result<Vec<Problem>, StoreError> {
     let looked: Result<_, StoreError> =
         on_connection!(database, database.acquire(), LONGEST, "look around", |connection, keeps| async {
-            let server = database.look(connection).await?;
-            if let Some((what, remedy)) = server.problem() {
-                return Ok(vec![Problem::new(what, remedy)]);
-            }
             look_around(connection, database, extent, keeps).await
         });
     let mut problems = looked?;

@@ -92,7 +92,8 @@ pub(super) async fn of_run(
 
 /// The same refusal of several objects is told once.
 fn note(refused: &mut Vec<Refused>, what: &'static str, error: sqlx::Error) -> Result<(), sqlx::Error> {
-    if Sign::of(&error).is_some() {
+    // What the server refuses to do at all, it refuses runs, too.
+    if Sign::of(&error).is_some_and(|sign| sign != Sign::Outdated) {
         return Err(error);
     }
     if refused.iter().all(|known| known.error.to_string() != error.to_string()) {

@@ -82,10 +82,11 @@ async fn commits_that_hang_when_the_time_is_nearly_up_keep_no_answer_from_coming
     let mut worker = world.worker_with(&RATE).await;
     worker.invoke(&serde_json::json!({ "max_requests": 1 }), PLENTY).await.response();
 
+    // Less than the ten seconds for which answers are kept. The harness kills a process whose deadline has passed.
+    let running = worker.begin(&events::schedule(), Duration::from_secs(9)).await;
+    world.wait_for_calls(2).await;
     let lock = lock_history(&world).await;
-    // Less than the ten seconds after which the server gives a statement up. The harness kills a process whose deadline has
-    // passed.
-    let run = worker.invoke(&events::schedule(), Duration::from_secs(9)).await;
+    let run = worker.finish(running).await;
     let message = run.error()["errorMessage"].as_str().unwrap().to_owned();
     assert!(message.contains("no time was left"), "{message}");
     assert_eq!(world.sizes().await.leased, 0, "everything was given back");

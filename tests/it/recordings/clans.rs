@@ -13,8 +13,9 @@ use super::{
 use crate::store::{Bed, over_every_store, text, time};
 
 over_every_store! {
-    every_recorded_clan_is_kept_to_the_byte_and_found_by_its_readers,
     two_recordings_of_one_clan_a_month_apart_show_who_came_and_went,
+    ; as_received:
+    every_recorded_clan_is_kept_to_the_byte_and_found_by_its_readers,
 }
 
 async fn every_recorded_clan_is_kept_to_the_byte_and_found_by_its_readers(bed: impl Bed) {

@@ -12,6 +12,7 @@ use super::{
 use crate::store::{Bed, over_every_store, time};
 
 over_every_store! {
+    ; as_received:
     every_recorded_player_is_kept_to_the_byte_and_found_by_its_readers,
 }
 

@@ -17,9 +17,10 @@ use super::{
 use crate::store::{Bed, over_every_store, text, time};
 
 over_every_store! {
+    two_recordings_of_one_war_are_its_history,
+    ; as_received:
     every_recorded_war_is_kept_to_the_byte_and_its_attacks_reach_the_member_list,
     every_recorded_league_war_is_found_through_its_group_and_kept_from_either_side,
-    two_recordings_of_one_war_are_its_history,
 }
 
 const SOME_CLAN: &str = "2PP";

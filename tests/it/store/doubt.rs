@@ -21,8 +21,9 @@ over_every_store! {
     a_really_empty_clan_ends_all_memberships,
     a_document_of_another_or_of_half_is_no_document,
     a_member_without_a_name_keeps_its_name,
-    an_unknown_state_leaves_the_stored_war_and_is_noted,
     a_war_that_contradicts_itself_says_nothing_of_attacks,
+    ; as_received:
+    an_unknown_state_leaves_the_stored_war_and_is_noted,
 }
 
 fn heard(status: u16, body: &str) -> Heard {

@@ -163,32 +163,32 @@ pub fn sql_time(at: Timestamp) -> String {
 /// Makes a test of each named function for every store. What is named `as_received` looks at the bytes of documents, which
 /// columns of type `jsonb` do not keep.
 macro_rules! over_every_store {
-    ($($name:ident),+ $(,)? $(; as_received: $($exact:ident),+ $(,)?)?) => {
+    ($($name:ident),* $(,)? $(; as_received: $($exact:ident),+ $(,)?)?) => {
         mod postgres {
-            $crate::store::over_a_store!(postgres: $($name,)+ $($($exact,)+)?);
+            $crate::store::over_a_store!(postgres: $($name,)* $($($exact,)+)?);
         }
 
         mod postgres_of_others {
-            $crate::store::over_a_store!(postgres_of_others: $($name,)+ $($($exact,)+)?);
+            $crate::store::over_a_store!(postgres_of_others: $($name,)* $($($exact,)+)?);
         }
 
         mod postgres_of_changed_types {
-            $crate::store::over_a_store!(postgres_of_changed_types: $($name,)+);
+            $crate::store::over_a_store!(postgres_of_changed_types: $($name,)*);
         }
 
         #[cfg(feature = "embedded")]
         mod sqlite {
-            $crate::store::over_a_store!(sqlite: $($name,)+ $($($exact,)+)?);
+            $crate::store::over_a_store!(sqlite: $($name,)* $($($exact,)+)?);
         }
     };
 }
 
 macro_rules! over_a_store {
-    ($bed:ident: $($name:ident,)+) => {
+    ($bed:ident: $($name:ident,)*) => {
         $(#[tokio::test]
         async fn $name() {
             super::$name($crate::store::beds::$bed().await).await;
-        })+
+        })*
     };
 }
 pub(crate) use over_a_store;

@@ -2,9 +2,8 @@
 
 use refresh_worker::{
     model::{Answered, Document, Fetched},
-    store::{Committed, Store, StoreError},
+    store::{Committed, Store},
 };
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
 use super::{
     Bed,
@@ -12,7 +11,6 @@ use super::{
     documents::{at, clan, nth_tag, player},
     over_every_store,
 };
-use crate::support;
 
 over_every_store! {
     a_lone_record_that_a_rule_refuses_is_held,
@@ -131,29 +129,6 @@ async fn one_record_without_a_partition_is_held_beside_others() {
     let committed = bed.commit(&[one(1, 0), one(2, 0), one(3, 0)]).await;
     assert_eq!(committed[..2], [Committed::Stored, Committed::Stored]);
     assert!(is_held(&committed[2]), "{committed:?}");
-}
-
-#[tokio::test]
-async fn text_that_the_encoding_lacks_hurts_its_record_among_others() {
-    let admin = support::postgres::fresh().await;
-    let mut session = PgConnection::connect(&admin).await.unwrap();
-    let name = format!("latin_{}", fastrand::u64(..));
-    let make = format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'");
-    session.execute(AssertSqlSafe(make)).await.unwrap();
-    let mut url = url::Url::parse(&admin).unwrap();
-    url.set_path(&name);
-    let bed = PostgresBed::on(url.as_str()).await;
-    let snowman = |number: usize, began| player(nth_tag(number).as_str()).named("☃").fetched(at(began));
-
-    let alone = bed.commit_one(snowman(1, 0)).await;
-    assert!(is_held(&alone), "{alone:?}");
-    let among = bed.commit(&[one(2, 0), snowman(3, 0), one(4, 0)]).await;
-    assert!(matches!(&among[1], Committed::Poison(reason) if reason.detail.contains("UTF8")), "{among:?}");
-    let all: Vec<Fetched> = (5..15).map(|number| snowman(number, 600)).collect();
-    let error = bed.store().commit(at(1200), &all).await.unwrap_err();
-    assert!(matches!(&error, StoreError::Failed { .. }), "{error}");
-    drop(bed);
-    session.execute(AssertSqlSafe(format!("DROP DATABASE {name} WITH (FORCE)"))).await.unwrap();
 }
 
 #[tokio::test]
