@@ -25,6 +25,7 @@ mod parity;
 mod plans;
 mod poolers;
 mod refusals;
+mod review;
 mod rights;
 mod runs;
 mod snapshots;

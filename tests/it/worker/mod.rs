@@ -9,6 +9,7 @@ mod many_keys;
 mod obstacles;
 mod portal;
 mod redis;
+mod review;
 mod run_end;
 mod runs;
 mod standstill;
