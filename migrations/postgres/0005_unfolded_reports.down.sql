@@ -1,3 +1,5 @@
+DROP INDEX refresh_worker.ix_refresh_runs_failed;
+DROP INDEX refresh_worker.ix_refresh_runs_good;
 DROP INDEX refresh_worker.ix_untold_stored_at;
 DROP TRIGGER unfold_report ON refresh_worker.refresh_runs;
 DROP FUNCTION refresh_worker.unfold_report();

@@ -95,3 +95,8 @@ UPDATE refresh_worker.refresh_runs SET report = report;
 
 -- What is told first is looked up, not sorted: while nobody takes it, it is many.
 CREATE INDEX ix_untold_stored_at ON refresh_worker.untold (stored_at, note);
+
+-- The newest run that went well, and the newest that failed, may be thousands of runs back: health asks for both.
+CREATE INDEX ix_refresh_runs_good ON refresh_worker.refresh_runs (started, run)
+    WHERE error IS NULL AND (processed > 0 OR stopped_because IN ('queue_empty', 'deadline', 'max_requests', 'shutdown'));
+CREATE INDEX ix_refresh_runs_failed ON refresh_worker.refresh_runs (started, run) WHERE error IS NOT NULL;

@@ -89,7 +89,8 @@ pub const STATEMENTS: &[Statement] = &[
         cost: Cost::Grows("the ended stays of these clans, too, which share an index with the open ones"),
         ..of_commit("src/store/sql/postgres/memberships_read.sql", &[PLAYERS, CLANS, NOW])
     },
-    of_commit("src/store/sql/postgres/ids_behind.sql", &["0"]),
+    // Draws 200 numbers of each sequence the first time; afterwards they are left already.
+    of_commit("src/store/sql/postgres/ids_leave.sql", &["true", "true", "true", "true", "200", "200"]),
     of_commit("src/store/sql/postgres/ids_step.sql", &["200"]),
     of_commit(
         "src/store/sql/postgres/clans.sql",
@@ -155,6 +156,11 @@ pub const STATEMENTS: &[Statement] = &[
             "(SELECT array_agg(n) FROM generate_series(1000, 1100) AS n)",
         ],
     ),
+    // When the database refused a text.
+    of_commit("src/store/sql/postgres/shape.sql", &[]),
+    // These two read the locks that are held, whatever the tables hold; before each run, and while one waits.
+    bounded("src/store/sql/postgres/table_locks.sql", &["true"]),
+    bounded("src/store/sql/postgres/blocked_by.sql", &[]),
     bounded("src/store/sql/postgres/notes_read.sql", &["'2026-03-20 12:00Z'", "100"]),
     grows(
         "src/store/sql/postgres/run_insert.sql",
@@ -174,10 +180,12 @@ pub const STATEMENTS: &[Statement] = &[
         ],
     ),
     bounded("src/store/sql/postgres/run_last.sql", &[]),
+    bounded("src/store/sql/postgres/run_lasts.sql", &[]),
     bounded("src/store/sql/postgres/look_state.sql", &["'player'", "'P0001000'"]),
     bounded("src/store/sql/postgres/look_errors.sql", &["'player:P00777'", "5"]),
     bounded("src/derive/sql/view_ages.sql", &["ARRAY['clan_leaderboard', 'refresh_progress']"]),
     bounded("src/derive/sql/view_look.sql", &["'clan_leaderboard'", "'refresh_worker.clan_leaderboard'"]),
+    bounded("src/derive/sql/view_blocker.sql", &["'clan_leaderboard'", "'refresh_worker.clan_leaderboard'"]),
     bounded("src/derive/sql/view_log.sql", &["'clan_leaderboard'", "1", NONE, "8000"]),
     bounded("src/derive/sql/view_log_look.sql", &[]),
     grows("src/derive/sql/own_views/clan_leaderboard.sql", "the newest document of every clan", &[]),
@@ -210,6 +218,15 @@ pub const STATEMENTS: &[Statement] = &[
         "src/derive/sql/retention_count.sql",
         "every snapshot of the days that would be thinned",
         &["'2026-01-01'", "'2026-03-10'", "'player'"],
+    ),
+    bounded("src/store/sql/postgres/check_server.sql", &[]),
+    bounded("src/store/sql/postgres/check_ids.sql", &[]),
+    bounded(
+        "src/store/sql/postgres/places.sql",
+        &[
+            "ARRAY['clans', 'players', 'clan_snapshots', 'player_snapshots', 'war_snapshots', 'clan_memberships']",
+            "ARRAY['tag', 'tag', 'clan_tag', 'player_tag', 'clan_tag', 'player_tag']",
+        ],
     ),
     grows("src/cli/sql/report_freshness.sql", "every row of refresh_state", &[]),
     grows("src/cli/sql/report_work.sql", "the numbers of the week's runs", &["'2026-03-13 12:00Z'"]),
@@ -460,9 +477,12 @@ pub async fn fill(connection: &mut PgConnection, size: Size) {
             "ALTER TABLE refresh_worker.refresh_runs DISABLE TRIGGER unfold_report;
              INSERT INTO refresh_worker.refresh_runs
                  (run, started, ended, stopped_because, processed, failed, api_requests, report)
-                 SELECT 'run ' || n, t, t + interval '100 s', 'queue_empty', 3000, 3, 3000, bench.report(n)::json
+                 -- The newer half was paused: the newest run that went well is far back, and none failed.
+                 SELECT 'run ' || n, t, t + interval '100 s', w, CASE w WHEN 'refresh_paused' THEN 0 ELSE 3000 END, 3, 3000,
+                        bench.report(n)::json
                  FROM generate_series(1, {runs}) AS n,
-                      LATERAL (SELECT timestamptz '2026-03-20 12:00Z' - n * interval '2 min' AS t) AS q;
+                      LATERAL (SELECT timestamptz '2026-03-20 12:00Z' - n * interval '2 min' AS t,
+                                      CASE WHEN n <= {runs} / 2 THEN 'refresh_paused' ELSE 'queue_empty' END AS w) AS q;
              ALTER TABLE refresh_worker.refresh_runs ENABLE TRIGGER unfold_report;
              INSERT INTO refresh_worker.run_work
                  SELECT run, kind, class, started, 10, 5, 3, 1, 1, 0, 2

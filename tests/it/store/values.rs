@@ -348,7 +348,10 @@ async fn what_is_read_of_our_tables_survives_every_value() {
     let bed = beds::postgres().await;
     our_tables_full_of_oddities(&bed).await;
     let last = bed.store().last_run().await.unwrap().expect("a run");
-    assert!(last.started.to_utc().year() < 9999, "a run at no time is not the last one: {last:?}");
+    let lasts = bed.store().last_runs().await.unwrap();
+    for last in [Some(last), lasts.any, lasts.good, lasts.failed].map(|last| last.expect("a run of each sort")) {
+        assert!(last.started.to_utc().year() < 9999, "a run at no time is not the last one: {last:?}");
+    }
     let notes = bed.store().notes(Timestamp::from_millis(i64::MAX)).await.unwrap();
     assert!(notes.len() > 10);
     for kind in [Kind::Clan, Kind::Player, Kind::War] {

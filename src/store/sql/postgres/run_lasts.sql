@@ -1,7 +1,9 @@
 -- The newest run, the newest that went well, and the newest that failed. One that was turned away did nothing, well or not.
+-- One at a time that cannot be would be the last for ever. Each is the first of an index: of the two below, partial ones.
 (
     SELECT 'any' AS sort, run, started, ended, stopped_because, error, processed, failed, api_requests, '' AS report
     FROM refresh_worker.refresh_runs
+    WHERE started <= '9999-12-31'
     ORDER BY started DESC, run DESC
     LIMIT 1
 )
@@ -12,6 +14,7 @@ UNION ALL
     WHERE
         error IS NULL
         AND (processed > 0 OR stopped_because IN ('queue_empty', 'deadline', 'max_requests', 'shutdown'))
+        AND started <= '9999-12-31'
     ORDER BY started DESC, run DESC
     LIMIT 1
 )
@@ -19,7 +22,7 @@ UNION ALL
 (
     SELECT 'failed', run, started, ended, stopped_because, error, processed, failed, api_requests, ''
     FROM refresh_worker.refresh_runs
-    WHERE error IS NOT NULL
+    WHERE error IS NOT NULL AND started <= '9999-12-31'
     ORDER BY started DESC, run DESC
     LIMIT 1
 )
