@@ -35,10 +35,15 @@ impl Sign {
     pub fn of(error: &sqlx::Error) -> Option<Self> {
         match error {
             sqlx::Error::Database(database) => {
-                let is_fatal = database
-                    .try_downcast_ref::<PgDatabaseError>()
-                    .is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic));
-                of_code(&database.code().unwrap_or_default(), database.message(), is_fatal)
+                let error = database.try_downcast_ref::<PgDatabaseError>();
+                let is_fatal =
+                    error.is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic));
+                // Raised by a function or a trigger, which may raise any code: it says nothing about our statements.
+                let is_raised = error.and_then(PgDatabaseError::r#where).is_some_and(|place| place.contains("PL/"));
+                let sign = of_code(&database.code().unwrap_or_default(), database.message(), is_fatal);
+                let is_of_server =
+                    database.message().contains("cached plan") || database.code().as_deref() == Some("25006");
+                sign.filter(|sign| !is_raised || is_fatal || is_of_server || *sign == Self::Lost)
             }
             sqlx::Error::RowNotFound | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => None,
             // The answers do not fit the questions, or the transaction does not begin.

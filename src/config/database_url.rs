@@ -547,7 +547,7 @@ fn shown(key: &str) -> &str {
     if key.len() <= 60 && key.chars().all(is_name) { key } else { "" }
 }
 
-fn percent_decoded(text: &str) -> Option<String> {
+pub(super) fn percent_decoded(text: &str) -> Option<String> {
     // The form's decoding, which takes a plus for a space.
     let pair = format!("x={}", text.replace('+', "%2B").replace('&', "%26"));
     let (_, value) = url::form_urlencoded::parse(pair.as_bytes()).next()?;

@@ -4,6 +4,8 @@
 
 use url::Url;
 
+use super::database_url::percent_decoded;
+
 /// An address that the Redis library understands, and what it does not.
 #[derive(Clone, Debug)]
 pub struct RedisUrl {
@@ -134,12 +136,22 @@ impl RedisUrl {
     }
 
     fn take_login(&mut self, user: Option<String>, password: Option<String>, problems: &mut Vec<String>) {
+        let differs = |given: Option<&str>, other: &Option<String>| {
+            let given = given.and_then(percent_decoded);
+            matches!((given, other), (Some(given), Some(other)) if !given.is_empty() && given != *other)
+        };
+        if differs(Some(self.url.username()), &user) || differs(self.url.password(), &password) {
+            problems.push(
+                "it names two different users or passwords, one in front of the host and one behind `?`".to_owned(),
+            );
+        }
         // Neither can fail where there is a host.
         if let Some(user) = user.filter(|_| self.url.username().is_empty()) {
-            let _ = self.url.set_username(&user);
+            let _ = self.url.set_username(&user.replace('%', "%25"));
         }
         if let Some(password) = password.filter(|_| self.url.password().is_none()) {
-            let _ = self.url.set_password(Some(&password));
+            // A percent sign would be taken for the beginning of an encoded character.
+            let _ = self.url.set_password(Some(&password.replace('%', "%25")));
         }
         // The library would not log in at all.
         if !self.url.username().is_empty() && self.url.password().is_none_or(str::is_empty) {

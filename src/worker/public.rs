@@ -35,8 +35,22 @@ const SIGNS: &[(&str, &str)] = &[
 /// The kind of trouble that a text tells about, when it is a known one.
 #[must_use]
 pub fn kind_of_trouble(text: &str) -> Option<&'static str> {
-    let text = text.to_ascii_lowercase();
+    let text = without_names(text).to_ascii_lowercase();
     SIGNS.iter().find(|(sign, _)| text.contains(sign)).map(|(_, kind)| *kind)
+}
+
+/// The text without the places and names in it, which may contain any word: what follows `at`, and what is in quotation marks.
+fn without_names(text: &str) -> String {
+    let unquoted: String = text.split('"').step_by(2).collect();
+    let mut words = Vec::new();
+    let mut is_place = false;
+    for word in unquoted.split_whitespace() {
+        if !is_place && !word.contains("://") {
+            words.push(word);
+        }
+        is_place = word == "at";
+    }
+    words.join(" ")
 }
 
 /// Why a run failed, in one line for anybody.
