@@ -178,6 +178,13 @@ mod tests {
     }
 
     #[test]
+    fn a_percent_sign_of_a_password_stays_one() {
+        assert_eq!(read("redis://h/0?password=a%2541b").url.password(), Some("a%2541b"));
+        assert_eq!(read("redis://:same@h/0?password=same").url.password(), Some("same"));
+        RedisUrl::read("redis://:one@h/0?password=other").expect_err("two passwords");
+    }
+
+    #[test]
     fn parameters_that_say_where_and_how_are_obeyed() {
         for (url, same) in [
             ("redis://h?db=3", "redis://h/3"),
