@@ -85,7 +85,7 @@ async fn a_pooler_that_drops_the_schema_is_refused() {
     let url = support::postgres::fresh_with_contract().await;
     two_sets(&url).await;
     let Some((_strict, strict_url)) = PgBouncer::in_front_of(&url, 3).await else { return };
-    let told = refused(&format!("{}?schema=stats", strict_url)).await;
+    let told = refused(&format!("{strict_url}?schema=stats")).await;
     assert!(told.contains("unsupported startup parameter") && told.contains("pgbouncer=true"), "{told}");
 
     let silent = PgBouncer::with_setting(&url, 3, "ignore_startup_parameters = options").await;
@@ -93,7 +93,7 @@ async fn a_pooler_that_drops_the_schema_is_refused() {
     for parameters in
         ["schema=stats", "schema=stats&pgbouncer=true", "options=-csearch_path%3Dstats&statement_cache_size=0"]
     {
-        let told = refused(&format!("{}?{parameters}", silent_url)).await;
+        let told = refused(&format!("{silent_url}?{parameters}")).await;
         assert!(told.contains("ALTER ROLE") && told.contains("is in effect"), "{parameters}: {told}");
     }
     assert_eq!((count(&url, "stats.clans").await, count(&url, "public.clans").await), (0, 0));
@@ -106,7 +106,7 @@ async fn a_schema_that_the_role_has_is_right_through_a_pooler() {
     two_sets(&url).await;
     run(&url, "ALTER ROLE postgres IN DATABASE postgres SET search_path = stats").await;
     let Some((_pooler, pooler_url)) = PgBouncer::in_front_of(&url, 3).await else { return };
-    let stored = store_one(&format!("{}?schema=stats&pgbouncer=true", pooler_url)).await.unwrap();
+    let stored = store_one(&format!("{pooler_url}?schema=stats&pgbouncer=true")).await.unwrap();
     assert_eq!(stored, [Committed::Stored]);
     assert_eq!((count(&url, "stats.clans").await, count(&url, "public.clans").await), (1, 0));
 }
