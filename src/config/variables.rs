@@ -267,7 +267,7 @@ pub const VARIABLES: &[Variable] = &[
     with_default(
         "DB_POOL_MAX",
         "5",
-        "Connections to the database, 1 to 100. The health role uses 1 unless this is set.",
+        "Connections to the database, 1 to 100; at least 2 with `STATS_FUNCTIONS`. The health role uses 1 unless this is set.",
         "5",
     ),
     with_default(

@@ -240,7 +240,7 @@ impl Retention {
             transaction.rollback().await?;
             return Ok(Batch::AnotherRun);
         }
-        let (rows, last): (i64, Option<PrimitiveDateTime>) = sqlx::query_as(AssertSqlSafe(of_table(THIN, table, tag)))
+        let (rows, last): (i64, Option<TableTime>) = sqlx::query_as(AssertSqlSafe(of_table(THIN, table, tag)))
             .persistent(false)
             .bind(stretch.from)
             .bind(stretch.end)
@@ -250,7 +250,7 @@ impl Retention {
             .await?;
         let next = match last {
             // What lies before the last row that went was looked at, and stays.
-            Some(last) if rows >= BATCH => Some(Stretch { from: last, ..stretch }),
+            Some(last) if rows >= BATCH => Some(Stretch { from: last.into(), ..stretch }),
             _ => {
                 note(&mut transaction, table, stretch.end, now).await?;
                 let next = first_day(&mut transaction, table, end).await?;

@@ -23,13 +23,20 @@ const CACHES: &str = "caches";
 const CONNECT_TIME: Duration = Duration::from_secs(3);
 
 /// What of it is in the database.
-pub async fn look_at_database(findings: &mut Findings, config: &AfterConfig, store: &PostgresStore) {
+pub async fn look_at_database(findings: &mut Findings, config: &AfterConfig, store: &PostgresStore, most: u32) {
     let pool = store.pool();
     if !config.views.is_empty() {
         note(findings, VIEWS, look::views(&pool, &config.views).await);
     }
     if let Some(stats) = &config.stats {
         note(findings, JOBS, look::jobs(&pool, &stats.functions).await);
+        if most < 2 {
+            findings.warning(
+                JOBS,
+                "DB_POOL_MAX=1: while the only connection calls a function, a job gives no sign of life, and others may take it",
+                "set DB_POOL_MAX to at least 2",
+            );
+        }
     }
 }
 

@@ -117,13 +117,14 @@ async fn look_at_database(findings: &mut Findings, config: &DatabaseConfig, afte
         Err(error) => return findings.problem(DATABASE, format!("{error:#}"), "set DATABASE_URL"),
     };
     let extent = if after.retention_days.is_some() { Extent::RunsAndRetention } else { Extent::Runs };
-    let problems = store.check_rights_with(extent).await;
+    let mut problems = store.check_rights_with(extent).await;
     let is_fit = problems.iter().all(|problem| !problem.is_certain);
     if is_fit {
         findings.fine(DATABASE, format!("answers at {}; tables and rights are in place", store.server()));
     }
     if is_fit {
         look_at_last_run(findings, &store).await;
+        problems.extend(store.far_ids().await.unwrap_or_default());
     }
     for problem in problems {
         if problem.is_certain {
@@ -132,7 +133,7 @@ async fn look_at_database(findings: &mut Findings, config: &DatabaseConfig, afte
             findings.warning(DATABASE, problem.what, problem.remedy);
         }
     }
-    after::look_at_database(findings, after, &store).await;
+    after::look_at_database(findings, after, &store, config.max_connections).await;
 }
 
 /// A timeout that is too short shows in the last run only.

@@ -14,6 +14,7 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::{
+    connect::Single,
     shape::{self, Shape},
     writes::{self, Last},
 };
@@ -94,7 +95,9 @@ impl<'a> Attempt<'a> {
     pub(super) async fn run(&self, connection: &mut PgConnection) -> Result<Commit, sqlx::Error> {
         match self.run_once(connection, None).await {
             Err(error) if shape::may_fit(&error) => {
-                let shape = Shape::read(connection).await?;
+                let mut single = Single::begin(connection, self.keeps_statements).await?;
+                let shape = Shape::read(single.connection()).await?;
+                single.end().await?;
                 self.run_once(connection, Some(&shape)).await
             }
             done => done,

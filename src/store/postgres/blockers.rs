@@ -97,11 +97,11 @@ pub(super) async fn guess(database: &Database) -> Option<Blocker> {
 async fn ask(database: &Database, question: &'static str, rows_too: Option<bool>) -> Option<Blocker> {
     let asked = async {
         let pool = &database.pool;
-        let mut connection = match pool.try_acquire() {
+        let mut connection = match database.try_acquire() {
             Some(connection) => connection,
             // Our own comes back in a moment when it is the only one; during the wait it does not.
             None if rows_too.is_some() || pool.size() < pool.options().get_max_connections() => {
-                pool.acquire().await.ok()?
+                database.in_use(pool.acquire().await.ok()?)
             }
             None => return None,
         };

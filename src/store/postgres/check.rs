@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, postgres::PgDatabas
 
 use super::{
     STATEMENT_TIMEOUT,
-    connect::{Database, on_connection},
+    connect::{Database, Single, on_connection},
     errors::{self, Trouble},
     migrate, places, trial,
 };
@@ -244,11 +244,25 @@ struct IdsRow {
     name: String,
     sequence: String,
     ids_left: i64,
+    /// An id at the end of the range, where the sequence is not.
+    far_id: Option<i64>,
     is_narrow: bool,
     goes_up: bool,
 }
 
 impl IdsRow {
+    /// Whoever gives `max(id) + 1` cannot go on; we can, since we follow the sequence.
+    fn far(self) -> Option<Problem> {
+        let Self { name, sequence, .. } = self;
+        self.far_id.map(|id| {
+            let what = format!(
+                "{name} has a row with the id {id}, at the end of what its ids can be: programs that give max(id) + 1 soon \
+                 cannot insert; {sequence} is left where it is"
+            );
+            Problem::doubt(what, format!("see who wrote it, and give it another id: SELECT * FROM {name} WHERE id = {id};"))
+        })
+    }
+
     fn problem(self) -> Option<Problem> {
         let Self { name, sequence, ids_left, .. } = self;
         if !self.goes_up || ids_left >= SOON_FEW_IDS {
@@ -271,6 +285,18 @@ pub(super) async fn problems(database: &Database, extent: Extent) -> Vec<Problem
             "see that DATABASE_URL is right and that the server runs and lets this address in",
         )],
     }
+}
+
+/// Rows whose ids no sequence follows. They stand in nobody's way here.
+pub(super) async fn far_ids(database: &Database) -> Result<Vec<Problem>, StoreError> {
+    let rows: Vec<IdsRow> =
+        on_connection!(database, database.acquire(), LONGEST, "look at ids", |connection, keeps| async {
+            let mut single = Single::begin(connection, keeps).await?;
+            let rows = sqlx::query_as(CHECK_IDS).persistent(keeps).fetch_all(single.connection()).await?;
+            single.end().await?;
+            Ok(rows)
+        })?;
+    Ok(rows.into_iter().filter_map(IdsRow::far).collect())
 }
 
 async fn look(database: &Database, extent: Extent) -> Result<Vec<Problem>, StoreError> {

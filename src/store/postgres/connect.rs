@@ -68,8 +68,7 @@ pub(super) struct Database {
     pub(super) connections: Connections,
     address: Arc<Address>,
     mark: Mark,
-    /// How many connections are at work.
-    in_use: Arc<AtomicU32>,
+    at_work: AtWork,
 }
 
 /// What [`MARK`] is set to, and the way to connect without it. `None` where no statement is kept, so that nobody need
@@ -88,11 +87,48 @@ impl fmt::Debug for Marked {
     }
 }
 
+/// How many connections of the pool are at work, whoever took them: those that are being opened are not. The pool's own size
+/// counts them, and a server that is down would seem to be at work.
+#[derive(Clone, Debug, Default)]
+struct AtWork(Arc<AtomicU32>);
+
+impl AtWork {
+    fn begins(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn ends(&self) {
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
+    }
+
+    fn are_none(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+
+    fn is_any(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+}
+
 /// A connection of the pool, at work.
 #[derive(Debug)]
 pub(super) struct InUse {
     connection: PoolConnection<Postgres>,
-    in_use: Arc<AtomicU32>,
+    at_work: AtWork,
+}
+
+impl Deref for InUse {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for InUse {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.connection
+    }
 }
 
 /// What a server is good for.
@@ -142,6 +178,8 @@ impl Database {
             None => options,
         };
         let (trusted, looked_at, expected) = (connections.clone(), connections.clone(), mark.clone());
+        let at_work = AtWork::default();
+        let (taken, opened, returned) = (at_work.clone(), at_work.clone(), at_work.clone());
         // Tested by `ping` at the start of a run: testing at every use would cost a round trip each.
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections.max(1))
@@ -150,11 +188,19 @@ impl Database {
             .max_lifetime(LIFETIME + LIFETIME_JITTER.mul_f64(fastrand::f64()))
             .test_before_acquire(false)
             .before_acquire(move |_, connection| {
-                let is_trusted = trusted.trusts(connection.age);
-                Box::pin(std::future::ready(Ok(is_trusted)))
+                let is_good = trusted.trusts(connection.age);
+                if is_good {
+                    taken.begins();
+                }
+                Box::pin(std::future::ready(Ok(is_good)))
+            })
+            .after_release(move |_, _| {
+                returned.ends();
+                Box::pin(std::future::ready(Ok(true)))
             })
             .after_connect(move |connection, _| {
                 let (connections, mark, address) = (looked_at.clone(), expected.clone(), Arc::clone(&of_new));
+                let at_work = opened.clone();
                 // It belongs to opening, so it is not logged among the statements.
                 Box::pin(
                     async move {
@@ -164,13 +210,15 @@ impl Database {
                         {
                             connections.stop_keeping(error);
                         }
-                        address.verify(connection).await
+                        address.verify(connection).await?;
+                        at_work.begins();
+                        Ok(())
                     }
                     .with_subscriber(NoSubscriber::new()),
                 )
             })
             .connect_lazy_with(marked);
-        Ok(Self { pool, server, connections, address, mark, in_use: Arc::default() })
+        Ok(Self { pool, server, connections, address, mark, at_work })
     }
 
     /// True while prepared statements are kept. Poolers that share connections between transactions want none.
@@ -195,6 +243,7 @@ impl Database {
 
     async fn acquire_by(&self, until: Instant) -> Result<InUse, StoreError> {
         let (began, mut is_unmarked) = (Instant::now(), false);
+        self.recount();
         loop {
             let acquired = tokio::select! {
                 biased;
@@ -207,7 +256,7 @@ impl Database {
                 Ok(connection) => {
                     return match too_old(connection.server_version_num()) {
                         Some(detail) => Err(StoreError::Failed { server: self.server.clone(), action: "work", detail }),
-                        None => Ok(InUse::new(connection, &self.in_use)),
+                        None => Ok(self.in_use(connection)),
                     };
                 }
                 Err(error) => error,
@@ -215,7 +264,7 @@ impl Database {
             let is_full = errors::is_full(&error);
             let patience = match error {
                 // Our own connections are at work, and one of them will come free.
-                _ if (is_full || matches!(error, sqlx::Error::PoolTimedOut)) && self.is_at_work() => until,
+                _ if (is_full || matches!(error, sqlx::Error::PoolTimedOut)) && self.at_work.is_any() => until,
                 _ if is_full => until.min(began + FULL_TIMEOUT),
                 // Another may have left it out meanwhile; this attempt still had it.
                 _ if !is_unmarked && self.unmark(&error) => {
@@ -233,8 +282,23 @@ impl Database {
         }
     }
 
-    fn is_at_work(&self) -> bool {
-        self.in_use.load(Ordering::Relaxed) > 0
+    /// Forgets those at work when there are none: the pool closes one that is past its lifetime without a word to us.
+    fn recount(&self) {
+        if usize::try_from(self.pool.size()).is_ok_and(|all| all == self.pool.num_idle()) {
+            self.at_work.are_none();
+        }
+    }
+
+    /// A connection that is idle.
+    pub(super) fn try_acquire(&self) -> Option<InUse> {
+        let connection = self.pool.try_acquire()?;
+        // The pool asks nobody whether this one may be taken.
+        self.at_work.begins();
+        Some(self.in_use(connection))
+    }
+
+    pub(super) fn in_use(&self, connection: PoolConnection<Postgres>) -> InUse {
+        InUse { connection, at_work: self.at_work.clone() }
     }
 
     /// Returns when an idle connection is there, which whoever waits for a new one does not see.
@@ -277,7 +341,7 @@ impl Database {
         loop {
             tokio::time::sleep(DIAGNOSE_AFTER).await;
             // While our own connections work, the server is well, and one more could be one too many.
-            if self.is_at_work() {
+            if self.at_work.is_any() {
                 continue;
             }
             match PgConnection::connect_with(&self.pool.connect_options()).await {
@@ -299,9 +363,9 @@ impl Database {
     /// makes one when none is left.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         let are_suspect = self.connections.take_suspects();
-        let idle = std::iter::from_fn(|| self.pool.try_acquire());
-        let looks = join_all(idle.map(async |connection| {
-            let mut connection = InUse::new(connection, &self.in_use);
+        self.recount();
+        let idle = std::iter::from_fn(|| self.try_acquire());
+        let looks = join_all(idle.map(async |mut connection| {
             let is_good = !are_suspect && matches!(self.look(&mut connection).await, Ok(Server::Writable));
             if !is_good {
                 discard(connection);
@@ -348,33 +412,6 @@ impl Database {
             discard(connection);
         }
         sign.is_some_and(Sign::is_worth_another)
-    }
-}
-
-impl InUse {
-    fn new(connection: PoolConnection<Postgres>, in_use: &Arc<AtomicU32>) -> Self {
-        in_use.fetch_add(1, Ordering::Relaxed);
-        Self { connection, in_use: Arc::clone(in_use) }
-    }
-}
-
-impl Drop for InUse {
-    fn drop(&mut self) {
-        self.in_use.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Deref for InUse {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        &self.connection
-    }
-}
-
-impl DerefMut for InUse {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.connection
     }
 }
 
@@ -447,8 +484,10 @@ impl<'c> Single<'c> {
     }
 }
 
+/// Closes a connection. The pool does so without a word to `after_release`.
 pub(super) fn discard(mut held: InUse) {
     held.connection.close_on_drop();
+    held.at_work.ends();
 }
 
 async fn look(connection: &mut PgConnection, connections: &Connections, mark: &Mark) -> Result<Server, sqlx::Error> {

@@ -114,6 +114,14 @@ impl PostgresStore {
         problems
     }
 
+    /// Rows of others that nobody need mend for us, and that somebody should know of.
+    ///
+    /// # Errors
+    /// When the ids cannot be read.
+    pub async fn far_ids(&self) -> Result<Vec<Problem>, StoreError> {
+        check::far_ids(&self.database).await
+    }
+
     /// What a run reads, in the way that it does.
     async fn try_reading(&self) -> Result<(), StoreError> {
         let anything = Kind::ALL.map(|kind| ObjectId::new(kind, Tag::somewhere()));

@@ -55,7 +55,7 @@ const HOPELESS: [Case; 19] = [
     ),
     case(
         "ids that end",
-        "ALTER TABLE war_snapshots ALTER id TYPE integer; INSERT INTO war_snapshots (id) VALUES (2147483647)",
+        "ALTER TABLE war_snapshots ALTER id TYPE integer; SELECT setval('war_snapshots_id_seq', 2147483647)",
         &["0 ids left for war_snapshots", "ALTER TABLE war_snapshots ALTER COLUMN id TYPE bigint;"],
     ),
     case("a number for a text", "ALTER TABLE players ALTER name TYPE integer USING 1", &["players", "name is integer"]),
@@ -292,6 +292,17 @@ async fn changed_types_are_judged_as_a_run_meets_them() {
         assert_eq!(ran.code == 0, runs, "{}: {found:?}", case.name);
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_row_with_the_largest_id_is_a_warning() {
+    let bed = Bed::new().await;
+    bed.exec("INSERT INTO war_snapshots (id) VALUES (9223372036854775807)").await;
+    let (ran, found) = bed.check().await;
+    assert_eq!(ran.code, 0, "{found:?}");
+    let told = found.iter().map(Value::to_string).collect::<String>();
+    assert!(told.contains("war_snapshots has a row with the id 9223372036854775807"), "{told}");
+    assert!(bed.runs_well().await);
 }
 
 #[tokio::test]

@@ -1,9 +1,9 @@
--- How many ids are left of each sequence, and what would make more of them. A sequence that is behind its table goes on after it.
+-- How many ids are left of each sequence, and what would make more of them. A sequence that is behind its table goes on after
+-- it, unless the table has a row at the end of the range: no sequence follows there.
 SELECT t.name,
        s.sequence::text AS sequence,
-       (least(q.seqmax, CASE a.atttypid WHEN 'int2'::regtype THEN 32767 WHEN 'int4'::regtype THEN 2147483647
-                        ELSE 9223372036854775807 END)
-        - greatest(coalesce(pg_sequence_last_value(s.sequence), q.seqstart - 1), coalesce(t.highest, 0)))::bigint AS ids_left,
+       (m.most - CASE WHEN f.is_far THEN v.last_value ELSE greatest(v.last_value, coalesce(t.highest, 0)) END)::bigint AS ids_left,
+       CASE WHEN f.is_far THEN t.highest::bigint END AS far_id,
        a.atttypid <> 'int8'::regtype AS is_narrow,
        coalesce(q.seqincrement, 1) > 0 AS goes_up
 FROM (
@@ -24,4 +24,14 @@ CROSS JOIN LATERAL (
          LIMIT 1)) AS sequence
 ) AS s
 JOIN pg_sequence AS q ON q.seqrelid = s.sequence
+CROSS JOIN LATERAL (
+    SELECT least(q.seqmax, CASE a.atttypid WHEN 'int2'::regtype THEN 32767 WHEN 'int4'::regtype THEN 2147483647
+                           ELSE 9223372036854775807 END) AS most
+) AS m
+CROSS JOIN LATERAL (SELECT coalesce(pg_sequence_last_value(s.sequence), q.seqstart - 1) AS last_value) AS v
+CROSS JOIN LATERAL (
+    -- Near it the sequence has come there itself.
+    SELECT coalesce(t.highest > m.most - least(1000000, m.most / 10)
+                    AND v.last_value <= m.most - 2 * least(1000000, m.most / 10), FALSE) AS is_far
+) AS f
 ORDER BY t.name

@@ -1,7 +1,7 @@
 -- Leaves ids above the highest to other programs, which give max(id) + 1: numbers of the sequence are drawn and not used.
 -- Only for the tables that get new rows: $1 clan_snapshots, $2 player_snapshots, $3 war_snapshots, $4 clan_memberships.
 -- $5: how many to leave where ids have eight bytes, $6: where they have four, whose range ends. None are left where a range is
--- used up by nine tenths. Returns how many sequences are behind their table, as others have written there, and how many
+-- used up by nine tenths, and none where a row has an id at its end: no sequence follows there. Returns how many sequences are behind their table, as others have written there, and how many
 -- numbers were drawn. The sequence is the column's own (serial or IDENTITY), else the one its default names.
 SELECT count(*) FILTER (WHERE d.is_behind) AS behind, coalesce(sum(d.drawn), 0)::bigint AS drawn
 FROM (
@@ -23,19 +23,26 @@ CROSS JOIN LATERAL (
 ) AS s
 CROSS JOIN LATERAL (
     SELECT coalesce(pg_sequence_last_value(s.sequence), 0) AS last_value,
-           least(q.seqmax, CASE a.atttypid WHEN 'integer'::regtype THEN 2147483647 ELSE 9223372036854775807 END) AS most
-    FROM pg_sequence AS q
-    WHERE q.seqrelid = s.sequence
+           m.most, m.most - least(1000000, m.most / 10) AS last_good, greatest(t.highest, 0) AS highest
+    FROM (
+        SELECT least(q.seqmax, CASE a.atttypid WHEN 'integer'::regtype THEN 2147483647 ELSE 9223372036854775807 END) AS most
+        FROM pg_sequence AS q
+        WHERE q.seqrelid = s.sequence
+    ) AS m
 ) AS v
 CROSS JOIN LATERAL (
-    SELECT coalesce(t.highest, 0) > v.last_value AS is_behind,
-           CASE WHEN v.most - v.last_value < greatest(v.most / 10, 1000000) THEN 0
-                WHEN v.most > 2147483647 THEN $5::bigint ELSE $6::bigint END
-               - (v.last_value - coalesce(t.highest, 0)) AS missing
+    -- As ids_step.sql has it.
+    SELECT v.highest > v.last_value
+               AND (v.highest <= v.last_good OR (v.last_value > v.last_good AND v.highest < v.most)) AS is_behind,
+           CASE WHEN v.highest > v.last_value THEN 0
+                ELSE CASE WHEN v.most - v.last_value < greatest(v.most / 10, 1000000) THEN 0
+                          WHEN v.most > 2147483647 THEN $5::bigint ELSE $6::bigint END
+                     - (v.last_value - v.highest)
+           END AS missing
 ) AS m
 CROSS JOIN LATERAL (
     SELECT m.is_behind,
-           CASE WHEN m.is_behind OR m.missing <= 0 THEN 0
+           CASE WHEN m.missing <= 0 THEN 0
                 ELSE (SELECT count(n.id) FROM (SELECT nextval(s.sequence) AS id FROM generate_series(1, m.missing)) AS n) END AS drawn
 ) AS d
 WHERE s.sequence IS NOT NULL

@@ -1,7 +1,8 @@
 -- Steps the id sequences that are behind their table forward to it. Under an advisory lock, so that none goes back.
--- $1: how many ids above the highest are left to them, though not at the end of a sequence. The sequence is the column's own
--- (serial or IDENTITY), else the one its default names.
-SELECT setval(s.sequence, least(t.highest + $1, greatest(t.highest, q.seqmax - 1000000)))
+-- $1: how many ids above the highest are left to them. The sequence is the column's own (serial or IDENTITY), else the one its
+-- default names. A row at the end of a range is no reason: a sequence brought there would be used up for everybody, and
+-- setval is not taken back with its transaction. One that has come to the end by itself goes on there, without ids left out.
+SELECT setval(s.sequence, CASE WHEN t.highest > v.last_good THEN t.highest ELSE least(t.highest + $1, v.last_good) END)
 FROM (
     SELECT 'clan_snapshots' AS name, (SELECT max(id) FROM clan_snapshots) AS highest
     UNION ALL SELECT 'player_snapshots', (SELECT max(id) FROM player_snapshots)
@@ -20,5 +21,12 @@ CROSS JOIN LATERAL (
          LIMIT 1)) AS sequence
 ) AS s
 JOIN pg_sequence AS q ON q.seqrelid = s.sequence
-WHERE t.highest IS NOT NULL
-  AND least(t.highest + $1, greatest(t.highest, q.seqmax - 1000000)) > coalesce(pg_sequence_last_value(s.sequence), 0)
+CROSS JOIN LATERAL (
+    SELECT m.most, m.most - least(1000000, m.most / 10) AS last_good, coalesce(pg_sequence_last_value(s.sequence), 0) AS last_value
+    FROM (
+        SELECT least(q.seqmax, CASE a.atttypid WHEN 'integer'::regtype THEN 2147483647 ELSE 9223372036854775807 END) AS most
+        FROM pg_attribute AS a
+        WHERE a.attrelid = t.name::regclass AND a.attname = 'id'
+    ) AS m
+) AS v
+WHERE t.highest > v.last_value AND (t.highest <= v.last_good OR (v.last_value > v.last_good AND t.highest < v.most))
