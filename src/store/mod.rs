@@ -149,6 +149,9 @@ pub struct LastRuns {
     pub failed: Option<RunRow>,
 }
 
+/// What a store could not do when it refused each record of a batch by itself.
+pub const ANY_RECORD: &str = "store any record";
+
 /// Where snapshots are kept.
 pub trait Store: Send + Sync + 'static {
     /// The proof that it answers.

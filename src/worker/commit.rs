@@ -3,7 +3,7 @@
 //!
 //! Store first, then settle: a crash in between leads to a second look, never to a lost request.
 
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::atomic::Ordering, time::Duration};
 
 use futures_util::FutureExt as _;
 use tokio::{sync::mpsc, time::Instant};
@@ -20,7 +20,7 @@ use crate::{
     clock::Timestamp,
     model::{Fetched, FollowUp, Note, Outcome, Reason},
     queue::{Following, Lease, Queue, Settled, Settlement, Slots},
-    store::{Commit, Committed, Store, StoreError},
+    store::{ANY_RECORD, Commit, Committed, Store, StoreError},
 };
 
 /// A group is committed when it has so many answers …
@@ -45,8 +45,15 @@ const PATIENCE: [Duration; 4] =
 /// A database that has kept a commit waiting for so long, tries together, is down for this run.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How many answers, one after the other, a run lets the store refuse while it is in doubt: they may belong to the one broken
+/// part of a table.
+const REFUSED_ALONE: u32 = 5;
+
 /// The reason code of requests that are held because nothing could be stored.
 const STORE_FAILS: &str = "store_fails";
+
+/// The reason code of requests whose answers were refused by themselves.
+const REFUSED: &str = "refused_by_database";
 
 /// A lease whose request has come to an end in this run.
 #[derive(Debug)]
@@ -230,6 +237,9 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                             Some(format!("failed to {trouble}")),
                         );
                     }
+                    if committed.contains(&Committed::Stored) {
+                        self.refused_alone.store(0, Ordering::Relaxed);
+                    }
                     group.notes = notes;
                     for (((lease, fetched), committed), learned) in
                         leases.into_iter().zip(&fetched).zip(committed).zip(&learned)
@@ -241,7 +251,15 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 }
                 failed => {
                     let mut hold = None;
-                    if let Some(Err(error)) = failed {
+                    if let Some(Err(error)) = &failed
+                        && is_refusal_of_all(error)
+                        && fetched.len() == 1
+                        && self.refused_alone.fetch_add(1, Ordering::Relaxed) < REFUSED_ALONE
+                    {
+                        let reason = Reason::new(REFUSED, error.to_string());
+                        self.note_error(&leases[0], &reason);
+                        hold = Some(reason);
+                    } else if let Some(Err(error)) = failed {
                         // What only the end of the run kept from being stored is for the next run.
                         hold = if self.store_failed(&error, began) { hold_after(&error) } else { None };
                     }
@@ -286,8 +304,13 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 }
                 Err(error) => error,
             };
-            self.store_answers.send_replace(false);
             warn!(error = %error, answers = fetched.len(), "could not store answers");
+            if is_refusal_of_all(&error) {
+                // Each was tried by itself: it is not for a moment, and the store does answer.
+                self.store_answers.send_replace(true);
+                return Err(error);
+            }
+            self.store_answers.send_replace(false);
             match patience.next() {
                 Some(wait) if Instant::now() + *wait < self.deadline.end().min(first_began + LONGEST_PATIENCE) => {
                     tokio::time::sleep(*wait).await;
@@ -317,9 +340,10 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         commit.await
     }
 
-    /// The store takes answers again: what was held for it need not wait any longer.
+    /// The store takes answers again: what was held for it need not wait any longer. What was refused by itself waits on: that
+    /// another was stored says nothing about it.
     async fn lift_holds_of_the_store(&self) {
-        for code in [STORE_FAILS, "refused_by_database", "database_fails"] {
+        for code in [STORE_FAILS, "database_fails"] {
             if let Err(error) = self.worker.queue.lift_holds(self.time.now(), code).await {
                 warn!(error = %error, "could not lift the holds of requests; they end by themselves");
             }
@@ -418,6 +442,11 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             }
         }
     }
+}
+
+/// Whether the store has refused each of the answers.
+fn is_refusal_of_all(error: &StoreError) -> bool {
+    matches!(error, StoreError::Failed { action, .. } if *action == ANY_RECORD)
 }
 
 /// The reason of a hold while the store refuses everything, or is locked: so the next run begins with others, and what this one

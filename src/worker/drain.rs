@@ -12,7 +12,7 @@ use std::{
     collections::BTreeSet,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -102,6 +102,8 @@ pub struct Drain<'a, Q, S> {
     pub in_hand: InHand,
     /// Whether answers can be kept at the moment; calls wait while they cannot.
     pub store_answers: tokio::sync::watch::Sender<bool>,
+    /// Answers that the store has refused, each by itself, since it stored one.
+    pub refused_alone: AtomicU32,
 }
 
 /// A mutex whose holder panicked still holds plain counts: they are as good as before.

@@ -27,7 +27,10 @@ mod tell;
 use std::{
     future::Future,
     num::NonZeroU64,
-    sync::{Arc, Mutex, atomic::AtomicBool},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU32},
+    },
     time::Duration,
 };
 
@@ -362,6 +365,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
                 unheard: Mutex::default(),
                 in_hand: InHand::default(),
                 store_answers: tokio::sync::watch::Sender::new(true),
+                refused_alone: AtomicU32::default(),
             };
             drain.drain().await;
         }

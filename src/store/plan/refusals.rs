@@ -4,15 +4,21 @@
 //! the same statements, with it or since it was first refused. What might be the table's fault is held, however often, until
 //! something is stored. When it shows up for everything that is tried, it is the store's trouble, and a run ends.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeMap, time::Duration};
 
-use crate::model::{Kind, ObjectId, Reason};
+use crate::{
+    clock::Timestamp,
+    model::{Kind, ObjectId, Reason},
+};
 
 /// When this many records are refused alike, and nothing of their kind is stored, the fault is not theirs.
 const SUSPICIOUS_FAILURES: usize = 5;
 
 /// The same for an error that no record can be the cause of. A single one may be in the one broken part of a table.
 const SUSPICIOUS_TABLE_FAILURES: usize = 2;
+
+/// A refusal says nothing of the table any more after this long.
+const SUSPECTED_FOR: Duration = Duration::from_secs(600);
 
 /// Records that were refused and wait for evidence, remembered at most.
 const REMEMBERED: usize = 1000;
@@ -61,10 +67,12 @@ pub enum Ruling {
 pub struct Refusals {
     /// Records stored, by kind.
     goods: BTreeMap<Kind, u64>,
-    /// Records refused alike since the last one of their kind was stored.
-    suspicions: BTreeMap<(Kind, String), BTreeSet<ObjectId>>,
+    /// Records refused alike since the last one of their kind was stored, and when.
+    suspicions: BTreeMap<(Kind, String), BTreeMap<ObjectId, Timestamp>>,
     /// How many of its kind had been stored when a record was refused first.
     first_refused: BTreeMap<ObjectId, u64>,
+    /// Of the last commit that had something new, nothing was stored, of no kind.
+    stores_nothing: bool,
 }
 
 /// What follows from the refusals of one commit.
@@ -78,14 +86,25 @@ pub struct Judged {
 
 impl Refusals {
     /// Takes in a commit: the objects that new rows were written for, and those that were refused.
-    pub fn judge<'a>(&mut self, stored: impl Iterator<Item = &'a ObjectId>, refused: &[(ObjectId, Fault)]) -> Judged {
+    pub fn judge<'a>(
+        &mut self,
+        now: Timestamp,
+        stored: impl Iterator<Item = &'a ObjectId>,
+        refused: &[(ObjectId, Fault)],
+    ) -> Judged {
         let mut stored_now: BTreeMap<Kind, usize> = BTreeMap::new();
         for object in stored {
             *stored_now.entry(object.kind).or_default() += 1;
             *self.goods.entry(object.kind).or_default() += 1;
             self.first_refused.remove(object);
         }
-        self.suspicions.retain(|(kind, _), _| !stored_now.contains_key(kind));
+        self.suspicions.retain(|(kind, _), suspects| {
+            suspects.retain(|_, at| *at + SUSPECTED_FOR > now);
+            !suspects.is_empty() && !stored_now.contains_key(kind)
+        });
+        if !stored_now.is_empty() {
+            self.stores_nothing = false;
+        }
         let alike = |object: &ObjectId, fault: &Fault| {
             let same = |(other, of_other): &&(ObjectId, Fault)| {
                 other.kind == object.kind && of_other.signature == fault.signature
@@ -112,9 +131,10 @@ impl Refusals {
             if self.first_refused.len() < REMEMBERED {
                 self.first_refused.entry(object.clone()).or_insert(goods);
             }
+            self.stores_nothing |= stored_now.is_empty();
             if stored == 0 {
                 let suspects = self.suspicions.entry((object.kind, fault.signature.clone())).or_default();
-                suspects.insert(object.clone());
+                suspects.insert(object.clone(), now);
                 if suspects.len() >= fault.enough() {
                     judged.trouble = Some(place);
                 }
@@ -123,9 +143,9 @@ impl Refusals {
         judged
     }
 
-    /// True while something is refused that may be refused for every record of its kind.
-    pub fn is_suspicious(&self) -> bool {
-        !self.suspicions.is_empty()
+    /// True while the last commits were refused and stored nothing. One kind that is refused does not slow down the others.
+    pub const fn is_suspicious(&self) -> bool {
+        self.stores_nothing
     }
 }
 
@@ -136,6 +156,10 @@ mod tests {
     fn player(number: usize) -> ObjectId {
         let digit = |at: usize| "0289PYLQGR".as_bytes()[at % 10] as char;
         format!("player:{}{}{}", digit(number / 10 + 1), digit(number), 'P').parse().unwrap()
+    }
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_millis(1_772_600_000_000) + Duration::from_secs(seconds)
     }
 
     fn clan() -> ObjectId {
@@ -151,7 +175,7 @@ mod tests {
     }
 
     fn judge(refusals: &mut Refusals, stored: &[ObjectId], refused: &[(ObjectId, Fault)]) -> (Vec<Ruling>, bool) {
-        let judged = refusals.judge(stored.iter(), refused);
+        let judged = refusals.judge(at(0), stored.iter(), refused);
         (judged.rulings, judged.trouble.is_some())
     }
 
@@ -201,6 +225,24 @@ mod tests {
         let mut refusals = Refusals::default();
         judge(&mut refusals, &[], &refused(Blame::Table, 0..1));
         assert_eq!(judge(&mut refusals, &[], &refused(Blame::Table, 1..2)), (vec![Ruling::Hold], true));
+    }
+
+    #[test]
+    fn refusals_of_long_ago_are_no_trouble_of_today() {
+        let mut refusals = Refusals::default();
+        refusals.judge(at(0), [].iter(), &refused(Blame::Table, 0..1));
+        assert_eq!(refusals.judge(at(601), [].iter(), &refused(Blame::Table, 1..2)).trouble, None);
+    }
+
+    #[test]
+    fn a_refused_kind_is_no_doubt_once_another_is_stored() {
+        let mut refusals = Refusals::default();
+        judge(&mut refusals, &[], &refused(Blame::Either, 7..8));
+        assert!(refusals.is_suspicious());
+        judge(&mut refusals, &[clan()], &[]);
+        assert!(!refusals.is_suspicious());
+        judge(&mut refusals, &[clan()], &refused(Blame::Either, 8..9));
+        assert!(!refusals.is_suspicious());
     }
 
     #[test]

@@ -55,6 +55,23 @@ pub(super) struct Timeouts {
     pub(super) lock: Duration,
 }
 
+/// The mark of one transaction: an advisory lock that nobody else takes. Others see in it which session a transaction has, through
+/// any pooler, and at no round trip.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark(pub(super) [i32; 2]);
+
+impl Mark {
+    pub(super) fn new() -> Self {
+        Self([(); 2].map(|()| fastrand::i32(1..)))
+    }
+
+    /// Shared, and never waited for.
+    pub(super) fn set(self) -> String {
+        let [high, low] = self.0;
+        format!(", pg_try_advisory_xact_lock_shared({high}, {low})")
+    }
+}
+
 /// The settings hold for this transaction only. A worker that is frozen in the middle must not hold
 /// its locks for so long that the statements of others give up. Not `READ WRITE`: that would override
 /// `default_transaction_read_only`, with which providers protect a disk that is nearly full.
@@ -88,6 +105,7 @@ pub(super) struct Attempt<'a> {
     /// How many more ids than usual are left out above the highest.
     pub(super) more_ids: i64,
     pub(super) timeouts: Timeouts,
+    pub(super) mark: Mark,
 }
 
 impl<'a> Attempt<'a> {
@@ -106,7 +124,7 @@ impl<'a> Attempt<'a> {
 
     async fn run_once(&self, connection: &mut PgConnection, shape: Option<&Shape>) -> Result<Commit, sqlx::Error> {
         failpoint!("commit.before_begin");
-        let mut transaction = connection.begin_with(AssertSqlSafe(begin(self.timeouts))).await?;
+        let mut transaction = connection.begin_with(AssertSqlSafe(begin(self.timeouts) + &self.mark.set())).await?;
         failpoint!("commit.begun");
         #[cfg(feature = "failpoints")]
         for fetched in self.batch {

@@ -5,7 +5,10 @@ use std::time::Duration;
 use sqlx::FromRow;
 use tokio::time::{Instant, timeout};
 
-use super::connect::{Database, Single};
+use super::{
+    attempt::Mark,
+    connect::{Database, Single},
+};
 use crate::store::StoreError;
 
 /// How long finding out may take. Nothing waits for it for longer.
@@ -66,6 +69,7 @@ impl Blocker {
 pub(super) async fn watched<T>(
     database: &Database,
     after: Duration,
+    mark: Mark,
     work: impl Future<Output = T>,
 ) -> (T, Option<Blocker>) {
     let mut work = std::pin::pin!(work);
@@ -73,16 +77,16 @@ pub(super) async fn watched<T>(
         biased;
         done = work.as_mut() => (done, None),
         // Making a connection is a large future, and rare.
-        blocker = Box::pin(watch(database, after)) => (work.await, Some(blocker)),
+        blocker = Box::pin(watch(database, after, mark)) => (work.await, Some(blocker)),
     }
 }
 
-/// Looks, after a while, at who keeps a statement of ours waiting; ends only when it is known. It takes a connection that is
+/// Looks, after a while, at who keeps the marked transaction waiting; ends only when it is known. It takes a connection that is
 /// idle or may still be made, and none that others wait for.
-async fn watch(database: &Database, after: Duration) -> Blocker {
+async fn watch(database: &Database, after: Duration, mark: Mark) -> Blocker {
     loop {
         tokio::time::sleep(after).await;
-        if let Some(blocker) = ask(database, BLOCKED_BY, None).await {
+        if let Some(blocker) = ask(database, Question::Blocks(mark)).await {
             return blocker;
         }
     }
@@ -90,26 +94,38 @@ async fn watch(database: &Database, after: Duration) -> Blocker {
 
 /// Looks at who holds locks now, when nobody was seen during the wait.
 pub(super) async fn guess(database: &Database) -> Option<Blocker> {
-    let blocker = ask(database, TABLE_LOCKS, Some(true)).await?;
+    let blocker = ask(database, Question::Locks { rows_too: true }).await?;
     Some(Blocker { is_guess: true, ..blocker })
 }
 
-async fn ask(database: &Database, question: &'static str, rows_too: Option<bool>) -> Option<Blocker> {
+/// What is asked about locks.
+#[derive(Clone, Copy, Debug)]
+enum Question {
+    /// Who keeps this transaction waiting.
+    Blocks(Mark),
+    /// Who holds a table, or rows of it.
+    Locks { rows_too: bool },
+}
+
+async fn ask(database: &Database, question: Question) -> Option<Blocker> {
     let asked = async {
         let pool = &database.pool;
         let mut connection = match database.try_acquire() {
             Some(connection) => connection,
             // Our own comes back in a moment when it is the only one; during the wait it does not.
-            None if rows_too.is_some() || pool.size() < pool.options().get_max_connections() => {
+            None if matches!(question, Question::Locks { .. })
+                || pool.size() < pool.options().get_max_connections() =>
+            {
                 database.in_use(pool.acquire().await.ok()?)
             }
             None => return None,
         };
         let mut single = Single::begin(&mut connection, database.keeps_statements()).await.ok()?;
-        let mut query = sqlx::query_as(question).persistent(false);
-        if let Some(rows_too) = rows_too {
-            query = query.bind(rows_too);
-        }
+        let query = match question {
+            Question::Blocks(Mark([high, low])) => sqlx::query_as(BLOCKED_BY).bind(high).bind(low),
+            Question::Locks { rows_too } => sqlx::query_as(TABLE_LOCKS).bind(rows_too),
+        };
+        let query = query.persistent(false);
         // Without the right to look nothing is known.
         let blocker = query.fetch_optional(single.connection()).await.ok().flatten();
         single.end().await.ok()?;
@@ -123,7 +139,7 @@ async fn ask(database: &Database, question: &'static str, rows_too: Option<bool>
 pub(super) async fn wait_for_tables(database: &Database, patience: Duration) -> Result<(), StoreError> {
     let began = Instant::now();
     loop {
-        let Some(blocker) = ask(database, TABLE_LOCKS, Some(false)).await else { return Ok(()) };
+        let Some(blocker) = ask(database, Question::Locks { rows_too: false }).await else { return Ok(()) };
         if began.elapsed() + LOOK_AGAIN >= patience {
             let waited = began.elapsed().as_secs_f64();
             let detail = format!("{}; the lock timeout of {waited:.1} s went by", blocker.told());

@@ -1,6 +1,7 @@
 //! The commit as a whole, and what is done when it fails: again, in parts, or not at all.
 
 use std::{
+    collections::VecDeque,
     panic::AssertUnwindSafe,
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -13,7 +14,7 @@ use futures_util::FutureExt as _;
 use tokio::time::Instant;
 
 use super::{
-    attempt::{Attempt, IDS_LEFT_TO_OTHERS, Ids, Timeouts},
+    attempt::{Attempt, IDS_LEFT_TO_OTHERS, Ids, Mark, Timeouts},
     blockers::{self, Blocker, watched},
     connect::{Database, discard, within},
     errors::{self, Trouble},
@@ -21,9 +22,9 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    model::{Fetched, ObjectId, Reason},
+    model::{Answered, Fetched, ObjectId, Reason},
     store::{
-        Commit, Committed, StoreError, Telling,
+        ANY_RECORD, Commit, Committed, StoreError, Telling,
         plan::refusals::{Blame, Fault, Refusals, Ruling},
         rows,
     },
@@ -55,8 +56,8 @@ const LAST_LOCK_TIMEOUT: Duration = Duration::from_millis(20);
 /// With nothing stored, parts are tried no longer than this; then the store is in trouble.
 const PARTS_PATIENCE: Duration = Duration::from_secs(20);
 
-/// When this many records are locked and nothing is stored, no more are fetched for it.
-const MOST_LOCKED_ALONE: usize = 5;
+/// With nothing of a kind stored, and enough of it refused alike, the rest of it is tried no longer than this.
+const REFUSED_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a commit is about, for messages.
 const STORE: &str = "store a batch";
@@ -110,7 +111,7 @@ pub(super) async fn commit(order: Order<'_>, batch: &[Fetched]) -> Result<Commit
     let committed = match Box::pin(order.whole(batch, timeouts)).await {
         Ok(committed) => {
             let stored = stored(batch, &committed);
-            order.experience.refusals().judge(stored, &[]);
+            order.experience.refusals().judge(order.now, stored, &[]);
             Ok(committed)
         }
         Err(Failure::Store(error)) => Err(error),
@@ -152,10 +153,11 @@ impl Order<'_> {
                 ids: &self.experience.ids,
                 more_ids: IDS_LEFT_TO_OTHERS * i64::from(taken),
                 timeouts: Timeouts { statement: timeouts.statement.min(limit.left()), ..timeouts },
+                mark: Mark::new(),
             };
             let run = AssertUnwindSafe(attempt.run(&mut connection)).catch_unwind();
             let run = within(ATTEMPT_TIMEOUT.min(limit.left()), async { Ok(run.await) });
-            let (run, blocker) = watched(database, timeouts.lock / 2, run).await;
+            let (run, blocker) = watched(database, timeouts.lock / 2, attempt.mark, run).await;
             let error = match run {
                 Ok(Ok(Ok(committed))) => return Ok(committed),
                 Ok(Ok(Err(error))) | Err(error) => error,
@@ -173,7 +175,9 @@ impl Order<'_> {
             match errors::trouble(&error) {
                 Trouble::Conflict if conflicts < CONFLICT_RETRIES => conflicts += 1,
                 Trouble::Taken | Trouble::TakenId if taken < TAKEN_RETRIES => taken += 1,
-                Trouble::Taken | Trouble::Record => return Err(Failure::Refused(errors::fault(&error))),
+                Trouble::Taken | Trouble::Record => {
+                    return Err(Failure::Refused(errors::fault(&error, is_broken(batch))));
+                }
                 // Another run of ours, whose locks end by themselves: as in any conflict, the whole again.
                 Trouble::Locked
                     if conflicts < CONFLICT_RETRIES
@@ -214,10 +218,13 @@ impl Order<'_> {
         let mut stored_any = false;
         let mut slow = Vec::new();
         let (began, mut waited) = (Instant::now(), Duration::ZERO);
-        let mut parts = halves(&newest);
-        while let Some(part) = parts.pop() {
+        let mut parts = Parts::of(&newest);
+        while let Some(part) = parts.next() {
             let answers: Vec<Fetched> = part.iter().map(|&place| batch[place].clone()).collect();
-            let lock = if waited < PART_LOCK_PATIENCE { PART_LOCK_TIMEOUT } else { LAST_LOCK_TIMEOUT };
+            // With nothing stored, single records are only a sample of what is locked.
+            let is_sample = !stored_any && part.len() == 1 && newest.len() > 1;
+            let is_patient = waited < PART_LOCK_PATIENCE && !is_sample;
+            let lock = if is_patient { PART_LOCK_TIMEOUT } else { LAST_LOCK_TIMEOUT };
             let timeouts = Timeouts { statement: STATEMENT_TIMEOUT / 2, lock };
             let asked = Instant::now();
             match self.whole(&answers, timeouts).await {
@@ -227,7 +234,7 @@ impl Order<'_> {
                 }
                 // What was stored is stored: only what is left meets the store's trouble.
                 Err(Failure::Store(error)) if stored_any => {
-                    let rest = part.iter().chain(parts.iter().flat_map(|part| part.iter()));
+                    let rest = part.iter().chain(parts.rest().flatten());
                     hold(&mut together, rest, &Reason::new("database_fails", error.to_string()));
                     let is_over = self.limit.left().is_zero();
                     together.trouble = (!is_over).then(|| error.to_string());
@@ -238,7 +245,7 @@ impl Order<'_> {
                     if let Failure::Locked(seen, error) = &failure {
                         waited += asked.elapsed();
                         blocker = seen.clone().or(blocker);
-                        if !stored_any && self.is_hopeless(began, 0, blocker.as_ref()) {
+                        if !stored_any && self.is_hopeless(began, blocker.as_ref()) {
                             return Err(self.locked(blocker.as_ref(), error));
                         }
                     }
@@ -248,7 +255,7 @@ impl Order<'_> {
                     {
                         return Err(errors::store_error(&self.database.server, STORE, error));
                     }
-                    parts.extend(halves(part));
+                    parts.split(part);
                 }
                 Err(Failure::Refused(fault)) => {
                     let kind = batch[part[0]].object.kind;
@@ -257,12 +264,19 @@ impl Order<'_> {
                         batch[*place].object.kind == kind && other.signature == fault.signature
                     });
                     let is_stored = stored(batch, &together).any(|object| object.kind == kind);
-                    // It is not the records' fault: the rest of the kind would only cost time, while calls go on.
-                    if !is_stored && alike.count() >= fault.enough() {
+                    // It may not be the records' fault, so nothing more is leased; but what was called for is tried, if that
+                    // does not take long: all of these may belong to the one broken part of a table.
+                    let is_suspicious = !is_stored && alike.count() >= fault.enough();
+                    if is_suspicious && !stored_any {
+                        self.experience.has_failed.store(true, Ordering::Relaxed);
+                    }
+                    if is_suspicious && began.elapsed() > REFUSED_PATIENCE {
+                        // They were not refused, so they need not wait once the store takes others.
+                        let untried = Reason::new("database_fails", fault.reason.detail.clone());
                         parts.retain(|part| {
                             let is_hopeless = part.iter().all(|&place| batch[place].object.kind == kind);
                             if is_hopeless {
-                                hold(&mut together, part.iter(), &fault.reason);
+                                hold(&mut together, part.iter(), &untried);
                             }
                             !is_hopeless
                         });
@@ -272,7 +286,9 @@ impl Order<'_> {
                     waited += asked.elapsed();
                     blocker = seen.or(blocker);
                     locked.push(part[0]);
-                    if !stored_any && self.is_hopeless(began, locked.len(), blocker.as_ref()) {
+                    // One of each pair of neighbours was tried by then.
+                    let is_sampled = locked.len() * 2 >= newest.len();
+                    if !stored_any && (is_sampled || self.is_hopeless(began, blocker.as_ref())) {
                         return Err(self.locked(blocker.as_ref(), &error));
                     }
                 }
@@ -294,9 +310,8 @@ impl Order<'_> {
     }
 
     /// True when parts that all meet locks are not worth more time.
-    fn is_hopeless(&self, began: Instant, locked: usize, blocker: Option<&Blocker>) -> bool {
-        locked >= MOST_LOCKED_ALONE
-            || began.elapsed() > PARTS_PATIENCE
+    fn is_hopeless(&self, began: Instant, blocker: Option<&Blocker>) -> bool {
+        began.elapsed() > PARTS_PATIENCE
             || self.limit.left().is_zero()
             || blocker.is_some_and(|blocker| blocker.is_whole_table)
     }
@@ -320,7 +335,7 @@ impl Order<'_> {
     ) -> Result<Commit, StoreError> {
         let named: Vec<(ObjectId, Fault)> =
             refused.iter().map(|(place, fault)| (batch[*place].object.clone(), fault.clone())).collect();
-        let judged = self.experience.refusals().judge(stored(batch, &together), &named);
+        let judged = self.experience.refusals().judge(self.now, stored(batch, &together), &named);
         for ((place, fault), ruling) in refused.iter().zip(judged.rulings) {
             together.committed[*place] = match ruling {
                 Ruling::Poison => Committed::Poison(fault.reason.clone()),
@@ -335,8 +350,14 @@ impl Order<'_> {
             together.trouble = Some(trouble);
             return Ok(together);
         }
-        Err(StoreError::Failed { server: self.database.server.clone(), action: "store any record", detail })
+        Err(StoreError::Failed { server: self.database.server.clone(), action: ANY_RECORD, detail })
     }
+}
+
+/// Whether it is one document that is no JSON.
+fn is_broken(batch: &[Fetched]) -> bool {
+    let [Fetched { answered: Answered::Document(document), .. }] = batch else { return false };
+    serde_json::from_str::<serde::de::IgnoredAny>(document.json()).is_err()
 }
 
 fn panicked() -> Fault {
@@ -344,10 +365,47 @@ fn panicked() -> Fault {
     Fault { blame: Blame::Either, signature: "panicked".to_owned(), reason }
 }
 
-/// The second half first: the last part is tried next.
-fn halves(places: &[usize]) -> Vec<&[usize]> {
-    let (first, second) = places.split_at(places.len().div_ceil(2));
-    [second, first].into_iter().filter(|half| !half.is_empty()).collect()
+/// The parts of a batch that are still to be tried, the larger ones first: neighbours meet the same obstacles, so what is tried
+/// next lies far from what was tried last.
+struct Parts<'a> {
+    now: VecDeque<&'a [usize]>,
+    /// First halves of what failed, and second halves.
+    firsts: VecDeque<&'a [usize]>,
+    seconds: VecDeque<&'a [usize]>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(places: &'a [usize]) -> Self {
+        let mut parts = Self { now: VecDeque::new(), firsts: VecDeque::new(), seconds: VecDeque::new() };
+        parts.split(places);
+        parts
+    }
+
+    fn split(&mut self, part: &'a [usize]) {
+        let (first, second) = part.split_at(part.len().div_ceil(2));
+        self.firsts.push_back(first);
+        if !second.is_empty() {
+            self.seconds.push_back(second);
+        }
+    }
+
+    fn next(&mut self) -> Option<&'a [usize]> {
+        if self.now.is_empty() {
+            self.now.append(&mut self.firsts);
+            self.now.append(&mut self.seconds);
+        }
+        self.now.pop_front()
+    }
+
+    fn rest(&self) -> impl Iterator<Item = &'a [usize]> {
+        self.now.iter().chain(&self.firsts).chain(&self.seconds).copied()
+    }
+
+    fn retain(&mut self, mut is_kept: impl FnMut(&&'a [usize]) -> bool) {
+        for parts in [&mut self.now, &mut self.firsts, &mut self.seconds] {
+            parts.retain(&mut is_kept);
+        }
+    }
 }
 
 fn hold<'a>(commit: &mut Commit, places: impl Iterator<Item = &'a usize>, reason: &Reason) {

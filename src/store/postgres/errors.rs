@@ -42,15 +42,33 @@ pub(super) fn trouble(error: &sqlx::Error) -> Trouble {
         "23505" => Trouble::Taken,
         "55P03" => Trouble::Locked,
         "57014" => Trouble::TooSlow,
-        // A sequence that is used up.
-        "2200H" => Trouble::Store,
+        // A rule of a table may give any code as its reason.
+        _ if routine(error) == Some("exec_stmt_raise") => Trouble::Record,
+        // What a policy of row security refuses is a row.
+        "42501" if routine(error) == Some("ExecWithCheckOptions") => Trouble::Record,
         _ => match &code[..2.min(code.len())] {
-            // Data exceptions, other constraints, limits, a trigger's refusal, and whatever we never thought of.
-            "22" | "23" | "54" | "P0" | "XX" | "21" | "44" => Trouble::Record,
-            // Connection, transaction state, rights, names, resources, operator, system.
-            _ => Trouble::Store,
+            // A name, type or right that is missing: in our statements for all, in a function of somebody else for some.
+            "42" if has_context(error) => Trouble::Record,
+            // Connection, transaction state, statements that a pooler lost, rights, names, resources, operator, system.
+            "08" | "25" | "26" | "28" | "34" | "3D" | "3F" | "40" | "42" | "53" | "57" | "58" => Trouble::Store,
+            // Whatever others thought of.
+            _ => Trouble::Record,
         },
     }
+}
+
+fn postgres(error: &sqlx::Error) -> Option<&PgDatabaseError> {
+    error.as_database_error()?.try_downcast_ref()
+}
+
+/// The place in the server's source. Messages are translated, this is not.
+fn routine(error: &sqlx::Error) -> Option<&str> {
+    postgres(error)?.routine()
+}
+
+/// Whether it arose within a function or a rule.
+fn has_context(error: &sqlx::Error) -> bool {
+    postgres(error).is_some_and(|error| error.r#where().is_some())
 }
 
 /// The columns that commits write, of all tables. Any other column is somebody else's.
@@ -90,19 +108,20 @@ const OUR_COLUMNS: [&str; 33] = [
     "words",
 ];
 
-/// Whose fault an error is that one record met alone.
-pub(super) fn fault(error: &sqlx::Error) -> Fault {
+/// Whose fault an error is that one record met alone; `is_broken`: its document is not JSON.
+pub(super) fn fault(error: &sqlx::Error, is_broken: bool) -> Fault {
     let reason = reason(error);
     let Some(code) = code(error) else {
         return Fault { blame: Blame::Either, signature: "unreadable".to_owned(), reason };
     };
-    let postgres = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
-    let [table, column, constraint] = postgres
+    let [table, column, constraint] = postgres(error)
         .map_or([None; 3], |error| [error.table(), error.column(), error.constraint()])
         .map(Option::unwrap_or_default);
     let blame = match code.as_str() {
-        // What is cast to a type in our statements are documents.
-        "22P02" | "22032" => Blame::Record,
+        // Documents are cast to a type, but rules of others cast, too.
+        "22P02" | "22032" if is_broken => Blame::Record,
+        // A sequence that is used up.
+        "2200H" => Blame::Table,
         // No partition for the row, for which there is no constraint to name.
         "23514" if constraint.is_empty() => Blame::Table,
         "23502" if !OUR_COLUMNS.contains(&column) => Blame::Table,
@@ -133,6 +152,9 @@ fn remedy(error: &dyn DatabaseError) -> Option<String> {
         }
         ("53100", ..) => Some("make room on the disk of the database".to_owned()),
         ("53200", ..) => Some("give the database more memory, or its sessions less work_mem".to_owned()),
+        ("42501", ..) if postgres.routine() == Some("ExecWithCheckOptions") => {
+            Some(policy(table_in(postgres.message()).unwrap_or(table), "the_role"))
+        }
         ("P0001", ..) => Some("a trigger refuses what is written: see what it raises".to_owned()),
         _ => None,
     }
@@ -204,17 +226,28 @@ pub(super) fn store_error(server: &str, action: &'static str, error: &sqlx::Erro
     StoreError::Failed { server, action, detail }
 }
 
+fn words(message: &str) -> Vec<&str> {
+    message.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect()
+}
+
+fn bare(table: &'static str) -> &'static str {
+    table.rsplit('.').next().unwrap_or(table)
+}
+
+/// The table of ours that a message names.
+fn table_in(message: &str) -> Option<&'static str> {
+    let words = words(message);
+    TABLES.iter().map(|(table, ..)| *table).find(|table| words.contains(&bare(table)))
+}
+
 /// What would give the role the right that it lacks, as far as the error names what it is about.
 pub(super) fn grants(error: &sqlx::Error, role: &str) -> String {
     let Some(database) = error.as_database_error() else { return String::new() };
-    let words: Vec<&str> = database.message().split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
+    let words = words(database.message());
     let mentions = |name: &str| words.contains(&name);
-    let bare = |table: &'static str| table.rsplit('.').next().unwrap_or(table);
     let table = TABLES.iter().find(|(table, ..)| mentions(bare(table)));
-    // The message may be in any language, the routine is not.
-    let routine = database.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::routine);
     match table {
-        Some((table, ..)) if routine == Some("ExecWithCheckOptions") => policy(table, role),
+        Some((table, ..)) if routine(error) == Some("ExecWithCheckOptions") => policy(table, role),
         Some((table, _, rights)) => format!("GRANT {} ON {table} TO {role};", rights.replace(',', ", ")),
         None => match words.iter().find(|word| word.ends_with("_seq")) {
             Some(sequence) => format!("GRANT USAGE, UPDATE ON SEQUENCE {sequence} TO {role};"),

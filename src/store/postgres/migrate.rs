@@ -9,6 +9,7 @@ use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection};
 use tracing::info;
 
 use super::{
+    attempt::Mark,
     blockers::{self, Blocker, watched},
     check::Problem,
     connect::{Database, on_connection},
@@ -69,10 +70,11 @@ const LIST: &str = "
     COMMENT ON TABLE refresh_worker.migrations IS 'The migrations of refresh-worker that have run.'";
 
 pub(super) async fn up(database: &Database) -> Result<Vec<String>, StoreError> {
+    let mark = Mark::new();
     let made = async {
-        on_connection!(database, database.acquire(), TIMEOUT, MAKE, |connection, keeps| make(connection, keeps))
+        on_connection!(database, database.acquire(), TIMEOUT, MAKE, |connection, keeps| make(connection, keeps, mark))
     };
-    let (made, blocker) = watched(database, LOCK_TIMEOUT / 2, made).await;
+    let (made, blocker) = watched(database, LOCK_TIMEOUT / 2, mark, made).await;
     let made: Result<Made, StoreError> = made;
     match made.map_err(|error| naming(database, MAKE, error, blocker))? {
         Made::Done(names) => Ok(names),
@@ -89,10 +91,11 @@ pub(super) async fn up(database: &Database) -> Result<Vec<String>, StoreError> {
 }
 
 pub(super) async fn down(database: &Database) -> Result<Vec<String>, StoreError> {
+    let mark = Mark::new();
     let undone = async {
-        on_connection!(database, database.acquire(), TIMEOUT, UNDO, |connection, keeps| undo(connection, keeps))
+        on_connection!(database, database.acquire(), TIMEOUT, UNDO, |connection, keeps| undo(connection, keeps, mark))
     };
-    let (undone, blocker) = watched(database, LOCK_TIMEOUT / 2, undone).await;
+    let (undone, blocker) = watched(database, LOCK_TIMEOUT / 2, mark, undone).await;
     undone.map_err(|error| naming(database, UNDO, error, blocker))
 }
 
@@ -113,8 +116,8 @@ enum Made {
     Elsewhere(Problem),
 }
 
-async fn make(connection: &mut PgConnection, keeps: bool) -> Result<Made, sqlx::Error> {
-    let mut transaction = connection.begin_with(BEGIN).await?;
+async fn make(connection: &mut PgConnection, keeps: bool, mark: Mark) -> Result<Made, sqlx::Error> {
+    let mut transaction = connection.begin_with(AssertSqlSafe(BEGIN.to_owned() + &mark.set())).await?;
     if missing(applied(&mut transaction, keeps).await?.as_deref()).is_empty() {
         transaction.commit().await?;
         return Ok(Made::Done(Vec::new()));
@@ -157,8 +160,8 @@ async fn make(connection: &mut PgConnection, keeps: bool) -> Result<Made, sqlx::
     Ok(Made::Done(missing.iter().map(|migration| migration.name.to_owned()).collect()))
 }
 
-async fn undo(connection: &mut PgConnection, keeps: bool) -> Result<Vec<String>, sqlx::Error> {
-    let mut transaction = connection.begin_with(BEGIN).await?;
+async fn undo(connection: &mut PgConnection, keeps: bool, mark: Mark) -> Result<Vec<String>, sqlx::Error> {
+    let mut transaction = connection.begin_with(AssertSqlSafe(BEGIN.to_owned() + &mark.set())).await?;
     lock(&mut transaction, keeps).await?;
     let Some(applied) = applied(&mut transaction, keeps).await? else { return Ok(Vec::new()) };
     let mut undone = Vec::new();

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::{
     FRESHNESS, FreshnessRow, STATEMENT_TIMEOUT,
-    attempt::{self, Attempt, Ids, Timeouts},
+    attempt::{self, Attempt, Ids, Mark, Timeouts},
     check::{Extent, SNAPSHOTS},
     notes, runs,
     shape::{self, Shape},
@@ -135,6 +135,7 @@ async fn store(
         ids: &Ids::default(),
         more_ids: 0,
         timeouts: TIMEOUTS,
+        mark: Mark::new(),
     };
     let commit = attempt.work(connection, shape).await?;
     let ids: Vec<i64> = commit.notes.iter().map(|note| note.id).collect();

@@ -37,7 +37,7 @@ pub(super) async fn commit(
     match whole(pool, telling, now, batch, told).await {
         Err(error) if hurts_only_the_record(&error) => one_by_one(pool, refusals, telling, now, batch, told).await,
         Ok(committed) => {
-            lock(refusals).judge(stored(batch, &committed), &[]);
+            lock(refusals).judge(now, stored(batch, &committed), &[]);
             Ok(committed)
         }
         Err(error) => Err(error),
@@ -73,7 +73,7 @@ async fn one_by_one(
     }
     let faults: Vec<(ObjectId, Fault)> =
         refused.iter().map(|(place, error)| (batch[*place].object.clone(), fault(error))).collect();
-    let judged = lock(refusals).judge(stored(batch, &together), &faults);
+    let judged = lock(refusals).judge(now, stored(batch, &together), &faults);
     for (((place, _), (_, fault)), ruling) in refused.iter().zip(&faults).zip(judged.rulings) {
         together.committed[*place] = match ruling {
             Ruling::Poison => Committed::Poison(fault.reason.clone()),

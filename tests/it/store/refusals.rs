@@ -101,7 +101,7 @@ async fn faults_of_a_table_make_no_dead_letter_and_name_the_fix() {
     let faults = [
         ("ALTER TABLE player_snapshots ADD COLUMN clan_role text NOT NULL", "clan_role SET DEFAULT", 1),
         (partitioned, "create the missing partition", 1),
-        ("ALTER SEQUENCE player_snapshots_id_seq MAXVALUE 3; SELECT setval('player_snapshots_id_seq', 3)", "bigint", 0),
+        ("ALTER SEQUENCE player_snapshots_id_seq MAXVALUE 3; SELECT setval('player_snapshots_id_seq', 3)", "bigint", 1),
         ("ALTER TABLE player_snapshots ALTER COLUMN trophies TYPE jsonb USING NULL", "refresh-worker check", 0),
         ("ALTER TABLE player_snapshots ADD CHECK (trophies < 0 AND trophies IS NOT NULL)", "is meant", 4),
         ("ALTER TABLE player_snapshots DROP COLUMN trophies", "trophies", 0),

@@ -1,10 +1,10 @@
--- The session that keeps sessions of this worker waiting for a lock, as far as this role may see it: the one at the root of
--- the chain whose transaction is the oldest. Asked over another connection, during the wait.
+-- The session that keeps the transaction with the mark $1, $2 waiting for a lock, as far as this role may see it: the one at
+-- the root of the chain whose transaction is the oldest. Asked over another connection, during the wait.
 WITH RECURSIVE waiting AS (
-    SELECT a.pid
-    FROM pg_stat_activity AS a
-    WHERE a.datname = current_database() AND a.usename = session_user AND a.wait_event_type = 'Lock'
-      AND a.application_name = current_setting('application_name') AND a.pid <> pg_backend_pid()
+    SELECT l.pid
+    FROM pg_locks AS l
+    WHERE l.locktype = 'advisory' AND l.classid = $1::integer::oid AND l.objid = $2::integer::oid AND l.objsubid = 2 AND l.granted
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 ),
 chain AS (
     SELECT w.pid AS waiting, b.pid, 1 AS depth
@@ -14,13 +14,19 @@ chain AS (
     FROM chain AS c CROSS JOIN LATERAL unnest(pg_blocking_pids(c.pid)) AS b (pid)
     WHERE c.depth < 5
 )
-SELECT coalesce(wanted.relation, marked.relation, written.relation)::regclass::text AS relation, wanted.relation IS NOT NULL AS is_whole_table,
+SELECT coalesce(wanted.relation, marked.relation, written.relation)::regclass::text AS relation, coalesce(wanted.is_needed, false) AS is_whole_table,
        c.pid, a.usename = session_user AND a.application_name = current_setting('application_name') AS is_ours,
        a.usename::text AS role, nullif(a.application_name, '') AS application, a.state,
        to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS since
 FROM chain AS c
 LEFT JOIN LATERAL (
-    SELECT l.relation FROM pg_locks AS l WHERE l.pid = c.waiting AND NOT l.granted AND l.locktype = 'relation' LIMIT 1
+    -- Without a partition, or a table that a trigger uses, some rows can still be written.
+    SELECT l.relation, l.relation IN (
+        to_regclass('clans'), to_regclass('players'), to_regclass('clan_snapshots'), to_regclass('player_snapshots'),
+        to_regclass('war_snapshots'), to_regclass('clan_memberships'))
+        OR t.relnamespace = to_regnamespace('refresh_worker') AS is_needed
+    FROM pg_locks AS l JOIN pg_class AS t ON t.oid = l.relation
+    WHERE l.pid = c.waiting AND NOT l.granted AND l.locktype = 'relation' LIMIT 1
 ) AS wanted ON true
 -- Who waits for a row has marked it before.
 LEFT JOIN LATERAL (
