@@ -160,7 +160,7 @@ pub const STATEMENTS: &[Statement] = &[
     of_commit("src/store/sql/postgres/shape.sql", &[]),
     // These two read the locks that are held, whatever the tables hold; before each run, and while one waits.
     bounded("src/store/sql/postgres/table_locks.sql", &["true"]),
-    bounded("src/store/sql/postgres/blocked_by.sql", &[]),
+    bounded("src/store/sql/postgres/blocked_by.sql", &["1", "2"]),
     bounded("src/store/sql/postgres/notes_read.sql", &["'2026-03-20 12:00Z'", "100"]),
     grows(
         "src/store/sql/postgres/run_insert.sql",

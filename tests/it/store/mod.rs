@@ -19,13 +19,13 @@ mod limits;
 mod locks;
 mod memberships;
 pub mod migrations;
+mod mixed_faults;
 mod outages;
 #[cfg(feature = "embedded")]
 mod parity;
 mod plans;
 mod poolers;
 mod refusals;
-mod review;
 mod rights;
 mod runs;
 mod snapshots;

@@ -1,4 +1,4 @@
-//! What a review found about runs on a database with a fault.
+//! A run whose table lacks a partition.
 
 use std::sync::Arc;
 

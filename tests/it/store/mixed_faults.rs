@@ -1,4 +1,4 @@
-//! What a review found: each test names what must hold.
+//! Faults of the database that meet, and faults of others that look like ours.
 
 use std::time::{Duration, Instant};
 
