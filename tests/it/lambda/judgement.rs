@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use refresh_worker::sim::{Endpoint, Misbehaviour, Rule};
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 
 use super::{
     events,
@@ -25,7 +25,10 @@ async fn one_object_that_answers_503_stops_nobody() {
 
 #[tokio::test]
 async fn nobody_listening_uses_up_no_request() {
-    let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap().port();
+    // Bound and never listened at, so that no other test gets the port.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let port = socket.local_addr().unwrap().port();
     let world = World::start().await;
     world.mail_players(19).await;
     let nobody = format!("http://127.0.0.1:{port}/v1");
