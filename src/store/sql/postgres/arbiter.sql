@@ -31,7 +31,8 @@ SELECT i.kind, i.tag, i.fetched_at, CASE WHEN i.content_hash IS NOT NULL THEN i.
 FROM incoming AS i
 -- Who claims nothing (a war's players, the settled) is locked where known and never made.
 WHERE i.fetched_at IS NOT NULL OR i.member_at IS NOT NULL
-   OR EXISTS (SELECT FROM refresh_worker.refresh_state AS k WHERE k.kind = i.kind AND k.tag = i.tag)
+   -- OFFSET 0: one lookup a row. Before 14 PostgreSQL may read the whole table instead.
+   OR EXISTS (SELECT FROM refresh_worker.refresh_state AS k WHERE k.kind = i.kind AND k.tag = i.tag OFFSET 0)
 ORDER BY i.kind COLLATE "C", i.tag COLLATE "C"
 ON CONFLICT (kind, tag) DO UPDATE SET
     -- The answer counts when it is not older than the stored one.
