@@ -33,7 +33,7 @@ listed AS (
     SELECT i.tag, i.name, i.town_hall, i.role, i.clan_tag, i.updated_at,
            -- A player with history whom another program took out of `players` comes back with the newest document.
            CASE WHEN i.document IS NOT NULL THEN i.document::json
-                WHEN NOT EXISTS (SELECT FROM players AS k WHERE k.tag = i.tag)
+                WHEN NOT EXISTS (SELECT FROM players AS k WHERE k.tag = i.tag OFFSET 0)
                 THEN (SELECT o.data::text::json FROM player_snapshots AS o WHERE o.id = i.row_id) END,
            i.deep_link
     FROM incoming AS i
