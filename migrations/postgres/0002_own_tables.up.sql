@@ -23,7 +23,7 @@ COMMENT ON COLUMN refresh_worker.refresh_state.fetched_at IS
 COMMENT ON COLUMN refresh_worker.refresh_state.changed_at IS 'fetched_at of the answer that last brought other content';
 COMMENT ON COLUMN refresh_worker.refresh_state.content_hash IS 'SHA-256 of the document as received';
 COMMENT ON COLUMN refresh_worker.refresh_state.fresh_until IS 'until when the API gives the same bytes again';
-COMMENT ON COLUMN refresh_worker.refresh_state.last_outcome IS 'stored, unchanged, gone or private_war_log';
+COMMENT ON COLUMN refresh_worker.refresh_state.last_outcome IS 'stored, unchanged, gone, private_war_log or unknown_state';
 COMMENT ON COLUMN refresh_worker.refresh_state.snapshot_id IS
     'id of our newest row in clan_snapshots, player_snapshots or war_snapshots; an unchanged answer moves its ts on';
 COMMENT ON COLUMN refresh_worker.refresh_state.member_at IS
