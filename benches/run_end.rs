@@ -24,7 +24,7 @@ use refresh_worker::{
     app,
     clock::{Clock, SystemClock},
     config::{ApiConfig, DatabaseConfig, FollowUpConfig, RedisConfig, WorkerConfig},
-    model::{ObjectId, Priority, Wish},
+    model::{ObjectId, Priority, RefreshRequest},
     queue::{Queue, redis::RedisQueue},
     sim::{SimConfig, Simulator},
     store::{Store, postgres::PostgresStore},
@@ -174,6 +174,7 @@ fn worker(redis: &str, postgres: &str, simulator: &Simulator) -> Worker<RedisQue
 
 async fn fill(worker: &Worker<RedisQueue, PostgresStore>, objects: impl Iterator<Item = ObjectId>) {
     let now = worker.queue.time().await.expect("Redis answers");
-    let wishes: Vec<Wish> = objects.map(|object| Wish::now(object, Priority::High, now)).collect();
-    worker.queue.enqueue(now, &wishes).await.expect("Redis answers");
+    let requests: Vec<RefreshRequest> =
+        objects.map(|object| RefreshRequest::now(object, Priority::High, now)).collect();
+    worker.queue.enqueue(now, &requests).await.expect("Redis answers");
 }

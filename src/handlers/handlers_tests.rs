@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use super::*;
 use crate::{
     config::RedisConfig,
-    model::{EndpointKind, Fetched, Kind, Note, ObjectId, Outcome, Priority, Wish},
+    model::{EndpointKind, Fetched, Kind, Note, ObjectId, Outcome, Priority, RefreshRequest},
     queue::{Circuit, CircuitReason, CircuitScope, RunNote, memory::MemoryQueue, redis::RedisQueue},
     store::{Commit, Freshness, LastRuns, RunRow, StoreError},
     worker::{
@@ -328,8 +328,8 @@ async fn health_tells_the_contract_and_the_rest() {
         report: "{}".to_owned(),
     };
     let queue = MemoryQueue::new(clock());
-    let wish = Wish::now(ObjectId::clan("2PP".parse().unwrap()), Priority::High, NOW);
-    queue.enqueue(NOW, &[wish]).await.unwrap();
+    let request = RefreshRequest::now(ObjectId::clan("2PP".parse().unwrap()), Priority::High, NOW);
+    queue.enqueue(NOW, &[request]).await.unwrap();
     let healthy = handlers_with(queue, Database { last_run: Some(last_run), ..Database::default() });
     let (status, body) = http(ask(&healthy, get_health()).await.0);
     assert_eq!(status, 200);

@@ -201,7 +201,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         let attempts = lease.attempts + 1;
         if attempts >= self.worker.config.max_attempts {
             if let Some(next_look) = next_look {
-                return (Settlement::Later { until: next_look.wish.due }, Outcome::Delayed, Some(next_look));
+                return (Settlement::Later { until: next_look.request.due }, Outcome::Delayed, Some(next_look));
             }
             let detail = format!("{attempts} attempts failed, the last with {reason}");
             let reason = Reason::new("attempts_used_up", detail);

@@ -54,7 +54,7 @@ use crate::{
     clock::{Clock, ClocksApart, ServerTime, Timestamp},
     config::{Pause, WorkerConfig},
     derive::{AfterReport, AfterRun},
-    model::{Kind, ObjectId, Outcome, Priority, Wish},
+    model::{Kind, ObjectId, Outcome, Priority, RefreshRequest},
     queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, RunNote, Slots},
     store::{RunRow, Store},
 };
@@ -307,8 +307,9 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         if named.is_empty() {
             return Ok(());
         }
-        let wishes: Vec<Wish> = named.iter().map(|object| Wish::now(object.clone(), Priority::Critical, now)).collect();
-        let enqueued = self.queue.enqueue(now, &wishes).await?;
+        let requests: Vec<RefreshRequest> =
+            named.iter().map(|object| RefreshRequest::now(object.clone(), Priority::Critical, now)).collect();
+        let enqueued = self.queue.enqueue(now, &requests).await?;
         lock(tally).enqueued(enqueued);
         Ok(())
     }

@@ -37,7 +37,7 @@ pub fn standing(lease: &Lease, stored: Option<&Freshness>, now: Timestamp) -> St
     if lease.last_asked > fresh_until { Standing::Later(lease.last_asked) } else { Standing::Satisfied }
 }
 
-/// After a call: whether its answer is what was asked for, or until when the newest wish has to wait.
+/// After a call: whether its answer is what was asked for, or until when the newest request has to wait.
 #[must_use]
 pub fn still_wanted_at(lease: &Lease, began: Timestamp, fresh_until: Timestamp) -> Option<Timestamp> {
     (lease.last_asked > began + CLOCKS_APART && lease.last_asked > fresh_until).then_some(lease.last_asked)
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_for_later_than_max_age_is_delayed_until_then_and_never_answered_early() {
+    fn a_request_for_later_than_max_age_is_delayed_until_then_and_never_answered_early() {
         let fresh = stored(NOW - seconds(30), NOW + seconds(30));
         let later = NOW + seconds(120);
         assert_eq!(standing(&lease(later), Some(&fresh), NOW), Standing::Later(later));

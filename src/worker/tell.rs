@@ -227,19 +227,20 @@ mod tests {
     use super::*;
     use crate::{
         clock::Timestamp,
-        model::{Priority, Wish},
+        model::{Priority, RefreshRequest},
     };
 
     #[test]
     fn a_run_makes_no_more_spare_follow_ups_than_it_has_room_for_and_every_other_one() {
         let follow_up = |object: &str, is_spare| {
-            let wish = Wish::now(object.parse().unwrap(), Priority::Low, Timestamp::default());
-            FollowUp { wish, is_spare }
+            let request = RefreshRequest::now(object.parse().unwrap(), Priority::Low, Timestamp::default());
+            FollowUp { request, is_spare }
         };
         let all = [("player:2PP", true), ("war:2QQ", false), ("player:8LL", true), ("player:9YY", true)];
         let all = all.map(|(object, is_spare)| follow_up(object, is_spare));
-        let fitting =
-            |room| -> Vec<String> { that_fit(&all, room).into_iter().map(|one| one.wish.object.to_string()).collect() };
+        let fitting = |room| -> Vec<String> {
+            that_fit(&all, room).into_iter().map(|one| one.request.object.to_string()).collect()
+        };
         assert_eq!(fitting(0), ["war:2QQ"]);
         assert_eq!(fitting(2), ["player:2PP", "war:2QQ", "player:8LL"]);
         assert_eq!(fitting(9).len(), 4);

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Timestamp},
-    model::{Event, FollowUp, Kind, ObjectId, Priority, Wish},
+    model::{Event, FollowUp, Kind, ObjectId, Priority, RefreshRequest},
     queue::{SUSPECT_LAPSES, suspects_together},
 };
 
@@ -146,10 +146,10 @@ impl Queue for MemoryQueue {
         Ok(admitted)
     }
 
-    async fn enqueue(&self, now: Timestamp, wishes: &[Wish]) -> Result<Enqueued, QueueError> {
+    async fn enqueue(&self, now: Timestamp, requests: &[RefreshRequest]) -> Result<Enqueued, QueueError> {
         let mut contents = self.contents();
-        let dead: Vec<NotQueued> = wishes.iter().filter_map(|wish| contents.enqueue(wish, now)).collect();
-        Ok(Enqueued { queued: wishes.len() - dead.len(), dead })
+        let dead: Vec<NotQueued> = requests.iter().filter_map(|request| contents.enqueue(request, now)).collect();
+        Ok(Enqueued { queued: requests.len() - dead.len(), dead })
     }
 
     async fn lease(&self, now: Timestamp, request: &LeaseRequest) -> Result<Leased, QueueError> {
@@ -275,18 +275,18 @@ impl Queue for MemoryQueue {
 }
 
 impl Contents {
-    fn add_wish(&mut self, wish: &Wish, now: Timestamp) {
-        let name = wish.object.to_string();
-        let record = Record::with_wish(self.records.remove(&name), wish, now);
+    fn add_request(&mut self, request: &RefreshRequest, now: Timestamp) {
+        let name = request.object.to_string();
+        let record = Record::with_request(self.records.remove(&name), request, now);
         self.records.insert(name, record);
     }
 
     /// Says what it is when it is dead all the same.
-    fn enqueue(&mut self, wish: &Wish, now: Timestamp) -> Option<NotQueued> {
-        self.add_wish(wish, now);
-        let record = self.records.get(&wish.object.to_string()).filter(|record| record.state == State::Dead)?;
+    fn enqueue(&mut self, request: &RefreshRequest, now: Timestamp) -> Option<NotQueued> {
+        self.add_request(request, now);
+        let record = self.records.get(&request.object.to_string()).filter(|record| record.state == State::Dead)?;
         Some(NotQueued {
-            object: wish.object.clone(),
+            object: request.object.clone(),
             died: record.died.unwrap_or_default(),
             reason: record.reason.clone().unwrap_or_default(),
         })
@@ -294,14 +294,14 @@ impl Contents {
 
     /// Whether it was taken in.
     fn follow_up(&mut self, follow_up: &FollowUp, most_ready: usize, now: Timestamp) -> bool {
-        let known = self.records.get(&follow_up.wish.object.to_string());
+        let known = self.records.get(&follow_up.request.object.to_string());
         let ready = self.records.values().filter(|record| record.state == State::Ready).count();
         let is_unwanted = match known {
             Some(record) => follow_up.is_spare || record.state == State::Dead,
             None => follow_up.is_spare && ready >= most_ready,
         };
         if !is_unwanted {
-            self.add_wish(&follow_up.wish, now);
+            self.add_request(&follow_up.request, now);
         }
         !is_unwanted
     }
