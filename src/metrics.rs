@@ -35,7 +35,7 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: "processed_requests",
         unit: "Count",
-        help: "Requests answered for good: stored, unchanged, satisfied, gone, private.",
+        help: "Requests answered for good: stored, unchanged, fresh, gone, private.",
         value: |report| Some(report.processed_requests.into()),
     },
     Metric {
@@ -220,7 +220,7 @@ pub const AFTER_METRICS: &[AfterMetric] = &[
 pub const OUTCOME_METRICS: [(&str, Outcome); Outcome::ALL.len()] = [
     ("outcome_stored", Outcome::Stored),
     ("outcome_unchanged", Outcome::Unchanged),
-    ("outcome_satisfied", Outcome::Satisfied),
+    ("outcome_fresh", Outcome::Fresh),
     ("outcome_gone", Outcome::Gone),
     ("outcome_private_war_log", Outcome::PrivateWarLog),
     ("outcome_delayed", Outcome::Delayed),

@@ -8,7 +8,7 @@ SELECT r.run, r.started, (r.started AT TIME ZONE 'UTC')::date AS day, k.key AS k
        coalesce((c.value ->> 'calls')::bigint, 0) AS calls,
        coalesce((c.value ->> 'stored')::bigint, 0) AS changed,
        coalesce((c.value ->> 'unchanged')::bigint, 0) AS unchanged,
-       coalesce((c.value ->> 'satisfied')::bigint, 0) AS satisfied,
+       coalesce((c.value ->> 'fresh')::bigint, 0) AS fresh,
        coalesce((c.value ->> 'gone')::bigint, 0) + coalesce((c.value ->> 'private_war_log')::bigint, 0) AS gone,
        coalesce((c.value ->> 'delayed')::bigint, 0) + coalesce((c.value ->> 'dead_letter')::bigint, 0) AS error,
        coalesce((c.value ->> 'released')::bigint, 0) + coalesce((c.value ->> 'stale')::bigint, 0) AS given_back

@@ -162,7 +162,7 @@ fn log(report: &RunReport) {
                 failed_requests = report.failed_requests,
                 outcome.stored = report.outcomes.get("stored"),
                 outcome.unchanged = report.outcomes.get("unchanged"),
-                outcome.satisfied = report.outcomes.get("satisfied"),
+                outcome.fresh = report.outcomes.get("fresh"),
                 outcome.gone = report.outcomes.get("gone"),
                 outcome.private_war_log = report.outcomes.get("private_war_log"),
                 outcome.delayed = report.outcomes.get("delayed"),

@@ -10,7 +10,7 @@ pub enum Outcome {
     /// The content was the same; its freshness moved.
     Unchanged,
     /// Fresh enough already: answered without a call.
-    Satisfied,
+    Fresh,
     /// The API says there is no such object (404).
     Gone,
     /// The clan keeps its war log private (403 without a message).
@@ -29,7 +29,7 @@ impl Outcome {
     pub const ALL: [Self; 9] = [
         Self::Stored,
         Self::Unchanged,
-        Self::Satisfied,
+        Self::Fresh,
         Self::Gone,
         Self::PrivateWarLog,
         Self::Delayed,
@@ -43,7 +43,7 @@ impl Outcome {
         match self {
             Self::Stored => "stored",
             Self::Unchanged => "unchanged",
-            Self::Satisfied => "satisfied",
+            Self::Fresh => "fresh",
             Self::Gone => "gone",
             Self::PrivateWarLog => "private_war_log",
             Self::Delayed => "delayed",
@@ -56,7 +56,7 @@ impl Outcome {
     /// Whether the request is finished and done well.
     #[must_use]
     pub const fn is_processed(self) -> bool {
-        matches!(self, Self::Stored | Self::Unchanged | Self::Satisfied | Self::Gone | Self::PrivateWarLog)
+        matches!(self, Self::Stored | Self::Unchanged | Self::Fresh | Self::Gone | Self::PrivateWarLog)
     }
 
     /// Whether the attempt failed.

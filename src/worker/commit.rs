@@ -66,7 +66,7 @@ pub struct Ended {
 #[derive(Debug)]
 pub enum How {
     /// With the next look at a war.
-    Satisfied(Option<FollowUp>),
+    Fresh(Option<FollowUp>),
     /// With the next look at a war.
     Later(Timestamp, Option<FollowUp>),
     Answered(Box<Fetched>),
@@ -82,8 +82,8 @@ pub enum How {
 }
 
 impl Ended {
-    pub const fn satisfied(lease: Lease, next_look: Option<FollowUp>) -> Self {
-        Self { lease, how: How::Satisfied(next_look) }
+    pub const fn fresh(lease: Lease, next_look: Option<FollowUp>) -> Self {
+        Self { lease, how: How::Fresh(next_look) }
     }
 
     pub const fn later(lease: Lease, until: Timestamp, next_look: Option<FollowUp>) -> Self {
@@ -160,13 +160,13 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     fn sort_in(&self, ended: Ended, group: &mut Group) {
         let Ended { lease, how } = ended;
         match how {
-            How::Satisfied(next_look) => {
+            How::Fresh(next_look) => {
                 group.follow_ups.extend(next_look);
-                group.settle(lease, Settlement::Done, Outcome::Satisfied);
+                group.settle(lease, Settlement::Done, Outcome::Fresh);
             }
             How::Later(until, next_look) => {
                 group.follow_ups.extend(next_look);
-                group.settle(lease, Settlement::Later { until }, Outcome::Satisfied);
+                group.settle(lease, Settlement::Later { until }, Outcome::Fresh);
             }
             How::Answered(fetched) => {
                 group.bytes += fetched.bytes();
@@ -361,7 +361,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 (done, Outcome::Stored)
             }
             Committed::Unchanged => (done, Outcome::Unchanged),
-            Committed::Superseded => (done, Outcome::Satisfied),
+            Committed::Superseded => (done, Outcome::Fresh),
             Committed::Noted => match fetched.answered {
                 crate::model::Answered::PrivateWarLog => (done, Outcome::PrivateWarLog),
                 crate::model::Answered::UnknownState(_) => (done, Outcome::Unchanged),

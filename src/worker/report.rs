@@ -169,7 +169,7 @@ pub struct RunReport {
     pub stopped_because: StopReason,
     /// What made the run fail, in one sentence.
     pub failure: Option<String>,
-    /// Requests answered for good in this run: stored, unchanged, satisfied, gone, private.
+    /// Requests answered for good in this run: stored, unchanged, fresh, gone, private.
     pub processed_requests: u64,
     /// Attempts that failed: delayed and dead letters.
     pub failed_requests: u64,

@@ -21,7 +21,7 @@
 //! - **Data without an index entry**: a `ZADD` that comes while it is admitted is left behind alone, becomes an orphan,
 //!   and is dropped and counted after its ten minutes; its request was merged.
 //! - **Two runs with the same slice**: both compare first, and at most both merge; one deletes, the other finds it changed.
-//!   An object that the first has answered meanwhile is wanted again, and satisfied without a call when the answer is young.
+//!   An object that the first has answered meanwhile is wanted again, and fresh without a call when the answer is young.
 //!
 //! A key that is gone for a while (its node is down) ends the step with an error; the steps before it stand.
 

@@ -161,7 +161,7 @@ struct Pair<'a> {
     lost: [Vec<String>; 2],
     /// The latest settlement.
     settled: Option<Vec<(Lease, Settlement)>>,
-    /// The requests that reached the queue and that no answer has satisfied yet.
+    /// The requests that reached the queue and that no answer has fresh yet.
     owed: BTreeMap<String, Owed>,
 }
 

@@ -521,7 +521,7 @@ CREATE TABLE bench.report_of_a_run AS SELECT json_build_object(
                FROM generate_series(1, 20) AS e),
     'work_by_kind_and_class', (
         SELECT json_object_agg(k, (
-            SELECT json_object_agg(c, '{"calls":10,"stored":5,"unchanged":3,"satisfied":1,"gone":1,"released":2}'::json)
+            SELECT json_object_agg(c, '{"calls":10,"stored":5,"unchanged":3,"fresh":1,"gone":1,"released":2}'::json)
             FROM unnest(ARRAY['critical', 'high', 'medium', 'low']) AS c))
         FROM unnest(ARRAY['clan', 'player', 'war']) AS k),
     'rates', (SELECT json_agg(json_build_object('key', md5(e::text), 'rate', 29.5, 'called', 1234, 'rejected', false))

@@ -293,7 +293,7 @@ async fn a_look_that_was_lost_with_its_run_is_made_again_from_what_is_stored() {
     stage.ask(&war, Priority::High).await;
     let calls = stage.simulator.total_calls();
     let report = stage.run().await;
-    assert_eq!((report.outcomes["satisfied"], stage.simulator.total_calls()), (1, calls));
+    assert_eq!((report.outcomes["fresh"], stage.simulator.total_calls()), (1, calls));
     assert_eq!(stage.stats().await.next_due, due, "the same look, from memory");
 }
 

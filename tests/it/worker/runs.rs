@@ -63,14 +63,14 @@ async fn an_empty_queue_costs_no_call() {
 }
 
 #[tokio::test]
-async fn what_is_fresh_enough_is_satisfied_without_a_call() {
+async fn what_is_fresh_enough_is_fresh_without_a_call() {
     let bed = Bed::start().await;
     bed.ask(bed.players(3)).await;
     bed.run().await;
     let calls = bed.simulator.total_calls();
     bed.ask(bed.players(3)).await;
     let report = bed.run().await;
-    assert_eq!(outcomes(&report), [("satisfied", 3)]);
+    assert_eq!(outcomes(&report), [("fresh", 3)]);
     assert_eq!(bed.simulator.total_calls(), calls);
 }
 
