@@ -51,7 +51,7 @@ impl Ending {
     }
 
     fn given_back(&self) -> u64 {
-        self.report.outcomes["released"] + self.report.outcomes["stale"]
+        self.report.outcomes["released"] + self.report.outcomes["lease_lost"]
     }
 
     const fn in_vain(&self) -> u64 {

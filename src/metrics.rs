@@ -226,7 +226,7 @@ pub const OUTCOME_METRICS: [(&str, Outcome); Outcome::ALL.len()] = [
     ("outcome_delayed", Outcome::Delayed),
     ("outcome_released", Outcome::Released),
     ("outcome_dead_letter", Outcome::DeadLetter),
-    ("outcome_stale", Outcome::Stale),
+    ("outcome_lease_lost", Outcome::LeaseLost),
 ];
 
 fn queue(report: &RunReport, number: fn(&QueueReport) -> Value) -> Option<Value> {

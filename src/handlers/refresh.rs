@@ -168,7 +168,7 @@ fn log(report: &RunReport) {
                 outcome.delayed = report.outcomes.get("delayed"),
                 outcome.released = report.outcomes.get("released"),
                 outcome.dead_letter = report.outcomes.get("dead_letter"),
-                outcome.stale = report.outcomes.get("stale"),
+                outcome.lease_lost = report.outcomes.get("lease_lost"),
                 errors = (!report.errors.is_empty()).then(|| report.errors.join(" | ")),
                 errors_omitted = report.errors_omitted,
                 queue_size = report.queue.as_ref().map(|queue| queue.queue_size),

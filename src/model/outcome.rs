@@ -22,7 +22,7 @@ pub enum Outcome {
     /// Set aside with a reason.
     DeadLetter,
     /// The lease had run out: another run has the object now, and our result was stored only if it was the newest.
-    Stale,
+    LeaseLost,
 }
 
 impl Outcome {
@@ -35,7 +35,7 @@ impl Outcome {
         Self::Delayed,
         Self::Released,
         Self::DeadLetter,
-        Self::Stale,
+        Self::LeaseLost,
     ];
 
     #[must_use]
@@ -49,7 +49,7 @@ impl Outcome {
             Self::Delayed => "delayed",
             Self::Released => "released",
             Self::DeadLetter => "dead_letter",
-            Self::Stale => "stale",
+            Self::LeaseLost => "lease_lost",
         }
     }
 

@@ -271,7 +271,7 @@ impl Settlement {
 pub enum Settled {
     Settled,
     /// The lease had run out and the object is no longer ours. An ordinary answer.
-    Stale,
+    LeaseLost,
     /// It would have become a dead letter, and their room is full: it was returned, held for ten minutes.
     NoRoom,
 }

@@ -402,7 +402,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 Some(wait) if Instant::now() + *wait < self.deadline.end() => tokio::time::sleep(*wait).await,
                 _ => {
                     self.queue_down(&error);
-                    break vec![Settled::Stale; group.settlements.len()];
+                    break vec![Settled::LeaseLost; group.settlements.len()];
                 }
             }
         };
@@ -412,7 +412,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         for (((lease, _), outcome), settled) in group.settlements.iter().zip(&group.outcomes).zip(settled) {
             let outcome = match settled {
                 Settled::Settled => *outcome,
-                Settled::Stale => Outcome::Stale,
+                Settled::LeaseLost => Outcome::LeaseLost,
                 Settled::NoRoom => {
                     self.no_room_for_dead_letters();
                     Outcome::Released
@@ -432,7 +432,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         match self.worker.queue.settle(self.time.now(), &batch).await {
             Ok(answers) => {
                 for (place, answer) in places.into_iter().zip(answers) {
-                    if settled[place] == Settled::Stale {
+                    if settled[place] == Settled::LeaseLost {
                         settled[place] = answer;
                     }
                 }

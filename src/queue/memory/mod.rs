@@ -196,7 +196,7 @@ impl Queue for MemoryQueue {
             settlements.iter().map(|(lease, settlement)| contents.settle(lease, settlement, most_dead, now)).collect();
         let follow_ups = following.follow_ups.iter();
         let taken = follow_ups.filter(|follow_up| contents.follow_up(follow_up, following.most_ready, now)).count();
-        if settled.iter().any(|settled| *settled != Settled::Stale) {
+        if settled.iter().any(|settled| *settled != Settled::LeaseLost) {
             answered.push((batch, now, (settled.clone(), taken)));
         }
         Ok((settled, taken))
@@ -462,7 +462,7 @@ impl Contents {
 
     fn settle(&mut self, lease: &Lease, settlement: &Settlement, most_dead: usize, now: Timestamp) -> Settled {
         let has_room = self.has_room(most_dead);
-        let Some(record) = self.leased(&lease.object, &lease.token).cloned() else { return Settled::Stale };
+        let Some(record) = self.leased(&lease.object, &lease.token).cloned() else { return Settled::LeaseLost };
         let name = lease.object.to_string();
         let Some(record) = record.settle(settlement, has_room, now) else {
             self.records.remove(&name);

@@ -283,7 +283,7 @@ impl Queue for RedisQueue {
         // What was settled when the answer was lost is told again.
         let (answers, taken): (Vec<u8>, usize) = self.link.ask("settling", call).await?;
         let settled = answers.into_iter().map(|answer| match answer {
-            0 => Settled::Stale,
+            0 => Settled::LeaseLost,
             2 => Settled::NoRoom,
             _ => Settled::Settled,
         });

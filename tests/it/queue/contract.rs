@@ -872,12 +872,12 @@ async fn a_stale_token_is_an_ordinary_answer_and_touches_nothing(bed: &impl Bed)
     let before = bed.dump().await;
     for settlement in [Settlement::Done, Settlement::Release, dead("x"), Settlement::Later { until: NOW }] {
         let settled = bed.queue().settle(NOW + LEASE, &[(stale.clone(), settlement)]).await.unwrap();
-        assert_eq!(settled, [Settled::Stale]);
+        assert_eq!(settled, [Settled::LeaseLost]);
     }
     assert_eq!(bed.dump().await, before);
     settle(bed, NOW + LEASE, &lease, Settlement::Done).await;
     let settled = bed.queue().settle(NOW + LEASE, &[(lease, Settlement::Release)]).await.unwrap();
-    assert_eq!(settled, [Settled::Stale], "the record is gone");
+    assert_eq!(settled, [Settled::LeaseLost], "the record is gone");
 }
 
 async fn a_settlement_sent_again_is_told_the_same(bed: &impl Bed) {
@@ -890,12 +890,12 @@ async fn a_settlement_sent_again_is_told_the_same(bed: &impl Bed) {
     let following = Following { follow_ups: &follow_ups, most_ready: 10 };
     let batch: Vec<_> = leases.into_iter().map(|lease| (lease, Settlement::Done)).collect();
     let first = bed.queue().settle_and_follow(NOW, &batch, following).await.unwrap();
-    assert_eq!(first, (vec![Settled::Settled, Settled::Stale], 2));
+    assert_eq!(first, (vec![Settled::Settled, Settled::LeaseLost], 2));
     let before = bed.dump().await;
     assert_eq!(bed.queue().settle_and_follow(NOW + MINUTE, &batch, following).await.unwrap(), first);
     assert_eq!(bed.dump().await, before, "and nothing is changed again");
     let settled = bed.queue().settle(NOW + MINUTE + SECOND, &batch).await.unwrap();
-    assert_eq!(settled, [Settled::Stale, Settled::Stale], "forgotten");
+    assert_eq!(settled, [Settled::LeaseLost, Settled::LeaseLost], "forgotten");
 }
 
 async fn a_failure_counts_an_attempt_and_holds_the_object(bed: &impl Bed) {
@@ -956,7 +956,7 @@ async fn a_batch_is_settled_in_order(bed: &impl Bed) {
     ];
     let batch: Vec<_> = leases.into_iter().zip(endings).collect();
     let settled = bed.queue().settle(NOW, &batch).await.unwrap();
-    let (ours, stale) = (Settled::Settled, Settled::Stale);
+    let (ours, stale) = (Settled::Settled, Settled::LeaseLost);
     assert_eq!(settled, [ours, ours, stale, ours, ours]);
     let states: Vec<State> = bed.dump().await.records.values().map(|record| record.state).collect();
     assert_eq!(states.len(), 4);

@@ -378,7 +378,7 @@ impl<'a> Pair<'a> {
         let batch = [(lease.clone(), settlement)];
         let settled = same!(self, |queue| queue.settle(now, &batch));
         self.settled = Some(batch.to_vec());
-        if settled == [Settled::Stale] {
+        if settled == [Settled::LeaseLost] {
             prop_assert_eq!(self.memory.dump().await, before, "a stale token touched something");
         } else if matches!(ending, Ending::Done) {
             let name = lease.object.to_string();

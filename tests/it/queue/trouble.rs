@@ -370,7 +370,7 @@ async fn a_leased_record_that_lacks_any_one_field_is_not_leased_by_a_second(bed:
         assert_eq!(names(&bed.lease(before_its_end, &request(10)).await), [""; 0], "{what}");
         let ours = settle(bed, NOW, &full.leased, Settlement::Done).await;
         let unproven = what.starts_with("token") || what.starts_with("state") || what.starts_with("expires");
-        assert_eq!(ours == Settled::Stale, unproven, "{what}");
+        assert_eq!(ours == Settled::LeaseLost, unproven, "{what}");
         assert_all_are_served(bed, &[READY, DELAYED, LEASED]).await;
     }
 }
@@ -433,7 +433,7 @@ async fn a_record_deleted_while_leased_is_not_leased_by_a_second_when_mail_comes
     let admitted = bed.admit(NOW).await;
     assert_eq!((admitted.admitted, admitted.repaired.records), (1, 1), "{admitted:?}");
     assert_eq!(names(&bed.lease(NOW, &request(10)).await), [READY]);
-    assert_eq!(settle(bed, NOW, &full.leased, Settlement::Done).await, Settled::Stale);
+    assert_eq!(settle(bed, NOW, &full.leased, Settlement::Done).await, Settled::LeaseLost);
     assert_eq!(names(&bed.lease(full.leased.expires, &request(1)).await), [LEASED]);
 }
 
@@ -561,7 +561,7 @@ async fn a_restart_without_its_data_leaves_a_queue_that_works() {
     server.stop().await;
     server.start_again().await;
     queue.time().await.unwrap();
-    assert_eq!(queue.settle(NOW, &[(lease.clone(), Settlement::Done)]).await.unwrap(), [Settled::Stale]);
+    assert_eq!(queue.settle(NOW, &[(lease.clone(), Settlement::Done)]).await.unwrap(), [Settled::LeaseLost]);
     let renewed = queue.renew(NOW, &[(lease.object, lease.token)], NOW + HOUR).await.unwrap();
     assert_eq!((renewed, queue.reconcile(NOW).await.unwrap()), (vec![false], NOTHING));
     queue.enqueue(NOW, &[refresh_request("clan:2PP")]).await.unwrap();
