@@ -1,6 +1,6 @@
 DROP INDEX refresh_worker.ix_refresh_runs_failed;
 DROP INDEX refresh_worker.ix_refresh_runs_good;
-DROP INDEX refresh_worker.ix_untold_stored_at;
+DROP INDEX refresh_worker.ix_outbox_stored_at;
 DROP TRIGGER unfold_report ON refresh_worker.refresh_runs;
 DROP FUNCTION refresh_worker.unfold_report();
 CREATE OR REPLACE VIEW refresh_worker.work AS

@@ -94,7 +94,7 @@ FROM refresh_worker.run_work AS w;
 UPDATE refresh_worker.refresh_runs SET report = report;
 
 -- What is told first is looked up, not sorted: while nobody takes it, it is many.
-CREATE INDEX ix_untold_stored_at ON refresh_worker.untold (stored_at, note);
+CREATE INDEX ix_outbox_stored_at ON refresh_worker.outbox (stored_at, note);
 
 -- The newest run that went well, and the newest that failed, may be thousands of runs back: health asks for both.
 CREATE INDEX ix_refresh_runs_good ON refresh_worker.refresh_runs (started, run)

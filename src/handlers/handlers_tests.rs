@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use super::*;
 use crate::{
     config::RedisConfig,
-    model::{EndpointKind, Fetched, Kind, Note, ObjectId, Outcome, Priority, RefreshRequest},
+    model::{EndpointKind, Fetched, Kind, ObjectId, OutboxEntry, Outcome, Priority, RefreshRequest},
     queue::{Circuit, CircuitReason, CircuitScope, RunNote, memory::MemoryQueue, redis::RedisQueue},
     store::{Commit, Freshness, LastRuns, RunRow, StoreError},
     worker::{
@@ -96,7 +96,7 @@ impl Store for Database {
         self.answer(None)
     }
 
-    async fn commit_and_forget(
+    async fn commit_and_delete(
         &self,
         _: Timestamp,
         _: &[Fetched],
@@ -106,11 +106,11 @@ impl Store for Database {
         self.answer(Commit::default())
     }
 
-    async fn notes(&self, _before: Timestamp) -> Result<Vec<Note>, StoreError> {
+    async fn outbox(&self, _before: Timestamp) -> Result<Vec<OutboxEntry>, StoreError> {
         self.answer(Vec::new())
     }
 
-    async fn forget_notes(&self, _ids: &[i64]) -> Result<(), StoreError> {
+    async fn delete_from_outbox(&self, _ids: &[i64]) -> Result<(), StoreError> {
         self.answer(())
     }
 

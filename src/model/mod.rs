@@ -17,7 +17,7 @@ mod tag;
 pub mod text;
 mod war;
 
-pub use change::{Before, Change, Event, Learned, MemberSeen, Move, Note};
+pub use change::{Before, Change, Event, Learned, MemberSeen, Move, OutboxEntry};
 pub use endpoint_kind::EndpointKind;
 pub use fingerprint::Fingerprint;
 pub use kind::{Kind, ObjectId, UnknownKind};

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    model::{Fetched, FollowUp, Note, Outcome, Reason},
+    model::{Fetched, FollowUp, OutboxEntry, Outcome, Reason},
     queue::{Following, Lease, Queue, Settled, Settlement, Slots},
     store::{ANY_RECORD, Commit, Committed, Store, StoreError},
 };
@@ -105,7 +105,7 @@ pub struct Group {
     outcomes: Vec<Outcome>,
     follow_ups: Vec<FollowUp>,
     /// What is to be told to others.
-    pub notes: Vec<Note>,
+    pub outbox: Vec<OutboxEntry>,
 }
 
 impl Group {
@@ -229,7 +229,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             let is_down = matches!(self.halt.reason(), Some((StopReason::DatabaseDown, _)));
             let committed = if is_down { None } else { Some(self.commit(&fetched).await) };
             match committed {
-                Some(Ok(Commit { committed, learned, notes, trouble, .. })) => {
+                Some(Ok(Commit { committed, learned, outbox, trouble, .. })) => {
                     if let Some(trouble) = trouble {
                         self.halt.end(
                             Force::StartNothing,
@@ -240,7 +240,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                     if committed.contains(&Committed::Stored) {
                         self.refused_alone.store(0, Ordering::Relaxed);
                     }
-                    group.notes = notes;
+                    group.outbox = outbox;
                     for (((lease, fetched), committed), learned) in
                         leases.into_iter().zip(&fetched).zip(committed).zip(&learned)
                     {
@@ -324,7 +324,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     async fn commit_once(&self, fetched: &[Fetched], told: &[i64]) -> Result<Commit, StoreError> {
         let limit = self.deadline.left_for_the_database(Instant::now());
         // What is wrong with one answer must not end the process, and with it the leases of all.
-        let commit = AssertUnwindSafe(self.worker.store.commit_and_forget(self.time.now(), fetched, told, limit));
+        let commit = AssertUnwindSafe(self.worker.store.commit_and_delete(self.time.now(), fetched, told, limit));
         let commit = commit.catch_unwind().map(|committed| {
             committed.unwrap_or_else(|_| {
                 error!(answers = fetched.len(), "a commit panicked; this is a defect of the worker");
@@ -383,7 +383,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     async fn settle(&self, group: &Group) {
         let (follow_ups, most_ready) = self.follow_ups_that_fit(&group.follow_ups);
         let following = Following { follow_ups: &follow_ups, most_ready };
-        let mut telling = Telling::of(&group.notes, &self.worker.config.cache_key_templates);
+        let mut telling = Telling::of(&group.outbox, &self.worker.config.cache_key_templates);
         failpoint!("settle.before");
         let mut patience = PATIENCE.iter();
         let mut settled = loop {
@@ -408,7 +408,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         };
         failpoint!("settle.after");
         self.settle_anew(&group.settlements, &mut settled).await;
-        self.close_notes(&group.notes, &telling);
+        self.close_notes(&group.outbox, &telling);
         for (((lease, _), outcome), settled) in group.settlements.iter().zip(&group.outcomes).zip(settled) {
             let outcome = match settled {
                 Settled::Settled => *outcome,

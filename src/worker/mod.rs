@@ -413,7 +413,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         if told.is_empty() {
             return;
         }
-        match within(FIRST_ACT, self.store.forget_notes(&told)).await {
+        match within(FIRST_ACT, self.store.delete_from_outbox(&told)).await {
             Some(Ok(())) => caches.forgotten(&told),
             Some(Err(error)) => warn!(error = %error, "could not forget what is told; it will be told once more"),
             None => warn!("could not forget what is told: {}", no_answer("the database", FIRST_ACT)),

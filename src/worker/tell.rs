@@ -14,9 +14,9 @@ use tracing::warn;
 use super::drain::{Drain, lock};
 use crate::{
     derive::{cache_keys, followup},
-    model::{Event, Fetched, FollowUp, Kind, Learned, Note, ObjectId, WarMemory},
+    model::{Event, Fetched, FollowUp, Kind, Learned, ObjectId, OutboxEntry, WarMemory},
     queue::{Queue, Slots},
-    store::{Committed, MOST_NOTES, Store, StoreError},
+    store::{Committed, MAX_OUTBOX_ENTRIES, Store, StoreError},
 };
 
 /// So much time is between two runs: what they can do in it is the most that follow-ups may add, and while more than that
@@ -38,7 +38,7 @@ pub struct Telling {
 }
 
 impl Telling {
-    pub fn of(notes: &[Note], templates: &[String]) -> Self {
+    pub fn of(notes: &[OutboxEntry], templates: &[String]) -> Self {
         Self {
             events: notes.iter().flat_map(|note| note.events.iter().cloned()).collect(),
             cache_keys: cache_keys::of(templates, notes.iter().flat_map(|note| &note.renewed)),
@@ -120,7 +120,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     }
 
     /// Notes that are told may be forgotten; the others are told later, by this run or another.
-    pub fn close_notes(&self, notes: &[Note], telling: &Telling) {
+    pub fn close_notes(&self, notes: &[OutboxEntry], telling: &Telling) {
         if telling.is_done() {
             for note in notes {
                 self.caches.all_else_told(note);
@@ -164,8 +164,8 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     async fn tell_some_of_what_was_left(&self) -> Result<bool, StoreError> {
         let config = &self.worker.config;
         let now = self.time.now();
-        let mut notes = self.worker.store.notes(now - config.lease).await?;
-        let was_full = notes.len() == MOST_NOTES;
+        let mut notes = self.worker.store.outbox(now - config.lease).await?;
+        let was_full = notes.len() == MAX_OUTBOX_ENTRIES;
         notes.retain(|note| !self.caches.knows(note));
         if notes.is_empty() {
             return Ok(false);
@@ -191,7 +191,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         }
         let told = self.caches.told_notes();
         if !told.is_empty() {
-            self.worker.store.forget_notes(&told).await?;
+            self.worker.store.delete_from_outbox(&told).await?;
             self.caches.forgotten(&told);
         }
         Ok(was_full && are_told)

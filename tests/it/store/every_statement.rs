@@ -454,7 +454,7 @@ pub async fn fill(connection: &mut PgConnection, size: Size) {
                  SELECT 'war', clan_tag, ts AT TIME ZONE 'UTC', ts AT TIME ZONE 'UTC', sha256(clan_tag::bytea),
                         ts AT TIME ZONE 'UTC', 'stored', id, NULL
                  FROM war_snapshots WHERE id > (SELECT max(id) FROM war_snapshots) - {clans};
-             INSERT INTO refresh_worker.untold (note, stored_at, words)
+             INSERT INTO refresh_worker.outbox (note, stored_at, words)
                  SELECT n, timestamptz '2026-03-19Z' + n * interval '1 s', repeat('x', 500) FROM generate_series(1, {runs}) AS n;
              INSERT INTO background_job_status (job_payload, status, started_at, completed_at, retry_count, created_at,
                                                 updated_at, priority)
