@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     config::RedisConfig,
     model::{EndpointKind, Fetched, Kind, ObjectId, OutboxEntry, Outcome, Priority, RefreshRequest},
-    queue::{Circuit, CircuitReason, CircuitScope, RunNote, memory::MemoryQueue, redis::RedisQueue},
+    queue::{Circuit, CircuitReason, CircuitScope, RunSummary, memory::MemoryQueue, redis::RedisQueue},
     store::{Commit, Freshness, LastRuns, RunRow, StoreError},
     worker::{
         Progress, RunOptions,
@@ -411,8 +411,8 @@ async fn health_tells_the_last_runs_when_the_database_is_down() {
     for (run, error) in [("one", None), ("two", Some("the database cannot be used (57P03)".to_owned()))] {
         let (stopped_because, ended) = ("database_down".to_owned(), NOW);
         let (run, started) = (run.to_owned(), NOW);
-        let note = RunNote { run, started, ended, stopped_because, error, processed: 1, failed: 0, api_requests: 1 };
-        queue.note_run(&note).await.unwrap();
+        let note = RunSummary { run, started, ended, stopped_because, error, processed: 1, failed: 0, api_requests: 1 };
+        queue.record_run(&note).await.unwrap();
     }
     let handlers = handlers_with(queue, Database { dead: true, ..Database::default() });
     let (status, body) = http(ask(&handlers, get_health()).await.0);

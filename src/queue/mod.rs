@@ -440,7 +440,7 @@ pub struct Exported {
 
 /// How one run went, for health: without server, role or path.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct RunNote {
+pub struct RunSummary {
     pub run: String,
     pub started: Timestamp,
     pub ended: Timestamp,
@@ -454,9 +454,9 @@ pub struct RunNote {
 
 /// The newest run of each sort.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RunNotes {
-    pub good: Option<RunNote>,
-    pub failed: Option<RunNote>,
+pub struct RunSummaries {
+    pub good: Option<RunSummary>,
+    pub failed: Option<RunSummary>,
 }
 
 /// How long notes of runs are kept after the last one.
@@ -550,13 +550,13 @@ pub trait Queue: Send + Sync + 'static {
     ) -> impl Future<Output = Result<usize, QueueError>> + Send;
 
     /// Keeps this as the newest run that went well, or that failed, for [`RUN_NOTES_LIFETIME`], if it keeps any.
-    fn note_run(&self, _note: &RunNote) -> impl Future<Output = Result<(), QueueError>> + Send {
+    fn record_run(&self, _note: &RunSummary) -> impl Future<Output = Result<(), QueueError>> + Send {
         async { Ok(()) }
     }
 
     /// What is kept of runs. A note that cannot be read is none.
-    fn run_notes(&self) -> impl Future<Output = Result<RunNotes, QueueError>> + Send {
-        async { Ok(RunNotes::default()) }
+    fn run_summaries(&self) -> impl Future<Output = Result<RunSummaries, QueueError>> + Send {
+        async { Ok(RunSummaries::default()) }
     }
 
     fn stats(&self, now: Timestamp) -> impl Future<Output = Result<QueueStats, QueueError>> + Send;

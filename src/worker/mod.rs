@@ -55,7 +55,7 @@ use crate::{
     config::{Pause, WorkerConfig},
     derive::{AfterReport, AfterRun},
     model::{Kind, ObjectId, Outcome, Priority, RefreshRequest},
-    queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, RunNote, Slots},
+    queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, RunSummary, Slots},
     store::{RunRow, Store},
 };
 
@@ -549,7 +549,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         // Each of the two servers keeps the trace for health, so that one that is down is told by the other.
         let in_queue = async {
             if asks {
-                self.note_run(&report, now).await;
+                self.record_run(&report, now).await;
             }
         };
         let in_database = async {
@@ -569,12 +569,12 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
     }
 
     /// Leaves a line about the run in the queue. A run that was turned away before it did anything is none.
-    async fn note_run(&self, report: &RunReport, now: Timestamp) {
+    async fn record_run(&self, report: &RunReport, now: Timestamp) {
         let failed = report.stopped_because.is_failure();
         if !failed && report.stopped_because.is_turned_away() && report.processed_requests == 0 {
             return;
         }
-        let note = RunNote {
+        let note = RunSummary {
             run: report.run.clone(),
             started: report.started,
             ended: now,
@@ -584,7 +584,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             failed: report.failed_requests,
             api_requests: report.api_requests,
         };
-        match within(FIRST_ACT, self.queue.note_run(&note)).await {
+        match within(FIRST_ACT, self.queue.record_run(&note)).await {
             Some(Ok(())) => {}
             Some(Err(error)) => warn!(error = %error, "could not note this run for health"),
             None => warn!("could not note this run for health: {}", no_answer("Redis", FIRST_ACT)),

@@ -16,8 +16,8 @@ use std::{
 use self::slots::Agreements;
 use super::{
     Admitted, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased,
-    MailLimits, NotQueued, Oldest, Queue, QueueError, QueueStats, Repaired, RunNote, RunNotes, SetAside, Settled,
-    Settlement,
+    MailLimits, NotQueued, Oldest, Queue, QueueError, QueueStats, Repaired, RunSummaries, RunSummary, SetAside,
+    Settled, Settlement,
     letters::{DeadEntry, exported, newest_first, second_id},
     mailbox::{Mail, compose, unescape},
     record::{
@@ -41,7 +41,7 @@ pub struct MemoryQueue {
     answered: Mutex<Vec<Answered>>,
     agreements: Mutex<Agreements>,
     events: Mutex<Vec<Event>>,
-    run_notes: Mutex<RunNotes>,
+    run_summaries: Mutex<RunSummaries>,
 }
 
 /// The answer to a batch of settlements, by its name.
@@ -74,7 +74,7 @@ impl MemoryQueue {
             answered: Mutex::default(),
             agreements: Mutex::default(),
             events: Mutex::default(),
-            run_notes: Mutex::default(),
+            run_summaries: Mutex::default(),
         }
     }
 
@@ -239,15 +239,15 @@ impl Queue for MemoryQueue {
         Ok(aside.map(|(_, record)| record.return_set_aside(now)).count())
     }
 
-    async fn note_run(&self, note: &RunNote) -> Result<(), QueueError> {
-        let mut notes = self.run_notes.lock().unwrap_or_else(PoisonError::into_inner);
+    async fn record_run(&self, note: &RunSummary) -> Result<(), QueueError> {
+        let mut notes = self.run_summaries.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = if note.error.is_some() { &mut notes.failed } else { &mut notes.good };
         *kept = Some(note.clone());
         Ok(())
     }
 
-    async fn run_notes(&self) -> Result<RunNotes, QueueError> {
-        Ok(self.run_notes.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    async fn run_summaries(&self) -> Result<RunSummaries, QueueError> {
+        Ok(self.run_summaries.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     async fn stats(&self, now: Timestamp) -> Result<QueueStats, QueueError> {

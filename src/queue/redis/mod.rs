@@ -35,7 +35,7 @@ use self::{
 use super::{
     Admitted, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased,
     MAX_MAIL_BYTES, MailLimits, NotQueued, ORPHAN_PATIENCE, Oldest, Queue, QueueError, QueueStats, RUN_NOTES_LIFETIME,
-    Repaired, RunNote, RunNotes, SetAside, Settled, Settlement,
+    Repaired, RunSummaries, RunSummary, SetAside, Settled, Settlement,
     mailbox::{self, Content, Decision, Entry, Id, Mail, ScanStep, Source},
     record::{
         Draw, LARGEST_LOOKED_AT, LOOKED_AT_FOR_OLDEST, MAX_BODY_BYTES, QueueLimits, SWEEP, Wanted, clamp, clip,
@@ -348,7 +348,7 @@ impl Queue for RedisQueue {
         }
     }
 
-    async fn note_run(&self, note: &RunNote) -> Result<(), QueueError> {
+    async fn record_run(&self, note: &RunSummary) -> Result<(), QueueError> {
         let json = serde_json::to_string(note).expect("a note of texts and numbers is JSON");
         let sort = if note.error.is_some() { "failed" } else { "good" };
         let mut arguments = Arguments::default();
@@ -358,13 +358,13 @@ impl Queue for RedisQueue {
         Ok(())
     }
 
-    async fn run_notes(&self) -> Result<RunNotes, QueueError> {
+    async fn run_summaries(&self) -> Result<RunSummaries, QueueError> {
         let mut command = ::redis::cmd("HMGET");
         command.arg(self.keys.runs()).arg("good").arg("failed");
         let (good, failed): (Option<String>, Option<String>) =
             self.link.ask("reading notes of runs", Call::Command(&command)).await?;
         let read = |json: Option<String>| json.and_then(|json| serde_json::from_str(&json).ok());
-        Ok(RunNotes { good: read(good), failed: read(failed) })
+        Ok(RunSummaries { good: read(good), failed: read(failed) })
     }
 
     async fn stats(&self, now: Timestamp) -> Result<QueueStats, QueueError> {
