@@ -175,7 +175,7 @@ pub struct AfterMetric {
 /// The metrics of what follows a run; all are counts, and left out where the part is not configured.
 pub const AFTER_METRICS: &[AfterMetric] = &[
     AfterMetric {
-        name: "cache_tags_told",
+        name: "cache_tags_invalidated",
         help: "Tags of what changed that an application's cache was told.",
         value: |after| after.all_told().map(|told| told.tags),
     },

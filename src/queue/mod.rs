@@ -120,7 +120,7 @@ pub struct Repaired {
     /// Objects that stood in no set or in a wrong one.
     pub places: usize,
     /// Entries that are no object at all: dead letters now.
-    pub strangers: usize,
+    pub invalid_entries: usize,
     /// Counters, and the place where a scan goes on, that held something else and began anew.
     pub counters: usize,
 }
@@ -128,13 +128,13 @@ pub struct Repaired {
 impl Repaired {
     #[must_use]
     pub const fn total(&self) -> usize {
-        self.records + self.places + self.strangers + self.counters
+        self.records + self.places + self.invalid_entries + self.counters
     }
 
     pub const fn add(&mut self, other: Self) {
         self.records += other.records;
         self.places += other.places;
-        self.strangers += other.strangers;
+        self.invalid_entries += other.invalid_entries;
         self.counters += other.counters;
     }
 }

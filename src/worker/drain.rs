@@ -393,7 +393,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     /// No key is usable, and none will be in time.
     pub fn end_without_a_key(&self) {
         if self.ring.next_back().is_some() {
-            return self.halt.end(Force::StartNothing, StopReason::KeysPaused, None);
+            return self.halt.end(Force::StartNothing, StopReason::KeysCoolingDown, None);
         }
         let failure =
             "no API key is usable any more: each was refused (`errors` says why) or its slot ran out unrenewed";

@@ -461,7 +461,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         match taken {
             Taken::Some => self.has_calls_left(ring, halt).await?,
             Taken::AllHeld => halt.end(Force::StartNothing, StopReason::AlreadyRunning, None),
-            Taken::AllPaused => halt.end(Force::StartNothing, StopReason::KeysPaused, None),
+            Taken::AllPaused => halt.end(Force::StartNothing, StopReason::KeysCoolingDown, None),
         }
         if let Some(api) = circuits.iter_mut().find(|circuit| circuit.scope == CircuitScope::Api)
             && halt.reason().is_none()
@@ -670,13 +670,13 @@ fn say_repaired(repaired: RepairReport) {
         warn!(
             repaired.records,
             repaired.places,
-            repaired.strangers,
+            repaired.invalid_entries,
             repaired.counters,
             "mended the queue: {} records were gone or broken and were rebuilt, {} objects stood in no set or in a wrong one, \
              {} entries were no objects and are dead letters now, {} counters began anew",
             repaired.records,
             repaired.places,
-            repaired.strangers,
+            repaired.invalid_entries,
             repaired.counters
         );
     }

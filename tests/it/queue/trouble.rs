@@ -29,7 +29,7 @@ use crate::support::{
 };
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
-const NOTHING: Repaired = Repaired { records: 0, places: 0, strangers: 0, counters: 0 };
+const NOTHING: Repaired = Repaired { records: 0, places: 0, invalid_entries: 0, counters: 0 };
 const IMPATIENT: Timeouts = Timeouts {
     connect: Duration::from_millis(400),
     first_word: Duration::from_millis(400),
@@ -448,13 +448,13 @@ async fn what_is_no_object_is_set_aside_with_its_bytes(bed: &RedisBed) {
     bed.queue().repair(NOW).await.unwrap();
     assert_eq!(bed.queue().repair(NOW).await.unwrap(), NOTHING);
     let letters = bed.queue().dead_letters(&DeadFilter::default(), 100).await.unwrap();
-    let strangers: Vec<_> = letters.iter().filter(|letter| letter.reason_code == "broken_record").collect();
-    assert_eq!(strangers.len(), 7, "{letters:?}");
+    let invalid_entries: Vec<_> = letters.iter().filter(|letter| letter.reason_code == "broken_record").collect();
+    assert_eq!(invalid_entries.len(), 7, "{letters:?}");
     for name in ["mail:village:2PP", r"mail:\xff\x00", "mail:", r"mail:a \xff", "mail:only in the index"] {
-        assert!(strangers.iter().any(|letter| letter.name == name), "{name} in {strangers:?}");
+        assert!(invalid_entries.iter().any(|letter| letter.name == name), "{name} in {invalid_entries:?}");
     }
     assert_eq!(
-        strangers.iter().filter(|letter| letter.body.as_deref() == Some(r#"{"a": "\xff\xc3\xa4\\"}"#)).count(),
+        invalid_entries.iter().filter(|letter| letter.body.as_deref() == Some(r#"{"a": "\xff\xc3\xa4\\"}"#)).count(),
         6
     );
     bed.dump().await;

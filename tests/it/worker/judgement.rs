@@ -262,7 +262,7 @@ async fn a_key_that_is_refused_leaves_the_run_to_the_other() {
         bed.simulator.misbehave(Rule::new(what.clone()).on_token("bad-token"));
         let report = bed.run().await;
         assert_eq!((stored(&report), report.failed_requests), (100, 0), "{what:?}: {report:?}");
-        assert_eq!((report.keys_held, report.keys_usable, report.keys_refused), (2, 1, 1), "{what:?}: {report:?}");
+        assert_eq!((report.keys_held, report.keys_usable, report.keys_rejected), (2, 1, 1), "{what:?}: {report:?}");
         let refused = bed.simulator.calls().iter().filter(|call| call.status != Some(200)).count();
         assert!(refused <= 20, "{what:?}: {refused} calls on a key that is refused");
     }

@@ -125,7 +125,7 @@ async fn a_throttled_league_group_is_told() {
     bed.ask(wars).await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::Throttled { retry_after: Some(20) }).on(Endpoint::LeagueGroup));
     let report = bed.run_with(RunOptions { time_left: Some(seconds(15)), ..RunOptions::default() }).await;
-    assert_eq!(report.stopped_because, StopReason::KeysPaused, "{report:?}");
+    assert_eq!(report.stopped_because, StopReason::KeysCoolingDown, "{report:?}");
     let _ = Unwatched;
 }
 
@@ -268,7 +268,7 @@ async fn a_throttled_control_call_rests_its_key() {
     bed.simulator.misbehave(Rule::new(Misbehaviour::Status500).on_tag(players[0].tag.as_str()));
     bed.ask([players[0].clone()]).await;
     let report = bed.run_with(RunOptions { time_left: Some(seconds(20)), ..RunOptions::default() }).await;
-    assert_eq!((report.throttled, report.stopped_because), (1, StopReason::KeysPaused));
+    assert_eq!((report.throttled, report.stopped_because), (1, StopReason::KeysCoolingDown));
 }
 
 #[tokio::test]
