@@ -30,15 +30,9 @@ use tokio::time::Instant;
 /// How much of a rate is used. The rest is for calls that overtake each other on the way.
 pub const HEADROOM: f64 = 0.983;
 
-/// A cell is at most this long.
-const LONGEST_CELL: Duration = Duration::from_millis(1);
-
-/// Cells that lateness may save up: at most 30 ms. A busy machine stops a process for longer than 10 ms now and then,
-/// which cost half a percent of the budget.
-const SLACK_CELLS: NonZeroU32 = NonZeroU32::new(30).expect("not zero");
-
-/// The governor may let calls through so long before they can begin.
-const AHEAD: Duration = Duration::from_millis(15);
+/// How much lateness is made up for, at least; in whole calls. A busy machine stops a process for longer than 10 ms now and
+/// then, which cost half a percent of the budget.
+const SLACK: Duration = Duration::from_millis(30);
 
 /// In any window as long as this no more calls begin than the cap allows in a second.
 pub const WINDOW: Duration = Duration::from_millis(1014);
@@ -90,8 +84,6 @@ pub struct RateLimit<C: Clock = TimerClock> {
     rate: f64,
     pace: Pace,
     governor: RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<C::Instant>>,
-    /// Calls that the governor has let through and that had no [`Self::room`] yet.
-    let_through: u32,
     /// When the last call was taken, or the rate was set.
     last: Option<C::Instant>,
     /// The calls of the last [`WINDOW`] in the order in which they came, and behind them those that may still be here.
@@ -109,8 +101,8 @@ impl<C: Clock + Clone> RateLimit<C> {
         let cap_per_second = cap_per_second.max(1);
         let pace = Pace::of(rate);
         let governor = RateLimiter::direct_with_clock(pace.quota, clock.clone());
-        let _nothing_saved_up = governor.check_n(SLACK_CELLS);
-        Self { clock, cap_per_second, rate, pace, governor, let_through: 0, last: None, begun: VecDeque::new() }
+        let _nothing_saved_up = governor.check_n(pace.slack);
+        Self { clock, cap_per_second, rate, pace, governor, last: None, begun: VecDeque::new() }
     }
 
     /// The most this key is ever used.
@@ -132,23 +124,8 @@ impl<C: Clock + Clone> RateLimit<C> {
     /// then begin together, again in every window that follows.
     pub fn take(&mut self) -> Result<(), Duration> {
         let now = self.clock.now();
-        let room = self.room(now);
-        let wanted = if room.is_ok() { 1 } else { self.pace.calls_ahead };
-        let mut wait = Duration::ZERO;
-        while self.let_through < wanted && wait.is_zero() {
-            match self.governor.check_n(self.pace.cells_per_call) {
-                Ok(Ok(())) => self.let_through += 1,
-                Ok(Err(not_until)) => wait = not_until.wait_time_from(now),
-                // The burst is larger than a call by construction.
-                Err(_) => wait = self.pace.interval,
-            }
-        }
-        if self.let_through == 0 {
-            // For both at once: to wake up twice for every call costs processor time.
-            return Err(room.err().unwrap_or_default().max(wait));
-        }
-        room?;
-        self.let_through -= 1;
+        self.room(now)?;
+        self.governor.check().map_err(|not_until| not_until.wait_time_from(now))?;
         self.last = Some(now);
         Ok(())
     }
@@ -222,7 +199,6 @@ impl<C: Clock + Clone> RateLimit<C> {
     /// A fresh governor has a call to give away at once. Emptying it first makes the next call wait a whole interval.
     pub fn set_rate(&mut self, rate: f64) {
         self.rate = rate;
-        self.let_through = 0;
         self.last = Some(self.clock.now());
         self.pace = Pace::of(rate);
         self.governor = RateLimiter::direct_with_clock(self.pace.quota, self.clock.clone());
@@ -234,23 +210,18 @@ impl<C: Clock + Clone> RateLimit<C> {
 #[derive(Clone, Copy, Debug)]
 struct Pace {
     interval: Duration,
-    cells_per_call: NonZeroU32,
-    /// How many calls may begin in [`AHEAD`].
-    calls_ahead: u32,
+    /// Calls that lateness may save up.
+    slack: NonZeroU32,
     quota: Quota,
 }
 
 impl Pace {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most a few calls")]
     fn of(rate: f64) -> Self {
         let interval = Duration::from_secs_f64(1.0 / (rate * HEADROOM));
-        let cells = u32::try_from(interval.as_nanos().div_ceil(LONGEST_CELL.as_nanos())).unwrap_or(u32::MAX);
-        let cells_per_call = NonZeroU32::new(cells).unwrap_or(NonZeroU32::MIN);
-        // Rounded up, so that the rate is never above what was asked for.
-        let cell = interval.div_f64(f64::from(cells_per_call.get())) + Duration::from_nanos(1);
-        let quota = Quota::with_period(cell).unwrap_or_else(|| Quota::per_second(NonZeroU32::MIN));
-        let quota = quota.allow_burst(cells_per_call.saturating_add(SLACK_CELLS.get()));
-        let calls_ahead = u32::try_from(AHEAD.as_nanos().div_ceil(interval.as_nanos().max(1))).unwrap_or(u32::MAX);
-        Self { interval, cells_per_call, calls_ahead, quota }
+        let slack = NonZeroU32::new(SLACK.div_duration_f64(interval).ceil() as u32).unwrap_or(NonZeroU32::MIN);
+        let quota = Quota::with_period(interval).unwrap_or_else(|| Quota::per_second(NonZeroU32::MIN));
+        Self { interval, slack, quota: quota.allow_burst(slack.saturating_add(1)) }
     }
 }
 
