@@ -1,16 +1,16 @@
-//! The limiter of one key: a governor (GCRA) in fine cells, at a rate that may change.
+//! The limiter of one key: a governor (GCRA) sets the pace, at a rate that may change, and a log of the last calls makes
+//! sure of the cap.
 //!
-//! The API counts calls per second and key. A limiter with burst 1 at exactly that rate shows one call too many as soon
-//! as one call travels a millisecond faster than an earlier one, so we stay at [`HEADROOM`] of it. Timers fire late, and
-//! with burst exactly 1 each lateness is lost for ever; so a call is not one cell but many of about a millisecond, and
-//! `SLACK_CELLS` more may be saved up: lateness up to that is made up for, and the long-run rate is exact. A fresh
+//! The API counts calls per second and key. A limiter at exactly that rate shows one call too many as soon as one call
+//! travels a millisecond faster than an earlier one, so the pace stays at [`HEADROOM`] of it. Timers fire late, and with a
+//! burst of one call each lateness is lost for ever; so the governor saves up as many calls as fit into `SLACK`. A fresh
 //! limiter has nothing saved up, since another run may have used the key until a moment ago.
 //!
-//! What is let through on time may still begin late, and then crowd the calls behind it. So a call is taken first
-//! ([`RateLimit::take`]) and begun later ([`RateLimit::begin`]), and no more than the cap begin in any [`WINDOW`], which
-//! leaves 14 ms for calls that overtake each other on the way. A call counts from when it has left
-//! ([`RateLimit::left`]); until that is known it may come at any time, and counts as if it came now. Rates are calls a
-//! second.
+//! A call that gets its permit on time may still leave late, and then crowd the calls behind it. So a call is taken first
+//! ([`RateLimit::take`]) and begun later ([`RateLimit::begin`]), and the log allows no more than the cap in any [`WINDOW`],
+//! which leaves 14 ms for calls that overtake each other on the way. A call counts from when it has left
+//! ([`RateLimit::left`]); until that is known it may arrive at any time, and counts as if it arrived now. Rates are calls
+//! a second.
 
 use std::{
     collections::VecDeque,
@@ -30,8 +30,8 @@ use tokio::time::Instant;
 /// How much of a rate is used. The rest is for calls that overtake each other on the way.
 pub const HEADROOM: f64 = 0.983;
 
-/// How much lateness is made up for, at least; in whole calls. A busy machine stops a process for longer than 10 ms now and
-/// then, which cost half a percent of the budget.
+/// The lateness of timers that is made up for, rounded up to whole calls. A busy machine stops a process for longer than
+/// 10 ms now and then, which costs half a percent of the budget otherwise.
 const SLACK: Duration = Duration::from_millis(30);
 
 /// In any window as long as this no more calls begin than the cap allows in a second.
@@ -120,8 +120,8 @@ impl<C: Clock + Clone> RateLimit<C> {
         self.pace.interval
     }
 
-    /// Takes one call, or says how long to wait for one. None is taken before it could begin: those would wait together and
-    /// then begin together, again in every window that follows.
+    /// Takes one call, or returns how long to wait for one. The log is asked first: calls that are taken before they can
+    /// begin would wait together and then begin together, again in every window that follows.
     pub fn take(&mut self) -> Result<(), Duration> {
         let now = self.clock.now();
         self.room(now)?;
