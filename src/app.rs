@@ -5,13 +5,14 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use crate::{
-    api::{ApiError, client::ApiClient, wallet::Wallet},
+    api::{ApiError, client::ApiClient, wallet::KeyStore},
     clock::{Clock, SystemClock},
     config::{ApiConfig, Config, DatabaseConfig, Role, WorkerConfig},
-    derive::{AfterRun, Database, events},
+    follow::events,
+    maintenance::{Maintenance, Database},
     handlers::Handlers,
     queue::{record::QueueLimits, redis::RedisQueue},
-    store::{EventsOf, Telling, postgres::PostgresStore},
+    store::{EventsOf, CommitDetails, postgres::PostgresStore},
     worker::{Stop, Worker, tables::Tables},
 };
 
@@ -38,17 +39,17 @@ pub fn from_config(config: &Config) -> anyhow::Result<RealWorker> {
     let limits = QueueLimits { max_attempts: config.worker.max_attempts, ..QueueLimits::default() };
     let queue = RedisQueue::connect(&config.redis, Arc::new(SystemClock)).context("failed to use REDIS_URL")?;
     let queue = queue.with_limits(limits);
-    let store = store(&config.database)?.telling(telling(&config.worker, config.after.invalidation.is_some()));
+    let store = store(&config.database)?.with_details(commit_details(&config.worker, config.after.invalidation.is_some()));
     let after = after(config, &store)?;
     let worker = worker(Arc::new(queue), Arc::new(store), &config.api, &config.worker)?;
-    let tables = if config.database.auto_migrate { Tables::to_make() } else { Tables::given() };
+    let tables = if config.database.auto_migrate { Tables::to_create() } else { Tables::given() };
     Ok(Worker { tables, after, ..worker })
 }
 
 /// What the store has to tell for what follows its commits.
 #[must_use]
-pub fn telling(config: &WorkerConfig, invalidates: bool) -> Telling {
-    Telling {
+pub fn commit_details(config: &WorkerConfig, invalidates: bool) -> CommitDetails {
+    CommitDetails {
         members: config.follow_ups.players_per_clan > 0,
         events: config.events.as_ref().map(|_| events::of_commit as EventsOf),
         renewed: !config.cache_key_templates.is_empty(),
@@ -62,20 +63,20 @@ pub fn store(config: &DatabaseConfig) -> anyhow::Result<PostgresStore> {
 }
 
 /// What follows a run by the configuration, if anything does.
-pub fn after(config: &Config, store: &PostgresStore) -> anyhow::Result<Option<Arc<AfterRun>>> {
+pub fn after(config: &Config, store: &PostgresStore) -> anyhow::Result<Option<Arc<Maintenance>>> {
     let database = Database::new(store.pool(), store.connections());
-    Ok(AfterRun::new(&config.after, &database).context("failed to prepare what follows a run")?.map(Arc::new))
+    Ok(Maintenance::new(&config.after, &database).context("failed to prepare what follows a run")?.map(Arc::new))
 }
 
 /// The keys configured, and those that the developer portal will give.
 ///
 /// # Errors
 /// When the portal's address cannot be used.
-pub fn wallet(api: &ApiConfig) -> Result<Wallet, ApiError> {
-    let wallet = Wallet::from_tokens(api.tokens.clone());
+pub fn key_store(api: &ApiConfig) -> Result<KeyStore, ApiError> {
+    let key_store = KeyStore::from_tokens(api.tokens.clone());
     match &api.portal {
-        Some(portal) => wallet.with_portal(portal),
-        None => Ok(wallet),
+        Some(portal) => key_store.with_portal(portal),
+        None => Ok(key_store),
     }
 }
 
@@ -94,7 +95,7 @@ pub fn worker<Q, S>(
         queue,
         store,
         api: ApiClient::new(&api.base_url)?.with_max_body(api.max_body),
-        wallet: wallet(api)?,
+        key_store: key_store(api)?,
         clock,
         config: config.clone(),
         reqs_per_sec: api.reqs_per_sec,

@@ -20,7 +20,7 @@ pub mod clock;
 pub mod columns;
 pub mod config;
 pub mod connections;
-pub mod derive;
+pub mod follow;
 pub mod handlers;
 pub mod metrics;
 pub mod model;

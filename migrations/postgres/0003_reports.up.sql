@@ -13,8 +13,8 @@ COMMENT ON COLUMN refresh_worker.retention_progress.noted_at IS 'when that was n
 -- What somebody wrote into a report that is no report counts for nothing, and does not keep the others from being read.
 -- PostgreSQL stores `\u0000` and half a surrogate pair in a text of a document, and fails when it reads a key of it.
 CREATE VIEW refresh_worker.work AS
-SELECT r.run, r.started, (r.started AT TIME ZONE 'UTC')::date AS day, k.key AS kind, c.key AS class,
-       n.calls, n.changed, n.unchanged, n.fresh, n.gone, n.error, n.given_back
+SELECT r.run, r.started, (r.started AT TIME ZONE 'UTC')::date AS day, k.key AS kind, c.key AS priority,
+       n.calls, n.changed, n.unchanged, n.fresh, n.gone, n.error, n.released
 FROM refresh_worker.refresh_runs AS r
 CROSS JOIN LATERAL (
     SELECT CASE WHEN strpos(r.report::text, $r$\u$r$) = 0 THEN r.report
@@ -22,8 +22,8 @@ CROSS JOIN LATERAL (
            END AS report
 ) AS d
 CROSS JOIN LATERAL (
-    SELECT CASE WHEN json_typeof(d.report -> 'work_by_kind_and_class') = 'object'
-                THEN d.report -> 'work_by_kind_and_class' ELSE '{}' END AS by_kind
+    SELECT CASE WHEN json_typeof(d.report -> 'work_by_kind_and_priority') = 'object'
+                THEN d.report -> 'work_by_kind_and_priority' ELSE '{}' END AS by_kind
 ) AS w
 CROSS JOIN LATERAL json_each(w.by_kind) AS k
 CROSS JOIN LATERAL json_each(CASE WHEN json_typeof(k.value) = 'object' THEN k.value ELSE '{}' END) AS c
@@ -34,20 +34,20 @@ CROSS JOIN LATERAL (
            coalesce(sum(t.value::bigint) FILTER (WHERE t.key = 'fresh'), 0)::bigint AS fresh,
            coalesce(sum(t.value::bigint) FILTER (WHERE t.key IN ('gone', 'private_war_log')), 0)::bigint AS gone,
            coalesce(sum(t.value::bigint) FILTER (WHERE t.key IN ('delayed', 'dead_letter')), 0)::bigint AS error,
-           coalesce(sum(t.value::bigint) FILTER (WHERE t.key IN ('released', 'stale')), 0)::bigint AS given_back
+           coalesce(sum(t.value::bigint) FILTER (WHERE t.key IN ('released', 'lease_lost')), 0)::bigint AS released
     FROM json_each_text(CASE WHEN json_typeof(c.value) = 'object' THEN c.value ELSE '{}' END) AS t
     WHERE t.value ~ '^[0-9]{1,12}$'
 ) AS n;
 COMMENT ON VIEW refresh_worker.work IS
-    'What the calls of each run bought, by kind and class: as far back as refresh_runs are kept.';
+    'What the calls of each run bought, by kind and priority: as far back as refresh_runs are kept.';
 
 CREATE VIEW refresh_worker.work_by_day AS
-SELECT day, kind, class, sum(calls)::bigint AS calls, sum(changed)::bigint AS changed,
+SELECT day, kind, priority, sum(calls)::bigint AS calls, sum(changed)::bigint AS changed,
        sum(unchanged)::bigint AS unchanged, sum(fresh)::bigint AS fresh, sum(gone)::bigint AS gone,
-       sum(error)::bigint AS error, sum(given_back)::bigint AS given_back
+       sum(error)::bigint AS error, sum(released)::bigint AS released
 FROM refresh_worker.work
-GROUP BY day, kind, class;
-COMMENT ON VIEW refresh_worker.work_by_day IS 'What the calls bought, by day (UTC), kind and class.';
+GROUP BY day, kind, priority;
+COMMENT ON VIEW refresh_worker.work_by_day IS 'What the calls bought, by day (UTC), kind and priority.';
 
 CREATE VIEW refresh_worker.freshness AS
 SELECT s.kind,
@@ -71,4 +71,4 @@ FROM (
 ) AS s
 GROUP BY s.kind;
 COMMENT ON VIEW refresh_worker.freshness IS
-    'How fresh the data is now, by kind: how many objects are younger than what each class promises.';
+    'How fresh the data is now, by kind: how many objects are younger than what each priority promises.';

@@ -22,7 +22,7 @@ const BLOCKS_A_DAY: u64 = 50;
 
 /// The limit of a day, shared by all runs.
 #[derive(Debug)]
-pub struct Allowance {
+pub struct DailyQuota {
     per_day: NonZeroU64,
     time: ServerTime,
     state: watch::Sender<State>,
@@ -39,7 +39,7 @@ struct State {
     /// What nobody had taken when the last block was asked for.
     not_taken: u64,
     /// The last block asked for was not given: others have the rest of the day, or have made the calls.
-    is_used_up: bool,
+    is_exhausted: bool,
 }
 
 /// How a call stands to the limit.
@@ -53,7 +53,7 @@ pub enum Spent {
     UsedUp,
 }
 
-impl Allowance {
+impl DailyQuota {
     #[must_use]
     pub fn new(per_day: NonZeroU64, time: ServerTime) -> Self {
         let state = State { day: time.now().midnight(), not_taken: per_day.get(), ..State::default() };
@@ -86,17 +86,17 @@ impl Allowance {
     pub fn spend(&self) -> Spent {
         let _one_at_a_time = self.lock();
         self.turn_page();
-        let State { left, low, is_used_up, .. } = *self.state.borrow();
+        let State { left, low, is_exhausted, .. } = *self.state.borrow();
         match left {
-            0 if is_used_up => Spent::UsedUp,
-            0 => Spent::NotYet,
+            0 if is_exhausted => Spend::Exhausted,
+            0 => Spend::Pending,
             _ => {
                 // Whoever brings blocks is woken once a block, not once a call.
                 self.state.send_if_modified(|state| {
                     state.left -= 1;
                     state.left == low
                 });
-                Spent::One
+                Spend::Granted
             }
         }
     }
@@ -109,7 +109,7 @@ impl Allowance {
             if state.day == day {
                 state.left += granted;
                 state.low = state.left / 2;
-                state.is_used_up = granted == 0;
+                state.is_exhausted = granted == 0;
             }
         });
     }
@@ -142,8 +142,8 @@ impl Allowance {
                 let _one_at_a_time = self.lock();
                 self.turn_page();
             }
-            let State { left, low, is_used_up, .. } = *seen.borrow_and_update();
-            if left <= low && !is_used_up {
+            let State { left, low, is_exhausted, .. } = *seen.borrow_and_update();
+            if left <= low && !is_exhausted {
                 return;
             }
             // The sender lives in `self`, so waiting cannot fail.
@@ -160,8 +160,8 @@ impl Allowance {
                 self.turn_page();
             }
             match *seen.borrow_and_update() {
-                State { left: 1.., .. } => return Spent::One,
-                State { is_used_up: true, .. } => return Spent::UsedUp,
+                State { left: 1.., .. } => return Spend::Granted,
+                State { is_exhausted: true, .. } => return Spend::Exhausted,
                 State { .. } => {}
             }
             let _ = seen.changed().await;
@@ -169,11 +169,11 @@ impl Allowance {
     }
 
     /// Whether nothing is left of this day.
-    pub fn is_used_up(&self) -> bool {
+    pub fn is_exhausted(&self) -> bool {
         let _one_at_a_time = self.lock();
         self.turn_page();
         let state = *self.state.borrow();
-        state.left == 0 && state.is_used_up
+        state.left == 0 && state.is_exhausted
     }
 
     /// Takes what is left of the blocks of this run, to be given back, with the day they are of.
@@ -215,33 +215,33 @@ mod tests {
         (clock.clone(), ServerTime::new(clock, now))
     }
 
-    fn allowance(per_day: u64) -> (Arc<ManualClock>, Allowance) {
+    fn allowance(per_day: u64) -> (Arc<ManualClock>, DailyQuota) {
         let (clock, time) = evening();
-        (clock, Allowance::new(NonZeroU64::new(per_day).unwrap(), time))
+        (clock, DailyQuota::new(NonZeroU64::new(per_day).unwrap(), time))
     }
 
     #[test]
     fn a_clock_that_goes_back_over_midnight_leaves_the_day() {
         let (clock, time) = evening();
-        let (before, allowance) = (time.now(), Allowance::new(NonZeroU64::new(1000).unwrap(), time.clone()));
+        let (before, allowance) = (time.now(), DailyQuota::new(NonZeroU64::new(1000).unwrap(), time.clone()));
         clock.advance(Duration::from_secs(20));
         let next = allowance.today();
         time.reset(before);
-        assert_eq!((allowance.today(), allowance.spend()), (next, Spent::NotYet));
+        assert_eq!((allowance.today(), allowance.spend()), (next, Spend::Pending));
         allowance.grant(allowance.today(), 5);
-        assert_eq!(allowance.spend(), Spent::One);
+        assert_eq!(allowance.spend(), Spend::Granted);
     }
 
     #[tokio::test]
     async fn no_call_begins_that_was_not_granted() {
         let (_, allowance) = allowance(1000);
-        assert_eq!(allowance.spend(), Spent::NotYet);
+        assert_eq!(allowance.spend(), Spend::Pending);
         allowance.grant(allowance.today(), 2);
         let spent = [(); 3].map(|()| allowance.spend());
-        assert_eq!(spent, [Spent::One, Spent::One, Spent::NotYet]);
+        assert_eq!(spent, [Spend::Granted, Spend::Granted, Spend::Pending]);
         allowance.grant(allowance.today(), 0);
-        assert_eq!((allowance.spend(), allowance.is_ready().await), (Spent::UsedUp, Spent::UsedUp));
-        assert!(allowance.is_used_up());
+        assert_eq!((allowance.spend(), allowance.is_ready().await), (Spend::Exhausted, Spend::Exhausted));
+        assert!(allowance.is_exhausted());
     }
 
     #[tokio::test]
@@ -256,7 +256,7 @@ mod tests {
         allowance.spend();
         allowance.runs_low().await;
         allowance.grant(allowance.today(), 0);
-        assert!(!allowance.is_used_up(), "what was granted may still be spent");
+        assert!(!allowance.is_exhausted(), "what was granted may still be spent");
     }
 
     #[tokio::test]
@@ -266,12 +266,12 @@ mod tests {
         allowance.grant(yesterday, 10);
         allowance.grant(yesterday, 0);
         clock.advance(Duration::from_secs(11));
-        assert_eq!(allowance.spend(), Spent::NotYet);
+        assert_eq!(allowance.spend(), Spend::Pending);
         allowance.grant(yesterday, 10);
-        assert_eq!(allowance.spend(), Spent::NotYet, "a grant that comes late is of its own day");
+        assert_eq!(allowance.spend(), Spend::Pending, "a grant that comes late is of its own day");
         allowance.runs_low().await;
         allowance.grant(allowance.today(), 1);
-        assert_eq!(allowance.spend(), Spent::One);
+        assert_eq!(allowance.spend(), Spend::Granted);
         assert_eq!(allowance.today(), yesterday + Duration::from_secs(24 * 60 * 60));
     }
 
@@ -280,15 +280,15 @@ mod tests {
         let (clock, allowance) = allowance(1000);
         let today = allowance.today();
         assert_eq!(allowance.left(), 1000);
-        allowance.taken(today, 990);
+        allowance.record_taken(today, 990);
         allowance.grant(today, 20);
         assert_eq!(allowance.left(), 30);
         allowance.spend();
         assert_eq!(allowance.left(), 29);
-        allowance.taken(today, 1000);
+        allowance.record_taken(today, 1000);
         assert_eq!(allowance.left(), 19);
         clock.advance(Duration::from_secs(11));
-        allowance.taken(today, 1000);
+        allowance.record_taken(today, 1000);
         assert_eq!(allowance.left(), 1000, "another day");
     }
 
@@ -299,7 +299,7 @@ mod tests {
         allowance.spend();
         assert_eq!(allowance.take_leftover(), (allowance.today(), 9));
         assert_eq!(allowance.take_leftover().1, 0);
-        assert_eq!(allowance.spend(), Spent::NotYet);
+        assert_eq!(allowance.spend(), Spend::Pending);
     }
 
     #[test]

@@ -6,11 +6,11 @@ use reqwest::header::HeaderValue;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    client::{ApiClient, Ask, CALL_TIMEOUT, SHORTEST_CALL},
+    client::{ApiClient, FetchTask, CALL_TIMEOUT, SHORTEST_CALL},
     connects::Connects,
     judge::{Accusation, Bench, Call},
     room::Room,
-    run_keys::{Begun, NoPermit, Permit, RunKeys},
+    run_keys::{Begun, NoPermit, Permit, KeyPool},
     verdict::{Bad, Classified, Ending, Endpoint, Heard, Obstacle, Silence, Verdict, age, classify, max_age},
 };
 use crate::{
@@ -29,8 +29,8 @@ const QUICK_WAIT_MS: std::ops::RangeInclusive<u64> = 200..=600;
 pub(super) struct Caller<'a> {
     client: &'a ApiClient,
     object: &'a ObjectId,
-    keys: &'a RunKeys,
-    bench: &'a Bench,
+    keys: &'a KeyPool,
+    bench: &'a SharedJudge,
     time: &'a ServerTime,
     until: Instant,
     /// What the object is accused of since an earlier fetch.
@@ -112,8 +112,8 @@ impl Reply {
 }
 
 impl<'a> Caller<'a> {
-    pub fn new(client: &'a ApiClient, ask: Ask<'a>) -> Self {
-        let Ask { object, league: _, first_permit, keys, bench, time, until, quick_tries, earlier } = ask;
+    pub fn new(client: &'a ApiClient, ask: FetchTask<'a>) -> Self {
+        let FetchTask { object, league: _, first_permit, keys, bench, time, until, quick_tries, earlier } = ask;
         let (permit, calls, slowest_call) = (first_permit, 0, Duration::ZERO);
         let room = client.room();
         Self { client, object, keys, bench, time, until, earlier, quick_tries, permit, room, calls, slowest_call }
@@ -145,7 +145,7 @@ impl<'a> Caller<'a> {
         let mut reply = self.call_once(endpoint, self.earlier.clone()).await;
         while let Came::Badly(Verdict::Bad { accusation, ending: Ending::Attempt }) = &reply.came {
             let wait = Duration::from_millis(fastrand::u64(QUICK_WAIT_MS));
-            let is_worth_it = || accusation.may_be_a_hiccup() && self.bench.look(|judge| judge.is_alone(accusation));
+            let is_worth_it = || accusation.may_be_a_hiccup() && self.bench.read(|judge| judge.is_alone(accusation));
             if self.quick_tries == 0 || Instant::now() + wait + SHORTEST_CALL > self.until || !is_worth_it() {
                 break;
             }
@@ -166,7 +166,7 @@ impl<'a> Caller<'a> {
 
     async fn call_once(&mut self, endpoint: &Endpoint<'_>, earlier: Option<Accusation>) -> Reply {
         let earlier = earlier.map(|mut earlier| {
-            self.bench.look(|judge| judge.call_again(&mut earlier));
+            self.bench.read(|judge| judge.call_again(&mut earlier));
             earlier
         });
         let (call, bearer, limit) = match self.begin(endpoint.kind()).await {
@@ -211,7 +211,7 @@ impl<'a> Caller<'a> {
             Classified::Throttled(rest) => {
                 // What the API said about the key holds for every call of this run from now on.
                 self.keys.throttled(&call.key, rest, self.object);
-                Came::Badly(Verdict::Throttled { key: call.key.clone(), rest })
+                Came::Badly(Verdict::Throttled { key: call.key.clone(), cooldown: rest })
             }
             Classified::OutOfTime => Came::Badly(Verdict::Prevented(Obstacle::Deadline)),
             Classified::DeadLetter { reason, body } => Came::Badly(Verdict::DeadLetter { reason, body }),
@@ -227,7 +227,7 @@ impl<'a> Caller<'a> {
 
     /// A permit that holds, and the time its call may take.
     async fn begin(&mut self, endpoint: EndpointKind) -> Result<(Begun<'a>, HeaderValue, Duration), Obstacle> {
-        if !self.bench.note(|judge| judge.may_call(endpoint)) {
+        if !self.bench.update_quietly(|judge| judge.may_call(endpoint)) {
             return Err(Obstacle::CircuitOpen(endpoint));
         }
         let latest = self.until.checked_sub(SHORTEST_CALL).unwrap_or(self.until);
@@ -237,7 +237,7 @@ impl<'a> Caller<'a> {
                 None => self.keys.permit(latest).await.map_err(|no_permit| match no_permit {
                     NoPermit::Deadline => Obstacle::Deadline,
                     NoPermit::NoUsableKey => Obstacle::NoUsableKey,
-                    NoPermit::DayUsedUp => Obstacle::DayUsedUp,
+                    NoPermit::DailyQuotaExhausted => Obstacle::DailyQuotaExhausted,
                 })?,
             };
             if Instant::now() > latest {

@@ -22,7 +22,7 @@ use super::{
     judge::{Accusation, Bench},
     league,
     room::{Room, Rooms},
-    run_keys::{Permit, RunKeys},
+    run_keys::{Permit, KeyPool},
     verdict::{Body, Endpoint, Heard, Silence, Verdict},
 };
 use crate::{
@@ -51,25 +51,25 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    #[error("use the API's base URL at {host}: {detail}")]
+    #[error("the API's base URL ({host}) cannot be used: {detail}")]
     BaseUrl { host: String, detail: &'static str },
-    #[error("prepare TLS: {0}")]
+    #[error("cannot prepare TLS: {0}")]
     Tls(#[from] rustls::Error),
-    #[error("prepare HTTP: {0}")]
+    #[error("cannot prepare HTTP: {0}")]
     Http(#[from] reqwest::Error),
 }
 
 /// One object to fetch.
 #[derive(Debug)]
-pub struct Ask<'a> {
+pub struct FetchTask<'a> {
     pub object: &'a ObjectId,
     /// For wars: what is remembered about the clan's league.
     pub league: Option<&'a WarMemory>,
     /// For the first call, when one was taken already. To be used at once.
     pub first_permit: Option<Permit>,
-    pub keys: &'a RunKeys,
+    pub keys: &'a KeyPool,
     /// Hears every answer.
-    pub bench: &'a Bench,
+    pub bench: &'a SharedJudge,
     pub time: &'a ServerTime,
     /// No call begins whose timeout would pass this: a call begun late has less time, and none begins with less than
     /// [`SHORTEST_CALL`].
@@ -133,7 +133,7 @@ impl ApiClient {
     /// Asks for one object: a clan or a player with one call, a war with up to ten, quick tries not counted. What the
     /// API says about a key's rate is noted in [`Ask::keys`] before this returns, what it says about anything else than the object in
     /// [`Ask::bench`]; what follows from that is the caller's business.
-    pub async fn fetch(&self, ask: Ask<'_>) -> Fetch {
+    pub async fn fetch(&self, ask: FetchTask<'_>) -> Fetch {
         let (object, league) = (ask.object, ask.league);
         let mut caller = Caller::new(self, ask);
         let mut verdict = match object.kind {
@@ -148,7 +148,7 @@ impl ApiClient {
 
     /// One call of an object that used to be answered well, to find out whether this endpoint works. What came of it the
     /// bench knows. Returns the calls made.
-    pub async fn control(&self, ask: Ask<'_>, endpoint: EndpointKind) -> u32 {
+    pub async fn control(&self, ask: FetchTask<'_>, endpoint: EndpointKind) -> u32 {
         let tag = &ask.object.tag;
         let endpoint = match endpoint {
             EndpointKind::Clan => Endpoint::Clan(tag),

@@ -138,7 +138,7 @@ impl Accusation {
 
 /// Whose fault an answer is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ruling {
+pub enum FailureClass {
     /// Others were answered well meanwhile: one more call decides.
     CallAgain,
     /// The object's own.
@@ -258,7 +258,7 @@ impl Judge {
                 *last = id.max(*last);
                 if self.convicted.get(&scope).is_some_and(|at| *at < id) {
                     self.convicted.remove(&scope);
-                    self.news.push(News::Acquitted(scope));
+                    self.news.push(Decision::Acquitted(scope));
                 }
             }
             let good = &self.good;
@@ -304,15 +304,15 @@ impl Judge {
 
     /// What can be said of an accusation by now; `None` while it is undecided.
     #[must_use]
-    pub fn ruling(&self, accusation: &Accusation) -> Option<Ruling> {
+    pub fn ruling(&self, accusation: &Accusation) -> Option<FailureClass> {
         if let Some(scope) = accusation.scopes().find(|scope| self.convicted.contains_key(scope)) {
-            return Some(Ruling::Wider(scope));
+            return Some(FailureClass::Wider(scope));
         }
         let is_cleared = self.was_good_since(accusation, accusation.last);
         match (accusation.was_called_again, is_cleared, self.is_over) {
-            (true, true, _) | (true, _, true) => Some(Ruling::Object),
-            (false, true, false) => Some(Ruling::CallAgain),
-            (false, _, true) => Some(Ruling::Unknown),
+            (true, true, _) | (true, _, true) => Some(FailureClass::Object),
+            (false, true, false) => Some(FailureClass::CallAgain),
+            (false, _, true) => Some(FailureClass::Unknown),
             (_, false, false) => None,
         }
     }
@@ -447,7 +447,7 @@ impl Judge {
     }
 
     #[must_use]
-    pub const fn has_news(&self) -> bool {
+    pub const fn has_decisions(&self) -> bool {
         !self.news.is_empty()
     }
 
@@ -464,7 +464,7 @@ impl Judge {
     }
 
     /// What happened since it was last asked.
-    pub fn take_news(&mut self) -> Vec<News> {
+    pub fn take_decisions(&mut self) -> Vec<News> {
         std::mem::take(&mut self.news)
     }
 
@@ -532,7 +532,7 @@ impl Judge {
         let evidence = self.open_evidence(scope).max_by_key(|evidence| evidence.at).or(self.evidence.last());
         let Some(Evidence { at, sign, reason, .. }) = evidence.cloned() else { return };
         self.convicted.insert(scope.clone(), at);
-        self.news.push(News::Convicted(scope.clone(), sign, reason));
+        self.news.push(Decision::Convicted(scope.clone(), sign, reason));
     }
 }
 
@@ -569,7 +569,7 @@ impl Bench {
 
     /// A call begins, and is forgotten when it is dropped without an answer.
     pub(super) fn begin(&self, call: Call) -> Pending<'_> {
-        Pending { bench: self, id: Some(self.note(|judge| judge.begin(call))) }
+        Pending { bench: self, id: Some(self.update_quietly(|judge| judge.begin(call))) }
     }
 
     /// Returns once this is there to be had.
@@ -585,55 +585,55 @@ impl Bench {
     }
 
     /// Waits for the ruling on an accusation.
-    pub async fn ruling(&self, accusation: &Accusation) -> Ruling {
+    pub async fn ruling(&self, accusation: &Accusation) -> FailureClass {
         let _waiting = Waiting::new(self, accusation);
-        self.until(|judge| judge.ruling(accusation)).await
+        self.until(|judge| judge.classify(accusation)).await
     }
 }
 
 /// A call under way, as the judge knows it.
 pub(super) struct Pending<'a> {
-    bench: &'a Bench,
+    bench: &'a SharedJudge,
     id: Option<CallId>,
 }
 
 impl Pending<'_> {
     pub(super) fn good(mut self) {
         if let Some(id) = self.id.take() {
-            self.bench.tell(|judge| judge.good(id));
+            self.bench.update(|judge| judge.good(id));
         }
     }
 
     pub(super) fn bad(mut self, sign: Sign, reason: Reason, earlier: Option<&Accusation>) -> Option<Accusation> {
         let id = self.id.take()?;
-        self.bench.tell(|judge| judge.bad(id, sign, reason, earlier))
+        self.bench.update(|judge| judge.bad(id, sign, reason, earlier))
     }
 }
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
         if let Some(id) = self.id.take() {
-            self.bench.tell(|judge| judge.forget(id));
+            self.bench.update(|judge| judge.forget(id));
         }
     }
 }
 
 /// Tells the judge that a request waits, until it is dropped.
 struct Waiting<'a> {
-    bench: &'a Bench,
+    bench: &'a SharedJudge,
     accusation: &'a Accusation,
 }
 
 impl<'a> Waiting<'a> {
-    fn new(bench: &'a Bench, accusation: &'a Accusation) -> Self {
-        bench.tell(|judge| judge.wait(accusation, true));
+    fn new(bench: &'a SharedJudge, accusation: &'a Accusation) -> Self {
+        bench.update(|judge| judge.wait(accusation, true));
         Self { bench, accusation }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.bench.tell(|judge| judge.wait(self.accusation, false));
+        self.bench.update(|judge| judge.wait(self.accusation, false));
     }
 }
 

@@ -129,7 +129,7 @@ fn knowing(war: &WarDocument, times: Times, memory: WarMemory) -> WarMemory {
 fn known(war: &WarDocument, copied_at: Timestamp) -> Option<KnownWar> {
     let (starts, ends) = (war.starts?, war.ends?);
     let known = KnownWar {
-        is_final: war.is_whole && war.state == KnownWar::ENDED && copied_at >= ends + KnownWar::LAST_ATTACK,
+        is_final: war.is_whole && war.state == KnownWar::ENDED && copied_at >= ends + KnownWar::MAX_ATTACK_DURATION,
         state: war.state.clone(),
         starts,
         ends,
@@ -336,7 +336,7 @@ async fn look(caller: &mut Caller<'_>, war: &Tag, clan: &Tag) -> Result<Option<S
 
 /// Whether no further call could be made either.
 const fn is_the_end_of_calls(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Prevented(Obstacle::NoUsableKey | Obstacle::DayUsedUp | Obstacle::Deadline))
+    matches!(verdict, Verdict::Prevented(Obstacle::NoUsableKey | Obstacle::DailyQuotaExhausted | Obstacle::Deadline))
 }
 
 fn remembered_war(memory: &WarMemory, now: Timestamp) -> Option<Tag> {

@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use crate::{clock::Timestamp, model::LearnedRate};
+use crate::{clock::Timestamp, model::AimdState};
 
 /// The slowest that a key becomes: one call a second.
 pub const SLOWEST: f64 = 1.0;
@@ -86,10 +86,10 @@ pub struct Learner {
 impl Learner {
     /// `learned` is what earlier runs came to, within the cap of today.
     #[must_use]
-    pub fn new(cap: f64, learned: Option<LearnedRate>, now: Timestamp) -> Self {
+    pub fn new(cap: f64, learned: Option<AimdState>, now: Timestamp) -> Self {
         let told = learned.filter(|learned| learned.rate.is_finite());
-        let LearnedRate { rate, ceiling, failed_probes, changed, refused_until } =
-            told.unwrap_or(LearnedRate::plain(cap));
+        let AimdState { rate, ceiling, failed_probes, changed, refused_until } =
+            told.unwrap_or(AimdState::plain(cap));
         let rate = rate.clamp(SLOWEST.min(cap), cap);
         Self {
             cap,
@@ -120,10 +120,10 @@ impl Learner {
 
     /// What the next run has to know, if anything.
     #[must_use]
-    pub fn learned(&self) -> Option<LearnedRate> {
+    pub fn learned(&self) -> Option<AimdState> {
         let Self { rate, ceiling, failed_probes, changed, refused_until, .. } = *self;
         let is_news = self.was_told || rate < self.cap || ceiling.is_some();
-        is_news.then_some(LearnedRate { rate, ceiling, failed_probes, changed, refused_until })
+        is_news.then_some(AimdState { rate, ceiling, failed_probes, changed, refused_until })
     }
 
     /// Gives way. Nothing rises until the key has rested.
@@ -382,17 +382,17 @@ mod tests {
     #[test]
     fn a_key_at_its_cap_that_has_learned_nothing_passes_nothing_on_but_one_that_is_back_does() {
         assert_eq!(fresh(30.0).0.learned(), None);
-        let back = Learner::new(30.0, Some(LearnedRate::plain(30.0)), START);
+        let back = Learner::new(30.0, Some(AimdState::plain(30.0)), START);
         assert_eq!(back.learned().map(|learned| learned.rate), Some(30.0));
     }
 
     #[test]
     fn what_was_learned_is_taken_within_the_bounds_of_today() {
-        let rate = |rate| Learner::new(30.0, Some(LearnedRate::plain(rate)), START).rate();
+        let rate = |rate| Learner::new(30.0, Some(AimdState::plain(rate)), START).rate();
         assert_eq!(format!("{:?}", [7.5, 0.0, 99.0, f64::NAN].map(rate)), "[7.5, 1.0, 30.0, 30.0]");
-        let above = LearnedRate { ceiling: Some(44.0), ..LearnedRate::plain(40.0) };
+        let above = AimdState { ceiling: Some(44.0), ..AimdState::plain(40.0) };
         assert_eq!(Learner::new(30.0, Some(above), START).ceiling(), None);
-        let ahead = LearnedRate { changed: START + Duration::from_secs(3600), ..LearnedRate::plain(15.0) };
+        let ahead = AimdState { changed: START + Duration::from_secs(3600), ..AimdState::plain(15.0) };
         let mut learner = Learner::new(30.0, Some(ahead), START);
         assert_eq!(learner.step(START + QUICK_RECOVERY), Step::Up, "a clock that was ahead holds nothing down");
     }

@@ -2,10 +2,10 @@
 //!
 //! [`client`] speaks HTTP, `endpoint` names what can be asked, `calls` makes the calls of one fetch, `league` finds a clan's
 //! league war, [`wire`] knows the shapes of the answers, [`verdict`] is the table from an answer to what it says, [`judge`]
-//! finds out whose fault a bad answer is, `key` is one key, [`wallet`] holds those there are, [`portal`] gets them from the developer portal, [`run_keys`] those that this
+//! finds out whose fault a bad answer is, `key` is one key, [`key_store`] holds those there are, [`portal`] gets them from the developer portal, [`run_keys`] those that this
 //! run may use, [`limit`] keeps each within its rate, [`learn`] and [`latency`] say what that rate is, and [`allowance`]
 //! counts the calls of a day. Nothing here knows the queue or the store.
-//! **Invariant: no call without a permit of the [`RunKeys`]**, retries and probes included.
+//! **Invariant: no call without a permit of the [`KeyPool`]**, retries and probes included.
 
 pub mod allowance;
 mod calls;
@@ -25,8 +25,8 @@ pub mod verdict;
 pub mod wallet;
 pub mod wire;
 
-pub use client::{ApiClient, ApiError, Ask, Fetch};
+pub use client::{ApiClient, ApiError, FetchTask, Fetch};
 pub use key::ApiKey;
-pub use run_keys::{NoPermit, Permit, RunKeys, SlotStart};
+pub use run_keys::{NoPermit, Permit, KeyPool, SlotStart};
 pub use verdict::{Obstacle, Verdict};
-pub use wallet::Wallet;
+pub use wallet::KeyStore;

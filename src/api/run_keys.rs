@@ -32,7 +32,7 @@ use self::held::{Health, Held, HeldKey};
 pub use self::held::{SLOT_MARGIN, SlotStart};
 pub(super) use self::under_way::Begun;
 use super::{
-    allowance::{Allowance, Spent},
+    allowance::{DailyQuota, Spent},
     key::ApiKey,
     latency::{Finding, LatencyWatch},
     learn::{Cause, Learner},
@@ -41,7 +41,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    model::{Fingerprint, LearnedRate, ObjectId},
+    model::{Fingerprint, AimdState, ObjectId},
 };
 
 /// How long a permit may be kept before its call begins.
@@ -66,7 +66,7 @@ pub enum NoPermit {
     #[error("no key is usable: none held, or all of them rest")]
     NoUsableKey,
     #[error("the calls of this day are used up")]
-    DayUsedUp,
+    DailyQuotaExhausted,
 }
 
 /// A key that rests.
@@ -79,7 +79,7 @@ pub struct Rest {
 }
 
 /// The keys this run holds, each with its limiter, health and slot.
-pub struct RunKeys {
+pub struct KeyPool {
     clock: Arc<dyn Clock>,
     cap_per_second: u32,
     held: Mutex<Held>,
@@ -92,12 +92,12 @@ pub struct RunKeys {
     refusals: AtomicU64,
     latency: Mutex<LatencyWatch>,
     /// Set when the calls of a day are limited.
-    allowance: OnceLock<Allowance>,
+    allowance: OnceLock<DailyQuota>,
     /// When the first call began, and the last.
     window: Mutex<Option<(Instant, Instant)>>,
 }
 
-impl RunKeys {
+impl KeyPool {
     /// `cap_per_sec`: calls a second and key.
     pub fn new(clock: Arc<dyn Clock>, cap_per_sec: u32) -> Self {
         Self {
@@ -115,18 +115,18 @@ impl RunKeys {
     }
 
     /// From now on no call begins that the day's limit does not grant.
-    pub fn limit_the_day(&self, allowance: Allowance) {
+    pub fn set_daily_quota(&self, allowance: DailyQuota) {
         // Set once a run, before its first call.
         let _ = self.allowance.set(allowance);
     }
 
     /// The limit of the day, if there is one.
-    pub fn allowance(&self) -> Option<&Allowance> {
+    pub fn allowance(&self) -> Option<&DailyQuota> {
         self.allowance.get()
     }
 
     /// A slot was taken. `held_since`: both clocks read before it was asked for. Adding a held key renews its slot.
-    pub fn add(&self, key: ApiKey, known_rate: Option<LearnedRate>, held_since: SlotStart, lifetime: Duration) {
+    pub fn add(&self, key: ApiKey, known_rate: Option<AimdState>, held_since: SlotStart, lifetime: Duration) {
         if self.held().get(key.fingerprint()).is_some() {
             return self.confirm(key.fingerprint(), held_since, lifetime);
         }
@@ -249,9 +249,9 @@ impl RunKeys {
 
     /// Waits until the limit of the day, if there is one, lets a call begin.
     async fn wait_for_the_day(&self, until: Instant) -> Result<(), NoPermit> {
-        let Some(allowance) = self.allowance() else { return Ok(()) };
+        let Some(allowance) = self.daily_quota() else { return Ok(()) };
         match timeout_at(until, allowance.is_ready()).await {
-            Ok(Spent::UsedUp) => Err(NoPermit::DayUsedUp),
+            Ok(Spend::Exhausted) => Err(NoPermit::DailyQuotaExhausted),
             Ok(_) => Ok(()),
             Err(_) => Err(NoPermit::Deadline),
         }
@@ -269,7 +269,7 @@ impl RunKeys {
             let wait = match self.try_begin(&permit.key)? {
                 Ok((number, bearer)) => {
                     let begun = Begun { key: permit.key, keys: self, number };
-                    if self.allowance().is_some_and(|allowance| allowance.spend() != Spent::One) {
+                    if self.daily_quota().is_some_and(|allowance| allowance.spend() != Spend::Granted) {
                         return None;
                     }
                     self.count_call();
@@ -330,7 +330,7 @@ impl RunKeys {
     }
 
     /// What the next run has to know about the rate of a held key, if anything.
-    pub fn learned(&self, fingerprint: &Fingerprint) -> Option<LearnedRate> {
+    pub fn learned(&self, fingerprint: &Fingerprint) -> Option<AimdState> {
         self.held().get(fingerprint).and_then(|key| key.learner.learned())
     }
 
@@ -354,7 +354,7 @@ impl RunKeys {
             .filter(|key| key.is_usable(&*self.clock))
             .map(|key| key.limit.calls_within(time))
             .sum();
-        let by_day = self.allowance().map_or(u64::MAX, Allowance::left);
+        let by_day = self.daily_quota().map_or(u64::MAX, DailyQuota::left);
         by_rate.min(usize::try_from(by_day).unwrap_or(usize::MAX))
     }
 
@@ -368,7 +368,7 @@ impl RunKeys {
                 remaining: Some(until.saturating_sub(now)),
             }),
             Health::Benched { reason } => {
-                Some(Rest { key: key.key.fingerprint().clone(), reason: reason.clone(), remaining: None })
+                Some(Cooldown { key: key.key.fingerprint().clone(), reason: reason.clone(), remaining: None })
             }
             Health::Well | Health::Resting { .. } => None,
         };
@@ -435,9 +435,9 @@ fn say(finding: Finding, before: f64, now: f64) {
     }
 }
 
-impl fmt::Debug for RunKeys {
+impl fmt::Debug for KeyPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RunKeys")
+        f.debug_struct("KeyPool")
             .field("held", &self.fingerprints())
             .field("usable", &self.usable())
             .field("calls_made", &self.calls_made())

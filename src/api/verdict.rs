@@ -37,7 +37,7 @@ pub enum Verdict {
     /// this is how it ends.
     Bad { accusation: Accusation, ending: Ending },
     /// 429: the key is over its rate and cools down, as the keys of this run know already.
-    Throttled { key: Fingerprint, rest: Duration },
+    Throttled { key: Fingerprint, cooldown: Duration },
     /// No call could begin, or end in time: return the request, nothing counted.
     Prevented(Obstacle),
 }
@@ -57,7 +57,7 @@ pub enum Obstacle {
     /// All keys cool down, or their slots are not certainly ours.
     NoUsableKey,
     /// The calls of this day are used up.
-    DayUsedUp,
+    DailyQuotaExhausted,
     /// No time is left for a call.
     Deadline,
     /// The circuit of this endpoint is open.

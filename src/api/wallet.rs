@@ -25,9 +25,9 @@ use crate::{
 
 /// So many logins of an account are made within [`LOGIN_WINDOW`] by one process, and no more: when new keys are refused
 /// again and again, further ones will not help.
-pub const MOST_LOGINS: usize = 3;
+pub const MAX_LOGINS: usize = 3;
 
-/// See [`MOST_LOGINS`].
+/// See [`MAX_LOGINS`].
 pub const LOGIN_WINDOW: Duration = Duration::from_secs(10 * 60);
 
 /// Refused keys stay in the account until room is needed; so many are remembered, so as not to take them again.
@@ -35,7 +35,7 @@ const REMEMBERED_REFUSALS: usize = 50;
 
 /// All keys of this deployment. Clones share what the portal gave.
 #[derive(Clone, Debug, Default)]
-pub struct Wallet {
+pub struct KeyStore {
     fixed: Vec<ApiKey>,
     accounts: Arc<[Account]>,
 }
@@ -78,7 +78,7 @@ struct State {
     logins: Vec<Duration>,
 }
 
-impl Wallet {
+impl KeyStore {
     /// Keys as configured; empty ones and duplicates are left out.
     #[must_use]
     pub fn from_tokens(tokens: Vec<SecretString>) -> Self {
@@ -133,7 +133,7 @@ impl Wallet {
     }
 
     /// Whether this key is one of an account, and was not refused so far.
-    pub fn came_from_the_portal(&self, key: &Fingerprint) -> bool {
+    pub fn is_from_portal(&self, key: &Fingerprint) -> bool {
         self.accounts.iter().any(|account| account.state().keys.iter().any(|known| known.fingerprint() == key))
     }
 
@@ -144,8 +144,8 @@ impl Wallet {
     }
 
     /// Whether a login would do good.
-    pub fn wants_login(&self) -> bool {
-        self.accounts.iter().any(Account::wants_login)
+    pub fn needs_login(&self) -> bool {
+        self.accounts.iter().any(Account::needs_login)
     }
 }
 
@@ -199,15 +199,15 @@ impl Account {
         was_ours
     }
 
-    pub fn wants_login(&self) -> bool {
+    pub fn needs_login(&self) -> bool {
         let state = self.state();
         state.keys.is_empty() || state.is_due
     }
 
     /// Whether this process has logged in so often of late that once more would not help.
-    pub fn has_logged_in_too_often(&self, now: Duration) -> bool {
+    pub fn has_too_many_logins(&self, now: Duration) -> bool {
         let state = self.state();
-        state.logins.iter().filter(|at| now.saturating_sub(**at) < LOGIN_WINDOW).count() >= MOST_LOGINS
+        state.logins.iter().filter(|at| now.saturating_sub(**at) < LOGIN_WINDOW).count() >= MAX_LOGINS
     }
 
     /// Logs in and looks around. To be called by whoever holds the right to log in.
@@ -260,15 +260,15 @@ mod tests {
 
     #[test]
     fn duplicates_and_empty_tokens_are_left_out() {
-        let wallet = Wallet::from_tokens(["one", " one ", "", "two"].map(SecretString::from).into());
-        let names: Vec<_> = wallet.keys().iter().map(|key| key.fingerprint().clone()).collect();
+        let key_store = KeyStore::from_tokens(["one", " one ", "", "two"].map(SecretString::from).into());
+        let names: Vec<_> = key_store.keys().iter().map(|key| key.fingerprint().clone()).collect();
         assert_eq!(names, [Fingerprint::of("one"), Fingerprint::of("two")]);
     }
 
     #[test]
     fn a_key_prints_its_fingerprint_and_never_its_token() {
-        let wallet = Wallet::from_tokens(vec![SecretString::from("eyJ0-secret")]);
-        let printed = format!("{wallet:?}");
+        let key_store = KeyStore::from_tokens(vec![SecretString::from("eyJ0-secret")]);
+        let printed = format!("{key_store:?}");
         assert!(printed.contains(&Fingerprint::of("eyJ0-secret").0), "{printed}");
         assert!(!printed.contains("secret"), "{printed}");
     }

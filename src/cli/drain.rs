@@ -15,7 +15,7 @@ use crate::{
 /// Drains the queue once, as an invocation in Lambda does
 ///
 /// Admits the mailbox, leases requests by priority, calls the API within its rate, stores the answers, and ends when
-/// nothing is ready any more or at the first limit given here. Ctrl-C ends it gracefully: what was not
+/// the queue is empty or at the first limit given here. Ctrl-C ends it gracefully: what was not
 /// done goes back into the queue.
 /// Needs REDIS_URL, DATABASE_URL and COC_API_TOKEN; COC_BASE_URL points it at another server, such as
 /// `refresh-worker sim`.

@@ -30,9 +30,9 @@ const TIME: Duration = Duration::from_secs(60);
 
 /// Shows how fresh the data is, and what the calls bought
 ///
-/// Fresh: how many objects of each kind are younger than what each class of requests promises (critical 5 minutes, high 30
+/// Fresh: how many objects of each kind are younger than what each priority of requests promises (critical 5 minutes, high 30
 /// minutes, medium 2 hours, low 8 hours). Bought: how many requests brought new content, found it unchanged, needed no call,
-/// or failed, by kind and class, and by day. The same numbers are in the views freshness, work and work_by_day of the schema
+/// or failed, by kind and priority, and by day. The same numbers are in the views freshness, work and work_by_day of the schema
 /// refresh_worker. Needs DATABASE_URL.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -80,7 +80,7 @@ struct Work {
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    class: Option<String>,
+    priority: Option<String>,
     calls: i64,
     changed: i64,
     unchanged: i64,
@@ -103,7 +103,7 @@ pub async fn run(args: ReportArgs, shared: &Shared) -> anyhow::Result<Ending> {
     match store.ping().await {
         // A standby can be read.
         Ok(()) | Err(StoreError::ReadOnly { .. }) => {}
-        Err(error) => anyhow::bail!("failed to {error}"),
+        Err(error) => anyhow::bail!("{error}"),
     }
     let since = SystemClock.wall() - args.since;
     let report = tokio::time::timeout(TIME, read(&store.pool(), since)).await;
@@ -169,7 +169,7 @@ fn work(rows: &[Work], style: Style) -> String {
         let name = row.day.as_ref().or(row.kind.as_ref()).cloned().unwrap_or_default();
         let numbers = [row.calls, row.changed, row.unchanged, row.fresh, row.gone, row.error, row.given_back];
         let numbers = numbers.map(|number| if number == 0 { "-".to_owned() } else { count(unsigned(number)) });
-        let names = [name, row.class.clone().unwrap_or_default()];
+        let names = [name, row.priority.clone().unwrap_or_default()];
         table.row(names.into_iter().chain(numbers).chain([bar(row.changed, row.ended())]));
     }
     table.render(style)
@@ -193,11 +193,11 @@ fn unsigned(number: i64) -> u64 {
 mod tests {
     use super::*;
 
-    fn work_of(kind: &str, class: &str, changed: i64) -> Work {
+    fn work_of(kind: &str, priority: &str, changed: i64) -> Work {
         Work {
             day: None,
             kind: Some(kind.to_owned()),
-            class: Some(class.to_owned()),
+            priority: Some(priority.to_owned()),
             calls: 1200,
             changed,
             unchanged: 300,

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::text::{Align, Style, Table, count, counted, percent, short, span};
 use crate::{
-    derive::invalidate::Invalidated,
+    maintenance::invalidate::Invalidated,
     model::{Kind, Outcome},
     worker::report::{QueueReport, RunReport, StopReason},
 };
@@ -47,17 +47,17 @@ fn headline(report: &RunReport, style: Style) -> String {
 #[must_use]
 pub const fn stopped(reason: StopReason) -> &'static str {
     match reason {
-        StopReason::QueueEmpty => "nothing is ready any more",
+        StopReason::QueueEmpty => "the queue is empty",
         StopReason::Deadline => "the time for this run is used up",
-        StopReason::MaxRequests => "the number of requests asked for is reached",
+        StopReason::MaxRequests => "the requested number of requests is done",
         StopReason::Shutdown => "stopped on request; what was not done is back in the queue",
-        StopReason::RefreshPaused => "refreshing is switched off (REFRESH_PAUSED or DISABLE_AUTO_REFRESH_QUEUE)",
+        StopReason::RefreshPaused => "refreshes are paused (REFRESH_PAUSED or DISABLE_AUTO_REFRESH_QUEUE)",
         StopReason::AlreadyRunning => "another run holds every API key",
         StopReason::KeysCoolingDown => "every API key rests after a refusal",
-        StopReason::DayUsedUp => "the calls that COC_REQS_PER_DAY allows are made",
+        StopReason::DailyQuotaExhausted => "the calls that COC_REQS_PER_DAY allows are made",
         StopReason::Maintenance => "the API is in maintenance",
-        StopReason::CircuitOpen => "what is left waits until the API, or one of its endpoints, works again",
-        StopReason::ApiUnreachable => "no call was answered well",
+        StopReason::CircuitOpen => "the remaining requests wait until the API, or one of its endpoints, recovers",
+        StopReason::ApiUnreachable => "no call succeeded",
         StopReason::DeadLettersFull => "there is no room for more dead letters",
         StopReason::NoUsableKey => "no API key is accepted any more",
         StopReason::TimeoutTooShort => "the timeout of the function is too short",
@@ -265,7 +265,7 @@ mod tests {
     fn a_summary_shows_outcomes_by_kind_budget_mail_and_what_is_left() {
         let report = tally().finish(end(StopReason::QueueEmpty));
         insta::assert_snapshot!(render(&report, Style::PLAIN), @r"
-        92 requests answered in 10.6 s; nothing is ready any more
+        92 requests answered in 10.6 s; the queue is empty
 
                    stored  gone  private log  dead letter
           clans        90     -            -            -

@@ -651,7 +651,7 @@ mod tests {
     }
 
     #[test]
-    fn every_spelling_of_a_schema_is_obeyed() {
+    fn schema_is_obeyed_in_every_spelling() {
         for (parameters, schemas) in [
             ("schema=stats", vec!["stats"]),
             ("schema=My%20Stats", vec!["My Stats"]),
@@ -680,7 +680,7 @@ mod tests {
     }
 
     #[test]
-    fn options_that_are_no_schema_are_passed_on_as_they_are() {
+    fn other_options_are_passed_on() {
         let options = |text: &str| read(&format!("postgres://u@h/d?{text}")).options;
         assert_eq!(options("options=endpoint%3Dep-one"), Some("endpoint=ep-one".to_owned()));
         assert_eq!(options("options=-cgeqo%3Doff%20-csearch_path%3Da"), Some("-c geqo=off".to_owned()));
@@ -690,7 +690,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_of_every_kind_are_understood() {
+    fn hosts_and_sockets_are_read() {
         let host = |name: &str| Place::Host(name.to_owned());
         let socket = |folder: &str| Place::Socket(folder.to_owned());
         for (url, place) in [
@@ -721,7 +721,7 @@ mod tests {
     }
 
     #[test]
-    fn user_password_and_database_may_be_parameters() {
+    fn login_may_be_in_parameters() {
         let url = read("jdbc:postgresql://h/d?user=me&password=p%40ss%2Bw&ApplicationName=one");
         assert_eq!((url.user.as_deref(), url.database.as_deref()), (Some("me"), Some("d")));
         assert_eq!(url.password.unwrap().expose_secret(), "p@ss+w");
@@ -730,7 +730,7 @@ mod tests {
     }
 
     #[test]
-    fn an_authority_that_is_named_is_verified_as_libpq_does() {
+    fn named_authority_is_verified() {
         use TlsMode::{Disable, Prefer, Require, VerifyCa, VerifyFull};
         for (parameters, mode, roots) in [
             ("", Prefer, None),
@@ -757,7 +757,7 @@ mod tests {
     }
 
     #[test]
-    fn poolers_want_no_statements_kept() {
+    fn poolers_disable_prepared_statements() {
         for parameters in [
             "pgbouncer=true",
             "statement_cache_size=0",
@@ -775,7 +775,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_obeyed_is_refused_by_name_with_what_to_do() {
+    fn impossible_parameters_are_refused_with_fix() {
         for (parameter, fix) in [
             ("target_session_attrs=read-only", "needs the primary"),
             ("target_session_attrs=standby", "needs the primary"),
@@ -799,7 +799,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_to_be_harmless_is_read_over() {
+    fn harmless_parameters_are_ignored() {
         read(
             "postgres://u:p@h/d?connect_timeout=10&keepalives=1&keepalives_idle=30&target_session_attrs=read-write\
              &gssencmode=disable&channel_binding=prefer&client_encoding=utf8&pool_size=5&max_overflow=10&connection_limit=5\
@@ -809,7 +809,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_of_a_password_behind_a_question_mark_are_not_repeated() {
+    fn pieces_of_a_password_are_not_shown() {
         for url in [
             "postgres://me:1?hushhush@h/d",
             "postgres://h/d?hushhush",
@@ -823,7 +823,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_s_name_is_taken_out_of_what_a_server_says() {
+    fn user_name_is_hidden_in_server_messages() {
         let long = "hunter2".repeat(10);
         let told = format!("password authentication failed for user \"{}\" (28P01)", &long[..63]);
         assert_eq!(without_user(&long, &told), "password authentication failed for user \"***\" (28P01)");

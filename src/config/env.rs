@@ -14,7 +14,7 @@ mod worker;
 
 use std::{fmt, time::Duration};
 
-pub(super) use self::api::MOST_ACCOUNTS;
+pub(super) use self::api::MAX_ACCOUNTS;
 use self::reader::Reader;
 pub use self::{
     exposure::{Exposure, exposures},

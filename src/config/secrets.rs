@@ -18,7 +18,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::{
-    env::{MOST_ACCOUNTS, Vars},
+    env::{MAX_ACCOUNTS, Vars},
     variables::{VARIABLES, variable},
 };
 
@@ -29,7 +29,7 @@ const DEFAULT_PORT: u16 = 2773;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The most of an error's body that is repeated.
-const TOLD_CHARACTERS: usize = 200;
+const MAX_QUOTED_CHARS: usize = 200;
 
 /// What was read, by variable; or why it could not be.
 #[derive(Clone, Debug, Default)]
@@ -85,7 +85,7 @@ impl Reference {
 fn secret_names() -> impl Iterator<Item = String> {
     let listed = VARIABLES.iter().filter(|variable| variable.secret).map(|variable| variable.name.to_owned());
     let numbered =
-        (2..=MOST_ACCOUNTS).flat_map(|number| ["COC_EMAIL", "COC_PASSWORD"].map(|name| format!("{name}_{number}")));
+        (2..=MAX_ACCOUNTS).flat_map(|number| ["COC_EMAIL", "COC_PASSWORD"].map(|name| format!("{name}_{number}")));
     listed.chain(numbered)
 }
 
@@ -270,7 +270,7 @@ impl Extension {
         let status = response.status().as_u16();
         let body = response.text().await.map_err(|error| self.unreachable(&error))?;
         if status != 200 {
-            let told: String = body.trim().chars().take(TOLD_CHARACTERS).collect();
+            let told: String = body.trim().chars().take(MAX_QUOTED_CHARS).collect();
             return Err(format!("the AWS Parameters and Secrets extension answered {status} for `{name}`: {told}"));
         }
         let value = serde_json::from_str::<Value>(&body).ok();

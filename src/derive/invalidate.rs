@@ -46,11 +46,11 @@ const LONGEST_ANSWER: usize = 256 * 1024;
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidateError {
-    #[error("prepare TLS: {0}")]
+    #[error("cannot prepare TLS: {0}")]
     Tls(#[from] rustls::Error),
-    #[error("prepare HTTP: {0}")]
+    #[error("cannot prepare HTTP: {0}")]
     Http(#[from] reqwest::Error),
-    #[error("use INTERNAL_API_KEY: a header cannot carry it")]
+    #[error("INTERNAL_API_KEY cannot be used: an HTTP header cannot carry it")]
     Key,
 }
 
@@ -124,7 +124,7 @@ impl Invalidator {
             told.sum.tags += (batch.len() - lost.len()) as u64;
             told.lost.extend(lost.into_iter().map(str::to_owned));
             if let Some(failure) = failure {
-                told.sum.failure = Some(format!("tell {} what is stale: {failure}", self.shown()));
+                told.sum.failure = Some(format!("cannot invalidate the caches at {}: {failure}", self.shown()));
             }
             if is_all {
                 told.lost.extend(all[index * BATCH..].iter().map(|tag| (*tag).to_owned()));

@@ -8,7 +8,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, FromRow, PgConnection,
 use super::{
     database::{begin, code, is_unreachable, told, within},
     jobs::functions::call_of,
-    views::{ViewError, look_at, remedy},
+    views::{ViewError, look_at, fix},
 };
 use crate::config::{StatsFunction, ViewConfig};
 
@@ -21,37 +21,37 @@ const LOOK_AT_FUNCTION: &str = include_str!("sql/jobs/function_look.sql");
 
 /// What was found about one thing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sight {
+pub enum Finding {
     Fine(String),
     /// Works, but somebody should know.
     Doubt {
         what: String,
-        remedy: String,
+        fix: String,
     },
     /// Does not work.
     Problem {
         what: String,
-        remedy: String,
+        fix: String,
     },
 }
 
-impl Sight {
-    fn doubt(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::Doubt { what: what.into(), remedy: remedy.into() }
+impl Finding {
+    fn doubt(what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::Doubt { what: what.into(), fix: fix.into() }
     }
 
-    fn problem(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self::Problem { what: what.into(), remedy: remedy.into() }
+    fn problem(what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::Problem { what: what.into(), fix: fix.into() }
     }
 
     fn failed(what: &str, error: &sqlx::Error) -> Self {
-        let remedy = if is_unreachable(error) { "see PostgreSQL above" } else { "see the log of the database" };
-        Self::problem(format!("{what} cannot be looked at: {}", told(error)), remedy)
+        let fix = if is_unreachable(error) { "see PostgreSQL above" } else { "see the log of the database" };
+        Self::problem(format!("{what} cannot be looked at: {}", told(error)), fix)
     }
 }
 
 /// Whether each view is there, ours to refresh, and can be refreshed while others read; and its log.
-pub async fn views(pool: &PgPool, views: &[ViewConfig]) -> Vec<Sight> {
+pub async fn views(pool: &PgPool, views: &[ViewConfig]) -> Vec<Finding> {
     let looked = within(TIME, async {
         let mut transaction = begin(pool, TIME).await?;
         let mut sights = Vec::new();
@@ -63,37 +63,37 @@ pub async fn views(pool: &PgPool, views: &[ViewConfig]) -> Vec<Sight> {
         transaction.rollback().await?;
         Ok(sights)
     });
-    looked.await.unwrap_or_else(|error| vec![Sight::failed("views", &error)])
+    looked.await.unwrap_or_else(|error| vec![Finding::failed("views", &error)])
 }
 
-async fn view_sight(transaction: &mut PgConnection, view: &ViewConfig) -> Result<Sight, sqlx::Error> {
+async fn view_sight(transaction: &mut PgConnection, view: &ViewConfig) -> Result<Finding, sqlx::Error> {
     let look = match look_at(transaction, view).await {
         Ok(look) => look,
         Err(ViewError::Database(error)) => return Err(error),
-        Err(error) => return Ok(Sight::problem(error.to_string(), remedy(view, &error))),
+        Err(error) => return Ok(Finding::problem(error.to_string(), fix(view, &error))),
     };
     let (name, role) = (&look.qualified, &look.role);
     Ok(if !look.is_ours {
-        Sight::problem(
+        Finding::problem(
             format!("{name} does not belong to {role}, and only its owner can refresh it"),
             format!("ALTER MATERIALIZED VIEW {name} OWNER TO {role};"),
         )
     } else if !look.has_key {
-        Sight::doubt(
+        Finding::doubt(
             format!(
                 "{name} has no unique index over columns alone and of all rows: readers wait while it is refreshed"
             ),
             format!("CREATE UNIQUE INDEX ON {name} (...);"),
         )
     } else if !look.is_populated {
-        Sight::Fine(format!("{name} is ours; readers wait for its first refresh, which fills it"))
+        Finding::Fine(format!("{name} is ours; readers wait for its first refresh, which fills it"))
     } else {
-        Sight::Fine(format!("{name} is ours, and is refreshed while others read"))
+        Finding::Fine(format!("{name} is ours, and is refreshed while others read"))
     })
 }
 
 /// A refresh while others read makes a temporary table.
-async fn temporary_sight(transaction: &mut PgConnection) -> Result<Option<Sight>, sqlx::Error> {
+async fn temporary_sight(transaction: &mut PgConnection) -> Result<Option<Finding>, sqlx::Error> {
     let (may, role, database): (bool, String, String) = sqlx::query_as(
         "SELECT has_database_privilege(current_database(), 'TEMPORARY'), quote_ident(current_user), \
          quote_ident(current_database())",
@@ -102,7 +102,7 @@ async fn temporary_sight(transaction: &mut PgConnection) -> Result<Option<Sight>
     .fetch_one(transaction)
     .await?;
     let what = format!("{role} may make no temporary table, and a refresh while others read makes one");
-    Ok((!may).then(|| Sight::problem(what, format!("GRANT TEMPORARY ON DATABASE {database} TO {role};"))))
+    Ok((!may).then(|| Finding::problem(what, format!("GRANT TEMPORARY ON DATABASE {database} TO {role};"))))
 }
 
 #[derive(FromRow)]
@@ -112,22 +112,22 @@ struct LogLook {
     role: String,
 }
 
-async fn log_sight(transaction: &mut PgConnection) -> Result<Option<Sight>, sqlx::Error> {
+async fn log_sight(transaction: &mut PgConnection) -> Result<Option<Finding>, sqlx::Error> {
     let log: LogLook = sqlx::query_as(LOOK_AT_LOG).persistent(false).fetch_one(transaction).await?;
     if log.may_write {
         return Ok(None);
     }
     let what = "materialized_view_refresh_log cannot be written: views are refreshed with every run, due or not";
-    let remedy = if log.is_there {
+    let fix = if log.is_there {
         format!("GRANT SELECT, INSERT, UPDATE ON materialized_view_refresh_log TO {};", log.role)
     } else {
         format!("GRANT CREATE ON SCHEMA public TO {}; (it makes the table)", log.role)
     };
-    Ok(Some(Sight::doubt(what, remedy)))
+    Ok(Some(Finding::doubt(what, fix)))
 }
 
 /// Whether there is a table of jobs or may be made, whether we see all of it, and whether each function can be called.
-pub async fn jobs(pool: &PgPool, functions: &[StatsFunction]) -> Vec<Sight> {
+pub async fn jobs(pool: &PgPool, functions: &[StatsFunction]) -> Vec<Finding> {
     let looked = within(TIME, async {
         let mut transaction = begin(pool, TIME).await?;
         let mut sights = vec![table_sight(&mut transaction).await?];
@@ -137,7 +137,7 @@ pub async fn jobs(pool: &PgPool, functions: &[StatsFunction]) -> Vec<Sight> {
         transaction.rollback().await?;
         Ok(sights)
     });
-    looked.await.unwrap_or_else(|error| vec![Sight::failed("statistics jobs", &error)])
+    looked.await.unwrap_or_else(|error| vec![Finding::failed("statistics jobs", &error)])
 }
 
 #[derive(FromRow)]
@@ -152,11 +152,11 @@ struct TableLook {
     role: String,
 }
 
-async fn table_sight(transaction: &mut PgConnection) -> Result<Sight, sqlx::Error> {
+async fn table_sight(transaction: &mut PgConnection) -> Result<Finding, sqlx::Error> {
     let table: TableLook = sqlx::query_as(LOOK_AT_JOBS).persistent(false).fetch_one(transaction).await?;
     let TableLook { role, .. } = &table;
     Ok(if let Some(elsewhere) = &table.elsewhere {
-        Sight::problem(
+        Finding::problem(
             format!(
                 "the table background_job_status is in the schema {elsewhere}, which the search path does not reach"
             ),
@@ -166,49 +166,49 @@ async fn table_sight(transaction: &mut PgConnection) -> Result<Sight, sqlx::Erro
             ),
         )
     } else if !table.is_there && !table.may_make {
-        Sight::problem(
+        Finding::problem(
             format!("the table background_job_status is missing, and {role} may not make it"),
             format!("GRANT CREATE ON SCHEMA {} TO {role};", table.schema.as_deref().unwrap_or("public")),
         )
     } else if !table.is_there {
-        Sight::Fine("the table background_job_status is missing; it is made when it is first used".to_owned())
+        Finding::Fine("the table background_job_status is missing; it is made when it is first used".to_owned())
     } else if !table.missing_columns.is_empty() {
-        Sight::problem(
+        Finding::problem(
             format!("the table background_job_status lacks {}", table.missing_columns.join(", ")),
             "bring it to the shape that the programs use which enqueue jobs (their migrations)",
         )
     } else if !table.missing_rights.is_empty() {
         let rights = table.missing_rights.join(", ");
-        Sight::problem(
+        Finding::problem(
             format!("{role} lacks {rights} on background_job_status"),
             format!("GRANT {rights} ON background_job_status TO {role};"),
         )
     } else if table.hides_rows {
-        Sight::doubt(
+        Finding::doubt(
             format!(
                 "row level security is on for background_job_status: {role} sees only the jobs that policies allow"
             ),
             format!("CREATE POLICY refresh_worker ON background_job_status TO {role} USING (true) WITH CHECK (true);"),
         )
     } else {
-        Sight::Fine("the table background_job_status can be used".to_owned())
+        Finding::Fine("the table background_job_status can be used".to_owned())
     })
 }
 
 /// The server reads the very statement that a job sends, and carries nothing out.
-async fn function_sight(transaction: &mut PgConnection, function: &StatsFunction) -> Result<Sight, sqlx::Error> {
+async fn function_sight(transaction: &mut PgConnection, function: &StatsFunction) -> Result<Finding, sqlx::Error> {
     let name = &function.name;
     let mut savepoint = transaction.begin().await?;
     let read = savepoint.prepare(AssertSqlSafe(call_of(name)).into_sql_str()).await.map(drop);
     if let Err(error) = read {
         savepoint.rollback().await?;
         return match code(&error).as_deref() {
-            Some("42883" | "3F000") => Ok(Sight::problem(
+            Some("42883" | "3F000") => Ok(Finding::problem(
                 format!("there is no function {name}() that takes no arguments"),
                 "run the migration that creates it, or take it out of STATS_FUNCTIONS",
             )),
             Some(_) => {
-                Ok(Sight::problem(format!("{name}() cannot be called: {}", told(&error)), "mend STATS_FUNCTIONS"))
+                Ok(Finding::problem(format!("{name}() cannot be called: {}", told(&error)), "mend STATS_FUNCTIONS"))
             }
             None => Err(error),
         };
@@ -222,8 +222,8 @@ async fn function_sight(transaction: &mut PgConnection, function: &StatsFunction
         .await?;
     savepoint.commit().await?;
     Ok(if may_call {
-        Sight::Fine(format!("{name}() can be called"))
+        Finding::Fine(format!("{name}() can be called"))
     } else {
-        Sight::problem(format!("{role} may not call {name}()"), format!("GRANT EXECUTE ON FUNCTION {name} TO {role};"))
+        Finding::problem(format!("{role} may not call {name}()"), format!("GRANT EXECUTE ON FUNCTION {name} TO {role};"))
     })
 }

@@ -16,5 +16,5 @@ pub mod look;
 pub mod retention;
 pub mod views;
 
-pub use after::{AfterReport, AfterRun};
+pub use after::{MaintenanceReport, Maintenance};
 pub use database::Database;

@@ -29,7 +29,7 @@ const BATCH_TIME: Duration = Duration::from_secs(10);
 const COUNT_TIME: Duration = Duration::from_secs(600);
 
 /// With less time than this no batch is begun.
-pub const SHORTEST_BATCH: Duration = Duration::from_millis(500);
+pub const MIN_BATCH_TIME: Duration = Duration::from_millis(500);
 
 /// The letters `rfrt`.
 const LOCK: i64 = 0x7266_7274;
@@ -75,7 +75,7 @@ pub struct Outlook {
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
-#[error("thin {table}: {detail}")]
+#[error("cannot thin {table}: {detail}")]
 pub struct RetentionError {
     table: &'static str,
     detail: String,
@@ -120,8 +120,8 @@ impl Retention {
                 Ok(true) => self.note(table, end),
                 Ok(false) => thinned.more = true,
                 Err(error) => {
-                    warn!("retention: failed to {error}");
-                    thinned.failure = Some(format!("failed to {error}"));
+                    warn!("retention: {error}");
+                    thinned.failure = Some(error.to_string());
                     thinned.more = true;
                     break;
                 }
@@ -181,7 +181,7 @@ impl Retention {
         let mut stretch = None;
         loop {
             let limit = limited(BATCH_TIME, until);
-            if limit < SHORTEST_BATCH {
+            if limit < MIN_BATCH_TIME {
                 return Ok(false);
             }
             let step = async {

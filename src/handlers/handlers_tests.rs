@@ -86,7 +86,7 @@ impl Store for Database {
         self.answer(HashMap::new())
     }
 
-    async fn answered_well(
+    async fn control_object(
         &self,
         _: Kind,
         _: &[String],
@@ -128,7 +128,7 @@ impl Store for Database {
     }
 }
 
-fn handlers_with<Q: Queue + Slots>(queue: Q, store: Database) -> Handlers<Told, Q, Database> {
+fn handlers_with<Q: Queue + SharedState>(queue: Q, store: Database) -> Handlers<Told, Q, Database> {
     let config = config();
     let runs = Told { stopped_because: StopReason::QueueEmpty, failure: None, asked: Mutex::default() };
     Handlers::new(runs, Arc::new(queue), Arc::new(store), Stop::default(), clock(), &config, Role::Refresh)
@@ -167,7 +167,7 @@ fn get_health() -> Value {
 }
 
 /// The answer, and the lines that were printed.
-async fn ask<Q: Queue + Slots>(
+async fn ask<Q: Queue + SharedState>(
     handlers: &Handlers<Told, Q, Database>,
     event: Value,
 ) -> (Result<Value, Failure>, Vec<String>) {
@@ -189,7 +189,7 @@ fn http(answer: Result<Value, Failure>) -> (u64, Value) {
 }
 
 #[tokio::test]
-async fn a_schedule_gets_the_report_and_one_line_of_metrics() {
+async fn schedule_gets_report_and_metrics() {
     let handlers = handlers();
     let (answer, printed) = ask(&handlers, json!({"source": "schedule"})).await;
     insta::assert_json_snapshot!(answer.unwrap());
@@ -200,7 +200,7 @@ async fn a_schedule_gets_the_report_and_one_line_of_metrics() {
 }
 
 #[tokio::test]
-async fn an_http_caller_gets_the_report_within_25_seconds() {
+async fn http_caller_gets_report_within_25_seconds() {
     let handlers = handlers();
     let (answer, printed) = ask(&handlers, post(r#"{"tags": ["2PP"], "max_requests": 5}"#)).await;
     let (status, body) = http(answer);
@@ -212,7 +212,7 @@ async fn an_http_caller_gets_the_report_within_25_seconds() {
 }
 
 #[tokio::test]
-async fn a_run_that_was_turned_away_is_a_202_that_says_what_was_queued() {
+async fn run_turned_away_is_202_with_queued() {
     let (answer, printed) = ask(&ending(StopReason::AlreadyRunning, None), post(r#"{"tags": "2PP"}"#)).await;
     let (status, body) = http(answer);
     assert_eq!((status, printed.len()), (202, 1));
@@ -222,14 +222,14 @@ async fn a_run_that_was_turned_away_is_a_202_that_says_what_was_queued() {
 }
 
 #[tokio::test]
-async fn a_run_that_was_stopped_after_some_work_is_no_202() {
+async fn run_stopped_after_some_work_is_200() {
     let (answer, _) = ask(&ending(StopReason::Maintenance, None), post("{}")).await;
     let (status, body) = http(answer);
     assert_eq!((status, &body["status"]), (200, &json!("done")), "{body}");
 }
 
 #[tokio::test]
-async fn a_run_that_failed_is_a_function_error_and_still_has_its_metrics() {
+async fn failed_run_is_function_error_with_metrics() {
     let handlers = ending(StopReason::QueueDown, Some("reach Redis at cache:6379: refused"));
     let (answer, printed) = ask(&handlers, json!({})).await;
     let failure = answer.unwrap_err();
@@ -240,7 +240,7 @@ async fn a_run_that_failed_is_a_function_error_and_still_has_its_metrics() {
 }
 
 #[tokio::test]
-async fn a_run_that_failed_is_a_5xx_for_an_http_caller() {
+async fn failed_run_is_5xx_for_http() {
     for (reason, expected) in [
         (StopReason::QueueDown, 503),
         (StopReason::DatabaseDown, 503),
@@ -257,18 +257,18 @@ async fn a_run_that_failed_is_a_5xx_for_an_http_caller() {
 }
 
 #[tokio::test]
-async fn an_error_body_names_no_server_role_or_path() {
+async fn error_body_names_no_server() {
     let failures = [
         (
             StopReason::DatabaseDown,
-            "failed to reach the database at db.internal:5432/coc: password authentication failed for user \"worker\" (28P01)",
+            "cannot reach the database at db.internal:5432/coc: password authentication failed for user \"worker\" (28P01)",
         ),
-        (StopReason::DatabaseDown, "failed to reach the database at /run/postgresql/.s.PGSQL.5432: no such file"),
+        (StopReason::DatabaseDown, "cannot reach the database at /run/postgresql/.s.PGSQL.5432: no such file"),
         (
             StopReason::DatabaseDown,
-            "failed to store in the database at db.internal: permission denied for table players; to mend it: GRANT INSERT ON players TO worker (42501)",
+            "failed to store in the database at db.internal: permission denied for table players. Fix: GRANT INSERT ON players TO worker (42501)",
         ),
-        (StopReason::QueueDown, "failed to reach Redis at rediss://cache.internal:6380/0: no answer in time"),
+        (StopReason::QueueDown, "cannot reach Redis at rediss://cache.internal:6380/0: no answer in time"),
         (StopReason::ApiUnreachable, "http://proxy.internal:8080/v1: connection refused"),
         (StopReason::NoUsableKey, "login of worker@internal failed"),
         (StopReason::TimeoutTooShort, "3 s"),
@@ -291,7 +291,7 @@ async fn an_error_body_names_no_server_role_or_path() {
 }
 
 #[tokio::test]
-async fn a_mistake_of_the_caller_starts_no_run() {
+async fn bad_event_starts_no_run() {
     let handlers = handlers();
     let (answer, printed) = ask(&handlers, post(r#"{"tags": "HELLO", "limit": 3}"#)).await;
     let (status, body) = http(answer);
@@ -305,7 +305,7 @@ async fn a_mistake_of_the_caller_starts_no_run() {
 }
 
 #[tokio::test]
-async fn the_task_migrate_says_what_it_did() {
+async fn migrate_task_lists_migrations() {
     let (answer, printed) = ask(&handlers(), json!({"task": "migrate"})).await;
     assert_eq!(answer.unwrap(), json!({"task": "migrate", "status": "done", "applied": ["0001 contract"]}));
     assert!(printed.is_empty());
@@ -315,7 +315,7 @@ async fn the_task_migrate_says_what_it_did() {
 }
 
 #[tokio::test]
-async fn health_tells_the_contract_and_the_rest() {
+async fn health_has_contract_fields_and_more() {
     let last_run = RunRow {
         run: "8f507cfb".to_owned(),
         started: NOW - Duration::from_secs(120),
@@ -337,7 +337,7 @@ async fn health_tells_the_contract_and_the_rest() {
 }
 
 #[tokio::test]
-async fn health_says_what_stops_the_worker() {
+async fn health_shows_circuits_and_pause() {
     let mut handlers = handlers();
     for (scope, code) in
         [(CircuitScope::Endpoint(EndpointKind::Player), "failing"), (CircuitScope::Api, CircuitReason::MAINTENANCE)]
@@ -357,7 +357,7 @@ async fn health_says_what_stops_the_worker() {
 }
 
 #[tokio::test]
-async fn health_is_never_healthy_on_a_dead_redis_and_makes_no_number_up() {
+async fn health_without_redis_is_unhealthy_without_numbers() {
     // Nothing listens on port 1.
     let config = RedisConfig {
         url: SecretString::from("redis://:hunter2@127.0.0.1:1"),
@@ -373,7 +373,7 @@ async fn health_is_never_healthy_on_a_dead_redis_and_makes_no_number_up() {
 }
 
 #[tokio::test]
-async fn health_is_unhealthy_on_a_dead_database_and_names_no_server() {
+async fn health_without_database_is_unhealthy() {
     let handlers = handlers_with(MemoryQueue::new(clock()), Database { dead: true, ..Database::default() });
     let (status, body) = http(ask(&handlers, get_health()).await.0);
     assert_eq!((status, &body["database"], &body["queue_size"]), (503, &json!("not answering"), &json!(0)));
@@ -386,7 +386,7 @@ fn failed_run(ended: Timestamp) -> RunRow {
         started: ended - Duration::from_secs(1),
         ended,
         stopped_because: "queue_down".to_owned(),
-        error: Some("failed to reach Redis at redis://secret.cache:6379/0: no answer in time".to_owned()),
+        error: Some("cannot reach Redis at redis://secret.cache:6379/0: no answer in time".to_owned()),
         processed: 0,
         failed: 0,
         api_requests: 0,
@@ -395,7 +395,7 @@ fn failed_run(ended: Timestamp) -> RunRow {
 }
 
 #[tokio::test]
-async fn health_tells_the_last_failed_run_of_the_database() {
+async fn health_shows_last_failed_run_from_database() {
     let failed_run = Some(failed_run(NOW - Duration::from_secs(60)));
     let handlers = handlers_with(MemoryQueue::new(clock()), Database { failed_run, ..Database::default() });
     let (_, body) = http(ask(&handlers, get_health()).await.0);
@@ -406,7 +406,7 @@ async fn health_tells_the_last_failed_run_of_the_database() {
 }
 
 #[tokio::test]
-async fn health_tells_the_last_runs_when_the_database_is_down() {
+async fn health_shows_last_runs_without_database() {
     let queue = MemoryQueue::new(clock());
     for (run, error) in [("one", None), ("two", Some("the database cannot be used (57P03)".to_owned()))] {
         let (stopped_because, ended) = ("database_down".to_owned(), NOW);
@@ -423,7 +423,7 @@ async fn health_tells_the_last_runs_when_the_database_is_down() {
 }
 
 #[tokio::test]
-async fn health_tells_a_standby_from_a_dead_database() {
+async fn health_distinguishes_standby_from_dead_database() {
     for (refusal, state, problem) in [
         ("it is a standby, which takes no writes", "standby", "a standby"),
         ("cannot execute INSERT in a read-only transaction (25006)", "read-only", "read-only"),
@@ -438,7 +438,7 @@ async fn health_tells_a_standby_from_a_dead_database() {
 }
 
 #[tokio::test]
-async fn head_answers_as_get_without_a_body() {
+async fn head_is_get_without_body() {
     let elb = json!({"elb": {"targetGroupArn": "arn:aws:elasticloadbalancing:eu-central-1:1:targetgroup/a/b"}});
     let events = |method: &str| {
         [
@@ -463,7 +463,7 @@ async fn head_answers_as_get_without_a_body() {
 }
 
 #[tokio::test]
-async fn the_health_role_answers_everybody_with_health() {
+async fn health_role_responds_with_health_only() {
     let mut handlers = handlers();
     handlers.role = Role::Health;
     let (answer, printed) = ask(&handlers, json!({"source": "schedule"})).await;

@@ -188,7 +188,7 @@ fn http_events_are_routed_by_method_and_path() {
 }
 
 #[test]
-fn the_health_role_answers_health_only() {
+fn health_role_routes_to_health_only() {
     let rows = [
         ("direct, empty", json!({})),
         ("schedule", rule()),

@@ -10,7 +10,7 @@ use super::{Failure, Handlers, Invocation, in_form, lambda::Caller};
 use crate::{
     metrics,
     model::ObjectId,
-    queue::{Queue, Slots},
+    queue::{Queue, SharedState},
     store::Store,
     worker::{
         RunOptions, Runs, Unwatched, public,
@@ -21,7 +21,7 @@ use crate::{
 /// How long a synchronous HTTP caller waits, in all: API Gateway gives up after 29 s.
 pub const HTTP_TIME: Duration = Duration::from_secs(25);
 
-impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
+impl<R: Runs, Q: Queue + SharedState, S: Store> Handlers<R, Q, S> {
     pub(super) async fn refresh(
         &self,
         options: RunOptions,
@@ -119,7 +119,7 @@ const fn status(stopped_because: StopReason) -> u16 {
         StopReason::RefreshPaused
         | StopReason::AlreadyRunning
         | StopReason::KeysCoolingDown
-        | StopReason::DayUsedUp
+        | StopReason::DailyQuotaExhausted
         | StopReason::Maintenance
         | StopReason::CircuitOpen => 202,
         StopReason::TimeoutTooShort => 500,
@@ -136,7 +136,7 @@ fn message(report: &RunReport) -> String {
     let RunReport { processed_requests: processed, failed_requests: failed, .. } = report;
     let counts = format!("{processed} processed, {failed} failed");
     let reason = report.stopped_because.sentence();
-    let until = report.day.filter(|_| report.stopped_because == StopReason::DayUsedUp);
+    let until = report.day.filter(|_| report.stopped_because == StopReason::DailyQuotaExhausted);
     let until = until.map(|day| format!(" until {}", day.resets_at)).unwrap_or_default();
     let failure = report.failure.as_ref().map(|failure| format!(": {failure}")).unwrap_or_default();
     let mut not_queued = String::new();

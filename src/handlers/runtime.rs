@@ -31,7 +31,7 @@ use crate::{
         env::{environment_var, process_var, put_trust_in_force, warnings},
         secrets::{self, Secrets},
     },
-    queue::{Queue, Slots},
+    queue::{Queue, SharedState},
     store::Store,
     telemetry,
     worker::{Runs, Stop},
@@ -50,7 +50,7 @@ pub fn main<R, Q, S, E>(
 ) -> ExitCode
 where
     R: Runs + 'static,
-    Q: Queue + Slots,
+    Q: Queue + SharedState,
     S: Store,
     E: fmt::Display,
 {
@@ -69,7 +69,7 @@ where
                 for problem in &errors.problems {
                     error!(variable = problem.variable, "the configuration will not do: {problem}");
                 }
-                return init_error(&format!("failed to {errors}"));
+                return init_error(&errors.to_string());
             }
         };
         let stop = Stop::default();
@@ -82,7 +82,7 @@ where
             match build(&config, role, stop.clone()) {
                 Ok(handlers) => Some(Arc::new(handlers)),
                 Err(error) => {
-                    let message = format!("failed to start: {error}");
+                    let message = format!("cannot start: {error}");
                     error!("{message}");
                     return init_error(&message);
                 }
@@ -102,7 +102,7 @@ struct Parts<R, Q, S> {
     handlers: Mutex<Option<Arc<Handlers<R, Q, S>>>>,
 }
 
-impl<R: Runs, Q: Queue + Slots, S: Store> Parts<R, Q, S> {
+impl<R: Runs, Q: Queue + SharedState, S: Store> Parts<R, Q, S> {
     /// Answers an event. When that fails for want of Redis, the database or a key, and the secrets are kept elsewhere,
     /// they are read again, once; the event is answered again only when that gave other ones. When only some keys were
     /// refused, the run has gone on with the others, and the next one begins with what was read.
@@ -142,10 +142,10 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Parts<R, Q, S> {
             error!("{message}");
             Failure { kind: INIT_ERROR_TYPE.to_owned(), message }
         };
-        let config = Config::from_process_env(self.role).map_err(|errors| failed(format!("failed to {errors}")))?;
+        let config = Config::from_process_env(self.role).map_err(|errors| failed(errors.to_string()))?;
         put_trust_in_force(&process_var);
         let built = (self.build)(&config, self.role, self.stop.clone());
-        let built = Arc::new(built.map_err(|error| failed(format!("failed to start: {error}")))?);
+        let built = Arc::new(built.map_err(|error| failed(format!("cannot start: {error}")))?);
         *handlers = Some(Arc::clone(&built));
         Ok(built)
     }
@@ -199,7 +199,7 @@ fn read_config() -> Result<(Config, Role), ConfigErrors> {
 async fn serve<R, Q, S>(parts: Parts<R, Q, S>) -> ExitCode
 where
     R: Runs + 'static,
-    Q: Queue + Slots,
+    Q: Queue + SharedState,
     S: Store,
 {
     for name in ["AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "AWS_LAMBDA_FUNCTION_VERSION"] {
@@ -227,7 +227,7 @@ where
 async fn answer<R, Q, S>(parts: Arc<Parts<R, Q, S>>, event: LambdaEvent<Value>) -> Result<Value, Diagnostic>
 where
     R: Runs + 'static,
-    Q: Queue + Slots,
+    Q: Queue + SharedState,
     S: Store,
 {
     let LambdaEvent { payload, context } = event;

@@ -13,19 +13,19 @@ use super::{
     refuse,
 };
 use crate::{
-    derive::{
-        AfterReport,
-        jobs::TIME_OF_A_TASK,
+    maintenance::{
+        MaintenanceReport,
+        jobs::ENOUGH_TIME_IN_TASK,
         retention::Thinned,
         views::{Refreshed, When},
     },
     metrics,
-    queue::{Queue, Slots},
+    queue::{Queue, SharedState},
     store::Store,
-    worker::{Runs, patiently},
+    worker::{Runs, waiting::twice},
 };
 
-impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
+impl<R: Runs, Q: Queue + SharedState, S: Store> Handlers<R, Q, S> {
     pub(super) async fn task(
         &self,
         task: Task,
@@ -50,7 +50,7 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
                 Ok(json!({"task": "migrate", "status": "done", "applied": applied}))
             }
             Err(error) => {
-                let failure = Failure { kind: "TaskFailed.migrate".to_owned(), message: format!("failed to {error}") };
+                let failure = Failure { kind: "TaskFailed.migrate".to_owned(), message: error.to_string() };
                 error!(task = "migrate", "{failure}");
                 Err(failure)
             }
@@ -70,7 +70,7 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
         let now = self.clock.wall();
         let refreshed = views.refresh(when, now, self.until(invocation)).await;
         let (status, body) = views_answer(&refreshed);
-        let report = AfterReport { views: Some(refreshed), ..AfterReport::default() };
+        let report = MaintenanceReport { views: Some(refreshed), ..MaintenanceReport::default() };
         self.tell("refresh-views", invocation, &report, print);
         Ok(json!({"statusCode": status, "body": body.to_string()}))
     }
@@ -79,12 +79,12 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
         let Some(jobs) = self.after.as_ref().and_then(|after| after.jobs.as_ref()) else {
             return not_configured("stats", "STATS_FUNCTIONS");
         };
-        let done = jobs.work(self.until(invocation), TIME_OF_A_TASK, self.stop.asked()).await;
+        let done = jobs.work(self.until(invocation), ENOUGH_TIME_IN_TASK, self.stop.asked()).await;
         let mut answer = json!(done);
         answer["task"] = json!("stats");
         answer["status"] = json!("done");
         let (failure, is_unreachable) = (done.failure.clone(), done.is_unreachable);
-        let report = AfterReport { stats: Some(done), ..AfterReport::default() };
+        let report = MaintenanceReport { stats: Some(done), ..MaintenanceReport::default() };
         self.tell("stats", invocation, &report, print);
         match failure {
             None => Ok(answer),
@@ -106,7 +106,7 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
         };
         let answer = json!({"task": "retention", "status": "done", "deleted": thinned.deleted, "more": thinned.more});
         let failure = thinned.failure.clone();
-        let report = AfterReport { retention: Some(thinned), ..AfterReport::default() };
+        let report = MaintenanceReport { retention: Some(thinned), ..MaintenanceReport::default() };
         self.tell("retention", invocation, &report, print);
         match failure {
             None => Ok(answer),
@@ -124,7 +124,7 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
     }
 
     /// The line of metrics and the line of the log.
-    fn tell(&self, task: &str, invocation: &Invocation, report: &AfterReport, print: &(dyn Fn(&str) + Sync)) {
+    fn tell(&self, task: &str, invocation: &Invocation, report: &MaintenanceReport, print: &(dyn Fn(&str) + Sync)) {
         print(&metrics::task_line(task, &invocation.request_id, report, &self.telemetry, self.clock.wall()));
         let (refreshed, failed) = report.views_refreshed_and_failed().unwrap_or_default();
         info!(

@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 
 /// The rate that a key has come down to, in calls a second, and how it came to it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LearnedRate {
+pub struct AimdState {
     pub rate: f64,
     /// The rate that was too much the last time.
     #[serde(default)]
@@ -24,7 +24,7 @@ pub struct LearnedRate {
     pub refused_until: Timestamp,
 }
 
-impl LearnedRate {
+impl AimdState {
     /// A rate and nothing else.
     #[must_use]
     pub const fn plain(rate: f64) -> Self {
@@ -33,7 +33,7 @@ impl LearnedRate {
 }
 
 /// One line of JSON, or the rate alone when there is nothing else to tell.
-impl fmt::Display for LearnedRate {
+impl fmt::Display for AimdState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if *self == Self::plain(self.rate) {
             return write!(f, "{}", self.rate);
@@ -43,7 +43,7 @@ impl fmt::Display for LearnedRate {
     }
 }
 
-impl FromStr for LearnedRate {
+impl FromStr for AimdState {
     type Err = ParseFloatError;
 
     /// What `Display` writes; a plain number is how earlier versions wrote a rate.
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_again_and_so_is_what_earlier_versions_wrote() {
-        let learned = LearnedRate {
+        let learned = AimdState {
             rate: 17.0,
             ceiling: Some(18.0),
             failed_probes: 2,
@@ -69,8 +69,8 @@ mod tests {
             refused_until: Timestamp::from_millis(1_772_600_737_089),
         };
         assert_eq!(learned.to_string().parse(), Ok(learned));
-        assert_eq!("14.775".parse(), Ok(LearnedRate::plain(14.775)));
-        assert_eq!(LearnedRate::plain(14.775).to_string(), "14.775");
-        assert!("fast".parse::<LearnedRate>().is_err());
+        assert_eq!("14.775".parse(), Ok(AimdState::plain(14.775)));
+        assert_eq!(AimdState::plain(14.775).to_string(), "14.775");
+        assert!("fast".parse::<AimdState>().is_err());
     }
 }

@@ -21,10 +21,10 @@ pub use change::{Before, Change, Event, Learned, MemberSeen, Move, OutboxEntry};
 pub use endpoint_kind::EndpointKind;
 pub use fingerprint::Fingerprint;
 pub use kind::{Kind, ObjectId, UnknownKind};
-pub use learned::LearnedRate;
+pub use learned::AimdState;
 pub use outcome::{Outcome, Reason};
 pub use priority::{Priority, UnknownPriority};
-pub use request::{FollowUp, LONGEST_WAIT, RefreshRequest};
+pub use request::{FollowUp, MAX_REQUEST_DELAY, RefreshRequest};
 pub use snapshot::{
     Answered, ClanDocument, Document, Fetched, InClan, Json, Member, PlayerDocument, WarDocument, WarMember,
     content_hash,

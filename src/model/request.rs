@@ -9,7 +9,7 @@ use crate::clock::Timestamp;
 pub const NOT_BEFORE: Duration = Duration::from_secs(60);
 
 /// No request waits longer than this, whatever times it carries.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
+pub const MAX_REQUEST_DELAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// "Somebody wants this object to be fresh."
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl RefreshRequest {
         retry_count: u32,
         now: Timestamp,
     ) -> Self {
-        let clamp = |time: Timestamp| time.clamp(Timestamp::EPOCH, now + LONGEST_WAIT);
+        let clamp = |time: Timestamp| time.clamp(Timestamp::EPOCH, now + MAX_REQUEST_DELAY);
         let asked = clamp(requested_at);
         let stale_at = last_updated.map_or(Timestamp::EPOCH, |updated| clamp(clamp(updated) + priority.staleness()));
         let not_before = if asked > now + NOT_BEFORE { asked } else { Timestamp::EPOCH };
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn no_time_escapes_the_day_ahead() {
         let wild = mail(Timestamp::from_millis(i64::MAX), Some(Timestamp::from_millis(i64::MAX)), Priority::Low);
-        assert_eq!((wild.asked, wild.due), (NOW + LONGEST_WAIT, NOW + LONGEST_WAIT));
+        assert_eq!((wild.asked, wild.due), (NOW + MAX_REQUEST_DELAY, NOW + MAX_REQUEST_DELAY));
         let ancient = mail(Timestamp::from_millis(i64::MIN), Some(Timestamp::from_millis(i64::MIN)), Priority::Low);
         assert_eq!((ancient.asked, ancient.due), (Timestamp::EPOCH, Timestamp::EPOCH));
     }

@@ -47,7 +47,7 @@ impl Fetched {
                     .to_owned(),
             ),
             Answered::Document(Document::Clan(_)) => Some(
-                "an entry of its member list cannot be read; who leaves the clan is not seen while it is there"
+                "an entry of its member list cannot be read; leaves are not recorded until that ends"
                     .to_owned(),
             ),
             Answered::Document(Document::Player(PlayerDocument { clan: InClan::Unknown, .. })) => {

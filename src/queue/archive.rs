@@ -166,7 +166,7 @@ impl Kept {
                     }
                     Decision::Refuse(unreadable) => {
                         let letter = Box::new(unreadable.letter(now));
-                        Ok(Returning::Letter { name: unreadable.name, letter })
+                        Ok(Returning::DeadEntry { name: unreadable.name, letter })
                     }
                     other => Err(Reason::new("unreadable", format!("mail that would be {other:?}"))),
                 }
@@ -177,7 +177,7 @@ impl Kept {
             }
             Self::Letter { name, mut letter, .. } => {
                 letter.died = clamp(letter.died, now);
-                Ok(Returning::Letter { name, letter })
+                Ok(Returning::DeadEntry { name, letter })
             }
             Self::Broken { .. } => Err(Reason::new("no_record", "it is no record and no dead letter")),
         }

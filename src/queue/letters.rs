@@ -74,8 +74,8 @@ impl DeadEntry {
                 body: record.body.clone(),
                 request: Some(DeadRequest {
                     priority: record.wanted.priority,
-                    first_asked: record.wanted.first,
-                    last_asked: record.wanted.last,
+                    first_requested: record.wanted.first,
+                    last_requested: record.wanted.last,
                     merges: record.merges,
                 }),
                 score: None,

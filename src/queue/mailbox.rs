@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::{
-    ORPHAN_PATIENCE,
+    ORPHAN_TIMEOUT,
     record::{Letter, MAX_BODY_BYTES, Record, State},
     times,
 };
@@ -170,7 +170,7 @@ impl Entry {
             return self.refuse(Reason::new("too_large", format!("the id has {bytes} bytes")));
         }
         match (&self.content, &self.source) {
-            (Content::Missing, Source::Orphan { since, .. }) if *since + ORPHAN_PATIENCE <= now => Decision::Drop,
+            (Content::Missing, Source::Orphan { since, .. }) if *since + ORPHAN_TIMEOUT <= now => Decision::Drop,
             (Content::Missing, Source::Orphan { .. }) => Decision::Wait,
             (Content::Missing, source) => Decision::SetAside(source.class().unwrap_or(Priority::Low)),
             (Content::TooLarge { bytes, .. }, _) => {

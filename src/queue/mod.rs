@@ -4,7 +4,7 @@
 //! separate commands and in any spelling. The *queue* is ours: one record per object, leased, settled, delayed, dead.
 //! Every run first admits mail into the queue. [`redis`] keeps both in Redis, every state change one script from
 //! `lua/`; [`memory`] is the same thing without a server, and the model that Redis is tested against. [`record`] has the
-//! rules of one object, which the scripts repeat in Lua. Beside the queue stand the [`Slots`]: what overlapping runs agree on.
+//! rules of one object, which the scripts repeat in Lua. Beside the queue stand the [`SharedState`]: what overlapping runs agree on.
 //!
 //! The queue knows the model and the clock's values. It does not know the API or the store. Time is always handed in,
 //! so that a test can move it.
@@ -20,8 +20,8 @@ mod slots;
 mod times;
 
 pub use self::slots::{
-    CALLS_LIFETIME, CallsGranted, Circuit, CircuitReason, CircuitScope, Holder, PAUSE_LIFETIME, RATE_LIFETIME, Slot,
-    SlotView, Slots,
+    CALLS_LIFETIME, CallsGranted, Circuit, CircuitReason, CircuitScope, Holder, CIRCUIT_LIFETIME, RATE_LIFETIME, Slot,
+    SlotView, SharedState,
 };
 pub use crate::model::Fingerprint;
 
@@ -54,7 +54,7 @@ pub const fn suspects_together(lapses: u32) -> usize {
 pub const MAX_MAIL_BYTES: usize = 64 * 1024;
 
 /// How long an index entry may wait for its data before it is dropped and counted.
-pub const ORPHAN_PATIENCE: Duration = Duration::from_secs(10 * 60);
+pub const ORPHAN_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// How much mail one slice may hold.
 #[derive(Clone, Copy, Debug)]
@@ -212,9 +212,9 @@ pub struct Lease {
     pub merges: u64,
     pub priority: Priority,
     /// What gave the object its place.
-    pub first_asked: Timestamp,
+    pub first_requested: Timestamp,
     /// What the answer must satisfy.
-    pub last_asked: Timestamp,
+    pub last_requested: Timestamp,
     /// Attempts that failed so far.
     pub attempts: u32,
     /// Leases that ran out so far.
@@ -307,7 +307,7 @@ impl NotQueued {
     #[must_use]
     pub fn why(&self) -> String {
         format!(
-            "it is a dead letter since {} ({}: {}); `refresh-worker enqueue {} --revive` brings it back",
+            "it is a dead letter since {} ({}: {}); `refresh-worker enqueue {} --revive` returns it to the queue",
             self.died,
             record::LAPSED,
             self.reason,
@@ -412,8 +412,8 @@ pub struct DeadLetter {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadRequest {
     pub priority: Priority,
-    pub first_asked: Timestamp,
-    pub last_asked: Timestamp,
+    pub first_requested: Timestamp,
+    pub last_requested: Timestamp,
     /// Requests merged so far; tells whether the letter is still as it was listed.
     pub merges: u64,
 }
@@ -460,7 +460,7 @@ pub struct RunSummaries {
 }
 
 /// How long notes of runs are kept after the last one.
-pub const RUN_NOTES_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+pub const RUN_SUMMARIES_LIFETIME: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Requests: admitted, leased, settled.
 pub trait Queue: Send + Sync + 'static {
@@ -521,7 +521,7 @@ pub trait Queue: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(Vec<Settled>, usize), QueueError>> + Send;
 
     /// Appends entries to a stream beside the queue, of which about the newest `most` are kept. Answers how many.
-    fn append_events(
+    fn publish_events(
         &self,
         stream: &str,
         most: u64,
@@ -529,7 +529,7 @@ pub trait Queue: Send + Sync + 'static {
     ) -> impl Future<Output = Result<usize, QueueError>> + Send;
 
     /// Deletes keys of others beside the queue: copies that are old now. Answers how many there were.
-    fn forget_keys(&self, keys: &[String]) -> impl Future<Output = Result<usize, QueueError>> + Send;
+    fn delete_cache_keys(&self, keys: &[String]) -> impl Future<Output = Result<usize, QueueError>> + Send;
 
     /// What every run does once: looks at the next stretch of records and brings in order what does not agree. Bounded: the
     /// cost of one run does not grow with the queue, unless records and sets visibly differ.
@@ -549,7 +549,7 @@ pub trait Queue: Send + Sync + 'static {
         until: Timestamp,
     ) -> impl Future<Output = Result<usize, QueueError>> + Send;
 
-    /// Keeps this as the newest run that went well, or that failed, for [`RUN_NOTES_LIFETIME`], if it keeps any.
+    /// Keeps this as the newest run that went well, or that failed, for [`RUN_SUMMARIES_LIFETIME`], if it keeps any.
     fn record_run(&self, _note: &RunSummary) -> impl Future<Output = Result<(), QueueError>> + Send {
         async { Ok(()) }
     }
@@ -583,13 +583,13 @@ pub trait Queue: Send + Sync + 'static {
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     /// Redis did not answer, or not in time.
-    #[error("reach Redis at {server}: {detail}")]
+    #[error("cannot reach Redis at {server}: {detail}")]
     Unreachable { server: String, detail: String },
     /// Redis answered with an error: full, read-only, loading, a key of the wrong type, no permission.
-    #[error("carry out {action} in Redis at {server}, which refused: {detail}")]
+    #[error("Redis at {server} refused {action}: {detail}")]
     Refused { server: String, action: &'static str, detail: String },
     /// Redis answered something this worker cannot understand.
-    #[error("understand the answer of Redis at {server} to {action}: {detail}")]
+    #[error("Redis at {server} gave an unexpected reply when {action}: {detail}")]
     Unexpected { server: String, action: &'static str, detail: String },
 }
 

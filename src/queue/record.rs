@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// No time in a record is later than this from now.
-pub use crate::model::LONGEST_WAIT;
+pub use crate::model::MAX_REQUEST_DELAY;
 
 /// The score of a ready object is its class times this, plus when it was first asked for in milliseconds.
 pub const CLASS_WIDTH: i64 = 10_000_000_000_000;
@@ -25,14 +25,14 @@ pub const LAPSED: &str = "lapsed";
 pub const CIRCUIT: &str = "circuit";
 
 /// The most objects that one lease call sets aside.
-pub const MOST_SET_ASIDE: usize = 1000;
+pub const MAX_SET_ASIDE: usize = 1000;
 
 /// The code of what waits because it would have become a dead letter, and there is no room.
 pub const DEAD_LETTERS_FULL: &str = "dead_letters_full";
 
 /// For how long the answer to a settlement is remembered: sent again within it, since its answer was lost, it is told the same and
 /// changes nothing.
-pub const ANSWER_LIFETIME: Duration = Duration::from_secs(60);
+pub const REPLY_LIFETIME: Duration = Duration::from_secs(60);
 
 /// How long that waits.
 const NO_ROOM_HOLD: Duration = Duration::from_secs(10 * 60);
@@ -42,7 +42,7 @@ const NO_ROOM_HOLD: Duration = Duration::from_secs(10 * 60);
 pub const FIRST_HOLD: Duration = Duration::from_secs(30);
 
 /// … up to this.
-pub const LONGEST_HOLD: Duration = Duration::from_secs(10 * 60);
+pub const MAX_HOLD: Duration = Duration::from_secs(10 * 60);
 
 /// How many requests of each class of the mailbox, and of those that are due and not yet moved, are looked at for the oldest.
 pub const LOOKED_AT_FOR_OLDEST: usize = 10;
@@ -64,12 +64,12 @@ pub struct QueueLimits {
     /// The most objects among the dead letters; beyond, an object is returned and waits instead of becoming one.
     pub dead_letters: usize,
     /// The most unreadable mail among the dead letters; the oldest gives way and is counted.
-    pub unreadable_letters: usize,
+    pub dead_entries: usize,
 }
 
 impl Default for QueueLimits {
     fn default() -> Self {
-        Self { max_attempts: 3, dead_letters: 10_000, unreadable_letters: 1_000 }
+        Self { max_attempts: 3, dead_letters: 10_000, dead_entries: 1_000 }
     }
 }
 
@@ -254,8 +254,8 @@ impl Record {
             token: LeaseToken(token),
             merges: self.merges,
             priority: self.wanted.priority,
-            first_asked: self.wanted.first,
-            last_asked: self.wanted.last,
+            first_requested: self.wanted.first,
+            last_requested: self.wanted.last,
             attempts: self.wanted.attempts,
             lapses: self.lapses,
             held: self.held,
@@ -437,7 +437,7 @@ pub fn name_of_batch(settlements: &[(Lease, Settlement)]) -> String {
 
 /// How long an object is held that was returned with a hold so many times in a row.
 fn hold_of(times: u32) -> Duration {
-    (FIRST_HOLD * (1 << (times - 1).min(10))).min(LONGEST_HOLD)
+    (FIRST_HOLD * (1 << (times - 1).min(10))).min(MAX_HOLD)
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
@@ -448,7 +448,7 @@ const fn is_none(count: &u32) -> bool {
 /// Brings a time into [epoch, now + 24 h].
 #[must_use]
 pub fn clamp(time: Timestamp, now: Timestamp) -> Timestamp {
-    time.clamp(Timestamp::EPOCH, (now + LONGEST_WAIT).max(Timestamp::EPOCH))
+    time.clamp(Timestamp::EPOCH, (now + MAX_REQUEST_DELAY).max(Timestamp::EPOCH))
 }
 
 /// The start of a text, at most [`MAX_BODY_BYTES`].

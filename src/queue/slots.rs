@@ -6,14 +6,14 @@ use std::{fmt, future::Future, time::Duration};
 use super::{Fingerprint, QueueError, record::clip};
 use crate::{
     clock::Timestamp,
-    model::{EndpointKind, Kind, LearnedRate},
+    model::{EndpointKind, Kind, AimdState},
 };
 
 /// How long a learned rate is kept.
 pub const RATE_LIFETIME: Duration = Duration::from_secs(60 * 60);
 
 /// How long a circuit stays open when nobody opens it anew.
-pub const PAUSE_LIFETIME: Duration = Duration::from_secs(60 * 60);
+pub const CIRCUIT_LIFETIME: Duration = Duration::from_secs(60 * 60);
 
 /// How long the count of a day's calls is kept: past its end, whatever the clocks say.
 pub const CALLS_LIFETIME: Duration = Duration::from_secs(48 * 60 * 60);
@@ -22,7 +22,7 @@ pub const CALLS_LIFETIME: Duration = Duration::from_secs(48 * 60 * 60);
 #[derive(Clone, Debug, PartialEq)]
 pub enum Slot {
     /// Ours. With the rate that earlier runs learned, if they did.
-    Taken { learned_rate: Option<LearnedRate> },
+    Taken { aimd_state: Option<AimdState> },
     /// Another run uses the key, or only just stopped.
     Held { for_another: Duration },
     /// The key rests.
@@ -35,7 +35,7 @@ pub struct SlotView {
     pub holder: Holder,
     /// How long this stays so unless somebody does something; zero for a free slot.
     pub for_another: Duration,
-    pub learned_rate: Option<LearnedRate>,
+    pub aimd_state: Option<AimdState>,
 }
 
 /// Who has a slot.
@@ -159,7 +159,7 @@ impl Circuit {
 }
 
 /// What overlapping runs agree on. **Invariant: a key is used by one run at a time.**
-pub trait Slots: Send + Sync + 'static {
+pub trait SharedState: Send + Sync + 'static {
     /// Takes the key's slot when it is free, or ours already: an answer may be lost on its way.
     fn take_key(
         &self,
@@ -177,7 +177,7 @@ pub trait Slots: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<bool>, QueueError>> + Send;
 
     /// Lets the key rest. Only its holder may, and a later refusal may only lengthen the rest.
-    fn pause_key(
+    fn cool_down_key(
         &self,
         key: &Fingerprint,
         run: &str,
@@ -187,7 +187,7 @@ pub trait Slots: Send + Sync + 'static {
 
     /// Gives the slot back after the last call ended: it lives on for `linger`, so that the next holder's fresh limiter
     /// cannot add a burst.
-    fn give_back_key(
+    fn release_key(
         &self,
         key: &Fingerprint,
         run: &str,
@@ -198,14 +198,14 @@ pub trait Slots: Send + Sync + 'static {
     fn remember_rate(
         &self,
         key: &Fingerprint,
-        learned: LearnedRate,
+        learned: AimdState,
     ) -> impl Future<Output = Result<(), QueueError>> + Send;
 
     /// Looks at a slot and changes nothing.
     fn look_at_key(&self, key: &Fingerprint) -> impl Future<Output = Result<SlotView, QueueError>> + Send;
 
     /// Ends a rest before its time, as an operator may. Answers whether there was one.
-    fn end_rest(&self, key: &Fingerprint) -> impl Future<Output = Result<bool, QueueError>> + Send;
+    fn end_cooldown(&self, key: &Fingerprint) -> impl Future<Output = Result<bool, QueueError>> + Send;
 
     /// Takes at most `wanted` calls of the limit of a day, which is named by its midnight; as many as are left. What was
     /// taken counts, whether or not the call is made.
@@ -217,7 +217,7 @@ pub trait Slots: Send + Sync + 'static {
     ) -> impl Future<Output = Result<CallsGranted, QueueError>> + Send;
 
     /// Gives calls back that were taken of that day and not made.
-    fn give_back_calls(&self, day: Timestamp, calls: u64) -> impl Future<Output = Result<(), QueueError>> + Send;
+    fn return_calls(&self, day: Timestamp, calls: u64) -> impl Future<Output = Result<(), QueueError>> + Send;
 
     /// How many calls of that day were taken.
     fn calls_taken(&self, day: Timestamp) -> impl Future<Output = Result<u64, QueueError>> + Send;
@@ -225,7 +225,7 @@ pub trait Slots: Send + Sync + 'static {
     /// All open circuits, in the order of [`CircuitScope::ALL`]; one round trip.
     fn circuits(&self) -> impl Future<Output = Result<Vec<Circuit>, QueueError>> + Send;
 
-    /// Opens a circuit for [`PAUSE_LIFETIME`] from now. One that is open keeps its `since` and the later probe, and takes
+    /// Opens a circuit for [`CIRCUIT_LIFETIME`] from now. One that is open keeps its `since` and the later probe, and takes
     /// the new reason.
     fn open_circuit(&self, circuit: &Circuit) -> impl Future<Output = Result<(), QueueError>> + Send;
 

@@ -85,7 +85,7 @@ pub use self::{
     census::Census,
     fixtures::FixturesError,
     misbehave::{Matches, Misbehaviour, Rule},
-    portal::{MOST_KEYS, PortalKey, PortalTrouble},
+    portal::{MAX_KEYS, PortalKey, PortalTrouble},
     request::Endpoint,
 };
 use self::{
@@ -138,9 +138,9 @@ impl Default for SimConfig {
 /// Why there is no simulator.
 #[derive(Debug, thiserror::Error)]
 pub enum SimError {
-    #[error("bind the simulator to {address}")]
+    #[error("cannot bind the simulator to {address}")]
     Bind { address: SocketAddr, source: io::Error },
-    #[error("start the simulator's thread")]
+    #[error("cannot start the simulator's thread")]
     Thread(#[source] io::Error),
     #[error(transparent)]
     Fixtures(#[from] FixturesError),

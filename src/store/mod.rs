@@ -115,7 +115,7 @@ pub const MAX_OUTBOX_ENTRIES: usize = 100;
 pub const ANSWERED_WELL_FOR: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Enough for every try of a call whose caller is in no hurry.
-pub const UNHURRIED: Duration = Duration::from_secs(60);
+pub const RELAXED_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One row of `refresh_runs`.
 #[derive(Clone, Debug)]
@@ -186,7 +186,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// An object of this kind that was answered well in the week before `now`, none of these tags, and one whose copy is old if
     /// there is one: what a control call asks for.
-    fn answered_well(
+    fn control_object(
         &self,
         kind: Kind,
         but: &[String],
@@ -198,7 +198,7 @@ pub trait Store: Send + Sync + 'static {
     /// nothing of it was stored and that the store as a whole is in trouble; a record that hurts only itself is
     /// [`Committed::Poison`], and one that may be stored later [`Committed::Held`].
     fn commit(&self, now: Timestamp, batch: &[Fetched]) -> impl Future<Output = Result<Commit, StoreError>> + Send {
-        self.commit_and_delete(now, batch, &[], UNHURRIED)
+        self.commit_and_delete(now, batch, &[], RELAXED_TIMEOUT)
     }
 
     /// [`Self::commit`], and in the same transaction the notes of these ids are forgotten: they are told. All tries
@@ -233,21 +233,21 @@ pub trait Store: Send + Sync + 'static {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// No connection, or it broke, or it did not answer in time.
-    #[error("reach the database at {server}: {detail}")]
+    #[error("cannot reach the database at {server}: {detail}")]
     Unreachable { server: String, detail: String },
     /// The caller's limit came before an answer did.
-    #[error("{action} in the database at {server}: no time was left")]
+    #[error("cannot {action} in the database at {server}: no time was left")]
     OutOfTime { server: String, action: &'static str },
     /// The server answers and takes no writes.
-    #[error("write to the database at {server}: {detail}")]
+    #[error("cannot write to the database at {server}: {detail}")]
     ReadOnly { server: String, is_standby: bool, detail: String },
-    /// A right is missing; the detail says which, `remedy` is the statement that grants it.
-    #[error("{action} in the database at {server}: {detail}; to mend it: {remedy}")]
-    NotAllowed { server: String, action: &'static str, detail: String, remedy: String },
+    /// A right is missing; the detail says which, `fix` is the statement that grants it.
+    #[error("cannot {action} in the database at {server}: {detail}. Fix: {fix}")]
+    NotAllowed { server: String, action: &'static str, detail: String, fix: String },
     /// Somebody else holds a lock that no commit can go past; the detail says who, as far as it is known.
-    #[error("{action} in the database at {server}: {detail}")]
+    #[error("cannot {action} in the database at {server}: {detail}")]
     Locked { server: String, action: &'static str, detail: String },
     /// The database answered with an error.
-    #[error("{action} in the database at {server}: {detail}")]
+    #[error("cannot {action} in the database at {server}: {detail}")]
     Failed { server: String, action: &'static str, detail: String },
 }

@@ -23,7 +23,7 @@ const FIRST_FETCH_GUESS: Duration = Duration::from_millis(300);
 const FIRST_COMMIT_GUESS: Duration = Duration::from_millis(300);
 
 /// With less time than this a run begins nothing.
-pub const LEAST_RUN: Duration = FIRST_FETCH_GUESS.saturating_add(MARGIN).saturating_add(FIRST_COMMIT_GUESS);
+pub const MIN_RUN_TIME: Duration = FIRST_FETCH_GUESS.saturating_add(MARGIN).saturating_add(FIRST_COMMIT_GUESS);
 
 /// The fetches of a kind that are remembered.
 const REMEMBERED: usize = 60;
@@ -100,7 +100,7 @@ impl Deadline {
         let budget = limits.iter().flatten().copied().fold(invocation, Duration::min);
         let costs = Costs { commit: FIRST_COMMIT_GUESS, fetches: Default::default() };
         let end = now + budget.min(WITHOUT_LIMIT);
-        let too_short = time_left.filter(|_| invocation <= LEAST_RUN).map(|time_left| TooShort { time_left, buffer });
+        let too_short = time_left.filter(|_| invocation <= MIN_RUN_TIME).map(|time_left| TooShort { time_left, buffer });
         Self { end, commits_end: end + buffer / 3, too_short, costs: Mutex::new(costs) }
     }
 

@@ -30,21 +30,21 @@ use super::{
     halt::{Force, Halt},
     in_hand::InHand,
     judgement::{Circuits, judged},
-    keys::KeyRing,
+    keys::KeySlots,
     mail::admit_mail,
     report::{StopReason, Tally},
     standing::{LONGEST_MAX_AGE, Standing, standing},
 };
 use crate::{
     api::{
-        allowance::Allowance,
-        judge::{Bench, Judge, Scope},
-        run_keys::RunKeys,
+        allowance::DailyQuota,
+        judge::{SharedJudge, Judge, Scope},
+        run_keys::KeyPool,
     },
     clock::{ServerTime, Timestamp},
-    derive::followup,
+    follow::followup,
     model::{FollowUp, ObjectId, Outcome, Priority},
-    queue::{Circuit, Lease, LeaseRequest, LeaseToken, Leased, MailLimits, Queue, QueueError, Slots},
+    queue::{Circuit, Lease, LeaseRequest, LeaseToken, Leased, MailLimits, Queue, QueueError, SharedState},
     store::{Freshness, Store, StoreError},
 };
 
@@ -75,8 +75,8 @@ pub struct Drain<'a, Q, S> {
     pub deadline: &'a Deadline,
     /// Whoever caches what changes is told.
     pub caches: &'a Caches<'a>,
-    pub keys: &'a RunKeys,
-    pub ring: &'a KeyRing<'a, Q>,
+    pub keys: &'a KeyPool,
+    pub ring: &'a KeySlots<'a, Q>,
     pub halt: &'a Halt,
     pub flow: Flow,
     pub tally: &'a Mutex<Tally>,
@@ -86,7 +86,7 @@ pub struct Drain<'a, Q, S> {
     /// The objects that this run was asked for by name and has not leased yet.
     pub named: Mutex<Vec<ObjectId>>,
     /// Whose fault bad answers are.
-    pub bench: Bench,
+    pub bench: SharedJudge,
     pub circuits: Mutex<Circuits>,
     /// The API failed and this run may probe it: nothing else is leased until the probe was answered.
     pub probing: Option<Circuit>,
@@ -111,7 +111,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
+impl<Q: Queue + SharedState, S: Store> Drain<'_, Q, S> {
     /// Drains until there is a reason to end, which is then in `halt`.
     pub async fn drain(&self) {
         self.tell_what_was_left().await;
@@ -147,14 +147,14 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             if self.flow.counts().behind > 0 && !self.halt.is_forced() {
                 self.flow.now_those_behind();
                 self.flow.until(|counts| counts.behind == 0).await;
-            } else if !self.halt.is_forced() && self.keys.usable() > 0 && self.bench.look(Judge::has_doubts) {
+            } else if !self.halt.is_forced() && self.keys.usable() > 0 && self.bench.read(Judge::has_doubts) {
                 self.ask_the_judge().await;
             } else {
                 break;
             }
         }
         // What still waits for a ruling gets none any more. Where calls could not go on, nothing follows from that.
-        self.bench.tell(if self.halt.is_forced() { Judge::leave_undecided } else { Judge::finish });
+        self.bench.update(if self.halt.is_forced() { Judge::leave_undecided } else { Judge::finish });
         self.return_unused_probes().await;
     }
 
@@ -182,7 +182,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             if let Some(error) = batch.not_admitted.as_ref().filter(|_| !told_of_mail) {
                 told_of_mail = true;
                 warn!(error = %error, "could not admit mail; it waits, and what is ready is worked off");
-                lock(self.tally).error(format!("failed to {error}"));
+                lock(self.tally).error(error.to_string());
             }
             let nothing = batch.leases.is_empty();
             let suspect = batch.suspect_waits || batch.leases.iter().any(Lease::is_suspect);
@@ -202,7 +202,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 if counts.open == counts.waiting && counts.behind > 0 {
                     self.flow.now_those_behind();
                     self.wait(|counts| counts.behind == 0, None).await;
-                } else if counts.open == counts.waiting && self.bench.look(Judge::has_doubts) {
+                } else if counts.open == counts.waiting && self.bench.read(Judge::has_doubts) {
                     self.ask_the_judge().await;
                 } else if counts.open == 0 {
                     return match batch.not_admitted {
@@ -228,7 +228,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
 
     /// Nothing else is at hand, and something is in doubt: a control call decides, or nothing does.
     async fn ask_the_judge(&self) {
-        if self.bench.tell(Judge::nothing_else) {
+        if self.bench.update(Judge::nothing_else_to_call) {
             let answered = self.bench.until(|judge| judge.control().is_none().then_some(()));
             tokio::select! {
                 () = answered => {}
@@ -242,8 +242,8 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
 
     /// A probe that this run claimed and had nothing for is another run's.
     async fn return_unused_probes(&self) {
-        let (mut unused, api_is_unused) = self.bench.look(|judge| {
-            let nothing_heard = judge.bads() + judge.goods() == 0;
+        let (mut unused, api_is_unused) = self.bench.read(|judge| {
+            let nothing_heard = judge.bad_count() + judge.good_count() == 0;
             (judge.unused_probes(), nothing_heard && judge.is_convicted(&Scope::Api))
         });
         unused.extend(self.probing.as_ref().filter(|_| api_is_unused).map(|_| Scope::Api));
@@ -255,7 +255,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         }
     }
 
-    /// Why a run ends when nothing is ready any more.
+    /// Why a run ends when the queue is empty.
     fn end_of_work(&self) -> StopReason {
         if lock(&self.circuits).is_empty() { StopReason::QueueEmpty } else { StopReason::CircuitOpen }
     }
@@ -271,7 +271,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             self.flow.now_those_behind();
             self.flow.until(|counts| counts.behind == 0).await;
         }
-        let (fails, bads) = self.bench.look(|judge| (judge.is_convicted(&Scope::Api), judge.bads()));
+        let (fails, bads) = self.bench.read(|judge| (judge.is_convicted(&Scope::Api), judge.bad_count()));
         if fails && bads > 0 {
             self.probe_failed();
         }
@@ -312,7 +312,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 self.wait(|counts| counts.unstarted == 0, None).await;
                 continue;
             }
-            if self.keys.allowance().is_some_and(Allowance::is_used_up) {
+            if self.keys.daily_quota().is_some_and(DailyQuota::is_exhausted) {
                 self.day_used_up();
                 return None;
             }
@@ -405,7 +405,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
 
     /// Whether one of our keys is neither lost nor benched for the rest of the run, or is about to be replaced.
     fn some_key_may_come_back(&self) -> bool {
-        let benched = self.keys.resting().iter().filter(|rest| rest.remaining.is_none()).count();
+        let benched = self.keys.cooldowns().iter().filter(|rest| rest.remaining.is_none()).count();
         self.keys.fingerprints().len() > benched || self.ring.is_about_to_log_in()
     }
 
@@ -581,7 +581,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         work: &mpsc::Sender<Work>,
         ended: &mpsc::Sender<Ended>,
     ) {
-        let next_look = known.as_ref().and_then(|known| self.next_look_at_stored(&lease.object, known));
+        let next_poll = known.as_ref().and_then(|known| self.next_look_at_stored(&lease.object, known));
         match standing(&lease, known.as_ref(), now) {
             Standing::Call => {
                 self.flow.queued();
@@ -589,10 +589,10 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 let _ = work.send(Work { lease, league: known.and_then(|known| known.league) }).await;
             }
             Standing::Fresh => {
-                let _ = ended.send(Ended::fresh(lease, next_look)).await;
+                let _ = ended.send(Ended::fresh(lease, next_poll)).await;
             }
             Standing::Later(until) => {
-                let _ = ended.send(Ended::later(lease, until, next_look)).await;
+                let _ = ended.send(Ended::later(lease, until, next_poll)).await;
             }
         }
     }
@@ -601,7 +601,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     fn next_look_at_stored(&self, object: &ObjectId, stored: &Freshness) -> Option<FollowUp> {
         let memory = stored.league.as_ref().filter(|_| self.worker.config.follow_ups.wars)?;
         let fresh_until = stored.fresh_until.min(stored.fetched_at + LONGEST_MAX_AGE);
-        followup::next_look(object, memory, stored.fetched_at, fresh_until)
+        followup::next_poll(object, memory, stored.fetched_at, fresh_until)
     }
 
     /// Renews leases and key slots until the stages are done, and watches for the order to stop.
@@ -653,7 +653,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
 
     /// All calls of this day are made: what was not started is given back.
     pub fn day_used_up(&self) {
-        self.halt.end(Force::StartNothing, StopReason::DayUsedUp, None);
+        self.halt.end(Force::StartNothing, StopReason::DailyQuotaExhausted, None);
     }
 
     /// What would have become a dead letter waits: none of those that are there may be lost for it.
@@ -663,7 +663,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     }
 
     pub fn queue_down(&self, error: &QueueError) {
-        self.halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
+        self.halt.end(Force::StartNothing, StopReason::QueueDown, Some(error.to_string()));
     }
 
     /// The database could not be used, asked since then. That the time of the run was over before it answered says nothing
@@ -671,7 +671,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     pub fn store_failed(&self, error: &StoreError, asked: Instant) -> bool {
         let is_over = matches!(error, StoreError::Locked { .. }) && Instant::now() >= self.deadline.end();
         let waited = if is_over { "; no time was left to wait for it" } else { "" };
-        let failure = format!("failed to {error}{waited}");
+        let failure = format!("{error}{waited}");
         if (is_over || matches!(error, StoreError::OutOfTime { .. })) && asked.elapsed() < SILENCE {
             warn!(error = %error, "the database was too slow for the end of this run; what it did not take is given back");
             lock(self.tally).error(failure);

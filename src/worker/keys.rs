@@ -1,5 +1,5 @@
 //! The keys of one run: slots taken at its start, renewed while it goes on, given back at its end. Talks to the queue's
-//! [`Slots`] and to the keys' limiters.
+//! [`SharedState`] and to the keys' limiters.
 //!
 //! **Invariant: a key is used by one run at a time**, and only while its slot is certainly held.
 
@@ -15,12 +15,12 @@ use super::login::{self, Told};
 
 use crate::{
     api::{
-        ApiKey, Wallet,
-        run_keys::{Rest, RunKeys, SlotStart},
+        ApiKey, KeyStore,
+        run_keys::{Cooldown, KeyPool, SlotStart},
     },
     clock::Clock,
-    model::{Fingerprint, LearnedRate},
-    queue::{QueueError, Slot, Slots},
+    model::{Fingerprint, AimdState},
+    queue::{QueueError, Slot, SharedState},
 };
 
 /// How long a slot lasts unless it is renewed, which is done every third of it. Long enough for a server that fails over,
@@ -47,7 +47,7 @@ const REJECTED_REST: Duration = Duration::from_secs(9 * 60);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Stands before the reason when a key rests because the API does not accept it.
-pub const BENCHED: &str = "benched: ";
+pub const BENCHED: &str = "rejected: ";
 
 /// What taking the slots came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,16 +66,16 @@ struct Untold {
     key: Fingerprint,
     reason: String,
     until: Instant,
-    learned: Option<LearnedRate>,
+    learned: Option<AimdState>,
 }
 
 /// The key slots of one run.
 #[derive(Debug)]
-pub struct KeyRing<'a, S> {
+pub struct KeySlots<'a, S> {
     slots: &'a S,
     clock: &'a dyn Clock,
-    wallet: &'a Wallet,
-    keys: &'a RunKeys,
+    key_store: &'a KeyStore,
+    keys: &'a KeyPool,
     /// Names this attempt of a run, and no other.
     run: &'a str,
     lifetime: Duration,
@@ -88,12 +88,12 @@ pub struct KeyRing<'a, S> {
     logging_in: watch::Sender<bool>,
 }
 
-impl<'a, S: Slots> KeyRing<'a, S> {
+impl<'a, S: Slots> KeySlots<'a, S> {
     pub fn new(
         slots: &'a S,
         clock: &'a dyn Clock,
-        wallet: &'a Wallet,
-        keys: &'a RunKeys,
+        key_store: &'a KeyStore,
+        keys: &'a KeyPool,
         run: &'a str,
         lifetime: Duration,
         wanted: Option<usize>,
@@ -102,7 +102,7 @@ impl<'a, S: Slots> KeyRing<'a, S> {
         Self {
             slots,
             clock,
-            wallet,
+            key_store,
             keys,
             run,
             lifetime,
@@ -119,14 +119,14 @@ impl<'a, S: Slots> KeyRing<'a, S> {
     }
 
     /// The keys of this run.
-    pub const fn keys(&self) -> &'a RunKeys {
+    pub const fn keys(&self) -> &'a KeyPool {
         self.keys
     }
 
     /// Takes free slots, starting at a random key so that overlapping runs do not all ask for the same one first.
     pub async fn take(&self) -> Result<Taken, QueueError> {
         let held = self.keys.fingerprints();
-        let mut keys = self.wallet.keys();
+        let mut keys = self.key_store.keys();
         // Whose rest is not known elsewhere yet has a slot that is still ours, and would be taken again.
         let untold: Vec<Fingerprint> = self.untold().iter().map(|untold| untold.key.clone()).collect();
         keys.retain(|key| !held.contains(key.fingerprint()) && !untold.contains(key.fingerprint()));
@@ -139,7 +139,7 @@ impl<'a, S: Slots> KeyRing<'a, S> {
             match self.take_one(key).await? {
                 Slot::Taken { .. } => {}
                 Slot::Held { .. } => held += 1,
-                Slot::Paused { reason, for_another } => {
+                Slot::CoolingDown { reason, for_another } => {
                     paused += 1;
                     if !self.was_replaced(key, &reason) {
                         self.rest_until(key.clone(), Instant::now() + for_another);
@@ -157,7 +157,7 @@ impl<'a, S: Slots> KeyRing<'a, S> {
     /// A key of the portal that the API refused to another run is replaced, as if it had been refused here: waiting for
     /// the end of its rest would not help, and its replacement may be in the account already.
     fn was_replaced(&self, key: &ApiKey, reason: &str) -> bool {
-        let refused = reason.strip_prefix(BENCHED).is_some_and(|detail| self.wallet.refuse(key.fingerprint(), detail));
+        let refused = reason.strip_prefix(BENCHED).is_some_and(|detail| self.key_store.refuse(key.fingerprint(), detail));
         if refused {
             self.logging_in.send_replace(true);
         }
@@ -180,8 +180,8 @@ impl<'a, S: Slots> KeyRing<'a, S> {
         failpoint!("slot.before_take");
         let answer = self.slots.take_key(key.fingerprint(), self.run, self.lifetime).await?;
         failpoint!("slot.after_take");
-        if let Slot::Taken { learned_rate } = answer {
-            self.keys.add(key.clone(), learned_rate, start, self.lifetime);
+        if let Slot::Taken { aimd_state } = answer {
+            self.keys.add(key.clone(), aimd_state, start, self.lifetime);
         }
         Ok(answer)
     }
@@ -222,8 +222,8 @@ impl<'a, S: Slots> KeyRing<'a, S> {
                 Slot::Taken { .. } => {
                     tracing::info!(key.fingerprint = %key.fingerprint(), "a key is back from its rest");
                 }
-                Slot::Paused { reason, .. } if self.was_replaced(&key, &reason) => {}
-                Slot::Held { for_another } | Slot::Paused { for_another, .. } => {
+                Slot::CoolingDown { reason, .. } if self.was_replaced(&key, &reason) => {}
+                Slot::Held { for_another } | Slot::CoolingDown { for_another, .. } => {
                     self.rest_until(key, now + for_another);
                 }
             }
@@ -250,7 +250,7 @@ impl<'a, S: Slots> KeyRing<'a, S> {
     }
 
     fn rest_key(&self, key: &Fingerprint, rest: Duration) {
-        if let Some(known) = self.wallet.keys().into_iter().find(|known| known.fingerprint() == key) {
+        if let Some(known) = self.key_store.keys().into_iter().find(|known| known.fingerprint() == key) {
             self.rest_until(known, Instant::now() + rest);
         }
     }
@@ -264,14 +264,14 @@ impl<'a, S: Slots> KeyRing<'a, S> {
     /// slower; one that is not accepted is of no use to this run any more.
     pub async fn share_rests(&self) -> Result<(), QueueError> {
         let rates = self.keys.rates();
-        for Rest { key, reason, remaining } in self.keys.resting() {
-            let learned = self.keys.learned(&key);
+        for Cooldown { key, reason, remaining } in self.keys.cooldowns() {
+            let learned = self.keys.aimd_state(&key);
             let rate = rates.iter().find(|(other, _)| *other == key).map(|(_, rate)| *rate);
             let rest = remaining.unwrap_or(REJECTED_REST);
             warn!(key.fingerprint = %key, reason, rest_seconds = rest.as_secs(), rate, "the API refused a call: the key rests");
             // Ours no more, whether or not Redis hears of it: a paused slot is nobody's.
             self.keys.lose(&key);
-            if remaining.is_none() && self.wallet.refuse(&key, &reason) {
+            if remaining.is_none() && self.key_store.refuse(&key, &reason) {
                 self.logging_in.send_replace(true);
             }
             let until = Instant::now() + rest;
@@ -292,7 +292,7 @@ impl<'a, S: Slots> KeyRing<'a, S> {
             let Some(Untold { key, reason, until, learned }) = self.untold().first().cloned() else { return Ok(()) };
             let rest = until.saturating_duration_since(Instant::now());
             if !rest.is_zero() {
-                self.slots.pause_key(&key, self.run, &reason, rest).await?;
+                self.slots.cool_down_key(&key, self.run, &reason, rest).await?;
             }
             if let Some(learned) = learned {
                 self.slots.remember_rate(&key, learned).await?;
@@ -305,24 +305,24 @@ impl<'a, S: Slots> KeyRing<'a, S> {
         self.untold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logs in where keys are missing. Then the keys in use are those of the wallet: what was replaced leaves the rotation,
+    /// Logs in where keys are missing. Then the keys in use are those of the key store: what was replaced leaves the rotation,
     /// and the slots of what came new are asked for.
     pub async fn log_in(&self, until: Instant) -> Told {
         let in_use = self.keys.fingerprints();
-        let mut told = login::log_in(self.slots, self.wallet, self.clock, self.run, until).await;
+        let mut told = login::log_in(self.slots, self.key_store, self.clock, self.run, until).await;
         if let Err(error) = self.use_what_there_is(&in_use).await {
-            told.failures.push(format!("failed to {error}"));
+            told.failures.push(error.to_string());
         }
         self.logging_in.send_replace(false);
         told
     }
 
     async fn use_what_there_is(&self, in_use: &[Fingerprint]) -> Result<(), QueueError> {
-        let there_are = self.wallet.keys();
+        let there_are = self.key_store.keys();
         for key in in_use.iter().filter(|key| there_are.iter().all(|known| known.fingerprint() != *key)) {
-            let linger = self.keys.linger(key);
+            let linger = self.keys.release_cooldown(key);
             self.keys.lose(key);
-            self.slots.give_back_key(key, self.run, linger).await?;
+            self.slots.release_key(key, self.run, linger).await?;
         }
         if !in_use.is_empty() || *self.logging_in.borrow() {
             self.take().await?;
@@ -347,22 +347,22 @@ impl<'a, S: Slots> KeyRing<'a, S> {
 
     /// A key of the portal was refused a moment ago, and whoever was refused is about to say so.
     pub fn is_about_to_log_in(&self) -> bool {
-        let benched = |rest: &Rest| rest.remaining.is_none() && self.wallet.came_from_the_portal(&rest.key);
-        self.is_logging_in() || self.keys.resting().iter().any(benched)
+        let benched = |rest: &Cooldown| rest.remaining.is_none() && self.key_store.is_from_portal(&rest.key);
+        self.is_logging_in() || self.keys.cooldowns().iter().any(benched)
     }
 
     /// Gives the slots back, after the last call has ended. Each lives on for a moment, so that a new
     /// holder's fresh limiter cannot add a burst. With them goes the right to a login that the run's end has cut off.
     pub async fn give_back(&self) -> Result<(), QueueError> {
         let told = self.tell().await;
-        login::give_back_right(self.slots, self.wallet, self.run).await?;
+        login::give_back_right(self.slots, self.key_store, self.run).await?;
         for key in self.keys.fingerprints() {
-            let (linger, learned) = (self.keys.linger(&key), self.keys.learned(&key));
+            let (linger, learned) = (self.keys.release_cooldown(&key), self.keys.aimd_state(&key));
             self.keys.lose(&key);
             if let Some(learned) = learned {
                 self.slots.remember_rate(&key, learned).await?;
             }
-            self.slots.give_back_key(&key, self.run, linger).await?;
+            self.slots.release_key(&key, self.run, linger).await?;
         }
         told
     }

@@ -45,17 +45,17 @@ use self::{
     flow::Flow,
     halt::{Force, Halt},
     in_hand::InHand,
-    keys::{KeyRing, Taken},
+    keys::{KeySlots, Taken},
     report::{DayReport, QueueReport, RepairReport, RunEnd, RunReport, StopReason, Tally},
     tables::Tables,
 };
 use crate::{
-    api::{allowance::Allowance, client::ApiClient, judge::Bench, run_keys::RunKeys, wallet::Wallet},
+    api::{allowance::DailyQuota, client::ApiClient, judge::SharedJudge, run_keys::KeyPool, wallet::KeyStore},
     clock::{Clock, ClocksApart, ServerTime, Timestamp},
     config::{Pause, WorkerConfig},
-    derive::{AfterReport, AfterRun},
+    maintenance::{MaintenanceReport, Maintenance},
     model::{Kind, ObjectId, Outcome, Priority, RefreshRequest},
-    queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, RunSummary, Slots},
+    queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, RunSummary, SharedState},
     store::{RunRow, Store},
 };
 
@@ -119,7 +119,7 @@ pub struct Worker<Q, S> {
     pub queue: Arc<Q>,
     pub store: Arc<S>,
     pub api: ApiClient,
-    pub wallet: Wallet,
+    pub key_store: KeyStore,
     pub clock: Arc<dyn Clock>,
     pub config: WorkerConfig,
     /// Calls a second and key that may never be exceeded.
@@ -131,14 +131,14 @@ pub struct Worker<Q, S> {
     pub stop: Stop,
     pub tables: Tables,
     /// What follows the drain, if anything does.
-    pub after: Option<Arc<AfterRun>>,
+    pub after: Option<Arc<Maintenance>>,
 }
 
-impl<Q: Queue + Slots, S: Store> Runs for Worker<Q, S> {
+impl<Q: Queue + SharedState, S: Store> Runs for Worker<Q, S> {
     async fn run(&self, options: RunOptions, progress: &dyn Progress) -> RunReport {
         let began = Instant::now();
         let run = options.run.clone().unwrap_or_else(made_up_name);
-        let keys = RunKeys::new(Arc::clone(&self.clock), self.reqs_per_sec);
+        let keys = KeyPool::new(Arc::clone(&self.clock), self.reqs_per_sec);
         let tally = Mutex::new(Tally::new(run.clone(), self.clock.wall()));
         let halt = Halt::default();
         let limits = [options.max_runtime, self.config.max_runtime];
@@ -173,14 +173,14 @@ impl<Q: Queue + Slots, S: Store> Runs for Worker<Q, S> {
 struct Open<'a> {
     run: &'a str,
     deadline: &'a Deadline,
-    keys: &'a RunKeys,
+    keys: &'a KeyPool,
     tally: &'a Mutex<Tally>,
     halt: &'a Halt,
     time: &'a ServerTime,
     caches: &'a Caches<'a>,
 }
 
-impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
+impl<Q: Queue + SharedState, S: Store> Worker<Q, S> {
     /// Asks the queue for the time and the database for a sign of life, puts the named requests in front, and sees to it
     /// that there are tables. What stands in the way of a drain ends up in `halt`.
     async fn open(
@@ -204,7 +204,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         let (time, uncertain) = match time {
             Some(Ok(time)) => time,
             Some(Err(error)) => {
-                halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
+                halt.end(Force::StartNothing, StopReason::QueueDown, Some(error.to_string()));
                 return None;
             }
             None => {
@@ -215,7 +215,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         self.compare_clocks(&time, uncertain, matches!(store, Some(Ok(()))), tally).await;
         lock(tally).started = time.now();
         if let Err(error) = self.put_in_front(&options.named, time.now(), tally).await {
-            halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
+            halt.end(Force::StartNothing, StopReason::QueueDown, Some(error.to_string()));
         }
         if let Some(too_short) = deadline.too_short() {
             halt.end(Force::StartNothing, StopReason::TimeoutTooShort, Some(too_short.to_string()));
@@ -223,14 +223,14 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         match store {
             Some(Ok(())) => {}
             Some(Err(error)) => {
-                halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(format!("failed to {error}")));
+                halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(error.to_string()));
             }
             None => halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(no_answer("the database", FIRST_ACT))),
         }
         if halt.reason().is_none()
             && let Err(problem) = self.tables.make(self.store.as_ref(), deadline.end()).await
         {
-            let failure = (problem.stops() != StopReason::Deadline).then(|| format!("failed to {problem}"));
+            let failure = (problem.stops() != StopReason::Deadline).then(|| problem.to_string());
             halt.end(Force::StartNothing, problem.stops(), failure);
         }
         if halt.reason().is_none() {
@@ -273,7 +273,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         let patience = LOCK_PATIENCE.min(until.saturating_duration_since(Instant::now()));
         let Err(error) = self.store.ready(patience).await else { return };
         let cut_short = if patience < LOCK_PATIENCE { "; no time was left to wait longer" } else { "" };
-        halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(format!("failed to {error}{cut_short}")));
+        halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(format!("{error}{cut_short}")));
     }
 
     /// The queue's time for a paused run, which does nothing but take mail in; without it not even that.
@@ -317,17 +317,17 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
     async fn drain(&self, options: &RunOptions, progress: &dyn Progress, open: &Open<'_>) {
         let Open { run, deadline, keys, tally, halt, time, caches } = *open;
         if let Some(per_day) = self.reqs_per_day {
-            keys.limit_the_day(Allowance::new(per_day, time.clone()));
+            keys.set_daily_quota(DailyQuota::new(per_day, time.clone()));
         }
         let clock = self.clock.as_ref();
         // Lambda delivers a request more than once, under one id: two attempts must not be one holder.
         let holder = format!("{run}/{:08x}", fastrand::u32(..));
         let lifetime = keys::slot_lifetime();
-        let ring = KeyRing::new(self.queue.as_ref(), clock, &self.wallet, keys, &holder, lifetime, self.keys_per_run);
+        let ring = KeySlots::new(self.queue.as_ref(), clock, &self.key_store, keys, &holder, lifetime, self.keys_per_run);
         let open_circuits = match self.admission(&ring, time, deadline, halt, tally).await {
             Ok(circuits) => circuits,
             Err(error) => {
-                halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
+                halt.end(Force::StartNothing, StopReason::QueueDown, Some(error.to_string()));
                 Vec::new()
             }
         };
@@ -335,12 +335,12 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         if halt.reason().is_none()
             && let Err(error) = self.reconcile(time, tally).await
         {
-            halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
+            halt.end(Force::StartNothing, StopReason::QueueDown, Some(error.to_string()));
         }
         if halt.reason().is_none() {
-            let bench = Bench::default();
+            let bench = SharedJudge::default();
             for circuit in &open_circuits {
-                bench.note(|judge| judge.remember(judgement::judged(circuit.scope)));
+                bench.update_quietly(|judge| judge.remember(judgement::judged(circuit.scope)));
             }
             let drain = Drain {
                 worker: self,
@@ -372,7 +372,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         }
         lock(tally).keys_usable = keys.usable() as u64;
         failpoint!("slot.before_give_back");
-        if let Err(error) = ring.give_back().await {
+        if let Err(error) = ring.release().await {
             warn!(error = %error, "could not give the key slots back; they run out by themselves");
         }
         failpoint!("slot.after_give_back");
@@ -389,7 +389,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         deadline: &Deadline,
         halt: &Halt,
         time: Option<&ServerTime>,
-    ) -> AfterReport {
+    ) -> MaintenanceReport {
         let last_word = deadline.end().max(Instant::now() + FIRST_ACT);
         let told = caches.finish(last_word).await;
         self.forget_what_is_told(caches).await;
@@ -402,9 +402,9 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
                 let now = time.map_or_else(|| self.clock.wall(), ServerTime::now);
                 after.run(now, deadline.end(), || self.stop.asked()).await
             }
-            _ => AfterReport::default(),
+            _ => MaintenanceReport::default(),
         };
-        AfterReport { caches: told, ..report }
+        MaintenanceReport { caches: told, ..report }
     }
 
     /// What is not forgotten now is told once more by a later run.
@@ -431,7 +431,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
     /// circuits that are open.
     async fn admission(
         &self,
-        ring: &KeyRing<'_, Q>,
+        ring: &KeySlots<'_, Q>,
         time: &ServerTime,
         deadline: &Deadline,
         halt: &Halt,
@@ -478,19 +478,19 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
     }
 
     /// Without a call left of this day nothing is leased.
-    async fn has_calls_left(&self, ring: &KeyRing<'_, Q>, halt: &Halt) -> Result<(), QueueError> {
+    async fn has_calls_left(&self, ring: &KeySlots<'_, Q>, halt: &Halt) -> Result<(), QueueError> {
         let keys = ring.keys();
-        let Some(allowance) = keys.allowance() else { return Ok(()) };
+        let Some(allowance) = keys.daily_quota() else { return Ok(()) };
         if !allowance::take_block(self.queue.as_ref(), allowance, keys).await? {
-            halt.end(Force::StartNothing, StopReason::DayUsedUp, None);
+            halt.end(Force::StartNothing, StopReason::DailyQuotaExhausted, None);
         }
         Ok(())
     }
 
     /// Whether there is any key at all; logs in when that can give some.
-    async fn has_keys(&self, ring: &KeyRing<'_, Q>, deadline: &Deadline, halt: &Halt, tally: &Mutex<Tally>) -> bool {
+    async fn has_keys(&self, ring: &KeySlots<'_, Q>, deadline: &Deadline, halt: &Halt, tally: &Mutex<Tally>) -> bool {
         let mut failure = None;
-        if self.wallet.wants_login() {
+        if self.key_store.needs_login() {
             let told = tokio::select! {
                 told = ring.log_in(deadline.leasing_ends()) => told,
                 () = self.stop.asked() => {
@@ -501,7 +501,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             failure = told.failure();
             lock(tally).logged_in(told);
         }
-        let has_keys = !self.wallet.keys().is_empty();
+        let has_keys = !self.key_store.keys().is_empty();
         match failure {
             Some(failure) if has_keys => warn!("going on without the keys of every account: {failure}"),
             Some(failure) => halt.end(Force::StartNothing, StopReason::NoUsableKey, Some(failure)),
@@ -518,7 +518,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
     async fn close(
         &self,
         began: Instant,
-        keys: &RunKeys,
+        keys: &KeyPool,
         tally: Tally,
         halt: &Halt,
         time: Option<&ServerTime>,

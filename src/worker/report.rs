@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::login::Told;
 use crate::{
     clock::{ClocksApart, Timestamp, WrongClock},
-    derive::AfterReport,
+    maintenance::MaintenanceReport,
     model::{Kind, Outcome, Priority},
     queue::{Admitted, Enqueued, NotQueued, QueueStats, Repaired},
 };
@@ -36,8 +36,8 @@ pub enum StopReason {
     #[serde(rename = "keys_cooling_down")]
     KeysCoolingDown,
     /// All calls that `COC_REQS_PER_DAY` allows are made.
-    #[serde(rename = "daily_cap")]
-    DayUsedUp,
+    #[serde(rename = "daily_quota")]
+    DailyQuotaExhausted,
     /// The API is in maintenance.
     Maintenance,
     /// What is left waits for the API, or for one of its endpoints, to work again.
@@ -66,7 +66,7 @@ impl StopReason {
         Self::RefreshPaused,
         Self::AlreadyRunning,
         Self::KeysCoolingDown,
-        Self::DayUsedUp,
+        Self::DailyQuotaExhausted,
         Self::Maintenance,
         Self::CircuitOpen,
         Self::ApiUnreachable,
@@ -87,7 +87,7 @@ impl StopReason {
             Self::RefreshPaused => "refresh_paused",
             Self::AlreadyRunning => "already_running",
             Self::KeysCoolingDown => "keys_cooling_down",
-            Self::DayUsedUp => "daily_cap",
+            Self::DailyQuotaExhausted => "daily_quota",
             Self::Maintenance => "maintenance",
             Self::CircuitOpen => "circuit_open",
             Self::ApiUnreachable => "api_unreachable",
@@ -109,19 +109,19 @@ impl StopReason {
     #[must_use]
     pub const fn sentence(self) -> &'static str {
         match self {
-            Self::QueueEmpty => "nothing is ready any more",
-            Self::Deadline => "the time is used up; the rest follows with the next run",
-            Self::MaxRequests => "the number of requests asked for is reached",
-            Self::Shutdown => "the sandbox was shut down; the rest follows with the next run",
-            Self::RefreshPaused => "refreshing is switched off (REFRESH_PAUSED or DISABLE_AUTO_REFRESH_QUEUE)",
-            Self::AlreadyRunning => "another run uses every key and serves what is queued",
-            Self::KeysCoolingDown => "every key rests after a refusal; what is queued waits",
-            Self::DayUsedUp => "the calls that COC_REQS_PER_DAY allows are made; what is queued waits",
-            Self::Maintenance => "the API is in maintenance; what is queued waits",
-            Self::CircuitOpen => "what is left waits until the API, or one of its endpoints, works again",
-            Self::ApiUnreachable => "no call was answered well",
+            Self::QueueEmpty => "the queue is empty",
+            Self::Deadline => "the time of the run is used up; the next run continues",
+            Self::MaxRequests => "the requested number of requests is done",
+            Self::Shutdown => "the sandbox was shut down; the next run continues",
+            Self::RefreshPaused => "refreshes are paused (REFRESH_PAUSED or DISABLE_AUTO_REFRESH_QUEUE)",
+            Self::AlreadyRunning => "another run uses every API key and works through the queue",
+            Self::KeysCoolingDown => "every API key is cooling down after a refusal; the queue waits",
+            Self::DailyQuotaExhausted => "the calls of the day (COC_REQS_PER_DAY) are used up; the queue waits",
+            Self::Maintenance => "the API is in maintenance; the queue waits",
+            Self::CircuitOpen => "the remaining requests wait until the API, or one of its endpoints, recovers",
+            Self::ApiUnreachable => "no call succeeded",
             Self::DeadLettersFull => "there is no room for more dead letters",
-            Self::NoUsableKey => "no key is accepted any more",
+            Self::NoUsableKey => "no API key is accepted",
             Self::TimeoutTooShort => "the timeout of the function is too short",
             Self::QueueDown => "the queue cannot be used",
             Self::DatabaseDown => "the database cannot be used",
@@ -150,7 +150,7 @@ impl StopReason {
             Self::RefreshPaused
                 | Self::AlreadyRunning
                 | Self::KeysCoolingDown
-                | Self::DayUsedUp
+                | Self::DailyQuotaExhausted
                 | Self::Maintenance
                 | Self::CircuitOpen
         )
@@ -178,7 +178,7 @@ pub struct RunReport {
     /// Outcomes by kind, without zeros.
     pub outcomes_by_kind: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
     /// Calls and outcomes by kind and class, without zeros: what the calls bought.
-    pub work_by_kind_and_class: BTreeMap<&'static str, BTreeMap<&'static str, BTreeMap<&'static str, u64>>>,
+    pub work_by_kind_and_priority: BTreeMap<&'static str, BTreeMap<&'static str, BTreeMap<&'static str, u64>>>,
     /// The first [`MAX_ERRORS`] errors.
     pub errors: Vec<String>,
     /// Errors that did not fit.
@@ -221,7 +221,7 @@ pub struct RunReport {
     pub clocks: Option<ClocksReport>,
     /// What followed the drain.
     #[serde(flatten)]
-    pub after: AfterReport,
+    pub after: MaintenanceReport,
     /// How the limit of the day stands; absent without `COC_REQS_PER_DAY`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub day: Option<DayReport>,
@@ -397,7 +397,7 @@ pub struct Tally {
     pub lapsed: u64,
     pub repaired: RepairReport,
     pub clocks: Option<ClocksReport>,
-    pub after: AfterReport,
+    pub after: MaintenanceReport,
     pub keys_held: u64,
     pub keys_usable: u64,
     pub keys_rejected: u64,
@@ -426,7 +426,7 @@ impl Tally {
             lapsed: 0,
             repaired: RepairReport { records: 0, places: 0, invalid_entries: 0, counters: 0 },
             clocks: None,
-            after: AfterReport::default(),
+            after: MaintenanceReport::default(),
             keys_held: 0,
             keys_usable: 0,
             keys_rejected: 0,
@@ -516,7 +516,7 @@ impl Tally {
             failed_requests: self.failed(),
             outcomes,
             outcomes_by_kind,
-            work_by_kind_and_class: work,
+            work_by_kind_and_priority: work,
             api_requests: end.api_requests,
             circuits: self.circuits,
             control_calls: self.control_calls,
@@ -608,7 +608,7 @@ mod tests {
         assert_eq!((report.processed_requests, report.failed_requests), (3, 1));
         assert_eq!(report.outcomes["stored"], 3);
         assert_eq!(report.outcomes_by_kind["player"]["stored"], 2);
-        let low = &report.work_by_kind_and_class["player"]["low"];
+        let low = &report.work_by_kind_and_priority["player"]["low"];
         assert_eq!((low["stored"], low["calls"]), (1, 2));
         assert_eq!(report.outcomes.len(), Outcome::ALL.len());
         assert_eq!(report.outcomes_by_kind["player"]["dead_letter"], 1);

@@ -1,6 +1,6 @@
 //! The keys of an account: what the portal lists, and what is kept, revoked and made of it. Pure functions of values.
 //!
-//! **Invariant: a key of another name is never touched**, and there are never more than [`MOST_KEYS`] in an account.
+//! **Invariant: a key of another name is never touched**, and there are never more than [`MAX_KEYS`] in an account.
 
 use std::{fmt, net::IpAddr};
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::model::Fingerprint;
 
 /// The most keys of an account, whoever made them.
-pub const MOST_KEYS: usize = 10;
+pub const MAX_KEYS: usize = 10;
 
 /// What keys there are to be in each account.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +101,7 @@ pub fn plan<'a>(listed: &'a [ListedKey], wanted: &WantedKeys, addresses: &[IpAdd
         .partition(|key| key.is_good_for(addresses) && !is_refused(key));
     let keep: Vec<&ListedKey> = good.into_iter().take(wanted.count).collect();
     let missing = wanted.count - keep.len();
-    let room = MOST_KEYS.saturating_sub(listed.len());
+    let room = MAX_KEYS.saturating_sub(listed.len());
     let (in_use, stale): (Vec<&ListedKey>, Vec<&ListedKey>) =
         stale.into_iter().partition(|key| known.in_use.contains(&key.fingerprint()));
     // What was refused is certainly of no use to anybody with our address.

@@ -24,7 +24,7 @@ use crate::{
 const CALL_TIME: Duration = Duration::from_secs(10);
 
 /// The most of a description that is repeated.
-const TOLD_CHARACTERS: usize = 200;
+const MAX_QUOTED_CHARS: usize = 200;
 
 /// The portal over HTTP.
 #[derive(Clone, Debug)]
@@ -147,7 +147,7 @@ impl Session<'_> {
         let description = told.as_ref().and_then(|body| body.get("description")).and_then(Value::as_str);
         Err(match description {
             Some(description) => {
-                let description = description.chars().take(TOLD_CHARACTERS).collect();
+                let description = description.chars().take(MAX_QUOTED_CHARS).collect();
                 PortalError::Refused { account: self.account.clone(), action, description }
             }
             None => self.down(action, format!("it answers {status}")),

@@ -29,8 +29,8 @@ fn name(token: &str) -> Fingerprint {
     Fingerprint::of(token)
 }
 
-fn holding(clock: &Arc<ManualClock>, cap_per_second: u32, tokens: &[&str]) -> Arc<RunKeys> {
-    let keys = RunKeys::new(clock.clone(), cap_per_second);
+fn holding(clock: &Arc<ManualClock>, cap_per_second: u32, tokens: &[&str]) -> Arc<KeyPool> {
+    let keys = KeyPool::new(clock.clone(), cap_per_second);
     for token in tokens {
         keys.add(key(token), None, SlotStart::now(&**clock), LIFETIME);
     }
@@ -45,7 +45,7 @@ fn run<T>(test: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(test)
 }
 
-async fn can_call(keys: &RunKeys) -> bool {
+async fn can_call(keys: &KeyPool) -> bool {
     loop {
         match keys.permit(soon()).await {
             // A machine that stalls may let a permit lapse.
@@ -196,10 +196,10 @@ fn calls_refused_together_halve_the_rate_once() {
         keys.throttled(&name("one"), rest, &player(tag));
     }
     assert_eq!(format!("{:?}", keys.rates()), format!("{:?}", [(name("one"), 16.0)]));
-    assert_eq!((keys.usable(), keys.resting().len()), (0, 1));
+    assert_eq!((keys.usable(), keys.cooldowns().len()), (0, 1));
     clock.advance(rest);
     keys.confirm(&name("one"), SlotStart::now(&*clock), LIFETIME);
-    assert_eq!((keys.usable(), keys.resting().len()), (1, 0));
+    assert_eq!((keys.usable(), keys.cooldowns().len()), (1, 0));
     keys.throttled(&name("one"), rest, &player("2PP"));
     assert_eq!(format!("{:?}", keys.rates()), format!("{:?}", [(name("one"), 8.0)]));
 }
@@ -213,7 +213,7 @@ fn one_object_alone_lowers_no_rate() {
         keys.throttled(&name(key), rest, &player("2PP"));
     }
     assert_eq!(format!("{:?}", keys.rates()), format!("{:?}", [(name("one"), 32.0), (name("two"), 32.0)]));
-    assert!(keys.resting().iter().all(|rest| rest.reason == "throttled"), "{:?}", keys.resting());
+    assert!(keys.cooldowns().iter().all(|rest| rest.reason == "throttled"), "{:?}", keys.cooldowns());
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn a_second_key_refused_within_ten_seconds_lets_all_keys_rest() {
         keys.throttled(&name("one"), Duration::from_secs(30), &player("2PP"));
         clock.advance(Duration::from_secs(apart_s));
         keys.throttled(&name("two"), Duration::from_secs(30), &player("2PY"));
-        assert_eq!(keys.resting().len(), resting, "{apart_s} s apart");
+        assert_eq!(keys.cooldowns().len(), resting, "{apart_s} s apart");
     }
 }
 
@@ -234,11 +234,11 @@ fn a_rest_is_only_ever_lengthened_and_a_benched_key_stays_benched() {
     for seconds in [30, 600, 5] {
         keys.throttled(&name("one"), Duration::from_secs(seconds), &player("2PP"));
     }
-    keys.bench(&name("two"), "revoked");
+    keys.reject(&name("two"), "revoked");
     keys.throttled(&name("two"), Duration::ZERO, &player("2PP"));
-    let rest = |token, reason: &str, remaining| Rest { key: name(token), reason: reason.to_owned(), remaining };
+    let rest = |token, reason: &str, remaining| Cooldown { key: name(token), reason: reason.to_owned(), remaining };
     let expected = [rest("one", "throttled", Some(Duration::from_secs(600))), rest("two", "revoked", None)];
-    assert_eq!(keys.resting(), expected);
+    assert_eq!(keys.cooldowns(), expected);
     assert_eq!(keys.fingerprints().len(), 2, "they are held all the same");
 }
 
@@ -255,14 +255,14 @@ async fn adding_a_held_key_again_gives_no_fresh_burst() {
 #[test]
 fn a_token_that_no_header_can_carry_is_benched() {
     let keys = holding(&clock(), 30, &["to\nken"]);
-    assert_eq!((keys.usable(), keys.resting().len()), (0, 1));
+    assert_eq!((keys.usable(), keys.cooldowns().len()), (0, 1));
 }
 
 #[test]
 fn the_allowance_is_summed_over_keys() {
     let clock = clock();
     let keys = holding(&clock, 30, &["one", "two"]);
-    keys.add(key("three"), Some(LearnedRate::plain(12.0)), SlotStart::now(&*clock), LIFETIME);
+    keys.add(key("three"), Some(AimdState::plain(12.0)), SlotStart::now(&*clock), LIFETIME);
     keys.throttled(&name("two"), LIFETIME, &player("2PP"));
     assert_eq!(format!("{} {}", keys.cap_per_second(), keys.total_rate()), "90 42");
 }
@@ -347,8 +347,8 @@ async fn a_slot_lingers_while_a_new_holder_could_add_a_burst() {
     let permit = keys.permit(soon()).await.unwrap();
     let (one, two) = (name("one"), name("two"));
     let call = keys.begin(permit).await.unwrap().0;
-    assert_eq!(keys.linger(&two), Duration::ZERO, "nothing was called with it");
-    assert!(keys.linger(&one) > Duration::from_millis(500), "{:?}: one interval from its leaving", keys.linger(&one));
+    assert_eq!(keys.release_cooldown(&two), Duration::ZERO, "nothing was called with it");
+    assert!(keys.release_cooldown(&one) > Duration::from_millis(500), "{:?}: one interval from its leaving", keys.release_cooldown(&one));
     drop(call);
-    assert!(keys.linger(&one) <= Duration::from_millis(509), "{:?}", keys.linger(&one));
+    assert!(keys.release_cooldown(&one) <= Duration::from_millis(509), "{:?}", keys.release_cooldown(&one));
 }

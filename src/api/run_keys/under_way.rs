@@ -6,7 +6,7 @@ use tokio::task::yield_now;
 
 use super::{
     super::{connects::Connects, limit::CallNumber},
-    RunKeys,
+    KeyPool,
 };
 use crate::model::Fingerprint;
 
@@ -16,7 +16,7 @@ const TURNS_OF_A_NEW_CONNECTION: usize = 4;
 /// A call under way.
 pub(in crate::api) struct Begun<'a> {
     pub(in crate::api) key: Fingerprint,
-    pub(super) keys: &'a RunKeys,
+    pub(super) keys: &'a KeyPool,
     pub(super) number: CallNumber,
 }
 

@@ -9,9 +9,9 @@ use tokio::time::Instant;
 use super::{super::text::span, findings::Findings};
 use crate::{
     api::{
-        ApiClient, ApiKey, Ask, Fetch, Obstacle, RunKeys, SlotStart, Verdict, Wallet,
-        allowance::Allowance,
-        judge::{Bench, Sign},
+        ApiClient, ApiKey, FetchTask, Fetch, Obstacle, KeyPool, SlotStart, Verdict, KeyStore,
+        allowance::DailyQuota,
+        judge::{SharedJudge, Sign},
         portal::address_in,
         wallet::{Account, Seen},
     },
@@ -19,10 +19,10 @@ use crate::{
     clock::{Clock, ServerTime, SystemClock},
     config::ApiConfig,
     model::{Answered, ObjectId, Reason},
-    queue::{Queue, QueueError, Slot, Slots},
+    queue::{Queue, QueueError, Slot, SharedState},
     worker::{
         allowance,
-        keys::{BENCHED, KeyRing},
+        keys::{BENCHED, KeySlots},
         login,
     },
 };
@@ -46,25 +46,25 @@ const NEW_KEY: &str =
     "make a key for this machine's address at https://developer.clashofclans.com, and set it as COC_API_TOKEN";
 
 /// Looks at every key. Without a queue none can be tried: a run might be using it.
-pub async fn look_at<Q: Queue + Slots>(findings: &mut Findings, config: &ApiConfig, queue: Option<&Q>) {
+pub async fn look_at<Q: Queue + SharedState>(findings: &mut Findings, config: &ApiConfig, queue: Option<&Q>) {
     let client = match ApiClient::new(&config.base_url) {
         Ok(client) => client.with_max_body(config.max_body),
-        Err(error) => return findings.problem(API, format!("failed to {error}"), "set COC_BASE_URL"),
+        Err(error) => return findings.problem(API, error.to_string(), "set COC_BASE_URL"),
     };
     let Some(queue) = queue else {
         let why = "no key was tried: only Redis knows whether a run is using it";
         return findings.warning(API, why, "mend Redis first");
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let wallet = match app::wallet(config) {
-        Ok(wallet) => wallet,
-        Err(error) => return findings.problem(API, format!("failed to {error}"), "set COC_PORTAL_URL"),
+    let key_store = match app::key_store(config) {
+        Ok(key_store) => key_store,
+        Err(error) => return findings.problem(API, error.to_string(), "set COC_PORTAL_URL"),
     };
     let run = format!("check-{:012x}", fastrand::u64(..1 << 48));
-    let mut keys = wallet.fixed().to_vec();
-    for account in wallet.accounts() {
+    let mut keys = key_store.fixed().to_vec();
+    for account in key_store.accounts() {
         let found = look_at_account(findings, queue, account, &run).await;
-        keys.extend(found.into_iter().filter(|key| wallet.fixed().iter().all(|fixed| !fixed.is(key))));
+        keys.extend(found.into_iter().filter(|key| key_store.fixed().iter().all(|fixed| !fixed.is(key))));
     }
     for key in &keys {
         let ApiConfig { reqs_per_sec, reqs_per_day, .. } = *config;
@@ -76,14 +76,14 @@ pub async fn look_at<Q: Queue + Slots>(findings: &mut Findings, config: &ApiConf
 }
 
 /// Tries every key, and looks at nothing else.
-pub async fn test<Q: Queue + Slots>(config: &ApiConfig, queue: &Q) -> Findings {
+pub async fn test<Q: Queue + SharedState>(config: &ApiConfig, queue: &Q) -> Findings {
     let mut findings = Findings::default();
     Box::pin(look_at(&mut findings, config, Some(queue))).await;
     findings
 }
 
 /// What the portal says about an account, and what a login of a run would do there. Answers the keys that it would keep.
-async fn look_at_account<Q: Queue + Slots>(
+async fn look_at_account<Q: Queue + SharedState>(
     findings: &mut Findings,
     queue: &Q,
     account: &Account,
@@ -182,7 +182,7 @@ struct Trial<'a, Q> {
     reqs_per_day: Option<NonZeroU64>,
 }
 
-impl<Q: Queue + Slots> Trial<'_, Q> {
+impl<Q: Queue + SharedState> Trial<'_, Q> {
     async fn look_at(&self, findings: &mut Findings) -> Result<(), QueueError> {
         let name = self.key.fingerprint();
         let run = format!("check-{:012x}", fastrand::u64(..1 << 48));
@@ -197,21 +197,21 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
             slot = self.queue.take_key(name, &run, LIFETIME).await?;
         }
         match slot {
-            Slot::Taken { learned_rate } => {
-                let keys = RunKeys::new(Arc::clone(self.clock), self.reqs_per_sec);
-                keys.add(self.key.clone(), learned_rate, start, LIFETIME);
-                let wallet = Wallet::default();
-                let ring = KeyRing::new(self.queue, self.clock.as_ref(), &wallet, &keys, &run, LIFETIME, None);
+            Slot::Taken { aimd_state } => {
+                let keys = KeyPool::new(Arc::clone(self.clock), self.reqs_per_sec);
+                keys.add(self.key.clone(), aimd_state, start, LIFETIME);
+                let key_store = KeyStore::default();
+                let ring = KeySlots::new(self.queue, self.clock.as_ref(), &key_store, &keys, &run, LIFETIME, None);
                 let fetch = self.call(&keys).await?;
                 if let Some(detail) = rejected_for_runs(&fetch) {
-                    keys.bench(name, detail);
+                    keys.reject(name, detail);
                 }
-                ring.share_rests().await?;
-                ring.give_back().await?;
+                ring.share_cooldowns().await?;
+                ring.release().await?;
                 judge(findings, &format!("key {name}"), &fetch);
             }
             Slot::Held { .. } => findings.fine(API, format!("key {name} is in use by a run at this moment: not tried")),
-            Slot::Paused { reason, for_another } => match reason.strip_prefix(BENCHED) {
+            Slot::CoolingDown { reason, for_another } => match reason.strip_prefix(BENCHED) {
                 // It was refused a moment ago: that it is not asked again now makes it no better.
                 Some(reason) => {
                     findings.problem(API, format!("key {name} was not accepted by the API: {reason}"), NEW_KEY);
@@ -226,21 +226,21 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
         Ok(())
     }
 
-    async fn call(&self, keys: &RunKeys) -> Result<Fetch, QueueError> {
+    async fn call(&self, keys: &KeyPool) -> Result<Fetch, QueueError> {
         let time = ServerTime::new(Arc::clone(self.clock), self.queue.time().await?);
         if let Some(per_day) = self.reqs_per_day {
-            let allowance = Allowance::new(per_day, time.clone());
+            let allowance = DailyQuota::new(per_day, time.clone());
             let day = allowance.today();
             allowance.grant(day, self.queue.take_calls(day, 1, per_day.get()).await?.granted);
-            keys.limit_the_day(allowance);
+            keys.set_daily_quota(allowance);
         }
         let object: ObjectId = ASKED.parse().expect("a constant that parses");
-        let ask = Ask {
+        let ask = FetchTask {
             object: &object,
             league: None,
             first_permit: None,
             keys,
-            bench: &Bench::default(),
+            bench: &SharedJudge::default(),
             time: &time,
             until: Instant::now() + LIFETIME / 2,
             quick_tries: 0,
@@ -280,7 +280,7 @@ fn judge(findings: &mut Findings, key: &str, fetch: &Fetch) {
             "does COC_BASE_URL lead to the API, with its version at the end?",
         ),
         Verdict::Bad { accusation, .. } => judge_bad(findings, key, accusation.sign(), &accusation.reason),
-        Verdict::Throttled { rest, .. } => findings.warning(
+        Verdict::Throttled { cooldown: rest, .. } => findings.warning(
             API,
             format!("{key} is accepted, but refused for its rate (429) for {}", span(*rest)),
             "does another program use this key? lower COC_REQS_PER_SEC, or make a key of its own for each",
@@ -317,7 +317,7 @@ fn judge_obstacle(findings: &mut Findings, key: &str, obstacle: Obstacle) {
         Obstacle::NoUsableKey => {
             findings.problem(API, format!("{key} cannot be used: it has characters that no key has"), NEW_KEY);
         }
-        Obstacle::DayUsedUp => {
+        Obstacle::DailyQuotaExhausted => {
             findings.warning(
                 API,
                 format!("{key} was not tried: the calls of this day are used up"),

@@ -15,7 +15,7 @@ use crate::{
     app,
     config::{AfterConfig, ApiConfig, Config, DatabaseConfig, RedisConfig, Role, WorkerConfig, env, env::process_var},
     store::{Store, postgres::Extent},
-    worker::{deadline::LEAST_RUN, report::StopReason},
+    worker::{deadline::MIN_RUN_TIME, report::StopReason},
 };
 
 const CONFIGURATION: &str = "configuration";
@@ -77,7 +77,7 @@ fn look_at_settings(findings: &mut Findings) {
         findings.warning(CONFIGURATION, warning, "");
     }
     for exposure in env::exposures(&process_var) {
-        findings.warning(CONFIGURATION, exposure.what, exposure.remedy);
+        findings.warning(CONFIGURATION, exposure.what, exposure.fix);
     }
 }
 
@@ -86,7 +86,7 @@ fn needed_timeout(buffer: Duration) -> String {
     format!(
         "in AWS Lambda the timeout of the function has to be longer than {:.2} s (its preset is 3 s): DEADLINE_BUFFER_MS={} \
          of it are kept free",
-        (buffer + LEAST_RUN).as_secs_f64(),
+        (buffer + MIN_RUN_TIME).as_secs_f64(),
         buffer.as_millis()
     )
 }
@@ -128,9 +128,9 @@ async fn look_at_database(findings: &mut Findings, config: &DatabaseConfig, afte
     }
     for problem in problems {
         if problem.is_certain {
-            findings.problem(DATABASE, problem.what, problem.remedy);
+            findings.problem(DATABASE, problem.what, problem.fix);
         } else {
-            findings.warning(DATABASE, problem.what, problem.remedy);
+            findings.warning(DATABASE, problem.what, problem.fix);
         }
     }
     after::look_at_database(findings, after, &store, config.max_connections).await;

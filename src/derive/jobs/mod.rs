@@ -29,7 +29,7 @@ use super::{
 use crate::config::{StatsConfig, StatsFunction};
 
 /// With less time than this no job is begun.
-pub const LEAST_TIME: Duration = Duration::from_secs(5);
+pub const MIN_JOB_TIME: Duration = Duration::from_secs(5);
 
 /// Kept of the time there is, for the caches and the job's last row …
 const CLOSING: Duration = Duration::from_secs(2);
@@ -38,11 +38,11 @@ const CLOSING: Duration = Duration::from_secs(2);
 const LAST_ROW: Duration = Duration::from_secs(1);
 
 /// [`Jobs::work`] in a task has all the time of an invocation: whatever a job gets there, it will never get more.
-pub const TIME_OF_A_TASK: Duration = Duration::ZERO;
+pub const ENOUGH_TIME_IN_TASK: Duration = Duration::ZERO;
 
 /// [`Jobs::work`] after a run has what the requests left, often next to nothing: only a job that had so long has had its
 /// chance.
-pub const TIME_AFTER_A_RUN: Duration = Duration::from_secs(60);
+pub const ENOUGH_TIME_AFTER_RUN: Duration = Duration::from_secs(60);
 
 /// So many jobs are told one by one.
 const MOST_TOLD: usize = 50;
@@ -123,7 +123,7 @@ impl Jobs {
     pub async fn work(&self, until: Instant, enough: Duration, stopped: impl Future<Output = ()> + Send) -> JobsReport {
         let mut stopped = std::pin::pin!(stopped);
         let mut report = JobsReport::default();
-        let (mut needed, mut is_first) = (LEAST_TIME, true);
+        let (mut needed, mut is_first) = (MIN_JOB_TIME, true);
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left < needed {
@@ -192,7 +192,7 @@ impl Jobs {
             match self.table.beat(job).await {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(error) => warn!(job.id, "jobs: failed to {error}; will try again"),
+                Err(error) => warn!(job.id, "jobs: {error}; will try again"),
             }
         }
     }
@@ -231,9 +231,9 @@ impl Jobs {
         let functions = self.functions.iter().filter(|function| is_new(&function.name));
         let tags: BTreeSet<String> = functions.flat_map(|function| function.tags.iter().cloned()).collect();
         let invalidator = self.invalidator.as_ref().filter(|_| !tags.is_empty())?;
-        let told = invalidator.tell(&tags, job.request_id(), until - LAST_ROW).await.sum;
+        let told = invalidator.deliver(&tags, job.request_id(), until - LAST_ROW).await.sum;
         if let Some(failure) = &told.failure {
-            warn!(job.id, tags.lost = told.lost, "jobs: failed to {failure}");
+            warn!(job.id, tags.lost = told.lost, "jobs: {failure}");
         }
         Some(told)
     }
@@ -245,7 +245,7 @@ impl Jobs {
             match self.table.end(job, ending, results, until).await {
                 Ok(is_ours) => return is_ours,
                 Err(error) => {
-                    warn!(job.id, "jobs: failed to {error}");
+                    warn!(job.id, "jobs: {error}");
                     let Some(wait) = waits.next().filter(|wait| Instant::now() + **wait < until) else {
                         return false;
                     };
@@ -258,9 +258,9 @@ impl Jobs {
 
 impl JobsReport {
     fn fail(&mut self, error: &TableError) {
-        warn!("jobs: failed to {error}");
+        warn!("jobs: {error}");
         self.is_unreachable = error.is_unreachable();
-        self.failure = Some(format!("failed to {error}"));
+        self.failure = Some(error.to_string());
     }
 
     fn add(&mut self, job: JobReport, told: Option<Invalidated>) {

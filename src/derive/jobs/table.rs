@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use super::{FunctionResult, JobReport, functions::results_in};
 use crate::{
     columns::{Number, TableTime},
-    derive::database::{Database, begin, code, is_missing_table, is_unreachable, limited, told},
+    maintenance::database::{Database, begin, code, is_missing_table, is_unreachable, limited, told},
 };
 
 /// How long one statement about a job may take.
@@ -45,10 +45,10 @@ const PURGE_COUNT: &str = include_str!("../sql/jobs/purge_count.sql");
 /// What can go wrong between us and the table.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
-    #[error("{action}: {detail}")]
+    #[error("cannot {action}: {detail}")]
     Failed { action: &'static str, detail: String, is_unreachable: bool },
-    #[error("{action}: {detail}; to mend it: {remedy}")]
-    NotAllowed { action: &'static str, detail: String, remedy: &'static str },
+    #[error("cannot {action}: {detail}. Fix: {fix}")]
+    NotAllowed { action: &'static str, detail: String, fix: &'static str },
 }
 
 impl TableError {
@@ -58,7 +58,7 @@ impl TableError {
             Some("42501") => Self::NotAllowed {
                 action,
                 detail,
-                remedy: "GRANT SELECT, INSERT, UPDATE, DELETE ON background_job_status TO the_role; with row level security \
+                fix: "GRANT SELECT, INSERT, UPDATE, DELETE ON background_job_status TO the_role; with row level security \
                          on also CREATE POLICY refresh_worker ON background_job_status TO the_role USING (true) WITH CHECK \
                          (true); and GRANT CREATE ON SCHEMA public where the table is missing",
             },

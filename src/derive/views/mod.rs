@@ -23,7 +23,7 @@ use crate::{clock::Timestamp, config::ViewConfig};
 const OWN_SCHEMA: &str = "refresh_worker";
 
 /// With less time than this no refresh is begun.
-pub const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
+pub const MIN_REFRESH_TIME: Duration = Duration::from_secs(1);
 
 /// Looking at how old all are.
 const AGES_TIME: Duration = Duration::from_secs(5);
@@ -208,7 +208,7 @@ impl Views {
     }
 
     async fn refresh_one(&self, view: &ViewConfig, when: When, limit: Duration) -> Result<Done, ViewError> {
-        if limit < SHORTEST_REFRESH {
+        if limit < MIN_REFRESH_TIME {
             return Err(ViewError::NoTime);
         }
         let refreshed = async {
@@ -307,7 +307,7 @@ fn overdue(view: &ViewConfig, age: f64) -> f64 {
 /// What one of so many views may take of the time that is left.
 fn share(left: Duration, views: usize) -> Duration {
     let equal = left / u32::try_from(views).unwrap_or(u32::MAX).max(1);
-    equal.max(SHORTEST_REFRESH).min(left)
+    equal.max(MIN_REFRESH_TIME).min(left)
 }
 
 /// Concurrently where PostgreSQL can; where not, that is said.
@@ -414,7 +414,7 @@ fn report(view: &ViewConfig, done: Result<Done, ViewError>, now: Timestamp, spen
             (report.refresh_type, report.statistics, report.notes) = (Some(way), statistics, notes);
         }
         Err(error) => {
-            report.message = Some(remedy(view, &error));
+            report.message = Some(fix(view, &error));
             report.is_unreachable = matches!(&error, ViewError::Database(error) if is_unreachable(error));
             report.error = Some(match &error {
                 ViewError::Database(error) => told(error),
@@ -432,7 +432,7 @@ fn report(view: &ViewConfig, done: Result<Done, ViewError>, now: Timestamp, spen
 }
 
 /// What to run, or where to look.
-pub(super) fn remedy(view: &ViewConfig, error: &ViewError) -> String {
+pub(super) fn fix(view: &ViewConfig, error: &ViewError) -> String {
     let base = view.name.rsplit('.').next().unwrap_or_default();
     let is_own = OWN_VIEWS.iter().any(|own| own.name == base);
     match error {

@@ -10,7 +10,7 @@ local SUSPECTS_TOGETHER = { [2] = 16, [3] = 4 }
 -- The most leases that are looked at for those whose answer was lost.
 local MOST_LEASES = 5000
 -- The most objects that one call sets aside.
-local MOST_SET_ASIDE = 1000
+local MAX_SET_ASIDE = 1000
 
 local now, expires, most, classes, alone = whole(1), whole(2), whole(3), text(4), whole(5) == 1
 local draw, run, most_dead, sweep, probe = whole(6), text(7), whole(8), whole(9), whole(10) == 1
@@ -212,7 +212,7 @@ end
 
 local nothing_ready = false
 while #leases < most do
-  if set_aside == MOST_SET_ASIDE then
+  if set_aside == MAX_SET_ASIDE then
     more = 1
     break
   end

@@ -6,7 +6,7 @@ use crate::{
     model::ObjectId,
     queue::{
         DeadLetter, MAX_MAIL_BYTES, QueueError,
-        archive::{Archive, Kept, Part, Place, PutBack, Returning, Slice, Standing, covers, merged},
+        admin::{QueueAdmin, Kept, Part, Place, PutBack, Returning, Slice, Standing, covers, merged},
         mailbox::{Content, Decision, Entry, Id, Source, digest},
         record::{MAX_BODY_BYTES, Record, State},
     },
@@ -32,7 +32,7 @@ impl Archive for MemoryQueue {
             Returning::Record { object, record } => {
                 contents.records.get(&object.to_string()).is_some_and(|current| covers(current, record))
             }
-            Returning::Letter { name, letter } => {
+            Returning::DeadEntry { name, letter } => {
                 contents.letters.get(name).is_some_and(|current| current.died >= letter.died)
             }
             Returning::Orphan { id, .. } => contents.orphans.contains_key(id),
@@ -97,7 +97,7 @@ impl Contents {
         match (Entry { id, source, content }).decide(now, 1) {
             Decision::Refuse(unreadable) => {
                 let letter = Box::new(unreadable.letter(now));
-                Kept::Letter { name: unreadable.name, letter, stored: Vec::new() }
+                Kept::DeadEntry { name: unreadable.name, letter, stored: Vec::new() }
             }
             _ => Kept::Broken { name: Vec::new(), value: Vec::new() },
         }
@@ -108,7 +108,7 @@ impl Contents {
             let stored = serde_json::to_vec(record).expect(JSON);
             Some(Kept::Record { object: name.parse().ok()?, record: Box::new(record.clone()), stored })
         });
-        let letters = self.letters.iter().map(|(name, letter)| Kept::Letter {
+        let letters = self.letters.iter().map(|(name, letter)| Kept::DeadEntry {
             name: name.clone(),
             letter: Box::new(letter.clone()),
             stored: serde_json::to_vec(letter).expect(JSON),
@@ -119,7 +119,7 @@ impl Contents {
     fn put_back(&mut self, entry: &Returning, most_dead: usize, now: Timestamp) -> PutBack {
         match entry {
             Returning::Record { object, record } => self.put_record_back(&object.to_string(), record, most_dead, now),
-            Returning::Letter { name, letter } => {
+            Returning::DeadEntry { name, letter } => {
                 let current = self.letters.get(name).map(|current| current.died);
                 if current >= Some(letter.died) {
                     return PutBack::Nothing;

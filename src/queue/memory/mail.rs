@@ -8,7 +8,7 @@ use crate::{
     clock::Timestamp,
     model::Priority,
     queue::{
-        Admitted, MAX_MAIL_BYTES, MailLimits, ORPHAN_PATIENCE,
+        Admitted, MAX_MAIL_BYTES, MailLimits, ORPHAN_TIMEOUT,
         mailbox::{Content, Decision, Entry, Id, Mail, Source, asked_at, class_of_score, digest},
         record::{LARGEST_LOOKED_AT, LOOKED_AT_FOR_OLDEST, MAX_BODY_BYTES, QueueLimits},
     },
@@ -172,7 +172,7 @@ impl Contents {
             }
             Decision::Refuse(unreadable) => {
                 self.letters.insert(unreadable.name.clone(), unreadable.letter(now));
-                self.evict_letters(limits.unreadable_letters);
+                self.evict_letters(limits.dead_entries);
                 self.delete_mail(&id);
                 admitted.unreadable += 1;
             }
@@ -182,7 +182,7 @@ impl Contents {
                 admitted.orphaned += 1;
             }
             // Since it was read it may have been given back and set aside anew.
-            Decision::Drop if self.orphans.get(&id).is_some_and(|(since, _)| *since + ORPHAN_PATIENCE <= now) => {
+            Decision::Drop if self.orphans.get(&id).is_some_and(|(since, _)| *since + ORPHAN_TIMEOUT <= now) => {
                 self.orphans.remove(&id);
                 admitted.orphans_dropped += 1;
             }

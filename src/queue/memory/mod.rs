@@ -21,7 +21,7 @@ use super::{
     letters::{DeadEntry, exported, newest_first, second_id},
     mailbox::{Mail, compose, unescape},
     record::{
-        ANSWER_LIFETIME, CLASS_WIDTH, Draw, LOOKED_AT_FOR_OLDEST, Letter, MOST_SET_ASIDE, QueueLimits, Record, SWEEP,
+        REPLY_LIFETIME, CLASS_WIDTH, Draw, LOOKED_AT_FOR_OLDEST, Letter, MAX_SET_ASIDE, QueueLimits, Record, SWEEP,
         State, clamp, name_of_batch,
     },
 };
@@ -186,7 +186,7 @@ impl Queue for MemoryQueue {
     ) -> Result<(Vec<Settled>, usize), QueueError> {
         let mut contents = self.contents();
         let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
-        answered.retain(|(_, at, _)| now.since(*at) <= ANSWER_LIFETIME);
+        answered.retain(|(_, at, _)| now.since(*at) <= REPLY_LIFETIME);
         let batch = name_of_batch(settlements);
         if let Some((_, _, answer)) = answered.iter().find(|(name, ..)| *name == batch) {
             return Ok(answer.clone());
@@ -202,7 +202,7 @@ impl Queue for MemoryQueue {
         Ok((settled, taken))
     }
 
-    async fn append_events(&self, _stream: &str, most: u64, events: &[Event]) -> Result<usize, QueueError> {
+    async fn publish_events(&self, _stream: &str, most: u64, events: &[Event]) -> Result<usize, QueueError> {
         let mut kept = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         kept.extend_from_slice(events);
         let excess = kept.len().saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
@@ -211,7 +211,7 @@ impl Queue for MemoryQueue {
     }
 
     /// Nobody else keeps anything in this process.
-    async fn forget_keys(&self, _keys: &[String]) -> Result<usize, QueueError> {
+    async fn delete_cache_keys(&self, _keys: &[String]) -> Result<usize, QueueError> {
         Ok(0)
     }
 
@@ -369,7 +369,7 @@ impl Contents {
         let mut set_aside = 0;
         let mut group = None;
         while leased.leases.len() < request.max {
-            if set_aside == MOST_SET_ASIDE {
+            if set_aside == MAX_SET_ASIDE {
                 leased.more = true;
                 return;
             }
@@ -496,14 +496,14 @@ impl Contents {
             dead_letters: count(State::Dead) + self.letters.len() as u64,
             dead_letters_evicted: self.dead_letters_evicted,
             orphans: self.orphans.len() as u64,
-            oldest: Oldest::of(self.first_asked(now).into_iter(), &self.heads(), self.index.len() as u64, now),
+            oldest: Oldest::of(self.first_requested(now).into_iter(), &self.heads(), self.index.len() as u64, now),
             next_due: of(State::Delayed).map(Record::ready_at).min(),
             mail_in_database_0: None,
         }
     }
 
     /// When what is ready was first asked for, and what is due and not yet moved.
-    fn first_asked(&self, now: Timestamp) -> Vec<Timestamp> {
+    fn first_requested(&self, now: Timestamp) -> Vec<Timestamp> {
         let ready = self.records.values().filter(|record| record.state == State::Ready);
         let mut all: Vec<Timestamp> = ready.map(|record| record.wanted.first).collect();
         for class in Priority::ALL {

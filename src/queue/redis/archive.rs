@@ -16,7 +16,7 @@ use crate::{
     model::ObjectId,
     queue::{
         DeadLetter, MAX_MAIL_BYTES, QueueError,
-        archive::{Archive, Kept, Part, Place, PutBack, Returning, Slice, Standing, covers},
+        admin::{QueueAdmin, Kept, Part, Place, PutBack, Returning, Slice, Standing, covers},
         mailbox::{self, Content, Decision, Entry, Id, Source},
         record::{Letter, MAX_BODY_BYTES, Record},
     },
@@ -150,7 +150,7 @@ fn too_large(entry: &Entry, now: Timestamp) -> Kept {
     match entry.decide(now, 1) {
         Decision::Refuse(unreadable) => {
             let letter = Box::new(unreadable.letter(now));
-            Kept::Letter { name: unreadable.name, letter, stored: Vec::new() }
+            Kept::DeadEntry { name: unreadable.name, letter, stored: Vec::new() }
         }
         _ => Kept::Broken { name: Vec::new(), value: Vec::new() },
     }
@@ -161,7 +161,7 @@ fn object_kept(name: Vec<u8>, stored: Vec<u8>) -> Kept {
     let Ok(text) = std::str::from_utf8(&name) else { return Kept::Broken { name, value: stored } };
     if text.starts_with("mail:") {
         return match serde_json::from_slice::<Letter>(&stored) {
-            Ok(letter) => Kept::Letter { name: text.to_owned(), letter: Box::new(letter), stored },
+            Ok(letter) => Kept::DeadEntry { name: text.to_owned(), letter: Box::new(letter), stored },
             Err(_) => Kept::Broken { name, value: stored },
         };
     }
@@ -213,7 +213,7 @@ impl Archive for RedisQueue {
                     (Returning::Record { record, .. }, Some(stored)) => {
                         serde_json::from_slice::<Record>(&stored).is_ok_and(|current| covers(&current, record))
                     }
-                    (Returning::Letter { letter, .. }, Some(stored)) => {
+                    (Returning::DeadEntry { letter, .. }, Some(stored)) => {
                         serde_json::from_slice::<Letter>(&stored).is_ok_and(|current| current.died >= letter.died)
                     }
                     (Returning::Orphan { id, .. }, _) => self.orphan_is_there(id).await?,
@@ -271,7 +271,7 @@ fn returning_arguments(arguments: &mut Arguments, entry: &Returning, now: Timest
         Returning::Record { object, record } => {
             arguments.text("record").text(&object.to_string()).text(&serde_json::to_string(record).expect(JSON));
         }
-        Returning::Letter { name, letter } => {
+        Returning::DeadEntry { name, letter } => {
             arguments.text("letter").text(name).text(&serde_json::to_string(letter).expect(JSON));
         }
         Returning::Orphan { id, class } => {

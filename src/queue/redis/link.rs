@@ -43,7 +43,7 @@ pub struct Timeouts {
     /// Until a connection stands, TLS and login included.
     pub connect: Duration,
     /// For the answer to `TIME`, the first word after a thaw.
-    pub first_word: Duration,
+    pub first_reply: Duration,
     /// For the answer to everything else.
     pub response: Duration,
 }
@@ -52,7 +52,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         // From a server that is half a second away: three round trips or four for TCP, TLS and login, then one.
         let two_seconds = Duration::from_secs(2);
-        Self { connect: Duration::from_secs(3), first_word: two_seconds, response: two_seconds }
+        Self { connect: Duration::from_secs(3), first_reply: two_seconds, response: two_seconds }
     }
 }
 

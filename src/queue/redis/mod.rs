@@ -34,7 +34,7 @@ use self::{
 };
 use super::{
     Admitted, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased,
-    MAX_MAIL_BYTES, MailLimits, NotQueued, ORPHAN_PATIENCE, Oldest, Queue, QueueError, QueueStats, RUN_NOTES_LIFETIME,
+    MAX_MAIL_BYTES, MailLimits, NotQueued, ORPHAN_TIMEOUT, Oldest, Queue, QueueError, QueueStats, RUN_SUMMARIES_LIFETIME,
     Repaired, RunSummaries, RunSummary, SetAside, Settled, Settlement,
     mailbox::{self, Content, Decision, Entry, Id, Mail, ScanStep, Source},
     record::{
@@ -153,7 +153,7 @@ type HeadRow = (Vec<u8>, String, Vec<u8>);
 impl Queue for RedisQueue {
     async fn time(&self) -> Result<Timestamp, QueueError> {
         let (seconds, micros): (i64, i64) =
-            self.link.greet("telling the time", Call::Here(&::redis::cmd("TIME"))).await?;
+            self.link.greet("reading the time", Call::Here(&::redis::cmd("TIME"))).await?;
         Ok(Timestamp::from_millis(seconds * 1000 + micros / 1000))
     }
 
@@ -290,7 +290,7 @@ impl Queue for RedisQueue {
         Ok((settled.collect(), taken))
     }
 
-    async fn append_events(&self, stream: &str, most: u64, events: &[Event]) -> Result<usize, QueueError> {
+    async fn publish_events(&self, stream: &str, most: u64, events: &[Event]) -> Result<usize, QueueError> {
         let keys = [stream.to_owned()];
         let mut appended = 0;
         for chunk in events.chunks(CHUNK) {
@@ -309,7 +309,7 @@ impl Queue for RedisQueue {
         Ok(appended)
     }
 
-    async fn forget_keys(&self, keys: &[String]) -> Result<usize, QueueError> {
+    async fn delete_cache_keys(&self, keys: &[String]) -> Result<usize, QueueError> {
         let mut forgotten = 0;
         for chunk in keys.chunks(CHUNK) {
             let mut command = ::redis::cmd("UNLINK");
@@ -352,9 +352,9 @@ impl Queue for RedisQueue {
         let json = serde_json::to_string(note).expect("a note of texts and numbers is JSON");
         let sort = if note.error.is_some() { "failed" } else { "good" };
         let mut arguments = Arguments::default();
-        arguments.text(sort).text(&json).number(lifetime_millis(RUN_NOTES_LIFETIME));
+        arguments.text(sort).text(&json).number(lifetime_millis(RUN_SUMMARIES_LIFETIME));
         let call = Call::Script(&scripts::NOTE_RUN, &[self.keys.runs()], &arguments);
-        let _: i64 = self.link.ask("noting a run", call).await?;
+        let _: i64 = self.link.ask("recording a run", call).await?;
         Ok(())
     }
 
@@ -362,7 +362,7 @@ impl Queue for RedisQueue {
         let mut command = ::redis::cmd("HMGET");
         command.arg(self.keys.runs()).arg("good").arg("failed");
         let (good, failed): (Option<String>, Option<String>) =
-            self.link.ask("reading notes of runs", Call::Command(&command)).await?;
+            self.link.ask("reading the last runs", Call::Command(&command)).await?;
         let read = |json: Option<String>| json.and_then(|json| serde_json::from_str(&json).ok());
         Ok(RunSummaries { good: read(good), failed: read(failed) })
     }
@@ -424,7 +424,7 @@ impl RedisQueue {
     async fn merge(&self, now: Timestamp, mail: &Mail, decided: &[(&Entry, Decision)]) -> Result<Admitted, QueueError> {
         let scan = mail.scan.clone().unwrap_or_default();
         let mut arguments = Arguments::default();
-        arguments.number(now.as_millis()).number(self.limits.unreadable_letters);
+        arguments.number(now.as_millis()).number(self.limits.dead_entries);
         arguments.text(&scan.from).text(&scan.to).number(MAX_MAIL_BYTES).number(decided.len());
         for (entry, decision) in decided {
             if self.link.is_cluster() {
@@ -473,8 +473,8 @@ impl RedisQueue {
             token: LeaseToken(token),
             merges,
             priority: Priority::nearest(priority),
-            first_asked: Timestamp::from_millis(first),
-            last_asked: Timestamp::from_millis(last),
+            first_requested: Timestamp::from_millis(first),
+            last_requested: Timestamp::from_millis(last),
             attempts,
             lapses,
             held,
@@ -522,7 +522,7 @@ fn decision_arguments(arguments: &mut Arguments, decision: &Decision, now: Times
             arguments.text("set_aside").number(class.as_number());
         }
         Decision::Drop | Decision::Wait => {
-            arguments.text("drop").number(ORPHAN_PATIENCE.as_millis());
+            arguments.text("drop").number(ORPHAN_TIMEOUT.as_millis());
         }
     }
 }

@@ -77,7 +77,7 @@ struct Stretch {
 async fn walk(queue: &RedisQueue, now: Timestamp, from: &str) -> Result<Stretch, QueueError> {
     let mut arguments = Arguments::default();
     arguments.number(now.as_millis()).text(from).number(STRETCH);
-    arguments.number(queue.limits.unreadable_letters);
+    arguments.number(queue.limits.dead_entries);
     let call = Call::Script(&scripts::REPAIR, queue.keys.queue(), &arguments);
     let (ended, uneven, records, places, invalid_entries, counters) =
         queue.link.ask("putting the queue in order", call).await?;

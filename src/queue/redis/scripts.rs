@@ -64,15 +64,15 @@ scripts! {
 // Key slots, circuits, and the calls of a day.
 scripts! {
     LOOK_AT_KEY = "slots.lua" "twice.lua" "look_at_key.lua";
-    END_REST = "slots.lua" "twice.lua" "end_rest.lua";
+    END_REST = "slots.lua" "twice.lua" "end_cooldown.lua";
     CALLS_TAKEN = "slots.lua" "twice.lua" "calls_taken.lua";
     TAKE_CALLS = "slots.lua" "twice.lua" "take_calls.lua";
-    GIVE_BACK_CALLS = "slots.lua" "twice.lua" "give_back_calls.lua";
+    GIVE_BACK_CALLS = "slots.lua" "twice.lua" "return_calls.lua";
     TAKE_KEY = "slots.lua" "twice.lua" "take_key.lua";
     REMEMBER_RATE = "slots.lua" "remember_rate.lua";
     RENEW_KEYS = "slots.lua" "twice.lua" "renew_keys.lua";
-    PAUSE_KEY = "slots.lua" "twice.lua" "pause_key.lua";
-    GIVE_BACK_KEY = "slots.lua" "twice.lua" "give_back_key.lua";
+    PAUSE_KEY = "slots.lua" "twice.lua" "cool_down_key.lua";
+    GIVE_BACK_KEY = "slots.lua" "twice.lua" "release_key.lua";
     CIRCUITS = "slots.lua" "circuits.lua";
     OPEN_CIRCUIT = "slots.lua" "open_circuit.lua";
     CLAIM_PROBE = "slots.lua" "claim_probe.lua";

@@ -9,10 +9,10 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    model::LearnedRate,
+    model::AimdState,
     queue::{
-        CALLS_LIFETIME, CallsGranted, Circuit, CircuitReason, CircuitScope, Fingerprint, Holder, PAUSE_LIFETIME,
-        QueueError, RATE_LIFETIME, Slot, SlotView, Slots,
+        CALLS_LIFETIME, CallsGranted, Circuit, CircuitReason, CircuitScope, Fingerprint, Holder, CIRCUIT_LIFETIME,
+        QueueError, RATE_LIFETIME, Slot, SlotView, SharedState,
     },
 };
 
@@ -23,23 +23,23 @@ pub(super) const PAUSED: &str = "paused:";
 pub(super) const LEFT: &str = "left:";
 
 /// What was written about a rate, when it is one above 0.
-fn learned(text: &str) -> Option<LearnedRate> {
-    text.parse().ok().filter(|learned: &LearnedRate| learned.rate.is_finite() && learned.rate > 0.0)
+fn learned(text: &str) -> Option<AimdState> {
+    text.parse().ok().filter(|learned: &AimdState| learned.rate.is_finite() && learned.rate > 0.0)
 }
 
-impl Slots for RedisQueue {
+impl SharedState for RedisQueue {
     async fn take_key(&self, key: &Fingerprint, run: &str, lifetime: Duration) -> Result<Slot, QueueError> {
         let keys = [Keys::slot(&key.0), Keys::rate(&key.0), Keys::copies()];
         let mut arguments = Arguments::default();
         arguments.text(run).number(lifetime_millis(lifetime));
         let call = Call::Script(&scripts::TAKE_KEY, &keys, &arguments);
-        let (taken, holder, left, rate): (bool, String, i64, String) = self.link.ask("taking a key", call).await?;
+        let (taken, holder, left, rate): (bool, String, i64, String) = self.link.ask("taking a key slot", call).await?;
         if taken {
-            return Ok(Slot::Taken { learned_rate: learned(&rate) });
+            return Ok(Slot::Taken { aimd_state: learned(&rate) });
         }
         let for_another = Duration::from_millis(u64::try_from(left).unwrap_or(0));
         Ok(match holder.strip_prefix(PAUSED) {
-            Some(reason) => Slot::Paused { reason: reason.to_owned(), for_another },
+            Some(reason) => Slot::CoolingDown { reason: reason.to_owned(), for_another },
             None => Slot::Held { for_another },
         })
     }
@@ -51,27 +51,27 @@ impl Slots for RedisQueue {
         let keys: Vec<String> = keys.iter().map(|key| Keys::slot(&key.0)).chain([Keys::copies()]).collect();
         let mut arguments = Arguments::default();
         arguments.text(run).number(lifetime_millis(lifetime));
-        self.link.ask("renewing keys", Call::Script(&scripts::RENEW_KEYS, &keys, &arguments)).await
+        self.link.ask("renewing key slots", Call::Script(&scripts::RENEW_KEYS, &keys, &arguments)).await
     }
 
-    async fn pause_key(&self, key: &Fingerprint, run: &str, reason: &str, rest: Duration) -> Result<(), QueueError> {
+    async fn cool_down_key(&self, key: &Fingerprint, run: &str, reason: &str, rest: Duration) -> Result<(), QueueError> {
         let mut arguments = Arguments::default();
         arguments.text(run).text(&format!("{PAUSED}{reason}")).number(lifetime_millis(rest));
         let keys = [Keys::slot(&key.0), Keys::copies()];
-        let _: i64 = self.link.ask("pausing a key", Call::Script(&scripts::PAUSE_KEY, &keys, &arguments)).await?;
+        let _: i64 = self.link.ask("setting a key's cooldown", Call::Script(&scripts::PAUSE_KEY, &keys, &arguments)).await?;
         Ok(())
     }
 
-    async fn give_back_key(&self, key: &Fingerprint, run: &str, linger: Duration) -> Result<(), QueueError> {
+    async fn release_key(&self, key: &Fingerprint, run: &str, linger: Duration) -> Result<(), QueueError> {
         let mut arguments = Arguments::default();
         arguments.text(run).text(&format!("{LEFT}{run}")).number(lifetime_millis(linger));
         let keys = [Keys::slot(&key.0), Keys::copies()];
         let call = Call::Script(&scripts::GIVE_BACK_KEY, &keys, &arguments);
-        let _: i64 = self.link.ask("giving a key back", call).await?;
+        let _: i64 = self.link.ask("releasing a key slot", call).await?;
         Ok(())
     }
 
-    async fn remember_rate(&self, key: &Fingerprint, learned: LearnedRate) -> Result<(), QueueError> {
+    async fn remember_rate(&self, key: &Fingerprint, learned: AimdState) -> Result<(), QueueError> {
         let mut arguments = Arguments::default();
         arguments.text(&learned.to_string()).number(lifetime_millis(RATE_LIFETIME));
         let keys = [Keys::rate(&key.0)];
@@ -83,20 +83,20 @@ impl Slots for RedisQueue {
     async fn look_at_key(&self, key: &Fingerprint) -> Result<SlotView, QueueError> {
         let keys = [Keys::slot(&key.0), Keys::rate(&key.0), Keys::copies()];
         let call = Call::Script(&scripts::LOOK_AT_KEY, &keys, &Arguments::default());
-        let (holder, left, rate): (String, i64, String) = self.link.ask("looking at a key", call).await?;
+        let (holder, left, rate): (String, i64, String) = self.link.ask("reading a key slot", call).await?;
         let holder = match (holder.as_str(), holder.strip_prefix(PAUSED)) {
             ("", _) => Holder::Nobody,
-            (_, Some(reason)) => Holder::Paused(reason.to_owned()),
-            (holder, None) if holder.starts_with(LEFT) => Holder::Left,
+            (_, Some(reason)) => Holder::CoolingDown(reason.to_owned()),
+            (holder, None) if holder.starts_with(LEFT) => Holder::Released,
             (holder, None) => Holder::Run(holder.to_owned()),
         };
         let for_another = Duration::from_millis(u64::try_from(left).unwrap_or(0));
-        Ok(SlotView { holder, for_another, learned_rate: learned(&rate) })
+        Ok(SlotView { holder, for_another, aimd_state: learned(&rate) })
     }
 
-    async fn end_rest(&self, key: &Fingerprint) -> Result<bool, QueueError> {
+    async fn end_cooldown(&self, key: &Fingerprint) -> Result<bool, QueueError> {
         let keys = [Keys::slot(&key.0), Keys::copies()];
-        self.link.ask("ending a rest", Call::Script(&scripts::END_REST, &keys, &Arguments::default())).await
+        self.link.ask("ending a cooldown", Call::Script(&scripts::END_REST, &keys, &Arguments::default())).await
     }
 
     async fn take_calls(&self, day: Timestamp, wanted: u64, per_day: u64) -> Result<CallsGranted, QueueError> {
@@ -109,12 +109,12 @@ impl Slots for RedisQueue {
         Ok(CallsGranted { granted, taken })
     }
 
-    async fn give_back_calls(&self, day: Timestamp, calls: u64) -> Result<(), QueueError> {
+    async fn return_calls(&self, day: Timestamp, calls: u64) -> Result<(), QueueError> {
         let mut arguments = Arguments::default();
         arguments.text(&calls.to_string());
         let keys = [Keys::calls(day), Keys::copies()];
         let call = Call::Script(&scripts::GIVE_BACK_CALLS, &keys, &arguments);
-        let _: i64 = self.link.run("giving calls of the day back", call).await?;
+        let _: i64 = self.link.run("returning calls of the day", call).await?;
         Ok(())
     }
 
@@ -139,7 +139,7 @@ impl Slots for RedisQueue {
     async fn open_circuit(&self, circuit: &Circuit) -> Result<(), QueueError> {
         let mut arguments = Arguments::default();
         arguments.number(circuit.since.as_millis()).number(circuit.next_probe.as_millis());
-        arguments.number(lifetime_millis(PAUSE_LIFETIME)).text(&circuit.reason.code).text(&circuit.reason.detail);
+        arguments.number(lifetime_millis(CIRCUIT_LIFETIME)).text(&circuit.reason.code).text(&circuit.reason.detail);
         let keys = [Keys::circuit(circuit.scope)];
         let call = Call::Script(&scripts::OPEN_CIRCUIT, &keys, &arguments);
         let _: i64 = self.link.ask("opening a circuit", call).await?;
@@ -148,7 +148,7 @@ impl Slots for RedisQueue {
 
     async fn claim_probe(&self, scope: CircuitScope, seen: Timestamp, next: Timestamp) -> Result<bool, QueueError> {
         let mut arguments = Arguments::default();
-        arguments.number(seen.as_millis()).number(next.as_millis()).number(lifetime_millis(PAUSE_LIFETIME));
+        arguments.number(seen.as_millis()).number(next.as_millis()).number(lifetime_millis(CIRCUIT_LIFETIME));
         let keys = [Keys::circuit(scope)];
         self.link.run("claiming the probe", Call::Script(&scripts::CLAIM_PROBE, &keys, &arguments)).await
     }

@@ -38,7 +38,7 @@ use self::{
     limit::Limit,
 };
 use super::{
-    ANSWERED_WELL_FOR, Commit, Freshness, LastRuns, RunRow, Store, StoreError, Telling, UNHURRIED,
+    ANSWERED_WELL_FOR, Commit, Freshness, LastRuns, RunRow, Store, StoreError, Telling, RELAXED_TIMEOUT,
     plan::times::from_utc,
 };
 use crate::{
@@ -55,7 +55,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What reading freshness is about, for messages.
 const READ_FRESHNESS: &str = "read what is fresh";
 
-const ANSWERED_WELL: &str = include_str!("../sql/postgres/answered_well.sql");
+const ANSWERED_WELL: &str = include_str!("../sql/postgres/control_object.sql");
 const FRESHNESS: &str = include_str!("../sql/postgres/freshness.sql");
 
 /// Snapshots in PostgreSQL.
@@ -125,8 +125,8 @@ impl PostgresStore {
     /// What a run reads, in the way that it does.
     async fn try_reading(&self) -> Result<(), StoreError> {
         let anything = Kind::ALL.map(|kind| ObjectId::new(kind, Tag::somewhere()));
-        self.freshness(&anything, UNHURRIED).await?;
-        self.answered_well(Kind::Clan, &[], Timestamp::EPOCH, UNHURRIED).await?;
+        self.freshness(&anything, RELAXED_TIMEOUT).await?;
+        self.control_object(Kind::Clan, &[], Timestamp::EPOCH, RELAXED_TIMEOUT).await?;
         self.outbox(Timestamp::EPOCH).await.map(drop)
     }
 
@@ -146,7 +146,7 @@ impl Store for PostgresStore {
 
     async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
         let database = &self.database;
-        on_connection!(database, database.acquire(), STATEMENT_TIMEOUT, "tell the time", |connection, keeps| async {
+        on_connection!(database, database.acquire(), STATEMENT_TIMEOUT, "read the time", |connection, keeps| async {
             let mut single = Single::begin(connection, keeps).await?;
             let now: TableTime =
                 sqlx::query_scalar("SELECT clock_timestamp()").persistent(keeps).fetch_one(single.connection()).await?;
@@ -190,14 +190,14 @@ impl Store for PostgresStore {
         Ok(rows.into_iter().filter_map(FreshnessRow::into_entry).collect())
     }
 
-    async fn answered_well(
+    async fn control_object(
         &self,
         kind: Kind,
         but: &[String],
         now: Timestamp,
         limit: Duration,
     ) -> Result<Option<ObjectId>, StoreError> {
-        const ACTION: &str = "look for an object that was answered well";
+        const ACTION: &str = "find a control object";
         let (database, limit) = (&self.database, Limit::from_now(limit));
         let acquire = || database.acquire_within(limit, ACTION);
         let timeout = STATEMENT_TIMEOUT.min(limit.left());
@@ -243,7 +243,7 @@ impl Store for PostgresStore {
             database,
             database.acquire(),
             STATEMENT_TIMEOUT,
-            "read what is to be told",
+            "read the outbox",
             |connection, keeps| async {
                 let mut single = Single::begin(connection, keeps).await?;
                 let notes = notes::read(single.connection(), before, keeps).await?;
@@ -259,7 +259,7 @@ impl Store for PostgresStore {
             database,
             database.acquire(),
             STATEMENT_TIMEOUT,
-            "forget what is told",
+            "delete delivered outbox entries",
             |connection, keeps| async {
                 let mut single = Single::begin(connection, keeps).await?;
                 notes::forget(single.connection(), ids, keeps).await?;

@@ -148,20 +148,20 @@ impl Store for SqliteStore {
         Ok(rows.into_iter().filter_map(FreshnessRow::read).collect())
     }
 
-    async fn answered_well(
+    async fn control_object(
         &self,
         kind: Kind,
         but: &[String],
         now: Timestamp,
         limit: Duration,
     ) -> Result<Option<ObjectId>, StoreError> {
-        let read = sqlx::query_scalar(include_str!("../sql/sqlite/answered_well.sql"))
+        let read = sqlx::query_scalar(include_str!("../sql/sqlite/control_object.sql"))
             .bind(kind.as_str())
             .bind(to_text(now))
             .bind(to_text(now - ANSWERED_WELL_FOR))
             .bind(serde_json::to_string(but).expect("texts are JSON"))
             .fetch_optional(&self.pool);
-        let tag: Option<String> = self.within(limit, "look for an object that was answered well", read).await?;
+        let tag: Option<String> = self.within(limit, "find a control object", read).await?;
         Ok(tag.and_then(|tag| Some(ObjectId::new(kind, tag.parse().ok()?))))
     }
 
@@ -184,14 +184,14 @@ impl Store for SqliteStore {
         .bind(count(MAX_OUTBOX_ENTRIES as u64))
         .fetch_all(&self.pool)
         .await
-        .map_err(self.failed("read what is to be told"))?;
+        .map_err(self.failed("read the outbox"))?;
         let note = |(id, at, words): (i64, String, String)| rows::note(id, from_text(&at).unwrap_or_default(), &words);
         Ok(notes.into_iter().map(note).collect())
     }
 
     async fn delete_from_outbox(&self, ids: &[i64]) -> Result<(), StoreError> {
         let forgotten = async { writes::delete_from_outbox(&mut *self.pool.acquire().await?, ids).await };
-        forgotten.await.map_err(self.failed("forget what is told"))
+        forgotten.await.map_err(self.failed("delete delivered outbox entries"))
     }
 
     async fn record_run(&self, row: &RunRow) -> Result<(), StoreError> {
@@ -314,7 +314,7 @@ fn store_error(server: &str, action: &'static str, error: &sqlx::Error) -> Store
     let detail = error.to_string();
     match (primary_code(error), error) {
         (Some(code::PERM | code::READONLY | code::AUTH), _) => StoreError::NotAllowed {
-            remedy: format!("make {server} and its folder writable for this user"),
+            fix: format!("make {server} and its folder writable for this user"),
             server,
             action,
             detail,

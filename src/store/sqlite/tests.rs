@@ -2,7 +2,7 @@
 
 use sqlx::Row;
 
-use super::super::{Committed, UNHURRIED};
+use super::super::{Committed, RELAXED_TIMEOUT};
 use super::*;
 use crate::model::{Answered, ClanDocument, Document, Member, PlayerDocument, WarDocument, WarMember};
 
@@ -269,7 +269,7 @@ async fn freshness_knows_only_what_was_fetched() {
     let store = store().await;
     let (known, seen) = (ObjectId::clan(tag("2PP")), ObjectId::player(tag("8PP")));
     store.commit(NOON, &[clan(NOON, "2PP", &[("8PP", 1)])]).await.unwrap();
-    let freshness = store.freshness(&[seen, known.clone(), ObjectId::war(tag("2PP"))], UNHURRIED).await.unwrap();
+    let freshness = store.freshness(&[seen, known.clone(), ObjectId::war(tag("2PP"))], RELAXED_TIMEOUT).await.unwrap();
     let expected = Freshness { fetched_at: NOON, fresh_until: NOON + MINUTE, league: None };
     assert_eq!(freshness, HashMap::from([(known, expected)]));
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use refresh_worker::{
-    api::{Ask, Verdict, verdict::Ending},
+    api::{FetchTask, Verdict, verdict::Ending},
     model::{Answered, Document, ObjectId},
 };
 use tokio::time::Instant;
@@ -181,7 +181,7 @@ async fn a_throttled_key_cools_down_and_another_goes_on() {
     let throttled = Reply::new(429, &["retry-after: 7"], r#"{"reason":"requestThrottled"}"#);
     rig.server.on("players/%232PP", [throttled, Reply::json(PLAYER)]);
     let fetch = rig.fetch_with_quick_tries("player:2PP", 2).await;
-    let Verdict::Throttled { key, rest } = &fetch.verdict else { panic!("{fetch:?}") };
+    let Verdict::Throttled { key, cooldown: rest } = &fetch.verdict else { panic!("{fetch:?}") };
     assert_eq!((key, *rest), (&name("token-one"), seconds(7)));
     for _ in 0..3 {
         assert_eq!(outcome(&rig.fetch("player:2PP").await), "a player");
@@ -229,7 +229,7 @@ async fn a_call_that_the_deadline_cuts_short_is_given_back_and_is_no_failure() {
     rig.server.on("clans/%232PP", [Reply::Silence]);
     let object: ObjectId = "clan:2PP".parse().unwrap();
     let until = Instant::now() + Duration::from_millis(700);
-    let fetch = rig.client.fetch(Ask { until, quick_tries: 2, ..rig.ask(&object) }).await;
+    let fetch = rig.client.fetch(FetchTask { until, quick_tries: 2, ..rig.ask(&object) }).await;
     assert_eq!((outcome(&fetch).as_str(), fetch.calls), ("prevented: Deadline", 1));
     assert!(fetch.slowest_call > Duration::ZERO);
 }
@@ -239,7 +239,7 @@ async fn with_too_little_time_no_call_is_begun() {
     let rig = Rig::new().await;
     let object: ObjectId = "clan:2PP".parse().unwrap();
     for left in [Duration::ZERO, Duration::from_millis(90)] {
-        let fetch = rig.client.fetch(Ask { until: Instant::now() + left, ..rig.ask(&object) }).await;
+        let fetch = rig.client.fetch(FetchTask { until: Instant::now() + left, ..rig.ask(&object) }).await;
         assert_eq!((outcome(&fetch).as_str(), fetch.calls), ("prevented: Deadline", 0));
     }
     assert_eq!(rig.server.calls(), []);
@@ -252,7 +252,7 @@ async fn a_failure_near_the_deadline_is_not_tried_again() {
     let object: ObjectId = "clan:2PP".parse().unwrap();
     // Less than the shortest wait and the shortest call together.
     let until = Instant::now() + Duration::from_millis(290);
-    let fetch = rig.client.fetch(Ask { until, quick_tries: 2, ..rig.ask(&object) }).await;
+    let fetch = rig.client.fetch(FetchTask { until, quick_tries: 2, ..rig.ask(&object) }).await;
     assert!(fetch.calls <= 1, "{fetch:?}");
     assert!(["transient: bad_gateway", "prevented: Deadline"].contains(&outcome(&fetch).as_str()), "{fetch:?}");
 }
@@ -281,7 +281,7 @@ async fn a_permit_taken_before_is_used_for_the_first_call() {
     let object: ObjectId = "clan:2PP".parse().unwrap();
     let ask = rig.ask(&object);
     let first_permit = Some(rig.keys.permit(ask.until).await.unwrap());
-    let fetch = rig.client.fetch(Ask { first_permit, ..ask }).await;
+    let fetch = rig.client.fetch(FetchTask { first_permit, ..ask }).await;
     assert_eq!((outcome(&fetch).as_str(), fetch.calls, rig.keys.calls_made()), ("a clan", 1, 1));
 }
 
@@ -302,7 +302,7 @@ async fn no_token_is_ever_printed() {
     let printed = [
         format!("{:?}", rig.fetch("clan:2PP").await),
         format!("{:?}", rig.fetch("player:2PP").await),
-        format!("{:?} {:?} {:?}", rig.keys, rig.client, rig.keys.resting()),
+        format!("{:?} {:?} {:?}", rig.keys, rig.client, rig.keys.cooldowns()),
     ]
     .concat();
     assert!(!printed.contains("token-one"), "{printed}");

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use refresh_worker::{
-    api::{RunKeys, SlotStart, limit::HEADROOM},
+    api::{KeyPool, SlotStart, limit::HEADROOM},
     clock::SystemClock,
 };
 use tokio::time::Instant;
@@ -14,7 +14,7 @@ use super::rig::key;
 #[tokio::test]
 async fn real_timers_never_get_more_than_the_cap() {
     let (cap, keys_held) = (60, 2);
-    let keys = RunKeys::new(Arc::new(SystemClock), cap);
+    let keys = KeyPool::new(Arc::new(SystemClock), cap);
     let start = Instant::now();
     for token in ["one", "two"] {
         keys.add(key(token), None, SlotStart::now(&SystemClock), Duration::from_secs(60));

@@ -10,7 +10,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn everything_that_is_wrong_with_an_address_is_told_at_once() {
+async fn address_problems_are_reported_together() {
     let shell = Shell::new()
         .with("REDIS_URL", "redis://hunter2@cache?keyPrefix=a")
         .with(
@@ -37,7 +37,7 @@ async fn everything_that_is_wrong_with_an_address_is_told_at_once() {
 }
 
 #[tokio::test]
-async fn check_warns_of_what_goes_unprotected() {
+async fn check_warns_of_unencrypted_data() {
     let shell = Shell::new()
         .with("REDIS_URL", "redis://:hunter2@cache.example")
         .with("DATABASE_URL", "postgres://u:hunter2@db.example/d?sslmode=require")
@@ -56,7 +56,7 @@ async fn check_warns_of_what_goes_unprotected() {
 }
 
 #[tokio::test]
-async fn a_user_s_name_that_is_a_password_stays_hidden() {
+async fn user_name_with_password_stays_hidden() {
     let redis = support::redis::fresh().await;
     let database = support::postgres::fresh().await.replace("postgres@", "hunter2hunter2@");
     let shell = Shell::new()
@@ -115,7 +115,7 @@ async fn with_tls(redis: &PrivateRedis, authority: &Authority) -> u16 {
 }
 
 #[tokio::test]
-async fn an_authority_of_one_s_own_is_named_once_for_all() {
+async fn own_authority_applies_to_all_servers() {
     let (right, wrong) = (Authority::new("the right one"), Authority::new("another one"));
     let simulator = super::simulator(&["the.one.key"]).await;
     let (shell, _redis) = secured(&right, &simulator).await;
@@ -143,7 +143,7 @@ async fn an_authority_of_one_s_own_is_named_once_for_all() {
 }
 
 #[tokio::test]
-async fn a_certificate_of_another_host_is_refused() {
+async fn certificate_of_another_host_is_refused() {
     let authority = Authority::new("the right one");
     let simulator = super::simulator(&["the.one.key"]).await;
     let (shell, _redis) = secured(&authority, &simulator).await;

@@ -6,12 +6,12 @@ use sqlx::{AssertSqlSafe, PgPool};
 
 use super::{Ran, Shell};
 use crate::{
-    derive::{application::Application, modest_role},
+    maintenance::{application::Application, modest_role},
     support,
 };
 
 #[tokio::test]
-async fn a_broken_configuration_is_told_whole_and_without_secrets() {
+async fn check_lists_configuration_problems_without_secrets() {
     let shell = Shell::new()
         .with("REDIS_URL", "http://user:hunter2@cache")
         .with("DATABASE_URL", "mysql://root:hunter2@db/coc")
@@ -27,7 +27,7 @@ async fn a_broken_configuration_is_told_whole_and_without_secrets() {
 }
 
 #[tokio::test]
-async fn servers_that_do_not_answer_are_told_beside_each_other() {
+async fn check_reports_every_unreachable_server() {
     let shell = Shell::new()
         .with("REDIS_URL", "redis://user:hunter2@127.0.0.1:1")
         .with("DATABASE_URL", "postgresql://user:hunter2@127.0.0.1:1/coc")
@@ -41,7 +41,7 @@ async fn servers_that_do_not_answer_are_told_beside_each_other() {
 }
 
 #[tokio::test]
-async fn missing_tables_are_a_problem_until_they_are_migrated() {
+async fn check_reports_missing_tables() {
     let simulator = super::simulator(&["the.one.key"]).await;
     let shell = Shell::new()
         .with("REDIS_URL", support::redis::fresh().await)
@@ -61,7 +61,7 @@ async fn missing_tables_are_a_problem_until_they_are_migrated() {
 }
 
 #[tokio::test]
-async fn a_key_that_the_api_does_not_accept_is_a_problem() {
+async fn check_reports_rejected_keys() {
     let simulator = super::simulator(&["another.key"]).await;
     let shell = Shell::new()
         .with("REDIS_URL", support::redis::fresh().await)
@@ -91,7 +91,7 @@ async fn exec(pool: &PgPool, sql: &str) {
 }
 
 #[tokio::test]
-async fn a_last_run_without_time_is_a_problem() {
+async fn check_reports_a_short_timeout() {
     let simulator = super::simulator(&["the.one.key"]).await;
     let (shell, pool, _) = ready(&simulator).await;
     let told = shell.run(&["check"]).await.well();
@@ -111,20 +111,20 @@ async fn a_last_run_without_time_is_a_problem() {
     shell.run(&["check"]).await.well();
 }
 
-/// What was found in an area, each as `grade: what -> remedy`.
+/// What was found in an area, each as `grade: what -> fix`.
 fn findings(ran: &Ran, area: &str) -> Vec<String> {
     let told: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.stdout));
     let of_area = told["findings"].as_array().unwrap().iter().filter(|finding| finding["area"] == area);
     let told = |finding: &Value| {
         let text = |name: &str| finding[name].as_str().unwrap_or("");
-        let remedy = finding["remedy"].as_str().map(|remedy| format!(" -> {remedy}")).unwrap_or_default();
-        format!("{}: {}{remedy}", text("grade"), text("what"))
+        let fix = finding["fix"].as_str().map(|fix| format!(" -> {fix}")).unwrap_or_default();
+        format!("{}: {}{fix}", text("grade"), text("what"))
     };
     of_area.map(told).collect()
 }
 
 #[tokio::test]
-async fn what_follows_a_run_is_looked_at_and_each_finding_says_what_would_do() {
+async fn check_reports_problems_after_a_run() {
     let simulator = super::simulator(&["the.one.key"]).await;
     let (shell, pool, redis) = ready(&simulator).await;
     exec(
@@ -176,7 +176,7 @@ async fn what_follows_a_run_is_looked_at_and_each_finding_says_what_would_do() {
 }
 
 #[tokio::test]
-async fn what_follows_a_run_and_can_be_used_is_fine() {
+async fn check_accepts_what_follows_a_run() {
     let simulator = super::simulator(&["the.one.key"]).await;
     let (shell, pool, redis) = ready(&simulator).await;
     exec(&pool, "CREATE FUNCTION update_good() RETURNS void LANGUAGE sql AS ''").await;
@@ -206,7 +206,7 @@ async fn what_follows_a_run_and_can_be_used_is_fine() {
 }
 
 #[tokio::test]
-async fn a_role_that_lacks_rights_on_what_follows_is_told_the_grants() {
+async fn check_names_missing_grants() {
     let simulator = super::simulator(&["the.one.key"]).await;
     let (shell, pool, _) = ready(&simulator).await;
     let database: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&pool).await.unwrap();
@@ -223,7 +223,7 @@ async fn a_role_that_lacks_rights_on_what_follows_is_told_the_grants() {
              REVOKE INSERT ON materialized_view_refresh_log FROM {role};
              ALTER TABLE clans ENABLE ROW LEVEL SECURITY; ALTER TABLE players ENABLE ROW LEVEL SECURITY;
              CREATE POLICY mine ON players TO {role} USING (tag < 'Q')",
-            crate::derive::JOBS_TABLE
+            crate::maintenance::JOBS_TABLE
         ),
     )
     .await;
@@ -246,7 +246,7 @@ async fn a_role_that_lacks_rights_on_what_follows_is_told_the_grants() {
 }
 
 #[tokio::test]
-async fn other_namespaces_with_requests_are_named_with_the_fix() {
+async fn check_reports_other_namespaces() {
     let shell = Shell::new().with("REDIS_URL", support::redis::fresh().await);
     shell.run(&["enqueue", "clan:2PP"]).await.well();
     let told = shell.run(&["check"]).await.stdout;
@@ -257,7 +257,7 @@ async fn other_namespaces_with_requests_are_named_with_the_fix() {
 }
 
 #[tokio::test]
-async fn an_answer_of_another_server_is_a_problem() {
+async fn check_reports_foreign_responses() {
     for (status, body) in [(404, "page not found"), (404, "{}"), (404, ""), (400, "<html>"), (200, r#"{"ok":true}"#)] {
         let simulator = super::simulator(&["the.one.key"]).await;
         let (shell, _, _) = ready(&simulator).await;
@@ -271,7 +271,7 @@ async fn an_answer_of_another_server_is_a_problem() {
 }
 
 #[tokio::test]
-async fn a_refused_key_is_still_a_problem_when_asked_again() {
+async fn check_repeats_a_rejected_key() {
     let simulator = super::simulator(&["another.key"]).await;
     let (shell, _, _) = ready(&simulator).await;
     for _ in 0..2 {

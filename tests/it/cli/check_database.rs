@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use refresh_worker::{
     config::{StatsFunction, ViewConfig},
-    derive::look::{self, Sight},
+    maintenance::inspect::{self, Finding},
     store::postgres::{Extent, PostgresStore},
 };
 use serde_json::Value;
@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{Ran, Shell};
 use crate::{
-    derive::modest_role,
+    maintenance::modest_role,
     store::{beds::config, migrations::drop_role},
     support,
 };
@@ -248,7 +248,7 @@ impl Case {
             assert!(told.contains(&part), "{}: {part}: {told}", self.name);
         }
         for finding in &found {
-            assert!(finding["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty()), "{}: {finding}", self.name);
+            assert!(finding["fix"].as_str().is_some_and(|fix| !fix.is_empty()), "{}: {finding}", self.name);
         }
         bed
     }
@@ -262,7 +262,7 @@ async fn of_each<'c, F: Future<Output = ()>>(cases: &'c [Case], test: impl Fn(&'
 }
 
 #[tokio::test]
-async fn what_makes_every_run_fail_makes_check_fail() {
+async fn check_finds_what_fails_every_run() {
     of_each(&HOPELESS, async |case| {
         let bed = case.checked().await;
         assert!(!bed.runs_well().await, "{}: a run works", case.name);
@@ -271,12 +271,12 @@ async fn what_makes_every_run_fail_makes_check_fail() {
 }
 
 #[tokio::test]
-async fn what_harms_some_records_makes_check_fail() {
+async fn check_finds_what_harms_some_records() {
     of_each(&HARMFUL, async |case| drop(case.checked().await)).await;
 }
 
 #[tokio::test]
-async fn changed_types_are_judged_as_a_run_meets_them() {
+async fn check_accepts_types_that_runs_accept() {
     of_each(&CHANGED, async |case| {
         let bed = Bed::new().await;
         bed.exec(case.sql).await;
@@ -295,7 +295,7 @@ async fn changed_types_are_judged_as_a_run_meets_them() {
 }
 
 #[tokio::test]
-async fn a_row_with_the_largest_id_is_a_warning() {
+async fn check_warns_of_the_largest_id() {
     let bed = Bed::new().await;
     bed.exec("INSERT INTO war_snapshots (id) VALUES (9223372036854775807)").await;
     let (ran, found) = bed.check().await;
@@ -306,7 +306,7 @@ async fn a_row_with_the_largest_id_is_a_warning() {
 }
 
 #[tokio::test]
-async fn a_check_leaves_no_row_behind() {
+async fn check_leaves_no_row() {
     let bed = Bed::new().await;
     bed.shell.run(&["check"]).await.well();
     for table in [
@@ -327,7 +327,7 @@ async fn a_check_leaves_no_row_behind() {
 }
 
 #[tokio::test]
-async fn a_lock_of_others_is_a_warning_in_time() {
+async fn check_warns_of_locks_in_time() {
     let bed = Bed::new().await;
     let mut other = bed.pool.begin().await.unwrap();
     sqlx::raw_sql("LOCK TABLE clans IN ACCESS EXCLUSIVE MODE").execute(&mut *other).await.unwrap();
@@ -338,7 +338,7 @@ async fn a_lock_of_others_is_a_warning_in_time() {
 }
 
 #[tokio::test]
-async fn an_encoding_without_all_names_is_a_problem() {
+async fn check_reports_narrow_encodings() {
     let server = support::postgres::fresh().await;
     let around = PgPool::connect(&server).await.unwrap();
     for encoding in ["LATIN1", "SQL_ASCII"] {
@@ -360,7 +360,7 @@ async fn an_encoding_without_all_names_is_a_problem() {
 }
 
 #[tokio::test]
-async fn tables_of_a_newer_version_are_a_warning() {
+async fn check_warns_of_newer_tables() {
     let bed = Bed::new().await;
     bed.exec("INSERT INTO refresh_worker.migrations (version, name) VALUES (9999, '9999_later')").await;
     let (ran, found) = bed.check().await;
@@ -370,7 +370,7 @@ async fn tables_of_a_newer_version_are_a_warning() {
 }
 
 #[tokio::test]
-async fn too_few_connections_are_a_problem() {
+async fn check_reports_too_few_connections() {
     let bed = Bed::new().await;
     let (modest, role) = modest_role(bed.shell.variable("DATABASE_URL").as_str()).await;
     let rights = documented(&role, &bed.database);
@@ -417,10 +417,10 @@ async fn has_complaints(url: &str) -> bool {
     let pool = store.pool();
     let view = ViewConfig { name: "clan_leaderboard".to_owned(), interval: Duration::from_secs(60), statistics: None };
     let function = StatsFunction { name: "update_power_ratings".to_owned(), tags: Vec::new() };
-    let mut sights = look::views(&pool, &[view]).await;
-    sights.extend(look::jobs(&pool, &[function]).await);
+    let mut sights = inspect::views(&pool, &[view]).await;
+    sights.extend(inspect::jobs(&pool, &[function]).await);
     let complains = !store.check_rights_with(Extent::RunsAndRetention).await.is_empty()
-        || sights.iter().any(|sight| !matches!(sight, Sight::Fine(_)));
+        || sights.iter().any(|sight| !matches!(sight, Finding::Fine(_)));
     pool.close().await;
     complains
 }
@@ -448,9 +448,9 @@ fn single_rights(statements: &[String]) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn a_role_with_exactly_the_documented_rights_passes() {
+async fn documented_role_passes_check() {
     let bed = Bed::new().await;
-    bed.exec(include_str!("../../../src/derive/sql/jobs/table.sql")).await;
+    bed.exec(include_str!("../../../src/maintenance/sql/jobs/table.sql")).await;
     bed.shell.run(&["views", "install"]).await.well();
     bed.exec(
         "CREATE TABLE IF NOT EXISTS materialized_view_refresh_log (
@@ -509,7 +509,7 @@ async fn a_role_with_exactly_the_documented_rights_passes() {
 }
 
 #[tokio::test]
-async fn remedies_of_check_can_be_pasted_and_help() {
+async fn fixes_of_check_work_when_pasted() {
     let bed = Bed::new().await;
     let (modest, role) = modest_role(&bed.shell.variable("DATABASE_URL")).await;
     bed.exec("ALTER TABLE clans ENABLE ROW LEVEL SECURITY; ALTER TABLE clan_snapshots ENABLE ROW LEVEL SECURITY").await;
@@ -523,12 +523,12 @@ async fn remedies_of_check_can_be_pasted_and_help() {
             break;
         }
         rounds += 1;
-        assert!(rounds < 5, "the remedies help: {found:?}");
+        assert!(rounds < 5, "the fixes help: {found:?}");
         for finding in found {
-            let remedy = finding["remedy"].as_str().unwrap();
-            assert!(remedy.starts_with("GRANT ") || remedy.starts_with("CREATE POLICY "), "{finding}");
-            assert!(!remedy.contains("ALL TABLES") && !remedy.contains("BYPASSRLS"), "{finding}");
-            bed.exec(remedy).await;
+            let fix = finding["fix"].as_str().unwrap();
+            assert!(fix.starts_with("GRANT ") || fix.starts_with("CREATE POLICY "), "{finding}");
+            assert!(!fix.contains("ALL TABLES") && !fix.contains("BYPASSRLS"), "{finding}");
+            bed.exec(fix).await;
         }
     }
     assert!(bed.runs_well().await, "a run works");
@@ -567,7 +567,7 @@ async fn as_version_12(url: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_server_before_13_is_refused_by_check_and_run() {
+async fn server_before_13_is_refused() {
     let bed = Bed::new().await;
     let url = as_version_12(&bed.shell.variable("DATABASE_URL")).await;
     let bed = Bed { shell: bed.shell.with("DATABASE_URL", url), ..bed };

@@ -20,7 +20,7 @@ fn cell(told: &str, name: &str, column: usize) -> u64 {
 }
 
 #[tokio::test]
-async fn the_demo_drains_into_a_file_and_its_numbers_agree_with_it() {
+async fn demo_numbers_agree_with_its_file() {
     let shell = Shell::new();
     let told = shell.run(&["demo", "--requests", "60", "--rate", "300", "--database", "d.sqlite"]).await.well();
     let file = shell.folder().join("d.sqlite");
@@ -48,7 +48,7 @@ async fn the_demo_drains_into_a_file_and_its_numbers_agree_with_it() {
 }
 
 #[tokio::test]
-async fn ctrl_c_ends_the_demo_cleanly_with_a_summary() {
+async fn ctrl_c_ends_demo_with_a_summary() {
     let shell = Shell::new();
     let mut demo = shell.start(&["demo", "--requests", "300", "--rate", "5"]);
     let welcome = demo.line().await;
@@ -62,7 +62,7 @@ async fn ctrl_c_ends_the_demo_cleanly_with_a_summary() {
 }
 
 #[tokio::test]
-async fn recorded_responses_are_served_and_asked_for() {
+async fn demo_with_recorded_responses() {
     let Ok(folder) = std::env::var("COC_FIXTURES_DIR") else {
         return println!("skipped: COC_FIXTURES_DIR is not set");
     };

@@ -17,7 +17,7 @@ async fn shell(simulator: &refresh_worker::sim::Simulator) -> Shell {
 }
 
 #[tokio::test]
-async fn a_drain_answers_what_was_queued_and_sums_it_up() {
+async fn drain_serves_the_queue_and_reports() {
     let simulator = super::simulator(&["the.one.key"]).await;
     let shell = shell(&simulator).await;
     let world = simulator.world();
@@ -37,7 +37,7 @@ async fn a_drain_answers_what_was_queued_and_sums_it_up() {
 }
 
 #[tokio::test]
-async fn a_run_that_fails_ends_with_1_and_says_why() {
+async fn drain_failure_exits_1_with_reason() {
     let simulator = super::simulator(&["the.one.key"]).await;
     let shell = shell(&simulator).await.with("REDIS_URL", "redis://127.0.0.1:1");
     let ran = shell.run(&["drain"]).await;
@@ -46,7 +46,7 @@ async fn a_run_that_fails_ends_with_1_and_says_why() {
 }
 
 #[tokio::test]
-async fn a_paused_worker_does_nothing_and_that_is_no_failure() {
+async fn drain_while_paused_exits_0() {
     let simulator = super::simulator(&["the.one.key"]).await;
     let shell = shell(&simulator).await.with("REFRESH_PAUSED", "true");
     let told = shell.run(&["drain"]).await.well();
@@ -55,7 +55,7 @@ async fn a_paused_worker_does_nothing_and_that_is_no_failure() {
 }
 
 #[tokio::test]
-async fn ctrl_c_stops_a_run_and_nothing_is_lost() {
+async fn ctrl_c_stops_drain_and_loses_nothing() {
     let simulator = super::simulator(&["the.one.key"]).await;
     simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
     let shell = shell(&simulator).await;
@@ -72,7 +72,7 @@ async fn ctrl_c_stops_a_run_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_is_listed_with_its_reason_and_can_be_brought_back() {
+async fn dead_letter_is_listed_and_redriven() {
     let simulator = super::simulator(&["the.one.key"]).await;
     let tag = simulator.world().clan_tags()[0].clone();
     simulator.misbehave(Rule::new(Misbehaviour::WrongTag).on_tag(tag.as_str()));

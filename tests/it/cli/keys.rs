@@ -3,8 +3,8 @@
 use refresh_worker::{
     clock::SystemClock,
     config::RedisConfig,
-    model::{Fingerprint, LearnedRate},
-    queue::{Holder, Slots as _, redis::RedisQueue},
+    model::{Fingerprint, AimdState},
+    queue::{Holder, SharedState as _, redis::RedisQueue},
     sim::{Misbehaviour, PortalTrouble, Rule, Simulator},
 };
 use serde_json::Value;
@@ -55,23 +55,23 @@ fn minute() -> std::time::Duration {
 }
 
 #[tokio::test]
-async fn every_key_is_listed_with_its_state_and_nothing_is_changed() {
+async fn keys_list_shows_states_and_changes_nothing() {
     let bench = Bench::start().await;
     let (good, away) = (bench.simulator.put_key(EMAIL, NAME, HERE), bench.simulator.put_key(EMAIL, NAME, "192.0.2.1"));
     let foreign = bench.simulator.put_key(EMAIL, "somebody-elses", HERE);
     let queue = bench.queue();
     let name = |token: &str| Fingerprint::of(token);
     queue.take_key(&name(&good.token), "run-of-the-test", minute()).await.unwrap();
-    let learned = LearnedRate { ceiling: Some(18.0), ..LearnedRate::plain(17.0) };
+    let learned = AimdState { ceiling: Some(18.0), ..AimdState::plain(17.0) };
     queue.remember_rate(&name(&good.token), learned).await.unwrap();
     queue.take_key(&name("configured.key"), "x", minute()).await.unwrap();
-    queue.pause_key(&name("configured.key"), "x", "benched: status 403, accessDenied", minute()).await.unwrap();
+    queue.cool_down_key(&name("configured.key"), "x", "rejected: status 403, accessDenied", minute()).await.unwrap();
 
     let keys = bench.keys().await;
     let of = |token: &str| keys.iter().find(|key| key["key"] == name(token).to_string()).unwrap();
     assert_eq!(keys.len(), 4, "{keys:?}");
     assert_eq!((&of(&good.token)["state"], &of(&good.token)["run"]), (&"in_use".into(), &"run-of-the-test".into()));
-    assert_eq!((&of(&good.token)["learned_rate"], &of(&good.token)["ceiling"]), (&17.0.into(), &18.0.into()));
+    assert_eq!((&of(&good.token)["aimd_state"], &of(&good.token)["ceiling"]), (&17.0.into(), &18.0.into()));
     assert_eq!(
         (&of(&away.token)["state"], &of(&away.token)["addresses"][0]),
         (&"other_address".into(), &"192.0.2.1".into())
@@ -90,7 +90,7 @@ async fn every_key_is_listed_with_its_state_and_nothing_is_changed() {
 }
 
 #[tokio::test]
-async fn each_key_is_tried_with_one_call() {
+async fn keys_test_makes_one_call_per_key() {
     let bench = Bench::start().await;
     bench.simulator.put_key(EMAIL, NAME, HERE);
     let told = bench.shell().with("COC_API_TOKENS", "configured.key").run(&["keys", "test"]).await.well();
@@ -101,7 +101,7 @@ async fn each_key_is_tried_with_one_call() {
 }
 
 #[tokio::test]
-async fn check_and_test_say_what_a_login_would_do_and_leave_every_key_alone() {
+async fn check_previews_logins_and_changes_nothing() {
     let bench = Bench::start().await;
     for number in 0..5 {
         bench.simulator.put_key(EMAIL, &format!("foreign-{number}"), HERE);
@@ -125,7 +125,7 @@ async fn check_and_test_say_what_a_login_would_do_and_leave_every_key_alone() {
 }
 
 #[tokio::test]
-async fn what_a_test_learns_of_a_key_is_there_for_runs() {
+async fn keys_test_shares_cooldowns_with_runs() {
     let bench = Bench::start().await;
     let shell = bench.shell().with("COC_EMAIL", "").with("COC_PASSWORD", "").with("COC_API_TOKENS", "away,busy,gone");
     for (token, what) in [
@@ -140,16 +140,16 @@ async fn what_a_test_learns_of_a_key_is_there_for_runs() {
     let queue = bench.queue();
     let view = async |token: &str| queue.look_at_key(&Fingerprint::of(token)).await.unwrap();
     let busy = view("busy").await;
-    assert_eq!(busy.holder, Holder::Paused("throttled".to_owned()));
-    assert_eq!(busy.learned_rate, None, "one call alone lowers no rate");
+    assert_eq!(busy.holder, Holder::CoolingDown("throttled".to_owned()));
+    assert_eq!(busy.aimd_state, None, "one call alone lowers no rate");
     let gone = view("gone").await;
-    assert!(matches!(&gone.holder, Holder::Paused(reason) if reason.starts_with("benched: ")), "{gone:?}");
+    assert!(matches!(&gone.holder, Holder::CoolingDown(reason) if reason.starts_with("rejected: ")), "{gone:?}");
     let away = view("away").await;
-    assert!(!matches!(away.holder, Holder::Paused(_)), "it may be right where production is: {away:?}");
+    assert!(!matches!(away.holder, Holder::CoolingDown(_)), "it may be right where production is: {away:?}");
 }
 
 #[tokio::test]
-async fn renewing_makes_what_is_missing_and_does_not_wait_for_the_end_of_a_rest() {
+async fn keys_renew_ignores_login_cooldowns() {
     let bench = Bench::start().await;
     bench.simulator.put_key(EMAIL, NAME, "192.0.2.1");
     bench.simulator.portal_trouble(Some(PortalTrouble::Temporary));
@@ -165,7 +165,7 @@ async fn renewing_makes_what_is_missing_and_does_not_wait_for_the_end_of_a_rest(
 }
 
 #[tokio::test]
-async fn pruning_says_which_keys_and_revokes_them_only_when_told_to() {
+async fn keys_prune_revokes_only_with_yes() {
     let bench = Bench::start().await;
     let kept = [("mine", HERE), ("foreign", "192.0.2.1")].map(|(name, cidr)| {
         let name = if name == "mine" { NAME } else { name };
@@ -187,7 +187,7 @@ async fn pruning_says_which_keys_and_revokes_them_only_when_told_to() {
 }
 
 #[tokio::test]
-async fn check_tells_every_account_and_its_trouble() {
+async fn check_reports_every_account() {
     let bench = Bench::start().await;
     bench.simulator.put_key(EMAIL, NAME, "192.0.2.1");
     let shell = bench
@@ -203,7 +203,7 @@ async fn check_tells_every_account_and_its_trouble() {
     for part in [
         "account COC_EMAIL: a login of a run from here would keep 0 of our keys, make 1 and revoke 0; nothing was changed",
         "account COC_EMAIL: the portal sees us at 203.0.113.7; there are 0 of our keys for here, 1 for other addresses",
-        "log in to the developer portal with COC_EMAIL_2: it says that e-mail or password are wrong",
+        "log in to the developer portal with COC_EMAIL_2: wrong e-mail or password",
         "account COC_ACCOUNTS[1]: a login of a run from here would keep 0 of our keys, make 1 and revoke 0",
         "EGRESS_IPS does not have 203.0.113.7",
     ] {
@@ -214,7 +214,7 @@ async fn check_tells_every_account_and_its_trouble() {
 
 /// Whether the portal is down, refuses or hangs: runs go on as if nobody had looked.
 #[tokio::test]
-async fn a_failed_look_at_the_portal_keeps_no_run_waiting() {
+async fn failed_portal_check_delays_no_run() {
     for (trouble, password) in
         [(Some(PortalTrouble::Down), PASSWORD), (Some(PortalTrouble::Temporary), PASSWORD), (None, "wrong-horse")]
     {
@@ -223,7 +223,7 @@ async fn a_failed_look_at_the_portal_keeps_no_run_waiting() {
         for command in [&["keys", "list"][..], &["keys", "test"], &["check"]] {
             let ran = bench.shell().with("COC_PASSWORD", password).run(command).await;
             assert!(ran.code == 1 && (ran.stdout + &ran.stderr).contains("COC_EMAIL"), "{command:?}");
-            let left = bench.queue().agreements().await.unwrap();
+            let left = bench.queue().shared_entries().await.unwrap();
             assert_eq!(left, [], "{trouble:?}, {command:?}");
         }
     }

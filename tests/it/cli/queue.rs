@@ -10,7 +10,7 @@ async fn shell() -> Shell {
 }
 
 #[tokio::test]
-async fn what_was_queued_is_counted_and_exported_in_the_mailbox_format() {
+async fn export_has_the_mailbox_format() {
     let shell = shell().await;
     let told = shell.run_with_input(&["enqueue", "clan:#2pp", "-", "--priority", "low"], "player:8GQL2\n").await.well();
     assert_eq!(told, "queued 2 requests as low: clan:2PP player:8GQL2\n");
@@ -30,7 +30,7 @@ async fn what_was_queued_is_counted_and_exported_in_the_mailbox_format() {
 }
 
 #[tokio::test]
-async fn a_wrong_name_queues_nothing_and_ends_with_2() {
+async fn enqueue_with_wrong_name_exits_2() {
     let shell = shell().await;
     let told = shell.run(&["enqueue", "clan:#2PP", "clan:#ABC", "clam:#2PP"]).await.badly(2);
     assert!(told.contains("clan:#ABC") && told.contains("clam:#2PP"), "{told}");
@@ -39,7 +39,7 @@ async fn a_wrong_name_queues_nothing_and_ends_with_2() {
 }
 
 #[tokio::test]
-async fn going_back_to_the_old_worker_needs_a_yes() {
+async fn export_return_needs_yes() {
     let shell = shell().await;
     shell.run(&["enqueue", "clan:#2PP"]).await.well();
     let told = shell.run(&["queue", "export", "--return"]).await.badly(2);
@@ -51,7 +51,7 @@ async fn going_back_to_the_old_worker_needs_a_yes() {
 }
 
 #[tokio::test]
-async fn an_empty_list_of_dead_letters_says_so() {
+async fn dead_list_may_be_empty() {
     let shell = shell().await;
     assert_eq!(shell.run(&["dead", "list"]).await.well(), "no dead letters\n");
     assert_eq!(shell.run(&["dead", "redrive", "--all"]).await.well(), "brought back 0 dead letters\n");
@@ -60,14 +60,14 @@ async fn an_empty_list_of_dead_letters_says_so() {
 }
 
 #[tokio::test]
-async fn a_dead_redis_is_an_error_with_its_name_and_without_its_password() {
+async fn unreachable_redis_is_named_without_password() {
     let shell = Shell::new().with("REDIS_URL", "redis://user:hunter2@127.0.0.1:1/0");
     let told = shell.run(&["queue", "stats"]).await.badly(1);
     assert!(told.contains("127.0.0.1:1") && !told.contains("hunter2"), "{told}");
 }
 
 #[tokio::test]
-async fn repair_mends_what_was_deleted_by_hand_tells_it_and_finds_nothing_the_second_time() {
+async fn repair_fixes_once_and_reports_it() {
     let url = support::redis::fresh().await;
     let shell = Shell::new().with("REDIS_URL", url.clone());
     shell.run(&["enqueue", "clan:#2PP", "player:8GQL2"]).await.well();

@@ -31,7 +31,7 @@ async fn start() -> (PrivateRedis, RedisBed, String) {
 }
 
 #[tokio::test]
-async fn the_documented_redis_user_can_do_everything() {
+async fn documented_redis_user_is_sufficient() {
     let (_server, admin, url) = start().await;
     // Of others, which the user may not see.
     admin.command::<()>(&["HSET", "{other}:objects", "clan:2PP", "{}"]).await;
@@ -78,7 +78,7 @@ async fn the_documented_redis_user_can_do_everything() {
 }
 
 #[tokio::test]
-async fn a_missing_redis_right_is_named_by_check() {
+async fn check_names_missing_redis_rights() {
     let (server, admin, url) = start().await;
     let queue = connect(&url);
     assert!(queue.missing_rights().await.unwrap().is_empty());

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use futures_util::future::join_all;
 use refresh_worker::{
     config::InvalidationConfig,
-    derive::invalidate::{Invalidated, Invalidator},
+    maintenance::invalidate::{Invalidated, Invalidator},
 };
 use tokio::time::Instant;
 
@@ -129,6 +129,6 @@ async fn an_application_that_is_down_fails_no_refresh() {
     assert_eq!(run.response()["caches"]["lost"], players.len());
     assert_eq!(run.logs.metrics()[0]["cache_tags_lost"], players.len());
     assert!(
-        run.logs.logs("WARN").iter().any(|line| line["message"].as_str().unwrap().contains("caches: failed to tell"))
+        run.logs.logs("WARN").iter().any(|line| line["message"].as_str().unwrap().contains("caches: cannot invalidate"))
     );
 }

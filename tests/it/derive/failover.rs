@@ -2,9 +2,9 @@
 
 use refresh_worker::{
     config::DatabaseConfig,
-    derive::{
+    maintenance::{
         Database,
-        jobs::{Jobs, TIME_OF_A_TASK},
+        jobs::{Jobs, ENOUGH_TIME_IN_TASK},
     },
     store::{Store, StoreError, postgres::PostgresStore},
 };
@@ -23,7 +23,7 @@ fn narrow(url: &str) -> PostgresStore {
 /// How many jobs were done.
 async fn work(store: &PostgresStore) -> usize {
     let database = Database::new(store.pool(), store.connections());
-    Jobs::new(database, &config(&[]), None).work(in_a_minute(), TIME_OF_A_TASK, std::future::pending()).await.jobs.len()
+    Jobs::new(database, &config(&[]), None).work(in_a_minute(), ENOUGH_TIME_IN_TASK, std::future::pending()).await.jobs.len()
 }
 
 #[tokio::test]

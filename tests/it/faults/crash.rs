@@ -28,7 +28,7 @@ pub fn assert_killed_at(point: &str, run: &Invocation) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_killed_at_any_point_loses_nothing_and_stores_nothing_twice() {
+async fn killed_run_loses_and_repeats_nothing() {
     let kills = stream::iter(failpoint::ALL).map(|point| tokio::spawn(killed_at(point)));
     kills.buffer_unordered(AT_ONCE).for_each(|done| async { done.unwrap() }).await;
 }
@@ -59,7 +59,7 @@ async fn killed_at(point: &'static str) {
 }
 
 #[tokio::test]
-async fn a_request_that_kills_its_process_ends_as_a_dead_letter_and_its_neighbours_are_stored() {
+async fn deadly_request_becomes_dead_letter() {
     let world = World::with(SimConfig { clans: 16, ..SimConfig::default() }).await;
     let mut asked = world.mail_of_every_kind(12).await;
     let killer = asked.remove(3);

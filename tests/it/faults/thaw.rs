@@ -13,7 +13,7 @@ const TERMINATE: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_ac
     WHERE datname = current_database() AND pid <> pg_backend_pid()";
 
 #[tokio::test]
-async fn after_a_freeze_in_which_the_servers_closed_every_connection_the_next_run_works_at_the_first_try() {
+async fn first_run_after_thaw_works() {
     let redis = PrivateRedis::start().await;
     let mut world = World::start().await;
     world.redis_url = redis.url();
@@ -46,7 +46,7 @@ async fn after_a_freeze_in_which_the_servers_closed_every_connection_the_next_ru
 }
 
 #[tokio::test]
-async fn after_a_freeze_in_which_the_database_closed_every_connection_a_task_works_at_the_first_try() {
+async fn first_task_after_thaw_works() {
     let world = World::start().await;
     world.worker().await.invoke(&json!({"task": "migrate"}), PLENTY).await.response();
     let install = "CREATE MATERIALIZED VIEW v AS SELECT 1 AS id";

@@ -18,7 +18,7 @@ use super::{
     evidence::{Holdings, changes_told},
     world::{PLENTY, World, assert_processed},
 };
-use crate::{derive::application::Application, support::process::WorkerProcess};
+use crate::{maintenance::application::Application, support::process::WorkerProcess};
 
 /// Where it is killed, and whether the same is asked for once more before the next run, so that it has to call again and
 /// finds what is stored already.
@@ -32,7 +32,7 @@ const KILLS: [(&str, bool); 6] = [
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_killed_run_has_stored_is_told_by_the_next() {
+async fn outbox_of_killed_run_is_relayed() {
     let kills = stream::iter(KILLS).map(|(point, again)| tokio::spawn(told_after(point, again)));
     kills.buffer_unordered(KILLS.len()).for_each(|done| async { done.unwrap() }).await;
 }

@@ -29,7 +29,7 @@ async fn acknowledge(redis: &mut MultiplexedConnection, entries: &Entries) -> us
 }
 
 #[tokio::test]
-async fn a_consumer_group_reads_every_change_once_and_again_after_its_own_crash() {
+async fn consumer_group_reads_every_event() {
     let world = World::with(SimConfig { evolve: 3600.0, ..SimConfig::default() }).await;
     let mut redis = world.redis().await;
     let create = redis::cmd("XGROUP").arg("CREATE").arg(STREAM).arg("push").arg("0").arg("MKSTREAM").to_owned();
@@ -79,7 +79,7 @@ async fn a_consumer_group_reads_every_change_once_and_again_after_its_own_crash(
 }
 
 #[tokio::test]
-async fn the_keys_of_readers_are_deleted_when_what_they_hold_is_old() {
+async fn outdated_reader_keys_are_deleted() {
     let world = World::start().await;
     let mut redis = world.redis().await;
     let census = world.simulator.world();
@@ -111,7 +111,7 @@ async fn the_keys_of_readers_are_deleted_when_what_they_hold_is_old() {
 }
 
 #[tokio::test]
-async fn a_stream_that_cannot_be_written_fails_no_request_and_is_told_later() {
+async fn unwritable_stream_delays_events_only() {
     let world = World::start().await;
     let mut redis = world.redis().await;
     redis::cmd("SET").arg(STREAM).arg("not a stream").exec_async(&mut redis).await.unwrap();
@@ -133,7 +133,7 @@ async fn a_stream_that_cannot_be_written_fails_no_request_and_is_told_later() {
 }
 
 #[tokio::test]
-async fn what_the_stream_refuses_is_given_up_after_a_day_and_not_before() {
+async fn refused_entries_are_given_up_after_a_day() {
     let world = World::start().await;
     let mut redis = world.redis().await;
     redis::cmd("SET").arg(STREAM).arg("not a stream").exec_async(&mut redis).await.unwrap();
@@ -154,7 +154,7 @@ async fn what_the_stream_refuses_is_given_up_after_a_day_and_not_before() {
 }
 
 #[tokio::test]
-async fn a_stream_is_trimmed() {
+async fn stream_is_trimmed() {
     let world = World::start().await;
     let mut redis = world.redis().await;
     let settings = [("REFRESH_EVENTS_STREAM", STREAM), ("REFRESH_EVENTS_MAXLEN", "100")];
@@ -167,7 +167,7 @@ async fn a_stream_is_trimmed() {
 }
 
 #[tokio::test]
-async fn a_clan_and_a_war_lead_to_what_is_worth_asking_for_next() {
+async fn clan_and_war_lead_to_follow_ups() {
     let world = World::start().await;
     let mut worker = world.worker_with(&[("FOLLOWUP_WARS", "true"), ("FOLLOWUP_PLAYERS_PER_CLAN", "3")]).await;
     let census = world.simulator.world();

@@ -35,7 +35,7 @@ fn assert_names_nobody(told: &Value, urls: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_run_without_a_database_is_told_while_it_is_down_and_after() {
+async fn run_without_database_is_in_health() {
     let mut world = World::start().await;
     let (proxy, url) = Proxy::in_front_of(&world.database_url).await;
     let direct = std::mem::replace(&mut world.database_url, url.clone());
@@ -69,7 +69,7 @@ async fn a_run_without_a_database_is_told_while_it_is_down_and_after() {
 }
 
 #[tokio::test]
-async fn a_run_without_redis_is_told_by_the_database() {
+async fn run_without_redis_is_in_database() {
     let mut world = World::start().await;
     let (proxy, url) = Proxy::in_front_of(&world.redis_url).await;
     let direct = std::mem::replace(&mut world.redis_url, url.clone());
@@ -90,7 +90,7 @@ async fn a_run_without_redis_is_told_by_the_database() {
 }
 
 #[tokio::test]
-async fn a_refused_refresh_names_no_server_and_its_log_does() {
+async fn failed_refresh_names_server_in_log_only() {
     let mut world = World::start().await;
     let (database, database_url) = Proxy::in_front_of(&world.database_url).await;
     let (redis, redis_url) = Proxy::in_front_of(&world.redis_url).await;
@@ -113,7 +113,7 @@ async fn a_refused_refresh_names_no_server_and_its_log_does() {
 }
 
 #[tokio::test]
-async fn head_of_health_has_the_status_of_get() {
+async fn head_of_health_has_status_of_get() {
     let mut world = World::start().await;
     let (proxy, url) = Proxy::in_front_of(&world.redis_url).await;
     world.redis_url = url;

@@ -18,7 +18,7 @@ async fn forgotten(world: &World, statements: &str) -> PgConnection {
 }
 
 #[tokio::test]
-async fn one_locked_row_costs_one_request_and_is_told() {
+async fn locked_row_costs_one_request() {
     let world = World::start().await;
     let players = world.mail_players(60).await;
     let mut worker = world.worker().await;
@@ -52,7 +52,7 @@ async fn one_locked_row_costs_one_request_and_is_told() {
 }
 
 #[tokio::test]
-async fn a_locked_table_ends_a_run_before_its_first_call() {
+async fn locked_table_ends_run_before_first_call() {
     let world = World::start().await;
     world.mail_players(60).await;
     let mut worker = world.worker().await;
@@ -72,7 +72,7 @@ async fn a_locked_table_ends_a_run_before_its_first_call() {
 }
 
 #[tokio::test]
-async fn a_table_locked_during_a_run_ends_it_with_few_calls_and_nothing_lost() {
+async fn table_locked_mid_run_loses_nothing() {
     let world = World::start().await;
     world.mail_players(300).await;
     let mut worker = world.worker_with(&[("COC_REQS_PER_SEC", "20")]).await;
@@ -89,7 +89,7 @@ async fn a_table_locked_during_a_run_ends_it_with_few_calls_and_nothing_lost() {
 }
 
 #[tokio::test]
-async fn a_table_that_refuses_every_row_costs_few_calls_a_run_and_no_dead_letter() {
+async fn refusing_table_makes_no_dead_letter() {
     let world = World::start().await;
     world.mail_players(200).await;
     let mut worker = world.worker_with(&[("COC_REQS_PER_SEC", "50")]).await;
@@ -115,7 +115,7 @@ async fn a_table_that_refuses_every_row_costs_few_calls_a_run_and_no_dead_letter
 
 #[cfg(feature = "failpoints")]
 #[tokio::test]
-async fn a_record_that_panics_while_it_is_stored_hurts_only_itself() {
+async fn panicking_record_hurts_only_itself() {
     let world = World::start().await;
     let players = world.mail_players(40).await;
     let order = format!("commit.answer@{}=panic", players[9]);

@@ -12,7 +12,7 @@ fn warnings(run: &Invocation) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn mail_in_database_0_is_a_warning_of_every_run() {
+async fn entries_in_database_0_are_a_warning() {
     let server = PrivateRedis::start().await;
     let mut world = World::start().await;
     world.redis_url = server.url();
@@ -35,7 +35,7 @@ async fn mail_in_database_0_is_a_warning_of_every_run() {
 }
 
 #[tokio::test]
-async fn nothing_is_said_without_mail_elsewhere() {
+async fn no_warning_without_entries_elsewhere() {
     let server = PrivateRedis::start().await;
     let mut world = World::start().await;
     world.redis_url = server.database_url(3);

@@ -7,7 +7,7 @@ use refresh_worker::{
     model::{Priority, Reason, RefreshRequest},
     queue::{
         DeadFilter, Queue as _, Settlement,
-        archive::{Archive, Kept, Part, Place, PutBack, Returning},
+        admin::{QueueAdmin, Kept, Part, Place, PutBack, Returning},
         record::{QueueLimits, Record, State},
     },
 };
@@ -81,7 +81,7 @@ async fn everything_is_read_whatever_its_state<B: Bed<Queue: Archive>>(bed: &B) 
     assert_eq!(count(|kept| matches!(kept, Kept::Mail { score: Some(_), value: None, .. })), 1);
     assert_eq!(count(|kept| matches!(kept, Kept::Mail { score: None, value: Some(_), .. })), 1);
     assert_eq!(count(|kept| matches!(kept, Kept::Orphan { class: Priority::Medium, .. })), 1);
-    assert_eq!(count(|kept| matches!(kept, Kept::Letter { .. })), 1);
+    assert_eq!(count(|kept| matches!(kept, Kept::DeadEntry { .. })), 1);
     for state in [State::Ready, State::Delayed, State::Leased, State::Dead] {
         let of_state = |kept: &&Kept| matches!(kept, Kept::Record { record, .. } if record.state == state);
         assert_eq!(found.iter().filter(of_state).count(), 1, "{state:?}");
@@ -135,7 +135,7 @@ async fn clear<B: Bed<Queue: Archive>>(bed: &B) {
             Kept::Record { object, stored, .. } => {
                 assert_eq!(bed.queue().take_away(&[(object.to_string(), stored)]).await.unwrap(), [true]);
             }
-            Kept::Letter { name, stored, .. } => {
+            Kept::DeadEntry { name, stored, .. } => {
                 assert_eq!(bed.queue().take_away(&[(name, stored)]).await.unwrap(), [true]);
             }
             Kept::Orphan { id, .. } => {
@@ -264,9 +264,9 @@ async fn dead_letters_are_found_by_age(bed: &impl Bed) {
 async fn the_standing_of_an_object_counts_who_comes_before_it<B: Bed<Queue: Archive>>(bed: &B) {
     bed.enqueue("clan:2PP", Priority::Low, NOW).await;
     bed.enqueue("clan:2QQ", Priority::High, NOW + SECOND).await;
-    let standing = bed.queue().standing(&"clan:2PP".parse().unwrap()).await.unwrap();
+    let standing = bed.queue().position(&"clan:2PP".parse().unwrap()).await.unwrap();
     assert_eq!((standing.ahead, standing.record), (Some(1), bed.record("clan:2PP").await));
-    let unknown = bed.queue().standing(&"war:2PP".parse().unwrap()).await.unwrap();
+    let unknown = bed.queue().position(&"war:2PP".parse().unwrap()).await.unwrap();
     assert_eq!((unknown.ahead, unknown.record), (None, None));
 }
 

@@ -7,9 +7,9 @@ use refresh_worker::{
     config::RedisConfig,
     model::{Priority, RefreshRequest},
     queue::{
-        Admitted, Circuit, CircuitReason, CircuitScope, LeaseRequest, Leased, MailLimits, Queue, Slots, mailbox,
+        Admitted, Circuit, CircuitReason, CircuitScope, LeaseRequest, Leased, MailLimits, Queue, SharedState, mailbox,
         memory::{Contents, MemoryQueue},
-        record::{CLASS_WIDTH, Draw, QueueLimits, Record, State},
+        lease::Draw, record::{CLASS_WIDTH, QueueLimits, Record, State},
         redis::{RedisQueue, Timeouts},
     },
 };
@@ -21,7 +21,7 @@ pub const NOW: Timestamp = Timestamp::from_millis(1_772_600_767_089);
 
 /// A queue of either kind.
 pub trait Bed: Sync {
-    type Queue: Queue + Slots;
+    type Queue: Queue + SharedState;
 
     fn queue(&self) -> &Self::Queue;
 
@@ -313,7 +313,7 @@ pub fn connect(url: &str) -> RedisQueue {
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);
-pub const PATIENT: Timeouts = Timeouts { connect: PATIENCE, first_word: PATIENCE, response: PATIENCE };
+pub const PATIENT: Timeouts = Timeouts { connect: PATIENCE, first_reply: PATIENCE, response: PATIENCE };
 
 pub fn connect_with(url: &str, timeouts: Timeouts) -> RedisQueue {
     connect_as(url, timeouts, false)

@@ -6,7 +6,7 @@ use refresh_worker::{
     clock::Timestamp,
     model::{FollowUp, Priority, Reason, RefreshRequest},
     queue::{
-        DeadFilter, Following, Lease, LeaseRequest, MAX_LAPSES, MAX_MAIL_BYTES, MailLimits, ORPHAN_PATIENCE, Oldest,
+        DeadFilter, Following, Lease, LeaseRequest, MAX_LAPSES, MAX_MAIL_BYTES, MailLimits, ORPHAN_TIMEOUT, Oldest,
         Queue as _, SUSPECT_LAPSES, Settled, Settlement,
         record::{QueueLimits, State},
     },
@@ -253,7 +253,7 @@ async fn a_producer_that_requeues_every_minute_does_not_lose_its_place(bed: &imp
     }
     let leased = bed.lease(NOW + 20 * MINUTE, &request(2)).await;
     assert_eq!(names(&leased), ["clan:2PP", "clan:2QQ"]);
-    assert_eq!((leased.leases[0].first_asked, leased.leases[0].last_asked), (NOW, NOW + 19 * MINUTE));
+    assert_eq!((leased.leases[0].first_requested, leased.leases[0].last_requested), (NOW, NOW + 19 * MINUTE));
 }
 
 async fn a_request_queued_while_leased_becomes_the_next_request(bed: &impl Bed) {
@@ -362,12 +362,12 @@ async fn an_index_entry_without_data_is_set_aside_and_admitted_when_its_data_com
 async fn an_index_entry_whose_data_does_not_come_is_dropped_and_counted_after_ten_minutes(bed: &impl Bed) {
     bed.put_index(b"clan:2PP", 1.0).await;
     bed.admit(NOW).await;
-    assert_eq!(bed.admit(NOW + ORPHAN_PATIENCE - SECOND).await.orphans_dropped, 0);
-    assert_eq!(bed.admit(NOW + ORPHAN_PATIENCE).await.orphans_dropped, 1);
+    assert_eq!(bed.admit(NOW + ORPHAN_TIMEOUT - SECOND).await.orphans_dropped, 0);
+    assert_eq!(bed.admit(NOW + ORPHAN_TIMEOUT).await.orphans_dropped, 1);
     assert!(bed.dump().await.orphans.is_empty());
     // Data that comes even later is found all the same.
     bed.put_data(b"clan:2PP", value("clan:2PP", 1, NOW).as_bytes()).await;
-    assert_eq!(bed.admit(NOW + ORPHAN_PATIENCE).await.found_by_scan, 1);
+    assert_eq!(bed.admit(NOW + ORPHAN_TIMEOUT).await.found_by_scan, 1);
 }
 
 async fn an_orphan_that_is_given_back_and_set_aside_anew_is_not_dropped_by_an_older_look(bed: &impl Bed) {
@@ -377,7 +377,7 @@ async fn an_orphan_that_is_given_back_and_set_aside_anew_is_not_dropped_by_an_ol
     let anew = NOW + SECOND;
     bed.queue().return_to_mailbox(anew).await.unwrap();
     assert_eq!(bed.admit(anew).await.orphaned, 1);
-    let admitted = bed.queue().admit(NOW + ORPHAN_PATIENCE, older_look).await.unwrap();
+    let admitted = bed.queue().admit(NOW + ORPHAN_TIMEOUT, older_look).await.unwrap();
     assert_eq!(admitted.orphans_dropped, 0);
     assert_eq!(bed.dump().await.orphans[&b"clan:2PP"[..]].0, anew);
 }
@@ -385,7 +385,7 @@ async fn an_orphan_that_is_given_back_and_set_aside_anew_is_not_dropped_by_an_ol
 async fn an_orphan_queued_again_waits_anew(bed: &impl Bed) {
     bed.put_index(b"clan:2PP", 1.0).await;
     bed.admit(NOW).await;
-    let later = NOW + ORPHAN_PATIENCE;
+    let later = NOW + ORPHAN_TIMEOUT;
     bed.put_index(b"clan:2PP", 0.0).await;
     let admitted = bed.admit(later).await;
     assert_eq!((admitted.orphaned, admitted.orphans_dropped), (1, 0));
@@ -850,7 +850,7 @@ async fn new_mail_does_not_revive_what_lapsed_too_often(bed: &impl Bed) {
     assert!(bed.lease(now, &request(1)).await.leases.is_empty());
     assert_eq!(bed.queue().redrive(now, &DeadFilter::default()).await.unwrap(), 1);
     let lease = bed.lease_one(now).await;
-    assert_eq!((lease.lapses, lease.attempts, lease.last_asked), (0, 0, now));
+    assert_eq!((lease.lapses, lease.attempts, lease.last_requested), (0, 0, now));
 }
 
 async fn new_mail_revives_other_dead_letters_with_attempts_0(bed: &impl Bed) {
@@ -905,7 +905,7 @@ async fn a_failure_counts_an_attempt_and_holds_the_object(bed: &impl Bed) {
     settle(bed, NOW, &lease, Settlement::Failed { until, reason: Reason::new("timeout", "no answer") }).await;
     assert!(bed.lease(until - SECOND, &request(1)).await.leases.is_empty());
     let lease = bed.lease_one(until).await;
-    assert_eq!((lease.attempts, lease.first_asked), (1, NOW));
+    assert_eq!((lease.attempts, lease.first_requested), (1, NOW));
 }
 
 async fn later_counts_nothing_and_waits(bed: &impl Bed) {
@@ -981,7 +981,7 @@ async fn stats_count_what_is_there(bed: &impl Bed) {
     assert_eq!((stats.mailbox, stats.ready, stats.delayed, stats.leased), (1, 2, 1, 1));
     assert_eq!((stats.dead_letters, stats.orphans, stats.queue_size()), (1, 1, 3));
     assert_eq!(stats.ready_by_priority.values().copied().collect::<Vec<_>>(), [0, 0, 0, 2]);
-    assert_eq!((stats.oldest, stats.next_due), (Oldest::Asked(NOW - MINUTE), Some(NOW + MINUTE)));
+    assert_eq!((stats.oldest, stats.next_due), (Oldest::Since(NOW - MINUTE), Some(NOW + MINUTE)));
     assert_eq!((stats.dead_letters_evicted, stats.mail_in_database_0), (0, None));
 }
 
@@ -992,10 +992,10 @@ async fn the_oldest_counts_the_mailbox(bed: &impl Bed) {
     bed.put_mail("clan:2PP", 3.0, &value("clan:2PP", 3, NOW - 5 * MINUTE)).await;
     bed.put_mail("war:2PP", 3.0, &value("war:2PP", 3, NOW - 9 * MINUTE)).await;
     bed.enqueue("player:2PP", Priority::High, NOW - MINUTE).await;
-    assert_eq!(bed.queue().stats(NOW).await.unwrap().oldest, Oldest::Asked(NOW - 9 * MINUTE));
+    assert_eq!(bed.queue().stats(NOW).await.unwrap().oldest, Oldest::Since(NOW - 9 * MINUTE));
     bed.put_mail("clan:2QQ", 3.0, &"x".repeat(5000)).await;
     bed.remove_data(b"war:2PP").await;
-    assert_eq!(bed.queue().stats(NOW).await.unwrap().oldest, Oldest::Asked(NOW - 5 * MINUTE));
+    assert_eq!(bed.queue().stats(NOW).await.unwrap().oldest, Oldest::Since(NOW - 5 * MINUTE));
 }
 
 async fn the_oldest_counts_what_is_overdue(bed: &impl Bed) {
@@ -1004,7 +1004,7 @@ async fn the_oldest_counts_what_is_overdue(bed: &impl Bed) {
     let reason = Reason::new("timeout", "");
     settle(bed, NOW, &lease, Settlement::Failed { until: NOW + MINUTE, reason }).await;
     assert_eq!(bed.queue().stats(NOW + SECOND).await.unwrap().oldest, Oldest::NothingWaits, "it waits for its time");
-    assert_eq!(bed.queue().stats(NOW + MINUTE).await.unwrap().oldest, Oldest::Asked(NOW));
+    assert_eq!(bed.queue().stats(NOW + MINUTE).await.unwrap().oldest, Oldest::Since(NOW));
 }
 
 async fn mail_that_waits_for_its_time_is_not_old(bed: &impl Bed) {

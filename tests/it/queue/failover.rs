@@ -6,10 +6,10 @@ use std::{sync::Arc, time::Duration};
 use refresh_worker::{
     clock::ManualClock,
     config::RedisConfig,
-    model::{Event, LearnedRate, Priority, Reason, RefreshRequest},
+    model::{Event, AimdState, Priority, Reason, RefreshRequest},
     queue::{
         Circuit, CircuitReason, CircuitScope, DeadFilter, Fingerprint, MailLimits, Queue as _, QueueError, Settled,
-        Settlement, Slot, Slots as _, record::QueueLimits, redis::RedisQueue,
+        Settlement, Slot, SharedState as _, record::QueueLimits, redis::RedisQueue,
     },
 };
 use tokio::{
@@ -53,7 +53,7 @@ async fn every_step_of_a_run_follows_a_failover() {
     let mail = queue.read_mail(NOW, MailLimits::default()).await.unwrap();
     assert_eq!(queue.admit(NOW, mail).await.unwrap().admitted, 1);
     pair.fail_over().await;
-    assert_eq!(queue.take_key(&key, "run", MINUTE).await.unwrap(), Slot::Taken { learned_rate: None });
+    assert_eq!(queue.take_key(&key, "run", MINUTE).await.unwrap(), Slot::Taken { aimd_state: None });
     pair.fail_over().await;
     assert_eq!(queue.take_calls(NOW, 30, 1000).await.unwrap().granted, 30);
     assert_eq!(queue.calls_taken(NOW).await.unwrap(), 30, "taken once");
@@ -81,7 +81,7 @@ async fn what_runs_agree_on_follows_a_failover() {
     pair.fail_over().await;
     assert_eq!(queue.renew_keys(std::slice::from_ref(&key), "run", MINUTE).await.unwrap(), [true]);
     pair.fail_over().await;
-    queue.remember_rate(&key, LearnedRate::plain(20.0)).await.unwrap();
+    queue.remember_rate(&key, AimdState::plain(20.0)).await.unwrap();
     pair.fail_over().await;
     let reason = CircuitReason::new(CircuitReason::MAINTENANCE, "503");
     queue.open_circuit(&Circuit { scope: CircuitScope::Api, since: NOW, next_probe: NOW, reason }).await.unwrap();
@@ -91,9 +91,9 @@ async fn what_runs_agree_on_follows_a_failover() {
     queue.close_circuit(CircuitScope::Api).await.unwrap();
     assert!(queue.circuits().await.unwrap().is_empty());
     pair.fail_over().await;
-    queue.give_back_key(&key, "run", MINUTE).await.unwrap();
+    queue.release_key(&key, "run", MINUTE).await.unwrap();
     pair.fail_over().await;
-    assert_eq!(queue.append_events("told", 10, &[Event(vec![("a".into(), "b".to_owned())])]).await.unwrap(), 1);
+    assert_eq!(queue.publish_events("told", 10, &[Event(vec![("a".into(), "b".to_owned())])]).await.unwrap(), 1);
 }
 
 #[tokio::test]

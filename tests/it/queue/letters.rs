@@ -7,7 +7,7 @@ use refresh_worker::{
     model::{Kind, Priority, Reason, RefreshRequest},
     queue::{
         DeadFilter, Queue as _, Settled, Settlement,
-        archive::{Archive, PutBack, Returning},
+        admin::{QueueAdmin, PutBack, Returning},
         record::{QueueLimits, Record, State},
     },
 };
@@ -22,7 +22,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const LEASE: Duration = Duration::from_secs(15);
 
 on_all! {
-    (QueueLimits { dead_letters: 3, unreadable_letters: 2, ..QueueLimits::default() })
+    (QueueLimits { dead_letters: 3, dead_entries: 2, ..QueueLimits::default() })
     dead_letters_of_objects_never_give_way
     what_finds_no_room_waits_and_dies_later
     a_lapse_that_finds_no_room_leaves_a_suspect
@@ -181,7 +181,7 @@ async fn redriven_objects_are_ready_at_once_with_nothing_counted(bed: &impl Bed)
     settle(bed, NOW, &lease, dead("timeout")).await;
     assert_eq!(bed.queue().redrive(NOW + MINUTE, &DeadFilter::default()).await.unwrap(), 1);
     let lease = bed.lease_one(NOW + MINUTE).await;
-    assert_eq!((lease.attempts, lease.lapses, lease.first_asked), (0, 0, NOW));
+    assert_eq!((lease.attempts, lease.lapses, lease.first_requested), (0, 0, NOW));
     let contents = bed.dump().await;
     assert_eq!((contents.records["clan:2PP"].body.clone(), contents.records.len()), (None, 1));
 }

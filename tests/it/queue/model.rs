@@ -8,7 +8,7 @@ use refresh_worker::{
     clock::Timestamp,
     model::{FollowUp, Kind, ObjectId, Priority, Reason, RefreshRequest},
     queue::{
-        DeadFilter, Following, Lease, LeaseRequest, MailLimits, ORPHAN_PATIENCE, Queue, SetAside, Settled, Settlement,
+        DeadFilter, Following, Lease, LeaseRequest, MailLimits, ORPHAN_TIMEOUT, Queue, SetAside, Settled, Settlement,
         mailbox::Mail,
         memory::Contents,
         record::{QueueLimits, State},
@@ -116,7 +116,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-const LIMITS: QueueLimits = QueueLimits { max_attempts: 3, dead_letters: 2, unreadable_letters: 1 };
+const LIMITS: QueueLimits = QueueLimits { max_attempts: 3, dead_letters: 2, dead_entries: 1 };
 
 #[test]
 fn memory_and_redis_agree_after_every_step_and_lose_no_request() {
@@ -299,7 +299,7 @@ impl<'a> Pair<'a> {
                     return self.compare().await;
                 }
                 for lease in leased.leases {
-                    prop_assert!(lease.first_asked <= lease.last_asked);
+                    prop_assert!(lease.first_requested <= lease.last_requested);
                     self.leases.push(lease);
                 }
             }
@@ -427,7 +427,7 @@ impl<'a> Pair<'a> {
         }
         for (id, (since, _)) in &before.orphans {
             let waits = after.orphans.contains_key(id) || before.data.contains_key(id);
-            prop_assert!(waits || now.since(*since) >= ORPHAN_PATIENCE, "{:?} was given up early", id);
+            prop_assert!(waits || now.since(*since) >= ORPHAN_TIMEOUT, "{:?} was given up early", id);
         }
         Ok(())
     }

@@ -6,10 +6,10 @@ use refresh_worker::{
     clock::ManualClock,
     clock::Timestamp,
     config::RedisConfig,
-    model::{LearnedRate, Priority, RefreshRequest},
+    model::{AimdState, Priority, RefreshRequest},
     queue::{
         CallsGranted, Fingerprint, Holder, LeaseRequest, MailLimits, Queue as _, QueueError, Settlement, Slot,
-        Slots as _,
+        SharedState as _,
         record::{QueueLimits, State},
         redis::{RedisQueue, Timeouts},
     },
@@ -24,7 +24,7 @@ use crate::support::redis::PrivateRedis;
 const SECOND: Duration = Duration::from_secs(1);
 const IMPATIENT: Timeouts = Timeouts {
     connect: Duration::from_millis(500),
-    first_word: Duration::from_millis(500),
+    first_reply: Duration::from_millis(500),
     response: Duration::from_millis(500),
 };
 
@@ -57,7 +57,7 @@ async fn our_keys_lie_in_two_hash_slots() {
     bed.lease_one(NOW).await;
     let key = Fingerprint("f".to_owned());
     bed.queue().take_key(&key, "run", SECOND).await.unwrap();
-    bed.queue().remember_rate(&key, LearnedRate::plain(1.0)).await.unwrap();
+    bed.queue().remember_rate(&key, AimdState::plain(1.0)).await.unwrap();
     bed.queue().take_calls(NOW.midnight(), 1, 10).await.unwrap();
     let keys: Vec<String> = bed.command(&["KEYS", "*"]).await;
     assert!(keys.len() >= 7, "{keys:?}");
@@ -145,23 +145,23 @@ async fn what_runs_agree_on_goes_into_a_full_redis() {
     let queue = bed.queue();
     bed.make_full().await;
     let key = Fingerprint("0123456789ab".to_owned());
-    let learned = Some(LearnedRate::plain(17.0));
-    assert_eq!(queue.take_key(&key, "a", REST).await.unwrap(), Slot::Taken { learned_rate: None });
+    let learned = Some(AimdState::plain(17.0));
+    assert_eq!(queue.take_key(&key, "a", REST).await.unwrap(), Slot::Taken { aimd_state: None });
     assert_eq!(queue.renew_keys(std::slice::from_ref(&key), "a", REST).await.unwrap(), [true]);
-    queue.remember_rate(&key, LearnedRate::plain(17.0)).await.unwrap();
-    queue.pause_key(&key, "a", "throttled", REST).await.unwrap();
+    queue.remember_rate(&key, AimdState::plain(17.0)).await.unwrap();
+    queue.cool_down_key(&key, "a", "throttled", REST).await.unwrap();
     let seen = queue.look_at_key(&key).await.unwrap();
-    assert_eq!((seen.holder, seen.learned_rate), (Holder::Paused("throttled".to_owned()), learned));
-    assert!(queue.end_rest(&key).await.unwrap());
-    assert_eq!(queue.take_key(&key, "b", REST).await.unwrap(), Slot::Taken { learned_rate: learned });
-    queue.give_back_key(&key, "b", REST).await.unwrap();
+    assert_eq!((seen.holder, seen.aimd_state), (Holder::CoolingDown("throttled".to_owned()), learned));
+    assert!(queue.end_cooldown(&key).await.unwrap());
+    assert_eq!(queue.take_key(&key, "b", REST).await.unwrap(), Slot::Taken { aimd_state: learned });
+    queue.release_key(&key, "b", REST).await.unwrap();
     assert!(matches!(queue.take_key(&key, "a", REST).await.unwrap(), Slot::Held { .. }));
 
     let day = NOW.midnight();
     for taken in [40, 80] {
         assert_eq!(queue.take_calls(day, 40, 100).await.unwrap(), CallsGranted { granted: 40, taken });
     }
-    queue.give_back_calls(day, 30).await.unwrap();
+    queue.return_calls(day, 30).await.unwrap();
     assert_eq!(queue.calls_taken(day).await.unwrap(), 50);
     let life: i64 = bed.command(&["PTTL", &format!("{{coc-api}}:calls:{}", day.to_utc().date())]).await;
     assert!(life > 0, "it does not live for ever: {life}");
@@ -489,11 +489,11 @@ async fn two_namespaces_share_keys_days_and_circuits() {
     let bed = RedisBed::at(&url, QueueLimits::default()).await;
     let config = RedisConfig { url: url.into(), cluster: false, namespace: "other".to_owned() };
     let (ours, other) = (bed.queue(), RedisQueue::connect(&config, ManualClock::at(NOW)).unwrap());
-    let (key, learned, day) = (Fingerprint("f".to_owned()), LearnedRate::plain(7.0), NOW.midnight());
+    let (key, learned, day) = (Fingerprint("f".to_owned()), AimdState::plain(7.0), NOW.midnight());
     ours.remember_rate(&key, learned).await.unwrap();
     ours.take_key(&key, "a", SECOND).await.unwrap();
     assert!(matches!(other.take_key(&key, "b", SECOND).await.unwrap(), Slot::Held { .. }));
-    assert_eq!(other.look_at_key(&key).await.unwrap().learned_rate, Some(learned));
+    assert_eq!(other.look_at_key(&key).await.unwrap().aimd_state, Some(learned));
     ours.take_calls(day, 60, 100).await.unwrap();
     assert_eq!(other.take_calls(day, 60, 100).await.unwrap(), CallsGranted { granted: 40, taken: 100 });
     ours.open_circuit(&open_circuit(NOW)).await.unwrap();

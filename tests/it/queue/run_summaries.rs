@@ -1,6 +1,6 @@
 //! How the last runs went, kept for health.
 
-use refresh_worker::queue::{Queue as _, RUN_NOTES_LIFETIME, RunSummaries, RunSummary, record::QueueLimits};
+use refresh_worker::queue::{Queue as _, RUN_SUMMARIES_LIFETIME, RunSummaries, RunSummary, record::QueueLimits};
 
 use super::beds::{Bed, NOW, RedisBed, on_all};
 
@@ -38,7 +38,7 @@ async fn notes_of_runs_end_after_a_week_and_fit_a_full_redis() {
     bed.make_full().await;
     bed.queue().record_run(&note("one", None)).await.unwrap();
     let left: u64 = bed.command(&["PTTL", "{refresh}:runs"]).await;
-    assert!(u128::from(left).abs_diff(RUN_NOTES_LIFETIME.as_millis()) < 60_000, "{left}");
+    assert!(u128::from(left).abs_diff(RUN_SUMMARIES_LIFETIME.as_millis()) < 60_000, "{left}");
     bed.queue().record_run(&note("two", None)).await.unwrap();
     assert_eq!(bed.queue().run_summaries().await.unwrap().good.unwrap().run, "two");
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use refresh_worker::{
     clock::Timestamp,
-    model::{EndpointKind, LearnedRate},
+    model::{EndpointKind, AimdState},
     queue::{
-        CallsGranted, Circuit, CircuitReason, CircuitScope, Fingerprint, Holder, Slot, Slots as _, record::QueueLimits,
+        CallsGranted, Circuit, CircuitReason, CircuitScope, Fingerprint, Holder, Slot, SharedState as _, record::QueueLimits,
     },
 };
 
@@ -48,7 +48,7 @@ async fn renew(bed: &impl Bed, run: &str) -> bool {
     bed.queue().renew_keys(&[key()], run, MINUTE).await.unwrap() == [true]
 }
 
-const FREE: Slot = Slot::Taken { learned_rate: None };
+const FREE: Slot = Slot::Taken { aimd_state: None };
 
 fn is_held_for_at_most(slot: &Slot, most: Duration) -> bool {
     matches!(slot, Slot::Held { for_another } if *for_another <= most && *for_another > most / 4)
@@ -68,8 +68,8 @@ async fn a_slot_that_is_ours_is_taken_again(bed: &impl Bed) {
     assert_eq!(take(bed, "a").await, FREE);
     bed.pass(MINUTE / 2).await;
     assert!(matches!(take(bed, "b").await, Slot::Held { .. }), "it lasts from the second time");
-    bed.queue().pause_key(&key(), "a", "throttled", MINUTE).await.unwrap();
-    assert!(matches!(take(bed, "a").await, Slot::Paused { .. }));
+    bed.queue().cool_down_key(&key(), "a", "throttled", MINUTE).await.unwrap();
+    assert!(matches!(take(bed, "a").await, Slot::CoolingDown { .. }));
 }
 
 async fn a_slot_is_free_again_when_its_holder_stops_renewing(bed: &impl Bed) {
@@ -93,7 +93,7 @@ async fn only_the_holder_renews_a_slot(bed: &impl Bed) {
 
 async fn a_slot_given_back_lingers_for_one_interval(bed: &impl Bed) {
     take(bed, "a").await;
-    bed.queue().give_back_key(&key(), "a", MINUTE / 6).await.unwrap();
+    bed.queue().release_key(&key(), "a", MINUTE / 6).await.unwrap();
     assert!(is_held_for_at_most(&take(bed, "b").await, MINUTE / 6));
     bed.pass(MINUTE / 6).await;
     assert_eq!(take(bed, "b").await, FREE);
@@ -101,7 +101,7 @@ async fn a_slot_given_back_lingers_for_one_interval(bed: &impl Bed) {
 
 async fn a_late_renewal_cannot_bring_back_a_slot_given_back(bed: &impl Bed) {
     take(bed, "a").await;
-    bed.queue().give_back_key(&key(), "a", MINUTE / 6).await.unwrap();
+    bed.queue().release_key(&key(), "a", MINUTE / 6).await.unwrap();
     assert!(!renew(bed, "a").await);
     bed.pass(MINUTE / 6).await;
     assert_eq!(take(bed, "b").await, FREE);
@@ -109,17 +109,17 @@ async fn a_late_renewal_cannot_bring_back_a_slot_given_back(bed: &impl Bed) {
 
 async fn another_run_cannot_give_a_slot_back(bed: &impl Bed) {
     take(bed, "a").await;
-    bed.queue().give_back_key(&key(), "b", Duration::ZERO).await.unwrap();
+    bed.queue().release_key(&key(), "b", Duration::ZERO).await.unwrap();
     assert!(renew(bed, "a").await);
 }
 
 async fn a_paused_key_keeps_its_slot_with_the_reason(bed: &impl Bed) {
     take(bed, "a").await;
-    bed.queue().pause_key(&key(), "a", "throttled: 429", 2 * MINUTE).await.unwrap();
-    bed.queue().give_back_key(&key(), "a", Duration::ZERO).await.unwrap();
+    bed.queue().cool_down_key(&key(), "a", "throttled: 429", 2 * MINUTE).await.unwrap();
+    bed.queue().release_key(&key(), "a", Duration::ZERO).await.unwrap();
     assert!(!renew(bed, "a").await);
     bed.pass(MINUTE).await;
-    let Slot::Paused { reason, for_another } = take(bed, "b").await else { panic!("the key rests") };
+    let Slot::CoolingDown { reason, for_another } = take(bed, "b").await else { panic!("the key rests") };
     assert_eq!(reason, "throttled: 429");
     assert!(for_another <= MINUTE && for_another > MINUTE / 4);
     bed.pass(MINUTE).await;
@@ -127,28 +127,28 @@ async fn a_paused_key_keeps_its_slot_with_the_reason(bed: &impl Bed) {
 }
 
 async fn only_the_holder_may_pause_a_key(bed: &impl Bed) {
-    bed.queue().pause_key(&key(), "b", "x", MINUTE).await.unwrap();
+    bed.queue().cool_down_key(&key(), "b", "x", MINUTE).await.unwrap();
     assert_eq!(take(bed, "a").await, FREE);
-    bed.queue().pause_key(&key(), "b", "x", 9 * MINUTE).await.unwrap();
+    bed.queue().cool_down_key(&key(), "b", "x", 9 * MINUTE).await.unwrap();
     assert!(renew(bed, "a").await);
 }
 
 async fn a_later_refusal_may_only_lengthen_a_pause(bed: &impl Bed) {
     take(bed, "a").await;
-    bed.queue().pause_key(&key(), "a", "invalid_ip", 10 * MINUTE).await.unwrap();
-    bed.queue().pause_key(&key(), "a", "throttled", MINUTE).await.unwrap();
-    assert!(matches!(take(bed, "b").await, Slot::Paused { reason, .. } if reason == "invalid_ip"));
-    bed.queue().pause_key(&key(), "a", "banned", 20 * MINUTE).await.unwrap();
+    bed.queue().cool_down_key(&key(), "a", "invalid_ip", 10 * MINUTE).await.unwrap();
+    bed.queue().cool_down_key(&key(), "a", "throttled", MINUTE).await.unwrap();
+    assert!(matches!(take(bed, "b").await, Slot::CoolingDown { reason, .. } if reason == "invalid_ip"));
+    bed.queue().cool_down_key(&key(), "a", "banned", 20 * MINUTE).await.unwrap();
     bed.pass(15 * MINUTE).await;
-    assert!(matches!(take(bed, "b").await, Slot::Paused { reason, .. } if reason == "banned"));
+    assert!(matches!(take(bed, "b").await, Slot::CoolingDown { reason, .. } if reason == "banned"));
 }
 
 async fn the_learned_rate_outlives_the_run_for_an_hour(bed: &impl Bed) {
     let learned =
-        LearnedRate { rate: 14.775, ceiling: Some(17.5), failed_probes: 3, changed: NOW, refused_until: NOW - MINUTE };
+        AimdState { rate: 14.775, ceiling: Some(17.5), failed_probes: 3, changed: NOW, refused_until: NOW - MINUTE };
     bed.queue().remember_rate(&key(), learned).await.unwrap();
     bed.pass(59 * MINUTE).await;
-    assert_eq!(take(bed, "a").await, Slot::Taken { learned_rate: Some(learned) });
+    assert_eq!(take(bed, "a").await, Slot::Taken { aimd_state: Some(learned) });
     bed.pass(MINUTE).await;
     assert_eq!(take(bed, "b").await, FREE);
 }
@@ -158,25 +158,25 @@ async fn a_slot_can_be_looked_at_without_being_taken(bed: &impl Bed) {
     let look = async || queue.look_at_key(&key()).await.unwrap();
     assert_eq!(look().await.holder, Holder::Nobody);
     take(bed, "a").await;
-    queue.remember_rate(&key(), LearnedRate::plain(7.5)).await.unwrap();
+    queue.remember_rate(&key(), AimdState::plain(7.5)).await.unwrap();
     let view = look().await;
-    assert_eq!((view.holder, view.learned_rate), (Holder::Run("a".to_owned()), Some(LearnedRate::plain(7.5))));
+    assert_eq!((view.holder, view.aimd_state), (Holder::Run("a".to_owned()), Some(AimdState::plain(7.5))));
     assert!(view.for_another <= MINUTE && view.for_another > MINUTE / 4, "{:?}", view.for_another);
-    queue.pause_key(&key(), "a", "benched: 403", MINUTE).await.unwrap();
-    assert_eq!(look().await.holder, Holder::Paused("benched: 403".to_owned()));
+    queue.cool_down_key(&key(), "a", "rejected: 403", MINUTE).await.unwrap();
+    assert_eq!(look().await.holder, Holder::CoolingDown("rejected: 403".to_owned()));
     bed.pass(MINUTE).await;
     take(bed, "b").await;
-    queue.give_back_key(&key(), "b", MINUTE).await.unwrap();
-    assert_eq!(look().await.holder, Holder::Left);
+    queue.release_key(&key(), "b", MINUTE).await.unwrap();
+    assert_eq!(look().await.holder, Holder::Released);
 }
 
 async fn a_rest_can_be_ended_before_its_time_and_nothing_else_can(bed: &impl Bed) {
-    assert!(!bed.queue().end_rest(&key()).await.unwrap());
+    assert!(!bed.queue().end_cooldown(&key()).await.unwrap());
     take(bed, "a").await;
-    assert!(!bed.queue().end_rest(&key()).await.unwrap());
+    assert!(!bed.queue().end_cooldown(&key()).await.unwrap());
     assert!(renew(bed, "a").await, "whoever holds it keeps it");
-    bed.queue().pause_key(&key(), "a", "wrong password", MINUTE).await.unwrap();
-    assert!(bed.queue().end_rest(&key()).await.unwrap());
+    bed.queue().cool_down_key(&key(), "a", "wrong password", MINUTE).await.unwrap();
+    assert!(bed.queue().end_cooldown(&key()).await.unwrap());
     assert_eq!(take(bed, "b").await, FREE);
 }
 
@@ -193,13 +193,13 @@ async fn the_calls_of_a_day_are_never_granted_beyond_its_limit(bed: &impl Bed) {
 async fn calls_given_back_are_there_for_the_next_run_and_days_are_apart(bed: &impl Bed) {
     let (queue, day) = (bed.queue(), NOW.midnight());
     queue.take_calls(day, 10, 10).await.unwrap();
-    queue.give_back_calls(day, 4).await.unwrap();
+    queue.return_calls(day, 4).await.unwrap();
     assert_eq!(queue.take_calls(day, 10, 10).await.unwrap(), CallsGranted { granted: 4, taken: 10 });
     let next = day + 24 * 60 * MINUTE;
     assert_eq!(queue.take_calls(next, 10, 10).await.unwrap(), CallsGranted { granted: 10, taken: 10 });
-    queue.give_back_calls(day, 99).await.unwrap();
+    queue.return_calls(day, 99).await.unwrap();
     assert_eq!(queue.calls_taken(day).await.unwrap(), 0, "never below nothing");
-    queue.give_back_calls(next + 24 * 60 * MINUTE, 5).await.unwrap();
+    queue.return_calls(next + 24 * 60 * MINUTE, 5).await.unwrap();
     assert_eq!(queue.calls_taken(next).await.unwrap(), 10);
 }
 

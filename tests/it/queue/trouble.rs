@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use refresh_worker::{
     clock::Timestamp,
-    model::{LearnedRate, Priority, Reason, RefreshRequest},
+    model::{AimdState, Priority, Reason, RefreshRequest},
     queue::{
         DeadFilter, Fingerprint, Lease, LeaseRequest, MailLimits, Queue as _, QueueError, Repaired, Settled,
-        Settlement, Slot, Slots as _,
+        Settlement, Slot, SharedState as _,
         record::{CLASS_WIDTH, QueueLimits, State},
         redis::{RedisQueue, Timeouts},
     },
@@ -32,7 +32,7 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 const NOTHING: Repaired = Repaired { records: 0, places: 0, invalid_entries: 0, counters: 0 };
 const IMPATIENT: Timeouts = Timeouts {
     connect: Duration::from_millis(400),
-    first_word: Duration::from_millis(400),
+    first_reply: Duration::from_millis(400),
     response: Duration::from_millis(400),
 };
 
@@ -174,15 +174,15 @@ async fn the_deletion_of_any_one_of_our_keys_loses_no_request(bed: &RedisBed) {
 /// What runs agree on beside the requests.
 async fn agree(bed: &RedisBed) {
     let (queue, key) = (bed.queue(), Fingerprint("0123456789ab".to_owned()));
-    queue.remember_rate(&key, LearnedRate::plain(17.0)).await.unwrap();
+    queue.remember_rate(&key, AimdState::plain(17.0)).await.unwrap();
     queue.take_key(&key, "run", HOUR).await.unwrap();
     queue.take_calls(NOW.midnight(), 40, 100).await.unwrap();
     queue.open_circuit(&open_circuit(NOW + HOUR)).await.unwrap();
     let (resting, left) = (Fingerprint("ba9876543210".to_owned()), Fingerprint("aaaaaaaaaaaa".to_owned()));
     queue.take_key(&resting, "run", HOUR).await.unwrap();
-    queue.pause_key(&resting, "run", "throttled", HOUR).await.unwrap();
+    queue.cool_down_key(&resting, "run", "throttled", HOUR).await.unwrap();
     queue.take_key(&left, "run", HOUR).await.unwrap();
-    queue.give_back_key(&left, "run", HOUR).await.unwrap();
+    queue.release_key(&left, "run", HOUR).await.unwrap();
 }
 
 /// Whether by its end, by eviction or by hand; and something else may stand there afterwards.
@@ -208,7 +208,7 @@ async fn the_loss_of_any_one_shared_key_frees_no_slot(bed: &RedisBed) {
             let used = Fingerprint("0123456789ab".to_owned());
             assert_eq!(bed.queue().renew_keys(&[used], "run", HOUR).await.unwrap(), [true], "{lost}");
             bed.queue().take_calls(NOW.midnight(), 1, 100).await.unwrap();
-            bed.queue().give_back_calls(NOW.midnight(), 1).await.unwrap();
+            bed.queue().return_calls(NOW.midnight(), 1).await.unwrap();
             if lost == "copies" {
                 bed.command::<()>(&["DEL", "{coc-api}:key:0123456789ab", "{coc-api}:calls:2026-03-04"]).await;
             } else {
@@ -232,7 +232,7 @@ async fn assert_nobody_else_gets_anything(bed: &RedisBed, lost: &str) {
     let take = async |key: &str| queue.take_key(&Fingerprint(key.to_owned()), "another", HOUR).await.unwrap();
     let slot = take("0123456789ab").await;
     assert!(matches!(slot, Slot::Held { for_another } if for_another > HOUR / 2), "{lost}: {slot:?}");
-    assert!(matches!(take("ba9876543210").await, Slot::Paused { .. }), "{lost}");
+    assert!(matches!(take("ba9876543210").await, Slot::CoolingDown { .. }), "{lost}");
     assert!(matches!(take("aaaaaaaaaaaa").await, Slot::Held { .. }), "{lost}");
     assert_eq!(queue.calls_taken(NOW.midnight()).await.unwrap(), 40, "{lost}");
 }
@@ -288,7 +288,7 @@ async fn a_day_count_of_another_content_is_restored(bed: &RedisBed) {
     queue.take_calls(day, 40, 100).await.unwrap();
     bed.command::<()>(&["SET", "{coc-api}:calls:2026-03-04", "many"]).await;
     assert_eq!(queue.calls_taken(day).await.unwrap(), 40);
-    queue.give_back_calls(day, 10).await.unwrap();
+    queue.return_calls(day, 10).await.unwrap();
     assert_eq!(bed.command::<String>(&["GET", "{coc-api}:calls:2026-03-04"]).await, "30");
     bed.command::<()>(&["HSET", "{coc-api}:copies", "calls:2026-03-04", "99999999999999 many"]).await;
     bed.command::<()>(&["SET", "{coc-api}:calls:2026-03-04", "many"]).await;
@@ -586,7 +586,7 @@ async fn operate(queue: &RedisQueue, operation: &str, lease: &Lease) -> Result<(
         "repair" => queue.repair(NOW).await.map(drop),
         "take_key" => queue.take_key(&key, "run", HOUR).await.map(drop),
         "renew_keys" => queue.renew_keys(&[key], "run", HOUR).await.map(drop),
-        "give_back_key" => queue.give_back_key(&key, "run", HOUR).await,
+        "release_key" => queue.release_key(&key, "run", HOUR).await,
         "open_circuit" => queue.open_circuit(&open_circuit(NOW)).await,
         "circuits" => queue.circuits().await.map(drop),
         other => panic!("no operation {other}"),
@@ -608,7 +608,7 @@ const OPERATIONS: [&str; 17] = [
     "repair",
     "take_key",
     "renew_keys",
-    "give_back_key",
+    "release_key",
     "open_circuit",
     "circuits",
 ];
@@ -718,8 +718,8 @@ async fn a_replica_refuses_work_and_says_so() {
     for operation in ["enqueue", "lease", "renew", "settle", "reconcile"] {
         let error = operate(bed.queue(), operation, &full.leased).await.unwrap_err();
         assert!(matches!(error, QueueError::Refused { .. }), "{operation}: {error}");
-        let text = format!("failed to {error}");
-        assert!(text.starts_with("failed to carry out ") && text.contains("READONLY"), "{operation}: {text}");
+        let text = error.to_string();
+        assert!(text.starts_with("Redis at ") && text.contains("READONLY"), "{operation}: {text}");
     }
     bed.command::<()>(&["REPLICAOF", "NO", "ONE"]).await;
     assert_eq!(settle(&bed, NOW, &full.leased, Settlement::Release).await, Settled::Settled);

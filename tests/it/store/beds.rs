@@ -2,7 +2,7 @@
 
 use refresh_worker::{
     config::DatabaseConfig,
-    derive::events,
+    follow::events,
     store::{Store, Telling, postgres::PostgresStore},
 };
 use serde_json::Value;
@@ -61,7 +61,7 @@ impl PostgresBed {
     }
 
     pub async fn telling(url: &str, telling: Telling) -> Self {
-        let store = PostgresStore::connect(&config(url)).expect("the address is right").telling(telling);
+        let store = PostgresStore::connect(&config(url)).expect("the address is right").with_details(telling);
         store.migrate().await.expect("tables in a new database");
         Self { store, around: PgPool::connect(url).await.expect("the server answers") }
     }
@@ -106,7 +106,7 @@ mod sqlite {
 
     impl SqliteBed {
         pub async fn new() -> Self {
-            let store = SqliteStore::in_memory().await.expect("memory for a database").telling(super::EVERYTHING);
+            let store = SqliteStore::in_memory().await.expect("memory for a database").with_details(super::EVERYTHING);
             store.migrate().await.expect("tables in a new database");
             Self { store }
         }

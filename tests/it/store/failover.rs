@@ -6,7 +6,7 @@ use std::time::Duration;
 use refresh_worker::{
     config::DatabaseConfig,
     model::ObjectId,
-    store::{Commit, Committed, Store, StoreError, UNHURRIED, postgres::PostgresStore},
+    store::{Commit, Committed, Store, StoreError, RELAXED_TIMEOUT, postgres::PostgresStore},
 };
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
@@ -56,7 +56,7 @@ async fn use_all(store: &PostgresStore, from: usize) {
         let second = i64::try_from(n).unwrap() * 60;
         assert_stored(commit(store, n, second).await);
         let objects = [ObjectId::player(nth_tag(n))];
-        assert_eq!(store.freshness(&objects, UNHURRIED).await.unwrap().len(), 1);
+        assert_eq!(store.freshness(&objects, RELAXED_TIMEOUT).await.unwrap().len(), 1);
         store.record_run(&run(&format!("run {n}"), at(second))).await.unwrap();
         assert_eq!(store.last_run().await.unwrap().unwrap().run, format!("run {n}"));
         let notes: Vec<i64> = store.outbox(at(second + 9)).await.unwrap().iter().map(|note| note.id).collect();

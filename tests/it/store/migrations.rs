@@ -142,14 +142,14 @@ async fn missing_rights_are_one_error_that_prints_grants_which_help() {
     let url = support::postgres::fresh().await;
     let (modest, role) = modest_role(&url).await;
     let error = store(&modest).migrate().await.unwrap_err();
-    let StoreError::NotAllowed { remedy, .. } = &error else { panic!("{error}") };
+    let StoreError::NotAllowed { fix, .. } = &error else { panic!("{error}") };
     assert!(
-        remedy.contains("GRANT CREATE ON DATABASE") && remedy.contains("GRANT USAGE, CREATE ON SCHEMA public"),
-        "{remedy}"
+        fix.contains("GRANT CREATE ON DATABASE") && fix.contains("GRANT USAGE, CREATE ON SCHEMA public"),
+        "{fix}"
     );
     assert!(error.to_string().contains(&role), "{error}");
     let pool = PgPool::connect(&url).await.unwrap();
-    sqlx::raw_sql(sqlx::AssertSqlSafe(remedy.clone())).execute(&pool).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(fix.clone())).execute(&pool).await.unwrap();
     assert_eq!(store(&modest).migrate().await.unwrap().len(), 5);
     drop_role(&url, &role).await;
 }
@@ -194,7 +194,7 @@ async fn tables_in_another_schema_get_no_second_set() {
     exec(&url, MOVED).await;
     let error = refused(&url).await;
     assert!(error.contains("in the schema stats") && error.contains("search_path = stats, public"), "{error}");
-    assert!(!error.contains("may not create"), "{error}");
+    assert!(!error.contains("lacks CREATE"), "{error}");
     // As it is told.
     assert_eq!(store(&format!("{url}?options=-csearch_path%3Dstats")).migrate().await.unwrap().len(), 5);
     assert_eq!(shape(&url).await, Vec::<Value>::new(), "nothing in public");
@@ -241,7 +241,7 @@ async fn missing_tables_are_made_beside_those_in_the_first_schema() {
     assert_eq!(shape(&url).await, shape(&whole).await);
 }
 
-const JOBS_TABLE: &str = include_str!("../../../src/derive/sql/jobs/table.sql");
+const JOBS_TABLE: &str = include_str!("../../../src/maintenance/sql/jobs/table.sql");
 
 #[tokio::test]
 async fn a_table_of_jobs_elsewhere_gets_no_second_one() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use refresh_worker::{
     clock::Timestamp,
     model::{Fetched, Kind, ObjectId},
-    store::{Committed, Store, UNHURRIED},
+    store::{Committed, Store, RELAXED_TIMEOUT},
 };
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
@@ -170,7 +170,7 @@ const DOCUMENTS: [&str; 11] = [
     r#"'{"a": "\ud800"}'"#,
     "(repeat('[', 4000) || repeat(']', 4000))::json",
     r#"'{"deep_link": 5, "tag": {}, "members": "x", "name": 1e999}'"#,
-    r#"'{"errors": "x", "work_by_kind_and_class": {"clan": {"high": {"calls": "x", "gone": -1}, "low": 5}, "war": []}}'"#,
+    r#"'{"errors": "x", "work_by_kind_and_priority": {"clan": {"high": {"calls": "x", "gone": -1}, "low": 5}, "war": []}}'"#,
 ];
 
 fn oddities(data_type: &str) -> &'static [&'static str] {
@@ -284,7 +284,7 @@ async fn no_value_keeps_a_commit_from_being_made(bed: PostgresBed, schema: &str)
         }
         for (case, family) in &taken {
             let objects = family.objects();
-            let known = bed.store().freshness(&objects, UNHURRIED).await.unwrap();
+            let known = bed.store().freshness(&objects, RELAXED_TIMEOUT).await.unwrap();
             if !objects.iter().all(|object| known.get(object).is_some_and(|known| known.fetched_at == at(600))) {
                 wrong.push(format!("{case}: {known:?}"));
             }
@@ -321,7 +321,7 @@ async fn our_tables_full_of_oddities(bed: &PostgresBed) {
         (run, started, ended, stopped_because, error, processed, failed, api_requests, report) \
         VALUES ('run {n}', '2026-03-04', '2026-03-04', 'x', NULL, 1, 0, 2, \
         '{\"errors\": [\"clan:8GG: it was odd\"], \
-          \"work_by_kind_and_class\": {\"clan\": {\"high\": {\"calls\": 1, \"stored\": 1}}}}')";
+          \"work_by_kind_and_priority\": {\"clan\": {\"high\": {\"calls\": 1, \"stored\": 1}}}}')";
     const NOTE: &str = "INSERT INTO refresh_worker.outbox (note, stored_at, words) VALUES ({n}, '2026-03-04', '{}')";
     const STATE: &str = "INSERT INTO refresh_worker.refresh_state (kind, tag, fetched_at, last_outcome) \
         VALUES ('clan', 'X{n}', '2026-03-04', 'stored')";
@@ -355,7 +355,7 @@ async fn what_is_read_of_our_tables_survives_every_value() {
     let notes = bed.store().outbox(Timestamp::from_millis(i64::MAX)).await.unwrap();
     assert!(notes.len() > 10);
     for kind in [Kind::Clan, Kind::Player, Kind::War] {
-        bed.store().answered_well(kind, &[], at(0), Duration::from_secs(5)).await.unwrap();
+        bed.store().control_object(kind, &[], at(0), Duration::from_secs(5)).await.unwrap();
     }
     let looked = bed.store().look(&ObjectId::clan(tag("8GG"))).await.unwrap().expect("errors were reported");
     assert_eq!(looked.errors.len(), 5);
@@ -363,7 +363,7 @@ async fn what_is_read_of_our_tables_survives_every_value() {
     for view in ["work", "work_by_day", "freshness"] {
         bed.rows(&format!("SELECT * FROM refresh_worker.{view}")).await;
     }
-    assert!(bed.count("refresh_worker.work WHERE class = 'high' AND calls = 1").await > 20);
+    assert!(bed.count("refresh_worker.work WHERE priority = 'high' AND calls = 1").await > 20);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 
 use refresh_worker::{
-    queue::{Slots as _, memory::MemoryQueue},
+    queue::{SharedState as _, memory::MemoryQueue},
     store::sqlite::SqliteStore,
     worker::{RunOptions, Runs as _, Unwatched, Worker, report::StopReason},
 };
@@ -25,11 +25,11 @@ async fn taken(bed: &Bed) -> u64 {
 }
 
 #[tokio::test]
-async fn a_run_that_meets_the_limit_stops_says_until_when_and_charges_nobody() {
+async fn run_at_the_quota_stops_uncounted() {
     let bed = bed(25, &[TOKEN]).await;
     bed.ask(bed.players(60)).await;
     let report = bed.run().await;
-    assert_eq!(report.stopped_because, StopReason::DayUsedUp, "{report:?}");
+    assert_eq!(report.stopped_because, StopReason::DailyQuotaExhausted, "{report:?}");
     assert_eq!((report.processed_requests, report.failed_requests), (25, 0), "{report:?}");
     assert_eq!((bed.simulator.total_calls(), bed.stats().await.ready), (25, 35));
     let day = report.day.unwrap();
@@ -37,14 +37,14 @@ async fn a_run_that_meets_the_limit_stops_says_until_when_and_charges_nobody() {
     assert_eq!(day.resets_at, bed.now().await.midnight() + seconds(24 * 3600));
 
     let again = bed.run().await;
-    assert_eq!((again.stopped_because, again.api_requests), (StopReason::DayUsedUp, 0), "{again:?}");
+    assert_eq!((again.stopped_because, again.api_requests), (StopReason::DailyQuotaExhausted, 0), "{again:?}");
     bed.clock.advance(seconds(23 * 3600));
     let tomorrow = bed.run().await;
     assert_eq!((tomorrow.processed_requests, bed.simulator.total_calls()), (25, 50), "{tomorrow:?}");
 }
 
 #[tokio::test]
-async fn runs_side_by_side_never_make_more_calls_than_the_day_has() {
+async fn parallel_runs_keep_the_daily_quota() {
     let mut bed = bed(40, &["one", "two", "three"]).await;
     bed.worker.keys_per_run = Some(1);
     bed.ask(bed.players(150)).await;
@@ -63,17 +63,17 @@ async fn runs_side_by_side_never_make_more_calls_than_the_day_has() {
 }
 
 #[tokio::test]
-async fn a_block_that_a_crashed_run_had_is_lost_and_not_made_twice() {
+async fn block_of_crashed_run_is_lost() {
     let bed = bed(25, &[TOKEN]).await;
     bed.worker.queue.take_calls(bed.now().await.midnight(), 10, 25).await.unwrap();
     bed.ask(bed.players(60)).await;
     let report = bed.run().await;
-    assert_eq!((report.stopped_because, report.api_requests), (StopReason::DayUsedUp, 15), "{report:?}");
+    assert_eq!((report.stopped_because, report.api_requests), (StopReason::DailyQuotaExhausted, 15), "{report:?}");
     assert_eq!(bed.simulator.total_calls(), 15);
 }
 
 #[tokio::test]
-async fn what_a_run_does_not_need_it_gives_back() {
+async fn unused_calls_are_returned() {
     let bed = bed(10_000, &[TOKEN]).await;
     bed.ask(bed.players(7)).await;
     let report = bed.run().await;
@@ -82,7 +82,7 @@ async fn what_a_run_does_not_need_it_gives_back() {
 }
 
 #[tokio::test]
-async fn without_a_limit_nothing_is_counted_and_nothing_told() {
+async fn without_quota_nothing_is_counted() {
     let bed = Bed::start().await;
     bed.ask(bed.players(3)).await;
     assert_eq!((bed.run().await.day, taken(&bed).await), (None, 0));

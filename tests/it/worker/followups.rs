@@ -3,15 +3,15 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use refresh_worker::{
-    api::{client::ApiClient, wallet::Wallet},
+    api::{client::ApiClient, wallet::KeyStore},
     app,
     clock::{Clock, ManualClock, SystemClock, Timestamp},
     config::{FollowUpConfig, WorkerConfig},
-    model::{Event, Fingerprint, Kind, LearnedRate, ObjectId, Priority, RefreshRequest, Tag},
+    model::{Event, Fingerprint, Kind, AimdState, ObjectId, Priority, RefreshRequest, Tag},
     queue::{
         Admitted, CallsGranted, Circuit, CircuitScope, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease,
         LeaseRequest, LeaseToken, Leased, MailLimits, Queue, QueueError, QueueStats, Repaired, Settled, Settlement,
-        Slot, SlotView, Slots, mailbox::Mail, memory::MemoryQueue,
+        Slot, SlotView, SharedState, mailbox::Mail, memory::MemoryQueue,
     },
     sim::{Misbehaviour, Rule, SimConfig, Simulator},
     store::{Store, sqlite::SqliteStore},
@@ -53,8 +53,8 @@ impl<Q: Queue> Queue for Clocked<Q> {
         lease(now: Timestamp, request: &LeaseRequest) -> Leased;
         renew(now: Timestamp, leases: &[(ObjectId, LeaseToken)], until: Timestamp) -> Vec<bool>;
         settle_and_follow(now: Timestamp, settlements: &[(Lease, Settlement)], following: Following<'_>) -> (Vec<Settled>, usize);
-        append_events(stream: &str, most: u64, events: &[Event]) -> usize;
-        forget_keys(keys: &[String]) -> usize;
+        publish_events(stream: &str, most: u64, events: &[Event]) -> usize;
+        delete_cache_keys(keys: &[String]) -> usize;
         reconcile(now: Timestamp) -> Repaired;
         repair(now: Timestamp) -> Repaired;
         lift_holds(now: Timestamp, code: &str) -> usize;
@@ -67,17 +67,17 @@ impl<Q: Queue> Queue for Clocked<Q> {
     }
 }
 
-impl<Q: Slots> Slots for Clocked<Q> {
+impl<Q: SharedState> SharedState for Clocked<Q> {
     as_the_queue! {
         take_key(key: &Fingerprint, run: &str, lifetime: Duration) -> Slot;
         renew_keys(keys: &[Fingerprint], run: &str, lifetime: Duration) -> Vec<bool>;
-        pause_key(key: &Fingerprint, run: &str, reason: &str, rest: Duration) -> ();
-        give_back_key(key: &Fingerprint, run: &str, linger: Duration) -> ();
-        remember_rate(key: &Fingerprint, learned: LearnedRate) -> ();
+        cool_down_key(key: &Fingerprint, run: &str, reason: &str, rest: Duration) -> ();
+        release_key(key: &Fingerprint, run: &str, linger: Duration) -> ();
+        remember_rate(key: &Fingerprint, learned: AimdState) -> ();
         look_at_key(key: &Fingerprint) -> SlotView;
-        end_rest(key: &Fingerprint) -> bool;
+        end_cooldown(key: &Fingerprint) -> bool;
         take_calls(day: Timestamp, wanted: u64, per_day: u64) -> CallsGranted;
-        give_back_calls(day: Timestamp, calls: u64) -> ();
+        return_calls(day: Timestamp, calls: u64) -> ();
         calls_taken(day: Timestamp) -> u64;
         circuits() -> Vec<Circuit>;
         open_circuit(circuit: &Circuit) -> ();
@@ -97,11 +97,11 @@ pub async fn in_memory(follow_ups: FollowUpConfig) -> Stage<MemoryQueue> {
     stage(follow_ups, |clock| MemoryQueue::new(clock)).await
 }
 
-async fn stage<Q: Queue + Slots>(follow_ups: FollowUpConfig, queue: impl FnOnce(Arc<ManualClock>) -> Q) -> Stage<Q> {
+async fn stage<Q: Queue + SharedState>(follow_ups: FollowUpConfig, queue: impl FnOnce(Arc<ManualClock>) -> Q) -> Stage<Q> {
     stage_with(WorkerConfig { follow_ups, ..WorkerConfig::default() }, queue).await
 }
 
-pub async fn stage_with<Q: Queue + Slots>(config: WorkerConfig, queue: impl FnOnce(Arc<ManualClock>) -> Q) -> Stage<Q> {
+pub async fn stage_with<Q: Queue + SharedState>(config: WorkerConfig, queue: impl FnOnce(Arc<ManualClock>) -> Q) -> Stage<Q> {
     let clock = ManualClock::at(SystemClock.wall());
     let world = SimConfig {
         tokens: vec![TOKEN.to_owned()],
@@ -111,13 +111,13 @@ pub async fn stage_with<Q: Queue + Slots>(config: WorkerConfig, queue: impl FnOn
         ..SimConfig::default()
     };
     let simulator = Simulator::start(world).await.unwrap();
-    let store = SqliteStore::in_memory().await.unwrap().telling(app::telling(&config, false));
+    let store = SqliteStore::in_memory().await.unwrap().with_details(app::commit_details(&config, false));
     store.migrate().await.unwrap();
     let worker = Worker {
         queue: Arc::new(Clocked { queue: queue(clock.clone()), clock: clock.clone() }),
         store: Arc::new(store),
         api: ApiClient::new(&simulator.base_url()).unwrap(),
-        wallet: Wallet::from_tokens(vec![TOKEN.into()]),
+        key_store: KeyStore::from_tokens(vec![TOKEN.into()]),
         clock: clock.clone(),
         config,
         reqs_per_sec: 500,
@@ -130,7 +130,7 @@ pub async fn stage_with<Q: Queue + Slots>(config: WorkerConfig, queue: impl FnOn
     Stage { worker, simulator, clock }
 }
 
-impl<Q: Queue + Slots> Stage<Q> {
+impl<Q: Queue + SharedState> Stage<Q> {
     pub async fn ask(&self, object: &ObjectId, priority: Priority) {
         let now = self.clock.wall();
         self.worker.queue.enqueue(now, &[RefreshRequest::now(object.clone(), priority, now)]).await.unwrap();
@@ -186,7 +186,7 @@ impl<Q: Queue + Slots> Stage<Q> {
 }
 
 /// One clan's war from its preparation to its end, asked for once.
-async fn a_whole_war<Q: Queue + Slots>(
+async fn a_whole_war<Q: Queue + SharedState>(
     stage: &Stage<Q>,
     meddle: impl AsyncFn(&ObjectId, usize),
 ) -> (Vec<String>, Vec<Timestamp>) {
@@ -222,7 +222,7 @@ fn assert_clocked(states: &[String], looks: &[Timestamp]) {
 }
 
 #[tokio::test]
-async fn a_whole_war_is_followed_to_its_end_and_then_left_alone() {
+async fn war_is_polled_to_its_end_only() {
     let stage = in_memory(WARS).await;
     let (states, looks) = Box::pin(a_whole_war(&stage, async |_, _| {})).await;
     println!("calls of a war from 14 h before its start: {}", stage.simulator.total_calls());
@@ -237,7 +237,7 @@ async fn a_whole_war_is_followed_to_its_end_and_then_left_alone() {
 }
 
 #[tokio::test]
-async fn a_war_that_others_ask_for_all_the_time_is_looked_at_no_more_often_by_itself() {
+async fn requested_war_has_no_extra_polls() {
     let stage = in_memory(WARS).await;
     // A producer asks after every look, at a time of its own.
     let (_, looks) = a_whole_war(&stage, async |war, look| {
@@ -252,7 +252,7 @@ async fn a_war_that_others_ask_for_all_the_time_is_looked_at_no_more_often_by_it
 }
 
 #[tokio::test]
-async fn the_queue_in_redis_follows_a_war_in_the_same_way() {
+async fn redis_queue_polls_wars_likewise() {
     let url = crate::support::redis::fresh().await;
     let stage = stage(WARS, |_| beds::connect(&url)).await;
     let (states, looks) = Box::pin(a_whole_war(&stage, async |_, _| {})).await;
@@ -260,7 +260,7 @@ async fn the_queue_in_redis_follows_a_war_in_the_same_way() {
 }
 
 #[tokio::test]
-async fn without_the_switch_no_war_is_looked_at_again() {
+async fn switched_off_wars_are_not_polled() {
     let stage = in_memory(FollowUpConfig::NONE).await;
     stage.ask(&ObjectId::war(stage.clan_in_preparation()), Priority::High).await;
     let report = stage.run().await;
@@ -268,7 +268,7 @@ async fn without_the_switch_no_war_is_looked_at_again() {
 }
 
 #[tokio::test]
-async fn a_look_that_was_lost_with_its_run_is_made_again_from_what_is_stored() {
+async fn poll_lost_with_its_run_is_recovered() {
     let stage = in_memory(WARS).await;
     let war = ObjectId::war(stage.clan_in_preparation());
     stage.ask(&war, Priority::High).await;
@@ -298,7 +298,7 @@ async fn a_look_that_was_lost_with_its_run_is_made_again_from_what_is_stored() {
 }
 
 #[tokio::test]
-async fn a_war_whose_looks_fail_for_a_while_is_followed_to_its_end_all_the_same() {
+async fn failing_polls_do_not_end_a_war() {
     let stage = in_memory(WARS).await;
     let clan = stage.clan_in_preparation();
     stage.know_another_war(&clan).await;
@@ -322,7 +322,7 @@ async fn a_war_whose_looks_fail_for_a_while_is_followed_to_its_end_all_the_same(
 }
 
 #[tokio::test]
-async fn a_war_whose_looks_fail_for_good_is_a_dead_letter_when_it_should_long_be_over() {
+async fn war_failing_past_its_end_dies() {
     let stage = in_memory(WARS).await;
     let clan = stage.clan_in_preparation();
     stage.know_another_war(&clan).await;
@@ -341,7 +341,7 @@ async fn a_war_whose_looks_fail_for_good_is_a_dead_letter_when_it_should_long_be
 }
 
 #[tokio::test]
-async fn a_war_log_that_turns_private_is_followed_from_the_other_side() {
+async fn private_war_log_is_polled_by_opponent() {
     let stage = in_memory(WARS).await;
     let clan = stage.clan_in_preparation();
     let war = ObjectId::war(clan.clone());
@@ -372,7 +372,7 @@ async fn a_war_log_that_turns_private_is_followed_from_the_other_side() {
 }
 
 #[tokio::test]
-async fn the_rounds_of_a_league_follow_one_another_and_each_is_seen_to_its_end() {
+async fn league_rounds_are_polled_one_by_one() {
     let stage = in_memory(WARS).await;
     let world = stage.simulator.world();
     let clan = world.in_league()[0].clone();
@@ -398,7 +398,7 @@ async fn the_rounds_of_a_league_follow_one_another_and_each_is_seen_to_its_end()
 }
 
 #[tokio::test]
-async fn members_whose_documents_are_old_are_fetched_after_their_clan_and_no_more_than_allowed() {
+async fn outdated_members_follow_their_clan() {
     let stage = in_memory(MEMBERS).await;
     let clan = stage.simulator.world().clan_tags()[0].clone();
     stage.ask(&ObjectId::clan(clan.clone()), Priority::High).await;
@@ -424,7 +424,7 @@ async fn members_whose_documents_are_old_are_fetched_after_their_clan_and_no_mor
 }
 
 #[tokio::test]
-async fn while_more_is_ready_than_a_run_can_do_no_member_is_added() {
+async fn no_member_is_added_to_a_full_queue() {
     let stage = in_memory(MEMBERS).await;
     let world = stage.simulator.world();
     // A slow key: what it can do in two minutes is little.
@@ -441,7 +441,7 @@ async fn while_more_is_ready_than_a_run_can_do_no_member_is_added() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_is_not_revived_by_a_follow_up() {
+async fn follow_up_revives_no_dead_letter() {
     let stage = in_memory(FollowUpConfig { wars: true, players_per_clan: 50 }).await;
     let clan = stage.simulator.world().clan_tags()[0].clone();
     stage.simulator.misbehave(Rule::new(Misbehaviour::BadRequest).on(refresh_worker::sim::Endpoint::Player));

@@ -1,7 +1,7 @@
 //! Whole runs of the worker against the simulator.
 
 mod bed;
-mod daily_cap;
+mod daily_quota;
 mod followups;
 mod judgement;
 mod key_ring;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use refresh_worker::{
-    api::wallet::Wallet,
+    api::wallet::KeyStore,
     config::{PortalAccount, PortalConfig},
     model::Fingerprint,
-    queue::{Holder, Slots as _, memory::MemoryQueue},
+    queue::{Holder, SharedState as _, memory::MemoryQueue},
     sim::{Misbehaviour, PortalTrouble, Rule, Simulator},
     store::sqlite::SqliteStore,
     worker::{RunOptions, Runs as _, Unwatched, Worker, report::StopReason},
@@ -29,20 +29,20 @@ fn portal(simulator: &Simulator, key_name: &str, key_count: usize) -> PortalConf
     }
 }
 
-fn wallet(config: &PortalConfig) -> Wallet {
-    Wallet::default().with_portal(config).expect("the simulator's address is one")
+fn key_store(config: &PortalConfig) -> KeyStore {
+    KeyStore::default().with_portal(config).expect("the simulator's address is one")
 }
 
 /// A bed whose worker has no key but what the portal gives.
 async fn bed(key_count: usize) -> Bed {
     let mut bed = Bed::with(|config| config.deadline_buffer = Duration::ZERO, &["of-nobody"]).await;
     bed.simulator.open_account(EMAIL, PASSWORD);
-    bed.worker.wallet = wallet(&portal(&bed.simulator, NAME, key_count));
+    bed.worker.key_store = key_store(&portal(&bed.simulator, NAME, key_count));
     bed
 }
 
 fn another(bed: &Bed, config: &PortalConfig) -> Worker<MemoryQueue, SqliteStore> {
-    Worker { wallet: wallet(config), ..bed.another() }
+    Worker { key_store: key_store(config), ..bed.another() }
 }
 
 /// Lets time pass by the bed's clock while something goes on, since rights end by it.
@@ -61,7 +61,7 @@ async fn while_time_passes<T>(bed: &Bed, work: impl Future<Output = T>) -> T {
 
 /// Who has the right to log in with the first account.
 async fn who_logs_in(bed: &Bed) -> Holder {
-    let slot = bed.worker.wallet.accounts()[0].login_slot();
+    let slot = bed.worker.key_store.accounts()[0].login_slot();
     bed.worker.queue.look_at_key(&slot).await.unwrap().holder
 }
 
@@ -70,7 +70,7 @@ fn count(bed: &Bed, act: &str) -> usize {
 }
 
 #[tokio::test]
-async fn a_first_run_makes_its_keys_and_warm_and_cold_ones_reuse_them() {
+async fn first_run_creates_keys_others_reuse() {
     let bed = bed(2).await;
     bed.ask(bed.players(20)).await;
     let report = bed.run().await;
@@ -90,7 +90,7 @@ async fn a_first_run_makes_its_keys_and_warm_and_cold_ones_reuse_them() {
 }
 
 #[tokio::test]
-async fn when_the_address_changes_mid_drain_one_login_serves_fifteen_calls_and_nobody_is_charged() {
+async fn address_change_mid_drain_needs_one_login() {
     let bed = bed(1).await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
     bed.ask(bed.players(40)).await;
@@ -112,11 +112,11 @@ async fn when_the_address_changes_mid_drain_one_login_serves_fifteen_calls_and_n
 }
 
 #[tokio::test]
-async fn with_egress_ips_keys_are_good_for_all_of_them_and_only_such_are_used() {
+async fn egress_ips_select_the_keys() {
     let mut bed = bed(1).await;
     let mut config = portal(&bed.simulator, NAME, 1);
     config.egress_ips = ["203.0.113.7", "198.51.100.20"].map(|address| address.parse().unwrap()).to_vec();
-    bed.worker.wallet = wallet(&config);
+    bed.worker.key_store = key_store(&config);
     bed.simulator.put_key(EMAIL, NAME, "203.0.113.7");
     bed.ask(bed.players(3)).await;
     assert_eq!(bed.run().await.processed_requests, 3);
@@ -132,7 +132,7 @@ async fn with_egress_ips_keys_are_good_for_all_of_them_and_only_such_are_used() 
 }
 
 #[tokio::test]
-async fn a_warm_sandbox_takes_the_key_that_replaced_its_own_elsewhere() {
+async fn warm_sandbox_takes_replaced_key() {
     let bed = bed(1).await;
     let other = another(&bed, &portal(&bed.simulator, NAME, 1));
     bed.run().await;
@@ -152,7 +152,7 @@ async fn a_warm_sandbox_takes_the_key_that_replaced_its_own_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_warm_sandbox_begins_with_its_other_keys_while_it_replaces_one_that_was_refused_elsewhere() {
+async fn warm_sandbox_starts_with_its_other_keys() {
     let bed = bed(2).await;
     let other = another(&bed, &portal(&bed.simulator, NAME, 2));
     bed.run().await;
@@ -173,18 +173,18 @@ async fn a_warm_sandbox_begins_with_its_other_keys_while_it_replaces_one_that_wa
         .simulator
         .portal_keys(EMAIL)
         .iter()
-        .all(|key| other.wallet.keys().iter().any(|known| *known.fingerprint() == Fingerprint::of(&key.token)));
-    assert!(all_known, "{:?}", other.wallet);
+        .all(|key| other.key_store.keys().iter().any(|known| *known.fingerprint() == Fingerprint::of(&key.token)));
+    assert!(all_known, "{:?}", other.key_store);
 }
 
 #[tokio::test]
-async fn a_login_takes_no_longer_than_the_run_has_and_that_is_not_held_against_the_portal() {
+async fn login_ends_with_the_run_without_cooldown() {
     let mut bed = bed(1).await;
     bed.simulator.open_account("second@example.com", PASSWORD);
     let mut config = portal(&bed.simulator, NAME, 1);
     let (variable, email) = ("COC_EMAIL_2".to_owned(), "second@example.com".into());
     config.accounts.push(PortalAccount { variable, email, password: PASSWORD.into() });
-    bed.worker.wallet = wallet(&config);
+    bed.worker.key_store = key_store(&config);
     bed.simulator.portal_trouble(Some(PortalTrouble::Stalled));
     bed.ask(bed.players(2)).await;
     let options = RunOptions { time_left: Some(seconds(2)), ..RunOptions::default() };
@@ -199,7 +199,7 @@ async fn a_login_takes_no_longer_than_the_run_has_and_that_is_not_held_against_t
 }
 
 #[tokio::test]
-async fn the_order_to_stop_ends_a_login_and_gives_the_right_to_it_back() {
+async fn stop_ends_login_and_releases_right() {
     let bed = bed(1).await;
     bed.simulator.portal_trouble(Some(PortalTrouble::Stalled));
     bed.ask(bed.players(2)).await;
@@ -215,7 +215,7 @@ async fn the_order_to_stop_ends_a_login_and_gives_the_right_to_it_back() {
 }
 
 #[tokio::test]
-async fn the_order_to_stop_ends_a_login_in_the_middle_of_a_drain_too() {
+async fn stop_ends_login_mid_drain() {
     let bed = bed(1).await;
     bed.run().await;
     bed.simulator.revoke_by_hand(&bed.simulator.portal_keys(EMAIL)[0].token);
@@ -231,7 +231,7 @@ async fn the_order_to_stop_ends_a_login_in_the_middle_of_a_drain_too() {
 }
 
 #[tokio::test]
-async fn a_revoke_that_fails_costs_no_good_key() {
+async fn failed_revoke_costs_no_good_key() {
     let bed = bed(2).await;
     for number in 0..8 {
         bed.simulator.put_key(EMAIL, &format!("foreign-{number}"), "203.0.113.7");
@@ -246,7 +246,7 @@ async fn a_revoke_that_fails_costs_no_good_key() {
 }
 
 #[tokio::test]
-async fn when_nothing_can_be_revoked_and_there_is_no_key_the_refusal_is_told() {
+async fn refused_revoke_without_key_is_reported() {
     let bed = bed(1).await;
     for number in 0..9 {
         bed.simulator.put_key(EMAIL, &format!("foreign-{number}"), "203.0.113.7");
@@ -258,7 +258,7 @@ async fn when_nothing_can_be_revoked_and_there_is_no_key_the_refusal_is_told() {
 }
 
 #[tokio::test]
-async fn a_login_revokes_no_key_that_a_run_holds() {
+async fn login_revokes_no_held_key() {
     let bed = bed(1).await;
     for number in 0..9 {
         bed.simulator.put_key(EMAIL, &format!("foreign-{number}"), "203.0.113.7");
@@ -278,7 +278,7 @@ async fn a_login_revokes_no_key_that_a_run_holds() {
 }
 
 #[tokio::test]
-async fn of_five_keys_one_that_was_revoked_by_hand_is_replaced_and_the_others_go_on() {
+async fn key_revoked_by_hand_is_replaced() {
     let bed = bed(5).await;
     bed.ask(bed.players(10)).await;
     bed.run().await;
@@ -296,7 +296,7 @@ async fn of_five_keys_one_that_was_revoked_by_hand_is_replaced_and_the_others_go
 }
 
 #[tokio::test]
-async fn ten_foreign_keys_are_left_alone_and_the_error_says_what_to_do() {
+async fn ten_foreign_keys_are_left_alone() {
     let bed = bed(1).await;
     for number in 0..10 {
         bed.simulator.put_key(EMAIL, &format!("foreign-{number}"), "203.0.113.7");
@@ -315,7 +315,7 @@ async fn ten_foreign_keys_are_left_alone_and_the_error_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_full_account_gives_as_many_keys_as_there_is_room_for() {
+async fn full_account_gives_fewer_keys() {
     let bed = bed(5).await;
     for number in 0..7 {
         bed.simulator.put_key(EMAIL, &format!("foreign-{number}"), "203.0.113.7");
@@ -330,7 +330,7 @@ async fn a_full_account_gives_as_many_keys_as_there_is_room_for() {
 }
 
 #[tokio::test]
-async fn two_deployments_on_one_account_never_revoke_each_others_keys() {
+async fn deployments_never_revoke_each_others_keys() {
     let bed = bed(4).await;
     let staging = portal(&bed.simulator, "refresh-worker-staging", 4);
     for round in 0..20 {
@@ -354,7 +354,7 @@ async fn two_deployments_on_one_account_never_revoke_each_others_keys() {
 }
 
 #[tokio::test]
-async fn ten_cold_sandboxes_at_once_log_in_one_after_the_other() {
+async fn ten_cold_sandboxes_log_in_one_by_one() {
     let bed = bed(1).await;
     let config = portal(&bed.simulator, NAME, 1);
     let workers: Vec<_> = (0..10).map(|_| another(&bed, &config)).collect();
@@ -369,10 +369,10 @@ async fn ten_cold_sandboxes_at_once_log_in_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn each_trouble_of_the_portal_is_told_as_what_it_is_and_backs_off() {
+async fn portal_failures_are_named_and_back_off() {
     for (trouble, told) in [
         (PortalTrouble::Temporary, "it refuses for now: Temporary application error"),
-        (PortalTrouble::Down, "it is down: it answers 503"),
+        (PortalTrouble::Down, "it is down: status 503"),
         (PortalTrouble::Nonsense, "sets no cookie"),
         (PortalTrouble::CannotCreate, "create a key at the developer portal with COC_EMAIL: it refuses for now"),
     ] {
@@ -395,40 +395,40 @@ async fn each_trouble_of_the_portal_is_told_as_what_it_is_and_backs_off() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_not_tried_again_for_a_quarter_of_an_hour() {
+async fn wrong_password_cools_down_15_minutes() {
     let mut bed = bed(1).await;
     let mut config = portal(&bed.simulator, NAME, 1);
     config.accounts[0].password = "wrong".into();
-    bed.worker.wallet = wallet(&config);
+    bed.worker.key_store = key_store(&config);
     bed.ask(bed.players(1)).await;
     for _ in 0..5 {
         let report = bed.run().await;
         assert_eq!(report.stopped_because, StopReason::NoUsableKey, "{report:?}");
-        assert!(report.failure.unwrap_or_default().contains("e-mail or password are wrong"));
+        assert!(report.failure.unwrap_or_default().contains("wrong e-mail or password"));
         bed.clock.advance(seconds(120));
     }
     assert_eq!(count(&bed, "login"), 1);
 }
 
 #[tokio::test]
-async fn a_new_password_is_tried_at_once_after_the_old_one_was_refused() {
+async fn new_password_is_tried_at_once() {
     let mut bed = bed(1).await;
     let mut config = portal(&bed.simulator, NAME, 1);
     config.accounts[0].password = "the old one".into();
-    bed.worker.wallet = wallet(&config);
+    bed.worker.key_store = key_store(&config);
     bed.ask(bed.players(1)).await;
     assert_eq!(bed.run().await.stopped_because, StopReason::NoUsableKey);
-    bed.worker.wallet = wallet(&portal(&bed.simulator, NAME, 1));
+    bed.worker.key_store = key_store(&portal(&bed.simulator, NAME, 1));
     assert_eq!(bed.run().await.processed_requests, 1);
     // Whoever still has the old one leaves the portal alone, and nobody else rests because of it.
-    bed.worker.wallet = wallet(&config);
+    bed.worker.key_store = key_store(&config);
     let report = bed.run().await;
-    assert!(report.failure.unwrap_or_default().contains("e-mail or password are wrong (tried again in"));
+    assert!(report.failure.unwrap_or_default().contains("wrong e-mail or password (tried again in"));
     assert_eq!(count(&bed, "login"), 2);
 }
 
 #[tokio::test]
-async fn keys_that_are_refused_again_and_again_do_not_lead_to_login_after_login() {
+async fn repeated_rejections_do_not_repeat_logins() {
     let bed = bed(1).await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::InvalidAuthorization));
     bed.ask(bed.players(5)).await;
@@ -445,7 +445,7 @@ async fn keys_that_are_refused_again_and_again_do_not_lead_to_login_after_login(
 }
 
 #[tokio::test]
-async fn a_cold_sandbox_does_not_take_a_key_that_the_api_refused_to_another() {
+async fn cold_sandbox_skips_key_rejected_elsewhere() {
     let bed = bed(1).await;
     bed.ask(bed.players(3)).await;
     // Good for the portal, and refused by the API all the same.
@@ -463,7 +463,7 @@ async fn a_cold_sandbox_does_not_take_a_key_that_the_api_refused_to_another() {
 }
 
 #[tokio::test]
-async fn several_accounts_give_their_keys_and_one_that_fails_does_not_take_the_others_with_it() {
+async fn failing_account_leaves_others_working() {
     let mut bed = bed(2).await;
     bed.simulator.open_account("second@example.com", PASSWORD);
     let mut config = portal(&bed.simulator, NAME, 2);
@@ -472,7 +472,7 @@ async fn several_accounts_give_their_keys_and_one_that_fails_does_not_take_the_o
         let variable = format!("COC_ACCOUNTS[{}]", number + 1);
         config.accounts.push(PortalAccount { variable, email: (*email).into(), password: (*password).into() });
     }
-    bed.worker.wallet = wallet(&config);
+    bed.worker.key_store = key_store(&config);
     bed.ask(bed.players(30)).await;
     let report = bed.run().await;
     assert_eq!((report.stopped_because, report.processed_requests), (StopReason::QueueEmpty, 30), "{report:?}");

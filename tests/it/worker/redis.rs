@@ -19,7 +19,7 @@ use tokio::{
 
 use super::bed::{Bed, outcomes};
 use crate::{
-    queue::beds::{Bed as _, NOW, PATIENT, RedisBed, connect_as, request, value},
+    queue::beds::{Bed as _, NOW, PATIENT, RedisBed, connect_as, lease_request, value},
     support::{
         proxy::{Mode, Proxy},
         redis::PrivateRedis,
@@ -49,7 +49,7 @@ async fn mail(redis: &RedisBed, objects: &[ObjectId]) {
 }
 
 #[tokio::test]
-async fn a_run_on_a_full_redis_drains_queue_and_mailbox() {
+async fn full_redis_is_drained() {
     let (bed, server) = (Bed::start().await, PrivateRedis::start().await);
     let redis = RedisBed::at(&server.url(), QueueLimits::default()).await;
     let players = bed.players(30);
@@ -85,7 +85,7 @@ async fn restore(redis: &RedisBed, kept: &[(String, Option<Vec<u8>>)]) {
 }
 
 #[tokio::test]
-async fn after_lost_writes_a_run_calls_nothing_twice() {
+async fn lost_writes_cause_no_second_call() {
     let (bed, server) = (Bed::start().await, PrivateRedis::start().await);
     let redis = RedisBed::at(&server.url(), QueueLimits::default()).await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
@@ -107,14 +107,14 @@ async fn after_lost_writes_a_run_calls_nothing_twice() {
 }
 
 #[tokio::test]
-async fn a_run_whose_lease_is_unheard_leases_anew() {
+async fn lost_lease_response_leases_anew() {
     let (bed, server) = (Bed::start().await, PrivateRedis::start().await);
     let redis = RedisBed::at(&server.url(), QueueLimits::default()).await;
     enqueue(&redis, &bed.players(5)).await;
     let (proxy, url) = Proxy::in_front_of(&redis.url()).await;
     let worker = bed.another_on(Arc::new(connect_as(&url, PATIENT, false)));
     // The server has to know the script, or that is what is not heard.
-    redis.lease(NOW, &request(0)).await;
+    redis.lease(NOW, &lease_request(0)).await;
     // The classes, which only a lease names.
     proxy.set(Mode::LoseAnswerTo("\r\n0123\r\n"));
     let repair = async {
@@ -129,7 +129,7 @@ async fn a_run_whose_lease_is_unheard_leases_anew() {
 }
 
 #[tokio::test]
-async fn a_run_whose_mail_is_refused_does_all_that_is_ready_and_then_says_so() {
+async fn refused_admission_leaves_ready_requests_working() {
     let bed = Bed::start().await;
     // On a cluster the mailbox lies elsewhere: what is admitted makes our server fuller.
     let redis = RedisBed::on_cluster(QueueLimits::default()).await;
@@ -148,7 +148,7 @@ async fn a_run_whose_mail_is_refused_does_all_that_is_ready_and_then_says_so() {
 }
 
 #[tokio::test]
-async fn in_a_flood_admission_keeps_ahead_of_the_calls() {
+async fn admission_keeps_ahead_of_calls_in_flood() {
     let (bed, server) = (Bed::start().await, PrivateRedis::start().await);
     let redis = RedisBed::at(&server.url(), QueueLimits::default()).await;
     redis.flood(0..20_000).await;
@@ -166,7 +166,7 @@ async fn in_a_flood_admission_keeps_ahead_of_the_calls() {
 }
 
 #[tokio::test]
-async fn a_run_on_a_replica_ends_as_queue_down_and_nothing_is_lost() {
+async fn run_on_replica_is_queue_down() {
     let (bed, server) = (Bed::start().await, PrivateRedis::start().await);
     let redis = RedisBed::at(&server.url(), QueueLimits::default()).await;
     enqueue(&redis, &bed.players(5)).await;
@@ -179,7 +179,7 @@ async fn a_run_on_a_replica_ends_as_queue_down_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn a_run_on_a_server_that_loads_ends_as_queue_down_and_nothing_is_lost() {
+async fn run_on_loading_server_is_queue_down() {
     let (bed, server) = (Bed::start().await, PrivateRedis::durable().await);
     let redis = RedisBed::at(&server.url(), QueueLimits::default()).await;
     enqueue(&redis, &bed.players(5)).await;
@@ -221,6 +221,6 @@ async fn slot_of(redis: &RedisBed) -> String {
 fn assert_queue_down(report: &RunReport, refusal: &str) {
     assert_eq!(report.stopped_because, StopReason::QueueDown, "{report:?}");
     let failure = report.failure.as_deref().unwrap();
-    assert!(failure.starts_with("failed to carry out ") && failure.contains(refusal), "{failure}");
+    assert!(failure.starts_with("Redis at ") && failure.contains(refusal), "{failure}");
     assert_eq!((report.processed_requests, report.failed_requests), (0, 0), "{report:?}");
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use refresh_worker::{
     model::Fingerprint,
-    queue::{Queue, Slot, Slots},
+    queue::{QueueAdmin, Slot, SharedState},
     sim::{Misbehaviour, Rule},
     worker::RunOptions,
 };
@@ -53,7 +53,7 @@ const TABLE: [(Misbehaviour, Fate); 24] = [
 ];
 
 #[tokio::test]
-async fn whatever_every_answer_is_no_request_is_lost_and_none_is_charged_for_the_apis_trouble() {
+async fn no_bad_response_loses_a_request() {
     for (what, fate) in TABLE {
         let bed = Bed::start().await;
         bed.ask(bed.players(REQUESTS)).await;
@@ -83,7 +83,7 @@ async fn whatever_every_answer_is_no_request_is_lost_and_none_is_charged_for_the
 }
 
 #[tokio::test]
-async fn in_a_storm_of_429_no_call_is_made_while_the_key_rests_and_the_rate_gives_way() {
+async fn storm_of_429_lowers_the_rate() {
     const RATE: u32 = 10;
     const REFUSED: u32 = 3;
     let mut bed = Bed::start().await;
@@ -112,7 +112,7 @@ async fn in_a_storm_of_429_no_call_is_made_while_the_key_rests_and_the_rate_give
     }
     bed.clock.advance(seconds(1));
     let slot = bed.worker.queue.take_key(&Fingerprint::of(TOKEN), "the next run", seconds(15)).await.unwrap();
-    let Slot::Taken { learned_rate: Some(rate) } = slot else { panic!("the next run knows of no rate: {slot:?}") };
+    let Slot::Taken { aimd_state: Some(rate) } = slot else { panic!("the next run knows of no rate: {slot:?}") };
     assert!(rate.rate <= f64::from(RATE) / 2.0, "{rate:?}");
 }
 

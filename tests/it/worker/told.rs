@@ -13,7 +13,7 @@ use super::followups::{Stage, WARS, stage_with};
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 async fn telling(follow_ups: FollowUpConfig) -> Stage<MemoryQueue> {
-    let events = Some(EventsConfig { stream: "refresh_events".to_owned(), most: 1_000_000 });
+    let events = Some(EventsConfig { stream: "refresh_events".to_owned(), max_len: 1_000_000 });
     stage_with(WorkerConfig { follow_ups, events, ..WorkerConfig::default() }, |clock| MemoryQueue::new(clock)).await
 }
 
@@ -36,7 +36,7 @@ async fn number(stage: &Stage<MemoryQueue>, sql: &'static str) -> usize {
 }
 
 #[tokio::test]
-async fn a_war_is_told_to_start_once_and_to_end_once() {
+async fn war_has_one_start_and_end_event() {
     let stage = telling(WARS).await;
     let clan = stage.clan_in_preparation();
     stage.ask(&ObjectId::war(clan.clone()), Priority::High).await;
@@ -62,7 +62,7 @@ async fn a_war_is_told_to_start_once_and_to_end_once() {
 }
 
 #[tokio::test]
-async fn who_joins_and_leaves_is_told_as_the_memberships_say_and_the_first_list_tells_of_nobody() {
+async fn member_events_follow_the_memberships() {
     let stage = telling(FollowUpConfig::NONE).await;
     let clans: Vec<ObjectId> = stage.simulator.world().clan_tags().iter().cloned().map(ObjectId::clan).collect();
     let mut first = 0;

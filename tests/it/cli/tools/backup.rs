@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 use super::{Bed, clans};
 
 #[tokio::test]
-async fn a_backup_holds_everything_changes_nothing_and_is_its_owners_alone() {
+async fn backup_is_complete_and_private() {
     let bed = Bed::fresh().await;
     bed.fill().await;
     let before = bed.everything().await;
@@ -24,7 +24,7 @@ async fn a_backup_holds_everything_changes_nothing_and_is_its_owners_alone() {
 }
 
 #[tokio::test]
-async fn no_password_gets_into_a_backup() {
+async fn backup_contains_no_password() {
     let bed = Bed::fresh().await;
     bed.command::<()>(&["ACL", "SETUSER", "operator", "on", ">hunter2", "~*", "+@all"]).await;
     let shell = super::Shell::new()
@@ -39,7 +39,7 @@ async fn no_password_gets_into_a_backup() {
 }
 
 #[tokio::test]
-async fn old_backups_are_deleted_by_the_next_one() {
+async fn backup_deletes_old_backups() {
     let bed = Bed::fresh().await;
     let folder = bed.shell.folder().join("backups");
     bed.shell.run(&["queue", "backup", "--dir", "backups"]).await.well();
@@ -53,7 +53,7 @@ async fn old_backups_are_deleted_by_the_next_one() {
 }
 
 #[tokio::test]
-async fn without_a_folder_it_says_what_would_do() {
+async fn backup_without_folder_names_the_settings() {
     let told = Bed::fresh().await.shell.run(&["queue", "backup"]).await.badly(2);
     assert!(told.contains("QUEUE_BACKUP_DIR") && told.contains("--dir"), "{told}");
 }

@@ -14,7 +14,7 @@ async fn bed() -> Bed {
 }
 
 #[tokio::test]
-async fn what_died_with_its_workers_is_named_and_revived_on_request() {
+async fn enqueue_revives_lapsed_only_on_request() {
     let bed = Bed::fresh().await;
     bed.bury("clan:2PP", "lapsed").await;
     let told = bed.shell.run(&["enqueue", "clan:2PP"]).await.badly(1);
@@ -31,7 +31,7 @@ async fn what_died_with_its_workers_is_named_and_revived_on_request() {
 }
 
 #[tokio::test]
-async fn everything_kept_about_a_dead_letter_is_shown() {
+async fn dead_show_has_all_details() {
     let bed = bed().await;
     let told = bed.shell.run(&["dead", "show", "clan:#2pp"]).await.well();
     for expected in ["clan:2PP", "wrong_tag: said so", "what came", "high", "first asked", "attempts"] {
@@ -48,7 +48,7 @@ async fn everything_kept_about_a_dead_letter_is_shown() {
 }
 
 #[tokio::test]
-async fn the_filters_are_the_same_on_every_command() {
+async fn dead_filters_work_on_every_command() {
     let bed = bed().await;
     for command in ["list", "show"] {
         for (filter, name) in [
@@ -74,7 +74,7 @@ async fn the_filters_are_the_same_on_every_command() {
 }
 
 #[tokio::test]
-async fn purging_says_how_many_and_needs_a_yes() {
+async fn dead_purge_needs_yes() {
     let bed = bed().await;
     let told = bed.shell.run(&["dead", "purge", "--all"]).await.badly(2);
     assert!(told.contains("3 dead letters") && told.contains("--yes"), "{told}");

@@ -7,7 +7,7 @@ use super::{Bed, Shell, value};
 use crate::support;
 
 #[tokio::test]
-async fn mail_under_any_spelling_is_found_and_a_tag_alone_means_three_kinds() {
+async fn explain_finds_mail_in_any_spelling() {
     let bed = Bed::fresh().await;
     bed.mail("clan:#2pp", &value("clan:#2pp")).await;
     bed.mail("war-followup-1f", &value("clan:%232PP")).await;
@@ -23,7 +23,7 @@ async fn mail_under_any_spelling_is_found_and_a_tag_alone_means_three_kinds() {
 }
 
 #[tokio::test]
-async fn every_state_is_told_with_its_outlook() {
+async fn explain_shows_state_and_outlook() {
     let bed = Bed::fresh().await;
     bed.fill().await;
     for (object, state, outlook) in [
@@ -44,7 +44,7 @@ async fn every_state_is_told_with_its_outlook() {
 }
 
 #[tokio::test]
-async fn what_the_database_knows_is_told_and_its_absence_too() {
+async fn explain_reads_the_database_if_possible() {
     let bed = Bed::fresh().await;
     let database = support::postgres::fresh_with_contract().await;
     let shell = Shell::new().with("REDIS_URL", &bed.url).with("DATABASE_URL", &database);
@@ -74,12 +74,12 @@ async fn what_the_database_knows_is_told_and_its_absence_too() {
     let down =
         Shell::new().with("REDIS_URL", &bed.url).with("DATABASE_URL", "postgresql://user:hunter2@127.0.0.1:1/coc");
     let told = down.run(&["queue", "explain", "clan:2PP"]).await.well();
-    assert!(told.contains("not asked: failed to reach the database") && told.contains("it is ready"), "{told}");
+    assert!(told.contains("not asked: cannot reach the database") && told.contains("it is ready"), "{told}");
     assert!(!told.contains("hunter2"));
 }
 
 #[tokio::test]
-async fn what_cannot_be_an_object_says_why() {
+async fn explain_refuses_a_wrong_object() {
     let bed = Bed::fresh().await;
     let told = bed.shell.run(&["queue", "explain", "clan:#ABC"]).await.badly(2);
     assert!(told.contains("'A'") && told.contains("clan:TAG"), "{told}");

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, fs, time::Duration};
 
 use refresh_worker::{
-    model::LearnedRate,
-    queue::{Circuit, CircuitReason, CircuitScope, Fingerprint, Holder, Settlement, Slots as _},
+    model::AimdState,
+    queue::{Circuit, CircuitReason, CircuitScope, Fingerprint, Holder, Settlement, SharedState as _},
 };
 use serde_json::Value;
 
@@ -22,7 +22,7 @@ fn mover(from: &str, to: &str) -> Shell {
 }
 
 #[tokio::test]
-async fn everything_is_moved_and_nothing_is_left() {
+async fn migrate_moves_everything() {
     let (old, new) = (Bed::fresh().await, Bed::fresh().await);
     old.fill().await;
     // The holder of the lease is dead: it runs out while the move waits for it.
@@ -52,7 +52,7 @@ async fn everything_is_moved_and_nothing_is_left() {
 }
 
 #[tokio::test]
-async fn everything_moves_away_from_a_full_redis() {
+async fn migrate_empties_a_full_redis() {
     let server = PrivateRedis::start().await;
     let (old, new) = (Bed::at(&server.url()).await, Bed::fresh().await);
     old.enqueue(&clans(3)).await;
@@ -66,7 +66,7 @@ async fn everything_moves_away_from_a_full_redis() {
 }
 
 #[tokio::test]
-async fn a_leased_request_waits_until_it_is_settled() {
+async fn migrate_waits_for_leased_requests() {
     let (old, new) = (Bed::fresh().await, Bed::fresh().await);
     old.enqueue(&clans(1)).await;
     let lease = old.lease(Duration::from_secs(3600)).await;
@@ -83,12 +83,12 @@ async fn a_leased_request_waits_until_it_is_settled() {
 }
 
 #[tokio::test]
-async fn what_runs_agreed_on_goes_along_for_the_rest_of_its_life() {
+async fn migrate_copies_the_shared_run_state() {
     let (old, new) = (Bed::fresh().await, Bed::fresh().await);
-    let (resting, learned) = (Fingerprint("0123456789ab".to_owned()), LearnedRate::plain(17.0));
+    let (resting, learned) = (Fingerprint("0123456789ab".to_owned()), AimdState::plain(17.0));
     let now = old.now().await;
     old.queue.take_key(&resting, "some-run", MINUTE).await.unwrap();
-    old.queue.pause_key(&resting, "some-run", "throttled", 5 * MINUTE).await.unwrap();
+    old.queue.cool_down_key(&resting, "some-run", "throttled", 5 * MINUTE).await.unwrap();
     old.queue.remember_rate(&resting, learned).await.unwrap();
     old.queue.take_calls(now.midnight(), 40, 100).await.unwrap();
     let reason = CircuitReason::new(CircuitReason::MAINTENANCE, "status 503");
@@ -103,7 +103,7 @@ async fn what_runs_agreed_on_goes_along_for_the_rest_of_its_life() {
     let told = shell.run(&["queue", "migrate"]).await.well();
     assert!(told.contains("carried over 4 agreements of runs"), "{told}");
     let seen = new.queue.look_at_key(&resting).await.unwrap();
-    assert_eq!((seen.holder, seen.learned_rate), (Holder::Paused("throttled".to_owned()), Some(learned)));
+    assert_eq!((seen.holder, seen.aimd_state), (Holder::CoolingDown("throttled".to_owned()), Some(learned)));
     assert!(seen.for_another > MINUTE && seen.for_another <= 5 * MINUTE, "{:?}", seen.for_another);
     assert_eq!(new.queue.calls_taken(now.midnight()).await.unwrap(), 40);
     assert_eq!(new.queue.circuits().await.unwrap(), [circuit]);
@@ -113,16 +113,16 @@ async fn what_runs_agreed_on_goes_along_for_the_rest_of_its_life() {
     }
     // The worker has gone on at the new one: there, what says more stays.
     new.queue.take_calls(now.midnight(), 10, 100).await.unwrap();
-    new.queue.pause_key(&resting, "a-run", "throttled again", 10 * MINUTE).await.unwrap();
+    new.queue.cool_down_key(&resting, "a-run", "throttled again", 10 * MINUTE).await.unwrap();
     let told = shell.run(&["queue", "migrate"]).await.well();
     assert!(!told.contains("carried over"), "{told}");
     assert_eq!(new.queue.calls_taken(now.midnight()).await.unwrap(), 50);
     let seen = new.queue.look_at_key(&resting).await.unwrap();
-    assert_eq!(seen.holder, Holder::Paused("throttled again".to_owned()));
+    assert_eq!(seen.holder, Holder::CoolingDown("throttled again".to_owned()));
 }
 
 #[tokio::test]
-async fn while_a_run_of_the_old_redis_holds_a_key_nothing_is_moved() {
+async fn migrate_refuses_while_a_run_holds_a_key() {
     let (old, new) = (Bed::fresh().await, Bed::fresh().await);
     old.enqueue(&clans(2)).await;
     let key = Fingerprint("0123456789ab".to_owned());
@@ -133,13 +133,13 @@ async fn while_a_run_of_the_old_redis_holds_a_key_nothing_is_moved() {
         assert!(told.contains("nothing was moved") && told.contains("stop the worker's schedule"), "{told}");
     }
     assert_eq!((old.count().await, new.count().await), (2, 0));
-    old.queue.give_back_key(&key, "some-run", MINUTE).await.unwrap();
+    old.queue.release_key(&key, "some-run", MINUTE).await.unwrap();
     mover(&old.url, &new.url).run(&["queue", "migrate"]).await.well();
     assert_eq!(new.count().await, 2);
 }
 
 #[tokio::test]
-async fn following_moves_what_producers_write_meanwhile_and_loses_none() {
+async fn migrate_follow_moves_later_mail() {
     const REQUESTS: usize = 3000;
     let (old, new) = (Bed::fresh().await, Bed::fresh().await);
     let (proxy, target) = Proxy::in_front_of(&new.url).await;
@@ -189,7 +189,7 @@ async fn produce(mut connection: redis::aio::MultiplexedConnection, id: &str) {
 }
 
 #[tokio::test]
-async fn a_move_that_is_killed_again_and_again_loses_nothing() {
+async fn migrate_killed_repeatedly_loses_nothing() {
     const REQUESTS: usize = 4000;
     let (old, new) = (Bed::fresh().await, Bed::fresh().await);
     old.enqueue(&clans(REQUESTS / 2)).await;
@@ -219,7 +219,7 @@ async fn a_move_that_is_killed_again_and_again_loses_nothing() {
 }
 
 #[tokio::test]
-async fn the_same_database_is_refused_by_whatever_name() {
+async fn migrate_refuses_the_same_database() {
     let bed = Bed::fresh().await;
     bed.enqueue(&clans(3)).await;
     for name in [bed.url.clone(), bed.url.replace("127.0.0.1", "localhost")] {
@@ -230,7 +230,7 @@ async fn the_same_database_is_refused_by_whatever_name() {
 }
 
 #[tokio::test]
-async fn the_new_url_may_come_from_a_file_and_is_never_shown_with_its_password() {
+async fn migrate_url_comes_from_file_or_variable() {
     let (old, new) = (Bed::fresh().await, Bed::fresh().await);
     old.enqueue(&clans(2)).await;
     let shell = Shell::new().with("REDIS_URL", &old.url);

@@ -6,14 +6,14 @@ use super::Bed;
 use crate::support;
 
 #[tokio::test]
-async fn a_report_that_cannot_be_read_hides_no_other() {
+async fn explain_skips_unreadable_reports() {
     let (bed, database) = (Bed::fresh().await, support::postgres::fresh().await);
     let shell = bed.shell.with("DATABASE_URL", database.as_str());
     shell.run(&["migrate"]).await.well();
     let mut db = PgConnection::connect(&database).await.unwrap();
     for (run, text) in [("bad", r"a\u0000b"), ("good", "fine"), ("fine", r"a\\u0000b")] {
         let report = format!(
-            r#"{{"errors":["clan:2PP: {text}"],"work_by_kind_and_class":{{"clan":{{"high":{{"calls":1,"stored":1}}}}}}}}"#
+            r#"{{"errors":["clan:2PP: {text}"],"work_by_kind_and_priority":{{"clan":{{"high":{{"calls":1,"stored":1}}}}}}}}"#
         );
         sqlx::query(
             "INSERT INTO refresh_worker.refresh_runs \
@@ -41,7 +41,7 @@ async fn a_report_that_cannot_be_read_hides_no_other() {
 }
 
 #[tokio::test]
-async fn what_others_wrote_is_shown_with_its_control_characters_visible() {
+async fn control_characters_are_escaped() {
     let bed = Bed::fresh().await;
     bed.mail("junk\u{1b}[2J\u{202e}x\u{2066}", "no json \u{1b}]0;x\u{7} \u{200b}").await;
     bed.admit().await;

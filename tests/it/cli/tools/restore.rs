@@ -19,7 +19,7 @@ fn write(shell: &Shell, text: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_backup_restores_everything_into_an_empty_redis_and_twice_is_once() {
+async fn restore_is_complete_and_idempotent() {
     let old = Bed::fresh().await;
     old.fill().await;
     let file = backed_up(&old).await;
@@ -48,7 +48,7 @@ async fn a_backup_restores_everything_into_an_empty_redis_and_twice_is_once() {
 }
 
 #[tokio::test]
-async fn restoring_over_a_living_queue_overwrites_nothing_newer() {
+async fn restore_overwrites_nothing_newer() {
     let bed = Bed::fresh().await;
     bed.enqueue(&clans(20)).await;
     let file = backed_up(&bed).await;
@@ -62,7 +62,7 @@ async fn restoring_over_a_living_queue_overwrites_nothing_newer() {
 }
 
 #[tokio::test]
-async fn a_broken_backup_is_told_whole_and_restores_nothing_unless_told_to_skip() {
+async fn restore_skips_invalid_entries_only_on_request() {
     let bed = Bed::fresh().await;
     bed.enqueue(&clans(3)).await;
     let text = fs::read_to_string(backed_up(&bed).await).unwrap();
@@ -83,7 +83,7 @@ async fn a_broken_backup_is_told_whole_and_restores_nothing_unless_told_to_skip(
 }
 
 #[tokio::test]
-async fn a_backup_that_was_cut_off_says_so() {
+async fn restore_detects_truncated_backups() {
     let bed = Bed::fresh().await;
     bed.enqueue(&clans(3)).await;
     let text = fs::read_to_string(backed_up(&bed).await).unwrap();
@@ -113,7 +113,7 @@ fn old_backup() -> Value {
 }
 
 #[tokio::test]
-async fn a_backup_of_the_old_worker_is_restored_and_merged() {
+async fn restore_merges_old_workers_backup() {
     let bed = Bed::fresh().await;
     let file = write(&bed.shell, &old_backup().to_string());
     let ran = bed.shell.run(&["queue", "restore", &file]).await;
@@ -126,7 +126,7 @@ async fn a_backup_of_the_old_worker_is_restored_and_merged() {
 }
 
 #[tokio::test]
-async fn every_broken_item_of_an_old_backup_is_named_by_position_and_id() {
+async fn restore_names_invalid_items_by_position() {
     let mut backup = old_backup();
     let items = backup["queue_items"].as_array_mut().unwrap();
     items.extend([
@@ -158,7 +158,7 @@ async fn every_broken_item_of_an_old_backup_is_named_by_position_and_id() {
 }
 
 #[tokio::test]
-async fn a_restore_that_is_killed_and_run_again_loses_and_doubles_nothing() {
+async fn restore_killed_and_repeated_is_exact() {
     let old = Bed::fresh().await;
     old.enqueue(&clans(5000)).await;
     let file = backed_up(&old).await;

@@ -2,7 +2,7 @@
 
 use refresh_worker::{
     model::{Answered, Before, Document, Fetched, Move, OutboxEntry},
-    store::{Commit, Committed, Store as _, Telling, UNHURRIED},
+    store::{Commit, Committed, Store as _, Telling, RELAXED_TIMEOUT},
 };
 
 use super::{
@@ -16,7 +16,7 @@ over_every_store! {
     who_joins_and_leaves_is_told_but_not_by_a_first_list,
     players_whose_rows_others_changed_are_told,
     an_answer_that_does_not_count_tells_nothing,
-    what_is_to_be_told_is_kept_until_it_is_forgotten,
+    outbox_entries_stay_until_deleted,
     a_commit_that_could_store_nothing_forgets_nothing;
     as_received:
     a_change_brings_the_document_before_as_it_was_received,
@@ -87,7 +87,7 @@ async fn players_whose_rows_others_changed_are_told(bed: impl Bed) {
     assert_eq!(own.touched, []);
 }
 
-async fn what_is_to_be_told_is_kept_until_it_is_forgotten(bed: impl Bed) {
+async fn outbox_entries_stay_until_deleted(bed: impl Bed) {
     let one = player("2PP").of("8GG");
     let first = tell(&bed, clan("8GG").with([one.clone()]).fetched(at(0))).await;
     let second = tell(&bed, clan("8GG").with([one.clone().donations(99)]).level(2).fetched(at(1000))).await;
@@ -105,7 +105,7 @@ async fn what_is_to_be_told_is_kept_until_it_is_forgotten(bed: impl Bed) {
 
     // The same content again renews what readers hold, and is told to nobody else.
     let same = clan("8GG").with([one.donations(99)]).level(2).fetched(at(2000));
-    let third = bed.store().commit_and_delete(at(2600), &[same], &[first.outbox[0].id], UNHURRIED).await.unwrap();
+    let third = bed.store().commit_and_delete(at(2600), &[same], &[first.outbox[0].id], RELAXED_TIMEOUT).await.unwrap();
     assert_eq!((third.outbox[0].events.len(), third.outbox[0].changed.len()), (0, 0), "{third:?}");
     let kept = |notes: Vec<OutboxEntry>| notes.iter().map(|note| note.id).collect::<Vec<_>>();
     assert_eq!(kept(bed.store().outbox(at(9000)).await.unwrap()), [note.id, third.outbox[0].id]);
@@ -118,7 +118,7 @@ async fn a_commit_that_could_store_nothing_forgets_nothing(bed: impl Bed) {
     let mut bad = player("2PP").fetched(at(100));
     let Answered::Document(Document::Player(broken)) = &mut bad.answered else { panic!("a player") };
     broken.json = r#"{"no end":"#.to_owned().into();
-    let nothing = bed.store().commit_and_delete(at(700), &[bad], &[note], UNHURRIED).await.unwrap();
+    let nothing = bed.store().commit_and_delete(at(700), &[bad], &[note], RELAXED_TIMEOUT).await.unwrap();
     assert!(matches!(nothing.committed[..], [Committed::Poison(_)]), "{nothing:?}");
     assert_eq!(bed.store().outbox(at(9000)).await.unwrap().len(), 1, "the worker takes it for not forgotten");
 }
