@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
-use sqlx::{FromRow, PgPool};
+use sqlx::PgPool;
 
 use super::{
     Ending, Shared,
@@ -14,6 +14,7 @@ use super::{
 use crate::{
     app,
     clock::{Clock as _, SystemClock, Timestamp},
+    columns::from_row,
     config::{DatabaseConfig, env::process_var},
     store::{Store as _, StoreError},
 };
@@ -59,7 +60,7 @@ struct Report {
     days: Vec<Work>,
 }
 
-#[derive(Debug, FromRow, Serialize)]
+#[derive(Debug, Serialize)]
 struct Freshness {
     kind: String,
     objects: i64,
@@ -73,7 +74,12 @@ struct Freshness {
     changed_24_h: i64,
 }
 
-#[derive(Debug, FromRow, Serialize)]
+from_row!(postgres: Freshness {
+    kind, objects, fresh_5_min, fresh_30_min, fresh_2_h, fresh_8_h, older, never_fetched, median_age_seconds,
+    changed_24_h,
+});
+
+#[derive(Debug, Serialize)]
 struct Work {
     #[serde(skip_serializing_if = "Option::is_none")]
     day: Option<String>,
@@ -89,6 +95,8 @@ struct Work {
     error: i64,
     given_back: i64,
 }
+
+from_row!(postgres: Work { day, kind, class, calls, changed, unchanged, satisfied, gone, error, given_back });
 
 impl Work {
     /// Requests that came to an end, well or not.

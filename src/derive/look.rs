@@ -3,14 +3,17 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, FromRow, PgConnection, PgPool, SqlSafeStr as _};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, SqlSafeStr as _};
 
 use super::{
     database::{begin, code, is_unreachable, told, within},
     jobs::functions::call_of,
     views::{ViewError, look_at, remedy},
 };
-use crate::config::{StatsFunction, ViewConfig};
+use crate::{
+    columns::from_row,
+    config::{StatsFunction, ViewConfig},
+};
 
 /// How long looking may take.
 const TIME: Duration = Duration::from_secs(10);
@@ -105,12 +108,13 @@ async fn temporary_sight(transaction: &mut PgConnection) -> Result<Option<Sight>
     Ok((!may).then(|| Sight::problem(what, format!("GRANT TEMPORARY ON DATABASE {database} TO {role};"))))
 }
 
-#[derive(FromRow)]
 struct LogLook {
     is_there: bool,
     may_write: bool,
     role: String,
 }
+
+from_row!(postgres: LogLook { is_there, may_write, role });
 
 async fn log_sight(transaction: &mut PgConnection) -> Result<Option<Sight>, sqlx::Error> {
     let log: LogLook = sqlx::query_as(LOOK_AT_LOG).persistent(false).fetch_one(transaction).await?;
@@ -140,7 +144,6 @@ pub async fn jobs(pool: &PgPool, functions: &[StatsFunction]) -> Vec<Sight> {
     looked.await.unwrap_or_else(|error| vec![Sight::failed("statistics jobs", &error)])
 }
 
-#[derive(FromRow)]
 struct TableLook {
     is_there: bool,
     elsewhere: Option<String>,
@@ -151,6 +154,10 @@ struct TableLook {
     hides_rows: bool,
     role: String,
 }
+
+from_row!(postgres: TableLook {
+    is_there, elsewhere, schema, may_make, missing_columns, missing_rights, hides_rows, role,
+});
 
 async fn table_sight(transaction: &mut PgConnection) -> Result<Sight, sqlx::Error> {
     let table: TableLook = sqlx::query_as(LOOK_AT_JOBS).persistent(false).fetch_one(transaction).await?;

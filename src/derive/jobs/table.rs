@@ -11,14 +11,13 @@ use std::{
 
 use serde::Serialize;
 use serde_json::Value;
-use sqlx::FromRow;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{FunctionResult, JobReport, functions::results_in};
 use crate::{
-    columns::{Number, TableTime},
+    columns::{Number, TableTime, from_row},
     derive::database::{Database, begin, code, is_missing_table, is_unreachable, limited, told},
 };
 
@@ -74,16 +73,13 @@ impl TableError {
 }
 
 /// A job that is ours.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug)]
 pub(super) struct Job {
     pub id: String,
     /// Attempts that failed before.
-    #[sqlx(try_from = "Number")]
     pub retry_count: i32,
-    #[sqlx(try_from = "Number")]
     pub max_retries: i32,
     /// When we took it: the token of everything we say about it.
-    #[sqlx(try_from = "TableTime")]
     started_at: OffsetDateTime,
     results: Option<String>,
     /// How who asked for it calls the request.
@@ -91,6 +87,10 @@ pub(super) struct Job {
     /// From a worker that ended without a word.
     pub taken_over: bool,
 }
+
+from_row!(postgres: Job {
+    id, retry_count: Number, max_retries: Number, started_at: TableTime, results, request_id, taken_over,
+});
 
 /// What a job's row keeps of its functions, in the form of the related system's worker.
 #[derive(Debug, Serialize)]
@@ -185,7 +185,7 @@ impl Job {
 }
 
 /// One row, as operators see it.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug)]
 pub struct JobRow {
     pub id: String,
     pub payload: String,
@@ -194,18 +194,19 @@ pub struct JobRow {
     pub completed_at: Option<TableTime>,
     pub error_message: Option<String>,
     pub results: Option<String>,
-    #[sqlx(try_from = "Number")]
     pub retry_count: i32,
-    #[sqlx(try_from = "Number")]
     pub max_retries: i32,
-    #[sqlx(try_from = "Number")]
     pub priority: i32,
     pub created_at: Option<TableTime>,
     pub updated_at: Option<TableTime>,
     /// By the database's clock.
-    #[sqlx(try_from = "TableTime")]
     pub now: OffsetDateTime,
 }
+
+from_row!(postgres: JobRow {
+    id, payload, status, started_at, completed_at, error_message, results, retry_count: Number, max_retries: Number,
+    priority: Number, created_at, updated_at, now: TableTime,
+});
 
 impl JobRow {
     /// The payload; what is no JSON object is an empty one.

@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use sqlx::FromRow;
-
 use super::times::{TableTime, from_utc};
 use crate::{
     clock::Timestamp,
+    columns::from_row,
     model::{Answered, ClanDocument, Document, Fetched, Kind, Member, Tag, WarDocument},
     store::rows,
 };
@@ -146,7 +145,7 @@ impl<'a> ClaimRow<'a> {
 const STORED: &str = "stored";
 
 /// A row as the arbiter left it, for those of which some claim won.
-#[derive(Debug, FromRow)]
+#[derive(Debug)]
 pub struct StateRow {
     pub kind: String,
     pub tag: String,
@@ -156,6 +155,8 @@ pub struct StateRow {
     pub last_outcome: Option<String>,
     pub snapshot_id: Option<i64>,
 }
+
+from_row!(both: StateRow { kind, tag, fetched_at, member_at, attacks_at, last_outcome, snapshot_id });
 
 impl StateRow {
     /// Whether the answer that began then is the one that counts.

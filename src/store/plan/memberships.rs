@@ -5,18 +5,15 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use sqlx::FromRow;
-
 use super::times::{TableTime, from_utc, just_after};
 use crate::{
-    columns::Number,
+    columns::{Number, from_row},
     model::{Move, Tag},
 };
 
 /// A stay as stored, and up to when its player is known from elsewhere.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug)]
 pub struct Stay {
-    #[sqlx(try_from = "Number")]
     pub id: i64,
     pub player_tag: String,
     pub clan_tag: String,
@@ -25,6 +22,8 @@ pub struct Stay {
     pub fetched_at: Option<TableTime>,
     pub member_at: Option<TableTime>,
 }
+
+from_row!(both: Stay { id: Number, player_tag, clan_tag, joined_at, left_at, fetched_at, member_at });
 
 impl Stay {
     /// Nothing, and `infinity`, mean the same.

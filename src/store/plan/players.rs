@@ -196,7 +196,7 @@ impl<'a> Word<'a> {
 
     /// Drops what another program's newer row makes old news.
     pub fn heed(&mut self, newest: Option<&Newest>, horizon: TableTime) {
-        let newest_at = newest.and_then(|newest| newest.at).filter(|&at| at <= horizon);
+        let newest_at = newest.and_then(|newest| newest.ts).filter(|&at| at <= horizon);
         self.listed = self.listed.filter(|listed| newest_at.is_none_or(|at| from_utc(at) <= listed.copied_at));
     }
 

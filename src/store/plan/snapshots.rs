@@ -2,23 +2,22 @@
 
 use std::time::Duration;
 
-use sqlx::FromRow;
-
 use super::{
     claims::{ByObject, StateRow},
     times::{TableTime, from_utc, just_after, utc},
 };
-use crate::{clock::Timestamp, columns::Number};
+use crate::{
+    clock::Timestamp,
+    columns::{Number, from_row},
+};
 
 /// The newest snapshot row of an object. Of clans and wars only the first columns.
-#[derive(Clone, Debug, Default, FromRow)]
+#[derive(Clone, Debug, Default)]
 pub struct Newest {
     pub kind: String,
     pub tag: String,
-    #[sqlx(try_from = "Number")]
     pub id: i64,
-    #[sqlx(rename = "ts")]
-    pub at: Option<TableTime>,
+    pub ts: Option<TableTime>,
     pub taken: Option<TableTime>,
     pub clan_tag: Option<String>,
     pub name: Option<String>,
@@ -31,6 +30,11 @@ pub struct Newest {
     pub last_seen: Option<TableTime>,
     pub earlier_attacks: Option<Number>,
 }
+
+from_row!(both: Newest {
+    kind, tag, id: Number, ts, taken, clan_tag, name, role, town_hall, trophies, donations, donations_received,
+    war_attacks_used, last_seen, earlier_attacks,
+});
 
 /// How far ahead a row of another program must be to be no time at all: further than a wrong time zone can put it.
 const IMPOSSIBLE: Duration = Duration::from_secs(2 * 24 * 3600);
@@ -62,16 +66,16 @@ impl Place {
     pub fn of(newest: Option<&Newest>, state: &StateRow, began: Timestamp, horizon: TableTime) -> Self {
         let began = utc(began);
         let Some(newest) = newest else { return Self::Insert { at: began } };
-        let is_ahead = newest.at.is_some_and(|at| at > horizon);
+        let is_ahead = newest.ts.is_some_and(|at| at > horizon);
         if state.snapshot_id == Some(newest.id) && (is_ahead || !state.has_changed()) {
             let at = newest.taken.map_or(began, just_after);
             return Self::Move { id: newest.id, at, replaces: state.has_changed() };
         }
-        if newest.at.is_some_and(|at| at > horizon + IMPOSSIBLE) {
+        if newest.ts.is_some_and(|at| at > horizon + IMPOSSIBLE) {
             return Self::Move { id: newest.id, at: newest.taken.map_or(began, just_after), replaces: true };
         }
         // Two rows never share a time: after another program's row in this millisecond, ours is the newest.
-        let same_millisecond = newest.at.filter(|&at| from_utc(at) == from_utc(began));
+        let same_millisecond = newest.ts.filter(|&at| from_utc(at) == from_utc(began));
         Self::Insert { at: same_millisecond.max(newest.taken).map_or(began, just_after) }
     }
 }

@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use sqlx::FromRow;
-
 use super::{
     Writes,
     claims::{Claims, Winners},
@@ -12,17 +10,20 @@ use super::{
     snapshots::NewestRows,
 };
 use crate::{
+    columns::from_row,
     model::{Answered, Before, Change, Fetched, Kind, MemberSeen, Move, Note, ObjectId, Tag},
     store::{Commit, Committed, Telling, plan::times::from_utc, rows},
 };
 
 /// A document that is replaced by this commit, as it lies in its snapshot row.
-#[derive(Debug, FromRow)]
+#[derive(Debug)]
 pub struct Replaced {
     pub kind: String,
     pub tag: String,
     pub document: Option<String>,
 }
+
+from_row!(both: Replaced { kind, tag, document });
 
 /// The rows of ours that hold what the winners replace: clans, players, wars.
 pub fn replaced_rows(claims: &Claims<'_>, winners: &Winners) -> [Vec<i64>; 3] {

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use sqlx::FromRow;
 use tokio::time::{Instant, timeout};
 
 use super::{
     attempt::Mark,
     connect::{Database, Single},
 };
-use crate::store::StoreError;
+use crate::{columns::from_row, store::StoreError};
 
 /// How long finding out may take. Nothing waits for it for longer.
 const ASK_TIMEOUT: Duration = Duration::from_millis(700);
@@ -21,7 +20,7 @@ const BLOCKED_BY: &str = include_str!("../sql/postgres/blocked_by.sql");
 const TABLE_LOCKS: &str = include_str!("../sql/postgres/table_locks.sql");
 
 /// Somebody whose lock is in the way.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug)]
 pub(super) struct Blocker {
     relation: Option<String>,
     /// Not a row of it: no commit can go past.
@@ -36,9 +35,10 @@ pub(super) struct Blocker {
     state: Option<String>,
     since: Option<String>,
     /// Found by who holds locks afterwards, not by who kept us waiting.
-    #[sqlx(default)]
     is_guess: bool,
 }
+
+from_row!(postgres: Blocker { relation, is_whole_table, pid, is_ours, role, application, state, since, is_guess });
 
 impl Blocker {
     /// What is locked, and by whom.
@@ -94,8 +94,7 @@ async fn watch(database: &Database, after: Duration, mark: Mark) -> Blocker {
 
 /// Looks at who holds locks now, when nobody was seen during the wait.
 pub(super) async fn guess(database: &Database) -> Option<Blocker> {
-    let blocker = ask(database, Question::Locks { rows_too: true }).await?;
-    Some(Blocker { is_guess: true, ..blocker })
+    ask(database, Question::Locks { rows_too: true }).await
 }
 
 /// What is asked about locks.

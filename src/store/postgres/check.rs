@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, postgres::PgDatabaseError};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgDatabaseError};
 
 use super::{
     STATEMENT_TIMEOUT,
@@ -11,7 +11,7 @@ use super::{
     errors::{self, Trouble},
     migrate, places, trial,
 };
-use crate::store::StoreError;
+use crate::{columns::from_row, store::StoreError};
 
 /// Something that has to be mended, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -126,7 +126,6 @@ fn rights(table: &str, rights: &str, extent: Extent) -> String {
     if deletes { format!("{rights},DELETE") } else { rights.to_owned() }
 }
 
-#[derive(FromRow)]
 struct TableRow {
     name: String,
     is_there: bool,
@@ -141,6 +140,11 @@ struct TableRow {
     sequence: Option<String>,
     missing_sequence_rights: Vec<String>,
 }
+
+from_row!(postgres: TableRow {
+    name, is_there, role, missing_columns, other_columns, narrow_columns, missing_rights, lacks_key, key, has_ids,
+    sequence, missing_sequence_rights,
+});
 
 impl TableRow {
     /// Of a table that is there.
@@ -183,7 +187,6 @@ impl TableRow {
     }
 }
 
-#[derive(FromRow)]
 struct ServerRow {
     is_standby: bool,
     is_read_only: bool,
@@ -194,6 +197,10 @@ struct ServerRow {
     connections: i32,
     is_by_role: bool,
 }
+
+from_row!(postgres: ServerRow {
+    is_standby, is_read_only, read_only_by, encoding, database, role, connections, is_by_role,
+});
 
 impl ServerRow {
     /// `most`: how many connections a run may open.
@@ -239,7 +246,6 @@ impl ServerRow {
     }
 }
 
-#[derive(FromRow)]
 struct IdsRow {
     name: String,
     sequence: String,
@@ -249,6 +255,8 @@ struct IdsRow {
     is_narrow: bool,
     goes_up: bool,
 }
+
+from_row!(postgres: IdsRow { name, sequence, ids_left, far_id, is_narrow, goes_up });
 
 impl IdsRow {
     /// Whoever gives `max(id) + 1` cannot go on; we can, since we follow the sequence.

@@ -1,10 +1,11 @@
 //! What the database knows about one object, for an operator. Only reads.
 
-use sqlx::{Connection as _, FromRow};
+use sqlx::Connection as _;
 
 use super::{PostgresStore, STATEMENT_TIMEOUT, connect::on_connection};
 use crate::{
     clock::Timestamp,
+    columns::from_row,
     model::ObjectId,
     store::{
         StoreError,
@@ -42,7 +43,6 @@ pub struct ReportedError {
     pub text: String,
 }
 
-#[derive(FromRow)]
 struct StateRow {
     fetched_at: Option<TableTime>,
     changed_at: Option<TableTime>,
@@ -51,12 +51,15 @@ struct StateRow {
     member_at: Option<TableTime>,
 }
 
-#[derive(FromRow)]
+from_row!(postgres: StateRow { fetched_at, changed_at, fresh_until, last_outcome, member_at });
+
 struct ErrorRow {
     run: String,
     started: TableTime,
     text: String,
 }
+
+from_row!(postgres: ErrorRow { run, started, text });
 
 impl PostgresStore {
     /// Everything that is known about an object; `None` when it was never seen and no run reported it.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tracing::info;
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
     connect::{Database, on_connection},
     places,
 };
-use crate::store::StoreError;
+use crate::{columns::from_row, store::StoreError};
 
 struct Migration {
     version: i32,
@@ -209,7 +209,7 @@ fn missing(applied: Option<&[i32]>) -> Vec<&'static Migration> {
 }
 
 /// What the role may create. Names are quoted for use in a statement.
-#[derive(Debug, FromRow)]
+#[derive(Debug)]
 struct Rights {
     role: String,
     database: String,
@@ -221,6 +221,11 @@ struct Rights {
     may_create_own: bool,
     may_create_contract: bool,
 }
+
+from_row!(postgres: Rights {
+    role, database, contract_schema, contract_exists, schema_exists, may_create_schema, may_create_own,
+    may_create_contract,
+});
 
 impl Rights {
     const fn own_suffice(&self) -> bool {

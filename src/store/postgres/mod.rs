@@ -28,7 +28,7 @@ mod writes;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use sqlx::{FromRow, PgConnection};
+use sqlx::PgConnection;
 
 pub use self::check::{Extent, Problem};
 #[cfg(feature = "cli")]
@@ -43,7 +43,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    columns::TableTime,
+    columns::{TableTime, from_row},
     config::DatabaseConfig,
     connections::Connections,
     model::{Fetched, Kind, Note, ObjectId, Tag},
@@ -338,7 +338,6 @@ async fn read_freshness(
     Ok(rows)
 }
 
-#[derive(FromRow)]
 struct FreshnessRow {
     kind: String,
     tag: String,
@@ -346,6 +345,8 @@ struct FreshnessRow {
     fresh_until: Option<TableTime>,
     league: Option<String>,
 }
+
+from_row!(postgres: FreshnessRow { kind, tag, fetched_at, fresh_until, league });
 
 impl FreshnessRow {
     fn into_entry(self) -> Option<(ObjectId, Freshness)> {

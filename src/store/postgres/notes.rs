@@ -1,9 +1,10 @@
 //! `untold`: what commits have to tell others. They write it in their last statement.
 
-use sqlx::{FromRow, PgConnection};
+use sqlx::PgConnection;
 
 use crate::{
     clock::Timestamp,
+    columns::from_row,
     model::Note,
     store::{
         MOST_NOTES,
@@ -14,12 +15,13 @@ use crate::{
 
 const NOTES_READ: &str = include_str!("../sql/postgres/notes_read.sql");
 
-#[derive(FromRow)]
 struct NoteRow {
     id: i64,
     stored_at: TableTime,
     words: String,
 }
+
+from_row!(postgres: NoteRow { id, stored_at, words });
 
 pub(super) async fn read(
     connection: &mut PgConnection,

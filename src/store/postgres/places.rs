@@ -1,8 +1,9 @@
 //! Where tables are: in which schemas, and whether a statement without a schema reaches them.
 
-use sqlx::{FromRow, PgConnection};
+use sqlx::PgConnection;
 
 use super::check::Problem;
+use crate::columns::from_row;
 
 const PLACES: &str = include_str!("../sql/postgres/places.sql");
 
@@ -17,7 +18,7 @@ const CONTRACT: [(&str, &str); 6] = [
 ];
 
 /// A schema with some of the tables. Its name is quoted for use in a statement.
-#[derive(Debug, FromRow)]
+#[derive(Debug)]
 pub(super) struct Place {
     schema: String,
     /// Whether new tables would be made there.
@@ -31,6 +32,8 @@ pub(super) struct Place {
     role: String,
     database: String,
 }
+
+from_row!(postgres: Place { schema, is_current, may_look, is_on_path, seen, hidden, role, database });
 
 impl Place {
     /// What makes its tables seen.

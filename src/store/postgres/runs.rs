@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use sqlx::{FromRow, PgConnection};
+use sqlx::{FromRow, PgConnection, Row as _, postgres::PgRow};
 
 use crate::{
-    columns::Number,
+    columns::{Number, from_row},
     store::{
         LastRuns, RunRow,
         plan::times::{TableTime, from_utc},
@@ -22,27 +22,31 @@ const RUN_INSERT: &str = include_str!("../sql/postgres/run_insert.sql");
 const RUN_LASTS: &str = include_str!("../sql/postgres/run_lasts.sql");
 const RUN_LAST: &str = include_str!("../sql/postgres/run_last.sql");
 
-#[derive(FromRow)]
 struct StoredRun {
     run: String,
     started: TableTime,
     ended: TableTime,
     stopped_because: String,
     error: Option<String>,
-    #[sqlx(try_from = "Number")]
     processed: i64,
-    #[sqlx(try_from = "Number")]
     failed: i64,
-    #[sqlx(try_from = "Number")]
     api_requests: i64,
     report: String,
 }
 
-#[derive(FromRow)]
+from_row!(postgres: StoredRun {
+    run, started, ended, stopped_because, error, processed: Number, failed: Number, api_requests: Number, report,
+});
+
 struct SortedRun {
     sort: String,
-    #[sqlx(flatten)]
     run: StoredRun,
+}
+
+impl FromRow<'_, PgRow> for SortedRun {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self { sort: row.try_get("sort")?, run: StoredRun::from_row(row)? })
+    }
 }
 
 impl StoredRun {

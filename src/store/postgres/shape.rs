@@ -3,9 +3,10 @@
 
 use std::borrow::Cow;
 
-use sqlx::{FromRow, PgConnection};
+use sqlx::PgConnection;
 
 use super::errors;
+use crate::columns::from_row;
 
 const SHAPE: &str = include_str!("../sql/postgres/shape.sql");
 
@@ -13,7 +14,7 @@ const SHAPE: &str = include_str!("../sql/postgres/shape.sql");
 const UNKNOWN: char = '?';
 
 /// The narrowest of the columns that get the same text.
-#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
     /// Of the database.
     encoding: String,
@@ -23,6 +24,8 @@ pub(super) struct Shape {
     name_width: Option<i32>,
     role_width: Option<i32>,
 }
+
+from_row!(postgres: Shape { encoding, has_jsonb, name_width, role_width });
 
 /// Whether a text was refused as such: a character or an escape that cannot be there, or too many characters.
 pub(super) fn may_fit(error: &sqlx::Error) -> bool {

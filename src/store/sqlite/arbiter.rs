@@ -1,10 +1,11 @@
 //! The arbiter: which claims of a batch count. An answer counts when the one that is stored is not newer.
 
-use sqlx::{FromRow, SqliteConnection};
+use sqlx::SqliteConnection;
 
 use super::{commit::json, times::table_text};
 use crate::{
     clock::Timestamp,
+    columns::from_row,
     store::plan::{
         claims::{ByObject, ClaimRow, Claims, StateRow, Winners},
         times::{TableTime, from_utc, utc},
@@ -12,7 +13,7 @@ use crate::{
 };
 
 /// A row of `refresh_state`.
-#[derive(Clone, Debug, Default, FromRow)]
+#[derive(Clone, Debug, Default)]
 struct State {
     kind: String,
     tag: String,
@@ -26,6 +27,11 @@ struct State {
     attacks_at: Option<TableTime>,
     league: Option<String>,
 }
+
+from_row!(sqlite: State {
+    kind, tag, fetched_at, changed_at, content_hash, fresh_until, last_outcome, snapshot_id, member_at, attacks_at,
+    league,
+});
 
 /// Reads what is stored of all objects that the batch names, and writes those of which some claim wins.
 pub(super) async fn arbitrate(

@@ -21,7 +21,7 @@ use std::{
 };
 
 use sqlx::{
-    FromRow, SqlitePool,
+    SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
+    columns::from_row,
     model::{Fetched, Kind, Note, ObjectId, Tag},
 };
 
@@ -232,7 +233,6 @@ impl Store for SqliteStore {
     }
 }
 
-#[derive(FromRow)]
 struct FreshnessRow {
     kind: String,
     tag: String,
@@ -240,6 +240,8 @@ struct FreshnessRow {
     fresh_until: Option<String>,
     league: Option<String>,
 }
+
+from_row!(sqlite: FreshnessRow { kind, tag, fetched_at, fresh_until, league });
 
 impl FreshnessRow {
     /// A row that somebody edited into something unreadable says nothing; the object is then simply fetched again.
@@ -252,7 +254,6 @@ impl FreshnessRow {
     }
 }
 
-#[derive(FromRow)]
 struct StoredRun {
     run: String,
     started: String,
@@ -264,6 +265,8 @@ struct StoredRun {
     api_requests: i64,
     report: String,
 }
+
+from_row!(sqlite: StoredRun { run, started, ended, stopped_because, error, processed, failed, api_requests, report });
 
 impl StoredRun {
     fn read(self) -> RunRow {
