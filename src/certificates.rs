@@ -5,10 +5,11 @@
 
 use std::{
     fmt::Write as _,
-    sync::{Arc, OnceLock, PoisonError, RwLock},
+    sync::{Arc, OnceLock},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use parking_lot::RwLock;
 use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::CertificateDer};
 
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
@@ -106,15 +107,15 @@ impl Trust {
 
     /// From now on [`Self::in_force`] gives this.
     pub fn put_in_force(self) {
-        *IN_FORCE.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(self));
+        *IN_FORCE.write() = Some(Arc::new(self));
     }
 
     /// What holds for the process; the built-in authorities when nobody named others.
     pub fn in_force() -> Arc<Self> {
-        if let Some(trust) = &*IN_FORCE.read().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(trust) = &*IN_FORCE.read() {
             return Arc::clone(trust);
         }
-        Arc::clone(IN_FORCE.write().unwrap_or_else(PoisonError::into_inner).get_or_insert_default())
+        Arc::clone(IN_FORCE.write().get_or_insert_default())
     }
 
     fn roots(&self) -> RootCertStore {

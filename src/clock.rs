@@ -9,10 +9,11 @@
 use std::{
     fmt,
     ops::{Add, Sub},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 
 /// A moment, in whole milliseconds since the Unix epoch.
@@ -161,23 +162,23 @@ impl ManualClock {
 
     /// Moves both hands on, as time does.
     pub fn advance(&self, by: Duration) {
-        let mut hands = self.hands.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hands = self.hands.lock();
         *hands = (hands.0 + by, hands.1 + by);
     }
 
     /// Moves the wall clock only, as a correction by the network does.
     pub fn set_wall(&self, wall: Timestamp) {
-        self.hands.lock().unwrap_or_else(PoisonError::into_inner).0 = wall;
+        self.hands.lock().0 = wall;
     }
 }
 
 impl Clock for ManualClock {
     fn wall(&self) -> Timestamp {
-        self.hands.lock().unwrap_or_else(PoisonError::into_inner).0
+        self.hands.lock().0
     }
 
     fn boot(&self) -> Duration {
-        self.hands.lock().unwrap_or_else(PoisonError::into_inner).1
+        self.hands.lock().1
     }
 }
 
@@ -207,7 +208,7 @@ impl ServerTime {
     }
 
     fn reading(&self) -> Reading {
-        *self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.reading.lock()
     }
 
     #[must_use]
@@ -219,7 +220,7 @@ impl ServerTime {
 
     /// The server's clock is wrong: when it said `wrong` it was `right`. What it says later is corrected as much.
     pub fn correct(&self, wrong: Timestamp, right: Timestamp) {
-        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reading = self.reading.lock();
         reading.correction = reading.correction.saturating_add(right.0.saturating_sub(wrong.0));
     }
 
@@ -237,7 +238,7 @@ impl ServerTime {
     /// Takes a new reading: `server` is what the server answered just now.
     pub fn reset(&self, server: Timestamp) {
         let (boot, wall) = (self.clock.boot(), self.clock.wall());
-        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reading = self.reading.lock();
         *reading = Reading { server, boot, wall, ..*reading };
     }
 

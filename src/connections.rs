@@ -6,12 +6,13 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use tracing::{debug, warn};
 
@@ -152,7 +153,7 @@ impl Connections {
     /// True when a connection of this age may be used.
     #[must_use]
     pub fn trusts(&self, age: Duration) -> bool {
-        let since = *self.0.trusted_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *self.0.trusted_since.lock();
         since.is_none_or(|since| age < since.elapsed())
     }
 
@@ -162,7 +163,7 @@ impl Connections {
     }
 
     fn suspect(&self) {
-        *self.0.trusted_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.0.trusted_since.lock() = Some(Instant::now());
         self.0.has_suspects.store(true, Ordering::Relaxed);
     }
 }

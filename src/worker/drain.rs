@@ -10,13 +10,11 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU32, Ordering},
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::mpsc, time::Instant};
 use tracing::{debug, warn};
 
@@ -108,7 +106,7 @@ pub struct Drain<'a, Q, S> {
 
 /// A mutex whose holder panicked still holds plain counts: they are as good as before.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {

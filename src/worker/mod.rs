@@ -28,12 +28,13 @@ use std::{
     future::Future,
     num::NonZeroU64,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicU32},
     },
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 

@@ -8,10 +8,9 @@ mod archive;
 mod mail;
 mod slots;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use self::slots::Agreements;
 use super::{
@@ -120,11 +119,11 @@ impl MemoryQueue {
     /// What was told to others so far.
     #[must_use]
     pub fn events(&self) -> Vec<Event> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.events.lock().clone()
     }
 
     fn contents(&self) -> MutexGuard<'_, Contents> {
-        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+        self.contents.lock()
     }
 }
 
@@ -185,7 +184,7 @@ impl Queue for MemoryQueue {
         following: Following<'_>,
     ) -> Result<(Vec<Settled>, usize), QueueError> {
         let mut contents = self.contents();
-        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut answered = self.answered.lock();
         answered.retain(|(_, at, _)| now.since(*at) <= ANSWER_LIFETIME);
         let batch = name_of_batch(settlements);
         if let Some((_, _, answer)) = answered.iter().find(|(name, ..)| *name == batch) {
@@ -203,7 +202,7 @@ impl Queue for MemoryQueue {
     }
 
     async fn append_events(&self, _stream: &str, most: u64, events: &[Event]) -> Result<usize, QueueError> {
-        let mut kept = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.events.lock();
         kept.extend_from_slice(events);
         let excess = kept.len().saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
         kept.drain(..excess);
@@ -240,14 +239,14 @@ impl Queue for MemoryQueue {
     }
 
     async fn note_run(&self, note: &RunNote) -> Result<(), QueueError> {
-        let mut notes = self.run_notes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut notes = self.run_notes.lock();
         let kept = if note.error.is_some() { &mut notes.failed } else { &mut notes.good };
         *kept = Some(note.clone());
         Ok(())
     }
 
     async fn run_notes(&self) -> Result<RunNotes, QueueError> {
-        Ok(self.run_notes.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        Ok(self.run_notes.lock().clone())
     }
 
     async fn stats(&self, now: Timestamp) -> Result<QueueStats, QueueError> {

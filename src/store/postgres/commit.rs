@@ -3,14 +3,12 @@
 use std::{
     collections::VecDeque,
     panic::AssertUnwindSafe,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use futures_util::FutureExt as _;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::{
@@ -73,7 +71,7 @@ pub(super) struct Experience {
 
 impl Experience {
     fn refusals(&self) -> MutexGuard<'_, Refusals> {
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+        self.refusals.lock()
     }
 
     pub(super) fn is_doubtful(&self) -> bool {

@@ -1,10 +1,8 @@
 //! The commit: one transaction; when a record is refused, each record in one of its own, so that it hurts only itself.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::BTreeMap;
 
+use parking_lot::{Mutex, MutexGuard};
 use sqlx::{SqliteConnection, SqlitePool};
 
 use super::{arbiter, hurts_only_the_record, primary_code, times::table_text, writes};
@@ -45,7 +43,7 @@ pub(super) async fn commit(
 }
 
 pub(super) fn lock(refusals: &Mutex<Refusals>) -> MutexGuard<'_, Refusals> {
-    refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    refusals.lock()
 }
 
 fn stored<'a>(batch: &'a [Fetched], commit: &'a Commit) -> impl Iterator<Item = &'a ObjectId> {

@@ -12,14 +12,9 @@ mod tests;
 mod times;
 mod writes;
 
-use std::{
-    collections::HashMap,
-    path::Path,
-    str::FromStr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::HashMap, path::Path, str::FromStr, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use sqlx::{
     SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},

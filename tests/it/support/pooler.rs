@@ -5,10 +5,11 @@
 //! those statements.
 
 use std::sync::{
-    Arc, Mutex,
+    Arc,
     atomic::{AtomicU8, Ordering},
 };
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{
@@ -60,7 +61,7 @@ impl PoolerWitness {
 
     /// How many statements were prepared inside transactions, and the others themselves.
     pub fn take(&self) -> (usize, Vec<String>) {
-        let seen = std::mem::take(&mut *self.seen.lock().expect("no holder of it panics"));
+        let seen = std::mem::take(&mut *self.seen.lock());
         (seen.inside, seen.outside)
     }
 }
@@ -100,7 +101,7 @@ async fn pass_statements(
         let body = body(&mut from, length).await?;
         if kind == b'P' {
             let statement = body.split(|&byte| byte == 0).nth(1).map(String::from_utf8_lossy).unwrap_or_default();
-            let mut seen = seen.lock().expect("no holder of it panics");
+            let mut seen = seen.lock();
             match status.load(Ordering::SeqCst) {
                 IDLE => seen.outside.push(statement.into_owned()),
                 _ => seen.inside += 1,

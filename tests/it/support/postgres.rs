@@ -8,11 +8,12 @@ use std::{
     path::PathBuf,
     process,
     sync::{
-        Mutex, OnceLock, PoisonError,
+        OnceLock,
         atomic::{AtomicU32, Ordering},
     },
 };
 
+use parking_lot::Mutex;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::server::{Recipe, Server, find_folder_with, folders_like};
@@ -248,7 +249,7 @@ struct Databases(Vec<String>);
 
 impl Drop for Databases {
     fn drop(&mut self) {
-        LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner).append(&mut self.0);
+        LEFT_BEHIND.lock().append(&mut self.0);
     }
 }
 
@@ -260,7 +261,7 @@ thread_local! {
 static LEFT_BEHIND: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 fn take_left_behind() -> Vec<String> {
-    std::mem::take(&mut *LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner))
+    std::mem::take(&mut *LEFT_BEHIND.lock())
 }
 
 const INITDB: &str = r#"as=
