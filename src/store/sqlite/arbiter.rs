@@ -2,7 +2,7 @@
 
 use sqlx::SqliteConnection;
 
-use super::{commit::json, times::table_text};
+use super::values::{json, table_text};
 use crate::{
     clock::Timestamp,
     columns::from_row,

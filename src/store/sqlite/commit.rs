@@ -2,10 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use sqlx::{SqliteConnection, SqlitePool};
 
-use super::{arbiter, hurts_only_the_record, primary_code, times::table_text, writes};
+use super::{
+    arbiter,
+    errors::{hurts_only_the_record, primary_code},
+    values::{json, table_text},
+    writes,
+};
 use crate::{
     clock::Timestamp,
     model::{Fetched, Kind, ObjectId, Reason, Tag},
@@ -35,15 +40,11 @@ pub(super) async fn commit(
     match whole(pool, telling, now, batch, told).await {
         Err(error) if hurts_only_the_record(&error) => one_by_one(pool, refusals, telling, now, batch, told).await,
         Ok(committed) => {
-            lock(refusals).judge(now, stored(batch, &committed), &[]);
+            refusals.lock().judge(now, stored(batch, &committed), &[]);
             Ok(committed)
         }
         Err(error) => Err(error),
     }
-}
-
-pub(super) fn lock(refusals: &Mutex<Refusals>) -> MutexGuard<'_, Refusals> {
-    refusals.lock()
 }
 
 fn stored<'a>(batch: &'a [Fetched], commit: &'a Commit) -> impl Iterator<Item = &'a ObjectId> {
@@ -71,7 +72,7 @@ async fn one_by_one(
     }
     let faults: Vec<(ObjectId, Fault)> =
         refused.iter().map(|(place, error)| (batch[*place].object.clone(), fault(error))).collect();
-    let judged = lock(refusals).judge(now, stored(batch, &together), &faults);
+    let judged = refusals.lock().judge(now, stored(batch, &together), &faults);
     for (((place, _), (_, fault)), ruling) in refused.iter().zip(&faults).zip(judged.rulings) {
         together.committed[*place] = match ruling {
             Ruling::Poison => Committed::Poison(fault.reason.clone()),
@@ -200,8 +201,4 @@ async fn stay_changes<'a>(
         .fetch_all(db)
         .await?;
     Ok(memberships::decide(&placed, &rolls, &stays, horizon))
-}
-
-pub(super) fn json(values: &impl serde::Serialize) -> String {
-    serde_json::to_string(values).expect("texts and their arrays are JSON")
 }

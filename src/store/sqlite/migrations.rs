@@ -2,7 +2,8 @@
 
 use sqlx::{Connection, SqliteConnection, SqlitePool};
 
-use super::{StoreError, store_error};
+use super::errors::store_error;
+use crate::store::StoreError;
 
 /// Name and statements of each step, in order. A step that has been released is never changed.
 const STEPS: [(&str, &str); 3] = [

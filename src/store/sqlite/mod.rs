@@ -6,10 +6,11 @@
 
 mod arbiter;
 mod commit;
+mod errors;
 mod migrations;
 #[cfg(test)]
 mod tests;
-mod times;
+mod values;
 mod writes;
 
 use std::{collections::HashMap, path::Path, str::FromStr, sync::Arc, time::Duration};
@@ -20,7 +21,10 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use self::times::{from_text, to_text};
+use self::{
+    errors::store_error,
+    values::{from_text, json, to_text},
+};
 use super::{
     ANSWERED_WELL_FOR, Commit, Freshness, MOST_NOTES, RunRow, Store, StoreError, Telling, plan::refusals::Refusals,
     rows,
@@ -120,7 +124,7 @@ impl SqliteStore {
 
 impl Store for SqliteStore {
     fn is_doubtful(&self) -> bool {
-        commit::lock(&self.refusals).is_suspicious()
+        self.refusals.lock().is_suspicious()
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
@@ -138,8 +142,7 @@ impl Store for SqliteStore {
         limit: Duration,
     ) -> Result<HashMap<ObjectId, Freshness>, StoreError> {
         let asked: Vec<_> = objects.iter().map(|object| (object.kind, &object.tag)).collect();
-        let asked = serde_json::to_string(&asked).expect("kinds and tags are plain texts");
-        let read = sqlx::query_as(include_str!("../sql/sqlite/freshness.sql")).bind(asked).fetch_all(&self.pool);
+        let read = sqlx::query_as(include_str!("../sql/sqlite/freshness.sql")).bind(json(&asked)).fetch_all(&self.pool);
         let rows: Vec<FreshnessRow> = self.within(limit, "read how fresh objects are", read).await?;
         Ok(rows.into_iter().filter_map(FreshnessRow::read).collect())
     }
@@ -155,7 +158,7 @@ impl Store for SqliteStore {
             .bind(kind.as_str())
             .bind(to_text(now))
             .bind(to_text(now - ANSWERED_WELL_FOR))
-            .bind(serde_json::to_string(but).expect("texts are JSON"))
+            .bind(json(but))
             .fetch_optional(&self.pool);
         let tag: Option<String> = self.within(limit, "look for an object that was answered well", read).await?;
         Ok(tag.and_then(|tag| Some(ObjectId::new(kind, tag.parse().ok()?))))
@@ -281,47 +284,4 @@ impl StoredRun {
 
 fn count(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// Primary result codes of SQLite, as <https://sqlite.org/rescode.html> lists them.
-mod code {
-    pub(super) const PERM: i32 = 3;
-    pub(super) const BUSY: i32 = 5;
-    pub(super) const LOCKED: i32 = 6;
-    pub(super) const READONLY: i32 = 8;
-    pub(super) const CANTOPEN: i32 = 14;
-    pub(super) const TOOBIG: i32 = 18;
-    pub(super) const CONSTRAINT: i32 = 19;
-    pub(super) const MISMATCH: i32 = 20;
-    pub(super) const AUTH: i32 = 23;
-}
-
-/// The primary result code, when it was SQLite that refused.
-fn primary_code(error: &sqlx::Error) -> Option<i32> {
-    let extended: i32 = error.as_database_error()?.code()?.parse().ok()?;
-    Some(extended & 0xff)
-}
-
-/// Whether the error lies in the record itself: SQLite refused its values, and would again.
-fn hurts_only_the_record(error: &sqlx::Error) -> bool {
-    matches!(primary_code(error), Some(code::TOOBIG | code::CONSTRAINT | code::MISMATCH))
-}
-
-fn store_error(server: &str, action: &'static str, error: &sqlx::Error) -> StoreError {
-    let server = server.to_owned();
-    let detail = error.to_string();
-    match (primary_code(error), error) {
-        (Some(code::PERM | code::READONLY | code::AUTH), _) => StoreError::NotAllowed {
-            remedy: format!("make {server} and its folder writable for this user"),
-            server,
-            action,
-            detail,
-        },
-        (Some(code::BUSY | code::LOCKED | code::CANTOPEN), _)
-        | (
-            None,
-            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed,
-        ) => StoreError::Unreachable { server, detail },
-        _ => StoreError::Failed { server, action, detail },
-    }
 }

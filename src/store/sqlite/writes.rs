@@ -2,7 +2,7 @@
 
 use sqlx::SqliteConnection;
 
-use super::times::{table_text, to_text};
+use super::values::{json, table_text, to_text};
 use crate::{
     clock::Timestamp,
     model::{ClanDocument, Fetched, Kind, Note, Tag, WarDocument},
@@ -192,9 +192,8 @@ pub(super) async fn forget_notes(db: &mut SqliteConnection, ids: &[i64]) -> Resu
     if ids.is_empty() {
         return Ok(());
     }
-    let ids = super::commit::json(&ids);
     sqlx::query("delete from refresh_worker_untold where note in (select value from json_each(?1))")
-        .bind(ids)
+        .bind(json(ids))
         .execute(db)
         .await?;
     Ok(())

@@ -1,4 +1,4 @@
-//! Times as SQLite holds them: UTC as text of one length, so that comparing texts compares times.
+//! Values as SQLite holds them: lists as JSON text, and times as UTC text of one length, so that comparing texts compares times.
 
 use time::{PrimitiveDateTime, format_description::StaticFormatDescription, macros::format_description};
 
@@ -11,6 +11,11 @@ const WRITTEN: StaticFormatDescription =
     format_description!("[year]-[month]-[day] [hour]:[minute]:[second].[subsecond digits:6]");
 const READ: StaticFormatDescription =
     format_description!("[year]-[month]-[day] [hour]:[minute]:[second][optional [.[subsecond]]]");
+
+/// A list as one parameter, for `json_each`.
+pub(super) fn json(values: &(impl serde::Serialize + ?Sized)) -> String {
+    serde_json::to_string(values).expect("texts and their arrays are JSON")
+}
 
 /// `2026-03-04 05:06:07.089000`.
 pub(super) fn to_text(at: Timestamp) -> String {
