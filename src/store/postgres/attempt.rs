@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -305,15 +305,11 @@ impl Ids {
     /// True for the first commits of a process, and for a while after others were seen. Asked once a commit.
     fn are_wanted_by_others(&self) -> bool {
         let is_new = self.commits.fetch_add(1, Ordering::Relaxed) < COMMITS_OF_DOUBT;
-        is_new || self.seen().is_some_and(|seen| seen.elapsed() < OTHERS_REMEMBERED)
+        is_new || self.seen.lock().is_some_and(|seen| seen.elapsed() < OTHERS_REMEMBERED)
     }
 
     fn others_were_seen(&self) {
-        *self.seen() = Some(Instant::now());
-    }
-
-    fn seen(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.seen.lock()
+        *self.seen.lock() = Some(Instant::now());
     }
 }
 

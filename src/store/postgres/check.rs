@@ -9,48 +9,18 @@ use super::{
     STATEMENT_TIMEOUT,
     connect::{Database, Single, on_connection},
     errors::{self, Trouble},
-    migrate, places, trial,
+    migrate, places,
+    problem::Problem,
+    tables::{Extent, LIST, TABLES, holds, key, rights},
+    trial,
 };
 use crate::{columns::from_row, store::StoreError};
-
-/// Something that has to be mended, and how.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    pub what: String,
-    /// A statement to run, or a sentence.
-    pub remedy: String,
-    /// Whether it stands in the way in any case; else somebody has to judge.
-    pub is_certain: bool,
-}
-
-impl Problem {
-    pub(super) fn new(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { what: what.into(), remedy: remedy.into(), is_certain: true }
-    }
-
-    pub(super) fn doubt(what: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { is_certain: false, ..Self::new(what, remedy) }
-    }
-}
-
-/// What is meant to be done with a database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
-    Runs,
-    /// Runs, and the thinning of old snapshots.
-    RunsAndRetention,
-}
 
 const ROW_SECURITY: &str = include_str!("../sql/postgres/row_security.sql");
 
 const CHECK_SERVER: &str = include_str!("../sql/postgres/check_server.sql");
 const CHECK_TABLES: &str = include_str!("../sql/postgres/check_tables.sql");
 const CHECK_IDS: &str = include_str!("../sql/postgres/check_ids.sql");
-
-/// The list of migrations that have run.
-const LIST: &str = "refresh_worker.migrations";
-
-const CONTRACT_RIGHTS: &str = "SELECT,INSERT,UPDATE";
 
 /// With fewer ids left than a run may draw it is as good as over.
 const FEW_IDS: i64 = 100_000;
@@ -60,71 +30,6 @@ const SOON_FEW_IDS: i64 = 10_000_000;
 
 /// How long all of it may take; each statement has a limit of its own.
 const LONGEST: Duration = Duration::from_secs(20);
-
-/// Every table we use: name, columns, rights.
-pub(super) const TABLES: [(&str, &str, &str); 12] = [
-    ("clans", "tag data updated_at deep_link", CONTRACT_RIGHTS),
-    ("players", "tag name town_hall role clan_tag updated_at data deep_link", CONTRACT_RIGHTS),
-    ("clan_snapshots", "id ts clan_tag name member_count level war_wins war_losses data", CONTRACT_RIGHTS),
-    (
-        "player_snapshots",
-        "id ts player_tag clan_tag name role town_hall trophies donations donations_received war_attacks_used \
-         last_seen data",
-        CONTRACT_RIGHTS,
-    ),
-    ("war_snapshots", "id ts clan_tag data", CONTRACT_RIGHTS),
-    ("clan_memberships", "id player_tag clan_tag joined_at left_at", CONTRACT_RIGHTS),
-    (LIST, "version name", "SELECT"),
-    (
-        "refresh_worker.refresh_state",
-        "kind tag fetched_at changed_at content_hash fresh_until last_outcome snapshot_id member_at attacks_at league",
-        CONTRACT_RIGHTS,
-    ),
-    (
-        "refresh_worker.refresh_runs",
-        "run started ended stopped_because error processed failed api_requests report",
-        "SELECT,INSERT,UPDATE,DELETE",
-    ),
-    ("refresh_worker.run_errors", "run place object started text", "SELECT"),
-    ("refresh_worker.retention_progress", "snapshot_table thinned_until noted_at", CONTRACT_RIGHTS),
-    ("refresh_worker.untold", "note stored_at words", "SELECT,INSERT,DELETE"),
-];
-
-/// What a column has to hold, as `check_tables.sql` reads it. Our own tables are as we made them.
-fn holds(table: &str, column: &str) -> &'static str {
-    if table.contains('.') {
-        return "";
-    }
-    match column {
-        "id" => "id",
-        "data" => "document",
-        "ts" | "updated_at" | "last_seen" | "joined_at" | "left_at" => "time",
-        "tag" | "clan_tag" | "player_tag" => "15",
-        "name" => "50",
-        "role" => "20",
-        "deep_link" => "255",
-        _ => "number",
-    }
-}
-
-/// The columns by which a statement finds the row again that it writes.
-fn key(table: &str) -> &'static str {
-    match table {
-        "clans" | "players" => "tag",
-        "refresh_worker.refresh_state" => "kind, tag",
-        "refresh_worker.refresh_runs" => "run",
-        "refresh_worker.retention_progress" => "snapshot_table",
-        _ => "",
-    }
-}
-
-/// The tables of snapshots, which retention thins.
-pub(super) const SNAPSHOTS: [&str; 3] = ["clan_snapshots", "player_snapshots", "war_snapshots"];
-
-fn rights(table: &str, rights: &str, extent: Extent) -> String {
-    let deletes = extent == Extent::RunsAndRetention && SNAPSHOTS.contains(&table);
-    if deletes { format!("{rights},DELETE") } else { rights.to_owned() }
-}
 
 struct TableRow {
     name: String,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures_util::FutureExt as _;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
@@ -70,12 +70,8 @@ pub(super) struct Experience {
 }
 
 impl Experience {
-    fn refusals(&self) -> MutexGuard<'_, Refusals> {
-        self.refusals.lock()
-    }
-
     pub(super) fn is_doubtful(&self) -> bool {
-        self.has_failed.load(Ordering::Relaxed) || self.refusals().is_suspicious()
+        self.has_failed.load(Ordering::Relaxed) || self.refusals.lock().is_suspicious()
     }
 
     /// Notes what a commit came to. That time was over, or the server away, says nothing about the next one.
@@ -109,7 +105,7 @@ pub(super) async fn commit(order: Order<'_>, batch: &[Fetched]) -> Result<Commit
     let committed = match Box::pin(order.whole(batch, timeouts)).await {
         Ok(committed) => {
             let stored = stored(batch, &committed);
-            order.experience.refusals().judge(order.now, stored, &[]);
+            order.experience.refusals.lock().judge(order.now, stored, &[]);
             Ok(committed)
         }
         Err(Failure::Store(error)) => Err(error),
@@ -333,7 +329,7 @@ impl Order<'_> {
     ) -> Result<Commit, StoreError> {
         let named: Vec<(ObjectId, Fault)> =
             refused.iter().map(|(place, fault)| (batch[*place].object.clone(), fault.clone())).collect();
-        let judged = self.experience.refusals().judge(self.now, stored(batch, &together), &named);
+        let judged = self.experience.refusals.lock().judge(self.now, stored(batch, &together), &named);
         for ((place, fault), ruling) in refused.iter().zip(judged.rulings) {
             together.committed[*place] = match ruling {
                 Ruling::Poison => Committed::Poison(fault.reason.clone()),

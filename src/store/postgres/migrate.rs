@@ -11,9 +11,9 @@ use tracing::info;
 use super::{
     attempt::Mark,
     blockers::{self, Blocker, watched},
-    check::Problem,
     connect::{Database, on_connection},
     places,
+    problem::Problem,
 };
 use crate::{columns::from_row, store::StoreError};
 

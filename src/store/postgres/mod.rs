@@ -21,8 +21,10 @@ mod look;
 mod migrate;
 mod notes;
 mod places;
+mod problem;
 mod runs;
 mod shape;
+mod tables;
 mod trial;
 mod writes;
 
@@ -30,13 +32,13 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use sqlx::PgConnection;
 
-pub use self::check::{Extent, Problem};
 #[cfg(feature = "cli")]
 pub use self::look::{Looked, ReportedError};
 use self::{
     connect::{Database, Single, on_connection},
     limit::Limit,
 };
+pub use self::{problem::Problem, tables::Extent};
 use super::{
     ANSWERED_WELL_FOR, Commit, Freshness, LastRuns, RunRow, Store, StoreError, Telling, UNHURRIED,
     plan::times::from_utc,

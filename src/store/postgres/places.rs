@@ -2,7 +2,7 @@
 
 use sqlx::PgConnection;
 
-use super::check::Problem;
+use super::problem::Problem;
 use crate::columns::from_row;
 
 const PLACES: &str = include_str!("../sql/postgres/places.sql");

@@ -9,9 +9,9 @@ use time::OffsetDateTime;
 use super::{
     FRESHNESS, FreshnessRow, STATEMENT_TIMEOUT,
     attempt::{self, Attempt, Ids, Mark, Timeouts},
-    check::{Extent, SNAPSHOTS},
     notes, runs,
     shape::{self, Shape},
+    tables::{Extent, SNAPSHOTS},
 };
 use crate::{
     clock::Timestamp,
