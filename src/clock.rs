@@ -1,10 +1,11 @@
 //! Time. A leaf: it reads the machine's clocks and touches nothing else.
 //!
-//! Nothing else in the crate asks the machine for the time. Three clocks matter here: the wall clock (what people
-//! and other machines mean by "now"), boot time (goes on while the machine sleeps, unlike [`std::time::Instant`] on
-//! Linux), and the queue's own time, which is the Redis server's `TIME` read once plus the boot time elapsed since.
-//! A Lambda sandbox is frozen between invocations, and a laptop's wall clock may be 20 seconds off: leases are
-//! therefore judged by [`ServerTime`] only. A server's clock may be off as well: [`ClocksApart`] asks a third one.
+//! Three clocks matter: the wall clock, boot time (it goes on while the machine sleeps, unlike [`std::time::Instant`] on
+//! Linux), and the queue's time: the Redis server's `TIME`, read once, plus the boot time elapsed since.
+//! A Lambda sandbox is frozen between invocations, and a laptop's wall clock may be 20 seconds off. Leases are therefore
+//! judged by [`ServerTime`] only. The server's clock may be wrong as well: [`ClocksApart`] compares it with a third one.
+//!
+//! Durations within a process are measured with [`std::time::Instant`], anywhere.
 
 use std::{
     fmt,

@@ -1,5 +1,6 @@
-//! What our HTTP clients have in common, whoever they talk to: TLS and manners. A leaf: knows none of the rooms, and opens no
-//! connection by itself.
+//! The common settings of the HTTP clients of `api` and `derive`. A leaf: it opens no connection by itself.
+//!
+//! `config::secrets` has a client of its own, for plain HTTP to the secrets extension on localhost.
 
 use std::error::Error as _;
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use sqlx::{error::DatabaseError, postgres::PgDatabaseError};
 
-use super::{StoreError, check::TABLES};
+use super::{StoreError, tables::TABLES};
 use crate::{
     model::Reason,
     store::plan::refusals::{Blame, Fault},
@@ -211,8 +211,9 @@ pub(super) fn store_error(server: &str, action: &'static str, error: &sqlx::Erro
         let remedy = format!("{} (`check` says exactly which)", grants(error, "the_role"));
         return StoreError::NotAllowed { server, action, detail, remedy };
     }
-    // A schema, table or column that is not there.
-    if matches!(&*code, "3F000" | "42P01" | "42703") {
+    // A schema, table, column or function of ours is missing.
+    let lacks_function = code == "42883" && detail.contains("refresh_worker.");
+    if lacks_function || matches!(&*code, "3F000" | "42P01" | "42703") {
         let detail = format!("{detail}; to make what is missing, run `refresh-worker migrate` or the task `migrate`");
         return StoreError::Failed { server, action, detail };
     }
