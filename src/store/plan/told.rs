@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     columns::from_row,
-    model::{Answered, Before, Change, Fetched, Kind, MemberSeen, Move, Note, ObjectId, Tag},
+    model::{Answered, Before, Change, Fetched, Kind, MemberSeen, Move, ObjectId, OutboxEntry, Tag},
     store::{Commit, Committed, Telling, plan::times::from_utc, rows},
 };
 
@@ -54,7 +54,7 @@ impl Facts<'_, '_> {
         let batch = self.batch;
         let mut commit = self.learned(telling);
         let note = note(telling, batch, &commit);
-        commit.notes.extend(Some(note).filter(|note| !note.is_empty()));
+        commit.outbox.extend(Some(note).filter(|note| !note.is_empty()));
         commit
     }
 
@@ -148,12 +148,12 @@ impl Facts<'_, '_> {
 }
 
 /// What others have to be told of this commit.
-fn note(telling: Telling, batch: &[Fetched], commit: &Commit) -> Note {
+fn note(telling: Telling, batch: &[Fetched], commit: &Commit) -> OutboxEntry {
     let those = |counts: fn(&Committed) -> bool| {
         let answered = batch.iter().zip(&commit.committed).filter(move |(_, committed)| counts(committed));
         answered.map(|(fetched, _)| fetched.object.clone())
     };
-    let mut note = Note { id: fastrand::i64(1..), ..Note::default() };
+    let mut note = OutboxEntry { id: fastrand::i64(1..), ..OutboxEntry::default() };
     if let Some(events_of) = telling.events {
         note.events = events_of(batch, &commit.learned, &commit.moves);
     }
