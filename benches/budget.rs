@@ -183,7 +183,7 @@ fn worker(
     let config = WorkerConfig { deadline_buffer: Duration::ZERO, ..config };
     let queue = RedisQueue::connect(&redis, clock).expect("the URL is one");
     let store = PostgresStore::connect(&database).expect("the URL is one");
-    let store = store.telling(app::telling(&config, after.invalidation.is_some()));
+    let store = store.with_details(app::commit_details(&config, after.invalidation.is_some()));
     let after = AfterRun::new(&after, &Database::new(store.pool(), store.connections()))
         .expect("the settings are right")
         .map(Arc::new);

@@ -168,7 +168,7 @@ fn worker(redis: &str, postgres: &str, simulator: &Simulator) -> Worker<RedisQue
     let config = WorkerConfig { follow_ups: FollowUpConfig::NONE, ..WorkerConfig::default() };
     let queue = RedisQueue::connect(&redis, clock).expect("the URL is one");
     let store = PostgresStore::connect(&database).expect("the URL is one");
-    let store = store.telling(app::telling(&config, false));
+    let store = store.with_details(app::commit_details(&config, false));
     app::worker(Arc::new(queue), Arc::new(store), &api, &config).expect("the parts fit")
 }
 

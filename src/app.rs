@@ -11,7 +11,7 @@ use crate::{
     derive::{AfterRun, Database, events},
     handlers::Handlers,
     queue::{record::QueueLimits, redis::RedisQueue},
-    store::{EventsOf, Telling, postgres::PostgresStore},
+    store::{CommitDetails, EventsOf, postgres::PostgresStore},
     worker::{Stop, Worker, tables::Tables},
 };
 
@@ -38,7 +38,8 @@ pub fn from_config(config: &Config) -> anyhow::Result<RealWorker> {
     let limits = QueueLimits { max_attempts: config.worker.max_attempts, ..QueueLimits::default() };
     let queue = RedisQueue::connect(&config.redis, Arc::new(SystemClock)).context("failed to use REDIS_URL")?;
     let queue = queue.with_limits(limits);
-    let store = store(&config.database)?.telling(telling(&config.worker, config.after.invalidation.is_some()));
+    let store =
+        store(&config.database)?.with_details(commit_details(&config.worker, config.after.invalidation.is_some()));
     let after = after(config, &store)?;
     let worker = worker(Arc::new(queue), Arc::new(store), &config.api, &config.worker)?;
     let tables = if config.database.auto_migrate { Tables::to_make() } else { Tables::given() };
@@ -47,8 +48,8 @@ pub fn from_config(config: &Config) -> anyhow::Result<RealWorker> {
 
 /// What the store has to tell for what follows its commits.
 #[must_use]
-pub fn telling(config: &WorkerConfig, invalidates: bool) -> Telling {
-    Telling {
+pub fn commit_details(config: &WorkerConfig, invalidates: bool) -> CommitDetails {
+    CommitDetails {
         members: config.follow_ups.players_per_clan > 0,
         events: config.events.as_ref().map(|_| events::of_commit as EventsOf),
         renewed: !config.cache_key_templates.is_empty(),

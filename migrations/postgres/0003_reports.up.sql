@@ -13,7 +13,7 @@ COMMENT ON COLUMN refresh_worker.retention_progress.noted_at IS 'when that was n
 -- What somebody wrote into a report that is no report counts for nothing, and does not keep the others from being read.
 -- PostgreSQL stores `\u0000` and half a surrogate pair in a text of a document, and fails when it reads a key of it.
 CREATE VIEW refresh_worker.work AS
-SELECT r.run, r.started, (r.started AT TIME ZONE 'UTC')::date AS day, k.key AS kind, c.key AS class,
+SELECT r.run, r.started, (r.started AT TIME ZONE 'UTC')::date AS day, k.key AS kind, c.key AS priority,
        n.calls, n.changed, n.unchanged, n.fresh, n.gone, n.error, n.released
 FROM refresh_worker.refresh_runs AS r
 CROSS JOIN LATERAL (
@@ -39,15 +39,15 @@ CROSS JOIN LATERAL (
     WHERE t.value ~ '^[0-9]{1,12}$'
 ) AS n;
 COMMENT ON VIEW refresh_worker.work IS
-    'What the calls of each run bought, by kind and class: as far back as refresh_runs are kept.';
+    'What the calls of each run bought, by kind and priority: as far back as refresh_runs are kept.';
 
 CREATE VIEW refresh_worker.work_by_day AS
-SELECT day, kind, class, sum(calls)::bigint AS calls, sum(changed)::bigint AS changed,
+SELECT day, kind, priority, sum(calls)::bigint AS calls, sum(changed)::bigint AS changed,
        sum(unchanged)::bigint AS unchanged, sum(fresh)::bigint AS fresh, sum(gone)::bigint AS gone,
        sum(error)::bigint AS error, sum(released)::bigint AS released
 FROM refresh_worker.work
-GROUP BY day, kind, class;
-COMMENT ON VIEW refresh_worker.work_by_day IS 'What the calls bought, by day (UTC), kind and class.';
+GROUP BY day, kind, priority;
+COMMENT ON VIEW refresh_worker.work_by_day IS 'What the calls bought, by day (UTC), kind and priority.';
 
 CREATE VIEW refresh_worker.freshness AS
 SELECT s.kind,
@@ -71,4 +71,4 @@ FROM (
 ) AS s
 GROUP BY s.kind;
 COMMENT ON VIEW refresh_worker.freshness IS
-    'How fresh the data is now, by kind: how many objects are younger than what each class promises.';
+    'How fresh the data is now, by kind: how many objects are younger than what each priority promises.';

@@ -1,10 +1,9 @@
 DROP INDEX refresh_worker.ix_refresh_runs_failed;
 DROP INDEX refresh_worker.ix_refresh_runs_good;
-DROP INDEX refresh_worker.ix_outbox_stored_at;
 DROP TRIGGER unfold_report ON refresh_worker.refresh_runs;
 DROP FUNCTION refresh_worker.unfold_report();
 CREATE OR REPLACE VIEW refresh_worker.work AS
-SELECT r.run, r.started, (r.started AT TIME ZONE 'UTC')::date AS day, k.key AS kind, c.key AS class,
+SELECT r.run, r.started, (r.started AT TIME ZONE 'UTC')::date AS day, k.key AS kind, c.key AS priority,
        coalesce((c.value ->> 'calls')::bigint, 0) AS calls,
        coalesce((c.value ->> 'stored')::bigint, 0) AS changed,
        coalesce((c.value ->> 'unchanged')::bigint, 0) AS unchanged,

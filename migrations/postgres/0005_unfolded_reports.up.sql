@@ -2,7 +2,7 @@
 CREATE TABLE refresh_worker.run_work (
     run         text NOT NULL,
     kind        text NOT NULL,
-    class       text NOT NULL,
+    priority       text NOT NULL,
     started     timestamptz NOT NULL,
     calls       bigint NOT NULL,
     changed     bigint NOT NULL,
@@ -11,15 +11,15 @@ CREATE TABLE refresh_worker.run_work (
     gone        bigint NOT NULL,
     error       bigint NOT NULL,
     released  bigint NOT NULL,
-    CONSTRAINT run_work_pkey PRIMARY KEY (run, kind, class),
+    CONSTRAINT run_work_pkey PRIMARY KEY (run, kind, priority),
     CONSTRAINT run_work_run_fkey FOREIGN KEY (run) REFERENCES refresh_worker.refresh_runs (run) ON DELETE CASCADE
 );
 CREATE INDEX ix_run_work_started ON refresh_worker.run_work (started);
 COMMENT ON TABLE refresh_worker.run_work IS
-    'What the calls of each run bought, by kind and class. A trigger on refresh_runs writes it; it goes with its run.';
+    'What the calls of each run bought, by kind and priority. A trigger on refresh_runs writes it; it goes with its run.';
 COMMENT ON COLUMN refresh_worker.run_work.run IS 'the run''s name';
 COMMENT ON COLUMN refresh_worker.run_work.kind IS 'clan, player or war';
-COMMENT ON COLUMN refresh_worker.run_work.class IS 'critical, high, medium or low';
+COMMENT ON COLUMN refresh_worker.run_work.priority IS 'critical, high, medium or low';
 COMMENT ON COLUMN refresh_worker.run_work.started IS 'when the run began';
 COMMENT ON COLUMN refresh_worker.run_work.calls IS 'calls made';
 COMMENT ON COLUMN refresh_worker.run_work.changed IS 'answers with new content';
@@ -86,15 +86,12 @@ CREATE TRIGGER unfold_report AFTER INSERT OR UPDATE ON refresh_worker.refresh_ru
     FOR EACH ROW EXECUTE FUNCTION refresh_worker.unfold_report();
 
 CREATE OR REPLACE VIEW refresh_worker.work AS
-SELECT w.run, w.started, (w.started AT TIME ZONE 'UTC')::date AS day, w.kind, w.class, w.calls, w.changed, w.unchanged,
+SELECT w.run, w.started, (w.started AT TIME ZONE 'UTC')::date AS day, w.kind, w.priority, w.calls, w.changed, w.unchanged,
        w.fresh, w.gone, w.error, w.released
 FROM refresh_worker.run_work AS w;
 
 -- The runs that are there already, 10,000 at most.
 UPDATE refresh_worker.refresh_runs SET report = report;
-
--- What is told first is looked up, not sorted: while nobody takes it, it is many.
-CREATE INDEX ix_outbox_stored_at ON refresh_worker.outbox (stored_at, note);
 
 -- The newest run that went well, and the newest that failed, may be thousands of runs back: health asks for both.
 CREATE INDEX ix_refresh_runs_good ON refresh_worker.refresh_runs (started, run)

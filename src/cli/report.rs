@@ -31,9 +31,9 @@ const TIME: Duration = Duration::from_secs(60);
 
 /// Shows how fresh the data is, and what the calls bought
 ///
-/// Fresh: how many objects of each kind are younger than what each class of requests promises (critical 5 minutes, high 30
+/// Fresh: how many objects of each kind are younger than what each priority of requests promises (critical 5 minutes, high 30
 /// minutes, medium 2 hours, low 8 hours). Bought: how many requests brought new content, found it unchanged, needed no call,
-/// or failed, by kind and class, and by day. The same numbers are in the views freshness, work and work_by_day of the schema
+/// or failed, by kind and priority, and by day. The same numbers are in the views freshness, work and work_by_day of the schema
 /// refresh_worker. Needs DATABASE_URL.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -86,17 +86,17 @@ struct Work {
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    class: Option<String>,
+    priority: Option<String>,
     calls: i64,
     changed: i64,
     unchanged: i64,
     fresh: i64,
     gone: i64,
     error: i64,
-    given_back: i64,
+    released: i64,
 }
 
-from_row!(postgres: Work { day, kind, class, calls, changed, unchanged, fresh, gone, error, given_back });
+from_row!(postgres: Work { day, kind, priority, calls, changed, unchanged, fresh, gone, error, released });
 
 impl Work {
     /// Requests that came to an end, well or not.
@@ -175,9 +175,9 @@ fn work(rows: &[Work], style: Style) -> String {
     let mut table = Table::new(names.into_iter().chain(columns).chain([("changed", Align::Left)]));
     for row in rows {
         let name = row.day.as_ref().or(row.kind.as_ref()).cloned().unwrap_or_default();
-        let numbers = [row.calls, row.changed, row.unchanged, row.fresh, row.gone, row.error, row.given_back];
+        let numbers = [row.calls, row.changed, row.unchanged, row.fresh, row.gone, row.error, row.released];
         let numbers = numbers.map(|number| if number == 0 { "-".to_owned() } else { count(unsigned(number)) });
-        let names = [name, row.class.clone().unwrap_or_default()];
+        let names = [name, row.priority.clone().unwrap_or_default()];
         table.row(names.into_iter().chain(numbers).chain([bar(row.changed, row.ended())]));
     }
     table.render(style)
@@ -201,18 +201,18 @@ fn unsigned(number: i64) -> u64 {
 mod tests {
     use super::*;
 
-    fn work_of(kind: &str, class: &str, changed: i64) -> Work {
+    fn work_of(kind: &str, priority: &str, changed: i64) -> Work {
         Work {
             day: None,
             kind: Some(kind.to_owned()),
-            class: Some(class.to_owned()),
+            priority: Some(priority.to_owned()),
             calls: 1200,
             changed,
             unchanged: 300,
             fresh: 0,
             gone: 4,
             error: 1,
-            given_back: 0,
+            released: 0,
         }
     }
 

@@ -83,7 +83,7 @@ impl Store for Database {
         self.answer(HashMap::new())
     }
 
-    async fn answered_well(
+    async fn control_object(
         &self,
         _: Kind,
         _: &[String],

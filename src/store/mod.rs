@@ -52,7 +52,7 @@ pub type EventsOf = fn(&[Fetched], &[Learned], &[Move]) -> Vec<Event>;
 
 /// What a commit is to tell beside what became of each answer. What nobody wants to know costs no statement.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Telling {
+pub struct CommitDetails {
     /// How old the full documents of a clan's members are.
     pub members: bool,
     /// The documents that were replaced, who joined and left, and the entries that are made of it.
@@ -63,10 +63,10 @@ pub struct Telling {
     pub changed: bool,
 }
 
-impl Telling {
+impl CommitDetails {
     /// Whether commits have anything to tell to others than this worker.
     #[must_use]
-    pub const fn makes_notes(&self) -> bool {
+    pub const fn fills_outbox(&self) -> bool {
         self.events.is_some() || self.renewed || self.changed
     }
 }
@@ -76,7 +76,7 @@ impl Telling {
 pub struct Commit {
     /// Of each answer, in the order of the batch.
     pub committed: Vec<Committed>,
-    /// The same, as far as [`Telling`] asked for it.
+    /// The same, as far as [`CommitDetails`] asked for it.
     pub learned: Vec<Learned>,
     pub moves: Vec<Move>,
     pub touched: Vec<Tag>,
@@ -112,10 +112,10 @@ impl Commit {
 pub const MAX_OUTBOX_ENTRIES: usize = 100;
 
 /// How long a good answer makes an object fit for a control call.
-pub const ANSWERED_WELL_FOR: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+pub const CONTROL_OBJECT_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Enough for every try of a call whose caller is in no hurry.
-pub const UNHURRIED: Duration = Duration::from_secs(60);
+pub const RELAXED_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One row of `refresh_runs`.
 #[derive(Clone, Debug)]
@@ -186,7 +186,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// An object of this kind that was answered well in the week before `now`, none of these tags, and one whose copy is old if
     /// there is one: what a control call asks for.
-    fn answered_well(
+    fn control_object(
         &self,
         kind: Kind,
         but: &[String],
@@ -198,7 +198,7 @@ pub trait Store: Send + Sync + 'static {
     /// nothing of it was stored and that the store as a whole is in trouble; a record that hurts only itself is
     /// [`Committed::Poison`], and one that may be stored later [`Committed::Held`].
     fn commit(&self, now: Timestamp, batch: &[Fetched]) -> impl Future<Output = Result<Commit, StoreError>> + Send {
-        self.commit_and_delete(now, batch, &[], UNHURRIED)
+        self.commit_and_delete(now, batch, &[], RELAXED_TIMEOUT)
     }
 
     /// [`Self::commit`], and in the same transaction the notes of these ids are forgotten: they are told. All tries
@@ -208,14 +208,14 @@ pub trait Store: Send + Sync + 'static {
         &self,
         now: Timestamp,
         batch: &[Fetched],
-        told: &[i64],
+        delivered: &[i64],
         limit: Duration,
     ) -> impl Future<Output = Result<Commit, StoreError>> + Send;
 
     /// The oldest notes of commits before this time that nobody has forgotten, at most [`MAX_OUTBOX_ENTRIES`].
     fn outbox(&self, before: Timestamp) -> impl Future<Output = Result<Vec<OutboxEntry>, StoreError>> + Send;
 
-    /// Notes that are told, or given up.
+    /// Notes that are delivered, or given up.
     fn delete_from_outbox(&self, ids: &[i64]) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Writes the row of a finished run; old rows are trimmed.

@@ -113,14 +113,14 @@ pub fn newest_answers(batch: &[Fetched]) -> Vec<usize> {
     newest.into_values().collect()
 }
 
-/// What a note says, as it is stored.
-pub fn words_of(note: &OutboxEntry) -> String {
-    serde_json::to_string(note).expect("texts and their lists are JSON")
+/// The payload of an outbox entry, as it is stored.
+pub fn payload(entry: &OutboxEntry) -> String {
+    serde_json::to_string(entry).expect("texts and their lists are JSON")
 }
 
-/// A note as it was stored. Words that somebody edited into something unreadable say nothing.
-pub fn note(id: i64, stored_at: Timestamp, words: &str) -> OutboxEntry {
-    OutboxEntry { id, stored_at, ..serde_json::from_str(words).unwrap_or_default() }
+/// An outbox entry from its row. A payload that somebody edited into something unreadable is empty.
+pub fn entry(id: i64, stored_at: Timestamp, payload: &str) -> OutboxEntry {
+    OutboxEntry { id, stored_at, ..serde_json::from_str(payload).unwrap_or_default() }
 }
 
 #[cfg(test)]

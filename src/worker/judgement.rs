@@ -179,7 +179,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             }
             let limit = self.deadline.left_for_the_database(Instant::now());
             let but = self.bench.look(Judge::accused);
-            let object = match self.worker.store.answered_well(endpoint.kind(), &but, self.time.now(), limit).await {
+            let object = match self.worker.store.control_object(endpoint.kind(), &but, self.time.now(), limit).await {
                 Ok(Some(object)) => object,
                 Ok(None) => continue,
                 Err(error) => {

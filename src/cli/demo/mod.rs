@@ -90,7 +90,7 @@ pub async fn run(args: DemoArgs, shared: &Shared) -> anyhow::Result<Ending> {
     // One member of each clan, so that a demo of seconds stays one.
     let follow_ups = FollowUpConfig { wars: true, players_per_clan: 1 };
     let config = WorkerConfig { follow_ups, ..WorkerConfig::default() };
-    let store = open(&args.database).await?.telling(app::telling(&config, false));
+    let store = open(&args.database).await?.with_details(app::commit_details(&config, false));
     let queue = MemoryQueue::new(Arc::clone(&clock));
     let demo = Demo {
         worker: app::worker(Arc::new(queue), Arc::new(store), &api_config(&simulator, args.rate), &config)?,

@@ -5,23 +5,23 @@
 //! [`memberships::decide`] are what it writes. The stores differ in their statements only.
 
 pub mod claims;
+mod facts;
 pub mod memberships;
 pub mod players;
 pub mod refusals;
 pub mod snapshots;
 pub mod times;
-mod told;
 
 use std::{
     collections::{BTreeMap, HashMap},
     time::Duration,
 };
 
-pub use self::told::{Facts, Replaced, replaced_rows};
+pub use self::facts::{Facts, Replaced, replaced_rows};
 use self::{
     claims::{Claims, Winners, clan_document, war_document},
-    memberships::{Placed, Roll},
-    players::{PlayerWrite, SnapshotWrite, Word},
+    memberships::{Location, MemberList},
+    players::{Observation, PlayerWrite, SnapshotWrite},
     snapshots::{NewestRows, Place},
     times::{TableTime, utc},
 };
@@ -44,36 +44,46 @@ pub fn documents<'a>(claims: &Claims<'a>, winners: &Winners, kind: Kind) -> Vec<
 }
 
 /// Drops the words that a newer row of another program makes old news.
-pub fn heed(words: &mut BTreeMap<&Tag, Word<'_>>, newest: &NewestRows, horizon: TableTime) {
-    for (tag, word) in words {
-        word.heed(newest.get(Kind::Player, tag), horizon);
+pub fn discard_outdated(observations: &mut BTreeMap<&Tag, Observation<'_>>, newest: &NewestRows, horizon: TableTime) {
+    for (tag, observation) in observations {
+        observation.discard_outdated(newest.get(Kind::Player, tag), horizon);
     }
 }
 
 /// Where the words put players.
-pub fn placed<'a>(words: &BTreeMap<&'a Tag, Word<'a>>, horizon: TableTime) -> BTreeMap<&'a Tag, Placed<'a>> {
-    let place = |(&tag, word): (&&'a Tag, &Word<'a>)| {
-        let (clan, moment, began) = word.clan(horizon)?;
-        Some((tag, Placed { clan, moment: utc(moment), began: utc(began) }))
+pub fn locations<'a>(
+    observations: &BTreeMap<&'a Tag, Observation<'a>>,
+    horizon: TableTime,
+) -> BTreeMap<&'a Tag, Location<'a>> {
+    let place = |(&tag, observation): (&&'a Tag, &Observation<'a>)| {
+        let (clan, observed_at, began) = observation.clan(horizon)?;
+        Some((tag, Location { clan, observed_at: utc(observed_at), began: utc(began) }))
     };
-    words.iter().filter_map(place).collect()
+    observations.iter().filter_map(place).collect()
 }
 
 /// The member lists that won, by clan. From one that is not complete nobody's absence can be told.
-pub fn rolls<'a>(claims: &Claims<'a>, winners: &Winners) -> HashMap<&'a str, Roll<'a>> {
-    let roll = |&(_, fetched): &(usize, &'a Fetched)| {
+pub fn member_lists<'a>(claims: &Claims<'a>, winners: &Winners) -> HashMap<&'a str, MemberList<'a>> {
+    let list = |&(_, fetched): &(usize, &'a Fetched)| {
         winners.of_answer(fetched)?;
         let clan = clan_document(fetched).filter(|clan| clan.has_all_members)?;
         let members = clan.members.iter().map(|member| member.tag.as_str()).collect();
-        let roll = Roll { members, moment: utc(fetched.copied_at), began: utc(fetched.began) };
-        Some((fetched.object.tag.as_str(), roll))
+        let list = MemberList { members, observed_at: utc(fetched.copied_at), began: utc(fetched.began) };
+        Some((fetched.object.tag.as_str(), list))
     };
-    claims.answers.iter().filter_map(roll).collect()
+    claims.answers.iter().filter_map(list).collect()
 }
 
 /// The earliest moment that the batch speaks of; `None`: it says nothing about memberships.
-pub fn earliest_moment(placed: &BTreeMap<&Tag, Placed<'_>>, rolls: &HashMap<&str, Roll<'_>>) -> Option<TableTime> {
-    placed.values().map(|placed| placed.moment).chain(rolls.values().map(|roll| roll.moment)).min()
+pub fn earliest_observation(
+    locations: &BTreeMap<&Tag, Location<'_>>,
+    member_lists: &HashMap<&str, MemberList<'_>>,
+) -> Option<TableTime> {
+    locations
+        .values()
+        .map(|location| location.observed_at)
+        .chain(member_lists.values().map(|list| list.observed_at))
+        .min()
 }
 
 /// Everything a commit writes, stays apart.
@@ -88,7 +98,7 @@ impl<'w> Writes<'w> {
     pub fn of<'a: 'w>(
         claims: &Claims<'a>,
         winners: &Winners,
-        words: &BTreeMap<&'a Tag, Word<'a>>,
+        observations: &BTreeMap<&'a Tag, Observation<'a>>,
         newest: &'w NewestRows,
         horizon: TableTime,
     ) -> Self {
@@ -103,8 +113,9 @@ impl<'w> Writes<'w> {
                 writes.wars.push((fetched, war, place()));
             }
         }
-        let of_players =
-            words.iter().filter_map(|(&tag, word)| word.write(tag, newest.get(Kind::Player, tag), horizon));
+        let of_players = observations
+            .iter()
+            .filter_map(|(&tag, observation)| observation.write(tag, newest.get(Kind::Player, tag), horizon));
         writes.players = of_players.collect();
         writes
     }

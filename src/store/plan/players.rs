@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How long attacks used are carried to new rows; readers forget them after the same time.
-const ATTACKS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+const ATTACKS_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The columns that answers about a player bring.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -138,7 +138,7 @@ pub struct PlayerWrite<'a> {
 
 /// The batch's word on players, as far as it won.
 #[derive(Debug, Default)]
-pub struct Word<'a> {
+pub struct Observation<'a> {
     answer: Option<(&'a Fetched, &'a PlayerDocument, &'a StateRow)>,
     listed: Option<Listed<'a>>,
     wars: Vec<InWar<'a>>,
@@ -153,25 +153,25 @@ struct InWar<'a> {
 }
 
 /// Collects, by player, what won in the arbiter.
-pub fn words<'a>(claims: &Claims<'a>, winners: &'a Winners) -> BTreeMap<&'a Tag, Word<'a>> {
-    let mut words: BTreeMap<&Tag, Word<'_>> = BTreeMap::new();
+pub fn observations<'a>(claims: &Claims<'a>, winners: &'a Winners) -> BTreeMap<&'a Tag, Observation<'a>> {
+    let mut observations: BTreeMap<&Tag, Observation<'_>> = BTreeMap::new();
     for &(_, fetched) in &claims.answers {
         let Some(state) = winners.of_answer(fetched) else { continue };
         if let Answered::Document(Document::Player(player)) = &fetched.answered {
-            words.entry(&fetched.object.tag).or_default().answer = Some((fetched, player, state));
+            observations.entry(&fetched.object.tag).or_default().answer = Some((fetched, player, state));
         }
         for member in war_document(fetched).into_iter().flat_map(|war| &war.members) {
             let war = InWar { clan: &fetched.object.tag, began: fetched.began, attacks_used: member.attacks_used };
-            words.entry(&member.tag).or_default().wars.push(war);
+            observations.entry(&member.tag).or_default().wars.push(war);
         }
     }
     for (&tag, listed) in claims.listed.iter().filter(|(_, listed)| winners.has_listed(listed)) {
-        words.entry(tag).or_default().listed = Some(*listed);
+        observations.entry(tag).or_default().listed = Some(*listed);
     }
-    words
+    observations
 }
 
-impl<'a> Word<'a> {
+impl<'a> Observation<'a> {
     /// The time a new row would have.
     pub fn new_row_at(&self) -> Timestamp {
         let answered = self.answer.map(|(fetched, ..)| fetched.began);
@@ -195,7 +195,7 @@ impl<'a> Word<'a> {
     }
 
     /// Drops what another program's newer row makes old news.
-    pub fn heed(&mut self, newest: Option<&Newest>, horizon: TableTime) {
+    pub fn discard_outdated(&mut self, newest: Option<&Newest>, horizon: TableTime) {
         let newest_at = newest.and_then(|newest| newest.ts).filter(|&at| at <= horizon);
         self.listed = self.listed.filter(|listed| newest_at.is_none_or(|at| from_utc(at) <= listed.copied_at));
     }
@@ -264,7 +264,7 @@ impl<'a> Draft<'a> {
     fn answer(&mut self, fetched: &'a Fetched, player: &'a PlayerDocument, state: &StateRow, horizon: TableTime) {
         let place = Place::of(self.newest, state, fetched.began, horizon);
         let attacks_hold =
-            state.attacks_at().is_some_and(|at| utc(at) <= horizon && fetched.began.since(at) <= ATTACKS_KEPT);
+            state.attacks_at().is_some_and(|at| utc(at) <= horizon && fetched.began.since(at) <= ATTACKS_LIFETIME);
         if matches!(place, Place::Insert { .. }) && !attacks_hold {
             self.attacks = None;
         }

@@ -18,10 +18,10 @@ const SUSPICIOUS_FAILURES: usize = 5;
 const SUSPICIOUS_TABLE_FAILURES: usize = 2;
 
 /// A refusal says nothing of the table any more after this long.
-const SUSPECTED_FOR: Duration = Duration::from_secs(600);
+const SUSPICION_LIFETIME: Duration = Duration::from_secs(600);
 
 /// Records that were refused and wait for evidence, remembered at most.
-const REMEMBERED: usize = 1000;
+const MAX_REMEMBERED: usize = 1000;
 
 /// Whose fault an error can be, judged by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,7 +55,7 @@ impl Fault {
 
 /// What becomes of a record that was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ruling {
+pub enum Fate {
     /// A dead letter.
     Poison,
     /// Returned with nothing counted, and tried again.
@@ -79,7 +79,7 @@ pub struct Refusals {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Judged {
     /// Of each refused record, in the order given.
-    pub rulings: Vec<Ruling>,
+    pub fates: Vec<Fate>,
     /// Set when it is the store's trouble: which of the refusals shows it.
     pub trouble: Option<usize>,
 }
@@ -99,7 +99,7 @@ impl Refusals {
             self.first_refused.remove(object);
         }
         self.suspicions.retain(|(kind, _), suspects| {
-            suspects.retain(|_, at| *at + SUSPECTED_FOR > now);
+            suspects.retain(|_, at| *at + SUSPICION_LIFETIME > now);
             !suspects.is_empty() && !stored_now.contains_key(kind)
         });
         if !stored_now.is_empty() {
@@ -111,7 +111,7 @@ impl Refusals {
             };
             refused.iter().filter(same).count()
         };
-        let mut judged = Judged { rulings: Vec::with_capacity(refused.len()), trouble: None };
+        let mut judged = Judged { fates: Vec::with_capacity(refused.len()), trouble: None };
         for (place, (object, fault)) in refused.iter().enumerate() {
             let (stored, alike) = (stored_now.get(&object.kind).copied().unwrap_or(0), alike(object, fault));
             let goods = self.goods.get(&object.kind).copied().unwrap_or(0);
@@ -124,11 +124,11 @@ impl Refusals {
             };
             if is_alone {
                 self.first_refused.remove(object);
-                judged.rulings.push(Ruling::Poison);
+                judged.fates.push(Fate::Poison);
                 continue;
             }
-            judged.rulings.push(Ruling::Hold);
-            if self.first_refused.len() < REMEMBERED {
+            judged.fates.push(Fate::Hold);
+            if self.first_refused.len() < MAX_REMEMBERED {
                 self.first_refused.entry(object.clone()).or_insert(goods);
             }
             self.stores_nothing |= stored_now.is_empty();
@@ -174,24 +174,24 @@ mod tests {
         numbers.map(|number| (player(number), fault(blame, "same"))).collect()
     }
 
-    fn judge(refusals: &mut Refusals, stored: &[ObjectId], refused: &[(ObjectId, Fault)]) -> (Vec<Ruling>, bool) {
+    fn judge(refusals: &mut Refusals, stored: &[ObjectId], refused: &[(ObjectId, Fault)]) -> (Vec<Fate>, bool) {
         let judged = refusals.judge(at(0), stored.iter(), refused);
-        (judged.rulings, judged.trouble.is_some())
+        (judged.fates, judged.trouble.is_some())
     }
 
     #[test]
     fn one_refused_among_stored_ones_is_a_poison() {
         let stored = [player(1), player(2)];
         let one = refused(Blame::Either, 7..8);
-        assert_eq!(judge(&mut Refusals::default(), &stored, &one), (vec![Ruling::Poison], false));
+        assert_eq!(judge(&mut Refusals::default(), &stored, &one), (vec![Fate::Poison], false));
         let table = refused(Blame::Table, 7..8);
-        assert_eq!(judge(&mut Refusals::default(), &stored, &table), (vec![Ruling::Hold], false));
+        assert_eq!(judge(&mut Refusals::default(), &stored, &table), (vec![Fate::Hold], false));
     }
 
     #[test]
     fn another_kind_that_is_stored_proves_nothing() {
         let one = refused(Blame::Either, 7..8);
-        assert_eq!(judge(&mut Refusals::default(), &[clan()], &one), (vec![Ruling::Hold], false));
+        assert_eq!(judge(&mut Refusals::default(), &[clan()], &one), (vec![Fate::Hold], false));
     }
 
     #[test]
@@ -199,19 +199,19 @@ mod tests {
         let mut refusals = Refusals::default();
         let one = refused(Blame::Either, 7..8);
         for _ in 0..9 {
-            assert_eq!(judge(&mut refusals, &[], &one), (vec![Ruling::Hold], false));
+            assert_eq!(judge(&mut refusals, &[], &one), (vec![Fate::Hold], false));
         }
         assert!(refusals.is_suspicious());
         judge(&mut refusals, &[player(1)], &[]);
         assert!(!refusals.is_suspicious());
-        assert_eq!(judge(&mut refusals, &[], &one), (vec![Ruling::Poison], false));
+        assert_eq!(judge(&mut refusals, &[], &one), (vec![Fate::Poison], false));
     }
 
     #[test]
     fn what_was_stored_before_is_no_evidence() {
         let mut refusals = Refusals::default();
         judge(&mut refusals, &[player(1), player(2)], &[]);
-        assert_eq!(judge(&mut refusals, &[], &refused(Blame::Either, 7..8)), (vec![Ruling::Hold], false));
+        assert_eq!(judge(&mut refusals, &[], &refused(Blame::Either, 7..8)), (vec![Fate::Hold], false));
     }
 
     #[test]
@@ -221,10 +221,10 @@ mod tests {
             let (_, trouble) = judge(&mut refusals, &[clan()], &refused(Blame::Either, number..number + 1));
             assert!(!trouble);
         }
-        assert_eq!(judge(&mut refusals, &[], &refused(Blame::Either, 4..5)), (vec![Ruling::Hold], true));
+        assert_eq!(judge(&mut refusals, &[], &refused(Blame::Either, 4..5)), (vec![Fate::Hold], true));
         let mut refusals = Refusals::default();
         judge(&mut refusals, &[], &refused(Blame::Table, 0..1));
-        assert_eq!(judge(&mut refusals, &[], &refused(Blame::Table, 1..2)), (vec![Ruling::Hold], true));
+        assert_eq!(judge(&mut refusals, &[], &refused(Blame::Table, 1..2)), (vec![Fate::Hold], true));
     }
 
     #[test]
@@ -247,15 +247,15 @@ mod tests {
 
     #[test]
     fn many_refused_alike_beside_a_single_good_one_are_held() {
-        let (rulings, trouble) = judge(&mut Refusals::default(), &[player(90)], &refused(Blame::Either, 0..9));
-        assert_eq!((rulings, trouble), (vec![Ruling::Hold; 9], false));
+        let (fates, trouble) = judge(&mut Refusals::default(), &[player(90)], &refused(Blame::Either, 0..9));
+        assert_eq!((fates, trouble), (vec![Fate::Hold; 9], false));
     }
 
     #[test]
     fn a_broken_record_is_a_poison_unless_all_are() {
         let one = refused(Blame::Record, 0..1);
-        assert_eq!(judge(&mut Refusals::default(), &[], &one), (vec![Ruling::Poison], false));
-        let (rulings, trouble) = judge(&mut Refusals::default(), &[], &refused(Blame::Record, 0..5));
-        assert_eq!((rulings, trouble), (vec![Ruling::Hold; 5], true));
+        assert_eq!(judge(&mut Refusals::default(), &[], &one), (vec![Fate::Poison], false));
+        let (fates, trouble) = judge(&mut Refusals::default(), &[], &refused(Blame::Record, 0..5));
+        assert_eq!((fates, trouble), (vec![Fate::Hold; 5], true));
     }
 }

@@ -37,7 +37,7 @@ from_row!(both: Newest {
 });
 
 /// How far ahead a row of another program must be to be no time at all: further than a wrong time zone can put it.
-const IMPOSSIBLE: Duration = Duration::from_secs(2 * 24 * 3600);
+const MAX_CLOCK_ERROR: Duration = Duration::from_secs(2 * 24 * 3600);
 
 /// The newest rows by object.
 pub type NewestRows = ByObject<Newest>;
@@ -71,7 +71,7 @@ impl Place {
             let at = newest.taken.map_or(began, just_after);
             return Self::Move { id: newest.id, at, replaces: state.has_changed() };
         }
-        if newest.ts.is_some_and(|at| at > horizon + IMPOSSIBLE) {
+        if newest.ts.is_some_and(|at| at > horizon + MAX_CLOCK_ERROR) {
             return Self::Move { id: newest.id, at: newest.taken.map_or(began, just_after), replaces: true };
         }
         // Two rows never share a time: after another program's row in this millisecond, ours is the newest.

@@ -20,12 +20,12 @@ use crate::{
     clock::Timestamp,
     model::{Fetched, Kind, Tag},
     store::{
-        Commit, Telling,
+        Commit, CommitDetails,
         plan::{
             self, CLOCK_TOLERANCE, Facts, Replaced, Writes,
             claims::{ClaimRow, Claims, StateRow, Winners},
-            memberships::{self, Stay},
-            players::{self, Word},
+            memberships::{self, Membership},
+            players::{self, Observation},
             snapshots::{self, Newest, NewestRows},
             times::{TableTime, utc},
         },
@@ -37,14 +37,14 @@ const IDS_LOCK: i64 = 0x7266_6964;
 
 /// How many ids above the highest a commit leaves out: those who give `max(id) + 1` may insert this many rows while it is under
 /// way, and meet none of its ids.
-pub(super) const IDS_LEFT_TO_OTHERS: i64 = 200;
+pub(super) const ID_GAP: i64 = 200;
 
 /// Ids of four bytes are left out only where others are expected, since they come to an end: in the first commits of a
 /// process, which knows nothing yet …
-const COMMITS_OF_DOUBT: u32 = 20;
+const CAUTIOUS_COMMITS: u32 = 20;
 
 /// … and this long after rows of others were seen.
-const OTHERS_REMEMBERED: Duration = Duration::from_secs(3600);
+const OTHERS_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// How long one statement may take, and how long it may wait for each lock.
 #[derive(Clone, Copy, Debug)]
@@ -96,9 +96,9 @@ pub(super) struct Attempt<'a> {
     pub(super) keeps_statements: bool,
     pub(super) now: Timestamp,
     pub(super) batch: &'a [Fetched],
-    pub(super) telling: Telling,
+    pub(super) details: CommitDetails,
     /// Notes to be forgotten.
-    pub(super) told: &'a [i64],
+    pub(super) delivered: &'a [i64],
     pub(super) ids: &'a Ids,
     /// How many more ids than usual are left out above the highest.
     pub(super) more_ids: i64,
@@ -145,24 +145,25 @@ impl<'a> Attempt<'a> {
         let winners = self.arbitrate(connection, &claims).await?;
         failpoint!("commit.after_arbiter");
         let replaced = self.read_replaced(connection, &claims, &winners).await?;
-        let mut words = players::words(&claims, &winners);
-        let newest = self.read_newest(connection, &claims, &winners, &words).await?;
-        plan::heed(&mut words, &newest, self.horizon());
-        let stays = self.stay_changes(connection, &claims, &winners, &words).await?;
-        let writes = Writes::of(&claims, &winners, &words, &newest, self.horizon());
-        self.leave_ids(connection, writes.new_rows(), !stays.opened.is_empty()).await?;
+        let mut observations = players::observations(&claims, &winners);
+        let newest = self.read_newest(connection, &claims, &winners, &observations).await?;
+        plan::discard_outdated(&mut observations, &newest, self.horizon());
+        let memberships = self.membership_changes(connection, &claims, &winners, &observations).await?;
+        let writes = Writes::of(&claims, &winners, &observations, &newest, self.horizon());
+        self.leave_ids(connection, writes.new_rows(), !memberships.opened.is_empty()).await?;
         let facts = Facts {
             batch: self.batch,
             claims: &claims,
             winners: &winners,
-            words: &words,
+            observations: &observations,
             newest: &newest,
             writes: &writes,
-            stays: &stays,
+            memberships: &memberships,
             replaced,
         };
-        let commit = facts.told(self.telling);
-        let last = Last { stays: &stays, note: commit.outbox.first(), now: self.now, told: self.told };
+        let commit = facts.into_commit(self.details);
+        let last =
+            Last { memberships: &memberships, entry: commit.outbox.first(), now: self.now, delivered: self.delivered };
         writes::write(connection, &writes, last, shape, self.keeps_statements).await?;
         Ok(commit)
     }
@@ -202,7 +203,7 @@ impl<'a> Attempt<'a> {
         winners: &Winners,
     ) -> Result<Vec<Replaced>, sqlx::Error> {
         let [clans, players, wars] = plan::replaced_rows(claims, winners);
-        if self.telling.events.is_none() || (clans.is_empty() && players.is_empty() && wars.is_empty()) {
+        if self.details.events.is_none() || (clans.is_empty() && players.is_empty() && wars.is_empty()) {
             return Ok(Vec::new());
         }
         let replaced = sqlx::query_as(REPLACED).persistent(self.keeps_statements).bind(clans).bind(players).bind(wars);
@@ -214,7 +215,7 @@ impl<'a> Attempt<'a> {
         connection: &mut PgConnection,
         claims: &Claims<'a>,
         winners: &Winners,
-        words: &BTreeMap<&'a Tag, Word<'a>>,
+        observations: &BTreeMap<&'a Tag, Observation<'a>>,
     ) -> Result<NewestRows, sqlx::Error> {
         let documents = |kind: Kind| -> (Vec<&str>, Vec<TableTime>) {
             let documents = plan::documents(claims, winners, kind).into_iter();
@@ -224,9 +225,9 @@ impl<'a> Attempt<'a> {
         let (wars, wars_at) = documents(Kind::War);
         let newest: Vec<Newest> = sqlx::query_as(NEWEST)
             .persistent(self.keeps_statements)
-            .bind(words.keys().map(|tag| tag.as_str()).collect::<Vec<_>>())
-            .bind(words.values().map(|word| utc(word.new_row_at())).collect::<Vec<_>>())
-            .bind(words.values().map(Word::is_in_war).collect::<Vec<_>>())
+            .bind(observations.keys().map(|tag| tag.as_str()).collect::<Vec<_>>())
+            .bind(observations.values().map(|observation| utc(observation.new_row_at())).collect::<Vec<_>>())
+            .bind(observations.values().map(Observation::is_in_war).collect::<Vec<_>>())
             .bind(clans)
             .bind(clans_at)
             .bind(wars)
@@ -237,25 +238,26 @@ impl<'a> Attempt<'a> {
     }
 
     /// Reads the stays that the batch can change and decides.
-    async fn stay_changes(
+    async fn membership_changes(
         &self,
         connection: &mut PgConnection,
         claims: &Claims<'a>,
         winners: &Winners,
-        words: &BTreeMap<&'a Tag, Word<'a>>,
+        observations: &BTreeMap<&'a Tag, Observation<'a>>,
     ) -> Result<memberships::Changes<'a>, sqlx::Error> {
-        let (placed, rolls) = (plan::placed(words, self.horizon()), plan::rolls(claims, winners));
-        let Some(earliest) = plan::earliest_moment(&placed, &rolls) else {
+        let (locations, member_lists) =
+            (plan::locations(observations, self.horizon()), plan::member_lists(claims, winners));
+        let Some(earliest) = plan::earliest_observation(&locations, &member_lists) else {
             return Ok(memberships::Changes::default());
         };
-        let stays: Vec<Stay> = sqlx::query_as(MEMBERSHIPS_READ)
+        let memberships: Vec<Membership> = sqlx::query_as(MEMBERSHIPS_READ)
             .persistent(self.keeps_statements)
-            .bind(placed.keys().map(|tag| tag.as_str()).collect::<Vec<_>>())
-            .bind(rolls.keys().copied().collect::<Vec<_>>())
+            .bind(locations.keys().map(|tag| tag.as_str()).collect::<Vec<_>>())
+            .bind(member_lists.keys().copied().collect::<Vec<_>>())
             .bind(earliest)
             .fetch_all(connection)
             .await?;
-        Ok(memberships::decide(&placed, &rolls, &stays, self.horizon()))
+        Ok(memberships::decide(&locations, &member_lists, &memberships, self.horizon()))
     }
 
     /// Leaves ids to other programs, which give them as `max(id) + 1`: what they insert while this transaction is open must not
@@ -264,18 +266,18 @@ impl<'a> Attempt<'a> {
         &self,
         connection: &mut PgConnection,
         [clans, players, wars]: [bool; 3],
-        stays: bool,
+        memberships: bool,
     ) -> Result<(), sqlx::Error> {
-        if ![clans, players, wars, stays].contains(&true) {
+        if ![clans, players, wars, memberships].contains(&true) {
             return Ok(());
         }
-        let left = IDS_LEFT_TO_OTHERS + self.more_ids;
+        let left = ID_GAP + self.more_ids;
         let (behind, _): (i64, i64) = sqlx::query_as(IDS_LEAVE)
             .persistent(self.keeps_statements)
             .bind(clans)
             .bind(players)
             .bind(wars)
-            .bind(stays)
+            .bind(memberships)
             .bind(left)
             .bind(if self.ids.are_wanted_by_others() { left } else { self.more_ids })
             .fetch_one(&mut *connection)
@@ -304,8 +306,8 @@ pub(super) struct Ids {
 impl Ids {
     /// True for the first commits of a process, and for a while after others were seen. Asked once a commit.
     fn are_wanted_by_others(&self) -> bool {
-        let is_new = self.commits.fetch_add(1, Ordering::Relaxed) < COMMITS_OF_DOUBT;
-        is_new || self.seen.lock().is_some_and(|seen| seen.elapsed() < OTHERS_REMEMBERED)
+        let is_new = self.commits.fetch_add(1, Ordering::Relaxed) < CAUTIOUS_COMMITS;
+        is_new || self.seen.lock().is_some_and(|seen| seen.elapsed() < OTHERS_LIFETIME)
     }
 
     fn others_were_seen(&self) {
@@ -331,7 +333,7 @@ mod tests {
     #[test]
     fn others_are_expected_at_first_and_after_they_were_seen() {
         let ids = Ids::default();
-        for _ in 0..COMMITS_OF_DOUBT {
+        for _ in 0..CAUTIOUS_COMMITS {
             assert!(ids.are_wanted_by_others());
         }
         assert!(!ids.are_wanted_by_others());

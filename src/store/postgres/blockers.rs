@@ -42,7 +42,7 @@ from_row!(postgres: Blocker { relation, is_whole_table, pid, is_ours, role, appl
 
 impl Blocker {
     /// What is locked, and by whom.
-    pub(super) fn told(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         let table = self.relation.as_deref().unwrap_or("one of the tables");
         let what = if self.is_whole_table { format!("table {table}") } else { format!("a row of {table}") };
         let probably = if self.is_guess && !self.is_whole_table { "probably " } else { "" };
@@ -141,7 +141,7 @@ pub(super) async fn wait_for_tables(database: &Database, patience: Duration) -> 
         let Some(blocker) = ask(database, Question::Locks { rows_too: false }).await else { return Ok(()) };
         if began.elapsed() + LOOK_AGAIN >= patience {
             let waited = began.elapsed().as_secs_f64();
-            let detail = format!("{}; the lock timeout of {waited:.1} s went by", blocker.told());
+            let detail = format!("{}; the lock timeout of {waited:.1} s went by", blocker.describe());
             return Err(locked(database, "use the tables", detail));
         }
         tokio::time::sleep(LOOK_AGAIN).await;
@@ -171,15 +171,17 @@ mod tests {
     }
 
     #[test]
-    fn a_blocker_is_told_as_far_as_it_is_known() {
-        let told = blocker().told();
+    fn description_has_all_that_is_known() {
+        let text = blocker().describe();
         assert_eq!(
-            told,
+            text,
             "a row of players is locked by pid 17 (idle in transaction, its transaction began 2026-03-04T05:06:07Z; role bob)"
         );
         let hidden = Blocker { state: None, since: None, role: None, is_whole_table: true, ..blocker() };
-        assert_eq!(hidden.told(), "table players is locked by pid 17");
+        assert_eq!(hidden.describe(), "table players is locked by pid 17");
         let prepared = Blocker { pid: Some(0), relation: None, is_guess: true, ..blocker() };
-        assert!(prepared.told().starts_with("a row of one of the tables is probably locked by a prepared transaction"));
+        assert!(
+            prepared.describe().starts_with("a row of one of the tables is probably locked by a prepared transaction")
+        );
     }
 }

@@ -307,7 +307,7 @@ fn refusal(refused: &trial::Refused, role: &str) -> Problem {
     if is_in_the_way || matches!(code.as_str(), "55P03" | "57014") {
         return Problem::doubt(
             what,
-            "somebody holds a lock, or wrote at the same moment: check again, and see pg_stat_activity",
+            "somebody holds a lock, or wrote at the same observed_at: check again, and see pg_stat_activity",
         );
     }
     let of = |name: fn(&PgDatabaseError) -> Option<&str>| {

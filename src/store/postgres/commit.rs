@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    attempt::{Attempt, IDS_LEFT_TO_OTHERS, Ids, Mark, Timeouts},
+    attempt::{Attempt, ID_GAP, Ids, Mark, Timeouts},
     blockers::{self, Blocker, watched},
     connect::{Database, discard, within},
     errors::{self, Trouble},
@@ -22,17 +22,17 @@ use crate::{
     clock::Timestamp,
     model::{Answered, Fetched, ObjectId, Reason},
     store::{
-        ANY_RECORD, Commit, Committed, StoreError, Telling,
-        plan::refusals::{Blame, Fault, Refusals, Ruling},
+        ANY_RECORD, Commit, CommitDetails, Committed, StoreError,
+        plan::refusals::{Blame, Fate, Fault, Refusals},
         rows,
     },
 };
 
 /// How often the whole is tried again after a conflict with other transactions.
-const CONFLICT_RETRIES: u32 = 5;
+const MAX_CONFLICT_RETRIES: u32 = 5;
 
 /// How often the whole is tried again after somebody else took an id or a time.
-const TAKEN_RETRIES: u32 = 3;
+const MAX_TAKEN_RETRIES: u32 = 3;
 
 /// The longest an attempt may take as seen from here; the server stops its statements earlier.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -46,30 +46,30 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The same for a part of a batch, until parts have waited this long together …
 const PART_LOCK_TIMEOUT: Duration = Duration::from_millis(200);
-const PART_LOCK_PATIENCE: Duration = Duration::from_secs(3);
+const MAX_PARTS_LOCK_WAIT: Duration = Duration::from_secs(3);
 
 /// … and from then on: what is locked was seen to be, and the others are not to wait for it.
 const LAST_LOCK_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// With nothing stored, parts are tried no longer than this; then the store is in trouble.
-const PARTS_PATIENCE: Duration = Duration::from_secs(20);
+const PARTS_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// With nothing of a kind stored, and enough of it refused alike, the rest of it is tried no longer than this.
-const REFUSED_PATIENCE: Duration = Duration::from_secs(2);
+const REFUSED_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a commit is about, for messages.
 const STORE: &str = "store a batch";
 
 /// What this process has learned from its commits.
 #[derive(Debug, Default)]
-pub(super) struct Experience {
+pub(super) struct CommitHistory {
     refusals: Mutex<Refusals>,
     /// The last commit that came to anything failed as a whole.
     has_failed: AtomicBool,
     ids: Ids,
 }
 
-impl Experience {
+impl CommitHistory {
     pub(super) fn is_doubtful(&self) -> bool {
         self.has_failed.load(Ordering::Relaxed) || self.refusals.lock().is_suspicious()
     }
@@ -87,16 +87,16 @@ impl Experience {
 
 /// One call of the store, with everything it needs.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Order<'a> {
+pub(super) struct BatchCommit<'a> {
     pub(super) database: &'a Database,
-    pub(super) experience: &'a Experience,
-    pub(super) telling: Telling,
+    pub(super) history: &'a CommitHistory,
+    pub(super) details: CommitDetails,
     pub(super) now: Timestamp,
-    pub(super) told: &'a [i64],
+    pub(super) delivered: &'a [i64],
     pub(super) limit: Limit,
 }
 
-pub(super) async fn commit(order: Order<'_>, batch: &[Fetched]) -> Result<Commit, StoreError> {
+pub(super) async fn commit(order: BatchCommit<'_>, batch: &[Fetched]) -> Result<Commit, StoreError> {
     if batch.is_empty() {
         return Ok(Commit::default());
     }
@@ -105,13 +105,13 @@ pub(super) async fn commit(order: Order<'_>, batch: &[Fetched]) -> Result<Commit
     let committed = match Box::pin(order.whole(batch, timeouts)).await {
         Ok(committed) => {
             let stored = stored(batch, &committed);
-            order.experience.refusals.lock().judge(order.now, stored, &[]);
+            order.history.refusals.lock().judge(order.now, stored, &[]);
             Ok(committed)
         }
         Err(Failure::Store(error)) => Err(error),
         Err(failure) => Box::pin(order.in_parts(batch, failure)).await,
     };
-    order.experience.note(&committed);
+    order.history.note(&committed);
     order.database.in_time(order.limit, STORE, committed)
 }
 
@@ -131,7 +131,7 @@ enum Failure {
     TooSlow(sqlx::Error),
 }
 
-impl Order<'_> {
+impl BatchCommit<'_> {
     /// The batch in one transaction, again when others were in the way and there is time left.
     async fn whole(&self, batch: &[Fetched], timeouts: Timeouts) -> Result<Commit, Failure> {
         let Self { database, limit, .. } = *self;
@@ -142,10 +142,10 @@ impl Order<'_> {
                 keeps_statements: database.keeps_statements(),
                 now: self.now,
                 batch,
-                telling: self.telling,
-                told: self.told,
-                ids: &self.experience.ids,
-                more_ids: IDS_LEFT_TO_OTHERS * i64::from(taken),
+                details: self.details,
+                delivered: self.delivered,
+                ids: &self.history.ids,
+                more_ids: ID_GAP * i64::from(taken),
                 timeouts: Timeouts { statement: timeouts.statement.min(limit.left()), ..timeouts },
                 mark: Mark::new(),
             };
@@ -167,14 +167,14 @@ impl Order<'_> {
                 continue;
             }
             match errors::trouble(&error) {
-                Trouble::Conflict if conflicts < CONFLICT_RETRIES => conflicts += 1,
-                Trouble::Taken | Trouble::TakenId if taken < TAKEN_RETRIES => taken += 1,
+                Trouble::Conflict if conflicts < MAX_CONFLICT_RETRIES => conflicts += 1,
+                Trouble::Taken | Trouble::TakenId if taken < MAX_TAKEN_RETRIES => taken += 1,
                 Trouble::Taken | Trouble::Record => {
                     return Err(Failure::Refused(errors::fault(&error, is_broken(batch))));
                 }
                 // Another run of ours, whose locks end by themselves: as in any conflict, the whole again.
                 Trouble::Locked
-                    if conflicts < CONFLICT_RETRIES
+                    if conflicts < MAX_CONFLICT_RETRIES
                         && blocker.as_ref().is_some_and(|blocker| blocker.is_ours == Some(true)) =>
                 {
                     conflicts += 2;
@@ -217,7 +217,7 @@ impl Order<'_> {
             let answers: Vec<Fetched> = part.iter().map(|&place| batch[place].clone()).collect();
             // With nothing stored, single records are only a sample of what is locked.
             let is_sample = !stored_any && part.len() == 1 && newest.len() > 1;
-            let is_patient = waited < PART_LOCK_PATIENCE && !is_sample;
+            let is_patient = waited < MAX_PARTS_LOCK_WAIT && !is_sample;
             let lock = if is_patient { PART_LOCK_TIMEOUT } else { LAST_LOCK_TIMEOUT };
             let timeouts = Timeouts { statement: STATEMENT_TIMEOUT / 2, lock };
             let asked = Instant::now();
@@ -245,7 +245,7 @@ impl Order<'_> {
                     }
                     if let Failure::TooSlow(error) = &failure
                         && !stored_any
-                        && began.elapsed() > PARTS_PATIENCE
+                        && began.elapsed() > PARTS_TIMEOUT
                     {
                         return Err(errors::store_error(&self.database.server, STORE, error));
                     }
@@ -262,9 +262,9 @@ impl Order<'_> {
                     // does not take long: all of these may belong to the one broken part of a table.
                     let is_suspicious = !is_stored && alike.count() >= fault.enough();
                     if is_suspicious && !stored_any {
-                        self.experience.has_failed.store(true, Ordering::Relaxed);
+                        self.history.has_failed.store(true, Ordering::Relaxed);
                     }
-                    if is_suspicious && began.elapsed() > REFUSED_PATIENCE {
+                    if is_suspicious && began.elapsed() > REFUSED_TIMEOUT {
                         // They were not refused, so they need not wait once the store takes others.
                         let untried = Reason::new("database_fails", fault.reason.detail.clone());
                         parts.retain(|part| {
@@ -287,7 +287,7 @@ impl Order<'_> {
                     }
                 }
                 Err(Failure::TooSlow(error)) => {
-                    if !stored_any && (newest.len() == 1 || began.elapsed() > PARTS_PATIENCE) {
+                    if !stored_any && (newest.len() == 1 || began.elapsed() > PARTS_TIMEOUT) {
                         return Err(errors::store_error(&self.database.server, STORE, &error));
                     }
                     slow.push(part[0]);
@@ -295,7 +295,8 @@ impl Order<'_> {
             }
         }
         if !locked.is_empty() {
-            let detail = blocker.as_ref().map_or_else(|| "a row is locked by somebody else".to_owned(), Blocker::told);
+            let detail =
+                blocker.as_ref().map_or_else(|| "a row is locked by somebody else".to_owned(), Blocker::describe);
             tracing::warn!(requests = locked.len(), "answers could not be stored: {detail}; they are held");
             hold(&mut together, locked.iter(), &Reason::new("row_locked", detail));
         }
@@ -305,7 +306,7 @@ impl Order<'_> {
 
     /// True when parts that all meet locks are not worth more time.
     fn is_hopeless(&self, began: Instant, blocker: Option<&Blocker>) -> bool {
-        began.elapsed() > PARTS_PATIENCE
+        began.elapsed() > PARTS_TIMEOUT
             || self.limit.left().is_zero()
             || blocker.is_some_and(|blocker| blocker.is_whole_table)
     }
@@ -313,7 +314,7 @@ impl Order<'_> {
     fn locked(&self, blocker: Option<&Blocker>, error: &sqlx::Error) -> StoreError {
         let refusal = errors::described(error);
         let detail = match blocker {
-            Some(blocker) => format!("{}: {refusal}", blocker.told()),
+            Some(blocker) => format!("{}: {refusal}", blocker.describe()),
             None => refusal,
         };
         blockers::locked(self.database, STORE, detail)
@@ -329,11 +330,11 @@ impl Order<'_> {
     ) -> Result<Commit, StoreError> {
         let named: Vec<(ObjectId, Fault)> =
             refused.iter().map(|(place, fault)| (batch[*place].object.clone(), fault.clone())).collect();
-        let judged = self.experience.refusals.lock().judge(self.now, stored(batch, &together), &named);
-        for ((place, fault), ruling) in refused.iter().zip(judged.rulings) {
-            together.committed[*place] = match ruling {
-                Ruling::Poison => Committed::Poison(fault.reason.clone()),
-                Ruling::Hold => Committed::Held(fault.reason.clone()),
+        let judged = self.history.refusals.lock().judge(self.now, stored(batch, &together), &named);
+        for ((place, fault), fate) in refused.iter().zip(judged.fates) {
+            together.committed[*place] = match fate {
+                Fate::Poison => Committed::Poison(fault.reason.clone()),
+                Fate::Hold => Committed::Held(fault.reason.clone()),
             };
         }
         let Some(at) = judged.trouble else { return Ok(together) };

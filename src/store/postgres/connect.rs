@@ -522,8 +522,8 @@ mod tests {
     #[test]
     fn servers_before_13_are_refused_by_name() {
         for (version, name) in [(120_022, "PostgreSQL 12,"), (90_624, "PostgreSQL 9.6,")] {
-            let told = too_old(Some(version)).expect("too old");
-            assert!(told.contains(name) && told.contains("13 or newer"), "{told}");
+            let problem = too_old(Some(version)).expect("too old");
+            assert!(problem.contains(name) && problem.contains("13 or newer"), "{problem}");
         }
         for version in [Some(130_000), Some(180_001), None] {
             assert_eq!(too_old(version), None);

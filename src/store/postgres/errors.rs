@@ -1,4 +1,4 @@
-//! What a database error means for a commit, and how it is told.
+//! What a database error means for a commit, and how it is delivered.
 
 use std::borrow::Cow;
 

@@ -16,7 +16,7 @@ use crate::{
 const LOOK_STATE: &str = include_str!("../sql/postgres/look_state.sql");
 const LOOK_ERRORS: &str = include_str!("../sql/postgres/look_errors.sql");
 
-/// How many errors are told.
+/// How many errors are delivered.
 const MOST_ERRORS: i64 = 5;
 
 /// The object's row of `refresh_state`, and what runs reported about it.

@@ -105,9 +105,11 @@ pub(super) async fn down(database: &Database) -> Result<Vec<String>, StoreError>
 /// A lock that did not go in time is told with whoever holds it.
 fn naming(database: &Database, action: &'static str, error: StoreError, blocker: Option<Blocker>) -> StoreError {
     match (error, blocker) {
-        (StoreError::Unreachable { detail, .. }, Some(blocker)) if detail.contains("55P03") => {
-            blockers::locked(database, action, format!("{}: {detail}; nothing was changed, try again", blocker.told()))
-        }
+        (StoreError::Unreachable { detail, .. }, Some(blocker)) if detail.contains("55P03") => blockers::locked(
+            database,
+            action,
+            format!("{}: {detail}; nothing was changed, try again", blocker.describe()),
+        ),
         (error, _) => error,
     }
 }

@@ -19,7 +19,7 @@ mod limit;
 #[cfg(feature = "cli")]
 mod look;
 mod migrate;
-mod notes;
+mod outbox;
 mod places;
 mod problem;
 mod runs;
@@ -40,7 +40,7 @@ use self::{
 };
 pub use self::{problem::Problem, tables::Extent};
 use super::{
-    ANSWERED_WELL_FOR, Commit, Freshness, LastRuns, RunRow, Store, StoreError, Telling, UNHURRIED,
+    CONTROL_OBJECT_MAX_AGE, Commit, CommitDetails, Freshness, LastRuns, RELAXED_TIMEOUT, RunRow, Store, StoreError,
     plan::times::from_utc,
 };
 use crate::{
@@ -57,15 +57,15 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What reading freshness is about, for messages.
 const READ_FRESHNESS: &str = "read what is fresh";
 
-const ANSWERED_WELL: &str = include_str!("../sql/postgres/answered_well.sql");
+const CONTROL_OBJECT: &str = include_str!("../sql/postgres/control_object.sql");
 const FRESHNESS: &str = include_str!("../sql/postgres/freshness.sql");
 
 /// Snapshots in PostgreSQL.
 #[derive(Clone, Debug)]
 pub struct PostgresStore {
     database: Database,
-    telling: Telling,
-    experience: Arc<commit::Experience>,
+    details: CommitDetails,
+    history: Arc<commit::CommitHistory>,
 }
 
 impl PostgresStore {
@@ -74,13 +74,13 @@ impl PostgresStore {
     /// # Errors
     /// When the URL cannot be read. The password is not part of the message.
     pub fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
-        Ok(Self { database: Database::connect(config)?, telling: Telling::default(), experience: Arc::default() })
+        Ok(Self { database: Database::connect(config)?, details: CommitDetails::default(), history: Arc::default() })
     }
 
     /// The same, with commits that tell this.
     #[must_use]
-    pub fn telling(self, telling: Telling) -> Self {
-        Self { telling, ..self }
+    pub fn with_details(self, details: CommitDetails) -> Self {
+        Self { details, ..self }
     }
 
     /// Its connections, for what follows a run.
@@ -127,8 +127,8 @@ impl PostgresStore {
     /// What a run reads, in the way that it does.
     async fn try_reading(&self) -> Result<(), StoreError> {
         let anything = Kind::ALL.map(|kind| ObjectId::new(kind, Tag::somewhere()));
-        self.freshness(&anything, UNHURRIED).await?;
-        self.answered_well(Kind::Clan, &[], Timestamp::EPOCH, UNHURRIED).await?;
+        self.freshness(&anything, RELAXED_TIMEOUT).await?;
+        self.control_object(Kind::Clan, &[], Timestamp::EPOCH, RELAXED_TIMEOUT).await?;
         self.outbox(Timestamp::EPOCH).await.map(drop)
     }
 
@@ -162,7 +162,7 @@ impl Store for PostgresStore {
     }
 
     fn is_doubtful(&self) -> bool {
-        self.experience.is_doubtful()
+        self.history.is_doubtful()
     }
 
     async fn migrate(&self) -> Result<Vec<String>, StoreError> {
@@ -192,7 +192,7 @@ impl Store for PostgresStore {
         Ok(rows.into_iter().filter_map(FreshnessRow::into_entry).collect())
     }
 
-    async fn answered_well(
+    async fn control_object(
         &self,
         kind: Kind,
         but: &[String],
@@ -206,12 +206,12 @@ impl Store for PostgresStore {
         let tag: Result<_, StoreError> =
             on_connection!(database, acquire(), timeout, ACTION, |connection, keeps| async {
                 let mut single = Single::begin(connection, keeps).await?;
-                let tag: Option<String> = sqlx::query_scalar(ANSWERED_WELL)
+                let tag: Option<String> = sqlx::query_scalar(CONTROL_OBJECT)
                     .persistent(keeps)
                     .bind(kind.as_str())
                     .bind(Tag::somewhere().as_str())
                     .bind(now.to_utc())
-                    .bind((now - ANSWERED_WELL_FOR).to_utc())
+                    .bind((now - CONTROL_OBJECT_MAX_AGE).to_utc())
                     .bind(but)
                     .fetch_optional(single.connection())
                     .await?;
@@ -225,15 +225,15 @@ impl Store for PostgresStore {
         &self,
         now: Timestamp,
         batch: &[Fetched],
-        told: &[i64],
+        delivered: &[i64],
         limit: Duration,
     ) -> Result<Commit, StoreError> {
-        let order = commit::Order {
+        let order = commit::BatchCommit {
             database: &self.database,
-            experience: &self.experience,
-            telling: self.telling,
+            history: &self.history,
+            details: self.details,
             now,
-            told,
+            delivered,
             limit: Limit::from_now(limit),
         };
         commit::commit(order, batch).await
@@ -243,9 +243,9 @@ impl Store for PostgresStore {
         let database = &self.database;
         on_connection!(database, database.acquire(), STATEMENT_TIMEOUT, "read the outbox", |connection, keeps| async {
             let mut single = Single::begin(connection, keeps).await?;
-            let notes = notes::read(single.connection(), before, keeps).await?;
+            let entries = outbox::read(single.connection(), before, keeps).await?;
             single.end().await?;
-            Ok(notes)
+            Ok(entries)
         })
     }
 
@@ -258,7 +258,7 @@ impl Store for PostgresStore {
             "delete delivered outbox entries",
             |connection, keeps| async {
                 let mut single = Single::begin(connection, keeps).await?;
-                notes::forget(single.connection(), ids, keeps).await?;
+                outbox::delete(single.connection(), ids, keeps).await?;
                 single.end().await
             }
         )

@@ -13,10 +13,10 @@ use crate::{
 };
 
 /// Rows of runs that started longer ago are trimmed.
-const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
+const RUNS_RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// More rows than these are trimmed, the oldest first.
-const KEPT_ROWS: i64 = 10_000;
+const MAX_RUN_ROWS: i64 = 10_000;
 
 const RUN_INSERT: &str = include_str!("../sql/postgres/run_insert.sql");
 const RUN_LASTS: &str = include_str!("../sql/postgres/run_lasts.sql");
@@ -87,8 +87,8 @@ async fn record_as(connection: &mut PgConnection, name: &str, row: &RunRow, keep
         .bind(number(row.failed))
         .bind(number(row.api_requests))
         .bind(&row.report)
-        .bind((row.started - KEPT_FOR).to_utc())
-        .bind(KEPT_ROWS)
+        .bind((row.started - RUNS_RETENTION).to_utc())
+        .bind(MAX_RUN_ROWS)
         .execute(connection)
         .await?;
     Ok(done.rows_affected() > 0)

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use super::{
     FRESHNESS, FreshnessRow, STATEMENT_TIMEOUT,
     attempt::{self, Attempt, Ids, Mark, Timeouts},
-    notes, runs,
+    outbox, runs,
     shape::{self, Shape},
     tables::{Extent, SNAPSHOTS},
 };
@@ -20,7 +20,7 @@ use crate::{
         Answered, ClanDocument, Document, Event, Fetched, InClan, Learned, Member, Move, ObjectId, PlayerDocument, Tag,
         WarDocument, WarMember,
     },
-    store::{RunRow, Telling},
+    store::{CommitDetails, RunRow},
 };
 
 /// A lock of somebody else is waited for as by a commit.
@@ -33,7 +33,8 @@ const BETWEEN: Duration = Duration::from_secs(20);
 const NAME: &str = "🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰";
 
 /// Everything that a commit can be asked to tell, so that every statement is tried.
-const EVERYTHING: Telling = Telling { members: true, events: Some(no_events), renewed: true, changed: true };
+const EVERYTHING: CommitDetails =
+    CommitDetails { members: true, events: Some(no_events), renewed: true, changed: true };
 
 fn no_events(_: &[Fetched], _: &[Learned], _: &[Move]) -> Vec<Event> {
     Vec::new()
@@ -130,8 +131,8 @@ async fn store(
         keeps_statements: keeps,
         now,
         batch,
-        telling: EVERYTHING,
-        told: &[],
+        details: EVERYTHING,
+        delivered: &[],
         ids: &Ids::default(),
         more_ids: 0,
         timeouts: TIMEOUTS,
@@ -139,7 +140,7 @@ async fn store(
     };
     let commit = attempt.work(connection, shape).await?;
     let ids: Vec<i64> = commit.outbox.iter().map(|note| note.id).collect();
-    notes::forget(connection, &ids, keeps).await?;
+    outbox::delete(connection, &ids, keeps).await?;
     // What would be looked at when it commits only.
     sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *connection).await?;
     let _: Vec<FreshnessRow> = sqlx::query_as(FRESHNESS)
@@ -152,7 +153,7 @@ async fn store(
 }
 
 async fn end_run(connection: &mut PgConnection, now: Timestamp, keeps: bool) -> Result<(), sqlx::Error> {
-    notes::read(connection, now, keeps).await?;
+    outbox::read(connection, now, keeps).await?;
     let row = RunRow {
         run: format!("check-{}", now.as_millis()),
         started: now,

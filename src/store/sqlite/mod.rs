@@ -26,7 +26,7 @@ use self::{
     values::{from_text, json, to_text},
 };
 use super::{
-    ANSWERED_WELL_FOR, Commit, Freshness, MAX_OUTBOX_ENTRIES, RunRow, Store, StoreError, Telling,
+    CONTROL_OBJECT_MAX_AGE, Commit, CommitDetails, Freshness, MAX_OUTBOX_ENTRIES, RunRow, Store, StoreError,
     plan::refusals::Refusals, rows,
 };
 use crate::{
@@ -39,7 +39,7 @@ use crate::{
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Rows of `refresh_runs` whose run ended longer ago than this are trimmed.
-const RUNS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+const RUNS_RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Snapshots in one SQLite file, or in memory.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ pub struct SqliteStore {
     pool: SqlitePool,
     /// The file's path, for messages.
     server: String,
-    telling: Telling,
+    details: CommitDetails,
     refusals: Arc<Mutex<Refusals>>,
 }
 
@@ -82,13 +82,13 @@ impl SqliteStore {
             .connect_with(options)
             .await
             .map_err(|error| store_error(&server, "open the file", &error))?;
-        Ok(Self { pool, server, telling: Telling::default(), refusals: Arc::default() })
+        Ok(Self { pool, server, details: CommitDetails::default(), refusals: Arc::default() })
     }
 
     /// The same, with commits that tell this.
     #[must_use]
-    pub fn telling(self, telling: Telling) -> Self {
-        Self { telling, ..self }
+    pub fn with_details(self, details: CommitDetails) -> Self {
+        Self { details, ..self }
     }
 
     /// The one connection, for looking at what is stored.
@@ -147,17 +147,17 @@ impl Store for SqliteStore {
         Ok(rows.into_iter().filter_map(FreshnessRow::read).collect())
     }
 
-    async fn answered_well(
+    async fn control_object(
         &self,
         kind: Kind,
         but: &[String],
         now: Timestamp,
         limit: Duration,
     ) -> Result<Option<ObjectId>, StoreError> {
-        let read = sqlx::query_scalar(include_str!("../sql/sqlite/answered_well.sql"))
+        let read = sqlx::query_scalar(include_str!("../sql/sqlite/control_object.sql"))
             .bind(kind.as_str())
             .bind(to_text(now))
-            .bind(to_text(now - ANSWERED_WELL_FOR))
+            .bind(to_text(now - CONTROL_OBJECT_MAX_AGE))
             .bind(json(but))
             .fetch_optional(&self.pool);
         let tag: Option<String> = self.within(limit, "find a control object", read).await?;
@@ -168,24 +168,25 @@ impl Store for SqliteStore {
         &self,
         now: Timestamp,
         batch: &[Fetched],
-        told: &[i64],
+        delivered: &[i64],
         limit: Duration,
     ) -> Result<Commit, StoreError> {
-        let commit = commit::commit(&self.pool, &self.refusals, self.telling, now, batch, told);
+        let commit = commit::commit(&self.pool, &self.refusals, self.details, now, batch, delivered);
         self.within(limit, "store a batch", commit).await
     }
 
     async fn outbox(&self, before: Timestamp) -> Result<Vec<OutboxEntry>, StoreError> {
-        let notes: Vec<(i64, String, String)> = sqlx::query_as(
-            "select note, stored_at, words from refresh_worker_outbox where stored_at < ?1 order by stored_at, note limit ?2",
+        let entries: Vec<(i64, String, String)> = sqlx::query_as(
+            "select id, stored_at, payload from refresh_worker_outbox where stored_at < ?1 order by stored_at, id limit ?2",
         )
         .bind(to_text(before))
         .bind(count(MAX_OUTBOX_ENTRIES as u64))
         .fetch_all(&self.pool)
         .await
         .map_err(self.failed("read the outbox"))?;
-        let note = |(id, at, words): (i64, String, String)| rows::note(id, from_text(&at).unwrap_or_default(), &words);
-        Ok(notes.into_iter().map(note).collect())
+        let entry =
+            |(id, at, payload): (i64, String, String)| rows::entry(id, from_text(&at).unwrap_or_default(), &payload);
+        Ok(entries.into_iter().map(entry).collect())
     }
 
     async fn delete_from_outbox(&self, ids: &[i64]) -> Result<(), StoreError> {
@@ -214,7 +215,7 @@ impl Store for SqliteStore {
                 }
             }
             sqlx::query(include_str!("../sql/sqlite/run_trim.sql"))
-                .bind(to_text(row.ended - RUNS_KEPT))
+                .bind(to_text(row.ended - RUNS_RETENTION))
                 .execute(&mut *transaction)
                 .await?;
             transaction.commit().await

@@ -2,7 +2,7 @@
 
 use sqlx::Row;
 
-use super::super::{Committed, UNHURRIED};
+use super::super::{Committed, RELAXED_TIMEOUT};
 use super::*;
 use crate::model::{Answered, ClanDocument, Document, Member, PlayerDocument, WarDocument, WarMember};
 
@@ -269,7 +269,7 @@ async fn freshness_knows_only_what_was_fetched() {
     let store = store().await;
     let (known, seen) = (ObjectId::clan(tag("2PP")), ObjectId::player(tag("8PP")));
     store.commit(NOON, &[clan(NOON, "2PP", &[("8PP", 1)])]).await.unwrap();
-    let freshness = store.freshness(&[seen, known.clone(), ObjectId::war(tag("2PP"))], UNHURRIED).await.unwrap();
+    let freshness = store.freshness(&[seen, known.clone(), ObjectId::war(tag("2PP"))], RELAXED_TIMEOUT).await.unwrap();
     let expected = Freshness { fetched_at: NOON, fresh_until: NOON + MINUTE, league: None };
     assert_eq!(freshness, HashMap::from([(known, expected)]));
 }
@@ -330,13 +330,13 @@ async fn the_last_run_comes_back_and_old_ones_are_trimmed() {
     };
     assert!(store.last_run().await.unwrap().is_none());
     store.record_run(&run("old", NOON)).await.unwrap();
-    store.record_run(&run("new", NOON + RUNS_KEPT + HOUR)).await.unwrap();
+    store.record_run(&run("new", NOON + RUNS_RETENTION + HOUR)).await.unwrap();
     let last = store.last_run().await.unwrap().unwrap();
-    assert_eq!((last.run.as_str(), last.started, last.processed), ("new", NOON + RUNS_KEPT + HOUR, 7));
+    assert_eq!((last.run.as_str(), last.started, last.processed), ("new", NOON + RUNS_RETENTION + HOUR, 7));
     assert_eq!(rows(&store, "select run from refresh_worker_refresh_runs").await, ["new"]);
     // Another attempt under the same name has a row of its own, and the same row twice is one.
-    let again = run("new", NOON + RUNS_KEPT + 2 * HOUR);
-    for row in [&again, &again, &run("new", NOON + RUNS_KEPT + HOUR)] {
+    let again = run("new", NOON + RUNS_RETENTION + 2 * HOUR);
+    for row in [&again, &again, &run("new", NOON + RUNS_RETENTION + HOUR)] {
         store.record_run(row).await.unwrap();
     }
     let names = rows(&store, "select run from refresh_worker_refresh_runs order by started").await;

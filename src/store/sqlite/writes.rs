@@ -158,7 +158,7 @@ async fn remember_row(db: &mut SqliteConnection, kind: Kind, tag: &Tag, id: i64)
     Ok(())
 }
 
-pub(super) async fn stays(db: &mut SqliteConnection, changes: &Changes<'_>) -> Result<(), sqlx::Error> {
+pub(super) async fn memberships(db: &mut SqliteConnection, changes: &Changes<'_>) -> Result<(), sqlx::Error> {
     for (id, left_at) in &changes.closed {
         sqlx::query(include_str!("../sql/sqlite/membership_close.sql"))
             .bind(id)
@@ -178,11 +178,15 @@ pub(super) async fn stays(db: &mut SqliteConnection, changes: &Changes<'_>) -> R
 }
 
 /// Keeps what is to be told to others.
-pub(super) async fn note(db: &mut SqliteConnection, note: &OutboxEntry, now: Timestamp) -> Result<(), sqlx::Error> {
-    sqlx::query("insert into refresh_worker_outbox (note, stored_at, words) values (?1, ?2, ?3)")
-        .bind(note.id)
+pub(super) async fn outbox_entry(
+    db: &mut SqliteConnection,
+    entry: &OutboxEntry,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("insert into refresh_worker_outbox (id, stored_at, payload) values (?1, ?2, ?3)")
+        .bind(entry.id)
         .bind(to_text(now))
-        .bind(rows::words_of(note))
+        .bind(rows::payload(entry))
         .execute(db)
         .await?;
     Ok(())
@@ -192,7 +196,7 @@ pub(super) async fn delete_from_outbox(db: &mut SqliteConnection, ids: &[i64]) -
     if ids.is_empty() {
         return Ok(());
     }
-    sqlx::query("delete from refresh_worker_outbox where note in (select value from json_each(?1))")
+    sqlx::query("delete from refresh_worker_outbox where id in (select value from json_each(?1))")
         .bind(json(ids))
         .execute(db)
         .await?;

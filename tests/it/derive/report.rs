@@ -21,7 +21,7 @@ async fn a_report_tells_how_fresh_the_data_is_and_what_the_calls_bought() {
     let pool = PgPool::connect(&world.database_url).await.unwrap();
     let calls = i64::try_from(world.simulator.total_calls()).unwrap();
     assert_eq!(number(&pool, "SELECT sum(calls)::bigint FROM refresh_worker.work").await, calls);
-    let changed = "SELECT sum(changed)::bigint FROM refresh_worker.work_by_day WHERE class = 'high'";
+    let changed = "SELECT sum(changed)::bigint FROM refresh_worker.work_by_day WHERE priority = 'high'";
     assert_eq!(number(&pool, changed).await, i64::try_from(objects.len()).unwrap());
 
     let shell = Shell::new().with("DATABASE_URL", &world.database_url);
@@ -31,7 +31,7 @@ async fn a_report_tells_how_fresh_the_data_is_and_what_the_calls_bought() {
         rows.iter().find(|row| row["kind"] == kind).unwrap_or_else(|| panic!("no {kind} in {report:#}")).clone()
     };
     assert_eq!((&report["runs"], &row("work", "player")["changed"]), (&json!(1), &json!(6)));
-    assert_eq!(row("work", "clan")["class"], "high");
+    assert_eq!(row("work", "clan")["priority"], "high");
     let players = row("freshness", "player");
     assert_eq!(players["fresh_5_min"], 6);
     let known = players["objects"].as_i64().unwrap();

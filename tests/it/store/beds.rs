@@ -3,7 +3,7 @@
 use refresh_worker::{
     config::DatabaseConfig,
     derive::events,
-    store::{Store, Telling, postgres::PostgresStore},
+    store::{CommitDetails, Store, postgres::PostgresStore},
 };
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -12,8 +12,8 @@ use super::Bed;
 use crate::support;
 
 /// Beds tell everything, so that every test sees that it harms nothing.
-pub const EVERYTHING: Telling =
-    Telling { members: true, events: Some(events::of_commit), renewed: true, changed: true };
+pub const EVERYTHING: CommitDetails =
+    CommitDetails { members: true, events: Some(events::of_commit), renewed: true, changed: true };
 
 /// PostgreSQL that only we write.
 pub async fn postgres() -> PostgresBed {
@@ -57,11 +57,11 @@ pub struct PostgresBed {
 
 impl PostgresBed {
     pub async fn on(url: &str) -> Self {
-        Self::telling(url, EVERYTHING).await
+        Self::with_details(url, EVERYTHING).await
     }
 
-    pub async fn telling(url: &str, telling: Telling) -> Self {
-        let store = PostgresStore::connect(&config(url)).expect("the address is right").telling(telling);
+    pub async fn with_details(url: &str, details: CommitDetails) -> Self {
+        let store = PostgresStore::connect(&config(url)).expect("the address is right").with_details(details);
         store.migrate().await.expect("tables in a new database");
         Self { store, around: PgPool::connect(url).await.expect("the server answers") }
     }
@@ -106,7 +106,7 @@ mod sqlite {
 
     impl SqliteBed {
         pub async fn new() -> Self {
-            let store = SqliteStore::in_memory().await.expect("memory for a database").telling(super::EVERYTHING);
+            let store = SqliteStore::in_memory().await.expect("memory for a database").with_details(super::EVERYTHING);
             store.migrate().await.expect("tables in a new database");
             Self { store }
         }

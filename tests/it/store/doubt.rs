@@ -3,7 +3,7 @@
 use refresh_worker::{
     api::verdict::{Body, Classified, Endpoint, Heard, classify},
     model::{Answered, Document, Fetched, Kind, ObjectId, Tag},
-    store::{Committed, Store, UNHURRIED},
+    store::{Committed, RELAXED_TIMEOUT, Store},
 };
 
 use super::{
@@ -219,7 +219,7 @@ async fn an_unknown_state_leaves_the_stored_war_and_is_noted(bed: impl Bed) {
         let row = bed.row("SELECT CAST(data AS text) AS data FROM war_snapshots WHERE clan_tag = '8GG'").await;
         assert_eq!(text(&row["data"]), fought.json(), "{body}");
         let object: ObjectId = "war:8GG".parse().unwrap();
-        let known = bed.store().freshness(std::slice::from_ref(&object), UNHURRIED).await.unwrap();
+        let known = bed.store().freshness(std::slice::from_ref(&object), RELAXED_TIMEOUT).await.unwrap();
         assert_eq!(known[&object].fresh_until, at(seconds + 120), "it is not asked again at once");
     }
     assert_eq!(bed.commit_one(fought.fetched(at(9000))).await, Committed::Unchanged);

@@ -61,7 +61,7 @@ const NONE: &str = "NULL";
 pub const STATEMENTS: &[Statement] = &[
     bounded("src/store/sql/postgres/freshness.sql", &["(SELECT array_agg('player'::text) FROM bench.player)", PLAYERS]),
     bounded(
-        "src/store/sql/postgres/answered_well.sql",
+        "src/store/sql/postgres/control_object.sql",
         &["'player'", "'P0001000'", "'2026-03-20 12:00Z'", "'2020-01-01Z'", "'{}'"],
     ),
     of_commit(
@@ -161,7 +161,7 @@ pub const STATEMENTS: &[Statement] = &[
     // These two read the locks that are held, whatever the tables hold; before each run, and while one waits.
     bounded("src/store/sql/postgres/table_locks.sql", &["true"]),
     bounded("src/store/sql/postgres/blocked_by.sql", &["1", "2"]),
-    bounded("src/store/sql/postgres/notes_read.sql", &["'2026-03-20 12:00Z'", "100"]),
+    bounded("src/store/sql/postgres/outbox_read.sql", &["'2026-03-20 12:00Z'", "100"]),
     grows(
         "src/store/sql/postgres/run_insert.sql",
         "the times of the 10,000 runs that are kept",
@@ -454,7 +454,7 @@ pub async fn fill(connection: &mut PgConnection, size: Size) {
                  SELECT 'war', clan_tag, ts AT TIME ZONE 'UTC', ts AT TIME ZONE 'UTC', sha256(clan_tag::bytea),
                         ts AT TIME ZONE 'UTC', 'stored', id, NULL
                  FROM war_snapshots WHERE id > (SELECT max(id) FROM war_snapshots) - {clans};
-             INSERT INTO refresh_worker.outbox (note, stored_at, words)
+             INSERT INTO refresh_worker.outbox (id, stored_at, payload)
                  SELECT n, timestamptz '2026-03-19Z' + n * interval '1 s', repeat('x', 500) FROM generate_series(1, {runs}) AS n;
              INSERT INTO background_job_status (job_payload, status, started_at, completed_at, retry_count, created_at,
                                                 updated_at, priority)
@@ -485,9 +485,9 @@ pub async fn fill(connection: &mut PgConnection, size: Size) {
                                       CASE WHEN n <= {runs} / 2 THEN 'refresh_paused' ELSE 'queue_empty' END AS w) AS q;
              ALTER TABLE refresh_worker.refresh_runs ENABLE TRIGGER unfold_report;
              INSERT INTO refresh_worker.run_work
-                 SELECT run, kind, class, started, 10, 5, 3, 1, 1, 0, 2
+                 SELECT run, kind, priority, started, 10, 5, 3, 1, 1, 0, 2
                  FROM refresh_worker.refresh_runs, unnest(ARRAY['clan', 'player', 'war']) AS kind,
-                      unnest(ARRAY['critical', 'high', 'medium', 'low']) AS class;
+                      unnest(ARRAY['critical', 'high', 'medium', 'low']) AS priority;
              INSERT INTO refresh_worker.run_errors
                  SELECT run, e, 'player:P' || lpad(e::text, 3, '0') || substr(run, 5), started, 'bad_gateway: 502, tried thrice'
                  FROM refresh_worker.refresh_runs, generate_series(1, 20) AS e;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use refresh_worker::{
     config::DatabaseConfig,
     model::ObjectId,
-    store::{Commit, Committed, Store, StoreError, UNHURRIED, postgres::PostgresStore},
+    store::{Commit, Committed, RELAXED_TIMEOUT, Store, StoreError, postgres::PostgresStore},
 };
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
@@ -56,11 +56,11 @@ async fn use_all(store: &PostgresStore, from: usize) {
         let second = i64::try_from(n).unwrap() * 60;
         assert_stored(commit(store, n, second).await);
         let objects = [ObjectId::player(nth_tag(n))];
-        assert_eq!(store.freshness(&objects, UNHURRIED).await.unwrap().len(), 1);
+        assert_eq!(store.freshness(&objects, RELAXED_TIMEOUT).await.unwrap().len(), 1);
         store.record_run(&run(&format!("run {n}"), at(second))).await.unwrap();
         assert_eq!(store.last_run().await.unwrap().unwrap().run, format!("run {n}"));
-        let notes: Vec<i64> = store.outbox(at(second + 9)).await.unwrap().iter().map(|note| note.id).collect();
-        store.delete_from_outbox(&notes).await.unwrap();
+        let entries: Vec<i64> = store.outbox(at(second + 9)).await.unwrap().iter().map(|entry| entry.id).collect();
+        store.delete_from_outbox(&entries).await.unwrap();
     }
 }
 
@@ -147,7 +147,7 @@ async fn a_column_widened_by_others_costs_no_failure() {
             "ALTER TABLE clan_memberships ALTER COLUMN player_tag TYPE text",
             "ALTER TABLE player_snapshots ALTER COLUMN name TYPE varchar(300)",
             "ALTER TABLE refresh_worker.refresh_state ALTER COLUMN tag TYPE varchar(100)",
-            "ALTER TABLE refresh_worker.outbox ALTER COLUMN words TYPE varchar(100000)",
+            "ALTER TABLE refresh_worker.outbox ALTER COLUMN payload TYPE varchar(100000)",
         ],
     )
     .await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use refresh_worker::{
     model::ObjectId,
-    store::{Committed, Store, StoreError, UNHURRIED},
+    store::{Committed, RELAXED_TIMEOUT, Store, StoreError},
 };
 
 use super::{
@@ -42,7 +42,7 @@ async fn a_commit_behind_a_lock_is_given_up_at_its_limit_and_works_when_the_lock
     assert!(matches!(error, StoreError::OutOfTime { .. }), "{error}");
     others.rollback().await.unwrap();
     assert_eq!(
-        bed.store().commit_and_delete(at(1), &batch, &[], UNHURRIED).await.unwrap().committed,
+        bed.store().commit_and_delete(at(1), &batch, &[], RELAXED_TIMEOUT).await.unwrap().committed,
         [Committed::Stored]
     );
 }
@@ -57,5 +57,5 @@ async fn reading_what_is_fresh_behind_a_lock_is_given_up_at_its_limit() {
     let error = bed.store().freshness(&objects, SHORT).await.unwrap_err();
     assert!(matches!(error, StoreError::OutOfTime { .. }), "{error}");
     others.rollback().await.unwrap();
-    assert_eq!(bed.store().freshness(&objects, UNHURRIED).await.unwrap().len(), 1);
+    assert_eq!(bed.store().freshness(&objects, RELAXED_TIMEOUT).await.unwrap().len(), 1);
 }

@@ -21,6 +21,7 @@ mod memberships;
 pub mod migrations;
 mod mixed_faults;
 mod outages;
+mod outbox;
 #[cfg(feature = "embedded")]
 mod parity;
 mod plans;
@@ -30,7 +31,6 @@ mod rights;
 mod runs;
 mod snapshots;
 mod statements;
-mod told;
 mod values;
 mod wars;
 

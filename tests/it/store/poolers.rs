@@ -3,7 +3,7 @@
 
 use refresh_worker::{
     model::ObjectId,
-    store::{Committed, Store, UNHURRIED, postgres::PostgresStore},
+    store::{Committed, RELAXED_TIMEOUT, Store, postgres::PostgresStore},
 };
 
 use super::{
@@ -23,8 +23,8 @@ async fn work(store: &PostgresStore, from: usize) {
         let commit = store.commit(at(second + 1), &batch).await.unwrap();
         assert!(matches!(commit.committed[0], Committed::Stored), "{commit:?}");
         let (fresh, answered, last) = tokio::join!(
-            store.freshness(std::slice::from_ref(&object), UNHURRIED),
-            store.answered_well(object.kind, &[], at(second + 2), UNHURRIED),
+            store.freshness(std::slice::from_ref(&object), RELAXED_TIMEOUT),
+            store.control_object(object.kind, &[], at(second + 2), RELAXED_TIMEOUT),
             store.last_run()
         );
         assert_eq!(fresh.unwrap().into_keys().collect::<Vec<_>>(), [object]);
@@ -32,7 +32,7 @@ async fn work(store: &PostgresStore, from: usize) {
         last.unwrap();
         store.record_run(&run(&name, at(second))).await.unwrap();
         store.outbox(at(second + 9)).await.unwrap();
-        store.delete_from_outbox(&commit.outbox.iter().map(|note| note.id).collect::<Vec<_>>()).await.unwrap();
+        store.delete_from_outbox(&commit.outbox.iter().map(|entry| entry.id).collect::<Vec<_>>()).await.unwrap();
     }
 }
 
@@ -40,7 +40,8 @@ async fn work(store: &PostgresStore, from: usize) {
 async fn processes_that_share_connections_of_pgbouncer_do_not_meet() {
     let direct = support::postgres::fresh().await;
     let Some((_pooler, url)) = PgBouncer::in_front_of(&direct, 3).await else { return };
-    let stores: Vec<_> = (0..3).map(|_| PostgresStore::connect(&config(&url)).unwrap().telling(EVERYTHING)).collect();
+    let stores: Vec<_> =
+        (0..3).map(|_| PostgresStore::connect(&config(&url)).unwrap().with_details(EVERYTHING)).collect();
     let made = futures_util::future::join_all(stores.iter().map(Store::migrate)).await;
     let made: usize = made.into_iter().map(|made| made.unwrap().len()).sum();
     assert_eq!(made, 5, "each migration runs once");
@@ -62,7 +63,7 @@ async fn processes_that_share_connections_of_pgbouncer_do_not_meet() {
 async fn a_pooler_that_drops_startup_parameters_is_noticed_before_harm() {
     let url = support::postgres::fresh().await;
     let (witness, url) = PoolerWitness::that_keeps_options(&url).await;
-    let store = PostgresStore::connect(&config(&url)).unwrap().telling(EVERYTHING);
+    let store = PostgresStore::connect(&config(&url)).unwrap().with_details(EVERYTHING);
     store.migrate().await.unwrap();
     Box::pin(work(&store, 0)).await;
     let (inside, outside) = witness.take();

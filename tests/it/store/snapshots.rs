@@ -2,7 +2,7 @@
 
 use refresh_worker::{
     model::ObjectId,
-    store::{Committed, Store, UNHURRIED},
+    store::{Committed, RELAXED_TIMEOUT, Store},
 };
 
 use super::{
@@ -218,7 +218,7 @@ async fn unknown_members_get_rows_in_the_short_form(bed: impl Bed) {
     let row = bed.player("2PP").await;
     assert_eq!((text(&row["data"]), text(&row["deep_link"])), (data, PLAYER_LINK.to_owned()));
     assert_eq!((&row["clan_tag"], &row["town_hall"]), (&"8GG".into(), &12.into()));
-    let known = bed.store().freshness(&[ObjectId::player(tag("2PP"))], UNHURRIED).await.unwrap();
+    let known = bed.store().freshness(&[ObjectId::player(tag("2PP"))], RELAXED_TIMEOUT).await.unwrap();
     assert!(known.is_empty(), "a clan reply never claims a player's full document");
 }
 
@@ -288,7 +288,7 @@ async fn gone_is_noted_and_nothing_else_changes(bed: impl Bed) {
     assert_eq!(bed.commit_one(gone(object.clone(), at(300))).await, Committed::Noted);
     assert_eq!(time(&bed.newest_player("2PP").await["ts"]), Some(at(0)));
     assert_eq!(bed.player("2PP").await["clan_tag"], "8GG");
-    let freshness = bed.store().freshness(std::slice::from_ref(&object), UNHURRIED).await.unwrap();
+    let freshness = bed.store().freshness(std::slice::from_ref(&object), RELAXED_TIMEOUT).await.unwrap();
     assert_eq!((freshness[&object].fetched_at, freshness[&object].fresh_until), (at(300), at(360)));
     assert_eq!(
         bed.commit_one(player("2PP").of("8GG").fetched(at(600))).await,
@@ -301,10 +301,10 @@ async fn freshness_tells_when_the_call_began_and_how_long_the_answer_holds(bed: 
     let (known, unknown) = (ObjectId::clan(tag("8GG")), ObjectId::war(tag("8GG")));
     bed.commit_one(clan("8GG").fetched(at(0))).await;
     bed.commit_one(clan("8GG").fetched(at(300))).await;
-    let freshness = bed.store().freshness(&[known.clone(), unknown.clone()], UNHURRIED).await.unwrap();
+    let freshness = bed.store().freshness(&[known.clone(), unknown.clone()], RELAXED_TIMEOUT).await.unwrap();
     assert_eq!((freshness[&known].fetched_at, freshness[&known].fresh_until), (at(300), at(360)));
     assert_eq!((freshness.len(), &freshness[&known].league), (1, &None));
-    assert!(bed.store().freshness(&[], UNHURRIED).await.unwrap().is_empty());
+    assert!(bed.store().freshness(&[], RELAXED_TIMEOUT).await.unwrap().is_empty());
 }
 
 async fn a_row_of_another_program_in_the_same_millisecond_is_no_obstacle(bed: impl Bed) {

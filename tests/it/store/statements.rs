@@ -1,6 +1,6 @@
 //! How many statements a commit sends, counted from what the driver tells of each.
 
-use refresh_worker::store::{Store, UNHURRIED};
+use refresh_worker::store::{RELAXED_TIMEOUT, Store};
 
 use super::{
     Bed, beds,
@@ -55,9 +55,9 @@ async fn freshness_is_one_statement() {
     let statements = EventCount::of("sqlx::query");
     let objects: Vec<_> = (0..100).map(|n| refresh_worker::model::ObjectId::player(nth_tag(n))).collect();
     // The first may go by unheard: another test's thread may just have made its place known.
-    bed.store().freshness(&objects, UNHURRIED).await.unwrap();
+    bed.store().freshness(&objects, RELAXED_TIMEOUT).await.unwrap();
     statements.take();
-    bed.store().freshness(&objects, UNHURRIED).await.unwrap();
+    bed.store().freshness(&objects, RELAXED_TIMEOUT).await.unwrap();
     assert_eq!(statements.take(), 1);
 }
 
@@ -66,13 +66,14 @@ async fn without_kept_statements_everything_works_and_lies_in_transactions_for_p
     let url = crate::support::postgres::fresh().await;
     let (witness, url) = PoolerWitness::in_front_of(&url).await;
     let config = refresh_worker::config::DatabaseConfig { statement_cache: 0, ..beds::config(&url) };
-    let store = refresh_worker::store::postgres::PostgresStore::connect(&config).unwrap().telling(beds::EVERYTHING);
+    let store =
+        refresh_worker::store::postgres::PostgresStore::connect(&config).unwrap().with_details(beds::EVERYTHING);
     store.ping().await.unwrap();
     assert_eq!(store.migrate().await.unwrap().len(), 5);
     let batch = [clan("8GG").with([player("2PP")]).fetched(at(0)), war("8GG", &[("2PP", 1)]).fetched(at(0))];
     let commit = store.commit(at(1), &batch).await.unwrap();
     assert_eq!(commit.committed.len(), 2);
-    assert_eq!(store.freshness(&[batch[0].object.clone()], UNHURRIED).await.unwrap().len(), 1);
+    assert_eq!(store.freshness(&[batch[0].object.clone()], RELAXED_TIMEOUT).await.unwrap().len(), 1);
     assert_eq!(store.outbox(at(9)).await.unwrap().len(), 1);
     store.delete_from_outbox(&[commit.outbox[0].id]).await.unwrap();
     assert_eq!(store.outbox(at(9)).await.unwrap(), []);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use refresh_worker::{
     clock::Timestamp,
     model::{Fetched, Kind, ObjectId},
-    store::{Committed, Store, UNHURRIED},
+    store::{Committed, RELAXED_TIMEOUT, Store},
 };
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
@@ -189,7 +189,7 @@ async fn columns(bed: &PostgresBed, schema: &str) -> Vec<(String, String, String
     sqlx::query_as(
         "SELECT table_name::text, column_name::text, data_type::text FROM information_schema.columns \
          JOIN pg_tables ON schemaname = table_schema AND tablename = table_name \
-         WHERE table_schema = $1 AND column_name NOT IN ('id', 'note') AND table_name <> 'migrations' ORDER BY 1, 2",
+         WHERE table_schema = $1 AND column_name <> 'id' AND table_name <> 'migrations' ORDER BY 1, 2",
     )
     .bind(schema)
     .fetch_all(&bed.around)
@@ -257,7 +257,7 @@ impl Family {
 async fn no_value_keeps_a_commit_from_being_made(bed: PostgresBed, schema: &str) {
     let (mut number, mut wrong) = (0, Vec::new());
     for (table, column, data_type) in columns(&bed, schema).await {
-        if matches!(table.as_str(), "refresh_runs" | "run_errors" | "run_work" | "untold" | "retention_progress") {
+        if matches!(table.as_str(), "refresh_runs" | "run_errors" | "run_work" | "outbox" | "retention_progress") {
             continue;
         }
         let cases: Vec<(&str, Family)> =
@@ -284,7 +284,7 @@ async fn no_value_keeps_a_commit_from_being_made(bed: PostgresBed, schema: &str)
         }
         for (case, family) in &taken {
             let objects = family.objects();
-            let known = bed.store().freshness(&objects, UNHURRIED).await.unwrap();
+            let known = bed.store().freshness(&objects, RELAXED_TIMEOUT).await.unwrap();
             if !objects.iter().all(|object| known.get(object).is_some_and(|known| known.fetched_at == at(600))) {
                 wrong.push(format!("{case}: {known:?}"));
             }
@@ -322,14 +322,14 @@ async fn our_tables_full_of_oddities(bed: &PostgresBed) {
         VALUES ('run {n}', '2026-03-04', '2026-03-04', 'x', NULL, 1, 0, 2, \
         '{\"errors\": [\"clan:8GG: it was odd\"], \
           \"work_by_kind_and_class\": {\"clan\": {\"high\": {\"calls\": 1, \"stored\": 1}}}}')";
-    const NOTE: &str = "INSERT INTO refresh_worker.outbox (note, stored_at, words) VALUES ({n}, '2026-03-04', '{}')";
+    const ENTRY: &str = "INSERT INTO refresh_worker.outbox (id, stored_at, payload) VALUES ({n}, '2026-03-04', '{}')";
     const STATE: &str = "INSERT INTO refresh_worker.refresh_state (kind, tag, fetched_at, last_outcome) \
         VALUES ('clan', 'X{n}', '2026-03-04', 'stored')";
     let mut number = 0;
     for (table, column, data_type) in columns(bed, "refresh_worker").await {
         let (insert, key) = match table.as_str() {
             "refresh_runs" => (RUN, "run = 'run {n}'"),
-            "untold" => (NOTE, "note = {n}"),
+            "outbox" => (ENTRY, "id = {n}"),
             "refresh_state" => (STATE, "tag = 'X{n}'"),
             _ => continue,
         };
@@ -352,10 +352,10 @@ async fn what_is_read_of_our_tables_survives_every_value() {
     for last in [Some(last), lasts.any, lasts.good, lasts.failed].map(|last| last.expect("a run of each sort")) {
         assert!(last.started.to_utc().year() < 9999, "a run at no time is not the last one: {last:?}");
     }
-    let notes = bed.store().outbox(Timestamp::from_millis(i64::MAX)).await.unwrap();
-    assert!(notes.len() > 10);
+    let entries = bed.store().outbox(Timestamp::from_millis(i64::MAX)).await.unwrap();
+    assert!(entries.len() > 10);
     for kind in [Kind::Clan, Kind::Player, Kind::War] {
-        bed.store().answered_well(kind, &[], at(0), Duration::from_secs(5)).await.unwrap();
+        bed.store().control_object(kind, &[], at(0), Duration::from_secs(5)).await.unwrap();
     }
     let looked = bed.store().look(&ObjectId::clan(tag("8GG"))).await.unwrap().expect("errors were reported");
     assert_eq!(looked.errors.len(), 5);
@@ -363,7 +363,7 @@ async fn what_is_read_of_our_tables_survives_every_value() {
     for view in ["work", "work_by_day", "freshness"] {
         bed.rows(&format!("SELECT * FROM refresh_worker.{view}")).await;
     }
-    assert!(bed.count("refresh_worker.work WHERE class = 'high' AND calls = 1").await > 20);
+    assert!(bed.count("refresh_worker.work WHERE priority = 'high' AND calls = 1").await > 20);
 }
 
 #[tokio::test]

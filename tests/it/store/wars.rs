@@ -1,7 +1,7 @@
 //! Wars, and the attacks used that readers look for in the player rows.
 
 use refresh_worker::model::{ObjectId, WarMemory};
-use refresh_worker::store::{Committed, Store, UNHURRIED};
+use refresh_worker::store::{Committed, RELAXED_TIMEOUT, Store};
 
 use super::{
     Bed,
@@ -122,7 +122,7 @@ async fn a_private_war_log_is_noted_and_nothing_else_changes(bed: impl Bed) {
     let row = bed.row("SELECT ts FROM war_snapshots WHERE clan_tag = '8GG'").await;
     assert_eq!(time(&row["ts"]), Some(at(0)));
     let object = ObjectId::war(tag("8GG"));
-    let freshness = bed.store().freshness(std::slice::from_ref(&object), UNHURRIED).await.unwrap();
+    let freshness = bed.store().freshness(std::slice::from_ref(&object), RELAXED_TIMEOUT).await.unwrap();
     assert_eq!((freshness[&object].fetched_at, freshness[&object].fresh_until), (at(300), at(360)));
 }
 
@@ -132,10 +132,10 @@ async fn what_is_known_of_the_league_is_remembered_until_something_newer_is_know
         WarMemory { war_tag: Some("#2PPYQ".to_owned()), war_tag_until: Some(at(7200)), ..WarMemory::default() };
     bed.commit_one(no_war("8GG").fetched_with(at(0), memory.clone())).await;
     bed.commit_one(no_war("8GG").fetched(at(300))).await;
-    let freshness = bed.store().freshness(std::slice::from_ref(&object), UNHURRIED).await.unwrap();
+    let freshness = bed.store().freshness(std::slice::from_ref(&object), RELAXED_TIMEOUT).await.unwrap();
     assert_eq!(freshness[&object].league.as_ref(), Some(&memory));
     let none = WarMemory { none_until: Some(at(9000)), ..WarMemory::default() };
     bed.commit_one(no_war("8GG").fetched_with(at(600), none.clone())).await;
-    let freshness = bed.store().freshness(std::slice::from_ref(&object), UNHURRIED).await.unwrap();
+    let freshness = bed.store().freshness(std::slice::from_ref(&object), RELAXED_TIMEOUT).await.unwrap();
     assert_eq!(freshness[&object].league, Some(none));
 }

@@ -41,7 +41,7 @@ impl Bed {
         let mut worker_config = WorkerConfig { follow_ups: FollowUpConfig::NONE, ..WorkerConfig::default() };
         change(&mut worker_config);
         let store = SqliteStore::in_memory().await.expect("SQLite opens in memory");
-        let store = store.telling(app::telling(&worker_config, false));
+        let store = store.with_details(app::commit_details(&worker_config, false));
         store.migrate().await.expect("the migrations run");
         let worker = Worker {
             queue: Arc::new(MemoryQueue::new(clock.clone())),

@@ -111,7 +111,7 @@ pub async fn stage_with<Q: Queue + Slots>(config: WorkerConfig, queue: impl FnOn
         ..SimConfig::default()
     };
     let simulator = Simulator::start(world).await.unwrap();
-    let store = SqliteStore::in_memory().await.unwrap().telling(app::telling(&config, false));
+    let store = SqliteStore::in_memory().await.unwrap().with_details(app::commit_details(&config, false));
     store.migrate().await.unwrap();
     let worker = Worker {
         queue: Arc::new(Clocked { queue: queue(clock.clone()), clock: clock.clone() }),

@@ -2,7 +2,7 @@
 
 use refresh_worker::{
     model::{Answered, Before, Document, Fetched, Move, OutboxEntry},
-    store::{Commit, Committed, Store as _, Telling, UNHURRIED},
+    store::{Commit, CommitDetails, Committed, RELAXED_TIMEOUT, Store as _},
 };
 
 use super::{
@@ -91,34 +91,38 @@ async fn what_is_to_be_told_is_kept_until_it_is_forgotten(bed: impl Bed) {
     let one = player("2PP").of("8GG");
     let first = tell(&bed, clan("8GG").with([one.clone()]).fetched(at(0))).await;
     let second = tell(&bed, clan("8GG").with([one.clone().donations(99)]).level(2).fetched(at(1000))).await;
-    let [note] = &second.outbox[..] else { panic!("one note a commit: {second:?}") };
-    let events: Vec<&str> = note.events.iter().map(|event| event.0[0].1.as_str()).collect();
+    let [entry] = &second.outbox[..] else { panic!("one entry a commit: {second:?}") };
+    let events: Vec<&str> = entry.events.iter().map(|event| event.0[0].1.as_str()).collect();
     assert_eq!(events, ["changed"]);
-    assert_eq!(note.changed, ["clan:8GG".parse().unwrap()]);
-    assert_eq!(note.renewed, ["clan:8GG".parse().unwrap(), "player:2PP".parse().unwrap()]);
+    assert_eq!(entry.changed, ["clan:8GG".parse().unwrap()]);
+    assert_eq!(entry.renewed, ["clan:8GG".parse().unwrap(), "player:2PP".parse().unwrap()]);
 
     let kept = bed.store().outbox(at(1601)).await.unwrap();
-    assert_eq!(kept.iter().map(|note| note.id).collect::<Vec<_>>(), [first.outbox[0].id, note.id], "the oldest first");
-    let expected = OutboxEntry { stored_at: at(1600), ..note.clone() };
+    assert_eq!(
+        kept.iter().map(|entry| entry.id).collect::<Vec<_>>(),
+        [first.outbox[0].id, entry.id],
+        "the oldest first"
+    );
+    let expected = OutboxEntry { stored_at: at(1600), ..entry.clone() };
     assert_eq!(kept[1], expected, "it comes back as it was");
     assert_eq!(bed.store().outbox(at(1600)).await.unwrap().len(), 1, "those before a time");
 
     // The same content again renews what readers hold, and is told to nobody else.
     let same = clan("8GG").with([one.donations(99)]).level(2).fetched(at(2000));
-    let third = bed.store().commit_and_delete(at(2600), &[same], &[first.outbox[0].id], UNHURRIED).await.unwrap();
+    let third = bed.store().commit_and_delete(at(2600), &[same], &[first.outbox[0].id], RELAXED_TIMEOUT).await.unwrap();
     assert_eq!((third.outbox[0].events.len(), third.outbox[0].changed.len()), (0, 0), "{third:?}");
-    let kept = |notes: Vec<OutboxEntry>| notes.iter().map(|note| note.id).collect::<Vec<_>>();
-    assert_eq!(kept(bed.store().outbox(at(9000)).await.unwrap()), [note.id, third.outbox[0].id]);
-    bed.store().delete_from_outbox(&[note.id, third.outbox[0].id, 7]).await.unwrap();
+    let kept = |entries: Vec<OutboxEntry>| entries.iter().map(|entry| entry.id).collect::<Vec<_>>();
+    assert_eq!(kept(bed.store().outbox(at(9000)).await.unwrap()), [entry.id, third.outbox[0].id]);
+    bed.store().delete_from_outbox(&[entry.id, third.outbox[0].id, 7]).await.unwrap();
     assert_eq!(bed.store().outbox(at(9000)).await.unwrap(), []);
 }
 
 async fn a_commit_that_could_store_nothing_forgets_nothing(bed: impl Bed) {
-    let note = tell(&bed, clan("8GG").fetched(at(0))).await.outbox.remove(0).id;
+    let entry = tell(&bed, clan("8GG").fetched(at(0))).await.outbox.remove(0).id;
     let mut bad = player("2PP").fetched(at(100));
     let Answered::Document(Document::Player(broken)) = &mut bad.answered else { panic!("a player") };
     broken.json = r#"{"no end":"#.to_owned().into();
-    let nothing = bed.store().commit_and_delete(at(700), &[bad], &[note], UNHURRIED).await.unwrap();
+    let nothing = bed.store().commit_and_delete(at(700), &[bad], &[entry], RELAXED_TIMEOUT).await.unwrap();
     assert!(matches!(nothing.committed[..], [Committed::Poison(_)]), "{nothing:?}");
     assert_eq!(bed.store().outbox(at(9000)).await.unwrap().len(), 1, "the worker takes it for not forgotten");
 }
@@ -137,15 +141,15 @@ async fn an_answer_that_does_not_count_tells_nothing(bed: impl Bed) {
 #[tokio::test]
 async fn what_nobody_wants_to_know_costs_no_statement() {
     let url = crate::support::postgres::fresh().await;
-    let silent = beds::PostgresBed::telling(&url, Telling::default()).await;
+    let silent = beds::PostgresBed::with_details(&url, CommitDetails::default()).await;
     let statements = super::event_count::EventCount::of("sqlx::query");
     silent.commit_one(clan("8GG").with([player("2PP")]).fetched(at(0))).await;
     statements.take();
     silent.commit_one(clan("8GG").level(2).with([player("2PP")]).fetched(at(1000))).await;
     let quiet = statements.take();
-    let telling = beds::PostgresBed::telling(&url, beds::EVERYTHING).await;
-    telling.commit_one(clan("8GG").level(3).with([player("2PP")]).fetched(at(2000))).await;
+    let publishing = beds::PostgresBed::with_details(&url, beds::EVERYTHING).await;
+    publishing.commit_one(clan("8GG").level(3).with([player("2PP")]).fetched(at(2000))).await;
     statements.take();
-    telling.commit_one(clan("8GG").level(4).with([player("2PP")]).fetched(at(3000))).await;
+    publishing.commit_one(clan("8GG").level(4).with([player("2PP")]).fetched(at(3000))).await;
     assert_eq!(statements.take(), quiet + 2, "what was there before is read, and what is to be told is kept");
 }
