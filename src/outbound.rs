@@ -8,8 +8,8 @@ use reqwest::{ClientBuilder, redirect};
 
 use crate::certificates::{self, Trust};
 
-/// A client that names us, follows no redirect (it would carry a key elsewhere) and repeats nothing by itself (each would be
-/// a call that nobody counts).
+/// A client with our user agent. It follows no redirects, which would carry a key elsewhere, and does not retry by itself,
+/// since nobody would count those calls.
 ///
 /// # Errors
 /// When TLS cannot be prepared.

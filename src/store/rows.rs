@@ -1,4 +1,4 @@
-//! What both stores do to a document before it becomes a row: pure functions from values to values.
+//! Values of rows, for both stores: pure functions.
 
 use std::{borrow::Cow, cmp::Reverse, collections::BTreeMap, fmt};
 
@@ -26,14 +26,14 @@ pub fn deep_link(kind: Kind, tag: &Tag) -> Option<String> {
     Some(format!("https://link.clashofclans.com/en?action={action}&tag={}", tag.path_segment()))
 }
 
-/// The JSON document with `deep_link` as its last key, every other byte kept. A document that has the key already, or that
-/// is no object, stays as it is.
+/// The JSON document with `deep_link` as its last key and every other byte kept. A document that has the key, or is not an
+/// object, stays as it is.
 #[must_use]
 pub fn with_deep_link<'a>(json: &'a str, link: &str) -> Cow<'a, str> {
     let Some(entries) = json.trim().strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) else {
         return Cow::Borrowed(json);
     };
-    // A document of twenty kilobytes is read only when the key can be in it, by its name or as \u0064eep_link.
+    // Parsing twenty kilobytes is worth it only when the key can be there, by its name or as \u0064eep_link.
     let may_have_it = json.contains("deep_link") || json.contains('\\');
     if may_have_it && serde_json::from_str(json).map_or(true, |HasDeepLink(has_it)| has_it) {
         return Cow::Borrowed(json);
@@ -46,8 +46,8 @@ pub fn with_deep_link<'a>(json: &'a str, link: &str) -> Cow<'a, str> {
     Cow::Owned(format!("{}{comma}\"deep_link\":\"{link}\"{}", &json[..end], &json[end..]))
 }
 
-/// The document as it was received: what [`with_deep_link`] spliced in is taken out again. A column of type `jsonb` has given it
-/// a place of its own, with spaces around it.
+/// The document as it was received, without the link of [`with_deep_link`]. A `jsonb` column may have moved the link and put
+/// spaces around it.
 #[must_use]
 pub fn without_deep_link(json: &str, link: &str) -> String {
     let spliced = [format!("\"deep_link\":\"{link}\""), format!("\"deep_link\": \"{link}\"")];
@@ -56,12 +56,12 @@ pub fn without_deep_link(json: &str, link: &str) -> String {
     };
     match before.trim_end().strip_suffix(',') {
         Some(before) => format!("{before}{after}"),
-        // It came first.
+        // The link is the first key.
         None => format!("{before}{}", after.strip_prefix(", ").unwrap_or(after)),
     }
 }
 
-/// Whether an object has the key at its top level.
+/// True for an object with the key at its top level.
 struct HasDeepLink(bool);
 
 impl<'de> Deserialize<'de> for HasDeepLink {
@@ -89,7 +89,7 @@ impl<'de> Visitor<'de> for KeyVisitor {
     }
 }
 
-/// The text as a column of `width` characters holds it. NUL, which PostgreSQL's text refuses, is left out.
+/// The text, cut to `width` characters. NUL is left out, since PostgreSQL refuses it.
 #[must_use]
 pub fn cut(text: &str, width: usize) -> Cow<'_, str> {
     if text.contains('\0') {
@@ -101,8 +101,8 @@ pub fn cut(text: &str, width: usize) -> Cow<'_, str> {
     }
 }
 
-/// The places in the batch of the newest answer for each object, sorted by kind and tag. Of two answers that began in
-/// the same moment the first stays.
+/// The places in the batch of the newest response for each object, sorted by kind and tag. Of two responses that began at
+/// the same time the first stays.
 #[must_use]
 pub fn newest_answers(batch: &[Fetched]) -> Vec<usize> {
     let mut newest: BTreeMap<&ObjectId, usize> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! What a batch claims, as rows for the arbiter; and which claims it let win.
+//! The claims of a batch, as rows for the arbiter, and the winners among them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -10,21 +10,21 @@ use crate::{
     store::rows,
 };
 
-/// A member list's word on a player.
+/// A player as a clan's member list shows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Listed<'a> {
     pub member: &'a Member,
     pub clan: &'a Tag,
-    /// When the call for the clan began.
+    /// The beginning of the call for the clan.
     pub began: Timestamp,
-    /// The moment the list speaks of.
+    /// The time of the API's copy.
     pub copied_at: Timestamp,
 }
 
 /// The batch with duplicates reduced to the newest.
 #[derive(Debug)]
 pub struct Claims<'a> {
-    /// The newest answer for each object, with its place in the batch.
+    /// The newest response for each object, with its place in the batch.
     pub answers: Vec<(usize, &'a Fetched)>,
     /// The newest copy of each listed player.
     pub listed: BTreeMap<&'a Tag, Listed<'a>>,
@@ -78,14 +78,14 @@ impl<'a> Claims<'a> {
         rows.into_values().collect()
     }
 
-    /// The clans whose member lists the batch has.
+    /// The clans with a member list in the batch.
     pub fn clans(&self) -> Vec<&'a str> {
         let with_list = self.answers.iter().filter(|(_, fetched)| clan_document(fetched).is_some());
         with_list.map(|(_, fetched)| fetched.object.tag.as_str()).collect()
     }
 }
 
-/// Later copies first; between equal ones any order, but always the same.
+/// The order of copies: by time, then by any rule that is always the same.
 fn rank<'a>(listed: &Listed<'a>) -> (Timestamp, Timestamp, &'a Tag) {
     (listed.copied_at, listed.began, listed.clan)
 }
@@ -104,7 +104,7 @@ pub fn war_document(fetched: &Fetched) -> Option<&WarDocument> {
     }
 }
 
-/// One row of the arbiter.
+/// A row for the arbiter.
 #[derive(Clone, Copy, Debug)]
 pub struct ClaimRow<'a> {
     pub kind: Kind,
@@ -126,7 +126,7 @@ impl<'a> ClaimRow<'a> {
         }
     }
 
-    /// The outcome, if the content is not the stored one.
+    /// The outcome, unless the content is the stored content.
     pub fn outcome(&self) -> Option<&'static str> {
         Some(match &self.answer?.answered {
             Answered::Document(_) => STORED,
@@ -136,7 +136,7 @@ impl<'a> ClaimRow<'a> {
         })
     }
 
-    /// What was learned about the league, as JSON.
+    /// The facts about the league, as JSON.
     pub fn league(&self) -> Option<String> {
         serde_json::to_string(self.answer?.league.as_ref()?).ok()
     }
@@ -144,7 +144,7 @@ impl<'a> ClaimRow<'a> {
 
 const STORED: &str = "stored";
 
-/// A row as the arbiter left it, for those of which some claim won.
+/// The row of an object after the arbiter, when some claim on it won.
 #[derive(Debug)]
 pub struct StateRow {
     pub kind: String,
@@ -159,43 +159,43 @@ pub struct StateRow {
 from_row!(both: StateRow { kind, tag, fetched_at, member_at, attacks_at, last_outcome, snapshot_id });
 
 impl StateRow {
-    /// Whether the answer that began then is the one that counts.
+    /// True when the response that began then counts.
     pub fn is_answer_of(&self, began: Timestamp) -> bool {
         self.fetched_at.map(from_utc) == Some(began)
     }
 
-    /// Whether the copy made then is the one that counts.
+    /// True when the member list's copy of then counts.
     pub fn is_copy_of(&self, copied_at: Timestamp) -> bool {
         self.member_at.map(from_utc) == Some(copied_at)
     }
 
-    /// When the answer that counts began.
+    /// The beginning of the call whose response counts.
     pub fn fetched_at(&self) -> Option<Timestamp> {
         self.fetched_at.map(from_utc)
     }
 
-    /// Whether the answer's content differs from the one before.
+    /// True when the response has new content.
     pub fn has_changed(&self) -> bool {
         self.last_outcome.as_deref() == Some(STORED)
     }
 
-    /// When a member list last set the columns.
+    /// The time of the member list that last set the columns.
     pub fn member_at(&self) -> Option<Timestamp> {
         self.member_at.map(from_utc)
     }
 
-    /// When a war last told the attacks used.
+    /// The time of the war that last set the attacks used.
     pub fn attacks_at(&self) -> Option<Timestamp> {
         self.attacks_at.map(from_utc)
     }
 }
 
-/// Values by object, looked up without making a key.
+/// Values by object. A lookup allocates no key.
 #[derive(Debug)]
 pub struct ByObject<T>([HashMap<String, T>; 3]);
 
 impl<T> ByObject<T> {
-    /// Of rows whose kind is none of ours nothing is kept.
+    /// Rows of an unknown kind are dropped.
     pub fn new(rows: Vec<T>, name: impl Fn(&mut T) -> (&str, String)) -> Self {
         let mut maps = [HashMap::new(), HashMap::new(), HashMap::new()];
         for mut row in rows {
@@ -212,7 +212,7 @@ impl<T> ByObject<T> {
     }
 }
 
-/// The rows the arbiter gave back, by object.
+/// The rows that the arbiter returned, by object.
 #[derive(Debug)]
 pub struct Winners(ByObject<StateRow>);
 
@@ -221,17 +221,17 @@ impl Winners {
         Self(ByObject::new(rows, |row| (&row.kind, std::mem::take(&mut row.tag))))
     }
 
-    /// The row, if this answer won.
+    /// The row, if this response won.
     pub fn of_answer(&self, fetched: &Fetched) -> Option<&StateRow> {
         self.0.get(fetched.object.kind, &fetched.object.tag).filter(|row| row.is_answer_of(fetched.began))
     }
 
-    /// The row of an object that some claim won.
+    /// The row of the object, if some claim on it won.
     pub fn of_object(&self, kind: Kind, tag: &Tag) -> Option<&StateRow> {
         self.0.get(kind, tag)
     }
 
-    /// Whether this copy won, and so did the clan's answer it came with.
+    /// True when this copy won, and the clan's response that it came with won too.
     pub fn has_listed(&self, listed: &Listed<'_>) -> bool {
         let is_newest_copy =
             self.0.get(Kind::Player, &listed.member.tag).is_some_and(|row| row.is_copy_of(listed.copied_at));

@@ -1,4 +1,4 @@
-//! What a commit tells those who act on it: what became of each answer, and what else it brought to light.
+//! The result of a commit, made from all that is known before anything is written.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,7 +15,7 @@ use crate::{
     store::{Commit, CommitDetails, Committed, plan::times::from_utc, rows},
 };
 
-/// A document that is replaced by this commit, as it lies in its snapshot row.
+/// A document that this commit replaces, as stored in its snapshot row.
 #[derive(Debug)]
 pub struct Replaced {
     pub kind: String,
@@ -25,7 +25,7 @@ pub struct Replaced {
 
 from_row!(both: Replaced { kind, tag, document });
 
-/// The rows of ours that hold what the winners replace: clans, players, wars.
+/// The ids of our snapshot rows that the winners replace: clans, players, wars.
 pub fn replaced_rows(claims: &Claims<'_>, winners: &Winners) -> [Vec<i64>; 3] {
     let mut rows = [Vec::new(), Vec::new(), Vec::new()];
     for (_, fetched) in &claims.answers {
@@ -49,7 +49,7 @@ pub struct Facts<'f, 'a> {
 }
 
 impl Facts<'_, '_> {
-    /// What the commit will come to.
+    /// The result of the commit, with its outbox entry.
     pub fn into_commit(self, details: CommitDetails) -> Commit {
         let batch = self.batch;
         let mut commit = self.gather(details);
@@ -102,7 +102,7 @@ impl Facts<'_, '_> {
         }
     }
 
-    /// Those who are listed by a clan, or answered for, for the first time have not just joined.
+    /// Departures and arrivals. A player or clan that is stored for the first time has not just moved.
     fn moves(&self) -> Vec<Move> {
         let was_known =
             |kind, tag: &Tag| self.winners.of_object(kind, tag).is_some_and(|row| row.snapshot_id.is_some());
@@ -117,7 +117,7 @@ impl Facts<'_, '_> {
             seen: from_utc(*joined),
             joined: true,
         });
-        // Who moved has left before.
+        // Departures first: whoever moves leaves one clan before joining the other.
         self.memberships.departures.iter().cloned().chain(arrivals).collect()
     }
 
@@ -147,7 +147,7 @@ impl Facts<'_, '_> {
     }
 }
 
-/// What others have to be told of this commit.
+/// The outbox entry of this commit.
 fn entry(details: CommitDetails, batch: &[Fetched], commit: &Commit) -> OutboxEntry {
     let those = |counts: fn(&Committed) -> bool| {
         let answered = batch.iter().zip(&commit.committed).filter(move |(_, committed)| counts(committed));

@@ -1,7 +1,7 @@
-//! Who is in which clan since when: a pure decision from what answers say and the rows there are.
+//! Memberships: the periods of players in clans. A pure decision from observations and stored rows.
 //!
-//! A row is a stay. One that is open and true is left alone, since loyalty counts from its `joined_at`; a closed one is
-//! never opened again. At most one row of a player is open.
+//! An open membership that is true stays as it is, since loyalty counts from its `joined_at`. A closed one is never opened
+//! again. A player has at most one open membership.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -11,7 +11,7 @@ use crate::{
     model::{Move, Tag},
 };
 
-/// A stay as stored, and up to when its player is known from elsewhere.
+/// A stored membership, and the times of the player's newest response and member list.
 #[derive(Clone, Debug)]
 pub struct Membership {
     pub id: i64,
@@ -26,20 +26,20 @@ pub struct Membership {
 from_row!(both: Membership { id: Number, player_tag, clan_tag, joined_at, left_at, fetched_at, member_at });
 
 impl Membership {
-    /// Nothing, and `infinity`, mean the same.
+    /// `NULL` and `infinity` both mean open.
     fn is_open(&self) -> bool {
         self.left_at.is_none_or(|at| at == TableTime::INFINITY)
     }
 }
 
-/// An answer's word on where a player is.
+/// An observation of the clan that a player is in.
 #[derive(Clone, Copy, Debug)]
 pub struct Location<'a> {
     /// `None`: in no clan.
     pub clan: Option<&'a Tag>,
-    /// The moment the answer speaks of.
+    /// The time of the API's copy.
     pub observed_at: TableTime,
-    /// When the call began: what is written as joined and left.
+    /// The beginning of the call, written as `joined_at` and `left_at`.
     pub began: TableTime,
 }
 
@@ -51,18 +51,18 @@ pub struct MemberList<'a> {
     pub began: TableTime,
 }
 
-/// What is to be written.
+/// The rows to write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes<'a> {
     /// Id and `left_at`.
     pub closed: Vec<(i64, TableTime)>,
     /// Player, clan and `joined_at`.
     pub opened: Vec<(&'a Tag, &'a Tag, TableTime)>,
-    /// Those of the closed stays that mean that somebody left.
+    /// The closed memberships that mean a departure.
     pub departures: Vec<Move>,
 }
 
-/// `horizon`: a stored time later than this is wrong and is not waited for.
+/// Stored times after `horizon` are wrong and do not count.
 pub fn decide<'a>(
     locations: &BTreeMap<&'a Tag, Location<'a>>,
     member_lists: &HashMap<&'a str, MemberList<'a>>,
@@ -78,7 +78,7 @@ pub fn decide<'a>(
         let memberships = of_player.remove(player.as_str()).unwrap_or_default();
         place(player, *location, member_lists, &memberships, horizon, &mut changes);
     }
-    // Who is left has an open stay in a clan of the batch and is placed nowhere.
+    // The rest have an open membership in a clan of the batch, and no observation.
     let missing = of_player.into_values().flatten();
     let mut missing: Vec<(&Membership, TableTime)> = missing
         .filter_map(|membership| member_lists.get(membership.clan_tag.as_str()).map(|list| (membership, list)))
@@ -97,13 +97,13 @@ pub fn decide<'a>(
 
 impl Changes<'_> {
     fn close(&mut self, membership: &Membership, began: TableTime) {
-        // Nobody leaves before joining, unless that was at no time at all.
+        // Nobody leaves before joining. A `joined_at` outside the calendar does not count.
         let joined_at = Some(membership.joined_at).filter(|at| at.is_in_calendar());
         self.closed.push((membership.id, joined_at.map_or(began, |at| began.max(at))));
     }
 }
 
-/// Somebody else's row may name what is no tag.
+/// `None` when a row of another program names something that is not a tag.
 fn departure(membership: &Membership, seen: TableTime) -> Option<Move> {
     let (player, clan) = (membership.player_tag.parse().ok()?, membership.clan_tag.parse().ok()?);
     Some(Move { player, clan, seen: from_utc(seen), joined: false })
@@ -121,7 +121,7 @@ fn place<'a>(
     if memberships.iter().any(|membership| is_later(membership.joined_at) || membership.left_at.is_some_and(is_later)) {
         return;
     }
-    // Of the same batch, a newer list of that very clan without the player.
+    // A newer list of the same clan in this batch does not have the player.
     let is_missing = |clan: &Tag| {
         member_lists
             .get(clan.as_str())
@@ -137,7 +137,7 @@ fn place<'a>(
     });
     for membership in open().filter(|membership| Some(membership.id) != kept) {
         changes.close(membership, location.began);
-        // A second open row of the same stay says nothing new when it is closed.
+        // Closing a duplicate row of the same membership is not a departure.
         if target.is_none_or(|clan| clan.as_str() != membership.clan_tag) {
             changes.departures.extend(departure(membership, location.began));
         }
@@ -147,7 +147,7 @@ fn place<'a>(
     }
 }
 
-/// The same stay cannot begin twice: after one that began in that very moment the next begins a microsecond later.
+/// The first free `joined_at`: a row that began at the same time pushes the new one back by a microsecond.
 fn free_start(clan: &Tag, began: TableTime, memberships: &[&Membership]) -> TableTime {
     let is_taken =
         |at| memberships.iter().any(|membership| membership.clan_tag == clan.as_str() && membership.joined_at == at);

@@ -1,8 +1,10 @@
-//! What a commit comes to, for every store: pure decisions between what is read and what is written.
+//! The plan of a commit: pure decisions between the reads and the writes of every store.
 //!
-//! [`claims`] says what a batch claims. The store's arbiter says which claims won, [`players::words`] gathers what they
-//! say of each player. With the newest rows and the stays that the store reads, [`Writes`] and
-//! [`memberships::decide`] are what it writes. The stores differ in their statements only.
+//! 1. [`claims`] turns a batch into claims, and the store's arbiter decides which win.
+//! 2. [`players::observations`] collects what the winners say of each player; outdated ones are discarded.
+//! 3. [`Writes`] and [`memberships::decide`] compare them with the stored rows and say what to write.
+//!
+//! The stores differ in their statements only.
 
 pub mod claims;
 mod facts;
@@ -30,10 +32,10 @@ use crate::{
     model::{Answered, ClanDocument, Fetched, Kind, Tag, WarDocument},
 };
 
-/// A stored time later than this after now is a wrong clock's: it counts as older.
+/// A stored time further in the future than this was written by a wrong clock, and counts as older.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
-/// The winning answers of a kind that bring a document, each with the time a new row would have.
+/// The winning responses of a kind with a document, each with the time of its new row.
 pub fn documents<'a>(claims: &Claims<'a>, winners: &Winners, kind: Kind) -> Vec<(&'a Tag, Timestamp)> {
     let of_kind = claims.answers.iter().filter(|(_, fetched)| {
         fetched.object.kind == kind
@@ -43,14 +45,14 @@ pub fn documents<'a>(claims: &Claims<'a>, winners: &Winners, kind: Kind) -> Vec<
     of_kind.map(|(_, fetched)| (&fetched.object.tag, fetched.began)).collect()
 }
 
-/// Drops the words that a newer row of another program makes old news.
+/// Discards the observations that a newer row of another program makes outdated.
 pub fn discard_outdated(observations: &mut BTreeMap<&Tag, Observation<'_>>, newest: &NewestRows, horizon: TableTime) {
     for (tag, observation) in observations {
         observation.discard_outdated(newest.get(Kind::Player, tag), horizon);
     }
 }
 
-/// Where the words put players.
+/// The clans that players are observed in.
 pub fn locations<'a>(
     observations: &BTreeMap<&'a Tag, Observation<'a>>,
     horizon: TableTime,
@@ -62,7 +64,7 @@ pub fn locations<'a>(
     observations.iter().filter_map(place).collect()
 }
 
-/// The member lists that won, by clan. From one that is not complete nobody's absence can be told.
+/// The complete member lists that won, by clan. An incomplete list does not show that a player is absent.
 pub fn member_lists<'a>(claims: &Claims<'a>, winners: &Winners) -> HashMap<&'a str, MemberList<'a>> {
     let list = |&(_, fetched): &(usize, &'a Fetched)| {
         winners.of_answer(fetched)?;
@@ -74,7 +76,7 @@ pub fn member_lists<'a>(claims: &Claims<'a>, winners: &Winners) -> HashMap<&'a s
     claims.answers.iter().filter_map(list).collect()
 }
 
-/// The earliest moment that the batch speaks of; `None`: it says nothing about memberships.
+/// The earliest observation of the batch; `None` when it has none about memberships.
 pub fn earliest_observation(
     locations: &BTreeMap<&Tag, Location<'_>>,
     member_lists: &HashMap<&str, MemberList<'_>>,
@@ -86,7 +88,7 @@ pub fn earliest_observation(
         .min()
 }
 
-/// Everything a commit writes, stays apart.
+/// Everything that a commit writes, except memberships.
 #[derive(Debug, Default)]
 pub struct Writes<'a> {
     pub clans: Vec<(&'a Fetched, &'a ClanDocument, Place)>,
@@ -120,7 +122,7 @@ impl<'w> Writes<'w> {
         writes
     }
 
-    /// Which history tables get new rows, which take ids: of clans, players, wars.
+    /// True for each history table that gets new rows, and so needs ids: clans, players, wars.
     pub fn new_rows(&self) -> [bool; 3] {
         let inserts = |place: &Place| matches!(place, Place::Insert { .. });
         let inserts_player =

@@ -1,4 +1,4 @@
-//! The newest snapshot row of an object, and where the next document goes: the same for clans, players and wars.
+//! The newest snapshot row of an object, and the place of the next document. The same for clans, players and wars.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{
     columns::{Number, from_row},
 };
 
-/// The newest snapshot row of an object. Of clans and wars only the first columns.
+/// The newest snapshot row of an object. Clans and wars have only the first columns.
 #[derive(Clone, Debug, Default)]
 pub struct Newest {
     pub kind: String,
@@ -36,7 +36,7 @@ from_row!(both: Newest {
     war_attacks_used, last_seen, earlier_attacks,
 });
 
-/// How far ahead a row of another program must be to be no time at all: further than a wrong time zone can put it.
+/// A row of another program that is further ahead than this has an impossible time: a wrong time zone is not enough.
 const MAX_CLOCK_ERROR: Duration = Duration::from_secs(2 * 24 * 3600);
 
 /// The newest rows by object.
@@ -46,14 +46,14 @@ pub fn by_object(rows: Vec<Newest>) -> NewestRows {
     ByObject::new(rows, |row| (&row.kind, std::mem::take(&mut row.tag)))
 }
 
-/// Where a document goes among the snapshot rows.
+/// The place of a document among the snapshot rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     Insert {
         at: TableTime,
     },
-    /// The newest row moves on: ours, with another document only when a wrong clock put it ahead; or another program's that is
-    /// at a time that cannot be, and would hide all later ones from readers for ever. Then it is ours.
+    /// The newest row moves to a new time. It is ours, and gets a new document only when a wrong clock put it ahead. Or it is
+    /// another program's with an impossible time, which would hide all later rows from readers; then it becomes ours.
     Move {
         id: i64,
         at: TableTime,
@@ -62,7 +62,7 @@ pub enum Place {
 }
 
 impl Place {
-    /// Changed content inserts; unchanged content moves our row on if it still is the newest, else inserts.
+    /// Changed content inserts a row. Unchanged content moves our row if it is still the newest, and inserts one otherwise.
     pub fn of(newest: Option<&Newest>, state: &StateRow, began: Timestamp, horizon: TableTime) -> Self {
         let began = utc(began);
         let Some(newest) = newest else { return Self::Insert { at: began } };

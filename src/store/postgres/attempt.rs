@@ -1,4 +1,4 @@
-//! One transaction of a commit: who wins, what is there, what is to be written, and the writing.
+//! A transaction of a commit: the arbiter, the reads, the plan, the writes.
 
 use std::{
     collections::BTreeMap,
@@ -35,26 +35,26 @@ use crate::{
 /// Serialises the stepping of sequences: the letters `rfid`.
 const IDS_LOCK: i64 = 0x7266_6964;
 
-/// How many ids above the highest a commit leaves out: those who give `max(id) + 1` may insert this many rows while it is under
-/// way, and meet none of its ids.
+/// A commit skips this many ids above the highest. Programs that use `max(id) + 1` may insert this many rows during the
+/// commit without a conflict.
 pub(super) const ID_GAP: i64 = 200;
 
-/// Ids of four bytes are left out only where others are expected, since they come to an end: in the first commits of a
+/// Ids of four bytes run out, so a commit skips them only when it expects other programs: in the first commits of a
 /// process, which knows nothing yet …
 const CAUTIOUS_COMMITS: u32 = 20;
 
-/// … and this long after rows of others were seen.
+/// … and this long after it saw rows of other programs.
 const OTHERS_LIFETIME: Duration = Duration::from_secs(3600);
 
-/// How long one statement may take, and how long it may wait for each lock.
+/// The limits of a statement: its time, and its wait for each lock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeouts {
     pub(super) statement: Duration,
     pub(super) lock: Duration,
 }
 
-/// The mark of one transaction: an advisory lock that nobody else takes. Others see in it which session a transaction has, through
-/// any pooler, and at no round trip.
+/// The mark of a transaction: an advisory lock that nobody else takes. It shows which session runs the transaction, through any
+/// pooler and without a round trip.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark(pub(super) [i32; 2]);
 
@@ -63,18 +63,18 @@ impl Mark {
         Self([(); 2].map(|()| fastrand::i32(1..)))
     }
 
-    /// Shared, and never waited for.
+    /// SQL that takes the lock. It never waits.
     pub(super) fn set(self) -> String {
         let [high, low] = self.0;
         format!(", pg_try_advisory_xact_lock_shared({high}, {low})")
     }
 }
 
-/// The settings hold for this transaction only. A worker that is frozen in the middle must not hold
-/// its locks for so long that the statements of others give up. Not `READ WRITE`: that would override
-/// `default_transaction_read_only`, with which providers protect a disk that is nearly full.
+/// The statements that begin a transaction, with settings for this transaction only. A frozen worker must not hold its locks
+/// until the statements of others time out. Not `READ WRITE`: it would override `default_transaction_read_only`, with which
+/// providers protect a disk that is nearly full.
 pub(super) fn begin(timeouts: Timeouts) -> String {
-    // Zero would be no timeout at all.
+    // Zero would mean no timeout.
     let [statement, lock] = [timeouts.statement, timeouts.lock].map(|timeout| timeout.as_millis().max(1));
     format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT set_config('statement_timeout', '{statement}ms', true), \
@@ -90,24 +90,24 @@ const IDS_LEAVE: &str = include_str!("../sql/postgres/ids_leave.sql");
 const REPLACED: &str = include_str!("../sql/postgres/replaced.sql");
 const IDS_STEP: &str = include_str!("../sql/postgres/ids_step.sql");
 
-/// One transaction.
+/// A transaction of a commit.
 #[derive(Clone, Copy)]
 pub(super) struct Attempt<'a> {
     pub(super) keeps_statements: bool,
     pub(super) now: Timestamp,
     pub(super) batch: &'a [Fetched],
     pub(super) details: CommitDetails,
-    /// Notes to be forgotten.
+    /// The ids of outbox entries that are delivered.
     pub(super) delivered: &'a [i64],
     pub(super) ids: &'a Ids,
-    /// How many more ids than usual are left out above the highest.
+    /// Ids to skip beyond the usual gap.
     pub(super) more_ids: i64,
     pub(super) timeouts: Timeouts,
     pub(super) mark: Mark,
 }
 
 impl<'a> Attempt<'a> {
-    /// Once more with texts that fit when the database refuses those that there are.
+    /// Runs the transaction. When the database refuses a text, runs it again with texts that fit.
     pub(super) async fn run(&self, connection: &mut PgConnection) -> Result<Commit, sqlx::Error> {
         match self.run_once(connection, None).await {
             Err(error) if shape::may_fit(&error) => {
@@ -195,7 +195,7 @@ impl<'a> Attempt<'a> {
         Ok(Winners::new(winners))
     }
 
-    /// The documents that will be replaced, when somebody wants to know what changed in them.
+    /// The documents that will be replaced, when events need them.
     async fn read_replaced(
         &self,
         connection: &mut PgConnection,
@@ -237,7 +237,7 @@ impl<'a> Attempt<'a> {
         Ok(snapshots::by_object(newest))
     }
 
-    /// Reads the stays that the batch can change and decides.
+    /// Reads the memberships that the batch can change, and decides their changes.
     async fn membership_changes(
         &self,
         connection: &mut PgConnection,
@@ -260,8 +260,8 @@ impl<'a> Attempt<'a> {
         Ok(memberships::decide(&locations, &member_lists, &memberships, self.horizon()))
     }
 
-    /// Leaves ids to other programs, which give them as `max(id) + 1`: what they insert while this transaction is open must not
-    /// meet its ids. Where they have gone beyond a sequence, it is brought up to them.
+    /// Skips ids for other programs that use `max(id) + 1`: their inserts during this transaction must not conflict with it. A
+    /// sequence that is behind their ids is moved past them.
     async fn leave_ids(
         &self,
         connection: &mut PgConnection,
@@ -284,7 +284,7 @@ impl<'a> Attempt<'a> {
             .await?;
         if behind > 0 {
             self.ids.others_were_seen();
-            // The lock first and in a statement of its own: the step must see what its last holder did.
+            // The lock comes first, in its own statement: the step must see the last holder's change.
             sqlx::query("SELECT pg_advisory_xact_lock($1)")
                 .persistent(self.keeps_statements)
                 .bind(IDS_LOCK)
@@ -296,7 +296,7 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// Whether other programs insert rows with ids of their own, as this process has seen.
+/// Evidence that other programs insert rows with their own ids.
 #[derive(Debug, Default)]
 pub(super) struct Ids {
     commits: AtomicU32,
@@ -304,7 +304,7 @@ pub(super) struct Ids {
 }
 
 impl Ids {
-    /// True for the first commits of a process, and for a while after others were seen. Asked once a commit.
+    /// True for the first commits of a process, and for a while after rows of others were seen. Call it once per commit.
     fn are_wanted_by_others(&self) -> bool {
         let is_new = self.commits.fetch_add(1, Ordering::Relaxed) < CAUTIOUS_COMMITS;
         is_new || self.seen.lock().is_some_and(|seen| seen.elapsed() < OTHERS_LIFETIME)

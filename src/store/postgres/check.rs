@@ -1,5 +1,5 @@
-//! What stands in the way of working with a database, found without changing anything: first what the catalogue says, then a
-//! trial. Whatever makes every run fail is a problem here.
+//! The check of a database: everything that would make every run fail, found without changing anything. First the catalogue,
+//! then a trial.
 
 use std::time::Duration;
 
@@ -22,13 +22,13 @@ const CHECK_SERVER: &str = include_str!("../sql/postgres/check_server.sql");
 const CHECK_TABLES: &str = include_str!("../sql/postgres/check_tables.sql");
 const CHECK_IDS: &str = include_str!("../sql/postgres/check_ids.sql");
 
-/// With fewer ids left than a run may draw it is as good as over.
+/// Fewer ids than a run may use: the next run would fail.
 const FEW_IDS: i64 = 100_000;
 
-/// As many ids as a busy deployment draws in some days.
+/// The ids that a busy deployment uses within days.
 const SOON_FEW_IDS: i64 = 10_000_000;
 
-/// How long all of it may take; each statement has a limit of its own.
+/// The limit of the whole check. Each statement has its own.
 const LONGEST: Duration = Duration::from_secs(20);
 
 struct TableRow {
@@ -52,7 +52,7 @@ from_row!(postgres: TableRow {
 });
 
 impl TableRow {
-    /// Of a table that is there.
+    /// The problems of an existing table.
     fn problems(self) -> Vec<Problem> {
         const SHAPE: &str = "bring the table to the shape the other programs use (their migrations)";
         let Self { name, role, key, .. } = self;
@@ -108,7 +108,7 @@ from_row!(postgres: ServerRow {
 });
 
 impl ServerRow {
-    /// `most`: how many connections a run may open.
+    /// `most`: the maximum of connections of a run.
     fn problems(&self, most: u32) -> Vec<Problem> {
         let Self { database, role, .. } = self;
         let mut problems = Vec::new();
@@ -155,7 +155,7 @@ struct IdsRow {
     name: String,
     sequence: String,
     ids_left: i64,
-    /// An id at the end of the range, where the sequence is not.
+    /// An id at the end of the range, far beyond the sequence.
     far_id: Option<i64>,
     is_narrow: bool,
     goes_up: bool,
@@ -164,7 +164,7 @@ struct IdsRow {
 from_row!(postgres: IdsRow { name, sequence, ids_left, far_id, is_narrow, goes_up });
 
 impl IdsRow {
-    /// Whoever gives `max(id) + 1` cannot go on; we can, since we follow the sequence.
+    /// Programs that use `max(id) + 1` soon fail. This worker does not, since it uses the sequence.
     fn far(self) -> Option<Problem> {
         let Self { name, sequence, .. } = self;
         self.far_id.map(|id| {
@@ -200,7 +200,7 @@ pub(super) async fn problems(database: &Database, extent: Extent) -> Vec<Problem
     }
 }
 
-/// Rows whose ids no sequence follows. They stand in nobody's way here.
+/// Rows with ids far beyond the sequence. They do not hinder this worker.
 pub(super) async fn far_ids(database: &Database) -> Result<Vec<Problem>, StoreError> {
     let rows: Vec<IdsRow> =
         on_connection!(database, database.acquire(), LONGEST, "read the ids", |connection, keeps| async {
@@ -245,7 +245,7 @@ async fn look_around(
         read_tables(&mut transaction, extent, keeps).await?.into_iter().partition(|row| row.is_there);
     let places = places::of_contract(&mut transaction, keeps).await?;
     if let Some(elsewhere) = places::elsewhere(&places) {
-        // What is in another schema is neither gone nor to be made.
+        // A table in another schema is not missing, and must not be created again.
         missing.retain(|row| row.name.contains('.'));
         problems.push(elsewhere);
     }
@@ -272,7 +272,7 @@ async fn look_around(
         problems.extend(ids.into_iter().filter_map(IdsRow::problem));
     }
     transaction.commit().await?;
-    // A trial of what cannot go well would say the same once more, less clearly.
+    // The trial would fail for the same reason, and say so less clearly.
     if is_fit(&problems) {
         let refused = trial::of_run(connection, extent, keeps).await?;
         problems.extend(refused.iter().map(|refused| refusal(refused, &server.role)));
@@ -288,7 +288,7 @@ pub(super) fn is_fit(problems: &[Problem]) -> bool {
     problems.iter().all(|problem| !problem.is_certain)
 }
 
-/// What a run would read and cannot.
+/// The problem when a run could not read its tables.
 pub(super) fn unreadable(error: &StoreError) -> Problem {
     let remedy = match error {
         StoreError::NotAllowed { remedy, .. } => remedy.clone(),
@@ -298,7 +298,7 @@ pub(super) fn unreadable(error: &StoreError) -> Problem {
     Problem::new(format!("a run would fail: {error}"), remedy)
 }
 
-/// What the trial met.
+/// The problems that the trial met.
 fn refusal(refused: &trial::Refused, role: &str) -> Problem {
     let error = &refused.error;
     let what = format!("the database does not take {}: {}", refused.what, errors::described(error));
@@ -326,7 +326,7 @@ fn refusal(refused: &trial::Refused, role: &str) -> Problem {
         ("23503" | "23514" | "23505" | "23P01", Some(table), _, Some(constraint)) => format!(
             "change what {constraint} of {table} asks for, or: ALTER TABLE {table} DROP CONSTRAINT {constraint};"
         ),
-        // Before 14 it had the code of a wrong statement.
+        // Before version 14 this error had the code of a wrong statement.
         ("428C9" | "42601", ..) => {
             "make it an ordinary column: ALTER TABLE ... ALTER COLUMN ... DROP EXPRESSION;".to_owned()
         }
@@ -336,7 +336,7 @@ fn refusal(refused: &trial::Refused, role: &str) -> Problem {
     Problem::new(what, remedy)
 }
 
-/// Tables whose rows are hidden from us, all or some, without a word.
+/// Tables that silently hide rows from this role (row security).
 async fn hidden_rows(connection: &mut PgConnection, keeps: bool) -> Result<Vec<Problem>, sqlx::Error> {
     let hidden: Vec<(String, bool, String)> = sqlx::query_as(ROW_SECURITY)
         .persistent(keeps)
@@ -373,7 +373,7 @@ fn dropped(row: &TableRow) -> Problem {
     Problem::new(format!("table {} is gone", row.name), remedy)
 }
 
-/// Without the right to look into our schema nothing more can be found out.
+/// The problem of a role that may not use our schema. Nothing more can be checked then.
 async fn schema_problem(connection: &mut PgConnection, keeps: bool) -> Result<Option<Problem>, sqlx::Error> {
     let grant: Option<String> = sqlx::query_scalar(
         "SELECT format('GRANT USAGE ON SCHEMA refresh_worker TO %I;', current_user) FROM pg_namespace \

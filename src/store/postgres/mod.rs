@@ -1,12 +1,12 @@
 //! The PostgreSQL store: the six tables that other programs read and write too, and the schema `refresh_worker`.
 //!
 //! A commit (`commit.rs`) is one transaction (`attempt.rs`) of a constant number of statements over arrays
-//! (`sql/postgres/*.sql`). What is to be written is decided in Rust, between reading and writing (`store/plan`). The
-//! first statement is the arbiter, whose sorted row locks make everything after it safe among our own writers. Other
-//! programs take no such locks; what they do in between is met by retries.
+//! (`sql/postgres/*.sql`). Between its reads and its writes `store/plan` decides, in Rust, what to write. The first statement
+//! is the arbiter. Its sorted row locks make the rest safe among our own writers. Other programs take no such locks, so
+//! their changes in between are met by retries.
 //!
-//! Nothing here depends on a session: only settings and advisory locks of a transaction. No statement takes the time from
-//! the database.
+//! Nothing here depends on a session: settings and advisory locks are those of a transaction. No statement of a commit reads
+//! the database's clock.
 
 mod address;
 mod attempt;
@@ -51,10 +51,10 @@ use crate::{
     model::{Fetched, Kind, ObjectId, OutboxEntry, Tag},
 };
 
-/// How long a statement that is no commit may take, as seen from here.
+/// The limit, on our side, of a statement outside of commits.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What reading freshness is about, for messages.
+/// The action in messages.
 const READ_FRESHNESS: &str = "read what is fresh";
 
 const CONTROL_OBJECT: &str = include_str!("../sql/postgres/control_object.sql");
@@ -77,7 +77,7 @@ impl PostgresStore {
         Ok(Self { database: Database::connect(config)?, details: CommitDetails::default(), history: Arc::default() })
     }
 
-    /// The same, with commits that tell this.
+    /// The same store, with commits that gather these details.
     #[must_use]
     pub fn with_details(self, details: CommitDetails) -> Self {
         Self { details, ..self }
@@ -89,25 +89,25 @@ impl PostgresStore {
         self.database.pool.clone()
     }
 
-    /// What is known about these connections. Who uses the pool by itself reports its errors there.
+    /// The state of these connections. Users of the pool report their errors there.
     #[must_use]
     pub fn connections(&self) -> Connections {
         self.database.connections.clone()
     }
 
-    /// Where the database is, without user and password.
+    /// The database's address, without credentials.
     #[must_use]
     pub fn server(&self) -> &str {
         &self.database.server
     }
 
-    /// Everything that stands in the way of working with this database, each with what mends it. What a run does is tried and
-    /// taken back; nothing is changed.
+    /// The problems that would make runs fail on this database, each with its fix. The check tries a commit and rolls it back;
+    /// nothing changes.
     pub async fn check_rights(&self) -> Vec<Problem> {
         self.check_rights_with(Extent::Runs).await
     }
 
-    /// The same, for so much.
+    /// [`Self::check_rights`] for this extent.
     pub async fn check_rights_with(&self, extent: Extent) -> Vec<Problem> {
         let mut problems = check::problems(&self.database, extent).await;
         if check::is_fit(&problems) {
@@ -116,7 +116,7 @@ impl PostgresStore {
         problems
     }
 
-    /// Rows of others that nobody need mend for us, and that somebody should know of.
+    /// Rows of other programs with ids at the end of their range. They do not hinder this worker.
     ///
     /// # Errors
     /// When the ids cannot be read.
@@ -124,7 +124,7 @@ impl PostgresStore {
         check::far_ids(&self.database).await
     }
 
-    /// What a run reads, in the way that it does.
+    /// Runs the reads of a run.
     async fn try_reading(&self) -> Result<(), StoreError> {
         let anything = Kind::ALL.map(|kind| ObjectId::new(kind, Tag::somewhere()));
         self.freshness(&anything, RELAXED_TIMEOUT).await?;
@@ -132,7 +132,7 @@ impl PostgresStore {
         self.outbox(Timestamp::EPOCH).await.map(drop)
     }
 
-    /// Takes our own tables away again, newest migration first. The contract tables stay. Answers what it undid.
+    /// Removes our own tables, newest migration first, and returns the names. The contract tables stay.
     ///
     /// # Errors
     /// As [`Store::migrate`].
@@ -179,8 +179,8 @@ impl Store for PostgresStore {
         }
         let limit = Limit::from_now(limit);
         let rows = match self.try_freshness(objects, limit).await {
-            // Reading twice harms nobody, and connections that were only dropped need not end a run. Where one was, the
-            // others mostly were, too. A ping that is broken off leaves connections that the pool tests and drops.
+            // A dropped connection need not end a run, and reading twice does no harm. When one connection was dropped, the others
+            // mostly were too, so ping them. An interrupted ping leaves connections that the pool tests later.
             Err(StoreError::Unreachable { .. }) => {
                 if let Ok(pinged) = tokio::time::timeout(limit.left(), self.database.ping()).await {
                     pinged?;
@@ -351,7 +351,7 @@ impl FreshnessRow {
         let freshness = Freshness {
             fetched_at,
             fresh_until: self.fresh_until.map_or(fetched_at, from_utc),
-            // A memory that cannot be read is no memory.
+            // Unreadable facts count as none.
             league: self.league.and_then(|json| serde_json::from_str(&json).ok()),
         };
         Some((object, freshness))

@@ -1,12 +1,12 @@
 //! A problem with a database, and its fix.
 
-/// Something that has to be mended, and how.
+/// A problem with a database, and its fix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub what: String,
-    /// A statement to run, or a sentence.
+    /// The fix: a statement to run, or a sentence.
     pub remedy: String,
-    /// Whether it stands in the way in any case; else somebody has to judge.
+    /// True when it certainly makes runs fail. Otherwise a person has to judge.
     pub is_certain: bool,
 }
 

@@ -73,7 +73,7 @@ pub(super) async fn record(connection: &mut PgConnection, row: &RunRow, keeps: b
     Ok(())
 }
 
-/// `false` when another attempt has that name.
+/// Returns `false` when another attempt has this name.
 async fn record_as(connection: &mut PgConnection, name: &str, row: &RunRow, keeps: bool) -> Result<bool, sqlx::Error> {
     let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     let done = sqlx::query(RUN_INSERT)

@@ -1,10 +1,10 @@
 //! The tables that this worker uses: columns, keys and the rights it needs.
 
-/// What is meant to be done with a database.
+/// The extent of a check: the work planned for a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
     Runs,
-    /// Runs, and the thinning of old snapshots.
+    /// Runs, and retention of old snapshots.
     RunsAndRetention,
 }
 
@@ -13,7 +13,7 @@ pub(super) const LIST: &str = "refresh_worker.migrations";
 
 const CONTRACT_RIGHTS: &str = "SELECT,INSERT,UPDATE";
 
-/// Every table we use: name, columns, rights.
+/// The tables in use: name, columns, rights.
 pub(super) const TABLES: [(&str, &str, &str); 12] = [
     ("clans", "tag data updated_at deep_link", CONTRACT_RIGHTS),
     ("players", "tag name town_hall role clan_tag updated_at data deep_link", CONTRACT_RIGHTS),
@@ -42,7 +42,7 @@ pub(super) const TABLES: [(&str, &str, &str); 12] = [
     ("refresh_worker.outbox", "id stored_at payload", "SELECT,INSERT,DELETE"),
 ];
 
-/// What a column has to hold, as `check_tables.sql` reads it. Our own tables are as we made them.
+/// The type that a column needs, in the words of `check_tables.sql`. Our own tables need no check.
 pub(super) fn holds(table: &str, column: &str) -> &'static str {
     if table.contains('.') {
         return "";
@@ -59,7 +59,7 @@ pub(super) fn holds(table: &str, column: &str) -> &'static str {
     }
 }
 
-/// The columns by which a statement finds the row again that it writes.
+/// The columns by which a statement finds the row that it updates.
 pub(super) fn key(table: &str) -> &'static str {
     match table {
         "clans" | "players" => "tag",

@@ -1,4 +1,4 @@
-//! The statements that write what a commit comes to, each over arrays.
+//! The writing statements of a commit, each over arrays.
 
 use std::borrow::Cow;
 
@@ -25,14 +25,14 @@ const PLAYERS: &str = include_str!("../sql/postgres/players.sql");
 const WARS: &str = include_str!("../sql/postgres/wars.sql");
 const LAST_WRITES: &str = include_str!("../sql/postgres/last_writes.sql");
 
-/// What a commit writes beside its answers.
+/// The writes of a commit beside its documents.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Last<'a> {
     pub(super) memberships: &'a Changes<'a>,
     /// The outbox entry of this commit, if it has one.
     pub(super) entry: Option<&'a OutboxEntry>,
     pub(super) now: Timestamp,
-    /// Notes that are delivered.
+    /// The ids of outbox entries that are delivered.
     pub(super) delivered: &'a [i64],
 }
 
@@ -49,7 +49,7 @@ pub(super) async fn write(
     write_last(connection, last, shape, keeps).await
 }
 
-/// As it is, or as it fits.
+/// The document, made to fit if the column has limits.
 fn document<'t>(shape: Option<&Shape>, json: &'t str) -> Cow<'t, str> {
     shape.map_or(Cow::Borrowed(json), |shape| shape.document(json))
 }

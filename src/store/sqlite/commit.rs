@@ -1,4 +1,4 @@
-//! The commit: one transaction; when a record is refused, each record in one of its own, so that it hurts only itself.
+//! The commit: one transaction. When a record is refused, each record gets its own, so that the refusal hurts no other.
 
 use std::collections::BTreeMap;
 
@@ -92,7 +92,7 @@ async fn one_by_one(
 fn fault(error: &sqlx::Error) -> Fault {
     let reason = Reason::new("refused_by_database", error.to_string());
     let code = primary_code(error).unwrap_or_default();
-    // That a document is JSON is a constraint here, which names its column.
+    // A constraint on the column checks that a document is JSON.
     let blame = if reason.detail.contains("json_valid") { Blame::Record } else { Blame::Either };
     Fault { blame, signature: code.to_string(), reason }
 }
@@ -104,7 +104,7 @@ async fn whole(
     batch: &[Fetched],
     delivered: &[i64],
 ) -> Result<Commit, sqlx::Error> {
-    // Immediate: a transaction that reads first and is refused the write later would have to start over.
+    // Immediate: a transaction that reads first may be refused the write later, and would have to start over.
     let mut transaction = pool.begin_with("begin immediate").await?;
     let horizon = now + CLOCK_TOLERANCE;
     let claims = Claims::of(batch);
@@ -184,7 +184,7 @@ fn asked(objects: Vec<(&Tag, Timestamp)>) -> String {
     json(&rows)
 }
 
-/// Reads the stays that the batch can change and decides.
+/// Reads the memberships that the batch can change, and decides their changes.
 async fn membership_changes<'a>(
     db: &mut SqliteConnection,
     claims: &Claims<'a>,

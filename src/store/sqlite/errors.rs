@@ -15,7 +15,7 @@ mod code {
     pub(super) const AUTH: i32 = 23;
 }
 
-/// The primary result code, when it was SQLite that refused.
+/// The primary result code, when SQLite itself refused.
 pub(super) fn primary_code(error: &sqlx::Error) -> Option<i32> {
     let extended: i32 = error.as_database_error()?.code()?.parse().ok()?;
     Some(extended & 0xff)

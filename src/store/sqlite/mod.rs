@@ -1,8 +1,8 @@
 //! The SQLite store: the same six tables and the same behaviour as PostgreSQL, in one file and without a server.
 //!
-//! Made for `refresh-worker demo` and for tests, so it is written to be read: one connection, a transaction per batch,
-//! short statements (`sql/sqlite/*.sql`), and the decisions of every store between them (`store/plan`). Times are
-//! UTC as text (`2026-03-04 05:06:07.089000`), documents are JSON text: open the file with any SQLite tool and look.
+//! It serves `refresh-worker demo` and tests, and is written to be read: one connection, a transaction per batch, short
+//! statements (`sql/sqlite/*.sql`), and between them the same decisions as in PostgreSQL (`store/plan`). Times are UTC as text
+//! (`2026-03-04 05:06:07.089000`), documents are JSON text, so any SQLite tool can read the file.
 
 mod arbiter;
 mod commit;
@@ -35,16 +35,16 @@ use crate::{
     model::{Fetched, Kind, ObjectId, OutboxEntry, Tag},
 };
 
-/// How long a statement waits for another program that has the file locked.
+/// A statement waits this long for another program that has locked the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Rows of `refresh_runs` whose run ended longer ago than this are trimmed.
+/// Rows of runs that ended longer ago than this are trimmed.
 const RUNS_RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Snapshots in one SQLite file, or in memory.
 #[derive(Clone, Debug)]
 pub struct SqliteStore {
-    /// One connection: SQLite has one writer at a time, and a database in memory lives as long as its connection.
+    /// A single connection: SQLite has one writer at a time, and a database in memory lives as long as its connection.
     pool: SqlitePool,
     /// The file's path, for messages.
     server: String,
@@ -53,10 +53,10 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the file and creates it when missing. [`Store::migrate`] makes the tables.
+    /// Opens the file, and creates it when it is missing. [`Store::migrate`] creates the tables.
     ///
     /// # Errors
-    /// When the file cannot be opened or created, or is no SQLite database.
+    /// When the file cannot be opened or created, or is not a SQLite database.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
         let file = SqliteConnectOptions::new().filename(path).create_if_missing(true);
         Self::connect(file, path.display().to_string()).await
@@ -85,19 +85,19 @@ impl SqliteStore {
         Ok(Self { pool, server, details: CommitDetails::default(), refusals: Arc::default() })
     }
 
-    /// The same, with commits that tell this.
+    /// The same store, with commits that gather these details.
     #[must_use]
     pub fn with_details(self, details: CommitDetails) -> Self {
         Self { details, ..self }
     }
 
-    /// The one connection, for looking at what is stored.
+    /// The connection, for reading the stored rows.
     #[must_use]
     pub const fn pool(&self) -> &SqlitePool {
         &self.pool
     }
 
-    /// Closes the file, so that everything lies in it and none of SQLite's helper files stay beside it.
+    /// Closes the file. Everything is in it then, and SQLite's helper files are gone.
     pub async fn close(&self) {
         self.pool.close().await;
     }
@@ -106,7 +106,7 @@ impl SqliteStore {
         move |error| store_error(&self.server, action, &error)
     }
 
-    /// Breaks the work off when its time is over; its transaction is rolled back.
+    /// Stops the work when its time is over. Its transaction is rolled back.
     async fn within<T>(
         &self,
         limit: Duration,
@@ -243,7 +243,7 @@ struct FreshnessRow {
 from_row!(sqlite: FreshnessRow { kind, tag, fetched_at, fresh_until, league });
 
 impl FreshnessRow {
-    /// A row that somebody edited into something unreadable says nothing; the object is then simply fetched again.
+    /// `None` for a row that somebody edited into something unreadable. The object is then fetched again.
     fn read(self) -> Option<(ObjectId, Freshness)> {
         let object = ObjectId::new(Kind::from_str(&self.kind).ok()?, Tag::from_str(&self.tag).ok()?);
         let fetched_at = from_text(&self.fetched_at)?;

@@ -22,12 +22,12 @@ pub(super) fn to_text(at: Timestamp) -> String {
     table_text(utc(at))
 }
 
-/// The same to the microsecond.
+/// [`to_text`] to the microsecond.
 pub(super) fn table_text(at: TableTime) -> String {
     PrimitiveDateTime::from(at).format(WRITTEN).expect("a calendar time has all parts of the format")
 }
 
-/// Also reads what a person may have typed, without a fraction. `None`: not a time.
+/// Reads a time, also one without a fraction, as a person may have typed it. `None`: not a time.
 pub(super) fn from_text(text: &str) -> Option<Timestamp> {
     PrimitiveDateTime::parse(text, READ).ok().map(|at| Timestamp::from_utc(at.assume_utc()))
 }

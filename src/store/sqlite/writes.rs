@@ -1,4 +1,4 @@
-//! What was decided becomes rows, a statement each.
+//! The writes of a commit, one statement for each row.
 
 use sqlx::SqliteConnection;
 
@@ -75,7 +75,7 @@ pub(super) async fn wars(
     Ok(())
 }
 
-/// A row that only moves on keeps the document it has, which is the same.
+/// The document to write. A row that only moves keeps its document, which is the same.
 fn document_for(place: Place, document: &str) -> Option<&str> {
     (matches!(place, Place::Insert { .. }) || place.replaces()).then_some(document)
 }
@@ -147,7 +147,7 @@ async fn snapshot(
         .await
 }
 
-/// Notes which row is ours.
+/// Records which row is ours.
 async fn remember_row(db: &mut SqliteConnection, kind: Kind, tag: &Tag, id: i64) -> Result<(), sqlx::Error> {
     sqlx::query(include_str!("../sql/sqlite/state_snapshot.sql"))
         .bind(kind.as_str())
@@ -177,7 +177,7 @@ pub(super) async fn memberships(db: &mut SqliteConnection, changes: &Changes<'_>
     Ok(())
 }
 
-/// Keeps what is to be told to others.
+/// Adds an entry to the outbox.
 pub(super) async fn outbox_entry(
     db: &mut SqliteConnection,
     entry: &OutboxEntry,
