@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn pem_is_read_in_every_shape_that_forms_give_it() {
+    fn pem_read_in_every_shape_of_forms() {
         let pem = made();
         let whole = Certificates::from_pem(&pem).unwrap();
         for shape in
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_needs_one_certificate_that_can_be_used() {
+    fn bundle_needs_one_usable_certificate() {
         let broken = format!("{BEGIN}\nAAAA\n{END}\n");
         assert_eq!(Certificates::from_pem(&format!("{broken}{}", made())).unwrap().0.len(), 1);
         for (text, why) in [("", "no certificate"), (broken.as_str(), "can be used"), (BEGIN, "cut off")] {
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn named_authorities_stand_beside_the_built_in_ones_or_in_their_place() {
+    fn named_authorities_extend_or_replace_built_in_ones() {
         let named = Certificates::from_pem(&made()).unwrap();
         let built_in = Trust::default();
         assert_eq!((built_in.named_pem(), built_in.whole_pem()), (None, None));

@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sign_ends_the_trust_in_older_connections_only() {
+    fn sign_ends_trust_in_older_connections_only() {
         let connections = Connections::new("here".to_owned(), true);
         let hour = Duration::from_secs(3600);
         assert!(connections.trusts(hour));

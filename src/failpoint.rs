@@ -178,7 +178,7 @@ mod orders {
         use super::*;
 
         #[test]
-        fn an_order_names_a_place_a_tag_and_a_passage() {
+        fn order_has_place_tag_and_passage() {
             let order = Order::parse("fetch.answered@#2PP:3=stop").unwrap();
             let name = "fetch.answered".to_owned();
             assert_eq!(order, Order { name, tag: Some("2PP".to_owned()), passage: 3, action: Action::Stop });

@@ -135,14 +135,14 @@ mod tests {
     }
 
     #[test]
-    fn clans_and_players_have_a_share_link_and_wars_have_none() {
+    fn wars_have_no_share_link() {
         assert_eq!(deep_link(Kind::Clan, &tag("#2PP")).unwrap(), LINK);
         assert!(deep_link(Kind::Player, &tag("#2PP")).unwrap().contains("action=OpenPlayerProfile&tag=%232PP"));
         assert_eq!(deep_link(Kind::War, &tag("#2PP")), None);
     }
 
     #[test]
-    fn the_link_becomes_the_last_key_and_every_other_byte_stays() {
+    fn link_becomes_last_key_other_bytes_stay() {
         let json = "{ \"b\" : 1.0,\n  \"a\": {\"deep_link\": 1}\n}\n";
         let expected = format!("{{ \"b\" : 1.0,\n  \"a\": {{\"deep_link\": 1}},\"deep_link\":\"{LINK}\"\n}}\n");
         assert_eq!(with_deep_link(json, LINK), expected);
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_that_has_the_key_already_is_left_alone() {
+    fn document_with_the_key_stays() {
         for json in [r#"{"deep_link":null,"tag":"x"}"#, r#"{"deep\u005flink":1}"#, r#"{"\ud83d":1}"#, "[1]", "not json"]
         {
             assert_eq!(with_deep_link(json, LINK), json);
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_spliced_in_is_taken_out_again_without_a_trace() {
+    fn link_removal_restores_document() {
         for json in ["{ \"b\" : 1.0,\n  \"a\": {\"deep_link\": 1}\n}\n", "{}", "{ }", "[1]"] {
             assert_eq!(without_deep_link(&with_deep_link(json, LINK), LINK), json);
         }
@@ -174,14 +174,14 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_cut_by_characters_and_lose_their_nul() {
+    fn texts_cut_by_characters_without_nul() {
         assert_eq!(cut("Ünïcode", 3), "Ünï");
         assert_eq!(cut("short", 50), "short");
         assert_eq!(cut("a\0b\0cd", 3), "abc");
     }
 
     #[test]
-    fn of_several_answers_for_one_object_the_newest_stays_and_the_order_is_by_object() {
+    fn newest_answer_per_object_in_object_order() {
         let fetched = |object: ObjectId, began| Fetched {
             object,
             began: Timestamp::from_millis(began),

@@ -292,13 +292,13 @@ mod tests {
     }
 
     #[test]
-    fn a_player_listed_by_two_clans_is_claimed_by_the_later_copy() {
+    fn listed_twice_later_copy_claims() {
         let batch = [clan("8GG", 50, 20, &["2PP"]), clan("9CC", 40, 30, &["2PP"])];
         assert_eq!(Claims::of(&batch).listed[&tag("2PP")].clan, &tag("9CC"));
     }
 
     #[test]
-    fn a_player_s_own_answer_outdoes_an_older_copy_only() {
+    fn own_response_beats_older_copy_only() {
         let batch = [clan("8GG", 50, 20, &["2PP", "2YY"]), player("2PP", 30), player("2YY", 10)];
         let claims = Claims::of(&batch);
         assert!(!claims.listed.contains_key(&tag("2PP")));

@@ -198,31 +198,31 @@ mod tests {
     }
 
     #[test]
-    fn a_true_open_stay_is_left_alone() {
+    fn true_open_membership_stays() {
         assert_eq!(decide_one(Some("8GG"), 100, &[membership(1, "8GG", 5, None)]), (vec![], vec![]));
     }
 
     #[test]
-    fn a_move_closes_one_stay_and_opens_another() {
+    fn move_closes_one_membership_opens_another() {
         let decided = decide_one(Some("9CC"), 100, &[membership(1, "8GG", 5, None)]);
         assert_eq!(decided, (vec![(1, at(100))], vec![at(100)]));
     }
 
     #[test]
-    fn a_later_change_by_others_is_left_alone_unless_it_lies_in_a_wrong_future() {
+    fn later_change_stays_unless_beyond_horizon() {
         assert_eq!(decide_one(None, 100, &[membership(1, "8GG", 101, None)]), (vec![], vec![]));
         assert_eq!(decide_one(Some("8GG"), 100, &[membership(1, "8GG", 5, Some(101))]), (vec![], vec![]));
         assert_eq!(decide_one(None, 100, &[membership(1, "8GG", 5000, None)]), (vec![(1, at(5000))], vec![]));
     }
 
     #[test]
-    fn two_stays_never_begin_in_the_same_moment() {
+    fn two_memberships_never_begin_together() {
         let decided = decide_one(Some("8GG"), 100, &[membership(1, "8GG", 100, Some(100))]);
         assert_eq!(decided, (vec![], vec![just_after(at(100))]));
     }
 
     #[test]
-    fn of_double_open_stays_the_newest_true_one_is_kept() {
+    fn duplicate_open_memberships_keep_newest_true_one() {
         let memberships = [membership(1, "8GG", 5, None), membership(2, "9CC", 8, None), membership(3, "8GG", 7, None)];
         assert_eq!(decide_one(Some("8GG"), 100, &memberships), (vec![(1, at(100)), (2, at(100))], vec![]));
     }

@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn last_seen_moves_with_activity_only_and_never_back() {
+    fn last_seen_moves_only_forward_with_activity() {
         let at = |millis| Some(utc(Timestamp::from_millis(millis)));
         for (columns, expected) in
             [(numbers(1001, 10), 50), (numbers(1000, 9), 50), (numbers(999, 10), 20), (Columns::default(), 20)]

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn one_refused_among_stored_ones_is_a_poison() {
+    fn one_refused_among_stored_is_poison() {
         let stored = [player(1), player(2)];
         let one = refused(Blame::Either, 7..8);
         assert_eq!(judge(&mut Refusals::default(), &stored, &one), (vec![Fate::Poison], false));
@@ -189,13 +189,13 @@ mod tests {
     }
 
     #[test]
-    fn another_kind_that_is_stored_proves_nothing() {
+    fn other_stored_kind_proves_nothing() {
         let one = refused(Blame::Either, 7..8);
         assert_eq!(judge(&mut Refusals::default(), &[clan()], &one), (vec![Fate::Hold], false));
     }
 
     #[test]
-    fn a_record_alone_is_held_until_another_is_stored() {
+    fn lone_record_held_until_another_stored() {
         let mut refusals = Refusals::default();
         let one = refused(Blame::Either, 7..8);
         for _ in 0..9 {
@@ -208,14 +208,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_stored_before_is_no_evidence() {
+    fn earlier_stored_records_are_not_evidence() {
         let mut refusals = Refusals::default();
         judge(&mut refusals, &[player(1), player(2)], &[]);
         assert_eq!(judge(&mut refusals, &[], &refused(Blame::Either, 7..8)), (vec![Fate::Hold], false));
     }
 
     #[test]
-    fn refusals_of_all_add_up_over_commits_to_the_stores_trouble() {
+    fn refusals_add_up_to_store_trouble() {
         let mut refusals = Refusals::default();
         for number in 0..4 {
             let (_, trouble) = judge(&mut refusals, &[clan()], &refused(Blame::Either, number..number + 1));
@@ -228,14 +228,14 @@ mod tests {
     }
 
     #[test]
-    fn refusals_of_long_ago_are_no_trouble_of_today() {
+    fn old_refusals_are_not_trouble() {
         let mut refusals = Refusals::default();
         refusals.judge(at(0), [].iter(), &refused(Blame::Table, 0..1));
         assert_eq!(refusals.judge(at(601), [].iter(), &refused(Blame::Table, 1..2)).trouble, None);
     }
 
     #[test]
-    fn a_refused_kind_is_no_doubt_once_another_is_stored() {
+    fn refused_kind_unsuspicious_once_another_stored() {
         let mut refusals = Refusals::default();
         judge(&mut refusals, &[], &refused(Blame::Either, 7..8));
         assert!(refusals.is_suspicious());
@@ -246,13 +246,13 @@ mod tests {
     }
 
     #[test]
-    fn many_refused_alike_beside_a_single_good_one_are_held() {
+    fn many_refused_beside_one_stored_held() {
         let (fates, trouble) = judge(&mut Refusals::default(), &[player(90)], &refused(Blame::Either, 0..9));
         assert_eq!((fates, trouble), (vec![Fate::Hold; 9], false));
     }
 
     #[test]
-    fn a_broken_record_is_a_poison_unless_all_are() {
+    fn broken_record_is_poison_unless_all_are() {
         let one = refused(Blame::Record, 0..1);
         assert_eq!(judge(&mut Refusals::default(), &[], &one), (vec![Fate::Poison], false));
         let (fates, trouble) = judge(&mut Refusals::default(), &[], &refused(Blame::Record, 0..5));

@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_is_asked_for_at_the_start_unless_a_pooler_is_in_between() {
+    fn schema_requested_at_startup_unless_behind_pooler() {
         let options = |url: &str| Address::read(url).unwrap().options.get_options().map(str::to_owned);
         assert_eq!(options("postgres://u@h/d?schema=my%20stats").as_deref(), Some(r#"-c search_path="my\ stats""#));
         assert_eq!(options("postgres://u@h/d?schema=stats&pgbouncer=true"), None);
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_without_a_host_name_or_a_database_are_shown_well() {
+    fn address_without_host_or_database_is_readable() {
         for (url, server) in [
             ("postgres://u@[::1]:5433/d", "[::1]:5433/d"),
             ("postgres://%2Fvar%2Frun/d", "/var/run/d"),
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_cannot_be_read_is_refused_without_showing_the_password() {
+    fn unreadable_url_refused_without_password() {
         for url in [
             "mysql://me:hush@h/d",
             "me:hush@h/d",

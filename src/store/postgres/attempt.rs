@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn others_are_expected_at_first_and_after_they_were_seen() {
+    fn others_expected_at_first_and_once_seen() {
         let ids = Ids::default();
         for _ in 0..CAUTIOUS_COMMITS {
             assert!(ids.are_wanted_by_others());

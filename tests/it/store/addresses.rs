@@ -53,7 +53,7 @@ async fn refused(url: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_schema_of_the_url_is_where_commits_write() {
+async fn commits_write_to_schema_of_url() {
     for parameters in [
         "schema=stats",
         "currentSchema=stats",
@@ -100,7 +100,7 @@ async fn a_pooler_that_drops_the_schema_is_refused() {
 }
 
 #[tokio::test]
-async fn a_schema_that_the_role_has_is_right_through_a_pooler() {
+async fn schema_of_role_works_through_pooler() {
     let server = PrivatePostgres::start().await;
     let url = server.url_with_contract().await;
     two_sets(&url).await;
@@ -166,7 +166,7 @@ async fn an_ipv6_address_is_reached() {
 }
 
 #[tokio::test]
-async fn a_password_in_the_user_s_place_is_not_repeated() {
+async fn password_in_user_field_is_hidden() {
     let url = support::postgres::fresh().await;
     for secret in ["hunter2hunter2".to_owned(), "hunter2".repeat(12)] {
         let (in_front, behind) = (format!("{secret}@"), format!("?user={secret}"));

@@ -105,7 +105,7 @@ async fn connections_left_on_a_standby_are_opened_anew() {
 }
 
 #[tokio::test]
-async fn a_read_only_server_is_told_until_it_is_not() {
+async fn read_only_server_reported_while_read_only() {
     let server = PrivatePostgres::start().await;
     let store = PostgresStore::connect(&config(&server.url())).unwrap();
     store.migrate().await.unwrap();
@@ -155,7 +155,7 @@ async fn a_column_widened_by_others_costs_no_failure() {
 }
 
 #[tokio::test]
-async fn statements_thrown_away_by_a_pooler_cost_no_failure() {
+async fn statements_lost_by_pooler_do_not_fail() {
     let url = support::postgres::fresh().await;
     let store = narrow(&url);
     store.migrate().await.unwrap();
@@ -177,7 +177,7 @@ async fn statements_thrown_away_by_a_pooler_cost_no_failure() {
 }
 
 #[tokio::test]
-async fn a_transaction_left_behind_by_another_client_costs_no_failure() {
+async fn foreign_open_transaction_does_not_fail() {
     let url = support::postgres::fresh().await;
     let store = narrow(&url);
     store.migrate().await.unwrap();
@@ -239,7 +239,7 @@ async fn a_role_limited_to_the_pool_is_enough() {
 }
 
 #[tokio::test]
-async fn a_connection_that_comes_free_on_a_full_server_is_waited_for() {
+async fn full_server_waits_for_free_connection() {
     let url = support::postgres::fresh().await;
     narrow(&url).migrate().await.unwrap();
     let (modest, role) = modest_role(&url).await;

@@ -33,7 +33,7 @@ async fn without_time_left_nothing_is_begun_and_the_error_says_so(bed: impl Bed)
 const SHORT: Duration = Duration::from_millis(700);
 
 #[tokio::test]
-async fn a_commit_behind_a_lock_is_given_up_at_its_limit_and_works_when_the_lock_is_gone() {
+async fn blocked_commit_ends_at_limit_then_works() {
     let bed = beds::postgres().await;
     let batch = [player("2PP").fetched(at(0))];
     let mut others = bed.around.begin().await.unwrap();
@@ -48,7 +48,7 @@ async fn a_commit_behind_a_lock_is_given_up_at_its_limit_and_works_when_the_lock
 }
 
 #[tokio::test]
-async fn reading_what_is_fresh_behind_a_lock_is_given_up_at_its_limit() {
+async fn blocked_freshness_read_ends_at_limit() {
     let bed = beds::postgres().await;
     bed.commit_one(player("2PP").fetched(at(0))).await;
     let objects = [ObjectId::player(tag("2PP"))];

@@ -139,7 +139,7 @@ async fn an_answer_that_does_not_count_tells_nothing(bed: impl Bed) {
 }
 
 #[tokio::test]
-async fn what_nobody_wants_to_know_costs_no_statement() {
+async fn unneeded_details_cost_no_statement() {
     let url = crate::support::postgres::fresh().await;
     let silent = beds::PostgresBed::with_details(&url, CommitDetails::default()).await;
     let statements = super::event_count::EventCount::of("sqlx::query");

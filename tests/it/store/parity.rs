@@ -52,7 +52,7 @@ const DUMPS: [(&str, &str); 6] = [
 ];
 
 #[tokio::test]
-async fn both_stores_give_the_same_tables_for_the_same_answers() {
+async fn both_stores_write_same_tables() {
     for seed in 1..=6 {
         let (postgres, sqlite) = (beds::postgres().await, beds::sqlite().await);
         let mut rng = Rng::with_seed(seed);

@@ -37,7 +37,7 @@ async fn work(store: &PostgresStore, from: usize) {
 }
 
 #[tokio::test]
-async fn processes_that_share_connections_of_pgbouncer_do_not_meet() {
+async fn pgbouncer_clients_do_not_interfere() {
     let direct = support::postgres::fresh().await;
     let Some((_pooler, url)) = PgBouncer::in_front_of(&direct, 3).await else { return };
     let stores: Vec<_> =
@@ -60,7 +60,7 @@ async fn processes_that_share_connections_of_pgbouncer_do_not_meet() {
 }
 
 #[tokio::test]
-async fn a_pooler_that_drops_startup_parameters_is_noticed_before_harm() {
+async fn pooler_dropping_parameters_noticed_in_time() {
     let url = support::postgres::fresh().await;
     let (witness, url) = PoolerWitness::that_keeps_options(&url).await;
     let store = PostgresStore::connect(&config(&url)).unwrap().with_details(EVERYTHING);

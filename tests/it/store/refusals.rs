@@ -93,7 +93,7 @@ async fn five_alone(bed: &PostgresBed, fault: &str) -> (usize, String) {
 }
 
 #[tokio::test]
-async fn faults_of_a_table_make_no_dead_letter_and_name_the_fix() {
+async fn table_faults_name_fix_without_dead_letters() {
     let partitioned = "
         ALTER TABLE player_snapshots RENAME TO whole;
         CREATE TABLE player_snapshots (LIKE whole INCLUDING DEFAULTS) PARTITION BY RANGE (ts);
@@ -115,7 +115,7 @@ async fn faults_of_a_table_make_no_dead_letter_and_name_the_fix() {
 }
 
 #[tokio::test]
-async fn one_record_without_a_partition_is_held_beside_others() {
+async fn record_without_partition_held_beside_others() {
     let bed = beds::postgres().await;
     let of = |tag: &str| format!("FOR VALUES IN ('{tag}')");
     bed.exec(&format!(

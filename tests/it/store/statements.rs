@@ -16,7 +16,7 @@ use crate::support::pooler::PoolerWitness;
 const UNTOLD: usize = 2;
 
 #[tokio::test]
-async fn a_commit_is_at_most_fourteen_statements_whatever_its_size() {
+async fn commit_has_at_most_fourteen_statements() {
     let bed = beds::postgres_of_others().await;
     let statements = EventCount::of("sqlx::query");
     let players = |from: usize, to: usize| (from..to).map(|n| player(nth_tag(n).as_str()).of("8GG"));
@@ -62,7 +62,7 @@ async fn freshness_is_one_statement() {
 }
 
 #[tokio::test]
-async fn without_kept_statements_everything_works_and_lies_in_transactions_for_poolers() {
+async fn unkept_statements_run_in_transactions() {
     let url = crate::support::postgres::fresh().await;
     let (witness, url) = PoolerWitness::in_front_of(&url).await;
     let config = refresh_worker::config::DatabaseConfig { statement_cache: 0, ..beds::config(&url) };

@@ -96,7 +96,7 @@ async fn rows_at_infinity_give_way_to_ours() {
 }
 
 #[tokio::test]
-async fn a_member_updated_at_infinity_is_so_no_more() {
+async fn member_updated_at_infinity_gets_real_time() {
     let bed = beds::postgres_of_others().await;
     let list = clan("8GG").with([player("2PP")]);
     bed.commit_one(list.fetched(at(0))).await;
@@ -131,7 +131,7 @@ async fn left_at_infinity_is_an_open_stay() {
 }
 
 #[tokio::test]
-async fn stays_that_began_at_no_time_are_closed_at_a_time() {
+async fn memberships_without_real_start_are_closed() {
     let bed = beds::postgres_of_others().await;
     for (player, joined) in [("2PP", "infinity"), ("2YY", "-infinity"), ("2QQ", "11111-11-11")] {
         let open = format!(
@@ -301,17 +301,17 @@ async fn no_value_keeps_a_commit_from_being_made(bed: PostgresBed, schema: &str)
 }
 
 #[tokio::test]
-async fn no_value_of_the_shared_tables_keeps_a_commit_from_being_made() {
+async fn no_value_of_shared_tables_blocks_commit() {
     no_value_keeps_a_commit_from_being_made(beds::postgres().await, "public").await;
 }
 
 #[tokio::test]
-async fn no_value_of_our_tables_keeps_a_commit_from_being_made() {
+async fn no_value_of_own_tables_blocks_commit() {
     no_value_keeps_a_commit_from_being_made(beds::postgres().await, "refresh_worker").await;
 }
 
 #[tokio::test]
-async fn no_value_of_changed_tables_keeps_a_commit_from_being_made() {
+async fn no_value_of_changed_tables_blocks_commit() {
     no_value_keeps_a_commit_from_being_made(beds::postgres_of_changed_types().await, "public").await;
 }
 
@@ -344,7 +344,7 @@ async fn our_tables_full_of_oddities(bed: &PostgresBed) {
 }
 
 #[tokio::test]
-async fn what_is_read_of_our_tables_survives_every_value() {
+async fn reads_of_own_tables_survive_every_value() {
     let bed = beds::postgres().await;
     our_tables_full_of_oddities(&bed).await;
     let last = bed.store().last_run().await.unwrap().expect("a run");
@@ -378,7 +378,7 @@ async fn commands_that_read_our_tables_survive_every_value() {
 }
 
 #[tokio::test]
-async fn what_jsonb_cannot_hold_is_left_out_of_a_document() {
+async fn document_loses_only_impossible_jsonb_characters() {
     let bed = beds::postgres_of_changed_types().await;
     let odd = player("2PP").named("a\0b").of("8GG");
     let batch = [odd.fetched(at(0)), clan("8GG").named("\0").with([player("2YY").named("\0c")]).fetched(at(0))];
@@ -389,7 +389,7 @@ async fn what_jsonb_cannot_hold_is_left_out_of_a_document() {
 }
 
 #[tokio::test]
-async fn a_database_in_latin1_holds_names_as_far_as_it_can() {
+async fn latin1_database_holds_names_as_possible() {
     let bed = PostgresBed::on(&support::postgres::fresh_in_encoding("LATIN1").await).await;
     let odd = player("2PP").named("Zoë \u{1F600} Привет").of("8GG");
     let batch = [odd.fetched(at(0)), clan("8GG").named("\u{1F600}é").with([odd.clone()]).fetched(at(0))];
@@ -403,7 +403,7 @@ async fn a_database_in_latin1_holds_names_as_far_as_it_can() {
 }
 
 #[tokio::test]
-async fn columns_that_are_narrower_than_ours_get_what_fits() {
+async fn narrow_columns_get_what_fits() {
     let bed = beds::postgres_of_others().await;
     bed.exec(
         "ALTER TABLE clan_snapshots ALTER name TYPE varchar(10); ALTER TABLE players ALTER role TYPE varchar(4); \

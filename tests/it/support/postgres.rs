@@ -340,7 +340,7 @@ async fn folder_at(port: u16) -> Option<PathBuf> {
 }
 
 #[tokio::test]
-async fn a_standby_streams_takes_no_writes_and_can_be_promoted() {
+async fn standby_refuses_writes_until_promoted() {
     let pair = PostgresPair::start().await;
     pair.primary.exec(&["CREATE TABLE streamed ()"]).await;
     pair.wait_until_streamed().await;
@@ -352,7 +352,7 @@ async fn a_standby_streams_takes_no_writes_and_can_be_promoted() {
 }
 
 #[tokio::test]
-async fn every_test_gets_a_postgres_database_of_its_own() {
+async fn fresh_postgres_databases_are_separate() {
     let (one, other) = (fresh().await, fresh().await);
     assert_ne!(one, other);
     for url in [one, other] {
@@ -373,7 +373,7 @@ async fn the_contract_database_has_the_six_tables() {
 }
 
 #[tokio::test]
-async fn a_private_postgres_can_be_stopped_and_started_again() {
+async fn private_postgres_restarts() {
     let mut server = PrivatePostgres::start().await;
     let url = server.url_with_contract().await;
     server.stop().await;

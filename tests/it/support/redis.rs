@@ -337,7 +337,7 @@ fn with_database(base: &str, number: u64) -> String {
 }
 
 #[tokio::test]
-async fn every_test_gets_an_empty_redis_database_of_its_own() {
+async fn fresh_redis_databases_are_separate() {
     let (one, other) = (fresh().await, fresh().await);
     assert_ne!(one, other);
     for url in [one, other] {
@@ -349,7 +349,7 @@ async fn every_test_gets_an_empty_redis_database_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_private_redis_can_be_stopped_and_started_again() {
+async fn private_redis_restarts() {
     let mut server = PrivateRedis::start().await;
     connect(&server.url()).await.unwrap();
     server.stop().await;

@@ -209,7 +209,7 @@ fn tail(log: &Path, lines: usize) -> String {
 }
 
 #[test]
-fn a_killed_test_process_leaves_no_server_and_no_folder_behind() {
+fn killed_test_process_leaves_nothing() {
     use super::{postgres::PrivatePostgres, redis::PrivateRedis};
 
     const ROLE: &str = "REFRESH_WORKER_TESTS_HOLD";
@@ -231,7 +231,7 @@ fn a_killed_test_process_leaves_no_server_and_no_folder_behind() {
         .args([
             "--exact",
             "--nocapture",
-            "support::server::a_killed_test_process_leaves_no_server_and_no_folder_behind",
+            "support::server::killed_test_process_leaves_nothing",
         ])
         .env(ROLE, "1")
         .env("TMPDIR", temp.path())
