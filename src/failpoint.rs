@@ -187,7 +187,7 @@ mod orders {
         }
 
         #[test]
-        fn what_is_no_order_is_refused() {
+        fn invalid_order_is_refused() {
             for text in ["settle.before", "settle.befor=kill", "settle.before=hide", "settle.before:0=kill", "=kill"] {
                 assert_eq!(Order::parse(text), None, "{text}");
             }

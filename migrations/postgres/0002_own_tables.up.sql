@@ -29,7 +29,7 @@ COMMENT ON COLUMN refresh_worker.refresh_state.snapshot_id IS
 COMMENT ON COLUMN refresh_worker.refresh_state.member_at IS
     'players: copy time of the newest member list that set the columns';
 COMMENT ON COLUMN refresh_worker.refresh_state.attacks_at IS
-    'players: when a war last told the attacks used; they are carried to new rows for seven days';
+    'players: time of the war that last set the attacks used; they are carried to new rows for seven days';
 COMMENT ON COLUMN refresh_worker.refresh_state.league IS 'wars: what is known about the clan''s war league';
 
 -- Inlined into the arbiter, which needs it for every column of a row.

@@ -164,8 +164,8 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Waits at most `timeout` until nothing blocks all commits, such as the lock of a table.
-    fn ready(&self, patience: Duration) -> impl Future<Output = Result<(), StoreError>> + Send {
-        let _ = patience;
+    fn ready(&self, timeout: Duration) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = timeout;
         std::future::ready(Ok(()))
     }
 

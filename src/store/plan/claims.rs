@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn every_object_is_one_row_whatever_names_it() {
+    fn every_object_is_one_row() {
         let war = WarDocument {
             json: "{}".to_owned().into(),
             state: "inWar".to_owned(),

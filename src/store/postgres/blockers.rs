@@ -135,11 +135,11 @@ async fn ask(database: &Database, question: Question) -> Option<Blocker> {
 
 /// Waits until no table that commits need is locked. A lock that outlasts the wait is an error that names it: the run would
 /// spend its calls on responses that cannot be stored.
-pub(super) async fn wait_for_tables(database: &Database, patience: Duration) -> Result<(), StoreError> {
+pub(super) async fn wait_for_tables(database: &Database, timeout: Duration) -> Result<(), StoreError> {
     let began = Instant::now();
     loop {
         let Some(blocker) = ask(database, Question::Locks { rows_too: false }).await else { return Ok(()) };
-        if began.elapsed() + LOOK_AGAIN >= patience {
+        if began.elapsed() + LOOK_AGAIN >= timeout {
             let waited = began.elapsed().as_secs_f64();
             let detail = format!("{}; the lock timeout of {waited:.1} s went by", blocker.describe());
             return Err(locked(database, "use the tables", detail));

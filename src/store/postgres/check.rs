@@ -29,7 +29,7 @@ const FEW_IDS: i64 = 100_000;
 const SOON_FEW_IDS: i64 = 10_000_000;
 
 /// The limit of the whole check. Each statement has its own.
-const LONGEST: Duration = Duration::from_secs(20);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
 
 struct TableRow {
     name: String,
@@ -203,7 +203,7 @@ pub(super) async fn problems(database: &Database, extent: Extent) -> Vec<Problem
 /// Rows with ids far beyond the sequence. They do not hinder this worker.
 pub(super) async fn far_ids(database: &Database) -> Result<Vec<Problem>, StoreError> {
     let rows: Vec<IdsRow> =
-        on_connection!(database, database.acquire(), LONGEST, "read the ids", |connection, keeps| async {
+        on_connection!(database, database.acquire(), CHECK_TIMEOUT, "read the ids", |connection, keeps| async {
             let mut single = Single::begin(connection, keeps).await?;
             let rows = sqlx::query_as(CHECK_IDS).persistent(keeps).fetch_all(single.connection()).await?;
             single.end().await?;
@@ -214,7 +214,7 @@ pub(super) async fn far_ids(database: &Database) -> Result<Vec<Problem>, StoreEr
 
 async fn look(database: &Database, extent: Extent) -> Result<Vec<Problem>, StoreError> {
     let looked: Result<_, StoreError> =
-        on_connection!(database, database.acquire(), LONGEST, "inspect the tables", |connection, keeps| async {
+        on_connection!(database, database.acquire(), CHECK_TIMEOUT, "inspect the tables", |connection, keeps| async {
             look_around(connection, database, extent, keeps).await
         });
     let mut problems = looked?;

@@ -64,7 +64,7 @@ const STORE: &str = "store a batch";
 #[derive(Debug, Default)]
 pub(super) struct CommitHistory {
     refusals: Mutex<Refusals>,
-    /// The last commit with a telling outcome failed as a whole.
+    /// The last commit whose outcome counts failed as a whole.
     has_failed: AtomicBool,
     ids: Ids,
 }

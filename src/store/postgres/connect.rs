@@ -46,7 +46,7 @@ const PING_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The least age at which a connection is closed, so that a sandbox that lives for hours follows a moved name, even through a
 /// proxy.
-const LIFETIME: Duration = Duration::from_secs(8 * 60);
+const CONNECTION_LIFETIME: Duration = Duration::from_secs(8 * 60);
 
 /// A random addition to the lifetime, so that processes that began together do not reconnect together.
 const LIFETIME_JITTER: Duration = Duration::from_secs(4 * 60);
@@ -184,7 +184,7 @@ impl Database {
             .max_connections(config.max_connections.max(1))
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .idle_timeout(None)
-            .max_lifetime(LIFETIME + LIFETIME_JITTER.mul_f64(fastrand::f64()))
+            .max_lifetime(CONNECTION_LIFETIME + LIFETIME_JITTER.mul_f64(fastrand::f64()))
             .test_before_acquire(false)
             .before_acquire(move |_, connection| {
                 let is_good = trusted.trusts(connection.age);
@@ -261,7 +261,7 @@ impl Database {
                 Err(error) => error,
             };
             let is_full = errors::is_full(&error);
-            let patience = match error {
+            let give_up_at = match error {
                 // Our own connections are in use, and one of them will come free.
                 _ if (is_full || matches!(error, sqlx::Error::PoolTimedOut)) && self.at_work.is_any() => until,
                 _ if is_full => until.min(began + FULL_TIMEOUT),
@@ -272,7 +272,7 @@ impl Database {
                 }
                 _ => began,
             };
-            if Instant::now() >= patience {
+            if Instant::now() >= give_up_at {
                 return Err(self.address.explained(errors::store_error(&self.server, "connect", &error)));
             }
             if is_full {

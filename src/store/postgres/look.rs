@@ -17,7 +17,7 @@ const LOOK_STATE: &str = include_str!("../sql/postgres/look_state.sql");
 const LOOK_ERRORS: &str = include_str!("../sql/postgres/look_errors.sql");
 
 /// At most this many errors are returned.
-const MOST_ERRORS: i64 = 5;
+const MAX_ERRORS: i64 = 5;
 
 /// The object's row of `refresh_state`, and the errors that runs reported for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl PostgresStore {
                 let errors: Vec<ErrorRow> = sqlx::query_as(LOOK_ERRORS)
                     .persistent(keeps)
                     .bind(object.to_string())
-                    .bind(MOST_ERRORS)
+                    .bind(MAX_ERRORS)
                     .fetch_all(&mut *transaction)
                     .await?;
                 transaction.commit().await?;

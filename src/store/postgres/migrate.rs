@@ -48,9 +48,9 @@ const MIGRATIONS: [Migration; 5] = [
 const CONTRACT: i32 = 1;
 
 /// The key of the advisory lock: the letters `rfmg`.
-const LOCK: i64 = 0x7266_6d67;
+const MIGRATION_LOCK: i64 = 0x7266_6d67;
 
-const TIMEOUT: Duration = Duration::from_secs(60);
+const MIGRATION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A statement waits this long for the locks of others.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
@@ -72,7 +72,9 @@ const LIST: &str = "
 pub(super) async fn up(database: &Database) -> Result<Vec<String>, StoreError> {
     let mark = Mark::new();
     let made = async {
-        on_connection!(database, database.acquire(), TIMEOUT, MAKE, |connection, keeps| make(connection, keeps, mark))
+        on_connection!(database, database.acquire(), MIGRATION_TIMEOUT, MAKE, |connection, keeps| make(
+            connection, keeps, mark
+        ))
     };
     let (made, blocker) = watched(database, LOCK_TIMEOUT / 2, mark, made).await;
     let made: Result<Made, StoreError> = made;
@@ -96,7 +98,9 @@ pub(super) async fn up(database: &Database) -> Result<Vec<String>, StoreError> {
 pub(super) async fn down(database: &Database) -> Result<Vec<String>, StoreError> {
     let mark = Mark::new();
     let undone = async {
-        on_connection!(database, database.acquire(), TIMEOUT, UNDO, |connection, keeps| undo(connection, keeps, mark))
+        on_connection!(database, database.acquire(), MIGRATION_TIMEOUT, UNDO, |connection, keeps| undo(
+            connection, keeps, mark
+        ))
     };
     let (undone, blocker) = watched(database, LOCK_TIMEOUT / 2, mark, undone).await;
     undone.map_err(|error| naming(database, UNDO, error, blocker))
@@ -182,7 +186,11 @@ async fn undo(connection: &mut PgConnection, keeps: bool, mark: Mark) -> Result<
 }
 
 async fn lock(connection: &mut PgConnection, keeps: bool) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").persistent(keeps).bind(LOCK).execute(&mut *connection).await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)")
+        .persistent(keeps)
+        .bind(MIGRATION_LOCK)
+        .execute(&mut *connection)
+        .await?;
     // Only after the advisory lock: another migration is worth waiting for, locks of tables are not. Readers of a table queue
     // behind a statement that waits to change it.
     let set = format!("SELECT set_config('lock_timeout', '{}ms', true)", LOCK_TIMEOUT.as_millis());

@@ -157,8 +157,8 @@ impl Store for PostgresStore {
         })
     }
 
-    async fn ready(&self, patience: Duration) -> Result<(), StoreError> {
-        blockers::wait_for_tables(&self.database, patience).await
+    async fn ready(&self, timeout: Duration) -> Result<(), StoreError> {
+        blockers::wait_for_tables(&self.database, timeout).await
     }
 
     fn is_doubtful(&self) -> bool {

@@ -13,12 +13,12 @@ use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
 /// The folders whose statements have to be listed here.
 const FOLDERS: [&str; 3] = ["src/store/sql/postgres", "src/derive/sql", "src/cli/sql"];
 
-/// How the cost of a statement may depend on the size of the database.
+/// The allowed dependence of a statement's cost on the size of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cost {
-    /// Not at all.
+    /// None.
     Bounded,
-    /// It has to read what it is about; the text says what that is.
+    /// It has to read a whole table; the text names the reason.
     Grows(&'static str),
 }
 
@@ -30,7 +30,7 @@ pub struct Statement {
     pub cost: Cost,
     /// SQL expressions, which are evaluated first: an argument is a value.
     pub arguments: &'static [&'static str],
-    /// Whether it takes part in a commit.
+    /// True when it is a part of a commit.
     pub in_commit: bool,
 }
 
@@ -89,7 +89,7 @@ pub const STATEMENTS: &[Statement] = &[
         cost: Cost::Grows("the ended stays of these clans, too, which share an index with the open ones"),
         ..of_commit("src/store/sql/postgres/memberships_read.sql", &[PLAYERS, CLANS, NOW])
     },
-    // Draws 200 numbers of each sequence the first time; afterwards they are left already.
+    // Skips 200 ids of each sequence the first time only.
     of_commit("src/store/sql/postgres/ids_leave.sql", &["true", "true", "true", "true", "200", "200"]),
     of_commit("src/store/sql/postgres/ids_step.sql", &["200"]),
     of_commit(
@@ -243,7 +243,7 @@ const APART: &[(&str, &str)] = &[
     ("src/derive/sql/view_statistics_job_progress.sql", "counts another program's view"),
 ];
 
-/// Files with statements that are neither listed nor set apart, and listed ones that are no more.
+/// Files with statements that are neither listed nor excepted, and listed files that no longer exist.
 pub fn unlisted() -> Vec<String> {
     let mut there = BTreeSet::new();
     for folder in FOLDERS {
@@ -333,16 +333,16 @@ pub async fn exec(connection: &mut PgConnection, sql: &str) {
     done.unwrap_or_else(|error| panic!("{}: {error}", sql.chars().take(300).collect::<String>()));
 }
 
-/// How much a database holds.
+/// The contents of a database.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
     pub clans: u32,
     pub players: u32,
     /// Snapshots of each player.
     pub snapshots: u32,
-    /// Ended stays in each clan of a commit.
+    /// Closed memberships in each clan of a commit.
     pub ended_of_commit: u32,
-    /// Ended stays, over all.
+    /// Closed memberships in total.
     pub ended: u32,
     pub jobs: u32,
     pub runs: u32,
@@ -352,7 +352,7 @@ pub struct Size {
 
 #[allow(dead_code, reason = "the bench uses all sizes, the tests one")]
 impl Size {
-    /// One commit's objects and nothing else.
+    /// The objects of a single commit, and nothing else.
     pub const SMALL: Self = Self {
         clans: 64,
         players: 3200,

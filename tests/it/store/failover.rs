@@ -1,5 +1,5 @@
-//! Connections that were good and are no more: the server became a standby or read-only, the name moved, others changed
-//! a table or threw prepared statements away, there are as many connections as may be.
+//! Connections that go bad: the server became a standby or read-only, its name moved, others changed a table or dropped
+//! prepared statements, or the limit of connections is reached.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ async fn exec(url: &str, statements: &[&str]) {
     }
 }
 
-/// Commits something new, with a stay in a clan.
+/// Commits something new, with a membership.
 async fn commit(store: &PostgresStore, n: usize, second: i64) -> Result<Commit, StoreError> {
     let tag = nth_tag(n);
     let batch = [player(tag.as_str()).of("8GG").fetched(at(second)), clan("8GG").fetched(at(second))];
@@ -65,7 +65,7 @@ async fn use_all(store: &PostgresStore, from: usize) {
 }
 
 #[tokio::test]
-async fn a_standby_is_told_by_ping_and_check() {
+async fn standby_reported_by_ping_and_check() {
     let pair = PostgresPair::start().await;
     narrow(&pair.primary.url()).migrate().await.unwrap();
     pair.wait_until_streamed().await;
@@ -76,7 +76,7 @@ async fn a_standby_is_told_by_ping_and_check() {
     assert!(said.contains("the server is a standby") && said.contains(&port), "{said}");
     let problems = store.check_rights().await;
     assert!(problems[0].what.contains("standby") && problems[0].is_certain, "{problems:?}");
-    // Reading is as good there as elsewhere.
+    // A standby can be read.
     assert!(store.last_run().await.unwrap().is_none());
 
     pair.promote().await;
@@ -231,7 +231,7 @@ async fn a_role_limited_to_the_pool_is_enough() {
         assert!(read.is_ok() && again.is_ok(), "{read:?} {again:?}");
         store.pool().close().await;
     }
-    // Without any connection of our own it is told whose limit it is.
+    // Without any connection of our own, the error names the limit.
     exec(&url, &[&format!("ALTER ROLE {role} CONNECTION LIMIT 0")]).await;
     let said = narrow(&modest).ping().await.unwrap_err().to_string();
     assert!(said.contains("too many connections") && said.contains("the limit of the role"), "{said}");

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::support;
 
-/// One row as the other programs insert it; `false` when somebody else was quicker.
+/// Inserts a row as other programs do. Returns `false` when another program was quicker.
 async fn take_next_id(pool: &PgPool, number: i64) -> bool {
     sqlx::query(
         "INSERT INTO clan_snapshots (id, ts, clan_tag) \

@@ -1,4 +1,4 @@
-//! Calls that are given a limit end with it.
+//! Calls with a limit end at the limit.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use super::{
 };
 
 over_every_store! {
-    without_time_left_nothing_is_begun_and_the_error_says_so,
+    commit_without_time_left_does_not_begin,
 }
 
-async fn without_time_left_nothing_is_begun_and_the_error_says_so(bed: impl Bed) {
+async fn commit_without_time_left_does_not_begin(bed: impl Bed) {
     let batch = [clan("8GG").with([player("2PP")]).fetched(at(0))];
     let error = bed.store().commit_and_delete(at(1), &batch, &[], Duration::ZERO).await.unwrap_err();
     assert!(matches!(error, StoreError::OutOfTime { .. }), "{error}");

@@ -1,4 +1,4 @@
-//! Locks of other programs: what they keep from being stored, what they do not, and what is told of them.
+//! Locks of other programs: the records they hold, the records they do not, and the messages about them.
 
 use std::time::{Duration, Instant};
 
@@ -54,9 +54,9 @@ async fn locked_row_holds_only_its_record() {
     for (place, committed) in committed.iter().enumerate().filter(|(place, _)| *place != 17) {
         assert_eq!(committed, &Committed::Stored, "{place}");
     }
-    let told = held(&committed[17]);
+    let text = held(&committed[17]);
     for part in ["row_locked", "players", &format!("pid {pid}"), "idle in transaction", "forgetful"] {
-        assert!(told.contains(part), "{part}: {told}");
+        assert!(text.contains(part), "{part}: {text}");
     }
     session.execute("ROLLBACK").await.unwrap();
     assert_eq!(bed.commit(&players(64, 600)).await, vec![Committed::Stored; 64]);
@@ -71,8 +71,8 @@ async fn lock_named_even_with_single_connection() {
     store.commit(at(1), &players(3, 0)).await.unwrap();
     let _session = lock_row(&url, 1).await;
     let committed = store.commit(at(301), &players(3, 300)).await.unwrap().committed;
-    let told = held(&committed[1]);
-    assert!(told.contains("probably locked by pid") && told.contains("forgetful"), "{told}");
+    let text = held(&committed[1]);
+    assert!(text.contains("probably locked by pid") && text.contains("forgetful"), "{text}");
     assert_eq!((&committed[0], &committed[2]), (&Committed::Stored, &Committed::Stored));
 }
 
@@ -111,9 +111,9 @@ async fn locked_table_reported_with_blocker() {
         let error = bed.store().commit(at(301), &players(8, 300)).await.unwrap_err();
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
         assert!(matches!(&error, StoreError::Locked { .. }), "{error}");
-        let told = error.to_string();
+        let text = error.to_string();
         for part in ["table player_snapshots is locked by pid", "idle in transaction", "forgetful", "lock timeout"] {
-            assert!(told.contains(part), "{part}: {told}");
+            assert!(text.contains(part), "{part}: {text}");
         }
         let error = bed.store().ready(Duration::from_millis(500)).await.unwrap_err().to_string();
         assert!(error.contains("table player_snapshots is locked by pid"), "{error}");

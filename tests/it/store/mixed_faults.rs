@@ -31,7 +31,7 @@ fn stored(committed: &[Committed]) -> usize {
     committed.iter().filter(|one| **one == Committed::Stored).count()
 }
 
-/// One clan's members, whom somebody has in hand, come first.
+/// The locked members of a clan come first.
 #[tokio::test]
 async fn locked_neighbours_do_not_stop_others() {
     for first in [0, 56, 24] {
@@ -94,7 +94,7 @@ async fn exhausted_war_sequence_does_not_stop_players() {
     assert_eq!(stored(&commit.committed[..3]), 3);
 }
 
-/// While it is in doubt, a run has one request in hand at a time.
+/// A run that doubts the store works on one request at a time.
 #[tokio::test]
 async fn refused_war_does_not_slow_players() {
     let bed = beds::postgres().await;
@@ -110,7 +110,7 @@ async fn refused_war_does_not_slow_players() {
     );
 }
 
-/// What follows a run takes its connections from the same pool.
+/// The maintenance after a run uses the same pool.
 #[tokio::test]
 async fn busy_pool_is_not_an_outage() {
     let url = support::postgres::fresh().await;
@@ -118,11 +118,11 @@ async fn busy_pool_is_not_an_outage() {
     store.migrate().await.unwrap();
     let busy = store.pool().acquire().await.unwrap();
     let began = Instant::now();
-    let (told, ()) = tokio::join!(store.ping(), async {
+    let (text, ()) = tokio::join!(store.ping(), async {
         tokio::time::sleep(Duration::from_secs(5)).await;
         drop(busy);
     });
-    assert!(told.is_ok(), "after {:?}: {}", began.elapsed(), told.unwrap_err());
+    assert!(text.is_ok(), "after {:?}: {}", began.elapsed(), text.unwrap_err());
 }
 
 /// Another run of ours waits for a view, or a task of ours for any other table.
@@ -152,9 +152,9 @@ fn host_name_does_not_affect_diagnosis() {
         ("readonly-proxy:6432/coc", "Connection refused (os error 111)"),
         ("db.certificates.example:5432/coc", "Connection refused (os error 111)"),
     ] {
-        let told =
+        let text =
             public::failure(StopReason::DatabaseDown, Some(&format!("cannot reach the database at {host}: {text}")));
-        assert_eq!(told, "the database cannot be used: the connection is refused", "{host}");
+        assert_eq!(text, "the database cannot be used: the connection is refused", "{host}");
     }
 }
 
@@ -173,7 +173,7 @@ async fn retention_thins_tables_whose_types_others_changed() {
     assert_eq!((thinned.deleted, &thinned.failure), (4, &None));
 }
 
-/// Somebody tried the largest number as an id. The sequences are everybody's.
+/// Another program used the largest number as an id. The sequences are shared.
 #[tokio::test]
 async fn largest_id_does_not_exhaust_sequence() {
     let mut bad = Vec::new();

@@ -27,7 +27,7 @@ async fn outage_is_unreachable_and_heals_by_itself() {
     assert_eq!(store.commit(at(1), &batch).await.unwrap().committed, [Committed::Stored]);
 }
 
-/// Ends all of the worker's sessions, as an operator may; tells how many there were.
+/// Ends all of the worker's sessions, as an operator may, and returns their number.
 async fn cut_all(server: &PrivatePostgres) -> i64 {
     let admin = PgPool::connect(&server.url()).await.unwrap();
     let cut = sqlx::query_scalar(

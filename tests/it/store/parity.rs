@@ -23,7 +23,7 @@ const CLANS: [&str; 3] = ["8GG", "9CC", "2RR"];
 const PLAYERS: [&str; 5] = ["2PP", "2YY", "2QQ", "2LL", "2UU"];
 const BATCHES: usize = 40;
 
-/// How many batches go by between two looks at the tables.
+/// The number of batches between two comparisons of the tables.
 const LOOK: usize = 5;
 
 /// Table, its columns without ids, and their order.

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::support::{self, pgbouncer::PgBouncer, pooler::PoolerWitness};
 
-/// What a process does in some runs, with stores of its own.
+/// The work of a process in some runs, with its own stores.
 async fn work(store: &PostgresStore, from: usize) {
     for n in from..from + 10 {
         let second = i64::try_from(n).unwrap() * 60;

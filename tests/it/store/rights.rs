@@ -1,4 +1,4 @@
-//! What `check` finds out about a database, and what a commit says that lacks a right.
+//! The findings of `check` about a database, and the error of a commit without a right.
 
 use refresh_worker::store::{Store, StoreError, postgres::PostgresStore};
 use sqlx::PgPool;

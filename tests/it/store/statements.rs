@@ -1,4 +1,4 @@
-//! How many statements a commit sends, counted from what the driver tells of each.
+//! The number of statements of a commit, counted from the driver's log events.
 
 use refresh_worker::store::{RELAXED_TIMEOUT, Store};
 
@@ -11,9 +11,9 @@ use super::{
 };
 use crate::support::pooler::PoolerWitness;
 
-/// What a transaction begins with (BEGIN and its settings) is one message of two statements, which the driver does not
-/// tell of.
-const UNTOLD: usize = 2;
+/// The begin of a transaction (BEGIN and its settings) is one message of two statements, which the driver does not
+/// log.
+const UNLOGGED: usize = 2;
 
 #[tokio::test]
 async fn commit_has_at_most_fourteen_statements() {
@@ -22,7 +22,7 @@ async fn commit_has_at_most_fourteen_statements() {
     let players = |from: usize, to: usize| (from..to).map(|n| player(nth_tag(n).as_str()).of("8GG"));
 
     bed.commit_one(clan("8GG").with([player("2PP")]).fetched(at(0))).await;
-    let small = statements.take() + UNTOLD;
+    let small = statements.take() + UNLOGGED;
     // Everything at once, with ids to be stepped: other programs have gone on.
     bed.exec(&format!(
         "INSERT INTO clan_snapshots (id, ts, clan_tag) SELECT max(id) + 5, {}, 'LLL1' FROM clan_snapshots",
@@ -34,14 +34,14 @@ async fn commit_has_at_most_fourteen_statements() {
     batch.extend(players(20, 82).map(|player| player.fetched(at(300))));
     assert_eq!(batch.len(), 64);
     bed.commit(&batch).await;
-    let large = statements.take() + UNTOLD;
+    let large = statements.take() + UNLOGGED;
     // The same again: nothing new, no ids taken.
     let again: Vec<_> = batch
         .iter()
         .map(|fetched| refresh_worker::model::Fetched { began: at(600), copied_at: at(600), ..fetched.clone() })
         .collect();
     bed.commit(&again).await;
-    let unchanged = statements.take() + UNTOLD;
+    let unchanged = statements.take() + UNLOGGED;
 
     println!("statements per commit: small {small}, of everything with ids stepped {large}, unchanged {unchanged}");
     assert!(small <= 14 && large <= 14 && unchanged <= 12, "{small} {large} {unchanged}");

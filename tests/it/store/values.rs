@@ -19,9 +19,9 @@ use super::{
 use crate::{cli::Shell, support};
 
 over_every_store! {
-    a_row_at_an_impossible_time_does_not_hide_later_ones,
-    a_row_of_others_a_few_hours_ahead_is_left_alone,
-    a_last_seen_that_is_still_to_come_is_forgotten,
+    row_at_impossible_time_does_not_hide_later,
+    foreign_row_hours_ahead_is_unchanged,
+    future_last_seen_is_replaced,
 }
 
 const TABLES: [(&str, &str, &str); 3] = [
@@ -50,7 +50,7 @@ async fn newest(bed: &impl Bed, table: &str, column: &str, tag: &str) -> Value {
     bed.rows(&format!("{newest} LIMIT 1")).await.remove(0)
 }
 
-async fn a_row_at_an_impossible_time_does_not_hide_later_ones(bed: impl Bed) {
+async fn row_at_impossible_time_does_not_hide_later(bed: impl Bed) {
     bed.commit(&one_of_each(at(0))).await;
     by_others(&bed, "'9999-12-31 00:00:00.000000'").await;
     for (seconds, committed) in [(300, Committed::Unchanged), (600, Committed::Unchanged)] {
@@ -64,7 +64,7 @@ async fn a_row_at_an_impossible_time_does_not_hide_later_ones(bed: impl Bed) {
     }
 }
 
-async fn a_row_of_others_a_few_hours_ahead_is_left_alone(bed: impl Bed) {
+async fn foreign_row_hours_ahead_is_unchanged(bed: impl Bed) {
     bed.commit(&one_of_each(at(0))).await;
     by_others(&bed, &sql_time(at(6 * 3600))).await;
     bed.commit(&one_of_each(at(300))).await;
@@ -73,7 +73,7 @@ async fn a_row_of_others_a_few_hours_ahead_is_left_alone(bed: impl Bed) {
     }
 }
 
-async fn a_last_seen_that_is_still_to_come_is_forgotten(bed: impl Bed) {
+async fn future_last_seen_is_replaced(bed: impl Bed) {
     bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
     bed.exec("UPDATE player_snapshots SET last_seen = '9999-12-31 00:00:00.000000' WHERE player_tag = '2PP'").await;
     bed.commit_one(player("2PP").of("8GG").fetched(at(300))).await;
@@ -197,7 +197,7 @@ async fn columns(bed: &PostgresBed, schema: &str) -> Vec<(String, String, String
     .unwrap()
 }
 
-/// Whether the table takes it at all.
+/// True when the table accepts the value.
 async fn set(bed: &PostgresBed, sql: String) -> bool {
     match sqlx::raw_sql(AssertSqlSafe(sql.as_str())).execute(&bed.around).await {
         Ok(_) => true,

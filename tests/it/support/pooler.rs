@@ -19,7 +19,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What the server says it is in, when it is in no transaction.
+/// The server's status outside of a transaction.
 const IDLE: u8 = b'I';
 
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl PoolerWitness {
         (Self { seen, task }, url.into())
     }
 
-    /// How many statements were prepared inside transactions, and the others themselves.
+    /// The number of statements prepared inside transactions, and the texts of the others.
     pub fn take(&self) -> (usize, Vec<String>) {
         let seen = std::mem::take(&mut *self.seen.lock());
         (seen.inside, seen.outside)

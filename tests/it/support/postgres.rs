@@ -20,7 +20,7 @@ use super::server::{Recipe, Server, find_folder_with, folders_like};
 
 const CONTRACT: &str = include_str!("contract.sql");
 
-/// What others do to the contract tables over the years: no column keeps its type, and readers do not notice.
+/// The changes of others to the contract tables over the years: every type differs, and readers do not notice.
 const CHANGED_TYPES: &str = "
     DO $$
     DECLARE c record;
@@ -69,7 +69,7 @@ pub async fn fresh_in_encoding(encoding: &str) -> String {
     create_database(&shared_url().await, Some(&template)).await
 }
 
-/// A server of one's own, for tests of outages and of settings.
+/// A private server, for tests of outages and of settings.
 #[derive(Debug)]
 pub struct PrivatePostgres {
     server: Option<Server>,
@@ -243,8 +243,7 @@ fn database_name(url: &str) -> String {
     url::Url::parse(url).expect("a database URL").path().trim_start_matches('/').to_owned()
 }
 
-/// The databases made on one thread. A test is a thread, so they can go when it ends: a few hundred databases of 8 MB
-/// would be felt.
+/// The databases made on one thread. A test is a thread, so they are dropped when it ends: each takes 8 MB.
 struct Databases(Vec<String>);
 
 impl Drop for Databases {

@@ -14,7 +14,7 @@ use tokio::{
     time::sleep,
 };
 
-/// What the proxy does with traffic. A change takes effect at once, for open connections too.
+/// The proxy's treatment of traffic. A change takes effect at once, for open connections too.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mode {
     Pass,

@@ -30,7 +30,7 @@ use tokio::{
 /// AWS refuses larger answers.
 const LARGEST_ANSWER_BYTES: usize = 6 * 1024 * 1024;
 
-/// What the function said about one event.
+/// The function's response to an event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     Response(Value),
@@ -111,7 +111,7 @@ impl RuntimeApi {
         Pending { request_id, answer }
     }
 
-    /// How often the function has asked for its next event; it has finished the n-th when this is above n.
+    /// The number of polls for events. Above n, the function has finished its n-th event.
     pub fn polls(&self) -> watch::Receiver<u64> {
         self.shared.polls.subscribe()
     }
@@ -120,7 +120,7 @@ impl RuntimeApi {
         self.shared.extensions.borrow().clone()
     }
 
-    /// What the function reported about a start that failed.
+    /// The error that the function reported for a failed start.
     pub fn init_error(&self) -> Option<Value> {
         self.shared.init_error.lock().clone()
     }
