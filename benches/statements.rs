@@ -1,5 +1,5 @@
-//! What every statement costs when the tables have grown for years, with plans for these arguments (custom) and with plans
-//! for any (generic), which PostgreSQL may choose for a prepared statement after five executions.
+//! The cost of every statement when the tables have grown for years, with plans for these arguments (custom) and for any
+//! arguments (generic). PostgreSQL may choose the latter for a prepared statement after five executions.
 //!
 //! ```text
 //! cargo bench --bench statements
@@ -29,17 +29,17 @@ use refresh_worker::{
 };
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-/// How many times as long a statement may take.
+/// The allowed ratio of times.
 const MOST: f64 = 4.0;
 
-/// Less than this counts as this.
+/// Shorter times count as this.
 const FLOOR: Duration = Duration::from_millis(1);
 
 /// The fastest of several executions counts; a slow one is not repeated often.
 const ENOUGH: Duration = Duration::from_secs(2);
 const MOST_EXECUTIONS: u32 = 5;
 
-/// What one statement took in one database.
+/// The measured cost of a statement in one database.
 #[derive(Clone, Copy, Debug)]
 struct Taken {
     custom: Duration,

@@ -1,4 +1,4 @@
-//! What a commit to PostgreSQL costs: statements, and this process's CPU for each refreshed clan and player.
+//! The cost of a commit to PostgreSQL: statements, and this process's CPU for each refreshed clan and player.
 //!
 //! ```text
 //! cargo bench --bench store_commit
@@ -29,7 +29,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 const ROUNDS: i64 = 12;
 
-/// BEGIN and its settings are one message of two statements, which the driver does not tell of.
+/// BEGIN and its settings are one message of two statements, which the driver does not log.
 const UNTOLD: usize = 2;
 
 #[tokio::main(flavor = "current_thread")]

@@ -1,14 +1,15 @@
-//! Certificates of authorities: those that are built in, and those that an operator names. A leaf: opens no connection.
+//! Certificates of authorities: the built-in ones, and those that an operator names. A leaf: it opens no connection.
 //!
-//! [`Trust`] is for the whole process, as `SSL_CERT_FILE` is: it is put in force at the start, and whoever prepares TLS asks
-//! for it. Without names in it, it costs nothing at a cold start.
+//! [`Trust`] applies to the whole process, as `SSL_CERT_FILE` does. It is set at the start, and all TLS clients use it. Without
+//! named authorities it costs nothing at a cold start.
 
 use std::{
     fmt::Write as _,
-    sync::{Arc, OnceLock, PoisonError, RwLock},
+    sync::{Arc, OnceLock},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use parking_lot::RwLock;
 use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::CertificateDer};
 
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
@@ -17,16 +18,16 @@ const END: &str = "-----END CERTIFICATE-----";
 /// The length of a line of base64 in PEM.
 const LINE: usize = 64;
 
-/// Certificates that an operator named, each of which can be used.
+/// Certificates that an operator named, all of them usable.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Certificates(Vec<CertificateDer<'static>>);
 
 impl Certificates {
-    /// The certificates of a PEM text. Line breaks may be missing, spaces, or written as `\n`, as forms for environment
-    /// variables make them. A bundle may hold some that cannot be used, as bundles of systems do, but not only such.
+    /// Reads the certificates of a PEM text. Line breaks may be missing, spaces, or written as `\n`, as forms for environment
+    /// variables make them. A bundle may hold unusable certificates, as bundles of systems do, but not only such.
     ///
     /// # Errors
-    /// When there is none that can be used.
+    /// When there is no usable certificate.
     pub fn from_pem(text: &str) -> Result<Self, String> {
         let mut usable = Vec::new();
         let mut problem = format!("holds no certificate (expected PEM: {BEGIN} ...)");
@@ -45,14 +46,14 @@ impl Certificates {
     }
 
     /// # Errors
-    /// When the file cannot be read, or holds no certificate that can be used. Names the file.
+    /// When the file cannot be read, or holds no usable certificate. The error names the file.
     pub fn from_file(path: &str) -> Result<Self, String> {
-        // Comments in bundles are in any encoding.
+        // Comments in bundles may have any encoding.
         let bytes = std::fs::read(path).map_err(|error| format!("the file `{path}` cannot be read: {error}"))?;
         Self::from_pem(&String::from_utf8_lossy(&bytes)).map_err(|problem| format!("the file `{path}` {problem}"))
     }
 
-    /// A PEM text, or the path of a file that holds one.
+    /// Reads a PEM text, or the file at a path.
     ///
     /// # Errors
     /// As [`Self::from_pem`] and [`Self::from_file`].
@@ -69,7 +70,7 @@ fn certificate(body: &str) -> Result<CertificateDer<'static>, String> {
     let plain: String = body.replace("\\n", "").replace("\\r", "").split_whitespace().collect();
     let bytes = STANDARD.decode(plain).map_err(|_| "it is not base64".to_owned())?;
     let certificate = CertificateDer::from(bytes);
-    // Taken apart once, so that no client fails on it later.
+    // Parsed here, so that no client fails on it later.
     RootCertStore::empty().add(certificate.clone()).map_err(|error| error.to_string())?;
     Ok(certificate)
 }
@@ -87,12 +88,12 @@ fn pem<'a>(certificates: impl IntoIterator<Item = &'a CertificateDer<'static>>) 
     text
 }
 
-/// Which authorities a server's certificate may be of.
+/// The authorities that may sign a server's certificate.
 #[derive(Debug, Default)]
 pub struct Trust {
-    /// In place of the built-in ones: `SSL_CERT_FILE`, as other programs take it.
+    /// Instead of the built-in ones: `SSL_CERT_FILE`, as in other programs.
     instead: Option<Certificates>,
-    /// Beside them: `CA_CERTIFICATES`.
+    /// In addition to them: `CA_CERTIFICATES`.
     beside: Certificates,
     client: OnceLock<ClientConfig>,
 }
@@ -104,17 +105,17 @@ impl Trust {
         Self { instead, beside, client: OnceLock::new() }
     }
 
-    /// From now on [`Self::in_force`] gives this.
+    /// Makes this the trust of the process.
     pub fn put_in_force(self) {
-        *IN_FORCE.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(self));
+        *IN_FORCE.write() = Some(Arc::new(self));
     }
 
-    /// What holds for the process; the built-in authorities when nobody named others.
+    /// The trust of the process: the built-in authorities, unless others were named.
     pub fn in_force() -> Arc<Self> {
-        if let Some(trust) = &*IN_FORCE.read().unwrap_or_else(PoisonError::into_inner) {
+        if let Some(trust) = &*IN_FORCE.read() {
             return Arc::clone(trust);
         }
-        Arc::clone(IN_FORCE.write().unwrap_or_else(PoisonError::into_inner).get_or_insert_default())
+        Arc::clone(IN_FORCE.write().get_or_insert_default())
     }
 
     fn roots(&self) -> RootCertStore {
@@ -130,20 +131,20 @@ impl Trust {
         self.instead.iter().flat_map(|named| &named.0).chain(&self.beside.0)
     }
 
-    /// The authorities that somebody named, if any, for a client that knows the built-in ones.
+    /// The named authorities, for a client that knows the built-in ones.
     pub fn named_pem(&self) -> Option<String> {
         let named: Vec<_> = self.named().collect();
         (!named.is_empty()).then(|| pem(named))
     }
 
-    /// All authorities, for a client that is given all or none. `None` when only the built-in ones hold.
+    /// All authorities, for a client that needs the whole list. `None` when only the built-in ones apply.
     pub fn whole_pem(&self) -> Option<String> {
         let named = self.named_pem()?;
         let built_in = if self.instead.is_none() { webpki_root_certs::TLS_SERVER_ROOT_CERTS } else { &[] };
         Some(named + &pem(built_in))
     }
 
-    /// What an HTTPS client needs, made once.
+    /// The TLS configuration of HTTPS clients, built once.
     ///
     /// # Errors
     /// When TLS cannot be prepared.
@@ -160,7 +161,7 @@ impl Trust {
     }
 }
 
-/// Advice for an error of TLS that is about the server's certificate.
+/// The fix for a TLS error about the server's certificate.
 pub fn advice(error: &str) -> Option<&'static str> {
     if !error.contains("invalid peer certificate") {
         return None;
@@ -168,7 +169,7 @@ pub fn advice(error: &str) -> Option<&'static str> {
     if error.contains("not valid for") || error.contains("NotValidForName") {
         return Some("the certificate is for another host name: use a name that it is for");
     }
-    // Made by an authority that is not known, or by another one of the same name.
+    // An unknown authority signed it, or another one of the same name.
     let is_stranger = ["UnknownIssuer", "BadSignature", "CaUsedAsEndEntity"].iter().any(|word| error.contains(word));
     is_stranger.then_some(
         "the certificate is of an authority that is not trusted here: name the right one in CA_CERTIFICATES_FILE (for the \
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn pem_is_read_in_every_shape_that_forms_give_it() {
+    fn pem_read_in_every_shape_of_forms() {
         let pem = made();
         let whole = Certificates::from_pem(&pem).unwrap();
         for shape in
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_needs_one_certificate_that_can_be_used() {
+    fn bundle_needs_one_usable_certificate() {
         let broken = format!("{BEGIN}\nAAAA\n{END}\n");
         assert_eq!(Certificates::from_pem(&format!("{broken}{}", made())).unwrap().0.len(), 1);
         for (text, why) in [("", "no certificate"), (broken.as_str(), "can be used"), (BEGIN, "cut off")] {
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn named_authorities_stand_beside_the_built_in_ones_or_in_their_place() {
+    fn named_authorities_extend_or_replace_built_in_ones() {
         let named = Certificates::from_pem(&made()).unwrap();
         let built_in = Trust::default();
         assert_eq!((built_in.named_pem(), built_in.whole_pem()), (None, None));

@@ -1,18 +1,20 @@
 //! Time. A leaf: it reads the machine's clocks and touches nothing else.
 //!
-//! Nothing else in the crate asks the machine for the time. Three clocks matter here: the wall clock (what people
-//! and other machines mean by "now"), boot time (goes on while the machine sleeps, unlike [`std::time::Instant`] on
-//! Linux), and the queue's own time, which is the Redis server's `TIME` read once plus the boot time elapsed since.
-//! A Lambda sandbox is frozen between invocations, and a laptop's wall clock may be 20 seconds off: leases are
-//! therefore judged by [`ServerTime`] only. A server's clock may be off as well: [`ClocksApart`] asks a third one.
+//! Three clocks matter: the wall clock, boot time (it goes on while the machine sleeps, unlike [`std::time::Instant`] on
+//! Linux), and the queue's time: the Redis server's `TIME`, read once, plus the boot time elapsed since.
+//! A Lambda sandbox is frozen between invocations, and a laptop's wall clock may be 20 seconds off. Leases are therefore
+//! judged by [`ServerTime`] only. The server's clock may be wrong as well: [`ClocksApart`] compares it with a third one.
+//!
+//! Durations within a process are measured with [`std::time::Instant`], anywhere.
 
 use std::{
     fmt,
     ops::{Add, Sub},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 
 /// A moment, in whole milliseconds since the Unix epoch.
@@ -22,7 +24,7 @@ use time::OffsetDateTime;
 #[serde(transparent)]
 pub struct Timestamp(i64);
 
-/// UTC as machines keep it has no leap seconds.
+/// The length of a day. UTC as machines keep it has no leap seconds.
 const DAY_MILLIS: i64 = 24 * 60 * 60 * 1000;
 
 impl Timestamp {
@@ -46,7 +48,7 @@ impl Timestamp {
         self.0 as f64 / 1000.0
     }
 
-    /// How long after `earlier` this is; zero when it is not after it.
+    /// The duration since `earlier`; zero when this is not later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
@@ -57,13 +59,13 @@ impl Timestamp {
         Self(self.0.saturating_sub(millis(duration)))
     }
 
-    /// The midnight in UTC that this day began with.
+    /// The midnight (UTC) at which this day began.
     #[must_use]
     pub const fn midnight(self) -> Self {
         Self(self.0 - self.0.rem_euclid(DAY_MILLIS))
     }
 
-    /// As a calendar time in UTC; of times outside the years 1 to 9999 the nearest that is in them.
+    /// The calendar time in UTC, or the nearest one in the years 1 to 9999.
     #[must_use]
     pub fn to_utc(self) -> OffsetDateTime {
         const BEGIN: i64 = -62_135_596_800_000;
@@ -116,9 +118,9 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Where time comes from: the machine ([`SystemClock`]) or a test ([`ManualClock`]).
+/// A source of time: the machine ([`SystemClock`]) or a test ([`ManualClock`]).
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
-    /// The machine's wall clock. It may be wrong, and it may jump.
+    /// The machine's wall clock. It may be wrong, and may jump.
     fn wall(&self) -> Timestamp;
 
     /// Time since boot, suspended time included. It never goes back.
@@ -137,7 +139,7 @@ impl Clock for SystemClock {
 
     fn boot(&self) -> Duration {
         use rustix::time::{ClockId, clock_gettime};
-        // macOS counts suspended time in its monotonic clock; Linux keeps a clock of its own for that.
+        // The monotonic clock of macOS counts suspended time. Linux has a separate clock for it.
         #[cfg(target_os = "linux")]
         let id = ClockId::Boottime;
         #[cfg(not(target_os = "linux"))]
@@ -159,25 +161,25 @@ impl ManualClock {
         Arc::new(Self { hands: Mutex::new((wall, Duration::from_secs(1000))) })
     }
 
-    /// Moves both hands on, as time does.
+    /// Advances both clocks, as time does.
     pub fn advance(&self, by: Duration) {
-        let mut hands = self.hands.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hands = self.hands.lock();
         *hands = (hands.0 + by, hands.1 + by);
     }
 
-    /// Moves the wall clock only, as a correction by the network does.
+    /// Sets the wall clock only, as a time server does.
     pub fn set_wall(&self, wall: Timestamp) {
-        self.hands.lock().unwrap_or_else(PoisonError::into_inner).0 = wall;
+        self.hands.lock().0 = wall;
     }
 }
 
 impl Clock for ManualClock {
     fn wall(&self) -> Timestamp {
-        self.hands.lock().unwrap_or_else(PoisonError::into_inner).0
+        self.hands.lock().0
     }
 
     fn boot(&self) -> Duration {
-        self.hands.lock().unwrap_or_else(PoisonError::into_inner).1
+        self.hands.lock().1
     }
 }
 
@@ -188,18 +190,18 @@ pub struct ServerTime {
     reading: Arc<Mutex<Reading>>,
 }
 
-/// What the server answered, and what our own clocks said then.
+/// The server's time, and our own clocks at the same moment.
 #[derive(Clone, Copy, Debug)]
 struct Reading {
     server: Timestamp,
-    /// Milliseconds to be added to what the server says, since its clock is wrong.
+    /// Milliseconds to add to the server's time when its clock is wrong.
     correction: i64,
     boot: Duration,
     wall: Timestamp,
 }
 
 impl ServerTime {
-    /// `server` is what the server answered just now.
+    /// `server` is the server's current time.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, server: Timestamp) -> Self {
         let reading = Reading { server, correction: 0, boot: clock.boot(), wall: clock.wall() };
@@ -207,7 +209,7 @@ impl ServerTime {
     }
 
     fn reading(&self) -> Reading {
-        *self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.reading.lock()
     }
 
     #[must_use]
@@ -217,14 +219,14 @@ impl ServerTime {
         Timestamp(server.0.saturating_add(reading.correction))
     }
 
-    /// The server's clock is wrong: when it said `wrong` it was `right`. What it says later is corrected as much.
+    /// Corrects the server's clock: when it showed `wrong`, the time was `right`. Later readings are corrected by the same amount.
     pub fn correct(&self, wrong: Timestamp, right: Timestamp) {
-        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reading = self.reading.lock();
         reading.correction = reading.correction.saturating_add(right.0.saturating_sub(wrong.0));
     }
 
-    /// Whether our two clocks moved apart since the reading by more than `tolerance`: the machine was frozen in a way
-    /// that stopped one of them, or somebody set the wall clock. Either way the server should be asked again.
+    /// True when our two clocks moved apart by more than `tolerance` since the reading: the machine was frozen in a way that
+    /// stopped one of them, or somebody set the wall clock. The server's time must then be read again.
     #[must_use]
     pub fn is_doubtful(&self, tolerance: Duration) -> bool {
         let reading = self.reading();
@@ -234,10 +236,10 @@ impl ServerTime {
         wall.since(expected) > tolerance || expected.since(wall) > tolerance
     }
 
-    /// Takes a new reading: `server` is what the server answered just now.
+    /// Takes a new reading: `server` is the server's current time.
     pub fn reset(&self, server: Timestamp) {
         let (boot, wall) = (self.clock.boot(), self.clock.wall());
-        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reading = self.reading.lock();
         *reading = Reading { server, boot, wall, ..*reading };
     }
 
@@ -248,31 +250,31 @@ impl ServerTime {
     }
 }
 
-/// Clocks that differ by more than this are told; below, the way between them may be it.
+/// Clocks that differ by more than this are reported. A smaller difference may be network delay.
 pub const CLOCKS_TOLERANCE: Duration = Duration::from_secs(5);
 
-/// The queue server's clock and the machine's, too far apart, and which one is right.
+/// The queue server's clock and the machine's, when they differ too much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClocksApart {
     pub server: Timestamp,
     pub machine: Timestamp,
-    /// The database's clock, when it told.
+    /// The database's clock, if it is known.
     pub database: Option<Timestamp>,
 }
 
-/// Whose clock is in the minority.
+/// The clock in the minority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WrongClock {
     Server,
     Machine,
-    /// Each says something else.
+    /// All three differ.
     AllDiffer,
-    /// There are two only.
+    /// Only two clocks are known.
     Unknown,
 }
 
 impl ClocksApart {
-    /// The two clocks, read at the same time but for `uncertain`; `None` when they agree.
+    /// Compares two clocks that were read within `uncertain` of each other; `None` when they agree.
     #[must_use]
     pub fn of(server: Timestamp, machine: Timestamp, uncertain: Duration) -> Option<Self> {
         let apart = Self { server, machine, database: None };
@@ -291,7 +293,7 @@ impl ClocksApart {
         match (agrees(self.server), agrees(self.machine)) {
             (false, false) => WrongClock::AllDiffer,
             (server, machine) if server && machine => {
-                // Both are near enough, each on its side.
+                // The database is within the tolerance of both, so the nearer clock is right.
                 let nearer = difference(database, self.server) <= difference(database, self.machine);
                 if nearer { WrongClock::Machine } else { WrongClock::Server }
             }
@@ -300,7 +302,7 @@ impl ClocksApart {
         }
     }
 
-    /// What the time is: what two clocks say, else the database's, which all runs share as they do the server's.
+    /// The right time: that of two clocks that agree, else the database's, which all runs share.
     #[must_use]
     pub fn right(&self) -> Timestamp {
         match (self.wrong(), self.database) {
@@ -315,7 +317,7 @@ fn difference(one: Timestamp, other: Timestamp) -> Duration {
     one.since(other).max(other.since(one))
 }
 
-/// As a sentence, with the names that operators use.
+/// A sentence with the names that operators use.
 impl fmt::Display for ClocksApart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { server, machine, .. } = self;
@@ -375,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn server_time_follows_boot_time_and_ignores_the_wall_clock() {
+    fn server_time_ignores_wall_clock() {
         let clock = ManualClock::at(Timestamp::from_millis(50_000));
         let server = ServerTime::new(clock.clone(), Timestamp::from_millis(1_000));
         clock.set_wall(Timestamp::from_millis(9_999_999));
@@ -384,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn clocks_that_move_apart_make_server_time_doubtful_until_it_is_read_again() {
+    fn diverging_clocks_make_server_time_doubtful() {
         let clock = ManualClock::at(Timestamp::from_millis(50_000));
         let server = ServerTime::new(clock.clone(), Timestamp::EPOCH);
         clock.advance(Duration::from_secs(60));

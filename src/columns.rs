@@ -1,9 +1,7 @@
-//! Columns of tables that others write, too, read so that no value of theirs can end the process. A leaf: `store`, `derive` and
-//! `cli` use it.
+//! Columns of tables that other programs write too, read so that none of their values can end the process. A leaf.
 //!
-//! PostgreSQL's times reach from 4714 BC to the year 294276, and have two infinities; the calendar of this program ends with
-//! the year 9999. And what is an `integer` here may be a `smallint`, a `bigint` or a `numeric` elsewhere: readers of most
-//! languages do not notice.
+//! PostgreSQL's times reach from 4714 BC to the year 294276, and have two infinities. The calendar of this program ends with
+//! the year 9999. An `integer` of ours may be a `smallint`, a `bigint` or a `numeric` in another deployment.
 
 use sqlx::{
     Decode, Encode, Postgres, Type, TypeInfo as _, ValueRef as _,
@@ -15,7 +13,7 @@ use time::{OffsetDateTime, PrimitiveDateTime};
 
 use crate::clock::Timestamp;
 
-/// 1 January 2000, from which PostgreSQL counts microseconds.
+/// 1 January 2000: PostgreSQL counts microseconds from then.
 const EPOCH_MILLIS: i64 = 946_684_800_000;
 
 /// The first moment of the year 1.
@@ -24,8 +22,8 @@ const CALENDAR_BEGINS: TableTime = TableTime::at_millis(-62_135_596_800_000);
 /// The last moment of the year 9999.
 const CALENDAR_ENDS: TableTime = TableTime(TableTime::at_millis(253_402_300_799_999).0 + 999);
 
-/// A time in a table, in UTC: microseconds as PostgreSQL counts them, so that every time it can hold is one. Read from columns
-/// with and without a time zone alike. What is written always lies in the calendar.
+/// A time in a table, in UTC: microseconds as PostgreSQL counts them, so that it holds every time of PostgreSQL. It is read
+/// from columns with and without a time zone. Written times are always within the calendar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TableTime(i64);
 
@@ -33,7 +31,7 @@ impl TableTime {
     /// `infinity`: as `left_at` it means "still open".
     pub const INFINITY: Self = Self(i64::MAX);
 
-    /// `-infinity`: always.
+    /// `-infinity`: before all times.
     pub const MINUS_INFINITY: Self = Self(i64::MIN);
 
     const fn at_millis(millis: i64) -> Self {
@@ -46,13 +44,13 @@ impl TableTime {
         Self(at.as_millis().saturating_sub(EPOCH_MILLIS).saturating_mul(1000)).in_calendar()
     }
 
-    /// To the millisecond. What lies outside of the calendar stays there.
+    /// The time to the millisecond. A time outside the calendar stays outside.
     #[must_use]
     pub const fn timestamp(self) -> Timestamp {
         Timestamp::from_millis(self.0.div_euclid(1000) + EPOCH_MILLIS)
     }
 
-    /// Whether it is a time that we, or a reader, could have written: from the year 1 to the year 9999.
+    /// True for a time from the year 1 to the year 9999, which this worker or a reader could have written.
     #[must_use]
     pub fn is_in_calendar(self) -> bool {
         self == self.in_calendar()
@@ -84,7 +82,7 @@ impl From<OffsetDateTime> for TableTime {
     }
 }
 
-/// To the microsecond; the nearest time of the calendar.
+/// The nearest time of the calendar, to the microsecond.
 impl From<TableTime> for OffsetDateTime {
     fn from(at: TableTime) -> Self {
         let nanos = (i128::from(at.in_calendar().0) + i128::from(EPOCH_MILLIS) * 1000) * 1000;
@@ -99,7 +97,7 @@ impl From<TableTime> for PrimitiveDateTime {
     }
 }
 
-/// As operators read it.
+/// The form for operators.
 impl std::fmt::Display for TableTime {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match *self {
@@ -149,7 +147,7 @@ impl<'r> Decode<'r, Postgres> for TableTime {
     }
 }
 
-/// A whole number, whatever numeric type its column has: the nearest that 64 bits hold. `None`: not a number.
+/// A whole number from a column of any numeric type: the nearest that 64 bits hold. `None`: not a number (NaN).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Number(Option<i64>);
 
@@ -166,14 +164,14 @@ impl From<i64> for Number {
     }
 }
 
-/// What is no number is zero.
+/// NaN becomes zero.
 impl From<Number> for i64 {
     fn from(number: Number) -> Self {
         number.0.unwrap_or_default()
     }
 }
 
-/// The nearest that it holds. What is no number is zero.
+/// The nearest value that it holds. NaN becomes zero.
 impl From<Number> for i32 {
     fn from(number: Number) -> Self {
         let number = i64::from(number);
@@ -211,7 +209,8 @@ fn of_float(number: f64) -> Option<i64> {
     (!number.is_nan()).then_some(number as i64)
 }
 
-/// As PostgreSQL sends it: how many digits, the weight of the first, sign and scale, then the digits to the base 10,000.
+/// Reads a `numeric` as PostgreSQL sends it: the number of digits, the weight of the first, sign and scale, then the digits to
+/// the base 10,000.
 fn of_numeric(bytes: &[u8]) -> Result<Option<i64>, BoxDynError> {
     const NEGATIVE: u16 = 0x4000;
     const NOT_A_NUMBER: u16 = 0xc000;
@@ -226,12 +225,41 @@ fn of_numeric(bytes: &[u8]) -> Result<Option<i64>, BoxDynError> {
         MINUS_INFINITY => return Ok(Some(i64::MIN)),
         _ => {}
     }
-    // Digits that are left out at the end are zeros; those after the point are left away.
+    // Missing digits at the end are zeros. Digits after the point are dropped.
     let digits = parts.chain(std::iter::repeat(0)).take(usize::try_from(i32::from(weight) + 1).unwrap_or(0));
     let whole = digits.fold(0_i128, |whole, digit| whole.saturating_mul(10_000).saturating_add(digit.into()));
     let whole = if sign == NEGATIVE { -whole } else { whole };
     Ok(Some(i64::try_from(whole).unwrap_or(if whole < 0 { i64::MIN } else { i64::MAX })))
 }
+
+/// Reads each field of a struct from the column of its name; `field: Type` reads the column as another type and converts.
+///
+/// sqlx's own derive would do the same. Its macros compile every database driver a second time, for the build machine.
+macro_rules! from_row {
+    (both: $struct:ident $fields:tt) => {
+        $crate::columns::from_row!(postgres: $struct $fields);
+        #[cfg(feature = "embedded")]
+        $crate::columns::from_row!(sqlite: $struct $fields);
+    };
+    (postgres: $struct:ident $fields:tt) => {
+        $crate::columns::from_row!(@row sqlx::postgres::PgRow, $struct $fields);
+    };
+    (sqlite: $struct:ident $fields:tt) => {
+        $crate::columns::from_row!(@row sqlx::sqlite::SqliteRow, $struct $fields);
+    };
+    (@row $row:ty, $struct:ident { $($field:ident $(: $read_as:ty)?),* $(,)? }) => {
+        impl sqlx::FromRow<'_, $row> for $struct {
+            fn from_row(row: &$row) -> Result<Self, sqlx::Error> {
+                use sqlx::Row as _;
+                Ok(Self { $($field: $crate::columns::from_row!(@column row, $field $($read_as)?)),* })
+            }
+        }
+    };
+    (@column $row:ident, $field:ident) => { $row.try_get(stringify!($field))? };
+    (@column $row:ident, $field:ident $read_as:ty) => { $row.try_get::<$read_as, _>(stringify!($field))?.into() };
+}
+
+pub(crate) use from_row;
 
 #[cfg(feature = "embedded")]
 mod sqlite {
@@ -282,7 +310,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_outside_of_the_calendar_stay_outside_and_are_never_written() {
+    fn times_outside_calendar_are_never_written() {
         for far in [TableTime::INFINITY, TableTime::MINUS_INFINITY, CALENDAR_ENDS.just_after()] {
             assert!(!far.is_in_calendar(), "{far}");
             let _ = (OffsetDateTime::from(far), far.timestamp(), far.to_string(), far.just_after());

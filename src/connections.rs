@@ -1,36 +1,37 @@
-//! Which PostgreSQL connections may be used: the errors that end a connection, and what they say about the others.
+//! The trust in PostgreSQL connections: the errors that end a connection, and their meaning for the other ones.
 //!
-//! The store and what follows a run share one pool. A connection that led to the wrong server, or to statements of
-//! another client, is not used again by either; nor are those that were open beside it.
+//! The store and the maintenance after a run share one pool. A connection that led to the wrong server, or to another
+//! client's statements, is not used again, and neither are those that were open beside it.
 
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use tracing::{debug, warn};
 
 /// The meaning of an error for the connection that it came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sign {
-    /// The connection cannot be used any more. Nothing is known about others.
+    /// The connection is unusable. Nothing is known about others.
     Lost,
-    /// The server ended the connection, so it has probably ended others too.
+    /// The server ended the connection, and probably others too.
     Cut,
-    /// The server has changed since the connection was opened: it became a standby or read-only, or its tables changed.
-    /// The same statement may work on a new connection, and has not taken effect on this one.
+    /// The server has changed since the connection was opened: it became a standby or read-only, or its tables changed. The
+    /// statement had no effect, and may work on a new connection.
     Outdated,
-    /// Prepared statements are not what was prepared: a pooler gives the connections to the server to several clients.
+    /// A prepared statement is not the one that we prepared: a pooler shares its connections between clients.
     Pooler,
 }
 
 impl Sign {
-    /// The sign in an error; `None` when the connection is as good as before.
+    /// The sign in an error; `None` when the connection is still usable.
     #[must_use]
     pub fn of(error: &sqlx::Error) -> Option<Self> {
         match error {
@@ -38,7 +39,7 @@ impl Sign {
                 let error = database.try_downcast_ref::<PgDatabaseError>();
                 let is_fatal =
                     error.is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic));
-                // Raised by a function or a trigger, which may raise any code: it says nothing about our statements.
+                // A function or a trigger may raise any code, so this says nothing about our statements.
                 let is_raised = error.and_then(PgDatabaseError::r#where).is_some_and(|place| place.contains("PL/"));
                 let sign = of_code(&database.code().unwrap_or_default(), database.message(), is_fatal);
                 let is_of_server =
@@ -46,16 +47,16 @@ impl Sign {
                 sign.filter(|sign| !is_raised || is_fatal || is_of_server || *sign == Self::Lost)
             }
             sqlx::Error::RowNotFound | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => None,
-            // The answers do not fit the questions, or the transaction does not begin.
+            // The responses do not match the requests, or the transaction does not begin.
             sqlx::Error::Protocol(_) | sqlx::Error::BeginFailed => Some(Self::Outdated),
-            // Our own limit, mostly: one statement that takes long says nothing about other connections.
+            // Mostly our own limit: a slow statement says nothing about other connections.
             sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => Some(Self::Lost),
             sqlx::Error::Io(_) => Some(Self::Cut),
             _ => Some(Self::Lost),
         }
     }
 
-    /// True when the same is to be tried once more on a new connection: the server has refused it as a whole.
+    /// True when the work is worth one more try on a new connection: the server refused it as a whole.
     #[must_use]
     pub const fn is_worth_another(self) -> bool {
         matches!(self, Self::Outdated | Self::Pooler)
@@ -64,12 +65,12 @@ impl Sign {
 
 fn of_code(code: &str, message: &str, is_fatal: bool) -> Option<Sign> {
     match code {
-        // A prepared statement or portal that is not there, or is there already; parameters that are not those of the
-        // statement. PgBouncer gives 08P01 to all of its own errors, which are fatal.
+        // A prepared statement or portal that is missing or exists already, or parameters that are not those of the statement.
+        // PgBouncer gives 08P01 to all of its own errors, which are fatal.
         "26000" | "42P05" | "34000" | "22P03" => Some(Sign::Pooler),
         "08P01" if !is_fatal || message.contains("prepared statement") => Some(Sign::Pooler),
-        // `cached plan must not change result type` among others; writing on a standby or where it is not allowed; a
-        // transaction that somebody else left behind.
+        // `cached plan must not change result type` among others; a write on a standby or a read-only server; a transaction
+        // that another client left open.
         "0A000" | "25006" | "25P01" | "25P02" if !is_fatal => Some(Sign::Outdated),
         // These messages are never translated.
         "XX000"
@@ -79,7 +80,7 @@ fn of_code(code: &str, message: &str, is_fatal: bool) -> Option<Sign> {
         {
             Some(Sign::Outdated)
         }
-        // Ended for what this one connection did: stood still, or one too many.
+        // Ended because of this connection alone: it was idle, or exceeded the limit.
         "25P03" | "25P04" | "57P05" | "53300" => Some(Sign::Lost),
         "57P01" | "57P02" | "57P03" | "57P04" => Some(Sign::Cut),
         _ if code.starts_with("08") => Some(Sign::Cut),
@@ -88,18 +89,18 @@ fn of_code(code: &str, message: &str, is_fatal: bool) -> Option<Sign> {
     }
 }
 
-/// What is known about all connections of one pool.
+/// The state of all connections of a pool.
 #[derive(Clone, Debug)]
 pub struct Connections(Arc<Known>);
 
 #[derive(Debug)]
 struct Known {
-    /// For messages.
+    /// The server's address, for messages.
     server: String,
     keeps_statements: AtomicBool,
-    /// Connections opened before this moment are not used any more.
+    /// Connections opened before this time are not used any more.
     trusted_since: Mutex<Option<Instant>>,
-    /// Somebody has yet to close the idle ones among them.
+    /// True until the idle ones among them are closed.
     has_suspects: AtomicBool,
 }
 
@@ -114,13 +115,13 @@ impl Connections {
         }))
     }
 
-    /// True while prepared statements may be kept. Once they may not, that is so for the life of the process.
+    /// True while prepared statements may be kept. Once false, it stays false for the life of the process.
     #[must_use]
     pub fn keeps_statements(&self) -> bool {
         self.0.keeps_statements.load(Ordering::Relaxed)
     }
 
-    /// Draws the conclusions from an error and returns its sign.
+    /// Updates the trust after an error, and returns its sign.
     pub fn notice(&self, error: &sqlx::Error) -> Option<Sign> {
         let sign = Sign::of(error)?;
         if sign == Sign::Pooler {
@@ -133,12 +134,12 @@ impl Connections {
         Some(sign)
     }
 
-    /// Keeps no more statements, since a pooler is in the way.
+    /// Stops keeping statements, since a pooler is in the way.
     pub fn stop_keeping(&self, sign: impl fmt::Display) {
         if !self.0.keeps_statements.swap(false, Ordering::Relaxed) {
             return;
         }
-        // What the open connections have prepared may be somebody else's by now.
+        // The statements of open connections may belong to other clients by now.
         self.suspect();
         warn!(
             server = %self.0.server,
@@ -149,10 +150,10 @@ impl Connections {
         );
     }
 
-    /// True when a connection of this age may be used.
+    /// True when a connection of this age is trusted.
     #[must_use]
     pub fn trusts(&self, age: Duration) -> bool {
-        let since = *self.0.trusted_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *self.0.trusted_since.lock();
         since.is_none_or(|since| age < since.elapsed())
     }
 
@@ -162,7 +163,7 @@ impl Connections {
     }
 
     fn suspect(&self) {
-        *self.0.trusted_since.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.0.trusted_since.lock() = Some(Instant::now());
         self.0.has_suspects.store(true, Ordering::Relaxed);
     }
 }
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sign_ends_the_trust_in_older_connections_only() {
+    fn sign_ends_trust_in_older_connections_only() {
         let connections = Connections::new("here".to_owned(), true);
         let hour = Duration::from_secs(3600);
         assert!(connections.trusts(hour));

@@ -1,8 +1,7 @@
-//! Failpoints: named places where a test makes this process kill or stop itself. A leaf; touches its own process only.
+//! Failpoints: named places where a test makes this process kill or stop itself. A leaf.
 //!
-//! `failpoint!("commit.before_commit")` is nothing at all unless the cargo feature `failpoints` is on, which no package
-//! has: it is never among the default features, and the Lambda package is built without any. With it, the variable
-//! `FAILPOINT` gives one order to the process:
+//! `failpoint!("commit.before_commit")` compiles to nothing without the cargo feature `failpoints`. The feature is never
+//! a default, and no package has it. With the feature, the variable `FAILPOINT` gives one order to the process:
 //!
 //! ```text
 //! FAILPOINT=commit.before_commit=kill        SIGKILL at the first passage
@@ -14,7 +13,7 @@
 //!
 //! `SLOT_LIFETIME_MS` shortens the life of key slots, so that a test need not wait for them.
 //!
-//! The process says so on standard error first, so that a test knows that the place was reached.
+//! The process first reports the failpoint on standard error, so that a test knows that it was reached.
 
 #[cfg(not(feature = "failpoints"))]
 macro_rules! failpoint {
@@ -47,7 +46,7 @@ mod orders {
 
     use rustix::process::{Signal, getpid, kill_process};
 
-    /// Every failpoint, in the order in which a run comes by.
+    /// All failpoints, in the order in which a run passes them.
     pub const ALL: [&str; 31] = [
         "run.opened",
         "slot.before_take",
@@ -82,7 +81,7 @@ mod orders {
         "run_row.after",
     ];
 
-    /// Whether a name is in [`ALL`]; asked while compiling.
+    /// True for a name in [`ALL`]. Evaluated at compile time.
     #[must_use]
     pub const fn is_known(name: &str) -> bool {
         let mut at = 0;
@@ -110,7 +109,7 @@ mod orders {
         Panic,
     }
 
-    /// What `FAILPOINT` says.
+    /// The order in `FAILPOINT`.
     #[derive(Debug, PartialEq, Eq)]
     struct Order {
         name: String,
@@ -153,10 +152,10 @@ mod orders {
         std::env::var("SLOT_LIFETIME_MS").ok()?.parse().ok().map(Duration::from_millis)
     }
 
-    /// Comes by a failpoint; returns unless this process was ordered to end here.
+    /// Passes a failpoint. Kills, stops or panics when that is the order.
     ///
     /// # Panics
-    /// When that is the order.
+    /// When the order is `panic`.
     pub fn pass(name: &'static str, tag: &str) {
         static ORDER: OnceLock<Option<Order>> = OnceLock::new();
         static PASSED: AtomicU32 = AtomicU32::new(0);
@@ -169,7 +168,7 @@ mod orders {
         if passage == order.passage {
             eprintln!("failpoint {name} reached");
             let signal = if order.action == Action::Stop { Signal::STOP } else { Signal::KILL };
-            // Only a process that is not there cannot be signalled.
+            // Only a missing process cannot be signalled.
             let _ = kill_process(getpid(), signal);
         }
     }
@@ -179,7 +178,7 @@ mod orders {
         use super::*;
 
         #[test]
-        fn an_order_names_a_place_a_tag_and_a_passage() {
+        fn order_has_place_tag_and_passage() {
             let order = Order::parse("fetch.answered@#2PP:3=stop").unwrap();
             let name = "fetch.answered".to_owned();
             assert_eq!(order, Order { name, tag: Some("2PP".to_owned()), passage: 3, action: Action::Stop });
@@ -188,7 +187,7 @@ mod orders {
         }
 
         #[test]
-        fn what_is_no_order_is_refused() {
+        fn invalid_order_is_refused() {
             for text in ["settle.before", "settle.befor=kill", "settle.before=hide", "settle.before:0=kill", "=kill"] {
                 assert_eq!(Order::parse(text), None, "{text}");
             }

@@ -1,5 +1,8 @@
 //! Picks Lambda or the command line; nothing else.
 
+// The futures of a run are nested more deeply than the default of 128.
+#![recursion_limit = "256"]
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {

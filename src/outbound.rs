@@ -1,5 +1,6 @@
-//! What our HTTP clients have in common, whoever they talk to: TLS and manners. A leaf: knows none of the rooms, and opens no
-//! connection by itself.
+//! The common settings of the HTTP clients of `api` and `derive`. A leaf: it opens no connection by itself.
+//!
+//! `config::secrets` has a client of its own, for plain HTTP to the secrets extension on localhost.
 
 use std::error::Error as _;
 
@@ -7,8 +8,8 @@ use reqwest::{ClientBuilder, redirect};
 
 use crate::certificates::{self, Trust};
 
-/// A client that names us, follows no redirect (it would carry a key elsewhere) and repeats nothing by itself (each would be
-/// a call that nobody counts).
+/// A client with our user agent. It follows no redirects, which would carry a key elsewhere, and does not retry by itself,
+/// since nobody would count those calls.
 ///
 /// # Errors
 /// When TLS cannot be prepared.

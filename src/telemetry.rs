@@ -213,10 +213,9 @@ impl Visit for Fields {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io,
-        sync::{Mutex, PoisonError},
-    };
+    use std::io;
+
+    use parking_lot::Mutex;
 
     use super::*;
     use crate::clock::{ManualClock, Timestamp};
@@ -226,7 +225,7 @@ mod tests {
 
     impl Write for Written {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
@@ -243,7 +242,7 @@ mod tests {
         let lines = JsonLines::new(move || writer.clone(), clock);
         let subscriber = tracing_subscriber::registry().with(filter(log_level)).with(lines);
         tracing::subscriber::with_default(subscriber, log);
-        let bytes = written.0.lock().unwrap().clone();
+        let bytes = written.0.lock().clone();
         String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
     }
 

@@ -29,8 +29,15 @@ COMMENT ON COLUMN refresh_worker.refresh_state.snapshot_id IS
 COMMENT ON COLUMN refresh_worker.refresh_state.member_at IS
     'players: copy time of the newest member list that set the columns';
 COMMENT ON COLUMN refresh_worker.refresh_state.attacks_at IS
-    'players: when a war last told the attacks used; they are carried to new rows for seven days';
+    'players: time of the war that last set the attacks used; they are carried to new rows for seven days';
 COMMENT ON COLUMN refresh_worker.refresh_state.league IS 'wars: what is known about the clan''s war league';
+
+-- Inlined into the arbiter, which needs it for every column of a row.
+CREATE FUNCTION refresh_worker.wins(claimed timestamptz, stored timestamptz, horizon timestamptz) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$ SELECT claimed >= CASE WHEN stored <= horizon THEN stored ELSE '-infinity' END $$;
+COMMENT ON FUNCTION refresh_worker.wins(timestamptz, timestamptz, timestamptz) IS
+    'Whether a claim is not older than what is stored. A stored time beyond the horizon was written by a wrong clock and counts as older.';
 
 CREATE TABLE refresh_worker.refresh_runs (
     run             text NOT NULL,

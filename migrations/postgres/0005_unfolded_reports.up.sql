@@ -66,7 +66,7 @@ BEGIN
                coalesce((c.value ->> 'gone')::bigint, 0) + coalesce((c.value ->> 'private_war_log')::bigint, 0),
                coalesce((c.value ->> 'delayed')::bigint, 0) + coalesce((c.value ->> 'dead_letter')::bigint, 0),
                coalesce((c.value ->> 'released')::bigint, 0) + coalesce((c.value ->> 'lease_lost')::bigint, 0)
-        FROM json_each(NEW.report -> 'work_by_kind_and_priority') AS k
+        FROM json_each(NEW.report -> 'work_by_kind_and_class') AS k
         CROSS JOIN LATERAL json_each(k.value) AS c;
         INSERT INTO refresh_worker.run_errors
         SELECT NEW.run, e.place, substring(e.text FROM '^([a-z]+:[^:]+):'), NEW.started, e.text
@@ -92,9 +92,6 @@ FROM refresh_worker.run_work AS w;
 
 -- The runs that are there already, 10,000 at most.
 UPDATE refresh_worker.refresh_runs SET report = report;
-
--- What is told first is looked up, not sorted: while nobody takes it, it is many.
-CREATE INDEX ix_outbox_stored_at ON refresh_worker.outbox (stored_at, note);
 
 -- The newest run that went well, and the newest that failed, may be thousands of runs back: health asks for both.
 CREATE INDEX ix_refresh_runs_good ON refresh_worker.refresh_runs (started, run)

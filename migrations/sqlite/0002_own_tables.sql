@@ -9,8 +9,8 @@ create table refresh_worker_refresh_state (
     fresh_until  text,  -- until when the API gives the same bytes again
     last_outcome text,  -- stored, unchanged, gone or private_war_log
     snapshot_id  integer,  -- our newest row in the kind's snapshot table
-    member_at    text,  -- players: the copy time of the newest word on the columns that clan replies bring
-    attacks_at   text,  -- players: when a war last told the attacks used, which go stale after a week
+    member_at    text,  -- players: copy time of the newest member list that set the columns
+    attacks_at   text,  -- players: time of the war that last set the attacks used, which expire after a week
     league       text check (json_valid(league)),  -- wars: what is known about the clan's league
     primary key (kind, tag)
 ) without rowid;

@@ -4,12 +4,9 @@
 //! without asking anybody. **Invariant: no call begins that was not granted for its day**; a block of yesterday is
 //! worth nothing today, and a block that a crashed run had is lost, never made twice.
 
-use std::{
-    num::NonZeroU64,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{num::NonZeroU64, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use crate::clock::{ServerTime, Timestamp};
@@ -197,7 +194,7 @@ impl DailyQuota {
     }
 
     fn lock(&self) -> MutexGuard<'_, ()> {
-        self.spending.lock().unwrap_or_else(PoisonError::into_inner)
+        self.spending.lock()
     }
 }
 

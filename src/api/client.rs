@@ -4,11 +4,9 @@
 //! permits and quick tries. Redirects are not followed and nothing is repeated below us: each would be a call without
 //! a permit.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use reqwest::{
     RequestBuilder,
     header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue},
@@ -189,7 +187,7 @@ impl ApiClient {
     /// after a thaw the pool itself does not know that any time has passed.
     fn http(&self, clock: &dyn Clock) -> reqwest::Client {
         let now = clock.boot();
-        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pool = self.pool.lock();
         let was_idle = pool.last_used.replace(now).is_some_and(|last| now.saturating_sub(last) > IDLE);
         if was_idle && let Ok(fresh) = http(self.is_loopback) {
             pool.http = fresh;

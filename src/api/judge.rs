@@ -16,9 +16,9 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use crate::model::{EndpointKind, Fingerprint, ObjectId, Reason};
@@ -547,7 +547,7 @@ pub struct Bench {
 impl Bench {
     fn judge(&self) -> MutexGuard<'_, Judge> {
         // A panic while it was held leaves plain values behind.
-        self.judge.lock().unwrap_or_else(PoisonError::into_inner)
+        self.judge.lock()
     }
 
     /// Looks at the judge's state.

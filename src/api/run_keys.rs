@@ -15,12 +15,13 @@ use std::{
     fmt,
     pin::pin,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use reqwest::header::HeaderValue;
 use tokio::{
     sync::Notify,
@@ -203,7 +204,7 @@ impl KeyPool {
 
     /// A call to this endpoint was answered, or given up, after so long. When answers become slow, all keys give way.
     pub(super) fn took(&self, endpoint: &Endpoint<'_>, took: Duration) {
-        let mut latency = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latency = self.latency.lock();
         let Some(finding) = latency.took(endpoint.kind(), took, self.clock.boot()) else { return };
         drop(latency);
         let (now, before) = (self.clock.wall(), self.total_rate());
@@ -300,7 +301,7 @@ impl KeyPool {
     fn count_call(&self) {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
-        self.window.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((now, now)).1 = now;
+        self.window.lock().get_or_insert((now, now)).1 = now;
     }
 
     /// How many keys could be called with now, were they free.
@@ -320,7 +321,7 @@ impl KeyPool {
 
     /// From the beginning of the first call to the beginning of the last.
     pub fn calling_window(&self) -> Duration {
-        let window = *self.window.lock().unwrap_or_else(PoisonError::into_inner);
+        let window = *self.window.lock();
         window.map_or(Duration::ZERO, |(first, last)| last.duration_since(first))
     }
 
@@ -407,7 +408,7 @@ impl KeyPool {
 
     fn held(&self) -> MutexGuard<'_, Held> {
         // A panic while it was held leaves plain numbers behind, none of them half-written.
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock()
     }
 }
 

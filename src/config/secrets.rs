@@ -5,13 +5,9 @@
 //! on and not before. `#field` at the end picks a field of a JSON object. What was read stands before the environment for
 //! whoever asks [`super::env::process_var`]. **Invariant: no text made here holds a value.**
 
-use std::{
-    collections::BTreeMap,
-    error::Error,
-    sync::{Arc, PoisonError, RwLock},
-    time::Duration,
-};
+use std::{collections::BTreeMap, error::Error, sync::Arc, time::Duration};
 
+use parking_lot::RwLock;
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
@@ -134,7 +130,7 @@ pub fn stand_in(vars: Vars<'_>, name: &str) -> Option<String> {
 
 /// The value in force, if this variable's is elsewhere. `NAME.problem` is why there is none.
 pub(super) fn in_force(name: &str) -> Option<String> {
-    IN_FORCE.read().unwrap_or_else(PoisonError::into_inner).get(name)
+    IN_FORCE.read().get(name)
 }
 
 impl Secrets {
@@ -172,7 +168,7 @@ impl Secrets {
 
     /// From now on [`super::env::process_var`] gives these. Answers whether any value is another one than before.
     pub fn put_in_force(self) -> bool {
-        let mut in_force = IN_FORCE.write().unwrap_or_else(PoisonError::into_inner);
+        let mut in_force = IN_FORCE.write();
         let changed = self.0.iter().any(|(name, value)| {
             let before = in_force.0.get(name).and_then(|value| value.as_ref().ok());
             value.as_ref().is_ok_and(|value| before.is_none_or(|old| old.expose_secret() != value.expose_secret()))

@@ -5,6 +5,7 @@
 //! know the worker's ports and nothing of how the parts are built: `app` hands them over once per cold start, and each
 //! invocation only borrows them.
 
+mod extension;
 pub mod health;
 pub mod lambda;
 pub mod options;

@@ -20,10 +20,13 @@ use lambda_runtime::{
     tower::{Layer, Service},
 };
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, watch};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{Mutex, watch},
+};
 use tracing::{Instrument, debug, error, error_span, warn};
 
-use super::{Failure, Handlers, Invocation};
+use super::{Failure, Handlers, Invocation, extension};
 use crate::{
     clock::Timestamp,
     config::{
@@ -211,7 +214,7 @@ where
         }
     }
     let busy = Busy::default();
-    stop_on_signal(parts.stop.clone(), busy.clone()).await;
+    stop_on_signal(parts.stop.clone(), busy.clone());
     telemetry::log_panics();
     let parts = Arc::new(parts);
     let function = service_fn(move |event: LambdaEvent<Value>| answer(Arc::clone(&parts), event));
@@ -263,21 +266,25 @@ fn print(line: &str) {
     }
 }
 
-/// SIGTERM arrives only when an extension is registered, and only the runtime crate's own helper may exit for it. An
-/// emulator without the Extensions API gets a plain signal handler instead.
-async fn stop_on_signal(stop: Stop, busy: Busy) {
-    let (fallback_stop, fallback_busy) = (stop.clone(), busy.clone());
-    let helper = lambda_runtime::spawn_graceful_shutdown_handler(move || shut_down(stop, busy));
-    if tokio::spawn(helper).await.is_ok() {
-        return;
-    }
-    warn!("failed to register the extension that SIGTERM needs: this is no real Lambda; listening for signals alone");
+/// Ends the process on SIGTERM, once the run has returned what it holds. Lambda sends SIGTERM only to a sandbox with an
+/// extension.
+fn stop_on_signal(stop: Stop, busy: Busy) {
+    let address = process_var("AWS_LAMBDA_RUNTIME_API").unwrap_or_default();
+    let extension = extension::register(&address)
+        .inspect_err(|error| warn!("no extension could be registered, so Lambda will not send SIGTERM: {error}"));
     tokio::spawn(async move {
-        let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else {
+        // Lambda takes a closed connection for the end of the extension.
+        let _extension = extension;
+        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
             return;
         };
-        terminate.recv().await;
-        shut_down(fallback_stop, fallback_busy).await;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            // Emulators end with Ctrl-C.
+            _ = interrupt.recv() => {}
+        }
+        shut_down(stop, busy).await;
         std::process::exit(0);
     });
 }

@@ -2,12 +2,9 @@
 //!
 //! Values and bookkeeping only; `server.rs` carries the misbehaviour out.
 
-use std::{
-    collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -227,7 +224,7 @@ impl Default for Rules {
 
 impl Rules {
     fn rules(&self) -> MutexGuard<'_, VecDeque<Rule>> {
-        self.in_force.lock().unwrap_or_else(PoisonError::into_inner)
+        self.in_force.lock()
     }
 
     pub(super) fn add(&self, rule: Rule) {

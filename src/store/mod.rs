@@ -18,76 +18,77 @@ use crate::{
     model::{Event, Fetched, Kind, Learned, Move, ObjectId, OutboxEntry, Reason, Tag, WarMemory},
 };
 
-/// What we know about how fresh an object is.
+/// The stored freshness of an object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Freshness {
-    /// When the call began whose answer is stored.
+    /// The beginning of the call whose response is stored.
     pub fetched_at: Timestamp,
-    /// Until when the API would give the same bytes again.
+    /// The API gives the same bytes again until then.
     pub fresh_until: Timestamp,
-    /// For wars: what is remembered of the war and of the clan's league.
+    /// Wars: the stored facts of the war and of the clan's league.
     pub league: Option<WarMemory>,
 }
 
-/// What committing one answer came to.
+/// The outcome of committing one response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Committed {
     /// New content: a new history row.
     Stored,
     /// The same content: the newest row's time moved on.
     Unchanged,
-    /// The object's state was noted (gone, private); there is no document.
+    /// The object's state was stored (gone, private); there is no document.
     Noted,
-    /// A newer answer was there already; nothing was written.
+    /// A newer response was stored before; nothing was written.
     Superseded,
-    /// The database refuses this one record, and would again, while it stores others.
+    /// The database refuses this record, and would refuse it again, while it stores others.
     Poison(Reason),
-    /// It could not be stored now, for a reason that is not known to be its own: the lock of somebody else, or a refusal that
-    /// may be the table's fault. Not a failure of the request.
+    /// It could not be stored now: another session holds a lock, or the refusal may be the table's fault. The request has
+    /// not failed.
     Held(Reason),
 }
 
-/// Makes entries of what a commit brought to light: the answers, what each taught, and who joined and left.
+/// Makes events from a commit: its responses, the details of each, and the moves of players.
 pub type EventsOf = fn(&[Fetched], &[Learned], &[Move]) -> Vec<Event>;
 
-/// What a commit is to tell beside what became of each answer. What nobody wants to know costs no statement.
+/// The details that a commit gathers beside the outcome of each response. Details that nobody needs cost no statement.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Telling {
-    /// How old the full documents of a clan's members are.
+pub struct CommitDetails {
+    /// The age of the full documents of a clan's members.
     pub members: bool,
-    /// The documents that were replaced, who joined and left, and the entries that are made of it.
+    /// The replaced documents, the moves of players, and the events made from them.
     pub events: Option<EventsOf>,
-    /// Whatever was stored or noted, and the players whose rows were written because of somebody else's answer.
+    /// All objects whose state was stored, and the players whose rows another object's response changed.
     pub renewed: bool,
-    /// What has new content.
+    /// The objects with new content.
     pub changed: bool,
 }
 
-impl Telling {
-    /// Whether commits have anything to tell to others than this worker.
+impl CommitDetails {
+    /// True when commits write outbox entries.
     #[must_use]
-    pub const fn makes_notes(&self) -> bool {
+    pub const fn fills_outbox(&self) -> bool {
         self.events.is_some() || self.renewed || self.changed
     }
 }
 
-/// What a commit came to.
+/// The result of a commit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Commit {
-    /// Of each answer, in the order of the batch.
+    /// The outcome of each response, in the order of the batch.
     pub committed: Vec<Committed>,
-    /// The same, as far as [`Telling`] asked for it.
+    /// The details of each response, as far as [`CommitDetails`] asks for them.
     pub learned: Vec<Learned>,
     pub moves: Vec<Move>,
     pub touched: Vec<Tag>,
-    /// What is to be told to others: stored with the commit until [`Store::delete_from_outbox`].
+    /// The entries to publish, stored with the commit until [`Store::delete_from_outbox`].
     pub outbox: Vec<OutboxEntry>,
-    /// The store as a whole is in trouble, although some of the batch was stored: what is fetched next could not be kept.
+    /// Set when the store as a whole is in trouble although it stored a part of the batch: later responses could not be
+    /// stored.
     pub trouble: Option<String>,
 }
 
 impl Commit {
-    /// Of so many answers, none of which counted.
+    /// A commit of this many responses, none of which counted.
     fn of_nothing(answers: usize) -> Self {
         Self {
             committed: vec![Committed::Superseded; answers],
@@ -96,7 +97,7 @@ impl Commit {
         }
     }
 
-    /// Adds what the answers at these places came to.
+    /// Adds the result for the responses at these places.
     fn add_all(&mut self, places: &[usize], part: Self) {
         for ((&place, committed), learned) in places.iter().zip(part.committed).zip(part.learned) {
             self.committed[place] = committed;
@@ -108,16 +109,16 @@ impl Commit {
     }
 }
 
-/// How many notes are read at once. One has a few KB.
+/// At most this many outbox entries are read at once. An entry has a few KB.
 pub const MAX_OUTBOX_ENTRIES: usize = 100;
 
-/// How long a good answer makes an object fit for a control call.
-pub const ANSWERED_WELL_FOR: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// A control call needs an object with a good response that is at most this old.
+pub const CONTROL_OBJECT_MAX_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// Enough for every try of a call whose caller is in no hurry.
+/// Enough for every try of a call that nobody waits for.
 pub const RELAXED_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// One row of `refresh_runs`.
+/// A row of `refresh_runs`.
 #[derive(Clone, Debug)]
 pub struct RunRow {
     pub run: String,
@@ -133,7 +134,7 @@ pub struct RunRow {
 }
 
 impl RunRow {
-    /// The name of its row when another attempt has that of the run: Lambda delivers a request more than once, under one id.
+    /// The name of the row when another attempt has the run's name: Lambda may deliver a request twice, under one id.
     #[must_use]
     pub fn name_of_attempt(&self) -> String {
         format!("{}/{}", self.run, self.started)
@@ -144,48 +145,48 @@ impl RunRow {
 #[derive(Clone, Debug, Default)]
 pub struct LastRuns {
     pub any: Option<RunRow>,
-    /// The newest that went well, those left out that were turned away before they did anything.
+    /// The newest run that succeeded and did some work.
     pub good: Option<RunRow>,
     pub failed: Option<RunRow>,
 }
 
-/// What a store could not do when it refused each record of a batch by itself.
+/// The action that failed when the store refused each record of a batch by itself.
 pub const ANY_RECORD: &str = "store any record";
 
-/// Where snapshots are kept.
+/// A store of snapshots.
 pub trait Store: Send + Sync + 'static {
-    /// The proof that it answers.
+    /// Checks that the store responds.
     fn ping(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// The store's own clock, when it is another machine's: what decides between two clocks that differ.
+    /// The store's clock, when the store is on another machine. It decides between two clocks that differ.
     fn time(&self) -> impl Future<Output = Result<Option<Timestamp>, StoreError>> + Send {
         async { Ok(None) }
     }
 
-    /// Waits, no longer than `patience`, until nothing is in the way of every commit, such as the lock of a table.
-    fn ready(&self, patience: Duration) -> impl Future<Output = Result<(), StoreError>> + Send {
-        let _ = patience;
+    /// Waits at most `timeout` until nothing blocks all commits, such as the lock of a table.
+    fn ready(&self, timeout: Duration) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = timeout;
         std::future::ready(Ok(()))
     }
 
-    /// True while the last commits were refused in a way that may be the store's fault. Answers are then fetched one at a
-    /// time, until one is stored.
+    /// True while the last commits were refused in a way that may be the store's fault. Until one is stored, the run fetches
+    /// one object at a time.
     fn is_doubtful(&self) -> bool {
         false
     }
 
-    /// Creates what is missing, in order. Safe to call while others do. Answers the names of the migrations it ran.
+    /// Creates the missing tables, in order, and returns the names of the migrations that ran. Safe to call concurrently.
     fn migrate(&self) -> impl Future<Output = Result<Vec<String>, StoreError>> + Send;
 
-    /// How fresh these objects are, in one statement. Objects never fetched are absent. After `limit` it is given up.
+    /// Reads the freshness of these objects in one statement, within `limit`. Objects that were never fetched are absent.
     fn freshness(
         &self,
         objects: &[ObjectId],
         limit: Duration,
     ) -> impl Future<Output = Result<HashMap<ObjectId, Freshness>, StoreError>> + Send;
 
-    /// An object of this kind that was answered well in the week before `now`, none of these tags, and one whose copy is old if
-    /// there is one: what a control call asks for.
+    /// An object for a control call: of this kind, with a good response in the week before `now`, and none of these tags. An
+    /// object with an old copy is preferred.
     fn control_object(
         &self,
         kind: Kind,
@@ -194,60 +195,58 @@ pub trait Store: Send + Sync + 'static {
         limit: Duration,
     ) -> impl Future<Output = Result<Option<ObjectId>, StoreError>> + Send;
 
-    /// Stores a batch in one transaction, a constant number of statements. Answers in order. An error means that
-    /// nothing of it was stored and that the store as a whole is in trouble; a record that hurts only itself is
-    /// [`Committed::Poison`], and one that may be stored later [`Committed::Held`].
+    /// Stores a batch in one transaction, with a constant number of statements. An error means that nothing was stored and
+    /// that the store as a whole is in trouble.
     fn commit(&self, now: Timestamp, batch: &[Fetched]) -> impl Future<Output = Result<Commit, StoreError>> + Send {
         self.commit_and_delete(now, batch, &[], RELAXED_TIMEOUT)
     }
 
-    /// [`Self::commit`], and in the same transaction the notes of these ids are forgotten: they are told. All tries
-    /// together take no longer than `limit`; after [`StoreError::OutOfTime`] the batch may be stored or not, as after a
-    /// connection that broke.
+    /// [`Self::commit`], which also deletes these delivered entries of the outbox. All tries together take at most `limit`.
+    /// After [`StoreError::OutOfTime`] the batch may be stored or not, as after a broken connection.
     fn commit_and_delete(
         &self,
         now: Timestamp,
         batch: &[Fetched],
-        told: &[i64],
+        delivered: &[i64],
         limit: Duration,
     ) -> impl Future<Output = Result<Commit, StoreError>> + Send;
 
-    /// The oldest notes of commits before this time that nobody has forgotten, at most [`MAX_OUTBOX_ENTRIES`].
+    /// The oldest outbox entries of commits before this time, at most [`MAX_OUTBOX_ENTRIES`].
     fn outbox(&self, before: Timestamp) -> impl Future<Output = Result<Vec<OutboxEntry>, StoreError>> + Send;
 
-    /// Notes that are told, or given up.
+    /// Deletes entries that are delivered or given up.
     fn delete_from_outbox(&self, ids: &[i64]) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Writes the row of a finished run; old rows are trimmed.
+    /// Writes the row of a finished run and trims old rows.
     fn record_run(&self, row: &RunRow) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     fn last_run(&self) -> impl Future<Output = Result<Option<RunRow>, StoreError>> + Send;
 
-    /// The newest run of each sort, in one statement where there is more than one.
+    /// The newest runs: any, the last good one, the last failed one.
     fn last_runs(&self) -> impl Future<Output = Result<LastRuns, StoreError>> + Send {
         async { Ok(LastRuns { any: self.last_run().await?, ..LastRuns::default() }) }
     }
 }
 
-/// What can go wrong between us and the database.
+/// An error of the store. Each is a whole sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// No connection, or it broke, or it did not answer in time.
+    /// There is no connection, it broke, or the server did not respond in time.
     #[error("cannot reach the database at {server}: {detail}")]
     Unreachable { server: String, detail: String },
-    /// The caller's limit came before an answer did.
+    /// The caller's limit was over before the server responded.
     #[error("cannot {action} in the database at {server}: no time was left")]
     OutOfTime { server: String, action: &'static str },
-    /// The server answers and takes no writes.
+    /// The server responds and takes no writes.
     #[error("cannot write to the database at {server}: {detail}")]
     ReadOnly { server: String, is_standby: bool, detail: String },
-    /// A right is missing; the detail says which, `fix` is the statement that grants it.
-    #[error("cannot {action} in the database at {server}: {detail}. Fix: {fix}")]
-    NotAllowed { server: String, action: &'static str, detail: String, fix: String },
-    /// Somebody else holds a lock that no commit can go past; the detail says who, as far as it is known.
+    /// A right is missing. `detail` names it, and `remedy` is the statement that grants it.
+    #[error("cannot {action} in the database at {server}: {detail}. Fix: {remedy}")]
+    NotAllowed { server: String, action: &'static str, detail: String, remedy: String },
+    /// Another session holds a lock that blocks all commits. `detail` names the session, as far as it is known.
     #[error("cannot {action} in the database at {server}: {detail}")]
     Locked { server: String, action: &'static str, detail: String },
-    /// The database answered with an error.
+    /// The database returned an error.
     #[error("cannot {action} in the database at {server}: {detail}")]
     Failed { server: String, action: &'static str, detail: String },
 }

@@ -1,4 +1,4 @@
-//! What both stores do to a document before it becomes a row: pure functions from values to values.
+//! Values of rows, for both stores: pure functions.
 
 use std::{borrow::Cow, cmp::Reverse, collections::BTreeMap, fmt};
 
@@ -26,14 +26,14 @@ pub fn deep_link(kind: Kind, tag: &Tag) -> Option<String> {
     Some(format!("https://link.clashofclans.com/en?action={action}&tag={}", tag.path_segment()))
 }
 
-/// The JSON document with `deep_link` as its last key, every other byte kept. A document that has the key already, or that
-/// is no object, stays as it is.
+/// The JSON document with `deep_link` as its last key and every other byte kept. A document that has the key, or is not an
+/// object, stays as it is.
 #[must_use]
 pub fn with_deep_link<'a>(json: &'a str, link: &str) -> Cow<'a, str> {
     let Some(entries) = json.trim().strip_prefix('{').and_then(|rest| rest.strip_suffix('}')) else {
         return Cow::Borrowed(json);
     };
-    // A document of twenty kilobytes is read only when the key can be in it, by its name or as \u0064eep_link.
+    // Parsing twenty kilobytes is worth it only when the key can be there, by its name or as \u0064eep_link.
     let may_have_it = json.contains("deep_link") || json.contains('\\');
     if may_have_it && serde_json::from_str(json).map_or(true, |HasDeepLink(has_it)| has_it) {
         return Cow::Borrowed(json);
@@ -46,8 +46,8 @@ pub fn with_deep_link<'a>(json: &'a str, link: &str) -> Cow<'a, str> {
     Cow::Owned(format!("{}{comma}\"deep_link\":\"{link}\"{}", &json[..end], &json[end..]))
 }
 
-/// The document as it was received: what [`with_deep_link`] spliced in is taken out again. A column of type `jsonb` has given it
-/// a place of its own, with spaces around it.
+/// The document as it was received, without the link of [`with_deep_link`]. A `jsonb` column may have moved the link and put
+/// spaces around it.
 #[must_use]
 pub fn without_deep_link(json: &str, link: &str) -> String {
     let spliced = [format!("\"deep_link\":\"{link}\""), format!("\"deep_link\": \"{link}\"")];
@@ -56,12 +56,12 @@ pub fn without_deep_link(json: &str, link: &str) -> String {
     };
     match before.trim_end().strip_suffix(',') {
         Some(before) => format!("{before}{after}"),
-        // It came first.
+        // The link is the first key.
         None => format!("{before}{}", after.strip_prefix(", ").unwrap_or(after)),
     }
 }
 
-/// Whether an object has the key at its top level.
+/// True for an object with the key at its top level.
 struct HasDeepLink(bool);
 
 impl<'de> Deserialize<'de> for HasDeepLink {
@@ -89,7 +89,7 @@ impl<'de> Visitor<'de> for KeyVisitor {
     }
 }
 
-/// The text as a column of `width` characters holds it. NUL, which PostgreSQL's text refuses, is left out.
+/// The text, cut to `width` characters. NUL is left out, since PostgreSQL refuses it.
 #[must_use]
 pub fn cut(text: &str, width: usize) -> Cow<'_, str> {
     if text.contains('\0') {
@@ -101,8 +101,8 @@ pub fn cut(text: &str, width: usize) -> Cow<'_, str> {
     }
 }
 
-/// The places in the batch of the newest answer for each object, sorted by kind and tag. Of two answers that began in
-/// the same moment the first stays.
+/// The places in the batch of the newest response for each object, sorted by kind and tag. Of two responses that began at
+/// the same time the first stays.
 #[must_use]
 pub fn newest_answers(batch: &[Fetched]) -> Vec<usize> {
     let mut newest: BTreeMap<&ObjectId, usize> = BTreeMap::new();
@@ -113,14 +113,14 @@ pub fn newest_answers(batch: &[Fetched]) -> Vec<usize> {
     newest.into_values().collect()
 }
 
-/// What a note says, as it is stored.
-pub fn words_of(note: &OutboxEntry) -> String {
-    serde_json::to_string(note).expect("texts and their lists are JSON")
+/// The payload of an outbox entry, as it is stored.
+pub fn payload(entry: &OutboxEntry) -> String {
+    serde_json::to_string(entry).expect("texts and their lists are JSON")
 }
 
-/// A note as it was stored. Words that somebody edited into something unreadable say nothing.
-pub fn note(id: i64, stored_at: Timestamp, words: &str) -> OutboxEntry {
-    OutboxEntry { id, stored_at, ..serde_json::from_str(words).unwrap_or_default() }
+/// An outbox entry from its row. A payload that somebody edited into something unreadable is empty.
+pub fn entry(id: i64, stored_at: Timestamp, payload: &str) -> OutboxEntry {
+    OutboxEntry { id, stored_at, ..serde_json::from_str(payload).unwrap_or_default() }
 }
 
 #[cfg(test)]
@@ -135,14 +135,14 @@ mod tests {
     }
 
     #[test]
-    fn clans_and_players_have_a_share_link_and_wars_have_none() {
+    fn wars_have_no_share_link() {
         assert_eq!(deep_link(Kind::Clan, &tag("#2PP")).unwrap(), LINK);
         assert!(deep_link(Kind::Player, &tag("#2PP")).unwrap().contains("action=OpenPlayerProfile&tag=%232PP"));
         assert_eq!(deep_link(Kind::War, &tag("#2PP")), None);
     }
 
     #[test]
-    fn the_link_becomes_the_last_key_and_every_other_byte_stays() {
+    fn link_becomes_last_key_other_bytes_stay() {
         let json = "{ \"b\" : 1.0,\n  \"a\": {\"deep_link\": 1}\n}\n";
         let expected = format!("{{ \"b\" : 1.0,\n  \"a\": {{\"deep_link\": 1}},\"deep_link\":\"{LINK}\"\n}}\n");
         assert_eq!(with_deep_link(json, LINK), expected);
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_that_has_the_key_already_is_left_alone() {
+    fn document_with_the_key_stays() {
         for json in [r#"{"deep_link":null,"tag":"x"}"#, r#"{"deep\u005flink":1}"#, r#"{"\ud83d":1}"#, "[1]", "not json"]
         {
             assert_eq!(with_deep_link(json, LINK), json);
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_spliced_in_is_taken_out_again_without_a_trace() {
+    fn link_removal_restores_document() {
         for json in ["{ \"b\" : 1.0,\n  \"a\": {\"deep_link\": 1}\n}\n", "{}", "{ }", "[1]"] {
             assert_eq!(without_deep_link(&with_deep_link(json, LINK), LINK), json);
         }
@@ -174,14 +174,14 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_cut_by_characters_and_lose_their_nul() {
+    fn texts_cut_by_characters_without_nul() {
         assert_eq!(cut("Ünïcode", 3), "Ünï");
         assert_eq!(cut("short", 50), "short");
         assert_eq!(cut("a\0b\0cd", 3), "abc");
     }
 
     #[test]
-    fn of_several_answers_for_one_object_the_newest_stays_and_the_order_is_by_object() {
+    fn newest_answer_per_object_in_object_order() {
         let fetched = |object: ObjectId, began| Fetched {
             object,
             began: Timestamp::from_millis(began),

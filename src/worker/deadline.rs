@@ -1,12 +1,8 @@
 //! How much time is left, and what still fits into it. Looks at the runtime's clock only.
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, fmt, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::model::Kind;
@@ -105,7 +101,7 @@ impl Deadline {
     }
 
     fn costs(&self) -> MutexGuard<'_, Costs> {
-        self.costs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.costs.lock()
     }
 
     /// Notes how long it took to fetch an object, from the first call to the answer.

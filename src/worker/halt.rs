@@ -1,7 +1,8 @@
 //! Why a run ends, and how its stages learn of it. Touches nothing.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::report::StopReason;
@@ -80,7 +81,7 @@ impl Halt {
     /// Ends the run for this reason; `failure` says what went wrong, if something did.
     pub fn end(&self, force: Force, reason: StopReason, failure: Option<String>) {
         let gravity = Gravity::of(force, reason);
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.told.lock();
         if told.as_ref().is_none_or(|told| told.gravity < gravity) {
             *told = Some(Told { gravity, reason, failure });
         }
@@ -93,7 +94,7 @@ impl Halt {
     }
 
     pub fn reason(&self) -> Option<(StopReason, Option<String>)> {
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = self.told.lock();
         told.as_ref().map(|told| (told.reason, told.failure.clone()))
     }
 

@@ -3,11 +3,9 @@
 //!
 //! **Invariant: a key is used by one run at a time**, and only while its slot is certainly held.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::watch, time::Instant};
 use tracing::warn;
 
@@ -214,10 +212,7 @@ impl<'a, S: Slots> KeySlots<'a, S> {
                 break;
             }
             let answer = self.take_one(&key).await?;
-            self.resting
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .retain(|(other, _)| other.fingerprint() != key.fingerprint());
+            self.resting.lock().retain(|(other, _)| other.fingerprint() != key.fingerprint());
             match answer {
                 Slot::Taken { .. } => {
                     tracing::info!(key.fingerprint = %key.fingerprint(), "a key is back from its rest");
@@ -234,7 +229,7 @@ impl<'a, S: Slots> KeySlots<'a, S> {
     /// Keys whose rest is over. They stay in the list, a little later, until their slots are ours: a list that is empty
     /// meanwhile would look like the end of all keys.
     fn due(&self, now: Instant) -> Vec<ApiKey> {
-        let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut resting = self.resting.lock();
         let due = resting.iter_mut().filter(|(_, back)| *back <= now);
         due.map(|(key, back)| {
             *back = now + ASK_AGAIN;
@@ -244,7 +239,7 @@ impl<'a, S: Slots> KeySlots<'a, S> {
     }
 
     fn rest_until(&self, key: ApiKey, back: Instant) {
-        let mut resting = self.resting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut resting = self.resting.lock();
         resting.retain(|(other, _)| other.fingerprint() != key.fingerprint());
         resting.push((key, back));
     }
@@ -257,7 +252,7 @@ impl<'a, S: Slots> KeySlots<'a, S> {
 
     /// When the first resting key comes back, if one does.
     pub fn next_back(&self) -> Option<Instant> {
-        self.resting.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(_, back)| *back).min()
+        self.resting.lock().iter().map(|(_, back)| *back).min()
     }
 
     /// The API refused calls: what rests in this run rests for other runs too. A key that was throttled comes back
@@ -302,7 +297,7 @@ impl<'a, S: Slots> KeySlots<'a, S> {
     }
 
     fn untold(&self) -> MutexGuard<'_, Vec<Untold>> {
-        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+        self.untold.lock()
     }
 
     /// Logs in where keys are missing. Then the keys in use are those of the key store: what was replaced leaves the rotation,

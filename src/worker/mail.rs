@@ -1,8 +1,9 @@
 //! Takes mail into the queue beside what a run does otherwise: while a flood waits, and in runs that are turned away. Its order is
 //! right, its age is known and its requests are merged only once it is in the queue.
 
-use std::{sync::Mutex, time::Duration};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{drain::lock, report::Tally};

@@ -11,13 +11,13 @@ use std::{collections::HashMap, time::Duration};
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, Connection as _, FromRow, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use self::own::OWN_VIEWS;
 use super::database::{Database, begin, is_unreachable, limited, quoted, told};
-use crate::{clock::Timestamp, config::ViewConfig};
+use crate::{clock::Timestamp, columns::from_row, config::ViewConfig};
 
 /// Our own schema, where a view is looked for second.
 const OWN_SCHEMA: &str = "refresh_worker";
@@ -140,7 +140,6 @@ async fn blocker(database: &Database, view: &ViewConfig) -> String {
     blocker.unwrap_or_else(|| "another session".to_owned())
 }
 
-#[derive(FromRow)]
 pub(super) struct Look {
     pub qualified: String,
     is_materialized: bool,
@@ -150,6 +149,8 @@ pub(super) struct Look {
     pub role: String,
     has_log: bool,
 }
+
+from_row!(postgres: Look { qualified, is_materialized, is_populated, has_key, is_ours, role, has_log });
 
 /// A refresh that took place, or the reason why it was left.
 enum Done {

@@ -1,10 +1,8 @@
 //! Key slots, learned rates, counts of days and open circuits in this process. They end by boot time.
 
-use std::{
-    collections::BTreeMap,
-    sync::{MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
+
+use parking_lot::MutexGuard;
 
 use super::MemoryQueue;
 use crate::{
@@ -43,7 +41,7 @@ impl MemoryQueue {
     /// The agreements that still hold, and boot time.
     fn agreements(&self) -> (MutexGuard<'_, Agreements>, Duration) {
         let now = self.clock.boot();
-        let mut agreements = self.agreements.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut agreements = self.agreements.lock();
         agreements.slots.retain(|_, slot| slot.at_boot > now);
         agreements.rates.retain(|_, rate| rate.at_boot > now);
         agreements.calls.retain(|_, taken| taken.at_boot > now);

@@ -1,31 +1,30 @@
-//! What a batch claims, as rows for the arbiter; and which claims it let win.
+//! The claims of a batch, as rows for the arbiter, and the winners among them.
 
 use std::collections::{BTreeMap, HashMap};
-
-use sqlx::FromRow;
 
 use super::times::{TableTime, from_utc};
 use crate::{
     clock::Timestamp,
+    columns::from_row,
     model::{Answered, ClanDocument, Document, Fetched, Kind, Member, Tag, WarDocument},
     store::rows,
 };
 
-/// A member list's word on a player.
+/// A player as a clan's member list shows it.
 #[derive(Clone, Copy, Debug)]
 pub struct Listed<'a> {
     pub member: &'a Member,
     pub clan: &'a Tag,
-    /// When the call for the clan began.
+    /// The beginning of the call for the clan.
     pub began: Timestamp,
-    /// The moment the list speaks of.
+    /// The time of the API's copy.
     pub copied_at: Timestamp,
 }
 
 /// The batch with duplicates reduced to the newest.
 #[derive(Debug)]
 pub struct Claims<'a> {
-    /// The newest answer for each object, with its place in the batch.
+    /// The newest response for each object, with its place in the batch.
     pub answers: Vec<(usize, &'a Fetched)>,
     /// The newest copy of each listed player.
     pub listed: BTreeMap<&'a Tag, Listed<'a>>,
@@ -79,14 +78,14 @@ impl<'a> Claims<'a> {
         rows.into_values().collect()
     }
 
-    /// The clans whose member lists the batch has.
+    /// The clans with a member list in the batch.
     pub fn clans(&self) -> Vec<&'a str> {
         let with_list = self.answers.iter().filter(|(_, fetched)| clan_document(fetched).is_some());
         with_list.map(|(_, fetched)| fetched.object.tag.as_str()).collect()
     }
 }
 
-/// Later copies first; between equal ones any order, but always the same.
+/// The order of copies: by time, then by any rule that is always the same.
 fn rank<'a>(listed: &Listed<'a>) -> (Timestamp, Timestamp, &'a Tag) {
     (listed.copied_at, listed.began, listed.clan)
 }
@@ -105,7 +104,7 @@ pub fn war_document(fetched: &Fetched) -> Option<&WarDocument> {
     }
 }
 
-/// One row of the arbiter.
+/// A row for the arbiter.
 #[derive(Clone, Copy, Debug)]
 pub struct ClaimRow<'a> {
     pub kind: Kind,
@@ -127,7 +126,7 @@ impl<'a> ClaimRow<'a> {
         }
     }
 
-    /// The outcome, if the content is not the stored one.
+    /// The outcome, unless the content is the stored content.
     pub fn outcome(&self) -> Option<&'static str> {
         Some(match &self.answer?.answered {
             Answered::Document(_) => STORED,
@@ -137,7 +136,7 @@ impl<'a> ClaimRow<'a> {
         })
     }
 
-    /// What was learned about the league, as JSON.
+    /// The facts about the league, as JSON.
     pub fn league(&self) -> Option<String> {
         serde_json::to_string(self.answer?.league.as_ref()?).ok()
     }
@@ -145,8 +144,8 @@ impl<'a> ClaimRow<'a> {
 
 const STORED: &str = "stored";
 
-/// A row as the arbiter left it, for those of which some claim won.
-#[derive(Debug, FromRow)]
+/// The row of an object after the arbiter, when some claim on it won.
+#[derive(Debug)]
 pub struct StateRow {
     pub kind: String,
     pub tag: String,
@@ -157,44 +156,46 @@ pub struct StateRow {
     pub snapshot_id: Option<i64>,
 }
 
+from_row!(both: StateRow { kind, tag, fetched_at, member_at, attacks_at, last_outcome, snapshot_id });
+
 impl StateRow {
-    /// Whether the answer that began then is the one that counts.
+    /// True when the response that began then counts.
     pub fn is_answer_of(&self, began: Timestamp) -> bool {
         self.fetched_at.map(from_utc) == Some(began)
     }
 
-    /// Whether the copy made then is the one that counts.
+    /// True when the member list's copy of then counts.
     pub fn is_copy_of(&self, copied_at: Timestamp) -> bool {
         self.member_at.map(from_utc) == Some(copied_at)
     }
 
-    /// When the answer that counts began.
+    /// The beginning of the call whose response counts.
     pub fn fetched_at(&self) -> Option<Timestamp> {
         self.fetched_at.map(from_utc)
     }
 
-    /// Whether the answer's content differs from the one before.
+    /// True when the response has new content.
     pub fn has_changed(&self) -> bool {
         self.last_outcome.as_deref() == Some(STORED)
     }
 
-    /// When a member list last set the columns.
+    /// The time of the member list that last set the columns.
     pub fn member_at(&self) -> Option<Timestamp> {
         self.member_at.map(from_utc)
     }
 
-    /// When a war last told the attacks used.
+    /// The time of the war that last set the attacks used.
     pub fn attacks_at(&self) -> Option<Timestamp> {
         self.attacks_at.map(from_utc)
     }
 }
 
-/// Values by object, looked up without making a key.
+/// Values by object. A lookup allocates no key.
 #[derive(Debug)]
 pub struct ByObject<T>([HashMap<String, T>; 3]);
 
 impl<T> ByObject<T> {
-    /// Of rows whose kind is none of ours nothing is kept.
+    /// Rows of an unknown kind are dropped.
     pub fn new(rows: Vec<T>, name: impl Fn(&mut T) -> (&str, String)) -> Self {
         let mut maps = [HashMap::new(), HashMap::new(), HashMap::new()];
         for mut row in rows {
@@ -211,7 +212,7 @@ impl<T> ByObject<T> {
     }
 }
 
-/// The rows the arbiter gave back, by object.
+/// The rows that the arbiter returned, by object.
 #[derive(Debug)]
 pub struct Winners(ByObject<StateRow>);
 
@@ -220,17 +221,17 @@ impl Winners {
         Self(ByObject::new(rows, |row| (&row.kind, std::mem::take(&mut row.tag))))
     }
 
-    /// The row, if this answer won.
+    /// The row, if this response won.
     pub fn of_answer(&self, fetched: &Fetched) -> Option<&StateRow> {
         self.0.get(fetched.object.kind, &fetched.object.tag).filter(|row| row.is_answer_of(fetched.began))
     }
 
-    /// The row of an object that some claim won.
+    /// The row of the object, if some claim on it won.
     pub fn of_object(&self, kind: Kind, tag: &Tag) -> Option<&StateRow> {
         self.0.get(kind, tag)
     }
 
-    /// Whether this copy won, and so did the clan's answer it came with.
+    /// True when this copy won, and the clan's response that it came with won too.
     pub fn has_listed(&self, listed: &Listed<'_>) -> bool {
         let is_newest_copy =
             self.0.get(Kind::Player, &listed.member.tag).is_some_and(|row| row.is_copy_of(listed.copied_at));
@@ -291,13 +292,13 @@ mod tests {
     }
 
     #[test]
-    fn a_player_listed_by_two_clans_is_claimed_by_the_later_copy() {
+    fn listed_twice_later_copy_claims() {
         let batch = [clan("8GG", 50, 20, &["2PP"]), clan("9CC", 40, 30, &["2PP"])];
         assert_eq!(Claims::of(&batch).listed[&tag("2PP")].clan, &tag("9CC"));
     }
 
     #[test]
-    fn a_player_s_own_answer_outdoes_an_older_copy_only() {
+    fn own_response_beats_older_copy_only() {
         let batch = [clan("8GG", 50, 20, &["2PP", "2YY"]), player("2PP", 30), player("2YY", 10)];
         let claims = Claims::of(&batch);
         assert!(!claims.listed.contains_key(&tag("2PP")));
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn every_object_is_one_row_whatever_names_it() {
+    fn every_object_is_one_row() {
         let war = WarDocument {
             json: "{}".to_owned().into(),
             state: "inWar".to_owned(),

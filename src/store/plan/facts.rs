@@ -1,30 +1,31 @@
-//! What a commit tells those who act on it: what became of each answer, and what else it brought to light.
+//! The result of a commit, made from all that is known before anything is written.
 
 use std::collections::{BTreeMap, HashMap};
-
-use sqlx::FromRow;
 
 use super::{
     Writes,
     claims::{Claims, Winners},
     memberships::Changes,
-    players::{Claim, SnapshotWrite, Word},
+    players::{Claim, Observation, SnapshotWrite},
     snapshots::NewestRows,
 };
 use crate::{
+    columns::from_row,
     model::{Answered, Before, Change, Fetched, Kind, MemberSeen, Move, ObjectId, OutboxEntry, Tag},
-    store::{Commit, Committed, Telling, plan::times::from_utc, rows},
+    store::{Commit, CommitDetails, Committed, plan::times::from_utc, rows},
 };
 
-/// A document that is replaced by this commit, as it lies in its snapshot row.
-#[derive(Debug, FromRow)]
+/// A document that this commit replaces, as stored in its snapshot row.
+#[derive(Debug)]
 pub struct Replaced {
     pub kind: String,
     pub tag: String,
     pub document: Option<String>,
 }
 
-/// The rows of ours that hold what the winners replace: clans, players, wars.
+from_row!(both: Replaced { kind, tag, document });
+
+/// The ids of our snapshot rows that the winners replace: clans, players, wars.
 pub fn replaced_rows(claims: &Claims<'_>, winners: &Winners) -> [Vec<i64>; 3] {
     let mut rows = [Vec::new(), Vec::new(), Vec::new()];
     for (_, fetched) in &claims.answers {
@@ -40,24 +41,24 @@ pub struct Facts<'f, 'a> {
     pub batch: &'a [Fetched],
     pub claims: &'f Claims<'a>,
     pub winners: &'f Winners,
-    pub words: &'f BTreeMap<&'a Tag, Word<'a>>,
+    pub observations: &'f BTreeMap<&'a Tag, Observation<'a>>,
     pub newest: &'f NewestRows,
     pub writes: &'f Writes<'f>,
-    pub stays: &'f Changes<'a>,
+    pub memberships: &'f Changes<'a>,
     pub replaced: Vec<Replaced>,
 }
 
 impl Facts<'_, '_> {
-    /// What the commit will come to.
-    pub fn told(self, telling: Telling) -> Commit {
+    /// The result of the commit, with its outbox entry.
+    pub fn into_commit(self, details: CommitDetails) -> Commit {
         let batch = self.batch;
-        let mut commit = self.learned(telling);
-        let note = note(telling, batch, &commit);
-        commit.outbox.extend(Some(note).filter(|note| !note.is_empty()));
+        let mut commit = self.gather(details);
+        let entry = entry(details, batch, &commit);
+        commit.outbox.extend(Some(entry).filter(|entry| !entry.is_empty()));
         commit
     }
 
-    fn learned(self, telling: Telling) -> Commit {
+    fn gather(self, details: CommitDetails) -> Commit {
         let mut commit = Commit::of_nothing(self.batch.len());
         for &(place, fetched) in &self.claims.answers {
             let Some(state) = self.winners.of_answer(fetched) else { continue };
@@ -67,31 +68,31 @@ impl Facts<'_, '_> {
                 Answered::Document(_) => Committed::Unchanged,
             };
         }
-        if telling.members {
-            self.tell_members(&mut commit);
+        if details.members {
+            self.add_members(&mut commit);
         }
-        if telling.renewed {
+        if details.renewed {
             let by_others = |write: &&super::PlayerWrite<'_>| {
                 write.claim != Claim::Document && !matches!(write.snapshot, SnapshotWrite::Leave { .. })
             };
             commit.touched = self.writes.players.iter().filter(by_others).map(|write| write.tag.clone()).collect();
         }
-        if telling.events.is_some() {
+        if details.events.is_some() {
             commit.moves = self.moves();
-            self.tell_changes(&mut commit);
+            self.add_changes(&mut commit);
         }
         commit
     }
 
-    fn tell_members(&self, commit: &mut Commit) {
+    fn add_members(&self, commit: &mut Commit) {
         let mut members: HashMap<&Tag, Vec<MemberSeen>> = HashMap::new();
-        for (tag, word) in self.words {
-            let Some(listed) = word.listed() else { continue };
+        for (tag, observation) in self.observations {
+            let Some(listed) = observation.listed() else { continue };
             let state = self.winners.of_object(Kind::Player, tag);
             members.entry(listed.clan).or_default().push(MemberSeen {
                 tag: (*tag).clone(),
                 fetched_at: state.and_then(super::claims::StateRow::fetched_at),
-                is_active: word.shows_activity(self.newest.get(Kind::Player, tag)),
+                is_active: observation.shows_activity(self.newest.get(Kind::Player, tag)),
             });
         }
         for &(place, fetched) in &self.claims.answers {
@@ -101,26 +102,26 @@ impl Facts<'_, '_> {
         }
     }
 
-    /// Those who are listed by a clan, or answered for, for the first time have not just joined.
+    /// Departures and arrivals. A player or clan that is stored for the first time has not just moved.
     fn moves(&self) -> Vec<Move> {
         let was_known =
             |kind, tag: &Tag| self.winners.of_object(kind, tag).is_some_and(|row| row.snapshot_id.is_some());
-        let has_joined = |player: &Tag| match self.words.get(player).and_then(Word::listed) {
+        let has_joined = |player: &Tag| match self.observations.get(player).and_then(Observation::listed) {
             Some(listed) => was_known(Kind::Clan, listed.clan),
             None => was_known(Kind::Player, player),
         };
-        let arrivals = self.stays.opened.iter().filter(|(player, ..)| has_joined(player));
+        let arrivals = self.memberships.opened.iter().filter(|(player, ..)| has_joined(player));
         let arrivals = arrivals.map(|(player, clan, joined)| Move {
             player: (*player).clone(),
             clan: (*clan).clone(),
             seen: from_utc(*joined),
             joined: true,
         });
-        // Who moved has left before.
-        self.stays.departures.iter().cloned().chain(arrivals).collect()
+        // Departures first: whoever moves leaves one clan before joining the other.
+        self.memberships.departures.iter().cloned().chain(arrivals).collect()
     }
 
-    fn tell_changes(self, commit: &mut Commit) {
+    fn add_changes(self, commit: &mut Commit) {
         let mut replaced: HashMap<(Kind, String), String> = HashMap::new();
         for row in self.replaced {
             if let (Ok(kind), Some(document)) = (row.kind.parse(), row.document) {
@@ -146,23 +147,23 @@ impl Facts<'_, '_> {
     }
 }
 
-/// What others have to be told of this commit.
-fn note(telling: Telling, batch: &[Fetched], commit: &Commit) -> OutboxEntry {
+/// The outbox entry of this commit.
+fn entry(details: CommitDetails, batch: &[Fetched], commit: &Commit) -> OutboxEntry {
     let those = |counts: fn(&Committed) -> bool| {
         let answered = batch.iter().zip(&commit.committed).filter(move |(_, committed)| counts(committed));
         answered.map(|(fetched, _)| fetched.object.clone())
     };
-    let mut note = OutboxEntry { id: fastrand::i64(1..), ..OutboxEntry::default() };
-    if let Some(events_of) = telling.events {
-        note.events = events_of(batch, &commit.learned, &commit.moves);
+    let mut entry = OutboxEntry { id: fastrand::i64(1..), ..OutboxEntry::default() };
+    if let Some(events_of) = details.events {
+        entry.events = events_of(batch, &commit.learned, &commit.moves);
     }
-    if telling.changed {
-        note.changed = those(|committed| *committed == Committed::Stored).collect();
+    if details.changed {
+        entry.changed = those(|committed| *committed == Committed::Stored).collect();
     }
-    if telling.renewed {
+    if details.renewed {
         let answered =
             those(|committed| !matches!(committed, Committed::Superseded | Committed::Poison(_) | Committed::Held(_)));
-        note.renewed = answered.chain(commit.touched.iter().cloned().map(ObjectId::player)).collect();
+        entry.renewed = answered.chain(commit.touched.iter().cloned().map(ObjectId::player)).collect();
     }
-    note
+    entry
 }

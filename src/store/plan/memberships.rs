@@ -1,22 +1,19 @@
-//! Who is in which clan since when: a pure decision from what answers say and the rows there are.
+//! Memberships: the periods of players in clans. A pure decision from observations and stored rows.
 //!
-//! A row is a stay. One that is open and true is left alone, since loyalty counts from its `joined_at`; a closed one is
-//! never opened again. At most one row of a player is open.
+//! An open membership that is true stays as it is, since loyalty counts from its `joined_at`. A closed one is never opened
+//! again. A player has at most one open membership.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use sqlx::FromRow;
-
 use super::times::{TableTime, from_utc, just_after};
 use crate::{
-    columns::Number,
+    columns::{Number, from_row},
     model::{Move, Tag},
 };
 
-/// A stay as stored, and up to when its player is known from elsewhere.
-#[derive(Clone, Debug, FromRow)]
-pub struct Stay {
-    #[sqlx(try_from = "Number")]
+/// A stored membership, and the times of the player's newest response and member list.
+#[derive(Clone, Debug)]
+pub struct Membership {
     pub id: i64,
     pub player_tag: String,
     pub clan_tag: String,
@@ -26,70 +23,72 @@ pub struct Stay {
     pub member_at: Option<TableTime>,
 }
 
-impl Stay {
-    /// Nothing, and `infinity`, mean the same.
+from_row!(both: Membership { id: Number, player_tag, clan_tag, joined_at, left_at, fetched_at, member_at });
+
+impl Membership {
+    /// `NULL` and `infinity` both mean open.
     fn is_open(&self) -> bool {
         self.left_at.is_none_or(|at| at == TableTime::INFINITY)
     }
 }
 
-/// An answer's word on where a player is.
+/// An observation of the clan that a player is in.
 #[derive(Clone, Copy, Debug)]
-pub struct Placed<'a> {
+pub struct Location<'a> {
     /// `None`: in no clan.
     pub clan: Option<&'a Tag>,
-    /// The moment the answer speaks of.
-    pub moment: TableTime,
-    /// When the call began: what is written as joined and left.
+    /// The time of the API's copy.
+    pub observed_at: TableTime,
+    /// The beginning of the call, written as `joined_at` and `left_at`.
     pub began: TableTime,
 }
 
 /// A clan's complete member list.
 #[derive(Clone, Debug)]
-pub struct Roll<'a> {
+pub struct MemberList<'a> {
     pub members: HashSet<&'a str>,
-    pub moment: TableTime,
+    pub observed_at: TableTime,
     pub began: TableTime,
 }
 
-/// What is to be written.
+/// The rows to write.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes<'a> {
     /// Id and `left_at`.
     pub closed: Vec<(i64, TableTime)>,
     /// Player, clan and `joined_at`.
     pub opened: Vec<(&'a Tag, &'a Tag, TableTime)>,
-    /// Those of the closed stays that mean that somebody left.
+    /// The closed memberships that mean a departure.
     pub departures: Vec<Move>,
 }
 
-/// `horizon`: a stored time later than this is wrong and is not waited for.
+/// Stored times after `horizon` are wrong and do not count.
 pub fn decide<'a>(
-    placed: &BTreeMap<&'a Tag, Placed<'a>>,
-    rolls: &HashMap<&'a str, Roll<'a>>,
-    stays: &[Stay],
+    locations: &BTreeMap<&'a Tag, Location<'a>>,
+    member_lists: &HashMap<&'a str, MemberList<'a>>,
+    memberships: &[Membership],
     horizon: TableTime,
 ) -> Changes<'a> {
-    let mut of_player: HashMap<&str, Vec<&Stay>> = HashMap::new();
-    for stay in stays {
-        of_player.entry(&stay.player_tag).or_default().push(stay);
+    let mut of_player: HashMap<&str, Vec<&Membership>> = HashMap::new();
+    for membership in memberships {
+        of_player.entry(&membership.player_tag).or_default().push(membership);
     }
     let mut changes = Changes::default();
-    for (&player, placed) in placed {
-        let stays = of_player.remove(player.as_str()).unwrap_or_default();
-        place(player, *placed, rolls, &stays, horizon, &mut changes);
+    for (&player, location) in locations {
+        let memberships = of_player.remove(player.as_str()).unwrap_or_default();
+        place(player, *location, member_lists, &memberships, horizon, &mut changes);
     }
-    // Who is left has an open stay in a clan of the batch and is placed nowhere.
+    // The rest have an open membership in a clan of the batch, and no observation.
     let missing = of_player.into_values().flatten();
-    let mut missing: Vec<(&Stay, TableTime)> = missing
-        .filter_map(|stay| rolls.get(stay.clan_tag.as_str()).map(|roll| (stay, roll)))
-        .filter(|(stay, roll)| has_left(stay, roll, horizon))
-        .map(|(stay, roll)| (stay, roll.began))
+    let mut missing: Vec<(&Membership, TableTime)> = missing
+        .filter_map(|membership| member_lists.get(membership.clan_tag.as_str()).map(|list| (membership, list)))
+        .filter(|(membership, list)| has_left(membership, list, horizon))
+        .map(|(membership, list)| (membership, list.began))
         .collect();
-    missing.sort_unstable_by_key(|(stay, _)| stay.id);
-    for (stay, began) in missing {
-        changes.close(stay, began);
-        changes.departures.extend(departure(stay, began));
+    missing.sort_unstable_by_key(|(membership, _)| membership.id);
+    for (membership, began) in missing {
+        changes.close(membership, began);
+        changes.departures.extend(departure(membership, began));
     }
     changes.departures.sort_unstable();
     changes.departures.dedup();
@@ -97,60 +96,61 @@ pub fn decide<'a>(
 }
 
 impl Changes<'_> {
-    fn close(&mut self, stay: &Stay, began: TableTime) {
-        // Nobody leaves before joining, unless that was at no time at all.
-        let joined_at = Some(stay.joined_at).filter(|at| at.is_in_calendar());
-        self.closed.push((stay.id, joined_at.map_or(began, |at| began.max(at))));
+    fn close(&mut self, membership: &Membership, began: TableTime) {
+        // Nobody leaves before joining. A `joined_at` outside the calendar does not count.
+        let joined_at = Some(membership.joined_at).filter(|at| at.is_in_calendar());
+        self.closed.push((membership.id, joined_at.map_or(began, |at| began.max(at))));
     }
 }
 
-/// Somebody else's row may name what is no tag.
-fn departure(stay: &Stay, seen: TableTime) -> Option<Move> {
-    let (player, clan) = (stay.player_tag.parse().ok()?, stay.clan_tag.parse().ok()?);
+/// `None` when a row of another program names something that is not a tag.
+fn departure(membership: &Membership, seen: TableTime) -> Option<Move> {
+    let (player, clan) = (membership.player_tag.parse().ok()?, membership.clan_tag.parse().ok()?);
     Some(Move { player, clan, seen: from_utc(seen), joined: false })
 }
 
 fn place<'a>(
     player: &'a Tag,
-    placed: Placed<'a>,
-    rolls: &HashMap<&'a str, Roll<'a>>,
-    stays: &[&Stay],
+    location: Location<'a>,
+    member_lists: &HashMap<&'a str, MemberList<'a>>,
+    memberships: &[&Membership],
     horizon: TableTime,
     changes: &mut Changes<'a>,
 ) {
-    let is_later = |at: TableTime| at > placed.moment && at <= horizon;
-    if stays.iter().any(|stay| is_later(stay.joined_at) || stay.left_at.is_some_and(is_later)) {
+    let is_later = |at: TableTime| at > location.observed_at && at <= horizon;
+    if memberships.iter().any(|membership| is_later(membership.joined_at) || membership.left_at.is_some_and(is_later)) {
         return;
     }
-    // Of the same batch, a newer list of that very clan without the player.
+    // A newer list of the same clan in this batch does not have the player.
     let is_missing = |clan: &Tag| {
-        rolls
+        member_lists
             .get(clan.as_str())
-            .is_some_and(|roll| roll.moment > placed.moment && !roll.members.contains(player.as_str()))
+            .is_some_and(|list| list.observed_at > location.observed_at && !list.members.contains(player.as_str()))
     };
-    let target = placed.clan.filter(|clan| !is_missing(clan));
-    let open = || stays.iter().filter(|stay| stay.is_open());
+    let target = location.clan.filter(|clan| !is_missing(clan));
+    let open = || memberships.iter().filter(|membership| membership.is_open());
     let kept = target.and_then(|clan| {
         open()
-            .filter(|stay| stay.clan_tag == clan.as_str())
-            .max_by_key(|stay| (stay.joined_at <= horizon, stay.joined_at, stay.id))
-            .map(|stay| stay.id)
+            .filter(|membership| membership.clan_tag == clan.as_str())
+            .max_by_key(|membership| (membership.joined_at <= horizon, membership.joined_at, membership.id))
+            .map(|membership| membership.id)
     });
-    for stay in open().filter(|stay| Some(stay.id) != kept) {
-        changes.close(stay, placed.began);
-        // A second open row of the same stay says nothing new when it is closed.
-        if target.is_none_or(|clan| clan.as_str() != stay.clan_tag) {
-            changes.departures.extend(departure(stay, placed.began));
+    for membership in open().filter(|membership| Some(membership.id) != kept) {
+        changes.close(membership, location.began);
+        // Closing a duplicate row of the same membership is not a departure.
+        if target.is_none_or(|clan| clan.as_str() != membership.clan_tag) {
+            changes.departures.extend(departure(membership, location.began));
         }
     }
     if let (Some(clan), None) = (target, kept) {
-        changes.opened.push((player, clan, free_start(clan, placed.began, stays)));
+        changes.opened.push((player, clan, free_start(clan, location.began, memberships)));
     }
 }
 
-/// The same stay cannot begin twice: after one that began in that very moment the next begins a microsecond later.
-fn free_start(clan: &Tag, began: TableTime, stays: &[&Stay]) -> TableTime {
-    let is_taken = |at| stays.iter().any(|stay| stay.clan_tag == clan.as_str() && stay.joined_at == at);
+/// The first free `joined_at`: a row that began at the same time pushes the new one back by a microsecond.
+fn free_start(clan: &Tag, began: TableTime, memberships: &[&Membership]) -> TableTime {
+    let is_taken =
+        |at| memberships.iter().any(|membership| membership.clan_tag == clan.as_str() && membership.joined_at == at);
     let mut start = began;
     while is_taken(start) {
         start = just_after(start);
@@ -158,11 +158,11 @@ fn free_start(clan: &Tag, began: TableTime, stays: &[&Stay]) -> TableTime {
     start
 }
 
-fn has_left(stay: &Stay, roll: &Roll<'_>, horizon: TableTime) -> bool {
-    let is_later = |at: TableTime| at > roll.moment && at <= horizon;
-    let is_listed = roll.members.contains(stay.player_tag.as_str());
-    let is_newer_known = [stay.fetched_at, stay.member_at].into_iter().flatten().any(is_later);
-    stay.is_open() && !is_listed && !is_newer_known && !is_later(stay.joined_at)
+fn has_left(membership: &Membership, list: &MemberList<'_>, horizon: TableTime) -> bool {
+    let is_later = |at: TableTime| at > list.observed_at && at <= horizon;
+    let is_listed = list.members.contains(membership.player_tag.as_str());
+    let is_newer_known = [membership.fetched_at, membership.member_at].into_iter().flatten().any(is_later);
+    membership.is_open() && !is_listed && !is_newer_known && !is_later(membership.joined_at)
 }
 
 #[cfg(test)]
@@ -174,8 +174,8 @@ mod tests {
         utc(Timestamp::from_millis(seconds * 1000))
     }
 
-    fn stay(id: i64, clan: &str, joined: i64, left: Option<i64>) -> Stay {
-        Stay {
+    fn membership(id: i64, clan: &str, joined: i64, left: Option<i64>) -> Membership {
+        Membership {
             id,
             player_tag: "2PP".to_owned(),
             clan_tag: clan.to_owned(),
@@ -186,40 +186,44 @@ mod tests {
         }
     }
 
-    fn decide_one(clan: Option<&str>, moment: i64, stays: &[Stay]) -> (Vec<(i64, TableTime)>, Vec<TableTime>) {
+    fn decide_one(
+        clan: Option<&str>,
+        observed_at: i64,
+        memberships: &[Membership],
+    ) -> (Vec<(i64, TableTime)>, Vec<TableTime>) {
         let (player, clan): (Tag, Option<Tag>) = ("2PP".parse().unwrap(), clan.map(|clan| clan.parse().unwrap()));
-        let word = Placed { clan: clan.as_ref(), moment: at(moment), began: at(moment) };
-        let changes = decide(&BTreeMap::from([(&player, word)]), &HashMap::new(), stays, at(1000));
+        let location = Location { clan: clan.as_ref(), observed_at: at(observed_at), began: at(observed_at) };
+        let changes = decide(&BTreeMap::from([(&player, location)]), &HashMap::new(), memberships, at(1000));
         (changes.closed, changes.opened.into_iter().map(|(.., joined)| joined).collect())
     }
 
     #[test]
-    fn a_true_open_stay_is_left_alone() {
-        assert_eq!(decide_one(Some("8GG"), 100, &[stay(1, "8GG", 5, None)]), (vec![], vec![]));
+    fn true_open_membership_stays() {
+        assert_eq!(decide_one(Some("8GG"), 100, &[membership(1, "8GG", 5, None)]), (vec![], vec![]));
     }
 
     #[test]
-    fn a_move_closes_one_stay_and_opens_another() {
-        let decided = decide_one(Some("9CC"), 100, &[stay(1, "8GG", 5, None)]);
+    fn move_closes_one_membership_opens_another() {
+        let decided = decide_one(Some("9CC"), 100, &[membership(1, "8GG", 5, None)]);
         assert_eq!(decided, (vec![(1, at(100))], vec![at(100)]));
     }
 
     #[test]
-    fn a_later_change_by_others_is_left_alone_unless_it_lies_in_a_wrong_future() {
-        assert_eq!(decide_one(None, 100, &[stay(1, "8GG", 101, None)]), (vec![], vec![]));
-        assert_eq!(decide_one(Some("8GG"), 100, &[stay(1, "8GG", 5, Some(101))]), (vec![], vec![]));
-        assert_eq!(decide_one(None, 100, &[stay(1, "8GG", 5000, None)]), (vec![(1, at(5000))], vec![]));
+    fn later_change_stays_unless_beyond_horizon() {
+        assert_eq!(decide_one(None, 100, &[membership(1, "8GG", 101, None)]), (vec![], vec![]));
+        assert_eq!(decide_one(Some("8GG"), 100, &[membership(1, "8GG", 5, Some(101))]), (vec![], vec![]));
+        assert_eq!(decide_one(None, 100, &[membership(1, "8GG", 5000, None)]), (vec![(1, at(5000))], vec![]));
     }
 
     #[test]
-    fn two_stays_never_begin_in_the_same_moment() {
-        let decided = decide_one(Some("8GG"), 100, &[stay(1, "8GG", 100, Some(100))]);
+    fn two_memberships_never_begin_together() {
+        let decided = decide_one(Some("8GG"), 100, &[membership(1, "8GG", 100, Some(100))]);
         assert_eq!(decided, (vec![], vec![just_after(at(100))]));
     }
 
     #[test]
-    fn of_double_open_stays_the_newest_true_one_is_kept() {
-        let stays = [stay(1, "8GG", 5, None), stay(2, "9CC", 8, None), stay(3, "8GG", 7, None)];
-        assert_eq!(decide_one(Some("8GG"), 100, &stays), (vec![(1, at(100)), (2, at(100))], vec![]));
+    fn duplicate_open_memberships_keep_newest_true_one() {
+        let memberships = [membership(1, "8GG", 5, None), membership(2, "9CC", 8, None), membership(3, "8GG", 7, None)];
+        assert_eq!(decide_one(Some("8GG"), 100, &memberships), (vec![(1, at(100)), (2, at(100))], vec![]));
     }
 }

@@ -1,27 +1,29 @@
-//! What a commit comes to, for every store: pure decisions between what is read and what is written.
+//! The plan of a commit: pure decisions between the reads and the writes of every store.
 //!
-//! [`claims`] says what a batch claims. The store's arbiter says which claims won, [`players::words`] gathers what they
-//! say of each player. With the newest rows and the stays that the store reads, [`Writes`] and
-//! [`memberships::decide`] are what it writes. The stores differ in their statements only.
+//! 1. [`claims`] turns a batch into claims, and the store's arbiter decides which win.
+//! 2. [`players::observations`] collects what the winners say of each player; outdated ones are discarded.
+//! 3. [`Writes`] and [`memberships::decide`] compare them with the stored rows and say what to write.
+//!
+//! The stores differ in their statements only.
 
 pub mod claims;
+mod facts;
 pub mod memberships;
 pub mod players;
 pub mod refusals;
 pub mod snapshots;
 pub mod times;
-mod told;
 
 use std::{
     collections::{BTreeMap, HashMap},
     time::Duration,
 };
 
-pub use self::told::{Facts, Replaced, replaced_rows};
+pub use self::facts::{Facts, Replaced, replaced_rows};
 use self::{
     claims::{Claims, Winners, clan_document, war_document},
-    memberships::{Placed, Roll},
-    players::{PlayerWrite, SnapshotWrite, Word},
+    memberships::{Location, MemberList},
+    players::{Observation, PlayerWrite, SnapshotWrite},
     snapshots::{NewestRows, Place},
     times::{TableTime, utc},
 };
@@ -30,10 +32,10 @@ use crate::{
     model::{Answered, ClanDocument, Fetched, Kind, Tag, WarDocument},
 };
 
-/// A stored time later than this after now is a wrong clock's: it counts as older.
+/// A stored time further in the future than this was written by a wrong clock, and counts as older.
 pub const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 
-/// The winning answers of a kind that bring a document, each with the time a new row would have.
+/// The winning responses of a kind with a document, each with the time of its new row.
 pub fn documents<'a>(claims: &Claims<'a>, winners: &Winners, kind: Kind) -> Vec<(&'a Tag, Timestamp)> {
     let of_kind = claims.answers.iter().filter(|(_, fetched)| {
         fetched.object.kind == kind
@@ -43,40 +45,50 @@ pub fn documents<'a>(claims: &Claims<'a>, winners: &Winners, kind: Kind) -> Vec<
     of_kind.map(|(_, fetched)| (&fetched.object.tag, fetched.began)).collect()
 }
 
-/// Drops the words that a newer row of another program makes old news.
-pub fn heed(words: &mut BTreeMap<&Tag, Word<'_>>, newest: &NewestRows, horizon: TableTime) {
-    for (tag, word) in words {
-        word.heed(newest.get(Kind::Player, tag), horizon);
+/// Discards the observations that a newer row of another program makes outdated.
+pub fn discard_outdated(observations: &mut BTreeMap<&Tag, Observation<'_>>, newest: &NewestRows, horizon: TableTime) {
+    for (tag, observation) in observations {
+        observation.discard_outdated(newest.get(Kind::Player, tag), horizon);
     }
 }
 
-/// Where the words put players.
-pub fn placed<'a>(words: &BTreeMap<&'a Tag, Word<'a>>, horizon: TableTime) -> BTreeMap<&'a Tag, Placed<'a>> {
-    let place = |(&tag, word): (&&'a Tag, &Word<'a>)| {
-        let (clan, moment, began) = word.clan(horizon)?;
-        Some((tag, Placed { clan, moment: utc(moment), began: utc(began) }))
+/// The clans that players are observed in.
+pub fn locations<'a>(
+    observations: &BTreeMap<&'a Tag, Observation<'a>>,
+    horizon: TableTime,
+) -> BTreeMap<&'a Tag, Location<'a>> {
+    let place = |(&tag, observation): (&&'a Tag, &Observation<'a>)| {
+        let (clan, observed_at, began) = observation.clan(horizon)?;
+        Some((tag, Location { clan, observed_at: utc(observed_at), began: utc(began) }))
     };
-    words.iter().filter_map(place).collect()
+    observations.iter().filter_map(place).collect()
 }
 
-/// The member lists that won, by clan. From one that is not complete nobody's absence can be told.
-pub fn rolls<'a>(claims: &Claims<'a>, winners: &Winners) -> HashMap<&'a str, Roll<'a>> {
-    let roll = |&(_, fetched): &(usize, &'a Fetched)| {
+/// The complete member lists that won, by clan. An incomplete list does not show that a player is absent.
+pub fn member_lists<'a>(claims: &Claims<'a>, winners: &Winners) -> HashMap<&'a str, MemberList<'a>> {
+    let list = |&(_, fetched): &(usize, &'a Fetched)| {
         winners.of_answer(fetched)?;
         let clan = clan_document(fetched).filter(|clan| clan.has_all_members)?;
         let members = clan.members.iter().map(|member| member.tag.as_str()).collect();
-        let roll = Roll { members, moment: utc(fetched.copied_at), began: utc(fetched.began) };
-        Some((fetched.object.tag.as_str(), roll))
+        let list = MemberList { members, observed_at: utc(fetched.copied_at), began: utc(fetched.began) };
+        Some((fetched.object.tag.as_str(), list))
     };
-    claims.answers.iter().filter_map(roll).collect()
+    claims.answers.iter().filter_map(list).collect()
 }
 
-/// The earliest moment that the batch speaks of; `None`: it says nothing about memberships.
-pub fn earliest_moment(placed: &BTreeMap<&Tag, Placed<'_>>, rolls: &HashMap<&str, Roll<'_>>) -> Option<TableTime> {
-    placed.values().map(|placed| placed.moment).chain(rolls.values().map(|roll| roll.moment)).min()
+/// The earliest observation of the batch; `None` when it has none about memberships.
+pub fn earliest_observation(
+    locations: &BTreeMap<&Tag, Location<'_>>,
+    member_lists: &HashMap<&str, MemberList<'_>>,
+) -> Option<TableTime> {
+    locations
+        .values()
+        .map(|location| location.observed_at)
+        .chain(member_lists.values().map(|list| list.observed_at))
+        .min()
 }
 
-/// Everything a commit writes, stays apart.
+/// Everything that a commit writes, except memberships.
 #[derive(Debug, Default)]
 pub struct Writes<'a> {
     pub clans: Vec<(&'a Fetched, &'a ClanDocument, Place)>,
@@ -88,7 +100,7 @@ impl<'w> Writes<'w> {
     pub fn of<'a: 'w>(
         claims: &Claims<'a>,
         winners: &Winners,
-        words: &BTreeMap<&'a Tag, Word<'a>>,
+        observations: &BTreeMap<&'a Tag, Observation<'a>>,
         newest: &'w NewestRows,
         horizon: TableTime,
     ) -> Self {
@@ -103,13 +115,14 @@ impl<'w> Writes<'w> {
                 writes.wars.push((fetched, war, place()));
             }
         }
-        let of_players =
-            words.iter().filter_map(|(&tag, word)| word.write(tag, newest.get(Kind::Player, tag), horizon));
+        let of_players = observations
+            .iter()
+            .filter_map(|(&tag, observation)| observation.write(tag, newest.get(Kind::Player, tag), horizon));
         writes.players = of_players.collect();
         writes
     }
 
-    /// Which history tables get new rows, which take ids: of clans, players, wars.
+    /// True for each history table that gets new rows, and so needs ids: clans, players, wars.
     pub fn new_rows(&self) -> [bool; 3] {
         let inserts = |place: &Place| matches!(place, Place::Insert { .. });
         let inserts_player =

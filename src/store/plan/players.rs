@@ -1,4 +1,4 @@
-//! What becomes of the rows of players: pure decisions from the newest row there is and what answers say.
+//! The rows of players: pure decisions from the newest stored row and the observations.
 
 use std::{borrow::Cow, collections::BTreeMap, time::Duration};
 
@@ -14,15 +14,15 @@ use crate::{
     store::rows::{self, NAME_WIDTH, ROLE_WIDTH},
 };
 
-/// How long attacks used are carried to new rows; readers forget them after the same time.
-const ATTACKS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Attacks used are carried to new rows for this long. Readers ignore them after the same time.
+const ATTACKS_LIFETIME: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// The columns that answers about a player bring.
+/// The columns that responses set for a player.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Columns<'a> {
     pub name: Option<Cow<'a, str>>,
     pub role: Option<Cow<'a, str>>,
-    /// Empty: in no clan.
+    /// Empty when the player is in no clan.
     pub clan_tag: Cow<'a, str>,
     pub town_hall: Option<i64>,
     pub trophies: Option<i64>,
@@ -43,7 +43,7 @@ impl<'a> Columns<'a> {
         }
     }
 
-    /// A clan that cannot be read leaves clan and role as they were; so does a role that is missing in the same clan.
+    /// An unreadable clan leaves clan and role unchanged. A missing role in the same clan leaves the role unchanged.
     fn of_document(player: &'a PlayerDocument, before: Self) -> Self {
         let role = player.role.as_deref().map(|role| rows::cut(role, ROLE_WIDTH));
         let (clan_tag, role) = match &player.clan {
@@ -63,7 +63,7 @@ impl<'a> Columns<'a> {
         }
     }
 
-    /// What the short form lacks stays as it was.
+    /// Fields that a member list lacks stay unchanged.
     fn of_listed(listed: &Listed<'a>, before: Self) -> Self {
         let member = listed.member;
         Self {
@@ -77,7 +77,7 @@ impl<'a> Columns<'a> {
         }
     }
 
-    /// Whether trophies rose or donations differ. A number that either side lacks shows nothing.
+    /// True when trophies rose or donations differ. A number that either side lacks is not activity.
     fn shows_activity_after(&self, before: &Self) -> bool {
         let differ = |old: Option<i64>, new: Option<i64>| matches!((old, new), (Some(old), Some(new)) if old != new);
         matches!((before.trophies, self.trophies), (Some(old), Some(new)) if new > old)
@@ -90,7 +90,7 @@ fn number(column: Option<Number>) -> Option<i64> {
     column?.get()
 }
 
-/// Whose word a row carries.
+/// The source of a player's row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
     Document,
@@ -108,15 +108,15 @@ impl Claim {
     }
 }
 
-/// What happens to a player's snapshot rows.
+/// The write to a player's snapshot rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SnapshotWrite {
     Document(Place),
-    /// The columns of the newest row, in place.
+    /// Update the columns of the newest row in place.
     Amend {
         id: i64,
     },
-    /// Nothing about it is new.
+    /// Write nothing: the newest row is up to date.
     Leave {
         id: i64,
     },
@@ -130,15 +130,15 @@ pub struct PlayerWrite<'a> {
     pub columns: Columns<'a>,
     pub attacks: Option<i64>,
     pub last_seen: Option<TableTime>,
-    /// With its link; the short form only for a player without any row.
+    /// With its link. The short form of a member list is used only for a player without any row.
     pub document: Option<Cow<'a, str>>,
     pub updated_at: TableTime,
     pub snapshot: SnapshotWrite,
 }
 
-/// The batch's word on players, as far as it won.
+/// All that the winners of a batch say of a player.
 #[derive(Debug, Default)]
-pub struct Word<'a> {
+pub struct Observation<'a> {
     answer: Option<(&'a Fetched, &'a PlayerDocument, &'a StateRow)>,
     listed: Option<Listed<'a>>,
     wars: Vec<InWar<'a>>,
@@ -152,27 +152,27 @@ struct InWar<'a> {
     attacks_used: i32,
 }
 
-/// Collects, by player, what won in the arbiter.
-pub fn words<'a>(claims: &Claims<'a>, winners: &'a Winners) -> BTreeMap<&'a Tag, Word<'a>> {
-    let mut words: BTreeMap<&Tag, Word<'_>> = BTreeMap::new();
+/// Collects the winners of the arbiter by player.
+pub fn observations<'a>(claims: &Claims<'a>, winners: &'a Winners) -> BTreeMap<&'a Tag, Observation<'a>> {
+    let mut observations: BTreeMap<&Tag, Observation<'_>> = BTreeMap::new();
     for &(_, fetched) in &claims.answers {
         let Some(state) = winners.of_answer(fetched) else { continue };
         if let Answered::Document(Document::Player(player)) = &fetched.answered {
-            words.entry(&fetched.object.tag).or_default().answer = Some((fetched, player, state));
+            observations.entry(&fetched.object.tag).or_default().answer = Some((fetched, player, state));
         }
         for member in war_document(fetched).into_iter().flat_map(|war| &war.members) {
             let war = InWar { clan: &fetched.object.tag, began: fetched.began, attacks_used: member.attacks_used };
-            words.entry(&member.tag).or_default().wars.push(war);
+            observations.entry(&member.tag).or_default().wars.push(war);
         }
     }
     for (&tag, listed) in claims.listed.iter().filter(|(_, listed)| winners.has_listed(listed)) {
-        words.entry(tag).or_default().listed = Some(*listed);
+        observations.entry(tag).or_default().listed = Some(*listed);
     }
-    words
+    observations
 }
 
-impl<'a> Word<'a> {
-    /// The time a new row would have.
+impl<'a> Observation<'a> {
+    /// The time of a new row.
     pub fn new_row_at(&self) -> Timestamp {
         let answered = self.answer.map(|(fetched, ..)| fetched.began);
         let in_war = self.wars.first().map(|war| war.began);
@@ -183,24 +183,24 @@ impl<'a> Word<'a> {
         !self.wars.is_empty()
     }
 
-    /// What a clan's list says of the player.
+    /// The player's entry in a clan's member list.
     pub const fn listed(&self) -> Option<&Listed<'a>> {
         self.listed.as_ref()
     }
 
-    /// Whether the list shows other trophies or donations than are stored.
+    /// True when the list shows other trophies or donations than the stored ones.
     pub fn shows_activity(&self, newest: Option<&Newest>) -> bool {
         let (Some(listed), Some(newest)) = (&self.listed, newest) else { return false };
         Columns::of_listed(listed, Columns::of_newest(newest)).shows_activity_after(&Columns::of_newest(newest))
     }
 
-    /// Drops what another program's newer row makes old news.
-    pub fn heed(&mut self, newest: Option<&Newest>, horizon: TableTime) {
-        let newest_at = newest.and_then(|newest| newest.at).filter(|&at| at <= horizon);
+    /// Discards the member list's entry when another program's row is newer.
+    pub fn discard_outdated(&mut self, newest: Option<&Newest>, horizon: TableTime) {
+        let newest_at = newest.and_then(|newest| newest.ts).filter(|&at| at <= horizon);
         self.listed = self.listed.filter(|listed| newest_at.is_none_or(|at| from_utc(at) <= listed.copied_at));
     }
 
-    /// The clan this word puts the player in, if it speaks of that: clan, moment, beginning of the call.
+    /// The clan that the player is observed in: clan, time of the copy, beginning of the call.
     pub fn clan(&self, horizon: TableTime) -> Option<(Option<&'a Tag>, Timestamp, Timestamp)> {
         if let Some(listed) = self.listed {
             return Some((Some(listed.clan), listed.copied_at, listed.began));
@@ -214,7 +214,7 @@ impl<'a> Word<'a> {
         (!is_late(fetched, state, horizon)).then_some((clan, fetched.copied_at, fetched.began))
     }
 
-    /// What is to be written; `None` when a war names a player of whom there is no row.
+    /// The write for this player; `None` when a war names a player without a row.
     pub fn write(&self, tag: &'a Tag, newest: Option<&'a Newest>, horizon: TableTime) -> Option<PlayerWrite<'a>> {
         let mut draft = Draft::new(newest, horizon);
         if let Some((fetched, player, state)) = self.answer {
@@ -230,7 +230,7 @@ impl<'a> Word<'a> {
     }
 }
 
-/// A member list newer than the copy has set the columns already; the document is the newest all the same.
+/// True when a newer member list has set the columns. The document is still the newest one.
 fn is_late(fetched: &Fetched, state: &StateRow, horizon: TableTime) -> bool {
     state.member_at().is_some_and(|at| at > fetched.copied_at && utc(at) <= horizon)
 }
@@ -253,7 +253,7 @@ impl<'a> Draft<'a> {
             claim: None,
             columns: newest.map(Columns::of_newest).unwrap_or_default(),
             attacks: newest.and_then(|newest| number(newest.war_attacks_used)),
-            // A time that cannot be, or is still to come, would never end.
+            // A time outside the calendar or in the future would never be replaced.
             last_seen: newest.and_then(|newest| newest.last_seen).filter(|at| at.is_in_calendar() && *at <= horizon),
             document: None,
             updated_at: utc(Timestamp::EPOCH),
@@ -264,7 +264,7 @@ impl<'a> Draft<'a> {
     fn answer(&mut self, fetched: &'a Fetched, player: &'a PlayerDocument, state: &StateRow, horizon: TableTime) {
         let place = Place::of(self.newest, state, fetched.began, horizon);
         let attacks_hold =
-            state.attacks_at().is_some_and(|at| utc(at) <= horizon && fetched.began.since(at) <= ATTACKS_KEPT);
+            state.attacks_at().is_some_and(|at| utc(at) <= horizon && fetched.began.since(at) <= ATTACKS_LIFETIME);
         if matches!(place, Place::Insert { .. }) && !attacks_hold {
             self.attacks = None;
         }
@@ -290,8 +290,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Only the player's own clan's war counts: the war of a clan that was left names its players for days, and its
-    /// count and the new clan's would take turns. Unknown to none is no activity: the war merely began.
+    /// Counts only the war of the player's own clan. The war of a former clan names its players for days, and the two counts
+    /// would alternate. A change from unknown to zero is not activity: the war has just begun.
     fn war(&mut self, war: &InWar<'_>) {
         if self.columns.clan_tag != war.clan.as_str() {
             return;
@@ -312,7 +312,7 @@ impl<'a> Draft<'a> {
         self.columns = columns;
     }
 
-    /// Never back.
+    /// Moves `last_seen` forward, never back.
     fn see(&mut self, began: Timestamp) {
         self.last_seen = self.last_seen.max(Some(utc(began)));
     }
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn last_seen_moves_with_activity_only_and_never_back() {
+    fn last_seen_moves_only_forward_with_activity() {
         let at = |millis| Some(utc(Timestamp::from_millis(millis)));
         for (columns, expected) in
             [(numbers(1001, 10), 50), (numbers(1000, 9), 50), (numbers(999, 10), 20), (Columns::default(), 20)]

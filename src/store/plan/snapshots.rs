@@ -1,24 +1,23 @@
-//! The newest snapshot row of an object, and where the next document goes: the same for clans, players and wars.
+//! The newest snapshot row of an object, and the place of the next document. The same for clans, players and wars.
 
 use std::time::Duration;
-
-use sqlx::FromRow;
 
 use super::{
     claims::{ByObject, StateRow},
     times::{TableTime, from_utc, just_after, utc},
 };
-use crate::{clock::Timestamp, columns::Number};
+use crate::{
+    clock::Timestamp,
+    columns::{Number, from_row},
+};
 
-/// The newest snapshot row of an object. Of clans and wars only the first columns.
-#[derive(Clone, Debug, Default, FromRow)]
+/// The newest snapshot row of an object. Clans and wars have only the first columns.
+#[derive(Clone, Debug, Default)]
 pub struct Newest {
     pub kind: String,
     pub tag: String,
-    #[sqlx(try_from = "Number")]
     pub id: i64,
-    #[sqlx(rename = "ts")]
-    pub at: Option<TableTime>,
+    pub ts: Option<TableTime>,
     pub taken: Option<TableTime>,
     pub clan_tag: Option<String>,
     pub name: Option<String>,
@@ -32,8 +31,13 @@ pub struct Newest {
     pub earlier_attacks: Option<Number>,
 }
 
-/// How far ahead a row of another program must be to be no time at all: further than a wrong time zone can put it.
-const IMPOSSIBLE: Duration = Duration::from_secs(2 * 24 * 3600);
+from_row!(both: Newest {
+    kind, tag, id: Number, ts, taken, clan_tag, name, role, town_hall, trophies, donations, donations_received,
+    war_attacks_used, last_seen, earlier_attacks,
+});
+
+/// A row of another program that is further ahead than this has an impossible time: a wrong time zone is not enough.
+const MAX_CLOCK_ERROR: Duration = Duration::from_secs(2 * 24 * 3600);
 
 /// The newest rows by object.
 pub type NewestRows = ByObject<Newest>;
@@ -42,14 +46,14 @@ pub fn by_object(rows: Vec<Newest>) -> NewestRows {
     ByObject::new(rows, |row| (&row.kind, std::mem::take(&mut row.tag)))
 }
 
-/// Where a document goes among the snapshot rows.
+/// The place of a document among the snapshot rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     Insert {
         at: TableTime,
     },
-    /// The newest row moves on: ours, with another document only when a wrong clock put it ahead; or another program's that is
-    /// at a time that cannot be, and would hide all later ones from readers for ever. Then it is ours.
+    /// The newest row moves to a new time. It is ours, and gets a new document only when a wrong clock put it ahead. Or it is
+    /// another program's with an impossible time, which would hide all later rows from readers; then it becomes ours.
     Move {
         id: i64,
         at: TableTime,
@@ -58,20 +62,20 @@ pub enum Place {
 }
 
 impl Place {
-    /// Changed content inserts; unchanged content moves our row on if it still is the newest, else inserts.
+    /// Changed content inserts a row. Unchanged content moves our row if it is still the newest, and inserts one otherwise.
     pub fn of(newest: Option<&Newest>, state: &StateRow, began: Timestamp, horizon: TableTime) -> Self {
         let began = utc(began);
         let Some(newest) = newest else { return Self::Insert { at: began } };
-        let is_ahead = newest.at.is_some_and(|at| at > horizon);
+        let is_ahead = newest.ts.is_some_and(|at| at > horizon);
         if state.snapshot_id == Some(newest.id) && (is_ahead || !state.has_changed()) {
             let at = newest.taken.map_or(began, just_after);
             return Self::Move { id: newest.id, at, replaces: state.has_changed() };
         }
-        if newest.at.is_some_and(|at| at > horizon + IMPOSSIBLE) {
+        if newest.ts.is_some_and(|at| at > horizon + MAX_CLOCK_ERROR) {
             return Self::Move { id: newest.id, at: newest.taken.map_or(began, just_after), replaces: true };
         }
         // Two rows never share a time: after another program's row in this millisecond, ours is the newest.
-        let same_millisecond = newest.at.filter(|&at| from_utc(at) == from_utc(began));
+        let same_millisecond = newest.ts.filter(|&at| from_utc(at) == from_utc(began));
         Self::Insert { at: same_millisecond.max(newest.taken).map_or(began, just_after) }
     }
 }

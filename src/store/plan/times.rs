@@ -3,7 +3,7 @@
 use crate::clock::Timestamp;
 pub use crate::columns::TableTime;
 
-/// What the shared tables hold for this moment.
+/// This time as the shared tables hold it.
 pub fn utc(at: Timestamp) -> TableTime {
     TableTime::of(at)
 }

@@ -1,4 +1,4 @@
-//! The address of the database as the driver takes it, and the proof that the driver's connection is where it says.
+//! The address of the database: options for the driver, and checks on its connections.
 
 use std::fmt;
 
@@ -19,15 +19,15 @@ use crate::{
 const SCHEMAS: &str = "SELECT current_setting('search_path'), coalesce(current_schema()::text, ''), \
                        format('ALTER ROLE %I IN DATABASE %I SET search_path = ', current_user, current_database())";
 
-/// Where the database is.
+/// The database's address, as the driver needs it.
 #[derive(Clone)]
 pub(super) struct Address {
     pub(super) options: PgConnectOptions,
     /// `host:port/database`, for messages.
     pub(super) server: String,
-    /// Whether statements may be kept prepared, as far as the address says.
+    /// True when the address allows prepared statements to be kept.
     pub(super) keeps_statements: bool,
-    /// The `search_path` that was asked for.
+    /// The requested `search_path`.
     schemas: Option<String>,
 }
 
@@ -47,18 +47,18 @@ impl Address {
         Ok(Self { options, server, keeps_statements: url.keeps_statements, schemas: url.schemas })
     }
 
-    /// Whether a new connection writes into the schemas that were asked for: a pooler may have dropped that request, and a
-    /// schema may not be there. One more round trip, when schemas were asked for.
+    /// Checks that a new connection uses the requested schemas: a pooler may have dropped the request, and a schema may not
+    /// exist. Costs a round trip when schemas were requested.
     pub(super) async fn verify(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let Some(wanted) = &self.schemas else { return Ok(()) };
-        // As text without a prepared statement: right through any pooler.
+        // As text, without a prepared statement, so that it works through any pooler.
         let row = connection.fetch_one(sqlx::raw_sql(SCHEMAS)).await?;
-        let (in_force, first, fix): (String, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let (in_force, first, remedy): (String, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         let refused = |detail: String| Err(sqlx::Error::Configuration(detail.into()));
         if schemas_in(&in_force) != schemas_in(wanted) {
             return refused(format!(
                 "DATABASE_URL asks for the schema {wanted}, but {in_force} is in effect: the pooler in between passes no schema \
-                 on; take it out of the URL or set it for the role, {fix}{wanted};"
+                 on; take it out of the URL or set it for the role, {remedy}{wanted};"
             ));
         }
         if first.is_empty() {
@@ -70,7 +70,7 @@ impl Address {
         Ok(())
     }
 
-    /// Why there is no connection, without the user's name, since some put the password there, and with what would do.
+    /// Adds the fix to the error of a failed connection, and removes the user's name: some people put the password there.
     pub(super) fn explained(&self, mut error: StoreError) -> StoreError {
         if let StoreError::Unreachable { detail, .. }
         | StoreError::Failed { detail, .. }
@@ -91,7 +91,7 @@ impl Address {
     }
 }
 
-/// Everything but TLS. As parameters, since the driver takes no IPv6 address in front.
+/// The options without TLS. The host is a parameter, since the driver refuses an IPv6 address before the path.
 fn options(url: &DatabaseUrl) -> Result<PgConnectOptions, String> {
     let mut plain = Url::parse("postgres:///").map_err(|error| error.to_string())?;
     let mut pairs = plain.query_pairs_mut();
@@ -112,7 +112,7 @@ fn options(url: &DatabaseUrl) -> Result<PgConnectOptions, String> {
     if options.get_application_name().is_none() {
         options = options.application_name("refresh-worker");
     }
-    // A pooler between transactions refuses it, or reads over it: there the role has to have it.
+    // A transaction pooler refuses or ignores this option. There the role must have the search path.
     Ok(match url.schemas.as_ref().filter(|_| !url.pooled) {
         Some(schemas) => options.options([("search_path", schemas)]),
         None => options,
@@ -144,7 +144,7 @@ fn secured(options: PgConnectOptions, tls: &DatabaseTls) -> Result<PgConnectOpti
     })
 }
 
-/// Where it is, without user and password. A database that is not named has the user's name, which is not repeated.
+/// The server's address, without credentials. An unnamed database has the user's name, which is not shown.
 fn server(options: &PgConnectOptions, url: &DatabaseUrl) -> String {
     let place = match &url.place {
         Place::Socket(folder) => folder.clone(),
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_is_asked_for_at_the_start_unless_a_pooler_is_in_between() {
+    fn schema_requested_at_startup_unless_behind_pooler() {
         let options = |url: &str| Address::read(url).unwrap().options.get_options().map(str::to_owned);
         assert_eq!(options("postgres://u@h/d?schema=my%20stats").as_deref(), Some(r#"-c search_path="my\ stats""#));
         assert_eq!(options("postgres://u@h/d?schema=stats&pgbouncer=true"), None);
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_without_a_host_name_or_a_database_are_shown_well() {
+    fn address_without_host_or_database_is_readable() {
         for (url, server) in [
             ("postgres://u@[::1]:5433/d", "[::1]:5433/d"),
             ("postgres://%2Fvar%2Frun/d", "/var/run/d"),
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_cannot_be_read_is_refused_without_showing_the_password() {
+    fn unreadable_url_refused_without_password() {
         for url in [
             "mysql://me:hush@h/d",
             "me:hush@h/d",

@@ -1,14 +1,12 @@
-//! One transaction of a commit: who wins, what is there, what is to be written, and the writing.
+//! A transaction of a commit: the arbiter, the reads, the plan, the writes.
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use time::OffsetDateTime;
 use tokio::time::Instant;
@@ -22,12 +20,12 @@ use crate::{
     clock::Timestamp,
     model::{Fetched, Kind, Tag},
     store::{
-        Commit, Telling,
+        Commit, CommitDetails,
         plan::{
             self, CLOCK_TOLERANCE, Facts, Replaced, Writes,
             claims::{ClaimRow, Claims, StateRow, Winners},
-            memberships::{self, Stay},
-            players::{self, Word},
+            memberships::{self, Membership},
+            players::{self, Observation},
             snapshots::{self, Newest, NewestRows},
             times::{TableTime, utc},
         },
@@ -37,26 +35,26 @@ use crate::{
 /// Serialises the stepping of sequences: the letters `rfid`.
 const IDS_LOCK: i64 = 0x7266_6964;
 
-/// How many ids above the highest a commit leaves out: those who give `max(id) + 1` may insert this many rows while it is under
-/// way, and meet none of its ids.
-pub(super) const IDS_LEFT_TO_OTHERS: i64 = 200;
+/// A commit skips this many ids above the highest. Programs that use `max(id) + 1` may insert this many rows during the
+/// commit without a conflict.
+pub(super) const ID_GAP: i64 = 200;
 
-/// Ids of four bytes are left out only where others are expected, since they come to an end: in the first commits of a
+/// Ids of four bytes run out, so a commit skips them only when it expects other programs: in the first commits of a
 /// process, which knows nothing yet …
-const COMMITS_OF_DOUBT: u32 = 20;
+const CAUTIOUS_COMMITS: u32 = 20;
 
-/// … and this long after rows of others were seen.
-const OTHERS_REMEMBERED: Duration = Duration::from_secs(3600);
+/// … and this long after it saw rows of other programs.
+const OTHERS_LIFETIME: Duration = Duration::from_secs(3600);
 
-/// How long one statement may take, and how long it may wait for each lock.
+/// The limits of a statement: its time, and its wait for each lock.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeouts {
     pub(super) statement: Duration,
     pub(super) lock: Duration,
 }
 
-/// The mark of one transaction: an advisory lock that nobody else takes. Others see in it which session a transaction has, through
-/// any pooler, and at no round trip.
+/// The mark of a transaction: an advisory lock that nobody else takes. It shows which session runs the transaction, through any
+/// pooler and without a round trip.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Mark(pub(super) [i32; 2]);
 
@@ -65,18 +63,18 @@ impl Mark {
         Self([(); 2].map(|()| fastrand::i32(1..)))
     }
 
-    /// Shared, and never waited for.
+    /// SQL that takes the lock. It never waits.
     pub(super) fn set(self) -> String {
         let [high, low] = self.0;
         format!(", pg_try_advisory_xact_lock_shared({high}, {low})")
     }
 }
 
-/// The settings hold for this transaction only. A worker that is frozen in the middle must not hold
-/// its locks for so long that the statements of others give up. Not `READ WRITE`: that would override
-/// `default_transaction_read_only`, with which providers protect a disk that is nearly full.
+/// The statements that begin a transaction, with settings for this transaction only. A frozen worker must not hold its locks
+/// until the statements of others time out. Not `READ WRITE`: it would override `default_transaction_read_only`, with which
+/// providers protect a disk that is nearly full.
 pub(super) fn begin(timeouts: Timeouts) -> String {
-    // Zero would be no timeout at all.
+    // Zero would mean no timeout.
     let [statement, lock] = [timeouts.statement, timeouts.lock].map(|timeout| timeout.as_millis().max(1));
     format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT set_config('statement_timeout', '{statement}ms', true), \
@@ -92,24 +90,24 @@ const IDS_LEAVE: &str = include_str!("../sql/postgres/ids_leave.sql");
 const REPLACED: &str = include_str!("../sql/postgres/replaced.sql");
 const IDS_STEP: &str = include_str!("../sql/postgres/ids_step.sql");
 
-/// One transaction.
+/// A transaction of a commit.
 #[derive(Clone, Copy)]
 pub(super) struct Attempt<'a> {
     pub(super) keeps_statements: bool,
     pub(super) now: Timestamp,
     pub(super) batch: &'a [Fetched],
-    pub(super) telling: Telling,
-    /// Notes to be forgotten.
-    pub(super) told: &'a [i64],
+    pub(super) details: CommitDetails,
+    /// The ids of outbox entries that are delivered.
+    pub(super) delivered: &'a [i64],
     pub(super) ids: &'a Ids,
-    /// How many more ids than usual are left out above the highest.
+    /// Ids to skip beyond the usual gap.
     pub(super) more_ids: i64,
     pub(super) timeouts: Timeouts,
     pub(super) mark: Mark,
 }
 
 impl<'a> Attempt<'a> {
-    /// Once more with texts that fit when the database refuses those that there are.
+    /// Runs the transaction. When the database refuses a text, runs it again with texts that fit.
     pub(super) async fn run(&self, connection: &mut PgConnection) -> Result<Commit, sqlx::Error> {
         match self.run_once(connection, None).await {
             Err(error) if shape::may_fit(&error) => {
@@ -147,24 +145,25 @@ impl<'a> Attempt<'a> {
         let winners = self.arbitrate(connection, &claims).await?;
         failpoint!("commit.after_arbiter");
         let replaced = self.read_replaced(connection, &claims, &winners).await?;
-        let mut words = players::words(&claims, &winners);
-        let newest = self.read_newest(connection, &claims, &winners, &words).await?;
-        plan::heed(&mut words, &newest, self.horizon());
-        let stays = self.stay_changes(connection, &claims, &winners, &words).await?;
-        let writes = Writes::of(&claims, &winners, &words, &newest, self.horizon());
-        self.leave_ids(connection, writes.new_rows(), !stays.opened.is_empty()).await?;
+        let mut observations = players::observations(&claims, &winners);
+        let newest = self.read_newest(connection, &claims, &winners, &observations).await?;
+        plan::discard_outdated(&mut observations, &newest, self.horizon());
+        let memberships = self.membership_changes(connection, &claims, &winners, &observations).await?;
+        let writes = Writes::of(&claims, &winners, &observations, &newest, self.horizon());
+        self.leave_ids(connection, writes.new_rows(), !memberships.opened.is_empty()).await?;
         let facts = Facts {
             batch: self.batch,
             claims: &claims,
             winners: &winners,
-            words: &words,
+            observations: &observations,
             newest: &newest,
             writes: &writes,
-            stays: &stays,
+            memberships: &memberships,
             replaced,
         };
-        let commit = facts.told(self.telling);
-        let last = Last { stays: &stays, note: commit.outbox.first(), now: self.now, told: self.told };
+        let commit = facts.into_commit(self.details);
+        let last =
+            Last { memberships: &memberships, entry: commit.outbox.first(), now: self.now, delivered: self.delivered };
         writes::write(connection, &writes, last, shape, self.keeps_statements).await?;
         Ok(commit)
     }
@@ -196,7 +195,7 @@ impl<'a> Attempt<'a> {
         Ok(Winners::new(winners))
     }
 
-    /// The documents that will be replaced, when somebody wants to know what changed in them.
+    /// The documents that will be replaced, when events need them.
     async fn read_replaced(
         &self,
         connection: &mut PgConnection,
@@ -204,7 +203,7 @@ impl<'a> Attempt<'a> {
         winners: &Winners,
     ) -> Result<Vec<Replaced>, sqlx::Error> {
         let [clans, players, wars] = plan::replaced_rows(claims, winners);
-        if self.telling.events.is_none() || (clans.is_empty() && players.is_empty() && wars.is_empty()) {
+        if self.details.events.is_none() || (clans.is_empty() && players.is_empty() && wars.is_empty()) {
             return Ok(Vec::new());
         }
         let replaced = sqlx::query_as(REPLACED).persistent(self.keeps_statements).bind(clans).bind(players).bind(wars);
@@ -216,7 +215,7 @@ impl<'a> Attempt<'a> {
         connection: &mut PgConnection,
         claims: &Claims<'a>,
         winners: &Winners,
-        words: &BTreeMap<&'a Tag, Word<'a>>,
+        observations: &BTreeMap<&'a Tag, Observation<'a>>,
     ) -> Result<NewestRows, sqlx::Error> {
         let documents = |kind: Kind| -> (Vec<&str>, Vec<TableTime>) {
             let documents = plan::documents(claims, winners, kind).into_iter();
@@ -226,9 +225,9 @@ impl<'a> Attempt<'a> {
         let (wars, wars_at) = documents(Kind::War);
         let newest: Vec<Newest> = sqlx::query_as(NEWEST)
             .persistent(self.keeps_statements)
-            .bind(words.keys().map(|tag| tag.as_str()).collect::<Vec<_>>())
-            .bind(words.values().map(|word| utc(word.new_row_at())).collect::<Vec<_>>())
-            .bind(words.values().map(Word::is_in_war).collect::<Vec<_>>())
+            .bind(observations.keys().map(|tag| tag.as_str()).collect::<Vec<_>>())
+            .bind(observations.values().map(|observation| utc(observation.new_row_at())).collect::<Vec<_>>())
+            .bind(observations.values().map(Observation::is_in_war).collect::<Vec<_>>())
             .bind(clans)
             .bind(clans_at)
             .bind(wars)
@@ -238,53 +237,54 @@ impl<'a> Attempt<'a> {
         Ok(snapshots::by_object(newest))
     }
 
-    /// Reads the stays that the batch can change and decides.
-    async fn stay_changes(
+    /// Reads the memberships that the batch can change, and decides their changes.
+    async fn membership_changes(
         &self,
         connection: &mut PgConnection,
         claims: &Claims<'a>,
         winners: &Winners,
-        words: &BTreeMap<&'a Tag, Word<'a>>,
+        observations: &BTreeMap<&'a Tag, Observation<'a>>,
     ) -> Result<memberships::Changes<'a>, sqlx::Error> {
-        let (placed, rolls) = (plan::placed(words, self.horizon()), plan::rolls(claims, winners));
-        let Some(earliest) = plan::earliest_moment(&placed, &rolls) else {
+        let (locations, member_lists) =
+            (plan::locations(observations, self.horizon()), plan::member_lists(claims, winners));
+        let Some(earliest) = plan::earliest_observation(&locations, &member_lists) else {
             return Ok(memberships::Changes::default());
         };
-        let stays: Vec<Stay> = sqlx::query_as(MEMBERSHIPS_READ)
+        let memberships: Vec<Membership> = sqlx::query_as(MEMBERSHIPS_READ)
             .persistent(self.keeps_statements)
-            .bind(placed.keys().map(|tag| tag.as_str()).collect::<Vec<_>>())
-            .bind(rolls.keys().copied().collect::<Vec<_>>())
+            .bind(locations.keys().map(|tag| tag.as_str()).collect::<Vec<_>>())
+            .bind(member_lists.keys().copied().collect::<Vec<_>>())
             .bind(earliest)
             .fetch_all(connection)
             .await?;
-        Ok(memberships::decide(&placed, &rolls, &stays, self.horizon()))
+        Ok(memberships::decide(&locations, &member_lists, &memberships, self.horizon()))
     }
 
-    /// Leaves ids to other programs, which give them as `max(id) + 1`: what they insert while this transaction is open must not
-    /// meet its ids. Where they have gone beyond a sequence, it is brought up to them.
+    /// Skips ids for other programs that use `max(id) + 1`: their inserts during this transaction must not conflict with it. A
+    /// sequence that is behind their ids is moved past them.
     async fn leave_ids(
         &self,
         connection: &mut PgConnection,
         [clans, players, wars]: [bool; 3],
-        stays: bool,
+        memberships: bool,
     ) -> Result<(), sqlx::Error> {
-        if ![clans, players, wars, stays].contains(&true) {
+        if ![clans, players, wars, memberships].contains(&true) {
             return Ok(());
         }
-        let left = IDS_LEFT_TO_OTHERS + self.more_ids;
+        let left = ID_GAP + self.more_ids;
         let (behind, _): (i64, i64) = sqlx::query_as(IDS_LEAVE)
             .persistent(self.keeps_statements)
             .bind(clans)
             .bind(players)
             .bind(wars)
-            .bind(stays)
+            .bind(memberships)
             .bind(left)
             .bind(if self.ids.are_wanted_by_others() { left } else { self.more_ids })
             .fetch_one(&mut *connection)
             .await?;
         if behind > 0 {
             self.ids.others_were_seen();
-            // The lock first and in a statement of its own: the step must see what its last holder did.
+            // The lock comes first, in its own statement: the step must see the last holder's change.
             sqlx::query("SELECT pg_advisory_xact_lock($1)")
                 .persistent(self.keeps_statements)
                 .bind(IDS_LOCK)
@@ -296,7 +296,7 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// Whether other programs insert rows with ids of their own, as this process has seen.
+/// Evidence that other programs insert rows with their own ids.
 #[derive(Debug, Default)]
 pub(super) struct Ids {
     commits: AtomicU32,
@@ -304,18 +304,14 @@ pub(super) struct Ids {
 }
 
 impl Ids {
-    /// True for the first commits of a process, and for a while after others were seen. Asked once a commit.
+    /// True for the first commits of a process, and for a while after rows of others were seen. Call it once per commit.
     fn are_wanted_by_others(&self) -> bool {
-        let is_new = self.commits.fetch_add(1, Ordering::Relaxed) < COMMITS_OF_DOUBT;
-        is_new || self.seen().is_some_and(|seen| seen.elapsed() < OTHERS_REMEMBERED)
+        let is_new = self.commits.fetch_add(1, Ordering::Relaxed) < CAUTIOUS_COMMITS;
+        is_new || self.seen.lock().is_some_and(|seen| seen.elapsed() < OTHERS_LIFETIME)
     }
 
     fn others_were_seen(&self) {
-        *self.seen() = Some(Instant::now());
-    }
-
-    fn seen(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.seen.lock() = Some(Instant::now());
     }
 }
 
@@ -335,9 +331,9 @@ mod tests {
     }
 
     #[test]
-    fn others_are_expected_at_first_and_after_they_were_seen() {
+    fn others_expected_at_first_and_once_seen() {
         let ids = Ids::default();
-        for _ in 0..COMMITS_OF_DOUBT {
+        for _ in 0..CAUTIOUS_COMMITS {
             assert!(ids.are_wanted_by_others());
         }
         assert!(!ids.are_wanted_by_others());

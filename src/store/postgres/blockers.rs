@@ -1,48 +1,48 @@
-//! Locks of other programs that are in the way: who holds them, as far as the role may see, in words.
+//! Locks of other sessions that block a commit, and their holders, as far as the role may see them.
 
 use std::time::Duration;
 
-use sqlx::FromRow;
 use tokio::time::{Instant, timeout};
 
 use super::{
     attempt::Mark,
     connect::{Database, Single},
 };
-use crate::store::StoreError;
+use crate::{columns::from_row, store::StoreError};
 
-/// How long finding out may take. Nothing waits for it for longer.
+/// The limit for finding a blocker. Nothing waits longer for it.
 const ASK_TIMEOUT: Duration = Duration::from_millis(700);
 
-/// How often the lock of a whole table is looked at while it is waited for.
+/// The interval of checks while a table is locked.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 const BLOCKED_BY: &str = include_str!("../sql/postgres/blocked_by.sql");
 const TABLE_LOCKS: &str = include_str!("../sql/postgres/table_locks.sql");
 
-/// Somebody whose lock is in the way.
-#[derive(Clone, Debug, FromRow)]
+/// A session whose lock blocks a commit.
+#[derive(Clone, Debug)]
 pub(super) struct Blocker {
     relation: Option<String>,
-    /// Not a row of it: no commit can go past.
+    /// The whole table is locked, not a row: no commit can pass.
     pub(super) is_whole_table: bool,
-    /// 0 or none: a transaction that was prepared for two phases.
+    /// 0 or `None`: a prepared transaction of two-phase commit.
     pid: Option<i32>,
-    /// A worker's, of the same role: it is slow or stands still, and the server ends it within four seconds.
+    /// Another worker of the same role. It is slow or frozen, and the server ends it within four seconds.
     pub(super) is_ours: Option<bool>,
     role: Option<String>,
     application: Option<String>,
-    /// None: this role may not see it.
+    /// `None` when this role may not see it.
     state: Option<String>,
     since: Option<String>,
-    /// Found by who holds locks afterwards, not by who kept us waiting.
-    #[sqlx(default)]
+    /// Found among the holders of locks afterwards, not during the wait.
     is_guess: bool,
 }
 
+from_row!(postgres: Blocker { relation, is_whole_table, pid, is_ours, role, application, state, since, is_guess });
+
 impl Blocker {
-    /// What is locked, and by whom.
-    pub(super) fn told(&self) -> String {
+    /// The locked table and the holder, for people.
+    pub(super) fn describe(&self) -> String {
         let table = self.relation.as_deref().unwrap_or("one of the tables");
         let what = if self.is_whole_table { format!("table {table}") } else { format!("a row of {table}") };
         let probably = if self.is_guess && !self.is_whole_table { "probably " } else { "" };
@@ -65,7 +65,7 @@ impl Blocker {
     }
 }
 
-/// The work's result, and who kept it waiting, when it took so long that somebody looked.
+/// Runs the work. Returns its result, and the session that blocked it, if the wait was long enough to find one.
 pub(super) async fn watched<T>(
     database: &Database,
     after: Duration,
@@ -76,13 +76,13 @@ pub(super) async fn watched<T>(
     tokio::select! {
         biased;
         done = work.as_mut() => (done, None),
-        // Making a connection is a large future, and rare.
+        // Boxed: opening a connection is a large future, and rare.
         blocker = Box::pin(watch(database, after, mark)) => (work.await, Some(blocker)),
     }
 }
 
-/// Looks, after a while, at who keeps the marked transaction waiting; ends only when it is known. It takes a connection that is
-/// idle or may still be made, and none that others wait for.
+/// Looks, from time to time, for the session that blocks the marked transaction, and returns it. It uses an idle connection or
+/// opens one, and never takes one that others wait for.
 async fn watch(database: &Database, after: Duration, mark: Mark) -> Blocker {
     loop {
         tokio::time::sleep(after).await;
@@ -92,18 +92,17 @@ async fn watch(database: &Database, after: Duration, mark: Mark) -> Blocker {
     }
 }
 
-/// Looks at who holds locks now, when nobody was seen during the wait.
+/// The current holder of a lock that may have been in the way, when none was found during the wait.
 pub(super) async fn guess(database: &Database) -> Option<Blocker> {
-    let blocker = ask(database, Question::Locks { rows_too: true }).await?;
-    Some(Blocker { is_guess: true, ..blocker })
+    ask(database, Question::Locks { rows_too: true }).await
 }
 
-/// What is asked about locks.
+/// A question about locks.
 #[derive(Clone, Copy, Debug)]
 enum Question {
-    /// Who keeps this transaction waiting.
+    /// The session that blocks this transaction.
     Blocks(Mark),
-    /// Who holds a table, or rows of it.
+    /// The session that holds a table, or rows of it.
     Locks { rows_too: bool },
 }
 
@@ -112,7 +111,7 @@ async fn ask(database: &Database, question: Question) -> Option<Blocker> {
         let pool = &database.pool;
         let mut connection = match database.try_acquire() {
             Some(connection) => connection,
-            // Our own comes back in a moment when it is the only one; during the wait it does not.
+            // A pool of one has a free connection again after the commit, but not during the wait.
             None if matches!(question, Question::Locks { .. })
                 || pool.size() < pool.options().get_max_connections() =>
             {
@@ -126,7 +125,7 @@ async fn ask(database: &Database, question: Question) -> Option<Blocker> {
             Question::Locks { rows_too } => sqlx::query_as(TABLE_LOCKS).bind(rows_too),
         };
         let query = query.persistent(false);
-        // Without the right to look nothing is known.
+        // Without the right to read the locks, the blocker stays unknown.
         let blocker = query.fetch_optional(single.connection()).await.ok().flatten();
         single.end().await.ok()?;
         blocker
@@ -134,15 +133,15 @@ async fn ask(database: &Database, question: Question) -> Option<Blocker> {
     timeout(ASK_TIMEOUT, Box::pin(asked)).await.ok().flatten()
 }
 
-/// Waits until no whole table is locked that commits need. A lock that does not go in time is an error that names it: a run
-/// would spend its calls on answers that cannot be kept.
-pub(super) async fn wait_for_tables(database: &Database, patience: Duration) -> Result<(), StoreError> {
+/// Waits until no table that commits need is locked. A lock that outlasts the wait is an error that names it: the run would
+/// spend its calls on responses that cannot be stored.
+pub(super) async fn wait_for_tables(database: &Database, timeout: Duration) -> Result<(), StoreError> {
     let began = Instant::now();
     loop {
         let Some(blocker) = ask(database, Question::Locks { rows_too: false }).await else { return Ok(()) };
-        if began.elapsed() + LOOK_AGAIN >= patience {
+        if began.elapsed() + LOOK_AGAIN >= timeout {
             let waited = began.elapsed().as_secs_f64();
-            let detail = format!("{}; the lock timeout of {waited:.1} s went by", blocker.told());
+            let detail = format!("{}; the lock timeout of {waited:.1} s went by", blocker.describe());
             return Err(locked(database, "use the tables", detail));
         }
         tokio::time::sleep(LOOK_AGAIN).await;
@@ -172,15 +171,17 @@ mod tests {
     }
 
     #[test]
-    fn a_blocker_is_told_as_far_as_it_is_known() {
-        let told = blocker().told();
+    fn description_has_all_that_is_known() {
+        let text = blocker().describe();
         assert_eq!(
-            told,
+            text,
             "a row of players is locked by pid 17 (idle in transaction, its transaction began 2026-03-04T05:06:07Z; role bob)"
         );
         let hidden = Blocker { state: None, since: None, role: None, is_whole_table: true, ..blocker() };
-        assert_eq!(hidden.told(), "table players is locked by pid 17");
+        assert_eq!(hidden.describe(), "table players is locked by pid 17");
         let prepared = Blocker { pid: Some(0), relation: None, is_guess: true, ..blocker() };
-        assert!(prepared.told().starts_with("a row of one of the tables is probably locked by a prepared transaction"));
+        assert!(
+            prepared.describe().starts_with("a row of one of the tables is probably locked by a prepared transaction")
+        );
     }
 }

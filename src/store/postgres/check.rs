@@ -1,45 +1,20 @@
-//! What stands in the way of working with a database, found without changing anything: first what the catalogue says, then a
-//! trial. Whatever makes every run fail is a problem here.
+//! The check of a database: everything that would make every run fail, found without changing anything. First the catalogue,
+//! then a trial.
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, postgres::PgDatabaseError};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgDatabaseError};
 
 use super::{
     STATEMENT_TIMEOUT,
     connect::{Database, Single, on_connection},
     errors::{self, Trouble},
-    migrate, places, trial,
+    migrate, places,
+    problem::Problem,
+    tables::{Extent, LIST, TABLES, holds, key, rights},
+    trial,
 };
-use crate::store::StoreError;
-
-/// Something that has to be mended, and how.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    pub what: String,
-    /// A statement to run, or a sentence.
-    pub fix: String,
-    /// Whether it stands in the way in any case; else somebody has to judge.
-    pub is_certain: bool,
-}
-
-impl Problem {
-    pub(super) fn new(what: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { what: what.into(), fix: fix.into(), is_certain: true }
-    }
-
-    pub(super) fn doubt(what: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { is_certain: false, ..Self::new(what, fix) }
-    }
-}
-
-/// What is meant to be done with a database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
-    Runs,
-    /// Runs, and the thinning of old snapshots.
-    RunsAndRetention,
-}
+use crate::{columns::from_row, store::StoreError};
 
 const ROW_SECURITY: &str = include_str!("../sql/postgres/row_security.sql");
 
@@ -47,86 +22,15 @@ const CHECK_SERVER: &str = include_str!("../sql/postgres/check_server.sql");
 const CHECK_TABLES: &str = include_str!("../sql/postgres/check_tables.sql");
 const CHECK_IDS: &str = include_str!("../sql/postgres/check_ids.sql");
 
-/// The list of migrations that have run.
-const LIST: &str = "refresh_worker.migrations";
-
-const CONTRACT_RIGHTS: &str = "SELECT,INSERT,UPDATE";
-
-/// With fewer ids left than a run may draw it is as good as over.
+/// Fewer ids than a run may use: the next run would fail.
 const FEW_IDS: i64 = 100_000;
 
-/// As many ids as a busy deployment draws in some days.
+/// The ids that a busy deployment uses within days.
 const SOON_FEW_IDS: i64 = 10_000_000;
 
-/// How long all of it may take; each statement has a limit of its own.
-const LONGEST: Duration = Duration::from_secs(20);
+/// The limit of the whole check. Each statement has its own.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Every table we use: name, columns, rights.
-pub(super) const TABLES: [(&str, &str, &str); 12] = [
-    ("clans", "tag data updated_at deep_link", CONTRACT_RIGHTS),
-    ("players", "tag name town_hall role clan_tag updated_at data deep_link", CONTRACT_RIGHTS),
-    ("clan_snapshots", "id ts clan_tag name member_count level war_wins war_losses data", CONTRACT_RIGHTS),
-    (
-        "player_snapshots",
-        "id ts player_tag clan_tag name role town_hall trophies donations donations_received war_attacks_used \
-         last_seen data",
-        CONTRACT_RIGHTS,
-    ),
-    ("war_snapshots", "id ts clan_tag data", CONTRACT_RIGHTS),
-    ("clan_memberships", "id player_tag clan_tag joined_at left_at", CONTRACT_RIGHTS),
-    (LIST, "version name", "SELECT"),
-    (
-        "refresh_worker.refresh_state",
-        "kind tag fetched_at changed_at content_hash fresh_until last_outcome snapshot_id member_at attacks_at league",
-        CONTRACT_RIGHTS,
-    ),
-    (
-        "refresh_worker.refresh_runs",
-        "run started ended stopped_because error processed failed api_requests report",
-        "SELECT,INSERT,UPDATE,DELETE",
-    ),
-    ("refresh_worker.run_errors", "run place object started text", "SELECT"),
-    ("refresh_worker.retention_progress", "snapshot_table thinned_until noted_at", CONTRACT_RIGHTS),
-    ("refresh_worker.outbox", "note stored_at words", "SELECT,INSERT,DELETE"),
-];
-
-/// What a column has to hold, as `check_tables.sql` reads it. Our own tables are as we made them.
-fn holds(table: &str, column: &str) -> &'static str {
-    if table.contains('.') {
-        return "";
-    }
-    match column {
-        "id" => "id",
-        "data" => "document",
-        "ts" | "updated_at" | "last_seen" | "joined_at" | "left_at" => "time",
-        "tag" | "clan_tag" | "player_tag" => "15",
-        "name" => "50",
-        "role" => "20",
-        "deep_link" => "255",
-        _ => "number",
-    }
-}
-
-/// The columns by which a statement finds the row again that it writes.
-fn key(table: &str) -> &'static str {
-    match table {
-        "clans" | "players" => "tag",
-        "refresh_worker.refresh_state" => "kind, tag",
-        "refresh_worker.refresh_runs" => "run",
-        "refresh_worker.retention_progress" => "snapshot_table",
-        _ => "",
-    }
-}
-
-/// The tables of snapshots, which retention thins.
-pub(super) const SNAPSHOTS: [&str; 3] = ["clan_snapshots", "player_snapshots", "war_snapshots"];
-
-fn rights(table: &str, rights: &str, extent: Extent) -> String {
-    let deletes = extent == Extent::RunsAndRetention && SNAPSHOTS.contains(&table);
-    if deletes { format!("{rights},DELETE") } else { rights.to_owned() }
-}
-
-#[derive(FromRow)]
 struct TableRow {
     name: String,
     is_there: bool,
@@ -142,8 +46,13 @@ struct TableRow {
     missing_sequence_rights: Vec<String>,
 }
 
+from_row!(postgres: TableRow {
+    name, is_there, role, missing_columns, other_columns, narrow_columns, missing_rights, lacks_key, key, has_ids,
+    sequence, missing_sequence_rights,
+});
+
 impl TableRow {
-    /// Of a table that is there.
+    /// The problems of an existing table.
     fn problems(self) -> Vec<Problem> {
         const SHAPE: &str = "bring the table to the shape the other programs use (their migrations)";
         let Self { name, role, key, .. } = self;
@@ -162,28 +71,27 @@ impl TableRow {
             problems.push(Problem::doubt(what, SHAPE));
         }
         if self.lacks_key {
-            let fix = format!("CREATE UNIQUE INDEX ON {name} ({key});");
-            problems.push(Problem::new(format!("table {name} has no unique key over {key}"), fix));
+            let remedy = format!("CREATE UNIQUE INDEX ON {name} ({key});");
+            problems.push(Problem::new(format!("table {name} has no unique key over {key}"), remedy));
         }
         if !self.missing_rights.is_empty() {
             let rights = self.missing_rights.join(", ");
-            let fix = format!("GRANT {rights} ON {name} TO {role};");
-            problems.push(Problem::new(format!("{role} lacks {rights} on {name}"), fix));
+            let remedy = format!("GRANT {rights} ON {name} TO {role};");
+            problems.push(Problem::new(format!("{role} lacks {rights} on {name}"), remedy));
         }
         if let (true, None) = (self.has_ids, &self.sequence) {
-            let fix = "give the column its default nextval(...) back";
-            problems.push(Problem::new(format!("{name}.id takes its ids from no sequence"), fix));
+            let remedy = "give the column its default nextval(...) back";
+            problems.push(Problem::new(format!("{name}.id takes its ids from no sequence"), remedy));
         }
         if let (Some(sequence), false) = (&self.sequence, self.missing_sequence_rights.is_empty()) {
             let rights = self.missing_sequence_rights.join(", ");
-            let fix = format!("GRANT {rights} ON SEQUENCE {sequence} TO {role};");
-            problems.push(Problem::new(format!("{role} lacks {rights} on {sequence}"), fix));
+            let remedy = format!("GRANT {rights} ON SEQUENCE {sequence} TO {role};");
+            problems.push(Problem::new(format!("{role} lacks {rights} on {sequence}"), remedy));
         }
         problems
     }
 }
 
-#[derive(FromRow)]
 struct ServerRow {
     is_standby: bool,
     is_read_only: bool,
@@ -195,18 +103,22 @@ struct ServerRow {
     is_by_role: bool,
 }
 
+from_row!(postgres: ServerRow {
+    is_standby, is_read_only, read_only_by, encoding, database, role, connections, is_by_role,
+});
+
 impl ServerRow {
-    /// `most`: how many connections a run may open.
+    /// `most`: the maximum of connections of a run.
     fn problems(&self, most: u32) -> Vec<Problem> {
         let Self { database, role, .. } = self;
         let mut problems = Vec::new();
         if self.is_standby {
-            let fix = "point DATABASE_URL at the primary (the writer endpoint)";
-            problems.push(Problem::new("the server is a standby: it takes no writes", fix));
+            let remedy = "point DATABASE_URL at the primary (the writer endpoint)";
+            problems.push(Problem::new("the server is a standby: it takes no writes", remedy));
         } else if self.is_read_only {
             let what =
                 format!("the database is read-only: default_transaction_read_only is on ({})", self.read_only_by);
-            let fix = match self.read_only_by.as_str() {
+            let remedy = match self.read_only_by.as_str() {
                 "database" => format!("ALTER DATABASE {database} RESET default_transaction_read_only;"),
                 "user" => format!("ALTER ROLE {role} RESET default_transaction_read_only;"),
                 "database user" => {
@@ -215,7 +127,7 @@ impl ServerRow {
                 "client" => "take default_transaction_read_only out of the options of DATABASE_URL".to_owned(),
                 _ => "find out why (a provider sets it when the disk is nearly full), and set it off".to_owned(),
             };
-            problems.push(Problem::new(what, fix));
+            problems.push(Problem::new(what, remedy));
         }
         if self.encoding != "UTF8" {
             problems.push(Problem::new(
@@ -239,19 +151,20 @@ impl ServerRow {
     }
 }
 
-#[derive(FromRow)]
 struct IdsRow {
     name: String,
     sequence: String,
     ids_left: i64,
-    /// An id at the end of the range, where the sequence is not.
+    /// An id at the end of the range, far beyond the sequence.
     far_id: Option<i64>,
     is_narrow: bool,
     goes_up: bool,
 }
 
+from_row!(postgres: IdsRow { name, sequence, ids_left, far_id, is_narrow, goes_up });
+
 impl IdsRow {
-    /// Whoever gives `max(id) + 1` cannot go on; we can, since we follow the sequence.
+    /// Programs that use `max(id) + 1` soon fail. This worker does not, since it uses the sequence.
     fn far(self) -> Option<Problem> {
         let Self { name, sequence, .. } = self;
         self.far_id.map(|id| {
@@ -271,15 +184,15 @@ impl IdsRow {
         let what = format!("{sequence} has {} ids left for {name}", ids_left.max(0));
         let widen =
             if self.is_narrow { format!("ALTER TABLE {name} ALTER COLUMN id TYPE bigint; ") } else { String::new() };
-        let fix = format!("{widen}ALTER SEQUENCE {sequence} AS bigint NO MAXVALUE;");
-        Some(if ids_left < FEW_IDS { Problem::new(what, fix) } else { Problem::doubt(what, fix) })
+        let remedy = format!("{widen}ALTER SEQUENCE {sequence} AS bigint NO MAXVALUE;");
+        Some(if ids_left < FEW_IDS { Problem::new(what, remedy) } else { Problem::doubt(what, remedy) })
     }
 }
 
 pub(super) async fn problems(database: &Database, extent: Extent) -> Vec<Problem> {
     match look(database, extent).await {
         Ok(problems) => problems,
-        Err(StoreError::NotAllowed { detail, fix, .. }) => vec![Problem::new(detail, fix)],
+        Err(StoreError::NotAllowed { detail, remedy, .. }) => vec![Problem::new(detail, remedy)],
         Err(error) => vec![Problem::new(
             format!("the database cannot be used: {error}"),
             "see that DATABASE_URL is right and that the server runs and lets this address in",
@@ -287,10 +200,10 @@ pub(super) async fn problems(database: &Database, extent: Extent) -> Vec<Problem
     }
 }
 
-/// Rows whose ids no sequence follows. They stand in nobody's way here.
+/// Rows with ids far beyond the sequence. They do not hinder this worker.
 pub(super) async fn far_ids(database: &Database) -> Result<Vec<Problem>, StoreError> {
     let rows: Vec<IdsRow> =
-        on_connection!(database, database.acquire(), LONGEST, "read the ids", |connection, keeps| async {
+        on_connection!(database, database.acquire(), CHECK_TIMEOUT, "read the ids", |connection, keeps| async {
             let mut single = Single::begin(connection, keeps).await?;
             let rows = sqlx::query_as(CHECK_IDS).persistent(keeps).fetch_all(single.connection()).await?;
             single.end().await?;
@@ -301,7 +214,7 @@ pub(super) async fn far_ids(database: &Database) -> Result<Vec<Problem>, StoreEr
 
 async fn look(database: &Database, extent: Extent) -> Result<Vec<Problem>, StoreError> {
     let looked: Result<_, StoreError> =
-        on_connection!(database, database.acquire(), LONGEST, "inspect the tables", |connection, keeps| async {
+        on_connection!(database, database.acquire(), CHECK_TIMEOUT, "inspect the tables", |connection, keeps| async {
             look_around(connection, database, extent, keeps).await
         });
     let mut problems = looked?;
@@ -332,7 +245,7 @@ async fn look_around(
         read_tables(&mut transaction, extent, keeps).await?.into_iter().partition(|row| row.is_there);
     let places = places::of_contract(&mut transaction, keeps).await?;
     if let Some(elsewhere) = places::elsewhere(&places) {
-        // What is in another schema is neither gone nor to be made.
+        // A table in another schema is not missing, and must not be created again.
         missing.retain(|row| row.name.contains('.'));
         problems.push(elsewhere);
     }
@@ -359,7 +272,7 @@ async fn look_around(
         problems.extend(ids.into_iter().filter_map(IdsRow::problem));
     }
     transaction.commit().await?;
-    // A trial of what cannot go well would say the same once more, less clearly.
+    // The trial would fail for the same reason, and say so less clearly.
     if is_fit(&problems) {
         let refused = trial::of_run(connection, extent, keeps).await?;
         problems.extend(refused.iter().map(|refused| refusal(refused, &server.role)));
@@ -375,17 +288,17 @@ pub(super) fn is_fit(problems: &[Problem]) -> bool {
     problems.iter().all(|problem| !problem.is_certain)
 }
 
-/// What a run would read and cannot.
+/// The problem when a run could not read its tables.
 pub(super) fn unreadable(error: &StoreError) -> Problem {
-    let fix = match error {
-        StoreError::NotAllowed { fix, .. } => fix.clone(),
+    let remedy = match error {
+        StoreError::NotAllowed { remedy, .. } => remedy.clone(),
         _ => "see that role and database have no settings in the way (statement_timeout, lock_timeout, row_security)"
             .to_owned(),
     };
-    Problem::new(format!("a run would fail: {error}"), fix)
+    Problem::new(format!("a run would fail: {error}"), remedy)
 }
 
-/// What the trial met.
+/// The problems that the trial met.
 fn refusal(refused: &trial::Refused, role: &str) -> Problem {
     let error = &refused.error;
     let what = format!("the database does not take {}: {}", refused.what, errors::described(error));
@@ -394,7 +307,7 @@ fn refusal(refused: &trial::Refused, role: &str) -> Problem {
     if is_in_the_way || matches!(code.as_str(), "55P03" | "57014") {
         return Problem::doubt(
             what,
-            "somebody holds a lock, or wrote at the same moment: check again, and see pg_stat_activity",
+            "somebody holds a lock, or wrote at the same observed_at: check again, and see pg_stat_activity",
         );
     }
     let of = |name: fn(&PgDatabaseError) -> Option<&str>| {
@@ -403,7 +316,7 @@ fn refusal(refused: &trial::Refused, role: &str) -> Problem {
     };
     let (table, column, constraint) =
         (of(PgDatabaseError::table), of(PgDatabaseError::column), of(PgDatabaseError::constraint));
-    let fix = match (code.as_str(), table, column, constraint) {
+    let remedy = match (code.as_str(), table, column, constraint) {
         ("23502", Some(table), Some(column), _) => {
             format!("give {table}.{column} a default, or: ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL;")
         }
@@ -413,17 +326,17 @@ fn refusal(refused: &trial::Refused, role: &str) -> Problem {
         ("23503" | "23514" | "23505" | "23P01", Some(table), _, Some(constraint)) => format!(
             "change what {constraint} of {table} asks for, or: ALTER TABLE {table} DROP CONSTRAINT {constraint};"
         ),
-        // Before 14 it had the code of a wrong statement.
+        // Before version 14 this error had the code of a wrong statement.
         ("428C9" | "42601", ..) => {
             "make it an ordinary column: ALTER TABLE ... ALTER COLUMN ... DROP EXPRESSION;".to_owned()
         }
         ("42501", ..) => errors::grants(error, role),
         _ => "mend what the message names (a trigger, a rule, a type, a view in the place of a table)".to_owned(),
     };
-    Problem::new(what, fix)
+    Problem::new(what, remedy)
 }
 
-/// Tables whose rows are hidden from us, all or some, without a word.
+/// Tables that silently hide rows from this role (row security).
 async fn hidden_rows(connection: &mut PgConnection, keeps: bool) -> Result<Vec<Problem>, sqlx::Error> {
     let hidden: Vec<(String, bool, String)> = sqlx::query_as(ROW_SECURITY)
         .persistent(keeps)
@@ -448,19 +361,19 @@ fn unmade(missing: &[TableRow], grants: Option<String>) -> Problem {
         let names: Vec<&str> = missing.iter().map(|row| row.name.as_str()).collect();
         format!("not all of its tables have been made ({} missing)", names.join(", "))
     };
-    let fix = match grants {
+    let remedy = match grants {
         None => "refresh-worker migrate".to_owned(),
         Some(grants) => format!("{grants} then: refresh-worker migrate"),
     };
-    Problem::new(what, fix)
+    Problem::new(what, remedy)
 }
 
 fn dropped(row: &TableRow) -> Problem {
-    let fix = "restore it: it was made once, and migrate makes nothing twice";
-    Problem::new(format!("table {} is gone", row.name), fix)
+    let remedy = "restore it: it was made once, and migrate makes nothing twice";
+    Problem::new(format!("table {} is gone", row.name), remedy)
 }
 
-/// Without the right to look into our schema nothing more can be found out.
+/// The problem of a role that may not use our schema. Nothing more can be checked then.
 async fn schema_problem(connection: &mut PgConnection, keeps: bool) -> Result<Option<Problem>, sqlx::Error> {
     let grant: Option<String> = sqlx::query_scalar(
         "SELECT format('GRANT USAGE ON SCHEMA refresh_worker TO %I;', current_user) FROM pg_namespace \

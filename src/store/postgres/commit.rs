@@ -1,20 +1,18 @@
-//! The commit as a whole, and what is done when it fails: again, in parts, or not at all.
+//! The commit of a batch, and its handling of failures: try again, commit in parts, or give up.
 
 use std::{
     collections::VecDeque,
     panic::AssertUnwindSafe,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
 use futures_util::FutureExt as _;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    attempt::{Attempt, IDS_LEFT_TO_OTHERS, Ids, Mark, Timeouts},
+    attempt::{Attempt, ID_GAP, Ids, Mark, Timeouts},
     blockers::{self, Blocker, watched},
     connect::{Database, discard, within},
     errors::{self, Trouble},
@@ -24,63 +22,59 @@ use crate::{
     clock::Timestamp,
     model::{Answered, Fetched, ObjectId, Reason},
     store::{
-        ANY_RECORD, Commit, Committed, StoreError, Telling,
-        plan::refusals::{Blame, Fault, Refusals, FailureClass},
+        ANY_RECORD, Commit, CommitDetails, Committed, StoreError,
+        plan::refusals::{Blame, Fate, Fault, Refusals},
         rows,
     },
 };
 
-/// How often the whole is tried again after a conflict with other transactions.
-const CONFLICT_RETRIES: u32 = 5;
+/// The retries of a whole batch after conflicts with other transactions.
+const MAX_CONFLICT_RETRIES: u32 = 5;
 
-/// How often the whole is tried again after somebody else took an id or a time.
-const TAKEN_RETRIES: u32 = 3;
+/// The retries of a whole batch after another program took an id or a time.
+const MAX_TAKEN_RETRIES: u32 = 3;
 
-/// The longest an attempt may take as seen from here; the server stops its statements earlier.
+/// The limit of an attempt on our side. The server stops its statements earlier.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The longest the server lets one statement of an attempt take; of a part of a batch half of that.
+/// The server's limit for a statement of an attempt. Parts of a batch get half of it.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest a whole batch waits for one lock. Other programs write in short transactions; one that takes longer was
-/// forgotten, or is at work on a table.
+/// A whole batch waits this long for a lock. Other programs write in short transactions; a longer one was forgotten, or
+/// changes a table.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The same for a part of a batch, until parts have waited this long together …
+/// A part of a batch waits this long for a lock, until all parts together have waited [`MAX_PARTS_LOCK_WAIT`] …
 const PART_LOCK_TIMEOUT: Duration = Duration::from_millis(200);
-const PART_LOCK_PATIENCE: Duration = Duration::from_secs(3);
+const MAX_PARTS_LOCK_WAIT: Duration = Duration::from_secs(3);
 
-/// … and from then on: what is locked was seen to be, and the others are not to wait for it.
+/// … and this long from then on: the rest of the batch must not wait for rows that are known to be locked.
 const LAST_LOCK_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// With nothing stored, parts are tried no longer than this; then the store is in trouble.
-const PARTS_PATIENCE: Duration = Duration::from_secs(20);
+/// After this long with nothing stored, the store is in trouble.
+const PARTS_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// With nothing of a kind stored, and enough of it refused alike, the rest of it is tried no longer than this.
-const REFUSED_PATIENCE: Duration = Duration::from_secs(2);
+/// After this long with nothing of a kind stored and enough of it refused alike, the rest of the kind is held untried.
+const REFUSED_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a commit is about, for messages.
+/// The action in messages.
 const STORE: &str = "store a batch";
 
-/// What this process has learned from its commits.
+/// The evidence from earlier commits of this process.
 #[derive(Debug, Default)]
-pub(super) struct Experience {
+pub(super) struct CommitHistory {
     refusals: Mutex<Refusals>,
-    /// The last commit that came to anything failed as a whole.
+    /// The last commit whose outcome counts failed as a whole.
     has_failed: AtomicBool,
     ids: Ids,
 }
 
-impl Experience {
-    fn refusals(&self) -> MutexGuard<'_, Refusals> {
-        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
+impl CommitHistory {
     pub(super) fn is_doubtful(&self) -> bool {
-        self.has_failed.load(Ordering::Relaxed) || self.refusals().is_suspicious()
+        self.has_failed.load(Ordering::Relaxed) || self.refusals.lock().is_suspicious()
     }
 
-    /// Notes what a commit came to. That time was over, or the server away, says nothing about the next one.
+    /// Records the outcome of a commit. A timeout or an outage says nothing about the next commit.
     fn note(&self, committed: &Result<Commit, StoreError>) {
         let has_failed = match committed {
             Ok(commit) => commit.trouble.is_some(),
@@ -91,54 +85,54 @@ impl Experience {
     }
 }
 
-/// One call of the store, with everything it needs.
+/// The commit of a batch, with everything it needs.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Order<'a> {
+pub(super) struct BatchCommit<'a> {
     pub(super) database: &'a Database,
-    pub(super) experience: &'a Experience,
-    pub(super) telling: Telling,
+    pub(super) history: &'a CommitHistory,
+    pub(super) details: CommitDetails,
     pub(super) now: Timestamp,
-    pub(super) told: &'a [i64],
+    pub(super) delivered: &'a [i64],
     pub(super) limit: Limit,
 }
 
-pub(super) async fn commit(order: Order<'_>, batch: &[Fetched]) -> Result<Commit, StoreError> {
+pub(super) async fn commit(order: BatchCommit<'_>, batch: &[Fetched]) -> Result<Commit, StoreError> {
     if batch.is_empty() {
         return Ok(Commit::default());
     }
     let timeouts = Timeouts { statement: STATEMENT_TIMEOUT, lock: LOCK_TIMEOUT };
-    // Large futures, and awaited wherever something is stored.
+    // Boxed: these are large futures, awaited in many places.
     let committed = match Box::pin(order.whole(batch, timeouts)).await {
         Ok(committed) => {
             let stored = stored(batch, &committed);
-            order.experience.refusals().judge(order.now, stored, &[]);
+            order.history.refusals.lock().judge(order.now, stored, &[]);
             Ok(committed)
         }
         Err(Failure::Store(error)) => Err(error),
         Err(failure) => Box::pin(order.in_parts(batch, failure)).await,
     };
-    order.experience.note(&committed);
+    order.history.note(&committed);
     order.database.in_time(order.limit, STORE, committed)
 }
 
-/// Those that new rows were written for: they show that the tables take what is inserted.
+/// The objects with new rows: evidence that the tables accept inserts.
 fn stored<'a>(batch: &'a [Fetched], commit: &'a Commit) -> impl Iterator<Item = &'a ObjectId> {
     let pairs = batch.iter().zip(&commit.committed);
     pairs.filter(|(_, committed)| **committed == Committed::Stored).map(|(fetched, _)| &fetched.object)
 }
 
-/// Why a batch, or a part of it, could not be stored.
+/// The reason why a batch, or a part of it, could not be stored.
 enum Failure {
     Store(StoreError),
-    /// Refused, perhaps because of one record.
+    /// The database refused it, perhaps because of one record.
     Refused(Fault),
-    /// Somebody else's lock, and whose, as far as it is known.
+    /// Another session holds a lock, and the blocker, as far as it is known.
     Locked(Option<Blocker>, sqlx::Error),
     TooSlow(sqlx::Error),
 }
 
-impl Order<'_> {
-    /// The batch in one transaction, again when others were in the way and there is time left.
+impl BatchCommit<'_> {
+    /// Stores the batch in one transaction. After a conflict, tries again while there is time.
     async fn whole(&self, batch: &[Fetched], timeouts: Timeouts) -> Result<Commit, Failure> {
         let Self { database, limit, .. } = *self;
         let (mut conflicts, mut taken, mut is_anew) = (0, 0, false);
@@ -148,10 +142,10 @@ impl Order<'_> {
                 keeps_statements: database.keeps_statements(),
                 now: self.now,
                 batch,
-                telling: self.telling,
-                told: self.told,
-                ids: &self.experience.ids,
-                more_ids: IDS_LEFT_TO_OTHERS * i64::from(taken),
+                details: self.details,
+                delivered: self.delivered,
+                ids: &self.history.ids,
+                more_ids: ID_GAP * i64::from(taken),
                 timeouts: Timeouts { statement: timeouts.statement.min(limit.left()), ..timeouts },
                 mark: Mark::new(),
             };
@@ -162,7 +156,7 @@ impl Order<'_> {
                 Ok(Ok(Ok(committed))) => return Ok(committed),
                 Ok(Ok(Err(error))) | Err(error) => error,
                 Ok(Err(_)) => {
-                    // Where the conversation with the server stood is not known.
+                    // The state of the connection is unknown after a panic.
                     discard(connection);
                     tracing::error!(answers = batch.len(), "a commit panicked; this is a defect of the worker");
                     return Err(Failure::Refused(panicked()));
@@ -173,14 +167,14 @@ impl Order<'_> {
                 continue;
             }
             match errors::trouble(&error) {
-                Trouble::Conflict if conflicts < CONFLICT_RETRIES => conflicts += 1,
-                Trouble::Taken | Trouble::TakenId if taken < TAKEN_RETRIES => taken += 1,
+                Trouble::Conflict if conflicts < MAX_CONFLICT_RETRIES => conflicts += 1,
+                Trouble::Taken | Trouble::TakenId if taken < MAX_TAKEN_RETRIES => taken += 1,
                 Trouble::Taken | Trouble::Record => {
                     return Err(Failure::Refused(errors::fault(&error, is_broken(batch))));
                 }
-                // Another run of ours, whose locks end by themselves: as in any conflict, the whole again.
+                // The server ends a frozen worker of ours within seconds, so the whole batch is worth another try.
                 Trouble::Locked
-                    if conflicts < CONFLICT_RETRIES
+                    if conflicts < MAX_CONFLICT_RETRIES
                         && blocker.as_ref().is_some_and(|blocker| blocker.is_ours == Some(true)) =>
                 {
                     conflicts += 2;
@@ -197,7 +191,8 @@ impl Order<'_> {
         }
     }
 
-    /// Halves of the batch, and halves of those that fail, down to single records: what stands in the way hurts nobody else.
+    /// Stores the batch in halves, and failed parts in halves again, down to single records. An obstacle then hurts only the
+    /// records it belongs to.
     async fn in_parts(&self, batch: &[Fetched], failure: Failure) -> Result<Commit, StoreError> {
         let mut blocker = match failure {
             Failure::Locked(blocker, error) => {
@@ -221,9 +216,9 @@ impl Order<'_> {
         let mut parts = Parts::of(&newest);
         while let Some(part) = parts.next() {
             let answers: Vec<Fetched> = part.iter().map(|&place| batch[place].clone()).collect();
-            // With nothing stored, single records are only a sample of what is locked.
+            // While nothing is stored, single records are only a sample of the locked rows.
             let is_sample = !stored_any && part.len() == 1 && newest.len() > 1;
-            let is_patient = waited < PART_LOCK_PATIENCE && !is_sample;
+            let is_patient = waited < MAX_PARTS_LOCK_WAIT && !is_sample;
             let lock = if is_patient { PART_LOCK_TIMEOUT } else { LAST_LOCK_TIMEOUT };
             let timeouts = Timeouts { statement: STATEMENT_TIMEOUT / 2, lock };
             let asked = Instant::now();
@@ -232,7 +227,7 @@ impl Order<'_> {
                     stored_any = true;
                     together.add_all(part, committed);
                 }
-                // What was stored is stored: only what is left meets the store's trouble.
+                // The store's trouble affects only the records that are left.
                 Err(Failure::Store(error)) if stored_any => {
                     let rest = part.iter().chain(parts.rest().flatten());
                     hold(&mut together, rest, &Reason::new("database_fails", error.to_string()));
@@ -251,7 +246,7 @@ impl Order<'_> {
                     }
                     if let Failure::TooSlow(error) = &failure
                         && !stored_any
-                        && began.elapsed() > PARTS_PATIENCE
+                        && began.elapsed() > PARTS_TIMEOUT
                     {
                         return Err(errors::store_error(&self.database.server, STORE, error));
                     }
@@ -264,14 +259,14 @@ impl Order<'_> {
                         batch[*place].object.kind == kind && other.signature == fault.signature
                     });
                     let is_stored = stored(batch, &together).any(|object| object.kind == kind);
-                    // It may not be the records' fault, so nothing more is leased; but what was called for is tried, if that
-                    // does not take long: all of these may belong to the one broken part of a table.
+                    // It may not be the records' fault, so the run leases nothing more. The rest of the batch is still tried
+                    // for a while: these records may all belong to the broken part of a table.
                     let is_suspicious = !is_stored && alike.count() >= fault.enough();
                     if is_suspicious && !stored_any {
-                        self.experience.has_failed.store(true, Ordering::Relaxed);
+                        self.history.has_failed.store(true, Ordering::Relaxed);
                     }
-                    if is_suspicious && began.elapsed() > REFUSED_PATIENCE {
-                        // They were not refused, so they need not wait once the store takes others.
+                    if is_suspicious && began.elapsed() > REFUSED_TIMEOUT {
+                        // These were not refused, so they need not wait once the store accepts others.
                         let untried = Reason::new("database_fails", fault.reason.detail.clone());
                         parts.retain(|part| {
                             let is_hopeless = part.iter().all(|&place| batch[place].object.kind == kind);
@@ -286,14 +281,14 @@ impl Order<'_> {
                     waited += asked.elapsed();
                     blocker = seen.or(blocker);
                     locked.push(part[0]);
-                    // One of each pair of neighbours was tried by then.
+                    // By then one of each pair of neighbours was tried.
                     let is_sampled = locked.len() * 2 >= newest.len();
                     if !stored_any && (is_sampled || self.is_hopeless(began, blocker.as_ref())) {
                         return Err(self.locked(blocker.as_ref(), &error));
                     }
                 }
                 Err(Failure::TooSlow(error)) => {
-                    if !stored_any && (newest.len() == 1 || began.elapsed() > PARTS_PATIENCE) {
+                    if !stored_any && (newest.len() == 1 || began.elapsed() > PARTS_TIMEOUT) {
                         return Err(errors::store_error(&self.database.server, STORE, &error));
                     }
                     slow.push(part[0]);
@@ -301,7 +296,8 @@ impl Order<'_> {
             }
         }
         if !locked.is_empty() {
-            let detail = blocker.as_ref().map_or_else(|| "a row is locked by somebody else".to_owned(), Blocker::told);
+            let detail =
+                blocker.as_ref().map_or_else(|| "a row is locked by somebody else".to_owned(), Blocker::describe);
             tracing::warn!(requests = locked.len(), "answers could not be stored: {detail}; they are held");
             hold(&mut together, locked.iter(), &Reason::new("row_locked", detail));
         }
@@ -311,7 +307,7 @@ impl Order<'_> {
 
     /// True when parts that all meet locks are not worth more time.
     fn is_hopeless(&self, began: Instant, blocker: Option<&Blocker>) -> bool {
-        began.elapsed() > PARTS_PATIENCE
+        began.elapsed() > PARTS_TIMEOUT
             || self.limit.left().is_zero()
             || blocker.is_some_and(|blocker| blocker.is_whole_table)
     }
@@ -319,13 +315,13 @@ impl Order<'_> {
     fn locked(&self, blocker: Option<&Blocker>, error: &sqlx::Error) -> StoreError {
         let refusal = errors::described(error);
         let detail = match blocker {
-            Some(blocker) => format!("{}: {refusal}", blocker.told()),
+            Some(blocker) => format!("{}: {refusal}", blocker.describe()),
             None => refusal,
         };
         blockers::locked(self.database, STORE, detail)
     }
 
-    /// Decides what becomes of the refused, and whether it is the store's trouble.
+    /// Decides the fate of the refused records, and whether the store is in trouble.
     fn judge(
         &self,
         batch: &[Fetched],
@@ -335,11 +331,11 @@ impl Order<'_> {
     ) -> Result<Commit, StoreError> {
         let named: Vec<(ObjectId, Fault)> =
             refused.iter().map(|(place, fault)| (batch[*place].object.clone(), fault.clone())).collect();
-        let judged = self.experience.refusals().judge(self.now, stored(batch, &together), &named);
-        for ((place, fault), ruling) in refused.iter().zip(judged.rulings) {
-            together.committed[*place] = match ruling {
-                FailureClass::Poison => Committed::Poison(fault.reason.clone()),
-                FailureClass::Hold => Committed::Held(fault.reason.clone()),
+        let judged = self.history.refusals.lock().judge(self.now, stored(batch, &together), &named);
+        for ((place, fault), fate) in refused.iter().zip(judged.fates) {
+            together.committed[*place] = match fate {
+                Fate::Poison => Committed::Poison(fault.reason.clone()),
+                Fate::Hold => Committed::Held(fault.reason.clone()),
             };
         }
         let Some(at) = judged.trouble else { return Ok(together) };
@@ -354,7 +350,7 @@ impl Order<'_> {
     }
 }
 
-/// Whether it is one document that is no JSON.
+/// True for a single document that is not JSON.
 fn is_broken(batch: &[Fetched]) -> bool {
     let [Fetched { answered: Answered::Document(document), .. }] = batch else { return false };
     serde_json::from_str::<serde::de::IgnoredAny>(document.json()).is_err()
@@ -365,11 +361,11 @@ fn panicked() -> Fault {
     Fault { blame: Blame::Either, signature: "panicked".to_owned(), reason }
 }
 
-/// The parts of a batch that are still to be tried, the larger ones first: neighbours meet the same obstacles, so what is tried
-/// next lies far from what was tried last.
+/// The untried parts of a batch, larger ones first. Neighbours meet the same obstacles, so the next part lies far from the last
+/// one.
 struct Parts<'a> {
     now: VecDeque<&'a [usize]>,
-    /// First halves of what failed, and second halves.
+    /// The first and the second halves of failed parts.
     firsts: VecDeque<&'a [usize]>,
     seconds: VecDeque<&'a [usize]>,
 }

@@ -1,4 +1,4 @@
-//! How the database is reached: the pool, and the test of its connections.
+//! The connections to the database: the pool, and the test of its connections.
 
 use std::{
     fmt, io,
@@ -26,40 +26,40 @@ use crate::{
     connections::{Connections, Sign},
 };
 
-/// How long a connection may be waited for, its making included, while none of ours is at work.
+/// The wait for a connection, its opening included, while none of ours is in use.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long one may be waited for while the others are at work: as long as the server lets a statement of theirs take.
+/// The wait for a connection while others are in use: the server's limit for a statement of theirs.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a server without a free connection is asked again, when we have none at all: less than a run's first act.
+/// The retries on a server without a free connection, when we have none: shorter than the start of a run.
 const FULL_TIMEOUT: Duration = Duration::from_millis(900);
 
-/// How often those who wait for a new connection look for one that came free.
+/// While a new connection opens, the interval of checks for one that came free.
 const ROOM_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A connection that takes longer than this is looked into: the pool keeps trying without saying why.
+/// A connection that takes longer than this is diagnosed: the pool retries without giving a reason.
 const DIAGNOSE_AFTER: Duration = Duration::from_millis(300);
 
-/// How long the look at a server may take.
+/// The limit of a test of a connection.
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The youngest age at which connections are closed. A sandbox that lives for hours follows a name that moved, whatever
-/// stands between it and the server.
-const LIFETIME: Duration = Duration::from_secs(8 * 60);
+/// The least age at which a connection is closed, so that a sandbox that lives for hours follows a moved name, even through a
+/// proxy.
+const CONNECTION_LIFETIME: Duration = Duration::from_secs(8 * 60);
 
-/// Spreads the ends of the connections of processes that began together.
+/// A random addition to the lifetime, so that processes that began together do not reconnect together.
 const LIFETIME_JITTER: Duration = Duration::from_secs(4 * 60);
 
-/// A setting without a meaning to the server. It is there only when our startup parameters reached the session, so not
-/// behind a pooler, which opens its connections itself.
+/// A setting without a meaning to the server. A session has it only when our startup parameters reached it. A pooler opens
+/// its connections itself, so its sessions lack the setting.
 const MARK: &str = "refresh_worker.session";
 
-/// Without a prepared statement, so that it works through any pooler.
+/// Runs without a prepared statement, so that it works through any pooler.
 const LOOK: &str = "SELECT pg_is_in_recovery()::text, current_setting('transaction_read_only'), \
                     current_setting('refresh_worker.session', true)";
 
-/// The pool and what is needed to speak about it.
+/// The pool, and the facts needed to test its connections and to name it in messages.
 #[derive(Clone, Debug)]
 pub(super) struct Database {
     pub(super) pool: PgPool,
@@ -71,8 +71,7 @@ pub(super) struct Database {
     at_work: AtWork,
 }
 
-/// What [`MARK`] is set to, and the way to connect without it. `None` where no statement is kept, so that nobody need
-/// know about poolers.
+/// The value of [`MARK`], and the options without it. `None` when no statements are kept: poolers do no harm then.
 type Mark = Option<Arc<Marked>>;
 
 struct Marked {
@@ -80,15 +79,15 @@ struct Marked {
     unmarked: PgConnectOptions,
 }
 
-/// Without the options, which hold the password.
+/// Leaves out the options, which hold the password.
 impl fmt::Debug for Marked {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Marked").field("value", &self.value).finish_non_exhaustive()
     }
 }
 
-/// How many connections of the pool are at work, whoever took them: those that are being opened are not. The pool's own size
-/// counts them, and a server that is down would seem to be at work.
+/// The number of connections in use, whoever took them. Connections that are being opened do not count. The pool's own size
+/// counts them, so a server that is down would seem busy.
 #[derive(Clone, Debug, Default)]
 struct AtWork(Arc<AtomicU32>);
 
@@ -110,7 +109,7 @@ impl AtWork {
     }
 }
 
-/// A connection of the pool, at work.
+/// A connection of the pool, in use.
 #[derive(Debug)]
 pub(super) struct InUse {
     connection: PoolConnection<Postgres>,
@@ -131,7 +130,7 @@ impl DerefMut for InUse {
     }
 }
 
-/// What a server is good for.
+/// The kind of a server: only one of them accepts writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Server {
     Writable,
@@ -140,7 +139,7 @@ pub(super) enum Server {
 }
 
 impl Server {
-    /// What keeps it from being written to, and what to do.
+    /// The problem that prevents writes, and its fix.
     pub(super) const fn problem(self) -> Option<(&'static str, &'static str)> {
         match self {
             Self::Writable => None,
@@ -180,12 +179,12 @@ impl Database {
         let (trusted, looked_at, expected) = (connections.clone(), connections.clone(), mark.clone());
         let at_work = AtWork::default();
         let (taken, opened, returned) = (at_work.clone(), at_work.clone(), at_work.clone());
-        // Tested by `ping` at the start of a run: testing at every use would cost a round trip each.
+        // `ping` tests connections at the start of a run. A test at every use would cost a round trip each.
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections.max(1))
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .idle_timeout(None)
-            .max_lifetime(LIFETIME + LIFETIME_JITTER.mul_f64(fastrand::f64()))
+            .max_lifetime(CONNECTION_LIFETIME + LIFETIME_JITTER.mul_f64(fastrand::f64()))
             .test_before_acquire(false)
             .before_acquire(move |_, connection| {
                 let is_good = trusted.trusts(connection.age);
@@ -201,10 +200,10 @@ impl Database {
             .after_connect(move |connection, _| {
                 let (connections, mark, address) = (looked_at.clone(), expected.clone(), Arc::clone(&of_new));
                 let at_work = opened.clone();
-                // It belongs to opening, so it is not logged among the statements.
+                // A part of opening a connection, so it is not logged among the statements.
                 Box::pin(
                     async move {
-                        // Before the first statement is prepared. A connection that broke meanwhile is met by its user.
+                        // Before any statement is prepared. A connection that breaks here fails its user later.
                         if connections.keeps_statements()
                             && let Err(error @ sqlx::Error::Database(_)) = look(connection, &connections, &mark).await
                         {
@@ -221,17 +220,17 @@ impl Database {
         Ok(Self { pool, server, connections, address, mark, at_work })
     }
 
-    /// True while prepared statements are kept. Poolers that share connections between transactions want none.
+    /// True while prepared statements are kept. Poolers that share connections between transactions do not support them.
     pub(super) fn keeps_statements(&self) -> bool {
         self.connections.keeps_statements()
     }
 
     pub(super) async fn acquire(&self) -> Result<InUse, StoreError> {
-        // Making a connection is a large future.
+        // Boxed: opening a connection is a large future.
         Box::pin(self.acquire_by(Instant::now() + BUSY_TIMEOUT)).await
     }
 
-    /// The same, while there is time left.
+    /// [`Self::acquire`] within a limit.
     pub(super) async fn acquire_within(&self, limit: Limit, action: &'static str) -> Result<InUse, StoreError> {
         let left = limit.left();
         if left.is_zero() {
@@ -249,7 +248,7 @@ impl Database {
                 biased;
                 acquired = self.pool.acquire() => acquired,
                 error = self.diagnose() => Err(error),
-                // The pool goes on with opening a new one even when another comes free.
+                // The pool keeps opening a new connection even when another comes free, so take the free one.
                 () = self.room() => continue,
             };
             let error = match acquired {
@@ -262,18 +261,18 @@ impl Database {
                 Err(error) => error,
             };
             let is_full = errors::is_full(&error);
-            let patience = match error {
-                // Our own connections are at work, and one of them will come free.
+            let give_up_at = match error {
+                // Our own connections are in use, and one of them will come free.
                 _ if (is_full || matches!(error, sqlx::Error::PoolTimedOut)) && self.at_work.is_any() => until,
                 _ if is_full => until.min(began + FULL_TIMEOUT),
-                // Another may have left it out meanwhile; this attempt still had it.
+                // Another task may have removed the mark meanwhile, but this attempt still had it.
                 _ if !is_unmarked && self.unmark(&error) => {
                     is_unmarked = true;
                     until
                 }
                 _ => began,
             };
-            if Instant::now() >= patience {
+            if Instant::now() >= give_up_at {
                 return Err(self.address.explained(errors::store_error(&self.server, "connect", &error)));
             }
             if is_full {
@@ -282,17 +281,17 @@ impl Database {
         }
     }
 
-    /// Forgets those at work when there are none: the pool closes one that is past its lifetime without a word to us.
+    /// Resets the count when no connection is in use: the pool closes expired connections without calling `after_release`.
     fn recount(&self) {
         if usize::try_from(self.pool.size()).is_ok_and(|all| all == self.pool.num_idle()) {
             self.at_work.are_none();
         }
     }
 
-    /// A connection that is idle.
+    /// An idle connection, if there is one.
     pub(super) fn try_acquire(&self) -> Option<InUse> {
         let connection = self.pool.try_acquire()?;
-        // The pool asks nobody whether this one may be taken.
+        // The pool does not call `before_acquire` here.
         self.at_work.begins();
         Some(self.in_use(connection))
     }
@@ -301,7 +300,7 @@ impl Database {
         InUse { connection, at_work: self.at_work.clone() }
     }
 
-    /// Returns when an idle connection is there, which whoever waits for a new one does not see.
+    /// Returns once there is an idle connection. The pool does not give it to a task that waits for a new one.
     async fn room(&self) {
         loop {
             tokio::time::sleep(ROOM_INTERVAL).await;
@@ -311,7 +310,7 @@ impl Database {
         }
     }
 
-    /// Leaves our mark out when it may be what a new connection was refused for; `false` when it was not.
+    /// Removes our mark when it may be the reason for a refused connection. Returns `false` when it is not.
     fn unmark(&self, error: &sqlx::Error) -> bool {
         let refuses_startup = errors::code(error).is_some_and(|code| {
             code.starts_with("08") || matches!(code.as_str(), "0A000" | "22023" | "42704" | "XX000")
@@ -322,7 +321,7 @@ impl Database {
         true
     }
 
-    /// What failed because its time was over says so, whatever it met last.
+    /// Replaces the error of work whose time is over: the timeout is the reason, whatever it met last.
     pub(super) fn in_time<T>(
         &self,
         limit: Limit,
@@ -336,11 +335,11 @@ impl Database {
         StoreError::OutOfTime { server: self.server.clone(), action }
     }
 
-    /// Why a connection takes so long; ends only when there is a reason.
+    /// Finds the reason why a connection takes so long. Returns only when there is one.
     async fn diagnose(&self) -> sqlx::Error {
         loop {
             tokio::time::sleep(DIAGNOSE_AFTER).await;
-            // While our own connections work, the server is well, and one more could be one too many.
+            // While our own connections work, the server is healthy, and one more could exceed its limit.
             if self.at_work.is_any() {
                 continue;
             }
@@ -351,7 +350,7 @@ impl Database {
                     let _ = connection.close().await;
                     match verified {
                         Err(error) => return error,
-                        // The server is well, the pool is busy.
+                        // The server is healthy; the pool is busy.
                         Ok(()) => return std::future::pending().await,
                     }
                 }
@@ -359,8 +358,8 @@ impl Database {
         }
     }
 
-    /// Tests the idle connections and drops those that do not answer or lead to a server that cannot be written to;
-    /// makes one when none is left.
+    /// Tests the idle connections. Drops those that do not respond or lead to a server without writes, and opens a new one when
+    /// none is left.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         let are_suspect = self.connections.take_suspects();
         self.recount();
@@ -375,7 +374,7 @@ impl Database {
         if looks.await.contains(&true) {
             return Ok(());
         }
-        // The name may lead to another server by now.
+        // The name may point to another server by now.
         let mut connection = self.acquire().await?;
         let looked = self.look(&mut connection).await;
         if !matches!(looked, Ok(Server::Writable)) {
@@ -394,18 +393,17 @@ impl Database {
         }
     }
 
-    /// Looks at the server behind a connection, in one round trip.
+    /// Tests the server behind a connection, in one round trip.
     pub(super) async fn look(&self, connection: &mut PgConnection) -> Result<Server, sqlx::Error> {
         within(PING_TIMEOUT, look(connection, &self.connections, &self.mark)).await
     }
 
-    /// True when a pooler stands between us and the server, as far as we had to find out: where no statement is kept by
-    /// the configuration, nobody need know.
+    /// True when a pooler is known to be in the way. It is not looked for when the configuration keeps no statements.
     pub(super) fn has_pooler(&self) -> bool {
         self.mark.is_some() && !self.keeps_statements()
     }
 
-    /// Ends the use of a connection by an error; `true` when the same is worth another try on a new connection.
+    /// Handles an error of a connection. Returns `true` when the work is worth another try on a new connection.
     pub(super) fn notice(&self, connection: InUse, error: &sqlx::Error) -> bool {
         let sign = self.connections.notice(error);
         if sign.is_some() {
@@ -415,8 +413,8 @@ impl Database {
     }
 }
 
-/// Does something on a connection of the pool, and once more on a new one when the first led to the wrong server or to
-/// statements that are not ours. Within the work the connection and whether it keeps statements have the given names.
+/// Runs work on a connection of the pool. When the connection led to the wrong server or to another client's statements, runs
+/// it again on a new one. The two names stand for the connection and for whether statements are kept.
 macro_rules! on_connection {
     ($database:expr, $acquire:expr, $timeout:expr, $action:expr, |$connection:ident, $keeps:ident| $work:expr) => {{
         let mut is_again = false;
@@ -439,13 +437,13 @@ macro_rules! on_connection {
 }
 pub(super) use on_connection;
 
-/// The oldest PostgreSQL that our statements are tested with, as the server tells its version.
+/// The oldest supported PostgreSQL, as a version number of the server.
 const OLDEST: u32 = 130_000;
 
-/// Why a server of this version cannot be used.
+/// The problem with a server of this version, if it is too old.
 fn too_old(version: Option<u32>) -> Option<String> {
     let version = version.filter(|version| *version < OLDEST)?;
-    // Before 10 the second number was a part of the name.
+    // Before version 10 the second number was a part of the major version.
     let name = if version < 100_000 {
         format!("{}.{}", version / 10_000, version / 100 % 100)
     } else {
@@ -454,8 +452,8 @@ fn too_old(version: Option<u32>) -> Option<String> {
     Some(format!("the server is PostgreSQL {name}, and this program needs 13 or newer: update the server"))
 }
 
-/// A connection for one statement. Through a pooler, which may prepare it on one server and run it on another, the statement is
-/// in a transaction; else that would be two round trips for nothing.
+/// A connection for a single statement. Through a pooler the statement is in a transaction, since the pooler may prepare it on
+/// one server and run it on another. Otherwise a transaction would cost two round trips for nothing.
 pub(super) enum Single<'c> {
     Alone(&'c mut PgConnection),
     InTransaction(Transaction<'c, Postgres>),
@@ -484,7 +482,7 @@ impl<'c> Single<'c> {
     }
 }
 
-/// Closes a connection. The pool does so without a word to `after_release`.
+/// Closes a connection. The pool does not call `after_release` then.
 pub(super) fn discard(mut held: InUse) {
     held.connection.close_on_drop();
     held.at_work.ends();
@@ -504,7 +502,7 @@ async fn look(connection: &mut PgConnection, connections: &Connections, mark: &M
     })
 }
 
-/// The future's result, or the error of a connection that does not answer.
+/// The future's result, or the error of a connection that does not respond in time.
 pub(super) async fn within<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, sqlx::Error>>,
@@ -522,8 +520,8 @@ mod tests {
     #[test]
     fn servers_before_13_are_refused_by_name() {
         for (version, name) in [(120_022, "PostgreSQL 12,"), (90_624, "PostgreSQL 9.6,")] {
-            let told = too_old(Some(version)).expect("too old");
-            assert!(told.contains(name) && told.contains("13 or newer"), "{told}");
+            let problem = too_old(Some(version)).expect("too old");
+            assert!(problem.contains(name) && problem.contains("13 or newer"), "{problem}");
         }
         for version in [Some(130_000), Some(180_001), None] {
             assert_eq!(too_old(version), None);

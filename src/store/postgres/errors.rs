@@ -1,57 +1,57 @@
-//! What a database error means for a commit, and how it is told.
+//! Database errors: their meaning for a commit, and their text.
 
 use std::borrow::Cow;
 
 use sqlx::{error::DatabaseError, postgres::PgDatabaseError};
 
-use super::{StoreError, check::TABLES};
+use super::{StoreError, tables::TABLES};
 use crate::{
     model::Reason,
     store::plan::refusals::{Blame, Fault},
 };
 
-/// What to do about a failed attempt.
+/// The class of a failed attempt, which decides what to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// Others were in the way, or we were in theirs: the whole again.
+    /// A conflict with other transactions: try the whole batch again.
     Conflict,
-    /// Somebody else took an id: step the sequence and the whole again, a few times. Never a record's fault.
+    /// Another program took an id: step the sequence and try the whole batch again, a few times. Never a record's fault.
     TakenId,
-    /// Somebody else took something unique, such as a time: look again and the whole again, a few times.
+    /// Another program took a unique value, such as a time: try the whole batch again, a few times.
     Taken,
-    /// Somebody else holds a lock that did not go in time: in parts, to go past it.
+    /// Another session held a lock for too long: commit in parts, to get past it.
     Locked,
-    /// A statement took too long: in smaller parts.
+    /// A statement took too long: commit in smaller parts.
     TooSlow,
-    /// The database as a whole cannot store now, whatever the record.
+    /// The database as a whole cannot store anything now.
     Store,
-    /// It may be one record's fault: in parts, to find it.
+    /// It may be one record's fault: commit in parts, to find it.
     Record,
 }
 
 pub(super) fn trouble(error: &sqlx::Error) -> Trouble {
     let Some(code) = code(error) else {
-        // A value that cannot be read stands in the rows of some object.
+        // Some object's row has a value that cannot be read.
         let is_unreadable = matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_));
         return if is_unreadable { Trouble::Record } else { Trouble::Store };
     };
     match code.as_str() {
-        // 25P03: our process stood still in the middle, and the server did not let it keep its locks.
+        // 25P03: our process was frozen within the transaction, and the server took its locks away.
         "40001" | "40P01" | "25P03" => Trouble::Conflict,
         "23505" if constraint(error).is_some_and(|name| name.ends_with("_pkey")) => Trouble::TakenId,
         "23505" => Trouble::Taken,
         "55P03" => Trouble::Locked,
         "57014" => Trouble::TooSlow,
-        // A rule of a table may give any code as its reason.
+        // A trigger or a rule of a table may raise any code.
         _ if routine(error) == Some("exec_stmt_raise") => Trouble::Record,
-        // What a policy of row security refuses is a row.
+        // A policy of row security refuses rows, not statements.
         "42501" if routine(error) == Some("ExecWithCheckOptions") => Trouble::Record,
         _ => match &code[..2.min(code.len())] {
-            // A name, type or right that is missing: in our statements for all, in a function of somebody else for some.
+            // A missing name, type or right: in our statements it affects all records, in another program's function only some.
             "42" if has_context(error) => Trouble::Record,
-            // Connection, transaction state, statements that a pooler lost, rights, names, resources, operator, system.
+            // Connection, transaction state, statements lost by a pooler, rights, names, resources, operator, system.
             "08" | "25" | "26" | "28" | "34" | "3D" | "3F" | "40" | "42" | "53" | "57" | "58" => Trouble::Store,
-            // Whatever others thought of.
+            // Codes of other programs.
             _ => Trouble::Record,
         },
     }
@@ -61,17 +61,17 @@ fn postgres(error: &sqlx::Error) -> Option<&PgDatabaseError> {
     error.as_database_error()?.try_downcast_ref()
 }
 
-/// The place in the server's source. Messages are translated, this is not.
+/// The routine in the server's source. Unlike messages it is never translated.
 fn routine(error: &sqlx::Error) -> Option<&str> {
     postgres(error)?.routine()
 }
 
-/// Whether it arose within a function or a rule.
+/// True when the error arose within a function or a rule.
 fn has_context(error: &sqlx::Error) -> bool {
     postgres(error).is_some_and(|error| error.r#where().is_some())
 }
 
-/// The columns that commits write, of all tables. Any other column is somebody else's.
+/// The columns that commits write, of all tables. Any other column belongs to another program.
 const OUR_COLUMNS: [&str; 33] = [
     "tag",
     "data",
@@ -108,7 +108,7 @@ const OUR_COLUMNS: [&str; 33] = [
     "words",
 ];
 
-/// Whose fault an error is that one record met alone; `is_broken`: its document is not JSON.
+/// The fault for an error that a single record met. `is_broken`: its document is not JSON.
 pub(super) fn fault(error: &sqlx::Error, is_broken: bool) -> Fault {
     let reason = reason(error);
     let Some(code) = code(error) else {
@@ -118,22 +118,22 @@ pub(super) fn fault(error: &sqlx::Error, is_broken: bool) -> Fault {
         .map_or([None; 3], |error| [error.table(), error.column(), error.constraint()])
         .map(Option::unwrap_or_default);
     let blame = match code.as_str() {
-        // Documents are cast to a type, but rules of others cast, too.
+        // Our statements cast documents, but triggers of others cast too.
         "22P02" | "22032" if is_broken => Blame::Record,
-        // A sequence that is used up.
+        // The sequence is exhausted.
         "2200H" => Blame::Table,
-        // No partition for the row, for which there is no constraint to name.
+        // There is no partition for the row; such an error names no constraint.
         "23514" if constraint.is_empty() => Blame::Table,
         "23502" if !OUR_COLUMNS.contains(&column) => Blame::Table,
-        // Whatever is broken inside the server.
+        // Internal errors of the server.
         code if code.starts_with("XX") => Blame::Table,
         _ => Blame::Either,
     };
     Fault { blame, signature: [&code, table, column, constraint].join("/"), reason }
 }
 
-/// What would fix the table, when that can be said.
-fn fix(error: &dyn DatabaseError) -> Option<String> {
+/// The fix of the table, when the error shows it.
+fn remedy(error: &dyn DatabaseError) -> Option<String> {
     let code = error.code()?;
     let postgres = error.try_downcast_ref::<PgDatabaseError>()?;
     let table = postgres.table().unwrap_or("the table");
@@ -164,19 +164,19 @@ fn constraint(error: &sqlx::Error) -> Option<&str> {
     error.as_database_error()?.constraint()
 }
 
-/// Server codes that mean it is not there, or not now: connection lost, shut down or starting, too many connections, a
-/// transaction that stood still for too long. `connections.rs` says what they mean for the connection.
+/// True for codes of an outage: connection lost, server shutting down or starting, too many connections, idle transaction.
+/// `connections.rs` decides what they mean for the connection.
 fn is_outage(code: &str) -> bool {
     code.starts_with("08")
         || matches!(code, "57P01" | "57P02" | "57P03" | "57P04" | "57P05" | "53300" | "25P03" | "25P04")
 }
 
-/// True when there are as many connections as may be.
+/// True when the limit of connections is reached.
 pub(super) fn is_full(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| code == "53300")
 }
 
-/// Whose limit of connections was reached. Told by the place in the server's source, since messages are translated.
+/// The limit of connections that was reached. The server's routine shows it, since messages are translated.
 fn limit_reached(error: &dyn DatabaseError) -> &'static str {
     match error.try_downcast_ref::<PgDatabaseError>().and_then(PgDatabaseError::routine) {
         Some("InitializeSessionUserId") => "the limit of the role: ALTER ROLE ... CONNECTION LIMIT raises it",
@@ -208,19 +208,20 @@ pub(super) fn store_error(server: &str, action: &'static str, error: &sqlx::Erro
         detail.extend(["; ", limit_reached(&**database)]);
     }
     if code == "42501" {
-        let fix = format!("{} (`check` says exactly which)", grants(error, "the_role"));
-        return StoreError::NotAllowed { server, action, detail, fix };
+        let remedy = format!("{} (`check` says exactly which)", grants(error, "the_role"));
+        return StoreError::NotAllowed { server, action, detail, remedy };
     }
-    // A schema, table or column that is not there.
-    if matches!(&*code, "3F000" | "42P01" | "42703") {
+    // A schema, table, column or function of ours is missing.
+    let lacks_function = code == "42883" && detail.contains("refresh_worker.");
+    if lacks_function || matches!(&*code, "3F000" | "42P01" | "42703") {
         let detail = format!("{detail}; to make what is missing, run `refresh-worker migrate` or the task `migrate`");
         return StoreError::Failed { server, action, detail };
     }
     if is_outage(&code) || matches!(&*code, "57014" | "55P03") {
         return StoreError::Unreachable { server, detail };
     }
-    let detail = match fix(&**database) {
-        Some(fix) => format!("{detail}. Fix: {fix}"),
+    let detail = match remedy(&**database) {
+        Some(remedy) => format!("{detail}. Fix: {remedy}"),
         None => detail,
     };
     StoreError::Failed { server, action, detail }
@@ -234,13 +235,13 @@ fn bare(table: &'static str) -> &'static str {
     table.rsplit('.').next().unwrap_or(table)
 }
 
-/// The table of ours that a message names.
+/// The table of ours that a message names, if any.
 fn table_in(message: &str) -> Option<&'static str> {
     let words = words(message);
     TABLES.iter().map(|(table, ..)| *table).find(|table| words.contains(&bare(table)))
 }
 
-/// What would give the role the right that it lacks, as far as the error names what it is about.
+/// The statement that grants the missing right, as far as the error names the object.
 pub(super) fn grants(error: &sqlx::Error, role: &str) -> String {
     let Some(database) = error.as_database_error() else { return String::new() };
     let words = words(database.message());
@@ -257,14 +258,14 @@ pub(super) fn grants(error: &sqlx::Error, role: &str) -> String {
     }
 }
 
-/// The policy with which a role sees and writes every row of a table.
+/// The policy that lets a role read and write every row of a table.
 pub(super) fn policy(table: &str, role: &str) -> String {
     format!("CREATE POLICY refresh_worker ON {table} TO {role} USING (true) WITH CHECK (true);")
 }
 
-/// Why a record is refused.
+/// The reason why a record is refused.
 fn reason(error: &sqlx::Error) -> Reason {
-    let fix = error.as_database_error().and_then(fix).map_or_else(String::new, |fix| format!(". Fix: {fix}"));
+    let fix = error.as_database_error().and_then(remedy).map_or_else(String::new, |fix| format!(". Fix: {fix}"));
     Reason::new("refused_by_database", described(error) + &fix)
 }
 
@@ -279,7 +280,7 @@ pub(super) fn code(error: &sqlx::Error) -> Option<String> {
     error.as_database_error()?.code().map(Cow::into_owned)
 }
 
-/// The message with its code and the table and constraint it is about. Never the row's values.
+/// The message with its code, table and constraint. Never the row's values.
 fn describe(error: &dyn DatabaseError) -> String {
     let code = error.code().unwrap_or_default();
     let mut text = format!("{} ({code}", error.message());

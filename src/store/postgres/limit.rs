@@ -1,4 +1,4 @@
-//! How long a call may take, all its tries together.
+//! The time limit of a call, all its tries together.
 
 use std::time::Duration;
 

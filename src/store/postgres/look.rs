@@ -1,10 +1,11 @@
-//! What the database knows about one object, for an operator. Only reads.
+//! The stored facts about an object, for an operator. Only reads.
 
-use sqlx::{Connection as _, FromRow};
+use sqlx::Connection as _;
 
 use super::{PostgresStore, STATEMENT_TIMEOUT, connect::on_connection};
 use crate::{
     clock::Timestamp,
+    columns::from_row,
     model::ObjectId,
     store::{
         StoreError,
@@ -15,20 +16,20 @@ use crate::{
 const LOOK_STATE: &str = include_str!("../sql/postgres/look_state.sql");
 const LOOK_ERRORS: &str = include_str!("../sql/postgres/look_errors.sql");
 
-/// How many errors are told.
-const MOST_ERRORS: i64 = 5;
+/// At most this many errors are returned.
+const MAX_ERRORS: i64 = 5;
 
-/// The object's row of `refresh_state`, and what runs reported about it.
+/// The object's row of `refresh_state`, and the errors that runs reported for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Looked {
-    /// When the call began whose answer is stored; `None`: never fetched.
+    /// The beginning of the call whose response is stored; `None`: never fetched.
     pub fetched_at: Option<Timestamp>,
-    /// When an answer last brought other content.
+    /// The last change of the content.
     pub changed_at: Option<Timestamp>,
-    /// Until when the API would give the same bytes again.
+    /// The API gives the same bytes again until then.
     pub fresh_until: Option<Timestamp>,
     pub last_outcome: Option<String>,
-    /// Players: the newest member list that set the columns.
+    /// Players: the time of the newest member list that set the columns.
     pub member_at: Option<Timestamp>,
     /// The newest first.
     pub errors: Vec<ReportedError>,
@@ -42,7 +43,6 @@ pub struct ReportedError {
     pub text: String,
 }
 
-#[derive(FromRow)]
 struct StateRow {
     fetched_at: Option<TableTime>,
     changed_at: Option<TableTime>,
@@ -51,18 +51,21 @@ struct StateRow {
     member_at: Option<TableTime>,
 }
 
-#[derive(FromRow)]
+from_row!(postgres: StateRow { fetched_at, changed_at, fresh_until, last_outcome, member_at });
+
 struct ErrorRow {
     run: String,
     started: TableTime,
     text: String,
 }
 
+from_row!(postgres: ErrorRow { run, started, text });
+
 impl PostgresStore {
-    /// Everything that is known about an object; `None` when it was never seen and no run reported it.
+    /// Reads the facts about an object; `None` when it was never seen and no run reported it.
     ///
     /// # Errors
-    /// When the database does not answer, or has no such tables yet.
+    /// When the database does not respond, or has no such tables yet.
     pub async fn look(&self, object: &ObjectId) -> Result<Option<Looked>, StoreError> {
         let database = &self.database;
         let read: Result<_, StoreError> = on_connection!(
@@ -81,7 +84,7 @@ impl PostgresStore {
                 let errors: Vec<ErrorRow> = sqlx::query_as(LOOK_ERRORS)
                     .persistent(keeps)
                     .bind(object.to_string())
-                    .bind(MOST_ERRORS)
+                    .bind(MAX_ERRORS)
                     .fetch_all(&mut *transaction)
                     .await?;
                 transaction.commit().await?;

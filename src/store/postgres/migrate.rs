@@ -1,21 +1,21 @@
-//! Makes and takes away tables. What was done is listed in `refresh_worker.migrations`, never in the contract's schema.
+//! Migrations: create and remove tables. `refresh_worker.migrations` lists those that ran.
 //!
-//! All that is missing runs in one transaction under an advisory lock, so several cold starts may race. When nothing is
-//! missing, nothing but the list is read, and a role with no right to create anything will do.
+//! All missing migrations run in one transaction under an advisory lock, so several cold starts may race. When nothing is
+//! missing, only the list is read, and a role without any right to create is enough.
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tracing::info;
 
 use super::{
     attempt::Mark,
     blockers::{self, Blocker, watched},
-    check::Problem,
     connect::{Database, on_connection},
     places,
+    problem::Problem,
 };
-use crate::store::StoreError;
+use crate::{columns::from_row, store::StoreError};
 
 struct Migration {
     version: i32,
@@ -35,7 +35,7 @@ macro_rules! migration {
     };
 }
 
-/// In order. One that has been released is never changed.
+/// In order. A released migration is never changed.
 const MIGRATIONS: [Migration; 5] = [
     migration!(1, "0001_contract_tables"),
     migration!(2, "0002_own_tables"),
@@ -44,15 +44,15 @@ const MIGRATIONS: [Migration; 5] = [
     migration!(5, "0005_unfolded_reports"),
 ];
 
-/// The one that makes the shared tables, as far as they are missing.
+/// The migration that creates the missing shared tables.
 const CONTRACT: i32 = 1;
 
-/// The letters `rfmg`.
-const LOCK: i64 = 0x7266_6d67;
+/// The key of the advisory lock: the letters `rfmg`.
+const MIGRATION_LOCK: i64 = 0x7266_6d67;
 
-const TIMEOUT: Duration = Duration::from_secs(60);
+const MIGRATION_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long a statement waits for the locks of others.
+/// A statement waits this long for the locks of others.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 
 const MAKE: &str = "create the missing tables";
@@ -72,7 +72,9 @@ const LIST: &str = "
 pub(super) async fn up(database: &Database) -> Result<Vec<String>, StoreError> {
     let mark = Mark::new();
     let made = async {
-        on_connection!(database, database.acquire(), TIMEOUT, MAKE, |connection, keeps| make(connection, keeps, mark))
+        on_connection!(database, database.acquire(), MIGRATION_TIMEOUT, MAKE, |connection, keeps| make(
+            connection, keeps, mark
+        ))
     };
     let (made, blocker) = watched(database, LOCK_TIMEOUT / 2, mark, made).await;
     let made: Result<Made, StoreError> = made;
@@ -82,29 +84,36 @@ pub(super) async fn up(database: &Database) -> Result<Vec<String>, StoreError> {
             server: database.server.clone(),
             action: "create the missing tables",
             detail: format!("role {} lacks CREATE", rights.role),
-            fix: rights.fix(),
+            remedy: rights.remedy(),
         }),
-        Made::Elsewhere(Problem { what, fix, .. }) => {
-            Err(StoreError::NotAllowed { server: database.server.clone(), action: "create the missing tables", detail: what, fix })
-        }
+        Made::Elsewhere(Problem { what, remedy, .. }) => Err(StoreError::NotAllowed {
+            server: database.server.clone(),
+            action: "create the missing tables",
+            detail: what,
+            remedy,
+        }),
     }
 }
 
 pub(super) async fn down(database: &Database) -> Result<Vec<String>, StoreError> {
     let mark = Mark::new();
     let undone = async {
-        on_connection!(database, database.acquire(), TIMEOUT, UNDO, |connection, keeps| undo(connection, keeps, mark))
+        on_connection!(database, database.acquire(), MIGRATION_TIMEOUT, UNDO, |connection, keeps| undo(
+            connection, keeps, mark
+        ))
     };
     let (undone, blocker) = watched(database, LOCK_TIMEOUT / 2, mark, undone).await;
     undone.map_err(|error| naming(database, UNDO, error, blocker))
 }
 
-/// A lock that did not go in time is told with whoever holds it.
+/// Adds the blocker to the error of a lock that outlasted the wait.
 fn naming(database: &Database, action: &'static str, error: StoreError, blocker: Option<Blocker>) -> StoreError {
     match (error, blocker) {
-        (StoreError::Unreachable { detail, .. }, Some(blocker)) if detail.contains("55P03") => {
-            blockers::locked(database, action, format!("{}: {detail}; nothing was changed, try again", blocker.told()))
-        }
+        (StoreError::Unreachable { detail, .. }, Some(blocker)) if detail.contains("55P03") => blockers::locked(
+            database,
+            action,
+            format!("{}: {detail}; nothing was changed, try again", blocker.describe()),
+        ),
         (error, _) => error,
     }
 }
@@ -112,7 +121,7 @@ fn naming(database: &Database, action: &'static str, error: StoreError, blocker:
 enum Made {
     Done(Vec<String>),
     NotAllowed(Rights),
-    /// Some of the shared tables are in another schema than the one in which the rest would be made.
+    /// Some of the shared tables are in another schema than the one in which the rest would be created.
     Elsewhere(Problem),
 }
 
@@ -123,7 +132,7 @@ async fn make(connection: &mut PgConnection, keeps: bool, mark: Mark) -> Result<
         return Ok(Made::Done(Vec::new()));
     }
     lock(&mut transaction, keeps).await?;
-    // Whoever had the lock before may have done it all.
+    // The lock's previous holder may have run them all.
     let missing = missing(applied(&mut transaction, keeps).await?.as_deref());
     if missing.iter().any(|migration| migration.version == CONTRACT) {
         let places = places::of_contract(&mut transaction, keeps).await?;
@@ -177,18 +186,21 @@ async fn undo(connection: &mut PgConnection, keeps: bool, mark: Mark) -> Result<
 }
 
 async fn lock(connection: &mut PgConnection, keeps: bool) -> Result<(), sqlx::Error> {
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").persistent(keeps).bind(LOCK).execute(&mut *connection).await?;
-    // Only now: who makes the tables at the same time is waited for, those in whose way we stand are not. A statement that waits to
-    // change a table has every reader of it queue behind.
+    sqlx::query("SELECT pg_advisory_xact_lock($1)")
+        .persistent(keeps)
+        .bind(MIGRATION_LOCK)
+        .execute(&mut *connection)
+        .await?;
+    // Only after the advisory lock: another migration is worth waiting for, locks of tables are not. Readers of a table queue
+    // behind a statement that waits to change it.
     let set = format!("SELECT set_config('lock_timeout', '{}ms', true)", LOCK_TIMEOUT.as_millis());
     sqlx::query(AssertSqlSafe(set)).persistent(keeps).execute(connection).await?;
     Ok(())
 }
 
-/// The versions that have run; `None`: there is not even a list.
+/// The versions that have run; `None` when there is no list.
 async fn applied(connection: &mut PgConnection, keeps: bool) -> Result<Option<Vec<i32>>, sqlx::Error> {
-    // Read from the catalogue itself: a lookup by name (`to_regclass`) may remember from before the lock was granted
-    // that there was none.
+    // Read from the catalogue: a lookup by name (`to_regclass`) may use a cache from before the lock was granted.
     let has_list: bool = sqlx::query_scalar(
         "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'refresh_worker' AND tablename = 'migrations')",
     )
@@ -202,18 +214,18 @@ async fn applied(connection: &mut PgConnection, keeps: bool) -> Result<Option<Ve
     Ok(Some(versions.fetch_all(connection).await?))
 }
 
-/// Versions that only a newer program knows are left alone.
+/// The migrations that have not run. Versions of a newer program are ignored.
 fn missing(applied: Option<&[i32]>) -> Vec<&'static Migration> {
     let has_run = |migration: &&Migration| applied.is_some_and(|applied| applied.contains(&migration.version));
     MIGRATIONS.iter().filter(|migration| !has_run(migration)).collect()
 }
 
-/// What the role may create. Names are quoted for use in a statement.
-#[derive(Debug, FromRow)]
+/// The role's rights to create. Names are quoted for use in a statement.
+#[derive(Debug)]
 struct Rights {
     role: String,
     database: String,
-    /// Where the contract tables would be made.
+    /// The schema in which the contract tables would be created.
     contract_schema: Option<String>,
     contract_exists: bool,
     schema_exists: bool,
@@ -221,6 +233,11 @@ struct Rights {
     may_create_own: bool,
     may_create_contract: bool,
 }
+
+from_row!(postgres: Rights {
+    role, database, contract_schema, contract_exists, schema_exists, may_create_schema, may_create_own,
+    may_create_contract,
+});
 
 impl Rights {
     const fn own_suffice(&self) -> bool {
@@ -235,7 +252,7 @@ impl Rights {
         self.own_suffice() && self.contract_suffice()
     }
 
-    fn fix(&self) -> String {
+    fn remedy(&self) -> String {
         let mut grants = Vec::new();
         if !self.own_suffice() {
             grants.push(if self.schema_exists {
@@ -252,11 +269,11 @@ impl Rights {
     }
 }
 
-/// How far the tables have been made.
+/// The state of the migrations.
 pub(super) enum State {
     Whole,
     Partly,
-    /// And more than we know, up to this migration.
+    /// A newer program ran migrations up to this one.
     ByNewer(i32),
 }
 
@@ -270,8 +287,8 @@ pub(super) async fn state(connection: &mut PgConnection, keeps: bool) -> Result<
     Ok(if newest > known { State::ByNewer(newest) } else { State::Whole })
 }
 
-/// What is missing to make it.
+/// The grants that the role lacks to run the migrations.
 pub(super) async fn rights_problem(connection: &mut PgConnection, keeps: bool) -> Result<Option<String>, sqlx::Error> {
     let rights: Rights = sqlx::query_as(RIGHTS).persistent(keeps).fetch_one(connection).await?;
-    Ok((!rights.suffice()).then(|| rights.fix()))
+    Ok((!rights.suffice()).then(|| rights.remedy()))
 }

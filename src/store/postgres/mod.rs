@@ -1,12 +1,12 @@
 //! The PostgreSQL store: the six tables that other programs read and write too, and the schema `refresh_worker`.
 //!
 //! A commit (`commit.rs`) is one transaction (`attempt.rs`) of a constant number of statements over arrays
-//! (`sql/postgres/*.sql`). What is to be written is decided in Rust, between reading and writing (`store/plan`). The
-//! first statement is the arbiter, whose sorted row locks make everything after it safe among our own writers. Other
-//! programs take no such locks; what they do in between is met by retries.
+//! (`sql/postgres/*.sql`). Between its reads and its writes `store/plan` decides, in Rust, what to write. The first statement
+//! is the arbiter. Its sorted row locks make the rest safe among our own writers. Other programs take no such locks, so
+//! their changes in between are met by retries.
 //!
-//! Nothing here depends on a session: only settings and advisory locks of a transaction. No statement takes the time from
-//! the database.
+//! Nothing here depends on a session: settings and advisory locks are those of a transaction. No statement of a commit reads
+//! the database's clock.
 
 mod address;
 mod attempt;
@@ -19,51 +19,53 @@ mod limit;
 #[cfg(feature = "cli")]
 mod look;
 mod migrate;
-mod notes;
+mod outbox;
 mod places;
+mod problem;
 mod runs;
 mod shape;
+mod tables;
 mod trial;
 mod writes;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use sqlx::{FromRow, PgConnection};
+use sqlx::PgConnection;
 
-pub use self::check::{Extent, Problem};
 #[cfg(feature = "cli")]
 pub use self::look::{Looked, ReportedError};
 use self::{
     connect::{Database, Single, on_connection},
     limit::Limit,
 };
+pub use self::{problem::Problem, tables::Extent};
 use super::{
-    ANSWERED_WELL_FOR, Commit, Freshness, LastRuns, RunRow, Store, StoreError, Telling, RELAXED_TIMEOUT,
+    CONTROL_OBJECT_MAX_AGE, Commit, CommitDetails, Freshness, LastRuns, RELAXED_TIMEOUT, RunRow, Store, StoreError,
     plan::times::from_utc,
 };
 use crate::{
     clock::Timestamp,
-    columns::TableTime,
+    columns::{TableTime, from_row},
     config::DatabaseConfig,
     connections::Connections,
     model::{Fetched, Kind, ObjectId, OutboxEntry, Tag},
 };
 
-/// How long a statement that is no commit may take, as seen from here.
+/// The limit, on our side, of a statement outside of commits.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What reading freshness is about, for messages.
+/// The action in messages.
 const READ_FRESHNESS: &str = "read what is fresh";
 
-const ANSWERED_WELL: &str = include_str!("../sql/postgres/control_object.sql");
+const CONTROL_OBJECT: &str = include_str!("../sql/postgres/control_object.sql");
 const FRESHNESS: &str = include_str!("../sql/postgres/freshness.sql");
 
 /// Snapshots in PostgreSQL.
 #[derive(Clone, Debug)]
 pub struct PostgresStore {
     database: Database,
-    telling: Telling,
-    experience: Arc<commit::Experience>,
+    details: CommitDetails,
+    history: Arc<commit::CommitHistory>,
 }
 
 impl PostgresStore {
@@ -72,13 +74,13 @@ impl PostgresStore {
     /// # Errors
     /// When the URL cannot be read. The password is not part of the message.
     pub fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
-        Ok(Self { database: Database::connect(config)?, telling: Telling::default(), experience: Arc::default() })
+        Ok(Self { database: Database::connect(config)?, details: CommitDetails::default(), history: Arc::default() })
     }
 
-    /// The same, with commits that tell this.
+    /// The same store, with commits that gather these details.
     #[must_use]
-    pub fn telling(self, telling: Telling) -> Self {
-        Self { telling, ..self }
+    pub fn with_details(self, details: CommitDetails) -> Self {
+        Self { details, ..self }
     }
 
     /// Its connections, for what follows a run.
@@ -87,25 +89,25 @@ impl PostgresStore {
         self.database.pool.clone()
     }
 
-    /// What is known about these connections. Who uses the pool by itself reports its errors there.
+    /// The state of these connections. Users of the pool report their errors there.
     #[must_use]
     pub fn connections(&self) -> Connections {
         self.database.connections.clone()
     }
 
-    /// Where the database is, without user and password.
+    /// The database's address, without credentials.
     #[must_use]
     pub fn server(&self) -> &str {
         &self.database.server
     }
 
-    /// Everything that stands in the way of working with this database, each with what mends it. What a run does is tried and
-    /// taken back; nothing is changed.
+    /// The problems that would make runs fail on this database, each with its fix. The check tries a commit and rolls it back;
+    /// nothing changes.
     pub async fn check_rights(&self) -> Vec<Problem> {
         self.check_rights_with(Extent::Runs).await
     }
 
-    /// The same, for so much.
+    /// [`Self::check_rights`] for this extent.
     pub async fn check_rights_with(&self, extent: Extent) -> Vec<Problem> {
         let mut problems = check::problems(&self.database, extent).await;
         if check::is_fit(&problems) {
@@ -114,7 +116,7 @@ impl PostgresStore {
         problems
     }
 
-    /// Rows of others that nobody need mend for us, and that somebody should know of.
+    /// Rows of other programs with ids at the end of their range. They do not hinder this worker.
     ///
     /// # Errors
     /// When the ids cannot be read.
@@ -122,7 +124,7 @@ impl PostgresStore {
         check::far_ids(&self.database).await
     }
 
-    /// What a run reads, in the way that it does.
+    /// Runs the reads of a run.
     async fn try_reading(&self) -> Result<(), StoreError> {
         let anything = Kind::ALL.map(|kind| ObjectId::new(kind, Tag::somewhere()));
         self.freshness(&anything, RELAXED_TIMEOUT).await?;
@@ -130,7 +132,7 @@ impl PostgresStore {
         self.outbox(Timestamp::EPOCH).await.map(drop)
     }
 
-    /// Takes our own tables away again, newest migration first. The contract tables stay. Answers what it undid.
+    /// Removes our own tables, newest migration first, and returns the names. The contract tables stay.
     ///
     /// # Errors
     /// As [`Store::migrate`].
@@ -155,12 +157,12 @@ impl Store for PostgresStore {
         })
     }
 
-    async fn ready(&self, patience: Duration) -> Result<(), StoreError> {
-        blockers::wait_for_tables(&self.database, patience).await
+    async fn ready(&self, timeout: Duration) -> Result<(), StoreError> {
+        blockers::wait_for_tables(&self.database, timeout).await
     }
 
     fn is_doubtful(&self) -> bool {
-        self.experience.is_doubtful()
+        self.history.is_doubtful()
     }
 
     async fn migrate(&self) -> Result<Vec<String>, StoreError> {
@@ -177,8 +179,8 @@ impl Store for PostgresStore {
         }
         let limit = Limit::from_now(limit);
         let rows = match self.try_freshness(objects, limit).await {
-            // Reading twice harms nobody, and connections that were only dropped need not end a run. Where one was, the
-            // others mostly were, too. A ping that is broken off leaves connections that the pool tests and drops.
+            // A dropped connection need not end a run, and reading twice does no harm. When one connection was dropped, the others
+            // mostly were too, so ping them. An interrupted ping leaves connections that the pool tests later.
             Err(StoreError::Unreachable { .. }) => {
                 if let Ok(pinged) = tokio::time::timeout(limit.left(), self.database.ping()).await {
                     pinged?;
@@ -204,12 +206,12 @@ impl Store for PostgresStore {
         let tag: Result<_, StoreError> =
             on_connection!(database, acquire(), timeout, ACTION, |connection, keeps| async {
                 let mut single = Single::begin(connection, keeps).await?;
-                let tag: Option<String> = sqlx::query_scalar(ANSWERED_WELL)
+                let tag: Option<String> = sqlx::query_scalar(CONTROL_OBJECT)
                     .persistent(keeps)
                     .bind(kind.as_str())
                     .bind(Tag::somewhere().as_str())
                     .bind(now.to_utc())
-                    .bind((now - ANSWERED_WELL_FOR).to_utc())
+                    .bind((now - CONTROL_OBJECT_MAX_AGE).to_utc())
                     .bind(but)
                     .fetch_optional(single.connection())
                     .await?;
@@ -223,15 +225,15 @@ impl Store for PostgresStore {
         &self,
         now: Timestamp,
         batch: &[Fetched],
-        told: &[i64],
+        delivered: &[i64],
         limit: Duration,
     ) -> Result<Commit, StoreError> {
-        let order = commit::Order {
+        let order = commit::BatchCommit {
             database: &self.database,
-            experience: &self.experience,
-            telling: self.telling,
+            history: &self.history,
+            details: self.details,
             now,
-            told,
+            delivered,
             limit: Limit::from_now(limit),
         };
         commit::commit(order, batch).await
@@ -239,18 +241,12 @@ impl Store for PostgresStore {
 
     async fn outbox(&self, before: Timestamp) -> Result<Vec<OutboxEntry>, StoreError> {
         let database = &self.database;
-        on_connection!(
-            database,
-            database.acquire(),
-            STATEMENT_TIMEOUT,
-            "read the outbox",
-            |connection, keeps| async {
-                let mut single = Single::begin(connection, keeps).await?;
-                let notes = notes::read(single.connection(), before, keeps).await?;
-                single.end().await?;
-                Ok(notes)
-            }
-        )
+        on_connection!(database, database.acquire(), STATEMENT_TIMEOUT, "read the outbox", |connection, keeps| async {
+            let mut single = Single::begin(connection, keeps).await?;
+            let entries = outbox::read(single.connection(), before, keeps).await?;
+            single.end().await?;
+            Ok(entries)
+        })
     }
 
     async fn delete_from_outbox(&self, ids: &[i64]) -> Result<(), StoreError> {
@@ -262,7 +258,7 @@ impl Store for PostgresStore {
             "delete delivered outbox entries",
             |connection, keeps| async {
                 let mut single = Single::begin(connection, keeps).await?;
-                notes::forget(single.connection(), ids, keeps).await?;
+                outbox::delete(single.connection(), ids, keeps).await?;
                 single.end().await
             }
         )
@@ -338,7 +334,6 @@ async fn read_freshness(
     Ok(rows)
 }
 
-#[derive(FromRow)]
 struct FreshnessRow {
     kind: String,
     tag: String,
@@ -347,6 +342,8 @@ struct FreshnessRow {
     league: Option<String>,
 }
 
+from_row!(postgres: FreshnessRow { kind, tag, fetched_at, fresh_until, league });
+
 impl FreshnessRow {
     fn into_entry(self) -> Option<(ObjectId, Freshness)> {
         let object = ObjectId::new(self.kind.parse().ok()?, self.tag.parse().ok()?);
@@ -354,7 +351,7 @@ impl FreshnessRow {
         let freshness = Freshness {
             fetched_at,
             fresh_until: self.fresh_until.map_or(fetched_at, from_utc),
-            // A memory that cannot be read is no memory.
+            // Unreadable facts count as none.
             league: self.league.and_then(|json| serde_json::from_str(&json).ok()),
         };
         Some((object, freshness))

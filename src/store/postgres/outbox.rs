@@ -1,9 +1,10 @@
-//! `untold`: what commits have to tell others. They write it in their last statement.
+//! The outbox: entries that commits have written and nobody has deleted yet. Commits write theirs in their last statement.
 
-use sqlx::{FromRow, PgConnection};
+use sqlx::PgConnection;
 
 use crate::{
     clock::Timestamp,
+    columns::from_row,
     model::OutboxEntry,
     store::{
         MAX_OUTBOX_ENTRIES,
@@ -12,31 +13,32 @@ use crate::{
     },
 };
 
-const NOTES_READ: &str = include_str!("../sql/postgres/notes_read.sql");
+const OUTBOX_READ: &str = include_str!("../sql/postgres/outbox_read.sql");
 
-#[derive(FromRow)]
 struct OutboxRow {
     id: i64,
     stored_at: TableTime,
-    words: String,
+    payload: String,
 }
+
+from_row!(postgres: OutboxRow { id, stored_at, payload });
 
 pub(super) async fn read(
     connection: &mut PgConnection,
     before: Timestamp,
     keeps: bool,
 ) -> Result<Vec<OutboxEntry>, sqlx::Error> {
-    let notes: Vec<OutboxRow> = sqlx::query_as(NOTES_READ)
+    let entries: Vec<OutboxRow> = sqlx::query_as(OUTBOX_READ)
         .persistent(keeps)
         .bind(before.to_utc())
         .bind(i64::try_from(MAX_OUTBOX_ENTRIES).unwrap_or(i64::MAX))
         .fetch_all(connection)
         .await?;
-    Ok(notes.into_iter().map(|note| rows::note(note.id, from_utc(note.stored_at), &note.words)).collect())
+    Ok(entries.into_iter().map(|entry| rows::entry(entry.id, from_utc(entry.stored_at), &entry.payload)).collect())
 }
 
-pub(super) async fn forget(connection: &mut PgConnection, ids: &[i64], keeps: bool) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM refresh_worker.outbox WHERE note = ANY ($1)")
+pub(super) async fn delete(connection: &mut PgConnection, ids: &[i64], keeps: bool) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM refresh_worker.outbox WHERE id = ANY ($1)")
         .persistent(keeps)
         .bind(ids)
         .execute(connection)

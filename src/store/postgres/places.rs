@@ -1,12 +1,13 @@
-//! Where tables are: in which schemas, and whether a statement without a schema reaches them.
+//! The schemas of the shared tables, and whether a statement without a schema reaches them.
 
-use sqlx::{FromRow, PgConnection};
+use sqlx::PgConnection;
 
-use super::check::Problem;
+use super::problem::Problem;
+use crate::columns::from_row;
 
 const PLACES: &str = include_str!("../sql/postgres/places.sql");
 
-/// The six shared tables, each with the column that tells it from a stranger of the same name.
+/// The six shared tables, each with a column that distinguishes it from an unrelated table of the same name.
 const CONTRACT: [(&str, &str); 6] = [
     ("clans", "tag"),
     ("players", "tag"),
@@ -17,13 +18,13 @@ const CONTRACT: [(&str, &str); 6] = [
 ];
 
 /// A schema with some of the tables. Its name is quoted for use in a statement.
-#[derive(Debug, FromRow)]
+#[derive(Debug)]
 pub(super) struct Place {
     schema: String,
-    /// Whether new tables would be made there.
+    /// True when new tables would be created there.
     is_current: bool,
     may_look: bool,
-    /// Whether the search path names it.
+    /// True when the search path names it.
     is_on_path: bool,
     /// Tables that a statement without a schema reaches.
     seen: Vec<String>,
@@ -32,9 +33,11 @@ pub(super) struct Place {
     database: String,
 }
 
+from_row!(postgres: Place { schema, is_current, may_look, is_on_path, seen, hidden, role, database });
+
 impl Place {
-    /// What makes its tables seen.
-    fn fix(&self) -> String {
+    /// The statements that make its tables visible.
+    fn remedy(&self) -> String {
         let Self { schema, role, database, .. } = self;
         let usage = if self.may_look { String::new() } else { format!("GRANT USAGE ON SCHEMA {schema} TO {role}; ") };
         if self.is_on_path && !self.may_look {
@@ -47,14 +50,14 @@ impl Place {
     }
 }
 
-/// Every schema that has one of the six tables, the one with the most of them first.
+/// The schemas with some of the six tables, the one with most of them first.
 pub(super) async fn of_contract(connection: &mut PgConnection, keeps: bool) -> Result<Vec<Place>, sqlx::Error> {
     let (names, keys): (Vec<&str>, Vec<&str>) = CONTRACT.into_iter().unzip();
     sqlx::query_as(PLACES).persistent(keeps).bind(names).bind(keys).fetch_all(connection).await
 }
 
-/// Why missing ones of the six tables cannot be made here: others of them are elsewhere, and there would be two sets.
-/// `None`: nothing is missing, or what is there is all in the schema in which the rest would be made.
+/// The problem when missing tables cannot be created here, since others of the six are in another schema: there would be two
+/// sets. `None` when nothing is missing, or all existing ones are in the schema in which the rest would be created.
 pub(super) fn elsewhere(places: &[Place]) -> Option<Problem> {
     let seen: Vec<&String> = places.iter().flat_map(|place| &place.seen).collect();
     if seen.len() == CONTRACT.len() {
@@ -71,19 +74,19 @@ pub(super) fn elsewhere(places: &[Place]) -> Option<Problem> {
         place.schema,
         missing.join(", ")
     );
-    Some(Problem::new(what, place.fix()))
+    Some(Problem::new(what, place.remedy()))
 }
 
-/// A whole second set beside the one that is used.
+/// The problem of a second complete set beside the one in use.
 pub(super) fn second_set(places: &[Place]) -> Option<Problem> {
     let place = places.iter().find(|place| place.hidden.len() == CONTRACT.len())?;
     let used = places.iter().find(|place| !place.seen.is_empty())?;
     let what =
         format!("there is a second set of the six tables in the schema {}; {} is used", place.schema, used.schema);
-    Some(Problem::doubt(what, format!("if that is the wrong one: {}", place.fix())))
+    Some(Problem::doubt(what, format!("if that is the wrong one: {}", place.remedy())))
 }
 
-/// The names of the six tables that a statement without a schema does not reach.
+/// The names of the shared tables that a statement without a schema does not reach.
 pub(super) fn missing(places: &[Place]) -> Vec<&'static str> {
     let is_seen = |name: &str| places.iter().any(|place| place.seen.iter().any(|seen| seen == name));
     CONTRACT.iter().map(|(name, _)| *name).filter(|name| !is_seen(name)).collect()

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use sqlx::{FromRow, PgConnection};
+use sqlx::{FromRow, PgConnection, Row as _, postgres::PgRow};
 
 use crate::{
-    columns::Number,
+    columns::{Number, from_row},
     store::{
         LastRuns, RunRow,
         plan::times::{TableTime, from_utc},
@@ -13,36 +13,40 @@ use crate::{
 };
 
 /// Rows of runs that started longer ago are trimmed.
-const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
+const RUNS_RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// More rows than these are trimmed, the oldest first.
-const KEPT_ROWS: i64 = 10_000;
+const MAX_RUN_ROWS: i64 = 10_000;
 
 const RUN_INSERT: &str = include_str!("../sql/postgres/run_insert.sql");
 const RUN_LASTS: &str = include_str!("../sql/postgres/run_lasts.sql");
 const RUN_LAST: &str = include_str!("../sql/postgres/run_last.sql");
 
-#[derive(FromRow)]
 struct StoredRun {
     run: String,
     started: TableTime,
     ended: TableTime,
     stopped_because: String,
     error: Option<String>,
-    #[sqlx(try_from = "Number")]
     processed: i64,
-    #[sqlx(try_from = "Number")]
     failed: i64,
-    #[sqlx(try_from = "Number")]
     api_requests: i64,
     report: String,
 }
 
-#[derive(FromRow)]
+from_row!(postgres: StoredRun {
+    run, started, ended, stopped_because, error, processed: Number, failed: Number, api_requests: Number, report,
+});
+
 struct SortedRun {
     sort: String,
-    #[sqlx(flatten)]
     run: StoredRun,
+}
+
+impl FromRow<'_, PgRow> for SortedRun {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self { sort: row.try_get("sort")?, run: StoredRun::from_row(row)? })
+    }
 }
 
 impl StoredRun {
@@ -69,7 +73,7 @@ pub(super) async fn record(connection: &mut PgConnection, row: &RunRow, keeps: b
     Ok(())
 }
 
-/// `false` when another attempt has that name.
+/// Returns `false` when another attempt has this name.
 async fn record_as(connection: &mut PgConnection, name: &str, row: &RunRow, keeps: bool) -> Result<bool, sqlx::Error> {
     let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     let done = sqlx::query(RUN_INSERT)
@@ -83,8 +87,8 @@ async fn record_as(connection: &mut PgConnection, name: &str, row: &RunRow, keep
         .bind(number(row.failed))
         .bind(number(row.api_requests))
         .bind(&row.report)
-        .bind((row.started - KEPT_FOR).to_utc())
-        .bind(KEPT_ROWS)
+        .bind((row.started - RUNS_RETENTION).to_utc())
+        .bind(MAX_RUN_ROWS)
         .execute(connection)
         .await?;
     Ok(done.rows_affected() > 0)

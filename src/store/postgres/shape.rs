@@ -1,30 +1,33 @@
-//! What the text columns of this database hold. Asked only when they have refused something: texts are then made to fit, rather
-//! than that a record is lost.
+//! The limits of the text columns of this database. Read only after a column refused a text: the texts are then made to fit,
+//! so that the record is not lost.
 
 use std::borrow::Cow;
 
-use sqlx::{FromRow, PgConnection};
+use sqlx::PgConnection;
 
 use super::errors;
+use crate::columns::from_row;
 
 const SHAPE: &str = include_str!("../sql/postgres/shape.sql");
 
-/// Stands where a character cannot.
+/// The replacement for a character that a column cannot hold.
 const UNKNOWN: char = '?';
 
-/// The narrowest of the columns that get the same text.
-#[derive(Clone, Debug, PartialEq, Eq, FromRow)]
+/// The limits of the narrowest columns that get the same text.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Shape {
-    /// Of the database.
+    /// The encoding of the database.
     encoding: String,
-    /// Whether a document is kept in parts: then it cannot hold `\u0000`, or half a surrogate pair.
+    /// True when a column of documents is `jsonb`, which cannot hold `\u0000` or half a surrogate pair.
     has_jsonb: bool,
-    /// In characters; nothing: no limit.
+    /// In characters; `None`: no limit.
     name_width: Option<i32>,
     role_width: Option<i32>,
 }
 
-/// Whether a text was refused as such: a character or an escape that cannot be there, or too many characters.
+from_row!(postgres: Shape { encoding, has_jsonb, name_width, role_width });
+
+/// True when the text itself was refused: an impossible character or escape, or too many characters.
 pub(super) fn may_fit(error: &sqlx::Error) -> bool {
     errors::code(error).is_some_and(|code| matches!(code.as_str(), "22P05" | "22P02" | "22001" | "22021"))
 }
@@ -51,13 +54,13 @@ impl Shape {
         Cow::Owned(text.chars().take(width).map(fitting).collect())
     }
 
-    /// The same document, as far as its column can hold it.
+    /// The document, as far as its column can hold it.
     pub(super) fn document<'t>(&self, json: &'t str) -> Cow<'t, str> {
         let json = if self.has_jsonb { without_impossible_escapes(json) } else { Cow::Borrowed(json) };
         if json.chars().all(|character| self.has(character)) {
             return json;
         }
-        // Outside of texts JSON has no such characters.
+        // JSON has such characters only within texts.
         let mut fitting = String::with_capacity(json.len());
         for character in json.chars() {
             if self.has(character) {
@@ -74,7 +77,7 @@ impl Shape {
     fn has(&self, character: char) -> bool {
         match self.encoding.as_str() {
             "UTF8" | "SQL_ASCII" => true,
-            // What is between 80 and 9f are control characters there.
+            // In Latin-1 the bytes from 80 to 9f are control characters.
             "LATIN1" => u32::from(character) <= 0xff,
             _ => character.is_ascii(),
         }
@@ -116,7 +119,7 @@ fn without_impossible_escapes(json: &str) -> Cow<'_, str> {
     Cow::Owned(fitting)
 }
 
-/// What stands in `\uXXXX` at the beginning of this text.
+/// The code unit of `\uXXXX` at the beginning of this text.
 fn unit(text: &str) -> Option<u16> {
     u16::from_str_radix(text.strip_prefix("\\u")?.get(..4)?, 16).ok()
 }
@@ -130,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn escapes_that_jsonb_cannot_hold_are_replaced_and_all_others_stay() {
+    fn impossible_jsonb_escapes_replaced() {
         for (json, fitting) in [
             (r#"{"a":"\u0000x"}"#, r#"{"a":"?x"}"#),
             (r#"{"a":"\ud83d"}"#, r#"{"a":"?"}"#),
@@ -144,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn characters_that_the_encoding_lacks_are_escaped_in_documents_and_replaced_in_names() {
+    fn missing_characters_escaped_in_documents_replaced_in_names() {
         let json = "{\"a\":\"é\u{1f600}\"}";
         assert_eq!(shape("LATIN1", false).document(json), "{\"a\":\"é\\ud83d\\ude00\"}");
         assert_eq!(shape("LATIN1", true).document(json), "{\"a\":\"é?\"}");

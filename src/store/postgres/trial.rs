@@ -1,5 +1,5 @@
-//! A commit tried and taken back. What the catalogue does not tell (triggers, checks, partitions, keys, types, rules) shows when
-//! the very statements of a run meet it. Everything is in one transaction that never commits; ids that it drew stay drawn.
+//! A trial commit that is rolled back. The catalogue does not show everything (triggers, checks, partitions, keys, types, rules),
+//! so the trial runs the statements of a run. It is one transaction that never commits. The ids that it used stay used.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use time::OffsetDateTime;
 use super::{
     FRESHNESS, FreshnessRow, STATEMENT_TIMEOUT,
     attempt::{self, Attempt, Ids, Mark, Timeouts},
-    check::{Extent, SNAPSHOTS},
-    notes, runs,
+    outbox, runs,
     shape::{self, Shape},
+    tables::{Extent, SNAPSHOTS},
 };
 use crate::{
     clock::Timestamp,
@@ -20,32 +20,33 @@ use crate::{
         Answered, ClanDocument, Document, Event, Fetched, InClan, Learned, Member, Move, ObjectId, PlayerDocument, Tag,
         WarDocument, WarMember,
     },
-    store::{RunRow, Telling},
+    store::{CommitDetails, RunRow},
 };
 
-/// A lock of somebody else is waited for as by a commit.
+/// The trial waits for locks as a commit does.
 const TIMEOUTS: Timeouts = Timeouts { statement: STATEMENT_TIMEOUT, lock: Duration::from_secs(2) };
 
-/// How much older the first answers are than the second ones.
+/// The first responses are this much older than the second ones.
 const BETWEEN: Duration = Duration::from_secs(20);
 
-/// As long as the game's names get, in characters that take four bytes each.
+/// The longest possible name, in characters of four bytes each.
 const NAME: &str = "🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰";
 
-/// Everything that a commit can be asked to tell, so that every statement is tried.
-const EVERYTHING: Telling = Telling { members: true, events: Some(no_events), renewed: true, changed: true };
+/// All details of a commit, so that every statement runs.
+const EVERYTHING: CommitDetails =
+    CommitDetails { members: true, events: Some(no_events), renewed: true, changed: true };
 
 fn no_events(_: &[Fetched], _: &[Learned], _: &[Move]) -> Vec<Event> {
     Vec::new()
 }
 
-/// What the database does not take.
+/// A refusal of the database.
 pub(super) struct Refused {
     pub(super) what: &'static str,
     pub(super) error: sqlx::Error,
 }
 
-/// Stores and changes objects that no game has, as runs do, and takes it all back. Answers what was refused.
+/// Stores and changes objects that do not exist in the game, as runs do, and rolls everything back. Returns the refusals.
 pub(super) async fn of_run(
     connection: &mut PgConnection,
     extent: Extent,
@@ -90,9 +91,9 @@ pub(super) async fn of_run(
     Ok(refused)
 }
 
-/// The same refusal of several objects is told once.
+/// Adds a refusal, unless another object had the same.
 fn note(refused: &mut Vec<Refused>, what: &'static str, error: sqlx::Error) -> Result<(), sqlx::Error> {
-    // What the server refuses to do at all, it refuses runs, too.
+    // The server itself refuses, so it would refuse runs too.
     if Sign::of(&error).is_some_and(|sign| sign != Sign::Outdated) {
         return Err(error);
     }
@@ -102,7 +103,7 @@ fn note(refused: &mut Vec<Refused>, what: &'static str, error: sqlx::Error) -> R
     Ok(())
 }
 
-/// The inner error is the database's refusal, and is taken back.
+/// Runs the work in a savepoint. The inner error is the database's refusal.
 async fn try_storing(
     transaction: &mut PgConnection,
     batch: &[Fetched],
@@ -130,8 +131,8 @@ async fn store(
         keeps_statements: keeps,
         now,
         batch,
-        telling: EVERYTHING,
-        told: &[],
+        details: EVERYTHING,
+        delivered: &[],
         ids: &Ids::default(),
         more_ids: 0,
         timeouts: TIMEOUTS,
@@ -139,8 +140,8 @@ async fn store(
     };
     let commit = attempt.work(connection, shape).await?;
     let ids: Vec<i64> = commit.outbox.iter().map(|note| note.id).collect();
-    notes::forget(connection, &ids, keeps).await?;
-    // What would be looked at when it commits only.
+    outbox::delete(connection, &ids, keeps).await?;
+    // Deferred constraints would be checked only at the commit.
     sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *connection).await?;
     let _: Vec<FreshnessRow> = sqlx::query_as(FRESHNESS)
         .persistent(keeps)
@@ -152,7 +153,7 @@ async fn store(
 }
 
 async fn end_run(connection: &mut PgConnection, now: Timestamp, keeps: bool) -> Result<(), sqlx::Error> {
-    notes::read(connection, now, keeps).await?;
+    outbox::read(connection, now, keeps).await?;
     let row = RunRow {
         run: format!("check-{}", now.as_millis()),
         started: now,
@@ -168,7 +169,7 @@ async fn end_run(connection: &mut PgConnection, now: Timestamp, keeps: bool) -> 
     runs::last(connection, keeps).await.map(drop)
 }
 
-/// Objects that the game does not have: its tags never begin with 0.
+/// Objects that do not exist in the game: its tags never begin with 0.
 struct MadeUp {
     clan: Tag,
     unknown_clan: Tag,
@@ -186,7 +187,7 @@ impl MadeUp {
         Self { clan: tag(), unknown_clan: tag(), player: tag(), member: tag(), stranger: tag() }
     }
 
-    /// New objects, the same again, and one that has changed: new rows, rows that move on, and an end of a stay.
+    /// New objects, the same ones again, and a changed one: new rows, rows that move, and the end of a membership.
     fn batches(&self, now: Timestamp) -> [(&'static str, Vec<Fetched>); 6] {
         let before = now - BETWEEN;
         [
@@ -240,7 +241,7 @@ impl MadeUp {
         player(&self.player, Some(&self.clan), began)
     }
 
-    /// Of a clan that nobody has stored: answers come in any order.
+    /// A war of a clan that is not stored: responses come in any order.
     fn stranger(&self, began: Timestamp, is_in_clan: bool) -> Fetched {
         player(&self.stranger, Some(&self.unknown_clan).filter(|_| is_in_clan), began)
     }

@@ -1,4 +1,4 @@
-//! The statements that write what a commit comes to, each over arrays.
+//! The writing statements of a commit, each over arrays.
 
 use std::borrow::Cow;
 
@@ -25,15 +25,15 @@ const PLAYERS: &str = include_str!("../sql/postgres/players.sql");
 const WARS: &str = include_str!("../sql/postgres/wars.sql");
 const LAST_WRITES: &str = include_str!("../sql/postgres/last_writes.sql");
 
-/// What a commit writes beside its answers.
+/// The writes of a commit beside its documents.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Last<'a> {
-    pub(super) stays: &'a Changes<'a>,
-    /// What is to be told to others.
-    pub(super) note: Option<&'a OutboxEntry>,
+    pub(super) memberships: &'a Changes<'a>,
+    /// The outbox entry of this commit, if it has one.
+    pub(super) entry: Option<&'a OutboxEntry>,
     pub(super) now: Timestamp,
-    /// Notes that are told.
-    pub(super) told: &'a [i64],
+    /// The ids of outbox entries that are delivered.
+    pub(super) delivered: &'a [i64],
 }
 
 pub(super) async fn write(
@@ -49,7 +49,7 @@ pub(super) async fn write(
     write_last(connection, last, shape, keeps).await
 }
 
-/// As it is, or as it fits.
+/// The document, made to fit if the column has limits.
 fn document<'t>(shape: Option<&Shape>, json: &'t str) -> Cow<'t, str> {
     shape.map_or(Cow::Borrowed(json), |shape| shape.document(json))
 }
@@ -166,23 +166,23 @@ async fn write_last(
     shape: Option<&Shape>,
     keeps: bool,
 ) -> Result<(), sqlx::Error> {
-    let Last { stays, note, now, told } = last;
-    if stays.closed.is_empty() && stays.opened.is_empty() && note.is_none() && told.is_empty() {
+    let Last { memberships, entry, now, delivered } = last;
+    if memberships.closed.is_empty() && memberships.opened.is_empty() && entry.is_none() && delivered.is_empty() {
         return Ok(());
     }
-    let words = note.map(rows::words_of);
-    let (ids, left): (Vec<i64>, Vec<TableTime>) = stays.closed.iter().copied().unzip();
+    let payload = entry.map(rows::payload);
+    let (ids, left): (Vec<i64>, Vec<TableTime>) = memberships.closed.iter().copied().unzip();
     sqlx::query(LAST_WRITES)
         .persistent(keeps)
         .bind(ids)
         .bind(left)
-        .bind(stays.opened.iter().map(|(player, ..)| player.as_str()).collect::<Vec<_>>())
-        .bind(stays.opened.iter().map(|(_, clan, _)| clan.as_str()).collect::<Vec<_>>())
-        .bind(stays.opened.iter().map(|(.., joined)| *joined).collect::<Vec<_>>())
-        .bind(note.map(|note| note.id))
+        .bind(memberships.opened.iter().map(|(player, ..)| player.as_str()).collect::<Vec<_>>())
+        .bind(memberships.opened.iter().map(|(_, clan, _)| clan.as_str()).collect::<Vec<_>>())
+        .bind(memberships.opened.iter().map(|(.., joined)| *joined).collect::<Vec<_>>())
+        .bind(entry.map(|entry| entry.id))
         .bind(now.to_utc())
-        .bind(words.as_deref().map(|words| document(shape, words)))
-        .bind(told)
+        .bind(payload.as_deref().map(|payload| document(shape, payload)))
+        .bind(delivered)
         .execute(connection)
         .await?;
     Ok(())

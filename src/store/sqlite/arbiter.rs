@@ -1,10 +1,11 @@
-//! The arbiter: which claims of a batch count. An answer counts when the one that is stored is not newer.
+//! The arbiter decides which claims of a batch count. A response counts when the stored one is not newer.
 
-use sqlx::{FromRow, SqliteConnection};
+use sqlx::SqliteConnection;
 
-use super::{commit::json, times::table_text};
+use super::values::{json, table_text};
 use crate::{
     clock::Timestamp,
+    columns::from_row,
     store::plan::{
         claims::{ByObject, ClaimRow, Claims, StateRow, Winners},
         times::{TableTime, from_utc, utc},
@@ -12,7 +13,7 @@ use crate::{
 };
 
 /// A row of `refresh_state`.
-#[derive(Clone, Debug, Default, FromRow)]
+#[derive(Clone, Debug, Default)]
 struct State {
     kind: String,
     tag: String,
@@ -27,7 +28,12 @@ struct State {
     league: Option<String>,
 }
 
-/// Reads what is stored of all objects that the batch names, and writes those of which some claim wins.
+from_row!(sqlite: State {
+    kind, tag, fetched_at, changed_at, content_hash, fresh_until, last_outcome, snapshot_id, member_at, attacks_at,
+    league,
+});
+
+/// Reads the state of all objects that the batch names, and writes the states that some claim changes.
 pub(super) async fn arbitrate(
     db: &mut SqliteConnection,
     claims: &Claims<'_>,
@@ -55,7 +61,7 @@ pub(super) async fn arbitrate(
     Ok(Winners::new(winners))
 }
 
-/// The state after the claims of this row; `None` when none of them counts.
+/// The state after the claims of this row; `None` when no claim counts.
 fn decide(row: &ClaimRow<'_>, stored: Option<&State>, horizon: Timestamp) -> Option<State> {
     // A time beyond the horizon was written by a wrong clock and counts as older.
     let allows = |stored: Option<TableTime>, at: Timestamp| {
@@ -63,9 +69,9 @@ fn decide(row: &ClaimRow<'_>, stored: Option<&State>, horizon: Timestamp) -> Opt
     };
     let before = stored.cloned().unwrap_or_default();
     let answer = row.answer.filter(|fetched| allows(before.fetched_at, fetched.began));
-    // A member's copy counts when it is not older than the stored copy and the player's own answer.
+    // A member's copy counts when it is not older than the stored copy and the player's own response.
     let member_at = row.member_at.filter(|&at| allows(before.member_at, at) && allows(before.fetched_at, at));
-    // A war names players; those not known yet stay unknown.
+    // A war does not create players that are unknown.
     let attacks_at = row.attacks_at.filter(|_| stored.is_some() || answer.is_some() || member_at.is_some());
     if answer.is_none() && member_at.is_none() && attacks_at.is_none() {
         return None;

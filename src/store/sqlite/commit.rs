@@ -1,24 +1,27 @@
-//! The commit: one transaction; when a record is refused, each record in one of its own, so that it hurts only itself.
+//! The commit: one transaction. When a record is refused, each record gets its own, so that the refusal hurts no other.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::BTreeMap;
 
+use parking_lot::Mutex;
 use sqlx::{SqliteConnection, SqlitePool};
 
-use super::{arbiter, hurts_only_the_record, primary_code, times::table_text, writes};
+use super::{
+    arbiter,
+    errors::{hurts_only_the_record, primary_code},
+    values::{json, table_text},
+    writes,
+};
 use crate::{
     clock::Timestamp,
     model::{Fetched, Kind, ObjectId, Reason, Tag},
     store::{
-        Commit, Committed, Telling,
+        Commit, CommitDetails, Committed,
         plan::{
             self, CLOCK_TOLERANCE, Facts, Replaced, Writes,
             claims::{Claims, Winners},
             memberships::{self, Changes},
-            players::{self, Word},
-            refusals::{Blame, Fault, Refusals, FailureClass},
+            players::{self, Observation},
+            refusals::{Blame, Fate, Fault, Refusals},
             snapshots::{self, NewestRows},
             times::{TableTime, utc},
         },
@@ -29,23 +32,19 @@ use crate::{
 pub(super) async fn commit(
     pool: &SqlitePool,
     refusals: &Mutex<Refusals>,
-    telling: Telling,
+    details: CommitDetails,
     now: Timestamp,
     batch: &[Fetched],
-    told: &[i64],
+    delivered: &[i64],
 ) -> Result<Commit, sqlx::Error> {
-    match whole(pool, telling, now, batch, told).await {
-        Err(error) if hurts_only_the_record(&error) => one_by_one(pool, refusals, telling, now, batch, told).await,
+    match whole(pool, details, now, batch, delivered).await {
+        Err(error) if hurts_only_the_record(&error) => one_by_one(pool, refusals, details, now, batch, delivered).await,
         Ok(committed) => {
-            lock(refusals).judge(now, stored(batch, &committed), &[]);
+            refusals.lock().judge(now, stored(batch, &committed), &[]);
             Ok(committed)
         }
         Err(error) => Err(error),
     }
-}
-
-pub(super) fn lock(refusals: &Mutex<Refusals>) -> MutexGuard<'_, Refusals> {
-    refusals.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn stored<'a>(batch: &'a [Fetched], commit: &'a Commit) -> impl Iterator<Item = &'a ObjectId> {
@@ -56,16 +55,16 @@ fn stored<'a>(batch: &'a [Fetched], commit: &'a Commit) -> impl Iterator<Item = 
 async fn one_by_one(
     pool: &SqlitePool,
     refusals: &Mutex<Refusals>,
-    telling: Telling,
+    details: CommitDetails,
     now: Timestamp,
     batch: &[Fetched],
-    told: &[i64],
+    delivered: &[i64],
 ) -> Result<Commit, sqlx::Error> {
     let mut together = Commit::of_nothing(batch.len());
     let mut refused: Vec<(usize, sqlx::Error)> = Vec::new();
     let newest = rows::newest_answers(batch);
     for &place in &newest {
-        match whole(pool, telling, now, &batch[place..=place], told).await {
+        match whole(pool, details, now, &batch[place..=place], delivered).await {
             Ok(one) => together.add_all(&[place], one),
             Err(error) if hurts_only_the_record(&error) => refused.push((place, error)),
             Err(error) => return Err(error),
@@ -73,11 +72,11 @@ async fn one_by_one(
     }
     let faults: Vec<(ObjectId, Fault)> =
         refused.iter().map(|(place, error)| (batch[*place].object.clone(), fault(error))).collect();
-    let judged = lock(refusals).judge(now, stored(batch, &together), &faults);
-    for (((place, _), (_, fault)), ruling) in refused.iter().zip(&faults).zip(judged.rulings) {
-        together.committed[*place] = match ruling {
-            FailureClass::Poison => Committed::Poison(fault.reason.clone()),
-            FailureClass::Hold => Committed::Held(fault.reason.clone()),
+    let judged = refusals.lock().judge(now, stored(batch, &together), &faults);
+    for (((place, _), (_, fault)), fate) in refused.iter().zip(&faults).zip(judged.fates) {
+        together.committed[*place] = match fate {
+            Fate::Poison => Committed::Poison(fault.reason.clone()),
+            Fate::Hold => Committed::Held(fault.reason.clone()),
         };
     }
     match judged.trouble {
@@ -93,51 +92,51 @@ async fn one_by_one(
 fn fault(error: &sqlx::Error) -> Fault {
     let reason = Reason::new("refused_by_database", error.to_string());
     let code = primary_code(error).unwrap_or_default();
-    // That a document is JSON is a constraint here, which names its column.
+    // A constraint on the column checks that a document is JSON.
     let blame = if reason.detail.contains("json_valid") { Blame::Record } else { Blame::Either };
     Fault { blame, signature: code.to_string(), reason }
 }
 
 async fn whole(
     pool: &SqlitePool,
-    telling: Telling,
+    details: CommitDetails,
     now: Timestamp,
     batch: &[Fetched],
-    told: &[i64],
+    delivered: &[i64],
 ) -> Result<Commit, sqlx::Error> {
-    // Immediate: a transaction that reads first and is refused the write later would have to start over.
+    // Immediate: a transaction that reads first may be refused the write later, and would have to start over.
     let mut transaction = pool.begin_with("begin immediate").await?;
     let horizon = now + CLOCK_TOLERANCE;
     let claims = Claims::of(batch);
     let winners = arbiter::arbitrate(&mut transaction, &claims, horizon).await?;
-    let replaced = match telling.events {
+    let replaced = match details.events {
         Some(_) => read_replaced(&mut transaction, &claims, &winners).await?,
         None => Vec::new(),
     };
-    let mut words = players::words(&claims, &winners);
-    let newest = read_newest(&mut transaction, &claims, &winners, &words).await?;
-    plan::heed(&mut words, &newest, utc(horizon));
-    let stays = stay_changes(&mut transaction, &claims, &winners, &words, utc(horizon)).await?;
-    let planned = Writes::of(&claims, &winners, &words, &newest, utc(horizon));
+    let mut observations = players::observations(&claims, &winners);
+    let newest = read_newest(&mut transaction, &claims, &winners, &observations).await?;
+    plan::discard_outdated(&mut observations, &newest, utc(horizon));
+    let memberships = membership_changes(&mut transaction, &claims, &winners, &observations, utc(horizon)).await?;
+    let planned = Writes::of(&claims, &winners, &observations, &newest, utc(horizon));
     writes::clans(&mut transaction, &planned.clans).await?;
     writes::players(&mut transaction, &planned.players).await?;
     writes::wars(&mut transaction, &planned.wars).await?;
-    writes::stays(&mut transaction, &stays).await?;
+    writes::memberships(&mut transaction, &memberships).await?;
     let facts = Facts {
         batch,
         claims: &claims,
         winners: &winners,
-        words: &words,
+        observations: &observations,
         newest: &newest,
         writes: &planned,
-        stays: &stays,
+        memberships: &memberships,
         replaced,
     };
-    let commit = facts.told(telling);
-    for note in &commit.outbox {
-        writes::note(&mut transaction, note, now).await?;
+    let commit = facts.into_commit(details);
+    for entry in &commit.outbox {
+        writes::outbox_entry(&mut transaction, entry, now).await?;
     }
-    writes::delete_from_outbox(&mut transaction, told).await?;
+    writes::delete_from_outbox(&mut transaction, delivered).await?;
     transaction.commit().await?;
     Ok(commit)
 }
@@ -160,9 +159,9 @@ async fn read_newest(
     db: &mut SqliteConnection,
     claims: &Claims<'_>,
     winners: &Winners,
-    words: &BTreeMap<&Tag, Word<'_>>,
+    observations: &BTreeMap<&Tag, Observation<'_>>,
 ) -> Result<NewestRows, sqlx::Error> {
-    let of_players = words.iter().map(|(&tag, word)| (tag, word.new_row_at())).collect();
+    let of_players = observations.iter().map(|(&tag, observation)| (tag, observation.new_row_at())).collect();
     let newest = sqlx::query_as(include_str!("../sql/sqlite/newest.sql"))
         .bind(asked(of_players))
         .bind(asked(plan::documents(claims, winners, Kind::Clan)))
@@ -185,25 +184,21 @@ fn asked(objects: Vec<(&Tag, Timestamp)>) -> String {
     json(&rows)
 }
 
-/// Reads the stays that the batch can change and decides.
-async fn stay_changes<'a>(
+/// Reads the memberships that the batch can change, and decides their changes.
+async fn membership_changes<'a>(
     db: &mut SqliteConnection,
     claims: &Claims<'a>,
     winners: &Winners,
-    words: &BTreeMap<&'a Tag, Word<'a>>,
+    observations: &BTreeMap<&'a Tag, Observation<'a>>,
     horizon: TableTime,
 ) -> Result<Changes<'a>, sqlx::Error> {
-    let (placed, rolls) = (plan::placed(words, horizon), plan::rolls(claims, winners));
-    let Some(earliest) = plan::earliest_moment(&placed, &rolls) else { return Ok(Changes::default()) };
-    let stays: Vec<memberships::Stay> = sqlx::query_as(include_str!("../sql/sqlite/memberships_read.sql"))
-        .bind(json(&placed.keys().collect::<Vec<_>>()))
-        .bind(json(&rolls.keys().collect::<Vec<_>>()))
+    let (locations, member_lists) = (plan::locations(observations, horizon), plan::member_lists(claims, winners));
+    let Some(earliest) = plan::earliest_observation(&locations, &member_lists) else { return Ok(Changes::default()) };
+    let memberships: Vec<memberships::Membership> = sqlx::query_as(include_str!("../sql/sqlite/memberships_read.sql"))
+        .bind(json(&locations.keys().collect::<Vec<_>>()))
+        .bind(json(&member_lists.keys().collect::<Vec<_>>()))
         .bind(table_text(earliest))
         .fetch_all(db)
         .await?;
-    Ok(memberships::decide(&placed, &rolls, &stays, horizon))
-}
-
-pub(super) fn json(values: &impl serde::Serialize) -> String {
-    serde_json::to_string(values).expect("texts and their arrays are JSON")
+    Ok(memberships::decide(&locations, &member_lists, &memberships, horizon))
 }

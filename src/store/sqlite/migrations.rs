@@ -1,17 +1,18 @@
-//! Makes the tables. The number of steps done is SQLite's own `user_version`, so no table of ours is needed for it.
+//! Creates the tables. SQLite's own `user_version` counts the steps that ran, so no table is needed for it.
 
 use sqlx::{Connection, SqliteConnection, SqlitePool};
 
-use super::{StoreError, store_error};
+use super::errors::store_error;
+use crate::store::StoreError;
 
-/// Name and statements of each step, in order. A step that has been released is never changed.
+/// Name and statements of each step, in order. A released step is never changed.
 const STEPS: [(&str, &str); 3] = [
     ("0001_shared_tables", include_str!("../../../migrations/sqlite/0001_shared_tables.sql")),
     ("0002_own_tables", include_str!("../../../migrations/sqlite/0002_own_tables.sql")),
     ("0003_outbox", include_str!("../../../migrations/sqlite/0003_outbox.sql")),
 ];
 
-/// Runs the steps that are missing in one transaction and answers their names.
+/// Runs the missing steps in one transaction, and returns their names.
 pub(super) async fn run(pool: &SqlitePool, server: &str) -> Result<Vec<String>, StoreError> {
     let done = match run_missing(pool).await.map_err(|error| store_error(server, "create the tables", &error))? {
         Steps::Run(names) => return Ok(names),
@@ -31,7 +32,7 @@ enum Steps {
 
 async fn run_missing(pool: &SqlitePool) -> Result<Steps, sqlx::Error> {
     let mut connection = pool.acquire().await?;
-    // Immediate: of two programs that start together, the second waits here and then finds everything done.
+    // Immediate: of two programs that start together, the second waits here, and then finds nothing missing.
     let mut transaction = connection.begin_with("begin immediate").await?;
     let done: i64 = sqlx::query_scalar("pragma user_version").fetch_one(&mut *transaction).await?;
     let done = usize::try_from(done).unwrap_or(0);
@@ -44,7 +45,7 @@ async fn run_missing(pool: &SqlitePool) -> Result<Steps, sqlx::Error> {
     Ok(Steps::Run(missing.iter().map(|(name, _)| (*name).to_owned()).collect()))
 }
 
-/// A pragma takes no parameters, hence the number in the text; the assertion keeps it true.
+/// A pragma takes no parameters, so the number is in the text. The assertion keeps it true.
 async fn mark(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
     const { assert!(STEPS.len() == 3) };
     sqlx::query("pragma user_version = 3").execute(connection).await?;

@@ -1,62 +1,62 @@
 //! The SQLite store: the same six tables and the same behaviour as PostgreSQL, in one file and without a server.
 //!
-//! Made for `refresh-worker demo` and for tests, so it is written to be read: one connection, a transaction per batch,
-//! short statements (`sql/sqlite/*.sql`), and the decisions of every store between them (`store/plan`). Times are
-//! UTC as text (`2026-03-04 05:06:07.089000`), documents are JSON text: open the file with any SQLite tool and look.
+//! It serves `refresh-worker demo` and tests, and is written to be read: one connection, a transaction per batch, short
+//! statements (`sql/sqlite/*.sql`), and between them the same decisions as in PostgreSQL (`store/plan`). Times are UTC as text
+//! (`2026-03-04 05:06:07.089000`), documents are JSON text, so any SQLite tool can read the file.
 
 mod arbiter;
 mod commit;
+mod errors;
 mod migrations;
 #[cfg(test)]
 mod tests;
-mod times;
+mod values;
 mod writes;
 
-use std::{
-    collections::HashMap,
-    path::Path,
-    str::FromStr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::HashMap, path::Path, str::FromStr, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use sqlx::{
-    FromRow, SqlitePool,
+    SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-use self::times::{from_text, to_text};
+use self::{
+    errors::store_error,
+    values::{from_text, json, to_text},
+};
 use super::{
-    ANSWERED_WELL_FOR, Commit, Freshness, MAX_OUTBOX_ENTRIES, RunRow, Store, StoreError, Telling,
+    CONTROL_OBJECT_MAX_AGE, Commit, CommitDetails, Freshness, MAX_OUTBOX_ENTRIES, RunRow, Store, StoreError,
     plan::refusals::Refusals, rows,
 };
 use crate::{
     clock::Timestamp,
+    columns::from_row,
     model::{Fetched, Kind, ObjectId, OutboxEntry, Tag},
 };
 
-/// How long a statement waits for another program that has the file locked.
+/// A statement waits this long for another program that has locked the file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Rows of `refresh_runs` whose run ended longer ago than this are trimmed.
-const RUNS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Rows of runs that ended longer ago than this are trimmed.
+const RUNS_RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// Snapshots in one SQLite file, or in memory.
 #[derive(Clone, Debug)]
 pub struct SqliteStore {
-    /// One connection: SQLite has one writer at a time, and a database in memory lives as long as its connection.
+    /// A single connection: SQLite has one writer at a time, and a database in memory lives as long as its connection.
     pool: SqlitePool,
     /// The file's path, for messages.
     server: String,
-    telling: Telling,
+    details: CommitDetails,
     refusals: Arc<Mutex<Refusals>>,
 }
 
 impl SqliteStore {
-    /// Opens the file and creates it when missing. [`Store::migrate`] makes the tables.
+    /// Opens the file, and creates it when it is missing. [`Store::migrate`] creates the tables.
     ///
     /// # Errors
-    /// When the file cannot be opened or created, or is no SQLite database.
+    /// When the file cannot be opened or created, or is not a SQLite database.
     pub async fn open(path: &Path) -> Result<Self, StoreError> {
         let file = SqliteConnectOptions::new().filename(path).create_if_missing(true);
         Self::connect(file, path.display().to_string()).await
@@ -82,22 +82,22 @@ impl SqliteStore {
             .connect_with(options)
             .await
             .map_err(|error| store_error(&server, "open the file", &error))?;
-        Ok(Self { pool, server, telling: Telling::default(), refusals: Arc::default() })
+        Ok(Self { pool, server, details: CommitDetails::default(), refusals: Arc::default() })
     }
 
-    /// The same, with commits that tell this.
+    /// The same store, with commits that gather these details.
     #[must_use]
-    pub fn telling(self, telling: Telling) -> Self {
-        Self { telling, ..self }
+    pub fn with_details(self, details: CommitDetails) -> Self {
+        Self { details, ..self }
     }
 
-    /// The one connection, for looking at what is stored.
+    /// The connection, for reading the stored rows.
     #[must_use]
     pub const fn pool(&self) -> &SqlitePool {
         &self.pool
     }
 
-    /// Closes the file, so that everything lies in it and none of SQLite's helper files stay beside it.
+    /// Closes the file. Everything is in it then, and SQLite's helper files are gone.
     pub async fn close(&self) {
         self.pool.close().await;
     }
@@ -106,7 +106,7 @@ impl SqliteStore {
         move |error| store_error(&self.server, action, &error)
     }
 
-    /// Breaks the work off when its time is over; its transaction is rolled back.
+    /// Stops the work when its time is over. Its transaction is rolled back.
     async fn within<T>(
         &self,
         limit: Duration,
@@ -124,7 +124,7 @@ impl SqliteStore {
 
 impl Store for SqliteStore {
     fn is_doubtful(&self) -> bool {
-        commit::lock(&self.refusals).is_suspicious()
+        self.refusals.lock().is_suspicious()
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
@@ -142,8 +142,7 @@ impl Store for SqliteStore {
         limit: Duration,
     ) -> Result<HashMap<ObjectId, Freshness>, StoreError> {
         let asked: Vec<_> = objects.iter().map(|object| (object.kind, &object.tag)).collect();
-        let asked = serde_json::to_string(&asked).expect("kinds and tags are plain texts");
-        let read = sqlx::query_as(include_str!("../sql/sqlite/freshness.sql")).bind(asked).fetch_all(&self.pool);
+        let read = sqlx::query_as(include_str!("../sql/sqlite/freshness.sql")).bind(json(&asked)).fetch_all(&self.pool);
         let rows: Vec<FreshnessRow> = self.within(limit, "read how fresh objects are", read).await?;
         Ok(rows.into_iter().filter_map(FreshnessRow::read).collect())
     }
@@ -158,8 +157,8 @@ impl Store for SqliteStore {
         let read = sqlx::query_scalar(include_str!("../sql/sqlite/control_object.sql"))
             .bind(kind.as_str())
             .bind(to_text(now))
-            .bind(to_text(now - ANSWERED_WELL_FOR))
-            .bind(serde_json::to_string(but).expect("texts are JSON"))
+            .bind(to_text(now - CONTROL_OBJECT_MAX_AGE))
+            .bind(json(but))
             .fetch_optional(&self.pool);
         let tag: Option<String> = self.within(limit, "find a control object", read).await?;
         Ok(tag.and_then(|tag| Some(ObjectId::new(kind, tag.parse().ok()?))))
@@ -169,24 +168,25 @@ impl Store for SqliteStore {
         &self,
         now: Timestamp,
         batch: &[Fetched],
-        told: &[i64],
+        delivered: &[i64],
         limit: Duration,
     ) -> Result<Commit, StoreError> {
-        let commit = commit::commit(&self.pool, &self.refusals, self.telling, now, batch, told);
+        let commit = commit::commit(&self.pool, &self.refusals, self.details, now, batch, delivered);
         self.within(limit, "store a batch", commit).await
     }
 
     async fn outbox(&self, before: Timestamp) -> Result<Vec<OutboxEntry>, StoreError> {
-        let notes: Vec<(i64, String, String)> = sqlx::query_as(
-            "select note, stored_at, words from refresh_worker_outbox where stored_at < ?1 order by stored_at, note limit ?2",
+        let entries: Vec<(i64, String, String)> = sqlx::query_as(
+            "select id, stored_at, payload from refresh_worker_outbox where stored_at < ?1 order by stored_at, id limit ?2",
         )
         .bind(to_text(before))
         .bind(count(MAX_OUTBOX_ENTRIES as u64))
         .fetch_all(&self.pool)
         .await
         .map_err(self.failed("read the outbox"))?;
-        let note = |(id, at, words): (i64, String, String)| rows::note(id, from_text(&at).unwrap_or_default(), &words);
-        Ok(notes.into_iter().map(note).collect())
+        let entry =
+            |(id, at, payload): (i64, String, String)| rows::entry(id, from_text(&at).unwrap_or_default(), &payload);
+        Ok(entries.into_iter().map(entry).collect())
     }
 
     async fn delete_from_outbox(&self, ids: &[i64]) -> Result<(), StoreError> {
@@ -215,7 +215,7 @@ impl Store for SqliteStore {
                 }
             }
             sqlx::query(include_str!("../sql/sqlite/run_trim.sql"))
-                .bind(to_text(row.ended - RUNS_KEPT))
+                .bind(to_text(row.ended - RUNS_RETENTION))
                 .execute(&mut *transaction)
                 .await?;
             transaction.commit().await
@@ -232,7 +232,6 @@ impl Store for SqliteStore {
     }
 }
 
-#[derive(FromRow)]
 struct FreshnessRow {
     kind: String,
     tag: String,
@@ -241,8 +240,10 @@ struct FreshnessRow {
     league: Option<String>,
 }
 
+from_row!(sqlite: FreshnessRow { kind, tag, fetched_at, fresh_until, league });
+
 impl FreshnessRow {
-    /// A row that somebody edited into something unreadable says nothing; the object is then simply fetched again.
+    /// `None` for a row that somebody edited into something unreadable. The object is then fetched again.
     fn read(self) -> Option<(ObjectId, Freshness)> {
         let object = ObjectId::new(Kind::from_str(&self.kind).ok()?, Tag::from_str(&self.tag).ok()?);
         let fetched_at = from_text(&self.fetched_at)?;
@@ -252,7 +253,6 @@ impl FreshnessRow {
     }
 }
 
-#[derive(FromRow)]
 struct StoredRun {
     run: String,
     started: String,
@@ -264,6 +264,8 @@ struct StoredRun {
     api_requests: i64,
     report: String,
 }
+
+from_row!(sqlite: StoredRun { run, started, ended, stopped_because, error, processed, failed, api_requests, report });
 
 impl StoredRun {
     fn read(self) -> RunRow {
@@ -283,47 +285,4 @@ impl StoredRun {
 
 fn count(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-/// Primary result codes of SQLite, as <https://sqlite.org/rescode.html> lists them.
-mod code {
-    pub(super) const PERM: i32 = 3;
-    pub(super) const BUSY: i32 = 5;
-    pub(super) const LOCKED: i32 = 6;
-    pub(super) const READONLY: i32 = 8;
-    pub(super) const CANTOPEN: i32 = 14;
-    pub(super) const TOOBIG: i32 = 18;
-    pub(super) const CONSTRAINT: i32 = 19;
-    pub(super) const MISMATCH: i32 = 20;
-    pub(super) const AUTH: i32 = 23;
-}
-
-/// The primary result code, when it was SQLite that refused.
-fn primary_code(error: &sqlx::Error) -> Option<i32> {
-    let extended: i32 = error.as_database_error()?.code()?.parse().ok()?;
-    Some(extended & 0xff)
-}
-
-/// Whether the error lies in the record itself: SQLite refused its values, and would again.
-fn hurts_only_the_record(error: &sqlx::Error) -> bool {
-    matches!(primary_code(error), Some(code::TOOBIG | code::CONSTRAINT | code::MISMATCH))
-}
-
-fn store_error(server: &str, action: &'static str, error: &sqlx::Error) -> StoreError {
-    let server = server.to_owned();
-    let detail = error.to_string();
-    match (primary_code(error), error) {
-        (Some(code::PERM | code::READONLY | code::AUTH), _) => StoreError::NotAllowed {
-            fix: format!("make {server} and its folder writable for this user"),
-            server,
-            action,
-            detail,
-        },
-        (Some(code::BUSY | code::LOCKED | code::CANTOPEN), _)
-        | (
-            None,
-            sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed,
-        ) => StoreError::Unreachable { server, detail },
-        _ => StoreError::Failed { server, action, detail },
-    }
 }

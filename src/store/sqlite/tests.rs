@@ -106,7 +106,7 @@ async fn rows(store: &SqliteStore, statement: &'static str) -> Vec<String> {
 const OPEN: &str = "select player_tag, clan_tag from clan_memberships where left_at is null order by 1, 2";
 
 #[tokio::test]
-async fn a_clan_reply_fills_the_tables_with_readable_times_and_the_document_as_received() {
+async fn clan_response_fills_tables_as_received() {
     let store = store().await;
     let answer = clan(NOON, "2PP", &[("8PP", 5)]);
     assert_eq!(store.commit(NOON, &[answer]).await.unwrap().committed, [Committed::Stored]);
@@ -131,7 +131,7 @@ async fn a_clan_reply_fills_the_tables_with_readable_times_and_the_document_as_r
 }
 
 #[tokio::test]
-async fn unchanged_content_moves_the_time_of_our_row_and_changed_content_adds_one() {
+async fn unchanged_content_moves_row_changed_adds_one() {
     let store = store().await;
     let mut results = Vec::new();
     for (hours, members) in [(0, 5), (1, 5), (2, 6)] {
@@ -147,7 +147,7 @@ async fn unchanged_content_moves_the_time_of_our_row_and_changed_content_adds_on
 }
 
 #[tokio::test]
-async fn a_late_answer_is_superseded_unless_what_is_stored_came_from_a_wrong_clock() {
+async fn late_response_superseded_unless_stored_by_wrong_clock() {
     let store = store().await;
     let tomorrow = NOON + 24 * HOUR;
     store.commit(NOON, &[clan(NOON, "2PP", &[])]).await.unwrap();
@@ -163,7 +163,7 @@ async fn a_late_answer_is_superseded_unless_what_is_stored_came_from_a_wrong_clo
 }
 
 #[tokio::test]
-async fn a_record_that_the_database_refuses_hurts_only_itself() {
+async fn refused_record_hurts_only_itself() {
     let store = store().await;
     sqlx::query(
         "create trigger no before insert on clans when new.tag = '9PP' begin select raise(abort, 'no nines'); end",
@@ -183,7 +183,7 @@ async fn a_record_that_the_database_refuses_hurts_only_itself() {
 }
 
 #[tokio::test]
-async fn when_every_record_is_refused_alike_the_fault_is_not_theirs() {
+async fn all_records_refused_is_store_trouble() {
     let store = store().await;
     sqlx::query("create trigger no before insert on clans begin select raise(abort, 'no clans today'); end")
         .execute(store.pool())
@@ -196,7 +196,7 @@ async fn when_every_record_is_refused_alike_the_fault_is_not_theirs() {
 }
 
 #[tokio::test]
-async fn a_document_that_is_no_json_is_refused_as_postgresql_refuses_it() {
+async fn invalid_json_refused_as_in_postgresql() {
     let store = store().await;
     let mut answer = player(NOON, "2PP", None);
     if let Answered::Document(Document::Player(document)) = &mut answer.answered {
@@ -208,7 +208,7 @@ async fn a_document_that_is_no_json_is_refused_as_postgresql_refuses_it() {
 }
 
 #[tokio::test]
-async fn of_two_clans_that_claim_one_player_the_newest_copy_wins_in_either_order() {
+async fn player_of_two_clans_newest_copy_wins() {
     for newer_first in [true, false] {
         let store = store().await;
         store.commit(NOON, &[clan(NOON, "2PP", &[("8PP", 1)]), clan(NOON, "9PP", &[])]).await.unwrap();
@@ -225,7 +225,7 @@ async fn of_two_clans_that_claim_one_player_the_newest_copy_wins_in_either_order
 }
 
 #[tokio::test]
-async fn a_player_who_left_one_clan_of_a_batch_for_another_moves_whichever_is_stored_first() {
+async fn player_moves_between_clans_of_a_batch() {
     for (old, new) in [("2PP", "9PP"), ("9PP", "2PP")] {
         for age in [Duration::ZERO, MINUTE] {
             let store = store().await;
@@ -238,7 +238,7 @@ async fn a_player_who_left_one_clan_of_a_batch_for_another_moves_whichever_is_st
 }
 
 #[tokio::test]
-async fn a_clan_reply_changes_nothing_for_a_player_of_whom_something_newer_is_known() {
+async fn clan_response_keeps_newer_player_row() {
     let store = store().await;
     store.commit(NOON, &[player(NOON, "8PP", Some("2PP"))]).await.unwrap();
     let at = NOON + HOUR;
@@ -251,7 +251,7 @@ async fn a_clan_reply_changes_nothing_for_a_player_of_whom_something_newer_is_kn
 }
 
 #[tokio::test]
-async fn a_war_fills_the_newest_row_of_known_players_and_makes_none() {
+async fn war_fills_known_players_creates_none() {
     let store = store().await;
     store.commit(NOON, &[player(NOON, "8PP", Some("2PP"))]).await.unwrap();
     let at = NOON + HOUR;
@@ -275,7 +275,7 @@ async fn freshness_knows_only_what_was_fetched() {
 }
 
 #[tokio::test]
-async fn a_file_is_migrated_once_and_keeps_its_rows_when_opened_again() {
+async fn file_migrated_once_keeps_rows() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("demo.sqlite");
     let store = SqliteStore::open(&path).await.unwrap();
@@ -291,7 +291,7 @@ async fn a_file_is_migrated_once_and_keeps_its_rows_when_opened_again() {
 }
 
 #[tokio::test]
-async fn two_programs_that_make_the_tables_at_once_do_not_trip_over_each_other() {
+async fn concurrent_migrations_both_succeed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("demo.sqlite");
     let (one, other) = (SqliteStore::open(&path).await.unwrap(), SqliteStore::open(&path).await.unwrap());
@@ -300,7 +300,7 @@ async fn two_programs_that_make_the_tables_at_once_do_not_trip_over_each_other()
 }
 
 #[tokio::test]
-async fn a_file_of_a_newer_program_is_refused_with_the_reason() {
+async fn file_of_newer_program_refused() {
     let store = store().await;
     sqlx::query("pragma user_version = 9").execute(store.pool()).await.unwrap();
     let error = store.migrate().await.unwrap_err().to_string();
@@ -315,7 +315,7 @@ async fn a_path_that_cannot_be_opened_is_named() {
 }
 
 #[tokio::test]
-async fn the_last_run_comes_back_and_old_ones_are_trimmed() {
+async fn last_run_returned_old_runs_trimmed() {
     let store = store().await;
     let run = |name: &str, started| RunRow {
         run: name.to_owned(),
@@ -330,13 +330,13 @@ async fn the_last_run_comes_back_and_old_ones_are_trimmed() {
     };
     assert!(store.last_run().await.unwrap().is_none());
     store.record_run(&run("old", NOON)).await.unwrap();
-    store.record_run(&run("new", NOON + RUNS_KEPT + HOUR)).await.unwrap();
+    store.record_run(&run("new", NOON + RUNS_RETENTION + HOUR)).await.unwrap();
     let last = store.last_run().await.unwrap().unwrap();
-    assert_eq!((last.run.as_str(), last.started, last.processed), ("new", NOON + RUNS_KEPT + HOUR, 7));
+    assert_eq!((last.run.as_str(), last.started, last.processed), ("new", NOON + RUNS_RETENTION + HOUR, 7));
     assert_eq!(rows(&store, "select run from refresh_worker_refresh_runs").await, ["new"]);
     // Another attempt under the same name has a row of its own, and the same row twice is one.
-    let again = run("new", NOON + RUNS_KEPT + 2 * HOUR);
-    for row in [&again, &again, &run("new", NOON + RUNS_KEPT + HOUR)] {
+    let again = run("new", NOON + RUNS_RETENTION + 2 * HOUR);
+    for row in [&again, &again, &run("new", NOON + RUNS_RETENTION + HOUR)] {
         store.record_run(row).await.unwrap();
     }
     let names = rows(&store, "select run from refresh_worker_refresh_runs order by started").await;

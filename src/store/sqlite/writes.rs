@@ -1,8 +1,8 @@
-//! What was decided becomes rows, a statement each.
+//! The writes of a commit, one statement for each row.
 
 use sqlx::SqliteConnection;
 
-use super::times::{table_text, to_text};
+use super::values::{json, table_text, to_text};
 use crate::{
     clock::Timestamp,
     model::{ClanDocument, Fetched, Kind, OutboxEntry, Tag, WarDocument},
@@ -75,7 +75,7 @@ pub(super) async fn wars(
     Ok(())
 }
 
-/// A row that only moves on keeps the document it has, which is the same.
+/// The document to write. A row that only moves keeps its document, which is the same.
 fn document_for(place: Place, document: &str) -> Option<&str> {
     (matches!(place, Place::Insert { .. }) || place.replaces()).then_some(document)
 }
@@ -147,7 +147,7 @@ async fn snapshot(
         .await
 }
 
-/// Notes which row is ours.
+/// Records which row is ours.
 async fn remember_row(db: &mut SqliteConnection, kind: Kind, tag: &Tag, id: i64) -> Result<(), sqlx::Error> {
     sqlx::query(include_str!("../sql/sqlite/state_snapshot.sql"))
         .bind(kind.as_str())
@@ -158,7 +158,7 @@ async fn remember_row(db: &mut SqliteConnection, kind: Kind, tag: &Tag, id: i64)
     Ok(())
 }
 
-pub(super) async fn stays(db: &mut SqliteConnection, changes: &Changes<'_>) -> Result<(), sqlx::Error> {
+pub(super) async fn memberships(db: &mut SqliteConnection, changes: &Changes<'_>) -> Result<(), sqlx::Error> {
     for (id, left_at) in &changes.closed {
         sqlx::query(include_str!("../sql/sqlite/membership_close.sql"))
             .bind(id)
@@ -177,12 +177,16 @@ pub(super) async fn stays(db: &mut SqliteConnection, changes: &Changes<'_>) -> R
     Ok(())
 }
 
-/// Keeps what is to be told to others.
-pub(super) async fn note(db: &mut SqliteConnection, note: &OutboxEntry, now: Timestamp) -> Result<(), sqlx::Error> {
-    sqlx::query("insert into refresh_worker_outbox (note, stored_at, words) values (?1, ?2, ?3)")
-        .bind(note.id)
+/// Adds an entry to the outbox.
+pub(super) async fn outbox_entry(
+    db: &mut SqliteConnection,
+    entry: &OutboxEntry,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("insert into refresh_worker_outbox (id, stored_at, payload) values (?1, ?2, ?3)")
+        .bind(entry.id)
         .bind(to_text(now))
-        .bind(rows::words_of(note))
+        .bind(rows::payload(entry))
         .execute(db)
         .await?;
     Ok(())
@@ -192,9 +196,8 @@ pub(super) async fn delete_from_outbox(db: &mut SqliteConnection, ids: &[i64]) -
     if ids.is_empty() {
         return Ok(());
     }
-    let ids = super::commit::json(&ids);
-    sqlx::query("delete from refresh_worker_outbox where note in (select value from json_each(?1))")
-        .bind(ids)
+    sqlx::query("delete from refresh_worker_outbox where id in (select value from json_each(?1))")
+        .bind(json(ids))
         .execute(db)
         .await?;
     Ok(())

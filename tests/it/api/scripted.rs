@@ -3,9 +3,10 @@
 use std::{
     collections::{HashMap, VecDeque},
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -101,12 +102,12 @@ impl Scripted {
 
     /// The answers to calls of this path below the base URL, in order; the last one is given again and again.
     pub fn on<const N: usize>(&self, path: &str, replies: [Reply; N]) -> &Self {
-        self.state.lock().unwrap().replies.insert(format!("/v1/{path}"), replies.into());
+        self.state.lock().replies.insert(format!("/v1/{path}"), replies.into());
         self
     }
 
     pub fn calls(&self) -> Vec<Call> {
-        self.state.lock().unwrap().calls.clone()
+        self.state.lock().calls.clone()
     }
 
     /// The paths of all calls, in order, without the version.
@@ -125,7 +126,7 @@ async fn serve(mut stream: TcpStream, state: Arc<Mutex<State>>) {
     while let Some(head) = read_head(&mut stream).await {
         let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
         let reply = {
-            let mut state = state.lock().unwrap();
+            let mut state = state.lock();
             state.calls.push(Call { path: path.clone(), head });
             match state.replies.get_mut(&path) {
                 Some(replies) if replies.len() > 1 => replies.pop_front(),

@@ -1,10 +1,6 @@
 //! Secrets that are kept elsewhere: files, and a double of the AWS Parameters and Secrets extension over HTTP.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -12,6 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode},
     routing::get,
 };
+use parking_lot::Mutex;
 use refresh_worker::sim::SimConfig;
 use serde_json::{Value, json};
 
@@ -52,15 +49,15 @@ impl Extension {
     }
 
     fn parameter(&self, name: &str, value: &str) {
-        self.held.lock().unwrap().parameters.insert(name.to_owned(), value.to_owned());
+        self.held.lock().parameters.insert(name.to_owned(), value.to_owned());
     }
 
     fn secret(&self, name: &str, value: &str) {
-        self.held.lock().unwrap().secrets.insert(name.to_owned(), value.to_owned());
+        self.held.lock().secrets.insert(name.to_owned(), value.to_owned());
     }
 
     fn asked(&self) -> Vec<String> {
-        self.held.lock().unwrap().asked.clone()
+        self.held.lock().asked.clone()
     }
 }
 
@@ -73,7 +70,7 @@ async fn parameter(
     Query(query): Query<BTreeMap<String, String>>,
     headers: HeaderMap,
 ) -> Answer {
-    let mut held = held.lock().unwrap();
+    let mut held = held.lock();
     let name = query.get("name").cloned().unwrap_or_default();
     held.asked.push(name.clone());
     match held.parameters.get(&name) {
@@ -93,7 +90,7 @@ async fn secret(
     Query(query): Query<BTreeMap<String, String>>,
     headers: HeaderMap,
 ) -> Answer {
-    let mut held = held.lock().unwrap();
+    let mut held = held.lock();
     let name = query.get("secretId").cloned().unwrap_or_default();
     held.asked.push(name.clone());
     match held.secrets.get(&name) {

@@ -1,11 +1,6 @@
 //! A stand-in for the application whose caches are told: a real HTTP endpoint that fails on request.
 
-use std::{
-    collections::VecDeque,
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -14,6 +9,7 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::{net::TcpListener, task::JoinHandle};
 
@@ -76,7 +72,7 @@ impl Application {
     }
 
     pub fn came(&self) -> Vec<Came> {
-        self.shared.came.lock().unwrap().clone()
+        self.shared.came.lock().clone()
     }
 
     /// All tags that were taken well, sorted.
@@ -95,14 +91,14 @@ impl Drop for Application {
 }
 
 async fn take(State(shared): State<Arc<Shared>>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
-    let does = shared.plan.lock().unwrap().pop_front().unwrap_or(Does::Answer(200));
+    let does = shared.plan.lock().pop_front().unwrap_or(Does::Answer(200));
     let status = match does {
         Does::Answer(status) | Does::Say(status, _) => status,
         Does::Redirect => 307,
         Does::Silence => 0,
     };
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    shared.came.lock().unwrap().push(Came { path: uri.path().to_owned(), headers, body, status });
+    shared.came.lock().push(Came { path: uri.path().to_owned(), headers, body, status });
     match does {
         Does::Silence => {
             tokio::time::sleep(Duration::from_secs(3600)).await;

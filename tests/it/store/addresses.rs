@@ -1,4 +1,4 @@
-//! Where the data is, and how the way there is secured: what the address says is obeyed or refused.
+//! The address of the database: its schema and TLS settings are obeyed or refused.
 
 use std::{os::unix::fs::MetadataExt as _, path::Path};
 
@@ -32,7 +32,7 @@ async fn count(url: &str, table: &str) -> i64 {
     sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM {table}"))).fetch_one(&pool).await.unwrap()
 }
 
-/// The six tables in `public` and once more in `stats`.
+/// A database with the six tables in `public` and again in `stats`.
 async fn two_sets(url: &str) {
     run(url, &format!("CREATE SCHEMA stats; SET search_path = stats; {CONTRACT}")).await;
 }
@@ -53,7 +53,7 @@ async fn refused(url: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_schema_of_the_url_is_where_commits_write() {
+async fn commits_write_to_schema_of_url() {
     for parameters in [
         "schema=stats",
         "currentSchema=stats",
@@ -75,8 +75,8 @@ async fn a_schema_of_the_url_is_where_commits_write() {
 #[tokio::test]
 async fn a_schema_that_does_not_exist_is_refused() {
     let url = support::postgres::fresh_with_contract().await;
-    let told = refused(&format!("{url}?schema=stats")).await;
-    assert!(told.contains("asks for the schema \"stats\", which does not exist"), "{told}");
+    let text = refused(&format!("{url}?schema=stats")).await;
+    assert!(text.contains("asks for the schema \"stats\", which does not exist"), "{text}");
     assert_eq!(count(&url, "clans").await, 0);
 }
 
@@ -85,22 +85,22 @@ async fn a_pooler_that_drops_the_schema_is_refused() {
     let url = support::postgres::fresh_with_contract().await;
     two_sets(&url).await;
     let Some((_strict, strict_url)) = PgBouncer::in_front_of(&url, 3).await else { return };
-    let told = refused(&format!("{strict_url}?schema=stats")).await;
-    assert!(told.contains("unsupported startup parameter") && told.contains("pgbouncer=true"), "{told}");
+    let text = refused(&format!("{strict_url}?schema=stats")).await;
+    assert!(text.contains("unsupported startup parameter") && text.contains("pgbouncer=true"), "{text}");
 
     let silent = PgBouncer::with_setting(&url, 3, "ignore_startup_parameters = options").await;
     let (_silent, silent_url) = silent.expect("it is installed");
     for parameters in
         ["schema=stats", "schema=stats&pgbouncer=true", "options=-csearch_path%3Dstats&statement_cache_size=0"]
     {
-        let told = refused(&format!("{silent_url}?{parameters}")).await;
-        assert!(told.contains("ALTER ROLE") && told.contains("is in effect"), "{parameters}: {told}");
+        let text = refused(&format!("{silent_url}?{parameters}")).await;
+        assert!(text.contains("ALTER ROLE") && text.contains("is in effect"), "{parameters}: {text}");
     }
     assert_eq!((count(&url, "stats.clans").await, count(&url, "public.clans").await), (0, 0));
 }
 
 #[tokio::test]
-async fn a_schema_that_the_role_has_is_right_through_a_pooler() {
+async fn schema_of_role_works_through_pooler() {
     let server = PrivatePostgres::start().await;
     let url = server.url_with_contract().await;
     two_sets(&url).await;
@@ -166,13 +166,13 @@ async fn an_ipv6_address_is_reached() {
 }
 
 #[tokio::test]
-async fn a_password_in_the_user_s_place_is_not_repeated() {
+async fn password_in_user_field_is_hidden() {
     let url = support::postgres::fresh().await;
     for secret in ["hunter2hunter2".to_owned(), "hunter2".repeat(12)] {
         let (in_front, behind) = (format!("{secret}@"), format!("?user={secret}"));
         for url in [url.replace("postgres@", &in_front), url.replace("postgres@", "") + &behind] {
-            let told = refused(&url).await;
-            assert!(told.contains("\"***\"") && !told.contains("hunter2"), "{told}");
+            let text = refused(&url).await;
+            assert!(text.contains("\"***\"") && !text.contains("hunter2"), "{text}");
         }
     }
     let mut without_database = url::Url::parse(&url.replace("postgres@", "hunter2hunter2@")).unwrap();
@@ -240,9 +240,9 @@ async fn certificates_are_verified_as_libpq_does() {
         "sslmode=verify-full".to_owned(),
         "sslrootcert=system".to_owned(),
     ] {
-        let told = try_with("localhost", parameters.clone()).await.expect_err(&parameters);
-        assert!(told.contains("authority that is not trusted here"), "{parameters}: {told}");
+        let text = try_with("localhost", parameters.clone()).await.expect_err(&parameters);
+        assert!(text.contains("authority that is not trusted here"), "{parameters}: {text}");
     }
-    let told = try_with("127.0.0.1", format!("sslmode=verify-full&sslrootcert={file}")).await.unwrap_err();
-    assert!(told.contains("for another host name"), "{told}");
+    let text = try_with("127.0.0.1", format!("sslmode=verify-full&sslrootcert={file}")).await.unwrap_err();
+    assert!(text.contains("for another host name"), "{text}");
 }

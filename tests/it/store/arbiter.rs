@@ -1,4 +1,4 @@
-//! Which of two answers counts: the later begun, whoever commits first; and what a record that cannot be stored does.
+//! The arbiter: of two responses the later begun counts, in any order of commits. Also records that cannot be stored.
 
 use std::time::Duration;
 
@@ -14,23 +14,23 @@ use super::{
 };
 
 over_every_store! {
-    an_older_answer_after_a_newer_one_is_superseded_and_writes_nothing,
+    late_older_response_is_superseded,
     the_same_answer_twice_is_one_row,
-    duplicates_in_a_batch_are_reduced_to_the_newest,
-    a_time_stored_too_far_in_the_future_counts_as_older,
-    a_time_stored_slightly_in_the_future_still_counts,
-    a_late_player_reply_keeps_what_a_newer_clan_reply_said,
-    an_older_clan_copy_does_not_overwrite_a_newer_one,
+    duplicates_in_batch_keep_newest,
+    stored_time_beyond_horizon_counts_as_older,
+    stored_time_within_horizon_counts,
+    late_player_response_keeps_newer_clan_columns,
+    older_clan_copy_does_not_overwrite_newer,
     gone_after_a_newer_answer_is_superseded,
     a_poison_record_hurts_only_itself,
     a_batch_of_nothing_is_nothing,
-    the_last_run_is_read_back_as_it_was_written,
-    the_last_run_is_the_one_that_started_last,
+    last_run_reads_back_as_written,
+    last_run_is_latest_started,
     migrating_again_runs_nothing,
     the_store_answers_a_ping,
 }
 
-async fn an_older_answer_after_a_newer_one_is_superseded_and_writes_nothing(bed: impl Bed) {
+async fn late_older_response_is_superseded(bed: impl Bed) {
     bed.commit_one(player("2PP").trophies(2000).of("9CC").fetched(at(300))).await;
     let late = player("2PP").trophies(1000).of("8GG").fetched(at(100));
     assert_eq!(bed.commit_one(late).await, Committed::Superseded);
@@ -54,7 +54,7 @@ async fn an_older_answer_after_a_newer_one_is_superseded_and_writes_nothing(bed:
 async fn the_same_answer_twice_is_one_row(bed: impl Bed) {
     let fetched = [clan("8GG").with([player("2PP")]).fetched(at(0)), player("2YY").of("8GG").fetched(at(0))];
     bed.commit(&fetched).await;
-    // As after a commit whose answer was lost: it did happen, and the worker does it again.
+    // As after a commit whose response was lost: it happened, and the worker repeats it.
     bed.commit(&fetched).await;
     assert_eq!(bed.count("clan_snapshots WHERE clan_tag = '8GG'").await, 1);
     assert_eq!(bed.count("player_snapshots WHERE player_tag = '2YY'").await, 1);
@@ -63,7 +63,7 @@ async fn the_same_answer_twice_is_one_row(bed: impl Bed) {
     assert_eq!(time(&bed.newest_clan("8GG").await["ts"]), Some(at(0)));
 }
 
-async fn duplicates_in_a_batch_are_reduced_to_the_newest(bed: impl Bed) {
+async fn duplicates_in_batch_keep_newest(bed: impl Bed) {
     let batch = [
         clan("8GG").level(1).fetched(at(0)),
         clan("8GG").level(3).fetched(at(20)),
@@ -75,7 +75,7 @@ async fn duplicates_in_a_batch_are_reduced_to_the_newest(bed: impl Bed) {
     assert_eq!(bed.count("clan_snapshots WHERE clan_tag = '8GG'").await, 1);
 }
 
-async fn a_time_stored_too_far_in_the_future_counts_as_older(bed: impl Bed) {
+async fn stored_time_beyond_horizon_counts_as_older(bed: impl Bed) {
     let ahead = clan("8GG").level(1).with([player("2PP").role("leader")]).fetched(at(100_000));
     bed.store().commit(at(100_000), &[ahead]).await.unwrap();
     let right = clan("8GG").level(2).with([player("2PP").role("member")]).fetched(at(0));
@@ -89,7 +89,7 @@ async fn a_time_stored_too_far_in_the_future_counts_as_older(bed: impl Bed) {
     assert_eq!(bed.newest_player("2PP").await["role"], "member");
 }
 
-async fn a_time_stored_slightly_in_the_future_still_counts(bed: impl Bed) {
+async fn stored_time_within_horizon_counts(bed: impl Bed) {
     let now = at(0);
     bed.store().commit(now, &[clan("8GG").level(2).fetched(now + Duration::from_secs(50))]).await.unwrap();
     let late = clan("8GG").level(1).fetched(now);
@@ -97,7 +97,7 @@ async fn a_time_stored_slightly_in_the_future_still_counts(bed: impl Bed) {
     assert_eq!(bed.newest_clan("8GG").await["level"], 2);
 }
 
-async fn a_late_player_reply_keeps_what_a_newer_clan_reply_said(bed: impl Bed) {
+async fn late_player_response_keeps_newer_clan_columns(bed: impl Bed) {
     bed.commit_one(player("2PP").of("9CC").fetched(at(0))).await;
     bed.commit_one(clan("8GG").with([player("2PP").role("admin").trophies(1500)]).fetched(at(300))).await;
     let late = player("2PP").of("9CC").trophies(1400).role("member").fetched(at(200));
@@ -109,7 +109,7 @@ async fn a_late_player_reply_keeps_what_a_newer_clan_reply_said(bed: impl Bed) {
     assert_eq!(bed.open_clans("2PP").await, ["8GG"]);
 }
 
-async fn an_older_clan_copy_does_not_overwrite_a_newer_one(bed: impl Bed) {
+async fn older_clan_copy_does_not_overwrite_newer(bed: impl Bed) {
     bed.commit_one(clan("9CC").with([player("2PP").donations(50)]).fetched_copy(at(300), at(250))).await;
     bed.commit_one(clan("8GG").with([player("2PP").donations(40)]).fetched_copy(at(310), at(240))).await;
     let row = bed.newest_player("2PP").await;
@@ -154,7 +154,7 @@ fn run(name: &str, started: i64) -> RunRow {
     }
 }
 
-async fn the_last_run_is_read_back_as_it_was_written(bed: impl Bed) {
+async fn last_run_reads_back_as_written(bed: impl Bed) {
     assert!(bed.store().last_run().await.unwrap().is_none());
     bed.store().record_run(&run("one", 0)).await.unwrap();
     let read = bed.store().last_run().await.unwrap().expect("a run");
@@ -162,12 +162,12 @@ async fn the_last_run_is_read_back_as_it_was_written(bed: impl Bed) {
     bed.store().record_run(&run("one", 0)).await.expect("the same row again, as after a lost answer");
 }
 
-async fn the_last_run_is_the_one_that_started_last(bed: impl Bed) {
+async fn last_run_is_latest_started(bed: impl Bed) {
     for (name, started) in [("one", 0), ("three", 300), ("two", 200)] {
         bed.store().record_run(&run(name, started)).await.unwrap();
     }
     assert_eq!(bed.store().last_run().await.unwrap().expect("a run").run, "three");
-    // A month later the old ones go.
+    // A month later the old rows are trimmed.
     bed.store().record_run(&run("month", 40 * super::documents::DAY)).await.unwrap();
     assert_eq!(bed.store().last_run().await.unwrap().expect("a run").run, "month");
 }

@@ -2,8 +2,8 @@
 
 use refresh_worker::{
     config::DatabaseConfig,
-    follow::events,
-    store::{Store, Telling, postgres::PostgresStore},
+    derive::events,
+    store::{CommitDetails, Store, postgres::PostgresStore},
 };
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -11,16 +11,16 @@ use sqlx::{AssertSqlSafe, PgPool};
 use super::Bed;
 use crate::support;
 
-/// Beds tell everything, so that every test sees that it harms nothing.
-pub const EVERYTHING: Telling =
-    Telling { members: true, events: Some(events::of_commit), renewed: true, changed: true };
+/// All details of a commit, so that every test shows that they do no harm.
+pub const EVERYTHING: CommitDetails =
+    CommitDetails { members: true, events: Some(events::of_commit), renewed: true, changed: true };
 
-/// PostgreSQL that only we write.
+/// PostgreSQL that only this worker writes.
 pub async fn postgres() -> PostgresBed {
     PostgresBed::on(&support::postgres::fresh().await).await
 }
 
-/// PostgreSQL that other programs made and filled: with their rows, and with ids that the sequences know nothing of.
+/// PostgreSQL that other programs created and filled: with their rows, and with ids beyond the sequences.
 pub async fn postgres_of_others() -> PostgresBed {
     let url = support::postgres::fresh_with_contract().await;
     let bed = PostgresBed::on(&url).await;
@@ -28,7 +28,7 @@ pub async fn postgres_of_others() -> PostgresBed {
     bed
 }
 
-/// PostgreSQL whose tables others have changed, as their readers do not notice: every type is another.
+/// PostgreSQL whose tables others have changed in ways that readers do not notice: every type differs.
 pub async fn postgres_of_changed_types() -> PostgresBed {
     PostgresBed::on(&support::postgres::fresh_with_changed_types().await).await
 }
@@ -57,11 +57,11 @@ pub struct PostgresBed {
 
 impl PostgresBed {
     pub async fn on(url: &str) -> Self {
-        Self::telling(url, EVERYTHING).await
+        Self::with_details(url, EVERYTHING).await
     }
 
-    pub async fn telling(url: &str, telling: Telling) -> Self {
-        let store = PostgresStore::connect(&config(url)).expect("the address is right").with_details(telling);
+    pub async fn with_details(url: &str, details: CommitDetails) -> Self {
+        let store = PostgresStore::connect(&config(url)).expect("the address is right").with_details(details);
         store.migrate().await.expect("tables in a new database");
         Self { store, around: PgPool::connect(url).await.expect("the server answers") }
     }

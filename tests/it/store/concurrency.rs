@@ -54,7 +54,7 @@ async fn opposite_order_batches_do_not_deadlock() {
 }
 
 #[tokio::test]
-async fn at_most_one_stay_is_open_however_many_clans_claim_a_player_at_once() {
+async fn concurrent_claims_leave_one_open_membership() {
     let (bed, other) = two_runs().await;
     let clans = ["8GG", "9CC", "2QQ", "2VV", "2JJ", "2UU"];
     for round in 0..10 {
@@ -81,7 +81,7 @@ async fn at_most_one_stay_is_open_however_many_clans_claim_a_player_at_once() {
 }
 
 #[tokio::test]
-async fn the_newest_answer_wins_whatever_the_order_of_commits() {
+async fn newest_response_wins_in_any_order() {
     let (bed, other) = two_runs().await;
     for round in 0..10 {
         let answer = |seconds: i64| {
@@ -130,7 +130,7 @@ async fn a_deadlock_with_another_program_is_tried_again() {
 }
 
 #[tokio::test]
-async fn a_fault_that_hurts_every_record_alike_is_the_stores_and_not_theirs() {
+async fn fault_of_every_record_is_store_trouble() {
     let bed = beds::postgres().await;
     bed.exec("ALTER TABLE player_snapshots ADD COLUMN new_in_2031 integer NOT NULL").await;
     let batch: Vec<Fetched> = (0..6).map(|n| player(nth_tag(n).as_str()).fetched(at(0))).collect();

@@ -1,7 +1,6 @@
-//! Synthetic documents in the API's shapes, and answers made of them.
+//! Synthetic documents in the API's shapes, and responses made of them.
 //!
-//! Their JSON has what real answers have and careless code loses: keys nobody knows, `1.0` beside `1`, escapes, odd
-//! spacing, and no trace of a key that has no value.
+//! Their JSON has what careless code loses: unknown keys, `1.0` beside `1`, escapes, odd spacing, and absent keys.
 
 use std::fmt::Write as _;
 
@@ -163,7 +162,7 @@ pub struct Clan {
     pub level: Option<i32>,
     pub war_losses: Option<i32>,
     pub members: Vec<Player>,
-    /// Whether the list had entries that could not be read.
+    /// True when the list had entries that could not be read.
     pub is_incomplete: bool,
 }
 

@@ -1,9 +1,9 @@
-//! Documents that cannot be read, are not whole or contradict themselves: nothing that cannot be undone follows from one.
+//! Documents that are unreadable, incomplete or contradictory: they cause nothing that cannot be undone.
 
 use refresh_worker::{
     api::verdict::{Body, Classified, Endpoint, Heard, classify},
     model::{Answered, Document, Fetched, Kind, ObjectId, Tag},
-    store::{Committed, Store, RELAXED_TIMEOUT},
+    store::{Committed, RELAXED_TIMEOUT, Store},
 };
 
 use super::{
@@ -13,24 +13,24 @@ use super::{
 };
 
 over_every_store! {
-    a_player_with_an_unreadable_clan_stays_where_it_was,
+    player_with_unreadable_clan_keeps_clan,
     a_player_without_a_clan_leaves_the_clan,
-    an_unreadable_clan_of_a_new_player_places_nobody,
-    a_member_list_that_is_not_whole_ends_no_membership,
+    new_player_with_unreadable_clan_has_none,
+    incomplete_member_list_ends_no_membership,
     a_member_list_that_contradicts_itself_moves_nobody,
     a_really_empty_clan_ends_all_memberships,
-    a_document_of_another_or_of_half_is_no_document,
+    foreign_or_truncated_document_is_rejected,
     a_member_without_a_name_keeps_its_name,
-    a_war_that_contradicts_itself_says_nothing_of_attacks,
+    contradictory_war_sets_no_attacks,
     ; as_received:
-    an_unknown_state_leaves_the_stored_war_and_is_noted,
+    unknown_war_state_keeps_stored_war,
 }
 
 fn heard(status: u16, body: &str) -> Heard {
     Heard::Answer { status, headers: reqwest::header::HeaderMap::new(), body: Body::Whole(body.into()) }
 }
 
-/// What an answer 200 with this body comes to, for the object.
+/// The result of a 200 response with this body for the object.
 fn read(object: &ObjectId, body: &str) -> Option<Answered> {
     let endpoint = match object.kind {
         Kind::Clan => Endpoint::Clan(&object.tag),
@@ -56,7 +56,7 @@ async fn commit(bed: &impl Bed, object: &str, seconds: i64, body: &str) -> Optio
     Some(bed.commit_one(fetched).await)
 }
 
-async fn a_player_with_an_unreadable_clan_stays_where_it_was(bed: impl Bed) {
+async fn player_with_unreadable_clan_keeps_clan(bed: impl Bed) {
     bed.commit_one(clan("8GG").with([player("2PP").role("admin")]).fetched(at(0))).await;
     let odd = [
         r#""clan":{}"#,
@@ -92,7 +92,7 @@ async fn a_player_without_a_clan_leaves_the_clan(bed: impl Bed) {
     }
 }
 
-async fn an_unreadable_clan_of_a_new_player_places_nobody(bed: impl Bed) {
+async fn new_player_with_unreadable_clan_has_none(bed: impl Bed) {
     commit(&bed, "player:2PP", 0, r##"{"tag":"#2PP","name":"n","clan":{"tag":"?"},"role":"member"}"##).await;
     assert_eq!(bed.stays("2PP").await, []);
     assert_eq!(bed.player("2PP").await["clan_tag"], "");
@@ -113,7 +113,7 @@ async fn all_stay(bed: &impl Bed, why: &str) {
     assert_eq!(bed.stays("2LL").await, [stay("9CC", at(0), None)], "2LL after {why}");
 }
 
-async fn a_member_list_that_is_not_whole_ends_no_membership(bed: impl Bed) {
+async fn incomplete_member_list_ends_no_membership(bed: impl Bed) {
     settle(&bed).await;
     for (seconds, odd) in (300..).step_by(300).zip([
         r#""members":3,"memberList":[]"#.to_owned(),
@@ -160,7 +160,7 @@ async fn a_really_empty_clan_ends_all_memberships(bed: impl Bed) {
     assert_eq!(bed.stays("2LL").await, [stay("9CC", at(0), None)]);
 }
 
-async fn a_document_of_another_or_of_half_is_no_document(bed: impl Bed) {
+async fn foreign_or_truncated_document_is_rejected(bed: impl Bed) {
     settle(&bed).await;
     let whole = format!(r##"{{"tag":"#8GG","name":"n","members":2,"memberList":[{TWO}]}}"##);
     for body in [
@@ -201,7 +201,7 @@ async fn a_member_without_a_name_keeps_its_name(bed: impl Bed) {
     assert_eq!((&row["name"], &row["role"]), (&"name of 2PP".into(), &"member".into()));
 }
 
-async fn an_unknown_state_leaves_the_stored_war_and_is_noted(bed: impl Bed) {
+async fn unknown_war_state_keeps_stored_war(bed: impl Bed) {
     let fought = war("8GG", &[("2PP", 1)]);
     bed.commit_one(fought.fetched(at(0))).await;
     let odd = [
@@ -225,7 +225,7 @@ async fn an_unknown_state_leaves_the_stored_war_and_is_noted(bed: impl Bed) {
     assert_eq!(bed.commit_one(fought.fetched(at(9000))).await, Committed::Unchanged);
 }
 
-async fn a_war_that_contradicts_itself_says_nothing_of_attacks(bed: impl Bed) {
+async fn contradictory_war_sets_no_attacks(bed: impl Bed) {
     bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
     bed.commit_one(war("8GG", &[("2PP", 1)]).fetched(at(300))).await;
     let side = r##"{"tag":"#8GG","members":[{"tag":"#2PP","attacks":[{},{}]}]}"##;

@@ -1,4 +1,4 @@
-//! Counts what the driver or the store tells of: events of one target, on one thread.
+//! A counter of log events of the driver or the store: of one target, on one thread.
 
 use std::sync::{
     Arc,
@@ -20,9 +20,9 @@ impl EventCount {
         Self { count, _guard: guard }
     }
 
-    /// How many there were since the last time.
+    /// The number of events since the last call.
     pub fn take(&self) -> usize {
-        // Where another thread was the first to come by, `tracing` has noted that nobody listens.
+        // When another thread came first, `tracing` has cached that nobody listens.
         tracing::callsite::rebuild_interest_cache();
         self.count.swap(0, Ordering::Relaxed)
     }

@@ -1,12 +1,12 @@
-//! Connections that were good and are no more: the server became a standby or read-only, the name moved, others changed
-//! a table or threw prepared statements away, there are as many connections as may be.
+//! Connections that go bad: the server became a standby or read-only, its name moved, others changed a table or dropped
+//! prepared statements, or the limit of connections is reached.
 
 use std::time::Duration;
 
 use refresh_worker::{
     config::DatabaseConfig,
     model::ObjectId,
-    store::{Commit, Committed, Store, StoreError, RELAXED_TIMEOUT, postgres::PostgresStore},
+    store::{Commit, Committed, RELAXED_TIMEOUT, Store, StoreError, postgres::PostgresStore},
 };
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
@@ -39,7 +39,7 @@ async fn exec(url: &str, statements: &[&str]) {
     }
 }
 
-/// Commits something new, with a stay in a clan.
+/// Commits something new, with a membership.
 async fn commit(store: &PostgresStore, n: usize, second: i64) -> Result<Commit, StoreError> {
     let tag = nth_tag(n);
     let batch = [player(tag.as_str()).of("8GG").fetched(at(second)), clan("8GG").fetched(at(second))];
@@ -59,13 +59,13 @@ async fn use_all(store: &PostgresStore, from: usize) {
         assert_eq!(store.freshness(&objects, RELAXED_TIMEOUT).await.unwrap().len(), 1);
         store.record_run(&run(&format!("run {n}"), at(second))).await.unwrap();
         assert_eq!(store.last_run().await.unwrap().unwrap().run, format!("run {n}"));
-        let notes: Vec<i64> = store.outbox(at(second + 9)).await.unwrap().iter().map(|note| note.id).collect();
-        store.delete_from_outbox(&notes).await.unwrap();
+        let entries: Vec<i64> = store.outbox(at(second + 9)).await.unwrap().iter().map(|entry| entry.id).collect();
+        store.delete_from_outbox(&entries).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn a_standby_is_told_by_ping_and_check() {
+async fn standby_reported_by_ping_and_check() {
     let pair = PostgresPair::start().await;
     narrow(&pair.primary.url()).migrate().await.unwrap();
     pair.wait_until_streamed().await;
@@ -76,7 +76,7 @@ async fn a_standby_is_told_by_ping_and_check() {
     assert!(said.contains("the server is a standby") && said.contains(&port), "{said}");
     let problems = store.check_rights().await;
     assert!(problems[0].what.contains("standby") && problems[0].is_certain, "{problems:?}");
-    // Reading is as good there as elsewhere.
+    // A standby can be read.
     assert!(store.last_run().await.unwrap().is_none());
 
     pair.promote().await;
@@ -105,7 +105,7 @@ async fn connections_left_on_a_standby_are_opened_anew() {
 }
 
 #[tokio::test]
-async fn a_read_only_server_is_told_until_it_is_not() {
+async fn read_only_server_reported_while_read_only() {
     let server = PrivatePostgres::start().await;
     let store = PostgresStore::connect(&config(&server.url())).unwrap();
     store.migrate().await.unwrap();
@@ -147,7 +147,7 @@ async fn a_column_widened_by_others_costs_no_failure() {
             "ALTER TABLE clan_memberships ALTER COLUMN player_tag TYPE text",
             "ALTER TABLE player_snapshots ALTER COLUMN name TYPE varchar(300)",
             "ALTER TABLE refresh_worker.refresh_state ALTER COLUMN tag TYPE varchar(100)",
-            "ALTER TABLE refresh_worker.outbox ALTER COLUMN words TYPE varchar(100000)",
+            "ALTER TABLE refresh_worker.outbox ALTER COLUMN payload TYPE varchar(100000)",
         ],
     )
     .await;
@@ -155,7 +155,7 @@ async fn a_column_widened_by_others_costs_no_failure() {
 }
 
 #[tokio::test]
-async fn statements_thrown_away_by_a_pooler_cost_no_failure() {
+async fn statements_lost_by_pooler_do_not_fail() {
     let url = support::postgres::fresh().await;
     let store = narrow(&url);
     store.migrate().await.unwrap();
@@ -177,7 +177,7 @@ async fn statements_thrown_away_by_a_pooler_cost_no_failure() {
 }
 
 #[tokio::test]
-async fn a_transaction_left_behind_by_another_client_costs_no_failure() {
+async fn foreign_open_transaction_does_not_fail() {
     let url = support::postgres::fresh().await;
     let store = narrow(&url);
     store.migrate().await.unwrap();
@@ -231,7 +231,7 @@ async fn a_role_limited_to_the_pool_is_enough() {
         assert!(read.is_ok() && again.is_ok(), "{read:?} {again:?}");
         store.pool().close().await;
     }
-    // Without any connection of our own it is told whose limit it is.
+    // Without any connection of our own, the error names the limit.
     exec(&url, &[&format!("ALTER ROLE {role} CONNECTION LIMIT 0")]).await;
     let said = narrow(&modest).ping().await.unwrap_err().to_string();
     assert!(said.contains("too many connections") && said.contains("the limit of the role"), "{said}");
@@ -239,7 +239,7 @@ async fn a_role_limited_to_the_pool_is_enough() {
 }
 
 #[tokio::test]
-async fn a_connection_that_comes_free_on_a_full_server_is_waited_for() {
+async fn full_server_waits_for_free_connection() {
     let url = support::postgres::fresh().await;
     narrow(&url).migrate().await.unwrap();
     let (modest, role) = modest_role(&url).await;

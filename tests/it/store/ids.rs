@@ -13,7 +13,7 @@ use super::{
 };
 use crate::support;
 
-/// One row as the other programs insert it; `false` when somebody else was quicker.
+/// Inserts a row as other programs do. Returns `false` when another program was quicker.
 async fn take_next_id(pool: &PgPool, number: i64) -> bool {
     sqlx::query(
         "INSERT INTO clan_snapshots (id, ts, clan_tag) \
@@ -35,7 +35,7 @@ fn batch(began: i64) -> Vec<Fetched> {
 }
 
 #[tokio::test]
-async fn ids_that_others_took_before_our_batch_are_stepped_over() {
+async fn ids_taken_before_batch_are_skipped() {
     let bed = beds::postgres_of_others().await;
     for began in [0, 300] {
         assert_eq!(bed.commit(&batch(began)).await, vec![Committed::Stored; 6]);
@@ -45,7 +45,7 @@ async fn ids_that_others_took_before_our_batch_are_stepped_over() {
 }
 
 #[tokio::test]
-async fn ids_that_others_take_during_our_batches_cost_a_retry_and_no_record() {
+async fn ids_taken_during_batch_cost_only_retry() {
     let bed = beds::postgres_of_others().await;
     let others = async {
         let mut taken = 0;
@@ -156,19 +156,19 @@ async fn assert_no_insert_of_others_fails(url: &str, change: Option<&str>) {
 }
 
 #[tokio::test]
-async fn inserts_of_max_plus_one_never_fail_beside_commits() {
+async fn max_plus_one_inserts_never_fail() {
     assert_no_insert_of_others_fails(&support::postgres::fresh().await, None).await;
 }
 
 #[tokio::test]
-async fn inserts_of_max_plus_one_never_fail_with_short_ids() {
+async fn max_plus_one_inserts_never_fail_with_short_ids() {
     let change =
         "ALTER TABLE clan_snapshots ALTER COLUMN id TYPE integer; ALTER SEQUENCE clan_snapshots_id_seq AS integer";
     assert_no_insert_of_others_fails(&support::postgres::fresh().await, Some(change)).await;
 }
 
 #[tokio::test]
-async fn short_ids_are_left_out_only_at_first_and_near_their_end_never() {
+async fn short_ids_skipped_only_at_first() {
     let bed = beds::postgres().await;
     bed.exec(
         "ALTER TABLE clan_snapshots ALTER COLUMN id TYPE integer; ALTER SEQUENCE clan_snapshots_id_seq AS integer",

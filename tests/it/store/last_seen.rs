@@ -1,4 +1,4 @@
-//! When a player was last seen active.
+//! The `last_seen` column: the last activity of a player.
 
 use refresh_worker::clock::Timestamp;
 
@@ -15,11 +15,11 @@ over_every_store! {
     last_seen_moves_when_donations_differ,
     last_seen_moves_when_donations_received_differ,
     last_seen_is_carried_over_when_nothing_changed,
-    last_seen_moves_when_the_war_attacks_used_differ,
-    attacks_that_turn_from_unknown_to_none_are_no_activity,
+    last_seen_moves_with_war_attacks,
+    attacks_from_unknown_to_zero_are_not_activity,
     last_seen_never_goes_back,
-    last_seen_that_was_null_is_set_to_the_refresh,
-    a_clan_reply_moves_last_seen_of_its_members_only_when_activity_shows,
+    null_last_seen_is_set_to_refresh,
+    clan_response_moves_last_seen_only_with_activity,
 }
 
 async fn seen(bed: &impl Bed) -> Option<Timestamp> {
@@ -59,7 +59,7 @@ async fn last_seen_is_carried_over_when_nothing_changed(bed: impl Bed) {
     assert_eq!(seen(&bed).await, Some(at(0)), "also when the whole document is the same");
 }
 
-async fn last_seen_moves_when_the_war_attacks_used_differ(bed: impl Bed) {
+async fn last_seen_moves_with_war_attacks(bed: impl Bed) {
     bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
     bed.commit_one(war("8GG", &[("2PP", 1)]).fetched(at(300))).await;
     assert_eq!(seen(&bed).await, Some(at(300)));
@@ -69,7 +69,7 @@ async fn last_seen_moves_when_the_war_attacks_used_differ(bed: impl Bed) {
     assert_eq!(seen(&bed).await, Some(at(900)));
 }
 
-async fn attacks_that_turn_from_unknown_to_none_are_no_activity(bed: impl Bed) {
+async fn attacks_from_unknown_to_zero_are_not_activity(bed: impl Bed) {
     bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
     bed.commit_one(war("8GG", &[("2PP", 0)]).fetched(at(300))).await;
     let newest = bed.newest_player("2PP").await;
@@ -83,7 +83,7 @@ async fn last_seen_never_goes_back(bed: impl Bed) {
     assert_eq!(seen(&bed).await, Some(at(900)));
 }
 
-async fn last_seen_that_was_null_is_set_to_the_refresh(bed: impl Bed) {
+async fn null_last_seen_is_set_to_refresh(bed: impl Bed) {
     bed.commit_one(player("2PP").fetched(at(0))).await;
     bed.exec("UPDATE player_snapshots SET last_seen = NULL WHERE player_tag = '2PP'").await;
     bed.commit_one(player("2PP").fetched(at(300))).await;
@@ -93,7 +93,7 @@ async fn last_seen_that_was_null_is_set_to_the_refresh(bed: impl Bed) {
     assert_eq!(seen(&bed).await, Some(at(600)), "a clan reply does it too");
 }
 
-async fn a_clan_reply_moves_last_seen_of_its_members_only_when_activity_shows(bed: impl Bed) {
+async fn clan_response_moves_last_seen_only_with_activity(bed: impl Bed) {
     bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
     bed.commit_one(clan("8GG").with([player("2PP").role("leader").trophies(990)]).fetched(at(300))).await;
     assert_eq!(seen(&bed).await, Some(at(0)));

@@ -1,10 +1,10 @@
-//! Calls that are given a limit end with it.
+//! Calls with a limit end at the limit.
 
 use std::time::Duration;
 
 use refresh_worker::{
     model::ObjectId,
-    store::{Committed, Store, StoreError, RELAXED_TIMEOUT},
+    store::{Committed, RELAXED_TIMEOUT, Store, StoreError},
 };
 
 use super::{
@@ -14,10 +14,10 @@ use super::{
 };
 
 over_every_store! {
-    without_time_left_nothing_is_begun_and_the_error_says_so,
+    commit_without_time_left_does_not_begin,
 }
 
-async fn without_time_left_nothing_is_begun_and_the_error_says_so(bed: impl Bed) {
+async fn commit_without_time_left_does_not_begin(bed: impl Bed) {
     let batch = [clan("8GG").with([player("2PP")]).fetched(at(0))];
     let error = bed.store().commit_and_delete(at(1), &batch, &[], Duration::ZERO).await.unwrap_err();
     assert!(matches!(error, StoreError::OutOfTime { .. }), "{error}");
@@ -33,7 +33,7 @@ async fn without_time_left_nothing_is_begun_and_the_error_says_so(bed: impl Bed)
 const SHORT: Duration = Duration::from_millis(700);
 
 #[tokio::test]
-async fn a_commit_behind_a_lock_is_given_up_at_its_limit_and_works_when_the_lock_is_gone() {
+async fn blocked_commit_ends_at_limit_then_works() {
     let bed = beds::postgres().await;
     let batch = [player("2PP").fetched(at(0))];
     let mut others = bed.around.begin().await.unwrap();
@@ -48,7 +48,7 @@ async fn a_commit_behind_a_lock_is_given_up_at_its_limit_and_works_when_the_lock
 }
 
 #[tokio::test]
-async fn reading_what_is_fresh_behind_a_lock_is_given_up_at_its_limit() {
+async fn blocked_freshness_read_ends_at_limit() {
     let bed = beds::postgres().await;
     bed.commit_one(player("2PP").fetched(at(0))).await;
     let objects = [ObjectId::player(tag("2PP"))];

@@ -1,4 +1,4 @@
-//! Locks of other programs: what they keep from being stored, what they do not, and what is told of them.
+//! Locks of other programs: the records they hold, the records they do not, and the messages about them.
 
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,7 @@ async fn lock_row(url: &str, number: usize) -> PgConnection {
 }
 
 #[tokio::test]
-async fn one_locked_row_holds_one_record_and_the_rest_is_stored() {
+async fn locked_row_holds_only_its_record() {
     let (bed, url) = bed().await;
     bed.commit(&players(64, 0)).await;
     let mut session = lock_row(&url, 17).await;
@@ -54,16 +54,16 @@ async fn one_locked_row_holds_one_record_and_the_rest_is_stored() {
     for (place, committed) in committed.iter().enumerate().filter(|(place, _)| *place != 17) {
         assert_eq!(committed, &Committed::Stored, "{place}");
     }
-    let told = held(&committed[17]);
+    let text = held(&committed[17]);
     for part in ["row_locked", "players", &format!("pid {pid}"), "idle in transaction", "forgetful"] {
-        assert!(told.contains(part), "{part}: {told}");
+        assert!(text.contains(part), "{part}: {text}");
     }
     session.execute("ROLLBACK").await.unwrap();
     assert_eq!(bed.commit(&players(64, 600)).await, vec![Committed::Stored; 64]);
 }
 
 #[tokio::test]
-async fn a_lock_is_told_with_a_single_connection_too() {
+async fn lock_named_even_with_single_connection() {
     let url = support::postgres::fresh().await;
     let config = refresh_worker::config::DatabaseConfig { max_connections: 1, ..beds::config(&url) };
     let store = PostgresStore::connect(&config).unwrap();
@@ -71,8 +71,8 @@ async fn a_lock_is_told_with_a_single_connection_too() {
     store.commit(at(1), &players(3, 0)).await.unwrap();
     let _session = lock_row(&url, 1).await;
     let committed = store.commit(at(301), &players(3, 300)).await.unwrap().committed;
-    let told = held(&committed[1]);
-    assert!(told.contains("probably locked by pid") && told.contains("forgetful"), "{told}");
+    let text = held(&committed[1]);
+    assert!(text.contains("probably locked by pid") && text.contains("forgetful"), "{text}");
     assert_eq!((&committed[0], &committed[2]), (&Committed::Stored, &Committed::Stored));
 }
 
@@ -91,7 +91,7 @@ async fn many_locked_rows_cost_a_bounded_time() {
 }
 
 #[tokio::test]
-async fn a_batch_of_locked_rows_only_is_the_stores_trouble() {
+async fn batch_of_locked_rows_is_store_trouble() {
     let (bed, url) = bed().await;
     bed.commit(&players(40, 0)).await;
     let _session = forgotten(&url, "UPDATE players SET role = 'x'").await;
@@ -102,7 +102,7 @@ async fn a_batch_of_locked_rows_only_is_the_stores_trouble() {
 }
 
 #[tokio::test]
-async fn a_locked_table_is_told_as_that_with_its_blocker() {
+async fn locked_table_reported_with_blocker() {
     for mode in ["ACCESS EXCLUSIVE", "SHARE"] {
         let (bed, url) = bed().await;
         bed.commit(&players(8, 0)).await;
@@ -111,9 +111,9 @@ async fn a_locked_table_is_told_as_that_with_its_blocker() {
         let error = bed.store().commit(at(301), &players(8, 300)).await.unwrap_err();
         assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
         assert!(matches!(&error, StoreError::Locked { .. }), "{error}");
-        let told = error.to_string();
+        let text = error.to_string();
         for part in ["table player_snapshots is locked by pid", "idle in transaction", "forgetful", "lock timeout"] {
-            assert!(told.contains(part), "{part}: {told}");
+            assert!(text.contains(part), "{part}: {text}");
         }
         let error = bed.store().ready(Duration::from_millis(500)).await.unwrap_err().to_string();
         assert!(error.contains("table player_snapshots is locked by pid"), "{error}");
@@ -125,7 +125,7 @@ async fn a_locked_table_is_told_as_that_with_its_blocker() {
 }
 
 #[tokio::test]
-async fn a_lock_of_others_that_ends_soon_is_waited_for() {
+async fn short_lock_of_others_is_awaited() {
     let (bed, url) = bed().await;
     bed.commit(&players(8, 0)).await;
     let mut session = lock_row(&url, 3).await;
@@ -138,7 +138,7 @@ async fn a_lock_of_others_that_ends_soon_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_batch_that_is_too_slow_is_stored_in_parts() {
+async fn slow_batch_stored_in_parts() {
     let (bed, _) = bed().await;
     // A trigger that takes half a second a row: 24 rows need more than the ten seconds of a statement.
     bed.exec(
@@ -150,7 +150,7 @@ async fn a_batch_that_is_too_slow_is_stored_in_parts() {
 }
 
 #[tokio::test]
-async fn a_migration_behind_a_lock_ends_soon_and_names_it() {
+async fn blocked_migration_ends_soon_naming_blocker() {
     let url = support::postgres::fresh_with_contract().await;
     let store = PostgresStore::connect(&beds::config(&url)).unwrap();
     store.migrate().await.unwrap();
@@ -165,7 +165,7 @@ async fn a_migration_behind_a_lock_ends_soon_and_names_it() {
 }
 
 #[tokio::test]
-async fn a_database_that_defaults_to_read_only_is_not_overridden() {
+async fn default_read_only_is_not_overridden() {
     let (bed, url) = bed().await;
     bed.exec("DO $$BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_read_only = on', current_database()); END$$")
         .await;

@@ -1,4 +1,4 @@
-//! Who is in which clan, since when: one row a stay.
+//! Memberships: the periods of players in clans, a row each.
 
 use refresh_worker::{
     clock::Timestamp,
@@ -12,28 +12,28 @@ use super::{
 };
 
 over_every_store! {
-    a_row_of_a_player_who_stayed_is_left_alone,
-    a_player_who_left_has_the_open_row_closed,
-    a_player_refresh_with_no_clan_closes_the_open_row,
-    a_player_refresh_with_another_clan_closes_one_row_and_opens_another,
-    a_player_refresh_with_the_same_clan_changes_nothing,
-    a_clan_refresh_closes_the_rows_of_those_not_in_the_list,
-    a_member_without_an_open_row_gets_one_and_loses_the_one_elsewhere,
+    membership_of_player_who_stayed_is_unchanged,
+    membership_of_player_who_left_is_closed,
+    player_without_clan_closes_membership,
+    player_in_other_clan_moves_membership,
+    player_in_same_clan_keeps_membership,
+    clan_list_closes_memberships_of_absent_players,
+    listed_member_gets_membership_and_loses_other,
     a_closed_row_is_never_opened_again,
     an_empty_member_list_closes_all,
-    an_incomplete_member_list_places_those_it_names_and_closes_nothing_else,
+    incomplete_list_places_members_and_closes_nothing,
     an_error_changes_no_membership,
-    a_moved_player_claimed_by_two_clans_belongs_to_the_later_copy,
-    a_moved_player_claimed_by_two_clans_of_one_batch_belongs_to_the_later_copy,
-    a_late_clan_reply_does_not_undo_a_newer_player_reply,
-    a_stale_copy_of_a_player_does_not_undo_a_newer_list,
-    a_stale_copy_of_a_player_does_not_undo_a_newer_list_of_the_same_batch,
-    a_stale_copy_of_a_player_does_not_undo_that_a_newer_list_lacks_the_player,
-    a_late_clan_reply_neither_opens_nor_closes_nor_takes_over_after_a_later_change_by_others,
-    double_open_rows_of_other_writers_are_repaired_to_one,
+    player_of_two_clans_belongs_to_later_copy,
+    player_of_two_clans_of_one_batch,
+    late_clan_response_keeps_newer_player_response,
+    outdated_player_copy_keeps_newer_list,
+    outdated_player_copy_keeps_list_of_same_batch,
+    outdated_player_copy_does_not_rejoin_left_clan,
+    late_clan_response_respects_later_foreign_changes,
+    duplicate_open_rows_of_others_become_one,
     a_double_open_row_keeps_the_newest_stay,
     a_clan_of_fifty_opens_fifty_rows_once,
-    a_player_refresh_begun_before_another_program_moved_the_player_changes_nothing,
+    player_response_older_than_foreign_move_changes_nothing,
 }
 
 async fn opened_by_others(bed: &impl Bed, player: &str, clan: &str, joined: Timestamp, left: Option<Timestamp>) {
@@ -46,7 +46,7 @@ async fn opened_by_others(bed: &impl Bed, player: &str, clan: &str, joined: Time
     .await;
 }
 
-async fn a_row_of_a_player_who_stayed_is_left_alone(bed: impl Bed) {
+async fn membership_of_player_who_stayed_is_unchanged(bed: impl Bed) {
     opened_by_others(&bed, "2PP", "8GG", at(-9000), None).await;
     let home = clan("8GG").with([player("2PP")]);
     for seconds in [0, 300, 600] {
@@ -55,32 +55,32 @@ async fn a_row_of_a_player_who_stayed_is_left_alone(bed: impl Bed) {
     assert_eq!(bed.stays("2PP").await, [stay("8GG", at(-9000), None)]);
 }
 
-async fn a_player_who_left_has_the_open_row_closed(bed: impl Bed) {
+async fn membership_of_player_who_left_is_closed(bed: impl Bed) {
     bed.commit_one(clan("8GG").with([player("2PP"), player("2YY")]).fetched(at(0))).await;
     bed.commit_one(clan("8GG").with([player("2YY")]).fetched(at(300))).await;
     assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(300)))]);
     assert_eq!(bed.stays("2YY").await, [stay("8GG", at(0), None)]);
 }
 
-async fn a_player_refresh_with_no_clan_closes_the_open_row(bed: impl Bed) {
+async fn player_without_clan_closes_membership(bed: impl Bed) {
     bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
     bed.commit_one(player("2PP").fetched(at(300))).await;
     assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(300)))]);
 }
 
-async fn a_player_refresh_with_another_clan_closes_one_row_and_opens_another(bed: impl Bed) {
+async fn player_in_other_clan_moves_membership(bed: impl Bed) {
     bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
     bed.commit_one(player("2PP").of("9CC").fetched(at(300))).await;
     assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(300))), stay("9CC", at(300), None)]);
 }
 
-async fn a_player_refresh_with_the_same_clan_changes_nothing(bed: impl Bed) {
+async fn player_in_same_clan_keeps_membership(bed: impl Bed) {
     bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
     bed.commit_one(player("2PP").of("8GG").trophies(3000).fetched(at(300))).await;
     assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), None)]);
 }
 
-async fn a_clan_refresh_closes_the_rows_of_those_not_in_the_list(bed: impl Bed) {
+async fn clan_list_closes_memberships_of_absent_players(bed: impl Bed) {
     opened_by_others(&bed, "2PP", "8GG", at(-9000), None).await;
     opened_by_others(&bed, "2QQ", "9CC", at(-9000), None).await;
     bed.commit_one(clan("8GG").with([player("2YY")]).fetched(at(0))).await;
@@ -88,7 +88,7 @@ async fn a_clan_refresh_closes_the_rows_of_those_not_in_the_list(bed: impl Bed) 
     assert_eq!(bed.stays("2QQ").await, [stay("9CC", at(-9000), None)], "another clan's member");
 }
 
-async fn a_member_without_an_open_row_gets_one_and_loses_the_one_elsewhere(bed: impl Bed) {
+async fn listed_member_gets_membership_and_loses_other(bed: impl Bed) {
     opened_by_others(&bed, "2PP", "9CC", at(-9000), None).await;
     bed.commit_one(clan("8GG").with([player("2PP")]).fetched(at(0))).await;
     assert_eq!(bed.stays("2PP").await, [stay("9CC", at(-9000), Some(at(0))), stay("8GG", at(0), None)]);
@@ -109,7 +109,7 @@ async fn an_empty_member_list_closes_all(bed: impl Bed) {
     assert_eq!(bed.count("clan_memberships WHERE clan_tag = '8GG'").await, 2);
 }
 
-async fn an_incomplete_member_list_places_those_it_names_and_closes_nothing_else(bed: impl Bed) {
+async fn incomplete_list_places_members_and_closes_nothing(bed: impl Bed) {
     bed.commit_one(clan("8GG").with([player("2PP"), player("2YY")]).fetched(at(0))).await;
     bed.commit_one(clan("9CC").with([player("2QQ")]).fetched(at(0))).await;
     bed.commit_one(clan("8GG").with([player("2YY"), player("2QQ")]).incomplete().fetched(at(300))).await;
@@ -128,7 +128,7 @@ async fn an_error_changes_no_membership(bed: impl Bed) {
     assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), None)]);
 }
 
-async fn a_moved_player_claimed_by_two_clans_belongs_to_the_later_copy(bed: impl Bed) {
+async fn player_of_two_clans_belongs_to_later_copy(bed: impl Bed) {
     let (old, new) = (clan("8GG").with([player("2PP")]), clan("9CC").with([player("2PP").role("admin")]));
     bed.commit_one(old.fetched(at(0))).await;
     bed.commit_one(new.fetched_copy(at(300), at(290))).await;
@@ -142,7 +142,7 @@ async fn a_moved_player_claimed_by_two_clans_belongs_to_the_later_copy(bed: impl
     );
 }
 
-async fn a_moved_player_claimed_by_two_clans_of_one_batch_belongs_to_the_later_copy(bed: impl Bed) {
+async fn player_of_two_clans_of_one_batch(bed: impl Bed) {
     let (old, new) = (clan("8GG").with([player("2PP")]), clan("9CC").with([player("2PP")]));
     for (first, second, seconds) in [(&old, &new, 0), (&new, &old, 1000)] {
         let later = second.fetched_copy(at(seconds + 20), at(seconds + 10));
@@ -153,7 +153,7 @@ async fn a_moved_player_claimed_by_two_clans_of_one_batch_belongs_to_the_later_c
     }
 }
 
-async fn a_late_clan_reply_does_not_undo_a_newer_player_reply(bed: impl Bed) {
+async fn late_clan_response_keeps_newer_player_response(bed: impl Bed) {
     bed.commit_one(clan("8GG").with([player("2PP")]).fetched(at(0))).await;
     bed.commit_one(player("2PP").of("9CC").role("leader").donations(77).fetched(at(300))).await;
     bed.commit_one(clan("8GG").with([player("2PP").donations(11)]).fetched_copy(at(310), at(250))).await;
@@ -164,7 +164,7 @@ async fn a_late_clan_reply_does_not_undo_a_newer_player_reply(bed: impl Bed) {
     assert_eq!(bed.open_clans("2PP").await, ["9CC"], "nor does a late list without the player close the row");
 }
 
-async fn a_late_clan_reply_neither_opens_nor_closes_nor_takes_over_after_a_later_change_by_others(bed: impl Bed) {
+async fn late_clan_response_respects_later_foreign_changes(bed: impl Bed) {
     opened_by_others(&bed, "2PP", "8GG", at(-9000), Some(at(250))).await;
     opened_by_others(&bed, "2YY", "9CC", at(250), None).await;
     opened_by_others(&bed, "2QQ", "8GG", at(250), None).await;
@@ -175,7 +175,7 @@ async fn a_late_clan_reply_neither_opens_nor_closes_nor_takes_over_after_a_later
     assert_eq!(bed.stays("2QQ").await, [stay("8GG", at(250), None)], "not closed");
 }
 
-async fn double_open_rows_of_other_writers_are_repaired_to_one(bed: impl Bed) {
+async fn duplicate_open_rows_of_others_become_one(bed: impl Bed) {
     for (player_tag, clans) in [("2PP", ["8GG", "9CC"]), ("2YY", ["9CC", "8GG"]), ("2QQ", ["8GG", "8GG"])] {
         opened_by_others(&bed, player_tag, clans[0], at(-9000), None).await;
         opened_by_others(&bed, player_tag, clans[1], at(-8000), None).await;
@@ -204,13 +204,13 @@ async fn a_clan_of_fifty_opens_fifty_rows_once(bed: impl Bed) {
     assert_eq!(bed.count("clan_memberships WHERE clan_tag = '8GG'").await, 50);
 }
 
-async fn a_player_refresh_begun_before_another_program_moved_the_player_changes_nothing(bed: impl Bed) {
+async fn player_response_older_than_foreign_move_changes_nothing(bed: impl Bed) {
     opened_by_others(&bed, "2PP", "9CC", at(250), None).await;
     bed.commit_one(player("2PP").of("8GG").fetched(at(200))).await;
     assert_eq!(bed.stays("2PP").await, [stay("9CC", at(250), None)]);
 }
 
-async fn a_stale_copy_of_a_player_does_not_undo_a_newer_list(bed: impl Bed) {
+async fn outdated_player_copy_keeps_newer_list(bed: impl Bed) {
     bed.commit_one(clan("8GG").with([player("2PP")]).fetched(at(0))).await;
     bed.commit_one(clan("9CC").with([player("2PP").role("admin")]).fetched_copy(at(300), at(290))).await;
     bed.commit_one(player("2PP").of("8GG").fetched_copy(at(305), at(250))).await;
@@ -226,7 +226,7 @@ async fn a_stale_copy_of_a_player_does_not_undo_a_newer_list(bed: impl Bed) {
     assert_eq!(bed.stays("2YY").await, [stay("9CC", at(250), None)]);
 }
 
-async fn a_stale_copy_of_a_player_does_not_undo_a_newer_list_of_the_same_batch(bed: impl Bed) {
+async fn outdated_player_copy_keeps_list_of_same_batch(bed: impl Bed) {
     bed.commit_one(clan("8GG").with([player("2PP")]).fetched(at(0))).await;
     let list = clan("9CC").with([player("2PP")]).fetched_copy(at(300), at(290));
     bed.commit(&[list, player("2PP").of("8GG").fetched_copy(at(305), at(250))]).await;
@@ -237,7 +237,7 @@ async fn a_stale_copy_of_a_player_does_not_undo_a_newer_list_of_the_same_batch(b
     assert_eq!(bed.open_clans("2PP").await, ["9CC"], "the later copy counts, whichever call began first");
 }
 
-async fn a_stale_copy_of_a_player_does_not_undo_that_a_newer_list_lacks_the_player(bed: impl Bed) {
+async fn outdated_player_copy_does_not_rejoin_left_clan(bed: impl Bed) {
     bed.commit_one(clan("8GG").with([player("2PP")]).fetched(at(0))).await;
     bed.commit_one(clan("8GG").fetched_copy(at(300), at(290))).await;
     bed.commit_one(player("2PP").of("8GG").fetched_copy(at(305), at(250))).await;

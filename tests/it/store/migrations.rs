@@ -1,4 +1,4 @@
-//! Making and taking away the tables in PostgreSQL.
+//! Migrations of PostgreSQL: creating and removing tables.
 
 use refresh_worker::store::{Store, StoreError, postgres::PostgresStore};
 use serde_json::Value;
@@ -47,7 +47,7 @@ async fn a_fresh_database_gets_the_contract_tables_exactly() {
 }
 
 #[tokio::test]
-async fn on_an_existing_database_nothing_of_the_contract_changes() {
+async fn existing_contract_tables_stay_unchanged() {
     let url = support::postgres::fresh_with_contract().await;
     let pool = PgPool::connect(&url).await.unwrap();
     // As far as others have gone on without us.
@@ -62,11 +62,11 @@ async fn on_an_existing_database_nothing_of_the_contract_changes() {
         .fetch_one(&pool)
         .await
         .unwrap();
-    assert_eq!(ours, 7, "state, runs, their work and errors, retention, what is to be told and the list of migrations");
+    assert_eq!(ours, 7, "state, runs, their work and errors, retention, the outbox and the list of migrations");
 }
 
 #[tokio::test]
-async fn up_and_all_the_way_down_and_up_again() {
+async fn migrations_run_up_down_and_up() {
     let url = support::postgres::fresh().await;
     let bed = PostgresBed::on(&url).await;
     bed.commit_one(clan("8GG").fetched(at(0))).await;
@@ -93,7 +93,7 @@ async fn several_cold_starts_may_race() {
 }
 
 #[tokio::test]
-async fn every_table_and_column_of_ours_says_what_it_is() {
+async fn own_tables_and_columns_have_comments() {
     let bed = PostgresBed::on(&support::postgres::fresh().await).await;
     let silent = bed
         .rows(
@@ -125,7 +125,7 @@ pub async fn drop_role(bed_url: &str, role: &str) {
 }
 
 #[tokio::test]
-async fn a_role_without_the_right_to_create_is_enough_when_everything_exists() {
+async fn role_without_create_suffices_when_nothing_missing() {
     let url = support::postgres::fresh().await;
     store(&url).migrate().await.unwrap();
     let (modest, role) = modest_role(&url).await;
@@ -138,24 +138,24 @@ async fn a_role_without_the_right_to_create_is_enough_when_everything_exists() {
 }
 
 #[tokio::test]
-async fn missing_rights_are_one_error_that_prints_grants_which_help() {
+async fn missing_rights_error_prints_working_grants() {
     let url = support::postgres::fresh().await;
     let (modest, role) = modest_role(&url).await;
     let error = store(&modest).migrate().await.unwrap_err();
-    let StoreError::NotAllowed { fix, .. } = &error else { panic!("{error}") };
+    let StoreError::NotAllowed { remedy, .. } = &error else { panic!("{error}") };
     assert!(
-        fix.contains("GRANT CREATE ON DATABASE") && fix.contains("GRANT USAGE, CREATE ON SCHEMA public"),
-        "{fix}"
+        remedy.contains("GRANT CREATE ON DATABASE") && remedy.contains("GRANT USAGE, CREATE ON SCHEMA public"),
+        "{remedy}"
     );
     assert!(error.to_string().contains(&role), "{error}");
     let pool = PgPool::connect(&url).await.unwrap();
-    sqlx::raw_sql(sqlx::AssertSqlSafe(fix.clone())).execute(&pool).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(remedy.clone())).execute(&pool).await.unwrap();
     assert_eq!(store(&modest).migrate().await.unwrap().len(), 5);
     drop_role(&url, &role).await;
 }
 
 #[tokio::test]
-async fn a_schema_made_by_an_administrator_needs_no_right_on_the_database() {
+async fn prepared_schema_needs_no_database_right() {
     let url = support::postgres::fresh_with_contract().await;
     let (modest, role) = modest_role(&url).await;
     let pool = PgPool::connect(&url).await.unwrap();
@@ -176,7 +176,7 @@ async fn exec(url: &str, sql: &str) {
     sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
 }
 
-/// Why no table is made, and that none was.
+/// The error of a migration that creates nothing.
 async fn refused(url: &str) -> String {
     let error = store(url).migrate().await.unwrap_err().to_string();
     let pool = PgPool::connect(url).await.unwrap();
@@ -195,13 +195,13 @@ async fn tables_in_another_schema_get_no_second_set() {
     let error = refused(&url).await;
     assert!(error.contains("in the schema stats") && error.contains("search_path = stats, public"), "{error}");
     assert!(!error.contains("lacks CREATE"), "{error}");
-    // As it is told.
+    // The statements of the message are run as printed.
     assert_eq!(store(&format!("{url}?options=-csearch_path%3Dstats")).migrate().await.unwrap().len(), 5);
     assert_eq!(shape(&url).await, Vec::<Value>::new(), "nothing in public");
 }
 
 #[tokio::test]
-async fn a_part_of_the_tables_elsewhere_gets_no_rest() {
+async fn tables_partly_elsewhere_are_not_completed() {
     for moved in ["clans", "player_snapshots", "clan_memberships"] {
         let url = support::postgres::fresh_with_contract().await;
         exec(&url, &format!("CREATE SCHEMA \"Our stats\"; ALTER TABLE {moved} SET SCHEMA \"Our stats\"")).await;
@@ -211,7 +211,7 @@ async fn a_part_of_the_tables_elsewhere_gets_no_rest() {
 }
 
 #[tokio::test]
-async fn tables_behind_the_first_schema_get_no_rest_before_them() {
+async fn tables_behind_first_schema_are_not_completed() {
     let url = support::postgres::fresh_with_contract().await;
     exec(&url, &format!("{MOVED}; DROP TABLE stats.war_snapshots, stats.clans")).await;
     let error = refused(&format!("{url}?options=-csearch_path%3Dpublic%2Cstats")).await;
@@ -222,7 +222,7 @@ async fn tables_behind_the_first_schema_get_no_rest_before_them() {
 }
 
 #[tokio::test]
-async fn tables_in_a_schema_that_is_closed_get_no_second_set() {
+async fn tables_in_closed_schema_not_duplicated() {
     let url = support::postgres::fresh_with_contract().await;
     let (modest, role) = modest_role(&url).await;
     exec(&url, &format!("CREATE SCHEMA {role} AUTHORIZATION {role}; REVOKE ALL ON SCHEMA public FROM public")).await;
@@ -232,7 +232,7 @@ async fn tables_in_a_schema_that_is_closed_get_no_second_set() {
 }
 
 #[tokio::test]
-async fn missing_tables_are_made_beside_those_in_the_first_schema() {
+async fn missing_tables_created_in_first_schema() {
     let (url, whole) = (support::postgres::fresh_with_contract().await, support::postgres::fresh_with_contract().await);
     // A stranger of the same name is none of the six.
     exec(&url, "DROP TABLE clans, war_snapshots; CREATE SCHEMA game; CREATE TABLE game.clans (id bigint, title text)")
@@ -241,10 +241,10 @@ async fn missing_tables_are_made_beside_those_in_the_first_schema() {
     assert_eq!(shape(&url).await, shape(&whole).await);
 }
 
-const JOBS_TABLE: &str = include_str!("../../../src/maintenance/sql/jobs/table.sql");
+const JOBS_TABLE: &str = include_str!("../../../src/derive/sql/jobs/table.sql");
 
 #[tokio::test]
-async fn a_table_of_jobs_elsewhere_gets_no_second_one() {
+async fn table_of_jobs_elsewhere_not_duplicated() {
     let url = support::postgres::fresh().await;
     exec(&url, &format!("{JOBS_TABLE}; CREATE SCHEMA stats; ALTER TABLE background_job_status SET SCHEMA stats")).await;
     let pool = PgPool::connect(&url).await.unwrap();

@@ -31,9 +31,9 @@ fn stored(committed: &[Committed]) -> usize {
     committed.iter().filter(|one| **one == Committed::Stored).count()
 }
 
-/// One clan's members, whom somebody has in hand, come first.
+/// The locked members of a clan come first.
 #[tokio::test]
-async fn neighbours_that_are_locked_do_not_stop_the_others() {
+async fn locked_neighbours_do_not_stop_others() {
     for first in [0, 56, 24] {
         let url = support::postgres::fresh().await;
         let bed = PostgresBed::on(&url).await;
@@ -57,7 +57,7 @@ fn refusing(table: &str, tag: &str, code: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_record_refused_with_a_code_of_others_leaves_the_rest() {
+async fn foreign_error_code_affects_only_its_record() {
     let mut bad = Vec::new();
     for code in ["CC001", "42501", "55000", "0A000", "27000", "38000", "F0001"] {
         let bed = beds::postgres().await;
@@ -72,7 +72,7 @@ async fn a_record_refused_with_a_code_of_others_leaves_the_rest() {
 
 /// A rule of the table gives a wrong text as its reason: the record is as innocent as with any other code.
 #[tokio::test]
-async fn a_rule_that_casts_makes_no_dead_letters_of_all() {
+async fn casting_rule_does_not_poison_all() {
     for code in ["22P02", "22032"] {
         let bed = beds::postgres().await;
         bed.exec(&refusing("player_snapshots", "TRUE", code)).await;
@@ -84,7 +84,7 @@ async fn a_rule_that_casts_makes_no_dead_letters_of_all() {
 }
 
 #[tokio::test]
-async fn a_sequence_of_wars_that_ends_does_not_stop_players() {
+async fn exhausted_war_sequence_does_not_stop_players() {
     let bed = beds::postgres().await;
     bed.exec("ALTER SEQUENCE war_snapshots_id_seq MAXVALUE 3; SELECT setval('war_snapshots_id_seq', 3)").await;
     let mut batch = players(3, 0);
@@ -94,9 +94,9 @@ async fn a_sequence_of_wars_that_ends_does_not_stop_players() {
     assert_eq!(stored(&commit.committed[..3]), 3);
 }
 
-/// While it is in doubt, a run has one request in hand at a time.
+/// A run that doubts the store works on one request at a time.
 #[tokio::test]
-async fn one_refused_war_does_not_slow_down_all_players() {
+async fn refused_war_does_not_slow_players() {
     let bed = beds::postgres().await;
     bed.exec(&refusing("war_snapshots", "NEW.clan_tag = '8GG'", "P0001")).await;
     let refused = bed.commit_one(war("8GG", &[("2PP", 1)]).fetched(at(0))).await;
@@ -110,24 +110,24 @@ async fn one_refused_war_does_not_slow_down_all_players() {
     );
 }
 
-/// What follows a run takes its connections from the same pool.
+/// The maintenance after a run uses the same pool.
 #[tokio::test]
-async fn a_pool_that_views_and_jobs_use_is_no_outage() {
+async fn busy_pool_is_not_an_outage() {
     let url = support::postgres::fresh().await;
     let store = PostgresStore::connect(&DatabaseConfig { max_connections: 1, ..beds::config(&url) }).unwrap();
     store.migrate().await.unwrap();
     let busy = store.pool().acquire().await.unwrap();
     let began = Instant::now();
-    let (told, ()) = tokio::join!(store.ping(), async {
+    let (text, ()) = tokio::join!(store.ping(), async {
         tokio::time::sleep(Duration::from_secs(5)).await;
         drop(busy);
     });
-    assert!(told.is_ok(), "after {:?}: {}", began.elapsed(), told.unwrap_err());
+    assert!(text.is_ok(), "after {:?}: {}", began.elapsed(), text.unwrap_err());
 }
 
 /// Another run of ours waits for a view, or a task of ours for any other table.
 #[tokio::test]
-async fn what_another_run_waits_for_is_not_what_this_commit_waits_for() {
+async fn blocker_of_another_run_is_not_named() {
     let url = support::postgres::fresh().await;
     let bed = PostgresBed::on(&url).await;
     bed.commit(&players(8, 0)).await;
@@ -146,15 +146,15 @@ async fn what_another_run_waits_for_is_not_what_this_commit_waits_for() {
 }
 
 #[test]
-fn the_name_of_a_host_is_no_sign_of_what_is_wrong() {
+fn host_name_does_not_affect_diagnosis() {
     for (host, text) in [
         ("pg-standby-1:5432/coc", "Connection refused (os error 111)"),
         ("readonly-proxy:6432/coc", "Connection refused (os error 111)"),
         ("db.certificates.example:5432/coc", "Connection refused (os error 111)"),
     ] {
-        let told =
+        let text =
             public::failure(StopReason::DatabaseDown, Some(&format!("cannot reach the database at {host}: {text}")));
-        assert_eq!(told, "the database cannot be used: the connection is refused", "{host}");
+        assert_eq!(text, "the database cannot be used: the connection is refused", "{host}");
     }
 }
 
@@ -168,14 +168,14 @@ async fn retention_thins_tables_whose_types_others_changed() {
          '2PP', '', 'n', 'member', 1, n, 0, 0, 0, '2001-01-01 05:00:00Z', '{}' FROM generate_series(1, 5) AS n",
     )
     .await;
-    let retention = refresh_worker::maintenance::retention::Retention::new(sqlx::PgPool::connect(&url).await.unwrap(), 30);
+    let retention = refresh_worker::derive::retention::Retention::new(sqlx::PgPool::connect(&url).await.unwrap(), 30);
     let thinned = retention.thin(at(0), tokio::time::Instant::now() + Duration::from_secs(20)).await;
     assert_eq!((thinned.deleted, &thinned.failure), (4, &None));
 }
 
-/// Somebody tried the largest number as an id. The sequences are everybody's.
+/// Another program used the largest number as an id. The sequences are shared.
 #[tokio::test]
-async fn one_row_with_the_largest_id_does_not_use_up_a_sequence() {
+async fn largest_id_does_not_exhaust_sequence() {
     let mut bad = Vec::new();
     for (id, narrow, checks) in [
         (i64::MAX, false, false),

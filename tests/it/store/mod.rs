@@ -1,8 +1,9 @@
 //! The store contract: one suite that runs over every store, as generic functions over a [`Bed`].
 //!
-//! A file per subject; each lists its tests in [`over_every_store`], which makes four of each: PostgreSQL that only we
-//! write, PostgreSQL that other programs made and filled, PostgreSQL whose types others have changed, and SQLite. Only the six contract tables are read and written
-//! here with SQL, in the dialect both share; times are written `'2026-03-04 05:06:07.089000'` (see [`sql_time`]).
+//! A file per subject. Each lists its tests in [`over_every_store`], which makes four of each: PostgreSQL that only this
+//! worker writes, PostgreSQL that other programs created and filled, PostgreSQL with changed types, and SQLite. Tests read and
+//! write only the six contract tables with SQL, in the common dialect; times are `'2026-03-04 05:06:07.089000'` (see
+//! [`sql_time`]).
 
 mod addresses;
 mod arbiter;
@@ -21,6 +22,7 @@ mod memberships;
 pub mod migrations;
 mod mixed_faults;
 mod outages;
+mod outbox;
 #[cfg(feature = "embedded")]
 mod parity;
 mod plans;
@@ -30,7 +32,6 @@ mod rights;
 mod runs;
 mod snapshots;
 mod statements;
-mod told;
 mod values;
 mod wars;
 
@@ -50,19 +51,19 @@ pub trait Bed: Send + Sync {
 
     fn store(&self) -> &Self::S;
 
-    /// What a SELECT gives: an object a row. Text, numbers and null as JSON has them; times as text.
+    /// The rows of a SELECT as JSON objects; times as text.
     async fn rows(&self, sql: &str) -> Vec<Value>;
 
     /// Statements as other programs send them, separated by `;`.
     async fn exec(&self, sql: &str);
 
-    /// Commits ten minutes after the last answer came, so that what the test stored before is not in the future.
+    /// Commits ten minutes after the last response, so that earlier rows of the test are not in the future.
     async fn commit(&self, batch: &[Fetched]) -> Vec<Committed> {
-        self.commit_and_tell(batch).await.committed
+        self.commit_with_details(batch).await.committed
     }
 
-    /// The same, with everything that the commit tells.
-    async fn commit_and_tell(&self, batch: &[Fetched]) -> Commit {
+    /// [`Self::commit`] with all details.
+    async fn commit_with_details(&self, batch: &[Fetched]) -> Commit {
         let last = batch.iter().map(|fetched| fetched.began).max().unwrap_or_default();
         self.store().commit(last + Duration::from_secs(600), batch).await.expect("the batch is stored")
     }
@@ -88,7 +89,7 @@ pub trait Bed: Send + Sync {
         self.row(&format!("SELECT count(*) AS n FROM {from}")).await["n"].as_i64().expect("a number")
     }
 
-    /// The row readers take: the newest by `ts`, with `data` as text.
+    /// The row that readers use: the newest by `ts`, with `data` as text.
     async fn newest_player(&self, tag: &str) -> Value {
         self.row(&format!(
             "SELECT id, ts, player_tag, clan_tag, name, role, town_hall, trophies, donations, donations_received, \
@@ -122,7 +123,7 @@ pub trait Bed: Send + Sync {
         self.rows(&sql).await.iter().map(|row| text(&row["clan_tag"])).collect()
     }
 
-    /// All stays of a player, the oldest first.
+    /// All memberships of a player, the oldest first.
     async fn stays(&self, player: &str) -> Vec<Stay> {
         let sql = format!(
             "SELECT clan_tag, joined_at, left_at FROM clan_memberships WHERE player_tag = '{player}' \

@@ -1,6 +1,6 @@
 //! PostgreSQL that goes away and comes back.
 
-use refresh_worker::store::{Committed, Store, StoreError, RELAXED_TIMEOUT, postgres::PostgresStore};
+use refresh_worker::store::{Committed, RELAXED_TIMEOUT, Store, StoreError, postgres::PostgresStore};
 use sqlx::PgPool;
 
 use super::{
@@ -10,7 +10,7 @@ use super::{
 use crate::support::postgres::PrivatePostgres;
 
 #[tokio::test]
-async fn an_outage_is_unreachable_stores_nothing_and_ends_without_a_restart() {
+async fn outage_is_unreachable_and_heals_by_itself() {
     let mut server = PrivatePostgres::start().await;
     let store = PostgresStore::connect(&config(&server.url())).unwrap();
     store.migrate().await.unwrap();
@@ -27,7 +27,7 @@ async fn an_outage_is_unreachable_stores_nothing_and_ends_without_a_restart() {
     assert_eq!(store.commit(at(1), &batch).await.unwrap().committed, [Committed::Stored]);
 }
 
-/// Ends all of the worker's sessions, as an operator may; tells how many there were.
+/// Ends all of the worker's sessions, as an operator may, and returns their number.
 async fn cut_all(server: &PrivatePostgres) -> i64 {
     let admin = PgPool::connect(&server.url()).await.unwrap();
     let cut = sqlx::query_scalar(
@@ -37,7 +37,7 @@ async fn cut_all(server: &PrivatePostgres) -> i64 {
 }
 
 #[tokio::test]
-async fn what_is_fresh_is_read_though_every_connection_was_cut() {
+async fn freshness_read_survives_cut_connections() {
     let server = PrivatePostgres::start().await;
     let store = PostgresStore::connect(&config(&server.url())).unwrap();
     store.migrate().await.unwrap();
@@ -53,7 +53,7 @@ async fn what_is_fresh_is_read_though_every_connection_was_cut() {
 }
 
 #[tokio::test]
-async fn a_ping_replaces_connections_that_died_in_the_meantime() {
+async fn ping_replaces_dead_connections() {
     let server = PrivatePostgres::start().await;
     let store = PostgresStore::connect(&config(&server.url())).unwrap();
     store.migrate().await.unwrap();
@@ -67,7 +67,7 @@ async fn a_ping_replaces_connections_that_died_in_the_meantime() {
 }
 
 #[tokio::test]
-async fn a_connection_that_broke_is_told_and_the_next_commit_has_another() {
+async fn broken_connection_reported_and_replaced() {
     let server = PrivatePostgres::start().await;
     let store = PostgresStore::connect(&config(&server.url())).unwrap();
     store.migrate().await.unwrap();

@@ -23,7 +23,7 @@ const CLANS: [&str; 3] = ["8GG", "9CC", "2RR"];
 const PLAYERS: [&str; 5] = ["2PP", "2YY", "2QQ", "2LL", "2UU"];
 const BATCHES: usize = 40;
 
-/// How many batches go by between two looks at the tables.
+/// The number of batches between two comparisons of the tables.
 const LOOK: usize = 5;
 
 /// Table, its columns without ids, and their order.
@@ -52,7 +52,7 @@ const DUMPS: [(&str, &str); 6] = [
 ];
 
 #[tokio::test]
-async fn both_stores_give_the_same_tables_for_the_same_answers() {
+async fn both_stores_write_same_tables() {
     for seed in 1..=6 {
         let (postgres, sqlite) = (beds::postgres().await, beds::sqlite().await);
         let mut rng = Rng::with_seed(seed);
@@ -65,8 +65,8 @@ async fn both_stores_give_the_same_tables_for_the_same_answers() {
             }
             let mut one = postgres.store().commit(now, &batch).await.unwrap();
             let mut other = sqlite.store().commit(now, &batch).await.unwrap();
-            for note in one.outbox.iter_mut().chain(&mut other.outbox) {
-                note.id = 0; // Drawn at random.
+            for entry in one.outbox.iter_mut().chain(&mut other.outbox) {
+                entry.id = 0; // Drawn at random.
             }
             assert_eq!(one, other, "results, PostgreSQL left, SQLite right, after\n{history}");
             if step % LOOK != LOOK - 1 {

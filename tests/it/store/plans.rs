@@ -24,7 +24,7 @@ const LARGE: [&str; 12] = [
     "refresh_runs",
     "run_work",
     "run_errors",
-    "untold",
+    "outbox",
 ];
 
 /// All nodes of a plan.

@@ -3,7 +3,7 @@
 
 use refresh_worker::{
     model::ObjectId,
-    store::{Committed, Store, RELAXED_TIMEOUT, postgres::PostgresStore},
+    store::{Committed, RELAXED_TIMEOUT, Store, postgres::PostgresStore},
 };
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::support::{self, pgbouncer::PgBouncer, pooler::PoolerWitness};
 
-/// What a process does in some runs, with stores of its own.
+/// The work of a process in some runs, with its own stores.
 async fn work(store: &PostgresStore, from: usize) {
     for n in from..from + 10 {
         let second = i64::try_from(n).unwrap() * 60;
@@ -32,15 +32,16 @@ async fn work(store: &PostgresStore, from: usize) {
         last.unwrap();
         store.record_run(&run(&name, at(second))).await.unwrap();
         store.outbox(at(second + 9)).await.unwrap();
-        store.delete_from_outbox(&commit.outbox.iter().map(|note| note.id).collect::<Vec<_>>()).await.unwrap();
+        store.delete_from_outbox(&commit.outbox.iter().map(|entry| entry.id).collect::<Vec<_>>()).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn processes_that_share_connections_of_pgbouncer_do_not_meet() {
+async fn pgbouncer_clients_do_not_interfere() {
     let direct = support::postgres::fresh().await;
     let Some((_pooler, url)) = PgBouncer::in_front_of(&direct, 3).await else { return };
-    let stores: Vec<_> = (0..3).map(|_| PostgresStore::connect(&config(&url)).unwrap().with_details(EVERYTHING)).collect();
+    let stores: Vec<_> =
+        (0..3).map(|_| PostgresStore::connect(&config(&url)).unwrap().with_details(EVERYTHING)).collect();
     let made = futures_util::future::join_all(stores.iter().map(Store::migrate)).await;
     let made: usize = made.into_iter().map(|made| made.unwrap().len()).sum();
     assert_eq!(made, 5, "each migration runs once");
@@ -50,7 +51,7 @@ async fn processes_that_share_connections_of_pgbouncer_do_not_meet() {
         let problems = store.check_rights().await;
         assert_eq!(problems.len(), 1, "{problems:?}");
         assert!(!problems[0].is_certain && problems[0].what.contains("pooler"), "{problems:?}");
-        assert!(problems[0].fix.contains("DB_STATEMENT_CACHE=0"), "{problems:?}");
+        assert!(problems[0].remedy.contains("DB_STATEMENT_CACHE=0"), "{problems:?}");
     }
     let server = sqlx::PgPool::connect(&direct).await.unwrap();
     let runs: i64 =
@@ -59,7 +60,7 @@ async fn processes_that_share_connections_of_pgbouncer_do_not_meet() {
 }
 
 #[tokio::test]
-async fn a_pooler_that_drops_startup_parameters_is_noticed_before_harm() {
+async fn pooler_dropping_parameters_noticed_in_time() {
     let url = support::postgres::fresh().await;
     let (witness, url) = PoolerWitness::that_keeps_options(&url).await;
     let store = PostgresStore::connect(&config(&url)).unwrap().with_details(EVERYTHING);

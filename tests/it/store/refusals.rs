@@ -13,9 +13,9 @@ use super::{
 };
 
 over_every_store! {
-    a_lone_record_that_a_rule_refuses_is_held,
-    a_rule_that_refuses_everything_is_the_stores_trouble_across_commits,
-    a_refused_record_is_a_poison_once_others_were_stored,
+    lone_record_refused_by_rule_is_held,
+    rule_refusing_everything_is_store_trouble,
+    refused_record_is_poison_once_others_stored,
 }
 
 fn one(number: usize, began: i64) -> Fetched {
@@ -45,7 +45,7 @@ async fn refuse(bed: &impl Bed, tag: Option<&str>) {
     }
 }
 
-async fn a_lone_record_that_a_rule_refuses_is_held(bed: impl Bed) {
+async fn lone_record_refused_by_rule_is_held(bed: impl Bed) {
     refuse(&bed, None).await;
     for round in 0..4 {
         let committed = bed.commit_one(one(1, round * 300)).await;
@@ -54,15 +54,15 @@ async fn a_lone_record_that_a_rule_refuses_is_held(bed: impl Bed) {
     assert!(bed.store().is_doubtful());
 }
 
-async fn a_rule_that_refuses_everything_is_the_stores_trouble_across_commits(bed: impl Bed) {
+async fn rule_refusing_everything_is_store_trouble(bed: impl Bed) {
     refuse(&bed, None).await;
     for number in 0..4 {
         assert!(is_held(&bed.commit_one(one(number, 0)).await), "{number}");
     }
     let error = bed.store().commit(at(600), &[one(4, 0)]).await.unwrap_err().to_string();
     assert!(error.contains("no players today"), "{error}");
-    // Beside what can be stored the trouble is told, too.
-    let commit = bed.commit_and_tell(&[one(5, 0), clan("8GG").fetched(at(0))]).await;
+    // The trouble is reported even when some records are stored.
+    let commit = bed.commit_with_details(&[one(5, 0), clan("8GG").fetched(at(0))]).await;
     assert!(is_held(&commit.committed[0]) && commit.committed[1] == Committed::Stored, "{commit:?}");
     assert!(commit.trouble.is_some_and(|trouble| trouble.contains("no players today")));
     bed.exec(if bed.is_postgres() { "DROP TRIGGER no ON player_snapshots" } else { "drop trigger no" }).await;
@@ -70,14 +70,14 @@ async fn a_rule_that_refuses_everything_is_the_stores_trouble_across_commits(bed
     assert!(!bed.store().is_doubtful());
 }
 
-async fn a_refused_record_is_a_poison_once_others_were_stored(bed: impl Bed) {
+async fn refused_record_is_poison_once_others_stored(bed: impl Bed) {
     refuse(&bed, Some(nth_tag(1).as_str())).await;
     assert!(is_held(&bed.commit_one(one(1, 0)).await));
     assert_eq!(bed.commit_one(one(2, 0)).await, Committed::Stored);
     assert!(matches!(bed.commit_one(one(1, 300)).await, Committed::Poison(_)));
 }
 
-/// What the store says of five players, one after the other, in a table with this fault.
+/// The outcomes of five players, one after the other, in a table with this fault.
 async fn five_alone(bed: &PostgresBed, fault: &str) -> (usize, String) {
     bed.exec(fault).await;
     for number in 0..5 {
@@ -93,7 +93,7 @@ async fn five_alone(bed: &PostgresBed, fault: &str) -> (usize, String) {
 }
 
 #[tokio::test]
-async fn faults_of_a_table_make_no_dead_letter_and_name_the_fix() {
+async fn table_faults_name_fix_without_dead_letters() {
     let partitioned = "
         ALTER TABLE player_snapshots RENAME TO whole;
         CREATE TABLE player_snapshots (LIKE whole INCLUDING DEFAULTS) PARTITION BY RANGE (ts);
@@ -115,7 +115,7 @@ async fn faults_of_a_table_make_no_dead_letter_and_name_the_fix() {
 }
 
 #[tokio::test]
-async fn one_record_without_a_partition_is_held_beside_others() {
+async fn record_without_partition_held_beside_others() {
     let bed = beds::postgres().await;
     let of = |tag: &str| format!("FOR VALUES IN ('{tag}')");
     bed.exec(&format!(

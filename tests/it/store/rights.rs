@@ -1,4 +1,4 @@
-//! What `check` finds out about a database, and what a commit says that lacks a right.
+//! The findings of `check` about a database, and the error of a commit without a right.
 
 use refresh_worker::store::{Store, StoreError, postgres::PostgresStore};
 use sqlx::PgPool;
@@ -27,7 +27,7 @@ async fn a_database_that_is_ready_has_no_problems() {
 }
 
 #[tokio::test]
-async fn tables_that_have_not_been_made_are_a_problem() {
+async fn missing_tables_are_a_problem() {
     let url = support::postgres::fresh_with_contract().await;
     let problems = store(&url).check_rights().await;
     assert_eq!(problems.len(), 1, "{problems:?}");
@@ -62,7 +62,7 @@ async fn a_table_of_another_shape_is_a_problem() {
 }
 
 #[tokio::test]
-async fn every_missing_right_is_told_with_the_grant_that_gives_it() {
+async fn missing_right_reported_with_its_grant() {
     let url = support::postgres::fresh().await;
     store(&url).migrate().await.unwrap();
     let (modest, role) = modest_role(&url).await;
@@ -94,7 +94,7 @@ async fn every_missing_right_is_told_with_the_grant_that_gives_it() {
 }
 
 #[tokio::test]
-async fn a_database_that_cannot_be_reached_is_one_problem_without_the_password() {
+async fn unreachable_database_is_one_problem_without_password() {
     let problems = store("postgresql+psycopg://me:hush@127.0.0.1:1/stats").check_rights().await;
     assert_eq!(problems.len(), 1);
     assert!(problems[0].what.contains("127.0.0.1:1/stats"), "{problems:?}");

@@ -50,7 +50,7 @@ async fn rows_of_runs_are_trimmed_after_a_month() {
 }
 
 #[tokio::test]
-async fn of_many_rows_of_runs_the_oldest_are_trimmed() {
+async fn oldest_rows_of_runs_are_trimmed() {
     let bed = beds::postgres().await;
     bed.exec(&format!(
         "INSERT INTO refresh_worker.refresh_runs \

@@ -2,7 +2,7 @@
 
 use refresh_worker::{
     model::ObjectId,
-    store::{Committed, Store, RELAXED_TIMEOUT},
+    store::{Committed, RELAXED_TIMEOUT, Store},
 };
 
 use super::{
@@ -15,27 +15,27 @@ over_every_store! {
     a_key_that_was_left_out_stays_out,
     the_columns_are_filled_from_the_document,
     no_clan_is_the_empty_string,
-    changed_content_inserts_a_row_and_unchanged_content_moves_the_time,
+    changed_content_inserts_row_unchanged_moves_time,
     one_history_row_per_change,
-    unchanged_content_inserts_when_another_program_wrote_the_newest_row,
-    a_touch_rewrites_the_columns_that_a_clan_reply_changed,
+    unchanged_content_inserts_after_foreign_row,
+    unchanged_document_restores_columns_of_player,
     a_touch_gives_back_what_other_programs_emptied,
-    a_clan_reply_refreshes_its_members_by_columns_only,
-    a_short_form_does_not_empty_labels_link_or_document,
-    a_value_that_the_short_form_lacks_keeps_the_old_one,
-    the_first_full_document_after_a_short_form_is_a_change,
-    a_clan_of_fifty_and_a_batch_of_sixty_four_are_stored_at_once,
+    clan_response_refreshes_only_columns_of_members,
+    short_form_keeps_labels_link_and_document,
+    short_form_keeps_values_it_lacks,
+    first_full_document_after_short_form_is_change,
+    large_clan_and_full_batch_are_stored,
     long_names_and_roles_are_cut_by_characters,
     gone_is_noted_and_nothing_else_changes,
-    freshness_tells_when_the_call_began_and_how_long_the_answer_holds,
-    a_row_of_another_program_in_the_same_millisecond_is_no_obstacle,
+    freshness_has_call_time_and_expiry,
+    foreign_row_in_same_millisecond_does_not_conflict,
     times_are_utc_whatever_the_server_thinks;
     as_received:
-    a_clan_document_is_stored_as_received_with_the_link_as_its_last_key,
-    a_document_that_has_the_link_already_is_stored_as_it_is,
-    a_member_with_a_row_in_players_but_no_snapshot_gets_one,
-    a_name_with_nul_is_stored_without_it_and_the_document_keeps_its_escape,
-    a_player_document_is_stored_as_received_with_the_link_as_its_last_key,
+    clan_document_stored_as_received_with_link,
+    document_with_link_stored_unchanged,
+    member_without_snapshot_gets_one,
+    name_loses_nul_document_keeps_escape,
+    player_document_stored_as_received_with_link,
     unknown_members_get_rows_in_the_short_form,
 }
 
@@ -47,7 +47,7 @@ fn with_link(json: &str, link: &str) -> String {
     format!("{end},\"deep_link\":\"{link}\"{}", &json[end.len()..])
 }
 
-async fn a_clan_document_is_stored_as_received_with_the_link_as_its_last_key(bed: impl Bed) {
+async fn clan_document_stored_as_received_with_link(bed: impl Bed) {
     let document = clan("8GG").with([player("2PP"), player("2YY").named("Zoë \u{1F600} \"quoted\"")]);
     assert_eq!(bed.commit_one(document.fetched(at(0))).await, Committed::Stored);
     let expected = with_link(&document.json(), CLAN_LINK);
@@ -57,7 +57,7 @@ async fn a_clan_document_is_stored_as_received_with_the_link_as_its_last_key(bed
     assert_eq!(time(&row["updated_at"]), Some(at(0)));
 }
 
-async fn a_player_document_is_stored_as_received_with_the_link_as_its_last_key(bed: impl Bed) {
+async fn player_document_stored_as_received_with_link(bed: impl Bed) {
     let document = player("2PP").of("8GG");
     assert_eq!(bed.commit_one(document.fetched(at(0))).await, Committed::Stored);
     let expected = with_link(&document.json(), PLAYER_LINK);
@@ -66,7 +66,7 @@ async fn a_player_document_is_stored_as_received_with_the_link_as_its_last_key(b
     assert_eq!((text(&row["data"]), text(&row["deep_link"])), (expected, PLAYER_LINK.to_owned()));
 }
 
-async fn a_document_that_has_the_link_already_is_stored_as_it_is(bed: impl Bed) {
+async fn document_with_link_stored_unchanged(bed: impl Bed) {
     let mut fetched = player("2PP").fetched(at(0));
     let json = r##"{"deep_link":"https://example.org/","tag":"#2PP"}"##;
     set_json(&mut fetched, json);
@@ -110,7 +110,7 @@ async fn no_clan_is_the_empty_string(bed: impl Bed) {
     assert!(row["role"].is_null());
 }
 
-async fn changed_content_inserts_a_row_and_unchanged_content_moves_the_time(bed: impl Bed) {
+async fn changed_content_inserts_row_unchanged_moves_time(bed: impl Bed) {
     let first = player("2PP");
     assert_eq!(bed.commit_one(first.fetched(at(0))).await, Committed::Stored);
     assert_eq!(bed.commit_one(first.fetched(at(300))).await, Committed::Unchanged);
@@ -131,7 +131,7 @@ async fn one_history_row_per_change(bed: impl Bed) {
     assert_eq!(rows, [(at(300), 1), (at(1200), 2), (at(1500), 1)]);
 }
 
-async fn unchanged_content_inserts_when_another_program_wrote_the_newest_row(bed: impl Bed) {
+async fn unchanged_content_inserts_after_foreign_row(bed: impl Bed) {
     bed.commit_one(clan("8GG").fetched(at(0))).await;
     bed.exec(&format!(
         "INSERT INTO clan_snapshots (id, ts, clan_tag, name, data) \
@@ -149,7 +149,7 @@ async fn unchanged_content_inserts_when_another_program_wrote_the_newest_row(bed
     assert_eq!(bed.count("clan_snapshots WHERE clan_tag = '8GG'").await, 3, "from then on our row is the newest again");
 }
 
-async fn a_touch_rewrites_the_columns_that_a_clan_reply_changed(bed: impl Bed) {
+async fn unchanged_document_restores_columns_of_player(bed: impl Bed) {
     let document = player("2PP").of("8GG");
     bed.commit_one(document.fetched(at(0))).await;
     let listed = player("2PP").role("leader").trophies(1300).donations(99).named("other");
@@ -173,7 +173,7 @@ async fn a_touch_gives_back_what_other_programs_emptied(bed: impl Bed) {
     }
 }
 
-async fn a_clan_reply_refreshes_its_members_by_columns_only(bed: impl Bed) {
+async fn clan_response_refreshes_only_columns_of_members(bed: impl Bed) {
     bed.commit_one(player("2PP").of("9CC").fetched(at(0))).await;
     let before = bed.newest_player("2PP").await;
     let listed = player("2PP").named("new name").role("coLeader").town_hall(13).trophies(1100);
@@ -191,7 +191,7 @@ async fn a_clan_reply_refreshes_its_members_by_columns_only(bed: impl Bed) {
     assert_eq!(bed.count("player_snapshots WHERE player_tag = '2PP'").await, 1);
 }
 
-async fn a_short_form_does_not_empty_labels_link_or_document(bed: impl Bed) {
+async fn short_form_keeps_labels_link_and_document(bed: impl Bed) {
     bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
     let before = bed.player("2PP").await;
     bed.commit_one(clan("8GG").with([player("2PP").trophies(1)]).fetched(at(300))).await;
@@ -200,7 +200,7 @@ async fn a_short_form_does_not_empty_labels_link_or_document(bed: impl Bed) {
     assert!(text(&after["data"]).contains("labels"));
 }
 
-async fn a_value_that_the_short_form_lacks_keeps_the_old_one(bed: impl Bed) {
+async fn short_form_keeps_values_it_lacks(bed: impl Bed) {
     bed.commit_one(player("2PP").of("8GG").town_hall(14).fetched(at(0))).await;
     let listed = Player { town_hall: None, ..player("2PP") };
     bed.commit_one(clan("8GG").with([listed]).fetched(at(300))).await;
@@ -222,14 +222,14 @@ async fn unknown_members_get_rows_in_the_short_form(bed: impl Bed) {
     assert!(known.is_empty(), "a clan reply never claims a player's full document");
 }
 
-async fn the_first_full_document_after_a_short_form_is_a_change(bed: impl Bed) {
+async fn first_full_document_after_short_form_is_change(bed: impl Bed) {
     bed.commit_one(clan("8GG").with([player("2PP")]).fetched(at(0))).await;
     assert_eq!(bed.commit_one(player("2PP").of("8GG").fetched(at(300))).await, Committed::Stored);
     assert!(text(&bed.player("2PP").await["data"]).contains("labels"));
     assert_eq!(bed.count("player_snapshots WHERE player_tag = '2PP'").await, 2);
 }
 
-async fn a_member_with_a_row_in_players_but_no_snapshot_gets_one(bed: impl Bed) {
+async fn member_without_snapshot_gets_one(bed: impl Bed) {
     bed.exec("INSERT INTO players (tag, name, data, deep_link) VALUES ('2PP', 'old', '{\"labels\":[]}', 'link')").await;
     bed.commit_one(clan("8GG").with([player("2PP")]).fetched(at(0))).await;
     assert_eq!(bed.newest_player("2PP").await["clan_tag"], "8GG", "else the member list would leave the player out");
@@ -237,7 +237,7 @@ async fn a_member_with_a_row_in_players_but_no_snapshot_gets_one(bed: impl Bed) 
     assert_eq!((&row["data"], &row["deep_link"]), (&"{\"labels\":[]}".into(), &"link".into()));
 }
 
-async fn a_clan_of_fifty_and_a_batch_of_sixty_four_are_stored_at_once(bed: impl Bed) {
+async fn large_clan_and_full_batch_are_stored(bed: impl Bed) {
     let fifty = clan("8GG").with((0..50).map(|number| player(nth_tag(number).as_str())));
     let mut batch = vec![fifty.fetched(at(0))];
     for number in 25..75 {
@@ -275,7 +275,7 @@ async fn long_names_and_roles_are_cut_by_characters(bed: impl Bed) {
     assert_eq!(text(&bed.player("2YY").await["name"]), cut);
 }
 
-async fn a_name_with_nul_is_stored_without_it_and_the_document_keeps_its_escape(bed: impl Bed) {
+async fn name_loses_nul_document_keeps_escape(bed: impl Bed) {
     let document = player("2PP").named("a\0b");
     assert_eq!(bed.commit_one(document.fetched(at(0))).await, Committed::Stored);
     assert_eq!(bed.newest_player("2PP").await["name"], "ab");
@@ -297,7 +297,7 @@ async fn gone_is_noted_and_nothing_else_changes(bed: impl Bed) {
     );
 }
 
-async fn freshness_tells_when_the_call_began_and_how_long_the_answer_holds(bed: impl Bed) {
+async fn freshness_has_call_time_and_expiry(bed: impl Bed) {
     let (known, unknown) = (ObjectId::clan(tag("8GG")), ObjectId::war(tag("8GG")));
     bed.commit_one(clan("8GG").fetched(at(0))).await;
     bed.commit_one(clan("8GG").fetched(at(300))).await;
@@ -307,7 +307,7 @@ async fn freshness_tells_when_the_call_began_and_how_long_the_answer_holds(bed: 
     assert!(bed.store().freshness(&[], RELAXED_TIMEOUT).await.unwrap().is_empty());
 }
 
-async fn a_row_of_another_program_in_the_same_millisecond_is_no_obstacle(bed: impl Bed) {
+async fn foreign_row_in_same_millisecond_does_not_conflict(bed: impl Bed) {
     for (table, column, tag) in [
         ("player_snapshots", "player_tag", "2PP"),
         ("clan_snapshots", "clan_tag", "8GG"),

@@ -1,6 +1,6 @@
-//! How many statements a commit sends, counted from what the driver tells of each.
+//! The number of statements of a commit, counted from the driver's log events.
 
-use refresh_worker::store::{Store, RELAXED_TIMEOUT};
+use refresh_worker::store::{RELAXED_TIMEOUT, Store};
 
 use super::{
     Bed, beds,
@@ -11,18 +11,18 @@ use super::{
 };
 use crate::support::pooler::PoolerWitness;
 
-/// What a transaction begins with (BEGIN and its settings) is one message of two statements, which the driver does not
-/// tell of.
-const UNTOLD: usize = 2;
+/// The begin of a transaction (BEGIN and its settings) is one message of two statements, which the driver does not
+/// log.
+const UNLOGGED: usize = 2;
 
 #[tokio::test]
-async fn a_commit_is_at_most_fourteen_statements_whatever_its_size() {
+async fn commit_has_at_most_fourteen_statements() {
     let bed = beds::postgres_of_others().await;
     let statements = EventCount::of("sqlx::query");
     let players = |from: usize, to: usize| (from..to).map(|n| player(nth_tag(n).as_str()).of("8GG"));
 
     bed.commit_one(clan("8GG").with([player("2PP")]).fetched(at(0))).await;
-    let small = statements.take() + UNTOLD;
+    let small = statements.take() + UNLOGGED;
     // Everything at once, with ids to be stepped: other programs have gone on.
     bed.exec(&format!(
         "INSERT INTO clan_snapshots (id, ts, clan_tag) SELECT max(id) + 5, {}, 'LLL1' FROM clan_snapshots",
@@ -34,14 +34,14 @@ async fn a_commit_is_at_most_fourteen_statements_whatever_its_size() {
     batch.extend(players(20, 82).map(|player| player.fetched(at(300))));
     assert_eq!(batch.len(), 64);
     bed.commit(&batch).await;
-    let large = statements.take() + UNTOLD;
+    let large = statements.take() + UNLOGGED;
     // The same again: nothing new, no ids taken.
     let again: Vec<_> = batch
         .iter()
         .map(|fetched| refresh_worker::model::Fetched { began: at(600), copied_at: at(600), ..fetched.clone() })
         .collect();
     bed.commit(&again).await;
-    let unchanged = statements.take() + UNTOLD;
+    let unchanged = statements.take() + UNLOGGED;
 
     println!("statements per commit: small {small}, of everything with ids stepped {large}, unchanged {unchanged}");
     assert!(small <= 14 && large <= 14 && unchanged <= 12, "{small} {large} {unchanged}");
@@ -62,11 +62,12 @@ async fn freshness_is_one_statement() {
 }
 
 #[tokio::test]
-async fn without_kept_statements_everything_works_and_lies_in_transactions_for_poolers() {
+async fn unkept_statements_run_in_transactions() {
     let url = crate::support::postgres::fresh().await;
     let (witness, url) = PoolerWitness::in_front_of(&url).await;
     let config = refresh_worker::config::DatabaseConfig { statement_cache: 0, ..beds::config(&url) };
-    let store = refresh_worker::store::postgres::PostgresStore::connect(&config).unwrap().with_details(beds::EVERYTHING);
+    let store =
+        refresh_worker::store::postgres::PostgresStore::connect(&config).unwrap().with_details(beds::EVERYTHING);
     store.ping().await.unwrap();
     assert_eq!(store.migrate().await.unwrap().len(), 5);
     let batch = [clan("8GG").with([player("2PP")]).fetched(at(0)), war("8GG", &[("2PP", 1)]).fetched(at(0))];

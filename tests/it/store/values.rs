@@ -5,7 +5,7 @@ use std::time::Duration;
 use refresh_worker::{
     clock::Timestamp,
     model::{Fetched, Kind, ObjectId},
-    store::{Committed, Store, RELAXED_TIMEOUT},
+    store::{Committed, RELAXED_TIMEOUT, Store},
 };
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
@@ -19,9 +19,9 @@ use super::{
 use crate::{cli::Shell, support};
 
 over_every_store! {
-    a_row_at_an_impossible_time_does_not_hide_later_ones,
-    a_row_of_others_a_few_hours_ahead_is_left_alone,
-    a_last_seen_that_is_still_to_come_is_forgotten,
+    row_at_impossible_time_does_not_hide_later,
+    foreign_row_hours_ahead_is_unchanged,
+    future_last_seen_is_replaced,
 }
 
 const TABLES: [(&str, &str, &str); 3] = [
@@ -50,7 +50,7 @@ async fn newest(bed: &impl Bed, table: &str, column: &str, tag: &str) -> Value {
     bed.rows(&format!("{newest} LIMIT 1")).await.remove(0)
 }
 
-async fn a_row_at_an_impossible_time_does_not_hide_later_ones(bed: impl Bed) {
+async fn row_at_impossible_time_does_not_hide_later(bed: impl Bed) {
     bed.commit(&one_of_each(at(0))).await;
     by_others(&bed, "'9999-12-31 00:00:00.000000'").await;
     for (seconds, committed) in [(300, Committed::Unchanged), (600, Committed::Unchanged)] {
@@ -64,7 +64,7 @@ async fn a_row_at_an_impossible_time_does_not_hide_later_ones(bed: impl Bed) {
     }
 }
 
-async fn a_row_of_others_a_few_hours_ahead_is_left_alone(bed: impl Bed) {
+async fn foreign_row_hours_ahead_is_unchanged(bed: impl Bed) {
     bed.commit(&one_of_each(at(0))).await;
     by_others(&bed, &sql_time(at(6 * 3600))).await;
     bed.commit(&one_of_each(at(300))).await;
@@ -73,7 +73,7 @@ async fn a_row_of_others_a_few_hours_ahead_is_left_alone(bed: impl Bed) {
     }
 }
 
-async fn a_last_seen_that_is_still_to_come_is_forgotten(bed: impl Bed) {
+async fn future_last_seen_is_replaced(bed: impl Bed) {
     bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
     bed.exec("UPDATE player_snapshots SET last_seen = '9999-12-31 00:00:00.000000' WHERE player_tag = '2PP'").await;
     bed.commit_one(player("2PP").of("8GG").fetched(at(300))).await;
@@ -96,7 +96,7 @@ async fn rows_at_infinity_give_way_to_ours() {
 }
 
 #[tokio::test]
-async fn a_member_updated_at_infinity_is_so_no_more() {
+async fn member_updated_at_infinity_gets_real_time() {
     let bed = beds::postgres_of_others().await;
     let list = clan("8GG").with([player("2PP")]);
     bed.commit_one(list.fetched(at(0))).await;
@@ -131,7 +131,7 @@ async fn left_at_infinity_is_an_open_stay() {
 }
 
 #[tokio::test]
-async fn stays_that_began_at_no_time_are_closed_at_a_time() {
+async fn memberships_without_real_start_are_closed() {
     let bed = beds::postgres_of_others().await;
     for (player, joined) in [("2PP", "infinity"), ("2YY", "-infinity"), ("2QQ", "11111-11-11")] {
         let open = format!(
@@ -170,7 +170,7 @@ const DOCUMENTS: [&str; 11] = [
     r#"'{"a": "\ud800"}'"#,
     "(repeat('[', 4000) || repeat(']', 4000))::json",
     r#"'{"deep_link": 5, "tag": {}, "members": "x", "name": 1e999}'"#,
-    r#"'{"errors": "x", "work_by_kind_and_priority": {"clan": {"high": {"calls": "x", "gone": -1}, "low": 5}, "war": []}}'"#,
+    r#"'{"errors": "x", "work_by_kind_and_class": {"clan": {"high": {"calls": "x", "gone": -1}, "low": 5}, "war": []}}'"#,
 ];
 
 fn oddities(data_type: &str) -> &'static [&'static str] {
@@ -189,7 +189,7 @@ async fn columns(bed: &PostgresBed, schema: &str) -> Vec<(String, String, String
     sqlx::query_as(
         "SELECT table_name::text, column_name::text, data_type::text FROM information_schema.columns \
          JOIN pg_tables ON schemaname = table_schema AND tablename = table_name \
-         WHERE table_schema = $1 AND column_name NOT IN ('id', 'note') AND table_name <> 'migrations' ORDER BY 1, 2",
+         WHERE table_schema = $1 AND column_name <> 'id' AND table_name <> 'migrations' ORDER BY 1, 2",
     )
     .bind(schema)
     .fetch_all(&bed.around)
@@ -197,7 +197,7 @@ async fn columns(bed: &PostgresBed, schema: &str) -> Vec<(String, String, String
     .unwrap()
 }
 
-/// Whether the table takes it at all.
+/// True when the table accepts the value.
 async fn set(bed: &PostgresBed, sql: String) -> bool {
     match sqlx::raw_sql(AssertSqlSafe(sql.as_str())).execute(&bed.around).await {
         Ok(_) => true,
@@ -257,7 +257,7 @@ impl Family {
 async fn no_value_keeps_a_commit_from_being_made(bed: PostgresBed, schema: &str) {
     let (mut number, mut wrong) = (0, Vec::new());
     for (table, column, data_type) in columns(&bed, schema).await {
-        if matches!(table.as_str(), "refresh_runs" | "run_errors" | "run_work" | "untold" | "retention_progress") {
+        if matches!(table.as_str(), "refresh_runs" | "run_errors" | "run_work" | "outbox" | "retention_progress") {
             continue;
         }
         let cases: Vec<(&str, Family)> =
@@ -301,17 +301,17 @@ async fn no_value_keeps_a_commit_from_being_made(bed: PostgresBed, schema: &str)
 }
 
 #[tokio::test]
-async fn no_value_of_the_shared_tables_keeps_a_commit_from_being_made() {
+async fn no_value_of_shared_tables_blocks_commit() {
     no_value_keeps_a_commit_from_being_made(beds::postgres().await, "public").await;
 }
 
 #[tokio::test]
-async fn no_value_of_our_tables_keeps_a_commit_from_being_made() {
+async fn no_value_of_own_tables_blocks_commit() {
     no_value_keeps_a_commit_from_being_made(beds::postgres().await, "refresh_worker").await;
 }
 
 #[tokio::test]
-async fn no_value_of_changed_tables_keeps_a_commit_from_being_made() {
+async fn no_value_of_changed_tables_blocks_commit() {
     no_value_keeps_a_commit_from_being_made(beds::postgres_of_changed_types().await, "public").await;
 }
 
@@ -321,15 +321,15 @@ async fn our_tables_full_of_oddities(bed: &PostgresBed) {
         (run, started, ended, stopped_because, error, processed, failed, api_requests, report) \
         VALUES ('run {n}', '2026-03-04', '2026-03-04', 'x', NULL, 1, 0, 2, \
         '{\"errors\": [\"clan:8GG: it was odd\"], \
-          \"work_by_kind_and_priority\": {\"clan\": {\"high\": {\"calls\": 1, \"stored\": 1}}}}')";
-    const NOTE: &str = "INSERT INTO refresh_worker.outbox (note, stored_at, words) VALUES ({n}, '2026-03-04', '{}')";
+          \"work_by_kind_and_class\": {\"clan\": {\"high\": {\"calls\": 1, \"stored\": 1}}}}')";
+    const ENTRY: &str = "INSERT INTO refresh_worker.outbox (id, stored_at, payload) VALUES ({n}, '2026-03-04', '{}')";
     const STATE: &str = "INSERT INTO refresh_worker.refresh_state (kind, tag, fetched_at, last_outcome) \
         VALUES ('clan', 'X{n}', '2026-03-04', 'stored')";
     let mut number = 0;
     for (table, column, data_type) in columns(bed, "refresh_worker").await {
         let (insert, key) = match table.as_str() {
             "refresh_runs" => (RUN, "run = 'run {n}'"),
-            "untold" => (NOTE, "note = {n}"),
+            "outbox" => (ENTRY, "id = {n}"),
             "refresh_state" => (STATE, "tag = 'X{n}'"),
             _ => continue,
         };
@@ -344,7 +344,7 @@ async fn our_tables_full_of_oddities(bed: &PostgresBed) {
 }
 
 #[tokio::test]
-async fn what_is_read_of_our_tables_survives_every_value() {
+async fn reads_of_own_tables_survive_every_value() {
     let bed = beds::postgres().await;
     our_tables_full_of_oddities(&bed).await;
     let last = bed.store().last_run().await.unwrap().expect("a run");
@@ -352,8 +352,8 @@ async fn what_is_read_of_our_tables_survives_every_value() {
     for last in [Some(last), lasts.any, lasts.good, lasts.failed].map(|last| last.expect("a run of each sort")) {
         assert!(last.started.to_utc().year() < 9999, "a run at no time is not the last one: {last:?}");
     }
-    let notes = bed.store().outbox(Timestamp::from_millis(i64::MAX)).await.unwrap();
-    assert!(notes.len() > 10);
+    let entries = bed.store().outbox(Timestamp::from_millis(i64::MAX)).await.unwrap();
+    assert!(entries.len() > 10);
     for kind in [Kind::Clan, Kind::Player, Kind::War] {
         bed.store().control_object(kind, &[], at(0), Duration::from_secs(5)).await.unwrap();
     }
@@ -378,7 +378,7 @@ async fn commands_that_read_our_tables_survive_every_value() {
 }
 
 #[tokio::test]
-async fn what_jsonb_cannot_hold_is_left_out_of_a_document() {
+async fn document_loses_only_impossible_jsonb_characters() {
     let bed = beds::postgres_of_changed_types().await;
     let odd = player("2PP").named("a\0b").of("8GG");
     let batch = [odd.fetched(at(0)), clan("8GG").named("\0").with([player("2YY").named("\0c")]).fetched(at(0))];
@@ -389,7 +389,7 @@ async fn what_jsonb_cannot_hold_is_left_out_of_a_document() {
 }
 
 #[tokio::test]
-async fn a_database_in_latin1_holds_names_as_far_as_it_can() {
+async fn latin1_database_holds_names_as_possible() {
     let bed = PostgresBed::on(&support::postgres::fresh_in_encoding("LATIN1").await).await;
     let odd = player("2PP").named("Zoë \u{1F600} Привет").of("8GG");
     let batch = [odd.fetched(at(0)), clan("8GG").named("\u{1F600}é").with([odd.clone()]).fetched(at(0))];
@@ -403,7 +403,7 @@ async fn a_database_in_latin1_holds_names_as_far_as_it_can() {
 }
 
 #[tokio::test]
-async fn columns_that_are_narrower_than_ours_get_what_fits() {
+async fn narrow_columns_get_what_fits() {
     let bed = beds::postgres_of_others().await;
     bed.exec(
         "ALTER TABLE clan_snapshots ALTER name TYPE varchar(10); ALTER TABLE players ALTER role TYPE varchar(4); \

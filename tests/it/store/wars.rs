@@ -1,7 +1,7 @@
 //! Wars, and the attacks used that readers look for in the player rows.
 
 use refresh_worker::model::{ObjectId, WarMemory};
-use refresh_worker::store::{Committed, Store, RELAXED_TIMEOUT};
+use refresh_worker::store::{Committed, RELAXED_TIMEOUT, Store};
 
 use super::{
     Bed,
@@ -10,21 +10,21 @@ use super::{
 };
 
 over_every_store! {
-    an_unchanged_war_moves_the_time_of_its_row,
+    unchanged_war_moves_time_of_row,
     a_war_never_makes_player_rows,
     attacks_used_go_into_the_newest_player_row,
     attacks_used_are_found_after_a_player_refresh,
-    of_two_clans_wars_that_name_a_player_the_own_clan_s_counts,
-    a_war_of_a_clan_that_the_player_left_says_nothing_of_the_player,
-    attacks_used_are_not_carried_for_more_than_a_week,
-    a_private_war_log_is_noted_and_nothing_else_changes,
-    what_is_known_of_the_league_is_remembered_until_something_newer_is_known;
+    war_of_own_clan_counts_for_player,
+    war_of_former_clan_is_ignored,
+    attacks_used_expire_after_a_week,
+    private_war_log_changes_only_state,
+    league_facts_stay_until_newer_ones;
     as_received:
     a_war_document_is_kept_to_the_byte,
-    every_state_of_a_war_is_kept_also_not_in_war,
+    every_war_state_is_stored,
 }
 
-async fn every_state_of_a_war_is_kept_also_not_in_war(bed: impl Bed) {
+async fn every_war_state_is_stored(bed: impl Bed) {
     assert_eq!(bed.commit_one(war("8GG", &[("2PP", 1)]).fetched(at(0))).await, Committed::Stored);
     assert_eq!(bed.commit_one(no_war("8GG").fetched(at(300))).await, Committed::Stored);
     let rows =
@@ -40,7 +40,7 @@ async fn a_war_document_is_kept_to_the_byte(bed: impl Bed) {
     assert_eq!(text(&row["data"]), document.json());
 }
 
-async fn an_unchanged_war_moves_the_time_of_its_row(bed: impl Bed) {
+async fn unchanged_war_moves_time_of_row(bed: impl Bed) {
     bed.commit_one(no_war("8GG").fetched(at(0))).await;
     assert_eq!(bed.commit_one(no_war("8GG").fetched(at(300))).await, Committed::Unchanged);
     let row = bed.row("SELECT ts FROM war_snapshots WHERE clan_tag = '8GG'").await;
@@ -74,7 +74,7 @@ async fn attacks_used_are_found_after_a_player_refresh(bed: impl Bed) {
     assert_eq!(time(&bed.newest_player("2PP").await["last_seen"]), Some(at(900)), "and they do not count twice");
 }
 
-async fn of_two_clans_wars_that_name_a_player_the_own_clan_s_counts(bed: impl Bed) {
+async fn war_of_own_clan_counts_for_player(bed: impl Bed) {
     let (ended, running) = (war("8GG", &[("2PP", 2)]), war("9CC", &[("2PP", 0)]));
     bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
     bed.commit_one(ended.fetched(at(300))).await;
@@ -91,7 +91,7 @@ async fn of_two_clans_wars_that_name_a_player_the_own_clan_s_counts(bed: impl Be
     assert_eq!((&newest["war_attacks_used"], time(&newest["last_seen"])), (&1.into(), Some(at(2100))));
 }
 
-async fn a_war_of_a_clan_that_the_player_left_says_nothing_of_the_player(bed: impl Bed) {
+async fn war_of_former_clan_is_ignored(bed: impl Bed) {
     bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
     bed.commit_one(war("8GG", &[("2PP", 1)]).fetched(at(300))).await;
     bed.commit_one(player("2PP").fetched(at(600))).await;
@@ -103,7 +103,7 @@ async fn a_war_of_a_clan_that_the_player_left_says_nothing_of_the_player(bed: im
     assert_eq!(bed.newest_player("2PP").await["war_attacks_used"], 2);
 }
 
-async fn attacks_used_are_not_carried_for_more_than_a_week(bed: impl Bed) {
+async fn attacks_used_expire_after_a_week(bed: impl Bed) {
     bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
     bed.commit_one(war("8GG", &[("2PP", 2)]).fetched(at(300))).await;
     for day in 1..=9 {
@@ -116,7 +116,7 @@ async fn attacks_used_are_not_carried_for_more_than_a_week(bed: impl Bed) {
     assert!(bed.newest_player("2PP").await["war_attacks_used"].is_null(), "readers forget them after a week, so do we");
 }
 
-async fn a_private_war_log_is_noted_and_nothing_else_changes(bed: impl Bed) {
+async fn private_war_log_changes_only_state(bed: impl Bed) {
     bed.commit_one(war("8GG", &[]).fetched(at(0))).await;
     assert_eq!(bed.commit_one(private_war_log("8GG", at(300))).await, Committed::Noted);
     let row = bed.row("SELECT ts FROM war_snapshots WHERE clan_tag = '8GG'").await;
@@ -126,7 +126,7 @@ async fn a_private_war_log_is_noted_and_nothing_else_changes(bed: impl Bed) {
     assert_eq!((freshness[&object].fetched_at, freshness[&object].fresh_until), (at(300), at(360)));
 }
 
-async fn what_is_known_of_the_league_is_remembered_until_something_newer_is_known(bed: impl Bed) {
+async fn league_facts_stay_until_newer_ones(bed: impl Bed) {
     let object = ObjectId::war(tag("8GG"));
     let memory =
         WarMemory { war_tag: Some("#2PPYQ".to_owned()), war_tag_until: Some(at(7200)), ..WarMemory::default() };

@@ -48,12 +48,12 @@ impl Forwarder {
         self.address.port()
     }
 
-    /// New connections lead to this server on the loopback from now on.
+    /// From now on new connections lead to this server on the loopback.
     pub fn move_to(&self, port: u16) {
         self.target.send_replace(format!("127.0.0.1:{port}"));
     }
 
-    /// How many connections were made so far.
+    /// The number of connections so far.
     pub fn accepted(&self) -> u64 {
         self.accepted.load(Ordering::SeqCst)
     }

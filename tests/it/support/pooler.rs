@@ -5,10 +5,11 @@
 //! those statements.
 
 use std::sync::{
-    Arc, Mutex,
+    Arc,
     atomic::{AtomicU8, Ordering},
 };
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{
@@ -18,7 +19,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What the server says it is in, when it is in no transaction.
+/// The server's status outside of a transaction.
 const IDLE: u8 = b'I';
 
 #[derive(Debug)]
@@ -58,9 +59,9 @@ impl PoolerWitness {
         (Self { seen, task }, url.into())
     }
 
-    /// How many statements were prepared inside transactions, and the others themselves.
+    /// The number of statements prepared inside transactions, and the texts of the others.
     pub fn take(&self) -> (usize, Vec<String>) {
-        let seen = std::mem::take(&mut *self.seen.lock().expect("no holder of it panics"));
+        let seen = std::mem::take(&mut *self.seen.lock());
         (seen.inside, seen.outside)
     }
 }
@@ -100,7 +101,7 @@ async fn pass_statements(
         let body = body(&mut from, length).await?;
         if kind == b'P' {
             let statement = body.split(|&byte| byte == 0).nth(1).map(String::from_utf8_lossy).unwrap_or_default();
-            let mut seen = seen.lock().expect("no holder of it panics");
+            let mut seen = seen.lock();
             match status.load(Ordering::SeqCst) {
                 IDLE => seen.outside.push(statement.into_owned()),
                 _ => seen.inside += 1,

@@ -8,18 +8,19 @@ use std::{
     path::PathBuf,
     process,
     sync::{
-        Mutex, OnceLock, PoisonError,
+        OnceLock,
         atomic::{AtomicU32, Ordering},
     },
 };
 
+use parking_lot::Mutex;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::server::{Recipe, Server, find_folder_with, folders_like};
 
 const CONTRACT: &str = include_str!("contract.sql");
 
-/// What others do to the contract tables over the years: no column keeps its type, and readers do not notice.
+/// The changes of others to the contract tables over the years: every type differs, and readers do not notice.
 const CHANGED_TYPES: &str = "
     DO $$
     DECLARE c record;
@@ -68,7 +69,7 @@ pub async fn fresh_in_encoding(encoding: &str) -> String {
     create_database(&shared_url().await, Some(&template)).await
 }
 
-/// A server of one's own, for tests of outages and of settings.
+/// A private server, for tests of outages and of settings.
 #[derive(Debug)]
 pub struct PrivatePostgres {
     server: Option<Server>,
@@ -242,13 +243,12 @@ fn database_name(url: &str) -> String {
     url::Url::parse(url).expect("a database URL").path().trim_start_matches('/').to_owned()
 }
 
-/// The databases made on one thread. A test is a thread, so they can go when it ends: a few hundred databases of 8 MB
-/// would be felt.
+/// The databases made on one thread. A test is a thread, so they are dropped when it ends: each takes 8 MB.
 struct Databases(Vec<String>);
 
 impl Drop for Databases {
     fn drop(&mut self) {
-        LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner).append(&mut self.0);
+        LEFT_BEHIND.lock().append(&mut self.0);
     }
 }
 
@@ -260,7 +260,7 @@ thread_local! {
 static LEFT_BEHIND: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 fn take_left_behind() -> Vec<String> {
-    std::mem::take(&mut *LEFT_BEHIND.lock().unwrap_or_else(PoisonError::into_inner))
+    std::mem::take(&mut *LEFT_BEHIND.lock())
 }
 
 const INITDB: &str = r#"as=
@@ -339,7 +339,7 @@ async fn folder_at(port: u16) -> Option<PathBuf> {
 }
 
 #[tokio::test]
-async fn a_standby_streams_takes_no_writes_and_can_be_promoted() {
+async fn standby_refuses_writes_until_promoted() {
     let pair = PostgresPair::start().await;
     pair.primary.exec(&["CREATE TABLE streamed ()"]).await;
     pair.wait_until_streamed().await;
@@ -351,7 +351,7 @@ async fn a_standby_streams_takes_no_writes_and_can_be_promoted() {
 }
 
 #[tokio::test]
-async fn every_test_gets_a_postgres_database_of_its_own() {
+async fn fresh_postgres_databases_are_separate() {
     let (one, other) = (fresh().await, fresh().await);
     assert_ne!(one, other);
     for url in [one, other] {
@@ -372,7 +372,7 @@ async fn the_contract_database_has_the_six_tables() {
 }
 
 #[tokio::test]
-async fn a_private_postgres_can_be_stopped_and_started_again() {
+async fn private_postgres_restarts() {
     let mut server = PrivatePostgres::start().await;
     let url = server.url_with_contract().await;
     server.stop().await;

@@ -17,10 +17,10 @@ use tokio::{
 
 use super::runtime_api::{Answer, Pending, RuntimeApi};
 
-/// No correct process needs longer for anything here; busy machines may come close to a tenth of it.
-const PATIENCE: Duration = Duration::from_mins(2);
+/// A limit that no correct process reaches; busy machines may need a tenth of it.
+const PROCESS_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// One sandbox: the process and the Runtime API that it polls.
+/// A sandbox: the process and the Runtime API that it polls.
 #[derive(Debug)]
 pub struct WorkerProcess {
     api: RuntimeApi,
@@ -45,12 +45,12 @@ impl Running {
     }
 }
 
-/// One invocation, finished.
+/// A finished invocation.
 #[derive(Debug)]
 pub struct Invocation {
     pub request_id: String,
     pub outcome: Outcome,
-    /// What the process wrote meanwhile.
+    /// The output of the process during the invocation.
     pub logs: Output,
 }
 
@@ -119,7 +119,7 @@ impl WorkerProcess {
         Self { api, child, pid, stdout, stderr, finished_events: 0, read_output: Output::default() }
     }
 
-    /// One event from the hand-over to the answer.
+    /// Runs an invocation: hands over an event and waits for the response.
     pub async fn invoke(&mut self, event: &Value, budget: Duration) -> Invocation {
         let running = self.begin(event, budget).await;
         self.finish(running).await
@@ -162,18 +162,18 @@ impl WorkerProcess {
                 _ = self.child.wait() => {}
             }
         };
-        let in_time = timeout(PATIENCE, idle).await.is_ok();
+        let in_time = timeout(PROCESS_TIMEOUT, idle).await.is_ok();
         assert!(in_time, "the worker neither asks for an event nor ends; it wrote:\n{}", self.output());
     }
 
     /// Waits until the process ends by itself.
     pub async fn wait(&mut self) -> ExitStatus {
-        let ended = timeout(PATIENCE, self.child.wait()).await.ok();
+        let ended = timeout(PROCESS_TIMEOUT, self.child.wait()).await.ok();
         let status = ended.unwrap_or_else(|| panic!("the worker does not end; it wrote:\n{}", self.output()));
         status.expect("the process can be waited for")
     }
 
-    /// What the process reported about a start that failed.
+    /// The error that the process reported for a failed start.
     pub fn init_error(&self) -> Option<Value> {
         self.api.init_error()
     }
@@ -296,7 +296,7 @@ fn read_whole(file: &File) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// What Lambda sets for a function on a custom runtime.
+/// The variables that Lambda sets for a custom runtime.
 fn lambda_environment(api: &str, handler: &str) -> [(&'static str, String); 14] {
     [
         ("AWS_LAMBDA_RUNTIME_API", api.to_owned()),

@@ -1,11 +1,8 @@
 //! A TCP proxy that misbehaves on request: what stands between the worker and Redis or PostgreSQL on a bad day.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{
@@ -17,7 +14,7 @@ use tokio::{
     time::sleep,
 };
 
-/// What the proxy does with traffic. A change takes effect at once, for open connections too.
+/// The proxy's treatment of traffic. A change takes effect at once, for open connections too.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Mode {
     Pass,
@@ -78,7 +75,7 @@ impl Proxy {
 
     /// Leads new connections to another server (`host:port`), as a name does that moved. Open ones stay where they are.
     pub fn move_to(&self, target: &str) {
-        target.clone_into(&mut self.target.lock().expect("no holder of it panics"));
+        target.clone_into(&mut self.target.lock());
     }
 
     pub fn set(&self, mode: Mode) {
@@ -118,7 +115,7 @@ async fn serve(listener: TcpListener, address: SocketAddr, target: Arc<Mutex<Str
             _ = changes.changed() => {}
             Ok((client, _)) = open.accept(), if now != Mode::Refuse => {
                 if !now.closes() {
-                    let target = target.lock().expect("no holder of it panics").clone();
+                    let target = target.lock().clone();
                     tokio::spawn(join(client, target, state.subscribe(), cuts));
                 }
             }

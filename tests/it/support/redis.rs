@@ -15,11 +15,11 @@ use tokio::sync::{Mutex, MutexGuard};
 use super::forwarder::Forwarder;
 use super::server::{Recipe, Server, find_folder_with};
 
-/// Where the number of the last database handed out is kept, so that several test processes can share a server.
+/// The key with the number of the last used database, so that several test processes can share a server.
 const COUNTER: &str = "refresh-worker-tests:databases";
 
-/// How long a test waits for Redis.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A test waits this long for Redis.
+const REDIS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The URL of an empty database of its own: `redis://127.0.0.1:PORT/N`, N never 0.
 pub async fn fresh() -> String {
@@ -43,8 +43,9 @@ pub async fn fresh() -> String {
 /// A connection that waits for its server as long as a machine busy with tests may make it wait; the client's own patience
 /// is half a second.
 pub async fn connect(url: &str) -> redis::RedisResult<MultiplexedConnection> {
-    let patient =
-        AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
+    let patient = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(REDIS_TIMEOUT))
+        .set_response_timeout(Some(REDIS_TIMEOUT));
     redis::Client::open(url)?.get_multiplexed_async_connection_with_config(&patient).await
 }
 
@@ -83,8 +84,8 @@ impl Cluster {
 
     pub async fn connection(&self) -> redis::cluster_async::ClusterConnection {
         let client = redis::cluster::ClusterClient::builder([self.url()])
-            .connection_timeout(PATIENCE)
-            .response_timeout(PATIENCE)
+            .connection_timeout(REDIS_TIMEOUT)
+            .response_timeout(REDIS_TIMEOUT)
             .build()
             .expect("a Redis URL");
         client.get_async_connection().await.expect("the cluster answers")
@@ -143,7 +144,7 @@ fn start_cluster() -> Result<[Server; 3], String> {
     Ok(nodes)
 }
 
-/// A server of one's own, for tests of database 0, of settings and of outages.
+/// A private server, for tests of database 0, of settings and of outages.
 #[derive(Debug)]
 pub struct PrivateRedis {
     server: Option<Server>,
@@ -154,7 +155,7 @@ impl PrivateRedis {
         Self::start_as(PLAIN).await
     }
 
-    /// One that keeps what it holds: after [`Self::stop`] and [`Self::start_again`] it is there again.
+    /// A durable server: its data survives [`Self::stop`] and [`Self::start_again`].
     pub async fn durable() -> Self {
         Self::start_as(DURABLE).await
     }
@@ -269,7 +270,7 @@ async fn tell(server: &PrivateRedis, words: &[&str]) {
 async fn follow(replica: &PrivateRedis, primary: &PrivateRedis) {
     tell(replica, &["REPLICAOF", "127.0.0.1", &primary.port().to_string()]).await;
     let mut connection = connect(&replica.url()).await.expect("the replica answers");
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + REDIS_TIMEOUT;
     loop {
         let info: redis::RedisResult<String> = redis::cmd("INFO").arg("replication").query_async(&mut connection).await;
         if info.is_ok_and(|info| info.contains("master_link_status:up")) {
@@ -337,7 +338,7 @@ fn with_database(base: &str, number: u64) -> String {
 }
 
 #[tokio::test]
-async fn every_test_gets_an_empty_redis_database_of_its_own() {
+async fn fresh_redis_databases_are_separate() {
     let (one, other) = (fresh().await, fresh().await);
     assert_ne!(one, other);
     for url in [one, other] {
@@ -349,7 +350,7 @@ async fn every_test_gets_an_empty_redis_database_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_private_redis_can_be_stopped_and_started_again() {
+async fn private_redis_restarts() {
     let mut server = PrivateRedis::start().await;
     connect(&server.url()).await.unwrap();
     server.stop().await;

@@ -7,7 +7,7 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -19,6 +19,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
@@ -29,7 +30,7 @@ use tokio::{
 /// AWS refuses larger answers.
 const LARGEST_ANSWER_BYTES: usize = 6 * 1024 * 1024;
 
-/// What the function said about one event.
+/// The function's response to an event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     Response(Value),
@@ -110,7 +111,7 @@ impl RuntimeApi {
         Pending { request_id, answer }
     }
 
-    /// How often the function has asked for its next event; it has finished the n-th when this is above n.
+    /// The number of polls for events. Above n, the function has finished its n-th event.
     pub fn polls(&self) -> watch::Receiver<u64> {
         self.shared.polls.subscribe()
     }
@@ -119,9 +120,9 @@ impl RuntimeApi {
         self.shared.extensions.borrow().clone()
     }
 
-    /// What the function reported about a start that failed.
+    /// The error that the function reported for a failed start.
     pub fn init_error(&self) -> Option<Value> {
-        self.shared.init_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared.init_error.lock().clone()
     }
 }
 
@@ -132,8 +133,8 @@ impl Drop for RuntimeApi {
 }
 
 impl Shared {
-    fn unanswered(&self) -> std::sync::MutexGuard<'_, HashMap<String, oneshot::Sender<Answer>>> {
-        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
+    fn unanswered(&self) -> parking_lot::MutexGuard<'_, HashMap<String, oneshot::Sender<Answer>>> {
+        self.unanswered.lock()
     }
 
     fn settle(&self, request_id: &str, answer: Answer) -> StatusCode {
@@ -182,7 +183,7 @@ async fn error(State(shared): State<Arc<Shared>>, Path(request_id): Path<String>
 
 async fn init_error(State(shared): State<Arc<Shared>>, body: Bytes) -> StatusCode {
     let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
-    *shared.init_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+    *shared.init_error.lock() = Some(body);
     StatusCode::ACCEPTED
 }
 

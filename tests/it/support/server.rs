@@ -16,10 +16,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a server may take to answer after its start; generous, since test machines are busy.
+/// The limit for a server's start; generous, since test machines are busy.
 const START_LIMIT: Duration = Duration::from_mins(1);
 
-/// What to run, and how to recognise it.
+/// A kind of server: its commands, and the way to recognise it.
 #[derive(Debug)]
 pub struct Recipe {
     /// Goes into the folder's name.
@@ -209,7 +209,7 @@ fn tail(log: &Path, lines: usize) -> String {
 }
 
 #[test]
-fn a_killed_test_process_leaves_no_server_and_no_folder_behind() {
+fn killed_test_process_leaves_nothing() {
     use super::{postgres::PrivatePostgres, redis::PrivateRedis};
 
     const ROLE: &str = "REFRESH_WORKER_TESTS_HOLD";
@@ -228,11 +228,7 @@ fn a_killed_test_process_leaves_no_server_and_no_folder_behind() {
     // PostgreSQL drops to another user, who has to pass through.
     fs::set_permissions(temp.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("the folder is ours");
     let mut held = Command::new(env::current_exe().expect("the test binary"))
-        .args([
-            "--exact",
-            "--nocapture",
-            "support::server::a_killed_test_process_leaves_no_server_and_no_folder_behind",
-        ])
+        .args(["--exact", "--nocapture", "support::server::killed_test_process_leaves_nothing"])
         .env(ROLE, "1")
         .env("TMPDIR", temp.path())
         .stdout(Stdio::piped())

@@ -36,29 +36,29 @@ WHERE i.fetched_at IS NOT NULL OR i.member_at IS NOT NULL
 ORDER BY i.kind COLLATE "C", i.tag COLLATE "C"
 ON CONFLICT (kind, tag) DO UPDATE SET
     -- The answer counts when it is not older than the stored one.
-    fetched_at = CASE WHEN excluded.fetched_at >= CASE WHEN s.fetched_at <= $11 THEN s.fetched_at ELSE '-infinity' END
+    fetched_at = CASE WHEN refresh_worker.wins(excluded.fetched_at, s.fetched_at, $11)
                       THEN excluded.fetched_at ELSE s.fetched_at END,
-    changed_at = CASE WHEN excluded.fetched_at >= CASE WHEN s.fetched_at <= $11 THEN s.fetched_at ELSE '-infinity' END
+    changed_at = CASE WHEN refresh_worker.wins(excluded.fetched_at, s.fetched_at, $11)
                        AND excluded.content_hash IS DISTINCT FROM s.content_hash AND excluded.content_hash IS NOT NULL
                       THEN excluded.fetched_at ELSE s.changed_at END,
-    content_hash = CASE WHEN excluded.fetched_at >= CASE WHEN s.fetched_at <= $11 THEN s.fetched_at ELSE '-infinity' END
+    content_hash = CASE WHEN refresh_worker.wins(excluded.fetched_at, s.fetched_at, $11)
                         THEN coalesce(excluded.content_hash, s.content_hash) ELSE s.content_hash END,
-    fresh_until = CASE WHEN excluded.fetched_at >= CASE WHEN s.fetched_at <= $11 THEN s.fetched_at ELSE '-infinity' END
+    fresh_until = CASE WHEN refresh_worker.wins(excluded.fetched_at, s.fetched_at, $11)
                        THEN excluded.fresh_until ELSE s.fresh_until END,
-    last_outcome = CASE WHEN excluded.fetched_at >= CASE WHEN s.fetched_at <= $11 THEN s.fetched_at ELSE '-infinity' END
+    last_outcome = CASE WHEN refresh_worker.wins(excluded.fetched_at, s.fetched_at, $11)
                         THEN CASE WHEN excluded.content_hash = s.content_hash THEN 'unchanged'
                                   ELSE excluded.last_outcome END
                         ELSE s.last_outcome END,
-    league = CASE WHEN excluded.fetched_at >= CASE WHEN s.fetched_at <= $11 THEN s.fetched_at ELSE '-infinity' END
+    league = CASE WHEN refresh_worker.wins(excluded.fetched_at, s.fetched_at, $11)
                   THEN coalesce(excluded.league, s.league) ELSE s.league END,
     -- A member's copy counts when it is not older than the stored copy and the player's own answer.
-    member_at = CASE WHEN excluded.member_at >= CASE WHEN s.member_at <= $11 THEN s.member_at ELSE '-infinity' END
-                      AND excluded.member_at >= CASE WHEN s.fetched_at <= $11 THEN s.fetched_at ELSE '-infinity' END
+    member_at = CASE WHEN refresh_worker.wins(excluded.member_at, s.member_at, $11)
+                      AND refresh_worker.wins(excluded.member_at, s.fetched_at, $11)
                      THEN excluded.member_at ELSE s.member_at END,
     attacks_at = greatest(CASE WHEN s.attacks_at <= $11 THEN s.attacks_at END, excluded.attacks_at)
 -- Rows that fail this are locked all the same.
-WHERE excluded.fetched_at >= CASE WHEN s.fetched_at <= $11 THEN s.fetched_at ELSE '-infinity' END
-   OR (excluded.member_at >= CASE WHEN s.member_at <= $11 THEN s.member_at ELSE '-infinity' END
-       AND excluded.member_at >= CASE WHEN s.fetched_at <= $11 THEN s.fetched_at ELSE '-infinity' END)
+WHERE refresh_worker.wins(excluded.fetched_at, s.fetched_at, $11)
+   OR (refresh_worker.wins(excluded.member_at, s.member_at, $11)
+       AND refresh_worker.wins(excluded.member_at, s.fetched_at, $11))
    OR excluded.attacks_at IS NOT NULL
 RETURNING s.kind, s.tag, s.fetched_at, s.member_at, s.attacks_at, s.last_outcome, s.snapshot_id

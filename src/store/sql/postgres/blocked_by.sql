@@ -17,7 +17,7 @@ chain AS (
 SELECT coalesce(wanted.relation, marked.relation, written.relation)::regclass::text AS relation, coalesce(wanted.is_needed, false) AS is_whole_table,
        c.pid, a.usename = session_user AND a.application_name = current_setting('application_name') AS is_ours,
        a.usename::text AS role, nullif(a.application_name, '') AS application, a.state,
-       to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS since
+       to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS since, false AS is_guess
 FROM chain AS c
 LEFT JOIN LATERAL (
     -- Without a partition, or a table that a trigger uses, some rows can still be written.

@@ -50,7 +50,7 @@ SELECT t.name,
                           WHERE a.attrelid = t.oid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
        ) AS lacks_key,
        t.key,
-       -- Of a view nothing is known here; a trial will tell.
+       -- Of a view nothing is known here; the trial shows it.
        coalesce(r.relkind, 'r') IN ('r', 'p')
            AND EXISTS (SELECT FROM unnest($1::text[], $2::text[]) AS e (table_name, column_name)
                        WHERE e.table_name = t.name AND e.column_name = 'id') AS has_ids,

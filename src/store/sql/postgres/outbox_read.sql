@@ -1,6 +1,6 @@
--- What commits before $1 have to tell and nobody has forgotten, the oldest first, at most $2.
-SELECT u.note AS id, u.stored_at, u.words
-FROM refresh_worker.outbox AS u
-WHERE u.stored_at < $1
-ORDER BY u.stored_at, u.note
+-- Outbox entries of commits before $1 that nobody has deleted, the oldest first, at most $2.
+SELECT e.id, e.stored_at, e.payload
+FROM refresh_worker.outbox AS e
+WHERE e.stored_at < $1
+ORDER BY e.stored_at, e.id
 LIMIT $2

@@ -2,7 +2,7 @@
 -- oldest transaction with writes to these tables: it may hold the lock of a row. At most one.
 SELECT l.relation::regclass::text AS relation, m.is_whole_table,
        l.pid, false AS is_ours, a.usename::text AS role, nullif(a.application_name, '') AS application, a.state,
-       to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS since
+       to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS since, $1::boolean AS is_guess
 FROM pg_locks AS l
 CROSS JOIN LATERAL (
     SELECT l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock') AS is_whole_table

@@ -1,4 +1,4 @@
-//! Times as SQLite holds them: UTC as text of one length, so that comparing texts compares times.
+//! Values as SQLite holds them: lists as JSON text, and times as UTC text of one length, so that comparing texts compares times.
 
 use time::{PrimitiveDateTime, format_description::StaticFormatDescription, macros::format_description};
 
@@ -12,17 +12,22 @@ const WRITTEN: StaticFormatDescription =
 const READ: StaticFormatDescription =
     format_description!("[year]-[month]-[day] [hour]:[minute]:[second][optional [.[subsecond]]]");
 
+/// A list as one parameter, for `json_each`.
+pub(super) fn json(values: &(impl serde::Serialize + ?Sized)) -> String {
+    serde_json::to_string(values).expect("texts and their arrays are JSON")
+}
+
 /// `2026-03-04 05:06:07.089000`.
 pub(super) fn to_text(at: Timestamp) -> String {
     table_text(utc(at))
 }
 
-/// The same to the microsecond.
+/// [`to_text`] to the microsecond.
 pub(super) fn table_text(at: TableTime) -> String {
     PrimitiveDateTime::from(at).format(WRITTEN).expect("a calendar time has all parts of the format")
 }
 
-/// Also reads what a person may have typed, without a fraction. `None`: not a time.
+/// Reads a time, also one without a fraction, as a person may have typed it. `None`: not a time.
 pub(super) fn from_text(text: &str) -> Option<Timestamp> {
     PrimitiveDateTime::parse(text, READ).ok().map(|at| Timestamp::from_utc(at.assume_utc()))
 }
