@@ -15,7 +15,7 @@ use crate::{
     clock::{Clock as _, SystemClock},
     columns::TableTime,
     config::{DatabaseConfig, env::process_var},
-    derive::jobs::table::{JobRow, JobTable, TableError},
+    maintenance::jobs::table::{JobRow, JobTable, TableError},
 };
 
 /// How often a job is tried again after it failed, unless it says otherwise.
@@ -183,7 +183,7 @@ pub async fn run(args: JobsArgs, shared: &Shared) -> anyhow::Result<Ending> {
 }
 
 fn failed(error: &TableError) -> anyhow::Error {
-    anyhow::anyhow!("failed to {error}")
+    anyhow::anyhow!("{error}")
 }
 
 async fn enqueue(args: EnqueueArgs, table: &JobTable) -> anyhow::Result<Ending> {

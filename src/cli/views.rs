@@ -14,7 +14,7 @@ use crate::{
     app,
     clock::{Clock as _, SystemClock},
     config::{AfterConfig, DatabaseConfig, env::process_var},
-    derive::views::{
+    maintenance::views::{
         Refreshed, Views, Way, When,
         own::{OWN_VIEWS, OwnView},
     },
@@ -87,7 +87,7 @@ async fn install(args: InstallArgs) -> anyhow::Result<Ending> {
             Ok(()) => text::print(&format!("refresh_worker.{}: {}\n", view.name, view.shows))?,
             // The next one may go well.
             Err(error) => {
-                eprintln!("error: failed to {error}");
+                eprintln!("error: {error}");
                 ending = Ending::Badly;
             }
         }

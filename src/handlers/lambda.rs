@@ -8,7 +8,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value};
 
 use super::options::{self, KNOWN_OPTIONS, Unknown, shortened};
-use crate::{config::Role, derive::views::When, worker::RunOptions};
+use crate::{config::Role, maintenance::views::When, worker::RunOptions};
 
 /// Names around the options in a direct event that are not options themselves.
 const ENVELOPE: [&str; 3] = ["source", "request_id", "options"];

@@ -21,7 +21,7 @@ use self::lambda::{Caller, Command, Interpreted, Refusal};
 use crate::{
     clock::{Clock, Timestamp},
     config::{Config, Pause, Role, TelemetryConfig},
-    derive::AfterRun,
+    maintenance::AfterRun,
     queue::{Queue, Slots},
     store::Store,
     worker::{Runs, Stop},

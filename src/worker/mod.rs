@@ -53,9 +53,9 @@ use crate::{
     api::{allowance::Allowance, client::ApiClient, judge::Bench, run_keys::RunKeys, wallet::Wallet},
     clock::{Clock, ClocksApart, ServerTime, Timestamp},
     config::{Pause, WorkerConfig},
-    derive::{AfterReport, AfterRun},
-    model::{Kind, ObjectId, Outcome, Priority, Wish},
-    queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, RunNote, Slots},
+    maintenance::{AfterReport, AfterRun},
+    model::{Kind, ObjectId, Outcome, Priority, RefreshRequest},
+    queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, RunSummary, Slots},
     store::{RunRow, Store},
 };
 
@@ -204,7 +204,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         let (time, uncertain) = match time {
             Some(Ok(time)) => time,
             Some(Err(error)) => {
-                halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
+                halt.end(Force::StartNothing, StopReason::QueueDown, Some(error.to_string()));
                 return None;
             }
             None => {
@@ -215,7 +215,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         self.compare_clocks(&time, uncertain, matches!(store, Some(Ok(()))), tally).await;
         lock(tally).started = time.now();
         if let Err(error) = self.put_in_front(&options.named, time.now(), tally).await {
-            halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
+            halt.end(Force::StartNothing, StopReason::QueueDown, Some(error.to_string()));
         }
         if let Some(too_short) = deadline.too_short() {
             halt.end(Force::StartNothing, StopReason::TimeoutTooShort, Some(too_short.to_string()));
@@ -223,14 +223,14 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         match store {
             Some(Ok(())) => {}
             Some(Err(error)) => {
-                halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(format!("failed to {error}")));
+                halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(error.to_string()));
             }
             None => halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(no_answer("the database", FIRST_ACT))),
         }
         if halt.reason().is_none()
             && let Err(problem) = self.tables.make(self.store.as_ref(), deadline.end()).await
         {
-            let failure = (problem.stops() != StopReason::Deadline).then(|| format!("failed to {problem}"));
+            let failure = (problem.stops() != StopReason::Deadline).then(|| problem.to_string());
             halt.end(Force::StartNothing, problem.stops(), failure);
         }
         if halt.reason().is_none() {
@@ -273,7 +273,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         let patience = LOCK_PATIENCE.min(until.saturating_duration_since(Instant::now()));
         let Err(error) = self.store.ready(patience).await else { return };
         let cut_short = if patience < LOCK_PATIENCE { "; no time was left to wait longer" } else { "" };
-        halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(format!("failed to {error}{cut_short}")));
+        halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(format!("{error}{cut_short}")));
     }
 
     /// The queue's time for a paused run, which does nothing but take mail in; without it not even that.
@@ -307,8 +307,9 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         if named.is_empty() {
             return Ok(());
         }
-        let wishes: Vec<Wish> = named.iter().map(|object| Wish::now(object.clone(), Priority::Critical, now)).collect();
-        let enqueued = self.queue.enqueue(now, &wishes).await?;
+        let requests: Vec<RefreshRequest> =
+            named.iter().map(|object| RefreshRequest::now(object.clone(), Priority::Critical, now)).collect();
+        let enqueued = self.queue.enqueue(now, &requests).await?;
         lock(tally).enqueued(enqueued);
         Ok(())
     }
@@ -326,7 +327,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         let open_circuits = match self.admission(&ring, time, deadline, halt, tally).await {
             Ok(circuits) => circuits,
             Err(error) => {
-                halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
+                halt.end(Force::StartNothing, StopReason::QueueDown, Some(error.to_string()));
                 Vec::new()
             }
         };
@@ -334,7 +335,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         if halt.reason().is_none()
             && let Err(error) = self.reconcile(time, tally).await
         {
-            halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
+            halt.end(Force::StartNothing, StopReason::QueueDown, Some(error.to_string()));
         }
         if halt.reason().is_none() {
             let bench = Bench::default();
@@ -412,7 +413,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         if told.is_empty() {
             return;
         }
-        match within(FIRST_ACT, self.store.forget_notes(&told)).await {
+        match within(FIRST_ACT, self.store.delete_from_outbox(&told)).await {
             Some(Ok(())) => caches.forgotten(&told),
             Some(Err(error)) => warn!(error = %error, "could not forget what is told; it will be told once more"),
             None => warn!("could not forget what is told: {}", no_answer("the database", FIRST_ACT)),
@@ -460,7 +461,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         match taken {
             Taken::Some => self.has_calls_left(ring, halt).await?,
             Taken::AllHeld => halt.end(Force::StartNothing, StopReason::AlreadyRunning, None),
-            Taken::AllPaused => halt.end(Force::StartNothing, StopReason::KeysPaused, None),
+            Taken::AllPaused => halt.end(Force::StartNothing, StopReason::KeysCoolingDown, None),
         }
         if let Some(api) = circuits.iter_mut().find(|circuit| circuit.scope == CircuitScope::Api)
             && halt.reason().is_none()
@@ -548,7 +549,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         // Each of the two servers keeps the trace for health, so that one that is down is told by the other.
         let in_queue = async {
             if asks {
-                self.note_run(&report, now).await;
+                self.record_run(&report, now).await;
             }
         };
         let in_database = async {
@@ -568,12 +569,12 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
     }
 
     /// Leaves a line about the run in the queue. A run that was turned away before it did anything is none.
-    async fn note_run(&self, report: &RunReport, now: Timestamp) {
+    async fn record_run(&self, report: &RunReport, now: Timestamp) {
         let failed = report.stopped_because.is_failure();
         if !failed && report.stopped_because.is_turned_away() && report.processed_requests == 0 {
             return;
         }
-        let note = RunNote {
+        let note = RunSummary {
             run: report.run.clone(),
             started: report.started,
             ended: now,
@@ -583,7 +584,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             failed: report.failed_requests,
             api_requests: report.api_requests,
         };
-        match within(FIRST_ACT, self.queue.note_run(&note)).await {
+        match within(FIRST_ACT, self.queue.record_run(&note)).await {
             Some(Ok(())) => {}
             Some(Err(error)) => warn!(error = %error, "could not note this run for health"),
             None => warn!("could not note this run for health: {}", no_answer("Redis", FIRST_ACT)),
@@ -669,13 +670,13 @@ fn say_repaired(repaired: RepairReport) {
         warn!(
             repaired.records,
             repaired.places,
-            repaired.strangers,
+            repaired.invalid_entries,
             repaired.counters,
             "mended the queue: {} records were gone or broken and were rebuilt, {} objects stood in no set or in a wrong one, \
              {} entries were no objects and are dead letters now, {} counters began anew",
             repaired.records,
             repaired.places,
-            repaired.strangers,
+            repaired.invalid_entries,
             repaired.counters
         );
     }

@@ -17,11 +17,11 @@ const LONGEST: Duration = Duration::from_secs(20);
 /// Why there may be none.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoTables {
-    #[error("create missing tables: {0}")]
+    #[error("create the missing tables: {0}")]
     Store(#[from] StoreError),
-    #[error("create missing tables: not done after {LONGEST:?}")]
+    #[error("create the missing tables: not done after {LONGEST:?}")]
     TookTooLong,
-    #[error("create missing tables: the run is at its end")]
+    #[error("create the missing tables: the run is at its end")]
     Deadline,
 }
 

@@ -7,7 +7,7 @@
 mod api;
 mod cli;
 mod config;
-mod derive;
+mod maintenance;
 mod faults;
 mod hostile;
 mod infra;

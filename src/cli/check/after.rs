@@ -9,7 +9,7 @@ use std::{
 use super::findings::Findings;
 use crate::{
     config::{AfterConfig, EventsConfig},
-    derive::look::{self, Sight},
+    maintenance::look::{self, Sight},
     queue::redis::RedisQueue,
     store::postgres::PostgresStore,
 };

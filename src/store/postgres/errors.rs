@@ -220,7 +220,7 @@ pub(super) fn store_error(server: &str, action: &'static str, error: &sqlx::Erro
         return StoreError::Unreachable { server, detail };
     }
     let detail = match remedy(&**database) {
-        Some(remedy) => format!("{detail}; fix: {remedy}"),
+        Some(remedy) => format!("{detail}. Fix: {remedy}"),
         None => detail,
     };
     StoreError::Failed { server, action, detail }
@@ -264,7 +264,7 @@ pub(super) fn policy(table: &str, role: &str) -> String {
 
 /// Why a record is refused.
 fn reason(error: &sqlx::Error) -> Reason {
-    let fix = error.as_database_error().and_then(remedy).map_or_else(String::new, |fix| format!("; fix: {fix}"));
+    let fix = error.as_database_error().and_then(remedy).map_or_else(String::new, |fix| format!(". Fix: {fix}"));
     Reason::new("refused_by_database", described(error) + &fix)
 }
 

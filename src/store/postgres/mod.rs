@@ -46,7 +46,7 @@ use crate::{
     columns::TableTime,
     config::DatabaseConfig,
     connections::Connections,
-    model::{Fetched, Kind, Note, ObjectId, Tag},
+    model::{Fetched, Kind, ObjectId, OutboxEntry, Tag},
 };
 
 /// How long a statement that is no commit may take, as seen from here.
@@ -127,7 +127,7 @@ impl PostgresStore {
         let anything = Kind::ALL.map(|kind| ObjectId::new(kind, Tag::somewhere()));
         self.freshness(&anything, UNHURRIED).await?;
         self.answered_well(Kind::Clan, &[], Timestamp::EPOCH, UNHURRIED).await?;
-        self.notes(Timestamp::EPOCH).await.map(drop)
+        self.outbox(Timestamp::EPOCH).await.map(drop)
     }
 
     /// Takes our own tables away again, newest migration first. The contract tables stay. Answers what it undid.
@@ -146,7 +146,7 @@ impl Store for PostgresStore {
 
     async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
         let database = &self.database;
-        on_connection!(database, database.acquire(), STATEMENT_TIMEOUT, "tell the time", |connection, keeps| async {
+        on_connection!(database, database.acquire(), STATEMENT_TIMEOUT, "read the time", |connection, keeps| async {
             let mut single = Single::begin(connection, keeps).await?;
             let now: TableTime =
                 sqlx::query_scalar("SELECT clock_timestamp()").persistent(keeps).fetch_one(single.connection()).await?;
@@ -197,7 +197,7 @@ impl Store for PostgresStore {
         now: Timestamp,
         limit: Duration,
     ) -> Result<Option<ObjectId>, StoreError> {
-        const ACTION: &str = "look for an object that was answered well";
+        const ACTION: &str = "find a control object";
         let (database, limit) = (&self.database, Limit::from_now(limit));
         let acquire = || database.acquire_within(limit, ACTION);
         let timeout = STATEMENT_TIMEOUT.min(limit.left());
@@ -237,29 +237,23 @@ impl Store for PostgresStore {
         commit::commit(order, batch).await
     }
 
-    async fn notes(&self, before: Timestamp) -> Result<Vec<Note>, StoreError> {
+    async fn outbox(&self, before: Timestamp) -> Result<Vec<OutboxEntry>, StoreError> {
         let database = &self.database;
-        on_connection!(
-            database,
-            database.acquire(),
-            STATEMENT_TIMEOUT,
-            "read what is to be told",
-            |connection, keeps| async {
-                let mut single = Single::begin(connection, keeps).await?;
-                let notes = notes::read(single.connection(), before, keeps).await?;
-                single.end().await?;
-                Ok(notes)
-            }
-        )
+        on_connection!(database, database.acquire(), STATEMENT_TIMEOUT, "read the outbox", |connection, keeps| async {
+            let mut single = Single::begin(connection, keeps).await?;
+            let notes = notes::read(single.connection(), before, keeps).await?;
+            single.end().await?;
+            Ok(notes)
+        })
     }
 
-    async fn forget_notes(&self, ids: &[i64]) -> Result<(), StoreError> {
+    async fn delete_from_outbox(&self, ids: &[i64]) -> Result<(), StoreError> {
         let database = &self.database;
         on_connection!(
             database,
             database.acquire(),
             STATEMENT_TIMEOUT,
-            "forget what is told",
+            "delete delivered outbox entries",
             |connection, keeps| async {
                 let mut single = Single::begin(connection, keeps).await?;
                 notes::forget(single.connection(), ids, keeps).await?;

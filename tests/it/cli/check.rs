@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, PgPool};
 
 use super::{Ran, Shell};
 use crate::{
-    derive::{application::Application, modest_role},
+    maintenance::{application::Application, modest_role},
     support,
 };
 
@@ -223,7 +223,7 @@ async fn a_role_that_lacks_rights_on_what_follows_is_told_the_grants() {
              REVOKE INSERT ON materialized_view_refresh_log FROM {role};
              ALTER TABLE clans ENABLE ROW LEVEL SECURITY; ALTER TABLE players ENABLE ROW LEVEL SECURITY;
              CREATE POLICY mine ON players TO {role} USING (tag < 'Q')",
-            crate::derive::JOBS_TABLE
+            crate::maintenance::JOBS_TABLE
         ),
     )
     .await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use refresh_worker::{
     config::{StatsFunction, ViewConfig},
-    derive::look::{self, Sight},
+    maintenance::look::{self, Sight},
     store::postgres::{Extent, PostgresStore},
 };
 use serde_json::Value;
@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{Ran, Shell};
 use crate::{
-    derive::modest_role,
+    maintenance::modest_role,
     store::{beds::config, migrations::drop_role},
     support,
 };
@@ -318,7 +318,7 @@ async fn a_check_leaves_no_row_behind() {
         "clan_memberships",
         "refresh_worker.refresh_state",
         "refresh_worker.refresh_runs",
-        "refresh_worker.untold",
+        "refresh_worker.outbox",
     ] {
         let count = AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
         let rows: i64 = sqlx::query_scalar(count).fetch_one(&bed.pool).await.unwrap();
@@ -450,7 +450,7 @@ fn single_rights(statements: &[String]) -> Vec<(String, String)> {
 #[tokio::test]
 async fn a_role_with_exactly_the_documented_rights_passes() {
     let bed = Bed::new().await;
-    bed.exec(include_str!("../../../src/derive/sql/jobs/table.sql")).await;
+    bed.exec(include_str!("../../../src/maintenance/sql/jobs/table.sql")).await;
     bed.shell.run(&["views", "install"]).await.well();
     bed.exec(
         "CREATE TABLE IF NOT EXISTS materialized_view_refresh_log (

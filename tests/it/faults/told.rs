@@ -18,7 +18,7 @@ use super::{
     evidence::{Holdings, changes_told},
     world::{PLENTY, World, assert_processed},
 };
-use crate::{derive::application::Application, support::process::WorkerProcess};
+use crate::{maintenance::application::Application, support::process::WorkerProcess};
 
 /// Where it is killed, and whether the same is asked for once more before the next run, so that it has to call again and
 /// finds what is stored already.
@@ -165,7 +165,7 @@ impl Stage {
         let drained = async {
             loop {
                 worker.invoke(&events::schedule(), PLENTY).await.response();
-                let untold = self.world.count("SELECT count(*) FROM refresh_worker.untold").await;
+                let untold = self.world.count("SELECT count(*) FROM refresh_worker.outbox").await;
                 if untold == 0 && Holdings::of(&self.world).await.waiting() == 0 {
                     return;
                 }

@@ -2,7 +2,7 @@
 
 use refresh_worker::{
     config::DatabaseConfig,
-    derive::events,
+    follow::events,
     store::{Store, Telling, postgres::PostgresStore},
 };
 use serde_json::Value;

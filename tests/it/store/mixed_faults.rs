@@ -153,7 +153,7 @@ fn the_name_of_a_host_is_no_sign_of_what_is_wrong() {
         ("db.certificates.example:5432/coc", "Connection refused (os error 111)"),
     ] {
         let told =
-            public::failure(StopReason::DatabaseDown, Some(&format!("failed to reach the database at {host}: {text}")));
+            public::failure(StopReason::DatabaseDown, Some(&format!("cannot reach the database at {host}: {text}")));
         assert_eq!(told, "the database cannot be used: the connection is refused", "{host}");
     }
 }
@@ -168,7 +168,7 @@ async fn retention_thins_tables_whose_types_others_changed() {
          '2PP', '', 'n', 'member', 1, n, 0, 0, 0, '2001-01-01 05:00:00Z', '{}' FROM generate_series(1, 5) AS n",
     )
     .await;
-    let retention = refresh_worker::derive::retention::Retention::new(sqlx::PgPool::connect(&url).await.unwrap(), 30);
+    let retention = refresh_worker::maintenance::retention::Retention::new(sqlx::PgPool::connect(&url).await.unwrap(), 30);
     let thinned = retention.thin(at(0), tokio::time::Instant::now() + Duration::from_secs(20)).await;
     assert_eq!((thinned.deleted, &thinned.failure), (4, &None));
 }

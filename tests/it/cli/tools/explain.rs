@@ -38,7 +38,7 @@ async fn every_state_is_told_with_its_outlook() {
         assert_eq!(known["database"]["because"], "DATABASE_URL is not set");
     }
     let told = bed.shell.run(&["queue", "explain", "war:#2qq"]).await.well();
-    for expected in ["`war:#2qq` is war #2QQ", "next wish", "not asked: DATABASE_URL is not set"] {
+    for expected in ["`war:#2qq` is war #2QQ", "next request", "not asked: DATABASE_URL is not set"] {
         assert!(told.contains(expected), "{expected}: {told}");
     }
 }
@@ -74,7 +74,7 @@ async fn what_the_database_knows_is_told_and_its_absence_too() {
     let down =
         Shell::new().with("REDIS_URL", &bed.url).with("DATABASE_URL", "postgresql://user:hunter2@127.0.0.1:1/coc");
     let told = down.run(&["queue", "explain", "clan:2PP"]).await.well();
-    assert!(told.contains("not asked: failed to reach the database") && told.contains("it is ready"), "{told}");
+    assert!(told.contains("not asked: cannot reach the database") && told.contains("it is ready"), "{told}");
     assert!(!told.contains("hunter2"));
 }
 

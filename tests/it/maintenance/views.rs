@@ -5,7 +5,7 @@ use std::time::Duration;
 use refresh_worker::{
     clock::{Clock as _, SystemClock},
     config::ViewConfig,
-    derive::views::{Refreshed, Views, Way, When, own::OWN_VIEWS},
+    maintenance::views::{Refreshed, Views, Way, When, own::OWN_VIEWS},
 };
 use serde_json::{Value, json};
 use sqlx::{AssertSqlSafe, PgPool};

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use refresh_worker::{
     clock::{Clock as _, SystemClock},
     config::ViewConfig,
-    derive::views::{Refreshed, Views, When},
+    maintenance::views::{Refreshed, Views, When},
 };
 use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
 

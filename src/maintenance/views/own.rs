@@ -5,7 +5,7 @@
 use sha2::{Digest as _, Sha256};
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::derive::database::{begin, told, within};
+use crate::maintenance::database::{begin, told, within};
 
 /// How long making one view may take, its first fill included.
 const TIME: std::time::Duration = std::time::Duration::from_secs(600);
@@ -35,7 +35,7 @@ pub const OWN_VIEWS: [OwnView; 2] = [
 
 /// Why a view could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("make the view refresh_worker.{view}: {detail}")]
+#[error("cannot create the view refresh_worker.{view}: {detail}")]
 pub struct NotInstalled {
     pub view: &'static str,
     pub detail: String,

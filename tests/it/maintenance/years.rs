@@ -5,7 +5,7 @@ use std::time::Duration;
 use refresh_worker::{
     clock::Timestamp,
     config::DatabaseConfig,
-    derive::{jobs::table::JobTable, retention::Retention, views::own::OWN_VIEWS},
+    maintenance::{jobs::table::JobTable, retention::Retention, views::own::OWN_VIEWS},
     store::{Store as _, postgres::PostgresStore},
 };
 use sqlx::PgPool;
@@ -127,7 +127,7 @@ async fn jobs_are_found_by_id_and_by_status() {
     let other = table.enqueue(&serde_json::json!({}), 0, 3).await.unwrap();
     exec(&pool, "UPDATE background_job_status SET status = 'failed' WHERE job_payload = '{}'").await;
     let ids =
-        |rows: Vec<refresh_worker::derive::jobs::table::JobRow>| rows.into_iter().map(|row| row.id).collect::<Vec<_>>();
+        |rows: Vec<refresh_worker::maintenance::jobs::table::JobRow>| rows.into_iter().map(|row| row.id).collect::<Vec<_>>();
     assert_eq!(ids(table.list(None, None, 20).await.unwrap()), [other.clone(), id.clone()]);
     assert_eq!(ids(table.list(None, None, 1).await.unwrap()), vec![other.clone()]);
     assert_eq!(ids(table.list(Some(&id), None, 20).await.unwrap()), vec![id.clone()]);

@@ -4,7 +4,7 @@ use std::{future::pending, time::Duration};
 
 use refresh_worker::{
     config::{InvalidationConfig, StatsConfig, StatsFunction},
-    derive::{
+    maintenance::{
         invalidate::Invalidator,
         jobs::{Jobs, JobsReport, LEAST_TIME, TIME_AFTER_A_RUN, TIME_OF_A_TASK, table::JobTable},
     },

@@ -10,7 +10,7 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     config::StatsFunction,
-    derive::database::{Database, begin, is_out_of_time, quoted, told},
+    maintenance::database::{Database, begin, is_out_of_time, quoted, told},
 };
 
 /// The longest text of a function's own result that is kept, in characters.
@@ -116,6 +116,6 @@ async fn call(database: &Database, name: &str, limit: Duration) -> Result<String
 }
 
 /// The statement that calls it.
-pub(in crate::derive) fn call_of(name: &str) -> String {
+pub(in crate::maintenance) fn call_of(name: &str) -> String {
     format!("SELECT left(min(r::text), {TOLD_CHARACTERS}) FROM {}() AS r", quoted(name))
 }

@@ -4,7 +4,7 @@ use std::future::pending;
 
 use refresh_worker::{
     config::{InvalidationConfig, StatsConfig},
-    derive::{
+    maintenance::{
         invalidate::Invalidator,
         jobs::{Jobs, TIME_OF_A_TASK, table::JobTable},
     },

@@ -18,7 +18,7 @@ pub use self::jobs::TABLE as JOBS_TABLE;
 pub use crate::store::migrations::modest_role;
 
 /// As the worker uses it where there is no pooler. A pool alone stands for the other case.
-pub fn keeping_statements(pool: &sqlx::PgPool) -> refresh_worker::derive::Database {
+pub fn keeping_statements(pool: &sqlx::PgPool) -> refresh_worker::maintenance::Database {
     let connections = refresh_worker::connections::Connections::new("a test's database".to_owned(), true);
-    refresh_worker::derive::Database::new(pool.clone(), connections)
+    refresh_worker::maintenance::Database::new(pool.clone(), connections)
 }

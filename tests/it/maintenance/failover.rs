@@ -2,7 +2,7 @@
 
 use refresh_worker::{
     config::DatabaseConfig,
-    derive::{
+    maintenance::{
         Database,
         jobs::{Jobs, TIME_OF_A_TASK},
     },

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use refresh_worker::{
     config::InvalidationConfig,
-    derive::invalidate::{Invalidated, Invalidator},
+    maintenance::invalidate::{Invalidated, Invalidator},
 };
 use serde_json::json;
 use tokio::time::Instant;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use refresh_worker::{
     clock::Timestamp,
     config::DatabaseConfig,
-    derive::retention::{Retention, Thinned},
+    maintenance::retention::{Retention, Thinned},
     store::{Store as _, postgres::PostgresStore},
 };
 use sqlx::PgPool;

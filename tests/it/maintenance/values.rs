@@ -5,7 +5,7 @@ use std::time::Duration;
 use refresh_worker::{
     clock::Timestamp,
     config::{DatabaseConfig, ViewConfig},
-    derive::{
+    maintenance::{
         jobs::table::JobTable,
         retention::Retention,
         views::{Views, When},
