@@ -27,7 +27,7 @@ use refresh_worker::{
     app,
     clock::{Clock, SystemClock},
     config::{ApiConfig, DatabaseConfig, RedisConfig, WorkerConfig},
-    maintenance::{AfterRun, Database},
+    maintenance::{Database, Maintenance},
     model::{ObjectId, Priority, RefreshRequest},
     queue::{Queue, redis::RedisQueue},
     sim::{SimConfig, Simulator},
@@ -184,7 +184,7 @@ fn worker(
     let queue = RedisQueue::connect(&redis, clock).expect("the URL is one");
     let store = PostgresStore::connect(&database).expect("the URL is one");
     let store = store.telling(app::telling(&config, after.invalidation.is_some()));
-    let after = AfterRun::new(&after, &Database::new(store.pool(), store.connections()))
+    let after = Maintenance::new(&after, &Database::new(store.pool(), store.connections()))
         .expect("the settings are right")
         .map(Arc::new);
     let worker = app::worker(Arc::new(queue), Arc::new(store), &api, &config).expect("the parts fit");

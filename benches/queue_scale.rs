@@ -79,7 +79,7 @@ fn connect(url: &str) -> RedisQueue {
     let config = RedisConfig { url: url.to_owned().into(), cluster: false, namespace: "refresh".to_owned() };
     RedisQueue::connect(&config, Arc::new(SystemClock)).expect("a Redis URL").with_timeouts(Timeouts {
         connect: patience,
-        first_word: patience,
+        first_reply: patience,
         response: patience,
     })
 }

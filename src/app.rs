@@ -10,7 +10,7 @@ use crate::{
     config::{ApiConfig, Config, DatabaseConfig, Role, WorkerConfig},
     follow::events,
     handlers::Handlers,
-    maintenance::{AfterRun, Database},
+    maintenance::{Database, Maintenance},
     queue::{record::QueueLimits, redis::RedisQueue},
     store::{EventsOf, Telling, postgres::PostgresStore},
     worker::{Stop, Worker, tables::Tables},
@@ -63,9 +63,9 @@ pub fn store(config: &DatabaseConfig) -> anyhow::Result<PostgresStore> {
 }
 
 /// What follows a run by the configuration, if anything does.
-pub fn after(config: &Config, store: &PostgresStore) -> anyhow::Result<Option<Arc<AfterRun>>> {
+pub fn after(config: &Config, store: &PostgresStore) -> anyhow::Result<Option<Arc<Maintenance>>> {
     let database = Database::new(store.pool(), store.connections());
-    Ok(AfterRun::new(&config.after, &database).context("failed to prepare what follows a run")?.map(Arc::new))
+    Ok(Maintenance::new(&config.after, &database).context("failed to prepare what follows a run")?.map(Arc::new))
 }
 
 /// The keys configured, and those that the developer portal will give.

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     clock::Timestamp,
     config::TelemetryConfig,
-    maintenance::AfterReport,
+    maintenance::MaintenanceReport,
     model::Outcome,
     worker::report::{QueueReport, RunReport, StopReason},
 };
@@ -169,7 +169,7 @@ pub const METRICS: &[Metric] = &[
 pub struct AfterMetric {
     pub name: &'static str,
     pub help: &'static str,
-    value: fn(&AfterReport) -> Option<u64>,
+    value: fn(&MaintenanceReport) -> Option<u64>,
 }
 
 /// The metrics of what follows a run; all are counts, and left out where the part is not configured.
@@ -177,12 +177,12 @@ pub const AFTER_METRICS: &[AfterMetric] = &[
     AfterMetric {
         name: "cache_tags_invalidated",
         help: "Tags of what changed that an application's cache was told.",
-        value: |after| after.all_told().map(|told| told.tags),
+        value: |after| after.all_invalidated().map(|told| told.tags),
     },
     AfterMetric {
         name: "cache_tags_lost",
         help: "Tags that it could not be told.",
-        value: |after| after.all_told().map(|told| told.lost),
+        value: |after| after.all_invalidated().map(|told| told.lost),
     },
     AfterMetric {
         name: "views_refreshed",
@@ -258,7 +258,7 @@ pub fn run_line(report: &RunReport, telemetry: &TelemetryConfig, now: Timestamp)
 pub fn task_line(
     task: &str,
     request_id: &str,
-    report: &AfterReport,
+    report: &MaintenanceReport,
     telemetry: &TelemetryConfig,
     now: Timestamp,
 ) -> String {
@@ -266,7 +266,7 @@ pub fn task_line(
     line(after(report), about, telemetry, now)
 }
 
-fn after(report: &AfterReport) -> impl Iterator<Item = (&'static str, &'static str, Option<Value>)> {
+fn after(report: &MaintenanceReport) -> impl Iterator<Item = (&'static str, &'static str, Option<Value>)> {
     AFTER_METRICS.iter().map(|metric| (metric.name, "Count", (metric.value)(report).map(Value::from)))
 }
 
@@ -366,7 +366,7 @@ mod tests {
 
     #[test]
     fn a_task_tells_only_what_it_did() {
-        let report = AfterReport { views: Some(Vec::new()), ..AfterReport::default() };
+        let report = MaintenanceReport { views: Some(Vec::new()), ..MaintenanceReport::default() };
         let text = task_line("refresh-views", "c6af9ac6", &report, &TelemetryConfig::default(), NOW);
         let line: Value = serde_json::from_str(&text).unwrap();
         assert_eq!((&line["task"], &line["views_refreshed"]), (&json!("refresh-views"), &json!(0)));
@@ -413,7 +413,7 @@ mod tests {
         let mut report = report(StopReason::QueueEmpty, 1, Some(queue));
         let apart = ClocksApart { server: NOW, machine: Timestamp::EPOCH, database: None };
         report.clocks = Some(apart.into());
-        report.after = AfterReport {
+        report.after = MaintenanceReport {
             caches: Some(Invalidated::default()),
             views: Some(Vec::new()),
             stats: Some(JobsReport::default()),

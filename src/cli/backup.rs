@@ -15,7 +15,7 @@ use crate::{
     config::{BackupConfig, RedisConfig, env::process_var},
     queue::{
         Queue as _,
-        archive::{Archive as _, Place},
+        admin::{Place, QueueAdmin as _},
         redis::RedisQueue,
     },
 };

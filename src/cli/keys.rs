@@ -24,7 +24,7 @@ use crate::{
     clock::SystemClock,
     config::{ApiConfig, env::process_var},
     model::Fingerprint,
-    queue::{Holder, SlotView, Slots, redis::RedisQueue},
+    queue::{Holder, SharedState, SlotView, redis::RedisQueue},
     worker::{
         keys::BENCHED,
         login::{self, Trouble},
@@ -168,9 +168,9 @@ impl Row {
     fn new(key: Fingerprint, from: &str, view: SlotView) -> Self {
         let SlotView { holder, for_another, learned_rate } = view;
         let (state, reason, run) = match holder {
-            Holder::Nobody | Holder::Left => (State::Ok, None, None),
+            Holder::Nobody | Holder::Released => (State::Ok, None, None),
             Holder::Run(run) => (State::InUse, None, Some(run)),
-            Holder::Paused(reason) => match reason.strip_prefix(BENCHED) {
+            Holder::CoolingDown(reason) => match reason.strip_prefix(BENCHED) {
                 Some(reason) => (State::Benched, Some(reason.to_owned()), None),
                 None => (State::Paused, Some(reason), None),
             },
@@ -396,8 +396,8 @@ mod tests {
         let rows = [
             row("0123456789ab", Holder::Nobody, None),
             row("1123456789ab", Holder::Run("run-7".to_owned()), Some(learned)),
-            row("2123456789ab", Holder::Paused("throttled".to_owned()), Some(LearnedRate::plain(15.0))),
-            row("3123456789ab", Holder::Paused("benched: status 403, accessDenied".to_owned()), None),
+            row("2123456789ab", Holder::CoolingDown("throttled".to_owned()), Some(LearnedRate::plain(15.0))),
+            row("3123456789ab", Holder::CoolingDown("benched: status 403, accessDenied".to_owned()), None),
         ];
         insta::assert_snapshot!(render(&rows, &["failed to log in".to_owned()], Style::PLAIN), @r"
           key           from       name  addresses  rate                   state

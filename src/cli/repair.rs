@@ -7,7 +7,10 @@ use super::{
     Ending, connect,
     text::{self, counted},
 };
-use crate::{queue::Queue as _, worker::report::RepairReport};
+use crate::{
+    queue::{Queue as _, QueueAdmin as _},
+    worker::report::RepairReport,
+};
 
 /// Rebuilds broken records of the queue, and puts back what stands in no set
 ///

@@ -32,9 +32,9 @@ use crate::{
     config::{RedisConfig, WorkerConfig, env::process_var},
     queue::{
         MailLimits, Queue as _, QueueError,
-        archive::{Archive as _, Kept, Part, Place, Returning},
+        admin::{Kept, Part, Place, QueueAdmin as _, Returning},
         record::{QueueLimits, Record, State},
-        redis::{Agreement, InUse, RedisQueue},
+        redis::{InUse, RedisQueue, SharedEntry},
     },
 };
 
@@ -124,7 +124,7 @@ pub async fn run(args: TransferArgs) -> anyhow::Result<Ending> {
     let limits = QueueLimits {
         max_attempts: WorkerConfig::read(&process_var)?.max_attempts,
         // What is unreadable only passes through.
-        unreadable_letters: 1_000_000,
+        dead_entries: 1_000_000,
         dead_letters: 1_000_000,
     };
     let source = connect::queue()?.with_limits(limits);
@@ -137,7 +137,7 @@ pub async fn run(args: TransferArgs) -> anyhow::Result<Ending> {
         text::print(&format!("moving {} to {}{end}\n", source.server(), target.server()))?;
     }
     let mut transfer = Transfer { source, target, moved: Moved::default(), scanned: false, clean_since_start: false };
-    transfer.carry_over_agreements().await?;
+    transfer.carry_over_shared_state().await?;
     let stop = AtomicBool::new(false);
     let carried_out = transfer.carry_out(args.follow, &stop);
     interrupts.until_done(carried_out, || stop.store(true, Ordering::Relaxed)).await?;
@@ -192,10 +192,10 @@ async fn refuse_same(source: &RedisQueue, target: &RedisQueue) -> anyhow::Result
 
 impl Transfer {
     /// Copies what runs agreed on, unless a run goes on: what it holds cannot be moved.
-    async fn carry_over_agreements(&mut self) -> anyhow::Result<()> {
-        let agreements = self.source.agreements().await;
+    async fn carry_over_shared_state(&mut self) -> anyhow::Result<()> {
+        let agreements = self.source.shared_entries().await;
         let agreements = agreements.context("failed to read what runs agreed on at the old Redis")?;
-        if let Some(InUse { key, run, left }) = agreements.iter().find_map(Agreement::in_use) {
+        if let Some(InUse { key, run, left }) = agreements.iter().find_map(SharedEntry::in_use) {
             anyhow::bail!(
                 "nothing was moved: run {run} at the old Redis uses API key {key}, and a worker at the new one would use it at \
                  the same time; stop the worker's schedule and run this again when that run has ended (should it be \
@@ -304,7 +304,7 @@ impl Transfer {
             pass.moved += 1;
             match copy {
                 _ if !gone => self.moved.changed += 1,
-                Returning::Letter { .. } => self.moved.unreadable += 1,
+                Returning::DeadEntry { .. } => self.moved.unreadable += 1,
                 Returning::Record { record, .. } if record.state == State::Dead => self.moved.dead_letters += 1,
                 _ => self.moved.requests += 1,
             }
@@ -341,7 +341,7 @@ fn movable(entry: Kept, now: Timestamp, pass: &mut Pass) -> Option<(Returning, V
         other => other,
     };
     let stored = match &entry {
-        Kept::Record { stored, .. } | Kept::Letter { stored, .. } => stored.clone(),
+        Kept::Record { stored, .. } | Kept::DeadEntry { stored, .. } => stored.clone(),
         _ => Vec::new(),
     };
     let returning = entry.returning(now, 1).ok();
@@ -353,8 +353,8 @@ fn render(moved: &Moved) -> String {
     let mut told = format!(
         "moved {}, {} and {} of unreadable mail\n",
         counted(moved.requests, "request", "requests"),
-        counted(moved.dead_letters, "dead letter", "dead letters"),
-        counted(moved.unreadable, "letter", "letters"),
+        counted(moved.dead_letters, "dead dead_entry", "dead letters"),
+        counted(moved.unreadable, "dead_entry", "letters"),
     );
     if moved.agreements > 0 {
         let agreements = counted(moved.agreements, "agreement", "agreements");

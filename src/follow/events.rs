@@ -10,7 +10,7 @@ use crate::{
     clock::Timestamp,
     model::{
         Answered, Before, Change, Document, Event, Fetched, KnownWar, Learned, Move, ObjectId, Tag, WarDocument,
-        game_time,
+        game_time, text::hex,
     },
 };
 
@@ -58,7 +58,7 @@ fn id_of_change(object: &ObjectId, content_hash: &str, at: Timestamp) -> String 
 }
 
 fn changed(fetched: &Fetched, document: &Document, before: &Before) -> Event {
-    let new = hex(&document.content_hash());
+    let new = hex(document.content_hash());
     let mut fields = vec![
         ("event", "changed".to_owned()),
         ("id", id_of_change(&fetched.object, &new, fetched.began)),
@@ -68,7 +68,7 @@ fn changed(fetched: &Fetched, document: &Document, before: &Before) -> Event {
     let names = match before {
         Before::Nothing => Some(changed_fields("{}", document.json())),
         Before::Document(before) => {
-            fields.push(("old", hex(&crate::model::content_hash(before))));
+            fields.push(("old", hex(crate::model::content_hash(before))));
             Some(changed_fields(before, document.json()))
         }
         Before::Unknown => None,
@@ -189,15 +189,6 @@ fn war_event(event: &'static str, clan: &Tag, war: &War, at: Timestamp) -> Event
     fields.extend(war.opponent.as_ref().map(|opponent| ("opponent", opponent.as_str().to_owned())));
     fields.extend([("starts", war.starts.to_string()), ("ends", war.ends.to_string()), ("at", at.to_string())]);
     Event::of(fields)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a text cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

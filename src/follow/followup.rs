@@ -41,7 +41,7 @@ const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 /// The next look at a war whose stored answer began at `began` and is given again until `fresh_until`. `None`: there is
 /// nothing more to be seen.
 #[must_use]
-pub fn next_look(war: &ObjectId, memory: &WarMemory, began: Timestamp, fresh_until: Timestamp) -> Option<FollowUp> {
+pub fn next_poll(war: &ObjectId, memory: &WarMemory, began: Timestamp, fresh_until: Timestamp) -> Option<FollowUp> {
     let after = fresh_until.max(began + SHORTEST_WAIT);
     let (at, priority) = moment(memory, after)?;
     let request = RefreshRequest { due: at, ..RefreshRequest::now(war.clone(), priority, at) };
@@ -51,9 +51,9 @@ pub fn next_look(war: &ObjectId, memory: &WarMemory, began: Timestamp, fresh_unt
 /// The next look at a war at which look after look has failed until now: the war goes on all the same. `None` when there is
 /// nothing more to be seen, or the war should have ended long ago.
 #[must_use]
-pub fn next_look_after_failures(war: &ObjectId, memory: &WarMemory, now: Timestamp) -> Option<FollowUp> {
+pub fn next_poll_after_failures(war: &ObjectId, memory: &WarMemory, now: Timestamp) -> Option<FollowUp> {
     memory.war.as_ref().filter(|known| now < known.ends + PATIENCE)?;
-    next_look(war, memory, now, now)
+    next_poll(war, memory, now, now)
 }
 
 /// Strictly after `after`: what comes at the very moment until which a copy lives would be answered by that copy.
@@ -150,7 +150,7 @@ mod tests {
         let mut looks = vec![first];
         loop {
             let now = *looks.last().unwrap();
-            let Some(next) = next_look(&object, &told(now, starts, ends), now, now + max_age) else { return looks };
+            let Some(next) = next_poll(&object, &told(now, starts, ends), now, now + max_age) else { return looks };
             assert!(next.request.due > now + max_age && next.request.asked == next.request.due, "{next:?}");
             assert!(!next.is_spare);
             looks.push(next.request.due + late);
@@ -177,7 +177,7 @@ mod tests {
     fn however_often_a_war_is_refreshed_the_next_look_stays_the_same() {
         let object = "war:2PP".parse().unwrap();
         let (starts, ends) = (at(23 * HOUR), at(47 * HOUR));
-        let due = |now: Timestamp| next_look(&object, &told(now, starts, ends), now, now + SECOND).unwrap().request.due;
+        let due = |now: Timestamp| next_poll(&object, &told(now, starts, ends), now, now + SECOND).unwrap().request.due;
         let in_war = starts + HOUR;
         for seconds in 1..239 {
             assert_eq!(due(in_war + seconds * SECOND), in_war + IN_WAR, "{seconds} s later");
@@ -215,7 +215,7 @@ mod tests {
         let (starts, ends) = (at(Duration::ZERO), at(24 * HOUR));
         let mut now = ends;
         let mut looks = 0;
-        while let Some(next) = next_look(&object, &told(ends - SECOND, starts, ends), now, now + MINUTE) {
+        while let Some(next) = next_poll(&object, &told(ends - SECOND, starts, ends), now, now + MINUTE) {
             now = next.request.due;
             looks += 1;
         }
@@ -228,7 +228,7 @@ mod tests {
         let (starts, ends) = (at(Duration::ZERO), at(24 * HOUR));
         let known = told(ends - HOUR, starts, ends);
         let next =
-            |memory: &WarMemory, now| next_look_after_failures(&object, memory, now).map(|next| next.request.due);
+            |memory: &WarMemory, now| next_poll_after_failures(&object, memory, now).map(|next| next.request.due);
         assert_eq!(next(&known, ends - HOUR), Some(ends - HOUR + IN_WAR), "the same look as after an answer");
         assert_eq!(next(&known, ends + MINUTE), Some(ends + LAST_LOOK), "what it came to is still to be seen");
         assert!(next(&known, ends + HOUR).is_some());
@@ -241,7 +241,7 @@ mod tests {
     fn without_times_in_no_war_or_with_wild_times_there_is_no_clock() {
         let object = "war:2PP".parse().unwrap();
         let now = at(Duration::ZERO);
-        let next = |memory: &WarMemory| next_look(&object, memory, now, now);
+        let next = |memory: &WarMemory| next_poll(&object, memory, now, now);
         assert_eq!(next(&WarMemory::default()), None);
         assert_eq!(next(&told(now, now + 1000 * HOUR, now + 1024 * HOUR)), None);
     }
@@ -251,7 +251,7 @@ mod tests {
         let object = "war:2PP".parse().unwrap();
         let (starts, ends) = (at(23 * HOUR), at(47 * HOUR));
         let class =
-            |now: Timestamp| next_look(&object, &told(now, starts, ends), now, now).map(|next| next.request.priority);
+            |now: Timestamp| next_poll(&object, &told(now, starts, ends), now, now).map(|next| next.request.priority);
         assert_eq!(class(at(HOUR)), Some(Priority::Critical));
         assert_eq!(class(starts + HOUR), Some(Priority::Critical));
         assert_eq!(class(ends), Some(Priority::High));
@@ -264,7 +264,7 @@ mod tests {
         let (starts, ends) = (at(Duration::ZERO), at(24 * HOUR));
         let now = ends + LAST_LOOK;
         let memory = WarMemory { seeks_next_round: true, ..told(now, starts, ends) };
-        let next = next_look(&object, &memory, now, now).unwrap();
+        let next = next_poll(&object, &memory, now, now).unwrap();
         assert!(next.request.due.since(now) <= SHORTEST_WAIT + SECOND);
     }
 

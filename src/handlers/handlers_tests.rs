@@ -96,7 +96,7 @@ impl Store for Database {
         self.answer(None)
     }
 
-    async fn commit_and_forget(
+    async fn commit_and_delete(
         &self,
         _: Timestamp,
         _: &[Fetched],
@@ -128,7 +128,7 @@ impl Store for Database {
     }
 }
 
-fn handlers_with<Q: Queue + Slots>(queue: Q, store: Database) -> Handlers<Told, Q, Database> {
+fn handlers_with<Q: Queue + SharedState>(queue: Q, store: Database) -> Handlers<Told, Q, Database> {
     let config = config();
     let runs = Told { stopped_because: StopReason::QueueEmpty, failure: None, asked: Mutex::default() };
     Handlers::new(runs, Arc::new(queue), Arc::new(store), Stop::default(), clock(), &config, Role::Refresh)
@@ -167,7 +167,7 @@ fn get_health() -> Value {
 }
 
 /// The answer, and the lines that were printed.
-async fn ask<Q: Queue + Slots>(
+async fn ask<Q: Queue + SharedState>(
     handlers: &Handlers<Told, Q, Database>,
     event: Value,
 ) -> (Result<Value, Failure>, Vec<String>) {

@@ -11,7 +11,7 @@ use tracing::warn;
 use crate::{
     clock::{Clock, Timestamp},
     config::Pause,
-    queue::{Circuit, CircuitReason, Queue, QueueError, QueueStats, RunSummaries, RunSummary, Slots},
+    queue::{Circuit, CircuitReason, Queue, QueueError, QueueStats, RunSummaries, RunSummary, SharedState},
     store::{LastRuns, RunRow, Store, StoreError},
     worker::{
         public,
@@ -67,7 +67,7 @@ impl Trouble {
 }
 
 /// Asks queue and database at the same time, each within `PATIENCE`.
-pub async fn check<Q: Queue + Slots, S: Store>(
+pub async fn check<Q: Queue + SharedState, S: Store>(
     queue: &Q,
     store: &S,
     paused: Option<Pause>,
@@ -79,7 +79,10 @@ pub async fn check<Q: Queue + Slots, S: Store>(
     Health { now: clock.wall(), queue, database, paused }
 }
 
-async fn queue_state<Q: Queue + Slots>(queue: &Q, reqs_per_day: Option<NonZeroU64>) -> Result<QueueState, QueueError> {
+async fn queue_state<Q: Queue + SharedState>(
+    queue: &Q,
+    reqs_per_day: Option<NonZeroU64>,
+) -> Result<QueueState, QueueError> {
     let now = queue.time_to_write().await?;
     let (stats, circuits, runs): (QueueStats, _, _) =
         tokio::try_join!(queue.stats(now), queue.circuits(), async { Ok(queue.run_summaries().await) })?;

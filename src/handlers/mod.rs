@@ -21,8 +21,8 @@ use self::lambda::{Caller, Command, Interpreted, Refusal};
 use crate::{
     clock::{Clock, Timestamp},
     config::{Config, Pause, Role, TelemetryConfig},
-    maintenance::AfterRun,
-    queue::{Queue, Slots},
+    maintenance::Maintenance,
+    queue::{Queue, SharedState},
     store::Store,
     worker::{Runs, Stop},
 };
@@ -43,7 +43,7 @@ pub struct Handlers<R, Q, S> {
     /// How long before the end of the invocation everything is done.
     pub deadline_buffer: Duration,
     /// What tasks can be asked to do.
-    pub after: Option<Arc<AfterRun>>,
+    pub after: Option<Arc<Maintenance>>,
 }
 
 /// One call of the function.
@@ -89,7 +89,7 @@ impl<R, Q, S> Handlers<R, Q, S> {
     }
 }
 
-impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
+impl<R: Runs, Q: Queue + SharedState, S: Store> Handlers<R, Q, S> {
     /// Answers one event. `print` writes one line to where metrics are read.
     ///
     /// # Errors

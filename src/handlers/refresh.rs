@@ -10,7 +10,7 @@ use super::{Failure, Handlers, Invocation, in_form, lambda::Caller};
 use crate::{
     metrics,
     model::ObjectId,
-    queue::{Queue, Slots},
+    queue::{Queue, SharedState},
     store::Store,
     worker::{
         RunOptions, Runs, Unwatched, public,
@@ -21,7 +21,7 @@ use crate::{
 /// How long a synchronous HTTP caller waits, in all: API Gateway gives up after 29 s.
 pub const HTTP_TIME: Duration = Duration::from_secs(25);
 
-impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
+impl<R: Runs, Q: Queue + SharedState, S: Store> Handlers<R, Q, S> {
     pub(super) async fn refresh(
         &self,
         options: RunOptions,

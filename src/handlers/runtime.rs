@@ -31,7 +31,7 @@ use crate::{
         env::{environment_var, process_var, put_trust_in_force, warnings},
         secrets::{self, Secrets},
     },
-    queue::{Queue, Slots},
+    queue::{Queue, SharedState},
     store::Store,
     telemetry,
     worker::{Runs, Stop},
@@ -50,7 +50,7 @@ pub fn main<R, Q, S, E>(
 ) -> ExitCode
 where
     R: Runs + 'static,
-    Q: Queue + Slots,
+    Q: Queue + SharedState,
     S: Store,
     E: fmt::Display,
 {
@@ -102,7 +102,7 @@ struct Parts<R, Q, S> {
     handlers: Mutex<Option<Arc<Handlers<R, Q, S>>>>,
 }
 
-impl<R: Runs, Q: Queue + Slots, S: Store> Parts<R, Q, S> {
+impl<R: Runs, Q: Queue + SharedState, S: Store> Parts<R, Q, S> {
     /// Answers an event. When that fails for want of Redis, the database or a key, and the secrets are kept elsewhere,
     /// they are read again, once; the event is answered again only when that gave other ones. When only some keys were
     /// refused, the run has gone on with the others, and the next one begins with what was read.
@@ -199,7 +199,7 @@ fn read_config() -> Result<(Config, Role), ConfigErrors> {
 async fn serve<R, Q, S>(parts: Parts<R, Q, S>) -> ExitCode
 where
     R: Runs + 'static,
-    Q: Queue + Slots,
+    Q: Queue + SharedState,
     S: Store,
 {
     for name in ["AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "AWS_LAMBDA_FUNCTION_VERSION"] {
@@ -227,7 +227,7 @@ where
 async fn answer<R, Q, S>(parts: Arc<Parts<R, Q, S>>, event: LambdaEvent<Value>) -> Result<Value, Diagnostic>
 where
     R: Runs + 'static,
-    Q: Queue + Slots,
+    Q: Queue + SharedState,
     S: Store,
 {
     let LambdaEvent { payload, context } = event;

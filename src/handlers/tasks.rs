@@ -14,18 +14,18 @@ use super::{
 };
 use crate::{
     maintenance::{
-        AfterReport,
+        MaintenanceReport,
         jobs::TIME_OF_A_TASK,
         retention::Thinned,
         views::{Refreshed, When},
     },
     metrics,
-    queue::{Queue, Slots},
+    queue::{Queue, SharedState},
     store::Store,
     worker::{Runs, patiently},
 };
 
-impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
+impl<R: Runs, Q: Queue + SharedState, S: Store> Handlers<R, Q, S> {
     pub(super) async fn task(
         &self,
         task: Task,
@@ -70,7 +70,7 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
         let now = self.clock.wall();
         let refreshed = views.refresh(when, now, self.until(invocation)).await;
         let (status, body) = views_answer(&refreshed);
-        let report = AfterReport { views: Some(refreshed), ..AfterReport::default() };
+        let report = MaintenanceReport { views: Some(refreshed), ..MaintenanceReport::default() };
         self.tell("refresh-views", invocation, &report, print);
         Ok(json!({"statusCode": status, "body": body.to_string()}))
     }
@@ -84,7 +84,7 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
         answer["task"] = json!("stats");
         answer["status"] = json!("done");
         let (failure, is_unreachable) = (done.failure.clone(), done.is_unreachable);
-        let report = AfterReport { stats: Some(done), ..AfterReport::default() };
+        let report = MaintenanceReport { stats: Some(done), ..MaintenanceReport::default() };
         self.tell("stats", invocation, &report, print);
         match failure {
             None => Ok(answer),
@@ -106,7 +106,7 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
         };
         let answer = json!({"task": "retention", "status": "done", "deleted": thinned.deleted, "more": thinned.more});
         let failure = thinned.failure.clone();
-        let report = AfterReport { retention: Some(thinned), ..AfterReport::default() };
+        let report = MaintenanceReport { retention: Some(thinned), ..MaintenanceReport::default() };
         self.tell("retention", invocation, &report, print);
         match failure {
             None => Ok(answer),
@@ -124,7 +124,7 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
     }
 
     /// The line of metrics and the line of the log.
-    fn tell(&self, task: &str, invocation: &Invocation, report: &AfterReport, print: &(dyn Fn(&str) + Sync)) {
+    fn tell(&self, task: &str, invocation: &Invocation, report: &MaintenanceReport, print: &(dyn Fn(&str) + Sync)) {
         print(&metrics::task_line(task, &invocation.request_id, report, &self.telemetry, self.clock.wall()));
         let (refreshed, failed) = report.views_refreshed_and_failed().unwrap_or_default();
         info!(

@@ -16,14 +16,14 @@ use crate::{clock::Timestamp, config::AfterConfig};
 
 /// What follows a run. Without any part there is none of these.
 #[derive(Clone, Debug)]
-pub struct AfterRun {
+pub struct Maintenance {
     pub invalidator: Option<Invalidator>,
     pub views: Option<Views>,
     pub jobs: Option<Jobs>,
     pub retention: Option<Retention>,
 }
 
-impl AfterRun {
+impl Maintenance {
     /// `None` when nothing is configured.
     ///
     /// # Errors
@@ -49,8 +49,8 @@ impl AfterRun {
         now: Timestamp,
         until: Instant,
         stopped: impl Fn() -> F + Send + Sync,
-    ) -> AfterReport {
-        let mut report = AfterReport::default();
+    ) -> MaintenanceReport {
+        let mut report = MaintenanceReport::default();
         let has_time = |least: Duration| until.saturating_duration_since(Instant::now()) >= least;
         if let Some(views) = self.views.as_ref().filter(|_| has_time(SHORTEST_REFRESH)) {
             tokio::select! {
@@ -73,7 +73,7 @@ impl AfterRun {
 
 /// What followed a run. What is not configured is absent.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct AfterReport {
+pub struct MaintenanceReport {
     /// What the caches of readers were told.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caches: Option<Invalidated>,
@@ -86,10 +86,10 @@ pub struct AfterReport {
     pub retention: Option<Thinned>,
 }
 
-impl AfterReport {
+impl MaintenanceReport {
     /// What the caches of readers were told, by the run and because of statistics jobs.
     #[must_use]
-    pub fn all_told(&self) -> Option<Invalidated> {
+    pub fn all_invalidated(&self) -> Option<Invalidated> {
         let by_jobs = self.stats.as_ref().and_then(|stats| stats.caches.clone());
         let mut all = self.caches.clone().or_else(|| by_jobs.as_ref().map(|_| Invalidated::default()))?;
         all.add(by_jobs.unwrap_or_default());
@@ -115,7 +115,7 @@ mod tests {
         let told = |tags, lost| Some(Invalidated { tags, lost, ..Invalidated::default() });
         let all = |caches, by_jobs| {
             let stats = Some(JobsReport { caches: by_jobs, ..JobsReport::default() });
-            AfterReport { caches, stats, ..AfterReport::default() }.all_told()
+            MaintenanceReport { caches, stats, ..MaintenanceReport::default() }.all_invalidated()
         };
         assert_eq!(all(None, None), None);
         assert_eq!(all(None, told(0, 2)), told(0, 2));
@@ -125,9 +125,9 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_configured_is_not_there() {
         let database = sqlx::PgPool::connect_lazy("postgres://nobody@127.0.0.1:1/none").unwrap().into();
-        assert!(AfterRun::new(&AfterConfig::default(), &database).unwrap().is_none());
+        assert!(Maintenance::new(&AfterConfig::default(), &database).unwrap().is_none());
         let views = vec![ViewConfig { name: "v".to_owned(), interval: Duration::from_secs(60), statistics: None }];
-        let after = AfterRun::new(&AfterConfig { views, ..AfterConfig::default() }, &database).unwrap().unwrap();
+        let after = Maintenance::new(&AfterConfig { views, ..AfterConfig::default() }, &database).unwrap().unwrap();
         assert!(
             after.views.is_some() && after.jobs.is_none() && after.retention.is_none() && after.invalidator.is_none()
         );

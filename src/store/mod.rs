@@ -198,13 +198,13 @@ pub trait Store: Send + Sync + 'static {
     /// nothing of it was stored and that the store as a whole is in trouble; a record that hurts only itself is
     /// [`Committed::Poison`], and one that may be stored later [`Committed::Held`].
     fn commit(&self, now: Timestamp, batch: &[Fetched]) -> impl Future<Output = Result<Commit, StoreError>> + Send {
-        self.commit_and_forget(now, batch, &[], UNHURRIED)
+        self.commit_and_delete(now, batch, &[], UNHURRIED)
     }
 
     /// [`Self::commit`], and in the same transaction the notes of these ids are forgotten: they are told. All tries
     /// together take no longer than `limit`; after [`StoreError::OutOfTime`] the batch may be stored or not, as after a
     /// connection that broke.
-    fn commit_and_forget(
+    fn commit_and_delete(
         &self,
         now: Timestamp,
         batch: &[Fetched],
@@ -241,9 +241,9 @@ pub enum StoreError {
     /// The server answers and takes no writes.
     #[error("cannot write to the database at {server}: {detail}")]
     ReadOnly { server: String, is_standby: bool, detail: String },
-    /// A right is missing; the detail says which, `remedy` is the statement that grants it.
-    #[error("cannot {action} in the database at {server}: {detail}. Fix: {remedy}")]
-    NotAllowed { server: String, action: &'static str, detail: String, remedy: String },
+    /// A right is missing; the detail says which, `fix` is the statement that grants it.
+    #[error("cannot {action} in the database at {server}: {detail}. Fix: {fix}")]
+    NotAllowed { server: String, action: &'static str, detail: String, fix: String },
     /// Somebody else holds a lock that no commit can go past; the detail says who, as far as it is known.
     #[error("cannot {action} in the database at {server}: {detail}")]
     Locked { server: String, action: &'static str, detail: String },

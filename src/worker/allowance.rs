@@ -1,5 +1,5 @@
 //! The limit of a day (`COC_REQS_PER_DAY`): blocks of calls are taken where all runs agree, and what is left is given
-//! back. Talks to the queue's [`Slots`] and to the run's count.
+//! back. Talks to the queue's [`SharedState`] and to the run's count.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use crate::{
     api::{allowance::Allowance, run_keys::RunKeys},
     clock::Timestamp,
-    queue::{CallsGranted, QueueError, Slots},
+    queue::{CallsGranted, QueueError, SharedState},
 };
 
 /// How soon a block is asked for again when the queue did not answer.
@@ -21,7 +21,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 ///
 /// # Errors
 /// When the queue does not answer. What it may have granted meanwhile is lost to the day.
-pub async fn take_block(slots: &impl Slots, allowance: &Allowance, keys: &RunKeys) -> Result<bool, QueueError> {
+pub async fn take_block(slots: &impl SharedState, allowance: &Allowance, keys: &RunKeys) -> Result<bool, QueueError> {
     let day = allowance.today();
     let wanted = allowance.block(keys.cap_per_second());
     let CallsGranted { granted, taken } = slots.take_calls(day, wanted, allowance.per_day()).await?;
@@ -34,7 +34,7 @@ pub async fn take_block(slots: &impl Slots, allowance: &Allowance, keys: &RunKey
 }
 
 /// Takes block after block as they are spent. For a run without a limit it never returns.
-pub async fn keep_up(slots: &impl Slots, keys: &RunKeys) {
+pub async fn keep_up(slots: &impl SharedState, keys: &RunKeys) {
     let Some(allowance) = keys.allowance() else { return std::future::pending().await };
     loop {
         allowance.runs_low().await;
@@ -49,11 +49,11 @@ pub async fn keep_up(slots: &impl Slots, keys: &RunKeys) {
 ///
 /// # Errors
 /// When the queue does not answer; then it is lost to the day.
-pub async fn give_back(slots: &impl Slots, keys: &RunKeys) -> Result<(), QueueError> {
+pub async fn give_back(slots: &impl SharedState, keys: &RunKeys) -> Result<(), QueueError> {
     let Some(allowance) = keys.allowance() else { return Ok(()) };
     match allowance.take_leftover() {
         (_, 0) => Ok(()),
-        (day, calls) => slots.give_back_calls(day, calls).await,
+        (day, calls) => slots.return_calls(day, calls).await,
     }
 }
 

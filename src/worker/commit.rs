@@ -19,7 +19,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     model::{Fetched, FollowUp, OutboxEntry, Outcome, Reason},
-    queue::{Following, Lease, Queue, Settled, Settlement, Slots},
+    queue::{Following, Lease, Queue, Settled, Settlement, SharedState},
     store::{ANY_RECORD, Commit, Committed, Store, StoreError},
 };
 
@@ -82,12 +82,12 @@ pub enum How {
 }
 
 impl Ended {
-    pub const fn fresh(lease: Lease, next_look: Option<FollowUp>) -> Self {
-        Self { lease, how: How::Fresh(next_look) }
+    pub const fn fresh(lease: Lease, next_poll: Option<FollowUp>) -> Self {
+        Self { lease, how: How::Fresh(next_poll) }
     }
 
-    pub const fn later(lease: Lease, until: Timestamp, next_look: Option<FollowUp>) -> Self {
-        Self { lease, how: How::Later(until, next_look) }
+    pub const fn later(lease: Lease, until: Timestamp, next_poll: Option<FollowUp>) -> Self {
+        Self { lease, how: How::Later(until, next_poll) }
     }
 
     pub const fn given_back(lease: Lease) -> Self {
@@ -124,7 +124,7 @@ impl Group {
     }
 }
 
-impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
+impl<Q: Queue + SharedState, S: Store> Drain<'_, Q, S> {
     /// Stores and settles what comes in until nothing more does.
     pub async fn commit_stage(&self, mut to_commit: mpsc::Receiver<Ended>) {
         while let Some(first) = to_commit.recv().await {
@@ -160,12 +160,12 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     fn sort_in(&self, ended: Ended, group: &mut Group) {
         let Ended { lease, how } = ended;
         match how {
-            How::Fresh(next_look) => {
-                group.follow_ups.extend(next_look);
+            How::Fresh(next_poll) => {
+                group.follow_ups.extend(next_poll);
                 group.settle(lease, Settlement::Done, Outcome::Fresh);
             }
-            How::Later(until, next_look) => {
-                group.follow_ups.extend(next_look);
+            How::Later(until, next_poll) => {
+                group.follow_ups.extend(next_poll);
                 group.settle(lease, Settlement::Later { until }, Outcome::Fresh);
             }
             How::Answered(fetched) => {
@@ -176,10 +176,10 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 self.note_error(&lease, &reason);
                 group.settle(lease, Settlement::Dead { reason, body }, Outcome::DeadLetter);
             }
-            How::Failed(reason, next_look) => {
+            How::Failed(reason, next_poll) => {
                 self.note_error(&lease, &reason);
-                let (settlement, outcome, next_look) = self.after_failure(&lease, reason, next_look);
-                group.follow_ups.extend(next_look);
+                let (settlement, outcome, next_poll) = self.after_failure(&lease, reason, next_poll);
+                group.follow_ups.extend(next_poll);
                 group.settle(lease, settlement, outcome);
             }
             How::Held(reason) => {
@@ -196,12 +196,12 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         &self,
         lease: &Lease,
         reason: Reason,
-        next_look: Option<FollowUp>,
+        next_poll: Option<FollowUp>,
     ) -> (Settlement, Outcome, Option<FollowUp>) {
         let attempts = lease.attempts + 1;
         if attempts >= self.worker.config.max_attempts {
-            if let Some(next_look) = next_look {
-                return (Settlement::Later { until: next_look.request.due }, Outcome::Delayed, Some(next_look));
+            if let Some(next_poll) = next_poll {
+                return (Settlement::Later { until: next_poll.request.due }, Outcome::Delayed, Some(next_poll));
             }
             let detail = format!("{attempts} attempts failed, the last with {reason}");
             let reason = Reason::new("attempts_used_up", detail);
@@ -320,7 +320,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     async fn commit_once(&self, fetched: &[Fetched], told: &[i64]) -> Result<Commit, StoreError> {
         let limit = self.deadline.left_for_the_database(Instant::now());
         // What is wrong with one answer must not end the process, and with it the leases of all.
-        let commit = AssertUnwindSafe(self.worker.store.commit_and_forget(self.time.now(), fetched, told, limit));
+        let commit = AssertUnwindSafe(self.worker.store.commit_and_delete(self.time.now(), fetched, told, limit));
         let commit = commit.catch_unwind().map(|committed| {
             committed.unwrap_or_else(|_| {
                 error!(answers = fetched.len(), "a commit panicked; this is a defect of the worker");

@@ -44,7 +44,7 @@ use crate::{
     clock::{ServerTime, Timestamp},
     follow::followup,
     model::{FollowUp, ObjectId, Outcome, Priority},
-    queue::{Circuit, Lease, LeaseRequest, LeaseToken, Leased, MailLimits, Queue, QueueError, Slots},
+    queue::{Circuit, Lease, LeaseRequest, LeaseToken, Leased, MailLimits, Queue, QueueError, SharedState},
     store::{Freshness, Store, StoreError},
 };
 
@@ -111,7 +111,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
+impl<Q: Queue + SharedState, S: Store> Drain<'_, Q, S> {
     /// Drains until there is a reason to end, which is then in `halt`.
     pub async fn drain(&self) {
         self.tell_what_was_left().await;
@@ -581,7 +581,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         work: &mpsc::Sender<Work>,
         ended: &mpsc::Sender<Ended>,
     ) {
-        let next_look = known.as_ref().and_then(|known| self.next_look_at_stored(&lease.object, known));
+        let next_poll = known.as_ref().and_then(|known| self.next_look_at_stored(&lease.object, known));
         match standing(&lease, known.as_ref(), now) {
             Standing::Call => {
                 self.flow.queued();
@@ -589,10 +589,10 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 let _ = work.send(Work { lease, league: known.and_then(|known| known.league) }).await;
             }
             Standing::Fresh => {
-                let _ = ended.send(Ended::fresh(lease, next_look)).await;
+                let _ = ended.send(Ended::fresh(lease, next_poll)).await;
             }
             Standing::Later(until) => {
-                let _ = ended.send(Ended::later(lease, until, next_look)).await;
+                let _ = ended.send(Ended::later(lease, until, next_poll)).await;
             }
         }
     }
@@ -601,7 +601,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     fn next_look_at_stored(&self, object: &ObjectId, stored: &Freshness) -> Option<FollowUp> {
         let memory = stored.league.as_ref().filter(|_| self.worker.config.follow_ups.wars)?;
         let fresh_until = stored.fresh_until.min(stored.fetched_at + LONGEST_MAX_AGE);
-        followup::next_look(object, memory, stored.fetched_at, fresh_until)
+        followup::next_poll(object, memory, stored.fetched_at, fresh_until)
     }
 
     /// Renews leases and key slots until the stages are done, and watches for the order to stop.

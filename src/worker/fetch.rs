@@ -22,7 +22,7 @@ use crate::{
         verdict::{Ending, Obstacle, Verdict},
     },
     model::{EndpointKind, Fingerprint, Kind, Reason, WarMemory},
-    queue::{Lease, Queue, Slots},
+    queue::{Lease, Queue, SharedState},
     store::Store,
 };
 
@@ -46,7 +46,7 @@ struct Gate {
     next: Mutex<()>,
 }
 
-impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
+impl<Q: Queue + SharedState, S: Store> Drain<'_, Q, S> {
     /// Fetches what comes in until nothing more does.
     pub async fn fetch_stage(&self, mut to_fetch: mpsc::Receiver<Work>, ended: mpsc::Sender<Ended>) {
         let places = Semaphore::new(most_in_flight(self.keys.cap_per_second()));
@@ -101,8 +101,8 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                         continue;
                     }
                     self.flow.is_ruled();
-                    let next_look = self.next_look_after_failures(&lease.object, league.as_ref());
-                    return Ended { how: self.throttled_for_good(&lease, &key, rest, is_first, next_look), lease };
+                    let next_poll = self.next_poll_after_failures(&lease.object, league.as_ref());
+                    return Ended { how: self.throttled_for_good(&lease, &key, rest, is_first, next_poll), lease };
                 }
                 Called::Badly(accusation, ending) => (accusation, ending),
             };
@@ -156,7 +156,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     ) -> How {
         match (ruling, ending) {
             (Ruling::Object, Ending::Attempt) => {
-                How::Failed(accusation.reason, self.next_look_after_failures(&lease.object, league))
+                How::Failed(accusation.reason, self.next_poll_after_failures(&lease.object, league))
             }
             (Ruling::Object, Ending::DeadLetter { body }) => How::Dead { reason: accusation.reason, body },
             (Ruling::Wider(Scope::Key(_)), _) => {
@@ -228,7 +228,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         let Ok(fetch) = AssertUnwindSafe(self.worker.api.fetch(ask)).catch_unwind().await else {
             error!(object = %lease.object, "a request panicked while it was fetched; this is a defect of the worker");
             let reason = Reason::new("panicked", "the worker panicked while fetching this object");
-            return Called::Ended(How::Failed(reason, self.next_look_after_failures(&lease.object, league)));
+            return Called::Ended(How::Failed(reason, self.next_poll_after_failures(&lease.object, league)));
         };
         failpoint!("fetch.answered", lease.object.tag.as_str());
         self.share_cooldowns().await;

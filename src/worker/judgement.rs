@@ -20,7 +20,7 @@ use crate::{
     },
     clock::Timestamp,
     model::{EndpointKind, Fingerprint, FollowUp, Reason},
-    queue::{Circuit, CircuitReason, CircuitScope, Lease, Queue, QueueError, SetAside, Slots},
+    queue::{Circuit, CircuitReason, CircuitScope, Lease, Queue, QueueError, SetAside, SharedState},
     store::Store,
 };
 
@@ -70,7 +70,7 @@ pub const fn judged(scope: CircuitScope) -> Scope {
     }
 }
 
-impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
+impl<Q: Queue + SharedState, S: Store> Drain<'_, Q, S> {
     /// Waits until it is known whose fault an answer is, within limits.
     pub async fn ruling(&self, accusation: &Accusation) -> Ruling {
         let ruling = self.bench.ruling(accusation);
@@ -144,12 +144,12 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         key: &Fingerprint,
         rest: Duration,
         is_first: bool,
-        next_look: Option<FollowUp>,
+        next_poll: Option<FollowUp>,
     ) -> How {
         let reason = Self::throttled_because(key, rest);
         let is_alone = !is_first && lock(&self.throttled).len() == 1;
         let was_before = lease.held_for.as_deref() == Some(THROTTLED) && lease.held >= THROTTLED_ALONE;
-        if is_alone && was_before { How::Failed(reason, next_look) } else { How::Held(reason) }
+        if is_alone && was_before { How::Failed(reason, next_poll) } else { How::Held(reason) }
     }
 
     /// Makes the control calls that the judge wants.

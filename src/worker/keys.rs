@@ -1,5 +1,5 @@
 //! The keys of one run: slots taken at its start, renewed while it goes on, given back at its end. Talks to the queue's
-//! [`Slots`] and to the keys' limiters.
+//! [`SharedState`] and to the keys' limiters.
 //!
 //! **Invariant: a key is used by one run at a time**, and only while its slot is certainly held.
 
@@ -20,7 +20,7 @@ use crate::{
     },
     clock::Clock,
     model::{Fingerprint, LearnedRate},
-    queue::{QueueError, Slot, Slots},
+    queue::{QueueError, SharedState, Slot},
 };
 
 /// How long a slot lasts unless it is renewed, which is done every third of it. Long enough for a server that fails over,
@@ -88,7 +88,7 @@ pub struct KeyRing<'a, S> {
     logging_in: watch::Sender<bool>,
 }
 
-impl<'a, S: Slots> KeyRing<'a, S> {
+impl<'a, S: SharedState> KeyRing<'a, S> {
     pub fn new(
         slots: &'a S,
         clock: &'a dyn Clock,
@@ -139,7 +139,7 @@ impl<'a, S: Slots> KeyRing<'a, S> {
             match self.take_one(key).await? {
                 Slot::Taken { .. } => {}
                 Slot::Held { .. } => held += 1,
-                Slot::Paused { reason, for_another } => {
+                Slot::CoolingDown { reason, for_another } => {
                     paused += 1;
                     if !self.was_replaced(key, &reason) {
                         self.rest_until(key.clone(), Instant::now() + for_another);
@@ -222,8 +222,8 @@ impl<'a, S: Slots> KeyRing<'a, S> {
                 Slot::Taken { .. } => {
                     tracing::info!(key.fingerprint = %key.fingerprint(), "a key is back from its rest");
                 }
-                Slot::Paused { reason, .. } if self.was_replaced(&key, &reason) => {}
-                Slot::Held { for_another } | Slot::Paused { for_another, .. } => {
+                Slot::CoolingDown { reason, .. } if self.was_replaced(&key, &reason) => {}
+                Slot::Held { for_another } | Slot::CoolingDown { for_another, .. } => {
                     self.rest_until(key, now + for_another);
                 }
             }
@@ -292,7 +292,7 @@ impl<'a, S: Slots> KeyRing<'a, S> {
             let Some(Untold { key, reason, until, learned }) = self.untold().first().cloned() else { return Ok(()) };
             let rest = until.saturating_duration_since(Instant::now());
             if !rest.is_zero() {
-                self.slots.pause_key(&key, self.run, &reason, rest).await?;
+                self.slots.cool_down_key(&key, self.run, &reason, rest).await?;
             }
             if let Some(learned) = learned {
                 self.slots.remember_rate(&key, learned).await?;
@@ -322,7 +322,7 @@ impl<'a, S: Slots> KeyRing<'a, S> {
         for key in in_use.iter().filter(|key| there_are.iter().all(|known| known.fingerprint() != *key)) {
             let linger = self.keys.linger(key);
             self.keys.lose(key);
-            self.slots.give_back_key(key, self.run, linger).await?;
+            self.slots.release_key(key, self.run, linger).await?;
         }
         if !in_use.is_empty() || *self.logging_in.borrow() {
             self.take().await?;
@@ -362,7 +362,7 @@ impl<'a, S: Slots> KeyRing<'a, S> {
             if let Some(learned) = learned {
                 self.slots.remember_rate(&key, learned).await?;
             }
-            self.slots.give_back_key(&key, self.run, linger).await?;
+            self.slots.release_key(&key, self.run, linger).await?;
         }
         told
     }

@@ -1,4 +1,4 @@
-//! Logging in to the developer portal: one process at a time, slower after each failure. Talks to the queue's [`Slots`] and
+//! Logging in to the developer portal: one process at a time, slower after each failure. Talks to the queue's [`SharedState`] and
 //! to the wallet.
 //!
 //! The right to log in is a slot like a key's, `{coc-api}:key:login-<account>`: held while somebody logs in, and resting after a
@@ -19,7 +19,7 @@ use crate::{
     },
     clock::Clock,
     model::{Fingerprint, LearnedRate},
-    queue::{Holder, QueueError, Slot, SlotView, Slots},
+    queue::{Holder, QueueError, SharedState, Slot, SlotView},
 };
 
 /// A login with everything that follows takes at most so long; the right to it ends by itself a little later.
@@ -55,7 +55,7 @@ impl Told {
 }
 
 /// Logs in with every account that needs it; begins no login after `until`, and gives up what is not done by then.
-pub async fn log_in<S: Slots>(slots: &S, wallet: &Wallet, clock: &dyn Clock, run: &str, until: Instant) -> Told {
+pub async fn log_in<S: SharedState>(slots: &S, wallet: &Wallet, clock: &dyn Clock, run: &str, until: Instant) -> Told {
     let mut told = Told::default();
     for account in wallet.accounts().iter().filter(|account| account.wants_login()) {
         match log_in_with(slots, account, clock, run, until).await {
@@ -77,7 +77,7 @@ fn news_of(account: &Account) -> Option<String> {
     Some(format!("account {name}: our address changed from {before} to {now}; keys are bound to an address"))
 }
 
-async fn log_in_with<S: Slots>(
+async fn log_in_with<S: SharedState>(
     slots: &S,
     account: &Account,
     clock: &dyn Clock,
@@ -99,7 +99,12 @@ async fn log_in_with<S: Slots>(
 }
 
 /// Logs in and renews the account's keys, without asking for the right to.
-pub async fn renew<S: Slots>(slots: &S, account: &Account, clock: &dyn Clock, run: &str) -> Result<Given, Trouble> {
+pub async fn renew<S: SharedState>(
+    slots: &S,
+    account: &Account,
+    clock: &dyn Clock,
+    run: &str,
+) -> Result<Given, Trouble> {
     let visit = account.visit().await?;
     let known = known(slots, &visit, run).await?;
     Ok(account.renew(visit, known, clock.boot()).await?)
@@ -107,13 +112,13 @@ pub async fn renew<S: Slots>(slots: &S, account: &Account, clock: &dyn Clock, ru
 
 /// What other processes know of our keys. Those that the API has refused to them of late count as refused: a sandbox that
 /// knows nothing yet would take them again.
-pub async fn known<S: Slots>(slots: &S, visit: &Visit<'_>, run: &str) -> Result<Known, QueueError> {
+pub async fn known<S: SharedState>(slots: &S, visit: &Visit<'_>, run: &str) -> Result<Known, QueueError> {
     let mut known = Known::default();
     for key in visit.listed().iter().filter(|key| visit.is_ours(key)) {
         match slots.look_at_key(&key.fingerprint()).await?.holder {
-            Holder::Paused(reason) if reason.starts_with(BENCHED) => known.refused.push(key.fingerprint()),
+            Holder::CoolingDown(reason) if reason.starts_with(BENCHED) => known.refused.push(key.fingerprint()),
             Holder::Run(holder) if holder != run => known.in_use.push(key.fingerprint()),
-            Holder::Paused(_) | Holder::Run(_) | Holder::Nobody | Holder::Left => {}
+            Holder::CoolingDown(_) | Holder::Run(_) | Holder::Nobody | Holder::Released => {}
         }
     }
     Ok(known)
@@ -140,7 +145,7 @@ impl From<QueueError> for Trouble {
 
 /// Does something in an account that needs a login, once the right to log in is ours; all that until `until`, and backs
 /// off for everybody when the portal fails. The inner error is what the operator is told.
-pub async fn with_right<S: Slots, T>(
+pub async fn with_right<S: SharedState, T>(
     slots: &S,
     account: &Account,
     run: &str,
@@ -161,12 +166,12 @@ pub async fn with_right<S: Slots, T>(
                 }
                 sleep(LOOK_AGAIN.min(for_another.max(AT_ONCE))).await;
             }
-            Slot::Paused { reason, for_another } => return Ok(Err(resting(&reason, for_another))),
+            Slot::CoolingDown { reason, for_another } => return Ok(Err(resting(&reason, for_another))),
         }
     };
     let password = account.password_slot();
     if let Some(rest) = rest_of(slots, &password).await? {
-        slots.give_back_key(&slot, run, AT_ONCE).await?;
+        slots.release_key(&slot, run, AT_ONCE).await?;
         return Ok(Err(rest));
     }
     let gives_up = until.min(Instant::now() + LOGIN_TIME);
@@ -174,7 +179,7 @@ pub async fn with_right<S: Slots, T>(
         Ok(answer) => answer,
         // The run has no more time: that says nothing about the portal.
         Err(_) if gives_up == until => {
-            slots.give_back_key(&slot, run, AT_ONCE).await?;
+            slots.release_key(&slot, run, AT_ONCE).await?;
             return Ok(Err(format!("cannot log in with {name}: not done before the time for it was over")));
         }
         Err(_) => Err(Trouble::Portal(too_slow(name, LOGIN_TIME))),
@@ -182,22 +187,22 @@ pub async fn with_right<S: Slots, T>(
     match answer {
         Ok(done) => {
             slots.remember_rate(&slot, LearnedRate::plain(0.0)).await?;
-            slots.give_back_key(&slot, run, AT_ONCE).await?;
+            slots.release_key(&slot, run, AT_ONCE).await?;
             Ok(Ok(done))
         }
         // This password rests, not the account: whoever has another one may try it.
         Err(Trouble::Portal(error @ PortalError::WrongPassword { .. })) => {
             warn!(account = name, rest_seconds = LONGEST_REST.as_secs(), "{error}");
             slots.take_key(&password, run, RIGHT_LASTS).await?;
-            slots.pause_key(&password, run, &error.to_string(), LONGEST_REST).await?;
-            slots.give_back_key(&slot, run, AT_ONCE).await?;
+            slots.cool_down_key(&password, run, &error.to_string(), LONGEST_REST).await?;
+            slots.release_key(&slot, run, AT_ONCE).await?;
             Ok(Err(error.to_string()))
         }
         Err(Trouble::Portal(error)) => {
             let rest = rest_after(&error, failures_so_far);
             warn!(account = name, rest_seconds = rest.as_secs(), "{error}");
             slots.remember_rate(&slot, LearnedRate::plain(failures_so_far + 1.0)).await?;
-            slots.pause_key(&slot, run, &error.to_string(), rest).await?;
+            slots.cool_down_key(&slot, run, &error.to_string(), rest).await?;
             Ok(Err(error.to_string()))
         }
         Err(Trouble::Queue(error)) => Err(error),
@@ -206,7 +211,7 @@ pub async fn with_right<S: Slots, T>(
 
 /// Looks into an account and changes nothing there, until `until`. Waits for whoever logs in, and takes the right to from nobody:
 /// a look that fails or takes its time must not make a run wait. The inner error is what the operator is told.
-pub async fn look_into<S: Slots, T>(
+pub async fn look_into<S: SharedState, T>(
     slots: &S,
     account: &Account,
     until: Instant,
@@ -234,11 +239,11 @@ pub async fn look_into<S: Slots, T>(
 }
 
 /// Why and how long a right to log in rests, when it does.
-async fn rest_of<S: Slots>(slots: &S, slot: &Fingerprint) -> Result<Option<String>, QueueError> {
+async fn rest_of<S: SharedState>(slots: &S, slot: &Fingerprint) -> Result<Option<String>, QueueError> {
     let SlotView { holder, for_another, .. } = slots.look_at_key(slot).await?;
     Ok(match holder {
-        Holder::Paused(reason) => Some(resting(&reason, for_another)),
-        Holder::Run(_) | Holder::Nobody | Holder::Left => None,
+        Holder::CoolingDown(reason) => Some(resting(&reason, for_another)),
+        Holder::Run(_) | Holder::Nobody | Holder::Released => None,
     })
 }
 
@@ -248,17 +253,17 @@ fn too_slow(account: &str, after: Duration) -> PortalError {
 }
 
 /// Gives the right back that a login had which was cut off in the middle, if it was ours.
-pub async fn give_back_right<S: Slots>(slots: &S, wallet: &Wallet, run: &str) -> Result<(), QueueError> {
+pub async fn give_back_right<S: SharedState>(slots: &S, wallet: &Wallet, run: &str) -> Result<(), QueueError> {
     for account in wallet.accounts().iter().filter(|account| account.wants_login()) {
-        slots.give_back_key(&account.login_slot(), run, AT_ONCE).await?;
+        slots.release_key(&account.login_slot(), run, AT_ONCE).await?;
     }
     Ok(())
 }
 
 /// Ends the rests of an account before their time: whoever asks for it may have mended what they are about.
-pub async fn end_rests<S: Slots>(slots: &S, account: &Account) -> Result<(), QueueError> {
-    slots.end_rest(&account.login_slot()).await?;
-    slots.end_rest(&account.password_slot()).await?;
+pub async fn end_rests<S: SharedState>(slots: &S, account: &Account) -> Result<(), QueueError> {
+    slots.end_cooldown(&account.login_slot()).await?;
+    slots.end_cooldown(&account.password_slot()).await?;
     Ok(())
 }
 

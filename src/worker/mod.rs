@@ -53,9 +53,9 @@ use crate::{
     api::{allowance::Allowance, client::ApiClient, judge::Bench, run_keys::RunKeys, wallet::Wallet},
     clock::{Clock, ClocksApart, ServerTime, Timestamp},
     config::{Pause, WorkerConfig},
-    maintenance::{AfterReport, AfterRun},
+    maintenance::{Maintenance, MaintenanceReport},
     model::{Kind, ObjectId, Outcome, Priority, RefreshRequest},
-    queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, RunSummary, Slots},
+    queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, RunSummary, SharedState},
     store::{RunRow, Store},
 };
 
@@ -131,10 +131,10 @@ pub struct Worker<Q, S> {
     pub stop: Stop,
     pub tables: Tables,
     /// What follows the drain, if anything does.
-    pub after: Option<Arc<AfterRun>>,
+    pub after: Option<Arc<Maintenance>>,
 }
 
-impl<Q: Queue + Slots, S: Store> Runs for Worker<Q, S> {
+impl<Q: Queue + SharedState, S: Store> Runs for Worker<Q, S> {
     async fn run(&self, options: RunOptions, progress: &dyn Progress) -> RunReport {
         let began = Instant::now();
         let run = options.run.clone().unwrap_or_else(made_up_name);
@@ -180,7 +180,7 @@ struct Open<'a> {
     caches: &'a Caches<'a>,
 }
 
-impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
+impl<Q: Queue + SharedState, S: Store> Worker<Q, S> {
     /// Asks the queue for the time and the database for a sign of life, puts the named requests in front, and sees to it
     /// that there are tables. What stands in the way of a drain ends up in `halt`.
     async fn open(
@@ -389,7 +389,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         deadline: &Deadline,
         halt: &Halt,
         time: Option<&ServerTime>,
-    ) -> AfterReport {
+    ) -> MaintenanceReport {
         let last_word = deadline.end().max(Instant::now() + FIRST_ACT);
         let told = caches.finish(last_word).await;
         self.forget_what_is_told(caches).await;
@@ -402,9 +402,9 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
                 let now = time.map_or_else(|| self.clock.wall(), ServerTime::now);
                 after.run(now, deadline.end(), || self.stop.asked()).await
             }
-            _ => AfterReport::default(),
+            _ => MaintenanceReport::default(),
         };
-        AfterReport { caches: told, ..report }
+        MaintenanceReport { caches: told, ..report }
     }
 
     /// What is not forgotten now is told once more by a later run.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::login::Told;
 use crate::{
     clock::{ClocksApart, Timestamp, WrongClock},
-    maintenance::AfterReport,
+    maintenance::MaintenanceReport,
     model::{Kind, Outcome, Priority},
     queue::{Admitted, Enqueued, NotQueued, QueueStats, Repaired},
 };
@@ -221,7 +221,7 @@ pub struct RunReport {
     pub clocks: Option<ClocksReport>,
     /// What followed the drain.
     #[serde(flatten)]
-    pub after: AfterReport,
+    pub after: MaintenanceReport,
     /// How the limit of the day stands; absent without `COC_REQS_PER_DAY`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub day: Option<DayReport>,
@@ -397,7 +397,7 @@ pub struct Tally {
     pub lapsed: u64,
     pub repaired: RepairReport,
     pub clocks: Option<ClocksReport>,
-    pub after: AfterReport,
+    pub after: MaintenanceReport,
     pub keys_held: u64,
     pub keys_usable: u64,
     pub keys_rejected: u64,
@@ -426,7 +426,7 @@ impl Tally {
             lapsed: 0,
             repaired: RepairReport { records: 0, places: 0, invalid_entries: 0, counters: 0 },
             clocks: None,
-            after: AfterReport::default(),
+            after: MaintenanceReport::default(),
             keys_held: 0,
             keys_usable: 0,
             keys_rejected: 0,

@@ -27,20 +27,20 @@ pub fn standing(lease: &Lease, stored: Option<&Freshness>, now: Timestamp) -> St
     let Some(stored) = stored.filter(|stored| stored.fetched_at <= now + CLOCKS_APART) else {
         return Standing::Call;
     };
-    if stored.fetched_at >= lease.last_asked + CLOCKS_APART {
+    if stored.fetched_at >= lease.last_requested + CLOCKS_APART {
         return Standing::Fresh;
     }
     let fresh_until = stored.fresh_until.min(stored.fetched_at + LONGEST_MAX_AGE);
     if now >= fresh_until {
         return Standing::Call;
     }
-    if lease.last_asked > fresh_until { Standing::Later(lease.last_asked) } else { Standing::Fresh }
+    if lease.last_requested > fresh_until { Standing::Later(lease.last_requested) } else { Standing::Fresh }
 }
 
 /// After a call: whether its answer is what was asked for, or until when the newest request has to wait.
 #[must_use]
 pub fn still_wanted_at(lease: &Lease, began: Timestamp, fresh_until: Timestamp) -> Option<Timestamp> {
-    (lease.last_asked > began + CLOCKS_APART && lease.last_asked > fresh_until).then_some(lease.last_asked)
+    (lease.last_requested > began + CLOCKS_APART && lease.last_requested > fresh_until).then_some(lease.last_requested)
 }
 
 #[cfg(test)]
@@ -57,14 +57,14 @@ mod tests {
         Duration::from_secs(count)
     }
 
-    fn lease(last_asked: Timestamp) -> Lease {
+    fn lease(last_requested: Timestamp) -> Lease {
         Lease {
             object: "clan:2PP".parse().unwrap(),
             token: LeaseToken("t".to_owned()),
             merges: 1,
             priority: Priority::High,
-            first_asked: last_asked,
-            last_asked,
+            first_requested: last_requested,
+            last_requested,
             attempts: 0,
             lapses: 0,
             held: 0,

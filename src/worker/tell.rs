@@ -15,7 +15,7 @@ use super::drain::{Drain, lock};
 use crate::{
     follow::{cache_keys, followup},
     model::{Event, Fetched, FollowUp, Kind, Learned, ObjectId, OutboxEntry, WarMemory},
-    queue::{Queue, Slots},
+    queue::{Queue, SharedState},
     store::{Committed, MAX_OUTBOX_ENTRIES, Store, StoreError},
 };
 
@@ -51,7 +51,7 @@ impl Telling {
     }
 }
 
-impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
+impl<Q: Queue + SharedState, S: Store> Drain<'_, Q, S> {
     /// What an answer that counts leads to.
     pub fn follow_ups(&self, fetched: &Fetched, committed: &Committed, learned: &Learned) -> Vec<FollowUp> {
         let config = self.worker.config.follow_ups;
@@ -61,7 +61,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         match fetched.object.kind {
             Kind::War if config.wars => {
                 let memory = fetched.league.as_ref();
-                let next = |memory| followup::next_look(&fetched.object, memory, fetched.began, fetched.fresh_until);
+                let next = |memory| followup::next_poll(&fetched.object, memory, fetched.began, fetched.fresh_until);
                 memory.and_then(next).into_iter().collect()
             }
             Kind::Clan => followup::stale_members(&learned.members, config.players_per_clan, self.time.now()),
@@ -70,9 +70,9 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     }
 
     /// The next look at a war that is known to go on, for when no attempt is left to look at it now.
-    pub fn next_look_after_failures(&self, object: &ObjectId, memory: Option<&WarMemory>) -> Option<FollowUp> {
+    pub fn next_poll_after_failures(&self, object: &ObjectId, memory: Option<&WarMemory>) -> Option<FollowUp> {
         let memory = memory.filter(|_| self.worker.config.follow_ups.wars)?;
-        followup::next_look_after_failures(object, memory, self.time.now())
+        followup::next_poll_after_failures(object, memory, self.time.now())
     }
 
     /// Tells others what changed, and deletes the copies of readers. What is told is not told again.
@@ -86,7 +86,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             return events.clear();
         };
         *is_refused = false;
-        match self.worker.queue.append_events(&config.stream, config.most, events).await {
+        match self.worker.queue.publish_events(&config.stream, config.most, events).await {
             Ok(appended) => {
                 events.clear();
                 lock(self.tally).events += appended as u64;
@@ -102,7 +102,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         if keys.is_empty() {
             return;
         }
-        match self.worker.queue.forget_keys(keys).await {
+        match self.worker.queue.delete_cache_keys(keys).await {
             Ok(deleted) => {
                 keys.clear();
                 lock(self.tally).cache_keys_deleted += deleted as u64;

@@ -16,7 +16,7 @@ use super::{FORMAT, Header, Line, VERSION, escape, write::hex};
 use crate::{
     cli::text::short,
     clock::Timestamp,
-    queue::archive::{Kept, Returning},
+    queue::admin::{Kept, Returning},
 };
 
 /// No line of a backup is longer: the largest mail, with every byte escaped twice, is half of it.
@@ -29,14 +29,14 @@ pub struct Problem {
     pub position: String,
     pub id: String,
     pub wrong: String,
-    pub remedy: String,
+    pub fix: String,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { position, id, wrong, remedy } = self;
+        let Self { position, id, wrong, fix } = self;
         let id = if id.is_empty() { String::new() } else { format!(", `{}`", short(id, 60)) };
-        write!(f, "{position}{id}: {wrong}; {remedy}")
+        write!(f, "{position}{id}: {wrong}; {fix}")
     }
 }
 
@@ -152,7 +152,7 @@ const MEND: &str = "mend it in the file, or leave it out with --skip-invalid";
 fn our_entry(line: &[u8], number: u64, read: u64, digest: &Sha256, now: Timestamp, max_attempts: u32) -> Step {
     let whole = |wrong: String| {
         let (position, id) = ("the file".to_owned(), String::new());
-        Step::End(Some(Problem { position, id, wrong, remedy: CUT_OFF.to_owned() }))
+        Step::End(Some(Problem { position, id, wrong, fix: CUT_OFF.to_owned() }))
     };
     if line.last() != Some(&b'\n') {
         let length = line.len() as u64;
@@ -161,7 +161,7 @@ fn our_entry(line: &[u8], number: u64, read: u64, digest: &Sha256, now: Timestam
     }
     let broken = |id: &str, wrong: String| {
         let position = format!("line {number}");
-        Step::Entry(Err(Problem { position, id: id.to_owned(), wrong, remedy: MEND.to_owned() }))
+        Step::Entry(Err(Problem { position, id: id.to_owned(), wrong, fix: MEND.to_owned() }))
     };
     let line: Line = match serde_json::from_slice(line) {
         Ok(line) => line,
@@ -193,7 +193,7 @@ fn old_entry(item: &RawValue, position: &str, now: Timestamp, max_attempts: u32)
         data: Option<&'a RawValue>,
     }
     let broken = |id: &str, wrong: String| {
-        Err(Problem { position: position.to_owned(), id: id.to_owned(), wrong, remedy: MEND.to_owned() })
+        Err(Problem { position: position.to_owned(), id: id.to_owned(), wrong, fix: MEND.to_owned() })
     };
     let item: Item<'_> = match serde_json::from_str(item.get()) {
         Ok(item) => item,
@@ -220,7 +220,9 @@ fn old_entry(item: &RawValue, position: &str, now: Timestamp, max_attempts: u32)
     };
     let mail = Kept::Mail { id: id.clone().into_bytes(), score: Some(score), value: Some(value.into_bytes()) };
     match mail.returning(now, max_attempts) {
-        Ok(Returning::Letter { letter, .. }) => broken(&id, format!("{}: {}", letter.code, letter.reason)),
+        Ok(Returning::DeadEntry { dead_entry, .. }) => {
+            broken(&id, format!("{}: {}", dead_entry.code, dead_entry.reason))
+        }
         Ok(returning) => Ok(returning),
         Err(reason) => broken(&id, reason.to_string()),
     }

@@ -15,7 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::{FORMAT, Header, Line, VERSION};
 use crate::{
     clock::Timestamp,
-    queue::{archive::Kept, record::State},
+    queue::{admin::Kept, record::State},
 };
 
 const PREFIX: &str = "refresh-queue-";
@@ -42,7 +42,7 @@ impl Contents {
                 State::Leased => "leased",
                 State::Dead => "dead letters",
             },
-            Kept::Letter { .. } => "unreadable",
+            Kept::DeadEntry { .. } => "unreadable",
             Kept::Broken { .. } => "broken",
         };
         *self.kinds.entry(kind).or_default() += 1;

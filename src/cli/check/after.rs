@@ -9,7 +9,7 @@ use std::{
 use super::findings::Findings;
 use crate::{
     config::{AfterConfig, EventsConfig},
-    maintenance::look::{self, Sight},
+    maintenance::inspect::{self, Finding},
     queue::redis::RedisQueue,
     store::postgres::PostgresStore,
 };
@@ -26,10 +26,10 @@ const CONNECT_TIME: Duration = Duration::from_secs(3);
 pub async fn look_at_database(findings: &mut Findings, config: &AfterConfig, store: &PostgresStore, most: u32) {
     let pool = store.pool();
     if !config.views.is_empty() {
-        note(findings, VIEWS, look::views(&pool, &config.views).await);
+        note(findings, VIEWS, inspect::views(&pool, &config.views).await);
     }
     if let Some(stats) = &config.stats {
-        note(findings, JOBS, look::jobs(&pool, &stats.functions).await);
+        note(findings, JOBS, inspect::jobs(&pool, &stats.functions).await);
         if most < 2 {
             findings.warning(
                 JOBS,
@@ -40,12 +40,12 @@ pub async fn look_at_database(findings: &mut Findings, config: &AfterConfig, sto
     }
 }
 
-fn note(findings: &mut Findings, area: &'static str, sights: Vec<Sight>) {
+fn note(findings: &mut Findings, area: &'static str, sights: Vec<Finding>) {
     for sight in sights {
         match sight {
-            Sight::Fine(what) => findings.fine(area, what),
-            Sight::Doubt { what, remedy } => findings.warning(area, what, remedy),
-            Sight::Problem { what, remedy } => findings.problem(area, what, remedy),
+            Finding::Fine(what) => findings.fine(area, what),
+            Finding::Doubt { what, fix } => findings.warning(area, what, fix),
+            Finding::Problem { what, fix } => findings.problem(area, what, fix),
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     clock::{Clock, ServerTime, SystemClock},
     config::ApiConfig,
     model::{Answered, ObjectId, Reason},
-    queue::{Queue, QueueError, Slot, Slots},
+    queue::{Queue, QueueError, SharedState, Slot},
     worker::{
         allowance,
         keys::{BENCHED, KeyRing},
@@ -46,7 +46,7 @@ const NEW_KEY: &str =
     "make a key for this machine's address at https://developer.clashofclans.com, and set it as COC_API_TOKEN";
 
 /// Looks at every key. Without a queue none can be tried: a run might be using it.
-pub async fn look_at<Q: Queue + Slots>(findings: &mut Findings, config: &ApiConfig, queue: Option<&Q>) {
+pub async fn look_at<Q: Queue + SharedState>(findings: &mut Findings, config: &ApiConfig, queue: Option<&Q>) {
     let client = match ApiClient::new(&config.base_url) {
         Ok(client) => client.with_max_body(config.max_body),
         Err(error) => return findings.problem(API, error.to_string(), "set COC_BASE_URL"),
@@ -76,14 +76,14 @@ pub async fn look_at<Q: Queue + Slots>(findings: &mut Findings, config: &ApiConf
 }
 
 /// Tries every key, and looks at nothing else.
-pub async fn test<Q: Queue + Slots>(config: &ApiConfig, queue: &Q) -> Findings {
+pub async fn test<Q: Queue + SharedState>(config: &ApiConfig, queue: &Q) -> Findings {
     let mut findings = Findings::default();
     Box::pin(look_at(&mut findings, config, Some(queue))).await;
     findings
 }
 
 /// What the portal says about an account, and what a login of a run would do there. Answers the keys that it would keep.
-async fn look_at_account<Q: Queue + Slots>(
+async fn look_at_account<Q: Queue + SharedState>(
     findings: &mut Findings,
     queue: &Q,
     account: &Account,
@@ -182,7 +182,7 @@ struct Trial<'a, Q> {
     reqs_per_day: Option<NonZeroU64>,
 }
 
-impl<Q: Queue + Slots> Trial<'_, Q> {
+impl<Q: Queue + SharedState> Trial<'_, Q> {
     async fn look_at(&self, findings: &mut Findings) -> Result<(), QueueError> {
         let name = self.key.fingerprint();
         let run = format!("check-{:012x}", fastrand::u64(..1 << 48));
@@ -211,7 +211,7 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
                 judge(findings, &format!("key {name}"), &fetch);
             }
             Slot::Held { .. } => findings.fine(API, format!("key {name} is in use by a run at this moment: not tried")),
-            Slot::Paused { reason, for_another } => match reason.strip_prefix(BENCHED) {
+            Slot::CoolingDown { reason, for_another } => match reason.strip_prefix(BENCHED) {
                 // It was refused a moment ago: that it is not asked again now makes it no better.
                 Some(reason) => {
                     findings.problem(API, format!("key {name} was not accepted by the API: {reason}"), NEW_KEY);

@@ -24,7 +24,7 @@ pub struct Finding {
     pub grade: Grade,
     pub what: String,
     /// What would do. Fine things need none.
-    pub remedy: Option<String>,
+    pub fix: Option<String>,
 }
 
 /// Everything that was looked at, in order.
@@ -33,15 +33,15 @@ pub struct Findings(Vec<Finding>);
 
 impl Findings {
     pub fn fine(&mut self, area: &'static str, what: impl Into<String>) {
-        self.0.push(Finding { area, grade: Grade::Fine, what: what.into(), remedy: None });
+        self.0.push(Finding { area, grade: Grade::Fine, what: what.into(), fix: None });
     }
 
-    pub fn warning(&mut self, area: &'static str, what: impl Into<String>, remedy: impl Into<String>) {
-        self.0.push(Finding { area, grade: Grade::Warning, what: what.into(), remedy: Some(remedy.into()) });
+    pub fn warning(&mut self, area: &'static str, what: impl Into<String>, fix: impl Into<String>) {
+        self.0.push(Finding { area, grade: Grade::Warning, what: what.into(), fix: Some(fix.into()) });
     }
 
-    pub fn problem(&mut self, area: &'static str, what: impl Into<String>, remedy: impl Into<String>) {
-        self.0.push(Finding { area, grade: Grade::Problem, what: what.into(), remedy: Some(remedy.into()) });
+    pub fn problem(&mut self, area: &'static str, what: impl Into<String>, fix: impl Into<String>) {
+        self.0.push(Finding { area, grade: Grade::Problem, what: what.into(), fix: Some(fix.into()) });
     }
 
     #[must_use]
@@ -65,8 +65,8 @@ impl Findings {
                 Grade::Problem => style.bad("PROBLEM"),
             };
             let _ = writeln!(text, "  {grade}  {}", finding.what.replace('\n', "\n           "));
-            if let Some(remedy) = finding.remedy.as_ref().filter(|remedy| !remedy.is_empty()) {
-                let _ = writeln!(text, "           -> {}", remedy.replace('\n', "\n              "));
+            if let Some(fix) = finding.fix.as_ref().filter(|fix| !fix.is_empty()) {
+                let _ = writeln!(text, "           -> {}", fix.replace('\n', "\n              "));
             }
         }
         let _ = writeln!(text, "\n{}", self.verdict(style));
@@ -103,7 +103,7 @@ impl Findings {
                 "area": finding.area,
                 "grade": grade(finding.grade),
                 "what": finding.what,
-                "remedy": finding.remedy,
+                "fix": finding.fix,
             })
         });
         serde_json::json!({

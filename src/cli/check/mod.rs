@@ -77,7 +77,7 @@ fn look_at_settings(findings: &mut Findings) {
         findings.warning(CONFIGURATION, warning, "");
     }
     for exposure in env::exposures(&process_var) {
-        findings.warning(CONFIGURATION, exposure.what, exposure.remedy);
+        findings.warning(CONFIGURATION, exposure.what, exposure.fix);
     }
 }
 
@@ -128,9 +128,9 @@ async fn look_at_database(findings: &mut Findings, config: &DatabaseConfig, afte
     }
     for problem in problems {
         if problem.is_certain {
-            findings.problem(DATABASE, problem.what, problem.remedy);
+            findings.problem(DATABASE, problem.what, problem.fix);
         } else {
-            findings.warning(DATABASE, problem.what, problem.remedy);
+            findings.warning(DATABASE, problem.what, problem.fix);
         }
     }
     after::look_at_database(findings, after, &store, config.max_connections).await;

@@ -29,7 +29,7 @@ use crate::{
     app,
     clock::{Clock, SystemClock},
     config::{ApiConfig, FollowUpConfig, WorkerConfig},
-    queue::{DeadFilter, Queue, memory::MemoryQueue},
+    queue::{DeadFilter, Queue, QueueAdmin, memory::MemoryQueue},
     sim::{SimConfig, Simulator},
     store::{Store, sqlite::SqliteStore},
     worker::{

@@ -17,8 +17,8 @@ use crate::{
     config::{DatabaseConfig, Pause, WorkerConfig, env::process_var},
     model::{Kind, ObjectId, Tag},
     queue::{
-        Circuit, DeadFilter, DeadLetter, Queue as _, Slots as _,
-        archive::{Archive as _, Kept, Part, Place, Returning, Standing},
+        Circuit, DeadFilter, DeadLetter, Queue as _, SharedState as _,
+        admin::{Kept, Part, Place, Position, QueueAdmin as _, Returning},
         mailbox::escape,
         record::Record,
         redis::RedisQueue,
@@ -56,7 +56,7 @@ pub struct ExplainArgs {
 pub(super) struct Known {
     object: ObjectId,
     now: Timestamp,
-    standing: Standing,
+    standing: Position,
     mail: Vec<MailFound>,
     /// Unreadable mail whose id names the object.
     letters: Vec<DeadLetter>,
@@ -94,7 +94,7 @@ pub async fn run(args: ExplainArgs, shared: &Shared) -> anyhow::Result<Ending> {
     let store = store();
     let mut all = Vec::new();
     for object in objects {
-        let standing = queue.standing(&object).await.context(told)?;
+        let standing = queue.position(&object).await.context(told)?;
         let names_it = |letter: &&DeadLetter| {
             letter.name.strip_prefix("mail:").is_some_and(|id| named_by(id).as_ref() == Some(&object))
         };

@@ -10,7 +10,7 @@ use crate::{
     cli::text::{Align, Style, Table, counted, short},
     clock::Timestamp,
     queue::{
-        archive::Standing,
+        admin::Position,
         record::{Record, State, Wanted},
     },
 };
@@ -48,7 +48,7 @@ fn mail_rows(table: &mut Table, known: &Known) {
     }
 }
 
-fn record_rows(table: &mut Table, record: &Record, standing: &Standing, known: &Known) {
+fn record_rows(table: &mut Table, record: &Record, standing: &Position, known: &Known) {
     let now = known.now;
     let place = match (record.state, standing.ahead) {
         (State::Ready, Some(ahead)) => format!(", {} before it", counted(ahead, "other", "others")),
@@ -159,14 +159,14 @@ pub fn json(known: &Known) -> Value {
     })
 }
 
-fn queue_json(record: &Record, standing: &Standing) -> Value {
+fn queue_json(record: &Record, standing: &Position) -> Value {
     let time = |time: Timestamp| time.to_string();
     json!({
         "state": record.state,
         "priority": record.wanted.priority,
         "ahead": standing.ahead,
-        "first_asked": time(record.wanted.first),
-        "last_asked": time(record.wanted.last),
+        "first_requested": time(record.wanted.first),
+        "last_requested": time(record.wanted.last),
         "due": time(record.wanted.due),
         "held_until": (record.hold > Timestamp::EPOCH).then(|| time(record.hold)),
         "held_times": record.held,
@@ -178,7 +178,7 @@ fn queue_json(record: &Record, standing: &Standing) -> Value {
         "lease_expires": record.expires.map(time),
         "next_request": record.next.as_ref().map(|next| json!({
             "priority": next.priority,
-            "last_asked": time(next.last),
+            "last_requested": time(next.last),
             "due": time(next.due),
         })),
         "died": record.died.map(time),

@@ -12,7 +12,7 @@ use crate::config::database_url::{DatabaseUrl, Place, TlsMode};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exposure {
     pub what: String,
-    pub remedy: String,
+    pub fix: String,
 }
 
 /// Everything that is sent to another machine without TLS, or to a server that nobody verifies. Settings that cannot be used
@@ -41,7 +41,7 @@ fn of_redis(reader: &mut Reader<'_>) -> Option<Exposure> {
     let host = url.host_str().filter(|host| !is_local(host))?;
     matches!(url.scheme(), "redis" | "valkey").then(|| Exposure {
         what: format!("REDIS_URL: the password and everything else goes to {host} unencrypted"),
-        remedy: "use rediss:// where the server offers TLS; within a network of your own it may be fine".to_owned(),
+        fix: "use rediss:// where the server offers TLS; within a network of your own it may be fine".to_owned(),
     })
 }
 
@@ -62,7 +62,7 @@ fn of_database(reader: &mut Reader<'_>) -> Option<Exposure> {
     };
     Some(Exposure {
         what: format!("DATABASE_URL: {host}: {what} (sslmode={})", mode.as_str()),
-        remedy: "add sslmode=verify-full, and sslrootcert=FILE (or CA_CERTIFICATES_FILE) where the server's authority is your own \
+        fix: "add sslmode=verify-full, and sslrootcert=FILE (or CA_CERTIFICATES_FILE) where the server's authority is your own \
                  or RDS's"
             .to_owned(),
     })
@@ -72,7 +72,7 @@ fn of_http(variable: &str, what: &str, url: &Url) -> Option<Exposure> {
     let host = url.host_str().filter(|host| url.scheme() == "http" && !is_local(host))?;
     Some(Exposure {
         what: format!("{variable}: {what} to {host} unencrypted"),
-        remedy: format!("begin {variable} with https://"),
+        fix: format!("begin {variable} with https://"),
     })
 }
 

@@ -47,8 +47,8 @@ const PURGE_COUNT: &str = include_str!("../sql/jobs/purge_count.sql");
 pub enum TableError {
     #[error("cannot {action}: {detail}")]
     Failed { action: &'static str, detail: String, is_unreachable: bool },
-    #[error("cannot {action}: {detail}. Fix: {remedy}")]
-    NotAllowed { action: &'static str, detail: String, remedy: &'static str },
+    #[error("cannot {action}: {detail}. Fix: {fix}")]
+    NotAllowed { action: &'static str, detail: String, fix: &'static str },
 }
 
 impl TableError {
@@ -58,7 +58,7 @@ impl TableError {
             Some("42501") => Self::NotAllowed {
                 action,
                 detail,
-                remedy: "GRANT SELECT, INSERT, UPDATE, DELETE ON background_job_status TO the_role; with row level security \
+                fix: "GRANT SELECT, INSERT, UPDATE, DELETE ON background_job_status TO the_role; with row level security \
                          on also CREATE POLICY refresh_worker ON background_job_status TO the_role USING (true) WITH CHECK \
                          (true); and GRANT CREATE ON SCHEMA public where the table is missing",
             },

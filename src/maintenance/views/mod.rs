@@ -414,7 +414,7 @@ fn report(view: &ViewConfig, done: Result<Done, ViewError>, now: Timestamp, spen
             (report.refresh_type, report.statistics, report.notes) = (Some(way), statistics, notes);
         }
         Err(error) => {
-            report.message = Some(remedy(view, &error));
+            report.message = Some(fix(view, &error));
             report.is_unreachable = matches!(&error, ViewError::Database(error) if is_unreachable(error));
             report.error = Some(match &error {
                 ViewError::Database(error) => told(error),
@@ -432,7 +432,7 @@ fn report(view: &ViewConfig, done: Result<Done, ViewError>, now: Timestamp, spen
 }
 
 /// What to run, or where to look.
-pub(super) fn remedy(view: &ViewConfig, error: &ViewError) -> String {
+pub(super) fn fix(view: &ViewConfig, error: &ViewError) -> String {
     let base = view.name.rsplit('.').next().unwrap_or_default();
     let is_own = OWN_VIEWS.iter().any(|own| own.name == base);
     match error {

@@ -384,10 +384,10 @@ impl Database {
         match looked {
             Ok(server) => match server.problem() {
                 None => Ok(()),
-                Some((problem, remedy)) => Err(StoreError::ReadOnly {
+                Some((problem, fix)) => Err(StoreError::ReadOnly {
                     server: self.server.clone(),
                     is_standby: server == Server::Standby,
-                    detail: format!("{problem}; {remedy}"),
+                    detail: format!("{problem}; {fix}"),
                 }),
             },
             Err(error) => Err(errors::store_error(&self.server, "ping", &error)),

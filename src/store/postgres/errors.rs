@@ -133,7 +133,7 @@ pub(super) fn fault(error: &sqlx::Error, is_broken: bool) -> Fault {
 }
 
 /// What would fix the table, when that can be said.
-fn remedy(error: &dyn DatabaseError) -> Option<String> {
+fn fix(error: &dyn DatabaseError) -> Option<String> {
     let code = error.code()?;
     let postgres = error.try_downcast_ref::<PgDatabaseError>()?;
     let table = postgres.table().unwrap_or("the table");
@@ -208,8 +208,8 @@ pub(super) fn store_error(server: &str, action: &'static str, error: &sqlx::Erro
         detail.extend(["; ", limit_reached(&**database)]);
     }
     if code == "42501" {
-        let remedy = format!("{} (`check` says exactly which)", grants(error, "the_role"));
-        return StoreError::NotAllowed { server, action, detail, remedy };
+        let fix = format!("{} (`check` says exactly which)", grants(error, "the_role"));
+        return StoreError::NotAllowed { server, action, detail, fix };
     }
     // A schema, table or column that is not there.
     if matches!(&*code, "3F000" | "42P01" | "42703") {
@@ -219,8 +219,8 @@ pub(super) fn store_error(server: &str, action: &'static str, error: &sqlx::Erro
     if is_outage(&code) || matches!(&*code, "57014" | "55P03") {
         return StoreError::Unreachable { server, detail };
     }
-    let detail = match remedy(&**database) {
-        Some(remedy) => format!("{detail}. Fix: {remedy}"),
+    let detail = match fix(&**database) {
+        Some(fix) => format!("{detail}. Fix: {fix}"),
         None => detail,
     };
     StoreError::Failed { server, action, detail }
@@ -264,7 +264,7 @@ pub(super) fn policy(table: &str, role: &str) -> String {
 
 /// Why a record is refused.
 fn reason(error: &sqlx::Error) -> Reason {
-    let fix = error.as_database_error().and_then(remedy).map_or_else(String::new, |fix| format!(". Fix: {fix}"));
+    let fix = error.as_database_error().and_then(fix).map_or_else(String::new, |fix| format!(". Fix: {fix}"));
     Reason::new("refused_by_database", described(error) + &fix)
 }
 

@@ -34,7 +34,7 @@ pub(super) struct Place {
 
 impl Place {
     /// What makes its tables seen.
-    fn remedy(&self) -> String {
+    fn fix(&self) -> String {
         let Self { schema, role, database, .. } = self;
         let usage = if self.may_look { String::new() } else { format!("GRANT USAGE ON SCHEMA {schema} TO {role}; ") };
         if self.is_on_path && !self.may_look {
@@ -71,7 +71,7 @@ pub(super) fn elsewhere(places: &[Place]) -> Option<Problem> {
         place.schema,
         missing.join(", ")
     );
-    Some(Problem::new(what, place.remedy()))
+    Some(Problem::new(what, place.fix()))
 }
 
 /// A whole second set beside the one that is used.
@@ -80,7 +80,7 @@ pub(super) fn second_set(places: &[Place]) -> Option<Problem> {
     let used = places.iter().find(|place| !place.seen.is_empty())?;
     let what =
         format!("there is a second set of the six tables in the schema {}; {} is used", place.schema, used.schema);
-    Some(Problem::doubt(what, format!("if that is the wrong one: {}", place.remedy())))
+    Some(Problem::doubt(what, format!("if that is the wrong one: {}", place.fix())))
 }
 
 /// The names of the six tables that a statement without a schema does not reach.

@@ -165,7 +165,7 @@ impl Store for SqliteStore {
         Ok(tag.and_then(|tag| Some(ObjectId::new(kind, tag.parse().ok()?))))
     }
 
-    async fn commit_and_forget(
+    async fn commit_and_delete(
         &self,
         now: Timestamp,
         batch: &[Fetched],
@@ -314,7 +314,7 @@ fn store_error(server: &str, action: &'static str, error: &sqlx::Error) -> Store
     let detail = error.to_string();
     match (primary_code(error), error) {
         (Some(code::PERM | code::READONLY | code::AUTH), _) => StoreError::NotAllowed {
-            remedy: format!("make {server} and its folder writable for this user"),
+            fix: format!("make {server} and its folder writable for this user"),
             server,
             action,
             detail,

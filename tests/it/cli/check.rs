@@ -111,14 +111,14 @@ async fn a_last_run_without_time_is_a_problem() {
     shell.run(&["check"]).await.well();
 }
 
-/// What was found in an area, each as `grade: what -> remedy`.
+/// What was found in an area, each as `grade: what -> fix`.
 fn findings(ran: &Ran, area: &str) -> Vec<String> {
     let told: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.stdout));
     let of_area = told["findings"].as_array().unwrap().iter().filter(|finding| finding["area"] == area);
     let told = |finding: &Value| {
         let text = |name: &str| finding[name].as_str().unwrap_or("");
-        let remedy = finding["remedy"].as_str().map(|remedy| format!(" -> {remedy}")).unwrap_or_default();
-        format!("{}: {}{remedy}", text("grade"), text("what"))
+        let fix = finding["fix"].as_str().map(|fix| format!(" -> {fix}")).unwrap_or_default();
+        format!("{}: {}{fix}", text("grade"), text("what"))
     };
     of_area.map(told).collect()
 }

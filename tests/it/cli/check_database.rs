@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use refresh_worker::{
     config::{StatsFunction, ViewConfig},
-    maintenance::look::{self, Sight},
+    maintenance::inspect::{self, Finding},
     store::postgres::{Extent, PostgresStore},
 };
 use serde_json::Value;
@@ -248,7 +248,7 @@ impl Case {
             assert!(told.contains(&part), "{}: {part}: {told}", self.name);
         }
         for finding in &found {
-            assert!(finding["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty()), "{}: {finding}", self.name);
+            assert!(finding["fix"].as_str().is_some_and(|fix| !fix.is_empty()), "{}: {finding}", self.name);
         }
         bed
     }
@@ -417,10 +417,10 @@ async fn has_complaints(url: &str) -> bool {
     let pool = store.pool();
     let view = ViewConfig { name: "clan_leaderboard".to_owned(), interval: Duration::from_secs(60), statistics: None };
     let function = StatsFunction { name: "update_power_ratings".to_owned(), tags: Vec::new() };
-    let mut sights = look::views(&pool, &[view]).await;
-    sights.extend(look::jobs(&pool, &[function]).await);
+    let mut sights = inspect::views(&pool, &[view]).await;
+    sights.extend(inspect::jobs(&pool, &[function]).await);
     let complains = !store.check_rights_with(Extent::RunsAndRetention).await.is_empty()
-        || sights.iter().any(|sight| !matches!(sight, Sight::Fine(_)));
+        || sights.iter().any(|sight| !matches!(sight, Finding::Fine(_)));
     pool.close().await;
     complains
 }
@@ -523,12 +523,12 @@ async fn remedies_of_check_can_be_pasted_and_help() {
             break;
         }
         rounds += 1;
-        assert!(rounds < 5, "the remedies help: {found:?}");
+        assert!(rounds < 5, "the fixes help: {found:?}");
         for finding in found {
-            let remedy = finding["remedy"].as_str().unwrap();
-            assert!(remedy.starts_with("GRANT ") || remedy.starts_with("CREATE POLICY "), "{finding}");
-            assert!(!remedy.contains("ALL TABLES") && !remedy.contains("BYPASSRLS"), "{finding}");
-            bed.exec(remedy).await;
+            let fix = finding["fix"].as_str().unwrap();
+            assert!(fix.starts_with("GRANT ") || fix.starts_with("CREATE POLICY "), "{finding}");
+            assert!(!fix.contains("ALL TABLES") && !fix.contains("BYPASSRLS"), "{finding}");
+            bed.exec(fix).await;
         }
     }
     assert!(bed.runs_well().await, "a run works");

@@ -4,7 +4,7 @@ use refresh_worker::{
     clock::SystemClock,
     config::RedisConfig,
     model::{Fingerprint, LearnedRate},
-    queue::{Holder, Slots as _, redis::RedisQueue},
+    queue::{Holder, SharedState as _, redis::RedisQueue},
     sim::{Misbehaviour, PortalTrouble, Rule, Simulator},
 };
 use serde_json::Value;
@@ -65,7 +65,7 @@ async fn every_key_is_listed_with_its_state_and_nothing_is_changed() {
     let learned = LearnedRate { ceiling: Some(18.0), ..LearnedRate::plain(17.0) };
     queue.remember_rate(&name(&good.token), learned).await.unwrap();
     queue.take_key(&name("configured.key"), "x", minute()).await.unwrap();
-    queue.pause_key(&name("configured.key"), "x", "benched: status 403, accessDenied", minute()).await.unwrap();
+    queue.cool_down_key(&name("configured.key"), "x", "benched: status 403, accessDenied", minute()).await.unwrap();
 
     let keys = bench.keys().await;
     let of = |token: &str| keys.iter().find(|key| key["key"] == name(token).to_string()).unwrap();
@@ -140,12 +140,12 @@ async fn what_a_test_learns_of_a_key_is_there_for_runs() {
     let queue = bench.queue();
     let view = async |token: &str| queue.look_at_key(&Fingerprint::of(token)).await.unwrap();
     let busy = view("busy").await;
-    assert_eq!(busy.holder, Holder::Paused("throttled".to_owned()));
+    assert_eq!(busy.holder, Holder::CoolingDown("throttled".to_owned()));
     assert_eq!(busy.learned_rate, None, "one call alone lowers no rate");
     let gone = view("gone").await;
-    assert!(matches!(&gone.holder, Holder::Paused(reason) if reason.starts_with("benched: ")), "{gone:?}");
+    assert!(matches!(&gone.holder, Holder::CoolingDown(reason) if reason.starts_with("benched: ")), "{gone:?}");
     let away = view("away").await;
-    assert!(!matches!(away.holder, Holder::Paused(_)), "it may be right where production is: {away:?}");
+    assert!(!matches!(away.holder, Holder::CoolingDown(_)), "it may be right where production is: {away:?}");
 }
 
 #[tokio::test]
@@ -223,7 +223,7 @@ async fn a_failed_look_at_the_portal_keeps_no_run_waiting() {
         for command in [&["keys", "list"][..], &["keys", "test"], &["check"]] {
             let ran = bench.shell().with("COC_PASSWORD", password).run(command).await;
             assert!(ran.code == 1 && (ran.stdout + &ran.stderr).contains("COC_EMAIL"), "{command:?}");
-            let left = bench.queue().agreements().await.unwrap();
+            let left = bench.queue().shared_entries().await.unwrap();
             assert_eq!(left, [], "{trouble:?}, {command:?}");
         }
     }

@@ -96,7 +96,7 @@ async fn a_missing_view_is_an_error_that_says_what_to_run() {
     exec(&pool, "CREATE TABLE plain (id int)").await;
     let missing = refresh(&pool, view("job_progress"), When::Now).await;
     assert_eq!(missing.error.as_deref(), Some("Materialized view job_progress does not exist"));
-    assert!(missing.message.unwrap().contains("CREATE MATERIALIZED VIEW job_progress"), "the remedy");
+    assert!(missing.message.unwrap().contains("CREATE MATERIALIZED VIEW job_progress"), "the fix");
     let own = refresh(&pool, view("clan_leaderboard"), When::Now).await;
     assert_eq!(own.message.as_deref(), Some("Run: refresh-worker views install clan_leaderboard"));
     let elsewhere = refresh(&pool, view("nowhere.v"), When::Now).await;

@@ -126,8 +126,9 @@ async fn jobs_are_found_by_id_and_by_status() {
     let id = table.enqueue(&serde_json::json!({"a": 1}), 0, 3).await.unwrap();
     let other = table.enqueue(&serde_json::json!({}), 0, 3).await.unwrap();
     exec(&pool, "UPDATE background_job_status SET status = 'failed' WHERE job_payload = '{}'").await;
-    let ids =
-        |rows: Vec<refresh_worker::maintenance::jobs::table::JobRow>| rows.into_iter().map(|row| row.id).collect::<Vec<_>>();
+    let ids = |rows: Vec<refresh_worker::maintenance::jobs::table::JobRow>| {
+        rows.into_iter().map(|row| row.id).collect::<Vec<_>>()
+    };
     assert_eq!(ids(table.list(None, None, 20).await.unwrap()), [other.clone(), id.clone()]);
     assert_eq!(ids(table.list(None, None, 1).await.unwrap()), vec![other.clone()]);
     assert_eq!(ids(table.list(Some(&id), None, 20).await.unwrap()), vec![id.clone()]);
@@ -211,7 +212,7 @@ async fn unreadable_report_hides_no_other() {
         format!(
             "INSERT INTO refresh_worker.refresh_runs \
              (run, started, ended, stopped_because, processed, failed, api_requests, report) VALUES ('{run}', now(), now(), 'x', 0, 0, 0, \
-             '{{\"errors\": [\"clan:2PP: {error}\"], \"work_by_kind_and_class\": {{\"clan\": {{\"high\": {{\"calls\": 3}}}}}}}}')"
+             '{{\"errors\": [\"clan:2PP: {error}\"], \"work_by_kind_and_priority\": {{\"clan\": {{\"high\": {{\"calls\": 3}}}}}}}}')"
         )
     };
     exec(&pool, &row("good", "fine")).await;

@@ -7,9 +7,12 @@ use refresh_worker::{
     config::RedisConfig,
     model::{Priority, RefreshRequest},
     queue::{
-        Admitted, Circuit, CircuitReason, CircuitScope, LeaseRequest, Leased, MailLimits, Queue, Slots, mailbox,
+        Admitted, Circuit, CircuitReason, CircuitScope, LeaseRequest, Leased, MailLimits, Queue, QueueAdmin,
+        SharedState,
+        lease::Draw,
+        mailbox,
         memory::{Contents, MemoryQueue},
-        record::{CLASS_WIDTH, Draw, QueueLimits, Record, State},
+        record::{CLASS_WIDTH, QueueLimits, Record, State},
         redis::{RedisQueue, Timeouts},
     },
 };
@@ -21,7 +24,7 @@ pub const NOW: Timestamp = Timestamp::from_millis(1_772_600_767_089);
 
 /// A queue of either kind.
 pub trait Bed: Sync {
-    type Queue: Queue + Slots;
+    type Queue: QueueAdmin + SharedState;
 
     fn queue(&self) -> &Self::Queue;
 
@@ -66,7 +69,7 @@ pub trait Bed: Sync {
 
     /// Leases the one object that is ready.
     async fn lease_one(&self, now: Timestamp) -> refresh_worker::queue::Lease {
-        let mut leased = self.lease(now, &request(1)).await;
+        let mut leased = self.lease(now, &lease_request(1)).await;
         assert_eq!(leased.leases.len(), 1, "an object is ready: {leased:?}");
         leased.leases.remove(0)
     }
@@ -83,7 +86,7 @@ pub fn open_circuit(next_probe: Timestamp) -> Circuit {
     Circuit { scope: CircuitScope::Api, since: NOW, next_probe, reason }
 }
 
-pub fn request(max: usize) -> LeaseRequest {
+pub fn lease_request(max: usize) -> LeaseRequest {
     LeaseRequest {
         max,
         duration: Duration::from_secs(15),
@@ -286,7 +289,7 @@ impl RedisBed {
                 held.push((name.clone().into_bytes(), score(record.hold.as_millis())));
             }
         }
-        let letters = contents.letters.iter();
+        let letters = contents.dead_entries.iter();
         let letters = letters.map(|(name, letter)| (name.clone().into_bytes(), score(letter.died.as_millis())));
         expected.entry("unreadable".to_owned()).or_default().extend(letters);
         let delayed = Priority::ALL.map(|class| format!("delayed:{class}"));
@@ -313,7 +316,7 @@ pub fn connect(url: &str) -> RedisQueue {
 }
 
 const PATIENCE: Duration = Duration::from_secs(20);
-pub const PATIENT: Timeouts = Timeouts { connect: PATIENCE, first_word: PATIENCE, response: PATIENCE };
+pub const PATIENT: Timeouts = Timeouts { connect: PATIENCE, first_reply: PATIENCE, response: PATIENCE };
 
 pub fn connect_with(url: &str, timeouts: Timeouts) -> RedisQueue {
     connect_as(url, timeouts, false)
@@ -356,7 +359,7 @@ impl Bed for RedisBed {
         };
         for (name, json) in objects {
             if name.starts_with("mail:") {
-                contents.letters.insert(name, serde_json::from_slice(&json).unwrap());
+                contents.dead_entries.insert(name, serde_json::from_slice(&json).unwrap());
             } else {
                 contents.records.insert(name, serde_json::from_slice(&json).unwrap());
             }

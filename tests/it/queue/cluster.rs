@@ -12,12 +12,12 @@ use refresh_worker::{
     clock::Timestamp,
     model::{Event, Priority, RefreshRequest},
     queue::{
-        Fingerprint, MailLimits, ORPHAN_PATIENCE, Queue as _, QueueError, Slots as _, record::QueueLimits,
-        redis::Agreement,
+        Fingerprint, MailLimits, ORPHAN_TIMEOUT, Publisher as _, Queue as _, QueueError, SharedState as _,
+        record::QueueLimits, redis::SharedEntry,
     },
 };
 
-use super::beds::{Bed, NOW, PATIENT, RedisBed, connect_as, request, tag, value};
+use super::beds::{Bed, NOW, PATIENT, RedisBed, connect_as, lease_request, tag, value};
 use crate::support::redis::{Cluster, PrivateRedis};
 
 /// Polls a future this often and no more: what it was about to do next it never does.
@@ -150,7 +150,7 @@ async fn an_admission_that_ends_between_any_two_steps_loses_nothing() {
         assert_eq!(contents.records.len(), 4, "after {polls} polls");
         assert!(contents.index.is_empty() && contents.data.is_empty(), "after {polls} polls: {contents:?}");
         // What lost its data and kept its index entry is given up like every half-written request.
-        let given_up = bed.admit(NOW + ORPHAN_PATIENCE).await;
+        let given_up = bed.admit(NOW + ORPHAN_TIMEOUT).await;
         assert_eq!(given_up.orphans_dropped, contents.orphans.len(), "after {polls} polls");
     }
     assert!(finished > 0 && cut > 3, "{finished} finished, {cut} were cut");
@@ -203,15 +203,15 @@ async fn the_stream_of_events_and_the_keys_of_readers_lie_on_any_node() {
     let events: Vec<Event> =
         (0..3).map(|number| Event::of(vec![("event", "changed".to_owned()), ("id", number.to_string())])).collect();
     for stream in ["refresh_events", "another", "a_third", "one_more"] {
-        assert_eq!(bed.queue().append_events(stream, 100, &events).await.unwrap(), 3);
+        assert_eq!(bed.queue().publish_events(stream, 100, &events).await.unwrap(), 3);
         assert_eq!(bed.command::<u64>(&["XLEN", stream]).await, 3);
     }
     let keys: Vec<String> = (0..50).map(|number| format!("snapshot:clan:{}", tag(number))).collect();
     for key in &keys[..40] {
         bed.command::<()>(&["SET", key, "old"]).await;
     }
-    assert_eq!(bed.queue().forget_keys(&keys).await.unwrap(), 40, "over all nodes together");
-    assert_eq!(bed.queue().forget_keys(&keys).await.unwrap(), 0);
+    assert_eq!(bed.queue().delete_cache_keys(&keys).await.unwrap(), 40, "over all nodes together");
+    assert_eq!(bed.queue().delete_cache_keys(&keys).await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -220,10 +220,10 @@ async fn what_runs_agreed_on_is_carried_from_a_cluster_to_a_server_and_back() {
     let (resting, used) = (Fingerprint("0123456789ab".to_owned()), Fingerprint("ba9876543210".to_owned()));
     let (from, to, rest) = (cluster.queue(), server.queue(), Duration::from_secs(300));
     from.take_key(&resting, "run", rest).await.unwrap();
-    from.pause_key(&resting, "run", "throttled", rest).await.unwrap();
+    from.cool_down_key(&resting, "run", "throttled", rest).await.unwrap();
     from.take_calls(NOW.midnight(), 40, 100).await.unwrap();
-    let agreements = from.agreements().await.unwrap();
-    assert_eq!((agreements.len(), agreements.iter().find_map(Agreement::in_use)), (2, None), "{agreements:?}");
+    let agreements = from.shared_entries().await.unwrap();
+    assert_eq!((agreements.len(), agreements.iter().find_map(SharedEntry::in_use)), (2, None), "{agreements:?}");
     for agreement in &agreements {
         assert!(to.carry_over(agreement).await.unwrap(), "{agreement:?}");
         assert!(!to.carry_over(agreement).await.unwrap(), "the second time it says no more: {agreement:?}");
@@ -232,7 +232,7 @@ async fn what_runs_agreed_on_is_carried_from_a_cluster_to_a_server_and_back() {
     to.take_calls(NOW.midnight(), 10, 100).await.unwrap();
     to.take_key(&used, "run", rest).await.unwrap();
     let mut carried = Vec::new();
-    for agreement in to.agreements().await.unwrap() {
+    for agreement in to.shared_entries().await.unwrap() {
         match agreement.in_use() {
             Some(in_use) => assert_eq!((in_use.key, in_use.run), (used.0.as_str(), "run")),
             None => carried.push(from.carry_over(&agreement).await.unwrap()),
@@ -260,7 +260,7 @@ async fn a_slot_on_its_way_is_followed_or_waited_for() {
     move_slot(&source, &["MIGRATING", &to]).await;
     target.ask::<()>(&["ASKING"]).await;
     target.ask::<()>(&["SET", "{refresh}:copy", "old"]).await;
-    let forgotten = queue.forget_keys(&["{refresh}:copy".to_owned()]).await;
+    let forgotten = queue.delete_cache_keys(&["{refresh}:copy".to_owned()]).await;
     let request = [RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::High, NOW)];
     let refused = queue.enqueue(NOW, &request).await;
     let over = async {
@@ -274,7 +274,7 @@ async fn a_slot_on_its_way_is_followed_or_waited_for() {
     let error = refused.unwrap_err();
     assert!(error.is_transient() && error.to_string().contains("TRYAGAIN"), "{error}");
     enqueued.unwrap();
-    assert_eq!(queue.lease(NOW, &request(1)).await.unwrap().leases.len(), 1);
+    assert_eq!(queue.lease(NOW, &lease_request(1)).await.unwrap().leases.len(), 1);
 }
 
 /// One node, asked itself.

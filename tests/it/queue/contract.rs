@@ -6,13 +6,13 @@ use refresh_worker::{
     clock::Timestamp,
     model::{FollowUp, Priority, Reason, RefreshRequest},
     queue::{
-        DeadFilter, Following, Lease, LeaseRequest, MAX_LAPSES, MAX_MAIL_BYTES, MailLimits, ORPHAN_PATIENCE, Oldest,
-        Queue as _, SUSPECT_LAPSES, Settled, Settlement,
+        DeadFilter, Following, Lease, LeaseRequest, MAX_LAPSES, MAX_MAIL_BYTES, MailLimits, ORPHAN_TIMEOUT, Oldest,
+        Queue as _, QueueAdmin as _, SUSPECT_LAPSES, Settled, Settlement,
         record::{QueueLimits, State},
     },
 };
 
-use super::beds::{Bed, NOW, names, on_all, request, seed_favouring, tag, value};
+use super::beds::{Bed, NOW, lease_request, names, on_all, seed_favouring, tag, value};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -197,7 +197,7 @@ async fn an_id_over_64_kib_is_not_read_but_becomes_a_dead_letter(bed: &impl Bed)
     assert_eq!(bed.queue().admit(NOW, mail).await.unwrap().unreadable, 3);
     let contents = bed.dump().await;
     assert!(contents.index.is_empty() && contents.data.is_empty());
-    assert_eq!(contents.letters.len(), 3);
+    assert_eq!(contents.dead_entries.len(), 3);
     let letters = bed.queue().dead_letters(&DeadFilter::default(), 10).await.unwrap();
     assert!(letters.iter().any(|letter| letter.reason == "the id has 65537 bytes"), "{letters:?}");
 }
@@ -251,9 +251,9 @@ async fn a_producer_that_requeues_every_minute_does_not_lose_its_place(bed: &imp
         bed.put_mail("clan:2PP", 2.0, &value("clan:2PP", 2, now)).await;
         assert_eq!(bed.admit(now).await.admitted, 1);
     }
-    let leased = bed.lease(NOW + 20 * MINUTE, &request(2)).await;
+    let leased = bed.lease(NOW + 20 * MINUTE, &lease_request(2)).await;
     assert_eq!(names(&leased), ["clan:2PP", "clan:2QQ"]);
-    assert_eq!((leased.leases[0].first_asked, leased.leases[0].last_asked), (NOW, NOW + 19 * MINUTE));
+    assert_eq!((leased.leases[0].first_requested, leased.leases[0].last_requested), (NOW, NOW + 19 * MINUTE));
 }
 
 async fn a_request_queued_while_leased_becomes_the_next_request(bed: &impl Bed) {
@@ -320,7 +320,7 @@ async fn on_failure_the_next_request_is_merged(bed: &impl Bed) {
 
 async fn on_lapse_the_next_request_is_merged(bed: &impl Bed) {
     leased_with_a_next_request(bed).await;
-    assert_eq!(bed.lease(NOW + LEASE, &request(0)).await.lapsed, 1);
+    assert_eq!(bed.lease(NOW + LEASE, &lease_request(0)).await.lapsed, 1);
     assert_merged(bed).await;
 }
 
@@ -362,12 +362,12 @@ async fn an_index_entry_without_data_is_set_aside_and_admitted_when_its_data_com
 async fn an_index_entry_whose_data_does_not_come_is_dropped_and_counted_after_ten_minutes(bed: &impl Bed) {
     bed.put_index(b"clan:2PP", 1.0).await;
     bed.admit(NOW).await;
-    assert_eq!(bed.admit(NOW + ORPHAN_PATIENCE - SECOND).await.orphans_dropped, 0);
-    assert_eq!(bed.admit(NOW + ORPHAN_PATIENCE).await.orphans_dropped, 1);
+    assert_eq!(bed.admit(NOW + ORPHAN_TIMEOUT - SECOND).await.orphans_dropped, 0);
+    assert_eq!(bed.admit(NOW + ORPHAN_TIMEOUT).await.orphans_dropped, 1);
     assert!(bed.dump().await.orphans.is_empty());
     // Data that comes even later is found all the same.
     bed.put_data(b"clan:2PP", value("clan:2PP", 1, NOW).as_bytes()).await;
-    assert_eq!(bed.admit(NOW + ORPHAN_PATIENCE).await.found_by_scan, 1);
+    assert_eq!(bed.admit(NOW + ORPHAN_TIMEOUT).await.found_by_scan, 1);
 }
 
 async fn an_orphan_that_is_given_back_and_set_aside_anew_is_not_dropped_by_an_older_look(bed: &impl Bed) {
@@ -377,7 +377,7 @@ async fn an_orphan_that_is_given_back_and_set_aside_anew_is_not_dropped_by_an_ol
     let anew = NOW + SECOND;
     bed.queue().return_to_mailbox(anew).await.unwrap();
     assert_eq!(bed.admit(anew).await.orphaned, 1);
-    let admitted = bed.queue().admit(NOW + ORPHAN_PATIENCE, older_look).await.unwrap();
+    let admitted = bed.queue().admit(NOW + ORPHAN_TIMEOUT, older_look).await.unwrap();
     assert_eq!(admitted.orphans_dropped, 0);
     assert_eq!(bed.dump().await.orphans[&b"clan:2PP"[..]].0, anew);
 }
@@ -385,7 +385,7 @@ async fn an_orphan_that_is_given_back_and_set_aside_anew_is_not_dropped_by_an_ol
 async fn an_orphan_queued_again_waits_anew(bed: &impl Bed) {
     bed.put_index(b"clan:2PP", 1.0).await;
     bed.admit(NOW).await;
-    let later = NOW + ORPHAN_PATIENCE;
+    let later = NOW + ORPHAN_TIMEOUT;
     bed.put_index(b"clan:2PP", 0.0).await;
     let admitted = bed.admit(later).await;
     assert_eq!((admitted.orphaned, admitted.orphans_dropped), (1, 0));
@@ -490,16 +490,16 @@ async fn a_request_with_fresh_data_waits_until_it_is_due(bed: &impl Bed) {
     assert_eq!(due.to_string(), "2026-03-04T05:30:00.000Z");
     let record = bed.record("clan:2PP").await.unwrap();
     assert_eq!((record.state, record.wanted.due), (State::Delayed, due));
-    assert!(bed.lease(due - SECOND, &request(1)).await.leases.is_empty());
-    assert_eq!(names(&bed.lease(due, &request(1)).await), ["clan:2PP"]);
+    assert!(bed.lease(due - SECOND, &lease_request(1)).await.leases.is_empty());
+    assert_eq!(names(&bed.lease(due, &lease_request(1)).await), ["clan:2PP"]);
 }
 
 async fn a_request_in_the_future_waits_until_then(bed: &impl Bed) {
     bed.put_mail("clan:2PP", 0.0, &value("clan:2PP", 0, NOW + 2 * MINUTE)).await;
     bed.put_mail("clan:2QQ", 0.0, &value("clan:2QQ", 0, NOW + 59 * SECOND)).await;
     bed.admit(NOW).await;
-    assert_eq!(names(&bed.lease(NOW, &request(5)).await), ["clan:2QQ"], "a clock a little ahead is now");
-    assert!(names(&bed.lease(NOW + 2 * MINUTE, &request(5)).await).contains(&"clan:2PP".to_owned()));
+    assert_eq!(names(&bed.lease(NOW, &lease_request(5)).await), ["clan:2QQ"], "a clock a little ahead is now");
+    assert!(names(&bed.lease(NOW + 2 * MINUTE, &lease_request(5)).await).contains(&"clan:2PP".to_owned()));
 }
 
 async fn mail_can_bring_a_due_time_forward(bed: &impl Bed) {
@@ -508,7 +508,7 @@ async fn mail_can_bring_a_due_time_forward(bed: &impl Bed) {
     assert_eq!(bed.record("clan:2PP").await.unwrap().state, State::Delayed);
     bed.put_mail("clan:2PP", 0.0, &value("clan:2PP", 3, NOW)).await;
     bed.admit(NOW).await;
-    assert_eq!(names(&bed.lease(NOW, &request(5)).await), ["clan:2PP"]);
+    assert_eq!(names(&bed.lease(NOW, &lease_request(5)).await), ["clan:2PP"]);
 }
 
 async fn mail_never_shortens_a_hold(bed: &impl Bed) {
@@ -519,7 +519,7 @@ async fn mail_never_shortens_a_hold(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::Critical, NOW + SECOND).await;
     bed.put_mail("clan:2PP", 0.0, &value("clan:2PP", 0, NOW + SECOND)).await;
     bed.admit(NOW + SECOND).await;
-    assert!(bed.lease(until - SECOND, &request(1)).await.leases.is_empty());
+    assert!(bed.lease(until - SECOND, &lease_request(1)).await.leases.is_empty());
     let lease = bed.lease_one(until).await;
     assert_eq!((lease.priority, lease.attempts), (Priority::Critical, 1));
 }
@@ -553,7 +553,7 @@ async fn order_is_by_class_then_first_asked(bed: &impl Bed) {
     bed.enqueue("war:2PP", Priority::High, NOW - 2 * MINUTE).await;
     bed.enqueue("clan:2QQ", Priority::Critical, NOW).await;
     bed.enqueue("player:2GG", Priority::Medium, NOW - 5 * MINUTE).await;
-    let leased = bed.lease(NOW, &request(10)).await;
+    let leased = bed.lease(NOW, &lease_request(10)).await;
     assert_eq!(names(&leased), ["clan:2QQ", "war:2PP", "clan:2PP", "player:2GG", "clan:2LL"]);
     assert!(!leased.more && !leased.suspect_waits);
     let mut tokens: Vec<_> = leased.leases.iter().map(|lease| lease.token.0.clone()).collect();
@@ -567,11 +567,11 @@ async fn a_favoured_place_goes_to_the_oldest_of_that_class(bed: &impl Bed) {
         bed.enqueue("clan:2CC", Priority::Critical, NOW).await;
         bed.enqueue("clan:2PP", class, NOW - MINUTE).await;
         bed.enqueue("clan:2QQ", class, NOW - 2 * MINUTE).await;
-        let asked = LeaseRequest { seed: seed_favouring(class), ..request(1) };
+        let asked = LeaseRequest { seed: seed_favouring(class), ..lease_request(1) };
         let leased = bed.lease(NOW, &asked).await;
         assert_eq!(names(&leased), ["clan:2QQ"], "{class}");
         settle(bed, NOW, &leased.leases[0], Settlement::Done).await;
-        for lease in bed.lease(NOW, &request(9)).await.leases {
+        for lease in bed.lease(NOW, &lease_request(9)).await.leases {
             settle(bed, NOW, &lease, Settlement::Done).await;
         }
     }
@@ -580,18 +580,19 @@ async fn a_favoured_place_goes_to_the_oldest_of_that_class(bed: &impl Bed) {
 async fn a_favoured_place_goes_in_strict_order_when_that_class_does_not_wait(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     bed.enqueue("clan:2QQ", Priority::Critical, NOW).await;
-    let asked = LeaseRequest { seed: seed_favouring(Priority::Low), ..request(1) };
+    let asked = LeaseRequest { seed: seed_favouring(Priority::Low), ..lease_request(1) };
     assert_eq!(names(&bed.lease(NOW, &asked).await), ["clan:2QQ"]);
 }
 
 async fn a_million_due_low_do_not_stand_before_one_critical(bed: &impl Bed) {
     let due = NOW + MINUTE;
-    let low: Vec<RefreshRequest> =
-        (0..1000).map(|number| RefreshRequest { due, ..request(&format!("clan:{}", tag(number)), Priority::Low) }).collect();
+    let low: Vec<RefreshRequest> = (0..1000)
+        .map(|number| RefreshRequest { due, ..request(&format!("clan:{}", tag(number)), Priority::Low) })
+        .collect();
     bed.queue().enqueue(NOW, &low).await.unwrap();
     let critical = RefreshRequest { due: due + SECOND, ..request("war:2PP", Priority::Critical) };
     bed.queue().enqueue(NOW, &[critical]).await.unwrap();
-    let leased = bed.lease(due + SECOND, &request(1)).await;
+    let leased = bed.lease(due + SECOND, &lease_request(1)).await;
     assert_eq!(names(&leased), ["war:2PP"]);
     assert!(leased.more);
 }
@@ -603,7 +604,7 @@ async fn only_the_classes_asked_for_are_leased(bed: &impl Bed) {
     let asked = LeaseRequest {
         priorities: vec![Priority::Low, Priority::High],
         seed: seed_favouring(Priority::Medium),
-        ..request(9)
+        ..lease_request(9)
     };
     assert_eq!(names(&bed.lease(NOW, &asked).await), ["clan:2QQ", "clan:2VV"]);
 }
@@ -613,25 +614,25 @@ async fn named_objects_that_are_ready_come_before_all_others_whatever_their_clas
         bed.enqueue(object, class, NOW).await;
     }
     let first = ["clan:9CC", "clan:2VV", "clan:2VV", "clan:2LL"].map(|object| object.parse().unwrap()).to_vec();
-    let named = |max| LeaseRequest { first: first.clone(), priorities: vec![Priority::High], ..request(max) };
+    let named = |max| LeaseRequest { first: first.clone(), priorities: vec![Priority::High], ..lease_request(max) };
     assert_eq!(names(&bed.lease(NOW, &named(1)).await), ["clan:2VV"]);
     assert_eq!(names(&bed.lease(NOW, &named(9)).await), ["clan:2LL", "clan:2QQ"]);
-    assert_eq!(names(&bed.lease(NOW, &request(9)).await), ["clan:2PP"]);
+    assert_eq!(names(&bed.lease(NOW, &lease_request(9)).await), ["clan:2PP"]);
 }
 
 async fn a_lease_is_cut_at_max_and_says_that_there_is_more(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     bed.enqueue("clan:2QQ", Priority::High, NOW + SECOND).await;
-    let leased = bed.lease(NOW + SECOND, &request(1)).await;
+    let leased = bed.lease(NOW + SECOND, &lease_request(1)).await;
     assert_eq!((names(&leased), leased.more), (vec!["clan:2PP".to_owned()], true));
-    let leased = bed.lease(NOW + SECOND, &request(1)).await;
+    let leased = bed.lease(NOW + SECOND, &lease_request(1)).await;
     assert_eq!((names(&leased), leased.more), (vec!["clan:2QQ".to_owned()], false));
 }
 
 async fn a_leased_object_is_not_leased_again_before_it_lapses(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     bed.lease_one(NOW).await;
-    let leased = bed.lease(NOW + LEASE - SECOND, &request(1)).await;
+    let leased = bed.lease(NOW + LEASE - SECOND, &lease_request(1)).await;
     assert_eq!((leased.leases.len(), leased.lapsed), (0, 0));
 }
 
@@ -641,8 +642,8 @@ async fn a_renewed_lease_does_not_lapse(bed: &impl Bed) {
     let renewal = [(lease.object.clone(), lease.token.clone())];
     let until = NOW + 2 * LEASE;
     assert_eq!(bed.queue().renew(NOW + SECOND, &renewal, until).await.unwrap(), [true]);
-    assert_eq!(bed.lease(until - SECOND, &request(1)).await.lapsed, 0);
-    assert_eq!(bed.lease(until, &request(1)).await.lapsed, 1);
+    assert_eq!(bed.lease(until - SECOND, &lease_request(1)).await.lapsed, 0);
+    assert_eq!(bed.lease(until, &lease_request(1)).await.lapsed, 1);
 }
 
 async fn a_renewal_never_shortens_a_lease(bed: &impl Bed) {
@@ -668,7 +669,7 @@ async fn after_a_lapse_an_object_is_free_again_at_once_however_often_it_lapsed(b
     let lease = bed.lease_one(NOW).await;
     receive(bed, NOW, &lease).await;
     for lapses in 1..MAX_LAPSES {
-        let leased = bed.lease(NOW + LEASE * lapses, &request(1)).await;
+        let leased = bed.lease(NOW + LEASE * lapses, &lease_request(1)).await;
         receive(bed, NOW + LEASE * lapses, &leased.leases[0]).await;
         assert_eq!((leased.lapsed, leased.leases.len()), (1, 1), "after lapse {lapses}");
         assert_eq!((leased.leases[0].lapses, leased.leases[0].attempts), (lapses, 0), "no attempt counted");
@@ -686,12 +687,12 @@ pub async fn lapse(bed: &impl Bed, lapses: u32) -> Timestamp {
     bed.enqueue("clan:2PP", Priority::Critical, NOW).await;
     let mut now = NOW;
     for lapse in 1..=lapses {
-        let asked = LeaseRequest { max: 1, ..request(1) };
+        let asked = LeaseRequest { max: 1, ..lease_request(1) };
         let leased = bed.lease(now, &asked).await;
         assert_eq!(names(&leased), ["clan:2PP"], "before lapse {lapse}");
         receive(bed, now, &leased.leases[0]).await;
         now = now + LEASE;
-        assert_eq!(bed.lease(now, &request(0)).await.lapsed, 1);
+        assert_eq!(bed.lease(now, &lease_request(0)).await.lapsed, 1);
     }
     now
 }
@@ -699,7 +700,7 @@ pub async fn lapse(bed: &impl Bed, lapses: u32) -> Timestamp {
 async fn a_suspect_is_leased_alone(bed: &impl Bed) {
     let now = lapse(bed, 2).await;
     bed.enqueue("clan:2QQ", Priority::Critical, now).await;
-    let leased = bed.lease(now, &request(10)).await;
+    let leased = bed.lease(now, &lease_request(10)).await;
     assert_eq!((names(&leased), leased.suspect_waits), (vec!["clan:2PP".to_owned()], false));
     assert!(leased.leases[0].is_suspect());
 }
@@ -713,12 +714,12 @@ async fn work_off_suspects(bed: &impl Bed, killers: &[usize]) -> (usize, Vec<Str
     bed.queue().enqueue(NOW, &requests).await.unwrap();
     let mut now = NOW;
     for _ in 0..2 {
-        assert_eq!(bed.lease(now, &request(500)).await.leases.len(), 500);
+        assert_eq!(bed.lease(now, &lease_request(500)).await.leases.len(), 500);
         now = now + LEASE;
-        while bed.lease(now, &request(0)).await.lapsed > 0 {}
+        while bed.lease(now, &lease_request(0)).await.lapsed > 0 {}
     }
     for leasings in 0..1000 {
-        let batch = bed.lease(now, &request(60)).await.leases;
+        let batch = bed.lease(now, &lease_request(60)).await.leases;
         if batch.is_empty() {
             let dead = bed.queue().dead_letters(&DeadFilter::default(), 1000).await.unwrap();
             return (leasings, dead.into_iter().map(|letter| letter.name).collect());
@@ -756,9 +757,9 @@ async fn a_suspect_waits_while_others_are_in_flight(bed: &impl Bed) {
     let now = lapse(bed, 2).await;
     bed.enqueue("clan:2QQ", Priority::Critical, NOW - MINUTE).await;
     bed.enqueue("clan:2LL", Priority::Critical, now).await;
-    let leased = bed.lease(now, &request(10)).await;
+    let leased = bed.lease(now, &lease_request(10)).await;
     assert_eq!((names(&leased), leased.suspect_waits), (vec!["clan:2QQ".to_owned()], true), "not behind another");
-    let leased = bed.lease(now, &LeaseRequest { alone: false, ..request(10) }).await;
+    let leased = bed.lease(now, &LeaseRequest { alone: false, ..lease_request(10) }).await;
     assert_eq!((leased.leases.len(), leased.suspect_waits), (0, true), "not beside what is in flight");
 }
 
@@ -766,7 +767,7 @@ async fn at_the_fifth_lapse_an_object_is_a_dead_letter(bed: &impl Bed) {
     let now = lapse(bed, 4).await;
     let lease = bed.lease_one(now).await;
     receive(bed, now, &lease).await;
-    let leased = bed.lease(now + LEASE, &request(1)).await;
+    let leased = bed.lease(now + LEASE, &lease_request(1)).await;
     assert_eq!((leased.lapsed, leased.lapsed_dead, leased.leases.len()), (1, 1, 0));
     let letters = bed.queue().dead_letters(&DeadFilter::default(), 9).await.unwrap();
     assert_eq!((letters[0].name.as_str(), letters[0].reason_code.as_str()), ("clan:2PP", "lapsed"));
@@ -785,7 +786,7 @@ async fn what_no_run_received_never_ends_as_lapsed(bed: &impl Bed) {
         let lease = bed.lease_one(now + LEASE * lapse).await;
         receive(bed, now + LEASE * lapse, &lease).await;
     }
-    assert_eq!(bed.lease(now + LEASE * 3, &request(1)).await.lapsed_dead, 1);
+    assert_eq!(bed.lease(now + LEASE * 3, &lease_request(1)).await.lapsed_dead, 1);
 }
 
 async fn what_a_lost_answer_leased_is_given_back(bed: &impl Bed) {
@@ -797,7 +798,7 @@ async fn what_a_lost_answer_leased_is_given_back(bed: &impl Bed) {
     let call = |nonce: &str, lost: &[&str], max| LeaseRequest {
         nonce: nonce.to_owned(),
         lost: lost.iter().map(|nonce| (*nonce).to_owned()).collect(),
-        ..request(max)
+        ..lease_request(max)
     };
     let unheard = bed.lease(now, &call("a", &[], 1)).await;
     let heard = bed.lease(now, &call("b", &[], 1)).await;
@@ -820,7 +821,8 @@ async fn what_a_lost_answer_leased_is_given_back(bed: &impl Bed) {
 
 async fn what_is_enqueued_and_stays_dead_is_told(bed: &impl Bed) {
     let now = lapse(bed, MAX_LAPSES).await;
-    let requests = ["clan:2PP", "clan:2QQ"].map(|object| RefreshRequest::now(object.parse().unwrap(), Priority::High, now));
+    let requests =
+        ["clan:2PP", "clan:2QQ"].map(|object| RefreshRequest::now(object.parse().unwrap(), Priority::High, now));
     let enqueued = bed.queue().enqueue(now, &requests).await.unwrap();
     assert_eq!((enqueued.queued, enqueued.dead.len()), (1, 1));
     let dead = &enqueued.dead[0];
@@ -841,10 +843,10 @@ async fn new_mail_does_not_revive_what_lapsed_too_often(bed: &impl Bed) {
     assert_eq!(bed.admit(now).await.admitted, 1);
     let record = bed.record("clan:2PP").await.unwrap();
     assert_eq!((record.state, record.wanted.last), (State::Dead, now), "the request is kept with it");
-    assert!(bed.lease(now, &request(1)).await.leases.is_empty());
+    assert!(bed.lease(now, &lease_request(1)).await.leases.is_empty());
     assert_eq!(bed.queue().redrive(now, &DeadFilter::default()).await.unwrap(), 1);
     let lease = bed.lease_one(now).await;
-    assert_eq!((lease.lapses, lease.attempts, lease.last_asked), (0, 0, now));
+    assert_eq!((lease.lapses, lease.attempts, lease.last_requested), (0, 0, now));
 }
 
 async fn new_mail_revives_other_dead_letters_with_attempts_0(bed: &impl Bed) {
@@ -878,7 +880,7 @@ async fn a_settlement_sent_again_is_told_the_same(bed: &impl Bed) {
     for number in 0..2 {
         bed.enqueue(&format!("clan:{}", tag(number)), Priority::High, NOW).await;
     }
-    let mut leases = bed.lease(NOW, &request(2)).await.leases;
+    let mut leases = bed.lease(NOW, &lease_request(2)).await.leases;
     leases[1].token.0.push('x');
     let follow_ups = [follow_up("war:2PP", NOW + MINUTE, false), follow_up("player:2PP", NOW, true)];
     let following = Following { follow_ups: &follow_ups, most_ready: 10 };
@@ -897,9 +899,9 @@ async fn a_failure_counts_an_attempt_and_holds_the_object(bed: &impl Bed) {
     let lease = bed.lease_one(NOW).await;
     let until = NOW + 2 * MINUTE;
     settle(bed, NOW, &lease, Settlement::Failed { until, reason: Reason::new("timeout", "no answer") }).await;
-    assert!(bed.lease(until - SECOND, &request(1)).await.leases.is_empty());
+    assert!(bed.lease(until - SECOND, &lease_request(1)).await.leases.is_empty());
     let lease = bed.lease_one(until).await;
-    assert_eq!((lease.attempts, lease.first_asked), (1, NOW));
+    assert_eq!((lease.attempts, lease.first_requested), (1, NOW));
 }
 
 async fn later_counts_nothing_and_waits(bed: &impl Bed) {
@@ -909,7 +911,7 @@ async fn later_counts_nothing_and_waits(bed: &impl Bed) {
     let lease = bed.lease_one(NOW).await;
     let until = NOW + MINUTE;
     settle(bed, NOW, &lease, Settlement::Later { until }).await;
-    assert!(bed.lease(until - SECOND, &request(1)).await.leases.is_empty());
+    assert!(bed.lease(until - SECOND, &lease_request(1)).await.leases.is_empty());
     let lease = bed.lease_one(until).await;
     assert_eq!((lease.attempts, lease.lapses), (0, 0));
 }
@@ -938,7 +940,7 @@ async fn a_batch_is_settled_in_order(bed: &impl Bed) {
     for number in 0..5 {
         bed.enqueue(&format!("clan:{}", tag(number)), Priority::High, NOW).await;
     }
-    let mut leases = bed.lease(NOW, &request(5)).await.leases;
+    let mut leases = bed.lease(NOW, &lease_request(5)).await.leases;
     leases[2].token.0.push('x');
     let reason = Reason::new("timeout", "");
     let endings = [
@@ -975,7 +977,7 @@ async fn stats_count_what_is_there(bed: &impl Bed) {
     assert_eq!((stats.mailbox, stats.ready, stats.delayed, stats.leased), (1, 2, 1, 1));
     assert_eq!((stats.dead_letters, stats.orphans, stats.queue_size()), (1, 1, 3));
     assert_eq!(stats.ready_by_priority.values().copied().collect::<Vec<_>>(), [0, 0, 0, 2]);
-    assert_eq!((stats.oldest, stats.next_due), (Oldest::Asked(NOW - MINUTE), Some(NOW + MINUTE)));
+    assert_eq!((stats.oldest, stats.next_due), (Oldest::Since(NOW - MINUTE), Some(NOW + MINUTE)));
     assert_eq!((stats.dead_letters_evicted, stats.mail_in_database_0), (0, None));
 }
 
@@ -986,10 +988,10 @@ async fn the_oldest_counts_the_mailbox(bed: &impl Bed) {
     bed.put_mail("clan:2PP", 3.0, &value("clan:2PP", 3, NOW - 5 * MINUTE)).await;
     bed.put_mail("war:2PP", 3.0, &value("war:2PP", 3, NOW - 9 * MINUTE)).await;
     bed.enqueue("player:2PP", Priority::High, NOW - MINUTE).await;
-    assert_eq!(bed.queue().stats(NOW).await.unwrap().oldest, Oldest::Asked(NOW - 9 * MINUTE));
+    assert_eq!(bed.queue().stats(NOW).await.unwrap().oldest, Oldest::Since(NOW - 9 * MINUTE));
     bed.put_mail("clan:2QQ", 3.0, &"x".repeat(5000)).await;
     bed.remove_data(b"war:2PP").await;
-    assert_eq!(bed.queue().stats(NOW).await.unwrap().oldest, Oldest::Asked(NOW - 5 * MINUTE));
+    assert_eq!(bed.queue().stats(NOW).await.unwrap().oldest, Oldest::Since(NOW - 5 * MINUTE));
 }
 
 async fn the_oldest_counts_what_is_overdue(bed: &impl Bed) {
@@ -998,7 +1000,7 @@ async fn the_oldest_counts_what_is_overdue(bed: &impl Bed) {
     let reason = Reason::new("timeout", "");
     settle(bed, NOW, &lease, Settlement::Failed { until: NOW + MINUTE, reason }).await;
     assert_eq!(bed.queue().stats(NOW + SECOND).await.unwrap().oldest, Oldest::NothingWaits, "it waits for its time");
-    assert_eq!(bed.queue().stats(NOW + MINUTE).await.unwrap().oldest, Oldest::Asked(NOW));
+    assert_eq!(bed.queue().stats(NOW + MINUTE).await.unwrap().oldest, Oldest::Since(NOW));
 }
 
 async fn mail_that_waits_for_its_time_is_not_old(bed: &impl Bed) {
@@ -1008,7 +1010,7 @@ async fn mail_that_waits_for_its_time_is_not_old(bed: &impl Bed) {
 
 async fn an_empty_queue_answers_everything(bed: &impl Bed) {
     assert_eq!(bed.admit(NOW).await, refresh_worker::queue::Admitted::default());
-    let leased = bed.lease(NOW, &request(5)).await;
+    let leased = bed.lease(NOW, &lease_request(5)).await;
     assert!(leased.leases.is_empty() && !leased.more && !leased.suspect_waits);
     assert!(bed.queue().settle(NOW, &[]).await.unwrap().is_empty());
     assert!(bed.queue().renew(NOW, &[], NOW).await.unwrap().is_empty());

@@ -8,8 +8,9 @@ use refresh_worker::{
     config::RedisConfig,
     model::{Event, LearnedRate, Priority, Reason, RefreshRequest},
     queue::{
-        Circuit, CircuitReason, CircuitScope, DeadFilter, Fingerprint, MailLimits, Queue as _, QueueError, Settled,
-        Settlement, Slot, Slots as _, record::QueueLimits, redis::RedisQueue,
+        Circuit, CircuitReason, CircuitScope, DeadFilter, Fingerprint, MailLimits, Publisher as _, Queue as _,
+        QueueAdmin as _, QueueError, Settled, Settlement, SharedState as _, Slot, record::QueueLimits,
+        redis::RedisQueue,
     },
 };
 use tokio::{
@@ -17,7 +18,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::beds::{Bed as _, NOW, PATIENT, RedisBed, connect, request, value};
+use super::beds::{Bed as _, NOW, PATIENT, RedisBed, connect, lease_request, value};
 use crate::support::{
     forwarder::Forwarder,
     redis::{Pair, PrivateRedis},
@@ -58,7 +59,7 @@ async fn every_step_of_a_run_follows_a_failover() {
     assert_eq!(queue.take_calls(NOW, 30, 1000).await.unwrap().granted, 30);
     assert_eq!(queue.calls_taken(NOW).await.unwrap(), 30, "taken once");
     pair.fail_over().await;
-    let leased = queue.lease(NOW, &request(2)).await.unwrap().leases;
+    let leased = queue.lease(NOW, &lease_request(2)).await.unwrap().leases;
     assert_eq!(leased.len(), 2);
     pair.fail_over().await;
     let held: Vec<_> = leased.iter().map(|lease| (lease.object.clone(), lease.token.clone())).collect();
@@ -91,9 +92,9 @@ async fn what_runs_agree_on_follows_a_failover() {
     queue.close_circuit(CircuitScope::Api).await.unwrap();
     assert!(queue.circuits().await.unwrap().is_empty());
     pair.fail_over().await;
-    queue.give_back_key(&key, "run", MINUTE).await.unwrap();
+    queue.release_key(&key, "run", MINUTE).await.unwrap();
     pair.fail_over().await;
-    assert_eq!(queue.append_events("told", 10, &[Event(vec![("a".into(), "b".to_owned())])]).await.unwrap(), 1);
+    assert_eq!(queue.publish_events("told", 10, &[Event(vec![("a".into(), "b".to_owned())])]).await.unwrap(), 1);
 }
 
 #[tokio::test]
@@ -103,7 +104,7 @@ async fn calls_in_flight_together_follow_a_failover() {
     pair.fail_over().await;
     let before = pair.forwarder.accepted();
     let request = [RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::High, NOW)];
-    let lease_request = request(1);
+    let lease_request = lease_request(1);
     let (enqueued, leased) = tokio::join!(queue.enqueue(NOW, &request), queue.lease(NOW, &lease_request));
     assert_eq!((enqueued.unwrap().queued, leased.unwrap().leases.len()), (1, 1));
     assert_eq!(pair.forwarder.accepted() - before, 1, "one new connection for both");
@@ -170,10 +171,10 @@ async fn a_server_that_will_do_nothing_is_left_at_once() {
     ] {
         let forwarder = Forwarder::start(&format!("127.0.0.1:{}", refusing(refusal).await)).await;
         let queue = connect(&format!("redis://127.0.0.1:{}", forwarder.port()));
-        let error = queue.lease(NOW, &request(1)).await.unwrap_err();
+        let error = queue.lease(NOW, &lease_request(1)).await.unwrap_err();
         assert!(matches!(error, QueueError::Refused { .. }), "{refusal}: {error}");
         forwarder.move_to(server.port());
-        let told = queue.lease(NOW, &request(1)).await.map(|_| ()).map_err(|error| error.to_string());
+        let told = queue.lease(NOW, &lease_request(1)).await.map(|_| ()).map_err(|error| error.to_string());
         assert_eq!(told, Ok(()), "{refusal}");
     }
 }
@@ -185,7 +186,7 @@ async fn a_refusal_that_is_our_own_fault_keeps_its_connection() {
     let queue = connect(&url);
     bed.command::<()>(&["SET", "{refresh}:ready", "text"]).await;
     for _ in 0..3 {
-        queue.lease(NOW, &request(1)).await.unwrap_err();
+        queue.lease(NOW, &lease_request(1)).await.unwrap_err();
     }
     assert_eq!(forwarder.accepted(), 1);
 }

@@ -6,13 +6,13 @@ use refresh_worker::{
     clock::Timestamp,
     model::{Kind, Priority, Reason, RefreshRequest},
     queue::{
-        Lease, LeaseRequest, Leased, Queue as _, SetAside, Settlement,
+        Lease, LeaseRequest, Leased, Queue as _, QueueAdmin as _, SetAside, Settlement,
         record::{QueueLimits, State},
     },
 };
 
 use super::{
-    beds::{Bed, NOW, RedisBed, names, on_all, request, tag, value},
+    beds::{Bed, NOW, RedisBed, lease_request, names, on_all, tag, value},
     contract::settle,
 };
 
@@ -58,11 +58,11 @@ async fn enqueue_held(bed: &impl Bed, object: &str, now: Timestamp, code: &'stat
 }
 
 fn aside(kind: Kind, until: Timestamp, probes: usize) -> LeaseRequest {
-    LeaseRequest { set_aside: vec![SetAside { kind, until, probes }], ..request(10) }
+    LeaseRequest { set_aside: vec![SetAside { kind, until, probes }], ..lease_request(10) }
 }
 
 fn probing() -> LeaseRequest {
-    LeaseRequest { probe: true, ..request(10) }
+    LeaseRequest { probe: true, ..lease_request(10) }
 }
 
 async fn a_hold_doubles_for_the_same_reason(bed: &impl Bed) {
@@ -74,7 +74,7 @@ async fn a_hold_doubles_for_the_same_reason(bed: &impl Bed) {
         assert_eq!((lease.held as usize, lease.held_for.clone()), (times, before));
         hold(bed, now, &lease, "maintenance").await;
         let ends = now + SECOND * seconds;
-        assert_eq!(names(&bed.lease(ends - SECOND, &request(1)).await), [""; 0], "after {times}");
+        assert_eq!(names(&bed.lease(ends - SECOND, &lease_request(1)).await), [""; 0], "after {times}");
         now = ends;
     }
 }
@@ -129,7 +129,7 @@ async fn mail_never_shortens_this_hold_either(bed: &impl Bed) {
     let record = bed.record("clan:2PP").await.unwrap();
     assert_eq!((record.hold, record.held), (NOW + 30 * SECOND, 1));
     assert_eq!(record.wanted.priority, Priority::Critical);
-    assert_eq!(names(&bed.lease(NOW + 29 * SECOND, &request(1)).await), [""; 0]);
+    assert_eq!(names(&bed.lease(NOW + 29 * SECOND, &lease_request(1)).await), [""; 0]);
 }
 
 async fn lifting_frees_only_what_is_held_for_that(bed: &impl Bed) {
@@ -142,7 +142,7 @@ async fn lifting_frees_only_what_is_held_for_that(bed: &impl Bed) {
     settle(bed, NOW, &lease, Settlement::Failed { until, reason: Reason::new("maintenance", "") }).await;
     assert_eq!(bed.queue().lift_holds(NOW + SECOND, "maintenance").await.unwrap(), 2);
     assert_eq!(bed.queue().lift_holds(NOW + SECOND, "maintenance").await.unwrap(), 0);
-    let leased = bed.lease(NOW + SECOND, &request(10)).await;
+    let leased = bed.lease(NOW + SECOND, &lease_request(10)).await;
     assert_eq!(names(&leased), ["clan:2PP", "war:2LL"]);
     assert!(leased.leases.iter().all(|lease| lease.held == 0 && lease.held_for.is_none()));
     bed.dump().await;
@@ -151,7 +151,7 @@ async fn lifting_frees_only_what_is_held_for_that(bed: &impl Bed) {
 async fn a_probe_takes_what_is_free_first(bed: &impl Bed) {
     enqueue_held(bed, "clan:2PP", NOW + SECOND, "maintenance").await;
     enqueue_held(bed, "player:2QQ", NOW, "maintenance").await;
-    let leased = bed.lease(NOW + 2 * SECOND, &request(10)).await;
+    let leased = bed.lease(NOW + 2 * SECOND, &lease_request(10)).await;
     assert!(leased.leases.is_empty());
     let leased = bed.lease(NOW + 2 * SECOND, &probing()).await;
     assert_eq!(names(&leased), ["player:2QQ"], "one alone");
@@ -212,7 +212,7 @@ async fn a_failing_kind_is_set_aside_uncounted(bed: &impl Bed) {
     assert_eq!((record.state, record.hold, record.held), (State::Delayed, NOW + MINUTE, 0));
     assert_eq!((record.held_for.as_deref(), record.wanted.attempts, record.lapses), (Some("circuit"), 0, 0));
     settle(bed, NOW, &leased.leases[0], Settlement::Done).await;
-    assert_eq!(bed.lease(NOW + MINUTE, &request(10)).await.leases.len(), 3);
+    assert_eq!(bed.lease(NOW + MINUTE, &lease_request(10)).await.leases.len(), 3);
 }
 
 async fn so_many_of_a_failing_kind_are_handed_out(bed: &impl Bed) {
@@ -239,7 +239,7 @@ async fn what_was_set_aside_keeps_its_place(bed: &impl Bed) {
     bed.enqueue("war:2QQ", Priority::High, NOW + SECOND).await;
     bed.lease(NOW + SECOND, &aside(Kind::War, NOW + MINUTE, 0)).await;
     bed.enqueue("war:2LL", Priority::High, NOW + 2 * SECOND).await;
-    let leased = bed.lease(NOW + MINUTE, &request(10)).await;
+    let leased = bed.lease(NOW + MINUTE, &lease_request(10)).await;
     assert_eq!(names(&leased), ["war:2PP", "war:2QQ", "war:2LL"]);
 }
 
@@ -290,13 +290,13 @@ async fn the_list_of_holds_is_bounded() {
         .map(|number| RefreshRequest::now(format!("clan:{}", tag(number)).parse().unwrap(), Priority::High, NOW))
         .collect();
     bed.queue().enqueue(NOW, &requests).await.unwrap();
-    let leases = bed.lease(NOW, &request(2000)).await.leases;
+    let leases = bed.lease(NOW, &lease_request(2000)).await.leases;
     let batch: Vec<_> = leases.into_iter().map(|lease| (lease, held("maintenance"))).collect();
     bed.queue().settle(NOW, &batch).await.unwrap();
     assert_eq!(bed.command::<usize>(&["ZCARD", "{refresh}:held"]).await, 1000);
     assert_eq!(bed.queue().repair(NOW).await.unwrap().total(), 0);
     assert_eq!(bed.queue().lift_holds(NOW, "maintenance").await.unwrap(), 1000);
-    assert_eq!(bed.lease(NOW + 30 * SECOND, &request(2000)).await.leases.len(), 1010);
+    assert_eq!(bed.lease(NOW + 30 * SECOND, &lease_request(2000)).await.leases.len(), 1010);
     assert_eq!(bed.command::<usize>(&["ZCARD", "{refresh}:held"]).await, 0);
 }
 

@@ -8,14 +8,15 @@ use refresh_worker::{
     clock::Timestamp,
     model::{FollowUp, Kind, ObjectId, Priority, Reason, RefreshRequest},
     queue::{
-        DeadFilter, Following, Lease, LeaseRequest, MailLimits, ORPHAN_PATIENCE, Queue, SetAside, Settled, Settlement,
+        DeadFilter, Following, Lease, LeaseRequest, MailLimits, ORPHAN_TIMEOUT, Queue, QueueAdmin as _, SetAside,
+        Settled, Settlement,
         mailbox::Mail,
         memory::Contents,
         record::{QueueLimits, State},
     },
 };
 
-use super::beds::{Bed, MemoryBed, NOW, RedisBed, request, value};
+use super::beds::{Bed, MemoryBed, NOW, RedisBed, lease_request, value};
 
 /// Few, so that requests meet: two spellings of one object, another, and what cannot be read.
 const IDS: [&str; 4] = ["clan:2PP", "clan:#2pp", "war:2LL", "junk"];
@@ -116,7 +117,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-const LIMITS: QueueLimits = QueueLimits { max_attempts: 3, dead_letters: 2, unreadable_letters: 1 };
+const LIMITS: QueueLimits = QueueLimits { max_attempts: 3, dead_letters: 2, dead_entries: 1 };
 
 #[test]
 fn memory_and_redis_agree_after_every_step_and_lose_no_request() {
@@ -224,12 +225,20 @@ impl<'a> Pair<'a> {
             Op::Enqueue(number, class, at) => {
                 let object = OBJECTS[*number].parse().unwrap();
                 let asked = seconds_from(now, *at);
-                let request = RefreshRequest { asked, due: asked, ..RefreshRequest::now(object, Priority::nearest((*class).into()), now) };
+                let request = RefreshRequest {
+                    asked,
+                    due: asked,
+                    ..RefreshRequest::now(object, Priority::nearest((*class).into()), now)
+                };
                 same!(self, |queue| queue.enqueue(now, std::slice::from_ref(&request)));
             }
             Op::Follow(number, class, at, is_spare) => {
                 let (object, asked) = (OBJECTS[*number].parse().unwrap(), seconds_from(now, *at));
-                let request = RefreshRequest { asked, due: asked, ..RefreshRequest::now(object, Priority::nearest((*class).into()), now) };
+                let request = RefreshRequest {
+                    asked,
+                    due: asked,
+                    ..RefreshRequest::now(object, Priority::nearest((*class).into()), now)
+                };
                 let follow_ups = [FollowUp { request, is_spare: *is_spare }];
                 let following = Following { follow_ups: &follow_ups, most_ready: 2 };
                 same!(self, |queue| queue.settle_and_follow(now, &[], following));
@@ -278,7 +287,7 @@ impl<'a> Pair<'a> {
                         })
                         .collect(),
                     probe: *probe,
-                    ..request(*max)
+                    ..lease_request(*max)
                 };
                 let leased = same!(self, |queue| queue.lease(now, &asked));
                 for record in self.memory.dump().await.records.values() {
@@ -291,7 +300,7 @@ impl<'a> Pair<'a> {
                     return self.compare().await;
                 }
                 for lease in leased.leases {
-                    prop_assert!(lease.first_asked <= lease.last_asked);
+                    prop_assert!(lease.first_requested <= lease.last_requested);
                     self.leases.push(lease);
                 }
             }
@@ -419,7 +428,7 @@ impl<'a> Pair<'a> {
         }
         for (id, (since, _)) in &before.orphans {
             let waits = after.orphans.contains_key(id) || before.data.contains_key(id);
-            prop_assert!(waits || now.since(*since) >= ORPHAN_PATIENCE, "{:?} was given up early", id);
+            prop_assert!(waits || now.since(*since) >= ORPHAN_TIMEOUT, "{:?} was given up early", id);
         }
         Ok(())
     }
@@ -431,7 +440,7 @@ impl<'a> Pair<'a> {
             self.now = self.now + Duration::from_secs(3600);
             let now = self.now;
             Box::pin(self.step(&Op::Admit(0))).await?;
-            let leased = same!(self, |queue| queue.lease(now, &request(10)));
+            let leased = same!(self, |queue| queue.lease(now, &lease_request(10)));
             for lease in leased.leases {
                 self.settle(lease, Ending::Done).await?;
             }

@@ -8,15 +8,15 @@ use refresh_worker::{
     config::RedisConfig,
     model::{LearnedRate, Priority, RefreshRequest},
     queue::{
-        CallsGranted, Fingerprint, Holder, LeaseRequest, MailLimits, Queue as _, QueueError, Settlement, Slot,
-        Slots as _,
+        CallsGranted, Fingerprint, Holder, LeaseRequest, MailLimits, Queue as _, QueueError, Settlement,
+        SharedState as _, Slot,
         record::{QueueLimits, State},
         redis::{RedisQueue, Timeouts},
     },
 };
 
 use super::{
-    beds::{Bed, NOW, RedisBed, connect, connect_with, names, open_circuit, request, tag, value},
+    beds::{Bed, NOW, RedisBed, connect, connect_with, lease_request, names, open_circuit, tag, value},
     contract::settle,
 };
 use crate::support::redis::PrivateRedis;
@@ -24,7 +24,7 @@ use crate::support::redis::PrivateRedis;
 const SECOND: Duration = Duration::from_secs(1);
 const IMPATIENT: Timeouts = Timeouts {
     connect: Duration::from_millis(500),
-    first_word: Duration::from_millis(500),
+    first_reply: Duration::from_millis(500),
     response: Duration::from_millis(500),
 };
 
@@ -78,7 +78,7 @@ async fn a_key_of_the_wrong_type_is_told_before_anything_is_written() {
         bed.command::<()>(&["SET", key, "something else"]).await;
         let before = everything(&bed).await;
         let error = match action {
-            "lease" => bed.queue().lease(NOW, &request(1)).await.unwrap_err(),
+            "lease" => bed.queue().lease(NOW, &lease_request(1)).await.unwrap_err(),
             "admit" => bed.queue().admit(NOW, mail).await.unwrap_err(),
             _ => bed.queue().settle(NOW, &[(lease, Settlement::Done)]).await.unwrap_err(),
         };
@@ -149,19 +149,19 @@ async fn what_runs_agree_on_goes_into_a_full_redis() {
     assert_eq!(queue.take_key(&key, "a", REST).await.unwrap(), Slot::Taken { learned_rate: None });
     assert_eq!(queue.renew_keys(std::slice::from_ref(&key), "a", REST).await.unwrap(), [true]);
     queue.remember_rate(&key, LearnedRate::plain(17.0)).await.unwrap();
-    queue.pause_key(&key, "a", "throttled", REST).await.unwrap();
+    queue.cool_down_key(&key, "a", "throttled", REST).await.unwrap();
     let seen = queue.look_at_key(&key).await.unwrap();
-    assert_eq!((seen.holder, seen.learned_rate), (Holder::Paused("throttled".to_owned()), learned));
-    assert!(queue.end_rest(&key).await.unwrap());
+    assert_eq!((seen.holder, seen.learned_rate), (Holder::CoolingDown("throttled".to_owned()), learned));
+    assert!(queue.end_cooldown(&key).await.unwrap());
     assert_eq!(queue.take_key(&key, "b", REST).await.unwrap(), Slot::Taken { learned_rate: learned });
-    queue.give_back_key(&key, "b", REST).await.unwrap();
+    queue.release_key(&key, "b", REST).await.unwrap();
     assert!(matches!(queue.take_key(&key, "a", REST).await.unwrap(), Slot::Held { .. }));
 
     let day = NOW.midnight();
     for taken in [40, 80] {
         assert_eq!(queue.take_calls(day, 40, 100).await.unwrap(), CallsGranted { granted: 40, taken });
     }
-    queue.give_back_calls(day, 30).await.unwrap();
+    queue.return_calls(day, 30).await.unwrap();
     assert_eq!(queue.calls_taken(day).await.unwrap(), 50);
     let life: i64 = bed.command(&["PTTL", &format!("{{coc-api}}:calls:{}", day.to_utc().date())]).await;
     assert!(life > 0, "it does not live for ever: {life}");
@@ -190,7 +190,7 @@ async fn an_index_member_without_a_record_becomes_one_and_a_record_rules_over_th
     let other = format!("clan:{}", tag(1));
     bed.command::<()>(&["ZADD", "{refresh}:leased", "1", &other]).await;
     bed.command::<()>(&["ZADD", "{refresh}:delayed:critical", "1", &other]).await;
-    let leased = bed.lease(NOW, &request(5)).await;
+    let leased = bed.lease(NOW, &lease_request(5)).await;
     assert_eq!((names(&leased), leased.lapsed), (vec![format!("clan:{}", tag(0)), other], 0));
     let contents = bed.dump().await;
     assert!(contents.records.values().all(|record| record.state == State::Leased));
@@ -204,7 +204,7 @@ async fn two_workers_never_lease_the_same_object() {
     let queues: Vec<_> = (0..4).map(|_| connect(&url)).collect();
     let mut seen = BTreeSet::new();
     for _ in 0..4 {
-        let asked = LeaseRequest { seed: 7, ..request(4) };
+        let asked = LeaseRequest { seed: 7, ..lease_request(4) };
         let [one, two, three, four] = &queues[..] else { unreachable!() };
         let batches = tokio::join!(
             one.lease(NOW, &asked),
@@ -316,7 +316,7 @@ async fn scripts_are_loaded_again_after_a_restart() {
     server.start_again().await;
     queue.time().await.unwrap();
     queue.enqueue(NOW, &[request]).await.unwrap();
-    assert_eq!(names(&queue.lease(NOW, &request(1)).await.unwrap()), ["clan:2PP"]);
+    assert_eq!(names(&queue.lease(NOW, &lease_request(1)).await.unwrap()), ["clan:2PP"]);
 }
 
 #[tokio::test]
@@ -330,7 +330,7 @@ async fn a_redis_that_is_down_or_silent_is_unreachable_within_its_time() {
     server.thaw().await;
     queue.time().await.unwrap();
     server.stop().await;
-    let error = queue.lease(NOW, &request(1)).await.unwrap_err();
+    let error = queue.lease(NOW, &lease_request(1)).await.unwrap_err();
     assert!(matches!(&error, QueueError::Unreachable { server, .. } if server.contains("127.0.0.1")), "{error}");
 }
 
@@ -413,7 +413,7 @@ async fn the_floors_let_every_class_through_while_the_best_is_served_first() {
     bed.queue().enqueue(NOW, &requests).await.unwrap();
     let mut served = std::collections::BTreeMap::new();
     for seed in 0..20 {
-        let asked = LeaseRequest { seed: seed * 7919, duration: Duration::from_secs(600), ..request(20) };
+        let asked = LeaseRequest { seed: seed * 7919, duration: Duration::from_secs(600), ..lease_request(20) };
         for lease in bed.lease(NOW, &asked).await.leases {
             *served.entry(lease.priority).or_insert(0) += 1;
         }

@@ -7,8 +7,8 @@ use refresh_worker::{
     clock::Timestamp,
     model::{LearnedRate, Priority, Reason, RefreshRequest},
     queue::{
-        DeadFilter, Fingerprint, Lease, LeaseRequest, MailLimits, Queue as _, QueueError, Repaired, Settled,
-        Settlement, Slot, Slots as _,
+        DeadFilter, Fingerprint, Lease, LeaseRequest, MailLimits, Queue as _, QueueAdmin as _, QueueError, Repaired,
+        Settled, Settlement, SharedState as _, Slot,
         record::{CLASS_WIDTH, QueueLimits, State},
         redis::{RedisQueue, Timeouts},
     },
@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    beds::{Bed, NOW, RedisBed, connect, connect_with, names, open_circuit, request, tag, value},
+    beds::{Bed, NOW, RedisBed, connect, connect_with, lease_request, names, open_circuit, tag, value},
     contract::dead,
 };
 use crate::support::{
@@ -32,7 +32,7 @@ const HOUR: Duration = Duration::from_secs(60 * 60);
 const NOTHING: Repaired = Repaired { records: 0, places: 0, invalid_entries: 0, counters: 0 };
 const IMPATIENT: Timeouts = Timeouts {
     connect: Duration::from_millis(400),
-    first_word: Duration::from_millis(400),
+    first_reply: Duration::from_millis(400),
     response: Duration::from_millis(400),
 };
 
@@ -116,7 +116,7 @@ async fn assert_all_are_served(bed: &RedisBed, expected: &[&str]) {
     let mut served = Vec::new();
     for hour in 1..5 {
         let now = NOW + HOUR * hour;
-        for lease in bed.lease(now, &request(10)).await.leases {
+        for lease in bed.lease(now, &lease_request(10)).await.leases {
             served.push(lease.object.to_string());
             assert_eq!(settle(bed, now, &lease, Settlement::Done).await, Settled::Settled);
         }
@@ -157,9 +157,9 @@ async fn the_deletion_of_any_one_of_our_keys_loses_no_request(bed: &RedisBed) {
         let objects: Vec<&str> = contents.records.keys().map(String::as_str).collect();
         assert_eq!(objects, [DEAD, READY, DELAYED, LEASED], "{key}");
         assert_eq!(contents.records[DEAD].state, State::Dead, "{key}");
-        assert_eq!(contents.letters.len(), 1, "{key}");
+        assert_eq!(contents.dead_entries.len(), 1, "{key}");
         // Whoever holds the lease is alone with it until it ends.
-        assert_eq!(names(&bed.lease(NOW, &request(10)).await), [READY], "{key}");
+        assert_eq!(names(&bed.lease(NOW, &lease_request(10)).await), [READY], "{key}");
         if key != "objects" {
             assert_eq!(settle(bed, NOW, &full.leased, Settlement::Release).await, Settled::Settled, "{key}");
         }
@@ -180,9 +180,9 @@ async fn agree(bed: &RedisBed) {
     queue.open_circuit(&open_circuit(NOW + HOUR)).await.unwrap();
     let (resting, left) = (Fingerprint("ba9876543210".to_owned()), Fingerprint("aaaaaaaaaaaa".to_owned()));
     queue.take_key(&resting, "run", HOUR).await.unwrap();
-    queue.pause_key(&resting, "run", "throttled", HOUR).await.unwrap();
+    queue.cool_down_key(&resting, "run", "throttled", HOUR).await.unwrap();
     queue.take_key(&left, "run", HOUR).await.unwrap();
-    queue.give_back_key(&left, "run", HOUR).await.unwrap();
+    queue.release_key(&left, "run", HOUR).await.unwrap();
 }
 
 /// Whether by its end, by eviction or by hand; and something else may stand there afterwards.
@@ -208,7 +208,7 @@ async fn the_loss_of_any_one_shared_key_frees_no_slot(bed: &RedisBed) {
             let used = Fingerprint("0123456789ab".to_owned());
             assert_eq!(bed.queue().renew_keys(&[used], "run", HOUR).await.unwrap(), [true], "{lost}");
             bed.queue().take_calls(NOW.midnight(), 1, 100).await.unwrap();
-            bed.queue().give_back_calls(NOW.midnight(), 1).await.unwrap();
+            bed.queue().return_calls(NOW.midnight(), 1).await.unwrap();
             if lost == "copies" {
                 bed.command::<()>(&["DEL", "{coc-api}:key:0123456789ab", "{coc-api}:calls:2026-03-04"]).await;
             } else {
@@ -232,7 +232,7 @@ async fn assert_nobody_else_gets_anything(bed: &RedisBed, lost: &str) {
     let take = async |key: &str| queue.take_key(&Fingerprint(key.to_owned()), "another", HOUR).await.unwrap();
     let slot = take("0123456789ab").await;
     assert!(matches!(slot, Slot::Held { for_another } if for_another > HOUR / 2), "{lost}: {slot:?}");
-    assert!(matches!(take("ba9876543210").await, Slot::Paused { .. }), "{lost}");
+    assert!(matches!(take("ba9876543210").await, Slot::CoolingDown { .. }), "{lost}");
     assert!(matches!(take("aaaaaaaaaaaa").await, Slot::Held { .. }), "{lost}");
     assert_eq!(queue.calls_taken(NOW.midnight()).await.unwrap(), 40, "{lost}");
 }
@@ -288,7 +288,7 @@ async fn a_day_count_of_another_content_is_restored(bed: &RedisBed) {
     queue.take_calls(day, 40, 100).await.unwrap();
     bed.command::<()>(&["SET", "{coc-api}:calls:2026-03-04", "many"]).await;
     assert_eq!(queue.calls_taken(day).await.unwrap(), 40);
-    queue.give_back_calls(day, 10).await.unwrap();
+    queue.return_calls(day, 10).await.unwrap();
     assert_eq!(bed.command::<String>(&["GET", "{coc-api}:calls:2026-03-04"]).await, "30");
     bed.command::<()>(&["HSET", "{coc-api}:copies", "calls:2026-03-04", "99999999999999 many"]).await;
     bed.command::<()>(&["SET", "{coc-api}:calls:2026-03-04", "many"]).await;
@@ -365,9 +365,9 @@ async fn a_leased_record_that_lacks_any_one_field_is_not_leased_by_a_second(bed:
         bed.admit(NOW).await;
         bed.queue().reconcile(NOW).await.unwrap();
         bed.dump().await;
-        assert_eq!(names(&bed.lease(NOW, &request(10)).await), [READY], "{what}");
+        assert_eq!(names(&bed.lease(NOW, &lease_request(10)).await), [READY], "{what}");
         let before_its_end = Timestamp::from_millis(full.leased.expires.as_millis() - 1);
-        assert_eq!(names(&bed.lease(before_its_end, &request(10)).await), [""; 0], "{what}");
+        assert_eq!(names(&bed.lease(before_its_end, &lease_request(10)).await), [""; 0], "{what}");
         let ours = settle(bed, NOW, &full.leased, Settlement::Done).await;
         let unproven = what.starts_with("token") || what.starts_with("state") || what.starts_with("expires");
         assert_eq!(ours == Settled::LeaseLost, unproven, "{what}");
@@ -380,7 +380,7 @@ async fn a_record_that_cannot_be_read_is_rebuilt_from_its_name(bed: &RedisBed) {
         fill(bed).await;
         write_record(bed, READY, text).await;
         // Without looking at anything: whoever comes to it mends it on the way.
-        let leased = bed.lease(NOW, &request(10)).await;
+        let leased = bed.lease(NOW, &lease_request(10)).await;
         assert_eq!(names(&leased), [READY], "{text}");
         assert_eq!(leased.repaired, Repaired { records: 1, ..NOTHING }, "{text}");
         assert_eq!(leased.leases[0].priority, Priority::Low, "{text}: as its place says");
@@ -432,9 +432,9 @@ async fn a_record_deleted_while_leased_is_not_leased_by_a_second_when_mail_comes
     bed.put_mail(LEASED, 0.0, &value(LEASED, 0, NOW)).await;
     let admitted = bed.admit(NOW).await;
     assert_eq!((admitted.admitted, admitted.repaired.records), (1, 1), "{admitted:?}");
-    assert_eq!(names(&bed.lease(NOW, &request(10)).await), [READY]);
+    assert_eq!(names(&bed.lease(NOW, &lease_request(10)).await), [READY]);
     assert_eq!(settle(bed, NOW, &full.leased, Settlement::Done).await, Settled::LeaseLost);
-    assert_eq!(names(&bed.lease(full.leased.expires, &request(1)).await), [LEASED]);
+    assert_eq!(names(&bed.lease(full.leased.expires, &lease_request(1)).await), [LEASED]);
 }
 
 async fn what_is_no_object_is_set_aside_with_its_bytes(bed: &RedisBed) {
@@ -444,7 +444,7 @@ async fn what_is_no_object_is_set_aside_with_its_bytes(bed: &RedisBed) {
         bed.bytes::<i64>(&[b"ZADD", b"{refresh}:ready", b"5", name]).await;
     }
     bed.bytes::<i64>(&[b"ZADD", b"{refresh}:ready", b"4", b"only in the index"]).await;
-    assert_eq!(names(&bed.lease(NOW, &request(10)).await), [READY], "none of them stands in the way");
+    assert_eq!(names(&bed.lease(NOW, &lease_request(10)).await), [READY], "none of them stands in the way");
     bed.queue().repair(NOW).await.unwrap();
     assert_eq!(bed.queue().repair(NOW).await.unwrap(), NOTHING);
     let letters = bed.queue().dead_letters(&DeadFilter::default(), 100).await.unwrap();
@@ -512,7 +512,7 @@ async fn a_time_years_ahead_is_brought_near(bed: &RedisBed) {
             // Whoever holds the lease still does, and what waits is served in the end.
             let settled = settle(bed, NOW, &full.leased, Settlement::Release).await;
             assert_eq!(settled, Settled::Settled, "{object}, {field}");
-            let mut served = names(&bed.lease(NOW + day, &request(10)).await);
+            let mut served = names(&bed.lease(NOW + day, &lease_request(10)).await);
             served.sort_unstable();
             assert_eq!(served, [READY, DELAYED, LEASED], "{object}, {field}");
         }
@@ -523,12 +523,12 @@ async fn a_time_years_ahead_is_brought_near(bed: &RedisBed) {
 async fn a_lease_that_nobody_holds_until_in_years_ends_with_the_longest_lease() {
     let bed = RedisBed::fresh().await;
     bed.enqueue(READY, Priority::High, NOW).await;
-    bed.lease(NOW, &LeaseRequest { duration: HOUR * 100_000, ..request(1) }).await;
+    bed.lease(NOW, &LeaseRequest { duration: HOUR * 100_000, ..lease_request(1) }).await;
     assert_eq!(bed.queue().reconcile(NOW).await.unwrap(), Repaired { records: 1, ..NOTHING });
     let later = NOW + HOUR;
     assert_eq!(bed.queue().reconcile(later).await.unwrap(), NOTHING, "it is not put off by looking at it");
-    assert_eq!(names(&bed.lease(later, &request(1)).await), [""; 0]);
-    let leased = bed.lease(later + Duration::from_secs(120), &request(1)).await;
+    assert_eq!(names(&bed.lease(later, &lease_request(1)).await), [""; 0]);
+    let leased = bed.lease(later + Duration::from_secs(120), &lease_request(1)).await;
     assert_eq!((names(&leased), leased.lapsed), (vec![READY.to_owned()], 1));
 }
 
@@ -541,7 +541,7 @@ async fn a_restart_with_its_data_goes_on_where_it_was() {
     let mut server = PrivateRedis::durable().await;
     let queue = connect(&server.url());
     queue.enqueue(NOW, &[request("clan:2PP"), request("clan:2QQ")]).await.unwrap();
-    let mut leased = queue.lease(NOW, &request(1)).await.unwrap();
+    let mut leased = queue.lease(NOW, &lease_request(1)).await.unwrap();
     let lease = leased.leases.remove(0);
     server.stop().await;
     let error = queue.settle(NOW, &[(lease.clone(), Settlement::Done)]).await.unwrap_err();
@@ -549,7 +549,7 @@ async fn a_restart_with_its_data_goes_on_where_it_was() {
     server.start_again().await;
     assert_eq!(queue.settle(NOW, &[(lease, Settlement::Done)]).await.unwrap(), [Settled::Settled]);
     assert_eq!(queue.reconcile(NOW).await.unwrap(), NOTHING);
-    assert_eq!(names(&queue.lease(NOW, &request(2)).await.unwrap()), ["clan:2QQ"]);
+    assert_eq!(names(&queue.lease(NOW, &lease_request(2)).await.unwrap()), ["clan:2QQ"]);
 }
 
 #[tokio::test]
@@ -557,7 +557,7 @@ async fn a_restart_without_its_data_leaves_a_queue_that_works() {
     let mut server = PrivateRedis::start().await;
     let queue = connect(&server.url());
     queue.enqueue(NOW, &[request("clan:2PP")]).await.unwrap();
-    let lease = queue.lease(NOW, &request(1)).await.unwrap().leases.remove(0);
+    let lease = queue.lease(NOW, &lease_request(1)).await.unwrap().leases.remove(0);
     server.stop().await;
     server.start_again().await;
     queue.time().await.unwrap();
@@ -565,7 +565,7 @@ async fn a_restart_without_its_data_leaves_a_queue_that_works() {
     let renewed = queue.renew(NOW, &[(lease.object, lease.token)], NOW + HOUR).await.unwrap();
     assert_eq!((renewed, queue.reconcile(NOW).await.unwrap()), (vec![false], NOTHING));
     queue.enqueue(NOW, &[request("clan:2PP")]).await.unwrap();
-    assert_eq!(names(&queue.lease(NOW, &request(1)).await.unwrap()), ["clan:2PP"]);
+    assert_eq!(names(&queue.lease(NOW, &lease_request(1)).await.unwrap()), ["clan:2PP"]);
 }
 
 /// Every operation once, by its name.
@@ -575,7 +575,7 @@ async fn operate(queue: &RedisQueue, operation: &str, lease: &Lease) -> Result<(
         "time" => queue.time().await.map(drop),
         "read_mail" => queue.read_mail(NOW, MailLimits::default()).await.map(drop),
         "enqueue" => queue.enqueue(NOW, &[request("clan:2GG")]).await.map(drop),
-        "lease" => queue.lease(NOW, &request(10)).await.map(drop),
+        "lease" => queue.lease(NOW, &lease_request(10)).await.map(drop),
         "renew" => queue.renew(NOW, &[(lease.object.clone(), lease.token.clone())], NOW + HOUR / 60).await.map(drop),
         "settle" => queue.settle(NOW, &[(lease.clone(), Settlement::Release)]).await.map(drop),
         "stats" => queue.stats(NOW).await.map(drop),
@@ -586,7 +586,7 @@ async fn operate(queue: &RedisQueue, operation: &str, lease: &Lease) -> Result<(
         "repair" => queue.repair(NOW).await.map(drop),
         "take_key" => queue.take_key(&key, "run", HOUR).await.map(drop),
         "renew_keys" => queue.renew_keys(&[key], "run", HOUR).await.map(drop),
-        "give_back_key" => queue.give_back_key(&key, "run", HOUR).await,
+        "release_key" => queue.release_key(&key, "run", HOUR).await,
         "open_circuit" => queue.open_circuit(&open_circuit(NOW)).await,
         "circuits" => queue.circuits().await.map(drop),
         other => panic!("no operation {other}"),
@@ -608,7 +608,7 @@ const OPERATIONS: [&str; 17] = [
     "repair",
     "take_key",
     "renew_keys",
-    "give_back_key",
+    "release_key",
     "open_circuit",
     "circuits",
 ];
@@ -693,7 +693,7 @@ async fn leases_whose_answer_was_lost_are_handed_out_anew() {
     bed.queue().enqueue(NOW, &[request("clan:2PP"), request("clan:2QQ")]).await.unwrap();
     queue.time().await.unwrap();
     proxy.set(Mode::LoseAnswerTo("EVALSHA"));
-    let call = |nonce: &str, lost: Vec<String>| LeaseRequest { nonce: nonce.to_owned(), lost, ..request(10) };
+    let call = |nonce: &str, lost: Vec<String>| LeaseRequest { nonce: nonce.to_owned(), lost, ..lease_request(10) };
     let error = queue.lease(NOW, &call("a", Vec::new())).await.unwrap_err();
     assert!(error.is_transient(), "{error}");
     assert_eq!(bed.queue().stats(NOW).await.unwrap().leased, 2, "though it was carried out");
@@ -746,7 +746,7 @@ async fn a_server_that_loads_its_data_refuses_work_and_says_so() {
     };
     let refused = async {
         loop {
-            match queue.lease(NOW, &request(10)).await {
+            match queue.lease(NOW, &lease_request(10)).await {
                 Err(error) if error.to_string().contains("LOADING") => return error,
                 Err(error) => panic!("{error}"),
                 Ok(_) => tokio::task::yield_now().await,
@@ -798,7 +798,7 @@ async fn a_server_busy_with_a_script_is_asked_again() {
         tokio::time::sleep(Duration::from_millis(200)).await;
         bed.command::<()>(&["SCRIPT", "KILL"]).await;
     };
-    let one = request(1);
+    let one = lease_request(1);
     let (leased, ()) = tokio::join!(bed.queue().lease(NOW, &one), over);
     assert_eq!(names(&leased.unwrap()), ["clan:2PP"]);
 }

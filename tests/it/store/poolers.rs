@@ -50,7 +50,7 @@ async fn processes_that_share_connections_of_pgbouncer_do_not_meet() {
         let problems = store.check_rights().await;
         assert_eq!(problems.len(), 1, "{problems:?}");
         assert!(!problems[0].is_certain && problems[0].what.contains("pooler"), "{problems:?}");
-        assert!(problems[0].remedy.contains("DB_STATEMENT_CACHE=0"), "{problems:?}");
+        assert!(problems[0].fix.contains("DB_STATEMENT_CACHE=0"), "{problems:?}");
     }
     let server = sqlx::PgPool::connect(&direct).await.unwrap();
     let runs: i64 =

@@ -33,7 +33,7 @@ async fn tables_that_have_not_been_made_are_a_problem() {
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert!(problems[0].what.contains("refresh_worker.refresh_state"), "{problems:?}");
     assert!(!problems[0].what.contains("clans"), "{problems:?}");
-    assert_eq!(problems[0].remedy, "refresh-worker migrate");
+    assert_eq!(problems[0].fix, "refresh-worker migrate");
 }
 
 #[tokio::test]
@@ -75,8 +75,8 @@ async fn every_missing_right_is_told_with_the_grant_that_gives_it() {
         rounds += 1;
         assert!(rounds <= 3, "the grants help: {problems:?}");
         for problem in problems {
-            assert!(problem.remedy.starts_with("GRANT "), "{problem:?}");
-            run(&url, &problem.remedy).await;
+            assert!(problem.fix.starts_with("GRANT "), "{problem:?}");
+            run(&url, &problem.fix).await;
         }
     }
     // With exactly these rights it works, sequences behind their tables included.
@@ -85,11 +85,11 @@ async fn every_missing_right_is_told_with_the_grant_that_gives_it() {
     run(&url, &format!("REVOKE UPDATE ON SEQUENCE clan_snapshots_id_seq FROM {role}")).await;
     let problems = store(&modest).check_rights().await;
     assert_eq!(problems.len(), 1, "{problems:?}");
-    assert_eq!(problems[0].remedy, format!("GRANT UPDATE ON SEQUENCE clan_snapshots_id_seq TO {role};"));
+    assert_eq!(problems[0].fix, format!("GRANT UPDATE ON SEQUENCE clan_snapshots_id_seq TO {role};"));
 
     run(&url, &format!("REVOKE INSERT ON clans FROM {role}")).await;
     let error = store(&modest).commit(at(301), &[clan("8GG").level(2).fetched(at(300))]).await.unwrap_err();
-    assert!(matches!(&error, StoreError::NotAllowed { remedy, .. } if remedy.contains("GRANT")), "{error}");
+    assert!(matches!(&error, StoreError::NotAllowed { fix, .. } if fix.contains("GRANT")), "{error}");
     run(&url, &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await;
 }
 

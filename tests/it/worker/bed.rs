@@ -9,7 +9,7 @@ use refresh_worker::{
     clock::{Clock, ManualClock, SystemClock, Timestamp},
     config::{FollowUpConfig, WorkerConfig},
     model::{ObjectId, Priority, RefreshRequest},
-    queue::{DeadFilter, DeadLetter, Queue, QueueStats, memory::MemoryQueue},
+    queue::{DeadFilter, DeadLetter, Queue, QueueAdmin, QueueStats, memory::MemoryQueue},
     sim::{SimConfig, Simulator},
     store::{Store, sqlite::SqliteStore},
     worker::{RunOptions, Runs, Stop, Unwatched, Worker, report::RunReport, tables::Tables},
@@ -93,7 +93,8 @@ impl Bed {
 
     pub async fn ask_as(&self, priority: Priority, objects: impl IntoIterator<Item = ObjectId>) {
         let now = self.now().await;
-        let requests: Vec<RefreshRequest> = objects.into_iter().map(|object| RefreshRequest::now(object, priority, now)).collect();
+        let requests: Vec<RefreshRequest> =
+            objects.into_iter().map(|object| RefreshRequest::now(object, priority, now)).collect();
         self.worker.queue.enqueue(now, &requests).await.expect("memory answers");
     }
 

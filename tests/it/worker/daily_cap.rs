@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 
 use refresh_worker::{
-    queue::{Slots as _, memory::MemoryQueue},
+    queue::{SharedState as _, memory::MemoryQueue},
     store::sqlite::SqliteStore,
     worker::{RunOptions, Runs as _, Unwatched, Worker, report::StopReason},
 };

@@ -7,11 +7,11 @@ use refresh_worker::{
     app,
     clock::{Clock, ManualClock, SystemClock, Timestamp},
     config::{FollowUpConfig, WorkerConfig},
-    model::{Event, Fingerprint, Kind, LearnedRate, ObjectId, Priority, Tag, RefreshRequest},
+    model::{Event, Fingerprint, Kind, LearnedRate, ObjectId, Priority, RefreshRequest, Tag},
     queue::{
-        Admitted, CallsGranted, Circuit, CircuitScope, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease,
-        LeaseRequest, LeaseToken, Leased, MailLimits, Queue, QueueError, QueueStats, Repaired, Settled, Settlement,
-        Slot, SlotView, Slots, mailbox::Mail, memory::MemoryQueue,
+        Admitted, CallsGranted, Circuit, CircuitScope, Enqueued, Following, Lease, LeaseRequest, LeaseToken, Leased,
+        MailLimits, Publisher, Queue, QueueError, QueueStats, Repaired, Settled, Settlement, SharedState, Slot,
+        SlotView, mailbox::Mail, memory::MemoryQueue,
     },
     sim::{Misbehaviour, Rule, SimConfig, Simulator},
     store::{Store, sqlite::SqliteStore},
@@ -41,6 +41,13 @@ macro_rules! as_the_queue {
     };
 }
 
+impl<Q: Queue> Publisher for Clocked<Q> {
+    as_the_queue! {
+        publish_events(stream: &str, most: u64, events: &[Event]) -> usize;
+        delete_cache_keys(keys: &[String]) -> usize;
+    }
+}
+
 impl<Q: Queue> Queue for Clocked<Q> {
     async fn time(&self) -> Result<Timestamp, QueueError> {
         Ok(self.clock.wall())
@@ -53,31 +60,24 @@ impl<Q: Queue> Queue for Clocked<Q> {
         lease(now: Timestamp, request: &LeaseRequest) -> Leased;
         renew(now: Timestamp, leases: &[(ObjectId, LeaseToken)], until: Timestamp) -> Vec<bool>;
         settle_and_follow(now: Timestamp, settlements: &[(Lease, Settlement)], following: Following<'_>) -> (Vec<Settled>, usize);
-        append_events(stream: &str, most: u64, events: &[Event]) -> usize;
-        forget_keys(keys: &[String]) -> usize;
         reconcile(now: Timestamp) -> Repaired;
-        repair(now: Timestamp) -> Repaired;
         lift_holds(now: Timestamp, code: &str) -> usize;
         return_set_aside(now: Timestamp, kind: Kind, until: Timestamp) -> usize;
         stats(now: Timestamp) -> QueueStats;
-        dead_letters(filter: &DeadFilter, limit: usize) -> Vec<DeadLetter>;
-        redrive(now: Timestamp, filter: &DeadFilter) -> usize;
-        export(now: Timestamp) -> Vec<Exported>;
-        return_to_mailbox(now: Timestamp) -> usize;
     }
 }
 
-impl<Q: Slots> Slots for Clocked<Q> {
+impl<Q: SharedState> SharedState for Clocked<Q> {
     as_the_queue! {
         take_key(key: &Fingerprint, run: &str, lifetime: Duration) -> Slot;
         renew_keys(keys: &[Fingerprint], run: &str, lifetime: Duration) -> Vec<bool>;
-        pause_key(key: &Fingerprint, run: &str, reason: &str, rest: Duration) -> ();
-        give_back_key(key: &Fingerprint, run: &str, linger: Duration) -> ();
+        cool_down_key(key: &Fingerprint, run: &str, reason: &str, rest: Duration) -> ();
+        release_key(key: &Fingerprint, run: &str, linger: Duration) -> ();
         remember_rate(key: &Fingerprint, learned: LearnedRate) -> ();
         look_at_key(key: &Fingerprint) -> SlotView;
-        end_rest(key: &Fingerprint) -> bool;
+        end_cooldown(key: &Fingerprint) -> bool;
         take_calls(day: Timestamp, wanted: u64, per_day: u64) -> CallsGranted;
-        give_back_calls(day: Timestamp, calls: u64) -> ();
+        return_calls(day: Timestamp, calls: u64) -> ();
         calls_taken(day: Timestamp) -> u64;
         circuits() -> Vec<Circuit>;
         open_circuit(circuit: &Circuit) -> ();
@@ -97,11 +97,17 @@ pub async fn in_memory(follow_ups: FollowUpConfig) -> Stage<MemoryQueue> {
     stage(follow_ups, |clock| MemoryQueue::new(clock)).await
 }
 
-async fn stage<Q: Queue + Slots>(follow_ups: FollowUpConfig, queue: impl FnOnce(Arc<ManualClock>) -> Q) -> Stage<Q> {
+async fn stage<Q: Queue + SharedState>(
+    follow_ups: FollowUpConfig,
+    queue: impl FnOnce(Arc<ManualClock>) -> Q,
+) -> Stage<Q> {
     stage_with(WorkerConfig { follow_ups, ..WorkerConfig::default() }, queue).await
 }
 
-pub async fn stage_with<Q: Queue + Slots>(config: WorkerConfig, queue: impl FnOnce(Arc<ManualClock>) -> Q) -> Stage<Q> {
+pub async fn stage_with<Q: Queue + SharedState>(
+    config: WorkerConfig,
+    queue: impl FnOnce(Arc<ManualClock>) -> Q,
+) -> Stage<Q> {
     let clock = ManualClock::at(SystemClock.wall());
     let world = SimConfig {
         tokens: vec![TOKEN.to_owned()],
@@ -130,7 +136,7 @@ pub async fn stage_with<Q: Queue + Slots>(config: WorkerConfig, queue: impl FnOn
     Stage { worker, simulator, clock }
 }
 
-impl<Q: Queue + Slots> Stage<Q> {
+impl<Q: Queue + SharedState> Stage<Q> {
     pub async fn ask(&self, object: &ObjectId, priority: Priority) {
         let now = self.clock.wall();
         self.worker.queue.enqueue(now, &[RefreshRequest::now(object.clone(), priority, now)]).await.unwrap();
@@ -186,7 +192,7 @@ impl<Q: Queue + Slots> Stage<Q> {
 }
 
 /// One clan's war from its preparation to its end, asked for once.
-async fn a_whole_war<Q: Queue + Slots>(
+async fn a_whole_war<Q: Queue + SharedState>(
     stage: &Stage<Q>,
     meddle: impl AsyncFn(&ObjectId, usize),
 ) -> (Vec<String>, Vec<Timestamp>) {

@@ -6,7 +6,7 @@ use refresh_worker::{
     api::wallet::Wallet,
     config::{PortalAccount, PortalConfig},
     model::Fingerprint,
-    queue::{Holder, Slots as _, memory::MemoryQueue},
+    queue::{Holder, SharedState as _, memory::MemoryQueue},
     sim::{Misbehaviour, PortalTrouble, Rule, Simulator},
     store::sqlite::SqliteStore,
     worker::{RunOptions, Runs as _, Unwatched, Worker, report::StopReason},

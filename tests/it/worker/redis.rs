@@ -19,7 +19,7 @@ use tokio::{
 
 use super::bed::{Bed, outcomes};
 use crate::{
-    queue::beds::{Bed as _, NOW, PATIENT, RedisBed, connect_as, request, value},
+    queue::beds::{Bed as _, NOW, PATIENT, RedisBed, connect_as, lease_request, value},
     support::{
         proxy::{Mode, Proxy},
         redis::PrivateRedis,
@@ -36,7 +36,8 @@ async fn run(worker: &Worker<RedisQueue, SqliteStore>) -> RunReport {
 
 async fn enqueue(redis: &RedisBed, objects: &[ObjectId]) {
     let now = redis.queue().time().await.unwrap();
-    let requests: Vec<RefreshRequest> = objects.iter().map(|object| RefreshRequest::now(object.clone(), Priority::High, now)).collect();
+    let requests: Vec<RefreshRequest> =
+        objects.iter().map(|object| RefreshRequest::now(object.clone(), Priority::High, now)).collect();
     redis.queue().enqueue(now, &requests).await.unwrap();
 }
 
@@ -113,7 +114,7 @@ async fn a_run_whose_lease_is_unheard_leases_anew() {
     let (proxy, url) = Proxy::in_front_of(&redis.url()).await;
     let worker = bed.another_on(Arc::new(connect_as(&url, PATIENT, false)));
     // The server has to know the script, or that is what is not heard.
-    redis.lease(NOW, &request(0)).await;
+    redis.lease(NOW, &lease_request(0)).await;
     // The classes, which only a lease names.
     proxy.set(Mode::LoseAnswerTo("\r\n0123\r\n"));
     let repair = async {

@@ -4,7 +4,7 @@ use std::{num::NonZeroU64, time::Duration};
 
 use refresh_worker::{
     model::{Fingerprint, LearnedRate, ObjectId},
-    queue::Slots as _,
+    queue::SharedState as _,
     sim::{Misbehaviour, Rule},
     worker::{
         RunOptions,

@@ -6,7 +6,7 @@ use refresh_worker::{
     api::client::ApiClient,
     clock::{Clock as _, ManualClock, Timestamp},
     model::{Fingerprint, ObjectId, Priority, Reason, RefreshRequest},
-    queue::{Holder, LeaseRequest, Queue, Settlement, Slots as _, memory::MemoryQueue},
+    queue::{Holder, LeaseRequest, Queue, Settlement, SharedState as _, memory::MemoryQueue},
     sim::{Misbehaviour, Rule},
     store::{Store, sqlite::SqliteStore},
     worker::{RunOptions, Runs, Unwatched, report::StopReason, tables::Tables},

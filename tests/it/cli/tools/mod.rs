@@ -42,7 +42,7 @@ impl Bed {
         let patience = Duration::from_secs(20);
         let redis = RedisConfig { url: url.to_owned().into(), cluster: false, namespace: "refresh".to_owned() };
         let queue = RedisQueue::connect(&redis, Arc::new(SystemClock)).unwrap();
-        let queue = queue.with_timeouts(Timeouts { connect: patience, first_word: patience, response: patience });
+        let queue = queue.with_timeouts(Timeouts { connect: patience, first_reply: patience, response: patience });
         let connection = support::redis::connect(url).await.unwrap();
         Self { url: url.to_owned(), shell: Shell::new().with("REDIS_URL", url), queue, connection }
     }
