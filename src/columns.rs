@@ -233,6 +233,35 @@ fn of_numeric(bytes: &[u8]) -> Result<Option<i64>, BoxDynError> {
     Ok(Some(i64::try_from(whole).unwrap_or(if whole < 0 { i64::MIN } else { i64::MAX })))
 }
 
+/// Reads each field of a struct from the column of its name; `field: Type` reads the column as another type and converts.
+///
+/// sqlx's own derive would do the same. Its macros compile every database driver a second time, for the build machine.
+macro_rules! from_row {
+    (both: $struct:ident $fields:tt) => {
+        $crate::columns::from_row!(postgres: $struct $fields);
+        #[cfg(feature = "embedded")]
+        $crate::columns::from_row!(sqlite: $struct $fields);
+    };
+    (postgres: $struct:ident $fields:tt) => {
+        $crate::columns::from_row!(@row sqlx::postgres::PgRow, $struct $fields);
+    };
+    (sqlite: $struct:ident $fields:tt) => {
+        $crate::columns::from_row!(@row sqlx::sqlite::SqliteRow, $struct $fields);
+    };
+    (@row $row:ty, $struct:ident { $($field:ident $(: $read_as:ty)?),* $(,)? }) => {
+        impl sqlx::FromRow<'_, $row> for $struct {
+            fn from_row(row: &$row) -> Result<Self, sqlx::Error> {
+                use sqlx::Row as _;
+                Ok(Self { $($field: $crate::columns::from_row!(@column row, $field $($read_as)?)),* })
+            }
+        }
+    };
+    (@column $row:ident, $field:ident) => { $row.try_get(stringify!($field))? };
+    (@column $row:ident, $field:ident $read_as:ty) => { $row.try_get::<$read_as, _>(stringify!($field))?.into() };
+}
+
+pub(crate) use from_row;
+
 #[cfg(feature = "embedded")]
 mod sqlite {
     use sqlx::{

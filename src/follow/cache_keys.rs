@@ -1,9 +1,9 @@
-//! The keys under which readers keep copies of an object in Redis, by template: `snapshot:clan:{tag}`. Pure functions.
+//! The keys under which readers cache an object in Redis, by template: `snapshot:clan:{tag}`. Pure functions.
 
 use crate::model::{Kind, ObjectId};
 
-/// The keys of these objects. A template that names a kind (`snapshot:clan:{tag}`) is for that kind alone; with `{kind}`, or
-/// without a word of a kind, it is for all.
+/// The cache keys of these objects. A template that names a kind (`snapshot:clan:{tag}`) applies to that kind alone; with
+/// `{kind}`, or without the name of a kind, it applies to all.
 pub fn of<'a>(templates: &[String], objects: impl Iterator<Item = &'a ObjectId>) -> Vec<String> {
     let mut keys: Vec<String> = objects
         .flat_map(|object| templates.iter().filter(|text| is_for(text, object.kind)).map(|text| filled(text, object)))
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_template_is_for_the_kind_it_names_or_for_all() {
+    fn template_applies_to_its_kind_or_to_all() {
         let templates = ["snapshot:clan:{tag}", "web/{kind}/{tag}", "etag:{tag}"].map(str::to_owned);
         let keys = |object: &str| of(&templates, [object.parse().unwrap()].iter());
         assert_eq!(keys("clan:2PP"), ["etag:2PP", "snapshot:clan:2PP", "web/clan/2PP"]);
@@ -36,7 +36,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_two_objects_share_is_deleted_once() {
+    fn shared_key_is_returned_once() {
         let objects = ["clan:2PP", "war:2PP"].map(|object| object.parse().unwrap());
         assert_eq!(of(&["etag:{tag}".to_owned()], objects.iter()), ["etag:2PP"]);
         assert_eq!(of(&[], objects.iter()), [""; 0]);

@@ -1,5 +1,5 @@
-//! What other programs are told of a change: one entry for each object whose content changed, and entries of their own
-//! for what people wait for. Pure functions of values; the format is described in `docs/events.md`.
+//! The events that other programs read: one for each object whose content changed, and further ones for wars and moves of
+//! members. Pure functions of values; `docs/events.md` describes the format.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -14,10 +14,10 @@ use crate::{
     },
 };
 
-/// No entry names more fields: the API's documents have thirty.
-const MOST_FIELDS: usize = 64;
+/// An event names at most this many fields; the API's documents have thirty.
+const MAX_FIELDS: usize = 64;
 
-/// The entries that a commit of these answers leads to.
+/// The events of a commit.
 #[must_use]
 pub fn of_commit(fetched: &[Fetched], learned: &[Learned], moves: &[Move]) -> Vec<Event> {
     let changes =
@@ -26,7 +26,7 @@ pub fn of_commit(fetched: &[Fetched], learned: &[Learned], moves: &[Move]) -> Ve
     changes.chain(moves.iter().map(of_move)).collect()
 }
 
-/// The entries that one answer with other content leads to.
+/// The events of one document with new content.
 #[must_use]
 pub fn of_change(fetched: &Fetched, change: &Change) -> Vec<Event> {
     let Answered::Document(document) = &fetched.answered else { return Vec::new() };
@@ -37,7 +37,7 @@ pub fn of_change(fetched: &Fetched, change: &Change) -> Vec<Event> {
     events
 }
 
-/// Somebody came to a clan, or left it.
+/// The event of a player who joined or left a clan.
 #[must_use]
 pub fn of_move(one: &Move) -> Event {
     let event = if one.joined { "joined" } else { "left" };
@@ -52,7 +52,7 @@ pub fn of_move(one: &Move) -> Event {
     ])
 }
 
-/// The time is a part of it: content that comes back is a change of its own.
+/// The id contains the time, so that content that returns is a change of its own.
 fn id_of_change(object: &ObjectId, content_hash: &str, at: Timestamp) -> String {
     format!("changed:{object}:{}:{}", &content_hash[..content_hash.len().min(16)], at.as_millis())
 }
@@ -79,7 +79,7 @@ fn changed(fetched: &Fetched, document: &Document, before: &Before) -> Event {
     Event::of(fields)
 }
 
-/// The top-level keys that came, went, or have another value, in order.
+/// The top-level keys that were added, were removed, or have another value, in order.
 #[must_use]
 pub fn changed_fields(before: &str, now: &str) -> Vec<String> {
     let (before, now) = (Fields::of(before), Fields::of(now));
@@ -87,7 +87,7 @@ pub fn changed_fields(before: &str, now: &str) -> Vec<String> {
     let differs = |name: &&Cow<'_, str>| before.value(name) != now.value(name);
     let mut names: Vec<String> = names.filter(differs).map(|name| name.clone().into_owned()).collect();
     names.sort_unstable();
-    names.truncate(MOST_FIELDS);
+    names.truncate(MAX_FIELDS);
     names
 }
 
@@ -95,7 +95,7 @@ pub fn changed_fields(before: &str, now: &str) -> Vec<String> {
 struct Fields<'a>(#[serde(borrow)] BTreeMap<Cow<'a, str>, &'a RawValue>);
 
 impl<'a> Fields<'a> {
-    /// A text that is no object has no fields.
+    /// Reads the fields of an object; other texts have none.
     fn of(json: &'a str) -> Self {
         serde_json::from_str(json).unwrap_or_default()
     }
@@ -105,7 +105,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// What tells a war from another, and how far it is.
+/// The state of a war, and the properties that distinguish it from other wars.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct War {
     state: String,
@@ -129,7 +129,7 @@ struct SideBefore {
 }
 
 impl War {
-    /// `None` of a clan that is in no war.
+    /// Reads a stored document; `None` for a clan that is not in a war.
     fn of_stored(json: &str) -> Option<Self> {
         let war: WarBefore = serde_json::from_str(json).ok()?;
         Some(Self {
@@ -145,7 +145,8 @@ impl War {
         Some(Self { state: war.state.clone(), opponent: war.opponent.clone(), starts, ends })
     }
 
-    /// A war against the same clan, as far as both can be read, that began before the other was over: times may be moved by a maintenance break.
+    /// True for a war against the same clan, as far as both can be read, that began before the other was over. A maintenance break
+    /// may move its times.
     fn is_same_as(&self, earlier: &Self) -> bool {
         let is_other = matches!((&self.opponent, &earlier.opponent), (Some(one), Some(other)) if one != other);
         !is_other && self.starts < earlier.ends
@@ -157,7 +158,7 @@ impl War {
 }
 
 fn of_war(clan: &Tag, before: &str, now: &WarDocument, at: Timestamp) -> Vec<Event> {
-    // Nothing begins or ends by a document that is not whole.
+    // An incomplete document does not show that a war began or ended.
     if !now.is_whole {
         return Vec::new();
     }
@@ -165,7 +166,7 @@ fn of_war(clan: &Tag, before: &str, now: &WarDocument, at: Timestamp) -> Vec<Eve
     let mut events = Vec::new();
     let same = matches!((&before, &now), (Some(before), Some(now)) if now.is_same_as(before));
     if let Some(before) = before.as_ref().filter(|before| !same && !before.is(KnownWar::ENDED)) {
-        // Its end was not seen, and it is not to be seen any more.
+        // No poll saw its end, and none will.
         events.push(war_event("war_ended", clan, before, at));
     }
     let Some(now) = now else { return events };

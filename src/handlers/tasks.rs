@@ -15,7 +15,7 @@ use super::{
 use crate::{
     maintenance::{
         MaintenanceReport,
-        jobs::TIME_OF_A_TASK,
+        jobs::ENOUGH_TIME_IN_TASK,
         retention::Thinned,
         views::{Refreshed, When},
     },
@@ -79,7 +79,7 @@ impl<R: Runs, Q: Queue + SharedState, S: Store> Handlers<R, Q, S> {
         let Some(jobs) = self.after.as_ref().and_then(|after| after.jobs.as_ref()) else {
             return not_configured("stats", "STATS_FUNCTIONS");
         };
-        let done = jobs.work(self.until(invocation), TIME_OF_A_TASK, self.stop.asked()).await;
+        let done = jobs.work(self.until(invocation), ENOUGH_TIME_IN_TASK, self.stop.asked()).await;
         let mut answer = json!(done);
         answer["task"] = json!("stats");
         answer["status"] = json!("done");

@@ -1,34 +1,37 @@
-//! What would stand in the way of views and statistics jobs, found without changing anything. Reads the database's catalogue;
-//! no view is refreshed, and no function is called.
+//! Checks of views and statistics jobs for `check`. Only reads the database's catalogue: no view is refreshed, and no function is
+//! called.
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, FromRow, PgConnection, PgPool, SqlSafeStr as _};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, SqlSafeStr as _};
 
 use super::{
-    database::{begin, code, is_unreachable, told, within},
+    database::{begin, code, describe, is_unreachable, within},
     jobs::functions::call_of,
     views::{ViewError, fix, look_at},
 };
-use crate::config::{StatsFunction, ViewConfig};
+use crate::{
+    columns::from_row,
+    config::{StatsFunction, ViewConfig},
+};
 
-/// How long looking may take.
-const TIME: Duration = Duration::from_secs(10);
+/// The timeout of all checks of one kind.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 
 const LOOK_AT_JOBS: &str = include_str!("sql/jobs/look.sql");
 const LOOK_AT_LOG: &str = include_str!("sql/view_log_look.sql");
 const LOOK_AT_FUNCTION: &str = include_str!("sql/jobs/function_look.sql");
 
-/// What was found about one thing.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finding {
     Fine(String),
-    /// Works, but somebody should know.
+    /// It works, but an operator should know.
     Doubt {
         what: String,
         fix: String,
     },
-    /// Does not work.
+    /// It does not work.
     Problem {
         what: String,
         fix: String,
@@ -46,27 +49,27 @@ impl Finding {
 
     fn failed(what: &str, error: &sqlx::Error) -> Self {
         let fix = if is_unreachable(error) { "see PostgreSQL above" } else { "see the log of the database" };
-        Self::problem(format!("{what} cannot be looked at: {}", told(error)), fix)
+        Self::problem(format!("{what} cannot be checked: {}", describe(error)), fix)
     }
 }
 
-/// Whether each view is there, ours to refresh, and can be refreshed while others read; and its log.
+/// Checks that each view exists, is ours, and can be refreshed while others read; and the log of views.
 pub async fn views(pool: &PgPool, views: &[ViewConfig]) -> Vec<Finding> {
-    let looked = within(TIME, async {
-        let mut transaction = begin(pool, TIME).await?;
-        let mut sights = Vec::new();
+    let checked = within(CHECK_TIMEOUT, async {
+        let mut transaction = begin(pool, CHECK_TIMEOUT).await?;
+        let mut findings = Vec::new();
         for view in views {
-            sights.push(view_sight(&mut transaction, view).await?);
+            findings.push(check_view(&mut transaction, view).await?);
         }
-        sights.extend(temporary_sight(&mut transaction).await?);
-        sights.extend(log_sight(&mut transaction).await?);
+        findings.extend(check_temporary_tables(&mut transaction).await?);
+        findings.extend(check_log(&mut transaction).await?);
         transaction.rollback().await?;
-        Ok(sights)
+        Ok(findings)
     });
-    looked.await.unwrap_or_else(|error| vec![Finding::failed("views", &error)])
+    checked.await.unwrap_or_else(|error| vec![Finding::failed("views", &error)])
 }
 
-async fn view_sight(transaction: &mut PgConnection, view: &ViewConfig) -> Result<Finding, sqlx::Error> {
+async fn check_view(transaction: &mut PgConnection, view: &ViewConfig) -> Result<Finding, sqlx::Error> {
     let look = match look_at(transaction, view).await {
         Ok(look) => look,
         Err(ViewError::Database(error)) => return Err(error),
@@ -92,8 +95,8 @@ async fn view_sight(transaction: &mut PgConnection, view: &ViewConfig) -> Result
     })
 }
 
-/// A refresh while others read makes a temporary table.
-async fn temporary_sight(transaction: &mut PgConnection) -> Result<Option<Finding>, sqlx::Error> {
+/// Checks the right for the temporary table that a concurrent refresh creates.
+async fn check_temporary_tables(transaction: &mut PgConnection) -> Result<Option<Finding>, sqlx::Error> {
     let (may, role, database): (bool, String, String) = sqlx::query_as(
         "SELECT has_database_privilege(current_database(), 'TEMPORARY'), quote_ident(current_user), \
          quote_ident(current_database())",
@@ -101,18 +104,19 @@ async fn temporary_sight(transaction: &mut PgConnection) -> Result<Option<Findin
     .persistent(false)
     .fetch_one(transaction)
     .await?;
-    let what = format!("{role} may make no temporary table, and a refresh while others read makes one");
+    let what = format!("{role} may not create temporary tables, and a refresh while others read creates one");
     Ok((!may).then(|| Finding::problem(what, format!("GRANT TEMPORARY ON DATABASE {database} TO {role};"))))
 }
 
-#[derive(FromRow)]
 struct LogLook {
     is_there: bool,
     may_write: bool,
     role: String,
 }
 
-async fn log_sight(transaction: &mut PgConnection) -> Result<Option<Finding>, sqlx::Error> {
+from_row!(postgres: LogLook { is_there, may_write, role });
+
+async fn check_log(transaction: &mut PgConnection) -> Result<Option<Finding>, sqlx::Error> {
     let log: LogLook = sqlx::query_as(LOOK_AT_LOG).persistent(false).fetch_one(transaction).await?;
     if log.may_write {
         return Ok(None);
@@ -121,26 +125,25 @@ async fn log_sight(transaction: &mut PgConnection) -> Result<Option<Finding>, sq
     let fix = if log.is_there {
         format!("GRANT SELECT, INSERT, UPDATE ON materialized_view_refresh_log TO {};", log.role)
     } else {
-        format!("GRANT CREATE ON SCHEMA public TO {}; (it makes the table)", log.role)
+        format!("GRANT CREATE ON SCHEMA public TO {}; (the worker then creates the table)", log.role)
     };
     Ok(Some(Finding::doubt(what, fix)))
 }
 
-/// Whether there is a table of jobs or may be made, whether we see all of it, and whether each function can be called.
+/// Checks that the table of jobs exists or may be created, that we see all of it, and that each function can be called.
 pub async fn jobs(pool: &PgPool, functions: &[StatsFunction]) -> Vec<Finding> {
-    let looked = within(TIME, async {
-        let mut transaction = begin(pool, TIME).await?;
-        let mut sights = vec![table_sight(&mut transaction).await?];
+    let checked = within(CHECK_TIMEOUT, async {
+        let mut transaction = begin(pool, CHECK_TIMEOUT).await?;
+        let mut findings = vec![check_table(&mut transaction).await?];
         for function in functions {
-            sights.push(function_sight(&mut transaction, function).await?);
+            findings.push(check_function(&mut transaction, function).await?);
         }
         transaction.rollback().await?;
-        Ok(sights)
+        Ok(findings)
     });
-    looked.await.unwrap_or_else(|error| vec![Finding::failed("statistics jobs", &error)])
+    checked.await.unwrap_or_else(|error| vec![Finding::failed("statistics jobs", &error)])
 }
 
-#[derive(FromRow)]
 struct TableLook {
     is_there: bool,
     elsewhere: Option<String>,
@@ -152,7 +155,11 @@ struct TableLook {
     role: String,
 }
 
-async fn table_sight(transaction: &mut PgConnection) -> Result<Finding, sqlx::Error> {
+from_row!(postgres: TableLook {
+    is_there, elsewhere, schema, may_make, missing_columns, missing_rights, hides_rows, role,
+});
+
+async fn check_table(transaction: &mut PgConnection) -> Result<Finding, sqlx::Error> {
     let table: TableLook = sqlx::query_as(LOOK_AT_JOBS).persistent(false).fetch_one(transaction).await?;
     let TableLook { role, .. } = &table;
     Ok(if let Some(elsewhere) = &table.elsewhere {
@@ -167,11 +174,11 @@ async fn table_sight(transaction: &mut PgConnection) -> Result<Finding, sqlx::Er
         )
     } else if !table.is_there && !table.may_make {
         Finding::problem(
-            format!("the table background_job_status is missing, and {role} may not make it"),
+            format!("the table background_job_status is missing, and {role} may not create it"),
             format!("GRANT CREATE ON SCHEMA {} TO {role};", table.schema.as_deref().unwrap_or("public")),
         )
     } else if !table.is_there {
-        Finding::Fine("the table background_job_status is missing; it is made when it is first used".to_owned())
+        Finding::Fine("the table background_job_status is missing; the worker creates it at the first use".to_owned())
     } else if !table.missing_columns.is_empty() {
         Finding::problem(
             format!("the table background_job_status lacks {}", table.missing_columns.join(", ")),
@@ -195,8 +202,8 @@ async fn table_sight(transaction: &mut PgConnection) -> Result<Finding, sqlx::Er
     })
 }
 
-/// The server reads the very statement that a job sends, and carries nothing out.
-async fn function_sight(transaction: &mut PgConnection, function: &StatsFunction) -> Result<Finding, sqlx::Error> {
+/// Prepares the statement of a job without executing it.
+async fn check_function(transaction: &mut PgConnection, function: &StatsFunction) -> Result<Finding, sqlx::Error> {
     let name = &function.name;
     let mut savepoint = transaction.begin().await?;
     let read = savepoint.prepare(AssertSqlSafe(call_of(name)).into_sql_str()).await.map(drop);
@@ -207,9 +214,10 @@ async fn function_sight(transaction: &mut PgConnection, function: &StatsFunction
                 format!("there is no function {name}() that takes no arguments"),
                 "run the migration that creates it, or take it out of STATS_FUNCTIONS",
             )),
-            Some(_) => {
-                Ok(Finding::problem(format!("{name}() cannot be called: {}", told(&error)), "mend STATS_FUNCTIONS"))
-            }
+            Some(_) => Ok(Finding::problem(
+                format!("{name}() cannot be called: {}", describe(&error)),
+                "correct STATS_FUNCTIONS",
+            )),
             None => Err(error),
         };
     }

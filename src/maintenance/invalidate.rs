@@ -1,7 +1,7 @@
-//! Cache invalidation: tells an application by HTTP which of its cached pages are stale.
+//! Cache invalidation: sends an application, by HTTP, the tags of cached pages that are outdated.
 //!
-//! Talks to that application's one address and to nothing else. What is told are tags, in batches. A failure, of a batch or of
-//! some of its tags, is tried again, then reported; it never fails what was done before.
+//! Calls that application's one address and nothing else. Tags are sent in batches. A batch that failed, as a whole or for some of
+//! its tags, is sent again, then reported; a failure never undoes the work that was done before.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -21,29 +21,29 @@ use crate::{
     outbound::{self, causes},
 };
 
-/// How many tags one request carries.
-pub const BATCH: usize = 100;
+/// The most tags of one request.
+pub const MAX_BATCH: usize = 100;
 
 /// The waits before the second and the third try.
-const BACK_OFF: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
+const RETRY_DELAYS: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
 
-/// How long one try may take.
-const TRY_TIME: Duration = Duration::from_secs(3);
+/// The timeout of one try.
+const TRY_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// With less time than this no try is begun.
-const SHORTEST_TRY: Duration = Duration::from_millis(50);
+/// No try begins with less time than this.
+const MIN_TRY_TIME: Duration = Duration::from_millis(50);
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 const X_API_KEY: &str = "x-api-key";
 
-/// Who tells, in the body.
+/// The sender, in the body of a request.
 const SOURCE: &str = "refresh-worker";
 
-/// The most of an answer that is read.
-const LONGEST_ANSWER: usize = 256 * 1024;
+/// At most this many bytes of a response are read.
+const MAX_RESPONSE_BYTES: usize = 256 * 1024;
 
-/// Why there is no client.
+/// The reasons why no client can be built.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidateError {
     #[error("cannot prepare TLS: {0}")]
@@ -54,16 +54,16 @@ pub enum InvalidateError {
     Key,
 }
 
-/// What telling came to.
+/// The sum of an invalidation.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Invalidated {
-    /// Tags that the application has taken.
+    /// Tags that the application accepted.
     pub tags: u64,
-    /// Requests made, tries included.
+    /// Requests, retries included.
     pub requests: u64,
-    /// Tags that it could not be told.
+    /// Tags that were not delivered.
     pub lost: u64,
-    /// Why, of the last failure.
+    /// The last failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
 }
@@ -77,31 +77,31 @@ impl Invalidated {
     }
 }
 
-/// The application whose caches are told.
+/// The application whose caches are invalidated.
 #[derive(Clone, Debug)]
 pub struct Invalidator {
     url: Url,
     http: reqwest::Client,
 }
 
-/// What telling came to, and which tags the application has not taken.
+/// The result of a delivery: the sum, and the tags that the application did not accept.
 #[derive(Clone, Debug, Default)]
-pub struct Told {
+pub struct Delivery {
     pub sum: Invalidated,
     pub lost: BTreeSet<String>,
 }
 
-/// Why one try failed.
+/// The failure of one try.
 #[derive(Debug)]
 enum Failed {
-    /// It may go better.
+    /// Another try may succeed.
     Passing(String),
-    /// It would fail again.
+    /// Another try would fail, too.
     Final(String),
 }
 
 impl Invalidator {
-    /// Connects when it is first used.
+    /// Prepares the client, which connects when it is first used.
     ///
     /// # Errors
     /// When the key or the TLS settings cannot be used.
@@ -109,34 +109,34 @@ impl Invalidator {
         Ok(Self { url: config.url.clone(), http: http(config)? })
     }
 
-    /// Tells these tags, each once, and is done by `until`. After a batch that could not be told the rest is not tried.
+    /// Sends these tags, each once, and is done by `until`. After a batch that failed as a whole the rest is not tried.
     pub async fn invalidate(&self, tags: &BTreeSet<String>, until: Instant) -> Invalidated {
-        self.tell(tags, &request_id(), until).await.sum
+        self.deliver(tags, &request_id(), until).await.sum
     }
 
-    /// The same, for a request that somebody else has named, and with the tags that were not taken.
-    pub async fn tell(&self, tags: &BTreeSet<String>, request_id: &str, until: Instant) -> Told {
+    /// [`Self::invalidate`] under a given request id; also returns the tags that were not accepted.
+    pub async fn deliver(&self, tags: &BTreeSet<String>, request_id: &str, until: Instant) -> Delivery {
         let all: Vec<&str> = tags.iter().map(String::as_str).collect();
-        let mut told = Told::default();
-        for (index, batch) in all.chunks(BATCH).enumerate() {
-            let (lost, failure) = self.tell_batch(batch, request_id, until, &mut told.sum.requests).await;
+        let mut delivery = Delivery::default();
+        for (index, batch) in all.chunks(MAX_BATCH).enumerate() {
+            let (lost, failure) = self.deliver_batch(batch, request_id, until, &mut delivery.sum.requests).await;
             let is_all = lost.len() == batch.len();
-            told.sum.tags += (batch.len() - lost.len()) as u64;
-            told.lost.extend(lost.into_iter().map(str::to_owned));
+            delivery.sum.tags += (batch.len() - lost.len()) as u64;
+            delivery.lost.extend(lost.into_iter().map(str::to_owned));
             if let Some(failure) = failure {
-                told.sum.failure = Some(format!("tell {} what is stale: {failure}", self.shown()));
+                delivery.sum.failure = Some(format!("cannot invalidate the caches at {}: {failure}", self.shown()));
             }
             if is_all {
-                told.lost.extend(all[index * BATCH..].iter().map(|tag| (*tag).to_owned()));
+                delivery.lost.extend(all[index * MAX_BATCH..].iter().map(|tag| (*tag).to_owned()));
                 break;
             }
         }
-        told.sum.lost = told.lost.len() as u64;
-        told
+        delivery.sum.lost = delivery.lost.len() as u64;
+        delivery
     }
 
-    /// One batch, with at most three tries; answers the tags that were not taken, and why.
-    async fn tell_batch<'t>(
+    /// Sends one batch, with at most three tries. Returns the tags that were not accepted, and the failure.
+    async fn deliver_batch<'t>(
         &self,
         tags: &[&'t str],
         request_id: &str,
@@ -144,17 +144,17 @@ impl Invalidator {
         requests: &mut u64,
     ) -> (Vec<&'t str>, Option<String>) {
         let mut tags = tags.to_vec();
-        let mut waits = BACK_OFF.iter();
+        let mut waits = RETRY_DELAYS.iter();
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            if left < SHORTEST_TRY {
+            if left < MIN_TRY_TIME {
                 return (tags, Some("no time was left".to_owned()));
             }
             *requests += 1;
-            let failure = match self.send(&tags, request_id, left.min(TRY_TIME)).await {
+            let failure = match self.send(&tags, request_id, left.min(TRY_TIMEOUT)).await {
                 Ok(failed) if failed.is_empty() => return (failed, None),
                 Ok(failed) => {
-                    let failure = format!("it did not take {} of {} tags", failed.len(), tags.len());
+                    let failure = format!("it did not accept {} of {} tags", failed.len(), tags.len());
                     tags = failed;
                     failure
                 }
@@ -162,18 +162,19 @@ impl Invalidator {
                 Err(Failed::Passing(failure)) => failure,
             };
             let Some(wait) = waits.next() else {
-                return (tags, Some(format!("{failure}, at the last of {} tries", BACK_OFF.len() + 1)));
+                return (tags, Some(format!("{failure}, at the last of {} tries", RETRY_DELAYS.len() + 1)));
             };
-            debug!(failure, "an application did not take the tags; it is told again");
+            debug!(failure, "an application did not accept the tags; trying again");
+            // Jitter of a quarter, so that overlapping runs do not retry together.
             let wait = wait.mul_f64(0.75 + fastrand::f64() / 2.0);
-            if Instant::now() + wait + SHORTEST_TRY > until {
+            if Instant::now() + wait + MIN_TRY_TIME > until {
                 return (tags, Some(format!("{failure}, and no time was left to try again")));
             }
             sleep(wait).await;
         }
     }
 
-    /// One try; answers the tags that the application says it has not taken.
+    /// Makes one try. Returns the tags that the application reports as not accepted.
     async fn send<'t>(&self, tags: &[&'t str], request_id: &str, limit: Duration) -> Result<Vec<&'t str>, Failed> {
         let body = json!({ "tags": tags, "source": SOURCE, "requestId": request_id }).to_string();
         let request = self.http.post(self.url.clone()).header(CONTENT_TYPE, "application/json").body(body);
@@ -182,16 +183,16 @@ impl Invalidator {
             let status = response.status();
             let mut body = Vec::new();
             while let Some(chunk) = response.chunk().await?
-                && body.len() + chunk.len() <= LONGEST_ANSWER
+                && body.len() + chunk.len() <= MAX_RESPONSE_BYTES
             {
                 body.extend_from_slice(&chunk);
             }
             Ok((status, body))
         };
         match timeout(limit, sent).await {
-            Ok(Ok((status, body))) => judge(status).map(|()| not_taken(status, &body, tags)),
+            Ok(Ok((status, body))) => check(status).map(|()| not_accepted(status, &body, tags)),
             Ok(Err(error)) => Err(Failed::Passing(causes(error))),
-            Err(_) => Err(Failed::Passing(format!("no answer within {} ms", limit.as_millis()))),
+            Err(_) => Err(Failed::Passing(format!("no response within {} ms", limit.as_millis()))),
         }
     }
 
@@ -201,17 +202,17 @@ impl Invalidator {
     }
 }
 
-fn judge(status: StatusCode) -> Result<(), Failed> {
+fn check(status: StatusCode) -> Result<(), Failed> {
     if status.is_success() {
         return Ok(());
     }
-    let told = |hint: &str| format!("it answered {}{hint}", status.as_u16());
+    let failure = |hint: &str| format!("it responded with status {}{hint}", status.as_u16());
     Err(match status.as_u16() {
-        401 | 403 => Failed::Final(told(": is INTERNAL_API_KEY right?")),
-        300..=399 => Failed::Final(told(", a redirect: give the final address")),
-        400 | 405 | 413 | 415 | 422 => Failed::Final(told("")),
+        401 | 403 => Failed::Final(failure(": is INTERNAL_API_KEY right?")),
+        300..=399 => Failed::Final(failure(", a redirect: set the final address")),
+        400 | 405 | 413 | 415 | 422 => Failed::Final(failure("")),
         // An application that is being deployed may not have its routes for a moment.
-        _ => Failed::Passing(told("")),
+        _ => Failed::Passing(failure("")),
     })
 }
 
@@ -221,9 +222,9 @@ pub fn request_id() -> String {
     format!("refresh-{:016x}", fastrand::u64(..))
 }
 
-/// The tags that an answer of success says were not taken: those that it names, or all, when it says that something failed
-/// and not what. A body that is none of JSON says nothing.
-fn not_taken<'t>(status: StatusCode, body: &[u8], tags: &[&'t str]) -> Vec<&'t str> {
+/// The tags that a response of success reports as not accepted: those that it names, or all, when it reports a failure without
+/// names. A body that is not JSON reports nothing.
+fn not_accepted<'t>(status: StatusCode, body: &[u8], tags: &[&'t str]) -> Vec<&'t str> {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let list = ["failed_tags", "failedTags"].iter().find_map(|name| body.get(name)).filter(|list| !list.is_null());
     let failed: Vec<&'t str> = match list {
@@ -231,10 +232,10 @@ fn not_taken<'t>(status: StatusCode, body: &[u8], tags: &[&'t str]) -> Vec<&'t s
             let name = |one: &Value| Some(one.as_str().or_else(|| one.get("tag")?.as_str())?.to_owned());
             let names: BTreeSet<String> = list.iter().filter_map(name).collect();
             let failed: Vec<&'t str> = tags.iter().copied().filter(|tag| names.contains(*tag)).collect();
-            // Names that none of ours has: it is not known which are meant.
+            // None of the names is ours: any of our tags may be meant.
             if failed.is_empty() && !list.is_empty() { tags.to_vec() } else { failed }
         }
-        // A number of them.
+        // The number of failed tags.
         Some(other) if other.as_u64() == Some(0) => Vec::new(),
         Some(_) => tags.to_vec(),
         None => Vec::new(),
@@ -263,21 +264,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_would_fail_again_is_not_tried_again() {
-        let is_final = |status: u16| matches!(judge(StatusCode::from_u16(status).unwrap()), Err(Failed::Final(_)));
+    fn check_retries_only_passing_failures() {
+        let is_final = |status: u16| matches!(check(StatusCode::from_u16(status).unwrap()), Err(Failed::Final(_)));
         for status in [301, 308, 400, 401, 403, 405, 413, 422] {
             assert!(is_final(status), "{status}");
         }
         for status in [404, 408, 429, 500, 502, 503, 504] {
             assert!(!is_final(status), "{status}");
         }
-        assert!(judge(StatusCode::NO_CONTENT).is_ok());
+        assert!(check(StatusCode::NO_CONTENT).is_ok());
     }
 
     #[test]
-    fn an_answer_of_success_may_name_tags_that_were_not_taken() {
-        let not_taken = |status: u16, body: &str| {
-            not_taken(StatusCode::from_u16(status).unwrap(), body.as_bytes(), &["a", "b"]).join(" ")
+    fn not_accepted_reads_tags_of_response() {
+        let not_accepted = |status: u16, body: &str| {
+            not_accepted(StatusCode::from_u16(status).unwrap(), body.as_bytes(), &["a", "b"]).join(" ")
         };
         for (status, body, failed) in [
             (200, "", ""),
@@ -294,12 +295,12 @@ mod tests {
             (200, r#"{"success": true, "failed_tags": ["other"]}"#, "a b"),
             (200, r#"{"failed_tags": 1}"#, "a b"),
         ] {
-            assert_eq!(not_taken(status, body), failed, "{status} {body}");
+            assert_eq!(not_accepted(status, body), failed, "{status} {body}");
         }
     }
 
     #[test]
-    fn what_was_told_adds_up_and_the_last_failure_is_kept() {
+    fn add_sums_up_and_keeps_last_failure() {
         let mut sum = Invalidated { tags: 1, requests: 1, lost: 0, failure: Some("first".to_owned()) };
         sum.add(Invalidated { tags: 2, requests: 3, lost: 4, failure: None });
         assert_eq!((sum.tags, sum.requests, sum.lost, sum.failure.as_deref()), (3, 4, 4, Some("first")));

@@ -1,7 +1,7 @@
-//! Retention: old snapshots are thinned to one a day and object, the newest of the day.
+//! Retention: deletes old snapshots, keeping the newest per object and day.
 //!
-//! Talks to the database only. Day by day from the oldest on, in small batches, each a transaction of its own, so that it may
-//! be ended anywhere and goes on there. **Invariant: the newest row of an object, and the row that `refresh_state` names,
+//! Talks to the database only. Goes day by day from the oldest on, in small batches, each a transaction of its own, so that it may
+//! end anywhere and continues there. **Invariant: the newest row of an object, and the row that `refresh_state` names,
 //! are never deleted.** Days are whole days of UTC, as the times of the tables are.
 
 use std::{
@@ -16,22 +16,22 @@ use time::{Date, PrimitiveDateTime, Time};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::database::{Database, begin, is_missing_table, is_out_of_time, limited, told};
+use super::database::{Database, begin, describe, is_missing_table, is_out_of_time, limited};
 use crate::{clock::Timestamp, columns::TableTime, model::Kind};
 
-/// How many rows one transaction deletes: a few tens of milliseconds.
-const BATCH: i64 = 1000;
+/// The most rows that one transaction deletes: a few tens of milliseconds.
+const MAX_BATCH: i64 = 1000;
 
-/// How long one batch may take.
-const BATCH_TIME: Duration = Duration::from_secs(10);
+/// The timeout of one batch.
+const BATCH_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Counting may look at every old row.
-const COUNT_TIME: Duration = Duration::from_secs(600);
+/// The timeout of counting, which may read every old row.
+const COUNT_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// With less time than this no batch is begun.
-pub const SHORTEST_BATCH: Duration = Duration::from_millis(500);
+/// No batch begins with less time than this.
+pub const MIN_BATCH_TIME: Duration = Duration::from_millis(500);
 
-/// The letters `rfrt`.
+/// Our advisory lock: the letters `rfrt`.
 const LOCK: i64 = 0x7266_7274;
 
 const THIN: &str = include_str!("sql/retention_thin.sql");
@@ -45,31 +45,31 @@ const TABLES: [(Kind, &str, &str); 3] = [
     (Kind::War, "war_snapshots", "clan_tag"),
 ];
 
-/// Thins snapshots older than so many days.
+/// Thins snapshots older than a number of days.
 #[derive(Clone, Debug)]
 pub struct Retention {
     database: Database,
     days: u32,
-    /// Up to which day each table is known to be thinned; spares the statements of later runs in this process.
+    /// The day up to which each table is known to be thinned; spares later runs in this process the statements.
     known: Arc<Mutex<HashMap<&'static str, Date>>>,
 }
 
-/// What was thinned.
+/// The result of thinning.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Thinned {
     pub deleted: u64,
-    /// Whether more is left to be thinned.
+    /// True when more is left to be thinned.
     pub more: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
 }
 
-/// What would be thinned in one table.
+/// The rows of one table that would be deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Outlook {
     pub table: &'static str,
     pub would_go: u64,
-    /// Of the days that would be thinned.
+    /// The rows of the same days that would stay.
     pub would_stay: u64,
 }
 
@@ -81,16 +81,16 @@ pub struct RetentionError {
     detail: String,
 }
 
-/// What one batch came to.
+/// The result of one batch.
 enum Batch {
     Deleted { rows: u64, next: Option<Stretch> },
     AnotherRun,
 }
 
-/// What is left of a day.
+/// The rest of a day.
 #[derive(Clone, Copy, Debug)]
 struct Stretch {
-    /// Everything of the day before this time was looked at.
+    /// Everything of the day before this time was checked.
     from: PrimitiveDateTime,
     /// The day's end.
     end: PrimitiveDateTime,
@@ -108,7 +108,7 @@ impl Retention {
         Self { database: database.into(), days, known: Arc::default() }
     }
 
-    /// Deletes batch after batch until all is thinned or it is `until`.
+    /// Deletes batch after batch until everything is thinned or the time is up.
     pub async fn thin(&self, now: Timestamp, until: Instant) -> Thinned {
         let mut thinned = Thinned::default();
         let end = self.kept_from(now);
@@ -133,15 +133,15 @@ impl Retention {
         thinned
     }
 
-    /// What [`Self::thin`] would delete; changes nothing.
+    /// Counts what [`Self::thin`] would delete; changes nothing.
     ///
     /// # Errors
     /// When the tables cannot be read.
     pub async fn outlook(&self, now: Timestamp) -> Result<Vec<Outlook>, RetentionError> {
         let mut outlooks = Vec::new();
         for (kind, table, tag) in TABLES {
-            let counted = self.database.within(COUNT_TIME, async {
-                let mut transaction = begin(&self.database.pool, COUNT_TIME).await?;
+            let counted = self.database.within(COUNT_TIMEOUT, async {
+                let mut transaction = begin(&self.database.pool, COUNT_TIMEOUT).await?;
                 let end = midnight(self.kept_from(now));
                 let from = first_day(&mut transaction, table, end).await?.unwrap_or(end);
                 let counts: (i64, i64) = sqlx::query_as(AssertSqlSafe(of_table(COUNT, table, tag)))
@@ -167,7 +167,7 @@ impl Retention {
         today.checked_sub(time::Duration::days(i64::from(self.days))).unwrap_or(Date::MIN)
     }
 
-    /// Whether it came to the end.
+    /// Thins one table; true when it came to the end.
     async fn thin_table(
         &self,
         kind: Kind,
@@ -180,8 +180,8 @@ impl Retention {
         let end = midnight(self.kept_from(now));
         let mut stretch = None;
         loop {
-            let limit = limited(BATCH_TIME, until);
-            if limit < SHORTEST_BATCH {
+            let limit = limited(BATCH_TIMEOUT, until);
+            if limit < MIN_BATCH_TIME {
                 return Ok(false);
             }
             let step = async {
@@ -199,14 +199,14 @@ impl Retention {
                     }
                     stretch = next;
                 }
-                // It had the rest of the time, not the time of a batch; nothing of it is done.
+                // It had less than the time of a batch, and was rolled back: this is not a failure.
                 Err(error) if is_out_of_time(&error, until) => return Ok(false),
                 Err(error) => return Err(failed(table, &error)),
             }
         }
     }
 
-    /// The first day before `end` that is not thinned and has a row.
+    /// Finds the first day before `end` that is not thinned and has a row.
     async fn first(
         &self,
         table: &'static str,
@@ -219,8 +219,8 @@ impl Retention {
         Ok(day.map(Stretch::day))
     }
 
-    /// Deletes one batch of a day. When it is not full, nothing of the day is left to be deleted: that is noted, and the next
-    /// day with a row follows.
+    /// Deletes one batch of a day. When the batch is not full, the day is done: that is written down, and the next day with a row
+    /// follows.
     async fn batch(
         &self,
         kind: Kind,
@@ -244,13 +244,13 @@ impl Retention {
             .persistent(false)
             .bind(stretch.from)
             .bind(stretch.end)
-            .bind(BATCH)
+            .bind(MAX_BATCH)
             .bind(kind.as_str())
             .fetch_one(&mut *transaction)
             .await?;
         let next = match last {
-            // What lies before the last row that went was looked at, and stays.
-            Some(last) if rows >= BATCH => Some(Stretch { from: last.into(), ..stretch }),
+            // The rows before the last deleted one were checked, and stay.
+            Some(last) if rows >= MAX_BATCH => Some(Stretch { from: last.into(), ..stretch }),
             _ => {
                 note(&mut transaction, table, stretch.end, now).await?;
                 let next = first_day(&mut transaction, table, end).await?;
@@ -309,5 +309,5 @@ const fn midnight(day: Date) -> PrimitiveDateTime {
 
 fn failed(table: &'static str, error: &sqlx::Error) -> RetentionError {
     let hint = if is_missing_table(error) { "; run: refresh-worker migrate" } else { "" };
-    RetentionError { table, detail: format!("{}{hint}", told(error)) }
+    RetentionError { table, detail: format!("{}{hint}", describe(error)) }
 }

@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::drain::lock;
 use crate::{
-    maintenance::invalidate::{Invalidated, Invalidator, Told, request_id},
+    maintenance::invalidate::{Delivery, Invalidated, Invalidator, request_id},
     model::{ObjectId, OutboxEntry},
 };
 
@@ -92,7 +92,7 @@ impl<'a> Caches<'a> {
         self.tell(self.invalidator?, until, false).await;
         let told = lock(&self.told).clone();
         if let Some(failure) = &told.failure {
-            warn!(tags.told = told.tags, tags.lost = told.lost, "caches: failed to {failure}");
+            warn!(tags.told = told.tags, tags.lost = told.lost, "caches: {failure}");
         }
         Some(told)
     }
@@ -108,7 +108,7 @@ impl<'a> Caches<'a> {
             return true;
         }
         let names = tags.keys().cloned().collect();
-        let Told { mut sum, lost } = invalidator.tell(&names, &request_id(), until).await;
+        let Delivery { mut sum, lost } = invalidator.deliver(&names, &request_id(), until).await;
         let well = sum.failure.is_none();
         let waits = |tag: &String| again && lost.contains(tag);
         lock(&self.pending).retain(|tag, times| tags.get(tag) != Some(times) || waits(tag));

@@ -1,4 +1,4 @@
-//! The SQL functions of a job: side by side, each in a transaction of its own, none of them in the way of another.
+//! The SQL functions of a job, run side by side, each in a transaction of its own, so that none affects another.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     config::StatsFunction,
-    maintenance::database::{Database, begin, is_out_of_time, quoted, told},
+    maintenance::database::{Database, begin, describe, is_out_of_time, quoted},
 };
 
 /// The longest text of a function's own result that is kept, in characters.
-const MAX_QUOTED_CHARS: i32 = 200;
+const MAX_RESULT_CHARACTERS: i32 = 200;
 
-/// What became of one function, as it stands in `results`.
+/// The result of one function, as it stands in `results`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FunctionResult {
     #[serde(alias = "function", alias = "function_name")]
@@ -29,10 +29,10 @@ pub struct FunctionResult {
     pub duration: u64,
     #[serde(default)]
     pub error: Option<String>,
-    /// `WORKER_ID` of who ran it.
+    /// The `WORKER_ID` of the worker that ran it.
     #[serde(default)]
     pub worker: String,
-    /// It was cut off because our time was up: nothing is known against it.
+    /// True when it was cut off because our time was up; it may be fine.
     #[serde(skip)]
     pub is_out_of_time: bool,
 }
@@ -41,15 +41,15 @@ fn text_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D:
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// A number that another program may have written with a fraction.
+/// Reads a number that another program may have written with a fraction.
 fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     let number: Option<f64> = Option::deserialize(deserializer)?;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the cast keeps to the range")]
     Ok(number.unwrap_or_default().round() as u64)
 }
 
-/// What became of the functions of a job: in the object that we and the related system's worker write, or in a list alone.
-/// What cannot be read is left out.
+/// Reads the results of a job's functions: from the object that we and the related system's worker write, or from a list alone.
+/// Results that cannot be read are left out.
 pub(super) fn results_in(json: &str) -> Vec<FunctionResult> {
     let list = match serde_json::from_str(json) {
         Ok(Value::Object(mut whole)) => whole.remove("function_results").unwrap_or_default(),
@@ -60,14 +60,14 @@ pub(super) fn results_in(json: &str) -> Vec<FunctionResult> {
     list.into_iter().filter_map(|one| serde_json::from_value(one).ok()).collect()
 }
 
-/// Runs them all, as many at a time as there are connections, and is done by `until`.
+/// Runs all functions, as many at a time as there are connections, and is done by `until`.
 pub(super) async fn run_all(
     database: &Database,
     functions: &[&StatsFunction],
     until: Instant,
     worker_id: &str,
 ) -> Vec<FunctionResult> {
-    // One connection stays free for the signs of life.
+    // One connection stays free for the heartbeats.
     let at_a_time = database.pool.options().get_max_connections().saturating_sub(1).max(1);
     let places = Semaphore::new(at_a_time as usize);
     join_all(functions.iter().map(|function| run(database, function, until, worker_id, &places))).await
@@ -80,6 +80,7 @@ async fn run(
     worker_id: &str,
     places: &Semaphore,
 ) -> FunctionResult {
+    // Held until the function has ended; the semaphore is never closed.
     let _place = places.acquire().await;
     let began = Instant::now();
     let limit = until.saturating_duration_since(began);
@@ -89,7 +90,7 @@ async fn run(
         call(database, &function.name, limit).await.map_err(|error| {
             let is_cut_off = is_out_of_time(&error, until);
             let within = format!("not done within {} s, the time that was left", limit.as_secs());
-            (if is_cut_off { within } else { told(&error) }, is_cut_off)
+            (if is_cut_off { within } else { describe(&error) }, is_cut_off)
         })
     };
     let duration = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -102,7 +103,7 @@ async fn run(
     FunctionResult { name, success, message, duration, error, worker, is_out_of_time }
 }
 
-/// Calls it, whatever it returns, and answers the beginning of its first row.
+/// Calls a function, whatever it returns, and returns the beginning of its first row.
 async fn call(database: &Database, name: &str, limit: Duration) -> Result<String, sqlx::Error> {
     let query = call_of(name);
     let called = async {
@@ -115,7 +116,7 @@ async fn call(database: &Database, name: &str, limit: Duration) -> Result<String
     database.within(limit, called).await
 }
 
-/// The statement that calls it.
+/// The statement that calls a function.
 pub(in crate::maintenance) fn call_of(name: &str) -> String {
-    format!("SELECT left(min(r::text), {MAX_QUOTED_CHARS}) FROM {}() AS r", quoted(name))
+    format!("SELECT left(min(r::text), {MAX_RESULT_CHARACTERS}) FROM {}() AS r", quoted(name))
 }

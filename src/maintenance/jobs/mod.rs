@@ -1,10 +1,10 @@
-//! Statistics jobs: taken from `background_job_status` one by one, their SQL functions run side by side, then the caches of
-//! what they made stale are told, then the job is done.
+//! Statistics jobs: taken from `background_job_status` one by one. The SQL functions of a job run side by side, then the caches
+//! that they made outdated are invalidated, then the job ends.
 //!
-//! Talks to the database, and to the application whose caches are told. The table is shared with other programs and its times
-//! are the database's own (defaults, a trigger), so its statements use the database's clock. A worker that dies is noticed
-//! by its silence: `updated_at` moves on while a job is worked at. Whoever was taken for dead and comes back changes nothing
-//! any more: the moment at which a job was taken is the token of every later statement about it.
+//! Talks to the database, and to the application whose caches are invalidated. Other programs share the table, and its times are
+//! the database's own (defaults, a trigger), so its statements use the database's clock. A live worker keeps moving `updated_at`;
+//! a job whose worker stops doing so is taken over. The time at which a job was taken is the token of every later statement about
+//! it, so a worker that lost its job changes nothing.
 
 pub(super) mod functions;
 pub mod table;
@@ -28,27 +28,27 @@ use super::{
 };
 use crate::config::{StatsConfig, StatsFunction};
 
-/// With less time than this no job is begun.
-pub const LEAST_TIME: Duration = Duration::from_secs(5);
+/// No job begins with less time than this.
+pub const MIN_JOB_TIME: Duration = Duration::from_secs(5);
 
-/// Kept of the time there is, for the caches and the job's last row …
-const CLOSING: Duration = Duration::from_secs(2);
+/// Reserved at the end of the time, for the caches and the end of the job …
+const CLOSING_TIME: Duration = Duration::from_secs(2);
 
-/// … and of that, for the row alone.
-const LAST_ROW: Duration = Duration::from_secs(1);
+/// … and of that, for the end of the job alone.
+const END_TIME: Duration = Duration::from_secs(1);
 
-/// [`Jobs::work`] in a task has all the time of an invocation: whatever a job gets there, it will never get more.
-pub const TIME_OF_A_TASK: Duration = Duration::ZERO;
+/// For [`Jobs::work`] in a task, which has all the time of an invocation: a job will never get more than it gets there.
+pub const ENOUGH_TIME_IN_TASK: Duration = Duration::ZERO;
 
-/// [`Jobs::work`] after a run has what the requests left, often next to nothing: only a job that had so long has had its
-/// chance.
-pub const TIME_AFTER_A_RUN: Duration = Duration::from_secs(60);
+/// For [`Jobs::work`] after a run, which has the time that the requests left, often next to nothing: only a job that had this
+/// long has had its chance.
+pub const ENOUGH_TIME_AFTER_RUN: Duration = Duration::from_secs(60);
 
-/// So many jobs are told one by one.
-const MOST_TOLD: usize = 50;
+/// A report lists at most this many jobs.
+const MAX_REPORTED: usize = 50;
 
-/// How often the last row of a job is tried to be written.
-const LAST_WORDS: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
+/// The waits before further tries to end a job: without it the work would be done again.
+const END_RETRY_DELAYS: [Duration; 2] = [Duration::from_millis(100), Duration::from_millis(500)];
 
 /// Statistics jobs, as they are configured.
 #[derive(Clone, Debug)]
@@ -61,7 +61,7 @@ pub struct Jobs {
     invalidator: Option<Invalidator>,
 }
 
-/// What became of one job.
+/// The result of one job.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct JobReport {
     pub id: String,
@@ -74,7 +74,7 @@ pub struct JobReport {
     pub error: Option<String>,
 }
 
-/// What became of all.
+/// The results of all jobs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct JobsReport {
     pub completed: u64,
@@ -82,24 +82,24 @@ pub struct JobsReport {
     pub failed: u64,
     /// The first of them.
     pub jobs: Vec<JobReport>,
-    /// How many more there were.
+    /// The number of further jobs.
     #[serde(skip_serializing_if = "is_zero")]
     pub jobs_omitted: u64,
-    /// What caches were told because of them.
+    /// The invalidation of caches because of the jobs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caches: Option<Invalidated>,
-    /// Why no more could be taken.
+    /// The reason why no more jobs could be taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
     #[serde(skip)]
     pub is_unreachable: bool,
 }
 
-/// How the work at one job ended.
+/// The end of the work at one job.
 enum Worked {
     Done(Vec<FunctionResult>),
     Stopped,
-    /// It was taken from us.
+    /// Another worker took the job over.
     Lost,
 }
 
@@ -117,13 +117,13 @@ impl Jobs {
         }
     }
 
-    /// Takes and does one job after the other until there is none, or the time is up, or `stopped` returns; then what was
-    /// not done is given back. Only for a job that came first and had at least `enough` time is it a failed attempt that it
-    /// was not done: any other gets more time when it comes first.
+    /// Takes and does one job after the other until there is none, or the time is up, or `stopped` returns; an unfinished job is
+    /// released. That counts as a failed attempt only for a job that came first and had at least `enough` time: any other job
+    /// gets more time when it comes first.
     pub async fn work(&self, until: Instant, enough: Duration, stopped: impl Future<Output = ()> + Send) -> JobsReport {
         let mut stopped = std::pin::pin!(stopped);
         let mut report = JobsReport::default();
-        let (mut needed, mut is_first) = (LEAST_TIME, true);
+        let (mut needed, mut is_first) = (MIN_JOB_TIME, true);
         loop {
             let left = until.saturating_duration_since(Instant::now());
             if left < needed {
@@ -148,48 +148,49 @@ impl Jobs {
                 () = &mut stopped => Worked::Stopped,
             };
             let is_stopped = matches!(worked, Worked::Stopped);
-            let (ended, told) = self.end(&job, worked, has_its_chance, until).await;
-            report.add(ended, told);
+            let (ended, invalidated) = self.end(&job, worked, has_its_chance, until).await;
+            report.add(ended, invalidated);
             if is_stopped {
                 break;
             }
-            // The next one will hardly be quicker: it would be begun in vain.
-            needed = needed.max(began.elapsed() + CLOSING);
+            // The next job will hardly be quicker, and would begin in vain.
+            needed = needed.max(began.elapsed() + CLOSING_TIME);
         }
         report
     }
 
-    /// Runs the functions of a job, giving signs of life.
+    /// Runs the functions of a job, with heartbeats.
     async fn attempt(&self, job: &Job, until: Instant) -> Worked {
         if job.taken_over {
-            warn!(job.id, "jobs: {} was left by a worker that ended; taken up again", job.id);
+            warn!(job.id, "jobs: took over {}, whose worker had ended", job.id);
         }
         let done_before = job.succeeded_before();
         let wanted: Vec<&StatsFunction> =
             self.functions.iter().filter(|function| !done_before.contains_key(&function.name)).collect();
-        let ran = run_all(&self.database, &wanted, until - CLOSING, &self.worker_id);
+        let ran = run_all(&self.database, &wanted, until - CLOSING_TIME, &self.worker_id);
         let results = tokio::select! {
             results = ran => results,
-            () = self.signs_of_life(job) => return Worked::Lost,
+            // Ends only when another worker has taken the job over.
+            () = self.keep_alive(job) => return Worked::Lost,
         };
         Worked::Done(self.in_order(results, done_before))
     }
 
-    /// Results of this attempt, and of earlier ones for what need not be run again, in the order of the configuration.
+    /// The results of this attempt, and of earlier ones for functions that need not run again, in the order of the configuration.
     fn in_order(&self, ran: Vec<FunctionResult>, before: BTreeMap<String, FunctionResult>) -> Vec<FunctionResult> {
         let mut all: BTreeMap<String, FunctionResult> = before;
         all.extend(ran.into_iter().map(|result| (result.name.clone(), result)));
         self.functions.iter().filter_map(|function| all.remove(&function.name)).collect()
     }
 
-    /// Returns only when the job is not ours any more.
-    async fn signs_of_life(&self, job: &Job) {
+    /// Sends heartbeats; returns when the job is no longer ours.
+    async fn keep_alive(&self, job: &Job) {
         let mut tick = interval(self.lease / 3);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick.reset();
         loop {
             tick.tick().await;
-            match self.table.beat(job).await {
+            match self.table.heartbeat(job).await {
                 Ok(true) => {}
                 Ok(false) => return,
                 Err(error) => warn!(job.id, "jobs: {error}; will try again"),
@@ -197,7 +198,7 @@ impl Jobs {
         }
     }
 
-    /// Tells the caches, then closes the job.
+    /// Invalidates the caches, then ends the job.
     async fn end(
         &self,
         job: &Job,
@@ -210,37 +211,38 @@ impl Jobs {
                 let ending = ending(job, &results, has_its_chance);
                 (results, ending)
             }
-            Worked::Stopped => (Vec::new(), Ending::GivenBack),
+            Worked::Stopped => (Vec::new(), Ending::Released),
             Worked::Lost => (Vec::new(), Ending::Lost),
         };
-        let told = self.tell_caches(job, &results, until).await;
-        let told_well = told.as_ref().map(|told| told.failure.is_none());
-        let written = Results::of(job, &ending, &results, told_well);
+        // First the caches: once the job has ended, nobody would invalidate them again.
+        let invalidated = self.invalidate(job, &results, until).await;
+        let was_delivered = invalidated.as_ref().map(|sum| sum.failure.is_none());
+        let written = Results::of(job, &ending, &results, was_delivered);
         let is_ours = ending != Ending::Lost && self.write_end(job, &ending, &written, until).await;
         let ending = if is_ours { ending } else { Ending::Lost };
         let report = job.report(&ending, results);
-        say(&report, &self.worker_id);
-        (report, told)
+        log(&report, &self.worker_id);
+        (report, invalidated)
     }
 
-    /// Tells which caches are stale: those of the functions that went well in this attempt.
-    async fn tell_caches(&self, job: &Job, results: &[FunctionResult], until: Instant) -> Option<Invalidated> {
+    /// Invalidates the caches of the functions that succeeded in this attempt.
+    async fn invalidate(&self, job: &Job, results: &[FunctionResult], until: Instant) -> Option<Invalidated> {
         let before = job.succeeded_before();
         let is_new =
             |name: &str| !before.contains_key(name) && results.iter().any(|one| one.success && one.name == name);
         let functions = self.functions.iter().filter(|function| is_new(&function.name));
         let tags: BTreeSet<String> = functions.flat_map(|function| function.tags.iter().cloned()).collect();
         let invalidator = self.invalidator.as_ref().filter(|_| !tags.is_empty())?;
-        let told = invalidator.tell(&tags, job.request_id(), until - LAST_ROW).await.sum;
-        if let Some(failure) = &told.failure {
-            warn!(job.id, tags.lost = told.lost, "jobs: failed to {failure}");
+        let sum = invalidator.deliver(&tags, job.request_id(), until - END_TIME).await.sum;
+        if let Some(failure) = &sum.failure {
+            warn!(job.id, tags.lost = sum.lost, "jobs: {failure}");
         }
-        Some(told)
+        Some(sum)
     }
 
-    /// Whether the job was still ours.
+    /// Writes the end of a job; true when the job was still ours.
     async fn write_end(&self, job: &Job, ending: &Ending, results: &Results<'_>, until: Instant) -> bool {
-        let mut waits = LAST_WORDS.iter();
+        let mut waits = END_RETRY_DELAYS.iter();
         loop {
             match self.table.end(job, ending, results, until).await {
                 Ok(is_ours) => return is_ours,
@@ -263,16 +265,16 @@ impl JobsReport {
         self.failure = Some(error.to_string());
     }
 
-    fn add(&mut self, job: JobReport, told: Option<Invalidated>) {
-        if let Some(told) = told {
-            self.caches.get_or_insert_default().add(told);
+    fn add(&mut self, job: JobReport, invalidated: Option<Invalidated>) {
+        if let Some(sum) = invalidated {
+            self.caches.get_or_insert_default().add(sum);
         }
         match job.status {
             "completed" => self.completed += 1,
             _ if job.error.is_some() => self.failed += 1,
             _ => {}
         }
-        if self.jobs.len() < MOST_TOLD {
+        if self.jobs.len() < MAX_REPORTED {
             self.jobs.push(job);
         } else {
             self.jobs_omitted += 1;
@@ -280,13 +282,13 @@ impl JobsReport {
     }
 }
 
-/// Failed when a function did; to be tried again as long as there are attempts. What was only cut off is no failure of a job
-/// that had no chance.
+/// A job fails when a function does, and is tried again while it has attempts left. Functions that were only cut off do not fail a
+/// job that had no chance.
 fn ending(job: &Job, results: &[FunctionResult], had_its_chance: bool) -> Ending {
     let failed: Vec<&FunctionResult> = results.iter().filter(|result| !result.success).collect();
     let Some(first) = failed.first() else { return Ending::Completed };
     if !had_its_chance && failed.iter().all(|result| result.is_out_of_time) {
-        return Ending::GivenBack;
+        return Ending::Released;
     }
     let why = first.error.as_deref().unwrap_or_default();
     let error = format!("{} of {} functions failed, {}: {why}", failed.len(), results.len(), first.name);
@@ -298,7 +300,7 @@ const fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 
-fn say(report: &JobReport, worker_id: &str) {
+fn log(report: &JobReport, worker_id: &str) {
     let seconds = report.duration_seconds;
     match &report.error {
         None => info!(job.id = report.id, worker_id, "jobs: {} {} in {seconds} s", report.id, report.status),
@@ -329,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_done_when_every_function_is_and_tried_again_while_it_may_be() {
+    fn ending_follows_functions_and_attempts_left() {
         let ending = |job: &Job, results: &[FunctionResult]| ending(job, results, true);
         assert!(matches!(ending(&job(0), &[result("a", None)]), Ending::Completed));
         let results = [result("a", None), result("b", Some("division by zero"))];
@@ -339,10 +341,10 @@ mod tests {
     }
 
     #[test]
-    fn what_was_cut_off_is_a_failure_only_of_a_job_that_had_its_chance() {
+    fn cut_off_functions_fail_only_jobs_with_a_chance() {
         let cut_off = FunctionResult { is_out_of_time: true, ..result("a", Some("not done within 3 s")) };
         let results = [cut_off, result("b", None)];
-        assert_eq!(ending(&job(3), &results, false), Ending::GivenBack);
+        assert_eq!(ending(&job(3), &results, false), Ending::Released);
         assert!(matches!(ending(&job(3), &results, true), Ending::Failed(_)));
         let results = [results[0].clone(), result("b", Some("division by zero"))];
         assert!(matches!(ending(&job(3), &results, false), Ending::Failed(_)), "b would fail again");

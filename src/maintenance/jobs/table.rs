@@ -1,4 +1,4 @@
-//! The table `background_job_status`: taking, keeping and ending jobs; what operators ask of it.
+//! The table `background_job_status`: taking, keeping and ending jobs, and the statements for operators.
 
 use std::{
     collections::BTreeMap,
@@ -11,25 +11,24 @@ use std::{
 
 use serde::Serialize;
 use serde_json::Value;
-use sqlx::FromRow;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::{FunctionResult, JobReport, functions::results_in};
 use crate::{
-    columns::{Number, TableTime},
-    maintenance::database::{Database, begin, code, is_missing_table, is_unreachable, limited, told},
+    columns::{Number, TableTime, from_row},
+    maintenance::database::{Database, begin, code, describe, is_missing_table, is_unreachable, limited},
 };
 
-/// How long one statement about a job may take.
-const TIME: Duration = Duration::from_secs(5);
+/// The timeout of one statement about a job.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many jobs one transaction deletes.
+/// One transaction deletes at most this many jobs.
 const PURGE_BATCH: i64 = 1000;
 
-/// The wait after the first failure, in seconds; it doubles with every further one.
-const FIRST_WAIT_SECONDS: f64 = 30.0;
+/// The wait after the first failure, in seconds; it doubles with each further one.
+const FIRST_RETRY_DELAY_SECONDS: f64 = 30.0;
 
 const TABLE: &str = include_str!("../sql/jobs/table.sql");
 const IDLE: &str = include_str!("../sql/jobs/idle.sql");
@@ -53,7 +52,7 @@ pub enum TableError {
 
 impl TableError {
     fn new(action: &'static str, error: &sqlx::Error) -> Self {
-        let detail = told(error);
+        let detail = describe(error);
         match code(error).as_deref() {
             Some("42501") => Self::NotAllowed {
                 action,
@@ -66,7 +65,7 @@ impl TableError {
         }
     }
 
-    /// Whether the database could not be asked at all.
+    /// True when the database could not be reached.
     #[must_use]
     pub const fn is_unreachable(&self) -> bool {
         matches!(self, Self::Failed { is_unreachable: true, .. })
@@ -74,55 +73,56 @@ impl TableError {
 }
 
 /// A job that is ours.
-#[derive(Clone, Debug, FromRow)]
+#[derive(Clone, Debug)]
 pub(super) struct Job {
     pub id: String,
     /// Attempts that failed before.
-    #[sqlx(try_from = "Number")]
     pub retry_count: i32,
-    #[sqlx(try_from = "Number")]
     pub max_retries: i32,
-    /// When we took it: the token of everything we say about it.
-    #[sqlx(try_from = "TableTime")]
+    /// The time at which we took it: the token of every later statement about it.
     started_at: OffsetDateTime,
     results: Option<String>,
-    /// How who asked for it calls the request.
+    /// The id that the requesting program gave to its request.
     request_id: Option<String>,
-    /// From a worker that ended without a word.
+    /// True when its former worker ended silently.
     pub taken_over: bool,
 }
 
-/// What a job's row keeps of its functions, in the form of the related system's worker.
+from_row!(postgres: Job {
+    id, retry_count: Number, max_retries: Number, started_at: TableTime, results, request_id, taken_over,
+});
+
+/// The results of a job in its row, in the form of the related system's worker.
 #[derive(Debug, Serialize)]
 #[expect(clippy::struct_field_names, reason = "the names are the related system's")]
 pub(super) struct Results<'r> {
     total_functions: usize,
     successful_functions: usize,
     failed_functions: usize,
-    /// Nothing when there was nobody to be told, or nothing to tell.
+    /// `None` when there was no cache to invalidate.
     cache_invalidation_success: Option<bool>,
     function_results: &'r [FunctionResult],
-    /// The mark of a failed attempt of ours: the job waits while `retry_count` is this. Whoever queues it again by hand counts
-    /// on, or takes it from its end, and need not wait.
+    /// Marks a failed attempt of ours: the job waits while `retry_count` equals this. A job that was queued again by hand has
+    /// another count or no mark, and does not wait.
     #[serde(skip_serializing_if = "Option::is_none")]
     waits_as_retry: Option<i32>,
 }
 
 impl<'r> Results<'r> {
-    pub fn of(job: &Job, ending: &Ending, results: &'r [FunctionResult], told_well: Option<bool>) -> Self {
+    pub fn of(job: &Job, ending: &Ending, results: &'r [FunctionResult], was_delivered: Option<bool>) -> Self {
         let successful = results.iter().filter(|result| result.success).count();
         Self {
             total_functions: results.len(),
             successful_functions: successful,
             failed_functions: results.len() - successful,
-            cache_invalidation_success: told_well,
+            cache_invalidation_success: was_delivered,
             function_results: results,
             waits_as_retry: matches!(ending, Ending::Again(_)).then_some(job.retry_count.saturating_add(1)),
         }
     }
 }
 
-/// How a job ends for us.
+/// The end of a job for us.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
     Completed,
@@ -130,7 +130,7 @@ pub(super) enum Ending {
     /// It failed, and is queued for its next attempt.
     Again(String),
     /// We had to stop, or its time was up before it had its chance: queued again, nothing counted.
-    GivenBack,
+    Released,
     /// Another worker has it.
     Lost,
 }
@@ -140,7 +140,7 @@ impl Ending {
         match self {
             Self::Completed => "completed",
             Self::Failed(_) => "failed",
-            Self::Again(_) | Self::GivenBack => "queued",
+            Self::Again(_) | Self::Released => "queued",
             Self::Lost => "lost",
         }
     }
@@ -154,13 +154,13 @@ impl Ending {
 }
 
 impl Job {
-    /// What went well in an earlier attempt and need not be done again.
+    /// The functions that succeeded in an earlier attempt and need not run again.
     pub fn succeeded_before(&self) -> BTreeMap<String, FunctionResult> {
         let results = self.results.as_deref().map(results_in).unwrap_or_default();
         results.into_iter().filter(|result| result.success).map(|result| (result.name.clone(), result)).collect()
     }
 
-    /// How the request is called: by who asked, or by the job's id.
+    /// The id of the request: the requesting program's, or the job's.
     pub fn request_id(&self) -> &str {
         self.request_id.as_deref().filter(|id| !id.is_empty()).unwrap_or(&self.id)
     }
@@ -184,8 +184,8 @@ impl Job {
     }
 }
 
-/// One row, as operators see it.
-#[derive(Clone, Debug, FromRow)]
+/// One row, for operators.
+#[derive(Clone, Debug)]
 pub struct JobRow {
     pub id: String,
     pub payload: String,
@@ -194,51 +194,52 @@ pub struct JobRow {
     pub completed_at: Option<TableTime>,
     pub error_message: Option<String>,
     pub results: Option<String>,
-    #[sqlx(try_from = "Number")]
     pub retry_count: i32,
-    #[sqlx(try_from = "Number")]
     pub max_retries: i32,
-    #[sqlx(try_from = "Number")]
     pub priority: i32,
     pub created_at: Option<TableTime>,
     pub updated_at: Option<TableTime>,
-    /// By the database's clock.
-    #[sqlx(try_from = "TableTime")]
+    /// The database's clock.
     pub now: OffsetDateTime,
 }
 
+from_row!(postgres: JobRow {
+    id, payload, status, started_at, completed_at, error_message, results, retry_count: Number, max_retries: Number,
+    priority: Number, created_at, updated_at, now: TableTime,
+});
+
 impl JobRow {
-    /// The payload; what is no JSON object is an empty one.
+    /// The payload; null when it is not JSON.
     #[must_use]
     pub fn payload(&self) -> Value {
         serde_json::from_str(&self.payload).unwrap_or_default()
     }
 
-    /// What became of the functions, as far as it can be read.
+    /// The results of the functions, as far as they can be read.
     #[must_use]
     pub fn results(&self) -> Vec<FunctionResult> {
         self.results.as_deref().map(results_in).unwrap_or_default()
     }
 }
 
-/// The table, made when it is missing and that is allowed.
+/// The table, created when it is missing and we may.
 #[derive(Clone, Debug)]
 pub struct JobTable {
     database: Database,
-    /// Row level security was looked at.
-    looked: Arc<AtomicBool>,
+    /// True after the check for row level security.
+    security_checked: Arc<AtomicBool>,
 }
 
-/// Runs statements in a transaction of their own, done by `until` where one is named; makes the table where it is missing, once.
+/// Runs statements in a transaction of their own, done by `until` where it is given; creates a missing table, once.
 macro_rules! in_transaction {
     ($self:ident, $action:literal, |$transaction:ident| $statement:expr) => {
-        in_transaction!($self, $action, Instant::now() + TIME, |$transaction| $statement)
+        in_transaction!($self, $action, Instant::now() + STATEMENT_TIMEOUT, |$transaction| $statement)
     };
     ($self:ident, $action:literal, $until:expr, |$transaction:ident| $statement:expr) => {{
         let until: Instant = $until;
-        let mut made = false;
+        let mut created = false;
         loop {
-            let limit = limited(TIME, until);
+            let limit = limited(STATEMENT_TIMEOUT, until);
             let attempt = $self.database.within(limit, async {
                 let mut $transaction = begin(&$self.database.pool, limit).await?;
                 let answer = $statement.await?;
@@ -246,9 +247,9 @@ macro_rules! in_transaction {
                 Ok(answer)
             });
             match attempt.await {
-                Err(error) if is_missing_table(&error) && !made => {
-                    made = true;
-                    $self.make(until).await?;
+                Err(error) if is_missing_table(&error) && !created => {
+                    created = true;
+                    $self.create(until).await?;
                 }
                 answer => break answer.map_err(|error| TableError::new($action, &error)),
             }
@@ -256,11 +257,11 @@ macro_rules! in_transaction {
     }};
 }
 
-/// The same for who only reads, or takes away: a table that is missing holds nothing, and is not made.
-macro_rules! in_what_is_there {
+/// The same for statements that only read or delete: a missing table holds nothing, and is not created.
+macro_rules! in_existing_table {
     ($self:ident, $action:literal, |$transaction:ident| $statement:expr) => {{
-        let attempt = $self.database.within(TIME, async {
-            let mut $transaction = begin(&$self.database.pool, TIME).await?;
+        let attempt = $self.database.within(STATEMENT_TIMEOUT, async {
+            let mut $transaction = begin(&$self.database.pool, STATEMENT_TIMEOUT).await?;
             let answer = $statement.await?;
             $transaction.commit().await?;
             Ok(answer)
@@ -272,41 +273,41 @@ macro_rules! in_what_is_there {
     }};
 }
 
-/// What taking a job came to.
+/// The result of taking a job.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
-    /// Now ours.
+    /// The job that is ours now.
     pub job: Option<Job>,
-    /// How many jobs were closed because their worker had ended once too often.
+    /// The number of jobs that were failed because their worker had ended once too often.
     pub given_up: u64,
 }
 
 impl JobTable {
     #[must_use]
     pub fn new(database: impl Into<Database>) -> Self {
-        Self { database: database.into(), looked: Arc::default() }
+        Self { database: database.into(), security_checked: Arc::default() }
     }
 
-    async fn make(&self, until: Instant) -> Result<(), TableError> {
-        let limit = limited(TIME, until);
-        let made = self.database.within(limit, async {
+    async fn create(&self, until: Instant) -> Result<(), TableError> {
+        let limit = limited(STATEMENT_TIMEOUT, until);
+        let created = self.database.within(limit, async {
             let mut transaction = begin(&self.database.pool, limit).await?;
-            // Two that make it at once would disturb one another.
+            // Two workers that create it at once would fail each other.
             sqlx::query("SELECT pg_advisory_xact_lock(7526477)").persistent(false).execute(&mut *transaction).await?;
             sqlx::raw_sql(TABLE).execute(&mut *transaction).await?;
             transaction.commit().await
         });
-        made.await.map_err(|error| TableError::new("make the table background_job_status", &error))?;
-        info!("jobs: made the table background_job_status");
+        created.await.map_err(|error| TableError::new("create the table background_job_status", &error))?;
+        info!("jobs: created the table background_job_status");
         Ok(())
     }
 
-    /// Says once when rows may be hidden from us.
-    async fn look_at_security(&self, until: Instant) {
-        if self.looked.swap(true, Ordering::Relaxed) {
+    /// Warns once when rows may be hidden from us.
+    async fn check_security(&self, until: Instant) {
+        if self.security_checked.swap(true, Ordering::Relaxed) {
             return;
         }
-        let limit = limited(TIME, until);
+        let limit = limited(STATEMENT_TIMEOUT, until);
         let active = self.database.within(limit, async {
             let mut transaction = begin(&self.database.pool, limit).await?;
             let active: bool = sqlx::query_scalar("SELECT row_security_active('background_job_status')")
@@ -325,45 +326,45 @@ impl JobTable {
         }
     }
 
-    /// Whether no job waits and none is worked at, so that there is nothing to take and nobody to give up. Most runs find it so;
-    /// asked only where it costs one round trip. `false` when it is not known.
+    /// True when no job waits and none is in progress, so that there is nothing to take and nothing to fail, as in most runs. Only
+    /// checked where it costs one round trip; false when it is unknown.
     async fn is_idle(&self, until: Instant) -> bool {
         if !self.database.keeps_statements() {
             return false;
         }
-        let asked = self.database.within(limited(TIME, until), async {
+        let idle = self.database.within(limited(STATEMENT_TIMEOUT, until), async {
             sqlx::query_scalar(IDLE).fetch_one(&mut *self.database.pool.acquire().await?).await
         });
-        asked.await.unwrap_or(false)
+        idle.await.unwrap_or(false)
     }
 
-    /// Takes the next job, and closes those whose worker ended without a word once too often.
+    /// Takes the next job, and fails those whose worker ended silently once too often.
     pub(super) async fn take(&self, lease: Duration, until: Instant) -> Result<Taken, TableError> {
         if self.is_idle(until).await {
-            self.look_at_security(until).await;
+            self.check_security(until).await;
             return Ok(Taken::default());
         }
         let keeps = self.database.keeps_statements();
         let taken = in_transaction!(self, "take a job", until, |transaction| async {
             let given_up =
                 sqlx::query(GIVE_UP).persistent(keeps).bind(lease.as_secs_f64()).execute(&mut *transaction).await?;
-            let next = sqlx::query_as(TAKE).persistent(keeps).bind(lease.as_secs_f64()).bind(FIRST_WAIT_SECONDS);
+            let next = sqlx::query_as(TAKE).persistent(keeps).bind(lease.as_secs_f64()).bind(FIRST_RETRY_DELAY_SECONDS);
             let job = next.fetch_optional(&mut *transaction).await?;
             Ok::<_, sqlx::Error>(Taken { job, given_up: given_up.rows_affected() })
         })?;
-        self.look_at_security(until).await;
+        self.check_security(until).await;
         Ok(taken)
     }
 
-    /// A sign of life; `false`: the job is not ours any more.
-    pub(super) async fn beat(&self, job: &Job) -> Result<bool, TableError> {
-        let beaten = in_transaction!(self, "give a sign of life for a job", |transaction| {
+    /// Sends a heartbeat; false when the job is no longer ours.
+    pub(super) async fn heartbeat(&self, job: &Job) -> Result<bool, TableError> {
+        let updated = in_transaction!(self, "send the heartbeat of a job", |transaction| {
             sqlx::query(BEAT).persistent(false).bind(&job.id).bind(job.started_at).execute(&mut *transaction)
         })?;
-        Ok(beaten.rows_affected() > 0)
+        Ok(updated.rows_affected() > 0)
     }
 
-    /// Ends it; `false`: it was not ours any more, and nothing changed.
+    /// Ends a job; false when it was no longer ours, and nothing changed.
     pub(super) async fn end(
         &self,
         job: &Job,
@@ -387,7 +388,7 @@ impl JobTable {
         Ok(ended.rows_affected() > 0)
     }
 
-    /// Queues a job and answers its id.
+    /// Queues a job and returns its id.
     ///
     /// # Errors
     /// When the database refuses it.
@@ -403,12 +404,12 @@ impl JobTable {
         })
     }
 
-    /// The newest jobs, the newest first.
+    /// Lists the newest jobs, the newest first.
     ///
     /// # Errors
     /// When the table cannot be read.
     pub async fn list(&self, id: Option<&str>, status: Option<&str>, most: i64) -> Result<Vec<JobRow>, TableError> {
-        in_what_is_there!(self, "read jobs", |transaction| {
+        in_existing_table!(self, "read jobs", |transaction| {
             sqlx::query_as(LIST).persistent(false).bind(id).bind(status).bind(most).fetch_all(&mut *transaction)
         })
     }
@@ -420,7 +421,7 @@ impl JobTable {
     pub async fn purge(&self, statuses: &[&str], age: Duration, only_count: bool) -> Result<u64, TableError> {
         let statuses: Vec<String> = statuses.iter().map(|status| (*status).to_owned()).collect();
         if only_count {
-            let count: i64 = in_what_is_there!(self, "count jobs", |transaction| {
+            let count: i64 = in_existing_table!(self, "count jobs", |transaction| {
                 sqlx::query_scalar(PURGE_COUNT)
                     .persistent(false)
                     .bind(&statuses)
@@ -431,7 +432,7 @@ impl JobTable {
         }
         let (mut deleted, mut from) = (0, None);
         loop {
-            let (batch, last): (i64, Option<String>) = in_what_is_there!(self, "delete jobs", |transaction| {
+            let (batch, last): (i64, Option<String>) = in_existing_table!(self, "delete jobs", |transaction| {
                 sqlx::query_as(PURGE)
                     .persistent(false)
                     .bind(&statuses)

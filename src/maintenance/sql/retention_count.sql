@@ -1,5 +1,5 @@
--- How many rows of {table} would go, and how many would stay of those days. $1: from this day on, $2: before this day,
--- $3: the kind. Of each object and day one row stays, and the row that refresh_state names.
+-- Counts the rows of {table} that would be deleted, and those of the same days that would stay. $1: from this day on, $2: before
+-- this day, $3: the kind. One row per object and day stays, and so does the row that refresh_state names.
 WITH days AS (
     SELECT count(*) AS rows, CASE WHEN s.{tag} IS NULL THEN count(*) ELSE 1 END AS stay
     FROM {table} AS s

@@ -1,6 +1,5 @@
--- The first day of {table} that is not thinned yet and has a row, before $2: nothing when there is none. Days without rows are
--- skipped, and so are times that are none: infinity, and years before 1.
--- $1: the table.
+-- The first day of {table} before $2 that has a row and is not thinned yet; null when there is none. Skips infinity and years
+-- before 1. $1: the table.
 SELECT date_trunc('day', min(s.ts))
 FROM {table} AS s
 WHERE s.ts >= '0001-01-01' AND s.ts < $2::timestamp

@@ -1,6 +1,6 @@
--- One batch of rows of {table} that go: {tag} has a newer row of the same day, the day is over and older than what is kept
--- whole. Of each day the newest row stays, so the newest of all does, too; and so does the row that refresh_state names.
--- $1: from this time on, $2: the end of that day, $3: at most so many, $4: the kind. Tells how many went, and the last time.
+-- Deletes one batch of rows of {table} for which {tag} has a newer row of the same day. The newest row of each day stays, and with
+-- it the newest of all; and so does the row that refresh_state names.
+-- $1: from this time on, $2: the end of that day, $3: the most rows, $4: the kind. Returns the number deleted, and the last time.
 WITH gone AS (
     DELETE FROM {table} AS s
     WHERE s.id = ANY (ARRAY(

@@ -1,4 +1,4 @@
--- One row a view: $1 its name, $2 how long the refresh took in ms, $3 and $4 what its statistics count.
+-- Writes the one row of a view: $1 its name, $2 the duration of the refresh in ms, $3 and $4 counts of its statistics.
 INSERT INTO materialized_view_refresh_log AS l
     (view_name, last_refreshed_at, refresh_duration_ms, total_jobs, total_objects)
 VALUES ($1, clock_timestamp(), $2, $3, $4)

@@ -1,4 +1,4 @@
--- Whether the log of views can be written, or made.
+-- Does the log of views exist, and may the role write or create it?
 SELECT l.oid IS NOT NULL AS is_there,
        CASE WHEN l.oid IS NULL THEN coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)
             ELSE has_table_privilege(l.oid, 'SELECT') AND has_table_privilege(l.oid, 'INSERT')

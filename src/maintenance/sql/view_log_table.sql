@@ -1,5 +1,4 @@
--- The log of the related system, where there is none. Where it is in a schema that the search path does not reach, a second one is
--- not made.
+-- Creates the log of the related system where it is missing. Not when it exists in a schema that the search path does not reach.
 DO $$
 DECLARE
     elsewhere text := (

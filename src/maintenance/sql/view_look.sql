@@ -1,5 +1,5 @@
--- What has to be known before a view is refreshed. $1: its name; $2: its name in our own schema, looked for second; none for a
--- name that has a schema.
+-- The state of a view before its refresh. $1: its name; $2: its name in our own schema, searched second; null for a name that has
+-- a schema.
 -- `has_key`: a unique index that REFRESH ... CONCURRENTLY can use, by PostgreSQL's own rule: a valid btree over columns
 -- alone, of all rows, checked at once.
 SELECT format('%I.%I', n.nspname, c.relname) AS qualified,

@@ -1,9 +1,8 @@
-//! Materialized views: refreshed when they are due or asked for, by one run at a time, within the time there is.
+//! Materialized views: refreshed when they are due or on request, by one run at a time, within the time of the run.
 //!
-//! Talks to the database only. A refresh, its statistics and its row in `materialized_view_refresh_log` are one
-//! transaction: PostgreSQL allows `REFRESH ... CONCURRENTLY` in one, so the lock that keeps a second refresher away can be
-//! the transaction's own and poolers are fine. That log is shared with other programs, which write the database's time
-//! into it; so its times are the database's here, too.
+//! Talks to the database only. A refresh, its statistics and its row in `materialized_view_refresh_log` are one transaction:
+//! PostgreSQL allows `REFRESH ... CONCURRENTLY` in one. So the lock against a second refresher is the transaction's own, and
+//! poolers are fine. Other programs share the log and write the database's time into it, so we do, too.
 
 pub mod own;
 
@@ -11,30 +10,30 @@ use std::{collections::HashMap, time::Duration};
 
 use serde::{Serialize, Serializer};
 use serde_json::Value;
-use sqlx::{AssertSqlSafe, Connection as _, FromRow, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use self::own::OWN_VIEWS;
-use super::database::{Database, begin, is_unreachable, limited, quoted, told};
-use crate::{clock::Timestamp, config::ViewConfig};
+use super::database::{Database, begin, describe, is_unreachable, limited, quoted};
+use crate::{clock::Timestamp, columns::from_row, config::ViewConfig};
 
-/// Our own schema, where a view is looked for second.
+/// Our own schema, searched second for a view without a schema.
 const OWN_SCHEMA: &str = "refresh_worker";
 
-/// With less time than this no refresh is begun.
-pub const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
+/// No refresh begins with less time than this.
+pub const MIN_REFRESH_TIME: Duration = Duration::from_secs(1);
 
-/// Looking at how old all are.
-const AGES_TIME: Duration = Duration::from_secs(5);
+/// The timeout for reading the ages of the views.
+const AGES_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a refresh waits for the locks of others.
+/// A refresh waits this long for the locks of others: all readers of the view wait behind it.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A schedule is never exact: a view is due when this part of its interval is over.
-const DUE_AFTER: f64 = 0.9;
+/// A view is due when this part of its interval has passed, since a schedule is never exact.
+const DUE_PART: f64 = 0.9;
 
-/// Names the locks among advisory locks: the letters `rfvw`.
+/// The namespace of our advisory locks: the letters `rfvw`.
 const LOCK: i64 = 0x7266_7677;
 
 const NOT_DUE: &str = "not due";
@@ -53,16 +52,16 @@ pub struct Views {
     views: Vec<ViewConfig>,
 }
 
-/// When a view is refreshed.
+/// The condition for a refresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
-    /// When its interval is over.
+    /// The interval of the view has passed.
     Due,
-    /// In any case.
+    /// Unconditional.
     Now,
 }
 
-/// How a view was refreshed.
+/// The kind of a refresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// Readers go on reading meanwhile.
@@ -80,7 +79,7 @@ impl Serialize for Way {
     }
 }
 
-/// What became of one view.
+/// The result of one view.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Refreshed {
     pub view: String,
@@ -92,23 +91,23 @@ pub struct Refreshed {
     pub timestamp: String,
     #[serde(skip_serializing_if = "Value::is_null")]
     pub statistics: Value,
-    /// Why it was left alone, although nothing is wrong.
+    /// The reason why it was skipped without an error.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped: Option<&'static str>,
-    /// What an operator should know although it went well.
+    /// Notes for an operator about a successful refresh.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// What would mend it.
+    /// The fix.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// The database could not be asked at all.
+    /// True when the database could not be reached.
     #[serde(skip)]
     pub is_unreachable: bool,
 }
 
-/// Why a view was not refreshed.
+/// The reasons why a view was not refreshed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ViewError {
     #[error("Materialized view {view} does not exist")]
@@ -123,10 +122,10 @@ pub(super) enum ViewError {
     Database(#[from] sqlx::Error),
 }
 
-/// Who holds a lock on a view, or on a table in its query; as far as the role may see.
+/// The session that holds a lock on a view or on a table of its query, as far as the role may see it.
 async fn blocker(database: &Database, view: &ViewConfig) -> String {
     let asked = async {
-        let mut transaction = begin(&database.pool, AGES_TIME).await?;
+        let mut transaction = begin(&database.pool, AGES_TIMEOUT).await?;
         let blocker: Option<String> = sqlx::query_scalar(BLOCKER)
             .persistent(false)
             .bind(quoted(&view.name))
@@ -136,11 +135,11 @@ async fn blocker(database: &Database, view: &ViewConfig) -> String {
         transaction.commit().await?;
         Ok(blocker)
     };
-    let blocker = database.within(AGES_TIME, asked).await.ok().flatten();
+    let blocker = database.within(AGES_TIMEOUT, asked).await.ok().flatten();
     blocker.unwrap_or_else(|| "another session".to_owned())
 }
 
-#[derive(FromRow)]
+/// The state of a view before its refresh.
 pub(super) struct Look {
     pub qualified: String,
     is_materialized: bool,
@@ -151,7 +150,9 @@ pub(super) struct Look {
     has_log: bool,
 }
 
-/// A refresh that took place, or the reason why it was left.
+from_row!(postgres: Look { qualified, is_materialized, is_populated, has_key, is_ours, role, has_log });
+
+/// A refresh, or the reason why it was skipped.
 enum Done {
     Skipped(&'static str),
     Refreshed { way: Way, took: Duration, statistics: Value, notes: Vec<String> },
@@ -164,8 +165,8 @@ impl Views {
         (!views.is_empty()).then(|| Self { database: database.into(), views: views.to_vec() })
     }
 
-    /// Refreshes them one after the other, the most overdue first, and is done by `until`. Each gets its share of the time that
-    /// is left, so that a slow one takes nothing from those after it. Told in the order of the configuration.
+    /// Refreshes the views one after the other, the most overdue first, and is done by `until`. Each gets its share of the time
+    /// that is left, so that a slow one takes nothing from the others. The results are in the order of the configuration.
     pub async fn refresh(&self, when: When, now: Timestamp, until: Instant) -> Vec<Refreshed> {
         let ages = self.ages(until).await;
         let overdue = |view: &ViewConfig| ages.get(&view.name).map_or(f64::INFINITY, |age| overdue(view, *age));
@@ -186,13 +187,13 @@ impl Views {
         all.into_iter().map(|(_, report)| report).collect()
     }
 
-    /// How long ago each was refreshed, in seconds. Nothing of those that never were; nothing at all when it cannot be read: the
-    /// refreshes then tell why.
+    /// The ages of the views, in seconds; without those that were never refreshed. Empty when they cannot be read: the refreshes
+    /// then report why.
     async fn ages(&self, until: Instant) -> HashMap<String, f64> {
-        let limit = limited(AGES_TIME, until);
+        let limit = limited(AGES_TIMEOUT, until);
         let pool = &self.database.pool;
         let read = self.database.within(limit, async {
-            // Every run asks this, and mostly no more than this.
+            // Every run does this, and most do no more: one round trip where statements may be kept prepared.
             if self.database.keeps_statements() {
                 return ages(&mut *pool.acquire().await?, &self.views, true).await;
             }
@@ -202,13 +203,13 @@ impl Views {
             Ok(ages)
         });
         read.await.unwrap_or_else(|error| {
-            debug!("views: how old they are cannot be read: {}", told(&error));
+            debug!("views: cannot read their ages: {}", describe(&error));
             HashMap::new()
         })
     }
 
     async fn refresh_one(&self, view: &ViewConfig, when: When, limit: Duration) -> Result<Done, ViewError> {
-        if limit < SHORTEST_REFRESH {
+        if limit < MIN_REFRESH_TIME {
             return Err(ViewError::NoTime);
         }
         let refreshed = async {
@@ -226,7 +227,7 @@ impl Views {
                 && super::database::code(error).as_deref() == Some("55P03")
             {
                 let blocker = blocker(&self.database, view).await;
-                return Ok(Err(ViewError::Locked { blocker, error: told(error) }));
+                return Ok(Err(ViewError::Locked { blocker, error: describe(error) }));
             }
             Ok(done)
         };
@@ -234,7 +235,7 @@ impl Views {
     }
 }
 
-/// One refresh, within its transaction.
+/// Makes one refresh within its transaction.
 async fn attempt(transaction: &mut PgConnection, view: &ViewConfig, when: When) -> Result<Done, ViewError> {
     if !is_alone(transaction, view).await? {
         return Ok(Done::Skipped("another run refreshes it"));
@@ -247,14 +248,14 @@ async fn attempt(transaction: &mut PgConnection, view: &ViewConfig, when: When) 
     let way = way(&look, &mut notes);
     let began = Instant::now();
     let concurrently = if way == Way::Concurrent { "CONCURRENTLY " } else { "" };
-    // A refresh that waits for its lock has every reader wait behind it.
+    // Every reader waits behind a refresh that waits for its lock.
     let wait = format!("SELECT set_config('lock_timeout', '{}ms', true)", LOCK_TIMEOUT.as_millis());
     sqlx::raw_sql(AssertSqlSafe(wait)).execute(&mut *transaction).await?;
     let refresh = format!("REFRESH MATERIALIZED VIEW {concurrently}{}", look.qualified);
     sqlx::raw_sql(AssertSqlSafe(refresh)).execute(&mut *transaction).await?;
     let took = began.elapsed();
     let statistics = statistics(transaction, view, &look.qualified, &mut notes).await?;
-    write_down(transaction, view, &look, took, &statistics, &mut notes).await?;
+    write_log(transaction, view, &look, took, &statistics, &mut notes).await?;
     Ok(Done::Refreshed { way, took, statistics, notes })
 }
 
@@ -282,7 +283,7 @@ pub(super) async fn look_at(transaction: &mut PgConnection, view: &ViewConfig) -
     }
 }
 
-/// Once more behind the lock: another run may just have done it.
+/// Checks again behind the lock: another run may just have refreshed the view.
 async fn is_due(transaction: &mut PgConnection, view: &ViewConfig) -> Result<bool, sqlx::Error> {
     let ages = ages(transaction, std::slice::from_ref(view), false).await?;
     Ok(ages.get(&view.name).is_none_or(|age| overdue(view, *age) >= 0.0))
@@ -298,19 +299,19 @@ async fn ages(
     Ok(ages.into_iter().collect())
 }
 
-/// For how many seconds a view of this age has been due; less than none: it is not.
+/// The seconds for which a view of this age has been due; negative when it is not due.
 fn overdue(view: &ViewConfig, age: f64) -> f64 {
-    // A refresh in the future was written by a clock that was wrong.
-    if age < -60.0 { f64::INFINITY } else { age - view.interval.as_secs_f64() * DUE_AFTER }
+    // A refresh more than a minute in the future was written by a wrong clock.
+    if age < -60.0 { f64::INFINITY } else { age - view.interval.as_secs_f64() * DUE_PART }
 }
 
-/// What one of so many views may take of the time that is left.
+/// The share of one of these views in the time that is left.
 fn share(left: Duration, views: usize) -> Duration {
     let equal = left / u32::try_from(views).unwrap_or(u32::MAX).max(1);
-    equal.max(SHORTEST_REFRESH).min(left)
+    equal.max(MIN_REFRESH_TIME).min(left)
 }
 
-/// Concurrently where PostgreSQL can; where not, that is said.
+/// Chooses a concurrent refresh where PostgreSQL can do one, and notes why where it cannot.
 fn way(look: &Look, notes: &mut Vec<String>) -> Way {
     if !look.is_ours {
         notes.push(format!("{} does not belong to {}, who may not be able to refresh it", look.qualified, look.role));
@@ -324,7 +325,7 @@ fn way(look: &Look, notes: &mut Vec<String>) -> Way {
     Way::Regular
 }
 
-/// The one row of the view's statistics. A query that fails costs the refresh nothing.
+/// Reads the one row of the view's statistics. A query that fails does not fail the refresh.
 async fn statistics(
     transaction: &mut PgConnection,
     view: &ViewConfig,
@@ -348,14 +349,14 @@ async fn statistics(
         }
         Err(error) => {
             savepoint.rollback().await?;
-            notes.push(format!("its statistics could not be read: {}", told(&error)));
+            notes.push(format!("its statistics could not be read: {}", describe(&error)));
             Ok(Value::Null)
         }
     }
 }
 
-/// The view's row in the log, which is made where it is missing. Without the right to do so the refresh stands.
-async fn write_down(
+/// Writes the view's row in the log, which is created when it is missing. A refresh without the right to do so stands.
+async fn write_log(
     transaction: &mut PgConnection,
     view: &ViewConfig,
     look: &Look,
@@ -381,13 +382,13 @@ async fn write_down(
     match written.await {
         Ok(_) => savepoint.commit().await,
         Err(error) => {
-            notes.push(format!("materialized_view_refresh_log could not be written: {}", told(&error)));
+            notes.push(format!("materialized_view_refresh_log could not be written: {}", describe(&error)));
             savepoint.rollback().await
         }
     }
 }
 
-/// What is told of it, and the line of the log.
+/// Reports a refresh, and logs it.
 fn report(view: &ViewConfig, done: Result<Done, ViewError>, now: Timestamp, spent: Duration) -> Refreshed {
     let mut report = Refreshed {
         view: view.name.clone(),
@@ -404,7 +405,7 @@ fn report(view: &ViewConfig, done: Result<Done, ViewError>, now: Timestamp, spen
     };
     match done {
         Ok(Done::Skipped(why)) => {
-            debug!(view = view.name, "views: left alone: {why}");
+            debug!(view = view.name, "views: skipped: {why}");
             report.skipped = Some(why);
         }
         Ok(Done::Refreshed { way, took, statistics, notes }) => {
@@ -417,7 +418,7 @@ fn report(view: &ViewConfig, done: Result<Done, ViewError>, now: Timestamp, spen
             report.message = Some(fix(view, &error));
             report.is_unreachable = matches!(&error, ViewError::Database(error) if is_unreachable(error));
             report.error = Some(match &error {
-                ViewError::Database(error) => told(error),
+                ViewError::Database(error) => describe(error),
                 other => other.to_string(),
             });
             warn!(
@@ -431,7 +432,7 @@ fn report(view: &ViewConfig, done: Result<Done, ViewError>, now: Timestamp, spen
     report
 }
 
-/// What to run, or where to look.
+/// The command or the place that fixes it.
 pub(super) fn fix(view: &ViewConfig, error: &ViewError) -> String {
     let base = view.name.rsplit('.').next().unwrap_or_default();
     let is_own = OWN_VIEWS.iter().any(|own| own.name == base);

@@ -1,20 +1,20 @@
-//! The views that we bring: `clan_leaderboard` and `refresh_progress`, in the schema `refresh_worker`.
+//! The views that come with the worker: `clan_leaderboard` and `refresh_progress`, in the schema `refresh_worker`.
 //!
-//! Nobody gets them unasked: `refresh-worker views install` makes them, as the role that then refreshes them.
+//! Only `refresh-worker views install` creates them, as the role that then refreshes them.
 
 use sha2::{Digest as _, Sha256};
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::maintenance::database::{begin, told, within};
+use crate::maintenance::database::{begin, describe, within};
 
-/// How long making one view may take, its first fill included.
-const TIME: std::time::Duration = std::time::Duration::from_secs(600);
+/// The timeout for creating one view, its first fill included.
+const INSTALL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(600);
 
-/// One view that we bring.
+/// A view that comes with the worker.
 #[derive(Clone, Copy, Debug)]
 pub struct OwnView {
     pub name: &'static str,
-    /// What it shows, in one sentence.
+    /// Its content, in one sentence.
     pub shows: &'static str,
     sql: &'static str,
 }
@@ -28,12 +28,12 @@ pub const OWN_VIEWS: [OwnView; 2] = [
     },
     OwnView {
         name: "refresh_progress",
-        shows: "how many objects of each kind are as fresh as each class promises",
+        shows: "how many objects of each kind are as fresh as each priority promises",
         sql: include_str!("../sql/own_views/refresh_progress.sql"),
     },
 ];
 
-/// Why a view could not be made.
+/// The reason why a view could not be created.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot create the view refresh_worker.{view}: {detail}")]
 pub struct NotInstalled {
@@ -41,8 +41,7 @@ pub struct NotInstalled {
     pub detail: String,
 }
 
-/// Where the grants of a view go over to the one that takes its place, and its name, too. Both belong to one transaction, so that
-/// readers wait for moments only.
+/// Moves the grants and the name of a view to its successor, in one transaction, so that readers wait for moments only.
 const TAKE_PLACE: &str = "
     DO $$
     DECLARE one record;
@@ -67,15 +66,15 @@ const TAKE_PLACE: &str = "
     $$";
 
 impl OwnView {
-    /// Makes and fills the view, with its unique index. One of this definition stays as it is; one of another, from an earlier
-    /// version of the worker, is replaced and keeps its grants.
+    /// Creates and fills the view, with its unique index. A view of this definition stays as it is; one of an earlier version of the
+    /// worker is replaced and keeps its grants.
     ///
     /// # Errors
-    /// What the database said, such as that `refresh-worker migrate` has not been run.
+    /// When the database refuses it, for example because `refresh-worker migrate` has not been run.
     pub async fn install(&self, pool: &PgPool) -> Result<(), NotInstalled> {
-        let made = within(TIME, async {
-            let mut transaction = begin(pool, TIME).await?;
-            // Its texts have backslashes, which a database may be set to read otherwise.
+        let made = within(INSTALL_TIMEOUT, async {
+            let mut transaction = begin(pool, INSTALL_TIMEOUT).await?;
+            // The definition has backslashes, which some databases are set to read as escapes.
             sqlx::raw_sql("SET LOCAL standard_conforming_strings = on").execute(&mut *transaction).await?;
             let (is_there, comment): (bool, Option<String>) = sqlx::query_as(
                 "SELECT v.oid IS NOT NULL, obj_description(v.oid, 'pg_class') FROM (SELECT to_regclass($1)::oid AS oid) AS v",
@@ -104,10 +103,10 @@ impl OwnView {
             sqlx::raw_sql(AssertSqlSafe(comment)).execute(&mut *transaction).await?;
             transaction.commit().await
         });
-        made.await.map_err(|error| NotInstalled { view: self.name, detail: told(&error) })
+        made.await.map_err(|error| NotInstalled { view: self.name, detail: describe(&error) })
     }
 
-    /// The end of the view's comment: tells its definition from others.
+    /// The end of the view's comment, which identifies its definition.
     fn mark(&self) -> String {
         let hash = Sha256::digest(self.sql);
         let number = hash.iter().take(6).fold(0_u64, |number, byte| number << 8 | u64::from(*byte));

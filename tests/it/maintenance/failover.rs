@@ -4,7 +4,7 @@ use refresh_worker::{
     config::DatabaseConfig,
     maintenance::{
         Database,
-        jobs::{Jobs, TIME_OF_A_TASK},
+        jobs::{ENOUGH_TIME_IN_TASK, Jobs},
     },
     store::{Store, StoreError, postgres::PostgresStore},
 };
@@ -23,7 +23,11 @@ fn narrow(url: &str) -> PostgresStore {
 /// How many jobs were done.
 async fn work(store: &PostgresStore) -> usize {
     let database = Database::new(store.pool(), store.connections());
-    Jobs::new(database, &config(&[]), None).work(in_a_minute(), TIME_OF_A_TASK, std::future::pending()).await.jobs.len()
+    Jobs::new(database, &config(&[]), None)
+        .work(in_a_minute(), ENOUGH_TIME_IN_TASK, std::future::pending())
+        .await
+        .jobs
+        .len()
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use refresh_worker::{
     config::{InvalidationConfig, StatsConfig, StatsFunction},
     maintenance::{
         invalidate::Invalidator,
-        jobs::{Jobs, JobsReport, LEAST_TIME, TIME_AFTER_A_RUN, TIME_OF_A_TASK, table::JobTable},
+        jobs::{ENOUGH_TIME_AFTER_RUN, ENOUGH_TIME_IN_TASK, Jobs, JobsReport, MIN_JOB_TIME, table::JobTable},
     },
 };
 use serde_json::{Value, json};
@@ -60,7 +60,7 @@ pub fn config(functions: &[&str]) -> StatsConfig {
 }
 
 pub async fn work(pool: &PgPool, config: &StatsConfig) -> JobsReport {
-    Jobs::new(keeping_statements(pool), config, None).work(in_a_minute(), TIME_OF_A_TASK, pending()).await
+    Jobs::new(keeping_statements(pool), config, None).work(in_a_minute(), ENOUGH_TIME_IN_TASK, pending()).await
 }
 
 pub fn in_a_minute() -> Instant {
@@ -200,7 +200,7 @@ async fn caches_of_what_went_well_are_told_before_the_job_is_done() {
     ];
     let stats = StatsConfig { functions, ..config(&[]) };
     let jobs = Jobs::new(pool.clone(), &stats, Some(invalidator(&application.url())));
-    jobs.work(in_a_minute(), TIME_OF_A_TASK, pending()).await;
+    jobs.work(in_a_minute(), ENOUGH_TIME_IN_TASK, pending()).await;
     assert_eq!(application.tags(), ["half_season_stats", "hall_of_fame", "season_stats"]);
     assert_eq!(job(&pool, &id).await.0, "queued");
 
@@ -208,7 +208,7 @@ async fn caches_of_what_went_well_are_told_before_the_job_is_done() {
     let stats = StatsConfig { functions: vec![function("good", &["tag"])], ..config(&[]) };
     let id = enqueue(&pool, 1).await;
     let jobs = Jobs::new(pool.clone(), &stats, Some(invalidator("http://127.0.0.1:1/")));
-    let report = jobs.work(in_a_minute(), TIME_OF_A_TASK, pending()).await;
+    let report = jobs.work(in_a_minute(), ENOUGH_TIME_IN_TASK, pending()).await;
     assert_eq!((report.completed, job(&pool, &id).await.0.as_str()), (1, "completed"));
     let caches = report.caches.expect("what was lost is told");
     assert_eq!((caches.tags, caches.lost), (0, 1), "{caches:?}");
@@ -219,7 +219,7 @@ async fn a_function_that_outlasts_the_time_fails_alone_and_says_so() {
     let pool = bed().await;
     let id = enqueue(&pool, 1).await;
     let jobs = Jobs::new(pool.clone(), &config(&["slow", "good"]), None);
-    jobs.work(Instant::now() + LEAST_TIME + Duration::from_millis(300), TIME_OF_A_TASK, pending()).await;
+    jobs.work(Instant::now() + MIN_JOB_TIME + Duration::from_millis(300), ENOUGH_TIME_IN_TASK, pending()).await;
     let (status, retries, error, results) = job(&pool, &id).await;
     assert_eq!((status.as_str(), retries, &results[1]["success"]), ("queued", 1, &json!(true)));
     assert!(error.unwrap().contains("slow: not done within"), "{results}");
@@ -236,7 +236,8 @@ async fn a_job_that_came_late_and_was_cut_off_is_given_back_uncounted_and_keeps_
     let quick = enqueue(&pool, 2).await;
     let late = enqueue(&pool, 1).await;
     let jobs = Jobs::new(pool.clone(), &config(&["good", "slow_later"]), None);
-    let report = jobs.work(Instant::now() + LEAST_TIME + Duration::from_secs(1), TIME_OF_A_TASK, pending()).await;
+    let report =
+        jobs.work(Instant::now() + MIN_JOB_TIME + Duration::from_secs(1), ENOUGH_TIME_IN_TASK, pending()).await;
     assert_eq!((report.completed, report.failed), (1, 0), "{report:?}");
     assert_eq!(job(&pool, &quick).await.0, "completed");
     let (status, retries, error, results) = job(&pool, &late).await;
@@ -254,7 +255,7 @@ async fn after_a_run_that_left_little_time_no_job_is_counted_as_failed_for_want_
     let pool = bed().await;
     let id = enqueue(&pool, 1).await;
     let jobs = Jobs::new(pool.clone(), &config(&["slow"]), None);
-    jobs.work(Instant::now() + LEAST_TIME + Duration::from_millis(300), TIME_AFTER_A_RUN, pending()).await;
+    jobs.work(Instant::now() + MIN_JOB_TIME + Duration::from_millis(300), ENOUGH_TIME_AFTER_RUN, pending()).await;
     let (status, retries, ..) = job(&pool, &id).await;
     assert_eq!((status.as_str(), retries), ("queued", 0));
 }
@@ -266,7 +267,7 @@ async fn a_job_is_not_begun_when_the_one_before_took_longer_than_the_time_that_i
     enqueue(&pool, 2).await;
     let second = enqueue(&pool, 1).await;
     let jobs = Jobs::new(pool.clone(), &config(&["nap"]), None);
-    let report = jobs.work(Instant::now() + 2 * LEAST_TIME, TIME_OF_A_TASK, pending()).await;
+    let report = jobs.work(Instant::now() + 2 * MIN_JOB_TIME, ENOUGH_TIME_IN_TASK, pending()).await;
     assert_eq!((report.completed, report.jobs.len()), (1, 1), "{report:?}");
     assert_eq!(job(&pool, &second).await.0, "queued");
 }
@@ -325,7 +326,7 @@ async fn whoever_is_stopped_gives_its_job_back_uncounted() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    Jobs::new(pool.clone(), &config(&["slow"]), None).work(in_a_minute(), TIME_OF_A_TASK, stopped).await;
+    Jobs::new(pool.clone(), &config(&["slow"]), None).work(in_a_minute(), ENOUGH_TIME_IN_TASK, stopped).await;
     let (status, retries, error, _) = job(&pool, &id).await;
     assert_eq!((status.as_str(), retries, error), ("queued", 0, None));
 }
@@ -343,7 +344,7 @@ async fn a_worker_that_was_taken_for_dead_changes_nothing_any_more() {
         }
         exec(&watched, "UPDATE background_job_status SET started_at = now() + interval '1 ms', retry_count = 1, error_message = 'theirs'").await;
     };
-    let (report, ()) = tokio::join!(jobs.work(in_a_minute(), TIME_OF_A_TASK, pending()), another_takes_it);
+    let (report, ()) = tokio::join!(jobs.work(in_a_minute(), ENOUGH_TIME_IN_TASK, pending()), another_takes_it);
     assert_eq!(report.jobs[0].status, "lost");
     let (status, retries, error, _) = job(&pool, &id).await;
     assert_eq!((status.as_str(), retries, error.as_deref()), ("processing", 1, Some("theirs")));

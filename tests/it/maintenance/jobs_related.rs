@@ -6,7 +6,7 @@ use refresh_worker::{
     config::{InvalidationConfig, StatsConfig},
     maintenance::{
         invalidate::Invalidator,
-        jobs::{Jobs, TIME_OF_A_TASK, table::JobTable},
+        jobs::{ENOUGH_TIME_IN_TASK, Jobs, table::JobTable},
     },
 };
 use serde_json::{Value, json};
@@ -75,7 +75,7 @@ async fn results_are_the_object_that_the_old_worker_wrote() {
     enqueue(&pool, 1).await;
     let stats = StatsConfig { functions: vec![function("good", &["tag"]), function("bad", &[])], ..config(&[]) };
     let jobs = Jobs::new(pool.clone(), &stats, Some(Invalidator::new(&invalidation).unwrap()));
-    jobs.work(in_a_minute(), TIME_OF_A_TASK, pending()).await;
+    jobs.work(in_a_minute(), ENOUGH_TIME_IN_TASK, pending()).await;
     let results = stored(&pool).await;
     for (name, value) in [
         ("total_functions", json!(2)),

@@ -295,7 +295,7 @@ async fn the_views_that_we_bring_are_made_once_and_show_what_was_refreshed() {
         number(&pool, "SELECT count(*) FROM refresh_worker.clan_leaderboard WHERE points > 0 AND position = 1").await,
         1
     );
-    let fresh = "SELECT fresh FROM refresh_worker.refresh_progress WHERE kind = 'player' AND class = 'low'";
+    let fresh = "SELECT fresh FROM refresh_worker.refresh_progress WHERE kind = 'player' AND priority = 'low'";
     assert!(number(&pool, fresh).await >= 5);
     // Not due in the run that follows.
     let run = worker.invoke(&events::schedule(), PLENTY).await;

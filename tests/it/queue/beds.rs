@@ -289,12 +289,12 @@ impl RedisBed {
                 held.push((name.clone().into_bytes(), score(record.hold.as_millis())));
             }
         }
-        let letters = contents.dead_entries.iter();
-        let letters = letters.map(|(name, letter)| (name.clone().into_bytes(), score(letter.died.as_millis())));
-        expected.entry("unreadable".to_owned()).or_default().extend(letters);
+        let entries = contents.dead_entries.iter();
+        let entries = entries.map(|(name, entry)| (name.clone().into_bytes(), score(entry.died.as_millis())));
+        expected.entry("dead_entries".to_owned()).or_default().extend(entries);
         let delayed = Priority::ALL.map(|class| format!("delayed:{class}"));
         for set in
-            ["ready", "leased", "dead", "unreadable", "held"].into_iter().chain(delayed.iter().map(String::as_str))
+            ["ready", "leased", "dead", "dead_entries", "held"].into_iter().chain(delayed.iter().map(String::as_str))
         {
             let mut found = self.set(&format!("{{refresh}}:{set}")).await;
             let mut expected = expected.remove(set).unwrap_or_default();

@@ -135,7 +135,7 @@ async fn the_deletion_of_any_one_of_our_keys_loses_no_request(bed: &RedisBed) {
         ("delayed:medium", true),
         ("leased", true),
         ("dead", true),
-        ("unreadable", true),
+        ("dead_entries", true),
         ("orphans", false),
         ("scan", false),
         ("held", true),

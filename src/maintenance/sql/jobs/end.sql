@@ -1,5 +1,5 @@
--- How job $1, which we took at $2, ended: $3 status, $4 error, $5 results, $6 whether an attempt is counted. Whoever took it
--- from us meanwhile is not disturbed.
+-- Ends job $1, which we took at $2: $3 status, $4 error, $5 results, $6 true when an attempt is counted. Changes nothing when
+-- another worker has taken the job over.
 UPDATE background_job_status
 SET status = $3,
     error_message = $4,

@@ -1,4 +1,4 @@
--- Whether the role may execute a function that can be called without arguments. $1: its schema, or none; $2: its name.
+-- True when the role may execute a function that can be called without arguments. $1: its schema, or null; $2: its name.
 SELECT coalesce(bool_or(has_function_privilege(p.oid, 'EXECUTE')), false), quote_ident(current_user)
 FROM pg_proc AS p
 JOIN pg_namespace AS n ON n.oid = p.pronamespace

@@ -1,4 +1,4 @@
--- The newest jobs: $1 only this id, $2 only this status, $3 at most so many. An id is looked up; what is none finds nothing.
+-- The newest jobs: $1 only this id, $2 only this status, $3 at most this many. A text that is not an id finds nothing.
 SELECT j.id::text AS id, coalesce(j.job_payload::text, '') AS payload, coalesce(j.status, '') AS status, j.started_at, j.completed_at, j.error_message,
        j.results::text AS results, coalesce(j.retry_count, 0) AS retry_count, coalesce(j.max_retries, 3) AS max_retries,
        coalesce(j.priority, 0) AS priority, j.created_at, j.updated_at, clock_timestamp() AS now

@@ -1,5 +1,5 @@
--- The table of jobs: whether it is there or may be made, what it or the role lacks, whether rows are hidden from the role, and in
--- which schema it is when a statement without a schema does not reach it.
+-- The table of jobs: does it exist, may it be created, which columns and rights are missing, are rows hidden from the role; and
+-- its schema, when the search path does not reach it.
 WITH policies AS (
     SELECT p.polrelid, p.polpermissive, p.polcmd,
            coalesce(pg_get_expr(p.polqual, p.polrelid), 'true') = 'true'

@@ -1,5 +1,5 @@
--- At most $3 of the jobs that ended so ($1) and longer ago than $2 seconds, by their ids from $4 on (null: from the first), so
--- that a batch does not read again what earlier ones have passed. Tells how many went, and the last id.
+-- Deletes at most $3 jobs that ended with a status of $1 more than $2 seconds ago, by their ids from $4 on (null: from the first),
+-- so that a batch does not read again what earlier ones have passed. Returns the number deleted, and the last id.
 WITH gone AS (
     DELETE FROM background_job_status
     WHERE id = ANY (ARRAY(

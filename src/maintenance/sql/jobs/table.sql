@@ -1,5 +1,5 @@
--- The table of the related system, where there is none: its columns, checks, indexes and trigger. Where it is in a schema that the
--- search path does not reach, a second one is not made.
+-- Creates the table of the related system where it is missing: its columns, checks, indexes and trigger. Not when the table exists
+-- in a schema that the search path does not reach.
 DO $$
 DECLARE
     elsewhere text := (

@@ -1,9 +1,9 @@
--- The next job, now ours: the highest priority first, then the oldest. One that failed with us waits before its next attempt
--- (its results say with which retry_count), one that somebody queued again by hand does not; one
--- whose worker was silent for the lease ($1, seconds) is taken up again, which counts as an attempt. Others' locked rows
--- are passed over. $2: the first wait after a failure, in seconds, doubled with every further one.
--- Both statuses are named first, for the index: jobs that ended are many, and stay for years.
--- Results of earlier attempts are handed on; not those of a job that had ended and that somebody queued again by hand.
+-- Takes the next job: the highest priority first, then the oldest. A job that failed with us waits before its next attempt (its
+-- results have the retry_count of that attempt); a job that was queued again by hand does not. A job whose worker was silent for
+-- the lease ($1, seconds) is taken over, which counts as an attempt. Rows that others have locked are skipped. $2: the wait after
+-- the first failure, in seconds, doubled with each further one.
+-- Both statuses come first, for the index: jobs that ended are many, and stay for years.
+-- The results of earlier attempts are returned, but not those of a job that had ended and was queued again by hand.
 WITH next AS (
     SELECT id, status, completed_at
     FROM background_job_status

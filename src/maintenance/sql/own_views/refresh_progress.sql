@@ -1,6 +1,6 @@
--- How fresh the data is, by kind and class: of the objects of a kind, how many are younger than what the class promises.
+-- How fresh the data is, by kind and priority: of the objects of a kind, how many are younger than what the priority promises.
 CREATE MATERIALIZED VIEW IF NOT EXISTS refresh_worker.refresh_progress AS
-SELECT s.kind, k.class, k.fresh_for,
+SELECT s.kind, k.priority, k.fresh_for,
        count(*) AS objects,
        count(*) FILTER (WHERE s.fetched_at > now() - k.fresh_for) AS fresh,
        count(*) FILTER (WHERE s.fetched_at <= now() - k.fresh_for) AS stale,
@@ -11,6 +11,6 @@ SELECT s.kind, k.class, k.fresh_for,
        now() AS computed_at
 FROM refresh_worker.refresh_state AS s
 CROSS JOIN (VALUES ('critical', interval '5 minutes'), ('high', interval '30 minutes'), ('medium', interval '2 hours'),
-                   ('low', interval '8 hours')) AS k (class, fresh_for)
-GROUP BY s.kind, k.class, k.fresh_for;
-CREATE UNIQUE INDEX IF NOT EXISTS refresh_progress_key ON refresh_worker.refresh_progress (kind, class);
+                   ('low', interval '8 hours')) AS k (priority, fresh_for)
+GROUP BY s.kind, k.priority, k.fresh_for;
+CREATE UNIQUE INDEX IF NOT EXISTS refresh_progress_key ON refresh_worker.refresh_progress (kind, priority);
