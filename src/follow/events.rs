@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_tells_which_fields_and_both_hashes() {
+    fn changed_event_names_fields_and_hashes() {
         let now = r#"{"tag":"x","trophies":11,"clan":{"a":1},"new":1}"#;
         let before = r#"{"trophies":10,"tag":"x","clan":{"a":1},"old":[1, 2]}"#;
         let hash = |json: &str| hex(&crate::model::content_hash(json));
@@ -240,8 +240,9 @@ mod tests {
         assert_eq!(told(&of_change(&player(now), &change)), expected);
     }
 
+    /// An unknown document before it leads to no field names at all.
     #[test]
-    fn a_first_document_is_new_in_all_its_fields_and_of_an_unknown_one_before_nothing_is_said() {
+    fn first_document_names_all_fields() {
         let fetched = player(r#"{"tag":"x","trophies":11}"#);
         let first = told(&of_change(&fetched, &Change { before: Before::Nothing }));
         assert!(first.contains(r#"fields=["tag","trophies"]"#) && !first.contains("old="), "{first}");
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_differs_is_named_whatever_its_order() {
+    fn changed_fields_ignores_order() {
         assert_eq!(changed_fields(r#"{"a":1,"b":[1],"c":"x"}"#, r#"{"c":"x","b":[1,2],"d":null}"#), ["a", "b", "d"]);
         assert_eq!(changed_fields("{}", "{}"), [""; 0]);
         assert_eq!(changed_fields("not json", r#"{"a":1}"#), ["a"]);
@@ -287,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_war_starts_once_and_ends_once() {
+    fn war_starts_once_and_ends_once() {
         let (none, no): (&str, [&str; 0]) = (r#"{"state":"notInWar","clan":{},"opponent":{}}"#, []);
         let preparation = war("preparation", "8QQ", 4);
         let (fought, over) = (war("inWar", "8QQ", 4), war("warEnded", "8QQ", 4));
@@ -302,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_war_that_gave_way_to_another_has_ended() {
+    fn replaced_war_has_ended() {
         let fought = war("inWar", "8QQ", 4);
         assert_eq!(between(&fought, r#"{"state":"notInWar"}"#), ["war_ended 8QQ"]);
         assert_eq!(between(&fought, &war("inWar", "9QQ", 5)), ["war_ended 8QQ", "war_started 9QQ"]);
@@ -310,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_ends_by_a_war_that_is_not_whole() {
+    fn incomplete_war_ends_nothing() {
         let fought = war("inWar", "8QQ", 4);
         let no: [&str; 0] = [];
         for now in [war("warEnded", "8QQ", 4), war("inWar", "9QQ", 5), r#"{"state":"inWar"}"#.to_owned()] {
@@ -324,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_move_names_player_and_clan() {
+    fn move_event_names_player_and_clan() {
         let one = Move { player: "2PP".parse().unwrap(), clan: "8QQ".parse().unwrap(), seen: NOW, joined: true };
         assert_eq!(
             told(&[of_move(&one)]),

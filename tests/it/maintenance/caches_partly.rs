@@ -22,7 +22,7 @@ async fn tell(application: &Application, tags: &[&str]) -> Invalidated {
 }
 
 #[tokio::test]
-async fn tags_that_were_not_taken_are_told_again_alone() {
+async fn refused_tags_are_retried_alone() {
     let part = Does::Say(207, r#"{"success": false, "failed_tags": ["b"]}"#);
     let application = Application::start([part, part]).await;
     let told = tell(&application, &["a", "b", "c"]).await;
@@ -32,7 +32,7 @@ async fn tags_that_were_not_taken_are_told_again_alone() {
 }
 
 #[tokio::test]
-async fn success_that_says_otherwise_is_lost_after_three_tries() {
+async fn reported_failure_is_lost_after_three_tries() {
     for (body, tags, lost) in [
         (Does::Say(207, ""), 0, 2),
         (Does::Say(200, r#"{"success": false, "error": "no redis"}"#), 0, 2),
@@ -46,7 +46,7 @@ async fn success_that_says_otherwise_is_lost_after_three_tries() {
 }
 
 #[tokio::test]
-async fn the_body_says_who_tells_and_names_the_request() {
+async fn body_names_source_and_request() {
     let application = Application::start([Does::Answer(500)]).await;
     tell(&application, &["a"]).await;
     let came = application.came();
@@ -56,7 +56,7 @@ async fn the_body_says_who_tells_and_names_the_request() {
 }
 
 #[tokio::test]
-async fn a_run_counts_only_the_tags_that_were_not_taken() {
+async fn run_counts_only_refused_tags_as_lost() {
     let world = World::start().await;
     let players = world.mail_players(5).await;
     let stale: &'static str =

@@ -31,7 +31,7 @@ async fn work(store: &PostgresStore) -> usize {
 }
 
 #[tokio::test]
-async fn a_table_of_jobs_that_others_changed_costs_one_look_at_most() {
+async fn changed_job_table_costs_one_try() {
     let url = support::postgres::fresh().await;
     let others = PgPool::connect(&url).await.unwrap();
     sqlx::raw_sql(TABLE).execute(&others).await.unwrap();
@@ -56,7 +56,7 @@ async fn a_table_of_jobs_that_others_changed_costs_one_look_at_most() {
 }
 
 #[tokio::test]
-async fn a_job_refused_by_a_standby_leads_to_a_new_connection() {
+async fn standby_leads_to_new_connection() {
     let pair = PostgresPair::start().await;
     let others = PgPool::connect(&pair.primary.url()).await.unwrap();
     sqlx::raw_sql(TABLE).execute(&others).await.unwrap();

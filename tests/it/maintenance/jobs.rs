@@ -83,7 +83,7 @@ pub async fn job(pool: &PgPool, id: &str) -> (String, i32, Option<String>, Value
 }
 
 #[tokio::test]
-async fn a_job_runs_every_function_and_keeps_what_became_of_each() {
+async fn job_keeps_result_of_every_function() {
     let pool = bed().await;
     let id = enqueue(&pool, 1).await;
     let report = work(&pool, &config(&["good", "told"])).await;
@@ -104,7 +104,7 @@ async fn a_job_runs_every_function_and_keeps_what_became_of_each() {
 }
 
 #[tokio::test]
-async fn jobs_are_taken_by_priority_and_then_by_age() {
+async fn jobs_are_taken_by_priority_then_age() {
     let pool = bed().await;
     let mut expected = Vec::new();
     for (age, priority) in [(10, 1), (20, 1), (5, 2), (30, 0)] {
@@ -122,7 +122,7 @@ async fn jobs_are_taken_by_priority_and_then_by_age() {
 }
 
 #[tokio::test]
-async fn the_functions_of_a_job_run_side_by_side() {
+async fn functions_of_job_run_side_by_side() {
     let pool = bed().await;
     // Each waits until the other runs.
     for (own, other) in [(1, 2), (2, 1)] {
@@ -153,7 +153,7 @@ async fn the_functions_of_a_job_run_side_by_side() {
 }
 
 #[tokio::test]
-async fn one_failing_function_does_not_stop_the_others_and_is_tried_again_alone() {
+async fn failing_function_is_retried_alone() {
     let pool = bed().await;
     let id = enqueue(&pool, 1).await;
     let functions = config(&["good", "bad", "missing", "told"]);
@@ -185,8 +185,9 @@ async fn one_failing_function_does_not_stop_the_others_and_is_tried_again_alone(
     assert_eq!(number(&pool, "SELECT count(*) FROM calls WHERE name IN ('good', 'told')").await, 2, "once each");
 }
 
+/// Only those of the functions that succeeded.
 #[tokio::test]
-async fn caches_of_what_went_well_are_told_before_the_job_is_done() {
+async fn caches_are_invalidated_before_job_ends() {
     let pool = bed().await;
     let id = enqueue(&pool, 1).await;
     let application = Application::start([Does::Answer(500)]).await;
@@ -215,7 +216,7 @@ async fn caches_of_what_went_well_are_told_before_the_job_is_done() {
 }
 
 #[tokio::test]
-async fn a_function_that_outlasts_the_time_fails_alone_and_says_so() {
+async fn slow_function_fails_alone_with_reason() {
     let pool = bed().await;
     let id = enqueue(&pool, 1).await;
     let jobs = Jobs::new(pool.clone(), &config(&["slow", "good"]), None);
@@ -229,8 +230,9 @@ async fn a_function_that_outlasts_the_time_fails_alone_and_says_so() {
 const SLOW_LATER: &str = "CREATE FUNCTION slow_later() RETURNS void LANGUAGE plpgsql AS \
     'BEGIN IF EXISTS (SELECT FROM background_job_status WHERE status = ''completed'') THEN PERFORM pg_sleep(60); END IF; END'";
 
+/// It keeps the results of the functions that were done.
 #[tokio::test]
-async fn a_job_that_came_late_and_was_cut_off_is_given_back_uncounted_and_keeps_what_was_done() {
+async fn late_job_is_released_uncounted() {
     let pool = bed().await;
     exec(&pool, SLOW_LATER).await;
     let quick = enqueue(&pool, 2).await;
@@ -251,7 +253,7 @@ async fn a_job_that_came_late_and_was_cut_off_is_given_back_uncounted_and_keeps_
 }
 
 #[tokio::test]
-async fn after_a_run_that_left_little_time_no_job_is_counted_as_failed_for_want_of_it() {
+async fn short_time_after_run_fails_no_job() {
     let pool = bed().await;
     let id = enqueue(&pool, 1).await;
     let jobs = Jobs::new(pool.clone(), &config(&["slow"]), None);
@@ -261,7 +263,7 @@ async fn after_a_run_that_left_little_time_no_job_is_counted_as_failed_for_want_
 }
 
 #[tokio::test]
-async fn a_job_is_not_begun_when_the_one_before_took_longer_than_the_time_that_is_left() {
+async fn job_does_not_begin_without_time_of_last_job() {
     let pool = bed().await;
     exec(&pool, "CREATE FUNCTION nap() RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(4)'").await;
     enqueue(&pool, 2).await;
@@ -273,7 +275,7 @@ async fn a_job_is_not_begun_when_the_one_before_took_longer_than_the_time_that_i
 }
 
 #[tokio::test]
-async fn of_many_jobs_the_first_fifty_are_told_and_the_others_counted() {
+async fn report_lists_fifty_jobs_and_counts_rest() {
     let pool = bed().await;
     for _ in 0..53 {
         enqueue(&pool, 1).await;
@@ -282,8 +284,9 @@ async fn of_many_jobs_the_first_fifty_are_told_and_the_others_counted() {
     assert_eq!((report.completed, report.jobs.len(), report.jobs_omitted), (53, 50, 3));
 }
 
+/// Even without a time in its row.
 #[tokio::test]
-async fn a_job_that_somebody_queued_again_by_hand_is_done_wholly_even_without_a_time_in_its_row() {
+async fn job_queued_by_hand_runs_all_functions() {
     let pool = bed().await;
     let id = enqueue(&pool, 1).await;
     work(&pool, &config(&["good"])).await;
@@ -301,7 +304,7 @@ async fn a_job_that_somebody_queued_again_by_hand_is_done_wholly_even_without_a_
 }
 
 #[tokio::test]
-async fn more_jobs_than_one_batch_are_cleaned_up() {
+async fn purge_deletes_more_than_one_batch() {
     let pool = bed().await;
     exec(
         &pool,
@@ -317,7 +320,7 @@ async fn more_jobs_than_one_batch_are_cleaned_up() {
 }
 
 #[tokio::test]
-async fn whoever_is_stopped_gives_its_job_back_uncounted() {
+async fn stopped_worker_releases_job_uncounted() {
     let pool = bed().await;
     let id = enqueue(&pool, 1).await;
     let watched = pool.clone();
@@ -332,7 +335,7 @@ async fn whoever_is_stopped_gives_its_job_back_uncounted() {
 }
 
 #[tokio::test]
-async fn a_worker_that_was_taken_for_dead_changes_nothing_any_more() {
+async fn worker_that_lost_job_changes_nothing() {
     let pool = bed().await;
     let id = enqueue(&pool, 1).await;
     let lease = StatsConfig { lease: Duration::from_millis(300), ..config(&["slow"]) };
@@ -351,7 +354,7 @@ async fn a_worker_that_was_taken_for_dead_changes_nothing_any_more() {
 }
 
 #[tokio::test]
-async fn a_job_whose_workers_end_again_and_again_is_given_up() {
+async fn job_fails_after_repeated_silent_ends() {
     let pool = bed().await;
     let id = enqueue(&pool, 1).await;
     exec(
@@ -363,7 +366,7 @@ async fn a_job_whose_workers_end_again_and_again_is_given_up() {
     .await;
     assert!(work(&pool, &config(&["good"])).await.jobs.is_empty());
     let (status, _, error, _) = job(&pool, &id).await;
-    assert_eq!((status.as_str(), error.as_deref()), ("failed", Some("its worker ended without a word, 4 times")));
+    assert_eq!((status.as_str(), error.as_deref()), ("failed", Some("its worker ended silently, 4 times")));
 }
 
 #[tokio::test]
@@ -381,7 +384,7 @@ async fn two_workers_do_each_job_once() {
 }
 
 #[tokio::test]
-async fn the_table_is_made_where_it_is_missing_and_allowed() {
+async fn missing_job_table_is_created_where_allowed() {
     let pool = database().await;
     exec(&pool, "CREATE FUNCTION good() RETURNS void LANGUAGE sql AS ''").await;
     assert_eq!(work(&pool, &config(&["good"])).await, JobsReport::default());
@@ -393,7 +396,7 @@ async fn the_table_is_made_where_it_is_missing_and_allowed() {
 }
 
 #[tokio::test]
-async fn a_missing_right_is_an_error_that_prints_the_grant() {
+async fn missing_right_error_prints_grant() {
     let url = support::postgres::fresh().await;
     let pool = PgPool::connect(&url).await.unwrap();
     exec(&pool, TABLE).await;
@@ -405,7 +408,7 @@ async fn a_missing_right_is_an_error_that_prints_the_grant() {
 }
 
 #[tokio::test]
-async fn with_row_level_security_on_a_role_that_bypasses_it_works_and_another_sees_no_job() {
+async fn row_level_security_hides_jobs_from_other_roles() {
     let url = support::postgres::fresh().await;
     let pool = PgPool::connect(&url).await.unwrap();
     exec(&pool, TABLE).await;

@@ -29,7 +29,7 @@ async fn stored(pool: &PgPool) -> Value {
 }
 
 #[tokio::test]
-async fn a_job_queued_again_by_hand_is_taken_next() {
+async fn job_queued_by_hand_is_taken_next() {
     let pool = bed().await;
     let id = enqueue(&pool, 1).await;
     let functions = config(&["good", "bad"]);
@@ -48,7 +48,7 @@ async fn a_job_queued_again_by_hand_is_taken_next() {
 }
 
 #[tokio::test]
-async fn a_failed_job_of_the_old_worker_is_taken_next_by_hand() {
+async fn failed_job_of_old_worker_can_be_requeued() {
     let pool = bed().await;
     for completed in ["now()", "NULL"] {
         exec(
@@ -68,7 +68,7 @@ async fn a_failed_job_of_the_old_worker_is_taken_next_by_hand() {
 }
 
 #[tokio::test]
-async fn results_are_the_object_that_the_old_worker_wrote() {
+async fn results_have_old_workers_form() {
     let pool = bed().await;
     let application = Application::start([]).await;
     let invalidation = InvalidationConfig { url: application.url().parse().unwrap(), key: None };
@@ -90,7 +90,7 @@ async fn results_are_the_object_that_the_old_worker_wrote() {
 }
 
 #[tokio::test]
-async fn results_in_a_list_or_of_the_old_worker_are_read() {
+async fn results_of_old_worker_are_read() {
     let pool = bed().await;
     let one = r#"{"name": "good", "success": true, "message": null, "duration": 12.5, "error": null}"#;
     for results in
@@ -128,7 +128,7 @@ async fn commands_that_read_create_nothing() {
 }
 
 #[tokio::test]
-async fn own_views_are_installed_where_backslashes_are_escapes() {
+async fn own_views_install_where_backslashes_escape() {
     let pool = database().await;
     let url = pool.connect_options();
     let name = url.get_database().unwrap().to_owned();
@@ -147,7 +147,7 @@ async fn own_views_are_installed_where_backslashes_are_escapes() {
 }
 
 #[tokio::test]
-async fn one_view_that_fails_does_not_stop_the_next() {
+async fn failing_view_does_not_stop_next() {
     let url = support::postgres::fresh().await;
     let shell = Shell::new().with("DATABASE_URL", &*url);
     shell.run(&["migrate"]).await.well();

@@ -28,7 +28,7 @@ async fn world() -> (World, PgPool) {
 }
 
 #[tokio::test]
-async fn a_run_does_the_jobs_after_its_requests_and_the_task_does_them_at_once() {
+async fn run_and_task_do_jobs() {
     let (world, pool) = world().await;
     let application = Application::start([]).await;
     let url = application.url();
@@ -56,7 +56,7 @@ async fn a_run_does_the_jobs_after_its_requests_and_the_task_does_them_at_once()
 }
 
 #[tokio::test]
-async fn a_task_that_nobody_configured_says_what_to_set() {
+async fn unconfigured_task_names_setting() {
     let world = World::start().await;
     let mut worker = world.worker().await;
     for (event, name) in [
@@ -71,7 +71,7 @@ async fn a_task_that_nobody_configured_says_what_to_set() {
 }
 
 #[tokio::test]
-async fn a_job_whose_worker_is_killed_is_taken_up_again_by_another() {
+async fn job_of_killed_worker_is_taken_over() {
     let (world, pool) = world().await;
     exec(&pool, "CREATE FUNCTION once_slow() RETURNS void LANGUAGE plpgsql AS 'BEGIN IF NOT EXISTS (SELECT FROM calls) THEN PERFORM pg_sleep(60); END IF; END'").await;
     let settings = [("STATS_FUNCTIONS", "once_slow"), ("STATS_LEASE_SECONDS", "2")];
@@ -98,11 +98,11 @@ async fn a_job_whose_worker_is_killed_is_taken_up_again_by_another() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     };
     assert_eq!((&done.response()["jobs"][0]["attempt"], job(&pool, &id).await.0.as_str()), (&json!(2), "completed"));
-    assert!(done.logs.logs("WARN").iter().any(|line| line["message"].as_str().unwrap().contains("taken up again")));
+    assert!(done.logs.logs("WARN").iter().any(|line| line["message"].as_str().unwrap().contains("jobs: took over")));
 }
 
 #[tokio::test]
-async fn sigterm_gives_a_job_back() {
+async fn sigterm_releases_job() {
     let (world, pool) = world().await;
     let mut worker = world.worker_with(&[("STATS_FUNCTIONS", "slow")]).await;
     let id = enqueue(&pool, 1).await;
@@ -115,7 +115,7 @@ async fn sigterm_gives_a_job_back() {
 }
 
 #[tokio::test]
-async fn jobs_are_queued_looked_at_tried_again_and_cleaned_up_from_the_command_line() {
+async fn jobs_commands_queue_show_retry_and_clean_up() {
     let (world, pool) = world().await;
     let shell = Shell::new().with("DATABASE_URL", &world.database_url);
     let id = shell.run(&["jobs", "enqueue", "--triggered-by", "post-match", "--match-id", "4711"]).await.well();
@@ -154,7 +154,7 @@ async fn jobs_are_queued_looked_at_tried_again_and_cleaned_up_from_the_command_l
 }
 
 #[test]
-fn the_shipped_example_has_the_ten_functions_with_their_tags() {
+fn shipped_example_lists_ten_functions() {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/stats-functions.env")).unwrap();
     let value =
         |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned);

@@ -13,7 +13,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_report_tells_how_fresh_the_data_is_and_what_the_calls_bought() {
+async fn report_shows_freshness_and_calls() {
     let world = World::start().await;
     let objects = world.mail_of_every_kind(6).await;
     let mut worker = world.worker().await;
@@ -45,7 +45,7 @@ async fn a_report_tells_how_fresh_the_data_is_and_what_the_calls_bought() {
 }
 
 #[tokio::test]
-async fn without_its_views_a_report_says_what_to_run() {
+async fn report_without_views_names_command() {
     let shell = Shell::new().with("DATABASE_URL", crate::support::postgres::fresh().await);
     let told = shell.run(&["report"]).await.badly(1);
     assert!(told.contains("refresh-worker migrate"), "{told}");

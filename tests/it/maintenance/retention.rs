@@ -51,7 +51,7 @@ async fn thin(pool: &PgPool, days: u32, time: Duration) -> Thinned {
 const TIME: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn old_days_keep_the_newest_snapshot_of_each_object_and_young_days_keep_all() {
+async fn thinning_keeps_newest_snapshot_of_old_days() {
     let (_, pool) = bed().await;
     let before = number(&pool, "SELECT count(*) FROM clan_snapshots WHERE ts >= '2026-03-10'").await;
     let outlook = Retention::new(pool.clone(), 10).outlook(now()).await.unwrap();
@@ -77,7 +77,7 @@ async fn old_days_keep_the_newest_snapshot_of_each_object_and_young_days_keep_al
 }
 
 #[tokio::test]
-async fn thinning_goes_on_where_it_was_ended() {
+async fn thinning_continues_where_it_ended() {
     let (_, pool) = bed().await;
     let nothing = thin(&pool, 10, Duration::ZERO).await;
     assert_eq!((nothing.deleted, nothing.more), (0, true));
@@ -100,7 +100,7 @@ async fn thinning_goes_on_where_it_was_ended() {
 }
 
 #[tokio::test]
-async fn a_batch_that_the_end_of_the_time_cuts_off_is_left_to_the_next_run_and_is_no_failure() {
+async fn batch_cut_off_by_deadline_is_not_failure() {
     let (_, pool) = bed().await;
     // Somebody else holds the table for longer than the time that is left.
     let mut other = pool.begin().await.unwrap();
@@ -112,7 +112,7 @@ async fn a_batch_that_the_end_of_the_time_cuts_off_is_left_to_the_next_run_and_i
 }
 
 #[tokio::test]
-async fn the_command_counts_first_and_deletes_only_when_told() {
+async fn retention_command_counts_before_deleting() {
     let (url, pool) = bed().await;
     let shell = Shell::new().with("DATABASE_URL", &url);
     shell.run(&["retention", "--dry-run"]).await.badly(2);

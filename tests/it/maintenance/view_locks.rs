@@ -23,7 +23,7 @@ async fn refresh(pool: &PgPool) -> Refreshed {
 }
 
 #[tokio::test]
-async fn a_refresh_behind_a_lock_lets_readers_pass_and_is_tried_again() {
+async fn refresh_behind_lock_lets_readers_pass() {
     let regular = ("", "SELECT FROM v");
     let concurrent = ("; CREATE UNIQUE INDEX ON v (id)", "LOCK TABLE t IN ACCESS EXCLUSIVE MODE");
     for (key, lock) in [regular, concurrent] {

@@ -54,7 +54,7 @@ async fn refresh(pool: &PgPool, config: ViewConfig, when: When) -> Refreshed {
 }
 
 #[tokio::test]
-async fn a_view_is_filled_while_readers_wait_and_then_refreshed_beside_them() {
+async fn first_refresh_blocks_readers_later_ones_do_not() {
     let pool = database().await;
     exec(&pool, "CREATE TABLE t AS SELECT 1 AS id; CREATE MATERIALIZED VIEW v AS SELECT * FROM t WITH NO DATA; CREATE UNIQUE INDEX ON v (id)").await;
     let first = refresh(&pool, view("v"), When::Now).await;
@@ -67,7 +67,7 @@ async fn a_view_is_filled_while_readers_wait_and_then_refreshed_beside_them() {
 }
 
 #[tokio::test]
-async fn without_an_index_that_will_do_readers_wait_and_that_is_said() {
+async fn refresh_without_unique_index_blocks_readers() {
     let pool = database().await;
     exec(&pool, "CREATE TABLE t AS SELECT 1 AS id, 'x' AS name").await;
     for (number, index) in [
@@ -91,7 +91,7 @@ async fn without_an_index_that_will_do_readers_wait_and_that_is_said() {
 }
 
 #[tokio::test]
-async fn a_missing_view_is_an_error_that_says_what_to_run() {
+async fn missing_view_error_names_command() {
     let pool = database().await;
     exec(&pool, "CREATE TABLE plain (id int)").await;
     let missing = refresh(&pool, view("job_progress"), When::Now).await;
@@ -106,7 +106,7 @@ async fn a_missing_view_is_an_error_that_says_what_to_run() {
 }
 
 #[tokio::test]
-async fn a_view_is_refreshed_again_when_its_interval_is_over_or_it_is_asked_for() {
+async fn view_is_refreshed_when_due_or_requested() {
     let pool = database().await;
     exec(&pool, "CREATE MATERIALIZED VIEW v AS SELECT 1 AS id").await;
     assert!(refresh(&pool, view("v"), When::Due).await.refresh_type.is_some(), "never refreshed before");
@@ -119,7 +119,7 @@ async fn a_view_is_refreshed_again_when_its_interval_is_over_or_it_is_asked_for(
 }
 
 #[tokio::test]
-async fn of_two_runs_one_refreshes_a_view_and_the_other_leaves_it() {
+async fn one_of_two_runs_refreshes_view() {
     let pool = database().await;
     exec(
         &pool,
@@ -142,7 +142,7 @@ async fn of_two_runs_one_refreshes_a_view_and_the_other_leaves_it() {
 }
 
 #[tokio::test]
-async fn a_refresh_that_takes_too_long_ends_in_time_and_changes_nothing() {
+async fn slow_refresh_ends_in_time() {
     let pool = database().await;
     exec(&pool, "CREATE TABLE t AS SELECT 1 AS id; CREATE MATERIALIZED VIEW v AS SELECT id, CASE WHEN (SELECT count(*) FROM t) > 1 THEN pg_sleep(60)::text END AS slept FROM t").await;
     exec(&pool, "INSERT INTO t VALUES (2)").await;
@@ -154,7 +154,7 @@ async fn a_refresh_that_takes_too_long_ends_in_time_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_slow_view_takes_nothing_from_the_others_and_one_without_time_is_a_failure() {
+async fn slow_view_leaves_time_for_others() {
     let pool = database().await;
     exec(
         &pool,
@@ -175,7 +175,7 @@ async fn a_slow_view_takes_nothing_from_the_others_and_one_without_time_is_a_fai
 }
 
 #[tokio::test]
-async fn a_clan_with_a_text_that_postgresql_cannot_read_costs_the_others_nothing() {
+async fn unreadable_clan_document_harms_no_other() {
     let world = World::start().await;
     world.mail_of_every_kind(5).await;
     world.worker().await.invoke(&events::schedule(), PLENTY).await.response();
@@ -212,7 +212,7 @@ const JOB_PROGRESS: &str = "
 ";
 
 #[tokio::test]
-async fn the_statistics_of_job_progress_are_the_related_system_s_and_its_log_has_one_row_a_view() {
+async fn job_progress_statistics_match_related_system() {
     let pool = database().await;
     exec(&pool, JOB_PROGRESS).await;
     let done = refresh(&pool, view("job_progress"), When::Now).await;
@@ -233,7 +233,7 @@ async fn the_statistics_of_job_progress_are_the_related_system_s_and_its_log_has
 }
 
 #[tokio::test]
-async fn statistics_can_be_told_by_a_query_and_one_that_fails_costs_nothing() {
+async fn statistics_query_may_fail() {
     let pool = database().await;
     exec(&pool, "CREATE MATERIALIZED VIEW v AS SELECT generate_series(1, 7) AS id").await;
     let own = ViewConfig { statistics: Some("SELECT max(id) AS largest FROM v;".to_owned()), ..view("v") };
@@ -246,7 +246,7 @@ async fn statistics_can_be_told_by_a_query_and_one_that_fails_costs_nothing() {
 }
 
 #[tokio::test]
-async fn a_role_that_does_not_own_a_view_is_told_what_would_help() {
+async fn foreign_view_error_names_fix() {
     let url = support::postgres::fresh().await;
     let pool = PgPool::connect(&url).await.unwrap();
     let (modest_url, role) = modest_role(&url).await;
@@ -266,7 +266,7 @@ async fn a_role_that_does_not_own_a_view_is_told_what_would_help() {
 }
 
 #[tokio::test]
-async fn the_views_that_we_bring_are_made_once_and_show_what_was_refreshed() {
+async fn own_views_show_refreshed_data() {
     let world = World::start().await;
     let objects = world.mail_of_every_kind(5).await;
     let mut worker =
@@ -303,7 +303,7 @@ async fn the_views_that_we_bring_are_made_once_and_show_what_was_refreshed() {
 }
 
 #[tokio::test]
-async fn both_events_refresh_views_at_once_and_answer_in_the_related_system_s_form() {
+async fn both_events_refresh_views_at_once() {
     let world = World::start().await;
     let pool = PgPool::connect(&world.database_url).await.unwrap();
     let mut worker = world.worker_with(&[("REFRESH_VIEWS", "job_progress")]).await;

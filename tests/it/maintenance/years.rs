@@ -47,7 +47,7 @@ async fn retention_skips_days_without_rows() {
 }
 
 #[tokio::test]
-async fn retention_leaves_times_that_are_none() {
+async fn retention_leaves_impossible_times() {
     let (_, pool) = bed().await;
     for table in ["clan_snapshots (ts, clan_tag)", "player_snapshots (ts, player_tag)", "war_snapshots (ts, clan_tag)"]
     {

@@ -21,18 +21,18 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
 on_all! {
-    everything_is_read_whatever_its_state
-    everything_is_put_back_into_an_empty_queue
-    a_hold_survives_a_backup
-    putting_back_twice_changes_nothing
-    what_is_newer_is_never_overwritten
-    a_lease_is_not_taken_along
-    mail_is_put_back_as_what_admission_would_make_of_it
-    what_changed_since_it_was_read_is_not_taken_away
-    everything_is_taken_away_as_it_was_read
-    dead_letters_are_purged_unless_they_changed
-    dead_letters_are_found_by_age
-    the_standing_of_an_object_counts_who_comes_before_it
+    read_slice_reads_every_state
+    put_back_fills_empty_queue
+    hold_survives_backup
+    second_put_back_changes_nothing
+    put_back_never_overwrites_newer_records
+    put_back_drops_lease
+    put_back_mail_equals_admitted_mail
+    take_away_leaves_changed_entries
+    take_away_deletes_unchanged_entries
+    purge_leaves_changed_dead_letters
+    dead_letters_are_filtered_by_age
+    position_counts_ready_objects_before_it
 }
 
 /// Everything by slices.
@@ -74,7 +74,7 @@ async fn fill<B: Bed>(bed: &B) {
     bed.put_data(b"data only \xff", value("clan:#2gg", 1, NOW).as_bytes()).await;
 }
 
-async fn everything_is_read_whatever_its_state(bed: &impl Bed) {
+async fn read_slice_reads_every_state(bed: &impl Bed) {
     fill(bed).await;
     let before = bed.dump().await;
     let found = everything(bed).await;
@@ -92,7 +92,7 @@ async fn everything_is_read_whatever_its_state(bed: &impl Bed) {
     assert_eq!(found.len(), 9, "{found:?}");
 }
 
-async fn everything_is_put_back_into_an_empty_queue(bed: &impl Bed) {
+async fn put_back_fills_empty_queue(bed: &impl Bed) {
     fill(bed).await;
     let before = bed.dump().await;
     let entries = returning(bed).await;
@@ -109,7 +109,7 @@ async fn everything_is_put_back_into_an_empty_queue(bed: &impl Bed) {
     assert_eq!(after.orphans.len(), 2, "both index entries await their data");
 }
 
-async fn a_hold_survives_a_backup(bed: &impl Bed) {
+async fn hold_survives_backup(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     let lease = bed.lease_one(NOW).await;
     settle(bed, NOW, &lease, Settlement::Held { reason: Reason::new("maintenance", "503") }).await;
@@ -162,7 +162,7 @@ async fn take_away_by_name(bed: &impl Bed, name: &str) {
     bed.queue().take_away(&[(name.to_owned(), stored.expect("it is there"))]).await.unwrap();
 }
 
-async fn putting_back_twice_changes_nothing(bed: &impl Bed) {
+async fn second_put_back_changes_nothing(bed: &impl Bed) {
     fill(bed).await;
     let entries = returning(bed).await;
     bed.queue().put_back(NOW + MINUTE, &entries).await.unwrap();
@@ -172,7 +172,7 @@ async fn putting_back_twice_changes_nothing(bed: &impl Bed) {
     assert_eq!(bed.dump().await, once);
 }
 
-async fn what_is_newer_is_never_overwritten(bed: &impl Bed) {
+async fn put_back_never_overwrites_newer_records(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::Low, NOW).await;
     let old = returning(bed).await;
     bed.enqueue("clan:2PP", Priority::Critical, NOW + MINUTE).await;
@@ -188,7 +188,7 @@ async fn what_is_newer_is_never_overwritten(bed: &impl Bed) {
     assert_eq!(bed.record("clan:2PP").await.unwrap().state, State::Dead, "it died of a newer request");
 }
 
-async fn a_lease_is_not_taken_along(bed: &impl Bed) {
+async fn put_back_drops_lease(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::Low, NOW).await;
     bed.lease_one(NOW).await;
     bed.enqueue("clan:2PP", Priority::High, NOW + SECOND).await;
@@ -200,7 +200,7 @@ async fn a_lease_is_not_taken_along(bed: &impl Bed) {
     assert_eq!((record.wanted.priority, record.wanted.last), (Priority::High, NOW + SECOND));
 }
 
-async fn mail_is_put_back_as_what_admission_would_make_of_it(bed: &impl Bed) {
+async fn put_back_mail_equals_admitted_mail(bed: &impl Bed) {
     bed.put_mail("clan:#2pp", 1.0, &value("clan:#2pp", 1, NOW)).await;
     bed.put_mail("junk", 2.0, "junk").await;
     bed.put_mail("large", 2.0, &"x".repeat(70_000)).await;
@@ -216,7 +216,7 @@ async fn mail_is_put_back_as_what_admission_would_make_of_it(bed: &impl Bed) {
     assert_eq!(admitted.dead_entries["mail:large"].code, put_back.dead_entries["mail:large"].code);
 }
 
-async fn what_changed_since_it_was_read_is_not_taken_away(bed: &impl Bed) {
+async fn take_away_leaves_changed_entries(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::Low, NOW).await;
     let slice = bed.queue().read_slice(NOW, &Place::of(Part::Objects)).await.unwrap();
     let Some(Kept::Record { stored, .. }) = slice.entries.into_iter().next() else { panic!("a record") };
@@ -225,14 +225,14 @@ async fn what_changed_since_it_was_read_is_not_taken_away(bed: &impl Bed) {
     assert!(bed.record("clan:2PP").await.is_some());
 }
 
-async fn everything_is_taken_away_as_it_was_read(bed: &impl Bed) {
+async fn take_away_deletes_unchanged_entries(bed: &impl Bed) {
     fill(bed).await;
     clear(bed).await;
     let stats = bed.queue().stats(NOW).await.unwrap();
     assert_eq!((stats.ready, stats.delayed, stats.leased, stats.dead_letters), (0, 0, 0, 0));
 }
 
-async fn dead_letters_are_purged_unless_they_changed(bed: &impl Bed) {
+async fn purge_leaves_changed_dead_letters(bed: &impl Bed) {
     for number in 0..3 {
         bed.enqueue(&format!("clan:{}", tag(number)), Priority::Critical, NOW).await;
         let lease = bed.lease_one(NOW).await;
@@ -251,7 +251,7 @@ async fn dead_letters_are_purged_unless_they_changed(bed: &impl Bed) {
     assert_eq!(bed.queue().purge(&letters).await.unwrap(), 0);
 }
 
-async fn dead_letters_are_found_by_age(bed: &impl Bed) {
+async fn dead_letters_are_filtered_by_age(bed: &impl Bed) {
     for (number, now) in [(0, NOW), (1, NOW + MINUTE)] {
         bed.enqueue(&format!("clan:{}", tag(number)), Priority::Critical, now).await;
         let lease = bed.lease_one(now).await;
@@ -264,7 +264,7 @@ async fn dead_letters_are_found_by_age(bed: &impl Bed) {
     assert_eq!(bed.queue().stats(NOW).await.unwrap().dead_letters, 1);
 }
 
-async fn the_standing_of_an_object_counts_who_comes_before_it(bed: &impl Bed) {
+async fn position_counts_ready_objects_before_it(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::Low, NOW).await;
     bed.enqueue("clan:2QQ", Priority::High, NOW + SECOND).await;
     let standing = bed.queue().position(&"clan:2PP".parse().unwrap()).await.unwrap();
@@ -308,7 +308,7 @@ fn request_at(asked: Timestamp) -> RefreshRequest {
 
 /// The rules of putting back are written twice, in Rust and in Lua.
 #[tokio::test]
-async fn any_two_records_are_put_back_alike_by_both_queues() {
+async fn both_queues_put_back_any_records_alike() {
     const OBJECTS: usize = 600;
     let mut random = fastrand::Rng::with_seed(3);
     let (memory, redis) = (MemoryBed::with_limits(QueueLimits::default()), RedisBed::fresh().await);

@@ -23,24 +23,24 @@ const LEASE: Duration = Duration::from_secs(15);
 
 on_all! {
     (QueueLimits { dead_letters: 3, dead_entries: 2, ..QueueLimits::default() })
-    dead_letters_of_objects_never_give_way
-    what_finds_no_room_waits_and_dies_later
-    a_lapse_that_finds_no_room_leaves_a_suspect
-    a_dead_letter_beyond_the_room_is_left_out
-    a_dead_letter_keeps_the_first_500_bytes_only
-    unreadable_mail_is_capped_separately
-    dead_letters_are_listed_newest_first_and_by_filter
-    redriven_objects_are_ready_at_once_with_nothing_counted
-    redriven_mail_lies_in_the_mailbox_as_it_was
-    redriven_mail_does_not_replace_newer_mail
-    mail_of_which_only_the_start_was_kept_is_not_redriven
-    redrive_brings_back_only_what_the_filter_means
-    export_writes_the_mailboxes_format_and_removes_nothing
-    what_is_returned_to_the_mailbox_is_there_for_the_old_worker
-    what_must_wait_is_returned_with_a_request_time_in_the_future
-    returning_keeps_newer_mail_and_the_record
-    what_was_returned_is_admitted_again
-    awaited_data_is_awaited_in_the_mailbox_again
+    dead_objects_are_never_evicted
+    death_without_room_waits
+    lapse_without_room_leaves_suspect
+    put_back_leaves_out_dead_letters_without_room
+    dead_letter_keeps_first_500_bytes
+    dead_entries_are_capped_separately
+    dead_letters_lists_newest_first_by_filter
+    redriven_objects_are_ready_with_reset_counts
+    redriven_entry_returns_to_mailbox_unchanged
+    redriven_entry_does_not_replace_newer_mail
+    clipped_entry_is_not_redriven
+    redrive_keeps_to_filter
+    export_writes_mailbox_format_and_removes_nothing
+    return_to_mailbox_serves_old_worker
+    delayed_object_returns_with_future_request_time
+    return_to_mailbox_keeps_newer_mail
+    returned_mail_is_admitted_again
+    orphans_return_to_mailbox
 }
 
 /// Dead objects `clan:<tag(0)>`, …, one a second.
@@ -65,7 +65,7 @@ async fn bury_in_vain(bed: &impl Bed, now: Timestamp) {
     assert_eq!(settled, [Settled::NoRoom]);
 }
 
-async fn dead_letters_of_objects_never_give_way(bed: &impl Bed) {
+async fn dead_objects_are_never_evicted(bed: &impl Bed) {
     bury(bed, 3).await;
     for object in ["player:2PP", "player:2QQ"] {
         bed.enqueue(object, Priority::High, NOW).await;
@@ -77,7 +77,7 @@ async fn dead_letters_of_objects_never_give_way(bed: &impl Bed) {
     assert_eq!((stats.dead_letters, stats.dead_letters_evicted, stats.delayed), (3, 0, 2));
 }
 
-async fn what_finds_no_room_waits_and_dies_later(bed: &impl Bed) {
+async fn death_without_room_waits(bed: &impl Bed) {
     bury(bed, 3).await;
     bed.enqueue("player:2PP", Priority::High, NOW).await;
     bury_in_vain(bed, NOW).await;
@@ -96,7 +96,7 @@ async fn what_finds_no_room_waits_and_dies_later(bed: &impl Bed) {
     assert_eq!(bed.record("player:2PP").await.unwrap().state, State::Dead);
 }
 
-async fn a_lapse_that_finds_no_room_leaves_a_suspect(bed: &impl Bed) {
+async fn lapse_without_room_leaves_suspect(bed: &impl Bed) {
     bury(bed, 3).await;
     let mut now = lapse(bed, 4).await;
     for _ in 0..2 {
@@ -119,7 +119,7 @@ fn letter_of(object: &str) -> Returning {
     Returning::Record { object: object.parse().unwrap(), record: Box::new(record) }
 }
 
-async fn a_dead_letter_beyond_the_room_is_left_out(bed: &impl Bed) {
+async fn put_back_leaves_out_dead_letters_without_room(bed: &impl Bed) {
     let most = 3;
     let all: Vec<Returning> = (0..=most).map(|number| letter_of(&format!("clan:{}", tag(number)))).collect();
     let answers = bed.queue().put_back(NOW, &all).await.unwrap();
@@ -129,7 +129,7 @@ async fn a_dead_letter_beyond_the_room_is_left_out(bed: &impl Bed) {
     assert_eq!(bed.queue().has(&all[most..]).await.unwrap(), [false]);
 }
 
-async fn a_dead_letter_keeps_the_first_500_bytes_only(bed: &impl Bed) {
+async fn dead_letter_keeps_first_500_bytes(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     let lease = bed.lease_one(NOW).await;
     let body = Some(format!("x{}", "ä".repeat(5000)));
@@ -140,7 +140,7 @@ async fn a_dead_letter_keeps_the_first_500_bytes_only(bed: &impl Bed) {
     assert_eq!(record.reason.map(|reason| reason.len()), Some(300));
 }
 
-async fn unreadable_mail_is_capped_separately(bed: &impl Bed) {
+async fn dead_entries_are_capped_separately(bed: &impl Bed) {
     bury(bed, 3).await;
     for (number, id) in ["a", "b", "c", "d"].into_iter().enumerate() {
         bed.put_mail(id, 1.0, "junk").await;
@@ -151,7 +151,7 @@ async fn unreadable_mail_is_capped_separately(bed: &impl Bed) {
     assert_eq!(bed.queue().stats(NOW).await.unwrap().dead_letters_evicted, 2);
 }
 
-async fn dead_letters_are_listed_newest_first_and_by_filter(bed: &impl Bed) {
+async fn dead_letters_lists_newest_first_by_filter(bed: &impl Bed) {
     bury(bed, 2).await;
     bed.put_mail("x", 1.0, "junk").await;
     bed.admit(NOW).await;
@@ -172,7 +172,7 @@ async fn dead_letters_are_listed_newest_first_and_by_filter(bed: &impl Bed) {
     assert_eq!(listed(bed, &by_name).await, ["mail:x".to_owned(), clan(0)]);
 }
 
-async fn redriven_objects_are_ready_at_once_with_nothing_counted(bed: &impl Bed) {
+async fn redriven_objects_are_ready_with_reset_counts(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     let lease = bed.lease_one(NOW).await;
     let failed = Settlement::Failed { until: NOW, reason: Reason::new("timeout", "") };
@@ -186,7 +186,7 @@ async fn redriven_objects_are_ready_at_once_with_nothing_counted(bed: &impl Bed)
     assert_eq!((contents.records["clan:2PP"].body.clone(), contents.records.len()), (None, 1));
 }
 
-async fn redriven_mail_lies_in_the_mailbox_as_it_was(bed: &impl Bed) {
+async fn redriven_entry_returns_to_mailbox_unchanged(bed: &impl Bed) {
     bed.put_index(b"mail:\xff", 2.0).await;
     bed.put_data(b"mail:\xff", b"\x00 \xfe \\x00 {").await;
     let before = bed.dump().await;
@@ -195,7 +195,7 @@ async fn redriven_mail_lies_in_the_mailbox_as_it_was(bed: &impl Bed) {
     assert_eq!(bed.dump().await, before);
 }
 
-async fn redriven_mail_does_not_replace_newer_mail(bed: &impl Bed) {
+async fn redriven_entry_does_not_replace_newer_mail(bed: &impl Bed) {
     bed.put_mail("x", 1.0, "junk").await;
     bed.admit(NOW).await;
     bed.put_mail("x", 1.0, &value("clan:2PP", 1, NOW)).await;
@@ -204,7 +204,7 @@ async fn redriven_mail_does_not_replace_newer_mail(bed: &impl Bed) {
     assert_eq!(listed(bed, &DeadFilter::default()).await, ["mail:x"]);
 }
 
-async fn mail_of_which_only_the_start_was_kept_is_not_redriven(bed: &impl Bed) {
+async fn clipped_entry_is_not_redriven(bed: &impl Bed) {
     bed.put_mail("x", 1.0, &"junk".repeat(2000)).await;
     bed.admit(NOW).await;
     assert_eq!(bed.queue().redrive(NOW, &DeadFilter::default()).await.unwrap(), 0);
@@ -212,7 +212,7 @@ async fn mail_of_which_only_the_start_was_kept_is_not_redriven(bed: &impl Bed) {
     assert_eq!(letters[0].body.as_ref().map(String::len), Some(500));
 }
 
-async fn redrive_brings_back_only_what_the_filter_means(bed: &impl Bed) {
+async fn redrive_keeps_to_filter(bed: &impl Bed) {
     bury(bed, 3).await;
     let filter = DeadFilter { names: vec![format!("clan:{}", tag(1))], ..DeadFilter::default() };
     assert_eq!(bed.queue().redrive(NOW + MINUTE, &filter).await.unwrap(), 1);
@@ -226,7 +226,7 @@ async fn fill(bed: &impl Bed) {
     one_held_one_leased_one_ready(bed, "clan:2PP").await;
 }
 
-async fn export_writes_the_mailboxes_format_and_removes_nothing(bed: &impl Bed) {
+async fn export_writes_mailbox_format_and_removes_nothing(bed: &impl Bed) {
     fill(bed).await;
     let before = bed.dump().await;
     let exported = bed.queue().export(NOW + SECOND).await.unwrap();
@@ -239,7 +239,7 @@ async fn export_writes_the_mailboxes_format_and_removes_nothing(bed: &impl Bed) 
     );
 }
 
-async fn what_is_returned_to_the_mailbox_is_there_for_the_old_worker(bed: &impl Bed) {
+async fn return_to_mailbox_serves_old_worker(bed: &impl Bed) {
     fill(bed).await;
     let exported = bed.queue().export(NOW + SECOND).await.unwrap();
     assert_eq!(bed.queue().return_to_mailbox(NOW + SECOND).await.unwrap(), 3);
@@ -253,7 +253,7 @@ async fn what_is_returned_to_the_mailbox_is_there_for_the_old_worker(bed: &impl 
     assert_eq!(contents.records.len(), 1);
 }
 
-async fn what_must_wait_is_returned_with_a_request_time_in_the_future(bed: &impl Bed) {
+async fn delayed_object_returns_with_future_request_time(bed: &impl Bed) {
     fill(bed).await;
     let exported = bed.queue().export(NOW + SECOND).await.unwrap();
     let held = exported.iter().find(|entry| entry.id == "clan:2PP").unwrap();
@@ -261,7 +261,7 @@ async fn what_must_wait_is_returned_with_a_request_time_in_the_future(bed: &impl
     assert!(held.value.contains(r#""retry_count": 1"#), "{}", held.value);
 }
 
-async fn returning_keeps_newer_mail_and_the_record(bed: &impl Bed) {
+async fn return_to_mailbox_keeps_newer_mail(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::Low, NOW).await;
     let newer = value("clan:2PP", 1, NOW + SECOND);
     bed.put_mail("clan:2PP", 1.0, &newer).await;
@@ -274,7 +274,7 @@ async fn returning_keeps_newer_mail_and_the_record(bed: &impl Bed) {
     assert_eq!(second["id"].as_str().unwrap().as_bytes(), id);
 }
 
-async fn what_was_returned_is_admitted_again(bed: &impl Bed) {
+async fn returned_mail_is_admitted_again(bed: &impl Bed) {
     let requests: Vec<RefreshRequest> = (0..1200)
         .map(|number| RefreshRequest::now(format!("clan:{}", tag(number)).parse().unwrap(), Priority::Medium, NOW))
         .collect();
@@ -287,7 +287,7 @@ async fn what_was_returned_is_admitted_again(bed: &impl Bed) {
     assert_eq!(bed.dump().await.records, before);
 }
 
-async fn awaited_data_is_awaited_in_the_mailbox_again(bed: &impl Bed) {
+async fn orphans_return_to_mailbox(bed: &impl Bed) {
     bed.put_index(b"clan:2PP", 1.0).await;
     bed.admit(NOW).await;
     bed.put_index(b"clan:2QQ", 3.0).await;

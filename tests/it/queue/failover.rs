@@ -41,7 +41,7 @@ async fn enqueue(queue: &RedisQueue, objects: &[&str]) {
 }
 
 #[tokio::test]
-async fn every_step_of_a_run_follows_a_failover() {
+async fn every_step_of_run_follows_failover() {
     let (mut pair, queue) = warm().await;
     let key = Fingerprint("abc".to_owned());
     pair.fail_over().await;
@@ -75,7 +75,7 @@ async fn every_step_of_a_run_follows_a_failover() {
 }
 
 #[tokio::test]
-async fn what_runs_agree_on_follows_a_failover() {
+async fn shared_state_follows_failover() {
     let (mut pair, queue) = warm().await;
     let key = Fingerprint("abc".to_owned());
     queue.take_key(&key, "run", MINUTE).await.unwrap();
@@ -98,7 +98,7 @@ async fn what_runs_agree_on_follows_a_failover() {
 }
 
 #[tokio::test]
-async fn calls_in_flight_together_follow_a_failover() {
+async fn concurrent_calls_follow_failover() {
     let (mut pair, queue) = warm().await;
     enqueue(&queue, &["clan:2QQ"]).await;
     pair.fail_over().await;
@@ -111,7 +111,7 @@ async fn calls_in_flight_together_follow_a_failover() {
 }
 
 #[tokio::test]
-async fn a_replica_is_refused_by_the_first_look() {
+async fn time_to_write_refuses_replica() {
     let pair = Pair::start().await;
     let queue = connect(&pair.replica().url());
     queue.time().await.expect("reading is possible");
@@ -127,7 +127,7 @@ async fn a_replica_is_refused_by_the_first_look() {
 }
 
 #[tokio::test]
-async fn a_full_server_passes_the_first_look() {
+async fn time_to_write_accepts_full_server() {
     let server = PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
     bed.make_full().await;
@@ -156,7 +156,7 @@ async fn refusing(refusal: &'static str) -> u16 {
 }
 
 #[tokio::test]
-async fn a_server_that_will_do_nothing_is_left_at_once() {
+async fn connection_to_wrong_server_is_dropped() {
     let server = PrivateRedis::start().await;
     for refusal in [
         "READONLY You can't write against a read only replica.",
@@ -180,7 +180,7 @@ async fn a_server_that_will_do_nothing_is_left_at_once() {
 }
 
 #[tokio::test]
-async fn a_refusal_that_is_our_own_fault_keeps_its_connection() {
+async fn refusal_by_our_fault_keeps_connection() {
     let bed = RedisBed::fresh().await;
     let (forwarder, url) = Forwarder::in_front_of(&bed.url()).await;
     let queue = connect(&url);
@@ -197,7 +197,7 @@ fn with_clock(url: &str, clock: Arc<ManualClock>) -> RedisQueue {
 }
 
 #[tokio::test]
-async fn a_connection_in_use_lives_ten_minutes() {
+async fn connection_in_use_lives_ten_minutes() {
     let bed = RedisBed::fresh().await;
     let (forwarder, url) = Forwarder::in_front_of(&bed.url()).await;
     let clock = ManualClock::at(NOW);
@@ -210,7 +210,7 @@ async fn a_connection_in_use_lives_ten_minutes() {
 }
 
 #[tokio::test]
-async fn an_old_connection_is_kept_while_no_other_can_be_made() {
+async fn old_connection_is_kept_without_new_one() {
     let bed = RedisBed::fresh().await;
     let (forwarder, url) = Forwarder::in_front_of(&bed.url()).await;
     let clock = ManualClock::at(NOW);

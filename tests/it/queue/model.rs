@@ -120,12 +120,12 @@ fn op() -> impl Strategy<Value = Op> {
 const LIMITS: QueueLimits = QueueLimits { max_attempts: 3, dead_letters: 2, dead_entries: 1 };
 
 #[test]
-fn memory_and_redis_agree_after_every_step_and_lose_no_request() {
+fn redis_agrees_with_model_after_every_step() {
     compare(48, RedisBed::with_limits(LIMITS));
 }
 
 #[test]
-fn memory_and_a_cluster_agree_after_every_step_and_lose_no_request() {
+fn cluster_agrees_with_model_after_every_step() {
     compare(16, RedisBed::on_cluster(LIMITS));
 }
 

@@ -68,7 +68,7 @@ async fn our_keys_lie_in_two_hash_slots() {
 }
 
 #[tokio::test]
-async fn a_key_of_the_wrong_type_is_told_before_anything_is_written() {
+async fn wrong_key_type_is_refused_before_writing() {
     for (key, action) in [("{refresh}:ready", "lease"), ("{refresh}:orphans", "admit"), ("{refresh}:dead", "settle")] {
         let bed = RedisBed::fresh().await;
         requests(&bed, 2).await;
@@ -89,7 +89,7 @@ async fn a_key_of_the_wrong_type_is_told_before_anything_is_written() {
 }
 
 #[tokio::test]
-async fn a_bad_argument_is_refused_before_anything_is_written() {
+async fn bad_argument_is_refused_before_writing() {
     let bed = RedisBed::fresh().await;
     let script =
         concat!(include_str!("../../../src/queue/lua/prelude.lua"), include_str!("../../../src/queue/lua/enqueue.lua"));
@@ -110,7 +110,7 @@ async fn a_bad_argument_is_refused_before_anything_is_written() {
 }
 
 #[tokio::test]
-async fn a_full_redis_leaves_nothing_half_done_and_can_be_drained() {
+async fn full_redis_can_be_drained() {
     let server = PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
     requests(&bed, 3).await;
@@ -138,7 +138,7 @@ async fn a_full_redis_leaves_nothing_half_done_and_can_be_drained() {
 }
 
 #[tokio::test]
-async fn what_runs_agree_on_goes_into_a_full_redis() {
+async fn full_redis_accepts_shared_state() {
     const REST: Duration = Duration::from_secs(60);
     let server = PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
@@ -175,7 +175,7 @@ async fn what_runs_agree_on_goes_into_a_full_redis() {
 }
 
 #[tokio::test]
-async fn an_index_member_without_a_record_becomes_one_and_a_record_rules_over_the_index() {
+async fn record_overrules_sets() {
     let bed = RedisBed::fresh().await;
     requests(&bed, 2).await;
     let past = NOW.as_millis().to_string();
@@ -197,7 +197,7 @@ async fn an_index_member_without_a_record_becomes_one_and_a_record_rules_over_th
 }
 
 #[tokio::test]
-async fn two_workers_never_lease_the_same_object() {
+async fn two_workers_never_lease_same_object() {
     let url = crate::support::redis::fresh().await;
     let bed = RedisBed::at(&url, QueueLimits::default()).await;
     requests(&bed, 60).await;
@@ -224,7 +224,7 @@ async fn two_workers_never_lease_the_same_object() {
 }
 
 #[tokio::test]
-async fn two_workers_admit_every_mail_once() {
+async fn two_workers_admit_mail_once() {
     let url = crate::support::redis::fresh().await;
     let bed = RedisBed::at(&url, QueueLimits::default()).await;
     for number in 0..40 {
@@ -244,7 +244,7 @@ async fn two_workers_admit_every_mail_once() {
 }
 
 #[tokio::test]
-async fn the_data_scan_goes_on_where_it_stopped() {
+async fn data_scan_continues_at_its_cursor() {
     let bed = RedisBed::fresh().await;
     for number in 0..2000 {
         let object = format!("clan:{}", tag(number));
@@ -264,7 +264,7 @@ async fn the_data_scan_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
-async fn a_flood_of_clans_starves_no_war_and_no_other_clan() {
+async fn flood_of_clans_starves_nothing() {
     let bed = RedisBed::fresh().await;
     bed.flood(0..50_000).await;
     let earlier = Timestamp::from_millis(NOW.as_millis() - 60_000);
@@ -296,7 +296,7 @@ async fn a_flood_of_clans_starves_no_war_and_no_other_clan() {
 }
 
 #[tokio::test]
-async fn a_dropped_connection_is_replaced_silently() {
+async fn dropped_connection_is_replaced_silently() {
     let server = PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
     bed.queue().time().await.unwrap();
@@ -307,7 +307,7 @@ async fn a_dropped_connection_is_replaced_silently() {
 }
 
 #[tokio::test]
-async fn scripts_are_loaded_again_after_a_restart() {
+async fn scripts_are_reloaded_after_restart() {
     let mut server = PrivateRedis::start().await;
     let queue = connect(&server.url());
     let request = RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::High, NOW);
@@ -320,7 +320,7 @@ async fn scripts_are_loaded_again_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_down_or_silent_is_unreachable_within_its_time() {
+async fn silent_redis_is_unreachable_in_time() {
     let mut server = PrivateRedis::start().await;
     let queue = connect_with(&server.url(), IMPATIENT);
     queue.time().await.unwrap();
@@ -335,7 +335,7 @@ async fn a_redis_that_is_down_or_silent_is_unreachable_within_its_time() {
 }
 
 #[tokio::test]
-async fn user_and_password_are_used_and_never_shown() {
+async fn credentials_are_used_and_never_shown() {
     let server = PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
     bed.command::<()>(&["ACL", "SETUSER", "worker", "on", ">s3cret", "~*", "+@all"]).await;
@@ -355,14 +355,14 @@ async fn user_and_password_are_used_and_never_shown() {
 }
 
 #[tokio::test]
-async fn a_server_without_tls_is_told_from_one_with() {
+async fn tls_and_plain_servers_are_distinguished() {
     let server = PrivateRedis::start().await;
     let error = connect_with(&server.url().replace("redis:", "rediss:"), IMPATIENT).time().await.unwrap_err();
     assert!(matches!(error, QueueError::Unreachable { .. }), "{error}");
 }
 
 #[tokio::test]
-async fn a_unix_socket_is_as_good_as_a_port() {
+async fn unix_socket_works_like_port() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("redis.sock");
     let mut server = Command::new("redis-server")
@@ -390,7 +390,7 @@ async fn a_unix_socket_is_as_good_as_a_port() {
 }
 
 #[tokio::test]
-async fn mail_in_database_0_is_told_when_our_url_selects_another() {
+async fn stats_report_mail_in_database_0() {
     let server = PrivateRedis::start().await;
     let producers = RedisBed::at(&server.url(), QueueLimits::default()).await;
     let elsewhere = connect(&server.database_url(5));
@@ -403,7 +403,7 @@ async fn mail_in_database_0_is_told_when_our_url_selects_another() {
 }
 
 #[tokio::test]
-async fn the_floors_let_every_class_through_while_the_best_is_served_first() {
+async fn floors_serve_every_priority() {
     let bed = RedisBed::fresh().await;
     let mut requests = Vec::new();
     for number in 0..1600 {
@@ -425,8 +425,9 @@ async fn the_floors_let_every_class_through_while_the_best_is_served_first() {
     assert!(served[&Priority::Critical] > 280, "{served:?}");
 }
 
+/// The scan finds the data of the orphans beyond it.
 #[tokio::test]
-async fn a_slice_of_orphans_is_bounded_and_data_beyond_it_is_found_by_the_scan() {
+async fn slice_of_orphans_is_bounded() {
     let bed = RedisBed::fresh().await;
     for number in 0..300 {
         bed.put_index(format!("clan:{}", tag(number)).as_bytes(), 2.0).await;
@@ -449,7 +450,7 @@ async fn a_slice_of_orphans_is_bounded_and_data_beyond_it_is_found_by_the_scan()
 }
 
 #[tokio::test]
-async fn a_connection_idle_for_minutes_is_replaced_unasked() {
+async fn idle_connection_is_replaced() {
     let server = PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
     let clock = ManualClock::at(NOW);
@@ -468,7 +469,7 @@ async fn a_connection_idle_for_minutes_is_replaced_unasked() {
 }
 
 #[tokio::test]
-async fn the_namespace_names_our_keys() {
+async fn namespace_names_our_keys() {
     let url = crate::support::redis::fresh().await;
     let bed = RedisBed::at(&url, QueueLimits::default()).await;
     let config = RedisConfig { url: url.into(), cluster: false, namespace: "other".to_owned() };
@@ -484,7 +485,7 @@ async fn the_namespace_names_our_keys() {
 }
 
 #[tokio::test]
-async fn two_namespaces_share_keys_days_and_circuits() {
+async fn namespaces_share_keys_days_and_circuits() {
     let url = crate::support::redis::fresh().await;
     let bed = RedisBed::at(&url, QueueLimits::default()).await;
     let config = RedisConfig { url: url.into(), cluster: false, namespace: "other".to_owned() };

@@ -16,25 +16,25 @@ use super::beds::{Bed, NOW, on_all};
 const MINUTE: Duration = Duration::from_secs(60);
 
 on_all! {
-    a_key_is_used_by_one_run_at_a_time
-    a_slot_that_is_ours_is_taken_again
-    a_slot_is_free_again_when_its_holder_stops_renewing
-    only_the_holder_renews_a_slot
-    a_slot_given_back_lingers_for_one_interval
-    a_late_renewal_cannot_bring_back_a_slot_given_back
-    another_run_cannot_give_a_slot_back
-    a_paused_key_keeps_its_slot_with_the_reason
-    only_the_holder_may_pause_a_key
-    a_later_refusal_may_only_lengthen_a_pause
-    the_learned_rate_outlives_the_run_for_an_hour
-    a_slot_can_be_looked_at_without_being_taken
-    a_rest_can_be_ended_before_its_time_and_nothing_else_can
-    the_calls_of_a_day_are_never_granted_beyond_its_limit
-    calls_given_back_are_there_for_the_next_run_and_days_are_apart
-    an_open_circuit_keeps_since_and_the_later_probe
-    circuits_are_apart_and_listed_by_scope
-    a_circuit_ends_after_an_hour_or_when_closed
-    one_caller_wins_the_probe_of_a_circuit
+    key_is_used_by_one_run
+    own_slot_can_be_taken_again
+    slot_is_free_without_renewals
+    only_holder_renews_slot
+    released_slot_is_free_after_interval
+    late_renewal_cannot_retake_released_slot
+    only_holder_releases_slot
+    cooling_key_keeps_slot_with_reason
+    only_holder_starts_cooldown
+    later_refusal_only_lengthens_cooldown
+    learned_rate_outlives_run_for_an_hour
+    look_at_key_does_not_take_slot
+    end_cooldown_ends_only_cooldowns
+    take_calls_never_exceeds_quota
+    returned_calls_serve_next_run
+    reopened_circuit_keeps_since_and_later_probe
+    circuits_are_listed_by_scope
+    circuit_ends_after_an_hour_or_when_closed
+    one_caller_claims_probe
 }
 
 fn key() -> Fingerprint {
@@ -55,7 +55,7 @@ fn is_held_for_at_most(slot: &Slot, most: Duration) -> bool {
     matches!(slot, Slot::Held { for_another } if *for_another <= most && *for_another > most / 4)
 }
 
-async fn a_key_is_used_by_one_run_at_a_time(bed: &impl Bed) {
+async fn key_is_used_by_one_run(bed: &impl Bed) {
     assert_eq!(take(bed, "a").await, FREE);
     assert!(is_held_for_at_most(&take(bed, "b").await, MINUTE));
     let other = Fingerprint("ba9876543210".to_owned());
@@ -63,7 +63,7 @@ async fn a_key_is_used_by_one_run_at_a_time(bed: &impl Bed) {
 }
 
 /// The answer was lost on its way, and the question is asked again.
-async fn a_slot_that_is_ours_is_taken_again(bed: &impl Bed) {
+async fn own_slot_can_be_taken_again(bed: &impl Bed) {
     assert_eq!(take(bed, "a").await, FREE);
     bed.pass(MINUTE / 2).await;
     assert_eq!(take(bed, "a").await, FREE);
@@ -73,7 +73,7 @@ async fn a_slot_that_is_ours_is_taken_again(bed: &impl Bed) {
     assert!(matches!(take(bed, "a").await, Slot::CoolingDown { .. }));
 }
 
-async fn a_slot_is_free_again_when_its_holder_stops_renewing(bed: &impl Bed) {
+async fn slot_is_free_without_renewals(bed: &impl Bed) {
     take(bed, "a").await;
     bed.pass(MINUTE / 2).await;
     assert!(renew(bed, "a").await);
@@ -84,7 +84,7 @@ async fn a_slot_is_free_again_when_its_holder_stops_renewing(bed: &impl Bed) {
     assert_eq!(take(bed, "b").await, FREE);
 }
 
-async fn only_the_holder_renews_a_slot(bed: &impl Bed) {
+async fn only_holder_renews_slot(bed: &impl Bed) {
     take(bed, "a").await;
     let free = Fingerprint("ba9876543210".to_owned());
     assert_eq!(bed.queue().renew_keys(&[free.clone(), key()], "a", MINUTE).await.unwrap(), [false, true]);
@@ -92,7 +92,7 @@ async fn only_the_holder_renews_a_slot(bed: &impl Bed) {
     assert!(bed.queue().renew_keys(&[], "a", MINUTE).await.unwrap().is_empty());
 }
 
-async fn a_slot_given_back_lingers_for_one_interval(bed: &impl Bed) {
+async fn released_slot_is_free_after_interval(bed: &impl Bed) {
     take(bed, "a").await;
     bed.queue().release_key(&key(), "a", MINUTE / 6).await.unwrap();
     assert!(is_held_for_at_most(&take(bed, "b").await, MINUTE / 6));
@@ -100,7 +100,7 @@ async fn a_slot_given_back_lingers_for_one_interval(bed: &impl Bed) {
     assert_eq!(take(bed, "b").await, FREE);
 }
 
-async fn a_late_renewal_cannot_bring_back_a_slot_given_back(bed: &impl Bed) {
+async fn late_renewal_cannot_retake_released_slot(bed: &impl Bed) {
     take(bed, "a").await;
     bed.queue().release_key(&key(), "a", MINUTE / 6).await.unwrap();
     assert!(!renew(bed, "a").await);
@@ -108,13 +108,13 @@ async fn a_late_renewal_cannot_bring_back_a_slot_given_back(bed: &impl Bed) {
     assert_eq!(take(bed, "b").await, FREE);
 }
 
-async fn another_run_cannot_give_a_slot_back(bed: &impl Bed) {
+async fn only_holder_releases_slot(bed: &impl Bed) {
     take(bed, "a").await;
     bed.queue().release_key(&key(), "b", Duration::ZERO).await.unwrap();
     assert!(renew(bed, "a").await);
 }
 
-async fn a_paused_key_keeps_its_slot_with_the_reason(bed: &impl Bed) {
+async fn cooling_key_keeps_slot_with_reason(bed: &impl Bed) {
     take(bed, "a").await;
     bed.queue().cool_down_key(&key(), "a", "throttled: 429", 2 * MINUTE).await.unwrap();
     bed.queue().release_key(&key(), "a", Duration::ZERO).await.unwrap();
@@ -127,14 +127,14 @@ async fn a_paused_key_keeps_its_slot_with_the_reason(bed: &impl Bed) {
     assert_eq!(take(bed, "b").await, FREE);
 }
 
-async fn only_the_holder_may_pause_a_key(bed: &impl Bed) {
+async fn only_holder_starts_cooldown(bed: &impl Bed) {
     bed.queue().cool_down_key(&key(), "b", "x", MINUTE).await.unwrap();
     assert_eq!(take(bed, "a").await, FREE);
     bed.queue().cool_down_key(&key(), "b", "x", 9 * MINUTE).await.unwrap();
     assert!(renew(bed, "a").await);
 }
 
-async fn a_later_refusal_may_only_lengthen_a_pause(bed: &impl Bed) {
+async fn later_refusal_only_lengthens_cooldown(bed: &impl Bed) {
     take(bed, "a").await;
     bed.queue().cool_down_key(&key(), "a", "invalid_ip", 10 * MINUTE).await.unwrap();
     bed.queue().cool_down_key(&key(), "a", "throttled", MINUTE).await.unwrap();
@@ -144,7 +144,7 @@ async fn a_later_refusal_may_only_lengthen_a_pause(bed: &impl Bed) {
     assert!(matches!(take(bed, "b").await, Slot::CoolingDown { reason, .. } if reason == "banned"));
 }
 
-async fn the_learned_rate_outlives_the_run_for_an_hour(bed: &impl Bed) {
+async fn learned_rate_outlives_run_for_an_hour(bed: &impl Bed) {
     let learned =
         LearnedRate { rate: 14.775, ceiling: Some(17.5), failed_probes: 3, changed: NOW, refused_until: NOW - MINUTE };
     bed.queue().remember_rate(&key(), learned).await.unwrap();
@@ -154,7 +154,7 @@ async fn the_learned_rate_outlives_the_run_for_an_hour(bed: &impl Bed) {
     assert_eq!(take(bed, "b").await, FREE);
 }
 
-async fn a_slot_can_be_looked_at_without_being_taken(bed: &impl Bed) {
+async fn look_at_key_does_not_take_slot(bed: &impl Bed) {
     let queue = bed.queue();
     let look = async || queue.look_at_key(&key()).await.unwrap();
     assert_eq!(look().await.holder, Holder::Nobody);
@@ -171,7 +171,7 @@ async fn a_slot_can_be_looked_at_without_being_taken(bed: &impl Bed) {
     assert_eq!(look().await.holder, Holder::Released);
 }
 
-async fn a_rest_can_be_ended_before_its_time_and_nothing_else_can(bed: &impl Bed) {
+async fn end_cooldown_ends_only_cooldowns(bed: &impl Bed) {
     assert!(!bed.queue().end_cooldown(&key()).await.unwrap());
     take(bed, "a").await;
     assert!(!bed.queue().end_cooldown(&key()).await.unwrap());
@@ -181,7 +181,7 @@ async fn a_rest_can_be_ended_before_its_time_and_nothing_else_can(bed: &impl Bed
     assert_eq!(take(bed, "b").await, FREE);
 }
 
-async fn the_calls_of_a_day_are_never_granted_beyond_its_limit(bed: &impl Bed) {
+async fn take_calls_never_exceeds_quota(bed: &impl Bed) {
     let (queue, day) = (bed.queue(), NOW.midnight());
     let asked = futures_util::future::join_all((0..20).map(|_| queue.take_calls(day, 7, 100))).await;
     let granted: u64 = asked.iter().map(|answer| answer.as_ref().unwrap().granted).sum();
@@ -191,7 +191,8 @@ async fn the_calls_of_a_day_are_never_granted_beyond_its_limit(bed: &impl Bed) {
     assert_eq!(queue.take_calls(day, 5, 103).await.unwrap(), CallsGranted { granted: 3, taken: 103 });
 }
 
-async fn calls_given_back_are_there_for_the_next_run_and_days_are_apart(bed: &impl Bed) {
+/// Each day has a count of its own.
+async fn returned_calls_serve_next_run(bed: &impl Bed) {
     let (queue, day) = (bed.queue(), NOW.midnight());
     queue.take_calls(day, 10, 10).await.unwrap();
     queue.return_calls(day, 4).await.unwrap();
@@ -208,7 +209,7 @@ fn circuit(since: Timestamp, next_probe: Timestamp, code: &str) -> Circuit {
     Circuit { scope: CircuitScope::Api, since, next_probe, reason: CircuitReason::new(code, "status 503, sorry") }
 }
 
-async fn an_open_circuit_keeps_since_and_the_later_probe(bed: &impl Bed) {
+async fn reopened_circuit_keeps_since_and_later_probe(bed: &impl Bed) {
     let queue = bed.queue();
     assert_eq!(queue.circuits().await.unwrap(), []);
     queue.open_circuit(&circuit(NOW, NOW + MINUTE, "maintenance")).await.unwrap();
@@ -219,7 +220,7 @@ async fn an_open_circuit_keeps_since_and_the_later_probe(bed: &impl Bed) {
     assert_eq!(queue.circuits().await.unwrap(), open, "a probe is not moved back");
 }
 
-async fn circuits_are_apart_and_listed_by_scope(bed: &impl Bed) {
+async fn circuits_are_listed_by_scope(bed: &impl Bed) {
     let queue = bed.queue();
     let of = |scope| Circuit { scope, ..circuit(NOW, NOW + MINUTE, "failing") };
     for scope in CircuitScope::ALL.into_iter().rev() {
@@ -239,7 +240,7 @@ async fn circuits_are_apart_and_listed_by_scope(bed: &impl Bed) {
     }
 }
 
-async fn a_circuit_ends_after_an_hour_or_when_closed(bed: &impl Bed) {
+async fn circuit_ends_after_an_hour_or_when_closed(bed: &impl Bed) {
     let queue = bed.queue();
     queue.open_circuit(&circuit(NOW, NOW, "maintenance")).await.unwrap();
     bed.pass(59 * MINUTE).await;
@@ -254,7 +255,7 @@ async fn a_circuit_ends_after_an_hour_or_when_closed(bed: &impl Bed) {
     assert_eq!(queue.circuits().await.unwrap(), []);
 }
 
-async fn one_caller_wins_the_probe_of_a_circuit(bed: &impl Bed) {
+async fn one_caller_claims_probe(bed: &impl Bed) {
     let queue = bed.queue();
     let claim = |seen, next| queue.claim_probe(CircuitScope::Api, seen, next);
     assert!(!claim(NOW, NOW + MINUTE).await.unwrap(), "there is none");

@@ -49,30 +49,30 @@ macro_rules! on_redis {
 }
 
 #[tokio::test]
-async fn a_queue_on_a_cluster_is_mended_like_any_other() {
+async fn repairs_work_on_cluster() {
     let bed = RedisBed::on_cluster(QueueLimits::default()).await;
-    the_deletion_of_any_one_of_our_keys_loses_no_request(&bed).await;
-    a_record_that_cannot_be_read_is_rebuilt_from_its_name(&bed).await;
-    what_is_no_object_is_set_aside_with_its_bytes(&bed).await;
+    deleting_any_key_loses_no_request(&bed).await;
+    unreadable_record_is_rebuilt_from_name(&bed).await;
+    invalid_name_becomes_dead_entry(&bed).await;
 }
 
 on_redis! {
-    the_deletion_of_any_one_of_our_keys_loses_no_request
-    the_loss_of_any_one_shared_key_frees_no_slot
-    a_day_count_of_another_content_is_restored
-    broken_counters_stop_no_operation_and_begin_anew
-    a_mailbox_of_another_type_is_not_in_order
+    deleting_any_key_loses_no_request
+    losing_any_shared_key_frees_no_slot
+    broken_day_count_is_restored
+    broken_counters_are_reset
+    repair_reports_mailbox_of_other_type
     ended_copies_are_swept
-    a_record_that_lacks_any_one_field_is_rebuilt
-    a_leased_record_that_lacks_any_one_field_is_not_leased_by_a_second
-    a_record_that_cannot_be_read_is_rebuilt_from_its_name
-    a_deleted_record_is_rebuilt_from_its_index_entry
-    a_record_without_its_index_entry_is_found_by_the_next_run
-    a_record_in_wrong_sets_is_put_where_it_belongs
-    a_record_deleted_while_leased_is_not_leased_by_a_second_when_mail_comes
-    what_is_no_object_is_set_aside_with_its_bytes
-    every_run_looks_at_a_stretch_and_all_runs_at_everything
-    a_time_years_ahead_is_brought_near
+    record_without_any_field_is_rebuilt
+    broken_leased_record_is_not_leased_twice
+    unreadable_record_is_rebuilt_from_name
+    deleted_record_is_rebuilt_from_sets
+    record_in_no_set_is_found
+    record_in_wrong_sets_is_moved
+    record_deleted_during_lease_is_not_leased_twice
+    invalid_name_becomes_dead_entry
+    reconcile_covers_everything_in_stretches
+    time_years_ahead_is_limited
 }
 
 /// One object in each state, an orphan, and unreadable mail.
@@ -127,7 +127,7 @@ async fn assert_all_are_served(bed: &RedisBed, expected: &[&str]) {
     assert_eq!(served, expected);
 }
 
-async fn the_deletion_of_any_one_of_our_keys_loses_no_request(bed: &RedisBed) {
+async fn deleting_any_key_loses_no_request(bed: &RedisBed) {
     for (key, seen) in [
         ("objects", true),
         ("ready", true),
@@ -186,7 +186,7 @@ async fn agree(bed: &RedisBed) {
 }
 
 /// Whether by its end, by eviction or by hand; and something else may stand there afterwards.
-async fn the_loss_of_any_one_shared_key_frees_no_slot(bed: &RedisBed) {
+async fn losing_any_shared_key_frees_no_slot(bed: &RedisBed) {
     for lost in [
         "key:0123456789ab",
         "key:ba9876543210",
@@ -237,7 +237,7 @@ async fn assert_nobody_else_gets_anything(bed: &RedisBed, lost: &str) {
     assert_eq!(queue.calls_taken(NOW.midnight()).await.unwrap(), 40, "{lost}");
 }
 
-async fn broken_counters_stop_no_operation_and_begin_anew(bed: &RedisBed) {
+async fn broken_counters_are_reset(bed: &RedisBed) {
     for breakage in [
         &["SET", "{refresh}:counters", "x"][..],
         &["HSET", "{refresh}:counters", "leases", "many"],
@@ -273,7 +273,7 @@ async fn broken_counters_stop_no_operation_and_begin_anew(bed: &RedisBed) {
 }
 
 /// A run fails on them, and they are the producers'.
-async fn a_mailbox_of_another_type_is_not_in_order(bed: &RedisBed) {
+async fn repair_reports_mailbox_of_other_type(bed: &RedisBed) {
     for key in ["refresh_queue", "refresh_requests"] {
         bed.command::<()>(&["FLUSHDB"]).await;
         bed.command::<()>(&["SET", key, "x"]).await;
@@ -283,7 +283,7 @@ async fn a_mailbox_of_another_type_is_not_in_order(bed: &RedisBed) {
 }
 
 /// A count that is not one counts as lost.
-async fn a_day_count_of_another_content_is_restored(bed: &RedisBed) {
+async fn broken_day_count_is_restored(bed: &RedisBed) {
     let (queue, day) = (bed.queue(), NOW.midnight());
     queue.take_calls(day, 40, 100).await.unwrap();
     bed.command::<()>(&["SET", "{coc-api}:calls:2026-03-04", "many"]).await;
@@ -335,7 +335,7 @@ fn damaged(record: &serde_json::Value) -> Vec<(String, String)> {
     all
 }
 
-async fn a_record_that_lacks_any_one_field_is_rebuilt(bed: &RedisBed) {
+async fn record_without_any_field_is_rebuilt(bed: &RedisBed) {
     for object in [READY, DELAYED] {
         fill(bed).await;
         for (what, text) in damaged(&record_text(bed, object).await) {
@@ -355,7 +355,7 @@ async fn a_record_that_lacks_any_one_field_is_rebuilt(bed: &RedisBed) {
     }
 }
 
-async fn a_leased_record_that_lacks_any_one_field_is_not_leased_by_a_second(bed: &RedisBed) {
+async fn broken_leased_record_is_not_leased_twice(bed: &RedisBed) {
     fill(bed).await;
     for (what, text) in damaged(&record_text(bed, LEASED).await) {
         let full = fill(bed).await;
@@ -375,7 +375,7 @@ async fn a_leased_record_that_lacks_any_one_field_is_not_leased_by_a_second(bed:
     }
 }
 
-async fn a_record_that_cannot_be_read_is_rebuilt_from_its_name(bed: &RedisBed) {
+async fn unreadable_record_is_rebuilt_from_name(bed: &RedisBed) {
     for text in ["", "junk", "[]", "7", "null", "{\"state\":\"ready\"}", "{\"state\":\"flying\"}", "{}"] {
         fill(bed).await;
         write_record(bed, READY, text).await;
@@ -389,7 +389,7 @@ async fn a_record_that_cannot_be_read_is_rebuilt_from_its_name(bed: &RedisBed) {
     }
 }
 
-async fn a_deleted_record_is_rebuilt_from_its_index_entry(bed: &RedisBed) {
+async fn deleted_record_is_rebuilt_from_sets(bed: &RedisBed) {
     for object in [READY, DELAYED, DEAD] {
         fill(bed).await;
         let before = bed.record(object).await.unwrap();
@@ -404,7 +404,7 @@ async fn a_deleted_record_is_rebuilt_from_its_index_entry(bed: &RedisBed) {
     }
 }
 
-async fn a_record_without_its_index_entry_is_found_by_the_next_run(bed: &RedisBed) {
+async fn record_in_no_set_is_found(bed: &RedisBed) {
     for (object, set) in [(READY, "ready"), (DELAYED, "delayed:medium"), (LEASED, "leased"), (DEAD, "dead")] {
         fill(bed).await;
         let before = bed.dump().await;
@@ -414,7 +414,7 @@ async fn a_record_without_its_index_entry_is_found_by_the_next_run(bed: &RedisBe
     }
 }
 
-async fn a_record_in_wrong_sets_is_put_where_it_belongs(bed: &RedisBed) {
+async fn record_in_wrong_sets_is_moved(bed: &RedisBed) {
     fill(bed).await;
     let before = bed.dump().await;
     for set in ["ready", "delayed:critical", "leased", "dead"] {
@@ -426,7 +426,7 @@ async fn a_record_in_wrong_sets_is_put_where_it_belongs(bed: &RedisBed) {
     assert_eq!(bed.queue().repair(NOW).await.unwrap(), NOTHING);
 }
 
-async fn a_record_deleted_while_leased_is_not_leased_by_a_second_when_mail_comes(bed: &RedisBed) {
+async fn record_deleted_during_lease_is_not_leased_twice(bed: &RedisBed) {
     let full = fill(bed).await;
     bed.command::<i64>(&["HDEL", "{refresh}:objects", LEASED]).await;
     bed.put_mail(LEASED, 0.0, &value(LEASED, 0, NOW)).await;
@@ -437,7 +437,7 @@ async fn a_record_deleted_while_leased_is_not_leased_by_a_second_when_mail_comes
     assert_eq!(names(&bed.lease(full.leased.expires, &lease_request(1)).await), [LEASED]);
 }
 
-async fn what_is_no_object_is_set_aside_with_its_bytes(bed: &RedisBed) {
+async fn invalid_name_becomes_dead_entry(bed: &RedisBed) {
     fill(bed).await;
     for name in [&b"village:2PP"[..], b"clan:2X", b"clan:022222222222222222", b"\xff\x00", b"", b"mail:a \xff"] {
         bed.bytes::<i64>(&[b"HSET", b"{refresh}:objects", name, b"{\"a\": \"\xff\xc3\xa4\\\"}"]).await;
@@ -460,7 +460,7 @@ async fn what_is_no_object_is_set_aside_with_its_bytes(bed: &RedisBed) {
     bed.dump().await;
 }
 
-async fn every_run_looks_at_a_stretch_and_all_runs_at_everything(bed: &RedisBed) {
+async fn reconcile_covers_everything_in_stretches(bed: &RedisBed) {
     let requests: Vec<RefreshRequest> = (0..2000)
         .map(|number| RefreshRequest::now(format!("clan:{}", tag(number)).parse().unwrap(), Priority::High, NOW))
         .collect();
@@ -483,7 +483,7 @@ async fn every_run_looks_at_a_stretch_and_all_runs_at_everything(bed: &RedisBed)
     bed.dump().await;
 }
 
-async fn a_time_years_ahead_is_brought_near(bed: &RedisBed) {
+async fn time_years_ahead_is_limited(bed: &RedisBed) {
     const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
     let (day, longest_lease) = (HOUR * 24, HOUR + Duration::from_secs(120));
     let far = (NOW + YEARS).as_millis();
@@ -520,7 +520,7 @@ async fn a_time_years_ahead_is_brought_near(bed: &RedisBed) {
 }
 
 #[tokio::test]
-async fn a_lease_that_nobody_holds_until_in_years_ends_with_the_longest_lease() {
+async fn lease_expiry_is_limited_to_longest_lease() {
     let bed = RedisBed::fresh().await;
     bed.enqueue(READY, Priority::High, NOW).await;
     bed.lease(NOW, &LeaseRequest { duration: HOUR * 100_000, ..lease_request(1) }).await;
@@ -537,7 +537,7 @@ fn request(object: &str) -> RefreshRequest {
 }
 
 #[tokio::test]
-async fn a_restart_with_its_data_goes_on_where_it_was() {
+async fn restart_with_data_continues() {
     let mut server = PrivateRedis::durable().await;
     let queue = connect(&server.url());
     queue.enqueue(NOW, &[request("clan:2PP"), request("clan:2QQ")]).await.unwrap();
@@ -553,7 +553,7 @@ async fn a_restart_with_its_data_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn a_restart_without_its_data_leaves_a_queue_that_works() {
+async fn restart_without_data_leaves_working_queue() {
     let mut server = PrivateRedis::start().await;
     let queue = connect(&server.url());
     queue.enqueue(NOW, &[request("clan:2PP")]).await.unwrap();
@@ -640,17 +640,17 @@ async fn every_one_meets(mode: Mode, operations: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_connection_cut_in_any_operation_loses_nothing() {
+async fn connection_cut_anywhere_loses_nothing() {
     every_one_meets(Mode::Cut, &OPERATIONS).await;
 }
 
 #[tokio::test]
-async fn an_answer_lost_in_any_operation_loses_nothing() {
+async fn lost_reply_loses_nothing() {
     every_one_meets(Mode::LoseAnswerTo("EVALSHA"), &OPERATIONS).await;
 }
 
 #[tokio::test]
-async fn a_settlement_whose_answer_was_lost_is_settled() {
+async fn settlement_with_lost_reply_is_settled() {
     let limits = QueueLimits { dead_letters: 1, ..QueueLimits::default() };
     let bed = RedisBed::with_limits(limits).await;
     let (proxy, url) = Proxy::in_front_of(&bed.url()).await;
@@ -686,7 +686,7 @@ async fn a_settlement_whose_answer_was_lost_is_settled() {
 }
 
 #[tokio::test]
-async fn leases_whose_answer_was_lost_are_handed_out_anew() {
+async fn leases_with_lost_reply_are_leased_anew() {
     let bed = RedisBed::fresh().await;
     let (proxy, url) = Proxy::in_front_of(&bed.url()).await;
     let queue = connect_with(&url, IMPATIENT);
@@ -704,13 +704,13 @@ async fn leases_whose_answer_was_lost_are_handed_out_anew() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_too_slow_is_an_error_in_time_and_loses_nothing() {
+async fn slow_reply_times_out_and_loses_nothing() {
     every_one_meets(Mode::Slow(Duration::from_millis(900)), &["read_mail", "enqueue", "lease", "settle", "reconcile"])
         .await;
 }
 
 #[tokio::test]
-async fn a_replica_refuses_work_and_says_so() {
+async fn replica_refuses_work_with_reason() {
     let server = PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
     let full = fill(&bed).await;
@@ -727,7 +727,7 @@ async fn a_replica_refuses_work_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_server_that_loads_its_data_refuses_work_and_says_so() {
+async fn loading_server_refuses_work_with_reason() {
     let server = PrivateRedis::durable().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
     let full = fill(&bed).await;
@@ -761,7 +761,7 @@ async fn a_server_that_loads_its_data_refuses_work_and_says_so() {
 
 /// Nothing was carried out, so the same call is sent again.
 #[tokio::test]
-async fn a_server_without_enough_replicas_is_asked_again() {
+async fn server_without_replicas_is_retried() {
     let server = PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
     let full = fill(&bed).await;
@@ -780,7 +780,7 @@ async fn a_server_without_enough_replicas_is_asked_again() {
 }
 
 #[tokio::test]
-async fn a_server_busy_with_a_script_is_asked_again() {
+async fn busy_server_is_retried() {
     let server = PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
     bed.queue().enqueue(NOW, &[request("clan:2PP")]).await.unwrap();
