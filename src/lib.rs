@@ -22,6 +22,7 @@ pub mod config;
 pub mod connections;
 pub mod follow;
 pub mod handlers;
+pub mod maintenance;
 pub mod metrics;
 pub mod model;
 mod outbound;

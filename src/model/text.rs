@@ -69,6 +69,12 @@ fn deceives(c: char) -> bool {
         )
 }
 
+/// Bytes in lower-case hex.
+#[must_use]
+pub fn hex(bytes: impl AsRef<[u8]>) -> String {
+    bytes.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,69 +1,69 @@
-//! The record of one object, and every change it can go through. Values only: the memory queue calls these functions,
-//! and `lua/prelude.lua` is the same rules for Redis. Whoever changes one changes the other; the model test compares
-//! them after every step.
+//! The record of one object, and every change it can go through.
+//!
+//! Values only. The memory queue calls these functions, and `lua/prelude.lua` has the same rules for Redis: a change of one is
+//! a change of the other, and the model test compares the two after every step.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Lease, LeaseToken, MAX_LAPSES, SUSPECT_LAPSES, Settlement, mailbox::digest};
+use super::{Lease, LeaseToken, MAX_LAPSES, SUSPECT_LAPSES, Settlement};
 use crate::{
     clock::Timestamp,
     model::{ObjectId, Priority, RefreshRequest},
 };
 
 /// No time in a record is later than this from now.
-pub use crate::model::MAX_REQUEST_DELAY;
+pub use crate::model::LONGEST_WAIT;
 
-/// The score of a ready object is its class times this, plus when it was first asked for in milliseconds.
+/// The score of a ready object is its priority times this, plus the time of its first request in milliseconds. The product is
+/// far enough apart for times until the year 2286, and exact in a double.
 pub const CLASS_WIDTH: i64 = 10_000_000_000_000;
 
 /// The code of a dead letter that new mail does not revive.
 pub const LAPSED: &str = "lapsed";
 
-/// The code of what waits because its endpoint fails: it was not tried.
+/// The code of a request that waits, untried, because its endpoint fails.
 pub const CIRCUIT: &str = "circuit";
 
-/// The most objects that one lease call sets aside.
-pub const MAX_SET_ASIDE: usize = 1000;
-
-/// The code of what waits because it would have become a dead letter, and there is no room.
+/// The code of an object that waits because there is no room for another dead letter.
 pub const DEAD_LETTERS_FULL: &str = "dead_letters_full";
 
-/// For how long the answer to a settlement is remembered: sent again within it, since its answer was lost, it is told the same and
-/// changes nothing.
+/// One lease call sets aside at most this many objects.
+pub const MAX_SET_ASIDE: usize = 1000;
+
+/// One lease call takes back at most this many leases, and moves at most this many due objects of each priority to ready.
+pub const MAX_SWEPT: usize = 200;
+
+/// The reply to a settlement is remembered this long: the same batch sent again gets the same reply and changes nothing.
 pub const REPLY_LIFETIME: Duration = Duration::from_secs(60);
 
-/// How long that waits.
+/// The hold of an object for which there is no room among the dead letters.
 const NO_ROOM_HOLD: Duration = Duration::from_secs(10 * 60);
 
-/// How long an object is held that was returned with a hold, the first time; it doubles with every further time in a row for the
-/// same reason …
+/// The first hold of an object that was returned with a hold. Each further one in a row for the same reason is twice as long …
 pub const FIRST_HOLD: Duration = Duration::from_secs(30);
 
 /// … up to this.
 pub const MAX_HOLD: Duration = Duration::from_secs(10 * 60);
 
-/// How many requests of each class of the mailbox, and of those that are due and not yet moved, are looked at for the oldest.
-pub const LOOKED_AT_FOR_OLDEST: usize = 10;
+/// The sample for the oldest request: this many of each priority of the mailbox, and of those that are due and not yet moved.
+pub const OLDEST_SAMPLE: usize = 10;
 
-/// Mail with a larger value is not looked at for that.
-pub const LARGEST_LOOKED_AT: usize = 4096;
+/// Mail with a larger value is not part of that sample.
+pub const MAX_SAMPLED_BYTES: usize = 4096;
 
-/// The most bytes of an answer or of mail that a dead letter shows.
+/// A dead letter shows at most this many bytes of a response or of mail.
 pub const MAX_BODY_BYTES: usize = 500;
 
-/// The most leases one call takes back, and the most due objects it moves to ready, of each class.
-pub const SWEEP: usize = 200;
-
-/// What a queue may keep, and how it reads counts that others wrote.
+/// Bounds of what a queue keeps, and the cap for counts that others wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QueueLimits {
     /// `MAX_ATTEMPTS`. Mail that claims to have used them up still gets one.
     pub max_attempts: u32,
     /// The most objects among the dead letters; beyond, an object is returned and waits instead of becoming one.
     pub dead_letters: usize,
-    /// The most unreadable mail among the dead letters; the oldest gives way and is counted.
+    /// The most invalid entries among the dead letters; beyond, the oldest is evicted and counted.
     pub dead_entries: usize,
 }
 
@@ -73,23 +73,23 @@ impl Default for QueueLimits {
     }
 }
 
-/// What is wanted of an object: one request, or several merged.
+/// One request for an object, or several merged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
     #[serde(with = "class_number")]
     pub priority: Priority,
-    /// When it was first asked for: its place among its class.
+    /// The time of the first request: its place among its priority.
     pub first: Timestamp,
-    /// When it was last asked for: what an answer must satisfy.
+    /// The time of the last request: a refresh has to be newer.
     pub last: Timestamp,
-    /// Not before. The earliest of the merged requests.
+    /// Not before this time: the earliest of the merged requests.
     pub due: Timestamp,
-    /// Attempts that failed.
+    /// Failed attempts.
     pub attempts: u32,
 }
 
 impl Wanted {
-    /// A request with its times brought into [epoch, now + 24 h].
+    /// Takes a request and brings its times into [epoch, now + 24 h].
     #[must_use]
     pub fn of(request: &RefreshRequest, now: Timestamp) -> Self {
         let asked = clamp(request.asked, now);
@@ -102,7 +102,7 @@ impl Wanted {
         }
     }
 
-    /// Best class, earliest place, latest asked, earliest due, highest count of attempts.
+    /// Keeps the best priority, first request, last request, earliest due time and highest count of attempts.
     pub fn merge(&mut self, other: &Self) {
         self.priority = self.priority.min(other.priority);
         self.first = self.first.min(other.first);
@@ -112,7 +112,7 @@ impl Wanted {
     }
 }
 
-/// Where an object stands.
+/// The state of an object, which is also the set that it stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
@@ -127,33 +127,33 @@ pub enum State {
 pub struct Record {
     #[serde(flatten)]
     pub wanted: Wanted,
-    /// The delay after a failure. Mail never shortens it.
+    /// Not before this time, after a failure or a hold. Mail never shortens it.
     pub hold: Timestamp,
-    /// How often in a row it was returned with a hold for the same reason.
+    /// Holds in a row for the same reason.
     #[serde(default, skip_serializing_if = "is_none")]
     pub held: u32,
     /// The code of that reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_for: Option<String>,
-    /// Leases that ran out unsettled since the last time a worker survived the object.
+    /// Leases that ran out unsettled since a worker last survived the object.
     pub lapses: u32,
-    /// Requests merged so far; a lease hands it out, so that the holder can tell whether something newer came.
+    /// Requests merged so far. A lease carries it, so that its holder notices a newer request.
     pub merges: u64,
     pub state: State,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
-    /// When the lease runs out.
+    /// The time at which the lease runs out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<Timestamp>,
-    /// Whether the run is known to have received the lease: it renewed it.
+    /// True when the run is known to have received the lease, because it renewed it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub received: bool,
-    /// What was requested while it was leased.
+    /// Requests that came while it was leased.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Wanted>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub died: Option<Timestamp>,
-    /// Of a dead letter, or of the latest failure or hold.
+    /// The code of the dead letter, or of the latest failure or hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -209,13 +209,13 @@ impl Record {
         record
     }
 
-    /// From when on it may be leased.
+    /// The time from which on it may be leased.
     #[must_use]
     pub fn ready_at(&self) -> Timestamp {
         self.wanted.due.max(self.hold)
     }
 
-    /// With what was requested while it was leased.
+    /// What is wanted, including the requests that came while it was leased.
     #[must_use]
     pub fn wanted_in_all(&self) -> Wanted {
         let mut wanted = self.wanted.clone();
@@ -225,7 +225,7 @@ impl Record {
         wanted
     }
 
-    /// Its place in the set of its state.
+    /// Its score in the set of its state.
     #[must_use]
     pub fn score(&self) -> i64 {
         match self.state {
@@ -244,7 +244,7 @@ impl Record {
         self.code.as_deref() == Some(LAPSED)
     }
 
-    /// Hands the object out.
+    /// Leases the object.
     pub fn lease(&mut self, object: ObjectId, token: String, expires: Timestamp) -> Lease {
         self.state = State::Leased;
         self.token = Some(token.clone());
@@ -264,17 +264,16 @@ impl Record {
         }
     }
 
-    /// Gives back a lease that nobody received, since the answer was lost. It is no lapse.
+    /// Releases a lease that nobody received, because the reply was lost. This is not a lapse.
     pub fn take_back(&mut self, now: Timestamp) {
         self.end_lease();
         self.place(now);
     }
 
-    /// Takes a lease back that ran out. The object is free again at once, however often it happened: most objects lapse
-    /// because of another's fault or none at all. What guards the others is that suspects are leased in ever smaller groups,
-    /// at last alone, and that the fifth lapse buries the one that is to blame, when there is room among the dead letters. A
-    /// lease of which nobody knows whether a run received it may make a suspect, and no more: nothing ends as `lapsed` that no
-    /// worker ever saw.
+    /// Takes back a lease that ran out. The object is ready again at once, however often it lapsed: most objects lapse by the
+    /// fault of another or of none. The others are protected because suspects are leased in ever smaller groups, at last
+    /// alone, and because the fifth lapse buries the object, when there is room among the dead letters. A lease that no run is
+    /// known to have received may make a suspect, and no more: nothing ends as `lapsed` that no worker ever saw.
     pub fn lapse(&mut self, has_room: bool, now: Timestamp) {
         let is_counted = self.received || self.lapses < SUSPECT_LAPSES;
         self.end_lease();
@@ -294,7 +293,7 @@ impl Record {
         self.place(now);
     }
 
-    /// Forgets the lease, and merges what was requested meanwhile.
+    /// Forgets the lease, and merges the requests that came meanwhile.
     fn end_lease(&mut self) {
         self.token = None;
         self.expires = None;
@@ -304,7 +303,7 @@ impl Record {
         }
     }
 
-    /// It would have become a dead letter, and there is no room: it waits, and nothing is counted.
+    /// Holds an object that would have become a dead letter, since there is no room. Nothing is counted.
     fn wait_for_room(&mut self, now: Timestamp) {
         self.hold = now + NO_ROOM_HOLD;
         self.held = 0;
@@ -312,13 +311,13 @@ impl Record {
         self.place(now);
     }
 
-    /// Whether it waits because there was no room among the dead letters.
+    /// True when it waits because there was no room among the dead letters.
     #[must_use]
     pub fn waits_for_room(&self) -> bool {
         self.held_for.as_deref() == Some(DEAD_LETTERS_FULL)
     }
 
-    /// Ends a lease. `None`: the record is deleted. `has_room` says whether one more object can become a dead letter.
+    /// Ends a lease; `None` deletes the record. `has_room`: one more object can become a dead letter.
     #[must_use]
     pub fn settle(mut self, settlement: &Settlement, has_room: bool, now: Timestamp) -> Option<Self> {
         if matches!(settlement, Settlement::Done | Settlement::Dead { .. })
@@ -383,26 +382,26 @@ impl Record {
         self.end_holds();
     }
 
-    /// The row of holds for one reason is over.
+    /// Ends the row of holds for one reason.
     fn end_holds(&mut self) {
         self.held = 0;
         self.held_for = None;
     }
 
-    /// Whether it waits because it was returned with a hold, and is known as such: its reason may be gone sooner.
+    /// True when it waits because it was returned with a hold, which ends early when its reason is gone.
     #[must_use]
     pub fn is_held(&self) -> bool {
         self.state == State::Delayed && self.held > 0
     }
 
-    /// Frees what is held, since the reason is gone.
+    /// Ends the hold, since its reason is gone.
     pub fn lift_hold(&mut self, now: Timestamp) {
         self.hold = Timestamp::EPOCH;
         self.end_holds();
         self.place(now);
     }
 
-    /// Frees what was set aside. A row of holds of its own goes on.
+    /// Frees an object that was set aside. A row of holds of its own goes on.
     pub fn return_set_aside(&mut self, now: Timestamp) {
         if self.held_for.as_deref() == Some(CIRCUIT) {
             return self.lift_hold(now);
@@ -411,31 +410,24 @@ impl Record {
         self.place(now);
     }
 
-    /// Delays an object whose endpoint fails. It is not counted: nothing was tried.
+    /// Delays an object whose endpoint fails. Nothing is counted, since nothing was tried.
     pub fn set_aside(&mut self, until: Timestamp, now: Timestamp) {
         self.hold = self.hold.max(until);
-        // A row of holds of its own goes on: it comes behind those that did not fail.
+        // A row of holds of its own goes on: this object failed, and comes behind those that did not.
         if self.held == 0 {
             self.held_for = Some(CIRCUIT.to_owned());
         }
         self.place(now);
     }
 
-    /// Brings a dead object back, ready at once, in its old place.
+    /// Returns a dead object to the queue, ready at once, in its old place.
     pub fn redrive(&mut self, now: Timestamp) {
         let wanted = Wanted { attempts: 0, due: self.wanted.due.min(now), ..self.wanted.clone() };
         *self = Self::fresh(wanted, self.merges, now);
     }
 }
 
-/// A name for a batch of settlements that is the same whenever it is sent again: which leases end, and how.
-#[must_use]
-pub fn name_of_batch(settlements: &[(Lease, Settlement)]) -> String {
-    let ends = settlements.iter().map(|(lease, how)| format!("{} {} {};", lease.object, lease.token, how.word()));
-    digest(ends.collect::<String>().as_bytes())
-}
-
-/// How long an object is held that was returned with a hold so many times in a row.
+/// The hold after this many in a row.
 fn hold_of(times: u32) -> Duration {
     (FIRST_HOLD * (1 << (times - 1).min(10))).min(MAX_HOLD)
 }
@@ -448,7 +440,7 @@ const fn is_none(count: &u32) -> bool {
 /// Brings a time into [epoch, now + 24 h].
 #[must_use]
 pub fn clamp(time: Timestamp, now: Timestamp) -> Timestamp {
-    time.clamp(Timestamp::EPOCH, (now + MAX_REQUEST_DELAY).max(Timestamp::EPOCH))
+    time.clamp(Timestamp::EPOCH, (now + LONGEST_WAIT).max(Timestamp::EPOCH))
 }
 
 /// The start of a text, at most [`MAX_BODY_BYTES`].
@@ -457,53 +449,7 @@ pub fn clip(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_BODY_BYTES)]
 }
 
-/// Mail that could not be read, kept for a person. In Redis it lies beside the records, under `mail:<id>`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Letter {
-    pub state: State,
-    pub died: Timestamp,
-    pub code: String,
-    pub reason: String,
-    /// The score it had in the mailbox, as Redis writes it.
-    pub score: String,
-    /// The whole value, escaped, when it is short enough to be kept and brought back.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub value: Option<String>,
-    /// Else its start.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub body: Option<String>,
-}
-
-/// The draws that give the lower classes their floor: a small generator that Lua computes exactly too.
-#[derive(Clone, Copy, Debug)]
-pub struct Draw(u64);
-
-impl Draw {
-    const MODULUS: u64 = 2_147_483_647;
-
-    #[must_use]
-    pub const fn from_seed(seed: u64) -> Self {
-        Self(seed % (Self::MODULUS - 1) + 1)
-    }
-
-    #[must_use]
-    pub const fn state(self) -> u64 {
-        self.0
-    }
-
-    /// Below 5 % the place is for the oldest LOW, below 10 % for MEDIUM, below 20 % for HIGH; else order is strict.
-    pub fn favoured(&mut self) -> Option<Priority> {
-        self.0 = self.0 * 16_807 % Self::MODULUS;
-        match self.0 % 100 {
-            0..5 => Some(Priority::Low),
-            5..10 => Some(Priority::Medium),
-            10..20 => Some(Priority::High),
-            _ => None,
-        }
-    }
-}
-
-/// A class as the number it has in the mailbox and in our keys.
+/// Serializes a priority as the number it has in the mailbox and in our keys.
 mod class_number {
     use serde::{Deserialize, Deserializer, Serializer};
 

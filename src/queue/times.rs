@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_of_a_time_in_use_is_read() {
+    fn parse_reads_every_form_in_use() {
         for text in [
             "2026-03-04T05:06:07.089000",
             "2026-03-04T05:06:07.089",
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_none() {
+    fn parse_refuses_other_texts() {
         for text in [
             "",
             "2026-03-04",
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_written_time_reads_back() {
+    fn naive_time_reads_back() {
         let time = Timestamp::from_millis(1_772_600_767_089);
         assert_eq!(naive(time), "2026-03-04T05:06:07.089000");
         assert_eq!(parse(&naive(time)), Some(time));

@@ -7,11 +7,11 @@
 mod api;
 mod cli;
 mod config;
-mod derive;
 mod faults;
 mod hostile;
 mod infra;
 mod lambda;
+mod maintenance;
 mod queue;
 mod recordings;
 mod sim;

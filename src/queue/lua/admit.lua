@@ -1,10 +1,10 @@
--- Merges a slice of mail into the queue and deletes it from the mailbox: each entry only when index and data are still
--- as they were read. What changed stays for the next slice. On a cluster the mailbox is not among the keys: `cluster.rs`
--- compares before this and deletes after it.
--- ARGV: now, most unreadable letters, scan from, scan to, largest mail, entries; then of each entry
--- source, id, id digest, score, content, size, value, action, and what the action needs.
--- Answers {admitted, unreadable, changed, orphaned, orphans dropped, found by scan, repaired}.
-local now, most_letters = whole(1), whole(2)
+-- Merges a slice of mail into the queue and deletes it from the mailbox: each entry only when index and data are still as they
+-- were read. A changed entry stays for the next slice. On a cluster the mailbox is not among the keys: `cluster.rs` compares
+-- before this script and deletes after it.
+-- ARGV: now, max dead entries, scan from, scan to, largest mail, number of entries; then for each entry source, id, id digest,
+-- score, content, size, value, action, and the action's own arguments.
+-- Returns {admitted, unreadable, changed, orphaned, orphans dropped, found by scan, repaired}.
+local now, max_dead_entries = whole(1), whole(2)
 local scan_from, scan_to, largest, count = text(3), text(4), whole(5), whole(6)
 local entries, at = {}, 7
 for i = 1, count do
@@ -21,13 +21,13 @@ for i = 1, count do
     }
     at = at + 5
   elseif entry.action == 'refuse' then
-    entry.name, entry.letter = text(at), text(at + 1)
+    entry.name, entry.dead_entry = text(at), text(at + 1)
     at = at + 2
-  elseif entry.action == 'set_aside' then
+  elseif entry.action == 'orphan' then
     entry.class = whole(at)
     at = at + 1
   elseif entry.action == 'drop' then
-    entry.patience = whole(at)
+    entry.timeout = whole(at)
     at = at + 1
   else
     bad_argument = bad_argument or at - 1
@@ -39,7 +39,7 @@ if wrong then
   return wrong
 end
 
--- What goes into the queue leaves the mailbox: on a cluster it leaves another server, and a full one stays full.
+-- A request that goes into the queue leaves the mailbox. On a cluster it leaves another server, and a full one stays full.
 if INDEX then
   begin_even_when_full()
 end
@@ -80,15 +80,15 @@ function carry_out.admit(entry)
 end
 
 function carry_out.refuse(entry)
-  redis.call('HSET', OBJECTS, entry.name, entry.letter)
-  redis.call('ZADD', UNREADABLE, num(now), entry.name)
-  evict_letters(most_letters)
+  redis.call('HSET', OBJECTS, entry.name, entry.dead_entry)
+  redis.call('ZADD', DEAD_ENTRIES, num(now), entry.name)
+  evict_dead_entries(max_dead_entries)
   delete_mail(entry)
   unreadable = unreadable + 1
 end
 
--- The class rides along in the fraction, which a double still holds exactly at these sizes.
-function carry_out.set_aside(entry)
+-- The fraction of the score is the priority; a double still holds it exactly at these sizes.
+function carry_out.orphan(entry)
   redis.call('ZADD', ORPHANS, string.format('%.2f', now + entry.class * 0.25), entry.id)
   if INDEX then
     redis.call('ZREM', INDEX, entry.id)
@@ -96,10 +96,10 @@ function carry_out.set_aside(entry)
   orphaned = orphaned + 1
 end
 
--- Since it was read it may have been given back and set aside anew.
+-- Since it was read, it may have returned to the index and become an orphan anew.
 function carry_out.drop(entry)
   local since = tonumber(redis.call('ZSCORE', ORPHANS, entry.id) or '')
-  if since and math.floor(since) + entry.patience <= now then
+  if since and math.floor(since) + entry.timeout <= now then
     dropped = dropped + redis.call('ZREM', ORPHANS, entry.id)
   end
 end

@@ -1,6 +1,7 @@
--- Carries over what runs agreed on at another Redis. What is here stays, unless it says less: a shorter rest, fewer calls.
--- KEYS: the key, copies. ARGV: its kind (key, rate, calls, circuit), life in ms, value; of a circuit since, next probe, code and
--- detail. Answers 1 when it was put in.
+-- Puts in an entry of the shared state of another Redis. The entry that is here stays, unless it is weaker: a shorter cooldown,
+-- fewer calls.
+-- KEYS: the key, copies. ARGV: its kind (key, rate, calls, circuit), lifetime in ms, value; for a circuit since, next probe, code
+-- and detail. Returns 1 when it was put in, else 0.
 local kind = ARGV[1]
 local wrong = not_whole(2)
 if wrong then
@@ -19,10 +20,10 @@ if kind == 'circuit' or kind == 'rate' then
   return 1
 end
 local here, left = kept(KEYS[1])
--- Shorter by more than what passes between reading it there and putting it in here.
-local is_shorter_rest = kind == 'key' and rests(here) and left + 1000 < life
+-- A second of difference may pass between the read there and this script.
+local is_shorter_cooldown = kind == 'key' and is_cooling_down(here) and left + 1000 < life
 local is_smaller_count = kind == 'calls' and is_whole(here) and is_whole(ARGV[3]) and tonumber(here) < tonumber(ARGV[3])
-if here and not is_shorter_rest and not is_smaller_count then
+if here and not is_shorter_cooldown and not is_smaller_count then
   return 0
 end
 keep(KEYS[1], ARGV[3], life)

@@ -1,5 +1,5 @@
--- Reads the circuits; one of another type counts as closed. KEYS: circuits. Answers {number of the key, since, next probe, code,
--- detail} for each that is open.
+-- Returns the open circuits; a key of another type counts as closed.
+-- KEYS: circuits. Returns {number of the key, since, next probe, code, detail} for each open one.
 local open = {}
 for at, key in ipairs(KEYS) do
   if redis.call('TYPE', key).ok == 'hash' then

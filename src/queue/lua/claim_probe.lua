@@ -1,5 +1,5 @@
--- Moves the next probe for the one caller that saw the present one. A circuit that is probed lives on.
--- KEYS: circuit. ARGV: seen, next, lifetime in ms. Answers 1 or 0.
+-- Claims the next probe of a circuit, for the one caller that saw its present time, and extends the circuit.
+-- KEYS: circuit. ARGV: seen, next, lifetime in ms. Returns 1 for the caller that may probe, else 0.
 local wrong = not_whole(2, 3)
 if wrong then
   return wrong

@@ -1,6 +1,6 @@
 -- Merges requests straight into the queue.
--- ARGV: now, then of each request: object, priority, asked, due, attempts.
--- Answers of each that is dead all the same: {object, died, reason}.
+-- ARGV: now; then for each request object, priority, requested at, due, attempts.
+-- Returns {object, died, reason} for each object that stays a dead letter.
 local now = whole(1)
 local requests = {}
 for at = 2, #ARGV, 5 do

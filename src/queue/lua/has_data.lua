@@ -1,6 +1,6 @@
--- Whether each of these ids has data. KEYS: the hash. ARGV: ids. Answers 1 or 0 for each.
-local answers = {}
+-- Returns 1 for each id that has data, else 0. KEYS: the hash. ARGV: ids.
+local results = {}
 for i, id in ipairs(ARGV) do
-  answers[i] = redis.call('HEXISTS', KEYS[1], id)
+  results[i] = redis.call('HEXISTS', KEYS[1], id)
 end
-return answers
+return results

@@ -1,19 +1,19 @@
 -- Takes back leases that ran out, moves what is due to ready, and leases the next objects in order.
--- ARGV: now, expiry of the new leases, at most, classes (such as 0123), alone (0 or 1), draw, run, most dead letters,
--- sweep, probe (0 or 1), nonce of this call, number of calls whose answer was lost, the nonce of each, number of kinds that are
--- set aside, of each: kind, until, probes; then the objects that come before
--- all others when they are ready.
--- Answers {suspect waits, more, lapsed, lapsed dead, leases, repaired}; a lease is {object, token, merges, priority, first, last,
+-- ARGV: now, expiry of the new leases, max leases, priorities (such as 0123), alone (0 or 1), draw, run, max dead letters, max
+-- swept, probe (0 or 1), nonce of this call, number of calls whose reply was lost, the nonce of each, number of kinds that are
+-- set aside, for each kind, until, probes; then the objects that come before all others when they are ready.
+-- Returns {suspect waits, more, lapsed, lapsed dead, leases, repaired}; a lease is {object, token, merges, priority, first, last,
 -- attempts, lapses, held, held for}.
--- How many suspects of so many lapses may be leased together; of more lapses each is leased alone.
+
+-- The suspects that may be leased together, by their lapses; with more lapses each is leased alone.
 local SUSPECTS_TOGETHER = { [2] = 16, [3] = 4 }
--- The most leases that are looked at for those whose answer was lost.
-local MOST_LEASES = 5000
--- The most objects that one call sets aside.
+-- The leases that are searched for those whose reply was lost.
+local MAX_LEASES_SEARCHED = 5000
+-- One call sets aside at most this many objects.
 local MAX_SET_ASIDE = 1000
 
 local now, expires, most, classes, alone = whole(1), whole(2), whole(3), text(4), whole(5) == 1
-local draw, run, most_dead, sweep, probe = whole(6), text(7), whole(8), whole(9), whole(10) == 1
+local draw, run, max_dead, sweep, probe = whole(6), text(7), whole(8), whole(9), whole(10) == 1
 local nonce, lost, at_aside = text(11), {}, 13 + whole(12)
 for at = 13, at_aside - 1 do
   lost[#lost + 1] = run .. ':' .. text(at) .. '-'
@@ -30,7 +30,7 @@ begin_even_when_full()
 
 local more, lapsed, lapsed_dead = 0, 0, 0
 
--- Members of a time-ordered set whose time has come.
+-- Returns members of a time-ordered set whose time has come.
 local function due_members(set)
   local names = redis.call('ZRANGEBYSCORE', set, '-inf', num(now), 'LIMIT', 0, sweep)
   if #names == sweep then
@@ -39,7 +39,8 @@ local function due_members(set)
   return names
 end
 
--- Gives back what calls of this run leased and never heard of. Nobody has it: there is nothing to wait for, and no lapse.
+-- Releases the leases of this run's calls whose replies were lost. No run has them, so there is nothing to wait for, and no
+-- lapse.
 local function is_lost(token)
   for _, prefix in ipairs(lost) do
     if string.sub(token, 1, #prefix) == prefix then
@@ -48,7 +49,7 @@ local function is_lost(token)
   end
 end
 if #lost > 0 then
-  for _, name in ipairs(redis.call('ZRANGE', LEASED, 0, MOST_LEASES - 1)) do
+  for _, name in ipairs(redis.call('ZRANGE', LEASED, 0, MAX_LEASES_SEARCHED - 1)) do
     local record = load(name)
     if record and record.state == 'leased' and is_lost(record.token) then
       end_lease(record)
@@ -58,8 +59,8 @@ if #lost > 0 then
   end
 end
 
--- Whether a run received the lease is known when it renewed it. Other lapses may make a suspect, which is confirmed before it
--- is tried; they never bury what no worker ever saw.
+-- A run confirms by a renewal that it received the lease. Lapses without it may make a suspect, which a run confirms before it
+-- tries it, but never bury an object that no worker ever saw.
 local function lapse(name, record)
   local is_counted = record.received or record.lapses < SUSPECT_LAPSES
   end_lease(record)
@@ -69,7 +70,7 @@ local function lapse(name, record)
     put(name, record, LEASED)
     return
   end
-  if record.lapses + 1 >= MAX_LAPSES and not has_room(most_dead) then
+  if record.lapses + 1 >= MAX_LAPSES and not has_room(max_dead) then
     wait_for_room(record, now)
     put(name, record, LEASED)
     return
@@ -89,7 +90,7 @@ for _, name in ipairs(due_members(LEASED)) do
   if record and record.state == 'leased' and record.expires <= now then
     lapse(name, record)
   else
-    mend(name, now)
+    repair(name, now)
   end
 end
 for class = 0, 3 do
@@ -99,7 +100,7 @@ for class = 0, 3 do
       place(record, now)
       put(name, record, DELAYED[class])
     else
-      mend(name, now)
+      repair(name, now)
     end
   end
 end
@@ -127,8 +128,10 @@ local function next_in_order()
   end
 end
 
--- Below 5 % a place is for the oldest LOW, below 10 % for MEDIUM, below 20 % for HIGH, when such wait.
+-- Draws the priority whose oldest object comes next: LOW in 5 % of the draws, MEDIUM in 5 %, HIGH in 10 %. nil keeps the strict
+-- order.
 local function favoured()
+  -- The products stay below 2^53, which a Lua number holds exactly; `Draw` in Rust computes the same.
   draw = (draw * 16807) % 2147483647
   local percent = draw % 100
   if percent < 5 then
@@ -142,8 +145,8 @@ end
 
 local repairs = 0
 
--- The next candidate with its record. A record rules: an index that says otherwise is mended on the way, and an entry whose
--- record is gone or broken is turned into a record again.
+-- Returns the next candidate with its record. The record overrules the sets: a wrong place is repaired on the way, and a name
+-- whose record is missing or broken gets a record again.
 local function candidate(class)
   while repairs < 1000 do
     local name = (class and wanted[class] and oldest(class)) or next_in_order()
@@ -154,19 +157,19 @@ local function candidate(class)
     if record and record.state == 'ready' and is_object(name) then
       return name, record
     end
-    mend(name, now)
+    repair(name, now)
     repairs = repairs + 1
   end
   more = 1
 end
 
--- The next of the objects that were named; a suspect among them waits for its turn like all others.
+-- Returns the next of the named objects; a suspect among them waits for its turn like all others.
 local function next_named()
   while ARGV[named] do
     local name = ARGV[named]
     named = named + 1
     local record = load(name)
-    -- Whoever names an object does not wait for the end of a hold that nobody counts.
+    -- A named object does not wait for the end of a hold without a failure.
     local is_held = record and record.state == 'delayed' and (record.held or 0) > 0 and record.due <= now
     if record and (record.state == 'ready' or is_held) and record.lapses < SUSPECT_LAPSES then
       return name, record
@@ -176,17 +179,17 @@ end
 
 local leases, suspect_waits, set_aside, group = {}, 0, 0, nil
 
--- What is set aside of an object's kind; nil when it is handed out like any other.
+-- Returns the entry of an object's kind among those that are set aside; nil when the object is leased like any other.
 local function aside_of(name)
   local kind = aside[string.match(name, '^%l+')]
   return kind and kind.till > now and kind or nil
 end
 
--- Delays an object whose endpoint fails. It is not counted: nothing was tried.
+-- Delays an object whose endpoint fails. Nothing is counted, since nothing was tried.
 local function put_aside(name, record, till)
-  local was = standing(record)
+  local was = set_and_score(record)
   record.hold = math.max(record.hold, till)
-  -- A row of holds of its own goes on: it comes behind those that did not fail.
+  -- A row of holds of its own goes on: this object failed, and comes behind those that did not.
   if (record.held or 0) == 0 then
     record.held, record.held_for = nil, 'circuit'
   end
@@ -195,11 +198,11 @@ local function put_aside(name, record, till)
   set_aside = set_aside + 1
 end
 
-local function hand_out(name, record, kind)
+local function grant(name, record, kind)
   if kind then
     kind.probes = kind.probes - 1
   end
-  local was = standing(record)
+  local was = set_and_score(record)
   record.state = 'leased'
   record.token = run .. ':' .. (nonce ~= '' and nonce .. '-' or '') .. num(redis.call('HINCRBY', COUNTERS, 'leases', 1))
   record.expires = expires
@@ -239,7 +242,7 @@ while #leases < most do
       suspect_waits = 1
       break
     end
-    hand_out(name, record, kind)
+    grant(name, record, kind)
     if suspect then
       group = record.lapses
       if #leases >= (SUSPECTS_TOGETHER[group] or 1) then
@@ -252,12 +255,12 @@ if probe and nothing_ready and #leases == 0 then
   for _, name in ipairs(redis.call('ZRANGE', HELD, 0, -1)) do
     local record, kind = load(name), aside_of(name)
     if not record or record.state ~= 'delayed' or not record.held then
-      mend(name, now)
+      repair(name, now)
     elseif wanted[record.priority] and record.due <= now and not (kind and kind.probes <= 0) then
       if record.lapses >= SUSPECT_LAPSES and not alone then
         suspect_waits = 1
       else
-        hand_out(name, record, kind)
+        grant(name, record, kind)
       end
       break
     end

@@ -1,5 +1,5 @@
--- Opens a circuit for as long as told. One that is open keeps its `since`, and its probe when that is later; the reason is
--- the newest. KEYS: circuit. ARGV: since, next probe, lifetime in ms, code and detail of the reason.
+-- Opens a circuit. An open one keeps its `since`, and its next probe when that is later; the reason is the newest.
+-- KEYS: circuit. ARGV: since, next probe, lifetime in ms, code and detail of the reason. Returns 1.
 local wrong = not_whole(1, 2, 3)
 if wrong then
   return wrong
@@ -14,7 +14,7 @@ end
 if is_whole(probe) and tonumber(probe) > tonumber(ARGV[2]) then
   ARGV[2] = probe
 end
--- Also what is no circuit; and a write that only frees comes first.
+-- Also deletes a key of another type; and a write that only frees comes first.
 redis.call('DEL', KEYS[1])
 redis.call('HSET', KEYS[1], 'since', since, 'next_probe', ARGV[2], 'code', ARGV[4], 'detail', ARGV[5])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])

@@ -1,12 +1,13 @@
--- Shared by the queue's scripts: put in front of each of them at build time. `record.rs` is the same rules in Rust.
+-- The rules that the queue's scripts share, put in front of each of them at build time. `record.rs` has the same rules in Rust.
+-- KEYS: our 13 keys in the order below; on one server also the mailbox's index and data.
 --
--- One script is one state change. Each checks its arguments and the types of its keys before its first write, since
--- Redis does not take back what a script wrote before an error. Numbers are whole milliseconds and small counts: Lua
--- prints no more than 14 digits, so scores are always written with num().
+-- One script is one state change. Each checks its arguments and the types of its keys before its first write, since Redis does
+-- not undo what a script wrote before an error. Numbers are whole milliseconds and small counts: Lua prints no more than 14
+-- digits, so scores are always written with num().
 
 local OBJECTS, READY = KEYS[1], KEYS[2]
 local DELAYED = { [0] = KEYS[3], [1] = KEYS[4], [2] = KEYS[5], [3] = KEYS[6] }
-local LEASED, DEAD, UNREADABLE = KEYS[7], KEYS[8], KEYS[9]
+local LEASED, DEAD, DEAD_ENTRIES = KEYS[7], KEYS[8], KEYS[9]
 local ORPHANS, SCAN, COUNTERS = KEYS[10], KEYS[11], KEYS[12]
 local HELD = KEYS[13]
 local INDEX, DATA = KEYS[14], KEYS[15]
@@ -19,39 +20,39 @@ local function refuse(text)
   return redis.error_reply('QUEUE ' .. text)
 end
 
--- What is in the counters and where the scan goes on may begin anew: another type or content of theirs must stop nobody. A
--- count of leases makes tokens, and goes on above everything that was counted.
-local counters_mended = 0
-local function mend_counters()
-  -- Nothing is written where nothing is wrong: a full Redis refuses the first write of a script, and none after it.
-  local scan, counters, mended = redis.call('TYPE', SCAN).ok, redis.call('TYPE', COUNTERS).ok, 0
+-- Resets counters and the scan cursor when they hold another type or content, which must not stop a run. The count of leases
+-- is a part of the tokens, so it continues above every earlier count: at the server's time in milliseconds.
+local counters_repaired = 0
+local function repair_counters()
+  -- Write only where something is wrong: a full Redis refuses the first write of a script, and none after it.
+  local scan, counters, reset = redis.call('TYPE', SCAN).ok, redis.call('TYPE', COUNTERS).ok, 0
   if scan ~= 'string' and scan ~= 'none' then
-    counters_mended = counters_mended + redis.call('DEL', SCAN)
+    counters_repaired = counters_repaired + redis.call('DEL', SCAN)
   end
   if counters ~= 'hash' and counters ~= 'none' then
-    mended = redis.call('DEL', COUNTERS)
+    reset = redis.call('DEL', COUNTERS)
   elseif counters == 'hash' then
     for _, name in ipairs({ 'leases', 'dead_letters_evicted' }) do
       local count = redis.call('HGET', COUNTERS, name)
       if count and (#count > 15 or not string.match(count, '^%d+$')) then
-        mended = mended + redis.call('HDEL', COUNTERS, name)
+        reset = reset + redis.call('HDEL', COUNTERS, name)
       end
     end
   end
-  if mended > 0 then
+  if reset > 0 then
     redis.call('HSETNX', COUNTERS, 'leases', redis.call('TIME')[1] .. '000')
-    counters_mended = counters_mended + mended
+    counters_repaired = counters_repaired + reset
   end
 end
 
--- What each key holds.
+-- The type of each key.
 local EXPECTED = {
   'hash', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'zset', 'string', 'hash', 'zset', 'zset', 'hash',
 }
 
--- The first key that holds something else than it should, as an error reply.
+-- Returns an error reply for the first key of another type.
 local function misused_key()
-  mend_counters()
+  repair_counters()
   for i = 1, #KEYS do
     local found = redis.call('TYPE', KEYS[i]).ok
     if found ~= 'none' and found ~= EXPECTED[i] then
@@ -62,7 +63,7 @@ end
 
 local bad_argument
 
--- A whole number that a double holds exactly.
+-- Reads an argument as a whole number that a double holds exactly.
 local function whole(i)
   local number = tonumber(ARGV[i])
   if not number or number ~= math.floor(number) or math.abs(number) > 9007199254740992 then
@@ -80,7 +81,7 @@ local function text(i)
   return ARGV[i]
 end
 
--- What is wrong with the keys or with the arguments read so far, as an error reply.
+-- Returns an error reply for a bad argument among those read so far, or for a key of another type.
 local function problem()
   if bad_argument then
     return refuse('argument ' .. bad_argument .. ' of ' .. #ARGV .. ' is missing or not a whole number')
@@ -92,18 +93,21 @@ local function num(number)
   return string.format('%.0f', number)
 end
 
--- At maxmemory Redis refuses the first write of a script when it could grow, and none after it. Where the work frees
--- memory in the end (leasing, settling, renewing, mail that is deleted in the same step), a write that only frees comes
--- first, so that a full Redis is drained instead of standing still.
+-- At maxmemory Redis refuses the first write of a script when it could grow, and none after it. Work that frees memory in the
+-- end (leasing, settling, renewing, mail that is deleted in the same step) therefore begins with a write that only frees, so
+-- that a full Redis is drained instead of standing still.
 local function begin_even_when_full()
   redis.call('ZREM', LEASED, '')
 end
 
-local LONGEST = 9007199254740992
+-- 2^53: beyond it a double is not exact.
+local MAX_EXACT = 9007199254740992
+-- A lease whose end is unknown is waited for this long.
 local FORGOTTEN_LEASE_MS = 120000
-local LONGEST_WAIT_MS = 86400000
+-- A day: no time in a record is later than this from now.
+local MAX_WAIT_MS = 86400000
 -- The longest LEASE_SECONDS, and a margin.
-local LONGEST_LEASE_MS = 3600000 + 120000
+local MAX_LEASE_MS = 3600000 + 120000
 
 local function is_count(value, most)
   return type(value) == 'number' and value >= 0 and value <= most and value == math.floor(value)
@@ -126,10 +130,10 @@ local function is_count_or_nothing(value)
   return value == nil or is_count(value, 4294967295)
 end
 
--- Whether a record has everything that its state needs, so that no script stumbles over it midway.
+-- True when a record has everything that its state needs, so that no script fails over it midway.
 local function is_whole_record(record)
   if not (is_wanted(record) and is_time(record.hold) and is_count(record.lapses, 4294967295)
-      and is_count(record.merges, LONGEST)) then
+      and is_count(record.merges, MAX_EXACT)) then
     return false
   elseif record.next ~= nil and not (type(record.next) == 'table' and is_wanted(record.next)) then
     return false
@@ -146,7 +150,7 @@ local function is_whole_record(record)
   return record.state == 'ready' or record.state == 'delayed'
 end
 
--- The record of an object; nil when there is none, or nothing that could be one. Then also what is there instead.
+-- Returns the record of an object; nil when there is none or it is broken, and then also the broken text.
 local function load(name)
   local json = redis.call('HGET', OBJECTS, name)
   if not json then
@@ -167,8 +171,8 @@ local function place(record, now)
   record.state = ready_at(record) <= now and 'ready' or 'delayed'
 end
 
--- The set of the record's state, and its score there.
-local function standing(record)
+-- Returns the set of the record's state, and its score there.
+local function set_and_score(record)
   if record.state == 'ready' then
     return READY, record.priority * CLASS_WIDTH + record.first
   elseif record.state == 'delayed' then
@@ -179,13 +183,13 @@ local function standing(record)
   return DEAD, record.died
 end
 
--- Keeps the list of those that wait because they were returned with a hold, so that they are found when its reason is gone.
--- Beyond so many they wait all the same, and are not listed. Answers whether something changed.
-local MOST_HELD = 1000
+-- Keeps the list of objects that were returned with a hold, so that they are found when the reason is gone. Beyond MAX_HELD they
+-- wait all the same, and are not listed. Returns true when the list changed.
+local MAX_HELD = 1000
 local function list_hold(name, record)
   if not (record and record.state == 'delayed' and (record.held or 0) > 0) then
     return redis.call('ZREM', HELD, name) == 1
-  elseif redis.call('ZCARD', HELD) < MOST_HELD or redis.call('ZSCORE', HELD, name) then
+  elseif redis.call('ZCARD', HELD) < MAX_HELD or redis.call('ZSCORE', HELD, name) then
     return redis.call('ZADD', HELD, 'CH', num(record.hold), name) == 1
   end
   return false
@@ -198,7 +202,7 @@ end
 -- Writes a record and moves its name from the set `was` to that of its state.
 local function put(name, record, was)
   redis.call('HSET', OBJECTS, name, cjson.encode(record))
-  local set, score = standing(record)
+  local set, score = set_and_score(record)
   redis.call('ZADD', set, num(score), name)
   if was and was ~= set then
     redis.call('ZREM', was, name)
@@ -210,7 +214,7 @@ end
 
 -- Frees an object that is held or set aside, since the reason is gone.
 local function lift_hold(name, record, now)
-  local was = standing(record)
+  local was = set_and_score(record)
   record.hold, record.held, record.held_for = 0, nil, nil
   place(record, now)
   put(name, record, was)
@@ -224,19 +228,19 @@ local function forget(name, set)
   end
 end
 
--- Lets the oldest unreadable mail give way. Objects among the dead letters never do: they could still be served.
-local function evict_letters(most)
-  local excess = redis.call('ZCARD', UNREADABLE) - most
+-- Evicts the oldest dead entries. Objects among the dead letters are never evicted: they could still be served.
+local function evict_dead_entries(most)
+  local excess = redis.call('ZCARD', DEAD_ENTRIES) - most
   if excess <= 0 then
     return
   end
-  for _, name in ipairs(redis.call('ZRANGE', UNREADABLE, 0, excess - 1)) do
-    forget(name, UNREADABLE)
+  for _, name in ipairs(redis.call('ZRANGE', DEAD_ENTRIES, 0, excess - 1)) do
+    forget(name, DEAD_ENTRIES)
   end
   redis.call('HINCRBY', COUNTERS, 'dead_letters_evicted', excess)
 end
 
--- Best class, earliest place, latest asked, earliest due, highest count of attempts.
+-- Keeps the best priority, first request, last request, earliest due time and highest count of attempts.
 local function merge(wanted, request)
   wanted.priority = math.min(wanted.priority, request.priority)
   wanted.first = math.min(wanted.first, request.first)
@@ -254,20 +258,20 @@ local function fresh(request, attempts, merges, now)
   return record
 end
 
--- What was brought in order by this script: records rebuilt, names that stood in no set or a wrong one, and what is no object
--- at all and was set aside as a dead letter.
+-- The repairs of this script: records rebuilt, names that stood in no set or a wrong one, and names that are not an object and
+-- became dead entries.
 local repaired = { 0, 0, 0 }
 
 -- The sets an object can stand in.
 local SETS = { READY, DELAYED[0], DELAYED[1], DELAYED[2], DELAYED[3], LEASED, DEAD }
 
--- Names that Rust reads as objects too: a kind and a tag that the tables can hold.
+-- True for a name that Rust reads as an object, too: a kind and a tag that the tables can hold.
 local function is_object(name)
   local kind, tag = string.match(name, '^(%l+):([0289PYLQGRJCUV]+)$')
   return (kind == 'clan' or kind == 'player' or kind == 'war') and #tag <= 15 and tag ~= '0'
 end
 
--- Bytes as text: what is not plain ASCII is shown as \xNN.
+-- Returns bytes as text: whatever is not plain ASCII becomes \xNN.
 local function printable(bytes)
   local text = string.gsub(bytes, '\\', '\\\\')
   return (string.gsub(text, '[^\32-\126]', function(byte)
@@ -275,7 +279,7 @@ local function printable(bytes)
   end))
 end
 
--- Where a name stands: set to score.
+-- Returns the sets in which a name stands, with its scores.
 local function places(name)
   local scores = {}
   for _, set in ipairs(SETS) do
@@ -287,20 +291,21 @@ local function places(name)
   return scores
 end
 
-local function is_letter(json)
-  local ok, letter = pcall(cjson.decode, json or '')
-  return ok and type(letter) == 'table' and letter.state == 'dead' and is_time(letter.died) and type(letter.code) == 'string'
-    and type(letter.reason) == 'string' and type(letter.score) == 'string' and is_text_or_nothing(letter.value)
-    and is_text_or_nothing(letter.body) and letter
+-- Returns the dead entry of a text; false for any other text.
+local function read_dead_entry(json)
+  local ok, entry = pcall(cjson.decode, json or '')
+  return ok and type(entry) == 'table' and entry.state == 'dead' and is_time(entry.died) and type(entry.code) == 'string'
+    and type(entry.reason) == 'string' and type(entry.score) == 'string' and is_text_or_nothing(entry.value)
+    and is_text_or_nothing(entry.body) and entry
 end
 
--- Unreadable mail stands among the unreadable, and what is neither that nor an object becomes such a letter.
-local function mend_letter(name, now)
+-- Repairs a name that is not an object: a dead entry stands among the dead entries, and anything else becomes one.
+local function repair_dead_entry(name, now)
   local json = redis.call('HGET', OBJECTS, name)
   local is_mail = string.sub(name, 1, 5) == 'mail:'
-  local place = tonumber(redis.call('ZSCORE', UNREADABLE, name) or nil)
-  local letter = is_mail and is_letter(json)
-  if letter and place == letter.died and next(places(name)) == nil then
+  local place = tonumber(redis.call('ZSCORE', DEAD_ENTRIES, name) or nil)
+  local entry = is_mail and read_dead_entry(json)
+  if entry and place == entry.died and next(places(name)) == nil then
     return
   elseif not json and not place and next(places(name)) == nil then
     return
@@ -308,29 +313,29 @@ local function mend_letter(name, now)
   for _, set in ipairs(SETS) do
     redis.call('ZREM', set, name)
   end
-  if letter then
-    redis.call('ZADD', UNREADABLE, num(letter.died), name)
+  if entry then
+    redis.call('ZADD', DEAD_ENTRIES, num(entry.died), name)
     repaired[2] = repaired[2] + 1
     return
   end
-  letter = {
+  entry = {
     state = 'dead', died = now, code = 'broken_record', score = '3',
     reason = json and 'what lay under this name could not be read' or 'nothing lay under this name any more',
     body = json and string.sub(printable(string.sub(json, 1, 500)), 1, 500) or nil,
   }
-  local told = printable(string.sub(name, 1, 200))
+  local shown = printable(string.sub(name, 1, 200))
   if #name > 200 then
-    told = told .. '... (' .. #name .. ' bytes, ' .. string.sub(redis.sha1hex(name), 1, 16) .. ')'
+    shown = shown .. '... (' .. #name .. ' bytes, ' .. string.sub(redis.sha1hex(name), 1, 16) .. ')'
   end
-  forget(name, UNREADABLE)
-  local renamed = is_mail and told or 'mail:' .. told
-  redis.call('HSET', OBJECTS, renamed, cjson.encode(letter))
-  redis.call('ZADD', UNREADABLE, num(now), renamed)
+  forget(name, DEAD_ENTRIES)
+  local renamed = is_mail and shown or 'mail:' .. shown
+  redis.call('HSET', OBJECTS, renamed, cjson.encode(entry))
+  redis.call('ZADD', DEAD_ENTRIES, num(now), renamed)
   repaired[3] = repaired[3] + 1
 end
 
--- A record for an object of which only parts are left: what can be read of it is kept, and the rest is what has it refreshed
--- soon. A lease that may still be held by somebody is waited for.
+-- Rebuilds a record of which only parts are left: it keeps what can be read, and the rest is chosen so that the object is
+-- refreshed soon. It waits for a lease that a run may still hold.
 local function rebuild(json, scores, now)
   local ok, old = pcall(cjson.decode, json or '')
   if not ok or type(old) ~= 'table' then
@@ -351,10 +356,10 @@ local function rebuild(json, scores, now)
     first = is_time(old.first) and old.first or first,
     last = is_time(old.last) and old.last or now,
     due = is_time(old.due) and old.due or 0,
-    hold = math.min(hold, now + LONGEST_WAIT_MS),
+    hold = math.min(hold, now + MAX_WAIT_MS),
     attempts = is_count(old.attempts, 1000) and old.attempts or 0,
     lapses = is_count(old.lapses, 1000) and old.lapses or 0,
-    merges = is_count(old.merges, LONGEST - 1) and old.merges + 1 or 1,
+    merges = is_count(old.merges, MAX_EXACT - 1) and old.merges + 1 or 1,
     code = type(old.code) == 'string' and old.code or nil,
     reason = type(old.reason) == 'string' and old.reason or nil,
     body = type(old.body) == 'string' and old.body or nil,
@@ -384,7 +389,7 @@ local function rebuild(json, scores, now)
     return record
   elseif old.state == 'leased' or scores[LEASED] then
     local ends = is_time(old.expires) and old.expires or is_time(scores[LEASED]) and scores[LEASED]
-    record.hold = math.max(record.hold, math.min(ends or now + FORGOTTEN_LEASE_MS, now + LONGEST_WAIT_MS))
+    record.hold = math.max(record.hold, math.min(ends or now + FORGOTTEN_LEASE_MS, now + MAX_WAIT_MS))
   end
   if record.next then
     merge(record, record.next)
@@ -394,9 +399,9 @@ local function rebuild(json, scores, now)
   return record
 end
 
--- No time of a record is later than a day from now, and no lease longer than the longest there is. What lies beyond was written
--- by hand or by a clock that was wrong, and would keep the object for years. Answers whether something did.
-local function bring_near(record, now)
+-- Limits the times of a record to a day from now, and its lease to the longest one. A later time was written by hand or by a
+-- wrong clock, and would delay the object for years. Returns true when a time was changed.
+local function limit_times(record, now)
   local far = false
   local function limit(of, field, latest)
     if of[field] > latest then
@@ -404,24 +409,24 @@ local function bring_near(record, now)
     end
   end
   for _, wanted in ipairs({ record, record.next }) do
-    limit(wanted, 'first', now + LONGEST_WAIT_MS)
-    limit(wanted, 'last', now + LONGEST_WAIT_MS)
-    limit(wanted, 'due', now + LONGEST_WAIT_MS)
+    limit(wanted, 'first', now + MAX_WAIT_MS)
+    limit(wanted, 'last', now + MAX_WAIT_MS)
+    limit(wanted, 'due', now + MAX_WAIT_MS)
   end
-  limit(record, 'hold', now + LONGEST_WAIT_MS)
+  limit(record, 'hold', now + MAX_WAIT_MS)
   if record.state == 'leased' then
-    limit(record, 'expires', now + LONGEST_LEASE_MS)
+    limit(record, 'expires', now + MAX_LEASE_MS)
   end
   return far
 end
 
--- Brings one name in order: a whole record, standing in the set of its state with its score, and in no other.
-local function mend(name, now)
+-- Repairs one name: a whole record, standing in the set of its state with its score, and in no other set.
+local function repair(name, now)
   if not is_object(name) then
     if list_hold(name) then
       repaired[2] = repaired[2] + 1
     end
-    mend_letter(name, now)
+    repair_dead_entry(name, now)
     return
   end
   local record, json = load(name)
@@ -436,12 +441,12 @@ local function mend(name, now)
     record = rebuild(json, scores, now)
     rebuilt = true
   end
-  rebuilt = bring_near(record, now) or rebuilt
+  rebuilt = limit_times(record, now) or rebuilt
   if rebuilt then
     redis.call('HSET', OBJECTS, name, cjson.encode(record))
     repaired[1] = repaired[1] + 1
   end
-  local right, score = standing(record)
+  local right, score = set_and_score(record)
   local moved = scores[right] ~= score
   if moved then
     redis.call('ZADD', right, num(score), name)
@@ -461,15 +466,15 @@ end
 local function add_request(name, request, now)
   local record, json = load(name)
   if not record and (json or redis.call('ZSCORE', LEASED, name)) then
-    -- Somebody may still hold it.
-    mend(name, now)
+    -- A run may still hold its lease.
+    repair(name, now)
     record = load(name)
   end
   if not record then
     put(name, fresh(request, request.attempts, 1, now))
     return
   end
-  local was = standing(record)
+  local was = set_and_score(record)
   local merges = record.merges + 1
   if record.state == 'leased' then
     if record.next then
@@ -499,12 +504,12 @@ local function bury(record, now, code, reason, body)
   record.held_for = nil
 end
 
--- Whether one more object can become a dead letter.
-local function has_room(most_dead)
-  return redis.call('ZCARD', DEAD) < most_dead
+-- True when one more object can become a dead letter.
+local function has_room(max_dead)
+  return redis.call('ZCARD', DEAD) < max_dead
 end
 
--- It would have become a dead letter, and there is no room: it waits, and nothing is counted.
+-- Holds an object that would have become a dead letter, since there is no room. Nothing is counted.
 local NO_ROOM_HOLD_MS = 600000
 local function wait_for_room(record, now)
   record.hold = now + NO_ROOM_HOLD_MS
@@ -512,7 +517,7 @@ local function wait_for_room(record, now)
   place(record, now)
 end
 
--- Forgets the lease and merges what was requested meanwhile.
+-- Forgets the lease and merges the requests that came meanwhile.
 local function end_lease(record)
   record.token = nil
   record.expires = nil

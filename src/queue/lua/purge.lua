@@ -1,5 +1,5 @@
 -- Deletes dead letters for good, each unless it changed since it was listed.
--- ARGV: of each: name, time of death, merges (of an object). Answers how many.
+-- ARGV: for each dead letter name, time of death, merges (0 for a dead entry). Returns the number deleted.
 local letters = {}
 for at = 1, #ARGV, 3 do
   letters[#letters + 1] = { name = text(at), died = whole(at + 1), merges = whole(at + 2) }
@@ -11,7 +11,7 @@ end
 
 local count = 0
 for _, letter in ipairs(letters) do
-  local set = string.sub(letter.name, 1, 5) == 'mail:' and UNREADABLE or DEAD
+  local set = string.sub(letter.name, 1, 5) == 'mail:' and DEAD_ENTRIES or DEAD
   local is_as_listed = tonumber(redis.call('ZSCORE', set, letter.name) or -1) == letter.died
   if is_as_listed and set == DEAD then
     local record = load(letter.name)

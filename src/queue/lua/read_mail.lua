@@ -1,11 +1,11 @@
 -- Reads a slice of the mailbox and changes nothing.
--- ARGV: entries per class, looked at from each end of a class, bytes per part, bytes looked at of a class, largest mail, bytes
--- shown of larger mail, orphans, scan step.
--- Answers {more, scan from, scan to, rows}; a row is {source, id, id size, id digest, score, content, size, value}.
--- Each class has a part of its own, and so have the orphans and the scan: none keeps another outside. A class gives the oldest
--- of what is looked at from both of its ends. The scan takes all that it meets, and it meets everything: so nothing waits longer
--- than one tour, whatever its id.
-local per_class, reach, part, look, largest = whole(1), whole(2), whole(3), whole(4), whole(5)
+-- ARGV: entries per priority, entries sampled from each end of a priority, bytes per part, bytes sampled of a priority, largest
+-- mail, bytes shown of larger mail, most orphans, scan step.
+-- Returns {more, scan from, scan to, rows}; a row is {source, id, id size, id digest, score, content, size, value}.
+-- Each priority has a part of its own, and so have the orphans and the scan: none blocks another. A priority yields the oldest
+-- of a sample from both of its ends. The scan takes everything that it meets, and one tour meets everything: so no mail waits
+-- longer than a tour, whatever its id.
+local per_class, reach, part, sample_bytes, largest = whole(1), whole(2), whole(3), whole(4), whole(5)
 local shown, orphans, step = whole(6), whole(7), whole(8)
 local wrong = problem()
 if wrong then
@@ -14,7 +14,7 @@ end
 
 local rows, more, used = {}, 0, 0
 
--- Adds an entry unless its part is full. What is larger than allowed is shown by its size and its start only.
+-- Adds an entry unless its part is full. Of larger mail only the size and the start are returned.
 local function add(source, id, score)
   local size = redis.call('HSTRLEN', DATA, id)
   local cost = math.min(#id, largest) + math.min(size, largest)
@@ -22,28 +22,28 @@ local function add(source, id, score)
     return false
   end
   used = used + cost
-  local told, id_size, digest = told_id(id, largest, shown)
-  local content, bytes, value = told_data(DATA, id, largest, shown)
-  rows[#rows + 1] = { source, told, id_size, digest, score, content, bytes, value }
+  local shown_id, id_size, digest = id_row(id, largest, shown)
+  local content, bytes, value = data_row(DATA, id, largest, shown)
+  rows[#rows + 1] = { source, shown_id, id_size, digest, score, content, bytes, value }
   return true
 end
 
 local seen = {}
 for _, range in ipairs(CLASS_RANGES) do
   local entries = both_ends(INDEX, range, reach)
-  local looked = oldest_first(DATA, entries, look, largest)
+  local sample = oldest_first(DATA, entries, sample_bytes, largest)
   local taken = 0
   used = 0
-  while taken < math.min(#looked, per_class) and add('index', looked[taken + 1].id, looked[taken + 1].score) do
+  while taken < math.min(#sample, per_class) and add('index', sample[taken + 1].id, sample[taken + 1].score) do
     taken = taken + 1
-    seen[looked[taken].id] = true
+    seen[sample[taken].id] = true
   end
   if taken < #entries then
     more = 1
   end
 end
 
--- The longest waiting, whose time may be up, and the newest, whose data is most likely to come.
+-- The longest waiting, which may time out, and the newest, whose data is most likely to come.
 used = 0
 for _, command in ipairs({ 'ZRANGE', 'ZREVRANGE' }) do
   local found = redis.call(command, ORPHANS, 0, orphans - 1, 'WITHSCORES')
@@ -69,10 +69,10 @@ used = 0
 for i = 1, #found[2], 2 do
   local id = found[2][i]
   local score = not seen[id] and redis.call('ZSCORE', INDEX, id)
-  -- One with a long id and a place is found again at its place only.
+  -- A long id with an index entry is only found again at its place in the index.
   if not seen[id] and not (score and #id > largest) then
     seen[id] = true
-    -- What does not fit any more is met again: the cursor stays.
+    -- The cursor stays, so that the next step meets again what did not fit.
     if not add(score and 'index' or 'scan', id, score or '') then
       more, to = 1, from
       break

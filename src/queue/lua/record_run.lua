@@ -1,4 +1,5 @@
--- Keeps how a run went. KEYS: a hash of the newest run of each sort. ARGV: sort, note, lifetime in ms.
+-- Keeps the summary of a run. KEYS: a hash of the newest run of each sort. ARGV: sort (good or failed), summary, lifetime in ms.
+-- Returns 1.
 local wrong = misused(KEYS[1], 'hash') or not_whole(3)
 if wrong then
   return wrong

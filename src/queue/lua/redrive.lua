@@ -1,7 +1,6 @@
--- Brings dead letters back: objects into the queue, ready at once and with nothing counted; unreadable mail into the
--- mailbox as it was, unless newer mail lies under its id.
--- On a cluster the mail was put there before, and only its letter is forgotten here.
--- ARGV: now, then of each letter: name, died, kind (object or mail), id, score, value. Answers how many.
+-- Redrives dead letters: objects return to the queue, ready at once and with nothing counted; dead entries return to the mailbox
+-- as they were, unless newer mail lies under their id. On a cluster the entry was put there before, and this script only deletes.
+-- ARGV: now; then for each dead letter name, died, kind (object or entry), id, score, value. Returns the number redriven.
 local now = whole(1)
 local letters = {}
 for at = 2, #ARGV, 6 do
@@ -9,7 +8,7 @@ for at = 2, #ARGV, 6 do
     name = text(at), died = whole(at + 1), kind = text(at + 2), id = text(at + 3), score = text(at + 4),
     value = text(at + 5),
   }
-  if letter.kind == 'mail' and not tonumber(letter.score) then
+  if letter.kind == 'entry' and not tonumber(letter.score) then
     bad_argument = bad_argument or at + 4
   end
   letters[#letters + 1] = letter
@@ -25,14 +24,14 @@ end
 
 local count = 0
 for _, letter in ipairs(letters) do
-  if letter.kind == 'mail' then
+  if letter.kind == 'entry' then
     local taken = DATA and (redis.call('HEXISTS', DATA, letter.id) == 1 or redis.call('ZSCORE', INDEX, letter.id))
-    if is_still_dead(letter, UNREADABLE) and not taken then
+    if is_still_dead(letter, DEAD_ENTRIES) and not taken then
       if DATA then
         redis.call('HSET', DATA, letter.id, letter.value)
         redis.call('ZADD', INDEX, letter.score, letter.id)
       end
-      forget(letter.name, UNREADABLE)
+      forget(letter.name, DEAD_ENTRIES)
       count = count + 1
     end
   else

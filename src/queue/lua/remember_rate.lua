@@ -1,4 +1,4 @@
--- Keeps what a run learned about the rate of a key. KEYS: rate. ARGV: what was learned, lifetime in ms.
+-- Keeps the learned rate of a key for the next run. KEYS: rate. ARGV: rate, lifetime in ms. Returns 1.
 local wrong = not_whole(2)
 if wrong then
   return wrong

@@ -1,5 +1,5 @@
--- Extends leases that are still the caller's, who thereby says that it received them.
--- ARGV: until, then of each lease: object, token. Answers 1 or 0 for each.
+-- Extends leases that are still the caller's, which confirms that the caller received them.
+-- ARGV: until; then for each lease object, token. Returns 1 for each extended lease, 0 for a lost one.
 local till = whole(1)
 local leases = {}
 for at = 2, #ARGV, 2 do
@@ -11,15 +11,15 @@ if wrong then
 end
 begin_even_when_full()
 
-local answers = {}
+local results = {}
 for i, lease in ipairs(leases) do
   local record = load(lease.name)
-  answers[i] = 0
+  results[i] = 0
   if record and record.state == 'leased' and record.token == lease.token then
     record.expires = math.max(record.expires, till)
     record.received = true
     put(lease.name, record, LEASED)
-    answers[i] = 1
+    results[i] = 1
   end
 end
-return answers
+return results

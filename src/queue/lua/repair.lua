@@ -1,18 +1,18 @@
--- Walks a stretch of the records, then of the sets, and brings in order what does not agree.
--- ARGV: now, where to begin ('' is where the last walk with '' ended), how many at least, most unreadable letters. Answers
--- {where it ended, whether records and sets still differ in number, records rebuilt, names moved, set aside, counters that
--- began anew}.
-local now, from, most, most_letters = whole(1), text(2), whole(3), whole(4)
+-- Walks a stretch of the records, then of the sets, and repairs names whose record and sets do not agree.
+-- ARGV: now, the cursor to begin at ('' continues the last walk with ''), the least number of names, max dead entries.
+-- Returns {cursor, 1 when records and sets still differ in number, records rebuilt, names moved, dead entries made, counters
+-- reset}.
+local now, from, most, max_dead_entries = whole(1), text(2), whole(3), whole(4)
 local wrong = problem()
 if wrong then
   return wrong
 end
 begin_even_when_full()
 
-local ALL = { READY, DELAYED[0], DELAYED[1], DELAYED[2], DELAYED[3], LEASED, DEAD, UNREADABLE }
+local ALL = { READY, DELAYED[0], DELAYED[1], DELAYED[2], DELAYED[3], LEASED, DEAD, DEAD_ENTRIES }
 
--- The list of holds is walked last: it counts for nothing, since who is in it stands elsewhere.
-local WALKED = { READY, DELAYED[0], DELAYED[1], DELAYED[2], DELAYED[3], LEASED, DEAD, UNREADABLE, HELD }
+-- The list of holds is walked last. It is not in ALL, since its names stand in another set, too.
+local WALKED = { READY, DELAYED[0], DELAYED[1], DELAYED[2], DELAYED[3], LEASED, DEAD, DEAD_ENTRIES, HELD }
 
 local kept = from == ''
 if kept then
@@ -20,7 +20,7 @@ if kept then
 end
 local part, at = string.match(from, '^(%d):(%d+)$')
 part, at = tonumber(part) or 0, at or '0'
--- A cursor has 20 digits at most, and not all of those are one.
+-- A cursor has at most 20 digits; a longer number may not be one.
 if #at > 19 then
   at = '0'
 end
@@ -38,14 +38,14 @@ repeat
   end
   at = found[1]
   for i = 1, #found[2], 2 do
-    mend(found[2][i], now)
+    repair(found[2][i], now)
     looked = looked + 1
   end
   if at == '0' then
     part = part + 1
   end
 until looked >= most or part > #WALKED
-evict_letters(most_letters)
+evict_dead_entries(max_dead_entries)
 
 if part > #WALKED then
   part, at = 0, '0'
@@ -59,4 +59,4 @@ for _, set in ipairs(ALL) do
   standing_somewhere = standing_somewhere + redis.call('ZCARD', set)
 end
 local uneven = redis.call('HLEN', OBJECTS) ~= standing_somewhere and 1 or 0
-return { ended, uneven, repaired[1], repaired[2], repaired[3], counters_mended }
+return { ended, uneven, repaired[1], repaired[2], repaired[3], counters_repaired }

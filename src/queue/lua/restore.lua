@@ -1,8 +1,8 @@
--- Merges entries that were kept elsewhere into the queue. What is there is never overwritten by something older, and an
--- entry that has nothing new in it changes nothing. `archive.rs` is the same rules in Rust.
--- ARGV: now, most dead letters, then of each entry: kind (record, letter, orphan), name, JSON or score.
--- Answers for each 3 (no room among the dead letters), 2 (new), 1 (merged), 0 (nothing new in it).
-local now, most_dead = whole(1), whole(2)
+-- Merges entries of a backup or of another Redis into the queue. Nothing is overwritten by something older, and an entry with
+-- nothing new in it changes nothing. `admin.rs` has the same rules in Rust.
+-- ARGV: now, max dead letters; then for each entry kind (record, entry, orphan), name, JSON or score.
+-- Returns for each 3 (no room among the dead letters), 2 (new), 1 (merged) or 0 (nothing new).
+local now, max_dead = whole(1), whole(2)
 local entries = {}
 for at = 3, #ARGV, 3 do
   local entry = { kind = text(at), name = text(at + 1), text = text(at + 2) }
@@ -40,7 +40,7 @@ local restore = {}
 
 function restore.record(name, new)
   local old = load(name)
-  if not old and new.state == 'dead' and not has_room(most_dead) then
+  if not old and new.state == 'dead' and not has_room(max_dead) then
     return 3
   elseif not old then
     put(name, new)
@@ -72,7 +72,7 @@ function restore.record(name, new)
   if not adds(old, new) and new.hold <= old.hold and new.lapses <= old.lapses then
     return 0
   end
-  local was = standing(old)
+  local was = set_and_score(old)
   merge(old, new)
   if new.hold > old.hold then
     old.hold, old.held, old.held_for = new.hold, new.held, new.held_for
@@ -84,13 +84,13 @@ function restore.record(name, new)
   return 1
 end
 
-function restore.letter(name, new, json)
-  local died = tonumber(redis.call('ZSCORE', UNREADABLE, name) or -1)
+function restore.entry(name, new, json)
+  local died = tonumber(redis.call('ZSCORE', DEAD_ENTRIES, name) or -1)
   if died >= new.died then
     return 0
   end
   redis.call('HSET', OBJECTS, name, json)
-  redis.call('ZADD', UNREADABLE, num(new.died), name)
+  redis.call('ZADD', DEAD_ENTRIES, num(new.died), name)
   return died < 0 and 2 or 1
 end
 
@@ -98,8 +98,8 @@ function restore.orphan(name, _, score)
   return redis.call('ZADD', ORPHANS, 'NX', score, name) == 1 and 2 or 0
 end
 
-local answers = {}
+local results = {}
 for i, entry in ipairs(entries) do
-  answers[i] = restore[entry.kind](entry.name, entry.new, entry.text)
+  results[i] = restore[entry.kind](entry.name, entry.new, entry.text)
 end
-return answers
+return results

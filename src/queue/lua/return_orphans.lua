@@ -1,4 +1,4 @@
--- Moves index entries that wait for their data back into the index. ARGV: at most. Answers how many.
+-- Moves index entries that wait for their data back into the index. ARGV: the most to move. Returns the number moved.
 local most = whole(1)
 local wrong = problem()
 if wrong then

@@ -1,8 +1,7 @@
--- Moves records back into the mailbox, each unless it changed since it was read. Mail that already lies there under the
--- id is newer and stays; the record then goes under its second id. On a cluster the mail was put there before, and only the
--- records are deleted here.
--- ARGV: then of each record: object, record as read, score, id, value, second id, value with the second id.
--- Answers how many.
+-- Moves records back into the mailbox, each unless it changed since it was read. Mail that already lies there under the id is
+-- newer and stays; the record then goes under its second id. On a cluster the mail was put there before, and this script only
+-- deletes.
+-- ARGV: for each record object, record as read, score, id, value, second id, value with the second id. Returns the number moved.
 local records = {}
 for at = 1, #ARGV, 7 do
   records[#records + 1] = {
@@ -26,7 +25,7 @@ for _, entry in ipairs(records) do
       redis.call('HSET', DATA, id, value)
       redis.call('ZADD', INDEX, num(entry.score), id)
     end
-    forget(entry.name, record and (standing(record)) or READY)
+    forget(entry.name, record and (set_and_score(record)) or READY)
     count = count + 1
   end
 end

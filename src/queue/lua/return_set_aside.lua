@@ -1,5 +1,5 @@
--- Frees objects of a kind that were set aside until a time, since their endpoint works again; a bounded number of each class.
--- ARGV: now, kind, until, at most of each class. Answers how many, and whether there may be more.
+-- Frees objects of a kind that were set aside until a time, since their endpoint works again; a bounded number of each priority.
+-- ARGV: now, kind, until, the most of each priority. Returns {number freed, 1 when there may be more}.
 local now, kind, till, most = whole(1), text(2), whole(3), whole(4)
 local wrong = problem()
 if wrong then
@@ -12,12 +12,13 @@ for class = 0, 3 do
   local freed = 0
   for _, name in ipairs(redis.call('ZRANGEBYSCORE', DELAYED[class], num(till), num(till), 'LIMIT', 0, most)) do
     local record = load(name)
-    if record and record.state == 'delayed' and record.held_for and record.hold == till and string.match(name, '^%l+') == kind then
+    local is_set_aside = record and record.state == 'delayed' and record.held_for and record.hold == till
+    if is_set_aside and string.match(name, '^%l+') == kind then
       if record.held_for == 'circuit' then
         lift_hold(name, record, now)
       else
         -- A row of holds of its own goes on.
-        local was = standing(record)
+        local was = set_and_score(record)
         record.hold = 0
         place(record, now)
         put(name, record, was)

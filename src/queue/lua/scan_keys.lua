@@ -1,7 +1,7 @@
--- One step through the members of one key, a hash or a sorted set. Changes nothing.
+-- Takes one step through the members of one key, a hash or a sorted set. Changes nothing.
 -- KEYS: the key. ARGV: command (HSCAN or ZSCAN), cursor, count, largest id and value, bytes shown of larger ones.
--- Answers {next cursor, rows}; a row is {id, id size, id digest, value size, value or score}. What is larger than allowed is
--- shown by its start.
+-- Returns {next cursor, rows}; a row is {id, id size, id digest, value size, value or score}. Of a larger id or value only the
+-- start is returned.
 local largest, shown = tonumber(ARGV[4]), tonumber(ARGV[5])
 local found = redis.call(ARGV[1], KEYS[1], ARGV[2], 'COUNT', ARGV[3])
 local rows = {}

@@ -1,17 +1,16 @@
--- Ends leases, and puts in what follows from the answers. A token that is no longer the record's is stale, and touches
--- nothing.
--- The last key remembers the answer for a minute: a batch that is sent again, since its answer was lost, is told the same
--- and changes nothing.
--- ARGV: now, most dead letters, most ready, number of follow-ups, of each: object, priority, asked, due, attempts, spare;
--- then of each lease: object, token, kind, until, code, reason, has body, body. `until` of one that is held is unused.
--- Answers {1 (settled), 0 (stale) or 2 (no room among the dead letters) for each lease, follow-ups taken in}.
-local ANSWERED, ANSWERED_MS = KEYS[14], 60000
+-- Ends leases, and enqueues follow-ups. A lease whose token is no longer the record's is lost, and nothing changes.
+-- KEYS: ours, and one more that remembers the reply for a minute: a batch that is sent again, since its reply was lost, gets the
+-- same reply and changes nothing.
+-- ARGV: now, max dead letters, most ready, number of follow-ups, for each object, priority, requested at, due, attempts, spare;
+-- then for each lease object, token, kind, until, code, reason, has body, body. `until` is unused for a held one.
+-- Returns {for each lease 1 (settled), 0 (lease lost) or 2 (no room among the dead letters), follow-ups accepted}.
+local REPLY, REPLY_MS = KEYS[14], 60000
 EXPECTED[14] = 'string'
 
 local KINDS = { done = true, later = true, failed = true, release = true, held = true, dead = true }
-local FIRST_HOLD_MS, LONGEST_HOLD_MS = 30000, 600000
+local FIRST_HOLD_MS, MAX_HOLD_MS = 30000, 600000
 
-local now, most_dead, most_ready = whole(1), whole(2), whole(3)
+local now, max_dead, most_ready = whole(1), whole(2), whole(3)
 local first_ending = 5 + 6 * whole(4)
 local follow_ups = {}
 for at = 5, first_ending - 1, 6 do
@@ -42,19 +41,19 @@ if wrong then
   return wrong
 end
 
-local told_at, told, told_taken = string.match(redis.call('GET', ANSWERED) or '', '^(%d+);([012]+);(%d+)$')
-if told and #told == #endings and now - tonumber(told_at) <= ANSWERED_MS then
-  local answers = {}
-  for i = 1, #told do
-    answers[i] = tonumber(string.sub(told, i, i))
+local replied_at, codes, replied_accepted = string.match(redis.call('GET', REPLY) or '', '^(%d+);([012]+);(%d+)$')
+if codes and #codes == #endings and now - tonumber(replied_at) <= REPLY_MS then
+  local results = {}
+  for i = 1, #codes do
+    results[i] = tonumber(string.sub(codes, i, i))
   end
-  return { answers, tonumber(told_taken) }
+  return { results, tonumber(replied_accepted) }
 end
 begin_even_when_full()
 
 local settle = {}
 
--- The row of holds for one reason is over.
+-- Ends the row of holds for one reason.
 local function end_holds(record)
   record.held = nil
   record.held_for = nil
@@ -91,7 +90,7 @@ function settle.held(record, ending)
   end_lease(record)
   record.held = record.held_for == ending.code and (record.held or 0) + 1 or 1
   record.held_for = ending.code
-  record.hold = now + math.min(FIRST_HOLD_MS * 2 ^ math.min(record.held - 1, 10), LONGEST_HOLD_MS)
+  record.hold = now + math.min(FIRST_HOLD_MS * 2 ^ math.min(record.held - 1, 10), MAX_HOLD_MS)
   record.code = ending.code
   record.reason = ending.reason
   place(record, now)
@@ -99,7 +98,7 @@ end
 
 function settle.dead(record, ending)
   end_lease(record)
-  if has_room(most_dead) then
+  if has_room(max_dead) then
     bury(record, now, ending.code, ending.reason, ending.body)
     return
   end
@@ -108,26 +107,26 @@ function settle.dead(record, ending)
   return 2
 end
 
-local answers = {}
+local results = {}
 for i, ending in ipairs(endings) do
   local record = load(ending.name)
-  answers[i] = 0
+  results[i] = 0
   if record and record.state == 'leased' and record.token == ending.token then
-    answers[i] = 1
+    results[i] = 1
     if (ending.kind == 'done' or ending.kind == 'dead') and record.next then
-      -- What was requested meanwhile becomes the record.
+      -- The request that came meanwhile becomes the record.
       put(ending.name, fresh(record.next, 0, record.merges, now), LEASED)
     elseif ending.kind == 'done' then
       forget(ending.name, LEASED)
     else
-      answers[i] = settle[ending.kind](record, ending) or 1
+      results[i] = settle[ending.kind](record, ending) or 1
       put(ending.name, record, LEASED)
     end
   end
 end
 
--- After the endings, so that what follows from an answer for the same object becomes its record.
-local taken = 0
+-- After the endings, so that a follow-up for the same object becomes its record.
+local accepted = 0
 for _, follow_up in ipairs(follow_ups) do
   local record, json = load(follow_up.name)
   local is_unwanted = record and record.state == 'dead'
@@ -137,11 +136,11 @@ for _, follow_up in ipairs(follow_ups) do
   end
   if not is_unwanted then
     add_request(follow_up.name, follow_up.request, now)
-    taken = taken + 1
+    accepted = accepted + 1
   end
 end
-local digits = table.concat(answers)
+local digits = table.concat(results)
 if string.find(digits, '[12]') then
-  redis.call('SET', ANSWERED, num(now) .. ';' .. digits .. ';' .. taken, 'PX', 2 * ANSWERED_MS)
+  redis.call('SET', REPLY, num(now) .. ';' .. digits .. ';' .. accepted, 'PX', 2 * REPLY_MS)
 end
-return { answers, taken }
+return { results, accepted }

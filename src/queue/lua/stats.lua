@@ -1,8 +1,8 @@
--- Counts; changes nothing. -1 stands for "none". On a cluster the mailbox is counted apart.
--- ARGV: now, how many are looked at for the oldest, largest value that is.
--- Answers {mailbox, ready of each class, delayed, leased, dead letters, evicted, orphans, first asked of the longest
--- waiting, next due, mail at the head of each class}; mail is {id, score, value}.
-local now, looked_at, largest = whole(1), whole(2), whole(3)
+-- Counts; changes nothing. -1 stands for no time. On a cluster the mailbox is counted by other scripts.
+-- ARGV: now, sample size for the oldest request, largest value in the sample.
+-- Returns {mailbox, ready of each priority, delayed, leased, dead letters, evicted, orphans, first request of the longest
+-- waiting, next due, mail at the head of each priority}; mail is {id, score, value}.
+local now, sample_size, largest = whole(1), whole(2), whole(3)
 local wrong = problem()
 if wrong then
   return wrong
@@ -21,8 +21,8 @@ for class = 0, 3 do
   if due and (next_due < 0 or due < next_due) then
     next_due = due
   end
-  -- What is due and not yet moved waits, too.
-  for _, name in ipairs(redis.call('ZRANGEBYSCORE', DELAYED[class], '-inf', num(now), 'LIMIT', 0, looked_at)) do
+  -- An object that is due and not yet moved waits, too.
+  for _, name in ipairs(redis.call('ZRANGEBYSCORE', DELAYED[class], '-inf', num(now), 'LIMIT', 0, sample_size)) do
     local record = load(name)
     if record and (oldest < 0 or record.first < oldest) then
       oldest = record.first
@@ -32,7 +32,7 @@ end
 
 local mail = {}
 for _, range in ipairs(INDEX and CLASS_RANGES or {}) do
-  local found = redis.call('ZRANGEBYSCORE', INDEX, range[1], range[2], 'WITHSCORES', 'LIMIT', 0, looked_at)
+  local found = redis.call('ZRANGEBYSCORE', INDEX, range[1], range[2], 'WITHSCORES', 'LIMIT', 0, sample_size)
   for i = 1, #found, 2 do
     if #found[i] <= largest and redis.call('HSTRLEN', DATA, found[i]) <= largest then
       local value = redis.call('HGET', DATA, found[i])
@@ -44,6 +44,6 @@ for _, range in ipairs(INDEX and CLASS_RANGES or {}) do
 end
 return {
   INDEX and redis.call('ZCARD', INDEX) or 0, ready, delayed, redis.call('ZCARD', LEASED),
-  redis.call('ZCARD', DEAD) + redis.call('ZCARD', UNREADABLE),
+  redis.call('ZCARD', DEAD) + redis.call('ZCARD', DEAD_ENTRIES),
   tonumber(redis.call('HGET', COUNTERS, 'dead_letters_evicted') or 0), redis.call('ZCARD', ORPHANS), oldest, next_due, mail,
 }

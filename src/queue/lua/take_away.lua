@@ -1,5 +1,5 @@
--- Deletes records and letters of unreadable mail that are still as they were read; the rest stays.
--- ARGV: of each: name, text as read. Answers 1 or 0 for each.
+-- Deletes records and dead entries that are still as they were read.
+-- ARGV: for each name, text as read. Returns 1 for each deleted one, 0 for a changed one.
 local entries = {}
 for at = 1, #ARGV, 2 do
   entries[#entries + 1] = { name = text(at), json = text(at + 1) }
@@ -9,13 +9,13 @@ if wrong then
   return wrong
 end
 
-local answers = {}
+local results = {}
 for i, entry in ipairs(entries) do
-  answers[i] = 0
+  results[i] = 0
   if redis.call('HGET', OBJECTS, entry.name) == entry.json then
     local record = load(entry.name)
-    forget(entry.name, record and (standing(record)) or UNREADABLE)
-    answers[i] = 1
+    forget(entry.name, record and (set_and_score(record)) or DEAD_ENTRIES)
+    results[i] = 1
   end
 end
-return answers
+return results

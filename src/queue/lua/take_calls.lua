@@ -1,5 +1,5 @@
--- Takes calls of a day's limit, as many as are left and at most as many as wanted. KEYS: the day's count, copies.
--- ARGV: limit, wanted, lifetime in ms. Answers {granted, taken so far}.
+-- Takes calls of a day's quota, at most as many as are left. KEYS: the day's count, copies.
+-- ARGV: quota, wanted, lifetime in ms. Returns {granted, taken so far}.
 local wrong = not_whole(1, 2, 3)
 if wrong then
   return wrong

@@ -1,5 +1,5 @@
--- The server's clock, from a server that keeps what is written to it. KEYS: one that a check may leave for a second.
--- A write that a full server does too. A replica refuses it, unless it was told to take writes, which it loses.
+-- Returns the server's clock, from a server that keeps what is written to it. KEYS: a key that a check may leave for a second.
+-- A full server accepts this write, too. A replica refuses it, unless it is set to accept writes, which it then loses.
 redis.call('DEL', KEYS[1])
 local replication = redis.pcall('INFO', 'replication')
 if type(replication) == 'string' and string.find(replication, 'role:slave', 1, true) then

@@ -2,32 +2,34 @@
 
 use std::collections::BTreeMap;
 
-use super::{RedisQueue, link::Call};
+use super::{RedisQueue, call::Call};
 use crate::queue::{Queue as _, QueueError};
 
-/// How many keys of the server one step of a scan looks at, and how many steps are taken at most.
-const STEP: usize = 1000;
-const MOST_STEPS: usize = 500;
+/// One step of a scan looks at this many keys of the server.
+const SCAN_STEP: usize = 1000;
 
-/// A server, looked at.
+/// A scan ends after half a million keys.
+const MAX_SCAN_STEPS: usize = 500;
+
+/// The properties of a Redis server.
 #[derive(Debug)]
 pub struct Inspection {
     pub version: String,
-    /// Whether it belongs to a cluster.
+    /// True when it belongs to a cluster.
     pub cluster: bool,
     /// `maxmemory-policy`: anything but `noeviction` may drop requests when memory is full.
     pub eviction: Option<String>,
-    /// Whether `maxmemory` is set, so that the policy ever acts.
+    /// True when `maxmemory` is set, so that the policy applies.
     pub bounded: bool,
-    /// Whether we may write, tried on a key of our own that lives for a second.
+    /// The result of a write to a key of our own that lives for a second.
     pub writable: Result<(), QueueError>,
 }
 
 impl RedisQueue {
-    /// Looks at the server; changes nothing that lasts.
+    /// Inspects the server; changes nothing that lasts.
     ///
     /// # Errors
-    /// When it does not answer, or will not tell about itself.
+    /// When it does not answer, or refuses `INFO`.
     pub async fn inspect(&self) -> Result<Inspection, QueueError> {
         let info: String = self.link.ask("reading INFO", Call::Here(&::redis::cmd("INFO"))).await?;
         let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -47,9 +49,9 @@ impl RedisQueue {
     /// When the server does not answer.
     pub async fn other_namespaces(&self) -> Result<BTreeMap<String, u64>, QueueError> {
         let (mut cursor, mut found) = ("0".to_owned(), BTreeMap::new());
-        for _ in 0..MOST_STEPS {
+        for _ in 0..MAX_SCAN_STEPS {
             let mut command = ::redis::cmd("SCAN");
-            command.arg(&cursor).arg("MATCH").arg("{*}:objects").arg("COUNT").arg(STEP);
+            command.arg(&cursor).arg("MATCH").arg("{*}:objects").arg("COUNT").arg(SCAN_STEP);
             let (next, keys): (String, Vec<Vec<u8>>) =
                 self.link.ask("looking for other namespaces", Call::Here(&command)).await?;
             for key in keys.into_iter().filter_map(|key| String::from_utf8(key).ok()) {
@@ -60,7 +62,7 @@ impl RedisQueue {
                 match self.records_of(&key).await {
                     Ok(Some(records)) => _ = found.insert(name.to_owned(), records),
                     Ok(None) => {}
-                    // A user of our own keys only sees the names of others.
+                    // A user with rights for our own keys only sees the names of others.
                     Err(QueueError::Refused { detail, .. }) if detail.starts_with("NOPERM") => {}
                     Err(error) => return Err(error),
                 }
@@ -73,7 +75,7 @@ impl RedisQueue {
         Ok(found)
     }
 
-    /// How many records a namespace has, by the key of its objects; `None` when that is something else.
+    /// The number of records under a key of objects; `None` when the key holds something else.
     async fn records_of(&self, key: &str) -> Result<Option<u64>, QueueError> {
         if self.type_of(key).await? != "hash" {
             return Ok(None);

@@ -1,38 +1,33 @@
-//! Bringing the queue in order: what somebody deleted, changed or wrote by hand, and what a server lost.
+//! Repairs: entries that somebody deleted, changed or wrote by hand, or that a server lost.
 //!
-//! The rules are `mend` in `lua/prelude.lua`: a record rules over the sets, what is left of a broken record is kept, and a name
-//! without a record is evidence enough to refresh its object. Here is only how much is looked at.
+//! The rules are `repair` in `lua/prelude.lua`: a record overrules the sets, the rest of a broken record is kept, and a name
+//! without a record is evidence enough to refresh its object. This file only bounds how much is looked at.
 
-use super::{
-    RedisQueue,
-    link::{Arguments, Call},
-    scripts,
-};
+use super::{RedisQueue, arguments::Arguments, call::Call, rows::RepairCounts, scripts};
 use crate::{
     clock::Timestamp,
-    queue::{QueueError, Repaired, mailbox},
+    queue::{QueueError, Repaired},
 };
 
-/// How many names one script looks at: about three milliseconds of the server.
+/// The names that one script looks at: about three milliseconds of the server.
 const STRETCH: usize = 250;
 
-/// How many stretches a run looks at when records and sets differ in number, which is told at once.
-const STRETCHES: usize = 40;
+/// A run looks at most at this many stretches, when records and sets differ in number, which every stretch reports.
+const MAX_STRETCHES: usize = 40;
 
 /// The beginning, as a cursor.
+#[cfg(feature = "cli")]
 const BEGINNING: &str = "0:0";
 
-/// What the scripts count: records rebuilt, names moved, set aside.
-pub(super) type Counts = (usize, usize, usize);
-
-pub(super) const fn told((records, places, invalid_entries): Counts) -> Repaired {
+pub(super) const fn repaired(counts: &RepairCounts) -> Repaired {
+    let RepairCounts { records, places, invalid_entries } = *counts;
     Repaired { records, places, invalid_entries, counters: 0 }
 }
 
-/// One stretch from where the last run ended; more of them while something is visibly missing.
+/// Repairs one stretch from where the last run ended, and more of them while something is visibly missing.
 pub(super) async fn reconcile(queue: &RedisQueue, now: Timestamp) -> Result<Repaired, QueueError> {
     let mut repaired = Repaired::default();
-    for _ in 0..STRETCHES {
+    for _ in 0..MAX_STRETCHES {
         let stretch = walk(queue, now, "").await?;
         repaired.add(stretch.repaired);
         if !stretch.uneven {
@@ -42,16 +37,18 @@ pub(super) async fn reconcile(queue: &RedisQueue, now: Timestamp) -> Result<Repa
     Ok(repaired)
 }
 
+/// Repairs all records and sets.
+#[cfg(feature = "cli")]
 pub(super) async fn everything(queue: &RedisQueue, now: Timestamp) -> Result<Repaired, QueueError> {
-    // Theirs is not ours to change, and a run cannot do without.
-    for (key, expected) in [(mailbox::INDEX, "zset"), (mailbox::DATA, "hash")] {
+    // The producers' keys are not ours to change, and a run cannot work without them.
+    for (key, expected) in [(crate::queue::mailbox::INDEX, "zset"), (crate::queue::mailbox::DATA, "hash")] {
         let found = queue.type_of(key).await?;
         if found != "none" && found != expected {
             let detail =
                 format!("key {key} of the producers holds a {found}, expected a {expected}: rename or delete it");
             return Err(QueueError::Refused {
                 server: queue.server().to_owned(),
-                action: "putting the queue in order",
+                action: "repairing the queue",
                 detail,
             });
         }
@@ -80,6 +77,6 @@ async fn walk(queue: &RedisQueue, now: Timestamp, from: &str) -> Result<Stretch,
     arguments.number(queue.limits.dead_entries);
     let call = Call::Script(&scripts::REPAIR, queue.keys.queue(), &arguments);
     let (ended, uneven, records, places, invalid_entries, counters) =
-        queue.link.ask("putting the queue in order", call).await?;
+        queue.link.ask("repairing the queue", call).await?;
     Ok(Stretch { ended, uneven, repaired: Repaired { records, places, invalid_entries, counters } })
 }

@@ -1,15 +1,15 @@
-//! The rights that our Redis user needs, tried one by one. `DEPLOYMENT.md` has them as one line, which a test reads.
+//! The rights that our Redis user needs, tried one by one. `DEPLOYMENT.md` has them as one line, and a test reads it.
 
 use ::redis::cmd;
 use futures_util::future::join_all;
 
-use super::{RedisQueue, link::Call, scripts::shared};
+use super::{RedisQueue, call::Call, scripts::shared};
 use crate::queue::{QueueError, mailbox};
 
-/// What a user lacks.
+/// The rights that a user lacks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MissingRights {
-    /// As the words of an `ACL SETUSER`: `+hget`.
+    /// In the words of `ACL SETUSER`: `+hget`.
     pub commands: Vec<String>,
     /// Likewise: `~refresh_queue`.
     pub keys: Vec<String>,
@@ -29,7 +29,7 @@ const COMMANDS: &[&[&str]] = &[
     &["INFO", "server"],
     &["SCAN", "0", "COUNT", "1"],
     &["EVAL", "return 1", "1", "KEY"],
-    // Nobody's digest: where it is allowed, the script is not known.
+    // The digest of no script: a user with the right gets NOSCRIPT.
     &["EVALSHA", "0000000000000000000000000000000000000000", "1", "KEY"],
     &["SCRIPT", "LOAD", "return 1"],
     &["DEL", "KEY"],
@@ -76,7 +76,7 @@ impl RedisQueue {
         self.link.user()
     }
 
-    /// What our user may not do and has to.
+    /// Returns the rights that our user lacks.
     ///
     /// # Errors
     /// When the server does not answer.
@@ -93,7 +93,7 @@ impl RedisQueue {
                 command
             })
             .collect();
-        // One after the other on one connection; an answer is awaited by each.
+        // Pipelined on one connection.
         let answers = join_all(commands.iter().map(|command| self.may(command))).await;
         for (words, answer) in COMMANDS.iter().zip(answers) {
             let may = answer?;
@@ -122,11 +122,11 @@ impl RedisQueue {
         Ok(missing)
     }
 
-    /// Any other refusal is an answer, too: the command was allowed.
+    /// Tries a command. Any refusal but `NOPERM` shows that it is allowed.
     async fn may(&self, command: &::redis::Cmd) -> Result<May, QueueError> {
         let has_key = !UNKEYED.iter().any(|name| is_called(command, name));
         let call = if has_key { Call::Command(command) } else { Call::Here(command) };
-        let answer: Result<::redis::Value, _> = self.link.ask("a try of our rights", call).await;
+        let answer: Result<::redis::Value, _> = self.link.ask("trying our rights", call).await;
         match answer {
             Err(QueueError::Refused { detail, .. }) if detail.starts_with("NOPERM") => {
                 Ok(if detail.contains("command") && !detail.contains("one of the keys") {
@@ -141,7 +141,7 @@ impl RedisQueue {
     }
 }
 
-/// Commands without a key, which any node of a cluster answers.
+/// Commands without a key, for which any node of a cluster will do.
 const UNKEYED: [&str; 4] = ["TIME", "INFO", "SCAN", "SCRIPT"];
 
 fn is_called(command: &::redis::Cmd, name: &str) -> bool {

@@ -1,4 +1,4 @@
-//! The scripts, each with the rules it shares in front, and the names of our keys.
+//! The scripts, each with its shared rules in front, and the names of our keys.
 
 use std::sync::LazyLock;
 
@@ -12,7 +12,7 @@ use crate::{
 /// A script, by its text and by its digest.
 #[derive(Debug)]
 pub(super) struct Lua {
-    /// For a node of a cluster that does not know it yet.
+    /// The whole text, for a node of a cluster that does not know the script yet.
     pub code: &'static str,
     pub script: Script,
 }
@@ -34,9 +34,6 @@ pub(super) const TIME_TO_WRITE: &str = include_str!("../lua/time_to_write.lua");
 scripts! {
     READ_MAIL = "prelude.lua" "mail.lua" "read_mail.lua";
     ADMIT = "prelude.lua" "mail.lua" "admit.lua";
-    REDRIVE = "prelude.lua" "redrive.lua";
-    RETURN_RECORDS = "prelude.lua" "return_records.lua";
-    RETURN_ORPHANS = "prelude.lua" "return_orphans.lua";
     STATS = "prelude.lua" "mail.lua" "stats.lua";
 }
 
@@ -53,39 +50,43 @@ scripts! {
 
 // What health reads.
 scripts! {
-    NOTE_RUN = "slots.lua" "record_run.lua";
+    RECORD_RUN = "common.lua" "record_run.lua";
 }
 
 // What others read.
 scripts! {
-    APPEND_EVENTS = "append_events.lua";
+    PUBLISH_EVENTS = "publish_events.lua";
 }
 
 // Key slots, circuits, and the calls of a day.
 scripts! {
-    LOOK_AT_KEY = "slots.lua" "twice.lua" "look_at_key.lua";
-    END_REST = "slots.lua" "twice.lua" "end_cooldown.lua";
-    CALLS_TAKEN = "slots.lua" "twice.lua" "calls_taken.lua";
-    TAKE_CALLS = "slots.lua" "twice.lua" "take_calls.lua";
-    GIVE_BACK_CALLS = "slots.lua" "twice.lua" "return_calls.lua";
-    TAKE_KEY = "slots.lua" "twice.lua" "take_key.lua";
-    REMEMBER_RATE = "slots.lua" "remember_rate.lua";
-    RENEW_KEYS = "slots.lua" "twice.lua" "renew_keys.lua";
-    PAUSE_KEY = "slots.lua" "twice.lua" "cool_down_key.lua";
-    GIVE_BACK_KEY = "slots.lua" "twice.lua" "release_key.lua";
-    CIRCUITS = "slots.lua" "circuits.lua";
-    OPEN_CIRCUIT = "slots.lua" "open_circuit.lua";
-    CLAIM_PROBE = "slots.lua" "claim_probe.lua";
+    LOOK_AT_KEY = "common.lua" "copies.lua" "look_at_key.lua";
+    END_COOLDOWN = "common.lua" "copies.lua" "end_cooldown.lua";
+    CALLS_TAKEN = "common.lua" "copies.lua" "calls_taken.lua";
+    TAKE_CALLS = "common.lua" "copies.lua" "take_calls.lua";
+    RETURN_CALLS = "common.lua" "copies.lua" "return_calls.lua";
+    TAKE_KEY = "common.lua" "copies.lua" "take_key.lua";
+    REMEMBER_RATE = "common.lua" "remember_rate.lua";
+    RENEW_KEYS = "common.lua" "copies.lua" "renew_keys.lua";
+    COOL_DOWN_KEY = "common.lua" "copies.lua" "cool_down_key.lua";
+    RELEASE_KEY = "common.lua" "copies.lua" "release_key.lua";
+    CIRCUITS = "common.lua" "circuits.lua";
+    OPEN_CIRCUIT = "common.lua" "open_circuit.lua";
+    CLAIM_PROBE = "common.lua" "claim_probe.lua";
 }
 
 // What an operator's tools do: the queue, or one key.
 #[cfg(feature = "cli")]
 scripts! {
+    REDRIVE = "prelude.lua" "redrive.lua";
+    RETURN_RECORDS = "prelude.lua" "return_records.lua";
+    RETURN_ORPHANS = "prelude.lua" "return_orphans.lua";
+    CLUSTER_PUT_DATA = "common.lua" "cluster/put_data.lua";
     RESTORE = "prelude.lua" "restore.lua";
     TAKE_AWAY = "prelude.lua" "take_away.lua";
     PURGE = "prelude.lua" "purge.lua";
-    KEPT = "slots.lua" "twice.lua" "kept.lua";
-    CARRY_OVER = "slots.lua" "twice.lua" "carry_over.lua";
+    READ_KEPT = "common.lua" "copies.lua" "read_kept.lua";
+    CARRY_OVER = "common.lua" "copies.lua" "carry_over.lua";
     SCAN_KEYS = "scan_keys.lua";
     HAS_DATA = "has_data.lua";
 }
@@ -93,19 +94,18 @@ scripts! {
 // The mailbox on a cluster: one of its keys each.
 scripts! {
     CLUSTER_READ_WAITING = "prelude.lua" "cluster/read_waiting.lua";
-    CLUSTER_READ_INDEX = "slots.lua" "mail.lua" "cluster/read_index.lua";
-    CLUSTER_SCAN_DATA = "slots.lua" "mail.lua" "cluster/scan_data.lua";
-    CLUSTER_READ_DATA = "slots.lua" "mail.lua" "cluster/read_data.lua";
-    CLUSTER_MATCH_DATA = "slots.lua" "mail.lua" "cluster/match_data.lua";
-    CLUSTER_MATCH_INDEX = "slots.lua" "mail.lua" "cluster/match_index.lua";
-    CLUSTER_PLACES = "slots.lua" "cluster/places.lua";
-    CLUSTER_PUT_DATA = "slots.lua" "cluster/put_data.lua";
+    CLUSTER_READ_INDEX = "common.lua" "mail.lua" "cluster/read_index.lua";
+    CLUSTER_SCAN_DATA = "common.lua" "mail.lua" "cluster/scan_data.lua";
+    CLUSTER_READ_DATA = "common.lua" "mail.lua" "cluster/read_data.lua";
+    CLUSTER_MATCH_DATA = "common.lua" "mail.lua" "cluster/match_data.lua";
+    CLUSTER_MATCH_INDEX = "common.lua" "mail.lua" "cluster/match_index.lua";
+    CLUSTER_PLACES = "common.lua" "cluster/places.lua";
 }
 
-/// How many keys of the queue's scripts are ours.
+/// The number of our keys in the queue's scripts.
 const OURS: usize = 13;
 
-/// What stands before the keys that all runs share which use an API key, whatever their namespace: one hash slot.
+/// The prefix of the keys that all runs share, whatever their namespace: one hash slot.
 pub(super) const SHARED: &str = "{coc-api}";
 
 /// The names of our keys: those of the queue in one hash slot (`{refresh}:ready`), those of the API's keys in another.
@@ -128,7 +128,7 @@ impl Keys {
             "delayed:low",
             "leased",
             "dead",
-            "unreadable",
+            "dead_entries",
             "orphans",
             "scan",
             "counters",
@@ -155,30 +155,38 @@ impl Keys {
         &self.all[..OURS]
     }
 
-    /// The keys of a settlement: ours, and the one that remembers its answer under this name for a minute.
+    /// The keys of a settlement: ours, and the one that remembers the reply to this batch for a minute.
     pub(super) fn settling(&self, batch: &str) -> Vec<String> {
         let mut keys = self.queue().to_vec();
         keys.push(format!("{}:settled:{batch}", self.prefix));
         keys
     }
 
+    #[cfg(feature = "cli")]
+    pub(super) fn ready(&self) -> &str {
+        &self.all[1]
+    }
+
     pub(super) fn objects(&self) -> &str {
         &self.all[0]
     }
 
+    #[cfg(feature = "cli")]
     pub(super) fn dead(&self) -> &str {
         &self.all[7]
     }
 
-    pub(super) fn unreadable(&self) -> &str {
+    #[cfg(feature = "cli")]
+    pub(super) fn dead_entries(&self) -> &str {
         &self.all[8]
     }
 
+    #[cfg(feature = "cli")]
     pub(super) fn orphans(&self) -> &str {
         &self.all[9]
     }
 
-    /// Second copies of what must not be lost: slots, cooldowns and counts of days.
+    /// Second copies of the state that must not be lost: slots, cooldowns and counts of days.
     pub(super) fn copies() -> String {
         shared("copies")
     }
@@ -200,13 +208,13 @@ impl Keys {
         format!("{}:check", self.prefix)
     }
 
-    /// A pattern of all keys of this namespace.
+    /// A pattern for all keys of this namespace.
     #[cfg(feature = "cli")]
     pub(super) fn every(&self) -> String {
         format!("{}:*", self.prefix)
     }
 
-    /// How the last runs went.
+    /// The summaries of the last runs.
     pub(super) fn runs(&self) -> String {
         format!("{}:runs", self.prefix)
     }
@@ -216,7 +224,7 @@ impl Keys {
     }
 }
 
-/// A shared key, by its name without what stands before it.
+/// A shared key, by its name without the prefix.
 pub(super) fn shared(name: &str) -> String {
     format!("{SHARED}:{name}")
 }

@@ -7,9 +7,12 @@ use refresh_worker::{
     config::RedisConfig,
     model::{Priority, RefreshRequest},
     queue::{
-        Admitted, Circuit, CircuitReason, CircuitScope, LeaseRequest, Leased, MailLimits, Queue, SharedState, mailbox,
+        Admitted, Circuit, CircuitReason, CircuitScope, LeaseRequest, Leased, MailLimits, Queue, QueueAdmin,
+        SharedState,
+        lease::Draw,
+        mailbox,
         memory::{Contents, MemoryQueue},
-        lease::Draw, record::{CLASS_WIDTH, QueueLimits, Record, State},
+        record::{CLASS_WIDTH, QueueLimits, Record, State},
         redis::{RedisQueue, Timeouts},
     },
 };
@@ -21,7 +24,7 @@ pub const NOW: Timestamp = Timestamp::from_millis(1_772_600_767_089);
 
 /// A queue of either kind.
 pub trait Bed: Sync {
-    type Queue: Queue + SharedState;
+    type Queue: QueueAdmin + SharedState;
 
     fn queue(&self) -> &Self::Queue;
 
@@ -56,8 +59,8 @@ pub trait Bed: Sync {
     }
 
     async fn enqueue(&self, object: &str, priority: Priority, now: Timestamp) {
-        let refresh_request = RefreshRequest::now(object.parse().unwrap(), priority, now);
-        self.queue().enqueue(now, &[refresh_request]).await.unwrap();
+        let request = RefreshRequest::now(object.parse().unwrap(), priority, now);
+        self.queue().enqueue(now, &[request]).await.unwrap();
     }
 
     async fn lease(&self, now: Timestamp, request: &LeaseRequest) -> Leased {
@@ -66,7 +69,7 @@ pub trait Bed: Sync {
 
     /// Leases the one object that is ready.
     async fn lease_one(&self, now: Timestamp) -> refresh_worker::queue::Lease {
-        let mut leased = self.lease(now, &request(1)).await;
+        let mut leased = self.lease(now, &lease_request(1)).await;
         assert_eq!(leased.leases.len(), 1, "an object is ready: {leased:?}");
         leased.leases.remove(0)
     }
@@ -83,7 +86,7 @@ pub fn open_circuit(next_probe: Timestamp) -> Circuit {
     Circuit { scope: CircuitScope::Api, since: NOW, next_probe, reason }
 }
 
-pub fn request(max: usize) -> LeaseRequest {
+pub fn lease_request(max: usize) -> LeaseRequest {
     LeaseRequest {
         max,
         duration: Duration::from_secs(15),
@@ -286,12 +289,12 @@ impl RedisBed {
                 held.push((name.clone().into_bytes(), score(record.hold.as_millis())));
             }
         }
-        let letters = contents.letters.iter();
-        let letters = letters.map(|(name, letter)| (name.clone().into_bytes(), score(letter.died.as_millis())));
-        expected.entry("unreadable".to_owned()).or_default().extend(letters);
+        let entries = contents.dead_entries.iter();
+        let entries = entries.map(|(name, entry)| (name.clone().into_bytes(), score(entry.died.as_millis())));
+        expected.entry("dead_entries".to_owned()).or_default().extend(entries);
         let delayed = Priority::ALL.map(|class| format!("delayed:{class}"));
         for set in
-            ["ready", "leased", "dead", "unreadable", "held"].into_iter().chain(delayed.iter().map(String::as_str))
+            ["ready", "leased", "dead", "dead_entries", "held"].into_iter().chain(delayed.iter().map(String::as_str))
         {
             let mut found = self.set(&format!("{{refresh}}:{set}")).await;
             let mut expected = expected.remove(set).unwrap_or_default();
@@ -356,7 +359,7 @@ impl Bed for RedisBed {
         };
         for (name, json) in objects {
             if name.starts_with("mail:") {
-                contents.letters.insert(name, serde_json::from_slice(&json).unwrap());
+                contents.dead_entries.insert(name, serde_json::from_slice(&json).unwrap());
             } else {
                 contents.records.insert(name, serde_json::from_slice(&json).unwrap());
             }

@@ -12,12 +12,12 @@ use refresh_worker::{
     clock::Timestamp,
     model::{Event, Priority, RefreshRequest},
     queue::{
-        Fingerprint, MailLimits, ORPHAN_TIMEOUT, Queue as _, QueueError, SharedState as _, record::QueueLimits,
-        redis::SharedEntry,
+        Fingerprint, MailLimits, ORPHAN_TIMEOUT, Publisher as _, Queue as _, QueueError, SharedState as _,
+        record::QueueLimits, redis::SharedEntry,
     },
 };
 
-use super::beds::{Bed, NOW, PATIENT, RedisBed, connect_as, request, tag, value};
+use super::beds::{Bed, NOW, PATIENT, RedisBed, connect_as, lease_request, tag, value};
 use crate::support::redis::{Cluster, PrivateRedis};
 
 /// Polls a future this often and no more: what it was about to do next it never does.
@@ -70,7 +70,7 @@ async fn run_until<F: Future + Unpin>(future: &mut F, mut moment_has_come: impl 
 }
 
 #[tokio::test]
-async fn a_server_of_a_cluster_says_which_variable_is_missing() {
+async fn cluster_node_without_variable_names_fix() {
     let cluster = Cluster::fresh().await;
     for node in 0..3 {
         let queue = connect_as(&cluster.node_url(node), PATIENT, false);
@@ -82,14 +82,15 @@ async fn a_server_of_a_cluster_says_which_variable_is_missing() {
 }
 
 #[tokio::test]
-async fn a_server_of_no_cluster_says_that_the_variable_is_too_much() {
+async fn single_server_with_variable_names_fix() {
     let server = PrivateRedis::start().await;
     let error = connect_as(&server.url(), PATIENT, true).time().await.unwrap_err();
     assert!(error.to_string().contains("take REDIS_CLUSTER=true away"), "{error}");
 }
 
+/// The time is that of the node that holds our keys.
 #[tokio::test]
-async fn every_node_leads_to_the_whole_cluster_and_its_time_is_that_of_our_keys() {
+async fn every_node_leads_to_whole_cluster() {
     let cluster = Cluster::fresh().await;
     for node in 0..3 {
         let queue = connect_as(&cluster.node_url(node), PATIENT, true);
@@ -101,7 +102,7 @@ async fn every_node_leads_to_the_whole_cluster_and_its_time_is_that_of_our_keys(
 }
 
 #[tokio::test]
-async fn an_admission_that_ends_between_merging_and_deleting_is_merged_twice_and_loses_nothing() {
+async fn admission_cut_before_deletion_is_merged_twice() {
     let bed = RedisBed::on_cluster(QueueLimits::default()).await;
     let id = "clan:2PP";
     bed.put_mail(id, 1.0, &value(id, 1, NOW)).await;
@@ -119,7 +120,7 @@ async fn an_admission_that_ends_between_merging_and_deleting_is_merged_twice_and
 }
 
 #[tokio::test]
-async fn an_admission_that_ends_between_any_two_steps_loses_nothing() {
+async fn admission_cut_anywhere_loses_nothing() {
     let bed = RedisBed::on_cluster(QueueLimits::default()).await;
     let (mut finished, mut cut) = (0, 0);
     for polls in 1..40 {
@@ -157,7 +158,7 @@ async fn an_admission_that_ends_between_any_two_steps_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_producer_between_any_two_steps_of_an_admission_loses_nothing() {
+async fn producer_between_admission_steps_loses_nothing() {
     let bed = RedisBed::on_cluster(QueueLimits::default()).await;
     let id = "clan:2PP";
     let later = Timestamp::from_millis(NOW.as_millis() + 60_000);
@@ -198,7 +199,7 @@ async fn producer(bed: &RedisBed, id: &str, asked: Timestamp, steps: std::ops::R
 }
 
 #[tokio::test]
-async fn the_stream_of_events_and_the_keys_of_readers_lie_on_any_node() {
+async fn events_and_cache_keys_lie_on_any_node() {
     let bed = RedisBed::on_cluster(QueueLimits::default()).await;
     let events: Vec<Event> =
         (0..3).map(|number| Event::of(vec![("event", "changed".to_owned()), ("id", number.to_string())])).collect();
@@ -215,7 +216,7 @@ async fn the_stream_of_events_and_the_keys_of_readers_lie_on_any_node() {
 }
 
 #[tokio::test]
-async fn what_runs_agreed_on_is_carried_from_a_cluster_to_a_server_and_back() {
+async fn shared_state_moves_between_cluster_and_server() {
     let (cluster, server) = (RedisBed::on_cluster(QueueLimits::default()).await, RedisBed::fresh().await);
     let (resting, used) = (Fingerprint("0123456789ab".to_owned()), Fingerprint("ba9876543210".to_owned()));
     let (from, to, rest) = (cluster.queue(), server.queue(), Duration::from_secs(300));
@@ -245,7 +246,7 @@ async fn what_runs_agreed_on_is_carried_from_a_cluster_to_a_server_and_back() {
 /// While a slot moves, its node sends on whoever asks for what is at the other (`-ASK`). What needs several keys waits until it
 /// has moved (`-TRYAGAIN`), as does a script.
 #[tokio::test]
-async fn a_slot_on_its_way_is_followed_or_waited_for() {
+async fn moving_hash_slot_is_followed_or_waited_for() {
     let cluster = Cluster::fresh().await;
     let queue = connect_as(&cluster.url(), PATIENT, true);
     let (source, target) = (Node::of(&cluster, 0).await, Node::of(&cluster, 1).await);
@@ -261,20 +262,20 @@ async fn a_slot_on_its_way_is_followed_or_waited_for() {
     target.ask::<()>(&["ASKING"]).await;
     target.ask::<()>(&["SET", "{refresh}:copy", "old"]).await;
     let forgotten = queue.delete_cache_keys(&["{refresh}:copy".to_owned()]).await;
-    let refresh_request = [RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::High, NOW)];
-    let refused = queue.enqueue(NOW, &refresh_request).await;
+    let request = [RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::High, NOW)];
+    let refused = queue.enqueue(NOW, &request).await;
     let over = async {
         tokio::time::sleep(Duration::from_millis(200)).await;
         // It stays where it was, for the other tests.
         move_slot(&source, &["STABLE"]).await;
         move_slot(&target, &["STABLE"]).await;
     };
-    let (enqueued, ()) = tokio::join!(queue.enqueue(NOW, &refresh_request), over);
+    let (enqueued, ()) = tokio::join!(queue.enqueue(NOW, &request), over);
     assert_eq!(forgotten.unwrap(), 1);
     let error = refused.unwrap_err();
     assert!(error.is_transient() && error.to_string().contains("TRYAGAIN"), "{error}");
     enqueued.unwrap();
-    assert_eq!(queue.lease(NOW, &request(1)).await.unwrap().leases.len(), 1);
+    assert_eq!(queue.lease(NOW, &lease_request(1)).await.unwrap().leases.len(), 1);
 }
 
 /// One node, asked itself.

@@ -7,91 +7,91 @@ use refresh_worker::{
     model::{FollowUp, Priority, Reason, RefreshRequest},
     queue::{
         DeadFilter, Following, Lease, LeaseRequest, MAX_LAPSES, MAX_MAIL_BYTES, MailLimits, ORPHAN_TIMEOUT, Oldest,
-        Queue as _, SUSPECT_LAPSES, Settled, Settlement,
+        Queue as _, QueueAdmin as _, SUSPECT_LAPSES, Settled, Settlement,
         record::{QueueLimits, State},
     },
 };
 
-use super::beds::{Bed, NOW, names, on_all, request, seed_favouring, tag, value};
+use super::beds::{Bed, NOW, lease_request, names, on_all, seed_favouring, tag, value};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const LEASE: Duration = Duration::from_secs(15);
 
 on_all! {
-    mail_becomes_a_record_and_leaves_the_mailbox
-    every_spelling_of_an_object_becomes_one_record
-    a_flood_of_one_class_cannot_keep_another_outside
-    a_slice_is_bounded_in_bytes_for_each_class
-    of_a_class_the_oldest_mail_is_read_whatever_its_id
-    a_value_over_64_kib_is_not_read_but_becomes_a_dead_letter_with_its_size_and_start
-    an_id_over_64_kib_is_not_read_but_becomes_a_dead_letter
-    an_id_of_any_bytes_is_admitted
-    a_request_replaced_between_reading_and_admitting_stays
-    a_request_whose_class_changed_between_reading_and_admitting_stays
-    a_merge_takes_the_best_class_the_earliest_place_the_latest_asked_and_the_highest_retry_count
-    a_producer_that_requeues_every_minute_does_not_lose_its_place
-    a_request_queued_while_leased_becomes_the_next_request
-    several_requests_queued_while_leased_are_merged_into_one_next_request
-    without_a_next_request_done_deletes_the_record
-    on_release_the_next_request_is_merged
-    on_failure_the_next_request_is_merged
-    on_lapse_the_next_request_is_merged
-    a_next_request_survives_the_death_of_the_object
-    the_merge_counter_tells_the_holder_that_something_newer_came
-    an_index_entry_without_data_is_set_aside_and_admitted_when_its_data_comes
-    an_index_entry_whose_data_does_not_come_is_dropped_and_counted_after_ten_minutes
-    an_orphan_that_is_given_back_and_set_aside_anew_is_not_dropped_by_an_older_look
-    an_orphan_queued_again_waits_anew
-    data_without_an_index_entry_is_found_and_admitted
-    a_producer_stalled_between_its_commands_loses_nothing
-    a_producer_that_replaces_a_request_while_it_is_admitted_loses_nothing
-    unreadable_mail_becomes_a_dead_letter_with_its_reason
-    a_request_with_fresh_data_waits_until_it_is_due
-    a_request_in_the_future_waits_until_then
-    mail_can_bring_a_due_time_forward
+    admit_moves_mail_into_record
+    spellings_of_one_object_share_record
+    flood_of_one_priority_blocks_no_other
+    slice_is_bounded_in_bytes_per_priority
+    oldest_mail_is_read_whatever_its_id
+    large_value_becomes_dead_letter
+    large_id_becomes_dead_letter
+    id_of_any_bytes_is_admitted
+    request_replaced_before_admission_stays
+    request_with_changed_score_stays
+    merge_keeps_best_of_both_requests
+    repeated_requests_keep_their_place
+    request_during_lease_becomes_next_request
+    requests_during_lease_merge_into_one
+    done_without_next_request_deletes_record
+    release_merges_next_request
+    failure_merges_next_request
+    lapse_merges_next_request
+    next_request_survives_death
+    merge_counter_shows_newer_request
+    orphan_is_admitted_when_data_comes
+    orphan_is_dropped_after_ten_minutes
+    new_orphan_survives_drop_of_older_slice
+    orphan_queued_again_waits_anew
+    scan_admits_data_without_index_entry
+    producer_stalled_between_commands_loses_nothing
+    request_replaced_during_admission_is_not_lost
+    unreadable_mail_becomes_dead_letter_with_reason
+    request_with_fresh_data_waits_until_due
+    request_in_future_waits
+    mail_brings_due_time_forward
     mail_never_shortens_a_hold
-    no_time_is_later_than_a_day_from_now
-    order_is_by_class_then_first_asked
-    a_favoured_place_goes_to_the_oldest_of_that_class
-    a_favoured_place_goes_in_strict_order_when_that_class_does_not_wait
-    a_million_due_low_do_not_stand_before_one_critical
-    only_the_classes_asked_for_are_leased
-    named_objects_that_are_ready_come_before_all_others_whatever_their_class
-    a_lease_is_cut_at_max_and_says_that_there_is_more
-    a_leased_object_is_not_leased_again_before_it_lapses
-    a_renewed_lease_does_not_lapse
-    a_renewal_never_shortens_a_lease
-    a_renewal_with_a_stale_token_is_refused
-    after_a_lapse_an_object_is_free_again_at_once_however_often_it_lapsed
-    a_suspect_is_leased_alone
-    of_many_suspects_only_the_killer_dies
-    of_many_suspects_only_the_killers_die
-    a_suspect_waits_while_others_are_in_flight
-    at_the_fifth_lapse_an_object_is_a_dead_letter
-    what_no_run_received_never_ends_as_lapsed
-    what_a_lost_answer_leased_is_given_back
-    what_is_enqueued_and_stays_dead_is_told
-    new_mail_does_not_revive_what_lapsed_too_often
-    new_mail_revives_other_dead_letters_with_attempts_0
-    a_stale_token_is_an_ordinary_answer_and_touches_nothing
-    a_settlement_sent_again_is_told_the_same
-    a_failure_counts_an_attempt_and_holds_the_object
+    times_are_limited_to_one_day_ahead
+    leases_go_by_priority_then_first_request
+    floor_goes_to_oldest_of_its_priority
+    unused_floor_keeps_strict_order
+    due_low_requests_do_not_delay_critical
+    lease_keeps_to_its_priorities
+    named_objects_are_leased_first
+    lease_stops_at_max_and_reports_more
+    leased_object_is_not_leased_twice
+    renewed_lease_does_not_lapse
+    renew_never_shortens_lease
+    renew_extends_only_own_leases
+    lapsed_object_is_ready_at_once
+    suspect_is_leased_alone
+    only_killer_among_suspects_dies
+    only_killers_among_suspects_die
+    suspect_waits_for_leases_in_flight
+    fifth_lapse_buries_object
+    unreceived_leases_never_end_as_lapsed
+    leases_of_lost_reply_are_released
+    enqueue_reports_objects_that_stay_dead
+    mail_does_not_revive_lapsed_objects
+    mail_revives_other_dead_letters
+    settle_with_lost_lease_changes_nothing
+    repeated_settlement_gets_same_reply
+    failed_counts_attempt_and_holds
     later_counts_nothing_and_waits
-    release_counts_nothing_and_keeps_the_place
-    a_worker_that_survived_the_object_clears_its_lapses
-    a_batch_is_settled_in_order
-    what_follows_an_answer_becomes_the_next_record_of_its_object
-    a_spare_follow_up_is_left_out_when_it_waits_already_or_too_much_is_ready
-    a_follow_up_revives_no_dead_letter
-    stats_count_what_is_there
-    the_oldest_counts_the_mailbox
-    the_oldest_counts_what_is_overdue
-    mail_that_waits_for_its_time_is_not_old
-    an_empty_queue_answers_everything
+    release_counts_nothing_and_keeps_place
+    surviving_worker_clears_lapses
+    settle_keeps_order_of_batch
+    follow_up_becomes_next_record_of_object
+    spare_follow_up_needs_spare_capacity
+    follow_up_revives_no_dead_letter
+    stats_count_every_state
+    oldest_includes_mailbox
+    oldest_includes_overdue_objects
+    oldest_ignores_mail_in_future
+    empty_queue_serves_every_call
 }
 
-async fn mail_becomes_a_record_and_leaves_the_mailbox(bed: &impl Bed) {
+async fn admit_moves_mail_into_record(bed: &impl Bed) {
     bed.put_mail("clan:2PP", 1.0, &value("clan:2PP", 1, NOW)).await;
     let admitted = bed.admit(NOW).await;
     assert_eq!((admitted.admitted, admitted.more), (1, false));
@@ -100,7 +100,7 @@ async fn mail_becomes_a_record_and_leaves_the_mailbox(bed: &impl Bed) {
     assert_eq!(contents.records["clan:2PP"].state, State::Ready);
 }
 
-async fn every_spelling_of_an_object_becomes_one_record(bed: &impl Bed) {
+async fn spellings_of_one_object_share_record(bed: &impl Bed) {
     for (id, tag) in [("clan:2PP", "2PP"), ("clan:#2pp", "#2pp"), ("x-retry-1", "%232PP"), ("y", " 2Pp ")] {
         let value = value("clan:TAG", 2, NOW).replace(r#""tag": "TAG""#, &format!(r#""tag": "{tag}""#));
         bed.put_mail(id, 2.0, &value).await;
@@ -111,7 +111,7 @@ async fn every_spelling_of_an_object_becomes_one_record(bed: &impl Bed) {
     assert_eq!(contents.records["clan:2PP"].merges, 4);
 }
 
-async fn a_flood_of_one_class_cannot_keep_another_outside(bed: &impl Bed) {
+async fn flood_of_one_priority_blocks_no_other(bed: &impl Bed) {
     for number in 0..30 {
         let object = format!("clan:{}", tag(number));
         bed.put_mail(&object, 0.0, &value(&object, 0, NOW)).await;
@@ -125,7 +125,7 @@ async fn a_flood_of_one_class_cannot_keep_another_outside(bed: &impl Bed) {
     assert!(bed.record("war:2PP").await.is_some());
 }
 
-async fn a_slice_is_bounded_in_bytes_for_each_class(bed: &impl Bed) {
+async fn slice_is_bounded_in_bytes_per_priority(bed: &impl Bed) {
     let filler = "x".repeat(60_000);
     for number in 0..8 {
         let object = format!("clan:{}", tag(number));
@@ -145,7 +145,7 @@ async fn a_slice_is_bounded_in_bytes_for_each_class(bed: &impl Bed) {
     assert!((2..=3).contains(&mail.entries.len()), "never so few that nothing moves");
 }
 
-async fn of_a_class_the_oldest_mail_is_read_whatever_its_id(bed: &impl Bed) {
+async fn oldest_mail_is_read_whatever_its_id(bed: &impl Bed) {
     // The 30 are asked for one second after the other, in an order that has nothing to do with that of their ids.
     let mut expected = Vec::new();
     for number in 0..30 {
@@ -174,7 +174,8 @@ async fn of_a_class_the_oldest_mail_is_read_whatever_its_id(bed: &impl Bed) {
     assert!(expected.is_empty(), "these are still in the mailbox: {expected:?}");
 }
 
-async fn a_value_over_64_kib_is_not_read_but_becomes_a_dead_letter_with_its_size_and_start(bed: &impl Bed) {
+/// A value over 64 KiB is not read; the dead letter has its size and start.
+async fn large_value_becomes_dead_letter(bed: &impl Bed) {
     bed.put_mail("big", 1.0, &"ä".repeat(MAX_MAIL_BYTES)).await;
     let mail = bed.queue().read_mail(NOW, MailLimits::default()).await.unwrap();
     assert!(format!("{mail:?}").len() < 10_000, "the value was read");
@@ -187,7 +188,7 @@ async fn a_value_over_64_kib_is_not_read_but_becomes_a_dead_letter_with_its_size
     assert!(contents.index.is_empty() && contents.data.is_empty());
 }
 
-async fn an_id_over_64_kib_is_not_read_but_becomes_a_dead_letter(bed: &impl Bed) {
+async fn large_id_becomes_dead_letter(bed: &impl Bed) {
     let id = "i".repeat(MAX_MAIL_BYTES + 1);
     bed.put_mail(&id, 1.0, &value("clan:2PP", 1, NOW)).await;
     bed.put_data(format!("{id}j").as_bytes(), b"{}").await;
@@ -197,12 +198,12 @@ async fn an_id_over_64_kib_is_not_read_but_becomes_a_dead_letter(bed: &impl Bed)
     assert_eq!(bed.queue().admit(NOW, mail).await.unwrap().unreadable, 3);
     let contents = bed.dump().await;
     assert!(contents.index.is_empty() && contents.data.is_empty());
-    assert_eq!(contents.letters.len(), 3);
+    assert_eq!(contents.dead_entries.len(), 3);
     let letters = bed.queue().dead_letters(&DeadFilter::default(), 10).await.unwrap();
     assert!(letters.iter().any(|letter| letter.reason == "the id has 65537 bytes"), "{letters:?}");
 }
 
-async fn an_id_of_any_bytes_is_admitted(bed: &impl Bed) {
+async fn id_of_any_bytes_is_admitted(bed: &impl Bed) {
     for id in [&b"\xff\xfe\x00"[..], b"", b"with space\n\"quote\"", "ßä".as_bytes()] {
         bed.put_index(id, 1.0).await;
         bed.put_data(id, value("clan:2PP", 1, NOW).as_bytes()).await;
@@ -212,7 +213,7 @@ async fn an_id_of_any_bytes_is_admitted(bed: &impl Bed) {
     assert!(contents.index.is_empty() && contents.data.is_empty());
 }
 
-async fn a_request_replaced_between_reading_and_admitting_stays(bed: &impl Bed) {
+async fn request_replaced_before_admission_stays(bed: &impl Bed) {
     bed.put_mail("clan:2PP", 1.0, &value("clan:2PP", 1, NOW)).await;
     let mail = bed.queue().read_mail(NOW, MailLimits::default()).await.unwrap();
     bed.put_mail("clan:2PP", 1.0, &value("clan:2PP", 1, NOW + SECOND)).await;
@@ -224,7 +225,7 @@ async fn a_request_replaced_between_reading_and_admitting_stays(bed: &impl Bed) 
     assert_eq!(bed.record("clan:2PP").await.unwrap().wanted.last, NOW + SECOND);
 }
 
-async fn a_request_whose_class_changed_between_reading_and_admitting_stays(bed: &impl Bed) {
+async fn request_with_changed_score_stays(bed: &impl Bed) {
     bed.put_mail("clan:2PP", 2.0, &value("clan:2PP", 2, NOW)).await;
     let mail = bed.queue().read_mail(NOW, MailLimits::default()).await.unwrap();
     bed.put_index(b"clan:2PP", 0.0).await;
@@ -233,7 +234,8 @@ async fn a_request_whose_class_changed_between_reading_and_admitting_stays(bed: 
     assert_eq!(bed.record("clan:2PP").await.unwrap().wanted.priority, Priority::Critical);
 }
 
-async fn a_merge_takes_the_best_class_the_earliest_place_the_latest_asked_and_the_highest_retry_count(bed: &impl Bed) {
+/// The best priority, the first and the last request, and the highest retry count.
+async fn merge_keeps_best_of_both_requests(bed: &impl Bed) {
     bed.put_mail("a", 2.0, &value("clan:2PP", 2, NOW - MINUTE)).await;
     bed.put_mail("b", 1.0, &value("clan:2PP", 1, NOW - 2 * MINUTE).replace("count\": 0", "count\": 2")).await;
     bed.put_mail("c", 3.0, &value("clan:2PP", 3, NOW)).await;
@@ -243,7 +245,7 @@ async fn a_merge_takes_the_best_class_the_earliest_place_the_latest_asked_and_th
     assert_eq!(wanted.attempts, 2);
 }
 
-async fn a_producer_that_requeues_every_minute_does_not_lose_its_place(bed: &impl Bed) {
+async fn repeated_requests_keep_their_place(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::Medium, NOW).await;
     bed.enqueue("clan:2QQ", Priority::Medium, NOW + SECOND).await;
     for minute in 1..20 {
@@ -251,12 +253,12 @@ async fn a_producer_that_requeues_every_minute_does_not_lose_its_place(bed: &imp
         bed.put_mail("clan:2PP", 2.0, &value("clan:2PP", 2, now)).await;
         assert_eq!(bed.admit(now).await.admitted, 1);
     }
-    let leased = bed.lease(NOW + 20 * MINUTE, &request(2)).await;
+    let leased = bed.lease(NOW + 20 * MINUTE, &lease_request(2)).await;
     assert_eq!(names(&leased), ["clan:2PP", "clan:2QQ"]);
     assert_eq!((leased.leases[0].first_requested, leased.leases[0].last_requested), (NOW, NOW + 19 * MINUTE));
 }
 
-async fn a_request_queued_while_leased_becomes_the_next_request(bed: &impl Bed) {
+async fn request_during_lease_becomes_next_request(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::Medium, NOW).await;
     let lease = bed.lease_one(NOW).await;
     let failed = Settlement::Failed { until: NOW, reason: Reason::new("cut", "cut") };
@@ -272,7 +274,7 @@ async fn a_request_queued_while_leased_becomes_the_next_request(bed: &impl Bed) 
     assert_eq!((record.wanted.priority, record.wanted.first), (Priority::Critical, NOW + SECOND));
 }
 
-async fn several_requests_queued_while_leased_are_merged_into_one_next_request(bed: &impl Bed) {
+async fn requests_during_lease_merge_into_one(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::Critical, NOW).await;
     let lease = bed.lease_one(NOW).await;
     bed.enqueue("clan:2PP", Priority::Low, NOW + SECOND).await;
@@ -282,14 +284,14 @@ async fn several_requests_queued_while_leased_are_merged_into_one_next_request(b
     assert_eq!((wanted.priority, wanted.first, wanted.last), (Priority::High, NOW + SECOND, NOW + 2 * SECOND));
 }
 
-async fn without_a_next_request_done_deletes_the_record(bed: &impl Bed) {
+async fn done_without_next_request_deletes_record(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::Medium, NOW).await;
     let lease = bed.lease_one(NOW).await;
     settle(bed, NOW, &lease, Settlement::Done).await;
     assert!(bed.dump().await.records.is_empty());
 }
 
-/// A leased object with a better, later refresh_request behind it.
+/// A leased object with a better, later request behind it.
 async fn leased_with_a_next_request(bed: &impl Bed) -> Lease {
     bed.enqueue("clan:2PP", Priority::Medium, NOW).await;
     let lease = bed.lease_one(NOW).await;
@@ -304,13 +306,13 @@ async fn assert_merged(bed: &impl Bed) {
     assert_eq!(record.wanted.last, NOW + SECOND);
 }
 
-async fn on_release_the_next_request_is_merged(bed: &impl Bed) {
+async fn release_merges_next_request(bed: &impl Bed) {
     let lease = leased_with_a_next_request(bed).await;
     settle(bed, NOW + SECOND, &lease, Settlement::Release).await;
     assert_merged(bed).await;
 }
 
-async fn on_failure_the_next_request_is_merged(bed: &impl Bed) {
+async fn failure_merges_next_request(bed: &impl Bed) {
     let lease = leased_with_a_next_request(bed).await;
     let until = NOW + MINUTE;
     settle(bed, NOW + SECOND, &lease, Settlement::Failed { until, reason: Reason::new("cut", "cut") }).await;
@@ -318,13 +320,13 @@ async fn on_failure_the_next_request_is_merged(bed: &impl Bed) {
     assert_eq!(bed.record("clan:2PP").await.unwrap().state, State::Delayed);
 }
 
-async fn on_lapse_the_next_request_is_merged(bed: &impl Bed) {
+async fn lapse_merges_next_request(bed: &impl Bed) {
     leased_with_a_next_request(bed).await;
-    assert_eq!(bed.lease(NOW + LEASE, &request(0)).await.lapsed, 1);
+    assert_eq!(bed.lease(NOW + LEASE, &lease_request(0)).await.lapsed, 1);
     assert_merged(bed).await;
 }
 
-async fn a_next_request_survives_the_death_of_the_object(bed: &impl Bed) {
+async fn next_request_survives_death(bed: &impl Bed) {
     let lease = leased_with_a_next_request(bed).await;
     settle(bed, NOW + SECOND, &lease, dead("bad_request")).await;
     let record = bed.record("clan:2PP").await.unwrap();
@@ -332,7 +334,7 @@ async fn a_next_request_survives_the_death_of_the_object(bed: &impl Bed) {
     assert_eq!((record.wanted.first, record.code), (NOW + SECOND, None));
 }
 
-async fn the_merge_counter_tells_the_holder_that_something_newer_came(bed: &impl Bed) {
+async fn merge_counter_shows_newer_request(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::Medium, NOW).await;
     let lease = bed.lease_one(NOW).await;
     assert_eq!(bed.record("clan:2PP").await.unwrap().merges, lease.merges);
@@ -344,7 +346,7 @@ async fn the_merge_counter_tells_the_holder_that_something_newer_came(bed: &impl
     assert_eq!(bed.record("clan:2PP").await.unwrap().wanted.last, NOW - MINUTE);
 }
 
-async fn an_index_entry_without_data_is_set_aside_and_admitted_when_its_data_comes(bed: &impl Bed) {
+async fn orphan_is_admitted_when_data_comes(bed: &impl Bed) {
     bed.put_index(b"clan:2PP", 1.0).await;
     assert_eq!(bed.admit(NOW).await.orphaned, 1);
     let contents = bed.dump().await;
@@ -359,7 +361,7 @@ async fn an_index_entry_without_data_is_set_aside_and_admitted_when_its_data_com
     assert_eq!(contents.records["clan:2PP"].wanted.priority, Priority::High, "its score is remembered");
 }
 
-async fn an_index_entry_whose_data_does_not_come_is_dropped_and_counted_after_ten_minutes(bed: &impl Bed) {
+async fn orphan_is_dropped_after_ten_minutes(bed: &impl Bed) {
     bed.put_index(b"clan:2PP", 1.0).await;
     bed.admit(NOW).await;
     assert_eq!(bed.admit(NOW + ORPHAN_TIMEOUT - SECOND).await.orphans_dropped, 0);
@@ -370,7 +372,8 @@ async fn an_index_entry_whose_data_does_not_come_is_dropped_and_counted_after_te
     assert_eq!(bed.admit(NOW + ORPHAN_TIMEOUT).await.found_by_scan, 1);
 }
 
-async fn an_orphan_that_is_given_back_and_set_aside_anew_is_not_dropped_by_an_older_look(bed: &impl Bed) {
+/// An orphan that returned to the index and became one anew is not dropped by a slice that was read before.
+async fn new_orphan_survives_drop_of_older_slice(bed: &impl Bed) {
     bed.put_index(b"clan:2PP", 1.0).await;
     bed.admit(NOW).await;
     let older_look = bed.queue().read_mail(NOW, MailLimits::default()).await.unwrap();
@@ -382,7 +385,7 @@ async fn an_orphan_that_is_given_back_and_set_aside_anew_is_not_dropped_by_an_ol
     assert_eq!(bed.dump().await.orphans[&b"clan:2PP"[..]].0, anew);
 }
 
-async fn an_orphan_queued_again_waits_anew(bed: &impl Bed) {
+async fn orphan_queued_again_waits_anew(bed: &impl Bed) {
     bed.put_index(b"clan:2PP", 1.0).await;
     bed.admit(NOW).await;
     let later = NOW + ORPHAN_TIMEOUT;
@@ -392,7 +395,7 @@ async fn an_orphan_queued_again_waits_anew(bed: &impl Bed) {
     assert_eq!(bed.dump().await.orphans[&b"clan:2PP"[..]], (later, Priority::Critical));
 }
 
-async fn data_without_an_index_entry_is_found_and_admitted(bed: &impl Bed) {
+async fn scan_admits_data_without_index_entry(bed: &impl Bed) {
     bed.put_data(b"clan:2PP", value("clan:2PP", 1, NOW).as_bytes()).await;
     let admitted = bed.admit(NOW).await;
     assert_eq!((admitted.admitted, admitted.found_by_scan), (1, 1));
@@ -401,7 +404,7 @@ async fn data_without_an_index_entry_is_found_and_admitted(bed: &impl Bed) {
 }
 
 /// `HEXISTS`, `ZREM`, `HDEL`, `ZADD`, `HSET`, with a run between any two of them.
-async fn a_producer_stalled_between_its_commands_loses_nothing(bed: &impl Bed) {
+async fn producer_stalled_between_commands_loses_nothing(bed: &impl Bed) {
     let (old, new) = (value("clan:2PP", 2, NOW), value("clan:2PP", 1, NOW + MINUTE));
     for run_after in 0..4 {
         bed.put_mail("clan:2PP", 2.0, &old).await;
@@ -426,7 +429,7 @@ async fn a_producer_stalled_between_its_commands_loses_nothing(bed: &impl Bed) {
 }
 
 /// The same, with the slice read before one of the commands and admitted after any later one.
-async fn a_producer_that_replaces_a_request_while_it_is_admitted_loses_nothing(bed: &impl Bed) {
+async fn request_replaced_during_admission_is_not_lost(bed: &impl Bed) {
     let (old, new) = (value("clan:2PP", 2, NOW), value("clan:2PP", 1, NOW + MINUTE));
     for read_before in 0..4 {
         for admit_after in read_before..4 {
@@ -459,7 +462,7 @@ async fn a_producer_that_replaces_a_request_while_it_is_admitted_loses_nothing(b
     }
 }
 
-async fn unreadable_mail_becomes_a_dead_letter_with_its_reason(bed: &impl Bed) {
+async fn unreadable_mail_becomes_dead_letter_with_reason(bed: &impl Bed) {
     bed.put_mail("a", 0.0, "no JSON").await;
     bed.put_mail("b", 1.0, r#"{"type": "clam", "tag": "2PP"}"#).await;
     bed.put_mail("c", 2.0, r#"{"type": "clan", "tag": "2X"}"#).await;
@@ -481,7 +484,7 @@ async fn unreadable_mail_becomes_a_dead_letter_with_its_reason(bed: &impl Bed) {
     assert!(bed.dump().await.data.is_empty());
 }
 
-async fn a_request_with_fresh_data_waits_until_it_is_due(bed: &impl Bed) {
+async fn request_with_fresh_data_waits_until_due(bed: &impl Bed) {
     let value =
         value("clan:2PP", 1, NOW).replace("\"last_updated\": null", "\"last_updated\": \"2026-03-04T05:00:00\"");
     bed.put_mail("clan:2PP", 1.0, &value).await;
@@ -490,25 +493,25 @@ async fn a_request_with_fresh_data_waits_until_it_is_due(bed: &impl Bed) {
     assert_eq!(due.to_string(), "2026-03-04T05:30:00.000Z");
     let record = bed.record("clan:2PP").await.unwrap();
     assert_eq!((record.state, record.wanted.due), (State::Delayed, due));
-    assert!(bed.lease(due - SECOND, &request(1)).await.leases.is_empty());
-    assert_eq!(names(&bed.lease(due, &request(1)).await), ["clan:2PP"]);
+    assert!(bed.lease(due - SECOND, &lease_request(1)).await.leases.is_empty());
+    assert_eq!(names(&bed.lease(due, &lease_request(1)).await), ["clan:2PP"]);
 }
 
-async fn a_request_in_the_future_waits_until_then(bed: &impl Bed) {
+async fn request_in_future_waits(bed: &impl Bed) {
     bed.put_mail("clan:2PP", 0.0, &value("clan:2PP", 0, NOW + 2 * MINUTE)).await;
     bed.put_mail("clan:2QQ", 0.0, &value("clan:2QQ", 0, NOW + 59 * SECOND)).await;
     bed.admit(NOW).await;
-    assert_eq!(names(&bed.lease(NOW, &request(5)).await), ["clan:2QQ"], "a clock a little ahead is now");
-    assert!(names(&bed.lease(NOW + 2 * MINUTE, &request(5)).await).contains(&"clan:2PP".to_owned()));
+    assert_eq!(names(&bed.lease(NOW, &lease_request(5)).await), ["clan:2QQ"], "a clock a little ahead is now");
+    assert!(names(&bed.lease(NOW + 2 * MINUTE, &lease_request(5)).await).contains(&"clan:2PP".to_owned()));
 }
 
-async fn mail_can_bring_a_due_time_forward(bed: &impl Bed) {
+async fn mail_brings_due_time_forward(bed: &impl Bed) {
     bed.put_mail("clan:2PP", 0.0, &value("clan:2PP", 3, NOW + 5 * MINUTE)).await;
     bed.admit(NOW).await;
     assert_eq!(bed.record("clan:2PP").await.unwrap().state, State::Delayed);
     bed.put_mail("clan:2PP", 0.0, &value("clan:2PP", 3, NOW)).await;
     bed.admit(NOW).await;
-    assert_eq!(names(&bed.lease(NOW, &request(5)).await), ["clan:2PP"]);
+    assert_eq!(names(&bed.lease(NOW, &lease_request(5)).await), ["clan:2PP"]);
 }
 
 async fn mail_never_shortens_a_hold(bed: &impl Bed) {
@@ -519,12 +522,12 @@ async fn mail_never_shortens_a_hold(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::Critical, NOW + SECOND).await;
     bed.put_mail("clan:2PP", 0.0, &value("clan:2PP", 0, NOW + SECOND)).await;
     bed.admit(NOW + SECOND).await;
-    assert!(bed.lease(until - SECOND, &request(1)).await.leases.is_empty());
+    assert!(bed.lease(until - SECOND, &lease_request(1)).await.leases.is_empty());
     let lease = bed.lease_one(until).await;
     assert_eq!((lease.priority, lease.attempts), (Priority::Critical, 1));
 }
 
-async fn no_time_is_later_than_a_day_from_now(bed: &impl Bed) {
+async fn times_are_limited_to_one_day_ahead(bed: &impl Bed) {
     let day = 24 * 60 * MINUTE;
     bed.put_mail("clan:2PP", 0.0, &value("clan:2PP", 0, NOW + 900 * day)).await;
     bed.put_mail("clan:2QQ", 0.0, &value("clan:2QQ", 0, NOW).replace("2026-", "0001-")).await;
@@ -537,27 +540,23 @@ async fn no_time_is_later_than_a_day_from_now(bed: &impl Bed) {
     let lease = bed.lease_one(NOW).await;
     settle(bed, NOW, &lease, Settlement::Later { until: NOW + 900 * day }).await;
     assert_eq!(bed.record("clan:2QQ").await.unwrap().wanted.due, NOW + day);
-    let wild = RefreshRequest {
-        asked: NOW + 900 * day,
-        due: NOW - 90_000 * day,
-        ..refresh_request("clan:2VV", Priority::Low)
-    };
+    let wild = RefreshRequest { asked: NOW + 900 * day, due: NOW - 90_000 * day, ..request("clan:2VV", Priority::Low) };
     bed.queue().enqueue(NOW, &[wild]).await.unwrap();
     let wanted = bed.record("clan:2VV").await.unwrap().wanted;
     assert_eq!((wanted.first, wanted.due), (NOW + day, Timestamp::EPOCH));
 }
 
-fn refresh_request(object: &str, priority: Priority) -> RefreshRequest {
+fn request(object: &str, priority: Priority) -> RefreshRequest {
     RefreshRequest::now(object.parse().unwrap(), priority, NOW)
 }
 
-async fn order_is_by_class_then_first_asked(bed: &impl Bed) {
+async fn leases_go_by_priority_then_first_request(bed: &impl Bed) {
     bed.enqueue("clan:2LL", Priority::Low, NOW - 9 * MINUTE).await;
     bed.enqueue("clan:2PP", Priority::High, NOW - MINUTE).await;
     bed.enqueue("war:2PP", Priority::High, NOW - 2 * MINUTE).await;
     bed.enqueue("clan:2QQ", Priority::Critical, NOW).await;
     bed.enqueue("player:2GG", Priority::Medium, NOW - 5 * MINUTE).await;
-    let leased = bed.lease(NOW, &request(10)).await;
+    let leased = bed.lease(NOW, &lease_request(10)).await;
     assert_eq!(names(&leased), ["clan:2QQ", "war:2PP", "clan:2PP", "player:2GG", "clan:2LL"]);
     assert!(!leased.more && !leased.suspect_waits);
     let mut tokens: Vec<_> = leased.leases.iter().map(|lease| lease.token.0.clone()).collect();
@@ -566,91 +565,91 @@ async fn order_is_by_class_then_first_asked(bed: &impl Bed) {
     assert!(leased.leases.iter().all(|lease| lease.expires == NOW + LEASE));
 }
 
-async fn a_favoured_place_goes_to_the_oldest_of_that_class(bed: &impl Bed) {
+async fn floor_goes_to_oldest_of_its_priority(bed: &impl Bed) {
     for class in [Priority::High, Priority::Medium, Priority::Low] {
         bed.enqueue("clan:2CC", Priority::Critical, NOW).await;
         bed.enqueue("clan:2PP", class, NOW - MINUTE).await;
         bed.enqueue("clan:2QQ", class, NOW - 2 * MINUTE).await;
-        let asked = LeaseRequest { seed: seed_favouring(class), ..request(1) };
+        let asked = LeaseRequest { seed: seed_favouring(class), ..lease_request(1) };
         let leased = bed.lease(NOW, &asked).await;
         assert_eq!(names(&leased), ["clan:2QQ"], "{class}");
         settle(bed, NOW, &leased.leases[0], Settlement::Done).await;
-        for lease in bed.lease(NOW, &request(9)).await.leases {
+        for lease in bed.lease(NOW, &lease_request(9)).await.leases {
             settle(bed, NOW, &lease, Settlement::Done).await;
         }
     }
 }
 
-async fn a_favoured_place_goes_in_strict_order_when_that_class_does_not_wait(bed: &impl Bed) {
+async fn unused_floor_keeps_strict_order(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     bed.enqueue("clan:2QQ", Priority::Critical, NOW).await;
-    let asked = LeaseRequest { seed: seed_favouring(Priority::Low), ..request(1) };
+    let asked = LeaseRequest { seed: seed_favouring(Priority::Low), ..lease_request(1) };
     assert_eq!(names(&bed.lease(NOW, &asked).await), ["clan:2QQ"]);
 }
 
-async fn a_million_due_low_do_not_stand_before_one_critical(bed: &impl Bed) {
+async fn due_low_requests_do_not_delay_critical(bed: &impl Bed) {
     let due = NOW + MINUTE;
     let low: Vec<RefreshRequest> = (0..1000)
-        .map(|number| RefreshRequest { due, ..refresh_request(&format!("clan:{}", tag(number)), Priority::Low) })
+        .map(|number| RefreshRequest { due, ..request(&format!("clan:{}", tag(number)), Priority::Low) })
         .collect();
     bed.queue().enqueue(NOW, &low).await.unwrap();
-    let critical = RefreshRequest { due: due + SECOND, ..refresh_request("war:2PP", Priority::Critical) };
+    let critical = RefreshRequest { due: due + SECOND, ..request("war:2PP", Priority::Critical) };
     bed.queue().enqueue(NOW, &[critical]).await.unwrap();
-    let leased = bed.lease(due + SECOND, &request(1)).await;
+    let leased = bed.lease(due + SECOND, &lease_request(1)).await;
     assert_eq!(names(&leased), ["war:2PP"]);
     assert!(leased.more);
 }
 
-async fn only_the_classes_asked_for_are_leased(bed: &impl Bed) {
+async fn lease_keeps_to_its_priorities(bed: &impl Bed) {
     for (object, class) in ["clan:2PP", "clan:2QQ", "clan:2LL", "clan:2VV"].into_iter().zip(Priority::ALL) {
         bed.enqueue(object, class, NOW).await;
     }
     let asked = LeaseRequest {
         priorities: vec![Priority::Low, Priority::High],
         seed: seed_favouring(Priority::Medium),
-        ..request(9)
+        ..lease_request(9)
     };
     assert_eq!(names(&bed.lease(NOW, &asked).await), ["clan:2QQ", "clan:2VV"]);
 }
 
-async fn named_objects_that_are_ready_come_before_all_others_whatever_their_class(bed: &impl Bed) {
+async fn named_objects_are_leased_first(bed: &impl Bed) {
     for (object, class) in ["clan:2PP", "clan:2QQ", "clan:2LL", "clan:2VV"].into_iter().zip(Priority::ALL) {
         bed.enqueue(object, class, NOW).await;
     }
     let first = ["clan:9CC", "clan:2VV", "clan:2VV", "clan:2LL"].map(|object| object.parse().unwrap()).to_vec();
-    let named = |max| LeaseRequest { first: first.clone(), priorities: vec![Priority::High], ..request(max) };
+    let named = |max| LeaseRequest { first: first.clone(), priorities: vec![Priority::High], ..lease_request(max) };
     assert_eq!(names(&bed.lease(NOW, &named(1)).await), ["clan:2VV"]);
     assert_eq!(names(&bed.lease(NOW, &named(9)).await), ["clan:2LL", "clan:2QQ"]);
-    assert_eq!(names(&bed.lease(NOW, &request(9)).await), ["clan:2PP"]);
+    assert_eq!(names(&bed.lease(NOW, &lease_request(9)).await), ["clan:2PP"]);
 }
 
-async fn a_lease_is_cut_at_max_and_says_that_there_is_more(bed: &impl Bed) {
+async fn lease_stops_at_max_and_reports_more(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     bed.enqueue("clan:2QQ", Priority::High, NOW + SECOND).await;
-    let leased = bed.lease(NOW + SECOND, &request(1)).await;
+    let leased = bed.lease(NOW + SECOND, &lease_request(1)).await;
     assert_eq!((names(&leased), leased.more), (vec!["clan:2PP".to_owned()], true));
-    let leased = bed.lease(NOW + SECOND, &request(1)).await;
+    let leased = bed.lease(NOW + SECOND, &lease_request(1)).await;
     assert_eq!((names(&leased), leased.more), (vec!["clan:2QQ".to_owned()], false));
 }
 
-async fn a_leased_object_is_not_leased_again_before_it_lapses(bed: &impl Bed) {
+async fn leased_object_is_not_leased_twice(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     bed.lease_one(NOW).await;
-    let leased = bed.lease(NOW + LEASE - SECOND, &request(1)).await;
+    let leased = bed.lease(NOW + LEASE - SECOND, &lease_request(1)).await;
     assert_eq!((leased.leases.len(), leased.lapsed), (0, 0));
 }
 
-async fn a_renewed_lease_does_not_lapse(bed: &impl Bed) {
+async fn renewed_lease_does_not_lapse(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     let lease = bed.lease_one(NOW).await;
     let renewal = [(lease.object.clone(), lease.token.clone())];
     let until = NOW + 2 * LEASE;
     assert_eq!(bed.queue().renew(NOW + SECOND, &renewal, until).await.unwrap(), [true]);
-    assert_eq!(bed.lease(until - SECOND, &request(1)).await.lapsed, 0);
-    assert_eq!(bed.lease(until, &request(1)).await.lapsed, 1);
+    assert_eq!(bed.lease(until - SECOND, &lease_request(1)).await.lapsed, 0);
+    assert_eq!(bed.lease(until, &lease_request(1)).await.lapsed, 1);
 }
 
-async fn a_renewal_never_shortens_a_lease(bed: &impl Bed) {
+async fn renew_never_shortens_lease(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     let lease = bed.lease_one(NOW).await;
     let renewal = [(lease.object.clone(), lease.token.clone())];
@@ -658,7 +657,7 @@ async fn a_renewal_never_shortens_a_lease(bed: &impl Bed) {
     assert_eq!(bed.record("clan:2PP").await.unwrap().expires, Some(NOW + LEASE));
 }
 
-async fn a_renewal_with_a_stale_token_is_refused(bed: &impl Bed) {
+async fn renew_extends_only_own_leases(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     let stale = bed.lease_one(NOW).await;
     let lease = bed.lease_one(NOW + LEASE).await;
@@ -668,12 +667,12 @@ async fn a_renewal_with_a_stale_token_is_refused(bed: &impl Bed) {
     assert_eq!(answers, [false, true]);
 }
 
-async fn after_a_lapse_an_object_is_free_again_at_once_however_often_it_lapsed(bed: &impl Bed) {
+async fn lapsed_object_is_ready_at_once(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     let lease = bed.lease_one(NOW).await;
     receive(bed, NOW, &lease).await;
     for lapses in 1..MAX_LAPSES {
-        let leased = bed.lease(NOW + LEASE * lapses, &request(1)).await;
+        let leased = bed.lease(NOW + LEASE * lapses, &lease_request(1)).await;
         receive(bed, NOW + LEASE * lapses, &leased.leases[0]).await;
         assert_eq!((leased.lapsed, leased.leases.len()), (1, 1), "after lapse {lapses}");
         assert_eq!((leased.leases[0].lapses, leased.leases[0].attempts), (lapses, 0), "no attempt counted");
@@ -691,20 +690,20 @@ pub async fn lapse(bed: &impl Bed, lapses: u32) -> Timestamp {
     bed.enqueue("clan:2PP", Priority::Critical, NOW).await;
     let mut now = NOW;
     for lapse in 1..=lapses {
-        let asked = LeaseRequest { max: 1, ..request(1) };
+        let asked = LeaseRequest { max: 1, ..lease_request(1) };
         let leased = bed.lease(now, &asked).await;
         assert_eq!(names(&leased), ["clan:2PP"], "before lapse {lapse}");
         receive(bed, now, &leased.leases[0]).await;
         now = now + LEASE;
-        assert_eq!(bed.lease(now, &request(0)).await.lapsed, 1);
+        assert_eq!(bed.lease(now, &lease_request(0)).await.lapsed, 1);
     }
     now
 }
 
-async fn a_suspect_is_leased_alone(bed: &impl Bed) {
+async fn suspect_is_leased_alone(bed: &impl Bed) {
     let now = lapse(bed, 2).await;
     bed.enqueue("clan:2QQ", Priority::Critical, now).await;
-    let leased = bed.lease(now, &request(10)).await;
+    let leased = bed.lease(now, &lease_request(10)).await;
     assert_eq!((names(&leased), leased.suspect_waits), (vec!["clan:2PP".to_owned()], false));
     assert!(leased.leases[0].is_suspect());
 }
@@ -718,12 +717,12 @@ async fn work_off_suspects(bed: &impl Bed, killers: &[usize]) -> (usize, Vec<Str
     bed.queue().enqueue(NOW, &requests).await.unwrap();
     let mut now = NOW;
     for _ in 0..2 {
-        assert_eq!(bed.lease(now, &request(500)).await.leases.len(), 500);
+        assert_eq!(bed.lease(now, &lease_request(500)).await.leases.len(), 500);
         now = now + LEASE;
-        while bed.lease(now, &request(0)).await.lapsed > 0 {}
+        while bed.lease(now, &lease_request(0)).await.lapsed > 0 {}
     }
     for leasings in 0..1000 {
-        let batch = bed.lease(now, &request(60)).await.leases;
+        let batch = bed.lease(now, &lease_request(60)).await.leases;
         if batch.is_empty() {
             let dead = bed.queue().dead_letters(&DeadFilter::default(), 1000).await.unwrap();
             return (leasings, dead.into_iter().map(|letter| letter.name).collect());
@@ -741,13 +740,13 @@ async fn work_off_suspects(bed: &impl Bed, killers: &[usize]) -> (usize, Vec<Str
     panic!("something is leased for ever");
 }
 
-async fn of_many_suspects_only_the_killer_dies(bed: &impl Bed) {
+async fn only_killer_among_suspects_dies(bed: &impl Bed) {
     let (leasings, dead) = work_off_suspects(bed, &[237]).await;
     assert_eq!(dead, [format!("clan:{}", tag(237))]);
     assert!(leasings <= 45, "{leasings} leasings; alone it would be 502");
 }
 
-async fn of_many_suspects_only_the_killers_die(bed: &impl Bed) {
+async fn only_killers_among_suspects_die(bed: &impl Bed) {
     let killers = [0, 1, 250, 499];
     let (leasings, mut dead) = work_off_suspects(bed, &killers).await;
     dead.sort();
@@ -757,28 +756,28 @@ async fn of_many_suspects_only_the_killers_die(bed: &impl Bed) {
     assert!(leasings <= 75, "{leasings} leasings; alone it would be 508");
 }
 
-async fn a_suspect_waits_while_others_are_in_flight(bed: &impl Bed) {
+async fn suspect_waits_for_leases_in_flight(bed: &impl Bed) {
     let now = lapse(bed, 2).await;
     bed.enqueue("clan:2QQ", Priority::Critical, NOW - MINUTE).await;
     bed.enqueue("clan:2LL", Priority::Critical, now).await;
-    let leased = bed.lease(now, &request(10)).await;
+    let leased = bed.lease(now, &lease_request(10)).await;
     assert_eq!((names(&leased), leased.suspect_waits), (vec!["clan:2QQ".to_owned()], true), "not behind another");
-    let leased = bed.lease(now, &LeaseRequest { alone: false, ..request(10) }).await;
+    let leased = bed.lease(now, &LeaseRequest { alone: false, ..lease_request(10) }).await;
     assert_eq!((leased.leases.len(), leased.suspect_waits), (0, true), "not beside what is in flight");
 }
 
-async fn at_the_fifth_lapse_an_object_is_a_dead_letter(bed: &impl Bed) {
+async fn fifth_lapse_buries_object(bed: &impl Bed) {
     let now = lapse(bed, 4).await;
     let lease = bed.lease_one(now).await;
     receive(bed, now, &lease).await;
-    let leased = bed.lease(now + LEASE, &request(1)).await;
+    let leased = bed.lease(now + LEASE, &lease_request(1)).await;
     assert_eq!((leased.lapsed, leased.lapsed_dead, leased.leases.len()), (1, 1, 0));
     let letters = bed.queue().dead_letters(&DeadFilter::default(), 9).await.unwrap();
     assert_eq!((letters[0].name.as_str(), letters[0].reason_code.as_str()), ("clan:2PP", "lapsed"));
     assert_eq!((letters[0].lapses, letters[0].died), (5, now + LEASE));
 }
 
-async fn what_no_run_received_never_ends_as_lapsed(bed: &impl Bed) {
+async fn unreceived_leases_never_end_as_lapsed(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     for lapse in 0..2 * MAX_LAPSES {
         let lease = bed.lease_one(NOW + LEASE * lapse).await;
@@ -790,10 +789,10 @@ async fn what_no_run_received_never_ends_as_lapsed(bed: &impl Bed) {
         let lease = bed.lease_one(now + LEASE * lapse).await;
         receive(bed, now + LEASE * lapse, &lease).await;
     }
-    assert_eq!(bed.lease(now + LEASE * 3, &request(1)).await.lapsed_dead, 1);
+    assert_eq!(bed.lease(now + LEASE * 3, &lease_request(1)).await.lapsed_dead, 1);
 }
 
-async fn what_a_lost_answer_leased_is_given_back(bed: &impl Bed) {
+async fn leases_of_lost_reply_are_released(bed: &impl Bed) {
     for number in 0..3 {
         bed.enqueue(&format!("clan:{}", tag(number)), Priority::High, NOW + SECOND * u32::try_from(number).unwrap())
             .await;
@@ -802,7 +801,7 @@ async fn what_a_lost_answer_leased_is_given_back(bed: &impl Bed) {
     let call = |nonce: &str, lost: &[&str], max| LeaseRequest {
         nonce: nonce.to_owned(),
         lost: lost.iter().map(|nonce| (*nonce).to_owned()).collect(),
-        ..request(max)
+        ..lease_request(max)
     };
     let unheard = bed.lease(now, &call("a", &[], 1)).await;
     let heard = bed.lease(now, &call("b", &[], 1)).await;
@@ -823,7 +822,7 @@ async fn what_a_lost_answer_leased_is_given_back(bed: &impl Bed) {
     assert_eq!((anew.lapsed, anew.leases[0].lapses), (0, 0));
 }
 
-async fn what_is_enqueued_and_stays_dead_is_told(bed: &impl Bed) {
+async fn enqueue_reports_objects_that_stay_dead(bed: &impl Bed) {
     let now = lapse(bed, MAX_LAPSES).await;
     let requests =
         ["clan:2PP", "clan:2QQ"].map(|object| RefreshRequest::now(object.parse().unwrap(), Priority::High, now));
@@ -841,19 +840,19 @@ async fn what_is_enqueued_and_stays_dead_is_told(bed: &impl Bed) {
     assert_eq!((record.state, record.lapses, record.wanted.attempts), (State::Ready, 0, 0));
 }
 
-async fn new_mail_does_not_revive_what_lapsed_too_often(bed: &impl Bed) {
+async fn mail_does_not_revive_lapsed_objects(bed: &impl Bed) {
     let now = lapse(bed, 5).await;
     bed.put_mail("clan:2PP", 0.0, &value("clan:2PP", 0, now)).await;
     assert_eq!(bed.admit(now).await.admitted, 1);
     let record = bed.record("clan:2PP").await.unwrap();
-    assert_eq!((record.state, record.wanted.last), (State::Dead, now), "the refresh_request is kept with it");
-    assert!(bed.lease(now, &request(1)).await.leases.is_empty());
+    assert_eq!((record.state, record.wanted.last), (State::Dead, now), "the request is kept with it");
+    assert!(bed.lease(now, &lease_request(1)).await.leases.is_empty());
     assert_eq!(bed.queue().redrive(now, &DeadFilter::default()).await.unwrap(), 1);
     let lease = bed.lease_one(now).await;
     assert_eq!((lease.lapses, lease.attempts, lease.last_requested), (0, 0, now));
 }
 
-async fn new_mail_revives_other_dead_letters_with_attempts_0(bed: &impl Bed) {
+async fn mail_revives_other_dead_letters(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::Medium, NOW).await;
     let lease = bed.lease_one(NOW).await;
     settle(bed, NOW, &lease, dead("wrong_tag")).await;
@@ -865,7 +864,7 @@ async fn new_mail_revives_other_dead_letters_with_attempts_0(bed: &impl Bed) {
     assert_eq!(record.wanted.first, NOW + MINUTE);
 }
 
-async fn a_stale_token_is_an_ordinary_answer_and_touches_nothing(bed: &impl Bed) {
+async fn settle_with_lost_lease_changes_nothing(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     let stale = bed.lease_one(NOW).await;
     let lease = bed.lease_one(NOW + LEASE).await;
@@ -880,11 +879,11 @@ async fn a_stale_token_is_an_ordinary_answer_and_touches_nothing(bed: &impl Bed)
     assert_eq!(settled, [Settled::LeaseLost], "the record is gone");
 }
 
-async fn a_settlement_sent_again_is_told_the_same(bed: &impl Bed) {
+async fn repeated_settlement_gets_same_reply(bed: &impl Bed) {
     for number in 0..2 {
         bed.enqueue(&format!("clan:{}", tag(number)), Priority::High, NOW).await;
     }
-    let mut leases = bed.lease(NOW, &request(2)).await.leases;
+    let mut leases = bed.lease(NOW, &lease_request(2)).await.leases;
     leases[1].token.0.push('x');
     let follow_ups = [follow_up("war:2PP", NOW + MINUTE, false), follow_up("player:2PP", NOW, true)];
     let following = Following { follow_ups: &follow_ups, most_ready: 10 };
@@ -898,12 +897,12 @@ async fn a_settlement_sent_again_is_told_the_same(bed: &impl Bed) {
     assert_eq!(settled, [Settled::LeaseLost, Settled::LeaseLost], "forgotten");
 }
 
-async fn a_failure_counts_an_attempt_and_holds_the_object(bed: &impl Bed) {
+async fn failed_counts_attempt_and_holds(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     let lease = bed.lease_one(NOW).await;
     let until = NOW + 2 * MINUTE;
     settle(bed, NOW, &lease, Settlement::Failed { until, reason: Reason::new("timeout", "no answer") }).await;
-    assert!(bed.lease(until - SECOND, &request(1)).await.leases.is_empty());
+    assert!(bed.lease(until - SECOND, &lease_request(1)).await.leases.is_empty());
     let lease = bed.lease_one(until).await;
     assert_eq!((lease.attempts, lease.first_requested), (1, NOW));
 }
@@ -915,12 +914,12 @@ async fn later_counts_nothing_and_waits(bed: &impl Bed) {
     let lease = bed.lease_one(NOW).await;
     let until = NOW + MINUTE;
     settle(bed, NOW, &lease, Settlement::Later { until }).await;
-    assert!(bed.lease(until - SECOND, &request(1)).await.leases.is_empty());
+    assert!(bed.lease(until - SECOND, &lease_request(1)).await.leases.is_empty());
     let lease = bed.lease_one(until).await;
     assert_eq!((lease.attempts, lease.lapses), (0, 0));
 }
 
-async fn release_counts_nothing_and_keeps_the_place(bed: &impl Bed) {
+async fn release_counts_nothing_and_keeps_place(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     bed.enqueue("clan:2QQ", Priority::High, NOW + SECOND).await;
     let before = bed.dump().await.records;
@@ -930,7 +929,7 @@ async fn release_counts_nothing_and_keeps_the_place(bed: &impl Bed) {
     assert_eq!(bed.lease_one(NOW + MINUTE).await.object.to_string(), "clan:2PP");
 }
 
-async fn a_worker_that_survived_the_object_clears_its_lapses(bed: &impl Bed) {
+async fn surviving_worker_clears_lapses(bed: &impl Bed) {
     let now = lapse(bed, 1).await;
     let lease = bed.lease_one(now).await;
     settle(bed, now, &lease, Settlement::Release).await;
@@ -940,11 +939,11 @@ async fn a_worker_that_survived_the_object_clears_its_lapses(bed: &impl Bed) {
     assert_eq!(bed.record("clan:2PP").await.unwrap().lapses, 0);
 }
 
-async fn a_batch_is_settled_in_order(bed: &impl Bed) {
+async fn settle_keeps_order_of_batch(bed: &impl Bed) {
     for number in 0..5 {
         bed.enqueue(&format!("clan:{}", tag(number)), Priority::High, NOW).await;
     }
-    let mut leases = bed.lease(NOW, &request(5)).await.leases;
+    let mut leases = bed.lease(NOW, &lease_request(5)).await.leases;
     leases[2].token.0.push('x');
     let reason = Reason::new("timeout", "");
     let endings = [
@@ -965,7 +964,7 @@ async fn a_batch_is_settled_in_order(bed: &impl Bed) {
     }
 }
 
-async fn stats_count_what_is_there(bed: &impl Bed) {
+async fn stats_count_every_state(bed: &impl Bed) {
     bed.put_index(b"clan:2PP", 1.0).await;
     bed.admit(NOW).await;
     bed.put_mail("x", 1.0, "no JSON").await;
@@ -974,7 +973,7 @@ async fn stats_count_what_is_there(bed: &impl Bed) {
     bed.enqueue("clan:2CC", Priority::Critical, NOW).await;
     bed.enqueue("clan:2LL", Priority::Low, NOW - MINUTE).await;
     bed.enqueue("clan:2GG", Priority::Low, NOW).await;
-    let later = RefreshRequest { due: NOW + MINUTE, ..refresh_request("clan:2VV", Priority::High) };
+    let later = RefreshRequest { due: NOW + MINUTE, ..request("clan:2VV", Priority::High) };
     bed.queue().enqueue(NOW, &[later]).await.unwrap();
     bed.lease_one(NOW).await;
     let stats = bed.queue().stats(NOW).await.unwrap();
@@ -985,7 +984,7 @@ async fn stats_count_what_is_there(bed: &impl Bed) {
     assert_eq!((stats.dead_letters_evicted, stats.mail_in_database_0), (0, None));
 }
 
-async fn the_oldest_counts_the_mailbox(bed: &impl Bed) {
+async fn oldest_includes_mailbox(bed: &impl Bed) {
     assert_eq!(bed.queue().stats(NOW).await.unwrap().oldest, Oldest::NothingWaits);
     bed.put_mail("junk", 0.0, "junk").await;
     assert_eq!(bed.queue().stats(NOW).await.unwrap().oldest, Oldest::Unknown);
@@ -998,7 +997,7 @@ async fn the_oldest_counts_the_mailbox(bed: &impl Bed) {
     assert_eq!(bed.queue().stats(NOW).await.unwrap().oldest, Oldest::Since(NOW - 5 * MINUTE));
 }
 
-async fn the_oldest_counts_what_is_overdue(bed: &impl Bed) {
+async fn oldest_includes_overdue_objects(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     let lease = bed.lease_one(NOW).await;
     let reason = Reason::new("timeout", "");
@@ -1007,14 +1006,14 @@ async fn the_oldest_counts_what_is_overdue(bed: &impl Bed) {
     assert_eq!(bed.queue().stats(NOW + MINUTE).await.unwrap().oldest, Oldest::Since(NOW));
 }
 
-async fn mail_that_waits_for_its_time_is_not_old(bed: &impl Bed) {
+async fn oldest_ignores_mail_in_future(bed: &impl Bed) {
     bed.put_mail("clan:2PP", 1.0, &value("clan:2PP", 1, NOW + 5 * MINUTE)).await;
     assert_eq!(bed.queue().stats(NOW).await.unwrap().oldest, Oldest::NothingWaits);
 }
 
-async fn an_empty_queue_answers_everything(bed: &impl Bed) {
+async fn empty_queue_serves_every_call(bed: &impl Bed) {
     assert_eq!(bed.admit(NOW).await, refresh_worker::queue::Admitted::default());
-    let leased = bed.lease(NOW, &request(5)).await;
+    let leased = bed.lease(NOW, &lease_request(5)).await;
     assert!(leased.leases.is_empty() && !leased.more && !leased.suspect_waits);
     assert!(bed.queue().settle(NOW, &[]).await.unwrap().is_empty());
     assert!(bed.queue().renew(NOW, &[], NOW).await.unwrap().is_empty());
@@ -1030,7 +1029,7 @@ pub async fn settle(bed: &impl Bed, now: Timestamp, lease: &Lease, settlement: S
     assert_eq!(settled, [Settled::Settled]);
 }
 
-/// Three objects: `held` waits after a failure, a war is leased and has a next refresh_request, a player is ready.
+/// Three objects: `held` waits after a failure, a war is leased and has a next request, a player is ready.
 pub async fn one_held_one_leased_one_ready(bed: &impl Bed, held: &str) {
     bed.enqueue(held, Priority::High, NOW).await;
     let lease = bed.lease_one(NOW).await;
@@ -1063,7 +1062,7 @@ async fn follow(
     taken
 }
 
-async fn what_follows_an_answer_becomes_the_next_record_of_its_object(bed: &impl Bed) {
+async fn follow_up_becomes_next_record_of_object(bed: &impl Bed) {
     bed.enqueue("war:2PP", Priority::Low, NOW).await;
     let lease = bed.lease_one(NOW).await;
     let look = follow_up("war:2PP", NOW + 5 * MINUTE, false);
@@ -1071,7 +1070,7 @@ async fn what_follows_an_answer_becomes_the_next_record_of_its_object(bed: &impl
     let record = bed.record("war:2PP").await.unwrap();
     assert_eq!((record.state, record.wanted.priority, record.lapses), (State::Delayed, Priority::Critical, 0));
     assert_eq!((record.wanted.due, record.wanted.last), (NOW + 5 * MINUTE, NOW + 5 * MINUTE));
-    // Another run holds it meanwhile: the same look is its next refresh_request, once.
+    // Another run holds it meanwhile: the same look is its next request, once.
     let lease = bed.lease_one(NOW + 5 * MINUTE).await;
     follow(bed, &[], std::slice::from_ref(&look), 10).await;
     follow(bed, &[], &[look], 10).await;
@@ -1080,7 +1079,8 @@ async fn what_follows_an_answer_becomes_the_next_record_of_its_object(bed: &impl
     assert_eq!(bed.dump().await.records.len(), 1);
 }
 
-async fn a_spare_follow_up_is_left_out_when_it_waits_already_or_too_much_is_ready(bed: &impl Bed) {
+/// It is left out when its object waits already, and when too much is ready.
+async fn spare_follow_up_needs_spare_capacity(bed: &impl Bed) {
     let spare = ["player:2PP", "player:2QQ", "player:2YY"].map(|object| follow_up(object, NOW, true));
     bed.enqueue("player:2PP", Priority::Medium, NOW).await;
     let before = bed.record("player:2PP").await;
@@ -1090,7 +1090,7 @@ async fn a_spare_follow_up_is_left_out_when_it_waits_already_or_too_much_is_read
     assert_eq!(follow(bed, &[], &[follow_up("war:2PP", NOW, false)], 0).await, 1, "a look is never left out");
 }
 
-async fn a_follow_up_revives_no_dead_letter(bed: &impl Bed) {
+async fn follow_up_revives_no_dead_letter(bed: &impl Bed) {
     bed.enqueue("player:2PP", Priority::Low, NOW).await;
     let lease = bed.lease_one(NOW).await;
     let dead = Settlement::Dead { reason: Reason::new("bad_request", "400"), body: None };

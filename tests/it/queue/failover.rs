@@ -6,10 +6,11 @@ use std::{sync::Arc, time::Duration};
 use refresh_worker::{
     clock::ManualClock,
     config::RedisConfig,
-    model::{Event, AimdState, Priority, Reason, RefreshRequest},
+    model::{Event, LearnedRate, Priority, Reason, RefreshRequest},
     queue::{
-        Circuit, CircuitReason, CircuitScope, DeadFilter, Fingerprint, MailLimits, Queue as _, QueueError, Settled,
-        Settlement, Slot, SharedState as _, record::QueueLimits, redis::RedisQueue,
+        Circuit, CircuitReason, CircuitScope, DeadFilter, Fingerprint, MailLimits, Publisher as _, Queue as _,
+        QueueAdmin as _, QueueError, Settled, Settlement, SharedState as _, Slot, record::QueueLimits,
+        redis::RedisQueue,
     },
 };
 use tokio::{
@@ -17,7 +18,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::beds::{Bed as _, NOW, PATIENT, RedisBed, connect, request, value};
+use super::beds::{Bed as _, NOW, PATIENT, RedisBed, connect, lease_request, value};
 use crate::support::{
     forwarder::Forwarder,
     redis::{Pair, PrivateRedis},
@@ -40,7 +41,7 @@ async fn enqueue(queue: &RedisQueue, objects: &[&str]) {
 }
 
 #[tokio::test]
-async fn every_step_of_a_run_follows_a_failover() {
+async fn every_step_of_run_follows_failover() {
     let (mut pair, queue) = warm().await;
     let key = Fingerprint("abc".to_owned());
     pair.fail_over().await;
@@ -53,12 +54,12 @@ async fn every_step_of_a_run_follows_a_failover() {
     let mail = queue.read_mail(NOW, MailLimits::default()).await.unwrap();
     assert_eq!(queue.admit(NOW, mail).await.unwrap().admitted, 1);
     pair.fail_over().await;
-    assert_eq!(queue.take_key(&key, "run", MINUTE).await.unwrap(), Slot::Taken { aimd_state: None });
+    assert_eq!(queue.take_key(&key, "run", MINUTE).await.unwrap(), Slot::Taken { learned_rate: None });
     pair.fail_over().await;
     assert_eq!(queue.take_calls(NOW, 30, 1000).await.unwrap().granted, 30);
     assert_eq!(queue.calls_taken(NOW).await.unwrap(), 30, "taken once");
     pair.fail_over().await;
-    let leased = queue.lease(NOW, &request(2)).await.unwrap().leases;
+    let leased = queue.lease(NOW, &lease_request(2)).await.unwrap().leases;
     assert_eq!(leased.len(), 2);
     pair.fail_over().await;
     let held: Vec<_> = leased.iter().map(|lease| (lease.object.clone(), lease.token.clone())).collect();
@@ -74,14 +75,14 @@ async fn every_step_of_a_run_follows_a_failover() {
 }
 
 #[tokio::test]
-async fn what_runs_agree_on_follows_a_failover() {
+async fn shared_state_follows_failover() {
     let (mut pair, queue) = warm().await;
     let key = Fingerprint("abc".to_owned());
     queue.take_key(&key, "run", MINUTE).await.unwrap();
     pair.fail_over().await;
     assert_eq!(queue.renew_keys(std::slice::from_ref(&key), "run", MINUTE).await.unwrap(), [true]);
     pair.fail_over().await;
-    queue.remember_rate(&key, AimdState::plain(20.0)).await.unwrap();
+    queue.remember_rate(&key, LearnedRate::plain(20.0)).await.unwrap();
     pair.fail_over().await;
     let reason = CircuitReason::new(CircuitReason::MAINTENANCE, "503");
     queue.open_circuit(&Circuit { scope: CircuitScope::Api, since: NOW, next_probe: NOW, reason }).await.unwrap();
@@ -97,20 +98,20 @@ async fn what_runs_agree_on_follows_a_failover() {
 }
 
 #[tokio::test]
-async fn calls_in_flight_together_follow_a_failover() {
+async fn concurrent_calls_follow_failover() {
     let (mut pair, queue) = warm().await;
     enqueue(&queue, &["clan:2QQ"]).await;
     pair.fail_over().await;
     let before = pair.forwarder.accepted();
-    let refresh_request = [RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::High, NOW)];
-    let lease_request = request(1);
-    let (enqueued, leased) = tokio::join!(queue.enqueue(NOW, &refresh_request), queue.lease(NOW, &lease_request));
+    let request = [RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::High, NOW)];
+    let lease_request = lease_request(1);
+    let (enqueued, leased) = tokio::join!(queue.enqueue(NOW, &request), queue.lease(NOW, &lease_request));
     assert_eq!((enqueued.unwrap().queued, leased.unwrap().leases.len()), (1, 1));
     assert_eq!(pair.forwarder.accepted() - before, 1, "one new connection for both");
 }
 
 #[tokio::test]
-async fn a_replica_is_refused_by_the_first_look() {
+async fn time_to_write_refuses_replica() {
     let pair = Pair::start().await;
     let queue = connect(&pair.replica().url());
     queue.time().await.expect("reading is possible");
@@ -126,7 +127,7 @@ async fn a_replica_is_refused_by_the_first_look() {
 }
 
 #[tokio::test]
-async fn a_full_server_passes_the_first_look() {
+async fn time_to_write_accepts_full_server() {
     let server = PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
     bed.make_full().await;
@@ -155,7 +156,7 @@ async fn refusing(refusal: &'static str) -> u16 {
 }
 
 #[tokio::test]
-async fn a_server_that_will_do_nothing_is_left_at_once() {
+async fn connection_to_wrong_server_is_dropped() {
     let server = PrivateRedis::start().await;
     for refusal in [
         "READONLY You can't write against a read only replica.",
@@ -170,22 +171,22 @@ async fn a_server_that_will_do_nothing_is_left_at_once() {
     ] {
         let forwarder = Forwarder::start(&format!("127.0.0.1:{}", refusing(refusal).await)).await;
         let queue = connect(&format!("redis://127.0.0.1:{}", forwarder.port()));
-        let error = queue.lease(NOW, &request(1)).await.unwrap_err();
+        let error = queue.lease(NOW, &lease_request(1)).await.unwrap_err();
         assert!(matches!(error, QueueError::Refused { .. }), "{refusal}: {error}");
         forwarder.move_to(server.port());
-        let told = queue.lease(NOW, &request(1)).await.map(|_| ()).map_err(|error| error.to_string());
+        let told = queue.lease(NOW, &lease_request(1)).await.map(|_| ()).map_err(|error| error.to_string());
         assert_eq!(told, Ok(()), "{refusal}");
     }
 }
 
 #[tokio::test]
-async fn a_refusal_that_is_our_own_fault_keeps_its_connection() {
+async fn refusal_by_our_fault_keeps_connection() {
     let bed = RedisBed::fresh().await;
     let (forwarder, url) = Forwarder::in_front_of(&bed.url()).await;
     let queue = connect(&url);
     bed.command::<()>(&["SET", "{refresh}:ready", "text"]).await;
     for _ in 0..3 {
-        queue.lease(NOW, &request(1)).await.unwrap_err();
+        queue.lease(NOW, &lease_request(1)).await.unwrap_err();
     }
     assert_eq!(forwarder.accepted(), 1);
 }
@@ -196,7 +197,7 @@ fn with_clock(url: &str, clock: Arc<ManualClock>) -> RedisQueue {
 }
 
 #[tokio::test]
-async fn a_connection_in_use_lives_ten_minutes() {
+async fn connection_in_use_lives_ten_minutes() {
     let bed = RedisBed::fresh().await;
     let (forwarder, url) = Forwarder::in_front_of(&bed.url()).await;
     let clock = ManualClock::at(NOW);
@@ -209,7 +210,7 @@ async fn a_connection_in_use_lives_ten_minutes() {
 }
 
 #[tokio::test]
-async fn an_old_connection_is_kept_while_no_other_can_be_made() {
+async fn old_connection_is_kept_without_new_one() {
     let bed = RedisBed::fresh().await;
     let (forwarder, url) = Forwarder::in_front_of(&bed.url()).await;
     let clock = ManualClock::at(NOW);

@@ -6,13 +6,13 @@ use refresh_worker::{
     clock::Timestamp,
     model::{Kind, Priority, Reason, RefreshRequest},
     queue::{
-        Lease, LeaseRequest, Leased, Queue as _, SetAside, Settlement,
+        Lease, LeaseRequest, Leased, Queue as _, QueueAdmin as _, SetAside, Settlement,
         record::{QueueLimits, State},
     },
 };
 
 use super::{
-    beds::{Bed, NOW, RedisBed, names, on_all, request, tag, value},
+    beds::{Bed, NOW, RedisBed, lease_request, names, on_all, tag, value},
     contract::settle,
 };
 
@@ -23,22 +23,22 @@ const MINUTE: Duration = Duration::from_secs(60);
 const LEASE: Duration = Duration::from_secs(15);
 
 on_all! {
-    a_hold_doubles_for_the_same_reason
-    another_reason_begins_holding_anew
-    any_other_end_resets_the_row_of_holds
-    held_counts_nothing_and_says_why
-    mail_never_shortens_this_hold_either
-    lifting_frees_only_what_is_held_for_that
-    a_probe_takes_what_is_free_first
-    a_probe_waits_while_anything_is_ready
-    a_probe_keeps_to_its_classes_and_kinds
-    a_probe_that_comes_back_is_held_on
-    a_suspect_is_no_probe_beside_others
-    a_failing_kind_is_set_aside_uncounted
-    so_many_of_a_failing_kind_are_handed_out
-    a_named_object_of_a_failing_kind_is_set_aside
-    what_was_set_aside_keeps_its_place
-    a_call_sets_aside_a_bounded_number
+    hold_doubles_for_same_reason
+    other_reason_restarts_holds
+    other_settlement_resets_holds
+    held_counts_nothing_and_keeps_reason
+    mail_never_shortens_hold_of_held_object
+    lift_holds_keeps_to_its_reason
+    probe_takes_earliest_hold
+    probe_waits_while_objects_are_ready
+    probe_keeps_to_priorities_and_kinds
+    returned_probe_is_held_longer
+    suspect_is_not_probed_beside_others
+    failing_kind_is_set_aside_uncounted
+    failing_kind_gets_its_probes
+    named_object_of_failing_kind_is_set_aside
+    set_aside_object_keeps_its_place
+    lease_sets_aside_bounded_number
 }
 
 fn held(code: &'static str) -> Settlement {
@@ -58,14 +58,14 @@ async fn enqueue_held(bed: &impl Bed, object: &str, now: Timestamp, code: &'stat
 }
 
 fn aside(kind: Kind, until: Timestamp, probes: usize) -> LeaseRequest {
-    LeaseRequest { set_aside: vec![SetAside { kind, until, probes }], ..request(10) }
+    LeaseRequest { set_aside: vec![SetAside { kind, until, probes }], ..lease_request(10) }
 }
 
 fn probing() -> LeaseRequest {
-    LeaseRequest { probe: true, ..request(10) }
+    LeaseRequest { probe: true, ..lease_request(10) }
 }
 
-async fn a_hold_doubles_for_the_same_reason(bed: &impl Bed) {
+async fn hold_doubles_for_same_reason(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     let mut now = NOW;
     for (times, seconds) in [30, 60, 120, 240, 480, 600, 600].into_iter().enumerate() {
@@ -74,12 +74,12 @@ async fn a_hold_doubles_for_the_same_reason(bed: &impl Bed) {
         assert_eq!((lease.held as usize, lease.held_for.clone()), (times, before));
         hold(bed, now, &lease, "maintenance").await;
         let ends = now + SECOND * seconds;
-        assert_eq!(names(&bed.lease(ends - SECOND, &request(1)).await), [""; 0], "after {times}");
+        assert_eq!(names(&bed.lease(ends - SECOND, &lease_request(1)).await), [""; 0], "after {times}");
         now = ends;
     }
 }
 
-async fn another_reason_begins_holding_anew(bed: &impl Bed) {
+async fn other_reason_restarts_holds(bed: &impl Bed) {
     enqueue_held(bed, "clan:2PP", NOW, "maintenance").await;
     let lease = bed.lease_one(NOW + MINUTE).await;
     hold(bed, NOW + MINUTE, &lease, "maintenance").await;
@@ -90,7 +90,7 @@ async fn another_reason_begins_holding_anew(bed: &impl Bed) {
     assert_eq!(record.held_for.as_deref(), Some("refused"));
 }
 
-async fn any_other_end_resets_the_row_of_holds(bed: &impl Bed) {
+async fn other_settlement_resets_holds(bed: &impl Bed) {
     let now = NOW + MINUTE;
     let later = Settlement::Later { until: now };
     let failed = Settlement::Failed { until: now, reason: Reason::new("timeout", "") };
@@ -110,7 +110,7 @@ async fn any_other_end_resets_the_row_of_holds(bed: &impl Bed) {
     assert_eq!(bed.lease_one(now).await.held, 1, "one that was not started is as it was");
 }
 
-async fn held_counts_nothing_and_says_why(bed: &impl Bed) {
+async fn held_counts_nothing_and_keeps_reason(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     bed.lease_one(NOW).await;
     let lease = bed.lease_one(NOW + LEASE).await;
@@ -122,17 +122,17 @@ async fn held_counts_nothing_and_says_why(bed: &impl Bed) {
     assert_eq!(record.wanted.first, NOW, "it keeps its place");
 }
 
-async fn mail_never_shortens_this_hold_either(bed: &impl Bed) {
+async fn mail_never_shortens_hold_of_held_object(bed: &impl Bed) {
     enqueue_held(bed, "clan:2PP", NOW, "maintenance").await;
     bed.put_mail("clan:2PP", 0.0, &value("clan:2PP", 0, NOW + SECOND)).await;
     bed.admit(NOW + SECOND).await;
     let record = bed.record("clan:2PP").await.unwrap();
     assert_eq!((record.hold, record.held), (NOW + 30 * SECOND, 1));
     assert_eq!(record.wanted.priority, Priority::Critical);
-    assert_eq!(names(&bed.lease(NOW + 29 * SECOND, &request(1)).await), [""; 0]);
+    assert_eq!(names(&bed.lease(NOW + 29 * SECOND, &lease_request(1)).await), [""; 0]);
 }
 
-async fn lifting_frees_only_what_is_held_for_that(bed: &impl Bed) {
+async fn lift_holds_keeps_to_its_reason(bed: &impl Bed) {
     for (object, code) in [("clan:2PP", "maintenance"), ("clan:2QQ", "refused"), ("war:2LL", "maintenance")] {
         enqueue_held(bed, object, NOW, code).await;
     }
@@ -142,16 +142,16 @@ async fn lifting_frees_only_what_is_held_for_that(bed: &impl Bed) {
     settle(bed, NOW, &lease, Settlement::Failed { until, reason: Reason::new("maintenance", "") }).await;
     assert_eq!(bed.queue().lift_holds(NOW + SECOND, "maintenance").await.unwrap(), 2);
     assert_eq!(bed.queue().lift_holds(NOW + SECOND, "maintenance").await.unwrap(), 0);
-    let leased = bed.lease(NOW + SECOND, &request(10)).await;
+    let leased = bed.lease(NOW + SECOND, &lease_request(10)).await;
     assert_eq!(names(&leased), ["clan:2PP", "war:2LL"]);
     assert!(leased.leases.iter().all(|lease| lease.held == 0 && lease.held_for.is_none()));
     bed.dump().await;
 }
 
-async fn a_probe_takes_what_is_free_first(bed: &impl Bed) {
+async fn probe_takes_earliest_hold(bed: &impl Bed) {
     enqueue_held(bed, "clan:2PP", NOW + SECOND, "maintenance").await;
     enqueue_held(bed, "player:2QQ", NOW, "maintenance").await;
-    let leased = bed.lease(NOW + 2 * SECOND, &request(10)).await;
+    let leased = bed.lease(NOW + 2 * SECOND, &lease_request(10)).await;
     assert!(leased.leases.is_empty());
     let leased = bed.lease(NOW + 2 * SECOND, &probing()).await;
     assert_eq!(names(&leased), ["player:2QQ"], "one alone");
@@ -159,7 +159,7 @@ async fn a_probe_takes_what_is_free_first(bed: &impl Bed) {
     bed.dump().await;
 }
 
-async fn a_probe_waits_while_anything_is_ready(bed: &impl Bed) {
+async fn probe_waits_while_objects_are_ready(bed: &impl Bed) {
     enqueue_held(bed, "clan:2PP", NOW, "maintenance").await;
     bed.enqueue("player:2QQ", Priority::Low, NOW).await;
     assert_eq!(names(&bed.lease(NOW, &probing()).await), ["player:2QQ"]);
@@ -167,7 +167,7 @@ async fn a_probe_waits_while_anything_is_ready(bed: &impl Bed) {
     assert_eq!(names(&bed.lease(NOW, &probing()).await), [""; 0]);
 }
 
-async fn a_probe_keeps_to_its_classes_and_kinds(bed: &impl Bed) {
+async fn probe_keeps_to_priorities_and_kinds(bed: &impl Bed) {
     enqueue_held(bed, "clan:2PP", NOW, "maintenance").await;
     let low = LeaseRequest { priorities: vec![Priority::Low], ..probing() };
     assert_eq!(names(&bed.lease(NOW, &low).await), [""; 0]);
@@ -177,7 +177,7 @@ async fn a_probe_keeps_to_its_classes_and_kinds(bed: &impl Bed) {
     assert_eq!(names(&bed.lease(NOW, &one_clan).await), ["clan:2PP"]);
 }
 
-async fn a_probe_that_comes_back_is_held_on(bed: &impl Bed) {
+async fn returned_probe_is_held_longer(bed: &impl Bed) {
     enqueue_held(bed, "clan:2PP", NOW, "maintenance").await;
     let lease = bed.lease(NOW + SECOND, &probing()).await.leases.remove(0);
     settle(bed, NOW + SECOND, &lease, Settlement::Release).await;
@@ -188,7 +188,7 @@ async fn a_probe_that_comes_back_is_held_on(bed: &impl Bed) {
     assert_eq!((record.held, record.hold), (2, NOW + 62 * SECOND));
 }
 
-async fn a_suspect_is_no_probe_beside_others(bed: &impl Bed) {
+async fn suspect_is_not_probed_beside_others(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     for lapse in 0..2 {
         bed.lease_one(NOW + LEASE * lapse).await;
@@ -201,7 +201,7 @@ async fn a_suspect_is_no_probe_beside_others(bed: &impl Bed) {
     assert_eq!(names(&bed.lease(now, &probing()).await), ["clan:2PP"]);
 }
 
-async fn a_failing_kind_is_set_aside_uncounted(bed: &impl Bed) {
+async fn failing_kind_is_set_aside_uncounted(bed: &impl Bed) {
     for number in 0..3 {
         bed.enqueue(&format!("war:{}", tag(number)), Priority::High, NOW).await;
     }
@@ -212,10 +212,10 @@ async fn a_failing_kind_is_set_aside_uncounted(bed: &impl Bed) {
     assert_eq!((record.state, record.hold, record.held), (State::Delayed, NOW + MINUTE, 0));
     assert_eq!((record.held_for.as_deref(), record.wanted.attempts, record.lapses), (Some("circuit"), 0, 0));
     settle(bed, NOW, &leased.leases[0], Settlement::Done).await;
-    assert_eq!(bed.lease(NOW + MINUTE, &request(10)).await.leases.len(), 3);
+    assert_eq!(bed.lease(NOW + MINUTE, &lease_request(10)).await.leases.len(), 3);
 }
 
-async fn so_many_of_a_failing_kind_are_handed_out(bed: &impl Bed) {
+async fn failing_kind_gets_its_probes(bed: &impl Bed) {
     for number in 0..3 {
         bed.enqueue(&format!("war:{}", tag(number)), Priority::High, NOW + SECOND * u32::try_from(number).unwrap())
             .await;
@@ -225,7 +225,7 @@ async fn so_many_of_a_failing_kind_are_handed_out(bed: &impl Bed) {
     assert_eq!(names(&leased), [format!("war:{}", tag(0)), "player:2PP".to_owned()]);
 }
 
-async fn a_named_object_of_a_failing_kind_is_set_aside(bed: &impl Bed) {
+async fn named_object_of_failing_kind_is_set_aside(bed: &impl Bed) {
     bed.enqueue("war:2PP", Priority::Low, NOW).await;
     bed.enqueue("player:2PP", Priority::Low, NOW).await;
     let first = vec!["war:2PP".parse().unwrap(), "player:2PP".parse().unwrap()];
@@ -234,12 +234,12 @@ async fn a_named_object_of_a_failing_kind_is_set_aside(bed: &impl Bed) {
     assert_eq!(bed.record("war:2PP").await.unwrap().state, State::Delayed);
 }
 
-async fn what_was_set_aside_keeps_its_place(bed: &impl Bed) {
+async fn set_aside_object_keeps_its_place(bed: &impl Bed) {
     bed.enqueue("war:2PP", Priority::High, NOW).await;
     bed.enqueue("war:2QQ", Priority::High, NOW + SECOND).await;
     bed.lease(NOW + SECOND, &aside(Kind::War, NOW + MINUTE, 0)).await;
     bed.enqueue("war:2LL", Priority::High, NOW + 2 * SECOND).await;
-    let leased = bed.lease(NOW + MINUTE, &request(10)).await;
+    let leased = bed.lease(NOW + MINUTE, &lease_request(10)).await;
     assert_eq!(names(&leased), ["war:2PP", "war:2QQ", "war:2LL"]);
 }
 
@@ -252,7 +252,7 @@ async fn many_wars(bed: &impl Bed, count: usize) {
     bed.enqueue("player:2PP", Priority::High, NOW + SECOND).await;
 }
 
-async fn a_call_sets_aside_a_bounded_number(bed: &impl Bed) {
+async fn lease_sets_aside_bounded_number(bed: &impl Bed) {
     many_wars(bed, 1500).await;
     let now = NOW + SECOND;
     let leased = bed.lease(now, &aside(Kind::War, NOW + MINUTE, 0)).await;
@@ -284,24 +284,24 @@ async fn each_object_is_set_aside_once() {
 }
 
 #[tokio::test]
-async fn the_list_of_holds_is_bounded() {
+async fn list_of_holds_is_bounded() {
     let bed = RedisBed::with_limits(QueueLimits::default()).await;
     let requests: Vec<RefreshRequest> = (0..1010)
         .map(|number| RefreshRequest::now(format!("clan:{}", tag(number)).parse().unwrap(), Priority::High, NOW))
         .collect();
     bed.queue().enqueue(NOW, &requests).await.unwrap();
-    let leases = bed.lease(NOW, &request(2000)).await.leases;
+    let leases = bed.lease(NOW, &lease_request(2000)).await.leases;
     let batch: Vec<_> = leases.into_iter().map(|lease| (lease, held("maintenance"))).collect();
     bed.queue().settle(NOW, &batch).await.unwrap();
     assert_eq!(bed.command::<usize>(&["ZCARD", "{refresh}:held"]).await, 1000);
     assert_eq!(bed.queue().repair(NOW).await.unwrap().total(), 0);
     assert_eq!(bed.queue().lift_holds(NOW, "maintenance").await.unwrap(), 1000);
-    assert_eq!(bed.lease(NOW + 30 * SECOND, &request(2000)).await.leases.len(), 1010);
+    assert_eq!(bed.lease(NOW + 30 * SECOND, &lease_request(2000)).await.leases.len(), 1010);
     assert_eq!(bed.command::<usize>(&["ZCARD", "{refresh}:held"]).await, 0);
 }
 
 #[tokio::test]
-async fn the_list_of_holds_is_mended() {
+async fn list_of_holds_is_repaired() {
     let bed = RedisBed::fresh().await;
     enqueue_held(&bed, "clan:2PP", NOW, "maintenance").await;
     let before = bed.dump().await;

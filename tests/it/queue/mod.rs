@@ -1,14 +1,14 @@
 //! The queue: one contract over memory and Redis, the model test that compares them, and what only Redis can do.
 
-mod archive;
+mod admin;
 pub mod beds;
 mod cluster;
 mod contract;
+mod dead_letters;
 mod failover;
 mod holds;
-mod letters;
 mod model;
 mod redis_only;
 mod run_summaries;
-mod slots;
+mod shared_state;
 mod trouble;

@@ -1,5 +1,5 @@
 //! The model test: random interleavings of producers, workers, crashes and time on both queues at once. After every step
-//! the answers and everything the queues hold must be the same, and no refresh_request may be lost.
+//! the answers and everything the queues hold must be the same, and no request may be lost.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,14 +8,15 @@ use refresh_worker::{
     clock::Timestamp,
     model::{FollowUp, Kind, ObjectId, Priority, Reason, RefreshRequest},
     queue::{
-        DeadFilter, Following, Lease, LeaseRequest, MailLimits, ORPHAN_TIMEOUT, Queue, SetAside, Settled, Settlement,
+        DeadFilter, Following, Lease, LeaseRequest, MailLimits, ORPHAN_TIMEOUT, Queue, QueueAdmin as _, SetAside,
+        Settled, Settlement,
         mailbox::Mail,
         memory::Contents,
         record::{QueueLimits, State},
     },
 };
 
-use super::beds::{Bed, MemoryBed, NOW, RedisBed, request, value};
+use super::beds::{Bed, MemoryBed, NOW, RedisBed, lease_request, value};
 
 /// Few, so that requests meet: two spellings of one object, another, and what cannot be read.
 const IDS: [&str; 4] = ["clan:2PP", "clan:#2pp", "war:2LL", "junk"];
@@ -119,12 +120,12 @@ fn op() -> impl Strategy<Value = Op> {
 const LIMITS: QueueLimits = QueueLimits { max_attempts: 3, dead_letters: 2, dead_entries: 1 };
 
 #[test]
-fn memory_and_redis_agree_after_every_step_and_lose_no_request() {
+fn redis_agrees_with_model_after_every_step() {
     compare(48, RedisBed::with_limits(LIMITS));
 }
 
 #[test]
-fn memory_and_a_cluster_agree_after_every_step_and_lose_no_request() {
+fn cluster_agrees_with_model_after_every_step() {
     compare(16, RedisBed::on_cluster(LIMITS));
 }
 
@@ -224,21 +225,21 @@ impl<'a> Pair<'a> {
             Op::Enqueue(number, class, at) => {
                 let object = OBJECTS[*number].parse().unwrap();
                 let asked = seconds_from(now, *at);
-                let refresh_request = RefreshRequest {
+                let request = RefreshRequest {
                     asked,
                     due: asked,
                     ..RefreshRequest::now(object, Priority::nearest((*class).into()), now)
                 };
-                same!(self, |queue| queue.enqueue(now, std::slice::from_ref(&refresh_request)));
+                same!(self, |queue| queue.enqueue(now, std::slice::from_ref(&request)));
             }
             Op::Follow(number, class, at, is_spare) => {
                 let (object, asked) = (OBJECTS[*number].parse().unwrap(), seconds_from(now, *at));
-                let refresh_request = RefreshRequest {
+                let request = RefreshRequest {
                     asked,
                     due: asked,
                     ..RefreshRequest::now(object, Priority::nearest((*class).into()), now)
                 };
-                let follow_ups = [FollowUp { request: refresh_request, is_spare: *is_spare }];
+                let follow_ups = [FollowUp { request, is_spare: *is_spare }];
                 let following = Following { follow_ups: &follow_ups, most_ready: 2 };
                 same!(self, |queue| queue.settle_and_follow(now, &[], following));
             }
@@ -286,7 +287,7 @@ impl<'a> Pair<'a> {
                         })
                         .collect(),
                     probe: *probe,
-                    ..request(*max)
+                    ..lease_request(*max)
                 };
                 let leased = same!(self, |queue| queue.lease(now, &asked));
                 for record in self.memory.dump().await.records.values() {
@@ -390,7 +391,7 @@ impl<'a> Pair<'a> {
         Ok(())
     }
 
-    /// Both hold the same, and every refresh_request that reached the queue is still in it.
+    /// Both hold the same, and every request that reached the queue is still in it.
     async fn compare(&mut self) -> Result<(), TestCaseError> {
         let (ours, theirs) = (self.memory.dump().await, self.redis.dump().await);
         prop_assert_eq!(&ours, &theirs);
@@ -406,7 +407,7 @@ impl<'a> Pair<'a> {
         }
         for (name, owed) in &self.owed {
             let kept = ours.records.get(name).is_some_and(|record| record.wanted_in_all().last >= owed.last);
-            prop_assert!(kept, "the refresh_request for {} of {} is lost", name, owed.last);
+            prop_assert!(kept, "the request for {} of {} is lost", name, owed.last);
         }
         Ok(())
     }
@@ -439,7 +440,7 @@ impl<'a> Pair<'a> {
             self.now = self.now + Duration::from_secs(3600);
             let now = self.now;
             Box::pin(self.step(&Op::Admit(0))).await?;
-            let leased = same!(self, |queue| queue.lease(now, &request(10)));
+            let leased = same!(self, |queue| queue.lease(now, &lease_request(10)));
             for lease in leased.leases {
                 self.settle(lease, Ending::Done).await?;
             }

@@ -6,17 +6,17 @@ use refresh_worker::{
     clock::ManualClock,
     clock::Timestamp,
     config::RedisConfig,
-    model::{AimdState, Priority, RefreshRequest},
+    model::{LearnedRate, Priority, RefreshRequest},
     queue::{
-        CallsGranted, Fingerprint, Holder, LeaseRequest, MailLimits, Queue as _, QueueError, Settlement, Slot,
-        SharedState as _,
+        CallsGranted, Fingerprint, Holder, LeaseRequest, MailLimits, Queue as _, QueueError, Settlement,
+        SharedState as _, Slot,
         record::{QueueLimits, State},
         redis::{RedisQueue, Timeouts},
     },
 };
 
 use super::{
-    beds::{Bed, NOW, RedisBed, connect, connect_with, names, open_circuit, request, tag, value},
+    beds::{Bed, NOW, RedisBed, connect, connect_with, lease_request, names, open_circuit, tag, value},
     contract::settle,
 };
 use crate::support::redis::PrivateRedis;
@@ -57,7 +57,7 @@ async fn our_keys_lie_in_two_hash_slots() {
     bed.lease_one(NOW).await;
     let key = Fingerprint("f".to_owned());
     bed.queue().take_key(&key, "run", SECOND).await.unwrap();
-    bed.queue().remember_rate(&key, AimdState::plain(1.0)).await.unwrap();
+    bed.queue().remember_rate(&key, LearnedRate::plain(1.0)).await.unwrap();
     bed.queue().take_calls(NOW.midnight(), 1, 10).await.unwrap();
     let keys: Vec<String> = bed.command(&["KEYS", "*"]).await;
     assert!(keys.len() >= 7, "{keys:?}");
@@ -68,7 +68,7 @@ async fn our_keys_lie_in_two_hash_slots() {
 }
 
 #[tokio::test]
-async fn a_key_of_the_wrong_type_is_told_before_anything_is_written() {
+async fn wrong_key_type_is_refused_before_writing() {
     for (key, action) in [("{refresh}:ready", "lease"), ("{refresh}:orphans", "admit"), ("{refresh}:dead", "settle")] {
         let bed = RedisBed::fresh().await;
         requests(&bed, 2).await;
@@ -78,7 +78,7 @@ async fn a_key_of_the_wrong_type_is_told_before_anything_is_written() {
         bed.command::<()>(&["SET", key, "something else"]).await;
         let before = everything(&bed).await;
         let error = match action {
-            "lease" => bed.queue().lease(NOW, &request(1)).await.unwrap_err(),
+            "lease" => bed.queue().lease(NOW, &lease_request(1)).await.unwrap_err(),
             "admit" => bed.queue().admit(NOW, mail).await.unwrap_err(),
             _ => bed.queue().settle(NOW, &[(lease, Settlement::Done)]).await.unwrap_err(),
         };
@@ -89,7 +89,7 @@ async fn a_key_of_the_wrong_type_is_told_before_anything_is_written() {
 }
 
 #[tokio::test]
-async fn a_bad_argument_is_refused_before_anything_is_written() {
+async fn bad_argument_is_refused_before_writing() {
     let bed = RedisBed::fresh().await;
     let script =
         concat!(include_str!("../../../src/queue/lua/prelude.lua"), include_str!("../../../src/queue/lua/enqueue.lua"));
@@ -110,7 +110,7 @@ async fn a_bad_argument_is_refused_before_anything_is_written() {
 }
 
 #[tokio::test]
-async fn a_full_redis_leaves_nothing_half_done_and_can_be_drained() {
+async fn full_redis_can_be_drained() {
     let server = PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
     requests(&bed, 3).await;
@@ -119,8 +119,8 @@ async fn a_full_redis_leaves_nothing_half_done_and_can_be_drained() {
     bed.put_index(b"orphan", 1.0).await;
     bed.make_full().await;
     let before = everything(&bed).await;
-    let refresh_request = RefreshRequest::now("clan:2QQ".parse().unwrap(), Priority::High, NOW);
-    let error = bed.queue().enqueue(NOW, &[refresh_request]).await.unwrap_err();
+    let request = RefreshRequest::now("clan:2QQ".parse().unwrap(), Priority::High, NOW);
+    let error = bed.queue().enqueue(NOW, &[request]).await.unwrap_err();
     assert!(matches!(&error, QueueError::Refused { detail, .. } if detail.contains("OOM")), "{error}");
     assert_eq!(everything(&bed).await, before);
 
@@ -138,22 +138,22 @@ async fn a_full_redis_leaves_nothing_half_done_and_can_be_drained() {
 }
 
 #[tokio::test]
-async fn what_runs_agree_on_goes_into_a_full_redis() {
+async fn full_redis_accepts_shared_state() {
     const REST: Duration = Duration::from_secs(60);
     let server = PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
     let queue = bed.queue();
     bed.make_full().await;
     let key = Fingerprint("0123456789ab".to_owned());
-    let learned = Some(AimdState::plain(17.0));
-    assert_eq!(queue.take_key(&key, "a", REST).await.unwrap(), Slot::Taken { aimd_state: None });
+    let learned = Some(LearnedRate::plain(17.0));
+    assert_eq!(queue.take_key(&key, "a", REST).await.unwrap(), Slot::Taken { learned_rate: None });
     assert_eq!(queue.renew_keys(std::slice::from_ref(&key), "a", REST).await.unwrap(), [true]);
-    queue.remember_rate(&key, AimdState::plain(17.0)).await.unwrap();
+    queue.remember_rate(&key, LearnedRate::plain(17.0)).await.unwrap();
     queue.cool_down_key(&key, "a", "throttled", REST).await.unwrap();
     let seen = queue.look_at_key(&key).await.unwrap();
-    assert_eq!((seen.holder, seen.aimd_state), (Holder::CoolingDown("throttled".to_owned()), learned));
+    assert_eq!((seen.holder, seen.learned_rate), (Holder::CoolingDown("throttled".to_owned()), learned));
     assert!(queue.end_cooldown(&key).await.unwrap());
-    assert_eq!(queue.take_key(&key, "b", REST).await.unwrap(), Slot::Taken { aimd_state: learned });
+    assert_eq!(queue.take_key(&key, "b", REST).await.unwrap(), Slot::Taken { learned_rate: learned });
     queue.release_key(&key, "b", REST).await.unwrap();
     assert!(matches!(queue.take_key(&key, "a", REST).await.unwrap(), Slot::Held { .. }));
 
@@ -175,7 +175,7 @@ async fn what_runs_agree_on_goes_into_a_full_redis() {
 }
 
 #[tokio::test]
-async fn an_index_member_without_a_record_becomes_one_and_a_record_rules_over_the_index() {
+async fn record_overrules_sets() {
     let bed = RedisBed::fresh().await;
     requests(&bed, 2).await;
     let past = NOW.as_millis().to_string();
@@ -190,21 +190,21 @@ async fn an_index_member_without_a_record_becomes_one_and_a_record_rules_over_th
     let other = format!("clan:{}", tag(1));
     bed.command::<()>(&["ZADD", "{refresh}:leased", "1", &other]).await;
     bed.command::<()>(&["ZADD", "{refresh}:delayed:critical", "1", &other]).await;
-    let leased = bed.lease(NOW, &request(5)).await;
+    let leased = bed.lease(NOW, &lease_request(5)).await;
     assert_eq!((names(&leased), leased.lapsed), (vec![format!("clan:{}", tag(0)), other], 0));
     let contents = bed.dump().await;
     assert!(contents.records.values().all(|record| record.state == State::Leased));
 }
 
 #[tokio::test]
-async fn two_workers_never_lease_the_same_object() {
+async fn two_workers_never_lease_same_object() {
     let url = crate::support::redis::fresh().await;
     let bed = RedisBed::at(&url, QueueLimits::default()).await;
     requests(&bed, 60).await;
     let queues: Vec<_> = (0..4).map(|_| connect(&url)).collect();
     let mut seen = BTreeSet::new();
     for _ in 0..4 {
-        let asked = LeaseRequest { seed: 7, ..request(4) };
+        let asked = LeaseRequest { seed: 7, ..lease_request(4) };
         let [one, two, three, four] = &queues[..] else { unreachable!() };
         let batches = tokio::join!(
             one.lease(NOW, &asked),
@@ -224,7 +224,7 @@ async fn two_workers_never_lease_the_same_object() {
 }
 
 #[tokio::test]
-async fn two_workers_admit_every_mail_once() {
+async fn two_workers_admit_mail_once() {
     let url = crate::support::redis::fresh().await;
     let bed = RedisBed::at(&url, QueueLimits::default()).await;
     for number in 0..40 {
@@ -244,7 +244,7 @@ async fn two_workers_admit_every_mail_once() {
 }
 
 #[tokio::test]
-async fn the_data_scan_goes_on_where_it_stopped() {
+async fn data_scan_continues_at_its_cursor() {
     let bed = RedisBed::fresh().await;
     for number in 0..2000 {
         let object = format!("clan:{}", tag(number));
@@ -264,7 +264,7 @@ async fn the_data_scan_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
-async fn a_flood_of_clans_starves_no_war_and_no_other_clan() {
+async fn flood_of_clans_starves_nothing() {
     let bed = RedisBed::fresh().await;
     bed.flood(0..50_000).await;
     let earlier = Timestamp::from_millis(NOW.as_millis() - 60_000);
@@ -296,7 +296,7 @@ async fn a_flood_of_clans_starves_no_war_and_no_other_clan() {
 }
 
 #[tokio::test]
-async fn a_dropped_connection_is_replaced_silently() {
+async fn dropped_connection_is_replaced_silently() {
     let server = PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
     bed.queue().time().await.unwrap();
@@ -307,20 +307,20 @@ async fn a_dropped_connection_is_replaced_silently() {
 }
 
 #[tokio::test]
-async fn scripts_are_loaded_again_after_a_restart() {
+async fn scripts_are_reloaded_after_restart() {
     let mut server = PrivateRedis::start().await;
     let queue = connect(&server.url());
-    let refresh_request = RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::High, NOW);
-    queue.enqueue(NOW, std::slice::from_ref(&refresh_request)).await.unwrap();
+    let request = RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::High, NOW);
+    queue.enqueue(NOW, std::slice::from_ref(&request)).await.unwrap();
     server.stop().await;
     server.start_again().await;
     queue.time().await.unwrap();
-    queue.enqueue(NOW, &[refresh_request]).await.unwrap();
-    assert_eq!(names(&queue.lease(NOW, &request(1)).await.unwrap()), ["clan:2PP"]);
+    queue.enqueue(NOW, &[request]).await.unwrap();
+    assert_eq!(names(&queue.lease(NOW, &lease_request(1)).await.unwrap()), ["clan:2PP"]);
 }
 
 #[tokio::test]
-async fn a_redis_that_is_down_or_silent_is_unreachable_within_its_time() {
+async fn silent_redis_is_unreachable_in_time() {
     let mut server = PrivateRedis::start().await;
     let queue = connect_with(&server.url(), IMPATIENT);
     queue.time().await.unwrap();
@@ -330,12 +330,12 @@ async fn a_redis_that_is_down_or_silent_is_unreachable_within_its_time() {
     server.thaw().await;
     queue.time().await.unwrap();
     server.stop().await;
-    let error = queue.lease(NOW, &request(1)).await.unwrap_err();
+    let error = queue.lease(NOW, &lease_request(1)).await.unwrap_err();
     assert!(matches!(&error, QueueError::Unreachable { server, .. } if server.contains("127.0.0.1")), "{error}");
 }
 
 #[tokio::test]
-async fn user_and_password_are_used_and_never_shown() {
+async fn credentials_are_used_and_never_shown() {
     let server = PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
     bed.command::<()>(&["ACL", "SETUSER", "worker", "on", ">s3cret", "~*", "+@all"]).await;
@@ -355,14 +355,14 @@ async fn user_and_password_are_used_and_never_shown() {
 }
 
 #[tokio::test]
-async fn a_server_without_tls_is_told_from_one_with() {
+async fn tls_and_plain_servers_are_distinguished() {
     let server = PrivateRedis::start().await;
     let error = connect_with(&server.url().replace("redis:", "rediss:"), IMPATIENT).time().await.unwrap_err();
     assert!(matches!(error, QueueError::Unreachable { .. }), "{error}");
 }
 
 #[tokio::test]
-async fn a_unix_socket_is_as_good_as_a_port() {
+async fn unix_socket_works_like_port() {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("redis.sock");
     let mut server = Command::new("redis-server")
@@ -390,7 +390,7 @@ async fn a_unix_socket_is_as_good_as_a_port() {
 }
 
 #[tokio::test]
-async fn mail_in_database_0_is_told_when_our_url_selects_another() {
+async fn stats_report_mail_in_database_0() {
     let server = PrivateRedis::start().await;
     let producers = RedisBed::at(&server.url(), QueueLimits::default()).await;
     let elsewhere = connect(&server.database_url(5));
@@ -403,7 +403,7 @@ async fn mail_in_database_0_is_told_when_our_url_selects_another() {
 }
 
 #[tokio::test]
-async fn the_floors_let_every_class_through_while_the_best_is_served_first() {
+async fn floors_serve_every_priority() {
     let bed = RedisBed::fresh().await;
     let mut requests = Vec::new();
     for number in 0..1600 {
@@ -413,7 +413,7 @@ async fn the_floors_let_every_class_through_while_the_best_is_served_first() {
     bed.queue().enqueue(NOW, &requests).await.unwrap();
     let mut served = std::collections::BTreeMap::new();
     for seed in 0..20 {
-        let asked = LeaseRequest { seed: seed * 7919, duration: Duration::from_secs(600), ..request(20) };
+        let asked = LeaseRequest { seed: seed * 7919, duration: Duration::from_secs(600), ..lease_request(20) };
         for lease in bed.lease(NOW, &asked).await.leases {
             *served.entry(lease.priority).or_insert(0) += 1;
         }
@@ -425,8 +425,9 @@ async fn the_floors_let_every_class_through_while_the_best_is_served_first() {
     assert!(served[&Priority::Critical] > 280, "{served:?}");
 }
 
+/// The scan finds the data of the orphans beyond it.
 #[tokio::test]
-async fn a_slice_of_orphans_is_bounded_and_data_beyond_it_is_found_by_the_scan() {
+async fn slice_of_orphans_is_bounded() {
     let bed = RedisBed::fresh().await;
     for number in 0..300 {
         bed.put_index(format!("clan:{}", tag(number)).as_bytes(), 2.0).await;
@@ -449,7 +450,7 @@ async fn a_slice_of_orphans_is_bounded_and_data_beyond_it_is_found_by_the_scan()
 }
 
 #[tokio::test]
-async fn a_connection_idle_for_minutes_is_replaced_unasked() {
+async fn idle_connection_is_replaced() {
     let server = PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
     let clock = ManualClock::at(NOW);
@@ -468,15 +469,15 @@ async fn a_connection_idle_for_minutes_is_replaced_unasked() {
 }
 
 #[tokio::test]
-async fn the_namespace_names_our_keys() {
+async fn namespace_names_our_keys() {
     let url = crate::support::redis::fresh().await;
     let bed = RedisBed::at(&url, QueueLimits::default()).await;
     let config = RedisConfig { url: url.into(), cluster: false, namespace: "other".to_owned() };
     let other = RedisQueue::connect(&config, ManualClock::at(NOW)).unwrap();
     requests(&bed, 1).await;
     assert_eq!(other.stats(NOW).await.unwrap().ready, 0);
-    let refresh_request = RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::High, NOW);
-    other.enqueue(NOW, &[refresh_request]).await.unwrap();
+    let request = RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::High, NOW);
+    other.enqueue(NOW, &[request]).await.unwrap();
     assert_eq!(bed.command::<i64>(&["EXISTS", "{other}:objects"]).await, 1);
     assert_eq!(bed.queue().stats(NOW).await.unwrap().ready, 1);
     assert_eq!(bed.queue().other_namespaces().await.unwrap(), [("other".to_owned(), 1)].into());
@@ -484,16 +485,16 @@ async fn the_namespace_names_our_keys() {
 }
 
 #[tokio::test]
-async fn two_namespaces_share_keys_days_and_circuits() {
+async fn namespaces_share_keys_days_and_circuits() {
     let url = crate::support::redis::fresh().await;
     let bed = RedisBed::at(&url, QueueLimits::default()).await;
     let config = RedisConfig { url: url.into(), cluster: false, namespace: "other".to_owned() };
     let (ours, other) = (bed.queue(), RedisQueue::connect(&config, ManualClock::at(NOW)).unwrap());
-    let (key, learned, day) = (Fingerprint("f".to_owned()), AimdState::plain(7.0), NOW.midnight());
+    let (key, learned, day) = (Fingerprint("f".to_owned()), LearnedRate::plain(7.0), NOW.midnight());
     ours.remember_rate(&key, learned).await.unwrap();
     ours.take_key(&key, "a", SECOND).await.unwrap();
     assert!(matches!(other.take_key(&key, "b", SECOND).await.unwrap(), Slot::Held { .. }));
-    assert_eq!(other.look_at_key(&key).await.unwrap().aimd_state, Some(learned));
+    assert_eq!(other.look_at_key(&key).await.unwrap().learned_rate, Some(learned));
     ours.take_calls(day, 60, 100).await.unwrap();
     assert_eq!(other.take_calls(day, 60, 100).await.unwrap(), CallsGranted { granted: 40, taken: 100 });
     ours.open_circuit(&open_circuit(NOW)).await.unwrap();

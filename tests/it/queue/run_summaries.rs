@@ -5,7 +5,7 @@ use refresh_worker::queue::{Queue as _, RUN_SUMMARIES_LIFETIME, RunSummaries, Ru
 use super::beds::{Bed, NOW, RedisBed, on_all};
 
 on_all! {
-    the_newest_run_of_each_sort_is_kept
+    record_run_keeps_newest_of_each_sort
 }
 
 fn note(run: &str, error: Option<&str>) -> RunSummary {
@@ -21,7 +21,7 @@ fn note(run: &str, error: Option<&str>) -> RunSummary {
     }
 }
 
-async fn the_newest_run_of_each_sort_is_kept(bed: &impl Bed) {
+async fn record_run_keeps_newest_of_each_sort(bed: &impl Bed) {
     assert_eq!(bed.queue().run_summaries().await.unwrap(), RunSummaries::default());
     let notes = [note("one", None), note("two", Some("the database cannot be used")), note("three", None)];
     for note in &notes {
@@ -31,8 +31,9 @@ async fn the_newest_run_of_each_sort_is_kept(bed: &impl Bed) {
     assert_eq!(bed.queue().run_summaries().await.unwrap(), RunSummaries { good: Some(good), failed: Some(failed) });
 }
 
+/// They also fit into a full Redis.
 #[tokio::test]
-async fn notes_of_runs_end_after_a_week_and_fit_a_full_redis() {
+async fn run_summaries_expire_after_a_week() {
     let server = crate::support::redis::PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
     bed.make_full().await;
@@ -44,7 +45,7 @@ async fn notes_of_runs_end_after_a_week_and_fit_a_full_redis() {
 }
 
 #[tokio::test]
-async fn a_note_that_cannot_be_read_is_none() {
+async fn unreadable_run_summary_counts_as_absent() {
     let bed = RedisBed::fresh().await;
     bed.command::<()>(&["HSET", "{refresh}:runs", "good", "text", "failed", "{}"]).await;
     assert_eq!(bed.queue().run_summaries().await.unwrap(), RunSummaries::default());

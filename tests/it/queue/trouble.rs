@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use refresh_worker::{
     clock::Timestamp,
-    model::{AimdState, Priority, Reason, RefreshRequest},
+    model::{LearnedRate, Priority, Reason, RefreshRequest},
     queue::{
-        DeadFilter, Fingerprint, Lease, LeaseRequest, MailLimits, Queue as _, QueueError, Repaired, Settled,
-        Settlement, Slot, SharedState as _,
+        DeadFilter, Fingerprint, Lease, LeaseRequest, MailLimits, Queue as _, QueueAdmin as _, QueueError, Repaired,
+        Settled, Settlement, SharedState as _, Slot,
         record::{CLASS_WIDTH, QueueLimits, State},
         redis::{RedisQueue, Timeouts},
     },
@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    beds::{Bed, NOW, RedisBed, connect, connect_with, names, open_circuit, request, tag, value},
+    beds::{Bed, NOW, RedisBed, connect, connect_with, lease_request, names, open_circuit, tag, value},
     contract::dead,
 };
 use crate::support::{
@@ -49,30 +49,30 @@ macro_rules! on_redis {
 }
 
 #[tokio::test]
-async fn a_queue_on_a_cluster_is_mended_like_any_other() {
+async fn repairs_work_on_cluster() {
     let bed = RedisBed::on_cluster(QueueLimits::default()).await;
-    the_deletion_of_any_one_of_our_keys_loses_no_request(&bed).await;
-    a_record_that_cannot_be_read_is_rebuilt_from_its_name(&bed).await;
-    what_is_no_object_is_set_aside_with_its_bytes(&bed).await;
+    deleting_any_key_loses_no_request(&bed).await;
+    unreadable_record_is_rebuilt_from_name(&bed).await;
+    invalid_name_becomes_dead_entry(&bed).await;
 }
 
 on_redis! {
-    the_deletion_of_any_one_of_our_keys_loses_no_request
-    the_loss_of_any_one_shared_key_frees_no_slot
-    a_day_count_of_another_content_is_restored
-    broken_counters_stop_no_operation_and_begin_anew
-    a_mailbox_of_another_type_is_not_in_order
+    deleting_any_key_loses_no_request
+    losing_any_shared_key_frees_no_slot
+    broken_day_count_is_restored
+    broken_counters_are_reset
+    repair_reports_mailbox_of_other_type
     ended_copies_are_swept
-    a_record_that_lacks_any_one_field_is_rebuilt
-    a_leased_record_that_lacks_any_one_field_is_not_leased_by_a_second
-    a_record_that_cannot_be_read_is_rebuilt_from_its_name
-    a_deleted_record_is_rebuilt_from_its_index_entry
-    a_record_without_its_index_entry_is_found_by_the_next_run
-    a_record_in_wrong_sets_is_put_where_it_belongs
-    a_record_deleted_while_leased_is_not_leased_by_a_second_when_mail_comes
-    what_is_no_object_is_set_aside_with_its_bytes
-    every_run_looks_at_a_stretch_and_all_runs_at_everything
-    a_time_years_ahead_is_brought_near
+    record_without_any_field_is_rebuilt
+    broken_leased_record_is_not_leased_twice
+    unreadable_record_is_rebuilt_from_name
+    deleted_record_is_rebuilt_from_sets
+    record_in_no_set_is_found
+    record_in_wrong_sets_is_moved
+    record_deleted_during_lease_is_not_leased_twice
+    invalid_name_becomes_dead_entry
+    reconcile_covers_everything_in_stretches
+    time_years_ahead_is_limited
 }
 
 /// One object in each state, an orphan, and unreadable mail.
@@ -116,7 +116,7 @@ async fn assert_all_are_served(bed: &RedisBed, expected: &[&str]) {
     let mut served = Vec::new();
     for hour in 1..5 {
         let now = NOW + HOUR * hour;
-        for lease in bed.lease(now, &request(10)).await.leases {
+        for lease in bed.lease(now, &lease_request(10)).await.leases {
             served.push(lease.object.to_string());
             assert_eq!(settle(bed, now, &lease, Settlement::Done).await, Settled::Settled);
         }
@@ -127,7 +127,7 @@ async fn assert_all_are_served(bed: &RedisBed, expected: &[&str]) {
     assert_eq!(served, expected);
 }
 
-async fn the_deletion_of_any_one_of_our_keys_loses_no_request(bed: &RedisBed) {
+async fn deleting_any_key_loses_no_request(bed: &RedisBed) {
     for (key, seen) in [
         ("objects", true),
         ("ready", true),
@@ -135,7 +135,7 @@ async fn the_deletion_of_any_one_of_our_keys_loses_no_request(bed: &RedisBed) {
         ("delayed:medium", true),
         ("leased", true),
         ("dead", true),
-        ("unreadable", true),
+        ("dead_entries", true),
         ("orphans", false),
         ("scan", false),
         ("held", true),
@@ -157,9 +157,9 @@ async fn the_deletion_of_any_one_of_our_keys_loses_no_request(bed: &RedisBed) {
         let objects: Vec<&str> = contents.records.keys().map(String::as_str).collect();
         assert_eq!(objects, [DEAD, READY, DELAYED, LEASED], "{key}");
         assert_eq!(contents.records[DEAD].state, State::Dead, "{key}");
-        assert_eq!(contents.letters.len(), 1, "{key}");
+        assert_eq!(contents.dead_entries.len(), 1, "{key}");
         // Whoever holds the lease is alone with it until it ends.
-        assert_eq!(names(&bed.lease(NOW, &request(10)).await), [READY], "{key}");
+        assert_eq!(names(&bed.lease(NOW, &lease_request(10)).await), [READY], "{key}");
         if key != "objects" {
             assert_eq!(settle(bed, NOW, &full.leased, Settlement::Release).await, Settled::Settled, "{key}");
         }
@@ -174,7 +174,7 @@ async fn the_deletion_of_any_one_of_our_keys_loses_no_request(bed: &RedisBed) {
 /// What runs agree on beside the requests.
 async fn agree(bed: &RedisBed) {
     let (queue, key) = (bed.queue(), Fingerprint("0123456789ab".to_owned()));
-    queue.remember_rate(&key, AimdState::plain(17.0)).await.unwrap();
+    queue.remember_rate(&key, LearnedRate::plain(17.0)).await.unwrap();
     queue.take_key(&key, "run", HOUR).await.unwrap();
     queue.take_calls(NOW.midnight(), 40, 100).await.unwrap();
     queue.open_circuit(&open_circuit(NOW + HOUR)).await.unwrap();
@@ -186,7 +186,7 @@ async fn agree(bed: &RedisBed) {
 }
 
 /// Whether by its end, by eviction or by hand; and something else may stand there afterwards.
-async fn the_loss_of_any_one_shared_key_frees_no_slot(bed: &RedisBed) {
+async fn losing_any_shared_key_frees_no_slot(bed: &RedisBed) {
     for lost in [
         "key:0123456789ab",
         "key:ba9876543210",
@@ -237,7 +237,7 @@ async fn assert_nobody_else_gets_anything(bed: &RedisBed, lost: &str) {
     assert_eq!(queue.calls_taken(NOW.midnight()).await.unwrap(), 40, "{lost}");
 }
 
-async fn broken_counters_stop_no_operation_and_begin_anew(bed: &RedisBed) {
+async fn broken_counters_are_reset(bed: &RedisBed) {
     for breakage in [
         &["SET", "{refresh}:counters", "x"][..],
         &["HSET", "{refresh}:counters", "leases", "many"],
@@ -273,7 +273,7 @@ async fn broken_counters_stop_no_operation_and_begin_anew(bed: &RedisBed) {
 }
 
 /// A run fails on them, and they are the producers'.
-async fn a_mailbox_of_another_type_is_not_in_order(bed: &RedisBed) {
+async fn repair_reports_mailbox_of_other_type(bed: &RedisBed) {
     for key in ["refresh_queue", "refresh_requests"] {
         bed.command::<()>(&["FLUSHDB"]).await;
         bed.command::<()>(&["SET", key, "x"]).await;
@@ -283,7 +283,7 @@ async fn a_mailbox_of_another_type_is_not_in_order(bed: &RedisBed) {
 }
 
 /// A count that is not one counts as lost.
-async fn a_day_count_of_another_content_is_restored(bed: &RedisBed) {
+async fn broken_day_count_is_restored(bed: &RedisBed) {
     let (queue, day) = (bed.queue(), NOW.midnight());
     queue.take_calls(day, 40, 100).await.unwrap();
     bed.command::<()>(&["SET", "{coc-api}:calls:2026-03-04", "many"]).await;
@@ -335,7 +335,7 @@ fn damaged(record: &serde_json::Value) -> Vec<(String, String)> {
     all
 }
 
-async fn a_record_that_lacks_any_one_field_is_rebuilt(bed: &RedisBed) {
+async fn record_without_any_field_is_rebuilt(bed: &RedisBed) {
     for object in [READY, DELAYED] {
         fill(bed).await;
         for (what, text) in damaged(&record_text(bed, object).await) {
@@ -355,7 +355,7 @@ async fn a_record_that_lacks_any_one_field_is_rebuilt(bed: &RedisBed) {
     }
 }
 
-async fn a_leased_record_that_lacks_any_one_field_is_not_leased_by_a_second(bed: &RedisBed) {
+async fn broken_leased_record_is_not_leased_twice(bed: &RedisBed) {
     fill(bed).await;
     for (what, text) in damaged(&record_text(bed, LEASED).await) {
         let full = fill(bed).await;
@@ -365,9 +365,9 @@ async fn a_leased_record_that_lacks_any_one_field_is_not_leased_by_a_second(bed:
         bed.admit(NOW).await;
         bed.queue().reconcile(NOW).await.unwrap();
         bed.dump().await;
-        assert_eq!(names(&bed.lease(NOW, &request(10)).await), [READY], "{what}");
+        assert_eq!(names(&bed.lease(NOW, &lease_request(10)).await), [READY], "{what}");
         let before_its_end = Timestamp::from_millis(full.leased.expires.as_millis() - 1);
-        assert_eq!(names(&bed.lease(before_its_end, &request(10)).await), [""; 0], "{what}");
+        assert_eq!(names(&bed.lease(before_its_end, &lease_request(10)).await), [""; 0], "{what}");
         let ours = settle(bed, NOW, &full.leased, Settlement::Done).await;
         let unproven = what.starts_with("token") || what.starts_with("state") || what.starts_with("expires");
         assert_eq!(ours == Settled::LeaseLost, unproven, "{what}");
@@ -375,12 +375,12 @@ async fn a_leased_record_that_lacks_any_one_field_is_not_leased_by_a_second(bed:
     }
 }
 
-async fn a_record_that_cannot_be_read_is_rebuilt_from_its_name(bed: &RedisBed) {
+async fn unreadable_record_is_rebuilt_from_name(bed: &RedisBed) {
     for text in ["", "junk", "[]", "7", "null", "{\"state\":\"ready\"}", "{\"state\":\"flying\"}", "{}"] {
         fill(bed).await;
         write_record(bed, READY, text).await;
         // Without looking at anything: whoever comes to it mends it on the way.
-        let leased = bed.lease(NOW, &request(10)).await;
+        let leased = bed.lease(NOW, &lease_request(10)).await;
         assert_eq!(names(&leased), [READY], "{text}");
         assert_eq!(leased.repaired, Repaired { records: 1, ..NOTHING }, "{text}");
         assert_eq!(leased.leases[0].priority, Priority::Low, "{text}: as its place says");
@@ -389,7 +389,7 @@ async fn a_record_that_cannot_be_read_is_rebuilt_from_its_name(bed: &RedisBed) {
     }
 }
 
-async fn a_deleted_record_is_rebuilt_from_its_index_entry(bed: &RedisBed) {
+async fn deleted_record_is_rebuilt_from_sets(bed: &RedisBed) {
     for object in [READY, DELAYED, DEAD] {
         fill(bed).await;
         let before = bed.record(object).await.unwrap();
@@ -404,7 +404,7 @@ async fn a_deleted_record_is_rebuilt_from_its_index_entry(bed: &RedisBed) {
     }
 }
 
-async fn a_record_without_its_index_entry_is_found_by_the_next_run(bed: &RedisBed) {
+async fn record_in_no_set_is_found(bed: &RedisBed) {
     for (object, set) in [(READY, "ready"), (DELAYED, "delayed:medium"), (LEASED, "leased"), (DEAD, "dead")] {
         fill(bed).await;
         let before = bed.dump().await;
@@ -414,7 +414,7 @@ async fn a_record_without_its_index_entry_is_found_by_the_next_run(bed: &RedisBe
     }
 }
 
-async fn a_record_in_wrong_sets_is_put_where_it_belongs(bed: &RedisBed) {
+async fn record_in_wrong_sets_is_moved(bed: &RedisBed) {
     fill(bed).await;
     let before = bed.dump().await;
     for set in ["ready", "delayed:critical", "leased", "dead"] {
@@ -426,25 +426,25 @@ async fn a_record_in_wrong_sets_is_put_where_it_belongs(bed: &RedisBed) {
     assert_eq!(bed.queue().repair(NOW).await.unwrap(), NOTHING);
 }
 
-async fn a_record_deleted_while_leased_is_not_leased_by_a_second_when_mail_comes(bed: &RedisBed) {
+async fn record_deleted_during_lease_is_not_leased_twice(bed: &RedisBed) {
     let full = fill(bed).await;
     bed.command::<i64>(&["HDEL", "{refresh}:objects", LEASED]).await;
     bed.put_mail(LEASED, 0.0, &value(LEASED, 0, NOW)).await;
     let admitted = bed.admit(NOW).await;
     assert_eq!((admitted.admitted, admitted.repaired.records), (1, 1), "{admitted:?}");
-    assert_eq!(names(&bed.lease(NOW, &request(10)).await), [READY]);
+    assert_eq!(names(&bed.lease(NOW, &lease_request(10)).await), [READY]);
     assert_eq!(settle(bed, NOW, &full.leased, Settlement::Done).await, Settled::LeaseLost);
-    assert_eq!(names(&bed.lease(full.leased.expires, &request(1)).await), [LEASED]);
+    assert_eq!(names(&bed.lease(full.leased.expires, &lease_request(1)).await), [LEASED]);
 }
 
-async fn what_is_no_object_is_set_aside_with_its_bytes(bed: &RedisBed) {
+async fn invalid_name_becomes_dead_entry(bed: &RedisBed) {
     fill(bed).await;
     for name in [&b"village:2PP"[..], b"clan:2X", b"clan:022222222222222222", b"\xff\x00", b"", b"mail:a \xff"] {
         bed.bytes::<i64>(&[b"HSET", b"{refresh}:objects", name, b"{\"a\": \"\xff\xc3\xa4\\\"}"]).await;
         bed.bytes::<i64>(&[b"ZADD", b"{refresh}:ready", b"5", name]).await;
     }
     bed.bytes::<i64>(&[b"ZADD", b"{refresh}:ready", b"4", b"only in the index"]).await;
-    assert_eq!(names(&bed.lease(NOW, &request(10)).await), [READY], "none of them stands in the way");
+    assert_eq!(names(&bed.lease(NOW, &lease_request(10)).await), [READY], "none of them stands in the way");
     bed.queue().repair(NOW).await.unwrap();
     assert_eq!(bed.queue().repair(NOW).await.unwrap(), NOTHING);
     let letters = bed.queue().dead_letters(&DeadFilter::default(), 100).await.unwrap();
@@ -460,7 +460,7 @@ async fn what_is_no_object_is_set_aside_with_its_bytes(bed: &RedisBed) {
     bed.dump().await;
 }
 
-async fn every_run_looks_at_a_stretch_and_all_runs_at_everything(bed: &RedisBed) {
+async fn reconcile_covers_everything_in_stretches(bed: &RedisBed) {
     let requests: Vec<RefreshRequest> = (0..2000)
         .map(|number| RefreshRequest::now(format!("clan:{}", tag(number)).parse().unwrap(), Priority::High, NOW))
         .collect();
@@ -483,7 +483,7 @@ async fn every_run_looks_at_a_stretch_and_all_runs_at_everything(bed: &RedisBed)
     bed.dump().await;
 }
 
-async fn a_time_years_ahead_is_brought_near(bed: &RedisBed) {
+async fn time_years_ahead_is_limited(bed: &RedisBed) {
     const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
     let (day, longest_lease) = (HOUR * 24, HOUR + Duration::from_secs(120));
     let far = (NOW + YEARS).as_millis();
@@ -512,7 +512,7 @@ async fn a_time_years_ahead_is_brought_near(bed: &RedisBed) {
             // Whoever holds the lease still does, and what waits is served in the end.
             let settled = settle(bed, NOW, &full.leased, Settlement::Release).await;
             assert_eq!(settled, Settled::Settled, "{object}, {field}");
-            let mut served = names(&bed.lease(NOW + day, &request(10)).await);
+            let mut served = names(&bed.lease(NOW + day, &lease_request(10)).await);
             served.sort_unstable();
             assert_eq!(served, [READY, DELAYED, LEASED], "{object}, {field}");
         }
@@ -520,28 +520,28 @@ async fn a_time_years_ahead_is_brought_near(bed: &RedisBed) {
 }
 
 #[tokio::test]
-async fn a_lease_that_nobody_holds_until_in_years_ends_with_the_longest_lease() {
+async fn lease_expiry_is_limited_to_longest_lease() {
     let bed = RedisBed::fresh().await;
     bed.enqueue(READY, Priority::High, NOW).await;
-    bed.lease(NOW, &LeaseRequest { duration: HOUR * 100_000, ..request(1) }).await;
+    bed.lease(NOW, &LeaseRequest { duration: HOUR * 100_000, ..lease_request(1) }).await;
     assert_eq!(bed.queue().reconcile(NOW).await.unwrap(), Repaired { records: 1, ..NOTHING });
     let later = NOW + HOUR;
     assert_eq!(bed.queue().reconcile(later).await.unwrap(), NOTHING, "it is not put off by looking at it");
-    assert_eq!(names(&bed.lease(later, &request(1)).await), [""; 0]);
-    let leased = bed.lease(later + Duration::from_secs(120), &request(1)).await;
+    assert_eq!(names(&bed.lease(later, &lease_request(1)).await), [""; 0]);
+    let leased = bed.lease(later + Duration::from_secs(120), &lease_request(1)).await;
     assert_eq!((names(&leased), leased.lapsed), (vec![READY.to_owned()], 1));
 }
 
-fn refresh_request(object: &str) -> RefreshRequest {
+fn request(object: &str) -> RefreshRequest {
     RefreshRequest::now(object.parse().unwrap(), Priority::High, NOW)
 }
 
 #[tokio::test]
-async fn a_restart_with_its_data_goes_on_where_it_was() {
+async fn restart_with_data_continues() {
     let mut server = PrivateRedis::durable().await;
     let queue = connect(&server.url());
-    queue.enqueue(NOW, &[refresh_request("clan:2PP"), refresh_request("clan:2QQ")]).await.unwrap();
-    let mut leased = queue.lease(NOW, &request(1)).await.unwrap();
+    queue.enqueue(NOW, &[request("clan:2PP"), request("clan:2QQ")]).await.unwrap();
+    let mut leased = queue.lease(NOW, &lease_request(1)).await.unwrap();
     let lease = leased.leases.remove(0);
     server.stop().await;
     let error = queue.settle(NOW, &[(lease.clone(), Settlement::Done)]).await.unwrap_err();
@@ -549,23 +549,23 @@ async fn a_restart_with_its_data_goes_on_where_it_was() {
     server.start_again().await;
     assert_eq!(queue.settle(NOW, &[(lease, Settlement::Done)]).await.unwrap(), [Settled::Settled]);
     assert_eq!(queue.reconcile(NOW).await.unwrap(), NOTHING);
-    assert_eq!(names(&queue.lease(NOW, &request(2)).await.unwrap()), ["clan:2QQ"]);
+    assert_eq!(names(&queue.lease(NOW, &lease_request(2)).await.unwrap()), ["clan:2QQ"]);
 }
 
 #[tokio::test]
-async fn a_restart_without_its_data_leaves_a_queue_that_works() {
+async fn restart_without_data_leaves_working_queue() {
     let mut server = PrivateRedis::start().await;
     let queue = connect(&server.url());
-    queue.enqueue(NOW, &[refresh_request("clan:2PP")]).await.unwrap();
-    let lease = queue.lease(NOW, &request(1)).await.unwrap().leases.remove(0);
+    queue.enqueue(NOW, &[request("clan:2PP")]).await.unwrap();
+    let lease = queue.lease(NOW, &lease_request(1)).await.unwrap().leases.remove(0);
     server.stop().await;
     server.start_again().await;
     queue.time().await.unwrap();
     assert_eq!(queue.settle(NOW, &[(lease.clone(), Settlement::Done)]).await.unwrap(), [Settled::LeaseLost]);
     let renewed = queue.renew(NOW, &[(lease.object, lease.token)], NOW + HOUR).await.unwrap();
     assert_eq!((renewed, queue.reconcile(NOW).await.unwrap()), (vec![false], NOTHING));
-    queue.enqueue(NOW, &[refresh_request("clan:2PP")]).await.unwrap();
-    assert_eq!(names(&queue.lease(NOW, &request(1)).await.unwrap()), ["clan:2PP"]);
+    queue.enqueue(NOW, &[request("clan:2PP")]).await.unwrap();
+    assert_eq!(names(&queue.lease(NOW, &lease_request(1)).await.unwrap()), ["clan:2PP"]);
 }
 
 /// Every operation once, by its name.
@@ -574,8 +574,8 @@ async fn operate(queue: &RedisQueue, operation: &str, lease: &Lease) -> Result<(
     match operation {
         "time" => queue.time().await.map(drop),
         "read_mail" => queue.read_mail(NOW, MailLimits::default()).await.map(drop),
-        "enqueue" => queue.enqueue(NOW, &[refresh_request("clan:2GG")]).await.map(drop),
-        "lease" => queue.lease(NOW, &request(10)).await.map(drop),
+        "enqueue" => queue.enqueue(NOW, &[request("clan:2GG")]).await.map(drop),
+        "lease" => queue.lease(NOW, &lease_request(10)).await.map(drop),
         "renew" => queue.renew(NOW, &[(lease.object.clone(), lease.token.clone())], NOW + HOUR / 60).await.map(drop),
         "settle" => queue.settle(NOW, &[(lease.clone(), Settlement::Release)]).await.map(drop),
         "stats" => queue.stats(NOW).await.map(drop),
@@ -640,17 +640,17 @@ async fn every_one_meets(mode: Mode, operations: &[&str]) {
 }
 
 #[tokio::test]
-async fn a_connection_cut_in_any_operation_loses_nothing() {
+async fn connection_cut_anywhere_loses_nothing() {
     every_one_meets(Mode::Cut, &OPERATIONS).await;
 }
 
 #[tokio::test]
-async fn an_answer_lost_in_any_operation_loses_nothing() {
+async fn lost_reply_loses_nothing() {
     every_one_meets(Mode::LoseAnswerTo("EVALSHA"), &OPERATIONS).await;
 }
 
 #[tokio::test]
-async fn a_settlement_whose_answer_was_lost_is_settled() {
+async fn settlement_with_lost_reply_is_settled() {
     let limits = QueueLimits { dead_letters: 1, ..QueueLimits::default() };
     let bed = RedisBed::with_limits(limits).await;
     let (proxy, url) = Proxy::in_front_of(&bed.url()).await;
@@ -686,14 +686,14 @@ async fn a_settlement_whose_answer_was_lost_is_settled() {
 }
 
 #[tokio::test]
-async fn leases_whose_answer_was_lost_are_handed_out_anew() {
+async fn leases_with_lost_reply_are_leased_anew() {
     let bed = RedisBed::fresh().await;
     let (proxy, url) = Proxy::in_front_of(&bed.url()).await;
     let queue = connect_with(&url, IMPATIENT);
-    bed.queue().enqueue(NOW, &[refresh_request("clan:2PP"), refresh_request("clan:2QQ")]).await.unwrap();
+    bed.queue().enqueue(NOW, &[request("clan:2PP"), request("clan:2QQ")]).await.unwrap();
     queue.time().await.unwrap();
     proxy.set(Mode::LoseAnswerTo("EVALSHA"));
-    let call = |nonce: &str, lost: Vec<String>| LeaseRequest { nonce: nonce.to_owned(), lost, ..request(10) };
+    let call = |nonce: &str, lost: Vec<String>| LeaseRequest { nonce: nonce.to_owned(), lost, ..lease_request(10) };
     let error = queue.lease(NOW, &call("a", Vec::new())).await.unwrap_err();
     assert!(error.is_transient(), "{error}");
     assert_eq!(bed.queue().stats(NOW).await.unwrap().leased, 2, "though it was carried out");
@@ -704,13 +704,13 @@ async fn leases_whose_answer_was_lost_are_handed_out_anew() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_too_slow_is_an_error_in_time_and_loses_nothing() {
+async fn slow_reply_times_out_and_loses_nothing() {
     every_one_meets(Mode::Slow(Duration::from_millis(900)), &["read_mail", "enqueue", "lease", "settle", "reconcile"])
         .await;
 }
 
 #[tokio::test]
-async fn a_replica_refuses_work_and_says_so() {
+async fn replica_refuses_work_with_reason() {
     let server = PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
     let full = fill(&bed).await;
@@ -727,7 +727,7 @@ async fn a_replica_refuses_work_and_says_so() {
 }
 
 #[tokio::test]
-async fn a_server_that_loads_its_data_refuses_work_and_says_so() {
+async fn loading_server_refuses_work_with_reason() {
     let server = PrivateRedis::durable().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
     let full = fill(&bed).await;
@@ -746,7 +746,7 @@ async fn a_server_that_loads_its_data_refuses_work_and_says_so() {
     };
     let refused = async {
         loop {
-            match queue.lease(NOW, &request(10)).await {
+            match queue.lease(NOW, &lease_request(10)).await {
                 Err(error) if error.to_string().contains("LOADING") => return error,
                 Err(error) => panic!("{error}"),
                 Ok(_) => tokio::task::yield_now().await,
@@ -761,7 +761,7 @@ async fn a_server_that_loads_its_data_refuses_work_and_says_so() {
 
 /// Nothing was carried out, so the same call is sent again.
 #[tokio::test]
-async fn a_server_without_enough_replicas_is_asked_again() {
+async fn server_without_replicas_is_retried() {
     let server = PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
     let full = fill(&bed).await;
@@ -780,10 +780,10 @@ async fn a_server_without_enough_replicas_is_asked_again() {
 }
 
 #[tokio::test]
-async fn a_server_busy_with_a_script_is_asked_again() {
+async fn busy_server_is_retried() {
     let server = PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
-    bed.queue().enqueue(NOW, &[refresh_request("clan:2PP")]).await.unwrap();
+    bed.queue().enqueue(NOW, &[request("clan:2PP")]).await.unwrap();
     bed.command::<()>(&["CONFIG", "SET", "busy-reply-threshold", "10"]).await;
     let mut by_hand = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
     by_hand.write_all(b"EVAL \"while true do end\" 0\r\n").await.unwrap();
@@ -798,7 +798,7 @@ async fn a_server_busy_with_a_script_is_asked_again() {
         tokio::time::sleep(Duration::from_millis(200)).await;
         bed.command::<()>(&["SCRIPT", "KILL"]).await;
     };
-    let one = request(1);
+    let one = lease_request(1);
     let (leased, ()) = tokio::join!(bed.queue().lease(NOW, &one), over);
     assert_eq!(names(&leased.unwrap()), ["clan:2PP"]);
 }

@@ -142,14 +142,11 @@ async fn missing_rights_error_prints_working_grants() {
     let url = support::postgres::fresh().await;
     let (modest, role) = modest_role(&url).await;
     let error = store(&modest).migrate().await.unwrap_err();
-    let StoreError::NotAllowed { remedy, .. } = &error else { panic!("{error}") };
-    assert!(
-        remedy.contains("GRANT CREATE ON DATABASE") && remedy.contains("GRANT USAGE, CREATE ON SCHEMA public"),
-        "{remedy}"
-    );
+    let StoreError::NotAllowed { fix, .. } = &error else { panic!("{error}") };
+    assert!(fix.contains("GRANT CREATE ON DATABASE") && fix.contains("GRANT USAGE, CREATE ON SCHEMA public"), "{fix}");
     assert!(error.to_string().contains(&role), "{error}");
     let pool = PgPool::connect(&url).await.unwrap();
-    sqlx::raw_sql(sqlx::AssertSqlSafe(remedy.clone())).execute(&pool).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(fix.clone())).execute(&pool).await.unwrap();
     assert_eq!(store(&modest).migrate().await.unwrap().len(), 5);
     drop_role(&url, &role).await;
 }
@@ -241,7 +238,7 @@ async fn missing_tables_created_in_first_schema() {
     assert_eq!(shape(&url).await, shape(&whole).await);
 }
 
-const JOBS_TABLE: &str = include_str!("../../../src/derive/sql/jobs/table.sql");
+const JOBS_TABLE: &str = include_str!("../../../src/maintenance/sql/jobs/table.sql");
 
 #[tokio::test]
 async fn table_of_jobs_elsewhere_not_duplicated() {

@@ -1,13 +1,13 @@
--- Says which data is still as it was read, and deletes that when asked to. KEYS: data.
--- ARGV: delete (0 or 1), where the scan began, largest mail, then of each entry: id, id digest, content, size, value.
--- Answers 1 or 0 for each.
+-- Compares data with what was read, and deletes the unchanged data when asked to. KEYS: data.
+-- ARGV: delete (0 or 1), cursor at which the scan began, largest mail; then for each entry id, id digest, content, size, value.
+-- Returns 1 for each unchanged entry, else 0.
 local data, delete, from, largest = KEYS[1], ARGV[1] == '1', ARGV[2], tonumber(ARGV[3])
 local wrong = misused(data, 'hash')
 if wrong then
   return wrong
 end
 
-local answers = {}
+local results = {}
 for at = 4, #ARGV, 5 do
   local id, digest, content, size, value = ARGV[at], ARGV[at + 1], ARGV[at + 2], tonumber(ARGV[at + 3]), ARGV[at + 4]
   if digest ~= '' then
@@ -17,6 +17,6 @@ for at = 4, #ARGV, 5 do
   if same and id and delete then
     redis.call('HDEL', data, id)
   end
-  answers[#answers + 1] = same and 1 or 0
+  results[#results + 1] = same and 1 or 0
 end
-return answers
+return results

@@ -1,12 +1,12 @@
--- Says which index entries are still as they were read, and deletes those when asked to. KEYS: index.
--- ARGV: delete (0 or 1), longest id, then of each entry: id, id digest, score. Answers 1 or 0 for each.
+-- Compares index entries with what was read, and deletes the unchanged ones when asked to. KEYS: index.
+-- ARGV: delete (0 or 1), longest id; then for each entry id, id digest, score. Returns 1 for each unchanged entry, else 0.
 local index, delete, largest = KEYS[1], ARGV[1] == '1', tonumber(ARGV[2])
 local wrong = misused(index, 'zset')
 if wrong then
   return wrong
 end
 
-local answers = {}
+local results = {}
 for at = 3, #ARGV, 3 do
   local id, digest, score = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   if digest ~= '' then
@@ -16,6 +16,6 @@ for at = 3, #ARGV, 3 do
   if same and id and delete then
     redis.call('ZREM', index, id)
   end
-  answers[#answers + 1] = same and 1 or 0
+  results[#results + 1] = same and 1 or 0
 end
-return answers
+return results

@@ -1,18 +1,18 @@
--- Puts values under ids; where one is taken, under the second id. KEYS: data.
--- ARGV: of each: taken (0 or 1), id, value, second id, second value. Answers 1 for the first id, 2 for the second.
+-- Puts values under ids, or under the second id where the first is taken. KEYS: data.
+-- ARGV: for each taken (0 or 1), id, value, second id, second value. Returns for each 1 (first id) or 2 (second id).
 local data = KEYS[1]
 local wrong = misused(data, 'hash')
 if wrong then
   return wrong
 end
 
-local answers = {}
+local results = {}
 for at = 1, #ARGV, 5 do
   if ARGV[at] == '0' and redis.call('HSETNX', data, ARGV[at + 1], ARGV[at + 2]) == 1 then
-    answers[#answers + 1] = 1
+    results[#results + 1] = 1
   else
     redis.call('HSET', data, ARGV[at + 3], ARGV[at + 4])
-    answers[#answers + 1] = 2
+    results[#results + 1] = 2
   end
 end
-return answers
+return results

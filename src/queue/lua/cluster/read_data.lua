@@ -1,13 +1,13 @@
--- Reads the data of ids, each group of them up to its share of bytes; of a class the oldest. KEYS: data.
--- ARGV: entries per class, bytes per group, bytes looked at of a class, largest value, bytes shown of larger ones, then of each
--- id: group (0 to 3 are the classes), id.
--- Answers {content, size, value} for each; the content `cut` is that its group was full.
+-- Reads the data of ids, each group of them up to its share of bytes; of a priority the oldest. KEYS: data.
+-- ARGV: entries per priority, bytes per group, bytes sampled of a priority, largest value, bytes shown of larger ones; then for
+-- each id group (0 to 3 are the priorities), id.
+-- Returns {content, size, value} for each; the content `cut` says that its group was full.
 local data = KEYS[1]
 local wrong = misused(data, 'hash')
 if wrong then
   return wrong
 end
-local per_class, part, look = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local per_class, part, sample_bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local largest, shown = tonumber(ARGV[4]), tonumber(ARGV[5])
 
 local rows, groups = {}, {}
@@ -20,7 +20,7 @@ end
 for group, entries in pairs(groups) do
   local most, used = #entries, 0
   if group <= 3 then
-    entries, most = oldest_first(data, entries, look, largest), per_class
+    entries, most = oldest_first(data, entries, sample_bytes, largest), per_class
   end
   for i = 1, math.min(#entries, most) do
     local entry = entries[i]
@@ -29,7 +29,7 @@ for group, entries in pairs(groups) do
       break
     end
     used = used + cost
-    rows[entry.row] = { told_data(data, entry.id, largest, shown) }
+    rows[entry.row] = { data_row(data, entry.id, largest, shown) }
   end
 end
 return rows

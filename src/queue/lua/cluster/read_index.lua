@@ -1,6 +1,6 @@
--- Reads the entries of each class of the mailbox's index, by turns from either end. KEYS: index.
--- ARGV: looked at from each end, bytes of ids per class, longest id, bytes shown of longer ids.
--- Answers {more, rows}; a row is {class, id, id size, id digest, score}.
+-- Reads the entries of each priority of the mailbox's index, by turns from either end. KEYS: index.
+-- ARGV: entries from each end, bytes of ids per priority, longest id, bytes shown of longer ids.
+-- Returns {more, rows}; a row is {priority, id, id size, id digest, score}.
 local index = KEYS[1]
 local wrong = misused(index, 'zset')
 if wrong then
@@ -18,7 +18,7 @@ for class, range in ipairs(CLASS_RANGES) do
       break
     end
     used = used + cost
-    local id, size, digest = told_id(entry.id, largest, shown)
+    local id, size, digest = id_row(entry.id, largest, shown)
     rows[#rows + 1] = { class - 1, id, size, digest, entry.score }
   end
 end

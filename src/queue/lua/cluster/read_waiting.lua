@@ -1,5 +1,5 @@
 -- Reads index entries that wait for their data, the longest waiting and the newest, and the cursor of the data scan.
--- ARGV: how many of each, bytes of ids. Answers {more, cursor, ids and scores in turn}.
+-- ARGV: the most of each, bytes of ids. Returns {more, cursor, rows}; a row is {id, score}.
 local orphans, part = whole(1), whole(2)
 local wrong = problem()
 if wrong then

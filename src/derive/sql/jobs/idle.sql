@@ -1,4 +1,0 @@
--- Whether no job waits and none is worked at.
-SELECT NOT EXISTS (
-    SELECT FROM background_job_status WHERE job_type = 'stats_update' AND status IN ('queued', 'processing')
-)

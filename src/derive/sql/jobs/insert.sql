@@ -1,3 +1,0 @@
-INSERT INTO background_job_status (job_type, job_payload, status, priority, max_retries)
-VALUES ('stats_update', $1::jsonb, 'queued', $2, $3)
-RETURNING id::text

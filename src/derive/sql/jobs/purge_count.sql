@@ -1,4 +1,0 @@
--- How many jobs ended so ($1) and longer ago than $2 seconds.
-SELECT count(*) FROM background_job_status
-WHERE job_type = 'stats_update' AND status = ANY ($1)
-  AND coalesce(completed_at, updated_at, created_at) < clock_timestamp() - $2 * interval '1 second'

@@ -1,5 +1,0 @@
--- How long ago the views $1 were refreshed, by the database's clock: other programs write these times by it, too.
--- A time that cannot be is none: the view is due.
-SELECT view_name, extract(epoch FROM clock_timestamp() - last_refreshed_at)::float8
-FROM materialized_view_refresh_log
-WHERE view_name = ANY ($1) AND last_refreshed_at BETWEEN '0001-01-01' AND '9999-12-31'
