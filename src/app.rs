@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use crate::{
-    api::{ApiError, client::ApiClient, wallet::Wallet},
+    api::{ApiError, client::ApiClient, keys::KeyStore},
     clock::{Clock, SystemClock},
     config::{ApiConfig, Config, DatabaseConfig, Role, WorkerConfig},
     derive::{AfterRun, Database, events},
@@ -71,11 +71,11 @@ pub fn after(config: &Config, store: &PostgresStore) -> anyhow::Result<Option<Ar
 ///
 /// # Errors
 /// When the portal's address cannot be used.
-pub fn wallet(api: &ApiConfig) -> Result<Wallet, ApiError> {
-    let wallet = Wallet::from_tokens(api.tokens.clone());
+pub fn key_store(api: &ApiConfig) -> Result<KeyStore, ApiError> {
+    let key_store = KeyStore::from_tokens(api.tokens.clone());
     match &api.portal {
-        Some(portal) => wallet.with_portal(portal),
-        None => Ok(wallet),
+        Some(portal) => key_store.with_portal(portal),
+        None => Ok(key_store),
     }
 }
 
@@ -94,7 +94,7 @@ pub fn worker<Q, S>(
         queue,
         store,
         api: ApiClient::new(&api.base_url)?.with_max_body(api.max_body),
-        wallet: wallet(api)?,
+        key_store: key_store(api)?,
         clock,
         config: config.clone(),
         reqs_per_sec: api.reqs_per_sec,

@@ -118,8 +118,8 @@ const fn status(stopped_because: StopReason) -> u16 {
         StopReason::QueueEmpty | StopReason::Deadline | StopReason::MaxRequests | StopReason::Shutdown => 200,
         StopReason::RefreshPaused
         | StopReason::AlreadyRunning
-        | StopReason::KeysPaused
-        | StopReason::DayUsedUp
+        | StopReason::KeysCoolingDown
+        | StopReason::DailyQuotaExhausted
         | StopReason::Maintenance
         | StopReason::CircuitOpen => 202,
         StopReason::TimeoutTooShort => 500,
@@ -136,7 +136,7 @@ fn message(report: &RunReport) -> String {
     let RunReport { processed_requests: processed, failed_requests: failed, .. } = report;
     let counts = format!("{processed} processed, {failed} failed");
     let reason = report.stopped_because.sentence();
-    let until = report.day.filter(|_| report.stopped_because == StopReason::DayUsedUp);
+    let until = report.day.filter(|_| report.stopped_because == StopReason::DailyQuotaExhausted);
     let until = until.map(|day| format!(" until {}", day.resets_at)).unwrap_or_default();
     let failure = report.failure.as_ref().map(|failure| format!(": {failure}")).unwrap_or_default();
     let mut not_queued = String::new();
@@ -162,13 +162,13 @@ fn log(report: &RunReport) {
                 failed_requests = report.failed_requests,
                 outcome.stored = report.outcomes.get("stored"),
                 outcome.unchanged = report.outcomes.get("unchanged"),
-                outcome.satisfied = report.outcomes.get("satisfied"),
+                outcome.fresh = report.outcomes.get("fresh"),
                 outcome.gone = report.outcomes.get("gone"),
                 outcome.private_war_log = report.outcomes.get("private_war_log"),
                 outcome.delayed = report.outcomes.get("delayed"),
                 outcome.released = report.outcomes.get("released"),
                 outcome.dead_letter = report.outcomes.get("dead_letter"),
-                outcome.stale = report.outcomes.get("stale"),
+                outcome.lease_lost = report.outcomes.get("lease_lost"),
                 errors = (!report.errors.is_empty()).then(|| report.errors.join(" | ")),
                 errors_omitted = report.errors_omitted,
                 queue_size = report.queue.as_ref().map(|queue| queue.queue_size),

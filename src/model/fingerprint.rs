@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fingerprint_is_twelve_digits_of_the_sha_256() {
+    fn fingerprint_is_twelve_digits_of_sha_256() {
         assert_eq!(Fingerprint::of("abc").to_string(), "ba7816bf8f01");
     }
 }

@@ -6,7 +6,7 @@ use std::{fmt, future::Future, time::Duration};
 use super::{Fingerprint, QueueError, record::clip};
 use crate::{
     clock::Timestamp,
-    model::{EndpointKind, Kind, LearnedRate},
+    model::{AimdState, EndpointKind, Kind},
 };
 
 /// How long a learned rate is kept.
@@ -22,7 +22,7 @@ pub const CALLS_LIFETIME: Duration = Duration::from_secs(48 * 60 * 60);
 #[derive(Clone, Debug, PartialEq)]
 pub enum Slot {
     /// Ours. With the rate that earlier runs learned, if they did.
-    Taken { learned_rate: Option<LearnedRate> },
+    Taken { aimd_state: Option<AimdState> },
     /// Another run uses the key, or only just stopped.
     Held { for_another: Duration },
     /// The key rests.
@@ -35,7 +35,7 @@ pub struct SlotView {
     pub holder: Holder,
     /// How long this stays so unless somebody does something; zero for a free slot.
     pub for_another: Duration,
-    pub learned_rate: Option<LearnedRate>,
+    pub aimd_state: Option<AimdState>,
 }
 
 /// Who has a slot.
@@ -198,7 +198,7 @@ pub trait Slots: Send + Sync + 'static {
     fn remember_rate(
         &self,
         key: &Fingerprint,
-        learned: LearnedRate,
+        learned: AimdState,
     ) -> impl Future<Output = Result<(), QueueError>> + Send;
 
     /// Looks at a slot and changes nothing.

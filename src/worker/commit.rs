@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    model::{Fetched, FollowUp, Note, Outcome, Reason},
+    model::{Fetched, FollowUp, OutboxEntry, Outcome, Reason},
     queue::{Following, Lease, Queue, Settled, Settlement, Slots},
     store::{ANY_RECORD, Commit, Committed, Store, StoreError},
 };
@@ -66,7 +66,7 @@ pub struct Ended {
 #[derive(Debug)]
 pub enum How {
     /// With the next look at a war.
-    Satisfied(Option<FollowUp>),
+    Fresh(Option<FollowUp>),
     /// With the next look at a war.
     Later(Timestamp, Option<FollowUp>),
     Answered(Box<Fetched>),
@@ -82,8 +82,8 @@ pub enum How {
 }
 
 impl Ended {
-    pub const fn satisfied(lease: Lease, next_look: Option<FollowUp>) -> Self {
-        Self { lease, how: How::Satisfied(next_look) }
+    pub const fn fresh(lease: Lease, next_look: Option<FollowUp>) -> Self {
+        Self { lease, how: How::Fresh(next_look) }
     }
 
     pub const fn later(lease: Lease, until: Timestamp, next_look: Option<FollowUp>) -> Self {
@@ -105,7 +105,7 @@ pub struct Group {
     outcomes: Vec<Outcome>,
     follow_ups: Vec<FollowUp>,
     /// What is to be told to others.
-    pub notes: Vec<Note>,
+    pub outbox: Vec<OutboxEntry>,
 }
 
 impl Group {
@@ -160,13 +160,13 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     fn sort_in(&self, ended: Ended, group: &mut Group) {
         let Ended { lease, how } = ended;
         match how {
-            How::Satisfied(next_look) => {
+            How::Fresh(next_look) => {
                 group.follow_ups.extend(next_look);
-                group.settle(lease, Settlement::Done, Outcome::Satisfied);
+                group.settle(lease, Settlement::Done, Outcome::Fresh);
             }
             How::Later(until, next_look) => {
                 group.follow_ups.extend(next_look);
-                group.settle(lease, Settlement::Later { until }, Outcome::Satisfied);
+                group.settle(lease, Settlement::Later { until }, Outcome::Fresh);
             }
             How::Answered(fetched) => {
                 group.bytes += fetched.bytes();
@@ -201,7 +201,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         let attempts = lease.attempts + 1;
         if attempts >= self.worker.config.max_attempts {
             if let Some(next_look) = next_look {
-                return (Settlement::Later { until: next_look.wish.due }, Outcome::Delayed, Some(next_look));
+                return (Settlement::Later { until: next_look.request.due }, Outcome::Delayed, Some(next_look));
             }
             let detail = format!("{attempts} attempts failed, the last with {reason}");
             let reason = Reason::new("attempts_used_up", detail);
@@ -229,7 +229,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             let is_down = matches!(self.halt.reason(), Some((StopReason::DatabaseDown, _)));
             let committed = if is_down { None } else { Some(self.commit(&fetched).await) };
             match committed {
-                Some(Ok(Commit { committed, learned, notes, trouble, .. })) => {
+                Some(Ok(Commit { committed, learned, outbox, trouble, .. })) => {
                     if let Some(trouble) = trouble {
                         self.halt.end(
                             Force::StartNothing,
@@ -240,7 +240,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                     if committed.contains(&Committed::Stored) {
                         self.refused_alone.store(0, Ordering::Relaxed);
                     }
-                    group.notes = notes;
+                    group.outbox = outbox;
                     for (((lease, fetched), committed), learned) in
                         leases.into_iter().zip(&fetched).zip(committed).zip(&learned)
                     {
@@ -324,7 +324,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     async fn commit_once(&self, fetched: &[Fetched], told: &[i64]) -> Result<Commit, StoreError> {
         let limit = self.deadline.left_for_the_database(Instant::now());
         // What is wrong with one answer must not end the process, and with it the leases of all.
-        let commit = AssertUnwindSafe(self.worker.store.commit_and_forget(self.time.now(), fetched, told, limit));
+        let commit = AssertUnwindSafe(self.worker.store.commit_and_delete(self.time.now(), fetched, told, limit));
         let commit = commit.catch_unwind().map(|committed| {
             committed.unwrap_or_else(|_| {
                 error!(answers = fetched.len(), "a commit panicked; this is a defect of the worker");
@@ -361,7 +361,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 (done, Outcome::Stored)
             }
             Committed::Unchanged => (done, Outcome::Unchanged),
-            Committed::Superseded => (done, Outcome::Satisfied),
+            Committed::Superseded => (done, Outcome::Fresh),
             Committed::Noted => match fetched.answered {
                 crate::model::Answered::PrivateWarLog => (done, Outcome::PrivateWarLog),
                 crate::model::Answered::UnknownState(_) => (done, Outcome::Unchanged),
@@ -383,7 +383,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     async fn settle(&self, group: &Group) {
         let (follow_ups, most_ready) = self.follow_ups_that_fit(&group.follow_ups);
         let following = Following { follow_ups: &follow_ups, most_ready };
-        let mut telling = Telling::of(&group.notes, &self.worker.config.cache_key_templates);
+        let mut telling = Telling::of(&group.outbox, &self.worker.config.cache_key_templates);
         failpoint!("settle.before");
         let mut patience = PATIENCE.iter();
         let mut settled = loop {
@@ -402,17 +402,17 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 Some(wait) if Instant::now() + *wait < self.deadline.end() => tokio::time::sleep(*wait).await,
                 _ => {
                     self.queue_down(&error);
-                    break vec![Settled::Stale; group.settlements.len()];
+                    break vec![Settled::LeaseLost; group.settlements.len()];
                 }
             }
         };
         failpoint!("settle.after");
         self.settle_anew(&group.settlements, &mut settled).await;
-        self.close_notes(&group.notes, &telling);
+        self.close_notes(&group.outbox, &telling);
         for (((lease, _), outcome), settled) in group.settlements.iter().zip(&group.outcomes).zip(settled) {
             let outcome = match settled {
                 Settled::Settled => *outcome,
-                Settled::Stale => Outcome::Stale,
+                Settled::LeaseLost => Outcome::LeaseLost,
                 Settled::NoRoom => {
                     self.no_room_for_dead_letters();
                     Outcome::Released
@@ -432,7 +432,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         match self.worker.queue.settle(self.time.now(), &batch).await {
             Ok(answers) => {
                 for (place, answer) in places.into_iter().zip(answers) {
-                    if settled[place] == Settled::Stale {
+                    if settled[place] == Settled::LeaseLost {
                         settled[place] = answer;
                     }
                 }

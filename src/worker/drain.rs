@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lease ──work──> fetch ──ended──> commit and settle
-//!    └────────────satisfied───────────────┘
+//!    └────────────fresh───────────────┘
 //! ```
 //!
 //! The lease stage keeps at most two seconds' worth of requests ahead of the limiter, the fetch stage calls concurrently,
@@ -37,9 +37,9 @@ use super::{
 };
 use crate::{
     api::{
-        allowance::Allowance,
-        judge::{Bench, Judge, Scope},
-        run_keys::RunKeys,
+        budget::DailyQuota,
+        budget::KeyPool,
+        judge::{Judge, Scope, SharedJudge},
     },
     clock::{ServerTime, Timestamp},
     derive::followup,
@@ -75,7 +75,7 @@ pub struct Drain<'a, Q, S> {
     pub deadline: &'a Deadline,
     /// Whoever caches what changes is told.
     pub caches: &'a Caches<'a>,
-    pub keys: &'a RunKeys,
+    pub keys: &'a KeyPool,
     pub ring: &'a KeyRing<'a, Q>,
     pub halt: &'a Halt,
     pub flow: Flow,
@@ -86,7 +86,7 @@ pub struct Drain<'a, Q, S> {
     /// The objects that this run was asked for by name and has not leased yet.
     pub named: Mutex<Vec<ObjectId>>,
     /// Whose fault bad answers are.
-    pub bench: Bench,
+    pub bench: SharedJudge,
     pub circuits: Mutex<Circuits>,
     /// The API failed and this run may probe it: nothing else is leased until the probe was answered.
     pub probing: Option<Circuit>,
@@ -147,14 +147,14 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             if self.flow.counts().behind > 0 && !self.halt.is_forced() {
                 self.flow.now_those_behind();
                 self.flow.until(|counts| counts.behind == 0).await;
-            } else if !self.halt.is_forced() && self.keys.usable() > 0 && self.bench.look(Judge::has_doubts) {
+            } else if !self.halt.is_forced() && self.keys.usable() > 0 && self.bench.read(Judge::has_doubts) {
                 self.ask_the_judge().await;
             } else {
                 break;
             }
         }
         // What still waits for a ruling gets none any more. Where calls could not go on, nothing follows from that.
-        self.bench.tell(if self.halt.is_forced() { Judge::leave_undecided } else { Judge::finish });
+        self.bench.update(if self.halt.is_forced() { Judge::leave_undecided } else { Judge::finish });
         self.return_unused_probes().await;
     }
 
@@ -202,7 +202,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 if counts.open == counts.waiting && counts.behind > 0 {
                     self.flow.now_those_behind();
                     self.wait(|counts| counts.behind == 0, None).await;
-                } else if counts.open == counts.waiting && self.bench.look(Judge::has_doubts) {
+                } else if counts.open == counts.waiting && self.bench.read(Judge::has_doubts) {
                     self.ask_the_judge().await;
                 } else if counts.open == 0 {
                     return match batch.not_admitted {
@@ -228,7 +228,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
 
     /// Nothing else is at hand, and something is in doubt: a control call decides, or nothing does.
     async fn ask_the_judge(&self) {
-        if self.bench.tell(Judge::nothing_else) {
+        if self.bench.update(Judge::nothing_else_to_call) {
             let answered = self.bench.until(|judge| judge.control().is_none().then_some(()));
             tokio::select! {
                 () = answered => {}
@@ -242,8 +242,8 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
 
     /// A probe that this run claimed and had nothing for is another run's.
     async fn return_unused_probes(&self) {
-        let (mut unused, api_is_unused) = self.bench.look(|judge| {
-            let nothing_heard = judge.bads() + judge.goods() == 0;
+        let (mut unused, api_is_unused) = self.bench.read(|judge| {
+            let nothing_heard = judge.bad_count() + judge.good_count() == 0;
             (judge.unused_probes(), nothing_heard && judge.is_convicted(&Scope::Api))
         });
         unused.extend(self.probing.as_ref().filter(|_| api_is_unused).map(|_| Scope::Api));
@@ -271,7 +271,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             self.flow.now_those_behind();
             self.flow.until(|counts| counts.behind == 0).await;
         }
-        let (fails, bads) = self.bench.look(|judge| (judge.is_convicted(&Scope::Api), judge.bads()));
+        let (fails, bads) = self.bench.read(|judge| (judge.is_convicted(&Scope::Api), judge.bad_count()));
         if fails && bads > 0 {
             self.probe_failed();
         }
@@ -312,7 +312,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 self.wait(|counts| counts.unstarted == 0, None).await;
                 continue;
             }
-            if self.keys.allowance().is_some_and(Allowance::is_used_up) {
+            if self.keys.daily_quota().is_some_and(DailyQuota::is_exhausted) {
                 self.day_used_up();
                 return None;
             }
@@ -393,7 +393,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     /// No key is usable, and none will be in time.
     pub fn end_without_a_key(&self) {
         if self.ring.next_back().is_some() {
-            return self.halt.end(Force::StartNothing, StopReason::KeysPaused, None);
+            return self.halt.end(Force::StartNothing, StopReason::KeysCoolingDown, None);
         }
         let failure =
             "no API key is usable any more: each was refused (`errors` says why) or its slot ran out unrenewed";
@@ -405,7 +405,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
 
     /// Whether one of our keys is neither lost nor benched for the rest of the run, or is about to be replaced.
     fn some_key_may_come_back(&self) -> bool {
-        let benched = self.keys.resting().iter().filter(|rest| rest.remaining.is_none()).count();
+        let benched = self.keys.cooldowns().iter().filter(|rest| rest.remaining.is_none()).count();
         self.keys.fingerprints().len() > benched || self.ring.is_about_to_log_in()
     }
 
@@ -588,8 +588,8 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 // The stages end together; a closed channel means that the run is being dropped.
                 let _ = work.send(Work { lease, league: known.and_then(|known| known.league) }).await;
             }
-            Standing::Satisfied => {
-                let _ = ended.send(Ended::satisfied(lease, next_look)).await;
+            Standing::Fresh => {
+                let _ = ended.send(Ended::fresh(lease, next_look)).await;
             }
             Standing::Later(until) => {
                 let _ = ended.send(Ended::later(lease, until, next_look)).await;
@@ -653,7 +653,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
 
     /// All calls of this day are made: what was not started is given back.
     pub fn day_used_up(&self) {
-        self.halt.end(Force::StartNothing, StopReason::DayUsedUp, None);
+        self.halt.end(Force::StartNothing, StopReason::DailyQuotaExhausted, None);
     }
 
     /// What would have become a dead letter waits: none of those that are there may be lost for it.

@@ -16,9 +16,9 @@ use super::{
 };
 use crate::{
     api::{
-        client::Ask,
-        judge::{Accusation, Ruling, Scope},
-        run_keys::{NoPermit, Permit},
+        FetchTask,
+        budget::{NoPermit, Permit},
+        judge::{Accusation, FailureClass, Scope},
         verdict::{Ending, Obstacle, Verdict},
     },
     model::{EndpointKind, Fingerprint, Kind, Reason, WarMemory},
@@ -109,7 +109,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             self.flow.waits();
             self.flow.answered();
             let ruling = self.ruling(&accusation).await;
-            if ruling == Ruling::CallAgain {
+            if ruling == FailureClass::CallAgain {
                 self.flow.queued();
                 self.flow.is_ruled();
                 else_held = Some(Reason::new("undecided", accusation.reason.detail.clone()));
@@ -128,7 +128,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         let permit = async {
             // A control call is to show whether this one would be in vain.
             self.bench.until(|judge| (!judge.is_in_question(endpoint)).then_some(())).await;
-            if self.bench.look(|judge| judge.is_open(endpoint)) {
+            if self.bench.read(|judge| judge.is_open(endpoint)) {
                 return Err(());
             }
             self.permission(gate, kind, again).await
@@ -150,16 +150,16 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         &self,
         lease: &Lease,
         league: Option<&WarMemory>,
-        ruling: &Ruling,
+        ruling: &FailureClass,
         accusation: Accusation,
         ending: Ending,
     ) -> How {
         match (ruling, ending) {
-            (Ruling::Object, Ending::Attempt) => {
+            (FailureClass::Object, Ending::Attempt) => {
                 How::Failed(accusation.reason, self.next_look_after_failures(&lease.object, league))
             }
-            (Ruling::Object, Ending::DeadLetter { body }) => How::Dead { reason: accusation.reason, body },
-            (Ruling::Wider(Scope::Key(_)), _) => {
+            (FailureClass::Object, Ending::DeadLetter { body }) => How::Dead { reason: accusation.reason, body },
+            (FailureClass::Wider(Scope::Key(_)), _) => {
                 self.carry_out().await;
                 // Another key, or the one that a login gives, can serve it at once.
                 if self.keys.usable() > 0 || self.ring.is_about_to_log_in() {
@@ -195,7 +195,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             .map_err(|_| ())?;
         failpoint!("permit.before");
         let permit = self.keys.permit(self.deadline.fetches_end(kind)).await.map_err(|none| {
-            if none == NoPermit::DayUsedUp {
+            if none == NoPermit::DailyQuotaExhausted {
                 self.day_used_up();
             }
         })?;
@@ -212,12 +212,12 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     ) -> Called {
         // What was called again because of a ruling shows at once what it is.
         let quick_tries = if earlier.is_some() { 0 } else { QUICK_TRIES };
-        let ask = Ask {
+        let ask = FetchTask {
             object: &lease.object,
             league,
             first_permit: Some(permit),
             keys: self.keys,
-            bench: &self.bench,
+            judge: &self.bench,
             time: self.time,
             until: self.deadline.calls_end(),
             quick_tries,
@@ -247,9 +247,9 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             }
             Verdict::DeadLetter { reason, body } => Called::Ended(How::Dead { reason, body }),
             Verdict::Bad { accusation, ending } => Called::Badly(accusation, ending),
-            Verdict::Throttled { key, rest } => Called::Throttled(key, rest),
+            Verdict::Throttled { key, cooldown: rest } => Called::Throttled(key, rest),
             Verdict::Prevented(Obstacle::CircuitOpen(endpoint)) => Called::Ended(Self::set_aside(endpoint)),
-            Verdict::Prevented(Obstacle::DayUsedUp) => {
+            Verdict::Prevented(Obstacle::DailyQuotaExhausted) => {
                 self.day_used_up();
                 Called::Ended(How::GivenBack)
             }

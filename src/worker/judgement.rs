@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     api::{
-        client::Ask,
-        judge::{Accusation, Judge, News, Ruling, Scope, Sign},
+        FetchTask,
+        judge::{Accusation, Decision, FailureClass, Judge, Scope, Sign},
     },
     clock::Timestamp,
     model::{EndpointKind, Fingerprint, FollowUp, Reason},
@@ -72,29 +72,29 @@ pub const fn judged(scope: CircuitScope) -> Scope {
 
 impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     /// Waits until it is known whose fault an answer is, within limits.
-    pub async fn ruling(&self, accusation: &Accusation) -> Ruling {
-        let ruling = self.bench.ruling(accusation);
+    pub async fn ruling(&self, accusation: &Accusation) -> FailureClass {
+        let ruling = self.bench.classify(accusation);
         let in_time = async {
             tokio::time::sleep(RULING_TIMEOUT).await;
-            self.bench.tell(|judge| judge.is_overdue(accusation));
+            self.bench.update(|judge| judge.mark_overdue(accusation));
             tokio::time::sleep(2 * RULING_TIMEOUT).await;
         };
         tokio::select! {
             biased;
             ruling = ruling => ruling,
-            () = self.halt.forced(Force::StartNothing) => self.bench.look(|judge| judge.ruling(accusation)).unwrap_or(Ruling::Unknown),
-            () = in_time => Ruling::Unknown,
-            () = tokio::time::sleep_until(self.deadline.calls_end()) => Ruling::Unknown,
+            () = self.halt.forced(Force::StartNothing) => self.bench.read(|judge| judge.classify(accusation)).unwrap_or(FailureClass::Unknown),
+            () = in_time => FailureClass::Unknown,
+            () = tokio::time::sleep_until(self.deadline.calls_end()) => FailureClass::Unknown,
         }
     }
 
     /// How a request ends that is not at fault itself.
-    pub fn returned(ruling: &Ruling, reason: &Reason) -> How {
+    pub fn returned(ruling: &FailureClass, reason: &Reason) -> How {
         let code = match ruling {
-            Ruling::Wider(Scope::Api) => hold_code(CircuitScope::Api),
-            Ruling::Wider(Scope::Endpoint(kind)) => hold_code(CircuitScope::Endpoint(*kind)),
-            Ruling::Wider(Scope::Key(_)) => "key_rejected",
-            Ruling::Unknown | Ruling::CallAgain | Ruling::Object => "undecided",
+            FailureClass::Wider(Scope::Api) => hold_code(CircuitScope::Api),
+            FailureClass::Wider(Scope::Endpoint(kind)) => hold_code(CircuitScope::Endpoint(*kind)),
+            FailureClass::Wider(Scope::Key(_)) => "key_rejected",
+            FailureClass::Unknown | FailureClass::CallAgain | FailureClass::Object => "undecided",
         };
         How::Held(Reason::new(code, reason.detail.clone()))
     }
@@ -107,7 +107,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
 
     /// Lets other runs know of keys that cool down, whichever call met the 429.
     pub async fn share_cooldowns(&self) {
-        if self.keys.resting().is_empty() {
+        if self.keys.cooldowns().is_empty() {
             return;
         }
         if let Err(error) = self.ring.share_rests().await {
@@ -119,7 +119,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     pub async fn throttled(&self, lease: &Lease) -> bool {
         self.share_cooldowns().await;
         let is_first = lock(&self.throttled).insert(lease.object.clone());
-        is_first && !self.bench.look(|judge| judge.is_convicted(&Scope::Api))
+        is_first && !self.bench.read(|judge| judge.is_convicted(&Scope::Api))
     }
 
     /// Waits until everything else that this run can call was called, so that an object which alone meets 429 does not keep
@@ -161,11 +161,11 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 () = self.halt.forced(Force::StartNothing) => Made::Unheard,
             };
             if made == Made::Unheard && self.keys.usable() == 0 {
-                self.bench.tell(Judge::control_is_unheard);
+                self.bench.update(Judge::control_failed);
                 // Whether a key comes back in time is seen to where requests are leased.
                 tokio::time::sleep(UNHEARD_WAIT).await;
             } else {
-                self.bench.tell(Judge::control_is_done);
+                self.bench.update(Judge::control_done);
             }
         }
     }
@@ -178,7 +178,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 continue;
             }
             let limit = self.deadline.left_for_the_database(Instant::now());
-            let but = self.bench.look(Judge::accused);
+            let but = self.bench.read(Judge::accused_tags);
             let object = match self.worker.store.answered_well(endpoint.kind(), &but, self.time.now(), limit).await {
                 Ok(Some(object)) => object,
                 Ok(None) => continue,
@@ -187,23 +187,23 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                     return Made::NoObject;
                 }
             };
-            let ask = Ask {
+            let ask = FetchTask {
                 object: &object,
                 league: None,
                 first_permit: None,
                 keys: self.keys,
-                bench: &self.bench,
+                judge: &self.bench,
                 time: self.time,
                 until: self.deadline.calls_end(),
                 quick_tries: 0,
                 earlier: None,
             };
-            let heard = |judge: &Judge| judge.goods() + judge.bads();
-            let before = self.bench.look(heard);
+            let heard = |judge: &Judge| judge.good_count() + judge.bad_count();
+            let before = self.bench.read(heard);
             let calls = self.worker.api.control(ask, *endpoint).await;
             lock(self.tally).control_calls += u64::from(calls);
             self.share_cooldowns().await;
-            return if self.bench.look(heard) > before { Made::Heard } else { Made::Unheard };
+            return if self.bench.read(heard) > before { Made::Heard } else { Made::Unheard };
         }
         Made::NoObject
     }
@@ -212,13 +212,13 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     /// object for one, or nothing was heard.
     pub async fn probe_by_control(&self) -> Option<bool> {
         let made = self.control(&[EndpointKind::Player, EndpointKind::Clan, EndpointKind::CurrentWar]).await;
-        (made == Made::Heard).then(|| !self.bench.look(|judge| judge.is_convicted(&Scope::Api)))
+        (made == Made::Heard).then(|| !self.bench.read(|judge| judge.is_convicted(&Scope::Api)))
     }
 
     /// Carries out what the judge has found, until the run ends.
     pub async fn keep_carrying_out(&self) {
         loop {
-            self.bench.until(|judge| judge.has_news().then_some(())).await;
+            self.bench.until(|judge| judge.has_decisions().then_some(())).await;
             self.carry_out().await;
         }
     }
@@ -228,19 +228,19 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         // Whoever comes second waits for the first to be through.
         let _turn = self.carrying_out.lock().await;
         let mut freed = false;
-        for news in self.bench.note(Judge::take_news) {
+        for news in self.bench.update_quietly(Judge::take_decisions) {
             let done = match news {
-                News::Convicted(Scope::Key(key), sign, reason) => self.key_is_rejected(&key, &sign, &reason).await,
-                News::Convicted(Scope::Endpoint(kind), _, reason) => {
+                Decision::Convicted(Scope::Key(key), sign, reason) => self.key_is_rejected(&key, &sign, &reason).await,
+                Decision::Convicted(Scope::Endpoint(kind), _, reason) => {
                     self.open_circuit(CircuitScope::Endpoint(kind), "failing", &reason).await
                 }
-                News::Convicted(Scope::Api, sign, reason) => self.api_fails(&sign, &reason).await,
-                News::Acquitted(Scope::Key(_)) => Ok(()),
-                News::Acquitted(Scope::Endpoint(kind)) => {
+                Decision::Convicted(Scope::Api, sign, reason) => self.api_fails(&sign, &reason).await,
+                Decision::Acquitted(Scope::Key(_)) => Ok(()),
+                Decision::Acquitted(Scope::Endpoint(kind)) => {
                     freed = true;
                     self.close_circuit(CircuitScope::Endpoint(kind)).await
                 }
-                News::Acquitted(Scope::Api) => {
+                Decision::Acquitted(Scope::Api) => {
                     freed = true;
                     self.close_circuit(CircuitScope::Api).await
                 }
@@ -257,12 +257,12 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         if *sign == Sign::Forbidden {
             self.is_forbidden.store(true, Ordering::Relaxed);
         }
-        self.keys.bench(key, &reason.detail);
+        self.keys.reject(key, &reason.detail);
         if self.keys.fingerprints().contains(key) {
             warn!(key.fingerprint = %key, detail = reason.detail, "the API does not accept this key");
             let mut tally = lock(self.tally);
             tally.error(format!("key {key}: {}", reason.detail));
-            tally.keys_refused += u64::from(!self.worker.wallet.came_from_the_portal(key));
+            tally.keys_rejected += u64::from(!self.worker.key_store.is_from_portal(key));
         }
         self.ring.share_rests().await
     }
@@ -280,7 +280,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             self.api_is_unreachable(sign, reason);
             CircuitReason::UNREACHABLE
         };
-        self.keys.maintained();
+        self.keys.enter_maintenance();
         self.open_circuit(CircuitScope::Api, code, reason).await
     }
 
@@ -339,7 +339,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         if let Some(circuit) = circuits.iter().find(|circuit| circuit.scope == scope) {
             return Ok(Some(circuit.next_probe));
         }
-        self.bench.tell(|judge| judge.pardon(&judged(scope)));
+        self.bench.update(|judge| judge.pardon(&judged(scope)));
         self.close_circuit(scope).await?;
         Ok(None)
     }
@@ -355,11 +355,11 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 let next = now + PROBE_INTERVAL;
                 if self.worker.queue.claim_probe(scope, next_probe, next).await? {
                     next_probe = next;
-                    self.bench.tell(|judge| judge.allow_probe(endpoint));
+                    self.bench.update(|judge| judge.allow_probe(endpoint));
                     // Where there is an object that was answered well, it is the probe.
                     if self.control(&[endpoint]).await == Made::NoObject {
                         probes = 1;
-                    } else if !self.bench.look(|judge| judge.is_convicted(&Scope::Endpoint(endpoint))) {
+                    } else if !self.bench.read(|judge| judge.is_convicted(&Scope::Endpoint(endpoint))) {
                         self.carry_out().await;
                         continue;
                     }

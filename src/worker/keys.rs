@@ -15,11 +15,11 @@ use super::login::{self, Told};
 
 use crate::{
     api::{
-        ApiKey, Wallet,
-        run_keys::{Rest, RunKeys, SlotStart},
+        ApiKey, KeyStore,
+        budget::{Cooldown, KeyPool, SlotStart},
     },
     clock::Clock,
-    model::{Fingerprint, LearnedRate},
+    model::{AimdState, Fingerprint},
     queue::{QueueError, Slot, Slots},
 };
 
@@ -66,7 +66,7 @@ struct Untold {
     key: Fingerprint,
     reason: String,
     until: Instant,
-    learned: Option<LearnedRate>,
+    learned: Option<AimdState>,
 }
 
 /// The key slots of one run.
@@ -74,8 +74,8 @@ struct Untold {
 pub struct KeyRing<'a, S> {
     slots: &'a S,
     clock: &'a dyn Clock,
-    wallet: &'a Wallet,
-    keys: &'a RunKeys,
+    key_store: &'a KeyStore,
+    keys: &'a KeyPool,
     /// Names this attempt of a run, and no other.
     run: &'a str,
     lifetime: Duration,
@@ -92,8 +92,8 @@ impl<'a, S: Slots> KeyRing<'a, S> {
     pub fn new(
         slots: &'a S,
         clock: &'a dyn Clock,
-        wallet: &'a Wallet,
-        keys: &'a RunKeys,
+        key_store: &'a KeyStore,
+        keys: &'a KeyPool,
         run: &'a str,
         lifetime: Duration,
         wanted: Option<usize>,
@@ -102,7 +102,7 @@ impl<'a, S: Slots> KeyRing<'a, S> {
         Self {
             slots,
             clock,
-            wallet,
+            key_store,
             keys,
             run,
             lifetime,
@@ -119,14 +119,14 @@ impl<'a, S: Slots> KeyRing<'a, S> {
     }
 
     /// The keys of this run.
-    pub const fn keys(&self) -> &'a RunKeys {
+    pub const fn keys(&self) -> &'a KeyPool {
         self.keys
     }
 
     /// Takes free slots, starting at a random key so that overlapping runs do not all ask for the same one first.
     pub async fn take(&self) -> Result<Taken, QueueError> {
         let held = self.keys.fingerprints();
-        let mut keys = self.wallet.keys();
+        let mut keys = self.key_store.keys();
         // Whose rest is not known elsewhere yet has a slot that is still ours, and would be taken again.
         let untold: Vec<Fingerprint> = self.untold().iter().map(|untold| untold.key.clone()).collect();
         keys.retain(|key| !held.contains(key.fingerprint()) && !untold.contains(key.fingerprint()));
@@ -157,7 +157,8 @@ impl<'a, S: Slots> KeyRing<'a, S> {
     /// A key of the portal that the API refused to another run is replaced, as if it had been refused here: waiting for
     /// the end of its rest would not help, and its replacement may be in the account already.
     fn was_replaced(&self, key: &ApiKey, reason: &str) -> bool {
-        let refused = reason.strip_prefix(BENCHED).is_some_and(|detail| self.wallet.refuse(key.fingerprint(), detail));
+        let refused =
+            reason.strip_prefix(BENCHED).is_some_and(|detail| self.key_store.refuse(key.fingerprint(), detail));
         if refused {
             self.logging_in.send_replace(true);
         }
@@ -180,8 +181,8 @@ impl<'a, S: Slots> KeyRing<'a, S> {
         failpoint!("slot.before_take");
         let answer = self.slots.take_key(key.fingerprint(), self.run, self.lifetime).await?;
         failpoint!("slot.after_take");
-        if let Slot::Taken { learned_rate } = answer {
-            self.keys.add(key.clone(), learned_rate, start, self.lifetime);
+        if let Slot::Taken { aimd_state } = answer {
+            self.keys.add(key.clone(), aimd_state, start, self.lifetime);
         }
         Ok(answer)
     }
@@ -250,7 +251,7 @@ impl<'a, S: Slots> KeyRing<'a, S> {
     }
 
     fn rest_key(&self, key: &Fingerprint, rest: Duration) {
-        if let Some(known) = self.wallet.keys().into_iter().find(|known| known.fingerprint() == key) {
+        if let Some(known) = self.key_store.keys().into_iter().find(|known| known.fingerprint() == key) {
             self.rest_until(known, Instant::now() + rest);
         }
     }
@@ -264,14 +265,14 @@ impl<'a, S: Slots> KeyRing<'a, S> {
     /// slower; one that is not accepted is of no use to this run any more.
     pub async fn share_rests(&self) -> Result<(), QueueError> {
         let rates = self.keys.rates();
-        for Rest { key, reason, remaining } in self.keys.resting() {
-            let learned = self.keys.learned(&key);
+        for Cooldown { key, reason, remaining } in self.keys.cooldowns() {
+            let learned = self.keys.aimd_state(&key);
             let rate = rates.iter().find(|(other, _)| *other == key).map(|(_, rate)| *rate);
             let rest = remaining.unwrap_or(REJECTED_REST);
             warn!(key.fingerprint = %key, reason, rest_seconds = rest.as_secs(), rate, "the API refused a call: the key rests");
             // Ours no more, whether or not Redis hears of it: a paused slot is nobody's.
             self.keys.lose(&key);
-            if remaining.is_none() && self.wallet.refuse(&key, &reason) {
+            if remaining.is_none() && self.key_store.refuse(&key, &reason) {
                 self.logging_in.send_replace(true);
             }
             let until = Instant::now() + rest;
@@ -305,11 +306,11 @@ impl<'a, S: Slots> KeyRing<'a, S> {
         self.untold.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Logs in where keys are missing. Then the keys in use are those of the wallet: what was replaced leaves the rotation,
+    /// Logs in where keys are missing. Then the keys in use are those of the key store: what was replaced leaves the rotation,
     /// and the slots of what came new are asked for.
     pub async fn log_in(&self, until: Instant) -> Told {
         let in_use = self.keys.fingerprints();
-        let mut told = login::log_in(self.slots, self.wallet, self.clock, self.run, until).await;
+        let mut told = login::log_in(self.slots, self.key_store, self.clock, self.run, until).await;
         if let Err(error) = self.use_what_there_is(&in_use).await {
             told.failures.push(format!("failed to {error}"));
         }
@@ -318,9 +319,9 @@ impl<'a, S: Slots> KeyRing<'a, S> {
     }
 
     async fn use_what_there_is(&self, in_use: &[Fingerprint]) -> Result<(), QueueError> {
-        let there_are = self.wallet.keys();
+        let there_are = self.key_store.keys();
         for key in in_use.iter().filter(|key| there_are.iter().all(|known| known.fingerprint() != *key)) {
-            let linger = self.keys.linger(key);
+            let linger = self.keys.release_cooldown(key);
             self.keys.lose(key);
             self.slots.give_back_key(key, self.run, linger).await?;
         }
@@ -347,17 +348,17 @@ impl<'a, S: Slots> KeyRing<'a, S> {
 
     /// A key of the portal was refused a moment ago, and whoever was refused is about to say so.
     pub fn is_about_to_log_in(&self) -> bool {
-        let benched = |rest: &Rest| rest.remaining.is_none() && self.wallet.came_from_the_portal(&rest.key);
-        self.is_logging_in() || self.keys.resting().iter().any(benched)
+        let benched = |rest: &Cooldown| rest.remaining.is_none() && self.key_store.is_from_portal(&rest.key);
+        self.is_logging_in() || self.keys.cooldowns().iter().any(benched)
     }
 
     /// Gives the slots back, after the last call has ended. Each lives on for a moment, so that a new
     /// holder's fresh limiter cannot add a burst. With them goes the right to a login that the run's end has cut off.
     pub async fn give_back(&self) -> Result<(), QueueError> {
         let told = self.tell().await;
-        login::give_back_right(self.slots, self.wallet, self.run).await?;
+        login::give_back_right(self.slots, self.key_store, self.run).await?;
         for key in self.keys.fingerprints() {
-            let (linger, learned) = (self.keys.linger(&key), self.keys.learned(&key));
+            let (linger, learned) = (self.keys.release_cooldown(&key), self.keys.aimd_state(&key));
             self.keys.lose(&key);
             if let Some(learned) = learned {
                 self.slots.remember_rate(&key, learned).await?;

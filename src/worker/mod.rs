@@ -50,12 +50,12 @@ use self::{
     tables::Tables,
 };
 use crate::{
-    api::{allowance::Allowance, client::ApiClient, judge::Bench, run_keys::RunKeys, wallet::Wallet},
+    api::{budget::DailyQuota, budget::KeyPool, client::ApiClient, judge::SharedJudge, keys::KeyStore},
     clock::{Clock, ClocksApart, ServerTime, Timestamp},
     config::{Pause, WorkerConfig},
     derive::{AfterReport, AfterRun},
-    model::{Kind, ObjectId, Outcome, Priority, Wish},
-    queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, RunNote, Slots},
+    model::{Kind, ObjectId, Outcome, Priority, RefreshRequest},
+    queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, RunSummary, Slots},
     store::{RunRow, Store},
 };
 
@@ -119,7 +119,7 @@ pub struct Worker<Q, S> {
     pub queue: Arc<Q>,
     pub store: Arc<S>,
     pub api: ApiClient,
-    pub wallet: Wallet,
+    pub key_store: KeyStore,
     pub clock: Arc<dyn Clock>,
     pub config: WorkerConfig,
     /// Calls a second and key that may never be exceeded.
@@ -138,7 +138,7 @@ impl<Q: Queue + Slots, S: Store> Runs for Worker<Q, S> {
     async fn run(&self, options: RunOptions, progress: &dyn Progress) -> RunReport {
         let began = Instant::now();
         let run = options.run.clone().unwrap_or_else(made_up_name);
-        let keys = RunKeys::new(Arc::clone(&self.clock), self.reqs_per_sec);
+        let keys = KeyPool::new(Arc::clone(&self.clock), self.reqs_per_sec);
         let tally = Mutex::new(Tally::new(run.clone(), self.clock.wall()));
         let halt = Halt::default();
         let limits = [options.max_runtime, self.config.max_runtime];
@@ -173,7 +173,7 @@ impl<Q: Queue + Slots, S: Store> Runs for Worker<Q, S> {
 struct Open<'a> {
     run: &'a str,
     deadline: &'a Deadline,
-    keys: &'a RunKeys,
+    keys: &'a KeyPool,
     tally: &'a Mutex<Tally>,
     halt: &'a Halt,
     time: &'a ServerTime,
@@ -307,8 +307,9 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         if named.is_empty() {
             return Ok(());
         }
-        let wishes: Vec<Wish> = named.iter().map(|object| Wish::now(object.clone(), Priority::Critical, now)).collect();
-        let enqueued = self.queue.enqueue(now, &wishes).await?;
+        let requests: Vec<RefreshRequest> =
+            named.iter().map(|object| RefreshRequest::now(object.clone(), Priority::Critical, now)).collect();
+        let enqueued = self.queue.enqueue(now, &requests).await?;
         lock(tally).enqueued(enqueued);
         Ok(())
     }
@@ -316,13 +317,14 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
     async fn drain(&self, options: &RunOptions, progress: &dyn Progress, open: &Open<'_>) {
         let Open { run, deadline, keys, tally, halt, time, caches } = *open;
         if let Some(per_day) = self.reqs_per_day {
-            keys.limit_the_day(Allowance::new(per_day, time.clone()));
+            keys.set_daily_quota(DailyQuota::new(per_day, time.clone()));
         }
         let clock = self.clock.as_ref();
         // Lambda delivers a request more than once, under one id: two attempts must not be one holder.
         let holder = format!("{run}/{:08x}", fastrand::u32(..));
         let lifetime = keys::slot_lifetime();
-        let ring = KeyRing::new(self.queue.as_ref(), clock, &self.wallet, keys, &holder, lifetime, self.keys_per_run);
+        let ring =
+            KeyRing::new(self.queue.as_ref(), clock, &self.key_store, keys, &holder, lifetime, self.keys_per_run);
         let open_circuits = match self.admission(&ring, time, deadline, halt, tally).await {
             Ok(circuits) => circuits,
             Err(error) => {
@@ -337,9 +339,9 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
         }
         if halt.reason().is_none() {
-            let bench = Bench::default();
+            let bench = SharedJudge::default();
             for circuit in &open_circuits {
-                bench.note(|judge| judge.remember(judgement::judged(circuit.scope)));
+                bench.update_quietly(|judge| judge.remember(judgement::judged(circuit.scope)));
             }
             let drain = Drain {
                 worker: self,
@@ -412,7 +414,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         if told.is_empty() {
             return;
         }
-        match within(FIRST_ACT, self.store.forget_notes(&told)).await {
+        match within(FIRST_ACT, self.store.delete_from_outbox(&told)).await {
             Some(Ok(())) => caches.forgotten(&told),
             Some(Err(error)) => warn!(error = %error, "could not forget what is told; it will be told once more"),
             None => warn!("could not forget what is told: {}", no_answer("the database", FIRST_ACT)),
@@ -460,7 +462,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         match taken {
             Taken::Some => self.has_calls_left(ring, halt).await?,
             Taken::AllHeld => halt.end(Force::StartNothing, StopReason::AlreadyRunning, None),
-            Taken::AllPaused => halt.end(Force::StartNothing, StopReason::KeysPaused, None),
+            Taken::AllPaused => halt.end(Force::StartNothing, StopReason::KeysCoolingDown, None),
         }
         if let Some(api) = circuits.iter_mut().find(|circuit| circuit.scope == CircuitScope::Api)
             && halt.reason().is_none()
@@ -479,9 +481,9 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
     /// Without a call left of this day nothing is leased.
     async fn has_calls_left(&self, ring: &KeyRing<'_, Q>, halt: &Halt) -> Result<(), QueueError> {
         let keys = ring.keys();
-        let Some(allowance) = keys.allowance() else { return Ok(()) };
+        let Some(allowance) = keys.daily_quota() else { return Ok(()) };
         if !allowance::take_block(self.queue.as_ref(), allowance, keys).await? {
-            halt.end(Force::StartNothing, StopReason::DayUsedUp, None);
+            halt.end(Force::StartNothing, StopReason::DailyQuotaExhausted, None);
         }
         Ok(())
     }
@@ -489,7 +491,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
     /// Whether there is any key at all; logs in when that can give some.
     async fn has_keys(&self, ring: &KeyRing<'_, Q>, deadline: &Deadline, halt: &Halt, tally: &Mutex<Tally>) -> bool {
         let mut failure = None;
-        if self.wallet.wants_login() {
+        if self.key_store.needs_login() {
             let told = tokio::select! {
                 told = ring.log_in(deadline.leasing_ends()) => told,
                 () = self.stop.asked() => {
@@ -500,7 +502,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             failure = told.failure();
             lock(tally).logged_in(told);
         }
-        let has_keys = !self.wallet.keys().is_empty();
+        let has_keys = !self.key_store.keys().is_empty();
         match failure {
             Some(failure) if has_keys => warn!("going on without the keys of every account: {failure}"),
             Some(failure) => halt.end(Force::StartNothing, StopReason::NoUsableKey, Some(failure)),
@@ -517,7 +519,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
     async fn close(
         &self,
         began: Instant,
-        keys: &RunKeys,
+        keys: &KeyPool,
         tally: Tally,
         halt: &Halt,
         time: Option<&ServerTime>,
@@ -548,7 +550,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         // Each of the two servers keeps the trace for health, so that one that is down is told by the other.
         let in_queue = async {
             if asks {
-                self.note_run(&report, now).await;
+                self.record_run(&report, now).await;
             }
         };
         let in_database = async {
@@ -568,12 +570,12 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
     }
 
     /// Leaves a line about the run in the queue. A run that was turned away before it did anything is none.
-    async fn note_run(&self, report: &RunReport, now: Timestamp) {
+    async fn record_run(&self, report: &RunReport, now: Timestamp) {
         let failed = report.stopped_because.is_failure();
         if !failed && report.stopped_because.is_turned_away() && report.processed_requests == 0 {
             return;
         }
-        let note = RunNote {
+        let note = RunSummary {
             run: report.run.clone(),
             started: report.started,
             ended: now,
@@ -583,7 +585,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             failed: report.failed_requests,
             api_requests: report.api_requests,
         };
-        match within(FIRST_ACT, self.queue.note_run(&note)).await {
+        match within(FIRST_ACT, self.queue.record_run(&note)).await {
             Some(Ok(())) => {}
             Some(Err(error)) => warn!(error = %error, "could not note this run for health"),
             None => warn!("could not note this run for health: {}", no_answer("Redis", FIRST_ACT)),
@@ -669,13 +671,13 @@ fn say_repaired(repaired: RepairReport) {
         warn!(
             repaired.records,
             repaired.places,
-            repaired.strangers,
+            repaired.invalid_entries,
             repaired.counters,
             "mended the queue: {} records were gone or broken and were rebuilt, {} objects stood in no set or in a wrong one, \
              {} entries were no objects and are dead letters now, {} counters began anew",
             repaired.records,
             repaired.places,
-            repaired.strangers,
+            repaired.invalid_entries,
             repaired.counters
         );
     }

@@ -9,11 +9,11 @@ use tokio::time::Instant;
 use super::{super::text::span, findings::Findings};
 use crate::{
     api::{
-        ApiClient, ApiKey, Ask, Fetch, Obstacle, RunKeys, SlotStart, Verdict, Wallet,
-        allowance::Allowance,
-        judge::{Bench, Sign},
-        portal::address_in,
-        wallet::{Account, Seen},
+        ApiClient, ApiKey, Fetch, FetchTask, KeyPool, KeyStore, Obstacle, SlotStart, Verdict,
+        budget::DailyQuota,
+        judge::{SharedJudge, Sign},
+        keys::portal::address_in,
+        keys::{Account, AccountView},
     },
     app,
     clock::{Clock, ServerTime, SystemClock},
@@ -56,15 +56,15 @@ pub async fn look_at<Q: Queue + Slots>(findings: &mut Findings, config: &ApiConf
         return findings.warning(API, why, "mend Redis first");
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let wallet = match app::wallet(config) {
-        Ok(wallet) => wallet,
+    let key_store = match app::key_store(config) {
+        Ok(key_store) => key_store,
         Err(error) => return findings.problem(API, format!("failed to {error}"), "set COC_PORTAL_URL"),
     };
     let run = format!("check-{:012x}", fastrand::u64(..1 << 48));
-    let mut keys = wallet.fixed().to_vec();
-    for account in wallet.accounts() {
+    let mut keys = key_store.fixed().to_vec();
+    for account in key_store.accounts() {
         let found = look_at_account(findings, queue, account, &run).await;
-        keys.extend(found.into_iter().filter(|key| wallet.fixed().iter().all(|fixed| !fixed.is(key))));
+        keys.extend(found.into_iter().filter(|key| key_store.fixed().iter().all(|fixed| !fixed.is(key))));
     }
     for key in &keys {
         let ApiConfig { reqs_per_sec, reqs_per_day, .. } = *config;
@@ -117,14 +117,14 @@ async fn look_at_account<Q: Queue + Slots>(
             Vec::new()
         }
     };
-    if let Some(seen) = account.seen() {
-        judge_account(findings, name, &seen, &account.wish().addresses);
+    if let Some(seen) = account.view() {
+        judge_account(findings, name, &seen, &account.wanted().addresses);
     }
     kept
 }
 
 fn judge_plan(findings: &mut Findings, account: &Account, kept: usize, made: usize, revoked: usize) {
-    let (name, wanted) = (account.name(), account.wish().count);
+    let (name, wanted) = (account.name(), account.wanted().count);
     let would = format!(
         "account {name}: a login of a run from here would keep {kept} of our keys, make {made} and revoke {revoked}; nothing \
          was changed"
@@ -144,13 +144,13 @@ fn judge_plan(findings: &mut Findings, account: &Account, kept: usize, made: usi
     }
 }
 
-fn judge_account(findings: &mut Findings, name: &str, seen: &Seen, egress_ips: &[IpAddr]) {
-    let Seen { address, good, stale, foreign, .. } = *seen;
+fn judge_account(findings: &mut Findings, name: &str, seen: &AccountView, egress_ips: &[IpAddr]) {
+    let AccountView { address, good, for_foreign_addresses, of_other_names, .. } = *seen;
     let view = address.map_or_else(|| "does not say which address it sees".to_owned(), |ip| format!("sees us at {ip}"));
     findings.fine(
         PORTAL,
         format!(
-            "account {name}: the portal {view}; there are {good} of our keys for here, {stale} for other addresses, {foreign} of \
+            "account {name}: the portal {view}; there are {good} of our keys for here, {for_foreign_addresses} for other addresses, {of_other_names} of \
              other names"
         ),
     );
@@ -161,12 +161,12 @@ fn judge_account(findings: &mut Findings, name: &str, seen: &Seen, egress_ips: &
             "fine when this is not the machine that the worker runs on; else add it",
         );
     }
-    if stale > 0 {
-        let addresses: Vec<&str> = seen.stale_addresses.iter().map(String::as_str).collect();
+    if for_foreign_addresses > 0 {
+        let addresses: Vec<&str> = seen.foreign_addresses.iter().map(String::as_str).collect();
         let addresses = addresses.join(", ");
         findings.warning(
             PORTAL,
-            format!("account {name}: {stale} of our keys are bound to other addresses ({addresses})"),
+            format!("account {name}: {for_foreign_addresses} of our keys are bound to other addresses ({addresses})"),
             "`refresh-worker keys prune` says which and revokes them, if no other machine needs them",
         );
     }
@@ -197,14 +197,14 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
             slot = self.queue.take_key(name, &run, LIFETIME).await?;
         }
         match slot {
-            Slot::Taken { learned_rate } => {
-                let keys = RunKeys::new(Arc::clone(self.clock), self.reqs_per_sec);
-                keys.add(self.key.clone(), learned_rate, start, LIFETIME);
-                let wallet = Wallet::default();
-                let ring = KeyRing::new(self.queue, self.clock.as_ref(), &wallet, &keys, &run, LIFETIME, None);
+            Slot::Taken { aimd_state } => {
+                let keys = KeyPool::new(Arc::clone(self.clock), self.reqs_per_sec);
+                keys.add(self.key.clone(), aimd_state, start, LIFETIME);
+                let key_store = KeyStore::default();
+                let ring = KeyRing::new(self.queue, self.clock.as_ref(), &key_store, &keys, &run, LIFETIME, None);
                 let fetch = self.call(&keys).await?;
                 if let Some(detail) = rejected_for_runs(&fetch) {
-                    keys.bench(name, detail);
+                    keys.reject(name, detail);
                 }
                 ring.share_rests().await?;
                 ring.give_back().await?;
@@ -226,21 +226,21 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
         Ok(())
     }
 
-    async fn call(&self, keys: &RunKeys) -> Result<Fetch, QueueError> {
+    async fn call(&self, keys: &KeyPool) -> Result<Fetch, QueueError> {
         let time = ServerTime::new(Arc::clone(self.clock), self.queue.time().await?);
         if let Some(per_day) = self.reqs_per_day {
-            let allowance = Allowance::new(per_day, time.clone());
+            let allowance = DailyQuota::new(per_day, time.clone());
             let day = allowance.today();
             allowance.grant(day, self.queue.take_calls(day, 1, per_day.get()).await?.granted);
-            keys.limit_the_day(allowance);
+            keys.set_daily_quota(allowance);
         }
         let object: ObjectId = ASKED.parse().expect("a constant that parses");
-        let ask = Ask {
+        let ask = FetchTask {
             object: &object,
             league: None,
             first_permit: None,
             keys,
-            bench: &Bench::default(),
+            judge: &SharedJudge::default(),
             time: &time,
             until: Instant::now() + LIFETIME / 2,
             quick_tries: 0,
@@ -280,7 +280,7 @@ fn judge(findings: &mut Findings, key: &str, fetch: &Fetch) {
             "does COC_BASE_URL lead to the API, with its version at the end?",
         ),
         Verdict::Bad { accusation, .. } => judge_bad(findings, key, accusation.sign(), &accusation.reason),
-        Verdict::Throttled { rest, .. } => findings.warning(
+        Verdict::Throttled { cooldown: rest, .. } => findings.warning(
             API,
             format!("{key} is accepted, but refused for its rate (429) for {}", span(*rest)),
             "does another program use this key? lower COC_REQS_PER_SEC, or make a key of its own for each",
@@ -317,7 +317,7 @@ fn judge_obstacle(findings: &mut Findings, key: &str, obstacle: Obstacle) {
         Obstacle::NoUsableKey => {
             findings.problem(API, format!("{key} cannot be used: it has characters that no key has"), NEW_KEY);
         }
-        Obstacle::DayUsedUp => {
+        Obstacle::DailyQuotaExhausted => {
             findings.warning(
                 API,
                 format!("{key} was not tried: the calls of this day are used up"),

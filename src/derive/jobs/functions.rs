@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The longest text of a function's own result that is kept, in characters.
-const TOLD_CHARACTERS: i32 = 200;
+const MAX_QUOTED_CHARS: i32 = 200;
 
 /// What became of one function, as it stands in `results`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,5 +117,5 @@ async fn call(database: &Database, name: &str, limit: Duration) -> Result<String
 
 /// The statement that calls it.
 pub(in crate::derive) fn call_of(name: &str) -> String {
-    format!("SELECT left(min(r::text), {TOLD_CHARACTERS}) FROM {}() AS r", quoted(name))
+    format!("SELECT left(min(r::text), {MAX_QUOTED_CHARS}) FROM {}() AS r", quoted(name))
 }

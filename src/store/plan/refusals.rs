@@ -55,7 +55,7 @@ impl Fault {
 
 /// What becomes of a record that was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ruling {
+pub enum FailureClass {
     /// A dead letter.
     Poison,
     /// Returned with nothing counted, and tried again.
@@ -79,7 +79,7 @@ pub struct Refusals {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Judged {
     /// Of each refused record, in the order given.
-    pub rulings: Vec<Ruling>,
+    pub rulings: Vec<FailureClass>,
     /// Set when it is the store's trouble: which of the refusals shows it.
     pub trouble: Option<usize>,
 }
@@ -124,10 +124,10 @@ impl Refusals {
             };
             if is_alone {
                 self.first_refused.remove(object);
-                judged.rulings.push(Ruling::Poison);
+                judged.rulings.push(FailureClass::Poison);
                 continue;
             }
-            judged.rulings.push(Ruling::Hold);
+            judged.rulings.push(FailureClass::Hold);
             if self.first_refused.len() < REMEMBERED {
                 self.first_refused.entry(object.clone()).or_insert(goods);
             }
@@ -174,7 +174,7 @@ mod tests {
         numbers.map(|number| (player(number), fault(blame, "same"))).collect()
     }
 
-    fn judge(refusals: &mut Refusals, stored: &[ObjectId], refused: &[(ObjectId, Fault)]) -> (Vec<Ruling>, bool) {
+    fn judge(refusals: &mut Refusals, stored: &[ObjectId], refused: &[(ObjectId, Fault)]) -> (Vec<FailureClass>, bool) {
         let judged = refusals.judge(at(0), stored.iter(), refused);
         (judged.rulings, judged.trouble.is_some())
     }
@@ -183,15 +183,15 @@ mod tests {
     fn one_refused_among_stored_ones_is_a_poison() {
         let stored = [player(1), player(2)];
         let one = refused(Blame::Either, 7..8);
-        assert_eq!(judge(&mut Refusals::default(), &stored, &one), (vec![Ruling::Poison], false));
+        assert_eq!(judge(&mut Refusals::default(), &stored, &one), (vec![FailureClass::Poison], false));
         let table = refused(Blame::Table, 7..8);
-        assert_eq!(judge(&mut Refusals::default(), &stored, &table), (vec![Ruling::Hold], false));
+        assert_eq!(judge(&mut Refusals::default(), &stored, &table), (vec![FailureClass::Hold], false));
     }
 
     #[test]
     fn another_kind_that_is_stored_proves_nothing() {
         let one = refused(Blame::Either, 7..8);
-        assert_eq!(judge(&mut Refusals::default(), &[clan()], &one), (vec![Ruling::Hold], false));
+        assert_eq!(judge(&mut Refusals::default(), &[clan()], &one), (vec![FailureClass::Hold], false));
     }
 
     #[test]
@@ -199,19 +199,19 @@ mod tests {
         let mut refusals = Refusals::default();
         let one = refused(Blame::Either, 7..8);
         for _ in 0..9 {
-            assert_eq!(judge(&mut refusals, &[], &one), (vec![Ruling::Hold], false));
+            assert_eq!(judge(&mut refusals, &[], &one), (vec![FailureClass::Hold], false));
         }
         assert!(refusals.is_suspicious());
         judge(&mut refusals, &[player(1)], &[]);
         assert!(!refusals.is_suspicious());
-        assert_eq!(judge(&mut refusals, &[], &one), (vec![Ruling::Poison], false));
+        assert_eq!(judge(&mut refusals, &[], &one), (vec![FailureClass::Poison], false));
     }
 
     #[test]
     fn what_was_stored_before_is_no_evidence() {
         let mut refusals = Refusals::default();
         judge(&mut refusals, &[player(1), player(2)], &[]);
-        assert_eq!(judge(&mut refusals, &[], &refused(Blame::Either, 7..8)), (vec![Ruling::Hold], false));
+        assert_eq!(judge(&mut refusals, &[], &refused(Blame::Either, 7..8)), (vec![FailureClass::Hold], false));
     }
 
     #[test]
@@ -221,10 +221,10 @@ mod tests {
             let (_, trouble) = judge(&mut refusals, &[clan()], &refused(Blame::Either, number..number + 1));
             assert!(!trouble);
         }
-        assert_eq!(judge(&mut refusals, &[], &refused(Blame::Either, 4..5)), (vec![Ruling::Hold], true));
+        assert_eq!(judge(&mut refusals, &[], &refused(Blame::Either, 4..5)), (vec![FailureClass::Hold], true));
         let mut refusals = Refusals::default();
         judge(&mut refusals, &[], &refused(Blame::Table, 0..1));
-        assert_eq!(judge(&mut refusals, &[], &refused(Blame::Table, 1..2)), (vec![Ruling::Hold], true));
+        assert_eq!(judge(&mut refusals, &[], &refused(Blame::Table, 1..2)), (vec![FailureClass::Hold], true));
     }
 
     #[test]
@@ -248,14 +248,14 @@ mod tests {
     #[test]
     fn many_refused_alike_beside_a_single_good_one_are_held() {
         let (rulings, trouble) = judge(&mut Refusals::default(), &[player(90)], &refused(Blame::Either, 0..9));
-        assert_eq!((rulings, trouble), (vec![Ruling::Hold; 9], false));
+        assert_eq!((rulings, trouble), (vec![FailureClass::Hold; 9], false));
     }
 
     #[test]
     fn a_broken_record_is_a_poison_unless_all_are() {
         let one = refused(Blame::Record, 0..1);
-        assert_eq!(judge(&mut Refusals::default(), &[], &one), (vec![Ruling::Poison], false));
+        assert_eq!(judge(&mut Refusals::default(), &[], &one), (vec![FailureClass::Poison], false));
         let (rulings, trouble) = judge(&mut Refusals::default(), &[], &refused(Blame::Record, 0..5));
-        assert_eq!((rulings, trouble), (vec![Ruling::Hold; 5], true));
+        assert_eq!((rulings, trouble), (vec![FailureClass::Hold; 5], true));
     }
 }

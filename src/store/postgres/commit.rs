@@ -25,7 +25,7 @@ use crate::{
     model::{Answered, Fetched, ObjectId, Reason},
     store::{
         ANY_RECORD, Commit, Committed, StoreError, Telling,
-        plan::refusals::{Blame, Fault, Refusals, Ruling},
+        plan::refusals::{Blame, FailureClass, Fault, Refusals},
         rows,
     },
 };
@@ -338,8 +338,8 @@ impl Order<'_> {
         let judged = self.experience.refusals().judge(self.now, stored(batch, &together), &named);
         for ((place, fault), ruling) in refused.iter().zip(judged.rulings) {
             together.committed[*place] = match ruling {
-                Ruling::Poison => Committed::Poison(fault.reason.clone()),
-                Ruling::Hold => Committed::Held(fault.reason.clone()),
+                FailureClass::Poison => Committed::Poison(fault.reason.clone()),
+                FailureClass::Hold => Committed::Held(fault.reason.clone()),
             };
         }
         let Some(at) = judged.trouble else { return Ok(together) };

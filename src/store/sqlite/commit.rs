@@ -18,7 +18,7 @@ use crate::{
             claims::{Claims, Winners},
             memberships::{self, Changes},
             players::{self, Word},
-            refusals::{Blame, Fault, Refusals, Ruling},
+            refusals::{Blame, FailureClass, Fault, Refusals},
             snapshots::{self, NewestRows},
             times::{TableTime, utc},
         },
@@ -76,8 +76,8 @@ async fn one_by_one(
     let judged = lock(refusals).judge(now, stored(batch, &together), &faults);
     for (((place, _), (_, fault)), ruling) in refused.iter().zip(&faults).zip(judged.rulings) {
         together.committed[*place] = match ruling {
-            Ruling::Poison => Committed::Poison(fault.reason.clone()),
-            Ruling::Hold => Committed::Held(fault.reason.clone()),
+            FailureClass::Poison => Committed::Poison(fault.reason.clone()),
+            FailureClass::Hold => Committed::Held(fault.reason.clone()),
         };
     }
     match judged.trouble {
@@ -134,10 +134,10 @@ async fn whole(
         replaced,
     };
     let commit = facts.told(telling);
-    for note in &commit.notes {
+    for note in &commit.outbox {
         writes::note(&mut transaction, note, now).await?;
     }
-    writes::forget_notes(&mut transaction, told).await?;
+    writes::delete_from_outbox(&mut transaction, told).await?;
     transaction.commit().await?;
     Ok(commit)
 }

@@ -3,7 +3,7 @@
 use refresh_worker::{
     clock::SystemClock,
     config::RedisConfig,
-    model::{Fingerprint, LearnedRate},
+    model::{AimdState, Fingerprint},
     queue::{Holder, Slots as _, redis::RedisQueue},
     sim::{Misbehaviour, PortalTrouble, Rule, Simulator},
 };
@@ -62,7 +62,7 @@ async fn every_key_is_listed_with_its_state_and_nothing_is_changed() {
     let queue = bench.queue();
     let name = |token: &str| Fingerprint::of(token);
     queue.take_key(&name(&good.token), "run-of-the-test", minute()).await.unwrap();
-    let learned = LearnedRate { ceiling: Some(18.0), ..LearnedRate::plain(17.0) };
+    let learned = AimdState { ceiling: Some(18.0), ..AimdState::plain(17.0) };
     queue.remember_rate(&name(&good.token), learned).await.unwrap();
     queue.take_key(&name("configured.key"), "x", minute()).await.unwrap();
     queue.pause_key(&name("configured.key"), "x", "benched: status 403, accessDenied", minute()).await.unwrap();
@@ -71,7 +71,7 @@ async fn every_key_is_listed_with_its_state_and_nothing_is_changed() {
     let of = |token: &str| keys.iter().find(|key| key["key"] == name(token).to_string()).unwrap();
     assert_eq!(keys.len(), 4, "{keys:?}");
     assert_eq!((&of(&good.token)["state"], &of(&good.token)["run"]), (&"in_use".into(), &"run-of-the-test".into()));
-    assert_eq!((&of(&good.token)["learned_rate"], &of(&good.token)["ceiling"]), (&17.0.into(), &18.0.into()));
+    assert_eq!((&of(&good.token)["aimd_state"], &of(&good.token)["ceiling"]), (&17.0.into(), &18.0.into()));
     assert_eq!(
         (&of(&away.token)["state"], &of(&away.token)["addresses"][0]),
         (&"other_address".into(), &"192.0.2.1".into())
@@ -141,7 +141,7 @@ async fn what_a_test_learns_of_a_key_is_there_for_runs() {
     let view = async |token: &str| queue.look_at_key(&Fingerprint::of(token)).await.unwrap();
     let busy = view("busy").await;
     assert_eq!(busy.holder, Holder::Paused("throttled".to_owned()));
-    assert_eq!(busy.learned_rate, None, "one call alone lowers no rate");
+    assert_eq!(busy.aimd_state, None, "one call alone lowers no rate");
     let gone = view("gone").await;
     assert!(matches!(&gone.holder, Holder::Paused(reason) if reason.starts_with("benched: ")), "{gone:?}");
     let away = view("away").await;

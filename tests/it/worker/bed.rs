@@ -4,11 +4,11 @@
 use std::{sync::Arc, time::Duration};
 
 use refresh_worker::{
-    api::{client::ApiClient, wallet::Wallet},
+    api::{client::ApiClient, keys::KeyStore},
     app,
     clock::{Clock, ManualClock, SystemClock, Timestamp},
     config::{FollowUpConfig, WorkerConfig},
-    model::{ObjectId, Priority, Wish},
+    model::{ObjectId, Priority, RefreshRequest},
     queue::{DeadFilter, DeadLetter, Queue, QueueStats, memory::MemoryQueue},
     sim::{SimConfig, Simulator},
     store::{Store, sqlite::SqliteStore},
@@ -47,7 +47,7 @@ impl Bed {
             queue: Arc::new(MemoryQueue::new(clock.clone())),
             store: Arc::new(store),
             api: ApiClient::new(&simulator.base_url()).expect("the simulator's address is one"),
-            wallet: Wallet::from_tokens(tokens.into_iter().map(Into::into).collect()),
+            key_store: KeyStore::from_tokens(tokens.into_iter().map(Into::into).collect()),
             clock: clock.clone(),
             config: worker_config,
             reqs_per_sec: RATE,
@@ -71,7 +71,7 @@ impl Bed {
             queue,
             store: Arc::clone(&self.worker.store),
             api: ApiClient::new(&self.simulator.base_url()).expect("the simulator's address is one"),
-            wallet: self.worker.wallet.clone(),
+            key_store: self.worker.key_store.clone(),
             clock: self.clock.clone(),
             config: self.worker.config.clone(),
             reqs_per_sec: RATE,
@@ -93,8 +93,9 @@ impl Bed {
 
     pub async fn ask_as(&self, priority: Priority, objects: impl IntoIterator<Item = ObjectId>) {
         let now = self.now().await;
-        let wishes: Vec<Wish> = objects.into_iter().map(|object| Wish::now(object, priority, now)).collect();
-        self.worker.queue.enqueue(now, &wishes).await.expect("memory answers");
+        let requests: Vec<RefreshRequest> =
+            objects.into_iter().map(|object| RefreshRequest::now(object, priority, now)).collect();
+        self.worker.queue.enqueue(now, &requests).await.expect("memory answers");
     }
 
     pub async fn run(&self) -> RunReport {

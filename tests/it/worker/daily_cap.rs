@@ -29,7 +29,7 @@ async fn a_run_that_meets_the_limit_stops_says_until_when_and_charges_nobody() {
     let bed = bed(25, &[TOKEN]).await;
     bed.ask(bed.players(60)).await;
     let report = bed.run().await;
-    assert_eq!(report.stopped_because, StopReason::DayUsedUp, "{report:?}");
+    assert_eq!(report.stopped_because, StopReason::DailyQuotaExhausted, "{report:?}");
     assert_eq!((report.processed_requests, report.failed_requests), (25, 0), "{report:?}");
     assert_eq!((bed.simulator.total_calls(), bed.stats().await.ready), (25, 35));
     let day = report.day.unwrap();
@@ -37,7 +37,7 @@ async fn a_run_that_meets_the_limit_stops_says_until_when_and_charges_nobody() {
     assert_eq!(day.resets_at, bed.now().await.midnight() + seconds(24 * 3600));
 
     let again = bed.run().await;
-    assert_eq!((again.stopped_because, again.api_requests), (StopReason::DayUsedUp, 0), "{again:?}");
+    assert_eq!((again.stopped_because, again.api_requests), (StopReason::DailyQuotaExhausted, 0), "{again:?}");
     bed.clock.advance(seconds(23 * 3600));
     let tomorrow = bed.run().await;
     assert_eq!((tomorrow.processed_requests, bed.simulator.total_calls()), (25, 50), "{tomorrow:?}");
@@ -68,7 +68,7 @@ async fn a_block_that_a_crashed_run_had_is_lost_and_not_made_twice() {
     bed.worker.queue.take_calls(bed.now().await.midnight(), 10, 25).await.unwrap();
     bed.ask(bed.players(60)).await;
     let report = bed.run().await;
-    assert_eq!((report.stopped_because, report.api_requests), (StopReason::DayUsedUp, 15), "{report:?}");
+    assert_eq!((report.stopped_because, report.api_requests), (StopReason::DailyQuotaExhausted, 15), "{report:?}");
     assert_eq!(bed.simulator.total_calls(), 15);
 }
 

@@ -37,7 +37,7 @@ async fn what_a_missing_partition_holds_is_not_called_for_in_every_run() {
         queue: Arc::clone(&bed.worker.queue),
         store: Arc::new(store),
         api: ApiClient::new(&bed.simulator.base_url()).unwrap(),
-        wallet: bed.worker.wallet.clone(),
+        key_store: bed.worker.key_store.clone(),
         clock: bed.clock.clone(),
         config: bed.worker.config.clone(),
         reqs_per_sec: RATE,

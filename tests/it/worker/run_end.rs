@@ -3,7 +3,7 @@
 use std::{num::NonZeroU64, time::Duration};
 
 use refresh_worker::{
-    model::{Fingerprint, LearnedRate, ObjectId},
+    model::{AimdState, Fingerprint, ObjectId},
     queue::Slots as _,
     sim::{Misbehaviour, Rule},
     worker::{
@@ -52,7 +52,7 @@ async fn nothing_is_leased_that_cannot_be_called() {
 async fn a_learned_low_rate_leases_only_what_it_can_call() {
     let bed = bed(&[TOKEN], 30, Duration::from_millis(50)).await;
     bed.ask(bed.players(100)).await;
-    bed.worker.queue.remember_rate(&Fingerprint::of(TOKEN), LearnedRate::plain(2.0)).await.unwrap();
+    bed.worker.queue.remember_rate(&Fingerprint::of(TOKEN), AimdState::plain(2.0)).await.unwrap();
     let report = run_for(&bed, seconds(3)).await;
     assert_eq!(report.stopped_because, StopReason::Deadline, "{report:?}");
     assert!((2..=8).contains(&report.processed_requests), "{report:?}");
@@ -68,7 +68,7 @@ async fn of_a_day_nearly_used_up_only_the_rest_is_leased() {
     bed.worker.queue.take_calls(bed.now().await.midnight(), 993, 1000).await.unwrap();
     bed.ask(bed.players(300)).await;
     let report = run_for(&bed, seconds(10)).await;
-    assert_eq!((report.stopped_because, report.processed_requests), (StopReason::DayUsedUp, 7), "{report:?}");
+    assert_eq!((report.stopped_because, report.processed_requests), (StopReason::DailyQuotaExhausted, 7), "{report:?}");
     assert_eq!(report.outcomes["released"], 0, "{report:?}");
 }
 

@@ -112,7 +112,7 @@ async fn in_a_storm_of_429_no_call_is_made_while_the_key_rests_and_the_rate_give
     }
     bed.clock.advance(seconds(1));
     let slot = bed.worker.queue.take_key(&Fingerprint::of(TOKEN), "the next run", seconds(15)).await.unwrap();
-    let Slot::Taken { learned_rate: Some(rate) } = slot else { panic!("the next run knows of no rate: {slot:?}") };
+    let Slot::Taken { aimd_state: Some(rate) } = slot else { panic!("the next run knows of no rate: {slot:?}") };
     assert!(rate.rate <= f64::from(RATE) / 2.0, "{rate:?}");
 }
 

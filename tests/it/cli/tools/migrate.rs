@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, time::Duration};
 
 use refresh_worker::{
-    model::LearnedRate,
+    model::AimdState,
     queue::{Circuit, CircuitReason, CircuitScope, Fingerprint, Holder, Settlement, Slots as _},
 };
 use serde_json::Value;
@@ -85,7 +85,7 @@ async fn a_leased_request_waits_until_it_is_settled() {
 #[tokio::test]
 async fn what_runs_agreed_on_goes_along_for_the_rest_of_its_life() {
     let (old, new) = (Bed::fresh().await, Bed::fresh().await);
-    let (resting, learned) = (Fingerprint("0123456789ab".to_owned()), LearnedRate::plain(17.0));
+    let (resting, learned) = (Fingerprint("0123456789ab".to_owned()), AimdState::plain(17.0));
     let now = old.now().await;
     old.queue.take_key(&resting, "some-run", MINUTE).await.unwrap();
     old.queue.pause_key(&resting, "some-run", "throttled", 5 * MINUTE).await.unwrap();
@@ -103,7 +103,7 @@ async fn what_runs_agreed_on_goes_along_for_the_rest_of_its_life() {
     let told = shell.run(&["queue", "migrate"]).await.well();
     assert!(told.contains("carried over 4 agreements of runs"), "{told}");
     let seen = new.queue.look_at_key(&resting).await.unwrap();
-    assert_eq!((seen.holder, seen.learned_rate), (Holder::Paused("throttled".to_owned()), Some(learned)));
+    assert_eq!((seen.holder, seen.aimd_state), (Holder::Paused("throttled".to_owned()), Some(learned)));
     assert!(seen.for_another > MINUTE && seen.for_another <= 5 * MINUTE, "{:?}", seen.for_another);
     assert_eq!(new.queue.calls_taken(now.midnight()).await.unwrap(), 40);
     assert_eq!(new.queue.circuits().await.unwrap(), [circuit]);
