@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hash_of_a_tag_is_escaped_in_every_path() {
+    fn paths_escape_tag_hash() {
         let [tag, war] = ["2PP", "8Q8"].map(|tag| tag.parse().unwrap());
         let all = [
             Endpoint::Clan(&tag),

@@ -21,8 +21,10 @@ use std::time::Duration;
 use time::{Date, Month, OffsetDateTime, UtcOffset};
 
 use super::{
-    calls::{Caller, Came, Times},
-    verdict::{Classified, Endpoint, Obstacle, Verdict},
+    calls::{CallResult, Caller, Times},
+    endpoint::Endpoint,
+    response::Classified,
+    verdict::{Obstacle, Verdict},
 };
 use crate::{
     clock::Timestamp,
@@ -51,10 +53,10 @@ const LONGEST_ROUND: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 pub(super) async fn fetch_war(caller: &mut Caller<'_>, object: &ObjectId, remembered: Option<&WarMemory>) -> Verdict {
     let mut memory = WarMemory { seeks_next_round: false, ..remembered.cloned().unwrap_or_default() };
     let current = caller.call(&Endpoint::CurrentWar(&object.tag)).await;
-    let plain = match current.came {
-        Came::Well(Classified::War(war)) => Plain::War(war),
-        Came::Well(Classified::PrivateWarLog) => Plain::Private,
-        Came::Well(Classified::UnknownState(state)) => Plain::Unknown(state),
+    let plain = match current.result {
+        CallResult::Good(Classified::War(war)) => Plain::War(war),
+        CallResult::Good(Classified::PrivateWarLog) => Plain::Private,
+        CallResult::Good(Classified::UnknownState(state)) => Plain::Unknown(state),
         _ => return current.into_verdict(object),
     };
     if matches!(plain, Plain::Private) {
@@ -158,17 +160,17 @@ async fn see_from_the_other_side(
     };
     let Some(opponent) = &war.opponent else { return Ok(OtherSide::Hidden) };
     let reply = caller.call(&Endpoint::OtherSide { opponent, clan }).await;
-    Ok(match reply.came {
-        Came::Well(Classified::War(seen)) if seen.opponent.as_ref() == Some(opponent) => {
+    Ok(match reply.result {
+        CallResult::Good(Classified::War(seen)) if seen.opponent.as_ref() == Some(opponent) => {
             OtherSide::Seen(Box::new(seen), reply.times)
         }
-        Came::Well(Classified::UnknownState(_)) => OtherSide::Unknown,
-        Came::Well(_) => OtherSide::Hidden,
-        Came::Badly(Verdict::Prevented(obstacle)) if !matches!(obstacle, Obstacle::CircuitOpen(_)) => {
+        CallResult::Good(Classified::UnknownState(_)) => OtherSide::Unknown,
+        CallResult::Good(_) => OtherSide::Hidden,
+        CallResult::Failed(Verdict::Prevented(obstacle)) if !matches!(obstacle, Obstacle::CircuitOpen(_)) => {
             return Err(obstacle);
         }
         // It is another clan's document: what is wrong with it is not our object's failure.
-        Came::Badly(_) => OtherSide::Unknown,
+        CallResult::Failed(_) => OtherSide::Unknown,
     })
 }
 
@@ -208,11 +210,11 @@ async fn find(caller: &mut Caller<'_>, clan: &Tag, memory: &WarMemory) -> Result
     {
         return Ok(remembered(war, times, memory.clone()));
     }
-    let group = match caller.call(&Endpoint::LeagueGroup(clan)).await.came {
-        Came::Well(Classified::Group(group)) => group,
-        Came::Well(_) => return Err(none(caller.now(), "")),
-        Came::Badly(verdict) if is_the_end_of_calls(&verdict) => return Err(Miss::Failed(Box::new(verdict))),
-        Came::Badly(_) => return Err(Miss::Unknown),
+    let group = match caller.call(&Endpoint::LeagueGroup(clan)).await.result {
+        CallResult::Good(Classified::Group(group)) => group,
+        CallResult::Good(_) => return Err(none(caller.now(), "")),
+        CallResult::Failed(verdict) if is_the_end_of_calls(&verdict) => return Err(Miss::Failed(Box::new(verdict))),
+        CallResult::Failed(_) => return Err(Miss::Unknown),
     };
     match group.state.as_str() {
         "ended" => return Err(none(caller.now(), &group.season)),
@@ -324,19 +326,19 @@ impl Seen {
 /// `None` when there is no such war.
 async fn look(caller: &mut Caller<'_>, war: &Tag, clan: &Tag) -> Result<Option<Seen>, Miss> {
     let reply = caller.call(&Endpoint::LeagueWar { war, clan }).await;
-    match reply.came {
-        Came::Well(Classified::War(war)) => Ok(Some(Seen::Ours(war, reply.times))),
-        Came::Well(Classified::OtherWar { state }) => Ok(Some(Seen::Others { state })),
+    match reply.result {
+        CallResult::Good(Classified::War(war)) => Ok(Some(Seen::Ours(war, reply.times))),
+        CallResult::Good(Classified::OtherWar { state }) => Ok(Some(Seen::Others { state })),
         // Of two other clans that are named it would be known.
-        Came::Well(Classified::UnknownState(state)) => Err(Miss::Unclear(state)),
-        Came::Well(_) | Came::Badly(Verdict::DeadLetter { .. }) => Ok(None),
-        Came::Badly(verdict) => Err(Miss::Failed(Box::new(verdict))),
+        CallResult::Good(Classified::UnknownState(state)) => Err(Miss::Unclear(state)),
+        CallResult::Good(_) | CallResult::Failed(Verdict::DeadLetter { .. }) => Ok(None),
+        CallResult::Failed(verdict) => Err(Miss::Failed(Box::new(verdict))),
     }
 }
 
 /// Whether no further call could be made either.
 const fn is_the_end_of_calls(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Prevented(Obstacle::NoUsableKey | Obstacle::DayUsedUp | Obstacle::Deadline))
+    matches!(verdict, Verdict::Prevented(Obstacle::NoUsableKey | Obstacle::DailyQuotaExhausted | Obstacle::Deadline))
 }
 
 fn remembered_war(memory: &WarMemory, now: Timestamp) -> Option<Tag> {
@@ -389,8 +391,9 @@ mod tests {
         none_until(Timestamp::from_utc(now), ended_season).to_string()
     }
 
+    /// "In no league" is believed for ten minutes in season and for a day off season, but not into the next season.
     #[test]
-    fn in_no_league_is_believed_ten_minutes_in_season_and_a_day_off_season_but_not_into_the_next() {
+    fn no_league_is_believed_until_next_season() {
         assert_eq!(until(datetime!(2026-03-01 00:00 UTC), ""), "2026-03-01T00:10:00.000Z");
         assert_eq!(until(datetime!(2026-03-12 23:59 UTC), ""), "2026-03-13T00:09:00.000Z");
         assert_eq!(until(datetime!(2026-03-13 00:00 UTC), ""), "2026-03-14T00:00:00.000Z");
@@ -398,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn after_this_months_league_has_ended_there_is_none_until_tomorrow() {
+    fn ended_league_means_none_until_tomorrow() {
         assert_eq!(until(datetime!(2026-03-10 12:00 UTC), "2026-03"), "2026-03-11T12:00:00.000Z");
         assert_eq!(until(datetime!(2026-03-01 12:00 UTC), "2026-02"), "2026-03-01T12:10:00.000Z");
     }

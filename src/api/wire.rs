@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clan_keeps_its_bytes_and_reads_what_is_there() {
+    fn clan_keeps_its_bytes() {
         let text = r##"{ "tag":"#2pp", "name":"\u2606 x", "warWins":7.9, "warLosses":null, "future":{"a":[1]},
             "memberList":[{"tag":"#8QU8J9LP","name":"n","role":"admin","trophies":-3,"donations":99999999999,
                            "donationsReceived":"12"}] }"##;
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_with_an_impossible_tag_is_left_out_and_the_clan_kept() {
+    fn member_with_impossible_tag_is_skipped() {
         let text = r##"{"tag":"#2PP","name":"x","memberList":[{"tag":"#AAA","name":"a"},7,{"name":"b"},{"tag":"#8Q8","name":"c"}]}"##;
         let clan = clan(text, &two_pp()).unwrap();
         assert!(!clan.has_all_members);
@@ -471,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_document_is_worthless_without_is_demanded() {
+    fn mandatory_keys_are_demanded() {
         let refused = |text| clan(text, &two_pp()).unwrap_err().to_string();
         insta::assert_snapshot!(
             [
@@ -512,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn a_player_is_in_no_clan_only_where_none_is_named() {
+    fn player_without_clan_key_is_clanless() {
         for rest in ["", r#","clan":null"#, r#","clan":null,"role":"notMember""#, r#","role":null"#] {
             assert_eq!(clan_of(rest), InClan::None, "{rest}");
         }
@@ -521,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clan_that_cannot_be_read_is_not_none() {
+    fn unreadable_clan_is_not_none() {
         for clan in ["{}", "[]", "7", "false", r#""8Q8""#, r#"{"tag":null}"#, r#"{"tag":""}"#, r#"{"tag":7}"#] {
             assert_eq!(clan_of(&format!(r#","clan":{clan}"#)), InClan::Unknown, "{clan}");
         }
@@ -545,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_list_is_whole_when_it_agrees_with_its_count() {
+    fn member_list_is_whole_when_count_agrees() {
         let (one, two) = (r##"{"tag":"#8Q8"}"##, r##"{"tag":"#9Q9"}"##);
         assert_eq!(list_of(&format!(r#""members":2,"memberList":[{one},{two}]"#)), (true, 2, 2));
         assert_eq!(list_of(&format!(r#""memberList":[{one},{two}]"#)), (true, 2, 2), "older answers do not count");
@@ -556,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_list_that_contradicts_itself_places_nobody() {
+    fn contradicting_member_list_places_nobody() {
         let (one, two) = (r##"{"tag":"#8Q8"}"##, r##"{"tag":"#9Q9"}"##);
         for (rest, counted) in [
             (format!(r#""members":50,"memberList":[{one},{two}]"#), 50),
@@ -575,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_and_objects_beyond_all_bounds_are_not_read() {
+    fn oversized_lists_and_objects_are_not_read() {
         let many = vec![r##"{"tag":"#8Q8"}"##; MAX_ENTRIES + 1].join(",");
         let text = format!(r##"{{"tag":"#2PP","name":"x","memberList":[{many}]}}"##);
         assert_eq!(clan(&text, &two_pp()).unwrap_err(), Unusable::MissingKey("memberList"));
@@ -592,7 +592,7 @@ mod tests {
     }
 
     #[test]
-    fn a_war_is_whole_when_it_has_what_its_state_needs() {
+    fn war_is_whole_for_its_state() {
         let (one, other) = (r##"{"tag":"#99P","attacks":[{}]}"##, r##"{"tag":"#88P"}"##);
         let whole = fought(&format!(r#","teamSize":1{TIMES}"#), one, other);
         assert!(whole.is_whole && whole.members.len() == 1);
@@ -614,7 +614,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_is_not_known_or_contradicted_says_nothing_of_a_war() {
+    fn unknown_war_state_says_nothing() {
         for text in [
             r#"{"state":"accessDenied"}"#,
             r#"{"state":"inMatchmaking","clan":{},"opponent":{}}"#,
@@ -633,7 +633,7 @@ mod tests {
     }
 
     #[test]
-    fn when_our_clan_is_the_opponent_the_sides_are_swapped_and_nothing_else_is_touched() {
+    fn opponent_side_is_swapped_to_ours() {
         let text = r##"{ "clan" : {"tag":"#8Q8","members":[]},"x":1.50, "opponent":{"tag":"#2PP","members":[
             {"tag":"#99P","attacks":[{},{}]},{"tag":"#88P"},{"tag":"#AAA"}]} ,"state":"inWar"}"##;
         let war = ours(text);
@@ -645,7 +645,7 @@ mod tests {
     }
 
     #[test]
-    fn a_war_without_tags_is_not_in_war_and_one_of_two_others_is_told_apart() {
+    fn war_of_other_clans_is_distinguished() {
         let text = r#"{"state":"notInWar","clan":{"stars":0},"opponent":{"stars":0}}"#;
         assert_eq!(ours(text).state, "notInWar");
         let text = r##"{"state":"inWar","clan":{"tag":"#8Q8"},"opponent":{"tag":"#9Q9"}}"##;
@@ -655,7 +655,7 @@ mod tests {
     }
 
     #[test]
-    fn rounds_that_are_not_drawn_are_left_out() {
+    fn undrawn_rounds_are_left_out() {
         let text =
             r##"{"state":"inWar","season":"2026-03","rounds":[{"warTags":["#8Q8","#9Q9"]},{"warTags":["#0","#0"]}]}"##;
         let group = league_group(text).unwrap();
@@ -663,7 +663,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_overflows_however_deep_an_answer_is_nested() {
+    fn deep_nesting_does_not_overflow() {
         let deep = "[".repeat(1_000_000) + &"]".repeat(1_000_000);
         let text = format!(
             r##"{{"tag":"#2PP","name":"x","deep":{deep},"clan":{deep},"memberList":[{deep},{{"tag":"#8Q8"}}]}}"##
@@ -674,7 +674,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_surrogate_pair_and_a_wild_number_do_not_cost_the_document() {
+    fn broken_text_and_numbers_keep_document() {
         let text = r##"{"tag":"#2PP","name":"x\ud83d","trophies":1e400,"donations":1e3}"##;
         let player = player(text, &two_pp()).unwrap();
         assert!(player.name.starts_with('x') && player.name.contains('\u{fffd}'), "{:?}", player.name);

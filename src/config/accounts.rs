@@ -76,14 +76,14 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_are_read() {
+    fn parse_reads_pairs_and_json() {
         assert_eq!(read("a@x.com:one, b@x.com:t:wo,"), owned(&[("a@x.com", "one"), ("b@x.com", "t:wo")]));
         let json = r#" [{"email": "a@x.com", "password": "o,n:e "}, {"password": "two", "email": "b@x.com"}]"#;
         assert_eq!(read(json), owned(&[("a@x.com", "o,n:e "), ("b@x.com", "two")]));
     }
 
     #[test]
-    fn what_is_wrong_is_told_by_its_place_and_without_a_value() {
+    fn parse_errors_name_place_without_value() {
         let wrong = [
             "hunter2",
             "a@x.com:one,hunter2",

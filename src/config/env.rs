@@ -14,19 +14,16 @@ mod worker;
 
 use std::{fmt, time::Duration};
 
-pub(super) use self::api::MOST_ACCOUNTS;
 use self::reader::Reader;
 pub use self::{
     exposure::{Exposure, exposures},
     trust::put_trust_in_force,
 };
+pub use super::variables::Vars;
 use super::{
     AfterConfig, ApiConfig, BackupConfig, Config, DEFAULT_REQS_PER_SEC, DatabaseConfig, Pause, RedisConfig,
     TelemetryConfig, WorkerConfig,
 };
-
-/// How variables are looked up.
-pub type Vars<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// What the process is there for; the health role needs no API key and few connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -17,10 +17,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use url::Url;
 
-use super::{
-    env::{MOST_ACCOUNTS, Vars},
-    variables::{VARIABLES, variable},
-};
+use super::variables::{MAX_ACCOUNTS, VARIABLES, Vars, variable};
 
 /// Where the extension listens when `PARAMETERS_SECRETS_EXTENSION_HTTP_PORT` does not say otherwise.
 const DEFAULT_PORT: u16 = 2773;
@@ -29,7 +26,7 @@ const DEFAULT_PORT: u16 = 2773;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The most of an error's body that is repeated.
-const TOLD_CHARACTERS: usize = 200;
+const MAX_QUOTED_CHARS: usize = 200;
 
 /// What was read, by variable; or why it could not be.
 #[derive(Clone, Debug, Default)]
@@ -85,7 +82,7 @@ impl Reference {
 fn secret_names() -> impl Iterator<Item = String> {
     let listed = VARIABLES.iter().filter(|variable| variable.secret).map(|variable| variable.name.to_owned());
     let numbered =
-        (2..=MOST_ACCOUNTS).flat_map(|number| ["COC_EMAIL", "COC_PASSWORD"].map(|name| format!("{name}_{number}")));
+        (2..=MAX_ACCOUNTS).flat_map(|number| ["COC_EMAIL", "COC_PASSWORD"].map(|name| format!("{name}_{number}")));
     listed.chain(numbered)
 }
 
@@ -270,7 +267,7 @@ impl Extension {
         let status = response.status().as_u16();
         let body = response.text().await.map_err(|error| self.unreachable(&error))?;
         if status != 200 {
-            let told: String = body.trim().chars().take(TOLD_CHARACTERS).collect();
+            let told: String = body.trim().chars().take(MAX_QUOTED_CHARS).collect();
             return Err(format!("the AWS Parameters and Secrets extension answered {status} for `{name}`: {told}"));
         }
         let value = serde_json::from_str::<Value>(&body).ok();
@@ -308,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_is_given_in_two_ways_is_refused() {
+    fn secret_given_twice_is_refused() {
         let vars = vars(&[("REDIS_URL", "redis://h"), ("REDIS_URL_FILE", "/f"), ("DATABASE_URL_PARAMETER", "/p")]);
         let found = references(&vars);
         let told = "is given in several ways (REDIS_URL, REDIS_URL_FILE): keep one of them".to_owned();
@@ -318,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_is_what_stands_behind_the_last_hash() {
+    fn field_follows_last_hash() {
         let reference =
             Reference::of("COC_API_TOKEN", Way::SecretArn, "arn:aws:secretsmanager:eu:1:secret:a-b#api.key");
         assert_eq!(
@@ -329,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_is_picked_and_what_is_missing_is_told_without_any_value() {
+    fn pick_finds_field_and_hides_values() {
         let whole = SecretString::from(r#"{"password":"hunter2","db":{"port":5432},"a.b":"dotted","list":[]}"#);
         let picked = |field: &str| pick(&whole, Some(field)).map(|value| value.expose_secret().to_owned());
         assert_eq!(picked("password").unwrap(), "hunter2");

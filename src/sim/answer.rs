@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn max_age_is_what_is_left_in_either_spelling() {
+    fn max_age_counts_down_in_both_spellings() {
         let left = Duration::from_millis(90_100);
         assert_eq!(CacheControl::MaxAge(Duration::from_secs(120)).header(left).unwrap(), "max-age=91");
         assert_eq!(CacheControl::Public(Duration::from_secs(600)).header(left).unwrap(), "public max-age=91");

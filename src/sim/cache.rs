@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_that_others_asked_for_has_a_part_of_its_age_left_and_the_next_one_all_of_it() {
+    fn shared_copy_has_partial_age() {
         let mut copies = Copies::new(true);
         let mut left = |path: &str, seconds| {
             copies.get_or_make(path, Duration::from_secs(seconds), || Answer::found("{}".into(), 60)).1.as_secs()
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_good_until_its_age_is_over() {
+    fn copy_is_served_until_it_expires() {
         let mut copies = Copies::default();
         let mut get = |seconds: u64, body: &'static str| {
             let now = Duration::from_secs(seconds);

@@ -181,14 +181,14 @@ mod tests {
     }
 
     #[test]
-    fn a_sliding_second_is_half_open() {
+    fn sliding_second_is_half_open() {
         let mut page = TokenPage::default();
         assert_eq!(at_millis(&mut page, &[0, 500, 999, 1000, 1499, 1500]), [1, 2, 3, 3, 4, 4]);
         assert_eq!(page.most, 4);
     }
 
     #[test]
-    fn a_call_written_down_late_counts_in_the_second_it_came_in() {
+    fn late_entry_counts_in_its_own_second() {
         let mut page = TokenPage::default();
         assert_eq!(at_millis(&mut page, &[0, 900, 1700, 400, 1100, 950]), [1, 2, 2, 2, 3, 4]);
         assert_eq!(page.most, 4, "from 400, 900, or 0: 0, 400, 900, 950");
@@ -197,14 +197,14 @@ mod tests {
     }
 
     #[test]
-    fn the_busiest_second_is_remembered_after_it_has_passed() {
+    fn busiest_second_is_remembered() {
         let mut page = TokenPage::default();
         at_millis(&mut page, &[0, 900, 1100, 1200, 1300, 9000]);
         assert_eq!(page.most, 4, "900 to 1300 lie within one second that no whole second contains");
     }
 
     #[test]
-    fn tokens_are_counted_apart() {
+    fn tokens_are_counted_separately() {
         let book = CallBook::open();
         book.arrive(SystemClock.boot(), "one", "/v1/players/%232PP");
         let (number, in_last_second) = book.arrive(SystemClock.boot(), "two", "/v1/clans/%232PP");

@@ -249,7 +249,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn points_weigh_the_best_members_most() {
+    fn points_weigh_best_members_most() {
         assert_eq!(points(vec![1000; 50]), 10_000);
         assert_eq!(points(vec![10, 1000]), 505);
         assert_eq!(points(Vec::new()), 0);

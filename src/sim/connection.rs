@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_came_while_nobody_read_is_known_to_have_come_then() {
+    async fn unread_bytes_keep_arrival_time() {
         let mut listener = CuttableListener(TcpListener::bind("127.0.0.1:0").await.unwrap());
         let address = listener.local_addr().unwrap();
         let mut caller = TcpStream::connect(address).await.unwrap();

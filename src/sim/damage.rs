@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_damaged_body_is_damaged_as_ordered() {
+    fn body_is_damaged_as_ordered() {
         let body = br##"{"tag":"#2PP","name":"x","trophies":5}"##;
         assert!(serde_json::from_slice::<serde_json::Value>(&first_half(body)).is_err());
         assert_eq!(without_mandatory_keys(body), br#"{"trophies":5}"#);

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn each_meets_each_once() {
+    fn every_clan_meets_every_other_once() {
         let group = group();
         let mut met = HashSet::new();
         for (_, place) in group.wars() {
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clan_is_sometimes_the_opponent() {
+    fn clan_is_opponent_sometimes() {
         let group = group();
         let sides: HashSet<usize> =
             group.wars().filter_map(|(_, place)| group.pairing(place).iter().position(|clan| *clan == 3)).collect();
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn positions_in_league_wars_have_gaps_and_exceed_the_team() {
+    fn league_war_positions_have_gaps() {
         let group = group();
         let positions: Vec<u64> = group
             .wars()

@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_spares_the_first_calls_and_is_used_up() {
+    fn rule_spares_first_calls_and_is_used_up() {
         let rules = Rules::default();
         rules.add(Rule::new(Misbehaviour::Status502).on(Endpoint::Clan).after(1).times(2));
         let answers: Vec<bool> =
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_may_catch_every_third_call() {
+    fn rule_catches_every_third_call() {
         let rules = Rules::default();
         rules.add(Rule::new(Misbehaviour::Status502).every(3));
         let caught = |_| rules.orders_for(&asked("/v1/clans/%232PP"), "t").answer.is_some();
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn every_given_part_of_a_rule_must_agree() {
+    fn rule_needs_every_part_to_match() {
         let rules = Rules::default();
         rules.add(Rule::new(Misbehaviour::NotFound).on_tag("#2PP").on_token("a").on_path("/currentwar"));
         assert!(rules.orders_for(&asked("/v1/clans/%232PP"), "a").answer.is_none());
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn delays_add_up_and_the_first_answer_wins() {
+    fn delays_add_up_and_first_answer_wins() {
         let rules = Rules::default();
         rules.add(Rule::new(Misbehaviour::Slow(Duration::from_millis(20))));
         rules.add(Rule::new(Misbehaviour::Slow(Duration::from_millis(30))));

@@ -85,7 +85,7 @@ pub use self::{
     census::Census,
     fixtures::FixturesError,
     misbehave::{Matches, Misbehaviour, Rule},
-    portal::{MOST_KEYS, PortalKey, PortalTrouble},
+    portal::{MAX_KEYS, PortalKey, PortalTrouble},
     request::Endpoint,
 };
 use self::{

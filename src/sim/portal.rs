@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use super::server::Shared;
 
 /// The most keys an account may have.
-pub const MOST_KEYS: usize = 10;
+pub const MAX_KEYS: usize = 10;
 
 /// How long a login takes. Another one of the same account meanwhile fails, as with the real portal.
 const LOGIN_TIME: Duration = Duration::from_millis(30);
@@ -373,7 +373,7 @@ pub(super) async fn create(State(shared): State<Arc<Shared>>, headers: HeaderMap
     let key = inner.new_key(&name, &description, cidr_ranges);
     match inner.session(&headers) {
         None => error(StatusCode::FORBIDDEN, "Not logged in"),
-        Some(account) if account.keys.len() >= MOST_KEYS => error(StatusCode::BAD_REQUEST, "Too many keys"),
+        Some(account) if account.keys.len() >= MAX_KEYS => error(StatusCode::BAD_REQUEST, "Too many keys"),
         Some(account) => {
             account.keys.push(key.clone());
             ok(json!({"key": key}))

@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_taken_apart() {
+    fn paths_are_parsed() {
         let asked = Asked::parse("/v1/clans/%232PP/currentwar/leaguegroup");
         assert_eq!((asked.endpoint, asked.tag.unwrap().as_str()), (Endpoint::LeagueGroup, "2PP"));
         let asked = Asked::parse("/v1/clans/%232PP/capitalraidseasons?after=x&limit=3");
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_without_its_encoded_hash_is_no_tag() {
+    fn tag_without_encoded_hash_is_refused() {
         assert_eq!(Asked::parse("/v1/clans/2PP").tag, None);
         assert_eq!(Asked::parse("/v1/players/%23").tag, None);
     }

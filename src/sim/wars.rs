@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_war_passes_through_its_states_and_attacks_come_in() {
+    fn war_passes_through_its_states() {
         let war = war(Format::Ordinary);
         let told = |hour| {
             let seen = seen(&war, hour, 0);
@@ -362,14 +362,14 @@ mod tests {
     }
 
     #[test]
-    fn the_two_sides_see_the_same_war() {
+    fn both_sides_see_same_war() {
         let war = war(Format::Ordinary);
         let (one, other) = (seen(&war, 40, 0), seen(&war, 40, 1));
         assert_eq!((&one["clan"], &one["opponent"]), (&other["opponent"], &other["clan"]));
     }
 
     #[test]
-    fn attacks_are_absent_until_there_is_one() {
+    fn attacks_are_absent_before_first() {
         let early = seen(&war(Format::Ordinary), 2, 0);
         for member in early["clan"]["members"].as_array().unwrap() {
             assert!(member.get("attacks").is_none() && member.get("bestOpponentAttack").is_none());
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sums_agree_with_the_attacks() {
+    fn sums_match_attacks() {
         let seen = seen(&war(Format::Ordinary), 50, 0);
         let victims = seen["opponent"]["members"].as_array().unwrap();
         let best =
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn league_wars_have_their_own_marks() {
+    fn league_wars_have_own_marks() {
         let league = seen(&war(Format::League), 30, 0);
         assert_eq!(league["warStartTime"], league["startTime"]);
         assert!(league.get("attacksPerMember").is_none());
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn peace_names_nobody() {
+    fn peace_names_no_clan() {
         let peace: Value = serde_json::from_slice(&peace()).unwrap();
         assert_eq!(peace["clan"], peace["opponent"]);
         assert!(peace["clan"].get("tag").is_none());

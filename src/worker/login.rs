@@ -1,5 +1,5 @@
 //! Logging in to the developer portal: one process at a time, slower after each failure. Talks to the queue's [`Slots`] and
-//! to the wallet.
+//! to the key store.
 //!
 //! The right to log in is a slot like a key's, `{coc-api}:key:login-<account>`: held while somebody logs in, and resting after a
 //! failure, with the reason. What is remembered with it is not a rate but the number of failures in a row. A wrong password
@@ -13,12 +13,11 @@ use tracing::{info, warn};
 use super::keys::BENCHED;
 
 use crate::{
-    api::{
-        portal::{Given, Known, PortalError, Visit},
-        wallet::{Account, LOGIN_WINDOW, MOST_LOGINS, Wallet},
+    api::keys::{
+        Account, KeyStore, LOGIN_WINDOW, LoginFailures, LoginRight, MAX_LOGINS,
+        portal::{KnownKeys, PortalError, RenewedKeys, Visit},
     },
     clock::Clock,
-    model::{Fingerprint, LearnedRate},
     queue::{Holder, QueueError, Slot, SlotView, Slots},
 };
 
@@ -55,9 +54,9 @@ impl Told {
 }
 
 /// Logs in with every account that needs it; begins no login after `until`, and gives up what is not done by then.
-pub async fn log_in<S: Slots>(slots: &S, wallet: &Wallet, clock: &dyn Clock, run: &str, until: Instant) -> Told {
+pub async fn log_in<S: Slots>(slots: &S, key_store: &KeyStore, clock: &dyn Clock, run: &str, until: Instant) -> Told {
     let mut told = Told::default();
-    for account in wallet.accounts().iter().filter(|account| account.wants_login()) {
+    for account in key_store.accounts().iter().filter(|account| account.needs_login()) {
         match log_in_with(slots, account, clock, run, until).await {
             Ok(Ok(())) => told.news.extend(news_of(account)),
             Ok(Err(failure)) => told.failures.push(format!("failed to {failure}")),
@@ -71,8 +70,8 @@ pub async fn log_in<S: Slots>(slots: &S, wallet: &Wallet, clock: &dyn Clock, run
 }
 
 fn news_of(account: &Account) -> Option<String> {
-    let seen = account.seen()?;
-    let (before, now) = (seen.moved_from?, seen.address?);
+    let view = account.view()?;
+    let (before, now) = (view.moved_from?, view.address?);
     let name = account.name();
     Some(format!("account {name}: our address changed from {before} to {now}; keys are bound to an address"))
 }
@@ -85,21 +84,26 @@ async fn log_in_with<S: Slots>(
     until: Instant,
 ) -> Result<Result<(), String>, QueueError> {
     let name = account.name();
-    if account.has_logged_in_too_often(clock.boot()) {
+    if account.has_too_many_logins(clock.boot()) {
         return Ok(Err(format!(
-            "get keys with {name}: {MOST_LOGINS} logins within {} min gave keys that the API refused; it may see another \
+            "get keys with {name}: {MAX_LOGINS} logins within {} min gave keys that the API refused; it may see another \
              address than the portal does (EGRESS_IPS), or another deployment uses the same COC_KEY_NAME",
             LOGIN_WINDOW.as_secs() / 60
         )));
     }
     let renewed = with_right(slots, account, run, until, renew(slots, account, clock, run)).await?;
-    Ok(renewed.map(|Given { keys, made, revoked }| {
-        info!(account = name, keys = keys.len(), made, revoked, "logged in to the developer portal");
+    Ok(renewed.map(|RenewedKeys { keys, created, revoked }| {
+        info!(account = name, keys = keys.len(), created, revoked, "logged in to the developer portal");
     }))
 }
 
 /// Logs in and renews the account's keys, without asking for the right to.
-pub async fn renew<S: Slots>(slots: &S, account: &Account, clock: &dyn Clock, run: &str) -> Result<Given, Trouble> {
+pub async fn renew<S: Slots>(
+    slots: &S,
+    account: &Account,
+    clock: &dyn Clock,
+    run: &str,
+) -> Result<RenewedKeys, Trouble> {
     let visit = account.visit().await?;
     let known = known(slots, &visit, run).await?;
     Ok(account.renew(visit, known, clock.boot()).await?)
@@ -107,8 +111,8 @@ pub async fn renew<S: Slots>(slots: &S, account: &Account, clock: &dyn Clock, ru
 
 /// What other processes know of our keys. Those that the API has refused to them of late count as refused: a sandbox that
 /// knows nothing yet would take them again.
-pub async fn known<S: Slots>(slots: &S, visit: &Visit<'_>, run: &str) -> Result<Known, QueueError> {
-    let mut known = Known::default();
+pub async fn known<S: Slots>(slots: &S, visit: &Visit<'_>, run: &str) -> Result<KnownKeys, QueueError> {
+    let mut known = KnownKeys::default();
     for key in visit.listed().iter().filter(|key| visit.is_ours(key)) {
         match slots.look_at_key(&key.fingerprint()).await?.holder {
             Holder::Paused(reason) if reason.starts_with(BENCHED) => known.refused.push(key.fingerprint()),
@@ -148,13 +152,13 @@ pub async fn with_right<S: Slots, T>(
     act: impl Future<Output = Result<T, Trouble>>,
 ) -> Result<Result<T, String>, QueueError> {
     let name = account.name();
-    let slot = account.login_slot();
+    let right = account.login_right();
     let failures_so_far = loop {
         if Instant::now() >= until {
             return Ok(Err(format!("log in with {name}: no time is left for it")));
         }
-        match slots.take_key(&slot, run, RIGHT_LASTS).await? {
-            Slot::Taken { learned_rate } => break learned_rate.map_or(0.0, |failures| failures.rate),
+        match slots.take_key(right.slot(), run, RIGHT_LASTS).await? {
+            Slot::Taken { aimd_state } => break LoginFailures::kept(aimd_state),
             Slot::Held { for_another } => {
                 if Instant::now() + LOOK_AGAIN > until {
                     return Ok(Err(format!("log in with {name}: another run is logging in and takes too long")));
@@ -164,9 +168,9 @@ pub async fn with_right<S: Slots, T>(
             Slot::Paused { reason, for_another } => return Ok(Err(resting(&reason, for_another))),
         }
     };
-    let password = account.password_slot();
+    let password = account.password_right();
     if let Some(rest) = rest_of(slots, &password).await? {
-        slots.give_back_key(&slot, run, AT_ONCE).await?;
+        slots.give_back_key(right.slot(), run, AT_ONCE).await?;
         return Ok(Err(rest));
     }
     let gives_up = until.min(Instant::now() + LOGIN_TIME);
@@ -174,30 +178,30 @@ pub async fn with_right<S: Slots, T>(
         Ok(answer) => answer,
         // The run has no more time: that says nothing about the portal.
         Err(_) if gives_up == until => {
-            slots.give_back_key(&slot, run, AT_ONCE).await?;
+            slots.give_back_key(right.slot(), run, AT_ONCE).await?;
             return Ok(Err(format!("log in with {name}: not done before the time for it was over")));
         }
         Err(_) => Err(Trouble::Portal(too_slow(name, LOGIN_TIME))),
     };
     match answer {
         Ok(done) => {
-            slots.remember_rate(&slot, LearnedRate::plain(0.0)).await?;
-            slots.give_back_key(&slot, run, AT_ONCE).await?;
+            slots.remember_rate(right.slot(), LoginFailures(0).to_keep()).await?;
+            slots.give_back_key(right.slot(), run, AT_ONCE).await?;
             Ok(Ok(done))
         }
         // This password rests, not the account: whoever has another one may try it.
         Err(Trouble::Portal(error @ PortalError::WrongPassword { .. })) => {
             warn!(account = name, rest_seconds = LONGEST_REST.as_secs(), "failed to {error}");
-            slots.take_key(&password, run, RIGHT_LASTS).await?;
-            slots.pause_key(&password, run, &error.to_string(), LONGEST_REST).await?;
-            slots.give_back_key(&slot, run, AT_ONCE).await?;
+            slots.take_key(password.slot(), run, RIGHT_LASTS).await?;
+            slots.pause_key(password.slot(), run, &error.to_string(), LONGEST_REST).await?;
+            slots.give_back_key(right.slot(), run, AT_ONCE).await?;
             Ok(Err(error.to_string()))
         }
         Err(Trouble::Portal(error)) => {
             let rest = rest_after(&error, failures_so_far);
             warn!(account = name, rest_seconds = rest.as_secs(), "failed to {error}");
-            slots.remember_rate(&slot, LearnedRate::plain(failures_so_far + 1.0)).await?;
-            slots.pause_key(&slot, run, &error.to_string(), rest).await?;
+            slots.remember_rate(right.slot(), LoginFailures(failures_so_far.0 + 1).to_keep()).await?;
+            slots.pause_key(right.slot(), run, &error.to_string(), rest).await?;
             Ok(Err(error.to_string()))
         }
         Err(Trouble::Queue(error)) => Err(error),
@@ -213,15 +217,15 @@ pub async fn look_into<S: Slots, T>(
     act: impl Future<Output = Result<T, Trouble>>,
 ) -> Result<Result<T, String>, QueueError> {
     let began = Instant::now();
-    let (slot, name) = (account.login_slot(), account.name());
-    while let Holder::Run(_) = slots.look_at_key(&slot).await?.holder {
+    let (right, name) = (account.login_right(), account.name());
+    while let Holder::Run(_) = slots.look_at_key(right.slot()).await?.holder {
         if Instant::now() + LOOK_AGAIN > until {
             return Ok(Err(format!("log in with {name}: a run is logging in and takes too long")));
         }
         sleep(LOOK_AGAIN).await;
     }
-    for slot in [slot, account.password_slot()] {
-        if let Some(rest) = rest_of(slots, &slot).await? {
+    for right in [right, account.password_right()] {
+        if let Some(rest) = rest_of(slots, &right).await? {
             return Ok(Err(rest));
         }
     }
@@ -234,8 +238,8 @@ pub async fn look_into<S: Slots, T>(
 }
 
 /// Why and how long a right to log in rests, when it does.
-async fn rest_of<S: Slots>(slots: &S, slot: &Fingerprint) -> Result<Option<String>, QueueError> {
-    let SlotView { holder, for_another, .. } = slots.look_at_key(slot).await?;
+async fn rest_of<S: Slots>(slots: &S, right: &LoginRight) -> Result<Option<String>, QueueError> {
+    let SlotView { holder, for_another, .. } = slots.look_at_key(right.slot()).await?;
     Ok(match holder {
         Holder::Paused(reason) => Some(resting(&reason, for_another)),
         Holder::Run(_) | Holder::Nobody | Holder::Left => None,
@@ -248,17 +252,17 @@ fn too_slow(account: &str, after: Duration) -> PortalError {
 }
 
 /// Gives the right back that a login had which was cut off in the middle, if it was ours.
-pub async fn give_back_right<S: Slots>(slots: &S, wallet: &Wallet, run: &str) -> Result<(), QueueError> {
-    for account in wallet.accounts().iter().filter(|account| account.wants_login()) {
-        slots.give_back_key(&account.login_slot(), run, AT_ONCE).await?;
+pub async fn give_back_right<S: Slots>(slots: &S, key_store: &KeyStore, run: &str) -> Result<(), QueueError> {
+    for account in key_store.accounts().iter().filter(|account| account.needs_login()) {
+        slots.give_back_key(account.login_right().slot(), run, AT_ONCE).await?;
     }
     Ok(())
 }
 
 /// Ends the rests of an account before their time: whoever asks for it may have mended what they are about.
 pub async fn end_rests<S: Slots>(slots: &S, account: &Account) -> Result<(), QueueError> {
-    slots.end_rest(&account.login_slot()).await?;
-    slots.end_rest(&account.password_slot()).await?;
+    slots.end_rest(account.login_right().slot()).await?;
+    slots.end_rest(account.password_right().slot()).await?;
     Ok(())
 }
 
@@ -267,11 +271,11 @@ fn resting(reason: &str, for_another: Duration) -> String {
 }
 
 /// How long nobody logs in after a failure that follows so many others.
-fn rest_after(error: &PortalError, failures_so_far: f64) -> Duration {
+fn rest_after(error: &PortalError, failures_so_far: LoginFailures) -> Duration {
     if error.needs_a_person() {
         return LONGEST_REST;
     }
-    FIRST_REST.mul_f64(2_f64.powf(failures_so_far.min(10.0))).min(LONGEST_REST)
+    FIRST_REST.mul_f64(2_f64.powi(failures_so_far.0.min(10).cast_signed())).min(LONGEST_REST)
 }
 
 #[cfg(test)]
@@ -281,9 +285,9 @@ mod tests {
     #[test]
     fn the_rest_doubles_with_every_failure_and_a_full_account_waits_for_a_person() {
         let down = PortalError::Down { account: "COC_EMAIL".to_owned(), action: "login", detail: String::new() };
-        let rests = [0.0, 1.0, 2.0, 9.0].map(|failures| rest_after(&down, failures).as_secs());
+        let rests = [0, 1, 2, 9].map(|failures| rest_after(&down, LoginFailures(failures)).as_secs());
         assert_eq!(rests, [30, 60, 120, 900]);
         let full = PortalError::TooManyKeys { account: "COC_EMAIL".to_owned(), total: 10, name: "ours".to_owned() };
-        assert_eq!(rest_after(&full, 0.0), LONGEST_REST);
+        assert_eq!(rest_after(&full, LoginFailures(0)), LONGEST_REST);
     }
 }

@@ -3,7 +3,7 @@ use std::collections::{BTreeSet, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::Tag;
+use crate::model::{Fingerprint, Tag};
 
 const KEYS: [&str; 2] = ["one", "two"];
 
@@ -75,10 +75,10 @@ impl Story {
     }
 
     fn convicted(&mut self) -> Vec<Scope> {
-        let news = self.judge.take_news().into_iter();
+        let news = self.judge.take_decisions().into_iter();
         news.filter_map(|news| match news {
-            News::Convicted(scope, ..) => Some(scope),
-            News::Acquitted(_) => None,
+            Decision::Convicted(scope, ..) => Some(scope),
+            Decision::Acquitted(_) => None,
         })
         .collect()
     }
@@ -88,7 +88,7 @@ use EndpointKind::{Clan, CurrentWar, LeagueGroup, Player};
 use Sign::{Failed, Forbidden, Foreign, Maintenance, Rejected, Unavailable};
 
 #[test]
-fn one_object_convicts_nobody() {
+fn one_object_convicts_no_scope() {
     for sign in [Maintenance, Unavailable, Failed, Foreign(None), Forbidden, Rejected] {
         let mut story = Story::default();
         story.good(Clan);
@@ -97,32 +97,32 @@ fn one_object_convicts_nobody() {
             accusation = story.bad_of(Clan, story.number, sign.clone(), Some(&mut accusation));
         }
         assert_eq!(story.convicted(), [], "{sign:?}");
-        assert_eq!(story.judge.ruling(&accusation), None, "{sign:?}");
+        assert_eq!(story.judge.classify(&accusation), None, "{sign:?}");
     }
 }
 
 #[test]
-fn an_object_that_fails_again_is_at_fault() {
+fn object_failing_again_is_at_fault() {
     for sign in [Maintenance, Unavailable, Failed, Foreign(None), Forbidden, Rejected] {
         let mut story = Story::default();
         let mut first = story.bad(Clan, sign.clone());
         assert_eq!(
-            story.good(Player).judge.ruling(&first).is_some(),
+            story.good(Player).judge.classify(&first).is_some(),
             sign == Rejected,
             "{sign:?}: only its endpoint tells"
         );
         story.good(Clan);
-        assert_eq!(story.judge.ruling(&first), Some(Ruling::CallAgain), "{sign:?}");
+        assert_eq!(story.judge.classify(&first), Some(FailureClass::CallAgain), "{sign:?}");
         let again = story.bad_of(Clan, 1, sign.clone(), Some(&mut first));
-        assert_eq!(story.judge.ruling(&again), None, "{sign:?}: an outage may have begun");
+        assert_eq!(story.judge.classify(&again), None, "{sign:?}: an outage may have begun");
         story.good(Clan);
-        assert_eq!(story.judge.ruling(&again), Some(Ruling::Object), "{sign:?}");
+        assert_eq!(story.judge.classify(&again), Some(FailureClass::Object), "{sign:?}");
         assert_eq!(story.convicted(), [], "{sign:?}");
     }
 }
 
 #[test]
-fn enough_objects_convict_their_endpoint_then_the_api() {
+fn objects_convict_endpoint_then_api() {
     for (sign, objects) in [(Maintenance, 2), (Unavailable, 3), (Failed, 10), (Foreign(None), 10)] {
         let mut story = Story::default();
         story.good(Clan).bads(CurrentWar, &sign, objects - 1);
@@ -130,18 +130,18 @@ fn enough_objects_convict_their_endpoint_then_the_api() {
         let last = story.bad(CurrentWar, sign.clone());
         if story.judge.control().is_some() {
             story.bad(CurrentWar, sign.clone());
-            story.judge.control_is_done();
+            story.judge.control_done();
         }
         assert_eq!(story.convicted(), [Scope::Endpoint(CurrentWar)], "{sign:?}");
-        assert_eq!(story.judge.ruling(&last), Some(Ruling::Wider(Scope::Endpoint(CurrentWar))));
+        assert_eq!(story.judge.classify(&last), Some(FailureClass::Wider(Scope::Endpoint(CurrentWar))));
         story.bad(Player, sign.clone());
-        story.judge.control_is_done();
+        story.judge.control_done();
         assert_eq!(story.convicted(), [Scope::Api], "{sign:?}: a second kind of endpoint");
     }
 }
 
 #[test]
-fn a_good_answer_in_between_clears_the_endpoint() {
+fn good_response_in_between_clears_endpoint() {
     let mut story = Story::default();
     for _ in 0..100 {
         story.bads(Clan, &Unavailable, 2).bads(Clan, &Maintenance, 0).good(Clan);
@@ -151,95 +151,95 @@ fn a_good_answer_in_between_clears_the_endpoint() {
 }
 
 #[test]
-fn a_good_control_call_clears_the_endpoint() {
+fn good_control_call_clears_endpoint() {
     let mut story = Story::default();
     let accusation = story.bad(Player, Failed);
     story.bads(Player, &Failed, 9);
     assert_eq!(story.judge.control(), Some(Control { endpoints: vec![Player] }));
-    story.good(Player).judge.control_is_done();
+    story.good(Player).judge.control_done();
     assert_eq!((story.convicted(), story.judge.control()), (vec![], None));
-    assert_eq!(story.judge.ruling(&accusation), Some(Ruling::CallAgain));
+    assert_eq!(story.judge.classify(&accusation), Some(FailureClass::CallAgain));
 }
 
 #[test]
-fn a_slow_good_answer_from_before_clears_nobody() {
+fn earlier_slow_response_clears_nothing() {
     let mut story = Story::default();
     let slow = story.judge.begin(call(Clan, 99, KEYS[0]));
     let accusation = story.bad(Clan, Maintenance);
     story.judge.good(slow);
-    assert_eq!(story.judge.ruling(&accusation), None);
+    assert_eq!(story.judge.classify(&accusation), None);
     story.bad(Clan, Maintenance);
-    story.judge.control_is_done();
+    story.judge.control_done();
     assert_eq!(story.convicted(), [Scope::Endpoint(Clan)]);
 }
 
 #[test]
-fn calls_that_began_in_between_are_waited_for() {
+fn conviction_waits_for_calls_in_between() {
     let mut story = Story::default();
     story.bad(Clan, Maintenance);
     let open = story.judge.begin(call(Clan, 99, KEYS[0]));
     assert_eq!(story.bads(Clan, &Maintenance, 1).convicted(), [], "it may be answered well");
     story.judge.forget(open);
-    story.judge.control_is_done();
+    story.judge.control_done();
     assert_eq!(story.convicted(), [Scope::Endpoint(Clan)]);
     let mut story = Story::default();
     story.bad(Clan, Maintenance);
     story.judge.begin(call(Clan, 99, KEYS[0]));
-    story.bads(Clan, &Maintenance, 5).judge.control_is_done();
+    story.bads(Clan, &Maintenance, 5).judge.control_done();
     assert_eq!(story.convicted(), [Scope::Endpoint(Clan)], "overwhelming");
 }
 
 #[test]
-fn two_refused_objects_convict_their_key_alone() {
+fn two_refused_objects_convict_only_key() {
     for sign in [Forbidden, Rejected] {
         let mut story = Story::default();
         story.good(Clan).bads(Clan, &sign, 2);
         // Where there is no object for a control call.
-        story.judge.control_is_done();
+        story.judge.control_done();
         assert_eq!(story.convicted(), [Scope::Key(Fingerprint(KEYS[0].to_owned()))], "{sign:?}");
         assert!(!story.judge.is_convicted(&Scope::Api));
     }
 }
 
 #[test]
-fn a_convicted_scope_comes_back_with_a_later_good_answer() {
+fn later_good_response_acquits_scope() {
     let mut story = Story::default();
     story.judge.remember(Scope::Endpoint(CurrentWar));
     let accusation = story.bad(CurrentWar, Failed);
-    assert_eq!(story.judge.ruling(&accusation), Some(Ruling::Wider(Scope::Endpoint(CurrentWar))));
+    assert_eq!(story.judge.classify(&accusation), Some(FailureClass::Wider(Scope::Endpoint(CurrentWar))));
     story.good(CurrentWar);
-    assert_eq!(story.judge.take_news(), [News::Acquitted(Scope::Endpoint(CurrentWar))]);
+    assert_eq!(story.judge.take_decisions(), [Decision::Acquitted(Scope::Endpoint(CurrentWar))]);
 }
 
 #[test]
-fn a_document_that_came_for_others_proves_nothing() {
+fn echoed_document_proves_nothing() {
     let mut story = Story::default();
     let echoed = object(Clan, 7).tag.as_str().to_owned();
     story.bads(Clan, &Foreign(Some(echoed)), 3);
     let id = story.judge.begin(call(Clan, 7, KEYS[0]));
     story.judge.good(id);
-    assert_eq!(story.judge.goods(), 0);
+    assert_eq!(story.judge.good_count(), 0);
     story.bads(Clan, &Foreign(None), 7);
-    story.judge.control_is_done();
+    story.judge.control_done();
     assert_eq!(story.convicted(), [Scope::Endpoint(Clan)]);
 }
 
 #[test]
-fn a_lonely_failure_is_decided_by_a_control_call() {
+fn control_call_decides_lone_failure() {
     let mut story = Story::default();
     let mut first = story.bad(CurrentWar, Failed);
     story.judge.wait(&first, true);
-    assert!(story.judge.has_doubts() && story.judge.nothing_else());
+    assert!(story.judge.has_doubts() && story.judge.nothing_else_to_call());
     assert_eq!(story.judge.control(), Some(Control { endpoints: vec![CurrentWar] }));
-    story.good(CurrentWar).judge.control_is_done();
-    assert_eq!(story.judge.ruling(&first), Some(Ruling::CallAgain));
+    story.good(CurrentWar).judge.control_done();
+    assert_eq!(story.judge.classify(&first), Some(FailureClass::CallAgain));
     let again = story.bad_of(CurrentWar, 1, Failed, Some(&mut first));
-    assert!(!story.judge.nothing_else(), "there is nothing more to learn");
-    assert_eq!((story.judge.ruling(&again), story.convicted()), (Some(Ruling::Object), vec![]));
+    assert!(!story.judge.nothing_else_to_call(), "there is nothing more to learn");
+    assert_eq!((story.judge.classify(&again), story.convicted()), (Some(FailureClass::Object), vec![]));
 }
 
 #[test]
-fn a_run_without_one_good_answer_finds_the_api_unreachable() {
+fn run_without_good_response_convicts_api() {
     for (sign, scope) in [
         (Failed, Scope::Api),
         (Foreign(None), Scope::Api),
@@ -249,35 +249,35 @@ fn a_run_without_one_good_answer_finds_the_api_unreachable() {
         let mut story = Story::default();
         let accusation = story.bad(Clan, sign.clone());
         story.judge.wait(&accusation, true);
-        while story.judge.nothing_else() {
+        while story.judge.nothing_else_to_call() {
             // There is no object that used to be answered well.
-            story.judge.control_is_done();
+            story.judge.control_done();
         }
         assert_eq!(story.convicted(), [scope], "{sign:?}");
     }
 }
 
 #[test]
-fn an_endpoint_that_is_all_there_is_needs_another_to_convict_the_api() {
+fn single_endpoint_alone_does_not_convict_api() {
     let mut story = Story::default();
-    story.good(Clan).bads(Clan, &Maintenance, 2).judge.control_is_done();
+    story.good(Clan).bads(Clan, &Maintenance, 2).judge.control_done();
     assert_eq!(story.convicted(), [Scope::Endpoint(Clan)]);
-    assert!(story.judge.nothing_else());
+    assert!(story.judge.nothing_else_to_call());
     assert_eq!(story.judge.control(), Some(Control { endpoints: vec![Player, CurrentWar] }));
-    story.good(Player).judge.control_is_done();
-    assert!(!story.judge.nothing_else());
+    story.good(Player).judge.control_done();
+    assert!(!story.judge.nothing_else_to_call());
     assert_eq!(story.convicted(), [], "the API answers");
     let mut story = Story::default();
-    story.good(Clan).bads(Clan, &Maintenance, 2).judge.control_is_done();
+    story.good(Clan).bads(Clan, &Maintenance, 2).judge.control_done();
     story.convicted();
-    assert!(story.judge.nothing_else());
-    story.judge.control_is_done();
-    assert!(!story.judge.nothing_else());
+    assert!(story.judge.nothing_else_to_call());
+    story.judge.control_done();
+    assert!(!story.judge.nothing_else_to_call());
     assert_eq!(story.convicted(), [Scope::Api], "nothing else can be called");
 }
 
 #[test]
-fn no_try_at_once_while_others_accuse() {
+fn others_accusing_prevent_quick_try() {
     let mut story = Story::default();
     let first = story.bad(Clan, Failed);
     assert!(story.judge.is_alone(&first));
@@ -314,21 +314,21 @@ impl World {
 }
 
 /// Plays a run and returns how each object ended.
-fn play(world: &World) -> Vec<Ruling> {
+fn play(world: &World) -> Vec<FailureClass> {
     let mut judge = Judge::default();
     let mut todo: VecDeque<(usize, Option<Accusation>)> =
         (0..world.objects.len()).map(|number| (number, None)).collect();
     let mut flying: Vec<(usize, CallId, usize, usize, bool, Option<Accusation>)> = Vec::new();
     let mut waiting: Vec<(usize, Accusation)> = Vec::new();
     // An object that was answered well is told as `CallAgain`, which is no end.
-    let mut ends = vec![Ruling::CallAgain; world.objects.len()];
+    let mut ends = vec![FailureClass::CallAgain; world.objects.len()];
     for now in 0..20_000 {
         let key = if judge.is_convicted(&Scope::Key(Fingerprint(KEYS[1].to_owned()))) { 0 } else { now % 2 };
         let is_over = judge.is_convicted(&Scope::Api);
         if let Some((number, mut earlier)) = todo.pop_front().filter(|_| !is_over) {
             let kind = world.objects[number];
             if judge.is_convicted(&Scope::Endpoint(kind)) {
-                ends[number] = Ruling::Unknown;
+                ends[number] = FailureClass::Unknown;
             } else {
                 if let Some(earlier) = &mut earlier {
                     judge.call_again(earlier);
@@ -341,7 +341,7 @@ fn play(world: &World) -> Vec<Ruling> {
             if is_over || !judge.has_doubts() {
                 judge.finish();
             } else {
-                judge.nothing_else();
+                judge.nothing_else_to_call();
             }
         }
         if judge.control().is_some() {
@@ -355,7 +355,7 @@ fn play(world: &World) -> Vec<Ruling> {
                     judge.good(id);
                 }
             }
-            judge.control_is_done();
+            judge.control_done();
         }
         let landed = flying.extract_if(.., |flight| flight.0 <= now).collect::<Vec<_>>();
         for (_, id, number, key, is_bad, earlier) in landed {
@@ -369,11 +369,11 @@ fn play(world: &World) -> Vec<Ruling> {
             }
         }
         for (number, accusation) in std::mem::take(&mut waiting) {
-            match judge.ruling(&accusation) {
+            match judge.classify(&accusation) {
                 None => waiting.push((number, accusation)),
                 Some(ruling) => {
                     judge.wait(&accusation, false);
-                    if ruling == Ruling::CallAgain {
+                    if ruling == FailureClass::CallAgain {
                         todo.push_back((number, Some(accusation)));
                     } else {
                         ends[number] = ruling;
@@ -418,12 +418,12 @@ proptest! {
     fn only_objects_that_are_bad_themselves_are_charged(world in worlds()) {
         let ends = play(&world);
         for (number, end) in ends.iter().enumerate() {
-            prop_assert!(*end != Ruling::Object || world.bad_objects.contains(&number), "{number}: {ends:?}");
+            prop_assert!(*end != FailureClass::Object || world.bad_objects.contains(&number), "{number}: {ends:?}");
         }
     }
 
     #[test]
-    fn a_bad_object_among_good_ones_is_charged(latencies in prop::collection::vec(0..40_usize, 1..50), place in 0..100_usize) {
+    fn bad_object_among_good_is_charged(latencies in prop::collection::vec(0..40_usize, 1..50), place in 0..100_usize) {
         let world = World {
             objects: vec![Clan; 101],
             bad_objects: [place].into(),
@@ -434,7 +434,7 @@ proptest! {
             latencies,
         };
         let ends = play(&world);
-        prop_assert!(ends[place] == Ruling::Object, "{:?}", ends[place]);
-        prop_assert!(ends.iter().filter(|end| **end != Ruling::CallAgain).count() == 1, "all others are answered");
+        prop_assert!(ends[place] == FailureClass::Object, "{:?}", ends[place]);
+        prop_assert!(ends.iter().filter(|end| **end != FailureClass::CallAgain).count() == 1, "all others are answered");
     }
 }

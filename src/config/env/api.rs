@@ -6,13 +6,10 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::{Problem, Reader, Role};
-use crate::config::{ApiConfig, DEFAULT_REQS_PER_SEC, PortalAccount, PortalConfig, accounts};
+use crate::config::{ApiConfig, DEFAULT_REQS_PER_SEC, PortalAccount, PortalConfig, accounts, variables::MAX_ACCOUNTS};
 
 /// More calls than any account makes in a day.
 const MOST_REQS_PER_DAY: u64 = 10_000_000_000;
-
-/// How many accounts of the portal can be set: `COC_EMAIL`, `COC_EMAIL_2` … `COC_EMAIL_9`.
-pub(in crate::config) const MOST_ACCOUNTS: u32 = 9;
 
 impl Reader<'_> {
     pub(super) fn api(&mut self, role: Role) -> ApiConfig {
@@ -31,7 +28,7 @@ impl Reader<'_> {
 
     /// Accounts of the developer portal, if there are any.
     fn portal(&mut self) -> Option<PortalConfig> {
-        let numbered = (2..=MOST_ACCOUNTS).map(|number| format!("_{number}"));
+        let numbered = (2..=MAX_ACCOUNTS).map(|number| format!("_{number}"));
         let mut accounts: Vec<PortalAccount> =
             std::iter::once(String::new()).chain(numbered).filter_map(|suffix| self.account(&suffix)).collect();
         accounts.extend(self.accounts_in_one());

@@ -18,9 +18,9 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use refresh_worker::{
-    api::{ApiClient, Ask, RunKeys, SlotStart, judge::Bench},
+    api::{ApiClient, FetchTask, KeyPool, SlotStart, judge::SharedJudge},
     clock::{ManualClock, ServerTime},
-    model::LearnedRate,
+    model::AimdState,
 };
 use tokio::{
     net::TcpListener,
@@ -61,7 +61,7 @@ pub type Judge = fn(usize) -> Treatment;
 pub struct Laboratory {
     api: Arc<Api>,
     client: ApiClient,
-    keys: RunKeys,
+    keys: KeyPool,
     clock: Arc<ManualClock>,
     time: ServerTime,
     answered: AtomicU64,
@@ -90,7 +90,7 @@ impl Laboratory {
         tokio::spawn(async move { axum::serve(listener, server).await });
 
         let clock = ManualClock::at(NOW);
-        let keys = RunKeys::new(clock.clone(), cap_per_second);
+        let keys = KeyPool::new(clock.clone(), cap_per_second);
         keys.add(key(TOKEN), None, SlotStart::now(&*clock), Duration::from_secs(100_000));
         let (client, time) = (ApiClient::new(&url).unwrap(), ServerTime::new(clock.clone(), NOW));
         let laboratory = Arc::new(Self { api, client, keys, clock, time, answered: AtomicU64::default() });
@@ -113,8 +113,8 @@ impl Laboratory {
         self.keys.rates()[0].1
     }
 
-    pub fn learned(&self) -> Option<LearnedRate> {
-        self.keys.learned(&name(TOKEN))
+    pub fn learned(&self) -> Option<AimdState> {
+        self.keys.aimd_state(&name(TOKEN))
     }
 
     /// Lets time pass; the rates at the end of each second of it.
@@ -150,14 +150,14 @@ impl Laboratory {
     async fn call_for_ever(self: Arc<Self>, caller: usize) {
         let digit = |place: usize| char::from(b"0289PYLQG"[caller / place % 9]);
         let player = format!("player:2{}{}", digit(9), digit(1)).parse().unwrap();
-        let bench = Bench::default();
+        let bench = SharedJudge::default();
         loop {
-            let ask = Ask {
+            let ask = FetchTask {
                 object: &player,
                 league: None,
                 first_permit: None,
                 keys: &self.keys,
-                bench: &bench,
+                judge: &bench,
                 time: &self.time,
                 until: Instant::now() + Duration::from_mins(2),
                 quick_tries: 0,

@@ -21,7 +21,7 @@ fn slow(_: usize) -> Treatment {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hidden_limit_is_found_within_ten_percent_and_hardly_a_call_is_refused() {
+async fn hidden_limit_is_found_with_few_refusals() {
     let laboratory = Laboratory::open(30, |in_second| Treatment { is_refused: in_second > LIMIT, takes: USUAL }).await;
     laboratory.pass(2 * 60).await;
     let (calls_to_find, refused_to_find) = laboratory.calls();
@@ -39,7 +39,7 @@ async fn a_hidden_limit_is_found_within_ten_percent_and_hardly_a_call_is_refused
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_that_our_calls_make_slow_lower_the_rate_until_they_are_quick_and_then_it_comes_back() {
+async fn slowness_from_our_calls_lowers_rate_temporarily() {
     let laboratory = Laboratory::open(15, usual).await;
     laboratory.pass(15).await;
     let mut lowered = Vec::new();
@@ -56,7 +56,7 @@ async fn answers_that_our_calls_make_slow_lower_the_rate_until_they_are_quick_an
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_that_are_as_slow_with_fewer_calls_lower_the_rate_twice_and_then_no_more() {
+async fn foreign_slowness_lowers_rate_twice_at_most() {
     let laboratory = Laboratory::open(15, usual).await;
     laboratory.pass(15).await;
     laboratory.judge(slow);

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use refresh_worker::{
     api::{
-        ApiClient, ApiKey, Ask, Fetch, RunKeys, SlotStart, Verdict,
-        judge::{Bench, Sign},
+        ApiClient, ApiKey, Fetch, FetchTask, KeyPool, SlotStart, Verdict,
+        judge::{SharedJudge, Sign},
         verdict::Ending,
     },
     clock::{ManualClock, ServerTime, Timestamp},
@@ -24,8 +24,8 @@ pub const NOW: Timestamp = Timestamp::from_millis(1_772_600_767_089);
 pub struct Rig {
     pub server: Scripted,
     pub client: ApiClient,
-    pub keys: RunKeys,
-    pub bench: Bench,
+    pub keys: KeyPool,
+    pub bench: SharedJudge,
     pub clock: Arc<ManualClock>,
     pub time: ServerTime,
 }
@@ -38,21 +38,28 @@ impl Rig {
     pub async fn with_tokens(tokens: &[&str]) -> Self {
         let server = Scripted::start().await;
         let clock = ManualClock::at(NOW);
-        let keys = RunKeys::new(clock.clone(), 300);
+        let keys = KeyPool::new(clock.clone(), 300);
         for token in tokens {
             keys.add(key(token), None, SlotStart::now(&*clock), SLOT_LIFETIME);
         }
         let time = ServerTime::new(clock.clone(), NOW);
-        Self { client: ApiClient::new(&server.base_url()).unwrap(), server, keys, bench: Bench::default(), clock, time }
+        Self {
+            client: ApiClient::new(&server.base_url()).unwrap(),
+            server,
+            keys,
+            bench: SharedJudge::default(),
+            clock,
+            time,
+        }
     }
 
-    pub fn ask<'a>(&'a self, object: &'a ObjectId) -> Ask<'a> {
-        Ask {
+    pub fn ask<'a>(&'a self, object: &'a ObjectId) -> FetchTask<'a> {
+        FetchTask {
             object,
             league: None,
             first_permit: None,
             keys: &self.keys,
-            bench: &self.bench,
+            judge: &self.bench,
             time: &self.time,
             until: Instant::now() + Duration::from_secs(30),
             quick_tries: 0,
@@ -65,11 +72,11 @@ impl Rig {
     }
 
     pub async fn fetch_with_quick_tries(&self, object: &str, quick_tries: u32) -> Fetch {
-        self.client.fetch(Ask { quick_tries, ..self.ask(&object.parse().unwrap()) }).await
+        self.client.fetch(FetchTask { quick_tries, ..self.ask(&object.parse().unwrap()) }).await
     }
 
     pub async fn fetch_war(&self, clan: &str, league: Option<&WarMemory>) -> Fetch {
-        self.client.fetch(Ask { league, ..self.ask(&format!("war:{clan}").parse().unwrap()) }).await
+        self.client.fetch(FetchTask { league, ..self.ask(&format!("war:{clan}").parse().unwrap()) }).await
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use refresh_worker::{
-    api::{ApiClient, Ask, RunKeys, SlotStart, judge::Bench},
+    api::{ApiClient, FetchTask, KeyPool, SlotStart, judge::SharedJudge},
     clock::{Clock, ServerTime, SystemClock},
     model::{Document, ObjectId, Tag},
     sim::{Census, SimConfig, Simulator},
@@ -15,14 +15,14 @@ use super::rig::{answered, document, key, outcome};
 struct Bed {
     simulator: Simulator,
     client: ApiClient,
-    keys: RunKeys,
+    keys: KeyPool,
     time: ServerTime,
 }
 
 impl Bed {
     async fn new() -> Self {
         let simulator = Simulator::start(SimConfig { clans: 24, ..SimConfig::default() }).await.unwrap();
-        let keys = RunKeys::new(Arc::new(SystemClock), 5_000);
+        let keys = KeyPool::new(Arc::new(SystemClock), 5_000);
         keys.add(key("token"), None, SlotStart::now(&SystemClock), Duration::from_secs(600));
         let time = ServerTime::new(Arc::new(SystemClock), SystemClock.wall());
         Self { client: ApiClient::new(&simulator.base_url()).unwrap(), simulator, keys, time }
@@ -33,12 +33,12 @@ impl Bed {
     }
 
     async fn fetch(&self, object: ObjectId) -> refresh_worker::api::Fetch {
-        let ask = Ask {
+        let ask = FetchTask {
             object: &object,
             league: None,
             first_permit: None,
             keys: &self.keys,
-            bench: &Bench::default(),
+            judge: &SharedJudge::default(),
             time: &self.time,
             until: Instant::now() + Duration::from_secs(30),
             quick_tries: 0,
@@ -59,7 +59,7 @@ impl Bed {
 }
 
 #[tokio::test]
-async fn every_simulated_clan_and_player_is_understood() {
+async fn simulated_clans_and_players_are_read() {
     let bed = Bed::new().await;
     let world = bed.world();
     assert_eq!(bed.outcomes(world.clan_tags(), ObjectId::clan).await, ["a clan"]);
@@ -69,7 +69,7 @@ async fn every_simulated_clan_and_player_is_understood() {
 }
 
 #[tokio::test]
-async fn every_simulated_war_is_understood_and_a_league_war_shows_our_side_first() {
+async fn simulated_wars_are_read_our_side_first() {
     let bed = Bed::new().await;
     let world = bed.world();
     for outcome in bed.outcomes(world.clan_tags(), ObjectId::war).await {

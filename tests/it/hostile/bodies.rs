@@ -2,7 +2,10 @@
 
 use proptest::{prelude::*, sample::select};
 use refresh_worker::{
-    api::verdict::{Bad, Body, Classified, Ending, Endpoint, Heard, classify},
+    api::{
+        response::{Bad, Body, Classified, Endpoint, Response, TransportError, classify},
+        verdict::Ending,
+    },
     clock::{Clock as _, SystemClock},
     model::{Answered, Document, Fetched, Kind, ObjectId, Tag},
     sim::{SimConfig, Simulator},
@@ -67,8 +70,8 @@ fn damaged(truth: &Truth, damages: &[Damage]) -> Vec<u8> {
     text(&body).into_bytes()
 }
 
-fn heard(status: u16, body: Vec<u8>) -> Heard {
-    Heard::Answer { status, headers: reqwest::header::HeaderMap::new(), body: Body::Whole(body) }
+fn response(status: u16, body: Vec<u8>) -> Result<Response, TransportError> {
+    Ok(Response { status, headers: reqwest::header::HeaderMap::new(), body: Body::Whole(body) })
 }
 
 fn document(classified: Classified) -> Option<Document> {
@@ -84,7 +87,7 @@ proptest! {
     #![proptest_config(super::config())]
 
     #[test]
-    fn every_body_gets_a_ruling(
+    fn every_body_is_classified(
         status in select(&[200_u16, 200, 200, 400, 403, 404, 418, 429, 500, 503, 504][..]),
         body in prop_oneof![any::<Vec<u8>>(), any_json().prop_map(|value| text(&value).into_bytes())],
         which in 0..5_usize,
@@ -97,7 +100,7 @@ proptest! {
             Endpoint::LeagueGroup(&tag),
             Endpoint::LeagueWar { war: &tag, clan: &tag },
         ];
-        match classify(&endpoints[which], &heard(status, body)) {
+        match classify(&endpoints[which], &response(status, body)) {
             Classified::DeadLetter { reason, body } => {
                 prop_assert!(!reason.detail.is_empty() && body.is_none_or(|body| body.len() <= 2_000));
             }
@@ -112,7 +115,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn what_is_ruled_a_document_is_stored_or_set_aside_alone_whatever_was_damaged() {
+async fn damaged_document_is_stored_or_set_aside_alone() {
     let truths = truths().await;
     let (sqlite, postgres) = (beds::sqlite().await, beds::postgres().await);
     let batches = usize::try_from(cases()).unwrap() / 100;
@@ -124,7 +127,7 @@ async fn what_is_ruled_a_document_is_stored_or_set_aside_alone_whatever_was_dama
             .zip(&damages)
             .filter_map(|(truth, damages)| {
                 let body = damaged(truth, damages);
-                let classified = classify(&endpoint(&truth.object), &heard(200, body));
+                let classified = classify(&endpoint(&truth.object), &response(200, body));
                 let answered = Answered::Document(document(classified)?);
                 let object = truth.object.clone();
                 Some(Fetched { object, began: now, copied_at: now, fresh_until: now, answered, league: None })

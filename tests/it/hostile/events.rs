@@ -49,7 +49,7 @@ proptest! {
     #![proptest_config(super::config())]
 
     #[test]
-    fn every_event_is_a_command_or_a_refusal_that_says_what_would_do(event in event(), health in any::<bool>()) {
+    fn event_is_command_or_explained_refusal(event in event(), health in any::<bool>()) {
         let role = if health { Role::Health } else { Role::Refresh };
         let Interpreted { command, .. } = interpret(&event, role);
         match command {

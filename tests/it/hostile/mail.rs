@@ -73,14 +73,14 @@ proptest! {
     #![proptest_config(super::config())]
 
     #[test]
-    fn every_entry_is_decided_and_what_is_admitted_is_sound((id, score, value) in entry()) {
+    fn every_entry_is_decided((id, score, value) in entry()) {
         let source = Source::Index { score };
         let entry = Entry { id: Id::Whole(id), source, content: Content::Value(value) };
         match entry.decide(NOW, MAX_ATTEMPTS) {
-            Decision::Admit(wish) => {
-                prop_assert!(wish.object.tag.as_str().chars().all(|c| "0289PYLQGRJCUV".contains(c)), "{wish:?}");
-                prop_assert!(wish.due <= NOW + Duration::from_secs(24 * 60 * 60), "{wish:?}");
-                prop_assert!(wish.attempts < MAX_ATTEMPTS, "{wish:?}");
+            Decision::Admit(request) => {
+                prop_assert!(request.object.tag.as_str().chars().all(|c| "0289PYLQGRJCUV".contains(c)), "{request:?}");
+                prop_assert!(request.due <= NOW + Duration::from_secs(24 * 60 * 60), "{request:?}");
+                prop_assert!(request.attempts < MAX_ATTEMPTS, "{request:?}");
             }
             Decision::Refuse(unreadable) => {
                 prop_assert!(unreadable.name.starts_with("mail:") && unreadable.name.len() < 1_000, "{unreadable:?}");
@@ -92,7 +92,7 @@ proptest! {
     }
 
     #[test]
-    fn escaped_bytes_come_back_as_they_were(bytes in any::<Vec<u8>>()) {
+    fn escaped_bytes_round_trip(bytes in any::<Vec<u8>>()) {
         prop_assert_eq!(unescape(&escape(&bytes)), bytes);
     }
 }

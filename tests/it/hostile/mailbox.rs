@@ -18,7 +18,7 @@ async fn put(redis: &mut MultiplexedConnection, id: &[u8], score: &str, value: &
 }
 
 #[tokio::test]
-async fn good_mail_among_generated_broken_mail_is_done_and_every_broken_one_is_a_dead_letter() {
+async fn broken_mail_becomes_dead_letters_good_mail_done() {
     let world = World::start().await;
     let players = world.mail_players(5).await;
     let mut redis = world.redis().await;
@@ -50,7 +50,7 @@ async fn good_mail_among_generated_broken_mail_is_done_and_every_broken_one_is_a
 }
 
 #[tokio::test]
-async fn a_hundred_thousand_index_entries_without_data_do_not_keep_good_mail_waiting() {
+async fn dataless_entries_do_not_delay_good_mail() {
     let world = World::start().await;
     let mut redis = world.redis().await;
     for chunk in 0..100 {

@@ -15,10 +15,10 @@ use crate::store::{Bed, over_every_store, text, time};
 over_every_store! {
     two_recordings_of_one_clan_a_month_apart_show_who_came_and_went,
     ; as_received:
-    every_recorded_clan_is_kept_to_the_byte_and_found_by_its_readers,
+    recorded_clans_are_kept_byte_for_byte,
 }
 
-async fn every_recorded_clan_is_kept_to_the_byte_and_found_by_its_readers(bed: impl Bed) {
+async fn recorded_clans_are_kept_byte_for_byte(bed: impl Bed) {
     let replay = Replay::start().await;
     let mut known = HashSet::new();
     for (hours, recording) in (0..).zip(folder::of_kind("clan")) {

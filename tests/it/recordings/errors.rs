@@ -50,7 +50,7 @@ fn expected(recording: &Recording) -> [&'static str; 3] {
 }
 
 #[tokio::test]
-async fn every_recorded_error_is_ruled_as_the_table_says() {
+async fn recorded_errors_are_classified_as_documented() {
     let replay = Replay::start().await;
     let tag: refresh_worker::model::Tag = "2PP".parse().unwrap();
     for recording in folder::of_kind("error") {
@@ -73,7 +73,7 @@ async fn every_recorded_error_is_ruled_as_the_table_says() {
 }
 
 #[tokio::test]
-async fn the_recorded_answer_that_a_clan_is_in_no_league_leaves_the_plain_war_and_is_remembered() {
+async fn recorded_no_league_keeps_plain_war() {
     let (Some(none), Some(plain)) = (
         folder::named("error", "error/404-leaguegroup.json"),
         folder::named("currentwar", "currentwar/notinwar-2025.json"),

@@ -14,7 +14,7 @@ use axum::{
     http::Response,
 };
 use refresh_worker::{
-    api::{ApiClient, ApiKey, Ask, RunKeys, SlotStart, Verdict, judge::Bench},
+    api::{ApiClient, ApiKey, FetchTask, KeyPool, SlotStart, Verdict, judge::SharedJudge},
     clock::{Clock, ServerTime, SystemClock, Timestamp},
     model::{Fetched, Kind, ObjectId, Tag, WarMemory},
     store::Committed,
@@ -66,15 +66,15 @@ impl Replay {
 
     /// Fetches, as if it were `at` now.
     pub async fn fetch(&self, at: Timestamp, object: &ObjectId, league: Option<&WarMemory>) -> Verdict {
-        let keys = RunKeys::new(self.clock.clone(), 1000);
+        let keys = KeyPool::new(self.clock.clone(), 1000);
         keys.add(ApiKey::new("a token".into()), None, SlotStart::now(&*self.clock), MINUTE);
         let time = ServerTime::new(self.clock.clone(), at);
-        let ask = Ask {
+        let ask = FetchTask {
             object,
             league,
             first_permit: None,
             keys: &keys,
-            bench: &Bench::default(),
+            judge: &SharedJudge::default(),
             time: &time,
             until: Instant::now() + MINUTE,
             quick_tries: 0,

@@ -75,7 +75,7 @@ fn compare(kind: &str, generated: &[Value], recorded: &[Shape], optional: &[&str
 }
 
 #[tokio::test]
-async fn clans_have_the_keys_of_recorded_clans() {
+async fn clans_have_recorded_keys() {
     let Some(folder) = recordings() else { return };
     // The newest; the one of September has no league tiers yet.
     let recorded = recorded(&folder, &["clan/2pp-2025-13members.json", "clan/heckyeah-2025-10-19members.json"]);
@@ -88,7 +88,7 @@ async fn clans_have_the_keys_of_recorded_clans() {
 }
 
 #[tokio::test]
-async fn players_have_the_keys_of_recorded_players() {
+async fn players_have_recorded_keys() {
     let Some(folder) = recordings() else { return };
     let recorded = recorded(
         &folder,
@@ -109,7 +109,7 @@ async fn players_have_the_keys_of_recorded_players() {
 }
 
 #[tokio::test]
-async fn wars_have_the_keys_of_recorded_wars() {
+async fn wars_have_recorded_keys() {
     let Some(folder) = recordings() else { return };
     let asker = Asker::default().await;
     let census = asker.simulator.world();
@@ -124,7 +124,7 @@ async fn wars_have_the_keys_of_recorded_wars() {
 }
 
 #[tokio::test]
-async fn wars_in_preparation_have_the_keys_of_a_recorded_one() {
+async fn preparing_wars_have_recorded_keys() {
     let Some(folder) = recordings() else { return };
     let asker = Asker::default().await;
     let mut generated = Vec::new();
@@ -138,7 +138,7 @@ async fn wars_in_preparation_have_the_keys_of_a_recorded_one() {
 }
 
 #[tokio::test]
-async fn leagues_have_the_keys_of_recorded_leagues() {
+async fn leagues_have_recorded_keys() {
     let Some(folder) = recordings() else { return };
     let asker = Asker::default().await;
     let census = asker.simulator.world();
@@ -158,7 +158,7 @@ async fn leagues_have_the_keys_of_recorded_leagues() {
 }
 
 #[tokio::test]
-async fn logs_have_the_keys_of_recorded_logs() {
+async fn logs_have_recorded_keys() {
     let Some(folder) = recordings() else { return };
     let asker = Asker::default().await;
     let census = asker.simulator.world();

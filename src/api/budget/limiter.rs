@@ -1,16 +1,17 @@
-//! The limiter of one key: a governor (GCRA) in fine cells, at a rate that may change.
+//! The limiter of one key: a governor (GCRA) in fine cells, and behind it an exact log of the last calls.
 //!
-//! The API counts calls per second and key. A limiter with burst 1 at exactly that rate shows one call too many as soon
-//! as one call travels a millisecond faster than an earlier one, so we stay at [`HEADROOM`] of it. Timers fire late, and
-//! with burst exactly 1 each lateness is lost for ever; so a call is not one cell but many of about a millisecond, and
-//! `SLACK_CELLS` more may be saved up: lateness up to that is made up for, and the long-run rate is exact. A fresh
-//! limiter has nothing saved up, since another run may have used the key until a moment ago.
+//! **The governor sets the pace.** The API counts calls per second and key. At exactly that rate, one call that travels a
+//! millisecond faster than an earlier one is a call too many, so the pace is [`USED_SHARE`] of the rate. Timers fire late,
+//! and a burst of 1 would lose each lateness for ever. So a call is many cells of about a millisecond each, of which
+//! [`SLACK_CELLS`] may be saved up: lateness up to that is made up for, and the long-run rate is exact. A fresh limiter has
+//! nothing saved up, since another run may have used the key until a moment ago.
 //!
-//! What is let through on time may still begin late, and then crowd the calls behind it. So a call is taken first
-//! ([`RateLimit::take`]) and begun later ([`RateLimit::begin`]), and no more than the cap begin in any [`WINDOW`], which
-//! leaves 14 ms for calls that overtake each other on the way. A call counts from when it has left
-//! ([`RateLimit::left`]); until that is known it may come at any time, and counts as if it came now. Rates are calls a
-//! second.
+//! **The log keeps the cap.** A call that the governor lets through on time may still begin late, and crowd the calls
+//! behind it. So a call is taken first ([`RateLimit::take`]) and begun later ([`RateLimit::begin`]), and no more than the cap
+//! begin in any [`CALL_WINDOW`]. A call counts from the moment at which it has left ([`RateLimit::left`]). Until that is
+//! known the call may leave at any time, and counts as if it left now.
+//!
+//! Rates are calls a second.
 
 use std::{
     collections::VecDeque,
@@ -27,23 +28,24 @@ use governor::{
 };
 use tokio::time::Instant;
 
-/// How much of a rate is used. The rest is for calls that overtake each other on the way.
-pub const HEADROOM: f64 = 0.983;
+/// The share of a rate that is used. The rest is for calls that overtake each other on the way.
+pub const USED_SHARE: f64 = 0.983;
 
-/// A cell is at most this long.
-const LONGEST_CELL: Duration = Duration::from_millis(1);
+/// The longest cell. Shorter cells only cost arithmetic; longer ones would round the slack.
+const MAX_CELL: Duration = Duration::from_millis(1);
 
-/// Cells that lateness may save up: at most 30 ms. A busy machine stops a process for longer than 10 ms now and then,
-/// which cost half a percent of the budget.
+/// The cells that lateness may save up: 30 ms. With 10 ms a busy machine, which stops a process for longer now and then,
+/// cost half a percent of the budget.
 const SLACK_CELLS: NonZeroU32 = NonZeroU32::new(30).expect("not zero");
 
-/// The governor may let calls through so long before they can begin.
-const AHEAD: Duration = Duration::from_millis(15);
+/// The governor may let calls through this long before they can begin.
+const MAX_AHEAD: Duration = Duration::from_millis(15);
 
-/// In any window as long as this no more calls begin than the cap allows in a second.
-pub const WINDOW: Duration = Duration::from_millis(1014);
+/// No more calls begin in any window of this length than the cap allows in a second. The 14 ms beyond the second are for
+/// calls that overtake each other on the way.
+pub const CALL_WINDOW: Duration = Duration::from_millis(1014);
 
-/// The clock of the runtime's timers, which limiters wait by.
+/// The clock of the runtime's timers, by which limiters wait.
 #[derive(Clone, Debug)]
 pub struct TimerClock {
     start: Instant,
@@ -63,7 +65,7 @@ impl Clock for TimerClock {
     }
 }
 
-/// The name of a call, unlike that of any other in this process.
+/// The number of a call, unique in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallNumber(u64);
 
@@ -74,12 +76,12 @@ impl CallNumber {
     }
 }
 
-/// One of the last calls.
+/// A call in the log.
 #[derive(Clone, Copy, Debug)]
 struct Begun<I> {
     number: CallNumber,
-    /// `None` while it may still be here: to the API it comes at any time from now.
-    came: Option<I>,
+    /// The moment at which it left; `None` while it may still be here.
+    left: Option<I>,
 }
 
 /// The limiter of one key.
@@ -90,11 +92,11 @@ pub struct RateLimit<C: Clock = TimerClock> {
     rate: f64,
     pace: Pace,
     governor: RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<C::Instant>>,
-    /// Calls that the governor has let through and that had no [`Self::room`] yet.
+    /// Calls that the governor has let through and for which there was no [`Self::room`] yet.
     let_through: u32,
-    /// When the last call was taken, or the rate was set.
+    /// The moment at which the last call was taken, or the rate was set.
     last: Option<C::Instant>,
-    /// The calls of the last [`WINDOW`] in the order in which they came, and behind them those that may still be here.
+    /// The log: the calls of the last [`CALL_WINDOW`] in the order in which they left, then those that may still be here.
     begun: VecDeque<Begun<C::Instant>>,
 }
 
@@ -113,12 +115,12 @@ impl<C: Clock + Clone> RateLimit<C> {
         Self { clock, cap_per_second, rate, pace, governor, let_through: 0, last: None, begun: VecDeque::new() }
     }
 
-    /// The most this key is ever used.
+    /// The highest rate at which this key is ever used.
     pub fn cap(&self) -> f64 {
         self.cap_per_second.into()
     }
 
-    /// What it is used now.
+    /// The present rate.
     pub const fn rate(&self) -> f64 {
         self.rate
     }
@@ -128,8 +130,10 @@ impl<C: Clock + Clone> RateLimit<C> {
         self.pace.interval
     }
 
-    /// Takes one call, or says how long to wait for one. None is taken before it could begin: those would wait together and
-    /// then begin together, again in every window that follows.
+    /// Takes one call, or returns the time to wait for one.
+    ///
+    /// No call is taken before it could begin. Such calls would wait together and begin together, again in every window that
+    /// follows.
     pub fn take(&mut self) -> Result<(), Duration> {
         let now = self.clock.now();
         let room = self.room(now);
@@ -144,7 +148,7 @@ impl<C: Clock + Clone> RateLimit<C> {
             }
         }
         if self.let_through == 0 {
-            // For both at once: to wake up twice for every call costs processor time.
+            // For both at once: waking up twice for every call costs processor time.
             return Err(room.err().unwrap_or_default().max(wait));
         }
         room?;
@@ -153,7 +157,7 @@ impl<C: Clock + Clone> RateLimit<C> {
         Ok(())
     }
 
-    /// How many calls this rate lets through from now on in so much time.
+    /// The number of calls that the present rate lets through in this time from now.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most a year of calls")]
     pub fn calls_within(&self, time: Duration) -> usize {
         let since = self.last.map(|last| Duration::from(self.clock.now().duration_since(last)));
@@ -161,65 +165,66 @@ impl<C: Clock + Clone> RateLimit<C> {
         time.checked_sub(first).map_or(0, |rest| 1 + rest.div_duration_f64(self.pace.interval) as usize)
     }
 
-    /// Begins a call that was taken, or says how long it has to wait at least for the calls begun before it; while one of
-    /// those may still be here it is worth asking again as soon as that has left.
+    /// Begins a call that was taken, or returns the time that it has to wait for earlier calls. While one of those may still
+    /// be here, it is worth asking again as soon as that call has left.
     pub fn begin(&mut self) -> Result<CallNumber, Duration> {
         self.room(self.clock.now())?;
         let number = CallNumber::next();
-        self.begun.push_back(Begun { number, came: None });
+        self.begun.push_back(Begun { number, left: None });
         Ok(number)
     }
 
-    /// Whether one more call fits into the [`WINDOW`] that ends now, or how long until one may.
+    /// Returns at once when one more call fits into the [`CALL_WINDOW`] that ends now; otherwise the time until one may.
     fn room(&mut self, now: C::Instant) -> Result<(), Duration> {
-        let age = |came: C::Instant| Duration::from(now.duration_since(came));
-        while self.begun.front().and_then(|call| call.came).is_some_and(|came| age(came) >= WINDOW) {
+        let age = |left: C::Instant| Duration::from(now.duration_since(left));
+        while self.begun.front().and_then(|call| call.left).is_some_and(|left| age(left) >= CALL_WINDOW) {
             self.begun.pop_front();
         }
         match self.begun.len().checked_sub(self.most_in_window()).and_then(|at| self.begun.get(at)) {
-            Some(earliest) => Err(WINDOW.saturating_sub(earliest.came.map_or(Duration::ZERO, age))),
+            Some(earliest) => Err(CALL_WINDOW.saturating_sub(earliest.left.map_or(Duration::ZERO, age))),
             None => Ok(()),
         }
     }
 
-    /// The call has left by now: to the API it counts from now, whatever was thought before.
+    /// The call leaves now, whatever was believed before.
     pub fn left(&mut self, call: CallNumber) {
-        self.note(call, |_, now| now);
+        self.record_departure(call, |_, now| now);
     }
 
-    /// The call has left by now, at the latest.
+    /// The call has left by now, if it was not known to have left earlier.
     pub fn left_at_the_latest(&mut self, call: CallNumber) {
-        self.note(call, Option::unwrap_or);
+        self.record_departure(call, Option::unwrap_or);
     }
 
-    fn note(&mut self, number: CallNumber, when: impl Fn(Option<C::Instant>, C::Instant) -> C::Instant) {
+    /// Moves the call to its place in the order of the log.
+    fn record_departure(&mut self, number: CallNumber, when: impl Fn(Option<C::Instant>, C::Instant) -> C::Instant) {
         let now = self.clock.now();
         let found = self.begun.iter().rposition(|call| call.number == number);
         let Some(call) = found.and_then(|place| self.begun.remove(place)) else { return };
-        let came = when(call.came, now);
-        let behind = self.begun.iter().rposition(|other| other.came.is_some_and(|other| other <= came));
-        self.begun.insert(behind.map_or(0, |place| place + 1), Begun { came: Some(came), ..call });
+        let left = when(call.left, now);
+        let behind = self.begun.iter().rposition(|other| other.left.is_some_and(|other| other <= left));
+        self.begun.insert(behind.map_or(0, |place| place + 1), Begun { left: Some(left), ..call });
     }
 
-    /// How long nobody else may use the key, so that these calls and those of a fresh limiter stay within the cap
-    /// together: as long as the last of these calls would have taken at an even pace, and no longer than they count.
-    pub fn linger(&self) -> Duration {
+    /// The time for which no other run may use the key, so that these calls and those of a fresh limiter stay within the cap
+    /// together: as long as the last calls would have taken at an even pace, and no longer than they count.
+    pub fn release_cooldown(&self) -> Duration {
         let now = self.clock.now();
-        let age = |call: &Begun<C::Instant>| call.came.map_or(Duration::ZERO, |came| now.duration_since(came).into());
-        let paced = (1..).map(|calls| WINDOW.min(self.pace.interval * calls));
+        let age = |call: &Begun<C::Instant>| call.left.map_or(Duration::ZERO, |left| now.duration_since(left).into());
+        let paced = (1..).map(|calls| CALL_WINDOW.min(self.pace.interval * calls));
         let left = self.begun.iter().rev().zip(paced).map(|(call, paced)| paced.saturating_sub(age(call)));
         left.max().unwrap_or_default()
     }
 
-    /// How many calls may begin in a [`WINDOW`]: a hidden limit below the cap is a limit of such windows, too.
+    /// The most calls that may begin in a [`CALL_WINDOW`]. A hidden limit below the cap is a limit of such windows, too.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are small and positive")]
     fn most_in_window(&self) -> usize {
         (self.rate.ceil() as usize).clamp(1, usize::try_from(self.cap_per_second).unwrap_or(usize::MAX))
     }
 
-    /// From now on at this rate.
+    /// Changes the rate.
     ///
-    /// A fresh governor has a call to give away at once. Emptying it first makes the next call wait a whole interval.
+    /// A fresh governor would let a call through at once. Emptied first, it makes the next call wait a whole interval.
     pub fn set_rate(&mut self, rate: f64) {
         self.rate = rate;
         self.let_through = 0;
@@ -235,21 +240,21 @@ impl<C: Clock + Clone> RateLimit<C> {
 struct Pace {
     interval: Duration,
     cells_per_call: NonZeroU32,
-    /// How many calls may begin in [`AHEAD`].
+    /// The most calls that the governor may let through in [`MAX_AHEAD`].
     calls_ahead: u32,
     quota: Quota,
 }
 
 impl Pace {
     fn of(rate: f64) -> Self {
-        let interval = Duration::from_secs_f64(1.0 / (rate * HEADROOM));
-        let cells = u32::try_from(interval.as_nanos().div_ceil(LONGEST_CELL.as_nanos())).unwrap_or(u32::MAX);
+        let interval = Duration::from_secs_f64(1.0 / (rate * USED_SHARE));
+        let cells = u32::try_from(interval.as_nanos().div_ceil(MAX_CELL.as_nanos())).unwrap_or(u32::MAX);
         let cells_per_call = NonZeroU32::new(cells).unwrap_or(NonZeroU32::MIN);
-        // Rounded up, so that the rate is never above what was asked for.
+        // Rounded up, so that the rate is never higher than requested.
         let cell = interval.div_f64(f64::from(cells_per_call.get())) + Duration::from_nanos(1);
         let quota = Quota::with_period(cell).unwrap_or_else(|| Quota::per_second(NonZeroU32::MIN));
         let quota = quota.allow_burst(cells_per_call.saturating_add(SLACK_CELLS.get()));
-        let calls_ahead = u32::try_from(AHEAD.as_nanos().div_ceil(interval.as_nanos().max(1))).unwrap_or(u32::MAX);
+        let calls_ahead = u32::try_from(MAX_AHEAD.as_nanos().div_ceil(interval.as_nanos().max(1))).unwrap_or(u32::MAX);
         Self { interval, cells_per_call, calls_ahead, quota }
     }
 }
@@ -308,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn no_sliding_second_has_more_calls_than_the_cap_however_late_the_timers_are() {
+    fn late_timers_never_exceed_cap() {
         let mut random = fastrand::Rng::with_seed(7);
         for rate in 1..=300u32 {
             for worst_lateness_us in [0, 1, 900, 2_000, 5_000, 40_000, 1_200_000] {
@@ -324,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_begin_late_do_not_crowd_the_ones_behind_them() {
+    fn late_calls_do_not_crowd_later_ones() {
         let mut random = fastrand::Rng::with_seed(7);
         for rate in (1..=300u32).step_by(13) {
             let clock = FakeRelativeClock::default();
@@ -357,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_calls_which_open_connections_and_come_late_do_not_crowd_the_ones_behind_them() {
+    fn slow_first_calls_do_not_crowd_later_ones() {
         for rate in [2, 10, 30, 100] {
             for connecting in [1, 30, 150, 600, 1_300, 4_000].map(Duration::from_millis) {
                 let clock = FakeRelativeClock::default();
@@ -389,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_came_together_are_followed_by_calls_at_an_even_pace() {
+    fn bunched_calls_are_followed_evenly() {
         let clock = FakeRelativeClock::default();
         let mut limit = RateLimit::new(clock.clone(), 30);
         let (mut taken, mut waiting, mut came) = (0, Vec::new(), Vec::new());
@@ -424,24 +429,24 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_may_still_be_here_counts_until_it_has_left() {
+    fn undeparted_call_counts_until_it_leaves() {
         let clock = FakeRelativeClock::default();
         let mut limit = RateLimit::new(clock.clone(), 1);
         let begun = limit.begin().unwrap();
         clock.advance(Duration::from_secs(5));
-        assert_eq!(limit.begin().unwrap_err(), WINDOW);
+        assert_eq!(limit.begin().unwrap_err(), CALL_WINDOW);
         limit.left_at_the_latest(begun);
         clock.advance(Duration::from_millis(14));
         limit.left_at_the_latest(begun);
         assert_eq!(limit.begin().unwrap_err(), Duration::from_secs(1), "what was known stays known");
         limit.left(begun);
-        assert_eq!(limit.begin().unwrap_err(), WINDOW, "it opened another connection");
-        clock.advance(WINDOW);
+        assert_eq!(limit.begin().unwrap_err(), CALL_WINDOW, "it opened another connection");
+        clock.advance(CALL_WINDOW);
         limit.begin().unwrap();
     }
 
     #[test]
-    fn two_holders_of_a_key_one_after_the_other_stay_within_the_cap_together() {
+    fn consecutive_holders_share_cap() {
         let mut random = fastrand::Rng::with_seed(7);
         for round in 0..400 {
             let rate = random.u32(1..=100);
@@ -464,9 +469,9 @@ mod tests {
                 if random.bool() {
                     limit.set_rate(1.0);
                 }
-                let linger = limit.linger();
-                assert!(linger <= WINDOW, "{linger:?}");
-                clock.advance(linger);
+                let release_cooldown = limit.release_cooldown();
+                assert!(release_cooldown <= CALL_WINDOW, "{release_cooldown:?}");
+                clock.advance(release_cooldown);
             }
             let most = most_in_a_second(&came);
             assert!(most <= rate as usize, "round {round}: {most} calls in a second at {rate}/s");
@@ -474,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn lateness_of_a_timer_is_made_up_for() {
+    fn timer_lateness_is_made_up() {
         let mut random = fastrand::Rng::with_seed(7);
         for rate in [10, 30, 100] {
             let clock = FakeRelativeClock::default();
@@ -490,7 +495,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_call_of_a_fresh_limiter_is_free_and_the_second_waits() {
+    fn fresh_limiter_lets_one_call_through() {
         let mut limit = RateLimit::new(FakeRelativeClock::default(), 30);
         assert_eq!(limit.take(), Ok(()));
         let wait = limit.take().unwrap_err();
@@ -498,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_rate_gives_no_extra_call() {
+    fn changed_rate_gives_no_extra_call() {
         let mut limit = RateLimit::new(FakeRelativeClock::default(), 30);
         for rate in [15.0, 7.5, 1.0, 8.0, 30.0] {
             limit.set_rate(rate);
@@ -506,8 +511,9 @@ mod tests {
         }
     }
 
+    /// Below the cap no sliding second has more calls than the rate, and nearly all of the rate is used.
     #[test]
-    fn below_the_cap_no_sliding_second_has_more_calls_than_the_rate_and_nearly_all_of_it_is_used() {
+    fn lowered_rate_is_kept_and_nearly_used() {
         let mut random = fastrand::Rng::with_seed(7);
         for rate in [1.0, 2.5, 9.0, 17.0, 29.3] {
             let clock = FakeRelativeClock::default();
@@ -523,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_within_a_time_are_those_it_lets_through() {
+    fn calls_within_matches_limiter() {
         for rate in [1.0, 2.5, 9.0, 29.3] {
             let clock = FakeRelativeClock::default();
             let mut limit = RateLimit::at_rate(clock.clone(), 30, rate);
@@ -538,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_that_was_just_lowered_counts_the_calls_made_before() {
+    fn lowered_rate_counts_earlier_calls() {
         let clock = FakeRelativeClock::default();
         let mut limit = RateLimit::new(clock.clone(), 30);
         greedy(&mut limit, &clock, Duration::from_secs(2), || Duration::ZERO);
