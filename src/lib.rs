@@ -22,6 +22,7 @@ pub mod config;
 pub mod connections;
 pub mod derive;
 pub mod handlers;
+mod hex;
 pub mod metrics;
 pub mod model;
 mod outbound;

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     clock::Timestamp,
+    hex::hex,
     model::{
         Answered, Before, Change, Document, Event, Fetched, KnownWar, Learned, Move, ObjectId, Tag, WarDocument,
         game_time,
@@ -189,15 +190,6 @@ fn war_event(event: &'static str, clan: &Tag, war: &War, at: Timestamp) -> Event
     fields.extend(war.opponent.as_ref().map(|opponent| ("opponent", opponent.as_str().to_owned())));
     fields.extend([("starts", war.starts.to_string()), ("ends", war.ends.to_string()), ("at", at.to_string())]);
     Event::of(fields)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a text cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

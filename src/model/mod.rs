@@ -6,6 +6,7 @@
 
 mod aimd;
 mod change;
+mod cooldown;
 mod endpoint_kind;
 mod fingerprint;
 mod kind;
@@ -19,6 +20,7 @@ mod war;
 
 pub use aimd::AimdState;
 pub use change::{Before, Change, Event, Learned, MemberSeen, Move, OutboxEntry};
+pub use cooldown::CooldownReason;
 pub use endpoint_kind::EndpointKind;
 pub use fingerprint::Fingerprint;
 pub use kind::{Kind, ObjectId, UnknownKind};

@@ -5,7 +5,7 @@ use std::{io::Write, sync::OnceLock, time::Duration};
 use axum::body::Bytes;
 use flate2::{Compression, write::GzEncoder};
 
-use crate::model::Tag;
+use super::request::{Asked, Endpoint};
 
 pub(super) const JSON_UTF8: &str = "application/json; charset=utf-8";
 /// Errors come without a charset.
@@ -76,8 +76,9 @@ impl Answer {
         Self::new(400, JSON, CacheControl::Public(Duration::from_secs(600)), body)
     }
 
-    /// The private war log: no message, which is how one tells it from a bad token.
-    pub(super) fn private_war_log(max_age_seconds: u64) -> Self {
+    /// The private war log. It has no message, which distinguishes it from a bad token.
+    pub(super) fn private_war_log(asked: &Asked) -> Self {
+        let max_age_seconds = if asked.endpoint == Endpoint::WarLog { 600 } else { 120 };
         let cache_control = CacheControl::MaxAge(Duration::from_secs(max_age_seconds));
         Self::new(403, JSON, cache_control, r#"{"reason":"accessDenied"}"#)
     }
@@ -101,9 +102,9 @@ impl Answer {
         Self::new(403, HTML, CacheControl::None, html("403 Forbidden"))
     }
 
-    /// With a message for players, without for everything else.
-    pub(super) fn not_found(player_tag: Option<&Tag>) -> Self {
-        let body = match player_tag {
+    /// Not found: with a message for players, without one for everything else.
+    pub(super) fn not_found(asked: &Asked) -> Self {
+        let body = match asked.tag.as_ref().filter(|_| asked.endpoint == Endpoint::Player) {
             Some(tag) => format!(r#"{{"reason":"notFound","message":"Not found with tag {}"}}"#, tag.as_str()),
             None => r#"{"reason":"notFound"}"#.to_owned(),
         };

@@ -10,9 +10,11 @@ use std::{
 };
 
 use serde::Serialize;
-use tokio::sync::watch;
 
-use crate::clock::{Clock, SystemClock};
+use crate::{
+    clock::{Clock, SystemClock},
+    signal::Signal,
+};
 
 /// The calls kept in memory; a simulator that runs for days forgets the oldest, never the totals.
 const KEPT_CALLS: usize = 1_000_000;
@@ -59,7 +61,7 @@ pub struct TokenSummary {
 pub(super) struct CallBook {
     started: Duration,
     pages: Mutex<Pages>,
-    count: watch::Sender<u64>,
+    count: Signal<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -101,7 +103,7 @@ impl TokenPage {
 
 impl CallBook {
     pub(super) fn open() -> Self {
-        Self { started: SystemClock.boot(), pages: Mutex::default(), count: watch::Sender::new(0) }
+        Self { started: SystemClock.boot(), pages: Mutex::default(), count: Signal::default() }
     }
 
     fn pages(&self) -> MutexGuard<'_, Pages> {
@@ -124,7 +126,7 @@ impl CallBook {
         let number = pages.forgotten + pages.calls.len() as u64;
         pages.calls.push_back(Call { at, token: token.to_owned(), path: path.to_owned(), status: None });
         drop(pages);
-        self.count.send_modify(|count| *count = number + 1);
+        self.count.update(|count| *count = number + 1);
         (CallNumber(number), in_last_second)
     }
 
@@ -145,7 +147,7 @@ impl CallBook {
     }
 
     pub(super) fn total(&self) -> u64 {
-        *self.count.borrow()
+        self.count.get()
     }
 
     pub(super) fn most_in_any_second(&self, token: &str) -> usize {
@@ -154,8 +156,7 @@ impl CallBook {
 
     /// Waits until `count` calls have arrived since the start.
     pub(super) async fn wait_for(&self, count: u64) {
-        // The sender lives in `self`, so the channel cannot close under us.
-        let _ = self.count.subscribe().wait_for(|seen| *seen >= count).await;
+        self.count.wait_for(|seen| *seen >= count).await;
     }
 
     pub(super) fn summary(&self) -> CallSummary {

@@ -22,7 +22,6 @@ use super::{
     answer::{Answer, CacheControl, JSON, JSON_UTF8},
     names,
     request::{Asked, Endpoint},
-    server,
 };
 use crate::model::Tag;
 
@@ -200,7 +199,7 @@ impl Recordings {
             Endpoint::LeagueWar => &self.league_wars,
             Endpoint::WarLog => &self.war_logs,
             Endpoint::RaidSeasons => &self.raids,
-            Endpoint::Unknown => return server::not_found(asked),
+            Endpoint::Unknown => return Answer::not_found(asked),
         };
         if let Some(pages) = asked.tag.as_ref().and_then(|tag| documents.get(tag)) {
             return pages.open_page().answer();
@@ -213,7 +212,7 @@ impl Recordings {
             Endpoint::LeagueGroup => self.refusal("404-leaguegroup"),
             _ => None,
         };
-        recorded.map_or_else(|| server::not_found(asked), Recording::answer)
+        recorded.map_or_else(|| Answer::not_found(asked), Recording::answer)
     }
 
     fn refusal(&self, name: &str) -> Option<&Recording> {

@@ -9,10 +9,9 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 use super::request::{Asked, Endpoint};
-use crate::model::Tag;
+use crate::{model::Tag, signal::Signal};
 
 /// What a rule does to the calls it catches.
 ///
@@ -210,19 +209,13 @@ pub(super) struct Orders {
     pub(super) answer: Option<Misbehaviour>,
 }
 
-/// The rules in force, in the order they were given.
-#[derive(Debug)]
+/// The rules in effect, in the order in which they were added.
+#[derive(Debug, Default)]
 pub(super) struct Rules {
     in_force: Mutex<VecDeque<Rule>>,
     /// How often the barrier was opened.
-    releases: watch::Sender<u64>,
-    held: watch::Sender<usize>,
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        Self { in_force: Mutex::default(), releases: watch::Sender::new(0), held: watch::Sender::new(0) }
-    }
+    releases: Signal<u64>,
+    held: Signal<usize>,
 }
 
 impl Rules {
@@ -250,21 +243,20 @@ impl Rules {
     }
 
     fn open_barrier(&self) {
-        self.releases.send_modify(|releases| *releases += 1);
+        self.releases.update(|releases| *releases += 1);
     }
 
     /// Waits until `count` calls are held at the same time.
     pub(super) async fn wait_until_held(&self, count: usize) {
-        // The sender lives in `self`, so the channel cannot close under us.
-        let _ = self.held.subscribe().wait_for(|held| *held >= count).await;
+        self.held.wait_for(|held| *held >= count).await;
     }
 
     pub(super) async fn wait_until_none_is_held(&self) {
-        let _ = self.held.subscribe().wait_for(|held| *held == 0).await;
+        self.held.wait_for(|held| *held == 0).await;
     }
 
     pub(super) fn held(&self) -> usize {
-        *self.held.borrow()
+        self.held.get()
     }
 
     /// Consults the rules for one call and uses them up by one.
@@ -310,29 +302,25 @@ impl Rules {
 /// A call at the barrier. Dropping it, as happens when the client gives up, takes it off the count.
 #[derive(Debug)]
 pub(super) struct Held {
-    opened: watch::Receiver<u64>,
+    releases: Signal<u64>,
     entered_at: u64,
-    count: watch::Sender<usize>,
+    count: Signal<usize>,
 }
 
 impl Held {
     fn enter(rules: &Rules) -> Self {
-        let opened = rules.releases.subscribe();
-        let entered_at = *opened.borrow();
-        rules.held.send_modify(|held| *held += 1);
-        Self { opened, entered_at, count: rules.held.clone() }
+        rules.held.update(|held| *held += 1);
+        Self { releases: rules.releases.clone(), entered_at: rules.releases.get(), count: rules.held.clone() }
     }
 
-    pub(super) async fn until_released(mut self) {
-        let entered_at = self.entered_at;
-        // An error means that the simulator is gone; then nobody will release us.
-        let _ = self.opened.wait_for(|releases| *releases > entered_at).await;
+    pub(super) async fn until_released(self) {
+        self.releases.wait_for(|releases| *releases > self.entered_at).await;
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.count.send_modify(|held| *held -= 1);
+        self.count.update(|held| *held -= 1);
     }
 }
 

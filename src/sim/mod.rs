@@ -65,6 +65,7 @@ mod players;
 mod portal;
 mod request;
 mod server;
+mod shared;
 mod source;
 mod wars;
 mod world;
@@ -90,7 +91,7 @@ pub use self::{
 };
 use self::{
     connection::{CuttableListener, Line},
-    server::Shared,
+    shared::Shared,
     source::Source,
 };
 use crate::clock::{Clock, SystemClock};

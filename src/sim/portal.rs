@@ -18,9 +18,8 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
-use super::server::Shared;
+use crate::signal::Signal;
 
 /// The most keys an account may have.
 pub const MAX_KEYS: usize = 10;
@@ -98,7 +97,7 @@ struct Inner {
 pub(super) struct Portal {
     inner: Mutex<Inner>,
     /// How many logins were left without an answer.
-    stalled: watch::Sender<usize>,
+    stalled: Signal<usize>,
 }
 
 impl Default for Portal {
@@ -112,7 +111,7 @@ impl Default for Portal {
             revoked: Vec::new(),
             handed_out: Vec::new(),
         };
-        Self { inner: Mutex::new(inner), stalled: watch::Sender::new(0) }
+        Self { inner: Mutex::new(inner), stalled: Signal::default() }
     }
 }
 
@@ -189,10 +188,9 @@ impl Portal {
         self.inner().trouble = trouble;
     }
 
-    /// Waits until so many logins were left without an answer.
+    /// Waits until this many logins were left without a response.
     pub(super) async fn wait_until_stalled(&self, count: usize) {
-        // The sender lives in `self`, so waiting cannot fail.
-        let _ = self.stalled.subscribe().wait_for(|stalled| *stalled >= count).await;
+        self.stalled.wait_for(|stalled| *stalled >= count).await;
     }
 
     pub(super) fn acts(&self) -> Vec<String> {
@@ -284,21 +282,21 @@ struct Login {
     password: String,
 }
 
-pub(super) async fn login(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
+pub(super) async fn login(State(portal): State<Arc<Portal>>, body: Bytes) -> Response {
     let Ok(login) = serde_json::from_slice::<Login>(&body) else {
         return error(StatusCode::BAD_REQUEST, "Bad request");
     };
     let is_stalled = {
-        let mut inner = shared.portal.inner();
+        let mut inner = portal.inner();
         inner.acts.push("login".to_owned());
         inner.trouble == Some(PortalTrouble::Stalled)
     };
     if is_stalled {
-        shared.portal.stalled.send_modify(|stalled| *stalled += 1);
+        portal.stalled.update(|stalled| *stalled += 1);
         return std::future::pending().await;
     }
     {
-        let mut inner = shared.portal.inner();
+        let mut inner = portal.inner();
         if let Some(answer) = inner.in_trouble() {
             return answer;
         }
@@ -312,7 +310,7 @@ pub(super) async fn login(State(shared): State<Arc<Shared>>, body: Bytes) -> Res
         }
     }
     tokio::time::sleep(LOGIN_TIME).await;
-    let mut inner = shared.portal.inner();
+    let mut inner = portal.inner();
     inner.made += 1;
     let session = format!("s{:08x}", inner.made);
     let address = inner.address.clone();
@@ -336,8 +334,8 @@ pub(super) async fn login(State(shared): State<Arc<Shared>>, body: Bytes) -> Res
     ([(header::SET_COOKIE, format!("session={session}; Path=/; HttpOnly; Secure"))], answer).into_response()
 }
 
-pub(super) async fn list(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
-    let mut inner = shared.portal.inner();
+pub(super) async fn list(State(portal): State<Arc<Portal>>, headers: HeaderMap) -> Response {
+    let mut inner = portal.inner();
     inner.acts.push("list".to_owned());
     if let Some(answer) = inner.in_trouble() {
         return answer;
@@ -358,11 +356,11 @@ struct Create {
     cidr_ranges: Vec<String>,
 }
 
-pub(super) async fn create(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
+pub(super) async fn create(State(portal): State<Arc<Portal>>, headers: HeaderMap, body: Bytes) -> Response {
     let Ok(Create { name, description, cidr_ranges }) = serde_json::from_slice(&body) else {
         return error(StatusCode::BAD_REQUEST, "Bad request");
     };
-    let mut inner = shared.portal.inner();
+    let mut inner = portal.inner();
     inner.acts.push(format!("create {name}"));
     if let Some(answer) = inner.in_trouble() {
         return answer;
@@ -386,11 +384,11 @@ struct Revoke {
     id: String,
 }
 
-pub(super) async fn revoke(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
+pub(super) async fn revoke(State(portal): State<Arc<Portal>>, headers: HeaderMap, body: Bytes) -> Response {
     let Ok(Revoke { id }) = serde_json::from_slice(&body) else {
         return error(StatusCode::BAD_REQUEST, "Bad request");
     };
-    let mut inner = shared.portal.inner();
+    let mut inner = portal.inner();
     if let Some(answer) = inner.in_trouble() {
         return answer;
     }

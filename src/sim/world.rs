@@ -15,7 +15,6 @@ use super::{
     names::{TagOffice, die},
     players::{self, Player, Role},
     request::{Asked, Endpoint},
-    server,
     wars::{self, Fighter, Format, Schedule, Side, War, WarState},
 };
 use crate::{clock::Timestamp, model::Tag};
@@ -291,7 +290,7 @@ impl World {
             Endpoint::LeagueWar => self.league_war(asked),
             Endpoint::RaidSeasons => self.raid_seasons(asked),
             Endpoint::CurrentWar | Endpoint::WarLog => match self.clan(asked) {
-                Some(clan) if !self.clans[clan].war_log_public => return server::private_war_log(asked),
+                Some(clan) if !self.clans[clan].war_log_public => return Answer::private_war_log(asked),
                 Some(clan) if asked.endpoint == Endpoint::CurrentWar => Some(self.current_war(clan)),
                 Some(clan) => Some(logs::war_log(&self.clans[clan], self.now, asked.limit)),
                 None => None,
@@ -300,7 +299,7 @@ impl World {
         };
         match body {
             Some(body) => Answer::found(body, asked.endpoint.max_age_seconds()),
-            None => server::not_found(asked),
+            None => Answer::not_found(asked),
         }
     }
 

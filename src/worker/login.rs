@@ -10,14 +10,13 @@ use std::{future::Future, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
-use super::keys::BENCHED;
-
 use crate::{
     api::keys::{
         Account, KeyStore, LOGIN_WINDOW, LoginFailures, LoginRight, MAX_LOGINS,
         portal::{KnownKeys, PortalError, RenewedKeys, Visit},
     },
     clock::Clock,
+    model::CooldownReason,
     queue::{Holder, QueueError, Slot, SlotView, Slots},
 };
 
@@ -115,7 +114,7 @@ pub async fn known<S: Slots>(slots: &S, visit: &Visit<'_>, run: &str) -> Result<
     let mut known = KnownKeys::default();
     for key in visit.listed().iter().filter(|key| visit.is_ours(key)) {
         match slots.look_at_key(&key.fingerprint()).await?.holder {
-            Holder::Paused(reason) if reason.starts_with(BENCHED) => known.refused.push(key.fingerprint()),
+            Holder::Paused(CooldownReason::Rejected(_)) => known.refused.push(key.fingerprint()),
             Holder::Run(holder) if holder != run => known.in_use.push(key.fingerprint()),
             Holder::Paused(_) | Holder::Run(_) | Holder::Nobody | Holder::Left => {}
         }
@@ -193,7 +192,7 @@ pub async fn with_right<S: Slots, T>(
         Err(Trouble::Portal(error @ PortalError::WrongPassword { .. })) => {
             warn!(account = name, rest_seconds = LONGEST_REST.as_secs(), "failed to {error}");
             slots.take_key(password.slot(), run, RIGHT_LASTS).await?;
-            slots.pause_key(password.slot(), run, &error.to_string(), LONGEST_REST).await?;
+            slots.pause_key(password.slot(), run, &CooldownReason::Temporary(error.to_string()), LONGEST_REST).await?;
             slots.give_back_key(right.slot(), run, AT_ONCE).await?;
             Ok(Err(error.to_string()))
         }
@@ -201,7 +200,7 @@ pub async fn with_right<S: Slots, T>(
             let rest = rest_after(&error, failures_so_far);
             warn!(account = name, rest_seconds = rest.as_secs(), "failed to {error}");
             slots.remember_rate(right.slot(), LoginFailures(failures_so_far.0 + 1).to_keep()).await?;
-            slots.pause_key(right.slot(), run, &error.to_string(), rest).await?;
+            slots.pause_key(right.slot(), run, &CooldownReason::Temporary(error.to_string()), rest).await?;
             Ok(Err(error.to_string()))
         }
         Err(Trouble::Queue(error)) => Err(error),
@@ -266,8 +265,8 @@ pub async fn end_rests<S: Slots>(slots: &S, account: &Account) -> Result<(), Que
     Ok(())
 }
 
-fn resting(reason: &str, for_another: Duration) -> String {
-    format!("{reason} (tried again in {} s)", for_another.as_secs())
+fn resting(reason: &CooldownReason, for_another: Duration) -> String {
+    format!("{} (tried again in {} s)", reason.text(), for_another.as_secs())
 }
 
 /// How long nobody logs in after a failure that follows so many others.

@@ -12,10 +12,11 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use sha2::{Digest as _, Sha256};
 
-use super::{FORMAT, Header, Line, VERSION, escape, write::hex};
+use super::{FORMAT, Header, Line, VERSION, escape};
 use crate::{
     cli::text::short,
     clock::Timestamp,
+    hex::hex,
     queue::archive::{Kept, Returning},
 };
 

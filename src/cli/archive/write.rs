@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::{FORMAT, Header, Line, VERSION};
 use crate::{
     clock::Timestamp,
+    hex::hex,
     queue::{archive::Kept, record::State},
 };
 
@@ -181,14 +182,6 @@ impl Drop for Writer {
         // After `finish` there is no such file any more.
         let _: io::Result<()> = fs::remove_file(&self.unfinished);
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use sqlx::{FromRow, SqliteConnection};
 use super::{commit::json, times::table_text};
 use crate::{
     clock::Timestamp,
+    hex::hex,
     store::plan::{
         claims::{ByObject, ClaimRow, Claims, StateRow, Winners},
         times::{TableTime, from_utc, utc},
@@ -72,7 +73,7 @@ fn decide(row: &ClaimRow<'_>, stored: Option<&State>, horizon: Timestamp) -> Opt
     }
     let mut state = State { kind: row.kind.as_str().to_owned(), tag: row.tag.as_str().to_owned(), ..before };
     if let Some(fetched) = answer {
-        let hash = row.content_hash().map(hex);
+        let hash = row.content_hash().map(|hash| hex(&hash));
         let is_same = hash.is_some() && hash == state.content_hash;
         state.fetched_at = Some(utc(fetched.began));
         state.fresh_until = Some(utc(fetched.fresh_until));
@@ -106,13 +107,4 @@ async fn write(db: &mut SqliteConnection, state: &State) -> Result<(), sqlx::Err
         .execute(db)
         .await?;
     Ok(())
-}
-
-fn hex(hash: [u8; 32]) -> String {
-    use std::fmt::Write;
-    hash.iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing to a text cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
