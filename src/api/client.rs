@@ -54,6 +54,7 @@ impl ApiClient {
     /// Before this returns, [`FetchTask::keys`] knows what the API said about a key's rate, and [`FetchTask::judge`] what it
     /// said about anything else than the object. What follows from that is the caller's business.
     pub async fn fetch(&self, task: FetchTask<'_>) -> Fetch {
+        // Copied out: the task moves into the caller.
         let (object, league) = (task.object, task.league);
         let mut caller = Caller::new(&self.transport, self.memory.reservation(), task);
         let mut verdict = match object.kind {

@@ -127,6 +127,7 @@ pub fn classify(endpoint: &Endpoint<'_>, result: &Result<Response, TransportErro
             let sign = if says(body, "inmaintenance") { Sign::Maintenance } else { Sign::Unavailable };
             bad(sign, "unavailable", describe(status, body))
         }
+        // Never seen from the API itself. It may come from something in between.
         401 => bad(Sign::Forbidden, "forbidden", describe(status, body)),
         200 | 400 | 403 | 404 if foreign_encoding(headers).is_some() => {
             let name = foreign_encoding(headers).unwrap_or_default();
@@ -164,8 +165,10 @@ pub fn classify(endpoint: &Endpoint<'_>, result: &Result<Response, TransportErro
         },
         500 => bad(Sign::Failed, "server_error", describe(status, body)),
         502 => bad(Sign::Failed, "bad_gateway", describe(status, body)),
+        // Seen for clans in no league, while the API is well.
         504 if matches!(endpoint, Endpoint::LeagueGroup(_)) => Classified::NoGroupInTime,
         504 => bad(Sign::Failed, "gateway_timeout", describe(status, body)),
+        // An unknown 5xx is treated like the known ones.
         505.. => bad(Sign::Failed, "unexpected_status", describe(status, body)),
         _ => foreign(describe(status, body), Ending::Attempt),
     }
@@ -323,8 +326,10 @@ fn cooldown(headers: &HeaderMap) -> Duration {
     let date = |text: &str| OffsetDateTime::parse(text, &Rfc2822).ok();
     let demanded = text(RETRY_AFTER).and_then(|value| match value.parse::<u64>() {
         Ok(seconds) => Some(Duration::from_secs(seconds)),
+        // Compared with the date of the server, whose clock may differ from ours.
         Err(_) => Duration::try_from(date(value)? - date(text(DATE)?)?).ok(),
     });
+    // At least a second: a cooldown of 0 would throttle again at once.
     demanded.unwrap_or(DEFAULT_COOLDOWN).clamp(Duration::from_secs(1), MAX_COOLDOWN)
 }
 

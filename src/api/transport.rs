@@ -111,6 +111,7 @@ impl Transport {
         let now = clock.boot();
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         let was_idle = pool.last_used.replace(now).is_some_and(|last| now.saturating_sub(last) > POOL_IDLE_TIMEOUT);
+        // If no new client can be built, the old one may still work.
         if was_idle && let Ok(fresh) = http(self.is_loopback) {
             pool.http = fresh;
         }
@@ -151,6 +152,7 @@ impl Reading<'_, '_> {
         };
         failpoint!("call.head_received");
         let status = response.status().as_u16();
+        // The response lives on while its body is read, so its headers are moved out.
         let headers = std::mem::take(response.headers_mut());
         let body = if response.content_length().is_some_and(|length| length > max_body as u64) {
             Body::TooLarge
@@ -179,6 +181,7 @@ impl Reading<'_, '_> {
                 }
                 Err(error) => return Ok(Body::Cut(causes(error))),
             };
+            // Checked before the chunk is kept: the length header may be missing or wrong.
             if bytes.len() + chunk.len() > max_body {
                 return Ok(Body::TooLarge);
             }
@@ -191,6 +194,7 @@ impl Reading<'_, '_> {
             }
             bytes.extend_from_slice(&chunk);
         }
+        // The document lives until it is stored; the reserve must not.
         bytes.shrink_to_fit();
         Ok(Body::Whole(bytes))
     }

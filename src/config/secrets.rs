@@ -98,6 +98,7 @@ fn references(vars: Vars<'_>) -> Vec<Result<Reference, (String, String)>> {
         });
         let mut ways: Vec<Reference> = ways.collect();
         let mut given: Vec<String> = ways.iter().map(Reference::name).collect();
+        // The variable itself is a way, too.
         if !ways.is_empty() && own(vars, &name).is_some() {
             given.insert(0, name.clone());
         }
@@ -149,6 +150,7 @@ impl Secrets {
                 }
             };
             let place = (reference.way, reference.place.clone());
+            // Several variables may be fields of one secret, which is read once.
             if !answers.contains_key(&place) {
                 let answer = match reference.way {
                     Way::File => read_file(&reference.place),
@@ -170,6 +172,7 @@ impl Secrets {
     /// From now on [`super::env::process_var`] returns these values. Returns true when any value has changed.
     pub fn put_in_force(self) -> bool {
         let mut in_force = IN_FORCE.write().unwrap_or_else(PoisonError::into_inner);
+        // A secret that could not be read this time does not count as changed.
         let changed = self.0.iter().any(|(name, value)| {
             let before = in_force.0.get(name).and_then(|value| value.as_ref().ok());
             value.as_ref().is_ok_and(|value| before.is_none_or(|old| old.expose_secret() != value.expose_secret()))
@@ -216,6 +219,7 @@ fn pick(whole: &SecretString, field: Option<&str>) -> Result<SecretString, Strin
         };
     };
     let json = json.map_err(|_| format!("it holds no JSON, so there is no field `{field}` in it"))?;
+    // A field with a dot in its name comes before a path of fields.
     let found = json.get(field).or_else(|| field.split('.').try_fold(&json, |value, name| value.get(name)));
     match found {
         Some(Value::String(text)) if text.trim().is_empty() => Err(format!("its field `{field}` is empty")),
@@ -263,11 +267,13 @@ impl Extension {
         }
         let mut token = reqwest::header::HeaderValue::from_str(self.session_token.expose_secret())
             .map_err(|_| "AWS_SESSION_TOKEN has characters that a header cannot carry".to_owned())?;
+        // Keeps the token out of debug output.
         token.set_sensitive(true);
         let request = self.http.get(url).header("X-Aws-Parameters-Secrets-Token", token);
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         let status = response.status().as_u16();
         let body = response.text().await.map_err(|error| self.unreachable(&error))?;
+        // The body names the reason, such as a missing right, and holds no value.
         if status != 200 {
             let quoted: String = body.trim().chars().take(MAX_QUOTED_CHARS).collect();
             return Err(format!("the AWS Parameters and Secrets extension answered {status} for `{name}`: {quoted}"));

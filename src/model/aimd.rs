@@ -49,7 +49,7 @@ impl FromStr for AimdState {
     /// Reads the text that `Display` writes: JSON, or a plain rate.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match serde_json::from_str(text) {
-            Ok(learned) => Ok(learned),
+            Ok(state) => Ok(state),
             Err(_) => text.parse().map(Self::plain),
         }
     }
@@ -61,14 +61,14 @@ mod tests {
 
     #[test]
     fn state_survives_its_text_form() {
-        let learned = AimdState {
+        let state = AimdState {
             rate: 17.0,
             ceiling: Some(18.0),
             failed_probes: 2,
             changed: Timestamp::from_millis(1_772_600_767_089),
             refused_until: Timestamp::from_millis(1_772_600_737_089),
         };
-        assert_eq!(learned.to_string().parse(), Ok(learned));
+        assert_eq!(state.to_string().parse(), Ok(state));
         assert_eq!("14.775".parse(), Ok(AimdState::plain(14.775)));
         assert_eq!(AimdState::plain(14.775).to_string(), "14.775");
         assert!("fast".parse::<AimdState>().is_err());

@@ -1,4 +1,4 @@
-//! Answers before they become HTTP: status, body and how long a copy is good. The error bodies are as recorded.
+//! Responses before they become HTTP: status, body, and the lifetime of a copy. The error bodies are as recorded.
 
 use std::{io::Write, sync::OnceLock, time::Duration};
 
@@ -41,7 +41,7 @@ impl CacheControl {
     }
 }
 
-/// One answer of the service.
+/// A response of the service.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -151,8 +151,8 @@ pub(super) fn html(title: &str) -> String {
 }
 
 fn gzip(body: &[u8]) -> Bytes {
-    // The simulator shares the machine with the program it tests. Without optimisation the compressor would be the
-    // most expensive part of a test, so debug builds only wrap.
+    // The simulator shares the machine with the program it tests. Without optimisation the compressor would be the most
+    // expensive part of a test, so debug builds only wrap.
     let level = if cfg!(debug_assertions) { Compression::none() } else { Compression::fast() };
     let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), level);
     let written = encoder.write_all(body).and_then(|()| encoder.finish());

@@ -169,7 +169,7 @@ struct Cursors {
 }
 
 impl<T> Page<T> {
-    /// The first `limit` of the items; a cursor follows when there are more.
+    /// The first `limit` items, with a cursor when there are more.
     pub(super) fn first(mut items: Vec<T>, limit: Option<usize>) -> Self {
         let limit = limit.unwrap_or(usize::MAX);
         let after = (items.len() > limit).then(|| base64(format!(r#"{{"pos":{limit}}}"#).as_bytes()));
@@ -178,7 +178,7 @@ impl<T> Page<T> {
     }
 }
 
-/// Base64 without padding, as the cursors have it.
+/// Base64 without padding, as in the cursors.
 fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();

@@ -1,4 +1,4 @@
-//! The rules by which the simulator misbehaves: which calls a rule catches, and what it does to them.
+//! The rules by which the simulator misbehaves: the calls that a rule catches, and the damage it does.
 //!
 //! Values and bookkeeping only; `server.rs` carries the misbehaviour out.
 
@@ -13,10 +13,10 @@ use serde::{Deserialize, Serialize};
 use super::request::{Asked, Endpoint};
 use crate::{model::Tag, signal::Signal};
 
-/// What a rule does to the calls it catches.
+/// The misbehaviour of a rule.
 ///
-/// `Slow` and `HoldUntilReleased` only delay: the next rule that matches, or else the true answer, follows. Every other
-/// one is the answer.
+/// `Slow` and `HoldUntilReleased` only delay: the next matching rule follows, or else the true response. Every other one is
+/// the response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Misbehaviour {
@@ -54,32 +54,32 @@ pub enum Misbehaviour {
     Maintenance,
     /// 503 with an HTML page.
     MaintenanceHtml,
-    /// Waits this long before answering; `{"slow_ms": 250}` in JSON.
+    /// Waits this long before the response; `{"slow_ms": 250}` in JSON.
     #[serde(rename = "slow_ms", with = "as_millis")]
     Slow(Duration),
-    /// Answers only after [`super::Simulator::release`].
+    /// Responds only after [`super::Simulator::release`].
     HoldUntilReleased,
-    /// Closes the connection without a word.
+    /// Closes the connection without a response.
     CutBeforeHeaders,
     /// Sends the headers and half of the promised body, then closes the connection.
     CutMidBody,
     /// Sends the headers and half of the promised body, then nothing more; the connection stays open.
     StallMidBody,
-    /// A complete HTTP answer whose JSON stops half way.
+    /// A complete HTTP response whose JSON stops half way.
     Truncated,
-    /// The true answer without its mandatory keys.
+    /// The true response without its mandatory keys.
     WrongJson,
     /// 200 and `application/json`, but a page of HTML.
     NotJson,
-    /// The true answer with another tag where the asked one belongs.
+    /// The true response with another tag in place of the requested one.
     WrongTag,
     /// 200 with a JSON body of this many bytes.
     HugeBody(u64),
     /// 200 with JSON nested 100,000 deep.
     DeepJson,
-    /// The true answer, called `text/html`.
+    /// The true response, called `text/html`.
     LyingContentType,
-    /// The answer of some other server.
+    /// The response of some other server.
     Foreign { status: u16, body: String },
 }
 
@@ -97,7 +97,7 @@ mod as_millis {
     }
 }
 
-/// Which calls a rule catches: those for which every given part agrees. The default catches all.
+/// The calls that a rule catches: those that match every given part. The default catches all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Matches {
@@ -118,17 +118,17 @@ impl Matches {
     }
 }
 
-/// One order to misbehave. As JSON: `{"matches": {"tag": "#2PP"}, "what": "status_502", "times": 2, "after": 0}`.
+/// A rule. As JSON: `{"matches": {"tag": "#2PP"}, "what": "status_502", "times": 2, "after": 0}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     #[serde(default)]
     pub matches: Matches,
     pub what: Misbehaviour,
-    /// After so many the rule is used up; `None` = never.
+    /// The calls after which the rule is used up; `None` = never.
     #[serde(default)]
     pub times: Option<u32>,
-    /// So many matching calls go unharmed first.
+    /// The matching calls that are spared first.
     #[serde(default)]
     pub after: u32,
     /// Only every n-th matching call is caught; `None` = each.
@@ -201,7 +201,7 @@ impl Rule {
     }
 }
 
-/// What the rules order for one call.
+/// The orders of the rules for one call.
 #[derive(Debug, Default)]
 pub(super) struct Orders {
     pub(super) slow: Duration,
@@ -213,7 +213,7 @@ pub(super) struct Orders {
 #[derive(Debug, Default)]
 pub(super) struct Rules {
     in_force: Mutex<VecDeque<Rule>>,
-    /// How often the barrier was opened.
+    /// The number of times that the barrier was opened.
     releases: Signal<u64>,
     held: Signal<usize>,
 }
@@ -259,7 +259,7 @@ impl Rules {
         self.held.get()
     }
 
-    /// Consults the rules for one call and uses them up by one.
+    /// Applies the rules to one call, and uses them up by one.
     pub(super) fn orders_for(&self, asked: &Asked, token: &str) -> Orders {
         let mut rules = self.rules();
         let mut orders = Orders::default();

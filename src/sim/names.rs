@@ -1,4 +1,4 @@
-//! Chance, and what is made of it: tags, names, asset addresses. Everything follows from the seed.
+//! Chance, and the tags, names and picture addresses that come from it. Everything follows from the seed.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ pub(super) fn die(seed: u64, what: u64) -> fastrand::Rng {
     fastrand::Rng::with_seed(mixed ^ (mixed >> 31))
 }
 
-/// One of a table that is not empty.
+/// Picks from a table that is not empty.
 pub(super) fn pick<T: Copy>(random: &mut fastrand::Rng, table: &[T]) -> T {
     table[random.usize(..table.len())]
 }
@@ -57,7 +57,7 @@ pub(super) fn asset(group: &str, size: u32, picture: u64) -> String {
     address + ".png"
 }
 
-/// What players call themselves: plain, decorated, and in scripts that trip programs up.
+/// The names of players: plain, decorated, and in scripts that break programs.
 const PLAYERS: &[&str] = &[
     "Ava",
     "Bolt",

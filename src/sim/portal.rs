@@ -21,16 +21,16 @@ use serde_json::{Value, json};
 
 use crate::signal::Signal;
 
-/// The most keys an account may have.
+/// The most keys of an account, as with the real portal.
 pub const MAX_KEYS: usize = 10;
 
-/// How long a login takes. Another one of the same account meanwhile fails, as with the real portal.
+/// The time of a login. Another login of the same account meanwhile fails, as with the real portal.
 const LOGIN_TIME: Duration = Duration::from_millis(30);
 
-/// The address that everybody has until it is changed.
+/// The first address of all clients.
 const FIRST_ADDRESS: &str = "203.0.113.7";
 
-/// An account, its keys, and who is logged in.
+/// An account, its keys and its sessions.
 #[derive(Debug, Default)]
 struct Account {
     password: String,
@@ -39,7 +39,7 @@ struct Account {
     logging_in: bool,
 }
 
-/// One key of an account, as tests look at it.
+/// A key of an account, as tests see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortalKey {
@@ -51,7 +51,7 @@ pub struct PortalKey {
     pub token: String,
 }
 
-/// How the portal misbehaves; in JSON `"temporary"`, `"down"`, `"nonsense"`, `"cannot_create"`, `"cannot_revoke"`, `"stalled"`.
+/// A misbehaviour of the portal; in JSON `"temporary"`, `"down"`, `"nonsense"`, `"cannot_create"`, `"cannot_revoke"`, `"stalled"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PortalTrouble {
@@ -65,21 +65,21 @@ pub enum PortalTrouble {
     CannotCreate,
     /// Revoking keys fails, the rest works.
     CannotRevoke,
-    /// A login is never answered.
+    /// A login never gets a response.
     Stalled,
 }
 
 /// The portal as a control call shows it.
 #[derive(Debug, Serialize)]
 pub(super) struct PortalView {
-    /// Where every client comes from.
+    /// The address of every client.
     address: String,
     trouble: Option<PortalTrouble>,
     accounts: BTreeMap<String, Vec<PortalKey>>,
     acts: Vec<String>,
 }
 
-/// What the portal was asked for, in order: `login`, `list`, `create NAME`, `revoke NAME`.
+/// The portal's state, and the requests to it in order: `login`, `list`, `create NAME`, `revoke NAME`.
 #[derive(Debug)]
 struct Inner {
     address: String,
@@ -92,11 +92,11 @@ struct Inner {
     handed_out: Vec<String>,
 }
 
-/// The portal's state; the API asks it about tokens.
+/// The portal. The API requests the standing of tokens from it.
 #[derive(Debug)]
 pub(super) struct Portal {
     inner: Mutex<Inner>,
-    /// How many logins were left without an answer.
+    /// The number of logins left without a response.
     stalled: Signal<usize>,
 }
 
@@ -115,10 +115,10 @@ impl Default for Portal {
     }
 }
 
-/// What the API does with a token.
+/// The standing of a token with the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// The portal has never heard of it.
+    /// The portal does not know it.
     Unknown,
     Accepted,
     /// Bound to another address; this is ours.
@@ -261,7 +261,7 @@ fn html(status: StatusCode) -> Response {
         .into_response()
 }
 
-/// What comes with parallel logins and too many attempts.
+/// The error after parallel logins or too many attempts.
 fn temporary() -> Response {
     error(StatusCode::INTERNAL_SERVER_ERROR, "Temporary application error, request failed.")
 }
@@ -293,6 +293,7 @@ pub(super) async fn login(State(portal): State<Arc<Portal>>, body: Bytes) -> Res
     };
     if is_stalled {
         portal.stalled.update(|stalled| *stalled += 1);
+        // The client has to give up by itself.
         return std::future::pending().await;
     }
     {
@@ -309,6 +310,7 @@ pub(super) async fn login(State(portal): State<Arc<Portal>>, body: Bytes) -> Res
             None => return error(StatusCode::FORBIDDEN, "Invalid email or password"),
         }
     }
+    // The lock is not held here: a parallel login must fail, not wait.
     tokio::time::sleep(LOGIN_TIME).await;
     let mut inner = portal.inner();
     inner.made += 1;
@@ -316,6 +318,7 @@ pub(super) async fn login(State(portal): State<Arc<Portal>>, body: Bytes) -> Res
     let address = inner.address.clone();
     if let Some(account) = inner.accounts.get_mut(&login.email) {
         account.logging_in = false;
+        // A new login ends older sessions, as with the real portal.
         account.sessions = vec![session.clone()];
     }
     let token = jwt(&json!({"iss": "supercell", "sub": "developer/1", "scopes": ["clash"], "limits": [
@@ -342,6 +345,7 @@ pub(super) async fn list(State(portal): State<Arc<Portal>>, headers: HeaderMap) 
     }
     match inner.session(&headers) {
         None => error(StatusCode::FORBIDDEN, "Not logged in"),
+        // The real portal leaves the field out.
         Some(account) if account.keys.is_empty() => ok(json!({})),
         Some(account) => ok(json!({"keys": account.keys})),
     }

@@ -52,6 +52,7 @@ async fn take_call(
 ) -> Response {
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let token = bearer(request.headers());
+    // Recorded before any delay: a held call has arrived, too.
     let (number, in_last_second) = shared.book.arrive(line.received(), token, path);
     let asked = Asked::parse(path);
 
@@ -60,6 +61,7 @@ async fn take_call(
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
+    // Held before the response is made, so that it shows the state at the release.
     if let Some(held) = orders.held {
         held.until_released().await;
     }
@@ -71,6 +73,7 @@ async fn take_call(
             respond(&answer, left, gzip)
         }
         Some(Misbehaviour::CutBeforeHeaders) => {
+            // The next write to the connection fails. The response is never sent.
             line.cut();
             return Response::new(Body::empty());
         }
@@ -100,6 +103,7 @@ fn respond(answer: &Answer, left: Duration, gzip: bool) -> Response {
     if let Some(seconds) = answer.retry_after {
         response = response.header(header::RETRY_AFTER, seconds);
     }
+    // The real service does not compress errors.
     let gzip = gzip && answer.status == 200;
     if gzip {
         response = response.header(header::CONTENT_ENCODING, "gzip").header(header::VARY, "Accept-Encoding");
@@ -173,6 +177,7 @@ fn huge_body(bytes: u64) -> Response {
     const HEAD: &[u8] = br#"{"padding":""#;
     const TAIL: &[u8] = br#""}"#;
     const PIECE: &[u8] = &[b'x'; 64 * 1024];
+    // Sent in pieces: the body may be larger than memory.
     let padding = bytes.saturating_sub((HEAD.len() + TAIL.len()) as u64);
     let whole =
         stream::repeat(Bytes::from_static(PIECE)).take(usize::try_from(padding / PIECE.len() as u64).unwrap_or(0));

@@ -24,8 +24,7 @@ use crate::clock::Clock;
 /// The state that all handlers share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    tokens: HashSet<String>,
-    rate_limit: Option<u32>,
+    limits: Limits,
     pub(super) latency: Duration,
     clock: Arc<dyn Clock>,
     maintenance: AtomicBool,
@@ -33,6 +32,15 @@ pub(super) struct Shared {
     pub(super) book: CallBook,
     pub(super) portal: Arc<Portal>,
     content: Mutex<Content>,
+}
+
+/// The limits of the service for its callers.
+#[derive(Debug)]
+struct Limits {
+    /// The accepted tokens; empty for any.
+    tokens: HashSet<String>,
+    /// Calls a second and token.
+    rate: Option<u32>,
 }
 
 /// The world and its shared copies. Under one lock, since a copy is made from the world.
@@ -45,8 +53,7 @@ pub(super) struct Content {
 impl Shared {
     pub(super) fn new(config: SimConfig, source: Source) -> Self {
         Self {
-            tokens: config.tokens.into_iter().collect(),
-            rate_limit: config.rate_limit,
+            limits: Limits { tokens: config.tokens.into_iter().collect(), rate: config.rate_limit },
             latency: config.latency,
             clock: config.clock,
             maintenance: AtomicBool::new(false),
@@ -71,7 +78,7 @@ impl Shared {
             Some(Answer::maintenance())
         } else if let Some(refusal) = self.refusal(token) {
             Some(refusal)
-        } else if self.rate_limit.is_some_and(|limit| in_last_second > limit as usize) {
+        } else if self.limits.rate.is_some_and(|limit| in_last_second > limit as usize) {
             Some(Answer::throttled(None))
         } else {
             None
@@ -83,6 +90,7 @@ impl Shared {
         match self.portal.standing(token) {
             Standing::Accepted => None,
             Standing::WrongAddress(ours) => Some(Answer::invalid_ip(&ours)),
+            // A token that the portal does not know may be a configured one.
             Standing::Unknown if !token.is_empty() && self.accepts_foreign(token) => None,
             Standing::Unknown | Standing::Revoked => Some(Answer::invalid_authorization()),
         }
@@ -90,7 +98,7 @@ impl Shared {
 
     /// True when a token that is not the portal's is accepted.
     fn accepts_foreign(&self, token: &str) -> bool {
-        self.tokens.contains(token) || (self.tokens.is_empty() && !self.portal.has_accounts())
+        self.limits.tokens.contains(token) || (self.limits.tokens.is_empty() && !self.portal.has_accounts())
     }
 
     /// The requested document, from the shared copy or from the world as it is now.

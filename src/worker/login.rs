@@ -58,7 +58,7 @@ pub async fn log_in<S: Slots>(slots: &S, key_store: &KeyStore, clock: &dyn Clock
     for account in key_store.accounts().iter().filter(|account| account.needs_login()) {
         match log_in_with(slots, account, clock, run, until).await {
             Ok(Ok(())) => told.news.extend(news_of(account)),
-            Ok(Err(failure)) => told.failures.push(format!("failed to {failure}")),
+            Ok(Err(failure)) => told.failures.push(failure),
             Err(error) => {
                 told.failures.push(format!("failed to {error}"));
                 break;

@@ -79,7 +79,7 @@ pub struct Aimd {
     stepped: bool,
     /// Refusals since the rate held for the last time, without the last one.
     in_a_row: u32,
-    /// An earlier run left a state, so that later runs have to hear of its end, too.
+    /// An earlier run left a state, so that later runs have to know of its end, too.
     was_known: bool,
     /// Rate, ceiling and failed probes before responses became slow.
     before_slow_responses: Option<(f64, Option<f64>, u32)>,
@@ -233,7 +233,7 @@ mod tests {
     const START: Timestamp = Timestamp::from_millis(1_772_600_767_089);
     const COOLDOWN: Duration = Duration::from_secs(30);
 
-    /// What the API did with a key, minute by minute.
+    /// The calls of a key over a time.
     #[derive(Debug, Default)]
     struct Story {
         calls: u64,
@@ -252,8 +252,8 @@ mod tests {
         }
     }
 
-    /// Uses a key to the full for so many seconds under a hidden limit, with so many calls on their way before the first
-    /// refusal is heard. The limit may change with the second.
+    /// Uses a key to the full for this many seconds under a hidden limit, which may change with the second. Calls that are on
+    /// their way before the first refusal arrives are refused, too.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are small and positive")]
     fn live(aimd: &mut Aimd, now: &mut Timestamp, seconds: u64, limit: impl Fn(u64) -> f64) -> Story {
         let mut story = Story::default();
@@ -264,7 +264,7 @@ mod tests {
             let sent = aimd.rate() * super::super::limiter::USED_SHARE;
             story.rates.push(aimd.rate());
             if sent > limit {
-                // Refused from the first call too many on, until that is heard 150 ms later.
+                // Refused from the first call too many on, until its response arrives 150 ms later.
                 story.calls += limit as u64 + (sent * 0.15).ceil() as u64;
                 story.refused += (sent * 0.15).ceil() as u64;
                 aimd.back_off(Cause::Throttled, COOLDOWN, *now);
@@ -322,7 +322,7 @@ mod tests {
         assert_eq!(
             aimd.step(now + COOLDOWN + STEP_INTERVAL - Duration::from_millis(1)),
             Step::Stay,
-            "no step up while it rests"
+            "no step up while the key cools down"
         );
         let mut back = None;
         for second in 0..600 {
@@ -384,7 +384,7 @@ mod tests {
     fn state_at_cap_is_kept_only_after_recovery() {
         assert_eq!(fresh(30.0).0.state(), None);
         let back = Aimd::new(30.0, Some(AimdState::plain(30.0)), START);
-        assert_eq!(back.state().map(|learned| learned.rate), Some(30.0));
+        assert_eq!(back.state().map(|state| state.rate), Some(30.0));
     }
 
     #[test]

@@ -106,10 +106,12 @@ impl LatencyWatch {
                 worst = (of_kind, baseline, median(&series.window));
             }
         }
+        // More than half.
         let is_slow = slow * 2 > judged;
         for series in &mut self.kinds {
             series.follow(is_slow);
         }
+        // A window of mostly new kinds says nothing.
         (judged * 2 >= MIN_WINDOW_CALLS).then_some(Window { is_slow, usual: worst.1, now: worst.2 })
     }
 
@@ -146,6 +148,7 @@ impl Series {
     /// Takes the window into the baseline and empties it. A quicker time counts at once. A slower one counts bit by bit, and
     /// not at all in a slow window.
     fn follow(&mut self, is_slow: bool) {
+        // With fewer calls a kind keeps its baseline: their median would be chance.
         if self.window.len() * 4 >= MIN_WINDOW_CALLS {
             let now = median(&self.window);
             self.baseline = Some(match self.baseline {
@@ -175,8 +178,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// A run at up to 30 calls a second for so many seconds, each call taking what `api` says of second and rate. Answers
-    /// what was found, with the second, and the share of the cap that was used.
+    /// Plays a run at up to 30 calls a second. `api` gives each call's kind and time, by second and rate. Returns the findings
+    /// with their seconds, and the used share of the cap.
     fn run(seconds: u32, mut api: impl FnMut(u32, f64) -> (usize, Duration)) -> (Vec<(u32, Finding)>, f64) {
         let mut watch = LatencyWatch::default();
         let (mut found, mut rate, mut used) = (Vec::new(), 1.0, 0.0);

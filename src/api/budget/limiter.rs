@@ -137,6 +137,7 @@ impl<C: Clock + Clone> RateLimit<C> {
     pub fn take(&mut self) -> Result<(), Duration> {
         let now = self.clock.now();
         let room = self.room(now);
+        // Before there is room, calls are drawn from the governor ahead of time, so that its pace is not lost.
         let wanted = if room.is_ok() { 1 } else { self.pace.calls_ahead };
         let mut wait = Duration::ZERO;
         while self.let_through < wanted && wait.is_zero() {
@@ -202,6 +203,7 @@ impl<C: Clock + Clone> RateLimit<C> {
         let found = self.begun.iter().rposition(|call| call.number == number);
         let Some(call) = found.and_then(|place| self.begun.remove(place)) else { return };
         let left = when(call.left, now);
+        // Most calls leave in order, so the search begins at the end.
         let behind = self.begun.iter().rposition(|other| other.left.is_some_and(|other| other <= left));
         self.begun.insert(behind.map_or(0, |place| place + 1), Begun { left: Some(left), ..call });
     }
@@ -219,6 +221,7 @@ impl<C: Clock + Clone> RateLimit<C> {
     /// The most calls that may begin in a [`CALL_WINDOW`]. A hidden limit below the cap is a limit of such windows, too.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are small and positive")]
     fn most_in_window(&self) -> usize {
+        // Rounded up: a rate of 17.5 needs windows of 18 now and then.
         (self.rate.ceil() as usize).clamp(1, usize::try_from(self.cap_per_second).unwrap_or(usize::MAX))
     }
 
@@ -281,7 +284,7 @@ mod tests {
         }
     }
 
-    /// Calls as soon as allowed, late by what `lateness` says, for `duration`. Answers (calls, most in a second).
+    /// Calls as soon as allowed, but late by `lateness`, for `duration`. Returns (calls, most in a second).
     fn greedy(
         limit: &mut RateLimit<FakeRelativeClock>,
         clock: &FakeRelativeClock,
@@ -319,7 +322,7 @@ mod tests {
             for worst_lateness_us in [0, 1, 900, 2_000, 5_000, 40_000, 1_200_000] {
                 let clock = FakeRelativeClock::default();
                 let mut limit = RateLimit::new(clock.clone(), rate);
-                // Mostly punctual, now and then as late as it gets: what saves up the most.
+                // Mostly punctual, now and then as late as possible: that saves up the most.
                 let (_, most) = greedy(&mut limit, &clock, Duration::from_secs(4), || {
                     Duration::from_micros(if random.u8(..) < 40 { worst_lateness_us } else { 0 })
                 });
@@ -461,7 +464,7 @@ mod tests {
                             Err(wait) => clock.advance(wait),
                         }
                     };
-                    // Some hang on the way out, and what was to follow them comes in a bunch.
+                    // Some hang on the way out, and the calls behind them come in a bunch.
                     clock.advance(Duration::from_millis(if random.u8(..) < 8 { random.u64(0..1_500) } else { 0 }));
                     limit.left(begun);
                     came.push(Duration::from(clock.now()));
@@ -484,7 +487,7 @@ mod tests {
         for rate in [10, 30, 100] {
             let clock = FakeRelativeClock::default();
             let mut limit = RateLimit::new(clock.clone(), rate);
-            // Mostly a few milliseconds, and about once a second as much as a busy machine takes.
+            // Mostly a few milliseconds, and about once a second as late as on a busy machine.
             let (calls, _) = greedy(&mut limit, &clock, Duration::from_secs(100), || {
                 Duration::from_micros(if random.u8(..) < 8 { 18_000 } else { random.u64(0..8_000) })
             });
@@ -537,7 +540,7 @@ mod tests {
                 let time = Duration::from_millis(milliseconds);
                 let foretold = limit.calls_within(time);
                 let (calls, _) = greedy(&mut limit, &clock, time, || Duration::ZERO);
-                // Lateness that was saved up, and a call at the very end.
+                // Allowance for saved-up lateness, and for a call at the very end.
                 assert!(foretold.abs_diff(calls) <= 1, "{calls} calls, foretold {foretold}, at {rate}/s in {time:?}");
             }
         }

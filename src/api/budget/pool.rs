@@ -224,6 +224,7 @@ impl KeyPool {
     pub(in crate::api) fn record_latency(&self, endpoint: &Endpoint<'_>, took: Duration) {
         let mut latency = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(finding) = latency.record(endpoint.kind(), took, self.clock.boot()) else { return };
+        // The keys are locked next: never two locks at once.
         drop(latency);
         let (now, before) = (self.clock.wall(), self.total_rate());
         for key in &mut self.keys().all {
@@ -415,10 +416,12 @@ impl KeyPool {
             if !key.is_usable(&*self.clock) {
                 continue;
             }
+            // A rate rises when the key is used, so that no timer is needed.
             key.step(wall);
             match key.limit.take() {
                 Ok(()) => {
                     let fingerprint = key.key.fingerprint().clone();
+                    // The next search begins behind this key.
                     keys.next = at + 1;
                     return Taken::Call(fingerprint);
                 }

@@ -32,6 +32,7 @@ impl Sign {
     /// The weight of one object's evidence against this scope; 0 when it does not accuse the scope.
     pub(super) const fn weight(&self, scope: &Scope) -> u32 {
         match (self, scope) {
+            // A refusal may also be about the address, but then all keys are refused.
             (Self::Forbidden | Self::Rejected, Scope::Key(_))
             | (Self::Maintenance, Scope::Api | Scope::Endpoint(_)) => FULL_WEIGHT / 2,
             (Self::Unavailable, Scope::Api | Scope::Endpoint(_)) => FULL_WEIGHT / 3,

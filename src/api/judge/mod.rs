@@ -144,6 +144,7 @@ impl Judge {
     /// Takes over a conviction of an earlier run.
     pub fn remember(&mut self, scope: Scope) {
         self.convictions.remembered.insert(scope.clone());
+        // Before every call: the first good response acquits.
         self.convictions.convicted.insert(scope, CallId::default());
     }
 
@@ -167,6 +168,7 @@ impl Judge {
     /// True when a call of this endpoint may be made. Uses up the probe, if one is allowed.
     pub fn may_call(&mut self, endpoint: EndpointKind) -> bool {
         let may = !self.is_open(endpoint);
+        // Used up even when the circuit is closed by now.
         self.convictions.probes.remove(&endpoint);
         may
     }
@@ -221,10 +223,12 @@ impl Judge {
             self.good.echoes.entry(tag.clone()).or_default().insert(call.requester.clone());
         }
         self.evidence.push(Evidence { at: id, call: call.clone(), sign: sign.clone(), reason: reason.clone() });
+        // Evidence is in the order of responses, so the first is the oldest.
         if self.evidence.len() > MAX_EVIDENCE {
             self.evidence.remove(0);
         }
         self.weigh_all();
+        // A war needs several calls. Only a failure of the same one continues the accusation.
         let earlier = earlier.filter(|earlier| earlier.call.endpoint == call.endpoint && earlier.call.tag == call.tag);
         let (first, was_called_again) =
             earlier.map_or((id, false), |earlier| (earlier.first, earlier.was_called_again));
@@ -380,6 +384,7 @@ impl Judge {
     /// under way now.
     fn want_control(&mut self, since: CallId, mut endpoints: Vec<EndpointKind>) -> bool {
         endpoints.retain(|endpoint| self.controls.done.get(endpoint).is_none_or(|control| *control < since));
+        // One at a time: each costs a call, and the next may be needless after it.
         if self.controls.wanted.is_none() && !endpoints.is_empty() && !self.is_over {
             self.controls.wanted = Some(Control { endpoints });
         }

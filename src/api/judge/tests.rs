@@ -10,10 +10,10 @@ const KEYS: [&str; 2] = ["one", "two"];
 fn tag(number: usize) -> Tag {
     const DIGITS: &[u8] = b"289PYLQGRJCUV";
     let mut text = String::from("2");
-    let mut rest = number + 1;
-    while rest > 0 {
-        text.push(char::from(DIGITS[rest % DIGITS.len()]));
-        rest /= DIGITS.len();
+    let mut left = number + 1;
+    while left > 0 {
+        text.push(char::from(DIGITS[left % DIGITS.len()]));
+        left /= DIGITS.len();
     }
     text.parse().unwrap()
 }
@@ -31,7 +31,7 @@ fn call(endpoint: EndpointKind, number: usize, key: &str) -> Call {
     Call { tag: requester.tag.as_str().to_owned(), requester, endpoint, key: Fingerprint(key.to_owned()) }
 }
 
-/// A run as a list of answers, each to a call that begins when the one before it has ended.
+/// A run as a list of responses, each to a call that begins when the one before it has ended.
 #[derive(Default)]
 struct Story {
     judge: Judge,
@@ -46,7 +46,7 @@ impl Story {
         self
     }
 
-    /// Another object's bad answer.
+    /// A bad response for another object.
     fn bad(&mut self, endpoint: EndpointKind, sign: Sign) -> Accusation {
         self.number += 1;
         self.bad_of(endpoint, self.number, sign, None)
@@ -109,7 +109,7 @@ fn object_failing_again_is_at_fault() {
         assert_eq!(
             story.good(Player).judge.classify(&first).is_some(),
             sign == Rejected,
-            "{sign:?}: only its endpoint tells"
+            "{sign:?}: only its endpoint is convicted"
         );
         story.good(Clan);
         assert_eq!(story.judge.classify(&first), Some(FailureClass::CallAgain), "{sign:?}");
@@ -234,7 +234,7 @@ fn control_call_decides_lone_failure() {
     story.good(CurrentWar).judge.control_done();
     assert_eq!(story.judge.classify(&first), Some(FailureClass::CallAgain));
     let again = story.bad_of(CurrentWar, 1, Failed, Some(&mut first));
-    assert!(!story.judge.nothing_else_to_call(), "there is nothing more to learn");
+    assert!(!story.judge.nothing_else_to_call(), "nothing more can be found out");
     assert_eq!((story.judge.classify(&again), story.convicted()), (Some(FailureClass::Object), vec![]));
 }
 
@@ -287,7 +287,7 @@ fn others_accusing_prevent_quick_try() {
     assert!(story.judge.is_alone(&second));
 }
 
-/// What is bad in a world, and when.
+/// The bad parts of a world, and the time at which they are bad.
 #[derive(Clone, Debug)]
 struct World {
     objects: Vec<EndpointKind>,
@@ -320,7 +320,7 @@ fn play(world: &World) -> Vec<FailureClass> {
         (0..world.objects.len()).map(|number| (number, None)).collect();
     let mut flying: Vec<(usize, CallId, usize, usize, bool, Option<Accusation>)> = Vec::new();
     let mut waiting: Vec<(usize, Accusation)> = Vec::new();
-    // An object that was answered well is told as `CallAgain`, which is no end.
+    // `CallAgain` stands for an object that was answered well: it is not an end.
     let mut ends = vec![FailureClass::CallAgain; world.objects.len()];
     for now in 0..20_000 {
         let key = if judge.is_convicted(&Scope::Key(Fingerprint(KEYS[1].to_owned()))) { 0 } else { now % 2 };
@@ -371,12 +371,12 @@ fn play(world: &World) -> Vec<FailureClass> {
         for (number, accusation) in std::mem::take(&mut waiting) {
             match judge.classify(&accusation) {
                 None => waiting.push((number, accusation)),
-                Some(ruling) => {
+                Some(class) => {
                     judge.wait(&accusation, false);
-                    if ruling == FailureClass::CallAgain {
+                    if class == FailureClass::CallAgain {
                         todo.push_back((number, Some(accusation)));
                     } else {
-                        ends[number] = ruling;
+                        ends[number] = class;
                     }
                 }
             }

@@ -185,6 +185,7 @@ impl Account {
         let before = state.keys.len();
         state.keys.retain(|known| known.fingerprint() != key);
         let was_ours = state.keys.len() < before;
+        // Only the first refusal counts. Calls in flight are refused with the same key.
         if was_ours {
             state.is_login_due = true;
             state.refused.push_back((key.clone(), detail.to_owned()));
@@ -209,6 +210,7 @@ impl Account {
 
     /// Logs in and lists the keys. To be called by whoever holds the right to log in.
     pub async fn visit(&self) -> Result<Visit<'_>, PortalError> {
+        // The newest refusal: our address may have changed since earlier ones.
         let seen = self.state().refused.iter().rev().find_map(|(_, detail)| address_in(detail));
         let visit = self.portal.visit(&self.config, &self.wanted, seen).await?;
         let (ours, others): (Vec<&ListedKey>, Vec<&ListedKey>) =
@@ -240,10 +242,12 @@ impl Account {
         mut known: KnownKeys,
         now: Duration,
     ) -> Result<RenewedKeys, PortalError> {
+        // Keys refused here are unfit, whatever other processes know.
         known.refused.extend(self.state().refused.iter().map(|(key, _)| key.clone()));
         let renewed = visit.renew(&known).await?;
         let mut state = self.state();
         state.keys.clone_from(&renewed.keys);
+        // Only after success: a failed login stays due.
         state.is_login_due = false;
         state.logins.retain(|at| now.saturating_sub(*at) < LOGIN_WINDOW);
         state.logins.push(now);

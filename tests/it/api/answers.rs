@@ -1,4 +1,4 @@
-//! One call and what its answer comes to: each row of the table through real HTTP.
+//! A call and its response: each row of the classification through real HTTP.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const CLAN: &str = r##"{"tag":"#2PP","name":"x","memberList":[{"tag":"#8Q8","nam
 const PLAYER: &str = r##"{"tag":"#2PP","name":"x","trophies":7}"##;
 const NOT_FOUND: &str = r#"{"reason":"notFound"}"#;
 
-/// `{"tag":"#2PP","name":"squeezed","trophies":7}` through gzip.
+/// `{"tag":"#2PP","name":"squeezed","trophies":7}`, compressed with gzip.
 const SQUEEZED: [u8; 62] = [
     31, 139, 8, 0, 0, 0, 0, 0, 2, 3, 171, 86, 42, 73, 76, 87, 178, 82, 82, 54, 10, 8, 80, 210, 81, 202, 75, 204, 77, 5,
     242, 138, 11, 75, 83, 83, 171, 82, 83, 128, 34, 37, 69, 249, 5, 25, 153, 169, 197, 74, 86, 230, 181, 0, 158, 129,
@@ -181,8 +181,8 @@ async fn throttled_key_cools_down_alone() {
     let throttled = Reply::new(429, &["retry-after: 7"], r#"{"reason":"requestThrottled"}"#);
     rig.server.on("players/%232PP", [throttled, Reply::json(PLAYER)]);
     let fetch = rig.fetch_with_quick_tries("player:2PP", 2).await;
-    let Verdict::Throttled { key, cooldown: rest } = &fetch.verdict else { panic!("{fetch:?}") };
-    assert_eq!((key, *rest), (&name("token-one"), seconds(7)));
+    let Verdict::Throttled { key, cooldown } = &fetch.verdict else { panic!("{fetch:?}") };
+    assert_eq!((key, *cooldown), (&name("token-one"), seconds(7)));
     for _ in 0..3 {
         assert_eq!(outcome(&rig.fetch("player:2PP").await), "a player");
     }
@@ -201,7 +201,7 @@ async fn rejected_token_is_reported() {
         let rig = Rig::new().await;
         rig.server.on("clans/%232PP/currentwar", [Reply::status(403, body)]);
         assert_eq!(outcome(&rig.fetch("war:2PP").await), "Rejected");
-        assert_eq!(rig.keys.usable(), 1, "one object's word rests no key");
+        assert_eq!(rig.keys.usable(), 1, "one object alone cools down no key");
     }
 }
 
@@ -211,7 +211,7 @@ async fn address_ban_is_not_private_log() {
         let rig = Rig::new().await;
         rig.server.on("clans/%232PP", [reply]);
         assert_eq!(outcome(&rig.fetch("clan:2PP").await), "Forbidden");
-        assert_eq!(rig.keys.usable(), 1, "one object's word rests no key");
+        assert_eq!(rig.keys.usable(), 1, "one object alone cools down no key");
     }
 }
 

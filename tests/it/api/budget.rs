@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::rig::key;
 
-/// What a machine under load makes of it is printed; only what must never happen is asserted.
+/// The share that a loaded machine reaches is only printed. The test asserts what must never happen.
 #[tokio::test]
 async fn real_timers_never_exceed_cap() {
     let (cap, keys_held) = (60, 2);
@@ -27,7 +27,7 @@ async fn real_timers_never_exceed_cap() {
     let elapsed = start.elapsed().as_secs_f64();
     let allowed = f64::from(cap * keys_held) * elapsed;
     println!("{calls} of {allowed:.0} calls in {elapsed:.2} s: {:.1} %", f64::from(calls) * 100.0 / allowed);
-    // For each key its first call, and what 30 ms of lateness may have saved up.
+    // For each key its first call, and the calls that 30 ms of lateness may have saved up.
     let spare = f64::from(keys_held) * (1.0 + f64::from(cap) * 0.03);
     assert!(f64::from(calls) <= allowed * USED_SHARE + spare, "{calls} calls of {allowed}");
     assert!(calls >= keys_held, "the first call of each key is free at once");

@@ -13,7 +13,7 @@ const CURRENT: &str = "clans/%232PP/currentwar";
 const GROUP: &str = "clans/%232PP/currentwar/leaguegroup";
 const NOT_IN_WAR: &str = r#"{"state":"notInWar","clan":{"stars":0},"opponent":{"stars":0}}"#;
 
-/// A day from [`NOW`], and until when a round that ends then is remembered.
+/// A day after [`NOW`], and the moment until which a round that ends then is remembered.
 const TOMORROW: &str = "20260305T050000.000Z";
 const AFTER_TOMORROWS_LAST_LOOK: &str = "2026-03-05T05:15:00.000Z";
 const YESTERDAY: &str = "20260303T050000.000Z";
@@ -40,7 +40,7 @@ fn league_path(war: &str) -> String {
     format!("clanwarleagues/wars/%23{war}")
 }
 
-/// Round 1 is over, round 2 is fought and round 3 prepared; ours are 8Q8, 9Q9 and YQ9.
+/// Round 1 is over, round 2 is fought and round 3 is in preparation. Our wars are 8Q8, 9Q9 and YQ9.
 async fn in_the_middle_of_a_league() -> Rig {
     let rig = Rig::new().await;
     rig.server
@@ -299,7 +299,7 @@ async fn newly_private_war_is_seen_from_opponent() {
     let memory = fetched.league.clone().unwrap();
     assert_eq!(memory.war, open.war, "the clock goes on");
     assert_eq!(document(fetched).json(), timed("inWar", YESTERDAY, TOMORROW, "2PP", "GGG"), "our side is put first");
-    // The other clan is in another war now: that is all there is to be seen, and it is not tried again.
+    // The other clan is in another war now. It shows nothing more of ours, and is not requested again.
     let fetched = answered(rig.fetch_war("2PP", Some(&memory)).await);
     assert!(matches!(fetched.answered, refresh_worker::model::Answered::PrivateWarLog));
     let forgotten = fetched.league.unwrap();

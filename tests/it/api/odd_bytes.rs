@@ -1,4 +1,4 @@
-//! Answers in odd clothes: byte order marks, encodings that were not offered, copies of an age.
+//! Odd responses: byte order marks, encodings that were not offered, copies with an age.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::{
 const PLAYER: &str = r##"{"tag":"#2PP","name":"x"}"##;
 const PATH: &str = "players/%232PP";
 
-/// The reason of a bad answer.
+/// The reason of a bad response.
 async fn reason(reply: Reply) -> String {
     let rig = Rig::new().await;
     rig.server.on(PATH, [reply]);
@@ -44,8 +44,8 @@ async fn unoffered_encoding_is_named() {
     for encoding in ["br", "zstd", "deflate", "rot13"] {
         for status in [200, 404] {
             let header = format!("content-encoding: {encoding}");
-            let told = reason(Reply::new(status, &[&header], b"\x0b\x02\x80\x00")).await;
-            assert!(told.contains(&format!("`{encoding}`, which was not offered")), "{told}");
+            let reason_text = reason(Reply::new(status, &[&header], b"\x0b\x02\x80\x00")).await;
+            assert!(reason_text.contains(&format!("`{encoding}`, which was not offered")), "{reason_text}");
         }
     }
     let broken = reason(Reply::new(200, &["content-encoding: gzip"], "no gzip at all")).await;
@@ -65,6 +65,6 @@ async fn copy_age_counts() {
 
 #[tokio::test]
 async fn control_characters_of_errors_are_dropped() {
-    let told = reason(Reply::status(500, r#"{"reason":"x\u0000y","message":"a\u001b[31mb\nc"}"#)).await;
-    assert!(told.contains("xy: a[31mb c"), "{told}");
+    let reason_text = reason(Reply::status(500, r#"{"reason":"x\u0000y","message":"a\u001b[31mb\nc"}"#)).await;
+    assert!(reason_text.contains("xy: a[31mb c"), "{reason_text}");
 }

@@ -1,4 +1,4 @@
-//! All recorded answers of the real API become the right documents.
+//! All recorded responses of the real API become the right documents.
 
 use std::{fs, path::PathBuf};
 
@@ -39,7 +39,7 @@ impl Recording {
 
 fn recordings() -> Option<Vec<Recording>> {
     let Some(folder) = std::env::var_os("COC_FIXTURES_DIR").map(PathBuf::from) else {
-        eprintln!("not run: set COC_FIXTURES_DIR to the folder with the recorded answers");
+        eprintln!("not run: set COC_FIXTURES_DIR to the folder with the recorded responses");
         return None;
     };
     let manifest: Value = serde_json::from_str(&fs::read_to_string(folder.join("manifest.json")).unwrap()).unwrap();
@@ -108,7 +108,7 @@ fn check_player(recording: &Recording) {
     assert_eq!(player.clan, clan.into(), "{}", recording.file);
 }
 
-/// As seen from either clan: its players, its side first, and the same war.
+/// Checks the war as seen from either clan: its players, its side first, and the same war.
 fn check_war(recording: &Recording) {
     let state = recording.text_at("/state").unwrap();
     for side in ["clan", "opponent"] {
@@ -153,21 +153,21 @@ fn check_group(recording: &Recording) {
 fn check_error(recording: &Recording) {
     assert!(wire::complaint(&recording.text).is_some_and(|complaint| !complaint.reason.is_empty()));
     let tag = anyone();
-    let ruling = |endpoint| recording.classify(&endpoint);
+    let classified = |endpoint| recording.classify(&endpoint);
     match recording.file.rsplit('/').next().unwrap() {
-        "400-location.json" => assert!(matches!(ruling(Endpoint::Clan(&tag)), Classified::DeadLetter { .. })),
+        "400-location.json" => assert!(matches!(classified(Endpoint::Clan(&tag)), Classified::DeadLetter { .. })),
         "403-accessDenied-invalid-token.json" | "403-accessDenied.invalidIp.json" => {
-            let rejected = ruling(Endpoint::CurrentWar(&tag));
+            let rejected = classified(Endpoint::CurrentWar(&tag));
             assert!(matches!(rejected, Classified::Bad(Bad { sign: Sign::Rejected, .. })), "{rejected:?}");
         }
         "403-currentwar-private-warlog.json" | "403-warlog-private-warlog.json" => {
-            assert!(matches!(ruling(Endpoint::CurrentWar(&tag)), Classified::PrivateWarLog));
+            assert!(matches!(classified(Endpoint::CurrentWar(&tag)), Classified::PrivateWarLog));
         }
-        "404-leaguegroup.json" => assert!(matches!(ruling(Endpoint::LeagueGroup(&tag)), Classified::NotInLeague)),
-        "404-player.json" => assert!(matches!(ruling(Endpoint::Player(&tag)), Classified::Gone)),
+        "404-leaguegroup.json" => assert!(matches!(classified(Endpoint::LeagueGroup(&tag)), Classified::NotInLeague)),
+        "404-player.json" => assert!(matches!(classified(Endpoint::Player(&tag)), Classified::Gone)),
         "503-inMaintenance.json" => {
-            assert!(matches!(ruling(Endpoint::Clan(&tag)), Classified::Bad(Bad { sign: Sign::Maintenance, .. })));
+            assert!(matches!(classified(Endpoint::Clan(&tag)), Classified::Bad(Bad { sign: Sign::Maintenance, .. })));
         }
-        other => panic!("an error that nobody has ruled on: {other}"),
+        other => panic!("an error without a classification: {other}"),
     }
 }

@@ -25,7 +25,7 @@ pub struct Rig {
     pub server: Scripted,
     pub client: ApiClient,
     pub keys: KeyPool,
-    pub bench: SharedJudge,
+    pub judge: SharedJudge,
     pub clock: Arc<ManualClock>,
     pub time: ServerTime,
 }
@@ -47,7 +47,7 @@ impl Rig {
             client: ApiClient::new(&server.base_url()).unwrap(),
             server,
             keys,
-            bench: SharedJudge::default(),
+            judge: SharedJudge::default(),
             clock,
             time,
         }
@@ -59,7 +59,7 @@ impl Rig {
             league: None,
             first_permit: None,
             keys: &self.keys,
-            judge: &self.bench,
+            judge: &self.judge,
             time: &self.time,
             until: Instant::now() + Duration::from_secs(30),
             quick_tries: 0,
@@ -102,7 +102,7 @@ pub fn document(fetched: Fetched) -> Document {
     }
 }
 
-/// The code of a failure, or of what stood in the way.
+/// The code of a failure or an obstacle.
 pub fn outcome(fetch: &Fetch) -> String {
     match &fetch.verdict {
         Verdict::Answered(fetched) => match &fetched.answered {

@@ -1,4 +1,4 @@
-//! Everything that the simulated API has, fetched by the real client.
+//! All objects of the simulated API, fetched by the real client.
 
 use std::{sync::Arc, time::Duration};
 

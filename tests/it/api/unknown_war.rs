@@ -1,4 +1,4 @@
-//! A current war in a state that nobody knows: the war that is known stays known, and the league is looked for.
+//! A current war in an unknown state: the known war stays, and the league is searched.
 
 use std::time::Duration;
 

@@ -233,7 +233,7 @@ async fn a_rotated_password_of_the_portal_is_read_again_and_tried_at_once() {
         run.logs
     );
     let errors = run.response()["errors"].to_string();
-    assert!(errors.contains("e-mail or password are wrong"), "{errors}");
+    assert!(errors.contains("wrong e-mail or password"), "{errors}");
 
     extension.secret("password", "the-new-one");
     let run = worker.invoke(&schedule(), BUDGET).await;

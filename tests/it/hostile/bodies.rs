@@ -1,4 +1,4 @@
-//! Bodies of the API: each gets a ruling, and what is ruled a document can be kept by both stores.
+//! Bodies of the API: each is classified, and each document can be stored in both stores.
 
 use proptest::{prelude::*, sample::select};
 use refresh_worker::{
@@ -20,14 +20,14 @@ use super::{
 };
 use crate::store::beds;
 
-/// What the API would say, by object.
+/// The true responses of the API, by object.
 #[derive(Clone, Debug)]
 struct Truth {
     object: ObjectId,
     body: Value,
 }
 
-/// Some answers of a simulated world, one of each kind of document there is.
+/// Some responses of a simulated world, one for each kind of document.
 async fn truths() -> Vec<Truth> {
     // Another test may have installed it before.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -138,7 +138,7 @@ async fn damaged_document_is_stored_or_set_aside_alone() {
             stored += committed.iter().filter(|one| !matches!(one, Committed::Poison(_))).count();
         }
     }
-    // Most damages hurt nothing that is needed; were nearly all refused, this would prove nothing.
+    // Most damages hurt nothing that is needed. Were nearly all bodies refused, the test would prove nothing.
     assert!(documents > batches * truths.len() / 4, "{documents} documents only");
     assert!(stored > documents, "{stored} of twice {documents} were stored");
 }

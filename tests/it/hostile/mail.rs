@@ -1,4 +1,4 @@
-//! Mail: every entry is decided, and what is admitted is sound.
+//! Mail: every entry is decided, and every admitted one is sound.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::json::{any_json, odd, text};
 const NOW: Timestamp = Timestamp::from_millis(1_770_000_000_000);
 const MAX_ATTEMPTS: u32 = 3;
 
-/// Scores as Redis writes them, the ones that nobody sends included.
+/// Scores as Redis writes them, including those that nobody sends.
 pub const SCORES: [&str; 12] =
     ["0", "1", "2", "3", "-5", "2.5", "inf", "-inf", "1e+308", "nan", "99999999999999999", "0.0000001"];
 

@@ -1,4 +1,4 @@
-//! A mailbox full of broken mail, on a real Redis and through the real binary: the good is done, the rest accounted for.
+//! A mailbox full of broken mail, on a real Redis and through the real binary: good entries are done, and the others are accounted for.
 
 use redis::aio::MultiplexedConnection;
 use refresh_worker::{
@@ -24,9 +24,9 @@ async fn broken_mail_becomes_dead_letters_good_mail_done() {
     let mut redis = world.redis().await;
     let mut broken = std::collections::BTreeSet::new();
     for (id, score, value) in some(300, &mail::entry()) {
-        // Redis itself refuses a score that is no number.
+        // Redis itself refuses a score that is not a number.
         let score = if score == "nan" { "inf" } else { score.as_str() };
-        // What can be read asks for objects that the API does not know: a call each, which is another test's business.
+        // Readable entries request objects that the API does not know: a call each, which another test covers.
         let entry = Entry {
             id: Id::Whole(id.clone()),
             source: Source::Index { score: score.to_owned() },
@@ -67,6 +67,6 @@ async fn dataless_entries_do_not_delay_good_mail() {
     let answer = run.response();
     assert_eq!(answer["outcomes"]["stored"], players.len(), "{answer}");
     assert_eq!(answer["orphans"], 100_000, "{answer}");
-    let peak = worker.peak_memory_bytes().expect("the kernel tells");
+    let peak = worker.peak_memory_bytes().expect("the kernel reports it");
     assert!(peak < 64 << 20, "{} MiB", peak >> 20);
 }

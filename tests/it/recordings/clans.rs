@@ -56,8 +56,8 @@ async fn assert_clan(bed: &impl Bed, recording: &Recording, began: Timestamp) {
     }
 }
 
-/// Each member as the list of the readers shows him: from the columns and, when he was not `known` from an earlier
-/// recording, from the short form.
+/// Checks each member in the readers' list: the columns and, for a member not `known` from an earlier recording, the short
+/// form.
 async fn assert_members(bed: &impl Bed, recording: &Recording, began: Timestamp, known: &mut HashSet<String>) {
     let (file, recorded) = (&recording.file, recording.value());
     let mut members: Vec<&Value> = recorded["memberList"].as_array().expect("a list").iter().collect();

@@ -1,4 +1,4 @@
-//! Recorded errors: what the worker makes of each.
+//! Recorded errors and their verdicts.
 
 use refresh_worker::{
     api::{Verdict, judge::Sign},
@@ -10,7 +10,7 @@ use super::{
     path::{Replay, at, group_path, path_of},
 };
 
-/// What came of it in a word, as the table of answers has it.
+/// The verdict in a word, as in the table of responses.
 fn word(verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Answered(fetched) => match fetched.answered {
@@ -39,7 +39,7 @@ fn expected(recording: &Recording) -> [&'static str; 3] {
     match recording.file.as_str() {
         "error/400-location.json" => ["dead letter"; 3],
         "error/403-accessDenied-invalid-token.json" | "error/403-accessDenied.invalidIp.json" => ["key rejected"; 3],
-        // The same answer means something else where there is no war log to hide.
+        // The same response means something else for objects without a war log.
         "error/403-currentwar-private-warlog.json" | "error/403-warlog-private-warlog.json" => {
             [forbidden, forbidden, "private war log"]
         }

@@ -26,7 +26,7 @@ use crate::store::Bed;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// An API that knows a few recorded answers, and a client that asks it.
+/// An API with a few recorded responses, and its client.
 pub struct Replay {
     routes: Arc<Mutex<HashMap<String, Recording>>>,
     asked: Arc<Mutex<Vec<String>>>,
@@ -53,12 +53,12 @@ impl Replay {
         Self { routes, asked, client, clock: Arc::new(SystemClock), server }
     }
 
-    /// From now on the recording is the answer to this path below the version.
+    /// From now on the recording is the response to this path below the version.
     pub fn serve(&self, path: &str, recording: &Recording) {
         self.routes.lock().unwrap().insert(format!("/v1/{path}"), recording.clone());
     }
 
-    /// The paths asked for since the last look, below the version.
+    /// The paths requested since the last time, below the version.
     pub fn asked(&self) -> Vec<String> {
         let asked = std::mem::take(&mut *self.asked.lock().unwrap());
         asked.iter().map(|path| path.trim_start_matches("/v1/").to_owned()).collect()
@@ -83,7 +83,7 @@ impl Replay {
         self.client.fetch(ask).await.verdict
     }
 
-    /// Fetches what is there.
+    /// Fetches the object.
     pub async fn fetched(&self, at: Timestamp, object: &ObjectId) -> Fetched {
         match self.fetch(at, object, None).await {
             Verdict::Answered(fetched) => *fetched,
@@ -91,7 +91,7 @@ impl Replay {
         }
     }
 
-    /// Fetches and commits, the whole way. Answers what became of it and the `ts` it has.
+    /// Fetches and commits. Returns the outcome and the `ts`.
     pub async fn refresh(&self, bed: &impl Bed, at: Timestamp, object: &ObjectId) -> (Committed, Timestamp) {
         let fetched = self.fetched(at, object).await;
         let began = fetched.began;
@@ -105,7 +105,7 @@ impl Drop for Replay {
     }
 }
 
-/// What is not served is not found, as the API says it.
+/// The API's own "not found", for paths that are not served.
 async fn answer(State(shared): State<Shared>, request: Request) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let recording = shared.routes.lock().unwrap().get(&path).cloned();
@@ -120,7 +120,7 @@ async fn answer(State(shared): State<Shared>, request: Request) -> Response<Body
     response.body(Body::from(recording.body)).unwrap()
 }
 
-/// The path that an object's first call goes to.
+/// The path of an object's first call.
 pub fn path_of(object: &ObjectId) -> String {
     let tag = object.tag.path_segment();
     match object.kind {

@@ -44,8 +44,8 @@ fn recorded(folder: &Path, files: &[&str]) -> Vec<Shape> {
     files.iter().map(|file| shape_of(&serde_json::from_slice(&read(file)).unwrap())).collect()
 }
 
-/// What is generated has been seen, and what is always seen is generated. `optional`: in every recording we have, yet
-/// known to be absent at times.
+/// Checks that every generated key was recorded, and that every key of all recordings is generated. `optional`: keys in all of
+/// our recordings that are known to be absent at times.
 fn compare(kind: &str, generated: &[Value], recorded: &[Shape], optional: &[&str]) {
     let known = recorded.iter().fold(Shape::new(), |mut known, shape| {
         for (path, kinds) in shape {
@@ -62,7 +62,7 @@ fn compare(kind: &str, generated: &[Value], recorded: &[Shape], optional: &[&str
             let seen = known.get(path).unwrap_or_else(|| panic!("{kind}: no recording has `{path}`"));
             assert!(kinds.is_subset(seen), "{kind}: `{path}` is recorded as {seen:?}, not {kinds:?}");
         }
-        // Top-level keys, in each document; deeper ones may lie under an empty list.
+        // Top-level keys of each document only: deeper ones may lie under an empty list.
         let top = invariable.iter().filter(|path| path.matches('.').count() == 1 && !path.contains('['));
         for path in top.filter(|path| !optional.contains(&path.as_str())) {
             assert!(shape.contains_key(*path), "{kind}: every recording has `{path}`");

@@ -1,4 +1,4 @@
-//! Recorded responses served in place of a world. Needs `COC_FIXTURES_DIR`, but for a folder of our own making.
+//! Recorded responses served in place of a world. Needs `COC_FIXTURES_DIR`, except for the folder that a test makes.
 
 use std::{collections::BTreeSet, fs};
 

@@ -1,4 +1,4 @@
-//! What the service around the documents does: headers, copies, tokens, counting.
+//! The service around the documents: headers, copies, tokens, counting.
 
 use std::{sync::Arc, time::Duration};
 
@@ -47,7 +47,7 @@ async fn bodies_are_compact_and_compressed() {
     let path = clan(&asker.simulator.world().clan_tags()[0]);
     let decoded = asker.get(&path).await.bytes().await.unwrap();
     assert!(decoded.starts_with(br#"{"tag":"#));
-    // A client of its own, since one that asks for gzip also hides it.
+    // A client of its own, since one that accepts gzip also decodes it.
     let client = Client::builder().no_gzip().use_preconfigured_tls(no_roots()).build().unwrap();
     let ask = |encoding: &'static str| {
         client.get(asker.url(&path)).bearer_auth("key").header("accept-encoding", encoding).send()
@@ -133,9 +133,9 @@ async fn calls_are_recorded_in_order() {
     asker.status(&unknown).await;
     asker.simulator.wait_for_calls(2).await;
     let calls = asker.simulator.calls();
-    let told: Vec<_> = calls.iter().map(|call| (call.token.as_str(), call.path.as_str(), call.status)).collect();
+    let recorded: Vec<_> = calls.iter().map(|call| (call.token.as_str(), call.path.as_str(), call.status)).collect();
     let (known, unknown) = (format!("/v1{known}"), format!("/v1{unknown}"));
-    assert_eq!(told, [("key", known.as_str(), Some(200)), ("other", unknown.as_str(), Some(404))]);
+    assert_eq!(recorded, [("key", known.as_str(), Some(200)), ("other", unknown.as_str(), Some(404))]);
     assert!(calls[0].at < calls[1].at);
     assert_eq!(asker.simulator.calls_to("/players/").len(), 1);
     assert_eq!((asker.simulator.total_calls(), asker.simulator.most_in_any_second("other")), (2, 1));
@@ -146,7 +146,7 @@ async fn hidden_rate_throttles_per_token() {
     let config = SimConfig { rate_limit: Some(3), ..SimConfig::default() };
     let mut asker = Asker::start(config).await;
     let path = clan(&asker.simulator.world().clan_tags()[0]);
-    // At once, however slow the machine: all have arrived before the first is answered.
+    // At the same time, however slow the machine: all have arrived before the first response.
     asker.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
     let calls = futures_util::future::join_all((0..5).map(|_| asker.status(&path)));
     let release = async {

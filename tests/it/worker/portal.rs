@@ -404,7 +404,7 @@ async fn a_wrong_password_is_not_tried_again_for_a_quarter_of_an_hour() {
     for _ in 0..5 {
         let report = bed.run().await;
         assert_eq!(report.stopped_because, StopReason::NoUsableKey, "{report:?}");
-        assert!(report.failure.unwrap_or_default().contains("e-mail or password are wrong"));
+        assert!(report.failure.unwrap_or_default().contains("wrong e-mail or password"));
         bed.clock.advance(seconds(120));
     }
     assert_eq!(count(&bed, "login"), 1);
@@ -423,7 +423,7 @@ async fn a_new_password_is_tried_at_once_after_the_old_one_was_refused() {
     // Whoever still has the old one leaves the portal alone, and nobody else rests because of it.
     bed.worker.key_store = key_store(&config);
     let report = bed.run().await;
-    assert!(report.failure.unwrap_or_default().contains("e-mail or password are wrong (tried again in"));
+    assert!(report.failure.unwrap_or_default().contains("wrong e-mail or password (tried again in"));
     assert_eq!(count(&bed, "login"), 2);
 }
 

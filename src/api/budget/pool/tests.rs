@@ -191,16 +191,16 @@ fn player(tag: &str) -> ObjectId {
 fn calls_throttled_together_halve_rate_once() {
     let clock = clock();
     let keys = holding(&clock, 32, &["one"]);
-    let rest = Duration::from_secs(30);
+    let cooldown = Duration::from_secs(30);
     for tag in ["2PP", "2PY", "2PL"] {
-        keys.throttled(&name("one"), rest, &player(tag));
+        keys.throttled(&name("one"), cooldown, &player(tag));
     }
     assert_eq!(format!("{:?}", keys.rates()), format!("{:?}", [(name("one"), 16.0)]));
     assert_eq!((keys.usable(), keys.cooldowns().len()), (0, 1));
-    clock.advance(rest);
+    clock.advance(cooldown);
     keys.confirm(&name("one"), SlotStart::now(&*clock), LIFETIME);
     assert_eq!((keys.usable(), keys.cooldowns().len()), (1, 0));
-    keys.throttled(&name("one"), rest, &player("2PP"));
+    keys.throttled(&name("one"), cooldown, &player("2PP"));
     assert_eq!(format!("{:?}", keys.rates()), format!("{:?}", [(name("one"), 8.0)]));
 }
 
@@ -208,23 +208,23 @@ fn calls_throttled_together_halve_rate_once() {
 fn single_object_does_not_lower_rate() {
     let clock = clock();
     let keys = holding(&clock, 32, &["one", "two"]);
-    let rest = Duration::from_secs(30);
+    let cooldown = Duration::from_secs(30);
     for key in ["one", "one", "two"] {
-        keys.throttled(&name(key), rest, &player("2PP"));
+        keys.throttled(&name(key), cooldown, &player("2PP"));
     }
     assert_eq!(format!("{:?}", keys.rates()), format!("{:?}", [(name("one"), 32.0), (name("two"), 32.0)]));
-    assert!(keys.cooldowns().iter().all(|rest| rest.reason == "throttled"), "{:?}", keys.cooldowns());
+    assert!(keys.cooldowns().iter().all(|cooldown| cooldown.reason == "throttled"), "{:?}", keys.cooldowns());
 }
 
 #[test]
 fn second_throttled_key_cools_down_all() {
-    for (apart_s, resting) in [(9, 3), (10, 2)] {
+    for (apart_s, cooling_down) in [(9, 3), (10, 2)] {
         let clock = clock();
         let keys = holding(&clock, 30, &["one", "two", "three"]);
         keys.throttled(&name("one"), Duration::from_secs(30), &player("2PP"));
         clock.advance(Duration::from_secs(apart_s));
         keys.throttled(&name("two"), Duration::from_secs(30), &player("2PY"));
-        assert_eq!(keys.cooldowns().len(), resting, "{apart_s} s apart");
+        assert_eq!(keys.cooldowns().len(), cooling_down, "{apart_s} s apart");
     }
 }
 
@@ -236,8 +236,8 @@ fn cooldown_only_lengthens_and_rejection_stays() {
     }
     keys.reject(&name("two"), "revoked");
     keys.throttled(&name("two"), Duration::ZERO, &player("2PP"));
-    let rest = |token, reason: &str, remaining| Cooldown { key: name(token), reason: reason.to_owned(), remaining };
-    let expected = [rest("one", "throttled", Some(Duration::from_secs(600))), rest("two", "revoked", None)];
+    let cooldown = |token, reason: &str, remaining| Cooldown { key: name(token), reason: reason.to_owned(), remaining };
+    let expected = [cooldown("one", "throttled", Some(Duration::from_secs(600))), cooldown("two", "revoked", None)];
     assert_eq!(keys.cooldowns(), expected);
     assert_eq!(keys.fingerprints().len(), 2, "they are held all the same");
 }
@@ -267,7 +267,7 @@ fn rates_are_summed_over_keys() {
     assert_eq!(format!("{} {}", keys.cap_per_second(), keys.total_rate()), "90 42");
 }
 
-/// Awaits the call's leaving for so long.
+/// Watches for this long whether the call leaves.
 async fn watch(call: &Begun<'_>, connects: &Connects, duration: Duration) {
     let _ = tokio::time::timeout(duration, call.watch(connects)).await;
 }
@@ -301,7 +301,7 @@ async fn connecting_call_counts_against_cap() {
     let first = keys.begin(permit).await.unwrap().0;
     let opening = connects.opening();
     let stands = async {
-        // Longer than the cap's own wait: a second call could begin meanwhile, were the first one only late.
+        // Longer than the cap's own wait: the second call could begin meanwhile, if the first one counted as late only.
         sleep(CALL_WINDOW + Duration::from_millis(200)).await;
         drop(opening);
         Instant::now()

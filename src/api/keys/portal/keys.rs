@@ -102,6 +102,7 @@ pub fn plan<'a>(listed: &'a [ListedKey], wanted: &WantedKeys, addresses: &[IpAdd
         .partition(|key| key.is_good_for(addresses) && !is_refused(key));
     let keep: Vec<&ListedKey> = good.into_iter().take(wanted.count).collect();
     let missing = wanted.count - keep.len();
+    // All keys count against the limit, whoever made them.
     let room = MAX_KEYS.saturating_sub(listed.len());
     let (in_use, unfit): (Vec<&ListedKey>, Vec<&ListedKey>) =
         unfit.into_iter().partition(|key| known.in_use.contains(&key.fingerprint()));

@@ -23,8 +23,8 @@ pub enum PortalError {
     #[error("cannot log in to the developer portal with {account}: wrong e-mail or password")]
     WrongPassword { account: String },
     #[error(
-        "cannot create a key in the account {account}: it has {total} of {MAX_KEYS} possible keys, and none that is called \
-         `{name}` is out of use; revoke one at https://developer.clashofclans.com"
+        "cannot create a key in the account {account}: it has {total} keys, {MAX_KEYS} are possible, and none that is \
+         called `{name}` is out of use; revoke one at https://developer.clashofclans.com"
     )]
     TooManyKeys { account: String, total: usize, name: String },
     #[error(
@@ -123,6 +123,7 @@ impl Visit<'_> {
         let keys = keep.into_iter().map(|key| ApiKey::new(key.key.clone())).collect();
         let mut renewed = RenewedKeys { keys, created: 0, revoked: 0 };
         let mut revoke_error = None;
+        // First room, then keys: a full account refuses new ones.
         for key in revoke {
             match session.revoke(key).await {
                 Ok(()) => {
@@ -144,6 +145,7 @@ impl Visit<'_> {
                     renewed.keys.push(ApiKey::new(key.key));
                     renewed.created += 1;
                 }
+                // Without any key the error is the result; with some it only costs speed.
                 Err(error) if renewed.keys.is_empty() => return Err(error),
                 Err(error) => {
                     warn!(error = %error, keys = renewed.keys.len(), wanted = wanted.count, "could not create every key: going on with fewer");
@@ -172,6 +174,7 @@ impl Visit<'_> {
 
     /// Revokes one of our own keys.
     pub async fn revoke(&self, key: &ListedKey) -> Result<(), PortalError> {
+        // Checked twice: a revoked key of somebody else cannot be brought back.
         debug_assert!(self.is_ours(key), "a key of another name is never touched");
         if self.is_ours(key) { self.session.revoke(key).await } else { Ok(()) }
     }

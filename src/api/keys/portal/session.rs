@@ -85,6 +85,7 @@ impl Portal {
             address: None,
         };
         let response = session.post("log in", "/api/login", &body).await?;
+        // The portal uses 403 for nothing else here.
         if response.status().as_u16() == 403 {
             return Err(PortalError::WrongPassword { account: session.account });
         }
@@ -103,6 +104,7 @@ impl Session<'_> {
         let Listed { keys, status } = self.read("list keys", response).await?;
         match (keys, status) {
             (Some(keys), _) => Ok(keys),
+            // An account without keys has no `keys` field.
             (None, Some(_)) => Ok(Vec::new()),
             (None, None) => Err(self.unexpected("list keys", "neither `keys` nor `status` is in it".to_owned())),
         }
