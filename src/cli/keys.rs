@@ -23,9 +23,12 @@ use crate::{
     app,
     clock::SystemClock,
     config::{ApiConfig, env::process_var},
-    model::{CooldownReason, Fingerprint},
+    model::Fingerprint,
     queue::{Holder, SlotView, Slots, redis::RedisQueue},
-    worker::login::{self, Trouble},
+    worker::{
+        keys::BENCHED,
+        login::{self, Trouble},
+    },
 };
 
 /// How long another process's login is waited for.
@@ -168,8 +171,10 @@ impl Row {
         let (state, reason, run) = match holder {
             Holder::Nobody | Holder::Left => (State::Ok, None, None),
             Holder::Run(run) => (State::InUse, None, Some(run)),
-            Holder::Paused(CooldownReason::Rejected(reason)) => (State::Benched, Some(reason), None),
-            Holder::Paused(CooldownReason::Temporary(reason)) => (State::Paused, Some(reason), None),
+            Holder::Paused(reason) => match reason.strip_prefix(BENCHED) {
+                Some(reason) => (State::Benched, Some(reason.to_owned()), None),
+                None => (State::Paused, Some(reason), None),
+            },
         };
         Self {
             key,
@@ -392,8 +397,8 @@ mod tests {
         let rows = [
             row("0123456789ab", Holder::Nobody, None),
             row("1123456789ab", Holder::Run("run-7".to_owned()), Some(learned)),
-            row("2123456789ab", Holder::Paused("throttled".into()), Some(AimdState::plain(15.0))),
-            row("3123456789ab", Holder::Paused("rejected: status 403, accessDenied".into()), None),
+            row("2123456789ab", Holder::Paused("throttled".to_owned()), Some(AimdState::plain(15.0))),
+            row("3123456789ab", Holder::Paused("benched: status 403, accessDenied".to_owned()), None),
         ];
         insta::assert_snapshot!(render(&rows, &["failed to log in".to_owned()], Style::PLAIN), @r"
           key           from       name  addresses  rate                   state

@@ -6,7 +6,6 @@
 
 mod aimd;
 mod change;
-mod cooldown;
 mod endpoint_kind;
 mod fingerprint;
 mod kind;
@@ -20,7 +19,6 @@ mod war;
 
 pub use aimd::AimdState;
 pub use change::{Before, Change, Event, Learned, MemberSeen, Move, OutboxEntry};
-pub use cooldown::CooldownReason;
 pub use endpoint_kind::EndpointKind;
 pub use fingerprint::Fingerprint;
 pub use kind::{Kind, ObjectId, UnknownKind};

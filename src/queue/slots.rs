@@ -6,7 +6,7 @@ use std::{fmt, future::Future, time::Duration};
 use super::{Fingerprint, QueueError, record::clip};
 use crate::{
     clock::Timestamp,
-    model::{AimdState, CooldownReason, EndpointKind, Kind},
+    model::{AimdState, EndpointKind, Kind},
 };
 
 /// How long a learned rate is kept.
@@ -26,7 +26,7 @@ pub enum Slot {
     /// Another run uses the key, or only just stopped.
     Held { for_another: Duration },
     /// The key rests.
-    Paused { reason: CooldownReason, for_another: Duration },
+    Paused { reason: String, for_another: Duration },
 }
 
 /// A key slot as somebody sees it who does not want it.
@@ -47,7 +47,7 @@ pub enum Holder {
     /// A run has just left it; nobody may have it for a moment.
     Left,
     /// The key rests.
-    Paused(CooldownReason),
+    Paused(String),
 }
 
 /// The answer to asking for calls of a day's limit.
@@ -181,7 +181,7 @@ pub trait Slots: Send + Sync + 'static {
         &self,
         key: &Fingerprint,
         run: &str,
-        reason: &CooldownReason,
+        reason: &str,
         rest: Duration,
     ) -> impl Future<Output = Result<(), QueueError>> + Send;
 

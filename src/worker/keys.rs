@@ -19,7 +19,7 @@ use crate::{
         budget::{Cooldown, KeyPool, SlotStart},
     },
     clock::Clock,
-    model::{AimdState, CooldownReason, Fingerprint},
+    model::{AimdState, Fingerprint},
     queue::{QueueError, Slot, Slots},
 };
 
@@ -46,6 +46,9 @@ const REJECTED_REST: Duration = Duration::from_secs(9 * 60);
 /// How long the answer to asking for a rested key's slot is waited for before it is asked for again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// Stands before the reason when a key rests because the API does not accept it.
+pub const BENCHED: &str = "benched: ";
+
 /// What taking the slots came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
@@ -61,7 +64,7 @@ pub enum Taken {
 #[derive(Clone, Debug)]
 struct Untold {
     key: Fingerprint,
-    reason: CooldownReason,
+    reason: String,
     until: Instant,
     learned: Option<AimdState>,
 }
@@ -153,9 +156,9 @@ impl<'a, S: Slots> KeyRing<'a, S> {
 
     /// A key of the portal that the API refused to another run is replaced, as if it had been refused here: waiting for
     /// the end of its rest would not help, and its replacement may be in the account already.
-    fn was_replaced(&self, key: &ApiKey, reason: &CooldownReason) -> bool {
-        let CooldownReason::Rejected(detail) = reason else { return false };
-        let refused = self.key_store.refuse(key.fingerprint(), detail);
+    fn was_replaced(&self, key: &ApiKey, reason: &str) -> bool {
+        let refused =
+            reason.strip_prefix(BENCHED).is_some_and(|detail| self.key_store.refuse(key.fingerprint(), detail));
         if refused {
             self.logging_in.send_replace(true);
         }
@@ -274,10 +277,10 @@ impl<'a, S: Slots> KeyRing<'a, S> {
             }
             let until = Instant::now() + rest;
             let untold = if remaining.is_none() {
-                Untold { key, reason: CooldownReason::Rejected(reason), until, learned: None }
+                Untold { key, reason: format!("{BENCHED}{reason}"), until, learned: None }
             } else {
                 self.rest_key(&key, rest);
-                Untold { key, reason: CooldownReason::Temporary(reason), until, learned }
+                Untold { key, reason, until, learned }
             };
             self.untold().push(untold);
         }

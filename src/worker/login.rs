@@ -10,13 +10,15 @@ use std::{future::Future, time::Duration};
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{info, warn};
 
+use super::keys::BENCHED;
+
 use crate::{
     api::keys::{
-        Account, KeyStore, LOGIN_WINDOW, LoginFailures, LoginRight, MAX_LOGINS,
+        Account, KeyStore, LOGIN_WINDOW, MAX_LOGINS,
         portal::{KnownKeys, PortalError, RenewedKeys, Visit},
     },
     clock::Clock,
-    model::CooldownReason,
+    model::{AimdState, Fingerprint},
     queue::{Holder, QueueError, Slot, SlotView, Slots},
 };
 
@@ -114,7 +116,7 @@ pub async fn known<S: Slots>(slots: &S, visit: &Visit<'_>, run: &str) -> Result<
     let mut known = KnownKeys::default();
     for key in visit.listed().iter().filter(|key| visit.is_ours(key)) {
         match slots.look_at_key(&key.fingerprint()).await?.holder {
-            Holder::Paused(CooldownReason::Rejected(_)) => known.refused.push(key.fingerprint()),
+            Holder::Paused(reason) if reason.starts_with(BENCHED) => known.refused.push(key.fingerprint()),
             Holder::Run(holder) if holder != run => known.in_use.push(key.fingerprint()),
             Holder::Paused(_) | Holder::Run(_) | Holder::Nobody | Holder::Left => {}
         }
@@ -151,13 +153,13 @@ pub async fn with_right<S: Slots, T>(
     act: impl Future<Output = Result<T, Trouble>>,
 ) -> Result<Result<T, String>, QueueError> {
     let name = account.name();
-    let right = account.login_right();
+    let slot = account.login_slot();
     let failures_so_far = loop {
         if Instant::now() >= until {
             return Ok(Err(format!("log in with {name}: no time is left for it")));
         }
-        match slots.take_key(right.slot(), run, RIGHT_LASTS).await? {
-            Slot::Taken { aimd_state } => break LoginFailures::kept(aimd_state),
+        match slots.take_key(&slot, run, RIGHT_LASTS).await? {
+            Slot::Taken { aimd_state } => break aimd_state.map_or(0.0, |failures| failures.rate),
             Slot::Held { for_another } => {
                 if Instant::now() + LOOK_AGAIN > until {
                     return Ok(Err(format!("log in with {name}: another run is logging in and takes too long")));
@@ -167,9 +169,9 @@ pub async fn with_right<S: Slots, T>(
             Slot::Paused { reason, for_another } => return Ok(Err(resting(&reason, for_another))),
         }
     };
-    let password = account.password_right();
+    let password = account.password_slot();
     if let Some(rest) = rest_of(slots, &password).await? {
-        slots.give_back_key(right.slot(), run, AT_ONCE).await?;
+        slots.give_back_key(&slot, run, AT_ONCE).await?;
         return Ok(Err(rest));
     }
     let gives_up = until.min(Instant::now() + LOGIN_TIME);
@@ -177,30 +179,30 @@ pub async fn with_right<S: Slots, T>(
         Ok(answer) => answer,
         // The run has no more time: that says nothing about the portal.
         Err(_) if gives_up == until => {
-            slots.give_back_key(right.slot(), run, AT_ONCE).await?;
+            slots.give_back_key(&slot, run, AT_ONCE).await?;
             return Ok(Err(format!("log in with {name}: not done before the time for it was over")));
         }
         Err(_) => Err(Trouble::Portal(too_slow(name, LOGIN_TIME))),
     };
     match answer {
         Ok(done) => {
-            slots.remember_rate(right.slot(), LoginFailures(0).to_keep()).await?;
-            slots.give_back_key(right.slot(), run, AT_ONCE).await?;
+            slots.remember_rate(&slot, AimdState::plain(0.0)).await?;
+            slots.give_back_key(&slot, run, AT_ONCE).await?;
             Ok(Ok(done))
         }
         // This password rests, not the account: whoever has another one may try it.
         Err(Trouble::Portal(error @ PortalError::WrongPassword { .. })) => {
             warn!(account = name, rest_seconds = LONGEST_REST.as_secs(), "failed to {error}");
-            slots.take_key(password.slot(), run, RIGHT_LASTS).await?;
-            slots.pause_key(password.slot(), run, &CooldownReason::Temporary(error.to_string()), LONGEST_REST).await?;
-            slots.give_back_key(right.slot(), run, AT_ONCE).await?;
+            slots.take_key(&password, run, RIGHT_LASTS).await?;
+            slots.pause_key(&password, run, &error.to_string(), LONGEST_REST).await?;
+            slots.give_back_key(&slot, run, AT_ONCE).await?;
             Ok(Err(error.to_string()))
         }
         Err(Trouble::Portal(error)) => {
             let rest = rest_after(&error, failures_so_far);
             warn!(account = name, rest_seconds = rest.as_secs(), "failed to {error}");
-            slots.remember_rate(right.slot(), LoginFailures(failures_so_far.0 + 1).to_keep()).await?;
-            slots.pause_key(right.slot(), run, &CooldownReason::Temporary(error.to_string()), rest).await?;
+            slots.remember_rate(&slot, AimdState::plain(failures_so_far + 1.0)).await?;
+            slots.pause_key(&slot, run, &error.to_string(), rest).await?;
             Ok(Err(error.to_string()))
         }
         Err(Trouble::Queue(error)) => Err(error),
@@ -216,15 +218,15 @@ pub async fn look_into<S: Slots, T>(
     act: impl Future<Output = Result<T, Trouble>>,
 ) -> Result<Result<T, String>, QueueError> {
     let began = Instant::now();
-    let (right, name) = (account.login_right(), account.name());
-    while let Holder::Run(_) = slots.look_at_key(right.slot()).await?.holder {
+    let (slot, name) = (account.login_slot(), account.name());
+    while let Holder::Run(_) = slots.look_at_key(&slot).await?.holder {
         if Instant::now() + LOOK_AGAIN > until {
             return Ok(Err(format!("log in with {name}: a run is logging in and takes too long")));
         }
         sleep(LOOK_AGAIN).await;
     }
-    for right in [right, account.password_right()] {
-        if let Some(rest) = rest_of(slots, &right).await? {
+    for slot in [slot, account.password_slot()] {
+        if let Some(rest) = rest_of(slots, &slot).await? {
             return Ok(Err(rest));
         }
     }
@@ -237,8 +239,8 @@ pub async fn look_into<S: Slots, T>(
 }
 
 /// Why and how long a right to log in rests, when it does.
-async fn rest_of<S: Slots>(slots: &S, right: &LoginRight) -> Result<Option<String>, QueueError> {
-    let SlotView { holder, for_another, .. } = slots.look_at_key(right.slot()).await?;
+async fn rest_of<S: Slots>(slots: &S, slot: &Fingerprint) -> Result<Option<String>, QueueError> {
+    let SlotView { holder, for_another, .. } = slots.look_at_key(slot).await?;
     Ok(match holder {
         Holder::Paused(reason) => Some(resting(&reason, for_another)),
         Holder::Run(_) | Holder::Nobody | Holder::Left => None,
@@ -253,28 +255,28 @@ fn too_slow(account: &str, after: Duration) -> PortalError {
 /// Gives the right back that a login had which was cut off in the middle, if it was ours.
 pub async fn give_back_right<S: Slots>(slots: &S, key_store: &KeyStore, run: &str) -> Result<(), QueueError> {
     for account in key_store.accounts().iter().filter(|account| account.needs_login()) {
-        slots.give_back_key(account.login_right().slot(), run, AT_ONCE).await?;
+        slots.give_back_key(&account.login_slot(), run, AT_ONCE).await?;
     }
     Ok(())
 }
 
 /// Ends the rests of an account before their time: whoever asks for it may have mended what they are about.
 pub async fn end_rests<S: Slots>(slots: &S, account: &Account) -> Result<(), QueueError> {
-    slots.end_rest(account.login_right().slot()).await?;
-    slots.end_rest(account.password_right().slot()).await?;
+    slots.end_rest(&account.login_slot()).await?;
+    slots.end_rest(&account.password_slot()).await?;
     Ok(())
 }
 
-fn resting(reason: &CooldownReason, for_another: Duration) -> String {
-    format!("{} (tried again in {} s)", reason.text(), for_another.as_secs())
+fn resting(reason: &str, for_another: Duration) -> String {
+    format!("{reason} (tried again in {} s)", for_another.as_secs())
 }
 
 /// How long nobody logs in after a failure that follows so many others.
-fn rest_after(error: &PortalError, failures_so_far: LoginFailures) -> Duration {
+fn rest_after(error: &PortalError, failures_so_far: f64) -> Duration {
     if error.needs_a_person() {
         return LONGEST_REST;
     }
-    FIRST_REST.mul_f64(2_f64.powi(failures_so_far.0.min(10).cast_signed())).min(LONGEST_REST)
+    FIRST_REST.mul_f64(2_f64.powf(failures_so_far.min(10.0))).min(LONGEST_REST)
 }
 
 #[cfg(test)]
@@ -284,9 +286,9 @@ mod tests {
     #[test]
     fn the_rest_doubles_with_every_failure_and_a_full_account_waits_for_a_person() {
         let down = PortalError::Down { account: "COC_EMAIL".to_owned(), action: "login", detail: String::new() };
-        let rests = [0, 1, 2, 9].map(|failures| rest_after(&down, LoginFailures(failures)).as_secs());
+        let rests = [0.0, 1.0, 2.0, 9.0].map(|failures| rest_after(&down, failures).as_secs());
         assert_eq!(rests, [30, 60, 120, 900]);
         let full = PortalError::TooManyKeys { account: "COC_EMAIL".to_owned(), total: 10, name: "ours".to_owned() };
-        assert_eq!(rest_after(&full, LoginFailures(0)), LONGEST_REST);
+        assert_eq!(rest_after(&full, 0.0), LONGEST_REST);
     }
 }

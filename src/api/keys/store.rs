@@ -14,7 +14,6 @@ use tracing::warn;
 
 use super::{
     key::ApiKey,
-    login_right::LoginRight,
     portal::{KnownKeys, ListedKey, Portal, PortalError, RenewedKeys, Visit, WantedKeys, address_in},
 };
 use crate::{
@@ -168,16 +167,20 @@ impl Account {
         &self.wanted
     }
 
-    /// The right to log in with this account.
+    /// The name of the right to log in with this account, the same for all processes.
     #[must_use]
-    pub fn login_right(&self) -> LoginRight {
-        LoginRight::of_account(&self.config)
+    pub fn login_slot(&self) -> Fingerprint {
+        let email = self.config.email.expose_secret().trim().to_lowercase();
+        Fingerprint(format!("login-{}", Fingerprint::of(&email)))
     }
 
-    /// The right to try the account's password.
+    /// The name of the right to try the account's password. It cools down after a wrong password, so that a new one is tried at
+    /// once. Four digits are enough to distinguish two passwords, and too few to guess one by.
     #[must_use]
-    pub fn password_right(&self) -> LoginRight {
-        LoginRight::of_password(&self.config)
+    pub fn password_slot(&self) -> Fingerprint {
+        let slot = self.login_slot().0;
+        let password = Fingerprint::of(&format!("{slot} {}", self.config.password.expose_secret())).0;
+        Fingerprint(format!("{slot}-{}", &password[..4]))
     }
 
     fn refuse(&self, key: &Fingerprint, detail: &str) -> bool {

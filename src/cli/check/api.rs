@@ -18,9 +18,13 @@ use crate::{
     app,
     clock::{Clock, ServerTime, SystemClock},
     config::ApiConfig,
-    model::{Answered, CooldownReason, ObjectId, Reason},
+    model::{Answered, ObjectId, Reason},
     queue::{Queue, QueueError, Slot, Slots},
-    worker::{allowance, keys::KeyRing, login},
+    worker::{
+        allowance,
+        keys::{BENCHED, KeyRing},
+        login,
+    },
 };
 
 const API: &str = "API";
@@ -207,15 +211,17 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
                 judge(findings, &format!("key {name}"), &fetch);
             }
             Slot::Held { .. } => findings.fine(API, format!("key {name} is in use by a run at this moment: not tried")),
-            // The API refused it a moment ago. That the check does not call with it now does not make it better.
-            Slot::Paused { reason: CooldownReason::Rejected(reason), .. } => {
-                findings.problem(API, format!("key {name} was not accepted by the API: {reason}"), NEW_KEY);
-            }
-            Slot::Paused { reason, for_another } => findings.warning(
-                API,
-                format!("key {name} cools down for another {}: {reason}", span(for_another)),
-                "wait: the next run after that uses it again",
-            ),
+            Slot::Paused { reason, for_another } => match reason.strip_prefix(BENCHED) {
+                // It was refused a moment ago: that it is not asked again now makes it no better.
+                Some(reason) => {
+                    findings.problem(API, format!("key {name} was not accepted by the API: {reason}"), NEW_KEY);
+                }
+                None => findings.warning(
+                    API,
+                    format!("key {name} cools down for another {}: {reason}", span(for_another)),
+                    "wait: the next run after that uses it again",
+                ),
+            },
         }
         Ok(())
     }

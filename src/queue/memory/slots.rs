@@ -9,7 +9,7 @@ use std::{
 use super::MemoryQueue;
 use crate::{
     clock::Timestamp,
-    model::{AimdState, CooldownReason},
+    model::AimdState,
     queue::{
         CALLS_LIFETIME, CallsGranted, Circuit, CircuitScope, Fingerprint, Holder as Shown, PAUSE_LIFETIME, QueueError,
         RATE_LIFETIME, Slot, SlotView, Slots,
@@ -36,7 +36,7 @@ enum Holder {
     Run(String),
     /// The run has left; the slot lingers.
     Left,
-    Paused(CooldownReason),
+    Paused(String),
 }
 
 impl MemoryQueue {
@@ -83,13 +83,7 @@ impl Slots for MemoryQueue {
         Ok(keys.iter().map(&mut renew).collect())
     }
 
-    async fn pause_key(
-        &self,
-        key: &Fingerprint,
-        run: &str,
-        reason: &CooldownReason,
-        rest: Duration,
-    ) -> Result<(), QueueError> {
+    async fn pause_key(&self, key: &Fingerprint, run: &str, reason: &str, rest: Duration) -> Result<(), QueueError> {
         let (mut agreements, now) = self.agreements();
         if let Some(slot) = agreements.slots.get_mut(key) {
             let may = match &slot.value {
@@ -98,7 +92,7 @@ impl Slots for MemoryQueue {
                 Holder::Left => false,
             };
             if may {
-                *slot = Ending { value: Holder::Paused(reason.clone()), at_boot: now + rest };
+                *slot = Ending { value: Holder::Paused(reason.to_owned()), at_boot: now + rest };
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    model::{AimdState, CooldownReason},
+    model::AimdState,
     queue::{
         CALLS_LIFETIME, CallsGranted, Circuit, CircuitReason, CircuitScope, Fingerprint, Holder, PAUSE_LIFETIME,
         QueueError, RATE_LIFETIME, Slot, SlotView, Slots,
@@ -39,7 +39,7 @@ impl Slots for RedisQueue {
         }
         let for_another = Duration::from_millis(u64::try_from(left).unwrap_or(0));
         Ok(match holder.strip_prefix(PAUSED) {
-            Some(reason) => Slot::Paused { reason: reason.into(), for_another },
+            Some(reason) => Slot::Paused { reason: reason.to_owned(), for_another },
             None => Slot::Held { for_another },
         })
     }
@@ -54,13 +54,7 @@ impl Slots for RedisQueue {
         self.link.ask("renewing keys", Call::Script(&scripts::RENEW_KEYS, &keys, &arguments)).await
     }
 
-    async fn pause_key(
-        &self,
-        key: &Fingerprint,
-        run: &str,
-        reason: &CooldownReason,
-        rest: Duration,
-    ) -> Result<(), QueueError> {
+    async fn pause_key(&self, key: &Fingerprint, run: &str, reason: &str, rest: Duration) -> Result<(), QueueError> {
         let mut arguments = Arguments::default();
         arguments.text(run).text(&format!("{PAUSED}{reason}")).number(lifetime_millis(rest));
         let keys = [Keys::slot(&key.0), Keys::copies()];
@@ -92,7 +86,7 @@ impl Slots for RedisQueue {
         let (holder, left, rate): (String, i64, String) = self.link.ask("looking at a key", call).await?;
         let holder = match (holder.as_str(), holder.strip_prefix(PAUSED)) {
             ("", _) => Holder::Nobody,
-            (_, Some(reason)) => Holder::Paused(reason.into()),
+            (_, Some(reason)) => Holder::Paused(reason.to_owned()),
             (holder, None) if holder.starts_with(LEFT) => Holder::Left,
             (holder, None) => Holder::Run(holder.to_owned()),
         };

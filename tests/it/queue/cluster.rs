@@ -220,7 +220,7 @@ async fn what_runs_agreed_on_is_carried_from_a_cluster_to_a_server_and_back() {
     let (resting, used) = (Fingerprint("0123456789ab".to_owned()), Fingerprint("ba9876543210".to_owned()));
     let (from, to, rest) = (cluster.queue(), server.queue(), Duration::from_secs(300));
     from.take_key(&resting, "run", rest).await.unwrap();
-    from.pause_key(&resting, "run", &"throttled".into(), rest).await.unwrap();
+    from.pause_key(&resting, "run", "throttled", rest).await.unwrap();
     from.take_calls(NOW.midnight(), 40, 100).await.unwrap();
     let agreements = from.agreements().await.unwrap();
     assert_eq!((agreements.len(), agreements.iter().find_map(Agreement::in_use)), (2, None), "{agreements:?}");

@@ -149,9 +149,9 @@ async fn what_runs_agree_on_goes_into_a_full_redis() {
     assert_eq!(queue.take_key(&key, "a", REST).await.unwrap(), Slot::Taken { aimd_state: None });
     assert_eq!(queue.renew_keys(std::slice::from_ref(&key), "a", REST).await.unwrap(), [true]);
     queue.remember_rate(&key, AimdState::plain(17.0)).await.unwrap();
-    queue.pause_key(&key, "a", &"throttled".into(), REST).await.unwrap();
+    queue.pause_key(&key, "a", "throttled", REST).await.unwrap();
     let seen = queue.look_at_key(&key).await.unwrap();
-    assert_eq!((seen.holder, seen.aimd_state), (Holder::Paused("throttled".into()), learned));
+    assert_eq!((seen.holder, seen.aimd_state), (Holder::Paused("throttled".to_owned()), learned));
     assert!(queue.end_rest(&key).await.unwrap());
     assert_eq!(queue.take_key(&key, "b", REST).await.unwrap(), Slot::Taken { aimd_state: learned });
     queue.give_back_key(&key, "b", REST).await.unwrap();

@@ -68,7 +68,7 @@ async fn a_slot_that_is_ours_is_taken_again(bed: &impl Bed) {
     assert_eq!(take(bed, "a").await, FREE);
     bed.pass(MINUTE / 2).await;
     assert!(matches!(take(bed, "b").await, Slot::Held { .. }), "it lasts from the second time");
-    bed.queue().pause_key(&key(), "a", &"throttled".into(), MINUTE).await.unwrap();
+    bed.queue().pause_key(&key(), "a", "throttled", MINUTE).await.unwrap();
     assert!(matches!(take(bed, "a").await, Slot::Paused { .. }));
 }
 
@@ -115,32 +115,32 @@ async fn another_run_cannot_give_a_slot_back(bed: &impl Bed) {
 
 async fn a_paused_key_keeps_its_slot_with_the_reason(bed: &impl Bed) {
     take(bed, "a").await;
-    bed.queue().pause_key(&key(), "a", &"throttled: 429".into(), 2 * MINUTE).await.unwrap();
+    bed.queue().pause_key(&key(), "a", "throttled: 429", 2 * MINUTE).await.unwrap();
     bed.queue().give_back_key(&key(), "a", Duration::ZERO).await.unwrap();
     assert!(!renew(bed, "a").await);
     bed.pass(MINUTE).await;
     let Slot::Paused { reason, for_another } = take(bed, "b").await else { panic!("the key rests") };
-    assert_eq!(reason.text(), "throttled: 429");
+    assert_eq!(reason, "throttled: 429");
     assert!(for_another <= MINUTE && for_another > MINUTE / 4);
     bed.pass(MINUTE).await;
     assert_eq!(take(bed, "b").await, FREE);
 }
 
 async fn only_the_holder_may_pause_a_key(bed: &impl Bed) {
-    bed.queue().pause_key(&key(), "b", &"x".into(), MINUTE).await.unwrap();
+    bed.queue().pause_key(&key(), "b", "x", MINUTE).await.unwrap();
     assert_eq!(take(bed, "a").await, FREE);
-    bed.queue().pause_key(&key(), "b", &"x".into(), 9 * MINUTE).await.unwrap();
+    bed.queue().pause_key(&key(), "b", "x", 9 * MINUTE).await.unwrap();
     assert!(renew(bed, "a").await);
 }
 
 async fn a_later_refusal_may_only_lengthen_a_pause(bed: &impl Bed) {
     take(bed, "a").await;
-    bed.queue().pause_key(&key(), "a", &"invalid_ip".into(), 10 * MINUTE).await.unwrap();
-    bed.queue().pause_key(&key(), "a", &"throttled".into(), MINUTE).await.unwrap();
-    assert!(matches!(take(bed, "b").await, Slot::Paused { reason, .. } if reason.text() == "invalid_ip"));
-    bed.queue().pause_key(&key(), "a", &"banned".into(), 20 * MINUTE).await.unwrap();
+    bed.queue().pause_key(&key(), "a", "invalid_ip", 10 * MINUTE).await.unwrap();
+    bed.queue().pause_key(&key(), "a", "throttled", MINUTE).await.unwrap();
+    assert!(matches!(take(bed, "b").await, Slot::Paused { reason, .. } if reason == "invalid_ip"));
+    bed.queue().pause_key(&key(), "a", "banned", 20 * MINUTE).await.unwrap();
     bed.pass(15 * MINUTE).await;
-    assert!(matches!(take(bed, "b").await, Slot::Paused { reason, .. } if reason.text() == "banned"));
+    assert!(matches!(take(bed, "b").await, Slot::Paused { reason, .. } if reason == "banned"));
 }
 
 async fn the_learned_rate_outlives_the_run_for_an_hour(bed: &impl Bed) {
@@ -162,8 +162,8 @@ async fn a_slot_can_be_looked_at_without_being_taken(bed: &impl Bed) {
     let view = look().await;
     assert_eq!((view.holder, view.aimd_state), (Holder::Run("a".to_owned()), Some(AimdState::plain(7.5))));
     assert!(view.for_another <= MINUTE && view.for_another > MINUTE / 4, "{:?}", view.for_another);
-    queue.pause_key(&key(), "a", &"rejected: 403".into(), MINUTE).await.unwrap();
-    assert_eq!(look().await.holder, Holder::Paused("rejected: 403".into()));
+    queue.pause_key(&key(), "a", "benched: 403", MINUTE).await.unwrap();
+    assert_eq!(look().await.holder, Holder::Paused("benched: 403".to_owned()));
     bed.pass(MINUTE).await;
     take(bed, "b").await;
     queue.give_back_key(&key(), "b", MINUTE).await.unwrap();
@@ -175,7 +175,7 @@ async fn a_rest_can_be_ended_before_its_time_and_nothing_else_can(bed: &impl Bed
     take(bed, "a").await;
     assert!(!bed.queue().end_rest(&key()).await.unwrap());
     assert!(renew(bed, "a").await, "whoever holds it keeps it");
-    bed.queue().pause_key(&key(), "a", &"wrong password".into(), MINUTE).await.unwrap();
+    bed.queue().pause_key(&key(), "a", "wrong password", MINUTE).await.unwrap();
     assert!(bed.queue().end_rest(&key()).await.unwrap());
     assert_eq!(take(bed, "b").await, FREE);
 }

@@ -180,7 +180,7 @@ async fn agree(bed: &RedisBed) {
     queue.open_circuit(&open_circuit(NOW + HOUR)).await.unwrap();
     let (resting, left) = (Fingerprint("ba9876543210".to_owned()), Fingerprint("aaaaaaaaaaaa".to_owned()));
     queue.take_key(&resting, "run", HOUR).await.unwrap();
-    queue.pause_key(&resting, "run", &"throttled".into(), HOUR).await.unwrap();
+    queue.pause_key(&resting, "run", "throttled", HOUR).await.unwrap();
     queue.take_key(&left, "run", HOUR).await.unwrap();
     queue.give_back_key(&left, "run", HOUR).await.unwrap();
 }

@@ -7,7 +7,7 @@ use refresh_worker::{
     app,
     clock::{Clock, ManualClock, SystemClock, Timestamp},
     config::{FollowUpConfig, WorkerConfig},
-    model::{AimdState, CooldownReason, Event, Fingerprint, Kind, ObjectId, Priority, RefreshRequest, Tag},
+    model::{AimdState, Event, Fingerprint, Kind, ObjectId, Priority, RefreshRequest, Tag},
     queue::{
         Admitted, CallsGranted, Circuit, CircuitScope, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease,
         LeaseRequest, LeaseToken, Leased, MailLimits, Queue, QueueError, QueueStats, Repaired, Settled, Settlement,
@@ -71,7 +71,7 @@ impl<Q: Slots> Slots for Clocked<Q> {
     as_the_queue! {
         take_key(key: &Fingerprint, run: &str, lifetime: Duration) -> Slot;
         renew_keys(keys: &[Fingerprint], run: &str, lifetime: Duration) -> Vec<bool>;
-        pause_key(key: &Fingerprint, run: &str, reason: &CooldownReason, rest: Duration) -> ();
+        pause_key(key: &Fingerprint, run: &str, reason: &str, rest: Duration) -> ();
         give_back_key(key: &Fingerprint, run: &str, linger: Duration) -> ();
         remember_rate(key: &Fingerprint, learned: AimdState) -> ();
         look_at_key(key: &Fingerprint) -> SlotView;

@@ -39,6 +39,6 @@ async fn a_rest_that_redis_did_not_hear_of_is_told_with_the_next_renewal() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let view = queue.look_at_key(&key).await.unwrap();
-    assert_eq!(view.holder, Holder::Paused("throttled".into()));
+    assert_eq!(view.holder, Holder::Paused("throttled".to_owned()));
     assert!(view.for_another > seconds(20) && view.aimd_state.is_some(), "{view:?}");
 }

@@ -237,7 +237,7 @@ async fn runs_that_are_turned_away_admit_mail() {
 
     let bed = Bed::start().await;
     bed.worker.queue.take_key(&key, "another run", seconds(60)).await.unwrap();
-    bed.worker.queue.pause_key(&key, "another run", &"throttled".into(), seconds(60)).await.unwrap();
+    bed.worker.queue.pause_key(&key, "another run", "throttled", seconds(60)).await.unwrap();
     mail(&bed, &bed.players(3)).await;
     assert_admitted(&bed.run().await, StopReason::KeysCoolingDown, 3);
 

@@ -61,7 +61,7 @@ async fn while_time_passes<T>(bed: &Bed, work: impl Future<Output = T>) -> T {
 
 /// Who has the right to log in with the first account.
 async fn who_logs_in(bed: &Bed) -> Holder {
-    let slot = bed.worker.key_store.accounts()[0].login_right().slot().clone();
+    let slot = bed.worker.key_store.accounts()[0].login_slot();
     bed.worker.queue.look_at_key(&slot).await.unwrap().holder
 }
 

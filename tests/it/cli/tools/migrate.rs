@@ -88,7 +88,7 @@ async fn what_runs_agreed_on_goes_along_for_the_rest_of_its_life() {
     let (resting, learned) = (Fingerprint("0123456789ab".to_owned()), AimdState::plain(17.0));
     let now = old.now().await;
     old.queue.take_key(&resting, "some-run", MINUTE).await.unwrap();
-    old.queue.pause_key(&resting, "some-run", &"throttled".into(), 5 * MINUTE).await.unwrap();
+    old.queue.pause_key(&resting, "some-run", "throttled", 5 * MINUTE).await.unwrap();
     old.queue.remember_rate(&resting, learned).await.unwrap();
     old.queue.take_calls(now.midnight(), 40, 100).await.unwrap();
     let reason = CircuitReason::new(CircuitReason::MAINTENANCE, "status 503");
@@ -103,7 +103,7 @@ async fn what_runs_agreed_on_goes_along_for_the_rest_of_its_life() {
     let told = shell.run(&["queue", "migrate"]).await.well();
     assert!(told.contains("carried over 4 agreements of runs"), "{told}");
     let seen = new.queue.look_at_key(&resting).await.unwrap();
-    assert_eq!((seen.holder, seen.aimd_state), (Holder::Paused("throttled".into()), Some(learned)));
+    assert_eq!((seen.holder, seen.aimd_state), (Holder::Paused("throttled".to_owned()), Some(learned)));
     assert!(seen.for_another > MINUTE && seen.for_another <= 5 * MINUTE, "{:?}", seen.for_another);
     assert_eq!(new.queue.calls_taken(now.midnight()).await.unwrap(), 40);
     assert_eq!(new.queue.circuits().await.unwrap(), [circuit]);
@@ -113,12 +113,12 @@ async fn what_runs_agreed_on_goes_along_for_the_rest_of_its_life() {
     }
     // The worker has gone on at the new one: there, what says more stays.
     new.queue.take_calls(now.midnight(), 10, 100).await.unwrap();
-    new.queue.pause_key(&resting, "a-run", &"throttled again".into(), 10 * MINUTE).await.unwrap();
+    new.queue.pause_key(&resting, "a-run", "throttled again", 10 * MINUTE).await.unwrap();
     let told = shell.run(&["queue", "migrate"]).await.well();
     assert!(!told.contains("carried over"), "{told}");
     assert_eq!(new.queue.calls_taken(now.midnight()).await.unwrap(), 50);
     let seen = new.queue.look_at_key(&resting).await.unwrap();
-    assert_eq!(seen.holder, Holder::Paused("throttled again".into()));
+    assert_eq!(seen.holder, Holder::Paused("throttled again".to_owned()));
 }
 
 #[tokio::test]
