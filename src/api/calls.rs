@@ -6,57 +6,70 @@ use reqwest::header::HeaderValue;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    client::{ApiClient, FetchTask, CALL_TIMEOUT, SHORTEST_CALL},
-    connects::Connects,
-    judge::{Accusation, Bench, Call},
-    room::Room,
-    run_keys::{Begun, NoPermit, Permit, KeyPool},
-    verdict::{Bad, Classified, Ending, Endpoint, Heard, Obstacle, Silence, Verdict, age, classify, max_age},
+    body_memory::Reservation,
+    budget::{Begun, Connects, KeyPool, NoPermit, Permit},
+    endpoint::Endpoint,
+    judge::{Accusation, Call, SharedJudge},
+    response::{Bad, Classified, Response, TransportError, age, classify, max_age},
+    transport::{CALL_TIMEOUT, MIN_CALL_TIME, Transport},
+    verdict::{Ending, Obstacle, Verdict},
 };
 use crate::{
     clock::{ServerTime, Timestamp},
     model::{Answered, Document, EndpointKind, Fetched, ObjectId, WarMemory},
 };
 
-/// The longest that an answer's `max-age` is believed.
-pub const LONGEST_FRESHNESS: Duration = Duration::from_secs(60 * 60);
+/// The longest `max-age` that is believed. A wrong one must not keep an object from being fetched for long.
+const MAX_FRESHNESS: Duration = Duration::from_secs(60 * 60);
 
-/// The wait before a quick try, in milliseconds.
-const QUICK_WAIT_MS: std::ops::RangeInclusive<u64> = 200..=600;
+/// The wait before a quick try, in milliseconds: random, so that the tries of many calls do not come together.
+const QUICK_TRY_DELAY_MS: std::ops::RangeInclusive<u64> = 200..=600;
 
-/// Makes the calls of one fetch and keeps count of them.
+/// An object to fetch, and everything that its calls need.
+#[derive(Debug)]
+pub struct FetchTask<'a> {
+    pub object: &'a ObjectId,
+    /// For wars: the memory of the clan's league.
+    pub league: Option<&'a WarMemory>,
+    /// A permit for the first call, when one was taken already. To be used at once.
+    pub first_permit: Option<Permit>,
+    pub keys: &'a KeyPool,
+    /// Hears about every response.
+    pub judge: &'a SharedJudge,
+    pub time: &'a ServerTime,
+    /// No call lasts beyond this. A call that begins late has less time, and none begins with less than [`MIN_CALL_TIME`].
+    pub until: Instant,
+    /// The further calls that this fetch may spend on responses that may be better at once.
+    pub quick_tries: u32,
+    /// The accusation of the object, when it is fetched again to find out whose fault it is.
+    pub earlier: Option<Accusation>,
+}
+
+/// Makes the calls of one fetch, and counts them.
 #[derive(Debug)]
 pub(super) struct Caller<'a> {
-    client: &'a ApiClient,
-    object: &'a ObjectId,
-    keys: &'a KeyPool,
-    bench: &'a SharedJudge,
-    time: &'a ServerTime,
-    until: Instant,
-    /// What the object is accused of since an earlier fetch.
-    earlier: Option<Accusation>,
-    /// What is left, for the whole fetch.
-    quick_tries: u32,
-    permit: Option<Permit>,
+    transport: &'a Transport,
+    /// Permit, quick tries and accusation are used up as the fetch goes on.
+    task: FetchTask<'a>,
     /// For all bodies of this fetch.
-    room: Room<'a>,
+    memory: Reservation<'a>,
     calls: u32,
     slowest_call: Duration,
 }
 
-/// What one call came to, and the times that go with it.
+/// The result of a call, and its times.
 #[derive(Debug)]
 pub(super) struct Reply {
-    pub came: Came,
+    pub result: CallResult,
     pub times: Times,
 }
 
-/// What one call came to.
+/// The result of a call.
 #[derive(Debug)]
-pub(super) enum Came {
-    Well(Classified),
-    /// Anything that leaves this call without what it was made for.
-    Badly(Verdict),
+pub(super) enum CallResult {
+    Good(Classified),
+    /// The call did not bring what it was made for.
+    Failed(Verdict),
 }
 
 /// The times of a call, by the queue server's clock.
@@ -73,16 +86,16 @@ impl Times {
         Self {
             began,
             copied_at: began - longest_max_age.saturating_sub(left),
-            fresh_until: ended + left.min(LONGEST_FRESHNESS),
+            fresh_until: ended + left.min(MAX_FRESHNESS),
         }
     }
 
-    /// When the copy that came may have been made.
+    /// The earliest moment at which the shared copy may have been made.
     pub const fn copied_at(&self) -> Timestamp {
         self.copied_at
     }
 
-    /// The same, but the next call would ask for something else: nothing is gained by waiting for another copy.
+    /// The same times for a call after which the next call requests something else: waiting for another copy gains nothing.
     pub const fn not_worth_waiting_for(self) -> Self {
         Self { fresh_until: self.began, ..self }
     }
@@ -95,68 +108,68 @@ impl Times {
 }
 
 impl Reply {
-    /// For objects that one call answers.
+    /// Makes the verdict for an object that needs one call.
     pub fn into_verdict(self, object: &ObjectId) -> Verdict {
-        let answered = match self.came {
-            Came::Badly(verdict) => return verdict,
-            Came::Well(Classified::Clan(clan)) => Answered::Document(Document::Clan(clan)),
-            Came::Well(Classified::Player(player)) => Answered::Document(Document::Player(player)),
-            Came::Well(Classified::War(war)) => Answered::Document(Document::War(war)),
-            Came::Well(Classified::PrivateWarLog) => Answered::PrivateWarLog,
-            Came::Well(Classified::UnknownState(state)) => Answered::UnknownState(state),
-            // Only a 404 is left: no endpoint of such objects is classified in any other way.
-            Came::Well(_) => Answered::Gone,
+        let answered = match self.result {
+            CallResult::Failed(verdict) => return verdict,
+            CallResult::Good(Classified::Clan(clan)) => Answered::Document(Document::Clan(clan)),
+            CallResult::Good(Classified::Player(player)) => Answered::Document(Document::Player(player)),
+            CallResult::Good(Classified::War(war)) => Answered::Document(Document::War(war)),
+            CallResult::Good(Classified::PrivateWarLog) => Answered::PrivateWarLog,
+            CallResult::Good(Classified::UnknownState(state)) => Answered::UnknownState(state),
+            // Only a 404 is left: the endpoints of such objects are not classified in any other way.
+            CallResult::Good(_) => Answered::Gone,
         };
         self.times.fetched(object, answered, None)
     }
 }
 
 impl<'a> Caller<'a> {
-    pub fn new(client: &'a ApiClient, ask: FetchTask<'a>) -> Self {
-        let FetchTask { object, league: _, first_permit, keys, bench, time, until, quick_tries, earlier } = ask;
-        let (permit, calls, slowest_call) = (first_permit, 0, Duration::ZERO);
-        let room = client.room();
-        Self { client, object, keys, bench, time, until, earlier, quick_tries, permit, room, calls, slowest_call }
+    pub const fn new(transport: &'a Transport, memory: Reservation<'a>, task: FetchTask<'a>) -> Self {
+        Self { transport, task, memory, calls: 0, slowest_call: Duration::ZERO }
     }
 
     pub fn now(&self) -> Timestamp {
-        self.time.now()
+        self.task.time.now()
     }
 
-    /// Calls begun, and the longest of them.
+    /// The calls begun, and the longest of them.
     pub const fn cost(&self) -> (u32, Duration) {
         (self.calls, self.slowest_call)
     }
 
-    /// The answer takes its share of the room with it, until it is stored.
-    pub fn leave_room(self, verdict: &mut Verdict) {
+    /// Hands the memory of the body to the document, which keeps it until it is stored.
+    pub fn hand_memory_to(self, verdict: &mut Verdict) {
         if let Verdict::Answered(fetched) = verdict
             && let Answered::Document(document) = &mut fetched.answered
         {
+            // A clan's member list is kept beside its document.
             let copies = if matches!(document, Document::Clan(_)) { 2 } else { 1 };
-            let taken = self.room.keep(document.json().len() * copies);
-            document.take_along(taken);
+            let share = self.memory.keep(document.json().len() * copies);
+            document.take_along(share);
         }
     }
 
-    /// Calls, and calls again while it fails in a way that may go better at once. When nothing stands in the way of the
-    /// first call but of a later one, the failure of the first is the answer.
+    /// Calls, and calls again while it fails in a way that may be better at once. An obstacle before a later call does not
+    /// replace the failure of the first.
     pub async fn call(&mut self, endpoint: &Endpoint<'_>) -> Reply {
-        let mut reply = self.call_once(endpoint, self.earlier.clone()).await;
-        while let Came::Badly(Verdict::Bad { accusation, ending: Ending::Attempt }) = &reply.came {
-            let wait = Duration::from_millis(fastrand::u64(QUICK_WAIT_MS));
-            let is_worth_it = || accusation.may_be_a_hiccup() && self.bench.read(|judge| judge.is_alone(accusation));
-            if self.quick_tries == 0 || Instant::now() + wait + SHORTEST_CALL > self.until || !is_worth_it() {
+        let mut reply = self.call_once(endpoint, self.task.earlier.clone()).await;
+        while let CallResult::Failed(Verdict::Bad { accusation, ending: Ending::Attempt }) = &reply.result {
+            let wait = Duration::from_millis(fastrand::u64(QUICK_TRY_DELAY_MS));
+            let judge = self.task.judge;
+            let is_worth_it = || accusation.may_be_a_hiccup() && judge.read(|judge| judge.is_alone(accusation));
+            let has_time = Instant::now() + wait + MIN_CALL_TIME <= self.task.until;
+            if self.task.quick_tries == 0 || !has_time || !is_worth_it() {
                 break;
             }
             sleep(wait).await;
-            // Meanwhile others may have failed, too: then it is no hiccup.
+            // Others may have failed meanwhile, too: then it is more than a hiccup.
             if !is_worth_it() {
                 break;
             }
-            self.quick_tries -= 1;
+            self.task.quick_tries -= 1;
             let next = self.call_once(endpoint, Some(accusation.clone())).await;
-            if matches!(next.came, Came::Badly(Verdict::Prevented(_))) {
+            if matches!(next.result, CallResult::Failed(Verdict::Prevented(_))) {
                 break;
             }
             reply = next;
@@ -166,75 +179,79 @@ impl<'a> Caller<'a> {
 
     async fn call_once(&mut self, endpoint: &Endpoint<'_>, earlier: Option<Accusation>) -> Reply {
         let earlier = earlier.map(|mut earlier| {
-            self.bench.read(|judge| judge.call_again(&mut earlier));
+            self.task.judge.read(|judge| judge.call_again(&mut earlier));
             earlier
         });
         let (call, bearer, limit) = match self.begin(endpoint.kind()).await {
             Ok(begun) => begun,
             Err(obstacle) => {
                 let times = Times::of(self.now(), self.now(), None, endpoint.longest_max_age());
-                return Reply { came: Came::Badly(Verdict::Prevented(obstacle)), times };
+                return Reply { result: CallResult::Failed(Verdict::Prevented(obstacle)), times };
             }
         };
         self.calls += 1;
-        let pending = self.bench.begin(Call {
-            requester: self.object.clone(),
+        let pending = self.task.judge.begin(Call {
+            requester: self.task.object.clone(),
             endpoint: endpoint.kind(),
             tag: endpoint.tag().as_str().to_owned(),
             key: call.key.clone(),
         });
-        let (began, started) = (self.time.now(), Instant::now());
+        let time = self.task.time;
+        let (began, started) = (time.now(), Instant::now());
         let connects = Connects::default();
-        let clock = self.time.clock();
-        let sending = self.client.send(endpoint, bearer, limit, self.until, &mut self.room, &**clock);
+        let clock = time.clock();
+        let sending = self.transport.send(endpoint, bearer, limit, self.task.until, &mut self.memory, &**clock);
         let mut sent = pin!(connects.of(sending));
-        let (heard, waited) = tokio::select! {
+        let (response, waited) = tokio::select! {
+            // The call goes first: it must have its turn before anybody looks whether it has left.
             biased;
-            heard = &mut sent => heard,
+            response = &mut sent => response,
             never = call.watch(&connects) => match never {},
         };
         let took = started.elapsed().saturating_sub(waited);
         self.slowest_call = self.slowest_call.max(took);
-        if tells_how_quick(&heard) {
-            self.keys.took(endpoint, took);
+        if counts_for_latency(&response) {
+            self.task.keys.record_latency(endpoint, took);
         }
-        let max_age = match &heard {
-            Heard::Answer { headers, .. } => max_age(headers).map(|left| left.saturating_sub(age(headers))),
-            Heard::Nothing(_) => None,
-        };
-        let times = Times::of(began, self.time.now(), max_age, endpoint.longest_max_age());
-        let came = match classify(endpoint, &heard) {
-            Classified::Bad(Bad { sign, reason, ending }) => match pending.bad(sign, reason, earlier.as_ref()) {
-                Some(accusation) => Came::Badly(Verdict::Bad { accusation, ending }),
-                None => Came::Badly(Verdict::Prevented(Obstacle::Deadline)),
-            },
-            Classified::Throttled(rest) => {
-                // What the API said about the key holds for every call of this run from now on.
-                self.keys.throttled(&call.key, rest, self.object);
-                Came::Badly(Verdict::Throttled { key: call.key.clone(), cooldown: rest })
+        let max_age = response
+            .as_ref()
+            .ok()
+            .and_then(|Response { headers, .. }| max_age(headers).map(|left| left.saturating_sub(age(headers))));
+        let times = Times::of(began, time.now(), max_age, endpoint.longest_max_age());
+        let result = match classify(endpoint, &response) {
+            Classified::Bad(Bad { sign, reason, ending }) => {
+                CallResult::Failed(match pending.bad(sign, reason, earlier.as_ref()) {
+                    Some(accusation) => Verdict::Bad { accusation, ending },
+                    None => Verdict::Prevented(Obstacle::Deadline),
+                })
             }
-            Classified::OutOfTime => Came::Badly(Verdict::Prevented(Obstacle::Deadline)),
-            Classified::DeadLetter { reason, body } => Came::Badly(Verdict::DeadLetter { reason, body }),
+            Classified::Throttled(cooldown) => {
+                // Every call of this run has to know it at once.
+                self.task.keys.throttled(&call.key, cooldown, self.task.object);
+                CallResult::Failed(Verdict::Throttled { key: call.key.clone(), cooldown })
+            }
+            Classified::OutOfTime => CallResult::Failed(Verdict::Prevented(Obstacle::Deadline)),
+            Classified::DeadLetter { reason, body } => CallResult::Failed(Verdict::DeadLetter { reason, body }),
             classified => {
                 if classified.is_good() {
                     pending.good();
                 }
-                Came::Well(classified)
+                CallResult::Good(classified)
             }
         };
-        Reply { came, times }
+        Reply { result, times }
     }
 
-    /// A permit that holds, and the time its call may take.
+    /// Waits for a permit that is still valid, and begins a call with it. Returns the time that the call may take, too.
     async fn begin(&mut self, endpoint: EndpointKind) -> Result<(Begun<'a>, HeaderValue, Duration), Obstacle> {
-        if !self.bench.update_quietly(|judge| judge.may_call(endpoint)) {
+        if !self.task.judge.update_quietly(|judge| judge.may_call(endpoint)) {
             return Err(Obstacle::CircuitOpen(endpoint));
         }
-        let latest = self.until.checked_sub(SHORTEST_CALL).unwrap_or(self.until);
+        let latest = self.task.until.checked_sub(MIN_CALL_TIME).unwrap_or(self.task.until);
         loop {
-            let permit = match self.permit.take() {
+            let permit = match self.task.first_permit.take() {
                 Some(permit) => permit,
-                None => self.keys.permit(latest).await.map_err(|no_permit| match no_permit {
+                None => self.task.keys.permit(latest).await.map_err(|no_permit| match no_permit {
                     NoPermit::Deadline => Obstacle::Deadline,
                     NoPermit::NoUsableKey => Obstacle::NoUsableKey,
                     NoPermit::DailyQuotaExhausted => Obstacle::DailyQuotaExhausted,
@@ -243,18 +260,18 @@ impl<'a> Caller<'a> {
             if Instant::now() > latest {
                 return Err(Obstacle::Deadline);
             }
-            if let Some((call, bearer)) = self.keys.begin(permit).await {
-                let limit = self.until.saturating_duration_since(Instant::now()).min(CALL_TIMEOUT);
+            if let Some((call, bearer)) = self.task.keys.begin(permit).await {
+                let limit = self.task.until.saturating_duration_since(Instant::now()).min(CALL_TIMEOUT);
                 return Ok((call, bearer, limit));
             }
         }
     }
 }
 
-/// Whether the time that this took is that of an answer. Errors come sooner or later than answers; a silence that lasted
-/// as long as a call may take is the slowest answer there is.
-const fn tells_how_quick(heard: &Heard) -> bool {
-    matches!(heard, Heard::Answer { status: 200 | 404, .. } | Heard::Nothing(Silence::TimedOut(_)))
+/// True when the time of the call is that of a real response. Errors come sooner or later than those. A call that got no
+/// response within its full time is the slowest there is.
+const fn counts_for_latency(response: &Result<Response, TransportError>) -> bool {
+    matches!(response, Ok(Response { status: 200 | 404, .. }) | Err(TransportError::TimedOut(_)))
 }
 
 #[cfg(test)]
@@ -262,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_age_of_a_copy_is_what_max_age_leaves_open() {
+    fn copy_age_is_the_spent_max_age() {
         let at = |seconds: i64| Timestamp::from_millis(seconds * 1000);
         let times = |left: Option<u64>| {
             let times = Times::of(at(1000), at(1003), left.map(Duration::from_secs), Duration::from_secs(120));

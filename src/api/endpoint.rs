@@ -1,22 +1,22 @@
-//! What can be asked: the endpoints of the API, their paths, and how old a copy from them may be. Values only.
+//! The endpoints of the API: their paths, and the greatest age of a copy. Values only.
 
 use std::time::Duration;
 
 use crate::model::{EndpointKind, Tag};
 
-/// What can be asked.
+/// An endpoint with its tags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint<'a> {
     Clan(&'a Tag),
     Player(&'a Tag),
     CurrentWar(&'a Tag),
-    /// The current war of the other clan in it, looked at from ours.
+    /// The current war of our opponent, seen from our clan.
     OtherSide {
         opponent: &'a Tag,
         clan: &'a Tag,
     },
     LeagueGroup(&'a Tag),
-    /// One war of a league round, looked at from the clan whose war is sought.
+    /// A war of a league round, seen from the clan whose war is sought.
     LeagueWar {
         war: &'a Tag,
         clan: &'a Tag,
@@ -56,7 +56,7 @@ impl Endpoint<'_> {
         }
     }
 
-    /// How old a copy of it may be at most by the time it is handed out (the longest `max-age` ever seen).
+    /// The greatest age that a copy may have when it is handed out: the longest `max-age` ever seen.
     pub const fn longest_max_age(&self) -> Duration {
         Duration::from_secs(match self {
             Self::Clan(_) | Self::CurrentWar(_) | Self::OtherSide { .. } => 120,
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hash_of_a_tag_is_escaped_in_every_path() {
+    fn paths_escape_tag_hash() {
         let [tag, war] = ["2PP", "8Q8"].map(|tag| tag.parse().unwrap());
         let all = [
             Endpoint::Clan(&tag),

@@ -1,66 +1,71 @@
-//! The war of a clan: its current war, and when that says nothing, its league war.
+//! The war of a clan: its current war, and when that shows nothing, its league war.
 //!
-//! `currentwar` knows nothing of league wars: during a league it says `notInWar`, or `warEnded` of an older war. The
-//! league path costs a call for the group and up to eight to find our war in it, so it is asked only then, what was
-//! found is remembered while its round lasts, and that there was nothing is remembered too.
+//! `currentwar` does not know league wars: during a league it shows `notInWar`, or `warEnded` of an older war. The league
+//! path costs one call for the group and up to eight to find our war in it. So it is taken only then. The war that was found
+//! is remembered while its round lasts, and so is the fact that there was none.
 //!
-//! A round of a league is looked at once more after its end, by its remembered tag, before the next round is searched
-//! for: the two follow each other without a gap, and the last attacks of the first would never be stored.
+//! **After a round.** A round is polled once more after its end, by its remembered tag, before the next round is searched
+//! for. The two follow each other without a gap, and the last attacks of the first would never be stored.
 //!
-//! A clan that made its war log private in the middle of a war is seen from the other side: the opponent is remembered,
-//! and its `currentwar` shows the same war. That is one call a fetch, and given up for good when it shows no such war.
+//! **Private war logs.** A clan that makes its war log private in the middle of a war is seen from the other side: the
+//! opponent is remembered, and its `currentwar` shows the same war. That is one call a fetch, and is given up for good when
+//! it shows no such war.
 //!
-//! An answer in a state that is not known says nothing of the war that is stored: it stays, and the league is looked for.
+//! **Unknown states.** A response in an unknown state says nothing about the stored war: that war stays, and the league is
+//! searched.
 //!
-//! When the league path fails, what is stored depends on what is known. Nobody could say whether there is a league (the
-//! group failed): the plain answer of `currentwar` is stored. There is a league war and it could not be read: the fetch
-//! failed, since `notInWar` would take a known war out of the readers' sight.
+//! **Failures.** The result depends on what is known when the league path fails. When the group failed, nobody can say
+//! whether there is a league, and the plain response of `currentwar` is stored. When there is a league war that could not be
+//! read, the fetch fails, since `notInWar` would hide a known war from readers.
 
 use std::time::Duration;
 
 use time::{Date, Month, OffsetDateTime, UtcOffset};
 
 use super::{
-    calls::{Caller, Came, Times},
-    verdict::{Classified, Endpoint, Obstacle, Verdict},
+    calls::{CallResult, Caller, Times},
+    endpoint::Endpoint,
+    response::Classified,
+    verdict::{Obstacle, Verdict},
 };
 use crate::{
     clock::Timestamp,
     model::{Answered, Document, KnownWar, ObjectId, Tag, WarDocument, WarMemory},
 };
 
-/// How long "in no league" is believed on the days when leagues begin and run.
-const NONE_IN_SEASON: Duration = Duration::from_secs(10 * 60);
+/// "In no league" is believed for this long on the days when leagues begin and run.
+const NO_LEAGUE_TTL_IN_SEASON: Duration = Duration::from_secs(10 * 60);
 
-/// The same on all other days.
-const NONE_OFF_SEASON: Duration = Duration::from_secs(24 * 60 * 60);
+/// "In no league" is believed for this long on all other days.
+const NO_LEAGUE_TTL_OFF_SEASON: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The last day of a month on which a league may run, in UTC.
 const LAST_LEAGUE_DAY: u8 = 12;
 
-/// How long a round that is over is looked at without asking whether another is drawn.
-const ENDED_ROUND: Duration = Duration::from_secs(10 * 60);
+/// A round that is over is polled for this long without a search for the next one.
+const ENDED_ROUND_TTL: Duration = Duration::from_secs(10 * 60);
 
-/// How long after its end a round is still waited for to be seen to its end: a copy of it may be ten minutes old.
-const LAST_LOOK: Duration = Duration::from_secs(15 * 60);
+/// A round is polled for this long after its end, until a copy shows that end: a copy may be ten minutes old.
+const FINAL_POLL_WINDOW: Duration = Duration::from_secs(15 * 60);
 
-/// No round lasts longer, whatever an answer says.
-const LONGEST_ROUND: Duration = Duration::from_secs(3 * 24 * 60 * 60);
+/// The longest time for which a round is believed to last, whatever a response says.
+const MAX_ROUND_LENGTH: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 
 /// Fetches a clan's war.
 pub(super) async fn fetch_war(caller: &mut Caller<'_>, object: &ObjectId, remembered: Option<&WarMemory>) -> Verdict {
+    // The mark is used up by this fetch.
     let mut memory = WarMemory { seeks_next_round: false, ..remembered.cloned().unwrap_or_default() };
     let current = caller.call(&Endpoint::CurrentWar(&object.tag)).await;
-    let plain = match current.came {
-        Came::Well(Classified::War(war)) => Plain::War(war),
-        Came::Well(Classified::PrivateWarLog) => Plain::Private,
-        Came::Well(Classified::UnknownState(state)) => Plain::Unknown(state),
+    let plain = match current.result {
+        CallResult::Good(Classified::War(war)) => Plain::War(war),
+        CallResult::Good(Classified::PrivateWarLog) => Plain::Private,
+        CallResult::Good(Classified::UnknownState(state)) => Plain::Unknown(state),
         _ => return current.into_verdict(object),
     };
     if matches!(plain, Plain::Private) {
-        match see_from_the_other_side(caller, &object.tag, &memory).await {
+        match fetch_from_opponent(caller, &object.tag, &memory).await {
             Ok(OtherSide::Seen(war, times)) => {
-                let memory = knowing(&war, times, memory);
+                let memory = remembering(&war, times, memory);
                 return times.fetched(object, answered(*war), Some(memory));
             }
             Ok(OtherSide::Hidden) => memory.war = None,
@@ -71,7 +76,7 @@ pub(super) async fn fetch_war(caller: &mut Caller<'_>, object: &ObjectId, rememb
     let before = memory.war.clone();
     let keep = |plain: Plain, memory: WarMemory| match plain {
         Plain::War(war) => {
-            let memory = knowing(&war, current.times, WarMemory { war: before.clone(), ..memory });
+            let memory = remembering(&war, current.times, WarMemory { war: before.clone(), ..memory });
             current.times.fetched(object, answered(war), Some(memory))
         }
         Plain::Private => current.times.fetched(object, Answered::PrivateWarLog, Some(memory)),
@@ -80,29 +85,30 @@ pub(super) async fn fetch_war(caller: &mut Caller<'_>, object: &ObjectId, rememb
             current.times.fetched(object, Answered::UnknownState(state), Some(memory))
         }
     };
+    // A clan that fights an ordinary war is in no league war.
     let busy = matches!(&plain, Plain::War(war) if !matches!(war.state.as_str(), "notInWar" | "warEnded"));
     if busy || says_none(&memory, caller.now()) {
         return keep(plain, memory);
     }
     match find(caller, &object.tag, &memory).await {
         Ok(league) if is_newer(&league.war, &plain, before.as_deref()) => {
-            let memory = knowing(&league.war, league.times, WarMemory { war: before, ..league.memory });
+            let memory = remembering(&league.war, league.times, WarMemory { war: before, ..league.memory });
             league.times.fetched(object, answered(league.war), Some(memory))
         }
         Ok(league) => keep(plain, league.memory),
         Err(Miss::None(none)) => keep(plain, WarMemory { war: memory.war, ..none }),
         Err(Miss::Unknown) => keep(plain, memory),
-        // There is a war, and what became of it is not known.
+        // There is a war, and its state is not known.
         Err(Miss::Unclear(state)) => keep(Plain::Unknown(state), memory),
         Err(Miss::Failed(verdict)) => *verdict,
     }
 }
 
-/// What `currentwar` says.
+/// The meaning of a response of `currentwar`.
 enum Plain {
     War(WarDocument),
     Private,
-    /// A state that is not known: whatever war is stored stays, and the league is looked for.
+    /// An unknown state: the stored war stays, and the league is searched.
     Unknown(String),
 }
 
@@ -110,10 +116,11 @@ fn answered(war: WarDocument) -> Answered {
     Answered::Document(Document::War(war))
 }
 
-/// The memory with this war as the one that is stored. From one that is not whole nothing follows: what was known of the war
-/// before stays, as far as it is not told anew.
-fn knowing(war: &WarDocument, times: Times, memory: WarMemory) -> WarMemory {
+/// The memory with this war as the stored one. An incomplete war does not replace it: what was known before stays, unless the
+/// response repeats it.
+fn remembering(war: &WarDocument, times: Times, memory: WarMemory) -> WarMemory {
     let mut now = known(war, times.copied_at()).map(Box::new);
+    // The same war as before, this time without its opponent: the opponent is still known.
     if let (Some(now), Some(before)) = (&mut now, &memory.war)
         && now.opponent.is_none()
         && now.starts < before.ends
@@ -125,7 +132,7 @@ fn knowing(war: &WarDocument, times: Times, memory: WarMemory) -> WarMemory {
     WarMemory { war: now, ..memory }
 }
 
-/// A war with times; `None` of a clan that is in none.
+/// The known part of a war with times; `None` for a clan that is in none.
 fn known(war: &WarDocument, copied_at: Timestamp) -> Option<KnownWar> {
     let (starts, ends) = (war.starts?, war.ends?);
     let known = KnownWar {
@@ -138,37 +145,34 @@ fn known(war: &WarDocument, copied_at: Timestamp) -> Option<KnownWar> {
     (known.is_on() || known.state == KnownWar::ENDED).then_some(known)
 }
 
-/// What the other clan's war log shows.
+/// Our war as the opponent's war log shows it.
 enum OtherSide {
     Seen(Box<WarDocument>, Times),
-    /// Our war is not to be seen there.
+    /// The opponent shows no such war.
     Hidden,
-    /// Nobody could say; the next fetch may.
+    /// The call failed; that of the next fetch may succeed.
     Unknown,
 }
 
-/// One call, when a war of ours is known that may still go on.
-async fn see_from_the_other_side(
-    caller: &mut Caller<'_>,
-    clan: &Tag,
-    memory: &WarMemory,
-) -> Result<OtherSide, Obstacle> {
-    let Some(war) = memory.war.as_ref().filter(|war| !war.is_final && caller.now() < war.ends + LAST_LOOK) else {
+/// Requests the opponent's war, when a war of ours is known that may still go on.
+async fn fetch_from_opponent(caller: &mut Caller<'_>, clan: &Tag, memory: &WarMemory) -> Result<OtherSide, Obstacle> {
+    let Some(war) = memory.war.as_ref().filter(|war| !war.is_final && caller.now() < war.ends + FINAL_POLL_WINDOW)
+    else {
         return Ok(OtherSide::Hidden);
     };
     let Some(opponent) = &war.opponent else { return Ok(OtherSide::Hidden) };
     let reply = caller.call(&Endpoint::OtherSide { opponent, clan }).await;
-    Ok(match reply.came {
-        Came::Well(Classified::War(seen)) if seen.opponent.as_ref() == Some(opponent) => {
+    Ok(match reply.result {
+        CallResult::Good(Classified::War(seen)) if seen.opponent.as_ref() == Some(opponent) => {
             OtherSide::Seen(Box::new(seen), reply.times)
         }
-        Came::Well(Classified::UnknownState(_)) => OtherSide::Unknown,
-        Came::Well(_) => OtherSide::Hidden,
-        Came::Badly(Verdict::Prevented(obstacle)) if !matches!(obstacle, Obstacle::CircuitOpen(_)) => {
+        CallResult::Good(Classified::UnknownState(_)) => OtherSide::Unknown,
+        CallResult::Good(_) => OtherSide::Hidden,
+        CallResult::Failed(Verdict::Prevented(obstacle)) if !matches!(obstacle, Obstacle::CircuitOpen(_)) => {
             return Err(obstacle);
         }
-        // It is another clan's document: what is wrong with it is not our object's failure.
-        Came::Badly(_) => OtherSide::Unknown,
+        // A failure of another clan's document is not a failure of our object.
+        CallResult::Failed(_) => OtherSide::Unknown,
     })
 }
 
@@ -179,42 +183,45 @@ struct Found {
     memory: WarMemory,
 }
 
-/// Why there is no league war to show.
+/// The reason for which there is no league war to show.
 enum Miss {
-    /// There is none; the memory says for how long.
+    /// There is none. The memory says for how long that is believed.
     None(WarMemory),
     /// The group could not be read.
     Unknown,
-    /// There is one, in a state that is not known.
+    /// There is one, in an unknown state.
     Unclear(String),
     /// There is one, and it could not be read.
     Failed(Box<Verdict>),
 }
 
-/// Of two wars that are over, the one that ended last; a league war that is not over comes before both.
+/// True when the league war is the one to show: of two wars that are over, the later one counts, and a league war that is
+/// not over comes before both.
 fn is_newer(league: &WarDocument, plain: &Plain, before: Option<&KnownWar>) -> bool {
     let is_over = league.state == KnownWar::ENDED;
     match plain {
         Plain::War(plain) if plain.state == KnownWar::ENDED && is_over => league.ends > plain.ends,
-        // `currentwar` may speak of the war that is known, and that one goes on.
+        // `currentwar` may show the known war, and that war goes on.
         Plain::Unknown(_) if is_over => before.is_none_or(|before| league.ends.is_some_and(|ends| ends >= before.ends)),
         _ => true,
     }
 }
 
 async fn find(caller: &mut Caller<'_>, clan: &Tag, memory: &WarMemory) -> Result<Found, Miss> {
+    // One call, where the search takes up to nine.
     if let Some(tag) = remembered_war(memory, caller.now())
-        && let Some(Seen::Ours(war, times)) = look(caller, &tag, clan).await?
+        && let Some(Seen::Ours(war, times)) = fetch_league_war(caller, &tag, clan).await?
     {
         return Ok(remembered(war, times, memory.clone()));
     }
-    let group = match caller.call(&Endpoint::LeagueGroup(clan)).await.came {
-        Came::Well(Classified::Group(group)) => group,
-        Came::Well(_) => return Err(none(caller.now(), "")),
-        Came::Badly(verdict) if is_the_end_of_calls(&verdict) => return Err(Miss::Failed(Box::new(verdict))),
-        Came::Badly(_) => return Err(Miss::Unknown),
+    let group = match caller.call(&Endpoint::LeagueGroup(clan)).await.result {
+        CallResult::Good(Classified::Group(group)) => group,
+        CallResult::Good(_) => return Err(none(caller.now(), "")),
+        CallResult::Failed(verdict) if is_the_end_of_calls(&verdict) => return Err(Miss::Failed(Box::new(verdict))),
+        CallResult::Failed(_) => return Err(Miss::Unknown),
     };
     match group.state.as_str() {
+        // There is one league a month, so the season shows when the next one may begin.
         "ended" => return Err(none(caller.now(), &group.season)),
         "notInWar" => return Err(none(caller.now(), "")),
         _ => {}
@@ -224,26 +231,32 @@ async fn find(caller: &mut Caller<'_>, clan: &Tag, memory: &WarMemory) -> Result
             let memory = remember(&tag, &war, caller.now());
             Ok(Found { war, times, memory })
         }
-        // No round is drawn yet.
-        None => Err(Miss::None(WarMemory { none_until: Some(caller.now() + NONE_IN_SEASON), ..Default::default() })),
+        // No round is drawn yet: one will be soon.
+        None => Err(Miss::None(WarMemory {
+            none_until: Some(caller.now() + NO_LEAGUE_TTL_IN_SEASON),
+            ..Default::default()
+        })),
     }
 }
 
-/// The war of the remembered round. When this is its last look, the next fetch searches for the next round.
+/// The war of the remembered round. When its end was seen, the next fetch searches for the next round.
 fn remembered(war: WarDocument, times: Times, memory: WarMemory) -> Found {
     let was_final = memory.war.as_ref().is_some_and(|known| known.is_final);
     let is_final = known(&war, times.copied_at()).is_some_and(|known| known.is_final);
+    // Either the end is still to be seen, or it was seen before this poll.
     if !is_final || was_final {
         return Found { war, times, memory };
     }
+    // Forgotten, so that the next fetch searches.
     let memory = WarMemory { war_tag: None, war_tag_until: None, seeks_next_round: true, ..memory };
     Found { war, times: times.not_worth_waiting_for(), memory }
 }
 
-/// Our war of the newest drawn round that is fought, else the one prepared, else the one that ended last.
+/// Searches the group for our war: that of the newest round that is fought, else the one in preparation, else the one that
+/// ended last.
 ///
-/// While a round is fought the next one is drawn already and in preparation. All wars of a round go together, so the
-/// first look into the newest round tells whether the round before is the one to look for.
+/// While a round is fought, the next one is drawn already and in preparation. All wars of a round run at the same time, so the
+/// first war of the newest round shows whether the round before is the one to search.
 async fn search(
     caller: &mut Caller<'_>,
     rounds: &[Vec<Tag>],
@@ -251,10 +264,10 @@ async fn search(
 ) -> Result<Option<(Tag, WarDocument, Times)>, Miss> {
     let Some((newest, older)) = rounds.split_last() else { return Ok(None) };
     let mut before = older.last();
-    // Most wars of a round are other clans': one that cannot be read matters only when ours is not among the rest.
+    // Most wars of a round are those of other clans. An unreadable one matters only when ours is not among the others.
     let mut unread = Unread::default();
     for tag in newest {
-        let Some(seen) = unread.or_seen(look(caller, tag, clan).await)? else { continue };
+        let Some(seen) = unread.or_seen(fetch_league_war(caller, tag, clan).await)? else { continue };
         if seen.state() == "preparation"
             && let Some(round) = before.take()
             && let Some(fought) = our_war(caller, round, clan).await?
@@ -274,7 +287,7 @@ async fn search(
 struct Unread(Option<Miss>);
 
 impl Unread {
-    /// Sets a war aside that cannot be read, unless nothing more can be.
+    /// Sets an unreadable war aside, unless no further call can be made.
     fn or_seen(&mut self, seen: Result<Option<Seen>, Miss>) -> Result<Option<Seen>, Miss> {
         match seen {
             Err(Miss::Failed(verdict)) if is_the_end_of_calls(&verdict) => Err(Miss::Failed(verdict)),
@@ -286,7 +299,7 @@ impl Unread {
         }
     }
 
-    /// Our war was not among those that could be read.
+    /// Our war was not among the readable ones: it may be the first unreadable one.
     fn or_none<T>(self) -> Result<Option<T>, Miss> {
         self.0.map_or(Ok(None), Err)
     }
@@ -299,7 +312,7 @@ async fn our_war(
 ) -> Result<Option<(Tag, WarDocument, Times)>, Miss> {
     let mut unread = Unread::default();
     for tag in round {
-        if let Some(Seen::Ours(war, times)) = unread.or_seen(look(caller, tag, clan).await)? {
+        if let Some(Seen::Ours(war, times)) = unread.or_seen(fetch_league_war(caller, tag, clan).await)? {
             return Ok(Some((tag.clone(), war, times)));
         }
     }
@@ -321,20 +334,20 @@ impl Seen {
     }
 }
 
-/// `None` when there is no such war.
-async fn look(caller: &mut Caller<'_>, war: &Tag, clan: &Tag) -> Result<Option<Seen>, Miss> {
+/// Requests one war of a round. `None` when there is no such war.
+async fn fetch_league_war(caller: &mut Caller<'_>, war: &Tag, clan: &Tag) -> Result<Option<Seen>, Miss> {
     let reply = caller.call(&Endpoint::LeagueWar { war, clan }).await;
-    match reply.came {
-        Came::Well(Classified::War(war)) => Ok(Some(Seen::Ours(war, reply.times))),
-        Came::Well(Classified::OtherWar { state }) => Ok(Some(Seen::Others { state })),
-        // Of two other clans that are named it would be known.
-        Came::Well(Classified::UnknownState(state)) => Err(Miss::Unclear(state)),
-        Came::Well(_) | Came::Badly(Verdict::DeadLetter { .. }) => Ok(None),
-        Came::Badly(verdict) => Err(Miss::Failed(Box::new(verdict))),
+    match reply.result {
+        CallResult::Good(Classified::War(war)) => Ok(Some(Seen::Ours(war, reply.times))),
+        CallResult::Good(Classified::OtherWar { state }) => Ok(Some(Seen::Others { state })),
+        // A war of two other named clans would be known as such.
+        CallResult::Good(Classified::UnknownState(state)) => Err(Miss::Unclear(state)),
+        CallResult::Good(_) | CallResult::Failed(Verdict::DeadLetter { .. }) => Ok(None),
+        CallResult::Failed(verdict) => Err(Miss::Failed(Box::new(verdict))),
     }
 }
 
-/// Whether no further call could be made either.
+/// True when no further call can be made either.
 const fn is_the_end_of_calls(verdict: &Verdict) -> bool {
     matches!(verdict, Verdict::Prevented(Obstacle::NoUsableKey | Obstacle::DailyQuotaExhausted | Obstacle::Deadline))
 }
@@ -342,23 +355,23 @@ const fn is_the_end_of_calls(verdict: &Verdict) -> bool {
 fn remembered_war(memory: &WarMemory, now: Timestamp) -> Option<Tag> {
     let until = memory.war_tag_until?;
     let tag = memory.war_tag.as_deref()?.parse().ok()?;
-    (now < until && until <= now + LONGEST_ROUND).then_some(tag)
+    (now < until && until <= now + MAX_ROUND_LENGTH).then_some(tag)
 }
 
 fn remember(tag: &Tag, war: &WarDocument, now: Timestamp) -> WarMemory {
     let until = match war.ends {
-        Some(ends) if war.state != "warEnded" => (ends + LAST_LOOK).clamp(now, now + LONGEST_ROUND),
-        _ => now + ENDED_ROUND,
+        Some(ends) if war.state != "warEnded" => (ends + FINAL_POLL_WINDOW).clamp(now, now + MAX_ROUND_LENGTH),
+        _ => now + ENDED_ROUND_TTL,
     };
     WarMemory { war_tag: Some(tag.as_str().to_owned()), war_tag_until: Some(until), ..WarMemory::default() }
 }
 
-/// A time further away than any that is ever noted was noted by a wrong clock.
+/// True when "in no league" is still believed. A time further away than any that is written was written by a wrong clock.
 fn says_none(memory: &WarMemory, now: Timestamp) -> bool {
-    memory.none_until.is_some_and(|until| now < until && until <= now + NONE_OFF_SEASON)
+    memory.none_until.is_some_and(|until| now < until && until <= now + NO_LEAGUE_TTL_OFF_SEASON)
 }
 
-/// In no league. `ended_season` names the season of a league that is over; there is one a month.
+/// The clan is in no league. `ended_season` names the season of a league that is over; there is one a month.
 fn none(now: Timestamp, ended_season: &str) -> Miss {
     Miss::None(WarMemory { none_until: Some(none_until(now, ended_season)), ..Default::default() })
 }
@@ -367,10 +380,10 @@ fn none_until(now: Timestamp, ended_season: &str) -> Timestamp {
     let utc = now.to_utc();
     let this_season = format!("{:04}-{:02}", utc.year(), u8::from(utc.month()));
     if utc.day() <= LAST_LEAGUE_DAY && ended_season != this_season {
-        return now + NONE_IN_SEASON;
+        return now + NO_LEAGUE_TTL_IN_SEASON;
     }
-    // Not into the next season.
-    (now + NONE_OFF_SEASON).min(next_month(utc))
+    // The belief must not reach into the next season.
+    (now + NO_LEAGUE_TTL_OFF_SEASON).min(next_month(utc))
 }
 
 fn next_month(utc: OffsetDateTime) -> Timestamp {
@@ -389,8 +402,9 @@ mod tests {
         none_until(Timestamp::from_utc(now), ended_season).to_string()
     }
 
+    /// "In no league" is believed for ten minutes in season and for a day off season, but not into the next season.
     #[test]
-    fn in_no_league_is_believed_ten_minutes_in_season_and_a_day_off_season_but_not_into_the_next() {
+    fn no_league_is_believed_until_next_season() {
         assert_eq!(until(datetime!(2026-03-01 00:00 UTC), ""), "2026-03-01T00:10:00.000Z");
         assert_eq!(until(datetime!(2026-03-12 23:59 UTC), ""), "2026-03-13T00:09:00.000Z");
         assert_eq!(until(datetime!(2026-03-13 00:00 UTC), ""), "2026-03-14T00:00:00.000Z");
@@ -398,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn after_this_months_league_has_ended_there_is_none_until_tomorrow() {
+    fn ended_league_means_none_until_tomorrow() {
         assert_eq!(until(datetime!(2026-03-10 12:00 UTC), "2026-03"), "2026-03-11T12:00:00.000Z");
         assert_eq!(until(datetime!(2026-03-01 12:00 UTC), "2026-02"), "2026-03-01T12:10:00.000Z");
     }

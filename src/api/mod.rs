@@ -1,32 +1,29 @@
-//! The API room: how a clan, a player or a war is asked for, and what each answer means.
+//! The API room: fetches a clan, a player or a war from the Clash of Clans API, within the budget of calls.
 //!
-//! [`client`] speaks HTTP, `endpoint` names what can be asked, `calls` makes the calls of one fetch, `league` finds a clan's
-//! league war, [`wire`] knows the shapes of the answers, [`verdict`] is the table from an answer to what it says, [`judge`]
-//! finds out whose fault a bad answer is, `key` is one key, [`key_store`] holds those there are, [`portal`] gets them from the developer portal, [`run_keys`] those that this
-//! run may use, [`limit`] keeps each within its rate, [`learn`] and [`latency`] say what that rate is, and [`allowance`]
-//! counts the calls of a day. Nothing here knows the queue or the store.
-//! **Invariant: no call without a permit of the [`KeyPool`]**, retries and probes included.
+//! - A fetch: [`client`] is the door, `calls` makes the calls of one fetch, `league` finds a clan's league war, `endpoint`
+//!   names what can be requested, `transport` speaks HTTP, and `body_memory` bounds the memory for bodies.
+//! - A response: [`wire`] knows its shapes, [`response`] classifies it, [`judge`] finds out whose fault a bad one is, and
+//!   [`verdict`] is the outcome of the fetch.
+//! - A call: [`budget`] decides when it begins and on which key, and [`keys`] holds the keys that there are.
+//!
+//! Nothing here knows the queue or the store. **Invariant: no call without a permit of the [`KeyPool`]**, retries and probes
+//! included.
 
-pub mod allowance;
+mod body_memory;
+pub mod budget;
 mod calls;
 pub mod client;
-mod connects;
 mod endpoint;
 pub mod judge;
-mod key;
-pub mod latency;
+pub mod keys;
 mod league;
-pub mod learn;
-pub mod limit;
-pub mod portal;
-mod room;
-pub mod run_keys;
+pub mod response;
+mod transport;
 pub mod verdict;
-pub mod wallet;
 pub mod wire;
 
-pub use client::{ApiClient, ApiError, FetchTask, Fetch};
-pub use key::ApiKey;
-pub use run_keys::{NoPermit, Permit, KeyPool, SlotStart};
+pub use budget::{KeyPool, NoPermit, Permit, SlotStart};
+pub use calls::FetchTask;
+pub use client::{ApiClient, ApiError, Fetch};
+pub use keys::{ApiKey, KeyStore};
 pub use verdict::{Obstacle, Verdict};
-pub use wallet::KeyStore;

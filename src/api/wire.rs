@@ -1,9 +1,8 @@
-//! The shapes of the answers, 2017 to 2026, read tolerantly.
+//! The shapes of the responses, 2017 to 2026, read tolerantly. Texts become model documents; no I/O.
 //!
-//! Texts in, model documents out; no I/O. A key that is absent, null or of a type that nobody expects is simply not
-//! there; only what a document is worthless without is demanded. Unknown keys come with every game update and are
-//! kept, since documents keep their bytes. Values are cut out as raw text and looked at one by one, so nothing recurses
-//! however deep an answer is nested.
+//! A key that is absent, null or of an unexpected type counts as missing. Only keys without which a document is worthless are
+//! demanded. Unknown keys come with every game update, and stay, since documents keep their bytes. Values are cut out as raw
+//! text and inspected one by one, so nothing recurses, however deep a response is nested.
 
 use std::{borrow::Cow, collections::HashSet, fmt};
 
@@ -14,7 +13,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-/// Why a text is not the document that was asked for.
+/// The reason for which a text is not the requested document.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
     #[error("the answer is not JSON: {0}")]
@@ -32,7 +31,7 @@ pub enum Unusable {
     WrongTag { asked: Tag, got: String },
 }
 
-/// What an error body says.
+/// The content of an error body.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Complaint {
     pub reason: String,
@@ -42,24 +41,27 @@ pub struct Complaint {
 /// A war's document as seen from our clan.
 #[derive(Clone, Debug)]
 pub enum WarOf {
-    /// With our clan put on the `clan` side.
+    /// Our war, with our clan moved to the `clan` side.
     Ours(WarDocument),
-    /// Two other clans', with its state. To be expected while a league round is searched.
+    /// A war of two other clans, with its state. Expected while a league round is searched.
     Others { state: String, clan: String },
-    /// In a state that is not known, or that the rest of the document contradicts: what it says of our war is not known.
+    /// A war whose state is unknown or contradicted by the rest of the document: it says nothing about our war.
     Unclear(String),
 }
 
-/// The states of a war that are known. In all but the first there is a war.
+/// The known states of a war. In all but the first there is a war.
 const WAR_STATES: [&str; 4] = ["notInWar", KnownWar::PREPARATION, KnownWar::IN_WAR, KnownWar::ENDED];
 
-/// What stands for a player's role where there is no clan.
+/// The roles of a player without a clan.
 const NO_ROLES: [&str; 3] = ["", "none", "notMember"];
 
-/// No list or object of the API has more entries. A body of the largest size would have a million of them.
+/// The characters of a value that a message repeats.
+const MAX_EXCERPT_CHARS: usize = 40;
+
+/// The most entries of a list or object. The API's own stay far below; a body of the largest size could have a million.
 const MAX_ENTRIES: usize = 10_000;
 
-/// A league group: whose wars to look through.
+/// A league group, with the wars to search.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeagueGroup {
     /// `preparation`, `inWar`, `ended`, `notInWar`.
@@ -80,6 +82,7 @@ pub fn clan(text: &str, asked: &Tag) -> Result<ClanDocument, Unusable> {
     if members.is_empty() && !entries.is_empty() {
         return Err(Unusable::UnreadableList("memberList"));
     }
+    // Counted before unreadable entries are dropped.
     let listed = i32::try_from(entries.len()).unwrap_or(i32::MAX);
     let counted = clan.integer("members");
     if let Some(counted) = counted.filter(|counted| *counted > 0 && entries.is_empty()) {
@@ -88,10 +91,11 @@ pub fn clan(text: &str, asked: &Tag) -> Result<ClanDocument, Unusable> {
     let contradicts = counted.is_some_and(|counted| counted != listed)
         || clan.is_ambiguous("members")
         || clan.is_ambiguous("memberList")
-        || has_doubles(members.iter().map(|member| &member.tag));
+        || has_duplicates(members.iter().map(|member| &member.tag));
     // An empty list is believed only with its count, and a count that cannot be read leaves the list in doubt.
     let is_counted = counted.is_some() || (clan.get("members").is_none() && !entries.is_empty());
     let has_all_members = is_counted && !contradicts && members.len() == entries.len();
+    // Nobody can say which of the two is wrong, so nobody is moved.
     if contradicts {
         members.clear();
     }
@@ -107,12 +111,12 @@ pub fn clan(text: &str, asked: &Tag) -> Result<ClanDocument, Unusable> {
     })
 }
 
-fn has_doubles<'a>(tags: impl Iterator<Item = &'a Tag>) -> bool {
+fn has_duplicates<'a>(tags: impl Iterator<Item = &'a Tag>) -> bool {
     let mut seen = HashSet::new();
     tags.into_iter().any(|tag| !seen.insert(tag))
 }
 
-/// An entry whose tag is impossible could not be stored; it is left out and the clan kept.
+/// Reads a member. An entry with an impossible tag could not be stored: it is left out, and the clan kept.
 fn member(entry: &RawValue) -> Option<Member> {
     let member = Object::parse(entry.get()).ok()?;
     Some(Member {
@@ -143,7 +147,8 @@ pub fn player(text: &str, asked: &Tag) -> Result<PlayerDocument, Unusable> {
     })
 }
 
-/// Of a player in no clan both the clan and the role are absent. Whatever is there and cannot be read says nothing.
+/// The clan of a player. A player without a clan lacks both the clan and the role. A clan or role that is there and cannot be
+/// read leaves it open.
 fn in_clan(player: &Object<'_>) -> InClan {
     let role_says_none = player.text("role").is_none_or(|role| NO_ROLES.contains(&role.as_str()));
     match player.get("clan") {
@@ -161,12 +166,13 @@ fn in_clan(player: &Object<'_>) -> InClan {
 /// `/clans/{tag}/currentwar` and `/clanwarleagues/wars/{tag}`, for the clan `ours`.
 pub fn war(text: &str, ours: &Tag) -> Result<WarOf, Unusable> {
     let war = Object::parse(text)?;
-    // A document with neither is no war at all, but somebody else's answer.
+    // A document with neither is not a war, but a response of somebody else.
     if war.text("state").is_none() && war.get("clan").is_none() {
         return Err(Unusable::MissingKey("state"));
     }
     let (clan, opponent) = (war.object("clan").unwrap_or_default(), war.object("opponent").unwrap_or_default());
     let is_ours = |side: &Object<'_>| side.tag("tag").as_ref() == Some(ours);
+    // A clan that is both sides stays where it is; the war contradicts itself anyway.
     let swapped = is_ours(&opponent) && !is_ours(&clan);
     if !swapped && !is_ours(&clan) && clan.get("tag").is_some() {
         return Ok(WarOf::Others { state: war.text("state").unwrap_or_default(), clan: clan.excerpt("tag") });
@@ -175,6 +181,7 @@ pub fn war(text: &str, ours: &Tag) -> Result<WarOf, Unusable> {
     let Some(state) = state else { return Ok(WarOf::Unclear(war.excerpt("state"))) };
     let is_war = state != WAR_STATES[0];
     let has_ours = swapped || is_ours(&clan);
+    // A war without tags cannot be known as ours.
     if is_war && !has_ours {
         return Ok(WarOf::Unclear(format!("{state} without our clan")));
     }
@@ -191,7 +198,7 @@ pub fn war(text: &str, ours: &Tag) -> Result<WarOf, Unusable> {
     let (starts, ends, other_tag) = (time("startTime"), time("endTime"), other.tag("tag"));
     let (members, all_are_readable) = war_members(ours);
     let contradicts = is_war
-        && (has_doubles(members.iter().map(|member| &member.tag))
+        && (has_duplicates(members.iter().map(|member| &member.tag))
             || ours.tag("tag") == other_tag
             || matches!((starts, ends), (Some(starts), Some(ends)) if starts > ends)
             || ["clan", "opponent", "startTime", "endTime", "teamSize"].into_iter().any(|key| war.is_ambiguous(key))
@@ -209,7 +216,7 @@ pub fn war(text: &str, ours: &Tag) -> Result<WarOf, Unusable> {
     }))
 }
 
-/// The side's players that can be read, and whether those are all.
+/// The readable players of a side; true when those are all.
 fn war_members(side: &Object<'_>) -> (Vec<WarMember>, bool) {
     let member = |entry: &RawValue| {
         let member = Object::parse(entry.get()).ok()?;
@@ -242,12 +249,12 @@ pub fn league_group(text: &str) -> Result<LeagueGroup, Unusable> {
     })
 }
 
-/// Whether a text has what documents have and errors have not. An error that comes with it contradicts itself.
+/// True when a text has a key that only documents have. An error with such a key contradicts itself.
 pub fn has_document(text: &str) -> bool {
     Object::parse(text).is_ok_and(|body| ["tag", "memberList", "state"].into_iter().any(|key| body.get(key).is_some()))
 }
 
-/// What an error body says; `None` when it is not the API that speaks.
+/// Reads an error body; `None` when it is not the API's.
 pub fn complaint(text: &str) -> Option<Complaint> {
     let body = Object::parse(text).ok()?;
     Some(Complaint {
@@ -256,7 +263,7 @@ pub fn complaint(text: &str) -> Option<Complaint> {
     })
 }
 
-/// A JSON object whose values are still text. Of a key that comes twice the last counts, as in most readers.
+/// A JSON object whose values are still text. When a key comes twice, the last one counts, as in most readers.
 #[derive(Debug, Default)]
 struct Object<'a> {
     entries: Vec<(Cow<'a, str>, &'a RawValue)>,
@@ -265,7 +272,7 @@ struct Object<'a> {
 impl<'a> Object<'a> {
     fn parse(text: &'a str) -> Result<Self, Unusable> {
         serde_json::from_str(text).map_err(|error| {
-            // Of a text that begins like a number or a list the parser says no more than that it is not an object.
+            // The parser stops at the first character of a number or a list. Parsed as anything, a broken text shows itself.
             let broken = if error.is_data() { serde_json::from_str::<&RawValue>(text).err() } else { Some(error) };
             broken.map_or(Unusable::NotAnObject, |error| Unusable::NotJson(error.to_string()))
         })
@@ -273,6 +280,7 @@ impl<'a> Object<'a> {
 
     fn get(&self, key: &str) -> Option<&'a RawValue> {
         let (_, value) = self.entries.iter().rfind(|(name, _)| name == key)?;
+        // Null counts as missing.
         (value.get() != "null").then_some(value)
     }
 
@@ -280,24 +288,24 @@ impl<'a> Object<'a> {
         text(self.get(key)?)
     }
 
-    /// A tag; of a key that comes twice with other values none can be believed.
+    /// A tag. A key that comes twice with different values is not believed.
     fn tag(&self, key: &str) -> Option<Tag> {
         tag(self.get(key).filter(|_| !self.is_ambiguous(key))?)
     }
 
-    /// Whether a key comes more than once, and not always with the same value.
+    /// True when a key comes more than once, with different values.
     fn is_ambiguous(&self, key: &str) -> bool {
         let mut values = self.entries.iter().filter(|(name, _)| name == key).map(|(_, value)| value.get());
         values.next().is_some_and(|first| values.any(|other| other != first))
     }
 
-    /// Whether a side of a war lists as many players as its team has.
+    /// True when a side of a war lists as many players as its team has.
     fn has_as_many(&self, war: &Self) -> bool {
         let listed = self.list("members").and_then(|members| i32::try_from(members.len()).ok());
         listed.is_some() && listed == war.integer("teamSize")
     }
 
-    /// A whole number in the range of the tables' columns; a fraction is cut off, anything else is not there.
+    /// A whole number in the range of the tables' columns. A fraction is cut off; anything else counts as missing.
     fn integer(&self, key: &str) -> Option<i32> {
         let number = self.get(key)?.get();
         if let Ok(whole) = number.parse::<i64>() {
@@ -317,10 +325,10 @@ impl<'a> Object<'a> {
         serde_json::from_str(self.get(key)?.get()).ok().map(|List(entries)| entries)
     }
 
-    /// A value for a message, whatever it is.
+    /// The start of any value, for a message.
     fn excerpt(&self, key: &str) -> String {
         let raw = self.get(key).map_or("nothing", RawValue::get);
-        raw.trim_matches('"').chars().take(40).collect()
+        raw.trim_matches('"').chars().take(MAX_EXCERPT_CHARS).collect()
     }
 
     fn expect_tag(&self, asked: &Tag) -> Result<(), Unusable> {
@@ -331,7 +339,7 @@ impl<'a> Object<'a> {
         Err(Unusable::WrongTag { asked: asked.clone(), got: self.excerpt("tag") })
     }
 
-    /// The text this object was parsed from, with two values in each other's place and not a byte else changed.
+    /// The text of this object with two values exchanged, and every other byte as it was.
     fn with_swapped(&self, text: &str, one: &str, other: &str) -> String {
         let (Some(one), Some(other)) = (self.get(one), self.get(other)) else { return text.to_owned() };
         let start = |value: &RawValue| value.get().as_ptr().addr() - text.as_ptr().addr();
@@ -386,8 +394,10 @@ impl<'de> Deserialize<'de> for Object<'de> {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
+                // A player has about 30 keys.
                 let mut entries = Vec::with_capacity(32);
                 while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
+                    // An object of a million keys would take far more memory than its text.
                     if entries.len() == MAX_ENTRIES {
                         return Err(de::Error::custom("too many keys"));
                     }
@@ -448,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clan_keeps_its_bytes_and_reads_what_is_there() {
+    fn clan_keeps_its_bytes() {
         let text = r##"{ "tag":"#2pp", "name":"\u2606 x", "warWins":7.9, "warLosses":null, "future":{"a":[1]},
             "memberList":[{"tag":"#8QU8J9LP","name":"n","role":"admin","trophies":-3,"donations":99999999999,
                            "donationsReceived":"12"}] }"##;
@@ -463,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_with_an_impossible_tag_is_left_out_and_the_clan_kept() {
+    fn member_with_impossible_tag_is_skipped() {
         let text = r##"{"tag":"#2PP","name":"x","memberList":[{"tag":"#AAA","name":"a"},7,{"name":"b"},{"tag":"#8Q8","name":"c"}]}"##;
         let clan = clan(text, &two_pp()).unwrap();
         assert!(!clan.has_all_members);
@@ -471,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_document_is_worthless_without_is_demanded() {
+    fn mandatory_keys_are_demanded() {
         let refused = |text| clan(text, &two_pp()).unwrap_err().to_string();
         insta::assert_snapshot!(
             [
@@ -512,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn a_player_is_in_no_clan_only_where_none_is_named() {
+    fn player_without_clan_key_is_clanless() {
         for rest in ["", r#","clan":null"#, r#","clan":null,"role":"notMember""#, r#","role":null"#] {
             assert_eq!(clan_of(rest), InClan::None, "{rest}");
         }
@@ -521,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clan_that_cannot_be_read_is_not_none() {
+    fn unreadable_clan_is_not_none() {
         for clan in ["{}", "[]", "7", "false", r#""8Q8""#, r#"{"tag":null}"#, r#"{"tag":""}"#, r#"{"tag":7}"#] {
             assert_eq!(clan_of(&format!(r#","clan":{clan}"#)), InClan::Unknown, "{clan}");
         }
@@ -538,14 +548,14 @@ mod tests {
         }
     }
 
-    /// Whether the list is believed to be whole, how many it places, and how many the clan counts.
+    /// Returns (true when the list counts as whole, the members it places, the members the clan counts).
     fn list_of(rest: &str) -> (bool, usize, i32) {
         let clan = clan(&format!(r##"{{"tag":"#2PP","name":"x",{rest}}}"##), &two_pp()).unwrap();
         (clan.has_all_members, clan.members.len(), clan.member_count)
     }
 
     #[test]
-    fn a_member_list_is_whole_when_it_agrees_with_its_count() {
+    fn member_list_is_whole_when_count_agrees() {
         let (one, two) = (r##"{"tag":"#8Q8"}"##, r##"{"tag":"#9Q9"}"##);
         assert_eq!(list_of(&format!(r#""members":2,"memberList":[{one},{two}]"#)), (true, 2, 2));
         assert_eq!(list_of(&format!(r#""memberList":[{one},{two}]"#)), (true, 2, 2), "older answers do not count");
@@ -556,7 +566,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_list_that_contradicts_itself_places_nobody() {
+    fn contradicting_member_list_places_nobody() {
         let (one, two) = (r##"{"tag":"#8Q8"}"##, r##"{"tag":"#9Q9"}"##);
         for (rest, counted) in [
             (format!(r#""members":50,"memberList":[{one},{two}]"#), 50),
@@ -575,7 +585,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_and_objects_beyond_all_bounds_are_not_read() {
+    fn oversized_lists_and_objects_are_not_read() {
         let many = vec![r##"{"tag":"#8Q8"}"##; MAX_ENTRIES + 1].join(",");
         let text = format!(r##"{{"tag":"#2PP","name":"x","memberList":[{many}]}}"##);
         assert_eq!(clan(&text, &two_pp()).unwrap_err(), Unusable::MissingKey("memberList"));
@@ -592,7 +602,7 @@ mod tests {
     }
 
     #[test]
-    fn a_war_is_whole_when_it_has_what_its_state_needs() {
+    fn war_is_whole_for_its_state() {
         let (one, other) = (r##"{"tag":"#99P","attacks":[{}]}"##, r##"{"tag":"#88P"}"##);
         let whole = fought(&format!(r#","teamSize":1{TIMES}"#), one, other);
         assert!(whole.is_whole && whole.members.len() == 1);
@@ -614,7 +624,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_is_not_known_or_contradicted_says_nothing_of_a_war() {
+    fn unknown_war_state_says_nothing() {
         for text in [
             r#"{"state":"accessDenied"}"#,
             r#"{"state":"inMatchmaking","clan":{},"opponent":{}}"#,
@@ -633,7 +643,7 @@ mod tests {
     }
 
     #[test]
-    fn when_our_clan_is_the_opponent_the_sides_are_swapped_and_nothing_else_is_touched() {
+    fn opponent_side_is_swapped_to_ours() {
         let text = r##"{ "clan" : {"tag":"#8Q8","members":[]},"x":1.50, "opponent":{"tag":"#2PP","members":[
             {"tag":"#99P","attacks":[{},{}]},{"tag":"#88P"},{"tag":"#AAA"}]} ,"state":"inWar"}"##;
         let war = ours(text);
@@ -645,7 +655,7 @@ mod tests {
     }
 
     #[test]
-    fn a_war_without_tags_is_not_in_war_and_one_of_two_others_is_told_apart() {
+    fn war_of_other_clans_is_distinguished() {
         let text = r#"{"state":"notInWar","clan":{"stars":0},"opponent":{"stars":0}}"#;
         assert_eq!(ours(text).state, "notInWar");
         let text = r##"{"state":"inWar","clan":{"tag":"#8Q8"},"opponent":{"tag":"#9Q9"}}"##;
@@ -655,7 +665,7 @@ mod tests {
     }
 
     #[test]
-    fn rounds_that_are_not_drawn_are_left_out() {
+    fn undrawn_rounds_are_left_out() {
         let text =
             r##"{"state":"inWar","season":"2026-03","rounds":[{"warTags":["#8Q8","#9Q9"]},{"warTags":["#0","#0"]}]}"##;
         let group = league_group(text).unwrap();
@@ -663,7 +673,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_overflows_however_deep_an_answer_is_nested() {
+    fn deep_nesting_does_not_overflow() {
         let deep = "[".repeat(1_000_000) + &"]".repeat(1_000_000);
         let text = format!(
             r##"{{"tag":"#2PP","name":"x","deep":{deep},"clan":{deep},"memberList":[{deep},{{"tag":"#8Q8"}}]}}"##
@@ -674,7 +684,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_surrogate_pair_and_a_wild_number_do_not_cost_the_document() {
+    fn broken_text_and_numbers_keep_document() {
         let text = r##"{"tag":"#2PP","name":"x\ud83d","trophies":1e400,"donations":1e3}"##;
         let player = player(text, &two_pp()).unwrap();
         assert!(player.name.starts_with('x') && player.name.contains('\u{fffd}'), "{:?}", player.name);

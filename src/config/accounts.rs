@@ -3,7 +3,7 @@
 use secrecy::SecretString;
 use serde::Deserialize;
 
-/// What would do.
+/// The accepted forms, for error messages.
 pub(super) const EXPECTED: &str = "expected email:password, several separated by commas, or a JSON list of objects with \
                                    `email` and `password`";
 
@@ -20,13 +20,13 @@ struct Account {
 /// Reads either form. JSON is the one for passwords with a comma in them, or with white space at their ends.
 ///
 /// # Errors
-/// What is wrong, by the place of the account.
+/// The problem, by the place of the account.
 pub(super) fn parse(text: &str) -> Result<Vec<Pair>, String> {
     let accounts = if text.trim_start().starts_with('[') { from_json(text)? } else { from_pairs(text)? };
     for (index, (email, _)) in accounts.iter().enumerate() {
         let place = index + 1;
         if !email.contains('@') {
-            return Err(format!("has something in account {place} that is no e-mail address: {EXPECTED}"));
+            return Err(format!("has something in account {place} that is not an e-mail address: {EXPECTED}"));
         }
         if accounts[..index].iter().any(|(other, _)| other.eq_ignore_ascii_case(email)) {
             return Err(format!("names account {place} twice: keep one of them"));
@@ -36,9 +36,9 @@ pub(super) fn parse(text: &str) -> Result<Vec<Pair>, String> {
 }
 
 fn from_json(text: &str) -> Result<Vec<Pair>, String> {
-    // The parser's own words could repeat a part of a value.
+    // The parser's own message could repeat a part of a value.
     let accounts: Vec<Account> = serde_json::from_str(text)
-        .map_err(|error| format!("is no such JSON (at column {}): {EXPECTED}", error.column()))?;
+        .map_err(|error| format!("is not valid JSON (at column {}): {EXPECTED}", error.column()))?;
     accounts.into_iter().enumerate().map(|(index, account)| pair(index, &account.email, &account.password)).collect()
 }
 
@@ -76,14 +76,14 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_are_read() {
+    fn parse_reads_pairs_and_json() {
         assert_eq!(read("a@x.com:one, b@x.com:t:wo,"), owned(&[("a@x.com", "one"), ("b@x.com", "t:wo")]));
         let json = r#" [{"email": "a@x.com", "password": "o,n:e "}, {"password": "two", "email": "b@x.com"}]"#;
         assert_eq!(read(json), owned(&[("a@x.com", "o,n:e "), ("b@x.com", "two")]));
     }
 
     #[test]
-    fn what_is_wrong_is_told_by_its_place_and_without_a_value() {
+    fn parse_errors_name_place_without_value() {
         let wrong = [
             "hunter2",
             "a@x.com:one,hunter2",
@@ -94,17 +94,17 @@ mod tests {
             r#"[{"email": "a@x.com", "pass": "hunter2"}]"#,
             r#"["hunter2"]"#,
         ];
-        let told: Vec<String> = wrong.map(|text| parse(text).unwrap_err()).to_vec();
-        assert!(!told.join("\n").contains("hunter2"), "{told:?}");
-        insta::assert_snapshot!(told.iter().map(|told| told.replace(EXPECTED, "…")).collect::<Vec<_>>().join("\n"), @r"
+        let problems: Vec<String> = wrong.map(|text| parse(text).unwrap_err()).to_vec();
+        assert!(!problems.join("\n").contains("hunter2"), "{problems:?}");
+        insta::assert_snapshot!(problems.iter().map(|problem| problem.replace(EXPECTED, "…")).collect::<Vec<_>>().join("\n"), @r"
         has no colon in account 1: …
         has no colon in account 2: …
         lacks e-mail address or password of account 1: …
-        has something in account 1 that is no e-mail address: …
+        has something in account 1 that is not an e-mail address: …
         names account 2 twice: keep one of them
-        is no such JSON (at column 43): …
-        is no such JSON (at column 28): …
-        is no such JSON (at column 10): …
+        is not valid JSON (at column 43): …
+        is not valid JSON (at column 28): …
+        is not valid JSON (at column 10): …
         ");
     }
 }

@@ -1,40 +1,41 @@
-//! Secrets that are not in the environment itself: in a file, in the Parameter Store or in the Secrets Manager.
+//! Secrets that are kept outside the environment: in a file, in the Parameter Store or in the Secrets Manager.
 //!
-//! `NAME_FILE`, `NAME_PARAMETER` and `NAME_SECRET_ARN` say where the value of a secret variable is. The last two are asked
-//! for over the local HTTP interface of the AWS Parameters and Secrets extension, which answers while an invocation goes
-//! on and not before. `#field` at the end picks a field of a JSON object. What was read stands before the environment for
-//! whoever asks [`super::env::process_var`]. **Invariant: no text made here holds a value.**
+//! `NAME_FILE`, `NAME_PARAMETER` and `NAME_SECRET_ARN` name the place of a secret variable's value. The values of the last two
+//! come from the AWS Parameters and Secrets extension, over its local HTTP interface, which responds only during an
+//! invocation. `#field` at the end picks a field of a JSON object. [`super::env::process_var`] looks into the values read here
+//! before it looks into the environment. **Invariant: no text made here holds a value.**
 
-use std::{collections::BTreeMap, error::Error, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    sync::{PoisonError, RwLock},
+    time::Duration,
+};
 
-use parking_lot::RwLock;
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use url::Url;
 
-use super::{
-    env::{MAX_ACCOUNTS, Vars},
-    variables::{VARIABLES, variable},
-};
+use super::variables::{MAX_ACCOUNTS, VARIABLES, Vars, variable};
+use crate::outbound;
 
-/// Where the extension listens when `PARAMETERS_SECRETS_EXTENSION_HTTP_PORT` does not say otherwise.
+/// The port of the extension when `PARAMETERS_SECRETS_EXTENSION_HTTP_PORT` is not set.
 const DEFAULT_PORT: u16 = 2773;
 
-/// How long the extension may take, its own call to AWS included.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest time that the extension may take, its own call to AWS included.
+const EXTENSION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The most of an error's body that is repeated.
+/// The most characters of an error's body that are repeated.
 const MAX_QUOTED_CHARS: usize = 200;
 
-/// What was read, by variable; or why it could not be.
+/// The values by variable, or the reasons for which they could not be read.
 #[derive(Clone, Debug, Default)]
 pub struct Secrets(BTreeMap<String, Result<SecretString, String>>);
 
-/// What [`super::env::process_var`] looks at first.
+/// The values that [`super::env::process_var`] returns before those of the environment.
 static IN_FORCE: RwLock<Secrets> = RwLock::new(Secrets(BTreeMap::new()));
 
-/// The ways to say where a value is.
+/// The ways to name the place of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Way {
     File,
@@ -54,7 +55,7 @@ impl Way {
     }
 }
 
-/// One variable and where its value is.
+/// A variable, and the place of its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Reference {
     variable: String,
@@ -89,7 +90,7 @@ fn own(vars: Vars<'_>, name: &str) -> Option<String> {
     vars(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
 }
 
-/// Where each secret is that is not in the environment itself; an error for one that is given in several ways.
+/// The places of all secrets outside the environment; an error for a secret that is given in several ways.
 fn references(vars: Vars<'_>) -> Vec<Result<Reference, (String, String)>> {
     let of = |name: String| {
         let ways = Way::ALL.into_iter().filter_map(|way| {
@@ -97,6 +98,7 @@ fn references(vars: Vars<'_>) -> Vec<Result<Reference, (String, String)>> {
         });
         let mut ways: Vec<Reference> = ways.collect();
         let mut given: Vec<String> = ways.iter().map(Reference::name).collect();
+        // The variable itself is a way, too.
         if !ways.is_empty() && own(vars, &name).is_some() {
             given.insert(0, name.clone());
         }
@@ -108,19 +110,19 @@ fn references(vars: Vars<'_>) -> Vec<Result<Reference, (String, String)>> {
     secret_names().filter_map(of).collect()
 }
 
-/// Whether some secret is anywhere but in the environment.
+/// True when a secret is kept outside the environment.
 #[must_use]
 pub fn are_elsewhere(vars: Vars<'_>) -> bool {
     !references(vars).is_empty()
 }
 
-/// Whether some secret has to be asked for over the extension, which is not there before the first invocation.
+/// True when a secret comes from the extension, which is not there before the first invocation.
 #[must_use]
 pub fn need_the_extension(vars: Vars<'_>) -> bool {
     references(vars).into_iter().flatten().any(|reference| reference.way != Way::File)
 }
 
-/// A value in the place of one that cannot be had yet, so that everything else can be checked.
+/// A stand-in for a value that cannot be read yet, so that everything else can be checked.
 #[must_use]
 pub fn stand_in(vars: Vars<'_>, name: &str) -> Option<String> {
     let is_elsewhere = references(vars).into_iter().flatten().any(|reference| reference.variable == name);
@@ -128,13 +130,13 @@ pub fn stand_in(vars: Vars<'_>, name: &str) -> Option<String> {
     is_elsewhere.then(|| variable(listed).example.to_owned())
 }
 
-/// The value in force, if this variable's is elsewhere. `NAME.problem` is why there is none.
+/// The value in force, if it is kept outside the environment. `NAME.problem` returns the reason for which there is none.
 pub(super) fn in_force(name: &str) -> Option<String> {
-    IN_FORCE.read().get(name)
+    IN_FORCE.read().unwrap_or_else(PoisonError::into_inner).get(name)
 }
 
 impl Secrets {
-    /// Reads everything that is elsewhere. What cannot be had is told when the configuration is read.
+    /// Reads all secrets outside the environment. Problems are reported when the configuration is read.
     pub async fn read(vars: &(dyn Fn(&str) -> Option<String> + Sync)) -> Self {
         let mut secrets = BTreeMap::new();
         let mut answers: BTreeMap<(Way, String), Result<SecretString, String>> = BTreeMap::new();
@@ -148,6 +150,7 @@ impl Secrets {
                 }
             };
             let place = (reference.way, reference.place.clone());
+            // Several variables may be fields of one secret, which is read once.
             if !answers.contains_key(&place) {
                 let answer = match reference.way {
                     Way::File => read_file(&reference.place),
@@ -166,9 +169,10 @@ impl Secrets {
         Self(secrets)
     }
 
-    /// From now on [`super::env::process_var`] gives these. Answers whether any value is another one than before.
+    /// From now on [`super::env::process_var`] returns these values. Returns true when any value has changed.
     pub fn put_in_force(self) -> bool {
-        let mut in_force = IN_FORCE.write();
+        let mut in_force = IN_FORCE.write().unwrap_or_else(PoisonError::into_inner);
+        // A secret that could not be read this time does not count as changed.
         let changed = self.0.iter().any(|(name, value)| {
             let before = in_force.0.get(name).and_then(|value| value.as_ref().ok());
             value.as_ref().is_ok_and(|value| before.is_none_or(|old| old.expose_secret() != value.expose_secret()))
@@ -177,7 +181,7 @@ impl Secrets {
         changed
     }
 
-    /// Why some could not be had, with the names of their variables.
+    /// The problems, with the names of their variables.
     pub fn problems(&self) -> Vec<String> {
         let problem = |(name, value): (&String, &Result<_, String>)| {
             value.as_ref().err().map(|problem| format!("{name} {problem}"))
@@ -200,7 +204,7 @@ fn read_file(path: &str) -> Result<SecretString, String> {
     }
 }
 
-/// The field of a JSON object, or the whole.
+/// Picks a field of a JSON object, or the whole text.
 fn pick(whole: &SecretString, field: Option<&str>) -> Result<SecretString, String> {
     let text = whole.expose_secret();
     let json = serde_json::from_str::<Value>(text);
@@ -215,6 +219,7 @@ fn pick(whole: &SecretString, field: Option<&str>) -> Result<SecretString, Strin
         };
     };
     let json = json.map_err(|_| format!("it holds no JSON, so there is no field `{field}` in it"))?;
+    // A field with a dot in its name comes before a path of fields.
     let found = json.get(field).or_else(|| field.split('.').try_fold(&json, |value, name| value.get(name)));
     match found {
         Some(Value::String(text)) if text.trim().is_empty() => Err(format!("its field `{field}` is empty")),
@@ -236,15 +241,17 @@ impl Extension {
     fn of(vars: Vars<'_>) -> Result<Self, String> {
         let port = match own(vars, "PARAMETERS_SECRETS_EXTENSION_HTTP_PORT") {
             None => DEFAULT_PORT,
-            Some(text) => text
-                .parse()
-                .map_err(|_| format!("PARAMETERS_SECRETS_EXTENSION_HTTP_PORT is `{text}`, which is no port"))?,
+            Some(text) => text.parse().map_err(|_| {
+                format!("PARAMETERS_SECRETS_EXTENSION_HTTP_PORT is `{text}`, which is not a port number")
+            })?,
         };
         let session_token = own(vars, "AWS_SESSION_TOKEN").ok_or(
-            "AWS_SESSION_TOKEN is not set, without which the AWS Parameters and Secrets extension answers nothing; outside \
-             Lambda set the variable itself, or its _FILE",
+            "AWS_SESSION_TOKEN is not set, and the AWS Parameters and Secrets extension needs it; outside Lambda set the variable \
+             itself, or its _FILE",
         )?;
-        let http = http().map_err(|error| format!("HTTP cannot be prepared: {error}"))?;
+        let http = outbound::local_client().map_err(|error| error.to_string());
+        let http = http.and_then(|http| http.timeout(EXTENSION_TIMEOUT).build().map_err(|error| error.to_string()));
+        let http = http.map_err(|error| format!("HTTP cannot be prepared: {error}"))?;
         Ok(Self { base: format!("http://localhost:{port}"), http, session_token: session_token.into() })
     }
 
@@ -260,14 +267,16 @@ impl Extension {
         }
         let mut token = reqwest::header::HeaderValue::from_str(self.session_token.expose_secret())
             .map_err(|_| "AWS_SESSION_TOKEN has characters that a header cannot carry".to_owned())?;
+        // Keeps the token out of debug output.
         token.set_sensitive(true);
         let request = self.http.get(url).header("X-Aws-Parameters-Secrets-Token", token);
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         let status = response.status().as_u16();
         let body = response.text().await.map_err(|error| self.unreachable(&error))?;
+        // The body names the reason, such as a missing right, and holds no value.
         if status != 200 {
-            let told: String = body.trim().chars().take(MAX_QUOTED_CHARS).collect();
-            return Err(format!("the AWS Parameters and Secrets extension answered {status} for `{name}`: {told}"));
+            let quoted: String = body.trim().chars().take(MAX_QUOTED_CHARS).collect();
+            return Err(format!("the AWS Parameters and Secrets extension answered {status} for `{name}`: {quoted}"));
         }
         let value = serde_json::from_str::<Value>(&body).ok();
         let text = value.as_ref().and_then(|value| value.pointer(pointer)).and_then(Value::as_str);
@@ -285,16 +294,6 @@ impl Extension {
     }
 }
 
-fn http() -> Result<reqwest::Client, Box<dyn Error>> {
-    // Nothing here is TLS, but without a provider the builder would look for one of the process.
-    let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(RootCertStore::empty())
-        .with_no_client_auth();
-    let builder = reqwest::Client::builder().tls_backend_preconfigured(tls).no_proxy().timeout(PATIENCE);
-    Ok(builder.redirect(reqwest::redirect::Policy::none()).build()?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -304,17 +303,17 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_is_given_in_two_ways_is_refused() {
+    fn secret_given_twice_is_refused() {
         let vars = vars(&[("REDIS_URL", "redis://h"), ("REDIS_URL_FILE", "/f"), ("DATABASE_URL_PARAMETER", "/p")]);
         let found = references(&vars);
-        let told = "is given in several ways (REDIS_URL, REDIS_URL_FILE): keep one of them".to_owned();
-        assert_eq!(found[0], Err(("REDIS_URL".to_owned(), told)));
+        let problem = "is given in several ways (REDIS_URL, REDIS_URL_FILE): keep one of them".to_owned();
+        assert_eq!(found[0], Err(("REDIS_URL".to_owned(), problem)));
         assert_eq!(found[1], Ok(Reference::of("DATABASE_URL", Way::Parameter, "/p")));
         assert!(need_the_extension(&vars));
     }
 
     #[test]
-    fn a_field_is_what_stands_behind_the_last_hash() {
+    fn field_follows_last_hash() {
         let reference =
             Reference::of("COC_API_TOKEN", Way::SecretArn, "arn:aws:secretsmanager:eu:1:secret:a-b#api.key");
         assert_eq!(
@@ -325,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_is_picked_and_what_is_missing_is_told_without_any_value() {
+    fn pick_finds_field_and_hides_values() {
         let whole = SecretString::from(r#"{"password":"hunter2","db":{"port":5432},"a.b":"dotted","list":[]}"#);
         let picked = |field: &str| pick(&whole, Some(field)).map(|value| value.expose_secret().to_owned());
         assert_eq!(picked("password").unwrap(), "hunter2");

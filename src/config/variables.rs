@@ -2,6 +2,12 @@
 
 use std::fmt::Write;
 
+/// The most accounts of the portal that have variables of their own: `COC_EMAIL` to `COC_EMAIL_9`.
+pub(super) const MAX_ACCOUNTS: u32 = 9;
+
+/// A lookup of variables by name.
+pub type Vars<'a> = &'a dyn Fn(&str) -> Option<String>;
+
 /// One environment variable that the worker reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Variable {

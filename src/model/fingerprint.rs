@@ -1,10 +1,12 @@
-//! How an API key is named without giving it away.
+//! The name of an API key that does not give the key away.
 
 use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-/// Names an API key: the first 12 hexadecimal digits of the SHA-256 of its token.
+use crate::hex::hex;
+
+/// The name of an API key: the first 12 hexadecimal digits of the SHA-256 of its token.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(transparent)]
 pub struct Fingerprint(pub String);
@@ -14,12 +16,8 @@ impl Fingerprint {
     #[must_use]
     pub fn of(token: &str) -> Self {
         let digest = Sha256::digest(token.as_bytes());
-        Self(digest[..6].iter().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(hex_digit).collect())
+        Self(hex(&digest[..6]))
     }
-}
-
-fn hex_digit(nibble: u8) -> Option<char> {
-    char::from_digit(nibble.into(), 16)
 }
 
 impl fmt::Display for Fingerprint {
@@ -33,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fingerprint_is_twelve_digits_of_the_sha_256() {
+    fn fingerprint_is_twelve_digits_of_sha_256() {
         assert_eq!(Fingerprint::of("abc").to_string(), "ba7816bf8f01");
     }
 }

@@ -1,11 +1,11 @@
-//! Answers before they become HTTP: status, body and how long a copy is good. The error bodies are as recorded.
+//! Responses before they become HTTP: status, body, and the lifetime of a copy. The error bodies are as recorded.
 
 use std::{io::Write, sync::OnceLock, time::Duration};
 
 use axum::body::Bytes;
 use flate2::{Compression, write::GzEncoder};
 
-use crate::model::Tag;
+use super::request::{Asked, Endpoint};
 
 pub(super) const JSON_UTF8: &str = "application/json; charset=utf-8";
 /// Errors come without a charset.
@@ -41,7 +41,7 @@ impl CacheControl {
     }
 }
 
-/// One answer of the service.
+/// A response of the service.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: u16,
@@ -76,8 +76,9 @@ impl Answer {
         Self::new(400, JSON, CacheControl::Public(Duration::from_secs(600)), body)
     }
 
-    /// The private war log: no message, which is how one tells it from a bad token.
-    pub(super) fn private_war_log(max_age_seconds: u64) -> Self {
+    /// The private war log. It has no message, which distinguishes it from a bad token.
+    pub(super) fn private_war_log(asked: &Asked) -> Self {
+        let max_age_seconds = if asked.endpoint == Endpoint::WarLog { 600 } else { 120 };
         let cache_control = CacheControl::MaxAge(Duration::from_secs(max_age_seconds));
         Self::new(403, JSON, cache_control, r#"{"reason":"accessDenied"}"#)
     }
@@ -101,9 +102,9 @@ impl Answer {
         Self::new(403, HTML, CacheControl::None, html("403 Forbidden"))
     }
 
-    /// With a message for players, without for everything else.
-    pub(super) fn not_found(player_tag: Option<&Tag>) -> Self {
-        let body = match player_tag {
+    /// Not found: with a message for players, without one for everything else.
+    pub(super) fn not_found(asked: &Asked) -> Self {
+        let body = match asked.tag.as_ref().filter(|_| asked.endpoint == Endpoint::Player) {
             Some(tag) => format!(r#"{{"reason":"notFound","message":"Not found with tag {}"}}"#, tag.as_str()),
             None => r#"{"reason":"notFound"}"#.to_owned(),
         };
@@ -150,8 +151,8 @@ pub(super) fn html(title: &str) -> String {
 }
 
 fn gzip(body: &[u8]) -> Bytes {
-    // The simulator shares the machine with the program it tests. Without optimisation the compressor would be the
-    // most expensive part of a test, so debug builds only wrap.
+    // The simulator shares the machine with the program it tests. Without optimisation the compressor would be the most
+    // expensive part of a test, so debug builds only wrap.
     let level = if cfg!(debug_assertions) { Compression::none() } else { Compression::fast() };
     let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 4), level);
     let written = encoder.write_all(body).and_then(|()| encoder.finish());
@@ -163,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn max_age_is_what_is_left_in_either_spelling() {
+    fn max_age_counts_down_in_both_spellings() {
         let left = Duration::from_millis(90_100);
         assert_eq!(CacheControl::MaxAge(Duration::from_secs(120)).header(left).unwrap(), "max-age=91");
         assert_eq!(CacheControl::Public(Duration::from_secs(600)).header(left).unwrap(), "public max-age=91");

@@ -1,4 +1,4 @@
-//! The shared copies that the service keeps: within an answer's `max-age` the same bytes come again.
+//! The shared copies of the service: within a response's `max-age` the same bytes come again.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -13,10 +13,10 @@ struct Copy {
     good_until: Duration,
 }
 
-/// Answers by path and query. Times are the boot time of the simulator's clock.
+/// Copies by path and query. Times are boot times of the simulator's clock.
 #[derive(Debug, Default)]
 pub(super) struct Copies {
-    /// The first copy of each document has been out for a while when we first hear of it.
+    /// The first copy of each document has been shared for a while already.
     shared: bool,
     by_path: HashMap<String, Copy>,
     added: usize,
@@ -27,7 +27,7 @@ impl Copies {
         Self { shared, ..Self::default() }
     }
 
-    /// The copy of `path` if it is still good, else what `make` gives; with what is left of its age.
+    /// Returns the copy of `path` if it is still good, else a new one from `make`; with the rest of its lifetime.
     pub(super) fn get_or_make(
         &mut self,
         path: &str,
@@ -40,9 +40,11 @@ impl Copies {
         {
             return (copy.answer.clone(), left);
         }
+        // Expired copies stay in the map until a sweep, so a later copy is known as such.
         let is_first = !self.by_path.contains_key(path);
         let answer = Arc::new(make());
         let age = answer.cache_control.duration().unwrap_or_default();
+        // Later copies start fresh: the one before has just expired.
         let age = if self.shared && is_first { part_of(age, path) } else { age };
         if !age.is_zero() {
             self.sweep(now);
@@ -63,8 +65,9 @@ impl Copies {
     }
 }
 
-/// Somewhere between a second and the whole age, always the same for a path.
+/// A time between a second and the whole age, always the same for a path.
 fn part_of(age: Duration, path: &str) -> Duration {
+    // FNV-1a: stable over runs, unlike the hasher of the standard library.
     let hash = path
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
@@ -77,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_that_others_asked_for_has_a_part_of_its_age_left_and_the_next_one_all_of_it() {
+    fn shared_copy_has_partial_age() {
         let mut copies = Copies::new(true);
         let mut left = |path: &str, seconds| {
             copies.get_or_make(path, Duration::from_secs(seconds), || Answer::found("{}".into(), 60)).1.as_secs()
@@ -89,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_is_good_until_its_age_is_over() {
+    fn copy_is_served_until_it_expires() {
         let mut copies = Copies::default();
         let mut get = |seconds: u64, body: &'static str| {
             let now = Duration::from_secs(seconds);

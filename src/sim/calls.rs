@@ -1,7 +1,7 @@
-//! The book of calls: who called when, with which token, and what the answer was.
+//! The book of calls: the time, token and status of each. Touches nothing but memory and the boot clock.
 //!
-//! Touches nothing but memory and the boot clock. A call counts as of when it reached this machine, which may be before
-//! one that is written down already; the busiest sliding second of each token is exact all the same.
+//! A call counts from the moment at which it reached this machine. That may be earlier than the last call in the book. The
+//! busiest sliding second of each token is exact all the same.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -10,42 +10,44 @@ use std::{
 
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
-use tokio::sync::watch;
 
-use crate::clock::{Clock, SystemClock};
+use crate::{
+    clock::{Clock, SystemClock},
+    signal::Signal,
+};
 
-/// The calls kept in memory; a simulator that runs for days forgets the oldest, never the totals.
-const KEPT_CALLS: usize = 1_000_000;
+/// The most calls in memory. A simulator that runs for days forgets the oldest, never the totals.
+const MAX_CALLS: usize = 1_000_000;
 
-/// The window that a rate limit looks at: `[t, t + 1 s)`.
+/// The window of a rate limit: `[t, t + 1 s)`.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// How far back a call may have come that is written down only now.
+/// The longest time between the arrival of a call and its entry in the book.
 const LATEST: Duration = Duration::from_secs(5);
 
-/// One call as it arrived.
+/// A call as it arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// Since the simulator started, of real time that never goes back, whatever the simulator's own clock says.
+    /// Real time since the simulator started. It never goes back, whatever the simulator's own clock shows.
     pub at: Duration,
     /// The bearer token; empty when there was none.
     pub token: String,
-    /// Path and query as they came over the wire, `%23` included.
+    /// Path and query as sent, `%23` included.
     pub path: String,
-    /// `None` while no answer has begun, and for ever when the connection was cut instead.
+    /// `None` before the response begins, and for ever when the connection was cut instead.
     pub status: Option<u16>,
 }
 
-/// The name of a call in the book, to write its status beside it later.
+/// The number of a call in the book, for adding its status later.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct CallNumber(u64);
 
-/// What `GET /_sim/calls` answers.
+/// The response to `GET /_sim/calls`.
 #[derive(Clone, Debug, Serialize)]
 pub struct CallSummary {
     pub total: u64,
     pub by_token: BTreeMap<String, TokenSummary>,
-    /// By HTTP status; `none` counts calls without an answer.
+    /// By HTTP status; `none` counts calls without a response.
     pub by_status: BTreeMap<String, u64>,
 }
 
@@ -59,7 +61,7 @@ pub struct TokenSummary {
 pub(super) struct CallBook {
     started: Duration,
     pages: Mutex<Pages>,
-    count: watch::Sender<u64>,
+    count: Signal<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -78,15 +80,17 @@ struct TokenPage {
 }
 
 impl TokenPage {
-    /// Answers how many calls the second up to this one has seen, this one included.
+    /// Returns the number of calls in the second up to this one, this one included.
     fn arrive(&mut self, at: Duration) -> usize {
+        // Calls that may still share a second with a late entry are kept.
         while self.recent.front().is_some_and(|first| at.saturating_sub(*first) >= WINDOW + LATEST) {
             self.recent.pop_front();
         }
+        // Entries may come late, so the list is kept in the order of arrival.
         let place = self.recent.partition_point(|other| *other <= at);
         self.recent.insert(place, at);
         self.total += 1;
-        // Every second that has this call in it and begins with a call.
+        // Every second that contains this call and begins with a call.
         let first = self.recent.partition_point(|other| *other + WINDOW <= at);
         let busiest = (first..=place).map(|start| self.in_second_from(start)).max().unwrap_or_default();
         self.most = self.most.max(busiest);
@@ -101,15 +105,15 @@ impl TokenPage {
 
 impl CallBook {
     pub(super) fn open() -> Self {
-        Self { started: SystemClock.boot(), pages: Mutex::default(), count: watch::Sender::new(0) }
+        Self { started: SystemClock.boot(), pages: Mutex::default(), count: Signal::default() }
     }
 
     fn pages(&self) -> MutexGuard<'_, Pages> {
         self.pages.lock()
     }
 
-    /// Writes down a call that came at `boot` time. Also answers how many calls of this token the second up to it has seen,
-    /// this one included.
+    /// Records a call that came at `boot` time. Returns the number of calls of this token in the second up to it, too, this one
+    /// included.
     pub(super) fn arrive(&self, boot: Duration, token: &str, path: &str) -> (CallNumber, usize) {
         let mut pages = self.pages();
         let at = boot.saturating_sub(self.started);
@@ -117,14 +121,16 @@ impl CallBook {
             Some(page) => page.arrive(at),
             None => pages.tokens.entry(token.to_owned()).or_default().arrive(at),
         };
-        if pages.calls.len() == KEPT_CALLS {
+        // Numbers go on counting, so an old entry is still found by its number.
+        if pages.calls.len() == MAX_CALLS {
             pages.calls.pop_front();
             pages.forgotten += 1;
         }
         let number = pages.forgotten + pages.calls.len() as u64;
         pages.calls.push_back(Call { at, token: token.to_owned(), path: path.to_owned(), status: None });
+        // Waiters look into the book, so its lock is free before they wake.
         drop(pages);
-        self.count.send_modify(|count| *count = number + 1);
+        self.count.update(|count| *count = number + 1);
         (CallNumber(number), in_last_second)
     }
 
@@ -145,7 +151,7 @@ impl CallBook {
     }
 
     pub(super) fn total(&self) -> u64 {
-        *self.count.borrow()
+        self.count.get()
     }
 
     pub(super) fn most_in_any_second(&self, token: &str) -> usize {
@@ -154,8 +160,7 @@ impl CallBook {
 
     /// Waits until `count` calls have arrived since the start.
     pub(super) async fn wait_for(&self, count: u64) {
-        // The sender lives in `self`, so the channel cannot close under us.
-        let _ = self.count.subscribe().wait_for(|seen| *seen >= count).await;
+        self.count.wait_for(|seen| *seen >= count).await;
     }
 
     pub(super) fn summary(&self) -> CallSummary {
@@ -181,14 +186,14 @@ mod tests {
     }
 
     #[test]
-    fn a_sliding_second_is_half_open() {
+    fn sliding_second_is_half_open() {
         let mut page = TokenPage::default();
         assert_eq!(at_millis(&mut page, &[0, 500, 999, 1000, 1499, 1500]), [1, 2, 3, 3, 4, 4]);
         assert_eq!(page.most, 4);
     }
 
     #[test]
-    fn a_call_written_down_late_counts_in_the_second_it_came_in() {
+    fn late_entry_counts_in_its_own_second() {
         let mut page = TokenPage::default();
         assert_eq!(at_millis(&mut page, &[0, 900, 1700, 400, 1100, 950]), [1, 2, 2, 2, 3, 4]);
         assert_eq!(page.most, 4, "from 400, 900, or 0: 0, 400, 900, 950");
@@ -197,14 +202,14 @@ mod tests {
     }
 
     #[test]
-    fn the_busiest_second_is_remembered_after_it_has_passed() {
+    fn busiest_second_is_remembered() {
         let mut page = TokenPage::default();
         at_millis(&mut page, &[0, 900, 1100, 1200, 1300, 9000]);
         assert_eq!(page.most, 4, "900 to 1300 lie within one second that no whole second contains");
     }
 
     #[test]
-    fn tokens_are_counted_apart() {
+    fn tokens_are_counted_separately() {
         let book = CallBook::open();
         book.arrive(SystemClock.boot(), "one", "/v1/players/%232PP");
         let (number, in_last_second) = book.arrive(SystemClock.boot(), "two", "/v1/clans/%232PP");

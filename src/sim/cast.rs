@@ -1,6 +1,6 @@
-//! Which clan plays which part, so that every kind of clan and war is in every world.
+//! The parts that clans play, so that every kind of clan and war is in every world.
 
-/// What a clan is there for.
+/// The part of a clan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
     /// In war, against the next clan of the world when there is one.
@@ -53,7 +53,7 @@ impl Part {
         PLAYBILL[clan % PLAYBILL.len()]
     }
 
-    /// Whether the clan after this one is its opponent.
+    /// True when the clan after this one is its opponent.
     pub(super) fn fights_next(clan: usize) -> bool {
         Self::of(clan + 1) == Self::Opponent
     }
@@ -66,7 +66,7 @@ impl Part {
         matches!(self, Self::League | Self::LeagueAfterWar | Self::PrivateLeague)
     }
 
-    /// Clans that keep their people whatever happens: they would stop being what they are there for.
+    /// True for clans that keep their members whatever happens: otherwise they could not play their part.
     pub(super) fn keeps_its_people(self) -> bool {
         matches!(self, Self::Empty | Self::Lonely | Self::Full)
     }

@@ -1,10 +1,10 @@
-//! Who lives in the world: the tags that can be asked for.
+//! The tags of the world that can be requested.
 
 use serde::Serialize;
 
 use crate::model::Tag;
 
-/// The tags of a world, by what asking for them gives. In fixtures mode: of what was recorded.
+/// The tags of a world, by the kind of their responses. In fixtures mode: the tags of the recordings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Census {
     pub(super) clans: Vec<Tag>,
@@ -66,7 +66,7 @@ impl Census {
         &self.league_wars
     }
 
-    /// A tag that could be but is not: 404 as clan and as player.
+    /// A possible tag that nobody has: 404 as clan and as player.
     ///
     /// # Panics
     /// Never: every world leaves one out.

@@ -1,4 +1,4 @@
-//! Clans: what they are, and their documents.
+//! Clans and their documents.
 
 use serde::Serialize;
 
@@ -13,7 +13,7 @@ use crate::model::Tag;
 /// The most members a clan can have.
 pub(super) const FULL: usize = 50;
 
-/// A clan. What is not kept here follows from the seed.
+/// A clan. Everything that is not kept here follows from the seed.
 #[derive(Debug)]
 pub(super) struct Clan {
     pub(super) tag: Tag,
@@ -43,12 +43,14 @@ impl Clan {
     }
 
     pub(super) fn badge(&self) -> u64 {
+        // 0 is the badge of no clan.
         self.seed | 1
     }
 
-    /// The members, best first, as the list of the clan has them.
+    /// The members, best first, as in the list of the clan.
     pub(super) fn ranking<'a>(&self, players: &'a [Player]) -> Vec<&'a Player> {
         let mut ranking: Vec<&Player> = self.members.iter().map(|member| &players[*member]).collect();
+        // The list of a clan is sorted when it is shown, since trophies change.
         ranking.sort_by_key(|player| player.standing());
         ranking
     }
@@ -149,7 +151,7 @@ struct CapitalDistrict {
     district_hall_level: u32,
 }
 
-/// The answer to `/clans/{tag}`.
+/// The response to `/clans/{tag}`.
 pub(super) fn document(clan: &Clan, players: &[Player]) -> Vec<u8> {
     let mut random = die(clan.seed, 2);
     let ranking = clan.ranking(players);
@@ -159,6 +161,7 @@ pub(super) fn document(clan: &Clan, players: &[Player]) -> Vec<u8> {
         name: &clan.name,
         kind: pick(&mut random, &["open", "inviteOnly", "closed"]),
         description: names::description(&mut random),
+        // One clan of ten has none, as in reality.
         location: (random.u8(..10) > 0).then(|| location(&mut random)),
         is_family_friendly: random.bool(),
         badge_urls: BadgeUrls::of(clan.badge()),
@@ -211,6 +214,7 @@ fn member(rank: usize, player: &Player) -> MemberDocument<'_> {
 /// The game's weighted sum: the best ten count half, the next ten a quarter, and so on.
 fn points(mut trophies: Vec<u32>) -> u32 {
     trophies.sort_unstable_by(|a, b| b.cmp(a));
+    // In percent, for the first to the fifth ten.
     let weights = [50, 25, 12, 10, 3];
     trophies.chunks(10).zip(weights).map(|(ten, weight)| ten.iter().sum::<u32>() * weight / 100).sum()
 }
@@ -249,7 +253,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn points_weigh_the_best_members_most() {
+    fn points_weigh_best_members_most() {
         assert_eq!(points(vec![1000; 50]), 10_000);
         assert_eq!(points(vec![10, 1000]), 505);
         assert_eq!(points(Vec::new()), 0);

@@ -1,9 +1,10 @@
 //! Connections that can be cut, and that know when a call reached this machine.
 //!
-//! HTTP servers are careful not to do what a failing network does. A handler throws the switch of its own connection,
-//! and the next write fails as if the line had gone dead. And a busy simulator comes to a call later than the call came:
-//! on Linux the kernel's own time of receipt is asked for, so that what is said of a caller's rate does not depend on how
-//! busy the simulator is.
+//! HTTP servers are careful not to do what a failing network does. Here a handler can cut its own connection, and the next
+//! write fails as if the line had gone dead.
+//!
+//! A busy simulator handles a call later than it came. On Linux the kernel reports its own time of receipt, so that the
+//! measured rate of a caller does not depend on how busy the simulator is.
 
 use std::{
     io,
@@ -28,14 +29,14 @@ use tokio::{
 
 use crate::clock::{Clock as _, SystemClock};
 
-/// What a handler knows of the connection that its call came by, and can do to it.
+/// The connection of a call, as its handler sees it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Line(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
     is_cut: AtomicBool,
-    /// When the newest bytes came, in nanoseconds of boot time; 0 when the kernel did not say.
+    /// The arrival of the newest bytes, in nanoseconds of boot time; 0 when the kernel did not report it.
     received: AtomicU64,
 }
 
@@ -45,8 +46,8 @@ impl Line {
         self.0.is_cut.store(true, Ordering::Relaxed);
     }
 
-    /// When the newest bytes reached this machine, by boot time; a call is complete with them, since callers wait for its
-    /// answer before they send more.
+    /// The boot time at which the newest bytes reached this machine. The call is complete with them, since callers wait for
+    /// its response before they send more.
     pub(super) fn received(&self) -> Duration {
         match self.0.received.load(Ordering::Relaxed) {
             0 => SystemClock.boot(),
@@ -74,7 +75,7 @@ impl Listener for CuttableListener {
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         let (stream, address) = Listener::accept(&mut self.0).await;
-        // Small answers must not wait for the next packet; failing to set it only costs time.
+        // Small responses must not wait for the next packet. A failure to set this only costs time.
         let _ = stream.set_nodelay(true);
         stamps::ask_for(&stream);
         (CuttableStream { stream, line: Line::default() }, address)
@@ -132,7 +133,7 @@ impl AsyncWrite for CuttableStream {
     }
 }
 
-/// The kernel's time of receipt, as Linux gives it.
+/// The kernel's time of receipt, as Linux reports it.
 #[cfg(target_os = "linux")]
 mod stamps {
     use std::{
@@ -153,18 +154,18 @@ mod stamps {
 
     use crate::clock::{Clock as _, SystemClock};
 
-    /// An older stamp than this is the work of a clock that was set in between.
+    /// The greatest age of a stamp. An older one comes from a clock that was set in between.
     const OLDEST: Duration = Duration::from_secs(60);
 
-    /// Clocks that are read one after the other take less than this.
+    /// The longest time between two readings of clocks, one right after the other.
     const SHORTEST_PAUSE: Duration = Duration::from_micros(500);
 
-    /// A kernel that refuses gives no stamps; the time of reading counts instead.
+    /// Asks the kernel for stamps. If it refuses, the time of reading counts instead.
     pub(super) fn ask_for(stream: &TcpStream) {
         let _ = setsockopt(stream, ReceiveTimestampns, &true);
     }
 
-    /// Reads. Answers when the newest of the bytes came, by boot time, if the kernel says so.
+    /// Reads. Returns the boot time at which the newest bytes came, if the kernel reports it.
     pub(super) fn poll_read(
         stream: &mut TcpStream,
         context: &mut Context<'_>,
@@ -194,8 +195,8 @@ mod stamps {
         Ok((message.bytes, stamp))
     }
 
-    /// The kernel stamps by the wall clock. Two clocks are compared, and a machine that is busy may pause between them: that
-    /// is seen by the first one, and they are read again.
+    /// Converts a stamp, which is wall time. For that two clocks are compared. A busy machine may pause between them: the first
+    /// clock, read again, shows that, and both are read again.
     fn boot_time_of(stamp: Duration) -> Option<Duration> {
         for _ in 0..20 {
             let before = SystemClock.boot();
@@ -212,7 +213,7 @@ mod stamps {
     }
 }
 
-/// Elsewhere the time of reading has to do.
+/// On other systems the time of reading counts.
 #[cfg(not(target_os = "linux"))]
 mod stamps {
     use std::{
@@ -246,7 +247,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_came_while_nobody_read_is_known_to_have_come_then() {
+    async fn unread_bytes_keep_arrival_time() {
         let mut listener = CuttableListener(TcpListener::bind("127.0.0.1:0").await.unwrap());
         let address = listener.local_addr().unwrap();
         let mut caller = TcpStream::connect(address).await.unwrap();
@@ -260,7 +261,7 @@ mod tests {
             stream.read_exact(&mut [0; 4]).await.unwrap();
             rounds.push((sent, stream.line.received(), reads));
         }
-        // Two clocks are compared, and the machine may pause between them; never five times for so long.
+        // The machine may pause between two clocks, but not five times in a row for this long.
         let is_known = |(sent, received, reads): &(Duration, Duration, Duration)| {
             *received + Duration::from_millis(10) > *sent && received < reads
         };

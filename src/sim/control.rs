@@ -10,7 +10,7 @@ use super::{
     calls::CallSummary,
     misbehave::Rule,
     portal::{PortalKey, PortalTrouble, PortalView},
-    server::{Content, Shared},
+    shared::{Content, Shared},
 };
 
 pub(super) async fn misbehave(State(shared): State<Arc<Shared>>, Json(rule): Json<Rule>) -> Json<Vec<Rule>> {

@@ -1,15 +1,15 @@
-//! What misbehaviours do to a body. Pure functions from bytes to bytes.
+//! Damages bodies. Pure functions from bytes to bytes.
 
 use super::{answer, request::Asked};
 use crate::model::Tag;
 
-/// How deep [`deep_json`] goes; parsers that recurse give up at a hundred or so.
+/// The depth of [`deep_json`]. Parsers that recurse give up at a hundred or so.
 const DEPTH: usize = 100_000;
 
 /// The keys without which a document of some kind is worthless.
 const MANDATORY: [&str; 7] = ["tag", "name", "state", "clan", "clans", "items", "rounds"];
 
-/// The tag that [`with_another_tag`] puts in place of the asked one.
+/// The tag that [`with_another_tag`] puts in place of the requested one.
 const ANOTHER_TAG: &str = "#2Y0U9QG";
 
 pub(super) fn first_half(body: &[u8]) -> Vec<u8> {
@@ -24,7 +24,7 @@ pub(super) fn without_mandatory_keys(body: &[u8]) -> Vec<u8> {
     document.to_string().into_bytes()
 }
 
-/// Another tag wherever the asked one stands.
+/// Puts another tag wherever the requested one stands.
 pub(super) fn with_another_tag(body: &[u8], asked: &Asked) -> Vec<u8> {
     let asked_tag = format!("\"#{}\"", asked.tag.as_ref().map_or("", Tag::as_str));
     String::from_utf8_lossy(body).replace(&asked_tag, &format!("\"{ANOTHER_TAG}\"")).into_bytes()
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_damaged_body_is_damaged_as_ordered() {
+    fn body_is_damaged_as_ordered() {
         let body = br##"{"tag":"#2PP","name":"x","trophies":5}"##;
         assert!(serde_json::from_slice::<serde_json::Value>(&first_half(body)).is_err());
         assert_eq!(without_mandatory_keys(body), br#"{"trophies":5}"#);

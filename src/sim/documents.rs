@@ -169,7 +169,7 @@ struct Cursors {
 }
 
 impl<T> Page<T> {
-    /// The first `limit` of the items; a cursor follows when there are more.
+    /// The first `limit` items, with a cursor when there are more.
     pub(super) fn first(mut items: Vec<T>, limit: Option<usize>) -> Self {
         let limit = limit.unwrap_or(usize::MAX);
         let after = (items.len() > limit).then(|| base64(format!(r#"{{"pos":{limit}}}"#).as_bytes()));
@@ -178,7 +178,7 @@ impl<T> Page<T> {
     }
 }
 
-/// Base64 without padding, as the cursors have it.
+/// Base64 without padding, as in the cursors.
 fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_leagues_are_the_recorded_ones() {
+    fn league_names_match_recordings() {
         let name = |pictured: Pictured| (pictured.id, pictured.name);
         assert_eq!(name(league(20)), (29_000_020, "Titan League II".into()));
         assert_eq!(name(league_tier(33)), (105_000_033, "Electro League 33".into()));
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_and_cursors_are_written_as_recorded() {
+    fn times_and_cursors_match_recordings() {
         let moment = Moment(Timestamp::from_millis(1_732_740_579_000));
         assert_eq!(serde_json::to_string(&moment).unwrap(), r#""20241127T204939.000Z""#);
         assert_eq!(base64(br#"{"pos":3}"#), "eyJwb3MiOjN9");

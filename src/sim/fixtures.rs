@@ -1,9 +1,11 @@
 //! Recorded responses in place of a world: the same bytes, statuses and headers, under the paths they belong to.
 //!
-//! `manifest.json` in the folder names endpoint, tag, status and headers of each file. Where it knows no tag, the body
-//! is asked: a war belongs to its `clan`, a league group to each of its clans, a league war to the first war tag left in
-//! a group of both its clans (else to a tag made up for it), a raid season to the clan with most of its people. What
-//! names nobody, as `notInWar` and the refusals, goes to the clans of which nothing else is known.
+//! `manifest.json` in the folder names endpoint, tag, status and headers of each file. Where it has no tag, the body decides:
+//!
+//! - A war belongs to its `clan`, and a league group to each of its clans.
+//! - A league war belongs to the first free war tag in a group of both its clans, else to a tag made up for it.
+//! - A raid season belongs to the clan with most of its people.
+//! - Bodies without names, such as `notInWar` and the refusals, belong to the clans without any other recording.
 //!
 //! Several recordings under one path are pages, in the order of the manifest; [`Recordings::turn_page`] goes on.
 
@@ -22,11 +24,10 @@ use super::{
     answer::{Answer, CacheControl, JSON, JSON_UTF8},
     names,
     request::{Asked, Endpoint},
-    server,
 };
 use crate::model::Tag;
 
-/// Why recorded responses cannot be served.
+/// The reason for which recorded responses cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum FixturesError {
     #[error("cannot read recorded responses from `{}`", path.display())]
@@ -45,7 +46,7 @@ struct Entry {
     tag: Option<String>,
 }
 
-/// One recorded response.
+/// A recorded response.
 #[derive(Clone, Debug)]
 struct Recording {
     status: u16,
@@ -75,7 +76,7 @@ impl Pages {
 
 type Shelf = BTreeMap<Tag, Pages>;
 
-/// The recorded responses of a folder, each where it belongs.
+/// The recorded responses of a folder, by endpoint and tag.
 #[derive(Debug, Default)]
 pub(super) struct Recordings {
     clans: Shelf,
@@ -103,6 +104,7 @@ impl Recordings {
         for (entry, recording) in take("error") {
             recordings.refusals.push((entry.file, recording));
         }
+        // The order matters: wars need the clans, and league wars need the groups.
         recordings.shelve_clans_and_players(take("clan"), take("player"));
         recordings.shelve_groups(take("leaguegroup"));
         recordings.shelve_wars(take("currentwar"));
@@ -142,6 +144,7 @@ impl Recordings {
                 None => peace.push(recording),
             }
         }
+        // A clan of which nothing else is known is at peace, or its war log is private.
         let known: BTreeSet<Tag> = self.clans.keys().chain(self.groups.keys()).cloned().collect();
         let at_peace = known.into_iter().filter(|clan| !self.private.contains(clan)).collect::<Vec<_>>();
         let at_peace = at_peace.into_iter().filter(|clan| !self.wars.contains_key(clan)).collect::<Vec<_>>();
@@ -151,6 +154,7 @@ impl Recordings {
     }
 
     fn shelve_league_wars(&mut self, wars: Vec<(Entry, Recording)>) {
+        // Recordings of the same two clans are pages of one war.
         let mut given: BTreeMap<[Tag; 2], Tag> = BTreeMap::new();
         let mut random = names::die(0, 71);
         for (_, recording) in wars {
@@ -170,6 +174,7 @@ impl Recordings {
         let theirs = &self.groups.get(&pair[1])?.open_page().document;
         let tags = list(&group["rounds"]).flat_map(|round| list(&round["warTags"])).filter_map(Value::as_str);
         let mut tags = tags.filter_map(|tag| Tag::normalise(tag).ok());
+        // Only a group of both clans can contain their war.
         tags.find(|tag| !self.league_wars.contains_key(tag)).filter(|_| group == theirs)
     }
 
@@ -180,6 +185,7 @@ impl Recordings {
             }
         }
         for (_, recording) in raids {
+            // A season does not name its clan. The clan with most of its people is the likeliest.
             let raiders: BTreeSet<Tag> = list(&recording.document["items"][0]["members"]).filter_map(tag_of).collect();
             let in_common = |pages: &Pages| {
                 let members = list(&pages.open_page().document["memberList"]).filter_map(tag_of);
@@ -200,7 +206,7 @@ impl Recordings {
             Endpoint::LeagueWar => &self.league_wars,
             Endpoint::WarLog => &self.war_logs,
             Endpoint::RaidSeasons => &self.raids,
-            Endpoint::Unknown => return server::not_found(asked),
+            Endpoint::Unknown => return Answer::not_found(asked),
         };
         if let Some(pages) = asked.tag.as_ref().and_then(|tag| documents.get(tag)) {
             return pages.open_page().answer();
@@ -213,14 +219,14 @@ impl Recordings {
             Endpoint::LeagueGroup => self.refusal("404-leaguegroup"),
             _ => None,
         };
-        recorded.map_or_else(|| server::not_found(asked), Recording::answer)
+        recorded.map_or_else(|| Answer::not_found(asked), Recording::answer)
     }
 
     fn refusal(&self, name: &str) -> Option<&Recording> {
         self.refusals.iter().find(|(file, _)| file.contains(name)).map(|(_, recording)| recording)
     }
 
-    /// Opens the next recording wherever there is one. Says whether there was any.
+    /// Opens the next recording of every path that has one. Returns true when there was any.
     pub(super) fn turn_page(&mut self) -> bool {
         let shelves = [
             &mut self.clans,
@@ -263,7 +269,7 @@ impl Recordings {
         }
     }
 
-    /// A tag that no recording answers for.
+    /// A tag without a recording.
     fn unknown(&self) -> Tag {
         let mut random = names::die(0, 72);
         loop {
@@ -290,6 +296,7 @@ fn recording(entry: &Entry, body: Vec<u8>, document: Value) -> Recording {
     let status = entry.http_status.unwrap_or(200);
     let recorded = |name: &str| entry.headers.as_ref().and_then(|headers| headers.get(name));
     let content_type = match recorded("content-type") {
+        // Errors come without a charset.
         Some(value) if value == JSON => JSON,
         None if status != 200 => JSON,
         _ => JSON_UTF8,

@@ -1,4 +1,4 @@
-//! What the game has: names, ids and levels, as the recordings of 2025 and 2026 show them. Tables only.
+//! The things of the game: names, ids and levels, as the recordings of 2025 and 2026 show them. Tables only.
 
 pub(super) use Village::{BuilderBase, ClanCapital, Home};
 
@@ -25,7 +25,7 @@ const fn unit(name: &'static str, max_level: u32, village: Village, unlocked_at:
     Unit { name, max_level, village, unlocked_at }
 }
 
-/// An achievement; its progress is told as `progress` followed by the value.
+/// An achievement; its progress is written as `progress` followed by the value.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Achievement {
     pub(super) name: &'static str,
@@ -45,7 +45,7 @@ const fn goal(
     Achievement { name, target, info, progress, village }
 }
 
-/// Town halls go from 1 to this.
+/// The highest town hall; the lowest is 1.
 pub(super) const HIGHEST_TOWN_HALL: u32 = 18;
 
 #[rustfmt::skip]

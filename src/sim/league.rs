@@ -1,4 +1,4 @@
-//! Clan war leagues: groups of clans in which each meets each, a round a day, the rounds drawn one by one.
+//! Clan war leagues: groups in which every clan meets every other, with one round a day. The rounds are drawn one by one.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use super::{
 };
 use crate::{clock::Timestamp, model::Tag};
 
-/// What an undrawn war is called. It must never be asked for.
+/// The tag of an undrawn war. It must never be requested.
 const NOT_DRAWN: &str = "#0";
 
-/// The fewest people a league war has on a side.
+/// The fewest people of a side in a league war.
 pub(super) const TEAM: usize = 15;
 
 /// A group: its clans with the people they signed up, and its rounds.
@@ -30,7 +30,7 @@ pub(super) struct Group {
     war_tags: Vec<Vec<Tag>>,
 }
 
-/// Where a war stands in its group.
+/// The place of a war in its group.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     round: usize,
@@ -54,22 +54,24 @@ impl Group {
         })
     }
 
-    /// A round is drawn when its preparation begins.
+    /// True when the round is drawn, which happens when its preparation begins.
     pub(super) fn is_drawn(&self, place: Place, now: Timestamp) -> bool {
         now >= self.schedule(place.round).preparation
     }
 
     fn schedule(&self, round: usize) -> Schedule {
         let day = |days: usize| self.start + self.day * u32::try_from(days).unwrap_or(u32::MAX);
+        // The next round is in preparation while this one is fought.
         Schedule { preparation: day(round), start: day(round + 1), end: day(round + 2) }
     }
 
-    /// Each meets each: the first clan stays, the others move on by one place a round.
+    /// Pairs the clans of a round. The first clan stays; the others move on by one place a round.
     fn pairing(&self, place: Place) -> [usize; 2] {
+        // The circle method of round-robin tournaments.
         let moving = self.clans.len() - 1;
         let seat = |seat: usize| if seat == 0 { 0 } else { 1 + (seat - 1 + place.round) % moving };
         let pair = [seat(place.game), seat(self.clans.len() - 1 - place.game)];
-        // Who is `clan` and who is `opponent` is anybody's guess.
+        // In the real documents either clan may be `clan`.
         if (place.round + place.game).is_multiple_of(2) { pair } else { [pair[1], pair[0]] }
     }
 
@@ -79,8 +81,9 @@ impl Group {
         War::draw_up(seed, Format::League, self.schedule(place.round), sides)
     }
 
-    /// The answer to `/clans/{tag}/currentwar/leaguegroup`.
+    /// The response to `/clans/{tag}/currentwar/leaguegroup`.
     pub(super) fn document(&self, now: Timestamp) -> Vec<u8> {
+        // The state is that of the whole season, not of a round.
         let last = self.schedule(self.war_tags.len().saturating_sub(1));
         let state = if now < self.start + self.day {
             "preparation"
@@ -162,7 +165,7 @@ fn group_member(fighter: &Fighter) -> GroupMember<'_> {
     GroupMember { tag: HashTag(&fighter.tag), name: &fighter.name, town_hall_level: fighter.town_hall }
 }
 
-/// A clan of no world, signed up with some more people than a war needs.
+/// A clan outside the world, signed up with a few more people than a war needs.
 pub(super) fn phantom(seed: u64) -> Side {
     Side::phantom(seed, TEAM + die(seed, 52).usize(0..12))
 }
@@ -186,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn each_meets_each_once() {
+    fn every_clan_meets_every_other_once() {
         let group = group();
         let mut met = HashSet::new();
         for (_, place) in group.wars() {
@@ -198,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clan_is_sometimes_the_opponent() {
+    fn clan_is_opponent_sometimes() {
         let group = group();
         let sides: HashSet<usize> =
             group.wars().filter_map(|(_, place)| group.pairing(place).iter().position(|clan| *clan == 3)).collect();
@@ -208,20 +211,20 @@ mod tests {
     #[test]
     fn rounds_are_drawn_one_by_one() {
         let group = group();
-        let told = |half_days: u32| {
+        let shown = |half_days: u32| {
             let group = seen(&group.document(Timestamp::EPOCH + DAY / 2 * half_days));
             let rounds = group["rounds"].as_array().unwrap();
             let drawn = rounds.iter().filter(|round| round["warTags"][0] != NOT_DRAWN).count();
             (group["state"].as_str().unwrap().to_owned(), drawn)
         };
-        assert_eq!(told(1), ("preparation".into(), 1));
-        assert_eq!(told(3), ("inWar".into(), 2));
-        assert_eq!(told(13), ("inWar".into(), 7));
-        assert_eq!(told(16), ("ended".into(), 7));
+        assert_eq!(shown(1), ("preparation".into(), 1));
+        assert_eq!(shown(3), ("inWar".into(), 2));
+        assert_eq!(shown(13), ("inWar".into(), 7));
+        assert_eq!(shown(16), ("ended".into(), 7));
     }
 
     #[test]
-    fn positions_in_league_wars_have_gaps_and_exceed_the_team() {
+    fn league_war_positions_have_gaps() {
         let group = group();
         let positions: Vec<u64> = group
             .wars()

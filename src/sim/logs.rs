@@ -1,4 +1,4 @@
-//! The lists of what was: the war log and the capital's raid seasons. Small, in the right shape.
+//! The lists of past events: the war log and the capital's raid seasons. Small, in the right shape.
 
 use std::time::Duration;
 
@@ -56,11 +56,12 @@ struct LogOpponent {
     destruction_percentage: f64,
 }
 
-/// The answer to `/clans/{tag}/warlog`.
+/// The response to `/clans/{tag}/warlog`.
 pub(super) fn war_log(clan: &Clan, now: Timestamp, limit: Option<usize>) -> Vec<u8> {
     let mut random = die(clan.seed, 61);
     let entries = (0..random.u32(4..20)).map(|index| {
         let end = now - DAY * 3 * (index + 1);
+        // Now and then a season of a league stands among the wars.
         if index % 7 == 2 { league_summary(clan, end, &mut random) } else { past_war(clan, end, &mut random) }
     });
     documents::bytes(&Page::first(entries.collect(), limit))
@@ -68,6 +69,7 @@ pub(super) fn war_log(clan: &Clan, now: Timestamp, limit: Option<usize>) -> Vec<
 
 fn past_war<'a>(clan: &'a Clan, end: Timestamp, random: &mut fastrand::Rng) -> LogEntry<'a> {
     let team_size = random.usize(1..=10) * 5;
+    // Three stars for each village.
     let most = u32::try_from(team_size).unwrap_or(50) * 3;
     let (stars, their_stars) = (random.u32(0..=most), random.u32(0..=most));
     let result = match stars.cmp(&their_stars) {
@@ -75,6 +77,7 @@ fn past_war<'a>(clan: &'a Clan, end: Timestamp, random: &mut fastrand::Rng) -> L
         std::cmp::Ordering::Less => "lose",
         std::cmp::Ordering::Equal => "tie",
     };
+    // Opponents that were dissolved since have neither tag nor name.
     let is_no_more = random.u8(..10) == 0;
     let percent = |random: &mut fastrand::Rng| f64::from(random.u32(0..=100_000)) / 1000.0;
     LogEntry {
@@ -107,6 +110,7 @@ fn past_war<'a>(clan: &'a Clan, end: Timestamp, random: &mut fastrand::Rng) -> L
 /// Seven wars in one row: the percentage goes far beyond 100.
 fn league_summary<'a>(clan: &'a Clan, end: Timestamp, random: &mut fastrand::Rng) -> LogEntry<'a> {
     let mut entry = past_war(clan, end, random);
+    // A summary has no opponent and no result.
     entry.result = None;
     entry.team_size = 15;
     entry.attacks_per_member = 1;
@@ -197,7 +201,7 @@ struct RaidAttacker {
     name: String,
 }
 
-/// The answer to `/clans/{tag}/capitalraidseasons`: three weekends, the newest first.
+/// The response to `/clans/{tag}/capitalraidseasons`: three weekends, the newest first.
 pub(super) fn raid_seasons(clan: &Clan, ranking: &[&Player], now: Timestamp, limit: Option<usize>) -> Vec<u8> {
     let mut random = die(clan.seed, 62);
     let seasons = (0..3).map(|weeks| season(now - DAY * 7 * weeks, weeks == 0, ranking, &mut random));
@@ -225,6 +229,7 @@ fn season<'a>(near: Timestamp, newest: bool, ranking: &[&'a Player], random: &mu
         start_time: Moment(start),
         end_time: Moment(end),
         capital_total_loot: random.u32(10_000..900_000),
+        // The numbers need not agree with the raids below: readers use them as they are.
         raids_completed: random.u32(0..7),
         total_attacks: random.u32(0..300),
         enemy_districts_destroyed: random.u32(0..60),
@@ -240,6 +245,7 @@ fn raid(ours: bool, people: &[(Tag, String)], random: &mut fastrand::Rng) -> Rai
     let stranger = Side::phantom(random.u64(..), 5);
     let strangers: Vec<(Tag, String)> =
         stranger.fighters.iter().map(|fighter| (fighter.tag.clone(), fighter.name.clone())).collect();
+    // The people of an empty clan cannot attack.
     let attackers = if ours && !people.is_empty() { people } else { &strangers[..] };
     let districts: Vec<RaidDistrict> =
         (70_000_000..).zip(game::DISTRICTS).map(|(id, name)| district(id, name, attackers, random)).collect();
@@ -265,6 +271,7 @@ fn district(id: u32, name: &'static str, attackers: &[(Tag, String)], random: &m
     let attacks: Vec<RaidAttack> = (0..attack_count)
         .map(|number| {
             let (tag, name) = &attackers[random.usize(..attackers.len())];
+            // The last attack finishes the district.
             let last = number + 1 == attack_count;
             RaidAttack {
                 attacker: RaidAttacker { tag: tag.to_string(), name: name.clone() },

@@ -1,4 +1,4 @@
-//! The rules by which the simulator misbehaves: which calls a rule catches, and what it does to them.
+//! The rules by which the simulator misbehaves: the calls that a rule catches, and the damage it does.
 //!
 //! Values and bookkeeping only; `server.rs` carries the misbehaviour out.
 
@@ -6,15 +6,14 @@ use std::{collections::VecDeque, time::Duration};
 
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 use super::request::{Asked, Endpoint};
-use crate::model::Tag;
+use crate::{model::Tag, signal::Signal};
 
-/// What a rule does to the calls it catches.
+/// The misbehaviour of a rule.
 ///
-/// `Slow` and `HoldUntilReleased` only delay: the next rule that matches, or else the true answer, follows. Every other
-/// one is the answer.
+/// `Slow` and `HoldUntilReleased` only delay: the next matching rule follows, or else the true response. Every other one is
+/// the response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Misbehaviour {
@@ -52,32 +51,32 @@ pub enum Misbehaviour {
     Maintenance,
     /// 503 with an HTML page.
     MaintenanceHtml,
-    /// Waits this long before answering; `{"slow_ms": 250}` in JSON.
+    /// Waits this long before the response; `{"slow_ms": 250}` in JSON.
     #[serde(rename = "slow_ms", with = "as_millis")]
     Slow(Duration),
-    /// Answers only after [`super::Simulator::release`].
+    /// Responds only after [`super::Simulator::release`].
     HoldUntilReleased,
-    /// Closes the connection without a word.
+    /// Closes the connection without a response.
     CutBeforeHeaders,
     /// Sends the headers and half of the promised body, then closes the connection.
     CutMidBody,
     /// Sends the headers and half of the promised body, then nothing more; the connection stays open.
     StallMidBody,
-    /// A complete HTTP answer whose JSON stops half way.
+    /// A complete HTTP response whose JSON stops half way.
     Truncated,
-    /// The true answer without its mandatory keys.
+    /// The true response without its mandatory keys.
     WrongJson,
     /// 200 and `application/json`, but a page of HTML.
     NotJson,
-    /// The true answer with another tag where the asked one belongs.
+    /// The true response with another tag in place of the requested one.
     WrongTag,
     /// 200 with a JSON body of this many bytes.
     HugeBody(u64),
     /// 200 with JSON nested 100,000 deep.
     DeepJson,
-    /// The true answer, called `text/html`.
+    /// The true response, called `text/html`.
     LyingContentType,
-    /// The answer of some other server.
+    /// The response of some other server.
     Foreign { status: u16, body: String },
 }
 
@@ -95,7 +94,7 @@ mod as_millis {
     }
 }
 
-/// Which calls a rule catches: those for which every given part agrees. The default catches all.
+/// The calls that a rule catches: those that match every given part. The default catches all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Matches {
@@ -116,17 +115,17 @@ impl Matches {
     }
 }
 
-/// One order to misbehave. As JSON: `{"matches": {"tag": "#2PP"}, "what": "status_502", "times": 2, "after": 0}`.
+/// A rule. As JSON: `{"matches": {"tag": "#2PP"}, "what": "status_502", "times": 2, "after": 0}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     #[serde(default)]
     pub matches: Matches,
     pub what: Misbehaviour,
-    /// After so many the rule is used up; `None` = never.
+    /// The calls after which the rule is used up; `None` = never.
     #[serde(default)]
     pub times: Option<u32>,
-    /// So many matching calls go unharmed first.
+    /// The matching calls that are spared first.
     #[serde(default)]
     pub after: u32,
     /// Only every n-th matching call is caught; `None` = each.
@@ -199,7 +198,7 @@ impl Rule {
     }
 }
 
-/// What the rules order for one call.
+/// The orders of the rules for one call.
 #[derive(Debug, Default)]
 pub(super) struct Orders {
     pub(super) slow: Duration,
@@ -207,19 +206,13 @@ pub(super) struct Orders {
     pub(super) answer: Option<Misbehaviour>,
 }
 
-/// The rules in force, in the order they were given.
-#[derive(Debug)]
+/// The rules in effect, in the order in which they were added.
+#[derive(Debug, Default)]
 pub(super) struct Rules {
     in_force: Mutex<VecDeque<Rule>>,
-    /// How often the barrier was opened.
-    releases: watch::Sender<u64>,
-    held: watch::Sender<usize>,
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        Self { in_force: Mutex::default(), releases: watch::Sender::new(0), held: watch::Sender::new(0) }
-    }
+    /// The number of times that the barrier was opened.
+    releases: Signal<u64>,
+    held: Signal<usize>,
 }
 
 impl Rules {
@@ -247,24 +240,23 @@ impl Rules {
     }
 
     fn open_barrier(&self) {
-        self.releases.send_modify(|releases| *releases += 1);
+        self.releases.update(|releases| *releases += 1);
     }
 
     /// Waits until `count` calls are held at the same time.
     pub(super) async fn wait_until_held(&self, count: usize) {
-        // The sender lives in `self`, so the channel cannot close under us.
-        let _ = self.held.subscribe().wait_for(|held| *held >= count).await;
+        self.held.wait_for(|held| *held >= count).await;
     }
 
     pub(super) async fn wait_until_none_is_held(&self) {
-        let _ = self.held.subscribe().wait_for(|held| *held == 0).await;
+        self.held.wait_for(|held| *held == 0).await;
     }
 
     pub(super) fn held(&self) -> usize {
-        *self.held.borrow()
+        self.held.get()
     }
 
-    /// Consults the rules for one call and uses them up by one.
+    /// Applies the rules to one call, and uses them up by one.
     pub(super) fn orders_for(&self, asked: &Asked, token: &str) -> Orders {
         let mut rules = self.rules();
         let mut orders = Orders::default();
@@ -307,29 +299,25 @@ impl Rules {
 /// A call at the barrier. Dropping it, as happens when the client gives up, takes it off the count.
 #[derive(Debug)]
 pub(super) struct Held {
-    opened: watch::Receiver<u64>,
+    releases: Signal<u64>,
     entered_at: u64,
-    count: watch::Sender<usize>,
+    count: Signal<usize>,
 }
 
 impl Held {
     fn enter(rules: &Rules) -> Self {
-        let opened = rules.releases.subscribe();
-        let entered_at = *opened.borrow();
-        rules.held.send_modify(|held| *held += 1);
-        Self { opened, entered_at, count: rules.held.clone() }
+        rules.held.update(|held| *held += 1);
+        Self { releases: rules.releases.clone(), entered_at: rules.releases.get(), count: rules.held.clone() }
     }
 
-    pub(super) async fn until_released(mut self) {
-        let entered_at = self.entered_at;
-        // An error means that the simulator is gone; then nobody will release us.
-        let _ = self.opened.wait_for(|releases| *releases > entered_at).await;
+    pub(super) async fn until_released(self) {
+        self.releases.wait_for(|releases| *releases > self.entered_at).await;
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.count.send_modify(|held| *held -= 1);
+        self.count.update(|held| *held -= 1);
     }
 }
 
@@ -342,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_spares_the_first_calls_and_is_used_up() {
+    fn rule_spares_first_calls_and_is_used_up() {
         let rules = Rules::default();
         rules.add(Rule::new(Misbehaviour::Status502).on(Endpoint::Clan).after(1).times(2));
         let answers: Vec<bool> =
@@ -352,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_may_catch_every_third_call() {
+    fn rule_catches_every_third_call() {
         let rules = Rules::default();
         rules.add(Rule::new(Misbehaviour::Status502).every(3));
         let caught = |_| rules.orders_for(&asked("/v1/clans/%232PP"), "t").answer.is_some();
@@ -361,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn every_given_part_of_a_rule_must_agree() {
+    fn rule_needs_every_part_to_match() {
         let rules = Rules::default();
         rules.add(Rule::new(Misbehaviour::NotFound).on_tag("#2PP").on_token("a").on_path("/currentwar"));
         assert!(rules.orders_for(&asked("/v1/clans/%232PP"), "a").answer.is_none());
@@ -371,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn delays_add_up_and_the_first_answer_wins() {
+    fn delays_add_up_and_first_answer_wins() {
         let rules = Rules::default();
         rules.add(Rule::new(Misbehaviour::Slow(Duration::from_millis(20))));
         rules.add(Rule::new(Misbehaviour::Slow(Duration::from_millis(30))));

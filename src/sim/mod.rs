@@ -21,14 +21,14 @@
 //!
 //! | call | does |
 //! |---|---|
-//! | `POST /_sim/misbehave` | adds a [`Rule`], such as `{"matches": {"endpoint": "clan"}, "what": "status_502", "times": 2}`; answers the rules in force |
-//! | `GET /_sim/misbehave` | the rules in force |
+//! | `POST /_sim/misbehave` | adds a [`Rule`], such as `{"matches": {"endpoint": "clan"}, "what": "status_502", "times": 2}`; returns the rules in effect |
+//! | `GET /_sim/misbehave` | the rules in effect |
 //! | `DELETE /_sim/misbehave` | removes all rules and lets held calls go on |
 //! | `POST /_sim/release` | lets held calls go on and removes the rules that hold |
-//! | `POST /_sim/maintenance` | `{"on": true}` or `{"on": false}`: everything answers 503 |
+//! | `POST /_sim/maintenance` | `{"on": true}` or `{"on": false}`: every response is 503 |
 //! | `GET /_sim/calls` | totals by token and by status, and each token's busiest second |
-//! | `GET /_sim/world` | the tags that can be asked for, by what they are ([`Census`]) |
-//! | `GET /_sim/portal` | the developer portal: address of all clients, accounts with their keys, what was asked for |
+//! | `GET /_sim/world` | the tags that can be requested, by kind ([`Census`]) |
+//! | `GET /_sim/portal` | the developer portal: address of all clients, accounts with their keys, and the requests so far |
 //! | `POST /_sim/portal/account` | opens an account: `{"email": "a@x.com", "password": "p"}` |
 //! | `POST /_sim/portal/key` | makes a key as a person would: `{"email": "a@x.com", "name": "n", "cidr": "203.0.113.7"}` |
 //! | `DELETE /_sim/portal/key` | takes one away: `{"key": "eyJ…"}` |
@@ -41,7 +41,7 @@
 //! `"cut_mid_body"`, `"stall_mid_body"`, `"truncated"`, `"wrong_json"`, `"not_json"`, `"wrong_tag"`, `"deep_json"`,
 //! `"lying_content_type"`, `{"throttled": {"retry_after": 5}}`, `{"slow_ms": 250}`, `{"huge_body": 1000000}`.
 //! `matches` may have `path` (a part of it), `endpoint` (`clan`, `player`, `currentwar`, `leaguegroup`, `leaguewar`,
-//! `warlog`, `raidseasons`), `tag` and `token`; `after` spares the first so many matching calls. A body is sent with
+//! `warlog`, `raidseasons`), `tag` and `token`; `after` spares that many matching calls first. A body is sent with
 //! `content-type: application/json`.
 
 mod answer;
@@ -65,6 +65,7 @@ mod players;
 mod portal;
 mod request;
 mod server;
+mod shared;
 mod source;
 mod wars;
 mod world;
@@ -90,24 +91,24 @@ pub use self::{
 };
 use self::{
     connection::{CuttableListener, Line},
-    server::Shared,
+    shared::Shared,
     source::Source,
 };
 use crate::clock::{Clock, SystemClock};
 
-/// How the simulator is to be.
+/// The settings of a simulator.
 #[derive(Clone, Debug)]
 pub struct SimConfig {
     /// The same seed makes the same world.
     pub seed: u64,
-    /// How many clans there are. Every kind of clan and war is there from 16 on; players follow, about 25 a clan.
+    /// The number of clans. Every kind of clan and war is there from 16 on; players follow, about 25 a clan.
     pub clans: usize,
     /// The tokens accepted; with none given, any that is not empty.
     pub tokens: Vec<String>,
-    /// The hidden limit: a token's call is answered 429 when the second before it, itself included, has seen more
+    /// The hidden limit: a token's call gets a 429 when the second before it, itself included, has seen more
     /// calls of that token than this. `None` only counts.
     pub rate_limit: Option<u32>,
-    /// Every answer takes at least this long.
+    /// The shortest time of every response.
     pub latency: Duration,
     /// Serves the recorded responses of this folder, which a `manifest.json` describes, instead of a generated world.
     pub fixtures: Option<PathBuf>,
@@ -115,7 +116,7 @@ pub struct SimConfig {
     pub clock: Arc<dyn Clock>,
     /// Others ask for the same objects, as in reality: the first copy of each is part of the way through its `max-age`.
     pub asked_by_others: bool,
-    /// How fast the world changes: 1 = as in reality, 60 = a war of two days in 48 minutes, 0 = frozen.
+    /// The speed of the world: 1 = as in reality, 60 = a war of two days in 48 minutes, 0 = frozen.
     pub evolve: f64,
 }
 
@@ -135,7 +136,7 @@ impl Default for SimConfig {
     }
 }
 
-/// Why there is no simulator.
+/// The reason for which there is no simulator.
 #[derive(Debug, thiserror::Error)]
 pub enum SimError {
     #[error("cannot bind the simulator to {address}")]
@@ -146,7 +147,7 @@ pub enum SimError {
     Fixtures(#[from] FixturesError),
 }
 
-/// A running simulator. Dropping it closes the port; answers under way are finished.
+/// A running simulator. Dropping it closes the port; responses under way are finished.
 #[derive(Debug)]
 pub struct Simulator {
     shared: Arc<Shared>,
@@ -170,20 +171,21 @@ impl Simulator {
     /// # Errors
     /// As [`Simulator::start`], and when no thread can be started.
     pub fn start_apart(config: SimConfig) -> Result<Self, SimError> {
-        let (tell, told) = std::sync::mpsc::channel();
+        let (sender, receiver) = std::sync::mpsc::channel();
         let serve = move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             match runtime {
                 Ok(runtime) => runtime.block_on(async {
-                    // Nobody listens any more when whoever started us has ended already.
-                    let _ = tell.send(Self::start(config).await);
+                    // Nobody receives any more when the starting thread has ended already.
+                    let _ = sender.send(Self::start(config).await);
+                    // The simulator lives on this runtime, so the runtime must not end.
                     std::future::pending::<()>().await;
                 }),
-                Err(error) => drop(tell.send(Err(SimError::Thread(error)))),
+                Err(error) => drop(sender.send(Err(SimError::Thread(error)))),
             }
         };
         std::thread::Builder::new().name("simulator".to_owned()).spawn(serve).map_err(SimError::Thread)?;
-        told.recv().map_err(|error| SimError::Thread(io::Error::other(error)))?
+        receiver.recv().map_err(|error| SimError::Thread(io::Error::other(error)))?
     }
 
     /// Starts on an address of your choice, on the current tokio runtime.
@@ -191,6 +193,7 @@ impl Simulator {
     /// # Errors
     /// As [`Simulator::start`].
     pub async fn start_on(address: SocketAddr, config: SimConfig) -> Result<Self, SimError> {
+        // The source first: a folder that cannot be read must not leave a port bound.
         let source = Source::open(&config)?;
         let bound = TcpListener::bind(address).await.and_then(|listener| Ok((listener.local_addr()?, listener)));
         let (address, listener) = bound.map_err(|source| SimError::Bind { address, source })?;
@@ -220,7 +223,7 @@ impl Simulator {
         self.address
     }
 
-    /// What can be asked for, as the world is now.
+    /// The tags that can be requested, in the present state of the world.
     pub fn world(&self) -> Census {
         self.shared.content().source.census()
     }
@@ -238,7 +241,7 @@ impl Simulator {
         self.shared.content().copies.clear();
     }
 
-    /// `http://127.0.0.1:PORT`: where the developer portal is.
+    /// The address of the developer portal: `http://127.0.0.1:PORT`.
     ///
     /// # Panics
     /// Never: an address makes a URL.
@@ -276,12 +279,12 @@ impl Simulator {
         self.shared.portal.trouble(trouble);
     }
 
-    /// Waits until so many logins were left without an answer (`PortalTrouble::Stalled`).
+    /// Waits until this many logins were left without a response (`PortalTrouble::Stalled`).
     pub async fn wait_until_portal_stalls(&self, count: usize) {
         self.shared.portal.wait_until_stalled(count).await;
     }
 
-    /// What the portal was asked for, in order: `login`, `list`, `create NAME`, `revoke NAME`.
+    /// The requests to the portal, in order: `login`, `list`, `create NAME`, `revoke NAME`.
     pub fn portal_acts(&self) -> Vec<String> {
         self.shared.portal.acts()
     }
@@ -300,12 +303,12 @@ impl Simulator {
         self.shared.rules.clear();
     }
 
-    /// While on, every call is answered 503.
+    /// While on, every response is 503.
     pub fn maintenance(&self, on: bool) {
         self.shared.set_maintenance(on);
     }
 
-    /// How many calls stand at the barrier ([`Misbehaviour::HoldUntilReleased`]) now.
+    /// The number of calls at the barrier ([`Misbehaviour::HoldUntilReleased`]) now.
     pub fn held(&self) -> usize {
         self.shared.rules.held()
     }
@@ -320,7 +323,7 @@ impl Simulator {
         self.shared.rules.wait_until_none_is_held().await;
     }
 
-    /// Opens the barrier: held calls are answered, and later ones are not held.
+    /// Opens the barrier: held calls get their responses, and later ones are not held.
     pub fn release(&self) {
         self.shared.rules.release();
     }
@@ -353,7 +356,7 @@ impl Simulator {
         self.shared.book.most_in_any_second(token)
     }
 
-    /// Closes the port and waits until the answers under way, held ones included, are finished.
+    /// Closes the port and waits until the responses under way, held ones included, are finished.
     pub async fn stop(mut self) {
         self.shared.rules.clear();
         self.stop.send_replace(true);

@@ -1,4 +1,4 @@
-//! Chance, and what is made of it: tags, names, asset addresses. Everything follows from the seed.
+//! Chance, and the tags, names and picture addresses that come from it. Everything follows from the seed.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ pub(super) fn die(seed: u64, what: u64) -> fastrand::Rng {
     fastrand::Rng::with_seed(mixed ^ (mixed >> 31))
 }
 
-/// One of a table that is not empty.
+/// Picks from a table that is not empty.
 pub(super) fn pick<T: Copy>(random: &mut fastrand::Rng, table: &[T]) -> T {
     table[random.usize(..table.len())]
 }
@@ -57,7 +57,7 @@ pub(super) fn asset(group: &str, size: u32, picture: u64) -> String {
     address + ".png"
 }
 
-/// What players call themselves: plain, decorated, and in scripts that trip programs up.
+/// The names of players: plain, decorated, and in scripts that break programs.
 const PLAYERS: &[&str] = &[
     "Ava",
     "Bolt",
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chance_follows_from_the_seed() {
+    fn chance_follows_seed() {
         let thrown = |seed, what| tag(&mut die(seed, what));
         assert_eq!(thrown(1, 2), thrown(1, 2));
         assert_ne!(thrown(1, 2), thrown(2, 2));
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn no_tag_is_given_out_twice() {
+    fn tags_are_unique() {
         let mut office = TagOffice::default();
         let mut random = die(1, 1);
         let tags: HashSet<Tag> = (0..10_000).map(|_| office.give(&mut random)).collect();
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_have_addresses_like_the_recorded_ones() {
+    fn picture_addresses_match_recordings() {
         let recorded = "https://api-assets.clashofclans.com/badges/70/cb35er-1CKwudTNmkp737CfBAqjKDCmDnKWuUGVZLzo.png";
         assert_eq!(asset("badges", 70, 5).len(), recorded.len());
     }

@@ -1,5 +1,4 @@
-//! Players: who they are, and their documents. A player's document and the lists of the clan are made from the same
-//! values, so they agree.
+//! Players and their documents. A player's document and the lists of the clan are made from the same values, so they agree.
 
 use serde::Serialize;
 
@@ -21,7 +20,7 @@ pub(super) enum Role {
     Member,
 }
 
-/// A player. What is not kept here follows from the seed.
+/// A player. Everything that is not kept here follows from the seed.
 #[derive(Debug)]
 pub(super) struct Player {
     pub(super) tag: Tag,
@@ -175,15 +174,17 @@ struct HeroDocument {
     village: Village,
 }
 
-/// The answer to `/players/{tag}`. `clan` is the clan that the player is in.
+/// The response to `/players/{tag}`. `clan` is the clan that the player is in.
 pub(super) fn document(player: &Player, clan: Option<&Clan>) -> Vec<u8> {
     let mut random = die(player.seed, 2);
+    // Beginners have no builder base yet.
     let builder_hall = (player.town_hall > 8).then(|| (player.town_hall / 2 + 1).min(10));
     let equipment = units(game::EQUIPMENT, player.town_hall, builder_hall, &mut random);
     documents::bytes(&PlayerDocument {
         tag: HashTag(&player.tag),
         name: &player.name,
         town_hall_level: player.town_hall,
+        // Only these town halls have a weapon.
         town_hall_weapon_level: (12..=16).contains(&player.town_hall).then(|| random.u32(1..=5)),
         exp_level: player.level,
         trophies: player.trophies,
@@ -207,6 +208,7 @@ pub(super) fn document(player: &Player, clan: Option<&Clan>) -> Vec<u8> {
         }),
         league_tier: documents::league_tier(player.league_tier),
         builder_base_league: builder_hall.map(|_| documents::builder_league(player.builder_trophies)),
+        // Only players in the upper town halls play ranked.
         group: (player.league_tier > 0 && player.town_hall > 14).then(|| league_groups(&mut random)),
         achievements: achievements(player, &mut random),
         player_house: player.house(),
@@ -219,6 +221,7 @@ pub(super) fn document(player: &Player, clan: Option<&Clan>) -> Vec<u8> {
 }
 
 fn league_groups(random: &mut fastrand::Rng) -> LeagueGroups {
+    // A Monday in March 2026, as recorded.
     let previous = 1_772_427_600;
     LeagueGroups {
         current_league_group_tag: names::tag(random).to_string(),

@@ -3,7 +3,11 @@
 //! Served under `/api/` beside the API. A key made here is accepted by the API, from the addresses it is bound to and until
 //! it is revoked. Every client of the simulator comes from the same address, which can change.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use axum::{
     body::Bytes,
@@ -12,23 +16,21 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
-use super::server::Shared;
+use crate::signal::Signal;
 
-/// The most keys an account may have.
+/// The most keys of an account, as with the real portal.
 pub const MAX_KEYS: usize = 10;
 
-/// How long a login takes. Another one of the same account meanwhile fails, as with the real portal.
+/// The time of a login. Another login of the same account meanwhile fails, as with the real portal.
 const LOGIN_TIME: Duration = Duration::from_millis(30);
 
-/// The address that everybody has until it is changed.
+/// The first address of all clients.
 const FIRST_ADDRESS: &str = "203.0.113.7";
 
-/// An account, its keys, and who is logged in.
+/// An account, its keys and its sessions.
 #[derive(Debug, Default)]
 struct Account {
     password: String,
@@ -37,7 +39,7 @@ struct Account {
     logging_in: bool,
 }
 
-/// One key of an account, as tests look at it.
+/// A key of an account, as tests see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PortalKey {
@@ -49,7 +51,7 @@ pub struct PortalKey {
     pub token: String,
 }
 
-/// How the portal misbehaves; in JSON `"temporary"`, `"down"`, `"nonsense"`, `"cannot_create"`, `"cannot_revoke"`, `"stalled"`.
+/// A misbehaviour of the portal; in JSON `"temporary"`, `"down"`, `"nonsense"`, `"cannot_create"`, `"cannot_revoke"`, `"stalled"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PortalTrouble {
@@ -63,21 +65,21 @@ pub enum PortalTrouble {
     CannotCreate,
     /// Revoking keys fails, the rest works.
     CannotRevoke,
-    /// A login is never answered.
+    /// A login never gets a response.
     Stalled,
 }
 
 /// The portal as a control call shows it.
 #[derive(Debug, Serialize)]
 pub(super) struct PortalView {
-    /// Where every client comes from.
+    /// The address of every client.
     address: String,
     trouble: Option<PortalTrouble>,
     accounts: BTreeMap<String, Vec<PortalKey>>,
     acts: Vec<String>,
 }
 
-/// What the portal was asked for, in order: `login`, `list`, `create NAME`, `revoke NAME`.
+/// The portal's state, and the requests to it in order: `login`, `list`, `create NAME`, `revoke NAME`.
 #[derive(Debug)]
 struct Inner {
     address: String,
@@ -90,12 +92,12 @@ struct Inner {
     handed_out: Vec<String>,
 }
 
-/// The portal's state; the API asks it about tokens.
+/// The portal. The API requests the standing of tokens from it.
 #[derive(Debug)]
 pub(super) struct Portal {
     inner: Mutex<Inner>,
-    /// How many logins were left without an answer.
-    stalled: watch::Sender<usize>,
+    /// The number of logins left without a response.
+    stalled: Signal<usize>,
 }
 
 impl Default for Portal {
@@ -109,14 +111,14 @@ impl Default for Portal {
             revoked: Vec::new(),
             handed_out: Vec::new(),
         };
-        Self { inner: Mutex::new(inner), stalled: watch::Sender::new(0) }
+        Self { inner: Mutex::new(inner), stalled: Signal::default() }
     }
 }
 
-/// What the API does with a token.
+/// The standing of a token with the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// The portal has never heard of it.
+    /// The portal does not know it.
     Unknown,
     Accepted,
     /// Bound to another address; this is ours.
@@ -126,7 +128,7 @@ pub(super) enum Standing {
 
 impl Portal {
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock()
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn open_account(&self, email: &str, password: &str) {
@@ -186,10 +188,9 @@ impl Portal {
         self.inner().trouble = trouble;
     }
 
-    /// Waits until so many logins were left without an answer.
+    /// Waits until this many logins were left without a response.
     pub(super) async fn wait_until_stalled(&self, count: usize) {
-        // The sender lives in `self`, so waiting cannot fail.
-        let _ = self.stalled.subscribe().wait_for(|stalled| *stalled >= count).await;
+        self.stalled.wait_for(|stalled| *stalled >= count).await;
     }
 
     pub(super) fn acts(&self) -> Vec<String> {
@@ -260,7 +261,7 @@ fn html(status: StatusCode) -> Response {
         .into_response()
 }
 
-/// What comes with parallel logins and too many attempts.
+/// The error after parallel logins or too many attempts.
 fn temporary() -> Response {
     error(StatusCode::INTERNAL_SERVER_ERROR, "Temporary application error, request failed.")
 }
@@ -281,21 +282,22 @@ struct Login {
     password: String,
 }
 
-pub(super) async fn login(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
+pub(super) async fn login(State(portal): State<Arc<Portal>>, body: Bytes) -> Response {
     let Ok(login) = serde_json::from_slice::<Login>(&body) else {
         return error(StatusCode::BAD_REQUEST, "Bad request");
     };
     let is_stalled = {
-        let mut inner = shared.portal.inner();
+        let mut inner = portal.inner();
         inner.acts.push("login".to_owned());
         inner.trouble == Some(PortalTrouble::Stalled)
     };
     if is_stalled {
-        shared.portal.stalled.send_modify(|stalled| *stalled += 1);
+        portal.stalled.update(|stalled| *stalled += 1);
+        // The client has to give up by itself.
         return std::future::pending().await;
     }
     {
-        let mut inner = shared.portal.inner();
+        let mut inner = portal.inner();
         if let Some(answer) = inner.in_trouble() {
             return answer;
         }
@@ -308,13 +310,15 @@ pub(super) async fn login(State(shared): State<Arc<Shared>>, body: Bytes) -> Res
             None => return error(StatusCode::FORBIDDEN, "Invalid email or password"),
         }
     }
+    // The lock is not held here: a parallel login must fail, not wait.
     tokio::time::sleep(LOGIN_TIME).await;
-    let mut inner = shared.portal.inner();
+    let mut inner = portal.inner();
     inner.made += 1;
     let session = format!("s{:08x}", inner.made);
     let address = inner.address.clone();
     if let Some(account) = inner.accounts.get_mut(&login.email) {
         account.logging_in = false;
+        // A new login ends older sessions, as with the real portal.
         account.sessions = vec![session.clone()];
     }
     let token = jwt(&json!({"iss": "supercell", "sub": "developer/1", "scopes": ["clash"], "limits": [
@@ -333,14 +337,15 @@ pub(super) async fn login(State(shared): State<Arc<Shared>>, body: Bytes) -> Res
     ([(header::SET_COOKIE, format!("session={session}; Path=/; HttpOnly; Secure"))], answer).into_response()
 }
 
-pub(super) async fn list(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
-    let mut inner = shared.portal.inner();
+pub(super) async fn list(State(portal): State<Arc<Portal>>, headers: HeaderMap) -> Response {
+    let mut inner = portal.inner();
     inner.acts.push("list".to_owned());
     if let Some(answer) = inner.in_trouble() {
         return answer;
     }
     match inner.session(&headers) {
         None => error(StatusCode::FORBIDDEN, "Not logged in"),
+        // The real portal leaves the field out.
         Some(account) if account.keys.is_empty() => ok(json!({})),
         Some(account) => ok(json!({"keys": account.keys})),
     }
@@ -355,11 +360,11 @@ struct Create {
     cidr_ranges: Vec<String>,
 }
 
-pub(super) async fn create(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
+pub(super) async fn create(State(portal): State<Arc<Portal>>, headers: HeaderMap, body: Bytes) -> Response {
     let Ok(Create { name, description, cidr_ranges }) = serde_json::from_slice(&body) else {
         return error(StatusCode::BAD_REQUEST, "Bad request");
     };
-    let mut inner = shared.portal.inner();
+    let mut inner = portal.inner();
     inner.acts.push(format!("create {name}"));
     if let Some(answer) = inner.in_trouble() {
         return answer;
@@ -383,11 +388,11 @@ struct Revoke {
     id: String,
 }
 
-pub(super) async fn revoke(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> Response {
+pub(super) async fn revoke(State(portal): State<Arc<Portal>>, headers: HeaderMap, body: Bytes) -> Response {
     let Ok(Revoke { id }) = serde_json::from_slice(&body) else {
         return error(StatusCode::BAD_REQUEST, "Bad request");
     };
-    let mut inner = shared.portal.inner();
+    let mut inner = portal.inner();
     if let Some(answer) = inner.in_trouble() {
         return answer;
     }

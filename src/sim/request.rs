@@ -1,10 +1,10 @@
-//! What a call asks for: the path taken apart as the real service does it.
+//! The request of a call: its path, parsed as the real service does it.
 
 use serde::{Deserialize, Serialize};
 
 use crate::model::Tag;
 
-/// The calls the simulator answers.
+/// The endpoints of the simulator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Endpoint {
@@ -27,7 +27,7 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// How long the service keeps a copy, in seconds: the longest `max-age` recorded.
+    /// The lifetime of a shared copy in seconds: the longest `max-age` recorded.
     pub const fn max_age_seconds(self) -> u64 {
         match self {
             Self::Player => 60,
@@ -37,7 +37,7 @@ impl Endpoint {
     }
 }
 
-/// One call, taken apart.
+/// A parsed call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Asked {
     /// Path and query as sent, from the version on.
@@ -49,7 +49,7 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// What stands before the version is left out: callers may be told apart by it, as behind a gateway.
+    /// Parses a path. The part before the version is left out: it may distinguish callers, as behind a gateway.
     pub(super) fn parse(path_and_query: &str) -> Self {
         let path_and_query = path_and_query.find("/v1/").map_or(path_and_query, |from| &path_and_query[from..]);
         let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_taken_apart() {
+    fn paths_are_parsed() {
         let asked = Asked::parse("/v1/clans/%232PP/currentwar/leaguegroup");
         assert_eq!((asked.endpoint, asked.tag.unwrap().as_str()), (Endpoint::LeagueGroup, "2PP"));
         let asked = Asked::parse("/v1/clans/%232PP/capitalraidseasons?after=x&limit=3");
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_without_its_encoded_hash_is_no_tag() {
+    fn tag_without_encoded_hash_is_refused() {
         assert_eq!(Asked::parse("/v1/clans/2PP").tag, None);
         assert_eq!(Asked::parse("/v1/players/%23").tag, None);
     }

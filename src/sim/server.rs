@@ -1,15 +1,6 @@
-//! The simulator over HTTP: takes calls, keeps the book, consults the rules, and answers from the world.
+//! The simulator over HTTP: takes calls, records them, applies the rules, and responds from the world.
 
-use std::{
-    collections::HashSet,
-    convert::Infallible,
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -20,103 +11,24 @@ use axum::{
     routing::{get, post},
 };
 use futures_util::{Stream, StreamExt, stream};
-use parking_lot::{Mutex, MutexGuard};
 
 use super::{
-    SimConfig,
     answer::{Answer, CacheControl, HTML, JSON_UTF8},
-    cache::Copies,
-    calls::CallBook,
     connection::Line,
     control, damage,
-    misbehave::{Misbehaviour, Rules},
-    portal::{self, Portal, Standing},
-    request::{Asked, Endpoint},
-    source::Source,
+    misbehave::Misbehaviour,
+    portal,
+    request::Asked,
+    shared::Shared,
 };
-use crate::clock::Clock;
-
-/// Everything the handlers share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    tokens: HashSet<String>,
-    rate_limit: Option<u32>,
-    latency: Duration,
-    clock: Arc<dyn Clock>,
-    maintenance: AtomicBool,
-    pub(super) rules: Rules,
-    pub(super) book: CallBook,
-    pub(super) portal: Portal,
-    content: Mutex<Content>,
-}
-
-/// The world and the copies of it that are out. One lock, since a copy is made from the world.
-#[derive(Debug)]
-pub(super) struct Content {
-    pub(super) source: Source,
-    pub(super) copies: Copies,
-}
-
-impl Shared {
-    pub(super) fn new(config: SimConfig, source: Source) -> Self {
-        Self {
-            tokens: config.tokens.into_iter().collect(),
-            rate_limit: config.rate_limit,
-            latency: config.latency,
-            clock: config.clock,
-            maintenance: AtomicBool::new(false),
-            rules: Rules::default(),
-            book: CallBook::open(),
-            portal: Portal::default(),
-            content: Mutex::new(Content { source, copies: Copies::new(config.asked_by_others) }),
-        }
-    }
-
-    pub(super) fn content(&self) -> MutexGuard<'_, Content> {
-        self.content.lock()
-    }
-
-    pub(super) fn set_maintenance(&self, on: bool) {
-        self.maintenance.store(on, Ordering::Relaxed);
-    }
-
-    /// What an undisturbed service answers.
-    fn behave(&self, asked: &Asked, token: &str, in_last_second: usize) -> (Arc<Answer>, Duration) {
-        let refusal = if self.maintenance.load(Ordering::Relaxed) {
-            Some(Answer::maintenance())
-        } else if let Some(refusal) = self.refusal(token) {
-            Some(refusal)
-        } else if self.rate_limit.is_some_and(|limit| in_last_second > limit as usize) {
-            Some(Answer::throttled(None))
-        } else {
-            None
-        };
-        refusal.map_or_else(|| self.truth(asked), |answer| (Arc::new(answer), Duration::ZERO))
-    }
-
-    fn refusal(&self, token: &str) -> Option<Answer> {
-        match self.portal.standing(token) {
-            Standing::Accepted => None,
-            Standing::WrongAddress(ours) => Some(Answer::invalid_ip(&ours)),
-            Standing::Unknown if !token.is_empty() && self.accepts_foreign(token) => None,
-            Standing::Unknown | Standing::Revoked => Some(Answer::invalid_authorization()),
-        }
-    }
-
-    /// Whether a token that is not of the portal is good.
-    fn accepts_foreign(&self, token: &str) -> bool {
-        self.tokens.contains(token) || (self.tokens.is_empty() && !self.portal.has_accounts())
-    }
-
-    /// The document asked for, from the copy that is out or from the world as it is now.
-    fn truth(&self, asked: &Asked) -> (Arc<Answer>, Duration) {
-        let mut content = self.content();
-        let Content { source, copies } = &mut *content;
-        copies.get_or_make(&asked.path, self.clock.boot(), || source.answer(asked))
-    }
-}
 
 pub(super) fn router(shared: Arc<Shared>) -> Router {
+    let portal = Router::new()
+        .route("/api/login", post(portal::login))
+        .route("/api/apikey/list", post(portal::list))
+        .route("/api/apikey/create", post(portal::create))
+        .route("/api/apikey/revoke", post(portal::revoke))
+        .with_state(shared.portal.clone());
     Router::new()
         .route("/_sim/misbehave", post(control::misbehave).get(control::rules).delete(control::clear))
         .route("/_sim/maintenance", post(control::maintenance))
@@ -128,12 +40,9 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .route("/_sim/portal/key", post(control::put_key).delete(control::revoke_key))
         .route("/_sim/portal/address", post(control::move_to))
         .route("/_sim/portal/trouble", post(control::portal_trouble))
-        .route("/api/login", post(portal::login))
-        .route("/api/apikey/list", post(portal::list))
-        .route("/api/apikey/create", post(portal::create))
-        .route("/api/apikey/revoke", post(portal::revoke))
         .fallback(take_call)
         .with_state(shared)
+        .merge(portal)
 }
 
 async fn take_call(
@@ -143,6 +52,7 @@ async fn take_call(
 ) -> Response {
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
     let token = bearer(request.headers());
+    // Recorded before any delay: a held call has arrived, too.
     let (number, in_last_second) = shared.book.arrive(line.received(), token, path);
     let asked = Asked::parse(path);
 
@@ -151,6 +61,7 @@ async fn take_call(
     if !delay.is_zero() {
         tokio::time::sleep(delay).await;
     }
+    // Held before the response is made, so that it shows the state at the release.
     if let Some(held) = orders.held {
         held.until_released().await;
     }
@@ -162,6 +73,7 @@ async fn take_call(
             respond(&answer, left, gzip)
         }
         Some(Misbehaviour::CutBeforeHeaders) => {
+            // The next write to the connection fails. The response is never sent.
             line.cut();
             return Response::new(Body::empty());
         }
@@ -191,6 +103,7 @@ fn respond(answer: &Answer, left: Duration, gzip: bool) -> Response {
     if let Some(seconds) = answer.retry_after {
         response = response.header(header::RETRY_AFTER, seconds);
     }
+    // The real service does not compress errors.
     let gzip = gzip && answer.status == 200;
     if gzip {
         response = response.header(header::CONTENT_ENCODING, "gzip").header(header::VARY, "Accept-Encoding");
@@ -199,7 +112,7 @@ fn respond(answer: &Answer, left: Duration, gzip: bool) -> Response {
     response.body(Body::from(body)).expect("every header is made of visible ASCII")
 }
 
-/// Carries out a misbehaviour that has an answer of some kind. `truth` is the answer it disfigures.
+/// Carries out a misbehaviour that has a response of some kind. `truth` is the response that it damages.
 fn misbehave(what: &Misbehaviour, asked: &Asked, truth: impl FnOnce() -> Arc<Answer>) -> Response {
     let answer = match what {
         Misbehaviour::Throttled { retry_after } => Answer::throttled(*retry_after),
@@ -207,8 +120,8 @@ fn misbehave(what: &Misbehaviour, asked: &Asked, truth: impl FnOnce() -> Arc<Ans
         Misbehaviour::InvalidAuthorization => Answer::invalid_authorization(),
         Misbehaviour::AddressBan => Answer::address_ban(),
         Misbehaviour::OtherForbidden => Answer::other_forbidden(),
-        Misbehaviour::PrivateWarLog => private_war_log(asked),
-        Misbehaviour::NotFound => not_found(asked),
+        Misbehaviour::PrivateWarLog => Answer::private_war_log(asked),
+        Misbehaviour::NotFound => Answer::not_found(asked),
         Misbehaviour::BadRequest => Answer::bad_request(),
         Misbehaviour::Status500 => Answer::html_page(500),
         Misbehaviour::UnknownException => Answer::unknown_exception(),
@@ -217,16 +130,16 @@ fn misbehave(what: &Misbehaviour, asked: &Asked, truth: impl FnOnce() -> Arc<Ans
         Misbehaviour::Maintenance => Answer::maintenance(),
         Misbehaviour::MaintenanceHtml => Answer::html_page(503),
         Misbehaviour::Foreign { status, body } => Answer::new(*status, HTML, CacheControl::None, body.clone()),
-        Misbehaviour::Truncated => disfigured(&truth(), JSON_UTF8, damage::first_half),
-        Misbehaviour::WrongJson => disfigured(&truth(), JSON_UTF8, damage::without_mandatory_keys),
-        Misbehaviour::WrongTag => disfigured(&truth(), JSON_UTF8, |body| damage::with_another_tag(body, asked)),
-        Misbehaviour::NotJson => disfigured(&truth(), JSON_UTF8, |_| damage::not_json()),
-        Misbehaviour::DeepJson => disfigured(&truth(), JSON_UTF8, |_| damage::deep_json()),
-        Misbehaviour::LyingContentType => disfigured(&truth(), HTML, <[u8]>::to_vec),
+        Misbehaviour::Truncated => damaged(&truth(), JSON_UTF8, damage::first_half),
+        Misbehaviour::WrongJson => damaged(&truth(), JSON_UTF8, damage::without_mandatory_keys),
+        Misbehaviour::WrongTag => damaged(&truth(), JSON_UTF8, |body| damage::with_another_tag(body, asked)),
+        Misbehaviour::NotJson => damaged(&truth(), JSON_UTF8, |_| damage::not_json()),
+        Misbehaviour::DeepJson => damaged(&truth(), JSON_UTF8, |_| damage::deep_json()),
+        Misbehaviour::LyingContentType => damaged(&truth(), HTML, <[u8]>::to_vec),
         Misbehaviour::CutMidBody => return half_of_the_body(&truth(), cut()),
         Misbehaviour::StallMidBody => return half_of_the_body(&truth(), stream::pending()),
         Misbehaviour::HugeBody(bytes) => return huge_body(*bytes),
-        // Carried out before an answer is thought of.
+        // Carried out already, before there is a response.
         Misbehaviour::CutBeforeHeaders | Misbehaviour::Slow(_) | Misbehaviour::HoldUntilReleased => {
             return Response::new(Body::empty());
         }
@@ -234,20 +147,12 @@ fn misbehave(what: &Misbehaviour, asked: &Asked, truth: impl FnOnce() -> Arc<Ans
     respond(&answer, answer.cache_control.duration().unwrap_or_default(), false)
 }
 
-pub(super) fn not_found(asked: &Asked) -> Answer {
-    Answer::not_found(asked.tag.as_ref().filter(|_| asked.endpoint == Endpoint::Player))
-}
-
-pub(super) fn private_war_log(asked: &Asked) -> Answer {
-    Answer::private_war_log(if asked.endpoint == Endpoint::WarLog { 600 } else { 120 })
-}
-
-fn disfigured(truth: &Answer, content_type: &'static str, damage: impl FnOnce(&[u8]) -> Vec<u8>) -> Answer {
+fn damaged(truth: &Answer, content_type: &'static str, damage: impl FnOnce(&[u8]) -> Vec<u8>) -> Answer {
     let age = truth.cache_control.duration().unwrap_or(Duration::from_secs(60));
     Answer::new(200, content_type, CacheControl::MaxAge(age), damage(&truth.body))
 }
 
-/// The headers promise all of it. Half of it goes out; what comes instead of the rest is `then`.
+/// Sends headers for the whole body, half of the body, and `then` instead of the rest.
 fn half_of_the_body(truth: &Answer, then: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Response {
     let half = truth.body.slice(..truth.body.len() / 2);
     let sent = stream::once(async { Ok(half) });
@@ -258,7 +163,7 @@ fn half_of_the_body(truth: &Answer, then: impl Stream<Item = io::Result<Bytes>> 
         .expect("every header is made of visible ASCII")
 }
 
-/// The body fails, and with it the connection.
+/// Breaks the body, and with it the connection.
 fn cut() -> impl Stream<Item = io::Result<Bytes>> {
     stream::once(async {
         // One turn of the loop, so that the first half is really on the wire.
@@ -272,6 +177,7 @@ fn huge_body(bytes: u64) -> Response {
     const HEAD: &[u8] = br#"{"padding":""#;
     const TAIL: &[u8] = br#""}"#;
     const PIECE: &[u8] = &[b'x'; 64 * 1024];
+    // Sent in pieces: the body may be larger than memory.
     let padding = bytes.saturating_sub((HEAD.len() + TAIL.len()) as u64);
     let whole =
         stream::repeat(Bytes::from_static(PIECE)).take(usize::try_from(padding / PIECE.len() as u64).unwrap_or(0));

@@ -1,4 +1,4 @@
-//! Where the documents come from: a generated world or recorded responses.
+//! The source of the documents: a generated world or recorded responses.
 
 use super::{
     Census, SimConfig,

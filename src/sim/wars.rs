@@ -1,6 +1,6 @@
-//! Wars: two sides, their attacks, and what is to be seen of them at a moment.
+//! Wars: two sides, their attacks, and the part of them that can be seen at a moment.
 //!
-//! A war is drawn up whole when it is found, attacks included; time then only uncovers it.
+//! A war is made complete when it begins, attacks included. Time only uncovers it.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{clock::Timestamp, model::Tag};
 
-/// What a war looks like from the outside. In a league the service says the same words.
+/// The state of a war, in the words of the service. A league uses the same words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) enum WarState {
@@ -22,7 +22,7 @@ pub(super) enum WarState {
     WarEnded,
 }
 
-/// Who fights, in the shape a war shows.
+/// A fighter, in the shape of a war's document.
 #[derive(Clone, Debug)]
 pub(super) struct Fighter {
     pub(super) tag: Tag,
@@ -32,19 +32,19 @@ pub(super) struct Fighter {
     pub(super) position: usize,
 }
 
-/// One side of a war.
+/// A side of a war.
 #[derive(Clone, Debug)]
 pub(super) struct Side {
     pub(super) tag: Tag,
     pub(super) name: String,
     pub(super) level: u32,
     pub(super) badge: u64,
-    /// In no order, as in the service's answers.
+    /// In no order, as in the service's responses.
     pub(super) fighters: Vec<Fighter>,
 }
 
 impl Side {
-    /// A clan that is in no world: only its name and its people in this war are known.
+    /// A clan outside the world: only its name and its people in this war are known.
     pub(super) fn phantom(seed: u64, size: usize) -> Self {
         let mut random = die(seed, 31);
         let strongest = random.u32(6..=18);
@@ -60,7 +60,7 @@ impl Side {
     }
 }
 
-/// When the parts of a war begin and end.
+/// The times of a war.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Schedule {
     pub(super) preparation: Timestamp,
@@ -111,10 +111,11 @@ struct Attack {
 }
 
 impl War {
-    /// Draws up a war; both sides have as many fighters.
+    /// Makes a war; both sides have as many fighters.
     pub(super) fn draw_up(seed: u64, format: Format, schedule: Schedule, mut sides: [Side; 2]) -> Self {
         let mut random = die(seed, 41);
         for side in &mut sides {
+            // Real responses list members in no order.
             random.shuffle(&mut side.fighters);
         }
         let mut attacks = Vec::new();
@@ -123,6 +124,7 @@ impl War {
                 attacks_of(attacker, side, format, schedule, &sides, &mut random, &mut attacks);
             }
         }
+        // The number of an attack follows from its time. The rest breaks ties the same way every time.
         attacks.sort_by_key(|attack| (attack.at, attack.side, attack.attacker));
         Self { schedule, format, sides, attacks }
     }
@@ -155,7 +157,9 @@ impl War {
         let members: Vec<MemberDocument> =
             (0..side.fighters.len()).map(|fighter| self.member(index, fighter, attacks)).collect();
         let hits = self.sides[1 - index].fighters.iter().enumerate();
+        // Only the best attack on each village counts for a side.
         let best = hits.filter_map(|(defender, _)| best_hit(attacks, index, defender)).map(|(_, attack)| attack);
+        // The percentage of a side is the mean over all villages of the other side.
         let (stars, destruction) = best.fold((0, 0), |sum, hit| (sum.0 + hit.stars, sum.1 + hit.destruction));
         SideDocument {
             tag: HashTag(&side.tag),
@@ -203,6 +207,7 @@ impl War {
 /// The best attack that `side` has made on this defender, with its number.
 fn best_hit(attacks: &[Attack], side: usize, defender: usize) -> Option<(usize, &Attack)> {
     let hits = attacks.iter().enumerate().filter(|(_, attack)| attack.side == side && attack.defender == defender);
+    // Of equal attacks the first counts.
     hits.max_by_key(|(number, attack)| (attack.stars, attack.destruction, std::cmp::Reverse(*number)))
 }
 
@@ -218,16 +223,19 @@ fn attacks_of(
 ) {
     let allowed = if format == Format::Ordinary { 2 } else { 1 };
     let defenders = sides[1 - side].fighters.len();
+    // Four of five allowed attacks are made.
     let used = (0..allowed).filter(|_| random.u8(..10) < 8).count().min(defenders);
     let war_millis = u64::try_from(schedule.end.since(schedule.start).as_millis()).unwrap_or(u64::MAX).max(1);
     let chosen = random.choose_multiple(0..defenders, used);
     for defender in chosen {
+        // Most attacks bring two or three stars.
         let stars = pick(random, &[0, 1, 2, 2, 3, 3, 3]);
         let destruction = match stars {
             3 => 100,
             0 => random.u32(5..50),
             _ => random.u32(50..100),
         };
+        // Anywhere within the war, so that every moment shows another state of it.
         let at = schedule.start + Duration::from_millis(random.u64(0..war_millis));
         attacks.push(Attack {
             at,
@@ -318,7 +326,7 @@ struct NoSide {
     destruction_percentage: f64,
 }
 
-/// The answer of a clan that is not in war. It is not empty.
+/// The document of a clan that is not in war. It is not empty.
 pub(super) fn peace() -> Vec<u8> {
     let side = || NoSide {
         badge_urls: BadgeUrls::of(NO_BADGE),
@@ -347,29 +355,29 @@ mod tests {
     }
 
     #[test]
-    fn a_war_passes_through_its_states_and_attacks_come_in() {
+    fn war_passes_through_its_states() {
         let war = war(Format::Ordinary);
-        let told = |hour| {
+        let shown = |hour| {
             let seen = seen(&war, hour, 0);
             (seen["state"].as_str().unwrap().to_owned(), seen["clan"]["attacks"].as_u64().unwrap())
         };
-        assert_eq!(told(2), ("preparation".into(), 0));
-        let (state, midway) = told(36);
+        assert_eq!(shown(2), ("preparation".into(), 0));
+        let (state, midway) = shown(36);
         assert_eq!(state, "inWar");
-        let (state, all) = told(50);
+        let (state, all) = shown(50);
         assert_eq!(state, "warEnded");
         assert!(0 < midway && midway < all, "{midway} {all}");
     }
 
     #[test]
-    fn the_two_sides_see_the_same_war() {
+    fn both_sides_see_same_war() {
         let war = war(Format::Ordinary);
         let (one, other) = (seen(&war, 40, 0), seen(&war, 40, 1));
         assert_eq!((&one["clan"], &one["opponent"]), (&other["opponent"], &other["clan"]));
     }
 
     #[test]
-    fn attacks_are_absent_until_there_is_one() {
+    fn attacks_are_absent_before_first() {
         let early = seen(&war(Format::Ordinary), 2, 0);
         for member in early["clan"]["members"].as_array().unwrap() {
             assert!(member.get("attacks").is_none() && member.get("bestOpponentAttack").is_none());
@@ -378,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sums_agree_with_the_attacks() {
+    fn sums_match_attacks() {
         let seen = seen(&war(Format::Ordinary), 50, 0);
         let victims = seen["opponent"]["members"].as_array().unwrap();
         let best =
@@ -391,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn league_wars_have_their_own_marks() {
+    fn league_wars_have_own_marks() {
         let league = seen(&war(Format::League), 30, 0);
         assert_eq!(league["warStartTime"], league["startTime"]);
         assert!(league.get("attacksPerMember").is_none());
@@ -399,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn peace_names_nobody() {
+    fn peace_names_no_clan() {
         let peace: Value = serde_json::from_slice(&peace()).unwrap();
         assert_eq!(peace["clan"], peace["opponent"]);
         assert!(peace["clan"].get("tag").is_none());

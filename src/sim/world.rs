@@ -1,6 +1,6 @@
-//! The generated world: who is where, and which war stands how. Everything follows from the seed.
+//! The generated world: its clans, players, wars and leagues. Everything follows from the seed.
 //!
-//! `evolve.rs` moves it through time; here it is made, counted and asked.
+//! `evolve.rs` moves the world through time. This file generates it, counts it and makes its responses.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -15,39 +15,52 @@ use super::{
     names::{TagOffice, die},
     players::{self, Player, Role},
     request::{Asked, Endpoint},
-    server,
     wars::{self, Fighter, Format, Schedule, Side, War, WarState},
 };
 use crate::{clock::Timestamp, model::Tag};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The clans of the world that are drawn into one league group; strangers fill it up.
-const OF_OURS_IN_A_GROUP: usize = 4;
-const CLANS_IN_A_GROUP: usize = 8;
+/// The clans of the world in one league group. Clans of no world fill the group up.
+const WORLD_CLANS_PER_GROUP: usize = 4;
+const CLANS_PER_GROUP: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) seed: u64,
-    pub(super) pace: Pace,
-    pub(super) started: Timestamp,
-    pub(super) now: Timestamp,
-    pub(super) ticks: u64,
+    pub(super) time: WorldTime,
     pub(super) clans: Vec<Clan>,
     pub(super) players: Vec<Player>,
     pub(super) fronts: Vec<Front>,
+    groups: Vec<Group>,
+    index: Index,
+    /// A tag that is given to nobody.
+    unknown: Tag,
+}
+
+/// The time of the world.
+#[derive(Debug)]
+pub(super) struct WorldTime {
+    pub(super) pace: Pace,
+    pub(super) started: Timestamp,
+    pub(super) now: Timestamp,
+    /// The steps that the world has made.
+    pub(super) ticks: u64,
+}
+
+/// The places of clans, players and wars in the lists of the world.
+#[derive(Debug, Default)]
+struct Index {
     /// Clan -> its front, and the side it has there.
     at_front: HashMap<usize, (usize, usize)>,
-    groups: Vec<Group>,
     /// Clan -> its league group.
     in_group: HashMap<usize, usize>,
     clan_by_tag: HashMap<Tag, usize>,
     player_by_tag: HashMap<Tag, usize>,
     war_by_tag: HashMap<Tag, (usize, Place)>,
-    unknown: Tag,
 }
 
-/// How fast the world's time runs.
+/// The speed of the world's time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace(pub(super) f64);
 
@@ -56,21 +69,21 @@ impl Pace {
         self.0 <= 0.0
     }
 
-    /// What takes this long in the game takes this long here.
+    /// The time that passes here while this much passes in the game.
     pub(super) fn scaled(self, in_the_game: Duration) -> Duration {
         if self.is_frozen() { in_the_game } else { Duration::from_secs_f64(in_the_game.as_secs_f64() / self.0) }
     }
 }
 
-/// Where one clan, or two of the world, wage one war after the other.
+/// The wars of one clan, or of two clans of the world, one after the other.
 #[derive(Debug)]
 pub(super) struct Front {
     pub(super) clans: [Option<usize>; 2],
     pub(super) format: Format,
-    /// How many wars there have been.
+    /// The number of wars so far.
     pub(super) wars: u64,
     pub(super) war: Option<War>,
-    /// The war is on show until then, and the next one is found at `next`. `None`: nothing changes here any more.
+    /// The end of the present war's display, and the beginning of the next one. `None`: nothing changes here any more.
     pub(super) timetable: Option<Timetable>,
 }
 
@@ -83,26 +96,22 @@ pub(super) struct Timetable {
 impl World {
     pub(super) fn generate(seed: u64, clans: usize, evolve: f64, now: Timestamp) -> Self {
         let mut office = TagOffice::default();
+        // The bound keeps the step of the world above a nanosecond.
+        let pace = Pace(if evolve.is_finite() { evolve.clamp(0.0, 1e6) } else { 0.0 });
         let mut world = Self {
             seed,
-            pace: Pace(if evolve.is_finite() { evolve.clamp(0.0, 1e6) } else { 0.0 }),
-            started: now,
-            now,
-            ticks: 0,
+            time: WorldTime { pace, started: now, now, ticks: 0 },
             clans: Vec::with_capacity(clans),
             players: Vec::new(),
             fronts: Vec::new(),
-            at_front: HashMap::new(),
             groups: Vec::new(),
-            in_group: HashMap::new(),
-            clan_by_tag: HashMap::new(),
-            player_by_tag: HashMap::new(),
-            war_by_tag: HashMap::new(),
+            index: Index::default(),
             unknown: office.give(&mut die(seed, 9)),
         };
         for clan in 0..clans {
             world.found_clan(clan, &mut office);
         }
+        // A few players without a clan, also in the smallest world.
         for _ in 0..clans / 4 + 3 {
             world.add_player(None, &mut office);
         }
@@ -115,9 +124,10 @@ impl World {
 
     fn found_clan(&mut self, index: usize, office: &mut TagOffice) {
         let part = Part::of(index);
+        // Clans, players, fronts and groups have dice of their own: more clans do not change those before.
         let mut random = die(self.seed, 1_000 + index as u64);
         let clan = Clan::generate(random.u64(..), office.give(&mut random), part.war_log_public());
-        self.clan_by_tag.insert(clan.tag.clone(), index);
+        self.index.clan_by_tag.insert(clan.tag.clone(), index);
         self.clans.push(clan);
         for _ in 0..part.size(&mut random) {
             let player = self.add_player(Some(index), office);
@@ -129,19 +139,19 @@ impl World {
     fn add_player(&mut self, clan: Option<usize>, office: &mut TagOffice) -> usize {
         let index = self.players.len();
         let mut random = die(self.seed, 1_000_000 + index as u64);
-        // Every town hall is somewhere, and most are high.
+        // Every town hall occurs, and most are high.
         let town_hall = match u32::try_from(index).unwrap_or(0) {
             spread if spread % 5 == 0 => 1 + spread / 5 % game::HIGHEST_TOWN_HALL,
             _ => random.u32(7..=game::HIGHEST_TOWN_HALL),
         };
         let mut player = Player::generate(random.u64(..), office.give(&mut random), town_hall);
         player.clan = clan;
-        self.player_by_tag.insert(player.tag.clone(), index);
+        self.index.player_by_tag.insert(player.tag.clone(), index);
         self.players.push(player);
         index
     }
 
-    /// The first is the leader; the list's order of last time is nearly that of today.
+    /// The first member is the leader. The previous ranking is nearly that of today.
     fn give_roles(&mut self, clan: usize, random: &mut fastrand::Rng) {
         for (place, member) in self.clans[clan].members.iter().enumerate() {
             self.players[*member].role = match place {
@@ -155,8 +165,9 @@ impl World {
         let ranking: Vec<Tag> =
             self.clans[clan].ranking(&self.players).iter().map(|player| player.tag.clone()).collect();
         for (rank, tag) in ranking.iter().enumerate() {
+            // A rank of 0 marks a newcomer. Real lists have some.
             let newcomer = size > 5 && random.u8(..12) == 0;
-            let player = self.player_by_tag[tag];
+            let player = self.index.player_by_tag[tag];
             let moved = (rank + random.usize(0..3)).clamp(1, size);
             self.players[player].previous_rank = if newcomer { 0 } else { moved };
         }
@@ -164,7 +175,7 @@ impl World {
 
     fn open_front(&mut self, clan: usize) {
         let part = Part::of(clan);
-        // When the war was found, seen from now, in hours of the game.
+        // The age of the war in hours of the game. It decides the state that the clan is here to show.
         let (format, hours_ago) = match part {
             Part::InWar | Part::PrivateWar | Part::Full => (Format::Ordinary, Some(35)),
             Part::Preparation => (Format::Ordinary, Some(9)),
@@ -173,33 +184,38 @@ impl World {
             Part::Peace => (Format::Ordinary, None),
             Part::Opponent | Part::Lonely | Part::League | Part::PrivateLeague | Part::Empty => return,
         };
+        // The last clan of a world has no next one, and fights a clan outside the world.
         let other = (Part::fights_next(clan) && clan + 1 < self.clans.len()).then_some(clan + 1);
         let front = self.fronts.len();
-        self.at_front.insert(clan, (front, 0));
+        self.index.at_front.insert(clan, (front, 0));
         if let Some(other) = other {
-            self.at_front.insert(other, (front, 1));
+            self.index.at_front.insert(other, (front, 1));
         }
-        let timetable = Timetable { shown_until: self.now, next: self.now + self.pace.scaled(6 * HOUR) };
+        let timetable = Timetable { shown_until: self.time.now, next: self.time.now + self.time.pace.scaled(6 * HOUR) };
         self.fronts.push(Front { clans: [Some(clan), other], format, wars: 0, war: None, timetable: Some(timetable) });
         if let Some(hours_ago) = hours_ago {
-            self.declare_war(front, self.now - self.pace.scaled(hours_ago * HOUR));
+            self.declare_war(front, self.time.now - self.time.pace.scaled(hours_ago * HOUR));
         }
+        // The old war stays on display during the league.
         if part == Part::LeagueAfterWar {
             self.fronts[front].timetable = None;
         }
     }
 
-    /// A war found at `found`, waged by those who are in the clans now.
+    /// Begins a war at `found`, with the present members of the clans.
     pub(super) fn declare_war(&mut self, front: usize, found: Timestamp) {
         let Front { clans, format, wars: earlier, .. } = self.fronts[front];
+        // Each war of a front is another one.
         let seed = die(self.seed, 2_000_000 + front as u64).u64(..) ^ earlier;
         let strength = |clan: Option<usize>| clan.map_or(usize::MAX, |clan| self.clans[clan].members.len());
+        // A side without a clan of the world is as strong as needed.
         let most = strength(clans[0]).min(strength(clans[1])).min(50);
-        // Wars are fought in steps of five.
+        // The game has wars of 5, 10, 15 … players a side.
         let size = if most < 5 { most } else { die(seed, 1).usize((most / 10).max(1)..=most / 5) * 5 };
         let party =
             |clan: Option<usize>| clan.map_or_else(|| Side::phantom(seed ^ 0xFF, size), |clan| self.side(clan, size));
-        let after = |hours: u32| found + self.pace.scaled(hours * HOUR);
+        let after = |hours: u32| found + self.time.pace.scaled(hours * HOUR);
+        // 23 hours of preparation, a day of war, and a day on display, as in the game.
         let schedule = Schedule { preparation: found, start: after(23), end: after(47) };
         let war = War::draw_up(seed, format, schedule, clans.map(party));
         let front = &mut self.fronts[front];
@@ -224,28 +240,29 @@ impl World {
     }
 
     fn draw_leagues(&mut self, office: &mut TagOffice) {
-        let day = self.pace.scaled(24 * HOUR);
+        let day = self.time.pace.scaled(24 * HOUR);
         let signed_up: Vec<usize> = (0..self.clans.len()).filter(|clan| Part::of(*clan).in_league()).collect();
-        for (index, ours) in signed_up.chunks(OF_OURS_IN_A_GROUP).enumerate() {
+        for (index, ours) in signed_up.chunks(WORLD_CLANS_PER_GROUP).enumerate() {
             let seed = die(self.seed, 3_000_000 + index as u64).u64(..);
-            let strangers = (ours.len()..CLANS_IN_A_GROUP).map(|stranger| league::phantom(seed ^ stranger as u64));
+            let strangers = (ours.len()..CLANS_PER_GROUP).map(|stranger| league::phantom(seed ^ stranger as u64));
             let clans = ours.iter().map(|clan| self.side(*clan, 50)).chain(strangers).collect();
-            // In hours: two rounds fought, then in preparation, then over.
+            // In hours: two rounds are fought, the first is in preparation, or all are over.
             let hours_ago = [60, 12, 12 * 24][index % 3];
-            let start = self.now - self.pace.scaled(hours_ago * HOUR);
+            let start = self.time.now - self.time.pace.scaled(hours_ago * HOUR);
             let group = Group::draw(seed, start, day, clans, office);
-            self.war_by_tag.extend(group.wars().map(|(tag, place)| (tag, (index, place))));
-            self.in_group.extend(ours.iter().map(|clan| (*clan, index)));
+            self.index.war_by_tag.extend(group.wars().map(|(tag, place)| (tag, (index, place))));
+            self.index.in_group.extend(ours.iter().map(|clan| (*clan, index)));
             self.groups.push(group);
         }
     }
 
     pub(super) fn war_state(&self, clan: usize) -> WarState {
-        let Some((front, _)) = self.at_front.get(&clan) else { return WarState::NotInWar };
+        let Some((front, _)) = self.index.at_front.get(&clan) else { return WarState::NotInWar };
         let front = &self.fronts[*front];
-        let over = front.timetable.is_some_and(|timetable| timetable.shown_until <= self.now);
+        let over = front.timetable.is_some_and(|timetable| timetable.shown_until <= self.time.now);
         match &front.war {
-            Some(war) if !over => war.schedule.state(self.now),
+            // After its display `currentwar` shows no war at all.
+            Some(war) if !over => war.schedule.state(self.time.now),
             _ => WarState::NotInWar,
         }
     }
@@ -257,10 +274,9 @@ impl World {
         let in_state =
             |state| public.iter().filter(|clan| self.war_state(**clan) == state).map(tag).collect::<Vec<Tag>>();
         let players = || self.players.iter();
-        let drawn = self
-            .groups
-            .iter()
-            .flat_map(|group| group.wars().filter(|(_, place)| group.is_drawn(*place, self.now)).map(|(tag, _)| tag));
+        let drawn = self.groups.iter().flat_map(|group| {
+            group.wars().filter(|(_, place)| group.is_drawn(*place, self.time.now)).map(|(tag, _)| tag)
+        });
         Census {
             clans: all.clone().map(|clan| tag(&clan)).collect(),
             players: players().map(|player| player.tag.clone()).collect(),
@@ -277,7 +293,7 @@ impl World {
                 .filter(|clan| !self.clans[*clan].war_log_public)
                 .map(|clan| tag(&clan))
                 .collect(),
-            in_league: all.filter(|clan| self.in_group.contains_key(clan)).map(|clan| tag(&clan)).collect(),
+            in_league: all.filter(|clan| self.index.in_group.contains_key(clan)).map(|clan| tag(&clan)).collect(),
             league_wars: drawn.collect(),
             unknown: Some(self.unknown.clone()),
         }
@@ -291,47 +307,47 @@ impl World {
             Endpoint::LeagueWar => self.league_war(asked),
             Endpoint::RaidSeasons => self.raid_seasons(asked),
             Endpoint::CurrentWar | Endpoint::WarLog => match self.clan(asked) {
-                Some(clan) if !self.clans[clan].war_log_public => return server::private_war_log(asked),
+                Some(clan) if !self.clans[clan].war_log_public => return Answer::private_war_log(asked),
                 Some(clan) if asked.endpoint == Endpoint::CurrentWar => Some(self.current_war(clan)),
-                Some(clan) => Some(logs::war_log(&self.clans[clan], self.now, asked.limit)),
+                Some(clan) => Some(logs::war_log(&self.clans[clan], self.time.now, asked.limit)),
                 None => None,
             },
             Endpoint::Unknown => None,
         };
         match body {
             Some(body) => Answer::found(body, asked.endpoint.max_age_seconds()),
-            None => server::not_found(asked),
+            None => Answer::not_found(asked),
         }
     }
 
     fn clan(&self, asked: &Asked) -> Option<usize> {
-        self.clan_by_tag.get(asked.tag.as_ref()?).copied()
+        self.index.clan_by_tag.get(asked.tag.as_ref()?).copied()
     }
 
     fn player(&self, asked: &Asked) -> Option<Vec<u8>> {
-        let player = &self.players[*self.player_by_tag.get(asked.tag.as_ref()?)?];
+        let player = &self.players[*self.index.player_by_tag.get(asked.tag.as_ref()?)?];
         Some(players::document(player, player.clan.map(|clan| &self.clans[clan])))
     }
 
     fn current_war(&self, clan: usize) -> Vec<u8> {
-        let shown = self.at_front.get(&clan).filter(|_| self.war_state(clan) != WarState::NotInWar);
+        let shown = self.index.at_front.get(&clan).filter(|_| self.war_state(clan) != WarState::NotInWar);
         let war = shown.and_then(|(front, side)| Some((self.fronts[*front].war.as_ref()?, *side)));
-        war.map_or_else(wars::peace, |(war, side)| war.document(self.now, side))
+        war.map_or_else(wars::peace, |(war, side)| war.document(self.time.now, side))
     }
 
     fn league_group(&self, asked: &Asked) -> Option<Vec<u8>> {
-        let group = self.in_group.get(&self.clan(asked)?)?;
-        Some(self.groups[*group].document(self.now))
+        let group = self.index.in_group.get(&self.clan(asked)?)?;
+        Some(self.groups[*group].document(self.time.now))
     }
 
     fn league_war(&self, asked: &Asked) -> Option<Vec<u8>> {
-        let (group, place) = self.war_by_tag.get(asked.tag.as_ref()?)?;
+        let (group, place) = self.index.war_by_tag.get(asked.tag.as_ref()?)?;
         let group = &self.groups[*group];
-        group.is_drawn(*place, self.now).then(|| group.war(*place).document(self.now, 0))
+        group.is_drawn(*place, self.time.now).then(|| group.war(*place).document(self.time.now, 0))
     }
 
     fn raid_seasons(&self, asked: &Asked) -> Option<Vec<u8>> {
         let clan = &self.clans[self.clan(asked)?];
-        Some(logs::raid_seasons(clan, &clan.ranking(&self.players), self.now, asked.limit))
+        Some(logs::raid_seasons(clan, &clan.ranking(&self.players), self.time.now, asked.limit))
     }
 }

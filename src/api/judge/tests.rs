@@ -3,17 +3,17 @@ use std::collections::{BTreeSet, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::Tag;
+use crate::model::{Fingerprint, Tag};
 
 const KEYS: [&str; 2] = ["one", "two"];
 
 fn tag(number: usize) -> Tag {
     const DIGITS: &[u8] = b"289PYLQGRJCUV";
     let mut text = String::from("2");
-    let mut rest = number + 1;
-    while rest > 0 {
-        text.push(char::from(DIGITS[rest % DIGITS.len()]));
-        rest /= DIGITS.len();
+    let mut left = number + 1;
+    while left > 0 {
+        text.push(char::from(DIGITS[left % DIGITS.len()]));
+        left /= DIGITS.len();
     }
     text.parse().unwrap()
 }
@@ -31,7 +31,7 @@ fn call(endpoint: EndpointKind, number: usize, key: &str) -> Call {
     Call { tag: requester.tag.as_str().to_owned(), requester, endpoint, key: Fingerprint(key.to_owned()) }
 }
 
-/// A run as a list of answers, each to a call that begins when the one before it has ended.
+/// A run as a list of responses, each to a call that begins when the one before it has ended.
 #[derive(Default)]
 struct Story {
     judge: Judge,
@@ -46,7 +46,7 @@ impl Story {
         self
     }
 
-    /// Another object's bad answer.
+    /// A bad response for another object.
     fn bad(&mut self, endpoint: EndpointKind, sign: Sign) -> Accusation {
         self.number += 1;
         self.bad_of(endpoint, self.number, sign, None)
@@ -88,7 +88,7 @@ use EndpointKind::{Clan, CurrentWar, LeagueGroup, Player};
 use Sign::{Failed, Forbidden, Foreign, Maintenance, Rejected, Unavailable};
 
 #[test]
-fn one_object_convicts_nobody() {
+fn one_object_convicts_no_scope() {
     for sign in [Maintenance, Unavailable, Failed, Foreign(None), Forbidden, Rejected] {
         let mut story = Story::default();
         story.good(Clan);
@@ -102,14 +102,14 @@ fn one_object_convicts_nobody() {
 }
 
 #[test]
-fn an_object_that_fails_again_is_at_fault() {
+fn object_failing_again_is_at_fault() {
     for sign in [Maintenance, Unavailable, Failed, Foreign(None), Forbidden, Rejected] {
         let mut story = Story::default();
         let mut first = story.bad(Clan, sign.clone());
         assert_eq!(
             story.good(Player).judge.classify(&first).is_some(),
             sign == Rejected,
-            "{sign:?}: only its endpoint tells"
+            "{sign:?}: only its endpoint is convicted"
         );
         story.good(Clan);
         assert_eq!(story.judge.classify(&first), Some(FailureClass::CallAgain), "{sign:?}");
@@ -122,7 +122,7 @@ fn an_object_that_fails_again_is_at_fault() {
 }
 
 #[test]
-fn enough_objects_convict_their_endpoint_then_the_api() {
+fn objects_convict_endpoint_then_api() {
     for (sign, objects) in [(Maintenance, 2), (Unavailable, 3), (Failed, 10), (Foreign(None), 10)] {
         let mut story = Story::default();
         story.good(Clan).bads(CurrentWar, &sign, objects - 1);
@@ -141,7 +141,7 @@ fn enough_objects_convict_their_endpoint_then_the_api() {
 }
 
 #[test]
-fn a_good_answer_in_between_clears_the_endpoint() {
+fn good_response_in_between_clears_endpoint() {
     let mut story = Story::default();
     for _ in 0..100 {
         story.bads(Clan, &Unavailable, 2).bads(Clan, &Maintenance, 0).good(Clan);
@@ -151,7 +151,7 @@ fn a_good_answer_in_between_clears_the_endpoint() {
 }
 
 #[test]
-fn a_good_control_call_clears_the_endpoint() {
+fn good_control_call_clears_endpoint() {
     let mut story = Story::default();
     let accusation = story.bad(Player, Failed);
     story.bads(Player, &Failed, 9);
@@ -162,7 +162,7 @@ fn a_good_control_call_clears_the_endpoint() {
 }
 
 #[test]
-fn a_slow_good_answer_from_before_clears_nobody() {
+fn earlier_slow_response_clears_nothing() {
     let mut story = Story::default();
     let slow = story.judge.begin(call(Clan, 99, KEYS[0]));
     let accusation = story.bad(Clan, Maintenance);
@@ -174,7 +174,7 @@ fn a_slow_good_answer_from_before_clears_nobody() {
 }
 
 #[test]
-fn calls_that_began_in_between_are_waited_for() {
+fn conviction_waits_for_calls_in_between() {
     let mut story = Story::default();
     story.bad(Clan, Maintenance);
     let open = story.judge.begin(call(Clan, 99, KEYS[0]));
@@ -190,7 +190,7 @@ fn calls_that_began_in_between_are_waited_for() {
 }
 
 #[test]
-fn two_refused_objects_convict_their_key_alone() {
+fn two_refused_objects_convict_only_key() {
     for sign in [Forbidden, Rejected] {
         let mut story = Story::default();
         story.good(Clan).bads(Clan, &sign, 2);
@@ -202,7 +202,7 @@ fn two_refused_objects_convict_their_key_alone() {
 }
 
 #[test]
-fn a_convicted_scope_comes_back_with_a_later_good_answer() {
+fn later_good_response_acquits_scope() {
     let mut story = Story::default();
     story.judge.remember(Scope::Endpoint(CurrentWar));
     let accusation = story.bad(CurrentWar, Failed);
@@ -212,7 +212,7 @@ fn a_convicted_scope_comes_back_with_a_later_good_answer() {
 }
 
 #[test]
-fn a_document_that_came_for_others_proves_nothing() {
+fn echoed_document_proves_nothing() {
     let mut story = Story::default();
     let echoed = object(Clan, 7).tag.as_str().to_owned();
     story.bads(Clan, &Foreign(Some(echoed)), 3);
@@ -225,7 +225,7 @@ fn a_document_that_came_for_others_proves_nothing() {
 }
 
 #[test]
-fn a_lonely_failure_is_decided_by_a_control_call() {
+fn control_call_decides_lone_failure() {
     let mut story = Story::default();
     let mut first = story.bad(CurrentWar, Failed);
     story.judge.wait(&first, true);
@@ -234,12 +234,12 @@ fn a_lonely_failure_is_decided_by_a_control_call() {
     story.good(CurrentWar).judge.control_done();
     assert_eq!(story.judge.classify(&first), Some(FailureClass::CallAgain));
     let again = story.bad_of(CurrentWar, 1, Failed, Some(&mut first));
-    assert!(!story.judge.nothing_else_to_call(), "there is nothing more to learn");
+    assert!(!story.judge.nothing_else_to_call(), "nothing more can be found out");
     assert_eq!((story.judge.classify(&again), story.convicted()), (Some(FailureClass::Object), vec![]));
 }
 
 #[test]
-fn a_run_without_one_good_answer_finds_the_api_unreachable() {
+fn run_without_good_response_convicts_api() {
     for (sign, scope) in [
         (Failed, Scope::Api),
         (Foreign(None), Scope::Api),
@@ -258,7 +258,7 @@ fn a_run_without_one_good_answer_finds_the_api_unreachable() {
 }
 
 #[test]
-fn an_endpoint_that_is_all_there_is_needs_another_to_convict_the_api() {
+fn single_endpoint_alone_does_not_convict_api() {
     let mut story = Story::default();
     story.good(Clan).bads(Clan, &Maintenance, 2).judge.control_done();
     assert_eq!(story.convicted(), [Scope::Endpoint(Clan)]);
@@ -277,7 +277,7 @@ fn an_endpoint_that_is_all_there_is_needs_another_to_convict_the_api() {
 }
 
 #[test]
-fn no_try_at_once_while_others_accuse() {
+fn others_accusing_prevent_quick_try() {
     let mut story = Story::default();
     let first = story.bad(Clan, Failed);
     assert!(story.judge.is_alone(&first));
@@ -287,7 +287,7 @@ fn no_try_at_once_while_others_accuse() {
     assert!(story.judge.is_alone(&second));
 }
 
-/// What is bad in a world, and when.
+/// The bad parts of a world, and the time at which they are bad.
 #[derive(Clone, Debug)]
 struct World {
     objects: Vec<EndpointKind>,
@@ -320,7 +320,7 @@ fn play(world: &World) -> Vec<FailureClass> {
         (0..world.objects.len()).map(|number| (number, None)).collect();
     let mut flying: Vec<(usize, CallId, usize, usize, bool, Option<Accusation>)> = Vec::new();
     let mut waiting: Vec<(usize, Accusation)> = Vec::new();
-    // An object that was answered well is told as `CallAgain`, which is no end.
+    // `CallAgain` stands for an object that was answered well: it is not an end.
     let mut ends = vec![FailureClass::CallAgain; world.objects.len()];
     for now in 0..20_000 {
         let key = if judge.is_convicted(&Scope::Key(Fingerprint(KEYS[1].to_owned()))) { 0 } else { now % 2 };
@@ -371,12 +371,12 @@ fn play(world: &World) -> Vec<FailureClass> {
         for (number, accusation) in std::mem::take(&mut waiting) {
             match judge.classify(&accusation) {
                 None => waiting.push((number, accusation)),
-                Some(ruling) => {
+                Some(class) => {
                     judge.wait(&accusation, false);
-                    if ruling == FailureClass::CallAgain {
+                    if class == FailureClass::CallAgain {
                         todo.push_back((number, Some(accusation)));
                     } else {
-                        ends[number] = ruling;
+                        ends[number] = class;
                     }
                 }
             }
@@ -423,7 +423,7 @@ proptest! {
     }
 
     #[test]
-    fn a_bad_object_among_good_ones_is_charged(latencies in prop::collection::vec(0..40_usize, 1..50), place in 0..100_usize) {
+    fn bad_object_among_good_is_charged(latencies in prop::collection::vec(0..40_usize, 1..50), place in 0..100_usize) {
         let world = World {
             objects: vec![Clan; 101],
             bad_objects: [place].into(),

@@ -1,4 +1,4 @@
-//! One call and what its answer comes to: each row of the table through real HTTP.
+//! A call and its response: each row of the classification through real HTTP.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const CLAN: &str = r##"{"tag":"#2PP","name":"x","memberList":[{"tag":"#8Q8","nam
 const PLAYER: &str = r##"{"tag":"#2PP","name":"x","trophies":7}"##;
 const NOT_FOUND: &str = r#"{"reason":"notFound"}"#;
 
-/// `{"tag":"#2PP","name":"squeezed","trophies":7}` through gzip.
+/// `{"tag":"#2PP","name":"squeezed","trophies":7}`, compressed with gzip.
 const SQUEEZED: [u8; 62] = [
     31, 139, 8, 0, 0, 0, 0, 0, 2, 3, 171, 86, 42, 73, 76, 87, 178, 82, 82, 54, 10, 8, 80, 210, 81, 202, 75, 204, 77, 5,
     242, 138, 11, 75, 83, 83, 171, 82, 83, 128, 34, 37, 69, 249, 5, 25, 153, 169, 197, 74, 86, 230, 181, 0, 158, 129,
@@ -29,7 +29,7 @@ fn seconds(seconds: u64) -> Duration {
 }
 
 #[tokio::test]
-async fn a_clan_comes_with_its_bytes_its_members_and_the_times_of_its_copy() {
+async fn clan_has_bytes_members_and_times() {
     let rig = Rig::new().await;
     rig.server.on("clans/%232PP", [Reply::new(200, &["Cache-Control: public max-age=91"], CLAN)]);
     let fetch = rig.fetch("clan:2PP").await;
@@ -43,7 +43,7 @@ async fn a_clan_comes_with_its_bytes_its_members_and_the_times_of_its_copy() {
 }
 
 #[tokio::test]
-async fn every_call_carries_its_token_and_asks_for_compressed_json() {
+async fn calls_carry_token_and_accept_gzip() {
     let rig = Rig::new().await;
     rig.server.on("players/%232PP", [Reply::json(PLAYER)]);
     rig.fetch("player:2PP").await;
@@ -59,7 +59,7 @@ async fn every_call_carries_its_token_and_asks_for_compressed_json() {
 }
 
 #[tokio::test]
-async fn a_compressed_answer_is_read() {
+async fn compressed_response_is_read() {
     let rig = Rig::new().await;
     rig.server.on("players/%232PP", [Reply::new(200, &["content-encoding: gzip"], SQUEEZED)]);
     let Document::Player(player) = document(answered(rig.fetch("player:2PP").await)) else { panic!("not a player") };
@@ -67,7 +67,7 @@ async fn a_compressed_answer_is_read() {
 }
 
 #[tokio::test]
-async fn a_compressed_answer_that_is_broken_is_transient() {
+async fn broken_compression_is_transient() {
     let rig = Rig::new().await;
     let mut broken = SQUEEZED;
     broken[40] ^= 0x55;
@@ -76,7 +76,7 @@ async fn a_compressed_answer_that_is_broken_is_transient() {
 }
 
 #[tokio::test]
-async fn not_found_is_gone_for_as_long_as_the_answer_says() {
+async fn not_found_is_gone_until_max_age() {
     let rig = Rig::new().await;
     rig.server.on("players/%232PP", [Reply::new(404, &["cache-control: public max-age=600"], NOT_FOUND)]);
     let fetched = answered(rig.fetch("player:2PP").await);
@@ -85,7 +85,7 @@ async fn not_found_is_gone_for_as_long_as_the_answer_says() {
 }
 
 #[tokio::test]
-async fn without_max_age_nothing_is_known_about_freshness() {
+async fn missing_max_age_means_unknown_freshness() {
     let rig = Rig::new().await;
     rig.server.on("clans/%232PP", [Reply::json(CLAN)]);
     let fetched = answered(rig.fetch("clan:2PP").await);
@@ -93,7 +93,7 @@ async fn without_max_age_nothing_is_known_about_freshness() {
 }
 
 #[tokio::test]
-async fn a_bad_request_or_a_wrong_document_is_a_dead_letter_with_what_came() {
+async fn bad_request_is_dead_letter_with_excerpt() {
     let rig = Rig::new().await;
     let long = format!(r##"{{"tag":"#8Q8","name":"{}"}}"##, "ä".repeat(600));
     rig.server
@@ -111,14 +111,14 @@ async fn a_bad_request_or_a_wrong_document_is_a_dead_letter_with_what_came() {
 }
 
 #[tokio::test]
-async fn an_endless_body_is_not_read_to_its_end() {
+async fn endless_body_is_abandoned() {
     let rig = Rig::new().await;
     rig.server.on("players/%232PP", [Reply::json(&" ".repeat(5 * 1024 * 1024))]);
     assert_eq!(outcome(&rig.fetch("player:2PP").await), "dead letter: too_large");
 }
 
 #[tokio::test]
-async fn an_answer_that_is_cut_or_not_json_is_tried_again_at_once() {
+async fn cut_response_is_tried_again_at_once() {
     for bad in [
         Reply::json(PLAYER).cut(5),
         Reply::json(&PLAYER[..20]),
@@ -138,7 +138,7 @@ async fn an_answer_that_is_cut_or_not_json_is_tried_again_at_once() {
 }
 
 #[tokio::test]
-async fn quick_tries_end_and_without_any_there_is_one_call() {
+async fn quick_tries_are_limited() {
     let rig = Rig::new().await;
     rig.server.on("players/%232PP", [Reply::html(502)]);
     for quick_tries in [0, 2] {
@@ -148,7 +148,7 @@ async fn quick_tries_end_and_without_any_there_is_one_call() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_final_is_not_tried_again() {
+async fn final_response_is_not_tried_again() {
     for reply in [
         Reply::json(PLAYER),
         Reply::json("{}"),
@@ -165,7 +165,7 @@ async fn an_answer_that_is_final_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn maintenance_is_told_with_its_words() {
+async fn maintenance_reports_api_message() {
     let rig = Rig::new().await;
     let body = r#"{"reason":"inMaintenance","message":"come back later"}"#;
     rig.server.on("clans/%232PP", [Reply::status(503, body)]);
@@ -176,13 +176,13 @@ async fn maintenance_is_told_with_its_words() {
 }
 
 #[tokio::test]
-async fn a_throttled_key_cools_down_and_another_goes_on() {
+async fn throttled_key_cools_down_alone() {
     let rig = Rig::with_tokens(&["token-one", "token-two"]).await;
     let throttled = Reply::new(429, &["retry-after: 7"], r#"{"reason":"requestThrottled"}"#);
     rig.server.on("players/%232PP", [throttled, Reply::json(PLAYER)]);
     let fetch = rig.fetch_with_quick_tries("player:2PP", 2).await;
-    let Verdict::Throttled { key, cooldown: rest } = &fetch.verdict else { panic!("{fetch:?}") };
-    assert_eq!((key, *rest), (&name("token-one"), seconds(7)));
+    let Verdict::Throttled { key, cooldown } = &fetch.verdict else { panic!("{fetch:?}") };
+    assert_eq!((key, *cooldown), (&name("token-one"), seconds(7)));
     for _ in 0..3 {
         assert_eq!(outcome(&rig.fetch("player:2PP").await), "a player");
     }
@@ -193,7 +193,7 @@ async fn a_throttled_key_cools_down_and_another_goes_on() {
 }
 
 #[tokio::test]
-async fn a_rejected_token_is_told_as_that() {
+async fn rejected_token_is_reported() {
     for body in [
         r#"{"reason":"accessDenied","message":"Invalid authorization"}"#,
         r#"{"reason":"accessDenied.invalidIp","message":"Invalid authorization: API key does not allow access from IP 203.0.113.7"}"#,
@@ -201,22 +201,22 @@ async fn a_rejected_token_is_told_as_that() {
         let rig = Rig::new().await;
         rig.server.on("clans/%232PP/currentwar", [Reply::status(403, body)]);
         assert_eq!(outcome(&rig.fetch("war:2PP").await), "Rejected");
-        assert_eq!(rig.keys.usable(), 1, "one object's word rests no key");
+        assert_eq!(rig.keys.usable(), 1, "one object alone cools down no key");
     }
 }
 
 #[tokio::test]
-async fn a_ban_of_our_address_is_not_a_private_log() {
+async fn address_ban_is_not_private_log() {
     for reply in [Reply::html(403), Reply::status(403, r#"{"reason":"accessDenied"}"#)] {
         let rig = Rig::new().await;
         rig.server.on("clans/%232PP", [reply]);
         assert_eq!(outcome(&rig.fetch("clan:2PP").await), "Forbidden");
-        assert_eq!(rig.keys.usable(), 1, "one object's word rests no key");
+        assert_eq!(rig.keys.usable(), 1, "one object alone cools down no key");
     }
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed() {
+async fn redirect_is_not_followed() {
     let rig = Rig::new().await;
     rig.server.on("clans/%232PP", [Reply::new(302, &["location: /v1/players/%232PP"], "")]);
     assert_eq!(outcome(&rig.fetch("clan:2PP").await), "transient: not_the_api");
@@ -224,7 +224,7 @@ async fn a_redirect_is_not_followed() {
 }
 
 #[tokio::test]
-async fn a_call_that_the_deadline_cuts_short_is_given_back_and_is_no_failure() {
+async fn call_cut_by_deadline_is_released() {
     let rig = Rig::new().await;
     rig.server.on("clans/%232PP", [Reply::Silence]);
     let object: ObjectId = "clan:2PP".parse().unwrap();
@@ -235,7 +235,7 @@ async fn a_call_that_the_deadline_cuts_short_is_given_back_and_is_no_failure() {
 }
 
 #[tokio::test]
-async fn with_too_little_time_no_call_is_begun() {
+async fn too_little_time_begins_no_call() {
     let rig = Rig::new().await;
     let object: ObjectId = "clan:2PP".parse().unwrap();
     for left in [Duration::ZERO, Duration::from_millis(90)] {
@@ -246,7 +246,7 @@ async fn with_too_little_time_no_call_is_begun() {
 }
 
 #[tokio::test]
-async fn a_failure_near_the_deadline_is_not_tried_again() {
+async fn failure_near_deadline_is_not_tried_again() {
     let rig = Rig::new().await;
     rig.server.on("clans/%232PP", [Reply::html(502)]);
     let object: ObjectId = "clan:2PP".parse().unwrap();
@@ -258,7 +258,7 @@ async fn a_failure_near_the_deadline_is_not_tried_again() {
 }
 
 #[tokio::test]
-async fn no_call_begins_when_the_slot_is_not_certainly_ours_by_boot_time_or_by_the_wall() {
+async fn uncertain_slot_begins_no_call() {
     for frozen_boot_time in [false, true] {
         let rig = Rig::new().await;
         rig.server.on("clans/%232PP", [Reply::json(CLAN)]);
@@ -275,7 +275,7 @@ async fn no_call_begins_when_the_slot_is_not_certainly_ours_by_boot_time_or_by_t
 }
 
 #[tokio::test]
-async fn a_permit_taken_before_is_used_for_the_first_call() {
+async fn first_permit_is_used() {
     let rig = Rig::new().await;
     rig.server.on("clans/%232PP", [Reply::json(CLAN)]);
     let object: ObjectId = "clan:2PP".parse().unwrap();
@@ -286,7 +286,7 @@ async fn a_permit_taken_before_is_used_for_the_first_call() {
 }
 
 #[tokio::test]
-async fn connections_are_fresh_after_a_long_sleep() {
+async fn long_sleep_renews_connections() {
     let rig = Rig::new().await;
     rig.server.on("clans/%232PP", [Reply::json(CLAN)]);
     rig.fetch("clan:2PP").await;
@@ -296,7 +296,7 @@ async fn connections_are_fresh_after_a_long_sleep() {
 }
 
 #[tokio::test]
-async fn no_token_is_ever_printed() {
+async fn token_is_never_printed() {
     let rig = Rig::new().await;
     rig.server.on("clans/%232PP", [Reply::Close]).on("players/%232PP", [Reply::html(403)]);
     let printed = [
@@ -310,7 +310,7 @@ async fn no_token_is_ever_printed() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_transient() {
+async fn missing_server_is_transient() {
     let rig = Rig::new().await;
     let gone = refresh_worker::api::ApiClient::new(&"http://127.0.0.1:1/v1".parse().unwrap()).unwrap();
     let object: ObjectId = "clan:2PP".parse().unwrap();

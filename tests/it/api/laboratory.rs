@@ -1,11 +1,12 @@
-//! A client with one key before an API that counts, in a time of their own: it stands still while a call is on the wire,
-//! and passes a few milliseconds at a time otherwise. However busy the machine is, the same happens at the same moment,
-//! and minutes pass in seconds.
+//! A client with one key before an API that counts, in a time of their own.
+//!
+//! The time stands still while a call is on the wire, and otherwise passes a few milliseconds at a time. However busy the
+//! machine is, the same happens at the same moment, and minutes pass in seconds.
 
 use std::{
     collections::VecDeque,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -17,7 +18,6 @@ use axum::{
     http::{StatusCode, Uri, header},
     response::{IntoResponse as _, Response},
 };
-use parking_lot::Mutex;
 use refresh_worker::{
     api::{ApiClient, FetchTask, KeyPool, SlotStart, judge::SharedJudge},
     clock::{ManualClock, ServerTime},
@@ -33,23 +33,23 @@ use super::rig::{NOW, key, name};
 
 const TOKEN: &str = "learning";
 
-/// How much time passes at once. The limiter's window is a multiple of it: one that ended late each time would be longer than
-/// its calls are apart, and they would come in bunches.
+/// The time that passes at once. The limiter's window is a multiple of it. A window that always ended late would be longer than
+/// the gaps between its calls, and they would come in bunches.
 const TICK: Duration = Duration::from_millis(2);
 
-/// Turns of all tasks after which whatever the last tick woke is done.
+/// The turns after which all tasks that the last tick woke are done.
 const TURNS: u32 = 2;
 
-/// How many calls may be under way at once: more than the rate in the slowest answer's time.
+/// The most calls under way at once: more than the rate allows within the slowest response.
 const CALLERS: usize = 80;
 
-/// The document of the player that is asked for.
+/// The document of the requested player.
 fn player(path: &str) -> String {
     let tag = path.rsplit("%23").next().unwrap_or_default();
     format!(r##"{{"tag":"#{tag}","name":"x","trophies":7}}"##)
 }
 
-/// What the API makes of a call.
+/// The reaction of the API to a call.
 #[derive(Clone, Copy, Debug)]
 pub struct Treatment {
     pub is_refused: bool,
@@ -71,13 +71,13 @@ pub struct Laboratory {
 struct Api {
     judge: Mutex<Judge>,
     last_second: Mutex<VecDeque<Instant>>,
-    /// Calls that wait for their answer's time to come.
+    /// Calls whose response is due later.
     waiting: AtomicU64,
     refused: AtomicU64,
 }
 
 impl Laboratory {
-    /// Calls as often as it may, from now on. The test has to run in paused time.
+    /// Calls as often as the limiter allows, from now on. The test has to run in paused time.
     pub async fn open(cap_per_second: u32, judge: Judge) -> Arc<Self> {
         let api = Arc::new(Api {
             judge: Mutex::new(judge),
@@ -102,10 +102,10 @@ impl Laboratory {
     }
 
     pub fn judge(&self, judge: Judge) {
-        *self.api.judge.lock() = judge;
+        *self.api.judge.lock().unwrap() = judge;
     }
 
-    /// Calls begun, and how many of them were refused.
+    /// The calls begun, and those of them that were refused.
     pub fn calls(&self) -> (u64, u64) {
         (self.keys.calls_made(), self.api.refused.load(Ordering::Relaxed))
     }
@@ -114,11 +114,11 @@ impl Laboratory {
         self.keys.rates()[0].1
     }
 
-    pub fn learned(&self) -> Option<AimdState> {
+    pub fn aimd_state(&self) -> Option<AimdState> {
         self.keys.aimd_state(&name(TOKEN))
     }
 
-    /// Lets time pass; the rates at the end of each second of it.
+    /// Lets time pass. Returns the rate at the end of each second.
     pub async fn pass(&self, seconds: u32) -> Vec<f64> {
         let mut rates = Vec::new();
         for _ in 0..seconds {
@@ -132,7 +132,7 @@ impl Laboratory {
         rates
     }
 
-    /// Returns when nothing happens any more without time passing.
+    /// Returns when nothing happens any more until time passes.
     async fn come_to_rest(&self) {
         let (mut turns_at_rest, began) = (0, std::time::Instant::now());
         while turns_at_rest < TURNS {
@@ -147,25 +147,25 @@ impl Laboratory {
         self.keys.calls_made() - self.answered.load(Ordering::Relaxed) - self.api.waiting.load(Ordering::Relaxed)
     }
 
-    /// Each caller asks for a player of its own: what one alone meets is not the key's rate.
+    /// Each caller requests a player of its own: a refusal of one player alone is not about the key.
     async fn call_for_ever(self: Arc<Self>, caller: usize) {
         let digit = |place: usize| char::from(b"0289PYLQG"[caller / place % 9]);
         let player = format!("player:2{}{}", digit(9), digit(1)).parse().unwrap();
-        let bench = SharedJudge::default();
+        let judge = SharedJudge::default();
         loop {
             let ask = FetchTask {
                 object: &player,
                 league: None,
                 first_permit: None,
                 keys: &self.keys,
-                bench: &bench,
+                judge: &judge,
                 time: &self.time,
                 until: Instant::now() + Duration::from_mins(2),
                 quick_tries: 0,
                 earlier: None,
             };
             match self.client.fetch(ask).await.calls {
-                // The key rests.
+                // The key is cooling down.
                 0 => sleep(Duration::from_millis(100)).await,
                 calls => drop(self.answered.fetch_add(calls.into(), Ordering::Relaxed)),
             }
@@ -176,10 +176,10 @@ impl Laboratory {
 impl Api {
     fn arrive(&self) -> Treatment {
         let now = Instant::now();
-        let mut last_second = self.last_second.lock();
+        let mut last_second = self.last_second.lock().unwrap();
         last_second.retain(|at| now.duration_since(*at) < Duration::from_secs(1));
         last_second.push_back(now);
-        (self.judge.lock())(last_second.len())
+        (self.judge.lock().unwrap())(last_second.len())
     }
 }
 

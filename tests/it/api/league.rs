@@ -13,7 +13,7 @@ const CURRENT: &str = "clans/%232PP/currentwar";
 const GROUP: &str = "clans/%232PP/currentwar/leaguegroup";
 const NOT_IN_WAR: &str = r#"{"state":"notInWar","clan":{"stars":0},"opponent":{"stars":0}}"#;
 
-/// A day from [`NOW`], and until when a round that ends then is remembered.
+/// A day after [`NOW`], and the moment until which a round that ends then is remembered.
 const TOMORROW: &str = "20260305T050000.000Z";
 const AFTER_TOMORROWS_LAST_LOOK: &str = "2026-03-05T05:15:00.000Z";
 const YESTERDAY: &str = "20260303T050000.000Z";
@@ -40,7 +40,7 @@ fn league_path(war: &str) -> String {
     format!("clanwarleagues/wars/%23{war}")
 }
 
-/// Round 1 is over, round 2 is fought and round 3 prepared; ours are 8Q8, 9Q9 and YQ9.
+/// Round 1 is over, round 2 is fought and round 3 is in preparation. Our wars are 8Q8, 9Q9 and YQ9.
 async fn in_the_middle_of_a_league() -> Rig {
     let rig = Rig::new().await;
     rig.server
@@ -61,7 +61,7 @@ fn state(rig_answer: Document) -> String {
 }
 
 #[tokio::test]
-async fn a_clan_in_an_ordinary_war_costs_one_call_and_the_league_memory_is_kept() {
+async fn ordinary_war_costs_one_call() {
     for in_war in ["inWar", "preparation"] {
         let rig = Rig::new().await;
         rig.server.on(CURRENT, [war(in_war, TOMORROW, "2PP", "GGG")]);
@@ -75,7 +75,7 @@ async fn a_clan_in_an_ordinary_war_costs_one_call_and_the_league_memory_is_kept(
 }
 
 #[tokio::test]
-async fn a_clan_in_no_league_is_not_asked_about_again_until_the_negative_is_over() {
+async fn no_league_is_not_requested_again() {
     for group in [
         Reply::status(404, r#"{"reason":"notFound"}"#),
         Reply::html(504),
@@ -102,7 +102,7 @@ async fn a_clan_in_no_league_is_not_asked_about_again_until_the_negative_is_over
 }
 
 #[tokio::test]
-async fn the_round_that_is_fought_is_found_our_side_put_first_and_no_undrawn_round_asked_for() {
+async fn fought_round_is_found_with_our_side_first() {
     let rig = in_the_middle_of_a_league().await;
     let fetched = answered(rig.fetch_war("2PP", None).await);
     let memory = fetched.league.clone().unwrap();
@@ -117,7 +117,7 @@ async fn the_round_that_is_fought_is_found_our_side_put_first_and_no_undrawn_rou
 }
 
 #[tokio::test]
-async fn while_the_round_lasts_one_league_call_is_enough() {
+async fn remembered_round_costs_one_call() {
     let rig = in_the_middle_of_a_league().await;
     let memory = answered(rig.fetch_war("2PP", None).await).league.unwrap();
     let before = rig.server.calls().len();
@@ -128,7 +128,7 @@ async fn while_the_round_lasts_one_league_call_is_enough() {
 }
 
 #[tokio::test]
-async fn a_remembered_war_whose_round_is_over_or_that_is_gone_is_looked_for_anew() {
+async fn outdated_league_war_is_searched_again() {
     let over = WarMemory { war_tag: Some("YV8".into()), war_tag_until: Some(NOW), ..WarMemory::default() };
     let gone = WarMemory { war_tag_until: Some(NOW + Duration::from_secs(60)), ..over.clone() };
     for (memory, calls) in [(over, 5), (gone, 6)] {
@@ -140,7 +140,7 @@ async fn a_remembered_war_whose_round_is_over_or_that_is_gone_is_looked_for_anew
 }
 
 #[tokio::test]
-async fn before_the_first_round_is_fought_its_preparation_is_the_war() {
+async fn first_preparation_is_the_war() {
     let rig = Rig::new().await;
     rig.server
         .on(CURRENT, [Reply::json(NOT_IN_WAR)])
@@ -153,7 +153,7 @@ async fn before_the_first_round_is_fought_its_preparation_is_the_war() {
 }
 
 #[tokio::test]
-async fn between_two_rounds_the_one_in_preparation_is_the_war() {
+async fn preparation_between_rounds_is_the_war() {
     let rig = in_the_middle_of_a_league().await;
     rig.server
         .on(&league_path("9Q8"), [war("warEnded", YESTERDAY, "CCC", "VVV")])
@@ -164,7 +164,7 @@ async fn between_two_rounds_the_one_in_preparation_is_the_war() {
 }
 
 #[tokio::test]
-async fn on_the_last_day_the_last_round_is_the_war() {
+async fn last_round_is_war_of_last_day() {
     let rig = Rig::new().await;
     rig.server
         .on(CURRENT, [Reply::json(NOT_IN_WAR)])
@@ -177,7 +177,7 @@ async fn on_the_last_day_the_last_round_is_the_war() {
 }
 
 #[tokio::test]
-async fn a_group_without_a_drawn_round_is_asked_again_soon() {
+async fn undrawn_group_is_requested_again_soon() {
     let rig = Rig::new().await;
     rig.server.on(CURRENT, [Reply::json(NOT_IN_WAR)]).on(GROUP, [group("preparation", &[&["0", "0"]])]);
     let fetched = answered(rig.fetch_war("2PP", None).await);
@@ -186,7 +186,7 @@ async fn a_group_without_a_drawn_round_is_asked_again_soon() {
 }
 
 #[tokio::test]
-async fn a_private_war_log_does_not_hide_a_league_war() {
+async fn private_war_log_keeps_league_war() {
     let rig = in_the_middle_of_a_league().await;
     rig.server.on(CURRENT, [Reply::status(403, r#"{"reason":"accessDenied"}"#)]);
     assert_eq!(state(document(answered(rig.fetch_war("2PP", None).await))), "inWar");
@@ -197,7 +197,7 @@ async fn a_private_war_log_does_not_hide_a_league_war() {
 }
 
 #[tokio::test]
-async fn an_ended_war_is_kept_when_there_is_no_league_and_of_two_ended_wars_the_later_is_shown() {
+async fn later_of_two_ended_wars_is_shown() {
     for (plain_ends, league_ends, shown) in
         [(YESTERDAY, "20260302T050000.000Z", "GGG"), ("20260225T050000.000Z", YESTERDAY, "VVV")]
     {
@@ -216,7 +216,7 @@ async fn an_ended_war_is_kept_when_there_is_no_league_and_of_two_ended_wars_the_
 }
 
 #[tokio::test]
-async fn when_the_group_cannot_be_read_the_plain_answer_is_stored_and_the_memory_kept() {
+async fn unreadable_group_keeps_plain_war_and_memory() {
     for group in [Reply::html(500), Reply::Close, Reply::json(r#"{"season":"2026-03"}"#)] {
         let rig = Rig::new().await;
         rig.server.on(CURRENT, [Reply::json(NOT_IN_WAR)]).on(GROUP, [group]);
@@ -228,14 +228,14 @@ async fn when_the_group_cannot_be_read_the_plain_answer_is_stored_and_the_memory
 }
 
 #[tokio::test]
-async fn a_league_war_that_is_known_and_cannot_be_read_is_not_hidden_by_the_plain_answer() {
+async fn unreadable_league_war_is_not_replaced() {
     let rig = in_the_middle_of_a_league().await;
     rig.server.on(&league_path("9Q9"), [Reply::html(500)]);
     assert_eq!(outcome(&rig.fetch_war("2PP", None).await), "transient: server_error");
 }
 
 #[tokio::test]
-async fn a_bad_group_costs_the_plain_answer_nothing() {
+async fn bad_group_keeps_plain_war() {
     for reply in [
         Reply::html(503),
         Reply::status(429, ""),
@@ -251,7 +251,7 @@ async fn a_bad_group_costs_the_plain_answer_nothing() {
 }
 
 #[tokio::test]
-async fn another_clans_league_war_may_be_bad() {
+async fn bad_league_war_of_others_is_skipped() {
     for reply in [Reply::html(503), Reply::html(500), Reply::status(404, "page not found")] {
         let rig = in_the_middle_of_a_league().await;
         rig.server.on(&league_path("9Q8"), [reply.clone()]);
@@ -260,7 +260,7 @@ async fn another_clans_league_war_may_be_bad() {
 }
 
 #[tokio::test]
-async fn a_clan_that_is_gone_has_no_league() {
+async fn gone_clan_has_no_league() {
     let rig = Rig::new().await;
     let fetch = rig.fetch_war("2PP", None).await;
     assert_eq!((outcome(&fetch).as_str(), fetch.calls), ("gone", 1));
@@ -272,7 +272,7 @@ fn timed(state: &str, starts: &str, ends: &str, clan: &str, opponent: &str) -> S
 }
 
 #[tokio::test]
-async fn a_war_log_that_turns_private_in_a_war_is_seen_from_the_other_side_with_one_call_more() {
+async fn newly_private_war_is_seen_from_opponent() {
     let rig = Rig::new().await;
     let other_side = "clans/%23GGG/currentwar";
     rig.server
@@ -299,7 +299,7 @@ async fn a_war_log_that_turns_private_in_a_war_is_seen_from_the_other_side_with_
     let memory = fetched.league.clone().unwrap();
     assert_eq!(memory.war, open.war, "the clock goes on");
     assert_eq!(document(fetched).json(), timed("inWar", YESTERDAY, TOMORROW, "2PP", "GGG"), "our side is put first");
-    // The other clan is in another war now: that is all there is to be seen, and it is not tried again.
+    // The other clan is in another war now. It shows nothing more of ours, and is not requested again.
     let fetched = answered(rig.fetch_war("2PP", Some(&memory)).await);
     assert!(matches!(fetched.answered, refresh_worker::model::Answered::PrivateWarLog));
     let forgotten = fetched.league.unwrap();
@@ -309,7 +309,7 @@ async fn a_war_log_that_turns_private_in_a_war_is_seen_from_the_other_side_with_
 }
 
 #[tokio::test]
-async fn a_round_is_seen_to_its_end_before_the_next_one_is_looked_for() {
+async fn round_is_seen_to_end_before_next() {
     let rig = Rig::new().await;
     let starts = "20260303T050000.000Z";
     let round = |state: &str| Reply::json(&timed(state, starts, "20260304T050500.000Z", "2PP", "GGG"));

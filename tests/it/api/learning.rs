@@ -1,4 +1,4 @@
-//! A key's rate that learns, over HTTP: a hidden limit is found and kept to, and slow answers are given way to.
+//! The AIMD rate of a key, over HTTP: it finds a hidden limit and keeps to it, and backs off from slow responses.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ const LIMIT: usize = 17;
 
 const USUAL: Duration = Duration::from_millis(150);
 
-/// What answers take of an API that is out of breath.
+/// The time of a response when the API is overloaded.
 const SLOW: Duration = Duration::from_millis(1500);
 
 fn usual(_: usize) -> Treatment {
@@ -21,11 +21,11 @@ fn slow(_: usize) -> Treatment {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hidden_limit_is_found_within_ten_percent_and_hardly_a_call_is_refused() {
+async fn hidden_limit_is_found_with_few_refusals() {
     let laboratory = Laboratory::open(30, |in_second| Treatment { is_refused: in_second > LIMIT, takes: USUAL }).await;
     laboratory.pass(2 * 60).await;
     let (calls_to_find, refused_to_find) = laboratory.calls();
-    // Long enough that the ceiling is tried once more.
+    // Long enough for one more probe of the ceiling.
     let settled = laboratory.pass(3 * 60).await;
     let (calls, refused) = laboratory.calls();
     println!("{refused_to_find} of {calls_to_find} calls refused until it was found, {refused} of {calls} in all");
@@ -34,17 +34,17 @@ async fn a_hidden_limit_is_found_within_ten_percent_and_hardly_a_call_is_refused
     let limit = f64::from(u32::try_from(LIMIT).unwrap());
     assert!((limit * 0.9..=limit).contains(&laboratory.rate()), "settled at {}", laboratory.rate());
     assert!(settled.iter().all(|rate| *rate >= limit * 0.9), "{settled:?}");
-    let learned = laboratory.learned().unwrap();
-    assert_eq!((learned.ceiling, learned.failed_probes), (Some(limit + 1.0), 2), "{learned:?}");
+    let state = laboratory.aimd_state().unwrap();
+    assert_eq!((state.ceiling, state.failed_probes), (Some(limit + 1.0), 2), "{state:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_that_our_calls_make_slow_lower_the_rate_until_they_are_quick_and_then_it_comes_back() {
+async fn slowness_from_our_calls_lowers_rate_temporarily() {
     let laboratory = Laboratory::open(15, usual).await;
     laboratory.pass(15).await;
     let mut lowered = Vec::new();
     for _ in 0..45 {
-        // It is out of breath at more than twelve a second.
+        // The API is overloaded at more than twelve calls a second.
         laboratory.judge(if laboratory.rate() > 12.0 { slow } else { usual });
         lowered.extend(laboratory.pass(1).await);
     }
@@ -56,7 +56,7 @@ async fn answers_that_our_calls_make_slow_lower_the_rate_until_they_are_quick_an
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_that_are_as_slow_with_fewer_calls_lower_the_rate_twice_and_then_no_more() {
+async fn foreign_slowness_lowers_rate_twice_at_most() {
     let laboratory = Laboratory::open(15, usual).await;
     laboratory.pass(15).await;
     laboratory.judge(slow);
@@ -64,7 +64,7 @@ async fn answers_that_are_as_slow_with_fewer_calls_lower_the_rate_twice_and_then
     assert_eq!(phases(&tried), [15.0, 10.5, 7.4, 15.0], "{tried:?}");
 }
 
-/// The rates one after the other, each once, to a tenth.
+/// The rates in order, without repeats, to a tenth.
 fn phases(rates: &[f64]) -> Vec<f64> {
     let mut phases: Vec<f64> = rates.iter().map(|rate| (rate * 10.0).round() / 10.0).collect();
     phases.dedup();

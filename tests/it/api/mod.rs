@@ -1,4 +1,4 @@
-//! The API room over real HTTP: answers scripted byte by byte, and the recorded ones.
+//! The API room over real HTTP: responses scripted byte by byte, and recorded ones.
 
 mod answers;
 mod budget;

@@ -1,4 +1,4 @@
-//! Answers in odd clothes: byte order marks, encodings that were not offered, copies of an age.
+//! Odd responses: byte order marks, encodings that were not offered, copies with an age.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::{
 const PLAYER: &str = r##"{"tag":"#2PP","name":"x"}"##;
 const PATH: &str = "players/%232PP";
 
-/// The reason of a bad answer.
+/// The reason of a bad response.
 async fn reason(reply: Reply) -> String {
     let rig = Rig::new().await;
     rig.server.on(PATH, [reply]);
@@ -23,7 +23,7 @@ async fn reason(reply: Reply) -> String {
 }
 
 #[tokio::test]
-async fn a_byte_order_mark_is_read_over() {
+async fn byte_order_mark_is_skipped() {
     let rig = Rig::new().await;
     rig.server.on(PATH, [Reply::json(&format!("\u{feff}{PLAYER}"))]);
     assert_eq!(document(answered(rig.fetch("player:2PP").await)).json(), PLAYER);
@@ -32,7 +32,7 @@ async fn a_byte_order_mark_is_read_over() {
 }
 
 #[tokio::test]
-async fn utf_16_is_named() {
+async fn utf_16_is_named_in_reason() {
     for order in [u16::to_le_bytes, u16::to_be_bytes] {
         let body: Vec<u8> = format!("\u{feff}{PLAYER}").encode_utf16().flat_map(order).collect();
         assert!(reason(Reply::new(200, &[], body)).await.contains("UTF-16"));
@@ -40,12 +40,12 @@ async fn utf_16_is_named() {
 }
 
 #[tokio::test]
-async fn an_encoding_that_was_not_offered_is_named() {
+async fn unoffered_encoding_is_named() {
     for encoding in ["br", "zstd", "deflate", "rot13"] {
         for status in [200, 404] {
             let header = format!("content-encoding: {encoding}");
-            let told = reason(Reply::new(status, &[&header], b"\x0b\x02\x80\x00")).await;
-            assert!(told.contains(&format!("`{encoding}`, which was not offered")), "{told}");
+            let reason_text = reason(Reply::new(status, &[&header], b"\x0b\x02\x80\x00")).await;
+            assert!(reason_text.contains(&format!("`{encoding}`, which was not offered")), "{reason_text}");
         }
     }
     let broken = reason(Reply::new(200, &["content-encoding: gzip"], "no gzip at all")).await;
@@ -53,7 +53,7 @@ async fn an_encoding_that_was_not_offered_is_named() {
 }
 
 #[tokio::test]
-async fn the_age_of_a_copy_counts() {
+async fn copy_age_counts() {
     for (age, left) in [("0", 60), ("25", 35), ("60", 0), ("4000000000", 0), ("-5", 60), ("old", 60), ("", 60)] {
         let rig = Rig::new().await;
         let header = format!("age: {age}");
@@ -64,7 +64,7 @@ async fn the_age_of_a_copy_counts() {
 }
 
 #[tokio::test]
-async fn control_characters_of_an_error_do_not_enter() {
-    let told = reason(Reply::status(500, r#"{"reason":"x\u0000y","message":"a\u001b[31mb\nc"}"#)).await;
-    assert!(told.contains("xy: a[31mb c"), "{told}");
+async fn control_characters_of_errors_are_dropped() {
+    let reason_text = reason(Reply::status(500, r#"{"reason":"x\u0000y","message":"a\u001b[31mb\nc"}"#)).await;
+    assert!(reason_text.contains("xy: a[31mb c"), "{reason_text}");
 }

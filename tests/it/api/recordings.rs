@@ -1,11 +1,11 @@
-//! All recorded answers of the real API become the right documents.
+//! All recorded responses of the real API become the right documents.
 
 use std::{fs, path::PathBuf};
 
 use refresh_worker::{
     api::{
         judge::Sign,
-        verdict::{Bad, Body, Classified, Endpoint, Heard, classify},
+        response::{Bad, Body, Classified, Endpoint, Response, classify},
         wire,
     },
     model::Tag,
@@ -23,10 +23,9 @@ struct Recording {
 }
 
 impl Recording {
-    fn rule(&self, endpoint: &Endpoint<'_>) -> Classified {
+    fn classify(&self, endpoint: &Endpoint<'_>) -> Classified {
         let body = Body::Whole(self.text.clone().into_bytes());
-        let heard = Heard::Answer { status: self.status, headers: HeaderMap::new(), body };
-        classify(endpoint, &heard)
+        classify(endpoint, &Ok(Response { status: self.status, headers: HeaderMap::new(), body }))
     }
 
     fn count(&self, pointer: &str) -> usize {
@@ -40,7 +39,7 @@ impl Recording {
 
 fn recordings() -> Option<Vec<Recording>> {
     let Some(folder) = std::env::var_os("COC_FIXTURES_DIR").map(PathBuf::from) else {
-        eprintln!("not run: set COC_FIXTURES_DIR to the folder with the recorded answers");
+        eprintln!("not run: set COC_FIXTURES_DIR to the folder with the recorded responses");
         return None;
     };
     let manifest: Value = serde_json::from_str(&fs::read_to_string(folder.join("manifest.json")).unwrap()).unwrap();
@@ -64,7 +63,7 @@ fn anyone() -> Tag {
 }
 
 #[test]
-fn every_recorded_answer_becomes_the_right_document() {
+fn recorded_responses_become_right_documents() {
     let Some(recordings) = recordings() else { return };
     let mut seen = 0;
     for recording in &recordings {
@@ -83,7 +82,7 @@ fn every_recorded_answer_becomes_the_right_document() {
 
 fn check_clan(recording: &Recording) {
     let tag = recording.tag.as_ref().unwrap();
-    let Classified::Clan(clan) = recording.rule(&Endpoint::Clan(tag)) else { panic!("{}", recording.file) };
+    let Classified::Clan(clan) = recording.classify(&Endpoint::Clan(tag)) else { panic!("{}", recording.file) };
     assert_eq!(clan.json.as_str(), recording.text, "{}", recording.file);
     assert_eq!(Some(clan.name.as_str()), recording.text_at("/name"), "{}", recording.file);
     assert_eq!(clan.level.map(Value::from), recording.value.get("clanLevel").cloned(), "{}", recording.file);
@@ -100,7 +99,7 @@ fn check_clan(recording: &Recording) {
 
 fn check_player(recording: &Recording) {
     let tag = recording.tag.as_ref().unwrap();
-    let Classified::Player(player) = recording.rule(&Endpoint::Player(tag)) else { panic!("{}", recording.file) };
+    let Classified::Player(player) = recording.classify(&Endpoint::Player(tag)) else { panic!("{}", recording.file) };
     assert_eq!(player.json.as_str(), recording.text, "{}", recording.file);
     assert_eq!(Some(player.name.as_str()), recording.text_at("/name"), "{}", recording.file);
     assert_eq!(player.town_hall.map(Value::from), recording.value.get("townHallLevel").cloned());
@@ -109,12 +108,12 @@ fn check_player(recording: &Recording) {
     assert_eq!(player.clan, clan.into(), "{}", recording.file);
 }
 
-/// As seen from either clan: its players, its side first, and the same war.
+/// Checks the war as seen from either clan: its players, its side first, and the same war.
 fn check_war(recording: &Recording) {
     let state = recording.text_at("/state").unwrap();
     for side in ["clan", "opponent"] {
         let Some(tag) = recording.text_at(&format!("/{side}/tag")) else {
-            let Classified::War(war) = recording.rule(&Endpoint::CurrentWar(&anyone())) else {
+            let Classified::War(war) = recording.classify(&Endpoint::CurrentWar(&anyone())) else {
                 panic!("{}", recording.file)
             };
             assert_eq!((war.state.as_str(), war.members.len()), ("notInWar", 0), "{}", recording.file);
@@ -123,7 +122,7 @@ fn check_war(recording: &Recording) {
         };
         let tag: Tag = tag.parse().unwrap();
         let endpoint = Endpoint::LeagueWar { war: &anyone(), clan: &tag };
-        let Classified::War(war) = recording.rule(&endpoint) else { panic!("{}", recording.file) };
+        let Classified::War(war) = recording.classify(&endpoint) else { panic!("{}", recording.file) };
         assert_eq!(war.state, state);
         assert!(war.starts < war.ends && war.starts.is_some(), "{}", recording.file);
         assert!(war.opponent.is_some(), "{}", recording.file);
@@ -136,12 +135,12 @@ fn check_war(recording: &Recording) {
         assert_eq!(stored["clan"], recording.value[side], "{}", recording.file);
         assert_eq!(war.json.len(), recording.text.len());
     }
-    let others = recording.rule(&Endpoint::LeagueWar { war: &anyone(), clan: &"QQQQ2QQQQ".parse().unwrap() });
+    let others = recording.classify(&Endpoint::LeagueWar { war: &anyone(), clan: &"QQQQ2QQQQ".parse().unwrap() });
     assert!(matches!(others, Classified::OtherWar { .. }), "{}", recording.file);
 }
 
 fn check_group(recording: &Recording) {
-    let Classified::Group(group) = recording.rule(&Endpoint::LeagueGroup(&anyone())) else {
+    let Classified::Group(group) = recording.classify(&Endpoint::LeagueGroup(&anyone())) else {
         panic!("{}", recording.file)
     };
     let undrawn = recording.text.matches("\"#0\"").count();
@@ -154,21 +153,21 @@ fn check_group(recording: &Recording) {
 fn check_error(recording: &Recording) {
     assert!(wire::complaint(&recording.text).is_some_and(|complaint| !complaint.reason.is_empty()));
     let tag = anyone();
-    let ruling = |endpoint| recording.rule(&endpoint);
+    let classified = |endpoint| recording.classify(&endpoint);
     match recording.file.rsplit('/').next().unwrap() {
-        "400-location.json" => assert!(matches!(ruling(Endpoint::Clan(&tag)), Classified::DeadLetter { .. })),
+        "400-location.json" => assert!(matches!(classified(Endpoint::Clan(&tag)), Classified::DeadLetter { .. })),
         "403-accessDenied-invalid-token.json" | "403-accessDenied.invalidIp.json" => {
-            let rejected = ruling(Endpoint::CurrentWar(&tag));
+            let rejected = classified(Endpoint::CurrentWar(&tag));
             assert!(matches!(rejected, Classified::Bad(Bad { sign: Sign::Rejected, .. })), "{rejected:?}");
         }
         "403-currentwar-private-warlog.json" | "403-warlog-private-warlog.json" => {
-            assert!(matches!(ruling(Endpoint::CurrentWar(&tag)), Classified::PrivateWarLog));
+            assert!(matches!(classified(Endpoint::CurrentWar(&tag)), Classified::PrivateWarLog));
         }
-        "404-leaguegroup.json" => assert!(matches!(ruling(Endpoint::LeagueGroup(&tag)), Classified::NotInLeague)),
-        "404-player.json" => assert!(matches!(ruling(Endpoint::Player(&tag)), Classified::Gone)),
+        "404-leaguegroup.json" => assert!(matches!(classified(Endpoint::LeagueGroup(&tag)), Classified::NotInLeague)),
+        "404-player.json" => assert!(matches!(classified(Endpoint::Player(&tag)), Classified::Gone)),
         "503-inMaintenance.json" => {
-            assert!(matches!(ruling(Endpoint::Clan(&tag)), Classified::Bad(Bad { sign: Sign::Maintenance, .. })));
+            assert!(matches!(classified(Endpoint::Clan(&tag)), Classified::Bad(Bad { sign: Sign::Maintenance, .. })));
         }
-        other => panic!("an error that nobody has ruled on: {other}"),
+        other => panic!("an error without a classification: {other}"),
     }
 }

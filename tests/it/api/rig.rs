@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use refresh_worker::{
     api::{
-        ApiClient, ApiKey, FetchTask, Fetch, KeyPool, SlotStart, Verdict,
+        ApiClient, ApiKey, Fetch, FetchTask, KeyPool, SlotStart, Verdict,
         judge::{SharedJudge, Sign},
         verdict::Ending,
     },
@@ -25,7 +25,7 @@ pub struct Rig {
     pub server: Scripted,
     pub client: ApiClient,
     pub keys: KeyPool,
-    pub bench: SharedJudge,
+    pub judge: SharedJudge,
     pub clock: Arc<ManualClock>,
     pub time: ServerTime,
 }
@@ -43,7 +43,14 @@ impl Rig {
             keys.add(key(token), None, SlotStart::now(&*clock), SLOT_LIFETIME);
         }
         let time = ServerTime::new(clock.clone(), NOW);
-        Self { client: ApiClient::new(&server.base_url()).unwrap(), server, keys, bench: SharedJudge::default(), clock, time }
+        Self {
+            client: ApiClient::new(&server.base_url()).unwrap(),
+            server,
+            keys,
+            judge: SharedJudge::default(),
+            clock,
+            time,
+        }
     }
 
     pub fn ask<'a>(&'a self, object: &'a ObjectId) -> FetchTask<'a> {
@@ -52,7 +59,7 @@ impl Rig {
             league: None,
             first_permit: None,
             keys: &self.keys,
-            bench: &self.bench,
+            judge: &self.judge,
             time: &self.time,
             until: Instant::now() + Duration::from_secs(30),
             quick_tries: 0,
@@ -95,7 +102,7 @@ pub fn document(fetched: Fetched) -> Document {
     }
 }
 
-/// The code of a failure, or of what stood in the way.
+/// The code of a failure or an obstacle.
 pub fn outcome(fetch: &Fetch) -> String {
     match &fetch.verdict {
         Verdict::Answered(fetched) => match &fetched.answered {

@@ -1,4 +1,4 @@
-//! A server whose answers are written down beforehand, byte by byte, so that it can break HTTP too.
+//! A server whose responses are scripted byte by byte, so that it can break HTTP, too.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -14,12 +14,12 @@ use tokio::{
 };
 use url::Url;
 
-/// One answer.
+/// A scripted response.
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// The bytes to send, and whether the connection lives on.
+    /// The bytes to send; true when the connection stays open.
     Send { bytes: Vec<u8>, keep_open: bool },
-    /// Nothing ever comes.
+    /// No byte is ever sent.
     Silence,
     /// The connection is closed at once.
     Close,
@@ -87,7 +87,7 @@ impl Scripted {
         let state = Arc::new(Mutex::new(State::default()));
         let shared = state.clone();
         let server = tokio::spawn(async move {
-            // The connections are dropped, and with them closed, when this task is.
+            // Dropping this task drops the connections, which closes them.
             let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 connections.spawn(serve(stream, shared.clone()));
@@ -100,7 +100,7 @@ impl Scripted {
         format!("http://{}/v1", self.address).parse().unwrap()
     }
 
-    /// The answers to calls of this path below the base URL, in order; the last one is given again and again.
+    /// Scripts the responses to calls of this path below the base URL, in order. The last one is repeated.
     pub fn on<const N: usize>(&self, path: &str, replies: [Reply; N]) -> &Self {
         self.state.lock().replies.insert(format!("/v1/{path}"), replies.into());
         self

@@ -1,4 +1,4 @@
-//! Everything that the simulated API has, fetched by the real client.
+//! All objects of the simulated API, fetched by the real client.
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,7 +38,7 @@ impl Bed {
             league: None,
             first_permit: None,
             keys: &self.keys,
-            bench: &SharedJudge::default(),
+            judge: &SharedJudge::default(),
             time: &self.time,
             until: Instant::now() + Duration::from_secs(30),
             quick_tries: 0,
@@ -59,7 +59,7 @@ impl Bed {
 }
 
 #[tokio::test]
-async fn every_simulated_clan_and_player_is_understood() {
+async fn simulated_clans_and_players_are_read() {
     let bed = Bed::new().await;
     let world = bed.world();
     assert_eq!(bed.outcomes(world.clan_tags(), ObjectId::clan).await, ["a clan"]);
@@ -69,7 +69,7 @@ async fn every_simulated_clan_and_player_is_understood() {
 }
 
 #[tokio::test]
-async fn every_simulated_war_is_understood_and_a_league_war_shows_our_side_first() {
+async fn simulated_wars_are_read_our_side_first() {
     let bed = Bed::new().await;
     let world = bed.world();
     for outcome in bed.outcomes(world.clan_tags(), ObjectId::war).await {

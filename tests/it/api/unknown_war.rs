@@ -1,4 +1,4 @@
-//! A current war in a state that nobody knows: the war that is known stays known, and the league is looked for.
+//! A current war in an unknown state: the known war stays, and the league is searched.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ const RUNNING: [&str; 2] = ["20260304T040000.000Z", "20260304T060000.000Z"];
 const LONG_OVER: [&str; 2] = ["20260301T040000.000Z", "20260302T040000.000Z"];
 
 #[tokio::test]
-async fn an_unknown_state_keeps_the_known_war_and_asks_for_the_league() {
+async fn unknown_state_keeps_known_war() {
     for body in UNKNOWN {
         let rig = Rig::new().await;
         rig.server.on(CURRENT, [Reply::new(200, &["cache-control: max-age=60"], body)]);
@@ -58,7 +58,7 @@ async fn an_unknown_state_keeps_the_known_war_and_asks_for_the_league() {
 }
 
 #[tokio::test]
-async fn a_league_war_is_shown_instead_of_an_unknown_state() {
+async fn league_war_replaces_unknown_state() {
     let rig = Rig::new().await;
     rig.server
         .on(CURRENT, [Reply::json(UNKNOWN[0])])
@@ -70,7 +70,7 @@ async fn a_league_war_is_shown_instead_of_an_unknown_state() {
 }
 
 #[tokio::test]
-async fn an_old_league_war_replaces_no_known_war() {
+async fn old_league_war_replaces_nothing() {
     let rig = Rig::new().await;
     rig.server
         .on(CURRENT, [Reply::json(UNKNOWN[0])])
@@ -82,7 +82,7 @@ async fn an_old_league_war_replaces_no_known_war() {
 }
 
 #[tokio::test]
-async fn a_league_war_in_an_unknown_state_is_not_hidden_by_the_plain_answer() {
+async fn unknown_league_state_is_not_replaced() {
     let rig = Rig::new().await;
     rig.server
         .on(CURRENT, [Reply::json(r#"{"state":"notInWar","clan":{},"opponent":{}}"#)])
@@ -94,7 +94,7 @@ async fn a_league_war_in_an_unknown_state_is_not_hidden_by_the_plain_answer() {
 }
 
 #[tokio::test]
-async fn a_war_that_is_not_whole_is_never_the_end() {
+async fn incomplete_war_is_never_final() {
     let (whole, odd) = (war("warEnded", LONG_OVER, "8Q8", 1), war("warEnded", LONG_OVER, "8Q8", 15));
     for (body, is_final) in [(&whole, true), (&odd, false), (&whole.replace("\"#8Q8\"", "\"?\""), false)] {
         let rig = Rig::new().await;
@@ -105,7 +105,7 @@ async fn a_war_that_is_not_whole_is_never_the_end() {
 }
 
 #[tokio::test]
-async fn a_running_war_keeps_what_its_answer_lacks() {
+async fn running_war_keeps_missing_parts() {
     let body = war("inWar", RUNNING, "8Q8", 1);
     for odd in [body.replace("startTime", "begins"), body.replace("\"#8Q8\"", "\"?\"")] {
         let rig = Rig::new().await;

@@ -1,8 +1,11 @@
-//! Bodies of the API: each gets a ruling, and what is ruled a document can be kept by both stores.
+//! Bodies of the API: each is classified, and each document can be stored in both stores.
 
 use proptest::{prelude::*, sample::select};
 use refresh_worker::{
-    api::verdict::{Bad, Body, Classified, Ending, Endpoint, Heard, classify},
+    api::{
+        response::{Bad, Body, Classified, Endpoint, Response, TransportError, classify},
+        verdict::Ending,
+    },
     clock::{Clock as _, SystemClock},
     model::{Answered, Document, Fetched, Kind, ObjectId, Tag},
     sim::{SimConfig, Simulator},
@@ -17,14 +20,14 @@ use super::{
 };
 use crate::store::beds;
 
-/// What the API would say, by object.
+/// The true responses of the API, by object.
 #[derive(Clone, Debug)]
 struct Truth {
     object: ObjectId,
     body: Value,
 }
 
-/// Some answers of a simulated world, one of each kind of document there is.
+/// Some responses of a simulated world, one for each kind of document.
 async fn truths() -> Vec<Truth> {
     // Another test may have installed it before.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -67,8 +70,8 @@ fn damaged(truth: &Truth, damages: &[Damage]) -> Vec<u8> {
     text(&body).into_bytes()
 }
 
-fn heard(status: u16, body: Vec<u8>) -> Heard {
-    Heard::Answer { status, headers: reqwest::header::HeaderMap::new(), body: Body::Whole(body) }
+fn response(status: u16, body: Vec<u8>) -> Result<Response, TransportError> {
+    Ok(Response { status, headers: reqwest::header::HeaderMap::new(), body: Body::Whole(body) })
 }
 
 fn document(classified: Classified) -> Option<Document> {
@@ -84,7 +87,7 @@ proptest! {
     #![proptest_config(super::config())]
 
     #[test]
-    fn every_body_gets_a_ruling(
+    fn every_body_is_classified(
         status in select(&[200_u16, 200, 200, 400, 403, 404, 418, 429, 500, 503, 504][..]),
         body in prop_oneof![any::<Vec<u8>>(), any_json().prop_map(|value| text(&value).into_bytes())],
         which in 0..5_usize,
@@ -97,7 +100,7 @@ proptest! {
             Endpoint::LeagueGroup(&tag),
             Endpoint::LeagueWar { war: &tag, clan: &tag },
         ];
-        match classify(&endpoints[which], &heard(status, body)) {
+        match classify(&endpoints[which], &response(status, body)) {
             Classified::DeadLetter { reason, body } => {
                 prop_assert!(!reason.detail.is_empty() && body.is_none_or(|body| body.len() <= 2_000));
             }
@@ -112,7 +115,7 @@ proptest! {
 }
 
 #[tokio::test]
-async fn what_is_ruled_a_document_is_stored_or_set_aside_alone_whatever_was_damaged() {
+async fn damaged_document_is_stored_or_set_aside_alone() {
     let truths = truths().await;
     let (sqlite, postgres) = (beds::sqlite().await, beds::postgres().await);
     let batches = usize::try_from(cases()).unwrap() / 100;
@@ -124,7 +127,7 @@ async fn what_is_ruled_a_document_is_stored_or_set_aside_alone_whatever_was_dama
             .zip(&damages)
             .filter_map(|(truth, damages)| {
                 let body = damaged(truth, damages);
-                let classified = classify(&endpoint(&truth.object), &heard(200, body));
+                let classified = classify(&endpoint(&truth.object), &response(200, body));
                 let answered = Answered::Document(document(classified)?);
                 let object = truth.object.clone();
                 Some(Fetched { object, began: now, copied_at: now, fresh_until: now, answered, league: None })
@@ -135,7 +138,7 @@ async fn what_is_ruled_a_document_is_stored_or_set_aside_alone_whatever_was_dama
             stored += committed.iter().filter(|one| !matches!(one, Committed::Poison(_))).count();
         }
     }
-    // Most damages hurt nothing that is needed; were nearly all refused, this would prove nothing.
+    // Most damages hurt nothing that is needed. Were nearly all bodies refused, the test would prove nothing.
     assert!(documents > batches * truths.len() / 4, "{documents} documents only");
     assert!(stored > documents, "{stored} of twice {documents} were stored");
 }

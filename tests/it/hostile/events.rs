@@ -1,4 +1,4 @@
-//! Events: whatever the function is invoked with, it is a command or a refusal that says what would do.
+//! Events: every invocation is a command or a refusal that names the accepted ones.
 
 use proptest::{prelude::*, sample::select};
 use refresh_worker::{
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::json::{any_json, damages, text};
 
-/// What AWS and people really send.
+/// The events that AWS and people really send.
 fn real_events() -> Vec<Value> {
     vec![
         json!({"source": "schedule"}),
@@ -40,7 +40,7 @@ fn event() -> impl Strategy<Value = Value> {
     prop_oneof![1 => any_json(), 4 => damaged].prop_map(as_lambda_reads_it)
 }
 
-/// What is no JSON at all never reaches the function.
+/// A text that is not JSON never reaches the function.
 fn as_lambda_reads_it(value: Value) -> Value {
     serde_json::from_str(&text(&value)).unwrap_or(value)
 }
@@ -49,7 +49,7 @@ proptest! {
     #![proptest_config(super::config())]
 
     #[test]
-    fn every_event_is_a_command_or_a_refusal_that_says_what_would_do(event in event(), health in any::<bool>()) {
+    fn event_is_command_or_explained_refusal(event in event(), health in any::<bool>()) {
         let role = if health { Role::Health } else { Role::Refresh };
         let Interpreted { command, .. } = interpret(&event, role);
         match command {

@@ -1,4 +1,4 @@
-//! JSON as nobody should write it, and JSON that was right before it was damaged.
+//! JSON as nobody should write it, and good JSON that was damaged.
 
 use proptest::{collection, prelude::*, sample::select};
 use serde_json::{Map, Value, json};
@@ -29,7 +29,7 @@ pub const ODD_TEXTS: [&str; 22] = [
     "$1",
 ];
 
-/// Stands for a literal that `serde_json::Value` cannot hold; [`text`] puts the literal there.
+/// A placeholder for a literal that `serde_json::Value` cannot hold; [`text`] puts the literal there.
 const LITERALS: [(&str, &str); 8] = [
     ("\"@huge@\"", "1e400"),
     ("\"@long@\"", "123456789012345678901234567890"),
@@ -46,7 +46,7 @@ pub fn text(value: &Value) -> String {
     LITERALS.iter().fold(value.to_string(), |text, (mark, literal)| text.replace(mark, literal))
 }
 
-/// A single value that does not belong where it stands.
+/// A value that does not belong in its place.
 pub fn odd() -> impl Strategy<Value = Value> {
     prop_oneof![
         3 => select(&ODD_TEXTS[..]).prop_map(|text| json!(text)),
@@ -82,7 +82,7 @@ fn name() -> impl Strategy<Value = String> {
     ]
 }
 
-/// One damage: where (each number picks a child), and what stands there instead; `None` takes the field away.
+/// A damage: its place (each number picks a child), and the new value there; `None` removes the field.
 #[derive(Clone, Debug)]
 pub struct Damage {
     path: Vec<usize>,

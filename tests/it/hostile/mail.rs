@@ -1,4 +1,4 @@
-//! Mail: every entry is decided, and what is admitted is sound.
+//! Mail: every entry is decided, and every admitted one is sound.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::json::{any_json, odd, text};
 const NOW: Timestamp = Timestamp::from_millis(1_770_000_000_000);
 const MAX_ATTEMPTS: u32 = 3;
 
-/// Scores as Redis writes them, the ones that nobody sends included.
+/// Scores as Redis writes them, including those that nobody sends.
 pub const SCORES: [&str; 12] =
     ["0", "1", "2", "3", "-5", "2.5", "inf", "-inf", "1e+308", "nan", "99999999999999999", "0.0000001"];
 
@@ -73,7 +73,7 @@ proptest! {
     #![proptest_config(super::config())]
 
     #[test]
-    fn every_entry_is_decided_and_what_is_admitted_is_sound((id, score, value) in entry()) {
+    fn every_entry_is_decided((id, score, value) in entry()) {
         let source = Source::Index { score };
         let entry = Entry { id: Id::Whole(id), source, content: Content::Value(value) };
         match entry.decide(NOW, MAX_ATTEMPTS) {
@@ -92,7 +92,7 @@ proptest! {
     }
 
     #[test]
-    fn escaped_bytes_come_back_as_they_were(bytes in any::<Vec<u8>>()) {
+    fn escaped_bytes_round_trip(bytes in any::<Vec<u8>>()) {
         prop_assert_eq!(unescape(&escape(&bytes)), bytes);
     }
 }

@@ -1,4 +1,4 @@
-//! A mailbox full of broken mail, on a real Redis and through the real binary: the good is done, the rest accounted for.
+//! A mailbox full of broken mail, on a real Redis and through the real binary: good entries are done, and the others are accounted for.
 
 use redis::aio::MultiplexedConnection;
 use refresh_worker::{
@@ -18,15 +18,15 @@ async fn put(redis: &mut MultiplexedConnection, id: &[u8], score: &str, value: &
 }
 
 #[tokio::test]
-async fn good_mail_among_generated_broken_mail_is_done_and_every_broken_one_is_a_dead_letter() {
+async fn broken_mail_becomes_dead_letters_good_mail_done() {
     let world = World::start().await;
     let players = world.mail_players(5).await;
     let mut redis = world.redis().await;
     let mut broken = std::collections::BTreeSet::new();
     for (id, score, value) in some(300, &mail::entry()) {
-        // Redis itself refuses a score that is no number.
+        // Redis itself refuses a score that is not a number.
         let score = if score == "nan" { "inf" } else { score.as_str() };
-        // What can be read asks for objects that the API does not know: a call each, which is another test's business.
+        // Readable entries request objects that the API does not know: a call each, which another test covers.
         let entry = Entry {
             id: Id::Whole(id.clone()),
             source: Source::Index { score: score.to_owned() },
@@ -50,7 +50,7 @@ async fn good_mail_among_generated_broken_mail_is_done_and_every_broken_one_is_a
 }
 
 #[tokio::test]
-async fn a_hundred_thousand_index_entries_without_data_do_not_keep_good_mail_waiting() {
+async fn dataless_entries_do_not_delay_good_mail() {
     let world = World::start().await;
     let mut redis = world.redis().await;
     for chunk in 0..100 {
@@ -67,6 +67,6 @@ async fn a_hundred_thousand_index_entries_without_data_do_not_keep_good_mail_wai
     let answer = run.response();
     assert_eq!(answer["outcomes"]["stored"], players.len(), "{answer}");
     assert_eq!(answer["orphans"], 100_000, "{answer}");
-    let peak = worker.peak_memory_bytes().expect("the kernel tells");
+    let peak = worker.peak_memory_bytes().expect("the kernel reports it");
     assert!(peak < 64 << 20, "{} MiB", peak >> 20);
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use refresh_worker::{
     clock::Timestamp,
-    model::{EndpointKind, LearnedRate},
+    model::{AimdState, EndpointKind},
     queue::{
         CallsGranted, Circuit, CircuitReason, CircuitScope, Fingerprint, Holder, SharedState as _, Slot,
         record::QueueLimits,
@@ -49,7 +49,7 @@ async fn renew(bed: &impl Bed, run: &str) -> bool {
     bed.queue().renew_keys(&[key()], run, MINUTE).await.unwrap() == [true]
 }
 
-const FREE: Slot = Slot::Taken { learned_rate: None };
+const FREE: Slot = Slot::Taken { aimd_state: None };
 
 fn is_held_for_at_most(slot: &Slot, most: Duration) -> bool {
     matches!(slot, Slot::Held { for_another } if *for_another <= most && *for_another > most / 4)
@@ -146,10 +146,10 @@ async fn later_refusal_only_lengthens_cooldown(bed: &impl Bed) {
 
 async fn learned_rate_outlives_run_for_an_hour(bed: &impl Bed) {
     let learned =
-        LearnedRate { rate: 14.775, ceiling: Some(17.5), failed_probes: 3, changed: NOW, refused_until: NOW - MINUTE };
+        AimdState { rate: 14.775, ceiling: Some(17.5), failed_probes: 3, changed: NOW, refused_until: NOW - MINUTE };
     bed.queue().remember_rate(&key(), learned).await.unwrap();
     bed.pass(59 * MINUTE).await;
-    assert_eq!(take(bed, "a").await, Slot::Taken { learned_rate: Some(learned) });
+    assert_eq!(take(bed, "a").await, Slot::Taken { aimd_state: Some(learned) });
     bed.pass(MINUTE).await;
     assert_eq!(take(bed, "b").await, FREE);
 }
@@ -159,9 +159,9 @@ async fn look_at_key_does_not_take_slot(bed: &impl Bed) {
     let look = async || queue.look_at_key(&key()).await.unwrap();
     assert_eq!(look().await.holder, Holder::Nobody);
     take(bed, "a").await;
-    queue.remember_rate(&key(), LearnedRate::plain(7.5)).await.unwrap();
+    queue.remember_rate(&key(), AimdState::plain(7.5)).await.unwrap();
     let view = look().await;
-    assert_eq!((view.holder, view.learned_rate), (Holder::Run("a".to_owned()), Some(LearnedRate::plain(7.5))));
+    assert_eq!((view.holder, view.aimd_state), (Holder::Run("a".to_owned()), Some(AimdState::plain(7.5))));
     assert!(view.for_another <= MINUTE && view.for_another > MINUTE / 4, "{:?}", view.for_another);
     queue.cool_down_key(&key(), "a", "rejected: 403", MINUTE).await.unwrap();
     assert_eq!(look().await.holder, Holder::CoolingDown("rejected: 403".to_owned()));

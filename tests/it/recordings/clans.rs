@@ -15,10 +15,10 @@ use crate::store::{Bed, over_every_store, text, time};
 over_every_store! {
     two_recordings_of_one_clan_a_month_apart_show_who_came_and_went,
     ; as_received:
-    every_recorded_clan_is_kept_to_the_byte_and_found_by_its_readers,
+    recorded_clans_are_kept_byte_for_byte,
 }
 
-async fn every_recorded_clan_is_kept_to_the_byte_and_found_by_its_readers(bed: impl Bed) {
+async fn recorded_clans_are_kept_byte_for_byte(bed: impl Bed) {
     let replay = Replay::start().await;
     let mut known = HashSet::new();
     for (hours, recording) in (0..).zip(folder::of_kind("clan")) {
@@ -56,8 +56,8 @@ async fn assert_clan(bed: &impl Bed, recording: &Recording, began: Timestamp) {
     }
 }
 
-/// Each member as the list of the readers shows him: from the columns and, when he was not `known` from an earlier
-/// recording, from the short form.
+/// Checks each member in the readers' list: the columns and, for a member not `known` from an earlier recording, the short
+/// form.
 async fn assert_members(bed: &impl Bed, recording: &Recording, began: Timestamp, known: &mut HashSet<String>) {
     let (file, recorded) = (&recording.file, recording.value());
     let mut members: Vec<&Value> = recorded["memberList"].as_array().expect("a list").iter().collect();

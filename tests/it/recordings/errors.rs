@@ -1,4 +1,4 @@
-//! Recorded errors: what the worker makes of each.
+//! Recorded errors and their verdicts.
 
 use refresh_worker::{
     api::{Verdict, judge::Sign},
@@ -10,7 +10,7 @@ use super::{
     path::{Replay, at, group_path, path_of},
 };
 
-/// What came of it in a word, as the table of answers has it.
+/// The verdict in a word, as in the table of responses.
 fn word(verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Answered(fetched) => match fetched.answered {
@@ -39,7 +39,7 @@ fn expected(recording: &Recording) -> [&'static str; 3] {
     match recording.file.as_str() {
         "error/400-location.json" => ["dead letter"; 3],
         "error/403-accessDenied-invalid-token.json" | "error/403-accessDenied.invalidIp.json" => ["key rejected"; 3],
-        // The same answer means something else where there is no war log to hide.
+        // The same response means something else for objects without a war log.
         "error/403-currentwar-private-warlog.json" | "error/403-warlog-private-warlog.json" => {
             [forbidden, forbidden, "private war log"]
         }
@@ -50,7 +50,7 @@ fn expected(recording: &Recording) -> [&'static str; 3] {
 }
 
 #[tokio::test]
-async fn every_recorded_error_is_ruled_as_the_table_says() {
+async fn recorded_errors_are_classified_as_documented() {
     let replay = Replay::start().await;
     let tag: refresh_worker::model::Tag = "2PP".parse().unwrap();
     for recording in folder::of_kind("error") {
@@ -73,7 +73,7 @@ async fn every_recorded_error_is_ruled_as_the_table_says() {
 }
 
 #[tokio::test]
-async fn the_recorded_answer_that_a_clan_is_in_no_league_leaves_the_plain_war_and_is_remembered() {
+async fn recorded_no_league_keeps_plain_war() {
     let (Some(none), Some(plain)) = (
         folder::named("error", "error/404-leaguegroup.json"),
         folder::named("currentwar", "currentwar/notinwar-2025.json"),

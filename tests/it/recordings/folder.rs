@@ -13,10 +13,10 @@ use serde_json::Value;
 
 const VARIABLE: &str = "COC_FIXTURES_DIR";
 
-/// What the worker never asks for; the folder has it for other readers.
+/// The kinds that the worker never requests; the folder has them for other readers.
 const NOT_OURS: [&str; 3] = ["warlog", "raidseasons", "portal"];
 
-/// What the worker asks for.
+/// The kinds that the worker requests.
 const OURS: [&str; 6] = ["clan", "player", "currentwar", "cwlwar", "leaguegroup", "error"];
 
 #[derive(Clone, Debug)]

@@ -1,6 +1,11 @@
 //! The way of a recording: served over HTTP as it was recorded, fetched by the real client, committed to a store.
 
-use std::{collections::HashMap, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::Ipv4Addr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -8,7 +13,6 @@ use axum::{
     extract::{Request, State},
     http::Response,
 };
-use parking_lot::Mutex;
 use refresh_worker::{
     api::{ApiClient, ApiKey, FetchTask, KeyPool, SlotStart, Verdict, judge::SharedJudge},
     clock::{Clock, ServerTime, SystemClock, Timestamp},
@@ -22,7 +26,7 @@ use crate::store::Bed;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// An API that knows a few recorded answers, and a client that asks it.
+/// An API with a few recorded responses, and its client.
 pub struct Replay {
     routes: Arc<Mutex<HashMap<String, Recording>>>,
     asked: Arc<Mutex<Vec<String>>>,
@@ -49,14 +53,14 @@ impl Replay {
         Self { routes, asked, client, clock: Arc::new(SystemClock), server }
     }
 
-    /// From now on the recording is the answer to this path below the version.
+    /// From now on the recording is the response to this path below the version.
     pub fn serve(&self, path: &str, recording: &Recording) {
-        self.routes.lock().insert(format!("/v1/{path}"), recording.clone());
+        self.routes.lock().unwrap().insert(format!("/v1/{path}"), recording.clone());
     }
 
-    /// The paths asked for since the last look, below the version.
+    /// The paths requested since the last time, below the version.
     pub fn asked(&self) -> Vec<String> {
-        let asked = std::mem::take(&mut *self.asked.lock());
+        let asked = std::mem::take(&mut *self.asked.lock().unwrap());
         asked.iter().map(|path| path.trim_start_matches("/v1/").to_owned()).collect()
     }
 
@@ -70,7 +74,7 @@ impl Replay {
             league,
             first_permit: None,
             keys: &keys,
-            bench: &SharedJudge::default(),
+            judge: &SharedJudge::default(),
             time: &time,
             until: Instant::now() + MINUTE,
             quick_tries: 0,
@@ -79,7 +83,7 @@ impl Replay {
         self.client.fetch(ask).await.verdict
     }
 
-    /// Fetches what is there.
+    /// Fetches the object.
     pub async fn fetched(&self, at: Timestamp, object: &ObjectId) -> Fetched {
         match self.fetch(at, object, None).await {
             Verdict::Answered(fetched) => *fetched,
@@ -87,7 +91,7 @@ impl Replay {
         }
     }
 
-    /// Fetches and commits, the whole way. Answers what became of it and the `ts` it has.
+    /// Fetches and commits. Returns the outcome and the `ts`.
     pub async fn refresh(&self, bed: &impl Bed, at: Timestamp, object: &ObjectId) -> (Committed, Timestamp) {
         let fetched = self.fetched(at, object).await;
         let began = fetched.began;
@@ -101,11 +105,11 @@ impl Drop for Replay {
     }
 }
 
-/// What is not served is not found, as the API says it.
+/// The API's own "not found", for paths that are not served.
 async fn answer(State(shared): State<Shared>, request: Request) -> Response<Body> {
     let path = request.uri().path().to_owned();
-    let recording = shared.routes.lock().get(&path).cloned();
-    shared.asked.lock().push(path);
+    let recording = shared.routes.lock().unwrap().get(&path).cloned();
+    shared.asked.lock().unwrap().push(path);
     let Some(recording) = recording else {
         return Response::builder().status(404).body(Body::from(r#"{"reason":"notFound"}"#)).unwrap();
     };
@@ -116,7 +120,7 @@ async fn answer(State(shared): State<Shared>, request: Request) -> Response<Body
     response.body(Body::from(recording.body)).unwrap()
 }
 
-/// The path that an object's first call goes to.
+/// The path of an object's first call.
 pub fn path_of(object: &ObjectId) -> String {
     let tag = object.tag.path_segment();
     match object.kind {

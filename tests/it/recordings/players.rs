@@ -13,10 +13,10 @@ use crate::store::{Bed, over_every_store, time};
 
 over_every_store! {
     ; as_received:
-    every_recorded_player_is_kept_to_the_byte_and_found_by_its_readers,
+    recorded_players_are_kept_byte_for_byte,
 }
 
-async fn every_recorded_player_is_kept_to_the_byte_and_found_by_its_readers(bed: impl Bed) {
+async fn recorded_players_are_kept_byte_for_byte(bed: impl Bed) {
     let replay = Replay::start().await;
     for (hours, recording) in (0..).zip(folder::of_kind("player")) {
         let object = ObjectId::player(recording.tag("/tag").expect("a player has a tag"));

@@ -1,4 +1,4 @@
-//! What the other programs ask the tables, in SQL that both databases take, and what is asserted about their answers.
+//! The queries of the other programs, in SQL for both databases, and assertions about their results.
 
 use serde_json::Value;
 
@@ -52,7 +52,7 @@ pub fn assert_kept(stored: &Value, recording: &Recording, link: &str) {
     assert_eq!(parsed["deep_link"], link, "{}: at the top level", recording.file);
 }
 
-/// A column holds what the document has under the key; what it lacks is null.
+/// Checks that a column holds the document's value of the key, or null when the key is missing.
 pub fn assert_column(row: &Value, column: &str, recorded: Option<&Value>, of: &str) {
     assert_eq!(&row[column], recorded.unwrap_or(&Value::Null), "{of}: {column}");
 }

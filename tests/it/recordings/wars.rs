@@ -19,16 +19,16 @@ use crate::store::{Bed, over_every_store, text, time};
 over_every_store! {
     two_recordings_of_one_war_are_its_history,
     ; as_received:
-    every_recorded_war_is_kept_to_the_byte_and_its_attacks_reach_the_member_list,
-    every_recorded_league_war_is_found_through_its_group_and_kept_from_either_side,
+    recorded_wars_are_kept_byte_for_byte,
+    recorded_league_wars_are_found_through_group,
 }
 
 const SOME_CLAN: &str = "2PP";
 
-async fn every_recorded_war_is_kept_to_the_byte_and_its_attacks_reach_the_member_list(bed: impl Bed) {
+async fn recorded_wars_are_kept_byte_for_byte(bed: impl Bed) {
     let replay = Replay::start().await;
     for (hours, recording) in (0..).zip(folder::of_kind("currentwar")) {
-        // A clan that is not in war is not named in the answer.
+        // A clan that is not in war is not named in the response.
         let clan = recording.tag("/clan/tag").unwrap_or_else(|| SOME_CLAN.parse().unwrap());
         let object = ObjectId::war(clan);
         let war = recording.value();
@@ -47,7 +47,7 @@ async fn every_recorded_war_is_kept_to_the_byte_and_its_attacks_reach_the_member
     }
 }
 
-/// Lets the store know a side's players, as the clan's own reply would.
+/// Stores a side's players, as the clan's own response would.
 async fn introduce(replay: &Replay, bed: &impl Bed, at: Timestamp, clan: &Tag, side: &Value) {
     let Some(members) = side["members"].as_array() else { return };
     let list: Vec<Value> =
@@ -78,7 +78,7 @@ async fn assert_attacks(bed: &impl Bed, clan: &Tag, side: &Value, file: &str) {
     }
 }
 
-async fn every_recorded_league_war_is_found_through_its_group_and_kept_from_either_side(bed: impl Bed) {
+async fn recorded_league_wars_are_found_through_group(bed: impl Bed) {
     let replay = Replay::start().await;
     let Some(plain) = folder::named("currentwar", "currentwar/notinwar-2025.json") else { return };
     let group = folder::named("leaguegroup", "leaguegroup/inwar-2023-03-all-rounds.json").expect("a group");
@@ -106,7 +106,7 @@ async fn every_recorded_league_war_is_found_through_its_group_and_kept_from_eith
     }
 }
 
-/// `clan` is ours; nothing but the places of the two sides has changed.
+/// Checks that `clan` is ours, and that nothing but the places of the two sides has changed.
 fn assert_sides(stored: &str, recording: &Recording, side: &str, of: &str) {
     if side == "clan" {
         assert_eq!(stored, recording.body, "{of}");
@@ -147,7 +147,7 @@ async fn two_recordings_of_one_war_are_its_history(bed: impl Bed) {
     let history = format!("SELECT ts FROM war_snapshots WHERE clan_tag = '{}' ORDER BY ts", object.tag.as_str());
     let times: Vec<_> = bed.rows(&history).await.iter().map(|row| time(&row["ts"]).unwrap()).collect();
     assert_eq!(times, began);
-    // Who attacked between the two recordings was seen then; who did not, was not.
+    // Players who attacked between the two recordings were seen then; the others were not.
     let used = |recording: &Recording| -> Vec<(String, usize)> {
         let war = recording.value();
         let members = war["clan"]["members"].as_array().unwrap().iter();
@@ -161,7 +161,7 @@ async fn two_recordings_of_one_war_are_its_history(bed: impl Bed) {
 }
 
 #[tokio::test]
-async fn every_recorded_league_group_leads_to_the_wars_of_its_newest_drawn_round() {
+async fn recorded_groups_lead_to_newest_round() {
     let replay = Replay::start().await;
     let Some(plain) = folder::named("currentwar", "currentwar/notinwar-2025.json") else { return };
     for group in folder::of_kind("leaguegroup") {

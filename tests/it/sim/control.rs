@@ -11,7 +11,7 @@ async fn order(asker: &Asker, method: reqwest::Method, path: &str, body: &'stati
 }
 
 #[tokio::test]
-async fn rules_are_added_listed_and_removed() {
+async fn control_adds_lists_and_removes_rules() {
     let asker = Asker::default().await;
     let path = clan(&asker.simulator.world().clan_tags()[0]);
     let rule = r#"{"matches": {"endpoint": "clan"}, "what": "status_502"}"#;
@@ -26,7 +26,7 @@ async fn rules_are_added_listed_and_removed() {
 }
 
 #[tokio::test]
-async fn maintenance_is_switched() {
+async fn control_switches_maintenance() {
     let asker = Asker::default().await;
     let path = clan(&asker.simulator.world().clan_tags()[0]);
     order(&asker, reqwest::Method::POST, "/_sim/maintenance", r#"{"on": true}"#).await;
@@ -36,7 +36,7 @@ async fn maintenance_is_switched() {
 }
 
 #[tokio::test]
-async fn calls_and_tags_are_told_and_control_is_not_counted() {
+async fn control_reports_calls_and_tags() {
     let asker = Asker::default().await;
     let census = asker.simulator.world();
     asker.status(&clan(&census.clan_tags()[0])).await;
@@ -54,7 +54,7 @@ async fn calls_and_tags_are_told_and_control_is_not_counted() {
 }
 
 #[tokio::test]
-async fn the_portal_is_looked_at_and_changed() {
+async fn control_shows_and_changes_portal() {
     let asker = Asker::default().await;
     let post = async |path: &str, body: &'static str| order(&asker, reqwest::Method::POST, path, body).await;
     post("/_sim/portal/account", r#"{"email": "a@x.com", "password": "p"}"#).await;

@@ -44,8 +44,8 @@ fn recorded(folder: &Path, files: &[&str]) -> Vec<Shape> {
     files.iter().map(|file| shape_of(&serde_json::from_slice(&read(file)).unwrap())).collect()
 }
 
-/// What is generated has been seen, and what is always seen is generated. `optional`: in every recording we have, yet
-/// known to be absent at times.
+/// Checks that every generated key was recorded, and that every key of all recordings is generated. `optional`: keys in all of
+/// our recordings that are known to be absent at times.
 fn compare(kind: &str, generated: &[Value], recorded: &[Shape], optional: &[&str]) {
     let known = recorded.iter().fold(Shape::new(), |mut known, shape| {
         for (path, kinds) in shape {
@@ -62,7 +62,7 @@ fn compare(kind: &str, generated: &[Value], recorded: &[Shape], optional: &[&str
             let seen = known.get(path).unwrap_or_else(|| panic!("{kind}: no recording has `{path}`"));
             assert!(kinds.is_subset(seen), "{kind}: `{path}` is recorded as {seen:?}, not {kinds:?}");
         }
-        // Top-level keys, in each document; deeper ones may lie under an empty list.
+        // Top-level keys of each document only: deeper ones may lie under an empty list.
         let top = invariable.iter().filter(|path| path.matches('.').count() == 1 && !path.contains('['));
         for path in top.filter(|path| !optional.contains(&path.as_str())) {
             assert!(shape.contains_key(*path), "{kind}: every recording has `{path}`");
@@ -75,7 +75,7 @@ fn compare(kind: &str, generated: &[Value], recorded: &[Shape], optional: &[&str
 }
 
 #[tokio::test]
-async fn clans_have_the_keys_of_recorded_clans() {
+async fn clans_have_recorded_keys() {
     let Some(folder) = recordings() else { return };
     // The newest; the one of September has no league tiers yet.
     let recorded = recorded(&folder, &["clan/2pp-2025-13members.json", "clan/heckyeah-2025-10-19members.json"]);
@@ -88,7 +88,7 @@ async fn clans_have_the_keys_of_recorded_clans() {
 }
 
 #[tokio::test]
-async fn players_have_the_keys_of_recorded_players() {
+async fn players_have_recorded_keys() {
     let Some(folder) = recordings() else { return };
     let recorded = recorded(
         &folder,
@@ -109,7 +109,7 @@ async fn players_have_the_keys_of_recorded_players() {
 }
 
 #[tokio::test]
-async fn wars_have_the_keys_of_recorded_wars() {
+async fn wars_have_recorded_keys() {
     let Some(folder) = recordings() else { return };
     let asker = Asker::default().await;
     let census = asker.simulator.world();
@@ -124,7 +124,7 @@ async fn wars_have_the_keys_of_recorded_wars() {
 }
 
 #[tokio::test]
-async fn wars_in_preparation_have_the_keys_of_a_recorded_one() {
+async fn preparing_wars_have_recorded_keys() {
     let Some(folder) = recordings() else { return };
     let asker = Asker::default().await;
     let mut generated = Vec::new();
@@ -138,7 +138,7 @@ async fn wars_in_preparation_have_the_keys_of_a_recorded_one() {
 }
 
 #[tokio::test]
-async fn leagues_have_the_keys_of_recorded_leagues() {
+async fn leagues_have_recorded_keys() {
     let Some(folder) = recordings() else { return };
     let asker = Asker::default().await;
     let census = asker.simulator.world();
@@ -158,7 +158,7 @@ async fn leagues_have_the_keys_of_recorded_leagues() {
 }
 
 #[tokio::test]
-async fn logs_have_the_keys_of_recorded_logs() {
+async fn logs_have_recorded_keys() {
     let Some(folder) = recordings() else { return };
     let asker = Asker::default().await;
     let census = asker.simulator.world();

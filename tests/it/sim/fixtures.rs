@@ -1,4 +1,4 @@
-//! Recorded responses served in place of a world. Needs `COC_FIXTURES_DIR`, but for a folder of our own making.
+//! Recorded responses served in place of a world. Needs `COC_FIXTURES_DIR`, except for the folder that a test makes.
 
 use std::{collections::BTreeSet, fs};
 
@@ -13,7 +13,7 @@ async fn replaying() -> Option<(Asker, PathBuf)> {
 }
 
 #[tokio::test]
-async fn every_recorded_clan_and_player_is_served_byte_for_byte() {
+async fn recordings_are_served_byte_for_byte() {
     let Some((asker, folder)) = replaying().await else { return };
     let manifest: Vec<Value> = serde_json::from_slice(&fs::read(folder.join("manifest.json")).unwrap()).unwrap();
     let mut waiting: Vec<&Value> =
@@ -38,7 +38,7 @@ async fn every_recorded_clan_and_player_is_served_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn recorded_wars_are_found_under_their_clans() {
+async fn recorded_wars_belong_to_their_clans() {
     let Some((asker, _)) = replaying().await else { return };
     let mut seen = BTreeSet::new();
     loop {
@@ -70,7 +70,7 @@ async fn recorded_wars_are_found_under_their_clans() {
 }
 
 #[tokio::test]
-async fn the_way_from_a_recorded_group_to_a_recorded_league_war_can_be_walked() {
+async fn recorded_group_leads_to_its_war() {
     let Some((asker, _)) = replaying().await else { return };
     let census = asker.simulator.world();
     let mut walked = 0;
@@ -89,7 +89,7 @@ async fn the_way_from_a_recorded_group_to_a_recorded_league_war_can_be_walked() 
 }
 
 #[tokio::test]
-async fn what_was_not_recorded_is_refused_as_recorded() {
+async fn unrecorded_path_is_refused() {
     let Some((asker, folder)) = replaying().await else { return };
     let unknown = asker.simulator.world().unknown_tag();
     for (path, file) in
@@ -104,7 +104,7 @@ async fn what_was_not_recorded_is_refused_as_recorded() {
 }
 
 #[tokio::test]
-async fn pages_of_one_object_are_turned_in_the_order_of_the_manifest() {
+async fn recordings_of_one_object_follow_manifest() {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
     write("old.json", r##"{"tag": "#2PP", "trophies": 1}"##);
@@ -121,7 +121,7 @@ async fn pages_of_one_object_are_turned_in_the_order_of_the_manifest() {
 }
 
 #[tokio::test]
-async fn a_folder_without_a_manifest_is_an_error_that_names_it() {
+async fn missing_manifest_error_names_folder() {
     let folder = tempfile::tempdir().unwrap();
     let config = SimConfig { fixtures: Some(folder.path().to_owned()), ..SimConfig::default() };
     let error = Simulator::start(config).await.unwrap_err();

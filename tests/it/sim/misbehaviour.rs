@@ -14,7 +14,7 @@ async fn misbehaving(what: Misbehaviour) -> (Asker, String) {
 }
 
 #[tokio::test]
-async fn refusals_have_their_status_their_kind_of_body_and_their_reason() {
+async fn refusals_have_status_type_and_reason() {
     for (what, status, content_type, part) in [
         (Misbehaviour::Throttled { retry_after: None }, 429, "application/json", "requestThrottled"),
         (Misbehaviour::InvalidIp, 403, "application/json", "accessDenied.invalidIp"),
@@ -43,13 +43,13 @@ async fn refusals_have_their_status_their_kind_of_body_and_their_reason() {
 }
 
 #[tokio::test]
-async fn throttling_may_say_when_to_come_back() {
+async fn throttling_sends_retry_after() {
     let (asker, path) = misbehaving(Misbehaviour::Throttled { retry_after: Some(7) }).await;
     assert_eq!(header(&asker.get(&path).await, "retry-after"), Some("7"));
 }
 
 #[tokio::test]
-async fn a_cut_before_the_headers_gives_no_answer() {
+async fn cut_before_headers_gives_no_response() {
     let (asker, path) = misbehaving(Misbehaviour::CutBeforeHeaders).await;
     let error = asker.try_get(&path).await.unwrap_err();
     assert!(!error.is_timeout() && !error.is_connect(), "{error:?}");
@@ -60,7 +60,7 @@ async fn a_cut_before_the_headers_gives_no_answer() {
 }
 
 #[tokio::test]
-async fn a_cut_in_the_body_comes_after_good_headers() {
+async fn cut_body_follows_good_headers() {
     let (asker, path) = misbehaving(Misbehaviour::CutMidBody).await;
     let response = asker.get(&path).await;
     assert_eq!(response.status(), 200);
@@ -69,7 +69,7 @@ async fn a_cut_in_the_body_comes_after_good_headers() {
 }
 
 #[tokio::test]
-async fn damaged_bodies_are_damaged_as_ordered() {
+async fn bodies_are_damaged_as_ordered() {
     let parse = |body: &[u8]| serde_json::from_slice::<Value>(body);
     let (asker, path) = misbehaving(Misbehaviour::Truncated).await;
     let response = asker.get(&path).await;
@@ -105,7 +105,7 @@ async fn damaged_bodies_are_damaged_as_ordered() {
 }
 
 #[tokio::test]
-async fn a_war_with_a_wrong_tag_names_the_asked_clan_nowhere() {
+async fn wrong_tag_war_does_not_name_clan() {
     let asker = Asker::default().await;
     let war = asker.simulator.world().clans_in_war()[0].clone();
     asker.simulator.misbehave(Rule::new(Misbehaviour::WrongTag));
@@ -115,7 +115,7 @@ async fn a_war_with_a_wrong_tag_names_the_asked_clan_nowhere() {
 }
 
 #[tokio::test]
-async fn a_rule_ends_after_its_times_and_spares_the_first() {
+async fn rule_ends_after_its_times() {
     let asker = Asker::default().await;
     let path = clan(&asker.simulator.world().clan_tags()[0]);
     asker.simulator.misbehave(Rule::new(Misbehaviour::Status502).on_path("/clans/").after(1).times(2));
@@ -127,7 +127,7 @@ async fn a_rule_ends_after_its_times_and_spares_the_first() {
 }
 
 #[tokio::test]
-async fn held_calls_wait_for_their_release_and_are_then_answered() {
+async fn held_calls_wait_for_release() {
     let (asker, path) = misbehaving(Misbehaviour::HoldUntilReleased).await;
     let calls = futures_util::future::join_all((0..3).map(|_| asker.status(&path)));
     let director = async {
@@ -141,7 +141,7 @@ async fn held_calls_wait_for_their_release_and_are_then_answered() {
 }
 
 #[tokio::test]
-async fn a_client_that_gives_up_leaves_the_barrier() {
+async fn client_that_gives_up_leaves_barrier() {
     let (asker, path) = misbehaving(Misbehaviour::HoldUntilReleased).await;
     let impatient = asker.client.get(asker.url(&path)).bearer_auth("key").timeout(Duration::from_millis(200));
     assert!(impatient.send().await.unwrap_err().is_timeout());
@@ -149,7 +149,7 @@ async fn a_client_that_gives_up_leaves_the_barrier() {
 }
 
 #[tokio::test]
-async fn slowness_is_followed_by_the_truth() {
+async fn slow_response_is_correct() {
     let delay = Duration::from_millis(40);
     let (asker, path) = misbehaving(Misbehaviour::Slow(delay)).await;
     let began = std::time::Instant::now();

@@ -1,4 +1,4 @@
-//! The simulator, asked over HTTP as the worker asks it.
+//! The simulator, called over HTTP as the worker calls it.
 #![cfg(feature = "embedded")]
 
 mod control;
@@ -22,7 +22,7 @@ use refresh_worker::{
 use reqwest::{Client, Response, Url};
 use serde_json::Value;
 
-/// A simulator and somebody who asks it.
+/// A simulator and its caller.
 struct Asker {
     simulator: Simulator,
     client: Client,
@@ -92,7 +92,7 @@ fn tag_of(value: &Value) -> Tag {
     value["tag"].as_str().unwrap().parse().unwrap()
 }
 
-/// The folder of recorded responses. Without one it says so once, past the capture of test output.
+/// The folder of recorded responses. Without one it prints a notice once, past the capture of test output.
 fn recordings() -> Option<PathBuf> {
     static SAID: Once = Once::new();
     let folder = std::env::var_os("COC_FIXTURES_DIR").map(PathBuf::from);

@@ -1,4 +1,4 @@
-//! What the service around the documents does: headers, copies, tokens, counting.
+//! The service around the documents: headers, copies, tokens, counting.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ fn moment() -> Timestamp {
 }
 
 #[tokio::test]
-async fn within_a_cached_period_the_bytes_are_the_same_and_max_age_is_what_is_left() {
+async fn cached_bytes_repeat_while_max_age_falls() {
     let clock = ManualClock::at(moment());
     let config = SimConfig { clock: clock.clone(), evolve: 5000.0, ..SimConfig::default() };
     let asker = Asker::start(config).await;
@@ -42,12 +42,12 @@ async fn within_a_cached_period_the_bytes_are_the_same_and_max_age_is_what_is_le
 }
 
 #[tokio::test]
-async fn bodies_are_compact_and_compressed_when_that_is_accepted() {
+async fn bodies_are_compact_and_compressed() {
     let asker = Asker::default().await;
     let path = clan(&asker.simulator.world().clan_tags()[0]);
     let decoded = asker.get(&path).await.bytes().await.unwrap();
     assert!(decoded.starts_with(br#"{"tag":"#));
-    // A client of its own, since one that asks for gzip also hides it.
+    // A client of its own, since one that accepts gzip also decodes it.
     let client = Client::builder().no_gzip().use_preconfigured_tls(no_roots()).build().unwrap();
     let ask = |encoding: &'static str| {
         client.get(asker.url(&path)).bearer_auth("key").header("accept-encoding", encoding).send()
@@ -65,7 +65,7 @@ fn no_roots() -> rustls::ClientConfig {
 }
 
 #[tokio::test]
-async fn what_does_not_exist_is_not_found_for_ten_minutes() {
+async fn missing_object_is_not_found() {
     let asker = Asker::default().await;
     let census = asker.simulator.world();
     let unknown = census.unknown_tag();
@@ -90,7 +90,7 @@ async fn what_does_not_exist_is_not_found_for_ten_minutes() {
 }
 
 #[tokio::test]
-async fn a_private_war_log_is_refused_without_a_message() {
+async fn private_war_log_is_refused_without_message() {
     let asker = Asker::default().await;
     let private = asker.simulator.world().private_war_log()[0].clone();
     let war = asker.get(&current_war(&private)).await;
@@ -115,7 +115,7 @@ async fn only_known_tokens_are_accepted() {
 }
 
 #[tokio::test]
-async fn any_token_will_do_when_none_is_given_but_not_none() {
+async fn any_token_is_accepted_by_default() {
     let mut asker = Asker::default().await;
     let path = clan(&asker.simulator.world().clan_tags()[0]);
     assert_eq!(asker.status(&path).await, 200);
@@ -124,7 +124,7 @@ async fn any_token_will_do_when_none_is_given_but_not_none() {
 }
 
 #[tokio::test]
-async fn calls_are_written_down_in_order_with_their_token_and_answer() {
+async fn calls_are_recorded_in_order() {
     let mut asker = Asker::default().await;
     let census = asker.simulator.world();
     let (known, unknown) = (clan(&census.clan_tags()[0]), player(&census.unknown_tag()));
@@ -133,20 +133,20 @@ async fn calls_are_written_down_in_order_with_their_token_and_answer() {
     asker.status(&unknown).await;
     asker.simulator.wait_for_calls(2).await;
     let calls = asker.simulator.calls();
-    let told: Vec<_> = calls.iter().map(|call| (call.token.as_str(), call.path.as_str(), call.status)).collect();
+    let recorded: Vec<_> = calls.iter().map(|call| (call.token.as_str(), call.path.as_str(), call.status)).collect();
     let (known, unknown) = (format!("/v1{known}"), format!("/v1{unknown}"));
-    assert_eq!(told, [("key", known.as_str(), Some(200)), ("other", unknown.as_str(), Some(404))]);
+    assert_eq!(recorded, [("key", known.as_str(), Some(200)), ("other", unknown.as_str(), Some(404))]);
     assert!(calls[0].at < calls[1].at);
     assert_eq!(asker.simulator.calls_to("/players/").len(), 1);
     assert_eq!((asker.simulator.total_calls(), asker.simulator.most_in_any_second("other")), (2, 1));
 }
 
 #[tokio::test]
-async fn calls_above_the_hidden_rate_are_throttled_per_token() {
+async fn hidden_rate_throttles_per_token() {
     let config = SimConfig { rate_limit: Some(3), ..SimConfig::default() };
     let mut asker = Asker::start(config).await;
     let path = clan(&asker.simulator.world().clan_tags()[0]);
-    // At once, however slow the machine: all have arrived before the first is answered.
+    // At the same time, however slow the machine: all have arrived before the first response.
     asker.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
     let calls = futures_util::future::join_all((0..5).map(|_| asker.status(&path)));
     let release = async {
@@ -164,7 +164,7 @@ async fn calls_above_the_hidden_rate_are_throttled_per_token() {
 }
 
 #[tokio::test]
-async fn maintenance_refuses_everything_until_it_is_over() {
+async fn maintenance_refuses_every_call() {
     let asker = Asker::default().await;
     let path = clan(&asker.simulator.world().clan_tags()[0]);
     asker.simulator.maintenance(true);
@@ -177,7 +177,7 @@ async fn maintenance_refuses_everything_until_it_is_over() {
 }
 
 #[tokio::test]
-async fn a_stopped_simulator_closes_its_port() {
+async fn stopped_simulator_closes_port() {
     let asker = Asker::default().await;
     let address = asker.simulator.address();
     // An idle connection is left open by this.
@@ -187,7 +187,7 @@ async fn a_stopped_simulator_closes_its_port() {
 }
 
 #[tokio::test]
-async fn two_simulators_of_one_seed_serve_the_same_bytes() {
+async fn same_seed_serves_same_bytes() {
     let config = || SimConfig { seed: 42, clock: ManualClock::at(moment()), ..SimConfig::default() };
     let (one, other) = (Asker::start(config()).await, Asker::start(config()).await);
     let census = one.simulator.world();
@@ -204,7 +204,7 @@ async fn two_simulators_of_one_seed_serve_the_same_bytes() {
 }
 
 #[tokio::test]
-async fn a_slow_service_answers_late() {
+async fn slow_service_responds_late() {
     let latency = Duration::from_millis(30);
     let asker = Asker::start(SimConfig { latency, ..SimConfig::default() }).await;
     let path = clan(&asker.simulator.world().clan_tags()[0]);
@@ -214,7 +214,7 @@ async fn a_slow_service_answers_late() {
 }
 
 #[tokio::test]
-async fn the_clock_of_the_simulator_may_be_anything() {
+async fn simulator_clock_is_free() {
     let clock: Arc<ManualClock> = ManualClock::at(Timestamp::EPOCH);
     let asker = Asker::start(SimConfig { clock, evolve: 1.0, ..SimConfig::default() }).await;
     let census = asker.simulator.world();

@@ -21,7 +21,7 @@ async fn at_rest(clans: usize) -> Asker {
 }
 
 #[tokio::test]
-async fn every_kind_of_clan_is_there_from_sixteen_clans_on() {
+async fn sixteen_clans_cover_every_kind() {
     let asker = at_rest(16).await;
     let census = asker.simulator.world();
     for (tags, state) in [
@@ -45,7 +45,7 @@ async fn every_kind_of_clan_is_there_from_sixteen_clans_on() {
 }
 
 #[tokio::test]
-async fn a_world_of_any_size_can_be_asked() {
+async fn world_of_any_size_responds() {
     for clans in [0, 1, 2, 5] {
         let asker = at_rest(clans).await;
         let census = asker.simulator.world();
@@ -59,7 +59,7 @@ async fn a_world_of_any_size_can_be_asked() {
 }
 
 #[tokio::test]
-async fn players_of_all_town_halls_and_names_of_all_scripts_live_there() {
+async fn players_cover_town_halls_and_scripts() {
     let asker = at_rest(48).await;
     let census = asker.simulator.world();
     let (mut halls, mut foreign) = (BTreeSet::new(), 0);
@@ -74,7 +74,7 @@ async fn players_of_all_town_halls_and_names_of_all_scripts_live_there() {
 }
 
 #[tokio::test]
-async fn a_player_and_the_list_of_the_clan_tell_the_same() {
+async fn player_agrees_with_member_list() {
     let asker = at_rest(4).await;
     for tag in asker.simulator.world().clan_tags() {
         let clan = asker.json(&clan(tag)).await;
@@ -107,7 +107,7 @@ async fn a_player_and_the_list_of_the_clan_tell_the_same() {
 }
 
 #[tokio::test]
-async fn a_clanless_player_has_neither_clan_nor_role() {
+async fn clanless_player_has_no_clan_or_role() {
     let asker = at_rest(16).await;
     for tag in asker.simulator.world().clanless_player_tags() {
         let player = asker.json(&player(tag)).await;
@@ -116,7 +116,7 @@ async fn a_clanless_player_has_neither_clan_nor_role() {
 }
 
 #[tokio::test]
-async fn player_documents_are_as_large_as_real_ones() {
+async fn player_documents_have_real_size() {
     let asker = at_rest(16).await;
     let mut sizes = Vec::new();
     for tag in asker.simulator.world().player_tags().iter().step_by(7) {
@@ -127,7 +127,7 @@ async fn player_documents_are_as_large_as_real_ones() {
 }
 
 #[tokio::test]
-async fn two_clans_of_the_world_see_their_war_from_both_sides() {
+async fn war_is_seen_from_both_sides() {
     let asker = at_rest(16).await;
     let census = asker.simulator.world();
     let ours = census.clans_in_war().first().unwrap();
@@ -139,7 +139,7 @@ async fn two_clans_of_the_world_see_their_war_from_both_sides() {
 }
 
 #[tokio::test]
-async fn fighters_are_members_of_the_clan() {
+async fn fighters_are_clan_members() {
     let asker = at_rest(16).await;
     let ours = asker.simulator.world().clans_in_war()[0].clone();
     let members: BTreeSet<String> = asker.json(&clan(&ours)).await["memberList"]
@@ -155,7 +155,7 @@ async fn fighters_are_members_of_the_clan() {
 }
 
 #[tokio::test]
-async fn each_drawn_war_of_a_group_can_be_fetched_and_holds_two_of_its_clans() {
+async fn drawn_group_wars_can_be_fetched() {
     let asker = at_rest(48).await;
     let census = asker.simulator.world();
     let (mut states, mut our_sides) = (BTreeMap::<String, usize>::new(), BTreeSet::new());
@@ -183,7 +183,7 @@ async fn each_drawn_war_of_a_group_can_be_fetched_and_holds_two_of_its_clans() {
 }
 
 #[tokio::test]
-async fn clans_in_a_league_are_at_peace_or_show_their_last_war() {
+async fn league_clans_are_at_peace_otherwise() {
     let asker = at_rest(48).await;
     let census = asker.simulator.world();
     let mut seen = BTreeSet::new();
@@ -196,7 +196,7 @@ async fn clans_in_a_league_are_at_peace_or_show_their_last_war() {
 }
 
 #[tokio::test]
-async fn a_frozen_world_stays_as_it_is() {
+async fn frozen_world_does_not_change() {
     let clock = ManualClock::at(start());
     let asker = Asker::start(SimConfig { clock: clock.clone(), ..SimConfig::default() }).await;
     let before = asker.simulator.world();
@@ -208,7 +208,7 @@ async fn a_frozen_world_stays_as_it_is() {
 }
 
 #[tokio::test]
-async fn the_same_moment_is_the_same_world_however_it_was_reached() {
+async fn same_moment_is_same_world() {
     let clock = || ManualClock::at(start());
     let (hasty, patient) = (clock(), clock());
     let config = |clock| SimConfig { clock, evolve: 300.0, ..SimConfig::default() };
@@ -225,7 +225,7 @@ async fn the_same_moment_is_the_same_world_however_it_was_reached() {
 }
 
 #[tokio::test]
-async fn people_come_and_go_and_fight_as_time_passes() {
+async fn people_move_and_fight_over_time() {
     let clock = ManualClock::at(start());
     let asker = Asker::start(SimConfig { clock: clock.clone(), evolve: 60.0, ..SimConfig::default() }).await;
     let census = asker.simulator.world();
@@ -249,7 +249,7 @@ async fn people_come_and_go_and_fight_as_time_passes() {
 }
 
 #[tokio::test]
-async fn wars_go_through_their_states_and_new_ones_are_found() {
+async fn wars_progress_and_new_ones_start() {
     let clock = ManualClock::at(start());
     // An hour of the game each second.
     let asker = Asker::start(SimConfig { clock: clock.clone(), evolve: 3600.0, ..SimConfig::default() }).await;
@@ -269,7 +269,7 @@ async fn wars_go_through_their_states_and_new_ones_are_found() {
 }
 
 #[tokio::test]
-async fn a_world_left_alone_for_a_year_catches_up() {
+async fn world_catches_up_after_a_year() {
     let clock = ManualClock::at(start());
     let asker = Asker::start(SimConfig { clock: clock.clone(), evolve: 10.0, ..SimConfig::default() }).await;
     clock.advance(Duration::from_secs(365 * 24 * 3600));

@@ -1,6 +1,6 @@
-//! The keys of an account: what the portal lists, and what is kept, revoked and made of it. Pure functions of values.
+//! The keys of an account: decides which of the listed keys are kept and revoked, and how many are created. Pure functions.
 //!
-//! **Invariant: a key of another name is never touched**, and there are never more than [`MAX_KEYS`] in an account.
+//! **Invariant: a key of another name is never touched**, and an account never has more than [`MAX_KEYS`].
 
 use std::{fmt, net::IpAddr};
 
@@ -10,20 +10,20 @@ use serde_json::Value;
 
 use crate::model::Fingerprint;
 
-/// The most keys of an account, whoever made them.
+/// The most keys of an account, whoever created them: the portal's own limit.
 pub const MAX_KEYS: usize = 10;
 
-/// What keys there are to be in each account.
+/// The keys that each account is to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WantedKeys {
-    /// Ours are called so.
+    /// The name of our keys.
     pub name: String,
     pub count: usize,
-    /// Our own addresses, when they are known; else the portal says which one it sees.
+    /// Our own addresses. When they are not known, the portal reports the one that it sees.
     pub addresses: Vec<IpAddr>,
 }
 
-/// A key as the portal lists it. What is missing or strange in it is left empty: a foreign key must not hide ours.
+/// A key as the portal lists it. A field that is missing or strange is left empty: somebody else's key must not hide ours.
 #[derive(Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListedKey {
@@ -38,18 +38,18 @@ pub struct ListedKey {
 }
 
 impl ListedKey {
-    /// By which it goes in logs.
+    /// The name of the key in logs.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(self.key.expose_secret().trim())
     }
 
-    /// Whether it has this name, and what it takes to use and to revoke it.
+    /// True when the key has this name, and everything needed to use and to revoke it.
     pub(super) fn is_called(&self, name: &str) -> bool {
         self.name == name && !self.id.is_empty() && !self.key.expose_secret().trim().is_empty()
     }
 
-    /// Whether the API accepts it from all of these.
+    /// True when the API accepts the key from all of these addresses.
     #[must_use]
     pub fn is_good_for(&self, addresses: &[IpAddr]) -> bool {
         addresses.iter().all(|address| {
@@ -70,48 +70,50 @@ impl fmt::Debug for ListedKey {
     }
 }
 
-/// What is known of an account's keys beside what the portal lists.
+/// The knowledge about an account's keys that the portal does not have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Known {
-    /// The API does not accept them.
+pub struct KnownKeys {
+    /// The API refuses these keys.
     pub refused: Vec<Fingerprint>,
-    /// Other runs use them at this moment.
+    /// Other runs use these keys at this moment.
     pub in_use: Vec<Fingerprint>,
 }
 
-/// What is to be done in an account.
+/// The changes to make in an account.
 #[derive(Debug, Default)]
 pub struct Plan<'a> {
     pub keep: Vec<&'a ListedKey>,
-    /// Ours, of no use to us, and in the way of those that are to be made.
+    /// Keys of our name that are of no use here, and in the way of those to create.
     pub revoke: Vec<&'a ListedKey>,
     pub create: usize,
-    /// More would be revoked if no run were using it.
+    /// Further keys could be revoked, were no run using them.
     pub waits_for_runs: bool,
 }
 
-/// Keeps what is ours and good; makes what is missing; revokes of our own what is not good, as much as there is need for
-/// room and no more: another sandbox of ours with another address may need it, and one that a run is using stays.
+/// Keeps our good keys, creates the missing ones, and revokes as many of our other keys as room is needed for.
+///
+/// No more than that: another sandbox of ours, with another address, may need them. A key that a run is using stays.
 #[must_use]
-pub fn plan<'a>(listed: &'a [ListedKey], wanted: &WantedKeys, addresses: &[IpAddr], known: &Known) -> Plan<'a> {
+pub fn plan<'a>(listed: &'a [ListedKey], wanted: &WantedKeys, addresses: &[IpAddr], known: &KnownKeys) -> Plan<'a> {
     let is_refused = |key: &ListedKey| known.refused.contains(&key.fingerprint());
-    let (good, stale): (Vec<&ListedKey>, Vec<&ListedKey>) = listed
+    let (good, unfit): (Vec<&ListedKey>, Vec<&ListedKey>) = listed
         .iter()
         .filter(|key| key.is_called(&wanted.name))
         .partition(|key| key.is_good_for(addresses) && !is_refused(key));
     let keep: Vec<&ListedKey> = good.into_iter().take(wanted.count).collect();
     let missing = wanted.count - keep.len();
+    // All keys count against the limit, whoever made them.
     let room = MAX_KEYS.saturating_sub(listed.len());
-    let (in_use, stale): (Vec<&ListedKey>, Vec<&ListedKey>) =
-        stale.into_iter().partition(|key| known.in_use.contains(&key.fingerprint()));
-    // What was refused is certainly of no use to anybody with our address.
-    let (refused, other): (Vec<&ListedKey>, Vec<&ListedKey>) = stale.into_iter().partition(|key| is_refused(key));
+    let (in_use, unfit): (Vec<&ListedKey>, Vec<&ListedKey>) =
+        unfit.into_iter().partition(|key| known.in_use.contains(&key.fingerprint()));
+    // Refused keys first: they are certainly of no use to anybody with our address.
+    let (refused, other): (Vec<&ListedKey>, Vec<&ListedKey>) = unfit.into_iter().partition(|key| is_refused(key));
     let revoke: Vec<&ListedKey> = refused.into_iter().chain(other).take(missing.saturating_sub(room)).collect();
     let create = missing.min(room + revoke.len());
     Plan { keep, revoke, create, waits_for_runs: create < missing && !in_use.is_empty() }
 }
 
-/// What is null or of another form than known counts as missing.
+/// Reads a field; null or an unknown form counts as missing.
 fn if_possible<'de, T: DeserializeOwned + Default, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     Ok(serde_json::from_value(Value::deserialize(deserializer)?).unwrap_or_default())
 }
@@ -140,7 +142,7 @@ mod tests {
     fn planned(listed: &[ListedKey], count: usize, refused: &[&str]) -> (Vec<String>, Vec<String>, usize) {
         let wanted = WantedKeys { name: "ours".to_owned(), count, addresses: Vec::new() };
         let refused: Vec<Fingerprint> = refused.iter().map(|token| Fingerprint::of(token)).collect();
-        let known = Known { refused, in_use: vec![Fingerprint::of("token-in-use")] };
+        let known = KnownKeys { refused, in_use: vec![Fingerprint::of("token-in-use")] };
         let plan = plan(listed, &wanted, &[OURS.parse().unwrap()], &known);
         let ids = |keys: &[&ListedKey]| keys.iter().map(|key| key.id.clone()).collect();
         (ids(&plan.keep), ids(&plan.revoke), plan.create)
@@ -151,14 +153,14 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_our_name_and_address_are_kept_with_and_without_a_mask() {
+    fn plan_keeps_own_keys_with_any_mask() {
         let listed = listed(&[("ours", OURS), ("theirs", OURS), ("ours", "203.0.113.7/32"), ("ours", "198.51.100.1")]);
         assert_eq!(planned(&listed, 2, &[]), (ids(&["0", "2"]), ids(&[]), 0));
         assert_eq!(planned(&listed, 3, &[]), (ids(&["0", "2"]), ids(&[]), 1), "there is room: nothing is revoked");
     }
 
     #[test]
-    fn only_our_own_keys_make_room_and_those_refused_first() {
+    fn plan_revokes_only_own_keys_refused_first() {
         let mut keys = vec![("theirs", "198.51.100.1"); 7];
         keys.extend([("ours", "198.51.100.1"), ("ours", "198.51.100.2"), ("ours", OURS)]);
         let listed = listed(&keys);
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_run_is_using_stays_even_if_it_was_refused_here() {
+    fn plan_keeps_keys_in_use() {
         let mut keys = listed(&[("ours", "198.51.100.1"); 10]);
         keys[3].key = "token-in-use".into();
         let all_but_3: Vec<String> = (0..10).filter(|at| *at != 3).map(|at: usize| at.to_string()).collect();
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_key_with_things_missing_hides_none_of_ours_and_takes_its_place() {
+    fn incomplete_foreign_key_hides_no_own_key() {
         let strange = [
             r#"{"id": "0", "name": null, "cidrRanges": null, "key": null}"#,
             r#"{"id": "1", "name": "theirs", "cidrRanges": "anywhere", "key": "k1"}"#,
@@ -193,12 +195,12 @@ mod tests {
     }
 
     #[test]
-    fn ten_foreign_keys_are_left_alone() {
+    fn plan_leaves_foreign_keys_alone() {
         assert_eq!(planned(&listed(&[("theirs", OURS); 10]), 1, &[]), (ids(&[]), ids(&[]), 0));
     }
 
     #[test]
-    fn a_listed_key_prints_no_token() {
+    fn listed_key_prints_no_token() {
         assert!(!format!("{:?}", listed(&[("ours", OURS)])).contains("token-0"));
     }
 }

@@ -1,4 +1,4 @@
-//! One key. A value; its token is printed nowhere.
+//! An API key: a value whose token is never printed.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::model::Fingerprint;
 
-/// A token of the API and the name it goes by.
+/// A token of the API and its fingerprint, by which it is named.
 #[derive(Clone)]
 pub struct ApiKey {
     token: SecretString,
@@ -24,13 +24,13 @@ impl ApiKey {
         &self.fingerprint
     }
 
-    /// Whether both are the same key.
+    /// True when both are the same key.
     #[must_use]
     pub fn is(&self, other: &Self) -> bool {
         self.fingerprint == other.fingerprint
     }
 
-    pub(super) const fn token(&self) -> &SecretString {
+    pub(in crate::api) const fn token(&self) -> &SecretString {
         &self.token
     }
 }

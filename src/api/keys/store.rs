@@ -1,38 +1,36 @@
-//! The keys that there are: those configured, and those of the developer portal's accounts. Which of them a run may use is
-//! the business of [`super::run_keys`]; who may log in, and when, is that of the worker.
+//! The store of keys: those configured, and those that the developer portal's accounts gave.
 //!
-//! One value a process, so that what a login gave is there for every later run of a warm sandbox.
+//! There is one store a process, so that what a login gave is there for every later run of a warm sandbox.
 
 use std::{
     collections::{BTreeSet, VecDeque},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use parking_lot::{Mutex, MutexGuard};
 use secrecy::{ExposeSecret, SecretString};
 use tracing::warn;
 
 use super::{
-    client::ApiError,
     key::ApiKey,
-    portal::{Given, Known, ListedKey, Portal, PortalError, Visit, WantedKeys, address_in},
+    portal::{KnownKeys, ListedKey, Portal, PortalError, RenewedKeys, Visit, WantedKeys, address_in},
 };
 use crate::{
+    api::transport::ApiError,
     config::{PortalAccount, PortalConfig},
     model::Fingerprint,
 };
 
-/// So many logins of an account are made within [`LOGIN_WINDOW`] by one process, and no more: when new keys are refused
-/// again and again, further ones will not help.
+/// The most logins of one process with an account within [`LOGIN_WINDOW`]. When new keys are refused again and again,
+/// further keys will not help.
 pub const MAX_LOGINS: usize = 3;
 
-/// See [`MAX_LOGINS`].
+/// The time within which [`MAX_LOGINS`] counts.
 pub const LOGIN_WINDOW: Duration = Duration::from_secs(10 * 60);
 
-/// Refused keys stay in the account until room is needed; so many are remembered, so as not to take them again.
-const REMEMBERED_REFUSALS: usize = 50;
+/// The most refused keys that are remembered. They stay in the account until room is needed, and must not be taken again.
+const MAX_REMEMBERED_REFUSALS: usize = 50;
 
 /// All keys of this deployment. Clones share what the portal gave.
 #[derive(Clone, Debug, Default)]
@@ -41,7 +39,7 @@ pub struct KeyStore {
     accounts: Arc<[Account]>,
 }
 
-/// An account of the portal and the keys that it gave.
+/// An account of the portal, with the keys that it gave.
 #[derive(Debug)]
 pub struct Account {
     config: PortalAccount,
@@ -50,37 +48,37 @@ pub struct Account {
     state: Mutex<State>,
 }
 
-/// What there was in an account.
+/// An account as a visit found it, before anything was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// Ours, as the portal sees it.
+pub struct AccountView {
+    /// Our address, as the portal sees it.
     pub address: Option<IpAddr>,
-    /// The one before, when a visit of this process saw another.
+    /// Our address at the visit before, when it was another one.
     pub moved_from: Option<IpAddr>,
     /// Keys of our name for our address.
     pub good: usize,
-    /// Keys of our name for other addresses.
-    pub stale: usize,
-    /// Those addresses.
-    pub stale_addresses: BTreeSet<String>,
+    /// Keys of our name for foreign addresses.
+    pub for_foreign_addresses: usize,
+    /// The foreign addresses of those keys.
+    pub foreign_addresses: BTreeSet<String>,
     /// Keys of other names.
-    pub foreign: usize,
+    pub of_other_names: usize,
 }
 
 #[derive(Debug, Default)]
 struct State {
     keys: Vec<ApiKey>,
-    seen: Option<Seen>,
-    /// What the API does not accept any more, with what it said; the last of them.
+    view: Option<AccountView>,
+    /// The last keys that the API refused, with its words.
     refused: VecDeque<(Fingerprint, String)>,
-    /// One was refused since the last login.
-    is_due: bool,
-    /// When logins succeeded, by boot time.
+    /// A key was refused since the last login.
+    is_login_due: bool,
+    /// The boot times of successful logins.
     logins: Vec<Duration>,
 }
 
 impl KeyStore {
-    /// Keys as configured; empty ones and duplicates are left out.
+    /// The configured keys, without empty ones and duplicates.
     #[must_use]
     pub fn from_tokens(tokens: Vec<SecretString>) -> Self {
         let mut keys: Vec<ApiKey> = Vec::with_capacity(tokens.len());
@@ -94,7 +92,7 @@ impl KeyStore {
         Self { fixed: keys, accounts: Arc::default() }
     }
 
-    /// Adds the keys that the portal's accounts will give. Nobody is logged in yet.
+    /// Adds the portal's accounts, which will give keys. Logs in nowhere yet.
     ///
     /// # Errors
     /// When the portal's address cannot be used.
@@ -111,12 +109,12 @@ impl KeyStore {
         Ok(Self { accounts: config.accounts.iter().map(account).collect(), ..self })
     }
 
-    /// The configured ones.
+    /// The configured keys.
     pub fn fixed(&self) -> &[ApiKey] {
         &self.fixed
     }
 
-    /// Those that can be used now.
+    /// The keys that can be used now.
     pub fn keys(&self) -> Vec<ApiKey> {
         let mut keys = self.fixed.clone();
         for account in self.accounts.iter() {
@@ -133,18 +131,18 @@ impl KeyStore {
         &self.accounts
     }
 
-    /// Whether this key is one of an account, and was not refused so far.
+    /// True when this key came from an account and was not refused so far.
     pub fn is_from_portal(&self, key: &Fingerprint) -> bool {
         self.accounts.iter().any(|account| account.state().keys.iter().any(|known| known.fingerprint() == key))
     }
 
-    /// The API does not accept this key. Answers whether a login may give another one; for one and the same key only once,
-    /// however many calls were refused with it.
+    /// The API refuses this key. Returns true when a login may give another one: only once for the same key, however many
+    /// calls were refused with it.
     pub fn refuse(&self, key: &Fingerprint, detail: &str) -> bool {
         self.accounts.iter().any(|account| account.refuse(key, detail))
     }
 
-    /// Whether a login would do good.
+    /// True when a login may give keys that are missing.
     pub fn needs_login(&self) -> bool {
         self.accounts.iter().any(Account::needs_login)
     }
@@ -152,11 +150,11 @@ impl KeyStore {
 
 impl Account {
     fn state(&self) -> MutexGuard<'_, State> {
-        // A panic while it was held leaves whole values behind.
-        self.state.lock()
+        // A panic while the lock was held leaves whole values behind.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The variable that holds its e-mail address: how it is called in logs.
+    /// The variable that holds the e-mail address; names the account in logs.
     pub fn name(&self) -> &str {
         &self.config.variable
     }
@@ -169,15 +167,15 @@ impl Account {
         &self.wanted
     }
 
-    /// Names the right to log in with this account, for all processes alike.
+    /// The name of the right to log in with this account, the same for all processes.
     #[must_use]
     pub fn login_slot(&self) -> Fingerprint {
         let email = self.config.email.expose_secret().trim().to_lowercase();
         Fingerprint(format!("login-{}", Fingerprint::of(&email)))
     }
 
-    /// Names what rests after a wrong password: the account with this password, so that a new one is tried at once. Four
-    /// digits are enough to tell two passwords apart, and too few to guess one by.
+    /// The name of the right to try the account's password. It cools down after a wrong password, so that a new one is tried at
+    /// once. Four digits are enough to distinguish two passwords, and too few to guess one by.
     #[must_use]
     pub fn password_slot(&self) -> Fingerprint {
         let slot = self.login_slot().0;
@@ -190,68 +188,78 @@ impl Account {
         let before = state.keys.len();
         state.keys.retain(|known| known.fingerprint() != key);
         let was_ours = state.keys.len() < before;
+        // Only the first refusal counts. Calls in flight are refused with the same key.
         if was_ours {
-            state.is_due = true;
+            state.is_login_due = true;
             state.refused.push_back((key.clone(), detail.to_owned()));
-            if state.refused.len() > REMEMBERED_REFUSALS {
+            if state.refused.len() > MAX_REMEMBERED_REFUSALS {
                 state.refused.pop_front();
             }
         }
         was_ours
     }
 
+    /// True when the account gave no keys yet, or one of them was refused.
     pub fn needs_login(&self) -> bool {
         let state = self.state();
-        state.keys.is_empty() || state.is_due
+        state.keys.is_empty() || state.is_login_due
     }
 
-    /// Whether this process has logged in so often of late that once more would not help.
+    /// True when this process has logged in so often of late that once more would not help.
     pub fn has_too_many_logins(&self, now: Duration) -> bool {
         let state = self.state();
         state.logins.iter().filter(|at| now.saturating_sub(**at) < LOGIN_WINDOW).count() >= MAX_LOGINS
     }
 
-    /// Logs in and looks around. To be called by whoever holds the right to log in.
+    /// Logs in and lists the keys. To be called by whoever holds the right to log in.
     pub async fn visit(&self) -> Result<Visit<'_>, PortalError> {
+        // The newest refusal: our address may have changed since earlier ones.
         let seen = self.state().refused.iter().rev().find_map(|(_, detail)| address_in(detail));
         let visit = self.portal.visit(&self.config, &self.wanted, seen).await?;
-        let (ours, foreign): (Vec<&ListedKey>, Vec<&ListedKey>) =
+        let (ours, others): (Vec<&ListedKey>, Vec<&ListedKey>) =
             visit.listed().iter().partition(|key| visit.is_ours(key));
         let elsewhere: Vec<&ListedKey> = ours.into_iter().filter(|key| !key.is_good_for(visit.addresses())).collect();
-        let good = visit.listed().len() - foreign.len() - elsewhere.len();
+        let good = visit.listed().len() - others.len() - elsewhere.len();
         let mut state = self.state();
-        let before = state.seen.as_ref().and_then(|seen| seen.address);
-        let moved_from = before.filter(|before| visit.seen().is_some_and(|now| now != *before));
-        if let (Some(before), Some(now)) = (moved_from, visit.seen()) {
+        let before = state.view.as_ref().and_then(|view| view.address);
+        let moved_from = before.filter(|before| visit.address().is_some_and(|now| now != *before));
+        if let (Some(before), Some(now)) = (moved_from, visit.address()) {
             warn!(account = self.name(), "our address changed from {before} to {now}");
         }
-        state.seen = Some(Seen {
-            address: visit.seen(),
+        state.view = Some(AccountView {
+            address: visit.address(),
             moved_from,
             good,
-            stale: elsewhere.len(),
-            stale_addresses: elsewhere.iter().flat_map(|key| key.cidr_ranges.iter().cloned()).collect(),
-            foreign: foreign.len(),
+            for_foreign_addresses: elsewhere.len(),
+            foreign_addresses: elsewhere.iter().flat_map(|key| key.cidr_ranges.iter().cloned()).collect(),
+            of_other_names: others.len(),
         });
         drop(state);
         Ok(visit)
     }
 
-    /// Replaces its keys by what the portal gives. `known` is what other processes know of its keys.
-    pub async fn renew(&self, visit: Visit<'_>, mut known: Known, now: Duration) -> Result<Given, PortalError> {
+    /// Replaces the account's keys by those that the portal gives. `known` is the knowledge of other processes about them.
+    pub async fn renew(
+        &self,
+        visit: Visit<'_>,
+        mut known: KnownKeys,
+        now: Duration,
+    ) -> Result<RenewedKeys, PortalError> {
+        // Keys refused here are unfit, whatever other processes know.
         known.refused.extend(self.state().refused.iter().map(|(key, _)| key.clone()));
-        let given = visit.keys(&known).await?;
+        let renewed = visit.renew(&known).await?;
         let mut state = self.state();
-        state.keys.clone_from(&given.keys);
-        state.is_due = false;
+        state.keys.clone_from(&renewed.keys);
+        // Only after success: a failed login stays due.
+        state.is_login_due = false;
         state.logins.retain(|at| now.saturating_sub(*at) < LOGIN_WINDOW);
         state.logins.push(now);
-        Ok(given)
+        Ok(renewed)
     }
 
-    /// What the last visit found, before anything was changed.
-    pub fn seen(&self) -> Option<Seen> {
-        self.state().seen.clone()
+    /// The account as the last visit found it.
+    pub fn view(&self) -> Option<AccountView> {
+        self.state().view.clone()
     }
 }
 
@@ -260,16 +268,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn duplicates_and_empty_tokens_are_left_out() {
-        let key_store = KeyStore::from_tokens(["one", " one ", "", "two"].map(SecretString::from).into());
-        let names: Vec<_> = key_store.keys().iter().map(|key| key.fingerprint().clone()).collect();
+    fn store_drops_duplicates_and_empty_tokens() {
+        let store = KeyStore::from_tokens(["one", " one ", "", "two"].map(SecretString::from).into());
+        let names: Vec<_> = store.keys().iter().map(|key| key.fingerprint().clone()).collect();
         assert_eq!(names, [Fingerprint::of("one"), Fingerprint::of("two")]);
     }
 
     #[test]
-    fn a_key_prints_its_fingerprint_and_never_its_token() {
-        let key_store = KeyStore::from_tokens(vec![SecretString::from("eyJ0-secret")]);
-        let printed = format!("{key_store:?}");
+    fn store_prints_fingerprints_not_tokens() {
+        let store = KeyStore::from_tokens(vec![SecretString::from("eyJ0-secret")]);
+        let printed = format!("{store:?}");
         assert!(printed.contains(&Fingerprint::of("eyJ0-secret").0), "{printed}");
         assert!(!printed.contains("secret"), "{printed}");
     }

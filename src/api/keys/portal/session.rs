@@ -1,5 +1,6 @@
-//! The portal over HTTP: a login, and what can be asked in its session. Nobody documents it, so every field is optional until
-//! it is needed. Talks to the portal and to nothing else.
+//! The portal over HTTP: a login, and the requests of its session. Talks to the portal and to nothing else.
+//!
+//! The portal's interface is documented nowhere, so every field is optional until it is needed.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -15,15 +16,15 @@ use url::Url;
 
 use super::{PortalError, keys::ListedKey};
 use crate::{
-    api::client::{self, ApiError},
+    api::transport::{self, ApiError},
     config::PortalAccount,
     outbound::causes,
 };
 
-/// The longest that one call may take.
-const CALL_TIME: Duration = Duration::from_secs(10);
+/// The longest time that one request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most of a description that is repeated.
+/// The most characters of a description that are repeated in an error.
 const MAX_QUOTED_CHARS: usize = 200;
 
 /// The portal over HTTP.
@@ -33,13 +34,13 @@ pub struct Portal {
     http: reqwest::Client,
 }
 
-/// Logged in.
+/// A session after a login.
 #[derive(Debug)]
 pub struct Session<'a> {
     portal: &'a Portal,
     pub(super) account: String,
     cookie: HeaderValue,
-    /// As the portal sees us.
+    /// Our address, as the portal sees it.
     pub address: Option<IpAddr>,
 }
 
@@ -67,9 +68,12 @@ fn optional_secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 }
 
 impl Portal {
-    /// Connects when it is first used.
+    /// Connects nowhere yet.
     pub fn new(base_url: &Url) -> Result<Self, ApiError> {
-        Ok(Self { base_url: base_url.as_str().trim_end_matches('/').to_owned(), http: client::plain_http(base_url)? })
+        Ok(Self {
+            base_url: base_url.as_str().trim_end_matches('/').to_owned(),
+            http: transport::plain_http(base_url)?,
+        })
     }
 
     pub async fn log_in<'a>(&'a self, account: &PortalAccount) -> Result<Session<'a>, PortalError> {
@@ -80,14 +84,15 @@ impl Portal {
             cookie: HeaderValue::from_static(""),
             address: None,
         };
-        let response = session.post("login", "/api/login", &body).await?;
+        let response = session.post("log in", "/api/login", &body).await?;
+        // The portal uses 403 for nothing else here.
         if response.status().as_u16() == 403 {
             return Err(PortalError::WrongPassword { account: session.account });
         }
         let cookie = cookie(&response);
-        let LoggedIn { temporary_api_token } = session.read("login", response).await?;
+        let LoggedIn { temporary_api_token } = session.read("log in", response).await?;
         session.cookie = cookie
-            .ok_or_else(|| session.unexpected("login", "it sets no cookie, so that there is no session".to_owned()))?;
+            .ok_or_else(|| session.unexpected("log in", "it sets no cookie, so that there is no session".to_owned()))?;
         session.address = temporary_api_token.as_ref().and_then(address_of);
         Ok(session)
     }
@@ -99,6 +104,7 @@ impl Session<'_> {
         let Listed { keys, status } = self.read("list keys", response).await?;
         match (keys, status) {
             (Some(keys), _) => Ok(keys),
+            // An account without keys has no `keys` field.
             (None, Some(_)) => Ok(Vec::new()),
             (None, None) => Err(self.unexpected("list keys", "neither `keys` nor `status` is in it".to_owned())),
         }
@@ -119,7 +125,7 @@ impl Session<'_> {
     pub async fn revoke(&self, key: &ListedKey) -> Result<(), PortalError> {
         let response = self.post("revoke a key", "/api/apikey/revoke", &json!({"id": key.id})).await?;
         if response.status().as_u16() == 404 {
-            // Somebody else was quicker.
+            // Somebody else revoked it first.
             return Ok(());
         }
         let _: Value = self.read("revoke a key", response).await?;
@@ -127,30 +133,29 @@ impl Session<'_> {
     }
 
     async fn post(&self, action: &'static str, path: &str, body: &Value) -> Result<Response, PortalError> {
-        let request = self.portal.http.post(format!("{}{path}", self.portal.base_url)).timeout(CALL_TIME);
+        let request = self.portal.http.post(format!("{}{path}", self.portal.base_url)).timeout(REQUEST_TIMEOUT);
         let request = request.header(CONTENT_TYPE, "application/json").header(COOKIE, self.cookie.clone());
         let response = request.body(body.to_string()).send().await;
         response.map_err(|error| self.down(action, causes(error)))
     }
 
-    /// A good answer's JSON. Every other answer is an error of its own.
+    /// Reads the JSON of a good response. Every other response is an error of its own.
     async fn read<T: DeserializeOwned>(&self, action: &'static str, response: Response) -> Result<T, PortalError> {
         let status = response.status().as_u16();
         let body = response.text().await.map_err(|error| self.down(action, causes(error)))?;
         if status == 200 {
-            // The cause is not told: it could repeat a part of a token.
-            return serde_json::from_str(&body).map_err(|error| {
-                self.unexpected(action, format!("it is not of the form known so far ({:?})", error.classify()))
-            });
+            // The cause is left out: it could repeat a part of a token.
+            return serde_json::from_str(&body)
+                .map_err(|error| self.unexpected(action, format!("its form is unknown ({:?})", error.classify())));
         }
-        let told = serde_json::from_str::<Value>(&body).ok();
-        let description = told.as_ref().and_then(|body| body.get("description")).and_then(Value::as_str);
+        let body = serde_json::from_str::<Value>(&body).ok();
+        let description = body.as_ref().and_then(|body| body.get("description")).and_then(Value::as_str);
         Err(match description {
             Some(description) => {
                 let description = description.chars().take(MAX_QUOTED_CHARS).collect();
                 PortalError::Refused { account: self.account.clone(), action, description }
             }
-            None => self.down(action, format!("it answers {status}")),
+            None => self.down(action, format!("status {status}")),
         })
     }
 
@@ -163,7 +168,7 @@ impl Session<'_> {
     }
 }
 
-/// What a browser would send back.
+/// The cookie that a browser would send back.
 fn cookie(response: &Response) -> Option<HeaderValue> {
     let pairs = response.headers().get_all(SET_COOKIE).iter().filter_map(|value| value.to_str().ok());
     let pairs: Vec<&str> = pairs.filter_map(|value| value.split(';').next()).map(str::trim).collect();
@@ -172,7 +177,7 @@ fn cookie(response: &Response) -> Option<HeaderValue> {
     Some(cookie)
 }
 
-/// Our address as the portal sees it: it is in the temporary token's list of limits.
+/// Our address as the portal sees it, from the temporary token's list of limits.
 fn address_of(token: &SecretString) -> Option<IpAddr> {
     let payload = token.expose_secret().split('.').nth(1)?;
     let payload = URL_SAFE_NO_PAD.decode(payload.trim_end_matches('=')).ok()?;
@@ -181,7 +186,7 @@ fn address_of(token: &SecretString) -> Option<IpAddr> {
     ranges.first()?.as_str()?.split('/').next()?.parse().ok()
 }
 
-/// Our address as the API sees it: its refusal ends with it.
+/// Our address as the API sees it, from the end of its refusal.
 #[must_use]
 pub fn address_in(refusal: &str) -> Option<IpAddr> {
     refusal
@@ -195,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn our_address_is_in_the_temporary_token_wherever_the_list_stands() {
+    fn address_is_read_from_temporary_token() {
         let payload = r#"{"limits":[{"type":"throttling","tier":"x"},{"origins":[]},{"cidrs":["198.51.100.9/32"],"type":"client"}]}"#;
         let token = format!("e30.{}.sig", URL_SAFE_NO_PAD.encode(payload));
         assert_eq!(address_of(&token.into()), Some("198.51.100.9".parse().unwrap()));

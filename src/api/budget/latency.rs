@@ -1,48 +1,51 @@
-//! Whether answers take longer than they used to. Values and decisions only; the time is passed in.
+//! Finds out whether responses take longer than they used to. Values and decisions only; the time is passed in.
 //!
-//! Each kind of call has a baseline of its own, found in its first calls: a war is not as quick as a player, and a queue
-//! that turns from players to wars is no slower API. Calls are judged in windows. A call is slow when it took more than
-//! twice the baseline and [`EXCESS`] on top, a window when more than half of its calls were, and the API when
-//! [`SUSTAINED`] windows in a row were: then it is given fewer calls. When it is no quicker with those either, it was not
-//! us, what it takes now is the new baseline, and the rate is what it was. So a constant time of any length, and
-//! any scatter about it, leaves the rate alone.
+//! Each kind of call has a baseline of its own, found in its first calls: a war is not as quick as a player, and a queue that
+//! turns from players to wars does not make the API slow.
+//!
+//! - A **call** is slow when it takes more than twice the baseline and [`SLOW_CALL_EXCESS`] on top.
+//! - A **window** is slow when more than half of its calls are.
+//! - The **API** is slow when [`SLOW_WINDOWS_TO_BACK_OFF`] windows in a row are. Then it gets fewer calls.
+//!
+//! When the API is not quicker with fewer calls, our calls are not the cause. The present time becomes the new baseline, and
+//! the rate is restored. So a constant time of any length, and any scatter about it, leaves the rate alone.
 
 use std::time::Duration;
 
 use crate::model::EndpointKind;
 
-/// A window is at least so long …
-pub const WINDOW: Duration = Duration::from_secs(5);
+/// The shortest window.
+const MIN_WINDOW: Duration = Duration::from_secs(5);
 
-/// … and has at least so many calls.
-const WINDOW_CALLS: usize = 20;
+/// The fewest calls of a window: a median of fewer says little.
+const MIN_WINDOW_CALLS: usize = 20;
 
-/// What a call may take beyond twice its baseline.
-pub const EXCESS: Duration = Duration::from_millis(250);
+/// The time that a call may take beyond twice its baseline. Without it a baseline of a few milliseconds would be jumpy.
+const SLOW_CALL_EXCESS: Duration = Duration::from_millis(250);
 
-/// Slow windows in a row that mean something.
-pub const SUSTAINED: u32 = 3;
+/// The slow windows in a row after which the rate is lowered: 15 s, longer than a hiccup.
+const SLOW_WINDOWS_TO_BACK_OFF: u32 = 3;
 
-/// So many more slow windows mean that slowing down did not help.
-const PATIENCE: u32 = 4;
+/// The further slow windows after which a lower rate has not helped.
+const SLOW_WINDOWS_WITHOUT_EFFECT: u32 = 4;
 
-/// How often the rate is lowered before it is taken back.
-const TRIES: u32 = 2;
+/// The times that the rate is lowered before it is restored.
+const MAX_BACK_OFFS: u32 = 2;
 
-/// Quick windows in a row after which it is over.
-const OVER: u32 = 2;
+/// The quick windows in a row after which the slowness is over.
+const QUICK_WINDOWS_TO_RECOVER: u32 = 2;
 
-/// The most times that are kept of a window and kind.
-const KEPT: usize = 256;
+/// The most times that are kept of a window and kind: a bound for memory, far above what a median needs.
+const MAX_TIMES: usize = 256;
 
-/// What the last window showed.
+/// A change that a window showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// Answers take much longer, and go on doing so: fewer calls, please.
+    /// Responses take much longer, and go on doing so: the rate is to be lowered.
     Slower { usual: Duration, now: Duration },
-    /// They are quick again since there are fewer.
+    /// Responses are quick again since there are fewer calls.
     Over,
-    /// They are as slow with fewer calls: it was not us.
+    /// Responses are as slow with fewer calls: the rate is to be restored.
     NotUs { now: Duration },
 }
 
@@ -52,10 +55,10 @@ pub struct LatencyWatch {
     kinds: [Series; EndpointKind::ALL.len()],
     window_began: Option<Duration>,
     calls: usize,
-    /// Slow windows in a row, or quick ones while it is slowed down.
+    /// Windows in a row.
     slow: u32,
     quick: u32,
-    tries: u32,
+    back_offs: u32,
 }
 
 #[derive(Debug, Default)]
@@ -64,24 +67,24 @@ struct Series {
     window: Vec<Duration>,
 }
 
-/// What a window showed.
+/// The result of a window.
 struct Window {
     is_slow: bool,
-    /// Of the slow calls: the usual time and the present one, of the kind with the most of them.
+    /// The usual time and the present one, of the kind with the most slow calls.
     usual: Duration,
     now: Duration,
 }
 
 impl LatencyWatch {
-    /// A call of this kind took so long; `now` is boot time.
-    pub fn took(&mut self, kind: EndpointKind, took: Duration, now: Duration) -> Option<Finding> {
+    /// Records the time that a call took; `now` is boot time.
+    pub fn record(&mut self, kind: EndpointKind, took: Duration, now: Duration) -> Option<Finding> {
         let began = *self.window_began.get_or_insert(now);
         let series = self.kinds.get_mut(kind as usize)?;
-        if series.window.len() < KEPT {
+        if series.window.len() < MAX_TIMES {
             series.window.push(took);
         }
         self.calls += 1;
-        if self.calls < WINDOW_CALLS || now.saturating_sub(began) < WINDOW {
+        if self.calls < MIN_WINDOW_CALLS || now.saturating_sub(began) < MIN_WINDOW {
             return None;
         }
         let window = self.close();
@@ -89,7 +92,7 @@ impl LatencyWatch {
         window.and_then(|window| self.judge(&window))
     }
 
-    /// `None` when too few calls can be judged.
+    /// Ends the window. `None` when too few of its calls have a baseline.
     fn close(&mut self) -> Option<Window> {
         self.calls = 0;
         let (mut judged, mut slow) = (0, 0);
@@ -103,36 +106,38 @@ impl LatencyWatch {
                 worst = (of_kind, baseline, median(&series.window));
             }
         }
+        // More than half.
         let is_slow = slow * 2 > judged;
         for series in &mut self.kinds {
             series.follow(is_slow);
         }
-        (judged * 2 >= WINDOW_CALLS).then_some(Window { is_slow, usual: worst.1, now: worst.2 })
+        // A window of mostly new kinds says nothing.
+        (judged * 2 >= MIN_WINDOW_CALLS).then_some(Window { is_slow, usual: worst.1, now: worst.2 })
     }
 
     fn judge(&mut self, window: &Window) -> Option<Finding> {
         if !window.is_slow {
             self.slow = 0;
             self.quick += 1;
-            let is_over = self.tries > 0 && self.quick >= OVER;
+            let is_over = self.back_offs > 0 && self.quick >= QUICK_WINDOWS_TO_RECOVER;
             if is_over {
-                self.tries = 0;
+                self.back_offs = 0;
             }
             return is_over.then_some(Finding::Over);
         }
         (self.slow, self.quick) = (self.slow + 1, 0);
-        let patience = if self.tries == 0 { SUSTAINED } else { PATIENCE };
-        if self.slow < patience {
+        let needed = if self.back_offs == 0 { SLOW_WINDOWS_TO_BACK_OFF } else { SLOW_WINDOWS_WITHOUT_EFFECT };
+        if self.slow < needed {
             return None;
         }
         self.slow = 0;
-        if self.tries < TRIES {
-            self.tries += 1;
+        if self.back_offs < MAX_BACK_OFFS {
+            self.back_offs += 1;
             return Some(Finding::Slower { usual: window.usual, now: window.now });
         }
-        self.tries = 0;
+        self.back_offs = 0;
         for series in &mut self.kinds {
-            // Found anew in the next window.
+            // The next window finds a new one.
             series.baseline = None;
         }
         Some(Finding::NotUs { now: window.now })
@@ -140,10 +145,11 @@ impl LatencyWatch {
 }
 
 impl Series {
-    /// Takes the window into the baseline and empties it. Quicker counts at once, slower only bit by bit, and not at all
-    /// while it is being looked into.
+    /// Takes the window into the baseline and empties it. A quicker time counts at once. A slower one counts bit by bit, and
+    /// not at all in a slow window.
     fn follow(&mut self, is_slow: bool) {
-        if self.window.len() * 4 >= WINDOW_CALLS {
+        // With fewer calls a kind keeps its baseline: their median would be chance.
+        if self.window.len() * 4 >= MIN_WINDOW_CALLS {
             let now = median(&self.window);
             self.baseline = Some(match self.baseline {
                 None => now,
@@ -157,7 +163,7 @@ impl Series {
 }
 
 fn is_slow(took: Duration, baseline: Duration) -> bool {
-    took > baseline * 2 + EXCESS
+    took > baseline * 2 + SLOW_CALL_EXCESS
 }
 
 fn median(times: &[Duration]) -> Duration {
@@ -172,8 +178,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// A run at up to 30 calls a second for so many seconds, each call taking what `api` says of second and rate. Answers
-    /// what was found, with the second, and the share of the cap that was used.
+    /// Plays a run at up to 30 calls a second. `api` gives each call's kind and time, by second and rate. Returns the findings
+    /// with their seconds, and the used share of the cap.
     fn run(seconds: u32, mut api: impl FnMut(u32, f64) -> (usize, Duration)) -> (Vec<(u32, Finding)>, f64) {
         let mut watch = LatencyWatch::default();
         let (mut found, mut rate, mut used) = (Vec::new(), 1.0, 0.0);
@@ -185,7 +191,7 @@ mod tests {
                 }
                 let (kind, took) = api(second, rate);
                 let now = Duration::from_secs(second.into()) + MS * (call * 33);
-                let Some(finding) = watch.took(EndpointKind::ALL[kind], took, now) else { continue };
+                let Some(finding) = watch.record(EndpointKind::ALL[kind], took, now) else { continue };
                 found.push((second, finding));
                 match finding {
                     Finding::Slower { .. } => rate *= 0.7,
@@ -198,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_healthy_api_of_any_constant_latency_is_left_alone() {
+    fn constant_latency_is_left_alone() {
         for latency in [1, 5, 40, 150, 900, 4_000, 9_000] {
             let mut random = fastrand::Rng::with_seed(7);
             let (found, _) = run(600, |_, _| (0, MS * latency + MS * random.u32(0..latency)));
@@ -207,13 +213,13 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_turns_from_one_kind_to_a_slower_one_is_no_slower_api() {
+    fn change_to_slower_kind_is_not_slowness() {
         let (found, _) = run(300, |second, _| if second < 100 { (1, MS * 60) } else { (4, MS * 1500) });
         assert_eq!(found, []);
     }
 
     #[test]
-    fn a_hiccup_and_a_scatter_of_slow_calls_are_left_alone() {
+    fn hiccup_and_scatter_are_left_alone() {
         let mut random = fastrand::Rng::with_seed(7);
         let (found, _) = run(600, |second, _| {
             let hiccup = second % 60 < 8;
@@ -223,13 +229,13 @@ mod tests {
     }
 
     #[test]
-    fn a_drift_over_hours_becomes_the_new_baseline() {
+    fn slow_drift_becomes_baseline() {
         let (found, _) = run(3 * 3600, |second, _| (0, MS * (100 + second / 10)));
         assert_eq!(found, []);
     }
 
     #[test]
-    fn an_api_that_is_slower_for_reasons_of_its_own_is_accepted_within_a_minute_and_a_half() {
+    fn foreign_slowness_is_accepted_within_ninety_seconds() {
         let (found, used) = run(600, |second, _| (0, if second < 60 { MS * 150 } else { MS * 1200 }));
         let names: Vec<_> = found.iter().map(|(_, finding)| std::mem::discriminant(finding)).collect();
         assert_eq!(names.len(), 3, "{found:?}");
@@ -240,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn an_api_that_our_calls_make_slow_gets_fewer_of_them() {
+    fn own_slowness_lowers_rate() {
         let (found, _) = run(120, |second, rate| (0, if second > 30 && rate > 0.8 { MS * 2000 } else { MS * 150 }));
         assert!(matches!(found[..], [(_, Finding::Slower { .. }), (_, Finding::Over)]), "{found:?}");
     }

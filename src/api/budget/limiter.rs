@@ -1,43 +1,43 @@
-//! The limiter of one key: a governor (GCRA) sets the pace, at a rate that may change, and a log of the last calls makes
-//! sure of the cap.
+//! The limiter of one key: a pace (GCRA), and behind it an exact log of the last calls.
 //!
-//! The API counts calls per second and key. A limiter at exactly that rate shows one call too many as soon as one call
-//! travels a millisecond faster than an earlier one, so the pace stays at [`HEADROOM`] of it. Timers fire late, and with a
-//! burst of one call each lateness is lost for ever; so the governor saves up as many calls as fit into `SLACK`. A fresh
-//! limiter has nothing saved up, since another run may have used the key until a moment ago.
+//! **The pace.** The API counts calls per second and key. At exactly that rate, one call that travels a millisecond faster
+//! than an earlier one is a call too many, so the pace is [`USED_SHARE`] of the rate. Timers fire late, and each lateness
+//! would be lost for ever. So up to [`SLACK`] of it is made up for, and the long-run rate is exact. A fresh limiter has
+//! nothing saved up, since another run may have used the key until a moment ago.
 //!
-//! A call that gets its permit on time may still leave late, and then crowd the calls behind it. So a call is taken first
-//! ([`RateLimit::take`]) and begun later ([`RateLimit::begin`]), and the log allows no more than the cap in any [`WINDOW`],
-//! which leaves 14 ms for calls that overtake each other on the way. A call counts from when it has left
-//! ([`RateLimit::left`]); until that is known it may arrive at any time, and counts as if it arrived now. Rates are calls
-//! a second.
+//! **The log keeps the cap.** A call that is taken on time may still begin late, and crowd the calls behind it. So a call is
+//! taken first ([`RateLimit::take`]) and begun later ([`RateLimit::begin`]), and no more than the cap begin in any
+//! [`CALL_WINDOW`]. A call counts from the moment at which it has left ([`RateLimit::left`]). Until that is known the call
+//! may leave at any time, and counts as if it left now.
+//!
+//! Rates are calls a second. Times are those of the limiter's clock.
 
 use std::{
     collections::VecDeque,
-    num::NonZeroU32,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-use governor::{
-    Quota, RateLimiter,
-    clock::{Clock, Reference},
-    middleware::NoOpMiddleware,
-    state::{InMemoryState, NotKeyed},
-};
 use tokio::time::Instant;
 
-/// How much of a rate is used. The rest is for calls that overtake each other on the way.
-pub const HEADROOM: f64 = 0.983;
+/// The share of a rate that is used. The rest is for calls that overtake each other on the way.
+pub const USED_SHARE: f64 = 0.983;
 
-/// The lateness of timers that is made up for, rounded up to whole calls. A busy machine stops a process for longer than
-/// 10 ms now and then, which costs half a percent of the budget otherwise.
-const SLACK: Duration = Duration::from_millis(30);
+/// The most lateness that is made up for. A busy machine stops a process for longer than 10 ms now and then. With 10 ms that
+/// cost half a percent of the budget.
+const SLACK: Duration = Duration::from_millis(45);
 
-/// In any window as long as this no more calls begin than the cap allows in a second.
-pub const WINDOW: Duration = Duration::from_millis(1014);
+/// No more calls begin in any window of this length than the cap allows in a second. The 14 ms beyond the second are for
+/// calls that overtake each other on the way.
+pub const CALL_WINDOW: Duration = Duration::from_millis(1014);
 
-/// The clock of the runtime's timers, which limiters wait by.
+/// A clock that never goes back.
+pub trait SteadyClock {
+    /// The time since any fixed moment.
+    fn now(&self) -> Duration;
+}
+
+/// The clock of the runtime's timers, by which limiters wait.
 #[derive(Clone, Debug)]
 pub struct TimerClock {
     start: Instant,
@@ -49,15 +49,13 @@ impl Default for TimerClock {
     }
 }
 
-impl Clock for TimerClock {
-    type Instant = Duration;
-
+impl SteadyClock for TimerClock {
     fn now(&self) -> Duration {
         self.start.elapsed()
     }
 }
 
-/// The name of a call, unlike that of any other in this process.
+/// The number of a call, unique in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CallNumber(u64);
 
@@ -68,29 +66,29 @@ impl CallNumber {
     }
 }
 
-/// One of the last calls.
+/// A call in the log.
 #[derive(Clone, Copy, Debug)]
-struct Begun<I> {
+struct Begun {
     number: CallNumber,
-    /// `None` while it may still be here: to the API it comes at any time from now.
-    came: Option<I>,
+    /// The moment at which it left; `None` while it may still be here.
+    left: Option<Duration>,
 }
 
 /// The limiter of one key.
 #[derive(Debug)]
-pub struct RateLimit<C: Clock = TimerClock> {
+pub struct RateLimit<C = TimerClock> {
     clock: C,
     cap_per_second: u32,
     rate: f64,
-    pace: Pace,
-    governor: RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<C::Instant>>,
-    /// When the last call was taken, or the rate was set.
-    last: Option<C::Instant>,
-    /// The calls of the last [`WINDOW`] in the order in which they came, and behind them those that may still be here.
-    begun: VecDeque<Begun<C::Instant>>,
+    /// The next call is due then at an even pace, plus the [`SLACK`]: it may be taken that much earlier.
+    due: Duration,
+    /// The moment at which the last call was taken, or the rate was set.
+    last: Option<Duration>,
+    /// The log: the calls of the last [`CALL_WINDOW`] in the order in which they left, then those that may still be here.
+    begun: VecDeque<Begun>,
 }
 
-impl<C: Clock + Clone> RateLimit<C> {
+impl<C: SteadyClock> RateLimit<C> {
     /// A limiter at the cap, whose first call is free at once.
     pub fn new(clock: C, cap_per_second: u32) -> Self {
         Self::at_rate(clock, cap_per_second, cap_per_second.max(1).into())
@@ -98,138 +96,139 @@ impl<C: Clock + Clone> RateLimit<C> {
 
     /// A limiter at a lower rate, above 0, whose first call is free at once.
     pub fn at_rate(clock: C, cap_per_second: u32, rate: f64) -> Self {
-        let cap_per_second = cap_per_second.max(1);
-        let pace = Pace::of(rate);
-        let governor = RateLimiter::direct_with_clock(pace.quota, clock.clone());
-        let _nothing_saved_up = governor.check_n(pace.slack);
-        Self { clock, cap_per_second, rate, pace, governor, last: None, begun: VecDeque::new() }
+        let due = clock.now() + SLACK;
+        Self { clock, cap_per_second: cap_per_second.max(1), rate, due, last: None, begun: VecDeque::new() }
     }
 
-    /// The most this key is ever used.
+    /// The highest rate at which this key is ever used.
     pub fn cap(&self) -> f64 {
         self.cap_per_second.into()
     }
 
-    /// What it is used now.
+    /// The present rate.
     pub const fn rate(&self) -> f64 {
         self.rate
     }
 
     /// The time from one call to the next.
-    pub const fn interval(&self) -> Duration {
-        self.pace.interval
+    pub fn interval(&self) -> Duration {
+        Duration::from_secs_f64(1.0 / (self.rate * USED_SHARE))
     }
 
-    /// Takes one call, or returns how long to wait for one. The log is asked first: calls that are taken before they can
-    /// begin would wait together and then begin together, again in every window that follows.
+    /// Takes one call, or returns the time to wait for one.
+    ///
+    /// No call is taken before it could begin. Such calls would wait together and begin together, again in every window that
+    /// follows.
     pub fn take(&mut self) -> Result<(), Duration> {
         let now = self.clock.now();
-        self.room(now)?;
-        self.governor.check().map_err(|not_until| not_until.wait_time_from(now))?;
+        let pace = self.due.saturating_sub(now + SLACK);
+        // For both at once: waking up twice for every call costs processor time.
+        let wait = self.room(now).err().unwrap_or_default().max(pace);
+        if !wait.is_zero() {
+            return Err(wait);
+        }
+        self.due = self.due.max(now) + self.interval();
         self.last = Some(now);
         Ok(())
     }
 
-    /// How many calls this rate lets through from now on in so much time.
+    /// The number of calls that the present rate lets through in this time from now.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most a year of calls")]
     pub fn calls_within(&self, time: Duration) -> usize {
-        let since = self.last.map(|last| Duration::from(self.clock.now().duration_since(last)));
-        let first = since.map_or(Duration::ZERO, |since| self.pace.interval.saturating_sub(since));
-        time.checked_sub(first).map_or(0, |rest| 1 + rest.div_duration_f64(self.pace.interval) as usize)
+        let since = self.last.map(|last| self.clock.now().saturating_sub(last));
+        let first = since.map_or(Duration::ZERO, |since| self.interval().saturating_sub(since));
+        time.checked_sub(first).map_or(0, |rest| 1 + rest.div_duration_f64(self.interval()) as usize)
     }
 
-    /// Begins a call that was taken, or says how long it has to wait at least for the calls begun before it; while one of
-    /// those may still be here it is worth asking again as soon as that has left.
+    /// Begins a call that was taken, or returns the time that it has to wait for earlier calls. While one of those may still
+    /// be here, it is worth asking again as soon as that call has left.
     pub fn begin(&mut self) -> Result<CallNumber, Duration> {
         self.room(self.clock.now())?;
         let number = CallNumber::next();
-        self.begun.push_back(Begun { number, came: None });
+        self.begun.push_back(Begun { number, left: None });
         Ok(number)
     }
 
-    /// Whether one more call fits into the [`WINDOW`] that ends now, or how long until one may.
-    fn room(&mut self, now: C::Instant) -> Result<(), Duration> {
-        let age = |came: C::Instant| Duration::from(now.duration_since(came));
-        while self.begun.front().and_then(|call| call.came).is_some_and(|came| age(came) >= WINDOW) {
+    /// Returns at once when one more call fits into the [`CALL_WINDOW`] that ends now; otherwise the time until one may.
+    fn room(&mut self, now: Duration) -> Result<(), Duration> {
+        let age = |left: Duration| now.saturating_sub(left);
+        while self.begun.front().and_then(|call| call.left).is_some_and(|left| age(left) >= CALL_WINDOW) {
             self.begun.pop_front();
         }
         match self.begun.len().checked_sub(self.most_in_window()).and_then(|at| self.begun.get(at)) {
-            Some(earliest) => Err(WINDOW.saturating_sub(earliest.came.map_or(Duration::ZERO, age))),
+            Some(earliest) => Err(CALL_WINDOW.saturating_sub(earliest.left.map_or(Duration::ZERO, age))),
             None => Ok(()),
         }
     }
 
-    /// The call has left by now: to the API it counts from now, whatever was thought before.
+    /// The call leaves now, whatever was believed before.
     pub fn left(&mut self, call: CallNumber) {
-        self.note(call, |_, now| now);
+        self.record_departure(call, |_, now| now);
     }
 
-    /// The call has left by now, at the latest.
+    /// The call has left by now, if it was not known to have left earlier.
     pub fn left_at_the_latest(&mut self, call: CallNumber) {
-        self.note(call, Option::unwrap_or);
+        self.record_departure(call, Option::unwrap_or);
     }
 
-    fn note(&mut self, number: CallNumber, when: impl Fn(Option<C::Instant>, C::Instant) -> C::Instant) {
+    /// Moves the call to its place in the order of the log.
+    fn record_departure(&mut self, number: CallNumber, when: impl Fn(Option<Duration>, Duration) -> Duration) {
         let now = self.clock.now();
         let found = self.begun.iter().rposition(|call| call.number == number);
         let Some(call) = found.and_then(|place| self.begun.remove(place)) else { return };
-        let came = when(call.came, now);
-        let behind = self.begun.iter().rposition(|other| other.came.is_some_and(|other| other <= came));
-        self.begun.insert(behind.map_or(0, |place| place + 1), Begun { came: Some(came), ..call });
+        let left = when(call.left, now);
+        // Most calls leave in order, so the search begins at the end.
+        let behind = self.begun.iter().rposition(|other| other.left.is_some_and(|other| other <= left));
+        self.begun.insert(behind.map_or(0, |place| place + 1), Begun { left: Some(left), ..call });
     }
 
-    /// How long nobody else may use the key, so that these calls and those of a fresh limiter stay within the cap
-    /// together: as long as the last of these calls would have taken at an even pace, and no longer than they count.
-    pub fn linger(&self) -> Duration {
+    /// The time for which no other run may use the key, so that these calls and those of a fresh limiter stay within the cap
+    /// together: as long as the last calls would have taken at an even pace, and no longer than they count.
+    pub fn release_cooldown(&self) -> Duration {
         let now = self.clock.now();
-        let age = |call: &Begun<C::Instant>| call.came.map_or(Duration::ZERO, |came| now.duration_since(came).into());
-        let paced = (1..).map(|calls| WINDOW.min(self.pace.interval * calls));
+        let age = |call: &Begun| call.left.map_or(Duration::ZERO, |left| now.saturating_sub(left));
+        let paced = (1..).map(|calls| CALL_WINDOW.min(self.interval() * calls));
         let left = self.begun.iter().rev().zip(paced).map(|(call, paced)| paced.saturating_sub(age(call)));
         left.max().unwrap_or_default()
     }
 
-    /// How many calls may begin in a [`WINDOW`]: a hidden limit below the cap is a limit of such windows, too.
+    /// The most calls that may begin in a [`CALL_WINDOW`]. A hidden limit below the cap is a limit of such windows, too.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are small and positive")]
     fn most_in_window(&self) -> usize {
+        // Rounded up: a rate of 17.5 needs windows of 18 now and then.
         (self.rate.ceil() as usize).clamp(1, usize::try_from(self.cap_per_second).unwrap_or(usize::MAX))
     }
 
-    /// From now on at this rate.
-    ///
-    /// A fresh governor has a call to give away at once. Emptying it first makes the next call wait a whole interval.
+    /// Changes the rate. The next call waits a whole interval: a change must not give a call away.
     pub fn set_rate(&mut self, rate: f64) {
+        let now = self.clock.now();
         self.rate = rate;
-        self.last = Some(self.clock.now());
-        self.pace = Pace::of(rate);
-        self.governor = RateLimiter::direct_with_clock(self.pace.quota, self.clock.clone());
-        let _emptied = self.governor.check_n(self.pace.quota.burst_size());
-    }
-}
-
-/// A rate in governor's terms.
-#[derive(Clone, Copy, Debug)]
-struct Pace {
-    interval: Duration,
-    /// Calls that lateness may save up.
-    slack: NonZeroU32,
-    quota: Quota,
-}
-
-impl Pace {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most a few calls")]
-    fn of(rate: f64) -> Self {
-        let interval = Duration::from_secs_f64(1.0 / (rate * HEADROOM));
-        let slack = NonZeroU32::new(SLACK.div_duration_f64(interval).ceil() as u32).unwrap_or(NonZeroU32::MIN);
-        let quota = Quota::with_period(interval).unwrap_or_else(|| Quota::per_second(NonZeroU32::MIN));
-        Self { interval, slack, quota: quota.allow_burst(slack.saturating_add(1)) }
+        self.last = Some(now);
+        self.due = now + self.interval() + SLACK;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use governor::clock::FakeRelativeClock;
+    use std::{cell::Cell, rc::Rc};
 
     use super::*;
+
+    /// A clock that a test moves. Clones share the time.
+    #[derive(Clone, Debug, Default)]
+    struct FakeClock(Rc<Cell<Duration>>);
+
+    impl FakeClock {
+        fn advance(&self, by: Duration) {
+            self.0.set(self.0.get() + by);
+        }
+    }
+
+    impl SteadyClock for FakeClock {
+        fn now(&self) -> Duration {
+            self.0.get()
+        }
+    }
 
     /// Calls in a closed window of one second: at the server, the first and the last of them both count.
     struct Window {
@@ -247,18 +246,18 @@ mod tests {
         }
     }
 
-    /// Calls as soon as allowed, late by what `lateness` says, for `duration`. Answers (calls, most in a second).
+    /// Calls as soon as allowed, but late by `lateness`, for `duration`. Returns (calls, most in a second).
     fn greedy(
-        limit: &mut RateLimit<FakeRelativeClock>,
-        clock: &FakeRelativeClock,
+        limit: &mut RateLimit<FakeClock>,
+        clock: &FakeClock,
         duration: Duration,
         mut lateness: impl FnMut() -> Duration,
     ) -> (usize, usize) {
         let mut window = Window { calls: VecDeque::new(), most: 0 };
         let mut calls = 0;
-        let start = Duration::from(clock.now());
+        let start = clock.now();
         loop {
-            let now = Duration::from(clock.now()).saturating_sub(start);
+            let now = clock.now().saturating_sub(start);
             if now >= duration {
                 return (calls, window.most);
             }
@@ -274,18 +273,18 @@ mod tests {
             };
             limit.left(begun);
             calls += 1;
-            window.call(Duration::from(clock.now()).saturating_sub(start));
+            window.call(clock.now().saturating_sub(start));
         }
     }
 
     #[test]
-    fn no_sliding_second_has_more_calls_than_the_cap_however_late_the_timers_are() {
+    fn late_timers_never_exceed_cap() {
         let mut random = fastrand::Rng::with_seed(7);
         for rate in 1..=300u32 {
             for worst_lateness_us in [0, 1, 900, 2_000, 5_000, 40_000, 1_200_000] {
-                let clock = FakeRelativeClock::default();
+                let clock = FakeClock::default();
                 let mut limit = RateLimit::new(clock.clone(), rate);
-                // Mostly punctual, now and then as late as it gets: what saves up the most.
+                // Mostly punctual, now and then as late as possible: that saves up the most.
                 let (_, most) = greedy(&mut limit, &clock, Duration::from_secs(4), || {
                     Duration::from_micros(if random.u8(..) < 40 { worst_lateness_us } else { 0 })
                 });
@@ -295,10 +294,10 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_begin_late_do_not_crowd_the_ones_behind_them() {
+    fn late_calls_do_not_crowd_later_ones() {
         let mut random = fastrand::Rng::with_seed(7);
         for rate in (1..=300u32).step_by(13) {
-            let clock = FakeRelativeClock::default();
+            let clock = FakeClock::default();
             let mut limit = RateLimit::new(clock.clone(), rate);
             let mut window = Window { calls: VecDeque::new(), most: 0 };
             let mut waiting = 0;
@@ -310,7 +309,7 @@ mod tests {
                     let Ok(begun) = limit.begin() else { break };
                     limit.left(begun);
                     waiting -= 1;
-                    window.call(Duration::from(clock.now()));
+                    window.call(clock.now());
                 }
             }
             assert!(window.most <= rate as usize, "{} calls begun in a second at {rate}/s", window.most);
@@ -328,16 +327,16 @@ mod tests {
     }
 
     #[test]
-    fn the_first_calls_which_open_connections_and_come_late_do_not_crowd_the_ones_behind_them() {
+    fn slow_first_calls_do_not_crowd_later_ones() {
         for rate in [2, 10, 30, 100] {
             for connecting in [1, 30, 150, 600, 1_300, 4_000].map(Duration::from_millis) {
-                let clock = FakeRelativeClock::default();
+                let clock = FakeClock::default();
                 let mut limit = RateLimit::new(clock.clone(), rate);
                 let (mut waiting, mut came) = (Vec::new(), Vec::new());
                 let mut taken = 0;
                 while came.len() < rate as usize * 3 {
                     clock.advance(Duration::from_micros(500));
-                    let now = Duration::from(clock.now());
+                    let now = clock.now();
                     taken += usize::from(limit.take().is_ok());
                     if taken > 0
                         && let Ok(begun) = limit.begin()
@@ -360,12 +359,12 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_came_together_are_followed_by_calls_at_an_even_pace() {
-        let clock = FakeRelativeClock::default();
+    fn bunched_calls_are_followed_evenly() {
+        let clock = FakeClock::default();
         let mut limit = RateLimit::new(clock.clone(), 30);
         let (mut taken, mut waiting, mut came) = (0, Vec::new(), Vec::new());
         while came.len() < 150 {
-            let now = Duration::from(clock.now());
+            let now = clock.now();
             taken += usize::from(limit.take().is_ok());
             if taken > 0
                 && let Ok(begun) = limit.begin()
@@ -395,28 +394,28 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_may_still_be_here_counts_until_it_has_left() {
-        let clock = FakeRelativeClock::default();
+    fn undeparted_call_counts_until_it_leaves() {
+        let clock = FakeClock::default();
         let mut limit = RateLimit::new(clock.clone(), 1);
         let begun = limit.begin().unwrap();
         clock.advance(Duration::from_secs(5));
-        assert_eq!(limit.begin().unwrap_err(), WINDOW);
+        assert_eq!(limit.begin().unwrap_err(), CALL_WINDOW);
         limit.left_at_the_latest(begun);
         clock.advance(Duration::from_millis(14));
         limit.left_at_the_latest(begun);
         assert_eq!(limit.begin().unwrap_err(), Duration::from_secs(1), "what was known stays known");
         limit.left(begun);
-        assert_eq!(limit.begin().unwrap_err(), WINDOW, "it opened another connection");
-        clock.advance(WINDOW);
+        assert_eq!(limit.begin().unwrap_err(), CALL_WINDOW, "it opened another connection");
+        clock.advance(CALL_WINDOW);
         limit.begin().unwrap();
     }
 
     #[test]
-    fn two_holders_of_a_key_one_after_the_other_stay_within_the_cap_together() {
+    fn consecutive_holders_share_cap() {
         let mut random = fastrand::Rng::with_seed(7);
         for round in 0..400 {
             let rate = random.u32(1..=100);
-            let clock = FakeRelativeClock::default();
+            let clock = FakeClock::default();
             let mut came = Vec::new();
             for _ in 0..4 {
                 let mut limit = RateLimit::new(clock.clone(), rate);
@@ -427,17 +426,17 @@ mod tests {
                             Err(wait) => clock.advance(wait),
                         }
                     };
-                    // Some hang on the way out, and what was to follow them comes in a bunch.
+                    // Some hang on the way out, and the calls behind them come in a bunch.
                     clock.advance(Duration::from_millis(if random.u8(..) < 8 { random.u64(0..1_500) } else { 0 }));
                     limit.left(begun);
-                    came.push(Duration::from(clock.now()));
+                    came.push(clock.now());
                 }
                 if random.bool() {
                     limit.set_rate(1.0);
                 }
-                let linger = limit.linger();
-                assert!(linger <= WINDOW, "{linger:?}");
-                clock.advance(linger);
+                let release_cooldown = limit.release_cooldown();
+                assert!(release_cooldown <= CALL_WINDOW, "{release_cooldown:?}");
+                clock.advance(release_cooldown);
             }
             let most = most_in_a_second(&came);
             assert!(most <= rate as usize, "round {round}: {most} calls in a second at {rate}/s");
@@ -445,12 +444,12 @@ mod tests {
     }
 
     #[test]
-    fn lateness_of_a_timer_is_made_up_for() {
+    fn timer_lateness_is_made_up() {
         let mut random = fastrand::Rng::with_seed(7);
         for rate in [10, 30, 100] {
-            let clock = FakeRelativeClock::default();
+            let clock = FakeClock::default();
             let mut limit = RateLimit::new(clock.clone(), rate);
-            // Mostly a few milliseconds, and about once a second as much as a busy machine takes.
+            // Mostly a few milliseconds, and about once a second as late as on a busy machine.
             let (calls, _) = greedy(&mut limit, &clock, Duration::from_secs(100), || {
                 Duration::from_micros(if random.u8(..) < 8 { 18_000 } else { random.u64(0..8_000) })
             });
@@ -461,27 +460,28 @@ mod tests {
     }
 
     #[test]
-    fn the_first_call_of_a_fresh_limiter_is_free_and_the_second_waits() {
-        let mut limit = RateLimit::new(FakeRelativeClock::default(), 30);
+    fn fresh_limiter_lets_one_call_through() {
+        let mut limit = RateLimit::new(FakeClock::default(), 30);
         assert_eq!(limit.take(), Ok(()));
         let wait = limit.take().unwrap_err();
         assert!((Duration::from_millis(23)..Duration::from_millis(34)).contains(&wait), "{wait:?}");
     }
 
     #[test]
-    fn a_changed_rate_gives_no_extra_call() {
-        let mut limit = RateLimit::new(FakeRelativeClock::default(), 30);
+    fn changed_rate_gives_no_extra_call() {
+        let mut limit = RateLimit::new(FakeClock::default(), 30);
         for rate in [15.0, 7.5, 1.0, 8.0, 30.0] {
             limit.set_rate(rate);
             assert!(limit.take().unwrap_err() >= limit.interval(), "a changed limiter gave a call away at {rate}/s");
         }
     }
 
+    /// Below the cap no sliding second has more calls than the rate, and nearly all of the rate is used.
     #[test]
-    fn below_the_cap_no_sliding_second_has_more_calls_than_the_rate_and_nearly_all_of_it_is_used() {
+    fn lowered_rate_is_kept_and_nearly_used() {
         let mut random = fastrand::Rng::with_seed(7);
         for rate in [1.0, 2.5, 9.0, 17.0, 29.3] {
-            let clock = FakeRelativeClock::default();
+            let clock = FakeClock::default();
             let mut limit = RateLimit::at_rate(clock.clone(), 30, rate);
             let (calls, most) = greedy(&mut limit, &clock, Duration::from_secs(100), || {
                 Duration::from_micros(if random.u8(..) < 8 { 18_000 } else { random.u64(0..8_000) })
@@ -494,23 +494,23 @@ mod tests {
     }
 
     #[test]
-    fn calls_within_a_time_are_those_it_lets_through() {
+    fn calls_within_matches_limiter() {
         for rate in [1.0, 2.5, 9.0, 29.3] {
-            let clock = FakeRelativeClock::default();
+            let clock = FakeClock::default();
             let mut limit = RateLimit::at_rate(clock.clone(), 30, rate);
             for milliseconds in [0, 40, 350, 1000, 4000, 9000] {
                 let time = Duration::from_millis(milliseconds);
                 let foretold = limit.calls_within(time);
                 let (calls, _) = greedy(&mut limit, &clock, time, || Duration::ZERO);
-                // Lateness that was saved up, and a call at the very end.
+                // Allowance for saved-up lateness, and for a call at the very end.
                 assert!(foretold.abs_diff(calls) <= 1, "{calls} calls, foretold {foretold}, at {rate}/s in {time:?}");
             }
         }
     }
 
     #[test]
-    fn a_rate_that_was_just_lowered_counts_the_calls_made_before() {
-        let clock = FakeRelativeClock::default();
+    fn lowered_rate_counts_earlier_calls() {
+        let clock = FakeClock::default();
         let mut limit = RateLimit::new(clock.clone(), 30);
         greedy(&mut limit, &clock, Duration::from_secs(2), || Duration::ZERO);
         limit.set_rate(5.0);

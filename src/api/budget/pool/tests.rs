@@ -1,4 +1,4 @@
-//! What holds for the keys of a run.
+//! The tests of the key pool.
 
 use std::future::Future;
 
@@ -6,7 +6,7 @@ use secrecy::SecretString;
 use tokio::task::yield_now;
 
 use super::{
-    super::{connects::Connects, limit::WINDOW},
+    super::{limiter::CALL_WINDOW, pooled_key::SLOT_MARGIN},
     *,
 };
 use crate::{
@@ -49,7 +49,7 @@ async fn can_call(keys: &KeyPool) -> bool {
     loop {
         match keys.permit(soon()).await {
             // A machine that stalls may let a permit lapse.
-            Ok(permit) if permit.granted.elapsed() > PERMIT_LIFE => {}
+            Ok(permit) if permit.granted.elapsed() > PERMIT_LIFETIME => {}
             Ok(permit) => return keys.begin(permit).await.is_some(),
             Err(_) => return false,
         }
@@ -57,24 +57,24 @@ async fn can_call(keys: &KeyPool) -> bool {
 }
 
 #[tokio::test]
-async fn permits_go_to_who_asked_first() {
+async fn permits_are_first_come_first_served() {
     let keys = holding(&clock(), 300, &["one", "two"]);
     let order = Arc::new(Mutex::new(Vec::new()));
     let waiters = (0..20).map(|number| {
         let (keys, order) = (keys.clone(), order.clone());
         tokio::spawn(async move {
             drop(keys.permit(soon()).await.unwrap());
-            order.lock().push(number);
+            order.lock().unwrap().push(number);
         })
     });
     for waiter in waiters.collect::<Vec<_>>() {
         waiter.await.unwrap();
     }
-    assert_eq!(*order.lock(), (0..20).collect::<Vec<_>>());
+    assert_eq!(*order.lock().unwrap(), (0..20).collect::<Vec<_>>());
 }
 
 #[tokio::test]
-async fn a_waiter_that_gives_up_does_not_hold_up_the_next() {
+async fn aborted_waiter_does_not_block_next() {
     let keys = holding(&clock(), 10, &["one"]);
     drop(keys.permit(soon()).await.unwrap());
     let impatient = tokio::spawn({
@@ -92,9 +92,9 @@ async fn a_waiter_that_gives_up_does_not_hold_up_the_next() {
 }
 
 #[tokio::test]
-async fn all_keys_are_used_alike() {
+async fn keys_are_used_evenly() {
     let keys = holding(&clock(), 100, &["one", "two", "three"]);
-    let mut used = std::collections::BTreeMap::new();
+    let mut used = BTreeMap::new();
     for _ in 0..30 {
         *used.entry(keys.permit(soon()).await.unwrap().key).or_insert(0) += 1;
     }
@@ -102,7 +102,7 @@ async fn all_keys_are_used_alike() {
 }
 
 #[tokio::test]
-async fn without_a_usable_key_the_answer_comes_at_once() {
+async fn permit_without_usable_key_fails_at_once() {
     let clock = clock();
     let keys = holding(&clock, 30, &[]);
     assert_eq!(keys.permit(soon()).await.unwrap_err(), NoPermit::NoUsableKey);
@@ -114,7 +114,7 @@ async fn without_a_usable_key_the_answer_comes_at_once() {
 }
 
 #[tokio::test]
-async fn when_nothing_is_free_in_time_the_answer_comes_as_soon_as_that_is_known() {
+async fn permit_fails_as_soon_as_deadline_is_out_of_reach() {
     let keys = holding(&clock(), 1, &["one"]);
     drop(keys.permit(soon()).await.unwrap());
     let until = Instant::now() + Duration::from_millis(900);
@@ -123,7 +123,7 @@ async fn when_nothing_is_free_in_time_the_answer_comes_as_soon_as_that_is_known(
 }
 
 #[tokio::test]
-async fn who_waits_for_a_key_learns_that_it_was_lost() {
+async fn waiter_wakes_when_key_is_lost() {
     let keys = holding(&clock(), 1, &["one"]);
     drop(keys.permit(soon()).await.unwrap());
     let waiter = tokio::spawn({
@@ -137,7 +137,7 @@ async fn who_waits_for_a_key_learns_that_it_was_lost() {
 }
 
 #[test]
-fn a_key_is_used_only_while_both_clocks_say_that_its_slot_is_ours() {
+fn key_is_usable_while_both_clocks_agree() {
     let almost = LIFETIME.saturating_sub(SLOT_MARGIN + Duration::from_millis(1));
     for by_wall_only in [false, true] {
         let clock = clock();
@@ -155,7 +155,7 @@ fn a_key_is_used_only_while_both_clocks_say_that_its_slot_is_ours() {
 }
 
 #[test]
-fn a_wall_clock_set_back_does_not_lengthen_a_slot() {
+fn wall_clock_set_back_does_not_lengthen_slot() {
     let clock = clock();
     let keys = holding(&clock, 300, &["one"]);
     clock.advance(LIFETIME);
@@ -164,7 +164,7 @@ fn a_wall_clock_set_back_does_not_lengthen_a_slot() {
 }
 
 #[tokio::test]
-async fn a_slot_that_lapses_after_the_permit_stops_the_call() {
+async fn slot_lapse_after_permit_stops_call() {
     let clock = clock();
     let keys = holding(&clock, 300, &["one"]);
     let permit = keys.permit(soon()).await.unwrap();
@@ -174,10 +174,10 @@ async fn a_slot_that_lapses_after_the_permit_stops_the_call() {
 }
 
 #[tokio::test]
-async fn a_permit_that_was_kept_is_void() {
+async fn kept_permit_is_void() {
     let keys = holding(&clock(), 300, &["one"]);
     let permit = keys.permit(soon()).await.unwrap();
-    sleep(PERMIT_LIFE * 2).await;
+    sleep(PERMIT_LIFETIME * 2).await;
     assert!(keys.begin(permit).await.is_none());
     assert!(can_call(&keys).await);
     assert_eq!(keys.calls_made(), 1);
@@ -188,62 +188,62 @@ fn player(tag: &str) -> ObjectId {
 }
 
 #[test]
-fn calls_refused_together_halve_the_rate_once() {
+fn calls_throttled_together_halve_rate_once() {
     let clock = clock();
     let keys = holding(&clock, 32, &["one"]);
-    let rest = Duration::from_secs(30);
+    let cooldown = Duration::from_secs(30);
     for tag in ["2PP", "2PY", "2PL"] {
-        keys.throttled(&name("one"), rest, &player(tag));
+        keys.throttled(&name("one"), cooldown, &player(tag));
     }
     assert_eq!(format!("{:?}", keys.rates()), format!("{:?}", [(name("one"), 16.0)]));
     assert_eq!((keys.usable(), keys.cooldowns().len()), (0, 1));
-    clock.advance(rest);
+    clock.advance(cooldown);
     keys.confirm(&name("one"), SlotStart::now(&*clock), LIFETIME);
     assert_eq!((keys.usable(), keys.cooldowns().len()), (1, 0));
-    keys.throttled(&name("one"), rest, &player("2PP"));
+    keys.throttled(&name("one"), cooldown, &player("2PP"));
     assert_eq!(format!("{:?}", keys.rates()), format!("{:?}", [(name("one"), 8.0)]));
 }
 
 #[test]
-fn one_object_alone_lowers_no_rate() {
+fn single_object_does_not_lower_rate() {
     let clock = clock();
     let keys = holding(&clock, 32, &["one", "two"]);
-    let rest = Duration::from_secs(30);
+    let cooldown = Duration::from_secs(30);
     for key in ["one", "one", "two"] {
-        keys.throttled(&name(key), rest, &player("2PP"));
+        keys.throttled(&name(key), cooldown, &player("2PP"));
     }
     assert_eq!(format!("{:?}", keys.rates()), format!("{:?}", [(name("one"), 32.0), (name("two"), 32.0)]));
-    assert!(keys.cooldowns().iter().all(|rest| rest.reason == "throttled"), "{:?}", keys.cooldowns());
+    assert!(keys.cooldowns().iter().all(|cooldown| cooldown.reason == "throttled"), "{:?}", keys.cooldowns());
 }
 
 #[test]
-fn a_second_key_refused_within_ten_seconds_lets_all_keys_rest() {
-    for (apart_s, resting) in [(9, 3), (10, 2)] {
+fn second_throttled_key_cools_down_all() {
+    for (apart_s, cooling_down) in [(9, 3), (10, 2)] {
         let clock = clock();
         let keys = holding(&clock, 30, &["one", "two", "three"]);
         keys.throttled(&name("one"), Duration::from_secs(30), &player("2PP"));
         clock.advance(Duration::from_secs(apart_s));
         keys.throttled(&name("two"), Duration::from_secs(30), &player("2PY"));
-        assert_eq!(keys.cooldowns().len(), resting, "{apart_s} s apart");
+        assert_eq!(keys.cooldowns().len(), cooling_down, "{apart_s} s apart");
     }
 }
 
 #[test]
-fn a_rest_is_only_ever_lengthened_and_a_benched_key_stays_benched() {
+fn cooldown_only_lengthens_and_rejection_stays() {
     let keys = holding(&clock(), 30, &["one", "two"]);
     for seconds in [30, 600, 5] {
         keys.throttled(&name("one"), Duration::from_secs(seconds), &player("2PP"));
     }
     keys.reject(&name("two"), "revoked");
     keys.throttled(&name("two"), Duration::ZERO, &player("2PP"));
-    let rest = |token, reason: &str, remaining| Cooldown { key: name(token), reason: reason.to_owned(), remaining };
-    let expected = [rest("one", "throttled", Some(Duration::from_secs(600))), rest("two", "revoked", None)];
+    let cooldown = |token, reason: &str, remaining| Cooldown { key: name(token), reason: reason.to_owned(), remaining };
+    let expected = [cooldown("one", "throttled", Some(Duration::from_secs(600))), cooldown("two", "revoked", None)];
     assert_eq!(keys.cooldowns(), expected);
     assert_eq!(keys.fingerprints().len(), 2, "they are held all the same");
 }
 
 #[tokio::test]
-async fn adding_a_held_key_again_gives_no_fresh_burst() {
+async fn adding_held_key_gives_no_burst() {
     let clock = clock();
     let keys = holding(&clock, 1, &["one"]);
     drop(keys.permit(soon()).await.unwrap());
@@ -253,13 +253,13 @@ async fn adding_a_held_key_again_gives_no_fresh_burst() {
 }
 
 #[test]
-fn a_token_that_no_header_can_carry_is_benched() {
+fn unsendable_token_is_rejected() {
     let keys = holding(&clock(), 30, &["to\nken"]);
     assert_eq!((keys.usable(), keys.cooldowns().len()), (0, 1));
 }
 
 #[test]
-fn the_allowance_is_summed_over_keys() {
+fn rates_are_summed_over_keys() {
     let clock = clock();
     let keys = holding(&clock, 30, &["one", "two"]);
     keys.add(key("three"), Some(AimdState::plain(12.0)), SlotStart::now(&*clock), LIFETIME);
@@ -267,13 +267,13 @@ fn the_allowance_is_summed_over_keys() {
     assert_eq!(format!("{} {}", keys.cap_per_second(), keys.total_rate()), "90 42");
 }
 
-/// Awaits the call's leaving for so long.
+/// Watches for this long whether the call leaves.
 async fn watch(call: &Begun<'_>, connects: &Connects, duration: Duration) {
     let _ = tokio::time::timeout(duration, call.watch(connects)).await;
 }
 
 #[tokio::test]
-async fn a_call_that_opens_a_connection_counts_from_when_that_stands() {
+async fn call_counts_from_new_connection() {
     let keys = holding(&clock(), 2, &["one"]);
     let connects = Connects::default();
     let begin = async || {
@@ -290,19 +290,19 @@ async fn a_call_that_opens_a_connection_counts_from_when_that_stands() {
     let ((), left) = tokio::join!(watch(&first, &connects, Duration::from_millis(150)), stands);
     drop(begin().await);
     begin().await;
-    assert!(left.elapsed() >= WINDOW, "the third call follows {:?} after the first left", left.elapsed());
+    assert!(left.elapsed() >= CALL_WINDOW, "the third call follows {:?} after the first left", left.elapsed());
 }
 
 #[tokio::test]
-async fn while_a_call_waits_for_its_connection_the_cap_counts_it() {
+async fn connecting_call_counts_against_cap() {
     let keys = holding(&clock(), 1, &["one"]);
     let connects = Connects::default();
     let permit = keys.permit(soon()).await.unwrap();
     let first = keys.begin(permit).await.unwrap().0;
     let opening = connects.opening();
     let stands = async {
-        // Longer than the cap's own wait: a second call could begin meanwhile, were the first one only late.
-        sleep(WINDOW + Duration::from_millis(200)).await;
+        // Longer than the cap's own wait: the second call could begin meanwhile, if the first one counted as late only.
+        sleep(CALL_WINDOW + Duration::from_millis(200)).await;
         drop(opening);
         Instant::now()
     };
@@ -315,17 +315,17 @@ async fn while_a_call_waits_for_its_connection_the_cap_counts_it() {
             }
         }
     };
-    let watched = watch(&first, &connects, WINDOW + Duration::from_millis(250));
+    let watched = watch(&first, &connects, CALL_WINDOW + Duration::from_millis(250));
     let ((), left, (_second, began)) = tokio::join!(watched, stands, second);
     assert!(
-        began.duration_since(left) >= WINDOW,
+        began.duration_since(left) >= CALL_WINDOW,
         "the second follows {:?} after the first",
         began.duration_since(left)
     );
 }
 
 #[tokio::test]
-async fn a_call_counts_from_when_it_left_and_not_from_when_it_was_handed_over() {
+async fn call_counts_from_departure() {
     let keys = holding(&clock(), 2, &["one"]);
     let begin = async || {
         let permit = keys.permit(soon()).await.unwrap();
@@ -338,17 +338,21 @@ async fn a_call_counts_from_when_it_left_and_not_from_when_it_was_handed_over() 
     watch(&first, &Connects::default(), Duration::from_millis(1)).await;
     drop(begin().await);
     begin().await;
-    assert!(left.elapsed() >= WINDOW, "the third call follows {:?} after the first left", left.elapsed());
+    assert!(left.elapsed() >= CALL_WINDOW, "the third call follows {:?} after the first left", left.elapsed());
 }
 
 #[tokio::test]
-async fn a_slot_lingers_while_a_new_holder_could_add_a_burst() {
+async fn release_cooldown_covers_last_calls() {
     let keys = holding(&clock(), 2, &["one", "two"]);
     let permit = keys.permit(soon()).await.unwrap();
     let (one, two) = (name("one"), name("two"));
     let call = keys.begin(permit).await.unwrap().0;
     assert_eq!(keys.release_cooldown(&two), Duration::ZERO, "nothing was called with it");
-    assert!(keys.release_cooldown(&one) > Duration::from_millis(500), "{:?}: one interval from its leaving", keys.release_cooldown(&one));
+    assert!(
+        keys.release_cooldown(&one) > Duration::from_millis(500),
+        "{:?}: one interval from its leaving",
+        keys.release_cooldown(&one)
+    );
     drop(call);
     assert!(keys.release_cooldown(&one) <= Duration::from_millis(509), "{:?}", keys.release_cooldown(&one));
 }

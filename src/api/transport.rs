@@ -1,0 +1,271 @@
+//! HTTP to the API: one pool of connections, bounded bodies, a time limit on everything.
+//!
+//! Redirects are not followed and nothing is repeated here: each would be a call without a permit.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use reqwest::{
+    RequestBuilder,
+    header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue},
+};
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use super::{
+    body_memory::Reservation,
+    budget::CountConnects,
+    endpoint::Endpoint,
+    response::{Body, Response, TransportError},
+};
+use crate::{
+    clock::Clock,
+    outbound::{self, causes},
+};
+
+/// The longest time that a call may take.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// No call begins with less time left than this: it would hardly get a response.
+pub const MIN_CALL_TIME: Duration = Duration::from_millis(100);
+
+/// The largest body that is read unless another bound is set, after decompression. A clan of 50 has about 60 KB.
+pub const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
+
+/// The memory for a body grows by at least this much, so that it is not left in small pieces.
+const MIN_BODY_GROWTH: usize = 64 * 1024;
+
+/// Half of the time of a call.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Connections that nobody used for this long are closed: the other side closes them by then, too.
+const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The reason for which there is no client.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    #[error("the API's base URL ({host}) cannot be used: {detail}")]
+    BaseUrl { host: String, detail: &'static str },
+    #[error("cannot prepare TLS: {0}")]
+    Tls(#[from] rustls::Error),
+    #[error("cannot prepare HTTP: {0}")]
+    Http(#[from] reqwest::Error),
+}
+
+/// The API's server over HTTP.
+#[derive(Debug)]
+pub(super) struct Transport {
+    base_url: Url,
+    is_loopback: bool,
+    pool: Mutex<Pool>,
+    pub(super) max_body: usize,
+}
+
+#[derive(Debug)]
+struct Pool {
+    http: reqwest::Client,
+    /// Boot time, which goes on while a sandbox is frozen.
+    last_used: Option<Duration>,
+}
+
+impl Transport {
+    /// `base_url` has the version: `https://api.clashofclans.com/v1`. Connects nowhere yet.
+    pub fn new(base_url: &Url) -> Result<Self, ApiError> {
+        check(base_url)?;
+        let is_loopback = is_loopback(base_url);
+        let pool = Mutex::new(Pool { http: http(is_loopback)?, last_used: None });
+        Ok(Self { base_url: base_url.clone(), is_loopback, pool, max_body: MAX_BODY_BYTES })
+    }
+
+    /// Makes one call within `limit`. The time for which it waits for memory does not count, but nothing lasts longer than
+    /// `end`. Returns the time waited, too.
+    pub(super) async fn send(
+        &self,
+        endpoint: &Endpoint<'_>,
+        bearer: HeaderValue,
+        limit: Duration,
+        end: Instant,
+        memory: &mut Reservation<'_>,
+        clock: &dyn Clock,
+    ) -> (Result<Response, TransportError>, Duration) {
+        // Only the path is parsed: the rest of the URL was parsed once.
+        let mut url = self.base_url.clone();
+        url.set_path(&format!("{}/{}", self.base_url.path().trim_end_matches('/'), endpoint.path()));
+        let request = self.http(clock).get(url).header(AUTHORIZATION, bearer);
+        // The data of each member is kept beside the clan's list, so the body is in memory twice.
+        let copies = if matches!(endpoint, Endpoint::Clan(_)) { 2 } else { 1 };
+        let mut reading = Reading { until: Instant::now() + limit, end, waited: Duration::ZERO, memory, copies };
+        let result = reading.exchange(request, self.max_body).await.unwrap_or_else(|TimeIsOver| {
+            // With less than the full time, a slow API and a late call look alike.
+            let is_cut_short = limit < CALL_TIMEOUT || Instant::now() >= end;
+            Err(if is_cut_short { TransportError::OutOfTime } else { TransportError::TimedOut(limit) })
+        });
+        (result, reading.waited)
+    }
+
+    /// Returns the pool of connections; a fresh one when the last was idle for long. The other side has closed those
+    /// connections by then, and after a thaw the pool itself does not know that any time has passed.
+    fn http(&self, clock: &dyn Clock) -> reqwest::Client {
+        let now = clock.boot();
+        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_idle = pool.last_used.replace(now).is_some_and(|last| now.saturating_sub(last) > POOL_IDLE_TIMEOUT);
+        // If no new client can be built, the old one may still work.
+        if was_idle && let Ok(fresh) = http(self.is_loopback) {
+            pool.http = fresh;
+        }
+        pool.http.clone()
+    }
+}
+
+/// A response that is being read.
+struct Reading<'r, 'a> {
+    until: Instant,
+    end: Instant,
+    waited: Duration,
+    memory: &'r mut Reservation<'a>,
+    /// The number of times that the body is in memory once it is parsed.
+    copies: usize,
+}
+
+/// The time of a call is over.
+struct TimeIsOver;
+
+impl From<tokio::time::error::Elapsed> for TimeIsOver {
+    fn from(_: tokio::time::error::Elapsed) -> Self {
+        Self
+    }
+}
+
+impl Reading<'_, '_> {
+    /// Sends the request, and reads the response with a bounded body.
+    async fn exchange(
+        &mut self,
+        request: RequestBuilder,
+        max_body: usize,
+    ) -> Result<Result<Response, TransportError>, TimeIsOver> {
+        failpoint!("call.before_send");
+        let mut response = match timeout_at(self.until, request.send()).await? {
+            Ok(response) => response,
+            Err(error) => return Ok(Err(TransportError::Broken(causes(error)))),
+        };
+        failpoint!("call.head_received");
+        let status = response.status().as_u16();
+        // The response lives on while its body is read, so its headers are moved out.
+        let headers = std::mem::take(response.headers_mut());
+        let body = if response.content_length().is_some_and(|length| length > max_body as u64) {
+            Body::TooLarge
+        } else {
+            // The size as sent. A compressed body does not have one.
+            let size = response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
+            self.body(&mut response, size, max_body).await?
+        };
+        failpoint!("call.body_received");
+        Ok(Ok(Response { status, headers, body }))
+    }
+
+    async fn body(
+        &mut self,
+        response: &mut reqwest::Response,
+        size: usize,
+        max_body: usize,
+    ) -> Result<Body, TimeIsOver> {
+        let mut bytes = Vec::new();
+        loop {
+            let chunk = match timeout_at(self.until, response.chunk()).await? {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                Err(error) if error.is_decode() => {
+                    return Ok(Body::Cut(format!("it cannot be decompressed (gzip): {}", causes(error))));
+                }
+                Err(error) => return Ok(Body::Cut(causes(error))),
+            };
+            // Checked before the chunk is kept: the length header may be missing or wrong.
+            if bytes.len() + chunk.len() > max_body {
+                return Ok(Body::TooLarge);
+            }
+            if bytes.capacity() - bytes.len() < chunk.len() {
+                // At once where the size is known, since memory that grows in steps is left in pieces. Never more than is
+                // reserved.
+                let step = chunk.len().max(MIN_BODY_GROWTH).max(bytes.len() / 4).max(size.saturating_sub(bytes.len()));
+                self.reserve(step * self.copies).await?;
+                bytes.reserve_exact(step);
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        // The document lives until it is stored; the reserve must not.
+        bytes.shrink_to_fit();
+        Ok(Body::Whole(bytes))
+    }
+
+    /// Waits for memory. The time of the call stands still meanwhile: neither side is to blame for the wait.
+    async fn reserve(&mut self, bytes: usize) -> Result<(), TimeIsOver> {
+        let began = Instant::now();
+        timeout_at(self.end, self.memory.grow(bytes)).await?;
+        let waited = began.elapsed();
+        self.waited += waited;
+        self.until = (self.until + waited).min(self.end);
+        Ok(())
+    }
+}
+
+fn check(base_url: &Url) -> Result<(), ApiError> {
+    let refuse = |detail| Err(ApiError::BaseUrl { host: base_url.host_str().unwrap_or("no host").to_owned(), detail });
+    match base_url {
+        url if !matches!(url.scheme(), "http" | "https") => refuse("it has to begin with https:// or http://"),
+        url if !url.has_host() => refuse("it names no host"),
+        url if !url.username().is_empty() || url.password().is_some() => refuse("it must not hold a user or password"),
+        url if url.query().is_some() || url.fragment().is_some() => refuse("it must end with its path"),
+        _ => Ok(()),
+    }
+}
+
+fn is_loopback(base_url: &Url) -> bool {
+    match base_url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+/// A plain HTTP client for another server of the API's owner.
+pub(super) fn plain_http(base_url: &Url) -> Result<reqwest::Client, ApiError> {
+    check(base_url)?;
+    http(is_loopback(base_url))
+}
+
+fn http(is_loopback: bool) -> Result<reqwest::Client, ApiError> {
+    let mut headers = HeaderMap::new();
+    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+    let mut builder = outbound::client()?
+        .connector_layer(CountConnects)
+        .default_headers(headers)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(POOL_IDLE_TIMEOUT);
+    if is_loopback {
+        // A proxy from the environment does not reach our own loopback.
+        builder = builder.no_proxy();
+    }
+    Ok(builder.build()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_base_url_hides_its_password() {
+        let refused = |url: &str| Transport::new(&url.parse().unwrap()).unwrap_err().to_string();
+        insta::assert_snapshot!(
+            ["ftp://h/v1", "https://user:hidden@h/v1", "https://h/v1?realtime=true", "data:x"].map(refused).join("\n"),
+            @r"
+        the API's base URL (h) cannot be used: it has to begin with https:// or http://
+        the API's base URL (h) cannot be used: it must not hold a user or password
+        the API's base URL (h) cannot be used: it must end with its path
+        the API's base URL (no host) cannot be used: it has to begin with https:// or http://
+        "
+        );
+    }
+}
