@@ -12,7 +12,7 @@ use crate::{
     handlers::Handlers,
     queue::{record::QueueLimits, redis::RedisQueue},
     store::{EventsOf, Telling, postgres::PostgresStore},
-    worker::{Stop, Worker, tables::Tables},
+    worker::{ApiAccess, Stop, Worker, tables::Tables},
 };
 
 /// The worker as it runs in Lambda and by `drain`.
@@ -41,7 +41,7 @@ pub fn from_config(config: &Config) -> anyhow::Result<RealWorker> {
     let store = store(&config.database)?.telling(telling(&config.worker, config.after.invalidation.is_some()));
     let after = after(config, &store)?;
     let worker = worker(Arc::new(queue), Arc::new(store), &config.api, &config.worker)?;
-    let tables = if config.database.auto_migrate { Tables::to_make() } else { Tables::given() };
+    let tables = if config.database.auto_migrate { Tables::to_create() } else { Tables::given() };
     Ok(Worker { tables, after, ..worker })
 }
 
@@ -93,13 +93,15 @@ pub fn worker<Q, S>(
     Ok(Worker {
         queue,
         store,
-        api: ApiClient::new(&api.base_url)?.with_max_body(api.max_body),
-        wallet: wallet(api)?,
+        api: ApiAccess {
+            client: ApiClient::new(&api.base_url)?.with_max_body(api.max_body),
+            wallet: wallet(api)?,
+            reqs_per_sec: api.reqs_per_sec,
+            keys_per_run: api.keys_per_run,
+            reqs_per_day: api.reqs_per_day,
+        },
         clock,
         config: config.clone(),
-        reqs_per_sec: api.reqs_per_sec,
-        keys_per_run: api.keys_per_run,
-        reqs_per_day: api.reqs_per_day,
         stop: Stop::default(),
         tables: Tables::given(),
         after: None,

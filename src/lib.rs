@@ -26,6 +26,7 @@ pub mod metrics;
 pub mod model;
 mod outbound;
 pub mod queue;
+pub mod retry;
 #[cfg(feature = "embedded")]
 pub mod sim;
 pub mod store;

@@ -22,8 +22,8 @@ CROSS JOIN LATERAL (
            END AS report
 ) AS d
 CROSS JOIN LATERAL (
-    SELECT CASE WHEN json_typeof(d.report -> 'work_by_kind_and_class') = 'object'
-                THEN d.report -> 'work_by_kind_and_class' ELSE '{}' END AS by_kind
+    SELECT CASE WHEN json_typeof(d.report -> 'work_by_kind_and_priority') = 'object'
+                THEN d.report -> 'work_by_kind_and_priority' ELSE '{}' END AS by_kind
 ) AS w
 CROSS JOIN LATERAL json_each(w.by_kind) AS k
 CROSS JOIN LATERAL json_each(CASE WHEN json_typeof(k.value) = 'object' THEN k.value ELSE '{}' END) AS c

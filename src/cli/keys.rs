@@ -26,7 +26,7 @@ use crate::{
     model::Fingerprint,
     queue::{Holder, SlotView, Slots, redis::RedisQueue},
     worker::{
-        keys::BENCHED,
+        cooldown::CooldownReason,
         login::{self, Trouble},
     },
 };
@@ -170,9 +170,9 @@ impl Row {
         let (state, reason, run) = match holder {
             Holder::Nobody | Holder::Left => (State::Ok, None, None),
             Holder::Run(run) => (State::InUse, None, Some(run)),
-            Holder::Paused(reason) => match reason.strip_prefix(BENCHED) {
-                Some(reason) => (State::Benched, Some(reason.to_owned()), None),
-                None => (State::Paused, Some(reason), None),
+            Holder::Paused(reason) => match CooldownReason::parse(&reason) {
+                CooldownReason::Rejected(reason) => (State::Benched, Some(reason), None),
+                CooldownReason::Other(reason) => (State::Paused, Some(reason), None),
             },
         };
         Self {
@@ -266,7 +266,7 @@ impl Tools {
     async fn renew(&self, json: bool, style: Style) -> anyhow::Result<Ending> {
         let (mut done, mut failures) = (Vec::new(), Vec::new());
         for account in self.wallet.accounts() {
-            login::end_rests(&self.queue, account).await?;
+            login::end_cooldowns(&self.queue, account).await?;
             match self.with_right(account, login::renew(&self.queue, account, &SystemClock, &self.run)).await? {
                 Ok(given) => {
                     let keys: Vec<Fingerprint> = given.keys.iter().map(|key| key.fingerprint().clone()).collect();
@@ -397,7 +397,7 @@ mod tests {
             row("0123456789ab", Holder::Nobody, None),
             row("1123456789ab", Holder::Run("run-7".to_owned()), Some(learned)),
             row("2123456789ab", Holder::Paused("throttled".to_owned()), Some(LearnedRate::plain(15.0))),
-            row("3123456789ab", Holder::Paused("benched: status 403, accessDenied".to_owned()), None),
+            row("3123456789ab", Holder::Paused("rejected: status 403, accessDenied".to_owned()), None),
         ];
         insta::assert_snapshot!(render(&rows, &["failed to log in".to_owned()], Style::PLAIN), @r"
           key           from       name  addresses  rate                   state

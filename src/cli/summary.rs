@@ -53,7 +53,7 @@ pub const fn stopped(reason: StopReason) -> &'static str {
         StopReason::Shutdown => "stopped on request; what was not done is back in the queue",
         StopReason::RefreshPaused => "refreshing is switched off (REFRESH_PAUSED or DISABLE_AUTO_REFRESH_QUEUE)",
         StopReason::AlreadyRunning => "another run holds every API key",
-        StopReason::KeysPaused => "every API key rests after a refusal",
+        StopReason::KeysCoolingDown => "every API key rests after a refusal",
         StopReason::DayUsedUp => "the calls that COC_REQS_PER_DAY allows are made",
         StopReason::Maintenance => "the API is in maintenance",
         StopReason::CircuitOpen => "what is left waits until the API, or one of its endpoints, works again",
@@ -257,7 +257,7 @@ mod tests {
         tally.count(Kind::Player, Priority::High, Outcome::Gone);
         tally.count(Kind::Player, Priority::High, Outcome::DeadLetter);
         tally.count(Kind::War, Priority::High, Outcome::PrivateWarLog);
-        tally.mail = MailReport { admitted: 93, unreadable: 1, orphans_dropped: 0 };
+        tally.report.mail = MailReport { admitted: 93, unreadable: 1, orphans_dropped: 0 };
         tally
     }
 

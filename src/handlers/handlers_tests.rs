@@ -34,7 +34,7 @@ impl Runs for Told {
         if self.stopped_because != StopReason::AlreadyRunning {
             tally.count(Kind::Clan, Priority::High, Outcome::Stored);
         }
-        tally.enqueued = options.named.len() as u64;
+        tally.report.enqueued = options.named.len() as u64;
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(options);
         tally.finish(RunEnd {
             stopped_because: self.stopped_because,

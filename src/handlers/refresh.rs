@@ -118,7 +118,7 @@ const fn status(stopped_because: StopReason) -> u16 {
         StopReason::QueueEmpty | StopReason::Deadline | StopReason::MaxRequests | StopReason::Shutdown => 200,
         StopReason::RefreshPaused
         | StopReason::AlreadyRunning
-        | StopReason::KeysPaused
+        | StopReason::KeysCoolingDown
         | StopReason::DayUsedUp
         | StopReason::Maintenance
         | StopReason::CircuitOpen => 202,

@@ -22,7 +22,7 @@ use crate::{
     metrics,
     queue::{Queue, Slots},
     store::Store,
-    worker::{Runs, patiently},
+    worker::{Runs, waiting::twice},
 };
 
 impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
@@ -34,7 +34,7 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
     ) -> Result<Value, Failure> {
         // Connections that died while the sandbox was frozen are noticed here. What else is wrong with the database the task
         // tells in its own form.
-        let _ = patiently(self.until(invocation), || self.store.ping()).await;
+        let _ = twice(self.until(invocation), || self.store.ping()).await;
         match task {
             Task::Migrate => self.migrate().await,
             Task::RefreshViews(when) => self.refresh_views(when, invocation, print).await,

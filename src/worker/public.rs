@@ -1,8 +1,8 @@
-//! What anybody may read about a failure: its kind, and no host, port, role, user or path. The log has the rest.
+//! Failures as anybody may read them: by their kind, without host, port, role, user or path. The log has the rest.
 
 use super::report::StopReason;
 
-/// What a text says when it has these words (in small letters), in the order in which they are looked for.
+/// Words of an error (in small letters) and the kind of trouble they stand for, in the order in which they are looked for.
 const SIGNS: &[(&str, &str)] = &[
     ("standby", "a standby, which takes no writes"),
     ("readonly", "a read-only replica"),
@@ -32,7 +32,7 @@ const SIGNS: &[(&str, &str)] = &[
     ("timed out", "no answer in time"),
 ];
 
-/// The kind of trouble that a text tells about, when it is a known one.
+/// The kind of trouble that a text is about, when it is a known one.
 #[must_use]
 pub fn kind_of_trouble(text: &str) -> Option<&'static str> {
     let text = without_names(text).to_ascii_lowercase();
@@ -53,7 +53,7 @@ fn without_names(text: &str) -> String {
     words.join(" ")
 }
 
-/// Why a run failed, in one line for anybody.
+/// The reason of a failed run, in one line for anybody.
 #[must_use]
 pub fn failure(stopped_because: StopReason, failure: Option<&str>) -> String {
     let reason = stopped_because.sentence();
@@ -65,7 +65,7 @@ pub fn failure(stopped_because: StopReason, failure: Option<&str>) -> String {
     }
 }
 
-/// An error of one object without what servers said: `clan:2PP: bad_request`. `None` when there is no object in it.
+/// The error of one object without the texts of servers: `clan:2PP: bad_request`. `None` when it names no object.
 #[must_use]
 pub fn error_of_object(text: &str) -> Option<String> {
     let (object, rest) = text.split_once(": ")?;
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_is_told_by_its_kind_and_names_nobody() {
+    fn failure_has_kind_and_no_names() {
         let cases = [
             (
                 StopReason::DatabaseDown,
@@ -116,14 +116,14 @@ mod tests {
             ),
             (StopReason::ApiUnreachable, "https://proxy:8080 said no", "no call was answered well"),
         ];
-        for (reason, text, told) in cases {
-            assert_eq!(failure(reason, Some(text)), told);
+        for (reason, text, expected) in cases {
+            assert_eq!(failure(reason, Some(text)), expected);
         }
         assert_eq!(failure(StopReason::NoUsableKey, None), "no key is accepted any more");
     }
 
     #[test]
-    fn an_error_of_an_object_keeps_its_code() {
+    fn error_of_object_keeps_code() {
         assert_eq!(
             error_of_object("clan:2PP: bad_request: at http://10.0.0.1"),
             Some("clan:2PP: bad_request".to_owned())

@@ -21,8 +21,9 @@ use crate::{
     model::{Answered, ObjectId, Reason},
     queue::{Queue, QueueError, Slot, Slots},
     worker::{
-        allowance,
-        keys::{BENCHED, KeyRing},
+        cooldown::CooldownReason,
+        daily_quota,
+        keys::KeySlots,
         login,
     },
 };
@@ -201,22 +202,22 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
                 let keys = RunKeys::new(Arc::clone(self.clock), self.reqs_per_sec);
                 keys.add(self.key.clone(), learned_rate, start, LIFETIME);
                 let wallet = Wallet::default();
-                let ring = KeyRing::new(self.queue, self.clock.as_ref(), &wallet, &keys, &run, LIFETIME, None);
+                let ring = KeySlots::new(self.queue, self.clock.as_ref(), &wallet, &keys, &run, LIFETIME, None);
                 let fetch = self.call(&keys).await?;
                 if let Some(detail) = rejected_for_runs(&fetch) {
                     keys.bench(name, detail);
                 }
-                ring.share_rests().await?;
-                ring.give_back().await?;
+                ring.share_cooldowns().await?;
+                ring.release().await?;
                 judge(findings, &format!("key {name}"), &fetch);
             }
             Slot::Held { .. } => findings.fine(API, format!("key {name} is in use by a run at this moment: not tried")),
-            Slot::Paused { reason, for_another } => match reason.strip_prefix(BENCHED) {
+            Slot::Paused { reason, for_another } => match CooldownReason::parse(&reason) {
                 // It was refused a moment ago: that it is not asked again now makes it no better.
-                Some(reason) => {
+                CooldownReason::Rejected(reason) => {
                     findings.problem(API, format!("key {name} was not accepted by the API: {reason}"), NEW_KEY);
                 }
-                None => findings.warning(
+                CooldownReason::Other(reason) => findings.warning(
                     API,
                     format!("key {name} cools down for another {}: {reason}", span(for_another)),
                     "wait: the next run after that uses it again",
@@ -247,7 +248,7 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
             earlier: None,
         };
         let fetch = self.client.fetch(ask).await;
-        allowance::give_back(self.queue, keys).await?;
+        daily_quota::return_rest(self.queue, keys).await?;
         Ok(fetch)
     }
 }

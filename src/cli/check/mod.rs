@@ -15,7 +15,7 @@ use crate::{
     app,
     config::{AfterConfig, ApiConfig, Config, DatabaseConfig, RedisConfig, Role, WorkerConfig, env, env::process_var},
     store::{Store, postgres::Extent},
-    worker::{deadline::LEAST_RUN, report::StopReason},
+    worker::{deadline::MIN_RUN_TIME, report::StopReason},
 };
 
 const CONFIGURATION: &str = "configuration";
@@ -86,7 +86,7 @@ fn needed_timeout(buffer: Duration) -> String {
     format!(
         "in AWS Lambda the timeout of the function has to be longer than {:.2} s (its preset is 3 s): DEADLINE_BUFFER_MS={} \
          of it are kept free",
-        (buffer + LEAST_RUN).as_secs_f64(),
+        (buffer + MIN_RUN_TIME).as_secs_f64(),
         buffer.as_millis()
     )
 }

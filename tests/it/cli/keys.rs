@@ -65,7 +65,7 @@ async fn every_key_is_listed_with_its_state_and_nothing_is_changed() {
     let learned = LearnedRate { ceiling: Some(18.0), ..LearnedRate::plain(17.0) };
     queue.remember_rate(&name(&good.token), learned).await.unwrap();
     queue.take_key(&name("configured.key"), "x", minute()).await.unwrap();
-    queue.pause_key(&name("configured.key"), "x", "benched: status 403, accessDenied", minute()).await.unwrap();
+    queue.pause_key(&name("configured.key"), "x", "rejected: status 403, accessDenied", minute()).await.unwrap();
 
     let keys = bench.keys().await;
     let of = |token: &str| keys.iter().find(|key| key["key"] == name(token).to_string()).unwrap();
@@ -143,7 +143,7 @@ async fn what_a_test_learns_of_a_key_is_there_for_runs() {
     assert_eq!(busy.holder, Holder::Paused("throttled".to_owned()));
     assert_eq!(busy.learned_rate, None, "one call alone lowers no rate");
     let gone = view("gone").await;
-    assert!(matches!(&gone.holder, Holder::Paused(reason) if reason.starts_with("benched: ")), "{gone:?}");
+    assert!(matches!(&gone.holder, Holder::Paused(reason) if reason.starts_with("rejected: ")), "{gone:?}");
     let away = view("away").await;
     assert!(!matches!(away.holder, Holder::Paused(_)), "it may be right where production is: {away:?}");
 }

@@ -211,7 +211,7 @@ async fn unreadable_report_hides_no_other() {
         format!(
             "INSERT INTO refresh_worker.refresh_runs \
              (run, started, ended, stopped_because, processed, failed, api_requests, report) VALUES ('{run}', now(), now(), 'x', 0, 0, 0, \
-             '{{\"errors\": [\"clan:2PP: {error}\"], \"work_by_kind_and_class\": {{\"clan\": {{\"high\": {{\"calls\": 3}}}}}}}}')"
+             '{{\"errors\": [\"clan:2PP: {error}\"], \"work_by_kind_and_priority\": {{\"clan\": {{\"high\": {{\"calls\": 3}}}}}}}}')"
         )
     };
     exec(&pool, &row("good", "fine")).await;

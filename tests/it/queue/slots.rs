@@ -162,8 +162,8 @@ async fn a_slot_can_be_looked_at_without_being_taken(bed: &impl Bed) {
     let view = look().await;
     assert_eq!((view.holder, view.learned_rate), (Holder::Run("a".to_owned()), Some(LearnedRate::plain(7.5))));
     assert!(view.for_another <= MINUTE && view.for_another > MINUTE / 4, "{:?}", view.for_another);
-    queue.pause_key(&key(), "a", "benched: 403", MINUTE).await.unwrap();
-    assert_eq!(look().await.holder, Holder::Paused("benched: 403".to_owned()));
+    queue.pause_key(&key(), "a", "rejected: 403", MINUTE).await.unwrap();
+    assert_eq!(look().await.holder, Holder::Paused("rejected: 403".to_owned()));
     bed.pass(MINUTE).await;
     take(bed, "b").await;
     queue.give_back_key(&key(), "b", MINUTE).await.unwrap();

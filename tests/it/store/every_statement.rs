@@ -519,7 +519,7 @@ CREATE TABLE bench.report_of_a_run AS SELECT json_build_object(
     'run', 'run @',
     'errors', (SELECT json_agg('player:P' || lpad(e::text, 3, '0') || '@: bad_gateway: 502, tried thrice')
                FROM generate_series(1, 20) AS e),
-    'work_by_kind_and_class', (
+    'work_by_kind_and_priority', (
         SELECT json_object_agg(k, (
             SELECT json_object_agg(c, '{"calls":10,"stored":5,"unchanged":3,"satisfied":1,"gone":1,"released":2}'::json)
             FROM unnest(ARRAY['critical', 'high', 'medium', 'low']) AS c))

@@ -12,7 +12,7 @@ use refresh_worker::{
     queue::{DeadFilter, DeadLetter, Queue, QueueStats, memory::MemoryQueue},
     sim::{SimConfig, Simulator},
     store::{Store, sqlite::SqliteStore},
-    worker::{RunOptions, Runs, Stop, Unwatched, Worker, report::RunReport, tables::Tables},
+    worker::{ApiAccess, RunOptions, Runs, Stop, Unwatched, Worker, report::RunReport, tables::Tables},
 };
 
 pub const TOKEN: &str = "token-of-the-bed";
@@ -46,13 +46,15 @@ impl Bed {
         let worker = Worker {
             queue: Arc::new(MemoryQueue::new(clock.clone())),
             store: Arc::new(store),
-            api: ApiClient::new(&simulator.base_url()).expect("the simulator's address is one"),
-            wallet: Wallet::from_tokens(tokens.into_iter().map(Into::into).collect()),
+            api: ApiAccess {
+                client: ApiClient::new(&simulator.base_url()).expect("the simulator's address is one"),
+                wallet: Wallet::from_tokens(tokens.into_iter().map(Into::into).collect()),
+                reqs_per_sec: RATE,
+                keys_per_run: None,
+                reqs_per_day: None,
+            },
             clock: clock.clone(),
             config: worker_config,
-            reqs_per_sec: RATE,
-            keys_per_run: None,
-            reqs_per_day: None,
             stop: Stop::default(),
             tables: Tables::given(),
             after: None,
@@ -70,13 +72,15 @@ impl Bed {
         Worker {
             queue,
             store: Arc::clone(&self.worker.store),
-            api: ApiClient::new(&self.simulator.base_url()).expect("the simulator's address is one"),
-            wallet: self.worker.wallet.clone(),
+            api: ApiAccess {
+                client: ApiClient::new(&self.simulator.base_url()).expect("the simulator's address is one"),
+                wallet: self.worker.api.wallet.clone(),
+                reqs_per_sec: RATE,
+                keys_per_run: None,
+                reqs_per_day: None,
+            },
             clock: self.clock.clone(),
             config: self.worker.config.clone(),
-            reqs_per_sec: RATE,
-            keys_per_run: None,
-            reqs_per_day: None,
             stop: Stop::default(),
             tables: Tables::given(),
             after: None,

@@ -12,7 +12,7 @@ use super::bed::{Bed, TOKEN, seconds};
 
 async fn bed(per_day: u64, tokens: &[&str]) -> Bed {
     let mut bed = Bed::with(|_| {}, tokens).await;
-    bed.worker.reqs_per_day = NonZeroU64::new(per_day);
+    bed.worker.api.reqs_per_day = NonZeroU64::new(per_day);
     // Whatever the time of day is now: an hour after midnight, so that it does not turn by itself.
     let midnight = bed.now().await.midnight();
     let until = midnight + seconds(25 * 3600);
@@ -46,11 +46,11 @@ async fn a_run_that_meets_the_limit_stops_says_until_when_and_charges_nobody() {
 #[tokio::test]
 async fn runs_side_by_side_never_make_more_calls_than_the_day_has() {
     let mut bed = bed(40, &["one", "two", "three"]).await;
-    bed.worker.keys_per_run = Some(1);
+    bed.worker.api.keys_per_run = Some(1);
     bed.ask(bed.players(150)).await;
     let mut others = [bed.another(), bed.another()];
     for other in &mut others {
-        (other.keys_per_run, other.reqs_per_day) = (Some(1), bed.worker.reqs_per_day);
+        (other.api.keys_per_run, other.api.reqs_per_day) = (Some(1), bed.worker.api.reqs_per_day);
     }
     let run = async |worker: &Worker<MemoryQueue, SqliteStore>| worker.run(RunOptions::default(), &Unwatched).await;
     let reports = tokio::join!(run(&bed.worker), run(&others[0]), run(&others[1]));

@@ -15,7 +15,7 @@ use refresh_worker::{
     },
     sim::{Misbehaviour, Rule, SimConfig, Simulator},
     store::{Store, sqlite::SqliteStore},
-    worker::{RunOptions, Runs, Stop, Unwatched, Worker, report::RunReport, tables::Tables},
+    worker::{ApiAccess, RunOptions, Runs, Stop, Unwatched, Worker, report::RunReport, tables::Tables},
 };
 use serde_json::Value;
 
@@ -116,13 +116,15 @@ pub async fn stage_with<Q: Queue + Slots>(config: WorkerConfig, queue: impl FnOn
     let worker = Worker {
         queue: Arc::new(Clocked { queue: queue(clock.clone()), clock: clock.clone() }),
         store: Arc::new(store),
-        api: ApiClient::new(&simulator.base_url()).unwrap(),
-        wallet: Wallet::from_tokens(vec![TOKEN.into()]),
+        api: ApiAccess {
+            client: ApiClient::new(&simulator.base_url()).unwrap(),
+            wallet: Wallet::from_tokens(vec![TOKEN.into()]),
+            reqs_per_sec: 500,
+            keys_per_run: None,
+            reqs_per_day: None,
+        },
         clock: clock.clone(),
         config,
-        reqs_per_sec: 500,
-        keys_per_run: None,
-        reqs_per_day: None,
         stop: Stop::default(),
         tables: Tables::given(),
         after: None,
@@ -428,7 +430,8 @@ async fn while_more_is_ready_than_a_run_can_do_no_member_is_added() {
     let stage = in_memory(MEMBERS).await;
     let world = stage.simulator.world();
     // A slow key: what it can do in two minutes is little.
-    let worker = Worker { reqs_per_sec: 1, ..stage.worker };
+    let api = ApiAccess { reqs_per_sec: 1, ..stage.worker.api };
+    let worker = Worker { api, ..stage.worker };
     let stage = Stage { worker, ..stage };
     for player in &world.player_tags()[..130] {
         stage.ask(&ObjectId::player(player.clone()), Priority::Low).await;

@@ -229,7 +229,7 @@ async fn an_endpoint_that_fails_stops_only_its_own() {
         assert_eq!(stored(&report), 300, "{what:?}: {report:?}");
         assert_eq!(report.stopped_because, StopReason::CircuitOpen, "{what:?}: {report:?}");
         assert_eq!(report.failed_requests, 0, "{what:?}: {report:?}");
-        let calls = report.work_by_kind_and_class["war"]["critical"]["calls"];
+        let calls = report.work_by_kind_and_priority["war"]["critical"]["calls"];
         assert!(calls <= 20, "{what:?}: {calls} calls in vain");
         for _ in 0..10 {
             let report = bed.run().await;
@@ -257,7 +257,7 @@ async fn a_key_that_is_refused_leaves_the_run_to_the_other() {
     ] {
         let mut bed = Bed::with(|_| {}, &["good-token", "bad-token"]).await;
         // Slow enough that few calls are in flight when the first refusal is heard.
-        bed.worker.reqs_per_sec = 50;
+        bed.worker.api.reqs_per_sec = 50;
         bed.ask(bed.players(100)).await;
         bed.simulator.misbehave(Rule::new(what.clone()).on_token("bad-token"));
         let report = bed.run().await;

@@ -7,7 +7,7 @@ use refresh_worker::{
     clock::{Clock, SystemClock},
     config::RedisConfig,
     queue::{Holder, Slots as _, redis::RedisQueue},
-    worker::keys::KeyRing,
+    worker::keys::KeySlots,
 };
 
 use super::bed::{TOKEN, seconds};
@@ -24,7 +24,7 @@ async fn a_rest_that_redis_did_not_hear_of_is_told_with_the_next_renewal() {
     let queue = RedisQueue::connect(&config, Arc::clone(&clock)).unwrap();
     let wallet = Wallet::from_tokens(vec![TOKEN.into()]);
     let keys = RunKeys::new(Arc::clone(&clock), 30);
-    let ring = KeyRing::new(&queue, clock.as_ref(), &wallet, &keys, "run", seconds(60), None);
+    let ring = KeySlots::new(&queue, clock.as_ref(), &wallet, &keys, "run", seconds(60), None);
     ring.take().await.unwrap();
     let key = keys.fingerprints()[0].clone();
 
@@ -32,7 +32,7 @@ async fn a_rest_that_redis_did_not_hear_of_is_told_with_the_next_renewal() {
         keys.throttled(&key, seconds(30), &player.parse().unwrap());
     }
     proxy.set(Mode::Refuse);
-    ring.share_rests().await.unwrap_err();
+    ring.share_cooldowns().await.unwrap_err();
     proxy.set(Mode::Pass);
     // The connection comes back when the queue finds it again.
     while ring.renew().await.is_err() {

@@ -105,11 +105,11 @@ async fn a_throttled_key_rests_for_the_next_run_too() {
     bed.ask(bed.players(4)).await;
     let options = RunOptions { time_left: Some(seconds(20)), ..RunOptions::default() };
     let report = bed.run_with(options).await;
-    assert_eq!(report.stopped_because, StopReason::KeysPaused, "{report:?}");
+    assert_eq!(report.stopped_because, StopReason::KeysCoolingDown, "{report:?}");
     assert_eq!((report.throttled, report.failed_requests), (1, 0));
     let calls = bed.simulator.total_calls();
     let report = bed.run().await;
-    assert_eq!((report.stopped_because, report.api_requests), (StopReason::KeysPaused, 0), "{report:?}");
+    assert_eq!((report.stopped_because, report.api_requests), (StopReason::KeysCoolingDown, 0), "{report:?}");
     assert_eq!(bed.simulator.total_calls(), calls);
     bed.clock.advance(seconds(61));
     let report = bed.run().await;
@@ -239,10 +239,10 @@ async fn runs_that_are_turned_away_admit_mail() {
     bed.worker.queue.take_key(&key, "another run", seconds(60)).await.unwrap();
     bed.worker.queue.pause_key(&key, "another run", "throttled", seconds(60)).await.unwrap();
     mail(&bed, &bed.players(3)).await;
-    assert_admitted(&bed.run().await, StopReason::KeysPaused, 3);
+    assert_admitted(&bed.run().await, StopReason::KeysCoolingDown, 3);
 
     let mut bed = Bed::start().await;
-    bed.worker.reqs_per_day = NonZeroU64::new(1);
+    bed.worker.api.reqs_per_day = NonZeroU64::new(1);
     bed.worker.queue.take_calls(now.midnight(), 1, 1).await.unwrap();
     mail(&bed, &bed.players(3)).await;
     assert_admitted(&bed.run().await, StopReason::DayUsedUp, 3);
@@ -261,7 +261,7 @@ async fn a_flood_is_admitted_by_runs_that_are_turned_away_a_bounded_part_at_a_ti
 #[tokio::test]
 async fn a_key_slot_outlives_its_run_until_one_interval_after_its_last_call() {
     let mut bed = Bed::start().await;
-    bed.worker.reqs_per_sec = 1;
+    bed.worker.api.reqs_per_sec = 1;
     let mut lingered = false;
     // On a machine that stalls at the end of a run the interval may be over by then.
     for _ in 0..10 {

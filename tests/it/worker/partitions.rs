@@ -6,7 +6,7 @@ use refresh_worker::{
     api::client::ApiClient,
     model::ObjectId,
     store::{Store, postgres::PostgresStore},
-    worker::{RunOptions, Runs, Stop, Unwatched, Worker, tables::Tables},
+    worker::{ApiAccess, RunOptions, Runs, Stop, Unwatched, Worker, tables::Tables},
 };
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
@@ -36,13 +36,15 @@ async fn what_a_missing_partition_holds_is_not_called_for_in_every_run() {
     let worker = Worker {
         queue: Arc::clone(&bed.worker.queue),
         store: Arc::new(store),
-        api: ApiClient::new(&bed.simulator.base_url()).unwrap(),
-        wallet: bed.worker.wallet.clone(),
+        api: ApiAccess {
+            client: ApiClient::new(&bed.simulator.base_url()).unwrap(),
+            wallet: bed.worker.api.wallet.clone(),
+            reqs_per_sec: RATE,
+            keys_per_run: None,
+            reqs_per_day: None,
+        },
         clock: bed.clock.clone(),
         config: bed.worker.config.clone(),
-        reqs_per_sec: RATE,
-        keys_per_run: None,
-        reqs_per_day: None,
         stop: Stop::default(),
         tables: Tables::given(),
         after: None,

@@ -9,7 +9,7 @@ use refresh_worker::{
     queue::{Holder, Slots as _, memory::MemoryQueue},
     sim::{Misbehaviour, PortalTrouble, Rule, Simulator},
     store::sqlite::SqliteStore,
-    worker::{RunOptions, Runs as _, Unwatched, Worker, report::StopReason},
+    worker::{ApiAccess, RunOptions, Runs as _, Unwatched, Worker, report::StopReason},
 };
 
 use super::bed::{Bed, seconds};
@@ -37,12 +37,13 @@ fn wallet(config: &PortalConfig) -> Wallet {
 async fn bed(key_count: usize) -> Bed {
     let mut bed = Bed::with(|config| config.deadline_buffer = Duration::ZERO, &["of-nobody"]).await;
     bed.simulator.open_account(EMAIL, PASSWORD);
-    bed.worker.wallet = wallet(&portal(&bed.simulator, NAME, key_count));
+    bed.worker.api.wallet = wallet(&portal(&bed.simulator, NAME, key_count));
     bed
 }
 
 fn another(bed: &Bed, config: &PortalConfig) -> Worker<MemoryQueue, SqliteStore> {
-    Worker { wallet: wallet(config), ..bed.another() }
+    let another = bed.another();
+    Worker { api: ApiAccess { wallet: wallet(config), ..another.api }, ..another }
 }
 
 /// Lets time pass by the bed's clock while something goes on, since rights end by it.
@@ -61,7 +62,7 @@ async fn while_time_passes<T>(bed: &Bed, work: impl Future<Output = T>) -> T {
 
 /// Who has the right to log in with the first account.
 async fn who_logs_in(bed: &Bed) -> Holder {
-    let slot = bed.worker.wallet.accounts()[0].login_slot();
+    let slot = bed.worker.api.wallet.accounts()[0].login_slot();
     bed.worker.queue.look_at_key(&slot).await.unwrap().holder
 }
 
@@ -116,7 +117,7 @@ async fn with_egress_ips_keys_are_good_for_all_of_them_and_only_such_are_used() 
     let mut bed = bed(1).await;
     let mut config = portal(&bed.simulator, NAME, 1);
     config.egress_ips = ["203.0.113.7", "198.51.100.20"].map(|address| address.parse().unwrap()).to_vec();
-    bed.worker.wallet = wallet(&config);
+    bed.worker.api.wallet = wallet(&config);
     bed.simulator.put_key(EMAIL, NAME, "203.0.113.7");
     bed.ask(bed.players(3)).await;
     assert_eq!(bed.run().await.processed_requests, 3);
@@ -173,8 +174,8 @@ async fn a_warm_sandbox_begins_with_its_other_keys_while_it_replaces_one_that_wa
         .simulator
         .portal_keys(EMAIL)
         .iter()
-        .all(|key| other.wallet.keys().iter().any(|known| *known.fingerprint() == Fingerprint::of(&key.token)));
-    assert!(all_known, "{:?}", other.wallet);
+        .all(|key| other.api.wallet.keys().iter().any(|known| *known.fingerprint() == Fingerprint::of(&key.token)));
+    assert!(all_known, "{:?}", other.api.wallet);
 }
 
 #[tokio::test]
@@ -184,7 +185,7 @@ async fn a_login_takes_no_longer_than_the_run_has_and_that_is_not_held_against_t
     let mut config = portal(&bed.simulator, NAME, 1);
     let (variable, email) = ("COC_EMAIL_2".to_owned(), "second@example.com".into());
     config.accounts.push(PortalAccount { variable, email, password: PASSWORD.into() });
-    bed.worker.wallet = wallet(&config);
+    bed.worker.api.wallet = wallet(&config);
     bed.simulator.portal_trouble(Some(PortalTrouble::Stalled));
     bed.ask(bed.players(2)).await;
     let options = RunOptions { time_left: Some(seconds(2)), ..RunOptions::default() };
@@ -399,7 +400,7 @@ async fn a_wrong_password_is_not_tried_again_for_a_quarter_of_an_hour() {
     let mut bed = bed(1).await;
     let mut config = portal(&bed.simulator, NAME, 1);
     config.accounts[0].password = "wrong".into();
-    bed.worker.wallet = wallet(&config);
+    bed.worker.api.wallet = wallet(&config);
     bed.ask(bed.players(1)).await;
     for _ in 0..5 {
         let report = bed.run().await;
@@ -415,13 +416,13 @@ async fn a_new_password_is_tried_at_once_after_the_old_one_was_refused() {
     let mut bed = bed(1).await;
     let mut config = portal(&bed.simulator, NAME, 1);
     config.accounts[0].password = "the old one".into();
-    bed.worker.wallet = wallet(&config);
+    bed.worker.api.wallet = wallet(&config);
     bed.ask(bed.players(1)).await;
     assert_eq!(bed.run().await.stopped_because, StopReason::NoUsableKey);
-    bed.worker.wallet = wallet(&portal(&bed.simulator, NAME, 1));
+    bed.worker.api.wallet = wallet(&portal(&bed.simulator, NAME, 1));
     assert_eq!(bed.run().await.processed_requests, 1);
     // Whoever still has the old one leaves the portal alone, and nobody else rests because of it.
-    bed.worker.wallet = wallet(&config);
+    bed.worker.api.wallet = wallet(&config);
     let report = bed.run().await;
     assert!(report.failure.unwrap_or_default().contains("e-mail or password are wrong (tried again in"));
     assert_eq!(count(&bed, "login"), 2);
@@ -472,7 +473,7 @@ async fn several_accounts_give_their_keys_and_one_that_fails_does_not_take_the_o
         let variable = format!("COC_ACCOUNTS[{}]", number + 1);
         config.accounts.push(PortalAccount { variable, email: (*email).into(), password: (*password).into() });
     }
-    bed.worker.wallet = wallet(&config);
+    bed.worker.api.wallet = wallet(&config);
     bed.ask(bed.players(30)).await;
     let report = bed.run().await;
     assert_eq!((report.stopped_because, report.processed_requests), (StopReason::QueueEmpty, 30), "{report:?}");

@@ -56,7 +56,7 @@ async fn a_run_on_a_full_redis_drains_queue_and_mailbox() {
     mail(&redis, &players[10..]).await;
     redis.make_full().await;
     let mut worker = worker_on(&bed, &redis);
-    worker.reqs_per_day = NonZeroU64::new(1000);
+    worker.api.reqs_per_day = NonZeroU64::new(1000);
     let report = run(&worker).await;
     assert_eq!(report.stopped_because, StopReason::QueueEmpty, "{report:?}");
     assert_eq!((outcomes(&report), report.errors.len()), (vec![("stored", 30)], 0), "{report:?}");
@@ -152,7 +152,7 @@ async fn in_a_flood_admission_keeps_ahead_of_the_calls() {
     let redis = RedisBed::at(&server.url(), QueueLimits::default()).await;
     redis.flood(0..20_000).await;
     let mut worker = worker_on(&bed, &redis);
-    worker.reqs_per_sec = 30;
+    worker.api.reqs_per_sec = 30;
     let report = worker.run(RunOptions { max_requests: Some(60), ..RunOptions::default() }, &Unwatched).await;
     assert_eq!((report.stopped_because, report.api_requests), (StopReason::MaxRequests, 60), "{report:?}");
     // Each slice looks at the far end of each of the four classes once. There are one or two batches, each with a slice of its

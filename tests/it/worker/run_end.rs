@@ -19,7 +19,7 @@ const BUFFER: Duration = Duration::from_secs(5);
 /// A bed that calls so often, and whose answers take so long.
 async fn bed(tokens: &[&str], rate: u32, answers: Duration) -> Bed {
     let mut bed = Bed::with(|config| config.deadline_buffer = BUFFER, tokens).await;
-    bed.worker.reqs_per_sec = rate;
+    bed.worker.api.reqs_per_sec = rate;
     bed.simulator.misbehave(Rule::new(Misbehaviour::Slow(answers)));
     bed
 }
@@ -62,7 +62,7 @@ async fn a_learned_low_rate_leases_only_what_it_can_call() {
 #[tokio::test]
 async fn of_a_day_nearly_used_up_only_the_rest_is_leased() {
     let mut bed = bed(&[TOKEN], 200, Duration::from_millis(20)).await;
-    bed.worker.reqs_per_day = NonZeroU64::new(1000);
+    bed.worker.api.reqs_per_day = NonZeroU64::new(1000);
     let midnight = bed.now().await.midnight();
     bed.clock.advance((midnight + seconds(25 * 3600)).since(bed.now().await));
     bed.worker.queue.take_calls(bed.now().await.midnight(), 993, 1000).await.unwrap();

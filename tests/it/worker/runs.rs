@@ -43,7 +43,7 @@ async fn a_clan_with_a_member_that_cannot_be_read_is_stored_and_the_report_says_
         "clans/%232PP",
         [Reply::json(&format!(r##"{{"tag":"#2PP","name":"x","clanLevel":3,"memberList":{members}}}"##))],
     );
-    bed.worker.api = ApiClient::new(&api.base_url()).unwrap();
+    bed.worker.api.client = ApiClient::new(&api.base_url()).unwrap();
     bed.ask(["clan:2PP".parse::<ObjectId>().unwrap()]).await;
     let report = bed.run().await;
     assert_eq!(outcomes(&report), [("stored", 1)], "{report:?}");
@@ -369,7 +369,7 @@ async fn the_first_run_of_a_cold_start_makes_the_tables_when_they_are_ours_to_ma
     bed.ask(bed.players(2)).await;
     let report = bed.run().await;
     assert_eq!((report.stopped_because, bed.simulator.total_calls()), (StopReason::DatabaseDown, 0), "{report:?}");
-    bed.worker.tables = Tables::to_make();
+    bed.worker.tables = Tables::to_create();
     for (processed, wish) in [(2, 0), (1, 1)] {
         bed.ask(bed.players(wish)).await;
         let report = bed.run().await;

@@ -14,7 +14,7 @@ use super::bed::{Bed, outcomes, seconds, time_passes};
 #[tokio::test]
 async fn one_throttled_object_starves_no_short_run() {
     let mut bed = Bed::start().await;
-    bed.worker.reqs_per_sec = 30;
+    bed.worker.api.reqs_per_sec = 30;
     let players = bed.players(101);
     bed.simulator.misbehave(Rule::new(Misbehaviour::Throttled { retry_after: None }).on_tag(players[0].tag.as_str()));
     bed.ask_as(Priority::Critical, [players[0].clone()]).await;
@@ -74,7 +74,7 @@ async fn a_filtered_run_leaves_the_probe_to_others() {
 async fn two_forbidden_objects_do_not_stop_the_key() {
     for what in [Misbehaviour::OtherForbidden, Misbehaviour::InvalidIp] {
         let mut bed = Bed::start().await;
-        bed.worker.reqs_per_sec = 30;
+        bed.worker.api.reqs_per_sec = 30;
         let players = bed.players(102);
         for bad in &players[..2] {
             bed.simulator.misbehave(Rule::new(what.clone()).on_tag(bad.tag.as_str()));
@@ -95,7 +95,7 @@ async fn two_forbidden_objects_do_not_stop_the_key() {
 #[tokio::test]
 async fn a_circuit_closed_elsewhere_is_closed_here() {
     let mut bed = Bed::start().await;
-    bed.worker.reqs_per_sec = 50;
+    bed.worker.api.reqs_per_sec = 50;
     let wars: Vec<ObjectId> = bed.clans(5).into_iter().map(|clan| ObjectId::war(clan.tag)).collect();
     bed.ask_as(Priority::Critical, wars.clone()).await;
     bed.ask(bed.players(300)).await;
@@ -125,7 +125,7 @@ async fn a_throttled_league_group_is_told() {
     bed.ask(wars).await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::Throttled { retry_after: Some(20) }).on(Endpoint::LeagueGroup));
     let report = bed.run_with(RunOptions { time_left: Some(seconds(15)), ..RunOptions::default() }).await;
-    assert_eq!(report.stopped_because, StopReason::KeysPaused, "{report:?}");
+    assert_eq!(report.stopped_because, StopReason::KeysCoolingDown, "{report:?}");
     let _ = Unwatched;
 }
 
@@ -170,7 +170,7 @@ async fn a_throttled_last_request_ends_with_the_run() {
 async fn two_neighbours_in_maintenance_stop_nobody() {
     for what in [Misbehaviour::Maintenance, Misbehaviour::MaintenanceHtml] {
         let mut bed = Bed::start().await;
-        bed.worker.reqs_per_sec = 30;
+        bed.worker.api.reqs_per_sec = 30;
         let players = bed.players(102);
         for bad in &players[..2] {
             bed.simulator.misbehave(Rule::new(what.clone()).on_tag(bad.tag.as_str()));
@@ -267,7 +267,7 @@ async fn a_throttled_control_call_rests_its_key() {
     bed.simulator.misbehave(Rule::new(Misbehaviour::Status500).on_tag(players[0].tag.as_str()));
     bed.ask([players[0].clone()]).await;
     let report = bed.run_with(RunOptions { time_left: Some(seconds(20)), ..RunOptions::default() }).await;
-    assert_eq!((report.throttled, report.stopped_because), (1, StopReason::KeysPaused));
+    assert_eq!((report.throttled, report.stopped_because), (1, StopReason::KeysCoolingDown));
 }
 
 #[tokio::test]

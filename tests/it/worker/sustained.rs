@@ -87,7 +87,7 @@ async fn in_a_storm_of_429_no_call_is_made_while_the_key_rests_and_the_rate_give
     const RATE: u32 = 10;
     const REFUSED: u32 = 3;
     let mut bed = Bed::start().await;
-    bed.worker.reqs_per_sec = RATE;
+    bed.worker.api.reqs_per_sec = RATE;
     bed.ask(bed.players(5)).await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::Throttled { retry_after: Some(1) }).times(REFUSED));
     let clock = bed.clock.clone();

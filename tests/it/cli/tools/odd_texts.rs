@@ -13,7 +13,7 @@ async fn a_report_that_cannot_be_read_hides_no_other() {
     let mut db = PgConnection::connect(&database).await.unwrap();
     for (run, text) in [("bad", r"a\u0000b"), ("good", "fine"), ("fine", r"a\\u0000b")] {
         let report = format!(
-            r#"{{"errors":["clan:2PP: {text}"],"work_by_kind_and_class":{{"clan":{{"high":{{"calls":1,"stored":1}}}}}}}}"#
+            r#"{{"errors":["clan:2PP: {text}"],"work_by_kind_and_priority":{{"clan":{{"high":{{"calls":1,"stored":1}}}}}}}}"#
         );
         sqlx::query(
             "INSERT INTO refresh_worker.refresh_runs \
