@@ -38,7 +38,10 @@ mod tests {
         let began = Instant::now();
         let mut retries = Retries::after(&DELAYS);
         let later = began + Duration::from_secs(60);
-        assert_eq!((retries.wait(later).await, retries.wait(later).await, retries.wait(later).await), (true, true, false));
+        assert_eq!(
+            (retries.wait(later).await, retries.wait(later).await, retries.wait(later).await),
+            (true, true, false)
+        );
         assert_eq!(began.elapsed(), Duration::from_secs(6));
         let mut retries = Retries::after(&DELAYS);
         assert!(!retries.wait(Instant::now() + DELAYS[0]).await, "the retry would begin too late");

@@ -174,7 +174,7 @@ async fn ask<Q: Queue + Slots>(
     let printed = Mutex::new(Vec::new());
     let invocation = Invocation { request_id: "8f507cfc".to_owned(), deadline: NOW + Duration::from_secs(300) };
     let print = |line: &str| printed.lock().unwrap().push(line.to_owned());
-    let answer = handlers.answer(&event, &invocation, &print).await;
+    let answer = handlers.handle(&event, &invocation, &print).await.map(|response| response.value);
     (answer, printed.into_inner().unwrap())
 }
 
@@ -233,7 +233,7 @@ async fn a_run_that_failed_is_a_function_error_and_still_has_its_metrics() {
     let handlers = ending(StopReason::QueueDown, Some("reach Redis at cache:6379: refused"));
     let (answer, printed) = ask(&handlers, json!({})).await;
     let failure = answer.unwrap_err();
-    assert_eq!(failure.kind, "RefreshFailed.queue_down");
+    assert_eq!(failure.kind.to_string(), "RefreshFailed.queue_down");
     assert_eq!(failure.message, "1 processed, 0 failed; the queue cannot be used: reach Redis at cache:6379: refused");
     assert_eq!(printed.len(), 1);
     assert!(printed[0].contains(r#""stopped_because":"queue_down""#), "{}", printed[0]);
@@ -297,7 +297,7 @@ async fn a_mistake_of_the_caller_starts_no_run() {
     let (status, body) = http(answer);
     assert_eq!((status, body["problems"].as_array().unwrap().len()), (400, 2));
     let (answer, _) = ask(&handlers, json!({"limit": 3})).await;
-    assert_eq!(answer.unwrap_err().kind, "BadEvent");
+    assert_eq!(answer.unwrap_err().kind.to_string(), "BadEvent");
     let (answer, _) = ask(&handlers, json!({"httpMethod": "GET", "resource": "/refresh", "path": "/refresh"})).await;
     assert_eq!(answer.as_ref().unwrap()["headers"]["allow"], "POST");
     assert_eq!(http(answer).0, 405);
@@ -311,7 +311,7 @@ async fn the_task_migrate_says_what_it_did() {
     assert!(printed.is_empty());
     let dead = handlers_with(MemoryQueue::new(clock()), Database { dead: true, ..Database::default() });
     let failure = ask(&dead, json!({"task": "migrate"})).await.0.unwrap_err();
-    assert_eq!(failure.kind, "TaskFailed.migrate");
+    assert_eq!(failure.kind.to_string(), "TaskFailed.migrate");
 }
 
 #[tokio::test]
@@ -351,7 +351,7 @@ async fn health_says_what_stops_the_worker() {
     assert_eq!(circuit(0), (&json!("api"), &json!("maintenance")));
     assert_eq!(circuit(1), (&json!("player"), &json!("failing")));
     assert!(!body.to_string().contains("html"), "{body}");
-    handlers.paused = Some(Pause::RefreshPaused);
+    handlers.settings.paused = Some(Pause::RefreshPaused);
     let (_, body) = http(ask(&handlers, get_health()).await.0);
     assert_eq!(body["paused"]["because"], "REFRESH_PAUSED");
 }
@@ -465,7 +465,7 @@ async fn head_answers_as_get_without_a_body() {
 #[tokio::test]
 async fn the_health_role_answers_everybody_with_health() {
     let mut handlers = handlers();
-    handlers.role = Role::Health;
+    handlers.settings.role = Role::Health;
     let (answer, printed) = ask(&handlers, json!({"source": "schedule"})).await;
     assert_eq!(answer.unwrap()["status"], "healthy");
     assert!(printed.is_empty() && handlers.runs.asked.lock().unwrap().is_empty());

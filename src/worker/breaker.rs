@@ -146,8 +146,7 @@ impl<'a, Q: Queue + Slots, S: Store> Breaker<'a, Q, S> {
         }
         let failure =
             "no API key is usable: the API rejected each (see `errors`), or its slot expired before it was renewed";
-        let forbidden =
-            "the API forbids every key (see `errors`): is our address banned, or have the keys expired?";
+        let forbidden = "the API forbids every key (see `errors`): is our address banned, or have the keys expired?";
         let failure = if self.is_forbidden.load(Ordering::Relaxed) { forbidden } else { failure };
         self.ctx.halt.end(Force::StartNothing, StopReason::NoUsableKey, Some(failure.to_owned()));
     }

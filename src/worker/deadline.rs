@@ -99,7 +99,8 @@ impl Deadline {
         let budget = limits.iter().flatten().copied().fold(invocation, Duration::min);
         let durations = Durations { commit: FIRST_COMMIT_GUESS, fetches: Default::default() };
         let end = now + budget.min(NO_LIMIT);
-        let too_short = time_left.filter(|_| invocation <= MIN_RUN_TIME).map(|time_left| TooShort { time_left, buffer });
+        let too_short =
+            time_left.filter(|_| invocation <= MIN_RUN_TIME).map(|time_left| TooShort { time_left, buffer });
         Self { end, commits_end: end + buffer / 3, too_short, durations: Mutex::new(durations) }
     }
 

@@ -114,12 +114,12 @@ mod tests {
                 "failed to do it at /run/pg: who knows (57P03)",
                 "the database cannot be used (57P03)",
             ),
-            (StopReason::ApiUnreachable, "https://proxy:8080 said no", "no call was answered well"),
+            (StopReason::ApiUnreachable, "https://proxy:8080 said no", "no call had a good response"),
         ];
         for (reason, text, expected) in cases {
             assert_eq!(failure(reason, Some(text)), expected);
         }
-        assert_eq!(failure(StopReason::NoUsableKey, None), "no key is accepted any more");
+        assert_eq!(failure(StopReason::NoUsableKey, None), "the API rejects every key");
     }
 
     #[test]

@@ -389,7 +389,11 @@ pub struct Tally {
 impl Tally {
     #[must_use]
     pub fn new(run: String, started: Timestamp) -> Self {
-        Self { report: RunReport { run, started, ..RunReport::default() }, counts: BTreeMap::new(), calls: BTreeMap::new() }
+        Self {
+            report: RunReport { run, started, ..RunReport::default() },
+            counts: BTreeMap::new(),
+            calls: BTreeMap::new(),
+        }
     }
 
     /// Records the result of queueing the requests that the event named.

@@ -92,8 +92,7 @@ impl<'a, Q: Queue + Slots, S: Store> Run<'a, Q, S> {
         let holder = format!("{}/{:08x}", self.name, fastrand::u32(..));
         let (clock, lifetime) = (worker.clock.as_ref(), keys::slot_lifetime());
         let queue = worker.queue.as_ref();
-        let slots =
-            KeySlots::new(queue, clock, &worker.api.wallet, pool, &holder, lifetime, worker.api.keys_per_run);
+        let slots = KeySlots::new(queue, clock, &worker.api.wallet, pool, &holder, lifetime, worker.api.keys_per_run);
         let preflight = Preflight { worker, slots: &slots, time, deadline, halt, tally };
         let open_circuits = preflight.check().await;
         if halt.reason().is_none() {

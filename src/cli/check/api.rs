@@ -20,12 +20,7 @@ use crate::{
     config::ApiConfig,
     model::{Answered, ObjectId, Reason},
     queue::{Queue, QueueError, Slot, Slots},
-    worker::{
-        cooldown::CooldownReason,
-        daily_quota,
-        keys::KeySlots,
-        login,
-    },
+    worker::{cooldown::CooldownReason, daily_quota, keys::KeySlots, login},
 };
 
 const API: &str = "API";

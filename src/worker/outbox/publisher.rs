@@ -99,9 +99,8 @@ impl<'a, Q: Queue + Slots, S: Store> Publisher<'a, Q, S> {
     /// their own run.
     pub async fn relay(&self) {
         let config = &self.ctx.worker.config;
-        let has_target = config.events.is_some()
-            || !config.cache_key_templates.is_empty()
-            || self.outbox.invalidation.is_enabled();
+        let has_target =
+            config.events.is_some() || !config.cache_key_templates.is_empty() || self.outbox.invalidation.is_enabled();
         if !has_target {
             return;
         }
