@@ -164,7 +164,7 @@ pub const VARIABLES: &[Variable] = &[
         "COC_REQS_PER_DAY",
         "no limit",
         "Calls a day, from midnight to midnight in UTC, over all keys and all runs. When they are made, runs stop with \
-         `daily_cap` until the next day.",
+         `daily_quota` until the next day.",
         "1000000",
     ),
     without_default("KEYS_PER_RUN", "all", "How many keys one run may hold; the others are left to other runs.", "2"),

@@ -91,7 +91,7 @@ fn respond(report: RunReport, named: &[ObjectId], caller: Caller) -> Result<Resp
     let body = Body { status: word, message, queued, report: &report };
     let body = serde_json::to_value(&body).expect("a report has text keys and finite numbers only");
     let mut response = Response::new(caller, status, body);
-    if response.access == Access::Granted && report.keys_refused + report.logins_failed > 0 {
+    if response.access == Access::Granted && report.keys_rejected + report.logins_failed > 0 {
         response.access = Access::SomeKeysRejected;
     }
     Ok(response)
@@ -169,13 +169,13 @@ fn log(report: &RunReport) {
                 failed_requests = report.failed_requests,
                 outcome.stored = report.outcomes.get("stored"),
                 outcome.unchanged = report.outcomes.get("unchanged"),
-                outcome.satisfied = report.outcomes.get("satisfied"),
+                outcome.fresh = report.outcomes.get("fresh"),
                 outcome.gone = report.outcomes.get("gone"),
                 outcome.private_war_log = report.outcomes.get("private_war_log"),
                 outcome.delayed = report.outcomes.get("delayed"),
                 outcome.released = report.outcomes.get("released"),
                 outcome.dead_letter = report.outcomes.get("dead_letter"),
-                outcome.stale = report.outcomes.get("stale"),
+                outcome.lease_lost = report.outcomes.get("lease_lost"),
                 errors = (!report.errors.is_empty()).then(|| report.errors.join(" | ")),
                 errors_omitted = report.errors_omitted,
                 queue_size = report.queue.as_ref().map(|queue| queue.queue_size),

@@ -199,7 +199,7 @@ impl<'a, Q: Queue + Slots, S: Store> Breaker<'a, Q, S> {
             let mut tally = lock(self.ctx.tally);
             tally.error(format!("key {key}: {}", reason.detail));
             // A key of the portal is replaced by itself; a configured one needs a person.
-            tally.report.keys_refused += u64::from(!self.ctx.worker.api.wallet.came_from_the_portal(key));
+            tally.report.keys_rejected += u64::from(!self.ctx.worker.api.wallet.came_from_the_portal(key));
         }
         self.ctx.slots.share_cooldowns().await
     }

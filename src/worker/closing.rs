@@ -19,7 +19,7 @@ use crate::{
     api::run_keys::RunKeys,
     clock::{ServerTime, Timestamp},
     derive::AfterReport,
-    queue::{Queue, RunNote, Slots},
+    queue::{Queue, RunSummary, Slots},
     store::{RunRow, Store},
 };
 
@@ -72,7 +72,7 @@ impl<Q: Queue + Slots, S: Store> Closing<'_, Q, S> {
         if delivered.is_empty() {
             return;
         }
-        match within(ACT_TIMEOUT, self.worker.store.forget_notes(&delivered)).await {
+        match within(ACT_TIMEOUT, self.worker.store.delete_from_outbox(&delivered)).await {
             Some(Ok(())) => outbox.deleted(&delivered),
             Some(Err(error)) => {
                 warn!(error = %error, "could not delete delivered outbox entries; they will be published once more");
@@ -140,7 +140,7 @@ impl<Q: Queue + Slots, S: Store> Closing<'_, Q, S> {
         if !failed && report.stopped_because.is_turned_away() && report.processed_requests == 0 {
             return;
         }
-        let summary = RunNote {
+        let summary = RunSummary {
             run: report.run.clone(),
             started: report.started,
             ended: now,
@@ -150,7 +150,7 @@ impl<Q: Queue + Slots, S: Store> Closing<'_, Q, S> {
             failed: report.failed_requests,
             api_requests: report.api_requests,
         };
-        match within(ACT_TIMEOUT, self.worker.queue.note_run(&summary)).await {
+        match within(ACT_TIMEOUT, self.worker.queue.record_run(&summary)).await {
             Some(Ok(())) => {}
             Some(Err(error)) => warn!(error = %error, "could not record this run for health"),
             None => warn!("could not record this run for health: {}", no_answer("Redis", ACT_TIMEOUT)),
@@ -201,15 +201,15 @@ fn warn_of_mail_elsewhere(report: &RunReport) {
 }
 
 fn warn_of_repairs(repaired: RepairReport) {
-    let RepairReport { records, places, strangers, counters } = repaired;
+    let RepairReport { records, places, invalid_entries, counters } = repaired;
     if repaired.total() > 0 {
         warn!(
             repaired.records = records,
             repaired.places = places,
-            repaired.strangers = strangers,
+            repaired.invalid_entries = invalid_entries,
             repaired.counters = counters,
             "repaired the queue: {records} records were missing or broken and were rebuilt, {places} objects were in no set or \
-             in a wrong one, {strangers} entries were not objects and are dead letters now, {counters} counters were reset"
+             in a wrong one, {invalid_entries} entries were not objects and are dead letters now, {counters} counters were reset"
         );
     }
 }

@@ -155,14 +155,14 @@ impl<'a, Q: Queue + Slots, S: Store> CommitStage<'a, Q, S> {
 
     fn committed(&self, commit: Commit, leases: Vec<Lease>, fetched: &[Fetched], group: &mut Group) {
         let Self { ctx, .. } = self;
-        let Commit { committed, learned, notes, trouble, .. } = commit;
+        let Commit { committed, learned, outbox, trouble, .. } = commit;
         if let Some(trouble) = trouble {
             ctx.halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(format!("failed to {trouble}")));
         }
         if committed.contains(&Committed::Stored) {
             self.refused_alone.store(0, Ordering::Relaxed);
         }
-        group.entries = notes;
+        group.entries = outbox;
         let config = ctx.worker.config.follow_ups;
         for (((lease, fetched), committed), learned) in leases.into_iter().zip(fetched).zip(committed).zip(&learned) {
             group.follow_ups.extend(follow_ups::of_commit(config, fetched, &committed, learned, ctx.time.now()));
@@ -231,7 +231,7 @@ impl<'a, Q: Queue + Slots, S: Store> CommitStage<'a, Q, S> {
         let Self { ctx, .. } = self;
         let limit = ctx.deadline.left_for_the_database(Instant::now());
         // A panic about one response must not end the process, and with it the leases of all.
-        let commit = AssertUnwindSafe(ctx.worker.store.commit_and_forget(ctx.time.now(), fetched, delivered, limit));
+        let commit = AssertUnwindSafe(ctx.worker.store.commit_and_delete(ctx.time.now(), fetched, delivered, limit));
         let commit = commit.catch_unwind().map(|committed| {
             committed.unwrap_or_else(|_| {
                 error!(answers = fetched.len(), "a commit panicked; this is a defect of the worker");
@@ -268,7 +268,7 @@ impl<'a, Q: Queue + Slots, S: Store> CommitStage<'a, Q, S> {
                 (done, Outcome::Stored)
             }
             Committed::Unchanged => (done, Outcome::Unchanged),
-            Committed::Superseded => (done, Outcome::Satisfied),
+            Committed::Superseded => (done, Outcome::Fresh),
             Committed::Noted => match fetched.answered {
                 Answered::PrivateWarLog => (done, Outcome::PrivateWarLog),
                 Answered::UnknownState(_) => (done, Outcome::Unchanged),

@@ -79,18 +79,19 @@ fn that_fit(follow_ups: &[FollowUp], room: usize) -> Vec<FollowUp> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Priority, Wish};
+    use crate::model::{Priority, RefreshRequest};
 
     #[test]
     fn spare_follow_ups_are_limited_others_are_not() {
         let follow_up = |object: &str, is_spare| {
-            let wish = Wish::now(object.parse().unwrap(), Priority::Low, Timestamp::default());
-            FollowUp { wish, is_spare }
+            let request = RefreshRequest::now(object.parse().unwrap(), Priority::Low, Timestamp::default());
+            FollowUp { request, is_spare }
         };
         let all = [("player:2PP", true), ("war:2QQ", false), ("player:8LL", true), ("player:9YY", true)];
         let all = all.map(|(object, is_spare)| follow_up(object, is_spare));
-        let fitting =
-            |room| -> Vec<String> { that_fit(&all, room).into_iter().map(|one| one.wish.object.to_string()).collect() };
+        let fitting = |room| -> Vec<String> {
+            that_fit(&all, room).into_iter().map(|one| one.request.object.to_string()).collect()
+        };
         assert_eq!(fitting(0), ["war:2QQ"]);
         assert_eq!(fitting(2), ["player:2PP", "war:2QQ", "player:8LL"]);
         assert_eq!(fitting(9).len(), 4);

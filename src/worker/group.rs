@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::hand_over::{Ended, How};
 use crate::{
     clock::Timestamp,
-    model::{Fetched, FollowUp, Note, Outcome, Reason},
+    model::{Fetched, FollowUp, OutboxEntry, Outcome, Reason},
     queue::{Lease, Settlement},
 };
 
@@ -30,7 +30,7 @@ pub struct Group {
     pub outcomes: Vec<Outcome>,
     pub follow_ups: Vec<FollowUp>,
     /// The outbox entries of the commit, to be published with the settlements.
-    pub entries: Vec<Note>,
+    pub entries: Vec<OutboxEntry>,
 }
 
 impl Group {
@@ -48,11 +48,11 @@ impl Group {
         match how {
             How::Fresh(next_poll) => {
                 self.follow_ups.extend(next_poll);
-                self.settle(lease, Settlement::Done, Outcome::Satisfied);
+                self.settle(lease, Settlement::Done, Outcome::Fresh);
             }
             How::Later(until, next_poll) => {
                 self.follow_ups.extend(next_poll);
-                self.settle(lease, Settlement::Later { until }, Outcome::Satisfied);
+                self.settle(lease, Settlement::Later { until }, Outcome::Fresh);
             }
             How::Answered(fetched) => {
                 self.bytes += fetched.bytes();
@@ -91,7 +91,7 @@ impl Group {
             return self.settle(lease, Settlement::Failed { until, reason }, Outcome::Delayed);
         }
         if let Some(next_poll) = next_poll {
-            let until = next_poll.wish.due;
+            let until = next_poll.request.due;
             self.follow_ups.push(next_poll);
             return self.settle(lease, Settlement::Later { until }, Outcome::Delayed);
         }

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     clock::{ClocksApart, ServerTime, Timestamp},
     config::Pause,
-    model::{ObjectId, Priority, Wish},
+    model::{ObjectId, Priority, RefreshRequest},
     queue::{Queue, QueueError, Slots},
     store::Store,
 };
@@ -155,8 +155,9 @@ impl<Q: Queue + Slots, S: Store> Opening<'_, Q, S> {
         if named.is_empty() {
             return Ok(());
         }
-        let wishes: Vec<Wish> = named.iter().map(|object| Wish::now(object.clone(), Priority::Critical, now)).collect();
-        let enqueued = self.worker.queue.enqueue(now, &wishes).await?;
+        let requests: Vec<RefreshRequest> =
+            named.iter().map(|object| RefreshRequest::now(object.clone(), Priority::Critical, now)).collect();
+        let enqueued = self.worker.queue.enqueue(now, &requests).await?;
         lock(self.tally).enqueued(enqueued);
         Ok(())
     }

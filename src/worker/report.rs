@@ -37,7 +37,7 @@ pub enum StopReason {
     #[serde(rename = "keys_cooling_down")]
     KeysCoolingDown,
     /// The daily quota (`COC_REQS_PER_DAY`) is used up.
-    #[serde(rename = "daily_cap")]
+    #[serde(rename = "daily_quota")]
     DayUsedUp,
     /// The API is in maintenance.
     Maintenance,
@@ -88,7 +88,7 @@ impl StopReason {
             Self::RefreshPaused => "refresh_paused",
             Self::AlreadyRunning => "already_running",
             Self::KeysCoolingDown => "keys_cooling_down",
-            Self::DayUsedUp => "daily_cap",
+            Self::DayUsedUp => "daily_quota",
             Self::Maintenance => "maintenance",
             Self::CircuitOpen => "circuit_open",
             Self::ApiUnreachable => "api_unreachable",
@@ -198,7 +198,7 @@ pub struct RunReport {
     pub keys_usable: u64,
     pub keys_held: u64,
     /// Configured keys that the API rejected in this run: a person has to replace them.
-    pub keys_refused: u64,
+    pub keys_rejected: u64,
     /// Logins to the developer portal without a key; `errors` has the reasons.
     pub logins_failed: u64,
     /// Requests put in front because the event named them.
@@ -315,7 +315,7 @@ pub struct RepairReport {
     /// Objects that were in no set or in a wrong one.
     pub places: u64,
     /// Entries that are not objects, kept as dead letters.
-    pub strangers: u64,
+    pub invalid_entries: u64,
     /// Counters that held something else and were reset.
     pub counters: u64,
 }
@@ -323,13 +323,13 @@ pub struct RepairReport {
 impl RepairReport {
     #[must_use]
     pub const fn total(&self) -> u64 {
-        self.records + self.places + self.strangers + self.counters
+        self.records + self.places + self.invalid_entries + self.counters
     }
 
     pub const fn add(&mut self, repaired: Repaired) {
         self.records += repaired.records as u64;
         self.places += repaired.places as u64;
-        self.strangers += repaired.strangers as u64;
+        self.invalid_entries += repaired.invalid_entries as u64;
         self.counters += repaired.counters as u64;
     }
 }

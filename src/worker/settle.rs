@@ -57,7 +57,7 @@ impl<'a, Q: Queue + Slots, S: Store> Settler<'a, Q, S> {
         for (((lease, _), outcome), settled) in group.settlements.iter().zip(&group.outcomes).zip(settled) {
             let outcome = match settled {
                 Settled::Settled => *outcome,
-                Settled::Stale => Outcome::Stale,
+                Settled::LeaseLost => Outcome::LeaseLost,
                 Settled::NoRoom => {
                     self.no_room_for_dead_letters();
                     Outcome::Released
@@ -90,7 +90,7 @@ impl<'a, Q: Queue + Slots, S: Store> Settler<'a, Q, S> {
             warn!(error = %error, requests = group.settlements.len(), "could not settle requests");
             if !retries.wait(ctx.deadline.end()).await {
                 ctx.queue_down(&error);
-                return vec![Settled::Stale; group.settlements.len()];
+                return vec![Settled::LeaseLost; group.settlements.len()];
             }
         }
     }
@@ -105,7 +105,7 @@ impl<'a, Q: Queue + Slots, S: Store> Settler<'a, Q, S> {
         match ctx.worker.queue.settle(ctx.time.now(), &batch).await {
             Ok(results) => {
                 for (place, result) in places.into_iter().zip(results) {
-                    if settled[place] == Settled::Stale {
+                    if settled[place] == Settled::LeaseLost {
                         settled[place] = result;
                     }
                 }

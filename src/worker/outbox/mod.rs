@@ -25,7 +25,7 @@ pub use self::publisher::{Publisher, Unpublished};
 use super::lock;
 use crate::{
     derive::invalidate::{Invalidated, Invalidator},
-    model::Note,
+    model::OutboxEntry,
 };
 
 /// The interval between two invalidations: many tags share a request.
@@ -54,13 +54,13 @@ impl<'a> Outbox<'a> {
     }
 
     /// Records that the event stream and the readers' keys have an entry. Its objects were added to the invalidation before.
-    pub fn published(&self, entry: &Note) {
+    pub fn published(&self, entry: &OutboxEntry) {
         let awaits = self.invalidation.is_enabled() && !entry.changed.is_empty();
         lock(if awaits { &self.awaiting } else { &self.delivered }).insert(entry.id);
     }
 
     /// True when this run has published the entry already.
-    pub fn knows(&self, entry: &Note) -> bool {
+    pub fn knows(&self, entry: &OutboxEntry) -> bool {
         lock(&self.awaiting).contains(&entry.id) || lock(&self.delivered).contains(&entry.id)
     }
 

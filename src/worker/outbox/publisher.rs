@@ -8,9 +8,9 @@ use tracing::warn;
 use super::{Outbox, event_stream, reader_keys};
 use crate::{
     derive::cache_keys,
-    model::{Event, Note},
+    model::{Event, OutboxEntry},
     queue::{Queue, Slots},
-    store::{MOST_NOTES, Store, StoreError},
+    store::{MAX_OUTBOX_ENTRIES, Store, StoreError},
     worker::{context::RunContext, lock},
 };
 
@@ -55,7 +55,7 @@ impl<'a, Q: Queue + Slots, S: Store> Publisher<'a, Q, S> {
     }
 
     /// The payloads of entries, to be published.
-    pub fn of(&self, entries: &[Note]) -> Unpublished {
+    pub fn of(&self, entries: &[OutboxEntry]) -> Unpublished {
         let templates = &self.ctx.worker.config.cache_key_templates;
         Unpublished {
             events: entries.iter().flat_map(|entry| entry.events.iter().cloned()).collect(),
@@ -72,7 +72,7 @@ impl<'a, Q: Queue + Slots, S: Store> Publisher<'a, Q, S> {
     }
 
     /// Closes entries that were published. The others are left to the relay, of this run or another.
-    pub fn close(&self, entries: &[Note], unpublished: &Unpublished) {
+    pub fn close(&self, entries: &[OutboxEntry], unpublished: &Unpublished) {
         if unpublished.is_empty() {
             for entry in entries {
                 self.outbox.published(entry);
@@ -117,8 +117,8 @@ impl<'a, Q: Queue + Slots, S: Store> Publisher<'a, Q, S> {
     async fn relay_oldest(&self) -> Result<bool, StoreError> {
         let Self { ctx, outbox } = self;
         let now = ctx.time.now();
-        let mut entries = ctx.worker.store.notes(now - ctx.worker.config.lease).await?;
-        let was_full = entries.len() == MOST_NOTES;
+        let mut entries = ctx.worker.store.outbox(now - ctx.worker.config.lease).await?;
+        let was_full = entries.len() == MAX_OUTBOX_ENTRIES;
         entries.retain(|entry| !outbox.knows(entry));
         if entries.is_empty() {
             return Ok(false);
@@ -142,7 +142,7 @@ impl<'a, Q: Queue + Slots, S: Store> Publisher<'a, Q, S> {
         }
         let delivered = outbox.delivered();
         if !delivered.is_empty() {
-            ctx.worker.store.forget_notes(&delivered).await?;
+            ctx.worker.store.delete_from_outbox(&delivered).await?;
             outbox.deleted(&delivered);
         }
         Ok(was_full && all_published)

@@ -6,11 +6,11 @@
 mod crash;
 #[cfg_attr(not(feature = "failpoints"), allow(dead_code, reason = "the runs that are killed use the rest"))]
 mod evidence;
+#[cfg(feature = "failpoints")]
+mod outbox;
 mod overlap;
 #[cfg(feature = "failpoints")]
 mod pause;
 mod thaw;
-#[cfg(feature = "failpoints")]
-mod told;
 
 use crate::lambda::{events, world};

@@ -98,16 +98,19 @@ async fn the_limit_of_a_day_holds_over_processes_and_health_tells_it() {
     let cap = [("COC_REQS_PER_DAY", "12")];
     let (mut one, mut other) = (world.worker_with(&cap).await, world.worker_with(&cap).await);
     let run = one.invoke(&events::schedule(), PLENTY).await;
-    assert_eq!(run.response()["stopped_because"], "daily_cap", "{}", run.logs);
+    assert_eq!(run.response()["stopped_because"], "daily_quota", "{}", run.logs);
     assert_eq!(run.logs.metrics()[0]["calls_left_today"], 0, "{}", run.logs);
     let message = run.response()["message"].as_str().unwrap().to_owned();
     assert!(message.contains("COC_REQS_PER_DAY") && message.contains("until 2"), "{message}");
     let run = other.invoke(&events::schedule(), PLENTY).await;
-    assert_eq!((&run.response()["stopped_because"], &run.response()["api_requests"]), (&"daily_cap".into(), &0.into()));
+    assert_eq!(
+        (&run.response()["stopped_because"], &run.response()["api_requests"]),
+        (&"daily_quota".into(), &0.into())
+    );
     assert_eq!(world.simulator.total_calls(), 12);
     let health = other.invoke(&events::http("GET", "/health", None), PLENTY).await;
     let body: Value = serde_json::from_str(health.response()["body"].as_str().unwrap()).unwrap();
-    assert_eq!((&body["day"]["calls_left"], &body["paused"]["because"]), (&0.into(), &"daily_cap".into()), "{body}");
+    assert_eq!((&body["day"]["calls_left"], &body["paused"]["because"]), (&0.into(), &"daily_quota".into()), "{body}");
 }
 
 /// Runs, failures, renewals and every command that has to do with keys, with everything printed that can be.

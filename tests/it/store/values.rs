@@ -322,7 +322,7 @@ async fn our_tables_full_of_oddities(bed: &PostgresBed) {
         VALUES ('run {n}', '2026-03-04', '2026-03-04', 'x', NULL, 1, 0, 2, \
         '{\"errors\": [\"clan:8GG: it was odd\"], \
           \"work_by_kind_and_priority\": {\"clan\": {\"high\": {\"calls\": 1, \"stored\": 1}}}}')";
-    const NOTE: &str = "INSERT INTO refresh_worker.untold (note, stored_at, words) VALUES ({n}, '2026-03-04', '{}')";
+    const NOTE: &str = "INSERT INTO refresh_worker.outbox (note, stored_at, words) VALUES ({n}, '2026-03-04', '{}')";
     const STATE: &str = "INSERT INTO refresh_worker.refresh_state (kind, tag, fetched_at, last_outcome) \
         VALUES ('clan', 'X{n}', '2026-03-04', 'stored')";
     let mut number = 0;
@@ -352,7 +352,7 @@ async fn what_is_read_of_our_tables_survives_every_value() {
     for last in [Some(last), lasts.any, lasts.good, lasts.failed].map(|last| last.expect("a run of each sort")) {
         assert!(last.started.to_utc().year() < 9999, "a run at no time is not the last one: {last:?}");
     }
-    let notes = bed.store().notes(Timestamp::from_millis(i64::MAX)).await.unwrap();
+    let notes = bed.store().outbox(Timestamp::from_millis(i64::MAX)).await.unwrap();
     assert!(notes.len() > 10);
     for kind in [Kind::Clan, Kind::Player, Kind::War] {
         bed.store().answered_well(kind, &[], at(0), Duration::from_secs(5)).await.unwrap();

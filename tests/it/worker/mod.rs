@@ -1,12 +1,13 @@
 //! Whole runs of the worker against the simulator.
 
 mod bed;
-mod daily_cap;
+mod daily_quota;
 mod followups;
 mod judgement;
-mod key_ring;
+mod key_slots;
 mod many_keys;
 mod obstacles;
+mod outbox;
 mod partitions;
 mod portal;
 mod redis;
@@ -14,4 +15,3 @@ mod run_end;
 mod runs;
 mod standstill;
 mod sustained;
-mod told;

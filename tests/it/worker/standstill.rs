@@ -153,12 +153,13 @@ async fn a_throttled_last_request_ends_with_the_run() {
         queue::beds::{Bed as _, PATIENT, RedisBed, connect_as},
         support::redis::PrivateRedis,
     };
-    use refresh_worker::{model::Wish, queue::record::QueueLimits, worker::Runs as _};
+    use refresh_worker::{model::RefreshRequest, queue::record::QueueLimits, worker::Runs as _};
     let (bed, server) = (Bed::with(|_| {}, &["one", "two"]).await, PrivateRedis::start().await);
     let redis = RedisBed::at(&server.url(), QueueLimits::default()).await;
     let now = redis.queue().time().await.unwrap();
-    let wishes: Vec<Wish> = bed.players(1).into_iter().map(|object| Wish::now(object, Priority::High, now)).collect();
-    redis.queue().enqueue(now, &wishes).await.unwrap();
+    let requests: Vec<RefreshRequest> =
+        bed.players(1).into_iter().map(|object| RefreshRequest::now(object, Priority::High, now)).collect();
+    redis.queue().enqueue(now, &requests).await.unwrap();
     bed.simulator.misbehave(Rule::new(Misbehaviour::Throttled { retry_after: Some(20) }).times(1));
     let worker = bed.another_on(std::sync::Arc::new(connect_as(&redis.url(), PATIENT, redis.is_cluster())));
     let options = RunOptions { time_left: Some(seconds(20)), max_requests: Some(1), ..RunOptions::default() };
