@@ -1,4 +1,4 @@
-//! The only place that builds real parts and joins them: once per cold start, lazily connected, borrowed by every run.
+//! Builds the real parts and joins them, here alone: once per cold start, lazily connected, borrowed by every run.
 
 use std::sync::Arc;
 
@@ -18,8 +18,7 @@ use crate::{
 /// The worker as it runs in Lambda and by `drain`.
 pub type RealWorker = Worker<RedisQueue, PostgresStore>;
 
-/// What a Lambda function of this role needs. The health role's worker has no keys and is never asked for a run.
-/// `stop` ends its runs.
+/// The parts of a Lambda function. With the health role, the worker has no keys and never runs. `stop` ends its runs.
 pub fn handlers(
     config: &Config,
     role: Role,
@@ -33,7 +32,7 @@ pub fn handlers(
     Ok(handlers)
 }
 
-/// Redis, PostgreSQL and the API by the configuration. Nothing is connected yet. Must be called within a runtime.
+/// The worker of a configuration: Redis, PostgreSQL and the API. Nothing is connected yet. Must be called within a runtime.
 pub fn from_config(config: &Config) -> anyhow::Result<RealWorker> {
     let limits = QueueLimits { max_attempts: config.worker.max_attempts, ..QueueLimits::default() };
     let queue = RedisQueue::connect(&config.redis, Arc::new(SystemClock)).context("failed to use REDIS_URL")?;
@@ -45,7 +44,7 @@ pub fn from_config(config: &Config) -> anyhow::Result<RealWorker> {
     Ok(Worker { tables, after, ..worker })
 }
 
-/// What the store has to tell for what follows its commits.
+/// The details that the store gathers with each commit, for follow-ups and outbox.
 #[must_use]
 pub fn telling(config: &WorkerConfig, invalidates: bool) -> Telling {
     Telling {
@@ -56,18 +55,18 @@ pub fn telling(config: &WorkerConfig, invalidates: bool) -> Telling {
     }
 }
 
-/// The database by the configuration. Must be called within a runtime.
+/// The database of a configuration. Must be called within a runtime.
 pub fn store(config: &DatabaseConfig) -> anyhow::Result<PostgresStore> {
     PostgresStore::connect(config).context("failed to use DATABASE_URL")
 }
 
-/// What follows a run by the configuration, if anything does.
+/// The work after a run by the configuration, if there is any.
 pub fn after(config: &Config, store: &PostgresStore) -> anyhow::Result<Option<Arc<AfterRun>>> {
     let database = Database::new(store.pool(), store.connections());
     Ok(AfterRun::new(&config.after, &database).context("failed to prepare what follows a run")?.map(Arc::new))
 }
 
-/// The keys configured, and those that the developer portal will give.
+/// The configured keys, and those that the developer portal will give.
 ///
 /// # Errors
 /// When the portal's address cannot be used.
