@@ -10,9 +10,9 @@
 //! simulator saw in any sliding second, over one run and over runs that overlap and take over from one another
 //! (budget: 30 a key). The same with five keys, players only: in five runs with `KEYS_PER_RUN=1`, and in one run with all.
 //! Fails when a key was called more often than that; how much of the budget was used depends on the machine, and is only
-//! told as PASS or FAIL.
+//! shown as PASS or FAIL.
 //! `BENCH_WITH=everything` switches on all that can follow a commit and a run: events, readers' keys, follow-ups, a view, a
-//! statistics job, and an application that is told which caches are stale.
+//! statistics job, and an application whose cached tags are invalidated.
 //! `BENCH_SECONDS` makes the runs longer or shorter, `BENCH_PART=one` or `many` leaves the other part out.
 
 #[path = "support/everything.rs"]
@@ -91,7 +91,7 @@ async fn one_key(seconds: u64) -> usize {
     println!("  calls made / calls allowed  {}", told_use(report.budget_used));
     println!("  most in any sliding second  {}", told_most(most));
     if let Some(everything) = &everything {
-        println!("  {}", everything.told(&redis).await);
+        println!("  {}", everything.published(&redis).await);
         println!("  after the run: {}", serde_json::to_string(&report.after).expect("a report is JSON"));
     }
     println!("  stored {}, stopped because {}", report.outcomes["stored"], report.stopped_because.as_str());

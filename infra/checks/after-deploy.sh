@@ -49,7 +49,7 @@ runs() {
                 echo "a run ended well: $(jq -c '{stopped_because, processed_requests, failed_requests, queue}' "$answer" | cut -c1-400)"
                 return
                 ;;
-            maintenance | paused | refresh_paused | daily_quota) break ;;
+            maintenance | keys_cooling_down | refresh_paused | daily_quota) break ;;
             already_running | shutdown) [ $SECONDS -lt $end ] || break ;;
             none) [ $SECONDS -lt $end ] || { echo "the function $name cannot be invoked" >&2 && return 1; } ;;
             *) echo "a run ended in a way that nobody knows: $(cat "$answer")" >&2 && return 1 ;;

@@ -20,15 +20,15 @@ use crate::{
 
 const NOW: Timestamp = Timestamp::from_millis(1_772_600_767_089);
 
-/// Reports what it is told to, and remembers what it was asked for.
+/// Returns a given report, and remembers its options.
 #[derive(Debug)]
-struct Told {
+struct StubRuns {
     stopped_because: StopReason,
     failure: Option<&'static str>,
     asked: Mutex<Vec<RunOptions>>,
 }
 
-impl Runs for Told {
+impl Runs for StubRuns {
     async fn run(&self, options: RunOptions, _progress: &dyn Progress) -> RunReport {
         let mut tally = Tally::new(options.run.clone().unwrap_or_default(), NOW);
         if self.stopped_because != StopReason::AlreadyRunning {
@@ -128,9 +128,9 @@ impl Store for Database {
     }
 }
 
-fn handlers_with<Q: Queue + Slots>(queue: Q, store: Database) -> Handlers<Told, Q, Database> {
+fn handlers_with<Q: Queue + Slots>(queue: Q, store: Database) -> Handlers<StubRuns, Q, Database> {
     let config = config();
-    let runs = Told { stopped_because: StopReason::QueueEmpty, failure: None, asked: Mutex::default() };
+    let runs = StubRuns { stopped_because: StopReason::QueueEmpty, failure: None, asked: Mutex::default() };
     Handlers::new(runs, Arc::new(queue), Arc::new(store), Stop::default(), clock(), &config, Role::Refresh)
 }
 
@@ -148,13 +148,13 @@ fn clock() -> Arc<crate::clock::ManualClock> {
     crate::clock::ManualClock::at(NOW)
 }
 
-fn handlers() -> Handlers<Told, MemoryQueue, Database> {
+fn handlers() -> Handlers<StubRuns, MemoryQueue, Database> {
     handlers_with(MemoryQueue::new(clock()), Database::default())
 }
 
-fn ending(stopped_because: StopReason, failure: Option<&'static str>) -> Handlers<Told, MemoryQueue, Database> {
+fn ending(stopped_because: StopReason, failure: Option<&'static str>) -> Handlers<StubRuns, MemoryQueue, Database> {
     let mut handlers = handlers();
-    handlers.runs = Told { stopped_because, failure, asked: Mutex::default() };
+    handlers.runs = StubRuns { stopped_because, failure, asked: Mutex::default() };
     handlers
 }
 
@@ -168,7 +168,7 @@ fn get_health() -> Value {
 
 /// The answer, and the lines that were printed.
 async fn ask<Q: Queue + Slots>(
-    handlers: &Handlers<Told, Q, Database>,
+    handlers: &Handlers<StubRuns, Q, Database>,
     event: Value,
 ) -> (Result<Value, Failure>, Vec<String>) {
     let printed = Mutex::new(Vec::new());
@@ -189,7 +189,7 @@ fn http(answer: Result<Value, Failure>) -> (u64, Value) {
 }
 
 #[tokio::test]
-async fn a_schedule_gets_the_report_and_one_line_of_metrics() {
+async fn schedule_gets_report_and_metrics() {
     let handlers = handlers();
     let (answer, printed) = ask(&handlers, json!({"source": "schedule"})).await;
     insta::assert_json_snapshot!(answer.unwrap());
@@ -200,7 +200,7 @@ async fn a_schedule_gets_the_report_and_one_line_of_metrics() {
 }
 
 #[tokio::test]
-async fn an_http_caller_gets_the_report_within_25_seconds() {
+async fn http_caller_gets_report_within_25_seconds() {
     let handlers = handlers();
     let (answer, printed) = ask(&handlers, post(r#"{"tags": ["2PP"], "max_requests": 5}"#)).await;
     let (status, body) = http(answer);
@@ -212,7 +212,7 @@ async fn an_http_caller_gets_the_report_within_25_seconds() {
 }
 
 #[tokio::test]
-async fn a_run_that_was_turned_away_is_a_202_that_says_what_was_queued() {
+async fn run_turned_away_is_202_with_queued() {
     let (answer, printed) = ask(&ending(StopReason::AlreadyRunning, None), post(r#"{"tags": "2PP"}"#)).await;
     let (status, body) = http(answer);
     assert_eq!((status, printed.len()), (202, 1));
@@ -222,14 +222,14 @@ async fn a_run_that_was_turned_away_is_a_202_that_says_what_was_queued() {
 }
 
 #[tokio::test]
-async fn a_run_that_was_stopped_after_some_work_is_no_202() {
+async fn run_stopped_after_some_work_is_200() {
     let (answer, _) = ask(&ending(StopReason::Maintenance, None), post("{}")).await;
     let (status, body) = http(answer);
     assert_eq!((status, &body["status"]), (200, &json!("done")), "{body}");
 }
 
 #[tokio::test]
-async fn a_run_that_failed_is_a_function_error_and_still_has_its_metrics() {
+async fn failed_run_is_function_error_with_metrics() {
     let handlers = ending(StopReason::QueueDown, Some("reach Redis at cache:6379: refused"));
     let (answer, printed) = ask(&handlers, json!({})).await;
     let failure = answer.unwrap_err();
@@ -240,7 +240,7 @@ async fn a_run_that_failed_is_a_function_error_and_still_has_its_metrics() {
 }
 
 #[tokio::test]
-async fn a_run_that_failed_is_a_5xx_for_an_http_caller() {
+async fn failed_run_is_5xx_for_http() {
     for (reason, expected) in [
         (StopReason::QueueDown, 503),
         (StopReason::DatabaseDown, 503),
@@ -257,7 +257,7 @@ async fn a_run_that_failed_is_a_5xx_for_an_http_caller() {
 }
 
 #[tokio::test]
-async fn an_error_body_names_no_server_role_or_path() {
+async fn error_body_names_no_server() {
     let failures = [
         (
             StopReason::DatabaseDown,
@@ -276,14 +276,14 @@ async fn an_error_body_names_no_server_role_or_path() {
     for (reason, failure) in failures {
         let (answer, _) = ask(&ending(reason, Some(failure)), post("")).await;
         let answer = answer.unwrap();
-        let told = answer["body"].as_str().unwrap();
+        let text = answer["body"].as_str().unwrap();
         for secret in ["internal", "5432", "6380", "worker", "/run", "players", "8080"] {
-            assert!(!told.contains(secret), "{secret} in {told}");
+            assert!(!text.contains(secret), "{secret} in {text}");
         }
-        assert!(told.contains("the log of request 8f507cfc says more"), "{told}");
-        let told_to_operator = ask(&ending(reason, Some(failure)), json!({})).await.0.unwrap_err();
+        assert!(text.contains("the log of request 8f507cfc says more"), "{text}");
+        let for_operator = ask(&ending(reason, Some(failure)), json!({})).await.0.unwrap_err();
         // Who invokes directly is the operator.
-        assert!(told_to_operator.message.contains(failure), "{told_to_operator}");
+        assert!(for_operator.message.contains(failure), "{for_operator}");
     }
     let locked_out = ask(&ending(StopReason::DatabaseDown, Some(failures[0].1)), post("")).await.0;
     let message = http(locked_out).1["message"].as_str().unwrap().to_owned();
@@ -291,7 +291,7 @@ async fn an_error_body_names_no_server_role_or_path() {
 }
 
 #[tokio::test]
-async fn a_mistake_of_the_caller_starts_no_run() {
+async fn bad_event_starts_no_run() {
     let handlers = handlers();
     let (answer, printed) = ask(&handlers, post(r#"{"tags": "HELLO", "limit": 3}"#)).await;
     let (status, body) = http(answer);
@@ -305,7 +305,7 @@ async fn a_mistake_of_the_caller_starts_no_run() {
 }
 
 #[tokio::test]
-async fn the_task_migrate_says_what_it_did() {
+async fn migrate_task_lists_migrations() {
     let (answer, printed) = ask(&handlers(), json!({"task": "migrate"})).await;
     assert_eq!(answer.unwrap(), json!({"task": "migrate", "status": "done", "applied": ["0001 contract"]}));
     assert!(printed.is_empty());
@@ -315,7 +315,7 @@ async fn the_task_migrate_says_what_it_did() {
 }
 
 #[tokio::test]
-async fn health_tells_the_contract_and_the_rest() {
+async fn health_has_contract_fields_and_more() {
     let last_run = RunRow {
         run: "8f507cfb".to_owned(),
         started: NOW - Duration::from_secs(120),
@@ -337,7 +337,7 @@ async fn health_tells_the_contract_and_the_rest() {
 }
 
 #[tokio::test]
-async fn health_says_what_stops_the_worker() {
+async fn health_shows_circuits_and_pause() {
     let mut handlers = handlers();
     for (scope, code) in
         [(CircuitScope::Endpoint(EndpointKind::Player), "failing"), (CircuitScope::Api, CircuitReason::MAINTENANCE)]
@@ -357,7 +357,7 @@ async fn health_says_what_stops_the_worker() {
 }
 
 #[tokio::test]
-async fn health_is_never_healthy_on_a_dead_redis_and_makes_no_number_up() {
+async fn health_without_redis_is_unhealthy_without_numbers() {
     // Nothing listens on port 1.
     let config = RedisConfig {
         url: SecretString::from("redis://:hunter2@127.0.0.1:1"),
@@ -373,7 +373,7 @@ async fn health_is_never_healthy_on_a_dead_redis_and_makes_no_number_up() {
 }
 
 #[tokio::test]
-async fn health_is_unhealthy_on_a_dead_database_and_names_no_server() {
+async fn health_without_database_is_unhealthy() {
     let handlers = handlers_with(MemoryQueue::new(clock()), Database { dead: true, ..Database::default() });
     let (status, body) = http(ask(&handlers, get_health()).await.0);
     assert_eq!((status, &body["database"], &body["queue_size"]), (503, &json!("not answering"), &json!(0)));
@@ -395,7 +395,7 @@ fn failed_run(ended: Timestamp) -> RunRow {
 }
 
 #[tokio::test]
-async fn health_tells_the_last_failed_run_of_the_database() {
+async fn health_shows_last_failed_run_from_database() {
     let failed_run = Some(failed_run(NOW - Duration::from_secs(60)));
     let handlers = handlers_with(MemoryQueue::new(clock()), Database { failed_run, ..Database::default() });
     let (_, body) = http(ask(&handlers, get_health()).await.0);
@@ -406,7 +406,7 @@ async fn health_tells_the_last_failed_run_of_the_database() {
 }
 
 #[tokio::test]
-async fn health_tells_the_last_runs_when_the_database_is_down() {
+async fn health_shows_last_runs_without_database() {
     let queue = MemoryQueue::new(clock());
     for (run, error) in [("one", None), ("two", Some("the database cannot be used (57P03)".to_owned()))] {
         let (stopped_because, ended) = ("database_down".to_owned(), NOW);
@@ -423,7 +423,7 @@ async fn health_tells_the_last_runs_when_the_database_is_down() {
 }
 
 #[tokio::test]
-async fn health_tells_a_standby_from_a_dead_database() {
+async fn health_distinguishes_standby_from_dead_database() {
     for (refusal, state, problem) in [
         ("it is a standby, which takes no writes", "standby", "a standby"),
         ("cannot execute INSERT in a read-only transaction (25006)", "read-only", "read-only"),
@@ -432,13 +432,13 @@ async fn health_tells_a_standby_from_a_dead_database() {
         let database = Database { refusal: Some(refusal), ..Database::default() };
         let (status, body) = http(ask(&handlers_with(MemoryQueue::new(clock()), database), get_health()).await.0);
         assert_eq!((status, &body["database"], &body["queue"]), (503, &json!(state), &json!("ok")), "{refusal}");
-        let told = body["problems"][0].as_str().unwrap();
-        assert!(told.contains(problem) && !body.to_string().contains("secret.db"), "{body}");
+        let text = body["problems"][0].as_str().unwrap();
+        assert!(text.contains(problem) && !body.to_string().contains("secret.db"), "{body}");
     }
 }
 
 #[tokio::test]
-async fn head_answers_as_get_without_a_body() {
+async fn head_is_get_without_body() {
     let elb = json!({"elb": {"targetGroupArn": "arn:aws:elasticloadbalancing:eu-central-1:1:targetgroup/a/b"}});
     let events = |method: &str| {
         [
@@ -463,7 +463,7 @@ async fn head_answers_as_get_without_a_body() {
 }
 
 #[tokio::test]
-async fn the_health_role_answers_everybody_with_health() {
+async fn health_role_responds_with_health_only() {
     let mut handlers = handlers();
     handlers.settings.role = Role::Health;
     let (answer, printed) = ask(&handlers, json!({"source": "schedule"})).await;

@@ -70,7 +70,7 @@ fn with(mut event: Value, pointer: &str, value: Value) -> Value {
 }
 
 /// What an event comes to, on one line.
-fn told(event: &Value, role: Role) -> String {
+fn described(event: &Value, role: Role) -> String {
     let Interpreted { caller, command, .. } = interpret(event, role);
     let mut text = format!("{caller:?}: ");
     let _ = match command {
@@ -96,7 +96,7 @@ fn told(event: &Value, role: Role) -> String {
 }
 
 fn table(rows: &[(&str, Value)], role: Role) -> String {
-    let rows: Vec<String> = rows.iter().map(|(name, event)| format!("{name}\n    {}", told(event, role))).collect();
+    let rows: Vec<String> = rows.iter().map(|(name, event)| format!("{name}\n    {}", described(event, role))).collect();
     rows.join("\n")
 }
 
@@ -188,7 +188,7 @@ fn http_events_are_routed_by_method_and_path() {
 }
 
 #[test]
-fn the_health_role_answers_health_only() {
+fn health_role_routes_to_health_only() {
     let rows = [
         ("direct, empty", json!({})),
         ("schedule", rule()),

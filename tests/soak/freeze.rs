@@ -28,7 +28,7 @@ impl Thawed {
     }
 }
 
-/// Freezes a sandbox between two runs. Redis closes idle connections after a minute, PostgreSQL when told to.
+/// Freezes a sandbox between two runs. Redis closes idle connections after a minute, PostgreSQL when it is set to.
 pub async fn freeze(frozen: Duration) -> Option<Thawed> {
     if frozen.is_zero() {
         return None;

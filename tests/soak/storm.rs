@@ -192,7 +192,7 @@ impl<'w> Storm<'w> {
     async fn start(&self, lease: Duration, order: &str) -> WorkerProcess {
         let (lease, cap) = (lease.as_secs().to_string(), CAP.to_string());
         self.started.set(self.started.get() + 1);
-        // So that the simulator's book tells which process called.
+        // So that the simulator's log shows which process called.
         let process = format!("/process-{}/v1", self.started.get());
         let base_url = self.world.simulator.base_url().as_str().replace("/v1", &process);
         let settings = [
@@ -274,7 +274,7 @@ impl<'w> Storm<'w> {
 
     /// Producers and watchers; they never end by themselves.
     async fn watch(&self) -> std::convert::Infallible {
-        tokio::join!(self.produce(), self.produce(), self.see_recoveries(), self.see_settlements(), self.tell()).0
+        tokio::join!(self.produce(), self.produce(), self.see_recoveries(), self.see_settlements(), self.see_events()).0
     }
 
     /// Writes requests as producers do: two commands, in either order, sometimes with a pause between them.
@@ -355,7 +355,7 @@ impl<'w> Storm<'w> {
         }
     }
 
-    async fn tell(&self) -> std::convert::Infallible {
+    async fn see_events(&self) -> std::convert::Infallible {
         loop {
             println!("{}", self.progress());
             sleep(Duration::from_secs(15)).await;

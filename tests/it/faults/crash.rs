@@ -19,7 +19,7 @@ pub const SHORT_LEASES: (&str, &str) = ("LEASE_SECONDS", "2");
 /// How many worlds are there at once.
 const AT_ONCE: usize = 8;
 
-/// The process killed itself, and where it was told to.
+/// The process killed itself at the given failpoint.
 #[track_caller]
 pub fn assert_killed_at(point: &str, run: &Invocation) {
     let killed = matches!(run.outcome, Outcome::Exited(status) if status.signal() == Some(9));
@@ -27,8 +27,9 @@ pub fn assert_killed_at(point: &str, run: &Invocation) {
     assert!(killed && reached, "{point} was not reached: {:?}\n{}", run.outcome, run.logs);
 }
 
+/// A run may be killed at any point: no request is lost, and nothing is stored twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_killed_at_any_point_loses_nothing_and_stores_nothing_twice() {
+async fn killed_run_loses_and_repeats_nothing() {
     let kills = stream::iter(failpoint::ALL).map(|point| tokio::spawn(killed_at(point)));
     kills.buffer_unordered(AT_ONCE).for_each(|done| async { done.unwrap() }).await;
 }
@@ -58,8 +59,9 @@ async fn killed_at(point: &'static str) {
     assert!(calls <= asked.len() + leased, "{point}: {calls} calls for {} requests, {leased} leased", asked.len());
 }
 
+/// A request that kills its process ends as a dead letter, and its neighbours are stored.
 #[tokio::test]
-async fn a_request_that_kills_its_process_ends_as_a_dead_letter_and_its_neighbours_are_stored() {
+async fn deadly_request_becomes_dead_letter() {
     let world = World::with(SimConfig { clans: 16, ..SimConfig::default() }).await;
     let mut asked = world.mail_of_every_kind(12).await;
     let killer = asked.remove(3);

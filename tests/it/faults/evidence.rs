@@ -107,7 +107,7 @@ pub async fn stored(world: &World) -> BTreeSet<String> {
 
 /// The entries of the stream of events, each id once; of one that came twice the last.
 #[cfg_attr(not(feature = "failpoints"), allow(dead_code, reason = "for runs that are killed"))]
-pub async fn changes_told(redis: &mut redis::aio::MultiplexedConnection) -> BTreeMap<String, BTreeMap<String, String>> {
+pub async fn published_events(redis: &mut redis::aio::MultiplexedConnection) -> BTreeMap<String, BTreeMap<String, String>> {
     let mut command = redis::cmd("XRANGE");
     command.arg("refresh_events").arg("-").arg("+");
     let entries: Vec<(String, BTreeMap<String, String>)> = command.query_async(redis).await.expect("Redis answers");
@@ -136,20 +136,20 @@ pub async fn fill_caches(world: &World, objects: &[ObjectId]) {
     }
 }
 
-/// What became of what others had to be told.
+/// The state of events, outbox and readers' copies.
 #[allow(dead_code, reason = "for the soak")]
 #[derive(Debug)]
 pub struct Following {
     /// Documents that are stored.
     pub documents: usize,
-    /// Of these, whose first change is not in the stream.
-    pub untold: Vec<String>,
+    /// Documents whose first change is not in the stream.
+    pub unpublished: Vec<String>,
     /// Entries of the stream beyond one for each id.
-    pub told_twice: usize,
+    pub published_twice: usize,
     /// Entries without the fields that changed.
     pub poor: usize,
-    /// Notes of commits that are still kept.
-    pub notes: i64,
+    /// Entries that are left in the outbox.
+    pub outbox: i64,
     /// Old copies of readers of what is stored.
     pub copies: Vec<String>,
 }
@@ -161,10 +161,10 @@ impl Following {
         let query = "SELECT kind || ':' || tag FROM refresh_worker.refresh_state WHERE content_hash IS NOT NULL";
         let documents: Vec<String> =
             sqlx::query_scalar(query).fetch_all(&mut world.database().await).await.expect("our tables");
-        let told = changes_told(&mut redis).await;
+        let published = published_events(&mut redis).await;
         let length: usize =
             redis::cmd("XLEN").arg("refresh_events").query_async(&mut redis).await.expect("Redis answers");
-        let changes = || told.values().filter(|event| event["event"] == "changed");
+        let changes = || published.values().filter(|event| event["event"] == "changed");
         let named: BTreeSet<String> = changes().map(|event| format!("{}:{}", event["kind"], event["tag"])).collect();
         let mut copies = Vec::new();
         for chunk in documents.chunks(1000) {
@@ -176,11 +176,11 @@ impl Following {
             copies.extend(chunk.iter().zip(there).filter(|(_, there)| *there).map(|(object, _)| object.clone()));
         }
         Self {
-            untold: documents.iter().filter(|object| !named.contains(*object)).cloned().collect(),
+            unpublished: documents.iter().filter(|object| !named.contains(*object)).cloned().collect(),
             documents: documents.len(),
-            told_twice: length - told.len(),
+            published_twice: length - published.len(),
             poor: changes().filter(|event| !event.contains_key("fields")).count(),
-            notes: world.count("SELECT count(*) FROM refresh_worker.outbox").await,
+            outbox: world.count("SELECT count(*) FROM refresh_worker.outbox").await,
             copies,
         }
     }
@@ -258,7 +258,7 @@ pub fn calls_over(calls: &[Call], cap: usize) -> Vec<String> {
     over
 }
 
-/// Who called: what stands before the version in the path, as tests tell workers apart.
+/// Who called: the part of the path before the version, which differs by worker in tests.
 pub fn caller(call: &Call) -> &str {
     call.path.split('/').nth(1).unwrap_or_default()
 }

@@ -13,8 +13,9 @@ use super::{
 
 const CAP: usize = 30;
 
+/// Whatever the number of runs and keys, one run at a time uses a key, and within its cap.
 #[tokio::test]
-async fn however_many_runs_and_keys_a_key_is_used_by_one_run_at_a_time_and_within_its_cap() {
+async fn overlapping_runs_never_share_a_key() {
     // The soak tries two, five and ten runs with one, two and five keys each.
     for (runs, keys) in [(2, 1), (5, 2), (10, 5)] {
         overlap(runs, keys).await;

@@ -45,8 +45,9 @@ async fn wait_until_written(worker: &WorkerProcess, text: &str) {
     assert!(timeout(PLENTY, written).await.is_ok(), "`{text}` was not written:\n{}", worker.output());
 }
 
+/// A run that is stopped until its leases have expired, and then continued, settles nothing, overwrites nothing and makes no further call.
 #[tokio::test]
-async fn a_run_stopped_past_its_leases_and_continued_settles_nothing_overwrites_nothing_and_calls_no_more() {
+async fn run_paused_past_its_leases_changes_nothing() {
     stream::iter(STOPS).map(stopped_at).buffer_unordered(4).collect::<()>().await;
 }
 
@@ -81,8 +82,9 @@ async fn stopped_at(point: &str) {
     assert_eq!(evidence::digest(&world).await, tables, "{point}: newer data is as it was");
 }
 
+/// A run that lost its key makes no call until the slot is free, and its own again.
 #[tokio::test]
-async fn a_run_that_lost_its_key_calls_no_more_until_the_slot_is_free_and_its_again() {
+async fn run_without_its_key_slot_stops_calling() {
     let world = World::with(SimConfig { clans: 16, ..SimConfig::default() }).await;
     let prefix = |name: &str| world.simulator.base_url().as_str().replace("/v1", &format!("/{name}/v1"));
     let (first_url, second_url) = (prefix("first"), prefix("second"));
@@ -134,7 +136,7 @@ async fn a_run_that_lost_its_key_calls_no_more_until_the_slot_is_free_and_its_ag
 }
 
 #[tokio::test]
-async fn a_run_whose_slot_ran_out_unseen_takes_it_again_and_goes_on() {
+async fn expired_slot_is_taken_again() {
     let world = World::with(SimConfig { clans: 16, ..SimConfig::default() }).await;
     let players = world.mail_players(60).await;
     let settings = [("FAILPOINT", "fetch.answered:5=stop"), SHORT_LEASES, ("COC_REQS_PER_SEC", "30")];

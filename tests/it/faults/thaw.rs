@@ -12,8 +12,9 @@ use crate::support::redis::PrivateRedis;
 const TERMINATE: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()";
 
+/// During the freeze the servers close every connection.
 #[tokio::test]
-async fn after_a_freeze_in_which_the_servers_closed_every_connection_the_next_run_works_at_the_first_try() {
+async fn first_run_after_thaw_works() {
     let redis = PrivateRedis::start().await;
     let mut world = World::start().await;
     world.redis_url = redis.url();
@@ -45,8 +46,9 @@ async fn after_a_freeze_in_which_the_servers_closed_every_connection_the_next_ru
     assert_eq!((run.logs.logs("WARN"), run.logs.logs("ERROR")), (Vec::new(), Vec::new()));
 }
 
+/// During the freeze the database closes every connection.
 #[tokio::test]
-async fn after_a_freeze_in_which_the_database_closed_every_connection_a_task_works_at_the_first_try() {
+async fn first_task_after_thaw_works() {
     let world = World::start().await;
     world.worker().await.invoke(&json!({"task": "migrate"}), PLENTY).await.response();
     let install = "CREATE MATERIALIZED VIEW v AS SELECT 1 AS id";

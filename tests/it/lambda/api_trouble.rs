@@ -19,8 +19,9 @@ use super::{
 /// What DESIGN allows a full run.
 const MEMORY_BUDGET: u64 = 64 * 1024 * 1024;
 
+/// Bodies of 100 MB, and JSON that is 100,000 levels deep.
 #[tokio::test]
-async fn bodies_of_100_mb_and_json_100_000_deep_take_bounded_memory() {
+async fn huge_and_deep_bodies_take_bounded_memory() {
     let world = World::start().await;
     let players = world.mail_players(60).await;
     let (huge, deep) = players.split_at(40);
@@ -41,8 +42,9 @@ async fn bodies_of_100_mb_and_json_100_000_deep_take_bounded_memory() {
     assert!(peak < MEMORY_BUDGET, "{} MiB", peak >> 20);
 }
 
+/// The server accepts connections and never responds.
 #[tokio::test]
-async fn a_server_that_takes_connections_and_says_nothing_costs_no_request_an_attempt() {
+async fn silent_server_counts_no_attempt() {
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let base_url = format!("http://{}/v1", silent.local_addr().unwrap());
     let world = World::start().await;
@@ -50,27 +52,27 @@ async fn a_server_that_takes_connections_and_says_nothing_costs_no_request_an_at
     let mut worker = world.worker_with(&[("COC_BASE_URL", &base_url)]).await;
     // Less than the three calls of ten seconds that a request may have.
     let run = worker.invoke(&events::schedule(), Duration::from_secs(18)).await;
-    let told = format!("{:?}", run.outcome);
-    assert!(told.contains("deadline") || told.contains("no call was answered well"), "{told}");
+    let text = format!("{:?}", run.outcome);
+    assert!(text.contains("deadline") || text.contains("no call had a good response"), "{text}");
     let sizes = world.sizes().await;
     assert_eq!((sizes.leased, sizes.dead, sizes.mailbox + sizes.objects), (0, 0, 30), "{sizes:?}");
 }
 
 #[tokio::test]
-async fn an_answer_that_stalls_half_way_costs_no_request_an_attempt() {
+async fn stalled_response_counts_no_attempt() {
     let world = World::start().await;
     world.mail_players(30).await;
     world.simulator.misbehave(Rule::new(Misbehaviour::StallMidBody));
     let mut worker = world.worker().await;
     let run = worker.invoke(&events::schedule(), Duration::from_secs(18)).await;
-    let told = format!("{:?}", run.outcome);
-    assert!(told.contains("deadline") || told.contains("no call was answered well"), "{told}");
+    let text = format!("{:?}", run.outcome);
+    assert!(text.contains("deadline") || text.contains("no call had a good response"), "{text}");
     let sizes = world.sizes().await;
     assert_eq!((sizes.leased, sizes.dead, sizes.mailbox + sizes.objects), (0, 0, 30), "{sizes:?}");
 }
 
 #[tokio::test]
-async fn a_certificate_that_nobody_vouches_for_opens_the_circuit_and_is_named() {
+async fn untrusted_certificate_opens_circuit_and_is_named() {
     let base_url = serve_with_own_certificate().await;
     let world = World::start().await;
     world.mail_players(30).await;

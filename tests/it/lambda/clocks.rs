@@ -62,7 +62,7 @@ fn shift(bytes: &mut [u8], ahead: i64) {
 }
 
 #[tokio::test]
-async fn a_wrong_clock_of_redis_is_named_and_stamps_no_row() {
+async fn wrong_redis_clock_is_reported_and_unused() {
     const WRONG: &str =
         "SELECT count(*) FROM refresh_worker.refresh_state WHERE abs(extract(epoch FROM fetched_at - now())) > 120";
     const WRONG_RUNS: &str =
@@ -81,8 +81,8 @@ async fn a_wrong_clock_of_redis_is_named_and_stamps_no_row() {
             assert!((10_740.0..10_860.0).contains(&apart), "three hours: {clocks}");
             assert_eq!(run.logs.metrics()[0]["clocks_apart_seconds"], clocks["apart_seconds"]);
             let warnings = run.logs.logs("WARN");
-            let told = |line: &serde_json::Value| line.to_string().contains("the clock of Redis is wrong");
-            assert_eq!(warnings.iter().filter(|line| told(line)).count(), 1, "{}", run.logs);
+            let names_it = |line: &serde_json::Value| line.to_string().contains("the clock of Redis is wrong");
+            assert_eq!(warnings.iter().filter(|line| names_it(line)).count(), 1, "{}", run.logs);
         }
         assert_eq!((world.count(WRONG).await, world.count(WRONG_RUNS).await), (0, 0), "{ahead}");
         assert_eq!(world.simulator.total_calls(), 6);
@@ -97,7 +97,7 @@ async fn a_wrong_clock_of_redis_is_named_and_stamps_no_row() {
 }
 
 #[tokio::test]
-async fn clocks_that_agree_are_not_told() {
+async fn agreeing_clocks_are_not_reported() {
     let world = World::start().await;
     let url = with_clock(&world.redis_url, 2).await;
     let mut worker = world.worker_with(&[("REDIS_URL", url.as_str())]).await;

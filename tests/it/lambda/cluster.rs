@@ -7,7 +7,7 @@ use super::{
 use crate::support::redis::Cluster;
 
 #[tokio::test]
-async fn a_run_on_a_cluster_drains_the_mailbox_into_the_database() {
+async fn cluster_run_drains_mailbox_into_database() {
     let cluster = Cluster::fresh().await;
     let mut world = World::start().await;
     world.redis_url = cluster.url();
@@ -34,7 +34,7 @@ async fn a_run_on_a_cluster_drains_the_mailbox_into_the_database() {
 }
 
 #[tokio::test]
-async fn a_run_on_a_cluster_without_the_switch_fails_and_names_it() {
+async fn cluster_without_switch_fails_and_names_it() {
     let cluster = Cluster::fresh().await;
     let mut world = World::start().await;
     world.redis_url = cluster.url();

@@ -38,7 +38,7 @@ async fn until_calls_rest(world: &World) -> u64 {
 }
 
 #[tokio::test]
-async fn while_commits_hang_calls_wait_and_nothing_is_fetched_twice() {
+async fn hanging_commits_hold_back_calls() {
     let world = World::start().await;
     let players = world.mail_players(300).await;
     let mut worker = world.worker_with(&RATE).await;
@@ -55,8 +55,9 @@ async fn while_commits_hang_calls_wait_and_nothing_is_fetched_twice() {
     assert_eq!(world.sizes().await, Sizes::EMPTY);
 }
 
+/// The lock outlasts the statement timeout.
 #[tokio::test]
-async fn a_lock_that_outlasts_the_statement_timeout_ends_the_run_and_loses_nothing() {
+async fn long_lock_ends_run_without_loss() {
     let world = World::start().await;
     let players = world.mail_players(300).await;
     let mut worker = world.worker_with(&RATE).await;
@@ -76,7 +77,7 @@ async fn a_lock_that_outlasts_the_statement_timeout_ends_the_run_and_loses_nothi
 }
 
 #[tokio::test]
-async fn commits_that_hang_when_the_time_is_nearly_up_keep_no_answer_from_coming_in_time() {
+async fn response_is_in_time_despite_hanging_commits() {
     let world = World::start().await;
     world.mail_players(300).await;
     let mut worker = world.worker_with(&RATE).await;
@@ -97,7 +98,7 @@ async fn commits_that_hang_when_the_time_is_nearly_up_keep_no_answer_from_coming
 }
 
 #[tokio::test]
-async fn sessions_ended_by_an_operator_cost_neither_a_request_nor_a_call() {
+async fn terminated_sessions_cost_nothing() {
     let world = World::start().await;
     let players = world.mail_players(300).await;
     let mut worker = world.worker_with(&[("COC_REQS_PER_SEC", "100")]).await;
@@ -120,7 +121,7 @@ async fn sessions_ended_by_an_operator_cost_neither_a_request_nor_a_call() {
 }
 
 #[tokio::test]
-async fn a_database_without_a_free_connection_is_told_as_that_and_no_call_is_made() {
+async fn database_without_free_connection_is_reported() {
     let mut world = World::start().await;
     world.mail_players(3).await;
     let mut owner = world.database().await;
@@ -141,15 +142,16 @@ async fn a_database_without_a_free_connection_is_told_as_that_and_no_call_is_mad
     owner.execute(sqlx::AssertSqlSafe(format!("DROP ROLE {role}"))).await.unwrap();
 }
 
+/// Missing tables stay missing and cost no call; the error names what creates them.
 #[tokio::test]
-async fn without_auto_migrate_missing_tables_stay_unmade_cost_no_call_and_the_error_says_what_makes_them() {
+async fn missing_tables_without_auto_migrate_are_reported() {
     const TABLES: &str = "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'refresh_worker'";
     let world = World::start().await;
     world.mail_players(3).await;
     let mut worker = world.worker_with(&[("AUTO_MIGRATE", "false")]).await;
     let run = worker.invoke(&events::schedule(), PLENTY).await;
-    let told = run.error()["errorMessage"].as_str().unwrap().to_owned();
-    assert!(told.contains("refresh_state") && told.contains("refresh-worker migrate"), "{told}");
+    let text = run.error()["errorMessage"].as_str().unwrap().to_owned();
+    assert!(text.contains("refresh_state") && text.contains("refresh-worker migrate"), "{text}");
     assert_eq!((world.count(TABLES).await, world.simulator.total_calls()), (0, 0));
     assert_eq!(world.sizes().await.leased, 0, "everything was given back");
 
@@ -157,16 +159,17 @@ async fn without_auto_migrate_missing_tables_stay_unmade_cost_no_call_and_the_er
     assert_processed(&worker.invoke(&events::schedule(), PLENTY).await, 3);
 }
 
+/// The role may not create tables: one error prints the GRANT, and the named request waits in front.
 #[tokio::test]
-async fn a_missing_right_to_make_the_tables_is_one_error_that_prints_the_grant_and_what_was_asked_for_waits_in_front() {
+async fn missing_create_right_prints_the_grant() {
     let world = World::start().await;
     let player = world.simulator.world().player_tags()[0].clone();
     let (modest, role) = modest_role(&world.database_url).await;
     let mut worker = world.worker_with(&[("DATABASE_URL", &modest)]).await;
     let named = json!({"requests": [{"type": "player", "tag": player.to_string()}]});
     let failure = worker.invoke(&named, PLENTY).await;
-    let told = failure.error()["errorMessage"].as_str().unwrap().to_owned();
-    assert!(told.contains("create missing tables") && told.contains("GRANT CREATE ON DATABASE"), "{told}");
+    let text = failure.error()["errorMessage"].as_str().unwrap().to_owned();
+    assert!(text.contains("create missing tables") && text.contains("GRANT CREATE ON DATABASE"), "{text}");
     assert_eq!(failure.error()["errorType"], "RefreshFailed.database_down");
     assert_eq!(world.simulator.total_calls(), 0);
     drop_role(&world.database_url, &role).await;

@@ -9,7 +9,7 @@ use super::{
 use crate::support::redis::PrivateRedis;
 
 #[tokio::test]
-async fn a_schedule_event_drains_a_mixed_queue_and_the_rows_are_right() {
+async fn schedule_event_drains_mixed_queue() {
     let world = World::start().await;
     let census = world.simulator.world();
     let clan = census.clan_tags()[0].clone();
@@ -61,7 +61,7 @@ async fn a_schedule_event_drains_a_mixed_queue_and_the_rows_are_right() {
 }
 
 #[tokio::test]
-async fn mail_is_read_in_every_form_that_producers_write() {
+async fn entries_are_read_in_every_form() {
     let world = World::start().await;
     let tags = world.simulator.world().player_tags().to_vec();
     let mail = [
@@ -87,7 +87,7 @@ async fn mail_is_read_in_every_form_that_producers_write() {
 }
 
 #[tokio::test]
-async fn the_first_mail_that_a_new_redis_sees_is_drained_at_once() {
+async fn first_entry_in_new_redis_is_drained() {
     let redis = PrivateRedis::start().await;
     let mut world = World::start().await;
     world.redis_url = redis.url();
@@ -100,7 +100,7 @@ async fn the_first_mail_that_a_new_redis_sees_is_drained_at_once() {
 }
 
 #[tokio::test]
-async fn a_clan_brings_its_members_and_their_memberships() {
+async fn clan_stores_members_and_memberships() {
     let world = World::start().await;
     let clan = largest_clan(&world).await;
     world.mail("clan", &clan, 1).await;
@@ -129,7 +129,7 @@ async fn events_of_rules_and_schedules_are_runs() {
 }
 
 #[tokio::test]
-async fn an_empty_queue_is_an_empty_run_without_a_call() {
+async fn empty_queue_is_empty_run() {
     let world = World::start().await;
     let mut worker = world.worker().await;
     let run = worker.invoke(&events::schedule(), PLENTY).await;
@@ -140,7 +140,7 @@ async fn an_empty_queue_is_an_empty_run_without_a_call() {
 }
 
 #[tokio::test]
-async fn options_of_an_event_and_of_its_detail_bound_the_run() {
+async fn options_of_event_and_detail_apply() {
     let world = World::start().await;
     world.mail_players(6).await;
     let mut worker = world.worker().await;
@@ -156,7 +156,7 @@ async fn options_of_an_event_and_of_its_detail_bound_the_run() {
 }
 
 #[tokio::test]
-async fn a_priority_filter_leaves_the_other_classes_where_they_are() {
+async fn priority_filter_skips_other_priorities() {
     let world = World::start().await;
     let players = world.simulator.world().player_tags().to_vec();
     for (priority, player) in (0..4).zip(&players) {
@@ -189,15 +189,15 @@ async fn unknown_options_are_refused_with_the_known_ones() {
     world.mail_players(1).await;
     let mut worker = world.worker().await;
     let run = worker.invoke(&json!({ "max_request": 1 }), PLENTY).await;
-    let told = format!("{:?}", run.outcome);
+    let text = format!("{:?}", run.outcome);
     for option in ["max_request`", "max_requests", "max_runtime", "priority_filter", "requests", "tags"] {
-        assert!(told.contains(option), "{option} is missing in {told}");
+        assert!(text.contains(option), "{option} is missing in {text}");
     }
     assert_eq!(world.simulator.total_calls(), 0);
 }
 
 #[tokio::test]
-async fn a_second_run_finds_what_is_fresh_already() {
+async fn second_run_finds_fresh_copies() {
     let world = World::start().await;
     let players = world.mail_players(3).await;
     let mut worker = world.worker().await;

@@ -32,7 +32,7 @@ fn message(run: &Invocation) -> String {
 }
 
 #[tokio::test]
-async fn runs_go_on_after_a_failover_though_old_connections_stay_open() {
+async fn runs_survive_failover_with_open_connections() {
     let pair = PostgresPair::start().await;
     pair.primary.url_with_contract().await;
     let (name, url) = Proxy::in_front_of(&pair.primary.url()).await;
@@ -54,7 +54,7 @@ async fn runs_go_on_after_a_failover_though_old_connections_stay_open() {
 }
 
 #[tokio::test]
-async fn a_crashed_primary_ends_no_more_than_one_run() {
+async fn crashed_primary_ends_one_run_at_most() {
     let mut pair = PostgresPair::start().await;
     pair.primary.url_with_contract().await;
     let (name, url) = Proxy::in_front_of(&pair.primary.url()).await;
@@ -75,8 +75,9 @@ async fn a_crashed_primary_ends_no_more_than_one_run() {
     assert_eq!(world.simulator.total_calls(), before + 20);
 }
 
+/// Runs go on when the name points to the new primary.
 #[tokio::test]
-async fn a_standby_ends_the_run_without_a_call_until_the_name_moves() {
+async fn standby_ends_run_without_call() {
     let pair = PostgresPair::start().await;
     pair.primary.url_with_contract().await;
     let (name, url) = Proxy::in_front_of(&pair.primary.url()).await;
@@ -102,7 +103,7 @@ async fn a_standby_ends_the_run_without_a_call_until_the_name_moves() {
 }
 
 #[tokio::test]
-async fn a_read_only_server_ends_the_run_without_a_call_until_it_is_not() {
+async fn read_only_server_ends_run_without_call() {
     let server = PrivatePostgres::start().await;
     let world = world_at(&server.url_with_contract().await).await;
     let mut worker = world.worker().await;
@@ -122,7 +123,7 @@ async fn a_read_only_server_ends_the_run_without_a_call_until_it_is_not() {
 }
 
 #[tokio::test]
-async fn columns_widened_by_others_cost_a_warm_process_nothing() {
+async fn widened_columns_cost_warm_process_nothing() {
     let world = World::start().await;
     let mut worker = world.worker_with(&[("DB_POOL_MAX", "1")]).await;
     let clans: Vec<_> = world.simulator.world().clan_tags()[..6].to_vec();
@@ -149,7 +150,7 @@ async fn columns_widened_by_others_cost_a_warm_process_nothing() {
 }
 
 #[tokio::test]
-async fn two_processes_share_the_connections_of_pgbouncer() {
+async fn two_processes_share_pgbouncer() {
     let world = World::start().await;
     let Some((bouncer, url)) = PgBouncer::in_front_of(&world.database_url, 3).await else { return };
     let direct = world.database_url.clone();

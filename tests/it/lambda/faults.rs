@@ -21,7 +21,7 @@ fn metrics(run: &Invocation) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn with_redis_down_a_run_is_an_error_and_makes_no_call() {
+async fn run_without_redis_fails_without_call() {
     let mut world = World::start().await;
     let (proxy, url) = Proxy::in_front_of(&world.redis_url).await;
     let direct = std::mem::replace(&mut world.redis_url, url);
@@ -48,7 +48,7 @@ async fn with_redis_down_a_run_is_an_error_and_makes_no_call() {
 }
 
 #[tokio::test]
-async fn with_the_database_down_no_call_is_spent_and_nothing_is_lost() {
+async fn run_without_database_fails_without_call() {
     let mut world = World::start().await;
     let (proxy, url) = Proxy::in_front_of(&world.database_url).await;
     let direct = std::mem::replace(&mut world.database_url, url);
@@ -74,7 +74,7 @@ async fn with_the_database_down_no_call_is_spent_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn a_database_that_dies_in_the_middle_stops_the_run_and_loses_nothing() {
+async fn database_death_mid_run_loses_nothing() {
     let mut world = World::start().await;
     let (proxy, url) = Proxy::in_front_of(&world.database_url).await;
     let direct = std::mem::replace(&mut world.database_url, url);
@@ -98,7 +98,7 @@ async fn a_database_that_dies_in_the_middle_stops_the_run_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn results_whose_commit_was_not_confirmed_are_kept_once() {
+async fn unconfirmed_commit_is_stored_once() {
     let mut world = World::start().await;
     let (proxy, url) = Proxy::in_front_of(&world.database_url).await;
     let direct = std::mem::replace(&mut world.database_url, url);
@@ -121,7 +121,7 @@ async fn results_whose_commit_was_not_confirmed_are_kept_once() {
 }
 
 #[tokio::test]
-async fn slow_servers_make_a_run_slow_and_nothing_else() {
+async fn slow_servers_only_slow_the_run() {
     let mut world = World::start().await;
     let players = world.mail_players(20).await;
     let (redis, redis_url) = Proxy::in_front_of(&world.redis_url).await;
@@ -136,7 +136,7 @@ async fn slow_servers_make_a_run_slow_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_redis_half_a_second_away_works() {
+async fn distant_redis_works() {
     let mut world = World::start().await;
     let players = world.mail_players(20).await;
     let (redis, redis_url) = Proxy::in_front_of(&world.redis_url).await;
@@ -166,7 +166,7 @@ async fn in_the_middle(world: &World) -> (Proxy, WorkerProcess, Running) {
 }
 
 #[tokio::test]
-async fn a_redis_that_stands_still_for_a_moment_costs_neither_the_run_nor_a_call() {
+async fn short_redis_stall_costs_nothing() {
     let world = World::start().await;
     let (proxy, mut worker, running) = in_the_middle(&world).await;
     proxy.set(Mode::Stall);
@@ -182,7 +182,7 @@ async fn a_redis_that_stands_still_for_a_moment_costs_neither_the_run_nor_a_call
 }
 
 #[tokio::test]
-async fn a_redis_that_dies_in_the_middle_stops_the_run_and_loses_nothing() {
+async fn redis_death_mid_run_loses_nothing() {
     let world = World::start().await;
     let (proxy, mut worker, running) = in_the_middle(&world).await;
     proxy.set(Mode::Cut);
@@ -197,7 +197,7 @@ async fn a_redis_that_dies_in_the_middle_stops_the_run_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn connections_that_died_while_frozen_are_made_anew_without_a_word() {
+async fn dead_connections_after_thaw_are_replaced() {
     let mut world = World::start().await;
     let (redis, redis_url) = Proxy::in_front_of(&world.redis_url).await;
     let (database, database_url) = Proxy::in_front_of(&world.database_url).await;
@@ -221,7 +221,7 @@ async fn connections_that_died_while_frozen_are_made_anew_without_a_word() {
 }
 
 #[tokio::test]
-async fn a_bad_configuration_is_told_whole_before_anything_starts() {
+async fn bad_configuration_is_reported_as_a_whole() {
     let settings = [
         ("REDIS_URL", "http://localhost"),
         ("COC_REQS_PER_SEC", "0"),
@@ -231,8 +231,8 @@ async fn a_bad_configuration_is_told_whole_before_anything_starts() {
     let mut worker = WorkerProcess::start("refresh", settings).await;
     let status = worker.wait().await;
     assert!(!status.success());
-    let told = worker.init_error().expect("Lambda shows what init/error was told").to_string();
+    let text = worker.init_error().expect("Lambda shows what init/error was text").to_string();
     for name in ["REDIS_URL", "DATABASE_URL", "COC_API_TOKEN", "COC_REQS_PER_SEC", "MAX_ATTEMPTS", "COC_BASE_URL"] {
-        assert!(told.contains(name), "{name} is missing in {told}");
+        assert!(text.contains(name), "{name} is missing in {text}");
     }
 }

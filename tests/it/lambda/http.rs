@@ -19,7 +19,7 @@ fn http_answer(invocation: &Invocation) -> (u64, Value) {
 }
 
 #[tokio::test]
-async fn post_refresh_drains_and_tells_what_was_done() {
+async fn post_refresh_drains_and_reports() {
     let world = World::start().await;
     world.mail_players(3).await;
     let mut worker = world.worker().await;
@@ -45,20 +45,20 @@ async fn post_refresh_takes_options_from_its_body() {
 }
 
 #[tokio::test]
-async fn unknown_options_get_a_400_that_lists_the_known_ones() {
+async fn unknown_option_is_400_with_known_ones() {
     let world = World::start().await;
     let mut worker = world.worker().await;
     let run = worker.invoke(&events::post_refresh(&json!({ "max_request": 1 })), PLENTY).await;
     let (status, body) = http_answer(&run);
     assert_eq!(status, 400);
-    let told = body.to_string();
+    let text = body.to_string();
     for option in ["max_request`", "max_requests", "max_runtime", "priority_filter", "requests", "tags"] {
-        assert!(told.contains(option), "{option} is missing in {told}");
+        assert!(text.contains(option), "{option} is missing in {text}");
     }
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_json_gets_a_400() {
+async fn body_without_json_is_400() {
     let world = World::start().await;
     let mut worker = world.worker().await;
     for body in ["{", "[]", "3", "\"text\""] {
@@ -68,7 +68,7 @@ async fn a_body_that_is_not_json_gets_a_400() {
 }
 
 #[tokio::test]
-async fn other_paths_and_methods_are_told_what_exists() {
+async fn other_paths_and_methods_list_known_ones() {
     let world = World::start().await;
     let mut worker = world.worker().await;
 
@@ -87,7 +87,7 @@ async fn other_paths_and_methods_are_told_what_exists() {
 }
 
 #[tokio::test]
-async fn health_tells_the_queue_in_numbers() {
+async fn health_has_queue_numbers() {
     let world = World::start().await;
     world.mail_players(4).await;
     let mut worker = world.worker().await;
@@ -105,7 +105,7 @@ async fn health_tells_the_queue_in_numbers() {
 }
 
 #[tokio::test]
-async fn the_health_role_needs_no_api_key_and_answers_a_direct_event() {
+async fn health_role_needs_no_api_key() {
     let world = World::start().await;
     world.mail_players(2).await;
     let environment = [("REDIS_URL", &world.redis_url), ("DATABASE_URL", &world.database_url)];
@@ -115,7 +115,7 @@ async fn the_health_role_needs_no_api_key_and_answers_a_direct_event() {
 }
 
 #[tokio::test]
-async fn a_manual_refresh_is_queued_and_202_when_every_key_is_in_use() {
+async fn refresh_without_free_key_is_202() {
     let world = World::start().await;
     world.mail_players(1).await;
     world.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased).times(1));

@@ -11,7 +11,7 @@ use super::{
 };
 
 #[tokio::test]
-async fn one_object_that_answers_503_stops_nobody() {
+async fn object_with_503_stops_nobody() {
     let world = World::start().await;
     let players = world.mail_players(101).await;
     world.simulator.misbehave(Rule::new(Misbehaviour::MaintenanceHtml).on_tag(players[0].as_str()));
@@ -24,7 +24,7 @@ async fn one_object_that_answers_503_stops_nobody() {
 }
 
 #[tokio::test]
-async fn nobody_listening_uses_up_no_request() {
+async fn unreachable_api_counts_no_attempt() {
     // Bound and never listened at, so that no other test gets the port.
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
@@ -52,7 +52,7 @@ async fn nobody_listening_uses_up_no_request() {
 }
 
 #[tokio::test]
-async fn a_wrong_server_marks_nothing_as_gone() {
+async fn wrong_server_marks_nothing_as_gone() {
     for (status, body) in [(404, "page not found"), (404, "{}"), (400, "<html>"), (200, r#"{"ok":true}"#)] {
         let world = World::start().await;
         world.mail_of_every_kind(40).await;
@@ -67,7 +67,7 @@ async fn a_wrong_server_marks_nothing_as_gone() {
 }
 
 #[tokio::test]
-async fn wars_that_fail_leave_the_run_to_the_players() {
+async fn failing_wars_leave_run_to_players() {
     let world = World::start().await;
     for clan in world.simulator.world().clan_tags() {
         world.mail("war", clan.as_str(), 0).await;

@@ -22,20 +22,21 @@ async fn health(worker: &mut WorkerProcess) -> (u64, Value) {
 }
 
 /// The names that are nobody's business: of the tests' servers and roles.
-fn assert_names_nobody(told: &Value, urls: &[&str]) {
-    let told = told.to_string();
+fn assert_names_nobody(shown: &Value, urls: &[&str]) {
+    let shown = shown.to_string();
     for url in urls {
         let url = url::Url::parse(url).unwrap();
         let port = url.port().unwrap().to_string();
         let database = url.path().trim_start_matches('/').to_owned();
         for name in [url.host_str().unwrap(), &port, url.username(), &database] {
-            assert!(name.len() < 3 || !told.contains(name), "{name} in {told}");
+            assert!(name.len() < 3 || !shown.contains(name), "{name} in {shown}");
         }
     }
 }
 
+/// While the database is down, and afterwards.
 #[tokio::test]
-async fn a_run_without_a_database_is_told_while_it_is_down_and_after() {
+async fn run_without_database_is_in_health() {
     let mut world = World::start().await;
     let (proxy, url) = Proxy::in_front_of(&world.database_url).await;
     let direct = std::mem::replace(&mut world.database_url, url.clone());
@@ -43,33 +44,33 @@ async fn a_run_without_a_database_is_told_while_it_is_down_and_after() {
     let mut worker = world.worker().await;
     let good = worker.invoke(&events::schedule(), PLENTY).await;
     assert_processed(&good, 2);
-    let (status, told) = health(&mut worker).await;
-    assert_eq!((status, &told["last_failed_run"]), (200, &Value::Null), "{told}");
-    assert_eq!(told["last_good_run"]["run"], good.request_id, "{told}");
+    let (status, shown) = health(&mut worker).await;
+    assert_eq!((status, &shown["last_failed_run"]), (200, &Value::Null), "{shown}");
+    assert_eq!(shown["last_good_run"]["run"], good.request_id, "{shown}");
 
     proxy.set(Mode::Refuse);
     let failed = worker.invoke(&events::schedule(), PLENTY).await;
     failed.error();
-    let (status, told) = health(&mut worker).await;
-    assert_eq!((status, &told["database"]), (503, &json!("not answering")), "{told}");
-    assert_eq!(told["last_good_run"]["run"], good.request_id, "{told}");
-    let last = &told["last_failed_run"];
+    let (status, shown) = health(&mut worker).await;
+    assert_eq!((status, &shown["database"]), (503, &json!("not answering")), "{shown}");
+    assert_eq!(shown["last_good_run"]["run"], good.request_id, "{shown}");
+    let last = &shown["last_failed_run"];
     assert_eq!(
         (&last["run"], &last["stopped_because"]),
         (&json!(failed.request_id), &json!("database_down")),
-        "{told}"
+        "{shown}"
     );
-    assert!(last["error"].as_str().unwrap().starts_with("the database cannot be used"), "{told}");
-    assert_names_nobody(&told, &[&url, &direct, &world.redis_url]);
+    assert!(last["error"].as_str().unwrap().starts_with("the database cannot be used"), "{shown}");
+    assert_names_nobody(&shown, &[&url, &direct, &world.redis_url]);
 
     proxy.set(Mode::Pass);
-    let (status, told) = health(&mut worker).await;
-    assert_eq!((status, &told["last_failed_run"]["run"]), (200, &json!(failed.request_id)), "{told}");
-    assert_eq!(told["last_run"]["run"], good.request_id, "as the database has it: {told}");
+    let (status, shown) = health(&mut worker).await;
+    assert_eq!((status, &shown["last_failed_run"]["run"]), (200, &json!(failed.request_id)), "{shown}");
+    assert_eq!(shown["last_run"]["run"], good.request_id, "as the database has it: {shown}");
 }
 
 #[tokio::test]
-async fn a_run_without_redis_is_told_by_the_database() {
+async fn run_without_redis_is_in_database() {
     let mut world = World::start().await;
     let (proxy, url) = Proxy::in_front_of(&world.redis_url).await;
     let direct = std::mem::replace(&mut world.redis_url, url.clone());
@@ -79,18 +80,18 @@ async fn a_run_without_redis_is_told_by_the_database() {
     proxy.set(Mode::Refuse);
     let failed = worker.invoke(&events::schedule(), PLENTY).await;
     failed.error();
-    let (status, told) = health(&mut worker).await;
-    assert_eq!((status, &told["queue"], &told["queue_size"]), (503, &json!("not answering"), &Value::Null), "{told}");
-    assert_eq!(told["last_good_run"]["run"], good.request_id, "{told}");
-    assert_eq!(told["last_failed_run"]["run"], failed.request_id, "{told}");
-    assert_eq!(told["last_failed_run"]["stopped_because"], "queue_down", "{told}");
-    assert_names_nobody(&told, &[&url, &direct, &world.database_url]);
+    let (status, shown) = health(&mut worker).await;
+    assert_eq!((status, &shown["queue"], &shown["queue_size"]), (503, &json!("not answering"), &Value::Null), "{shown}");
+    assert_eq!(shown["last_good_run"]["run"], good.request_id, "{shown}");
+    assert_eq!(shown["last_failed_run"]["run"], failed.request_id, "{shown}");
+    assert_eq!(shown["last_failed_run"]["stopped_because"], "queue_down", "{shown}");
+    assert_names_nobody(&shown, &[&url, &direct, &world.database_url]);
     proxy.set(Mode::Pass);
     assert_eq!(health(&mut worker).await.0, 200);
 }
 
 #[tokio::test]
-async fn a_refused_refresh_names_no_server_and_its_log_does() {
+async fn failed_refresh_names_server_in_log_only() {
     let mut world = World::start().await;
     let (database, database_url) = Proxy::in_front_of(&world.database_url).await;
     let (redis, redis_url) = Proxy::in_front_of(&world.redis_url).await;
@@ -100,11 +101,11 @@ async fn a_refused_refresh_names_no_server_and_its_log_does() {
     for (proxy, reason, url) in [(&database, "database_down", &database_url), (&redis, "queue_down", &redis_url)] {
         proxy.set(Mode::Refuse);
         let run = worker.invoke(&events::post_refresh(&json!({ "tags": ["2PP"] })), PLENTY).await;
-        let (status, told) = body(&run);
-        assert_eq!((status, &told["stopped_because"]), (503, &json!(reason)), "{told}");
-        assert_names_nobody(&told, &[&direct[0], &direct[1], &database_url, &redis_url]);
+        let (status, shown) = body(&run);
+        assert_eq!((status, &shown["stopped_because"]), (503, &json!(reason)), "{shown}");
+        assert_names_nobody(&shown, &[&direct[0], &direct[1], &database_url, &redis_url]);
         let request = run.request_id.as_str();
-        assert!(told["message"].as_str().unwrap().contains(request), "{told}");
+        assert!(shown["message"].as_str().unwrap().contains(request), "{shown}");
         let port = url::Url::parse(url).unwrap().port().unwrap().to_string();
         let log = run.logs.logs("ERROR");
         assert!(log.iter().any(|line| line["request_id"] == request && line.to_string().contains(&port)), "{log:?}");
@@ -113,7 +114,7 @@ async fn a_refused_refresh_names_no_server_and_its_log_does() {
 }
 
 #[tokio::test]
-async fn head_of_health_has_the_status_of_get() {
+async fn head_of_health_has_status_of_get() {
     let mut world = World::start().await;
     let (proxy, url) = Proxy::in_front_of(&world.redis_url).await;
     world.redis_url = url;

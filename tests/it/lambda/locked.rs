@@ -18,7 +18,7 @@ async fn forgotten(world: &World, statements: &str) -> PgConnection {
 }
 
 #[tokio::test]
-async fn one_locked_row_costs_one_request_and_is_told() {
+async fn locked_row_costs_one_request() {
     let world = World::start().await;
     let players = world.mail_players(60).await;
     let mut worker = world.worker().await;
@@ -40,8 +40,8 @@ async fn one_locked_row_costs_one_request_and_is_told() {
     assert_processed(&run, 59);
     let answer = run.response();
     assert_eq!((outcome(answer, "released"), outcome(answer, "dead_letter")), (1, 0), "{answer}");
-    let told = answer["errors"].to_string();
-    assert!(told.contains("row_locked") && told.contains("forgetful"), "{told}");
+    let text = answer["errors"].to_string();
+    assert!(text.contains("row_locked") && text.contains("forgetful"), "{text}");
     assert_eq!(world.simulator.total_calls() - before, 60);
 
     let again = worker.invoke(&events::schedule(), PLENTY).await;
@@ -52,7 +52,7 @@ async fn one_locked_row_costs_one_request_and_is_told() {
 }
 
 #[tokio::test]
-async fn a_locked_table_ends_a_run_before_its_first_call() {
+async fn locked_table_ends_run_before_first_call() {
     let world = World::start().await;
     world.mail_players(60).await;
     let mut worker = world.worker().await;
@@ -61,8 +61,8 @@ async fn a_locked_table_ends_a_run_before_its_first_call() {
 
     let began = Instant::now();
     let run = worker.invoke(&events::schedule(), PLENTY).await;
-    let told = run.error()["errorMessage"].as_str().unwrap().to_owned();
-    assert!(told.contains("table player_snapshots is locked by pid") && told.contains("forgetful"), "{told}");
+    let text = run.error()["errorMessage"].as_str().unwrap().to_owned();
+    assert!(text.contains("table player_snapshots is locked by pid") && text.contains("forgetful"), "{text}");
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     assert_eq!(world.simulator.total_calls(), 1);
     assert_eq!(world.sizes().await.leased, 0);
@@ -72,7 +72,7 @@ async fn a_locked_table_ends_a_run_before_its_first_call() {
 }
 
 #[tokio::test]
-async fn a_table_locked_during_a_run_ends_it_with_few_calls_and_nothing_lost() {
+async fn table_locked_mid_run_loses_nothing() {
     let world = World::start().await;
     world.mail_players(300).await;
     let mut worker = world.worker_with(&[("COC_REQS_PER_SEC", "20")]).await;
@@ -80,16 +80,17 @@ async fn a_table_locked_during_a_run_ends_it_with_few_calls_and_nothing_lost() {
     world.wait_for_calls(5).await;
     let session = forgotten(&world, "LOCK TABLE player_snapshots IN ACCESS EXCLUSIVE MODE").await;
     let run = worker.finish(running).await;
-    let told = run.error()["errorMessage"].as_str().unwrap().to_owned();
-    assert!(told.contains("table player_snapshots is locked by pid"), "{told}");
+    let text = run.error()["errorMessage"].as_str().unwrap().to_owned();
+    assert!(text.contains("table player_snapshots is locked by pid"), "{text}");
     assert!(world.simulator.total_calls() < 200, "{}", world.simulator.total_calls());
     let sizes = world.sizes().await;
     assert_eq!((sizes.leased, sizes.dead), (0, 0), "{sizes:?}");
     session.close().await.unwrap();
 }
 
+/// A table that refuses every row costs a few calls a run.
 #[tokio::test]
-async fn a_table_that_refuses_every_row_costs_few_calls_a_run_and_no_dead_letter() {
+async fn refusing_table_makes_no_dead_letter() {
     let world = World::start().await;
     world.mail_players(200).await;
     let mut worker = world.worker_with(&[("COC_REQS_PER_SEC", "50")]).await;
@@ -101,8 +102,8 @@ async fn a_table_that_refuses_every_row_costs_few_calls_a_run_and_no_dead_letter
     for _ in 0..3 {
         let before = world.simulator.total_calls();
         let run = worker.invoke(&events::schedule(), PLENTY).await;
-        let told = run.error()["errorMessage"].as_str().unwrap().to_owned();
-        assert!(told.contains("clan_role") && told.contains("SET DEFAULT"), "{told}");
+        let text = run.error()["errorMessage"].as_str().unwrap().to_owned();
+        assert!(text.contains("clan_role") && text.contains("SET DEFAULT"), "{text}");
         calls.push(world.simulator.total_calls() - before);
     }
     assert!(calls[0] < 199 && calls[1..].iter().all(|calls| *calls <= 6), "{calls:?}");
@@ -115,15 +116,15 @@ async fn a_table_that_refuses_every_row_costs_few_calls_a_run_and_no_dead_letter
 
 #[cfg(feature = "failpoints")]
 #[tokio::test]
-async fn a_record_that_panics_while_it_is_stored_hurts_only_itself() {
+async fn panicking_record_hurts_only_itself() {
     let world = World::start().await;
     let players = world.mail_players(40).await;
     let order = format!("commit.answer@{}=panic", players[9]);
     let mut worker = world.worker_with(&[("FAILPOINT", &order)]).await;
     let run = worker.invoke(&events::schedule(), PLENTY).await;
     assert_processed(&run, 39);
-    let told = run.response()["errors"].to_string();
-    assert!(told.contains("the worker panicked while storing this object"), "{told}");
+    let text = run.response()["errors"].to_string();
+    assert!(text.contains("the worker panicked while storing this object"), "{text}");
     assert_eq!(world.count("SELECT count(DISTINCT player_tag) FROM player_snapshots").await, 39);
     assert_eq!(world.sizes().await.leased, 0);
 }

@@ -64,7 +64,7 @@ fn nth_tag(nth: usize) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_of_the_largest_answers_stays_below_128_megabytes() {
+async fn largest_responses_fit_in_128_megabytes() {
     let (world, api) = (World::start().await, large_api().await);
     for nth in 0..80 {
         let tag: Tag = nth_tag(1000 + nth).parse().unwrap();

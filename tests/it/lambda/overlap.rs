@@ -9,7 +9,7 @@ use super::{
 };
 
 #[tokio::test]
-async fn of_two_runs_with_one_key_one_works_and_the_other_says_already_running() {
+async fn second_run_with_one_key_is_already_running() {
     let world = World::start().await;
     let players = world.mail_players(3).await;
     world.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
@@ -30,7 +30,7 @@ async fn of_two_runs_with_one_key_one_works_and_the_other_says_already_running()
 }
 
 #[tokio::test]
-async fn runs_that_follow_and_overlap_keep_to_the_cap_of_their_key() {
+async fn runs_together_keep_the_cap_of_a_key() {
     let world = World::start().await;
     let players = world.mail_players(90).await;
     let rate = [("COC_REQS_PER_SEC", "30"), ("COC_MAX_REQS_PER_SEC", "30")];

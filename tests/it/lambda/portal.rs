@@ -47,7 +47,7 @@ fn acts(world: &World, act: &str) -> usize {
 }
 
 #[tokio::test]
-async fn an_address_that_changes_in_the_middle_of_a_drain_costs_one_login_and_no_request() {
+async fn changed_address_costs_one_login() {
     let world = world().await;
     world.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
     world.mail_players(40).await;
@@ -75,7 +75,7 @@ async fn an_address_that_changes_in_the_middle_of_a_drain_costs_one_login_and_no
 }
 
 #[tokio::test]
-async fn sandboxes_that_start_together_log_in_one_after_the_other() {
+async fn concurrent_sandboxes_log_in_one_by_one() {
     let world = world().await;
     let mut workers = Vec::new();
     for _ in 0..4 {
@@ -92,7 +92,7 @@ async fn sandboxes_that_start_together_log_in_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn the_limit_of_a_day_holds_over_processes_and_health_tells_it() {
+async fn daily_quota_holds_over_processes() {
     let world = World::start().await;
     world.mail_players(20).await;
     let cap = [("COC_REQS_PER_DAY", "12")];
@@ -115,7 +115,7 @@ async fn the_limit_of_a_day_holds_over_processes_and_health_tells_it() {
 
 /// Runs, failures, renewals and every command that has to do with keys, with everything printed that can be.
 #[tokio::test]
-async fn no_secret_is_in_anything_that_is_printed_at_any_level() {
+async fn no_secret_is_printed_at_any_level() {
     const REDIS_PASSWORD: &str = "redis-hunter2";
     const DATABASE_PASSWORD: &str = "database-hunter2";
     let mut world = world().await;

@@ -15,7 +15,7 @@ async fn start() -> (World, Pair) {
 }
 
 #[tokio::test]
-async fn a_warm_process_works_after_every_failover() {
+async fn warm_process_works_after_every_failover() {
     let (world, mut pair) = start().await;
     let mut worker = world.worker().await;
     for number in 0..3 {
@@ -30,7 +30,7 @@ async fn a_warm_process_works_after_every_failover() {
 }
 
 #[tokio::test]
-async fn a_failover_in_the_middle_of_a_run_loses_nothing() {
+async fn failover_mid_run_loses_nothing() {
     const MANY: u64 = 300;
     let (world, mut pair) = start().await;
     world.mail_players(usize::try_from(MANY).unwrap()).await;
@@ -46,7 +46,7 @@ async fn a_failover_in_the_middle_of_a_run_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_process_that_only_finds_a_replica_says_so_and_recovers() {
+async fn replica_is_reported_until_primary_returns() {
     let (world, mut pair) = start().await;
     world.mail_players(2).await;
     let mut worker = world.worker().await;

@@ -13,7 +13,7 @@ use super::{
 };
 
 #[tokio::test]
-async fn a_run_near_its_deadline_stops_in_time_and_gives_everything_back() {
+async fn run_at_deadline_stops_and_releases_all() {
     let world = World::with(SimConfig { latency: Duration::from_millis(50), ..SimConfig::default() }).await;
     let players = world.mail_players(400).await;
     let mut worker = world.worker_with(&[("COC_REQS_PER_SEC", "40"), ("DEADLINE_BUFFER_MS", "4000")]).await;
@@ -40,7 +40,7 @@ async fn a_run_near_its_deadline_stops_in_time_and_gives_everything_back() {
 
 /// Three seconds are what Lambda gives to a function that nobody set up.
 #[tokio::test]
-async fn a_timeout_within_the_buffer_is_an_error() {
+async fn timeout_within_the_buffer_is_an_error() {
     let world = World::start().await;
     let mut worker = world.worker().await;
     worker.invoke(&events::schedule(), PLENTY).await.response();
@@ -57,7 +57,7 @@ async fn a_timeout_within_the_buffer_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_database_slow_at_the_deadline_is_not_down() {
+async fn slow_database_at_deadline_is_not_down() {
     let world = World::start().await;
     let players = world.mail_players(300).await;
     let mut worker = world.worker_with(&[("COC_REQS_PER_SEC", "40"), ("DEADLINE_BUFFER_MS", "4000")]).await;
@@ -80,8 +80,9 @@ async fn a_database_slow_at_the_deadline_is_not_down() {
 }
 
 /// The seconds can be chosen: `DEADLINE_SECONDS=300 cargo test --test it whatever_time_is_left`.
+/// With any time left, the response comes within it, and no call after it.
 #[tokio::test]
-async fn whatever_time_is_left_the_answer_comes_in_it_and_no_call_comes_after() {
+async fn response_is_in_time_with_any_deadline() {
     let chosen = std::env::var("DEADLINE_SECONDS").unwrap_or_else(|_| "30,6,1".to_owned());
     let seconds = chosen.split(',').map(|text| text.trim().parse().expect("whole seconds with commas between"));
     futures_util::future::join_all(seconds.map(answers_within)).await;
@@ -123,7 +124,7 @@ async fn answers_within(seconds: u64) {
 }
 
 #[tokio::test]
-async fn sigterm_gives_back_what_is_leased_and_ends_the_process_well() {
+async fn sigterm_releases_leases_and_exits_cleanly() {
     let world = World::start().await;
     let players = world.mail_players(10).await;
     world.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
@@ -147,7 +148,7 @@ async fn sigterm_gives_back_what_is_leased_and_ends_the_process_well() {
 }
 
 #[tokio::test]
-async fn what_a_killed_run_had_leased_is_done_by_a_later_one() {
+async fn leases_of_killed_run_are_done_later() {
     let world = World::start().await;
     let players = world.mail_players(10).await;
     world.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
@@ -166,7 +167,7 @@ async fn what_a_killed_run_had_leased_is_done_by_a_later_one() {
 }
 
 #[tokio::test]
-async fn a_frozen_sandbox_wakes_up_and_works_on() {
+async fn frozen_sandbox_works_on_after_thaw() {
     let world = World::start().await;
     let mut worker = world.worker().await;
     worker.invoke(&events::schedule(), PLENTY).await.response();

@@ -27,7 +27,7 @@ const METRICS: [&str; 13] = [
 ];
 
 #[tokio::test]
-async fn a_run_writes_one_info_line_and_one_metric_line() {
+async fn run_writes_one_log_and_metric_line() {
     let world = World::start().await;
     world.mail_players(5).await;
     let mut worker = world.worker_with(&[("ENVIRONMENT", "staging")]).await;

@@ -24,8 +24,9 @@ async fn taken(bed: &Bed) -> u64 {
     bed.worker.queue.calls_taken(bed.now().await.midnight()).await.unwrap()
 }
 
+/// The report has the time at which calls are possible again, and no attempt is counted.
 #[tokio::test]
-async fn a_run_that_meets_the_limit_stops_says_until_when_and_charges_nobody() {
+async fn run_at_the_quota_stops_uncounted() {
     let bed = bed(25, &[TOKEN]).await;
     bed.ask(bed.players(60)).await;
     let report = bed.run().await;
@@ -44,7 +45,7 @@ async fn a_run_that_meets_the_limit_stops_says_until_when_and_charges_nobody() {
 }
 
 #[tokio::test]
-async fn runs_side_by_side_never_make_more_calls_than_the_day_has() {
+async fn parallel_runs_keep_the_daily_quota() {
     let mut bed = bed(40, &["one", "two", "three"]).await;
     bed.worker.api.keys_per_run = Some(1);
     bed.ask(bed.players(150)).await;
@@ -63,7 +64,7 @@ async fn runs_side_by_side_never_make_more_calls_than_the_day_has() {
 }
 
 #[tokio::test]
-async fn a_block_that_a_crashed_run_had_is_lost_and_not_made_twice() {
+async fn block_of_crashed_run_is_lost() {
     let bed = bed(25, &[TOKEN]).await;
     bed.worker.queue.take_calls(bed.now().await.midnight(), 10, 25).await.unwrap();
     bed.ask(bed.players(60)).await;
@@ -73,7 +74,7 @@ async fn a_block_that_a_crashed_run_had_is_lost_and_not_made_twice() {
 }
 
 #[tokio::test]
-async fn what_a_run_does_not_need_it_gives_back() {
+async fn unused_calls_are_returned() {
     let bed = bed(10_000, &[TOKEN]).await;
     bed.ask(bed.players(7)).await;
     let report = bed.run().await;
@@ -82,7 +83,7 @@ async fn what_a_run_does_not_need_it_gives_back() {
 }
 
 #[tokio::test]
-async fn without_a_limit_nothing_is_counted_and_nothing_told() {
+async fn without_quota_nothing_is_counted() {
     let bed = Bed::start().await;
     bed.ask(bed.players(3)).await;
     assert_eq!((bed.run().await.day, taken(&bed).await), (None, 0));

@@ -224,7 +224,7 @@ fn assert_clocked(states: &[String], looks: &[Timestamp]) {
 }
 
 #[tokio::test]
-async fn a_whole_war_is_followed_to_its_end_and_then_left_alone() {
+async fn war_is_polled_to_its_end_only() {
     let stage = in_memory(WARS).await;
     let (states, looks) = Box::pin(a_whole_war(&stage, async |_, _| {})).await;
     println!("calls of a war from 14 h before its start: {}", stage.simulator.total_calls());
@@ -238,8 +238,9 @@ async fn a_whole_war_is_followed_to_its_end_and_then_left_alone() {
     assert_eq!((left.ready, left.delayed, left.leased, left.dead_letters), (0, 0, 0, 0));
 }
 
+/// Requests for a war add no polls of its own.
 #[tokio::test]
-async fn a_war_that_others_ask_for_all_the_time_is_looked_at_no_more_often_by_itself() {
+async fn requested_war_has_no_extra_polls() {
     let stage = in_memory(WARS).await;
     // A producer asks after every look, at a time of its own.
     let (_, looks) = a_whole_war(&stage, async |war, look| {
@@ -254,7 +255,7 @@ async fn a_war_that_others_ask_for_all_the_time_is_looked_at_no_more_often_by_it
 }
 
 #[tokio::test]
-async fn the_queue_in_redis_follows_a_war_in_the_same_way() {
+async fn redis_queue_polls_wars_likewise() {
     let url = crate::support::redis::fresh().await;
     let stage = stage(WARS, |_| beds::connect(&url)).await;
     let (states, looks) = Box::pin(a_whole_war(&stage, async |_, _| {})).await;
@@ -262,15 +263,16 @@ async fn the_queue_in_redis_follows_a_war_in_the_same_way() {
 }
 
 #[tokio::test]
-async fn without_the_switch_no_war_is_looked_at_again() {
+async fn switched_off_wars_are_not_polled() {
     let stage = in_memory(FollowUpConfig::NONE).await;
     stage.ask(&ObjectId::war(stage.clan_in_preparation()), Priority::High).await;
     let report = stage.run().await;
     assert_eq!((report.followups, stage.stats().await.delayed), (0, 0));
 }
 
+/// From what is stored with the war.
 #[tokio::test]
-async fn a_look_that_was_lost_with_its_run_is_made_again_from_what_is_stored() {
+async fn poll_lost_with_its_run_is_recovered() {
     let stage = in_memory(WARS).await;
     let war = ObjectId::war(stage.clan_in_preparation());
     stage.ask(&war, Priority::High).await;
@@ -300,7 +302,7 @@ async fn a_look_that_was_lost_with_its_run_is_made_again_from_what_is_stored() {
 }
 
 #[tokio::test]
-async fn a_war_whose_looks_fail_for_a_while_is_followed_to_its_end_all_the_same() {
+async fn failing_polls_do_not_end_a_war() {
     let stage = in_memory(WARS).await;
     let clan = stage.clan_in_preparation();
     stage.know_another_war(&clan).await;
@@ -323,8 +325,9 @@ async fn a_war_whose_looks_fail_for_a_while_is_followed_to_its_end_all_the_same(
     assert_eq!(stage.stats().await.dead_letters, 0);
 }
 
+/// Polls that fail for good make a dead letter, but only long after the war's end.
 #[tokio::test]
-async fn a_war_whose_looks_fail_for_good_is_a_dead_letter_when_it_should_long_be_over() {
+async fn war_failing_past_its_end_dies() {
     let stage = in_memory(WARS).await;
     let clan = stage.clan_in_preparation();
     stage.know_another_war(&clan).await;
@@ -343,7 +346,7 @@ async fn a_war_whose_looks_fail_for_good_is_a_dead_letter_when_it_should_long_be
 }
 
 #[tokio::test]
-async fn a_war_log_that_turns_private_is_followed_from_the_other_side() {
+async fn private_war_log_is_polled_by_opponent() {
     let stage = in_memory(WARS).await;
     let clan = stage.clan_in_preparation();
     let war = ObjectId::war(clan.clone());
@@ -373,8 +376,9 @@ async fn a_war_log_that_turns_private_is_followed_from_the_other_side() {
     }
 }
 
+/// Each round is polled to its end.
 #[tokio::test]
-async fn the_rounds_of_a_league_follow_one_another_and_each_is_seen_to_its_end() {
+async fn league_rounds_are_polled_one_by_one() {
     let stage = in_memory(WARS).await;
     let world = stage.simulator.world();
     let clan = world.in_league()[0].clone();
@@ -399,8 +403,9 @@ async fn the_rounds_of_a_league_follow_one_another_and_each_is_seen_to_its_end()
     assert_eq!(last, "inWar");
 }
 
+/// At most as many as the settings allow.
 #[tokio::test]
-async fn members_whose_documents_are_old_are_fetched_after_their_clan_and_no_more_than_allowed() {
+async fn outdated_members_follow_their_clan() {
     let stage = in_memory(MEMBERS).await;
     let clan = stage.simulator.world().clan_tags()[0].clone();
     stage.ask(&ObjectId::clan(clan.clone()), Priority::High).await;
@@ -426,7 +431,7 @@ async fn members_whose_documents_are_old_are_fetched_after_their_clan_and_no_mor
 }
 
 #[tokio::test]
-async fn while_more_is_ready_than_a_run_can_do_no_member_is_added() {
+async fn no_member_is_added_to_a_full_queue() {
     let stage = in_memory(MEMBERS).await;
     let world = stage.simulator.world();
     // A slow key: what it can do in two minutes is little.
@@ -444,7 +449,7 @@ async fn while_more_is_ready_than_a_run_can_do_no_member_is_added() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_is_not_revived_by_a_follow_up() {
+async fn follow_up_revives_no_dead_letter() {
     let stage = in_memory(FollowUpConfig { wars: true, players_per_clan: 50 }).await;
     let clan = stage.simulator.world().clan_tags()[0].clone();
     stage.simulator.misbehave(Rule::new(Misbehaviour::BadRequest).on(refresh_worker::sim::Endpoint::Player));

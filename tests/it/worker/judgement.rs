@@ -80,7 +80,7 @@ async fn open_circuits(bed: &Bed) -> Vec<CircuitScope> {
 }
 
 #[tokio::test]
-async fn one_bad_object_stops_nobody_and_dies() {
+async fn bad_object_stops_nobody_and_dies() {
     for what in bad_answers() {
         let bed = Bed::start().await;
         let players = bed.players(101);
@@ -107,7 +107,7 @@ async fn one_bad_object_stops_nobody_and_dies() {
 }
 
 #[tokio::test]
-async fn an_object_that_alone_is_throttled_waits_and_dies() {
+async fn object_throttled_alone_waits_and_dies() {
     let bed = Bed::start().await;
     let players = bed.players(101);
     bed.simulator
@@ -129,7 +129,7 @@ async fn an_object_that_alone_is_throttled_waits_and_dies() {
 }
 
 #[tokio::test]
-async fn one_clans_league_group_stops_no_war() {
+async fn bad_league_group_stops_no_war() {
     for what in [Misbehaviour::MaintenanceHtml, Misbehaviour::Maintenance, Misbehaviour::OtherForbidden] {
         let bed = Bed::start().await;
         let clans = bed.clans(20);
@@ -144,7 +144,7 @@ async fn one_clans_league_group_stops_no_war() {
 }
 
 #[tokio::test]
-async fn every_fiftieth_bad_answer_costs_five_percent_at_most() {
+async fn every_fiftieth_bad_costs_five_percent() {
     let mut bad = bad_answers();
     bad.retain(|what| !matches!(what, Misbehaviour::CutBeforeHeaders));
     for what in bad {
@@ -159,7 +159,7 @@ async fn every_fiftieth_bad_answer_costs_five_percent_at_most() {
 }
 
 #[tokio::test]
-async fn an_outage_of_any_length_charges_nobody() {
+async fn outage_counts_no_attempt() {
     for (waiting, what) in [
         (1, Misbehaviour::CutBeforeHeaders),
         (5, Misbehaviour::Maintenance),
@@ -196,7 +196,7 @@ async fn an_outage_of_any_length_charges_nobody() {
 }
 
 #[tokio::test]
-async fn a_wrong_server_costs_no_request() {
+async fn wrong_server_costs_no_request() {
     for what in wrong_servers() {
         for waiting in [1, 60] {
             let bed = Bed::start().await;
@@ -218,7 +218,7 @@ async fn a_wrong_server_costs_no_request() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_fails_stops_only_its_own() {
+async fn failing_endpoint_stops_only_its_own() {
     for what in [Misbehaviour::Status500, Misbehaviour::Maintenance, foreign(404, "")] {
         let bed = Bed::start().await;
         let wars: Vec<ObjectId> = bed.clans(20).into_iter().map(|clan| ObjectId::war(clan.tag)).collect();
@@ -248,7 +248,7 @@ async fn an_endpoint_that_fails_stops_only_its_own() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_refused_leaves_the_run_to_the_other() {
+async fn rejected_key_leaves_run_to_the_other() {
     for what in [
         foreign(403, r#"{"reason":"accessDenied.keyExpired"}"#),
         Misbehaviour::InvalidIp,
@@ -269,7 +269,7 @@ async fn a_key_that_is_refused_leaves_the_run_to_the_other() {
 }
 
 #[tokio::test]
-async fn a_bad_tail_is_decided_by_a_control_call() {
+async fn bad_tail_is_classified_by_control_call() {
     let bed = Bed::start().await;
     let players = bed.players(21);
     bed.ask(players[1..].to_vec()).await;
@@ -285,7 +285,7 @@ async fn a_bad_tail_is_decided_by_a_control_call() {
 }
 
 #[tokio::test]
-async fn another_clans_document_is_not_our_failure() {
+async fn document_of_another_clan_is_not_ours() {
     let bed = Bed::start().await;
     let wars: Vec<ObjectId> = bed.clans(20).into_iter().map(|clan| ObjectId::war(clan.tag)).collect();
     bed.ask(wars.clone()).await;
@@ -301,7 +301,7 @@ async fn another_clans_document_is_not_our_failure() {
 }
 
 #[tokio::test]
-async fn a_full_room_of_dead_letters_fails_the_run() {
+async fn full_dead_letters_fail_the_run() {
     let bed = Bed::start().await;
     let limits = QueueLimits { dead_letters: 1, ..QueueLimits::default() };
     let worker = bed.another_on(Arc::new(MemoryQueue::new(bed.clock.clone()).with_limits(limits)));

@@ -17,7 +17,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_rest_that_redis_did_not_hear_of_is_told_with_the_next_renewal() {
+async fn unshared_cooldown_is_shared_with_next_renewal() {
     let (proxy, url) = Proxy::in_front_of(&support::redis::fresh().await).await;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let config = RedisConfig { url: url.as_str().into(), cluster: false, namespace: "refresh".to_owned() };

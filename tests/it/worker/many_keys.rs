@@ -41,7 +41,7 @@ fn assert_spread(bed: &Bed) {
 }
 
 #[tokio::test]
-async fn five_runs_with_a_key_each_share_the_work() {
+async fn five_runs_share_five_keys() {
     let mut bed = bed().await;
     bed.worker.api.keys_per_run = Some(1);
     let mut workers = vec![bed.another(), bed.another(), bed.another(), bed.another()];
@@ -57,7 +57,7 @@ async fn five_runs_with_a_key_each_share_the_work() {
 }
 
 #[tokio::test]
-async fn one_run_with_five_keys_uses_all_of_them() {
+async fn one_run_uses_five_keys() {
     let bed = bed().await;
     let report = bed.run().await;
     assert_eq!((report.keys_held, report.processed_requests), (5, PLAYERS as u64), "{report:?}");

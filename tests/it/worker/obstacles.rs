@@ -17,7 +17,7 @@ use super::bed::{Bed, TOKEN, outcomes, seconds};
 use crate::queue::beds::{tag, value};
 
 #[tokio::test]
-async fn a_failed_object_waits_with_its_attempt_counted_while_the_others_are_done() {
+async fn failed_object_is_delayed_and_counted() {
     let bed = Bed::start().await;
     let players = bed.players(5);
     bed.simulator.misbehave(Rule::new(Misbehaviour::Status500).on_tag(players[0].tag.as_str()));
@@ -29,7 +29,7 @@ async fn a_failed_object_waits_with_its_attempt_counted_while_the_others_are_don
 }
 
 #[tokio::test]
-async fn attempts_are_used_up_one_delay_after_another() {
+async fn attempts_are_used_up_with_delays() {
     let bed = Bed::start().await;
     let players = bed.players(30);
     bed.simulator.misbehave(Rule::new(Misbehaviour::Status500).on_tag(players[0].tag.as_str()));
@@ -45,8 +45,9 @@ async fn attempts_are_used_up_one_delay_after_another() {
     assert_eq!(dead[0].reason_code, "attempts_used_up", "{dead:?}");
 }
 
+/// A response that would be the same again becomes a dead letter with its first bytes.
 #[tokio::test]
-async fn an_answer_that_would_be_the_same_again_becomes_a_dead_letter_with_its_first_bytes() {
+async fn permanent_failure_is_dead_letter_with_body() {
     let bed = Bed::start().await;
     let players = bed.players(30);
     bed.simulator.misbehave(Rule::new(Misbehaviour::WrongTag).on_tag(players[0].tag.as_str()));
@@ -59,7 +60,7 @@ async fn an_answer_that_would_be_the_same_again_becomes_a_dead_letter_with_its_f
 }
 
 #[tokio::test]
-async fn maintenance_stops_the_drain_then_one_probe_every_30_seconds_until_work_resumes() {
+async fn maintenance_is_probed_every_30_seconds() {
     let bed = Bed::start().await;
     bed.simulator.maintenance(true);
     bed.ask(bed.players(30)).await;
@@ -83,7 +84,7 @@ async fn maintenance_stops_the_drain_then_one_probe_every_30_seconds_until_work_
 }
 
 #[tokio::test]
-async fn a_probe_that_fails_otherwise_does_not_end_the_maintenance() {
+async fn other_failure_does_not_end_maintenance() {
     let bed = Bed::start().await;
     bed.simulator.maintenance(true);
     bed.ask(bed.players(3)).await;
@@ -99,7 +100,7 @@ async fn a_probe_that_fails_otherwise_does_not_end_the_maintenance() {
 }
 
 #[tokio::test]
-async fn a_throttled_key_rests_for_the_next_run_too() {
+async fn cooldown_holds_for_the_next_run() {
     let bed = Bed::start().await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::Throttled { retry_after: Some(60) }).once());
     bed.ask(bed.players(4)).await;
@@ -118,7 +119,7 @@ async fn a_throttled_key_rests_for_the_next_run_too() {
 }
 
 #[tokio::test]
-async fn with_two_keys_the_other_goes_on_when_one_is_throttled() {
+async fn other_key_goes_on_during_cooldown() {
     let bed = Bed::with(|_| {}, &["first", "second"]).await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::Throttled { retry_after: Some(60) }).on_token("first").once());
     bed.ask(bed.players(20)).await;
@@ -129,7 +130,7 @@ async fn with_two_keys_the_other_goes_on_when_one_is_throttled() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_not_accepted_ends_the_run_as_an_error_and_charges_nobody() {
+async fn rejected_key_fails_run_uncounted() {
     let bed = Bed::start().await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::InvalidAuthorization));
     bed.ask(bed.players(10)).await;
@@ -143,7 +144,7 @@ async fn a_key_that_is_not_accepted_ends_the_run_as_an_error_and_charges_nobody(
 }
 
 #[tokio::test]
-async fn an_address_ban_ends_the_run_as_an_error() {
+async fn address_ban_fails_the_run() {
     let bed = Bed::start().await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::AddressBan));
     bed.ask(bed.players(3)).await;
@@ -155,7 +156,7 @@ async fn an_address_ban_ends_the_run_as_an_error() {
 }
 
 #[tokio::test]
-async fn without_a_database_not_one_call_is_made() {
+async fn no_call_is_made_without_database() {
     let bed = Bed::start().await;
     bed.ask(bed.players(3)).await;
     bed.worker.store.close().await;
@@ -166,7 +167,7 @@ async fn without_a_database_not_one_call_is_made() {
 }
 
 #[tokio::test]
-async fn a_database_that_goes_away_stops_leasing_and_what_was_fetched_is_given_back() {
+async fn lost_database_stops_leasing_and_releases() {
     let bed = Bed::start().await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
     bed.ask(bed.players(3)).await;
@@ -184,7 +185,7 @@ async fn a_database_that_goes_away_stops_leasing_and_what_was_fetched_is_given_b
 }
 
 #[tokio::test]
-async fn paused_a_run_does_nothing_but_keep_what_was_named() {
+async fn paused_run_only_queues_named_requests() {
     let bed = Bed::with(|config| config.paused = Some(Pause::RefreshPaused), &[TOKEN]).await;
     bed.ask(bed.players(2)).await;
     let named = vec![ObjectId::clan(bed.simulator.world().clan_tags()[0].clone())];
@@ -211,7 +212,7 @@ fn assert_admitted(report: &RunReport, reason: StopReason, mail: u64) {
 }
 
 #[tokio::test]
-async fn runs_that_are_turned_away_admit_mail() {
+async fn turned_away_runs_admit_the_mailbox() {
     for pause in [Pause::RefreshPaused, Pause::DisableAutoRefreshQueue] {
         let bed = Bed::with(|config| config.paused = Some(pause), &[TOKEN]).await;
         mail(&bed, &bed.players(3)).await;
@@ -249,7 +250,7 @@ async fn runs_that_are_turned_away_admit_mail() {
 }
 
 #[tokio::test]
-async fn a_flood_is_admitted_by_runs_that_are_turned_away_a_bounded_part_at_a_time() {
+async fn turned_away_runs_admit_floods_in_parts() {
     let bed = Bed::with(|config| config.paused = Some(Pause::RefreshPaused), &[TOKEN]).await;
     let objects: Vec<ObjectId> = (0..3000).map(|number| format!("clan:{}", tag(number)).parse().unwrap()).collect();
     mail(&bed, &objects).await;
@@ -259,7 +260,7 @@ async fn a_flood_is_admitted_by_runs_that_are_turned_away_a_bounded_part_at_a_ti
 }
 
 #[tokio::test]
-async fn a_key_slot_outlives_its_run_until_one_interval_after_its_last_call() {
+async fn slot_outlives_run_by_one_interval() {
     let mut bed = Bed::start().await;
     bed.worker.api.reqs_per_sec = 1;
     let mut lingered = false;

@@ -36,7 +36,7 @@ async fn number(stage: &Stage<MemoryQueue>, sql: &'static str) -> usize {
 }
 
 #[tokio::test]
-async fn a_war_is_told_to_start_once_and_to_end_once() {
+async fn war_has_one_start_and_end_event() {
     let stage = telling(WARS).await;
     let clan = stage.clan_in_preparation();
     stage.ask(&ObjectId::war(clan.clone()), Priority::High).await;
@@ -61,8 +61,9 @@ async fn a_war_is_told_to_start_once_and_to_end_once() {
     assert!(fields.iter().any(|fields| fields.contains("\"clan\"")), "attacks change a side: {fields:?}");
 }
 
+/// The first member list of a clan makes no event.
 #[tokio::test]
-async fn who_joins_and_leaves_is_told_as_the_memberships_say_and_the_first_list_tells_of_nobody() {
+async fn member_events_follow_the_memberships() {
     let stage = telling(FollowUpConfig::NONE).await;
     let clans: Vec<ObjectId> = stage.simulator.world().clan_tags().iter().cloned().map(ObjectId::clan).collect();
     let mut first = 0;

@@ -15,7 +15,7 @@ use crate::{store::beds, support};
 
 /// Forty players belong into a partition that is missing; others are stored all the time.
 #[tokio::test]
-async fn what_a_missing_partition_holds_is_not_called_for_in_every_run() {
+async fn missing_partition_costs_no_repeated_calls() {
     let bed = Bed::start().await;
     let url = support::postgres::fresh().await;
     let store = PostgresStore::connect(&beds::config(&url)).unwrap();
@@ -50,19 +50,19 @@ async fn what_a_missing_partition_holds_is_not_called_for_in_every_run() {
         after: None,
     };
     bed.ask(bad.to_vec()).await;
-    let mut told = Vec::new();
+    let mut lines = Vec::new();
     for round in 0..8 {
         let some: Vec<ObjectId> = good[round * 5..round * 5 + 5].to_vec();
         bed.ask(some).await;
         let options = RunOptions { time_left: Some(seconds(40)), ..RunOptions::default() };
         let report = worker.run(options, &Unwatched).await;
-        told.push(format!("{} calls, {:?}, {:?}", report.api_requests, report.stopped_because, outcomes(&report)));
+        lines.push(format!("{} calls, {:?}, {:?}", report.api_requests, report.stopped_because, outcomes(&report)));
         bed.clock.advance(seconds(2));
     }
     let calls = bed.simulator.total_calls();
     assert!(
         calls <= 40 + 40 + 20,
         "{calls} calls in 16 s for 40 that are held and 40 that are stored:\n{}",
-        told.join("\n")
+        lines.join("\n")
     );
 }

@@ -71,7 +71,7 @@ fn count(bed: &Bed, act: &str) -> usize {
 }
 
 #[tokio::test]
-async fn a_first_run_makes_its_keys_and_warm_and_cold_ones_reuse_them() {
+async fn first_run_creates_keys_others_reuse() {
     let bed = bed(2).await;
     bed.ask(bed.players(20)).await;
     let report = bed.run().await;
@@ -90,8 +90,9 @@ async fn a_first_run_makes_its_keys_and_warm_and_cold_ones_reuse_them() {
     assert_eq!((count(&bed, "login"), count(&bed, "create"), count(&bed, "revoke")), (2, 2, 0));
 }
 
+/// Fifteen calls are in flight, and no attempt is counted.
 #[tokio::test]
-async fn when_the_address_changes_mid_drain_one_login_serves_fifteen_calls_and_nobody_is_charged() {
+async fn address_change_mid_drain_needs_one_login() {
     let bed = bed(1).await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
     bed.ask(bed.players(40)).await;
@@ -108,12 +109,13 @@ async fn when_the_address_changes_mid_drain_one_login_serves_fifteen_calls_and_n
     assert_eq!(bed.dead().await.len(), 0);
     let keys = bed.simulator.portal_keys(EMAIL);
     assert_eq!(keys.last().unwrap().cidr_ranges, ["198.51.100.4"]);
-    let told = "account COC_EMAIL: our address changed from 203.0.113.7 to 198.51.100.4";
-    assert!(report.errors.iter().any(|error| error.starts_with(told)), "{:?}", report.errors);
+    let expected = "account COC_EMAIL: our address changed from 203.0.113.7 to 198.51.100.4";
+    assert!(report.errors.iter().any(|error| error.starts_with(expected)), "{:?}", report.errors);
 }
 
+/// Keys are good for all of EGRESS_IPS, and only such keys are used.
 #[tokio::test]
-async fn with_egress_ips_keys_are_good_for_all_of_them_and_only_such_are_used() {
+async fn egress_ips_select_the_keys() {
     let mut bed = bed(1).await;
     let mut config = portal(&bed.simulator, NAME, 1);
     config.egress_ips = ["203.0.113.7", "198.51.100.20"].map(|address| address.parse().unwrap()).to_vec();
@@ -133,7 +135,7 @@ async fn with_egress_ips_keys_are_good_for_all_of_them_and_only_such_are_used() 
 }
 
 #[tokio::test]
-async fn a_warm_sandbox_takes_the_key_that_replaced_its_own_elsewhere() {
+async fn warm_sandbox_takes_replaced_key() {
     let bed = bed(1).await;
     let other = another(&bed, &portal(&bed.simulator, NAME, 1));
     bed.run().await;
@@ -152,8 +154,9 @@ async fn a_warm_sandbox_takes_the_key_that_replaced_its_own_elsewhere() {
     assert_eq!((refused(), count(&bed, "login"), count(&bed, "create")), (before, 4, 2), "{acts:?}");
 }
 
+/// It replaces the key that was rejected elsewhere meanwhile.
 #[tokio::test]
-async fn a_warm_sandbox_begins_with_its_other_keys_while_it_replaces_one_that_was_refused_elsewhere() {
+async fn warm_sandbox_starts_with_its_other_keys() {
     let bed = bed(2).await;
     let other = another(&bed, &portal(&bed.simulator, NAME, 2));
     bed.run().await;
@@ -179,7 +182,7 @@ async fn a_warm_sandbox_begins_with_its_other_keys_while_it_replaces_one_that_wa
 }
 
 #[tokio::test]
-async fn a_login_takes_no_longer_than_the_run_has_and_that_is_not_held_against_the_portal() {
+async fn login_ends_with_the_run_without_cooldown() {
     let mut bed = bed(1).await;
     bed.simulator.open_account("second@example.com", PASSWORD);
     let mut config = portal(&bed.simulator, NAME, 1);
@@ -200,7 +203,7 @@ async fn a_login_takes_no_longer_than_the_run_has_and_that_is_not_held_against_t
 }
 
 #[tokio::test]
-async fn the_order_to_stop_ends_a_login_and_gives_the_right_to_it_back() {
+async fn stop_ends_login_and_releases_right() {
     let bed = bed(1).await;
     bed.simulator.portal_trouble(Some(PortalTrouble::Stalled));
     bed.ask(bed.players(2)).await;
@@ -216,7 +219,7 @@ async fn the_order_to_stop_ends_a_login_and_gives_the_right_to_it_back() {
 }
 
 #[tokio::test]
-async fn the_order_to_stop_ends_a_login_in_the_middle_of_a_drain_too() {
+async fn stop_ends_login_mid_drain() {
     let bed = bed(1).await;
     bed.run().await;
     bed.simulator.revoke_by_hand(&bed.simulator.portal_keys(EMAIL)[0].token);
@@ -232,7 +235,7 @@ async fn the_order_to_stop_ends_a_login_in_the_middle_of_a_drain_too() {
 }
 
 #[tokio::test]
-async fn a_revoke_that_fails_costs_no_good_key() {
+async fn failed_revoke_costs_no_good_key() {
     let bed = bed(2).await;
     for number in 0..8 {
         bed.simulator.put_key(EMAIL, &format!("foreign-{number}"), "203.0.113.7");
@@ -247,7 +250,7 @@ async fn a_revoke_that_fails_costs_no_good_key() {
 }
 
 #[tokio::test]
-async fn when_nothing_can_be_revoked_and_there_is_no_key_the_refusal_is_told() {
+async fn refused_revoke_without_key_is_reported() {
     let bed = bed(1).await;
     for number in 0..9 {
         bed.simulator.put_key(EMAIL, &format!("foreign-{number}"), "203.0.113.7");
@@ -259,7 +262,7 @@ async fn when_nothing_can_be_revoked_and_there_is_no_key_the_refusal_is_told() {
 }
 
 #[tokio::test]
-async fn a_login_revokes_no_key_that_a_run_holds() {
+async fn login_revokes_no_held_key() {
     let bed = bed(1).await;
     for number in 0..9 {
         bed.simulator.put_key(EMAIL, &format!("foreign-{number}"), "203.0.113.7");
@@ -279,7 +282,7 @@ async fn a_login_revokes_no_key_that_a_run_holds() {
 }
 
 #[tokio::test]
-async fn of_five_keys_one_that_was_revoked_by_hand_is_replaced_and_the_others_go_on() {
+async fn key_revoked_by_hand_is_replaced() {
     let bed = bed(5).await;
     bed.ask(bed.players(10)).await;
     bed.run().await;
@@ -297,7 +300,7 @@ async fn of_five_keys_one_that_was_revoked_by_hand_is_replaced_and_the_others_go
 }
 
 #[tokio::test]
-async fn ten_foreign_keys_are_left_alone_and_the_error_says_what_to_do() {
+async fn ten_foreign_keys_are_left_alone() {
     let bed = bed(1).await;
     for number in 0..10 {
         bed.simulator.put_key(EMAIL, &format!("foreign-{number}"), "203.0.113.7");
@@ -316,7 +319,7 @@ async fn ten_foreign_keys_are_left_alone_and_the_error_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_full_account_gives_as_many_keys_as_there_is_room_for() {
+async fn full_account_gives_fewer_keys() {
     let bed = bed(5).await;
     for number in 0..7 {
         bed.simulator.put_key(EMAIL, &format!("foreign-{number}"), "203.0.113.7");
@@ -331,7 +334,7 @@ async fn a_full_account_gives_as_many_keys_as_there_is_room_for() {
 }
 
 #[tokio::test]
-async fn two_deployments_on_one_account_never_revoke_each_others_keys() {
+async fn deployments_never_revoke_each_others_keys() {
     let bed = bed(4).await;
     let staging = portal(&bed.simulator, "refresh-worker-staging", 4);
     for round in 0..20 {
@@ -355,7 +358,7 @@ async fn two_deployments_on_one_account_never_revoke_each_others_keys() {
 }
 
 #[tokio::test]
-async fn ten_cold_sandboxes_at_once_log_in_one_after_the_other() {
+async fn ten_cold_sandboxes_log_in_one_by_one() {
     let bed = bed(1).await;
     let config = portal(&bed.simulator, NAME, 1);
     let workers: Vec<_> = (0..10).map(|_| another(&bed, &config)).collect();
@@ -370,8 +373,8 @@ async fn ten_cold_sandboxes_at_once_log_in_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn each_trouble_of_the_portal_is_told_as_what_it_is_and_backs_off() {
-    for (trouble, told) in [
+async fn portal_failures_are_named_and_back_off() {
+    for (trouble, expected) in [
         (PortalTrouble::Temporary, "it refuses for now: Temporary application error"),
         (PortalTrouble::Down, "it is down: it answers 503"),
         (PortalTrouble::Nonsense, "sets no cookie"),
@@ -384,7 +387,7 @@ async fn each_trouble_of_the_portal_is_told_as_what_it_is_and_backs_off() {
             let report = bed.run().await;
             assert_eq!(report.stopped_because, StopReason::NoUsableKey, "{report:?}");
             let failure = report.failure.unwrap_or_default();
-            assert!(failure.contains(told), "{trouble:?}: {failure}");
+            assert!(failure.contains(expected), "{trouble:?}: {failure}");
             assert!(!failure.contains(PASSWORD) && !failure.contains(EMAIL), "{failure}");
         }
         assert_eq!(count(&bed, "login"), 1, "nobody tries again within 30 s");
@@ -396,7 +399,7 @@ async fn each_trouble_of_the_portal_is_told_as_what_it_is_and_backs_off() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_not_tried_again_for_a_quarter_of_an_hour() {
+async fn wrong_password_cools_down_15_minutes() {
     let mut bed = bed(1).await;
     let mut config = portal(&bed.simulator, NAME, 1);
     config.accounts[0].password = "wrong".into();
@@ -412,7 +415,7 @@ async fn a_wrong_password_is_not_tried_again_for_a_quarter_of_an_hour() {
 }
 
 #[tokio::test]
-async fn a_new_password_is_tried_at_once_after_the_old_one_was_refused() {
+async fn new_password_is_tried_at_once() {
     let mut bed = bed(1).await;
     let mut config = portal(&bed.simulator, NAME, 1);
     config.accounts[0].password = "the old one".into();
@@ -429,7 +432,7 @@ async fn a_new_password_is_tried_at_once_after_the_old_one_was_refused() {
 }
 
 #[tokio::test]
-async fn keys_that_are_refused_again_and_again_do_not_lead_to_login_after_login() {
+async fn repeated_rejections_do_not_repeat_logins() {
     let bed = bed(1).await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::InvalidAuthorization));
     bed.ask(bed.players(5)).await;
@@ -446,7 +449,7 @@ async fn keys_that_are_refused_again_and_again_do_not_lead_to_login_after_login(
 }
 
 #[tokio::test]
-async fn a_cold_sandbox_does_not_take_a_key_that_the_api_refused_to_another() {
+async fn cold_sandbox_skips_key_rejected_elsewhere() {
     let bed = bed(1).await;
     bed.ask(bed.players(3)).await;
     // Good for the portal, and refused by the API all the same.
@@ -464,7 +467,7 @@ async fn a_cold_sandbox_does_not_take_a_key_that_the_api_refused_to_another() {
 }
 
 #[tokio::test]
-async fn several_accounts_give_their_keys_and_one_that_fails_does_not_take_the_others_with_it() {
+async fn failing_account_leaves_others_working() {
     let mut bed = bed(2).await;
     bed.simulator.open_account("second@example.com", PASSWORD);
     let mut config = portal(&bed.simulator, NAME, 2);

@@ -49,7 +49,7 @@ async fn mail(redis: &RedisBed, objects: &[ObjectId]) {
 }
 
 #[tokio::test]
-async fn a_run_on_a_full_redis_drains_queue_and_mailbox() {
+async fn full_redis_is_drained() {
     let (bed, server) = (Bed::start().await, PrivateRedis::start().await);
     let redis = RedisBed::at(&server.url(), QueueLimits::default()).await;
     let players = bed.players(30);
@@ -85,7 +85,7 @@ async fn restore(redis: &RedisBed, kept: &[(String, Option<Vec<u8>>)]) {
 }
 
 #[tokio::test]
-async fn after_lost_writes_a_run_calls_nothing_twice() {
+async fn lost_writes_cause_no_second_call() {
     let (bed, server) = (Bed::start().await, PrivateRedis::start().await);
     let redis = RedisBed::at(&server.url(), QueueLimits::default()).await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
@@ -107,7 +107,7 @@ async fn after_lost_writes_a_run_calls_nothing_twice() {
 }
 
 #[tokio::test]
-async fn a_run_whose_lease_is_unheard_leases_anew() {
+async fn lost_lease_response_leases_anew() {
     let (bed, server) = (Bed::start().await, PrivateRedis::start().await);
     let redis = RedisBed::at(&server.url(), QueueLimits::default()).await;
     enqueue(&redis, &bed.players(5)).await;
@@ -129,7 +129,7 @@ async fn a_run_whose_lease_is_unheard_leases_anew() {
 }
 
 #[tokio::test]
-async fn a_run_whose_mail_is_refused_does_all_that_is_ready_and_then_says_so() {
+async fn refused_admission_leaves_ready_requests_working() {
     let bed = Bed::start().await;
     // On a cluster the mailbox lies elsewhere: what is admitted makes our server fuller.
     let redis = RedisBed::on_cluster(QueueLimits::default()).await;
@@ -148,7 +148,7 @@ async fn a_run_whose_mail_is_refused_does_all_that_is_ready_and_then_says_so() {
 }
 
 #[tokio::test]
-async fn in_a_flood_admission_keeps_ahead_of_the_calls() {
+async fn admission_keeps_ahead_of_calls_in_flood() {
     let (bed, server) = (Bed::start().await, PrivateRedis::start().await);
     let redis = RedisBed::at(&server.url(), QueueLimits::default()).await;
     redis.flood(0..20_000).await;
@@ -166,7 +166,7 @@ async fn in_a_flood_admission_keeps_ahead_of_the_calls() {
 }
 
 #[tokio::test]
-async fn a_run_on_a_replica_ends_as_queue_down_and_nothing_is_lost() {
+async fn run_on_replica_is_queue_down() {
     let (bed, server) = (Bed::start().await, PrivateRedis::start().await);
     let redis = RedisBed::at(&server.url(), QueueLimits::default()).await;
     enqueue(&redis, &bed.players(5)).await;
@@ -179,7 +179,7 @@ async fn a_run_on_a_replica_ends_as_queue_down_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn a_run_on_a_server_that_loads_ends_as_queue_down_and_nothing_is_lost() {
+async fn run_on_loading_server_is_queue_down() {
     let (bed, server) = (Bed::start().await, PrivateRedis::durable().await);
     let redis = RedisBed::at(&server.url(), QueueLimits::default()).await;
     enqueue(&redis, &bed.players(5)).await;

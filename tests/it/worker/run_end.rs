@@ -49,7 +49,7 @@ async fn nothing_is_leased_that_cannot_be_called() {
 }
 
 #[tokio::test]
-async fn a_learned_low_rate_leases_only_what_it_can_call() {
+async fn low_rate_leases_only_callable_requests() {
     let bed = bed(&[TOKEN], 30, Duration::from_millis(50)).await;
     bed.ask(bed.players(100)).await;
     bed.worker.queue.remember_rate(&Fingerprint::of(TOKEN), LearnedRate::plain(2.0)).await.unwrap();
@@ -60,7 +60,7 @@ async fn a_learned_low_rate_leases_only_what_it_can_call() {
 }
 
 #[tokio::test]
-async fn of_a_day_nearly_used_up_only_the_rest_is_leased() {
+async fn rest_of_quota_limits_leases() {
     let mut bed = bed(&[TOKEN], 200, Duration::from_millis(20)).await;
     bed.worker.api.reqs_per_day = NonZeroU64::new(1000);
     let midnight = bed.now().await.midnight();
@@ -88,7 +88,7 @@ async fn no_call_begins_that_cannot_be_stored() {
 }
 
 #[tokio::test]
-async fn a_war_begins_only_when_all_its_calls_fit() {
+async fn war_begins_only_with_time_for_all_calls() {
     let bed = bed(&[TOKEN], 60, Duration::from_millis(150)).await;
     let census = bed.simulator.world();
     let wars: Vec<ObjectId> = census.clan_tags().iter().cloned().map(ObjectId::war).collect();
@@ -104,7 +104,7 @@ async fn a_war_begins_only_when_all_its_calls_fit() {
 }
 
 #[tokio::test]
-async fn max_requests_counts_only_what_began() {
+async fn max_requests_counts_begun_requests() {
     let bed = bed(&[TOKEN], 20, Duration::from_millis(20)).await;
     bed.ask(bed.players(60)).await;
     bed.simulator.clear();
@@ -126,7 +126,7 @@ async fn max_requests_counts_only_what_began() {
 }
 
 #[tokio::test]
-async fn a_timeout_within_the_buffer_fails_the_run() {
+async fn timeout_within_the_buffer_fails_the_run() {
     let bed = Bed::start().await;
     bed.ask(bed.players(3)).await;
     for milliseconds in [0, 3000, 5000] {

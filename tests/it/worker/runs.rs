@@ -16,7 +16,7 @@ use super::bed::{Bed, outcomes, seconds};
 use crate::api::scripted::{Reply, Scripted};
 
 #[tokio::test]
-async fn a_mixed_queue_is_drained_and_every_request_has_its_outcome() {
+async fn mixed_queue_is_drained() {
     let bed = Bed::start().await;
     let census = bed.simulator.world();
     bed.ask(bed.players(5)).await;
@@ -35,7 +35,7 @@ async fn a_mixed_queue_is_drained_and_every_request_has_its_outcome() {
 }
 
 #[tokio::test]
-async fn a_clan_with_a_member_that_cannot_be_read_is_stored_and_the_report_says_so() {
+async fn clan_with_unreadable_member_is_stored() {
     let mut bed = Bed::start().await;
     let api = Scripted::start().await;
     let members = r##"[{"tag":"#8QU8J9LP","name":"a"},{"tag":"#AAA","name":"b"}]"##;
@@ -54,7 +54,7 @@ async fn a_clan_with_a_member_that_cannot_be_read_is_stored_and_the_report_says_
 }
 
 #[tokio::test]
-async fn an_empty_queue_costs_no_call() {
+async fn empty_queue_costs_no_call() {
     let bed = Bed::start().await;
     let report = bed.run().await;
     assert_eq!(report.stopped_because, StopReason::QueueEmpty);
@@ -63,7 +63,7 @@ async fn an_empty_queue_costs_no_call() {
 }
 
 #[tokio::test]
-async fn what_is_fresh_enough_is_fresh_without_a_call() {
+async fn fresh_copy_needs_no_call() {
     let bed = Bed::start().await;
     bed.ask(bed.players(3)).await;
     bed.run().await;
@@ -75,7 +75,7 @@ async fn what_is_fresh_enough_is_fresh_without_a_call() {
 }
 
 #[tokio::test]
-async fn the_same_content_after_max_age_is_unchanged() {
+async fn same_content_after_max_age_is_unchanged() {
     let bed = Bed::start().await;
     bed.ask(bed.players(2)).await;
     bed.run().await;
@@ -86,7 +86,7 @@ async fn the_same_content_after_max_age_is_unchanged() {
 }
 
 #[tokio::test]
-async fn a_request_for_a_later_time_is_never_answered_early() {
+async fn future_request_is_never_served_early() {
     let bed = Bed::start().await;
     let player = bed.players(1).remove(0);
     let now = bed.now().await;
@@ -103,7 +103,7 @@ async fn a_request_for_a_later_time_is_never_answered_early() {
 }
 
 #[tokio::test]
-async fn max_requests_ends_a_run_and_leaves_the_rest() {
+async fn max_requests_ends_run() {
     let bed = Bed::start().await;
     bed.ask(bed.players(10)).await;
     let report = bed.run_with(RunOptions { max_requests: Some(4), ..RunOptions::default() }).await;
@@ -113,7 +113,7 @@ async fn max_requests_ends_a_run_and_leaves_the_rest() {
 }
 
 #[tokio::test]
-async fn a_priority_filter_leaves_the_other_classes_alone() {
+async fn priority_filter_leaves_other_priorities() {
     let bed = Bed::start().await;
     let players = bed.players(6);
     bed.ask_as(Priority::Critical, players[..2].to_vec()).await;
@@ -125,7 +125,7 @@ async fn a_priority_filter_leaves_the_other_classes_alone() {
 }
 
 #[tokio::test]
-async fn named_objects_come_before_everything_that_waits() {
+async fn named_objects_come_first() {
     let bed = Bed::start().await;
     let players = bed.players(20);
     bed.ask_as(Priority::Critical, players[1..].to_vec()).await;
@@ -136,8 +136,9 @@ async fn named_objects_come_before_everything_that_waits() {
     assert_eq!((bed.simulator.calls_to(named.tag.as_str()).len(), bed.simulator.total_calls()), (1, 1), "{report:?}");
 }
 
+/// No attempt is counted for it.
 #[tokio::test]
-async fn a_failure_that_comes_after_the_last_request_was_leased_is_told_and_charged_to_nobody() {
+async fn failure_after_last_lease_is_reported() {
     for (what, expected) in [
         (Misbehaviour::InvalidAuthorization, StopReason::NoUsableKey),
         (Misbehaviour::AddressBan, StopReason::NoUsableKey),
@@ -155,8 +156,9 @@ async fn a_failure_that_comes_after_the_last_request_was_leased_is_told_and_char
     }
 }
 
+/// Its named requests stay queued.
 #[tokio::test]
-async fn a_second_run_with_the_same_key_leaves_at_once_and_keeps_what_was_named() {
+async fn second_run_with_same_key_leaves() {
     let bed = Bed::start().await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
     bed.ask(bed.players(1)).await;
@@ -176,7 +178,7 @@ async fn a_second_run_with_the_same_key_leaves_at_once_and_keeps_what_was_named(
 }
 
 #[tokio::test]
-async fn a_named_dead_letter_is_told_and_not_counted_as_queued() {
+async fn named_dead_letter_is_not_queued() {
     let bed = Bed::start().await;
     let named = bed.players(2);
     bed.ask(named[..1].iter().cloned()).await;
@@ -187,13 +189,13 @@ async fn a_named_dead_letter_is_told_and_not_counted_as_queued() {
 
     let report = bed.run_with(RunOptions { named: named.clone(), ..RunOptions::default() }).await;
     assert_eq!((report.enqueued, report.processed_requests), (1, 1), "{report:?}");
-    let told = &report.not_queued[0];
-    assert_eq!((report.not_queued.len(), &told.object), (1, &named[0].to_string()), "{report:?}");
-    assert!(told.reason.contains("it kills its workers") && told.reason.contains("--revive"), "{report:?}");
+    let refused = &report.not_queued[0];
+    assert_eq!((report.not_queued.len(), &refused.object), (1, &named[0].to_string()), "{report:?}");
+    assert!(refused.reason.contains("it kills its workers") && refused.reason.contains("--revive"), "{report:?}");
 }
 
 #[tokio::test]
-async fn at_the_deadline_nothing_leased_is_lost_and_no_call_follows() {
+async fn deadline_loses_no_lease() {
     let bed = Bed::with(|config| config.deadline_buffer = Duration::ZERO, &[super::bed::TOKEN]).await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased).after(10));
     bed.ask(bed.players(60)).await;
@@ -209,7 +211,7 @@ async fn at_the_deadline_nothing_leased_is_lost_and_no_call_follows() {
 }
 
 #[tokio::test]
-async fn asked_to_stop_a_run_gives_everything_back_uncounted() {
+async fn stopped_run_releases_everything_uncounted() {
     let bed = Bed::start().await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
     bed.ask(bed.players(8)).await;
@@ -225,7 +227,7 @@ async fn asked_to_stop_a_run_gives_everything_back_uncounted() {
 
 /// Lambda delivers a request a second time while the first attempt stands still: its slot has ended, and the second has it.
 #[tokio::test]
-async fn one_request_id_delivered_twice_is_two_holders() {
+async fn repeated_request_id_is_two_holders() {
     let bed = Bed::start().await;
     let options = RunOptions { run: Some("request-1".to_owned()), ..RunOptions::default() };
     let key = Fingerprint::of(super::bed::TOKEN);
@@ -268,7 +270,7 @@ async fn one_request_id_delivered_twice_is_two_holders() {
 }
 
 #[tokio::test]
-async fn leases_are_renewed_while_their_calls_are_in_flight() {
+async fn leases_are_renewed_during_calls() {
     let bed = Bed::with(|config| config.lease = Duration::from_millis(600), &[super::bed::TOKEN]).await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
     bed.ask(bed.players(1)).await;
@@ -299,7 +301,7 @@ async fn leases_are_renewed_while_their_calls_are_in_flight() {
 }
 
 #[tokio::test]
-async fn a_suspect_is_fetched_with_nothing_else_in_flight() {
+async fn suspect_is_fetched_alone() {
     let bed = Bed::start().await;
     let players = bed.players(6);
     bed.ask(players[..1].to_vec()).await;
@@ -332,19 +334,19 @@ async fn a_suspect_is_fetched_with_nothing_else_in_flight() {
 }
 
 #[tokio::test]
-async fn a_run_leaves_its_row_in_the_store() {
+async fn run_leaves_its_row() {
     let bed = Bed::start().await;
     bed.ask(bed.players(2)).await;
     let report = bed.run_with(RunOptions { run: Some("request-1".to_owned()), ..RunOptions::default() }).await;
     let row = bed.worker.store.last_run().await.unwrap().expect("a run was written down");
     assert_eq!((row.run.as_str(), row.processed), ("request-1", 2));
     assert_eq!(row.api_requests, report.api_requests);
-    let told: serde_json::Value = serde_json::from_str(&row.report).unwrap();
-    assert_eq!(told["stopped_because"], "queue_empty");
+    let written: serde_json::Value = serde_json::from_str(&row.report).unwrap();
+    assert_eq!(written["stopped_because"], "queue_empty");
 }
 
 #[tokio::test]
-async fn a_wall_clock_that_jumps_in_a_run_costs_no_request_and_no_call() {
+async fn jumping_wall_clock_costs_nothing() {
     for jump in [-3600_i64, -20, 20, 3600] {
         let mut bed = Bed::start().await;
         // The clock of the queue's server is another.
@@ -363,7 +365,7 @@ async fn a_wall_clock_that_jumps_in_a_run_costs_no_request_and_no_call() {
 }
 
 #[tokio::test]
-async fn the_first_run_of_a_cold_start_makes_the_tables_when_they_are_ours_to_make() {
+async fn first_run_creates_the_tables() {
     let mut bed = Bed::start().await;
     bed.worker.store = Arc::new(SqliteStore::in_memory().await.unwrap());
     bed.ask(bed.players(2)).await;

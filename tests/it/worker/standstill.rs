@@ -12,7 +12,7 @@ use super::bed::{Bed, outcomes, seconds, time_passes};
 
 /// One object that alone meets 429, runs shorter than the rest of the key.
 #[tokio::test]
-async fn one_throttled_object_starves_no_short_run() {
+async fn throttled_object_starves_no_short_run() {
     let mut bed = Bed::start().await;
     bed.worker.api.reqs_per_sec = 30;
     let players = bed.players(101);
@@ -30,7 +30,7 @@ async fn one_throttled_object_starves_no_short_run() {
 
 /// The probe of the API meets 429; a second key could go on.
 #[tokio::test]
-async fn a_throttled_probe_hangs_no_run() {
+async fn throttled_probe_hangs_no_run() {
     let bed = Bed::with(|_| {}, &["one", "two"]).await;
     bed.ask(bed.players(50)).await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::Maintenance));
@@ -49,7 +49,7 @@ async fn a_throttled_probe_hangs_no_run() {
 
 /// A run that may lease nothing takes the probe of the API from the one that could make it.
 #[tokio::test]
-async fn a_filtered_run_leaves_the_probe_to_others() {
+async fn filtered_run_leaves_probe_to_others() {
     let bed = Bed::start().await;
     bed.ask(bed.players(20)).await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::Maintenance));
@@ -93,7 +93,7 @@ async fn two_forbidden_objects_do_not_stop_the_key() {
 
 /// Another run closed the circuit.
 #[tokio::test]
-async fn a_circuit_closed_elsewhere_is_closed_here() {
+async fn circuit_closed_elsewhere_is_closed_here() {
     let mut bed = Bed::start().await;
     bed.worker.api.reqs_per_sec = 50;
     let wars: Vec<ObjectId> = bed.clans(5).into_iter().map(|clan| ObjectId::war(clan.tag)).collect();
@@ -119,7 +119,7 @@ async fn a_circuit_closed_elsewhere_is_closed_here() {
 
 /// The control call meets 429.
 #[tokio::test]
-async fn a_throttled_league_group_is_told() {
+async fn throttled_league_group_is_reported() {
     let bed = Bed::start().await;
     let wars: Vec<ObjectId> = bed.clans(40).into_iter().map(|clan| ObjectId::war(clan.tag)).collect();
     bed.ask(wars).await;
@@ -131,7 +131,7 @@ async fn a_throttled_league_group_is_told() {
 
 /// The control call is made of the accused object itself.
 #[tokio::test]
-async fn the_accused_is_not_its_own_control() {
+async fn accused_object_is_not_its_control() {
     let bed = Bed::start().await;
     let players = bed.players(21);
     bed.ask(players[1..].to_vec()).await;
@@ -148,7 +148,7 @@ async fn the_accused_is_not_its_own_control() {
 
 /// The run's last request meets a 429 while Redis takes a moment: nobody gives it its turn.
 #[tokio::test]
-async fn a_throttled_last_request_ends_with_the_run() {
+async fn throttled_last_request_ends_with_run() {
     use crate::{
         queue::beds::{Bed as _, PATIENT, RedisBed, connect_as},
         support::redis::PrivateRedis,
@@ -189,7 +189,7 @@ async fn two_neighbours_in_maintenance_stop_nobody() {
 }
 
 #[tokio::test]
-async fn one_bad_object_alone_in_the_queue_dies() {
+async fn bad_object_alone_dies() {
     let bed = Bed::start().await;
     let players = bed.players(21);
     bed.ask(players[1..].to_vec()).await;
@@ -209,7 +209,7 @@ async fn one_bad_object_alone_in_the_queue_dies() {
 
 /// Named by an operator after a passing failure.
 #[tokio::test]
-async fn a_named_request_is_not_held() {
+async fn named_request_is_not_held() {
     let bed = Bed::start().await;
     let players = bed.players(1);
     bed.simulator.misbehave(Rule::new(Misbehaviour::Status500).times(3));
@@ -225,7 +225,7 @@ async fn a_named_request_is_not_held() {
 
 /// The day is busy: 60 good ones, then the API fails as a whole in the middle of a run.
 #[tokio::test]
-async fn an_outage_in_mid_run_is_told() {
+async fn outage_mid_run_is_reported() {
     for what in [Misbehaviour::Status500, Misbehaviour::Maintenance] {
         let bed = Bed::start().await;
         bed.ask(bed.players(300)).await;
@@ -237,7 +237,7 @@ async fn an_outage_in_mid_run_is_told() {
 
 /// SIGTERM while a request waits for its ruling and one is behind.
 #[tokio::test]
-async fn sigterm_ends_what_waits_at_once() {
+async fn sigterm_ends_waiting_requests() {
     let bed = Bed::with(|_| {}, &["one", "two"]).await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::Maintenance));
     bed.ask(bed.players(3)).await;
@@ -255,7 +255,7 @@ async fn sigterm_ends_what_waits_at_once() {
 }
 
 #[tokio::test]
-async fn a_throttled_control_call_rests_its_key() {
+async fn throttled_control_call_cools_its_key() {
     let bed = Bed::start().await;
     let players = bed.players(21);
     bed.ask(players[1..].to_vec()).await;
@@ -272,7 +272,7 @@ async fn a_throttled_control_call_rests_its_key() {
 }
 
 #[tokio::test]
-async fn a_named_request_waits_for_no_hold() {
+async fn named_request_lifts_its_hold() {
     let bed = Bed::start().await;
     let clan = bed.clans(1);
     bed.ask(bed.players(20)).await;

@@ -52,8 +52,9 @@ const TABLE: [(Misbehaviour, Fate); 24] = [
     (Misbehaviour::LyingContentType, Fate::Done),
 ];
 
+/// Whatever the responses are: no request is lost, and none is charged for the API's failures.
 #[tokio::test]
-async fn whatever_every_answer_is_no_request_is_lost_and_none_is_charged_for_the_apis_trouble() {
+async fn no_bad_response_loses_a_request() {
     for (what, fate) in TABLE {
         let bed = Bed::start().await;
         bed.ask(bed.players(REQUESTS)).await;
@@ -82,8 +83,9 @@ async fn whatever_every_answer_is_no_request_is_lost_and_none_is_charged_for_the
     }
 }
 
+/// No call is made while the key cools down.
 #[tokio::test]
-async fn in_a_storm_of_429_no_call_is_made_while_the_key_rests_and_the_rate_gives_way() {
+async fn storm_of_429_lowers_the_rate() {
     const RATE: u32 = 10;
     const REFUSED: u32 = 3;
     let mut bed = Bed::start().await;
