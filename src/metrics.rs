@@ -221,7 +221,7 @@ pub const AFTER_METRICS: &[AfterMetric] = &[
     },
 ];
 
-/// One metric for each [`Outcome`]: `outcome_` and its label.
+/// The metrics of each [`Outcome`]: `outcome_` and its label.
 pub const OUTCOME_METRICS: [(&str, Outcome); Outcome::ALL.len()] = [
     ("outcome_stored", Outcome::Stored),
     ("outcome_unchanged", Outcome::Unchanged),

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 pub struct Retries(Iter<'static, Duration>);
 
 impl Retries {
-    /// One retry after each of these delays.
+    /// The retries after these delays.
     #[must_use]
     pub fn after(delays: &'static [Duration]) -> Self {
         Self(delays.iter())

@@ -29,7 +29,7 @@ use crate::{
     model::text::on_one_line,
 };
 
-/// Libraries whose debug and trace lines hide ours; an operator's own filter may show them.
+// Libraries whose debug and trace lines hide ours; an operator's own filter may show them.
 const CHATTY_LIBRARIES: [&str; 8] =
     ["h2", "hyper", "hyper_util", "reqwest", "rustls", "tower", "lambda_runtime", "lambda_extension"];
 

@@ -56,7 +56,7 @@ struct Database {
     dead: bool,
     last_run: Option<RunRow>,
     failed_run: Option<RunRow>,
-    /// What it refuses with.
+    /// The error of every statement.
     refusal: Option<&'static str>,
 }
 

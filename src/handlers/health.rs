@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// The limit of all questions to one server: a Redis half a second away needs seven round trips when the connection is new.
+// The limit of all questions to one server: a Redis half a second away needs seven round trips when the connection is new.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The health of the worker.

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use super::options::{self, KNOWN_OPTIONS, Unknown, shortened};
 use crate::{config::Role, derive::views::When, worker::RunOptions};
 
-/// Names around the options in a direct event that are not options themselves.
+// Names around the options in a direct event that are not options themselves.
 const ENVELOPE: [&str; 3] = ["source", "request_id", "options"];
 
 /// The caller that waits for the response, with the form that it reads.

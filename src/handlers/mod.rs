@@ -55,7 +55,7 @@ pub struct Settings {
     pub deadline_buffer: Duration,
 }
 
-/// One call of the function.
+/// A call of the function.
 #[derive(Clone, Debug)]
 pub struct Invocation {
     pub request_id: String,

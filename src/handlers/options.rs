@@ -15,7 +15,7 @@ pub const KNOWN_OPTIONS: [&str; 5] = ["max_requests", "max_runtime", "priority_f
 /// The objects that one event may name; more belong in the queue.
 pub const MAX_NAMED: usize = 1000;
 
-/// The highest `max_runtime`: a day, far beyond any invocation.
+// The highest `max_runtime`: a day, far beyond any invocation.
 const MAX_RUNTIME_SECONDS: f64 = 86_400.0;
 
 /// The treatment of unknown names: refused in a caller's text, ignored in one that AWS wrote.

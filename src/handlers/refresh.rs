@@ -135,7 +135,7 @@ const fn status(stopped_because: StopReason) -> u16 {
     }
 }
 
-/// The objects that a message names which were not queued; the report has all.
+// The objects that a message names which were not queued; the report has all.
 const MAX_NAMED_IN_MESSAGE: usize = 3;
 
 /// The result of a run, in one sentence.

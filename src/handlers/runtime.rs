@@ -40,8 +40,8 @@ use crate::{
     worker::{Runs, Stop},
 };
 
-/// The end of the sandbox waits this long for a run to release what it holds. AWS itself often allows less; then leases
-/// and key slots run out by themselves.
+// The end of the sandbox waits this long for a run to release what it holds. AWS itself often allows less; then leases
+// and key slots run out by themselves.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Runs the process as a Lambda function; `build` joins the parts.
@@ -234,7 +234,7 @@ impl From<Failure> for Diagnostic {
     }
 }
 
-/// One write, so that the line is not mixed with a log line.
+/// Prints a line with a single write, so that it is not mixed with a log line.
 fn print(line: &str) {
     if let Err(error) = std::io::stdout().lock().write_all(format!("{line}\n").as_bytes()) {
         warn!("failed to write the metrics of a run: {error}");

@@ -11,7 +11,7 @@ use crate::{
     store::Store,
 };
 
-/// A request waits this long for its classification before a control call is wanted, and twice as long for that call's response.
+// A request waits this long for its classification before a control call is wanted, and twice as long for that call's response.
 const CLASSIFY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Waits for the classification of a bad response, within limits.

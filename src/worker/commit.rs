@@ -33,51 +33,42 @@ use crate::{
     store::{ANY_RECORD, Commit, Committed, Store, StoreError},
 };
 
-/// A group that is not full is committed this long after its first response.
+// A group that is not full is committed this long after its first response.
 const GROUP_WAIT: Duration = Duration::from_millis(300);
 
-/// While a commit takes longer than this, no further call begins: its response might not be stored.
+// While a commit takes longer than this, no further call begins: its response might not be stored.
 const SLOW_COMMIT_THRESHOLD: Duration = Duration::from_secs(2);
 
-/// Responses cost calls, so a commit is tried again for a while; the last delays outlast a failover's first seconds.
+// Responses cost calls, so a commit is tried again for a while; the last delays outlast a failover's first seconds.
 const COMMIT_RETRY_DELAYS: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(2)];
 
-/// A database that has kept a commit waiting for this long, tries together, is down for this run.
+// A database that has kept a commit waiting for this long, tries together, is down for this run.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The responses in a row that the store may refuse, each by itself, while it is in doubt: they may belong to the one broken
-/// part of a table.
+// The responses in a row that the store may refuse, each by itself, while it is in doubt: they may belong to the one broken
+// part of a table.
 const MAX_REFUSED_ALONE: u32 = 5;
 
-/// The reason code of requests that are held because nothing could be stored.
+// The reason code of requests that are held because nothing could be stored.
 const STORE_FAILS: &str = "store_fails";
 
-/// The reason code of requests whose responses were refused by themselves.
+// The reason code of requests whose responses were refused by themselves.
 const REFUSED: &str = "refused_by_database";
 
 /// The last of the three stages.
 #[derive(Debug)]
 pub struct CommitStage<'a, Q, S> {
-    ctx: &'a RunContext<'a, Q, S>,
-    outbox: &'a Outbox<'a>,
-    settler: Settler<'a, Q, S>,
+    pub ctx: &'a RunContext<'a, Q, S>,
+    pub outbox: &'a Outbox<'a>,
+    pub settler: Settler<'a, Q, S>,
     /// False while the database takes no responses: calls wait.
-    accepts: watch::Sender<bool>,
+    pub accepts: watch::Sender<bool>,
     /// The responses that the store has refused, each by itself, since it stored one.
-    refused_alone: AtomicU32,
+    pub refused_alone: AtomicU32,
 }
 
-impl<'a, Q: Queue + Slots, S: Store> CommitStage<'a, Q, S> {
-    pub const fn new(
-        ctx: &'a RunContext<'a, Q, S>,
-        outbox: &'a Outbox<'a>,
-        settler: Settler<'a, Q, S>,
-        accepts: watch::Sender<bool>,
-    ) -> Self {
-        Self { ctx, outbox, settler, accepts, refused_alone: AtomicU32::new(0) }
-    }
-
+impl<Q: Queue + Slots, S: Store> CommitStage<'_, Q, S> {
     /// Stores and settles requests until the other stages hand over no more.
     pub async fn run(&self, mut to_commit: mpsc::Receiver<Ended>) {
         while let Some(first) = to_commit.recv().await {

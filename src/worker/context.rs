@@ -23,7 +23,7 @@ use crate::{
     store::{Store, StoreError},
 };
 
-/// A database that has not answered for this long when a run ends is down; with less it may just have been slow.
+// A database that was silent for this long when a run ends is down; with less it may just have been slow.
 const DATABASE_SILENCE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The queue's time is read again before any lease when the clocks have moved apart by more than this.

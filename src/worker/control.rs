@@ -16,7 +16,7 @@ use crate::{
     store::Store,
 };
 
-/// The wait before the next control call after one that no key could make: a key may recover meanwhile.
+// The wait before the next control call after one that no key could make: a key may recover meanwhile.
 const CONTROL_RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// The result of a control call.
@@ -33,7 +33,7 @@ pub enum Made {
 /// Makes the control calls that the judge wants.
 #[derive(Debug)]
 pub struct ControlCalls<'a, Q, S> {
-    ctx: &'a RunContext<'a, Q, S>,
+    pub ctx: &'a RunContext<'a, Q, S>,
     pub judge: &'a Bench,
 }
 
@@ -45,11 +45,7 @@ impl<Q, S> Clone for ControlCalls<'_, Q, S> {
     }
 }
 
-impl<'a, Q: Queue + Slots, S: Store> ControlCalls<'a, Q, S> {
-    pub const fn new(ctx: &'a RunContext<'a, Q, S>, judge: &'a Bench) -> Self {
-        Self { ctx, judge }
-    }
-
+impl<Q: Queue + Slots, S: Store> ControlCalls<'_, Q, S> {
     /// Makes every control call that the judge wants. Never returns.
     pub async fn run(self) {
         let Self { ctx, judge } = self;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// Stands before the reason of a rejection, so that other runs can tell the two kinds apart.
+// Stands before the reason of a rejection, so that other runs can tell the two kinds apart.
 const REJECTED: &str = "rejected: ";
 
 /// The reason of a cooldown.

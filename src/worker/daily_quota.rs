@@ -11,10 +11,10 @@ use crate::{
     queue::{CallsGranted, QueueError, Slots},
 };
 
-/// The delay before a block is asked for again when the queue did not respond.
+// The delay before a block is asked for again when the queue did not respond.
 const BLOCK_RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// A day in UTC.
+// A day in UTC.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Takes one block. Returns true when a call is left to this run.

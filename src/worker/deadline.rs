@@ -14,24 +14,24 @@ use crate::model::Kind;
 /// The limit of a single call.
 pub const MAX_CALL_DURATION: Duration = Duration::from_secs(10);
 
-/// Kept free between the expected end of the last fetch and its commit: a machine that is busy for a moment must not cost a call.
+// Kept free between the expected end of the last fetch and its commit: a machine that is busy for a moment must not cost a call.
 const COMMIT_MARGIN: Duration = Duration::from_millis(150);
 
-/// The assumed durations before the first fetch and the first commit.
+// The assumed durations before the first fetch and the first commit.
 const FIRST_FETCH_GUESS: Duration = Duration::from_millis(300);
 const FIRST_COMMIT_GUESS: Duration = Duration::from_millis(300);
 
 /// With less time than this a run begins nothing.
 pub const MIN_RUN_TIME: Duration = FIRST_FETCH_GUESS.saturating_add(COMMIT_MARGIN).saturating_add(FIRST_COMMIT_GUESS);
 
-/// The fetches of each kind that are remembered.
+// The fetches of each kind that are remembered.
 const MAX_REMEMBERED_FETCHES: usize = 60;
 
-/// One remembered fetch in this many may be slower than expected. Else one response that hung for ten seconds would end a run ten
-/// seconds early.
+// Of this many remembered fetches, one may be slower than expected. Else one response that hung for ten seconds would end a run ten
+// seconds early.
 const SLOW_SHARE: usize = 20;
 
-/// The end of a run without any limit.
+// The end of a run without any limit.
 const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The end of a run, and the recent durations that decide what may still begin before it.

@@ -30,6 +30,8 @@
 //! [`Settler::settle`]: super::settle::Settler::settle
 //! [`Publisher::publish`]: super::outbox::Publisher::publish
 
+use std::sync::atomic::AtomicU32;
+
 use tokio::sync::{mpsc, watch};
 
 use super::{
@@ -53,7 +55,7 @@ use crate::{
     store::Store,
 };
 
-/// Requests that may wait between two stages. The lease stage keeps far fewer than this ahead.
+// Requests that may wait between two stages. The lease stage keeps far fewer than this ahead.
 const CHANNEL_CAPACITY: usize = 1024;
 
 /// Drains until there is a reason to end, which is then in `ctx.halt`.
@@ -66,14 +68,16 @@ pub async fn drain<Q: Queue + Slots, S: Store>(
     progress: &dyn Progress,
 ) {
     let judge = Bench::default();
-    let control = ControlCalls::new(ctx, &judge);
+    let control = ControlCalls { ctx, judge: &judge };
     let breaker = Breaker::new(ctx, control, circuits);
-    let publisher = Publisher::new(ctx, outbox);
+    let intake = Intake::new(ctx, &breaker, run, options);
+    let publisher = Publisher { ctx, outbox };
+    let settler = Settler { ctx, publisher, progress };
     let (accepts, store_accepts) = watch::channel(true);
-    let lease = LeaseStage::new(ctx, &breaker, Intake::new(ctx, &breaker, run, options), options.max_requests);
+    let lease = LeaseStage { ctx, breaker: &breaker, intake, max_requests: options.max_requests };
     let fetch = FetchStage::new(ctx, &breaker, store_accepts);
-    let commit = CommitStage::new(ctx, outbox, Settler::new(ctx, publisher, progress), accepts);
-    let keeper = Keeper::new(ctx);
+    let commit = CommitStage { ctx, outbox, settler, accepts, refused_alone: AtomicU32::default() };
+    let keeper = Keeper { ctx };
 
     publisher.relay().await;
     let (work, to_fetch) = mpsc::channel(CHANNEL_CAPACITY);

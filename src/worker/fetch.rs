@@ -31,10 +31,10 @@ use crate::{
     store::Store,
 };
 
-/// The extra tries within one request for a response that may be a hiccup; each spends a permit.
+// The extra tries within one request for a response that may be a hiccup; each spends a permit.
 const MAX_QUICK_TRIES: u32 = 2;
 
-/// The bounds of the calls in flight: room for retries at a low rate, and a limit to open connections with many keys.
+// The bounds of the calls in flight: room for retries at a low rate, and a limit to open connections with many keys.
 const MIN_IN_FLIGHT: usize = 16;
 const MAX_IN_FLIGHT: usize = 600;
 
@@ -90,7 +90,7 @@ impl<'a, Q: Queue + Slots, S: Store> FetchStage<'a, Q, S> {
         }
     }
 
-    /// One request: permit, call, verdict, and the classification of a bad response. Ends, or calls once more.
+    /// Fetches one request: permit, call, verdict, and the classification of a bad response. Ends, or calls once more.
     async fn fetch(&self, work: Work) -> Ended {
         let Self { ctx, breaker, .. } = self;
         let Work { lease, league } = work;

@@ -12,8 +12,8 @@ use crate::{
     store::{Committed, Freshness},
 };
 
-/// The time between two runs. What a run can do in it is the most that spare follow-ups may add to the queue, and none is added
-/// while more than that is ready.
+// The time between two runs. What a run can do in it is the most that spare follow-ups may add to the queue, and none is added
+// while more than that is ready.
 const RUN_INTERVAL: Duration = Duration::from_secs(2 * 60);
 
 /// The follow-ups of a response that was stored, or was the same as the stored one.

@@ -9,13 +9,13 @@ use crate::{
     queue::{Lease, Settlement},
 };
 
-/// A group is committed when it has this many requests …
+// A group is committed when it has this many requests …
 const MAX_GROUP_SIZE: usize = 64;
 
-/// … or this many bytes: a commit has each document in memory several times.
+// … or this many bytes: a commit has each document in memory several times.
 const MAX_GROUP_BYTES: usize = 2 * 1024 * 1024;
 
-/// The delay after the first failed attempt; it doubles with every further one.
+// The delay after the first failed attempt; it doubles with every further one.
 const FIRST_ATTEMPT_DELAY: Duration = Duration::from_secs(2 * 60);
 
 const MAX_ATTEMPT_DELAY: Duration = Duration::from_secs(24 * 60 * 60);

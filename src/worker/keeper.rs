@@ -16,14 +16,10 @@ use crate::{
 /// Renews what a run holds.
 #[derive(Debug)]
 pub struct Keeper<'a, Q, S> {
-    ctx: &'a RunContext<'a, Q, S>,
+    pub ctx: &'a RunContext<'a, Q, S>,
 }
 
-impl<'a, Q: Queue + Slots, S: Store> Keeper<'a, Q, S> {
-    pub const fn new(ctx: &'a RunContext<'a, Q, S>) -> Self {
-        Self { ctx }
-    }
-
+impl<Q: Queue + Slots, S: Store> Keeper<'_, Q, S> {
     /// Renews leases and key slots, and ends the run when the worker is asked to stop. Never returns.
     pub async fn run(&self) {
         let ctx = self.ctx;

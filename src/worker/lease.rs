@@ -26,37 +26,28 @@ use crate::{
     store::{Freshness, Store},
 };
 
-/// The share of the rate that may be leased ahead.
+// The share of the rate that may be leased ahead.
 const LEASE_AHEAD: Duration = Duration::from_secs(2);
 
-/// The interval between two looks at the mailbox while requests are in flight and nothing is ready.
+// The interval between two looks at the mailbox while requests are in flight and nothing is ready.
 const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The short wait for a key that was rejected a moment ago: its cooldown, or its replacement, is about to be known.
+// The short wait for a key that was rejected a moment ago: its cooldown, or its replacement, is about to be known.
 const KEY_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Added to the end of a cooldown, so that the slot is free by the queue's clock as well.
+// Added to the end of a cooldown, so that the slot is free by the queue's clock as well.
 const COOLDOWN_MARGIN: Duration = Duration::from_millis(5);
 
 /// The first of the three stages.
 #[derive(Debug)]
 pub struct LeaseStage<'a, Q, S> {
-    ctx: &'a RunContext<'a, Q, S>,
-    breaker: &'a Breaker<'a, Q, S>,
-    intake: Intake<'a, Q, S>,
-    max_requests: Option<u64>,
+    pub ctx: &'a RunContext<'a, Q, S>,
+    pub breaker: &'a Breaker<'a, Q, S>,
+    pub intake: Intake<'a, Q, S>,
+    pub max_requests: Option<u64>,
 }
 
-impl<'a, Q: Queue + Slots, S: Store> LeaseStage<'a, Q, S> {
-    pub const fn new(
-        ctx: &'a RunContext<'a, Q, S>,
-        breaker: &'a Breaker<'a, Q, S>,
-        intake: Intake<'a, Q, S>,
-        max_requests: Option<u64>,
-    ) -> Self {
-        Self { ctx, breaker, intake, max_requests }
-    }
-
+impl<Q: Queue + Slots, S: Store> LeaseStage<'_, Q, S> {
     /// Leases until the run has to end, then waits until every request is through the fetch stage.
     pub async fn run(&self, work: mpsc::Sender<Work>, ended: mpsc::Sender<Ended>) {
         let Self { ctx, breaker, .. } = self;
@@ -139,7 +130,7 @@ impl<'a, Q: Queue + Slots, S: Store> LeaseStage<'a, Q, S> {
         }
     }
 
-    /// Hands on each lease of a batch. False when the database does not answer and the run ends.
+    /// Hands on each lease of a batch. False when the database does not respond and the run ends.
     pub async fn hand_out(&self, leases: Vec<Lease>, work: &mpsc::Sender<Work>, ended: &mpsc::Sender<Ended>) -> bool {
         let Self { ctx, .. } = self;
         // After a failover that lost writes the queue leases anew what this run has in hand already.
@@ -230,9 +221,9 @@ impl<'a, Q: Queue + Slots, S: Store> LeaseStage<'a, Q, S> {
     async fn resolve_doubts(&self) {
         let judge = self.breaker.judge();
         if judge.tell(Judge::nothing_else) {
-            let answered = judge.until(|judge| judge.control().is_none().then_some(()));
+            let decided = judge.until(|judge| judge.control().is_none().then_some(()));
             tokio::select! {
-                () = answered => {}
+                () = decided => {}
                 () = self.ctx.halt.forced(Force::StartNothing) => {}
                 // More may be ready meanwhile.
                 () = tokio::time::sleep(IDLE_POLL_INTERVAL) => {}

@@ -19,10 +19,10 @@ use crate::{
     queue::{Holder, QueueError, Slots},
 };
 
-/// The time that a login may take, with everything that follows. Less than [`super::login_right::RIGHT_LIFETIME`].
+// The time that a login may take, with everything that follows. Less than [`super::login_right::RIGHT_LIFETIME`].
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// The interval at which a process that waits for another's login looks again.
+// The interval at which a process that waits for another's login looks again.
 const LOGIN_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The result of logging in, in sentences.

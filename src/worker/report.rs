@@ -163,7 +163,7 @@ impl StopReason {
 pub struct RunReport {
     /// Names the run in lease tokens, key slots, logs and `refresh_runs`; the Lambda request id when there is one.
     pub run: String,
-    /// By the queue server's clock (the machine's when the queue never answered), as RFC 3339.
+    /// By the queue server's clock (the machine's when the queue never responded), as RFC 3339.
     #[serde(serialize_with = "as_text")]
     pub started: Timestamp,
     pub runtime_seconds: f64,

@@ -1,4 +1,4 @@
-//! One run, from the first word with the servers to its report.
+//! The sequence of one run, from the opening to the report.
 
 use std::sync::{Arc, Mutex};
 

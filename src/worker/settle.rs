@@ -21,27 +21,19 @@ use crate::{
     store::Store,
 };
 
-/// A settlement that is given up costs the requests a lapse, so it is tried again through a failover of the queue.
+// A settlement that is given up costs the requests a lapse, so it is tried again through a failover of the queue.
 const SETTLE_RETRY_DELAYS: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(2)];
 
 /// Settles requests, and counts their outcomes.
 #[derive(Debug)]
 pub struct Settler<'a, Q, S> {
-    ctx: &'a RunContext<'a, Q, S>,
-    publisher: Publisher<'a, Q, S>,
-    progress: &'a dyn Progress,
+    pub ctx: &'a RunContext<'a, Q, S>,
+    pub publisher: Publisher<'a, Q, S>,
+    pub progress: &'a dyn Progress,
 }
 
-impl<'a, Q: Queue + Slots, S: Store> Settler<'a, Q, S> {
-    pub const fn new(
-        ctx: &'a RunContext<'a, Q, S>,
-        publisher: Publisher<'a, Q, S>,
-        progress: &'a dyn Progress,
-    ) -> Self {
-        Self { ctx, publisher, progress }
-    }
-
+impl<Q: Queue + Slots, S: Store> Settler<'_, Q, S> {
     /// Settles a group. When the queue does not respond, the leases lapse; the stored copies are then fresh, and no second call is made
     /// for them.
     pub async fn settle(&self, group: &Group) {

@@ -105,7 +105,9 @@ impl Report {
             (self.calls_over.is_empty(), "no key is called more often than its cap"),
             (!failed_runs, "no run fails because another was killed"),
             (
-                self.following.as_ref().is_none_or(|one| one.unpublished.is_empty() && one.poor == 0 && one.outbox == 0),
+                self.following
+                    .as_ref()
+                    .is_none_or(|one| one.unpublished.is_empty() && one.poor == 0 && one.outbox == 0),
                 "what is stored is published",
             ),
             (self.following.as_ref().is_none_or(|one| one.copies.is_empty()), "no reader keeps an old copy"),

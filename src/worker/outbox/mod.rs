@@ -10,10 +10,8 @@
 //! the entry to the relay of another run: at least once, however late. Nothing here fails a request; what cannot be published is
 //! reported, and tried again.
 
-mod event_stream;
 mod invalidation;
 mod publisher;
-mod reader_keys;
 
 use std::{collections::BTreeSet, sync::Mutex, time::Duration};
 
@@ -28,13 +26,13 @@ use crate::{
     model::OutboxEntry,
 };
 
-/// The interval between two invalidations: many tags share a request.
+// The interval between two invalidations: many tags share a request.
 const INVALIDATE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// An application that did not take its tags is left alone for this long.
+// An application that did not take its tags is left alone for this long.
 const INVALIDATE_COOLDOWN: Duration = Duration::from_secs(30);
 
-/// The time that one invalidation may take during a run.
+// The time that one invalidation may take during a run.
 const INVALIDATE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The outbox of one run: the tags to invalidate, and the entries on their way to be deleted.

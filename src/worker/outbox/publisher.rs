@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 use tracing::warn;
 
-use super::{Outbox, event_stream, reader_keys};
+use super::Outbox;
 use crate::{
     derive::cache_keys,
     model::{Event, OutboxEntry},
@@ -14,8 +14,8 @@ use crate::{
     worker::{context::RunContext, lock},
 };
 
-/// An entry that the stream has refused for this long is given up. One that only met a queue without a response never is: it may be
-/// old because no run took place.
+// An entry that the stream has refused for this long is given up. One that only met a queue without a response never is: it may be
+// old because no run took place.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The payloads of entries that the event stream or the readers' keys do not have yet.
@@ -37,8 +37,8 @@ impl Unpublished {
 /// Publishes entries to the event stream and the readers' keys.
 #[derive(Debug)]
 pub struct Publisher<'a, Q, S> {
-    ctx: &'a RunContext<'a, Q, S>,
-    outbox: &'a Outbox<'a>,
+    pub ctx: &'a RunContext<'a, Q, S>,
+    pub outbox: &'a Outbox<'a>,
 }
 
 // By hand: a derive would want queue and store to be `Copy` as well.
@@ -49,11 +49,7 @@ impl<Q, S> Clone for Publisher<'_, Q, S> {
     }
 }
 
-impl<'a, Q: Queue + Slots, S: Store> Publisher<'a, Q, S> {
-    pub const fn new(ctx: &'a RunContext<'a, Q, S>, outbox: &'a Outbox<'a>) -> Self {
-        Self { ctx, outbox }
-    }
-
+impl<Q: Queue + Slots, S: Store> Publisher<'_, Q, S> {
     /// The payloads of entries, to be published.
     pub fn of(&self, entries: &[OutboxEntry]) -> Unpublished {
         let templates = &self.ctx.worker.config.cache_key_templates;
@@ -67,8 +63,52 @@ impl<'a, Q: Queue + Slots, S: Store> Publisher<'a, Q, S> {
     /// Publishes payloads. What was published is removed, so that a retry does not publish it twice.
     pub async fn publish(&self, unpublished: &mut Unpublished) {
         let Unpublished { events, cache_keys, is_refused } = unpublished;
-        (*is_refused, ()) =
-            tokio::join!(event_stream::append(self.ctx, events), reader_keys::delete(self.ctx, cache_keys));
+        // Sent one after the other on one connection: one round trip.
+        (*is_refused, ()) = tokio::join!(self.append_events(events), self.delete_reader_keys(cache_keys));
+    }
+
+    /// Target: the stream of events in Redis. Appends events, and empties the list when the stream has them. Returns true when the
+    /// stream refused them: they would be refused again.
+    async fn append_events(&self, events: &mut Vec<Event>) -> bool {
+        let Self { ctx, .. } = self;
+        let Some(config) = ctx.worker.config.events.as_ref().filter(|_| !events.is_empty()) else {
+            events.clear();
+            return false;
+        };
+        match ctx.worker.queue.append_events(&config.stream, config.most, events).await {
+            Ok(appended) => {
+                events.clear();
+                lock(ctx.tally).report.events += appended as u64;
+                false
+            }
+            Err(error) => {
+                warn!(error = %error, events = events.len(), "could not append to the stream of events");
+                !error.is_transient()
+            }
+        }
+    }
+
+    /// Target: the readers' copies in Redis. Deletes outdated keys, and empties the list when that is done or was refused.
+    async fn delete_reader_keys(&self, keys: &mut Vec<String>) {
+        let Self { ctx, .. } = self;
+        if keys.is_empty() {
+            return;
+        }
+        match ctx.worker.queue.forget_keys(keys).await {
+            Ok(deleted) => {
+                keys.clear();
+                lock(ctx.tally).report.cache_keys_deleted += deleted as u64;
+            }
+            Err(error) if error.is_transient() => {
+                warn!(error = %error, keys = keys.len(), "could not delete outdated keys of readers; will try again");
+            }
+            // A retry would be refused again, and append the events beside it again each time.
+            Err(error) => {
+                warn!(error = %error, keys = keys.len(), "could not delete outdated keys of readers; they are left");
+                lock(ctx.tally).error(format!("{} keys of readers could not be deleted: {error}", keys.len()));
+                keys.clear();
+            }
+        }
     }
 
     /// Closes entries that were published. The others are left to the relay, of this run or another.

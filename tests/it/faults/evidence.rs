@@ -107,7 +107,9 @@ pub async fn stored(world: &World) -> BTreeSet<String> {
 
 /// The entries of the stream of events, each id once; of one that came twice the last.
 #[cfg_attr(not(feature = "failpoints"), allow(dead_code, reason = "for runs that are killed"))]
-pub async fn published_events(redis: &mut redis::aio::MultiplexedConnection) -> BTreeMap<String, BTreeMap<String, String>> {
+pub async fn published_events(
+    redis: &mut redis::aio::MultiplexedConnection,
+) -> BTreeMap<String, BTreeMap<String, String>> {
     let mut command = redis::cmd("XRANGE");
     command.arg("refresh_events").arg("-").arg("+");
     let entries: Vec<(String, BTreeMap<String, String>)> = command.query_async(redis).await.expect("Redis answers");

@@ -81,7 +81,11 @@ async fn run_without_redis_is_in_database() {
     let failed = worker.invoke(&events::schedule(), PLENTY).await;
     failed.error();
     let (status, shown) = health(&mut worker).await;
-    assert_eq!((status, &shown["queue"], &shown["queue_size"]), (503, &json!("not answering"), &Value::Null), "{shown}");
+    assert_eq!(
+        (status, &shown["queue"], &shown["queue_size"]),
+        (503, &json!("not answering"), &Value::Null),
+        "{shown}"
+    );
     assert_eq!(shown["last_good_run"]["run"], good.request_id, "{shown}");
     assert_eq!(shown["last_failed_run"]["run"], failed.request_id, "{shown}");
     assert_eq!(shown["last_failed_run"]["stopped_because"], "queue_down", "{shown}");
