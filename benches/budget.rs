@@ -1,4 +1,4 @@
-//! How much of the API's budget a run uses, and whether it is ever exceeded.
+//! The share of the API's budget that a run uses, and calls beyond it.
 //!
 //! A full queue on real Redis and PostgreSQL, the simulator at 150 ms answer time, 30 calls a second, 20 s:
 //!
@@ -63,7 +63,7 @@ const fn verdict(passes: bool) -> &'static str {
     if passes { "PASS" } else { "FAIL" }
 }
 
-/// How much of what was allowed was used, against its budget.
+/// The share of the allowed calls that was used, against its budget.
 fn told_use(share: f64) -> String {
     format!("{:.2} %   (budget: >= 98 %) {}", share * 100.0, verdict(share >= 0.98))
 }

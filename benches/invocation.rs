@@ -1,4 +1,4 @@
-//! What an invocation costs: the binary as a process, driven through a Runtime API, with real Redis and PostgreSQL on
+//! The cost of an invocation: the binary as a process, driven through a Runtime API, with real Redis and PostgreSQL on
 //! loopback and the simulator without latency.
 //!
 //! ```text

@@ -148,6 +148,7 @@ fn message(report: &RunReport) -> String {
     let failure = report.failure.as_ref().map(|failure| format!(": {failure}")).unwrap_or_default();
     let mut not_queued = String::new();
     for other in report.not_queued.iter().take(MAX_NAMED_IN_MESSAGE) {
+        // Writing to a text cannot fail.
         let _ = write!(not_queued, "; {} was not queued: {}", other.object, other.reason);
     }
     if let more @ 1.. = report.not_queued.len().saturating_sub(MAX_NAMED_IN_MESSAGE) {

@@ -100,6 +100,7 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
         };
         let thinned = tokio::select! {
             thinned = retention.thin(self.clock.wall(), self.until(invocation)) => thinned,
+            // Each batch is a transaction of its own: the next task goes on.
             () = self.stop.asked() => Thinned { more: true, ..Thinned::default() },
         };
         let body = json!({"task": "retention", "status": "done", "deleted": thinned.deleted, "more": thinned.more});

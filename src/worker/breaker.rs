@@ -236,6 +236,7 @@ impl<'a, Q: Queue + Slots, S: Store> Breaker<'a, Q, S> {
     async fn open_circuit(&self, scope: CircuitScope, code: &str, reason: &Reason) -> Result<(), QueueError> {
         let now = self.ctx.time.now();
         let next_probe = now + PROBE_INTERVAL;
+        // Here first: this run may not lease such requests even when the queue does not respond.
         lock(&self.circuits).insert(scope, next_probe);
         if let CircuitScope::Endpoint(kind) = scope {
             warn!(endpoint = %kind, detail = reason.detail, "calls to this endpoint fail; its requests wait, and one probe is made every 30 s");
@@ -247,6 +248,7 @@ impl<'a, Q: Queue + Slots, S: Store> Breaker<'a, Q, S> {
 
     /// Closes a circuit: its scope has good responses again, and its requests are free at once.
     async fn close_circuit(&self, scope: CircuitScope) -> Result<(), QueueError> {
+        // By this time the queue finds the requests that were set aside.
         let set_aside_until = lock(&self.circuits).remove(&scope);
         info!(scope = %scope, "a circuit is closed: calls have good responses again");
         let (queue, now) = (&self.ctx.worker.queue, self.ctx.time.now());
@@ -307,6 +309,7 @@ impl<'a, Q: Queue + Slots, S: Store> Breaker<'a, Q, S> {
                 }
                 lock(&self.circuits).insert(scope, next_probe);
             }
+            // A war needs three endpoints; only the first of a kind sets the kind aside.
             let kind = endpoint.kind();
             if EndpointKind::of(kind) == endpoint {
                 kinds.push(SetAside { kind, until: next_probe, probes });

@@ -31,7 +31,9 @@ pub async fn classify<Q: Queue + Slots, S: Store>(
         biased;
         classified = classified => classified,
         () = ctx.halt.forced(Force::StartNothing) => judge.look(|judge| judge.ruling(accusation)).unwrap_or(Ruling::Unknown),
+        // Nobody else was called meanwhile: the request is returned, uncounted.
         () = in_time => Ruling::Unknown,
+        // Later than this no call could help to decide.
         () = tokio::time::sleep_until(ctx.deadline.calls_end()) => Ruling::Unknown,
     }
 }

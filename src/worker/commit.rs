@@ -90,6 +90,7 @@ impl<Q: Queue + Slots, S: Store> CommitStage<'_, Q, S> {
                 next = to_commit.recv() => next,
                 // Nothing more is fetched: to wait would only delay the end.
                 () = flow.until(|counts| counts.unstarted == 0 && counts.in_flight == 0) => to_commit.try_recv().ok(),
+                // A few responses are not held up for a full group.
                 () = tokio::time::sleep_until(full_at) => None,
             };
             match next {
@@ -112,6 +113,7 @@ impl<Q: Queue + Slots, S: Store> CommitStage<'_, Q, S> {
             return;
         }
         self.store(&mut group).await;
+        // Last: an object that was leased anew during the commit has a newer token.
         self.ctx.in_hand.bring_tokens(&mut group.settlements);
         self.settler.settle(&group).await;
     }
@@ -150,6 +152,7 @@ impl<Q: Queue + Slots, S: Store> CommitStage<'_, Q, S> {
         if let Some(trouble) = trouble {
             ctx.halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(format!("failed to {trouble}")));
         }
+        // The table takes rows: what it refused before was refused for itself.
         if committed.contains(&Committed::Stored) {
             self.refused_alone.store(0, Ordering::Relaxed);
         }
@@ -185,6 +188,7 @@ impl<Q: Queue + Slots, S: Store> CommitStage<'_, Q, S> {
         let was_doubtful = ctx.worker.store.is_doubtful();
         loop {
             let began = Instant::now();
+            // Deleted in the same transaction, which costs no round trip.
             let delivered = self.outbox.delivered();
             let error = match self.commit_once(fetched, &delivered).await {
                 Ok(commit) => {
@@ -210,6 +214,7 @@ impl<Q: Queue + Slots, S: Store> CommitStage<'_, Q, S> {
                 self.accepts.send_replace(true);
                 return Err(error);
             }
+            // No further call begins until a commit succeeds.
             self.accepts.send_replace(false);
             if !retries.wait(ctx.deadline.end().min(first_began + COMMIT_TIMEOUT)).await {
                 return Err(error);
@@ -241,6 +246,7 @@ impl<Q: Queue + Slots, S: Store> CommitStage<'_, Q, S> {
     /// The store takes responses again: what was held for it need not wait any longer. A response that was refused by itself waits on:
     /// another one that was stored says nothing about it.
     async fn lift_holds(&self) {
+        // The second code is what the store holds single records with.
         for code in [STORE_FAILS, "database_fails"] {
             if let Err(error) = self.ctx.worker.queue.lift_holds(self.ctx.time.now(), code).await {
                 warn!(error = %error, "could not lift the holds of requests; they end by themselves");
@@ -259,6 +265,7 @@ impl<Q: Queue + Slots, S: Store> CommitStage<'_, Q, S> {
                 (done, Outcome::Stored)
             }
             Committed::Unchanged => (done, Outcome::Unchanged),
+            // A later call of another run was stored first.
             Committed::Superseded => (done, Outcome::Fresh),
             Committed::Noted => match fetched.answered {
                 Answered::PrivateWarLog => (done, Outcome::PrivateWarLog),

@@ -53,6 +53,7 @@ impl<Q: Queue + Slots, S: Store> ControlCalls<'_, Q, S> {
             let wanted = judge.until(Judge::control).await;
             let made = tokio::select! {
                 made = self.call(&wanted.endpoints) => made,
+                // A run that ends has no use for the response.
                 () = ctx.halt.forced(Force::StartNothing) => Made::NoResponse,
             };
             if made == Made::NoResponse && ctx.pool().usable() == 0 {
@@ -74,6 +75,7 @@ impl<Q: Queue + Slots, S: Store> ControlCalls<'_, Q, S> {
                 continue;
             }
             let limit = ctx.deadline.left_for_the_database(Instant::now());
+            // An accused object cannot clear itself.
             let but = judge.look(Judge::accused);
             let object = match ctx.worker.store.answered_well(endpoint.kind(), &but, ctx.time.now(), limit).await {
                 Ok(Some(object)) => object,
@@ -91,6 +93,7 @@ impl<Q: Queue + Slots, S: Store> ControlCalls<'_, Q, S> {
                 bench: judge,
                 time: ctx.time,
                 until: ctx.deadline.calls_end(),
+                // The first response decides.
                 quick_tries: 0,
                 earlier: None,
             };
@@ -99,6 +102,7 @@ impl<Q: Queue + Slots, S: Store> ControlCalls<'_, Q, S> {
             let calls = ctx.worker.api.client.control(ask, *endpoint).await;
             lock(ctx.tally).report.control_calls += u64::from(calls);
             ctx.share_cooldowns().await;
+            // The judge counts responses; a call that met a 429 or was cut off is not among them.
             return if judge.look(responses) > before { Made::Response } else { Made::NoResponse };
         }
         Made::NoObject

@@ -79,6 +79,7 @@ impl<'a, Q: Queue + Slots, S: Store> FetchStage<'a, Q, S> {
         while more || !fetches.is_empty() {
             tokio::select! {
                 work = to_fetch.recv(), if more => match work {
+                    // Not bounded here: each waits in `start`, and the lease stage keeps few ahead.
                     Some(work) => fetches.push(self.fetch(work)),
                     None => more = false,
                 },
@@ -103,8 +104,10 @@ impl<'a, Q: Queue + Slots, S: Store> FetchStage<'a, Q, S> {
             };
             let called = tokio::select! {
                 called = self.call(&lease, league.as_ref(), permit, earlier.take()) => called,
+                // SIGTERM: the sandbox is gone before the response would be here.
                 () = ctx.halt.forced(Force::Abandon) => Called::Ended(How::Released),
             };
+            // The place is for calls; a wait for a classification may be long.
             drop(place);
             again = true;
             let (accusation, ending) = match called {
@@ -130,10 +133,12 @@ impl<'a, Q: Queue + Slots, S: Store> FetchStage<'a, Q, S> {
                 }
                 Called::Bad(accusation, ending) => (accusation, ending),
             };
+            // In this order: at no moment may the request be in no count, or the lease stage takes the run to be done.
             ctx.flow.waits();
             ctx.flow.answered();
             let classified = classify(ctx, breaker.judge(), &accusation).await;
             if classified == Ruling::CallAgain {
+                // As above: queued before it stops waiting.
                 ctx.flow.queued();
                 ctx.flow.is_classified();
                 else_held = Some(Reason::new("undecided", accusation.reason.detail.clone()));
@@ -160,6 +165,7 @@ impl<'a, Q: Queue + Slots, S: Store> FetchStage<'a, Q, S> {
         };
         let permit = tokio::select! {
             permit = permit => permit,
+            // Requests that have not begun are released at once.
             () = ctx.halt.forced(Force::StartNothing) => Err(()),
         };
         if let Ok(permit) = permit {
@@ -249,6 +255,7 @@ impl<'a, Q: Queue + Slots, S: Store> FetchStage<'a, Q, S> {
                 ctx.day_used_up();
                 Called::Ended(How::Released)
             }
+            // Nothing is known about the object: another run has a key, or the time.
             Verdict::Prevented(Obstacle::NoUsableKey | Obstacle::Deadline) => Called::Ended(How::Released),
         }
     }

@@ -25,7 +25,9 @@ impl<Q: Queue + Slots, S: Store> Keeper<'_, Q, S> {
         let ctx = self.ctx;
         // Three chances before anything expires.
         let mut tick = tokio::time::interval(ctx.worker.config.lease.min(ctx.slots.lifetime()) / 3);
+        // After a pause one renewal is enough.
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        // The first tick is due at once, and everything is fresh.
         tick.reset();
         loop {
             tokio::select! {
@@ -61,6 +63,7 @@ impl<Q: Queue + Slots, S: Store> Keeper<'_, Q, S> {
         match renewed {
             Ok(ours) => {
                 for ((object, _), _) in leases.iter().zip(ours).filter(|(_, still_ours)| !still_ours) {
+                    // The fetch goes on: its response is stored all the same, only its settlement finds the lease lost.
                     debug!(object = %object, "the lease of this object is no longer ours");
                 }
             }

@@ -98,6 +98,7 @@ impl<Q: Queue + Slots, S: Store> LeaseStage<'_, Q, S> {
                 warn!(error = %error, "could not admit the mailbox's entries; they wait, and ready requests go on");
                 lock(ctx.tally).error(format!("failed to {error}"));
             }
+            // An empty batch alone does not end the run: more may wait than one call looks at.
             let nothing = batch.leases.is_empty();
             let suspect = batch.suspect_waits || batch.leases.iter().any(Lease::is_suspect);
             if !nothing && !self.hand_out(batch.leases, work, ended).await {
@@ -224,6 +225,7 @@ impl<Q: Queue + Slots, S: Store> LeaseStage<'_, Q, S> {
             let decided = judge.until(|judge| judge.control().is_none().then_some(()));
             tokio::select! {
                 () = decided => {}
+                // A run that ends leaves doubts undecided.
                 () = self.ctx.halt.forced(Force::StartNothing) => {}
                 // More may be ready meanwhile.
                 () = tokio::time::sleep(IDLE_POLL_INTERVAL) => {}
@@ -240,6 +242,7 @@ impl<Q: Queue + Slots, S: Store> LeaseStage<'_, Q, S> {
             at_most.map_or(ctx.deadline.leasing_ends(), |wait| ctx.deadline.leasing_ends().min(Instant::now() + wait));
         tokio::select! {
             () = ctx.flow.until(condition) => {}
+            // The caller looks again, and finds the end or the time.
             () = ctx.halt.forced(Force::StartNothing) => {}
             () = tokio::time::sleep_until(until) => {}
         }
@@ -285,6 +288,7 @@ impl<Q: Queue + Slots, S: Store> LeaseStage<'_, Q, S> {
                 continue;
             }
             let ahead = if probing { 1 } else { requests_ahead(ctx.pool().total_rate()) }.min(self.callable(&counts));
+            // In batches of at least half: each lease call is a round trip.
             if ahead > 0 && counts.unstarted <= ahead / 2 {
                 return Some((ahead - counts.unstarted).min(usize::try_from(left).unwrap_or(usize::MAX)));
             }
@@ -305,6 +309,7 @@ impl<Q: Queue + Slots, S: Store> LeaseStage<'_, Q, S> {
         let Self { ctx, breaker, .. } = self;
         if ctx.slots.is_logging_in() {
             tokio::select! {
+                // The login may have given a key, or none; the caller looks again.
                 () = ctx.slots.logged_in() => {}
                 () = ctx.halt.forced(Force::StartNothing) => {}
                 () = tokio::time::sleep_until(ctx.deadline.leasing_ends()) => {}
@@ -320,6 +325,7 @@ impl<Q: Queue + Slots, S: Store> LeaseStage<'_, Q, S> {
         };
         tokio::select! {
             () = tokio::time::sleep_until(wait) => {}
+            // Whoever ended the run has given its reason.
             () = ctx.halt.forced(Force::StartNothing) => return,
         }
         if let Err(error) = ctx.slots.renew().await {

@@ -73,6 +73,7 @@ impl<Q: Queue + Slots, S: Store> Preflight<'_, Q, S> {
             self.turn_away(StopReason::Deadline);
             return Ok(Vec::new());
         }
+        // Before any key is taken: a run that may not call needs none.
         let mut circuits = worker.queue.circuits().await?;
         let api = Circuit::of_api(&circuits);
         if let Some(circuit) = api.filter(|circuit| time.now() < circuit.next_probe) {
@@ -99,6 +100,7 @@ impl<Q: Queue + Slots, S: Store> Preflight<'_, Q, S> {
             && halt.reason().is_none()
         {
             let next_probe = time.now() + PROBE_INTERVAL;
+            // Only one of the runs that start now wins the probe.
             if !worker.queue.claim_probe(api.scope, api.next_probe, next_probe).await? {
                 self.turn_away(reason_of(api));
                 return Ok(Vec::new());
@@ -127,6 +129,7 @@ impl<Q: Queue + Slots, S: Store> Preflight<'_, Q, S> {
         if wallet.wants_login() {
             let login = tokio::select! {
                 login = slots.log_in(deadline.leasing_ends()) => login,
+                // A login may take 40 s: longer than a sandbox has after SIGTERM.
                 () = worker.stop.asked() => {
                     halt.end(Force::Abandon, StopReason::Shutdown, None);
                     return false;

@@ -41,12 +41,14 @@ impl<Q: Queue + Slots, S: Store> Runs for Worker<Q, S> {
             let drain = Box::pin(run.drain(time, progress));
             tokio::select! {
                 () = drain => {}
+                // Dropped with the end of the drain; `finish` sends the rest.
                 () = run.outbox.keep_invalidating() => {}
             }
         }
         let closing = Closing { worker: self, time: time.as_ref(), deadline: &run.deadline, halt: &run.halt };
         closing.admit_mailbox(&run.tally).await;
         let after = closing.work_after(&options, &run.outbox).await;
+        // Cloned, since the lock may not be held while the run is closed.
         let mut tally = lock(&run.tally).clone();
         tally.report.throttled = run.pool.refusals();
         tally.report.after = after;
@@ -86,6 +88,7 @@ impl<'a, Q: Queue + Slots, S: Store> Run<'a, Q, S> {
     async fn drain(&self, time: &ServerTime, progress: &dyn Progress) {
         let Self { worker, options, deadline, pool, tally, halt, .. } = self;
         if let Some(per_day) = worker.api.reqs_per_day {
+            // Before any key is taken: no permit may be given without the quota.
             pool.limit_the_day(Allowance::new(per_day, time.clone()));
         }
         // Lambda delivers a request more than once, with one id: two attempts must not be one holder.
@@ -100,6 +103,7 @@ impl<'a, Q: Queue + Slots, S: Store> Run<'a, Q, S> {
             let ctx = RunContext { worker, time, deadline, halt, tally, slots: &slots, flow, in_hand };
             drain(&ctx, &self.name, options, &open_circuits, &self.outbox, progress).await;
         }
+        // Before the slots are released, which leaves no key usable.
         lock(tally).report.keys_usable = pool.usable() as u64;
         failpoint!("slot.before_give_back");
         if let Err(error) = slots.release().await {

@@ -66,6 +66,7 @@ pub async fn until_others_are_called<Q: Queue + Slots, S: Store>(
 ) -> bool {
     tokio::select! {
         () = behind.has_its_turn() => true,
+        // A forced end has no turn for those behind.
         () = ctx.halt.forced(Force::StartNothing) => false,
         () = tokio::time::sleep_until(ctx.deadline.leasing_ends()) => false,
     }

@@ -16,7 +16,7 @@ use crate::support::process::{Invocation, Outcome};
 const LEASE: Duration = Duration::from_secs(2);
 pub const SHORT_LEASES: (&str, &str) = ("LEASE_SECONDS", "2");
 
-/// How many worlds are there at once.
+/// The number of worlds at one time.
 const AT_ONCE: usize = 8;
 
 /// The process killed itself at the given failpoint.

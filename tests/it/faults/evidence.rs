@@ -1,4 +1,4 @@
-//! What became of requests, seen from outside: in the queue's keys, in the tables, in the simulator's book of calls.
+//! The evidence of requests, seen from outside: in the queue's keys, in the tables, in the simulator's log of calls.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -23,12 +23,12 @@ use crate::support::process::WorkerProcess;
 /// Time, records, mail's data and index, orphans.
 type Answer = ((i64, i64), BTreeMap<String, String>, Vec<String>, Vec<String>, Vec<String>);
 
-/// What mailbox and queue hold at one moment.
+/// The contents of mailbox and queue at one moment.
 #[derive(Debug, Default)]
 pub struct Holdings {
     /// By the queue's own clock.
     pub at: Timestamp,
-    /// One record an object, dead letters among them.
+    /// The records, dead letters among them.
     pub records: BTreeMap<String, Record>,
     /// The objects of the mailbox.
     pub mail: BTreeSet<String>,
@@ -74,7 +74,7 @@ impl Holdings {
         lapsed.map(|(name, _)| name.clone()).collect()
     }
 
-    /// What still waits to be done. Orphans wait for their producer, and looks at wars for their time.
+    /// The number of requests that wait to be done. Orphans wait for their producer, and polls of wars for their time.
     pub fn waiting(&self) -> usize {
         let waits =
             |(name, record): &(&String, &Record)| record.state != State::Dead && !is_look(name, record, self.at);
@@ -211,7 +211,7 @@ pub async fn digest(world: &World) -> String {
     digest.unwrap_or_default()
 }
 
-/// All that was asked for is stored, once, and nothing waits any more.
+/// Asserts that everything requested is stored, once, and nothing waits.
 #[track_caller]
 pub fn assert_all_kept(what: &str, asked: &[ObjectId], found: (&Holdings, &BTreeSet<String>, &[String])) {
     let (holdings, stored, doubled) = found;
@@ -222,7 +222,7 @@ pub fn assert_all_kept(what: &str, asked: &[ObjectId], found: (&Holdings, &BTree
     assert!(doubled.is_empty(), "{what}: stored twice {doubled:?}");
 }
 
-/// Runs until nothing waits. Each has to end well; gives their answers. A slot that a dead run held is waited for.
+/// Runs until nothing waits, and returns the responses. Each run has to end well. A slot that a dead run held is waited for.
 pub async fn drain(world: &World, worker: &mut WorkerProcess) -> Vec<Value> {
     let mut answers = Vec::new();
     let drained = async {
@@ -260,7 +260,7 @@ pub fn calls_over(calls: &[Call], cap: usize) -> Vec<String> {
     over
 }
 
-/// Who called: the part of the path before the version, which differs by worker in tests.
+/// The caller: the part of the path before the version, which differs by worker in tests.
 pub fn caller(call: &Call) -> &str {
     call.path.split('/').nth(1).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! What faults must not do: runs that are killed, stopped and overlap, on the real binary with real parts.
+//! Faults: runs that are killed, stopped and overlap, on the real binary with real parts.
 //!
 //! `cargo test --features failpoints --test soak` is the long version, in `tests/soak/`.
 

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{derive::application::Application, support::process::WorkerProcess};
 
-/// Where it is killed, and whether the same is asked for once more before the next run, so that it has to call again and
+/// The failpoint of the kill. With `true`, the same is requested once more before the next run, which has to call again and
 /// finds what is stored already.
 const KILLS: [(&str, bool); 6] = [
     ("commit.before_commit", false),
@@ -106,7 +106,7 @@ impl Stage {
         self.world.worker_with(&settings.into_iter().chain(failpoint).collect::<Vec<_>>()).await
     }
 
-    /// Everything once more, of which what is stored is too old to answer it.
+    /// Requests everything once more, after the stored copies have become too old for it.
     async fn ask_again(&self) {
         self.sql(
             "UPDATE refresh_worker.refresh_state SET fetched_at = fetched_at - interval '1 hour', \

@@ -19,7 +19,7 @@ use crate::support::process::WorkerProcess;
 
 const SHORT_LEASES: (&str, &str) = ("LEASE_SECONDS", "2");
 
-/// Where a run is stopped; once with its rows locked, which the server undoes after some seconds.
+/// The failpoint at which a run is stopped; once with its rows locked, which the server undoes after some seconds.
 const STOPS: [&str; 9] = [
     "lease.after",
     "freshness.after",

@@ -16,7 +16,7 @@ use super::{
     world::{PLENTY, World},
 };
 
-/// What DESIGN allows a full run.
+/// The memory that DESIGN allows a full run.
 const MEMORY_BUDGET: u64 = 64 * 1024 * 1024;
 
 /// Bodies of 100 MB, and JSON that is 100,000 levels deep.
@@ -38,7 +38,7 @@ async fn huge_and_deep_bodies_take_bounded_memory() {
     let stored = world.count("SELECT count(*) FROM player_snapshots").await;
     assert_eq!((dead, stored), (50, 10), "{answer}");
     // Of the 55 to 64 MiB that are seen here 30 are pages of the debug build's own file.
-    let peak = worker.peak_memory_of_data_bytes().expect("the kernel tells");
+    let peak = worker.peak_memory_of_data_bytes().expect("the kernel reports it");
     assert!(peak < MEMORY_BUDGET, "{} MiB", peak >> 20);
 }
 

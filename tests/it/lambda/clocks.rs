@@ -51,7 +51,7 @@ async fn carry(client: TcpStream, server: TcpStream, ahead: i64) {
     }
 }
 
-/// Moves an answer to `TIME`: two texts, the first of them ten digits.
+/// Moves a response to `TIME`: two texts, the first of them ten digits.
 fn shift(bytes: &mut [u8], ahead: i64) {
     const START: &[u8] = b"*2\r\n$10\r\n1";
     let Some(at) = bytes.windows(START.len()).position(|window| window == START) else { return };

@@ -1,5 +1,5 @@
 //! A database in trouble while it can be reached: locked, out of connections, its sessions ended by an operator. No call is
-//! spent on answers that cannot be kept, and nothing is lost.
+//! spent on responses that cannot be stored, and nothing is lost.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub async fn lock_history(world: &World) -> PgConnection {
     session
 }
 
-/// Waits until no call has come for a second, and tells how many there were.
+/// Waits until no call has come for a second, and returns their number.
 async fn until_calls_rest(world: &World) -> u64 {
     let mut before = 0;
     loop {
@@ -83,7 +83,7 @@ async fn response_is_in_time_despite_hanging_commits() {
     let mut worker = world.worker_with(&RATE).await;
     worker.invoke(&serde_json::json!({ "max_requests": 1 }), PLENTY).await.response();
 
-    // Less than the ten seconds for which answers are kept. The harness kills a process whose deadline has passed.
+    // Less than the ten seconds for which responses are kept. The harness kills a process whose deadline has passed.
     let running = worker.begin(&events::schedule(), Duration::from_secs(9)).await;
     world.wait_for_calls(2).await;
     let lock = lock_history(&world).await;

@@ -1,4 +1,4 @@
-//! What follows a commit, with the binary on real servers: follow-ups, events for a consumer group, readers' keys.
+//! The work that follows a commit, with the binary on real servers: follow-ups, events for a consumer group, readers' keys.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What API Gateway sends and gets: the routes, their answers, their refusals.
+//! API Gateway: the routes, their responses, their refusals.
 
 use refresh_worker::sim::{Misbehaviour, Rule};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::support::process::Invocation;
 
-/// Status and JSON body of a proxy answer.
+/// Status and JSON body of a proxy response.
 fn http_answer(invocation: &Invocation) -> (u64, Value) {
     let answer = invocation.response();
     assert_eq!(answer["isBase64Encoded"], false, "{answer}");

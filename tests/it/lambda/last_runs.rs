@@ -1,4 +1,4 @@
-//! A run that failed leaves a trace that health shows, whichever server was down; and no answer over HTTP names a server.
+//! A run that failed leaves a trace that health shows, whichever server was down; and no response over HTTP names a server.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! How a run ends before the queue does: the deadline, SIGTERM, SIGKILL. Whatever ends it, no request is lost.
+//! Runs that end before the queue is empty: at the deadline, by SIGTERM, by SIGKILL. No request is lost.
 
 use std::time::Duration;
 

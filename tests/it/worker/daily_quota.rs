@@ -1,4 +1,4 @@
-//! The limit of a day: never exceeded, over all runs, and told with its end.
+//! The daily quota: never exceeded, over all runs, and reported with its end.
 
 use std::num::NonZeroU64;
 

@@ -1,4 +1,4 @@
-//! What a run makes of the answers by itself: the war clock over whole wars, and members whose documents are old.
+//! Follow-ups of runs: polls over whole wars, and members whose documents are old.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -147,7 +147,7 @@ impl<Q: Queue + Slots> Stage<Q> {
         report
     }
 
-    /// Another clan's war was answered well before: a control call shows that the endpoint works.
+    /// Another clan's war had a good response before: a control call shows that the endpoint works.
     async fn know_another_war(&self, but: &Tag) {
         let other = self.simulator.world().clan_tags().iter().find(|tag| *tag != but).unwrap().clone();
         sqlx::query(
@@ -187,7 +187,7 @@ impl<Q: Queue + Slots> Stage<Q> {
     }
 }
 
-/// One clan's war from its preparation to its end, asked for once.
+/// A clan's war from its preparation to its end, requested once.
 async fn a_whole_war<Q: Queue + Slots>(
     stage: &Stage<Q>,
     meddle: impl AsyncFn(&ObjectId, usize),

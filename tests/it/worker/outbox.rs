@@ -1,4 +1,4 @@
-//! What others are told of changes, over days of a world that goes on.
+//! The events that are published, over days of a world that goes on.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,7 +21,7 @@ fn value(event: &Event, name: &str) -> String {
     event.0.iter().find(|(field, _)| *field == name).map(|(_, value)| value.clone()).unwrap_or_default()
 }
 
-/// How many entries of each kind there are.
+/// The number of entries of each kind.
 fn count(events: &[Event]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for event in events {

@@ -60,7 +60,7 @@ async fn while_time_passes<T>(bed: &Bed, work: impl Future<Output = T>) -> T {
     }
 }
 
-/// Who has the right to log in with the first account.
+/// The holder of the right to log in with the first account.
 async fn who_logs_in(bed: &Bed) -> Holder {
     let slot = bed.worker.api.wallet.accounts()[0].login_slot();
     bed.worker.queue.look_at_key(&slot).await.unwrap().holder
@@ -276,7 +276,7 @@ async fn login_revokes_no_held_key() {
     let failure = report.failure.unwrap_or_default();
     assert!(failure.contains("a run is using every key called `refresh-worker-test`"), "{failure}");
     assert!(bed.simulator.portal_keys(EMAIL).contains(&away));
-    // That run is over, and with it the rest: a run ends by itself, no person has to help.
+    // That run is over, and with it the cooldown: a run ends by itself, no person has to help.
     bed.clock.advance(seconds(61));
     assert_eq!(bed.run().await.processed_requests, 2);
 }
@@ -424,7 +424,7 @@ async fn new_password_is_tried_at_once() {
     assert_eq!(bed.run().await.stopped_because, StopReason::NoUsableKey);
     bed.worker.api.wallet = wallet(&portal(&bed.simulator, NAME, 1));
     assert_eq!(bed.run().await.processed_requests, 1);
-    // Whoever still has the old one leaves the portal alone, and nobody else rests because of it.
+    // A process with the old password leaves the portal alone, and no other process cools down because of it.
     bed.worker.api.wallet = wallet(&config);
     let report = bed.run().await;
     assert!(report.failure.unwrap_or_default().contains("e-mail or password are wrong (tried again in"));

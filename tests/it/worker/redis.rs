@@ -212,7 +212,7 @@ async fn run_on_loading_server_is_queue_down() {
     assert_eq!(outcomes(&report), [("stored", 5)], "{report:?}");
 }
 
-/// The slot that a run could not give back.
+/// The slot that a run could not release.
 async fn slot_of(redis: &RedisBed) -> String {
     let slots: Vec<String> = redis.command(&["KEYS", "{coc-api}:key:*"]).await;
     slots.into_iter().next().unwrap_or_default()

@@ -1,4 +1,4 @@
-//! The end of a run: nothing is leased that cannot be called any more, and no call begins whose answer could not be stored.
+//! The end of a run: no request is leased that cannot be called any more, and no call begins whose response could not be stored.
 
 use std::{num::NonZeroU64, time::Duration};
 
@@ -16,7 +16,7 @@ use super::bed::{Bed, TOKEN, seconds};
 
 const BUFFER: Duration = Duration::from_secs(5);
 
-/// A bed that calls so often, and whose answers take so long.
+/// A bed with this rate of calls, and this duration of responses.
 async fn bed(tokens: &[&str], rate: u32, answers: Duration) -> Bed {
     let mut bed = Bed::with(|config| config.deadline_buffer = BUFFER, tokens).await;
     bed.worker.api.reqs_per_sec = rate;
@@ -110,7 +110,7 @@ async fn max_requests_counts_begun_requests() {
     bed.simulator.clear();
     bed.simulator.misbehave(Rule::new(Misbehaviour::Throttled { retry_after: Some(1) }).after(4).once());
     let run = bed.run_with(RunOptions { max_requests: Some(20), ..RunOptions::default() });
-    // The key rests by the clock of the bed.
+    // The key cools down by the clock of the bed.
     let clock = async {
         loop {
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -358,7 +358,7 @@ async fn jumping_wall_clock_costs_nothing() {
             bed.clock.set_wall(Timestamp::from_millis(wall + jump * 1000));
         };
         let (report, ()) = tokio::join!(bed.run(), jumps);
-        // What was leased ahead may have been given back and leased again.
+        // Requests that were leased ahead may have been released and leased again.
         assert_eq!((report.outcomes["stored"], report.failed_requests), (60, 0), "by {jump} s: {report:?}");
         assert_eq!((bed.simulator.total_calls(), bed.stats().await.leased), (60, 0), "by {jump} s");
     }

@@ -1,4 +1,4 @@
-//! Runs that something might keep from going on: each once stood still, or told something false.
+//! Runs that something might keep from going on: each once stood still, or reported something false.
 
 use refresh_worker::{
     clock::Timestamp,
@@ -10,7 +10,7 @@ use refresh_worker::{
 
 use super::bed::{Bed, outcomes, seconds, time_passes};
 
-/// One object that alone meets 429, runs shorter than the rest of the key.
+/// An object that alone meets 429, in runs shorter than the cooldown of the key.
 #[tokio::test]
 async fn throttled_object_starves_no_short_run() {
     let mut bed = Bed::start().await;
