@@ -1,4 +1,4 @@
-//! How much of the API's budget a run uses, and whether it is ever exceeded.
+//! The share of the API's budget that a run uses, and calls beyond it.
 //!
 //! A full queue on real Redis and PostgreSQL, the simulator at 150 ms answer time, 30 calls a second, 20 s:
 //!
@@ -10,9 +10,9 @@
 //! simulator saw in any sliding second, over one run and over runs that overlap and take over from one another
 //! (budget: 30 a key). The same with five keys, players only: in five runs with `KEYS_PER_RUN=1`, and in one run with all.
 //! Fails when a key was called more often than that; how much of the budget was used depends on the machine, and is only
-//! told as PASS or FAIL.
+//! shown as PASS or FAIL.
 //! `BENCH_WITH=everything` switches on all that can follow a commit and a run: events, readers' keys, follow-ups, a view, a
-//! statistics job, and an application that is told which caches are stale.
+//! statistics job, and an application whose cached tags are invalidated.
 //! `BENCH_SECONDS` makes the runs longer or shorter, `BENCH_PART=one` or `many` leaves the other part out.
 
 #[path = "support/everything.rs"]
@@ -27,7 +27,7 @@ use refresh_worker::{
     app,
     clock::{Clock, SystemClock},
     config::{ApiConfig, DatabaseConfig, RedisConfig, WorkerConfig},
-    maintenance::{Maintenance, Database},
+    derive::{AfterRun, Database},
     model::{ObjectId, Priority, RefreshRequest},
     queue::{Queue, redis::RedisQueue},
     sim::{SimConfig, Simulator},
@@ -63,7 +63,7 @@ const fn verdict(passes: bool) -> &'static str {
     if passes { "PASS" } else { "FAIL" }
 }
 
-/// How much of what was allowed was used, against its budget.
+/// The share of the allowed calls that was used, against its budget.
 fn told_use(share: f64) -> String {
     format!("{:.2} %   (budget: >= 98 %) {}", share * 100.0, verdict(share >= 0.98))
 }
@@ -91,7 +91,7 @@ async fn one_key(seconds: u64) -> usize {
     println!("  calls made / calls allowed  {}", told_use(report.budget_used));
     println!("  most in any sliding second  {}", told_most(most));
     if let Some(everything) = &everything {
-        println!("  {}", everything.told(&redis).await);
+        println!("  {}", everything.published(&redis).await);
         println!("  after the run: {}", serde_json::to_string(&report.after).expect("a report is JSON"));
     }
     println!("  stored {}, stopped because {}", report.outcomes["stored"], report.stopped_because.as_str());
@@ -183,8 +183,8 @@ fn worker(
     let config = WorkerConfig { deadline_buffer: Duration::ZERO, ..config };
     let queue = RedisQueue::connect(&redis, clock).expect("the URL is one");
     let store = PostgresStore::connect(&database).expect("the URL is one");
-    let store = store.with_details(app::commit_details(&config, after.invalidation.is_some()));
-    let after = Maintenance::new(&after, &Database::new(store.pool(), store.connections()))
+    let store = store.telling(app::telling(&config, after.invalidation.is_some()));
+    let after = AfterRun::new(&after, &Database::new(store.pool(), store.connections()))
         .expect("the settings are right")
         .map(Arc::new);
     let worker = app::worker(Arc::new(queue), Arc::new(store), &api, &config).expect("the parts fit");

@@ -1,4 +1,4 @@
-//! What an invocation costs: the binary as a process, driven through a Runtime API, with real Redis and PostgreSQL on
+//! The cost of an invocation: the binary as a process, driven through a Runtime API, with real Redis and PostgreSQL on
 //! loopback and the simulator without latency.
 //!
 //! ```text
@@ -70,7 +70,7 @@ async fn main() {
     for (name, objects) in [
         ("player", players.clone()),
         ("clan", clans.into_iter().map(ObjectId::clan).collect()),
-        // The documents before are read now and compared, when somebody is told what changed.
+        // The documents before are read now and compared, when events or tags are published.
         ("player, once more", players),
     ] {
         make_stale(&environment[1].1, &objects).await;
@@ -85,7 +85,7 @@ async fn main() {
     }
 
     if let Some(everything) = &everything {
-        println!("  {}", everything.told(&environment[0].1).await);
+        println!("  {}", everything.published(&environment[0].1).await);
     }
 
     // Last, since the note of it outlives the maintenance until the next probe.
@@ -141,13 +141,13 @@ async fn cpu_per_object(worker: &mut WorkerProcess, name: &str, objects: &[Objec
     let before = worker.cpu_time().unwrap_or_default();
     let invocation = worker.invoke(&json!({"requests": requests}), BUDGET).await;
     let used = worker.cpu_time().unwrap_or_default().saturating_sub(before);
-    let told = invocation.response();
-    let calls = told["api_requests"].as_u64().unwrap_or_default().max(1);
+    let report = invocation.response();
+    let calls = report["api_requests"].as_u64().unwrap_or_default().max(1);
     let per_call = used.as_secs_f64() * 1000.0 / f64::from(u32::try_from(calls).unwrap_or(u32::MAX));
     let memory = worker.peak_memory_bytes().unwrap_or_default() / (1024 * 1024);
     format!(
         "{name}: {calls} refreshed at {}/s, processor time {per_call:.2} ms each, peak memory {memory} MiB, stored {}, budget used {}",
-        told["api_requests_per_second"], told["outcomes"]["stored"], told["budget_used"]
+        report["api_requests_per_second"], report["outcomes"]["stored"], report["budget_used"]
     )
 }
 

@@ -1,4 +1,4 @@
-//! How cleanly a run ends: what is leased and given back for nothing, and which calls are made in vain, by how long the API
+//! The waste at the end of a run: leases that are released unused, and calls that are made in vain, by how long the API
 //! takes to answer.
 //!
 //! Real Redis and PostgreSQL, one key at 30 calls a second, a queue fuller than the run can do, and runs of 8 s:
@@ -35,7 +35,7 @@ const TOKEN: &str = "run-end";
 const CAP: u32 = 30;
 const ANSWERS_MS: [u64; 7] = [10, 30, 100, 150, 300, 1000, 2000];
 
-/// What one run came to.
+/// The result of one run.
 #[derive(Debug)]
 struct Ending {
     answers: Duration,
@@ -139,7 +139,7 @@ async fn one_run(answers: Duration, seconds: u64) -> Ending {
     Ending { answers, leases: leases_made(&redis).await, calls: simulator.total_calls(), seconds, report }
 }
 
-/// How many leases Redis has given a token.
+/// The number of leases to which Redis has given a token.
 async fn leases_made(url: &str) -> u64 {
     let mut connection = support::redis::connect(url).await.expect("Redis answers");
     let made: Option<u64> = redis::cmd("HGET")

@@ -1,4 +1,4 @@
-//! What TLS costs a call: the figure behind the choice of memory, and with it of processor, for the Lambda function.
+//! The cost of TLS for a call: the figure behind the choice of memory, and with it of processor, for the Lambda function.
 //!
 //! ```text
 //! cargo bench --bench tls

@@ -1,26 +1,24 @@
-//! The only place that builds real parts and joins them: once per cold start, lazily connected, borrowed by every run.
+//! Builds the real parts and joins them, here alone: once per cold start, lazily connected, borrowed by every run.
 
 use std::sync::Arc;
 
 use anyhow::Context as _;
 
 use crate::{
-    api::{ApiError, client::ApiClient, wallet::KeyStore},
+    api::{ApiError, client::ApiClient, wallet::Wallet},
     clock::{Clock, SystemClock},
     config::{ApiConfig, Config, DatabaseConfig, Role, WorkerConfig},
-    follow::events,
-    maintenance::{Maintenance, Database},
+    derive::{AfterRun, Database, events},
     handlers::Handlers,
     queue::{record::QueueLimits, redis::RedisQueue},
-    store::{EventsOf, CommitDetails, postgres::PostgresStore},
-    worker::{Stop, Worker, tables::Tables},
+    store::{EventsOf, Telling, postgres::PostgresStore},
+    worker::{ApiAccess, Stop, Worker, tables::Tables},
 };
 
 /// The worker as it runs in Lambda and by `drain`.
 pub type RealWorker = Worker<RedisQueue, PostgresStore>;
 
-/// What a Lambda function of this role needs. The health role's worker has no keys and is never asked for a run.
-/// `stop` ends its runs.
+/// The parts of a Lambda function. With the health role, the worker has no keys and never runs. `stop` ends its runs.
 pub fn handlers(
     config: &Config,
     role: Role,
@@ -34,22 +32,22 @@ pub fn handlers(
     Ok(handlers)
 }
 
-/// Redis, PostgreSQL and the API by the configuration. Nothing is connected yet. Must be called within a runtime.
+/// The worker of a configuration: Redis, PostgreSQL and the API. Nothing is connected yet. Must be called within a runtime.
 pub fn from_config(config: &Config) -> anyhow::Result<RealWorker> {
     let limits = QueueLimits { max_attempts: config.worker.max_attempts, ..QueueLimits::default() };
     let queue = RedisQueue::connect(&config.redis, Arc::new(SystemClock)).context("failed to use REDIS_URL")?;
     let queue = queue.with_limits(limits);
-    let store = store(&config.database)?.with_details(commit_details(&config.worker, config.after.invalidation.is_some()));
+    let store = store(&config.database)?.telling(telling(&config.worker, config.after.invalidation.is_some()));
     let after = after(config, &store)?;
     let worker = worker(Arc::new(queue), Arc::new(store), &config.api, &config.worker)?;
     let tables = if config.database.auto_migrate { Tables::to_create() } else { Tables::given() };
     Ok(Worker { tables, after, ..worker })
 }
 
-/// What the store has to tell for what follows its commits.
+/// The details that the store gathers with each commit, for follow-ups and outbox.
 #[must_use]
-pub fn commit_details(config: &WorkerConfig, invalidates: bool) -> CommitDetails {
-    CommitDetails {
+pub fn telling(config: &WorkerConfig, invalidates: bool) -> Telling {
+    Telling {
         members: config.follow_ups.players_per_clan > 0,
         events: config.events.as_ref().map(|_| events::of_commit as EventsOf),
         renewed: !config.cache_key_templates.is_empty(),
@@ -57,26 +55,26 @@ pub fn commit_details(config: &WorkerConfig, invalidates: bool) -> CommitDetails
     }
 }
 
-/// The database by the configuration. Must be called within a runtime.
+/// The database of a configuration. Must be called within a runtime.
 pub fn store(config: &DatabaseConfig) -> anyhow::Result<PostgresStore> {
     PostgresStore::connect(config).context("failed to use DATABASE_URL")
 }
 
-/// What follows a run by the configuration, if anything does.
-pub fn after(config: &Config, store: &PostgresStore) -> anyhow::Result<Option<Arc<Maintenance>>> {
+/// The work after a run by the configuration, if there is any.
+pub fn after(config: &Config, store: &PostgresStore) -> anyhow::Result<Option<Arc<AfterRun>>> {
     let database = Database::new(store.pool(), store.connections());
-    Ok(Maintenance::new(&config.after, &database).context("failed to prepare what follows a run")?.map(Arc::new))
+    Ok(AfterRun::new(&config.after, &database).context("failed to prepare what follows a run")?.map(Arc::new))
 }
 
-/// The keys configured, and those that the developer portal will give.
+/// The configured keys, and those that the developer portal will give.
 ///
 /// # Errors
 /// When the portal's address cannot be used.
-pub fn key_store(api: &ApiConfig) -> Result<KeyStore, ApiError> {
-    let key_store = KeyStore::from_tokens(api.tokens.clone());
+pub fn wallet(api: &ApiConfig) -> Result<Wallet, ApiError> {
+    let wallet = Wallet::from_tokens(api.tokens.clone());
     match &api.portal {
-        Some(portal) => key_store.with_portal(portal),
-        None => Ok(key_store),
+        Some(portal) => wallet.with_portal(portal),
+        None => Ok(wallet),
     }
 }
 
@@ -94,13 +92,15 @@ pub fn worker<Q, S>(
     Ok(Worker {
         queue,
         store,
-        api: ApiClient::new(&api.base_url)?.with_max_body(api.max_body),
-        key_store: key_store(api)?,
+        api: ApiAccess {
+            client: ApiClient::new(&api.base_url)?.with_max_body(api.max_body),
+            wallet: wallet(api)?,
+            reqs_per_sec: api.reqs_per_sec,
+            keys_per_run: api.keys_per_run,
+            reqs_per_day: api.reqs_per_day,
+        },
         clock,
         config: config.clone(),
-        reqs_per_sec: api.reqs_per_sec,
-        keys_per_run: api.keys_per_run,
-        reqs_per_day: api.reqs_per_day,
         stop: Stop::default(),
         tables: Tables::given(),
         after: None,

@@ -1,14 +1,15 @@
-//! The CoC refresh worker: drains a queue of refresh requests, asks the Clash of Clans API within its rate, and keeps
+//! The CoC refresh worker: drains a queue of refresh requests, calls the Clash of Clans API within its rate, and keeps
 //! the database fresh.
 //!
-//! The rooms of the house, and which way they look:
+//! The rooms, with arrows from those that use to those that are used:
 //!
 //! ```text
 //! handlers, cli -> worker -> { queue, api, store, derive } -> model
 //! ```
 //!
 //! `queue`, `api`, `store` and `derive` do not know one another; only [`worker`] has seen all four. [`app`] alone builds the real
-//! parts and joins them. [`clock`], [`columns`], [`config`], [`connections`] and [`metrics`] are leaves.
+//! parts and joins them. [`metrics`] knows the reports of `worker` and `derive`. [`clock`], [`columns`], [`config`], [`connections`] and
+//! [`retry`] are leaves.
 
 #[macro_use]
 pub mod failpoint;
@@ -27,6 +28,7 @@ pub mod metrics;
 pub mod model;
 mod outbound;
 pub mod queue;
+pub mod retry;
 #[cfg(feature = "embedded")]
 pub mod sim;
 pub mod store;

@@ -1,15 +1,15 @@
 //! The metrics: one line a run in CloudWatch's embedded metric format, written to standard output.
 //!
-//! A leaf: it makes text out of a finished report. Which metrics there are, their units and what they mean is the table
-//! [`METRICS`] and [`OUTCOME_METRICS`]. **Invariant: a number that nobody could measure is left out, never sent as 0**: the
-//! size of a queue that does not answer, the share of a budget that the run never held.
+//! Turns a finished report of the worker, or of a task, into text; touches no server. The metrics with their units and meaning are the
+//! tables [`METRICS`], [`OUTCOME_METRICS`] and [`AFTER_METRICS`]. **Invariant: a number that nobody could measure is left out, never sent
+//! as 0**: the size of a queue that does not respond, the share of a budget that the run never held.
 
 use serde_json::{Map, Value, json};
 
 use crate::{
     clock::Timestamp,
     config::TelemetryConfig,
-    maintenance::MaintenanceReport,
+    derive::AfterReport,
     model::Outcome,
     worker::report::{QueueReport, RunReport, StopReason},
 };
@@ -20,11 +20,11 @@ pub const NAMESPACE: &str = "CoC/RefreshWorker";
 /// The value of the dimension `Service`.
 pub const SERVICE: &str = "refresh-worker";
 
-/// One metric of the table.
+/// A metric of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
     pub name: &'static str,
-    /// In CloudWatch's words.
+    /// CloudWatch's name of the unit.
     pub unit: &'static str,
     pub help: &'static str,
     value: fn(&RunReport) -> Option<Value>,
@@ -35,25 +35,25 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: "processed_requests",
         unit: "Count",
-        help: "Requests answered for good: stored, unchanged, fresh, gone, private.",
+        help: "Requests that are done: stored, unchanged, fresh, gone, private.",
         value: |report| Some(report.processed_requests.into()),
     },
     Metric {
         name: "failed_requests",
         unit: "Count",
-        help: "Attempts that failed: delayed and dead letters.",
+        help: "Failed attempts: delayed and dead letters.",
         value: |report| Some(report.failed_requests.into()),
     },
     Metric {
         name: "queue_size",
         unit: "Count",
-        help: "What waits to be done now: mailbox and ready.",
+        help: "Requests that wait to be done now: mailbox and ready.",
         value: |report| queue(report, |queue| queue.queue_size.into()),
     },
     Metric {
         name: "oldest_request_age_seconds",
         unit: "Seconds",
-        help: "How long ago the longest waiting request was first asked for, in the mailbox or ready; 0 when nothing waits, left out when it is unknown.",
+        help: "Age of the oldest waiting request, in the mailbox or ready; 0 when none waits, left out when it is unknown.",
         value: |report| report.queue.as_ref()?.oldest_request_age_seconds.map(Into::into),
     },
     Metric {
@@ -65,7 +65,7 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: "clocks_apart_seconds",
         unit: "Seconds",
-        help: "How far the clocks of Redis and of the machine are apart. Left out when they agree within 5 s.",
+        help: "Difference of the clocks of Redis and of the machine. Left out when they agree within 5 s.",
         value: |report| report.clocks.map(|clocks| clocks.apart_seconds.into()),
     },
     Metric {
@@ -77,13 +77,13 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: "leased",
         unit: "Count",
-        help: "Requests that some run holds.",
+        help: "Requests that a run holds.",
         value: |report| queue(report, |queue| queue.leased.into()),
     },
     Metric {
         name: "dead_letters",
         unit: "Count",
-        help: "Requests set aside for a person to look at.",
+        help: "Requests that ended as dead letters, for a person to look at.",
         value: |report| queue(report, |queue| queue.dead_letters.into()),
     },
     Metric {
@@ -107,7 +107,7 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: "followups",
         unit: "Count",
-        help: "Requests that follow from answers: the next looks at wars, members whose documents are old.",
+        help: "Follow-ups that were queued: next polls of wars, members whose documents are old.",
         value: |report| Some(report.followups.into()),
     },
     Metric {
@@ -119,32 +119,37 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: "cache_keys_deleted",
         unit: "Count",
-        help: "Keys of readers that were deleted because they held something old.",
+        help: "Readers' keys that were deleted because they were outdated.",
         value: |report| Some(report.cache_keys_deleted.into()),
     },
     Metric {
         name: "repaired",
         unit: "Count",
-        help: "What was out of order in the queue and was mended: deleted, broken or written by hand, or lost by Redis.",
+        help: "Faults of the queue that were repaired: deleted, broken or written by hand, or lost by Redis.",
         value: |report| Some(report.repaired.total().into()),
     },
-    Metric { name: "throttled", unit: "Count", help: "Answers 429.", value: |report| Some(report.throttled.into()) },
+    Metric {
+        name: "throttled",
+        unit: "Count",
+        help: "Responses with status 429.",
+        value: |report| Some(report.throttled.into()),
+    },
     Metric {
         name: "control_calls",
         unit: "Count",
-        help: "Calls of objects that used to be answered well, made to find out whose fault bad answers are.",
+        help: "Calls of objects with good responses before, made to classify bad responses.",
         value: |report| Some(report.control_calls.into()),
     },
     Metric {
         name: "circuits_open",
         unit: "Count",
-        help: "What fails as a whole and is only probed: the API, or kinds of its endpoints.",
+        help: "Open circuits: the API or its endpoints, which fail as a whole and are only probed.",
         value: |report| Some(report.circuits.len().into()),
     },
     Metric {
         name: "keys_usable",
         unit: "Count",
-        help: "Keys that the run could still use when it ended. Left out when it never asked for one.",
+        help: "Keys that the run could use when it ended. Left out when it never asked for one.",
         value: |report| {
             let asked = report.keys_held > 0 || report.stopped_because == StopReason::NoUsableKey;
             asked.then(|| report.keys_usable.into())
@@ -153,36 +158,36 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: "calls_left_today",
         unit: "Count",
-        help: "What is left of COC_REQS_PER_DAY until midnight in UTC. Left out without that limit.",
+        help: "Calls left of COC_REQS_PER_DAY until midnight in UTC. Left out without that limit.",
         value: |report| report.day.map(|day| day.calls_left.into()),
     },
     Metric {
         name: "run_duration_ms",
         unit: "Milliseconds",
-        help: "From the start of the run to its answer.",
+        help: "Time from the start of the run to its report.",
         value: |report| Some((report.runtime_seconds * 1000.0).round().into()),
     },
 ];
 
-/// One metric of what follows a run, or of a task.
+/// A metric of the work after a run, or of a task.
 #[derive(Clone, Copy, Debug)]
 pub struct AfterMetric {
     pub name: &'static str,
     pub help: &'static str,
-    value: fn(&MaintenanceReport) -> Option<u64>,
+    value: fn(&AfterReport) -> Option<u64>,
 }
 
-/// The metrics of what follows a run; all are counts, and left out where the part is not configured.
+/// The metrics of the work after a run; all are counts, and left out where the part is not configured.
 pub const AFTER_METRICS: &[AfterMetric] = &[
     AfterMetric {
         name: "cache_tags_invalidated",
-        help: "Tags of what changed that an application's cache was told.",
-        value: |after| after.all_invalidated().map(|told| told.tags),
+        help: "Tags of changed objects that the application's cache has invalidated.",
+        value: |after| after.all_told().map(|sum| sum.tags),
     },
     AfterMetric {
         name: "cache_tags_lost",
-        help: "Tags that it could not be told.",
-        value: |after| after.all_invalidated().map(|told| told.lost),
+        help: "Tags that the application did not take.",
+        value: |after| after.all_told().map(|sum| sum.lost),
     },
     AfterMetric {
         name: "views_refreshed",
@@ -201,7 +206,7 @@ pub const AFTER_METRICS: &[AfterMetric] = &[
     },
     AfterMetric {
         name: "stats_jobs_failed",
-        help: "Attempts at statistics jobs that failed, and the times that none could be taken.",
+        help: "Failed attempts at statistics jobs, and the times that no job could be taken.",
         value: |after| after.stats.as_ref().map(|stats| stats.failed + u64::from(stats.failure.is_some())),
     },
     AfterMetric {
@@ -211,12 +216,12 @@ pub const AFTER_METRICS: &[AfterMetric] = &[
     },
     AfterMetric {
         name: "retention_failures",
-        help: "Times that retention could not delete them.",
+        help: "Times that retention could not delete old snapshots.",
         value: |after| after.retention.as_ref().map(|thinned| u64::from(thinned.failure.is_some())),
     },
 ];
 
-/// One metric for each [`Outcome`]: `outcome_` and its label.
+/// The metrics of each [`Outcome`]: `outcome_` and its label.
 pub const OUTCOME_METRICS: [(&str, Outcome); Outcome::ALL.len()] = [
     ("outcome_stored", Outcome::Stored),
     ("outcome_unchanged", Outcome::Unchanged),
@@ -253,12 +258,12 @@ pub fn run_line(report: &RunReport, telemetry: &TelemetryConfig, now: Timestamp)
     line(plain.chain(outcomes).chain(after(&report.after)), about, telemetry, now)
 }
 
-/// The metrics of a task, likewise.
+/// The metrics of a task as one line of JSON.
 #[must_use]
 pub fn task_line(
     task: &str,
     request_id: &str,
-    report: &MaintenanceReport,
+    report: &AfterReport,
     telemetry: &TelemetryConfig,
     now: Timestamp,
 ) -> String {
@@ -266,7 +271,7 @@ pub fn task_line(
     line(after(report), about, telemetry, now)
 }
 
-fn after(report: &MaintenanceReport) -> impl Iterator<Item = (&'static str, &'static str, Option<Value>)> {
+fn after(report: &AfterReport) -> impl Iterator<Item = (&'static str, &'static str, Option<Value>)> {
     AFTER_METRICS.iter().map(|metric| (metric.name, "Count", (metric.value)(report).map(Value::from)))
 }
 
@@ -279,7 +284,7 @@ fn line(
     let mut definitions = Vec::new();
     let mut values = Map::new();
     for (name, unit, value) in metrics {
-        // JSON has no infinity, and CloudWatch refuses a line with a metric that is no number.
+        // JSON has no infinity, and CloudWatch refuses a line with a metric that is not a number.
         if let Some(value) = value.filter(Value::is_number) {
             definitions.push(json!({"Name": name, "Unit": unit}));
             values.insert(name.to_owned(), value);
@@ -311,7 +316,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::ClocksApart,
-        maintenance::{invalidate::Invalidated, jobs::JobsReport, retention::Thinned},
+        derive::{invalidate::Invalidated, jobs::JobsReport, retention::Thinned},
         model::{Kind, Priority},
         worker::report::{DayReport, RunEnd, Tally},
     };
@@ -365,8 +370,8 @@ mod tests {
     }
 
     #[test]
-    fn a_task_tells_only_what_it_did() {
-        let report = MaintenanceReport { views: Some(Vec::new()), ..MaintenanceReport::default() };
+    fn task_line_has_only_its_metrics() {
+        let report = AfterReport { views: Some(Vec::new()), ..AfterReport::default() };
         let text = task_line("refresh-views", "c6af9ac6", &report, &TelemetryConfig::default(), NOW);
         let line: Value = serde_json::from_str(&text).unwrap();
         assert_eq!((&line["task"], &line["views_refreshed"]), (&json!("refresh-views"), &json!(0)));
@@ -374,14 +379,14 @@ mod tests {
     }
 
     #[test]
-    fn every_outcome_has_its_metric() {
+    fn every_outcome_has_a_metric() {
         for (outcome, (name, metric)) in Outcome::ALL.iter().zip(OUTCOME_METRICS) {
             assert_eq!((*outcome, format!("outcome_{outcome}").as_str()), (metric, name));
         }
     }
 
     #[test]
-    fn a_queue_that_does_not_answer_leaves_its_numbers_out() {
+    fn silent_queue_leaves_its_numbers_out() {
         let line = line(&report(StopReason::QueueDown, 0, None));
         for name in ["queue_size", "oldest_request_age_seconds", "delayed", "leased", "dead_letters"] {
             assert_eq!(line.get(name), None, "{name}");
@@ -391,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_age_is_left_out() {
+    fn unknown_age_is_left_out() {
         let queue = QueueReport { oldest_request_age_seconds: None, ..QueueReport::default() };
         let line = line(&report(StopReason::QueueEmpty, 1, Some(queue)));
         assert_eq!((line.get("oldest_request_age_seconds"), &line["queue_size"]), (None, &json!(0)));
@@ -399,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_without_a_key_says_nothing_about_the_budget() {
+    fn run_without_key_has_no_budget() {
         let turned_away = line(&report(StopReason::AlreadyRunning, 0, None));
         for name in ["budget_used", "api_requests_per_second", "keys_usable"] {
             assert_eq!(turned_away.get(name), None, "{name}");
@@ -408,12 +413,12 @@ mod tests {
     }
 
     #[test]
-    fn every_defined_metric_has_a_number_and_a_place_in_the_line() {
+    fn every_metric_has_number_in_line() {
         let queue = QueueReport { mail_in_database_0: Some(3), ..QueueReport::default() };
         let mut report = report(StopReason::QueueEmpty, 1, Some(queue));
         let apart = ClocksApart { server: NOW, machine: Timestamp::EPOCH, database: None };
         report.clocks = Some(apart.into());
-        report.after = MaintenanceReport {
+        report.after = AfterReport {
             caches: Some(Invalidated::default()),
             views: Some(Vec::new()),
             stats: Some(JobsReport::default()),

@@ -29,17 +29,18 @@ use crate::{
     model::text::on_one_line,
 };
 
-/// Libraries whose debug and trace lines hide ours; a filter of the operator's own may bring them back.
-const CHATTY: [&str; 8] =
+// Libraries whose debug and trace lines hide ours; an operator's own filter may show them.
+const CHATTY_LIBRARIES: [&str; 8] =
     ["h2", "hyper", "hyper_util", "reqwest", "rustls", "tower", "lambda_runtime", "lambda_extension"];
 
 /// Logs JSON lines to standard output. Later calls change nothing.
 pub fn init_lambda(config: &TelemetryConfig) {
     let lines = JsonLines::new(std::io::stdout, Arc::new(SystemClock));
+    // A second subscriber is refused, which is as documented.
     let _ = tracing_subscriber::registry().with(filter(&config.log_level)).with(lines).try_init();
 }
 
-/// From now on a panic is a line of the log, like everything else.
+/// Makes every panic a line of the log.
 pub fn log_panics() {
     std::panic::set_hook(Box::new(log_panic));
 }
@@ -47,6 +48,7 @@ pub fn log_panics() {
 /// Logs plain lines to standard error, so that standard output stays free for what a command prints.
 pub fn init_command_line(config: &TelemetryConfig) {
     let lines = tracing_subscriber::fmt::layer().with_writer(|| OneLine(std::io::stderr())).with_target(false);
+    // As above.
     let _ = tracing_subscriber::registry().with(filter(&config.log_level)).with(lines).try_init();
 }
 
@@ -66,9 +68,9 @@ impl<W: Write> Write for OneLine<W> {
     }
 }
 
-/// A level holds for everything, except that chatty libraries stay at `info`; a list of `module=level` is taken as it is.
-/// The Lambda runtime repeats every error that a handler answers: the handler has logged it already. A connection of the
-/// pool that died while the sandbox was frozen is replaced; that is no news.
+/// Applies a level to everything but chatty libraries, which stay at `info`; a list of `module=level` is taken as it is.
+/// The Lambda runtime repeats every error that a handler returns: the handler has logged it already. A connection of the
+/// pool that died while the sandbox was frozen is replaced; nobody needs to know.
 fn filter(log_level: &str) -> Targets {
     let filter = Targets::from_str(log_level).unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
     let filter = filter
@@ -77,7 +79,7 @@ fn filter(log_level: &str) -> Targets {
     if log_level.contains(['=', ',']) || !matches!(log_level, "debug" | "trace") {
         return filter;
     }
-    CHATTY.iter().fold(filter, |filter, library| filter.with_target(*library, Level::INFO))
+    CHATTY_LIBRARIES.iter().fold(filter, |filter, library| filter.with_target(*library, Level::INFO))
 }
 
 fn log_panic(panic: &PanicHookInfo<'_>) {
@@ -135,10 +137,10 @@ where
         event.record(&mut fields);
         let metadata = event.metadata();
         let Ok(line) = self.line(*metadata.level(), metadata.target(), fields.0) else { return };
-        // Machines read the same, and people who look at the log see all of it.
+        // Machines read the same value, and people see every character of it.
         let mut line = on_one_line(&String::from_utf8_lossy(&line)).into_owned().into_bytes();
         line.push(b'\n');
-        // One write a line, so that lines of several writers never mix. A log that cannot be written has nobody to tell.
+        // One write a line, so that lines of several writers never mix. There is no other place to report a broken log.
         let _ = self.writer.make_writer_for(metadata).write_all(&line);
     }
 }
@@ -194,7 +196,7 @@ impl Visit for Fields {
         self.put(field, value);
     }
 
-    /// With its causes, since an error's own text does not repeat them.
+    /// Records an error with its causes, since an error's own text does not repeat them.
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
         let mut text = value.to_string();
         let mut cause = value.source();
@@ -234,7 +236,7 @@ mod tests {
         }
     }
 
-    /// What is logged at this level, line by line.
+    /// The lines that are logged at a level.
     fn logged(log_level: &str, log: impl FnOnce()) -> Vec<String> {
         let written = Written::default();
         let writer = written.clone();
@@ -251,7 +253,7 @@ mod tests {
     struct Outer(#[source] io::Error);
 
     #[test]
-    fn an_event_is_one_flat_json_object_with_the_request_id() {
+    fn event_is_one_flat_json_object() {
         let lines = logged("info", || {
             let span = tracing::error_span!("invocation", request_id = "8f507cfc");
             let _inside = span.enter();
@@ -277,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_cannot_stand_in_for_the_timestamp_or_level() {
+    fn field_cannot_replace_timestamp_or_level() {
         let lines = logged("info", || tracing::info!(timestamp = "never", level = "loud", "said"));
         let line: Value = serde_json::from_str(&lines[0]).unwrap();
         assert_eq!((&line["level"], &line["timestamp"]), (&"INFO".into(), &"2026-03-04T05:06:07.089Z".into()));
@@ -285,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn the_log_level_decides_what_is_written() {
+    fn log_level_filters_lines() {
         let log = || {
             tracing::debug!("detail");
             tracing::info!("news");
@@ -300,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn the_request_id_is_there_at_every_level() {
+    fn request_id_is_there_at_every_level() {
         let lines = logged("error", || {
             let span = tracing::error_span!("invocation", request_id = "8f507cfc");
             span.in_scope(|| tracing::error!("failed"));

@@ -1,5 +1,5 @@
 //! Everything that can follow a commit and a run, for benches: `BENCH_WITH=everything` switches it on. Events, readers' keys,
-//! follow-ups, a view, a statistics job, and an application on a loopback port that is told which caches are stale.
+//! follow-ups, a view, a statistics job, and an application on a loopback port whose cached tags are invalidated.
 
 use std::{
     io::{Read as _, Write as _},
@@ -9,7 +9,7 @@ use std::{
 
 use refresh_worker::{
     config::{AfterConfig, WorkerConfig},
-    maintenance::{jobs::table::JobTable, views::own::OWN_VIEWS},
+    derive::{jobs::table::JobTable, views::own::OWN_VIEWS},
 };
 use serde_json::json;
 use sqlx::PgPool;
@@ -70,19 +70,19 @@ impl Everything {
         JobTable::new(self.pool.clone()).enqueue(&payload, 1, 3).await.expect("a job can be queued");
     }
 
-    /// How many entries the stream has, and how many notes of commits are left.
-    pub async fn told(&self, redis_url: &str) -> String {
+    /// The length of the stream, and the entries left in the outbox.
+    pub async fn published(&self, redis_url: &str) -> String {
         let mut redis = super::support::redis::connect(redis_url).await.expect("Redis answers");
         let entries: u64 = redis::cmd("XLEN").arg("refresh_events").query_async(&mut redis).await.expect("XLEN");
-        let notes: i64 = sqlx::query_scalar("SELECT count(*) FROM refresh_worker.outbox")
+        let outbox: i64 = sqlx::query_scalar("SELECT count(*) FROM refresh_worker.outbox")
             .fetch_one(&self.pool)
             .await
             .expect("our table is there");
-        format!("{entries} entries in the stream of events, {notes} notes left")
+        format!("{entries} entries in the stream of events, {outbox} outbox entries left")
     }
 }
 
-/// Takes whatever is told, on a thread of its own. Its address.
+/// Accepts every invalidation, on a thread of its own. Returns its address.
 fn application() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
     let address = listener.local_addr().expect("it has one");

@@ -1,6 +1,9 @@
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use parking_lot::Mutex;
 use secrecy::SecretString;
 
 use super::*;
@@ -17,22 +20,22 @@ use crate::{
 
 const NOW: Timestamp = Timestamp::from_millis(1_772_600_767_089);
 
-/// Reports what it is told to, and remembers what it was asked for.
+/// Returns a given report, and remembers its options.
 #[derive(Debug)]
-struct Told {
+struct StubRuns {
     stopped_because: StopReason,
     failure: Option<&'static str>,
     asked: Mutex<Vec<RunOptions>>,
 }
 
-impl Runs for Told {
+impl Runs for StubRuns {
     async fn run(&self, options: RunOptions, _progress: &dyn Progress) -> RunReport {
         let mut tally = Tally::new(options.run.clone().unwrap_or_default(), NOW);
         if self.stopped_because != StopReason::AlreadyRunning {
             tally.count(Kind::Clan, Priority::High, Outcome::Stored);
         }
-        tally.enqueued = options.named.len() as u64;
-        self.asked.lock().push(options);
+        tally.report.enqueued = options.named.len() as u64;
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(options);
         tally.finish(RunEnd {
             stopped_because: self.stopped_because,
             failure: self.failure.map(str::to_owned),
@@ -53,7 +56,7 @@ struct Database {
     dead: bool,
     last_run: Option<RunRow>,
     failed_run: Option<RunRow>,
-    /// What it refuses with.
+    /// The error of every statement.
     refusal: Option<&'static str>,
 }
 
@@ -83,7 +86,7 @@ impl Store for Database {
         self.answer(HashMap::new())
     }
 
-    async fn control_object(
+    async fn answered_well(
         &self,
         _: Kind,
         _: &[String],
@@ -125,9 +128,9 @@ impl Store for Database {
     }
 }
 
-fn handlers_with<Q: Queue + SharedState>(queue: Q, store: Database) -> Handlers<Told, Q, Database> {
+fn handlers_with<Q: Queue + Slots>(queue: Q, store: Database) -> Handlers<StubRuns, Q, Database> {
     let config = config();
-    let runs = Told { stopped_because: StopReason::QueueEmpty, failure: None, asked: Mutex::default() };
+    let runs = StubRuns { stopped_because: StopReason::QueueEmpty, failure: None, asked: Mutex::default() };
     Handlers::new(runs, Arc::new(queue), Arc::new(store), Stop::default(), clock(), &config, Role::Refresh)
 }
 
@@ -145,13 +148,13 @@ fn clock() -> Arc<crate::clock::ManualClock> {
     crate::clock::ManualClock::at(NOW)
 }
 
-fn handlers() -> Handlers<Told, MemoryQueue, Database> {
+fn handlers() -> Handlers<StubRuns, MemoryQueue, Database> {
     handlers_with(MemoryQueue::new(clock()), Database::default())
 }
 
-fn ending(stopped_because: StopReason, failure: Option<&'static str>) -> Handlers<Told, MemoryQueue, Database> {
+fn ending(stopped_because: StopReason, failure: Option<&'static str>) -> Handlers<StubRuns, MemoryQueue, Database> {
     let mut handlers = handlers();
-    handlers.runs = Told { stopped_because, failure, asked: Mutex::default() };
+    handlers.runs = StubRuns { stopped_because, failure, asked: Mutex::default() };
     handlers
 }
 
@@ -164,15 +167,15 @@ fn get_health() -> Value {
 }
 
 /// The answer, and the lines that were printed.
-async fn ask<Q: Queue + SharedState>(
-    handlers: &Handlers<Told, Q, Database>,
+async fn ask<Q: Queue + Slots>(
+    handlers: &Handlers<StubRuns, Q, Database>,
     event: Value,
 ) -> (Result<Value, Failure>, Vec<String>) {
     let printed = Mutex::new(Vec::new());
     let invocation = Invocation { request_id: "8f507cfc".to_owned(), deadline: NOW + Duration::from_secs(300) };
-    let print = |line: &str| printed.lock().push(line.to_owned());
-    let answer = handlers.answer(&event, &invocation, &print).await;
-    (answer, printed.into_inner())
+    let print = |line: &str| printed.lock().unwrap().push(line.to_owned());
+    let answer = handlers.handle(&event, &invocation, &print).await.map(|response| response.value);
+    (answer, printed.into_inner().unwrap())
 }
 
 /// Status and body of an HTTP answer.
@@ -191,7 +194,7 @@ async fn schedule_gets_report_and_metrics() {
     let (answer, printed) = ask(&handlers, json!({"source": "schedule"})).await;
     insta::assert_json_snapshot!(answer.unwrap());
     assert_eq!(printed.len(), 1);
-    let asked = handlers.runs.asked.lock();
+    let asked = handlers.runs.asked.lock().unwrap();
     assert_eq!(asked[0].run.as_deref(), Some("8f507cfc"));
     assert_eq!(asked[0].time_left, Some(Duration::from_secs(300)));
 }
@@ -204,7 +207,7 @@ async fn http_caller_gets_report_within_25_seconds() {
     assert_eq!((status, printed.len()), (200, 1));
     assert_eq!((&body["status"], &body["queued"]), (&json!("done"), &json!(["clan:2PP"])));
     assert_eq!(body["processed_requests"], 1);
-    let asked = handlers.runs.asked.lock();
+    let asked = handlers.runs.asked.lock().unwrap();
     assert_eq!((asked[0].max_runtime, asked[0].max_requests), (Some(Duration::from_secs(25)), Some(5)));
 }
 
@@ -230,7 +233,7 @@ async fn failed_run_is_function_error_with_metrics() {
     let handlers = ending(StopReason::QueueDown, Some("reach Redis at cache:6379: refused"));
     let (answer, printed) = ask(&handlers, json!({})).await;
     let failure = answer.unwrap_err();
-    assert_eq!(failure.kind, "RefreshFailed.queue_down");
+    assert_eq!(failure.kind.to_string(), "RefreshFailed.queue_down");
     assert_eq!(failure.message, "1 processed, 0 failed; the queue cannot be used: reach Redis at cache:6379: refused");
     assert_eq!(printed.len(), 1);
     assert!(printed[0].contains(r#""stopped_because":"queue_down""#), "{}", printed[0]);
@@ -258,14 +261,14 @@ async fn error_body_names_no_server() {
     let failures = [
         (
             StopReason::DatabaseDown,
-            "cannot reach the database at db.internal:5432/coc: password authentication failed for user \"worker\" (28P01)",
+            "failed to reach the database at db.internal:5432/coc: password authentication failed for user \"worker\" (28P01)",
         ),
-        (StopReason::DatabaseDown, "cannot reach the database at /run/postgresql/.s.PGSQL.5432: no such file"),
+        (StopReason::DatabaseDown, "failed to reach the database at /run/postgresql/.s.PGSQL.5432: no such file"),
         (
             StopReason::DatabaseDown,
-            "failed to store in the database at db.internal: permission denied for table players. Fix: GRANT INSERT ON players TO worker (42501)",
+            "failed to store in the database at db.internal: permission denied for table players; to mend it: GRANT INSERT ON players TO worker (42501)",
         ),
-        (StopReason::QueueDown, "cannot reach Redis at rediss://cache.internal:6380/0: no answer in time"),
+        (StopReason::QueueDown, "failed to reach Redis at rediss://cache.internal:6380/0: no answer in time"),
         (StopReason::ApiUnreachable, "http://proxy.internal:8080/v1: connection refused"),
         (StopReason::NoUsableKey, "login of worker@internal failed"),
         (StopReason::TimeoutTooShort, "3 s"),
@@ -273,14 +276,14 @@ async fn error_body_names_no_server() {
     for (reason, failure) in failures {
         let (answer, _) = ask(&ending(reason, Some(failure)), post("")).await;
         let answer = answer.unwrap();
-        let told = answer["body"].as_str().unwrap();
+        let text = answer["body"].as_str().unwrap();
         for secret in ["internal", "5432", "6380", "worker", "/run", "players", "8080"] {
-            assert!(!told.contains(secret), "{secret} in {told}");
+            assert!(!text.contains(secret), "{secret} in {text}");
         }
-        assert!(told.contains("the log of request 8f507cfc says more"), "{told}");
-        let told_to_operator = ask(&ending(reason, Some(failure)), json!({})).await.0.unwrap_err();
+        assert!(text.contains("the log of request 8f507cfc says more"), "{text}");
+        let for_operator = ask(&ending(reason, Some(failure)), json!({})).await.0.unwrap_err();
         // Who invokes directly is the operator.
-        assert!(told_to_operator.message.contains(failure), "{told_to_operator}");
+        assert!(for_operator.message.contains(failure), "{for_operator}");
     }
     let locked_out = ask(&ending(StopReason::DatabaseDown, Some(failures[0].1)), post("")).await.0;
     let message = http(locked_out).1["message"].as_str().unwrap().to_owned();
@@ -294,11 +297,11 @@ async fn bad_event_starts_no_run() {
     let (status, body) = http(answer);
     assert_eq!((status, body["problems"].as_array().unwrap().len()), (400, 2));
     let (answer, _) = ask(&handlers, json!({"limit": 3})).await;
-    assert_eq!(answer.unwrap_err().kind, "BadEvent");
+    assert_eq!(answer.unwrap_err().kind.to_string(), "BadEvent");
     let (answer, _) = ask(&handlers, json!({"httpMethod": "GET", "resource": "/refresh", "path": "/refresh"})).await;
     assert_eq!(answer.as_ref().unwrap()["headers"]["allow"], "POST");
     assert_eq!(http(answer).0, 405);
-    assert!(printed.is_empty() && handlers.runs.asked.lock().is_empty());
+    assert!(printed.is_empty() && handlers.runs.asked.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -308,7 +311,7 @@ async fn migrate_task_lists_migrations() {
     assert!(printed.is_empty());
     let dead = handlers_with(MemoryQueue::new(clock()), Database { dead: true, ..Database::default() });
     let failure = ask(&dead, json!({"task": "migrate"})).await.0.unwrap_err();
-    assert_eq!(failure.kind, "TaskFailed.migrate");
+    assert_eq!(failure.kind.to_string(), "TaskFailed.migrate");
 }
 
 #[tokio::test]
@@ -348,7 +351,7 @@ async fn health_shows_circuits_and_pause() {
     assert_eq!(circuit(0), (&json!("api"), &json!("maintenance")));
     assert_eq!(circuit(1), (&json!("player"), &json!("failing")));
     assert!(!body.to_string().contains("html"), "{body}");
-    handlers.paused = Some(Pause::RefreshPaused);
+    handlers.settings.paused = Some(Pause::RefreshPaused);
     let (_, body) = http(ask(&handlers, get_health()).await.0);
     assert_eq!(body["paused"]["because"], "REFRESH_PAUSED");
 }
@@ -383,7 +386,7 @@ fn failed_run(ended: Timestamp) -> RunRow {
         started: ended - Duration::from_secs(1),
         ended,
         stopped_because: "queue_down".to_owned(),
-        error: Some("cannot reach Redis at redis://secret.cache:6379/0: no answer in time".to_owned()),
+        error: Some("failed to reach Redis at redis://secret.cache:6379/0: no answer in time".to_owned()),
         processed: 0,
         failed: 0,
         api_requests: 0,
@@ -429,8 +432,8 @@ async fn health_distinguishes_standby_from_dead_database() {
         let database = Database { refusal: Some(refusal), ..Database::default() };
         let (status, body) = http(ask(&handlers_with(MemoryQueue::new(clock()), database), get_health()).await.0);
         assert_eq!((status, &body["database"], &body["queue"]), (503, &json!(state), &json!("ok")), "{refusal}");
-        let told = body["problems"][0].as_str().unwrap();
-        assert!(told.contains(problem) && !body.to_string().contains("secret.db"), "{body}");
+        let text = body["problems"][0].as_str().unwrap();
+        assert!(text.contains(problem) && !body.to_string().contains("secret.db"), "{body}");
     }
 }
 
@@ -462,8 +465,8 @@ async fn head_is_get_without_body() {
 #[tokio::test]
 async fn health_role_responds_with_health_only() {
     let mut handlers = handlers();
-    handlers.role = Role::Health;
+    handlers.settings.role = Role::Health;
     let (answer, printed) = ask(&handlers, json!({"source": "schedule"})).await;
     assert_eq!(answer.unwrap()["status"], "healthy");
-    assert!(printed.is_empty() && handlers.runs.asked.lock().is_empty());
+    assert!(printed.is_empty() && handlers.runs.asked.lock().unwrap().is_empty());
 }

@@ -1,7 +1,7 @@
-//! Health: whether the queue and the database answer, and what the queue holds.
+//! Health: the state of the queue and the database, and the contents of the queue.
 //!
-//! Only asks, changes nothing that lasts. `GET /health` needs no API key, so the answer names no server and repeats no error text;
-//! those are in the log. How the last runs went is kept by both servers, so that one that is down is told by the other.
+//! Only reads, changes nothing that lasts. `GET /health` needs no API key, so the response names no server and repeats no error text;
+//! those are in the log. Both servers keep the last runs, so that the one shows them when the other is down.
 
 use std::{fmt, future::Future, num::NonZeroU64, time::Duration};
 
@@ -11,7 +11,7 @@ use tracing::warn;
 use crate::{
     clock::{Clock, Timestamp},
     config::Pause,
-    queue::{Circuit, CircuitReason, Queue, QueueError, QueueStats, RunSummaries, RunSummary, SharedState},
+    queue::{Circuit, CircuitReason, Queue, QueueError, QueueStats, RunSummaries, RunSummary, Slots},
     store::{LastRuns, RunRow, Store, StoreError},
     worker::{
         public,
@@ -19,18 +19,17 @@ use crate::{
     },
 };
 
-/// How long each of the two servers may take to answer everything: a Redis half a second away needs seven round trips when the
-/// connection is new.
-const PATIENCE: Duration = Duration::from_secs(4);
+// The limit of all questions to one server: a Redis half a second away needs seven round trips when the connection is new.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// What was found.
+/// The health of the worker.
 #[derive(Clone, Debug)]
 pub struct Health {
     now: Timestamp,
-    /// An error when Redis does not answer or cannot be used. **Invariant: never healthy on a dead Redis, and no number is made
+    /// An error when Redis does not respond or cannot be used. **Invariant: never healthy on a dead Redis, and no number is made
     /// up for it.**
     queue: Result<QueueState, Trouble>,
-    /// An error when the database does not answer or cannot be used.
+    /// An error when the database does not respond or cannot be used.
     database: Result<LastRuns, Trouble>,
     paused: Option<Pause>,
 }
@@ -43,12 +42,12 @@ struct QueueState {
     runs: RunSummaries,
 }
 
-/// What is wrong with a server, as far as anybody may know.
+/// The trouble with a server, as far as anybody may know.
 #[derive(Clone, Copy, Debug)]
 struct Trouble(Option<&'static str>);
 
 impl Trouble {
-    /// The state of a server that answers and takes no writes is told by its name; else it does not answer.
+    /// The name of the state: servers that respond and take no writes have names of their own.
     fn state(self) -> &'static str {
         match self.0 {
             Some("a read-only replica") => "read-only replica",
@@ -66,8 +65,8 @@ impl Trouble {
     }
 }
 
-/// Asks queue and database at the same time, each within `PATIENCE`.
-pub async fn check<Q: Queue + SharedState, S: Store>(
+/// Checks queue and database at the same time, each within `SERVER_TIMEOUT`.
+pub async fn check<Q: Queue + Slots, S: Store>(
     queue: &Q,
     store: &S,
     paused: Option<Pause>,
@@ -79,7 +78,7 @@ pub async fn check<Q: Queue + SharedState, S: Store>(
     Health { now: clock.wall(), queue, database, paused }
 }
 
-async fn queue_state<Q: Queue + SharedState>(queue: &Q, reqs_per_day: Option<NonZeroU64>) -> Result<QueueState, QueueError> {
+async fn queue_state<Q: Queue + Slots>(queue: &Q, reqs_per_day: Option<NonZeroU64>) -> Result<QueueState, QueueError> {
     let now = queue.time_to_write().await?;
     let (stats, circuits, runs): (QueueStats, _, _) =
         tokio::try_join!(queue.stats(now), queue.circuits(), async { Ok(queue.run_summaries().await) })?;
@@ -94,7 +93,7 @@ async fn queue_state<Q: Queue + SharedState>(queue: &Q, reqs_per_day: Option<Non
     Ok(QueueState { report: QueueReport::new(&stats, now), circuits, day, runs })
 }
 
-/// A database that answers but has no tables yet is healthy: the first refresh makes them.
+/// A database that responds but has no tables yet is healthy: the first refresh creates them.
 async fn store_state<S: Store>(store: &S) -> Result<LastRuns, StoreError> {
     store.ping().await?;
     Ok(store.last_runs().await.unwrap_or_else(|error| {
@@ -103,24 +102,25 @@ async fn store_state<S: Store>(store: &S) -> Result<LastRuns, StoreError> {
     }))
 }
 
-/// The answer, unless it is an error or late; then the reason is logged.
+/// The result, unless it is an error or late; then the reason is logged.
 async fn bounded<T, E: fmt::Display>(what: &str, answer: impl Future<Output = Result<T, E>>) -> Result<T, Trouble> {
-    let text = match tokio::time::timeout(PATIENCE, answer).await {
+    let text = match tokio::time::timeout(SERVER_TIMEOUT, answer).await {
         Ok(Ok(answer)) => return Ok(answer),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => format!("the {what} did not answer within {PATIENCE:?}"),
+        Ok(Err(error)) => format!("failed to {error}"),
+        Err(_) => format!("the {what} did not answer within {SERVER_TIMEOUT:?}"),
     };
     warn!(unhealthy = what, "health: {text}");
     Err(Trouble(public::kind_of_trouble(&text)))
 }
 
 impl Health {
-    /// An API in maintenance is not ours to mend; one that nobody reaches may be: a wrong address, a proxy, a route.
+    /// True when nothing needs a person. An API in maintenance is not ours to fix; one that nobody reaches may be: a wrong address, a
+    /// proxy, a route.
     pub fn is_healthy(&self) -> bool {
         self.database.is_ok() && self.queue.as_ref().is_ok_and(|queue| !is_unreachable(&queue.circuits))
     }
 
-    /// The answer. `status`, `queue_size` and `timestamp` are what monitors rely on; `queue_size` is null when unknown.
+    /// The body of the response. `status`, `queue_size` and `timestamp` are what monitors rely on; `queue_size` is null when unknown.
     #[must_use]
     pub fn body(&self) -> Value {
         let runs = self.runs();
@@ -157,13 +157,13 @@ impl Health {
         body
     }
 
-    /// What is wrong, one sentence each.
+    /// All problems, one sentence each.
     fn problems(&self) -> Vec<String> {
         let troubles = [("queue", self.queue.as_ref().err()), ("database", self.database.as_ref().err())];
         let mut problems: Vec<String> =
             troubles.into_iter().filter_map(|(what, trouble)| Some(trouble?.sentence(what))).collect();
         if self.queue.as_ref().is_ok_and(|queue| is_unreachable(&queue.circuits)) {
-            problems.push("the API is not reached".to_owned());
+            problems.push("the API cannot be reached".to_owned());
         }
         problems
     }
@@ -178,7 +178,7 @@ impl Health {
         RunSummaries { good: newest(noted.good, rows.0), failed: newest(noted.failed, rows.1) }
     }
 
-    /// What keeps the worker from working although everything is well.
+    /// The reason for which the worker does not work although everything is well.
     fn paused(&self) -> Value {
         let api = self.queue.as_ref().ok().and_then(|queue| Circuit::of_api(&queue.circuits));
         let used_up = self.queue.as_ref().ok().and_then(|queue| queue.day).filter(|day| day.calls_left == 0);
@@ -201,7 +201,7 @@ fn is_unreachable(circuits: &[Circuit]) -> bool {
     Circuit::of_api(circuits).is_some_and(|circuit| circuit.reason.code == CircuitReason::UNREACHABLE)
 }
 
-/// The detail of the reason stays away: it may repeat what a server said.
+/// A circuit without the detail of its reason, which may repeat a server's text.
 fn circuit(circuit: &Circuit) -> Value {
     json!({
         "scope": circuit.scope.as_str(),
@@ -211,9 +211,9 @@ fn circuit(circuit: &Circuit) -> Value {
     })
 }
 
-/// A row's error is for the operator; of it the kind is told.
+/// The summary of a row. A row's error is for the operator; here it has only its kind.
 fn note_of(row: &RunRow) -> RunSummary {
-    let told = |error: &str| match StopReason::parse(&row.stopped_because) {
+    let kind = |error: &str| match StopReason::parse(&row.stopped_because) {
         Some(reason) => public::failure(reason, Some(error)),
         None => "the log says why".to_owned(),
     };
@@ -222,7 +222,7 @@ fn note_of(row: &RunRow) -> RunSummary {
         started: row.started,
         ended: row.ended,
         stopped_because: row.stopped_because.clone(),
-        error: row.error.as_deref().map(told),
+        error: row.error.as_deref().map(kind),
         processed: row.processed,
         failed: row.failed,
         api_requests: row.api_requests,

@@ -1,8 +1,8 @@
-//! From an event to what is to be done. Pure: touches nothing.
+//! Reads an event into a command. Pure: touches nothing.
 //!
 //! Events come from a schedule (EventBridge rule or Scheduler), from API Gateway or a function URL (REST proxy, HTTP API
 //! v2), from API Gateway's asynchronous template, and from whoever invokes the function directly. An HTTP event is
-//! routed by method and path, whatever the role; anything else does what the role is there for.
+//! routed by method and path, whatever the role; anything else is the command of the role.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value};
@@ -10,19 +10,19 @@ use serde_json::{Map, Value};
 use super::options::{self, KNOWN_OPTIONS, Unknown, shortened};
 use crate::{config::Role, maintenance::views::When, worker::RunOptions};
 
-/// Names around the options in a direct event that are not options themselves.
+// Names around the options in a direct event that are not options themselves.
 const ENVELOPE: [&str; 3] = ["source", "request_id", "options"];
 
-/// Who waits for the answer, and in which form.
+/// The caller that waits for the response, with the form that it reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caller {
-    /// A schedule or a direct invocation: the plain answer, or a function error.
+    /// A schedule or a direct invocation: the plain body, or a function error.
     Lambda,
     /// A person or program behind API Gateway or a function URL: a status and a body.
     Http,
 }
 
-/// What is to be done.
+/// The command of an event.
 #[derive(Clone, Debug)]
 pub enum Command {
     Refresh(RunOptions),
@@ -30,14 +30,14 @@ pub enum Command {
     Task(Task),
 }
 
-/// What can be done besides a refresh; needs no key.
+/// A command besides refresh and health; it needs no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
     /// Creates the tables that are missing.
     Migrate,
     /// Refreshes the configured materialized views.
     RefreshViews(When),
-    /// Does the statistics jobs that wait.
+    /// Runs the statistics jobs that wait.
     Stats,
     /// Thins old snapshots.
     Retention,
@@ -47,14 +47,14 @@ impl Task {
     pub const NAMES: [&str; 4] = ["migrate", "refresh-views", "stats", "retention"];
 }
 
-/// An event that asks for something that cannot be done.
+/// The refusal of an event that cannot be carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The status for an HTTP caller.
     pub status: u16,
-    /// What is wrong, in one sentence, and what would do.
+    /// The problem in one sentence, with the fix.
     pub message: String,
-    /// Each single thing that is wrong.
+    /// Each single problem.
     pub problems: Vec<String>,
     /// The methods that the path knows, for a 405.
     pub allow: Option<&'static str>,
@@ -72,11 +72,11 @@ impl Refusal {
     }
 }
 
-/// An event, read.
+/// An event after it was read.
 #[derive(Clone, Debug)]
 pub struct Interpreted {
     pub caller: Caller,
-    /// The answer has no body, as `HEAD` wants it.
+    /// True when the response has no body, as for `HEAD`.
     pub without_body: bool,
     pub command: Result<Command, Refusal>,
 }
@@ -94,10 +94,10 @@ pub fn interpret(event: &Value, role: Role) -> Interpreted {
     }
 }
 
-/// What matters of an HTTP event, in either of API Gateway's forms.
+/// The relevant parts of an HTTP event, in either of API Gateway's forms.
 struct HttpRequest<'a> {
     method: &'a str,
-    /// The path as the client asked, and how the gateway's own route is called.
+    /// The path of the request, and the name of the gateway's own route.
     paths: Vec<&'a str>,
     stage: Option<&'a str>,
     body: Option<&'a str>,
@@ -169,16 +169,16 @@ enum Endpoint {
 
 fn route(request: &HttpRequest<'_>, role: Role) -> Result<Command, Refusal> {
     let exists = match role {
-        Role::Refresh => "this function answers POST /refresh and GET /health",
-        Role::Health => "this function answers GET /health",
+        Role::Refresh => "this function knows POST /refresh and GET /health",
+        Role::Health => "this function knows GET /health",
     };
     let (endpoint, allow) = match request.endpoint() {
         Some(Endpoint::Health) => (Endpoint::Health, "GET, HEAD"),
         Some(Endpoint::Refresh) if role == Role::Refresh => (Endpoint::Refresh, "POST"),
-        _ => return Err(Refusal::new(404, format!("there is nothing here: {exists}"))),
+        _ => return Err(Refusal::new(404, format!("this path is unknown: {exists}"))),
     };
     if !allow.split(", ").any(|method| request.method.eq_ignore_ascii_case(method)) {
-        let mut refusal = Refusal::new(405, format!("{} is not possible here: {exists}", shortened(request.method)));
+        let mut refusal = Refusal::new(405, format!("{} is not allowed here: {exists}", shortened(request.method)));
         refusal.allow = Some(allow);
         return Err(refusal);
     }
@@ -202,7 +202,7 @@ fn invoked(event: &Value, role: Role) -> Result<Command, Refusal> {
     }
     match fields.get("task") {
         Some(task) => self::task(task, fields),
-        // What the related system's view refresher is tried out with.
+        // The test event of the related system's view refresher.
         None if fields.len() == 1 && fields.get("source").and_then(Value::as_str) == Some("manual-test") => {
             Ok(Command::Task(Task::RefreshViews(When::Now)))
         }
@@ -213,7 +213,7 @@ fn invoked(event: &Value, role: Role) -> Result<Command, Refusal> {
 /// A rule's or a schedule's event: `detail` may hold options. The Scheduler gives its own `detail` as a text.
 fn event_bridge(event: &Map<String, Value>) -> Result<Command, Refusal> {
     let by_aws = event.get("source").and_then(Value::as_str).is_some_and(|source| source.starts_with("aws."));
-    let unknown = if by_aws { Unknown::PassedOver } else { Unknown::Refused };
+    let unknown = if by_aws { Unknown::Ignored } else { Unknown::Refused };
     let detail = match event.get("detail") {
         Some(Value::String(text)) if text.trim_start_matches('\u{feff}').trim().is_empty() => Value::Null,
         Some(Value::String(text)) => {
@@ -257,7 +257,7 @@ fn task(name: &Value, fields: &Map<String, Value>) -> Result<Command, Refusal> {
         Some("refresh-views") => match fields.get("due_only").unwrap_or(&Value::Bool(false)) {
             Value::Bool(true) => Task::RefreshViews(When::Due),
             Value::Bool(false) | Value::Null => Task::RefreshViews(When::Now),
-            _ => return Err(Refusal::new(400, "`due_only` is neither true nor false")),
+            _ => return Err(Refusal::new(400, "`due_only` must be true or false")),
         },
         Some("stats") => Task::Stats,
         Some("retention") => Task::Retention,

@@ -69,8 +69,8 @@ fn with(mut event: Value, pointer: &str, value: Value) -> Value {
     event
 }
 
-/// What an event comes to, on one line.
-fn told(event: &Value, role: Role) -> String {
+/// The command of an event, on one line.
+fn described(event: &Value, role: Role) -> String {
     let Interpreted { caller, command, .. } = interpret(event, role);
     let mut text = format!("{caller:?}: ");
     let _ = match command {
@@ -96,7 +96,8 @@ fn told(event: &Value, role: Role) -> String {
 }
 
 fn table(rows: &[(&str, Value)], role: Role) -> String {
-    let rows: Vec<String> = rows.iter().map(|(name, event)| format!("{name}\n    {}", told(event, role))).collect();
+    let rows: Vec<String> =
+        rows.iter().map(|(name, event)| format!("{name}\n    {}", described(event, role))).collect();
     rows.join("\n")
 }
 

@@ -1,29 +1,31 @@
-//! The handlers room: what AWS sends us, and what it gets back.
+//! The handlers room: events from AWS, and the responses to them.
 //!
-//! [`lambda`] reads an event into a command, pure; [`refresh`] lets a run happen and turns its report into an answer;
-//! [`health`] asks the queue and the database how they are; [`tasks`] does what needs no run; [`runtime`] speaks to the Lambda Runtime API. The handlers
-//! know the worker's ports and nothing of how the parts are built: `app` hands them over once per cold start, and each
+//! [`lambda`] reads an event into a command, pure; [`refresh`] lets a run happen and turns its report into a response;
+//! [`health`] checks the queue and the database; [`tasks`] does what needs no run; [`runtime`] speaks to the Lambda Runtime API. The
+//! handlers know the worker's ports and nothing of how the parts are built: `app` hands them over once per cold start, and each
 //! invocation only borrows them.
 
-mod extension;
 pub mod health;
 pub mod lambda;
 pub mod options;
 pub mod refresh;
+pub mod response;
 pub mod runtime;
 pub mod tasks;
 
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
-use tracing::warn;
 
-use self::lambda::{Caller, Command, Interpreted, Refusal};
+use self::{
+    lambda::{Caller, Command, Interpreted},
+    response::{Failure, Response},
+};
 use crate::{
     clock::{Clock, Timestamp},
     config::{Config, Pause, Role, TelemetryConfig},
-    maintenance::Maintenance,
-    queue::{Queue, SharedState},
+    derive::AfterRun,
+    queue::{Queue, Slots},
     store::Store,
     worker::{Runs, Stop},
 };
@@ -36,32 +38,29 @@ pub struct Handlers<R, Q, S> {
     pub store: Arc<S>,
     /// Ends the run that goes on when the sandbox is taken away.
     pub stop: Stop,
+    pub clock: Arc<dyn Clock>,
+    pub settings: Settings,
+    /// The work that tasks can be asked to do.
+    pub after: Option<Arc<AfterRun>>,
+}
+
+/// The configuration of the handlers.
+#[derive(Clone, Debug)]
+pub struct Settings {
     pub role: Role,
     pub paused: Option<Pause>,
     pub reqs_per_day: Option<NonZeroU64>,
     pub telemetry: TelemetryConfig,
-    pub clock: Arc<dyn Clock>,
-    /// How long before the end of the invocation everything is done.
+    /// Everything is done this long before the end of the invocation.
     pub deadline_buffer: Duration,
-    /// What tasks can be asked to do.
-    pub after: Option<Arc<Maintenance>>,
 }
 
-/// One call of the function.
+/// A call of the function.
 #[derive(Clone, Debug)]
 pub struct Invocation {
     pub request_id: String,
-    /// When Lambda ends the sandbox, by the machine's wall clock.
+    /// The end of the sandbox, by the machine's wall clock.
     pub deadline: Timestamp,
-}
-
-/// An invocation that failed: what AWS counts under `Errors`.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct Failure {
-    /// For searching, such as `RefreshFailed.queue_down`.
-    pub kind: String,
-    pub message: String,
 }
 
 impl<R, Q, S> Handlers<R, Q, S> {
@@ -74,87 +73,49 @@ impl<R, Q, S> Handlers<R, Q, S> {
         config: &Config,
         role: Role,
     ) -> Self {
-        Self {
-            runs,
-            queue,
-            store,
-            stop,
+        let settings = Settings {
             role,
             paused: config.worker.paused,
             reqs_per_day: config.api.reqs_per_day,
             telemetry: config.telemetry.clone(),
-            clock,
             deadline_buffer: config.worker.deadline_buffer,
-            after: None,
-        }
+        };
+        Self { runs, queue, store, stop, clock, settings, after: None }
     }
 }
 
-impl<R: Runs, Q: Queue + SharedState, S: Store> Handlers<R, Q, S> {
-    /// Answers one event. `print` writes one line to where metrics are read.
+impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
+    /// Handles one event. `print` writes one line to where metrics are read.
     ///
     /// # Errors
-    /// When the invocation failed and nobody behind HTTP waits to be told.
-    pub async fn answer(
+    /// When the invocation failed and no HTTP caller waits for a status.
+    pub async fn handle(
         &self,
         event: &Value,
         invocation: &Invocation,
         print: &(dyn Fn(&str) + Sync),
-    ) -> Result<Value, Failure> {
-        let Interpreted { caller, without_body, command } = lambda::interpret(event, self.role);
-        let mut answer = match command {
+    ) -> Result<Response, Failure> {
+        let Interpreted { caller, without_body, command } = lambda::interpret(event, self.settings.role);
+        let mut response = match command {
             Ok(Command::Refresh(options)) => self.refresh(options, caller, invocation, print).await,
             Ok(Command::Health) => Ok(self.health(caller).await),
             Ok(Command::Task(task)) => Box::pin(self.task(task, invocation, print)).await,
-            Err(refusal) => refuse(caller, &refusal),
+            Err(refusal) => response::refuse(caller, &refusal),
         };
-        if let Ok(answer) = &mut answer
+        if let Ok(response) = &mut response
             && without_body
         {
-            answer["body"] = json!("");
+            response.value["body"] = json!("");
         }
-        answer
+        response
     }
 
-    async fn health(&self, caller: Caller) -> Value {
-        let (paused, reqs_per_day) = (self.paused, self.reqs_per_day);
+    async fn health(&self, caller: Caller) -> Response {
+        let Settings { paused, reqs_per_day, .. } = self.settings;
         let health =
             health::check(self.queue.as_ref(), self.store.as_ref(), paused, reqs_per_day, self.clock.as_ref()).await;
         let status = if health.is_healthy() { 200 } else { 503 };
-        in_form(caller, status, health.body())
-    }
-}
-
-/// Tells the caller what cannot be done. The caller's mistake, so a warning and no metric.
-fn refuse(caller: Caller, refusal: &Refusal) -> Result<Value, Failure> {
-    let Refusal { status, message, problems, allow } = refusal;
-    warn!(status, "refused an event: {message}");
-    match caller {
-        Caller::Lambda => Err(Failure { kind: "BadEvent".to_owned(), message: message.clone() }),
-        Caller::Http => {
-            let mut body = json!({"error": message});
-            if !problems.is_empty() {
-                body["problems"] = json!(problems);
-            }
-            let mut answer = in_form(caller, *status, body);
-            if let Some(allow) = allow {
-                answer["headers"]["allow"] = json!(allow);
-            }
-            Ok(answer)
-        }
-    }
-}
-
-/// An answer in the form that its caller reads: with a status for HTTP, as it is otherwise.
-fn in_form(caller: Caller, status: u16, body: Value) -> Value {
-    match caller {
-        Caller::Lambda => body,
-        Caller::Http => json!({
-            "statusCode": status,
-            "headers": {"content-type": "application/json", "cache-control": "no-store"},
-            "body": body.to_string(),
-            "isBase64Encoded": false,
-        }),
+        Response::new(caller, status, health.body())
     }
 }
 

@@ -1,4 +1,4 @@
-//! The options of a refresh: a JSON object to [`RunOptions`], or everything that is wrong with it. Touches nothing.
+//! The options of a refresh: a JSON object to [`RunOptions`], or all its problems. Touches nothing.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -9,26 +9,26 @@ use crate::{
     worker::RunOptions,
 };
 
-/// Every option there is.
+/// The names of all options.
 pub const KNOWN_OPTIONS: [&str; 5] = ["max_requests", "max_runtime", "priority_filter", "requests", "tags"];
 
-/// The most objects that one event may name; more belong into the queue.
+/// The objects that one event may name; more belong in the queue.
 pub const MAX_NAMED: usize = 1000;
 
-/// The longest `max_runtime`, in seconds: a day, far beyond any invocation.
-const LONGEST_RUNTIME_SECONDS: f64 = 86_400.0;
+// The highest `max_runtime`: a day, far beyond any invocation.
+const MAX_RUNTIME_SECONDS: f64 = 86_400.0;
 
-/// Whether names that are no option are refused (what a caller wrote) or passed over (what AWS wrote).
+/// The treatment of unknown names: refused in a caller's text, ignored in one that AWS wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unknown {
     Refused,
-    PassedOver,
+    Ignored,
 }
 
 /// Reads the options. An option that is null counts as not given.
 ///
 /// # Errors
-/// Everything that is wrong, one sentence each.
+/// All problems, one sentence each.
 pub fn parse(options: &Map<String, Value>, unknown: Unknown) -> Result<RunOptions, Vec<String>> {
     let mut problems = Vec::new();
     let mut run = RunOptions::default();
@@ -36,11 +36,11 @@ pub fn parse(options: &Map<String, Value>, unknown: Unknown) -> Result<RunOption
         let read = match name.as_str() {
             "max_requests" => max_requests(value).map(|count| run.max_requests = Some(count)),
             "max_runtime" => max_runtime(value).map(|time| run.max_runtime = Some(time)),
-            "priority_filter" => priority_filter(value).map(|classes| run.priority_filter = classes),
+            "priority_filter" => priority_filter(value).map(|priorities| run.priority_filter = priorities),
             "requests" => requests(value).map(|objects| run.named.extend(objects)),
             "tags" => tags(value).map(|objects| run.named.extend(objects)),
-            _ if unknown == Unknown::PassedOver => Ok(()),
-            other => Err(vec![format!("`{}` is no option", shortened(other))]),
+            _ if unknown == Unknown::Ignored => Ok(()),
+            other => Err(vec![format!("`{}` is not an option", shortened(other))]),
         };
         problems.extend(read.err().unwrap_or_default());
     }
@@ -59,28 +59,29 @@ fn max_requests(value: &Value) -> Result<u64, Vec<String>> {
 fn max_runtime(value: &Value) -> Result<Duration, Vec<String>> {
     value
         .as_f64()
-        .filter(|seconds| *seconds > 0.0 && *seconds <= LONGEST_RUNTIME_SECONDS)
+        .filter(|seconds| *seconds > 0.0 && *seconds <= MAX_RUNTIME_SECONDS)
         .map(Duration::from_secs_f64)
         .ok_or_else(|| not(value, "max_runtime", "seconds, more than 0 and at most 86400"))
 }
 
-/// One class or several, by number or by name.
+/// A priority or several, by number or by name.
 fn priority_filter(value: &Value) -> Result<Vec<Priority>, Vec<String>> {
     let expected = "0 to 3, critical, high, medium or low, or a list of them";
     let entries = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
     if entries.is_empty() {
         return Err(not(value, "priority_filter", expected));
     }
-    let mut classes = BTreeSet::new();
+    let mut priorities = BTreeSet::new();
     for entry in entries {
-        let class = match entry {
+        let priority = match entry {
             Value::Number(number) => number.to_string().parse(),
             Value::String(name) => name.parse(),
             _ => return Err(not(entry, "priority_filter", expected)),
         };
-        classes.insert(class.map_err(|_: crate::model::UnknownPriority| not(entry, "priority_filter", expected))?);
+        priorities
+            .insert(priority.map_err(|_: crate::model::UnknownPriority| not(entry, "priority_filter", expected))?);
     }
-    Ok(classes.into_iter().collect())
+    Ok(priorities.into_iter().collect())
 }
 
 /// `[{"type": "clan", "tag": "#2PP"}, …]`.
@@ -124,7 +125,7 @@ fn tags(value: &Value) -> Result<Vec<ObjectId>, Vec<String>> {
     }))
 }
 
-/// All good ones, or what is wrong with the others; the first ten problems are enough to see what is meant.
+/// All objects, or the problems of some; the first ten problems are enough to see the mistake.
 fn collect(entries: impl Iterator<Item = Result<ObjectId, String>>) -> Result<Vec<ObjectId>, Vec<String>> {
     let (mut objects, mut problems) = (Vec::new(), Vec::new());
     for entry in entries {
@@ -178,28 +179,28 @@ mod tests {
     }
 
     #[test]
-    fn one_class_and_one_tag_need_no_list() {
-        for class in [json!(1), json!("high"), json!("1"), json!([1]), json!(["High", 1])] {
-            assert_eq!(read(&json!({"priority_filter": class})).unwrap().priority_filter, [Priority::High]);
+    fn single_priority_and_tag_need_no_list() {
+        for priority in [json!(1), json!("high"), json!("1"), json!([1]), json!(["High", 1])] {
+            assert_eq!(read(&json!({"priority_filter": priority})).unwrap().priority_filter, [Priority::High]);
         }
         assert_eq!(read(&json!({"tags": "#2PP"})).unwrap().named.len(), 1);
     }
 
     #[test]
-    fn an_option_that_is_null_counts_as_not_given() {
+    fn null_option_counts_as_missing() {
         let options = read(&json!({"max_requests": null, "tags": null, "priority_filter": null})).unwrap();
         assert!(options.max_requests.is_none() && options.named.is_empty() && options.priority_filter.is_empty());
     }
 
     #[test]
-    fn foreign_names_are_refused_unless_aws_wrote_them() {
+    fn unknown_names_are_refused_unless_from_aws() {
         let options = json!({"max_request": 5});
-        assert_eq!(read(&options).unwrap_err(), ["`max_request` is no option"]);
-        assert!(parse(options.as_object().unwrap(), Unknown::PassedOver).is_ok());
+        assert_eq!(read(&options).unwrap_err(), ["`max_request` is not an option"]);
+        assert!(parse(options.as_object().unwrap(), Unknown::Ignored).is_ok());
     }
 
     #[test]
-    fn everything_that_is_wrong_is_told_together() {
+    fn all_problems_are_reported_together() {
         let long = "x".repeat(5000);
         let problems = read(&json!({
             "max_requests": 0, "max_runtime": "soon", "priority_filter": [4], "dry_run": true,
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_named_objects_is_bounded() {
+    fn named_objects_are_limited() {
         let letters: Vec<char> = "0289PYLQGRJCUV".chars().collect();
         let tags: Vec<String> = (0..=MAX_NAMED)
             .map(|n| {

@@ -1,16 +1,19 @@
-//! A refresh: lets a run happen within the caller's time, and turns its report into the answer, the one metrics line and
+//! A refresh: lets a run happen within the caller's time, and turns its report into the response, the one metrics line and
 //! the one log line.
 
 use std::{fmt::Write as _, sync::Arc, time::Duration};
 
 use serde::Serialize;
-use serde_json::Value;
 
-use super::{Failure, Handlers, Invocation, in_form, lambda::Caller};
+use super::{
+    Handlers, Invocation,
+    lambda::Caller,
+    response::{Access, Failure, FailureKind, Response},
+};
 use crate::{
     metrics,
     model::ObjectId,
-    queue::{Queue, SharedState},
+    queue::{Queue, Slots},
     store::Store,
     worker::{
         RunOptions, Runs, Unwatched, public,
@@ -18,17 +21,17 @@ use crate::{
     },
 };
 
-/// How long a synchronous HTTP caller waits, in all: API Gateway gives up after 29 s.
-pub const HTTP_TIME: Duration = Duration::from_secs(25);
+/// The time of a run for a synchronous HTTP caller: API Gateway gives up after 29 s.
+pub const HTTP_TIMEOUT: Duration = Duration::from_secs(25);
 
-impl<R: Runs, Q: Queue + SharedState, S: Store> Handlers<R, Q, S> {
+impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
     pub(super) async fn refresh(
         &self,
         options: RunOptions,
         caller: Caller,
         invocation: &Invocation,
         print: &(dyn Fn(&str) + Sync),
-    ) -> Result<Value, Failure> {
+    ) -> Result<Response, Failure> {
         let named = options.named.clone();
         let clock = Arc::clone(&self.clock);
         let options = RunOptions {
@@ -39,44 +42,44 @@ impl<R: Runs, Q: Queue + SharedState, S: Store> Handlers<R, Q, S> {
             ..options
         };
         let report = self.runs.run(options, &Unwatched).await;
-        print(&metrics::run_line(&report, &self.telemetry, clock.wall()));
+        print(&metrics::run_line(&report, &self.settings.telemetry, clock.wall()));
         log(&report);
-        answer(report, &named, caller)
+        respond(report, &named, caller)
     }
 }
 
-/// A limit on the run besides the invocation's deadline.
+/// The limit of the run besides the invocation's deadline.
 fn budget(caller: Caller, asked: Option<Duration>) -> Option<Duration> {
     match caller {
         Caller::Lambda => asked,
-        Caller::Http => Some(asked.map_or(HTTP_TIME, |asked| asked.min(HTTP_TIME))),
+        Caller::Http => Some(asked.map_or(HTTP_TIMEOUT, |asked| asked.min(HTTP_TIMEOUT))),
     }
 }
 
-/// What a caller gets to read: how it went, then the whole report.
+/// The response's body: the result in short, then the whole report.
 #[derive(Debug, Serialize)]
-struct Told<'a> {
-    /// `done`, `accepted` (nothing was done now) or `failed`.
+struct Body<'a> {
+    /// `done`, `accepted` (queued, and not done by this run) or `failed`.
     status: &'static str,
     message: String,
-    /// The named objects that wait in front, or were served.
+    /// The named objects that were queued: they wait in front, or are done.
     queued: Vec<String>,
     #[serde(flatten)]
     report: &'a RunReport,
 }
 
 /// # Errors
-/// When the run failed and the caller is Lambda: its own `Errors` metric is to count it.
-fn answer(report: RunReport, named: &[ObjectId], caller: Caller) -> Result<Value, Failure> {
+/// When the run failed and the caller is Lambda: its own `Errors` metric counts it.
+fn respond(report: RunReport, named: &[ObjectId], caller: Caller) -> Result<Response, Failure> {
     let report = if caller == Caller::Http { for_clients(report) } else { report };
     let status = match status(report.stopped_because) {
-        // What stood in the way came later.
+        // The run was turned away only after it had done some work.
         202 if report.processed_requests > 0 => 200,
         status => status,
     };
     let message = message(&report);
     if caller == Caller::Lambda && status >= 500 {
-        return Err(Failure { kind: format!("RefreshFailed.{}", report.stopped_because.as_str()), message });
+        return Err(Failure::new(FailureKind::Refresh(report.stopped_because), message));
     }
     let is_queued = |name: &String| report.enqueued > 0 && report.not_queued.iter().all(|other| other.object != *name);
     let queued = named.iter().map(ToString::to_string).filter(is_queued).collect();
@@ -85,12 +88,16 @@ fn answer(report: RunReport, named: &[ObjectId], caller: Caller) -> Result<Value
         202 => "accepted",
         _ => "failed",
     };
-    let told = Told { status: word, message, queued, report: &report };
-    let body = serde_json::to_value(&told).expect("a report has text keys and finite numbers only");
-    Ok(in_form(caller, status, body))
+    let body = Body { status: word, message, queued, report: &report };
+    let body = serde_json::to_value(&body).expect("a report has text keys and finite numbers only");
+    let mut response = Response::new(caller, status, body);
+    if response.access == Access::Granted && report.keys_rejected + report.logins_failed > 0 {
+        response.access = Access::SomeKeysRejected;
+    }
+    Ok(response)
 }
 
-/// The report without what servers said: behind HTTP is not the operator, and an error names hosts and roles.
+/// The report without the texts of servers: an HTTP caller is not the operator, and an error names hosts and roles.
 fn for_clients(report: RunReport) -> RunReport {
     let see_log = format!("the log of request {} says more", report.run);
     let failure = report.stopped_because.is_failure().then(|| {
@@ -106,20 +113,20 @@ fn for_clients(report: RunReport) -> RunReport {
     if let Some(failure) = after.caches.as_mut().and_then(|caches| caches.failure.as_mut()) {
         failure.clone_from(&see_log);
     }
-    // Nothing else follows a run that somebody waits for.
+    // No other work follows a run with an HTTP caller.
     (after.views, after.stats, after.retention) = (None, None, None);
     RunReport { failure, errors, errors_omitted, after, ..report }
 }
 
-/// 202: nothing could be done, what was named waits in the queue. 503: our own servers are in trouble. 502: the API,
-/// or our keys for it, are. 500: the function is not set up so that it can work.
+/// 202: the run could do nothing, named requests wait in the queue. 503: our own servers fail. 502: the API, or our keys for it,
+/// fail. 500: the function is set up wrongly.
 const fn status(stopped_because: StopReason) -> u16 {
     match stopped_because {
         StopReason::QueueEmpty | StopReason::Deadline | StopReason::MaxRequests | StopReason::Shutdown => 200,
         StopReason::RefreshPaused
         | StopReason::AlreadyRunning
         | StopReason::KeysCoolingDown
-        | StopReason::DailyQuotaExhausted
+        | StopReason::DayUsedUp
         | StopReason::Maintenance
         | StopReason::CircuitOpen => 202,
         StopReason::TimeoutTooShort => 500,
@@ -128,28 +135,29 @@ const fn status(stopped_because: StopReason) -> u16 {
     }
 }
 
-/// How many of those that were not queued a sentence names; the report has all.
-const MOST_TOLD: usize = 3;
+// The objects that a message names which were not queued; the report has all.
+const MAX_NAMED_IN_MESSAGE: usize = 3;
 
-/// How it went, in one sentence.
+/// The result of a run, in one sentence.
 fn message(report: &RunReport) -> String {
     let RunReport { processed_requests: processed, failed_requests: failed, .. } = report;
     let counts = format!("{processed} processed, {failed} failed");
     let reason = report.stopped_because.sentence();
-    let until = report.day.filter(|_| report.stopped_because == StopReason::DailyQuotaExhausted);
+    let until = report.day.filter(|_| report.stopped_because == StopReason::DayUsedUp);
     let until = until.map(|day| format!(" until {}", day.resets_at)).unwrap_or_default();
     let failure = report.failure.as_ref().map(|failure| format!(": {failure}")).unwrap_or_default();
     let mut not_queued = String::new();
-    for other in report.not_queued.iter().take(MOST_TOLD) {
+    for other in report.not_queued.iter().take(MAX_NAMED_IN_MESSAGE) {
+        // Writing to a text cannot fail.
         let _ = write!(not_queued, "; {} was not queued: {}", other.object, other.reason);
     }
-    if let more @ 1.. = report.not_queued.len().saturating_sub(MOST_TOLD) {
+    if let more @ 1.. = report.not_queued.len().saturating_sub(MAX_NAMED_IN_MESSAGE) {
         let _ = write!(not_queued, "; {more} more were not queued");
     }
     format!("{counts}; {reason}{until}{failure}{not_queued}")
 }
 
-/// The one line of a run: `info`, or `error` when somebody should look.
+/// The one log line of a run: `info`, or `error` when a person should look.
 fn log(report: &RunReport) {
     macro_rules! line {
         ($level:expr) => {
@@ -185,8 +193,8 @@ fn log(report: &RunReport) {
                 mail.admitted = report.mail.admitted,
                 mail.unreadable = report.mail.unreadable,
                 repaired = report.repaired.total(),
-                caches.told = report.after.caches.as_ref().map(|told| told.tags),
-                caches.lost = report.after.caches.as_ref().map(|told| told.lost),
+                caches.invalidated = report.after.caches.as_ref().map(|caches| caches.tags),
+                caches.lost = report.after.caches.as_ref().map(|caches| caches.lost),
                 views.refreshed = report.after.views_refreshed_and_failed().map(|(refreshed, _)| refreshed),
                 views.failed = report.after.views_refreshed_and_failed().map(|(_, failed)| failed),
                 jobs.completed = report.after.stats.as_ref().map(|stats| stats.completed),
@@ -210,6 +218,8 @@ mod tests {
 
     use tracing_subscriber::layer::SubscriberExt;
 
+    use serde_json::Value;
+
     use super::*;
     use crate::{
         clock::{ManualClock, Timestamp},
@@ -232,7 +242,7 @@ mod tests {
         }
     }
 
-    /// Everything that a run's report makes the log say.
+    /// The log lines of a run's report.
     fn logged(stopped_because: StopReason) -> Vec<Value> {
         let mut tally = Tally::new("8f507cfc".to_owned(), Timestamp::EPOCH);
         tally.error("first");
@@ -260,13 +270,13 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_that_was_named_is_told_and_not_called_queued() {
+    fn named_dead_letter_is_reported_as_not_queued() {
         let named: [ObjectId; 2] = ["clan:2PP", "clan:2QQ"].map(|object| object.parse().unwrap());
         let dead = NotQueued { object: named[0].clone(), died: Timestamp::EPOCH, reason: "it kills".to_owned() };
         let mut tally = Tally::new("8f507cfc".to_owned(), Timestamp::EPOCH);
         tally.enqueued(Enqueued { queued: 1, dead: vec![dead] });
         let report = tally.finish(end(StopReason::AlreadyRunning));
-        let answer = answer(report, &named, Caller::Lambda).unwrap();
+        let answer = respond(report, &named, Caller::Lambda).unwrap().value;
         assert_eq!((&answer["queued"], &answer["enqueued"]), (&serde_json::json!(["clan:2QQ"]), &1.into()));
         assert_eq!(answer["not_queued"][0]["object"], "clan:2PP");
         let message = answer["message"].as_str().unwrap();
@@ -275,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_one_line_of_the_log_and_an_error_when_somebody_should_look() {
+    fn run_is_one_log_line() {
         let lines = logged(StopReason::QueueEmpty);
         assert_eq!((lines.len(), &lines[0]["level"]), (1, &"INFO".into()));
         assert_eq!((&lines[0]["run.id"], &lines[0]["errors"]), (&"8f507cfc".into(), &"first | second".into()));
@@ -285,17 +295,17 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_behind_http_waits_25_seconds_at_most() {
+    fn http_caller_waits_25_seconds_at_most() {
         let asked = Some(Duration::from_secs(60));
         assert_eq!(budget(Caller::Lambda, None), None);
         assert_eq!(budget(Caller::Lambda, asked), asked);
-        assert_eq!(budget(Caller::Http, None), Some(HTTP_TIME));
-        assert_eq!(budget(Caller::Http, asked), Some(HTTP_TIME));
+        assert_eq!(budget(Caller::Http, None), Some(HTTP_TIMEOUT));
+        assert_eq!(budget(Caller::Http, asked), Some(HTTP_TIMEOUT));
         assert_eq!(budget(Caller::Http, Some(Duration::from_secs(9))), Some(Duration::from_secs(9)));
     }
 
     #[test]
-    fn a_run_that_failed_gets_a_5xx_and_one_that_was_turned_away_a_202() {
+    fn status_of_failed_and_turned_away_runs() {
         for reason in StopReason::ALL {
             assert_eq!(status(reason) >= 500, reason.is_failure(), "{reason:?}");
             assert_eq!(status(reason) == 202, reason.is_turned_away(), "{reason:?}");

@@ -1,6 +1,6 @@
 //! The Lambda side of the process: cold start, the invocation loop, and the end of the sandbox.
 //!
-//! Speaks to the Lambda Runtime API and to nothing else. What an operator did wrong is reported at the start, as an init
+//! Speaks to the Lambda Runtime API and to nothing else. A wrong configuration is reported at the start, as an init
 //! error that shows in the console and in every failed invocation; it is not hidden behind a first timeout.
 
 use std::{
@@ -20,13 +20,13 @@ use lambda_runtime::{
     tower::{Layer, Service},
 };
 use serde_json::{Value, json};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::{Mutex, watch},
-};
+use tokio::sync::{Mutex, watch};
 use tracing::{Instrument, debug, error, error_span, warn};
 
-use super::{Failure, Handlers, Invocation, extension};
+use super::{
+    Handlers, Invocation,
+    response::{Access, Failure, FailureKind, INIT_ERROR_TYPE, Response},
+};
 use crate::{
     clock::Timestamp,
     config::{
@@ -34,18 +34,15 @@ use crate::{
         env::{environment_var, process_var, put_trust_in_force, warnings},
         secrets::{self, Secrets},
     },
-    queue::{Queue, SharedState},
+    queue::{Queue, Slots},
     store::Store,
     telemetry,
     worker::{Runs, Stop},
 };
 
-/// How long the end of the sandbox waits for a run to give back what it holds. AWS itself often allows less; then leases
-/// and key slots run out by themselves.
-const LAST_WAIT: Duration = Duration::from_secs(15);
-
-/// What AWS calls an error of this kind.
-const INIT_ERROR_TYPE: &str = "Runtime.ConfigInvalid";
+// The end of the sandbox waits this long for a run to release what it holds. AWS itself often allows less; then leases
+// and key slots run out by themselves.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Runs the process as a Lambda function; `build` joins the parts.
 pub fn main<R, Q, S, E>(
@@ -53,7 +50,7 @@ pub fn main<R, Q, S, E>(
 ) -> ExitCode
 where
     R: Runs + 'static,
-    Q: Queue + SharedState,
+    Q: Queue + Slots,
     S: Store,
     E: fmt::Display,
 {
@@ -70,9 +67,9 @@ where
             Ok(read) => read,
             Err(errors) => {
                 for problem in &errors.problems {
-                    error!(variable = problem.variable, "the configuration will not do: {problem}");
+                    error!(variable = problem.variable, "the configuration cannot be used: {problem}");
                 }
-                return init_error(&errors.to_string());
+                return init_error(&format!("failed to {errors}"));
             }
         };
         let stop = Stop::default();
@@ -85,7 +82,7 @@ where
             match build(&config, role, stop.clone()) {
                 Ok(handlers) => Some(Arc::new(handlers)),
                 Err(error) => {
-                    let message = format!("cannot start: {error}");
+                    let message = format!("failed to start: {error}");
                     error!("{message}");
                     return init_error(&message);
                 }
@@ -105,34 +102,34 @@ struct Parts<R, Q, S> {
     handlers: Mutex<Option<Arc<Handlers<R, Q, S>>>>,
 }
 
-impl<R: Runs, Q: Queue + SharedState, S: Store> Parts<R, Q, S> {
-    /// Answers an event. When that fails for want of Redis, the database or a key, and the secrets are kept elsewhere,
-    /// they are read again, once; the event is answered again only when that gave other ones. When only some keys were
-    /// refused, the run has gone on with the others, and the next one begins with what was read.
-    async fn answer(&self, event: &Value, invocation: &Invocation) -> Result<Value, Failure> {
-        let answer =
-            self.handlers(secrets::need_the_extension(&environment_var)).await?.answer(event, invocation, &print).await;
-        let is_locked_out = may_be_locked_out(&answer);
-        if !(is_locked_out || lacks_keys(&answer)) || !secrets::are_elsewhere(&environment_var) {
-            return answer;
+impl<R: Runs, Q: Queue + Slots, S: Store> Parts<R, Q, S> {
+    /// Handles an event. When Redis, the database or the API may have denied access, and the secrets are kept elsewhere,
+    /// they are read again, once; the event is handled again only when the secrets have changed. When only some keys were
+    /// rejected, the run has gone on with the others, and the next one begins with the new secrets.
+    async fn handle(&self, event: &Value, invocation: &Invocation) -> Result<Response, Failure> {
+        let handlers = self.handlers(secrets::need_the_extension(&environment_var)).await?;
+        let response = handlers.handle(event, invocation, &print).await;
+        let access = response.as_ref().map_or_else(Failure::access, |response| response.access);
+        if access == Access::Granted || !secrets::are_elsewhere(&environment_var) {
+            return response;
         }
         let secrets = Secrets::read(&environment_var).await;
         for problem in secrets.problems() {
             warn!("failed to read secrets again: {problem}");
         }
         if !secrets.problems().is_empty() || !secrets.put_in_force() {
-            return answer;
+            return response;
         }
         *self.handlers.lock().await = None;
-        if !is_locked_out {
+        if access == Access::SomeKeysRejected {
             warn!("the secrets have changed since they were read: the next invocation uses the new ones");
-            return answer;
+            return response;
         }
         warn!("the secrets have changed since they were read: this invocation begins again with the new ones");
-        self.handlers(false).await?.answer(event, invocation, &print).await
+        self.handlers(false).await?.handle(event, invocation, &print).await
     }
 
-    /// The parts, built now if need be; after the secrets were read, if that is to be done.
+    /// The parts, built now if they are missing; with `read_secrets`, after the secrets were read.
     async fn handlers(&self, read_secrets: bool) -> Result<Arc<Handlers<R, Q, S>>, Failure> {
         let mut handlers = self.handlers.lock().await;
         if let Some(handlers) = &*handlers {
@@ -143,37 +140,15 @@ impl<R: Runs, Q: Queue + SharedState, S: Store> Parts<R, Q, S> {
         }
         let failed = |message: String| {
             error!("{message}");
-            Failure { kind: INIT_ERROR_TYPE.to_owned(), message }
+            Failure::new(FailureKind::BadConfig, message)
         };
-        let config = Config::from_process_env(self.role).map_err(|errors| failed(errors.to_string()))?;
+        let config = Config::from_process_env(self.role).map_err(|errors| failed(format!("failed to {errors}")))?;
         put_trust_in_force(&process_var);
         let built = (self.build)(&config, self.role, self.stop.clone());
-        let built = Arc::new(built.map_err(|error| failed(format!("cannot start: {error}")))?);
+        let built = Arc::new(built.map_err(|error| failed(format!("failed to start: {error}")))?);
         *handlers = Some(Arc::clone(&built));
         Ok(built)
     }
-}
-
-/// Whether an invocation failed in a way that other secrets could mend.
-fn may_be_locked_out(answer: &Result<Value, Failure>) -> bool {
-    match answer {
-        Ok(answer) => matches!(answer.get("statusCode").and_then(Value::as_u64), Some(502 | 503)),
-        Err(failure) => {
-            let reason = failure.kind.rsplit('.').next().unwrap_or_default();
-            matches!(reason, "queue_down" | "database_down" | "no_usable_key" | "migrate")
-        }
-    }
-}
-
-/// Whether the API refused a configured key, or an account gave none, in a run that went on with others.
-fn lacks_keys(answer: &Result<Value, Failure>) -> bool {
-    let refused = |report: &Value| {
-        let counts = |name| report.get(name).and_then(Value::as_u64).is_some_and(|count| count > 0);
-        counts("keys_rejected") || counts("logins_failed")
-    };
-    let Ok(answer) = answer else { return false };
-    let body = answer.get("body").and_then(Value::as_str).and_then(|body| serde_json::from_str(body).ok());
-    refused(body.as_ref().unwrap_or(answer))
 }
 
 fn read_config() -> Result<(Config, Role), ConfigErrors> {
@@ -198,11 +173,11 @@ fn read_config() -> Result<(Config, Role), ConfigErrors> {
     Ok((config, role))
 }
 
-/// Answers events until the sandbox ends.
+/// Handles events until the sandbox ends.
 async fn serve<R, Q, S>(parts: Parts<R, Q, S>) -> ExitCode
 where
     R: Runs + 'static,
-    Q: Queue + SharedState,
+    Q: Queue + Slots,
     S: Store,
 {
     for name in ["AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "AWS_LAMBDA_FUNCTION_VERSION"] {
@@ -214,10 +189,10 @@ where
         }
     }
     let busy = Busy::default();
-    stop_on_signal(parts.stop.clone(), busy.clone());
+    stop_on_signal(parts.stop.clone(), busy.clone()).await;
     telemetry::log_panics();
     let parts = Arc::new(parts);
-    let function = service_fn(move |event: LambdaEvent<Value>| answer(Arc::clone(&parts), event));
+    let function = service_fn(move |event: LambdaEvent<Value>| handle(Arc::clone(&parts), event));
     match Runtime::new(function).layer(busy).run().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -227,10 +202,10 @@ where
     }
 }
 
-async fn answer<R, Q, S>(parts: Arc<Parts<R, Q, S>>, event: LambdaEvent<Value>) -> Result<Value, Diagnostic>
+async fn handle<R, Q, S>(parts: Arc<Parts<R, Q, S>>, event: LambdaEvent<Value>) -> Result<Value, Diagnostic>
 where
     R: Runs + 'static,
-    Q: Queue + SharedState,
+    Q: Queue + Slots,
     S: Store,
 {
     let LambdaEvent { payload, context } = event;
@@ -238,11 +213,11 @@ where
     // An error span, so that the request id is there at every log level.
     let span = error_span!("invocation", request_id = context.request_id);
     let invocation = Invocation { request_id: context.request_id, deadline };
-    let answer = async move { parts.answer(&payload, &invocation).await };
+    let response = async move { parts.handle(&payload, &invocation).await };
     // As a task of its own: every wake of the future that the runtime itself blocks on is a write to the kernel, which at
     // 30 calls a second was a tenth of the processor time.
-    match tokio::spawn(answer.instrument(span)).await {
-        Ok(answer) => answer.map_err(Diagnostic::from),
+    match tokio::spawn(response.instrument(span)).await {
+        Ok(response) => response.map(|response| response.value).map_err(Diagnostic::from),
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
             Err(cancelled) => Err(Diagnostic {
@@ -255,46 +230,45 @@ where
 
 impl From<Failure> for Diagnostic {
     fn from(failure: Failure) -> Self {
-        Self { error_type: failure.kind, error_message: failure.message }
+        Self { error_type: failure.kind.to_string(), error_message: failure.message }
     }
 }
 
-/// One write, so that the line is not mixed with a log line.
+/// Prints a line with a single write, so that it is not mixed with a log line.
 fn print(line: &str) {
     if let Err(error) = std::io::stdout().lock().write_all(format!("{line}\n").as_bytes()) {
         warn!("failed to write the metrics of a run: {error}");
     }
 }
 
-/// Ends the process on SIGTERM, once the run has returned what it holds. Lambda sends SIGTERM only to a sandbox with an
-/// extension.
-fn stop_on_signal(stop: Stop, busy: Busy) {
-    let address = process_var("AWS_LAMBDA_RUNTIME_API").unwrap_or_default();
-    let extension = extension::register(&address)
-        .inspect_err(|error| warn!("no extension could be registered, so Lambda will not send SIGTERM: {error}"));
+/// SIGTERM arrives only when an extension is registered, and only the runtime crate's own helper may exit for it. An
+/// emulator without the Extensions API gets a plain signal handler instead.
+async fn stop_on_signal(stop: Stop, busy: Busy) {
+    let (fallback_stop, fallback_busy) = (stop.clone(), busy.clone());
+    let helper = lambda_runtime::spawn_graceful_shutdown_handler(move || shut_down(stop, busy));
+    if tokio::spawn(helper).await.is_ok() {
+        return;
+    }
+    warn!(
+        "failed to register the extension that SIGTERM needs: this is not a real Lambda; listening for signals alone"
+    );
     tokio::spawn(async move {
-        // Lambda takes a closed connection for the end of the extension.
-        let _extension = extension;
-        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-        else {
+        let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else {
             return;
         };
-        tokio::select! {
-            _ = terminate.recv() => {}
-            // Emulators end with Ctrl-C.
-            _ = interrupt.recv() => {}
-        }
-        shut_down(stop, busy).await;
+        terminate.recv().await;
+        shut_down(fallback_stop, fallback_busy).await;
         std::process::exit(0);
     });
 }
 
 async fn shut_down(stop: Stop, busy: Busy) {
     stop.ask();
-    let _ = tokio::time::timeout(LAST_WAIT, busy.idle()).await;
+    // Late or not, the sandbox ends now: whatever is still held runs out by itself.
+    let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, busy.idle()).await;
 }
 
-/// Knows whether an invocation goes on: from its arrival until its answer has been delivered.
+/// True while an invocation goes on: from its arrival until its response is delivered.
 #[derive(Clone, Debug)]
 struct Busy(Arc<watch::Sender<bool>>);
 
@@ -306,7 +280,7 @@ impl Default for Busy {
 
 impl Busy {
     async fn idle(&self) {
-        // The sender lives in `self`, so waiting cannot fail.
+        // The sender lives in `self`, so the wait cannot fail.
         let _ = self.0.subscribe().wait_for(|busy| !busy).await;
     }
 }
@@ -319,7 +293,7 @@ impl<S> Layer<S> for Busy {
     }
 }
 
-/// The whole of one invocation, the delivery of its answer included.
+/// A service that is busy for the whole of an invocation, the delivery of its response included.
 #[derive(Clone, Debug)]
 struct Watched<S> {
     inner: S,
@@ -342,16 +316,16 @@ where
     fn call(&mut self, invocation: LambdaInvocation) -> Self::Future {
         let busy = self.busy.clone();
         busy.0.send_replace(true);
-        let answered = self.inner.call(invocation);
+        let delivered = self.inner.call(invocation);
         Box::pin(async move {
-            let answered = answered.await;
+            let delivered = delivered.await;
             busy.0.send_replace(false);
-            answered
+            delivered
         })
     }
 }
 
-/// Tells Lambda that the function cannot start, and why. Without this, AWS shows only an exit status.
+/// Reports to Lambda why the function cannot start. Without this, AWS shows only an exit status.
 fn init_error(message: &str) -> ExitCode {
     let address = process_var("AWS_LAMBDA_RUNTIME_API").unwrap_or_default();
     if let Err(error) = post_init_error(&address, message) {
@@ -372,6 +346,6 @@ fn post_init_error(address: &str, message: &str) -> std::io::Result<()> {
         body.len()
     );
     connection.write_all(request.as_bytes())?;
-    // The answer says nothing we need, but leaving before it comes could cut the request off.
+    // The response has nothing we need, but leaving before it comes could cut the request off.
     connection.read_exact(&mut [0; 12])
 }

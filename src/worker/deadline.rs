@@ -1,43 +1,46 @@
-//! How much time is left, and what still fits into it. Looks at the runtime's clock only.
+//! The deadline of a run, and what still fits before it. Looks at the runtime's clock only.
 
-use std::{collections::VecDeque, fmt, time::Duration};
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::model::Kind;
 
-/// The longest a single call may take.
-pub const LONGEST_CALL: Duration = Duration::from_secs(10);
+/// The limit of a single call.
+pub const MAX_CALL_DURATION: Duration = Duration::from_secs(10);
 
-/// Kept free between the expected end of the last fetch and the commit of its answer: a machine that is busy for a moment
-/// must not cost a call.
-const MARGIN: Duration = Duration::from_millis(150);
+// Kept free between the expected end of the last fetch and its commit: a machine that is busy for a moment must not cost a call.
+const COMMIT_MARGIN: Duration = Duration::from_millis(150);
 
-/// What a fetch and a commit are taken to cost before the first one was seen.
+// The assumed durations before the first fetch and the first commit.
 const FIRST_FETCH_GUESS: Duration = Duration::from_millis(300);
 const FIRST_COMMIT_GUESS: Duration = Duration::from_millis(300);
 
 /// With less time than this a run begins nothing.
-pub const MIN_RUN_TIME: Duration = FIRST_FETCH_GUESS.saturating_add(MARGIN).saturating_add(FIRST_COMMIT_GUESS);
+pub const MIN_RUN_TIME: Duration = FIRST_FETCH_GUESS.saturating_add(COMMIT_MARGIN).saturating_add(FIRST_COMMIT_GUESS);
 
-/// The fetches of a kind that are remembered.
-const REMEMBERED: usize = 60;
+// The fetches of each kind that are remembered.
+const MAX_REMEMBERED_FETCHES: usize = 60;
 
-/// One in so many of the remembered fetches may be slower than what is expected. One answer that hung for ten seconds would
-/// else end a run ten seconds early.
-const ONE_IN: usize = 20;
+// Of this many remembered fetches, one may be slower than expected. Else one response that hung for ten seconds would end a run ten
+// seconds early.
+const SLOW_SHARE: usize = 20;
 
-/// Without any limit a run may go on for this long.
-const WITHOUT_LIMIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+// The end of a run without any limit.
+const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// The end of a run, and the recent costs that decide what may still be begun before it.
+/// The end of a run, and the recent durations that decide what may still begin before it.
 #[derive(Debug)]
 pub struct Deadline {
     end: Instant,
     commits_end: Instant,
     too_short: Option<TooShort>,
-    costs: Mutex<Costs>,
+    durations: Mutex<Durations>,
 }
 
 /// An invocation whose time is over before a first request could be done.
@@ -52,8 +55,8 @@ impl fmt::Display for TooShort {
         let Self { time_left, buffer } = self;
         write!(
             f,
-            "this invocation began with {:.1} s left, and DEADLINE_BUFFER_MS={} keeps {:.1} s of them free: with this \
-             timeout no run can ever do anything. Raise the timeout of the Lambda function (its preset is 3 s; 300 s is \
+            "this invocation began with {:.1} s left, and DEADLINE_BUFFER_MS={} keeps {:.1} s of them free: with \
+             this timeout no run can ever do anything. Raise the timeout of the Lambda function (its preset is 3 s; 300 s is \
              usual), or lower DEADLINE_BUFFER_MS",
             time_left.as_secs_f64(),
             buffer.as_millis(),
@@ -63,13 +66,13 @@ impl fmt::Display for TooShort {
 }
 
 #[derive(Debug)]
-struct Costs {
+struct Durations {
     commit: Duration,
-    /// How long the last fetches took, in the order of [`Kind::ALL`]. A war may take several calls.
+    /// The last fetches, in the order of [`Kind::ALL`]. A war may take several calls.
     fetches: [VecDeque<Duration>; Kind::ALL.len()],
 }
 
-impl Costs {
+impl Durations {
     /// The recent slow fetch of a kind; without any, that of the slowest kind there was, and before the first a guess.
     fn fetch(&self, kind: Kind) -> Duration {
         slow(&self.fetches[kind as usize]).unwrap_or_else(|| self.slowest_fetch())
@@ -80,47 +83,48 @@ impl Costs {
     }
 }
 
-/// The time that all took but one in [`ONE_IN`].
+/// The duration that all but one fetch in [`SLOW_SHARE`] kept to.
 fn slow(took: &VecDeque<Duration>) -> Option<Duration> {
     let mut sorted: Vec<Duration> = took.iter().copied().collect();
     sorted.sort_unstable();
-    sorted.iter().rev().nth(sorted.len() / ONE_IN).copied()
+    sorted.iter().rev().nth(sorted.len() / SLOW_SHARE).copied()
 }
 
 impl Deadline {
-    /// `time_left` is the invocation's, the buffer not yet taken off; `limits` are budgets of their own
+    /// `time_left` is the invocation's, with the buffer; `limits` are budgets of their own
     /// (`MAX_RUNTIME_SECONDS`, the event's `max_runtime`).
     #[must_use]
     pub fn new(now: Instant, time_left: Option<Duration>, buffer: Duration, limits: &[Option<Duration>]) -> Self {
-        let invocation = time_left.map_or(WITHOUT_LIMIT, |left| left.saturating_sub(buffer));
+        let invocation = time_left.map_or(NO_LIMIT, |left| left.saturating_sub(buffer));
         let budget = limits.iter().flatten().copied().fold(invocation, Duration::min);
-        let costs = Costs { commit: FIRST_COMMIT_GUESS, fetches: Default::default() };
-        let end = now + budget.min(WITHOUT_LIMIT);
-        let too_short = time_left.filter(|_| invocation <= MIN_RUN_TIME).map(|time_left| TooShort { time_left, buffer });
-        Self { end, commits_end: end + buffer / 3, too_short, costs: Mutex::new(costs) }
+        let durations = Durations { commit: FIRST_COMMIT_GUESS, fetches: Default::default() };
+        let end = now + budget.min(NO_LIMIT);
+        let too_short =
+            time_left.filter(|_| invocation <= MIN_RUN_TIME).map(|time_left| TooShort { time_left, buffer });
+        Self { end, commits_end: end + buffer / 3, too_short, durations: Mutex::new(durations) }
     }
 
-    fn costs(&self) -> MutexGuard<'_, Costs> {
-        self.costs.lock()
+    fn durations(&self) -> MutexGuard<'_, Durations> {
+        self.durations.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes how long it took to fetch an object, from the first call to the answer.
+    /// Records the duration of a fetch, from the first call to the last response.
     pub fn saw_fetch(&self, kind: Kind, took: Duration) {
-        let mut costs = self.costs();
-        let fetches = &mut costs.fetches[kind as usize];
-        if fetches.len() == REMEMBERED {
+        let mut durations = self.durations();
+        let fetches = &mut durations.fetches[kind as usize];
+        if fetches.len() == MAX_REMEMBERED_FETCHES {
             fetches.pop_front();
         }
         fetches.push_back(took);
     }
 
-    /// Notes what a commit cost. The slowest counts, and is slowly forgotten.
+    /// Records the duration of a commit. The slowest counts, and is slowly forgotten.
     pub fn saw_commit(&self, took: Duration) {
-        let mut costs = self.costs();
-        costs.commit = took.max(costs.commit.mul_f64(0.9));
+        let mut durations = self.durations();
+        durations.commit = took.max(durations.commit.mul_f64(0.9));
     }
 
-    /// The run must be over by then.
+    /// The end of the run.
     #[must_use]
     pub const fn end(&self) -> Instant {
         self.end
@@ -132,38 +136,38 @@ impl Deadline {
         self.too_short
     }
 
-    /// How long the database may still be waited for. What is fetched is worth a third of the buffer; with the rest all is given
-    /// back and the answer is sent.
+    /// The time that a statement may still take. A third of the buffer is spent on what is fetched already; in the rest of it
+    /// everything is released and the response is sent.
     #[must_use]
     pub fn left_for_the_database(&self, now: Instant) -> Duration {
         self.commits_end.saturating_duration_since(now)
     }
 
-    /// Calls must have ended by then, so that their answers can be committed.
+    /// The end of all calls, so that their responses can be committed.
     #[must_use]
     pub fn calls_end(&self) -> Instant {
-        self.before_end(self.costs().commit)
+        self.before_end(self.durations().commit)
     }
 
-    /// From then on no fetch of this kind begins: as such fetches go at the moment, it could not end and be stored.
+    /// The last moment at which a fetch of this kind begins: a later one, if slow, could not end and be stored.
     #[must_use]
     pub fn fetches_end(&self, kind: Kind) -> Instant {
-        let costs = self.costs();
-        self.before_end(costs.commit + costs.fetch(kind) + MARGIN)
+        let durations = self.durations();
+        self.before_end(durations.commit + durations.fetch(kind) + COMMIT_MARGIN)
     }
 
-    /// From then on nothing new is leased: it could not be finished, were it of the kind that takes longest.
+    /// The last moment at which anything is leased: a later lease, of the slowest kind, could not be finished.
     #[must_use]
     pub fn leasing_ends(&self) -> Instant {
-        let costs = self.costs();
-        self.before_end(costs.commit + costs.slowest_fetch() + MARGIN)
+        let durations = self.durations();
+        self.before_end(durations.commit + durations.slowest_fetch() + COMMIT_MARGIN)
     }
 
     fn before_end(&self, reserve: Duration) -> Instant {
         self.end.checked_sub(reserve).unwrap_or(self.end)
     }
 
-    /// Whether something leased now could still be finished.
+    /// True when something that is leased now can still be finished.
     #[must_use]
     pub fn may_lease(&self, now: Instant) -> bool {
         now < self.leasing_ends()
@@ -191,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_budget_is_the_least_of_the_invocation_and_the_limits() {
+    fn budget_is_the_least_limit() {
         let (now, plain) = deadline(300, &[None]);
         assert_eq!(plain.end(), now + Duration::from_secs(295));
         let (now, limited) = deadline(300, &[Some(Duration::from_secs(230)), Some(Duration::from_secs(25))]);
@@ -199,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn with_less_time_than_the_buffer_nothing_is_leased() {
+    fn nothing_is_leased_within_the_buffer() {
         for seconds in [0, 1, 5] {
             let (now, deadline) = deadline(seconds, &[]);
             assert!(!deadline.may_lease(now), "{seconds} s left");
@@ -209,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_timeout_is_too_short_when_nothing_fits_before_the_buffer() {
+    fn timeout_is_too_short_without_time_before_buffer() {
         for (seconds, too_short) in [(0, true), (3, true), (5, true), (6, false), (300, false)] {
             let (now, deadline) = deadline(seconds, &[Some(millis(100))]);
             assert_eq!(deadline.too_short().is_some(), too_short, "{seconds} s left");
@@ -217,23 +221,23 @@ mod tests {
         }
         let without = Deadline::new(Instant::now(), None, BUFFER, &[Some(Duration::ZERO)]);
         assert_eq!(without.too_short(), None);
-        let told = deadline(3, &[]).1.too_short().unwrap().to_string();
+        let text = deadline(3, &[]).1.too_short().unwrap().to_string();
         for part in ["3.0 s", "DEADLINE_BUFFER_MS=5000", "Raise the timeout of the Lambda function"] {
-            assert!(told.contains(part), "{told}");
+            assert!(text.contains(part), "{text}");
         }
     }
 
     #[test]
-    fn no_fetch_begins_that_takes_longer_than_is_left() {
+    fn fetch_begins_only_with_time_for_its_kind() {
         let (_, deadline) = deadline(60, &[]);
-        let before = FIRST_COMMIT_GUESS + MARGIN;
+        let before = FIRST_COMMIT_GUESS + COMMIT_MARGIN;
         assert_eq!(reserve(&deadline, Kind::Clan), before + FIRST_FETCH_GUESS);
         deadline.saw_fetch(Kind::War, millis(900));
         assert_eq!(reserve(&deadline, Kind::War), before + millis(900));
         assert_eq!(
             reserve(&deadline, Kind::Clan),
             before + millis(900),
-            "of a kind without fetches: the slowest there was"
+            "a kind without fetches is taken to be as slow as the slowest"
         );
         deadline.saw_fetch(Kind::Clan, millis(40));
         assert_eq!(reserve(&deadline, Kind::Clan), before + millis(40));
@@ -241,19 +245,19 @@ mod tests {
     }
 
     #[test]
-    fn one_fetch_in_twenty_may_be_slower_and_the_oldest_are_forgotten() {
+    fn one_slow_fetch_in_twenty_is_ignored() {
         let (_, deadline) = deadline(60, &[]);
-        let reserve = || reserve(&deadline, Kind::Player).saturating_sub(FIRST_COMMIT_GUESS + MARGIN);
+        let reserve = || reserve(&deadline, Kind::Player).saturating_sub(FIRST_COMMIT_GUESS + COMMIT_MARGIN);
         for _ in 0..57 {
             deadline.saw_fetch(Kind::Player, millis(100));
         }
         for _ in 0..3 {
-            deadline.saw_fetch(Kind::Player, LONGEST_CALL);
+            deadline.saw_fetch(Kind::Player, MAX_CALL_DURATION);
         }
         assert_eq!(reserve(), millis(100));
         deadline.saw_fetch(Kind::Player, millis(8000));
         assert_eq!(reserve(), millis(8000));
-        for _ in 0..REMEMBERED {
+        for _ in 0..MAX_REMEMBERED_FETCHES {
             deadline.saw_fetch(Kind::Player, millis(50));
         }
         assert_eq!(reserve(), millis(50));
@@ -274,14 +278,14 @@ mod tests {
     }
 
     #[test]
-    fn the_database_is_waited_for_a_third_of_the_buffer_beyond_the_end() {
+    fn database_gets_a_third_of_the_buffer() {
         let (now, deadline) = deadline(20, &[]);
         assert_eq!(deadline.left_for_the_database(now), Duration::from_secs(15) + BUFFER / 3);
         assert_eq!(deadline.left_for_the_database(now + Duration::from_secs(19)), Duration::ZERO);
     }
 
     #[test]
-    fn calls_end_before_the_run_does_so_that_their_answers_are_kept() {
+    fn calls_end_a_commit_before_the_run() {
         let (_, deadline) = deadline(60, &[]);
         deadline.saw_commit(Duration::from_secs(2));
         assert_eq!(deadline.end() - deadline.calls_end(), Duration::from_secs(2));

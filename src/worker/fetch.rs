@@ -1,62 +1,86 @@
-//! The fetch stage: one call after another begins when the limiter permits, many are in flight. Talks to the API.
+//! The fetch stage: calls begin one after the other when the limiter permits, and many are in flight. Talks to the API.
 
-use std::{panic::AssertUnwindSafe, time::Duration};
+use std::panic::AssertUnwindSafe;
 
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
-    sync::{Mutex, Semaphore, SemaphorePermit, mpsc},
+    sync::{Mutex, Semaphore, SemaphorePermit, mpsc, watch},
     time::{Instant, timeout_at},
 };
 use tracing::error;
 
 use super::{
-    commit::{Ended, How},
-    drain::{Drain, lock},
+    breaker::Breaker,
+    classify::{self, classify},
+    context::RunContext,
+    follow_ups,
     halt::Force,
+    hand_over::{Ended, How, Work},
+    lock,
+    throttled::{Cooldown, Throttled, until_others_are_called},
 };
 use crate::{
     api::{
-        client::FetchTask,
-        judge::{Accusation, FailureClass, Scope},
+        client::Ask,
+        judge::{Accusation, Ruling, Scope},
         run_keys::{NoPermit, Permit},
         verdict::{Ending, Obstacle, Verdict},
     },
-    model::{EndpointKind, Fingerprint, Kind, Reason, WarMemory},
-    queue::{Lease, Queue, SharedState},
+    model::{EndpointKind, FollowUp, Kind, ObjectId, Reason, WarMemory},
+    queue::{Lease, Queue, Slots},
     store::Store,
 };
 
-/// Extra tries within one request for an answer that may be a hiccup; each spends a permit.
-const QUICK_TRIES: u32 = 2;
+// The extra tries within one request for a response that may be a hiccup; each spends a permit.
+const MAX_QUICK_TRIES: u32 = 2;
 
-/// A leased request that needs a call.
-#[derive(Debug)]
-pub struct Work {
-    pub lease: Lease,
-    pub league: Option<WarMemory>,
-}
+// The bounds of the calls in flight: room for retries at a low rate, and a limit to open connections with many keys.
+const MIN_IN_FLIGHT: usize = 16;
+const MAX_IN_FLIGHT: usize = 600;
 
-/// What a request has to pass before its first call.
+/// The second of the three stages.
 #[derive(Debug)]
-struct Gate {
-    /// For the calls in flight.
+pub struct FetchStage<'a, Q, S> {
+    ctx: &'a RunContext<'a, Q, S>,
+    breaker: &'a Breaker<'a, Q, S>,
+    /// False while the database takes no responses: calls wait.
+    store_accepts: watch::Receiver<bool>,
+    /// The places of the calls in flight.
     places: Semaphore,
     /// Held by the request that begins next. So the later calls of a fetch that has begun wait for their permits behind one
     /// request, not behind all that are leased.
     next: Mutex<()>,
+    throttled: Throttled,
 }
 
-impl<Q: Queue + SharedState, S: Store> Drain<'_, Q, S> {
-    /// Fetches what comes in until nothing more does.
-    pub async fn fetch_stage(&self, mut to_fetch: mpsc::Receiver<Work>, ended: mpsc::Sender<Ended>) {
-        let places = Semaphore::new(most_in_flight(self.keys.cap_per_second()));
-        let gate = Gate { places, next: Mutex::default() };
+/// The result of one call.
+#[derive(Debug)]
+pub enum Called {
+    Ended(How),
+    /// A bad response, to be classified.
+    Bad(Accusation, Ending),
+    Throttled(Cooldown),
+}
+
+impl<'a, Q: Queue + Slots, S: Store> FetchStage<'a, Q, S> {
+    pub fn new(
+        ctx: &'a RunContext<'a, Q, S>,
+        breaker: &'a Breaker<'a, Q, S>,
+        store_accepts: watch::Receiver<bool>,
+    ) -> Self {
+        let places = Semaphore::new(max_in_flight(ctx.pool().cap_per_second()));
+        Self { ctx, breaker, store_accepts, places, next: Mutex::default(), throttled: Throttled::default() }
+    }
+
+    /// Fetches requests until the lease stage hands over no more.
+    pub async fn run(&self, mut to_fetch: mpsc::Receiver<Work>, ended: mpsc::Sender<Ended>) {
         let mut fetches = FuturesUnordered::new();
         let mut more = true;
         while more || !fetches.is_empty() {
             tokio::select! {
                 work = to_fetch.recv(), if more => match work {
-                    Some(work) => fetches.push(self.fetch(work, &gate)),
+                    // Not bounded here: each waits in `start`, and the lease stage keeps few ahead.
+                    Some(work) => fetches.push(self.fetch(work)),
                     None => more = false,
                 },
                 Some(done) = fetches.next(), if !fetches.is_empty() => {
@@ -67,207 +91,210 @@ impl<Q: Queue + SharedState, S: Store> Drain<'_, Q, S> {
         }
     }
 
-    /// One request, from its permit to its verdict, and on to the ruling whose fault a bad answer is.
-    async fn fetch(&self, work: Work, gate: &Gate) -> Ended {
+    /// Fetches one request: permit, call, verdict, and the classification of a bad response. Ends, or calls once more.
+    async fn fetch(&self, work: Work) -> Ended {
+        let Self { ctx, breaker, .. } = self;
         let Work { lease, league } = work;
         let (mut earlier, mut again) = (None, false);
-        // How it ends when it should be called again and cannot be any more: held, so that others come first.
+        // The end of a request that should be called again and cannot be: held, so that others come first.
         let mut else_held = None;
         loop {
-            let Some((place, permit)) = self.start(lease.object.kind, gate, again).await else {
-                return Ended { lease, how: else_held.map_or(How::GivenBack, How::Held) };
+            let Some((place, permit)) = self.start(lease.object.kind, again).await else {
+                return Ended::new(lease, else_held.map_or(How::Released, How::Held));
             };
             let called = tokio::select! {
                 called = self.call(&lease, league.as_ref(), permit, earlier.take()) => called,
-                () = self.halt.forced(Force::Abandon) => Called::Ended(How::GivenBack),
+                // SIGTERM: the sandbox is gone before the response would be here.
+                () = ctx.halt.forced(Force::Abandon) => Called::Ended(How::Released),
             };
+            // The place is for calls; a wait for a classification may be long.
             drop(place);
             again = true;
             let (accusation, ending) = match called {
                 Called::Ended(how) => {
-                    self.flow.answered();
-                    return Ended { lease, how };
+                    ctx.flow.answered();
+                    return Ended::new(lease, how);
                 }
-                Called::Throttled(key, rest) => {
-                    // Before it counts as answered: else the run might end with nobody left to give it its turn.
-                    self.flow.waits();
-                    let behind = self.flow.goes_behind();
-                    self.flow.answered();
-                    let is_first = self.throttled(&lease).await;
-                    if is_first && self.until_others_are_called(&behind).await {
-                        else_held = Some(Self::throttled_because(&key, rest));
-                        self.flow.queued();
-                        self.flow.is_ruled();
+                Called::Throttled(cooldown) => {
+                    // Before it counts as called: else the run might end with nobody left to give it its turn.
+                    ctx.flow.waits();
+                    let behind = ctx.flow.goes_behind();
+                    ctx.flow.answered();
+                    let is_first = self.throttled.record(ctx, breaker, &lease.object).await;
+                    if is_first && until_others_are_called(ctx, &behind).await {
+                        else_held = Some(cooldown.reason());
+                        ctx.flow.queued();
+                        ctx.flow.is_classified();
                         continue;
                     }
-                    self.flow.is_ruled();
+                    ctx.flow.is_classified();
                     let next_poll = self.next_poll_after_failures(&lease.object, league.as_ref());
-                    return Ended { how: self.throttled_for_good(&lease, &key, rest, is_first, next_poll), lease };
+                    return Ended { how: self.throttled.end(&lease, &cooldown, is_first, next_poll), lease };
                 }
-                Called::Badly(accusation, ending) => (accusation, ending),
+                Called::Bad(accusation, ending) => (accusation, ending),
             };
-            self.flow.waits();
-            self.flow.answered();
-            let ruling = self.ruling(&accusation).await;
-            if ruling == FailureClass::CallAgain {
-                self.flow.queued();
-                self.flow.is_ruled();
+            // In this order: at no moment may the request be in no count, or the lease stage takes the run to be done.
+            ctx.flow.waits();
+            ctx.flow.answered();
+            let classified = classify(ctx, breaker.judge(), &accusation).await;
+            if classified == Ruling::CallAgain {
+                // As above: queued before it stops waiting.
+                ctx.flow.queued();
+                ctx.flow.is_classified();
                 else_held = Some(Reason::new("undecided", accusation.reason.detail.clone()));
                 earlier = Some(accusation);
                 continue;
             }
-            self.flow.is_ruled();
-            let how = self.ended(&lease, league.as_ref(), &ruling, accusation, ending).await;
-            return Ended { lease, how };
+            ctx.flow.is_classified();
+            let how = self.end(&lease, league.as_ref(), &classified, accusation, ending).await;
+            return Ended::new(lease, how);
         }
     }
 
-    /// Everything that a call needs before it begins; nothing when it cannot begin any more.
-    async fn start<'g>(&self, kind: Kind, gate: &'g Gate, again: bool) -> Option<(SemaphorePermit<'g>, Permit)> {
+    /// Waits for everything that a call needs before it begins; `None` when it cannot begin any more.
+    pub async fn start(&self, kind: Kind, again: bool) -> Option<(SemaphorePermit<'_>, Permit)> {
+        let Self { ctx, breaker, .. } = self;
         let endpoint = EndpointKind::of(kind);
         let permit = async {
             // A control call is to show whether this one would be in vain.
-            self.bench.until(|judge| (!judge.is_in_question(endpoint)).then_some(())).await;
-            if self.bench.read(|judge| judge.is_open(endpoint)) {
+            breaker.judge().until(|judge| (!judge.is_in_question(endpoint)).then_some(())).await;
+            if breaker.judge().look(|judge| judge.is_open(endpoint)) {
                 return Err(());
             }
-            self.permission(gate, kind, again).await
+            self.permission(kind, again).await
         };
         let permit = tokio::select! {
             permit = permit => permit,
-            () = self.halt.forced(Force::StartNothing) => Err(()),
+            // Requests that have not begun are released at once.
+            () = ctx.halt.forced(Force::StartNothing) => Err(()),
         };
         if let Ok(permit) = permit {
-            self.flow.started(again);
+            ctx.flow.started(again);
             return Some(permit);
         }
-        self.flow.not_started(again);
+        ctx.flow.not_started(again);
         None
     }
 
-    /// How a request ends whose bad answer was ruled on.
-    async fn ended(
-        &self,
-        lease: &Lease,
-        league: Option<&WarMemory>,
-        ruling: &FailureClass,
-        accusation: Accusation,
-        ending: Ending,
-    ) -> How {
-        match (ruling, ending) {
-            (FailureClass::Object, Ending::Attempt) => {
-                How::Failed(accusation.reason, self.next_poll_after_failures(&lease.object, league))
-            }
-            (FailureClass::Object, Ending::DeadLetter { body }) => How::Dead { reason: accusation.reason, body },
-            (FailureClass::Wider(Scope::Key(_)), _) => {
-                self.carry_out().await;
-                // Another key, or the one that a login gives, can serve it at once.
-                if self.keys.usable() > 0 || self.ring.is_about_to_log_in() {
-                    How::GivenBack
-                } else {
-                    Self::returned(ruling, &accusation.reason)
-                }
-            }
-            _ => Self::returned(ruling, &accusation.reason),
-        }
-    }
-
-    /// A place among the calls in flight, a database that can keep the answer, and the limiter's permit, in this order;
+    /// A place among the calls in flight, a database that takes responses, and the limiter's permit, in this order;
     /// an error when there is none before the last moment at which such a fetch may begin.
-    async fn permission<'g>(
-        &self,
-        gate: &'g Gate,
-        kind: Kind,
-        again: bool,
-    ) -> Result<(SemaphorePermit<'g>, Permit), ()> {
-        let place = gate.places.acquire().await.map_err(|_| ())?;
+    async fn permission(&self, kind: Kind, again: bool) -> Result<(SemaphorePermit<'_>, Permit), ()> {
+        let Self { ctx, .. } = self;
+        let place = self.places.acquire().await.map_err(|_| ())?;
         // A call that decides something does not wait behind all that are leased.
-        let _next = if again { None } else { Some(gate.next.lock().await) };
-        // An answer that nothing can take would be a call in vain. What decides something is one of few.
+        let _next = if again { None } else { Some(self.next.lock().await) };
+        // A response that the memory has no room for would be a call in vain. Calls that decide something are few.
         if !again {
-            timeout_at(self.deadline.fetches_end(kind), self.worker.api.has_room()).await.map_err(|_| ())?;
+            timeout_at(ctx.deadline.fetches_end(kind), ctx.worker.api.client.has_room()).await.map_err(|_| ())?;
         }
-        let mut store = self.store_answers.subscribe();
-        // The sender lives in `self`, so only time can end the waiting.
-        timeout_at(self.deadline.fetches_end(kind), store.wait_for(|answers| *answers))
+        let mut store = self.store_accepts.clone();
+        // The commit stage outlives this one, so only time can end the wait.
+        timeout_at(ctx.deadline.fetches_end(kind), store.wait_for(|accepts| *accepts))
             .await
             .map_err(|_| ())?
             .map_err(|_| ())?;
         failpoint!("permit.before");
-        let permit = self.keys.permit(self.deadline.fetches_end(kind)).await.map_err(|none| {
-            if none == NoPermit::DailyQuotaExhausted {
-                self.day_used_up();
+        let permit = ctx.pool().permit(ctx.deadline.fetches_end(kind)).await.map_err(|none| {
+            if none == NoPermit::DayUsedUp {
+                ctx.day_used_up();
             }
         })?;
         failpoint!("permit.after");
         Ok((place, permit))
     }
 
-    async fn call(
+    /// Calls the API for one request, and sorts the verdict.
+    pub async fn call(
         &self,
         lease: &Lease,
         league: Option<&WarMemory>,
         permit: Permit,
         earlier: Option<Accusation>,
     ) -> Called {
-        // What was called again because of a ruling shows at once what it is.
-        let quick_tries = if earlier.is_some() { 0 } else { QUICK_TRIES };
-        let ask = FetchTask {
+        let Self { ctx, .. } = self;
+        // A second call for a classification shows at once what it is.
+        let quick_tries = if earlier.is_some() { 0 } else { MAX_QUICK_TRIES };
+        let ask = Ask {
             object: &lease.object,
             league,
             first_permit: Some(permit),
-            keys: self.keys,
-            bench: &self.bench,
-            time: self.time,
-            until: self.deadline.calls_end(),
+            keys: ctx.pool(),
+            bench: self.breaker.judge(),
+            time: ctx.time,
+            until: ctx.deadline.calls_end(),
             quick_tries,
             earlier,
         };
         let began = Instant::now();
         // A panic in one request is that request's failure, not the end of all that are in flight.
-        let Ok(fetch) = AssertUnwindSafe(self.worker.api.fetch(ask)).catch_unwind().await else {
+        let Ok(fetch) = AssertUnwindSafe(ctx.worker.api.client.fetch(ask)).catch_unwind().await else {
             error!(object = %lease.object, "a request panicked while it was fetched; this is a defect of the worker");
             let reason = Reason::new("panicked", "the worker panicked while fetching this object");
             return Called::Ended(How::Failed(reason, self.next_poll_after_failures(&lease.object, league)));
         };
         failpoint!("fetch.answered", lease.object.tag.as_str());
-        self.share_cooldowns().await;
-        lock(self.tally).count_calls(lease.object.kind, lease.priority, u64::from(fetch.calls));
-        // What failed tells nothing about how long an answer takes.
+        ctx.share_cooldowns().await;
+        lock(ctx.tally).count_calls(lease.object.kind, lease.priority, u64::from(fetch.calls));
+        // A failure says nothing about how long a good response takes.
         if matches!(fetch.verdict, Verdict::Answered(_)) {
-            self.deadline.saw_fetch(lease.object.kind, began.elapsed());
+            ctx.deadline.saw_fetch(lease.object.kind, began.elapsed());
         }
         match fetch.verdict {
             Verdict::Answered(fetched) => {
                 if let Some(doubt) = fetched.doubt() {
-                    // Not a line each: after an update of the game it may be every object.
-                    lock(self.tally).error(format!("{}: {doubt}", lease.object));
+                    // Not a log line each: after an update of the game it may be every object.
+                    lock(ctx.tally).error(format!("{}: {doubt}", lease.object));
                 }
                 Called::Ended(How::Answered(fetched))
             }
             Verdict::DeadLetter { reason, body } => Called::Ended(How::Dead { reason, body }),
-            Verdict::Bad { accusation, ending } => Called::Badly(accusation, ending),
-            Verdict::Throttled { key, cooldown: rest } => Called::Throttled(key, rest),
-            Verdict::Prevented(Obstacle::CircuitOpen(endpoint)) => Called::Ended(Self::set_aside(endpoint)),
-            Verdict::Prevented(Obstacle::DailyQuotaExhausted) => {
-                self.day_used_up();
-                Called::Ended(How::GivenBack)
+            Verdict::Bad { accusation, ending } => Called::Bad(accusation, ending),
+            Verdict::Throttled { key, rest } => Called::Throttled(Cooldown { key, lasts: rest }),
+            Verdict::Prevented(Obstacle::CircuitOpen(endpoint)) => Called::Ended(classify::set_aside(endpoint)),
+            Verdict::Prevented(Obstacle::DayUsedUp) => {
+                ctx.day_used_up();
+                Called::Ended(How::Released)
             }
-            Verdict::Prevented(Obstacle::NoUsableKey | Obstacle::Deadline) => Called::Ended(How::GivenBack),
+            // Nothing is known about the object: another run has a key, or the time.
+            Verdict::Prevented(Obstacle::NoUsableKey | Obstacle::Deadline) => Called::Ended(How::Released),
         }
+    }
+
+    /// The end of a request whose bad response was classified.
+    async fn end(
+        &self,
+        lease: &Lease,
+        league: Option<&WarMemory>,
+        classified: &Ruling,
+        accusation: Accusation,
+        ending: Ending,
+    ) -> How {
+        match (classified, ending) {
+            (Ruling::Object, Ending::Attempt) => {
+                How::Failed(accusation.reason, self.next_poll_after_failures(&lease.object, league))
+            }
+            (Ruling::Object, Ending::DeadLetter { body }) => How::Dead { reason: accusation.reason, body },
+            (Ruling::Wider(Scope::Key(_)), _) => {
+                self.breaker.carry_out().await;
+                // Another key, or the one that a login gives, can serve it at once.
+                if self.ctx.pool().usable() > 0 || self.ctx.slots.is_about_to_log_in() {
+                    How::Released
+                } else {
+                    classify::held(classified, &accusation.reason)
+                }
+            }
+            _ => classify::held(classified, &accusation.reason),
+        }
+    }
+
+    fn next_poll_after_failures(&self, object: &ObjectId, memory: Option<&WarMemory>) -> Option<FollowUp> {
+        let Self { ctx, .. } = self;
+        follow_ups::next_poll_after_failures(ctx.worker.config.follow_ups, object, memory, ctx.time.now())
     }
 }
 
-/// What a call came to.
-enum Called {
-    Ended(How),
-    Badly(Accusation, Ending),
-    /// The key is over its rate, and cools down for this long.
-    Throttled(Fingerprint, Duration),
-}
-
-/// Enough for every permit of the longest call, within reason.
+/// Enough for every permit of the longest call, within bounds.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are small and positive")]
-fn most_in_flight(rate: f64) -> usize {
-    ((rate * super::deadline::LONGEST_CALL.as_secs_f64()) as usize).clamp(16, 600)
+fn max_in_flight(rate: f64) -> usize {
+    ((rate * super::deadline::MAX_CALL_DURATION.as_secs_f64()) as usize).clamp(MIN_IN_FLIGHT, MAX_IN_FLIGHT)
 }

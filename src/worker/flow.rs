@@ -1,4 +1,4 @@
-//! How many requests are where in a run. The stages wait for one another here, without polling. Touches nothing.
+//! The flow of requests through a run, as counts. The stages wait for one another here, without polling.
 
 use tokio::sync::watch;
 
@@ -9,23 +9,23 @@ pub struct Counts {
     pub unstarted: usize,
     /// Calling.
     pub in_flight: usize,
-    /// Answered badly, and waiting for the ruling whose fault that is.
+    /// Bad responses, waiting to be classified.
     pub waiting: usize,
-    /// Put behind everything else, and waiting for it to be called.
+    /// Put behind all others, and waiting until those are called.
     pub behind: usize,
-    /// Leased and not yet settled, wherever they are.
+    /// Leased and not yet settled, in whichever stage.
     pub open: usize,
     /// Requests whose fetch has begun, so far.
     pub begun: usize,
-    /// Leases that were given back without a call, so far.
+    /// Leases that were released without a call, so far.
     pub not_begun: usize,
 }
 
-/// The counts, and who waits for them to change.
+/// The counts of a run, to be waited for.
 #[derive(Debug, Default)]
 pub struct Flow {
     counts: watch::Sender<Counts>,
-    /// How often those behind had their turn.
+    /// Counts the turns of the requests behind.
     turns: watch::Sender<u64>,
 }
 
@@ -37,9 +37,9 @@ pub struct Behind<'a> {
 }
 
 impl Behind<'_> {
-    /// Returns when everything else is called.
+    /// Returns when all others are called.
     pub async fn has_its_turn(&self) {
-        // The sender lives in the flow, so waiting cannot fail.
+        // The sender lives in the flow, so the wait cannot fail.
         let _ = self.flow.turns.subscribe().wait_for(|turns| *turns > self.turns_seen).await;
     }
 }
@@ -91,28 +91,28 @@ impl Flow {
         Behind { flow: self, turns_seen: *self.turns.borrow() }
     }
 
-    /// Everything else is called: whoever was put behind has its turn.
+    /// All others are called: the requests behind have their turn.
     pub fn now_those_behind(&self) {
         self.turns.send_modify(|turns| *turns += 1);
     }
 
-    /// Answered badly: it waits for a ruling.
+    /// A bad response waits to be classified.
     pub fn waits(&self) {
         self.counts.send_modify(|counts| counts.waiting += 1);
     }
 
-    pub fn is_ruled(&self) {
+    pub fn is_classified(&self) {
         self.counts.send_modify(|counts| counts.waiting -= 1);
     }
 
-    /// Settled.
+    /// This many requests are settled.
     pub fn closed(&self, count: usize) {
         self.counts.send_modify(|counts| counts.open -= count);
     }
 
-    /// Returns once the counts are so.
+    /// Returns once the counts meet a condition.
     pub async fn until(&self, condition: impl FnMut(&Counts) -> bool) {
-        // The sender lives in `self`, so waiting cannot fail.
+        // The sender lives in `self`, so the wait cannot fail.
         let _ = self.counts.subscribe().wait_for(condition).await;
     }
 }

@@ -1,13 +1,12 @@
-//! Why a run ends, and how its stages learn of it. Touches nothing.
+//! The end of a run: its reason, and its signal to the stages.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::report::StopReason;
 
-/// Asks a worker to stop: SIGTERM, or Ctrl-C on the command line.
+/// The request to stop a worker: SIGTERM, or Ctrl-C on the command line.
 #[derive(Clone, Debug)]
 pub struct Stop {
     asked: Arc<watch::Sender<bool>>,
@@ -20,31 +19,31 @@ impl Default for Stop {
 }
 
 impl Stop {
-    /// From now on every run of this worker ends as soon as it can.
+    /// Makes every run of this worker end as soon as it can.
     pub fn ask(&self) {
         self.asked.send_replace(true);
     }
 
-    /// Returns when somebody asked.
+    /// Returns when the worker is asked to stop.
     pub async fn asked(&self) {
-        // The sender lives in `self`, so waiting cannot fail.
+        // The sender lives in `self`, so the wait cannot fail.
         let _ = self.asked.subscribe().wait_for(|asked| *asked).await;
     }
 }
 
-/// How hard a run ends.
+/// The force with which a run ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Force {
-    /// What is leased is still done.
+    /// Leased requests are still fetched.
     #[default]
     None,
-    /// What was not started is given back; what is in flight is finished.
+    /// Requests that were not started are released; calls in flight are finished.
     StartNothing,
-    /// What is in flight is given up, too.
+    /// Calls in flight are given up, too.
     Abandon,
 }
 
-/// How much a reason says about a run.
+/// The gravity of a reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Gravity {
     GoodOrder,
@@ -63,17 +62,17 @@ impl Gravity {
 }
 
 #[derive(Debug)]
-struct Told {
+struct Ending {
     gravity: Gravity,
     reason: StopReason,
     failure: Option<String>,
 }
 
-/// The end of one run. Of its reasons the gravest is told, and of equally grave ones the first: a failure before anything
-/// that keeps requests from being started, and that before an end in good order, which the others may interrupt.
+/// The end of one run. The gravest of its reasons is reported, and the first of equally grave ones. A failure is graver than a reason
+/// that keeps requests from being started, and that is graver than an end in good order.
 #[derive(Debug, Default)]
 pub struct Halt {
-    told: Mutex<Option<Told>>,
+    ending: Mutex<Option<Ending>>,
     force: watch::Sender<Force>,
 }
 
@@ -81,11 +80,11 @@ impl Halt {
     /// Ends the run for this reason; `failure` says what went wrong, if something did.
     pub fn end(&self, force: Force, reason: StopReason, failure: Option<String>) {
         let gravity = Gravity::of(force, reason);
-        let mut told = self.told.lock();
-        if told.as_ref().is_none_or(|told| told.gravity < gravity) {
-            *told = Some(Told { gravity, reason, failure });
+        let mut ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
+        if ending.as_ref().is_none_or(|ending| ending.gravity < gravity) {
+            *ending = Some(Ending { gravity, reason, failure });
         }
-        drop(told);
+        drop(ending);
         self.force.send_if_modified(|current| {
             let stronger = force > *current;
             *current = force.max(*current);
@@ -94,18 +93,18 @@ impl Halt {
     }
 
     pub fn reason(&self) -> Option<(StopReason, Option<String>)> {
-        let told = self.told.lock();
-        told.as_ref().map(|told| (told.reason, told.failure.clone()))
+        let ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
+        ending.as_ref().map(|ending| (ending.reason, ending.failure.clone()))
     }
 
-    /// Whether nothing more may be started.
+    /// True when nothing more may be started.
     pub fn is_forced(&self) -> bool {
         *self.force.borrow() >= Force::StartNothing
     }
 
-    /// Returns when the run ends at least this hard.
+    /// Returns when the run ends with at least this force.
     pub async fn forced(&self, force: Force) {
-        // The sender lives in `self`, so waiting cannot fail.
+        // The sender lives in `self`, so the wait cannot fail.
         let _ = self.force.subscribe().wait_for(|current| *current >= force).await;
     }
 }
@@ -115,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_gravest_reason_is_told_the_first_of_equals_and_the_strongest_force_counts() {
+    fn gravest_reason_and_strongest_force_win() {
         let halt = Halt::default();
         let reason = || halt.reason().unwrap();
         halt.end(Force::None, StopReason::MaxRequests, None);

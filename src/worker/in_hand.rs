@@ -1,17 +1,19 @@
-//! The requests that a run has in hand, each under the newest token of its lease. Values only.
+//! The requests that a run has in hand, each with the newest token of its lease. Values only.
 //!
-//! A server that lost its latest writes leases an object anew to the run that has it in hand already. Nothing is called twice
-//! for that: the lease only brings a newer token, and the request is settled under it.
+//! A server that lost its latest writes leases an object anew to the run that has it in hand already. No second call is made for
+//! it: the lease only carries a newer token, and the request is settled with that.
 
-use std::collections::HashMap;
-
-use parking_lot::{Mutex, MutexGuard};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use crate::{
     model::ObjectId,
     queue::{Lease, LeaseToken, Settled, Settlement},
 };
 
+/// The leases of a run that are not settled yet.
 #[derive(Debug, Default)]
 pub struct InHand(Mutex<HashMap<ObjectId, LeaseToken>>);
 
@@ -38,8 +40,8 @@ impl InHand {
         }
     }
 
-    /// Lets go of what was settled. Returns what was leased anew meanwhile, with its place in the batch: under the newer token it
-    /// is settled likewise when the older one was stale, and given back when that was still good.
+    /// Lets go of what was settled. Returns what was leased anew meanwhile, with its place in the batch. With the newer token it is
+    /// settled likewise when the older lease was lost, and released when that was still good.
     pub fn let_go(
         &self,
         settlements: &[(Lease, Settlement)],
@@ -57,7 +59,7 @@ impl InHand {
 
     /// A holder that panicked left whole values.
     fn tokens(&self) -> MutexGuard<'_, HashMap<ObjectId, LeaseToken>> {
-        self.0.lock()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -73,8 +75,8 @@ mod tests {
             token: LeaseToken(token.to_owned()),
             merges: 1,
             priority: Priority::High,
-            first_requested: now,
-            last_requested: now,
+            first_asked: now,
+            last_asked: now,
             attempts: 0,
             lapses: 0,
             held: 0,
@@ -88,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_hand_is_not_taken_again() {
+    fn object_in_hand_is_not_taken_again() {
         let hand = InHand::default();
         assert_eq!(tokens(&hand.take(vec![lease("clan:2PP", "a"), lease("clan:2QQ", "b")])), ["a", "b"]);
         assert_eq!(tokens(&hand.take(vec![lease("clan:2PP", "c"), lease("clan:2LL", "d")])), ["d"]);
@@ -101,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_came_during_a_settlement_is_settled() {
+    fn token_that_arrives_during_settlement_is_settled() {
         for (settled, then) in [(Settled::LeaseLost, Settlement::Done), (Settled::Settled, Settlement::Release)] {
             let hand = InHand::default();
             hand.take(vec![lease("clan:2PP", "a")]);

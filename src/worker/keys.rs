@@ -1,28 +1,30 @@
-//! The keys of one run: slots taken at its start, renewed while it goes on, given back at its end. Talks to the queue's
-//! [`SharedState`] and to the keys' limiters.
+//! The key slots of one run: taken at its start, renewed while it goes on, released at its end. Talks to the queue's [`Slots`] and to the
+//! run's key pool.
 //!
 //! **Invariant: a key is used by one run at a time**, and only while its slot is certainly held.
 
-use std::time::Duration;
+use std::{sync::Mutex, time::Duration};
 
-use parking_lot::{Mutex, MutexGuard};
 use tokio::{sync::watch, time::Instant};
-use tracing::warn;
+use tracing::{info, warn};
 
-use super::login::{self, Told};
-
+use super::{
+    cooldown::CooldownReason,
+    lock,
+    login::{self, Login},
+};
 use crate::{
     api::{
-        ApiKey, KeyStore,
-        run_keys::{Cooldown, KeyPool, SlotStart},
+        ApiKey, Wallet,
+        run_keys::{Rest, RunKeys, SlotStart},
     },
     clock::Clock,
-    model::{Fingerprint, AimdState},
-    queue::{QueueError, Slot, SharedState},
+    model::{Fingerprint, LearnedRate},
+    queue::{QueueError, Slot, Slots},
 };
 
-/// How long a slot lasts unless it is renewed, which is done every third of it. Long enough for a server that fails over,
-/// short enough that the key of a run that died is soon free.
+// The lifetime of a slot that is not renewed. Long enough for a server that fails over, short enough that the key of a run that
+// died is soon free.
 const SLOT_LIFETIME: Duration = Duration::from_secs(15);
 
 /// `SLOT_LIFETIME`, unless a test wants another.
@@ -34,37 +36,46 @@ pub fn slot_lifetime() -> Duration {
     SLOT_LIFETIME
 }
 
-/// A slot that another run is just leaving is worth this short wait.
-const WORTH_WAITING: Duration = Duration::from_millis(120);
+// A slot that another run is just leaving is worth a wait of at most this.
+const MAX_SLOT_WAIT: Duration = Duration::from_millis(120);
 
-/// A key that the API does not accept rests this long before another run tries it: less than the longest hold, so that the
-/// requests it was refused with are then still behind the others, should they have been to blame.
-const REJECTED_REST: Duration = Duration::from_secs(9 * 60);
+// Added to that wait, so that the slot is free by the queue's clock as well.
+const SLOT_WAIT_MARGIN: Duration = Duration::from_millis(2);
 
-/// How long the answer to asking for a rested key's slot is waited for before it is asked for again.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+// The cooldown of a rejected key: less than the longest hold, so that the requests it was rejected with are then still behind the
+// others, should they have been to blame.
+const REJECTED_COOLDOWN: Duration = Duration::from_secs(9 * 60);
 
-/// Stands before the reason when a key rests because the API does not accept it.
-pub const BENCHED: &str = "rejected: ";
+// The time after which a recovered key's slot is asked for again, when there was no response.
+const RECOVERY_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// What taking the slots came to.
+/// The result of taking slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
     /// At least one key is ours.
     Some,
     /// All are in use by other runs.
     AllHeld,
-    /// All rest after refusals.
-    AllPaused,
+    /// All cool down.
+    AllCoolingDown,
 }
 
-/// A rest that begins, as other runs are told of it.
+/// A cooldown that other runs do not know of yet: the queue did not take it so far.
 #[derive(Clone, Debug)]
-struct Untold {
+struct Unshared {
     key: Fingerprint,
-    reason: String,
+    reason: CooldownReason,
     until: Instant,
-    learned: Option<AimdState>,
+    learned: Option<LearnedRate>,
+}
+
+/// The terms on which a run holds slots.
+#[derive(Clone, Copy, Debug)]
+struct Terms<'a> {
+    /// Names this attempt of a run, and no other.
+    run: &'a str,
+    lifetime: Duration,
+    max_keys: usize,
 }
 
 /// The key slots of one run.
@@ -72,17 +83,13 @@ struct Untold {
 pub struct KeySlots<'a, S> {
     slots: &'a S,
     clock: &'a dyn Clock,
-    key_store: &'a KeyStore,
-    keys: &'a KeyPool,
-    /// Names this attempt of a run, and no other.
-    run: &'a str,
-    lifetime: Duration,
-    wanted: usize,
-    /// Keys that rest, and when to ask for their slots again.
-    resting: Mutex<Vec<(ApiKey, Instant)>>,
-    /// What other runs have yet to hear of: the queue did not take it so far.
-    untold: Mutex<Vec<Untold>>,
-    /// Whether a login is due or under way in the middle of the run.
+    wallet: &'a Wallet,
+    keys: &'a RunKeys,
+    terms: Terms<'a>,
+    /// Keys that cool down, and when to ask for their slots again.
+    cooling: Mutex<Vec<(ApiKey, Instant)>>,
+    unshared: Mutex<Vec<Unshared>>,
+    /// True while a login is due or under way in the middle of the run.
     logging_in: watch::Sender<bool>,
 }
 
@@ -90,234 +97,235 @@ impl<'a, S: Slots> KeySlots<'a, S> {
     pub fn new(
         slots: &'a S,
         clock: &'a dyn Clock,
-        key_store: &'a KeyStore,
-        keys: &'a KeyPool,
+        wallet: &'a Wallet,
+        keys: &'a RunKeys,
         run: &'a str,
         lifetime: Duration,
-        wanted: Option<usize>,
+        max_keys: Option<usize>,
     ) -> Self {
-        let wanted = wanted.unwrap_or(usize::MAX);
         Self {
             slots,
             clock,
-            key_store,
+            wallet,
             keys,
-            run,
-            lifetime,
-            wanted,
-            resting: Mutex::default(),
-            untold: Mutex::default(),
+            terms: Terms { run, lifetime, max_keys: max_keys.unwrap_or(usize::MAX) },
+            cooling: Mutex::default(),
+            unshared: Mutex::default(),
             logging_in: watch::Sender::new(false),
         }
     }
 
-    /// How long a slot lasts unless it is renewed.
+    /// The lifetime of a slot that is not renewed.
     pub const fn lifetime(&self) -> Duration {
-        self.lifetime
+        self.terms.lifetime
     }
 
     /// The keys of this run.
-    pub const fn keys(&self) -> &'a KeyPool {
+    pub const fn keys(&self) -> &'a RunKeys {
         self.keys
     }
 
     /// Takes free slots, starting at a random key so that overlapping runs do not all ask for the same one first.
     pub async fn take(&self) -> Result<Taken, QueueError> {
         let held = self.keys.fingerprints();
-        let mut keys = self.key_store.keys();
-        // Whose rest is not known elsewhere yet has a slot that is still ours, and would be taken again.
-        let untold: Vec<Fingerprint> = self.untold().iter().map(|untold| untold.key.clone()).collect();
-        keys.retain(|key| !held.contains(key.fingerprint()) && !untold.contains(key.fingerprint()));
+        let mut keys = self.wallet.keys();
+        // Until its cooldown is shared, the slot of a key is still ours, and would be taken again.
+        let unshared: Vec<Fingerprint> = lock(&self.unshared).iter().map(|unshared| unshared.key.clone()).collect();
+        keys.retain(|key| !held.contains(key.fingerprint()) && !unshared.contains(key.fingerprint()));
         let first = if keys.is_empty() { 0 } else { fastrand::usize(..keys.len()) };
-        let (mut held, mut paused) = (0, 0);
+        let (mut held, mut cooling) = (0, 0);
         for key in keys.iter().cycle().skip(first).take(keys.len()) {
-            if self.keys.usable() >= self.wanted {
+            if self.keys.usable() >= self.terms.max_keys {
                 break;
             }
             match self.take_one(key).await? {
                 Slot::Taken { .. } => {}
                 Slot::Held { .. } => held += 1,
-                Slot::CoolingDown { reason, for_another } => {
-                    paused += 1;
+                Slot::Paused { reason, for_another } => {
+                    cooling += 1;
                     if !self.was_replaced(key, &reason) {
-                        self.rest_until(key.clone(), Instant::now() + for_another);
+                        self.cool_until(key.clone(), Instant::now() + for_another);
                     }
                 }
             }
         }
-        Ok(match (self.keys.usable(), held, paused) {
+        Ok(match (self.keys.usable(), held, cooling) {
             (1.., ..) => Taken::Some,
-            (0, 0, 1..) => Taken::AllPaused,
+            (0, 0, 1..) => Taken::AllCoolingDown,
             _ => Taken::AllHeld,
         })
     }
 
-    /// A key of the portal that the API refused to another run is replaced, as if it had been refused here: waiting for
-    /// the end of its rest would not help, and its replacement may be in the account already.
+    /// A key of the portal that the API rejected in another run is replaced, as if it had been rejected here: waiting for
+    /// the end of its cooldown would not help, and its replacement may be in the account already.
     fn was_replaced(&self, key: &ApiKey, reason: &str) -> bool {
-        let refused = reason.strip_prefix(BENCHED).is_some_and(|detail| self.key_store.refuse(key.fingerprint(), detail));
-        if refused {
+        let CooldownReason::Rejected(detail) = CooldownReason::parse(reason) else { return false };
+        let is_replaced = self.wallet.refuse(key.fingerprint(), &detail);
+        if is_replaced {
             self.logging_in.send_replace(true);
         }
-        refused
+        is_replaced
     }
 
     async fn take_one(&self, key: &ApiKey) -> Result<Slot, QueueError> {
-        let mut answer = self.ask_for(key).await?;
-        if let Slot::Held { for_another } = answer
-            && for_another <= WORTH_WAITING
+        let mut slot = self.ask_for(key).await?;
+        if let Slot::Held { for_another } = slot
+            && for_another <= MAX_SLOT_WAIT
         {
-            tokio::time::sleep(for_another + Duration::from_millis(2)).await;
-            answer = self.ask_for(key).await?;
+            tokio::time::sleep(for_another + SLOT_WAIT_MARGIN).await;
+            slot = self.ask_for(key).await?;
         }
-        Ok(answer)
+        Ok(slot)
     }
 
     async fn ask_for(&self, key: &ApiKey) -> Result<Slot, QueueError> {
         let start = SlotStart::now(self.clock);
         failpoint!("slot.before_take");
-        let answer = self.slots.take_key(key.fingerprint(), self.run, self.lifetime).await?;
+        let slot = self.slots.take_key(key.fingerprint(), self.terms.run, self.terms.lifetime).await?;
         failpoint!("slot.after_take");
-        if let Slot::Taken { aimd_state } = answer {
-            self.keys.add(key.clone(), aimd_state, start, self.lifetime);
+        if let Slot::Taken { learned_rate } = slot {
+            self.keys.add(key.clone(), learned_rate, start, self.terms.lifetime);
         }
-        Ok(answer)
+        Ok(slot)
     }
 
-    /// Renews the slots we hold, and asks again for those whose rest is over.
+    /// Renews the slots we hold, and asks for those of recovered keys again.
     pub async fn renew(&self) -> Result<(), QueueError> {
-        let told = self.tell().await;
+        let shared = self.share().await;
         let held = self.keys.fingerprints();
         if !held.is_empty() {
             let start = SlotStart::now(self.clock);
-            let ours = self.slots.renew_keys(&held, self.run, self.lifetime).await?;
+            let ours = self.slots.renew_keys(&held, self.terms.run, self.terms.lifetime).await?;
             for (key, still_ours) in held.iter().zip(ours) {
                 if still_ours {
-                    self.keys.confirm(key, start, self.lifetime);
+                    self.keys.confirm(key, start, self.terms.lifetime);
                 } else {
                     warn!(key.fingerprint = %key, "lost the slot of a key: another run may have it now");
                     self.keys.lose(key);
-                    self.rest_key(key, self.lifetime);
+                    self.cool_key(key, self.terms.lifetime);
                 }
             }
         }
-        self.take_rested().await?;
-        told
+        self.take_recovered().await?;
+        shared
     }
 
-    async fn take_rested(&self) -> Result<(), QueueError> {
+    async fn take_recovered(&self) -> Result<(), QueueError> {
         let now = Instant::now();
-        for key in self.due(now) {
-            if self.keys.usable() >= self.wanted {
+        for key in self.recovered(now) {
+            if self.keys.usable() >= self.terms.max_keys {
                 break;
             }
-            let answer = self.take_one(&key).await?;
-            self.resting.lock().retain(|(other, _)| other.fingerprint() != key.fingerprint());
-            match answer {
-                Slot::Taken { .. } => {
-                    tracing::info!(key.fingerprint = %key.fingerprint(), "a key is back from its rest");
-                }
-                Slot::CoolingDown { reason, .. } if self.was_replaced(&key, &reason) => {}
-                Slot::Held { for_another } | Slot::CoolingDown { for_another, .. } => {
-                    self.rest_until(key, now + for_another);
+            let slot = self.take_one(&key).await?;
+            lock(&self.cooling).retain(|(other, _)| other.fingerprint() != key.fingerprint());
+            match slot {
+                Slot::Taken { .. } => info!(key.fingerprint = %key.fingerprint(), "a key has cooled down"),
+                Slot::Paused { reason, .. } if self.was_replaced(&key, &reason) => {}
+                Slot::Held { for_another } | Slot::Paused { for_another, .. } => {
+                    self.cool_until(key, now + for_another);
                 }
             }
         }
         Ok(())
     }
 
-    /// Keys whose rest is over. They stay in the list, a little later, until their slots are ours: a list that is empty
+    /// The keys whose cooldown is over. They stay in the list, a little later, until their slots are ours: a list that is empty
     /// meanwhile would look like the end of all keys.
-    fn due(&self, now: Instant) -> Vec<ApiKey> {
-        let mut resting = self.resting.lock();
-        let due = resting.iter_mut().filter(|(_, back)| *back <= now);
-        due.map(|(key, back)| {
-            *back = now + ASK_AGAIN;
-            key.clone()
-        })
-        .collect()
+    fn recovered(&self, now: Instant) -> Vec<ApiKey> {
+        let mut cooling = lock(&self.cooling);
+        let recovered = cooling.iter_mut().filter(|(_, until)| *until <= now);
+        recovered
+            .map(|(key, until)| {
+                *until = now + RECOVERY_RETRY_DELAY;
+                key.clone()
+            })
+            .collect()
     }
 
-    fn rest_until(&self, key: ApiKey, back: Instant) {
-        let mut resting = self.resting.lock();
-        resting.retain(|(other, _)| other.fingerprint() != key.fingerprint());
-        resting.push((key, back));
+    fn cool_until(&self, key: ApiKey, until: Instant) {
+        let mut cooling = lock(&self.cooling);
+        cooling.retain(|(other, _)| other.fingerprint() != key.fingerprint());
+        cooling.push((key, until));
     }
 
-    fn rest_key(&self, key: &Fingerprint, rest: Duration) {
-        if let Some(known) = self.key_store.keys().into_iter().find(|known| known.fingerprint() == key) {
-            self.rest_until(known, Instant::now() + rest);
+    fn cool_key(&self, key: &Fingerprint, cooldown: Duration) {
+        if let Some(known) = self.wallet.keys().into_iter().find(|known| known.fingerprint() == key) {
+            self.cool_until(known, Instant::now() + cooldown);
         }
     }
 
-    /// When the first resting key comes back, if one does.
-    pub fn next_back(&self) -> Option<Instant> {
-        self.resting.lock().iter().map(|(_, back)| *back).min()
+    /// The end of the first cooldown, if there is one.
+    pub fn next_recovery(&self) -> Option<Instant> {
+        lock(&self.cooling).iter().map(|(_, until)| *until).min()
     }
 
-    /// The API refused calls: what rests in this run rests for other runs too. A key that was throttled comes back
-    /// slower; one that is not accepted is of no use to this run any more.
-    pub async fn share_rests(&self) -> Result<(), QueueError> {
+    /// True when a key is neither lost nor rejected, or is about to be replaced.
+    pub fn some_key_may_recover(&self) -> bool {
+        let rejected = self.keys.resting().iter().filter(|rest| rest.remaining.is_none()).count();
+        self.keys.fingerprints().len() > rejected || self.is_about_to_log_in()
+    }
+
+    /// Shares the cooldowns of this run with other runs. A throttled key recovers at a lower rate; a rejected one is of no use to this run
+    /// any more.
+    pub async fn share_cooldowns(&self) -> Result<(), QueueError> {
         let rates = self.keys.rates();
-        for Cooldown { key, reason, remaining } in self.keys.cooldowns() {
-            let learned = self.keys.aimd_state(&key);
+        for Rest { key, reason, remaining } in self.keys.resting() {
+            let learned = self.keys.learned(&key);
             let rate = rates.iter().find(|(other, _)| *other == key).map(|(_, rate)| *rate);
-            let rest = remaining.unwrap_or(REJECTED_REST);
-            warn!(key.fingerprint = %key, reason, rest_seconds = rest.as_secs(), rate, "the API refused a call: the key rests");
-            // Ours no more, whether or not Redis hears of it: a paused slot is nobody's.
+            let cooldown = remaining.unwrap_or(REJECTED_COOLDOWN);
+            warn!(key.fingerprint = %key, reason, cooldown_seconds = cooldown.as_secs(), rate, "a key cools down");
+            // Not ours any more, even if Redis does not take the cooldown: the slot of a key that cools down belongs to nobody.
             self.keys.lose(&key);
-            if remaining.is_none() && self.key_store.refuse(&key, &reason) {
+            if remaining.is_none() && self.wallet.refuse(&key, &reason) {
                 self.logging_in.send_replace(true);
             }
-            let until = Instant::now() + rest;
-            let untold = if remaining.is_none() {
-                Untold { key, reason: format!("{BENCHED}{reason}"), until, learned: None }
+            let until = Instant::now() + cooldown;
+            let unshared = if remaining.is_none() {
+                Unshared { key, reason: CooldownReason::Rejected(reason), until, learned: None }
             } else {
-                self.rest_key(&key, rest);
-                Untold { key, reason, until, learned }
+                self.cool_key(&key, cooldown);
+                Unshared { key, reason: CooldownReason::Other(reason), until, learned }
             };
-            self.untold().push(untold);
+            lock(&self.unshared).push(unshared);
         }
-        self.tell().await
+        self.share().await
     }
 
-    /// Tells other runs what they have yet to hear of. The rest goes first: a rate that is not remembered costs less.
-    async fn tell(&self) -> Result<(), QueueError> {
+    /// Shares what other runs do not know yet. The cooldown goes first: a rate that is not remembered costs less.
+    async fn share(&self) -> Result<(), QueueError> {
         loop {
-            let Some(Untold { key, reason, until, learned }) = self.untold().first().cloned() else { return Ok(()) };
-            let rest = until.saturating_duration_since(Instant::now());
-            if !rest.is_zero() {
-                self.slots.cool_down_key(&key, self.run, &reason, rest).await?;
+            // Cloned, since no lock may be held while the queue is asked.
+            let unshared = lock(&self.unshared).first().cloned();
+            let Some(Unshared { key, reason, until, learned }) = unshared else { return Ok(()) };
+            let cooldown = until.saturating_duration_since(Instant::now());
+            if !cooldown.is_zero() {
+                self.slots.pause_key(&key, self.terms.run, &reason.to_string(), cooldown).await?;
             }
             if let Some(learned) = learned {
                 self.slots.remember_rate(&key, learned).await?;
             }
-            self.untold().retain(|other| (&other.key, other.until) != (&key, until));
+            lock(&self.unshared).retain(|other| (&other.key, other.until) != (&key, until));
         }
     }
 
-    fn untold(&self) -> MutexGuard<'_, Vec<Untold>> {
-        self.untold.lock()
-    }
-
-    /// Logs in where keys are missing. Then the keys in use are those of the key store: what was replaced leaves the rotation,
-    /// and the slots of what came new are asked for.
-    pub async fn log_in(&self, until: Instant) -> Told {
+    /// Logs in where keys are missing. Then the keys in use are those of the key store: replaced keys leave the rotation,
+    /// and the slots of new ones are asked for.
+    pub async fn log_in(&self, until: Instant) -> Login {
         let in_use = self.keys.fingerprints();
-        let mut told = login::log_in(self.slots, self.key_store, self.clock, self.run, until).await;
-        if let Err(error) = self.use_what_there_is(&in_use).await {
-            told.failures.push(error.to_string());
+        let mut login = login::log_in(self.slots, self.wallet, self.clock, self.terms.run, until).await;
+        if let Err(error) = self.use_stored_keys(&in_use).await {
+            login.failures.push(format!("failed to {error}"));
         }
         self.logging_in.send_replace(false);
-        told
+        login
     }
 
-    async fn use_what_there_is(&self, in_use: &[Fingerprint]) -> Result<(), QueueError> {
-        let there_are = self.key_store.keys();
-        for key in in_use.iter().filter(|key| there_are.iter().all(|known| known.fingerprint() != *key)) {
-            let linger = self.keys.release_cooldown(key);
+    async fn use_stored_keys(&self, in_use: &[Fingerprint]) -> Result<(), QueueError> {
+        let stored = self.wallet.keys();
+        for key in in_use.iter().filter(|key| stored.iter().all(|known| known.fingerprint() != *key)) {
+            let linger = self.keys.linger(key);
             self.keys.lose(key);
-            self.slots.release_key(key, self.run, linger).await?;
+            self.slots.give_back_key(key, self.terms.run, linger).await?;
         }
         if !in_use.is_empty() || *self.logging_in.borrow() {
             self.take().await?;
@@ -325,9 +333,9 @@ impl<'a, S: Slots> KeySlots<'a, S> {
         Ok(())
     }
 
-    /// Returns when a key that came from the portal was refused.
+    /// Returns when a key that came from the portal was rejected.
     pub async fn login_is_due(&self) {
-        // The sender lives in `self`, so waiting cannot fail.
+        // The sender lives in `self`, so the wait cannot fail.
         let _ = self.logging_in.subscribe().wait_for(|due| *due).await;
     }
 
@@ -335,30 +343,31 @@ impl<'a, S: Slots> KeySlots<'a, S> {
         *self.logging_in.borrow()
     }
 
-    /// Returns when no login is due or under way any more.
+    /// Returns when no login is due or under way.
     pub async fn logged_in(&self) {
+        // The sender lives in `self`, so the wait cannot fail.
         let _ = self.logging_in.subscribe().wait_for(|due| !due).await;
     }
 
-    /// A key of the portal was refused a moment ago, and whoever was refused is about to say so.
+    /// True when a login goes on, or will: a key of the portal was rejected a moment ago, and its cooldown is about to be shared.
     pub fn is_about_to_log_in(&self) -> bool {
-        let benched = |rest: &Cooldown| rest.remaining.is_none() && self.key_store.is_from_portal(&rest.key);
-        self.is_logging_in() || self.keys.cooldowns().iter().any(benched)
+        let rejected = |rest: &Rest| rest.remaining.is_none() && self.wallet.came_from_the_portal(&rest.key);
+        self.is_logging_in() || self.keys.resting().iter().any(rejected)
     }
 
-    /// Gives the slots back, after the last call has ended. Each lives on for a moment, so that a new
-    /// holder's fresh limiter cannot add a burst. With them goes the right to a login that the run's end has cut off.
-    pub async fn give_back(&self) -> Result<(), QueueError> {
-        let told = self.tell().await;
-        login::give_back_right(self.slots, self.key_store, self.run).await?;
+    /// Releases the slots, after the last call has ended. Each lives on for a moment, so that the fresh limiter of its next holder
+    /// cannot add a burst. The right to a login that the run's end has cut off is released, too.
+    pub async fn release(&self) -> Result<(), QueueError> {
+        let shared = self.share().await;
+        login::release_rights(self.slots, self.wallet, self.terms.run).await?;
         for key in self.keys.fingerprints() {
-            let (linger, learned) = (self.keys.release_cooldown(&key), self.keys.aimd_state(&key));
+            let (linger, learned) = (self.keys.linger(&key), self.keys.learned(&key));
             self.keys.lose(&key);
             if let Some(learned) = learned {
                 self.slots.remember_rate(&key, learned).await?;
             }
-            self.slots.release_key(&key, self.run, linger).await?;
+            self.slots.give_back_key(&key, self.terms.run, linger).await?;
         }
-        told
+        shared
     }
 }

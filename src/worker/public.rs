@@ -1,8 +1,8 @@
-//! What anybody may read about a failure: its kind, and no host, port, role, user or path. The log has the rest.
+//! Failures as anybody may read them: by their kind, without host, port, role, user or path. The log has the rest.
 
 use super::report::StopReason;
 
-/// What a text says when it has these words (in small letters), in the order in which they are looked for.
+// Words of an error (in small letters) and the kind of trouble they stand for, in the order in which they are looked for.
 const SIGNS: &[(&str, &str)] = &[
     ("standby", "a standby, which takes no writes"),
     ("readonly", "a read-only replica"),
@@ -32,7 +32,7 @@ const SIGNS: &[(&str, &str)] = &[
     ("timed out", "no answer in time"),
 ];
 
-/// The kind of trouble that a text tells about, when it is a known one.
+/// The kind of trouble that a text is about, when it is a known one.
 #[must_use]
 pub fn kind_of_trouble(text: &str) -> Option<&'static str> {
     let text = without_names(text).to_ascii_lowercase();
@@ -53,7 +53,7 @@ fn without_names(text: &str) -> String {
     words.join(" ")
 }
 
-/// Why a run failed, in one line for anybody.
+/// The reason of a failed run, in one line for anybody.
 #[must_use]
 pub fn failure(stopped_because: StopReason, failure: Option<&str>) -> String {
     let reason = stopped_because.sentence();
@@ -65,7 +65,7 @@ pub fn failure(stopped_because: StopReason, failure: Option<&str>) -> String {
     }
 }
 
-/// An error of one object without what servers said: `clan:2PP: bad_request`. `None` when there is no object in it.
+/// The error of one object without the texts of servers: `clan:2PP: bad_request`. `None` when it names no object.
 #[must_use]
 pub fn error_of_object(text: &str) -> Option<String> {
     let (object, rest) = text.split_once(": ")?;
@@ -92,21 +92,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_is_told_by_its_kind_and_names_nobody() {
+    fn failure_has_kind_and_no_names() {
         let cases = [
             (
                 StopReason::DatabaseDown,
-                "cannot reach the database at db.internal:5432/coc: password authentication failed for user \"w\" (28P01)",
+                "failed to reach the database at db.internal:5432/coc: password authentication failed for user \"w\" (28P01)",
                 "the database cannot be used: the login is refused (28P01)",
             ),
             (
                 StopReason::QueueDown,
-                "Redis at redis://10.0.0.7:6379/0 refused a write: READONLY You can't write",
+                "failed to carry out a write in Redis at redis://10.0.0.7:6379/0, which refused: READONLY You can't write",
                 "the queue cannot be used: a read-only replica",
             ),
             (
                 StopReason::QueueDown,
-                "cannot reach Redis at redis://cache(DB1):6379/0: Connection refused (os error 111)",
+                "failed to reach Redis at redis://cache(DB1):6379/0: Connection refused (os error 111)",
                 "the queue cannot be used: the connection is refused",
             ),
             (
@@ -114,23 +114,23 @@ mod tests {
                 "failed to do it at /run/pg: who knows (57P03)",
                 "the database cannot be used (57P03)",
             ),
-            (StopReason::ApiUnreachable, "https://proxy:8080 said no", "no call succeeded"),
+            (StopReason::ApiUnreachable, "https://proxy:8080 said no", "no call had a good response"),
         ];
-        for (reason, text, told) in cases {
-            assert_eq!(failure(reason, Some(text)), told);
+        for (reason, text, expected) in cases {
+            assert_eq!(failure(reason, Some(text)), expected);
         }
-        assert_eq!(failure(StopReason::NoUsableKey, None), "no API key is accepted");
+        assert_eq!(failure(StopReason::NoUsableKey, None), "the API rejects every key");
     }
 
     #[test]
-    fn an_error_of_an_object_keeps_its_code() {
+    fn error_of_object_keeps_code() {
         assert_eq!(
             error_of_object("clan:2PP: bad_request: at http://10.0.0.1"),
             Some("clan:2PP: bad_request".to_owned())
         );
         let rest = error_of_object("clan:2PP: an entry of its member list cannot be read");
         assert_eq!(rest, Some("clan:2PP: the log says more".to_owned()));
-        assert_eq!(error_of_object("cannot reach Redis at redis://cache:6379/0: refused"), None);
+        assert_eq!(error_of_object("failed to reach Redis at redis://cache:6379/0: refused"), None);
         assert_eq!(error_of_object("key abc: it was refused"), None);
     }
 }

@@ -1,26 +1,27 @@
-//! What a run tells: the answer to whoever woke it, the one log line, the metrics and the row of `refresh_runs` are all
-//! made of this one value. Touches nothing.
+//! The report of a run. The response to the caller, the one log line, the metrics and the row of `refresh_runs` are all made of this one
+//! value.
 
 use std::{collections::BTreeMap, num::NonZeroU64, time::Duration};
 
 use serde::Serialize;
 
-use super::login::Told;
+use super::login::Login;
 use crate::{
     clock::{ClocksApart, Timestamp, WrongClock},
-    maintenance::MaintenanceReport,
+    derive::AfterReport,
     model::{Kind, Outcome, Priority},
     queue::{Admitted, Enqueued, NotQueued, QueueStats, Repaired},
 };
 
-/// How many error texts a report keeps; the rest is only counted.
+/// The error texts that a report keeps; the rest is only counted.
 pub const MAX_ERRORS: usize = 20;
 
-/// Why a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// The reason for which a run ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StopReason {
     /// Nothing is ready any more.
+    #[default]
     QueueEmpty,
     /// The time of the invocation, or of `MAX_RUNTIME_SECONDS`, is used up.
     Deadline,
@@ -32,32 +33,32 @@ pub enum StopReason {
     RefreshPaused,
     /// Every key is in use by another run.
     AlreadyRunning,
-    /// Every key rests after a refusal.
+    /// Every key cools down.
     #[serde(rename = "keys_cooling_down")]
     KeysCoolingDown,
-    /// All calls that `COC_REQS_PER_DAY` allows are made.
+    /// The daily quota (`COC_REQS_PER_DAY`) is used up.
     #[serde(rename = "daily_quota")]
-    DailyQuotaExhausted,
+    DayUsedUp,
     /// The API is in maintenance.
     Maintenance,
-    /// What is left waits for the API, or for one of its endpoints, to work again.
+    /// The rest waits until the API, or one of its endpoints, works again.
     CircuitOpen,
-    /// No call was answered well.
+    /// No call had a good response.
     ApiUnreachable,
     /// The room for dead letters is full.
     DeadLettersFull,
-    /// No key is accepted any more.
+    /// The API rejects every key.
     NoUsableKey,
     /// The invocation had less time than the deadline buffer takes: no run can do anything.
     TimeoutTooShort,
-    /// The queue does not answer.
+    /// The queue cannot be used.
     QueueDown,
-    /// The database does not answer.
+    /// The database cannot be used.
     DatabaseDown,
 }
 
 impl StopReason {
-    /// Every reason there is, in the order above.
+    /// Every reason, in the order above.
     pub const ALL: [Self; 16] = [
         Self::QueueEmpty,
         Self::Deadline,
@@ -66,7 +67,7 @@ impl StopReason {
         Self::RefreshPaused,
         Self::AlreadyRunning,
         Self::KeysCoolingDown,
-        Self::DailyQuotaExhausted,
+        Self::DayUsedUp,
         Self::Maintenance,
         Self::CircuitOpen,
         Self::ApiUnreachable,
@@ -87,7 +88,7 @@ impl StopReason {
             Self::RefreshPaused => "refresh_paused",
             Self::AlreadyRunning => "already_running",
             Self::KeysCoolingDown => "keys_cooling_down",
-            Self::DailyQuotaExhausted => "daily_quota",
+            Self::DayUsedUp => "daily_quota",
             Self::Maintenance => "maintenance",
             Self::CircuitOpen => "circuit_open",
             Self::ApiUnreachable => "api_unreachable",
@@ -99,36 +100,36 @@ impl StopReason {
         }
     }
 
-    /// The reason of that name.
+    /// The reason with a name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.as_str() == name)
     }
 
-    /// The same for people.
+    /// A sentence for people.
     #[must_use]
     pub const fn sentence(self) -> &'static str {
         match self {
             Self::QueueEmpty => "the queue is empty",
-            Self::Deadline => "the time of the run is used up; the next run continues",
-            Self::MaxRequests => "the requested number of requests is done",
-            Self::Shutdown => "the sandbox was shut down; the next run continues",
-            Self::RefreshPaused => "refreshes are paused (REFRESH_PAUSED or DISABLE_AUTO_REFRESH_QUEUE)",
-            Self::AlreadyRunning => "another run uses every API key and works through the queue",
-            Self::KeysCoolingDown => "every API key is cooling down after a refusal; the queue waits",
-            Self::DailyQuotaExhausted => "the calls of the day (COC_REQS_PER_DAY) are used up; the queue waits",
+            Self::Deadline => "the time is up; the next run goes on",
+            Self::MaxRequests => "max_requests is reached",
+            Self::Shutdown => "the worker was told to stop; the next run goes on",
+            Self::RefreshPaused => "refreshing is switched off (REFRESH_PAUSED or DISABLE_AUTO_REFRESH_QUEUE)",
+            Self::AlreadyRunning => "another run uses every key and serves the queue",
+            Self::KeysCoolingDown => "every key is cooling down; the queue waits",
+            Self::DayUsedUp => "the daily quota (COC_REQS_PER_DAY) is used up; the queue waits",
             Self::Maintenance => "the API is in maintenance; the queue waits",
-            Self::CircuitOpen => "the remaining requests wait until the API, or one of its endpoints, recovers",
-            Self::ApiUnreachable => "no call succeeded",
+            Self::CircuitOpen => "the rest waits until the API, or one of its endpoints, works again",
+            Self::ApiUnreachable => "no call had a good response",
             Self::DeadLettersFull => "there is no room for more dead letters",
-            Self::NoUsableKey => "no API key is accepted",
+            Self::NoUsableKey => "the API rejects every key",
             Self::TimeoutTooShort => "the timeout of the function is too short",
             Self::QueueDown => "the queue cannot be used",
             Self::DatabaseDown => "the database cannot be used",
         }
     }
 
-    /// Whether the run as a whole failed and somebody should look.
+    /// True when the run as a whole failed and a person should look.
     #[must_use]
     pub const fn is_failure(self) -> bool {
         matches!(
@@ -142,7 +143,7 @@ impl StopReason {
         )
     }
 
-    /// Whether this, when it is there from the beginning, turns a run away before it can do any work.
+    /// True when this reason, if it is there from the beginning, turns a run away before it can do any work.
     #[must_use]
     pub const fn is_turned_away(self) -> bool {
         matches!(
@@ -150,87 +151,87 @@ impl StopReason {
             Self::RefreshPaused
                 | Self::AlreadyRunning
                 | Self::KeysCoolingDown
-                | Self::DailyQuotaExhausted
+                | Self::DayUsedUp
                 | Self::Maintenance
                 | Self::CircuitOpen
         )
     }
 }
 
-/// One run, told.
-#[derive(Clone, Debug, Serialize)]
+/// The report of one run.
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct RunReport {
     /// Names the run in lease tokens, key slots, logs and `refresh_runs`; the Lambda request id when there is one.
     pub run: String,
-    /// By the queue server's clock (the machine's when the queue never answered), as RFC 3339.
+    /// By the queue server's clock (the machine's when the queue never responded), as RFC 3339.
     #[serde(serialize_with = "as_text")]
     pub started: Timestamp,
     pub runtime_seconds: f64,
     pub stopped_because: StopReason,
-    /// What made the run fail, in one sentence.
+    /// The reason of a failure, in one sentence.
     pub failure: Option<String>,
-    /// Requests answered for good in this run: stored, unchanged, fresh, gone, private.
+    /// Requests that are done: stored, unchanged, fresh, gone, private.
     pub processed_requests: u64,
-    /// Attempts that failed: delayed and dead letters.
+    /// Failed attempts: delayed and dead letters.
     pub failed_requests: u64,
     /// All outcomes, zeros included.
     pub outcomes: BTreeMap<&'static str, u64>,
     /// Outcomes by kind, without zeros.
     pub outcomes_by_kind: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
-    /// Calls and outcomes by kind and class, without zeros: what the calls bought.
+    /// Calls and outcomes by kind and priority, without zeros: what the calls brought.
     pub work_by_kind_and_priority: BTreeMap<&'static str, BTreeMap<&'static str, BTreeMap<&'static str, u64>>>,
     /// The first [`MAX_ERRORS`] errors.
     pub errors: Vec<String>,
     /// Errors that did not fit.
     pub errors_omitted: u64,
     pub api_requests: u64,
-    /// Of those, calls of objects that used to be answered well, made to find out whose fault bad answers are.
+    /// Calls among them that were made of objects with good responses before, to classify bad responses.
     pub control_calls: u64,
-    /// The circuits that are open as the run leaves them: `api`, or the names of endpoints.
+    /// The circuits that are open when the run ends: `api`, or the names of endpoints.
     pub circuits: Vec<&'static str>,
     pub api_requests_per_second: f64,
     /// Calls made / calls allowed by the cap of the keys held, 0 when none was held.
     pub budget_used: f64,
-    /// Answers 429.
+    /// Responses with status 429.
     pub throttled: u64,
-    /// Keys this run could use when it ended; when it held none, 0.
+    /// Keys that the run could use when it ended.
     pub keys_usable: u64,
     pub keys_held: u64,
-    /// Configured keys that the API did not accept in this run: somebody has to replace them.
+    /// Configured keys that the API rejected in this run: a person has to replace them.
     pub keys_rejected: u64,
-    /// Logins to the developer portal that gave no keys; `errors` says why.
+    /// Logins to the developer portal without a key; `errors` has the reasons.
     pub logins_failed: u64,
     /// Requests put in front because the event named them.
     pub enqueued: u64,
-    /// Those that the event named and that were not queued, and why.
+    /// Objects that the event named and that were not queued.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub not_queued: Vec<NotQueuedReport>,
-    /// Requests that follow from answers: the next looks at wars, members whose documents are old.
+    /// Follow-ups that were queued: next polls of wars, members whose documents are old.
     pub followups: u64,
     /// Entries appended to the stream of events.
     pub events: u64,
-    /// Readers' keys that were deleted because they held something old.
+    /// Readers' keys that were deleted because they were outdated.
     pub cache_keys_deleted: u64,
     pub mail: MailReport,
     /// Leases of dead runs that were taken back.
     pub lapsed: u64,
-    /// What was out of order in the queue and was mended.
+    /// Faults of the queue that were repaired.
     pub repaired: RepairReport,
-    /// How far the clocks of Redis and of the machine are apart; absent when they agree.
+    /// The clocks of Redis and of the machine; absent when they agree.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub clocks: Option<ClocksReport>,
-    /// What followed the drain.
+    /// The work after the drain.
     #[serde(flatten)]
-    pub after: MaintenanceReport,
-    /// How the limit of the day stands; absent without `COC_REQS_PER_DAY`.
+    pub after: AfterReport,
+    /// The daily quota; absent without `COC_REQS_PER_DAY`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub day: Option<DayReport>,
-    /// The queue as the run left it; absent when the queue does not answer.
+    /// The queue as the run left it; absent when the queue does not respond.
     #[serde(flatten)]
     pub queue: Option<QueueReport>,
 }
 
-/// Clocks that do not agree, as a run found them when it began.
+/// Clocks that did not agree when a run began.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct ClocksReport {
     pub apart_seconds: f64,
@@ -257,19 +258,19 @@ impl From<ClocksApart> for ClocksReport {
     }
 }
 
-/// An object that was named and not queued.
+/// An object that an event named and that was not queued.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NotQueuedReport {
     pub object: String,
-    /// What it is, why, and what would help.
+    /// The state of the object, its cause, and the fix.
     pub reason: String,
 }
 
-/// The limit of the day (`COC_REQS_PER_DAY`), over all keys and runs.
+/// The daily quota (`COC_REQS_PER_DAY`), over all keys and runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct DayReport {
     pub calls_allowed: u64,
-    /// Made, or in the hands of a run that may still make them.
+    /// Made, or taken by a run that may still make them.
     pub calls_taken: u64,
     pub calls_left: u64,
     /// Midnight in UTC, as RFC 3339.
@@ -280,7 +281,7 @@ pub struct DayReport {
 impl DayReport {
     #[must_use]
     pub fn new(per_day: NonZeroU64, taken: u64, now: Timestamp) -> Self {
-        let resets_at = super::allowance::resets_at(now);
+        let resets_at = super::daily_quota::resets_at(now);
         Self {
             calls_allowed: per_day.get(),
             calls_taken: taken,
@@ -290,7 +291,7 @@ impl DayReport {
     }
 }
 
-/// What the mailbox gave.
+/// The entries of the mailbox that a run took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MailReport {
     pub admitted: u64,
@@ -306,16 +307,16 @@ impl MailReport {
     }
 }
 
-/// What was out of order in the queue: deleted, broken or written by hand, or lost by the server.
+/// Faults of the queue that were repaired: deleted, broken or written by hand, or lost by the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RepairReport {
-    /// Records rebuilt from what was left of them.
+    /// Records that were rebuilt from their remains.
     pub records: u64,
-    /// Objects that stood in no set or in a wrong one.
+    /// Objects that were in no set or in a wrong one.
     pub places: u64,
-    /// Entries that are no object, set aside as dead letters.
+    /// Entries that are not objects, kept as dead letters.
     pub invalid_entries: u64,
-    /// Counters that held something else and began anew.
+    /// Counters that held something else and were reset.
     pub counters: u64,
 }
 
@@ -336,7 +337,7 @@ impl RepairReport {
 /// The queue in numbers, as health, metrics and reports show it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct QueueReport {
-    /// Mailbox and ready: what waits to be done now.
+    /// Mailbox and ready: requests that wait to be done now.
     pub queue_size: u64,
     pub mailbox: u64,
     pub ready_by_priority: BTreeMap<&'static str, u64>,
@@ -344,15 +345,15 @@ pub struct QueueReport {
     pub leased: u64,
     pub dead_letters: u64,
     pub orphans: u64,
-    /// Of all that waits to be done now, the mailbox included; 0 when nothing waits, left out when it is unknown.
+    /// The oldest request that waits to be done now, mailbox included; 0 when none waits, absent when it is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest_request_age_seconds: Option<f64>,
-    /// Mail that producers wrote to database 0 while our URL selects another.
+    /// Entries that producers wrote to database 0 while our URL selects another.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mail_in_database_0: Option<u64>,
 }
 
-/// Of an empty queue.
+/// An empty queue.
 impl Default for QueueReport {
     fn default() -> Self {
         Self::new(&QueueStats::default(), Timestamp::EPOCH)
@@ -379,101 +380,62 @@ impl QueueReport {
 /// Counts while a run goes on, and becomes its [`RunReport`].
 #[derive(Clone, Debug)]
 pub struct Tally {
-    pub run: String,
-    pub started: Timestamp,
+    /// The report so far. [`Self::finish`] fills in the rest.
+    pub report: RunReport,
     counts: BTreeMap<(Kind, Priority, Outcome), u64>,
     calls: BTreeMap<(Kind, Priority), u64>,
-    pub errors: Vec<String>,
-    pub errors_omitted: u64,
-    pub throttled: u64,
-    pub control_calls: u64,
-    pub circuits: Vec<&'static str>,
-    pub enqueued: u64,
-    pub not_queued: Vec<NotQueuedReport>,
-    pub followups: u64,
-    pub events: u64,
-    pub cache_keys_deleted: u64,
-    pub mail: MailReport,
-    pub lapsed: u64,
-    pub repaired: RepairReport,
-    pub clocks: Option<ClocksReport>,
-    pub after: MaintenanceReport,
-    pub keys_held: u64,
-    pub keys_usable: u64,
-    pub keys_rejected: u64,
-    pub logins_failed: u64,
 }
 
 impl Tally {
     #[must_use]
     pub fn new(run: String, started: Timestamp) -> Self {
         Self {
-            run,
-            started,
+            report: RunReport { run, started, ..RunReport::default() },
             counts: BTreeMap::new(),
             calls: BTreeMap::new(),
-            errors: Vec::new(),
-            errors_omitted: 0,
-            throttled: 0,
-            control_calls: 0,
-            circuits: Vec::new(),
-            enqueued: 0,
-            not_queued: Vec::new(),
-            followups: 0,
-            events: 0,
-            cache_keys_deleted: 0,
-            mail: MailReport { admitted: 0, unreadable: 0, orphans_dropped: 0 },
-            lapsed: 0,
-            repaired: RepairReport { records: 0, places: 0, invalid_entries: 0, counters: 0 },
-            clocks: None,
-            after: MaintenanceReport::default(),
-            keys_held: 0,
-            keys_usable: 0,
-            keys_rejected: 0,
-            logins_failed: 0,
         }
     }
 
-    /// Notes what became of the requests that the event named.
+    /// Records the result of queueing the requests that the event named.
     pub fn enqueued(&mut self, enqueued: Enqueued) {
-        self.enqueued = enqueued.queued as u64;
-        let told = |dead: NotQueued| NotQueuedReport { object: dead.object.to_string(), reason: dead.why() };
-        self.not_queued = enqueued.dead.into_iter().map(told).collect();
+        self.report.enqueued = enqueued.queued as u64;
+        let not_queued = |dead: NotQueued| NotQueuedReport { object: dead.object.to_string(), reason: dead.why() };
+        self.report.not_queued = enqueued.dead.into_iter().map(not_queued).collect();
     }
 
-    /// Counts a slice of mail.
+    /// Counts a slice of the mailbox.
     pub fn admitted(&mut self, admitted: &Admitted) {
-        self.mail.add(admitted);
-        self.repaired.add(admitted.repaired);
+        self.report.mail.add(admitted);
+        self.report.repaired.add(admitted.repaired);
     }
 
-    pub fn count(&mut self, kind: Kind, class: Priority, outcome: Outcome) {
-        *self.counts.entry((kind, class, outcome)).or_default() += 1;
+    pub fn count(&mut self, kind: Kind, priority: Priority, outcome: Outcome) {
+        *self.counts.entry((kind, priority, outcome)).or_default() += 1;
     }
 
-    /// Whether a request was given back.
-    pub fn gave_back(&self) -> bool {
+    /// True when a request was released.
+    pub fn released_any(&self) -> bool {
         self.sum(|outcome| outcome == Outcome::Released) > 0
     }
 
-    /// Calls that a request cost, quick tries included.
-    pub fn count_calls(&mut self, kind: Kind, class: Priority, calls: u64) {
-        *self.calls.entry((kind, class)).or_default() += calls;
+    /// Counts the calls of a request, quick tries included.
+    pub fn count_calls(&mut self, kind: Kind, priority: Priority, calls: u64) {
+        *self.calls.entry((kind, priority)).or_default() += calls;
     }
 
-    /// A login was made, or could not be.
-    pub fn logged_in(&mut self, told: Told) {
-        self.logins_failed += told.failures.len() as u64;
-        for text in told.failures.into_iter().chain(told.news) {
+    /// Records the result of a login.
+    pub fn logged_in(&mut self, login: Login) {
+        self.report.logins_failed += login.failures.len() as u64;
+        for text in login.failures.into_iter().chain(login.notices) {
             self.error(text);
         }
     }
 
     pub fn error(&mut self, text: impl Into<String>) {
-        if self.errors.len() < MAX_ERRORS {
-            self.errors.push(crate::model::text::clean(text.into()));
+        if self.report.errors.len() < MAX_ERRORS {
+            self.report.errors.push(crate::model::text::clean(text.into()));
         } else {
-            self.errors_omitted += 1;
+            self.report.errors_omitted += 1;
         }
     }
 
@@ -481,74 +443,55 @@ impl Tally {
         self.counts.iter().filter(|((_, _, outcome), _)| wanted(*outcome)).map(|(_, count)| count).sum()
     }
 
-    /// Requests answered for good so far.
+    /// The requests that are done so far.
     #[must_use]
     pub fn processed(&self) -> u64 {
         self.sum(Outcome::is_processed)
     }
 
-    /// Attempts that failed so far.
+    /// The attempts that failed so far.
     #[must_use]
     pub fn failed(&self) -> u64 {
         self.sum(Outcome::is_failure)
     }
 
-    /// Closes the books.
+    /// Completes the report.
     #[must_use]
-    pub fn finish(self, end: RunEnd) -> RunReport {
+    pub fn finish(mut self, end: RunEnd) -> RunReport {
+        let (processed_requests, failed_requests) = (self.processed(), self.failed());
         let outcomes = Outcome::ALL.iter().map(|outcome| (outcome.as_str(), self.sum(|other| other == *outcome)));
-        let outcomes = outcomes.collect();
-        let mut outcomes_by_kind: BTreeMap<&'static str, BTreeMap<&'static str, u64>> = BTreeMap::new();
-        let mut work: BTreeMap<_, BTreeMap<_, BTreeMap<_, u64>>> = BTreeMap::new();
-        for ((kind, class, outcome), count) in &self.counts {
-            *outcomes_by_kind.entry(kind.as_str()).or_default().entry(outcome.as_str()).or_default() += count;
-            work.entry(kind.as_str()).or_default().entry(class.as_str()).or_default().insert(outcome.as_str(), *count);
+        self.report.outcomes = outcomes.collect();
+        for ((kind, priority, outcome), count) in &self.counts {
+            let of_kind = self.report.outcomes_by_kind.entry(kind.as_str()).or_default();
+            *of_kind.entry(outcome.as_str()).or_default() += count;
+            let work = self.report.work_by_kind_and_priority.entry(kind.as_str()).or_default();
+            work.entry(priority.as_str()).or_default().insert(outcome.as_str(), *count);
         }
-        for ((kind, class), calls) in &self.calls {
-            work.entry(kind.as_str()).or_default().entry(class.as_str()).or_default().insert("calls", *calls);
+        for ((kind, priority), calls) in &self.calls {
+            let work = self.report.work_by_kind_and_priority.entry(kind.as_str()).or_default();
+            work.entry(priority.as_str()).or_default().insert("calls", *calls);
         }
         let seconds = end.runtime.as_secs_f64();
         RunReport {
             runtime_seconds: round(seconds, 3),
             stopped_because: end.stopped_because,
             failure: end.failure.map(crate::model::text::clean),
-            processed_requests: self.processed(),
-            failed_requests: self.failed(),
-            outcomes,
-            outcomes_by_kind,
-            work_by_kind_and_priority: work,
+            processed_requests,
+            failed_requests,
             api_requests: end.api_requests,
-            circuits: self.circuits,
-            control_calls: self.control_calls,
             api_requests_per_second: round(ratio(end.api_requests, seconds), 2),
             // In a run of a few calls the limiter's slack shows: that is not more than all of the budget.
             budget_used: round(ratio(end.api_requests, end.calls_allowed).min(1.0), 4),
             keys_usable: end.keys_usable,
             keys_held: end.keys_held,
-            keys_rejected: self.keys_rejected,
-            logins_failed: self.logins_failed,
             day: end.day,
             queue: end.queue,
-            run: self.run,
-            started: self.started,
-            errors: self.errors,
-            errors_omitted: self.errors_omitted,
-            throttled: self.throttled,
-            enqueued: self.enqueued,
-            not_queued: self.not_queued,
-            followups: self.followups,
-            events: self.events,
-            cache_keys_deleted: self.cache_keys_deleted,
-            mail: self.mail,
-            lapsed: self.lapsed,
-            repaired: self.repaired,
-            clocks: self.clocks,
-            after: self.after,
+            ..self.report
         }
     }
 }
 
-/// What is only known when the run is over.
+/// The values that are only known when the run is over.
 #[derive(Clone, Debug)]
 pub struct RunEnd {
     pub stopped_because: StopReason,
@@ -597,7 +540,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_counts_every_outcome_and_says_how_much_of_the_budget_was_used() {
+    fn report_counts_outcomes_and_budget() {
         let mut tally = Tally::new("run".to_owned(), Timestamp::EPOCH);
         tally.count(Kind::Clan, Priority::High, Outcome::Stored);
         tally.count(Kind::Player, Priority::High, Outcome::Stored);
@@ -617,14 +560,14 @@ mod tests {
     }
 
     #[test]
-    fn a_report_names_the_end_of_a_run_as_logs_and_metrics_do() {
+    fn report_and_logs_share_names_of_reasons() {
         for reason in StopReason::ALL {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         }
     }
 
     #[test]
-    fn errors_beyond_the_bound_are_only_counted() {
+    fn errors_beyond_the_limit_are_counted() {
         let mut tally = Tally::new("run".to_owned(), Timestamp::EPOCH);
         for number in 0..MAX_ERRORS + 3 {
             tally.error(number.to_string());

@@ -1,4 +1,4 @@
-//! Missing tables, made by the first run of a cold start. Talks to the store only.
+//! The missing tables, created by the first run of a cold start. Talks to the store only.
 
 use std::time::Duration;
 
@@ -11,21 +11,21 @@ use tracing::debug;
 use super::report::StopReason;
 use crate::store::{Store, StoreError};
 
-/// How long making tables may take, waiting for others who make them included.
-const LONGEST: Duration = Duration::from_secs(20);
+// The limit of creating tables, including the wait for another process that creates them.
+const CREATE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Why there may be none.
+/// The error of creating tables.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NoTables {
-    #[error(transparent)]
+pub(super) enum TablesError {
+    #[error("create missing tables: {0}")]
     Store(#[from] StoreError),
-    #[error("cannot create the missing tables: not done after {LONGEST:?}")]
+    #[error("create missing tables: not done after {CREATE_TIMEOUT:?}")]
     TookTooLong,
-    #[error("cannot create the missing tables: the run is at its end")]
+    #[error("create missing tables: the run is at its end")]
     Deadline,
 }
 
-impl NoTables {
+impl TablesError {
     pub(super) const fn stops(&self) -> StopReason {
         match self {
             Self::Deadline => StopReason::Deadline,
@@ -34,36 +34,36 @@ impl NoTables {
     }
 }
 
-/// What is known about the tables.
+/// The state of the tables, as far as this process knows it.
 #[derive(Debug)]
 pub struct Tables(OnceCell<()>);
 
 impl Tables {
-    /// They are there, or somebody else makes them.
+    /// The tables exist, or somebody else creates them.
     #[must_use]
     pub const fn given() -> Self {
         Self(OnceCell::const_new_with(()))
     }
 
-    /// They may be missing, and are ours to make.
+    /// The tables may be missing, and this worker creates them.
     #[must_use]
-    pub const fn to_make() -> Self {
+    pub const fn to_create() -> Self {
         Self(OnceCell::const_new())
     }
 
-    /// Makes what is missing, unless that was done before. `until` is the end of the run.
-    pub(super) async fn make(&self, store: &impl Store, until: Instant) -> Result<(), NoTables> {
-        let made = self.0.get_or_try_init(|| async {
-            match timeout_at(until.min(Instant::now() + LONGEST), store.migrate()).await {
+    /// Creates what is missing, unless that was done before. `until` is the end of the run.
+    pub(super) async fn create(&self, store: &impl Store, until: Instant) -> Result<(), TablesError> {
+        let created = self.0.get_or_try_init(|| async {
+            match timeout_at(until.min(Instant::now() + CREATE_TIMEOUT), store.migrate()).await {
                 Ok(Ok(applied)) => {
                     debug!(migrations = applied.len(), "the database is up to date");
                     Ok(())
                 }
-                Ok(Err(error)) => Err(NoTables::Store(error)),
-                Err(_) if Instant::now() >= until => Err(NoTables::Deadline),
-                Err(_) => Err(NoTables::TookTooLong),
+                Ok(Err(error)) => Err(TablesError::Store(error)),
+                Err(_) if Instant::now() >= until => Err(TablesError::Deadline),
+                Err(_) => Err(TablesError::TookTooLong),
             }
         });
-        made.await.copied()
+        created.await.copied()
     }
 }

@@ -11,11 +11,11 @@ use crate::{
     world::{PLENTY, World},
 };
 
-/// What the first run after the freeze was like.
+/// The first run after the freeze.
 #[derive(Debug)]
 pub struct Thawed {
     pub frozen: Duration,
-    /// How many connections the servers had closed meanwhile.
+    /// The connections that the servers had closed meanwhile.
     pub closed: u64,
     pub answer: Value,
     /// Lines of the log that are warnings or errors.
@@ -28,7 +28,7 @@ impl Thawed {
     }
 }
 
-/// Freezes a sandbox between two runs. Redis closes idle connections after a minute, PostgreSQL when told to.
+/// Freezes a sandbox between two runs. Redis closes idle connections after a minute, PostgreSQL when it is set to.
 pub async fn freeze(frozen: Duration) -> Option<Thawed> {
     if frozen.is_zero() {
         return None;

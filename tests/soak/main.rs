@@ -58,13 +58,13 @@ struct Options {
     /// With all that follows a commit: events, readers' keys, looks at wars and members of clans.
     #[arg(long)]
     follow: bool,
-    /// How long a sandbox is frozen between two runs; 0 leaves it out.
+    /// The seconds for which a sandbox is frozen between two runs; 0 leaves it out.
     #[arg(long, default_value_t = 300)]
     freeze_seconds: u64,
     /// Failovers of Redis after the kills, and one of PostgreSQL among them; 0 leaves them out.
     #[arg(long, default_value_t = 10)]
     failovers: usize,
-    /// When not all kills have happened by then, the soak fails.
+    /// The soak fails when not all kills have happened by then.
     #[arg(long, default_value_t = 30)]
     minutes: u64,
 }

@@ -1,4 +1,4 @@
-//! What a soak came to.
+//! The result of a soak.
 
 use std::{fmt, time::Duration};
 
@@ -64,7 +64,7 @@ impl Report {
         redrive(world).await;
         evidence::drain(world, &mut worker).await;
         let stored = evidence::stored(world).await;
-        let following = if follow { Some(told(world, &mut worker).await) } else { None };
+        let following = if follow { Some(relay(world, &mut worker).await) } else { None };
         let calls: Vec<_> = world.simulator.calls();
         let reached = storm.at_failpoints.take();
         Self {
@@ -105,8 +105,10 @@ impl Report {
             (self.calls_over.is_empty(), "no key is called more often than its cap"),
             (!failed_runs, "no run fails because another was killed"),
             (
-                self.following.as_ref().is_none_or(|one| one.untold.is_empty() && one.poor == 0 && one.notes == 0),
-                "what is stored is told",
+                self.following
+                    .as_ref()
+                    .is_none_or(|one| one.unpublished.is_empty() && one.poor == 0 && one.outbox == 0),
+                "what is stored is published",
             ),
             (self.following.as_ref().is_none_or(|one| one.copies.is_empty()), "no reader keeps an old copy"),
             (
@@ -119,13 +121,13 @@ impl Report {
     }
 }
 
-/// Runs until nothing is left to be told: a run tells what others left once that is older than a lease.
-async fn told(world: &World, worker: &mut WorkerProcess) -> Following {
+/// Runs until the outbox is empty: a run relays the entries of others once they are older than a lease.
+async fn relay(world: &World, worker: &mut WorkerProcess) -> Following {
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_millis(500)).await;
         evidence::drain(world, worker).await;
         let following = Following::of(world).await;
-        if following.notes == 0 {
+        if following.outbox == 0 {
             return following;
         }
     }
@@ -203,14 +205,14 @@ impl fmt::Display for Report {
             )?;
         }
         if let Some(following) = &self.following {
-            let Following { documents, untold, told_twice, poor, notes, copies } = following;
+            let Following { documents, unpublished, published_twice, poor, outbox, copies } = following;
             #[expect(clippy::cast_precision_loss, reason = "counts of a soak")]
             let ratio = self.calls as f64 / (*documents).max(1) as f64;
             writeln!(f, "documents stored, follow-ups included    {documents}, {ratio:.3} calls each")?;
-            writeln!(f, "  never told to the stream of events     {}  {untold:?}", untold.len())?;
-            writeln!(f, "  told without what changed              {poor}")?;
-            writeln!(f, "entries that came twice                  {told_twice}")?;
-            writeln!(f, "notes of commits that are left           {notes}")?;
+            writeln!(f, "  never published to the event stream     {}  {unpublished:?}", unpublished.len())?;
+            writeln!(f, "  published without changed fields       {poor}")?;
+            writeln!(f, "events published twice                   {published_twice}")?;
+            writeln!(f, "outbox entries that are left             {outbox}")?;
             writeln!(f, "old copies of readers that are left      {}", copies.len())?;
         }
         let broken = self.broken();

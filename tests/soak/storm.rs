@@ -26,7 +26,7 @@ use crate::{
     world::{PLENTY, World, python_time},
 };
 
-/// What a key may be called a second, as in reality.
+/// The calls a second that a key allows, as in reality.
 pub const CAP: usize = 30;
 
 /// Requests that wait, about.
@@ -35,7 +35,7 @@ const BACKLOG: usize = 100;
 /// A run that does not come by its failpoint is killed after this.
 const LONGEST_LIFE: Duration = Duration::from_millis(2500);
 
-/// How often the watchers look.
+/// The interval at which the watchers look.
 const LOOK: Duration = Duration::from_millis(40);
 
 /// Everything that happened.
@@ -47,7 +47,7 @@ pub struct Storm<'w> {
     began: Instant,
     unasked: RefCell<Vec<ObjectId>>,
     pub asked: RefCell<BTreeSet<String>>,
-    /// How many more may be asked for now.
+    /// The number of requests that may still be made now.
     credit: Cell<usize>,
     started: Cell<usize>,
     pub kills: Cell<usize>,
@@ -81,7 +81,7 @@ pub struct Recovery {
     pub until_leased: Duration,
 }
 
-/// How a process is to end.
+/// The planned end of a process.
 #[derive(Clone, Copy, Debug)]
 enum Fate {
     At { point: &'static str, passage: u32 },
@@ -192,7 +192,7 @@ impl<'w> Storm<'w> {
     async fn start(&self, lease: Duration, order: &str) -> WorkerProcess {
         let (lease, cap) = (lease.as_secs().to_string(), CAP.to_string());
         self.started.set(self.started.get() + 1);
-        // So that the simulator's book tells which process called.
+        // So that the simulator's log shows which process called.
         let process = format!("/process-{}/v1", self.started.get());
         let base_url = self.world.simulator.base_url().as_str().replace("/v1", &process);
         let settings = [
@@ -207,7 +207,7 @@ impl<'w> Storm<'w> {
         self.world.worker_with(&[&settings, following].concat()).await
     }
 
-    /// One process after another, each until its death.
+    /// Runs process after process, each until its death.
     async fn work(&self, lease: Duration) {
         let mut redis = self.world.redis().await;
         while !self.is_over() {
@@ -237,7 +237,7 @@ impl<'w> Storm<'w> {
         }
     }
 
-    /// Whether the process is dead; else the end of its run is noted. `None`: it was turned away.
+    /// True when the process is dead; else the end of its run is recorded. `None`: it was turned away.
     fn is_death(&self, outcome: Outcome, fate: Fate) -> Option<bool> {
         let end = match outcome {
             Outcome::Exited(status) if status.signal() == Some(9) => {
@@ -274,7 +274,7 @@ impl<'w> Storm<'w> {
 
     /// Producers and watchers; they never end by themselves.
     async fn watch(&self) -> std::convert::Infallible {
-        tokio::join!(self.produce(), self.produce(), self.see_recoveries(), self.see_settlements(), self.tell()).0
+        tokio::join!(self.produce(), self.produce(), self.see_recoveries(), self.see_settlements(), self.see_events()).0
     }
 
     /// Writes requests as producers do: two commands, in either order, sometimes with a pause between them.
@@ -355,7 +355,7 @@ impl<'w> Storm<'w> {
         }
     }
 
-    async fn tell(&self) -> std::convert::Infallible {
+    async fn see_events(&self) -> std::convert::Infallible {
         loop {
             println!("{}", self.progress());
             sleep(Duration::from_secs(15)).await;
@@ -363,7 +363,7 @@ impl<'w> Storm<'w> {
     }
 }
 
-/// When an abandoned object was leased again, if it was. A lease ends one lease time after it began or was renewed last.
+/// The time at which an abandoned object was leased again, if it was. A lease ends one lease time after it began or was renewed last.
 fn leased_again(abandoned: &Abandoned, record: Option<&Record>, now: Timestamp) -> Option<Timestamp> {
     match record {
         Some(record) if record.state == State::Leased && record.token != abandoned.token => {

@@ -16,10 +16,10 @@ use crate::support::process::{Invocation, Outcome};
 const LEASE: Duration = Duration::from_secs(2);
 pub const SHORT_LEASES: (&str, &str) = ("LEASE_SECONDS", "2");
 
-/// How many worlds are there at once.
+/// The number of worlds at one time.
 const AT_ONCE: usize = 8;
 
-/// The process killed itself, and where it was told to.
+/// The process killed itself at the given failpoint.
 #[track_caller]
 pub fn assert_killed_at(point: &str, run: &Invocation) {
     let killed = matches!(run.outcome, Outcome::Exited(status) if status.signal() == Some(9));
@@ -27,6 +27,7 @@ pub fn assert_killed_at(point: &str, run: &Invocation) {
     assert!(killed && reached, "{point} was not reached: {:?}\n{}", run.outcome, run.logs);
 }
 
+/// A run may be killed at any point: no request is lost, and nothing is stored twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_run_loses_and_repeats_nothing() {
     let kills = stream::iter(failpoint::ALL).map(|point| tokio::spawn(killed_at(point)));
@@ -58,6 +59,7 @@ async fn killed_at(point: &'static str) {
     assert!(calls <= asked.len() + leased, "{point}: {calls} calls for {} requests, {leased} leased", asked.len());
 }
 
+/// A request that kills its process ends as a dead letter, and its neighbours are stored.
 #[tokio::test]
 async fn deadly_request_becomes_dead_letter() {
     let world = World::with(SimConfig { clans: 16, ..SimConfig::default() }).await;

@@ -1,4 +1,4 @@
-//! What became of requests, seen from outside: in the queue's keys, in the tables, in the simulator's book of calls.
+//! The evidence of requests, seen from outside: in the queue's keys, in the tables, in the simulator's log of calls.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -23,12 +23,12 @@ use crate::support::process::WorkerProcess;
 /// Time, records, mail's data and index, orphans.
 type Answer = ((i64, i64), BTreeMap<String, String>, Vec<String>, Vec<String>, Vec<String>);
 
-/// What mailbox and queue hold at one moment.
+/// The contents of mailbox and queue at one moment.
 #[derive(Debug, Default)]
 pub struct Holdings {
     /// By the queue's own clock.
     pub at: Timestamp,
-    /// One record an object, dead letters among them.
+    /// The records, dead letters among them.
     pub records: BTreeMap<String, Record>,
     /// The objects of the mailbox.
     pub mail: BTreeSet<String>,
@@ -74,7 +74,7 @@ impl Holdings {
         lapsed.map(|(name, _)| name.clone()).collect()
     }
 
-    /// What still waits to be done. Orphans wait for their producer, and looks at wars for their time.
+    /// The number of requests that wait to be done. Orphans wait for their producer, and polls of wars for their time.
     pub fn waiting(&self) -> usize {
         let waits =
             |(name, record): &(&String, &Record)| record.state != State::Dead && !is_look(name, record, self.at);
@@ -107,7 +107,9 @@ pub async fn stored(world: &World) -> BTreeSet<String> {
 
 /// The entries of the stream of events, each id once; of one that came twice the last.
 #[cfg_attr(not(feature = "failpoints"), allow(dead_code, reason = "for runs that are killed"))]
-pub async fn changes_told(redis: &mut redis::aio::MultiplexedConnection) -> BTreeMap<String, BTreeMap<String, String>> {
+pub async fn published_events(
+    redis: &mut redis::aio::MultiplexedConnection,
+) -> BTreeMap<String, BTreeMap<String, String>> {
     let mut command = redis::cmd("XRANGE");
     command.arg("refresh_events").arg("-").arg("+");
     let entries: Vec<(String, BTreeMap<String, String>)> = command.query_async(redis).await.expect("Redis answers");
@@ -136,20 +138,20 @@ pub async fn fill_caches(world: &World, objects: &[ObjectId]) {
     }
 }
 
-/// What became of what others had to be told.
+/// The state of events, outbox and readers' copies.
 #[allow(dead_code, reason = "for the soak")]
 #[derive(Debug)]
 pub struct Following {
     /// Documents that are stored.
     pub documents: usize,
-    /// Of these, whose first change is not in the stream.
-    pub untold: Vec<String>,
+    /// Documents whose first change is not in the stream.
+    pub unpublished: Vec<String>,
     /// Entries of the stream beyond one for each id.
-    pub told_twice: usize,
+    pub published_twice: usize,
     /// Entries without the fields that changed.
     pub poor: usize,
-    /// Notes of commits that are still kept.
-    pub notes: i64,
+    /// Entries that are left in the outbox.
+    pub outbox: i64,
     /// Old copies of readers of what is stored.
     pub copies: Vec<String>,
 }
@@ -161,10 +163,10 @@ impl Following {
         let query = "SELECT kind || ':' || tag FROM refresh_worker.refresh_state WHERE content_hash IS NOT NULL";
         let documents: Vec<String> =
             sqlx::query_scalar(query).fetch_all(&mut world.database().await).await.expect("our tables");
-        let told = changes_told(&mut redis).await;
+        let published = published_events(&mut redis).await;
         let length: usize =
             redis::cmd("XLEN").arg("refresh_events").query_async(&mut redis).await.expect("Redis answers");
-        let changes = || told.values().filter(|event| event["event"] == "changed");
+        let changes = || published.values().filter(|event| event["event"] == "changed");
         let named: BTreeSet<String> = changes().map(|event| format!("{}:{}", event["kind"], event["tag"])).collect();
         let mut copies = Vec::new();
         for chunk in documents.chunks(1000) {
@@ -176,11 +178,11 @@ impl Following {
             copies.extend(chunk.iter().zip(there).filter(|(_, there)| *there).map(|(object, _)| object.clone()));
         }
         Self {
-            untold: documents.iter().filter(|object| !named.contains(*object)).cloned().collect(),
+            unpublished: documents.iter().filter(|object| !named.contains(*object)).cloned().collect(),
             documents: documents.len(),
-            told_twice: length - told.len(),
+            published_twice: length - published.len(),
             poor: changes().filter(|event| !event.contains_key("fields")).count(),
-            notes: world.count("SELECT count(*) FROM refresh_worker.outbox").await,
+            outbox: world.count("SELECT count(*) FROM refresh_worker.outbox").await,
             copies,
         }
     }
@@ -209,7 +211,7 @@ pub async fn digest(world: &World) -> String {
     digest.unwrap_or_default()
 }
 
-/// All that was asked for is stored, once, and nothing waits any more.
+/// Asserts that everything requested is stored, once, and nothing waits.
 #[track_caller]
 pub fn assert_all_kept(what: &str, asked: &[ObjectId], found: (&Holdings, &BTreeSet<String>, &[String])) {
     let (holdings, stored, doubled) = found;
@@ -220,7 +222,7 @@ pub fn assert_all_kept(what: &str, asked: &[ObjectId], found: (&Holdings, &BTree
     assert!(doubled.is_empty(), "{what}: stored twice {doubled:?}");
 }
 
-/// Runs until nothing waits. Each has to end well; gives their answers. A slot that a dead run held is waited for.
+/// Runs until nothing waits, and returns the responses. Each run has to end well. A slot that a dead run held is waited for.
 pub async fn drain(world: &World, worker: &mut WorkerProcess) -> Vec<Value> {
     let mut answers = Vec::new();
     let drained = async {
@@ -258,7 +260,7 @@ pub fn calls_over(calls: &[Call], cap: usize) -> Vec<String> {
     over
 }
 
-/// Who called: what stands before the version in the path, as tests tell workers apart.
+/// The caller: the part of the path before the version, which differs by worker in tests.
 pub fn caller(call: &Call) -> &str {
     call.path.split('/').nth(1).unwrap_or_default()
 }

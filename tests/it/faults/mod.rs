@@ -1,4 +1,4 @@
-//! What faults must not do: runs that are killed, stopped and overlap, on the real binary with real parts.
+//! Faults: runs that are killed, stopped and overlap, on the real binary with real parts.
 //!
 //! `cargo test --features failpoints --test soak` is the long version, in `tests/soak/`.
 
@@ -6,11 +6,11 @@
 mod crash;
 #[cfg_attr(not(feature = "failpoints"), allow(dead_code, reason = "the runs that are killed use the rest"))]
 mod evidence;
+#[cfg(feature = "failpoints")]
+mod outbox;
 mod overlap;
 #[cfg(feature = "failpoints")]
 mod pause;
 mod thaw;
-#[cfg(feature = "failpoints")]
-mod told;
 
 use crate::lambda::{events, world};

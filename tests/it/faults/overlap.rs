@@ -13,6 +13,7 @@ use super::{
 
 const CAP: usize = 30;
 
+/// Only one run at a time uses a key, and within its cap, whatever the number of runs and keys.
 #[tokio::test]
 async fn overlapping_runs_never_share_a_key() {
     // The soak tries two, five and ten runs with one, two and five keys each.

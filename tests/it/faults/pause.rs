@@ -19,7 +19,7 @@ use crate::support::process::WorkerProcess;
 
 const SHORT_LEASES: (&str, &str) = ("LEASE_SECONDS", "2");
 
-/// Where a run is stopped; once with its rows locked, which the server undoes after some seconds.
+/// The failpoint at which a run is stopped; once with its rows locked, which the server undoes after some seconds.
 const STOPS: [&str; 9] = [
     "lease.after",
     "freshness.after",
@@ -45,6 +45,7 @@ async fn wait_until_written(worker: &WorkerProcess, text: &str) {
     assert!(timeout(PLENTY, written).await.is_ok(), "`{text}` was not written:\n{}", worker.output());
 }
 
+/// A run that is stopped until its leases have expired, and then continued, settles nothing, overwrites nothing and makes no further call.
 #[tokio::test]
 async fn run_paused_past_its_leases_changes_nothing() {
     stream::iter(STOPS).map(stopped_at).buffer_unordered(4).collect::<()>().await;
@@ -81,6 +82,7 @@ async fn stopped_at(point: &str) {
     assert_eq!(evidence::digest(&world).await, tables, "{point}: newer data is as it was");
 }
 
+/// A run that lost its key makes no call until the slot is free, and its own again.
 #[tokio::test]
 async fn run_without_its_key_slot_stops_calling() {
     let world = World::with(SimConfig { clans: 16, ..SimConfig::default() }).await;

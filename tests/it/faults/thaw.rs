@@ -12,6 +12,7 @@ use crate::support::redis::PrivateRedis;
 const TERMINATE: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()";
 
+/// During the freeze the servers close every connection.
 #[tokio::test]
 async fn first_run_after_thaw_works() {
     let redis = PrivateRedis::start().await;
@@ -45,6 +46,7 @@ async fn first_run_after_thaw_works() {
     assert_eq!((run.logs.logs("WARN"), run.logs.logs("ERROR")), (Vec::new(), Vec::new()));
 }
 
+/// During the freeze the database closes every connection.
 #[tokio::test]
 async fn first_task_after_thaw_works() {
     let world = World::start().await;

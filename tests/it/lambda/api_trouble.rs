@@ -16,9 +16,10 @@ use super::{
     world::{PLENTY, World},
 };
 
-/// What DESIGN allows a full run.
+/// The memory that DESIGN allows a full run.
 const MEMORY_BUDGET: u64 = 64 * 1024 * 1024;
 
+/// Bodies of 100 MB, and JSON that is 100,000 levels deep.
 #[tokio::test]
 async fn huge_and_deep_bodies_take_bounded_memory() {
     let world = World::start().await;
@@ -37,10 +38,11 @@ async fn huge_and_deep_bodies_take_bounded_memory() {
     let stored = world.count("SELECT count(*) FROM player_snapshots").await;
     assert_eq!((dead, stored), (50, 10), "{answer}");
     // Of the 55 to 64 MiB that are seen here 30 are pages of the debug build's own file.
-    let peak = worker.peak_memory_of_data_bytes().expect("the kernel tells");
+    let peak = worker.peak_memory_of_data_bytes().expect("the kernel reports it");
     assert!(peak < MEMORY_BUDGET, "{} MiB", peak >> 20);
 }
 
+/// The server accepts connections and never responds.
 #[tokio::test]
 async fn silent_server_counts_no_attempt() {
     let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -50,8 +52,8 @@ async fn silent_server_counts_no_attempt() {
     let mut worker = world.worker_with(&[("COC_BASE_URL", &base_url)]).await;
     // Less than the three calls of ten seconds that a request may have.
     let run = worker.invoke(&events::schedule(), Duration::from_secs(18)).await;
-    let told = format!("{:?}", run.outcome);
-    assert!(told.contains("deadline") || told.contains("no call succeeded"), "{told}");
+    let text = format!("{:?}", run.outcome);
+    assert!(text.contains("deadline") || text.contains("no call had a good response"), "{text}");
     let sizes = world.sizes().await;
     assert_eq!((sizes.leased, sizes.dead, sizes.mailbox + sizes.objects), (0, 0, 30), "{sizes:?}");
 }
@@ -63,8 +65,8 @@ async fn stalled_response_counts_no_attempt() {
     world.simulator.misbehave(Rule::new(Misbehaviour::StallMidBody));
     let mut worker = world.worker().await;
     let run = worker.invoke(&events::schedule(), Duration::from_secs(18)).await;
-    let told = format!("{:?}", run.outcome);
-    assert!(told.contains("deadline") || told.contains("no call succeeded"), "{told}");
+    let text = format!("{:?}", run.outcome);
+    assert!(text.contains("deadline") || text.contains("no call had a good response"), "{text}");
     let sizes = world.sizes().await;
     assert_eq!((sizes.leased, sizes.dead, sizes.mailbox + sizes.objects), (0, 0, 30), "{sizes:?}");
 }

@@ -51,7 +51,7 @@ async fn carry(client: TcpStream, server: TcpStream, ahead: i64) {
     }
 }
 
-/// Moves an answer to `TIME`: two texts, the first of them ten digits.
+/// Moves a response to `TIME`: two texts, the first of them ten digits.
 fn shift(bytes: &mut [u8], ahead: i64) {
     const START: &[u8] = b"*2\r\n$10\r\n1";
     let Some(at) = bytes.windows(START.len()).position(|window| window == START) else { return };
@@ -81,8 +81,8 @@ async fn wrong_redis_clock_is_reported_and_unused() {
             assert!((10_740.0..10_860.0).contains(&apart), "three hours: {clocks}");
             assert_eq!(run.logs.metrics()[0]["clocks_apart_seconds"], clocks["apart_seconds"]);
             let warnings = run.logs.logs("WARN");
-            let told = |line: &serde_json::Value| line.to_string().contains("the clock of Redis is wrong");
-            assert_eq!(warnings.iter().filter(|line| told(line)).count(), 1, "{}", run.logs);
+            let names_it = |line: &serde_json::Value| line.to_string().contains("the clock of Redis is wrong");
+            assert_eq!(warnings.iter().filter(|line| names_it(line)).count(), 1, "{}", run.logs);
         }
         assert_eq!((world.count(WRONG).await, world.count(WRONG_RUNS).await), (0, 0), "{ahead}");
         assert_eq!(world.simulator.total_calls(), 6);

@@ -1,5 +1,5 @@
 //! A database in trouble while it can be reached: locked, out of connections, its sessions ended by an operator. No call is
-//! spent on answers that cannot be kept, and nothing is lost.
+//! spent on responses that cannot be stored, and nothing is lost.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub async fn lock_history(world: &World) -> PgConnection {
     session
 }
 
-/// Waits until no call has come for a second, and tells how many there were.
+/// Waits until no call has come for a second, and returns their number.
 async fn until_calls_rest(world: &World) -> u64 {
     let mut before = 0;
     loop {
@@ -55,6 +55,7 @@ async fn hanging_commits_hold_back_calls() {
     assert_eq!(world.sizes().await, Sizes::EMPTY);
 }
 
+/// The lock outlasts the statement timeout.
 #[tokio::test]
 async fn long_lock_ends_run_without_loss() {
     let world = World::start().await;
@@ -82,7 +83,7 @@ async fn response_is_in_time_despite_hanging_commits() {
     let mut worker = world.worker_with(&RATE).await;
     worker.invoke(&serde_json::json!({ "max_requests": 1 }), PLENTY).await.response();
 
-    // Less than the ten seconds for which answers are kept. The harness kills a process whose deadline has passed.
+    // Less than the ten seconds for which responses are kept. The harness kills a process whose deadline has passed.
     let running = worker.begin(&events::schedule(), Duration::from_secs(9)).await;
     world.wait_for_calls(2).await;
     let lock = lock_history(&world).await;
@@ -141,6 +142,7 @@ async fn database_without_free_connection_is_reported() {
     owner.execute(sqlx::AssertSqlSafe(format!("DROP ROLE {role}"))).await.unwrap();
 }
 
+/// Missing tables stay missing and cost no call; the error names what creates them.
 #[tokio::test]
 async fn missing_tables_without_auto_migrate_are_reported() {
     const TABLES: &str = "SELECT count(*) FROM information_schema.tables WHERE table_schema = 'refresh_worker'";
@@ -148,8 +150,8 @@ async fn missing_tables_without_auto_migrate_are_reported() {
     world.mail_players(3).await;
     let mut worker = world.worker_with(&[("AUTO_MIGRATE", "false")]).await;
     let run = worker.invoke(&events::schedule(), PLENTY).await;
-    let told = run.error()["errorMessage"].as_str().unwrap().to_owned();
-    assert!(told.contains("refresh_state") && told.contains("refresh-worker migrate"), "{told}");
+    let text = run.error()["errorMessage"].as_str().unwrap().to_owned();
+    assert!(text.contains("refresh_state") && text.contains("refresh-worker migrate"), "{text}");
     assert_eq!((world.count(TABLES).await, world.simulator.total_calls()), (0, 0));
     assert_eq!(world.sizes().await.leased, 0, "everything was given back");
 
@@ -157,6 +159,7 @@ async fn missing_tables_without_auto_migrate_are_reported() {
     assert_processed(&worker.invoke(&events::schedule(), PLENTY).await, 3);
 }
 
+/// The role may not create tables: one error prints the GRANT, and the named request waits in front.
 #[tokio::test]
 async fn missing_create_right_prints_the_grant() {
     let world = World::start().await;
@@ -165,8 +168,8 @@ async fn missing_create_right_prints_the_grant() {
     let mut worker = world.worker_with(&[("DATABASE_URL", &modest)]).await;
     let named = json!({"requests": [{"type": "player", "tag": player.to_string()}]});
     let failure = worker.invoke(&named, PLENTY).await;
-    let told = failure.error()["errorMessage"].as_str().unwrap().to_owned();
-    assert!(told.contains("create the missing tables") && told.contains("GRANT CREATE ON DATABASE"), "{told}");
+    let text = failure.error()["errorMessage"].as_str().unwrap().to_owned();
+    assert!(text.contains("create missing tables") && text.contains("GRANT CREATE ON DATABASE"), "{text}");
     assert_eq!(failure.error()["errorType"], "RefreshFailed.database_down");
     assert_eq!(world.simulator.total_calls(), 0);
     drop_role(&world.database_url, &role).await;

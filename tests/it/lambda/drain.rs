@@ -189,9 +189,9 @@ async fn unknown_options_are_refused_with_the_known_ones() {
     world.mail_players(1).await;
     let mut worker = world.worker().await;
     let run = worker.invoke(&json!({ "max_request": 1 }), PLENTY).await;
-    let told = format!("{:?}", run.outcome);
+    let text = format!("{:?}", run.outcome);
     for option in ["max_request`", "max_requests", "max_runtime", "priority_filter", "requests", "tags"] {
-        assert!(told.contains(option), "{option} is missing in {told}");
+        assert!(text.contains(option), "{option} is missing in {text}");
     }
     assert_eq!(world.simulator.total_calls(), 0);
 }

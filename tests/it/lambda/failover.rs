@@ -75,6 +75,7 @@ async fn crashed_primary_ends_one_run_at_most() {
     assert_eq!(world.simulator.total_calls(), before + 20);
 }
 
+/// Runs go on when the name points to the new primary.
 #[tokio::test]
 async fn standby_ends_run_without_call() {
     let pair = PostgresPair::start().await;

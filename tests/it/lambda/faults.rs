@@ -1,4 +1,4 @@
-//! Servers that are down, and a configuration that will not do: told as an error, and no request is lost.
+//! Servers that are down, and a configuration that cannot be used: an error reports them, and no request is lost.
 
 use std::time::Duration;
 
@@ -151,7 +151,7 @@ async fn distant_redis_works() {
     assert_eq!(run.response()["stopped_because"], "queue_empty", "{}", run.logs);
 }
 
-/// How many requests a run has that is caught [`in_the_middle`].
+/// The requests of a run that is caught [`in_the_middle`].
 const MANY: u64 = 300;
 
 /// A run over [`MANY`] players that has made some of its calls, and the line between it and its Redis.
@@ -170,12 +170,12 @@ async fn short_redis_stall_costs_nothing() {
     let world = World::start().await;
     let (proxy, mut worker, running) = in_the_middle(&world).await;
     proxy.set(Mode::Stall);
-    // Longer than the worker waits for any one answer.
+    // Longer than the worker waits for any response.
     tokio::time::sleep(Duration::from_millis(2500)).await;
     proxy.set(Mode::Pass);
     worker.finish(running).await.response();
 
-    // What was leased by an answer that nobody heard is free again after its lease time.
+    // The leases of a lost response are free again after their lease time.
     world.drain_with(&mut worker).await;
     assert_eq!(world.count("SELECT count(*) FROM player_snapshots").await, MANY.cast_signed());
     assert_eq!(world.simulator.total_calls(), MANY);
@@ -231,8 +231,8 @@ async fn bad_configuration_is_reported_as_a_whole() {
     let mut worker = WorkerProcess::start("refresh", settings).await;
     let status = worker.wait().await;
     assert!(!status.success());
-    let told = worker.init_error().expect("Lambda shows what init/error was told").to_string();
+    let text = worker.init_error().expect("Lambda shows the init error").to_string();
     for name in ["REDIS_URL", "DATABASE_URL", "COC_API_TOKEN", "COC_REQS_PER_SEC", "MAX_ATTEMPTS", "COC_BASE_URL"] {
-        assert!(told.contains(name), "{name} is missing in {told}");
+        assert!(text.contains(name), "{name} is missing in {text}");
     }
 }

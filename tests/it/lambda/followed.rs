@@ -1,4 +1,4 @@
-//! What follows a commit, with the binary on real servers: follow-ups, events for a consumer group, readers' keys.
+//! The work that follows a commit, with the binary on real servers: follow-ups, events for a consumer group, readers' keys.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -28,6 +28,7 @@ async fn acknowledge(redis: &mut MultiplexedConnection, entries: &Entries) -> us
     redis::cmd("XACK").arg(STREAM).arg("push").arg(&ids).query_async(redis).await.unwrap()
 }
 
+/// Once, and again after its own crash.
 #[tokio::test]
 async fn consumer_group_reads_every_event() {
     let world = World::with(SimConfig { evolve: 3600.0, ..SimConfig::default() }).await;
@@ -42,11 +43,11 @@ async fn consumer_group_reads_every_event() {
 
     // One consumer reads and dies before it acknowledges; it finds its entries again.
     let read = read_group(&mut redis, "one", ">").await;
-    let mut told: Vec<String> = read.iter().map(|(_, entry)| format!("{}:{}", entry["kind"], entry["tag"])).collect();
+    let mut events: Vec<String> = read.iter().map(|(_, entry)| format!("{}:{}", entry["kind"], entry["tag"])).collect();
     let mut expected: Vec<String> = objects.iter().map(ToString::to_string).collect();
-    told.sort_unstable();
+    events.sort_unstable();
     expected.sort_unstable();
-    assert_eq!(told, expected);
+    assert_eq!(events, expected);
     assert!(read.iter().all(|(_, entry)| entry["event"] == "changed" && entry["new"].len() == 64));
     assert!(read_group(&mut redis, "two", ">").await.is_empty(), "nobody else gets them");
     let again = read_group(&mut redis, "one", "0").await;
@@ -120,7 +121,7 @@ async fn unwritable_stream_delays_events_only() {
     let run = worker.invoke(&events::schedule(), PLENTY).await;
     assert_processed(&run, 3);
     assert_eq!(run.response()["events"], 0);
-    assert!(run.response()["errors"].to_string().contains("could not be told"), "{}", run.response());
+    assert!(run.response()["errors"].to_string().contains("could not be appended"), "{}", run.response());
 
     redis::cmd("DEL").arg(STREAM).exec_async(&mut redis).await.unwrap();
     while world.count("SELECT count(*) FROM refresh_worker.outbox").await > 0 {
@@ -140,16 +141,16 @@ async fn refused_entries_are_given_up_after_a_day() {
     let mut worker = world.worker_with(&[("REFRESH_EVENTS_STREAM", STREAM)]).await;
     world.mail_players(3).await;
     assert_processed(&worker.invoke(&events::schedule(), PLENTY).await, 3);
-    let untold = "SELECT count(*) FROM refresh_worker.outbox";
-    let notes = world.count(untold).await;
-    assert!(notes > 0);
-    for (hours, left) in [(2, notes), (23, 0)] {
+    let left_in_outbox = "SELECT count(*) FROM refresh_worker.outbox";
+    let entries = world.count(left_in_outbox).await;
+    assert!(entries > 0);
+    for (hours, left) in [(2, entries), (23, 0)] {
         let older = format!("UPDATE refresh_worker.outbox SET stored_at = stored_at - interval '{hours} hours'");
         sqlx::query(AssertSqlSafe(older)).execute(&mut world.database().await).await.unwrap();
         let run = worker.invoke(&events::schedule(), PLENTY).await;
-        assert_eq!(world.count(untold).await, left, "{hours} hours later: {}", run.response());
+        assert_eq!(world.count(left_in_outbox).await, left, "{hours} hours later: {}", run.response());
         let errors = run.response()["errors"].to_string();
-        assert_eq!(errors.contains("is given up"), left == 0, "{errors}");
+        assert_eq!(errors.contains("are given up"), left == 0, "{errors}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! What API Gateway sends and gets: the routes, their answers, their refusals.
+//! API Gateway: the routes, their responses, their refusals.
 
 use refresh_worker::sim::{Misbehaviour, Rule};
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::support::process::Invocation;
 
-/// Status and JSON body of a proxy answer.
+/// Status and JSON body of a proxy response.
 fn http_answer(invocation: &Invocation) -> (u64, Value) {
     let answer = invocation.response();
     assert_eq!(answer["isBase64Encoded"], false, "{answer}");
@@ -51,9 +51,9 @@ async fn unknown_option_is_400_with_known_ones() {
     let run = worker.invoke(&events::post_refresh(&json!({ "max_request": 1 })), PLENTY).await;
     let (status, body) = http_answer(&run);
     assert_eq!(status, 400);
-    let told = body.to_string();
+    let text = body.to_string();
     for option in ["max_request`", "max_requests", "max_runtime", "priority_filter", "requests", "tags"] {
-        assert!(told.contains(option), "{option} is missing in {told}");
+        assert!(text.contains(option), "{option} is missing in {text}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Whose fault bad answers are, through the real binary: the rows that stopped everything before there was a judge.
+//! The classification of bad responses, through the real binary: the cases that stopped everything before there was a judge.
 
 use std::net::Ipv4Addr;
 

@@ -1,4 +1,4 @@
-//! A run that failed leaves a trace that health shows, whichever server was down; and no answer over HTTP names a server.
+//! A run that failed leaves a trace that health shows, whichever server was down; and no response over HTTP names a server.
 
 use serde_json::{Value, json};
 
@@ -22,18 +22,19 @@ async fn health(worker: &mut WorkerProcess) -> (u64, Value) {
 }
 
 /// The names that are nobody's business: of the tests' servers and roles.
-fn assert_names_nobody(told: &Value, urls: &[&str]) {
-    let told = told.to_string();
+fn assert_names_nobody(shown: &Value, urls: &[&str]) {
+    let shown = shown.to_string();
     for url in urls {
         let url = url::Url::parse(url).unwrap();
         let port = url.port().unwrap().to_string();
         let database = url.path().trim_start_matches('/').to_owned();
         for name in [url.host_str().unwrap(), &port, url.username(), &database] {
-            assert!(name.len() < 3 || !told.contains(name), "{name} in {told}");
+            assert!(name.len() < 3 || !shown.contains(name), "{name} in {shown}");
         }
     }
 }
 
+/// While the database is down, and afterwards.
 #[tokio::test]
 async fn run_without_database_is_in_health() {
     let mut world = World::start().await;
@@ -43,29 +44,29 @@ async fn run_without_database_is_in_health() {
     let mut worker = world.worker().await;
     let good = worker.invoke(&events::schedule(), PLENTY).await;
     assert_processed(&good, 2);
-    let (status, told) = health(&mut worker).await;
-    assert_eq!((status, &told["last_failed_run"]), (200, &Value::Null), "{told}");
-    assert_eq!(told["last_good_run"]["run"], good.request_id, "{told}");
+    let (status, shown) = health(&mut worker).await;
+    assert_eq!((status, &shown["last_failed_run"]), (200, &Value::Null), "{shown}");
+    assert_eq!(shown["last_good_run"]["run"], good.request_id, "{shown}");
 
     proxy.set(Mode::Refuse);
     let failed = worker.invoke(&events::schedule(), PLENTY).await;
     failed.error();
-    let (status, told) = health(&mut worker).await;
-    assert_eq!((status, &told["database"]), (503, &json!("not answering")), "{told}");
-    assert_eq!(told["last_good_run"]["run"], good.request_id, "{told}");
-    let last = &told["last_failed_run"];
+    let (status, shown) = health(&mut worker).await;
+    assert_eq!((status, &shown["database"]), (503, &json!("not answering")), "{shown}");
+    assert_eq!(shown["last_good_run"]["run"], good.request_id, "{shown}");
+    let last = &shown["last_failed_run"];
     assert_eq!(
         (&last["run"], &last["stopped_because"]),
         (&json!(failed.request_id), &json!("database_down")),
-        "{told}"
+        "{shown}"
     );
-    assert!(last["error"].as_str().unwrap().starts_with("the database cannot be used"), "{told}");
-    assert_names_nobody(&told, &[&url, &direct, &world.redis_url]);
+    assert!(last["error"].as_str().unwrap().starts_with("the database cannot be used"), "{shown}");
+    assert_names_nobody(&shown, &[&url, &direct, &world.redis_url]);
 
     proxy.set(Mode::Pass);
-    let (status, told) = health(&mut worker).await;
-    assert_eq!((status, &told["last_failed_run"]["run"]), (200, &json!(failed.request_id)), "{told}");
-    assert_eq!(told["last_run"]["run"], good.request_id, "as the database has it: {told}");
+    let (status, shown) = health(&mut worker).await;
+    assert_eq!((status, &shown["last_failed_run"]["run"]), (200, &json!(failed.request_id)), "{shown}");
+    assert_eq!(shown["last_run"]["run"], good.request_id, "as the database has it: {shown}");
 }
 
 #[tokio::test]
@@ -79,12 +80,16 @@ async fn run_without_redis_is_in_database() {
     proxy.set(Mode::Refuse);
     let failed = worker.invoke(&events::schedule(), PLENTY).await;
     failed.error();
-    let (status, told) = health(&mut worker).await;
-    assert_eq!((status, &told["queue"], &told["queue_size"]), (503, &json!("not answering"), &Value::Null), "{told}");
-    assert_eq!(told["last_good_run"]["run"], good.request_id, "{told}");
-    assert_eq!(told["last_failed_run"]["run"], failed.request_id, "{told}");
-    assert_eq!(told["last_failed_run"]["stopped_because"], "queue_down", "{told}");
-    assert_names_nobody(&told, &[&url, &direct, &world.database_url]);
+    let (status, shown) = health(&mut worker).await;
+    assert_eq!(
+        (status, &shown["queue"], &shown["queue_size"]),
+        (503, &json!("not answering"), &Value::Null),
+        "{shown}"
+    );
+    assert_eq!(shown["last_good_run"]["run"], good.request_id, "{shown}");
+    assert_eq!(shown["last_failed_run"]["run"], failed.request_id, "{shown}");
+    assert_eq!(shown["last_failed_run"]["stopped_because"], "queue_down", "{shown}");
+    assert_names_nobody(&shown, &[&url, &direct, &world.database_url]);
     proxy.set(Mode::Pass);
     assert_eq!(health(&mut worker).await.0, 200);
 }
@@ -100,11 +105,11 @@ async fn failed_refresh_names_server_in_log_only() {
     for (proxy, reason, url) in [(&database, "database_down", &database_url), (&redis, "queue_down", &redis_url)] {
         proxy.set(Mode::Refuse);
         let run = worker.invoke(&events::post_refresh(&json!({ "tags": ["2PP"] })), PLENTY).await;
-        let (status, told) = body(&run);
-        assert_eq!((status, &told["stopped_because"]), (503, &json!(reason)), "{told}");
-        assert_names_nobody(&told, &[&direct[0], &direct[1], &database_url, &redis_url]);
+        let (status, shown) = body(&run);
+        assert_eq!((status, &shown["stopped_because"]), (503, &json!(reason)), "{shown}");
+        assert_names_nobody(&shown, &[&direct[0], &direct[1], &database_url, &redis_url]);
         let request = run.request_id.as_str();
-        assert!(told["message"].as_str().unwrap().contains(request), "{told}");
+        assert!(shown["message"].as_str().unwrap().contains(request), "{shown}");
         let port = url::Url::parse(url).unwrap().port().unwrap().to_string();
         let log = run.logs.logs("ERROR");
         assert!(log.iter().any(|line| line["request_id"] == request && line.to_string().contains(&port)), "{log:?}");

@@ -40,8 +40,8 @@ async fn locked_row_costs_one_request() {
     assert_processed(&run, 59);
     let answer = run.response();
     assert_eq!((outcome(answer, "released"), outcome(answer, "dead_letter")), (1, 0), "{answer}");
-    let told = answer["errors"].to_string();
-    assert!(told.contains("row_locked") && told.contains("forgetful"), "{told}");
+    let text = answer["errors"].to_string();
+    assert!(text.contains("row_locked") && text.contains("forgetful"), "{text}");
     assert_eq!(world.simulator.total_calls() - before, 60);
 
     let again = worker.invoke(&events::schedule(), PLENTY).await;
@@ -61,8 +61,8 @@ async fn locked_table_ends_run_before_first_call() {
 
     let began = Instant::now();
     let run = worker.invoke(&events::schedule(), PLENTY).await;
-    let told = run.error()["errorMessage"].as_str().unwrap().to_owned();
-    assert!(told.contains("table player_snapshots is locked by pid") && told.contains("forgetful"), "{told}");
+    let text = run.error()["errorMessage"].as_str().unwrap().to_owned();
+    assert!(text.contains("table player_snapshots is locked by pid") && text.contains("forgetful"), "{text}");
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     assert_eq!(world.simulator.total_calls(), 1);
     assert_eq!(world.sizes().await.leased, 0);
@@ -80,14 +80,15 @@ async fn table_locked_mid_run_loses_nothing() {
     world.wait_for_calls(5).await;
     let session = forgotten(&world, "LOCK TABLE player_snapshots IN ACCESS EXCLUSIVE MODE").await;
     let run = worker.finish(running).await;
-    let told = run.error()["errorMessage"].as_str().unwrap().to_owned();
-    assert!(told.contains("table player_snapshots is locked by pid"), "{told}");
+    let text = run.error()["errorMessage"].as_str().unwrap().to_owned();
+    assert!(text.contains("table player_snapshots is locked by pid"), "{text}");
     assert!(world.simulator.total_calls() < 200, "{}", world.simulator.total_calls());
     let sizes = world.sizes().await;
     assert_eq!((sizes.leased, sizes.dead), (0, 0), "{sizes:?}");
     session.close().await.unwrap();
 }
 
+/// A table that refuses every row costs a few calls a run.
 #[tokio::test]
 async fn refusing_table_makes_no_dead_letter() {
     let world = World::start().await;
@@ -101,8 +102,8 @@ async fn refusing_table_makes_no_dead_letter() {
     for _ in 0..3 {
         let before = world.simulator.total_calls();
         let run = worker.invoke(&events::schedule(), PLENTY).await;
-        let told = run.error()["errorMessage"].as_str().unwrap().to_owned();
-        assert!(told.contains("clan_role") && told.contains("SET DEFAULT"), "{told}");
+        let text = run.error()["errorMessage"].as_str().unwrap().to_owned();
+        assert!(text.contains("clan_role") && text.contains("SET DEFAULT"), "{text}");
         calls.push(world.simulator.total_calls() - before);
     }
     assert!(calls[0] < 199 && calls[1..].iter().all(|calls| *calls <= 6), "{calls:?}");
@@ -122,8 +123,8 @@ async fn panicking_record_hurts_only_itself() {
     let mut worker = world.worker_with(&[("FAILPOINT", &order)]).await;
     let run = worker.invoke(&events::schedule(), PLENTY).await;
     assert_processed(&run, 39);
-    let told = run.response()["errors"].to_string();
-    assert!(told.contains("the worker panicked while storing this object"), "{told}");
+    let text = run.response()["errors"].to_string();
+    assert!(text.contains("the worker panicked while storing this object"), "{text}");
     assert_eq!(world.count("SELECT count(DISTINCT player_tag) FROM player_snapshots").await, 39);
     assert_eq!(world.sizes().await.leased, 0);
 }

@@ -1,4 +1,4 @@
-//! The memory of the real process when every answer is as large as an answer may be.
+//! The memory of the real process when every response has the maximum size.
 
 use std::time::Duration;
 

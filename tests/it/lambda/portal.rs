@@ -103,7 +103,10 @@ async fn daily_quota_holds_over_processes() {
     let message = run.response()["message"].as_str().unwrap().to_owned();
     assert!(message.contains("COC_REQS_PER_DAY") && message.contains("until 2"), "{message}");
     let run = other.invoke(&events::schedule(), PLENTY).await;
-    assert_eq!((&run.response()["stopped_because"], &run.response()["api_requests"]), (&"daily_quota".into(), &0.into()));
+    assert_eq!(
+        (&run.response()["stopped_because"], &run.response()["api_requests"]),
+        (&"daily_quota".into(), &0.into())
+    );
     assert_eq!(world.simulator.total_calls(), 12);
     let health = other.invoke(&events::http("GET", "/health", None), PLENTY).await;
     let body: Value = serde_json::from_str(health.response()["body"].as_str().unwrap()).unwrap();

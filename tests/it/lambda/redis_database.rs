@@ -7,8 +7,8 @@ use super::{
 use crate::support::{process::Invocation, redis::PrivateRedis};
 
 fn warnings(run: &Invocation) -> Vec<String> {
-    let told = |line: &serde_json::Value| line.to_string().contains("take the database number out of REDIS_URL");
-    run.logs.logs("WARN").iter().filter(|line| told(line)).map(ToString::to_string).collect()
+    let is_ours = |line: &serde_json::Value| line.to_string().contains("take the database number out of REDIS_URL");
+    run.logs.logs("WARN").iter().filter(|line| is_ours(line)).map(ToString::to_string).collect()
 }
 
 #[tokio::test]
@@ -23,7 +23,7 @@ async fn entries_in_database_0_are_a_warning() {
         let run = worker.invoke(&events::schedule(), PLENTY).await;
         assert_eq!(run.response()["mail_in_database_0"], 3, "{:?}", run.outcome);
         assert_eq!(warnings(&run).len(), 1, "{}", run.logs);
-        assert!(warnings(&run)[0].contains("3 requests"), "{}", run.logs);
+        assert!(warnings(&run)[0].contains("3 entries"), "{}", run.logs);
         assert_eq!(run.logs.metrics()[0]["mail_in_database_0"], 3);
     }
     // A run that finds mail where it looks has none to warn about.

@@ -1,4 +1,4 @@
-//! How a run ends before the queue does: the deadline, SIGTERM, SIGKILL. Whatever ends it, no request is lost.
+//! Runs that end before the queue is empty: at the deadline, by SIGTERM, by SIGKILL. No request is lost.
 
 use std::time::Duration;
 
@@ -80,6 +80,7 @@ async fn slow_database_at_deadline_is_not_down() {
 }
 
 /// The seconds can be chosen: `DEADLINE_SECONDS=300 cargo test --test it whatever_time_is_left`.
+/// With any time left, the response comes within it, and no call after it.
 #[tokio::test]
 async fn response_is_in_time_with_any_deadline() {
     let chosen = std::env::var("DEADLINE_SECONDS").unwrap_or_else(|_| "30,6,1".to_owned());

@@ -1,4 +1,4 @@
-//! What an operator gets to see, and what nobody may see.
+//! The logs and metrics that an operator sees, and the secrets that nobody may see.
 
 use refresh_worker::sim::{Misbehaviour, Rule};
 use serde_json::json;
@@ -98,7 +98,7 @@ async fn no_secret_is_ever_printed() {
     said.push(format!("{:?}", worker.invoke(&events::schedule(), PLENTY).await));
     said.push(worker.output().to_string());
 
-    // A configuration that will not do is told without its secrets too.
+    // A configuration that cannot be used is reported without its secrets, too.
     let broken = [
         ("REDIS_URL", format!("http://{REDIS_PASSWORD}@localhost")),
         ("DATABASE_URL", format!("mysql://user:{DATABASE_PASSWORD}@localhost/x")),

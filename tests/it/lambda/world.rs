@@ -133,7 +133,7 @@ impl World {
         objects
     }
 
-    /// How many entries mailbox and queue hold.
+    /// The number of entries in mailbox and queue.
     pub async fn sizes(&self) -> Sizes {
         let mut redis = self.redis().await;
         let mut pipe = redis::pipe();
@@ -187,7 +187,7 @@ impl World {
         sqlx::query_scalar(query).fetch_one(&mut self.database().await).await.expect("the query works")
     }
 
-    /// What the simulator answers to a path below its base URL now, asked apart from the worker.
+    /// The simulator's present response to a path below its base URL, apart from the worker's calls.
     pub async fn truth(&self, path: &str) -> String {
         let address = self.simulator.address();
         let mut stream = TcpStream::connect(address).await.expect("the simulator listens");
@@ -221,12 +221,12 @@ pub fn python_time(time: OffsetDateTime) -> String {
     PrimitiveDateTime::new(time.date(), time.time()).format(format).expect("a time of this century")
 }
 
-/// The outcome's count in an answer.
+/// The outcome's count in a response.
 pub fn outcome(answer: &Value, name: &str) -> u64 {
     answer["outcomes"][name].as_u64().unwrap_or_else(|| panic!("no outcome {name} in {answer}"))
 }
 
-/// So many requests were answered for good in this run; otherwise everything that is known about it is told.
+/// Asserts that a run has done this many requests; otherwise prints everything that is known about it.
 #[track_caller]
 pub fn assert_processed(run: &Invocation, expected: usize) {
     let answer = run.response();

@@ -4,15 +4,15 @@
 use std::{sync::Arc, time::Duration};
 
 use refresh_worker::{
-    api::{client::ApiClient, wallet::KeyStore},
+    api::{client::ApiClient, wallet::Wallet},
     app,
     clock::{Clock, ManualClock, SystemClock, Timestamp},
     config::{FollowUpConfig, WorkerConfig},
     model::{ObjectId, Priority, RefreshRequest},
-    queue::{DeadFilter, DeadLetter, Queue, QueueAdmin, QueueStats, memory::MemoryQueue},
+    queue::{DeadFilter, DeadLetter, Queue, QueueStats, memory::MemoryQueue},
     sim::{SimConfig, Simulator},
     store::{Store, sqlite::SqliteStore},
-    worker::{RunOptions, Runs, Stop, Unwatched, Worker, report::RunReport, tables::Tables},
+    worker::{ApiAccess, RunOptions, Runs, Stop, Unwatched, Worker, report::RunReport, tables::Tables},
 };
 
 pub const TOKEN: &str = "token-of-the-bed";
@@ -41,18 +41,20 @@ impl Bed {
         let mut worker_config = WorkerConfig { follow_ups: FollowUpConfig::NONE, ..WorkerConfig::default() };
         change(&mut worker_config);
         let store = SqliteStore::in_memory().await.expect("SQLite opens in memory");
-        let store = store.with_details(app::commit_details(&worker_config, false));
+        let store = store.telling(app::telling(&worker_config, false));
         store.migrate().await.expect("the migrations run");
         let worker = Worker {
             queue: Arc::new(MemoryQueue::new(clock.clone())),
             store: Arc::new(store),
-            api: ApiClient::new(&simulator.base_url()).expect("the simulator's address is one"),
-            key_store: KeyStore::from_tokens(tokens.into_iter().map(Into::into).collect()),
+            api: ApiAccess {
+                client: ApiClient::new(&simulator.base_url()).expect("the simulator's address is one"),
+                wallet: Wallet::from_tokens(tokens.into_iter().map(Into::into).collect()),
+                reqs_per_sec: RATE,
+                keys_per_run: None,
+                reqs_per_day: None,
+            },
             clock: clock.clone(),
             config: worker_config,
-            reqs_per_sec: RATE,
-            keys_per_run: None,
-            reqs_per_day: None,
             stop: Stop::default(),
             tables: Tables::given(),
             after: None,
@@ -70,13 +72,15 @@ impl Bed {
         Worker {
             queue,
             store: Arc::clone(&self.worker.store),
-            api: ApiClient::new(&self.simulator.base_url()).expect("the simulator's address is one"),
-            key_store: self.worker.key_store.clone(),
+            api: ApiAccess {
+                client: ApiClient::new(&self.simulator.base_url()).expect("the simulator's address is one"),
+                wallet: self.worker.api.wallet.clone(),
+                reqs_per_sec: RATE,
+                keys_per_run: None,
+                reqs_per_day: None,
+            },
             clock: self.clock.clone(),
             config: self.worker.config.clone(),
-            reqs_per_sec: RATE,
-            keys_per_run: None,
-            reqs_per_day: None,
             stop: Stop::default(),
             tables: Tables::given(),
             after: None,

@@ -1,21 +1,21 @@
-//! What a run makes of the answers by itself: the war clock over whole wars, and members whose documents are old.
+//! Follow-ups of runs: polls over whole wars, and members whose documents are old.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 use refresh_worker::{
-    api::{client::ApiClient, wallet::KeyStore},
+    api::{client::ApiClient, wallet::Wallet},
     app,
     clock::{Clock, ManualClock, SystemClock, Timestamp},
     config::{FollowUpConfig, WorkerConfig},
-    model::{Event, Fingerprint, Kind, AimdState, ObjectId, Priority, RefreshRequest, Tag},
+    model::{Event, Fingerprint, Kind, LearnedRate, ObjectId, Priority, RefreshRequest, Tag},
     queue::{
         Admitted, CallsGranted, Circuit, CircuitScope, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease,
         LeaseRequest, LeaseToken, Leased, MailLimits, Queue, QueueError, QueueStats, Repaired, Settled, Settlement,
-        Slot, SlotView, SharedState, mailbox::Mail, memory::MemoryQueue,
+        Slot, SlotView, Slots, mailbox::Mail, memory::MemoryQueue,
     },
     sim::{Misbehaviour, Rule, SimConfig, Simulator},
     store::{Store, sqlite::SqliteStore},
-    worker::{RunOptions, Runs, Stop, Unwatched, Worker, report::RunReport, tables::Tables},
+    worker::{ApiAccess, RunOptions, Runs, Stop, Unwatched, Worker, report::RunReport, tables::Tables},
 };
 use serde_json::Value;
 
@@ -53,8 +53,8 @@ impl<Q: Queue> Queue for Clocked<Q> {
         lease(now: Timestamp, request: &LeaseRequest) -> Leased;
         renew(now: Timestamp, leases: &[(ObjectId, LeaseToken)], until: Timestamp) -> Vec<bool>;
         settle_and_follow(now: Timestamp, settlements: &[(Lease, Settlement)], following: Following<'_>) -> (Vec<Settled>, usize);
-        publish_events(stream: &str, most: u64, events: &[Event]) -> usize;
-        delete_cache_keys(keys: &[String]) -> usize;
+        append_events(stream: &str, most: u64, events: &[Event]) -> usize;
+        forget_keys(keys: &[String]) -> usize;
         reconcile(now: Timestamp) -> Repaired;
         repair(now: Timestamp) -> Repaired;
         lift_holds(now: Timestamp, code: &str) -> usize;
@@ -67,17 +67,17 @@ impl<Q: Queue> Queue for Clocked<Q> {
     }
 }
 
-impl<Q: SharedState> SharedState for Clocked<Q> {
+impl<Q: Slots> Slots for Clocked<Q> {
     as_the_queue! {
         take_key(key: &Fingerprint, run: &str, lifetime: Duration) -> Slot;
         renew_keys(keys: &[Fingerprint], run: &str, lifetime: Duration) -> Vec<bool>;
-        cool_down_key(key: &Fingerprint, run: &str, reason: &str, rest: Duration) -> ();
-        release_key(key: &Fingerprint, run: &str, linger: Duration) -> ();
-        remember_rate(key: &Fingerprint, learned: AimdState) -> ();
+        pause_key(key: &Fingerprint, run: &str, reason: &str, rest: Duration) -> ();
+        give_back_key(key: &Fingerprint, run: &str, linger: Duration) -> ();
+        remember_rate(key: &Fingerprint, learned: LearnedRate) -> ();
         look_at_key(key: &Fingerprint) -> SlotView;
-        end_cooldown(key: &Fingerprint) -> bool;
+        end_rest(key: &Fingerprint) -> bool;
         take_calls(day: Timestamp, wanted: u64, per_day: u64) -> CallsGranted;
-        return_calls(day: Timestamp, calls: u64) -> ();
+        give_back_calls(day: Timestamp, calls: u64) -> ();
         calls_taken(day: Timestamp) -> u64;
         circuits() -> Vec<Circuit>;
         open_circuit(circuit: &Circuit) -> ();
@@ -97,11 +97,11 @@ pub async fn in_memory(follow_ups: FollowUpConfig) -> Stage<MemoryQueue> {
     stage(follow_ups, |clock| MemoryQueue::new(clock)).await
 }
 
-async fn stage<Q: Queue + SharedState>(follow_ups: FollowUpConfig, queue: impl FnOnce(Arc<ManualClock>) -> Q) -> Stage<Q> {
+async fn stage<Q: Queue + Slots>(follow_ups: FollowUpConfig, queue: impl FnOnce(Arc<ManualClock>) -> Q) -> Stage<Q> {
     stage_with(WorkerConfig { follow_ups, ..WorkerConfig::default() }, queue).await
 }
 
-pub async fn stage_with<Q: Queue + SharedState>(config: WorkerConfig, queue: impl FnOnce(Arc<ManualClock>) -> Q) -> Stage<Q> {
+pub async fn stage_with<Q: Queue + Slots>(config: WorkerConfig, queue: impl FnOnce(Arc<ManualClock>) -> Q) -> Stage<Q> {
     let clock = ManualClock::at(SystemClock.wall());
     let world = SimConfig {
         tokens: vec![TOKEN.to_owned()],
@@ -111,18 +111,20 @@ pub async fn stage_with<Q: Queue + SharedState>(config: WorkerConfig, queue: imp
         ..SimConfig::default()
     };
     let simulator = Simulator::start(world).await.unwrap();
-    let store = SqliteStore::in_memory().await.unwrap().with_details(app::commit_details(&config, false));
+    let store = SqliteStore::in_memory().await.unwrap().telling(app::telling(&config, false));
     store.migrate().await.unwrap();
     let worker = Worker {
         queue: Arc::new(Clocked { queue: queue(clock.clone()), clock: clock.clone() }),
         store: Arc::new(store),
-        api: ApiClient::new(&simulator.base_url()).unwrap(),
-        key_store: KeyStore::from_tokens(vec![TOKEN.into()]),
+        api: ApiAccess {
+            client: ApiClient::new(&simulator.base_url()).unwrap(),
+            wallet: Wallet::from_tokens(vec![TOKEN.into()]),
+            reqs_per_sec: 500,
+            keys_per_run: None,
+            reqs_per_day: None,
+        },
         clock: clock.clone(),
         config,
-        reqs_per_sec: 500,
-        keys_per_run: None,
-        reqs_per_day: None,
         stop: Stop::default(),
         tables: Tables::given(),
         after: None,
@@ -130,7 +132,7 @@ pub async fn stage_with<Q: Queue + SharedState>(config: WorkerConfig, queue: imp
     Stage { worker, simulator, clock }
 }
 
-impl<Q: Queue + SharedState> Stage<Q> {
+impl<Q: Queue + Slots> Stage<Q> {
     pub async fn ask(&self, object: &ObjectId, priority: Priority) {
         let now = self.clock.wall();
         self.worker.queue.enqueue(now, &[RefreshRequest::now(object.clone(), priority, now)]).await.unwrap();
@@ -145,7 +147,7 @@ impl<Q: Queue + SharedState> Stage<Q> {
         report
     }
 
-    /// Another clan's war was answered well before: a control call shows that the endpoint works.
+    /// Another clan's war had a good response before: a control call shows that the endpoint works.
     async fn know_another_war(&self, but: &Tag) {
         let other = self.simulator.world().clan_tags().iter().find(|tag| *tag != but).unwrap().clone();
         sqlx::query(
@@ -185,8 +187,8 @@ impl<Q: Queue + SharedState> Stage<Q> {
     }
 }
 
-/// One clan's war from its preparation to its end, asked for once.
-async fn a_whole_war<Q: Queue + SharedState>(
+/// A clan's war from its preparation to its end, requested once.
+async fn a_whole_war<Q: Queue + Slots>(
     stage: &Stage<Q>,
     meddle: impl AsyncFn(&ObjectId, usize),
 ) -> (Vec<String>, Vec<Timestamp>) {
@@ -236,6 +238,7 @@ async fn war_is_polled_to_its_end_only() {
     assert_eq!((left.ready, left.delayed, left.leased, left.dead_letters), (0, 0, 0, 0));
 }
 
+/// Requests for a war add no polls of its own.
 #[tokio::test]
 async fn requested_war_has_no_extra_polls() {
     let stage = in_memory(WARS).await;
@@ -267,6 +270,7 @@ async fn switched_off_wars_are_not_polled() {
     assert_eq!((report.followups, stage.stats().await.delayed), (0, 0));
 }
 
+/// From what is stored with the war.
 #[tokio::test]
 async fn poll_lost_with_its_run_is_recovered() {
     let stage = in_memory(WARS).await;
@@ -321,6 +325,7 @@ async fn failing_polls_do_not_end_a_war() {
     assert_eq!(stage.stats().await.dead_letters, 0);
 }
 
+/// Polls that fail for good make a dead letter, but only long after the war's end.
 #[tokio::test]
 async fn war_failing_past_its_end_dies() {
     let stage = in_memory(WARS).await;
@@ -371,6 +376,7 @@ async fn private_war_log_is_polled_by_opponent() {
     }
 }
 
+/// Each round is polled to its end.
 #[tokio::test]
 async fn league_rounds_are_polled_one_by_one() {
     let stage = in_memory(WARS).await;
@@ -397,6 +403,7 @@ async fn league_rounds_are_polled_one_by_one() {
     assert_eq!(last, "inWar");
 }
 
+/// At most as many as the settings allow.
 #[tokio::test]
 async fn outdated_members_follow_their_clan() {
     let stage = in_memory(MEMBERS).await;
@@ -428,7 +435,8 @@ async fn no_member_is_added_to_a_full_queue() {
     let stage = in_memory(MEMBERS).await;
     let world = stage.simulator.world();
     // A slow key: what it can do in two minutes is little.
-    let worker = Worker { reqs_per_sec: 1, ..stage.worker };
+    let api = ApiAccess { reqs_per_sec: 1, ..stage.worker.api };
+    let worker = Worker { api, ..stage.worker };
     let stage = Stage { worker, ..stage };
     for player in &world.player_tags()[..130] {
         stage.ask(&ObjectId::player(player.clone()), Priority::Low).await;

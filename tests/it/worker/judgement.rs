@@ -1,11 +1,11 @@
-//! Whose fault a bad answer is, through whole runs: one bad object, one bad endpoint, one bad key, a bad API, somebody else's
+//! The classification of bad responses, through whole runs: one bad object, one bad endpoint, one bad key, a bad API, somebody else's
 //! server. Each of these stops only what is bad.
 
 use std::sync::Arc;
 
 use refresh_worker::{
     model::{Kind, ObjectId, Priority, RefreshRequest},
-    queue::{CircuitScope, Queue, QueueAdmin, SharedState, memory::MemoryQueue, record::QueueLimits},
+    queue::{CircuitScope, Queue, Slots, memory::MemoryQueue, record::QueueLimits},
     sim::{Endpoint, Misbehaviour, Rule},
     worker::{
         RunOptions, Runs, Unwatched,
@@ -15,7 +15,7 @@ use refresh_worker::{
 
 use super::bed::{Bed, outcomes, seconds, time_passes};
 
-/// Every way in which one object can be answered badly for ever, but for its key's rate.
+/// All bad responses that one object can have for ever, but for its key's rate.
 fn bad_answers() -> Vec<Misbehaviour> {
     vec![
         Misbehaviour::Maintenance,
@@ -257,7 +257,7 @@ async fn rejected_key_leaves_run_to_the_other() {
     ] {
         let mut bed = Bed::with(|_| {}, &["good-token", "bad-token"]).await;
         // Slow enough that few calls are in flight when the first refusal is heard.
-        bed.worker.reqs_per_sec = 50;
+        bed.worker.api.reqs_per_sec = 50;
         bed.ask(bed.players(100)).await;
         bed.simulator.misbehave(Rule::new(what.clone()).on_token("bad-token"));
         let report = bed.run().await;
@@ -274,7 +274,7 @@ async fn bad_tail_is_classified_by_control_call() {
     let players = bed.players(21);
     bed.ask(players[1..].to_vec()).await;
     bed.run().await;
-    // The copies grow old, so that the API would answer a control call anew.
+    // The copies grow old, so that the API responds to a control call anew.
     bed.clock.advance(seconds(120));
     bed.simulator.misbehave(Rule::new(Misbehaviour::Status500).on_tag(players[0].tag.as_str()));
     bed.ask([players[0].clone()]).await;

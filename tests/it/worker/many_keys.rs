@@ -20,8 +20,8 @@ async fn bed() -> Bed {
     let mut bed = Bed::with(|_| {}, &KEYS).await;
     let tokens = KEYS.map(str::to_owned).to_vec();
     bed.simulator = Simulator::start_apart(SimConfig { tokens, ..SimConfig::default() }).unwrap();
-    bed.worker.api = ApiClient::new(&bed.simulator.base_url()).unwrap();
-    bed.worker.reqs_per_sec = CAP;
+    bed.worker.api.client = ApiClient::new(&bed.simulator.base_url()).unwrap();
+    bed.worker.api.reqs_per_sec = CAP;
     bed.ask(bed.players(PLAYERS)).await;
     bed
 }
@@ -43,10 +43,10 @@ fn assert_spread(bed: &Bed) {
 #[tokio::test]
 async fn five_runs_share_five_keys() {
     let mut bed = bed().await;
-    bed.worker.keys_per_run = Some(1);
+    bed.worker.api.keys_per_run = Some(1);
     let mut workers = vec![bed.another(), bed.another(), bed.another(), bed.another()];
     for worker in &mut workers {
-        (worker.keys_per_run, worker.reqs_per_sec) = (Some(1), CAP);
+        (worker.api.keys_per_run, worker.api.reqs_per_sec) = (Some(1), CAP);
     }
     let runs = workers.iter().chain([&bed.worker]).map(|worker| worker.run(RunOptions::default(), &Unwatched));
     let reports = join_all(runs).await;

@@ -45,6 +45,7 @@ async fn attempts_are_used_up_with_delays() {
     assert_eq!(dead[0].reason_code, "attempts_used_up", "{dead:?}");
 }
 
+/// A response that would be the same again becomes a dead letter with its first bytes.
 #[tokio::test]
 async fn permanent_failure_is_dead_letter_with_body() {
     let bed = Bed::start().await;
@@ -242,7 +243,7 @@ async fn turned_away_runs_admit_the_mailbox() {
     assert_admitted(&bed.run().await, StopReason::KeysCoolingDown, 3);
 
     let mut bed = Bed::start().await;
-    bed.worker.reqs_per_day = NonZeroU64::new(1);
+    bed.worker.api.reqs_per_day = NonZeroU64::new(1);
     bed.worker.queue.take_calls(now.midnight(), 1, 1).await.unwrap();
     mail(&bed, &bed.players(3)).await;
     assert_admitted(&bed.run().await, StopReason::DailyQuotaExhausted, 3);
@@ -261,7 +262,7 @@ async fn turned_away_runs_admit_floods_in_parts() {
 #[tokio::test]
 async fn slot_outlives_run_by_one_interval() {
     let mut bed = Bed::start().await;
-    bed.worker.reqs_per_sec = 1;
+    bed.worker.api.reqs_per_sec = 1;
     let mut lingered = false;
     // On a machine that stalls at the end of a run the interval may be over by then.
     for _ in 0..10 {

@@ -6,7 +6,7 @@ use refresh_worker::{
     api::client::ApiClient,
     model::ObjectId,
     store::{Store, postgres::PostgresStore},
-    worker::{RunOptions, Runs, Stop, Unwatched, Worker, tables::Tables},
+    worker::{ApiAccess, RunOptions, Runs, Stop, Unwatched, Worker, tables::Tables},
 };
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
@@ -36,31 +36,33 @@ async fn missing_partition_costs_no_repeated_calls() {
     let worker = Worker {
         queue: Arc::clone(&bed.worker.queue),
         store: Arc::new(store),
-        api: ApiClient::new(&bed.simulator.base_url()).unwrap(),
-        key_store: bed.worker.key_store.clone(),
+        api: ApiAccess {
+            client: ApiClient::new(&bed.simulator.base_url()).unwrap(),
+            wallet: bed.worker.api.wallet.clone(),
+            reqs_per_sec: RATE,
+            keys_per_run: None,
+            reqs_per_day: None,
+        },
         clock: bed.clock.clone(),
         config: bed.worker.config.clone(),
-        reqs_per_sec: RATE,
-        keys_per_run: None,
-        reqs_per_day: None,
         stop: Stop::default(),
         tables: Tables::given(),
         after: None,
     };
     bed.ask(bad.to_vec()).await;
-    let mut told = Vec::new();
+    let mut lines = Vec::new();
     for round in 0..8 {
         let some: Vec<ObjectId> = good[round * 5..round * 5 + 5].to_vec();
         bed.ask(some).await;
         let options = RunOptions { time_left: Some(seconds(40)), ..RunOptions::default() };
         let report = worker.run(options, &Unwatched).await;
-        told.push(format!("{} calls, {:?}, {:?}", report.api_requests, report.stopped_because, outcomes(&report)));
+        lines.push(format!("{} calls, {:?}, {:?}", report.api_requests, report.stopped_because, outcomes(&report)));
         bed.clock.advance(seconds(2));
     }
     let calls = bed.simulator.total_calls();
     assert!(
         calls <= 40 + 40 + 20,
         "{calls} calls in 16 s for 40 that are held and 40 that are stored:\n{}",
-        told.join("\n")
+        lines.join("\n")
     );
 }

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use refresh_worker::{
-    api::wallet::KeyStore,
+    api::wallet::Wallet,
     config::{PortalAccount, PortalConfig},
     model::Fingerprint,
-    queue::{Holder, SharedState as _, memory::MemoryQueue},
+    queue::{Holder, Slots as _, memory::MemoryQueue},
     sim::{Misbehaviour, PortalTrouble, Rule, Simulator},
     store::sqlite::SqliteStore,
-    worker::{RunOptions, Runs as _, Unwatched, Worker, report::StopReason},
+    worker::{ApiAccess, RunOptions, Runs as _, Unwatched, Worker, report::StopReason},
 };
 
 use super::bed::{Bed, seconds};
@@ -29,20 +29,21 @@ fn portal(simulator: &Simulator, key_name: &str, key_count: usize) -> PortalConf
     }
 }
 
-fn key_store(config: &PortalConfig) -> KeyStore {
-    KeyStore::default().with_portal(config).expect("the simulator's address is one")
+fn wallet(config: &PortalConfig) -> Wallet {
+    Wallet::default().with_portal(config).expect("the simulator's address is one")
 }
 
 /// A bed whose worker has no key but what the portal gives.
 async fn bed(key_count: usize) -> Bed {
     let mut bed = Bed::with(|config| config.deadline_buffer = Duration::ZERO, &["of-nobody"]).await;
     bed.simulator.open_account(EMAIL, PASSWORD);
-    bed.worker.key_store = key_store(&portal(&bed.simulator, NAME, key_count));
+    bed.worker.api.wallet = wallet(&portal(&bed.simulator, NAME, key_count));
     bed
 }
 
 fn another(bed: &Bed, config: &PortalConfig) -> Worker<MemoryQueue, SqliteStore> {
-    Worker { key_store: key_store(config), ..bed.another() }
+    let another = bed.another();
+    Worker { api: ApiAccess { wallet: wallet(config), ..another.api }, ..another }
 }
 
 /// Lets time pass by the bed's clock while something goes on, since rights end by it.
@@ -59,9 +60,9 @@ async fn while_time_passes<T>(bed: &Bed, work: impl Future<Output = T>) -> T {
     }
 }
 
-/// Who has the right to log in with the first account.
+/// The holder of the right to log in with the first account.
 async fn who_logs_in(bed: &Bed) -> Holder {
-    let slot = bed.worker.key_store.accounts()[0].login_slot();
+    let slot = bed.worker.api.wallet.accounts()[0].login_slot();
     bed.worker.queue.look_at_key(&slot).await.unwrap().holder
 }
 
@@ -89,6 +90,7 @@ async fn first_run_creates_keys_others_reuse() {
     assert_eq!((count(&bed, "login"), count(&bed, "create"), count(&bed, "revoke")), (2, 2, 0));
 }
 
+/// Fifteen calls are in flight, and no attempt is counted.
 #[tokio::test]
 async fn address_change_mid_drain_needs_one_login() {
     let bed = bed(1).await;
@@ -107,16 +109,17 @@ async fn address_change_mid_drain_needs_one_login() {
     assert_eq!(bed.dead().await.len(), 0);
     let keys = bed.simulator.portal_keys(EMAIL);
     assert_eq!(keys.last().unwrap().cidr_ranges, ["198.51.100.4"]);
-    let told = "account COC_EMAIL: our address changed from 203.0.113.7 to 198.51.100.4";
-    assert!(report.errors.iter().any(|error| error.starts_with(told)), "{:?}", report.errors);
+    let expected = "account COC_EMAIL: our address changed from 203.0.113.7 to 198.51.100.4";
+    assert!(report.errors.iter().any(|error| error.starts_with(expected)), "{:?}", report.errors);
 }
 
+/// Keys are good for all of EGRESS_IPS, and only such keys are used.
 #[tokio::test]
 async fn egress_ips_select_the_keys() {
     let mut bed = bed(1).await;
     let mut config = portal(&bed.simulator, NAME, 1);
     config.egress_ips = ["203.0.113.7", "198.51.100.20"].map(|address| address.parse().unwrap()).to_vec();
-    bed.worker.key_store = key_store(&config);
+    bed.worker.api.wallet = wallet(&config);
     bed.simulator.put_key(EMAIL, NAME, "203.0.113.7");
     bed.ask(bed.players(3)).await;
     assert_eq!(bed.run().await.processed_requests, 3);
@@ -151,6 +154,7 @@ async fn warm_sandbox_takes_replaced_key() {
     assert_eq!((refused(), count(&bed, "login"), count(&bed, "create")), (before, 4, 2), "{acts:?}");
 }
 
+/// It replaces the key that was rejected elsewhere meanwhile.
 #[tokio::test]
 async fn warm_sandbox_starts_with_its_other_keys() {
     let bed = bed(2).await;
@@ -173,8 +177,8 @@ async fn warm_sandbox_starts_with_its_other_keys() {
         .simulator
         .portal_keys(EMAIL)
         .iter()
-        .all(|key| other.key_store.keys().iter().any(|known| *known.fingerprint() == Fingerprint::of(&key.token)));
-    assert!(all_known, "{:?}", other.key_store);
+        .all(|key| other.api.wallet.keys().iter().any(|known| *known.fingerprint() == Fingerprint::of(&key.token)));
+    assert!(all_known, "{:?}", other.api.wallet);
 }
 
 #[tokio::test]
@@ -184,7 +188,7 @@ async fn login_ends_with_the_run_without_cooldown() {
     let mut config = portal(&bed.simulator, NAME, 1);
     let (variable, email) = ("COC_EMAIL_2".to_owned(), "second@example.com".into());
     config.accounts.push(PortalAccount { variable, email, password: PASSWORD.into() });
-    bed.worker.key_store = key_store(&config);
+    bed.worker.api.wallet = wallet(&config);
     bed.simulator.portal_trouble(Some(PortalTrouble::Stalled));
     bed.ask(bed.players(2)).await;
     let options = RunOptions { time_left: Some(seconds(2)), ..RunOptions::default() };
@@ -272,7 +276,7 @@ async fn login_revokes_no_held_key() {
     let failure = report.failure.unwrap_or_default();
     assert!(failure.contains("a run is using every key called `refresh-worker-test`"), "{failure}");
     assert!(bed.simulator.portal_keys(EMAIL).contains(&away));
-    // That run is over, and with it the rest: a run ends by itself, no person has to help.
+    // That run is over, and with it the cooldown: a run ends by itself, no person has to help.
     bed.clock.advance(seconds(61));
     assert_eq!(bed.run().await.processed_requests, 2);
 }
@@ -370,9 +374,9 @@ async fn ten_cold_sandboxes_log_in_one_by_one() {
 
 #[tokio::test]
 async fn portal_failures_are_named_and_back_off() {
-    for (trouble, told) in [
+    for (trouble, expected) in [
         (PortalTrouble::Temporary, "it refuses for now: Temporary application error"),
-        (PortalTrouble::Down, "it is down: status 503"),
+        (PortalTrouble::Down, "it is down: it answers 503"),
         (PortalTrouble::Nonsense, "sets no cookie"),
         (PortalTrouble::CannotCreate, "create a key at the developer portal with COC_EMAIL: it refuses for now"),
     ] {
@@ -383,7 +387,7 @@ async fn portal_failures_are_named_and_back_off() {
             let report = bed.run().await;
             assert_eq!(report.stopped_because, StopReason::NoUsableKey, "{report:?}");
             let failure = report.failure.unwrap_or_default();
-            assert!(failure.contains(told), "{trouble:?}: {failure}");
+            assert!(failure.contains(expected), "{trouble:?}: {failure}");
             assert!(!failure.contains(PASSWORD) && !failure.contains(EMAIL), "{failure}");
         }
         assert_eq!(count(&bed, "login"), 1, "nobody tries again within 30 s");
@@ -399,12 +403,12 @@ async fn wrong_password_cools_down_15_minutes() {
     let mut bed = bed(1).await;
     let mut config = portal(&bed.simulator, NAME, 1);
     config.accounts[0].password = "wrong".into();
-    bed.worker.key_store = key_store(&config);
+    bed.worker.api.wallet = wallet(&config);
     bed.ask(bed.players(1)).await;
     for _ in 0..5 {
         let report = bed.run().await;
         assert_eq!(report.stopped_because, StopReason::NoUsableKey, "{report:?}");
-        assert!(report.failure.unwrap_or_default().contains("wrong e-mail or password"));
+        assert!(report.failure.unwrap_or_default().contains("e-mail or password are wrong"));
         bed.clock.advance(seconds(120));
     }
     assert_eq!(count(&bed, "login"), 1);
@@ -415,15 +419,15 @@ async fn new_password_is_tried_at_once() {
     let mut bed = bed(1).await;
     let mut config = portal(&bed.simulator, NAME, 1);
     config.accounts[0].password = "the old one".into();
-    bed.worker.key_store = key_store(&config);
+    bed.worker.api.wallet = wallet(&config);
     bed.ask(bed.players(1)).await;
     assert_eq!(bed.run().await.stopped_because, StopReason::NoUsableKey);
-    bed.worker.key_store = key_store(&portal(&bed.simulator, NAME, 1));
+    bed.worker.api.wallet = wallet(&portal(&bed.simulator, NAME, 1));
     assert_eq!(bed.run().await.processed_requests, 1);
-    // Whoever still has the old one leaves the portal alone, and nobody else rests because of it.
-    bed.worker.key_store = key_store(&config);
+    // A process with the old password leaves the portal alone, and no other process cools down because of it.
+    bed.worker.api.wallet = wallet(&config);
     let report = bed.run().await;
-    assert!(report.failure.unwrap_or_default().contains("wrong e-mail or password (tried again in"));
+    assert!(report.failure.unwrap_or_default().contains("e-mail or password are wrong (tried again in"));
     assert_eq!(count(&bed, "login"), 2);
 }
 
@@ -472,7 +476,7 @@ async fn failing_account_leaves_others_working() {
         let variable = format!("COC_ACCOUNTS[{}]", number + 1);
         config.accounts.push(PortalAccount { variable, email: (*email).into(), password: (*password).into() });
     }
-    bed.worker.key_store = key_store(&config);
+    bed.worker.api.wallet = wallet(&config);
     bed.ask(bed.players(30)).await;
     let report = bed.run().await;
     assert_eq!((report.stopped_because, report.processed_requests), (StopReason::QueueEmpty, 30), "{report:?}");

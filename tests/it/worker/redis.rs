@@ -57,7 +57,7 @@ async fn full_redis_is_drained() {
     mail(&redis, &players[10..]).await;
     redis.make_full().await;
     let mut worker = worker_on(&bed, &redis);
-    worker.reqs_per_day = NonZeroU64::new(1000);
+    worker.api.reqs_per_day = NonZeroU64::new(1000);
     let report = run(&worker).await;
     assert_eq!(report.stopped_because, StopReason::QueueEmpty, "{report:?}");
     assert_eq!((outcomes(&report), report.errors.len()), (vec![("stored", 30)], 0), "{report:?}");
@@ -153,7 +153,7 @@ async fn admission_keeps_ahead_of_calls_in_flood() {
     let redis = RedisBed::at(&server.url(), QueueLimits::default()).await;
     redis.flood(0..20_000).await;
     let mut worker = worker_on(&bed, &redis);
-    worker.reqs_per_sec = 30;
+    worker.api.reqs_per_sec = 30;
     let report = worker.run(RunOptions { max_requests: Some(60), ..RunOptions::default() }, &Unwatched).await;
     assert_eq!((report.stopped_because, report.api_requests), (StopReason::MaxRequests, 60), "{report:?}");
     // Each slice looks at the far end of each of the four classes once. There are one or two batches, each with a slice of its
@@ -212,7 +212,7 @@ async fn run_on_loading_server_is_queue_down() {
     assert_eq!(outcomes(&report), [("stored", 5)], "{report:?}");
 }
 
-/// The slot that a run could not give back.
+/// The slot that a run could not release.
 async fn slot_of(redis: &RedisBed) -> String {
     let slots: Vec<String> = redis.command(&["KEYS", "{coc-api}:key:*"]).await;
     slots.into_iter().next().unwrap_or_default()

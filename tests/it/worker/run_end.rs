@@ -1,4 +1,4 @@
-//! The end of a run: nothing is leased that cannot be called any more, and no call begins whose answer could not be stored.
+//! The end of a run: no request is leased that cannot be called any more, and no call begins whose response could not be stored.
 
 use std::{num::NonZeroU64, time::Duration};
 
@@ -16,10 +16,10 @@ use super::bed::{Bed, TOKEN, seconds};
 
 const BUFFER: Duration = Duration::from_secs(5);
 
-/// A bed that calls so often, and whose answers take so long.
+/// A bed with this rate of calls, and this duration of responses.
 async fn bed(tokens: &[&str], rate: u32, answers: Duration) -> Bed {
     let mut bed = Bed::with(|config| config.deadline_buffer = BUFFER, tokens).await;
-    bed.worker.reqs_per_sec = rate;
+    bed.worker.api.reqs_per_sec = rate;
     bed.simulator.misbehave(Rule::new(Misbehaviour::Slow(answers)));
     bed
 }
@@ -62,7 +62,7 @@ async fn low_rate_leases_only_callable_requests() {
 #[tokio::test]
 async fn rest_of_quota_limits_leases() {
     let mut bed = bed(&[TOKEN], 200, Duration::from_millis(20)).await;
-    bed.worker.reqs_per_day = NonZeroU64::new(1000);
+    bed.worker.api.reqs_per_day = NonZeroU64::new(1000);
     let midnight = bed.now().await.midnight();
     bed.clock.advance((midnight + seconds(25 * 3600)).since(bed.now().await));
     bed.worker.queue.take_calls(bed.now().await.midnight(), 993, 1000).await.unwrap();
@@ -110,7 +110,7 @@ async fn max_requests_counts_begun_requests() {
     bed.simulator.clear();
     bed.simulator.misbehave(Rule::new(Misbehaviour::Throttled { retry_after: Some(1) }).after(4).once());
     let run = bed.run_with(RunOptions { max_requests: Some(20), ..RunOptions::default() });
-    // The key rests by the clock of the bed.
+    // The key cools down by the clock of the bed.
     let clock = async {
         loop {
             tokio::time::sleep(Duration::from_millis(50)).await;

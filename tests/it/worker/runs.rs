@@ -6,7 +6,7 @@ use refresh_worker::{
     api::client::ApiClient,
     clock::{Clock as _, ManualClock, Timestamp},
     model::{Fingerprint, ObjectId, Priority, Reason, RefreshRequest},
-    queue::{Holder, LeaseRequest, Queue, Settlement, SharedState as _, memory::MemoryQueue},
+    queue::{Holder, LeaseRequest, Queue, Settlement, Slots as _, memory::MemoryQueue},
     sim::{Misbehaviour, Rule},
     store::{Store, sqlite::SqliteStore},
     worker::{RunOptions, Runs, Unwatched, report::StopReason, tables::Tables},
@@ -43,13 +43,13 @@ async fn clan_with_unreadable_member_is_stored() {
         "clans/%232PP",
         [Reply::json(&format!(r##"{{"tag":"#2PP","name":"x","clanLevel":3,"memberList":{members}}}"##))],
     );
-    bed.worker.api = ApiClient::new(&api.base_url()).unwrap();
+    bed.worker.api.client = ApiClient::new(&api.base_url()).unwrap();
     bed.ask(["clan:2PP".parse::<ObjectId>().unwrap()]).await;
     let report = bed.run().await;
     assert_eq!(outcomes(&report), [("stored", 1)], "{report:?}");
     assert_eq!(
         report.errors,
-        ["clan:2PP: an entry of its member list cannot be read; leaves are not recorded until that ends"]
+        ["clan:2PP: an entry of its member list cannot be read; who leaves the clan is not seen while it is there"]
     );
 }
 
@@ -136,6 +136,7 @@ async fn named_objects_come_first() {
     assert_eq!((bed.simulator.calls_to(named.tag.as_str()).len(), bed.simulator.total_calls()), (1, 1), "{report:?}");
 }
 
+/// No attempt is counted for it.
 #[tokio::test]
 async fn failure_after_last_lease_is_reported() {
     for (what, expected) in [
@@ -155,6 +156,7 @@ async fn failure_after_last_lease_is_reported() {
     }
 }
 
+/// Its named requests stay queued.
 #[tokio::test]
 async fn second_run_with_same_key_leaves() {
     let bed = Bed::start().await;
@@ -187,9 +189,9 @@ async fn named_dead_letter_is_not_queued() {
 
     let report = bed.run_with(RunOptions { named: named.clone(), ..RunOptions::default() }).await;
     assert_eq!((report.enqueued, report.processed_requests), (1, 1), "{report:?}");
-    let told = &report.not_queued[0];
-    assert_eq!((report.not_queued.len(), &told.object), (1, &named[0].to_string()), "{report:?}");
-    assert!(told.reason.contains("it kills its workers") && told.reason.contains("--revive"), "{report:?}");
+    let refused = &report.not_queued[0];
+    assert_eq!((report.not_queued.len(), &refused.object), (1, &named[0].to_string()), "{report:?}");
+    assert!(refused.reason.contains("it kills its workers") && refused.reason.contains("--revive"), "{report:?}");
 }
 
 #[tokio::test]
@@ -339,8 +341,8 @@ async fn run_leaves_its_row() {
     let row = bed.worker.store.last_run().await.unwrap().expect("a run was written down");
     assert_eq!((row.run.as_str(), row.processed), ("request-1", 2));
     assert_eq!(row.api_requests, report.api_requests);
-    let told: serde_json::Value = serde_json::from_str(&row.report).unwrap();
-    assert_eq!(told["stopped_because"], "queue_empty");
+    let written: serde_json::Value = serde_json::from_str(&row.report).unwrap();
+    assert_eq!(written["stopped_because"], "queue_empty");
 }
 
 #[tokio::test]
@@ -356,7 +358,7 @@ async fn jumping_wall_clock_costs_nothing() {
             bed.clock.set_wall(Timestamp::from_millis(wall + jump * 1000));
         };
         let (report, ()) = tokio::join!(bed.run(), jumps);
-        // What was leased ahead may have been given back and leased again.
+        // Requests that were leased ahead may have been released and leased again.
         assert_eq!((report.outcomes["stored"], report.failed_requests), (60, 0), "by {jump} s: {report:?}");
         assert_eq!((bed.simulator.total_calls(), bed.stats().await.leased), (60, 0), "by {jump} s");
     }

@@ -1,4 +1,4 @@
-//! Runs that something might keep from going on: each once stood still, or told something false.
+//! Runs that something might keep from going on: each once stood still, or reported something false.
 
 use refresh_worker::{
     clock::Timestamp,
@@ -10,11 +10,11 @@ use refresh_worker::{
 
 use super::bed::{Bed, outcomes, seconds, time_passes};
 
-/// One object that alone meets 429, runs shorter than the rest of the key.
+/// An object that alone meets 429, in runs shorter than the cooldown of the key.
 #[tokio::test]
 async fn throttled_object_starves_no_short_run() {
     let mut bed = Bed::start().await;
-    bed.worker.reqs_per_sec = 30;
+    bed.worker.api.reqs_per_sec = 30;
     let players = bed.players(101);
     bed.simulator.misbehave(Rule::new(Misbehaviour::Throttled { retry_after: None }).on_tag(players[0].tag.as_str()));
     bed.ask_as(Priority::Critical, [players[0].clone()]).await;
@@ -74,7 +74,7 @@ async fn filtered_run_leaves_probe_to_others() {
 async fn two_forbidden_objects_do_not_stop_the_key() {
     for what in [Misbehaviour::OtherForbidden, Misbehaviour::InvalidIp] {
         let mut bed = Bed::start().await;
-        bed.worker.reqs_per_sec = 30;
+        bed.worker.api.reqs_per_sec = 30;
         let players = bed.players(102);
         for bad in &players[..2] {
             bed.simulator.misbehave(Rule::new(what.clone()).on_tag(bad.tag.as_str()));
@@ -95,7 +95,7 @@ async fn two_forbidden_objects_do_not_stop_the_key() {
 #[tokio::test]
 async fn circuit_closed_elsewhere_is_closed_here() {
     let mut bed = Bed::start().await;
-    bed.worker.reqs_per_sec = 50;
+    bed.worker.api.reqs_per_sec = 50;
     let wars: Vec<ObjectId> = bed.clans(5).into_iter().map(|clan| ObjectId::war(clan.tag)).collect();
     bed.ask_as(Priority::Critical, wars.clone()).await;
     bed.ask(bed.players(300)).await;
@@ -171,7 +171,7 @@ async fn throttled_last_request_ends_with_run() {
 async fn two_neighbours_in_maintenance_stop_nobody() {
     for what in [Misbehaviour::Maintenance, Misbehaviour::MaintenanceHtml] {
         let mut bed = Bed::start().await;
-        bed.worker.reqs_per_sec = 30;
+        bed.worker.api.reqs_per_sec = 30;
         let players = bed.players(102);
         for bad in &players[..2] {
             bed.simulator.misbehave(Rule::new(what.clone()).on_tag(bad.tag.as_str()));

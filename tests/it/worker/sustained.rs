@@ -1,4 +1,4 @@
-//! Trouble at the API that does not end: every row of the table of answers, for all calls of a run.
+//! Failures of the API that do not end: every kind of bad response, for all calls of a run.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,7 +14,7 @@ use super::bed::{Bed, TOKEN, seconds};
 /// More than opens the circuit.
 const REQUESTS: usize = 30;
 
-/// What a request may become when every answer is like this.
+/// The allowed outcomes of a request when every response is like this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     /// Given back, nothing counted: it was not the request's fault.
@@ -52,6 +52,7 @@ const TABLE: [(Misbehaviour, Fate); 24] = [
     (Misbehaviour::LyingContentType, Fate::Done),
 ];
 
+/// No request is lost, whatever the responses are, and none is charged for the API's failures.
 #[tokio::test]
 async fn no_bad_response_loses_a_request() {
     for (what, fate) in TABLE {
@@ -82,12 +83,13 @@ async fn no_bad_response_loses_a_request() {
     }
 }
 
+/// No call is made while the key cools down.
 #[tokio::test]
 async fn storm_of_429_lowers_the_rate() {
     const RATE: u32 = 10;
     const REFUSED: u32 = 3;
     let mut bed = Bed::start().await;
-    bed.worker.reqs_per_sec = RATE;
+    bed.worker.api.reqs_per_sec = RATE;
     bed.ask(bed.players(5)).await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::Throttled { retry_after: Some(1) }).times(REFUSED));
     let clock = bed.clock.clone();
@@ -120,7 +122,7 @@ fn short() -> RunOptions {
     RunOptions { time_left: Some(seconds(15)), ..RunOptions::default() }
 }
 
-/// How many of the waiting requests have so many attempts behind them.
+/// The number of waiting requests by their attempts.
 async fn attempts(bed: &Bed) -> BTreeMap<u64, usize> {
     let mut counts = BTreeMap::new();
     for exported in bed.worker.queue.export(bed.now().await).await.expect("memory answers") {

@@ -1,4 +1,4 @@
-//! What others are told of changes, over days of a world that goes on.
+//! The events that are published, over days of a world that goes on.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,7 +21,7 @@ fn value(event: &Event, name: &str) -> String {
     event.0.iter().find(|(field, _)| *field == name).map(|(_, value)| value.clone()).unwrap_or_default()
 }
 
-/// How many entries of each kind there are.
+/// The number of entries of each kind.
 fn count(events: &[Event]) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for event in events {
@@ -61,6 +61,7 @@ async fn war_has_one_start_and_end_event() {
     assert!(fields.iter().any(|fields| fields.contains("\"clan\"")), "attacks change a side: {fields:?}");
 }
 
+/// The first member list of a clan makes no event.
 #[tokio::test]
 async fn member_events_follow_the_memberships() {
     let stage = telling(FollowUpConfig::NONE).await;

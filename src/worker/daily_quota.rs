@@ -1,63 +1,63 @@
-//! The limit of a day (`COC_REQS_PER_DAY`): blocks of calls are taken where all runs agree, and what is left is given
-//! back. Talks to the queue's [`SharedState`] and to the run's count.
+//! The daily quota (`COC_REQS_PER_DAY`): a run takes blocks of calls from a count that all runs share, and returns what is left. Talks to
+//! the queue's [`Slots`] and to the run's count.
 
 use std::time::Duration;
 
 use tracing::{info, warn};
 
 use crate::{
-    api::{allowance::DailyQuota, run_keys::KeyPool},
+    api::{allowance::Allowance, run_keys::RunKeys},
     clock::Timestamp,
-    queue::{CallsGranted, QueueError, SharedState},
+    queue::{CallsGranted, QueueError, Slots},
 };
 
-/// How soon a block is asked for again when the queue did not answer.
-const ASK_AGAIN: Duration = Duration::from_millis(500);
+// The delay before a block is asked for again when the queue did not respond.
+const BLOCK_RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// A day in UTC.
+// A day in UTC.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Takes one block. Answers whether any call is left to this run.
+/// Takes one block. Returns true when a call is left to this run.
 ///
 /// # Errors
-/// When the queue does not answer. What it may have granted meanwhile is lost to the day.
-pub async fn take_block(slots: &impl SharedState, allowance: &DailyQuota, keys: &KeyPool) -> Result<bool, QueueError> {
+/// When the queue does not respond. Calls that it may have granted meanwhile are lost to the day.
+pub async fn take_block(slots: &impl Slots, allowance: &Allowance, keys: &RunKeys) -> Result<bool, QueueError> {
     let day = allowance.today();
     let wanted = allowance.block(keys.cap_per_second());
     let CallsGranted { granted, taken } = slots.take_calls(day, wanted, allowance.per_day()).await?;
-    allowance.record_taken(day, taken);
+    allowance.taken(day, taken);
     allowance.grant(day, granted);
     if granted == 0 {
         info!(taken, per_day = allowance.per_day(), "COC_REQS_PER_DAY: all calls of this day are taken");
     }
-    Ok(!allowance.is_exhausted())
+    Ok(!allowance.is_used_up())
 }
 
-/// Takes block after block as they are spent. For a run without a limit it never returns.
-pub async fn keep_up(slots: &impl SharedState, keys: &KeyPool) {
-    let Some(allowance) = keys.daily_quota() else { return std::future::pending().await };
+/// Takes block after block as they are spent. Never returns.
+pub async fn keep_up(slots: &impl Slots, keys: &RunKeys) {
+    let Some(allowance) = keys.allowance() else { return std::future::pending().await };
     loop {
         allowance.runs_low().await;
         if let Err(error) = take_block(slots, allowance, keys).await {
             warn!(error = %error, "could not take calls of the day; will try again");
-            tokio::time::sleep(ASK_AGAIN).await;
+            tokio::time::sleep(BLOCK_RETRY_DELAY).await;
         }
     }
 }
 
-/// Gives back what is left of the run's blocks.
+/// Returns what is left of the run's blocks.
 ///
 /// # Errors
-/// When the queue does not answer; then it is lost to the day.
-pub async fn give_back(slots: &impl SharedState, keys: &KeyPool) -> Result<(), QueueError> {
-    let Some(allowance) = keys.daily_quota() else { return Ok(()) };
+/// When the queue does not respond; then the rest is lost to the day.
+pub async fn return_rest(slots: &impl Slots, keys: &RunKeys) -> Result<(), QueueError> {
+    let Some(allowance) = keys.allowance() else { return Ok(()) };
     match allowance.take_leftover() {
         (_, 0) => Ok(()),
-        (day, calls) => slots.return_calls(day, calls).await,
+        (day, calls) => slots.give_back_calls(day, calls).await,
     }
 }
 
-/// When the next day begins.
+/// The beginning of the next day.
 #[must_use]
 pub fn resets_at(now: Timestamp) -> Timestamp {
     now.midnight() + DAY
@@ -69,25 +69,25 @@ mod tests {
 
     use super::*;
     use crate::{
-        api::allowance::Spend,
+        api::allowance::Spent,
         clock::{ManualClock, ServerTime},
         queue::memory::MemoryQueue,
     };
 
     #[tokio::test]
-    async fn a_clock_that_goes_back_over_midnight_takes_one_block() {
+    async fn clock_back_over_midnight_takes_one_block() {
         let evening = Timestamp::from_millis(1_772_668_790_000);
         let clock = ManualClock::at(evening);
         let time = ServerTime::new(clock.clone(), evening);
-        let (queue, keys) = (MemoryQueue::new(clock.clone()), KeyPool::new(clock.clone(), 30));
-        keys.set_daily_quota(DailyQuota::new(NonZeroU64::new(1000).unwrap(), time.clone()));
-        let allowance = keys.daily_quota().unwrap();
+        let (queue, keys) = (MemoryQueue::new(clock.clone()), RunKeys::new(clock.clone(), 30));
+        keys.limit_the_day(Allowance::new(NonZeroU64::new(1000).unwrap(), time.clone()));
+        let allowance = keys.allowance().unwrap();
         assert!(take_block(&queue, allowance, &keys).await.unwrap());
         clock.advance(Duration::from_secs(20));
-        assert_eq!(allowance.spend(), Spend::Pending);
+        assert_eq!(allowance.spend(), Spent::NotYet);
         time.reset(evening);
         let kept = async {
-            assert_eq!(allowance.is_ready().await, Spend::Granted);
+            assert_eq!(allowance.is_ready().await, Spent::One);
             for _ in 0..10 {
                 tokio::task::yield_now().await;
             }

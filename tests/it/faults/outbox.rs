@@ -1,4 +1,4 @@
-//! Runs that are killed around their commits: what was stored is told, to the stream, to readers' keys and to the application,
+//! Runs that are killed around their commits: what was stored is published, to the stream, readers' keys and the application,
 //! however the run ended.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,12 +15,12 @@ use tokio::time::timeout;
 use super::{
     crash::{SHORT_LEASES, assert_killed_at},
     events,
-    evidence::{Holdings, changes_told},
+    evidence::{Holdings, published_events},
     world::{PLENTY, World, assert_processed},
 };
-use crate::{maintenance::application::Application, support::process::WorkerProcess};
+use crate::{derive::application::Application, support::process::WorkerProcess};
 
-/// Where it is killed, and whether the same is asked for once more before the next run, so that it has to call again and
+/// The failpoint of the kill. With `true`, the same is requested once more before the next run, which has to call again and
 /// finds what is stored already.
 const KILLS: [(&str, bool); 6] = [
     ("commit.before_commit", false),
@@ -31,15 +31,16 @@ const KILLS: [(&str, bool); 6] = [
     ("slot.before_give_back", false),
 ];
 
+/// The next run publishes what a killed run had stored.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn outbox_of_killed_run_is_relayed() {
-    let kills = stream::iter(KILLS).map(|(point, again)| tokio::spawn(told_after(point, again)));
+    let kills = stream::iter(KILLS).map(|(point, again)| tokio::spawn(killed_and_relayed(point, again)));
     kills.buffer_unordered(KILLS.len()).for_each(|done| async { done.unwrap() }).await;
 }
 
-async fn told_after(point: &'static str, asked_again: bool) {
+async fn killed_and_relayed(point: &'static str, asked_again: bool) {
     let stage = Stage::set().await;
-    let before = stage.told().await;
+    let before = stage.published().await;
     stage.ask_again().await;
     let expected = stage.let_things_happen().await;
     stage.fill_caches().await;
@@ -53,9 +54,9 @@ async fn told_after(point: &'static str, asked_again: bool) {
     let mut next = stage.worker(None).await;
     stage.drain(&mut next).await;
 
-    let told = stage.told().await;
+    let published = stage.published().await;
     let new: BTreeMap<&String, &BTreeMap<String, String>> =
-        told.iter().filter(|(id, _)| !before.contains_key(*id)).collect();
+        published.iter().filter(|(id, _)| !before.contains_key(*id)).collect();
     let names: BTreeSet<String> = new.values().map(|event| format!("{} {}", event["event"], event["tag"])).collect();
     assert_eq!(names, expected, "{point}, asked again {asked_again}");
     assert_eq!(new.len(), expected.len(), "{point}: each under one id: {new:?}");
@@ -65,11 +66,11 @@ async fn told_after(point: &'static str, asked_again: bool) {
     let war = stage.war.to_string();
     let tags = stage.application.tags();
     let changed = tags.iter().filter(|tag| **tag == war).count();
-    assert!(changed >= 2, "{point}: the application was told of both states of the war: {tags:?}");
-    assert_eq!(stage.looks().await, [war], "{point}: one next look at the war");
+    assert!(changed >= 2, "{point}: the application invalidated both states of the war: {tags:?}");
+    assert_eq!(stage.polls().await, [war], "{point}: one next poll of the war");
 }
 
-/// A world in which everything was stored and told once.
+/// A world in which everything was stored and published once.
 struct Stage {
     world: World,
     application: Application,
@@ -88,7 +89,7 @@ impl Stage {
         let mut worker = stage.worker(None).await;
         let run = worker.invoke(&events::schedule(), PLENTY).await;
         assert_processed(&run, stage.objects.len());
-        assert_eq!(stage.told().await.len(), stage.objects.len(), "first documents");
+        assert_eq!(stage.published().await.len(), stage.objects.len(), "first documents");
         stage
     }
 
@@ -105,7 +106,7 @@ impl Stage {
         self.world.worker_with(&settings.into_iter().chain(failpoint).collect::<Vec<_>>()).await
     }
 
-    /// Everything once more, of which what is stored is too old to answer it.
+    /// Requests everything once more, after the stored copies have become too old for it.
     async fn ask_again(&self) {
         self.sql(
             "UPDATE refresh_worker.refresh_state SET fetched_at = fetched_at - interval '1 hour', \
@@ -118,7 +119,7 @@ impl Stage {
         }
     }
 
-    /// As if a member had come, another had left, and the war had begun since the last look. Answers what has to be told.
+    /// As if a member had come, another had left, and the war had begun since the last poll. Returns the events to be published.
     async fn let_things_happen(&self) -> BTreeSet<String> {
         let clan = self.clan.as_str();
         let query =
@@ -136,9 +137,9 @@ impl Stage {
         ))
         .await;
         self.sql("UPDATE refresh_worker.refresh_state SET content_hash = '\\x00' WHERE kind = 'war'").await;
-        let told =
+        let published =
             [format!("joined {came}"), format!("left {left}"), format!("changed {war}"), format!("war_started {war}")];
-        told.into()
+        published.into()
     }
 
     async fn fill_caches(&self) {
@@ -160,13 +161,13 @@ impl Stage {
         command.query_async(&mut self.redis().await).await.unwrap()
     }
 
-    /// Runs until nothing waits but the next look at the war, and nothing is left to be told.
+    /// Runs until nothing waits but the next poll of the war, and the outbox is empty.
     async fn drain(&self, worker: &mut WorkerProcess) {
         let drained = async {
             loop {
                 worker.invoke(&events::schedule(), PLENTY).await.response();
-                let untold = self.world.count("SELECT count(*) FROM refresh_worker.outbox").await;
-                if untold == 0 && Holdings::of(&self.world).await.waiting() == 0 {
+                let unpublished = self.world.count("SELECT count(*) FROM refresh_worker.outbox").await;
+                if unpublished == 0 && Holdings::of(&self.world).await.waiting() == 0 {
                     return;
                 }
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -175,18 +176,18 @@ impl Stage {
         assert!(timeout(PLENTY, drained).await.is_ok(), "still {:?}", Holdings::of(&self.world).await);
     }
 
-    async fn told(&self) -> BTreeMap<String, BTreeMap<String, String>> {
-        changes_told(&mut self.redis().await).await
+    async fn published(&self) -> BTreeMap<String, BTreeMap<String, String>> {
+        published_events(&mut self.redis().await).await
     }
 
-    async fn looks(&self) -> Vec<String> {
-        let mut looks = Vec::new();
+    async fn polls(&self) -> Vec<String> {
+        let mut polls = Vec::new();
         for class in ["critical", "high"] {
             let mut command = redis::cmd("ZRANGE");
             command.arg(format!("{{refresh}}:delayed:{class}")).arg(0).arg(-1);
-            looks.extend(command.query_async::<Vec<String>>(&mut self.redis().await).await.unwrap());
+            polls.extend(command.query_async::<Vec<String>>(&mut self.redis().await).await.unwrap());
         }
-        looks
+        polls
     }
 
     async fn redis(&self) -> MultiplexedConnection {

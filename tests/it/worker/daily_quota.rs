@@ -1,4 +1,4 @@
-//! The limit of a day: never exceeded, over all runs, and told with its end.
+//! The daily quota: never exceeded, over all runs, and reported with its end.
 
 use std::num::NonZeroU64;
 
@@ -12,7 +12,7 @@ use super::bed::{Bed, TOKEN, seconds};
 
 async fn bed(per_day: u64, tokens: &[&str]) -> Bed {
     let mut bed = Bed::with(|_| {}, tokens).await;
-    bed.worker.reqs_per_day = NonZeroU64::new(per_day);
+    bed.worker.api.reqs_per_day = NonZeroU64::new(per_day);
     // Whatever the time of day is now: an hour after midnight, so that it does not turn by itself.
     let midnight = bed.now().await.midnight();
     let until = midnight + seconds(25 * 3600);
@@ -24,6 +24,7 @@ async fn taken(bed: &Bed) -> u64 {
     bed.worker.queue.calls_taken(bed.now().await.midnight()).await.unwrap()
 }
 
+/// The report has the time at which calls are possible again, and no attempt is counted.
 #[tokio::test]
 async fn run_at_the_quota_stops_uncounted() {
     let bed = bed(25, &[TOKEN]).await;
@@ -46,11 +47,11 @@ async fn run_at_the_quota_stops_uncounted() {
 #[tokio::test]
 async fn parallel_runs_keep_the_daily_quota() {
     let mut bed = bed(40, &["one", "two", "three"]).await;
-    bed.worker.keys_per_run = Some(1);
+    bed.worker.api.keys_per_run = Some(1);
     bed.ask(bed.players(150)).await;
     let mut others = [bed.another(), bed.another()];
     for other in &mut others {
-        (other.keys_per_run, other.reqs_per_day) = (Some(1), bed.worker.reqs_per_day);
+        (other.api.keys_per_run, other.api.reqs_per_day) = (Some(1), bed.worker.api.reqs_per_day);
     }
     let run = async |worker: &Worker<MemoryQueue, SqliteStore>| worker.run(RunOptions::default(), &Unwatched).await;
     let reports = tokio::join!(run(&bed.worker), run(&others[0]), run(&others[1]));

@@ -1,0 +1,62 @@
+//! Target: the application whose cached pages are invalidated by HTTP. It has its own pace, beside the drain and never in its way.
+
+use std::{collections::BTreeMap, sync::Mutex};
+
+use tokio::time::Instant;
+
+use crate::{
+    derive::invalidate::{Invalidated, Invalidator, request_id},
+    model::ObjectId,
+    worker::lock,
+};
+
+/// The tags that a run has to invalidate, and the result so far.
+#[derive(Debug)]
+pub struct Invalidation<'a> {
+    invalidator: Option<&'a Invalidator>,
+    /// Each tag, with a count of its changes: a tag that changes while it is sent is sent again.
+    pending: Mutex<BTreeMap<String, u32>>,
+    sum: Mutex<Invalidated>,
+}
+
+impl<'a> Invalidation<'a> {
+    pub(super) fn new(invalidator: Option<&'a Invalidator>) -> Self {
+        Self { invalidator, pending: Mutex::default(), sum: Mutex::default() }
+    }
+
+    /// True when an application is configured.
+    pub const fn is_enabled(&self) -> bool {
+        self.invalidator.is_some()
+    }
+
+    /// Adds the tag of an object with new content: `clan:TAG`, `player:TAG` or `war:TAG`.
+    pub fn add(&self, object: &ObjectId) {
+        if self.is_enabled() {
+            *lock(&self.pending).entry(object.to_string()).or_default() += 1;
+        }
+    }
+
+    /// The result of all requests so far.
+    pub(super) fn sum(&self) -> Invalidated {
+        lock(&self.sum).clone()
+    }
+
+    /// Sends the pending tags. With `again`, tags that were not taken are pending again. Returns true when all were taken.
+    pub(super) async fn send(&self, until: Instant, again: bool) -> bool {
+        // Removed only when they are taken: being dropped in between must lose nothing.
+        let tags = lock(&self.pending).clone();
+        let Some(invalidator) = self.invalidator.filter(|_| !tags.is_empty()) else { return true };
+        let names = tags.keys().cloned().collect();
+        let result = invalidator.tell(&names, &request_id(), until).await;
+        let (mut sum, lost) = (result.sum, result.lost);
+        let all_taken = sum.failure.is_none();
+        let is_tried_again = |tag: &String| again && lost.contains(tag);
+        lock(&self.pending).retain(|tag, changes| tags.get(tag) != Some(changes) || is_tried_again(tag));
+        if again && !all_taken {
+            // Not lost yet: the next time counts them.
+            sum.lost = 0;
+        }
+        lock(&self.sum).add(sum);
+        all_taken
+    }
+}

@@ -1,0 +1,112 @@
+//! The transactional outbox: a commit stores what others have to learn of it in the same transaction, as one entry.
+//!
+//! ```text
+//! commit ──entry──> publish: event stream, readers' keys ──> invalidate tags by HTTP ──> delivered ──> delete
+//!                      ↑                                                                          (next commit)
+//!               relay: entries that an earlier run left
+//! ```
+//!
+//! **Invariant: what is stored is published.** An entry is deleted only when each target has it. A run that dies before leaves
+//! the entry to the relay of another run: at least once, however late. Nothing here fails a request; what cannot be published is
+//! reported, and tried again.
+
+mod invalidation;
+mod publisher;
+
+use std::{collections::BTreeSet, sync::Mutex, time::Duration};
+
+use tokio::time::{Instant, sleep};
+use tracing::warn;
+
+use self::invalidation::Invalidation;
+pub use self::publisher::{Publisher, Unpublished};
+use super::lock;
+use crate::{
+    derive::invalidate::{Invalidated, Invalidator},
+    model::OutboxEntry,
+};
+
+// The interval between two invalidations: many tags share a request.
+const INVALIDATE_INTERVAL: Duration = Duration::from_secs(2);
+
+// An application that did not take its tags is left alone for this long.
+const INVALIDATE_COOLDOWN: Duration = Duration::from_secs(30);
+
+// The time that one invalidation may take during a run.
+const INVALIDATE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The outbox of one run: the tags to invalidate, and the entries on their way to be deleted.
+#[derive(Debug)]
+pub struct Outbox<'a> {
+    pub invalidation: Invalidation<'a>,
+    /// Entries that every target has but the application whose tags are invalidated.
+    awaiting: Mutex<BTreeSet<i64>>,
+    /// Entries that every target has.
+    delivered: Mutex<BTreeSet<i64>>,
+}
+
+impl<'a> Outbox<'a> {
+    pub fn new(invalidator: Option<&'a Invalidator>) -> Self {
+        let invalidation = Invalidation::new(invalidator);
+        Self { invalidation, awaiting: Mutex::default(), delivered: Mutex::default() }
+    }
+
+    /// Records that the event stream and the readers' keys have an entry. Its objects were added to the invalidation before.
+    pub fn published(&self, entry: &OutboxEntry) {
+        let awaits = self.invalidation.is_enabled() && !entry.changed.is_empty();
+        lock(if awaits { &self.awaiting } else { &self.delivered }).insert(entry.id);
+    }
+
+    /// True when this run has published the entry already.
+    pub fn knows(&self, entry: &OutboxEntry) -> bool {
+        lock(&self.awaiting).contains(&entry.id) || lock(&self.delivered).contains(&entry.id)
+    }
+
+    /// The entries to delete.
+    pub fn delivered(&self) -> Vec<i64> {
+        lock(&self.delivered).iter().copied().collect()
+    }
+
+    /// Records that these entries are deleted.
+    pub fn deleted(&self, ids: &[i64]) {
+        lock(&self.delivered).retain(|id| !ids.contains(id));
+    }
+
+    /// Invalidates tags again and again. Never returns; nothing is lost when it is dropped between two times.
+    pub async fn keep_invalidating(&self) {
+        if !self.invalidation.is_enabled() {
+            return std::future::pending().await;
+        }
+        loop {
+            sleep(INVALIDATE_INTERVAL).await;
+            if !self.invalidate(Instant::now() + INVALIDATE_TIMEOUT, true).await {
+                sleep(INVALIDATE_COOLDOWN).await;
+            }
+        }
+    }
+
+    /// Invalidates the rest, and returns the sum of the run; `None` without an application.
+    pub async fn finish(&self, until: Instant) -> Option<Invalidated> {
+        if !self.invalidation.is_enabled() {
+            return None;
+        }
+        self.invalidate(until, false).await;
+        let sum = self.invalidation.sum();
+        if let Some(failure) = &sum.failure {
+            warn!(tags.invalidated = sum.tags, tags.lost = sum.lost, "caches: failed to {failure}");
+        }
+        Some(sum)
+    }
+
+    /// Invalidates the pending tags. `again`: tags that were not taken are tried later. Returns false when some were not taken.
+    async fn invalidate(&self, until: Instant, again: bool) -> bool {
+        // The tags of these entries are among the pending ones, or were taken before.
+        let entries = lock(&self.awaiting).clone();
+        let all_taken = self.invalidation.send(until, again).await;
+        if all_taken || !again {
+            lock(&self.awaiting).retain(|id| !entries.contains(id));
+            lock(&self.delivered).extend(entries);
+        }
+        all_taken
+    }
+}
