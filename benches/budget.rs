@@ -28,7 +28,7 @@ use refresh_worker::{
     clock::{Clock, SystemClock},
     config::{ApiConfig, DatabaseConfig, RedisConfig, WorkerConfig},
     derive::{AfterRun, Database},
-    model::{ObjectId, Priority, Wish},
+    model::{ObjectId, Priority, RefreshRequest},
     queue::{Queue, redis::RedisQueue},
     sim::{SimConfig, Simulator},
     store::{Store, postgres::PostgresStore},
@@ -215,7 +215,7 @@ async fn run(worker: &Worker<RedisQueue, PostgresStore>, seconds: u64) -> RunRep
 
 async fn fill(worker: &Worker<RedisQueue, PostgresStore>, objects: impl Iterator<Item = ObjectId>) {
     let now = worker.queue.time().await.expect("Redis answers");
-    let wishes: Vec<Wish> = objects.map(|object| Wish::now(object, Priority::High, now)).collect();
-    worker.queue.enqueue(now, &wishes).await.expect("Redis answers");
-    println!("{} requests wait", wishes.len());
+    let requests: Vec<RefreshRequest> = objects.map(|object| RefreshRequest::now(object, Priority::High, now)).collect();
+    worker.queue.enqueue(now, &requests).await.expect("Redis answers");
+    println!("{} requests wait", requests.len());
 }

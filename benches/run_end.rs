@@ -24,7 +24,7 @@ use refresh_worker::{
     app,
     clock::{Clock, SystemClock},
     config::{ApiConfig, DatabaseConfig, FollowUpConfig, RedisConfig, WorkerConfig},
-    model::{ObjectId, Priority, Wish},
+    model::{ObjectId, Priority, RefreshRequest},
     queue::{Queue, redis::RedisQueue},
     sim::{SimConfig, Simulator},
     store::{Store, postgres::PostgresStore},
@@ -51,7 +51,7 @@ impl Ending {
     }
 
     fn given_back(&self) -> u64 {
-        self.report.outcomes["released"] + self.report.outcomes["stale"]
+        self.report.outcomes["released"] + self.report.outcomes["lease_lost"]
     }
 
     const fn in_vain(&self) -> u64 {
@@ -174,6 +174,6 @@ fn worker(redis: &str, postgres: &str, simulator: &Simulator) -> Worker<RedisQue
 
 async fn fill(worker: &Worker<RedisQueue, PostgresStore>, objects: impl Iterator<Item = ObjectId>) {
     let now = worker.queue.time().await.expect("Redis answers");
-    let wishes: Vec<Wish> = objects.map(|object| Wish::now(object, Priority::High, now)).collect();
-    worker.queue.enqueue(now, &wishes).await.expect("Redis answers");
+    let requests: Vec<RefreshRequest> = objects.map(|object| RefreshRequest::now(object, Priority::High, now)).collect();
+    worker.queue.enqueue(now, &requests).await.expect("Redis answers");
 }

@@ -14,8 +14,8 @@ locals {
     circuits     = { title = "Does the API answer well? Open circuits, control calls", metrics = [["circuits_open", "Maximum"], ["control_calls", "Sum"]], line = null }
     day          = { title = "Calls left today (only with COC_REQS_PER_DAY)", metrics = [["calls_left_today", "Minimum"]], line = null }
     failures     = { title = "What fails? Attempts and dead letters", metrics = [["outcome_delayed", "Sum"], ["outcome_dead_letter", "Sum"], ["dead_letters", "Maximum"], ["repaired", "Sum"], ["mail_in_database_0", "Maximum"], ["clocks_apart_seconds", "Maximum"]], line = null }
-    outcomes     = { title = "What became of the requests", metrics = [for outcome in ["stored", "unchanged", "satisfied", "gone", "private_war_log", "released", "stale"] : ["outcome_${outcome}", "Sum"]], line = null }
-    caches       = { title = "Are caches told? Tags of what changed", metrics = [["cache_tags_told", "Sum"], ["cache_tags_lost", "Sum"]], line = null }
+    outcomes     = { title = "What became of the requests", metrics = [for outcome in ["stored", "unchanged", "fresh", "gone", "private_war_log", "released", "lease_lost"] : ["outcome_${outcome}", "Sum"]], line = null }
+    caches       = { title = "Are caches told? Tags of what changed", metrics = [["cache_tags_invalidated", "Sum"], ["cache_tags_lost", "Sum"]], line = null }
     derived      = { title = "What follows runs: views, statistics jobs, retention", metrics = [["views_refreshed", "Sum"], ["view_refresh_failures", "Sum"], ["stats_jobs_completed", "Sum"], ["stats_jobs_failed", "Sum"], ["snapshots_thinned", "Sum"], ["retention_failures", "Sum"]], line = null }
     followed     = { title = "What followed: requests of our own, events, cache keys deleted", metrics = [["followups", "Sum"], ["events", "Sum"], ["cache_keys_deleted", "Sum"]], line = null }
     run_duration = { title = "Length of a run (ms)", metrics = [["run_duration_ms", "Average"], ["run_duration_ms", "Maximum"]], line = { label = "limit of a run", value = var.max_runtime_seconds * 1000 } }

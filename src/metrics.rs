@@ -35,7 +35,7 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: "processed_requests",
         unit: "Count",
-        help: "Requests answered for good: stored, unchanged, satisfied, gone, private.",
+        help: "Requests answered for good: stored, unchanged, fresh, gone, private.",
         value: |report| Some(report.processed_requests.into()),
     },
     Metric {
@@ -175,7 +175,7 @@ pub struct AfterMetric {
 /// The metrics of what follows a run; all are counts, and left out where the part is not configured.
 pub const AFTER_METRICS: &[AfterMetric] = &[
     AfterMetric {
-        name: "cache_tags_told",
+        name: "cache_tags_invalidated",
         help: "Tags of what changed that an application's cache was told.",
         value: |after| after.all_told().map(|told| told.tags),
     },
@@ -220,13 +220,13 @@ pub const AFTER_METRICS: &[AfterMetric] = &[
 pub const OUTCOME_METRICS: [(&str, Outcome); Outcome::ALL.len()] = [
     ("outcome_stored", Outcome::Stored),
     ("outcome_unchanged", Outcome::Unchanged),
-    ("outcome_satisfied", Outcome::Satisfied),
+    ("outcome_fresh", Outcome::Fresh),
     ("outcome_gone", Outcome::Gone),
     ("outcome_private_war_log", Outcome::PrivateWarLog),
     ("outcome_delayed", Outcome::Delayed),
     ("outcome_released", Outcome::Released),
     ("outcome_dead_letter", Outcome::DeadLetter),
-    ("outcome_stale", Outcome::Stale),
+    ("outcome_lease_lost", Outcome::LeaseLost),
 ];
 
 fn queue(report: &RunReport, number: fn(&QueueReport) -> Value) -> Option<Value> {

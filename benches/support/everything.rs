@@ -74,7 +74,7 @@ impl Everything {
     pub async fn told(&self, redis_url: &str) -> String {
         let mut redis = super::support::redis::connect(redis_url).await.expect("Redis answers");
         let entries: u64 = redis::cmd("XLEN").arg("refresh_events").query_async(&mut redis).await.expect("XLEN");
-        let notes: i64 = sqlx::query_scalar("SELECT count(*) FROM refresh_worker.untold")
+        let notes: i64 = sqlx::query_scalar("SELECT count(*) FROM refresh_worker.outbox")
             .fetch_one(&self.pool)
             .await
             .expect("our table is there");

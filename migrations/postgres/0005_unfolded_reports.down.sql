@@ -1,6 +1,6 @@
 DROP INDEX refresh_worker.ix_refresh_runs_failed;
 DROP INDEX refresh_worker.ix_refresh_runs_good;
-DROP INDEX refresh_worker.ix_untold_stored_at;
+DROP INDEX refresh_worker.ix_outbox_stored_at;
 DROP TRIGGER unfold_report ON refresh_worker.refresh_runs;
 DROP FUNCTION refresh_worker.unfold_report();
 CREATE OR REPLACE VIEW refresh_worker.work AS
@@ -8,7 +8,7 @@ SELECT r.run, r.started, (r.started AT TIME ZONE 'UTC')::date AS day, k.key AS k
        coalesce((c.value ->> 'calls')::bigint, 0) AS calls,
        coalesce((c.value ->> 'stored')::bigint, 0) AS changed,
        coalesce((c.value ->> 'unchanged')::bigint, 0) AS unchanged,
-       coalesce((c.value ->> 'satisfied')::bigint, 0) AS satisfied,
+       coalesce((c.value ->> 'fresh')::bigint, 0) AS fresh,
        coalesce((c.value ->> 'gone')::bigint, 0) + coalesce((c.value ->> 'private_war_log')::bigint, 0) AS gone,
        coalesce((c.value ->> 'delayed')::bigint, 0) + coalesce((c.value ->> 'dead_letter')::bigint, 0) AS error,
        coalesce((c.value ->> 'released')::bigint, 0) + coalesce((c.value ->> 'stale')::bigint, 0) AS given_back

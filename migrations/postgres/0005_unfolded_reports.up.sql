@@ -7,7 +7,7 @@ CREATE TABLE refresh_worker.run_work (
     calls       bigint NOT NULL,
     changed     bigint NOT NULL,
     unchanged   bigint NOT NULL,
-    satisfied   bigint NOT NULL,
+    fresh   bigint NOT NULL,
     gone        bigint NOT NULL,
     error       bigint NOT NULL,
     given_back  bigint NOT NULL,
@@ -24,7 +24,7 @@ COMMENT ON COLUMN refresh_worker.run_work.started IS 'when the run began';
 COMMENT ON COLUMN refresh_worker.run_work.calls IS 'calls made';
 COMMENT ON COLUMN refresh_worker.run_work.changed IS 'answers with new content';
 COMMENT ON COLUMN refresh_worker.run_work.unchanged IS 'answers with the stored content';
-COMMENT ON COLUMN refresh_worker.run_work.satisfied IS 'requests that needed no call';
+COMMENT ON COLUMN refresh_worker.run_work.fresh IS 'requests that needed no call';
 COMMENT ON COLUMN refresh_worker.run_work.gone IS 'objects that are no more, and private war logs';
 COMMENT ON COLUMN refresh_worker.run_work.error IS 'failed attempts';
 COMMENT ON COLUMN refresh_worker.run_work.given_back IS 'requests returned to the queue with nothing counted';
@@ -62,7 +62,7 @@ BEGIN
                coalesce((c.value ->> 'calls')::bigint, 0),
                coalesce((c.value ->> 'stored')::bigint, 0),
                coalesce((c.value ->> 'unchanged')::bigint, 0),
-               coalesce((c.value ->> 'satisfied')::bigint, 0),
+               coalesce((c.value ->> 'fresh')::bigint, 0),
                coalesce((c.value ->> 'gone')::bigint, 0) + coalesce((c.value ->> 'private_war_log')::bigint, 0),
                coalesce((c.value ->> 'delayed')::bigint, 0) + coalesce((c.value ->> 'dead_letter')::bigint, 0),
                coalesce((c.value ->> 'released')::bigint, 0) + coalesce((c.value ->> 'stale')::bigint, 0)
@@ -87,14 +87,14 @@ CREATE TRIGGER unfold_report AFTER INSERT OR UPDATE ON refresh_worker.refresh_ru
 
 CREATE OR REPLACE VIEW refresh_worker.work AS
 SELECT w.run, w.started, (w.started AT TIME ZONE 'UTC')::date AS day, w.kind, w.class, w.calls, w.changed, w.unchanged,
-       w.satisfied, w.gone, w.error, w.given_back
+       w.fresh, w.gone, w.error, w.given_back
 FROM refresh_worker.run_work AS w;
 
 -- The runs that are there already, 10,000 at most.
 UPDATE refresh_worker.refresh_runs SET report = report;
 
 -- What is told first is looked up, not sorted: while nobody takes it, it is many.
-CREATE INDEX ix_untold_stored_at ON refresh_worker.untold (stored_at, note);
+CREATE INDEX ix_outbox_stored_at ON refresh_worker.outbox (stored_at, note);
 
 -- The newest run that went well, and the newest that failed, may be thousands of runs back: health asks for both.
 CREATE INDEX ix_refresh_runs_good ON refresh_worker.refresh_runs (started, run)

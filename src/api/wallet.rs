@@ -16,7 +16,7 @@ use tracing::warn;
 use super::{
     client::ApiError,
     key::ApiKey,
-    portal::{Given, KeyWish, Known, ListedKey, Portal, PortalError, Visit, address_in},
+    portal::{Given, WantedKeys, Known, ListedKey, Portal, PortalError, Visit, address_in},
 };
 use crate::{
     config::{PortalAccount, PortalConfig},
@@ -45,7 +45,7 @@ pub struct Wallet {
 pub struct Account {
     config: PortalAccount,
     portal: Portal,
-    wish: KeyWish,
+    wanted: WantedKeys,
     state: Mutex<State>,
 }
 
@@ -99,12 +99,12 @@ impl Wallet {
     /// When the portal's address cannot be used.
     pub fn with_portal(self, config: &PortalConfig) -> Result<Self, ApiError> {
         let portal = Portal::new(&config.url)?;
-        let wish =
-            KeyWish { name: config.key_name.clone(), count: config.key_count, addresses: config.egress_ips.clone() };
+        let wanted =
+            WantedKeys { name: config.key_name.clone(), count: config.key_count, addresses: config.egress_ips.clone() };
         let account = |account: &PortalAccount| Account {
             config: account.clone(),
             portal: portal.clone(),
-            wish: wish.clone(),
+            wanted: wanted.clone(),
             state: Mutex::default(),
         };
         Ok(Self { accounts: config.accounts.iter().map(account).collect(), ..self })
@@ -164,8 +164,8 @@ impl Account {
         &self.config
     }
 
-    pub const fn wish(&self) -> &KeyWish {
-        &self.wish
+    pub const fn wanted(&self) -> &WantedKeys {
+        &self.wanted
     }
 
     /// Names the right to log in with this account, for all processes alike.
@@ -213,7 +213,7 @@ impl Account {
     /// Logs in and looks around. To be called by whoever holds the right to log in.
     pub async fn visit(&self) -> Result<Visit<'_>, PortalError> {
         let seen = self.state().refused.iter().rev().find_map(|(_, detail)| address_in(detail));
-        let visit = self.portal.visit(&self.config, &self.wish, seen).await?;
+        let visit = self.portal.visit(&self.config, &self.wanted, seen).await?;
         let (ours, foreign): (Vec<&ListedKey>, Vec<&ListedKey>) =
             visit.listed().iter().partition(|key| visit.is_ours(key));
         let elsewhere: Vec<&ListedKey> = ours.into_iter().filter(|key| !key.is_good_for(visit.addresses())).collect();

@@ -22,7 +22,7 @@ use crate::{
 
 /// Writes everything that the mailbox and the queue hold into one file
 ///
-/// Mail, ready, delayed and leased requests with their next wishes, dead and unreadable letters, and index entries that
+/// Mail, ready, delayed and leased requests with their next requests, dead and unreadable letters, and index entries that
 /// wait for their data. The file is named by its time, is readable by its owner only, and has no password in it; it
 /// appears when it is whole and on the disk. Backups older than QUEUE_BACKUP_RETENTION_DAYS (default 7) are deleted
 /// afterwards, never the newest. Redis is only read, in small steps, so a backup may be made while everything runs: what

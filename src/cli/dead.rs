@@ -200,7 +200,7 @@ async fn show(args: ShowArgs, shared: &Shared) -> anyhow::Result<Ending> {
 }
 
 fn json_line(letter: &DeadLetter) -> String {
-    let wish = letter.wish.as_ref();
+    let request = letter.request.as_ref();
     let json = serde_json::json!({
         "name": letter.name,
         "died": letter.died.to_string(),
@@ -209,10 +209,10 @@ fn json_line(letter: &DeadLetter) -> String {
         "attempts": letter.attempts,
         "lapses": letter.lapses,
         "body": letter.body,
-        "priority": wish.map(|wish| wish.priority),
-        "first_asked": wish.map(|wish| wish.first_asked.to_string()),
-        "last_asked": wish.map(|wish| wish.last_asked.to_string()),
-        "merges": wish.map(|wish| wish.merges),
+        "priority": request.map(|request| request.priority),
+        "first_asked": request.map(|request| request.first_asked.to_string()),
+        "last_asked": request.map(|request| request.last_asked.to_string()),
+        "merges": request.map(|request| request.merges),
         "score": letter.score,
         "can_be_redriven": letter.can_be_redriven,
     });
@@ -225,13 +225,13 @@ fn render_whole(letter: &DeadLetter, now: Timestamp, style: Style) -> String {
     let mut table = Table::new([("", Align::Left), ("", Align::Left)]);
     table.row(["died", &ago(letter.died)]);
     table.row(["reason", &format!("{}: {}", letter.reason_code, short(&letter.reason, 300))]);
-    if let Some(wish) = &letter.wish {
-        table.row(["priority", wish.priority.as_str()]);
-        table.row(["first asked", &ago(wish.first_asked)]);
-        table.row(["last asked", &ago(wish.last_asked)]);
+    if let Some(request) = &letter.request {
+        table.row(["priority", request.priority.as_str()]);
+        table.row(["first asked", &ago(request.first_asked)]);
+        table.row(["last asked", &ago(request.last_asked)]);
         table.row(["attempts", &letter.attempts.to_string()]);
         table.row(["lapses", &letter.lapses.to_string()]);
-        table.row(["merged", &counted(wish.merges, "wish", "wishes")]);
+        table.row(["merged", &counted(request.merges, "request", "requests")]);
     }
     if let Some(score) = &letter.score {
         table.row(["score", score]);
@@ -355,7 +355,7 @@ mod tests {
                 attempts: 1,
                 lapses: 0,
                 body: None,
-                wish: None,
+                request: None,
                 score: None,
                 can_be_redriven: true,
             },
@@ -367,7 +367,7 @@ mod tests {
                 attempts: 0,
                 lapses: 0,
                 body: Some("{}".to_owned()),
-                wish: None,
+                request: None,
                 score: Some("1".to_owned()),
                 can_be_redriven: true,
             },

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::{Ending, Misuse, connect, text, text::counted};
 use crate::{
-    model::{ObjectId, Priority, Wish},
+    model::{ObjectId, Priority, RefreshRequest},
     queue::{DeadFilter, Enqueued, Queue, record::LAPSED},
 };
 
@@ -40,13 +40,13 @@ pub async fn run(args: EnqueueArgs) -> anyhow::Result<Ending> {
     let objects = parse(&words(&args.objects)?)?;
     let queue = connect::queue()?;
     let now = queue.time().await.context("failed to enqueue")?;
-    let wishes: Vec<Wish> = objects.iter().map(|object| Wish::now(object.clone(), args.priority, now)).collect();
+    let requests: Vec<RefreshRequest> = objects.iter().map(|object| RefreshRequest::now(object.clone(), args.priority, now)).collect();
     if args.revive {
         let names = objects.iter().map(ToString::to_string).collect();
         let lapsed = DeadFilter { names, reason_code: Some(LAPSED.to_owned()), ..DeadFilter::default() };
         queue.redrive(now, &lapsed).await.context("failed to revive")?;
     }
-    let Enqueued { queued, dead } = queue.enqueue(now, &wishes).await.context("failed to enqueue")?;
+    let Enqueued { queued, dead } = queue.enqueue(now, &requests).await.context("failed to enqueue")?;
     let waiting: Vec<&ObjectId> =
         objects.iter().filter(|object| dead.iter().all(|dead| dead.object != **object)).collect();
     if queued > 0 {

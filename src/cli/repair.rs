@@ -42,8 +42,8 @@ pub fn told(repaired: &RepairReport) -> String {
     if repaired.places > 0 {
         parts.push(format!("{} put where they belong", counted(repaired.places, "object", "objects")));
     }
-    if repaired.strangers > 0 {
-        let entries = counted(repaired.strangers, "entry that is no object", "entries that are no objects");
+    if repaired.invalid_entries > 0 {
+        let entries = counted(repaired.invalid_entries, "entry that is no object", "entries that are no objects");
         parts.push(format!("{entries} set aside as dead letters"));
     }
     if repaired.counters > 0 {
@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn it_tells_what_was_mended_and_when_nothing_was() {
         assert_eq!(told(&RepairReport::default()), "everything is in order");
-        let all = RepairReport { records: 1, places: 2, strangers: 1, counters: 1 };
+        let all = RepairReport { records: 1, places: 2, invalid_entries: 1, counters: 1 };
         assert_eq!(
             told(&all),
             "1 record rebuilt, 2 objects put where they belong, 1 entry that is no object set aside as dead letters, \

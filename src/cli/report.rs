@@ -84,7 +84,7 @@ struct Work {
     calls: i64,
     changed: i64,
     unchanged: i64,
-    satisfied: i64,
+    fresh: i64,
     gone: i64,
     error: i64,
     given_back: i64,
@@ -93,7 +93,7 @@ struct Work {
 impl Work {
     /// Requests that came to an end, well or not.
     const fn ended(&self) -> i64 {
-        self.changed + self.unchanged + self.satisfied + self.gone + self.error
+        self.changed + self.unchanged + self.fresh + self.gone + self.error
     }
 }
 
@@ -161,13 +161,13 @@ fn work(rows: &[Work], style: Style) -> String {
     if rows.is_empty() {
         return "  nothing was done\n".to_owned();
     }
-    let columns = ["calls", "changed", "unchanged", "satisfied", "gone", "error", "given back"];
+    let columns = ["calls", "changed", "unchanged", "fresh", "gone", "error", "given back"];
     let columns = columns.map(|name| (name, Align::Right));
     let names = [("", Align::Left), ("", Align::Left)];
     let mut table = Table::new(names.into_iter().chain(columns).chain([("changed", Align::Left)]));
     for row in rows {
         let name = row.day.as_ref().or(row.kind.as_ref()).cloned().unwrap_or_default();
-        let numbers = [row.calls, row.changed, row.unchanged, row.satisfied, row.gone, row.error, row.given_back];
+        let numbers = [row.calls, row.changed, row.unchanged, row.fresh, row.gone, row.error, row.given_back];
         let numbers = numbers.map(|number| if number == 0 { "-".to_owned() } else { count(unsigned(number)) });
         let names = [name, row.class.clone().unwrap_or_default()];
         table.row(names.into_iter().chain(numbers).chain([bar(row.changed, row.ended())]));
@@ -201,7 +201,7 @@ mod tests {
             calls: 1200,
             changed,
             unchanged: 300,
-            satisfied: 0,
+            fresh: 0,
             gone: 4,
             error: 1,
             given_back: 0,

@@ -53,7 +53,7 @@ pub const fn stopped(reason: StopReason) -> &'static str {
         StopReason::Shutdown => "stopped on request; what was not done is back in the queue",
         StopReason::RefreshPaused => "refreshing is switched off (REFRESH_PAUSED or DISABLE_AUTO_REFRESH_QUEUE)",
         StopReason::AlreadyRunning => "another run holds every API key",
-        StopReason::KeysPaused => "every API key rests after a refusal",
+        StopReason::KeysCoolingDown => "every API key rests after a refusal",
         StopReason::DayUsedUp => "the calls that COC_REQS_PER_DAY allows are made",
         StopReason::Maintenance => "the API is in maintenance",
         StopReason::CircuitOpen => "what is left waits until the API, or one of its endpoints, works again",

@@ -22,7 +22,7 @@ impl Style {
     #[cfg(test)]
     pub const PLAIN: Self = Self { colour: false };
 
-    /// What suits standard output; `no_colour` is the user's wish.
+    /// What suits standard output; `no_colour` is the user's request.
     #[must_use]
     pub fn of_stdout(no_colour: bool) -> Self {
         Self { colour: io::stdout().is_terminal() && !no_colour }

@@ -8,7 +8,7 @@ use std::{cmp::Reverse, time::Duration};
 
 use crate::{
     clock::Timestamp,
-    model::{FollowUp, KnownWar, MemberSeen, ObjectId, Priority, WarMemory, Wish},
+    model::{FollowUp, KnownWar, MemberSeen, ObjectId, Priority, WarMemory, RefreshRequest},
 };
 
 /// Between looks in preparation: the sides' members may still be changed.
@@ -44,8 +44,8 @@ const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 pub fn next_look(war: &ObjectId, memory: &WarMemory, began: Timestamp, fresh_until: Timestamp) -> Option<FollowUp> {
     let after = fresh_until.max(began + SHORTEST_WAIT);
     let (at, priority) = moment(memory, after)?;
-    let wish = Wish { due: at, ..Wish::now(war.clone(), priority, at) };
-    Some(FollowUp { wish, is_spare: false })
+    let request = RefreshRequest { due: at, ..RefreshRequest::now(war.clone(), priority, at) };
+    Some(FollowUp { request, is_spare: false })
 }
 
 /// The next look at a war at which look after look has failed until now: the war goes on all the same. `None` when there is
@@ -103,11 +103,11 @@ pub fn stale_members(members: &[MemberSeen], most: usize, now: Timestamp) -> Vec
         })
         .collect();
     stale.sort_by(|one, other| (one.0, one.1, &one.2.tag).cmp(&(other.0, other.1, &other.2.tag)));
-    let wish = |(class, _, member): (Priority, Reverse<Duration>, &MemberSeen)| FollowUp {
-        wish: Wish::now(ObjectId::player(member.tag.clone()), class, now),
+    let request = |(class, _, member): (Priority, Reverse<Duration>, &MemberSeen)| FollowUp {
+        request: RefreshRequest::now(ObjectId::player(member.tag.clone()), class, now),
         is_spare: true,
     };
-    stale.into_iter().take(most).map(wish).collect()
+    stale.into_iter().take(most).map(request).collect()
 }
 
 #[cfg(test)]
@@ -151,9 +151,9 @@ mod tests {
         loop {
             let now = *looks.last().unwrap();
             let Some(next) = next_look(&object, &told(now, starts, ends), now, now + max_age) else { return looks };
-            assert!(next.wish.due > now + max_age && next.wish.asked == next.wish.due, "{next:?}");
+            assert!(next.request.due > now + max_age && next.request.asked == next.request.due, "{next:?}");
             assert!(!next.is_spare);
-            looks.push(next.wish.due + late);
+            looks.push(next.request.due + late);
             assert!(looks.len() < 1000, "it ends");
         }
     }
@@ -177,7 +177,7 @@ mod tests {
     fn however_often_a_war_is_refreshed_the_next_look_stays_the_same() {
         let object = "war:2PP".parse().unwrap();
         let (starts, ends) = (at(23 * HOUR), at(47 * HOUR));
-        let due = |now: Timestamp| next_look(&object, &told(now, starts, ends), now, now + SECOND).unwrap().wish.due;
+        let due = |now: Timestamp| next_look(&object, &told(now, starts, ends), now, now + SECOND).unwrap().request.due;
         let in_war = starts + HOUR;
         for seconds in 1..239 {
             assert_eq!(due(in_war + seconds * SECOND), in_war + IN_WAR, "{seconds} s later");
@@ -216,7 +216,7 @@ mod tests {
         let mut now = ends;
         let mut looks = 0;
         while let Some(next) = next_look(&object, &told(ends - SECOND, starts, ends), now, now + MINUTE) {
-            now = next.wish.due;
+            now = next.request.due;
             looks += 1;
         }
         assert!(now <= ends + PATIENCE + 2 * MINUTE && looks < 130, "{looks}");
@@ -227,7 +227,7 @@ mod tests {
         let object = "war:2PP".parse().unwrap();
         let (starts, ends) = (at(Duration::ZERO), at(24 * HOUR));
         let known = told(ends - HOUR, starts, ends);
-        let next = |memory: &WarMemory, now| next_look_after_failures(&object, memory, now).map(|next| next.wish.due);
+        let next = |memory: &WarMemory, now| next_look_after_failures(&object, memory, now).map(|next| next.request.due);
         assert_eq!(next(&known, ends - HOUR), Some(ends - HOUR + IN_WAR), "the same look as after an answer");
         assert_eq!(next(&known, ends + MINUTE), Some(ends + LAST_LOOK), "what it came to is still to be seen");
         assert!(next(&known, ends + HOUR).is_some());
@@ -250,7 +250,7 @@ mod tests {
         let object = "war:2PP".parse().unwrap();
         let (starts, ends) = (at(23 * HOUR), at(47 * HOUR));
         let class =
-            |now: Timestamp| next_look(&object, &told(now, starts, ends), now, now).map(|next| next.wish.priority);
+            |now: Timestamp| next_look(&object, &told(now, starts, ends), now, now).map(|next| next.request.priority);
         assert_eq!(class(at(HOUR)), Some(Priority::Critical));
         assert_eq!(class(starts + HOUR), Some(Priority::Critical));
         assert_eq!(class(ends), Some(Priority::High));
@@ -264,7 +264,7 @@ mod tests {
         let now = ends + LAST_LOOK;
         let memory = WarMemory { seeks_next_round: true, ..told(now, starts, ends) };
         let next = next_look(&object, &memory, now, now).unwrap();
-        assert!(next.wish.due.since(now) <= SHORTEST_WAIT + SECOND);
+        assert!(next.request.due.since(now) <= SHORTEST_WAIT + SECOND);
     }
 
     fn member(tag: &str, hours: Option<u32>, is_active: bool) -> MemberSeen {
@@ -284,8 +284,8 @@ mod tests {
         ];
         let asked = |most| -> Vec<(String, Priority)> {
             let follow_ups = stale_members(&members, most, at(100 * HOUR));
-            assert!(follow_ups.iter().all(|one| one.is_spare && one.wish.due == at(100 * HOUR)));
-            follow_ups.into_iter().map(|one| (one.wish.object.to_string(), one.wish.priority)).collect()
+            assert!(follow_ups.iter().all(|one| one.is_spare && one.request.due == at(100 * HOUR)));
+            follow_ups.into_iter().map(|one| (one.request.object.to_string(), one.request.priority)).collect()
         };
         let low = |tag: &str| (format!("player:{tag}"), Priority::Low);
         let all = [("player:2YY".to_owned(), Priority::Medium), low("2GG"), low("2RR"), low("2PP")];

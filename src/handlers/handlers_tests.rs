@@ -9,8 +9,8 @@ use secrecy::SecretString;
 use super::*;
 use crate::{
     config::RedisConfig,
-    model::{EndpointKind, Fetched, Kind, Note, ObjectId, Outcome, Priority, Wish},
-    queue::{Circuit, CircuitReason, CircuitScope, RunNote, memory::MemoryQueue, redis::RedisQueue},
+    model::{EndpointKind, Fetched, Kind, OutboxEntry, ObjectId, Outcome, Priority, RefreshRequest},
+    queue::{Circuit, CircuitReason, CircuitScope, RunSummary, memory::MemoryQueue, redis::RedisQueue},
     store::{Commit, Freshness, LastRuns, RunRow, StoreError},
     worker::{
         Progress, RunOptions,
@@ -106,11 +106,11 @@ impl Store for Database {
         self.answer(Commit::default())
     }
 
-    async fn notes(&self, _before: Timestamp) -> Result<Vec<Note>, StoreError> {
+    async fn outbox(&self, _before: Timestamp) -> Result<Vec<OutboxEntry>, StoreError> {
         self.answer(Vec::new())
     }
 
-    async fn forget_notes(&self, _ids: &[i64]) -> Result<(), StoreError> {
+    async fn delete_from_outbox(&self, _ids: &[i64]) -> Result<(), StoreError> {
         self.answer(())
     }
 
@@ -328,8 +328,8 @@ async fn health_tells_the_contract_and_the_rest() {
         report: "{}".to_owned(),
     };
     let queue = MemoryQueue::new(clock());
-    let wish = Wish::now(ObjectId::clan("2PP".parse().unwrap()), Priority::High, NOW);
-    queue.enqueue(NOW, &[wish]).await.unwrap();
+    let request = RefreshRequest::now(ObjectId::clan("2PP".parse().unwrap()), Priority::High, NOW);
+    queue.enqueue(NOW, &[request]).await.unwrap();
     let healthy = handlers_with(queue, Database { last_run: Some(last_run), ..Database::default() });
     let (status, body) = http(ask(&healthy, get_health()).await.0);
     assert_eq!(status, 200);
@@ -411,8 +411,8 @@ async fn health_tells_the_last_runs_when_the_database_is_down() {
     for (run, error) in [("one", None), ("two", Some("the database cannot be used (57P03)".to_owned()))] {
         let (stopped_because, ended) = ("database_down".to_owned(), NOW);
         let (run, started) = (run.to_owned(), NOW);
-        let note = RunNote { run, started, ended, stopped_because, error, processed: 1, failed: 0, api_requests: 1 };
-        queue.note_run(&note).await.unwrap();
+        let note = RunSummary { run, started, ended, stopped_because, error, processed: 1, failed: 0, api_requests: 1 };
+        queue.record_run(&note).await.unwrap();
     }
     let handlers = handlers_with(queue, Database { dead: true, ..Database::default() });
     let (status, body) = http(ask(&handlers, get_health()).await.0);

@@ -11,7 +11,7 @@ use tracing::warn;
 use crate::{
     clock::{Clock, Timestamp},
     config::Pause,
-    queue::{Circuit, CircuitReason, Queue, QueueError, QueueStats, RunNote, RunNotes, Slots},
+    queue::{Circuit, CircuitReason, Queue, QueueError, QueueStats, RunSummary, RunSummaries, Slots},
     store::{LastRuns, RunRow, Store, StoreError},
     worker::{
         public,
@@ -40,7 +40,7 @@ struct QueueState {
     report: QueueReport,
     circuits: Vec<Circuit>,
     day: Option<DayReport>,
-    runs: RunNotes,
+    runs: RunSummaries,
 }
 
 /// What is wrong with a server, as far as anybody may know.
@@ -82,10 +82,10 @@ pub async fn check<Q: Queue + Slots, S: Store>(
 async fn queue_state<Q: Queue + Slots>(queue: &Q, reqs_per_day: Option<NonZeroU64>) -> Result<QueueState, QueueError> {
     let now = queue.time_to_write().await?;
     let (stats, circuits, runs): (QueueStats, _, _) =
-        tokio::try_join!(queue.stats(now), queue.circuits(), async { Ok(queue.run_notes().await) })?;
+        tokio::try_join!(queue.stats(now), queue.circuits(), async { Ok(queue.run_summaries().await) })?;
     let runs = runs.unwrap_or_else(|error| {
         warn!(error = &error as &dyn std::error::Error, "health: failed to read how the last runs went");
-        RunNotes::default()
+        RunSummaries::default()
     });
     let day = match reqs_per_day {
         Some(per_day) => Some(DayReport::new(per_day, queue.calls_taken(now.midnight()).await?, now)),
@@ -169,13 +169,13 @@ impl Health {
     }
 
     /// The newest run of each sort that either server knows.
-    fn runs(&self) -> RunNotes {
+    fn runs(&self) -> RunSummaries {
         let noted = self.queue.as_ref().map(|queue| queue.runs.clone()).unwrap_or_default();
         let rows = self.database.as_ref().map(|runs| (runs.good.as_ref(), runs.failed.as_ref())).unwrap_or_default();
-        let newest = |note: Option<RunNote>, row: Option<&RunRow>| {
+        let newest = |note: Option<RunSummary>, row: Option<&RunRow>| {
             note.into_iter().chain(row.map(note_of)).max_by_key(|note| note.ended)
         };
-        RunNotes { good: newest(noted.good, rows.0), failed: newest(noted.failed, rows.1) }
+        RunSummaries { good: newest(noted.good, rows.0), failed: newest(noted.failed, rows.1) }
     }
 
     /// What keeps the worker from working although everything is well.
@@ -212,12 +212,12 @@ fn circuit(circuit: &Circuit) -> Value {
 }
 
 /// A row's error is for the operator; of it the kind is told.
-fn note_of(row: &RunRow) -> RunNote {
+fn note_of(row: &RunRow) -> RunSummary {
     let told = |error: &str| match StopReason::parse(&row.stopped_because) {
         Some(reason) => public::failure(reason, Some(error)),
         None => "the log says why".to_owned(),
     };
-    RunNote {
+    RunSummary {
         run: row.run.clone(),
         started: row.started,
         ended: row.ended,
@@ -229,7 +229,7 @@ fn note_of(row: &RunRow) -> RunNote {
     }
 }
 
-fn last_run(note: &RunNote) -> Value {
+fn last_run(note: &RunSummary) -> Value {
     json!({
         "run": note.run,
         "started": note.started.to_string(),

@@ -118,7 +118,7 @@ const fn status(stopped_because: StopReason) -> u16 {
         StopReason::QueueEmpty | StopReason::Deadline | StopReason::MaxRequests | StopReason::Shutdown => 200,
         StopReason::RefreshPaused
         | StopReason::AlreadyRunning
-        | StopReason::KeysPaused
+        | StopReason::KeysCoolingDown
         | StopReason::DayUsedUp
         | StopReason::Maintenance
         | StopReason::CircuitOpen => 202,
@@ -162,13 +162,13 @@ fn log(report: &RunReport) {
                 failed_requests = report.failed_requests,
                 outcome.stored = report.outcomes.get("stored"),
                 outcome.unchanged = report.outcomes.get("unchanged"),
-                outcome.satisfied = report.outcomes.get("satisfied"),
+                outcome.fresh = report.outcomes.get("fresh"),
                 outcome.gone = report.outcomes.get("gone"),
                 outcome.private_war_log = report.outcomes.get("private_war_log"),
                 outcome.delayed = report.outcomes.get("delayed"),
                 outcome.released = report.outcomes.get("released"),
                 outcome.dead_letter = report.outcomes.get("dead_letter"),
-                outcome.stale = report.outcomes.get("stale"),
+                outcome.lease_lost = report.outcomes.get("lease_lost"),
                 errors = (!report.errors.is_empty()).then(|| report.errors.join(" | ")),
                 errors_omitted = report.errors_omitted,
                 queue_size = report.queue.as_ref().map(|queue| queue.queue_size),

@@ -166,7 +166,7 @@ fn may_be_locked_out(answer: &Result<Value, Failure>) -> bool {
 fn lacks_keys(answer: &Result<Value, Failure>) -> bool {
     let refused = |report: &Value| {
         let counts = |name| report.get(name).and_then(Value::as_u64).is_some_and(|count| count > 0);
-        counts("keys_refused") || counts("logins_failed")
+        counts("keys_rejected") || counts("logins_failed")
     };
     let Ok(answer) = answer else { return false };
     let body = answer.get("body").and_then(Value::as_str).and_then(|body| serde_json::from_str(body).ok());

@@ -57,7 +57,7 @@ impl Event {
 /// What a commit has to tell others. It is stored with the commit and forgotten when it is told, so that a run that dies in
 /// between takes nothing with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Note {
+pub struct OutboxEntry {
     /// Tells it from others; drawn at random.
     #[serde(skip)]
     pub id: i64,
@@ -74,7 +74,7 @@ pub struct Note {
     pub changed: Vec<ObjectId>,
 }
 
-impl Note {
+impl OutboxEntry {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.events.is_empty() && self.renewed.is_empty() && self.changed.is_empty()

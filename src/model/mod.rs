@@ -1,6 +1,6 @@
 //! The words of the domain: values only, no I/O, no async.
 //!
-//! A producer's [`Wish`] asks for one [`ObjectId`] (a clan, a player, a clan's current war) at a [`Priority`]; the API
+//! A producer's [`RefreshRequest`] asks for one [`ObjectId`] (a clan, a player, a clan's current war) at a [`Priority`]; the API
 //! answers with a [`Document`] or with the fact that there is none ([`Answered`]); what became of a request in the end
 //! is its [`Outcome`].
 
@@ -15,9 +15,9 @@ mod snapshot;
 mod tag;
 pub mod text;
 mod war;
-mod wish;
+mod request;
 
-pub use change::{Before, Change, Event, Learned, MemberSeen, Move, Note};
+pub use change::{Before, Change, Event, Learned, MemberSeen, Move, OutboxEntry};
 pub use endpoint_kind::EndpointKind;
 pub use fingerprint::Fingerprint;
 pub use kind::{Kind, ObjectId, UnknownKind};
@@ -30,4 +30,4 @@ pub use snapshot::{
 };
 pub use tag::{ImpossibleTag, Tag};
 pub use war::{KnownWar, WarMemory, game_time};
-pub use wish::{FollowUp, LONGEST_WAIT, Wish};
+pub use request::{FollowUp, LONGEST_WAIT, RefreshRequest};

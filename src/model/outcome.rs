@@ -10,7 +10,7 @@ pub enum Outcome {
     /// The content was the same; its freshness moved.
     Unchanged,
     /// Fresh enough already: answered without a call.
-    Satisfied,
+    Fresh,
     /// The API says there is no such object (404).
     Gone,
     /// The clan keeps its war log private (403 without a message).
@@ -22,20 +22,20 @@ pub enum Outcome {
     /// Set aside with a reason.
     DeadLetter,
     /// The lease had run out: another run has the object now, and our result was stored only if it was the newest.
-    Stale,
+    LeaseLost,
 }
 
 impl Outcome {
     pub const ALL: [Self; 9] = [
         Self::Stored,
         Self::Unchanged,
-        Self::Satisfied,
+        Self::Fresh,
         Self::Gone,
         Self::PrivateWarLog,
         Self::Delayed,
         Self::Released,
         Self::DeadLetter,
-        Self::Stale,
+        Self::LeaseLost,
     ];
 
     #[must_use]
@@ -43,20 +43,20 @@ impl Outcome {
         match self {
             Self::Stored => "stored",
             Self::Unchanged => "unchanged",
-            Self::Satisfied => "satisfied",
+            Self::Fresh => "fresh",
             Self::Gone => "gone",
             Self::PrivateWarLog => "private_war_log",
             Self::Delayed => "delayed",
             Self::Released => "released",
             Self::DeadLetter => "dead_letter",
-            Self::Stale => "stale",
+            Self::LeaseLost => "lease_lost",
         }
     }
 
     /// Whether the request is finished and done well.
     #[must_use]
     pub const fn is_processed(self) -> bool {
-        matches!(self, Self::Stored | Self::Unchanged | Self::Satisfied | Self::Gone | Self::PrivateWarLog)
+        matches!(self, Self::Stored | Self::Unchanged | Self::Fresh | Self::Gone | Self::PrivateWarLog)
     }
 
     /// Whether the attempt failed.

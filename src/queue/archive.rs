@@ -160,9 +160,9 @@ impl Kept {
                 let source = score.map_or(Source::Scan, |score| Source::Index { score });
                 let entry = Entry { id: Id::Whole(id), source, content: Content::Value(value) };
                 match entry.decide(now, max_attempts) {
-                    Decision::Admit(wish) => {
-                        let record = Box::new(Record::with_wish(None, &wish, now));
-                        Ok(Returning::Record { object: wish.object, record })
+                    Decision::Admit(request) => {
+                        let record = Box::new(Record::with_request(None, &request, now));
+                        Ok(Returning::Record { object: request.object, record })
                     }
                     Decision::Refuse(unreadable) => {
                         let letter = Box::new(unreadable.letter(now));
@@ -229,7 +229,7 @@ pub(super) fn merged(current: &Record, new: &Record, now: Timestamp) -> Option<R
         // The later death counts. What is alive counts more than any death.
         (State::Dead, State::Dead) if new.died > current.died => Some(new.clone()),
         (_, State::Dead) => None,
-        // What died of this wish, or of a newer one, stays dead; and a lease for such a one answers it.
+        // What died of this request, or of a newer one, stays dead; and a lease for such a one answers it.
         (State::Dead | State::Leased, _) if wanted.last <= current.wanted.last => None,
         (State::Dead, _) if current.code.as_deref() == Some(super::record::LAPSED) => {
             let mut record = current.clone();
@@ -285,13 +285,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::model::Wish;
+    use crate::model::RefreshRequest;
 
     const NOW: Timestamp = Timestamp::from_millis(1_772_600_767_089);
     const MINUTE: Duration = Duration::from_secs(60);
 
     fn record(priority: Priority, asked: Timestamp) -> Record {
-        Record::with_wish(None, &Wish::now("clan:2PP".parse().unwrap(), priority, asked), asked)
+        Record::with_request(None, &RefreshRequest::now("clan:2PP".parse().unwrap(), priority, asked), asked)
     }
 
     fn dead(asked: Timestamp, died: Timestamp) -> Record {
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_wish_is_merged_and_overwrites_nothing() {
+    fn an_older_request_is_merged_and_overwrites_nothing() {
         let current = record(Priority::Low, NOW);
         let merged = merged(&current, &record(Priority::High, NOW - MINUTE), NOW).unwrap();
         assert_eq!(merged.wanted.last, NOW);
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_is_revived_by_a_newer_wish_only() {
+    fn a_dead_letter_is_revived_by_a_newer_request_only() {
         let current = dead(NOW, NOW);
         assert_eq!(merged(&current, &record(Priority::High, NOW), NOW), None);
         let revived = merged(&current, &record(Priority::High, NOW + MINUTE), NOW + MINUTE).unwrap();
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_answers_what_was_wished_before_it_and_nothing_else() {
+    fn a_lease_answers_what_was_requested_before_it_and_nothing_else() {
         let mut leased = record(Priority::Low, NOW);
         leased.lease("clan:2PP".parse().unwrap(), "run:1".to_owned(), NOW + MINUTE);
         assert_eq!(merged(&leased, &record(Priority::High, NOW), NOW), None);
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leased_record_is_put_back_without_its_lease_and_with_its_next_wish() {
+    fn a_leased_record_is_put_back_without_its_lease_and_with_its_next_request() {
         let mut leased = record(Priority::Low, NOW);
         leased.lease("clan:2PP".parse().unwrap(), "run:1".to_owned(), NOW + MINUTE);
         leased.next = Some(record(Priority::Critical, NOW + MINUTE).wanted);

@@ -2,7 +2,7 @@
 //! Values only.
 
 use super::{
-    DeadFilter, DeadLetter, DeadWish, Exported,
+    DeadFilter, DeadLetter, DeadRequest, Exported,
     mailbox::compose,
     record::{Letter, Record, State},
 };
@@ -72,7 +72,7 @@ impl DeadEntry {
                 attempts: record.wanted.attempts,
                 lapses: record.lapses,
                 body: record.body.clone(),
-                wish: Some(DeadWish {
+                request: Some(DeadRequest {
                     priority: record.wanted.priority,
                     first_asked: record.wanted.first,
                     last_asked: record.wanted.last,
@@ -89,7 +89,7 @@ impl DeadEntry {
                 attempts: 0,
                 lapses: 0,
                 body: letter.value.as_deref().map(super::record::clip).or(letter.body.as_deref()).map(str::to_owned),
-                wish: None,
+                request: None,
                 score: Some(letter.score.clone()),
                 can_be_redriven: self.can_be_redriven(),
             },

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    model::{Kind, ObjectId, Priority, Reason, Tag, Wish},
+    model::{Kind, ObjectId, Priority, Reason, Tag, RefreshRequest},
 };
 
 /// The producers' index: a sorted set, request id by priority.
@@ -120,7 +120,7 @@ pub enum Content {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Merge it into the queue.
-    Admit(Wish),
+    Admit(RefreshRequest),
     /// Make it a dead letter.
     Refuse(Unreadable),
     /// An index entry without data: set it aside, with the class its score says.
@@ -131,7 +131,7 @@ pub enum Decision {
     Wait,
 }
 
-/// Mail that cannot become a wish.
+/// Mail that cannot become a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
     /// `mail:<id>`, escaped.
@@ -177,7 +177,7 @@ impl Entry {
                 self.refuse(Reason::new("too_large", format!("the value has {bytes} bytes")))
             }
             (Content::Value(value), source) => match decode(value, source.class(), now, max_attempts) {
-                Ok(wish) => Decision::Admit(wish),
+                Ok(request) => Decision::Admit(request),
                 Err(reason) => self.refuse(reason),
             },
         }
@@ -286,7 +286,7 @@ fn seconds(after: &[u8]) -> Option<u64> {
 }
 
 /// Reads one JSON value. Only type and tag must be right; everything else has a sensible reading when it is odd.
-fn decode(value: &[u8], place: Option<Priority>, now: Timestamp, max_attempts: u32) -> Result<Wish, Reason> {
+fn decode(value: &[u8], place: Option<Priority>, now: Timestamp, max_attempts: u32) -> Result<RefreshRequest, Reason> {
     let not_json = |detail: String| Reason::new("not_json", detail);
     let text = std::str::from_utf8(value).map_err(|error| not_json(format!("the value is not UTF-8: {error}")))?;
     let fields: HashMap<String, &RawValue> =
@@ -305,12 +305,12 @@ fn decode(value: &[u8], place: Option<Priority>, now: Timestamp, max_attempts: u
     let last_updated = string("last_updated").and_then(|text| times::parse(&text));
     let retries = fields.get("retry_count").and_then(|raw| raw.get().parse::<u32>().ok()).unwrap_or(0);
     let attempts = retries.min(max_attempts.saturating_sub(1));
-    Ok(Wish::from_mail(ObjectId::new(kind, tag), priority, requested_at, last_updated, attempts, now))
+    Ok(RefreshRequest::from_mail(ObjectId::new(kind, tag), priority, requested_at, last_updated, attempts, now))
 }
 
 /// A record's value exactly as the Python producer writes it.
 ///
-/// `requested_at` is the latest asked, so that an answer to an older wish does not pass for one to this; a record that
+/// `requested_at` is the latest asked, so that an answer to an older request does not pass for one to this; a record that
 /// must wait says so by a request time in the future, as the old worker does.
 #[must_use]
 pub fn compose(id: &str, object: &ObjectId, record: &Record, now: Timestamp) -> String {
@@ -409,9 +409,9 @@ mod tests {
         }
     }
 
-    fn wish(score: &str, value: &str) -> Wish {
+    fn request(score: &str, value: &str) -> RefreshRequest {
         match entry(b"any id", score, value).decide(NOW, 3) {
-            Decision::Admit(wish) => wish,
+            Decision::Admit(request) => request,
             other => panic!("{value} became {other:?}"),
         }
     }
@@ -425,7 +425,7 @@ mod tests {
 
     #[test]
     fn the_examples_of_the_wire_format_are_read() {
-        let clan = wish(
+        let clan = request(
             "1",
             r#"{"id": "clan:2PYL0Q8", "type": "clan", "tag": "2PYL0Q8", "priority": 1, "requested_at": "2026-03-04T05:06:07.000089", "last_updated": null, "retry_count": 0}"#,
         );
@@ -433,14 +433,14 @@ mod tests {
         assert_eq!((clan.priority, clan.attempts), (Priority::High, 0));
         assert_eq!(clan.asked.to_string(), "2026-03-04T05:06:07.000Z");
 
-        let player = wish(
+        let player = request(
             "2",
             r##"{"id": "player:#8gql2", "type": "player", "tag": "#8gql2", "priority": 2, "requested_at": "2026-03-04T05:06:07", "last_updated": "2026-03-04T04:06:07.000089", "retry_count": 0}"##,
         );
         assert_eq!(player.object.to_string(), "player:8GQL2");
         assert_eq!(player.due.to_string(), "2026-03-04T06:06:07.000Z");
 
-        let retry = wish(
+        let retry = request(
             "3",
             r#"{"id": "clan:2PYL0Q8-retry-2", "type": "clan", "tag": "2PYL0Q8", "priority": 3, "requested_at": "2026-03-04T05:10:07.000089", "last_updated": null, "retry_count": 2}"#,
         );
@@ -450,31 +450,31 @@ mod tests {
 
     #[test]
     fn of_score_and_stated_priority_the_better_class_wins() {
-        assert_eq!(wish("3", r#"{"type":"war","tag":"2PP","priority":1}"#).priority, Priority::High);
-        assert_eq!(wish("0", r#"{"type":"war","tag":"2PP","priority":1}"#).priority, Priority::Critical);
-        assert_eq!(wish("2", r#"{"type":"war","tag":"2PP","priority":-7}"#).priority, Priority::Medium);
-        assert_eq!(wish("inf", r#"{"type":"war","tag":"2PP","priority":"high"}"#).priority, Priority::Low);
-        assert_eq!(wish("0.5", r#"{"type":"war","tag":"2PP"}"#).priority, Priority::High);
+        assert_eq!(request("3", r#"{"type":"war","tag":"2PP","priority":1}"#).priority, Priority::High);
+        assert_eq!(request("0", r#"{"type":"war","tag":"2PP","priority":1}"#).priority, Priority::Critical);
+        assert_eq!(request("2", r#"{"type":"war","tag":"2PP","priority":-7}"#).priority, Priority::Medium);
+        assert_eq!(request("inf", r#"{"type":"war","tag":"2PP","priority":"high"}"#).priority, Priority::Low);
+        assert_eq!(request("0.5", r#"{"type":"war","tag":"2PP"}"#).priority, Priority::High);
     }
 
     #[test]
     fn odd_counts_and_times_have_a_sensible_reading() {
-        let odd = wish("1", r#"{"type":"clan","tag":"2PP","retry_count":-1,"requested_at":7,"last_updated":"soon"}"#);
+        let odd = request("1", r#"{"type":"clan","tag":"2PP","retry_count":-1,"requested_at":7,"last_updated":"soon"}"#);
         assert_eq!((odd.attempts, odd.asked, odd.due), (0, NOW, NOW));
     }
 
     #[test]
     fn a_used_up_legacy_entry_still_gets_one_attempt() {
-        assert_eq!(wish("1", r#"{"type":"clan","tag":"2PP","retry_count":9}"#).attempts, 2);
+        assert_eq!(request("1", r#"{"type":"clan","tag":"2PP","retry_count":9}"#).attempts, 2);
     }
 
     #[test]
     fn the_last_of_two_equal_fields_counts_as_in_python() {
-        assert_eq!(wish("1", r#"{"type":"x","type":"clan","tag":"2PP"}"#).object.to_string(), "clan:2PP");
+        assert_eq!(request("1", r#"{"type":"x","type":"clan","tag":"2PP"}"#).object.to_string(), "clan:2PP");
     }
 
     #[test]
-    fn what_cannot_be_a_wish_says_why() {
+    fn what_cannot_be_a_request_says_why() {
         for (value, code) in [
             ("", "not_json"),
             ("[]", "not_json"),
@@ -519,10 +519,10 @@ mod tests {
 
     #[test]
     fn a_composed_value_is_what_the_python_producer_writes() {
-        let wish = Wish::now("war:2PYL0Q8".parse().unwrap(), Priority::Critical, NOW);
-        let record = Record::with_wish(None, &wish, NOW);
+        let request = RefreshRequest::now("war:2PYL0Q8".parse().unwrap(), Priority::Critical, NOW);
+        let record = Record::with_request(None, &request, NOW);
         assert_eq!(
-            compose("war:2PYL0Q8", &wish.object, &record, NOW),
+            compose("war:2PYL0Q8", &request.object, &record, NOW),
             r#"{"id": "war:2PYL0Q8", "type": "war", "tag": "2PYL0Q8", "priority": 0, "requested_at": "2026-03-04T05:06:07.089000", "last_updated": null, "retry_count": 0}"#
         );
     }

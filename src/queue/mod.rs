@@ -29,7 +29,7 @@ use std::{collections::BTreeMap, fmt, future::Future, time::Duration};
 
 use crate::{
     clock::Timestamp,
-    model::{Event, FollowUp, Kind, ObjectId, Priority, Reason, Wish},
+    model::{Event, FollowUp, Kind, ObjectId, Priority, Reason, RefreshRequest},
 };
 
 /// Leases that ended without being settled before an object becomes a dead letter (`lapsed`). From [`SUSPECT_LAPSES`] on only
@@ -94,7 +94,7 @@ impl MailLimits {
 /// What admitting one slice of mail came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Admitted {
-    /// Wishes merged into the queue.
+    /// Requests merged into the queue.
     pub admitted: usize,
     /// Entries that became dead letters: unreadable, unknown type, impossible tag, too large.
     pub unreadable: usize,
@@ -106,7 +106,7 @@ pub struct Admitted {
     pub orphans_dropped: usize,
     /// Data that no index entry pointed to, found by the scan and admitted.
     pub found_by_scan: usize,
-    /// Records that had to be mended before they could take a wish.
+    /// Records that had to be mended before they could take a request.
     pub repaired: Repaired,
     /// Whether more mail was waiting than this slice held.
     pub more: bool,
@@ -120,7 +120,7 @@ pub struct Repaired {
     /// Objects that stood in no set or in a wrong one.
     pub places: usize,
     /// Entries that are no object at all: dead letters now.
-    pub strangers: usize,
+    pub invalid_entries: usize,
     /// Counters, and the place where a scan goes on, that held something else and began anew.
     pub counters: usize,
 }
@@ -128,13 +128,13 @@ pub struct Repaired {
 impl Repaired {
     #[must_use]
     pub const fn total(&self) -> usize {
-        self.records + self.places + self.strangers + self.counters
+        self.records + self.places + self.invalid_entries + self.counters
     }
 
     pub const fn add(&mut self, other: Self) {
         self.records += other.records;
         self.places += other.places;
-        self.strangers += other.strangers;
+        self.invalid_entries += other.invalid_entries;
         self.counters += other.counters;
     }
 }
@@ -236,7 +236,7 @@ impl Lease {
 /// How a lease ends. Anything else (a crash) lets it lapse.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settlement {
-    /// Answered: the record is deleted, or its next wish becomes the record with attempts and lapses 0.
+    /// Answered: the record is deleted, or its next request becomes the record with attempts and lapses 0.
     Done,
     /// Answered for now, but somebody asked for it as of a later time: it waits until then, nothing counted, attempts
     /// and lapses 0.
@@ -271,7 +271,7 @@ impl Settlement {
 pub enum Settled {
     Settled,
     /// The lease had run out and the object is no longer ours. An ordinary answer.
-    Stale,
+    LeaseLost,
     /// It would have become a dead letter, and their room is full: it was returned, held for ten minutes.
     NoRoom,
 }
@@ -284,16 +284,16 @@ pub struct Following<'a> {
     pub most_ready: usize,
 }
 
-/// What became of wishes that were put into the queue.
+/// What became of requests that were put into the queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Enqueued {
     /// How many wait now, or waited already.
     pub queued: usize,
-    /// Those that do not: dead letters that no wish revives.
+    /// Those that do not: dead letters that no request revives.
     pub dead: Vec<NotQueued>,
 }
 
-/// An object that died with its workers (`lapsed`): a wish for it is noted, and nothing is done about it.
+/// An object that died with its workers (`lapsed`): a request for it is noted, and nothing is done about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotQueued {
     pub object: ObjectId,
@@ -331,16 +331,16 @@ impl Oldest {
     /// From what is known of the queue's records, and from the mail at the head of each class: as many as were looked at, of how
     /// many.
     fn of(records: impl Iterator<Item = Timestamp>, mail: &[mailbox::Entry], in_mailbox: u64, now: Timestamp) -> Self {
-        let wishes: Vec<Wish> = mail
+        let requests: Vec<RefreshRequest> = mail
             .iter()
             .filter_map(|entry| match entry.decide(now, 1) {
-                mailbox::Decision::Admit(wish) => Some(wish),
+                mailbox::Decision::Admit(request) => Some(request),
                 _ => None,
             })
             .collect();
-        let all_are_known = wishes.len() as u64 >= in_mailbox;
+        let all_are_known = requests.len() as u64 >= in_mailbox;
         // What is due later waits for its time, not for us.
-        let waiting = wishes.into_iter().filter(|wish| wish.due <= now).map(|wish| wish.asked.min(now));
+        let waiting = requests.into_iter().filter(|request| request.due <= now).map(|request| request.asked.min(now));
         match records.chain(waiting).min() {
             Some(asked) => Self::Asked(asked),
             None if all_are_known => Self::NothingWaits,
@@ -401,7 +401,7 @@ pub struct DeadLetter {
     /// The start of the answer or of the mail.
     pub body: Option<String>,
     /// What was asked for; `None` of mail that could not be read.
-    pub wish: Option<DeadWish>,
+    pub request: Option<DeadRequest>,
     /// The score that unreadable mail had.
     pub score: Option<String>,
     /// Mail of which only the start was kept cannot be brought back.
@@ -410,11 +410,11 @@ pub struct DeadLetter {
 
 /// What a dead letter asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeadWish {
+pub struct DeadRequest {
     pub priority: Priority,
     pub first_asked: Timestamp,
     pub last_asked: Timestamp,
-    /// Wishes merged so far; tells whether the letter is still as it was listed.
+    /// Requests merged so far; tells whether the letter is still as it was listed.
     pub merges: u64,
 }
 
@@ -440,7 +440,7 @@ pub struct Exported {
 
 /// How one run went, for health: without server, role or path.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct RunNote {
+pub struct RunSummary {
     pub run: String,
     pub started: Timestamp,
     pub ended: Timestamp,
@@ -454,9 +454,9 @@ pub struct RunNote {
 
 /// The newest run of each sort.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RunNotes {
-    pub good: Option<RunNote>,
-    pub failed: Option<RunNote>,
+pub struct RunSummaries {
+    pub good: Option<RunSummary>,
+    pub failed: Option<RunSummary>,
 }
 
 /// How long notes of runs are kept after the last one.
@@ -482,8 +482,8 @@ pub trait Queue: Send + Sync + 'static {
     /// Merges what was read into the queue and deletes it from the mailbox, unless it changed meanwhile.
     fn admit(&self, now: Timestamp, mail: mailbox::Mail) -> impl Future<Output = Result<Admitted, QueueError>> + Send;
 
-    /// Puts wishes into the queue directly, as a handler or an operator does. Answers what became of them.
-    fn enqueue(&self, now: Timestamp, wishes: &[Wish]) -> impl Future<Output = Result<Enqueued, QueueError>> + Send;
+    /// Puts requests into the queue directly, as a handler or an operator does. Answers what became of them.
+    fn enqueue(&self, now: Timestamp, requests: &[RefreshRequest]) -> impl Future<Output = Result<Enqueued, QueueError>> + Send;
 
     /// Takes back leases that ran out, moves what is due to ready, and leases the next objects in order.
     fn lease(&self, now: Timestamp, request: &LeaseRequest) -> impl Future<Output = Result<Leased, QueueError>> + Send;
@@ -507,7 +507,7 @@ pub trait Queue: Send + Sync + 'static {
         async move { Ok(self.settle_and_follow(now, settlements, Following::default()).await?.0) }
     }
 
-    /// The same, and in the same step puts in what follows. A follow-up merges like a wish, but revives no dead letter.
+    /// The same, and in the same step puts in what follows. A follow-up merges like a request, but revives no dead letter.
     /// Answers also how many follow-ups were taken in.
     fn settle_and_follow(
         &self,
@@ -546,13 +546,13 @@ pub trait Queue: Send + Sync + 'static {
     ) -> impl Future<Output = Result<usize, QueueError>> + Send;
 
     /// Keeps this as the newest run that went well, or that failed, for [`RUN_NOTES_LIFETIME`], if it keeps any.
-    fn note_run(&self, _note: &RunNote) -> impl Future<Output = Result<(), QueueError>> + Send {
+    fn record_run(&self, _note: &RunSummary) -> impl Future<Output = Result<(), QueueError>> + Send {
         async { Ok(()) }
     }
 
     /// What is kept of runs. A note that cannot be read is none.
-    fn run_notes(&self) -> impl Future<Output = Result<RunNotes, QueueError>> + Send {
-        async { Ok(RunNotes::default()) }
+    fn run_summaries(&self) -> impl Future<Output = Result<RunSummaries, QueueError>> + Send {
+        async { Ok(RunSummaries::default()) }
     }
 
     fn stats(&self, now: Timestamp) -> impl Future<Output = Result<QueueStats, QueueError>> + Send;

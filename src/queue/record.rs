@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Lease, LeaseToken, MAX_LAPSES, SUSPECT_LAPSES, Settlement, mailbox::digest};
 use crate::{
     clock::Timestamp,
-    model::{ObjectId, Priority, Wish},
+    model::{ObjectId, Priority, RefreshRequest},
 };
 
 /// No time in a record is later than this from now.
@@ -73,7 +73,7 @@ impl Default for QueueLimits {
     }
 }
 
-/// What is wanted of an object: one wish, or several merged.
+/// What is wanted of an object: one request, or several merged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wanted {
     #[serde(with = "class_number")]
@@ -82,18 +82,18 @@ pub struct Wanted {
     pub first: Timestamp,
     /// When it was last asked for: what an answer must satisfy.
     pub last: Timestamp,
-    /// Not before. The earliest of the merged wishes.
+    /// Not before. The earliest of the merged requests.
     pub due: Timestamp,
     /// Attempts that failed.
     pub attempts: u32,
 }
 
 impl Wanted {
-    /// A wish with its times brought into [epoch, now + 24 h].
+    /// A request with its times brought into [epoch, now + 24 h].
     #[must_use]
-    pub fn of(wish: &Wish, now: Timestamp) -> Self {
-        let asked = clamp(wish.asked, now);
-        Self { priority: wish.priority, first: asked, last: asked, due: clamp(wish.due, now), attempts: wish.attempts }
+    pub fn of(request: &RefreshRequest, now: Timestamp) -> Self {
+        let asked = clamp(request.asked, now);
+        Self { priority: request.priority, first: asked, last: asked, due: clamp(request.due, now), attempts: request.attempts }
     }
 
     /// Best class, earliest place, latest asked, earliest due, highest count of attempts.
@@ -131,7 +131,7 @@ pub struct Record {
     pub held_for: Option<String>,
     /// Leases that ran out unsettled since the last time a worker survived the object.
     pub lapses: u32,
-    /// Wishes merged so far; a lease hands it out, so that the holder can tell whether something newer came.
+    /// Requests merged so far; a lease hands it out, so that the holder can tell whether something newer came.
     pub merges: u64,
     pub state: State,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -142,7 +142,7 @@ pub struct Record {
     /// Whether the run is known to have received the lease: it renewed it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub received: bool,
-    /// What was wished for while it was leased.
+    /// What was requested while it was leased.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Wanted>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -179,10 +179,10 @@ impl Record {
         record
     }
 
-    /// The record after a wish for its object arrived.
+    /// The record after a request for its object arrived.
     #[must_use]
-    pub fn with_wish(record: Option<Self>, wish: &Wish, now: Timestamp) -> Self {
-        let wanted = Wanted::of(wish, now);
+    pub fn with_request(record: Option<Self>, request: &RefreshRequest, now: Timestamp) -> Self {
+        let wanted = Wanted::of(request, now);
         let Some(mut record) = record else { return Self::fresh(wanted, 1, now) };
         let merges = record.merges + 1;
         match record.state {
@@ -209,7 +209,7 @@ impl Record {
         self.wanted.due.max(self.hold)
     }
 
-    /// With what was wished for while it was leased.
+    /// With what was requested while it was leased.
     #[must_use]
     pub fn wanted_in_all(&self) -> Wanted {
         let mut wanted = self.wanted.clone();
@@ -288,7 +288,7 @@ impl Record {
         self.place(now);
     }
 
-    /// Forgets the lease, and merges what was wished for meanwhile.
+    /// Forgets the lease, and merges what was requested meanwhile.
     fn end_lease(&mut self) {
         self.token = None;
         self.expires = None;

@@ -15,7 +15,7 @@ use std::{collections::HashMap, future::Future, time::Duration};
 
 use crate::{
     clock::Timestamp,
-    model::{Event, Fetched, Kind, Learned, Move, Note, ObjectId, Reason, Tag, WarMemory},
+    model::{Event, Fetched, Kind, Learned, Move, OutboxEntry, ObjectId, Reason, Tag, WarMemory},
 };
 
 /// What we know about how fresh an object is.
@@ -80,8 +80,8 @@ pub struct Commit {
     pub learned: Vec<Learned>,
     pub moves: Vec<Move>,
     pub touched: Vec<Tag>,
-    /// What is to be told to others: stored with the commit until [`Store::forget_notes`].
-    pub notes: Vec<Note>,
+    /// What is to be told to others: stored with the commit until [`Store::delete_from_outbox`].
+    pub outbox: Vec<OutboxEntry>,
     /// The store as a whole is in trouble, although some of the batch was stored: what is fetched next could not be kept.
     pub trouble: Option<String>,
 }
@@ -104,12 +104,12 @@ impl Commit {
         }
         self.moves.extend(part.moves);
         self.touched.extend(part.touched);
-        self.notes.extend(part.notes);
+        self.outbox.extend(part.outbox);
     }
 }
 
 /// How many notes are read at once. One has a few KB.
-pub const MOST_NOTES: usize = 100;
+pub const MAX_OUTBOX_ENTRIES: usize = 100;
 
 /// How long a good answer makes an object fit for a control call.
 pub const ANSWERED_WELL_FOR: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -212,11 +212,11 @@ pub trait Store: Send + Sync + 'static {
         limit: Duration,
     ) -> impl Future<Output = Result<Commit, StoreError>> + Send;
 
-    /// The oldest notes of commits before this time that nobody has forgotten, at most [`MOST_NOTES`].
-    fn notes(&self, before: Timestamp) -> impl Future<Output = Result<Vec<Note>, StoreError>> + Send;
+    /// The oldest notes of commits before this time that nobody has forgotten, at most [`MAX_OUTBOX_ENTRIES`].
+    fn outbox(&self, before: Timestamp) -> impl Future<Output = Result<Vec<OutboxEntry>, StoreError>> + Send;
 
     /// Notes that are told, or given up.
-    fn forget_notes(&self, ids: &[i64]) -> impl Future<Output = Result<(), StoreError>> + Send;
+    fn delete_from_outbox(&self, ids: &[i64]) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Writes the row of a finished run; old rows are trimmed.
     fn record_run(&self, row: &RunRow) -> impl Future<Output = Result<(), StoreError>> + Send;

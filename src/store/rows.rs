@@ -6,7 +6,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::{
     clock::Timestamp,
-    model::{Fetched, Kind, Note, ObjectId, Tag},
+    model::{Fetched, Kind, OutboxEntry, ObjectId, Tag},
 };
 
 /// Characters that the tables' `name` columns hold.
@@ -114,13 +114,13 @@ pub fn newest_answers(batch: &[Fetched]) -> Vec<usize> {
 }
 
 /// What a note says, as it is stored.
-pub fn words_of(note: &Note) -> String {
+pub fn words_of(note: &OutboxEntry) -> String {
     serde_json::to_string(note).expect("texts and their lists are JSON")
 }
 
 /// A note as it was stored. Words that somebody edited into something unreadable say nothing.
-pub fn note(id: i64, stored_at: Timestamp, words: &str) -> Note {
-    Note { id, stored_at, ..serde_json::from_str(words).unwrap_or_default() }
+pub fn note(id: i64, stored_at: Timestamp, words: &str) -> OutboxEntry {
+    OutboxEntry { id, stored_at, ..serde_json::from_str(words).unwrap_or_default() }
 }
 
 #[cfg(test)]

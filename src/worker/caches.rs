@@ -14,7 +14,7 @@ use tracing::warn;
 use super::drain::lock;
 use crate::{
     derive::invalidate::{Invalidated, Invalidator, Told, request_id},
-    model::{Note, ObjectId},
+    model::{OutboxEntry, ObjectId},
 };
 
 /// Between two times of telling.
@@ -56,13 +56,13 @@ impl<'a> Caches<'a> {
     }
 
     /// Notes that everybody but the application has been told of this. Its objects were named to [`Self::changed`] before.
-    pub fn all_else_told(&self, note: &Note) {
+    pub fn all_else_told(&self, note: &OutboxEntry) {
         let waits = self.are_told() && !note.changed.is_empty();
         lock(if waits { &self.waiting_notes } else { &self.told_notes }).insert(note.id);
     }
 
     /// Whether this note has been told already, or will be.
-    pub fn knows(&self, note: &Note) -> bool {
+    pub fn knows(&self, note: &OutboxEntry) -> bool {
         lock(&self.waiting_notes).contains(&note.id) || lock(&self.told_notes).contains(&note.id)
     }
 

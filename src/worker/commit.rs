@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    model::{Fetched, FollowUp, Note, Outcome, Reason},
+    model::{Fetched, FollowUp, OutboxEntry, Outcome, Reason},
     queue::{Following, Lease, Queue, Settled, Settlement, Slots},
     store::{ANY_RECORD, Commit, Committed, Store, StoreError},
 };
@@ -66,7 +66,7 @@ pub struct Ended {
 #[derive(Debug)]
 pub enum How {
     /// With the next look at a war.
-    Satisfied(Option<FollowUp>),
+    Fresh(Option<FollowUp>),
     /// With the next look at a war.
     Later(Timestamp, Option<FollowUp>),
     Answered(Box<Fetched>),
@@ -82,8 +82,8 @@ pub enum How {
 }
 
 impl Ended {
-    pub const fn satisfied(lease: Lease, next_look: Option<FollowUp>) -> Self {
-        Self { lease, how: How::Satisfied(next_look) }
+    pub const fn fresh(lease: Lease, next_look: Option<FollowUp>) -> Self {
+        Self { lease, how: How::Fresh(next_look) }
     }
 
     pub const fn later(lease: Lease, until: Timestamp, next_look: Option<FollowUp>) -> Self {
@@ -105,7 +105,7 @@ pub struct Group {
     outcomes: Vec<Outcome>,
     follow_ups: Vec<FollowUp>,
     /// What is to be told to others.
-    pub notes: Vec<Note>,
+    pub outbox: Vec<OutboxEntry>,
 }
 
 impl Group {
@@ -160,13 +160,13 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     fn sort_in(&self, ended: Ended, group: &mut Group) {
         let Ended { lease, how } = ended;
         match how {
-            How::Satisfied(next_look) => {
+            How::Fresh(next_look) => {
                 group.follow_ups.extend(next_look);
-                group.settle(lease, Settlement::Done, Outcome::Satisfied);
+                group.settle(lease, Settlement::Done, Outcome::Fresh);
             }
             How::Later(until, next_look) => {
                 group.follow_ups.extend(next_look);
-                group.settle(lease, Settlement::Later { until }, Outcome::Satisfied);
+                group.settle(lease, Settlement::Later { until }, Outcome::Fresh);
             }
             How::Answered(fetched) => {
                 group.bytes += fetched.bytes();
@@ -201,7 +201,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         let attempts = lease.attempts + 1;
         if attempts >= self.worker.config.max_attempts {
             if let Some(next_look) = next_look {
-                return (Settlement::Later { until: next_look.wish.due }, Outcome::Delayed, Some(next_look));
+                return (Settlement::Later { until: next_look.request.due }, Outcome::Delayed, Some(next_look));
             }
             let detail = format!("{attempts} attempts failed, the last with {reason}");
             let reason = Reason::new("attempts_used_up", detail);
@@ -361,7 +361,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 (done, Outcome::Stored)
             }
             Committed::Unchanged => (done, Outcome::Unchanged),
-            Committed::Superseded => (done, Outcome::Satisfied),
+            Committed::Superseded => (done, Outcome::Fresh),
             Committed::Noted => match fetched.answered {
                 crate::model::Answered::PrivateWarLog => (done, Outcome::PrivateWarLog),
                 crate::model::Answered::UnknownState(_) => (done, Outcome::Unchanged),
@@ -402,7 +402,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 Some(wait) if Instant::now() + *wait < self.deadline.end() => tokio::time::sleep(*wait).await,
                 _ => {
                     self.queue_down(&error);
-                    break vec![Settled::Stale; group.settlements.len()];
+                    break vec![Settled::LeaseLost; group.settlements.len()];
                 }
             }
         };
@@ -412,7 +412,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         for (((lease, _), outcome), settled) in group.settlements.iter().zip(&group.outcomes).zip(settled) {
             let outcome = match settled {
                 Settled::Settled => *outcome,
-                Settled::Stale => Outcome::Stale,
+                Settled::LeaseLost => Outcome::LeaseLost,
                 Settled::NoRoom => {
                     self.no_room_for_dead_letters();
                     Outcome::Released
@@ -432,7 +432,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         match self.worker.queue.settle(self.time.now(), &batch).await {
             Ok(answers) => {
                 for (place, answer) in places.into_iter().zip(answers) {
-                    if settled[place] == Settled::Stale {
+                    if settled[place] == Settled::LeaseLost {
                         settled[place] = answer;
                     }
                 }

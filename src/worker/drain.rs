@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lease ──work──> fetch ──ended──> commit and settle
-//!    └────────────satisfied───────────────┘
+//!    └────────────fresh───────────────┘
 //! ```
 //!
 //! The lease stage keeps at most two seconds' worth of requests ahead of the limiter, the fetch stage calls concurrently,
@@ -393,7 +393,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     /// No key is usable, and none will be in time.
     pub fn end_without_a_key(&self) {
         if self.ring.next_back().is_some() {
-            return self.halt.end(Force::StartNothing, StopReason::KeysPaused, None);
+            return self.halt.end(Force::StartNothing, StopReason::KeysCoolingDown, None);
         }
         let failure =
             "no API key is usable any more: each was refused (`errors` says why) or its slot ran out unrenewed";
@@ -588,8 +588,8 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
                 // The stages end together; a closed channel means that the run is being dropped.
                 let _ = work.send(Work { lease, league: known.and_then(|known| known.league) }).await;
             }
-            Standing::Satisfied => {
-                let _ = ended.send(Ended::satisfied(lease, next_look)).await;
+            Standing::Fresh => {
+                let _ = ended.send(Ended::fresh(lease, next_look)).await;
             }
             Standing::Later(until) => {
                 let _ = ended.send(Ended::later(lease, until, next_look)).await;

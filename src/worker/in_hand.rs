@@ -50,7 +50,7 @@ impl InHand {
         let mut anew = Vec::new();
         for (place, ((lease, settlement), settled)) in settlements.iter().zip(settled).enumerate() {
             let Some(token) = tokens.remove(&lease.object).filter(|token| *token != lease.token) else { continue };
-            let settlement = if *settled == Settled::Stale { settlement.clone() } else { Settlement::Release };
+            let settlement = if *settled == Settled::LeaseLost { settlement.clone() } else { Settlement::Release };
             anew.push((place, (Lease { token, ..lease.clone() }, settlement)));
         }
         anew
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_token_that_came_during_a_settlement_is_settled() {
-        for (settled, then) in [(Settled::Stale, Settlement::Done), (Settled::Settled, Settlement::Release)] {
+        for (settled, then) in [(Settled::LeaseLost, Settlement::Done), (Settled::Settled, Settlement::Release)] {
             let hand = InHand::default();
             hand.take(vec![lease("clan:2PP", "a")]);
             hand.take(vec![lease("clan:2PP", "b")]);

@@ -262,7 +262,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             warn!(key.fingerprint = %key, detail = reason.detail, "the API does not accept this key");
             let mut tally = lock(self.tally);
             tally.error(format!("key {key}: {}", reason.detail));
-            tally.keys_refused += u64::from(!self.worker.wallet.came_from_the_portal(key));
+            tally.keys_rejected += u64::from(!self.worker.wallet.came_from_the_portal(key));
         }
         self.ring.share_rests().await
     }

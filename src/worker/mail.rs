@@ -1,5 +1,5 @@
 //! Takes mail into the queue beside what a run does otherwise: while a flood waits, and in runs that are turned away. Its order is
-//! right, its age is known and its wishes are merged only once it is in the queue.
+//! right, its age is known and its requests are merged only once it is in the queue.
 
 use std::{sync::Mutex, time::Duration};
 

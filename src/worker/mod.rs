@@ -54,8 +54,8 @@ use crate::{
     clock::{Clock, ClocksApart, ServerTime, Timestamp},
     config::{Pause, WorkerConfig},
     derive::{AfterReport, AfterRun},
-    model::{Kind, ObjectId, Outcome, Priority, Wish},
-    queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, RunNote, Slots},
+    model::{Kind, ObjectId, Outcome, Priority, RefreshRequest},
+    queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, RunSummary, Slots},
     store::{RunRow, Store},
 };
 
@@ -307,8 +307,8 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         if named.is_empty() {
             return Ok(());
         }
-        let wishes: Vec<Wish> = named.iter().map(|object| Wish::now(object.clone(), Priority::Critical, now)).collect();
-        let enqueued = self.queue.enqueue(now, &wishes).await?;
+        let requests: Vec<RefreshRequest> = named.iter().map(|object| RefreshRequest::now(object.clone(), Priority::Critical, now)).collect();
+        let enqueued = self.queue.enqueue(now, &requests).await?;
         lock(tally).enqueued(enqueued);
         Ok(())
     }
@@ -412,7 +412,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         if told.is_empty() {
             return;
         }
-        match within(FIRST_ACT, self.store.forget_notes(&told)).await {
+        match within(FIRST_ACT, self.store.delete_from_outbox(&told)).await {
             Some(Ok(())) => caches.forgotten(&told),
             Some(Err(error)) => warn!(error = %error, "could not forget what is told; it will be told once more"),
             None => warn!("could not forget what is told: {}", no_answer("the database", FIRST_ACT)),
@@ -460,7 +460,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         match taken {
             Taken::Some => self.has_calls_left(ring, halt).await?,
             Taken::AllHeld => halt.end(Force::StartNothing, StopReason::AlreadyRunning, None),
-            Taken::AllPaused => halt.end(Force::StartNothing, StopReason::KeysPaused, None),
+            Taken::AllPaused => halt.end(Force::StartNothing, StopReason::KeysCoolingDown, None),
         }
         if let Some(api) = circuits.iter_mut().find(|circuit| circuit.scope == CircuitScope::Api)
             && halt.reason().is_none()
@@ -548,7 +548,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         // Each of the two servers keeps the trace for health, so that one that is down is told by the other.
         let in_queue = async {
             if asks {
-                self.note_run(&report, now).await;
+                self.record_run(&report, now).await;
             }
         };
         let in_database = async {
@@ -568,12 +568,12 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
     }
 
     /// Leaves a line about the run in the queue. A run that was turned away before it did anything is none.
-    async fn note_run(&self, report: &RunReport, now: Timestamp) {
+    async fn record_run(&self, report: &RunReport, now: Timestamp) {
         let failed = report.stopped_because.is_failure();
         if !failed && report.stopped_because.is_turned_away() && report.processed_requests == 0 {
             return;
         }
-        let note = RunNote {
+        let note = RunSummary {
             run: report.run.clone(),
             started: report.started,
             ended: now,
@@ -583,7 +583,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
             failed: report.failed_requests,
             api_requests: report.api_requests,
         };
-        match within(FIRST_ACT, self.queue.note_run(&note)).await {
+        match within(FIRST_ACT, self.queue.record_run(&note)).await {
             Some(Ok(())) => {}
             Some(Err(error)) => warn!(error = %error, "could not note this run for health"),
             None => warn!("could not note this run for health: {}", no_answer("Redis", FIRST_ACT)),
@@ -669,13 +669,13 @@ fn say_repaired(repaired: RepairReport) {
         warn!(
             repaired.records,
             repaired.places,
-            repaired.strangers,
+            repaired.invalid_entries,
             repaired.counters,
             "mended the queue: {} records were gone or broken and were rebuilt, {} objects stood in no set or in a wrong one, \
              {} entries were no objects and are dead letters now, {} counters began anew",
             repaired.records,
             repaired.places,
-            repaired.strangers,
+            repaired.invalid_entries,
             repaired.counters
         );
     }

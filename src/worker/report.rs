@@ -33,8 +33,8 @@ pub enum StopReason {
     /// Every key is in use by another run.
     AlreadyRunning,
     /// Every key rests after a refusal.
-    #[serde(rename = "paused")]
-    KeysPaused,
+    #[serde(rename = "keys_cooling_down")]
+    KeysCoolingDown,
     /// All calls that `COC_REQS_PER_DAY` allows are made.
     #[serde(rename = "daily_cap")]
     DayUsedUp,
@@ -65,7 +65,7 @@ impl StopReason {
         Self::Shutdown,
         Self::RefreshPaused,
         Self::AlreadyRunning,
-        Self::KeysPaused,
+        Self::KeysCoolingDown,
         Self::DayUsedUp,
         Self::Maintenance,
         Self::CircuitOpen,
@@ -86,7 +86,7 @@ impl StopReason {
             Self::Shutdown => "shutdown",
             Self::RefreshPaused => "refresh_paused",
             Self::AlreadyRunning => "already_running",
-            Self::KeysPaused => "paused",
+            Self::KeysCoolingDown => "keys_cooling_down",
             Self::DayUsedUp => "daily_cap",
             Self::Maintenance => "maintenance",
             Self::CircuitOpen => "circuit_open",
@@ -115,7 +115,7 @@ impl StopReason {
             Self::Shutdown => "the sandbox was shut down; the rest follows with the next run",
             Self::RefreshPaused => "refreshing is switched off (REFRESH_PAUSED or DISABLE_AUTO_REFRESH_QUEUE)",
             Self::AlreadyRunning => "another run uses every key and serves what is queued",
-            Self::KeysPaused => "every key rests after a refusal; what is queued waits",
+            Self::KeysCoolingDown => "every key rests after a refusal; what is queued waits",
             Self::DayUsedUp => "the calls that COC_REQS_PER_DAY allows are made; what is queued waits",
             Self::Maintenance => "the API is in maintenance; what is queued waits",
             Self::CircuitOpen => "what is left waits until the API, or one of its endpoints, works again",
@@ -149,7 +149,7 @@ impl StopReason {
             self,
             Self::RefreshPaused
                 | Self::AlreadyRunning
-                | Self::KeysPaused
+                | Self::KeysCoolingDown
                 | Self::DayUsedUp
                 | Self::Maintenance
                 | Self::CircuitOpen
@@ -169,7 +169,7 @@ pub struct RunReport {
     pub stopped_because: StopReason,
     /// What made the run fail, in one sentence.
     pub failure: Option<String>,
-    /// Requests answered for good in this run: stored, unchanged, satisfied, gone, private.
+    /// Requests answered for good in this run: stored, unchanged, fresh, gone, private.
     pub processed_requests: u64,
     /// Attempts that failed: delayed and dead letters.
     pub failed_requests: u64,
@@ -197,7 +197,7 @@ pub struct RunReport {
     pub keys_usable: u64,
     pub keys_held: u64,
     /// Configured keys that the API did not accept in this run: somebody has to replace them.
-    pub keys_refused: u64,
+    pub keys_rejected: u64,
     /// Logins to the developer portal that gave no keys; `errors` says why.
     pub logins_failed: u64,
     /// Requests put in front because the event named them.
@@ -314,7 +314,7 @@ pub struct RepairReport {
     /// Objects that stood in no set or in a wrong one.
     pub places: u64,
     /// Entries that are no object, set aside as dead letters.
-    pub strangers: u64,
+    pub invalid_entries: u64,
     /// Counters that held something else and began anew.
     pub counters: u64,
 }
@@ -322,13 +322,13 @@ pub struct RepairReport {
 impl RepairReport {
     #[must_use]
     pub const fn total(&self) -> u64 {
-        self.records + self.places + self.strangers + self.counters
+        self.records + self.places + self.invalid_entries + self.counters
     }
 
     pub const fn add(&mut self, repaired: Repaired) {
         self.records += repaired.records as u64;
         self.places += repaired.places as u64;
-        self.strangers += repaired.strangers as u64;
+        self.invalid_entries += repaired.invalid_entries as u64;
         self.counters += repaired.counters as u64;
     }
 }
@@ -400,7 +400,7 @@ pub struct Tally {
     pub after: AfterReport,
     pub keys_held: u64,
     pub keys_usable: u64,
-    pub keys_refused: u64,
+    pub keys_rejected: u64,
     pub logins_failed: u64,
 }
 
@@ -424,12 +424,12 @@ impl Tally {
             cache_keys_deleted: 0,
             mail: MailReport { admitted: 0, unreadable: 0, orphans_dropped: 0 },
             lapsed: 0,
-            repaired: RepairReport { records: 0, places: 0, strangers: 0, counters: 0 },
+            repaired: RepairReport { records: 0, places: 0, invalid_entries: 0, counters: 0 },
             clocks: None,
             after: AfterReport::default(),
             keys_held: 0,
             keys_usable: 0,
-            keys_refused: 0,
+            keys_rejected: 0,
             logins_failed: 0,
         }
     }
@@ -525,7 +525,7 @@ impl Tally {
             budget_used: round(ratio(end.api_requests, end.calls_allowed).min(1.0), 4),
             keys_usable: end.keys_usable,
             keys_held: end.keys_held,
-            keys_refused: self.keys_refused,
+            keys_rejected: self.keys_rejected,
             logins_failed: self.logins_failed,
             day: end.day,
             queue: end.queue,

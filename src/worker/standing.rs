@@ -16,7 +16,7 @@ pub enum Standing {
     /// It needs a call.
     Call,
     /// What is stored answers it.
-    Satisfied,
+    Fresh,
     /// The API would give what is stored until after this time, and somebody asked for then.
     Later(Timestamp),
 }
@@ -28,16 +28,16 @@ pub fn standing(lease: &Lease, stored: Option<&Freshness>, now: Timestamp) -> St
         return Standing::Call;
     };
     if stored.fetched_at >= lease.last_asked + CLOCKS_APART {
-        return Standing::Satisfied;
+        return Standing::Fresh;
     }
     let fresh_until = stored.fresh_until.min(stored.fetched_at + LONGEST_MAX_AGE);
     if now >= fresh_until {
         return Standing::Call;
     }
-    if lease.last_asked > fresh_until { Standing::Later(lease.last_asked) } else { Standing::Satisfied }
+    if lease.last_asked > fresh_until { Standing::Later(lease.last_asked) } else { Standing::Fresh }
 }
 
-/// After a call: whether its answer is what was asked for, or until when the newest wish has to wait.
+/// After a call: whether its answer is what was asked for, or until when the newest request has to wait.
 #[must_use]
 pub fn still_wanted_at(lease: &Lease, began: Timestamp, fresh_until: Timestamp) -> Option<Timestamp> {
     (lease.last_asked > began + CLOCKS_APART && lease.last_asked > fresh_until).then_some(lease.last_asked)
@@ -86,7 +86,7 @@ mod tests {
     fn a_call_that_began_a_minute_after_the_request_satisfies_it() {
         let asked = NOW - seconds(600);
         let just = stored(asked + seconds(60), asked + seconds(61));
-        assert_eq!(standing(&lease(asked), Some(&just), NOW), Standing::Satisfied);
+        assert_eq!(standing(&lease(asked), Some(&just), NOW), Standing::Fresh);
         let too_early = stored(asked + seconds(59), asked + seconds(61));
         assert_eq!(standing(&lease(asked), Some(&too_early), NOW), Standing::Call);
     }
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn inside_max_age_no_call_is_spent() {
         let fresh = stored(NOW - seconds(30), NOW + seconds(30));
-        assert_eq!(standing(&lease(NOW), Some(&fresh), NOW), Standing::Satisfied);
+        assert_eq!(standing(&lease(NOW), Some(&fresh), NOW), Standing::Fresh);
         assert_eq!(standing(&lease(NOW), Some(&stored(NOW - seconds(30), NOW)), NOW), Standing::Call);
     }
 
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_for_later_than_max_age_is_delayed_until_then_and_never_answered_early() {
+    fn a_request_for_later_than_max_age_is_delayed_until_then_and_never_answered_early() {
         let fresh = stored(NOW - seconds(30), NOW + seconds(30));
         let later = NOW + seconds(120);
         assert_eq!(standing(&lease(later), Some(&fresh), NOW), Standing::Later(later));

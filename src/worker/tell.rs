@@ -14,9 +14,9 @@ use tracing::warn;
 use super::drain::{Drain, lock};
 use crate::{
     derive::{cache_keys, followup},
-    model::{Event, Fetched, FollowUp, Kind, Learned, Note, ObjectId, WarMemory},
+    model::{Event, Fetched, FollowUp, Kind, Learned, OutboxEntry, ObjectId, WarMemory},
     queue::{Queue, Slots},
-    store::{Committed, MOST_NOTES, Store, StoreError},
+    store::{Committed, MAX_OUTBOX_ENTRIES, Store, StoreError},
 };
 
 /// So much time is between two runs: what they can do in it is the most that follow-ups may add, and while more than that
@@ -38,7 +38,7 @@ pub struct Telling {
 }
 
 impl Telling {
-    pub fn of(notes: &[Note], templates: &[String]) -> Self {
+    pub fn of(notes: &[OutboxEntry], templates: &[String]) -> Self {
         Self {
             events: notes.iter().flat_map(|note| note.events.iter().cloned()).collect(),
             cache_keys: cache_keys::of(templates, notes.iter().flat_map(|note| &note.renewed)),
@@ -120,7 +120,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     }
 
     /// Notes that are told may be forgotten; the others are told later, by this run or another.
-    pub fn close_notes(&self, notes: &[Note], telling: &Telling) {
+    pub fn close_notes(&self, notes: &[OutboxEntry], telling: &Telling) {
         if telling.is_done() {
             for note in notes {
                 self.caches.all_else_told(note);
@@ -164,8 +164,8 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     async fn tell_some_of_what_was_left(&self) -> Result<bool, StoreError> {
         let config = &self.worker.config;
         let now = self.time.now();
-        let mut notes = self.worker.store.notes(now - config.lease).await?;
-        let was_full = notes.len() == MOST_NOTES;
+        let mut notes = self.worker.store.outbox(now - config.lease).await?;
+        let was_full = notes.len() == MAX_OUTBOX_ENTRIES;
         notes.retain(|note| !self.caches.knows(note));
         if notes.is_empty() {
             return Ok(false);
@@ -191,7 +191,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         }
         let told = self.caches.told_notes();
         if !told.is_empty() {
-            self.worker.store.forget_notes(&told).await?;
+            self.worker.store.delete_from_outbox(&told).await?;
             self.caches.forgotten(&told);
         }
         Ok(was_full && are_told)
@@ -227,19 +227,19 @@ mod tests {
     use super::*;
     use crate::{
         clock::Timestamp,
-        model::{Priority, Wish},
+        model::{Priority, RefreshRequest},
     };
 
     #[test]
     fn a_run_makes_no_more_spare_follow_ups_than_it_has_room_for_and_every_other_one() {
         let follow_up = |object: &str, is_spare| {
-            let wish = Wish::now(object.parse().unwrap(), Priority::Low, Timestamp::default());
-            FollowUp { wish, is_spare }
+            let request = RefreshRequest::now(object.parse().unwrap(), Priority::Low, Timestamp::default());
+            FollowUp { request, is_spare }
         };
         let all = [("player:2PP", true), ("war:2QQ", false), ("player:8LL", true), ("player:9YY", true)];
         let all = all.map(|(object, is_spare)| follow_up(object, is_spare));
         let fitting =
-            |room| -> Vec<String> { that_fit(&all, room).into_iter().map(|one| one.wish.object.to_string()).collect() };
+            |room| -> Vec<String> { that_fit(&all, room).into_iter().map(|one| one.request.object.to_string()).collect() };
         assert_eq!(fitting(0), ["war:2QQ"]);
         assert_eq!(fitting(2), ["player:2PP", "war:2QQ", "player:8LL"]);
         assert_eq!(fitting(9).len(), 4);

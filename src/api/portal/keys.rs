@@ -15,7 +15,7 @@ pub const MOST_KEYS: usize = 10;
 
 /// What keys there are to be in each account.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyWish {
+pub struct WantedKeys {
     /// Ours are called so.
     pub name: String,
     pub count: usize,
@@ -93,14 +93,14 @@ pub struct Plan<'a> {
 /// Keeps what is ours and good; makes what is missing; revokes of our own what is not good, as much as there is need for
 /// room and no more: another sandbox of ours with another address may need it, and one that a run is using stays.
 #[must_use]
-pub fn plan<'a>(listed: &'a [ListedKey], wish: &KeyWish, addresses: &[IpAddr], known: &Known) -> Plan<'a> {
+pub fn plan<'a>(listed: &'a [ListedKey], wanted: &WantedKeys, addresses: &[IpAddr], known: &Known) -> Plan<'a> {
     let is_refused = |key: &ListedKey| known.refused.contains(&key.fingerprint());
     let (good, stale): (Vec<&ListedKey>, Vec<&ListedKey>) = listed
         .iter()
-        .filter(|key| key.is_called(&wish.name))
+        .filter(|key| key.is_called(&wanted.name))
         .partition(|key| key.is_good_for(addresses) && !is_refused(key));
-    let keep: Vec<&ListedKey> = good.into_iter().take(wish.count).collect();
-    let missing = wish.count - keep.len();
+    let keep: Vec<&ListedKey> = good.into_iter().take(wanted.count).collect();
+    let missing = wanted.count - keep.len();
     let room = MOST_KEYS.saturating_sub(listed.len());
     let (in_use, stale): (Vec<&ListedKey>, Vec<&ListedKey>) =
         stale.into_iter().partition(|key| known.in_use.contains(&key.fingerprint()));
@@ -138,10 +138,10 @@ mod tests {
 
     /// What is kept and revoked, by id, and how many are made.
     fn planned(listed: &[ListedKey], count: usize, refused: &[&str]) -> (Vec<String>, Vec<String>, usize) {
-        let wish = KeyWish { name: "ours".to_owned(), count, addresses: Vec::new() };
+        let wanted = WantedKeys { name: "ours".to_owned(), count, addresses: Vec::new() };
         let refused: Vec<Fingerprint> = refused.iter().map(|token| Fingerprint::of(token)).collect();
         let known = Known { refused, in_use: vec![Fingerprint::of("token-in-use")] };
-        let plan = plan(listed, &wish, &[OURS.parse().unwrap()], &known);
+        let plan = plan(listed, &wanted, &[OURS.parse().unwrap()], &known);
         let ids = |keys: &[&ListedKey]| keys.iter().map(|key| key.id.clone()).collect();
         (ids(&plan.keep), ids(&plan.revoke), plan.create)
     }

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use tracing::{info, warn};
 
 pub use self::{
-    keys::{KeyWish, Known, ListedKey, MOST_KEYS, Plan},
+    keys::{WantedKeys, Known, ListedKey, MOST_KEYS, Plan},
     session::{Portal, Session, address_in},
 };
 use super::key::ApiKey;
@@ -53,11 +53,11 @@ impl Portal {
     pub async fn visit<'a>(
         &'a self,
         account: &PortalAccount,
-        wish: &'a KeyWish,
+        wanted: &'a WantedKeys,
         seen: Option<IpAddr>,
     ) -> Result<Visit<'a>, PortalError> {
         let session = self.log_in(account).await?;
-        let mut addresses = wish.addresses.clone();
+        let mut addresses = wanted.addresses.clone();
         if addresses.is_empty() {
             addresses.extend(session.address);
             addresses.extend(seen.filter(|seen| session.address != Some(*seen)));
@@ -67,7 +67,7 @@ impl Portal {
             return Err(session.unexpected("login", detail));
         }
         let listed = session.list().await?;
-        Ok(Visit { session, wish, addresses, listed })
+        Ok(Visit { session, wanted, addresses, listed })
     }
 }
 
@@ -75,7 +75,7 @@ impl Portal {
 #[derive(Debug)]
 pub struct Visit<'a> {
     session: Session<'a>,
-    wish: &'a KeyWish,
+    wanted: &'a WantedKeys,
     addresses: Vec<IpAddr>,
     listed: Vec<ListedKey>,
 }
@@ -106,19 +106,19 @@ impl Visit<'_> {
 
     /// Whether this key has our name.
     pub fn is_ours(&self, key: &ListedKey) -> bool {
-        key.is_called(&self.wish.name)
+        key.is_called(&self.wanted.name)
     }
 
     /// What [`Self::keys`] would do; changes nothing.
     #[must_use]
     pub fn plan(&self, known: &Known) -> Plan<'_> {
-        keys::plan(&self.listed, self.wish, &self.addresses, known)
+        keys::plan(&self.listed, self.wanted, &self.addresses, known)
     }
 
-    /// Sees to it that the account has the keys wished for, and gives them.
+    /// Sees to it that the account has the keys wanted, and gives them.
     pub async fn keys(self, known: &Known) -> Result<Given, PortalError> {
         let Plan { keep, revoke, create, waits_for_runs } = self.plan(known);
-        let Self { session, wish, addresses, listed } = &self;
+        let Self { session, wanted, addresses, listed } = &self;
         let mut total = listed.len();
         let keys = keep.into_iter().map(|key| ApiKey::new(key.key.clone())).collect();
         let mut given = Given { keys, made: 0, revoked: 0 };
@@ -138,31 +138,31 @@ impl Visit<'_> {
             }
         }
         for _ in 0..create.min(MOST_KEYS.saturating_sub(total)) {
-            match session.create(&wish.name, addresses).await {
+            match session.create(&wanted.name, addresses).await {
                 Ok(key) => {
-                    info!(key.fingerprint = %key.fingerprint(), key.name = wish.name, "made a key");
+                    info!(key.fingerprint = %key.fingerprint(), key.name = wanted.name, "made a key");
                     given.keys.push(ApiKey::new(key.key));
                     given.made += 1;
                 }
                 Err(error) if given.keys.is_empty() => return Err(error),
                 Err(error) => {
-                    warn!(error = %error, keys = given.keys.len(), wanted = wish.count, "could not make every key: going on with fewer");
+                    warn!(error = %error, keys = given.keys.len(), wanted = wanted.count, "could not make every key: going on with fewer");
                     return Ok(given);
                 }
             }
         }
         if given.keys.is_empty() {
-            let (account, name) = (session.account.clone(), wish.name.clone());
+            let (account, name) = (session.account.clone(), wanted.name.clone());
             return Err(match stays {
                 Some(error) => error,
                 None if waits_for_runs => PortalError::AllInUse { account, name },
                 None => PortalError::TooManyKeys { account, total, name },
             });
         }
-        if given.keys.len() < wish.count {
+        if given.keys.len() < wanted.count {
             warn!(
                 keys = given.keys.len(),
-                wanted = wish.count,
+                wanted = wanted.count,
                 "the account of {} has {MOST_KEYS} keys that are foreign or in use: going on with fewer",
                 session.account
             );

@@ -47,7 +47,7 @@ impl Contents {
         };
         *self.kinds.entry(kind).or_default() += 1;
         if matches!(kept, Kept::Record { record, .. } if record.next.is_some()) {
-            *self.kinds.entry("next wishes").or_default() += 1;
+            *self.kinds.entry("next requests").or_default() += 1;
         }
     }
 }

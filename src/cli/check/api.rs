@@ -118,13 +118,13 @@ async fn look_at_account<Q: Queue + Slots>(
         }
     };
     if let Some(seen) = account.seen() {
-        judge_account(findings, name, &seen, &account.wish().addresses);
+        judge_account(findings, name, &seen, &account.wanted().addresses);
     }
     kept
 }
 
 fn judge_plan(findings: &mut Findings, account: &Account, kept: usize, made: usize, revoked: usize) {
-    let (name, wanted) = (account.name(), account.wish().count);
+    let (name, wanted) = (account.name(), account.wanted().count);
     let would = format!(
         "account {name}: a login of a run from here would keep {kept} of our keys, make {made} and revoke {revoked}; nothing \
          was changed"

@@ -218,7 +218,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{EndpointKind, Priority, Reason, Wish},
+        model::{EndpointKind, Priority, Reason, RefreshRequest},
         queue::{Circuit, CircuitReason, CircuitScope, Settlement, archive::Standing},
         store::postgres::Looked,
     };
@@ -241,7 +241,7 @@ mod tests {
     }
 
     fn ready(asked: Timestamp) -> Record {
-        Record::with_wish(None, &Wish::now("clan:2PP".parse().unwrap(), Priority::High, asked), NOW)
+        Record::with_request(None, &RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::High, asked), NOW)
     }
 
     fn leased() -> Record {
@@ -266,9 +266,9 @@ mod tests {
         for _ in 0..5 {
             died_with_its_workers.lapse(true, NOW);
         }
-        let later = Record::with_wish(
+        let later = Record::with_request(
             None,
-            &Wish { due: NOW + MINUTE * 60 * 20, ..Wish::now("clan:2PP".parse().unwrap(), Priority::Low, NOW) },
+            &RefreshRequest { due: NOW + MINUTE * 60 * 20, ..RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::Low, NOW) },
             NOW,
         );
         let states = [

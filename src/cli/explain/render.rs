@@ -63,14 +63,14 @@ fn record_rows(table: &mut Table, record: &Record, standing: &Standing, known: &
     if record.lapses > 0 {
         table.row(["lapses", &format!("{} leases in a row ran out unsettled", record.lapses)]);
     }
-    table.row(["merged", &counted(record.merges, "wish", "wishes")]);
+    table.row(["merged", &counted(record.merges, "request", "requests")]);
     if record.state == State::Leased {
         let expires = at(record.expires.unwrap_or_default(), now);
         table.row(["lease", &format!("run {} until {expires}", holder(record).unwrap_or("unknown"))]);
     }
     if let Some(next) = &record.next {
         let told = format!("{}, asked {}, due {}", next.priority, at(next.last, now), at(next.due, now));
-        table.row(["next wish", &told]);
+        table.row(["next request", &told]);
     }
     if let Some(died) = record.died {
         table.row(["died", &at(died, now)]);
@@ -176,7 +176,7 @@ fn queue_json(record: &Record, standing: &Standing) -> Value {
         "merges": record.merges,
         "leased_by": holder(record),
         "lease_expires": record.expires.map(time),
-        "next_wish": record.next.as_ref().map(|next| json!({
+        "next_request": record.next.as_ref().map(|next| json!({
             "priority": next.priority,
             "last_asked": time(next.last),
             "due": time(next.due),

@@ -15,7 +15,7 @@ for i = 1, count do
   at = at + 8
   if entry.action == 'admit' then
     entry.name = text(at)
-    entry.wish = {
+    entry.request = {
       priority = whole(at + 1), first = whole(at + 2), last = whole(at + 2), due = whole(at + 3),
       attempts = whole(at + 4),
     }
@@ -71,7 +71,7 @@ local admitted, unreadable, changed, orphaned, dropped, found_by_scan = 0, 0, 0,
 local carry_out = {}
 
 function carry_out.admit(entry)
-  add_wish(entry.name, entry.wish, now)
+  add_request(entry.name, entry.request, now)
   delete_mail(entry)
   admitted = admitted + 1
   if entry.source == 'scan' then

@@ -237,17 +237,17 @@ local function evict_letters(most)
 end
 
 -- Best class, earliest place, latest asked, earliest due, highest count of attempts.
-local function merge(wanted, wish)
-  wanted.priority = math.min(wanted.priority, wish.priority)
-  wanted.first = math.min(wanted.first, wish.first)
-  wanted.last = math.max(wanted.last, wish.last)
-  wanted.due = math.min(wanted.due, wish.due)
-  wanted.attempts = math.max(wanted.attempts, wish.attempts)
+local function merge(wanted, request)
+  wanted.priority = math.min(wanted.priority, request.priority)
+  wanted.first = math.min(wanted.first, request.first)
+  wanted.last = math.max(wanted.last, request.last)
+  wanted.due = math.min(wanted.due, request.due)
+  wanted.attempts = math.max(wanted.attempts, request.attempts)
 end
 
-local function fresh(wish, attempts, merges, now)
+local function fresh(request, attempts, merges, now)
   local record = {
-    priority = wish.priority, first = wish.first, last = wish.last, due = wish.due,
+    priority = request.priority, first = request.first, last = request.last, due = request.due,
     attempts = attempts, hold = 0, lapses = 0, merges = merges,
   }
   place(record, now)
@@ -458,7 +458,7 @@ local function mend(name, now)
   end
 end
 
-local function add_wish(name, wish, now)
+local function add_request(name, request, now)
   local record, json = load(name)
   if not record and (json or redis.call('ZSCORE', LEASED, name)) then
     -- Somebody may still hold it.
@@ -466,24 +466,24 @@ local function add_wish(name, wish, now)
     record = load(name)
   end
   if not record then
-    put(name, fresh(wish, wish.attempts, 1, now))
+    put(name, fresh(request, request.attempts, 1, now))
     return
   end
   local was = standing(record)
   local merges = record.merges + 1
   if record.state == 'leased' then
     if record.next then
-      merge(record.next, wish)
+      merge(record.next, request)
     else
-      record.next = wish
+      record.next = request
     end
   elseif record.state ~= 'dead' then
-    merge(record, wish)
+    merge(record, request)
     place(record, now)
   elseif record.code == 'lapsed' then
-    merge(record, wish)
+    merge(record, request)
   else
-    record = fresh(wish, 0, merges, now)
+    record = fresh(request, 0, merges, now)
   end
   record.merges = merges
   put(name, record, was)
@@ -512,7 +512,7 @@ local function wait_for_room(record, now)
   place(record, now)
 end
 
--- Forgets the lease and merges what was wished for meanwhile.
+-- Forgets the lease and merges what was requested meanwhile.
 local function end_lease(record)
   record.token = nil
   record.expires = nil

@@ -24,9 +24,9 @@ if wrong then
   return wrong
 end
 
-local function adds(wanted, wish)
-  return wish.priority < wanted.priority or wish.first < wanted.first or wish.last > wanted.last
-    or wish.due < wanted.due or wish.attempts > wanted.attempts
+local function adds(wanted, request)
+  return request.priority < wanted.priority or request.first < wanted.first or request.last > wanted.last
+    or request.due < wanted.due or request.attempts > wanted.attempts
 end
 
 local function wanted_of(record)
@@ -66,7 +66,7 @@ function restore.record(name, new)
     return 1
   end
   if old.state == 'dead' or old.state == 'leased' then
-    add_wish(name, wanted_of(new), now)
+    add_request(name, wanted_of(new), now)
     return 1
   end
   if not adds(old, new) and new.hold <= old.hold and new.lapses <= old.lapses then

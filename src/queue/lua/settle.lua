@@ -17,7 +17,7 @@ local follow_ups = {}
 for at = 5, first_ending - 1, 6 do
   follow_ups[#follow_ups + 1] = {
     name = text(at), is_spare = whole(at + 5) == 1,
-    wish = {
+    request = {
       priority = whole(at + 1), first = whole(at + 2), last = whole(at + 2), due = whole(at + 3),
       attempts = whole(at + 4),
     },
@@ -115,7 +115,7 @@ for i, ending in ipairs(endings) do
   if record and record.state == 'leased' and record.token == ending.token then
     answers[i] = 1
     if (ending.kind == 'done' or ending.kind == 'dead') and record.next then
-      -- What was wished for meanwhile becomes the record.
+      -- What was requested meanwhile becomes the record.
       put(ending.name, fresh(record.next, 0, record.merges, now), LEASED)
     elseif ending.kind == 'done' then
       forget(ending.name, LEASED)
@@ -136,7 +136,7 @@ for _, follow_up in ipairs(follow_ups) do
       or redis.call('ZCARD', READY) >= most_ready
   end
   if not is_unwanted then
-    add_wish(follow_up.name, follow_up.wish, now)
+    add_request(follow_up.name, follow_up.request, now)
     taken = taken + 1
   end
 end

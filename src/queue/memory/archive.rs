@@ -165,7 +165,7 @@ impl Contents {
         let is_as_listed = |record: &Record| {
             record.state == State::Dead
                 && record.died == Some(letter.died)
-                && letter.wish.as_ref().is_some_and(|wish| wish.merges == record.merges)
+                && letter.request.as_ref().is_some_and(|request| request.merges == record.merges)
         };
         self.records.get(&letter.name).is_some_and(is_as_listed) && self.records.remove(&letter.name).is_some()
     }

@@ -164,8 +164,8 @@ impl Contents {
             return;
         };
         match decision {
-            Decision::Admit(wish) => {
-                self.add_wish(&wish, now);
+            Decision::Admit(request) => {
+                self.add_request(&request, now);
                 self.delete_mail(&id);
                 admitted.admitted += 1;
                 admitted.found_by_scan += usize::from(entry.source == Source::Scan);

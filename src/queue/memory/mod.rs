@@ -16,7 +16,7 @@ use std::{
 use self::slots::Agreements;
 use super::{
     Admitted, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased,
-    MailLimits, NotQueued, Oldest, Queue, QueueError, QueueStats, Repaired, RunNote, RunNotes, SetAside, Settled,
+    MailLimits, NotQueued, Oldest, Queue, QueueError, QueueStats, Repaired, RunSummary, RunSummaries, SetAside, Settled,
     Settlement,
     letters::{DeadEntry, exported, newest_first, second_id},
     mailbox::{Mail, compose, unescape},
@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Timestamp},
-    model::{Event, FollowUp, Kind, ObjectId, Priority, Wish},
+    model::{Event, FollowUp, Kind, ObjectId, Priority, RefreshRequest},
     queue::{SUSPECT_LAPSES, suspects_together},
 };
 
@@ -41,7 +41,7 @@ pub struct MemoryQueue {
     answered: Mutex<Vec<Answered>>,
     agreements: Mutex<Agreements>,
     events: Mutex<Vec<Event>>,
-    run_notes: Mutex<RunNotes>,
+    run_summaries: Mutex<RunSummaries>,
 }
 
 /// The answer to a batch of settlements, by its name.
@@ -74,7 +74,7 @@ impl MemoryQueue {
             answered: Mutex::default(),
             agreements: Mutex::default(),
             events: Mutex::default(),
-            run_notes: Mutex::default(),
+            run_summaries: Mutex::default(),
         }
     }
 
@@ -146,10 +146,10 @@ impl Queue for MemoryQueue {
         Ok(admitted)
     }
 
-    async fn enqueue(&self, now: Timestamp, wishes: &[Wish]) -> Result<Enqueued, QueueError> {
+    async fn enqueue(&self, now: Timestamp, requests: &[RefreshRequest]) -> Result<Enqueued, QueueError> {
         let mut contents = self.contents();
-        let dead: Vec<NotQueued> = wishes.iter().filter_map(|wish| contents.enqueue(wish, now)).collect();
-        Ok(Enqueued { queued: wishes.len() - dead.len(), dead })
+        let dead: Vec<NotQueued> = requests.iter().filter_map(|request| contents.enqueue(request, now)).collect();
+        Ok(Enqueued { queued: requests.len() - dead.len(), dead })
     }
 
     async fn lease(&self, now: Timestamp, request: &LeaseRequest) -> Result<Leased, QueueError> {
@@ -196,7 +196,7 @@ impl Queue for MemoryQueue {
             settlements.iter().map(|(lease, settlement)| contents.settle(lease, settlement, most_dead, now)).collect();
         let follow_ups = following.follow_ups.iter();
         let taken = follow_ups.filter(|follow_up| contents.follow_up(follow_up, following.most_ready, now)).count();
-        if settled.iter().any(|settled| *settled != Settled::Stale) {
+        if settled.iter().any(|settled| *settled != Settled::LeaseLost) {
             answered.push((batch, now, (settled.clone(), taken)));
         }
         Ok((settled, taken))
@@ -239,15 +239,15 @@ impl Queue for MemoryQueue {
         Ok(aside.map(|(_, record)| record.return_set_aside(now)).count())
     }
 
-    async fn note_run(&self, note: &RunNote) -> Result<(), QueueError> {
-        let mut notes = self.run_notes.lock().unwrap_or_else(PoisonError::into_inner);
+    async fn record_run(&self, note: &RunSummary) -> Result<(), QueueError> {
+        let mut notes = self.run_summaries.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = if note.error.is_some() { &mut notes.failed } else { &mut notes.good };
         *kept = Some(note.clone());
         Ok(())
     }
 
-    async fn run_notes(&self) -> Result<RunNotes, QueueError> {
-        Ok(self.run_notes.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    async fn run_summaries(&self) -> Result<RunSummaries, QueueError> {
+        Ok(self.run_summaries.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     async fn stats(&self, now: Timestamp) -> Result<QueueStats, QueueError> {
@@ -275,18 +275,18 @@ impl Queue for MemoryQueue {
 }
 
 impl Contents {
-    fn add_wish(&mut self, wish: &Wish, now: Timestamp) {
-        let name = wish.object.to_string();
-        let record = Record::with_wish(self.records.remove(&name), wish, now);
+    fn add_request(&mut self, request: &RefreshRequest, now: Timestamp) {
+        let name = request.object.to_string();
+        let record = Record::with_request(self.records.remove(&name), request, now);
         self.records.insert(name, record);
     }
 
     /// Says what it is when it is dead all the same.
-    fn enqueue(&mut self, wish: &Wish, now: Timestamp) -> Option<NotQueued> {
-        self.add_wish(wish, now);
-        let record = self.records.get(&wish.object.to_string()).filter(|record| record.state == State::Dead)?;
+    fn enqueue(&mut self, request: &RefreshRequest, now: Timestamp) -> Option<NotQueued> {
+        self.add_request(request, now);
+        let record = self.records.get(&request.object.to_string()).filter(|record| record.state == State::Dead)?;
         Some(NotQueued {
-            object: wish.object.clone(),
+            object: request.object.clone(),
             died: record.died.unwrap_or_default(),
             reason: record.reason.clone().unwrap_or_default(),
         })
@@ -294,14 +294,14 @@ impl Contents {
 
     /// Whether it was taken in.
     fn follow_up(&mut self, follow_up: &FollowUp, most_ready: usize, now: Timestamp) -> bool {
-        let known = self.records.get(&follow_up.wish.object.to_string());
+        let known = self.records.get(&follow_up.request.object.to_string());
         let ready = self.records.values().filter(|record| record.state == State::Ready).count();
         let is_unwanted = match known {
             Some(record) => follow_up.is_spare || record.state == State::Dead,
             None => follow_up.is_spare && ready >= most_ready,
         };
         if !is_unwanted {
-            self.add_wish(&follow_up.wish, now);
+            self.add_request(&follow_up.request, now);
         }
         !is_unwanted
     }
@@ -462,7 +462,7 @@ impl Contents {
 
     fn settle(&mut self, lease: &Lease, settlement: &Settlement, most_dead: usize, now: Timestamp) -> Settled {
         let has_room = self.has_room(most_dead);
-        let Some(record) = self.leased(&lease.object, &lease.token).cloned() else { return Settled::Stale };
+        let Some(record) = self.leased(&lease.object, &lease.token).cloned() else { return Settled::LeaseLost };
         let name = lease.object.to_string();
         let Some(record) = record.settle(settlement, has_room, now) else {
             self.records.remove(&name);

@@ -244,7 +244,7 @@ impl Archive for RedisQueue {
             let mut arguments = Arguments::default();
             for letter in chunk {
                 arguments.text(&letter.name).number(letter.died.as_millis());
-                arguments.number(letter.wish.as_ref().map_or(0, |wish| wish.merges));
+                arguments.number(letter.request.as_ref().map_or(0, |request| request.merges));
             }
             let call = Call::Script(&PURGE, self.keys.queue(), &arguments);
             count += self.link.run::<usize>("purging", call).await?;

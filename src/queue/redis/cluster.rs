@@ -8,7 +8,7 @@
 //! two of our steps. What was thought through:
 //!
 //! - **Before the data is compared and deleted**: `HDEL` or `HSET` change it (a new value differs at least in
-//!   `requested_at`), so nothing is deleted, and the new request is read in the next slice. What was merged is an older wish
+//!   `requested_at`), so nothing is deleted, and the new request is read in the next slice. What was merged is an older request
 //!   for the same object.
 //! - **`ZREM` alone came**: the data goes, the index is found empty; the producer's `HDEL` finds nothing, and its `ZADD` and
 //!   `HSET` are a new request.
@@ -19,9 +19,9 @@
 //!   time after: the orphan is looked up by id and admitted. `ZREM`, `ZADD` in between: it is in the index and among the
 //!   orphans, and is read from the index.
 //! - **Data without an index entry**: a `ZADD` that comes while it is admitted is left behind alone, becomes an orphan,
-//!   and is dropped and counted after its ten minutes; its wish was merged.
+//!   and is dropped and counted after its ten minutes; its request was merged.
 //! - **Two runs with the same slice**: both compare first, and at most both merge; one deletes, the other finds it changed.
-//!   An object that the first has answered meanwhile is wanted again, and satisfied without a call when the answer is young.
+//!   An object that the first has answered meanwhile is wanted again, and fresh without a call when the answer is young.
 //!
 //! A key that is gone for a while (its node is down) ends the step with an error; the steps before it stand.
 

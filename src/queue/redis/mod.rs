@@ -35,7 +35,7 @@ use self::{
 use super::{
     Admitted, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased,
     MAX_MAIL_BYTES, MailLimits, NotQueued, ORPHAN_PATIENCE, Oldest, Queue, QueueError, QueueStats, RUN_NOTES_LIFETIME,
-    Repaired, RunNote, RunNotes, SetAside, Settled, Settlement,
+    Repaired, RunSummary, RunSummaries, SetAside, Settled, Settlement,
     mailbox::{self, Content, Decision, Entry, Id, Mail, ScanStep, Source},
     record::{
         Draw, LARGEST_LOOKED_AT, LOOKED_AT_FOR_OLDEST, MAX_BODY_BYTES, QueueLimits, SWEEP, Wanted, clamp, clip,
@@ -45,7 +45,7 @@ use super::{
 use crate::{
     clock::{Clock, Timestamp},
     config::RedisConfig,
-    model::{Event, Kind, ObjectId, Priority, Wish},
+    model::{Event, Kind, ObjectId, Priority, RefreshRequest},
 };
 
 /// How many waiting orphans are looked up in one slice: the oldest, and as many of the newest.
@@ -54,7 +54,7 @@ const ORPHANS: usize = 100;
 /// No queue is so long; beyond, a script's numbers are not exact.
 const MOST_READY: usize = 1_000_000_000;
 
-/// How many wishes go into one script.
+/// How many requests go into one script.
 const CHUNK: usize = 500;
 
 /// The queue, and what runs agree on, in one Redis.
@@ -195,23 +195,23 @@ impl Queue for RedisQueue {
         self.merge(now, &mail, &decided).await
     }
 
-    async fn enqueue(&self, now: Timestamp, wishes: &[Wish]) -> Result<Enqueued, QueueError> {
+    async fn enqueue(&self, now: Timestamp, requests: &[RefreshRequest]) -> Result<Enqueued, QueueError> {
         let mut dead = Vec::new();
-        for chunk in wishes.chunks(CHUNK) {
+        for chunk in requests.chunks(CHUNK) {
             let mut arguments = Arguments::default();
             arguments.number(now.as_millis());
-            for wish in chunk {
-                wish_arguments(&mut arguments, wish, now);
+            for request in chunk {
+                request_arguments(&mut arguments, request, now);
             }
             let call = Call::Script(&scripts::ENQUEUE, self.keys.queue(), &arguments);
-            // Merging a wish twice changes nothing but the count of merges.
+            // Merging a request twice changes nothing but the count of merges.
             for (name, died, reason) in self.link.ask::<Vec<(String, i64, String)>>("enqueueing", call).await? {
                 let odd = |_| self.link.unexpected("enqueueing", format!("an object named `{name}`"));
                 let object = name.parse().map_err(odd)?;
                 dead.push(NotQueued { object, died: Timestamp::from_millis(died), reason });
             }
         }
-        Ok(Enqueued { queued: wishes.len() - dead.len(), dead })
+        Ok(Enqueued { queued: requests.len() - dead.len(), dead })
     }
 
     async fn lease(&self, now: Timestamp, request: &LeaseRequest) -> Result<Leased, QueueError> {
@@ -271,7 +271,7 @@ impl Queue for RedisQueue {
         arguments.number(now.as_millis()).number(self.limits.dead_letters);
         arguments.number(following.most_ready.min(MOST_READY)).number(following.follow_ups.len());
         for follow_up in following.follow_ups {
-            wish_arguments(&mut arguments, &follow_up.wish, now);
+            request_arguments(&mut arguments, &follow_up.request, now);
             arguments.number(u8::from(follow_up.is_spare));
         }
         for (lease, settlement) in settlements {
@@ -283,7 +283,7 @@ impl Queue for RedisQueue {
         // What was settled when the answer was lost is told again.
         let (answers, taken): (Vec<u8>, usize) = self.link.ask("settling", call).await?;
         let settled = answers.into_iter().map(|answer| match answer {
-            0 => Settled::Stale,
+            0 => Settled::LeaseLost,
             2 => Settled::NoRoom,
             _ => Settled::Settled,
         });
@@ -348,7 +348,7 @@ impl Queue for RedisQueue {
         }
     }
 
-    async fn note_run(&self, note: &RunNote) -> Result<(), QueueError> {
+    async fn record_run(&self, note: &RunSummary) -> Result<(), QueueError> {
         let json = serde_json::to_string(note).expect("a note of texts and numbers is JSON");
         let sort = if note.error.is_some() { "failed" } else { "good" };
         let mut arguments = Arguments::default();
@@ -358,13 +358,13 @@ impl Queue for RedisQueue {
         Ok(())
     }
 
-    async fn run_notes(&self) -> Result<RunNotes, QueueError> {
+    async fn run_summaries(&self) -> Result<RunSummaries, QueueError> {
         let mut command = ::redis::cmd("HMGET");
         command.arg(self.keys.runs()).arg("good").arg("failed");
         let (good, failed): (Option<String>, Option<String>) =
             self.link.ask("reading notes of runs", Call::Command(&command)).await?;
         let read = |json: Option<String>| json.and_then(|json| serde_json::from_str(&json).ok());
-        Ok(RunNotes { good: read(good), failed: read(failed) })
+        Ok(RunSummaries { good: read(good), failed: read(failed) })
     }
 
     async fn stats(&self, now: Timestamp) -> Result<QueueStats, QueueError> {
@@ -513,7 +513,7 @@ fn entry_arguments(arguments: &mut Arguments, entry: &Entry) {
 
 fn decision_arguments(arguments: &mut Arguments, decision: &Decision, now: Timestamp) {
     match decision {
-        Decision::Admit(wish) => wish_arguments(arguments.text("admit"), wish, now),
+        Decision::Admit(request) => request_arguments(arguments.text("admit"), request, now),
         Decision::Refuse(unreadable) => {
             let letter = serde_json::to_string(&unreadable.letter(now)).expect("a letter of texts and numbers is JSON");
             arguments.text("refuse").text(&unreadable.name).text(&letter);
@@ -527,9 +527,9 @@ fn decision_arguments(arguments: &mut Arguments, decision: &Decision, now: Times
     }
 }
 
-fn wish_arguments(arguments: &mut Arguments, wish: &Wish, now: Timestamp) {
-    let wanted = Wanted::of(wish, now);
-    arguments.text(&wish.object.to_string()).number(wanted.priority.as_number());
+fn request_arguments(arguments: &mut Arguments, request: &RefreshRequest, now: Timestamp) {
+    let wanted = Wanted::of(request, now);
+    arguments.text(&request.object.to_string()).number(wanted.priority.as_number());
     arguments.number(wanted.first.as_millis()).number(wanted.due.as_millis()).number(wanted.attempts);
 }
 

@@ -25,8 +25,8 @@ const BEGINNING: &str = "0:0";
 /// What the scripts count: records rebuilt, names moved, set aside.
 pub(super) type Counts = (usize, usize, usize);
 
-pub(super) const fn told((records, places, strangers): Counts) -> Repaired {
-    Repaired { records, places, strangers, counters: 0 }
+pub(super) const fn told((records, places, invalid_entries): Counts) -> Repaired {
+    Repaired { records, places, invalid_entries, counters: 0 }
 }
 
 /// One stretch from where the last run ended; more of them while something is visibly missing.
@@ -79,7 +79,7 @@ async fn walk(queue: &RedisQueue, now: Timestamp, from: &str) -> Result<Stretch,
     arguments.number(now.as_millis()).text(from).number(STRETCH);
     arguments.number(queue.limits.unreadable_letters);
     let call = Call::Script(&scripts::REPAIR, queue.keys.queue(), &arguments);
-    let (ended, uneven, records, places, strangers, counters) =
+    let (ended, uneven, records, places, invalid_entries, counters) =
         queue.link.ask("putting the queue in order", call).await?;
-    Ok(Stretch { ended, uneven, repaired: Repaired { records, places, strangers, counters } })
+    Ok(Stretch { ended, uneven, repaired: Repaired { records, places, invalid_entries, counters } })
 }

@@ -53,7 +53,7 @@ scripts! {
 
 // What health reads.
 scripts! {
-    NOTE_RUN = "slots.lua" "note_run.lua";
+    NOTE_RUN = "slots.lua" "record_run.lua";
 }
 
 // What others read.

@@ -12,7 +12,7 @@ use super::{
     snapshots::NewestRows,
 };
 use crate::{
-    model::{Answered, Before, Change, Fetched, Kind, MemberSeen, Move, Note, ObjectId, Tag},
+    model::{Answered, Before, Change, Fetched, Kind, MemberSeen, Move, OutboxEntry, ObjectId, Tag},
     store::{Commit, Committed, Telling, plan::times::from_utc, rows},
 };
 
@@ -53,7 +53,7 @@ impl Facts<'_, '_> {
         let batch = self.batch;
         let mut commit = self.learned(telling);
         let note = note(telling, batch, &commit);
-        commit.notes.extend(Some(note).filter(|note| !note.is_empty()));
+        commit.outbox.extend(Some(note).filter(|note| !note.is_empty()));
         commit
     }
 
@@ -147,12 +147,12 @@ impl Facts<'_, '_> {
 }
 
 /// What others have to be told of this commit.
-fn note(telling: Telling, batch: &[Fetched], commit: &Commit) -> Note {
+fn note(telling: Telling, batch: &[Fetched], commit: &Commit) -> OutboxEntry {
     let those = |counts: fn(&Committed) -> bool| {
         let answered = batch.iter().zip(&commit.committed).filter(move |(_, committed)| counts(committed));
         answered.map(|(fetched, _)| fetched.object.clone())
     };
-    let mut note = Note { id: fastrand::i64(1..), ..Note::default() };
+    let mut note = OutboxEntry { id: fastrand::i64(1..), ..OutboxEntry::default() };
     if let Some(events_of) = telling.events {
         note.events = events_of(batch, &commit.learned, &commit.moves);
     }

@@ -47,7 +47,7 @@ impl Address {
         Ok(Self { options, server, keeps_statements: url.keeps_statements, schemas: url.schemas })
     }
 
-    /// Whether a new connection writes into the schemas that were asked for: a pooler may have dropped that wish, and a
+    /// Whether a new connection writes into the schemas that were asked for: a pooler may have dropped that request, and a
     /// schema may not be there. One more round trip, when schemas were asked for.
     pub(super) async fn verify(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         let Some(wanted) = &self.schemas else { return Ok(()) };

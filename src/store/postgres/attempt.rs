@@ -164,7 +164,7 @@ impl<'a> Attempt<'a> {
             replaced,
         };
         let commit = facts.told(self.telling);
-        let last = Last { stays: &stays, note: commit.notes.first(), now: self.now, told: self.told };
+        let last = Last { stays: &stays, note: commit.outbox.first(), now: self.now, told: self.told };
         writes::write(connection, &writes, last, shape, self.keeps_statements).await?;
         Ok(commit)
     }

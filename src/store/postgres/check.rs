@@ -87,7 +87,7 @@ pub(super) const TABLES: [(&str, &str, &str); 12] = [
     ),
     ("refresh_worker.run_errors", "run place object started text", "SELECT"),
     ("refresh_worker.retention_progress", "snapshot_table thinned_until noted_at", CONTRACT_RIGHTS),
-    ("refresh_worker.untold", "note stored_at words", "SELECT,INSERT,DELETE"),
+    ("refresh_worker.outbox", "note stored_at words", "SELECT,INSERT,DELETE"),
 ];
 
 /// What a column has to hold, as `check_tables.sql` reads it. Our own tables are as we made them.

@@ -40,7 +40,7 @@ const MIGRATIONS: [Migration; 5] = [
     migration!(1, "0001_contract_tables"),
     migration!(2, "0002_own_tables"),
     migration!(3, "0003_reports"),
-    migration!(4, "0004_untold"),
+    migration!(4, "0004_outbox"),
     migration!(5, "0005_unfolded_reports"),
 ];
 

@@ -46,7 +46,7 @@ use crate::{
     columns::TableTime,
     config::DatabaseConfig,
     connections::Connections,
-    model::{Fetched, Kind, Note, ObjectId, Tag},
+    model::{Fetched, Kind, OutboxEntry, ObjectId, Tag},
 };
 
 /// How long a statement that is no commit may take, as seen from here.
@@ -127,7 +127,7 @@ impl PostgresStore {
         let anything = Kind::ALL.map(|kind| ObjectId::new(kind, Tag::somewhere()));
         self.freshness(&anything, UNHURRIED).await?;
         self.answered_well(Kind::Clan, &[], Timestamp::EPOCH, UNHURRIED).await?;
-        self.notes(Timestamp::EPOCH).await.map(drop)
+        self.outbox(Timestamp::EPOCH).await.map(drop)
     }
 
     /// Takes our own tables away again, newest migration first. The contract tables stay. Answers what it undid.
@@ -237,7 +237,7 @@ impl Store for PostgresStore {
         commit::commit(order, batch).await
     }
 
-    async fn notes(&self, before: Timestamp) -> Result<Vec<Note>, StoreError> {
+    async fn outbox(&self, before: Timestamp) -> Result<Vec<OutboxEntry>, StoreError> {
         let database = &self.database;
         on_connection!(
             database,
@@ -253,7 +253,7 @@ impl Store for PostgresStore {
         )
     }
 
-    async fn forget_notes(&self, ids: &[i64]) -> Result<(), StoreError> {
+    async fn delete_from_outbox(&self, ids: &[i64]) -> Result<(), StoreError> {
         let database = &self.database;
         on_connection!(
             database,

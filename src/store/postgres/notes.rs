@@ -4,9 +4,9 @@ use sqlx::{FromRow, PgConnection};
 
 use crate::{
     clock::Timestamp,
-    model::Note,
+    model::OutboxEntry,
     store::{
-        MOST_NOTES,
+        MAX_OUTBOX_ENTRIES,
         plan::times::{TableTime, from_utc},
         rows,
     },
@@ -15,7 +15,7 @@ use crate::{
 const NOTES_READ: &str = include_str!("../sql/postgres/notes_read.sql");
 
 #[derive(FromRow)]
-struct NoteRow {
+struct OutboxRow {
     id: i64,
     stored_at: TableTime,
     words: String,
@@ -25,18 +25,18 @@ pub(super) async fn read(
     connection: &mut PgConnection,
     before: Timestamp,
     keeps: bool,
-) -> Result<Vec<Note>, sqlx::Error> {
-    let notes: Vec<NoteRow> = sqlx::query_as(NOTES_READ)
+) -> Result<Vec<OutboxEntry>, sqlx::Error> {
+    let notes: Vec<OutboxRow> = sqlx::query_as(NOTES_READ)
         .persistent(keeps)
         .bind(before.to_utc())
-        .bind(i64::try_from(MOST_NOTES).unwrap_or(i64::MAX))
+        .bind(i64::try_from(MAX_OUTBOX_ENTRIES).unwrap_or(i64::MAX))
         .fetch_all(connection)
         .await?;
     Ok(notes.into_iter().map(|note| rows::note(note.id, from_utc(note.stored_at), &note.words)).collect())
 }
 
 pub(super) async fn forget(connection: &mut PgConnection, ids: &[i64], keeps: bool) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM refresh_worker.untold WHERE note = ANY ($1)")
+    sqlx::query("DELETE FROM refresh_worker.outbox WHERE note = ANY ($1)")
         .persistent(keeps)
         .bind(ids)
         .execute(connection)

@@ -138,7 +138,7 @@ async fn store(
         mark: Mark::new(),
     };
     let commit = attempt.work(connection, shape).await?;
-    let ids: Vec<i64> = commit.notes.iter().map(|note| note.id).collect();
+    let ids: Vec<i64> = commit.outbox.iter().map(|note| note.id).collect();
     notes::forget(connection, &ids, keeps).await?;
     // What would be looked at when it commits only.
     sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *connection).await?;

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use super::shape::Shape;
 use crate::{
     clock::Timestamp,
-    model::{ClanDocument, Fetched, Kind, Note, Tag, WarDocument},
+    model::{ClanDocument, Fetched, Kind, OutboxEntry, Tag, WarDocument},
     store::{
         plan::{
             Writes,
@@ -30,7 +30,7 @@ const LAST_WRITES: &str = include_str!("../sql/postgres/last_writes.sql");
 pub(super) struct Last<'a> {
     pub(super) stays: &'a Changes<'a>,
     /// What is to be told to others.
-    pub(super) note: Option<&'a Note>,
+    pub(super) note: Option<&'a OutboxEntry>,
     pub(super) now: Timestamp,
     /// Notes that are told.
     pub(super) told: &'a [i64],

@@ -134,10 +134,10 @@ async fn whole(
         replaced,
     };
     let commit = facts.told(telling);
-    for note in &commit.notes {
+    for note in &commit.outbox {
         writes::note(&mut transaction, note, now).await?;
     }
-    writes::forget_notes(&mut transaction, told).await?;
+    writes::delete_from_outbox(&mut transaction, told).await?;
     transaction.commit().await?;
     Ok(commit)
 }

@@ -8,7 +8,7 @@ use super::{StoreError, store_error};
 const STEPS: [(&str, &str); 3] = [
     ("0001_shared_tables", include_str!("../../../migrations/sqlite/0001_shared_tables.sql")),
     ("0002_own_tables", include_str!("../../../migrations/sqlite/0002_own_tables.sql")),
-    ("0003_untold", include_str!("../../../migrations/sqlite/0003_untold.sql")),
+    ("0003_outbox", include_str!("../../../migrations/sqlite/0003_outbox.sql")),
 ];
 
 /// Runs the steps that are missing in one transaction and answers their names.

@@ -27,12 +27,12 @@ use sqlx::{
 
 use self::times::{from_text, to_text};
 use super::{
-    ANSWERED_WELL_FOR, Commit, Freshness, MOST_NOTES, RunRow, Store, StoreError, Telling, plan::refusals::Refusals,
+    ANSWERED_WELL_FOR, Commit, Freshness, MAX_OUTBOX_ENTRIES, RunRow, Store, StoreError, Telling, plan::refusals::Refusals,
     rows,
 };
 use crate::{
     clock::Timestamp,
-    model::{Fetched, Kind, Note, ObjectId, Tag},
+    model::{Fetched, Kind, OutboxEntry, ObjectId, Tag},
 };
 
 /// How long a statement waits for another program that has the file locked.
@@ -176,12 +176,12 @@ impl Store for SqliteStore {
         self.within(limit, "store a batch", commit).await
     }
 
-    async fn notes(&self, before: Timestamp) -> Result<Vec<Note>, StoreError> {
+    async fn outbox(&self, before: Timestamp) -> Result<Vec<OutboxEntry>, StoreError> {
         let notes: Vec<(i64, String, String)> = sqlx::query_as(
-            "select note, stored_at, words from refresh_worker_untold where stored_at < ?1 order by stored_at, note limit ?2",
+            "select note, stored_at, words from refresh_worker_outbox where stored_at < ?1 order by stored_at, note limit ?2",
         )
         .bind(to_text(before))
-        .bind(count(MOST_NOTES as u64))
+        .bind(count(MAX_OUTBOX_ENTRIES as u64))
         .fetch_all(&self.pool)
         .await
         .map_err(self.failed("read what is to be told"))?;
@@ -189,8 +189,8 @@ impl Store for SqliteStore {
         Ok(notes.into_iter().map(note).collect())
     }
 
-    async fn forget_notes(&self, ids: &[i64]) -> Result<(), StoreError> {
-        let forgotten = async { writes::forget_notes(&mut *self.pool.acquire().await?, ids).await };
+    async fn delete_from_outbox(&self, ids: &[i64]) -> Result<(), StoreError> {
+        let forgotten = async { writes::delete_from_outbox(&mut *self.pool.acquire().await?, ids).await };
         forgotten.await.map_err(self.failed("forget what is told"))
     }
 

@@ -279,7 +279,7 @@ async fn a_file_is_migrated_once_and_keeps_its_rows_when_opened_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("demo.sqlite");
     let store = SqliteStore::open(&path).await.unwrap();
-    assert_eq!(store.migrate().await.unwrap(), ["0001_shared_tables", "0002_own_tables", "0003_untold"]);
+    assert_eq!(store.migrate().await.unwrap(), ["0001_shared_tables", "0002_own_tables", "0003_outbox"]);
     store.commit(NOON, &[clan(NOON, "2PP", &[])]).await.unwrap();
     store.close().await;
     let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();

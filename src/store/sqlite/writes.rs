@@ -5,7 +5,7 @@ use sqlx::SqliteConnection;
 use super::times::{table_text, to_text};
 use crate::{
     clock::Timestamp,
-    model::{ClanDocument, Fetched, Kind, Note, Tag, WarDocument},
+    model::{ClanDocument, Fetched, Kind, OutboxEntry, Tag, WarDocument},
     store::{
         plan::{
             memberships::Changes,
@@ -178,8 +178,8 @@ pub(super) async fn stays(db: &mut SqliteConnection, changes: &Changes<'_>) -> R
 }
 
 /// Keeps what is to be told to others.
-pub(super) async fn note(db: &mut SqliteConnection, note: &Note, now: Timestamp) -> Result<(), sqlx::Error> {
-    sqlx::query("insert into refresh_worker_untold (note, stored_at, words) values (?1, ?2, ?3)")
+pub(super) async fn note(db: &mut SqliteConnection, note: &OutboxEntry, now: Timestamp) -> Result<(), sqlx::Error> {
+    sqlx::query("insert into refresh_worker_outbox (note, stored_at, words) values (?1, ?2, ?3)")
         .bind(note.id)
         .bind(to_text(now))
         .bind(rows::words_of(note))
@@ -188,12 +188,12 @@ pub(super) async fn note(db: &mut SqliteConnection, note: &Note, now: Timestamp)
     Ok(())
 }
 
-pub(super) async fn forget_notes(db: &mut SqliteConnection, ids: &[i64]) -> Result<(), sqlx::Error> {
+pub(super) async fn delete_from_outbox(db: &mut SqliteConnection, ids: &[i64]) -> Result<(), sqlx::Error> {
     if ids.is_empty() {
         return Ok(());
     }
     let ids = super::commit::json(&ids);
-    sqlx::query("delete from refresh_worker_untold where note in (select value from json_each(?1))")
+    sqlx::query("delete from refresh_worker_outbox where note in (select value from json_each(?1))")
         .bind(ids)
         .execute(db)
         .await?;

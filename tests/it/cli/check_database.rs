@@ -318,7 +318,7 @@ async fn a_check_leaves_no_row_behind() {
         "clan_memberships",
         "refresh_worker.refresh_state",
         "refresh_worker.refresh_runs",
-        "refresh_worker.untold",
+        "refresh_worker.outbox",
     ] {
         let count = AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
         let rows: i64 = sqlx::query_scalar(count).fetch_one(&bed.pool).await.unwrap();

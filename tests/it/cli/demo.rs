@@ -37,7 +37,7 @@ async fn the_demo_drains_into_a_file_and_its_numbers_agree_with_it() {
     assert_eq!(number(&file, "select count(*) from refresh_worker_refresh_runs").await, 2);
     assert!(told.contains("private log"), "{told}");
     assert!(told.contains("wrong_tag") && told.contains("impossible_tag"), "{told}");
-    assert!(told.contains("satisfied"), "{told}");
+    assert!(told.contains("fresh"), "{told}");
     assert!(!told.contains('\x1b'), "piped text is plain");
 
     let again = shell.run(&["demo", "--requests", "60", "--rate", "300", "--database", "d.sqlite"]).await.well();
@@ -67,5 +67,5 @@ async fn recorded_responses_are_served_and_asked_for() {
         return println!("skipped: COC_FIXTURES_DIR is not set");
     };
     let told = Shell::new().run(&["demo", "--rate", "300", "--fixtures", &folder]).await.well();
-    assert!(told.contains("stored") && told.contains("satisfied"), "{told}");
+    assert!(told.contains("stored") && told.contains("fresh"), "{told}");
 }

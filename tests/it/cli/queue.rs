@@ -78,7 +78,7 @@ async fn repair_mends_what_was_deleted_by_hand_tells_it_and_finds_nothing_the_se
     redis::cmd("HSET").arg("{refresh}:objects").arg("nonsense").arg("?").exec_async(&mut redis).await.unwrap();
     let told = shell.run(&["queue", "repair", "--json"]).await.well();
     let told: Value = serde_json::from_str(&told).unwrap();
-    assert_eq!((&told["places"], &told["strangers"]), (&2.into(), &1.into()), "{told}");
+    assert_eq!((&told["places"], &told["invalid_entries"]), (&2.into(), &1.into()), "{told}");
 
     assert_eq!(shell.run(&["queue", "repair"]).await.well(), "everything is in order\n");
     let stats: Value = serde_json::from_str(&shell.run(&["queue", "stats", "--json"]).await.well()).unwrap();

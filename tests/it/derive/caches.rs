@@ -110,10 +110,10 @@ async fn a_run_tells_what_changed_and_nothing_else() {
     assert_eq!(application.tags(), expected);
     assert_eq!(application.came()[0].path, "/api/internal/cache/invalidate");
     assert_eq!(run.response()["caches"]["tags"], expected.len());
-    assert_eq!(run.logs.metrics()[0]["cache_tags_told"], expected.len());
+    assert_eq!(run.logs.metrics()[0]["cache_tags_invalidated"], expected.len());
     assert!(!run.logs.to_string().contains(KEY), "the key is never printed");
 
-    // The same again is unchanged or satisfied: nobody has to be told.
+    // The same again is unchanged or fresh: nobody has to be told.
     world.mail_players(4).await;
     worker.invoke(&events::schedule(), PLENTY).await.response();
     assert_eq!(application.tags().len(), expected.len());

@@ -180,7 +180,7 @@ impl Following {
             documents: documents.len(),
             told_twice: length - told.len(),
             poor: changes().filter(|event| !event.contains_key("fields")).count(),
-            notes: world.count("SELECT count(*) FROM refresh_worker.untold").await,
+            notes: world.count("SELECT count(*) FROM refresh_worker.outbox").await,
             copies,
         }
     }

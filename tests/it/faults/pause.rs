@@ -77,7 +77,7 @@ async fn stopped_at(point: &str) {
     let answer = run.response();
     let late = usize::try_from(world.simulator.total_calls() - calls).unwrap();
     assert!(late <= PAST_THE_CHECK, "{point}: {late} calls after the slot ran out: {answer}");
-    assert!(outcome(answer, "stale") > 0, "{point}: its leases were another's: {answer}");
+    assert!(outcome(answer, "lease_lost") > 0, "{point}: its leases were another's: {answer}");
     assert_eq!(evidence::digest(&world).await, tables, "{point}: newer data is as it was");
 }
 

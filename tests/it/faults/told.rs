@@ -165,7 +165,7 @@ impl Stage {
         let drained = async {
             loop {
                 worker.invoke(&events::schedule(), PLENTY).await.response();
-                let untold = self.world.count("SELECT count(*) FROM refresh_worker.untold").await;
+                let untold = self.world.count("SELECT count(*) FROM refresh_worker.outbox").await;
                 if untold == 0 && Holdings::of(&self.world).await.waiting() == 0 {
                     return;
                 }

@@ -77,10 +77,10 @@ proptest! {
         let source = Source::Index { score };
         let entry = Entry { id: Id::Whole(id), source, content: Content::Value(value) };
         match entry.decide(NOW, MAX_ATTEMPTS) {
-            Decision::Admit(wish) => {
-                prop_assert!(wish.object.tag.as_str().chars().all(|c| "0289PYLQGRJCUV".contains(c)), "{wish:?}");
-                prop_assert!(wish.due <= NOW + Duration::from_secs(24 * 60 * 60), "{wish:?}");
-                prop_assert!(wish.attempts < MAX_ATTEMPTS, "{wish:?}");
+            Decision::Admit(request) => {
+                prop_assert!(request.object.tag.as_str().chars().all(|c| "0289PYLQGRJCUV".contains(c)), "{request:?}");
+                prop_assert!(request.due <= NOW + Duration::from_secs(24 * 60 * 60), "{request:?}");
+                prop_assert!(request.attempts < MAX_ATTEMPTS, "{request:?}");
             }
             Decision::Refuse(unreadable) => {
                 prop_assert!(unreadable.name.starts_with("mail:") && unreadable.name.len() < 1_000, "{unreadable:?}");

@@ -206,7 +206,7 @@ async fn a_second_run_finds_what_is_fresh_already() {
         world.mail("player", player.as_str(), 2).await;
     }
     let again = worker.invoke(&events::schedule(), PLENTY).await;
-    assert_eq!(outcome(again.response(), "satisfied"), 3);
+    assert_eq!(outcome(again.response(), "fresh"), 3);
     assert_eq!(world.simulator.total_calls(), 3);
     assert_eq!(world.sizes().await, Sizes::EMPTY);
 }

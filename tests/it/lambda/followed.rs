@@ -123,7 +123,7 @@ async fn a_stream_that_cannot_be_written_fails_no_request_and_is_told_later() {
     assert!(run.response()["errors"].to_string().contains("could not be told"), "{}", run.response());
 
     redis::cmd("DEL").arg(STREAM).exec_async(&mut redis).await.unwrap();
-    while world.count("SELECT count(*) FROM refresh_worker.untold").await > 0 {
+    while world.count("SELECT count(*) FROM refresh_worker.outbox").await > 0 {
         // Not before it is older than a lease, as it might be another run's that is under way.
         worker.invoke(&events::schedule(), PLENTY).await.response();
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -140,11 +140,11 @@ async fn what_the_stream_refuses_is_given_up_after_a_day_and_not_before() {
     let mut worker = world.worker_with(&[("REFRESH_EVENTS_STREAM", STREAM)]).await;
     world.mail_players(3).await;
     assert_processed(&worker.invoke(&events::schedule(), PLENTY).await, 3);
-    let untold = "SELECT count(*) FROM refresh_worker.untold";
+    let untold = "SELECT count(*) FROM refresh_worker.outbox";
     let notes = world.count(untold).await;
     assert!(notes > 0);
     for (hours, left) in [(2, notes), (23, 0)] {
-        let older = format!("UPDATE refresh_worker.untold SET stored_at = stored_at - interval '{hours} hours'");
+        let older = format!("UPDATE refresh_worker.outbox SET stored_at = stored_at - interval '{hours} hours'");
         sqlx::query(AssertSqlSafe(older)).execute(&mut world.database().await).await.unwrap();
         let run = worker.invoke(&events::schedule(), PLENTY).await;
         assert_eq!(world.count(untold).await, left, "{hours} hours later: {}", run.response());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use refresh_worker::{
     clock::Timestamp,
-    model::{Priority, Reason, Wish},
+    model::{Priority, Reason, RefreshRequest},
     queue::{
         DeadFilter, Queue as _, Settlement,
         archive::{Archive, Kept, Part, Place, PutBack, Returning},
@@ -57,7 +57,7 @@ async fn empty(bed: &impl Bed) {
 }
 
 /// One of every state: mail whole, without data and without index; an orphan, an unreadable letter; ready, delayed,
-/// leased with a next wish, dead.
+/// leased with a next request, dead.
 async fn fill<B: Bed>(bed: &B) {
     bed.put_mail("junk", 1.0, "junk").await;
     bed.put_index(b"war:orphan", 2.0).await;
@@ -179,10 +179,10 @@ async fn what_is_newer_is_never_overwritten<B: Bed<Queue: Archive>>(bed: &B) {
 
     let lease = bed.lease_one(NOW + MINUTE).await;
     assert_eq!(bed.queue().put_back(NOW + MINUTE, &old).await.unwrap(), [PutBack::Nothing]);
-    assert_eq!(bed.record("clan:2PP").await.unwrap().next, None, "its lease answers the older wish");
+    assert_eq!(bed.record("clan:2PP").await.unwrap().next, None, "its lease answers the older request");
     settle(bed, NOW + MINUTE, &lease, dead("wrong_tag")).await;
     assert_eq!(bed.queue().put_back(NOW + MINUTE, &old).await.unwrap(), [PutBack::Nothing]);
-    assert_eq!(bed.record("clan:2PP").await.unwrap().state, State::Dead, "it died of a newer wish");
+    assert_eq!(bed.record("clan:2PP").await.unwrap().state, State::Dead, "it died of a newer request");
 }
 
 async fn a_lease_is_not_taken_along<B: Bed<Queue: Archive>>(bed: &B) {
@@ -239,7 +239,7 @@ async fn dead_letters_are_purged_unless_they_changed<B: Bed<Queue: Archive>>(bed
     bed.put_mail("junk", 1.0, "junk").await;
     bed.admit(NOW).await;
     let letters = bed.queue().dead_letters(&DeadFilter::default(), 99).await.unwrap();
-    // One is revived, one merges a wish and stays dead; the other two are as they were.
+    // One is revived, one merges a request and stays dead; the other two are as they were.
     bed.enqueue(&format!("clan:{}", tag(0)), Priority::Critical, NOW + SECOND).await;
     bed.enqueue(&format!("clan:{}", tag(1)), Priority::Critical, NOW + SECOND).await;
     assert_eq!(bed.queue().purge(&letters).await.unwrap(), 2);
@@ -275,11 +275,11 @@ fn any_record(random: &mut fastrand::Rng) -> Record {
     let time = |random: &mut fastrand::Rng| NOW + SECOND * random.u32(0..100);
     let class = Priority::nearest(random.i64(0..4));
     let asked = time(random);
-    let wish =
-        Wish { due: time(random), attempts: random.u32(0..3), ..Wish::now("clan:2PP".parse().unwrap(), class, asked) };
-    let mut record = Record::with_wish(None, &wish, NOW);
+    let request =
+        RefreshRequest { due: time(random), attempts: random.u32(0..3), ..RefreshRequest::now("clan:2PP".parse().unwrap(), class, asked) };
+    let mut record = Record::with_request(None, &request, NOW);
     if random.bool() {
-        record = Record::with_wish(Some(record), &Wish::now(wish.object, class, time(random)), NOW);
+        record = Record::with_request(Some(record), &RefreshRequest::now(request.object, class, time(random)), NOW);
     }
     (record.hold, record.lapses) = (time(random), random.u32(0..5));
     match random.u32(0..4) {
@@ -289,15 +289,15 @@ fn any_record(random: &mut fastrand::Rng) -> Record {
         }
         1 => {
             record.lease("clan:2PP".parse().unwrap(), "run:1".to_owned(), time(random));
-            record.next = random.bool().then(|| Record::with_wish(None, &wish_at(time(random)), NOW).wanted);
+            record.next = random.bool().then(|| Record::with_request(None, &request_at(time(random)), NOW).wanted);
         }
         _ => record.place(NOW),
     }
     record
 }
 
-fn wish_at(asked: Timestamp) -> Wish {
-    Wish::now("clan:2PP".parse().unwrap(), Priority::Critical, asked)
+fn request_at(asked: Timestamp) -> RefreshRequest {
+    RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::Critical, asked)
 }
 
 /// The rules of putting back are written twice, in Rust and in Lua.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 use refresh_worker::{
     clock::{ManualClock, SystemClock, Timestamp},
     config::RedisConfig,
-    model::{Priority, Wish},
+    model::{Priority, RefreshRequest},
     queue::{
         Admitted, Circuit, CircuitReason, CircuitScope, LeaseRequest, Leased, MailLimits, Queue, Slots, mailbox,
         memory::{Contents, MemoryQueue},
@@ -56,8 +56,8 @@ pub trait Bed: Sync {
     }
 
     async fn enqueue(&self, object: &str, priority: Priority, now: Timestamp) {
-        let wish = Wish::now(object.parse().unwrap(), priority, now);
-        self.queue().enqueue(now, &[wish]).await.unwrap();
+        let request = RefreshRequest::now(object.parse().unwrap(), priority, now);
+        self.queue().enqueue(now, &[request]).await.unwrap();
     }
 
     async fn lease(&self, now: Timestamp, request: &LeaseRequest) -> Leased {

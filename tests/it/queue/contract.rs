@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use refresh_worker::{
     clock::Timestamp,
-    model::{FollowUp, Priority, Reason, Wish},
+    model::{FollowUp, Priority, Reason, RefreshRequest},
     queue::{
         DeadFilter, Following, Lease, LeaseRequest, MAX_LAPSES, MAX_MAIL_BYTES, MailLimits, ORPHAN_PATIENCE, Oldest,
         Queue as _, SUSPECT_LAPSES, Settled, Settlement,
@@ -31,13 +31,13 @@ on_all! {
     a_request_whose_class_changed_between_reading_and_admitting_stays
     a_merge_takes_the_best_class_the_earliest_place_the_latest_asked_and_the_highest_retry_count
     a_producer_that_requeues_every_minute_does_not_lose_its_place
-    a_request_queued_while_leased_becomes_the_next_wish
-    several_requests_queued_while_leased_are_merged_into_one_next_wish
-    without_a_next_wish_done_deletes_the_record
-    on_release_the_next_wish_is_merged
-    on_failure_the_next_wish_is_merged
-    on_lapse_the_next_wish_is_merged
-    a_next_wish_survives_the_death_of_the_object
+    a_request_queued_while_leased_becomes_the_next_request
+    several_requests_queued_while_leased_are_merged_into_one_next_request
+    without_a_next_request_done_deletes_the_record
+    on_release_the_next_request_is_merged
+    on_failure_the_next_request_is_merged
+    on_lapse_the_next_request_is_merged
+    a_next_request_survives_the_death_of_the_object
     the_merge_counter_tells_the_holder_that_something_newer_came
     an_index_entry_without_data_is_set_aside_and_admitted_when_its_data_comes
     an_index_entry_whose_data_does_not_come_is_dropped_and_counted_after_ten_minutes
@@ -47,7 +47,7 @@ on_all! {
     a_producer_stalled_between_its_commands_loses_nothing
     a_producer_that_replaces_a_request_while_it_is_admitted_loses_nothing
     unreadable_mail_becomes_a_dead_letter_with_its_reason
-    a_wish_with_fresh_data_waits_until_it_is_due
+    a_request_with_fresh_data_waits_until_it_is_due
     a_request_in_the_future_waits_until_then
     mail_can_bring_a_due_time_forward
     mail_never_shortens_a_hold
@@ -256,7 +256,7 @@ async fn a_producer_that_requeues_every_minute_does_not_lose_its_place(bed: &imp
     assert_eq!((leased.leases[0].first_asked, leased.leases[0].last_asked), (NOW, NOW + 19 * MINUTE));
 }
 
-async fn a_request_queued_while_leased_becomes_the_next_wish(bed: &impl Bed) {
+async fn a_request_queued_while_leased_becomes_the_next_request(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::Medium, NOW).await;
     let lease = bed.lease_one(NOW).await;
     let failed = Settlement::Failed { until: NOW, reason: Reason::new("cut", "cut") };
@@ -272,7 +272,7 @@ async fn a_request_queued_while_leased_becomes_the_next_wish(bed: &impl Bed) {
     assert_eq!((record.wanted.priority, record.wanted.first), (Priority::Critical, NOW + SECOND));
 }
 
-async fn several_requests_queued_while_leased_are_merged_into_one_next_wish(bed: &impl Bed) {
+async fn several_requests_queued_while_leased_are_merged_into_one_next_request(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::Critical, NOW).await;
     let lease = bed.lease_one(NOW).await;
     bed.enqueue("clan:2PP", Priority::Low, NOW + SECOND).await;
@@ -282,15 +282,15 @@ async fn several_requests_queued_while_leased_are_merged_into_one_next_wish(bed:
     assert_eq!((wanted.priority, wanted.first, wanted.last), (Priority::High, NOW + SECOND, NOW + 2 * SECOND));
 }
 
-async fn without_a_next_wish_done_deletes_the_record(bed: &impl Bed) {
+async fn without_a_next_request_done_deletes_the_record(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::Medium, NOW).await;
     let lease = bed.lease_one(NOW).await;
     settle(bed, NOW, &lease, Settlement::Done).await;
     assert!(bed.dump().await.records.is_empty());
 }
 
-/// A leased object with a better, later wish behind it.
-async fn leased_with_a_next_wish(bed: &impl Bed) -> Lease {
+/// A leased object with a better, later request behind it.
+async fn leased_with_a_next_request(bed: &impl Bed) -> Lease {
     bed.enqueue("clan:2PP", Priority::Medium, NOW).await;
     let lease = bed.lease_one(NOW).await;
     bed.enqueue("clan:2PP", Priority::High, NOW + SECOND).await;
@@ -304,28 +304,28 @@ async fn assert_merged(bed: &impl Bed) {
     assert_eq!(record.wanted.last, NOW + SECOND);
 }
 
-async fn on_release_the_next_wish_is_merged(bed: &impl Bed) {
-    let lease = leased_with_a_next_wish(bed).await;
+async fn on_release_the_next_request_is_merged(bed: &impl Bed) {
+    let lease = leased_with_a_next_request(bed).await;
     settle(bed, NOW + SECOND, &lease, Settlement::Release).await;
     assert_merged(bed).await;
 }
 
-async fn on_failure_the_next_wish_is_merged(bed: &impl Bed) {
-    let lease = leased_with_a_next_wish(bed).await;
+async fn on_failure_the_next_request_is_merged(bed: &impl Bed) {
+    let lease = leased_with_a_next_request(bed).await;
     let until = NOW + MINUTE;
     settle(bed, NOW + SECOND, &lease, Settlement::Failed { until, reason: Reason::new("cut", "cut") }).await;
     assert_merged(bed).await;
     assert_eq!(bed.record("clan:2PP").await.unwrap().state, State::Delayed);
 }
 
-async fn on_lapse_the_next_wish_is_merged(bed: &impl Bed) {
-    leased_with_a_next_wish(bed).await;
+async fn on_lapse_the_next_request_is_merged(bed: &impl Bed) {
+    leased_with_a_next_request(bed).await;
     assert_eq!(bed.lease(NOW + LEASE, &request(0)).await.lapsed, 1);
     assert_merged(bed).await;
 }
 
-async fn a_next_wish_survives_the_death_of_the_object(bed: &impl Bed) {
-    let lease = leased_with_a_next_wish(bed).await;
+async fn a_next_request_survives_the_death_of_the_object(bed: &impl Bed) {
+    let lease = leased_with_a_next_request(bed).await;
     settle(bed, NOW + SECOND, &lease, dead("bad_request")).await;
     let record = bed.record("clan:2PP").await.unwrap();
     assert_eq!((record.state, record.wanted.attempts), (State::Ready, 0));
@@ -481,7 +481,7 @@ async fn unreadable_mail_becomes_a_dead_letter_with_its_reason(bed: &impl Bed) {
     assert!(bed.dump().await.data.is_empty());
 }
 
-async fn a_wish_with_fresh_data_waits_until_it_is_due(bed: &impl Bed) {
+async fn a_request_with_fresh_data_waits_until_it_is_due(bed: &impl Bed) {
     let value =
         value("clan:2PP", 1, NOW).replace("\"last_updated\": null", "\"last_updated\": \"2026-03-04T05:00:00\"");
     bed.put_mail("clan:2PP", 1.0, &value).await;
@@ -537,14 +537,14 @@ async fn no_time_is_later_than_a_day_from_now(bed: &impl Bed) {
     let lease = bed.lease_one(NOW).await;
     settle(bed, NOW, &lease, Settlement::Later { until: NOW + 900 * day }).await;
     assert_eq!(bed.record("clan:2QQ").await.unwrap().wanted.due, NOW + day);
-    let wild = Wish { asked: NOW + 900 * day, due: NOW - 90_000 * day, ..wish("clan:2VV", Priority::Low) };
+    let wild = RefreshRequest { asked: NOW + 900 * day, due: NOW - 90_000 * day, ..request("clan:2VV", Priority::Low) };
     bed.queue().enqueue(NOW, &[wild]).await.unwrap();
     let wanted = bed.record("clan:2VV").await.unwrap().wanted;
     assert_eq!((wanted.first, wanted.due), (NOW + day, Timestamp::EPOCH));
 }
 
-fn wish(object: &str, priority: Priority) -> Wish {
-    Wish::now(object.parse().unwrap(), priority, NOW)
+fn request(object: &str, priority: Priority) -> RefreshRequest {
+    RefreshRequest::now(object.parse().unwrap(), priority, NOW)
 }
 
 async fn order_is_by_class_then_first_asked(bed: &impl Bed) {
@@ -586,10 +586,10 @@ async fn a_favoured_place_goes_in_strict_order_when_that_class_does_not_wait(bed
 
 async fn a_million_due_low_do_not_stand_before_one_critical(bed: &impl Bed) {
     let due = NOW + MINUTE;
-    let low: Vec<Wish> =
-        (0..1000).map(|number| Wish { due, ..wish(&format!("clan:{}", tag(number)), Priority::Low) }).collect();
+    let low: Vec<RefreshRequest> =
+        (0..1000).map(|number| RefreshRequest { due, ..request(&format!("clan:{}", tag(number)), Priority::Low) }).collect();
     bed.queue().enqueue(NOW, &low).await.unwrap();
-    let critical = Wish { due: due + SECOND, ..wish("war:2PP", Priority::Critical) };
+    let critical = RefreshRequest { due: due + SECOND, ..request("war:2PP", Priority::Critical) };
     bed.queue().enqueue(NOW, &[critical]).await.unwrap();
     let leased = bed.lease(due + SECOND, &request(1)).await;
     assert_eq!(names(&leased), ["war:2PP"]);
@@ -708,9 +708,9 @@ async fn a_suspect_is_leased_alone(bed: &impl Bed) {
 async fn work_off_suspects(bed: &impl Bed, killers: &[usize]) -> (usize, Vec<String>) {
     let name = |number: usize| format!("clan:{}", tag(number));
     let killers: Vec<String> = killers.iter().map(|number| name(*number)).collect();
-    let wishes: Vec<Wish> =
-        (0..500).map(|number| Wish::now(name(number).parse().unwrap(), Priority::High, NOW)).collect();
-    bed.queue().enqueue(NOW, &wishes).await.unwrap();
+    let requests: Vec<RefreshRequest> =
+        (0..500).map(|number| RefreshRequest::now(name(number).parse().unwrap(), Priority::High, NOW)).collect();
+    bed.queue().enqueue(NOW, &requests).await.unwrap();
     let mut now = NOW;
     for _ in 0..2 {
         assert_eq!(bed.lease(now, &request(500)).await.leases.len(), 500);
@@ -820,8 +820,8 @@ async fn what_a_lost_answer_leased_is_given_back(bed: &impl Bed) {
 
 async fn what_is_enqueued_and_stays_dead_is_told(bed: &impl Bed) {
     let now = lapse(bed, MAX_LAPSES).await;
-    let wishes = ["clan:2PP", "clan:2QQ"].map(|object| Wish::now(object.parse().unwrap(), Priority::High, now));
-    let enqueued = bed.queue().enqueue(now, &wishes).await.unwrap();
+    let requests = ["clan:2PP", "clan:2QQ"].map(|object| RefreshRequest::now(object.parse().unwrap(), Priority::High, now));
+    let enqueued = bed.queue().enqueue(now, &requests).await.unwrap();
     assert_eq!((enqueued.queued, enqueued.dead.len()), (1, 1));
     let dead = &enqueued.dead[0];
     assert_eq!((dead.object.to_string().as_str(), dead.died), ("clan:2PP", now));
@@ -829,7 +829,7 @@ async fn what_is_enqueued_and_stays_dead_is_told(bed: &impl Bed) {
 
     let filter = DeadFilter { names: vec!["clan:2PP".to_owned()], ..DeadFilter::default() };
     bed.queue().redrive(now, &filter).await.unwrap();
-    let enqueued = bed.queue().enqueue(now, &wishes).await.unwrap();
+    let enqueued = bed.queue().enqueue(now, &requests).await.unwrap();
     assert_eq!((enqueued.queued, enqueued.dead.len()), (2, 0));
     let record = bed.record("clan:2PP").await.unwrap();
     assert_eq!((record.state, record.lapses, record.wanted.attempts), (State::Ready, 0, 0));
@@ -840,7 +840,7 @@ async fn new_mail_does_not_revive_what_lapsed_too_often(bed: &impl Bed) {
     bed.put_mail("clan:2PP", 0.0, &value("clan:2PP", 0, now)).await;
     assert_eq!(bed.admit(now).await.admitted, 1);
     let record = bed.record("clan:2PP").await.unwrap();
-    assert_eq!((record.state, record.wanted.last), (State::Dead, now), "the wish is kept with it");
+    assert_eq!((record.state, record.wanted.last), (State::Dead, now), "the request is kept with it");
     assert!(bed.lease(now, &request(1)).await.leases.is_empty());
     assert_eq!(bed.queue().redrive(now, &DeadFilter::default()).await.unwrap(), 1);
     let lease = bed.lease_one(now).await;
@@ -866,12 +866,12 @@ async fn a_stale_token_is_an_ordinary_answer_and_touches_nothing(bed: &impl Bed)
     let before = bed.dump().await;
     for settlement in [Settlement::Done, Settlement::Release, dead("x"), Settlement::Later { until: NOW }] {
         let settled = bed.queue().settle(NOW + LEASE, &[(stale.clone(), settlement)]).await.unwrap();
-        assert_eq!(settled, [Settled::Stale]);
+        assert_eq!(settled, [Settled::LeaseLost]);
     }
     assert_eq!(bed.dump().await, before);
     settle(bed, NOW + LEASE, &lease, Settlement::Done).await;
     let settled = bed.queue().settle(NOW + LEASE, &[(lease, Settlement::Release)]).await.unwrap();
-    assert_eq!(settled, [Settled::Stale], "the record is gone");
+    assert_eq!(settled, [Settled::LeaseLost], "the record is gone");
 }
 
 async fn a_settlement_sent_again_is_told_the_same(bed: &impl Bed) {
@@ -884,12 +884,12 @@ async fn a_settlement_sent_again_is_told_the_same(bed: &impl Bed) {
     let following = Following { follow_ups: &follow_ups, most_ready: 10 };
     let batch: Vec<_> = leases.into_iter().map(|lease| (lease, Settlement::Done)).collect();
     let first = bed.queue().settle_and_follow(NOW, &batch, following).await.unwrap();
-    assert_eq!(first, (vec![Settled::Settled, Settled::Stale], 2));
+    assert_eq!(first, (vec![Settled::Settled, Settled::LeaseLost], 2));
     let before = bed.dump().await;
     assert_eq!(bed.queue().settle_and_follow(NOW + MINUTE, &batch, following).await.unwrap(), first);
     assert_eq!(bed.dump().await, before, "and nothing is changed again");
     let settled = bed.queue().settle(NOW + MINUTE + SECOND, &batch).await.unwrap();
-    assert_eq!(settled, [Settled::Stale, Settled::Stale], "forgotten");
+    assert_eq!(settled, [Settled::LeaseLost, Settled::LeaseLost], "forgotten");
 }
 
 async fn a_failure_counts_an_attempt_and_holds_the_object(bed: &impl Bed) {
@@ -950,7 +950,7 @@ async fn a_batch_is_settled_in_order(bed: &impl Bed) {
     ];
     let batch: Vec<_> = leases.into_iter().zip(endings).collect();
     let settled = bed.queue().settle(NOW, &batch).await.unwrap();
-    let (ours, stale) = (Settled::Settled, Settled::Stale);
+    let (ours, stale) = (Settled::Settled, Settled::LeaseLost);
     assert_eq!(settled, [ours, ours, stale, ours, ours]);
     let states: Vec<State> = bed.dump().await.records.values().map(|record| record.state).collect();
     assert_eq!(states.len(), 4);
@@ -968,7 +968,7 @@ async fn stats_count_what_is_there(bed: &impl Bed) {
     bed.enqueue("clan:2CC", Priority::Critical, NOW).await;
     bed.enqueue("clan:2LL", Priority::Low, NOW - MINUTE).await;
     bed.enqueue("clan:2GG", Priority::Low, NOW).await;
-    let later = Wish { due: NOW + MINUTE, ..wish("clan:2VV", Priority::High) };
+    let later = RefreshRequest { due: NOW + MINUTE, ..request("clan:2VV", Priority::High) };
     bed.queue().enqueue(NOW, &[later]).await.unwrap();
     bed.lease_one(NOW).await;
     let stats = bed.queue().stats(NOW).await.unwrap();
@@ -1024,7 +1024,7 @@ pub async fn settle(bed: &impl Bed, now: Timestamp, lease: &Lease, settlement: S
     assert_eq!(settled, [Settled::Settled]);
 }
 
-/// Three objects: `held` waits after a failure, a war is leased and has a next wish, a player is ready.
+/// Three objects: `held` waits after a failure, a war is leased and has a next request, a player is ready.
 pub async fn one_held_one_leased_one_ready(bed: &impl Bed, held: &str) {
     bed.enqueue(held, Priority::High, NOW).await;
     let lease = bed.lease_one(NOW).await;
@@ -1042,7 +1042,7 @@ pub fn dead(code: &'static str) -> Settlement {
 
 fn follow_up(object: &str, due: Timestamp, is_spare: bool) -> FollowUp {
     let class = if is_spare { Priority::Low } else { Priority::Critical };
-    FollowUp { wish: Wish::now(object.parse().unwrap(), class, due), is_spare }
+    FollowUp { request: RefreshRequest::now(object.parse().unwrap(), class, due), is_spare }
 }
 
 async fn follow(
@@ -1065,7 +1065,7 @@ async fn what_follows_an_answer_becomes_the_next_record_of_its_object(bed: &impl
     let record = bed.record("war:2PP").await.unwrap();
     assert_eq!((record.state, record.wanted.priority, record.lapses), (State::Delayed, Priority::Critical, 0));
     assert_eq!((record.wanted.due, record.wanted.last), (NOW + 5 * MINUTE, NOW + 5 * MINUTE));
-    // Another run holds it meanwhile: the same look is its next wish, once.
+    // Another run holds it meanwhile: the same look is its next request, once.
     let lease = bed.lease_one(NOW + 5 * MINUTE).await;
     follow(bed, &[], std::slice::from_ref(&look), 10).await;
     follow(bed, &[], &[look], 10).await;

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use refresh_worker::{
     clock::ManualClock,
     config::RedisConfig,
-    model::{Event, LearnedRate, Priority, Reason, Wish},
+    model::{Event, LearnedRate, Priority, Reason, RefreshRequest},
     queue::{
         Circuit, CircuitReason, CircuitScope, DeadFilter, Fingerprint, MailLimits, Queue as _, QueueError, Settled,
         Settlement, Slot, Slots as _, record::QueueLimits, redis::RedisQueue,
@@ -34,9 +34,9 @@ async fn warm() -> (Pair, RedisQueue) {
 }
 
 async fn enqueue(queue: &RedisQueue, objects: &[&str]) {
-    let wishes: Vec<Wish> =
-        objects.iter().map(|object| Wish::now(object.parse().unwrap(), Priority::High, NOW)).collect();
-    queue.enqueue(NOW, &wishes).await.unwrap();
+    let requests: Vec<RefreshRequest> =
+        objects.iter().map(|object| RefreshRequest::now(object.parse().unwrap(), Priority::High, NOW)).collect();
+    queue.enqueue(NOW, &requests).await.unwrap();
 }
 
 #[tokio::test]
@@ -102,9 +102,9 @@ async fn calls_in_flight_together_follow_a_failover() {
     enqueue(&queue, &["clan:2QQ"]).await;
     pair.fail_over().await;
     let before = pair.forwarder.accepted();
-    let wish = [Wish::now("clan:2PP".parse().unwrap(), Priority::High, NOW)];
+    let request = [RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::High, NOW)];
     let lease_request = request(1);
-    let (enqueued, leased) = tokio::join!(queue.enqueue(NOW, &wish), queue.lease(NOW, &lease_request));
+    let (enqueued, leased) = tokio::join!(queue.enqueue(NOW, &request), queue.lease(NOW, &lease_request));
     assert_eq!((enqueued.unwrap().queued, leased.unwrap().leases.len()), (1, 1));
     assert_eq!(pair.forwarder.accepted() - before, 1, "one new connection for both");
 }

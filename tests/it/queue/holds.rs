@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use refresh_worker::{
     clock::Timestamp,
-    model::{Kind, Priority, Reason, Wish},
+    model::{Kind, Priority, Reason, RefreshRequest},
     queue::{
         Lease, LeaseRequest, Leased, Queue as _, SetAside, Settlement,
         record::{QueueLimits, State},
@@ -245,10 +245,10 @@ async fn what_was_set_aside_keeps_its_place(bed: &impl Bed) {
 
 /// Puts so many wars before one player of their class: no draw favours it.
 async fn many_wars(bed: &impl Bed, count: usize) {
-    let wishes: Vec<Wish> = (0..count)
-        .map(|number| Wish::now(format!("war:{}", tag(number)).parse().unwrap(), Priority::High, NOW))
+    let requests: Vec<RefreshRequest> = (0..count)
+        .map(|number| RefreshRequest::now(format!("war:{}", tag(number)).parse().unwrap(), Priority::High, NOW))
         .collect();
-    bed.queue().enqueue(NOW, &wishes).await.unwrap();
+    bed.queue().enqueue(NOW, &requests).await.unwrap();
     bed.enqueue("player:2PP", Priority::High, NOW + SECOND).await;
 }
 
@@ -286,10 +286,10 @@ async fn each_object_is_set_aside_once() {
 #[tokio::test]
 async fn the_list_of_holds_is_bounded() {
     let bed = RedisBed::with_limits(QueueLimits::default()).await;
-    let wishes: Vec<Wish> = (0..1010)
-        .map(|number| Wish::now(format!("clan:{}", tag(number)).parse().unwrap(), Priority::High, NOW))
+    let requests: Vec<RefreshRequest> = (0..1010)
+        .map(|number| RefreshRequest::now(format!("clan:{}", tag(number)).parse().unwrap(), Priority::High, NOW))
         .collect();
-    bed.queue().enqueue(NOW, &wishes).await.unwrap();
+    bed.queue().enqueue(NOW, &requests).await.unwrap();
     let leases = bed.lease(NOW, &request(2000)).await.leases;
     let batch: Vec<_> = leases.into_iter().map(|lease| (lease, held("maintenance"))).collect();
     bed.queue().settle(NOW, &batch).await.unwrap();

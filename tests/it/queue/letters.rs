@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use refresh_worker::{
     clock::Timestamp,
-    model::{Kind, Priority, Reason, Wish},
+    model::{Kind, Priority, Reason, RefreshRequest},
     queue::{
         DeadFilter, Queue as _, Settled, Settlement,
         archive::{Archive, PutBack, Returning},
@@ -114,7 +114,7 @@ async fn a_lapse_that_finds_no_room_leaves_a_suspect(bed: &impl Bed) {
 
 /// A dead letter of an object, as a backup has it.
 fn letter_of(object: &str) -> Returning {
-    let mut record = Record::with_wish(None, &Wish::now(object.parse().unwrap(), Priority::Low, NOW), NOW);
+    let mut record = Record::with_request(None, &RefreshRequest::now(object.parse().unwrap(), Priority::Low, NOW), NOW);
     (record.state, record.died) = (State::Dead, Some(NOW));
     Returning::Record { object: object.parse().unwrap(), record: Box::new(record) }
 }
@@ -220,7 +220,7 @@ async fn redrive_brings_back_only_what_the_filter_means(bed: &impl Bed) {
     assert_eq!(names(&bed.lease(NOW + MINUTE, &request(9)).await), filter.names);
 }
 
-/// One ready, one held, one leased with a next wish, one dead.
+/// One ready, one held, one leased with a next request, one dead.
 async fn fill(bed: &impl Bed) {
     bury(bed, 1).await;
     one_held_one_leased_one_ready(bed, "clan:2PP").await;
@@ -275,10 +275,10 @@ async fn returning_keeps_newer_mail_and_the_record(bed: &impl Bed) {
 }
 
 async fn what_was_returned_is_admitted_again(bed: &impl Bed) {
-    let wishes: Vec<Wish> = (0..1200)
-        .map(|number| Wish::now(format!("clan:{}", tag(number)).parse().unwrap(), Priority::Medium, NOW))
+    let requests: Vec<RefreshRequest> = (0..1200)
+        .map(|number| RefreshRequest::now(format!("clan:{}", tag(number)).parse().unwrap(), Priority::Medium, NOW))
         .collect();
-    bed.queue().enqueue(NOW, &wishes).await.unwrap();
+    bed.queue().enqueue(NOW, &requests).await.unwrap();
     let before = bed.dump().await.records;
     assert_eq!(bed.queue().export(NOW).await.unwrap().len(), 1200);
     assert_eq!(bed.queue().return_to_mailbox(NOW).await.unwrap(), 1200);

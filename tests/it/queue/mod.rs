@@ -9,6 +9,6 @@ mod holds;
 mod letters;
 mod model;
 mod redis_only;
-mod run_notes;
+mod run_summaries;
 mod slots;
 mod trouble;

@@ -1,12 +1,12 @@
 //! The model test: random interleavings of producers, workers, crashes and time on both queues at once. After every step
-//! the answers and everything the queues hold must be the same, and no wish may be lost.
+//! the answers and everything the queues hold must be the same, and no request may be lost.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use proptest::{bool::weighted, prelude::*, test_runner::TestRunner};
 use refresh_worker::{
     clock::Timestamp,
-    model::{FollowUp, Kind, ObjectId, Priority, Reason, Wish},
+    model::{FollowUp, Kind, ObjectId, Priority, Reason, RefreshRequest},
     queue::{
         DeadFilter, Following, Lease, LeaseRequest, MailLimits, ORPHAN_PATIENCE, Queue, SetAside, Settled, Settlement,
         mailbox::Mail,
@@ -17,7 +17,7 @@ use refresh_worker::{
 
 use super::beds::{Bed, MemoryBed, NOW, RedisBed, request, value};
 
-/// Few, so that wishes meet: two spellings of one object, another, and what cannot be read.
+/// Few, so that requests meet: two spellings of one object, another, and what cannot be read.
 const IDS: [&str; 4] = ["clan:2PP", "clan:#2pp", "war:2LL", "junk"];
 
 /// What is enqueued without mail.
@@ -119,12 +119,12 @@ fn op() -> impl Strategy<Value = Op> {
 const LIMITS: QueueLimits = QueueLimits { max_attempts: 3, dead_letters: 2, unreadable_letters: 1 };
 
 #[test]
-fn memory_and_redis_agree_after_every_step_and_lose_no_wish() {
+fn memory_and_redis_agree_after_every_step_and_lose_no_request() {
     compare(48, RedisBed::with_limits(LIMITS));
 }
 
 #[test]
-fn memory_and_a_cluster_agree_after_every_step_and_lose_no_wish() {
+fn memory_and_a_cluster_agree_after_every_step_and_lose_no_request() {
     compare(16, RedisBed::on_cluster(LIMITS));
 }
 
@@ -161,13 +161,13 @@ struct Pair<'a> {
     lost: [Vec<String>; 2],
     /// The latest settlement.
     settled: Option<Vec<(Lease, Settlement)>>,
-    /// The wishes that reached the queue and that no answer has satisfied yet.
+    /// The requests that reached the queue and that no answer has fresh yet.
     owed: BTreeMap<String, Owed>,
 }
 
 /// What is still wanted of an object.
 struct Owed {
-    /// When the newest of its wishes was asked.
+    /// When the newest of its requests was asked.
     last: Timestamp,
     /// The record's count of merges then: a lease that hands out a lower one was granted before.
     merges: u64,
@@ -224,13 +224,13 @@ impl<'a> Pair<'a> {
             Op::Enqueue(number, class, at) => {
                 let object = OBJECTS[*number].parse().unwrap();
                 let asked = seconds_from(now, *at);
-                let wish = Wish { asked, due: asked, ..Wish::now(object, Priority::nearest((*class).into()), now) };
-                same!(self, |queue| queue.enqueue(now, std::slice::from_ref(&wish)));
+                let request = RefreshRequest { asked, due: asked, ..RefreshRequest::now(object, Priority::nearest((*class).into()), now) };
+                same!(self, |queue| queue.enqueue(now, std::slice::from_ref(&request)));
             }
             Op::Follow(number, class, at, is_spare) => {
                 let (object, asked) = (OBJECTS[*number].parse().unwrap(), seconds_from(now, *at));
-                let wish = Wish { asked, due: asked, ..Wish::now(object, Priority::nearest((*class).into()), now) };
-                let follow_ups = [FollowUp { wish, is_spare: *is_spare }];
+                let request = RefreshRequest { asked, due: asked, ..RefreshRequest::now(object, Priority::nearest((*class).into()), now) };
+                let follow_ups = [FollowUp { request, is_spare: *is_spare }];
                 let following = Following { follow_ups: &follow_ups, most_ready: 2 };
                 same!(self, |queue| queue.settle_and_follow(now, &[], following));
             }
@@ -370,7 +370,7 @@ impl<'a> Pair<'a> {
         let batch = [(lease.clone(), settlement)];
         let settled = same!(self, |queue| queue.settle(now, &batch));
         self.settled = Some(batch.to_vec());
-        if settled == [Settled::Stale] {
+        if settled == [Settled::LeaseLost] {
             prop_assert_eq!(self.memory.dump().await, before, "a stale token touched something");
         } else if matches!(ending, Ending::Done) {
             let name = lease.object.to_string();
@@ -382,7 +382,7 @@ impl<'a> Pair<'a> {
         Ok(())
     }
 
-    /// Both hold the same, and every wish that reached the queue is still in it.
+    /// Both hold the same, and every request that reached the queue is still in it.
     async fn compare(&mut self) -> Result<(), TestCaseError> {
         let (ours, theirs) = (self.memory.dump().await, self.redis.dump().await);
         prop_assert_eq!(&ours, &theirs);
@@ -398,7 +398,7 @@ impl<'a> Pair<'a> {
         }
         for (name, owed) in &self.owed {
             let kept = ours.records.get(name).is_some_and(|record| record.wanted_in_all().last >= owed.last);
-            prop_assert!(kept, "the wish for {} of {} is lost", name, owed.last);
+            prop_assert!(kept, "the request for {} of {} is lost", name, owed.last);
         }
         Ok(())
     }

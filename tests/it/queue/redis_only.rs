@@ -6,7 +6,7 @@ use refresh_worker::{
     clock::ManualClock,
     clock::Timestamp,
     config::RedisConfig,
-    model::{LearnedRate, Priority, Wish},
+    model::{LearnedRate, Priority, RefreshRequest},
     queue::{
         CallsGranted, Fingerprint, Holder, LeaseRequest, MailLimits, Queue as _, QueueError, Settlement, Slot,
         Slots as _,
@@ -28,11 +28,11 @@ const IMPATIENT: Timeouts = Timeouts {
     response: Duration::from_millis(500),
 };
 
-async fn wishes(bed: &RedisBed, count: usize) {
-    let wishes: Vec<Wish> = (0..count)
-        .map(|number| Wish::now(format!("clan:{}", tag(number)).parse().unwrap(), Priority::High, NOW))
+async fn requests(bed: &RedisBed, count: usize) {
+    let requests: Vec<RefreshRequest> = (0..count)
+        .map(|number| RefreshRequest::now(format!("clan:{}", tag(number)).parse().unwrap(), Priority::High, NOW))
         .collect();
-    bed.queue().enqueue(NOW, &wishes).await.unwrap();
+    bed.queue().enqueue(NOW, &requests).await.unwrap();
 }
 
 /// Everything in the database, byte for byte.
@@ -50,7 +50,7 @@ async fn everything(bed: &RedisBed) -> Vec<(String, Vec<u8>)> {
 #[tokio::test]
 async fn our_keys_lie_in_two_hash_slots() {
     let bed = RedisBed::fresh().await;
-    wishes(&bed, 3).await;
+    requests(&bed, 3).await;
     bed.put_mail("x", 1.0, "junk").await;
     bed.put_index(b"y", 1.0).await;
     bed.admit(NOW).await;
@@ -71,7 +71,7 @@ async fn our_keys_lie_in_two_hash_slots() {
 async fn a_key_of_the_wrong_type_is_told_before_anything_is_written() {
     for (key, action) in [("{refresh}:ready", "lease"), ("{refresh}:orphans", "admit"), ("{refresh}:dead", "settle")] {
         let bed = RedisBed::fresh().await;
-        wishes(&bed, 2).await;
+        requests(&bed, 2).await;
         let lease = bed.lease_one(NOW).await;
         bed.put_mail("clan:2PP", 1.0, &value("clan:2PP", 1, NOW)).await;
         let mail = bed.queue().read_mail(NOW, MailLimits::default()).await.unwrap();
@@ -113,14 +113,14 @@ async fn a_bad_argument_is_refused_before_anything_is_written() {
 async fn a_full_redis_leaves_nothing_half_done_and_can_be_drained() {
     let server = PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
-    wishes(&bed, 3).await;
+    requests(&bed, 3).await;
     bed.put_mail("clan:2PP", 1.0, &value("clan:2PP", 1, NOW)).await;
     bed.put_mail("junk", 1.0, "junk").await;
     bed.put_index(b"orphan", 1.0).await;
     bed.make_full().await;
     let before = everything(&bed).await;
-    let wish = Wish::now("clan:2QQ".parse().unwrap(), Priority::High, NOW);
-    let error = bed.queue().enqueue(NOW, &[wish]).await.unwrap_err();
+    let request = RefreshRequest::now("clan:2QQ".parse().unwrap(), Priority::High, NOW);
+    let error = bed.queue().enqueue(NOW, &[request]).await.unwrap_err();
     assert!(matches!(&error, QueueError::Refused { detail, .. } if detail.contains("OOM")), "{error}");
     assert_eq!(everything(&bed).await, before);
 
@@ -177,7 +177,7 @@ async fn what_runs_agree_on_goes_into_a_full_redis() {
 #[tokio::test]
 async fn an_index_member_without_a_record_becomes_one_and_a_record_rules_over_the_index() {
     let bed = RedisBed::fresh().await;
-    wishes(&bed, 2).await;
+    requests(&bed, 2).await;
     let past = NOW.as_millis().to_string();
     for set in ["ready", "leased", "delayed:low"] {
         bed.command::<()>(&["ZADD", &format!("{{refresh}}:{set}"), "1", "clan:2CC"]).await;
@@ -200,7 +200,7 @@ async fn an_index_member_without_a_record_becomes_one_and_a_record_rules_over_th
 async fn two_workers_never_lease_the_same_object() {
     let url = crate::support::redis::fresh().await;
     let bed = RedisBed::at(&url, QueueLimits::default()).await;
-    wishes(&bed, 60).await;
+    requests(&bed, 60).await;
     let queues: Vec<_> = (0..4).map(|_| connect(&url)).collect();
     let mut seen = BTreeSet::new();
     for _ in 0..4 {
@@ -310,12 +310,12 @@ async fn a_dropped_connection_is_replaced_silently() {
 async fn scripts_are_loaded_again_after_a_restart() {
     let mut server = PrivateRedis::start().await;
     let queue = connect(&server.url());
-    let wish = Wish::now("clan:2PP".parse().unwrap(), Priority::High, NOW);
-    queue.enqueue(NOW, std::slice::from_ref(&wish)).await.unwrap();
+    let request = RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::High, NOW);
+    queue.enqueue(NOW, std::slice::from_ref(&request)).await.unwrap();
     server.stop().await;
     server.start_again().await;
     queue.time().await.unwrap();
-    queue.enqueue(NOW, &[wish]).await.unwrap();
+    queue.enqueue(NOW, &[request]).await.unwrap();
     assert_eq!(names(&queue.lease(NOW, &request(1)).await.unwrap()), ["clan:2PP"]);
 }
 
@@ -405,12 +405,12 @@ async fn mail_in_database_0_is_told_when_our_url_selects_another() {
 #[tokio::test]
 async fn the_floors_let_every_class_through_while_the_best_is_served_first() {
     let bed = RedisBed::fresh().await;
-    let mut wishes = Vec::new();
+    let mut requests = Vec::new();
     for number in 0..1600 {
         let class = Priority::ALL[number % 4];
-        wishes.push(Wish::now(format!("clan:{}", tag(number)).parse().unwrap(), class, NOW));
+        requests.push(RefreshRequest::now(format!("clan:{}", tag(number)).parse().unwrap(), class, NOW));
     }
-    bed.queue().enqueue(NOW, &wishes).await.unwrap();
+    bed.queue().enqueue(NOW, &requests).await.unwrap();
     let mut served = std::collections::BTreeMap::new();
     for seed in 0..20 {
         let asked = LeaseRequest { seed: seed * 7919, duration: Duration::from_secs(600), ..request(20) };
@@ -473,10 +473,10 @@ async fn the_namespace_names_our_keys() {
     let bed = RedisBed::at(&url, QueueLimits::default()).await;
     let config = RedisConfig { url: url.into(), cluster: false, namespace: "other".to_owned() };
     let other = RedisQueue::connect(&config, ManualClock::at(NOW)).unwrap();
-    wishes(&bed, 1).await;
+    requests(&bed, 1).await;
     assert_eq!(other.stats(NOW).await.unwrap().ready, 0);
-    let wish = Wish::now("clan:2PP".parse().unwrap(), Priority::High, NOW);
-    other.enqueue(NOW, &[wish]).await.unwrap();
+    let request = RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::High, NOW);
+    other.enqueue(NOW, &[request]).await.unwrap();
     assert_eq!(bed.command::<i64>(&["EXISTS", "{other}:objects"]).await, 1);
     assert_eq!(bed.queue().stats(NOW).await.unwrap().ready, 1);
     assert_eq!(bed.queue().other_namespaces().await.unwrap(), [("other".to_owned(), 1)].into());

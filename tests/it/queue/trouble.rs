@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use refresh_worker::{
     clock::Timestamp,
-    model::{LearnedRate, Priority, Reason, Wish},
+    model::{LearnedRate, Priority, Reason, RefreshRequest},
     queue::{
         DeadFilter, Fingerprint, Lease, LeaseRequest, MailLimits, Queue as _, QueueError, Repaired, Settled,
         Settlement, Slot, Slots as _,
@@ -29,7 +29,7 @@ use crate::support::{
 };
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
-const NOTHING: Repaired = Repaired { records: 0, places: 0, strangers: 0, counters: 0 };
+const NOTHING: Repaired = Repaired { records: 0, places: 0, invalid_entries: 0, counters: 0 };
 const IMPATIENT: Timeouts = Timeouts {
     connect: Duration::from_millis(400),
     first_word: Duration::from_millis(400),
@@ -370,7 +370,7 @@ async fn a_leased_record_that_lacks_any_one_field_is_not_leased_by_a_second(bed:
         assert_eq!(names(&bed.lease(before_its_end, &request(10)).await), [""; 0], "{what}");
         let ours = settle(bed, NOW, &full.leased, Settlement::Done).await;
         let unproven = what.starts_with("token") || what.starts_with("state") || what.starts_with("expires");
-        assert_eq!(ours == Settled::Stale, unproven, "{what}");
+        assert_eq!(ours == Settled::LeaseLost, unproven, "{what}");
         assert_all_are_served(bed, &[READY, DELAYED, LEASED]).await;
     }
 }
@@ -433,7 +433,7 @@ async fn a_record_deleted_while_leased_is_not_leased_by_a_second_when_mail_comes
     let admitted = bed.admit(NOW).await;
     assert_eq!((admitted.admitted, admitted.repaired.records), (1, 1), "{admitted:?}");
     assert_eq!(names(&bed.lease(NOW, &request(10)).await), [READY]);
-    assert_eq!(settle(bed, NOW, &full.leased, Settlement::Done).await, Settled::Stale);
+    assert_eq!(settle(bed, NOW, &full.leased, Settlement::Done).await, Settled::LeaseLost);
     assert_eq!(names(&bed.lease(full.leased.expires, &request(1)).await), [LEASED]);
 }
 
@@ -448,23 +448,23 @@ async fn what_is_no_object_is_set_aside_with_its_bytes(bed: &RedisBed) {
     bed.queue().repair(NOW).await.unwrap();
     assert_eq!(bed.queue().repair(NOW).await.unwrap(), NOTHING);
     let letters = bed.queue().dead_letters(&DeadFilter::default(), 100).await.unwrap();
-    let strangers: Vec<_> = letters.iter().filter(|letter| letter.reason_code == "broken_record").collect();
-    assert_eq!(strangers.len(), 7, "{letters:?}");
+    let invalid_entries: Vec<_> = letters.iter().filter(|letter| letter.reason_code == "broken_record").collect();
+    assert_eq!(invalid_entries.len(), 7, "{letters:?}");
     for name in ["mail:village:2PP", r"mail:\xff\x00", "mail:", r"mail:a \xff", "mail:only in the index"] {
-        assert!(strangers.iter().any(|letter| letter.name == name), "{name} in {strangers:?}");
+        assert!(invalid_entries.iter().any(|letter| letter.name == name), "{name} in {invalid_entries:?}");
     }
     assert_eq!(
-        strangers.iter().filter(|letter| letter.body.as_deref() == Some(r#"{"a": "\xff\xc3\xa4\\"}"#)).count(),
+        invalid_entries.iter().filter(|letter| letter.body.as_deref() == Some(r#"{"a": "\xff\xc3\xa4\\"}"#)).count(),
         6
     );
     bed.dump().await;
 }
 
 async fn every_run_looks_at_a_stretch_and_all_runs_at_everything(bed: &RedisBed) {
-    let wishes: Vec<Wish> = (0..2000)
-        .map(|number| Wish::now(format!("clan:{}", tag(number)).parse().unwrap(), Priority::High, NOW))
+    let requests: Vec<RefreshRequest> = (0..2000)
+        .map(|number| RefreshRequest::now(format!("clan:{}", tag(number)).parse().unwrap(), Priority::High, NOW))
         .collect();
-    bed.queue().enqueue(NOW, &wishes).await.unwrap();
+    bed.queue().enqueue(NOW, &requests).await.unwrap();
     // One entry is missing and one is too many, so that the numbers say nothing.
     let (missing, doubled) = (format!("clan:{}", tag(77)), format!("clan:{}", tag(1900)));
     bed.command::<i64>(&["ZREM", "{refresh}:ready", &missing]).await;
@@ -532,15 +532,15 @@ async fn a_lease_that_nobody_holds_until_in_years_ends_with_the_longest_lease() 
     assert_eq!((names(&leased), leased.lapsed), (vec![READY.to_owned()], 1));
 }
 
-fn wish(object: &str) -> Wish {
-    Wish::now(object.parse().unwrap(), Priority::High, NOW)
+fn request(object: &str) -> RefreshRequest {
+    RefreshRequest::now(object.parse().unwrap(), Priority::High, NOW)
 }
 
 #[tokio::test]
 async fn a_restart_with_its_data_goes_on_where_it_was() {
     let mut server = PrivateRedis::durable().await;
     let queue = connect(&server.url());
-    queue.enqueue(NOW, &[wish("clan:2PP"), wish("clan:2QQ")]).await.unwrap();
+    queue.enqueue(NOW, &[request("clan:2PP"), request("clan:2QQ")]).await.unwrap();
     let mut leased = queue.lease(NOW, &request(1)).await.unwrap();
     let lease = leased.leases.remove(0);
     server.stop().await;
@@ -556,15 +556,15 @@ async fn a_restart_with_its_data_goes_on_where_it_was() {
 async fn a_restart_without_its_data_leaves_a_queue_that_works() {
     let mut server = PrivateRedis::start().await;
     let queue = connect(&server.url());
-    queue.enqueue(NOW, &[wish("clan:2PP")]).await.unwrap();
+    queue.enqueue(NOW, &[request("clan:2PP")]).await.unwrap();
     let lease = queue.lease(NOW, &request(1)).await.unwrap().leases.remove(0);
     server.stop().await;
     server.start_again().await;
     queue.time().await.unwrap();
-    assert_eq!(queue.settle(NOW, &[(lease.clone(), Settlement::Done)]).await.unwrap(), [Settled::Stale]);
+    assert_eq!(queue.settle(NOW, &[(lease.clone(), Settlement::Done)]).await.unwrap(), [Settled::LeaseLost]);
     let renewed = queue.renew(NOW, &[(lease.object, lease.token)], NOW + HOUR).await.unwrap();
     assert_eq!((renewed, queue.reconcile(NOW).await.unwrap()), (vec![false], NOTHING));
-    queue.enqueue(NOW, &[wish("clan:2PP")]).await.unwrap();
+    queue.enqueue(NOW, &[request("clan:2PP")]).await.unwrap();
     assert_eq!(names(&queue.lease(NOW, &request(1)).await.unwrap()), ["clan:2PP"]);
 }
 
@@ -574,7 +574,7 @@ async fn operate(queue: &RedisQueue, operation: &str, lease: &Lease) -> Result<(
     match operation {
         "time" => queue.time().await.map(drop),
         "read_mail" => queue.read_mail(NOW, MailLimits::default()).await.map(drop),
-        "enqueue" => queue.enqueue(NOW, &[wish("clan:2GG")]).await.map(drop),
+        "enqueue" => queue.enqueue(NOW, &[request("clan:2GG")]).await.map(drop),
         "lease" => queue.lease(NOW, &request(10)).await.map(drop),
         "renew" => queue.renew(NOW, &[(lease.object.clone(), lease.token.clone())], NOW + HOUR / 60).await.map(drop),
         "settle" => queue.settle(NOW, &[(lease.clone(), Settlement::Release)]).await.map(drop),
@@ -690,7 +690,7 @@ async fn leases_whose_answer_was_lost_are_handed_out_anew() {
     let bed = RedisBed::fresh().await;
     let (proxy, url) = Proxy::in_front_of(&bed.url()).await;
     let queue = connect_with(&url, IMPATIENT);
-    bed.queue().enqueue(NOW, &[wish("clan:2PP"), wish("clan:2QQ")]).await.unwrap();
+    bed.queue().enqueue(NOW, &[request("clan:2PP"), request("clan:2QQ")]).await.unwrap();
     queue.time().await.unwrap();
     proxy.set(Mode::LoseAnswerTo("EVALSHA"));
     let call = |nonce: &str, lost: Vec<String>| LeaseRequest { nonce: nonce.to_owned(), lost, ..request(10) };
@@ -783,7 +783,7 @@ async fn a_server_without_enough_replicas_is_asked_again() {
 async fn a_server_busy_with_a_script_is_asked_again() {
     let server = PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
-    bed.queue().enqueue(NOW, &[wish("clan:2PP")]).await.unwrap();
+    bed.queue().enqueue(NOW, &[request("clan:2PP")]).await.unwrap();
     bed.command::<()>(&["CONFIG", "SET", "busy-reply-threshold", "10"]).await;
     let mut by_hand = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
     by_hand.write_all(b"EVAL \"while true do end\" 0\r\n").await.unwrap();

@@ -454,7 +454,7 @@ pub async fn fill(connection: &mut PgConnection, size: Size) {
                  SELECT 'war', clan_tag, ts AT TIME ZONE 'UTC', ts AT TIME ZONE 'UTC', sha256(clan_tag::bytea),
                         ts AT TIME ZONE 'UTC', 'stored', id, NULL
                  FROM war_snapshots WHERE id > (SELECT max(id) FROM war_snapshots) - {clans};
-             INSERT INTO refresh_worker.untold (note, stored_at, words)
+             INSERT INTO refresh_worker.outbox (note, stored_at, words)
                  SELECT n, timestamptz '2026-03-19Z' + n * interval '1 s', repeat('x', 500) FROM generate_series(1, {runs}) AS n;
              INSERT INTO background_job_status (job_payload, status, started_at, completed_at, retry_count, created_at,
                                                 updated_at, priority)
@@ -521,7 +521,7 @@ CREATE TABLE bench.report_of_a_run AS SELECT json_build_object(
                FROM generate_series(1, 20) AS e),
     'work_by_kind_and_class', (
         SELECT json_object_agg(k, (
-            SELECT json_object_agg(c, '{"calls":10,"stored":5,"unchanged":3,"satisfied":1,"gone":1,"released":2}'::json)
+            SELECT json_object_agg(c, '{"calls":10,"stored":5,"unchanged":3,"fresh":1,"gone":1,"released":2}'::json)
             FROM unnest(ARRAY['critical', 'high', 'medium', 'low']) AS c))
         FROM unnest(ARRAY['clan', 'player', 'war']) AS k),
     'rates', (SELECT json_agg(json_build_object('key', md5(e::text), 'rate', 29.5, 'called', 1234, 'rejected', false))

@@ -59,8 +59,8 @@ async fn use_all(store: &PostgresStore, from: usize) {
         assert_eq!(store.freshness(&objects, UNHURRIED).await.unwrap().len(), 1);
         store.record_run(&run(&format!("run {n}"), at(second))).await.unwrap();
         assert_eq!(store.last_run().await.unwrap().unwrap().run, format!("run {n}"));
-        let notes: Vec<i64> = store.notes(at(second + 9)).await.unwrap().iter().map(|note| note.id).collect();
-        store.forget_notes(&notes).await.unwrap();
+        let notes: Vec<i64> = store.outbox(at(second + 9)).await.unwrap().iter().map(|note| note.id).collect();
+        store.delete_from_outbox(&notes).await.unwrap();
     }
 }
 
@@ -147,7 +147,7 @@ async fn a_column_widened_by_others_costs_no_failure() {
             "ALTER TABLE clan_memberships ALTER COLUMN player_tag TYPE text",
             "ALTER TABLE player_snapshots ALTER COLUMN name TYPE varchar(300)",
             "ALTER TABLE refresh_worker.refresh_state ALTER COLUMN tag TYPE varchar(100)",
-            "ALTER TABLE refresh_worker.untold ALTER COLUMN words TYPE varchar(100000)",
+            "ALTER TABLE refresh_worker.outbox ALTER COLUMN words TYPE varchar(100000)",
         ],
     )
     .await;

@@ -41,7 +41,7 @@ async fn a_fresh_database_gets_the_contract_tables_exactly() {
     let (ours, theirs) = (support::postgres::fresh().await, support::postgres::fresh_with_contract().await);
     assert_eq!(
         store(&ours).migrate().await.unwrap(),
-        ["0001_contract_tables", "0002_own_tables", "0003_reports", "0004_untold", "0005_unfolded_reports"]
+        ["0001_contract_tables", "0002_own_tables", "0003_reports", "0004_outbox", "0005_unfolded_reports"]
     );
     assert_eq!(shape(&ours).await, shape(&theirs).await);
 }
@@ -72,7 +72,7 @@ async fn up_and_all_the_way_down_and_up_again() {
     bed.commit_one(clan("8GG").fetched(at(0))).await;
     assert_eq!(
         bed.store().revert_migrations().await.unwrap(),
-        ["0005_unfolded_reports", "0004_untold", "0003_reports", "0002_own_tables", "0001_contract_tables"]
+        ["0005_unfolded_reports", "0004_outbox", "0003_reports", "0002_own_tables", "0001_contract_tables"]
     );
     assert_eq!(bed.count("pg_namespace WHERE nspname = 'refresh_worker'").await, 0);
     assert_eq!(bed.count("clans").await, 1, "contract tables are never dropped");

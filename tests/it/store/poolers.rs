@@ -31,8 +31,8 @@ async fn work(store: &PostgresStore, from: usize) {
         assert!(answered.unwrap().is_some());
         last.unwrap();
         store.record_run(&run(&name, at(second))).await.unwrap();
-        store.notes(at(second + 9)).await.unwrap();
-        store.forget_notes(&commit.notes.iter().map(|note| note.id).collect::<Vec<_>>()).await.unwrap();
+        store.outbox(at(second + 9)).await.unwrap();
+        store.delete_from_outbox(&commit.outbox.iter().map(|note| note.id).collect::<Vec<_>>()).await.unwrap();
     }
 }
 

@@ -73,9 +73,9 @@ async fn without_kept_statements_everything_works_and_lies_in_transactions_for_p
     let commit = store.commit(at(1), &batch).await.unwrap();
     assert_eq!(commit.committed.len(), 2);
     assert_eq!(store.freshness(&[batch[0].object.clone()], UNHURRIED).await.unwrap().len(), 1);
-    assert_eq!(store.notes(at(9)).await.unwrap().len(), 1);
-    store.forget_notes(&[commit.notes[0].id]).await.unwrap();
-    assert_eq!(store.notes(at(9)).await.unwrap(), []);
+    assert_eq!(store.outbox(at(9)).await.unwrap().len(), 1);
+    store.delete_from_outbox(&[commit.outbox[0].id]).await.unwrap();
+    assert_eq!(store.outbox(at(9)).await.unwrap(), []);
     store.record_run(&run("one", at(0))).await.unwrap();
     assert_eq!(store.last_run().await.unwrap().unwrap().run, "one");
     assert_eq!(store.check_rights().await, []);

@@ -1,7 +1,7 @@
 //! What a commit tells beside what became of each answer, for follow-ups, events and readers' keys.
 
 use refresh_worker::{
-    model::{Answered, Before, Document, Fetched, Move, Note},
+    model::{Answered, Before, Document, Fetched, Move, OutboxEntry},
     store::{Commit, Committed, Store as _, Telling, UNHURRIED},
 };
 
@@ -99,7 +99,7 @@ async fn what_is_to_be_told_is_kept_until_it_is_forgotten(bed: impl Bed) {
 
     let kept = bed.store().notes(at(1601)).await.unwrap();
     assert_eq!(kept.iter().map(|note| note.id).collect::<Vec<_>>(), [first.notes[0].id, note.id], "the oldest first");
-    let expected = Note { stored_at: at(1600), ..note.clone() };
+    let expected = OutboxEntry { stored_at: at(1600), ..note.clone() };
     assert_eq!(kept[1], expected, "it comes back as it was");
     assert_eq!(bed.store().notes(at(1600)).await.unwrap().len(), 1, "those before a time");
 
@@ -107,9 +107,9 @@ async fn what_is_to_be_told_is_kept_until_it_is_forgotten(bed: impl Bed) {
     let same = clan("8GG").with([one.donations(99)]).level(2).fetched(at(2000));
     let third = bed.store().commit_and_forget(at(2600), &[same], &[first.notes[0].id], UNHURRIED).await.unwrap();
     assert_eq!((third.notes[0].events.len(), third.notes[0].changed.len()), (0, 0), "{third:?}");
-    let kept = |notes: Vec<Note>| notes.iter().map(|note| note.id).collect::<Vec<_>>();
+    let kept = |notes: Vec<OutboxEntry>| notes.iter().map(|note| note.id).collect::<Vec<_>>();
     assert_eq!(kept(bed.store().notes(at(9000)).await.unwrap()), [note.id, third.notes[0].id]);
-    bed.store().forget_notes(&[note.id, third.notes[0].id, 7]).await.unwrap();
+    bed.store().delete_from_outbox(&[note.id, third.notes[0].id, 7]).await.unwrap();
     assert_eq!(bed.store().notes(at(9000)).await.unwrap(), []);
 }
 

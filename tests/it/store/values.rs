@@ -322,7 +322,7 @@ async fn our_tables_full_of_oddities(bed: &PostgresBed) {
         VALUES ('run {n}', '2026-03-04', '2026-03-04', 'x', NULL, 1, 0, 2, \
         '{\"errors\": [\"clan:8GG: it was odd\"], \
           \"work_by_kind_and_class\": {\"clan\": {\"high\": {\"calls\": 1, \"stored\": 1}}}}')";
-    const NOTE: &str = "INSERT INTO refresh_worker.untold (note, stored_at, words) VALUES ({n}, '2026-03-04', '{}')";
+    const NOTE: &str = "INSERT INTO refresh_worker.outbox (note, stored_at, words) VALUES ({n}, '2026-03-04', '{}')";
     const STATE: &str = "INSERT INTO refresh_worker.refresh_state (kind, tag, fetched_at, last_outcome) \
         VALUES ('clan', 'X{n}', '2026-03-04', 'stored')";
     let mut number = 0;

@@ -8,7 +8,7 @@ use refresh_worker::{
     app,
     clock::{Clock, ManualClock, SystemClock, Timestamp},
     config::{FollowUpConfig, WorkerConfig},
-    model::{ObjectId, Priority, Wish},
+    model::{ObjectId, Priority, RefreshRequest},
     queue::{DeadFilter, DeadLetter, Queue, QueueStats, memory::MemoryQueue},
     sim::{SimConfig, Simulator},
     store::{Store, sqlite::SqliteStore},
@@ -93,8 +93,8 @@ impl Bed {
 
     pub async fn ask_as(&self, priority: Priority, objects: impl IntoIterator<Item = ObjectId>) {
         let now = self.now().await;
-        let wishes: Vec<Wish> = objects.into_iter().map(|object| Wish::now(object, priority, now)).collect();
-        self.worker.queue.enqueue(now, &wishes).await.expect("memory answers");
+        let requests: Vec<RefreshRequest> = objects.into_iter().map(|object| RefreshRequest::now(object, priority, now)).collect();
+        self.worker.queue.enqueue(now, &requests).await.expect("memory answers");
     }
 
     pub async fn run(&self) -> RunReport {

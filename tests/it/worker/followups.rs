@@ -7,7 +7,7 @@ use refresh_worker::{
     app,
     clock::{Clock, ManualClock, SystemClock, Timestamp},
     config::{FollowUpConfig, WorkerConfig},
-    model::{Event, Fingerprint, Kind, LearnedRate, ObjectId, Priority, Tag, Wish},
+    model::{Event, Fingerprint, Kind, LearnedRate, ObjectId, Priority, Tag, RefreshRequest},
     queue::{
         Admitted, CallsGranted, Circuit, CircuitScope, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease,
         LeaseRequest, LeaseToken, Leased, MailLimits, Queue, QueueError, QueueStats, Repaired, Settled, Settlement,
@@ -49,7 +49,7 @@ impl<Q: Queue> Queue for Clocked<Q> {
     as_the_queue! {
         read_mail(now: Timestamp, limits: MailLimits) -> Mail;
         admit(now: Timestamp, mail: Mail) -> Admitted;
-        enqueue(now: Timestamp, wishes: &[Wish]) -> Enqueued;
+        enqueue(now: Timestamp, requests: &[RefreshRequest]) -> Enqueued;
         lease(now: Timestamp, request: &LeaseRequest) -> Leased;
         renew(now: Timestamp, leases: &[(ObjectId, LeaseToken)], until: Timestamp) -> Vec<bool>;
         settle_and_follow(now: Timestamp, settlements: &[(Lease, Settlement)], following: Following<'_>) -> (Vec<Settled>, usize);
@@ -133,7 +133,7 @@ pub async fn stage_with<Q: Queue + Slots>(config: WorkerConfig, queue: impl FnOn
 impl<Q: Queue + Slots> Stage<Q> {
     pub async fn ask(&self, object: &ObjectId, priority: Priority) {
         let now = self.clock.wall();
-        self.worker.queue.enqueue(now, &[Wish::now(object.clone(), priority, now)]).await.unwrap();
+        self.worker.queue.enqueue(now, &[RefreshRequest::now(object.clone(), priority, now)]).await.unwrap();
     }
 
     pub async fn run(&self) -> RunReport {
@@ -293,7 +293,7 @@ async fn a_look_that_was_lost_with_its_run_is_made_again_from_what_is_stored() {
     stage.ask(&war, Priority::High).await;
     let calls = stage.simulator.total_calls();
     let report = stage.run().await;
-    assert_eq!((report.outcomes["satisfied"], stage.simulator.total_calls()), (1, calls));
+    assert_eq!((report.outcomes["fresh"], stage.simulator.total_calls()), (1, calls));
     assert_eq!(stage.stats().await.next_due, due, "the same look, from memory");
 }
 

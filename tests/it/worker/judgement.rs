@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use refresh_worker::{
-    model::{Kind, ObjectId, Priority, Wish},
+    model::{Kind, ObjectId, Priority, RefreshRequest},
     queue::{CircuitScope, Queue, Slots, memory::MemoryQueue, record::QueueLimits},
     sim::{Endpoint, Misbehaviour, Rule},
     worker::{
@@ -262,7 +262,7 @@ async fn a_key_that_is_refused_leaves_the_run_to_the_other() {
         bed.simulator.misbehave(Rule::new(what.clone()).on_token("bad-token"));
         let report = bed.run().await;
         assert_eq!((stored(&report), report.failed_requests), (100, 0), "{what:?}: {report:?}");
-        assert_eq!((report.keys_held, report.keys_usable, report.keys_refused), (2, 1, 1), "{what:?}: {report:?}");
+        assert_eq!((report.keys_held, report.keys_usable, report.keys_rejected), (2, 1, 1), "{what:?}: {report:?}");
         let refused = bed.simulator.calls().iter().filter(|call| call.status != Some(200)).count();
         assert!(refused <= 20, "{what:?}: {refused} calls on a key that is refused");
     }
@@ -310,8 +310,8 @@ async fn a_full_room_of_dead_letters_fails_the_run() {
         bed.simulator.misbehave(Rule::new(Misbehaviour::WrongTag).on_tag(player.tag.as_str()));
     }
     let now = bed.now().await;
-    let wishes: Vec<Wish> = players.iter().map(|player| Wish::now(player.clone(), Priority::High, now)).collect();
-    worker.queue.enqueue(now, &wishes).await.unwrap();
+    let requests: Vec<RefreshRequest> = players.iter().map(|player| RefreshRequest::now(player.clone(), Priority::High, now)).collect();
+    worker.queue.enqueue(now, &requests).await.unwrap();
     let report = worker.run(RunOptions::default(), &Unwatched).await;
     assert_eq!(report.stopped_because, StopReason::DeadLettersFull, "{report:?}");
     assert_eq!(

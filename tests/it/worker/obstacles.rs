@@ -105,11 +105,11 @@ async fn a_throttled_key_rests_for_the_next_run_too() {
     bed.ask(bed.players(4)).await;
     let options = RunOptions { time_left: Some(seconds(20)), ..RunOptions::default() };
     let report = bed.run_with(options).await;
-    assert_eq!(report.stopped_because, StopReason::KeysPaused, "{report:?}");
+    assert_eq!(report.stopped_because, StopReason::KeysCoolingDown, "{report:?}");
     assert_eq!((report.throttled, report.failed_requests), (1, 0));
     let calls = bed.simulator.total_calls();
     let report = bed.run().await;
-    assert_eq!((report.stopped_because, report.api_requests), (StopReason::KeysPaused, 0), "{report:?}");
+    assert_eq!((report.stopped_because, report.api_requests), (StopReason::KeysCoolingDown, 0), "{report:?}");
     assert_eq!(bed.simulator.total_calls(), calls);
     bed.clock.advance(seconds(61));
     let report = bed.run().await;
@@ -239,7 +239,7 @@ async fn runs_that_are_turned_away_admit_mail() {
     bed.worker.queue.take_key(&key, "another run", seconds(60)).await.unwrap();
     bed.worker.queue.pause_key(&key, "another run", "throttled", seconds(60)).await.unwrap();
     mail(&bed, &bed.players(3)).await;
-    assert_admitted(&bed.run().await, StopReason::KeysPaused, 3);
+    assert_admitted(&bed.run().await, StopReason::KeysCoolingDown, 3);
 
     let mut bed = Bed::start().await;
     bed.worker.reqs_per_day = NonZeroU64::new(1);

@@ -3,7 +3,7 @@
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use refresh_worker::{
-    model::{ObjectId, Priority, Wish},
+    model::{ObjectId, Priority, RefreshRequest},
     queue::{Queue as _, record::QueueLimits, redis::RedisQueue},
     sim::{Misbehaviour, Rule},
     store::sqlite::SqliteStore,
@@ -36,8 +36,8 @@ async fn run(worker: &Worker<RedisQueue, SqliteStore>) -> RunReport {
 
 async fn enqueue(redis: &RedisBed, objects: &[ObjectId]) {
     let now = redis.queue().time().await.unwrap();
-    let wishes: Vec<Wish> = objects.iter().map(|object| Wish::now(object.clone(), Priority::High, now)).collect();
-    redis.queue().enqueue(now, &wishes).await.unwrap();
+    let requests: Vec<RefreshRequest> = objects.iter().map(|object| RefreshRequest::now(object.clone(), Priority::High, now)).collect();
+    redis.queue().enqueue(now, &requests).await.unwrap();
 }
 
 async fn mail(redis: &RedisBed, objects: &[ObjectId]) {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use refresh_worker::{
     api::client::ApiClient,
     clock::{Clock as _, ManualClock, Timestamp},
-    model::{Fingerprint, ObjectId, Priority, Reason, Wish},
+    model::{Fingerprint, ObjectId, Priority, Reason, RefreshRequest},
     queue::{Holder, LeaseRequest, Queue, Settlement, Slots as _, memory::MemoryQueue},
     sim::{Misbehaviour, Rule},
     store::{Store, sqlite::SqliteStore},
@@ -63,14 +63,14 @@ async fn an_empty_queue_costs_no_call() {
 }
 
 #[tokio::test]
-async fn what_is_fresh_enough_is_satisfied_without_a_call() {
+async fn what_is_fresh_enough_is_fresh_without_a_call() {
     let bed = Bed::start().await;
     bed.ask(bed.players(3)).await;
     bed.run().await;
     let calls = bed.simulator.total_calls();
     bed.ask(bed.players(3)).await;
     let report = bed.run().await;
-    assert_eq!(outcomes(&report), [("satisfied", 3)]);
+    assert_eq!(outcomes(&report), [("fresh", 3)]);
     assert_eq!(bed.simulator.total_calls(), calls);
 }
 
@@ -86,16 +86,16 @@ async fn the_same_content_after_max_age_is_unchanged() {
 }
 
 #[tokio::test]
-async fn a_wish_for_a_later_time_is_never_answered_early() {
+async fn a_request_for_a_later_time_is_never_answered_early() {
     let bed = Bed::start().await;
     let player = bed.players(1).remove(0);
     let now = bed.now().await;
-    let soon = Wish::now(player.clone(), Priority::High, now);
-    let later = Wish { asked: now + seconds(120), due: now + seconds(120), ..soon.clone() };
+    let soon = RefreshRequest::now(player.clone(), Priority::High, now);
+    let later = RefreshRequest { asked: now + seconds(120), due: now + seconds(120), ..soon.clone() };
     bed.worker.queue.enqueue(now, &[soon, later]).await.unwrap();
     bed.run().await;
     assert_eq!(bed.simulator.total_calls(), 1);
-    assert_eq!(bed.stats().await.delayed, 1, "the later wish waits");
+    assert_eq!(bed.stats().await.delayed, 1, "the later request waits");
     bed.clock.advance(seconds(121));
     let report = bed.run().await;
     assert_eq!(bed.simulator.total_calls(), 2, "{report:?}");
@@ -370,8 +370,8 @@ async fn the_first_run_of_a_cold_start_makes_the_tables_when_they_are_ours_to_ma
     let report = bed.run().await;
     assert_eq!((report.stopped_because, bed.simulator.total_calls()), (StopReason::DatabaseDown, 0), "{report:?}");
     bed.worker.tables = Tables::to_make();
-    for (processed, wish) in [(2, 0), (1, 1)] {
-        bed.ask(bed.players(wish)).await;
+    for (processed, request) in [(2, 0), (1, 1)] {
+        bed.ask(bed.players(request)).await;
         let report = bed.run().await;
         assert_eq!(report.stopped_because, StopReason::QueueEmpty, "{report:?}");
         assert_eq!(report.processed_requests, processed, "{report:?}");

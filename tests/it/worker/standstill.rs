@@ -125,7 +125,7 @@ async fn a_throttled_league_group_is_told() {
     bed.ask(wars).await;
     bed.simulator.misbehave(Rule::new(Misbehaviour::Throttled { retry_after: Some(20) }).on(Endpoint::LeagueGroup));
     let report = bed.run_with(RunOptions { time_left: Some(seconds(15)), ..RunOptions::default() }).await;
-    assert_eq!(report.stopped_because, StopReason::KeysPaused, "{report:?}");
+    assert_eq!(report.stopped_because, StopReason::KeysCoolingDown, "{report:?}");
     let _ = Unwatched;
 }
 
@@ -153,12 +153,12 @@ async fn a_throttled_last_request_ends_with_the_run() {
         queue::beds::{Bed as _, PATIENT, RedisBed, connect_as},
         support::redis::PrivateRedis,
     };
-    use refresh_worker::{model::Wish, queue::record::QueueLimits, worker::Runs as _};
+    use refresh_worker::{model::RefreshRequest, queue::record::QueueLimits, worker::Runs as _};
     let (bed, server) = (Bed::with(|_| {}, &["one", "two"]).await, PrivateRedis::start().await);
     let redis = RedisBed::at(&server.url(), QueueLimits::default()).await;
     let now = redis.queue().time().await.unwrap();
-    let wishes: Vec<Wish> = bed.players(1).into_iter().map(|object| Wish::now(object, Priority::High, now)).collect();
-    redis.queue().enqueue(now, &wishes).await.unwrap();
+    let requests: Vec<RefreshRequest> = bed.players(1).into_iter().map(|object| RefreshRequest::now(object, Priority::High, now)).collect();
+    redis.queue().enqueue(now, &requests).await.unwrap();
     bed.simulator.misbehave(Rule::new(Misbehaviour::Throttled { retry_after: Some(20) }).times(1));
     let worker = bed.another_on(std::sync::Arc::new(connect_as(&redis.url(), PATIENT, redis.is_cluster())));
     let options = RunOptions { time_left: Some(seconds(20)), max_requests: Some(1), ..RunOptions::default() };
@@ -267,7 +267,7 @@ async fn a_throttled_control_call_rests_its_key() {
     bed.simulator.misbehave(Rule::new(Misbehaviour::Status500).on_tag(players[0].tag.as_str()));
     bed.ask([players[0].clone()]).await;
     let report = bed.run_with(RunOptions { time_left: Some(seconds(20)), ..RunOptions::default() }).await;
-    assert_eq!((report.throttled, report.stopped_because), (1, StopReason::KeysPaused));
+    assert_eq!((report.throttled, report.stopped_because), (1, StopReason::KeysCoolingDown));
 }
 
 #[tokio::test]

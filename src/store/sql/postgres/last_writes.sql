@@ -8,12 +8,12 @@ WITH closed AS (
     WHERE m.id = c.id AND (m.left_at IS NULL OR m.left_at = 'infinity')
 ),
 kept AS (
-    INSERT INTO refresh_worker.untold (note, stored_at, words)
+    INSERT INTO refresh_worker.outbox (note, stored_at, words)
     SELECT $6::bigint, $7::timestamptz, $8::text
     WHERE $6::bigint IS NOT NULL
 ),
 forgotten AS (
-    DELETE FROM refresh_worker.untold AS u WHERE u.note = ANY ($9::bigint[])
+    DELETE FROM refresh_worker.outbox AS u WHERE u.note = ANY ($9::bigint[])
 )
 INSERT INTO clan_memberships (player_tag, clan_tag, joined_at)
 SELECT o.player_tag, o.clan_tag, o.joined_at

@@ -13,7 +13,7 @@ WHERE l.locktype = 'relation' AND l.pid IS DISTINCT FROM pg_backend_pid()
   AND l.relation IN (
       to_regclass('clans'), to_regclass('players'), to_regclass('clan_snapshots'), to_regclass('player_snapshots'),
       to_regclass('war_snapshots'), to_regclass('clan_memberships'), to_regclass('refresh_worker.refresh_state'),
-      to_regclass('refresh_worker.untold'))
+      to_regclass('refresh_worker.outbox'))
   AND (m.is_whole_table
        OR ($1 AND l.granted AND l.mode IN ('RowExclusiveLock', 'RowShareLock')
            AND coalesce(a.state, 'idle in transaction') LIKE 'idle in transaction%'))

@@ -11,7 +11,7 @@ async fn a_backup_holds_everything_changes_nothing_and_is_its_owners_alone() {
     let before = bed.everything().await;
     let told = bed.json(&["queue", "backup", "--dir", "backups", "--json"]).await;
     assert_eq!(bed.everything().await, before, "Redis is only read");
-    let kinds = ["dead letters", "delayed", "leased", "mailbox", "next wishes", "orphans", "ready", "unreadable"];
+    let kinds = ["dead letters", "delayed", "leased", "mailbox", "next requests", "orphans", "ready", "unreadable"];
     for kind in kinds {
         assert_eq!(told["kinds"][kind], 1, "{kind}: {told}");
     }

@@ -38,7 +38,7 @@ async fn every_state_is_told_with_its_outlook() {
         assert_eq!(known["database"]["because"], "DATABASE_URL is not set");
     }
     let told = bed.shell.run(&["queue", "explain", "war:#2qq"]).await.well();
-    for expected in ["`war:#2qq` is war #2QQ", "next wish", "not asked: DATABASE_URL is not set"] {
+    for expected in ["`war:#2qq` is war #2QQ", "next request", "not asked: DATABASE_URL is not set"] {
         assert!(told.contains(expected), "{expected}: {told}");
     }
 }

@@ -14,7 +14,7 @@ use redis::aio::MultiplexedConnection;
 use refresh_worker::{
     clock::{SystemClock, Timestamp},
     config::RedisConfig,
-    model::{Priority, Reason, Wish},
+    model::{Priority, Reason, RefreshRequest},
     queue::{
         Lease, LeaseRequest, MailLimits, Queue as _, Settlement,
         redis::{RedisQueue, Timeouts},
@@ -65,8 +65,8 @@ impl Bed {
 
     async fn enqueue(&self, objects: &[String]) {
         let now = self.now().await;
-        let wish = |name: &String| Wish::now(name.parse().unwrap(), Priority::High, now);
-        self.queue.enqueue(now, &objects.iter().map(wish).collect::<Vec<_>>()).await.unwrap();
+        let request = |name: &String| RefreshRequest::now(name.parse().unwrap(), Priority::High, now);
+        self.queue.enqueue(now, &objects.iter().map(request).collect::<Vec<_>>()).await.unwrap();
     }
 
     async fn lease(&self, duration: Duration) -> Lease {
@@ -101,7 +101,7 @@ impl Bed {
         self.queue.admit(self.now().await, mail).await.unwrap();
     }
 
-    /// One of every state: ready, delayed, leased with a next wish, dead, unreadable, an orphan, and mail.
+    /// One of every state: ready, delayed, leased with a next request, dead, unreadable, an orphan, and mail.
     async fn fill(&self) {
         self.mail("junk", "no json").await;
         self.command::<()>(&["ZADD", "refresh_queue", "2", "war:orphan"]).await;

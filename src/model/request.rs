@@ -8,15 +8,15 @@ use crate::clock::Timestamp;
 /// A request made this much in the future is meant "not before"; nearer ones are a clock that is a little ahead.
 pub const NOT_BEFORE: Duration = Duration::from_secs(60);
 
-/// No wish waits longer than this, whatever times it carries.
+/// No request waits longer than this, whatever times it carries.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// "Somebody wants this object to be fresh."
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wish {
+pub struct RefreshRequest {
     pub object: ObjectId,
     pub priority: Priority,
-    /// When it was asked for. This is what a refresh must satisfy, and what gives the wish its place.
+    /// When it was asked for. This is what a refresh must satisfy, and what gives the request its place.
     pub asked: Timestamp,
     /// Not before this time.
     pub due: Timestamp,
@@ -24,14 +24,14 @@ pub struct Wish {
     pub attempts: u32,
 }
 
-impl Wish {
-    /// A wish as of now, due at once.
+impl RefreshRequest {
+    /// A request as of now, due at once.
     #[must_use]
     pub const fn now(object: ObjectId, priority: Priority, now: Timestamp) -> Self {
         Self { object, priority, asked: now, due: now, attempts: 0 }
     }
 
-    /// A wish out of the mailbox: when it is due follows from how fresh the producer says the data is, and from a
+    /// A request out of the mailbox: when it is due follows from how fresh the producer says the data is, and from a
     /// request time in the future. All times are brought into [epoch, now + 24 h].
     #[must_use]
     pub fn from_mail(
@@ -51,10 +51,10 @@ impl Wish {
     }
 }
 
-/// A wish that follows from what an answer said; nobody asked for it.
+/// A request that follows from what an answer said; nobody asked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FollowUp {
-    pub wish: Wish,
+    pub request: RefreshRequest,
     /// Only while there is capacity to spare: left out when the object waits already, and while more is ready than a run
     /// can do.
     pub is_spare: bool,
@@ -66,12 +66,12 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_millis(1_772_600_767_089);
 
-    fn mail(requested_at: Timestamp, last_updated: Option<Timestamp>, priority: Priority) -> Wish {
-        Wish::from_mail("clan:2PP".parse().unwrap(), priority, requested_at, last_updated, 0, NOW)
+    fn mail(requested_at: Timestamp, last_updated: Option<Timestamp>, priority: Priority) -> RefreshRequest {
+        RefreshRequest::from_mail("clan:2PP".parse().unwrap(), priority, requested_at, last_updated, 0, NOW)
     }
 
     #[test]
-    fn a_wish_is_due_when_the_data_is_older_than_its_class_allows() {
+    fn a_request_is_due_when_the_data_is_older_than_its_class_allows() {
         let updated = NOW - Duration::from_secs(10 * 60);
         assert!(mail(NOW, Some(updated), Priority::Critical).due <= NOW);
         assert_eq!(mail(NOW, Some(updated), Priority::High).due, updated + Duration::from_secs(30 * 60));
