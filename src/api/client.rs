@@ -51,11 +51,11 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    #[error("use the API's base URL at {host}: {detail}")]
+    #[error("the API's base URL ({host}) cannot be used: {detail}")]
     BaseUrl { host: String, detail: &'static str },
-    #[error("prepare TLS: {0}")]
+    #[error("cannot prepare TLS: {0}")]
     Tls(#[from] rustls::Error),
-    #[error("prepare HTTP: {0}")]
+    #[error("cannot prepare HTTP: {0}")]
     Http(#[from] reqwest::Error),
 }
 

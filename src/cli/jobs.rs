@@ -183,7 +183,7 @@ pub async fn run(args: JobsArgs, shared: &Shared) -> anyhow::Result<Ending> {
 }
 
 fn failed(error: &TableError) -> anyhow::Error {
-    anyhow::anyhow!("failed to {error}")
+    anyhow::anyhow!("{error}")
 }
 
 async fn enqueue(args: EnqueueArgs, table: &JobTable) -> anyhow::Result<Ending> {

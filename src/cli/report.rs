@@ -103,7 +103,7 @@ pub async fn run(args: ReportArgs, shared: &Shared) -> anyhow::Result<Ending> {
     match store.ping().await {
         // A standby can be read.
         Ok(()) | Err(StoreError::ReadOnly { .. }) => {}
-        Err(error) => anyhow::bail!("failed to {error}"),
+        Err(error) => anyhow::bail!("{error}"),
     }
     let since = SystemClock.wall() - args.since;
     let report = tokio::time::timeout(TIME, read(&store.pool(), since)).await;

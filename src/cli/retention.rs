@@ -52,7 +52,7 @@ pub async fn run(args: RetentionArgs, shared: &Shared) -> anyhow::Result<Ending>
     let retention = Retention::new(store.pool(), days);
     let now = SystemClock.wall();
     let outlook = if args.dry_run || !args.yes {
-        Some(retention.outlook(now).await.map_err(|error| anyhow::anyhow!("failed to {error}"))?)
+        Some(retention.outlook(now).await.map_err(|error| anyhow::anyhow!("{error}"))?)
     } else {
         None
     };

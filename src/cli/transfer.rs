@@ -220,7 +220,7 @@ impl Transfer {
                     (if must_wait { REST } else { Duration::ZERO }, idle && pass.leased == 0 && self.scanned)
                 }
                 Err(error) if follow && error.is_transient() => {
-                    text::print_error(&format!("warning: failed to {error}; trying again"));
+                    text::print_error(&format!("warning: {error}; trying again"));
                     (Duration::from_secs(1), false)
                 }
                 Err(error) => {

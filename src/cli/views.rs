@@ -87,7 +87,7 @@ async fn install(args: InstallArgs) -> anyhow::Result<Ending> {
             Ok(()) => text::print(&format!("refresh_worker.{}: {}\n", view.name, view.shows))?,
             // The next one may go well.
             Err(error) => {
-                eprintln!("error: failed to {error}");
+                eprintln!("error: {error}");
                 ending = Ending::Badly;
             }
         }

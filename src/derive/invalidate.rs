@@ -46,11 +46,11 @@ const LONGEST_ANSWER: usize = 256 * 1024;
 /// Why there is no client.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidateError {
-    #[error("prepare TLS: {0}")]
+    #[error("cannot prepare TLS: {0}")]
     Tls(#[from] rustls::Error),
-    #[error("prepare HTTP: {0}")]
+    #[error("cannot prepare HTTP: {0}")]
     Http(#[from] reqwest::Error),
-    #[error("use INTERNAL_API_KEY: a header cannot carry it")]
+    #[error("INTERNAL_API_KEY cannot be used: an HTTP header cannot carry it")]
     Key,
 }
 

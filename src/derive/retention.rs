@@ -75,7 +75,7 @@ pub struct Outlook {
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
-#[error("thin {table}: {detail}")]
+#[error("cannot thin {table}: {detail}")]
 pub struct RetentionError {
     table: &'static str,
     detail: String,
@@ -120,8 +120,8 @@ impl Retention {
                 Ok(true) => self.note(table, end),
                 Ok(false) => thinned.more = true,
                 Err(error) => {
-                    warn!("retention: failed to {error}");
-                    thinned.failure = Some(format!("failed to {error}"));
+                    warn!("retention: {error}");
+                    thinned.failure = Some(error.to_string());
                     thinned.more = true;
                     break;
                 }

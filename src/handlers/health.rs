@@ -107,7 +107,7 @@ async fn store_state<S: Store>(store: &S) -> Result<LastRuns, StoreError> {
 async fn bounded<T, E: fmt::Display>(what: &str, answer: impl Future<Output = Result<T, E>>) -> Result<T, Trouble> {
     let text = match tokio::time::timeout(PATIENCE, answer).await {
         Ok(Ok(answer)) => return Ok(answer),
-        Ok(Err(error)) => format!("failed to {error}"),
+        Ok(Err(error)) => error.to_string(),
         Err(_) => format!("the {what} did not answer within {PATIENCE:?}"),
     };
     warn!(unhealthy = what, "health: {text}");

@@ -69,7 +69,7 @@ where
                 for problem in &errors.problems {
                     error!(variable = problem.variable, "the configuration will not do: {problem}");
                 }
-                return init_error(&format!("failed to {errors}"));
+                return init_error(&errors.to_string());
             }
         };
         let stop = Stop::default();
@@ -82,7 +82,7 @@ where
             match build(&config, role, stop.clone()) {
                 Ok(handlers) => Some(Arc::new(handlers)),
                 Err(error) => {
-                    let message = format!("failed to start: {error}");
+                    let message = format!("cannot start: {error}");
                     error!("{message}");
                     return init_error(&message);
                 }
@@ -142,10 +142,10 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Parts<R, Q, S> {
             error!("{message}");
             Failure { kind: INIT_ERROR_TYPE.to_owned(), message }
         };
-        let config = Config::from_process_env(self.role).map_err(|errors| failed(format!("failed to {errors}")))?;
+        let config = Config::from_process_env(self.role).map_err(|errors| failed(errors.to_string()))?;
         put_trust_in_force(&process_var);
         let built = (self.build)(&config, self.role, self.stop.clone());
-        let built = Arc::new(built.map_err(|error| failed(format!("failed to start: {error}")))?);
+        let built = Arc::new(built.map_err(|error| failed(format!("cannot start: {error}")))?);
         *handlers = Some(Arc::clone(&built));
         Ok(built)
     }

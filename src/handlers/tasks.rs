@@ -50,7 +50,7 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
                 Ok(json!({"task": "migrate", "status": "done", "applied": applied}))
             }
             Err(error) => {
-                let failure = Failure { kind: "TaskFailed.migrate".to_owned(), message: format!("failed to {error}") };
+                let failure = Failure { kind: "TaskFailed.migrate".to_owned(), message: error.to_string() };
                 error!(task = "migrate", "{failure}");
                 Err(failure)
             }

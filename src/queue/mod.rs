@@ -575,18 +575,32 @@ pub trait Queue: Send + Sync + 'static {
     fn return_to_mailbox(&self, now: Timestamp) -> impl Future<Output = Result<usize, QueueError>> + Send;
 }
 
-/// What can go wrong between us and the queue.
+/// A failure of the queue. Each variant is a whole sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     /// Redis did not answer, or not in time.
-    #[error("reach Redis at {server}: {detail}")]
+    #[error("cannot reach Redis at {server}: {detail}")]
     Unreachable { server: String, detail: String },
     /// Redis answered with an error: full, read-only, loading, a key of the wrong type, no permission.
-    #[error("carry out {action} in Redis at {server}, which refused: {detail}")]
+    #[error("Redis at {server} refused{}", refusal(action, detail))]
     Refused { server: String, action: &'static str, detail: String },
     /// Redis answered something this worker cannot understand.
-    #[error("understand the answer of Redis at {server} to {action}: {detail}")]
+    #[error("Redis at {server} gave an unexpected reply when {action}: {detail}")]
     Unexpected { server: String, action: &'static str, detail: String },
+}
+
+/// The refused action and the reason. The action is left out where Redis would refuse any.
+fn refusal(action: &str, detail: &str) -> String {
+    let (code, rest) = detail.split_once(' ').unwrap_or((detail, ""));
+    let reason = match code {
+        "NOAUTH" => "it requires a password",
+        "WRONGPASS" => "wrong user name or password",
+        "LOADING" => "it is still loading its data",
+        "OOM" => return format!(" {action}: it has no memory left (OOM)"),
+        _ => return format!(" {action}: {detail}"),
+    };
+    let advice = rest.find("; ").map_or("", |at| &rest[at..]);
+    format!(": {reason} ({code}){advice}")
 }
 
 impl QueueError {

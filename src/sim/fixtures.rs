@@ -29,9 +29,9 @@ use crate::model::Tag;
 /// Why recorded responses cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum FixturesError {
-    #[error("read recorded responses from `{}`", path.display())]
+    #[error("cannot read recorded responses from `{}`", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("understand `{}`", path.display())]
+    #[error("cannot understand `{}`", path.display())]
     Parse { path: PathBuf, source: serde_json::Error },
 }
 

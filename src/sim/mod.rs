@@ -138,9 +138,9 @@ impl Default for SimConfig {
 /// Why there is no simulator.
 #[derive(Debug, thiserror::Error)]
 pub enum SimError {
-    #[error("bind the simulator to {address}")]
+    #[error("cannot bind the simulator to {address}")]
     Bind { address: SocketAddr, source: io::Error },
-    #[error("start the simulator's thread")]
+    #[error("cannot start the simulator's thread")]
     Thread(#[source] io::Error),
     #[error(transparent)]
     Fixtures(#[from] FixturesError),

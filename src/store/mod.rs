@@ -229,25 +229,35 @@ pub trait Store: Send + Sync + 'static {
     }
 }
 
-/// What can go wrong between us and the database.
+/// A failure of the database. Each variant is a whole sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// No connection, or it broke, or it did not answer in time.
-    #[error("reach the database at {server}: {detail}")]
+    #[error("cannot reach the database at {server}: {detail}")]
     Unreachable { server: String, detail: String },
     /// The caller's limit came before an answer did.
-    #[error("{action} in the database at {server}: no time was left")]
+    #[error("{}: no time was left", cannot(action, server))]
     OutOfTime { server: String, action: &'static str },
     /// The server answers and takes no writes.
-    #[error("write to the database at {server}: {detail}")]
+    #[error("cannot write to the database at {server}: {detail}")]
     ReadOnly { server: String, is_standby: bool, detail: String },
     /// A right is missing; the detail says which, `remedy` is the statement that grants it.
-    #[error("{action} in the database at {server}: {detail}; to mend it: {remedy}")]
+    #[error("{}: {detail}. Fix: {remedy}", cannot(action, server))]
     NotAllowed { server: String, action: &'static str, detail: String, remedy: String },
     /// Somebody else holds a lock that no commit can go past; the detail says who, as far as it is known.
-    #[error("{action} in the database at {server}: {detail}")]
+    #[error("{}: {detail}", cannot(action, server))]
     Locked { server: String, action: &'static str, detail: String },
     /// The database answered with an error.
-    #[error("{action} in the database at {server}: {detail}")]
+    #[error("{}: {detail}", cannot(action, server))]
     Failed { server: String, action: &'static str, detail: String },
+}
+
+/// The beginning of an error's sentence. Verbs that do not take "in the database" have their own.
+fn cannot(action: &str, server: &str) -> String {
+    match action {
+        "connect" | "ping" => format!("cannot connect to the database at {server}"),
+        "work" => format!("cannot work with the database at {server}"),
+        "read the address" => format!("{server} cannot be used"),
+        action => format!("cannot {action} in the database at {server}"),
+    }
 }

@@ -229,18 +229,18 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             let is_down = matches!(self.halt.reason(), Some((StopReason::DatabaseDown, _)));
             let committed = if is_down { None } else { Some(self.commit(&fetched).await) };
             match committed {
-                Some(Ok(Commit { committed, learned, notes, trouble, .. })) => {
+                Some(Ok(Commit { committed, learned, outbox, trouble, .. })) => {
                     if let Some(trouble) = trouble {
                         self.halt.end(
                             Force::StartNothing,
                             StopReason::DatabaseDown,
-                            Some(format!("failed to {trouble}")),
+                            Some(trouble.to_string()),
                         );
                     }
                     if committed.contains(&Committed::Stored) {
                         self.refused_alone.store(0, Ordering::Relaxed);
                     }
-                    group.notes = notes;
+                    group.outbox = outbox;
                     for (((lease, fetched), committed), learned) in
                         leases.into_iter().zip(&fetched).zip(committed).zip(&learned)
                     {
@@ -383,7 +383,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     async fn settle(&self, group: &Group) {
         let (follow_ups, most_ready) = self.follow_ups_that_fit(&group.follow_ups);
         let following = Following { follow_ups: &follow_ups, most_ready };
-        let mut telling = Telling::of(&group.notes, &self.worker.config.cache_key_templates);
+        let mut telling = Telling::of(&group.outbox, &self.worker.config.cache_key_templates);
         failpoint!("settle.before");
         let mut patience = PATIENCE.iter();
         let mut settled = loop {
@@ -408,7 +408,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         };
         failpoint!("settle.after");
         self.settle_anew(&group.settlements, &mut settled).await;
-        self.close_notes(&group.notes, &telling);
+        self.close_notes(&group.outbox, &telling);
         for (((lease, _), outcome), settled) in group.settlements.iter().zip(&group.outcomes).zip(settled) {
             let outcome = match settled {
                 Settled::Settled => *outcome,

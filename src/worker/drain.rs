@@ -182,7 +182,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             if let Some(error) = batch.not_admitted.as_ref().filter(|_| !told_of_mail) {
                 told_of_mail = true;
                 warn!(error = %error, "could not admit mail; it waits, and what is ready is worked off");
-                lock(self.tally).error(format!("failed to {error}"));
+                lock(self.tally).error(error.to_string());
             }
             let nothing = batch.leases.is_empty();
             let suspect = batch.suspect_waits || batch.leases.iter().any(Lease::is_suspect);
@@ -663,7 +663,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     }
 
     pub fn queue_down(&self, error: &QueueError) {
-        self.halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
+        self.halt.end(Force::StartNothing, StopReason::QueueDown, Some(error.to_string()));
     }
 
     /// The database could not be used, asked since then. That the time of the run was over before it answered says nothing
@@ -671,7 +671,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     pub fn store_failed(&self, error: &StoreError, asked: Instant) -> bool {
         let is_over = matches!(error, StoreError::Locked { .. }) && Instant::now() >= self.deadline.end();
         let waited = if is_over { "; no time was left to wait for it" } else { "" };
-        let failure = format!("failed to {error}{waited}");
+        let failure = format!("{error}{waited}");
         if (is_over || matches!(error, StoreError::OutOfTime { .. })) && asked.elapsed() < SILENCE {
             warn!(error = %error, "the database was too slow for the end of this run; what it did not take is given back");
             lock(self.tally).error(failure);

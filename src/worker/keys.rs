@@ -311,7 +311,7 @@ impl<'a, S: Slots> KeyRing<'a, S> {
         let in_use = self.keys.fingerprints();
         let mut told = login::log_in(self.slots, self.wallet, self.clock, self.run, until).await;
         if let Err(error) = self.use_what_there_is(&in_use).await {
-            told.failures.push(format!("failed to {error}"));
+            told.failures.push(error.to_string());
         }
         self.logging_in.send_replace(false);
         told

@@ -62,7 +62,7 @@ pub async fn log_in<S: Slots>(slots: &S, wallet: &Wallet, clock: &dyn Clock, run
             Ok(Ok(())) => told.news.extend(news_of(account)),
             Ok(Err(failure)) => told.failures.push(format!("failed to {failure}")),
             Err(error) => {
-                told.failures.push(format!("failed to {error}"));
+                told.failures.push(error.to_string());
                 break;
             }
         }
@@ -87,7 +87,7 @@ async fn log_in_with<S: Slots>(
     let name = account.name();
     if account.has_logged_in_too_often(clock.boot()) {
         return Ok(Err(format!(
-            "get keys with {name}: {MOST_LOGINS} logins within {} min gave keys that the API refused; it may see another \
+            "cannot get keys with {name}: {MOST_LOGINS} logins within {} min gave keys that the API refused; it may see another \
              address than the portal does (EGRESS_IPS), or another deployment uses the same COC_KEY_NAME",
             LOGIN_WINDOW.as_secs() / 60
         )));
@@ -151,13 +151,13 @@ pub async fn with_right<S: Slots, T>(
     let slot = account.login_slot();
     let failures_so_far = loop {
         if Instant::now() >= until {
-            return Ok(Err(format!("log in with {name}: no time is left for it")));
+            return Ok(Err(format!("cannot log in with {name}: no time is left for it")));
         }
         match slots.take_key(&slot, run, RIGHT_LASTS).await? {
             Slot::Taken { learned_rate } => break learned_rate.map_or(0.0, |failures| failures.rate),
             Slot::Held { for_another } => {
                 if Instant::now() + LOOK_AGAIN > until {
-                    return Ok(Err(format!("log in with {name}: another run is logging in and takes too long")));
+                    return Ok(Err(format!("cannot log in with {name}: another run is logging in and takes too long")));
                 }
                 sleep(LOOK_AGAIN.min(for_another.max(AT_ONCE))).await;
             }
@@ -175,7 +175,7 @@ pub async fn with_right<S: Slots, T>(
         // The run has no more time: that says nothing about the portal.
         Err(_) if gives_up == until => {
             slots.give_back_key(&slot, run, AT_ONCE).await?;
-            return Ok(Err(format!("log in with {name}: not done before the time for it was over")));
+            return Ok(Err(format!("cannot log in with {name}: not done before the time for it was over")));
         }
         Err(_) => Err(Trouble::Portal(too_slow(name, LOGIN_TIME))),
     };
@@ -187,7 +187,7 @@ pub async fn with_right<S: Slots, T>(
         }
         // This password rests, not the account: whoever has another one may try it.
         Err(Trouble::Portal(error @ PortalError::WrongPassword { .. })) => {
-            warn!(account = name, rest_seconds = LONGEST_REST.as_secs(), "failed to {error}");
+            warn!(account = name, rest_seconds = LONGEST_REST.as_secs(), "{error}");
             slots.take_key(&password, run, RIGHT_LASTS).await?;
             slots.pause_key(&password, run, &error.to_string(), LONGEST_REST).await?;
             slots.give_back_key(&slot, run, AT_ONCE).await?;
@@ -195,7 +195,7 @@ pub async fn with_right<S: Slots, T>(
         }
         Err(Trouble::Portal(error)) => {
             let rest = rest_after(&error, failures_so_far);
-            warn!(account = name, rest_seconds = rest.as_secs(), "failed to {error}");
+            warn!(account = name, rest_seconds = rest.as_secs(), "{error}");
             slots.remember_rate(&slot, LearnedRate::plain(failures_so_far + 1.0)).await?;
             slots.pause_key(&slot, run, &error.to_string(), rest).await?;
             Ok(Err(error.to_string()))
@@ -216,7 +216,7 @@ pub async fn look_into<S: Slots, T>(
     let (slot, name) = (account.login_slot(), account.name());
     while let Holder::Run(_) = slots.look_at_key(&slot).await?.holder {
         if Instant::now() + LOOK_AGAIN > until {
-            return Ok(Err(format!("log in with {name}: a run is logging in and takes too long")));
+            return Ok(Err(format!("cannot log in with {name}: a run is logging in and takes too long")));
         }
         sleep(LOOK_AGAIN).await;
     }

@@ -204,7 +204,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         let (time, uncertain) = match time {
             Some(Ok(time)) => time,
             Some(Err(error)) => {
-                halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
+                halt.end(Force::StartNothing, StopReason::QueueDown, Some(error.to_string()));
                 return None;
             }
             None => {
@@ -215,7 +215,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         self.compare_clocks(&time, uncertain, matches!(store, Some(Ok(()))), tally).await;
         lock(tally).started = time.now();
         if let Err(error) = self.put_in_front(&options.named, time.now(), tally).await {
-            halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
+            halt.end(Force::StartNothing, StopReason::QueueDown, Some(error.to_string()));
         }
         if let Some(too_short) = deadline.too_short() {
             halt.end(Force::StartNothing, StopReason::TimeoutTooShort, Some(too_short.to_string()));
@@ -223,14 +223,14 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         match store {
             Some(Ok(())) => {}
             Some(Err(error)) => {
-                halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(format!("failed to {error}")));
+                halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(error.to_string()));
             }
             None => halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(no_answer("the database", FIRST_ACT))),
         }
         if halt.reason().is_none()
             && let Err(problem) = self.tables.make(self.store.as_ref(), deadline.end()).await
         {
-            let failure = (problem.stops() != StopReason::Deadline).then(|| format!("failed to {problem}"));
+            let failure = (problem.stops() != StopReason::Deadline).then(|| problem.to_string());
             halt.end(Force::StartNothing, problem.stops(), failure);
         }
         if halt.reason().is_none() {
@@ -273,7 +273,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         let patience = LOCK_PATIENCE.min(until.saturating_duration_since(Instant::now()));
         let Err(error) = self.store.ready(patience).await else { return };
         let cut_short = if patience < LOCK_PATIENCE { "; no time was left to wait longer" } else { "" };
-        halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(format!("failed to {error}{cut_short}")));
+        halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(format!("{error}{cut_short}")));
     }
 
     /// The queue's time for a paused run, which does nothing but take mail in; without it not even that.
@@ -326,7 +326,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         let open_circuits = match self.admission(&ring, time, deadline, halt, tally).await {
             Ok(circuits) => circuits,
             Err(error) => {
-                halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
+                halt.end(Force::StartNothing, StopReason::QueueDown, Some(error.to_string()));
                 Vec::new()
             }
         };
@@ -334,7 +334,7 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         if halt.reason().is_none()
             && let Err(error) = self.reconcile(time, tally).await
         {
-            halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
+            halt.end(Force::StartNothing, StopReason::QueueDown, Some(error.to_string()));
         }
         if halt.reason().is_none() {
             let bench = Bench::default();

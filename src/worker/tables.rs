@@ -17,11 +17,11 @@ const LONGEST: Duration = Duration::from_secs(20);
 /// Why there may be none.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoTables {
-    #[error("create missing tables: {0}")]
+    #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("create missing tables: not done after {LONGEST:?}")]
+    #[error("cannot create the missing tables: not done after {LONGEST:?}")]
     TookTooLong,
-    #[error("create missing tables: the run is at its end")]
+    #[error("cannot create the missing tables: the run is at its end")]
     Deadline,
 }
 

@@ -20,23 +20,23 @@ use crate::config::PortalAccount;
 /// Why there are no keys.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PortalError {
-    #[error("log in to the developer portal with {account}: it says that e-mail or password are wrong")]
+    #[error("cannot log in to the developer portal with {account}: wrong e-mail or password")]
     WrongPassword { account: String },
     #[error(
-        "make a key in the account of {account}: it has {total} keys, {MOST_KEYS} are possible, and none of them is both \
+        "cannot create a key in the account {account}: it has {total} keys, {MOST_KEYS} are possible, and none of them is both \
          called `{name}` and out of use; revoke one at https://developer.clashofclans.com"
     )]
     TooManyKeys { account: String, total: usize, name: String },
     #[error(
-        "make a key in the account of {account}: it is full, and a run is using every key called `{name}` that is in the \
+        "cannot create a key in the account {account}: it is full, and a run is using every key called `{name}` that is in the \
          way; the next login tries again"
     )]
     AllInUse { account: String, name: String },
-    #[error("{action} at the developer portal with {account}: it refuses for now: {description}")]
+    #[error("cannot {action} at the developer portal with {account}: it refuses for now: {description}")]
     Refused { account: String, action: &'static str, description: String },
-    #[error("{action} at the developer portal with {account}: it is down: {detail}")]
+    #[error("cannot {action} at the developer portal with {account}: it is down: {detail}")]
     Down { account: String, action: &'static str, detail: String },
-    #[error("understand the developer portal's answer to {action} with {account}: {detail}")]
+    #[error("the developer portal's response cannot be read ({action}, {account}): {detail}")]
     Unexpected { account: String, action: &'static str, detail: String },
 }
 

@@ -49,7 +49,7 @@ const NEW_KEY: &str =
 pub async fn look_at<Q: Queue + Slots>(findings: &mut Findings, config: &ApiConfig, queue: Option<&Q>) {
     let client = match ApiClient::new(&config.base_url) {
         Ok(client) => client.with_max_body(config.max_body),
-        Err(error) => return findings.problem(API, format!("failed to {error}"), "set COC_BASE_URL"),
+        Err(error) => return findings.problem(API, error.to_string(), "set COC_BASE_URL"),
     };
     let Some(queue) = queue else {
         let why = "no key was tried: only Redis knows whether a run is using it";
@@ -58,7 +58,7 @@ pub async fn look_at<Q: Queue + Slots>(findings: &mut Findings, config: &ApiConf
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let wallet = match app::wallet(config) {
         Ok(wallet) => wallet,
-        Err(error) => return findings.problem(API, format!("failed to {error}"), "set COC_PORTAL_URL"),
+        Err(error) => return findings.problem(API, error.to_string(), "set COC_PORTAL_URL"),
     };
     let run = format!("check-{:012x}", fastrand::u64(..1 << 48));
     let mut keys = wallet.fixed().to_vec();

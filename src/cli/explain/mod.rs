@@ -201,7 +201,7 @@ async fn ask(
     let store = store.as_ref().map_err(Clone::clone)?;
     match tokio::time::timeout(PATIENCE, store.look(object)).await {
         Ok(Ok(looked)) => Ok(looked),
-        Ok(Err(error)) => Err(format!("failed to {error}")),
+        Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("the database at {} did not answer in time", store.server())),
     }
 }

@@ -192,7 +192,7 @@ impl Jobs {
             match self.table.beat(job).await {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(error) => warn!(job.id, "jobs: failed to {error}; will try again"),
+                Err(error) => warn!(job.id, "jobs: {error}; will try again"),
             }
         }
     }
@@ -245,7 +245,7 @@ impl Jobs {
             match self.table.end(job, ending, results, until).await {
                 Ok(is_ours) => return is_ours,
                 Err(error) => {
-                    warn!(job.id, "jobs: failed to {error}");
+                    warn!(job.id, "jobs: {error}");
                     let Some(wait) = waits.next().filter(|wait| Instant::now() + **wait < until) else {
                         return false;
                     };
@@ -258,9 +258,9 @@ impl Jobs {
 
 impl JobsReport {
     fn fail(&mut self, error: &TableError) {
-        warn!("jobs: failed to {error}");
+        warn!("jobs: {error}");
         self.is_unreachable = error.is_unreachable();
-        self.failure = Some(format!("failed to {error}"));
+        self.failure = Some(error.to_string());
     }
 
     fn add(&mut self, job: JobReport, told: Option<Invalidated>) {

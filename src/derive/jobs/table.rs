@@ -45,9 +45,9 @@ const PURGE_COUNT: &str = include_str!("../sql/jobs/purge_count.sql");
 /// What can go wrong between us and the table.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
-    #[error("{action}: {detail}")]
+    #[error("cannot {action}: {detail}")]
     Failed { action: &'static str, detail: String, is_unreachable: bool },
-    #[error("{action}: {detail}; to mend it: {remedy}")]
+    #[error("cannot {action}: {detail}. Fix: {remedy}")]
     NotAllowed { action: &'static str, detail: String, remedy: &'static str },
 }
 

@@ -35,7 +35,7 @@ pub const OWN_VIEWS: [OwnView; 2] = [
 
 /// Why a view could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("make the view refresh_worker.{view}: {detail}")]
+#[error("cannot create the view refresh_worker.{view}: {detail}")]
 pub struct NotInstalled {
     pub view: &'static str,
     pub detail: String,

@@ -29,7 +29,7 @@ impl RedisQueue {
     /// # Errors
     /// When it does not answer, or will not tell about itself.
     pub async fn inspect(&self) -> Result<Inspection, QueueError> {
-        let info: String = self.link.ask("telling about itself", Call::Here(&::redis::cmd("INFO"))).await?;
+        let info: String = self.link.ask("reading INFO", Call::Here(&::redis::cmd("INFO"))).await?;
         let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         Ok(Inspection {
             version: field("valkey_version").or_else(|| field("redis_version")).unwrap_or("unknown").trim().to_owned(),
@@ -80,7 +80,7 @@ impl RedisQueue {
         }
         let mut command = ::redis::cmd("HLEN");
         command.arg(key);
-        self.link.ask("looking at another namespace", Call::Command(&command)).await.map(Some)
+        self.link.ask("counting another namespace", Call::Command(&command)).await.map(Some)
     }
 
     /// The type of a key; `none` when it is not there.
@@ -90,7 +90,7 @@ impl RedisQueue {
     pub async fn type_of(&self, key: &str) -> Result<String, QueueError> {
         let mut command = ::redis::cmd("TYPE");
         command.arg(key);
-        self.link.ask("telling the type of a key", Call::Command(&command)).await
+        self.link.ask("reading the type of a key", Call::Command(&command)).await
     }
 
     async fn try_to_write(&self) -> Result<(), QueueError> {

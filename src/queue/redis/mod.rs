@@ -153,7 +153,7 @@ type HeadRow = (Vec<u8>, String, Vec<u8>);
 impl Queue for RedisQueue {
     async fn time(&self) -> Result<Timestamp, QueueError> {
         let (seconds, micros): (i64, i64) =
-            self.link.greet("telling the time", Call::Here(&::redis::cmd("TIME"))).await?;
+            self.link.greet("reading the time", Call::Here(&::redis::cmd("TIME"))).await?;
         Ok(Timestamp::from_millis(seconds * 1000 + micros / 1000))
     }
 
@@ -354,7 +354,7 @@ impl Queue for RedisQueue {
         let mut arguments = Arguments::default();
         arguments.text(sort).text(&json).number(lifetime_millis(RUN_NOTES_LIFETIME));
         let call = Call::Script(&scripts::NOTE_RUN, &[self.keys.runs()], &arguments);
-        let _: i64 = self.link.ask("noting a run", call).await?;
+        let _: i64 = self.link.ask("recording a run", call).await?;
         Ok(())
     }
 
@@ -362,7 +362,7 @@ impl Queue for RedisQueue {
         let mut command = ::redis::cmd("HMGET");
         command.arg(self.keys.runs()).arg("good").arg("failed");
         let (good, failed): (Option<String>, Option<String>) =
-            self.link.ask("reading notes of runs", Call::Command(&command)).await?;
+            self.link.ask("reading the last runs", Call::Command(&command)).await?;
         let read = |json: Option<String>| json.and_then(|json| serde_json::from_str(&json).ok());
         Ok(RunSummaries { good: read(good), failed: read(failed) })
     }

@@ -33,7 +33,7 @@ impl Slots for RedisQueue {
         let mut arguments = Arguments::default();
         arguments.text(run).number(lifetime_millis(lifetime));
         let call = Call::Script(&scripts::TAKE_KEY, &keys, &arguments);
-        let (taken, holder, left, rate): (bool, String, i64, String) = self.link.ask("taking a key", call).await?;
+        let (taken, holder, left, rate): (bool, String, i64, String) = self.link.ask("taking a key slot", call).await?;
         if taken {
             return Ok(Slot::Taken { learned_rate: learned(&rate) });
         }
@@ -51,14 +51,14 @@ impl Slots for RedisQueue {
         let keys: Vec<String> = keys.iter().map(|key| Keys::slot(&key.0)).chain([Keys::copies()]).collect();
         let mut arguments = Arguments::default();
         arguments.text(run).number(lifetime_millis(lifetime));
-        self.link.ask("renewing keys", Call::Script(&scripts::RENEW_KEYS, &keys, &arguments)).await
+        self.link.ask("renewing key slots", Call::Script(&scripts::RENEW_KEYS, &keys, &arguments)).await
     }
 
     async fn pause_key(&self, key: &Fingerprint, run: &str, reason: &str, rest: Duration) -> Result<(), QueueError> {
         let mut arguments = Arguments::default();
         arguments.text(run).text(&format!("{PAUSED}{reason}")).number(lifetime_millis(rest));
         let keys = [Keys::slot(&key.0), Keys::copies()];
-        let _: i64 = self.link.ask("pausing a key", Call::Script(&scripts::PAUSE_KEY, &keys, &arguments)).await?;
+        let _: i64 = self.link.ask("setting a key's cooldown", Call::Script(&scripts::PAUSE_KEY, &keys, &arguments)).await?;
         Ok(())
     }
 
@@ -67,7 +67,7 @@ impl Slots for RedisQueue {
         arguments.text(run).text(&format!("{LEFT}{run}")).number(lifetime_millis(linger));
         let keys = [Keys::slot(&key.0), Keys::copies()];
         let call = Call::Script(&scripts::GIVE_BACK_KEY, &keys, &arguments);
-        let _: i64 = self.link.ask("giving a key back", call).await?;
+        let _: i64 = self.link.ask("releasing a key slot", call).await?;
         Ok(())
     }
 
@@ -83,7 +83,7 @@ impl Slots for RedisQueue {
     async fn look_at_key(&self, key: &Fingerprint) -> Result<SlotView, QueueError> {
         let keys = [Keys::slot(&key.0), Keys::rate(&key.0), Keys::copies()];
         let call = Call::Script(&scripts::LOOK_AT_KEY, &keys, &Arguments::default());
-        let (holder, left, rate): (String, i64, String) = self.link.ask("looking at a key", call).await?;
+        let (holder, left, rate): (String, i64, String) = self.link.ask("reading a key slot", call).await?;
         let holder = match (holder.as_str(), holder.strip_prefix(PAUSED)) {
             ("", _) => Holder::Nobody,
             (_, Some(reason)) => Holder::Paused(reason.to_owned()),
@@ -96,7 +96,7 @@ impl Slots for RedisQueue {
 
     async fn end_rest(&self, key: &Fingerprint) -> Result<bool, QueueError> {
         let keys = [Keys::slot(&key.0), Keys::copies()];
-        self.link.ask("ending a rest", Call::Script(&scripts::END_REST, &keys, &Arguments::default())).await
+        self.link.ask("ending a cooldown", Call::Script(&scripts::END_REST, &keys, &Arguments::default())).await
     }
 
     async fn take_calls(&self, day: Timestamp, wanted: u64, per_day: u64) -> Result<CallsGranted, QueueError> {
@@ -114,7 +114,7 @@ impl Slots for RedisQueue {
         arguments.text(&calls.to_string());
         let keys = [Keys::calls(day), Keys::copies()];
         let call = Call::Script(&scripts::GIVE_BACK_CALLS, &keys, &arguments);
-        let _: i64 = self.link.run("giving calls of the day back", call).await?;
+        let _: i64 = self.link.run("returning calls of the day", call).await?;
         Ok(())
     }
 

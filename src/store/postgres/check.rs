@@ -290,7 +290,7 @@ pub(super) async fn problems(database: &Database, extent: Extent) -> Vec<Problem
 /// Rows whose ids no sequence follows. They stand in nobody's way here.
 pub(super) async fn far_ids(database: &Database) -> Result<Vec<Problem>, StoreError> {
     let rows: Vec<IdsRow> =
-        on_connection!(database, database.acquire(), LONGEST, "look at ids", |connection, keeps| async {
+        on_connection!(database, database.acquire(), LONGEST, "read the ids", |connection, keeps| async {
             let mut single = Single::begin(connection, keeps).await?;
             let rows = sqlx::query_as(CHECK_IDS).persistent(keeps).fetch_all(single.connection()).await?;
             single.end().await?;
@@ -301,7 +301,7 @@ pub(super) async fn far_ids(database: &Database) -> Result<Vec<Problem>, StoreEr
 
 async fn look(database: &Database, extent: Extent) -> Result<Vec<Problem>, StoreError> {
     let looked: Result<_, StoreError> =
-        on_connection!(database, database.acquire(), LONGEST, "look around", |connection, keeps| async {
+        on_connection!(database, database.acquire(), LONGEST, "inspect the tables", |connection, keeps| async {
             look_around(connection, database, extent, keeps).await
         });
     let mut problems = looked?;
@@ -382,7 +382,7 @@ pub(super) fn unreadable(error: &StoreError) -> Problem {
         _ => "see that role and database have no settings in the way (statement_timeout, lock_timeout, row_security)"
             .to_owned(),
     };
-    Problem::new(format!("a run could not {error}"), remedy)
+    Problem::new(format!("a run would fail: {error}"), remedy)
 }
 
 /// What the trial met.

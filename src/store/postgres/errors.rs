@@ -204,6 +204,11 @@ pub(super) fn store_error(server: &str, action: &'static str, error: &sqlx::Erro
         let detail = format!("{detail}; the server is a standby or read-only");
         return StoreError::ReadOnly { server, is_standby: false, detail };
     }
+    if code == "28P01" {
+        // PostgreSQL says this of an unknown user, too.
+        let detail = "wrong user name or password (28P01)".to_owned();
+        return StoreError::Failed { server, action, detail };
+    }
     if code == "53300" {
         detail.extend(["; ", limit_reached(&**database)]);
     }
@@ -220,7 +225,7 @@ pub(super) fn store_error(server: &str, action: &'static str, error: &sqlx::Erro
         return StoreError::Unreachable { server, detail };
     }
     let detail = match remedy(&**database) {
-        Some(remedy) => format!("{detail}; fix: {remedy}"),
+        Some(remedy) => format!("{detail}. Fix: {remedy}"),
         None => detail,
     };
     StoreError::Failed { server, action, detail }
@@ -264,7 +269,7 @@ pub(super) fn policy(table: &str, role: &str) -> String {
 
 /// Why a record is refused.
 fn reason(error: &sqlx::Error) -> Reason {
-    let fix = error.as_database_error().and_then(remedy).map_or_else(String::new, |fix| format!("; fix: {fix}"));
+    let fix = error.as_database_error().and_then(remedy).map_or_else(String::new, |fix| format!(". Fix: {fix}"));
     Reason::new("refused_by_database", described(error) + &fix)
 }
 

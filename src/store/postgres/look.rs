@@ -69,7 +69,7 @@ impl PostgresStore {
             database,
             database.acquire(),
             STATEMENT_TIMEOUT,
-            "look an object up",
+            "read an object",
             |connection, keeps| async {
                 let mut transaction = connection.begin().await?;
                 let state: Option<StateRow> = sqlx::query_as(LOOK_STATE)

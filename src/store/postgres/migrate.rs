@@ -55,8 +55,8 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a statement waits for the locks of others.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 
-const MAKE: &str = "make its tables";
-const UNDO: &str = "take its tables away";
+const MAKE: &str = "create the missing tables";
+const UNDO: &str = "remove the worker's tables";
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT set_config('statement_timeout', '50s', true)";
 
@@ -80,12 +80,12 @@ pub(super) async fn up(database: &Database) -> Result<Vec<String>, StoreError> {
         Made::Done(names) => Ok(names),
         Made::NotAllowed(rights) => Err(StoreError::NotAllowed {
             server: database.server.clone(),
-            action: "to make tables",
-            detail: format!("the role {} may not create what is missing", rights.role),
+            action: "create the missing tables",
+            detail: format!("role {} lacks CREATE", rights.role),
             remedy: rights.remedy(),
         }),
         Made::Elsewhere(Problem { what, remedy, .. }) => {
-            Err(StoreError::NotAllowed { server: database.server.clone(), action: "make tables", detail: what, remedy })
+            Err(StoreError::NotAllowed { server: database.server.clone(), action: "create the missing tables", detail: what, remedy })
         }
     }
 }

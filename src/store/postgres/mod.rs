@@ -146,7 +146,7 @@ impl Store for PostgresStore {
 
     async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
         let database = &self.database;
-        on_connection!(database, database.acquire(), STATEMENT_TIMEOUT, "tell the time", |connection, keeps| async {
+        on_connection!(database, database.acquire(), STATEMENT_TIMEOUT, "read the time", |connection, keeps| async {
             let mut single = Single::begin(connection, keeps).await?;
             let now: TableTime =
                 sqlx::query_scalar("SELECT clock_timestamp()").persistent(keeps).fetch_one(single.connection()).await?;
@@ -197,7 +197,7 @@ impl Store for PostgresStore {
         now: Timestamp,
         limit: Duration,
     ) -> Result<Option<ObjectId>, StoreError> {
-        const ACTION: &str = "look for an object that was answered well";
+        const ACTION: &str = "find a control object";
         let (database, limit) = (&self.database, Limit::from_now(limit));
         let acquire = || database.acquire_within(limit, ACTION);
         let timeout = STATEMENT_TIMEOUT.min(limit.left());
@@ -243,7 +243,7 @@ impl Store for PostgresStore {
             database,
             database.acquire(),
             STATEMENT_TIMEOUT,
-            "read what is to be told",
+            "read the outbox",
             |connection, keeps| async {
                 let mut single = Single::begin(connection, keeps).await?;
                 let notes = notes::read(single.connection(), before, keeps).await?;
@@ -259,7 +259,7 @@ impl Store for PostgresStore {
             database,
             database.acquire(),
             STATEMENT_TIMEOUT,
-            "forget what is told",
+            "delete delivered outbox entries",
             |connection, keeps| async {
                 let mut single = Single::begin(connection, keeps).await?;
                 notes::forget(single.connection(), ids, keeps).await?;

@@ -13,13 +13,13 @@ const STEPS: [(&str, &str); 3] = [
 
 /// Runs the steps that are missing in one transaction and answers their names.
 pub(super) async fn run(pool: &SqlitePool, server: &str) -> Result<Vec<String>, StoreError> {
-    let done = match run_missing(pool).await.map_err(|error| store_error(server, "make the tables", &error))? {
+    let done = match run_missing(pool).await.map_err(|error| store_error(server, "create the tables", &error))? {
         Steps::Run(names) => return Ok(names),
         Steps::FromTheFuture(done) => done,
     };
     Err(StoreError::Failed {
         server: server.to_owned(),
-        action: "make the tables",
+        action: "create the tables",
         detail: format!("the file is of a newer refresh-worker: it has {done} steps, this one knows {}", STEPS.len()),
     })
 }

@@ -161,7 +161,7 @@ impl Store for SqliteStore {
             .bind(to_text(now - ANSWERED_WELL_FOR))
             .bind(serde_json::to_string(but).expect("texts are JSON"))
             .fetch_optional(&self.pool);
-        let tag: Option<String> = self.within(limit, "look for an object that was answered well", read).await?;
+        let tag: Option<String> = self.within(limit, "find a control object", read).await?;
         Ok(tag.and_then(|tag| Some(ObjectId::new(kind, tag.parse().ok()?))))
     }
 
@@ -184,14 +184,14 @@ impl Store for SqliteStore {
         .bind(count(MAX_OUTBOX_ENTRIES as u64))
         .fetch_all(&self.pool)
         .await
-        .map_err(self.failed("read what is to be told"))?;
+        .map_err(self.failed("read the outbox"))?;
         let note = |(id, at, words): (i64, String, String)| rows::note(id, from_text(&at).unwrap_or_default(), &words);
         Ok(notes.into_iter().map(note).collect())
     }
 
     async fn delete_from_outbox(&self, ids: &[i64]) -> Result<(), StoreError> {
         let forgotten = async { writes::delete_from_outbox(&mut *self.pool.acquire().await?, ids).await };
-        forgotten.await.map_err(self.failed("forget what is told"))
+        forgotten.await.map_err(self.failed("delete delivered outbox entries"))
     }
 
     async fn record_run(&self, row: &RunRow) -> Result<(), StoreError> {

@@ -203,7 +203,7 @@ async fn check_tells_every_account_and_its_trouble() {
     for part in [
         "account COC_EMAIL: a login of a run from here would keep 0 of our keys, make 1 and revoke 0; nothing was changed",
         "account COC_EMAIL: the portal sees us at 203.0.113.7; there are 0 of our keys for here, 1 for other addresses",
-        "log in to the developer portal with COC_EMAIL_2: it says that e-mail or password are wrong",
+        "log in to the developer portal with COC_EMAIL_2: wrong e-mail or password",
         "account COC_ACCOUNTS[1]: a login of a run from here would keep 0 of our keys, make 1 and revoke 0",
         "EGRESS_IPS does not have 203.0.113.7",
     ] {

@@ -142,7 +142,7 @@ async fn what_is_ruled_a_document_is_stored_or_set_aside_alone_whatever_was_dama
 
 async fn keep(bed: &impl crate::store::Bed, batch: &[Fetched]) -> Vec<Committed> {
     let committed = bed.store().commit(SystemClock.wall(), batch).await;
-    let committed = committed.unwrap_or_else(|error| panic!("failed to {error}\nfor {batch:#?}")).committed;
+    let committed = committed.unwrap_or_else(|error| panic!("{error}\nfor {batch:#?}")).committed;
     assert_eq!(committed.len(), batch.len());
     committed
 }

@@ -166,7 +166,7 @@ async fn a_missing_right_to_make_the_tables_is_one_error_that_prints_the_grant_a
     let named = json!({"requests": [{"type": "player", "tag": player.to_string()}]});
     let failure = worker.invoke(&named, PLENTY).await;
     let told = failure.error()["errorMessage"].as_str().unwrap().to_owned();
-    assert!(told.contains("create missing tables") && told.contains("GRANT CREATE ON DATABASE"), "{told}");
+    assert!(told.contains("create the missing tables") && told.contains("GRANT CREATE ON DATABASE"), "{told}");
     assert_eq!(failure.error()["errorType"], "RefreshFailed.database_down");
     assert_eq!(world.simulator.total_calls(), 0);
     drop_role(&world.database_url, &role).await;

@@ -21,7 +21,7 @@ async fn without_time_left_nothing_is_begun_and_the_error_says_so(bed: impl Bed)
     let batch = [clan("8GG").with([player("2PP")]).fetched(at(0))];
     let error = bed.store().commit_and_forget(at(1), &batch, &[], Duration::ZERO).await.unwrap_err();
     assert!(matches!(error, StoreError::OutOfTime { .. }), "{error}");
-    assert!(error.to_string().starts_with("store a batch in the database at "), "{error}");
+    assert!(error.to_string().starts_with("cannot store a batch in the database at "), "{error}");
     assert!(error.to_string().ends_with(": no time was left"), "{error}");
     assert_eq!(bed.count("clans WHERE tag = '8GG'").await, 0);
     let error = bed.store().freshness(&[batch[0].object.clone()], Duration::ZERO).await.unwrap_err();

@@ -153,7 +153,7 @@ fn the_name_of_a_host_is_no_sign_of_what_is_wrong() {
         ("db.certificates.example:5432/coc", "Connection refused (os error 111)"),
     ] {
         let told =
-            public::failure(StopReason::DatabaseDown, Some(&format!("failed to reach the database at {host}: {text}")));
+            public::failure(StopReason::DatabaseDown, Some(&format!("cannot reach the database at {host}: {text}")));
         assert_eq!(told, "the database cannot be used: the connection is refused", "{host}");
     }
 }

@@ -220,6 +220,6 @@ async fn slot_of(redis: &RedisBed) -> String {
 fn assert_queue_down(report: &RunReport, refusal: &str) {
     assert_eq!(report.stopped_because, StopReason::QueueDown, "{report:?}");
     let failure = report.failure.as_deref().unwrap();
-    assert!(failure.starts_with("failed to carry out ") && failure.contains(refusal), "{failure}");
+    assert!(failure.starts_with("Redis at ") && failure.contains(refusal), "{failure}");
     assert_eq!((report.processed_requests, report.failed_requests), (0, 0), "{report:?}");
 }

@@ -74,7 +74,7 @@ async fn what_the_database_knows_is_told_and_its_absence_too() {
     let down =
         Shell::new().with("REDIS_URL", &bed.url).with("DATABASE_URL", "postgresql://user:hunter2@127.0.0.1:1/coc");
     let told = down.run(&["queue", "explain", "clan:2PP"]).await.well();
-    assert!(told.contains("not asked: failed to reach the database") && told.contains("it is ready"), "{told}");
+    assert!(told.contains("not asked: cannot reach the database") && told.contains("it is ready"), "{told}");
     assert!(!told.contains("hunter2"));
 }
 
