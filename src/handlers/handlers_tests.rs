@@ -96,7 +96,7 @@ impl Store for Database {
         self.answer(None)
     }
 
-    async fn commit_and_forget(
+    async fn commit_and_delete(
         &self,
         _: Timestamp,
         _: &[Fetched],

@@ -198,13 +198,13 @@ pub trait Store: Send + Sync + 'static {
     /// nothing of it was stored and that the store as a whole is in trouble; a record that hurts only itself is
     /// [`Committed::Poison`], and one that may be stored later [`Committed::Held`].
     fn commit(&self, now: Timestamp, batch: &[Fetched]) -> impl Future<Output = Result<Commit, StoreError>> + Send {
-        self.commit_and_forget(now, batch, &[], UNHURRIED)
+        self.commit_and_delete(now, batch, &[], UNHURRIED)
     }
 
     /// [`Self::commit`], and in the same transaction the notes of these ids are forgotten: they are told. All tries
     /// together take no longer than `limit`; after [`StoreError::OutOfTime`] the batch may be stored or not, as after a
     /// connection that broke.
-    fn commit_and_forget(
+    fn commit_and_delete(
         &self,
         now: Timestamp,
         batch: &[Fetched],

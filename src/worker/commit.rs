@@ -324,7 +324,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
     async fn commit_once(&self, fetched: &[Fetched], told: &[i64]) -> Result<Commit, StoreError> {
         let limit = self.deadline.left_for_the_database(Instant::now());
         // What is wrong with one answer must not end the process, and with it the leases of all.
-        let commit = AssertUnwindSafe(self.worker.store.commit_and_forget(self.time.now(), fetched, told, limit));
+        let commit = AssertUnwindSafe(self.worker.store.commit_and_delete(self.time.now(), fetched, told, limit));
         let commit = commit.catch_unwind().map(|committed| {
             committed.unwrap_or_else(|_| {
                 error!(answers = fetched.len(), "a commit panicked; this is a defect of the worker");

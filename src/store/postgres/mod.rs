@@ -219,7 +219,7 @@ impl Store for PostgresStore {
         Ok(tag?.and_then(|tag| Some(ObjectId::new(kind, tag.parse().ok()?))))
     }
 
-    async fn commit_and_forget(
+    async fn commit_and_delete(
         &self,
         now: Timestamp,
         batch: &[Fetched],

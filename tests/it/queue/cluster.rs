@@ -261,15 +261,15 @@ async fn a_slot_on_its_way_is_followed_or_waited_for() {
     target.ask::<()>(&["ASKING"]).await;
     target.ask::<()>(&["SET", "{refresh}:copy", "old"]).await;
     let forgotten = queue.forget_keys(&["{refresh}:copy".to_owned()]).await;
-    let request = [RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::High, NOW)];
-    let refused = queue.enqueue(NOW, &request).await;
+    let requests = [RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::High, NOW)];
+    let refused = queue.enqueue(NOW, &requests).await;
     let over = async {
         tokio::time::sleep(Duration::from_millis(200)).await;
         // It stays where it was, for the other tests.
         move_slot(&source, &["STABLE"]).await;
         move_slot(&target, &["STABLE"]).await;
     };
-    let (enqueued, ()) = tokio::join!(queue.enqueue(NOW, &request), over);
+    let (enqueued, ()) = tokio::join!(queue.enqueue(NOW, &requests), over);
     assert_eq!(forgotten.unwrap(), 1);
     let error = refused.unwrap_err();
     assert!(error.is_transient() && error.to_string().contains("TRYAGAIN"), "{error}");

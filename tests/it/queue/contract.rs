@@ -537,13 +537,13 @@ async fn no_time_is_later_than_a_day_from_now(bed: &impl Bed) {
     let lease = bed.lease_one(NOW).await;
     settle(bed, NOW, &lease, Settlement::Later { until: NOW + 900 * day }).await;
     assert_eq!(bed.record("clan:2QQ").await.unwrap().wanted.due, NOW + day);
-    let wild = RefreshRequest { asked: NOW + 900 * day, due: NOW - 90_000 * day, ..request("clan:2VV", Priority::Low) };
+    let wild = RefreshRequest { asked: NOW + 900 * day, due: NOW - 90_000 * day, ..refresh_request("clan:2VV", Priority::Low) };
     bed.queue().enqueue(NOW, &[wild]).await.unwrap();
     let wanted = bed.record("clan:2VV").await.unwrap().wanted;
     assert_eq!((wanted.first, wanted.due), (NOW + day, Timestamp::EPOCH));
 }
 
-fn request(object: &str, priority: Priority) -> RefreshRequest {
+fn refresh_request(object: &str, priority: Priority) -> RefreshRequest {
     RefreshRequest::now(object.parse().unwrap(), priority, NOW)
 }
 
@@ -587,9 +587,9 @@ async fn a_favoured_place_goes_in_strict_order_when_that_class_does_not_wait(bed
 async fn a_million_due_low_do_not_stand_before_one_critical(bed: &impl Bed) {
     let due = NOW + MINUTE;
     let low: Vec<RefreshRequest> =
-        (0..1000).map(|number| RefreshRequest { due, ..request(&format!("clan:{}", tag(number)), Priority::Low) }).collect();
+        (0..1000).map(|number| RefreshRequest { due, ..refresh_request(&format!("clan:{}", tag(number)), Priority::Low) }).collect();
     bed.queue().enqueue(NOW, &low).await.unwrap();
-    let critical = RefreshRequest { due: due + SECOND, ..request("war:2PP", Priority::Critical) };
+    let critical = RefreshRequest { due: due + SECOND, ..refresh_request("war:2PP", Priority::Critical) };
     bed.queue().enqueue(NOW, &[critical]).await.unwrap();
     let leased = bed.lease(due + SECOND, &request(1)).await;
     assert_eq!(names(&leased), ["war:2PP"]);
@@ -968,7 +968,7 @@ async fn stats_count_what_is_there(bed: &impl Bed) {
     bed.enqueue("clan:2CC", Priority::Critical, NOW).await;
     bed.enqueue("clan:2LL", Priority::Low, NOW - MINUTE).await;
     bed.enqueue("clan:2GG", Priority::Low, NOW).await;
-    let later = RefreshRequest { due: NOW + MINUTE, ..request("clan:2VV", Priority::High) };
+    let later = RefreshRequest { due: NOW + MINUTE, ..refresh_request("clan:2VV", Priority::High) };
     bed.queue().enqueue(NOW, &[later]).await.unwrap();
     bed.lease_one(NOW).await;
     let stats = bed.queue().stats(NOW).await.unwrap();

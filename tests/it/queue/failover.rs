@@ -102,9 +102,9 @@ async fn calls_in_flight_together_follow_a_failover() {
     enqueue(&queue, &["clan:2QQ"]).await;
     pair.fail_over().await;
     let before = pair.forwarder.accepted();
-    let request = [RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::High, NOW)];
+    let requests = [RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::High, NOW)];
     let lease_request = request(1);
-    let (enqueued, leased) = tokio::join!(queue.enqueue(NOW, &request), queue.lease(NOW, &lease_request));
+    let (enqueued, leased) = tokio::join!(queue.enqueue(NOW, &requests), queue.lease(NOW, &lease_request));
     assert_eq!((enqueued.unwrap().queued, leased.unwrap().leases.len()), (1, 1));
     assert_eq!(pair.forwarder.accepted() - before, 1, "one new connection for both");
 }

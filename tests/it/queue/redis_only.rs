@@ -310,12 +310,12 @@ async fn a_dropped_connection_is_replaced_silently() {
 async fn scripts_are_loaded_again_after_a_restart() {
     let mut server = PrivateRedis::start().await;
     let queue = connect(&server.url());
-    let request = RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::High, NOW);
-    queue.enqueue(NOW, std::slice::from_ref(&request)).await.unwrap();
+    let wanted = RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::High, NOW);
+    queue.enqueue(NOW, std::slice::from_ref(&wanted)).await.unwrap();
     server.stop().await;
     server.start_again().await;
     queue.time().await.unwrap();
-    queue.enqueue(NOW, &[request]).await.unwrap();
+    queue.enqueue(NOW, &[wanted]).await.unwrap();
     assert_eq!(names(&queue.lease(NOW, &request(1)).await.unwrap()), ["clan:2PP"]);
 }
 

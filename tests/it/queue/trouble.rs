@@ -532,7 +532,7 @@ async fn a_lease_that_nobody_holds_until_in_years_ends_with_the_longest_lease() 
     assert_eq!((names(&leased), leased.lapsed), (vec![READY.to_owned()], 1));
 }
 
-fn request(object: &str) -> RefreshRequest {
+fn refresh_request(object: &str) -> RefreshRequest {
     RefreshRequest::now(object.parse().unwrap(), Priority::High, NOW)
 }
 
@@ -540,7 +540,7 @@ fn request(object: &str) -> RefreshRequest {
 async fn a_restart_with_its_data_goes_on_where_it_was() {
     let mut server = PrivateRedis::durable().await;
     let queue = connect(&server.url());
-    queue.enqueue(NOW, &[request("clan:2PP"), request("clan:2QQ")]).await.unwrap();
+    queue.enqueue(NOW, &[refresh_request("clan:2PP"), refresh_request("clan:2QQ")]).await.unwrap();
     let mut leased = queue.lease(NOW, &request(1)).await.unwrap();
     let lease = leased.leases.remove(0);
     server.stop().await;
@@ -556,7 +556,7 @@ async fn a_restart_with_its_data_goes_on_where_it_was() {
 async fn a_restart_without_its_data_leaves_a_queue_that_works() {
     let mut server = PrivateRedis::start().await;
     let queue = connect(&server.url());
-    queue.enqueue(NOW, &[request("clan:2PP")]).await.unwrap();
+    queue.enqueue(NOW, &[refresh_request("clan:2PP")]).await.unwrap();
     let lease = queue.lease(NOW, &request(1)).await.unwrap().leases.remove(0);
     server.stop().await;
     server.start_again().await;
@@ -564,7 +564,7 @@ async fn a_restart_without_its_data_leaves_a_queue_that_works() {
     assert_eq!(queue.settle(NOW, &[(lease.clone(), Settlement::Done)]).await.unwrap(), [Settled::LeaseLost]);
     let renewed = queue.renew(NOW, &[(lease.object, lease.token)], NOW + HOUR).await.unwrap();
     assert_eq!((renewed, queue.reconcile(NOW).await.unwrap()), (vec![false], NOTHING));
-    queue.enqueue(NOW, &[request("clan:2PP")]).await.unwrap();
+    queue.enqueue(NOW, &[refresh_request("clan:2PP")]).await.unwrap();
     assert_eq!(names(&queue.lease(NOW, &request(1)).await.unwrap()), ["clan:2PP"]);
 }
 
@@ -574,7 +574,7 @@ async fn operate(queue: &RedisQueue, operation: &str, lease: &Lease) -> Result<(
     match operation {
         "time" => queue.time().await.map(drop),
         "read_mail" => queue.read_mail(NOW, MailLimits::default()).await.map(drop),
-        "enqueue" => queue.enqueue(NOW, &[request("clan:2GG")]).await.map(drop),
+        "enqueue" => queue.enqueue(NOW, &[refresh_request("clan:2GG")]).await.map(drop),
         "lease" => queue.lease(NOW, &request(10)).await.map(drop),
         "renew" => queue.renew(NOW, &[(lease.object.clone(), lease.token.clone())], NOW + HOUR / 60).await.map(drop),
         "settle" => queue.settle(NOW, &[(lease.clone(), Settlement::Release)]).await.map(drop),
@@ -690,7 +690,7 @@ async fn leases_whose_answer_was_lost_are_handed_out_anew() {
     let bed = RedisBed::fresh().await;
     let (proxy, url) = Proxy::in_front_of(&bed.url()).await;
     let queue = connect_with(&url, IMPATIENT);
-    bed.queue().enqueue(NOW, &[request("clan:2PP"), request("clan:2QQ")]).await.unwrap();
+    bed.queue().enqueue(NOW, &[refresh_request("clan:2PP"), refresh_request("clan:2QQ")]).await.unwrap();
     queue.time().await.unwrap();
     proxy.set(Mode::LoseAnswerTo("EVALSHA"));
     let call = |nonce: &str, lost: Vec<String>| LeaseRequest { nonce: nonce.to_owned(), lost, ..request(10) };
@@ -783,7 +783,7 @@ async fn a_server_without_enough_replicas_is_asked_again() {
 async fn a_server_busy_with_a_script_is_asked_again() {
     let server = PrivateRedis::start().await;
     let bed = RedisBed::at(&server.url(), QueueLimits::default()).await;
-    bed.queue().enqueue(NOW, &[request("clan:2PP")]).await.unwrap();
+    bed.queue().enqueue(NOW, &[refresh_request("clan:2PP")]).await.unwrap();
     bed.command::<()>(&["CONFIG", "SET", "busy-reply-threshold", "10"]).await;
     let mut by_hand = TcpStream::connect(("127.0.0.1", server.port())).await.unwrap();
     by_hand.write_all(b"EVAL \"while true do end\" 0\r\n").await.unwrap();

@@ -19,7 +19,7 @@ over_every_store! {
 
 async fn without_time_left_nothing_is_begun_and_the_error_says_so(bed: impl Bed) {
     let batch = [clan("8GG").with([player("2PP")]).fetched(at(0))];
-    let error = bed.store().commit_and_forget(at(1), &batch, &[], Duration::ZERO).await.unwrap_err();
+    let error = bed.store().commit_and_delete(at(1), &batch, &[], Duration::ZERO).await.unwrap_err();
     assert!(matches!(error, StoreError::OutOfTime { .. }), "{error}");
     assert!(error.to_string().starts_with("cannot store a batch in the database at "), "{error}");
     assert!(error.to_string().ends_with(": no time was left"), "{error}");
@@ -38,11 +38,11 @@ async fn a_commit_behind_a_lock_is_given_up_at_its_limit_and_works_when_the_lock
     let batch = [player("2PP").fetched(at(0))];
     let mut others = bed.around.begin().await.unwrap();
     sqlx::query("LOCK TABLE players").execute(&mut *others).await.unwrap();
-    let error = bed.store().commit_and_forget(at(1), &batch, &[], SHORT).await.unwrap_err();
+    let error = bed.store().commit_and_delete(at(1), &batch, &[], SHORT).await.unwrap_err();
     assert!(matches!(error, StoreError::OutOfTime { .. }), "{error}");
     others.rollback().await.unwrap();
     assert_eq!(
-        bed.store().commit_and_forget(at(1), &batch, &[], UNHURRIED).await.unwrap().committed,
+        bed.store().commit_and_delete(at(1), &batch, &[], UNHURRIED).await.unwrap().committed,
         [Committed::Stored]
     );
 }

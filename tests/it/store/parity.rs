@@ -65,7 +65,7 @@ async fn both_stores_give_the_same_tables_for_the_same_answers() {
             }
             let mut one = postgres.store().commit(now, &batch).await.unwrap();
             let mut other = sqlite.store().commit(now, &batch).await.unwrap();
-            for note in one.notes.iter_mut().chain(&mut other.notes) {
+            for note in one.outbox.iter_mut().chain(&mut other.outbox) {
                 note.id = 0; // Drawn at random.
             }
             assert_eq!(one, other, "results, PostgreSQL left, SQLite right, after\n{history}");

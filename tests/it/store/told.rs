@@ -91,36 +91,36 @@ async fn what_is_to_be_told_is_kept_until_it_is_forgotten(bed: impl Bed) {
     let one = player("2PP").of("8GG");
     let first = tell(&bed, clan("8GG").with([one.clone()]).fetched(at(0))).await;
     let second = tell(&bed, clan("8GG").with([one.clone().donations(99)]).level(2).fetched(at(1000))).await;
-    let [note] = &second.notes[..] else { panic!("one note a commit: {second:?}") };
+    let [note] = &second.outbox[..] else { panic!("one note a commit: {second:?}") };
     let events: Vec<&str> = note.events.iter().map(|event| event.0[0].1.as_str()).collect();
     assert_eq!(events, ["changed"]);
     assert_eq!(note.changed, ["clan:8GG".parse().unwrap()]);
     assert_eq!(note.renewed, ["clan:8GG".parse().unwrap(), "player:2PP".parse().unwrap()]);
 
-    let kept = bed.store().notes(at(1601)).await.unwrap();
-    assert_eq!(kept.iter().map(|note| note.id).collect::<Vec<_>>(), [first.notes[0].id, note.id], "the oldest first");
+    let kept = bed.store().outbox(at(1601)).await.unwrap();
+    assert_eq!(kept.iter().map(|note| note.id).collect::<Vec<_>>(), [first.outbox[0].id, note.id], "the oldest first");
     let expected = OutboxEntry { stored_at: at(1600), ..note.clone() };
     assert_eq!(kept[1], expected, "it comes back as it was");
-    assert_eq!(bed.store().notes(at(1600)).await.unwrap().len(), 1, "those before a time");
+    assert_eq!(bed.store().outbox(at(1600)).await.unwrap().len(), 1, "those before a time");
 
     // The same content again renews what readers hold, and is told to nobody else.
     let same = clan("8GG").with([one.donations(99)]).level(2).fetched(at(2000));
-    let third = bed.store().commit_and_forget(at(2600), &[same], &[first.notes[0].id], UNHURRIED).await.unwrap();
-    assert_eq!((third.notes[0].events.len(), third.notes[0].changed.len()), (0, 0), "{third:?}");
+    let third = bed.store().commit_and_delete(at(2600), &[same], &[first.outbox[0].id], UNHURRIED).await.unwrap();
+    assert_eq!((third.outbox[0].events.len(), third.outbox[0].changed.len()), (0, 0), "{third:?}");
     let kept = |notes: Vec<OutboxEntry>| notes.iter().map(|note| note.id).collect::<Vec<_>>();
-    assert_eq!(kept(bed.store().notes(at(9000)).await.unwrap()), [note.id, third.notes[0].id]);
-    bed.store().delete_from_outbox(&[note.id, third.notes[0].id, 7]).await.unwrap();
-    assert_eq!(bed.store().notes(at(9000)).await.unwrap(), []);
+    assert_eq!(kept(bed.store().outbox(at(9000)).await.unwrap()), [note.id, third.outbox[0].id]);
+    bed.store().delete_from_outbox(&[note.id, third.outbox[0].id, 7]).await.unwrap();
+    assert_eq!(bed.store().outbox(at(9000)).await.unwrap(), []);
 }
 
 async fn a_commit_that_could_store_nothing_forgets_nothing(bed: impl Bed) {
-    let note = tell(&bed, clan("8GG").fetched(at(0))).await.notes.remove(0).id;
+    let note = tell(&bed, clan("8GG").fetched(at(0))).await.outbox.remove(0).id;
     let mut bad = player("2PP").fetched(at(100));
     let Answered::Document(Document::Player(broken)) = &mut bad.answered else { panic!("a player") };
     broken.json = r#"{"no end":"#.to_owned().into();
-    let nothing = bed.store().commit_and_forget(at(700), &[bad], &[note], UNHURRIED).await.unwrap();
+    let nothing = bed.store().commit_and_delete(at(700), &[bad], &[note], UNHURRIED).await.unwrap();
     assert!(matches!(nothing.committed[..], [Committed::Poison(_)]), "{nothing:?}");
-    assert_eq!(bed.store().notes(at(9000)).await.unwrap().len(), 1, "the worker takes it for not forgotten");
+    assert_eq!(bed.store().outbox(at(9000)).await.unwrap().len(), 1, "the worker takes it for not forgotten");
 }
 
 async fn an_answer_that_does_not_count_tells_nothing(bed: impl Bed) {

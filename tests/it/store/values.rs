@@ -352,7 +352,7 @@ async fn what_is_read_of_our_tables_survives_every_value() {
     for last in [Some(last), lasts.any, lasts.good, lasts.failed].map(|last| last.expect("a run of each sort")) {
         assert!(last.started.to_utc().year() < 9999, "a run at no time is not the last one: {last:?}");
     }
-    let notes = bed.store().notes(Timestamp::from_millis(i64::MAX)).await.unwrap();
+    let notes = bed.store().outbox(Timestamp::from_millis(i64::MAX)).await.unwrap();
     assert!(notes.len() > 10);
     for kind in [Kind::Clan, Kind::Player, Kind::War] {
         bed.store().answered_well(kind, &[], at(0), Duration::from_secs(5)).await.unwrap();
