@@ -215,7 +215,8 @@ async fn run(worker: &Worker<RedisQueue, PostgresStore>, seconds: u64) -> RunRep
 
 async fn fill(worker: &Worker<RedisQueue, PostgresStore>, objects: impl Iterator<Item = ObjectId>) {
     let now = worker.queue.time().await.expect("Redis answers");
-    let requests: Vec<RefreshRequest> = objects.map(|object| RefreshRequest::now(object, Priority::High, now)).collect();
+    let requests: Vec<RefreshRequest> =
+        objects.map(|object| RefreshRequest::now(object, Priority::High, now)).collect();
     worker.queue.enqueue(now, &requests).await.expect("Redis answers");
     println!("{} requests wait", requests.len());
 }

@@ -174,6 +174,7 @@ fn worker(redis: &str, postgres: &str, simulator: &Simulator) -> Worker<RedisQue
 
 async fn fill(worker: &Worker<RedisQueue, PostgresStore>, objects: impl Iterator<Item = ObjectId>) {
     let now = worker.queue.time().await.expect("Redis answers");
-    let requests: Vec<RefreshRequest> = objects.map(|object| RefreshRequest::now(object, Priority::High, now)).collect();
+    let requests: Vec<RefreshRequest> =
+        objects.map(|object| RefreshRequest::now(object, Priority::High, now)).collect();
     worker.queue.enqueue(now, &requests).await.expect("Redis answers");
 }

@@ -14,7 +14,7 @@ COMMENT ON COLUMN refresh_worker.retention_progress.noted_at IS 'when that was n
 -- PostgreSQL stores `\u0000` and half a surrogate pair in a text of a document, and fails when it reads a key of it.
 CREATE VIEW refresh_worker.work AS
 SELECT r.run, r.started, (r.started AT TIME ZONE 'UTC')::date AS day, k.key AS kind, c.key AS class,
-       n.calls, n.changed, n.unchanged, n.fresh, n.gone, n.error, n.given_back
+       n.calls, n.changed, n.unchanged, n.fresh, n.gone, n.error, n.released
 FROM refresh_worker.refresh_runs AS r
 CROSS JOIN LATERAL (
     SELECT CASE WHEN strpos(r.report::text, $r$\u$r$) = 0 THEN r.report
@@ -34,7 +34,7 @@ CROSS JOIN LATERAL (
            coalesce(sum(t.value::bigint) FILTER (WHERE t.key = 'fresh'), 0)::bigint AS fresh,
            coalesce(sum(t.value::bigint) FILTER (WHERE t.key IN ('gone', 'private_war_log')), 0)::bigint AS gone,
            coalesce(sum(t.value::bigint) FILTER (WHERE t.key IN ('delayed', 'dead_letter')), 0)::bigint AS error,
-           coalesce(sum(t.value::bigint) FILTER (WHERE t.key IN ('released', 'stale')), 0)::bigint AS given_back
+           coalesce(sum(t.value::bigint) FILTER (WHERE t.key IN ('released', 'lease_lost')), 0)::bigint AS released
     FROM json_each_text(CASE WHEN json_typeof(c.value) = 'object' THEN c.value ELSE '{}' END) AS t
     WHERE t.value ~ '^[0-9]{1,12}$'
 ) AS n;
@@ -44,7 +44,7 @@ COMMENT ON VIEW refresh_worker.work IS
 CREATE VIEW refresh_worker.work_by_day AS
 SELECT day, kind, class, sum(calls)::bigint AS calls, sum(changed)::bigint AS changed,
        sum(unchanged)::bigint AS unchanged, sum(fresh)::bigint AS fresh, sum(gone)::bigint AS gone,
-       sum(error)::bigint AS error, sum(given_back)::bigint AS given_back
+       sum(error)::bigint AS error, sum(released)::bigint AS released
 FROM refresh_worker.work
 GROUP BY day, kind, class;
 COMMENT ON VIEW refresh_worker.work_by_day IS 'What the calls bought, by day (UTC), kind and class.';

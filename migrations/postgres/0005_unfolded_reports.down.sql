@@ -11,7 +11,7 @@ SELECT r.run, r.started, (r.started AT TIME ZONE 'UTC')::date AS day, k.key AS k
        coalesce((c.value ->> 'fresh')::bigint, 0) AS fresh,
        coalesce((c.value ->> 'gone')::bigint, 0) + coalesce((c.value ->> 'private_war_log')::bigint, 0) AS gone,
        coalesce((c.value ->> 'delayed')::bigint, 0) + coalesce((c.value ->> 'dead_letter')::bigint, 0) AS error,
-       coalesce((c.value ->> 'released')::bigint, 0) + coalesce((c.value ->> 'stale')::bigint, 0) AS given_back
+       coalesce((c.value ->> 'released')::bigint, 0) + coalesce((c.value ->> 'lease_lost')::bigint, 0) AS released
 FROM refresh_worker.refresh_runs AS r
 CROSS JOIN LATERAL json_each(r.report -> 'work_by_kind_and_class') AS k
 CROSS JOIN LATERAL json_each(k.value) AS c;

@@ -10,7 +10,7 @@ CREATE TABLE refresh_worker.run_work (
     fresh   bigint NOT NULL,
     gone        bigint NOT NULL,
     error       bigint NOT NULL,
-    given_back  bigint NOT NULL,
+    released  bigint NOT NULL,
     CONSTRAINT run_work_pkey PRIMARY KEY (run, kind, class),
     CONSTRAINT run_work_run_fkey FOREIGN KEY (run) REFERENCES refresh_worker.refresh_runs (run) ON DELETE CASCADE
 );
@@ -27,7 +27,7 @@ COMMENT ON COLUMN refresh_worker.run_work.unchanged IS 'answers with the stored 
 COMMENT ON COLUMN refresh_worker.run_work.fresh IS 'requests that needed no call';
 COMMENT ON COLUMN refresh_worker.run_work.gone IS 'objects that are no more, and private war logs';
 COMMENT ON COLUMN refresh_worker.run_work.error IS 'failed attempts';
-COMMENT ON COLUMN refresh_worker.run_work.given_back IS 'requests returned to the queue with nothing counted';
+COMMENT ON COLUMN refresh_worker.run_work.released IS 'requests returned to the queue with nothing counted';
 
 CREATE TABLE refresh_worker.run_errors (
     run     text NOT NULL,
@@ -65,7 +65,7 @@ BEGIN
                coalesce((c.value ->> 'fresh')::bigint, 0),
                coalesce((c.value ->> 'gone')::bigint, 0) + coalesce((c.value ->> 'private_war_log')::bigint, 0),
                coalesce((c.value ->> 'delayed')::bigint, 0) + coalesce((c.value ->> 'dead_letter')::bigint, 0),
-               coalesce((c.value ->> 'released')::bigint, 0) + coalesce((c.value ->> 'stale')::bigint, 0)
+               coalesce((c.value ->> 'released')::bigint, 0) + coalesce((c.value ->> 'lease_lost')::bigint, 0)
         FROM json_each(NEW.report -> 'work_by_kind_and_class') AS k
         CROSS JOIN LATERAL json_each(k.value) AS c;
         INSERT INTO refresh_worker.run_errors
@@ -87,7 +87,7 @@ CREATE TRIGGER unfold_report AFTER INSERT OR UPDATE ON refresh_worker.refresh_ru
 
 CREATE OR REPLACE VIEW refresh_worker.work AS
 SELECT w.run, w.started, (w.started AT TIME ZONE 'UTC')::date AS day, w.kind, w.class, w.calls, w.changed, w.unchanged,
-       w.fresh, w.gone, w.error, w.given_back
+       w.fresh, w.gone, w.error, w.released
 FROM refresh_worker.run_work AS w;
 
 -- The runs that are there already, 10,000 at most.

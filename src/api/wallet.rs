@@ -16,7 +16,7 @@ use tracing::warn;
 use super::{
     client::ApiError,
     key::ApiKey,
-    portal::{Given, WantedKeys, Known, ListedKey, Portal, PortalError, Visit, address_in},
+    portal::{Given, Known, ListedKey, Portal, PortalError, Visit, WantedKeys, address_in},
 };
 use crate::{
     config::{PortalAccount, PortalConfig},

@@ -11,6 +11,7 @@ mod effective;
 pub mod env;
 pub(crate) mod redis_url;
 pub mod secrets;
+mod span;
 pub mod variables;
 
 use std::{net::IpAddr, num::NonZeroU64, path::PathBuf, time::Duration};
@@ -21,6 +22,7 @@ use url::Url;
 pub use after::{AfterConfig, InvalidationConfig, StatsConfig, StatsFunction, ViewConfig};
 pub use effective::Effective;
 pub use env::{ConfigErrors, Role};
+pub use span::read_span;
 pub use variables::{VARIABLES, Variable};
 
 /// The most keys' calls a second that is ever used without `COC_MAX_REQS_PER_SEC`: the API's own limit for a key.

@@ -8,7 +8,7 @@ use std::{cmp::Reverse, time::Duration};
 
 use crate::{
     clock::Timestamp,
-    model::{FollowUp, KnownWar, MemberSeen, ObjectId, Priority, WarMemory, RefreshRequest},
+    model::{FollowUp, KnownWar, MemberSeen, ObjectId, Priority, RefreshRequest, WarMemory},
 };
 
 /// Between looks in preparation: the sides' members may still be changed.
@@ -227,7 +227,8 @@ mod tests {
         let object = "war:2PP".parse().unwrap();
         let (starts, ends) = (at(Duration::ZERO), at(24 * HOUR));
         let known = told(ends - HOUR, starts, ends);
-        let next = |memory: &WarMemory, now| next_look_after_failures(&object, memory, now).map(|next| next.request.due);
+        let next =
+            |memory: &WarMemory, now| next_look_after_failures(&object, memory, now).map(|next| next.request.due);
         assert_eq!(next(&known, ends - HOUR), Some(ends - HOUR + IN_WAR), "the same look as after an answer");
         assert_eq!(next(&known, ends + MINUTE), Some(ends + LAST_LOOK), "what it came to is still to be seen");
         assert!(next(&known, ends + HOUR).is_some());

@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use super::*;
 use crate::{
     config::RedisConfig,
-    model::{EndpointKind, Fetched, Kind, OutboxEntry, ObjectId, Outcome, Priority, RefreshRequest},
+    model::{EndpointKind, Fetched, Kind, ObjectId, OutboxEntry, Outcome, Priority, RefreshRequest},
     queue::{Circuit, CircuitReason, CircuitScope, RunSummary, memory::MemoryQueue, redis::RedisQueue},
     store::{Commit, Freshness, LastRuns, RunRow, StoreError},
     worker::{

@@ -11,7 +11,7 @@ use tracing::warn;
 use crate::{
     clock::{Clock, Timestamp},
     config::Pause,
-    queue::{Circuit, CircuitReason, Queue, QueueError, QueueStats, RunSummary, RunSummaries, Slots},
+    queue::{Circuit, CircuitReason, Queue, QueueError, QueueStats, RunSummaries, RunSummary, Slots},
     store::{LastRuns, RunRow, Store, StoreError},
     worker::{
         public,

@@ -11,11 +11,11 @@ mod kind;
 mod learned;
 mod outcome;
 mod priority;
+mod request;
 mod snapshot;
 mod tag;
 pub mod text;
 mod war;
-mod request;
 
 pub use change::{Before, Change, Event, Learned, MemberSeen, Move, OutboxEntry};
 pub use endpoint_kind::EndpointKind;
@@ -24,10 +24,10 @@ pub use kind::{Kind, ObjectId, UnknownKind};
 pub use learned::LearnedRate;
 pub use outcome::{Outcome, Reason};
 pub use priority::{Priority, UnknownPriority};
+pub use request::{FollowUp, LONGEST_WAIT, RefreshRequest};
 pub use snapshot::{
     Answered, ClanDocument, Document, Fetched, InClan, Json, Member, PlayerDocument, WarDocument, WarMember,
     content_hash,
 };
 pub use tag::{ImpossibleTag, Tag};
 pub use war::{KnownWar, WarMemory, game_time};
-pub use request::{FollowUp, LONGEST_WAIT, RefreshRequest};

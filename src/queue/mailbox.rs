@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    model::{Kind, ObjectId, Priority, Reason, Tag, RefreshRequest},
+    model::{Kind, ObjectId, Priority, Reason, RefreshRequest, Tag},
 };
 
 /// The producers' index: a sorted set, request id by priority.
@@ -459,7 +459,8 @@ mod tests {
 
     #[test]
     fn odd_counts_and_times_have_a_sensible_reading() {
-        let odd = request("1", r#"{"type":"clan","tag":"2PP","retry_count":-1,"requested_at":7,"last_updated":"soon"}"#);
+        let odd =
+            request("1", r#"{"type":"clan","tag":"2PP","retry_count":-1,"requested_at":7,"last_updated":"soon"}"#);
         assert_eq!((odd.attempts, odd.asked, odd.due), (0, NOW, NOW));
     }
 

@@ -483,7 +483,11 @@ pub trait Queue: Send + Sync + 'static {
     fn admit(&self, now: Timestamp, mail: mailbox::Mail) -> impl Future<Output = Result<Admitted, QueueError>> + Send;
 
     /// Puts requests into the queue directly, as a handler or an operator does. Answers what became of them.
-    fn enqueue(&self, now: Timestamp, requests: &[RefreshRequest]) -> impl Future<Output = Result<Enqueued, QueueError>> + Send;
+    fn enqueue(
+        &self,
+        now: Timestamp,
+        requests: &[RefreshRequest],
+    ) -> impl Future<Output = Result<Enqueued, QueueError>> + Send;
 
     /// Takes back leases that ran out, moves what is due to ready, and leases the next objects in order.
     fn lease(&self, now: Timestamp, request: &LeaseRequest) -> impl Future<Output = Result<Leased, QueueError>> + Send;
@@ -578,6 +582,9 @@ pub trait Queue: Send + Sync + 'static {
 /// A failure of the queue. Each variant is a whole sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
+    /// The address cannot be used, so nothing was connected.
+    #[error("REDIS_URL cannot be used: {detail}")]
+    Url { detail: String },
     /// Redis did not answer, or not in time.
     #[error("cannot reach Redis at {server}: {detail}")]
     Unreachable { server: String, detail: String },
@@ -613,7 +620,7 @@ impl QueueError {
         match self {
             Self::Unreachable { .. } => true,
             Self::Refused { detail, .. } => detail.split(' ').next().is_some_and(|word| FOR_A_MOMENT.contains(&word)),
-            Self::Unexpected { .. } => false,
+            Self::Unexpected { .. } | Self::Url { .. } => false,
         }
     }
 

@@ -93,7 +93,13 @@ impl Wanted {
     #[must_use]
     pub fn of(request: &RefreshRequest, now: Timestamp) -> Self {
         let asked = clamp(request.asked, now);
-        Self { priority: request.priority, first: asked, last: asked, due: clamp(request.due, now), attempts: request.attempts }
+        Self {
+            priority: request.priority,
+            first: asked,
+            last: asked,
+            due: clamp(request.due, now),
+            attempts: request.attempts,
+        }
     }
 
     /// Best class, earliest place, latest asked, earliest due, highest count of attempts.

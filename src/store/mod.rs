@@ -15,7 +15,7 @@ use std::{collections::HashMap, future::Future, time::Duration};
 
 use crate::{
     clock::Timestamp,
-    model::{Event, Fetched, Kind, Learned, Move, OutboxEntry, ObjectId, Reason, Tag, WarMemory},
+    model::{Event, Fetched, Kind, Learned, Move, ObjectId, OutboxEntry, Reason, Tag, WarMemory},
 };
 
 /// What we know about how fresh an object is.

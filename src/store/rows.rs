@@ -6,7 +6,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::{
     clock::Timestamp,
-    model::{Fetched, Kind, OutboxEntry, ObjectId, Tag},
+    model::{Fetched, Kind, ObjectId, OutboxEntry, Tag},
 };
 
 /// Characters that the tables' `name` columns hold.

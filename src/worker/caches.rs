@@ -14,7 +14,7 @@ use tracing::warn;
 use super::drain::lock;
 use crate::{
     derive::invalidate::{Invalidated, Invalidator, Told, request_id},
-    model::{OutboxEntry, ObjectId},
+    model::{ObjectId, OutboxEntry},
 };
 
 /// Between two times of telling.

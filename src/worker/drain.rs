@@ -255,7 +255,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
         }
     }
 
-    /// Why a run ends when nothing is ready any more.
+    /// Why a run ends when the queue is empty.
     fn end_of_work(&self) -> StopReason {
         if lock(&self.circuits).is_empty() { StopReason::QueueEmpty } else { StopReason::CircuitOpen }
     }

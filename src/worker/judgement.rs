@@ -289,7 +289,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             Sign::Foreign(_) => {
                 "none of the answers is the API's own: is COC_BASE_URL right, and does no proxy answer in its place?"
             }
-            _ => "no call was answered well.",
+            _ => "no call succeeded.",
         };
         let failure = format!("{what} The last: {reason}. Nothing was counted against the requests");
         self.halt.end(Force::StartNothing, StopReason::ApiUnreachable, Some(failure));

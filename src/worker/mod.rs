@@ -307,7 +307,8 @@ impl<Q: Queue + Slots, S: Store> Worker<Q, S> {
         if named.is_empty() {
             return Ok(());
         }
-        let requests: Vec<RefreshRequest> = named.iter().map(|object| RefreshRequest::now(object.clone(), Priority::Critical, now)).collect();
+        let requests: Vec<RefreshRequest> =
+            named.iter().map(|object| RefreshRequest::now(object.clone(), Priority::Critical, now)).collect();
         let enqueued = self.queue.enqueue(now, &requests).await?;
         lock(tally).enqueued(enqueued);
         Ok(())

@@ -115,12 +115,12 @@ mod tests {
                 "failed to do it at /run/pg: who knows (57P03)",
                 "the database cannot be used (57P03)",
             ),
-            (StopReason::ApiUnreachable, "https://proxy:8080 said no", "no call was answered well"),
+            (StopReason::ApiUnreachable, "https://proxy:8080 said no", "no call succeeded"),
         ];
         for (reason, text, told) in cases {
             assert_eq!(failure(reason, Some(text)), told);
         }
-        assert_eq!(failure(StopReason::NoUsableKey, None), "no key is accepted any more");
+        assert_eq!(failure(StopReason::NoUsableKey, None), "no API key is accepted");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tracing::warn;
 use super::drain::{Drain, lock};
 use crate::{
     derive::{cache_keys, followup},
-    model::{Event, Fetched, FollowUp, Kind, Learned, OutboxEntry, ObjectId, WarMemory},
+    model::{Event, Fetched, FollowUp, Kind, Learned, ObjectId, OutboxEntry, WarMemory},
     queue::{Queue, Slots},
     store::{Committed, MAX_OUTBOX_ENTRIES, Store, StoreError},
 };
@@ -238,8 +238,9 @@ mod tests {
         };
         let all = [("player:2PP", true), ("war:2QQ", false), ("player:8LL", true), ("player:9YY", true)];
         let all = all.map(|(object, is_spare)| follow_up(object, is_spare));
-        let fitting =
-            |room| -> Vec<String> { that_fit(&all, room).into_iter().map(|one| one.request.object.to_string()).collect() };
+        let fitting = |room| -> Vec<String> {
+            that_fit(&all, room).into_iter().map(|one| one.request.object.to_string()).collect()
+        };
         assert_eq!(fitting(0), ["war:2QQ"]);
         assert_eq!(fitting(2), ["player:2PP", "war:2QQ", "player:8LL"]);
         assert_eq!(fitting(9).len(), 4);

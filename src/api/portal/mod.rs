@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use tracing::{info, warn};
 
 pub use self::{
-    keys::{WantedKeys, Known, ListedKey, MOST_KEYS, Plan},
+    keys::{Known, ListedKey, MOST_KEYS, Plan, WantedKeys},
     session::{Portal, Session, address_in},
 };
 use super::key::ApiKey;

@@ -1,8 +1,8 @@
-//! The file of a backup: one JSON text a line, so that it can be written and read by slices, and searched with `grep`.
+//! The file of a backup: one JSON text per line, so that it can be read and written in slices, and searched with `grep`.
 //!
-//! The first line says what it is, the last one how many entries there are and their digest, so that a file that was cut
-//! off is known for one. Ids and values of mail are escaped text (see [`escape`]). No line holds a secret. Reads the old
-//! worker's backups too. Touches files, and nothing else.
+//! The first line is a header. The last line has the number of entries and their digest, so that a truncated file is
+//! detected. Ids and values of mail are escaped text (see [`escape`]). No line holds a secret. Backups of the old worker can
+//! be read, too.
 
 mod read;
 mod write;
@@ -23,10 +23,10 @@ use crate::{
     },
 };
 
-/// What the first line of a backup says it is.
+/// The `format` of the header.
 const FORMAT: &str = "refresh-worker queue backup";
 
-/// The only version there is so far.
+/// The version of the format that this program writes.
 const VERSION: u32 = 1;
 
 /// The first line.
@@ -74,7 +74,7 @@ enum Line {
     },
 }
 
-/// What Redis takes as a score.
+/// True for a score that Redis accepts.
 fn is_score(text: &str) -> bool {
     text.parse::<f64>().is_ok_and(|score| !score.is_nan())
 }
@@ -94,11 +94,11 @@ impl Line {
         }
     }
 
-    /// What was kept; the end of the file is nothing that was.
+    /// The entry of this line. The last line of the file is not an entry.
     fn kept(self) -> Result<Kept, String> {
         match self {
             Self::Mail { score: Some(score), .. } if !is_score(&score) => {
-                Err(format!("the score `{score}` is no number"))
+                Err(format!("the score `{score}` is not a number"))
             }
             Self::Mail { id, score, value } => {
                 Ok(Kept::Mail { id: unescape(&id), score, value: value.map(|value| unescape(&value)) })
@@ -107,18 +107,18 @@ impl Line {
                 Ok(Kept::Orphan { id: unescape(&id), class: Priority::nearest(i64::from(class)), since })
             }
             Self::Record { name, record } => {
-                let object = name.parse().map_err(|error| format!("it names no object: {error}"))?;
+                let object = name.parse().map_err(|error| format!("it does not name an object: {error}"))?;
                 Ok(Kept::Record { object, record, stored: Vec::new() })
             }
             Self::Letter { name, .. } if !name.starts_with("mail:") => {
-                Err("a letter's name begins with `mail:`".to_owned())
+                Err("the name of unreadable mail must begin with `mail:`".to_owned())
             }
             Self::Letter { letter, .. } if !is_score(&letter.score) => {
-                Err(format!("the score `{}` is no number", letter.score))
+                Err(format!("the score `{}` is not a number", letter.score))
             }
             Self::Letter { name, letter } => Ok(Kept::Letter { name, letter, stored: Vec::new() }),
             Self::Broken { name, value } => Ok(Kept::Broken { name: unescape(&name), value: unescape(&value) }),
-            Self::End { .. } => Err("the end of the file stands in its middle".to_owned()),
+            Self::End { .. } => Err("the last line of a backup is not at its end".to_owned()),
         }
     }
 

@@ -1,47 +1,47 @@
-//! What a check found, and how it is told. Values and text; touches nothing.
+//! The findings of a check, as text and as JSON.
 
 use std::fmt::Write as _;
 
 use super::super::{
-    Ending,
+    Exit,
     text::{Style, counted},
 };
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Grade {
     Fine,
-    /// Works, but somebody should know.
+    /// It works, but a person should know.
     Warning,
-    /// A run would fail, or harm.
+    /// A run would fail or do harm.
     Problem,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     pub area: &'static str,
     pub grade: Grade,
     pub what: String,
-    /// What would do. Fine things need none.
-    pub remedy: Option<String>,
+    /// The way to fix it; `None` when all is well.
+    pub fix: Option<String>,
 }
 
-/// Everything that was looked at, in order.
+/// All results, in order.
 #[derive(Clone, Debug, Default)]
 pub struct Findings(Vec<Finding>);
 
 impl Findings {
     pub fn fine(&mut self, area: &'static str, what: impl Into<String>) {
-        self.0.push(Finding { area, grade: Grade::Fine, what: what.into(), remedy: None });
+        self.0.push(Finding { area, grade: Grade::Fine, what: what.into(), fix: None });
     }
 
-    pub fn warning(&mut self, area: &'static str, what: impl Into<String>, remedy: impl Into<String>) {
-        self.0.push(Finding { area, grade: Grade::Warning, what: what.into(), remedy: Some(remedy.into()) });
+    pub fn warning(&mut self, area: &'static str, what: impl Into<String>, fix: impl Into<String>) {
+        self.0.push(Finding { area, grade: Grade::Warning, what: what.into(), fix: Some(fix.into()) });
     }
 
-    pub fn problem(&mut self, area: &'static str, what: impl Into<String>, remedy: impl Into<String>) {
-        self.0.push(Finding { area, grade: Grade::Problem, what: what.into(), remedy: Some(remedy.into()) });
+    pub fn problem(&mut self, area: &'static str, what: impl Into<String>, fix: impl Into<String>) {
+        self.0.push(Finding { area, grade: Grade::Problem, what: what.into(), fix: Some(fix.into()) });
     }
 
     #[must_use]
@@ -49,7 +49,7 @@ impl Findings {
         self.0.iter().filter(|finding| finding.grade == grade).count() as u64
     }
 
-    /// For people: areas as headings, one line a finding, what would do below it.
+    /// For people: areas as headings, and a line per finding with its fix below.
     #[must_use]
     pub fn render(&self, style: Style) -> String {
         let mut text = String::new();
@@ -65,27 +65,27 @@ impl Findings {
                 Grade::Problem => style.bad("PROBLEM"),
             };
             let _ = writeln!(text, "  {grade}  {}", finding.what.replace('\n', "\n           "));
-            if let Some(remedy) = finding.remedy.as_ref().filter(|remedy| !remedy.is_empty()) {
-                let _ = writeln!(text, "           -> {}", remedy.replace('\n', "\n              "));
+            if let Some(fix) = finding.fix.as_ref().filter(|fix| !fix.is_empty()) {
+                let _ = writeln!(text, "           -> {}", fix.replace('\n', "\n              "));
             }
         }
         let _ = writeln!(text, "\n{}", self.verdict(style));
         text
     }
 
-    /// How a command ends that has found this.
-    pub fn ending(&self) -> Ending {
-        if self.number_of(Grade::Problem) == 0 { Ending::Well } else { Ending::Badly }
+    /// The exit of a command with these findings.
+    pub fn exit(&self) -> Exit {
+        if self.number_of(Grade::Problem) == 0 { Exit::Success } else { Exit::Failure }
     }
 
     fn verdict(&self, style: Style) -> String {
         let warnings = counted(self.number_of(Grade::Warning), "warning", "warnings");
         match (self.number_of(Grade::Problem), self.number_of(Grade::Warning)) {
-            (0, 0) => style.good("fit to run"),
-            (0, _) => style.warn(&format!("fit to run, with {warnings}")),
-            (problems, 0) => style.bad(&format!("not fit to run: {}", counted(problems, "problem", "problems"))),
+            (0, 0) => style.good("ready to run"),
+            (0, _) => style.warn(&format!("ready to run, with {warnings}")),
+            (problems, 0) => style.bad(&format!("not ready to run: {}", counted(problems, "problem", "problems"))),
             (problems, _) => {
-                style.bad(&format!("not fit to run: {}, {warnings}", counted(problems, "problem", "problems")))
+                style.bad(&format!("not ready to run: {}, {warnings}", counted(problems, "problem", "problems")))
             }
         }
     }
@@ -103,11 +103,11 @@ impl Findings {
                 "area": finding.area,
                 "grade": grade(finding.grade),
                 "what": finding.what,
-                "remedy": finding.remedy,
+                "fix": finding.fix,
             })
         });
         serde_json::json!({
-            "fit_to_run": self.number_of(Grade::Problem) == 0,
+            "ready_to_run": self.number_of(Grade::Problem) == 0,
             "problems": self.number_of(Grade::Problem),
             "warnings": self.number_of(Grade::Warning),
             "findings": findings.collect::<Vec<_>>(),
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn findings_are_told_by_area_with_what_would_do_and_a_verdict() {
+    fn render_has_areas_fixes_and_a_verdict() {
         let mut findings = Findings::default();
         findings.fine("Redis", "answers at localhost:6379, version 7.0.15");
         findings.warning("Redis", "maxmemory-policy is `allkeys-lru`", "set maxmemory-policy to noeviction");
@@ -134,16 +134,16 @@ mod tests {
           PROBLEM  may not create a schema
                    -> GRANT CREATE ON DATABASE coc TO worker;
 
-        not fit to run: 1 problem, 1 warning
+        not ready to run: 1 problem, 1 warning
         ");
-        assert_eq!(findings.to_json()["fit_to_run"], false);
+        assert_eq!(findings.to_json()["ready_to_run"], false);
     }
 
     #[test]
-    fn warnings_alone_do_not_make_it_unfit() {
+    fn warnings_alone_leave_it_ready() {
         let mut findings = Findings::default();
         findings.warning("clock", "20 s apart", "set the clock");
-        assert!(findings.render(Style::PLAIN).ends_with("fit to run, with 1 warning\n"));
-        assert_eq!(findings.to_json()["fit_to_run"], true);
+        assert!(findings.render(Style::PLAIN).ends_with("\nready to run, with 1 warning\n"));
+        assert_eq!(findings.to_json()["ready_to_run"], true);
     }
 }

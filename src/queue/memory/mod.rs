@@ -16,8 +16,8 @@ use std::{
 use self::slots::Agreements;
 use super::{
     Admitted, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease, LeaseRequest, LeaseToken, Leased,
-    MailLimits, NotQueued, Oldest, Queue, QueueError, QueueStats, Repaired, RunSummary, RunSummaries, SetAside, Settled,
-    Settlement,
+    MailLimits, NotQueued, Oldest, Queue, QueueError, QueueStats, Repaired, RunSummaries, RunSummary, SetAside,
+    Settled, Settlement,
     letters::{DeadEntry, exported, newest_first, second_id},
     mailbox::{Mail, compose, unescape},
     record::{

@@ -58,7 +58,8 @@ impl Slots for RedisQueue {
         let mut arguments = Arguments::default();
         arguments.text(run).text(&format!("{PAUSED}{reason}")).number(lifetime_millis(rest));
         let keys = [Keys::slot(&key.0), Keys::copies()];
-        let _: i64 = self.link.ask("setting a key's cooldown", Call::Script(&scripts::PAUSE_KEY, &keys, &arguments)).await?;
+        let _: i64 =
+            self.link.ask("setting a key's cooldown", Call::Script(&scripts::PAUSE_KEY, &keys, &arguments)).await?;
         Ok(())
     }
 

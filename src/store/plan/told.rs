@@ -12,7 +12,7 @@ use super::{
     snapshots::NewestRows,
 };
 use crate::{
-    model::{Answered, Before, Change, Fetched, Kind, MemberSeen, Move, OutboxEntry, ObjectId, Tag},
+    model::{Answered, Before, Change, Fetched, Kind, MemberSeen, Move, ObjectId, OutboxEntry, Tag},
     store::{Commit, Committed, Telling, plan::times::from_utc, rows},
 };
 

@@ -84,9 +84,12 @@ pub(super) async fn up(database: &Database) -> Result<Vec<String>, StoreError> {
             detail: format!("role {} lacks CREATE", rights.role),
             remedy: rights.remedy(),
         }),
-        Made::Elsewhere(Problem { what, remedy, .. }) => {
-            Err(StoreError::NotAllowed { server: database.server.clone(), action: "create the missing tables", detail: what, remedy })
-        }
+        Made::Elsewhere(Problem { what, remedy, .. }) => Err(StoreError::NotAllowed {
+            server: database.server.clone(),
+            action: "create the missing tables",
+            detail: what,
+            remedy,
+        }),
     }
 }
 

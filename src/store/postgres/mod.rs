@@ -46,7 +46,7 @@ use crate::{
     columns::TableTime,
     config::DatabaseConfig,
     connections::Connections,
-    model::{Fetched, Kind, OutboxEntry, ObjectId, Tag},
+    model::{Fetched, Kind, ObjectId, OutboxEntry, Tag},
 };
 
 /// How long a statement that is no commit may take, as seen from here.
@@ -239,18 +239,12 @@ impl Store for PostgresStore {
 
     async fn outbox(&self, before: Timestamp) -> Result<Vec<OutboxEntry>, StoreError> {
         let database = &self.database;
-        on_connection!(
-            database,
-            database.acquire(),
-            STATEMENT_TIMEOUT,
-            "read the outbox",
-            |connection, keeps| async {
-                let mut single = Single::begin(connection, keeps).await?;
-                let notes = notes::read(single.connection(), before, keeps).await?;
-                single.end().await?;
-                Ok(notes)
-            }
-        )
+        on_connection!(database, database.acquire(), STATEMENT_TIMEOUT, "read the outbox", |connection, keeps| async {
+            let mut single = Single::begin(connection, keeps).await?;
+            let notes = notes::read(single.connection(), before, keeps).await?;
+            single.end().await?;
+            Ok(notes)
+        })
     }
 
     async fn delete_from_outbox(&self, ids: &[i64]) -> Result<(), StoreError> {

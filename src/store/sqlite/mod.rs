@@ -27,12 +27,12 @@ use sqlx::{
 
 use self::times::{from_text, to_text};
 use super::{
-    ANSWERED_WELL_FOR, Commit, Freshness, MAX_OUTBOX_ENTRIES, RunRow, Store, StoreError, Telling, plan::refusals::Refusals,
-    rows,
+    ANSWERED_WELL_FOR, Commit, Freshness, MAX_OUTBOX_ENTRIES, RunRow, Store, StoreError, Telling,
+    plan::refusals::Refusals, rows,
 };
 use crate::{
     clock::Timestamp,
-    model::{Fetched, Kind, OutboxEntry, ObjectId, Tag},
+    model::{Fetched, Kind, ObjectId, OutboxEntry, Tag},
 };
 
 /// How long a statement waits for another program that has the file locked.

@@ -185,11 +185,21 @@ async fn when_one_of_several_keys_is_refused_the_next_run_has_the_new_ones() {
     extension.secret("tokens", "kept,new");
     world.mail_players(12).await;
     let run = worker.invoke(&schedule(), BUDGET).await;
-    assert_eq!((&run.response()["keys_held"], &run.response()["keys_rejected"]), (&2.into(), &1.into()), "{}", run.logs);
+    assert_eq!(
+        (&run.response()["keys_held"], &run.response()["keys_rejected"]),
+        (&2.into(), &1.into()),
+        "{}",
+        run.logs
+    );
     assert_eq!(extension.asked().len(), 2, "read again");
     world.mail_of_every_kind(20).await;
     let run = worker.invoke(&schedule(), BUDGET).await;
-    assert_eq!((&run.response()["keys_held"], &run.response()["keys_rejected"]), (&2.into(), &0.into()), "{}", run.logs);
+    assert_eq!(
+        (&run.response()["keys_held"], &run.response()["keys_rejected"]),
+        (&2.into(), &0.into()),
+        "{}",
+        run.logs
+    );
     assert!(world.simulator.calls().iter().any(|call| call.token == "new"), "{}", run.logs);
     assert_eq!(extension.asked().len(), 3, "the new parts are built of what is read for them");
 }

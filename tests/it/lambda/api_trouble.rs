@@ -51,7 +51,7 @@ async fn a_server_that_takes_connections_and_says_nothing_costs_no_request_an_at
     // Less than the three calls of ten seconds that a request may have.
     let run = worker.invoke(&events::schedule(), Duration::from_secs(18)).await;
     let told = format!("{:?}", run.outcome);
-    assert!(told.contains("deadline") || told.contains("no call was answered well"), "{told}");
+    assert!(told.contains("deadline") || told.contains("no call succeeded"), "{told}");
     let sizes = world.sizes().await;
     assert_eq!((sizes.leased, sizes.dead, sizes.mailbox + sizes.objects), (0, 0, 30), "{sizes:?}");
 }
@@ -64,7 +64,7 @@ async fn an_answer_that_stalls_half_way_costs_no_request_an_attempt() {
     let mut worker = world.worker().await;
     let run = worker.invoke(&events::schedule(), Duration::from_secs(18)).await;
     let told = format!("{:?}", run.outcome);
-    assert!(told.contains("deadline") || told.contains("no call was answered well"), "{told}");
+    assert!(told.contains("deadline") || told.contains("no call succeeded"), "{told}");
     let sizes = world.sizes().await;
     assert_eq!((sizes.leased, sizes.dead, sizes.mailbox + sizes.objects), (0, 0, 30), "{sizes:?}");
 }

@@ -275,8 +275,11 @@ fn any_record(random: &mut fastrand::Rng) -> Record {
     let time = |random: &mut fastrand::Rng| NOW + SECOND * random.u32(0..100);
     let class = Priority::nearest(random.i64(0..4));
     let asked = time(random);
-    let request =
-        RefreshRequest { due: time(random), attempts: random.u32(0..3), ..RefreshRequest::now("clan:2PP".parse().unwrap(), class, asked) };
+    let request = RefreshRequest {
+        due: time(random),
+        attempts: random.u32(0..3),
+        ..RefreshRequest::now("clan:2PP".parse().unwrap(), class, asked)
+    };
     let mut record = Record::with_request(None, &request, NOW);
     if random.bool() {
         record = Record::with_request(Some(record), &RefreshRequest::now(request.object, class, time(random)), NOW);

@@ -537,7 +537,11 @@ async fn no_time_is_later_than_a_day_from_now(bed: &impl Bed) {
     let lease = bed.lease_one(NOW).await;
     settle(bed, NOW, &lease, Settlement::Later { until: NOW + 900 * day }).await;
     assert_eq!(bed.record("clan:2QQ").await.unwrap().wanted.due, NOW + day);
-    let wild = RefreshRequest { asked: NOW + 900 * day, due: NOW - 90_000 * day, ..refresh_request("clan:2VV", Priority::Low) };
+    let wild = RefreshRequest {
+        asked: NOW + 900 * day,
+        due: NOW - 90_000 * day,
+        ..refresh_request("clan:2VV", Priority::Low)
+    };
     bed.queue().enqueue(NOW, &[wild]).await.unwrap();
     let wanted = bed.record("clan:2VV").await.unwrap().wanted;
     assert_eq!((wanted.first, wanted.due), (NOW + day, Timestamp::EPOCH));
@@ -586,8 +590,9 @@ async fn a_favoured_place_goes_in_strict_order_when_that_class_does_not_wait(bed
 
 async fn a_million_due_low_do_not_stand_before_one_critical(bed: &impl Bed) {
     let due = NOW + MINUTE;
-    let low: Vec<RefreshRequest> =
-        (0..1000).map(|number| RefreshRequest { due, ..refresh_request(&format!("clan:{}", tag(number)), Priority::Low) }).collect();
+    let low: Vec<RefreshRequest> = (0..1000)
+        .map(|number| RefreshRequest { due, ..refresh_request(&format!("clan:{}", tag(number)), Priority::Low) })
+        .collect();
     bed.queue().enqueue(NOW, &low).await.unwrap();
     let critical = RefreshRequest { due: due + SECOND, ..refresh_request("war:2PP", Priority::Critical) };
     bed.queue().enqueue(NOW, &[critical]).await.unwrap();
@@ -820,7 +825,8 @@ async fn what_a_lost_answer_leased_is_given_back(bed: &impl Bed) {
 
 async fn what_is_enqueued_and_stays_dead_is_told(bed: &impl Bed) {
     let now = lapse(bed, MAX_LAPSES).await;
-    let requests = ["clan:2PP", "clan:2QQ"].map(|object| RefreshRequest::now(object.parse().unwrap(), Priority::High, now));
+    let requests =
+        ["clan:2PP", "clan:2QQ"].map(|object| RefreshRequest::now(object.parse().unwrap(), Priority::High, now));
     let enqueued = bed.queue().enqueue(now, &requests).await.unwrap();
     assert_eq!((enqueued.queued, enqueued.dead.len()), (1, 1));
     let dead = &enqueued.dead[0];

@@ -224,12 +224,20 @@ impl<'a> Pair<'a> {
             Op::Enqueue(number, class, at) => {
                 let object = OBJECTS[*number].parse().unwrap();
                 let asked = seconds_from(now, *at);
-                let request = RefreshRequest { asked, due: asked, ..RefreshRequest::now(object, Priority::nearest((*class).into()), now) };
+                let request = RefreshRequest {
+                    asked,
+                    due: asked,
+                    ..RefreshRequest::now(object, Priority::nearest((*class).into()), now)
+                };
                 same!(self, |queue| queue.enqueue(now, std::slice::from_ref(&request)));
             }
             Op::Follow(number, class, at, is_spare) => {
                 let (object, asked) = (OBJECTS[*number].parse().unwrap(), seconds_from(now, *at));
-                let request = RefreshRequest { asked, due: asked, ..RefreshRequest::now(object, Priority::nearest((*class).into()), now) };
+                let request = RefreshRequest {
+                    asked,
+                    due: asked,
+                    ..RefreshRequest::now(object, Priority::nearest((*class).into()), now)
+                };
                 let follow_ups = [FollowUp { request, is_spare: *is_spare }];
                 let following = Following { follow_ups: &follow_ups, most_ready: 2 };
                 same!(self, |queue| queue.settle_and_follow(now, &[], following));

@@ -1,6 +1,6 @@
 //! How the last runs went, kept for health.
 
-use refresh_worker::queue::{Queue as _, RUN_NOTES_LIFETIME, RunSummary, RunSummaries, record::QueueLimits};
+use refresh_worker::queue::{Queue as _, RUN_NOTES_LIFETIME, RunSummaries, RunSummary, record::QueueLimits};
 
 use super::beds::{Bed, NOW, RedisBed, on_all};
 

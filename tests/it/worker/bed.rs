@@ -93,7 +93,8 @@ impl Bed {
 
     pub async fn ask_as(&self, priority: Priority, objects: impl IntoIterator<Item = ObjectId>) {
         let now = self.now().await;
-        let requests: Vec<RefreshRequest> = objects.into_iter().map(|object| RefreshRequest::now(object, priority, now)).collect();
+        let requests: Vec<RefreshRequest> =
+            objects.into_iter().map(|object| RefreshRequest::now(object, priority, now)).collect();
         self.worker.queue.enqueue(now, &requests).await.expect("memory answers");
     }
 

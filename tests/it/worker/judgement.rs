@@ -310,7 +310,8 @@ async fn a_full_room_of_dead_letters_fails_the_run() {
         bed.simulator.misbehave(Rule::new(Misbehaviour::WrongTag).on_tag(player.tag.as_str()));
     }
     let now = bed.now().await;
-    let requests: Vec<RefreshRequest> = players.iter().map(|player| RefreshRequest::now(player.clone(), Priority::High, now)).collect();
+    let requests: Vec<RefreshRequest> =
+        players.iter().map(|player| RefreshRequest::now(player.clone(), Priority::High, now)).collect();
     worker.queue.enqueue(now, &requests).await.unwrap();
     let report = worker.run(RunOptions::default(), &Unwatched).await;
     assert_eq!(report.stopped_because, StopReason::DeadLettersFull, "{report:?}");

@@ -36,7 +36,8 @@ async fn run(worker: &Worker<RedisQueue, SqliteStore>) -> RunReport {
 
 async fn enqueue(redis: &RedisBed, objects: &[ObjectId]) {
     let now = redis.queue().time().await.unwrap();
-    let requests: Vec<RefreshRequest> = objects.iter().map(|object| RefreshRequest::now(object.clone(), Priority::High, now)).collect();
+    let requests: Vec<RefreshRequest> =
+        objects.iter().map(|object| RefreshRequest::now(object.clone(), Priority::High, now)).collect();
     redis.queue().enqueue(now, &requests).await.unwrap();
 }
 

@@ -157,7 +157,8 @@ async fn a_throttled_last_request_ends_with_the_run() {
     let (bed, server) = (Bed::with(|_| {}, &["one", "two"]).await, PrivateRedis::start().await);
     let redis = RedisBed::at(&server.url(), QueueLimits::default()).await;
     let now = redis.queue().time().await.unwrap();
-    let requests: Vec<RefreshRequest> = bed.players(1).into_iter().map(|object| RefreshRequest::now(object, Priority::High, now)).collect();
+    let requests: Vec<RefreshRequest> =
+        bed.players(1).into_iter().map(|object| RefreshRequest::now(object, Priority::High, now)).collect();
     redis.queue().enqueue(now, &requests).await.unwrap();
     bed.simulator.misbehave(Rule::new(Misbehaviour::Throttled { retry_after: Some(20) }).times(1));
     let worker = bed.another_on(std::sync::Arc::new(connect_as(&redis.url(), PATIENT, redis.is_cluster())));
