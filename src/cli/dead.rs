@@ -207,8 +207,8 @@ fn json_line(letter: &DeadLetter) -> String {
         "lapses": letter.lapses,
         "body": letter.body,
         "priority": request.map(|request| request.priority),
-        "first_asked": request.map(|request| request.first_asked.to_string()),
-        "last_asked": request.map(|request| request.last_asked.to_string()),
+        "first_requested": request.map(|request| request.first_asked.to_string()),
+        "last_requested": request.map(|request| request.last_asked.to_string()),
         "merges": request.map(|request| request.merges),
         "score": letter.score,
         "can_be_redriven": letter.can_be_redriven,
@@ -228,7 +228,7 @@ fn render_whole(letter: &DeadLetter, now: Timestamp, style: Style) -> String {
         table.row(["last requested", &ago(request.last_asked)]);
         table.row(["attempts", &letter.attempts.to_string()]);
         table.row(["lapses", &letter.lapses.to_string()]);
-        table.row(["requested", &counted(request.merges + 1, "time", "times")]);
+        table.row(["requested", &counted(request.merges, "time", "times")]);
     }
     if let Some(score) = &letter.score {
         table.row(["score", score]);

@@ -103,7 +103,7 @@ fn facts_of(report: &RunReport) -> Vec<(&'static str, String)> {
         facts.push(("mail", mail(report)));
     }
     if report.api_requests > 0 {
-        facts.push(("budget", budget(report)));
+        facts.push(("calls", calls(report)));
     }
     if report.followups > 0 {
         let followups = count(report.followups);
@@ -166,10 +166,10 @@ fn caches(invalidated: &Invalidated) -> String {
     text
 }
 
-fn budget(report: &RunReport) -> String {
+fn calls(report: &RunReport) -> String {
     let mut text = format!(
         "{}, {} of the budget, {} per second",
-        counted(report.api_requests, "call", "calls"),
+        count(report.api_requests),
         percent(report.budget_used),
         report.api_requests_per_second,
     );
@@ -251,9 +251,9 @@ mod tests {
           wars          -     -            1            -
           all          90     1            1            1
 
-          mail    93 requests admitted, 1 unreadable (now dead letters)
-          budget  306 calls, 98.1 % of the budget, 28.76 per second
-          queue   0 waiting, 1 delayed, 2 dead letters
+          mail   93 requests admitted, 1 unreadable (now dead letters)
+          calls  306, 98.1 % of the budget, 28.76 per second
+          queue  0 waiting, 1 delayed, 2 dead letters
         ");
     }
 
@@ -274,10 +274,10 @@ mod tests {
           wars          -     -            1            -
           all          90     1            1            1
 
-          mail    93 requests admitted, 1 unreadable (now dead letters)
-          budget  306 calls, 98.1 % of the budget, 28.76 per second
-          queue   0 waiting, 1 delayed, 2 dead letters
-          error   cannot store a batch in the database at localhost/coc: disk full
+          mail   93 requests admitted, 1 unreadable (now dead letters)
+          calls  306, 98.1 % of the budget, 28.76 per second
+          queue  0 waiting, 1 delayed, 2 dead letters
+          error  cannot store a batch in the database at localhost/coc: disk full
         ");
     }
 

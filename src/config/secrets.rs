@@ -17,10 +17,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use url::Url;
 
-use super::{
-    env::{MOST_ACCOUNTS, Vars},
-    variables::{VARIABLES, variable},
-};
+use super::variables::{MAX_ACCOUNTS, VARIABLES, Vars, variable};
 
 /// Where the extension listens when `PARAMETERS_SECRETS_EXTENSION_HTTP_PORT` does not say otherwise.
 const DEFAULT_PORT: u16 = 2773;
@@ -85,7 +82,7 @@ impl Reference {
 fn secret_names() -> impl Iterator<Item = String> {
     let listed = VARIABLES.iter().filter(|variable| variable.secret).map(|variable| variable.name.to_owned());
     let numbered =
-        (2..=MOST_ACCOUNTS).flat_map(|number| ["COC_EMAIL", "COC_PASSWORD"].map(|name| format!("{name}_{number}")));
+        (2..=MAX_ACCOUNTS).flat_map(|number| ["COC_EMAIL", "COC_PASSWORD"].map(|name| format!("{name}_{number}")));
     listed.chain(numbered)
 }
 

@@ -124,7 +124,7 @@ impl Invalidator {
             told.sum.tags += (batch.len() - lost.len()) as u64;
             told.lost.extend(lost.into_iter().map(str::to_owned));
             if let Some(failure) = failure {
-                told.sum.failure = Some(format!("tell {} what is stale: {failure}", self.shown()));
+                told.sum.failure = Some(format!("cannot invalidate the caches at {}: {failure}", self.shown()));
             }
             if is_all {
                 told.lost.extend(all[index * BATCH..].iter().map(|tag| (*tag).to_owned()));

@@ -92,7 +92,7 @@ impl<'a> Caches<'a> {
         self.tell(self.invalidator?, until, false).await;
         let told = lock(&self.told).clone();
         if let Some(failure) = &told.failure {
-            warn!(tags.told = told.tags, tags.lost = told.lost, "caches: failed to {failure}");
+            warn!(tags.told = told.tags, tags.lost = told.lost, "caches: {failure}");
         }
         Some(told)
     }

@@ -60,7 +60,7 @@ pub async fn log_in<S: Slots>(slots: &S, wallet: &Wallet, clock: &dyn Clock, run
     for account in wallet.accounts().iter().filter(|account| account.wants_login()) {
         match log_in_with(slots, account, clock, run, until).await {
             Ok(Ok(())) => told.news.extend(news_of(account)),
-            Ok(Err(failure)) => told.failures.push(format!("failed to {failure}")),
+            Ok(Err(failure)) => told.failures.push(failure),
             Err(error) => {
                 told.failures.push(error.to_string());
                 break;

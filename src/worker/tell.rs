@@ -86,7 +86,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             return events.clear();
         };
         *is_refused = false;
-        match self.worker.queue.append_events(&config.stream, config.most, events).await {
+        match self.worker.queue.append_events(&config.stream, config.max_len, events).await {
             Ok(appended) => {
                 events.clear();
                 lock(self.tally).events += appended as u64;

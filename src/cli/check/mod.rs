@@ -77,7 +77,7 @@ fn check_settings(findings: &mut Findings) {
         findings.warning(CONFIGURATION, warning, "");
     }
     for exposure in env::exposures(&process_var) {
-        findings.warning(CONFIGURATION, exposure.what, exposure.remedy);
+        findings.warning(CONFIGURATION, exposure.what, exposure.fix);
     }
 }
 

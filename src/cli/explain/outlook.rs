@@ -48,7 +48,7 @@ fn of_record(known: &Known, record: &Record) -> String {
             let alone = if record.lapses >= SUSPECT_LAPSES {
                 let others = match suspects_together(record.lapses) - 1 {
                     0 => "alone".to_owned(),
-                    others => format!("with at most {others} others of its kind"),
+                    others => format!("with at most {others} other suspects"),
                 };
                 format!(". A run leases it {others}, because {} leases in a row ran out unsettled", record.lapses)
             } else {
@@ -138,15 +138,15 @@ fn dead(known: &Known, record: &Record) -> String {
     let redrive = format!("`refresh-worker dead redrive {}`", known.object);
     if code == LAPSED {
         return format!(
-            "Dead letter since {died} ({code}: its workers crashed). New requests do not revive it; {redrive} or \
-             `refresh-worker enqueue {} --revive` does",
+            "Dead letter since {died} ({code}: its workers crashed). New requests do not revive it; run {redrive}, or \
+             `refresh-worker enqueue {} --revive`",
             known.object
         );
     }
     if known.mail.iter().any(|mail| mail.record.is_some()) {
         return format!("Dead letter since {died} ({code}). A new request is in the mailbox: the next run revives it");
     }
-    format!("Dead letter since {died} ({code}). Nothing will happen until someone requests it again, or {redrive}")
+    format!("Dead letter since {died} ({code}). Nothing will happen until someone requests it again or runs {redrive}")
 }
 
 fn of_mail(known: &Known) -> String {

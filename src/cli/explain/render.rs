@@ -63,7 +63,7 @@ fn record_rows(table: &mut Table, record: &Record, standing: &Standing, known: &
     if record.lapses > 0 {
         table.row(["lapses", &format!("{} in a row (leases that ran out unsettled)", record.lapses)]);
     }
-    table.row(["requested", &counted(record.merges + 1, "time", "times")]);
+    table.row(["requested", &counted(record.merges, "time", "times")]);
     if record.state == State::Leased {
         let expires = at(record.expires.unwrap_or_default(), now);
         table.row(["lease", &format!("run {} until {expires}", holder(record).unwrap_or("unknown"))]);
@@ -152,7 +152,7 @@ pub fn json(known: &Known) -> Value {
         "queue": known.standing.record.as_ref().map(|record| queue_json(record, &known.standing)),
         "unreadable_mail": known.letters.iter().map(|letter| &letter.name).collect::<Vec<_>>(),
         "database": match &known.store {
-            Err(why) => json!({"asked": false, "because": why}),
+            Err(why) => json!({"read": false, "because": why}),
             Ok(looked) => store_json(looked.as_ref()),
         },
         "outlook": outlook(known),
@@ -165,8 +165,8 @@ fn queue_json(record: &Record, standing: &Standing) -> Value {
         "state": record.state,
         "priority": record.wanted.priority,
         "ahead": standing.ahead,
-        "first_asked": time(record.wanted.first),
-        "last_asked": time(record.wanted.last),
+        "first_requested": time(record.wanted.first),
+        "last_requested": time(record.wanted.last),
         "due": time(record.wanted.due),
         "held_until": (record.hold > Timestamp::EPOCH).then(|| time(record.hold)),
         "held_times": record.held,
@@ -178,7 +178,7 @@ fn queue_json(record: &Record, standing: &Standing) -> Value {
         "lease_expires": record.expires.map(time),
         "next_request": record.next.as_ref().map(|next| json!({
             "priority": next.priority,
-            "last_asked": time(next.last),
+            "last_requested": time(next.last),
             "due": time(next.due),
         })),
         "died": record.died.map(time),
@@ -190,13 +190,13 @@ fn queue_json(record: &Record, standing: &Standing) -> Value {
 
 fn store_json(looked: Option<&crate::store::postgres::Looked>) -> Value {
     let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
-    let Some(looked) = looked else { return json!({"asked": true, "last_fetched": null}) };
+    let Some(looked) = looked else { return json!({"read": true, "last_fetched": null}) };
     let mut json = json!({
-        "asked": true,
+        "read": true,
         "last_fetched": time(looked.fetched_at),
         "last_changed": time(looked.changed_at),
         "fresh_until": time(looked.fresh_until),
-        "seen_as_member": time(looked.member_at),
+        "last_seen_as_member": time(looked.member_at),
         "last_outcome": looked.last_outcome,
     });
     json["errors"] = looked

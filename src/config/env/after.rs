@@ -5,8 +5,10 @@ use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 use secrecy::SecretString;
 use url::Url;
 
-use super::{Reader, Vars};
-use crate::config::{AfterConfig, ConfigErrors, InvalidationConfig, StatsConfig, StatsFunction, ViewConfig, read_span};
+use super::reader::Reader;
+use crate::config::{
+    AfterConfig, ConfigErrors, InvalidationConfig, StatsConfig, StatsFunction, ViewConfig, read_span, variables::Vars,
+};
 
 /// The path at which a Next.js application of the related systems takes invalidations.
 const INVALIDATION_PATH: &str = "/api/internal/cache/invalidate";
@@ -54,7 +56,7 @@ impl Reader<'_> {
     }
 
     fn internal_api_key(&mut self) -> Option<SecretString> {
-        if self.not_to_be_had("INTERNAL_API_KEY").is_some() {
+        if self.secret_problem("INTERNAL_API_KEY").is_some() {
             self.refuse_as("INTERNAL_API_KEY", "", ());
             return None;
         }
@@ -151,7 +153,7 @@ impl Reader<'_> {
     /// a certificate of a public authority for the name of its endpoint.
     pub(super) fn database_of_rds(&mut self) -> SecretString {
         const NAMES: [&str; 4] = ["RDS_PROXY_ENDPOINT", "RDS_DBNAME", "RDS_USERNAME", "RDS_PASSWORD"];
-        let given = NAMES.map(|name| (name, self.own(name).filter(|_| self.not_to_be_had(name).is_none())));
+        let given = NAMES.map(|name| (name, self.own(name).filter(|_| self.secret_problem(name).is_none())));
         for (name, value) in &given {
             let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
             let free = matches!(*name, "RDS_USERNAME" | "RDS_PASSWORD");
@@ -178,7 +180,7 @@ impl Reader<'_> {
 
     /// True when the `RDS_` settings name the database and `DATABASE_URL` does not.
     pub(super) fn is_database_of_rds(&self) -> bool {
-        let none = |name: &str| self.own(name).is_none() && self.not_to_be_had(name).is_none();
+        let none = |name: &str| self.own(name).is_none() && self.secret_problem(name).is_none();
         none("DATABASE_URL") && !none("RDS_PROXY_ENDPOINT")
     }
 }
@@ -214,7 +216,7 @@ mod tests {
     use secrecy::ExposeSecret as _;
 
     use super::*;
-    use crate::config::{DatabaseConfig, env::Vars};
+    use crate::config::DatabaseConfig;
 
     fn vars<'a>(set: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
         move |name| set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())

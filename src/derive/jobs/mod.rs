@@ -233,7 +233,7 @@ impl Jobs {
         let invalidator = self.invalidator.as_ref().filter(|_| !tags.is_empty())?;
         let told = invalidator.tell(&tags, job.request_id(), until - LAST_ROW).await.sum;
         if let Some(failure) = &told.failure {
-            warn!(job.id, tags.lost = told.lost, "jobs: failed to {failure}");
+            warn!(job.id, tags.lost = told.lost, "jobs: {failure}");
         }
         Some(told)
     }

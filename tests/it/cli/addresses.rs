@@ -134,7 +134,7 @@ async fn an_authority_of_one_s_own_is_named_once_for_all() {
         shell = shell.with(name, value);
         shell.run(&["migrate"]).await.well();
         let told = shell.run(&["check"]).await.well();
-        assert!(told.contains("answers at rediss://") && told.contains("is accepted"), "{name}: {told}");
+        assert!(told.contains("responds at rediss://") && told.contains("works (test call"), "{name}: {told}");
         shell = shell.with(name, "");
     }
     let wrong = wrong.file().to_str().unwrap().to_owned();

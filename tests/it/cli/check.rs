@@ -22,7 +22,7 @@ async fn a_broken_configuration_is_told_whole_and_without_secrets() {
     for name in ["REDIS_URL", "DATABASE_URL", "COC_API_TOKEN", "COC_REQS_PER_SEC", "LEASE_SECONDS"] {
         assert!(ran.stdout.contains(name), "{name}: {}", ran.stdout);
     }
-    assert!(ran.stdout.contains("not fit to run: 5 problems"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("not ready to run: 5 problems"), "{}", ran.stdout);
     assert!(!ran.stdout.contains("hunter2"), "{}", ran.stdout);
 }
 
@@ -49,14 +49,14 @@ async fn missing_tables_are_a_problem_until_they_are_migrated() {
         .with("COC_BASE_URL", simulator.base_url().as_str())
         .with("COC_API_TOKEN", "the.one.key");
     let before: Value = serde_json::from_str(&shell.run(&["check", "--json"]).await.stdout).unwrap();
-    assert_eq!(before["fit_to_run"], false, "{before:#}");
+    assert_eq!(before["ready_to_run"], false, "{before:#}");
 
     let told = shell.run(&["migrate"]).await.well();
     assert!(told.starts_with("ran "), "{told}");
     assert!(shell.run(&["migrate"]).await.well().starts_with("nothing to do"));
 
     let told = shell.run(&["check"]).await.well();
-    assert!(told.contains("is accepted") && told.contains("fit to run"), "{told}");
+    assert!(told.contains("works (test call: ") && told.contains("\nready to run"), "{told}");
     assert!(!told.contains("the.one.key"), "{told}");
 }
 
@@ -71,7 +71,7 @@ async fn a_key_that_the_api_does_not_accept_is_a_problem() {
     shell.run(&["migrate"]).await.well();
     let ran = shell.run(&["check"]).await;
     assert_eq!(ran.code, 1);
-    assert!(ran.stdout.contains("is not accepted") && !ran.stdout.contains("revoked.key"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("the API rejects key") && !ran.stdout.contains("revoked.key"), "{}", ran.stdout);
 }
 
 /// A shell for servers of its own, with the tables made, and a way around it.
@@ -95,7 +95,7 @@ async fn a_last_run_without_time_is_a_problem() {
     let simulator = super::simulator(&["the.one.key"]).await;
     let (shell, pool, _) = ready(&simulator).await;
     let told = shell.run(&["check"]).await.well();
-    assert!(told.contains("has to be longer than 5.75 s"), "{told}");
+    assert!(told.contains("must be longer than 5.75 s"), "{told}");
     let row = |run: &str, reason: &str, error: &str| {
         format!(
             "INSERT INTO refresh_worker.refresh_runs \
@@ -111,14 +111,14 @@ async fn a_last_run_without_time_is_a_problem() {
     shell.run(&["check"]).await.well();
 }
 
-/// What was found in an area, each as `grade: what -> remedy`.
+/// What was found in an area, each as `grade: what -> fix`.
 fn findings(ran: &Ran, area: &str) -> Vec<String> {
     let told: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.stdout));
     let of_area = told["findings"].as_array().unwrap().iter().filter(|finding| finding["area"] == area);
     let told = |finding: &Value| {
         let text = |name: &str| finding[name].as_str().unwrap_or("");
-        let remedy = finding["remedy"].as_str().map(|remedy| format!(" -> {remedy}")).unwrap_or_default();
-        format!("{}: {}{remedy}", text("grade"), text("what"))
+        let fix = finding["fix"].as_str().map(|fix| format!(" -> {fix}")).unwrap_or_default();
+        format!("{}: {}{fix}", text("grade"), text("what"))
     };
     of_area.map(told).collect()
 }
@@ -163,11 +163,11 @@ async fn what_follows_a_run_is_looked_at_and_each_finding_says_what_would_do() {
     ");
     insta::assert_snapshot!(
         findings(&ran, "events").join("\n"),
-        @"problem: the key told is a string: no change can be told -> give REFRESH_EVENTS_STREAM the name of a key of its own, or delete that key"
+        @"problem: the key told is a string, not a stream: no event can be published -> set REFRESH_EVENTS_STREAM to an unused name, or delete that key"
     );
     let caches = findings(&ran, "caches").join("\n");
     assert!(
-        caches.starts_with("warning: no connection to 127.0.0.1:1: ") && caches.contains(" -> is CACHE_INVAL"),
+        caches.starts_with("warning: cannot connect to 127.0.0.1:1: ") && caches.contains(" -> check CACHE_INVAL"),
         "{caches}"
     );
     assert!(!ran.stdout.contains("hunter2"), "{}", ran.stdout);
@@ -252,7 +252,7 @@ async fn other_namespaces_with_requests_are_named_with_the_fix() {
     let told = shell.run(&["check"]).await.stdout;
     assert!(!told.contains("namespace"), "{told}");
     let told = shell.with("QUEUE_NAMESPACE", "blue").run(&["check"]).await.stdout;
-    assert!(told.contains("namespace `refresh` holds 1 request, and runs of `blue` do not serve it"), "{told}");
+    assert!(told.contains("namespace `refresh` has 1 request, which runs of `blue` do not handle"), "{told}");
     assert!(told.contains("QUEUE_NAMESPACE=refresh refresh-worker queue export --return --yes"), "{told}");
 }
 
@@ -278,7 +278,7 @@ async fn a_refused_key_is_still_a_problem_when_asked_again() {
         for command in [["check", "--json"], ["keys", "test"]] {
             let ran = shell.run(&command).await;
             assert_eq!(ran.code, 1, "{}", ran.stdout);
-            assert!(ran.stdout.contains("make a key") && !ran.stdout.contains("wait: the next run"), "{}", ran.stdout);
+            assert!(ran.stdout.contains("create a key") && !ran.stdout.contains("wait: runs use it"), "{}", ran.stdout);
         }
     }
 }

@@ -248,7 +248,7 @@ impl Case {
             assert!(told.contains(&part), "{}: {part}: {told}", self.name);
         }
         for finding in &found {
-            assert!(finding["remedy"].as_str().is_some_and(|remedy| !remedy.is_empty()), "{}: {finding}", self.name);
+            assert!(finding["fix"].as_str().is_some_and(|fix| !fix.is_empty()), "{}: {finding}", self.name);
         }
         bed
     }
@@ -525,10 +525,10 @@ async fn remedies_of_check_can_be_pasted_and_help() {
         rounds += 1;
         assert!(rounds < 5, "the remedies help: {found:?}");
         for finding in found {
-            let remedy = finding["remedy"].as_str().unwrap();
-            assert!(remedy.starts_with("GRANT ") || remedy.starts_with("CREATE POLICY "), "{finding}");
-            assert!(!remedy.contains("ALL TABLES") && !remedy.contains("BYPASSRLS"), "{finding}");
-            bed.exec(remedy).await;
+            let fix = finding["fix"].as_str().unwrap();
+            assert!(fix.starts_with("GRANT ") || fix.starts_with("CREATE POLICY "), "{finding}");
+            assert!(!fix.contains("ALL TABLES") && !fix.contains("BYPASSRLS"), "{finding}");
+            bed.exec(fix).await;
         }
     }
     assert!(bed.runs_well().await, "a run works");

@@ -41,7 +41,7 @@ async fn the_demo_drains_into_a_file_and_its_numbers_agree_with_it() {
     assert!(!told.contains('\x1b'), "piped text is plain");
 
     let again = shell.run(&["demo", "--requests", "60", "--rate", "300", "--database", "d.sqlite"]).await.well();
-    assert!(again.contains("what an earlier demo left"), "{again}");
+    assert!(again.contains("the data of an earlier demo"), "{again}");
     let contents = again.split("What is in").nth(1).unwrap();
     assert_eq!(cell(contents, "runs", 0), 3, "the first act of the second demo: {again}");
     assert_eq!(number(&file, "select count(*) from refresh_worker_refresh_runs").await, 4);

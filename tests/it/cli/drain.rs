@@ -27,7 +27,7 @@ async fn a_drain_answers_what_was_queued_and_sums_it_up() {
     shell.run(&["enqueue", &format!("clan:{}", world.clan_tags()[1]), "--priority", "low"]).await.well();
 
     let told = shell.run(&["drain", "--priority", "critical"]).await.well();
-    assert!(told.starts_with("2 requests answered"), "{told}");
+    assert!(told.starts_with("2 requests done"), "{told}");
     assert!(told.contains("1 waiting"), "{told}");
 
     let ran = shell.run(&["drain", "--json"]).await;
@@ -92,8 +92,8 @@ async fn a_dead_letter_is_listed_with_its_reason_and_can_be_brought_back() {
     assert_eq!(shell.run(&["dead", "list", "--kind", "player"]).await.well(), "no dead letters\n");
 
     let told = shell.run(&["dead", "redrive", "--reason", "wrong_tag"]).await.well();
-    assert_eq!(told, "brought back 1 dead letter\n");
+    assert_eq!(told, "returned 1 dead letter to the queue\n");
     simulator.clear();
     let told = shell.run(&["drain"]).await.well();
-    assert!(told.starts_with("1 request answered"), "{told}");
+    assert!(told.starts_with("1 request done"), "{told}");
 }

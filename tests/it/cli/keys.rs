@@ -78,11 +78,11 @@ async fn every_key_is_listed_with_its_state_and_nothing_is_changed() {
     );
     assert_eq!((&of(&foreign.token)["state"], &of(&foreign.token)["ours"]), (&"foreign".into(), &false.into()));
     let configured = of("configured.key");
-    assert_eq!((&configured["state"], &configured["from"]), (&"benched".into(), &"COC_API_TOKEN(S)".into()));
+    assert_eq!((&configured["state"], &configured["from"]), (&"rejected".into(), &"COC_API_TOKEN(S)".into()));
     assert_eq!(configured["reason"], "status 403, accessDenied");
 
     let text = bench.shell().run(&["keys", "list"]).await.well();
-    assert!(text.contains("in use by run-of-the-test") && text.contains("17.0 (too much: 18.0)"), "{text}");
+    assert!(text.contains("in use by run-of-the-test") && text.contains("17.0 (throttled at 18.0)"), "{text}");
     for secret in [&good.token, &away.token, &foreign.token] {
         assert!(!text.contains(secret.as_str()), "{text}");
     }
@@ -94,10 +94,10 @@ async fn each_key_is_tried_with_one_call() {
     let bench = Bench::start().await;
     bench.simulator.put_key(EMAIL, NAME, HERE);
     let told = bench.shell().with("COC_API_TOKENS", "configured.key").run(&["keys", "test"]).await.well();
-    assert_eq!((told.matches("is accepted").count(), bench.simulator.total_calls()), (2, 2), "{told}");
+    assert_eq!((told.matches("works (test call").count(), bench.simulator.total_calls()), (2, 2), "{told}");
     bench.simulator.revoke_by_hand(&bench.simulator.portal_keys(EMAIL)[0].token);
     let ran = bench.shell().with("COC_API_TOKENS", "no.such.key").run(&["keys", "test"]).await;
-    assert!(ran.code == 1 && ran.stdout.contains("is not accepted"), "{ran:?}");
+    assert!(ran.code == 1 && ran.stdout.contains("the API rejects key"), "{ran:?}");
 }
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn check_and_test_say_what_a_login_would_do_and_leave_every_key_alone() {
     let shell = bench.shell().with("COC_KEY_COUNT", "5").with("DATABASE_URL", "postgresql://w:p@127.0.0.1:1/coc");
     for command in ["check", "keys test"] {
         let told = shell.run(&command.split(' ').collect::<Vec<_>>()).await.stdout;
-        let would = "a login of a run from here would keep 0 of our keys, make 5 and revoke 5; nothing was changed";
+        let would = "a run on this machine would keep 0 of our keys, create 5 and revoke 5 (nothing was changed)";
         assert!(told.contains(would), "{command}: {told}");
         assert!(told.contains("5 of our keys are bound to other addresses (192.0.2.1)"), "{command}: {told}");
     }
@@ -120,7 +120,7 @@ async fn check_and_test_say_what_a_login_would_do_and_leave_every_key_alone() {
     // A run has one of them: that one would stay.
     bench.queue().take_key(&Fingerprint::of(&before[1].token), "run-of-production", minute()).await.unwrap();
     let told = shell.run(&["keys", "test"]).await.stdout;
-    assert!(told.contains("would keep 0 of our keys, make 4 and revoke 4"), "{told}");
+    assert!(told.contains("would keep 0 of our keys, create 4 and revoke 4"), "{told}");
     assert_eq!(bench.simulator.portal_keys(EMAIL), before);
 }
 
@@ -136,7 +136,7 @@ async fn what_a_test_learns_of_a_key_is_there_for_runs() {
         bench.simulator.misbehave(Rule::new(what).on_token(token));
     }
     let ran = shell.run(&["keys", "test"]).await;
-    assert!(ran.code == 1 && ran.stdout.contains("refused for its rate (429)"), "{ran:?}");
+    assert!(ran.code == 1 && ran.stdout.contains("throttled (429)"), "{ran:?}");
     let queue = bench.queue();
     let view = async |token: &str| queue.look_at_key(&Fingerprint::of(token)).await.unwrap();
     let busy = view("busy").await;
@@ -160,7 +160,7 @@ async fn renewing_makes_what_is_missing_and_does_not_wait_for_the_end_of_a_rest(
     let told: Value = serde_json::from_str(&told).unwrap();
     assert_eq!((&told["accounts"][0]["made"], &told["accounts"][0]["revoked"]), (&2.into(), &0.into()), "{told}");
     let again = bench.shell().run(&["keys", "renew"]).await.well();
-    assert!(again.starts_with("COC_EMAIL: ") && again.contains("(0 made, 0 revoked)"), "{again}");
+    assert!(again.starts_with("COC_EMAIL: ") && again.contains("(0 created, 0 revoked)"), "{again}");
     assert_eq!(bench.simulator.portal_keys(EMAIL).len(), 3);
 }
 
@@ -177,7 +177,7 @@ async fn pruning_says_which_keys_and_revokes_them_only_when_told_to() {
 
     let told = bench.shell().run(&["keys", "prune"]).await.well();
     let name = Fingerprint::of(&away.token).to_string();
-    assert!(told.contains(&name) && told.contains("1 key of our name are of no use here; --yes"), "{told}");
+    assert!(told.contains(&name) && told.contains("1 key of our name cannot be used here; --yes"), "{told}");
     assert_eq!(bench.simulator.portal_keys(EMAIL).len(), 4);
     let told = bench.shell().run(&["keys", "prune", "--yes"]).await.well();
     assert!(told.contains(&name) && told.ends_with("revoked 1 key\n"), "{told}");
@@ -201,11 +201,11 @@ async fn check_tells_every_account_and_its_trouble() {
     bench.simulator.open_account("third@example.com", "thi,rd");
     let told = shell.run(&["check"]).await.stdout;
     for part in [
-        "account COC_EMAIL: a login of a run from here would keep 0 of our keys, make 1 and revoke 0; nothing was changed",
-        "account COC_EMAIL: the portal sees us at 203.0.113.7; there are 0 of our keys for here, 1 for other addresses",
+        "account COC_EMAIL: a run on this machine would keep 0 of our keys, create 1 and revoke 0 (nothing was changed)",
+        "account COC_EMAIL: the portal sees us at 203.0.113.7; it has 0 of our keys for this address, 1 for other addresses",
         "log in to the developer portal with COC_EMAIL_2: wrong e-mail or password",
-        "account COC_ACCOUNTS[1]: a login of a run from here would keep 0 of our keys, make 1 and revoke 0",
-        "EGRESS_IPS does not have 203.0.113.7",
+        "account COC_ACCOUNTS[1]: a run on this machine would keep 0 of our keys, create 1 and revoke 0",
+        "EGRESS_IPS does not contain 203.0.113.7",
     ] {
         assert!(told.contains(part), "{part}: {told}");
     }

@@ -45,7 +45,7 @@ async fn going_back_to_the_old_worker_needs_a_yes() {
     let told = shell.run(&["queue", "export", "--return"]).await.badly(2);
     assert!(told.contains("--yes") && told.contains("1 request"), "{told}");
     let told = shell.run(&["queue", "export", "--return", "--yes"]).await.well();
-    assert!(told.starts_with("1 request is back"), "{told}");
+    assert!(told.starts_with("returned 1 request to refresh_queue"), "{told}");
     let stats: Value = serde_json::from_str(&shell.run(&["queue", "stats", "--json"]).await.well()).unwrap();
     assert_eq!((&stats["mailbox"], &stats["queue_size"]), (&1.into(), &1.into()));
 }
@@ -54,7 +54,7 @@ async fn going_back_to_the_old_worker_needs_a_yes() {
 async fn an_empty_list_of_dead_letters_says_so() {
     let shell = shell().await;
     assert_eq!(shell.run(&["dead", "list"]).await.well(), "no dead letters\n");
-    assert_eq!(shell.run(&["dead", "redrive", "--all"]).await.well(), "brought back 0 dead letters\n");
+    assert_eq!(shell.run(&["dead", "redrive", "--all"]).await.well(), "returned 0 dead letters to the queue\n");
     let told = shell.run(&["dead", "redrive", "clan:#2PP"]).await.badly(1);
     assert!(told.contains("no dead letter"), "{told}");
 }

@@ -44,7 +44,7 @@ async fn the_documented_redis_user_can_do_everything() {
         .with("FOLLOWUP_WARS", "true");
     shell.run(&["migrate"]).await.well();
     let told: Value = serde_json::from_str(&shell.run(&["check", "--json"]).await.stdout).unwrap();
-    assert_eq!(told["fit_to_run"], true, "{told:#}");
+    assert_eq!(told["ready_to_run"], true, "{told:#}");
     let redis = told["findings"].as_array().unwrap().iter().filter(|finding| finding["area"] == "Redis");
     assert!(redis.clone().all(|finding| finding["grade"] == "ok"), "{told:#}");
 

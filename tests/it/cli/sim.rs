@@ -24,7 +24,7 @@ async fn the_simulator_serves_until_ctrl_c_and_says_how_to_point_the_worker_at_i
     let ran = sim.end().await;
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert!(ran.stdout.contains(&format!("export COC_BASE_URL=http://{address}/v1")), "{}", ran.stdout);
-    assert!(ran.stdout.ends_with("answered 0 calls\n"), "{}", ran.stdout);
+    assert!(ran.stdout.ends_with("served 0 calls\n"), "{}", ran.stdout);
 }
 
 #[tokio::test]

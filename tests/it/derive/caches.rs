@@ -129,6 +129,9 @@ async fn an_application_that_is_down_fails_no_refresh() {
     assert_eq!(run.response()["caches"]["lost"], players.len());
     assert_eq!(run.logs.metrics()[0]["cache_tags_lost"], players.len());
     assert!(
-        run.logs.logs("WARN").iter().any(|line| line["message"].as_str().unwrap().contains("caches: failed to tell"))
+        run.logs
+            .logs("WARN")
+            .iter()
+            .any(|line| line["message"].as_str().unwrap().contains("caches: cannot invalidate"))
     );
 }

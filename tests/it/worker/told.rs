@@ -13,7 +13,7 @@ use super::followups::{Stage, WARS, stage_with};
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 async fn telling(follow_ups: FollowUpConfig) -> Stage<MemoryQueue> {
-    let events = Some(EventsConfig { stream: "refresh_events".to_owned(), most: 1_000_000 });
+    let events = Some(EventsConfig { stream: "refresh_events".to_owned(), max_len: 1_000_000 });
     stage_with(WorkerConfig { follow_ups, events, ..WorkerConfig::default() }, |clock| MemoryQueue::new(clock)).await
 }
 

@@ -18,7 +18,7 @@ async fn mail_under_any_spelling_is_found_and_a_tag_alone_means_three_kinds() {
     assert_eq!(objects, ["clan:2PP", "player:2PP", "war:2PP"]);
     let ids: Vec<&str> = all[0]["mail"].as_array().unwrap().iter().map(|mail| mail["id"].as_str().unwrap()).collect();
     assert_eq!(ids, ["clan:#2pp", "clan:2pp-retry-2", "war-followup-1f"]);
-    assert!(all[0]["outlook"].as_str().unwrap().contains("out of the mailbox"), "{}", all[0]);
+    assert!(all[0]["outlook"].as_str().unwrap().contains("In the mailbox"), "{}", all[0]);
     assert!(all[1]["mail"].as_array().unwrap().is_empty());
 }
 
@@ -27,10 +27,10 @@ async fn every_state_is_told_with_its_outlook() {
     let bed = Bed::fresh().await;
     bed.fill().await;
     for (object, state, outlook) in [
-        ("player:2LL", "ready", "it is ready: the next run leases it (it is the first in order)"),
-        ("clan:2QQ", "delayed", "because its last attempt failed (timeout), 1 of 3 are used"),
-        ("war:2QQ", "leased", "run some-run is refreshing it"),
-        ("clan:2PP", "dead", "it is a dead letter since"),
+        ("player:2LL", "ready", "Ready, first in the queue."),
+        ("clan:2QQ", "delayed", "the last attempt failed (timeout; 1 of 3 attempts used)"),
+        ("war:2QQ", "leased", "Run some-run is refreshing it"),
+        ("clan:2PP", "dead", "Dead letter since"),
     ] {
         let known = bed.json(&["queue", "explain", object, "--json"]).await;
         assert_eq!(known["queue"]["state"], state, "{known}");
@@ -38,7 +38,7 @@ async fn every_state_is_told_with_its_outlook() {
         assert_eq!(known["database"]["because"], "DATABASE_URL is not set");
     }
     let told = bed.shell.run(&["queue", "explain", "war:#2qq"]).await.well();
-    for expected in ["`war:#2qq` is war #2QQ", "next request", "not asked: DATABASE_URL is not set"] {
+    for expected in ["`war:#2qq` is war #2QQ", "next request", "not read: DATABASE_URL is not set"] {
         assert!(told.contains(expected), "{expected}: {told}");
     }
 }
@@ -69,12 +69,12 @@ async fn what_the_database_knows_is_told_and_its_absence_too() {
     let told = shell.run(&["queue", "explain", "clan:2PP"]).await.well();
     assert!(told.contains("last fetched") && told.contains("2 min 0"), "{told}");
     let told = shell.run(&["queue", "explain", "war:2PP"]).await.well();
-    assert!(told.contains("never fetched") && told.contains("nobody waits for it"), "{told}");
+    assert!(told.contains("Never fetched") && told.contains("Not queued"), "{told}");
 
     let down =
         Shell::new().with("REDIS_URL", &bed.url).with("DATABASE_URL", "postgresql://user:hunter2@127.0.0.1:1/coc");
     let told = down.run(&["queue", "explain", "clan:2PP"]).await.well();
-    assert!(told.contains("not asked: cannot reach the database") && told.contains("it is ready"), "{told}");
+    assert!(told.contains("not read: cannot ") && told.contains("Ready, "), "{told}");
     assert!(!told.contains("hunter2"));
 }
 

@@ -37,7 +37,7 @@ async fn everything_is_moved_and_nothing_is_left() {
     let mut expected = old.objects().await;
     expected.insert("clan:2YY".to_owned());
     let told = mover(&old.url, &new.url).run(&["queue", "migrate"]).await.well();
-    assert!(told.contains("moved 4 requests, 1 dead letter and 1 letter of unreadable mail"), "{told}");
+    assert!(told.contains("moved 4 requests, 1 dead letter and 1 entry of unreadable mail"), "{told}");
     assert!(told.contains("nothing is left at the old Redis"), "{told}");
     assert_eq!(new.objects().await, expected);
     assert!(old.objects().await.is_empty());
@@ -101,7 +101,7 @@ async fn what_runs_agreed_on_goes_along_for_the_rest_of_its_life() {
     }
     let shell = mover(&old.url, &new.url);
     let told = shell.run(&["queue", "migrate"]).await.well();
-    assert!(told.contains("carried over 4 agreements of runs"), "{told}");
+    assert!(told.contains("copied 4 entries of the shared run state"), "{told}");
     let seen = new.queue.look_at_key(&resting).await.unwrap();
     assert_eq!((seen.holder, seen.learned_rate), (Holder::Paused("throttled".to_owned()), Some(learned)));
     assert!(seen.for_another > MINUTE && seen.for_another <= 5 * MINUTE, "{:?}", seen.for_another);
@@ -115,7 +115,7 @@ async fn what_runs_agreed_on_goes_along_for_the_rest_of_its_life() {
     new.queue.take_calls(now.midnight(), 10, 100).await.unwrap();
     new.queue.pause_key(&resting, "a-run", "throttled again", 10 * MINUTE).await.unwrap();
     let told = shell.run(&["queue", "migrate"]).await.well();
-    assert!(!told.contains("carried over"), "{told}");
+    assert!(!told.contains("shared run state"), "{told}");
     assert_eq!(new.queue.calls_taken(now.midnight()).await.unwrap(), 50);
     let seen = new.queue.look_at_key(&resting).await.unwrap();
     assert_eq!(seen.holder, Holder::Paused("throttled again".to_owned()));

@@ -37,7 +37,7 @@ async fn a_report_that_cannot_be_read_hides_no_other() {
         .await
         .unwrap();
     let told = shell.run(&["queue", "explain", "clan:2PP"]).await.well();
-    assert!(told.contains("run good: clan:2PP: fine") && !told.contains("not asked"), "{told}");
+    assert!(told.contains("run good: clan:2PP: fine") && !told.contains("not read"), "{told}");
 }
 
 #[tokio::test]

@@ -92,11 +92,11 @@ async fn a_backup_that_was_cut_off_says_so() {
         let file = write(&new.shell, &text[..cut]);
         let ran = new.shell.run(&["queue", "restore", &file]).await;
         assert_eq!(ran.code, 1);
-        assert!(ran.stderr.contains("cut off after 3 entries"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("truncated after 3 entries"), "{}", ran.stderr);
     }
     let file = write(&new.shell, "{}");
     let told = new.shell.run(&["queue", "restore", &file]).await.badly(1);
-    assert!(told.contains("it is no backup"), "{told}");
+    assert!(told.contains("is not a backup"), "{told}");
 }
 
 /// A backup as the old worker wrote it.
@@ -145,7 +145,7 @@ async fn every_broken_item_of_an_old_backup_is_named_by_position_and_id() {
         "queue_items[4], `clan:2LL`: its `priority` is `\"high\"`: expected 0, 1, 2 or 3",
         "queue_items[5]: its `id` is missing",
         "queue_items[6], `clan:2YY`: it has no data",
-        "queue_items[7]: it is no object",
+        "queue_items[7]: it is not an object",
     ] {
         assert!(ran.stderr.contains(expected), "{expected}: {}", ran.stderr);
     }
