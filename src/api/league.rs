@@ -129,7 +129,7 @@ fn knowing(war: &WarDocument, times: Times, memory: WarMemory) -> WarMemory {
 fn known(war: &WarDocument, copied_at: Timestamp) -> Option<KnownWar> {
     let (starts, ends) = (war.starts?, war.ends?);
     let known = KnownWar {
-        is_final: war.is_whole && war.state == KnownWar::ENDED && copied_at >= ends + KnownWar::LAST_ATTACK,
+        is_final: war.is_whole && war.state == KnownWar::ENDED && copied_at >= ends + KnownWar::MAX_ATTACK_DURATION,
         state: war.state.clone(),
         starts,
         ends,

@@ -5,6 +5,7 @@
 //! environment. Secrets are [`SecretString`]s, which never print their value.
 
 mod accounts;
+mod address;
 mod after;
 pub(crate) mod database_url;
 mod effective;

@@ -1,16 +1,16 @@
-//! How an API key is named without giving it away.
+//! The public name of an API key.
 
 use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-/// Names an API key: the first 12 hexadecimal digits of the SHA-256 of its token.
+/// The name of an API key, which reveals nothing of it: the first 12 hexadecimal digits of the SHA-256 of its token.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(transparent)]
 pub struct Fingerprint(pub String);
 
 impl Fingerprint {
-    /// The name of the key with this token.
+    /// The fingerprint of the key with this token.
     #[must_use]
     pub fn of(token: &str) -> Self {
         let digest = Sha256::digest(token.as_bytes());
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fingerprint_is_twelve_digits_of_the_sha_256() {
+    fn fingerprint_is_twelve_digits_of_sha_256() {
         assert_eq!(Fingerprint::of("abc").to_string(), "ba7816bf8f01");
     }
 }

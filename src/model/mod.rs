@@ -1,4 +1,4 @@
-//! The words of the domain: values only, no I/O, no async.
+//! The values of the domain, without I/O.
 //!
 //! A producer's [`RefreshRequest`] asks for one [`ObjectId`] (a clan, a player, a clan's current war) at a [`Priority`]; the API
 //! answers with a [`Document`] or with the fact that there is none ([`Answered`]); what became of a request in the end
@@ -24,7 +24,7 @@ pub use kind::{Kind, ObjectId, UnknownKind};
 pub use learned::LearnedRate;
 pub use outcome::{Outcome, Reason};
 pub use priority::{Priority, UnknownPriority};
-pub use request::{FollowUp, LONGEST_WAIT, RefreshRequest};
+pub use request::{FollowUp, MAX_REQUEST_DELAY, RefreshRequest};
 pub use snapshot::{
     Answered, ClanDocument, Document, Fetched, InClan, Json, Member, PlayerDocument, WarDocument, WarMember,
     content_hash,

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// No time in a record is later than this from now.
-pub use crate::model::LONGEST_WAIT;
+pub use crate::model::MAX_REQUEST_DELAY;
 
 /// The score of a ready object is its class times this, plus when it was first asked for in milliseconds.
 pub const CLASS_WIDTH: i64 = 10_000_000_000_000;
@@ -448,7 +448,7 @@ const fn is_none(count: &u32) -> bool {
 /// Brings a time into [epoch, now + 24 h].
 #[must_use]
 pub fn clamp(time: Timestamp, now: Timestamp) -> Timestamp {
-    time.clamp(Timestamp::EPOCH, (now + LONGEST_WAIT).max(Timestamp::EPOCH))
+    time.clamp(Timestamp::EPOCH, (now + MAX_REQUEST_DELAY).max(Timestamp::EPOCH))
 }
 
 /// The start of a text, at most [`MAX_BODY_BYTES`].
