@@ -321,7 +321,7 @@ fn missing(names: &[String], found: usize, done: &str) -> Exit {
     }
     let list: Vec<String> = names.iter().map(|name| format!("`{}`", short(name, 60))).collect();
     text::print_error(&if found == 0 {
-        format!("nothing {done}: there is no such dead letter: {}; see `refresh-worker dead list`", list.join(", "))
+        format!("nothing {done}: there is no dead letter {}; see `refresh-worker dead list`", list.join(" or "))
     } else {
         format!("only {found} of {} names match a dead letter; see `refresh-worker dead list`", names.len())
     });

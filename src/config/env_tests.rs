@@ -33,7 +33,7 @@ fn problem(pairs: &[(&'static str, &'static str)]) -> String {
 }
 
 #[test]
-fn without_settings_the_defaults_of_the_table_hold() {
+fn defaults_of_the_table_apply() {
     let config = read(&[]).unwrap();
     let defaults = WorkerConfig::default();
     assert_eq!(config.worker.lease, defaults.lease);
@@ -51,7 +51,7 @@ fn without_settings_the_defaults_of_the_table_hold() {
 }
 
 #[test]
-fn an_empty_variable_counts_as_not_set() {
+fn empty_variable_counts_as_not_set() {
     let empty: Vec<(&str, &str)> = VARIABLES.iter().filter(|v| v.unset != "required").map(|v| (v.name, " ")).collect();
     let config = Config::read(&lookup(&[&empty[..], &REQUIRED[..]].concat()), Role::Refresh).unwrap();
     assert_eq!(config.api.reqs_per_sec, 30);
@@ -94,7 +94,7 @@ fn every_setting_is_read() {
 }
 
 #[test]
-fn every_spelling_of_the_database_url_becomes_one() {
+fn database_url_spellings_become_one() {
     for scheme in ["postgres", "postgresql", "postgresql+psycopg", "postgresql+psycopg2", "postgresql+asyncpg"] {
         let url = format!("{scheme}://worker:p%40w@db:5433/coc?sslmode=require");
         let vars = move |name: &str| match name {
@@ -107,7 +107,7 @@ fn every_spelling_of_the_database_url_becomes_one() {
 }
 
 #[test]
-fn a_cluster_is_reached_by_host_and_port_and_has_database_0_only() {
+fn cluster_needs_host_and_database_0() {
     for url in ["redis://h", "rediss://u:p@h:6380/0", "redis://h/"] {
         assert!(read(&[("REDIS_URL", url), ("REDIS_CLUSTER", "true")]).unwrap().redis.cluster);
     }
@@ -118,14 +118,14 @@ fn a_cluster_is_reached_by_host_and_port_and_has_database_0_only() {
 }
 
 #[test]
-fn redis_is_read_over_tcp_tls_and_sockets() {
+fn redis_url_may_use_tcp_tls_or_socket() {
     for url in ["redis://h", "rediss://u:p@h:6380/3", "redis://:p@h/0", "unix:///run/redis.sock?db=2", "redis://h/"] {
         assert_eq!(read(&[("REDIS_URL", url)]).unwrap().redis.url.expose_secret(), url);
     }
 }
 
 #[test]
-fn a_rate_above_the_cap_is_capped_and_said() {
+fn rate_above_the_cap_is_capped_with_warning() {
     let vars = [("COC_REQS_PER_SEC", "200")];
     assert_eq!(read(&vars).unwrap().api.reqs_per_sec, 30);
     assert!(warnings(&with(&vars))[0].contains("capped at 30"));
@@ -136,7 +136,7 @@ fn a_rate_above_the_cap_is_capped_and_said() {
 }
 
 #[test]
-fn the_producers_switch_stops_the_worker_with_a_warning() {
+fn producers_switch_pauses_with_warning() {
     let vars = [("DISABLE_AUTO_REFRESH_QUEUE", "TRUE")];
     assert_eq!(read(&vars).unwrap().worker.paused, Some(Pause::DisableAutoRefreshQueue));
     assert_eq!(warnings(&with(&vars)).len(), 1);
@@ -144,7 +144,7 @@ fn the_producers_switch_stops_the_worker_with_a_warning() {
 }
 
 #[test]
-fn the_health_role_needs_no_key_and_one_connection() {
+fn health_role_needs_no_key_and_one_connection() {
     let vars = lookup(&REQUIRED[..2]);
     let config = Config::read(&vars, Role::Health).unwrap();
     assert_eq!((config.database.max_connections, config.api.tokens.len()), (1, 0));
@@ -153,7 +153,7 @@ fn the_health_role_needs_no_key_and_one_connection() {
 }
 
 #[test]
-fn the_role_follows_the_handler_then_the_variable() {
+fn role_follows_handler_then_variable() {
     let role = |pairs: &[(&'static str, &'static str)]| Role::read(&lookup(pairs));
     assert_eq!(role(&[("_HANDLER", "health"), ("WORKER_ROLE", "refresh")]), Ok(Role::Health));
     assert_eq!(role(&[("_HANDLER", "refresh"), ("WORKER_ROLE", "health")]), Ok(Role::Refresh));
@@ -164,7 +164,7 @@ fn the_role_follows_the_handler_then_the_variable() {
 }
 
 #[test]
-fn lambdas_log_level_holds_when_ours_is_not_set() {
+fn log_level_of_lambda_is_the_fallback() {
     let log_level = |pairs| read(pairs).unwrap().telemetry.log_level;
     assert_eq!(log_level(&[("AWS_LAMBDA_LOG_LEVEL", "DEBUG")]), "debug");
     assert_eq!(log_level(&[("AWS_LAMBDA_LOG_LEVEL", "DEBUG"), ("LOG_LEVEL", "Error")]), "error");
@@ -173,7 +173,7 @@ fn lambdas_log_level_holds_when_ours_is_not_set() {
 }
 
 #[test]
-fn a_problem_names_the_variable_its_value_and_what_would_do() {
+fn problem_names_variable_value_and_fix() {
     assert_eq!(problem(&[("COC_REQS_PER_SEC", "0")]), "COC_REQS_PER_SEC is `0`: expected a whole number from 1 to 30");
     insta::assert_snapshot!(
         [
@@ -197,7 +197,7 @@ fn a_problem_names_the_variable_its_value_and_what_would_do() {
 }
 
 #[test]
-fn all_problems_are_told_together() {
+fn all_problems_are_reported_together() {
     let vars = lookup(&[
         ("DATABASE_URL", "postgres:///"),
         ("COC_REQS_PER_SEC", "fast"),
@@ -209,7 +209,7 @@ fn all_problems_are_told_together() {
 }
 
 #[test]
-fn the_effective_configuration_reads_well() {
+fn effective_configuration_lists_every_setting() {
     let config = read(&[
         ("REDIS_URL", "rediss://default:hunter2@cache.example.org:6380/2"),
         ("DATABASE_URL", "postgresql+psycopg://worker:hunter2@db.example.org/coc?sslmode=verify-full"),
@@ -222,7 +222,7 @@ fn the_effective_configuration_reads_well() {
 
 /// A secret in every place where one could be, right or wrong; no rendering may repeat it.
 #[test]
-fn no_rendering_of_the_configuration_shows_a_secret() {
+fn configuration_never_shows_a_secret() {
     const SECRET: &str = "hunter2hunter2";
     let good = [
         ("REDIS_URL", "redis://hunter2hunter2:hunter2hunter2@cache/0?pass=hunter2hunter2"),
@@ -251,7 +251,7 @@ fn no_rendering_of_the_configuration_shows_a_secret() {
 }
 
 #[test]
-fn the_stream_of_events_has_a_name_of_its_own() {
+fn event_stream_needs_a_key_of_its_own() {
     let events = read(&[("REFRESH_EVENTS_STREAM", "refresh_events")]).unwrap().worker.events.unwrap();
     assert_eq!((events.stream.as_str(), events.max_len), ("refresh_events", 100_000));
     assert_eq!(read(&[]).unwrap().worker.events, None);
@@ -261,7 +261,7 @@ fn the_stream_of_events_has_a_name_of_its_own() {
 }
 
 #[test]
-fn a_template_of_cache_keys_needs_the_tag_and_knows_no_other_braces() {
+fn cache_key_template_needs_the_tag() {
     let templates = |text| read(&[("CACHE_KEY_TEMPLATES", text)]).unwrap().worker.cache_key_templates;
     assert_eq!(templates(" a:{tag} , b/{kind}/{tag},"), ["a:{tag}", "b/{kind}/{tag}"]);
     for text in ["snapshot:clan", "a:{tag},snapshot:{clan}", "{x}:{tag}", "a {tag}"] {

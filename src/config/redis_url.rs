@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn impossible_parameters_are_refused_by_name() {
-        for (url, told) in [
+        for (url, text) in [
             ("redis://h/2?db=3", "two databases"),
             ("redis://h?db=main", "not a database number"),
             ("rediss://h#insecure", "`#insecure`"),
@@ -197,7 +197,7 @@ mod tests {
             ("redis://hunter2@h", "user but no password"),
         ] {
             let problems = RedisUrl::read(url).unwrap_err().join("\n");
-            assert!(problems.contains(told) && !problems.contains("hunter2"), "{url}: {problems}");
+            assert!(problems.contains(text) && !problems.contains("hunter2"), "{url}: {problems}");
         }
     }
 }

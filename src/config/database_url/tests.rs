@@ -11,7 +11,7 @@ fn problems(url: &str) -> String {
 }
 
 #[test]
-fn every_spelling_of_a_schema_is_obeyed() {
+fn schema_is_obeyed_in_every_spelling() {
     for (parameters, schemas) in [
         ("schema=stats", vec!["stats"]),
         ("schema=My%20Stats", vec!["My Stats"]),
@@ -28,19 +28,19 @@ fn every_spelling_of_a_schema_is_obeyed() {
         let read = read(&format!("postgres://u:p@h/d?{parameters}"));
         assert_eq!(schemas_in(&read.schemas.unwrap()).unwrap(), schemas, "{parameters}");
     }
-    for (parameters, told) in [
+    for (parameters, text) in [
         ("schema=a&currentSchema=b", "twice, and differently"),
         ("schema=", "`schema` is no list"),
         ("search_path=a,,b", "`search_path` is no list"),
         ("options=-c", "ends after -c"),
     ] {
         let told_is = problems(&format!("postgres://u:p@h/d?{parameters}"));
-        assert!(told_is.contains(told), "{parameters}: {told_is}");
+        assert!(told_is.contains(text), "{parameters}: {told_is}");
     }
 }
 
 #[test]
-fn options_that_are_no_schema_are_passed_on_as_they_are() {
+fn other_options_are_passed_on() {
     let options = |text: &str| read(&format!("postgres://u@h/d?{text}")).options;
     assert_eq!(options("options=endpoint%3Dep-one"), Some("endpoint=ep-one".to_owned()));
     assert_eq!(options("options=-cgeqo%3Doff%20-csearch_path%3Da"), Some("-c geqo=off".to_owned()));
@@ -50,7 +50,7 @@ fn options_that_are_no_schema_are_passed_on_as_they_are() {
 }
 
 #[test]
-fn hosts_of_every_kind_are_understood() {
+fn hosts_and_sockets_are_read() {
     let host = |name: &str| Place::Host(name.to_owned());
     let socket = |folder: &str| Place::Socket(folder.to_owned());
     for (url, place) in [
@@ -74,14 +74,14 @@ fn hosts_of_every_kind_are_understood() {
         "postgres://h/d?port=1,2",
     ] {
         let text = problems(url);
-        assert!(told.contains("several hosts") && !told.contains("hush"), "{told}");
+        assert!(text.contains("several hosts") && !text.contains("hush"), "{text}");
     }
     assert!(problems("postgres://u:p@/d").contains("names no host"));
     assert!(problems("postgres://h/d?hostaddr=10.0.0.1").contains("hostaddr"));
 }
 
 #[test]
-fn user_password_and_database_may_be_parameters() {
+fn login_may_be_in_parameters() {
     let url = read("jdbc:postgresql://h/d?user=me&password=p%40ss%2Bw&ApplicationName=one");
     assert_eq!((url.user.as_deref(), url.database.as_deref()), (Some("me"), Some("d")));
     assert_eq!(url.password.unwrap().expose_secret(), "p@ss+w");
@@ -90,7 +90,7 @@ fn user_password_and_database_may_be_parameters() {
 }
 
 #[test]
-fn an_authority_that_is_named_is_verified_as_libpq_does() {
+fn named_authority_is_verified() {
     use TlsMode::{Disable, Prefer, Require, VerifyCa, VerifyFull};
     for (parameters, mode, roots) in [
         ("", Prefer, None),
@@ -117,7 +117,7 @@ fn an_authority_that_is_named_is_verified_as_libpq_does() {
 }
 
 #[test]
-fn poolers_want_no_statements_kept() {
+fn poolers_disable_prepared_statements() {
     for parameters in [
         "pgbouncer=true",
         "statement_cache_size=0",
@@ -135,7 +135,7 @@ fn poolers_want_no_statements_kept() {
 }
 
 #[test]
-fn what_cannot_be_obeyed_is_refused_by_name_with_what_to_do() {
+fn impossible_parameters_are_refused_with_fix() {
     for (parameter, fix) in [
         ("target_session_attrs=read-only", "needs the primary"),
         ("target_session_attrs=standby", "needs the primary"),
@@ -159,7 +159,7 @@ fn what_cannot_be_obeyed_is_refused_by_name_with_what_to_do() {
 }
 
 #[test]
-fn what_is_known_to_be_harmless_is_read_over() {
+fn harmless_parameters_are_ignored() {
     read(
         "postgres://u:p@h/d?connect_timeout=10&keepalives=1&keepalives_idle=30&target_session_attrs=read-write\
          &gssencmode=disable&channel_binding=prefer&client_encoding=utf8&pool_size=5&max_overflow=10&connection_limit=5\
@@ -169,7 +169,7 @@ fn what_is_known_to_be_harmless_is_read_over() {
 }
 
 #[test]
-fn pieces_of_a_password_behind_a_question_mark_are_not_repeated() {
+fn pieces_of_a_password_are_not_shown() {
     for url in [
         "postgres://me:1?hushhush@h/d",
         "postgres://h/d?hushhush",
@@ -183,10 +183,10 @@ fn pieces_of_a_password_behind_a_question_mark_are_not_repeated() {
 }
 
 #[test]
-fn a_user_s_name_is_taken_out_of_what_a_server_says() {
+fn user_name_is_hidden_in_server_messages() {
     let long = "hunter2".repeat(10);
-    let told = format!("password authentication failed for user \"{}\" (28P01)", &long[..63]);
-    assert_eq!(without_user(&long, &told), "password authentication failed for user \"***\" (28P01)");
+    let text = format!("password authentication failed for user \"{}\" (28P01)", &long[..63]);
+    assert_eq!(without_user(&long, &text), "password authentication failed for user \"***\" (28P01)");
     assert_eq!(without_user("hunter2", "no such user: hunter2"), "no such user: ***");
     assert_eq!(without_user("me", "role \"me\" is not some role"), "role \"***\" is not some role");
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_broken_configuration_is_told_whole_and_without_secrets() {
+async fn check_lists_configuration_problems_without_secrets() {
     let shell = Shell::new()
         .with("REDIS_URL", "http://user:hunter2@cache")
         .with("DATABASE_URL", "mysql://root:hunter2@db/coc")
@@ -27,7 +27,7 @@ async fn a_broken_configuration_is_told_whole_and_without_secrets() {
 }
 
 #[tokio::test]
-async fn servers_that_do_not_answer_are_told_beside_each_other() {
+async fn check_reports_every_unreachable_server() {
     let shell = Shell::new()
         .with("REDIS_URL", "redis://user:hunter2@127.0.0.1:1")
         .with("DATABASE_URL", "postgresql://user:hunter2@127.0.0.1:1/coc")
@@ -41,7 +41,7 @@ async fn servers_that_do_not_answer_are_told_beside_each_other() {
 }
 
 #[tokio::test]
-async fn missing_tables_are_a_problem_until_they_are_migrated() {
+async fn check_reports_missing_tables() {
     let simulator = super::simulator(&["the.one.key"]).await;
     let shell = Shell::new()
         .with("REDIS_URL", support::redis::fresh().await)
@@ -51,17 +51,17 @@ async fn missing_tables_are_a_problem_until_they_are_migrated() {
     let before: Value = serde_json::from_str(&shell.run(&["check", "--json"]).await.stdout).unwrap();
     assert_eq!(before["ready_to_run"], false, "{before:#}");
 
-    let told = shell.run(&["migrate"]).await.well();
-    assert!(told.starts_with("ran "), "{told}");
+    let output = shell.run(&["migrate"]).await.well();
+    assert!(output.starts_with("ran "), "{output}");
     assert!(shell.run(&["migrate"]).await.well().starts_with("nothing to do"));
 
-    let told = shell.run(&["check"]).await.well();
-    assert!(told.contains("works (test call: ") && told.contains("\nready to run"), "{told}");
-    assert!(!told.contains("the.one.key"), "{told}");
+    let output = shell.run(&["check"]).await.well();
+    assert!(output.contains("works (test call: ") && output.contains("\nready to run"), "{output}");
+    assert!(!output.contains("the.one.key"), "{output}");
 }
 
 #[tokio::test]
-async fn a_key_that_the_api_does_not_accept_is_a_problem() {
+async fn check_reports_rejected_keys() {
     let simulator = super::simulator(&["another.key"]).await;
     let shell = Shell::new()
         .with("REDIS_URL", support::redis::fresh().await)
@@ -91,11 +91,11 @@ async fn exec(pool: &PgPool, sql: &str) {
 }
 
 #[tokio::test]
-async fn a_last_run_without_time_is_a_problem() {
+async fn check_reports_a_short_timeout() {
     let simulator = super::simulator(&["the.one.key"]).await;
     let (shell, pool, _) = ready(&simulator).await;
-    let told = shell.run(&["check"]).await.well();
-    assert!(told.contains("must be longer than 5.75 s"), "{told}");
+    let output = shell.run(&["check"]).await.well();
+    assert!(output.contains("must be longer than 5.75 s"), "{output}");
     let row = |run: &str, reason: &str, error: &str| {
         format!(
             "INSERT INTO refresh_worker.refresh_runs \
@@ -113,18 +113,18 @@ async fn a_last_run_without_time_is_a_problem() {
 
 /// What was found in an area, each as `grade: what -> fix`.
 fn findings(ran: &Ran, area: &str) -> Vec<String> {
-    let told: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.stdout));
-    let of_area = told["findings"].as_array().unwrap().iter().filter(|finding| finding["area"] == area);
-    let told = |finding: &Value| {
+    let output: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.stdout));
+    let of_area = output["findings"].as_array().unwrap().iter().filter(|finding| finding["area"] == area);
+    let output = |finding: &Value| {
         let text = |name: &str| finding[name].as_str().unwrap_or("");
         let fix = finding["fix"].as_str().map(|fix| format!(" -> {fix}")).unwrap_or_default();
         format!("{}: {}{fix}", text("grade"), text("what"))
     };
-    of_area.map(told).collect()
+    of_area.map(output).collect()
 }
 
 #[tokio::test]
-async fn what_follows_a_run_is_looked_at_and_each_finding_says_what_would_do() {
+async fn check_reports_problems_after_a_run() {
     let simulator = super::simulator(&["the.one.key"]).await;
     let (shell, pool, redis) = ready(&simulator).await;
     exec(
@@ -138,11 +138,11 @@ async fn what_follows_a_run_is_looked_at_and_each_finding_says_what_would_do() {
     )
     .await;
     let mut connection = support::redis::connect(&redis).await.unwrap();
-    redis::cmd("SET").arg("told").arg("text").exec_async(&mut connection).await.unwrap();
+    redis::cmd("SET").arg("output").arg("text").exec_async(&mut connection).await.unwrap();
     let shell = shell
         .with("REFRESH_VIEWS", "good,keyless,t,clan_leaderboard,nowhere.v")
         .with("STATS_FUNCTIONS", "update_good:a,update_more,update_one,nowhere.f")
-        .with("REFRESH_EVENTS_STREAM", "told")
+        .with("REFRESH_EVENTS_STREAM", "output")
         .with("CACHE_INVALIDATION_URL", "http://127.0.0.1:1/invalidate")
         .with("INTERNAL_API_KEY", "hunter2");
     let ran = shell.run(&["check", "--json"]).await;
@@ -163,7 +163,7 @@ async fn what_follows_a_run_is_looked_at_and_each_finding_says_what_would_do() {
     ");
     insta::assert_snapshot!(
         findings(&ran, "events").join("\n"),
-        @"problem: the key told is a string, not a stream: no event can be published -> set REFRESH_EVENTS_STREAM to an unused name, or delete that key"
+        @"problem: the key output is a string, not a stream: no event can be published -> set REFRESH_EVENTS_STREAM to an unused name, or delete that key"
     );
     let caches = findings(&ran, "caches").join("\n");
     assert!(
@@ -176,18 +176,18 @@ async fn what_follows_a_run_is_looked_at_and_each_finding_says_what_would_do() {
 }
 
 #[tokio::test]
-async fn what_follows_a_run_and_can_be_used_is_fine() {
+async fn check_accepts_what_follows_a_run() {
     let simulator = super::simulator(&["the.one.key"]).await;
     let (shell, pool, redis) = ready(&simulator).await;
     exec(&pool, "CREATE FUNCTION update_good() RETURNS void LANGUAGE sql AS ''").await;
     shell.run(&["views", "install"]).await.well();
     let mut connection = support::redis::connect(&redis).await.unwrap();
-    redis::cmd("XADD").arg("told").arg("*").arg("a").arg("b").exec_async(&mut connection).await.unwrap();
+    redis::cmd("XADD").arg("output").arg("*").arg("a").arg("b").exec_async(&mut connection).await.unwrap();
     let application = Application::start([]).await;
     let shell = shell
         .with("REFRESH_VIEWS", "clan_leaderboard")
         .with("STATS_FUNCTIONS", "public.update_good")
-        .with("REFRESH_EVENTS_STREAM", "told")
+        .with("REFRESH_EVENTS_STREAM", "output")
         .with("CACHE_INVALIDATION_URL", application.url())
         .with("INTERNAL_API_KEY", "hunter2");
     let ran = shell.run(&["check", "--json"]).await;
@@ -206,7 +206,7 @@ async fn what_follows_a_run_and_can_be_used_is_fine() {
 }
 
 #[tokio::test]
-async fn a_role_that_lacks_rights_on_what_follows_is_told_the_grants() {
+async fn check_names_missing_grants() {
     let simulator = super::simulator(&["the.one.key"]).await;
     let (shell, pool, _) = ready(&simulator).await;
     let database: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&pool).await.unwrap();
@@ -232,9 +232,9 @@ async fn a_role_that_lacks_rights_on_what_follows_is_told_the_grants() {
     let ran = shell.run(&["check", "--json"]).await;
     assert_eq!(ran.code, 1);
     let areas = ["PostgreSQL", "materialized views", "statistics jobs"];
-    let told =
+    let output =
         areas.map(|area| findings(&ran, area).join("\n")).join("\n").replace(&role, "modest").replace(&database, "coc");
-    insta::assert_snapshot!(told, @r"
+    insta::assert_snapshot!(output, @r"
     problem: row level security is on for clans, and no policy is for modest: every row is hidden from it -> CREATE POLICY refresh_worker ON clans TO modest USING (true) WITH CHECK (true);
     warning: row level security is on for players: modest sees and writes only what policies allow -> CREATE POLICY refresh_worker ON players TO modest USING (true) WITH CHECK (true);
     problem: public.theirs does not belong to modest, and only its owner can refresh it -> ALTER MATERIALIZED VIEW public.theirs OWNER TO modest;
@@ -246,18 +246,18 @@ async fn a_role_that_lacks_rights_on_what_follows_is_told_the_grants() {
 }
 
 #[tokio::test]
-async fn other_namespaces_with_requests_are_named_with_the_fix() {
+async fn check_reports_other_namespaces() {
     let shell = Shell::new().with("REDIS_URL", support::redis::fresh().await);
     shell.run(&["enqueue", "clan:2PP"]).await.well();
-    let told = shell.run(&["check"]).await.stdout;
-    assert!(!told.contains("namespace"), "{told}");
-    let told = shell.with("QUEUE_NAMESPACE", "blue").run(&["check"]).await.stdout;
-    assert!(told.contains("namespace `refresh` has 1 request, which runs of `blue` do not handle"), "{told}");
-    assert!(told.contains("QUEUE_NAMESPACE=refresh refresh-worker queue export --return --yes"), "{told}");
+    let output = shell.run(&["check"]).await.stdout;
+    assert!(!output.contains("namespace"), "{output}");
+    let output = shell.with("QUEUE_NAMESPACE", "blue").run(&["check"]).await.stdout;
+    assert!(output.contains("namespace `refresh` has 1 request, which runs of `blue` do not handle"), "{output}");
+    assert!(output.contains("QUEUE_NAMESPACE=refresh refresh-worker queue export --return --yes"), "{output}");
 }
 
 #[tokio::test]
-async fn an_answer_of_another_server_is_a_problem() {
+async fn check_reports_foreign_responses() {
     for (status, body) in [(404, "page not found"), (404, "{}"), (404, ""), (400, "<html>"), (200, r#"{"ok":true}"#)] {
         let simulator = super::simulator(&["the.one.key"]).await;
         let (shell, _, _) = ready(&simulator).await;
@@ -271,7 +271,7 @@ async fn an_answer_of_another_server_is_a_problem() {
 }
 
 #[tokio::test]
-async fn a_refused_key_is_still_a_problem_when_asked_again() {
+async fn check_repeats_a_rejected_key() {
     let simulator = super::simulator(&["another.key"]).await;
     let (shell, _, _) = ready(&simulator).await;
     for _ in 0..2 {

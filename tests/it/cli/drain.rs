@@ -17,7 +17,7 @@ async fn shell(simulator: &refresh_worker::sim::Simulator) -> Shell {
 }
 
 #[tokio::test]
-async fn a_drain_answers_what_was_queued_and_sums_it_up() {
+async fn drain_serves_the_queue_and_reports() {
     let simulator = super::simulator(&["the.one.key"]).await;
     let shell = shell(&simulator).await;
     let world = simulator.world();
@@ -26,9 +26,9 @@ async fn a_drain_answers_what_was_queued_and_sums_it_up() {
     shell.run(&["enqueue", &clan, &player, "--priority", "critical"]).await.well();
     shell.run(&["enqueue", &format!("clan:{}", world.clan_tags()[1]), "--priority", "low"]).await.well();
 
-    let told = shell.run(&["drain", "--priority", "critical"]).await.well();
-    assert!(told.starts_with("2 requests done"), "{told}");
-    assert!(told.contains("1 waiting"), "{told}");
+    let output = shell.run(&["drain", "--priority", "critical"]).await.well();
+    assert!(output.starts_with("2 requests done"), "{output}");
+    assert!(output.contains("1 waiting"), "{output}");
 
     let ran = shell.run(&["drain", "--json"]).await;
     let report: Value = serde_json::from_str(&ran.stdout).unwrap();
@@ -37,7 +37,7 @@ async fn a_drain_answers_what_was_queued_and_sums_it_up() {
 }
 
 #[tokio::test]
-async fn a_run_that_fails_ends_with_1_and_says_why() {
+async fn drain_failure_exits_1_with_reason() {
     let simulator = super::simulator(&["the.one.key"]).await;
     let shell = shell(&simulator).await.with("REDIS_URL", "redis://127.0.0.1:1");
     let ran = shell.run(&["drain"]).await;
@@ -46,16 +46,16 @@ async fn a_run_that_fails_ends_with_1_and_says_why() {
 }
 
 #[tokio::test]
-async fn a_paused_worker_does_nothing_and_that_is_no_failure() {
+async fn drain_while_paused_exits_0() {
     let simulator = super::simulator(&["the.one.key"]).await;
     let shell = shell(&simulator).await.with("REFRESH_PAUSED", "true");
-    let told = shell.run(&["drain"]).await.well();
-    assert!(told.starts_with("Nothing done:") && told.contains("REFRESH_PAUSED"), "{told}");
+    let output = shell.run(&["drain"]).await.well();
+    assert!(output.starts_with("Nothing done:") && output.contains("REFRESH_PAUSED"), "{output}");
     assert_eq!(simulator.total_calls(), 0);
 }
 
 #[tokio::test]
-async fn ctrl_c_stops_a_run_and_nothing_is_lost() {
+async fn ctrl_c_stops_drain_and_loses_nothing() {
     let simulator = super::simulator(&["the.one.key"]).await;
     simulator.misbehave(Rule::new(Misbehaviour::HoldUntilReleased));
     let shell = shell(&simulator).await;
@@ -72,7 +72,7 @@ async fn ctrl_c_stops_a_run_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_is_listed_with_its_reason_and_can_be_brought_back() {
+async fn dead_letter_is_listed_and_redriven() {
     let simulator = super::simulator(&["the.one.key"]).await;
     let tag = simulator.world().clan_tags()[0].clone();
     simulator.misbehave(Rule::new(Misbehaviour::WrongTag).on_tag(tag.as_str()));
@@ -81,19 +81,19 @@ async fn a_dead_letter_is_listed_with_its_reason_and_can_be_brought_back() {
     // Among others that are answered well: alone it might be somebody else's server that answers.
     let other = format!("clan:{}", simulator.world().clan_tags()[1].as_str());
     shell.run(&["enqueue", &clan, &other]).await.well();
-    let told = shell.run(&["drain"]).await.well();
-    assert!(told.contains("dead letter"), "{told}");
+    let output = shell.run(&["drain"]).await.well();
+    assert!(output.contains("dead letter"), "{output}");
 
-    let told = shell.run(&["dead", "list"]).await.well();
-    assert!(told.contains(&clan) && told.contains("wrong_tag"), "{told}");
+    let output = shell.run(&["dead", "list"]).await.well();
+    assert!(output.contains(&clan) && output.contains("wrong_tag"), "{output}");
     let letter: Value = serde_json::from_str(&shell.run(&["dead", "list", "--json"]).await.well()).unwrap();
     assert_eq!((&letter["name"], &letter["reason_code"]), (&clan.as_str().into(), &"wrong_tag".into()));
     assert!(letter["body"].as_str().is_some_and(|body| body.len() <= 500), "{letter}");
     assert_eq!(shell.run(&["dead", "list", "--kind", "player"]).await.well(), "no dead letters\n");
 
-    let told = shell.run(&["dead", "redrive", "--reason", "wrong_tag"]).await.well();
-    assert_eq!(told, "returned 1 dead letter to the queue\n");
+    let output = shell.run(&["dead", "redrive", "--reason", "wrong_tag"]).await.well();
+    assert_eq!(output, "returned 1 dead letter to the queue\n");
     simulator.clear();
-    let told = shell.run(&["drain"]).await.well();
-    assert!(told.starts_with("1 request done"), "{told}");
+    let output = shell.run(&["drain"]).await.well();
+    assert!(output.starts_with("1 request done"), "{output}");
 }

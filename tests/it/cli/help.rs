@@ -3,7 +3,7 @@
 use super::Shell;
 
 #[tokio::test]
-async fn every_command_has_a_help_worth_reading() {
+async fn help_of_every_command() {
     let commands: [&[&str]; 36] = [
         &[],
         &["demo"],
@@ -51,32 +51,32 @@ async fn every_command_has_a_help_worth_reading() {
 }
 
 #[tokio::test]
-async fn the_version_is_told() {
+async fn version_is_printed() {
     let version = Shell::new().run(&["--version"]).await.well();
     assert_eq!(version, format!("refresh-worker {}\n", env!("CARGO_PKG_VERSION")));
 }
 
 #[tokio::test]
-async fn without_a_command_the_help_is_shown_and_the_exit_code_is_2() {
-    let told = Shell::new().run(&[]).await.badly(2);
-    assert!(told.contains("Start here:"), "{told}");
+async fn no_command_shows_help_and_exits_2() {
+    let output = Shell::new().run(&[]).await.badly(2);
+    assert!(output.contains("Start here:"), "{output}");
 }
 
 #[tokio::test]
-async fn wrong_usage_ends_with_2_and_names_what_is_wrong() {
+async fn wrong_usage_is_named_and_exits_2() {
     let shell = Shell::new();
     for wrong in [&["demo", "--rate", "0"][..], &["drain", "--max-runtime", "0"], &["dead", "redrive"], &["nonsense"]] {
-        let told = shell.run(wrong).await.badly(2);
-        assert!(told.starts_with("error: "), "{wrong:?}: {told}");
+        let output = shell.run(wrong).await.badly(2);
+        assert!(output.starts_with("error: "), "{wrong:?}: {output}");
     }
 }
 
 #[tokio::test]
-async fn a_missing_configuration_ends_with_2_and_lists_every_problem() {
-    let told = Shell::new().run(&["drain"]).await.badly(2);
+async fn missing_configuration_lists_problems_and_exits_2() {
+    let output = Shell::new().run(&["drain"]).await.badly(2);
     for name in ["REDIS_URL", "DATABASE_URL", "COC_API_TOKEN"] {
-        assert!(told.contains(name), "{told}");
+        assert!(output.contains(name), "{output}");
     }
-    let told = Shell::new().run(&["queue", "stats"]).await.badly(2);
-    assert!(told.contains("REDIS_URL") && !told.contains("DATABASE_URL"), "{told}");
+    let output = Shell::new().run(&["queue", "stats"]).await.badly(2);
+    assert!(output.contains("REDIS_URL") && !output.contains("DATABASE_URL"), "{output}");
 }

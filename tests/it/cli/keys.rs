@@ -45,8 +45,8 @@ impl Bench {
     }
 
     async fn keys(&self) -> Vec<Value> {
-        let told = self.shell().with("COC_API_TOKEN", "configured.key").run(&["keys", "list", "--json"]).await.well();
-        serde_json::from_str::<Value>(&told).unwrap()["keys"].as_array().unwrap().clone()
+        let output = self.shell().with("COC_API_TOKEN", "configured.key").run(&["keys", "list", "--json"]).await.well();
+        serde_json::from_str::<Value>(&output).unwrap()["keys"].as_array().unwrap().clone()
     }
 }
 
@@ -55,7 +55,7 @@ fn minute() -> std::time::Duration {
 }
 
 #[tokio::test]
-async fn every_key_is_listed_with_its_state_and_nothing_is_changed() {
+async fn keys_list_shows_states_and_changes_nothing() {
     let bench = Bench::start().await;
     let (good, away) = (bench.simulator.put_key(EMAIL, NAME, HERE), bench.simulator.put_key(EMAIL, NAME, "192.0.2.1"));
     let foreign = bench.simulator.put_key(EMAIL, "somebody-elses", HERE);
@@ -90,18 +90,18 @@ async fn every_key_is_listed_with_its_state_and_nothing_is_changed() {
 }
 
 #[tokio::test]
-async fn each_key_is_tried_with_one_call() {
+async fn keys_test_makes_one_call_per_key() {
     let bench = Bench::start().await;
     bench.simulator.put_key(EMAIL, NAME, HERE);
-    let told = bench.shell().with("COC_API_TOKENS", "configured.key").run(&["keys", "test"]).await.well();
-    assert_eq!((told.matches("works (test call").count(), bench.simulator.total_calls()), (2, 2), "{told}");
+    let output = bench.shell().with("COC_API_TOKENS", "configured.key").run(&["keys", "test"]).await.well();
+    assert_eq!((output.matches("works (test call").count(), bench.simulator.total_calls()), (2, 2), "{output}");
     bench.simulator.revoke_by_hand(&bench.simulator.portal_keys(EMAIL)[0].token);
     let ran = bench.shell().with("COC_API_TOKENS", "no.such.key").run(&["keys", "test"]).await;
     assert!(ran.code == 1 && ran.stdout.contains("the API rejects key"), "{ran:?}");
 }
 
 #[tokio::test]
-async fn check_and_test_say_what_a_login_would_do_and_leave_every_key_alone() {
+async fn check_previews_logins_and_changes_nothing() {
     let bench = Bench::start().await;
     for number in 0..5 {
         bench.simulator.put_key(EMAIL, &format!("foreign-{number}"), HERE);
@@ -111,21 +111,21 @@ async fn check_and_test_say_what_a_login_would_do_and_leave_every_key_alone() {
     let before = bench.simulator.portal_keys(EMAIL);
     let shell = bench.shell().with("COC_KEY_COUNT", "5").with("DATABASE_URL", "postgresql://w:p@127.0.0.1:1/coc");
     for command in ["check", "keys test"] {
-        let told = shell.run(&command.split(' ').collect::<Vec<_>>()).await.stdout;
+        let output = shell.run(&command.split(' ').collect::<Vec<_>>()).await.stdout;
         let would = "a run on this machine would keep 0 of our keys, create 5 and revoke 5 (nothing was changed)";
-        assert!(told.contains(would), "{command}: {told}");
-        assert!(told.contains("5 of our keys are bound to other addresses (192.0.2.1)"), "{command}: {told}");
+        assert!(output.contains(would), "{command}: {output}");
+        assert!(output.contains("5 of our keys are bound to other addresses (192.0.2.1)"), "{command}: {output}");
     }
     assert_eq!(bench.simulator.portal_acts(), ["login", "list", "login", "list"]);
     // A run has one of them: that one would stay.
     bench.queue().take_key(&Fingerprint::of(&before[1].token), "run-of-production", minute()).await.unwrap();
-    let told = shell.run(&["keys", "test"]).await.stdout;
-    assert!(told.contains("would keep 0 of our keys, create 4 and revoke 4"), "{told}");
+    let output = shell.run(&["keys", "test"]).await.stdout;
+    assert!(output.contains("would keep 0 of our keys, create 4 and revoke 4"), "{output}");
     assert_eq!(bench.simulator.portal_keys(EMAIL), before);
 }
 
 #[tokio::test]
-async fn what_a_test_learns_of_a_key_is_there_for_runs() {
+async fn keys_test_shares_cooldowns_with_runs() {
     let bench = Bench::start().await;
     let shell = bench.shell().with("COC_EMAIL", "").with("COC_PASSWORD", "").with("COC_API_TOKENS", "away,busy,gone");
     for (token, what) in [
@@ -149,23 +149,23 @@ async fn what_a_test_learns_of_a_key_is_there_for_runs() {
 }
 
 #[tokio::test]
-async fn renewing_makes_what_is_missing_and_does_not_wait_for_the_end_of_a_rest() {
+async fn keys_renew_ignores_login_cooldowns() {
     let bench = Bench::start().await;
     bench.simulator.put_key(EMAIL, NAME, "192.0.2.1");
     bench.simulator.portal_trouble(Some(PortalTrouble::Temporary));
     let ran = bench.shell().run(&["keys", "renew"]).await;
     assert!(ran.code == 1 && ran.stdout.contains("it refuses for now: Temporary application error"), "{ran:?}");
     bench.simulator.portal_trouble(None);
-    let told = bench.shell().with("COC_KEY_COUNT", "2").run(&["keys", "renew", "--json"]).await.well();
-    let told: Value = serde_json::from_str(&told).unwrap();
-    assert_eq!((&told["accounts"][0]["made"], &told["accounts"][0]["revoked"]), (&2.into(), &0.into()), "{told}");
+    let output = bench.shell().with("COC_KEY_COUNT", "2").run(&["keys", "renew", "--json"]).await.well();
+    let output: Value = serde_json::from_str(&output).unwrap();
+    assert_eq!((&output["accounts"][0]["made"], &output["accounts"][0]["revoked"]), (&2.into(), &0.into()), "{output}");
     let again = bench.shell().run(&["keys", "renew"]).await.well();
     assert!(again.starts_with("COC_EMAIL: ") && again.contains("(0 created, 0 revoked)"), "{again}");
     assert_eq!(bench.simulator.portal_keys(EMAIL).len(), 3);
 }
 
 #[tokio::test]
-async fn pruning_says_which_keys_and_revokes_them_only_when_told_to() {
+async fn keys_prune_revokes_only_with_yes() {
     let bench = Bench::start().await;
     let kept = [("mine", HERE), ("foreign", "192.0.2.1")].map(|(name, cidr)| {
         let name = if name == "mine" { NAME } else { name };
@@ -175,19 +175,19 @@ async fn pruning_says_which_keys_and_revokes_them_only_when_told_to() {
     let in_use = bench.simulator.put_key(EMAIL, NAME, "192.0.2.2");
     bench.queue().take_key(&Fingerprint::of(&in_use.token), "run", minute()).await.unwrap();
 
-    let told = bench.shell().run(&["keys", "prune"]).await.well();
+    let output = bench.shell().run(&["keys", "prune"]).await.well();
     let name = Fingerprint::of(&away.token).to_string();
-    assert!(told.contains(&name) && told.contains("1 key of our name cannot be used here; --yes"), "{told}");
+    assert!(output.contains(&name) && output.contains("1 key of our name cannot be used here; --yes"), "{output}");
     assert_eq!(bench.simulator.portal_keys(EMAIL).len(), 4);
-    let told = bench.shell().run(&["keys", "prune", "--yes"]).await.well();
-    assert!(told.contains(&name) && told.ends_with("revoked 1 key\n"), "{told}");
+    let output = bench.shell().run(&["keys", "prune", "--yes"]).await.well();
+    assert!(output.contains(&name) && output.ends_with("revoked 1 key\n"), "{output}");
     assert_eq!(bench.simulator.portal_keys(EMAIL), [&kept[..], &[in_use]].concat());
-    let told = bench.shell().run(&["keys", "prune", "--yes"]).await.well();
-    assert!(told.starts_with("nothing to revoke"), "{told}");
+    let output = bench.shell().run(&["keys", "prune", "--yes"]).await.well();
+    assert!(output.starts_with("nothing to revoke"), "{output}");
 }
 
 #[tokio::test]
-async fn check_tells_every_account_and_its_trouble() {
+async fn check_reports_every_account() {
     let bench = Bench::start().await;
     bench.simulator.put_key(EMAIL, NAME, "192.0.2.1");
     let shell = bench
@@ -199,7 +199,7 @@ async fn check_tells_every_account_and_its_trouble() {
         .with("EGRESS_IPS", "198.51.100.9");
     bench.simulator.open_account("second@example.com", "right");
     bench.simulator.open_account("third@example.com", "thi,rd");
-    let told = shell.run(&["check"]).await.stdout;
+    let output = shell.run(&["check"]).await.stdout;
     for part in [
         "account COC_EMAIL: a run on this machine would keep 0 of our keys, create 1 and revoke 0 (nothing was changed)",
         "account COC_EMAIL: the portal sees us at 203.0.113.7; it has 0 of our keys for this address, 1 for other addresses",
@@ -207,14 +207,14 @@ async fn check_tells_every_account_and_its_trouble() {
         "account COC_ACCOUNTS[1]: a run on this machine would keep 0 of our keys, create 1 and revoke 0",
         "EGRESS_IPS does not contain 203.0.113.7",
     ] {
-        assert!(told.contains(part), "{part}: {told}");
+        assert!(output.contains(part), "{part}: {output}");
     }
-    assert!(!told.contains("hunter2") && !told.contains("thi,rd") && !told.contains("example.com"), "{told}");
+    assert!(!output.contains("hunter2") && !output.contains("thi,rd") && !output.contains("example.com"), "{output}");
 }
 
 /// Whether the portal is down, refuses or hangs: runs go on as if nobody had looked.
 #[tokio::test]
-async fn a_failed_look_at_the_portal_keeps_no_run_waiting() {
+async fn failed_portal_check_delays_no_run() {
     for (trouble, password) in
         [(Some(PortalTrouble::Down), PASSWORD), (Some(PortalTrouble::Temporary), PASSWORD), (None, "wrong-horse")]
     {

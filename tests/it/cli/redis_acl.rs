@@ -31,7 +31,7 @@ async fn start() -> (PrivateRedis, RedisBed, String) {
 }
 
 #[tokio::test]
-async fn the_documented_redis_user_can_do_everything() {
+async fn documented_redis_user_is_sufficient() {
     let (_server, admin, url) = start().await;
     // Of others, which the user may not see.
     admin.command::<()>(&["HSET", "{other}:objects", "clan:2PP", "{}"]).await;
@@ -43,10 +43,10 @@ async fn the_documented_redis_user_can_do_everything() {
         .with("COC_API_TOKEN", "the.one.key")
         .with("FOLLOWUP_WARS", "true");
     shell.run(&["migrate"]).await.well();
-    let told: Value = serde_json::from_str(&shell.run(&["check", "--json"]).await.stdout).unwrap();
-    assert_eq!(told["ready_to_run"], true, "{told:#}");
-    let redis = told["findings"].as_array().unwrap().iter().filter(|finding| finding["area"] == "Redis");
-    assert!(redis.clone().all(|finding| finding["grade"] == "ok"), "{told:#}");
+    let output: Value = serde_json::from_str(&shell.run(&["check", "--json"]).await.stdout).unwrap();
+    assert_eq!(output["ready_to_run"], true, "{output:#}");
+    let redis = output["findings"].as_array().unwrap().iter().filter(|finding| finding["area"] == "Redis");
+    assert!(redis.clone().all(|finding| finding["grade"] == "ok"), "{output:#}");
 
     let player = format!("player:{}", simulator.world().player_tags()[0].as_str());
     let clan = format!("clan:{}", simulator.world().clan_tags()[0].as_str());
@@ -54,8 +54,8 @@ async fn the_documented_redis_user_can_do_everything() {
         admin.put_mail(id, 1.0, &value(id, 1, NOW)).await;
     }
     admin.put_mail("junk", 1.0, "junk").await;
-    let told = shell.run(&["drain"]).await.well();
-    assert!(!told.contains("NOPERM"), "{told}");
+    let output = shell.run(&["drain"]).await.well();
+    assert!(!output.contains("NOPERM"), "{output}");
     for command in [
         &["queue", "stats"][..],
         &["queue", "explain", &player],
@@ -69,16 +69,16 @@ async fn the_documented_redis_user_can_do_everything() {
         &["dead", "redrive", "--all"],
     ] {
         let ran = shell.run(command).await;
-        let told = format!("{command:?}: {} {}", ran.stdout, ran.stderr);
-        assert!(!told.contains("NOPERM") && !told.contains("can't run this"), "{told}");
-        assert!(ran.code == 0 || ran.code == 2, "{told}");
+        let output = format!("{command:?}: {} {}", ran.stdout, ran.stderr);
+        assert!(!output.contains("NOPERM") && !output.contains("can't run this"), "{output}");
+        assert!(ran.code == 0 || ran.code == 2, "{output}");
     }
     let log: Vec<redis::Value> = admin.command(&["ACL", "LOG"]).await;
     assert!(log.len() <= 1, "nothing was refused but the other namespace: {log:?}");
 }
 
 #[tokio::test]
-async fn a_missing_redis_right_is_named_by_check() {
+async fn check_names_missing_redis_rights() {
     let (server, admin, url) = start().await;
     let queue = connect(&url);
     assert!(queue.missing_rights().await.unwrap().is_empty());

@@ -8,7 +8,7 @@ use tokio::{
 use super::Shell;
 
 #[tokio::test]
-async fn the_simulator_serves_until_ctrl_c_and_says_how_to_point_the_worker_at_it() {
+async fn sim_serves_until_ctrl_c() {
     let mut sim = Shell::new().start(&["sim", "--listen", "127.0.0.1:0", "--clans", "16"]);
     let first = sim.line().await;
     let address = first.split("http://").nth(1).and_then(|rest| rest.split("/v1").next()).expect("an address");
@@ -28,9 +28,9 @@ async fn the_simulator_serves_until_ctrl_c_and_says_how_to_point_the_worker_at_i
 }
 
 #[tokio::test]
-async fn a_taken_address_is_an_error_that_names_it() {
+async fn sim_names_a_taken_address() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let told = Shell::new().run(&["sim", "--listen", &address]).await.badly(1);
-    assert!(told.contains(&address), "{told}");
+    let output = Shell::new().run(&["sim", "--listen", &address]).await.badly(1);
+    assert!(output.contains(&address), "{output}");
 }

@@ -112,7 +112,7 @@ fn schedule() -> Value {
 const BUDGET: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn secrets_are_asked_for_at_the_first_invocation_and_never_printed() {
+async fn secrets_are_read_at_first_invocation() {
     let extension = Extension::start().await;
     let (redis, database) = (support::redis::fresh().await, support::postgres::fresh().await);
     extension.parameter("/coc/redis", &redis);
@@ -142,7 +142,7 @@ async fn secrets_are_asked_for_at_the_first_invocation_and_never_printed() {
 }
 
 #[tokio::test]
-async fn a_secret_that_changed_is_read_again_when_the_old_one_is_refused() {
+async fn refused_secret_is_read_again() {
     let extension = Extension::start().await;
     let (redis, database) = (support::redis::fresh().await, support::postgres::fresh().await);
     extension.secret("redis", "redis://:old-password@127.0.0.1:1");
@@ -167,7 +167,7 @@ async fn a_secret_that_changed_is_read_again_when_the_old_one_is_refused() {
 }
 
 #[tokio::test]
-async fn when_one_of_several_keys_is_refused_the_next_run_has_the_new_ones() {
+async fn rejected_key_reloads_all_keys() {
     let world =
         World::with(SimConfig { tokens: vec!["kept".to_owned(), "new".to_owned()], ..SimConfig::default() }).await;
     let extension = Extension::start().await;
@@ -205,7 +205,7 @@ async fn when_one_of_several_keys_is_refused_the_next_run_has_the_new_ones() {
 }
 
 #[tokio::test]
-async fn a_rotated_password_of_the_portal_is_read_again_and_tried_at_once() {
+async fn rotated_portal_password_is_tried_at_once() {
     let world = World::with(SimConfig { tokens: vec!["kept".to_owned()], ..SimConfig::default() }).await;
     let (extension, portal) = (Extension::start().await, world.simulator.portal_url());
     extension.secret("password", "the-old-one");
@@ -233,7 +233,7 @@ async fn a_rotated_password_of_the_portal_is_read_again_and_tried_at_once() {
         run.logs
     );
     let errors = run.response()["errors"].to_string();
-    assert!(errors.contains("e-mail or password are wrong"), "{errors}");
+    assert!(errors.contains("wrong e-mail or password"), "{errors}");
 
     extension.secret("password", "the-new-one");
     let run = worker.invoke(&schedule(), BUDGET).await;
@@ -249,7 +249,7 @@ async fn a_rotated_password_of_the_portal_is_read_again_and_tried_at_once() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_had_is_told_by_variable_and_tried_again_with_the_next_invocation() {
+async fn missing_secret_is_named_and_retried() {
     let extension = Extension::start().await;
     let (redis, database) = (support::redis::fresh().await, support::postgres::fresh().await);
     extension.secret("tokens", r#"{"other": "hunter2"}"#);
@@ -277,7 +277,7 @@ async fn what_cannot_be_had_is_told_by_variable_and_tried_again_with_the_next_in
 }
 
 #[tokio::test]
-async fn without_the_extension_the_error_says_what_is_missing() {
+async fn missing_extension_is_named() {
     let environment = [
         ("PARAMETERS_SECRETS_EXTENSION_HTTP_PORT", "1"),
         ("AWS_SESSION_TOKEN", SESSION),
@@ -293,18 +293,18 @@ async fn without_the_extension_the_error_says_what_is_missing() {
 }
 
 #[tokio::test]
-async fn the_command_line_reads_secrets_from_files() {
+async fn command_line_reads_secrets_from_files() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("redis");
     std::fs::write(&file, format!("{}\n", support::redis::fresh().await)).unwrap();
-    let told = |redis: &str| {
+    let run = |redis: &str| {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_refresh-worker"));
         command.args(["queue", "stats", "--json"]).env_clear().env("REDIS_URL_FILE", redis);
         command
     };
-    let output = told(file.to_str().unwrap()).output().await.unwrap();
+    let output = run(file.to_str().unwrap()).output().await.unwrap();
     assert!(output.status.success(), "{output:?}");
-    let output = told("/no/such/file").output().await.unwrap();
+    let output = run("/no/such/file").output().await.unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
         text.contains("REDIS_URL cannot be had from REDIS_URL_FILE: the file `/no/such/file` cannot be read"),

@@ -3,7 +3,7 @@
 use crate::support::process::WorkerProcess;
 
 #[tokio::test]
-async fn bad_configuration_is_an_init_error_that_tells_every_problem() {
+async fn bad_configuration_is_an_init_error() {
     let mut worker = WorkerProcess::start(
         "refresh",
         [
@@ -29,7 +29,7 @@ async fn bad_configuration_is_an_init_error_that_tells_every_problem() {
 }
 
 #[tokio::test]
-async fn the_health_function_starts_without_an_api_key() {
+async fn health_function_starts_without_api_key() {
     let environment = [("REDIS_URL", "redis://127.0.0.1:1"), ("DATABASE_URL", "postgres://w:p@127.0.0.1:1/coc")];
     let mut worker = WorkerProcess::start("health", environment).await;
     worker.wait_until_idle().await;
@@ -37,7 +37,7 @@ async fn the_health_function_starts_without_an_api_key() {
 }
 
 #[tokio::test]
-async fn outside_lambda_and_its_emulators_a_half_set_environment_is_explained() {
+async fn partial_lambda_environment_is_explained() {
     let environment = [
         ("REDIS_URL", "redis://127.0.0.1:1"),
         ("DATABASE_URL", "postgres://w:p@127.0.0.1:1/coc"),

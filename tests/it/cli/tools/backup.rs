@@ -5,17 +5,17 @@ use std::{fs, os::unix::fs::PermissionsExt as _};
 use super::{Bed, clans};
 
 #[tokio::test]
-async fn a_backup_holds_everything_changes_nothing_and_is_its_owners_alone() {
+async fn backup_is_complete_and_private() {
     let bed = Bed::fresh().await;
     bed.fill().await;
     let before = bed.everything().await;
-    let told = bed.json(&["queue", "backup", "--dir", "backups", "--json"]).await;
+    let output = bed.json(&["queue", "backup", "--dir", "backups", "--json"]).await;
     assert_eq!(bed.everything().await, before, "Redis is only read");
     let kinds = ["dead letters", "delayed", "leased", "mailbox", "next requests", "orphans", "ready", "unreadable"];
     for kind in kinds {
-        assert_eq!(told["kinds"][kind], 1, "{kind}: {told}");
+        assert_eq!(output["kinds"][kind], 1, "{kind}: {output}");
     }
-    let file = bed.shell.folder().join(told["file"].as_str().unwrap());
+    let file = bed.shell.folder().join(output["file"].as_str().unwrap());
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::metadata(file.parent().unwrap()).unwrap().permissions().mode() & 0o777, 0o700);
     assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().count(), 1, "nothing unfinished beside it");
@@ -24,22 +24,22 @@ async fn a_backup_holds_everything_changes_nothing_and_is_its_owners_alone() {
 }
 
 #[tokio::test]
-async fn no_password_gets_into_a_backup() {
+async fn backup_contains_no_password() {
     let bed = Bed::fresh().await;
     bed.command::<()>(&["ACL", "SETUSER", "operator", "on", ">hunter2", "~*", "+@all"]).await;
     let shell = super::Shell::new()
         .with("REDIS_URL", bed.url.replace("redis://", "redis://operator:hunter2@"))
         .with("QUEUE_BACKUP_DIR", "backups");
     bed.enqueue(&clans(3)).await;
-    let told = shell.run(&["queue", "backup"]).await.well();
-    assert!(told.starts_with("backed up 3 entries"), "{told}");
+    let output = shell.run(&["queue", "backup"]).await.well();
+    assert!(output.starts_with("backed up 3 entries"), "{output}");
     let file = fs::read_dir(shell.folder().join("backups")).unwrap().next().unwrap().unwrap().path();
     let text = fs::read_to_string(file).unwrap();
     assert!(!text.contains("hunter2") && !text.contains("operator"), "{text}");
 }
 
 #[tokio::test]
-async fn old_backups_are_deleted_by_the_next_one() {
+async fn backup_deletes_old_backups() {
     let bed = Bed::fresh().await;
     let folder = bed.shell.folder().join("backups");
     bed.shell.run(&["queue", "backup", "--dir", "backups"]).await.well();
@@ -47,13 +47,13 @@ async fn old_backups_are_deleted_by_the_next_one() {
     let old = folder.join("refresh-queue-20200101T000000000Z.jsonl");
     fs::rename(made, &old).unwrap();
     fs::write(folder.join("refresh-queue-20200102T000000000Z.jsonl"), "somebody's own").unwrap();
-    let told = bed.json(&["queue", "backup", "--dir", "backups", "--json"]).await;
-    assert_eq!(told["deleted"], serde_json::json!(["refresh-queue-20200101T000000000Z.jsonl"]));
+    let output = bed.json(&["queue", "backup", "--dir", "backups", "--json"]).await;
+    assert_eq!(output["deleted"], serde_json::json!(["refresh-queue-20200101T000000000Z.jsonl"]));
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "the new one, and what is not ours");
 }
 
 #[tokio::test]
-async fn without_a_folder_it_says_what_would_do() {
-    let told = Bed::fresh().await.shell.run(&["queue", "backup"]).await.badly(2);
-    assert!(told.contains("QUEUE_BACKUP_DIR") && told.contains("--dir"), "{told}");
+async fn backup_without_folder_names_the_settings() {
+    let output = Bed::fresh().await.shell.run(&["queue", "backup"]).await.badly(2);
+    assert!(output.contains("QUEUE_BACKUP_DIR") && output.contains("--dir"), "{output}");
 }

@@ -7,13 +7,13 @@ use super::{Bed, Shell, value};
 use crate::support;
 
 #[tokio::test]
-async fn mail_under_any_spelling_is_found_and_a_tag_alone_means_three_kinds() {
+async fn explain_finds_mail_in_any_spelling() {
     let bed = Bed::fresh().await;
     bed.mail("clan:#2pp", &value("clan:#2pp")).await;
     bed.mail("war-followup-1f", &value("clan:%232PP")).await;
     bed.command::<()>(&["ZADD", "refresh_queue", "1", "clan:2pp-retry-2"]).await;
-    let told = bed.shell.run(&["queue", "explain", "#2pp", "--json"]).await.well();
-    let all: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let output = bed.shell.run(&["queue", "explain", "#2pp", "--json"]).await.well();
+    let all: Vec<Value> = output.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let objects: Vec<&str> = all.iter().map(|known| known["object"].as_str().unwrap()).collect();
     assert_eq!(objects, ["clan:2PP", "player:2PP", "war:2PP"]);
     let ids: Vec<&str> = all[0]["mail"].as_array().unwrap().iter().map(|mail| mail["id"].as_str().unwrap()).collect();
@@ -23,7 +23,7 @@ async fn mail_under_any_spelling_is_found_and_a_tag_alone_means_three_kinds() {
 }
 
 #[tokio::test]
-async fn every_state_is_told_with_its_outlook() {
+async fn explain_shows_state_and_outlook() {
     let bed = Bed::fresh().await;
     bed.fill().await;
     for (object, state, outlook) in [
@@ -37,14 +37,14 @@ async fn every_state_is_told_with_its_outlook() {
         assert!(known["outlook"].as_str().unwrap().contains(outlook), "{known}");
         assert_eq!(known["database"]["because"], "DATABASE_URL is not set");
     }
-    let told = bed.shell.run(&["queue", "explain", "war:#2qq"]).await.well();
+    let output = bed.shell.run(&["queue", "explain", "war:#2qq"]).await.well();
     for expected in ["`war:#2qq` is war #2QQ", "next request", "not read: DATABASE_URL is not set"] {
-        assert!(told.contains(expected), "{expected}: {told}");
+        assert!(output.contains(expected), "{expected}: {output}");
     }
 }
 
 #[tokio::test]
-async fn what_the_database_knows_is_told_and_its_absence_too() {
+async fn explain_reads_the_database_if_possible() {
     let bed = Bed::fresh().await;
     let database = support::postgres::fresh_with_contract().await;
     let shell = Shell::new().with("REDIS_URL", &bed.url).with("DATABASE_URL", &database);
@@ -66,21 +66,21 @@ async fn what_the_database_knows_is_told_and_its_absence_too() {
     assert_eq!(known["database"]["last_outcome"], "unchanged", "{known}");
     let errors = known["database"]["errors"].as_array().unwrap();
     assert_eq!((errors.len(), &errors[0]["error"]), (1, &"clan:2PP: bad_gateway: 502".into()));
-    let told = shell.run(&["queue", "explain", "clan:2PP"]).await.well();
-    assert!(told.contains("last fetched") && told.contains("2 min 0"), "{told}");
-    let told = shell.run(&["queue", "explain", "war:2PP"]).await.well();
-    assert!(told.contains("Never fetched") && told.contains("Not queued"), "{told}");
+    let output = shell.run(&["queue", "explain", "clan:2PP"]).await.well();
+    assert!(output.contains("last fetched") && output.contains("2 min 0"), "{output}");
+    let output = shell.run(&["queue", "explain", "war:2PP"]).await.well();
+    assert!(output.contains("Never fetched") && output.contains("Not queued"), "{output}");
 
     let down =
         Shell::new().with("REDIS_URL", &bed.url).with("DATABASE_URL", "postgresql://user:hunter2@127.0.0.1:1/coc");
-    let told = down.run(&["queue", "explain", "clan:2PP"]).await.well();
-    assert!(told.contains("not read: cannot ") && told.contains("Ready, "), "{told}");
-    assert!(!told.contains("hunter2"));
+    let output = down.run(&["queue", "explain", "clan:2PP"]).await.well();
+    assert!(output.contains("not read: cannot ") && output.contains("Ready, "), "{output}");
+    assert!(!output.contains("hunter2"));
 }
 
 #[tokio::test]
-async fn what_cannot_be_an_object_says_why() {
+async fn explain_refuses_a_wrong_object() {
     let bed = Bed::fresh().await;
-    let told = bed.shell.run(&["queue", "explain", "clan:#ABC"]).await.badly(2);
-    assert!(told.contains("'A'") && told.contains("clan:TAG"), "{told}");
+    let output = bed.shell.run(&["queue", "explain", "clan:#ABC"]).await.badly(2);
+    assert!(output.contains("'A'") && output.contains("clan:TAG"), "{output}");
 }

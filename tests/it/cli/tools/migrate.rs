@@ -22,7 +22,7 @@ fn mover(from: &str, to: &str) -> Shell {
 }
 
 #[tokio::test]
-async fn everything_is_moved_and_nothing_is_left() {
+async fn migrate_moves_everything() {
     let (old, new) = (Bed::fresh().await, Bed::fresh().await);
     old.fill().await;
     // The holder of the lease is dead: it runs out while the move waits for it.
@@ -36,9 +36,9 @@ async fn everything_is_moved_and_nothing_is_left() {
 
     let mut expected = old.objects().await;
     expected.insert("clan:2YY".to_owned());
-    let told = mover(&old.url, &new.url).run(&["queue", "migrate"]).await.well();
-    assert!(told.contains("moved 4 requests, 1 dead letter and 1 entry of unreadable mail"), "{told}");
-    assert!(told.contains("nothing is left at the old Redis"), "{told}");
+    let output = mover(&old.url, &new.url).run(&["queue", "migrate"]).await.well();
+    assert!(output.contains("moved 4 requests, 1 dead letter and 1 entry of unreadable mail"), "{output}");
+    assert!(output.contains("nothing is left at the old Redis"), "{output}");
     assert_eq!(new.objects().await, expected);
     assert!(old.objects().await.is_empty());
     let stats = new.json(&["queue", "stats", "--json"]).await;
@@ -52,7 +52,7 @@ async fn everything_is_moved_and_nothing_is_left() {
 }
 
 #[tokio::test]
-async fn everything_moves_away_from_a_full_redis() {
+async fn migrate_empties_a_full_redis() {
     let server = PrivateRedis::start().await;
     let (old, new) = (Bed::at(&server.url()).await, Bed::fresh().await);
     old.enqueue(&clans(3)).await;
@@ -60,13 +60,13 @@ async fn everything_moves_away_from_a_full_redis() {
         old.mail(name, &value(name)).await;
     }
     old.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    let told = mover(&old.url, &new.url).run(&["queue", "migrate"]).await.well();
-    assert!(told.contains("nothing is left at the old Redis"), "{told}");
+    let output = mover(&old.url, &new.url).run(&["queue", "migrate"]).await.well();
+    assert!(output.contains("nothing is left at the old Redis"), "{output}");
     assert_eq!(new.objects().await, clans(6).into_iter().collect());
 }
 
 #[tokio::test]
-async fn a_leased_request_waits_until_it_is_settled() {
+async fn migrate_waits_for_leased_requests() {
     let (old, new) = (Bed::fresh().await, Bed::fresh().await);
     old.enqueue(&clans(1)).await;
     let lease = old.lease(Duration::from_secs(3600)).await;
@@ -83,7 +83,7 @@ async fn a_leased_request_waits_until_it_is_settled() {
 }
 
 #[tokio::test]
-async fn what_runs_agreed_on_goes_along_for_the_rest_of_its_life() {
+async fn migrate_copies_the_shared_run_state() {
     let (old, new) = (Bed::fresh().await, Bed::fresh().await);
     let (resting, learned) = (Fingerprint("0123456789ab".to_owned()), LearnedRate::plain(17.0));
     let now = old.now().await;
@@ -100,8 +100,8 @@ async fn what_runs_agreed_on_goes_along_for_the_rest_of_its_life() {
         old.command::<()>(&["PEXPIRE", key, "600000"]).await;
     }
     let shell = mover(&old.url, &new.url);
-    let told = shell.run(&["queue", "migrate"]).await.well();
-    assert!(told.contains("copied 4 entries of the shared run state"), "{told}");
+    let output = shell.run(&["queue", "migrate"]).await.well();
+    assert!(output.contains("copied 4 entries of the shared run state"), "{output}");
     let seen = new.queue.look_at_key(&resting).await.unwrap();
     assert_eq!((seen.holder, seen.learned_rate), (Holder::Paused("throttled".to_owned()), Some(learned)));
     assert!(seen.for_another > MINUTE && seen.for_another <= 5 * MINUTE, "{:?}", seen.for_another);
@@ -114,23 +114,23 @@ async fn what_runs_agreed_on_goes_along_for_the_rest_of_its_life() {
     // The worker has gone on at the new one: there, what says more stays.
     new.queue.take_calls(now.midnight(), 10, 100).await.unwrap();
     new.queue.pause_key(&resting, "a-run", "throttled again", 10 * MINUTE).await.unwrap();
-    let told = shell.run(&["queue", "migrate"]).await.well();
-    assert!(!told.contains("shared run state"), "{told}");
+    let output = shell.run(&["queue", "migrate"]).await.well();
+    assert!(!output.contains("shared run state"), "{output}");
     assert_eq!(new.queue.calls_taken(now.midnight()).await.unwrap(), 50);
     let seen = new.queue.look_at_key(&resting).await.unwrap();
     assert_eq!(seen.holder, Holder::Paused("throttled again".to_owned()));
 }
 
 #[tokio::test]
-async fn while_a_run_of_the_old_redis_holds_a_key_nothing_is_moved() {
+async fn migrate_refuses_while_a_run_holds_a_key() {
     let (old, new) = (Bed::fresh().await, Bed::fresh().await);
     old.enqueue(&clans(2)).await;
     let key = Fingerprint("0123456789ab".to_owned());
     old.queue.take_key(&key, "some-run", MINUTE).await.unwrap();
     for follow in [&["queue", "migrate"][..], &["queue", "migrate", "--follow"]] {
-        let told = mover(&old.url, &new.url).run(follow).await.badly(1);
-        assert!(told.contains("some-run") && told.contains("0123456789ab"), "{told}");
-        assert!(told.contains("nothing was moved") && told.contains("stop the worker's schedule"), "{told}");
+        let output = mover(&old.url, &new.url).run(follow).await.badly(1);
+        assert!(output.contains("some-run") && output.contains("0123456789ab"), "{output}");
+        assert!(output.contains("nothing was moved") && output.contains("stop the worker's schedule"), "{output}");
     }
     assert_eq!((old.count().await, new.count().await), (2, 0));
     old.queue.give_back_key(&key, "some-run", MINUTE).await.unwrap();
@@ -139,7 +139,7 @@ async fn while_a_run_of_the_old_redis_holds_a_key_nothing_is_moved() {
 }
 
 #[tokio::test]
-async fn following_moves_what_producers_write_meanwhile_and_loses_none() {
+async fn migrate_follow_moves_later_mail() {
     const REQUESTS: usize = 3000;
     let (old, new) = (Bed::fresh().await, Bed::fresh().await);
     let (proxy, target) = Proxy::in_front_of(&new.url).await;
@@ -171,9 +171,9 @@ async fn following_moves_what_producers_write_meanwhile_and_loses_none() {
     tokio::time::timeout(Duration::from_secs(240), arrived).await.expect("everything arrives");
     following.interrupt();
     let ran = following.end().await;
-    let told: Value = serde_json::from_str(&ran.well()).unwrap();
-    assert!(told["requests"].as_u64().unwrap() > REQUESTS as u64, "{told}");
-    assert_eq!((&told["left"]["waiting"], &told["left"]["mailbox"]), (&0.into(), &0.into()), "{told}");
+    let output: Value = serde_json::from_str(&ran.well()).unwrap();
+    assert!(output["requests"].as_u64().unwrap() > REQUESTS as u64, "{output}");
+    assert_eq!((&output["left"]["waiting"], &output["left"]["mailbox"]), (&0.into(), &0.into()), "{output}");
     assert_eq!(new.objects().await, all, "none lost, none doubled");
 }
 
@@ -189,7 +189,7 @@ async fn produce(mut connection: redis::aio::MultiplexedConnection, id: &str) {
 }
 
 #[tokio::test]
-async fn a_move_that_is_killed_again_and_again_loses_nothing() {
+async fn migrate_killed_repeatedly_loses_nothing() {
     const REQUESTS: usize = 4000;
     let (old, new) = (Bed::fresh().await, Bed::fresh().await);
     old.enqueue(&clans(REQUESTS / 2)).await;
@@ -212,25 +212,25 @@ async fn a_move_that_is_killed_again_and_again_loses_nothing() {
         assert_eq!(anywhere, all, "after kill {kills} each is at one of them, or at both");
     }
     assert!(new.count().await < REQUESTS, "killed in the middle");
-    let told = mover(&old.url, &new.url).run(&["queue", "migrate"]).await.well();
-    assert!(told.contains("nothing is left"), "{told}");
+    let output = mover(&old.url, &new.url).run(&["queue", "migrate"]).await.well();
+    assert!(output.contains("nothing is left"), "{output}");
     assert_eq!(new.objects().await, all);
     assert_eq!(new.json(&["queue", "stats", "--json"]).await["queue_size"], REQUESTS);
 }
 
 #[tokio::test]
-async fn the_same_database_is_refused_by_whatever_name() {
+async fn migrate_refuses_the_same_database() {
     let bed = Bed::fresh().await;
     bed.enqueue(&clans(3)).await;
     for name in [bed.url.clone(), bed.url.replace("127.0.0.1", "localhost")] {
-        let told = mover(&bed.url, &name).run(&["queue", "migrate"]).await.badly(2);
-        assert!(told.contains("are the same database"), "{told}");
+        let output = mover(&bed.url, &name).run(&["queue", "migrate"]).await.badly(2);
+        assert!(output.contains("are the same database"), "{output}");
     }
     assert_eq!(bed.objects().await.len(), 3);
 }
 
 #[tokio::test]
-async fn the_new_url_may_come_from_a_file_and_is_never_shown_with_its_password() {
+async fn migrate_url_comes_from_file_or_variable() {
     let (old, new) = (Bed::fresh().await, Bed::fresh().await);
     old.enqueue(&clans(2)).await;
     let shell = Shell::new().with("REDIS_URL", &old.url);
@@ -242,6 +242,6 @@ async fn the_new_url_may_come_from_a_file_and_is_never_shown_with_its_password()
     assert_eq!(ran.code, 1);
     assert!(ran.stderr.contains("127.0.0.1:1") && ran.stderr.contains("list of processes"), "{}", ran.stderr);
     assert!(!(ran.stdout + &ran.stderr).contains("hunter2"));
-    let told = shell.run(&["queue", "migrate"]).await.badly(2);
-    assert!(told.contains("MIGRATE_TO_REDIS_URL is not set"), "{told}");
+    let output = shell.run(&["queue", "migrate"]).await.badly(2);
+    assert!(output.contains("MIGRATE_TO_REDIS_URL is not set"), "{output}");
 }

@@ -6,7 +6,7 @@ use super::Bed;
 use crate::support;
 
 #[tokio::test]
-async fn a_report_that_cannot_be_read_hides_no_other() {
+async fn explain_skips_unreadable_reports() {
     let (bed, database) = (Bed::fresh().await, support::postgres::fresh().await);
     let shell = bed.shell.with("DATABASE_URL", database.as_str());
     shell.run(&["migrate"]).await.well();
@@ -36,18 +36,18 @@ async fn a_report_that_cannot_be_read_hides_no_other() {
         .execute(&mut db)
         .await
         .unwrap();
-    let told = shell.run(&["queue", "explain", "clan:2PP"]).await.well();
-    assert!(told.contains("run good: clan:2PP: fine") && !told.contains("not read"), "{told}");
+    let output = shell.run(&["queue", "explain", "clan:2PP"]).await.well();
+    assert!(output.contains("run good: clan:2PP: fine") && !output.contains("not read"), "{output}");
 }
 
 #[tokio::test]
-async fn what_others_wrote_is_shown_with_its_control_characters_visible() {
+async fn control_characters_are_escaped() {
     let bed = Bed::fresh().await;
     bed.mail("junk\u{1b}[2J\u{202e}x\u{2066}", "no json \u{1b}]0;x\u{7} \u{200b}").await;
     bed.admit().await;
     for arguments in [&["dead", "list"][..], &["dead", "list", "--json"], &["queue", "export"], &["queue", "stats"]] {
-        let told = bed.shell.run(arguments).await.well();
+        let output = bed.shell.run(arguments).await.well();
         let odd = |c: char| c != '\n' && (c.is_control() || "\u{202e}\u{2066}\u{200b}".contains(c));
-        assert!(!told.contains(odd), "{arguments:?}: {told:?}");
+        assert!(!output.contains(odd), "{arguments:?}: {output:?}");
     }
 }

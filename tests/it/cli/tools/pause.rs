@@ -9,7 +9,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn both_switches_stop_runs_and_are_told_everywhere() {
+async fn pause_switches_are_shown_everywhere() {
     let simulator = cli::simulator(&["the.one.key"]).await;
     let bed = Bed::fresh().await;
     bed.enqueue(&["clan:2PP".to_owned()]).await;
