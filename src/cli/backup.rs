@@ -49,6 +49,7 @@ pub async fn run(args: BackupArgs) -> anyhow::Result<Exit> {
     let queue = RedisQueue::connect(&redis, Arc::new(SystemClock))?;
     let now = queue.time().await?;
     let folder = Folder::open(path)?;
+    // The server without user and password: a backup may be kept elsewhere.
     let mut writer = Writer::begin(&folder, now, queue.server(), &redis.namespace)?;
     let mut place = Some(Place::start());
     while let Some(from) = place {
@@ -59,6 +60,7 @@ pub async fn run(args: BackupArgs) -> anyhow::Result<Exit> {
         place = slice.next;
     }
     let (file, contents) = writer.finish()?;
+    // Only after the new backup is complete, so that a failure never leaves fewer backups.
     let deleted = folder.trim(now, config.retention)?;
     let output = if args.json {
         let json = serde_json::json!({

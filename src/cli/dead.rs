@@ -152,6 +152,7 @@ impl These {
     fn filter(self, now: Timestamp) -> Result<DeadFilter, Misuse> {
         let mut names = self.names.iter().map(|name| normalised(name)).collect::<Result<Vec<_>, _>>()?;
         names.sort_unstable();
+        // A name given twice must not count as missing.
         names.dedup();
         Ok(self.which.filter(names, now))
     }
@@ -260,6 +261,7 @@ pub fn render(letters: &[DeadLetter], more: bool, now: Timestamp, style: Style) 
             age,
             letter.attempts.to_string(),
             letter.reason_code.clone(),
+            // One line per letter; `dead show` has the whole text.
             short(&letter.reason, 100),
         ]);
     }
@@ -274,6 +276,7 @@ async fn redrive(args: RedriveArgs) -> anyhow::Result<Exit> {
     let queue = connect::queue()?;
     let now = queue.time().await?;
     let filter = args.these.filter(now)?;
+    // No confirmation: a redrive loses nothing and can be repeated.
     let back = queue.redrive(now, &filter).await?;
     text::print(&if args.json {
         serde_json::json!({"redriven": back}).to_string() + "\n"
@@ -292,6 +295,7 @@ async fn purge(args: PurgeArgs) -> anyhow::Result<Exit> {
     if !letters.is_empty() && !args.yes && !is_confirmed(&number)? {
         return Err(Misuse(format!("nothing was deleted: this would delete {number} for good; add --yes")).into());
     }
+    // Exactly the letters that were counted: one that changed since then is spared by the script.
     let gone = queue.purge(&letters).await?;
     let stayed = letters.len() - gone;
     text::print(&if args.json {
@@ -305,9 +309,11 @@ async fn purge(args: PurgeArgs) -> anyhow::Result<Exit> {
 
 /// Asks for confirmation at a terminal. Without one the result is false.
 pub(super) fn is_confirmed(number: &str) -> anyhow::Result<bool> {
+    // Without a terminal nobody can read the question or answer it.
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
         return Ok(false);
     }
+    // Standard output may be redirected to a file.
     eprint!("delete {number} for good? [y/N] ");
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).context("cannot read standard input")?;
@@ -330,6 +336,7 @@ fn missing(names: &[String], found: usize, done: &str) -> Exit {
 
 /// The name as the queue keeps it: an object in its normal spelling, `mail:<id>` unchanged.
 fn normalised(name: &str) -> Result<String, Misuse> {
+    // Unreadable mail has no object to normalise.
     if name.starts_with("mail:") {
         return Ok(name.to_owned());
     }

@@ -44,8 +44,10 @@ pub struct DrainArgs {
 
 pub async fn run(args: DrainArgs, shared: &Shared) -> anyhow::Result<Exit> {
     let config = connect::config()?;
+    // Before the run begins, so that an early Ctrl-C is not lost.
     let mut interrupts = Interrupts::listen()?;
     let worker = app::from_config(&config)?;
+    // A program reads standard error, too, so it gets no progress.
     let report = if args.json {
         interrupts.until_done(Box::pin(worker.run(args.options(), &Unwatched)), || worker.stop.ask()).await
     } else {
@@ -76,6 +78,7 @@ impl DrainArgs {
 
     /// The number of requests to do, if it is known. A queue that does not respond is left to the run to report.
     async fn total(&self, queue: &impl Queue) -> Option<u64> {
+        // The server's time decides what is ready, not this machine's.
         let now = queue.time().await.ok()?;
         let stats = queue.stats(now).await.ok()?;
         let waiting = if self.priority.is_empty() {
@@ -93,6 +96,7 @@ impl DrainArgs {
 
 /// Reads a time span above zero. A number without a unit is seconds.
 fn parse_runtime(text: &str) -> Result<Duration, String> {
+    // Plain numbers are what AWS and cron users expect.
     let seconds = text.parse().ok().map(Duration::from_secs);
     let span = seconds.or_else(|| read_span(text)).filter(|span| !span.is_zero());
     span.ok_or_else(|| "expected a time above zero, such as 90, 90s, 5m or 1h".to_owned())

@@ -25,7 +25,7 @@ Examples:
 
 In a file, white space separates the objects, and a line that begins with // is a comment.")]
 pub struct EnqueueArgs {
-    /// What to refresh: clan:TAG, player:TAG or war:TAG (the war of the clan with that tag); - reads standard input
+    /// The objects: clan:TAG, player:TAG or war:TAG (the war of the clan with that tag); - reads standard input
     #[arg(required = true, value_name = "KIND:TAG")]
     objects: Vec<String>,
     /// The priority: critical, high, medium, low (or 0 to 3)
@@ -37,11 +37,13 @@ pub struct EnqueueArgs {
 }
 
 pub async fn run(args: EnqueueArgs) -> anyhow::Result<Exit> {
+    // All or nothing: a typing error must not leave half of a list queued.
     let objects = parse(&words(&args.objects)?)?;
     let queue = connect::queue()?;
     let now = queue.time().await?;
     let requests: Vec<RefreshRequest> =
         objects.iter().map(|object| RefreshRequest::now(object.clone(), args.priority, now)).collect();
+    // Only lapsed ones: a request revives every other dead letter by itself.
     if args.revive {
         let names = objects.iter().map(ToString::to_string).collect();
         let lapsed = DeadFilter { names, reason_code: Some(LAPSED.to_owned()), ..DeadFilter::default() };
@@ -54,8 +56,10 @@ pub async fn run(args: EnqueueArgs) -> anyhow::Result<Exit> {
         text::print(&render(&waiting, args.priority))?;
     }
     for dead in &dead {
+        // On standard error, so that a script still reads the list of queued objects.
         text::print_error(&format!("{} was not queued: {}", dead.object, dead.why()));
     }
+    // Some dead letters among many objects are no reason to fail a script.
     Ok(if queued > 0 { Exit::Success } else { Exit::Failure })
 }
 
@@ -75,6 +79,7 @@ fn words(arguments: &[String]) -> anyhow::Result<Vec<String>> {
 }
 
 fn words_of(input: &str) -> impl Iterator<Item = String> + '_ {
+    // Not `#`, which begins a tag.
     let lines = input.lines().filter(|line| !line.trim_start().starts_with("//"));
     lines.flat_map(str::split_whitespace).map(str::to_owned)
 }
@@ -85,6 +90,7 @@ fn parse(words: &[String]) -> Result<Vec<ObjectId>, Misuse> {
     let mut wrong = Vec::new();
     for word in words {
         match ObjectId::from_person(word) {
+            // Two spellings of one object are one request.
             Ok(object) if objects.contains(&object) => {}
             Ok(object) => objects.push(object),
             Err(error) => wrong.push(format!("  {}: {error}", text::short(word, 60))),

@@ -27,14 +27,17 @@ impl Interrupts {
     pub async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
+            // systemd and Docker stop a process with SIGTERM.
             _ = self.terminate.recv() => {}
         }
     }
 
     /// Awaits `run`. The first signal calls `ask_to_stop`, after which `run` finishes its open calls.
     pub async fn until_done<T>(&mut self, run: impl Future<Output = T>, ask_to_stop: impl FnOnce()) -> T {
+        // Pinned here, since the second `select!` continues the same future.
         tokio::pin!(run);
         tokio::select! {
+            // The run may end by itself before any signal.
             done = &mut run => return done,
             () = self.next() => {
                 eprintln!("stopping: finishing open calls, returning the rest to the queue (Ctrl-C again quits now)");

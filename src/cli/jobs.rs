@@ -185,6 +185,7 @@ pub async fn run(args: JobsArgs, shared: &Shared) -> anyhow::Result<Exit> {
 async fn enqueue(args: EnqueueArgs, table: &JobTable) -> anyhow::Result<Exit> {
     let mut payload = json!({
         "triggeredBy": args.triggered_by.as_str(),
+        // The keys of other programs that queue jobs.
         "timestamp": SystemClock.wall().to_string(),
         "requestId": request_id(),
     });
@@ -226,6 +227,7 @@ async fn show(args: ShowArgs, table: &JobTable, style: Style) -> anyhow::Result<
 
 async fn retry(args: RetryArgs, table: &JobTable) -> anyhow::Result<Exit> {
     let job = found(&args.id, table).await?;
+    // A queued or running job would run twice at the same time.
     if job.status != "failed" {
         return Err(Misuse(format!(
             "nothing was queued: the job is {}, and only failed jobs can be retried",
@@ -234,11 +236,13 @@ async fn retry(args: RetryArgs, table: &JobTable) -> anyhow::Result<Exit> {
         .into());
     }
     let mut payload = job.payload();
+    // Other programs may have written anything into the column.
     if !payload.is_object() {
         payload = json!({"triggeredBy": "admin"});
     }
     payload["timestamp"] = json!(SystemClock.wall().to_string());
     payload["requestId"] = json!(request_id());
+    // The link from the new job to the failed one, for people.
     payload["retryOf"] = json!(job.id);
     let id = table.enqueue(&payload, job.priority, job.max_retries).await?;
     text::print(&format!("{id}\n"))?;
@@ -247,6 +251,7 @@ async fn retry(args: RetryArgs, table: &JobTable) -> anyhow::Result<Exit> {
 
 async fn purge(args: PurgeArgs, table: &JobTable) -> anyhow::Result<Exit> {
     let statuses: &[&str] = if args.failed { &["completed", "failed"] } else { &["completed"] };
+    // A dry run of the same statement, so that the count matches the deletion.
     let count = table.purge(statuses, args.older_than, true).await?;
     let number = counted(count, "job", "jobs");
     if count > 0 && !args.yes && !super::dead::is_confirmed(&number)? {
@@ -287,6 +292,7 @@ fn real(time: Option<TableTime>) -> Option<OffsetDateTime> {
 /// The time from the start of the job to its end, or until now while it is running.
 fn took(job: &JobRow) -> Option<Duration> {
     let end = match (job.status.as_str(), job.completed_at) {
+        // The database's clock, since other workers wrote the start.
         ("processing", _) => job.now,
         (_, end) => real(end)?,
     };

@@ -172,6 +172,7 @@ impl Row {
             Holder::Nobody | Holder::Left => (State::Ok, None, None),
             Holder::Run(run) => (State::InUse, None, Some(run)),
             Holder::Paused(reason) => match reason.strip_prefix(BENCHED) {
+                // The prefix in the slot tells a rejected key from one that is cooling down.
                 Some(reason) => (State::Rejected, Some(reason.to_owned()), None),
                 None => (State::CoolingDown, Some(reason), None),
             },
@@ -182,6 +183,7 @@ impl Row {
             name: None,
             addresses: Vec::new(),
             ours: true,
+            // A free slot has a remaining time, too, which means nothing to a person.
             seconds_left: (state != State::Ok).then_some(for_another.as_secs_f64()),
             state,
             reason,
@@ -195,6 +197,7 @@ impl Row {
     fn listed(self, key: &ListedKey, visit: &Visit<'_>) -> Self {
         let ours = visit.is_ours(key);
         let state = match self.state {
+            // Foreign first: the state of a foreign key is not our business.
             _ if !ours => State::Foreign,
             State::Ok if !key.is_good_for(visit.addresses()) => State::OtherAddress,
             state => state,
@@ -267,6 +270,7 @@ impl Tools {
     async fn renew(&self, json: bool, style: Style) -> anyhow::Result<Exit> {
         let (mut done, mut failures) = (Vec::new(), Vec::new());
         for account in self.wallet.accounts() {
+            // Whoever runs this has probably fixed the cause of the cooldown.
             login::end_rests(&self.queue, account).await?;
             match self.with_right(account, login::renew(&self.queue, account, &SystemClock, &self.run)).await? {
                 Ok(given) => {
@@ -293,6 +297,7 @@ impl Tools {
             let prune = async {
                 let visit = account.visit().await?;
                 let rows = self.rows(account, &visit).await?.into_iter().filter(Row::is_useless).collect::<Vec<_>>();
+                // The list comes from the same login as the revocations, so it cannot be outdated.
                 for row in rows.iter().filter(|_| yes) {
                     if let Some(key) = visit.listed().iter().find(|key| key.fingerprint() == row.key) {
                         visit.revoke(key).await?;

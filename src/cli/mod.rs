@@ -83,6 +83,7 @@ struct Shared {
 
 impl Shared {
     fn no_colour(&self) -> bool {
+        // An empty NO_COLOR means nothing, by the convention of no-color.org.
         let set = |name: &str| process_var(name).filter(|value| !value.is_empty());
         self.no_color || set("NO_COLOR").is_some() || set("TERM").is_some_and(|terminal| terminal == "dumb")
     }
@@ -93,6 +94,7 @@ impl Shared {
         let Some(level) = level.filter(|level| !level.trim().is_empty()) else {
             return Ok(());
         };
+        // The option overrides the variable, so the reader gets it under the name of the variable.
         let vars = |name: &str| if name == "LOG_LEVEL" { Some(level.clone()) } else { process_var(name) };
         telemetry::init_command_line(&TelemetryConfig::read(&vars)?);
         Ok(())
@@ -153,6 +155,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => {
             // A closed output leaves only the exit code to report with.
             let _ = error.print();
+            // clap exits with 0 for --help and 2 for wrong usage.
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
@@ -165,6 +168,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<Exit> {
+    // As in Lambda: one thread, so that commands behave as the function does.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(dispatch(cli))
 }
@@ -172,9 +176,11 @@ fn run(cli: Cli) -> anyhow::Result<Exit> {
 async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     let shared = cli.shared;
     shared.start_log()?;
+    // Before any configuration is read, since secrets stand in for variables.
     if cli.command.needs_secrets() && secrets::are_elsewhere(&environment_var) {
         Secrets::read(&environment_var).await.put_in_force();
     }
+    // After the secrets, which may contain certificates.
     put_trust_in_force(&process_var);
     match cli.command {
         #[cfg(feature = "embedded")]
@@ -184,6 +190,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         Command::Queue(args) => queue::run(args, &shared).await,
         Command::Dead(args) => dead::run(args, &shared).await,
         Command::Migrate(args) => migrate::run(args).await,
+        // Boxed, since its future is large and would be a part of every command.
         Command::Keys(args) => Box::pin(keys::run(args, &shared)).await,
         Command::Report(args) => report::run(args, &shared).await,
         Command::Jobs(args) => jobs::run(args, &shared).await,
@@ -202,6 +209,7 @@ fn fail(error: &anyhow::Error, style: Style) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     text::print_error(&format!("{} {}", style.bad("error:"), sentence(error)));
+    // A script can tell a mistake in its call from a failure of a server.
     if error.is::<Misuse>() || error.is::<ConfigErrors>() { ExitCode::from(2) } else { ExitCode::FAILURE }
 }
 
@@ -209,6 +217,7 @@ fn fail(error: &anyhow::Error, style: Style) -> ExitCode {
 fn sentence(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
+        // Many errors of libraries repeat their source in their own text.
         if text.contains(&cause) {
             continue;
         }

@@ -55,6 +55,7 @@ fn bar(total: Option<u64>) -> ProgressBar {
         let _ = write!(out, "{:.1} per second", state.per_sec());
     };
     bar.set_style(style.with_key("rate", rate));
+    // Between two responses the elapsed time goes on.
     bar.enable_steady_tick(Duration::from_millis(120));
     bar
 }
@@ -96,6 +97,7 @@ pub struct Lines {
 impl Lines {
     fn new(clock: Arc<dyn Clock>, total: Option<u64>) -> Self {
         let began = clock.boot();
+        // The first line is due after one interval, since a short run needs none.
         Self { clock, total, began, done: AtomicU64::new(0), next_ms: AtomicU64::new(millis(LINE_INTERVAL)) }
     }
 
@@ -119,7 +121,9 @@ fn millis(duration: Duration) -> u64 {
 fn line(done: u64, total: Option<u64>, elapsed: Duration) -> String {
     let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
     match total {
+        // Beyond the total only follow-ups are done, whose number is unknown.
         Some(total) if done <= total => {
+            // A rate of zero would make the time infinite, which panics.
             let left = Duration::from_secs_f64(total.saturating_sub(done) as f64 / rate.max(0.001));
             format!("{} of {}, {rate:.1} per second, {} left", count(done), count(total), span(left))
         }

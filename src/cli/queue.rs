@@ -101,6 +101,7 @@ async fn stats(args: &StatsArgs, shared: &Shared) -> anyhow::Result<Exit> {
     let paused = paused(WorkerConfig::read(&process_var)?.paused, &circuits);
     let output = if args.json {
         let mut json = serde_json::to_value(QueueReport::new(&stats, now))?;
+        // Not a part of the report of a run, which says it in `stopped_because`.
         json["paused"] = paused.map_or(serde_json::Value::Null, |because| serde_json::json!({"because": because}));
         serde_json::to_string_pretty(&json)? + "\n"
     } else {
@@ -114,6 +115,7 @@ async fn stats(args: &StatsArgs, shared: &Shared) -> anyhow::Result<Exit> {
 /// The reason why runs do nothing although no server is down. The switches are those of this environment.
 fn paused(pause: Option<Pause>, circuits: &[Circuit]) -> Option<String> {
     match (pause, Circuit::of_api(circuits)) {
+        // A switch outweighs a circuit: runs do not even look at circuits then.
         (Some(Pause::RefreshPaused), _) => Some("REFRESH_PAUSED is true".to_owned()),
         (Some(Pause::DisableAutoRefreshQueue), _) => Some("DISABLE_AUTO_REFRESH_QUEUE is true".to_owned()),
         (None, Some(circuit)) => {
@@ -169,6 +171,7 @@ async fn export(args: &ExportArgs) -> anyhow::Result<Exit> {
     let now = queue.time().await?;
     let entries = queue.export(now).await?;
     let written = written(&entries, args.format);
+    // The confirmation would be a part of the exported data.
     if args.to.as_os_str() == "-" {
         text::print(&written)?;
         return Ok(Exit::Success);
@@ -204,6 +207,7 @@ fn quoted(text: &str) -> String {
         match byte {
             b'"' => quoted.push_str("\\\""),
             b'\\' => quoted.push_str("\\\\"),
+            // redis-cli decodes `\xNN`, so any byte survives a terminal and a pipe.
             b' '..=b'~' => quoted.push(char::from(byte)),
             other => {
                 let _ = write!(quoted, "\\x{other:02x}");
@@ -217,6 +221,7 @@ fn quoted(text: &str) -> String {
 async fn return_to_mailbox(args: &ExportArgs) -> anyhow::Result<Exit> {
     let queue = connect::queue()?;
     let now = queue.time().await?;
+    // The count is read without changing anything.
     if !args.yes {
         let waiting = queue.export(now).await?.len() as u64;
         return Err(Misuse(format!(

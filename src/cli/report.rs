@@ -115,8 +115,10 @@ pub async fn run(args: ReportArgs, shared: &Shared) -> anyhow::Result<Exit> {
 }
 
 async fn read(pool: &PgPool, since: Timestamp) -> Result<Report, sqlx::Error> {
+    // One transaction, so that the tables are of one moment.
     let mut transaction = pool.begin().await?;
     let since_utc = since.to_utc();
+    // Nothing is kept prepared, since a pooler may be in between.
     let runs = sqlx::query_scalar("SELECT count(*) FROM refresh_worker.refresh_runs WHERE started >= $1")
         .persistent(false)
         .bind(since_utc)
@@ -134,6 +136,7 @@ fn render(report: &Report, style: Style) -> String {
     let runs = counted(unsigned(report.runs), "run", "runs");
     let title = format!("What the calls brought: {runs} since {}", report.since);
     let _ = write!(text, "\n{}\n{}", style.bold(&title), work(&report.work, style));
+    // A single day would repeat the table above it.
     if report.days.len() > 1 {
         let _ = write!(text, "\n{}\n{}", style.bold("By day (UTC)"), work(&report.days, style));
     }
@@ -177,6 +180,7 @@ fn work(rows: &[Work], style: Style) -> String {
 
 /// A share as a bar with its percentage.
 fn bar(part: i64, whole: i64) -> String {
+    // No requests have no share.
     if whole <= 0 {
         return String::new();
     }

@@ -78,9 +78,11 @@ pub async fn run(args: RestoreArgs) -> anyhow::Result<Exit> {
     let max_attempts = WorkerConfig::read(&process_var)?.max_attempts;
     let queue = connect::queue()?;
     let now = queue.time().await?;
+    // The whole file first, so that an invalid entry cannot leave half of it restored.
     let mut restored = check(&args, now, max_attempts)?;
     restored.dry_run = args.dry_run;
     let stopped = restored.invalid > 0 && !args.skip_invalid;
+    // A dry run counts the valid entries even if a restore would refuse the file.
     if args.dry_run || !stopped {
         restore(&args, &queue, now, max_attempts, &mut restored).await?;
     }
@@ -124,6 +126,7 @@ async fn restore(
             Some(Err(_)) => invalid += 1,
             None => {}
         }
+        // The second pass trusts the first one only as far as the file is unchanged.
         anyhow::ensure!(invalid <= restored.invalid, "the file changed during the restore; run it again");
         if step.len() == STEP || at_end {
             put_back(queue, now, &step, restored)
@@ -143,6 +146,7 @@ async fn put_back(
     entries: &[Returning],
     restored: &mut Restored,
 ) -> anyhow::Result<()> {
+    // `put_back` has no dry mode, so a dry run only looks for the entries.
     if restored.dry_run {
         let there = queue.has(entries).await?.into_iter().filter(|there| *there).count() as u64;
         restored.nothing += there;
@@ -183,6 +187,7 @@ fn print(args: &RestoreArgs, restored: &Restored, stopped: bool) -> anyhow::Resu
             counted(restored.no_room, "dead letter was", "dead letters were")
         );
     }
+    // Programs have the JSON, and a refused restore has nothing to sum up.
     if args.json || stopped && !args.dry_run {
         return Ok(());
     }

@@ -59,6 +59,7 @@ pub struct SimArgs {
 pub async fn run(args: SimArgs, shared: &Shared) -> anyhow::Result<Exit> {
     let key = args.token.first().cloned().unwrap_or_else(|| ANY_KEY.to_owned());
     let listen = args.listen;
+    // Before the port opens, since a test may stop it at once.
     let mut interrupts = Interrupts::listen()?;
     let accounts = args.account.clone();
     let simulator = Simulator::start_on(listen, args.into_config()).await.context("cannot start the simulator")?;
@@ -107,6 +108,7 @@ struct Welcome<'a> {
 impl Welcome<'_> {
     fn render(&self, style: Style) -> String {
         let Self { base_url, key, world, account } = self;
+        // The control paths are outside the version of the API.
         let control = base_url.trim_end_matches("/v1");
         let clans = counted(world.clan_tags().len() as u64, "clan", "clans");
         let players = counted(world.player_tags().len() as u64, "player", "players");

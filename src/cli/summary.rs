@@ -40,6 +40,7 @@ fn headline(report: &RunReport, style: Style) -> String {
         let head = style.bad(&format!("Run failed after {runtime}: "));
         return format!("{head}{failure}\n");
     }
+    // A run that did some work before it was turned away has a table to show.
     if report.stopped_because.is_turned_away() && report.processed_requests == 0 {
         return format!("{} {why}\n", style.warn("Nothing done:"));
     }
@@ -52,6 +53,7 @@ fn headline(report: &RunReport, style: Style) -> String {
 fn outcomes(report: &RunReport, style: Style) -> String {
     let columns: Vec<Outcome> = Outcome::ALL
         .into_iter()
+        // Columns of zeros would hide the few that matter.
         .filter(|outcome| report.outcomes.get(outcome.as_str()).is_some_and(|count| *count > 0))
         .collect();
     if columns.is_empty() {
@@ -67,6 +69,7 @@ fn outcomes(report: &RunReport, style: Style) -> String {
             columns.iter().map(|outcome| counts.get(outcome.as_str()).copied().unwrap_or(0)).collect();
         table.row(line(plural(*kind), &cells));
     }
+    // A sum of one row is that row.
     if kinds.len() > 1 {
         let cells: Vec<u64> = columns.iter().map(|outcome| report.outcomes[outcome.as_str()]).collect();
         table.row(line("all", &cells));
@@ -138,6 +141,7 @@ fn facts_of(report: &RunReport) -> Vec<(&'static str, String)> {
         facts.push(("queue", queue_left(queue)));
     }
     facts.extend(report.errors.iter().map(|error| ("error", short(error, 160))));
+    // The report keeps a bounded number of errors.
     if report.errors_omitted > 0 {
         facts.push(("error", format!("and {} more", count(report.errors_omitted))));
     }

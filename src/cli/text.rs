@@ -75,6 +75,7 @@ fn readable(text: &str, painted: bool) -> String {
     let mut rest = text;
     while let Some(at) = rest.find('\x1b') {
         shown.push_str(&visible(&rest[..at]));
+        // Any other escape sequence came from outside and is escaped.
         let code = PAINT.into_iter().find(|code| rest[at..].starts_with(code));
         let end = at + code.map_or(1, str::len);
         shown.push_str(&code.map_or_else(|| visible("\x1b"), Into::into));
@@ -86,6 +87,7 @@ fn readable(text: &str, painted: bool) -> String {
 
 /// Writes to standard error, as [`print`] writes to standard output.
 pub fn print_error(text: &str) {
+    // Colours are kept only on a terminal, so a pipe never gets an escape code.
     eprintln!("{}", readable(text, io::stderr().is_terminal()));
 }
 
@@ -94,9 +96,11 @@ pub fn print_error(text: &str) {
 /// # Errors
 /// When standard output is closed. A broken pipe is an ordinary end for a command, see [`super::main`].
 pub fn print(text: &str) -> io::Result<()> {
+    // `println!` would panic on a closed pipe.
     let mut out = io::stdout().lock();
     let is_terminal = out.is_terminal();
     out.write_all(readable(text, is_terminal).as_bytes())?;
+    // A table without a final line break would stay in the buffer.
     out.flush()
 }
 
@@ -122,6 +126,7 @@ impl Table {
 
     pub fn row(&mut self, cells: impl IntoIterator<Item = impl Into<String>>) {
         let cell = |cell: String| {
+            // A line break in a cell would forge a row.
             if cell.contains(['\n', '\r', '\t']) {
                 cell.replace('\n', "\\n").replace('\r', "\\r").replace('\t', "\\t")
             } else {
@@ -159,6 +164,7 @@ impl Table {
                 Align::Right => write!(line, "{cell:>width$}"),
             };
         }
+        // The last column may be empty, and trailing space breaks copied text.
         line.truncate(line.trim_end().len());
         line
     }
@@ -193,6 +199,7 @@ pub fn span(duration: Duration) -> String {
         0 => format!("{millis} ms"),
         1..60 => format!("{:.1} s", duration.as_secs_f64()),
         60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        // Seconds do not matter after an hour.
         3600..86_400 => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
         _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
     }
@@ -228,6 +235,7 @@ pub fn bytes(number: u64) -> String {
 #[must_use]
 pub fn short(text: &str, most: usize) -> String {
     let clean: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    // After the words are joined, since line breaks are control characters, too.
     let clean: String = clean.chars().filter(|character| !character.is_control()).collect();
     match clean.char_indices().nth(most) {
         Some((end, _)) => format!("{}...", &clean[..end]),

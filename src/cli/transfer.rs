@@ -130,6 +130,7 @@ pub async fn run(args: TransferArgs) -> anyhow::Result<Exit> {
     let source = connect::queue()?.with_limits(limits);
     let target = RedisQueue::connect(&target_config(&args)?, Arc::new(SystemClock));
     let target = target.context("the URL of the new Redis cannot be used")?;
+    // A move onto itself would delete every request after its copy.
     refuse_same(&source, &target).await?;
     let mut interrupts = Interrupts::listen()?;
     if !args.json {
@@ -138,12 +139,15 @@ pub async fn run(args: TransferArgs) -> anyhow::Result<Exit> {
     }
     let mut transfer = Transfer { source, target, moved: Moved::default(), scanned: false, clean_since_start: false };
     transfer.copy_shared_state().await?;
+    // Checked between slices, so that a stopped move leaves no request half moved.
     let stop = AtomicBool::new(false);
     let moving = transfer.move_all(args.follow, &stop);
     interrupts.until_done(moving, || stop.store(true, Ordering::Relaxed)).await?;
+    // After an interruption, too: the person must know what is left.
     transfer.count_rest().await?;
     let moved = &transfer.moved;
     text::print(&if args.json { serde_json::to_string(moved)? + "\n" } else { render(moved) })?;
+    // With --follow a person ends the move, so a rest is expected.
     Ok(if moved.complete || args.follow { Exit::Success } else { Exit::Failure })
 }
 
@@ -216,9 +220,11 @@ impl Transfer {
         while !stop.load(Ordering::Relaxed) {
             let (pause, done) = match self.round(stop).await {
                 Ok((pass, idle)) => {
+                    // Leases end by themselves; without them one idle pass is enough.
                     let must_wait = idle && (pass.leased > 0 || self.scanned);
                     (if must_wait { IDLE_PAUSE } else { Duration::ZERO }, idle && pass.leased == 0 && self.scanned)
                 }
+                // A move that follows for days must survive a restart of either server.
                 Err(error) if follow && error.is_transient() => {
                     text::print_error(&format!("warning: {error}; trying again"));
                     (Duration::from_secs(1), false)
@@ -261,6 +267,7 @@ impl Transfer {
         let admitted = self.source.admit(now, mail).await?;
         self.moved.admitted += admitted.admitted as u64;
         let handled = admitted.admitted + admitted.unreadable + admitted.orphaned + admitted.orphans_dropped;
+        // Mail may be hidden from the index, so the scan must come round without any.
         let is_clean = handled == 0 && admitted.changed == 0 && !admitted.more;
         let (begins, ends) = scan.map_or((true, true), |scan| (scan.from == "0", scan.to == "0"));
         self.clean_since_start = is_clean && (begins || self.clean_since_start);
@@ -294,14 +301,17 @@ impl Transfer {
         let (copies, stored): (Vec<Returning>, Vec<Vec<u8>>) = copies.into_iter().unzip();
         let there = self.target.time().await?;
         self.target.put_back(there, &copies).await?;
+        // A read of its own proves that the copies are there.
         let arrived = self.target.has(&copies).await?;
         let verified = copies.iter().zip(stored).zip(arrived).filter(|(_, arrived)| *arrived);
         let (copies, taken): (Vec<&Returning>, Vec<(String, Vec<u8>)>) =
             verified.map(|((copy, stored), _)| (copy, (copy.name(), stored))).unzip();
+        // Compares the text first, so that a later change at the source is not lost.
         let gone = self.source.take_away(&taken).await?;
         for (copy, gone) in copies.into_iter().zip(gone) {
             pass.moved += 1;
             match copy {
+                // The next pass copies the changed request, which merges.
                 _ if !gone => self.moved.changed += 1,
                 Returning::Letter { .. } => self.moved.unreadable += 1,
                 Returning::Record { record, .. } if record.state == State::Dead => self.moved.dead_letters += 1,
@@ -334,6 +344,7 @@ fn movable(entry: Kept, now: Timestamp, pass: &mut Pass) -> Option<(Returning, V
                 return None;
             }
             let mut record: Record = *record;
+            // As a run would, so that a request that kills its workers stays a suspect.
             record.lapse(true, now);
             Kept::Record { object, record: Box::new(record), stored }
         }

@@ -79,6 +79,7 @@ pub async fn run(args: ViewsArgs, shared: &Shared) -> anyhow::Result<Exit> {
 async fn install(args: InstallArgs) -> anyhow::Result<Exit> {
     let views = wanted(&args.names)?;
     let store = app::store(&DatabaseConfig::read(&process_var)?)?;
+    // The views read tables of the worker, which must exist first.
     store.migrate().await?;
     let mut ending = Exit::Success;
     for view in views {
@@ -99,6 +100,7 @@ fn wanted(names: &[String]) -> Result<Vec<OwnView>, Misuse> {
         return Ok(OWN_VIEWS.to_vec());
     }
     let find = |name: &String| {
+        // People copy the name with its schema from REFRESH_VIEWS.
         let base = name.strip_prefix("refresh_worker.").unwrap_or(name);
         OWN_VIEWS.into_iter().find(|view| view.name == base).ok_or_else(|| {
             let known: Vec<&str> = OWN_VIEWS.iter().map(|view| view.name).collect();

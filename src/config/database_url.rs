@@ -108,9 +108,11 @@ impl DatabaseUrl {
         }
         let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
         let hosts = authority.rsplit_once('@').map_or(authority, |(_user, hosts)| hosts);
+        // The URL parser would report a bad port instead.
         if hosts.contains(',') {
             return one(SEVERAL_HOSTS);
         }
+        // The host may be among the parameters.
         let inserted = if authority.ends_with('@') { NO_HOST } else { "" };
         let Ok(url) = Url::parse(&format!("postgres://{authority}{inserted}{tail}")) else {
             return one(
@@ -148,6 +150,7 @@ pub fn without_user(user: &str, text: &str) -> String {
     let cut = &user[..user.floor_char_boundary(63)];
     let hidden =
         [user, cut].into_iter().fold(text.to_owned(), |text, name| text.replace(&format!("\"{name}\""), "\"***\""));
+    // A short name would be cut out of ordinary words.
     if user.len() < 4 {
         return hidden;
     }

@@ -106,6 +106,7 @@ fn keys(count: usize) -> String {
 /// The URL of a server without its user part and query. Even the user may be a secret, since some put the password there.
 fn server(url: &SecretString) -> String {
     let Ok(url) = Url::parse(url.expose_secret()) else {
+        // An unreadable address may be a password.
         return "set (not shown)".to_owned();
     };
     let user = if url.username().is_empty() && url.password().is_none() { "" } else { "***@" };

@@ -28,6 +28,7 @@ use super::{
 /// A variable of the process, or the secret that was read from elsewhere for it. Bytes that are not UTF-8 become replacement
 /// characters, so that a message shows them.
 pub fn process_var(name: &str) -> Option<String> {
+    // Secrets come first: the variable holds only their place.
     if let Some(secret) = super::secrets::in_force(name) {
         return Some(secret);
     }
@@ -138,6 +139,7 @@ impl TelemetryConfig {
 pub fn warnings(vars: Vars<'_>) -> Vec<String> {
     let mut reader = Reader::new(vars);
     let mut warnings = Vec::new();
+    // The problems of this reader are dropped: `Config::read` reports them.
     let (wanted, cap) = reader.rate_and_cap();
     if wanted > cap {
         warnings.push(format!(

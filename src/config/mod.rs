@@ -103,7 +103,7 @@ pub struct PortalConfig {
     pub egress_ips: Vec<IpAddr>,
 }
 
-/// One account of the portal.
+/// An account of the portal.
 #[derive(Clone, Debug)]
 pub struct PortalAccount {
     /// The name in messages, which never show the address: `COC_EMAIL`, `COC_EMAIL_2` …, `COC_ACCOUNTS[1]` …

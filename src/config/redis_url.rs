@@ -74,6 +74,7 @@ impl RedisUrl {
         for (name, value) in pairs {
             let is = |wanted: &[&str]| wanted.contains(&value.to_ascii_lowercase().as_str());
             match plain(&name).as_str() {
+                // The library reads these itself for a socket.
                 "db" | "user" | "pass" if is_socket => {}
                 "database" | "username" | "password" if is_socket => {
                     problems.push(format!("its parameter `{name}` is called db, user or pass for a socket"));
@@ -81,6 +82,7 @@ impl RedisUrl {
                 "db" | "database" => read.take_database(&value, &mut problems),
                 "user" | "username" => user = Some(value),
                 "pass" | "password" => password = Some(value),
+                // Harmless when it agrees with the scheme.
                 "ssl" | "tls" if is(&["true", "1", "yes"]) == is_tls => {}
                 "ssl" | "tls" => problems.push(format!("`{name}` and the scheme differ: use rediss:// for TLS")),
                 "sslcertreqs" if is(&["required", "cert_required", "2"]) => {}

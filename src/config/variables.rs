@@ -107,6 +107,7 @@ pub fn sample_file() -> String {
     for Section { title, variables } in SECTIONS {
         let _ = writeln!(sample, "\n# === {title} ===");
         for variable in *variables {
+            // Backticks are Markdown, and a shell would run them.
             let meaning = variable.meaning.replace('`', "");
             let default = variable.default_text().replace('`', "");
             let _ = write!(sample, "\n# {meaning}\n# Default: {default}.\n{}", variable.sample_line());

@@ -46,6 +46,7 @@ impl FromStr for Kind {
         Self::ALL
             .into_iter()
             .find(|kind| kind.as_str() == text)
+            // A producer may have written a whole document here.
             .ok_or_else(|| UnknownKind(text.chars().take(40).collect()))
     }
 }
@@ -87,6 +88,7 @@ impl ObjectId {
     /// # Errors
     /// When the text does not name an object.
     pub fn from_person(text: &str) -> Result<Self, NotAnObject> {
+        // Marks that editors and chats put around a copied text.
         let bare = text.trim().trim_matches(['"', '\'', '`', '\u{feff}', '\u{200b}']);
         let (kind, tag) =
             bare.split_once([':', '\u{ff1a}']).ok_or_else(|| NotAnObject::Form(text.chars().take(40).collect()))?;

@@ -1,8 +1,7 @@
 //! The values of the domain, without I/O.
 //!
 //! A producer's [`RefreshRequest`] asks for one [`ObjectId`] (a clan, a player, a clan's current war) at a [`Priority`]; the API
-//! answers with a [`Document`] or with the fact that there is none ([`Answered`]); what became of a request in the end
-//! is its [`Outcome`].
+//! returns a [`Document`] or the fact that there is none ([`Answered`]). The result of a request is its [`Outcome`].
 
 mod change;
 mod endpoint_kind;

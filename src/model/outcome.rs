@@ -88,6 +88,7 @@ impl Reason {
     #[must_use]
     pub fn new(code: &'static str, detail: impl Into<String>) -> Self {
         let mut detail = super::text::clean(detail.into());
+        // At a character boundary: a message may be in any language.
         if let Some((end, _)) = detail.char_indices().nth(Self::MAX_DETAIL) {
             detail.truncate(end);
         }

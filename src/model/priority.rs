@@ -25,6 +25,7 @@ impl Priority {
     #[must_use]
     pub const fn nearest(number: i64) -> Self {
         match number {
+            // A wrong score must not lose the request.
             i64::MIN..=0 => Self::Critical,
             1 => Self::High,
             2 => Self::Medium,
@@ -36,6 +37,7 @@ impl Priority {
     #[must_use]
     pub const fn staleness(self) -> Duration {
         Duration::from_secs(match self {
+            // The ages that producers and reports rely on.
             Self::Critical => 5 * 60,
             Self::High => 30 * 60,
             Self::Medium => 2 * 60 * 60,

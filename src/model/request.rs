@@ -42,11 +42,14 @@ impl RefreshRequest {
         retry_count: u32,
         now: Timestamp,
     ) -> Self {
+        // A wrong year must neither hide a request for ever nor overflow a sum.
         let clamp = |time: Timestamp| time.clamp(Timestamp::EPOCH, now + MAX_REQUEST_DELAY);
         let asked = clamp(requested_at);
         let stale_at = last_updated.map_or(Timestamp::EPOCH, |updated| clamp(clamp(updated) + priority.staleness()));
+        // Producers write the time from which they want the refresh.
         let not_before = if asked > now + MAX_CLOCK_LEAD { asked } else { Timestamp::EPOCH };
         let due = stale_at.max(not_before);
+        // A due request keeps its place in the order of request times.
         Self { object, priority, asked, due: if due > now { due } else { asked.min(now) }, attempts: retry_count }
     }
 }

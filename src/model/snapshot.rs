@@ -100,6 +100,7 @@ impl Document {
     /// SHA-256 of the document as received, computed once.
     #[must_use]
     pub fn content_hash(&self) -> [u8; 32] {
+        // Not every response is stored, so the hash is computed on demand.
         let json = self.text();
         *json.hash.get_or_init(|| content_hash(&json.text))
     }

@@ -43,6 +43,7 @@ impl Tag {
     #[must_use]
     pub fn somewhere() -> Self {
         let alphabet = ALPHABET.as_bytes();
+        // The leading 2 keeps the tag valid whatever follows.
         let digits = (0..5).map(|_| char::from(alphabet[fastrand::usize(..alphabet.len())]));
         Self(std::iter::once('2').chain(digits).collect::<String>().into())
     }
@@ -70,9 +71,11 @@ impl Tag {
                 || matches!(c, '\u{2018}'..='\u{201f}' | '\u{ab}' | '\u{bb}' | '\u{200b}'..='\u{200f}')
                 || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{61c}')
         };
+        // Full-width characters come from Asian keyboards.
         let text: String = text.chars().map(narrow).collect();
         let mut bare = text.trim_matches(is_around);
         while let Some(rest) =
+            // A tag copied from a URL may be encoded twice.
             bare.strip_prefix('#').or_else(|| bare.strip_prefix("%23")).or_else(|| bare.strip_prefix("%2523"))
         {
             bare = rest.trim_matches(is_around);
@@ -90,14 +93,17 @@ impl Tag {
         if bare.is_empty() {
             return Err(ImpossibleTag::Empty);
         }
+        // Before the alphabet, so that the message stays short.
         if bare.chars().count() > MAX_LENGTH {
             return Err(ImpossibleTag::TooLong(bare.chars().take(40).collect()));
         }
         let upper: String =
+            // The game has no letter O, but people type it for zero.
             bare.chars().map(|c| if matches!(c, 'o' | 'O') { '0' } else { c.to_ascii_uppercase() }).collect();
         if let Some(character) = upper.chars().find(|c| !ALPHABET.contains(*c)) {
             return Err(ImpossibleTag::Character { tag: bare.to_owned(), character });
         }
+        // The API writes #0 for a league war whose opponent is unknown.
         if upper == "0" {
             return Err(ImpossibleTag::NotDrawn);
         }

@@ -39,10 +39,12 @@ fn escaped(text: &str, is_bad: impl Fn(char) -> bool) -> Cow<'_, str> {
     for c in text.chars() {
         match c {
             c if !is_bad(c) => shown.push(c),
+            // The short escapes are the ones that people recognise.
             '\n' => shown.push_str("\\n"),
             '\t' => shown.push_str("\\t"),
             '\r' => shown.push_str("\\r"),
             c => {
+                // JSON escapes are UTF-16 units.
                 for unit in c.encode_utf16(&mut [0; 2]) {
                     // Writing to a text cannot fail.
                     let _ = write!(shown, "\\u{unit:04x}");

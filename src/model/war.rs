@@ -54,6 +54,7 @@ impl KnownWar {
 #[must_use]
 pub fn game_time(text: &str) -> Option<Timestamp> {
     const FORMAT: &[BorrowedFormatItem<'_>] = format_description!("[year][month][day]T[hour][minute][second]");
+    // The fraction does not matter.
     let time = PrimitiveDateTime::parse(text.get(..15)?, FORMAT).ok()?;
     Some(Timestamp::from_utc(time.assume_utc()))
 }

@@ -40,7 +40,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// One entry of a backup.
+/// An entry of a backup, or the problem with it.
 pub type Entry = Result<Returning, Problem>;
 
 /// A backup that is being read.
@@ -91,6 +91,7 @@ impl Reader {
                 Ok(Self { entries, now, max_attempts, origin })
             }
             _ => {
+                // The old worker's backup is a single JSON text, not lines.
                 lines.rewind().with_context(|| format!("cannot read `{name}`"))?;
                 let old: OldBackup = serde_json::from_reader(lines).with_context(|| {
                     format!(
@@ -113,10 +114,12 @@ impl Reader {
             Entries::Ours { ended: true, .. } => Ok(None),
             Entries::Ours { lines, digest, number, read, ended } => {
                 let mut line = Vec::new();
+                // A bound, so that a file without line breaks cannot fill the memory.
                 let bytes = lines.by_ref().take(MAX_LINE).read_until(b'\n', &mut line);
                 bytes.context("cannot read the backup")?;
                 *number += 1;
                 let entry = our_entry(&line, *number, *read, digest, now, max_attempts);
+                // After the check, since the last line is not a part of the digest.
                 digest.update(&line);
                 match entry {
                     Step::Entry(entry) => {
@@ -153,6 +156,7 @@ fn our_entry(line: &[u8], number: u64, read: u64, digest: &Sha256, now: Timestam
         let (position, id) = ("the file".to_owned(), String::new());
         Step::End(Some(Problem { position, id, wrong, fix: FIX_FILE.to_owned() }))
     };
+    // Every line ends in a line break, so its absence means a truncated file.
     if line.last() != Some(&b'\n') {
         let length = line.len() as u64;
         let what = if length == MAX_LINE { "has a line that is too long" } else { "is truncated" };
@@ -167,6 +171,7 @@ fn our_entry(line: &[u8], number: u64, read: u64, digest: &Sha256, now: Timestam
         Err(error) => return broken("", format!("it is not an entry of a backup: {error}")),
     };
     if let Line::End { entries, sha256 } = &line {
+        // The number first: its message says more than a wrong digest.
         return if *entries != read {
             whole(format!("it has {read} entries, but its last line says {entries}"))
         } else if *sha256 == hex(&digest.clone().finalize()) {
@@ -204,6 +209,7 @@ fn old_entry(item: &RawValue, position: &str, now: Timestamp, max_attempts: u32)
     };
     let score = match item.priority.as_ref().map(|priority| (priority.as_f64(), priority)) {
         Some((Some(score), _)) => score.to_string(),
+        // Scores may be texts in old backups.
         Some((None, Value::String(text))) if text.trim().parse::<f64>().is_ok_and(f64::is_finite) => {
             text.trim().to_owned()
         }
@@ -214,6 +220,7 @@ fn old_entry(item: &RawValue, position: &str, now: Timestamp, max_attempts: u32)
     };
     let value = match item.data.map(|data| (serde_json::from_str::<String>(data.get()), data.get())) {
         Some((Ok(text), _)) => text,
+        // Some versions of the old worker wrote the data as an object, not as a text.
         Some((Err(_), text)) if text != "null" => text.to_owned(),
         _ => return broken(&id, "it has no data: the producer had not written it when the backup was made".to_owned()),
     };

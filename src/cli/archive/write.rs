@@ -62,6 +62,7 @@ impl Folder {
     /// Opens the folder. A missing one is created, readable by its owner alone.
     pub fn open(path: PathBuf) -> anyhow::Result<Self> {
         if !path.is_dir() {
+            // Requests are not secret, but nobody else needs them.
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
             made.with_context(|| format!("cannot create the folder `{}`", path.display()))?;
         }
@@ -77,7 +78,9 @@ impl Folder {
             names.extend(entry.with_context(cannot)?.file_name().into_string());
         }
         names.retain(|name| time_of(name).is_some() && is_backup(&self.path.join(name)));
+        // By name, which is by time.
         names.sort_unstable();
+        // An interrupted backup does not count as the newest one.
         let newest = names.iter().rposition(|name| !name.ends_with(UNFINISHED));
         let mut deleted = Vec::new();
         for (place, name) in names.iter().enumerate() {
@@ -110,9 +113,11 @@ fn time_of(name: &str) -> Option<Timestamp> {
 fn is_backup(path: &Path) -> bool {
     let Ok(file) = File::open(path) else { return false };
     let mut line = String::new();
+    // A process that was killed early leaves an empty file, which has no header.
     if path.as_os_str().to_string_lossy().ends_with(UNFINISHED) && file.metadata().is_ok_and(|file| file.len() == 0) {
         return true;
     }
+    // A header is short, and a foreign file may have no line break at all.
     let read = BufReader::new(file.take(4096)).read_line(&mut line);
     read.is_ok() && serde_json::from_str::<Header>(&line).is_ok_and(|header| header.format == FORMAT)
 }
@@ -132,6 +137,7 @@ impl Writer {
     pub fn begin(folder: &Folder, now: Timestamp, server: &str, namespace: &str) -> anyhow::Result<Self> {
         let path = folder.path.join(name_of(now));
         let unfinished = folder.path.join(format!("{}{UNFINISHED}", name_of(now)));
+        // `create_new`, so that two backups of one millisecond do not mix.
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished);
         let file = file.with_context(|| format!("cannot write `{}`", unfinished.display()))?;
         let (out, digest, contents) = (BufWriter::new(file), Sha256::new(), Contents::default());
@@ -157,10 +163,12 @@ impl Writer {
         let end = Line::End { entries: self.contents.entries, sha256: hex(&self.digest.clone().finalize()) };
         self.line(&end)?;
         let cannot = format!("cannot write `{}`", self.path.display());
+        // The data before the name: after a power loss a named backup is complete.
         self.out.flush().and_then(|()| self.out.get_ref().sync_all()).with_context(|| cannot.clone())?;
         // A link, since a rename would overwrite another backup of the same millisecond.
         fs::hard_link(&self.unfinished, &self.path).with_context(|| cannot.clone())?;
         fs::remove_file(&self.unfinished).with_context(|| cannot.clone())?;
+        // The new name is on the disk only when the folder is synced.
         if let Some(folder) = self.path.parent() {
             File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| cannot)?;
         }

@@ -30,6 +30,7 @@ pub async fn check_database(findings: &mut Findings, config: &AfterConfig, store
     }
     if let Some(stats) = &config.stats {
         add(findings, JOBS, look::jobs(&pool, &stats.functions).await);
+        // The renewal of a lease needs a connection while a function uses another.
         if connections < 2 {
             findings.warning(
                 JOBS,
@@ -71,6 +72,7 @@ pub async fn check_application(findings: &mut Findings, config: &AfterConfig) {
     let host = invalidation.url.host_str().unwrap_or_default().to_owned();
     let port = invalidation.url.port_or_known_default().unwrap_or(443);
     let address = format!("{host}:{port}");
+    // Name resolution blocks, and the runtime has one thread.
     let connected = tokio::task::spawn_blocking(move || connect(&host, port)).await;
     match connected.unwrap_or_else(|_| Err("the attempt panicked".to_owned())) {
         Ok(()) if invalidation.key.is_none() => findings.warning(
@@ -88,6 +90,7 @@ pub async fn check_application(findings: &mut Findings, config: &AfterConfig) {
 }
 
 fn connect(host: &str, port: u16) -> Result<(), String> {
+    // The resolver takes an IPv6 address without the brackets of a URL.
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let addresses = (host, port).to_socket_addrs().map_err(|error| error.to_string())?;
     let mut failure = "the name has no address".to_owned();

@@ -51,6 +51,7 @@ pub async fn check<Q: Queue + Slots>(findings: &mut Findings, config: &ApiConfig
         Ok(client) => client.with_max_body(config.max_body),
         Err(error) => return findings.problem(API, error.to_string(), "set COC_BASE_URL"),
     };
+    // A test call with a key in use could exceed its rate.
     let Some(queue) = queue else {
         let why = "no key was tested: only Redis knows whether a run is using it";
         return findings.warning(API, why, "fix Redis first");
@@ -64,6 +65,7 @@ pub async fn check<Q: Queue + Slots>(findings: &mut Findings, config: &ApiConfig
     let mut keys = wallet.fixed().to_vec();
     for account in wallet.accounts() {
         let found = check_account(findings, queue, account, &run).await;
+        // A key may be set by hand and be in an account as well.
         keys.extend(found.into_iter().filter(|key| wallet.fixed().iter().all(|fixed| !fixed.is(key))));
     }
     for key in &keys {
@@ -154,6 +156,7 @@ fn report_account(findings: &mut Findings, name: &str, seen: &Seen, egress_ips: 
              {foreign} of other names"
         ),
     );
+    // Without EGRESS_IPS keys are created for whatever address the portal sees.
     if let Some(address) = address.filter(|address| !egress_ips.is_empty() && !egress_ips.contains(address)) {
         findings.warning(
             PORTAL,
@@ -203,6 +206,7 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
                 let wallet = Wallet::default();
                 let ring = KeyRing::new(self.queue, self.clock.as_ref(), &wallet, &keys, &run, SLOT_LIFETIME, None);
                 let fetch = self.call(&keys).await?;
+                // Runs need not find out by themselves.
                 if let Some(detail) = rejected_for_runs(&fetch) {
                     keys.bench(name, detail);
                 }
@@ -228,6 +232,7 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
 
     async fn call(&self, keys: &RunKeys) -> Result<Fetch, QueueError> {
         let time = ServerTime::new(Arc::clone(self.clock), self.queue.time().await?);
+        // A test call counts against the day, as every call does.
         if let Some(per_day) = self.reqs_per_day {
             let allowance = Allowance::new(per_day, time.clone());
             let day = allowance.today();
@@ -243,6 +248,7 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
             bench: &Bench::default(),
             time: &time,
             until: Instant::now() + SLOT_LIFETIME / 2,
+            // A retry would hide a flaky connection.
             quick_tries: 0,
             earlier: None,
         };
@@ -266,6 +272,7 @@ fn report(findings: &mut Findings, key: &str, fetch: &Fetch) {
     let took = span(fetch.slowest_call);
     match &fetch.verdict {
         Verdict::Answered(_) => findings.fine(API, format!("{key} works (test call: {took})")),
+        // Not a player: a proxy or a wrong address may have responded.
         Verdict::DeadLetter { reason, .. } => findings.problem(
             API,
             format!("{key}: the response cannot be read: {reason}"),

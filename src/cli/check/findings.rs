@@ -55,6 +55,7 @@ impl Findings {
         let mut text = String::new();
         let mut area = "";
         for finding in &self.0 {
+            // Findings of one area may arrive in several groups.
             if finding.area != area {
                 area = finding.area;
                 let _ = writeln!(text, "{}", style.bold(area));
@@ -64,6 +65,7 @@ impl Findings {
                 Grade::Warning => style.warn("warning"),
                 Grade::Problem => style.bad("PROBLEM"),
             };
+            // Continuation lines are aligned with the text, not with the grade.
             let _ = writeln!(text, "  {grade}  {}", finding.what.replace('\n', "\n           "));
             if let Some(fix) = finding.fix.as_ref().filter(|fix| !fix.is_empty()) {
                 let _ = writeln!(text, "           -> {}", fix.replace('\n', "\n              "));

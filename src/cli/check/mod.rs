@@ -46,6 +46,7 @@ pub struct CheckArgs {
 pub async fn run(args: CheckArgs, shared: &Shared) -> anyhow::Result<Exit> {
     let mut findings = Findings::default();
     check_settings(&mut findings);
+    // Settings first: their problems explain most of the others.
     if !args.offline {
         check_servers(&mut findings).await;
     }
@@ -97,6 +98,7 @@ async fn check_servers(findings: &mut Findings) {
         Ok(config) => redis::check(findings, &config).await,
         Err(_) => None,
     };
+    // Invalid settings are reported above; the servers are checked without them.
     let after = AfterConfig::read(&process_var).unwrap_or_default();
     if let Ok(config) = DatabaseConfig::read(&process_var) {
         check_database(findings, &config, &after).await;
@@ -116,6 +118,7 @@ async fn check_database(findings: &mut Findings, config: &DatabaseConfig, after:
         Ok(store) => store,
         Err(error) => return findings.problem(DATABASE, format!("{error:#}"), "set DATABASE_URL"),
     };
+    // Retention needs DELETE, which runs without it do not.
     let extent = if after.retention_days.is_some() { Extent::RunsAndRetention } else { Extent::Runs };
     let mut problems = store.check_rights_with(extent).await;
     let is_fit = problems.iter().all(|problem| !problem.is_certain);
@@ -127,6 +130,7 @@ async fn check_database(findings: &mut Findings, config: &DatabaseConfig, after:
         problems.extend(store.far_ids().await.unwrap_or_default());
     }
     for problem in problems {
+        // A doubt may be wrong, so it must not fail a deployment.
         if problem.is_certain {
             findings.problem(DATABASE, problem.what, problem.remedy);
         } else {

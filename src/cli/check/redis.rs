@@ -30,7 +30,9 @@ pub async fn check(findings: &mut Findings, config: &RedisConfig) -> Option<Redi
             return None;
         }
     };
+    // First, since a missing right explains many later errors.
     check_rights(findings, &queue).await;
+    // The round trip is the uncertainty of the comparison.
     let asked = Instant::now();
     let server = match queue.time().await {
         Ok(server) => server,
@@ -72,6 +74,7 @@ async fn check_rights(findings: &mut Findings, queue: &RedisQueue) {
 fn report(findings: &mut Findings, server: &str, as_cluster: bool, inspection: &Inspection) {
     let node = if inspection.cluster { ", a node of a cluster" } else { "" };
     findings.fine(REDIS, format!("responds at {server}, version {}{node}", inspection.version));
+    // Scripts of one slot would fail later, with a message that names no setting.
     if inspection.cluster && !as_cluster {
         findings.problem(
             REDIS,
@@ -83,6 +86,7 @@ fn report(findings: &mut Findings, server: &str, as_cluster: bool, inspection: &
         findings.problem(REDIS, error.to_string(), "use the primary, and a user with write access");
     }
     if let Some(policy) = inspection.eviction.as_deref().filter(|policy| *policy != "noeviction") {
+        // Without maxmemory nothing is evicted, whatever the policy.
         let when = if inspection.bounded { "" } else { " (no effect today, because maxmemory is not set)" };
         // Only keys with an expiry are volatile: slots, cooldowns, rates, counts of days, circuits. Requests have none.
         let risk = if policy.starts_with("volatile") {
@@ -114,6 +118,7 @@ async fn check_queue(findings: &mut Findings, queue: &RedisQueue, now: Timestamp
                     ),
                     "remove the database number from REDIS_URL",
                 );
+            // A test may use another database on purpose.
             } else if queue.database() != 0 {
                 findings.warning(
                     REDIS,

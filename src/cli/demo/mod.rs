@@ -85,8 +85,10 @@ pub struct DemoArgs {
 }
 
 pub async fn run(args: DemoArgs, shared: &Shared) -> anyhow::Result<Exit> {
+    // Before anything prints, so that an early Ctrl-C ends it cleanly.
     let interrupts = Interrupts::listen()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    // In a thread of its own, so that its work does not delay the worker.
     let simulator = Simulator::start_apart(simulator_config(&args)).context("cannot start the simulator")?;
     // One member per clan keeps the demo short.
     let follow_ups = FollowUpConfig { wars: true, players_per_clan: 1 };
@@ -165,7 +167,9 @@ impl Demo {
         text::print(&self.dead_letters().await?)?;
 
         let mut failed = first.stopped_because.is_failure();
+        // After Ctrl-C the second part would surprise.
         if first.stopped_because == StopReason::QueueEmpty {
+            // The second part shows freshness, not faults.
             self.simulator.clear();
             let again = plan::again(&plan.objects, self.clock.wall());
             text::print(&self.second_title(again.len()))?;
@@ -174,6 +178,7 @@ impl Demo {
             text::print(&self.summary(&second))?;
             failed |= second.stopped_because.is_failure();
         }
+        // SQLite writes its log into the file only when it is closed.
         self.worker.store.close().await;
         text::print(&self.next_steps())?;
         Ok(if failed { Exit::Failure } else { Exit::Success })
@@ -263,6 +268,7 @@ impl Demo {
     fn next_steps(&self) -> String {
         let database = self.args.database.display();
         let size = std::fs::metadata(&self.args.database).map(|file| bytes(file.len())).unwrap_or_default();
+        // With `cargo run` the path differs from the installed name.
         let command = std::env::args().next().unwrap_or_else(|| "refresh-worker".to_owned());
         format!(
             "\n{} {database} ({size})\n\n{}\n  \

@@ -49,6 +49,7 @@ pub fn plan(world: &Census, requests: usize, seed: u64, trouble: bool, now: Time
     }
     planner.fill(world, requests);
     planner.repeat_some(requests);
+    // Producers write in no order of priority.
     planner.random.shuffle(&mut planner.plan.entries);
     if trouble && requests >= MIN_FOR_SPECIALS {
         planner.misbehave(world);
@@ -56,7 +57,7 @@ pub fn plan(world: &Census, requests: usize, seed: u64, trouble: bool, now: Time
     planner.plan
 }
 
-/// One plain entry for each of the objects.
+/// A plain entry for each of the objects.
 #[must_use]
 pub fn again(objects: &BTreeSet<ObjectId>, now: Timestamp) -> Vec<Entry> {
     objects.iter().map(|object| entry(object, &spelling(&object.tag, 0), Priority::Medium, now)).collect()
@@ -89,6 +90,7 @@ impl Planner {
 
     fn entry(&mut self, object: &ObjectId) -> Entry {
         let priority = match self.random.u8(..100) {
+            // A mix in which every priority occurs.
             0..5 => Priority::Critical,
             5..25 => Priority::High,
             25..70 => Priority::Medium,
@@ -193,6 +195,7 @@ impl Planner {
 
     /// An object of the lowest priority, which is fetched late, so that most of the run has the full rate.
     fn nearly_last(&self) -> Option<ObjectId> {
+        // Enough calls after it to show the slower rate.
         const AFTER_IT: usize = 8;
         let urgent: BTreeSet<ObjectId> = self.readable().filter(|(score, _)| *score < LOW).map(|(_, id)| id).collect();
         self.plan.objects.iter().rev().filter(|object| !urgent.contains(object)).nth(AFTER_IT).cloned()
@@ -204,6 +207,7 @@ impl Planner {
 }
 
 const fn repeats(requests: usize) -> usize {
+    // Two in a hundred are requested twice.
     requests / 50
 }
 

@@ -86,7 +86,9 @@ pub async fn run(args: ExplainArgs, shared: &Shared) -> anyhow::Result<Exit> {
     let queue = connect::queue()?;
     let now = queue.time().await?;
     let circuits = queue.circuits().await?;
+    // One pass for all objects, since a mailbox may have a million entries.
     let mail = find_mail(&queue, now, &objects, worker.max_attempts).await?;
+    // Letters of mail have no index by object, so all are read once.
     let letters = queue.dead_letters(&DeadFilter::default(), usize::MAX).await?;
     let store = store();
     let mut all = Vec::new();
@@ -124,12 +126,14 @@ pub async fn run(args: ExplainArgs, shared: &Shared) -> anyhow::Result<Exit> {
 /// The objects that the argument names.
 fn objects(text: &str) -> Result<Vec<ObjectId>, Misuse> {
     let misuse = |error: String| Misuse(format!("{error}; expected clan:TAG, player:TAG, war:TAG or a tag alone"));
+    // The name comes from `dead list`, whose next step is `dead show`.
     if text.starts_with("mail:") {
         return Err(Misuse(format!(
             "`{}` is unreadable mail: `refresh-worker dead show` shows its details",
             text::short(text, 60)
         )));
     }
+    // A full-width colon comes from Asian keyboards.
     if text.contains([':', '\u{ff1a}']) {
         return ObjectId::from_person(text).map(|object| vec![object]).map_err(|error| misuse(format!("{error}")));
     }
@@ -139,6 +143,7 @@ fn objects(text: &str) -> Result<Vec<ObjectId>, Misuse> {
 
 /// The object that an id of mail seems to name, with or without a suffix: `clan:#abc-retry-2`.
 fn named_by(id: &str) -> Option<ObjectId> {
+    // Producers append the number of a retry to the id.
     let start = id.split_once('-').map_or(id, |(start, _)| start);
     id.parse().or_else(|_| start.parse()).ok()
 }
@@ -158,6 +163,7 @@ async fn find_mail(
         place = slice.next.filter(|place| place.part() != Part::Objects);
     }
     found.sort_by(|(_, one), (_, other)| one.id.cmp(&other.id));
+    // The scan may return an entry twice while the mailbox changes.
     found.dedup_by(|(_, one), (_, other)| one.id == other.id);
     Ok(found)
 }

@@ -1,4 +1,4 @@
-//! One sentence about what will happen to an object next, and when. Pure functions.
+//! A short text about what will happen to an object next, and when. Pure functions.
 
 use super::{Known, MailFound};
 use crate::{
@@ -18,6 +18,7 @@ pub fn outlook(known: &Known) -> String {
         Some(record) => of_record(known, record),
         None => of_mail(known),
     };
+    // A pause hides everything else: no run would get as far as a circuit.
     let but = match (known.pause, &known.circuit) {
         (Some(pause), _) => {
             let switch = match pause {
@@ -45,6 +46,7 @@ fn of_record(known: &Known, record: &Record) -> String {
                 None | Some(0) => "first in the queue".to_owned(),
                 Some(ahead) => format!("{} ahead", count(ahead)),
             };
+            // A request that may crash its worker is tried away from others.
             let alone = if record.lapses >= SUSPECT_LAPSES {
                 let others = match suspects_together(record.lapses) - 1 {
                     0 => "alone".to_owned(),
@@ -67,6 +69,7 @@ fn of_record(known: &Known, record: &Record) -> String {
 fn is_fresh(known: &Known, record: &Record) -> bool {
     let Ok(Some(looked)) = &known.store else { return false };
     let Some(fetched_at) = looked.fetched_at else { return false };
+    // The tolerance of the store for clocks that are slightly ahead.
     let minute = std::time::Duration::from_secs(60);
     let hour = minute * 60;
     let fresh_until = looked.fresh_until.unwrap_or(fetched_at).min(fetched_at + hour);
@@ -76,6 +79,7 @@ fn is_fresh(known: &Known, record: &Record) -> bool {
 
 fn delayed(known: &Known, record: &Record) -> String {
     let (now, ready_at) = (known.now, record.ready_at());
+    // The later of the two times is the reason for the wait.
     let why = if record.hold <= record.wanted.due {
         "the requester has data that is fresh until then, or requested it for that time".to_owned()
     } else {
@@ -98,6 +102,7 @@ fn held(record: &Record) -> Option<String> {
     let code = record.held_for.as_deref()?;
     let reason = record.reason.as_deref().unwrap_or("unknown");
     Some(match code {
+        // Set aside together with its kind, without an attempt of its own.
         CIRCUIT if record.held == 0 => {
             "the endpoint of its kind is failing (open circuit); no attempt is counted".to_owned()
         }
@@ -136,6 +141,7 @@ fn dead(known: &Known, record: &Record) -> String {
     let code = record.code.as_deref().unwrap_or("unknown");
     let died = at(record.died.unwrap_or_default(), known.now);
     let redrive = format!("`refresh-worker dead redrive {}`", known.object);
+    // Only a person revives it, since a producer would kill the next worker.
     if code == LAPSED {
         return format!(
             "Dead letter since {died} ({code}: its workers crashed). New requests do not revive it; run {redrive}, or \
@@ -143,6 +149,7 @@ fn dead(known: &Known, record: &Record) -> String {
             known.object
         );
     }
+    // Unreadable mail revives nothing.
     if known.mail.iter().any(|mail| mail.record.is_some()) {
         return format!("Dead letter since {died} ({code}). A new request is in the mailbox: the next run revives it");
     }
@@ -187,6 +194,7 @@ fn of_mail(known: &Known) -> String {
 pub fn at(time: Timestamp, now: Timestamp) -> String {
     let (text, today) = (time.to_string(), now.to_string());
     let clock = &text[11..19];
+    // Both are ISO 8601 in UTC, so the date is the first ten characters.
     let date = if text[..10] == today[..10] { String::new() } else { format!("{} ", &text[..10]) };
     let distance =
         if time > now { format!("in {}", span(time.since(now))) } else { format!("{} ago", span(now.since(time))) };

@@ -39,6 +39,7 @@ fn mail_rows(table: &mut Table, known: &Known) {
             (Some(score), Some(value), _) => format!("score {score}, {}", short(value, 300)),
             (None, Some(value), _) => format!("no index entry, {}", short(value, 300)),
             (Some(score), None, _) => format!("score {score}, no data"),
+            // Admitted between the two reads of the mailbox.
             (None, None, _) => "gone in the meantime".to_owned(),
         };
         table.row(["mail", &format!("`{}`: {what}", short(&mail.id, 60))]);
@@ -78,6 +79,7 @@ fn record_rows(table: &mut Table, record: &Record, standing: &Standing, known: &
     if let Some(code) = &record.code {
         let name = match (record.state, record.held) {
             (State::Dead, _) => "reason",
+            // A hold without a number is an ordinary delay after a failure.
             (_, 0) => "last failure",
             _ => "held for",
         };

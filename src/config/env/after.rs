@@ -46,6 +46,7 @@ impl Reader<'_> {
         let key = self.internal_api_key();
         let url = match (self.own("CACHE_INVALIDATION_URL"), self.own("NEXT_PUBLIC_APP_URL")) {
             (Some(text), _) => self.web_address("CACHE_INVALIDATION_URL", &text),
+            // The application has its own setting, which deployments share.
             (None, Some(text)) => {
                 let text = format!("{}{INVALIDATION_PATH}", text.trim_end_matches('/'));
                 self.web_address("NEXT_PUBLIC_APP_URL", &text)
@@ -61,6 +62,7 @@ impl Reader<'_> {
             return None;
         }
         let key = self.own("INTERNAL_API_KEY")?;
+        // A line break at the end of a copied key is the usual mistake.
         if key.chars().any(|c| !c.is_ascii_graphic()) {
             self.refuse_as(
                 "INTERNAL_API_KEY",
@@ -76,6 +78,7 @@ impl Reader<'_> {
         let plain = |url: &Url| {
             matches!(url.scheme(), "http" | "https")
                 && url.has_host()
+                // A login in the URL would appear in logs.
                 && url.username().is_empty()
                 && url.password().is_none()
                 && url.fragment().is_none()
@@ -105,6 +108,7 @@ impl Reader<'_> {
                 _ => return self.refuse("REFRESH_VIEWS", format!("{VIEWS_EXPECTED}, each once")),
             }
         }
+        // Without views the statistics do no harm, as in a copied .env.
         if let (false, Some(other)) = (views.is_empty(), statistics.keys().next()) {
             self.refuse_as("VIEW_STATISTICS", format!("`{other}` is not among REFRESH_VIEWS"), ());
         }
@@ -156,6 +160,7 @@ impl Reader<'_> {
         let given = NAMES.map(|name| (name, self.own(name).filter(|_| self.secret_problem(name).is_none())));
         for (name, value) in &given {
             let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+            // User and password may have any character; they are percent-encoded below.
             let free = matches!(*name, "RDS_USERNAME" | "RDS_PASSWORD");
             match value {
                 None => self.refuse_as(name, format!("expected all of {}", NAMES.join(", ")), ()),
@@ -196,6 +201,7 @@ fn stats_function(entry: &str) -> Option<StatsFunction> {
 /// True for a name, or a schema and a name, that SQL reads without quotation marks.
 fn is_sql_name(text: &str) -> bool {
     let is_part = |part: &str| {
+        // PostgreSQL truncates longer names silently.
         part.len() <= 63
             && part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
             && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
@@ -208,6 +214,7 @@ fn is_sql_name(text: &str) -> bool {
 fn is_query(text: &str) -> bool {
     let text = text.trim().trim_end_matches(';').trim_end();
     let begins = |word: &str| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+    // The query runs with the worker's rights, and a mistake must not write.
     (begins("select") || begins("with")) && !text.contains(';')
 }
 

@@ -20,6 +20,7 @@ impl Reader<'_> {
         ApiConfig {
             base_url: self.base_url(),
             tokens: self.tokens(role, portal.is_some()),
+            // Capped, not refused: the old worker's deployments may have a higher number.
             reqs_per_sec: wanted.min(cap),
             keys_per_run: self.optional_number("KEYS_PER_RUN", 1..=1000),
             reqs_per_day: self.optional_number("COC_REQS_PER_DAY", 1..=MAX_REQS_PER_DAY).and_then(NonZeroU64::new),
@@ -67,6 +68,7 @@ impl Reader<'_> {
         for name in ["COC_EMAIL", "COC_PASSWORD"] {
             let full = format!("{name}{suffix}");
             match (self.secret_problem(&full), self.own(&full)) {
+                // Only the first account is in the table of settings.
                 (Some(problem), _) if suffix.is_empty() => {
                     self.problems.push(Problem { variable: name, text: problem });
                 }
@@ -99,6 +101,7 @@ impl Reader<'_> {
         let text = self.own("EGRESS_IPS").unwrap_or_default();
         let addresses = text.split(',').map(str::trim).filter(|address| !address.is_empty());
         let addresses: Result<Vec<IpAddr>, _> =
+            // The portal shows addresses as CIDR ranges.
             addresses.map(|address| address.trim_end_matches("/32").parse()).collect();
         addresses
             .unwrap_or_else(|_| self.refuse("EGRESS_IPS", "expected addresses separated by commas, as in 203.0.113.7"))
@@ -146,6 +149,7 @@ impl Reader<'_> {
                     && url.query().is_none()
                     && url.fragment().is_none() =>
             {
+                // The most common mistake, which would make every call a 404.
                 if url.host_str() == Some("api.clashofclans.com") && url.path() == "/" {
                     return self.refuse_as(
                         "COC_BASE_URL",
@@ -178,6 +182,7 @@ impl Reader<'_> {
                          white space"
                     );
                     self.refuse_as(name, expected, ());
+                // A key given twice would get twice its rate.
                 } else if !tokens.iter().any(|known| known == token) {
                     tokens.push(token.to_owned());
                 }
@@ -185,6 +190,7 @@ impl Reader<'_> {
         }
         if tokens.is_empty()
             && !has_portal
+            // The health role makes no calls.
             && role == Role::Refresh
             && !self.has_problem_with(&["COC_API_TOKEN", "COC_API_TOKENS"])
         {

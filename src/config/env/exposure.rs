@@ -26,6 +26,7 @@ pub fn exposures(vars: Vars<'_>) -> Vec<Exposure> {
     let mut found = Vec::new();
     found.extend(of_redis(&mut reader));
     found.extend(of_database(&mut reader));
+    // The health role reads the same settings and requires no key.
     let api = reader.api(Role::Health);
     if !api.tokens.is_empty() || api.portal.is_some() {
         found.extend(of_http("COC_BASE_URL", "the API keys go", &api.base_url));
@@ -42,6 +43,7 @@ pub fn exposures(vars: Vars<'_>) -> Vec<Exposure> {
 fn of_redis(reader: &mut Reader<'_>) -> Option<Exposure> {
     let url = Url::parse(reader.redis().url.expose_secret()).ok()?;
     let host = url.host_str().filter(|host| !is_local(host))?;
+    // TLS of Redis always verifies the certificate.
     matches!(url.scheme(), "redis" | "valkey").then(|| Exposure {
         what: format!("REDIS_URL: the password and all data go to {host} unencrypted"),
         fix: "use rediss:// if the server offers TLS; ignore this within a network of your own".to_owned(),

@@ -47,6 +47,7 @@ impl<'a> Reader<'a> {
         range: RangeInclusive<u64>,
     ) -> Option<T> {
         let text = self.text(name)?;
+        // One range check for every integer type, before the conversion.
         let number = u64::from_str(&text).ok().filter(|number| range.contains(number));
         let number = number.and_then(|number| T::try_from(number).ok());
         if number.is_none() {
@@ -70,6 +71,7 @@ impl<'a> Reader<'a> {
 
     /// Records that a variable is invalid and returns `instead`, so that the others are checked, too.
     pub(super) fn refuse_as<T>(&mut self, name: &'static str, expected: impl fmt::Display, instead: T) -> T {
+        // The value is not wrong, it could not be read: that message says more.
         if let Some(problem) = self.secret_problem(name) {
             self.problems.push(Problem { variable: name, text: problem });
             return instead;
@@ -79,6 +81,7 @@ impl<'a> Reader<'a> {
             Some(_) if variable(name).secret => "is set (value not shown)".to_owned(),
             // A URL with a user part may contain a password, in whichever variable it was put by mistake.
             Some(value) if value.contains('@') => "is set (value not shown)".to_owned(),
+            // A pasted file must not fill the log.
             Some(value) => format!("is `{}`", value.chars().take(80).collect::<String>()),
         };
         self.problems.push(Problem { variable: name, text: format!("{value}: {expected}") });

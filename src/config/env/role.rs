@@ -15,6 +15,7 @@ impl Role {
     /// Reads `_HANDLER` (the name of the function's handler) or `WORKER_ROLE`.
     pub fn read(vars: Vars<'_>) -> Result<Self, ConfigErrors> {
         match vars("_HANDLER").as_deref().map(str::trim) {
+            // infra/ names the handler; the variable is for other deployments.
             Some("refresh") => return Ok(Self::Refresh),
             Some("health") => return Ok(Self::Health),
             _ => {}

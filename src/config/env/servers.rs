@@ -73,6 +73,7 @@ impl Reader<'_> {
                 problems.extend(client.filter_map(|path| unreadable(path)));
             }
         }
+        // A broken address is not used, so that only its own problem is reported.
         let is_fine = problems.is_empty();
         for problem in problems {
             self.refuse_as(name, problem, ());
@@ -94,9 +95,11 @@ impl Reader<'_> {
         let max_connections = self.number("DB_POOL_MAX", 1..=100);
         let url = self.database_url();
         let statement_cache = self.number("DB_STATEMENT_CACHE", 0..=10_000);
+        // `pgbouncer=true` in the address outweighs the setting.
         let keeps = DatabaseUrl::read(url.expose_secret()).is_ok_and(|url| url.keeps_statements);
         DatabaseConfig {
             url,
+            // A health check needs one, and many sandboxes may run at once.
             max_connections: if role == Role::Health && !own { 1 } else { max_connections },
             statement_cache: if keeps { statement_cache } else { 0 },
             auto_migrate: self.switch("AUTO_MIGRATE"),
@@ -110,6 +113,7 @@ impl Reader<'_> {
         let Some(text) = self.text("DATABASE_URL") else {
             return self.refuse("DATABASE_URL", DATABASE_URL_EXPECTED);
         };
+        // Java's spelling, from the configuration of related systems.
         let plain = text.strip_prefix("jdbc:").unwrap_or(&text);
         let (scheme, rest) = plain.split_once("://").unwrap_or(("", plain));
         let driver = scheme.split_once('+').map_or(scheme, |(name, _driver)| name).to_ascii_lowercase();

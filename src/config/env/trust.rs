@@ -18,6 +18,7 @@ impl Reader<'_> {
         let instead = instead.and_then(|read| self.certificates("SSL_CERT_FILE", read));
         if self.secret_problem("CA_CERTIFICATES").is_some() {
             self.refuse_as("CA_CERTIFICATES", "", ());
+            // The other certificates are still checked.
             return Trust::new(instead, Certificates::default());
         }
         let beside =

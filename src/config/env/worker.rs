@@ -31,6 +31,7 @@ impl Reader<'_> {
     fn events(&mut self) -> Option<EventsConfig> {
         let max_len = self.number("REFRESH_EVENTS_MAXLEN", 1..=100_000_000);
         let stream = self.own("REFRESH_EVENTS_STREAM")?;
+        // Events in a key of the queue would break the queue.
         let is_ours = ["refresh_queue", "refresh_requests"].contains(&stream.as_str())
             || stream.starts_with(&format!("{{{}}}:", self.namespace()));
         if stream.len() > 200 || stream.chars().any(|c| c.is_whitespace() || c.is_control()) || is_ours {
@@ -45,6 +46,7 @@ impl Reader<'_> {
         let templates: Vec<String> =
             text.split(',').map(str::trim).filter(|template| !template.is_empty()).map(str::to_owned).collect();
         let is_template = |template: &String| {
+            // Any other brace is a misspelled placeholder.
             let rest = template.replace("{tag}", "").replace("{kind}", "");
             template.contains("{tag}")
                 && template.len() <= 200
@@ -73,6 +75,7 @@ impl Reader<'_> {
     fn log_level(&mut self) -> String {
         let aws = self.own("AWS_LAMBDA_LOG_LEVEL").and_then(|text| level(&text));
         match (self.own("LOG_LEVEL"), aws) {
+            // An unknown word there is not our setting, so it is ignored.
             (None, Some(aws)) => aws.to_owned(),
             (None, None) => TelemetryConfig::default().log_level,
             (Some(text), _) => match level(&text) {
