@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Builds the package for AWS Lambda, dist/refresh-worker-<commit>.zip, and on request uploads and deploys it.
+# Builds the package for AWS Lambda, dist/refresh-worker-<commit>.zip, and uploads and deploys it on request.
 #
-#   ./package-lambda.sh                              for arm64, into dist/
+#   ./package-lambda.sh                              builds for arm64 into dist/
 #   ./package-lambda.sh --arch x86_64 --output /tmp
-#   ./package-lambda.sh --upload s3://BUCKET         puts it there as infra/ expects it
-#   ./package-lambda.sh --deploy FUNCTION            also makes it what the function's alias `live` runs
+#   ./package-lambda.sh --upload s3://BUCKET         uploads it to where infra/ expects it
+#   ./package-lambda.sh --deploy FUNCTION            also points the function's alias `live` to it
 #
-# `--help` has all options. Two builds of a commit give the same bytes, wherever they are made, if Rust, the CA bundle and
-# Python's zlib are the same and zig can be installed.
-# Needs Rust and git; what else is missing is installed (python3 and a C compiler with apt-get, zig from PyPI), after saying so.
+# `--help` has all options. Two builds of a commit give the same bytes on any machine, if Rust, the CA bundle and Python's zlib
+# are the same and zig can be installed.
+# Needs Rust and git. Installs what else is missing, and says so: python3 and a C compiler with apt-get, zig from PyPI.
 set -euo pipefail
 caller=$PWD
 cd "$(dirname "$0")"
@@ -26,33 +26,33 @@ usage() {
     cat <<'HELP'
 Usage: ./package-lambda.sh [options]
 
-  --arch arm64|x86_64   what to build for (default arm64)
-  --output FOLDER       where the zip goes (default dist)
-  --ca-bundle FILE      the CA bundle of Amazon RDS to put in. Without this it is downloaded, and left out when that fails;
-                        `required` fails then, `none` leaves it out
-  --package FILE        no build: upload or deploy this zip
+  --arch arm64|x86_64   the architecture (default arm64)
+  --output FOLDER       the folder for the zip (default dist)
+  --ca-bundle FILE      the CA bundle of Amazon RDS for the package. By default it is downloaded, and omitted if that fails;
+                        with `required` that is an error, with `none` it is omitted
+  --package FILE        upload or deploy this zip instead of building one
   --upload s3://BUCKET[/PREFIX]
-                        put the zip there; an object that is there already is never replaced, and an error if it differs
-  --deploy FUNCTION     make it what FUNCTION's alias runs; may be given several times (refresh and health)
-  --alias NAME          that alias (default live)
+                        upload the zip; an existing object is never replaced, and a different one is an error
+  --deploy FUNCTION     publish the zip as a version of FUNCTION and point the alias to it; repeatable (refresh and health)
+  --alias NAME          the alias (default live)
   --allow-dirty         build although files differ from the commit; the name then ends in -dirty
-  --dry-run             say what would be done, do nothing
-  --help                this text
+  --dry-run             show what would be done, and do nothing
+  --help                show this text
 
-AWS_PROFILE, AWS_REGION and AWS_ENDPOINT_URL are the AWS command line's own.
+The AWS command line reads AWS_PROFILE, AWS_REGION and AWS_ENDPOINT_URL.
 HELP
 }
 
 say() { printf '%s\n' "$@"; }
 fail() { printf '%s\n' "$@" >&2; exit 1; }
 absolute() { case $1 in /*) say "$1" ;; *) say "$PWD/$1" ;; esac; }
-# A path as the caller means it, wherever this script lies.
+# Resolves a path relative to the folder of the caller, since the script changes into its own.
 of_caller() {
     case $1 in /* | none | required) say "$1" ;; *) if [ "$caller" = "$PWD" ]; then say "$1"; else say "$caller/$1"; fi ;; esac
 }
 wrong_usage() { printf '%s\n' "$1" "Try ./package-lambda.sh --help" >&2; exit 2; }
 
-# Does it, or says that it would.
+# Runs the command, or shows it in a dry run.
 act() {
     if [ -n "$dry_run" ]; then say "would run: $*"; else "$@"; fi
 }
@@ -99,7 +99,7 @@ install_with_apt() {
     fi
     say "Missing: $*. Installing with: ${as_root:+sudo }apt-get install $*"
     { $as_root apt-get update -qq && $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@"; } \
-        >/dev/null || fail "That did not work. Install it yourself: apt-get install $*"
+        >/dev/null || fail "The installation failed. Install it yourself: apt-get install $*"
 }
 
 provide_python() {
@@ -108,7 +108,7 @@ provide_python() {
 }
 
 provide_compiler() {
-    # Build scripts and macros run here, so they are built for here.
+    # Build scripts and macros run on this machine, so they need its own compiler.
     command -v cc >/dev/null || act install_with_apt build-essential
 }
 
@@ -157,7 +157,7 @@ build() {
     command -v cargo >/dev/null || fail "Rust is missing. Install it from https://rustup.rs, then run this again."
     provide_compiler
     provide_target
-    # No path of this machine may get into the binary. Cargo's form of RUSTFLAGS in which paths may have spaces.
+    # No path of this machine may get into the binary. In this form of RUSTFLAGS paths may have spaces.
     local home=${CARGO_HOME:-$HOME/.cargo} built sysroot map flag=--remap-path-prefix
     sysroot=$(rustc --print sysroot)
     built=$(absolute "${CARGO_TARGET_DIR:-target}")
@@ -173,7 +173,7 @@ build() {
     if provide_zigbuild; then build_with_zig; else build_without_zig; fi
 }
 
-# The newest version of glibc that a binary asks for.
+# The newest version of glibc that a binary requires.
 glibc_floor() { grep -aoE 'GLIBC_2\.[0-9]+' "$1" | sort -uV | tail -1 | cut -d_ -f2; }
 
 check_binary() {
@@ -183,7 +183,7 @@ check_binary() {
         fail "The binary needs glibc $floor, but AWS Lambda has $glibc_limit. Build where zig can be installed, or on Debian 12 or older."
     ! grep -aq FAILPOINT "$1" || fail "The binary was built with the feature failpoints, which is for tests only."
     if [ "$(uname -s)-$(uname -m)" = "Linux-$rust_arch" ]; then
-        # Away from Lambda it says what it is, and ends with 2.
+        # Outside Lambda it says what it is and exits with 2.
         local status=0
         env -u AWS_LAMBDA_RUNTIME_API "$1" >/dev/null 2>&1 || status=$?
         [ "$status" = 2 ] || [ "$status" = 1 ] || fail "The binary does not start here (status $status)."
@@ -204,11 +204,11 @@ fetch_ca_bundle() {
             ;;
         *) cp "$ca_bundle" "$1" ;;
     esac
-    grep -q 'BEGIN CERTIFICATE' "$1" || fail "The CA bundle holds no certificate. It came from ${ca_bundle:-$ca_bundle_url}"
+    grep -q 'BEGIN CERTIFICATE' "$1" || fail "The CA bundle contains no certificate. Its source is ${ca_bundle:-$ca_bundle_url}"
     say "CA bundle of Amazon RDS: $(grep -c 'BEGIN CERTIFICATE' "$1") certificates, at /var/task/rds-global-bundle.pem"
 }
 
-# The same bytes each time: order, times, rights and compression are fixed.
+# Order, times, permissions and compression are fixed, so that every build gives the same bytes.
 write_zip() {
     python3 - "$1" "$2" "$commit_time" <<'PYTHON'
 import pathlib, sys, time, zipfile
@@ -223,7 +223,7 @@ with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as pack
 PYTHON
 }
 
-# What the package's bootstrap runs on, in Lambda's words.
+# The architecture of the package's bootstrap, in Lambda's terms.
 package_arch() {
     python3 - "$1" <<'PYTHON'
 import sys, zipfile
@@ -258,7 +258,7 @@ make_package() {
     commit_time=$(git log -1 --format=%ct)
     if [ -n "$(git status --porcelain --untracked-files=no)" ]; then
         [ -n "$allow_dirty" ] || [ -n "$dry_run" ] ||
-            fail "Files differ from commit ${commit:0:12}, whose name the package would bear. Commit them, or use --allow-dirty."
+            fail "Files differ from commit ${commit:0:12}, the name of the package. Commit them, or use --allow-dirty."
         dirty=-dirty
     fi
     package=$output/refresh-worker-$commit$dirty.zip
@@ -272,7 +272,7 @@ make_package() {
     folder=$(mktemp -d)
     # shellcheck disable=SC2064  # The value of now is meant.
     trap "rm -rf '$folder'" EXIT
-    # Before the build, which takes minutes: the bundle may be required.
+    # Before the build, which takes minutes, since a missing bundle may be an error.
     fetch_ca_bundle "$folder/rds-global-bundle.pem"
     build
     check_binary "$binary"
@@ -296,7 +296,7 @@ require_aws() {
         fail "The AWS command line is missing. Install it: https://aws.amazon.com/cli/ (or: pip install awscli), then run this again with --package $package"
 }
 
-# In base64, as S3, Lambda and infra/ have it.
+# In base64, as S3, Lambda and infra/ use it.
 sha256() { python3 -c 'import base64, hashlib, sys; print(base64.b64encode(hashlib.sha256(sys.stdin.buffer.read()).digest()).decode())'; }
 
 upload_package() {
@@ -306,7 +306,7 @@ upload_package() {
     object_key=$key
     if [ -z "$dry_run" ] && there=$(aws_call s3api head-object --bucket "$bucket" --key "$key" --checksum-mode ENABLED \
         --query ChecksumSHA256 --output text 2>/dev/null); then
-        # What something else put there may have no SHA-256.
+        # An object from another program may have no SHA-256.
         [ "$there" != None ] || there=$(aws_call s3 cp "s3://$bucket/$key" - | sha256)
         ours=$(sha256 <"$package")
         [ "$there" = "$ours" ] ||
@@ -329,8 +329,8 @@ deploy_to() {
         return
     fi
     former=$(aws_call lambda get-alias --function-name "$function" --name "$alias" --query FunctionVersion --output text) ||
-        fail "$function has no alias $alias: was it made by infra/?"
-    # An update could change the architecture, too; that is infra/'s to decide, together with the layer.
+        fail "$function has no alias $alias, which infra/ creates."
+    # The code could change the architecture, too, but infra/ decides that together with the layer.
     function_arch=$(aws_call lambda get-function-configuration --function-name "$function" --query 'Architectures[0]' --output text)
     [ "$function_arch" = "$package_is_for" ] ||
         fail "$function runs on $function_arch, but this package is for $package_is_for." \
@@ -355,6 +355,6 @@ if [ ${#deploy[@]} -gt 0 ] && [ -f "$package" ]; then package_is_for=$(package_a
 [ -z "$upload" ] || upload_package
 for function in ${deploy[@]+"${deploy[@]}"}; do deploy_to "$function"; done
 if [ ${#deploy[@]} -gt 0 ] && [ -z "$dry_run" ]; then
-    say "infra/ does not know of this, and its next apply may make another version live." \
-        "Now set its commit_sha (and package_sha256, if you give it) to the commit that is to stay, and apply."
+    say "infra/ does not know about this version, and its next apply may make another one live." \
+        "Set its commit_sha (and package_sha256, if you use it) to this commit, and apply."
 fi

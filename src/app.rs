@@ -35,8 +35,7 @@ pub fn handlers(
 /// The worker of a configuration: Redis, PostgreSQL and the API. Nothing is connected yet. Must be called within a runtime.
 pub fn from_config(config: &Config) -> anyhow::Result<RealWorker> {
     let limits = QueueLimits { max_attempts: config.worker.max_attempts, ..QueueLimits::default() };
-    let queue = RedisQueue::connect(&config.redis, Arc::new(SystemClock)).context("failed to use REDIS_URL")?;
-    let queue = queue.with_limits(limits);
+    let queue = RedisQueue::connect(&config.redis, Arc::new(SystemClock))?.with_limits(limits);
     let store = store(&config.database)?.telling(telling(&config.worker, config.after.invalidation.is_some()));
     let after = after(config, &store)?;
     let worker = worker(Arc::new(queue), Arc::new(store), &config.api, &config.worker)?;
@@ -57,13 +56,13 @@ pub fn telling(config: &WorkerConfig, invalidates: bool) -> Telling {
 
 /// The database of a configuration. Must be called within a runtime.
 pub fn store(config: &DatabaseConfig) -> anyhow::Result<PostgresStore> {
-    PostgresStore::connect(config).context("failed to use DATABASE_URL")
+    Ok(PostgresStore::connect(config)?)
 }
 
 /// The work after a run by the configuration, if there is any.
 pub fn after(config: &Config, store: &PostgresStore) -> anyhow::Result<Option<Arc<AfterRun>>> {
     let database = Database::new(store.pool(), store.connections());
-    Ok(AfterRun::new(&config.after, &database).context("failed to prepare what follows a run")?.map(Arc::new))
+    Ok(AfterRun::new(&config.after, &database).context("cannot prepare what follows a run")?.map(Arc::new))
 }
 
 /// The configured keys, and those that the developer portal will give.

@@ -1,8 +1,6 @@
-//! What the commands share: the configuration, and the queue for those that need nothing but Redis.
+//! The configuration and the queue, as the commands share them.
 
 use std::sync::Arc;
-
-use anyhow::Context as _;
 
 use crate::{
     clock::SystemClock,
@@ -10,17 +8,16 @@ use crate::{
     queue::redis::RedisQueue,
 };
 
-/// The whole configuration, for commands that run the worker.
+/// The whole configuration, for commands that run the worker. Prints its warnings.
 pub fn config() -> Result<Config, ConfigErrors> {
     let config = Config::from_process_env(Role::Refresh)?;
     for warning in env::warnings(&process_var) {
-        crate::cli::text::print_error(&format!("warning: {warning}"));
+        super::text::print_error(&format!("warning: {warning}"));
     }
     Ok(config)
 }
 
-/// The queue.
+/// The queue, for commands that need nothing but Redis.
 pub fn queue() -> anyhow::Result<RedisQueue> {
-    let config = RedisConfig::read(&process_var)?;
-    RedisQueue::connect(&config, Arc::new(SystemClock)).context("failed to use REDIS_URL")
+    Ok(RedisQueue::connect(&RedisConfig::read(&process_var)?, Arc::new(SystemClock))?)
 }

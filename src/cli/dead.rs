@@ -1,4 +1,4 @@
-//! `dead`: what was set aside; telling about it, bringing it back, deleting it for good.
+//! `dead`: lists, shows, redrives and purges dead letters.
 
 use std::{
     io::{self, IsTerminal as _},
@@ -9,19 +9,19 @@ use anyhow::Context as _;
 use clap::{ArgGroup, Args, Subcommand};
 
 use super::{
-    Ending, Misuse, Shared, connect,
+    Exit, Misuse, Shared, connect,
     text::{self, Align, Style, Table, counted, short, span},
 };
 use crate::{
     clock::Timestamp,
     model::{Kind, ObjectId},
-    queue::{DeadFilter, DeadLetter, Queue, admin::QueueAdmin as _},
+    queue::{DeadFilter, DeadLetter, Queue, archive::Archive as _},
 };
 
-/// Shows requests that were set aside, brings them back, or deletes them for good
+/// Shows dead letters, returns them to the queue, or deletes them for good
 ///
-/// A dead letter is a request that failed for good (a refused tag, attempts used up, unreadable mail) and waits for a
-/// person. Except for `lapsed` ones, a new request for the same object revives it too.
+/// A dead letter is a request that failed for good (an impossible tag, all attempts used up, unreadable mail) and waits
+/// for a person. A new request for the same object revives it, too, unless it is `lapsed`.
 #[derive(Debug, Args)]
 pub struct DeadArgs {
     #[command(subcommand)]
@@ -36,7 +36,7 @@ enum DeadCommand {
     Purge(PurgeArgs),
 }
 
-/// Shows dead letters, the newest first
+/// Lists dead letters, newest first
 ///
 /// Needs REDIS_URL.
 #[derive(Debug, Args)]
@@ -50,15 +50,15 @@ struct ListArgs {
     /// Show at most this many
     #[arg(long, default_value_t = 50, value_name = "COUNT")]
     limit: usize,
-    /// Write JSON, one dead letter a line, with the start of the answer or mail that caused it
+    /// Write JSON, one dead letter per line, with the beginning of the response or mail that caused it
     #[arg(long)]
     json: bool,
 }
 
-/// Tells everything that is kept about dead letters
+/// Shows all details of dead letters
 ///
-/// The reason, the attempts, when it was asked for and when it died, and the first 500 bytes of the answer or mail that
-/// caused it. Needs REDIS_URL.
+/// The reason, the attempts, the times of the request and of its death, and the first 500 bytes of the response or mail
+/// that caused it. Needs REDIS_URL.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("which_ones").required(true).multiple(true).args(["names", "all", "kind", "reason", "older_than"]))]
 #[command(after_help = "\
@@ -69,15 +69,15 @@ Examples:
 struct ShowArgs {
     #[command(flatten)]
     these: These,
-    /// Write JSON, one dead letter a line
+    /// Write JSON, one dead letter per line
     #[arg(long)]
     json: bool,
 }
 
-/// Brings dead letters back with a clean record
+/// Returns dead letters to the queue and resets their attempts
 ///
-/// Requests become ready again with attempts and lapses 0; unreadable mail goes back into the mailbox as it was.
-/// Needs REDIS_URL.
+/// Requests become ready again, with 0 attempts and 0 lapses. Unreadable mail returns to the mailbox unchanged. Needs
+/// REDIS_URL.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("which_ones").required(true).multiple(true).args(["names", "all", "kind", "reason", "older_than"]))]
 #[command(after_help = "\
@@ -88,15 +88,15 @@ Examples:
 struct RedriveArgs {
     #[command(flatten)]
     these: These,
-    /// Write JSON: how many were brought back
+    /// Write JSON: the number of dead letters that were returned
     #[arg(long)]
     json: bool,
 }
 
 /// Deletes dead letters for good
 ///
-/// Says how many and asks; without a terminal it wants --yes. What changed since it was counted, because it was asked
-/// for again or died anew, stays. Needs REDIS_URL.
+/// Shows how many and asks for confirmation; without a terminal it needs --yes. A dead letter stays if it changed in the
+/// meantime, because it was requested again or died again. Needs REDIS_URL.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("which_ones").required(true).multiple(true).args(["names", "all", "kind", "reason", "older_than"]))]
 #[command(after_help = "\
@@ -107,15 +107,15 @@ Examples:
 struct PurgeArgs {
     #[command(flatten)]
     these: These,
-    /// Do it without being asked
+    /// Delete without asking
     #[arg(long)]
     yes: bool,
-    /// Write JSON: how many were deleted
+    /// Write JSON: the number of dead letters that were deleted
     #[arg(long)]
     json: bool,
 }
 
-/// Which dead letters a command is about: by name, all, or by filter.
+/// The dead letters that a command is about: by name, all, or by filter.
 #[derive(Debug, Args)]
 struct These {
     /// Names as `dead list` shows them
@@ -133,7 +133,7 @@ struct Which {
     /// Only this kind: clan, player or war
     #[arg(long, value_name = "KIND")]
     kind: Option<Kind>,
-    /// Only this reason, as the list shows it
+    /// Only this reason, as `dead list` shows it
     #[arg(long, value_name = "CODE")]
     reason: Option<String>,
     /// Only those that died longer ago than this: 90s, 30m, 12h, 2d, 1w
@@ -149,17 +149,16 @@ impl Which {
 }
 
 impl These {
-    /// What is meant, and how many names were given.
-    fn filter(self, now: Timestamp) -> Result<(DeadFilter, usize), Misuse> {
+    fn filter(self, now: Timestamp) -> Result<DeadFilter, Misuse> {
         let mut names = self.names.iter().map(|name| normalised(name)).collect::<Result<Vec<_>, _>>()?;
         names.sort_unstable();
+        // A name given twice must not count as missing.
         names.dedup();
-        let asked_for = names.len();
-        Ok((self.which.filter(names, now), asked_for))
+        Ok(self.which.filter(names, now))
     }
 }
 
-pub async fn run(args: DeadArgs, shared: &Shared) -> anyhow::Result<Ending> {
+pub async fn run(args: DeadArgs, shared: &Shared) -> anyhow::Result<Exit> {
     match args.command {
         DeadCommand::List(args) => list(args, shared).await,
         DeadCommand::Show(args) => show(args, shared).await,
@@ -168,35 +167,34 @@ pub async fn run(args: DeadArgs, shared: &Shared) -> anyhow::Result<Ending> {
     }
 }
 
-async fn list(args: ListArgs, shared: &Shared) -> anyhow::Result<Ending> {
+async fn list(args: ListArgs, shared: &Shared) -> anyhow::Result<Exit> {
     let queue = connect::queue()?;
-    let now = queue.time().await.context("failed to read dead letters")?;
+    let now = queue.time().await?;
     let filter = args.which.filter(Vec::new(), now);
-    // One more than is shown, to know whether there are more.
-    let asked = args.limit.saturating_add(1);
-    let mut letters = queue.dead_letters(&filter, asked).await.context("failed to read dead letters")?;
+    // One more than is shown reveals whether there are more.
+    let mut letters = queue.dead_letters(&filter, args.limit.saturating_add(1)).await?;
     let more = letters.len() > args.limit;
     letters.truncate(args.limit);
-    let told =
+    let output =
         if args.json { letters.iter().map(json_line).collect() } else { render(&letters, more, now, shared.style()) };
-    text::print(&told)?;
-    Ok(Ending::Well)
+    text::print(&output)?;
+    Ok(Exit::Success)
 }
 
-async fn show(args: ShowArgs, shared: &Shared) -> anyhow::Result<Ending> {
+async fn show(args: ShowArgs, shared: &Shared) -> anyhow::Result<Exit> {
     let queue = connect::queue()?;
-    let now = queue.time().await.context("failed to read dead letters")?;
-    let (filter, asked_for) = args.these.filter(now)?;
-    let letters = queue.dead_letters(&filter, usize::MAX).await.context("failed to read dead letters")?;
+    let now = queue.time().await?;
+    let filter = args.these.filter(now)?;
+    let letters = queue.dead_letters(&filter, usize::MAX).await?;
     if args.json {
         text::print(&letters.iter().map(json_line).collect::<String>())?;
-    } else if letters.is_empty() && asked_for == 0 {
+    } else if letters.is_empty() && filter.names.is_empty() {
         text::print("no dead letters\n")?;
     } else {
-        let told: Vec<String> = letters.iter().map(|letter| render_whole(letter, now, shared.style())).collect();
-        text::print(&told.join("\n"))?;
+        let details: Vec<String> = letters.iter().map(|letter| render_whole(letter, now, shared.style())).collect();
+        text::print(&details.join("\n"))?;
     }
-    Ok(missing(asked_for, letters.len()))
+    Ok(missing(&filter.names, letters.len(), "shown"))
 }
 
 fn json_line(letter: &DeadLetter) -> String {
@@ -210,8 +208,8 @@ fn json_line(letter: &DeadLetter) -> String {
         "lapses": letter.lapses,
         "body": letter.body,
         "priority": request.map(|request| request.priority),
-        "first_requested": request.map(|request| request.first_requested.to_string()),
-        "last_requested": request.map(|request| request.last_requested.to_string()),
+        "first_requested": request.map(|request| request.first_asked.to_string()),
+        "last_requested": request.map(|request| request.last_asked.to_string()),
         "merges": request.map(|request| request.merges),
         "score": letter.score,
         "can_be_redriven": letter.can_be_redriven,
@@ -219,7 +217,7 @@ fn json_line(letter: &DeadLetter) -> String {
     json.to_string() + "\n"
 }
 
-/// Everything about one dead letter.
+/// All details of one dead letter.
 fn render_whole(letter: &DeadLetter, now: Timestamp, style: Style) -> String {
     let ago = |time: Timestamp| format!("{time} ({} ago)", span(now.since(time)));
     let mut table = Table::new([("", Align::Left), ("", Align::Left)]);
@@ -227,19 +225,19 @@ fn render_whole(letter: &DeadLetter, now: Timestamp, style: Style) -> String {
     table.row(["reason", &format!("{}: {}", letter.reason_code, short(&letter.reason, 300))]);
     if let Some(request) = &letter.request {
         table.row(["priority", request.priority.as_str()]);
-        table.row(["first asked", &ago(request.first_requested)]);
-        table.row(["last asked", &ago(request.last_requested)]);
+        table.row(["first requested", &ago(request.first_asked)]);
+        table.row(["last requested", &ago(request.last_asked)]);
         table.row(["attempts", &letter.attempts.to_string()]);
         table.row(["lapses", &letter.lapses.to_string()]);
-        table.row(["merged", &counted(request.merges, "request", "requests")]);
+        table.row(["requested", &counted(request.merges, "time", "times")]);
     }
     if let Some(score) = &letter.score {
         table.row(["score", score]);
     }
     if !letter.can_be_redriven {
-        table.row(["redrive", "not possible: it was too large to be kept whole"]);
+        table.row(["redrive", "impossible: it was too large to be kept whole"]);
     }
-    table.row(["what came", &letter.body.as_deref().map_or_else(|| "nothing".to_owned(), |body| short(body, 500))]);
+    table.row(["received", &letter.body.as_deref().map_or_else(|| "nothing".to_owned(), |body| short(body, 500))]);
     format!("{}\n{}", style.bold(&short(&letter.name, 200)), table.render(style))
 }
 
@@ -263,74 +261,82 @@ pub fn render(letters: &[DeadLetter], more: bool, now: Timestamp, style: Style) 
             age,
             letter.attempts.to_string(),
             letter.reason_code.clone(),
+            // One line per letter; `dead show` has the whole text.
             short(&letter.reason, 100),
         ]);
     }
-    let mut told = table.render(style);
+    let mut text = table.render(style);
     if more {
-        told.push_str("  and more: raise --limit, or narrow down with --kind, --reason and --older-than\n");
+        text.push_str("  and more: raise --limit, or narrow down with --kind, --reason and --older-than\n");
     }
-    told
+    text
 }
 
-async fn redrive(args: RedriveArgs) -> anyhow::Result<Ending> {
+async fn redrive(args: RedriveArgs) -> anyhow::Result<Exit> {
     let queue = connect::queue()?;
-    let now = queue.time().await.context("failed to redrive")?;
-    let (filter, asked_for) = args.these.filter(now)?;
-    let back = queue.redrive(now, &filter).await.context("failed to redrive")?;
+    let now = queue.time().await?;
+    let filter = args.these.filter(now)?;
+    // No confirmation: a redrive loses nothing and can be repeated.
+    let back = queue.redrive(now, &filter).await?;
     text::print(&if args.json {
         serde_json::json!({"redriven": back}).to_string() + "\n"
     } else {
-        format!("brought back {}\n", counted(back as u64, "dead letter", "dead letters"))
+        format!("returned {} to the queue\n", counted(back as u64, "dead letter", "dead letters"))
     })?;
-    Ok(missing(asked_for, back))
+    Ok(missing(&filter.names, back, "returned"))
 }
 
-async fn purge(args: PurgeArgs) -> anyhow::Result<Ending> {
+async fn purge(args: PurgeArgs) -> anyhow::Result<Exit> {
     let queue = connect::queue()?;
-    let now = queue.time().await.context("failed to purge")?;
-    let (filter, asked_for) = args.these.filter(now)?;
-    let letters = queue.dead_letters(&filter, usize::MAX).await.context("failed to purge")?;
+    let now = queue.time().await?;
+    let filter = args.these.filter(now)?;
+    let letters = queue.dead_letters(&filter, usize::MAX).await?;
     let number = counted(letters.len() as u64, "dead letter", "dead letters");
     if !letters.is_empty() && !args.yes && !is_confirmed(&number)? {
         return Err(Misuse(format!("nothing was deleted: this would delete {number} for good; add --yes")).into());
     }
-    let gone = queue.purge(&letters).await.context("failed to purge")?;
+    // Exactly the letters that were counted: one that changed since then is spared by the script.
+    let gone = queue.purge(&letters).await?;
     let stayed = letters.len() - gone;
     text::print(&if args.json {
         serde_json::json!({"purged": gone, "changed_meanwhile": stayed}).to_string() + "\n"
     } else {
-        let stayed = if stayed > 0 { format!("; {stayed} changed meanwhile and stayed") } else { String::new() };
+        let stayed = if stayed > 0 { format!("; {stayed} changed in the meantime and stayed") } else { String::new() };
         format!("deleted {}{stayed}\n", counted(gone as u64, "dead letter", "dead letters"))
     })?;
-    Ok(missing(asked_for, letters.len()))
+    Ok(missing(&filter.names, letters.len(), "deleted"))
 }
 
-/// Asks a person; where there is none, the answer is no.
+/// Asks for confirmation at a terminal. Without one the result is false.
 pub(super) fn is_confirmed(number: &str) -> anyhow::Result<bool> {
+    // Without a terminal nobody can read the question or answer it.
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
         return Ok(false);
     }
+    // Standard output may be redirected to a file.
     eprint!("delete {number} for good? [y/N] ");
     let mut answer = String::new();
-    io::stdin().read_line(&mut answer).context("failed to read the answer")?;
+    io::stdin().read_line(&mut answer).context("cannot read standard input")?;
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
-/// Says so when names were given that are no such dead letters.
-fn missing(asked_for: usize, found: usize) -> Ending {
-    if found >= asked_for {
-        return Ending::Well;
+/// Reports names that match no dead letter. `done` is a participle, such as `deleted`.
+fn missing(names: &[String], found: usize, done: &str) -> Exit {
+    if found >= names.len() {
+        return Exit::Success;
     }
-    let missing = counted((asked_for - found) as u64, "of the names is", "of the names are");
-    text::print_error(&format!(
-        "{missing} no dead letter, or not of that kind, reason and age: see `refresh-worker dead list`"
-    ));
-    Ending::Badly
+    let list: Vec<String> = names.iter().map(|name| format!("`{}`", short(name, 60))).collect();
+    text::print_error(&if found == 0 {
+        format!("nothing {done}: there is no dead letter {}; see `refresh-worker dead list`", list.join(" or "))
+    } else {
+        format!("only {found} of {} names match a dead letter; see `refresh-worker dead list`", names.len())
+    });
+    Exit::Failure
 }
 
-/// A name as the queue keeps it: objects in their normal spelling, `mail:<id>` as it is.
+/// The name as the queue keeps it: an object in its normal spelling, `mail:<id>` unchanged.
 fn normalised(name: &str) -> Result<String, Misuse> {
+    // Unreadable mail has no object to normalise.
     if name.starts_with("mail:") {
         return Ok(name.to_owned());
     }
@@ -345,7 +351,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_millis(1_772_600_767_089);
 
     #[test]
-    fn dead_letters_are_listed_with_age_attempts_and_reason() {
+    fn list_shows_age_attempts_and_reason() {
         let letters = [
             DeadLetter {
                 name: "clan:2PP".to_owned(),
@@ -382,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn names_of_objects_are_taken_in_any_spelling_and_names_of_mail_as_they_are() {
+    fn names_of_objects_are_normalised() {
         assert_eq!(normalised("clan:#2pp").unwrap(), "clan:2PP");
         assert_eq!(normalised("mail:clan:#abc").unwrap(), "mail:clan:#abc");
         assert!(normalised("clan:#abc").is_err());

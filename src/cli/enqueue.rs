@@ -1,62 +1,66 @@
-//! `enqueue`: puts requests into the queue, all of them or none.
+//! `enqueue`: adds requests to the queue, all of them or none.
 
 use std::io::Read as _;
 
 use anyhow::Context as _;
 use clap::Args;
 
-use super::{Ending, Misuse, connect, text, text::counted};
+use super::{Exit, Misuse, connect, text, text::counted};
 use crate::{
     model::{ObjectId, Priority, RefreshRequest},
-    queue::{DeadFilter, Enqueued, Queue, QueueAdmin, record::LAPSED},
+    queue::{DeadFilter, Enqueued, Queue, record::LAPSED},
 };
 
-/// Puts requests into the queue
+/// Requests the refresh of objects
 ///
-/// A request names a kind and a tag; tags may be written in any spelling (`#2pp`, `%232PP`, letter O for zero). A tag
-/// that cannot be is named and nothing at all is queued. An object that waits already keeps its place and takes the
-/// better of the two priorities. One that is a dead letter because its workers did not survive it (`lapsed`) is named
-/// and not queued, unless --revive is given; when nothing at all was queued, this ends with 1. Needs REDIS_URL.
+/// A request names a kind and a tag, in any spelling of the tag (`#2pp`, `%232PP`, letter O for zero). If one tag is
+/// impossible, it is named and nothing is queued. An object that is queued already keeps its place and gets the higher
+/// of the two priorities. A `lapsed` dead letter (its workers crashed) is named and skipped; --revive queues it, too.
+/// The exit code is 1 when nothing was queued. Needs REDIS_URL.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   refresh-worker enqueue clan:#2PP player:#8GQL2 --priority critical
   refresh-worker enqueue - < tags.txt
 
-In a file, words are separated by white space, and a line that begins with // is passed over.")]
+In a file, white space separates the objects, and a line that begins with // is a comment.")]
 pub struct EnqueueArgs {
-    /// What to refresh: clan:TAG, player:TAG or war:TAG (the war of the clan with that tag); - reads standard input
+    /// The objects: clan:TAG, player:TAG or war:TAG (the war of the clan with that tag); - reads standard input
     #[arg(required = true, value_name = "KIND:TAG")]
     objects: Vec<String>,
-    /// How urgent: critical, high, medium, low (or 0 to 3)
-    #[arg(long, short, default_value = "high", value_name = "CLASS")]
+    /// The priority: critical, high, medium, low (or 0 to 3)
+    #[arg(long, short, default_value = "high", value_name = "PRIORITY")]
     priority: Priority,
-    /// Bring back dead letters among them, `lapsed` ones too, with attempts and lapses 0
+    /// Return dead letters among them to the queue, `lapsed` ones included, and reset their attempts
     #[arg(long)]
     revive: bool,
 }
 
-pub async fn run(args: EnqueueArgs) -> anyhow::Result<Ending> {
+pub async fn run(args: EnqueueArgs) -> anyhow::Result<Exit> {
+    // All or nothing: a typing error must not leave half of a list queued.
     let objects = parse(&words(&args.objects)?)?;
     let queue = connect::queue()?;
-    let now = queue.time().await.context("failed to enqueue")?;
+    let now = queue.time().await?;
     let requests: Vec<RefreshRequest> =
         objects.iter().map(|object| RefreshRequest::now(object.clone(), args.priority, now)).collect();
+    // Only lapsed ones: a request revives every other dead letter by itself.
     if args.revive {
         let names = objects.iter().map(ToString::to_string).collect();
         let lapsed = DeadFilter { names, reason_code: Some(LAPSED.to_owned()), ..DeadFilter::default() };
-        queue.redrive(now, &lapsed).await.context("failed to revive")?;
+        queue.redrive(now, &lapsed).await?;
     }
-    let Enqueued { queued, dead } = queue.enqueue(now, &requests).await.context("failed to enqueue")?;
+    let Enqueued { queued, dead } = queue.enqueue(now, &requests).await?;
     let waiting: Vec<&ObjectId> =
         objects.iter().filter(|object| dead.iter().all(|dead| dead.object != **object)).collect();
     if queued > 0 {
-        text::print(&told(&waiting, args.priority))?;
+        text::print(&render(&waiting, args.priority))?;
     }
     for dead in &dead {
+        // On standard error, so that a script still reads the list of queued objects.
         text::print_error(&format!("{} was not queued: {}", dead.object, dead.why()));
     }
-    Ok(if queued > 0 { Ending::Well } else { Ending::Badly })
+    // Some dead letters among many objects are no reason to fail a script.
+    Ok(if queued > 0 { Exit::Success } else { Exit::Failure })
 }
 
 /// The arguments, with `-` replaced by the words of standard input.
@@ -65,7 +69,7 @@ fn words(arguments: &[String]) -> anyhow::Result<Vec<String>> {
     for argument in arguments {
         if argument == "-" {
             let mut input = String::new();
-            std::io::stdin().read_to_string(&mut input).context("failed to read standard input")?;
+            std::io::stdin().read_to_string(&mut input).context("cannot read standard input")?;
             words.extend(words_of(&input));
         } else {
             words.push(argument.clone());
@@ -75,16 +79,18 @@ fn words(arguments: &[String]) -> anyhow::Result<Vec<String>> {
 }
 
 fn words_of(input: &str) -> impl Iterator<Item = String> + '_ {
+    // Not `#`, which begins a tag.
     let lines = input.lines().filter(|line| !line.trim_start().starts_with("//"));
     lines.flat_map(str::split_whitespace).map(str::to_owned)
 }
 
-/// Every word as an object, each object once; or every word that is none.
+/// The objects that the words name, each once, or an error that names every wrong word.
 fn parse(words: &[String]) -> Result<Vec<ObjectId>, Misuse> {
     let mut objects = Vec::new();
     let mut wrong = Vec::new();
     for word in words {
         match ObjectId::from_person(word) {
+            // Two spellings of one object are one request.
             Ok(object) if objects.contains(&object) => {}
             Ok(object) => objects.push(object),
             Err(error) => wrong.push(format!("  {}: {error}", text::short(word, 60))),
@@ -100,7 +106,7 @@ fn parse(words: &[String]) -> Result<Vec<ObjectId>, Misuse> {
     Ok(objects)
 }
 
-fn told(objects: &[&ObjectId], priority: Priority) -> String {
+fn render(objects: &[&ObjectId], priority: Priority) -> String {
     const SHOWN: usize = 10;
     let names: Vec<String> = objects.iter().take(SHOWN).map(ToString::to_string).collect();
     let more = objects.len().saturating_sub(SHOWN);
@@ -118,14 +124,14 @@ mod tests {
     }
 
     #[test]
-    fn every_spelling_of_an_object_is_queued_once() {
+    fn parse_keeps_each_object_once() {
         let objects = parse(&words("clan:#2pp\n// a note\nclan:%232PP player:8GQL2")).unwrap();
         let objects: Vec<&ObjectId> = objects.iter().collect();
-        assert_eq!(told(&objects, Priority::High), "queued 2 requests as high: clan:2PP player:8GQL2\n");
+        assert_eq!(render(&objects, Priority::High), "queued 2 requests as high: clan:2PP player:8GQL2\n");
     }
 
     #[test]
-    fn all_wrong_names_are_told_together() {
+    fn parse_names_every_wrong_word() {
         let error = parse(&words("clan:#2PP clam:#2PP clan:#ABC 2PP")).unwrap_err();
         insta::assert_snapshot!(error, @r"
         nothing was queued, 3 of the names are wrong:
@@ -136,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_input_is_told() {
+    fn parse_refuses_empty_input() {
         assert!(parse(&[]).unwrap_err().to_string().contains("names no object"));
     }
 }

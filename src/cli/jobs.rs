@@ -1,4 +1,4 @@
-//! `jobs`: statistics jobs, queued, looked at, tried again, cleaned up.
+//! `jobs`: lists, queues, retries and deletes statistics jobs.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::{
-    Ending, Misuse, Shared,
+    Exit, Misuse, Shared,
     text::{self, Align, Style, Table, counted, short, span},
 };
 use crate::{
@@ -15,16 +15,16 @@ use crate::{
     clock::{Clock as _, SystemClock},
     columns::TableTime,
     config::{DatabaseConfig, env::process_var},
-    maintenance::jobs::table::{JobRow, JobTable, TableError},
+    derive::jobs::table::{JobRow, JobTable},
 };
 
-/// How often a job is tried again after it failed, unless it says otherwise.
-const MAX_RETRIES: i32 = 3;
+/// The retries of a job that names no other number.
+const DEFAULT_MAX_RETRIES: i32 = 3;
 
-/// Shows statistics jobs, queues them, tries failed ones again, deletes old ones
+/// Lists, queues, retries and deletes statistics jobs
 ///
-/// A job runs the functions of STATS_FUNCTIONS and tells the caches of what they made stale. Queued jobs start with the next
-/// run of the worker, or at once with the event {"task": "stats"}. Needs DATABASE_URL.
+/// A job runs the functions of STATS_FUNCTIONS and invalidates their cache tags. Queued jobs start with the next run of the
+/// worker, or at once with the event {"task": "stats"}. Needs DATABASE_URL.
 #[derive(Debug, Args)]
 pub struct JobsArgs {
     #[command(subcommand)]
@@ -40,7 +40,7 @@ enum JobsCommand {
     Purge(PurgeArgs),
 }
 
-/// Who asks for a job.
+/// The origin of a job.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum TriggeredBy {
     PostMatch,
@@ -57,7 +57,7 @@ impl TriggeredBy {
         }
     }
 
-    /// Higher first: what follows a match is waited for.
+    /// Higher comes first: people wait for the statistics of a match.
     const fn priority(self) -> i32 {
         match self {
             Self::PostMatch => 2,
@@ -66,44 +66,44 @@ impl TriggeredBy {
     }
 }
 
-/// Queues a job, and prints its id
+/// Queues a job and prints its id
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   refresh-worker jobs enqueue
   refresh-worker jobs enqueue --triggered-by post-match --match-id 4711")]
 struct EnqueueArgs {
-    /// Who asks: post-match (priority 2), admin or cron (priority 1)
+    /// The origin: post-match (priority 2), admin or cron (priority 1)
     #[arg(long, value_enum, default_value = "admin", value_name = "WHO")]
     triggered_by: TriggeredBy,
-    /// The match that it follows
+    /// The match after which the job runs
     #[arg(long, value_name = "NUMBER")]
     match_id: Option<i64>,
-    /// The user who asks
+    /// The user who requested the job
     #[arg(long, value_name = "ID")]
     user_id: Option<String>,
-    /// Another priority; higher first
+    /// The priority, instead of the one of its origin; higher comes first
     #[arg(long, value_name = "NUMBER")]
     priority: Option<i32>,
-    /// How often it is tried again after it failed
-    #[arg(long, value_name = "COUNT", default_value_t = MAX_RETRIES, value_parser = clap::value_parser!(i32).range(0..=100))]
+    /// The number of retries after a failure
+    #[arg(long, value_name = "COUNT", default_value_t = DEFAULT_MAX_RETRIES, value_parser = clap::value_parser!(i32).range(0..=100))]
     max_retries: i32,
 }
 
-/// Shows jobs, the newest first
+/// Lists jobs, newest first
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   refresh-worker jobs list
   refresh-worker jobs list --status failed --json")]
 struct ListArgs {
-    /// Only these: queued, processing, completed or failed
+    /// Only jobs of this status: queued, processing, completed or failed
     #[arg(long, value_enum, value_name = "STATUS")]
     status: Option<Status>,
     /// Show at most this many
     #[arg(long, default_value_t = 10, value_name = "COUNT")]
     limit: u32,
-    /// Write JSON, one job a line
+    /// Write JSON, one job per line
     #[arg(long)]
     json: bool,
 }
@@ -127,10 +127,10 @@ impl Status {
     }
 }
 
-/// Tells everything about a job, each of its functions included
+/// Shows all details of a job, with the result of each function
 #[derive(Debug, Args)]
 struct ShowArgs {
-    /// Its id, as `jobs list` shows it
+    /// The id, as `jobs list` shows it
     #[arg(value_name = "ID")]
     id: String,
     /// Write JSON
@@ -138,39 +138,39 @@ struct ShowArgs {
     json: bool,
 }
 
-/// Queues a failed job anew, and prints the new job's id
+/// Queues a failed job again and prints the id of the new job
 ///
-/// The old one stays as it is; the new one names it in `retryOf`. All functions are run.
+/// The old job stays; the new one names it in `retryOf` and runs all functions.
 #[derive(Debug, Args)]
 struct RetryArgs {
-    /// Its id, as `jobs list` shows it
+    /// The id, as `jobs list` shows it
     #[arg(value_name = "ID")]
     id: String,
 }
 
-/// Deletes jobs that ended long ago
+/// Deletes old jobs that have ended
 ///
-/// Says how many and asks; without a terminal it wants --yes. Jobs that wait or are worked at always stay.
+/// Shows how many and asks for confirmation; without a terminal it needs --yes. Queued and running jobs always stay.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   refresh-worker jobs purge
   refresh-worker jobs purge --failed --older-than 30d --yes")]
 struct PurgeArgs {
-    /// Only those that ended longer ago than this: 90s, 30m, 12h, 2d, 1w
+    /// Only jobs that ended longer ago than this: 90s, 30m, 12h, 2d, 1w
     #[arg(long, value_name = "AGE", value_parser = text::parse_span, default_value = "7d")]
     older_than: Duration,
-    /// Failed ones, too
+    /// Delete failed jobs, too
     #[arg(long)]
     failed: bool,
-    /// Do it without being asked
+    /// Delete without asking
     #[arg(long)]
     yes: bool,
 }
 
-pub async fn run(args: JobsArgs, shared: &Shared) -> anyhow::Result<Ending> {
+pub async fn run(args: JobsArgs, shared: &Shared) -> anyhow::Result<Exit> {
     let store = app::store(&DatabaseConfig::read(&process_var)?)?;
-    // Finds out how the server is to be reached. What is wrong with it the commands say.
+    // The first connection learns what a pooler in between accepts. The commands report errors.
     let _ = crate::store::Store::ping(&store).await;
     let table = JobTable::new(store.pool());
     match args.command {
@@ -182,13 +182,10 @@ pub async fn run(args: JobsArgs, shared: &Shared) -> anyhow::Result<Ending> {
     }
 }
 
-fn failed(error: &TableError) -> anyhow::Error {
-    anyhow::anyhow!("{error}")
-}
-
-async fn enqueue(args: EnqueueArgs, table: &JobTable) -> anyhow::Result<Ending> {
+async fn enqueue(args: EnqueueArgs, table: &JobTable) -> anyhow::Result<Exit> {
     let mut payload = json!({
         "triggeredBy": args.triggered_by.as_str(),
+        // The keys of other programs that queue jobs.
         "timestamp": SystemClock.wall().to_string(),
         "requestId": request_id(),
     });
@@ -199,66 +196,70 @@ async fn enqueue(args: EnqueueArgs, table: &JobTable) -> anyhow::Result<Ending> 
         payload["userId"] = json!(id);
     }
     let priority = args.priority.unwrap_or(args.triggered_by.priority());
-    let id = table.enqueue(&payload, priority, args.max_retries).await.map_err(|error| failed(&error))?;
+    let id = table.enqueue(&payload, priority, args.max_retries).await?;
     text::print(&format!("{id}\n"))?;
-    Ok(Ending::Well)
+    Ok(Exit::Success)
 }
 
 fn request_id() -> String {
     format!("cli-{:016x}", fastrand::u64(..))
 }
 
-async fn list(args: ListArgs, table: &JobTable, style: Style) -> anyhow::Result<Ending> {
+async fn list(args: ListArgs, table: &JobTable, style: Style) -> anyhow::Result<Exit> {
     let status = args.status.map(Status::as_str);
-    let rows = table.list(None, status, i64::from(args.limit)).await.map_err(|error| failed(&error))?;
-    let told = if args.json { rows.iter().map(json_line).collect() } else { render(&rows, style) };
-    text::print(&told)?;
-    Ok(Ending::Well)
+    let rows = table.list(None, status, i64::from(args.limit)).await?;
+    let output = if args.json { rows.iter().map(json_line).collect() } else { render(&rows, style) };
+    text::print(&output)?;
+    Ok(Exit::Success)
 }
 
 async fn found(id: &str, table: &JobTable) -> anyhow::Result<JobRow> {
-    let rows = table.list(Some(id), None, 1).await.map_err(|error| failed(&error))?;
-    let missing = || Misuse(format!("there is no job `{}`: see `refresh-worker jobs list`", short(id, 60)));
+    let rows = table.list(Some(id), None, 1).await?;
+    let missing = || Misuse(format!("there is no job `{}`; see `refresh-worker jobs list`", short(id, 60)));
     Ok(rows.into_iter().next().ok_or_else(missing)?)
 }
 
-async fn show(args: ShowArgs, table: &JobTable, style: Style) -> anyhow::Result<Ending> {
+async fn show(args: ShowArgs, table: &JobTable, style: Style) -> anyhow::Result<Exit> {
     let job = found(&args.id, table).await?;
     text::print(&if args.json { json_line(&job) } else { render_whole(&job, style) })?;
-    Ok(Ending::Well)
+    Ok(Exit::Success)
 }
 
-async fn retry(args: RetryArgs, table: &JobTable) -> anyhow::Result<Ending> {
+async fn retry(args: RetryArgs, table: &JobTable) -> anyhow::Result<Exit> {
     let job = found(&args.id, table).await?;
+    // A queued or running job would run twice at the same time.
     if job.status != "failed" {
         return Err(Misuse(format!(
-            "nothing was queued: the job is {}, and only failed ones are tried again",
+            "nothing was queued: the job is {}, and only failed jobs can be retried",
             job.status
         ))
         .into());
     }
     let mut payload = job.payload();
+    // Other programs may have written anything into the column.
     if !payload.is_object() {
         payload = json!({"triggeredBy": "admin"});
     }
     payload["timestamp"] = json!(SystemClock.wall().to_string());
     payload["requestId"] = json!(request_id());
+    // The link from the new job to the failed one, for people.
     payload["retryOf"] = json!(job.id);
-    let id = table.enqueue(&payload, job.priority, job.max_retries).await.map_err(|error| failed(&error))?;
+    let id = table.enqueue(&payload, job.priority, job.max_retries).await?;
     text::print(&format!("{id}\n"))?;
-    Ok(Ending::Well)
+    Ok(Exit::Success)
 }
 
-async fn purge(args: PurgeArgs, table: &JobTable) -> anyhow::Result<Ending> {
+async fn purge(args: PurgeArgs, table: &JobTable) -> anyhow::Result<Exit> {
     let statuses: &[&str] = if args.failed { &["completed", "failed"] } else { &["completed"] };
-    let count = table.purge(statuses, args.older_than, true).await.map_err(|error| failed(&error))?;
+    // A dry run of the same statement, so that the count matches the deletion.
+    let count = table.purge(statuses, args.older_than, true).await?;
     let number = counted(count, "job", "jobs");
     if count > 0 && !args.yes && !super::dead::is_confirmed(&number)? {
         return Err(Misuse(format!("nothing was deleted: this would delete {number} for good; add --yes")).into());
     }
-    let gone = table.purge(statuses, args.older_than, false).await.map_err(|error| failed(&error))?;
+    let gone = table.purge(statuses, args.older_than, false).await?;
     text::print(&format!("deleted {}\n", counted(gone, "job", "jobs")))?;
-    Ok(Ending::Well)
+    Ok(Exit::Success)
 }
 
 fn time_text(time: Option<TableTime>) -> Option<String> {
@@ -283,14 +284,15 @@ fn json_line(job: &JobRow) -> String {
     json.to_string() + "\n"
 }
 
-/// The time, if it is one of the calendar: from others nothing is counted.
+/// The time, unless it is infinite or out of the calendar: a duration cannot be counted from such a time.
 fn real(time: Option<TableTime>) -> Option<OffsetDateTime> {
     time.filter(|time| time.is_in_calendar()).map(OffsetDateTime::from)
 }
 
-/// From its start to its end, or until now while it is worked at.
+/// The time from the start of the job to its end, or until now while it is running.
 fn took(job: &JobRow) -> Option<Duration> {
     let end = match (job.status.as_str(), job.completed_at) {
+        // The database's clock, since other workers wrote the start.
         ("processing", _) => job.now,
         (_, end) => real(end)?,
     };
@@ -313,12 +315,12 @@ fn triggered_by(job: &JobRow) -> String {
     short(&format!("{who}{of_match}"), 30)
 }
 
-/// Jobs as a table: who asked, how far it is, when it started and ended, how long it took.
+/// Jobs as a table.
 fn render(jobs: &[JobRow], style: Style) -> String {
     if jobs.is_empty() {
         return "no jobs\n".to_owned();
     }
-    let columns = [("job", Align::Left), ("asked by", Align::Left), ("started", Align::Right), ("ended", Align::Right)];
+    let columns = [("job", Align::Left), ("origin", Align::Left), ("started", Align::Right), ("ended", Align::Right)];
     let mut table = Table::new(columns.into_iter().chain([("took", Align::Right), ("status", Align::Left)]));
     for job in jobs {
         let ago = |time: Option<TableTime>| {
@@ -332,7 +334,7 @@ fn render(jobs: &[JobRow], style: Style) -> String {
             ago(job.started_at),
             ago(job.completed_at),
             took(job).map_or_else(|| "-".to_owned(), span),
-            // The last column, since colours have no width.
+            // The last column, since colour codes would count as width.
             format!("{}{error}", painted(&job.status, style)),
         ]);
     }
@@ -342,9 +344,9 @@ fn render(jobs: &[JobRow], style: Style) -> String {
 fn render_whole(job: &JobRow, style: Style) -> String {
     let mut facts = Table::new([("", Align::Left), ("", Align::Left)]);
     facts.row(["status", &painted(&job.status, style)]);
-    facts.row(["asked by", &triggered_by(job)]);
+    facts.row(["origin", &triggered_by(job)]);
     facts.row(["priority", &job.priority.to_string()]);
-    facts.row(["failed attempts", &format!("{}, at most {} are tried again", job.retry_count, job.max_retries)]);
+    facts.row(["failed attempts", &format!("{} (at most {} retries)", job.retry_count, job.max_retries)]);
     for (name, time) in [("queued", job.created_at), ("started", job.started_at), ("ended", job.completed_at)] {
         facts.row([name, &time_text(time).unwrap_or_else(|| "-".to_owned())]);
     }
@@ -353,7 +355,7 @@ fn render_whole(job: &JobRow, style: Style) -> String {
         facts.row(["error", &short(error, 300)]);
     }
     facts.row(["payload", &short(&job.payload, 300)]);
-    let mut told = format!("{}\n{}", style.bold(&job.id), facts.render(style));
+    let mut text = format!("{}\n{}", style.bold(&job.id), facts.render(style));
     let results = job.results();
     if !results.is_empty() {
         let mut table = Table::new([("function", Align::Left), ("took", Align::Right), ("result", Align::Left)]);
@@ -364,9 +366,9 @@ fn render_whole(job: &JobRow, style: Style) -> String {
             };
             table.row([result.name, span(Duration::from_millis(result.duration)), how]);
         }
-        told = format!("{told}\n{}", table.render(style));
+        text = format!("{text}\n{}", table.render(style));
     }
-    told
+    text
 }
 
 #[cfg(test)]
@@ -398,13 +400,13 @@ mod tests {
     }
 
     #[test]
-    fn jobs_are_listed_with_who_asked_and_how_far_they_are() {
+    fn list_shows_origin_and_progress() {
         let jobs = [job("processing"), job("failed"), job("completed")];
         insta::assert_snapshot!(render(&jobs, Style::PLAIN));
     }
 
     #[test]
-    fn a_job_is_shown_with_each_of_its_functions() {
+    fn show_has_each_function() {
         insta::assert_snapshot!(render_whole(&job("failed"), Style::PLAIN));
         let line: Value = serde_json::from_str(&json_line(&job("failed"))).unwrap();
         assert_eq!((&line["duration_seconds"], &line["results"][1]["success"]), (&json!(12.5), &json!(false)));

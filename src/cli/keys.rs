@@ -1,7 +1,7 @@
-//! `keys`: which API keys there are and how they are; trying them, renewing them, revoking those of no use.
+//! `keys`: lists, tests, renews and revokes API keys.
 //!
-//! Shows no token, no e-mail address and no password: a key goes by its fingerprint, an account by its variable.
-//! **Invariant: a key of another name is never touched**, and one that a run uses is not revoked.
+//! Shows no token, e-mail address or password: a key is named by its fingerprint, an account by its variable.
+//! **Invariant: a key of another name is never touched**, and a key that a run uses is not revoked.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::{
-    Ending, Shared,
+    Exit, Shared,
     check::api as trials,
     connect,
     text::{self, Align, Style, Table, counted, span},
@@ -18,25 +18,25 @@ use super::{
 use crate::{
     api::{
         portal::{ListedKey, Visit},
-        wallet::{Account, KeyStore},
+        wallet::{Account, Wallet},
     },
     app,
     clock::SystemClock,
     config::{ApiConfig, env::process_var},
     model::Fingerprint,
-    queue::{Holder, SlotView, SharedState, redis::RedisQueue},
+    queue::{Holder, SlotView, Slots, redis::RedisQueue},
     worker::{
         keys::BENCHED,
         login::{self, Trouble},
     },
 };
 
-/// How long another process's login is waited for.
-const PATIENCE: Duration = Duration::from_secs(45);
+/// Longer than the login of another process takes.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// Shows the API keys, tries them, renews them, and revokes those of no use
+/// Lists, tests, renews and revokes API keys
 ///
-/// Knows those of COC_API_TOKEN and COC_API_TOKENS, and those in the accounts of the developer portal (COC_EMAIL,
+/// The keys are those of COC_API_TOKEN and COC_API_TOKENS, and those in the accounts of the developer portal (COC_EMAIL,
 /// COC_ACCOUNTS).
 #[derive(Debug, Args)]
 pub struct KeysArgs {
@@ -52,30 +52,31 @@ enum KeysCommand {
     Prune(PruneArgs),
 }
 
-/// Shows every key: where it is from, what it is bound to, who uses it, whether it rests, the rate it has learned
+/// Lists every key with its origin, its addresses, its learned rate and its state
 ///
 /// Logs in to the accounts of the developer portal, and changes nothing there. Needs REDIS_URL and the settings of the
 /// keys.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 States:
-  ok             free, or just left
-  in use         a run has it
-  paused         the API refused a call; every run leaves it alone for that long
-  benched        the API does not accept it
-  other address  ours, and bound to another address than this machine's
-  foreign        somebody else's: never touched")]
+  ok             free
+  in use         a run is using it
+  cooling down   the API refused a call; no run uses the key until the cooldown is over
+  rejected       the API does not accept the key
+  other address  our key, bound to another address than this machine's
+  foreign        a key of another name: never touched")]
 struct ListArgs {
     /// Write JSON
     #[arg(long)]
     json: bool,
 }
 
-/// Makes one call with each key and says what the API answers
+/// Makes one test call with each key
 ///
-/// Within each key's rate, and not with a key that a run is using or that rests. Of the developer portal's keys it tries
-/// those that a run from this machine would use, and says what a run would make and revoke; it does neither. What the API
-/// says of a key's rate, or of the key itself, holds for runs too. Exit code 1 when a key is not accepted.
+/// The calls stay within the rate of each key. Keys that a run is using or that are cooling down are skipped. In accounts of
+/// the developer portal it tests the keys that a run on this machine would use, and shows what a run would create and
+/// revoke; it does neither. If the API throttles or rejects a key, runs will know it, too. The exit code is 1 when a key is
+/// not accepted. Needs REDIS_URL and the settings of the keys.
 #[derive(Debug, Args)]
 struct TestArgs {
     /// Write JSON
@@ -83,11 +84,11 @@ struct TestArgs {
     json: bool,
 }
 
-/// Logs in to the developer portal now, and sees to it that there are keys for this machine's address
+/// Logs in to the developer portal, and makes sure that there are keys for this machine's address
 ///
-/// Keys that are good are kept. Those that the API does not accept, or that are bound to another address, are replaced;
-/// they are revoked only when they are in the way of the account's limit of ten, and never while a run is using them. Does
-/// not wait for the end of a rest after a failed login.
+/// Good keys are kept. Keys that the API rejects, or that are bound to another address, are replaced. They are revoked only
+/// when the account has no room for new ones (ten keys), and never while a run uses them. Ignores the cooldown after a
+/// failed login. Needs REDIS_URL and the settings of the keys.
 #[derive(Debug, Args)]
 struct RenewArgs {
     /// Write JSON
@@ -95,17 +96,17 @@ struct RenewArgs {
     json: bool,
 }
 
-/// Revokes keys of our own name that are of no use here: bound to another address, or not accepted by the API
+/// Revokes keys of our own name that are useless here: bound to another address, or rejected by the API
 ///
-/// Says which, and does nothing without --yes. Another machine with another address may need its keys: look at the
-/// addresses first. Keys that a run is using stay.
+/// Lists them, and revokes only with --yes. Another machine may need keys for its address, so look at the addresses first.
+/// Keys that a run is using stay. Needs REDIS_URL and the settings of the keys.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  refresh-worker keys prune          says which
+  refresh-worker keys prune          lists them
   refresh-worker keys prune --yes    revokes them")]
 struct PruneArgs {
-    /// Do it
+    /// Revoke the listed keys
     #[arg(long)]
     yes: bool,
     /// Write JSON
@@ -113,10 +114,10 @@ struct PruneArgs {
     json: bool,
 }
 
-pub async fn run(args: KeysArgs, shared: &Shared) -> anyhow::Result<Ending> {
+pub async fn run(args: KeysArgs, shared: &Shared) -> anyhow::Result<Exit> {
     let config = ApiConfig::read(&process_var)?;
     let queue = connect::queue()?;
-    let tools = Tools { key_store: app::key_store(&config)?, queue, run: format!("keys-{:012x}", fastrand::u64(..1 << 48)) };
+    let tools = Tools { wallet: app::wallet(&config)?, queue, run: format!("keys-{:012x}", fastrand::u64(..1 << 48)) };
     match args.command {
         KeysCommand::List(ListArgs { json }) => tools.list(json, shared.style()).await,
         KeysCommand::Test(TestArgs { json }) => test(&config, &tools.queue, json, shared.style()).await,
@@ -125,23 +126,23 @@ pub async fn run(args: KeysArgs, shared: &Shared) -> anyhow::Result<Ending> {
     }
 }
 
-/// How a key is.
+/// The state of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum State {
     Ok,
     InUse,
-    Paused,
-    Benched,
+    CoolingDown,
+    Rejected,
     OtherAddress,
     Foreign,
 }
 
-/// One key as it is shown.
+/// A key as it is shown.
 #[derive(Debug, Serialize)]
 struct Row {
     key: Fingerprint,
-    /// The variable that it, or its account, is from.
+    /// The variable of the key, or of its account.
     from: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
@@ -153,26 +154,27 @@ struct Row {
     /// The run that has the key's slot.
     #[serde(skip_serializing_if = "Option::is_none")]
     run: Option<String>,
-    /// How long its slot or its rest lasts, unless it is renewed.
+    /// Until its slot or its cooldown ends, unless it is renewed.
     #[serde(skip_serializing_if = "Option::is_none")]
     seconds_left: Option<f64>,
-    /// Calls a second, when runs have come down to less than the cap.
+    /// Calls per second, if runs have lowered the rate below the cap.
     #[serde(skip_serializing_if = "Option::is_none")]
-    aimd_state: Option<f64>,
-    /// The rate that was too much.
+    learned_rate: Option<f64>,
+    /// The rate at which the API refused calls.
     #[serde(skip_serializing_if = "Option::is_none")]
     ceiling: Option<f64>,
 }
 
 impl Row {
     fn new(key: Fingerprint, from: &str, view: SlotView) -> Self {
-        let SlotView { holder, for_another, aimd_state } = view;
+        let SlotView { holder, for_another, learned_rate } = view;
         let (state, reason, run) = match holder {
-            Holder::Nobody | Holder::Released => (State::Ok, None, None),
+            Holder::Nobody | Holder::Left => (State::Ok, None, None),
             Holder::Run(run) => (State::InUse, None, Some(run)),
-            Holder::CoolingDown(reason) => match reason.strip_prefix(BENCHED) {
-                Some(reason) => (State::Benched, Some(reason.to_owned()), None),
-                None => (State::Paused, Some(reason), None),
+            Holder::Paused(reason) => match reason.strip_prefix(BENCHED) {
+                // The prefix in the slot tells a rejected key from one that is cooling down.
+                Some(reason) => (State::Rejected, Some(reason.to_owned()), None),
+                None => (State::CoolingDown, Some(reason), None),
             },
         };
         Self {
@@ -181,19 +183,21 @@ impl Row {
             name: None,
             addresses: Vec::new(),
             ours: true,
+            // A free slot has a remaining time, too, which means nothing to a person.
             seconds_left: (state != State::Ok).then_some(for_another.as_secs_f64()),
             state,
             reason,
             run,
-            aimd_state: aimd_state.map(|learned| learned.rate),
-            ceiling: aimd_state.and_then(|learned| learned.ceiling),
+            learned_rate: learned_rate.map(|learned| learned.rate),
+            ceiling: learned_rate.and_then(|learned| learned.ceiling),
         }
     }
 
-    /// What the portal knows about it.
+    /// Adds what the portal knows about the key.
     fn listed(self, key: &ListedKey, visit: &Visit<'_>) -> Self {
         let ours = visit.is_ours(key);
         let state = match self.state {
+            // Foreign first: the state of a foreign key is not our business.
             _ if !ours => State::Foreign,
             State::Ok if !key.is_good_for(visit.addresses()) => State::OtherAddress,
             state => state,
@@ -201,72 +205,73 @@ impl Row {
         Self { name: Some(key.name.clone()), addresses: key.cidr_ranges.clone(), ours, state, ..self }
     }
 
-    /// Of no use here, and of no use to a run at this moment either.
-    fn is_stale(&self) -> bool {
-        self.ours && matches!(self.state, State::OtherAddress | State::Benched)
+    /// True when neither this machine nor a run can use the key.
+    fn is_useless(&self) -> bool {
+        self.ours && matches!(self.state, State::OtherAddress | State::Rejected)
     }
 
-    fn told(&self) -> String {
+    fn state_text(&self) -> String {
         let left = span(Duration::from_secs_f64(self.seconds_left.unwrap_or_default().max(0.0)));
         let reason = self.reason.as_deref().unwrap_or_default();
         match self.state {
             State::Ok => "ok".to_owned(),
             State::InUse => format!("in use by {}", self.run.as_deref().unwrap_or_default()),
-            State::Paused => format!("paused for {left}: {reason}"),
-            State::Benched => format!("benched for {left}: {reason}"),
+            State::CoolingDown => format!("cooling down for {left}: {reason}"),
+            State::Rejected => format!("rejected for {left}: {reason}"),
             State::OtherAddress => "other address".to_owned(),
             State::Foreign => "foreign".to_owned(),
         }
     }
 
     fn rate(&self) -> String {
-        match (self.aimd_state, self.ceiling) {
-            (Some(rate), Some(ceiling)) => format!("{rate:.1} (too much: {ceiling:.1})"),
+        match (self.learned_rate, self.ceiling) {
+            (Some(rate), Some(ceiling)) => format!("{rate:.1} (throttled at {ceiling:.1})"),
             (Some(rate), None) => format!("{rate:.1}"),
             (None, _) => String::new(),
         }
     }
 }
 
-/// What the commands work with.
+/// The parts that the commands share.
 struct Tools {
-    key_store: KeyStore,
+    wallet: Wallet,
     queue: RedisQueue,
     run: String,
 }
 
 impl Tools {
-    async fn list(&self, json: bool, style: Style) -> anyhow::Result<Ending> {
+    async fn list(&self, json: bool, style: Style) -> anyhow::Result<Exit> {
         let mut rows = Vec::new();
-        for key in self.key_store.fixed() {
+        for key in self.wallet.fixed() {
             let view = self.queue.look_at_key(key.fingerprint()).await?;
             rows.push(Row::new(key.fingerprint().clone(), "COC_API_TOKEN(S)", view));
         }
         let mut failures = Vec::new();
-        for account in self.key_store.accounts() {
+        for account in self.wallet.accounts() {
             let look = async {
                 let visit = account.visit().await?;
                 self.rows(account, &visit).await
             };
-            let looked = login::look_into(&self.queue, account, Instant::now() + PATIENCE, look).await?;
-            match looked.map_err(|failure| format!("failed to {failure}")) {
+            let looked = login::look_into(&self.queue, account, Instant::now() + LOGIN_TIMEOUT, look).await?;
+            match looked {
                 Ok(found) => rows.extend(found),
                 Err(failure) => failures.push(failure),
             }
         }
-        let told = if json {
+        let output = if json {
             serde_json::to_string_pretty(&serde_json::json!({"keys": rows, "failures": failures}))? + "\n"
         } else {
             render(&rows, &failures, style)
         };
-        text::print(&told)?;
-        Ok(if failures.is_empty() { Ending::Well } else { Ending::Badly })
+        text::print(&output)?;
+        Ok(if failures.is_empty() { Exit::Success } else { Exit::Failure })
     }
 
-    async fn renew(&self, json: bool, style: Style) -> anyhow::Result<Ending> {
+    async fn renew(&self, json: bool, style: Style) -> anyhow::Result<Exit> {
         let (mut done, mut failures) = (Vec::new(), Vec::new());
-        for account in self.key_store.accounts() {
-            login::end_cooldowns(&self.queue, account).await?;
+        for account in self.wallet.accounts() {
+            // Whoever runs this has probably fixed the cause of the cooldown.
+            login::end_rests(&self.queue, account).await?;
             match self.with_right(account, login::renew(&self.queue, account, &SystemClock, &self.run)).await? {
                 Ok(given) => {
                     let keys: Vec<Fingerprint> = given.keys.iter().map(|key| key.fingerprint().clone()).collect();
@@ -275,23 +280,24 @@ impl Tools {
                 Err(failure) => failures.push(failure),
             }
         }
-        let told = if json {
+        let output = if json {
             serde_json::to_string_pretty(&serde_json::json!({"accounts": done, "failures": failures}))? + "\n"
-        } else if self.key_store.accounts().is_empty() {
-            "no account of the developer portal is set (COC_EMAIL, COC_ACCOUNTS): nothing to renew\n".to_owned()
+        } else if self.wallet.accounts().is_empty() {
+            "nothing to renew: no account of the developer portal is configured (COC_EMAIL, COC_ACCOUNTS)\n".to_owned()
         } else {
-            done.iter().map(Renewed::told).chain(failures.iter().map(|failure| failed(failure, style))).collect()
+            done.iter().map(Renewed::line).chain(failures.iter().map(|failure| error_line(failure, style))).collect()
         };
-        text::print(&told)?;
-        Ok(if failures.is_empty() { Ending::Well } else { Ending::Badly })
+        text::print(&output)?;
+        Ok(if failures.is_empty() { Exit::Success } else { Exit::Failure })
     }
 
-    async fn prune(&self, yes: bool, json: bool, style: Style) -> anyhow::Result<Ending> {
+    async fn prune(&self, yes: bool, json: bool, style: Style) -> anyhow::Result<Exit> {
         let (mut useless, mut failures) = (Vec::new(), Vec::new());
-        for account in self.key_store.accounts() {
+        for account in self.wallet.accounts() {
             let prune = async {
                 let visit = account.visit().await?;
-                let rows = self.rows(account, &visit).await?.into_iter().filter(Row::is_stale).collect::<Vec<_>>();
+                let rows = self.rows(account, &visit).await?.into_iter().filter(Row::is_useless).collect::<Vec<_>>();
+                // The list comes from the same login as the revocations, so it cannot be outdated.
                 for row in rows.iter().filter(|_| yes) {
                     if let Some(key) = visit.listed().iter().find(|key| key.fingerprint() == row.key) {
                         visit.revoke(key).await?;
@@ -304,20 +310,20 @@ impl Tools {
                 Err(failure) => failures.push(failure),
             }
         }
-        let told = if json {
-            let told = serde_json::json!({"keys": useless, "revoked": yes, "failures": failures});
-            serde_json::to_string_pretty(&told)? + "\n"
+        let output = if json {
+            let json = serde_json::json!({"keys": useless, "revoked": yes, "failures": failures});
+            serde_json::to_string_pretty(&json)? + "\n"
         } else {
             let keys = counted(useless.len() as u64, "key", "keys");
             let end = match (useless.is_empty(), yes) {
-                (true, _) => "nothing to revoke: no key of our name is of no use here\n".to_owned(),
+                (true, _) => "nothing to revoke: every key of our name is usable here\n".to_owned(),
                 (false, true) => format!("revoked {keys}\n"),
-                (false, false) => format!("{keys} of our name are of no use here; --yes revokes them\n"),
+                (false, false) => format!("{keys} of our name cannot be used here; --yes revokes them\n"),
             };
             render(&useless, &failures, style) + &end
         };
-        text::print(&told)?;
-        Ok(if failures.is_empty() { Ending::Well } else { Ending::Badly })
+        text::print(&output)?;
+        Ok(if failures.is_empty() { Exit::Success } else { Exit::Failure })
     }
 
     async fn rows(&self, account: &Account, visit: &Visit<'_>) -> Result<Vec<Row>, Trouble> {
@@ -329,18 +335,18 @@ impl Tools {
         Ok(rows)
     }
 
-    /// Does something in an account while nobody else does. The inner error is a sentence.
+    /// Works in an account while no other process does. The inner error is a sentence.
     async fn with_right<T>(
         &self,
         account: &Account,
         act: impl Future<Output = Result<T, Trouble>>,
     ) -> anyhow::Result<Result<T, String>> {
-        let done = login::with_right(&self.queue, account, &self.run, Instant::now() + PATIENCE, act).await?;
-        Ok(done.map_err(|failure| format!("failed to {failure}")))
+        let done = login::with_right(&self.queue, account, &self.run, Instant::now() + LOGIN_TIMEOUT, act).await?;
+        Ok(done)
     }
 }
 
-/// What became of an account.
+/// The result for an account.
 #[derive(Debug, Serialize)]
 struct Renewed<'a> {
     account: &'a str,
@@ -350,21 +356,21 @@ struct Renewed<'a> {
 }
 
 impl Renewed<'_> {
-    fn told(&self) -> String {
+    fn line(&self) -> String {
         let keys: Vec<String> = self.keys.iter().map(ToString::to_string).collect();
         let (made, revoked) = (self.made, self.revoked);
-        format!("{}: {} ({made} made, {revoked} revoked)\n", self.account, keys.join(", "))
+        format!("{}: {} ({made} created, {revoked} revoked)\n", self.account, keys.join(", "))
     }
 }
 
-async fn test(config: &ApiConfig, queue: &RedisQueue, json: bool, style: Style) -> anyhow::Result<Ending> {
+async fn test(config: &ApiConfig, queue: &RedisQueue, json: bool, style: Style) -> anyhow::Result<Exit> {
     let findings = trials::test(config, queue).await;
-    let told = if json { serde_json::to_string_pretty(&findings.to_json())? + "\n" } else { findings.render(style) };
-    text::print(&told)?;
-    Ok(findings.ending())
+    let output = if json { serde_json::to_string_pretty(&findings.to_json())? + "\n" } else { findings.render(style) };
+    text::print(&output)?;
+    Ok(findings.exit())
 }
 
-fn failed(failure: &str, style: Style) -> String {
+fn error_line(failure: &str, style: Style) -> String {
     format!("{} {failure}\n", style.bad("error:"))
 }
 
@@ -373,41 +379,41 @@ fn render(rows: &[Row], failures: &[String], style: Style) -> String {
     let mut table = Table::new(columns);
     for row in rows {
         let name = row.name.clone().unwrap_or_default();
-        table.row([row.key.to_string(), row.from.clone(), name, row.addresses.join(" "), row.rate(), row.told()]);
+        table.row([row.key.to_string(), row.from.clone(), name, row.addresses.join(" "), row.rate(), row.state_text()]);
     }
     let mut text = if rows.is_empty() { String::new() } else { table.render(style) };
-    text.extend(failures.iter().map(|failure| failed(failure, style)));
+    text.extend(failures.iter().map(|failure| error_line(failure, style)));
     text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clock::Timestamp, model::AimdState};
+    use crate::{clock::Timestamp, model::LearnedRate};
 
-    fn row(token: &str, holder: Holder, aimd_state: Option<AimdState>) -> Row {
-        let view = SlotView { holder, for_another: Duration::from_millis(29_400), aimd_state };
+    fn row(token: &str, holder: Holder, learned_rate: Option<LearnedRate>) -> Row {
+        let view = SlotView { holder, for_another: Duration::from_millis(29_400), learned_rate };
         Row::new(Fingerprint(token.to_owned()), "COC_EMAIL", view)
     }
 
     #[test]
-    fn a_key_is_shown_with_its_state_its_reason_and_what_it_has_learned() {
-        let learned = AimdState { ceiling: Some(18.0), changed: Timestamp::EPOCH, ..AimdState::plain(17.0) };
+    fn list_shows_state_reason_and_learned_rate() {
+        let learned = LearnedRate { ceiling: Some(18.0), changed: Timestamp::EPOCH, ..LearnedRate::plain(17.0) };
         let rows = [
             row("0123456789ab", Holder::Nobody, None),
             row("1123456789ab", Holder::Run("run-7".to_owned()), Some(learned)),
-            row("2123456789ab", Holder::CoolingDown("throttled".to_owned()), Some(AimdState::plain(15.0))),
-            row("3123456789ab", Holder::CoolingDown("rejected: status 403, accessDenied".to_owned()), None),
+            row("2123456789ab", Holder::Paused("throttled".to_owned()), Some(LearnedRate::plain(15.0))),
+            row("3123456789ab", Holder::Paused("benched: status 403, accessDenied".to_owned()), None),
         ];
-        insta::assert_snapshot!(render(&rows, &["failed to log in".to_owned()], Style::PLAIN), @r"
-          key           from       name  addresses  rate                   state
-          0123456789ab  COC_EMAIL                                          ok
-          1123456789ab  COC_EMAIL                   17.0 (too much: 18.0)  in use by run-7
-          2123456789ab  COC_EMAIL                   15.0                   paused for 29.4 s: throttled
-          3123456789ab  COC_EMAIL                                          benched for 29.4 s: status 403, accessDenied
-        error: failed to log in
+        insta::assert_snapshot!(render(&rows, &["cannot log in".to_owned()], Style::PLAIN), @r"
+          key           from       name  addresses  rate                      state
+          0123456789ab  COC_EMAIL                                             ok
+          1123456789ab  COC_EMAIL                   17.0 (throttled at 18.0)  in use by run-7
+          2123456789ab  COC_EMAIL                   15.0                      cooling down for 29.4 s: throttled
+          3123456789ab  COC_EMAIL                                             rejected for 29.4 s: status 403, accessDenied
+        error: cannot log in
         ");
-        assert_eq!(rows.iter().filter(|row| row.is_stale()).count(), 1);
+        assert_eq!(rows.iter().filter(|row| row.is_useless()).count(), 1);
         let json = serde_json::to_value(&rows[1]).unwrap();
         assert_eq!((&json["state"], &json["ceiling"]), (&"in_use".into(), &18.0.into()));
     }

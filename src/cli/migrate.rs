@@ -1,10 +1,9 @@
-//! `migrate`: creates what is missing in the database.
+//! `migrate`: creates the missing tables.
 
-use anyhow::Context as _;
 use clap::Args;
 
 use super::{
-    Ending,
+    Exit,
     text::{self, counted},
 };
 use crate::{
@@ -13,22 +12,23 @@ use crate::{
     store::Store,
 };
 
-/// Creates what is missing in the database, and says what it did
+/// Creates the missing tables in the database
 ///
-/// Our own tables are in the schema refresh_worker. The six tables that other programs share are created only when they
-/// are missing; existing ones are never changed. Safe to run at any time and by several at once. Needs DATABASE_URL.
+/// The worker's own tables are in the schema refresh_worker. The six tables that it shares with other programs are
+/// created only if they are missing, and never changed. Safe at any time, and several may run it at once. Needs
+/// DATABASE_URL.
 #[derive(Debug, Args)]
 pub struct MigrateArgs {}
 
-pub async fn run(_args: MigrateArgs) -> anyhow::Result<Ending> {
+pub async fn run(_args: MigrateArgs) -> anyhow::Result<Exit> {
     let config = DatabaseConfig::read(&process_var)?;
     let store = app::store(&config)?;
-    let ran = store.migrate().await.context("failed to migrate the database")?;
-    text::print(&told(&ran))?;
-    Ok(Ending::Well)
+    let ran = store.migrate().await?;
+    text::print(&render(&ran))?;
+    Ok(Exit::Success)
 }
 
-fn told(ran: &[String]) -> String {
+fn render(ran: &[String]) -> String {
     if ran.is_empty() {
         return "nothing to do: the database is up to date\n".to_owned();
     }
@@ -41,8 +41,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn migrations_are_told_by_name_and_none_at_all_too() {
-        assert_eq!(told(&["0001_shared_tables".to_owned()]), "ran 1 migration:\n  0001_shared_tables\n");
-        assert!(told(&[]).starts_with("nothing to do"));
+    fn render_names_each_migration() {
+        assert_eq!(render(&["0001_shared_tables".to_owned()]), "ran 1 migration:\n  0001_shared_tables\n");
+        assert!(render(&[]).starts_with("nothing to do"));
     }
 }

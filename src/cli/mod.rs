@@ -1,9 +1,9 @@
-//! The command line: one file a command, each with its arguments and what it does.
+//! The command line: one file per command, with its arguments and its help.
 //!
-//! Parses, dispatches, prints. The work itself is done by the rooms that the Lambda function uses too; [`crate::app`]
-//! builds them. `text` and `summary` make text out of values, `progress` follows a run.
+//! Parses, dispatches and prints. The work is done by the rooms that the Lambda function uses, too; [`crate::app`] builds
+//! them. `text` and `summary` render values, `progress` follows a run.
 //!
-//! Exit codes: 0 done, 1 the command failed or found something wrong, 2 wrong usage or configuration.
+//! Exit codes: 0 done, 1 the command failed or found a problem, 2 wrong usage or configuration.
 #![expect(clippy::doc_markdown, reason = "the comments on arguments are the help, read in a terminal without Markdown")]
 
 mod archive;
@@ -49,18 +49,18 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Start here:
-  refresh-worker demo                       watch the whole job, without any server
-  refresh-worker check                      is this configuration fit to run?
-  refresh-worker enqueue clan:#2PP --priority high
-  refresh-worker drain --max-requests 100
+  refresh-worker demo                       shows the whole job; needs no server
+  refresh-worker check                      checks the configuration, servers and keys
+  refresh-worker enqueue clan:#2PP          requests a refresh
+  refresh-worker drain --max-requests 100   works through the queue once
 
-Settings come from the environment: REDIS_URL, DATABASE_URL, COC_API_TOKEN ... (README.md lists all).
-Exit codes: 0 done, 1 the command failed or found something wrong, 2 wrong usage or configuration.";
+Settings come from the environment: REDIS_URL, DATABASE_URL, COC_API_TOKEN ... (docs/configuration.md lists all).
+Exit codes: 0 done, 1 the command failed or found a problem, 2 wrong usage or configuration.";
 
-/// Drains a Redis queue of refresh requests, asks the Clash of Clans API within its rate limit, and keeps PostgreSQL
-/// fresh.
+/// Keeps Clash of Clans data in PostgreSQL fresh: takes refresh requests from a Redis queue, fetches each object from
+/// the API within its rate limit, and stores it.
 ///
-/// In AWS Lambda this binary answers events. Anywhere else it is this command line.
+/// As an AWS Lambda function this binary handles events. Anywhere else it is this command line.
 #[derive(Debug, Parser)]
 #[command(name = "refresh-worker", version, arg_required_else_help = true, after_help = EXAMPLES, max_term_width = 100)]
 struct Cli {
@@ -70,29 +70,31 @@ struct Cli {
     command: Command,
 }
 
-/// What every command understands.
+/// The options of every command.
 #[derive(Clone, Debug, Args)]
 struct Shared {
-    /// Also write the worker's log to standard error, from this level on; LOG_LEVEL does the same
-    #[arg(long, global = true, value_name = "LEVEL", help_heading = "Everywhere")]
+    /// Log to stderr at this level and above [env: LOG_LEVEL]
+    #[arg(long, global = true, value_name = "LEVEL", help_heading = "Global options")]
     log_level: Option<String>,
-    /// Write without colours; NO_COLOR does the same
-    #[arg(long, global = true, help_heading = "Everywhere")]
+    /// Write without colours [env: NO_COLOR]
+    #[arg(long, global = true, help_heading = "Global options")]
     no_color: bool,
 }
 
 impl Shared {
     fn no_colour(&self) -> bool {
+        // An empty NO_COLOR means nothing, by the convention of no-color.org.
         let set = |name: &str| process_var(name).filter(|value| !value.is_empty());
         self.no_color || set("NO_COLOR").is_some() || set("TERM").is_some_and(|terminal| terminal == "dumb")
     }
 
-    /// People at a terminal see the log only when they ask for it: what matters of it is in the summary.
+    /// Starts the log if a level is given. Without one there is none: the summary has what matters.
     fn start_log(&self) -> Result<(), ConfigErrors> {
-        let asked = self.log_level.clone().or_else(|| process_var("LOG_LEVEL"));
-        let Some(level) = asked.filter(|level| !level.trim().is_empty()) else {
+        let level = self.log_level.clone().or_else(|| process_var("LOG_LEVEL"));
+        let Some(level) = level.filter(|level| !level.trim().is_empty()) else {
             return Ok(());
         };
+        // The option overrides the variable, so the reader gets it under the name of the variable.
         let vars = |name: &str| if name == "LOG_LEVEL" { Some(level.clone()) } else { process_var(name) };
         telemetry::init_command_line(&TelemetryConfig::read(&vars)?);
         Ok(())
@@ -123,7 +125,7 @@ enum Command {
 }
 
 impl Command {
-    /// The demo and the simulator talk to nobody.
+    /// True unless the command connects to no server of the user's, as the demo and the simulator.
     const fn needs_secrets(&self) -> bool {
         #[cfg(feature = "embedded")]
         if matches!(self, Self::Demo(_) | Self::Sim(_)) {
@@ -133,47 +135,52 @@ impl Command {
     }
 }
 
-/// How a command ended that did what it could.
+/// The result of a command that ran to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    Well,
-    /// It worked, and what it found or did is not well: a failed run, a problem found by `check`.
-    Badly,
+enum Exit {
+    Success,
+    /// The command worked, but its result is bad: a failed run, a problem found by `check`.
+    Failure,
 }
 
-/// The user asked for something that cannot be; nothing was done.
+/// A request of the user that cannot be carried out. Nothing was done.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Misuse(String);
 
-/// Runs the command line with these arguments (the first is the program's name).
+/// Runs the command line with these arguments, of which the first is the program's name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
+            // A closed output leaves only the exit code to report with.
             let _ = error.print();
+            // clap exits with 0 for --help and 2 for wrong usage.
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
     let no_colour = cli.shared.no_colour();
     match run(cli) {
-        Ok(Ending::Well) => ExitCode::SUCCESS,
-        Ok(Ending::Badly) => ExitCode::FAILURE,
+        Ok(Exit::Success) => ExitCode::SUCCESS,
+        Ok(Exit::Failure) => ExitCode::FAILURE,
         Err(error) => fail(&error, Style::of_stderr(no_colour)),
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<Ending> {
+fn run(cli: Cli) -> anyhow::Result<Exit> {
+    // As in Lambda: one thread, so that commands behave as the function does.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(dispatch(cli))
 }
 
-async fn dispatch(cli: Cli) -> anyhow::Result<Ending> {
+async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
     let shared = cli.shared;
     shared.start_log()?;
+    // Before any configuration is read, since secrets stand in for variables.
     if cli.command.needs_secrets() && secrets::are_elsewhere(&environment_var) {
         Secrets::read(&environment_var).await.put_in_force();
     }
+    // After the secrets, which may contain certificates.
     put_trust_in_force(&process_var);
     match cli.command {
         #[cfg(feature = "embedded")]
@@ -183,6 +190,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Ending> {
         Command::Queue(args) => queue::run(args, &shared).await,
         Command::Dead(args) => dead::run(args, &shared).await,
         Command::Migrate(args) => migrate::run(args).await,
+        // Boxed, since its future is large and would be a part of every command.
         Command::Keys(args) => Box::pin(keys::run(args, &shared)).await,
         Command::Report(args) => report::run(args, &shared).await,
         Command::Jobs(args) => jobs::run(args, &shared).await,
@@ -194,31 +202,33 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Ending> {
     }
 }
 
-/// Says what went wrong on standard error, each cause once.
+/// Prints the error with its causes and returns the exit code for it.
 fn fail(error: &anyhow::Error, style: Style) -> ExitCode {
+    // `queue export | head` closes our output early, which is not an error.
     if error.chain().any(is_broken_pipe) {
         return ExitCode::SUCCESS;
     }
-    text::print_error(&format!("{} {}", style.bad("error:"), told(error)));
+    text::print_error(&format!("{} {}", style.bad("error:"), sentence(error)));
+    // A script can tell a mistake in its call from a failure of a server.
     if error.is::<Misuse>() || error.is::<ConfigErrors>() { ExitCode::from(2) } else { ExitCode::FAILURE }
 }
 
-/// The chain of causes as one sentence; a cause that its parent's text repeats already is left out.
-fn told(error: &anyhow::Error) -> String {
-    let mut told = String::new();
+/// The error and its causes in one sentence. A cause that the text already contains is left out.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
-        if told.contains(&cause) {
+        // Many errors of libraries repeat their source in their own text.
+        if text.contains(&cause) {
             continue;
         }
-        if !told.is_empty() {
-            told.push_str(": ");
+        if !text.is_empty() {
+            text.push_str(": ");
         }
-        told.push_str(&cause);
+        text.push_str(&cause);
     }
-    told
+    text
 }
 
-/// `queue export | head` closes our output early, and that is fine.
 fn is_broken_pipe(cause: &(dyn std::error::Error + 'static)) -> bool {
     cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
@@ -230,15 +240,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_arguments_are_consistent() {
+    fn arguments_are_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn an_error_is_told_with_each_cause_once() {
-        let error = anyhow::anyhow!("connection refused").context("failed to read the queue");
-        assert_eq!(told(&error), "failed to read the queue: connection refused");
-        let repeated = anyhow::anyhow!("disk full").context("failed to write: disk full");
-        assert_eq!(told(&repeated), "failed to write: disk full");
+    fn error_names_each_cause_once() {
+        let error = anyhow::anyhow!("connection refused").context("cannot read the queue");
+        assert_eq!(sentence(&error), "cannot read the queue: connection refused");
+        let repeated = anyhow::anyhow!("disk full").context("cannot write: disk full");
+        assert_eq!(sentence(&repeated), "cannot write: disk full");
     }
 }

@@ -1,5 +1,5 @@
-//! Follows a run: a bar on a terminal, a plain line now and then elsewhere. Writes to standard error only, so that
-//! standard output stays the command's answer.
+//! Shows the progress of a run: a bar on a terminal, a plain line every two seconds elsewhere. Writes to standard error, so
+//! that standard output has only the result.
 
 use std::{
     io::{self, IsTerminal},
@@ -19,10 +19,9 @@ use crate::{
     worker::Progress,
 };
 
-/// How often a plain line is written.
-const EVERY: Duration = Duration::from_secs(2);
+const LINE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Shows how far a run is.
+/// The progress of a run on standard error.
 #[derive(Debug)]
 pub enum Shown {
     Bar(ProgressBar),
@@ -30,13 +29,13 @@ pub enum Shown {
 }
 
 impl Shown {
-    /// A bar when standard error is a terminal, lines when not. `total`: how many requests wait, when that is known.
+    /// A bar when standard error is a terminal, else lines. `total` is the number of requests in the queue, if it is known.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>, total: Option<u64>) -> Self {
         if io::stderr().is_terminal() { Self::Bar(bar(total)) } else { Self::Lines(Lines::new(clock, total)) }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn finish(&self) {
         if let Self::Bar(bar) = self {
             bar.finish_and_clear();
@@ -52,22 +51,24 @@ fn bar(total: Option<u64>) -> ProgressBar {
     };
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
-        let _ = write!(out, "{:.1} a second", state.per_sec());
+        // A line of progress may fail without harm.
+        let _ = write!(out, "{:.1} per second", state.per_sec());
     };
     bar.set_style(style.with_key("rate", rate));
+    // Between two responses the elapsed time goes on.
     bar.enable_steady_tick(Duration::from_millis(120));
     bar
 }
 
 impl Progress for Shown {
     fn settled(&self, _kind: Kind, outcome: Outcome) {
-        // What is given back comes again.
+        // A released request is in the queue again, so it is not done.
         if outcome == Outcome::Released {
             return;
         }
         match self {
             Self::Bar(bar) => {
-                // Follow-ups come on top of what waited at first.
+                // Follow-ups come on top of the requests that were queued at first.
                 if bar.length().is_some_and(|total| bar.position() >= total) {
                     bar.inc_length(1);
                 }
@@ -82,31 +83,32 @@ impl Progress for Shown {
     }
 }
 
-/// Progress without a terminal.
+/// Progress as plain lines.
 #[derive(Debug)]
 pub struct Lines {
     clock: Arc<dyn Clock>,
     total: Option<u64>,
     began: Duration,
     done: AtomicU64,
-    /// When the next line is due, in milliseconds after `began`.
+    /// The due time of the next line, in milliseconds after `began`.
     next_ms: AtomicU64,
 }
 
 impl Lines {
     fn new(clock: Arc<dyn Clock>, total: Option<u64>) -> Self {
         let began = clock.boot();
-        Self { clock, total, began, done: AtomicU64::new(0), next_ms: AtomicU64::new(millis(EVERY)) }
+        // The first line is due after one interval, since a short run needs none.
+        Self { clock, total, began, done: AtomicU64::new(0), next_ms: AtomicU64::new(millis(LINE_INTERVAL)) }
     }
 
-    /// Counts one more; the line to write, when it is time for one.
+    /// Counts a request, and returns a line when one is due.
     fn settled(&self) -> Option<String> {
         let done = self.done.fetch_add(1, Ordering::Relaxed) + 1;
         let elapsed = self.clock.boot().saturating_sub(self.began);
         if millis(elapsed) < self.next_ms.load(Ordering::Relaxed) {
             return None;
         }
-        self.next_ms.store(millis(elapsed + EVERY), Ordering::Relaxed);
+        self.next_ms.store(millis(elapsed + LINE_INTERVAL), Ordering::Relaxed);
         Some(line(done, self.total, elapsed))
     }
 }
@@ -119,12 +121,14 @@ fn millis(duration: Duration) -> u64 {
 fn line(done: u64, total: Option<u64>, elapsed: Duration) -> String {
     let rate = done as f64 / elapsed.as_secs_f64().max(0.001);
     match total {
+        // Beyond the total only follow-ups are done, whose number is unknown.
         Some(total) if done <= total => {
+            // A rate of zero would make the time infinite, which panics.
             let left = Duration::from_secs_f64(total.saturating_sub(done) as f64 / rate.max(0.001));
-            format!("{} of {}, {rate:.1} a second, {} left", count(done), count(total), span(left))
+            format!("{} of {}, {rate:.1} per second, {} left", count(done), count(total), span(left))
         }
-        Some(_) => format!("{} done with what followed, {rate:.1} a second", count(done)),
-        None => format!("{} done, {rate:.1} a second", count(done)),
+        Some(_) => format!("{} done, follow-ups included, {rate:.1} per second", count(done)),
+        None => format!("{} done, {rate:.1} per second", count(done)),
     }
 }
 
@@ -134,25 +138,25 @@ mod tests {
     use crate::clock::{ManualClock, Timestamp};
 
     #[test]
-    fn a_plain_line_comes_every_two_seconds_and_tells_rate_and_time_left() {
+    fn line_comes_every_two_seconds() {
         let clock = ManualClock::at(Timestamp::EPOCH);
         let lines = Lines::new(clock.clone(), Some(100));
         assert_eq!(lines.settled(), None);
         clock.advance(Duration::from_secs(2));
-        assert_eq!(lines.settled().unwrap(), "2 of 100, 1.0 a second, 1 min 38 s left");
+        assert_eq!(lines.settled().unwrap(), "2 of 100, 1.0 per second, 1 min 38 s left");
         assert_eq!(lines.settled(), None);
         clock.advance(Duration::from_secs(2));
-        assert_eq!(lines.settled().unwrap(), "4 of 100, 1.0 a second, 1 min 36 s left");
+        assert_eq!(lines.settled().unwrap(), "4 of 100, 1.0 per second, 1 min 36 s left");
     }
 
     #[test]
-    fn without_a_total_a_line_promises_no_end() {
-        assert_eq!(line(90, None, Duration::from_secs(3)), "90 done, 30.0 a second");
+    fn line_without_total_has_no_time_left() {
+        assert_eq!(line(90, None, Duration::from_secs(3)), "90 done, 30.0 per second");
     }
 
     #[test]
-    fn what_follows_is_not_told_as_a_part_of_what_waited() {
-        assert_eq!(line(30, Some(30), Duration::from_secs(3)), "30 of 30, 10.0 a second, 0 ms left");
-        assert_eq!(line(33, Some(30), Duration::from_secs(3)), "33 done with what followed, 11.0 a second");
+    fn line_counts_follow_ups_beyond_total() {
+        assert_eq!(line(30, Some(30), Duration::from_secs(3)), "30 of 30, 10.0 per second, 0 ms left");
+        assert_eq!(line(33, Some(30), Duration::from_secs(3)), "33 done, follow-ups included, 11.0 per second");
     }
 }

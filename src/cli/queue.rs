@@ -1,4 +1,4 @@
-//! `queue`: `stats` and `export` here, the other tools in files of their own.
+//! `queue`: `stats` and `export`. The other subcommands have files of their own.
 
 use std::{fmt::Write as _, fs, path::PathBuf};
 
@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{
-    Ending, Misuse, Shared, backup, connect, explain, restore,
+    Exit, Misuse, Shared, backup, connect, explain, restore,
     text::{self, Align, Style, Table, count, counted, span},
     transfer,
 };
@@ -14,11 +14,11 @@ use crate::{
     clock::Timestamp,
     config::{Pause, WorkerConfig, env::process_var},
     model::Priority,
-    queue::{Circuit, Exported, Oldest, Queue, QueueAdmin, QueueStats, SharedState as _, mailbox},
+    queue::{Circuit, Exported, Oldest, Queue, QueueStats, Slots as _, mailbox},
     worker::report::QueueReport,
 };
 
-/// Shows what waits and why, backs it up, moves it, or hands it back to the old worker
+/// Inspects, backs up, restores, moves, repairs or exports the queue
 #[derive(Debug, Args)]
 pub struct QueueArgs {
     #[command(subcommand)]
@@ -37,20 +37,20 @@ enum QueueCommand {
     Repair(super::repair::RepairArgs),
 }
 
-/// Shows how many requests wait, and in what state
+/// Counts the requests by state
 ///
-/// Mailbox: written by producers and not admitted yet. Ready: to be done now. Delayed: not due yet, or waiting after a
-/// failure. Leased: being done by a run. Needs REDIS_URL.
+/// Mailbox: written by producers, not yet in the queue. Ready: can be leased now. Delayed: not due yet, or waiting for the
+/// next attempt. Leased: a run is working on it. Incomplete: an index entry without data in the mailbox. Needs REDIS_URL.
 #[derive(Debug, Args)]
 struct StatsArgs {
-    /// Write JSON: the same fields as the answer of a run
+    /// Write JSON: the fields of `queue` in the report of a run
     #[arg(long)]
     json: bool,
 }
 
-/// Writes what waits in the mailbox's format, or puts it back into the mailbox
+/// Writes the queue in the mailbox's format, or returns it to the mailbox
 ///
-/// Without --return nothing is changed. Dead letters are not part of it. Needs REDIS_URL.
+/// Without --return nothing is changed. Dead letters are not exported. Needs REDIS_URL.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -58,18 +58,18 @@ Examples:
   refresh-worker queue export --format commands | redis-cli -h old-redis
   refresh-worker queue export --return --yes
 
-The last one goes back to the old worker: stop the schedule of this one first.")]
+The last example hands the queue to the old worker. Stop the schedule of this worker first.")]
 struct ExportArgs {
     /// The file to write; - is standard output
     #[arg(long, default_value = "-", value_name = "FILE")]
     to: PathBuf,
-    /// json: one object a line with id, score and value; commands: what redis-cli takes
+    /// json: one object per line with id, score and value; commands: input for redis-cli
     #[arg(long, value_enum, default_value_t = Format::Json)]
     format: Format,
-    /// Put everything that waits back into refresh_queue and refresh_requests, where the old worker finds it
+    /// Return every request to refresh_queue and refresh_requests, where the old worker finds it
     #[arg(long = "return", conflicts_with_all = ["to", "format"])]
     return_to_mailbox: bool,
-    /// Do it without being asked again
+    /// Return without asking
     #[arg(long, requires = "return_to_mailbox")]
     yes: bool,
 }
@@ -80,7 +80,7 @@ enum Format {
     Commands,
 }
 
-pub async fn run(args: QueueArgs, shared: &Shared) -> anyhow::Result<Ending> {
+pub async fn run(args: QueueArgs, shared: &Shared) -> anyhow::Result<Exit> {
     match args.command {
         QueueCommand::Stats(args) => stats(&args, shared).await,
         QueueCommand::Explain(args) => explain::run(args, shared).await,
@@ -93,27 +93,29 @@ pub async fn run(args: QueueArgs, shared: &Shared) -> anyhow::Result<Ending> {
     }
 }
 
-async fn stats(args: &StatsArgs, shared: &Shared) -> anyhow::Result<Ending> {
+async fn stats(args: &StatsArgs, shared: &Shared) -> anyhow::Result<Exit> {
     let queue = connect::queue()?;
-    let now = queue.time().await.context("failed to read the queue")?;
-    let stats = queue.stats(now).await.context("failed to read the queue")?;
-    let circuits = queue.circuits().await.context("failed to read the queue")?;
+    let now = queue.time().await?;
+    let stats = queue.stats(now).await?;
+    let circuits = queue.circuits().await?;
     let paused = paused(WorkerConfig::read(&process_var)?.paused, &circuits);
-    let told = if args.json {
+    let output = if args.json {
         let mut json = serde_json::to_value(QueueReport::new(&stats, now))?;
+        // Not a part of the report of a run, which says it in `stopped_because`.
         json["paused"] = paused.map_or(serde_json::Value::Null, |because| serde_json::json!({"because": because}));
         serde_json::to_string_pretty(&json)? + "\n"
     } else {
         let paused = paused.map(|because| shared.style().warn(&format!("  paused: {because}\n")));
         render(&stats, now, shared.style()) + &paused.unwrap_or_default()
     };
-    text::print(&told)?;
-    Ok(Ending::Well)
+    text::print(&output)?;
+    Ok(Exit::Success)
 }
 
-/// What keeps runs from working although everything is well. The switches are those of this environment.
+/// The reason why runs do nothing although no server is down. The switches are those of this environment.
 fn paused(pause: Option<Pause>, circuits: &[Circuit]) -> Option<String> {
     match (pause, Circuit::of_api(circuits)) {
+        // A switch outweighs a circuit: runs do not even look at circuits then.
         (Some(Pause::RefreshPaused), _) => Some("REFRESH_PAUSED is true".to_owned()),
         (Some(Pause::DisableAutoRefreshQueue), _) => Some("DISABLE_AUTO_REFRESH_QUEUE is true".to_owned()),
         (None, Some(circuit)) => {
@@ -124,8 +126,10 @@ fn paused(pause: Option<Pause>, circuits: &[Circuit]) -> Option<String> {
 }
 
 fn render(stats: &QueueStats, now: Timestamp, style: Style) -> String {
-    let by_class = |class: &Priority| stats.ready_by_priority.get(class).map(|number| format!("{class} {number}"));
-    let classes: Vec<String> = Priority::ALL.iter().filter_map(by_class).collect();
+    let number_of = |priority: &Priority| {
+        stats.ready_by_priority.get(priority).map(|number| format!("{priority} {}", count(*number)))
+    };
+    let priorities: Vec<String> = Priority::ALL.iter().filter_map(number_of).collect();
     let due = |at: Timestamp| {
         if at > now { format!("next due in {}", span(at.since(now))) } else { "some are due now".to_owned() }
     };
@@ -134,48 +138,48 @@ fn render(stats: &QueueStats, now: Timestamp, style: Style) -> String {
         dead.push("see `refresh-worker dead list`".to_owned());
     }
     if stats.dead_letters_evicted > 0 {
-        dead.push(format!("{} unreadable ones gave way, ever", count(stats.dead_letters_evicted)));
+        dead.push(format!("{} unreadable ones evicted so far", count(stats.dead_letters_evicted)));
     }
     let mut table = Table::new([("", Align::Left), ("", Align::Right), ("", Align::Left)]);
     table.row(["mailbox", &count(stats.mailbox), ""]);
-    table.row(["ready", &count(stats.ready), &classes.join(", ")]);
+    table.row(["ready", &count(stats.ready), &priorities.join(", ")]);
     table.row(["delayed", &count(stats.delayed), &stats.next_due.map(due).unwrap_or_default()]);
     table.row(["leased", &count(stats.leased), ""]);
     table.row(["dead letters", &count(stats.dead_letters), &dead.join("; ")]);
     if stats.orphans > 0 {
-        table.row(["orphans", &count(stats.orphans), "in the index, their data is awaited"]);
+        table.row(["incomplete", &count(stats.orphans), "index entry without data (dropped after 10 min)"]);
     }
-    let mut told = table.render(style);
+    let mut text = table.render(style);
     match stats.oldest {
         Oldest::NothingWaits => {}
-        Oldest::Since(asked) => {
-            let _ = writeln!(told, "  the oldest request that waits was asked for {} ago", span(now.since(asked)));
+        Oldest::Asked(asked) => {
+            let _ = writeln!(text, "  oldest request: {} ago", span(now.since(asked)));
         }
-        Oldest::Unknown => told.push_str("  how long the oldest request waits is unknown: its mail does not say\n"),
+        Oldest::Unknown => text.push_str("  oldest request: age unknown, its mail has no time\n"),
     }
     if let Some(number) = stats.mail_in_database_0.filter(|number| *number > 0) {
-        let number = counted(number, "request lies", "requests lie");
-        told.push_str(&style.warn(&format!(
-            "  {number} in database 0: producers ignore the database number in REDIS_URL, and this worker does not look \
-             there\n"
+        let number = counted(number, "request is", "requests are");
+        text.push_str(&style.warn(&format!(
+            "  {number} in database 0, which this worker does not read: producers ignore the database number in REDIS_URL\n"
         )));
     }
-    told
+    text
 }
 
-async fn export(args: &ExportArgs) -> anyhow::Result<Ending> {
+async fn export(args: &ExportArgs) -> anyhow::Result<Exit> {
     let queue = connect::queue()?;
-    let now = queue.time().await.context("failed to export the queue")?;
-    let entries = queue.export(now).await.context("failed to export the queue")?;
+    let now = queue.time().await?;
+    let entries = queue.export(now).await?;
     let written = written(&entries, args.format);
+    // The confirmation would be a part of the exported data.
     if args.to.as_os_str() == "-" {
         text::print(&written)?;
-        return Ok(Ending::Well);
+        return Ok(Exit::Success);
     }
     let name = args.to.display();
-    fs::write(&args.to, written).with_context(|| format!("failed to write `{name}`"))?;
+    fs::write(&args.to, written).with_context(|| format!("cannot write `{name}`"))?;
     text::print(&format!("wrote {} to {name}\n", counted(entries.len() as u64, "request", "requests")))?;
-    Ok(Ending::Well)
+    Ok(Exit::Success)
 }
 
 fn written(entries: &[Exported], format: Format) -> String {
@@ -196,13 +200,14 @@ fn written(entries: &[Exported], format: Format) -> String {
     entries.iter().map(line).collect()
 }
 
-/// As redis-cli reads an argument: in double quotes, every byte that is not plain ASCII as `\xNN`.
+/// An argument as redis-cli reads it: in double quotes, with `\xNN` for bytes that are not plain ASCII.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for byte in text.bytes() {
         match byte {
             b'"' => quoted.push_str("\\\""),
             b'\\' => quoted.push_str("\\\\"),
+            // redis-cli decodes `\xNN`, so any byte survives a terminal and a pipe.
             b' '..=b'~' => quoted.push(char::from(byte)),
             other => {
                 let _ = write!(quoted, "\\x{other:02x}");
@@ -213,22 +218,22 @@ fn quoted(text: &str) -> String {
     quoted
 }
 
-async fn return_to_mailbox(args: &ExportArgs) -> anyhow::Result<Ending> {
+async fn return_to_mailbox(args: &ExportArgs) -> anyhow::Result<Exit> {
     let queue = connect::queue()?;
-    let now = queue.time().await.context("failed to return the queue to the mailbox")?;
+    let now = queue.time().await?;
+    // The count is read without changing anything.
     if !args.yes {
-        let waiting = queue.export(now).await.context("failed to read the queue")?.len() as u64;
+        let waiting = queue.export(now).await?.len() as u64;
         return Err(Misuse(format!(
-            "nothing was changed: this would put {} back into the mailbox; stop the schedule of this worker, then add \
-             --yes",
+            "nothing was changed: this would return {} to the mailbox; stop the schedule of this worker, then add --yes",
             counted(waiting, "request", "requests")
         ))
         .into());
     }
-    let moved = queue.return_to_mailbox(now).await.context("failed to return the queue to the mailbox")?;
-    let moved = counted(moved as u64, "request is", "requests are");
-    text::print(&format!("{moved} back in {} and {}\n", mailbox::INDEX, mailbox::DATA))?;
-    Ok(Ending::Well)
+    let moved = queue.return_to_mailbox(now).await?;
+    let moved = counted(moved as u64, "request", "requests");
+    text::print(&format!("returned {moved} to {} and {}\n", mailbox::INDEX, mailbox::DATA))?;
+    Ok(Exit::Success)
 }
 
 #[cfg(test)]
@@ -240,7 +245,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_millis(1_772_600_767_089);
 
     #[test]
-    fn stats_tell_every_state_and_the_oldest_age() {
+    fn stats_show_every_state_and_the_oldest_age() {
         let stats = QueueStats {
             mailbox: 12,
             ready: 1300,
@@ -250,24 +255,24 @@ mod tests {
             dead_letters: 2,
             dead_letters_evicted: 7,
             orphans: 1,
-            oldest: Oldest::Since(NOW - Duration::from_secs(192)),
+            oldest: Oldest::Asked(NOW - Duration::from_secs(192)),
             next_due: Some(NOW + Duration::from_secs(30)),
             mail_in_database_0: Some(3),
         };
         insta::assert_snapshot!(render(&stats, NOW, Style::PLAIN), @r"
         mailbox          12
-        ready         1,300  critical 100, low 1200
+        ready         1,300  critical 100, low 1,200
         delayed           4  next due in 30.0 s
         leased            0
-        dead letters      2  see `refresh-worker dead list`; 7 unreadable ones gave way, ever
-        orphans           1  in the index, their data is awaited
-        the oldest request that waits was asked for 3 min 12 s ago
-        3 requests lie in database 0: producers ignore the database number in REDIS_URL, and this worker does not look there
+        dead letters      2  see `refresh-worker dead list`; 7 unreadable ones evicted so far
+        incomplete        1  index entry without data (dropped after 10 min)
+        oldest request: 3 min 12 s ago
+        3 requests are in database 0, which this worker does not read: producers ignore the database number in REDIS_URL
         ");
     }
 
     #[test]
-    fn an_export_can_be_fed_to_redis_cli_byte_for_byte() {
+    fn export_is_input_for_redis_cli() {
         let entry = Exported { id: "clan:ä\"".to_owned(), score: 1, value: r#"{"id": "clan:\u00e4"}"#.to_owned() };
         insta::assert_snapshot!(written(std::slice::from_ref(&entry), Format::Commands), @r#"
         HSET refresh_requests "clan:\xc3\xa4\"" "{\"id\": \"clan:\\u00e4\"}"

@@ -1,37 +1,37 @@
-//! `queue repair`: brings the whole queue in order at once, which runs do little by little.
+//! `queue repair`: repairs the whole queue at once. Runs do the same in small steps.
 
-use anyhow::Context as _;
 use clap::Args;
 
 use super::{
-    Ending, connect,
+    Exit, connect,
     text::{self, counted},
 };
-use crate::{queue::{Queue as _, QueueAdmin as _}, worker::report::RepairReport};
+use crate::{queue::Queue as _, worker::report::RepairReport};
 
-/// Rebuilds broken records of the queue, and puts back what stands in no set
+/// Rebuilds broken records, and re-adds requests that are missing from the queue's sets
 ///
-/// For what was deleted or changed by hand, or lost by Redis. Every run does the same with a part of the queue. Safe at any time, also while runs work, and a second time finds nothing.
-/// The producers' mailbox is not touched. Needs REDIS_URL.
+/// Repairs what was deleted or changed by hand, or lost by Redis. Every run does the same for a part of the queue. Safe
+/// at any time, even while runs work; a second repair finds nothing. The producers' mailbox is not touched. Needs
+/// REDIS_URL.
 #[derive(Debug, Args)]
 pub struct RepairArgs {
-    /// Write JSON: the same fields as `repaired` in the answer of a run
+    /// Write JSON: the fields of `repaired` in the report of a run
     #[arg(long)]
     json: bool,
 }
 
-pub async fn run(args: &RepairArgs) -> anyhow::Result<Ending> {
+pub async fn run(args: &RepairArgs) -> anyhow::Result<Exit> {
     let queue = connect::queue()?;
-    let now = queue.time().await.context("failed to repair the queue")?;
+    let now = queue.time().await?;
     let mut repaired = RepairReport::default();
-    repaired.add(queue.repair(now).await.context("failed to repair the queue")?);
-    let told = if args.json { serde_json::to_string_pretty(&repaired)? } else { told(&repaired) };
-    text::print(&format!("{told}\n"))?;
-    Ok(Ending::Well)
+    repaired.add(queue.repair(now).await?);
+    let output = if args.json { serde_json::to_string_pretty(&repaired)? } else { render(&repaired) };
+    text::print(&format!("{output}\n"))?;
+    Ok(Exit::Success)
 }
 
-/// What was mended, in words.
-pub fn told(repaired: &RepairReport) -> String {
+/// The repairs in one line.
+pub fn render(repaired: &RepairReport) -> String {
     if repaired.total() == 0 {
         return "everything is in order".to_owned();
     }
@@ -40,14 +40,14 @@ pub fn told(repaired: &RepairReport) -> String {
         parts.push(format!("{} rebuilt", counted(repaired.records, "record", "records")));
     }
     if repaired.places > 0 {
-        parts.push(format!("{} put where they belong", counted(repaired.places, "object", "objects")));
+        parts.push(format!("{} moved to the right set", counted(repaired.places, "request", "requests")));
     }
     if repaired.invalid_entries > 0 {
-        let entries = counted(repaired.invalid_entries, "entry that is no object", "entries that are no objects");
-        parts.push(format!("{entries} set aside as dead letters"));
+        let entries = counted(repaired.invalid_entries, "invalid entry", "invalid entries");
+        parts.push(format!("{entries} made dead letters"));
     }
     if repaired.counters > 0 {
-        parts.push(format!("{} begun anew", counted(repaired.counters, "counter", "counters")));
+        parts.push(format!("{} reset", counted(repaired.counters, "counter", "counters")));
     }
     parts.join(", ")
 }
@@ -57,13 +57,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_tells_what_was_mended_and_when_nothing_was() {
-        assert_eq!(told(&RepairReport::default()), "everything is in order");
+    fn render_lists_the_repairs() {
+        assert_eq!(render(&RepairReport::default()), "everything is in order");
         let all = RepairReport { records: 1, places: 2, invalid_entries: 1, counters: 1 };
         assert_eq!(
-            told(&all),
-            "1 record rebuilt, 2 objects put where they belong, 1 entry that is no object set aside as dead letters, \
-             1 counter begun anew"
+            render(&all),
+            "1 record rebuilt, 2 requests moved to the right set, 1 invalid entry made dead letters, 1 counter reset"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! `report`: how fresh the data is, and what the calls bought. Reads the views of the schema refresh_worker.
+//! `report`: the freshness of the data and the results of the calls, from the views of the schema refresh_worker.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -8,8 +8,8 @@ use serde::Serialize;
 use sqlx::{FromRow, PgPool};
 
 use super::{
-    Ending, Shared,
-    text::{self, Align, Style, Table, count, span},
+    Exit, Shared,
+    text::{self, Align, Style, Table, count, counted, span},
 };
 use crate::{
     app,
@@ -18,22 +18,22 @@ use crate::{
     store::{Store as _, StoreError},
 };
 
-/// How wide a whole bar is, in characters.
-const BAR: usize = 20;
+/// The width of a full bar, in characters.
+const BAR_WIDTH: usize = 20;
 
 const FRESHNESS: &str = include_str!("sql/report_freshness.sql");
 const WORK: &str = include_str!("sql/report_work.sql");
 const DAYS: &str = include_str!("sql/report_days.sql");
 
-/// How long a query may take.
-const TIME: Duration = Duration::from_secs(60);
+/// A report over months of runs takes seconds.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Shows how fresh the data is, and what the calls bought
+/// Shows how fresh the data is, and what the calls brought
 ///
-/// Fresh: how many objects of each kind are younger than what each priority of requests promises (critical 5 minutes, high 30
-/// minutes, medium 2 hours, low 8 hours). Bought: how many requests brought new content, found it unchanged, needed no call,
-/// or failed, by kind and priority, and by day. The same numbers are in the views freshness, work and work_by_day of the schema
-/// refresh_worker. Needs DATABASE_URL.
+/// The first table counts the objects of each kind by age. The ages are the promises of the priorities: 5 minutes for
+/// critical, 30 minutes for high, 2 hours for medium, 8 hours for low. The second table counts requests by outcome: new
+/// content, unchanged, already fresh (no call), gone, error, returned to the queue. The views freshness, work and
+/// work_by_day of the schema refresh_worker have the same numbers. Needs DATABASE_URL.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -41,7 +41,7 @@ Examples:
   refresh-worker report --since 24h
   refresh-worker report --since 2w --json")]
 pub struct ReportArgs {
-    /// Only runs that began within this time: 90s, 30m, 12h, 2d, 1w
+    /// Count runs that began within this time: 90s, 30m, 12h, 2d, 1w
     #[arg(long, value_name = "TIME", value_parser = text::parse_span, default_value = "7d")]
     since: Duration,
     /// Write JSON
@@ -49,7 +49,6 @@ pub struct ReportArgs {
     json: bool,
 }
 
-/// Everything that is told.
 #[derive(Debug, Default, Serialize)]
 struct Report {
     since: String,
@@ -80,43 +79,46 @@ struct Work {
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    priority: Option<String>,
+    class: Option<String>,
     calls: i64,
     changed: i64,
     unchanged: i64,
     fresh: i64,
     gone: i64,
     error: i64,
-    given_back: i64,
+    released: i64,
 }
 
 impl Work {
-    /// Requests that came to an end, well or not.
+    /// Requests that are finished, successfully or not.
     const fn ended(&self) -> i64 {
         self.changed + self.unchanged + self.fresh + self.gone + self.error
     }
 }
 
-pub async fn run(args: ReportArgs, shared: &Shared) -> anyhow::Result<Ending> {
+pub async fn run(args: ReportArgs, shared: &Shared) -> anyhow::Result<Exit> {
     let store = app::store(&DatabaseConfig::read(&process_var)?)?;
-    // Says in our own words when the database cannot be reached.
+    // A ping explains why the database cannot be reached; a failed query would not.
     match store.ping().await {
         // A standby can be read.
         Ok(()) | Err(StoreError::ReadOnly { .. }) => {}
-        Err(error) => anyhow::bail!("{error}"),
+        Err(error) => return Err(error.into()),
     }
     let since = SystemClock.wall() - args.since;
-    let report = tokio::time::timeout(TIME, read(&store.pool(), since)).await;
-    let report = report.context("failed to read the report: no answer within a minute")?;
-    let report = report.context("failed to read the report (has `refresh-worker migrate` been run?)")?;
-    let told = if args.json { serde_json::to_string_pretty(&report)? + "\n" } else { render(&report, shared.style()) };
-    text::print(&told)?;
-    Ok(Ending::Well)
+    let report = tokio::time::timeout(TIMEOUT, read(&store.pool(), since)).await;
+    let report = report.context("cannot read the report: the database did not answer within a minute")?;
+    let report = report.context("cannot read the report; if tables are missing, run `refresh-worker migrate`")?;
+    let output =
+        if args.json { serde_json::to_string_pretty(&report)? + "\n" } else { render(&report, shared.style()) };
+    text::print(&output)?;
+    Ok(Exit::Success)
 }
 
 async fn read(pool: &PgPool, since: Timestamp) -> Result<Report, sqlx::Error> {
+    // One transaction, so that the tables are of one moment.
     let mut transaction = pool.begin().await?;
     let since_utc = since.to_utc();
+    // Nothing is kept prepared, since a pooler may be in between.
     let runs = sqlx::query_scalar("SELECT count(*) FROM refresh_worker.refresh_runs WHERE started >= $1")
         .persistent(false)
         .bind(since_utc)
@@ -130,19 +132,20 @@ async fn read(pool: &PgPool, since: Timestamp) -> Result<Report, sqlx::Error> {
 }
 
 fn render(report: &Report, style: Style) -> String {
-    let mut told = format!("{}\n{}", style.bold("How fresh is our data?"), freshness(&report.freshness, style));
-    let runs = text::counted(unsigned(report.runs), "run", "runs");
-    let title = format!("What did the calls buy? {runs} since {}", report.since);
-    let _ = write!(told, "\n{}\n{}", style.bold(&title), work(&report.work, style));
+    let mut text = format!("{}\n{}", style.bold("How fresh the data is"), freshness(&report.freshness, style));
+    let runs = counted(unsigned(report.runs), "run", "runs");
+    let title = format!("What the calls brought: {runs} since {}", report.since);
+    let _ = write!(text, "\n{}\n{}", style.bold(&title), work(&report.work, style));
+    // A single day would repeat the table above it.
     if report.days.len() > 1 {
-        let _ = write!(told, "\n{}\n{}", style.bold("By day (UTC)"), work(&report.days, style));
+        let _ = write!(text, "\n{}\n{}", style.bold("By day (UTC)"), work(&report.days, style));
     }
-    told
+    text
 }
 
 fn freshness(kinds: &[Freshness], style: Style) -> String {
     if kinds.is_empty() {
-        return "  nothing was refreshed yet\n".to_owned();
+        return "  nothing has been refreshed yet\n".to_owned();
     }
     let columns = ["objects", "< 5 min", "< 30 min", "< 2 h", "< 8 h", "older", "never", "median age"];
     let columns = columns.map(|name| (name, Align::Right));
@@ -159,30 +162,31 @@ fn freshness(kinds: &[Freshness], style: Style) -> String {
 
 fn work(rows: &[Work], style: Style) -> String {
     if rows.is_empty() {
-        return "  nothing was done\n".to_owned();
+        return "  no requests\n".to_owned();
     }
-    let columns = ["calls", "changed", "unchanged", "fresh", "gone", "error", "given back"];
+    let columns = ["calls", "changed", "unchanged", "fresh", "gone", "error", "released"];
     let columns = columns.map(|name| (name, Align::Right));
     let names = [("", Align::Left), ("", Align::Left)];
     let mut table = Table::new(names.into_iter().chain(columns).chain([("changed", Align::Left)]));
     for row in rows {
         let name = row.day.as_ref().or(row.kind.as_ref()).cloned().unwrap_or_default();
-        let numbers = [row.calls, row.changed, row.unchanged, row.fresh, row.gone, row.error, row.given_back];
+        let numbers = [row.calls, row.changed, row.unchanged, row.fresh, row.gone, row.error, row.released];
         let numbers = numbers.map(|number| if number == 0 { "-".to_owned() } else { count(unsigned(number)) });
-        let names = [name, row.priority.clone().unwrap_or_default()];
+        let names = [name, row.class.clone().unwrap_or_default()];
         table.row(names.into_iter().chain(numbers).chain([bar(row.changed, row.ended())]));
     }
     table.render(style)
 }
 
-/// A share as a bar with its percentage: `######---- 60 %`.
+/// A share as a bar with its percentage.
 fn bar(part: i64, whole: i64) -> String {
+    // No requests have no share.
     if whole <= 0 {
         return String::new();
     }
     let (part, whole) = (unsigned(part).min(unsigned(whole)), unsigned(whole));
-    let filled = usize::try_from((part * BAR as u64 + whole / 2) / whole).unwrap_or(BAR).min(BAR);
-    format!("{}{} {:>3} %", "█".repeat(filled), "░".repeat(BAR - filled), (part * 100 + whole / 2) / whole)
+    let filled = usize::try_from((part * BAR_WIDTH as u64 + whole / 2) / whole).unwrap_or(BAR_WIDTH).min(BAR_WIDTH);
+    format!("{}{} {:>3} %", "█".repeat(filled), "░".repeat(BAR_WIDTH - filled), (part * 100 + whole / 2) / whole)
 }
 
 fn unsigned(number: i64) -> u64 {
@@ -193,23 +197,23 @@ fn unsigned(number: i64) -> u64 {
 mod tests {
     use super::*;
 
-    fn work_of(kind: &str, priority: &str, changed: i64) -> Work {
+    fn work_of(kind: &str, class: &str, changed: i64) -> Work {
         Work {
             day: None,
             kind: Some(kind.to_owned()),
-            priority: Some(priority.to_owned()),
+            class: Some(class.to_owned()),
             calls: 1200,
             changed,
             unchanged: 300,
             fresh: 0,
             gone: 4,
             error: 1,
-            given_back: 0,
+            released: 0,
         }
     }
 
     #[test]
-    fn a_report_shows_freshness_and_what_the_calls_bought() {
+    fn report_shows_freshness_and_calls() {
         let report = Report {
             since: "2026-03-04T05:06:07.089Z".to_owned(),
             runs: 1,
@@ -230,11 +234,11 @@ mod tests {
         };
         insta::assert_snapshot!(render(&report, Style::PLAIN));
         let nothing = Report { since: "2026-03-04T05:06:07.089Z".to_owned(), ..Report::default() };
-        assert!(render(&nothing, Style::PLAIN).contains("nothing was refreshed yet"));
+        assert!(render(&nothing, Style::PLAIN).contains("nothing has been refreshed yet"));
     }
 
     #[test]
-    fn a_bar_is_never_longer_than_whole() {
+    fn bar_is_never_longer_than_full() {
         assert_eq!(bar(0, 0), "");
         assert!(bar(3, 2).ends_with("100 %") && bar(0, 7).ends_with("  0 %"));
     }

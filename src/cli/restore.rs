@@ -1,4 +1,4 @@
-//! `queue restore`: a backup, ours or the old worker's, merged into the queue.
+//! `queue restore`: merges a backup, ours or the old worker's, into the queue.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    Ending,
+    Exit,
     archive::{Problem, Reader},
     connect,
     text::{self, counted},
@@ -22,19 +22,18 @@ use crate::{
     },
 };
 
-/// How many entries are restored in one step.
+/// The entries of one call to Redis.
 const STEP: usize = 500;
 
-/// How many problems are told in full.
-const MOST_PROBLEMS: usize = 100;
+/// The problems that are listed. Further ones are only counted.
+const MAX_PROBLEMS: usize = 100;
 
-/// Puts a backup back into the queue
+/// Restores a backup into the queue
 ///
-/// Takes the files of `queue backup`, and those of the old worker. The whole file is checked first: when an entry cannot
-/// be restored, each one is named and nothing at all is written, unless --skip-invalid leaves them out. Restoring merges:
-/// a newer request is never overwritten, none is there twice, and doing it again changes nothing, so after an
-/// interruption just run it again. Requests that were leased become ready, holds stay, and a dead letter beyond the room
-/// for them is left out and counted. Needs REDIS_URL.
+/// Reads the files of `queue backup`, and those of the old worker. The whole file is checked first. If an entry cannot be
+/// restored, it is named and nothing is written; --skip-invalid skips such entries instead. A restore merges: it
+/// overwrites no newer request and duplicates none. After an interruption, run it again. Leased requests become ready,
+/// and held requests stay held. Dead letters are skipped and counted when there is no room for them. Needs REDIS_URL.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -45,10 +44,10 @@ pub struct RestoreArgs {
     /// The backup
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Restore what can be, and only name what cannot
+    /// Restore the valid entries, and name the others
     #[arg(long)]
     skip_invalid: bool,
-    /// Check the file and say what would be done; write nothing
+    /// Check the file and count its entries; write nothing
     #[arg(long)]
     dry_run: bool,
     /// Write JSON: the counts and the problems
@@ -56,16 +55,16 @@ pub struct RestoreArgs {
     json: bool,
 }
 
-/// What restoring came to, or would come to.
+/// The result of a restore, or of a dry run.
 #[derive(Debug, Default, Serialize)]
 struct Restored {
     origin: String,
     entries: u64,
-    /// Was not in the queue.
+    /// Entries that were not in the queue.
     new: u64,
-    /// Merged into a request that was there.
+    /// Entries merged into a request in the queue.
     merged: u64,
-    /// Was there already.
+    /// Entries that were in the queue already.
     nothing: u64,
     /// Dead letters for which there was no room.
     no_room: u64,
@@ -75,21 +74,23 @@ struct Restored {
     written: bool,
 }
 
-pub async fn run(args: RestoreArgs) -> anyhow::Result<Ending> {
+pub async fn run(args: RestoreArgs) -> anyhow::Result<Exit> {
     let max_attempts = WorkerConfig::read(&process_var)?.max_attempts;
     let queue = connect::queue()?;
-    let now = queue.time().await.context("failed to restore")?;
+    let now = queue.time().await?;
+    // The whole file first, so that an invalid entry cannot leave half of it restored.
     let mut restored = check(&args, now, max_attempts)?;
     restored.dry_run = args.dry_run;
     let stopped = restored.invalid > 0 && !args.skip_invalid;
+    // A dry run counts the valid entries even if a restore would refuse the file.
     if args.dry_run || !stopped {
         restore(&args, &queue, now, max_attempts, &mut restored).await?;
     }
-    tell(&args, &restored, stopped)?;
-    Ok(if stopped || restored.no_room > 0 { Ending::Badly } else { Ending::Well })
+    print(&args, &restored, stopped)?;
+    Ok(if stopped || restored.no_room > 0 { Exit::Failure } else { Exit::Success })
 }
 
-/// Reads the whole file and finds everything that is wrong with it.
+/// Reads the whole file and finds every problem in it.
 fn check(args: &RestoreArgs, now: Timestamp, max_attempts: u32) -> anyhow::Result<Restored> {
     let mut reader = Reader::open(&args.file, now, max_attempts)?;
     let mut found = Restored { origin: reader.origin.clone(), ..Restored::default() };
@@ -98,7 +99,7 @@ fn check(args: &RestoreArgs, now: Timestamp, max_attempts: u32) -> anyhow::Resul
             Ok(_) => found.entries += 1,
             Err(problem) => {
                 found.invalid += 1;
-                if found.problems.len() < MOST_PROBLEMS {
+                if found.problems.len() < MAX_PROBLEMS {
                     found.problems.push(problem);
                 }
             }
@@ -125,9 +126,12 @@ async fn restore(
             Some(Err(_)) => invalid += 1,
             None => {}
         }
-        anyhow::ensure!(invalid <= restored.invalid, "failed to restore: the file was changed meanwhile; run it again");
+        // The second pass trusts the first one only as far as the file is unchanged.
+        anyhow::ensure!(invalid <= restored.invalid, "the file changed during the restore; run it again");
         if step.len() == STEP || at_end {
-            put_back(queue, now, &step, restored).await.context("failed to restore; run it again, nothing doubles")?;
+            put_back(queue, now, &step, restored)
+                .await
+                .context("the restore is incomplete; run it again, no request is duplicated")?;
             step.clear();
         }
         if at_end {
@@ -142,6 +146,7 @@ async fn put_back(
     entries: &[Returning],
     restored: &mut Restored,
 ) -> anyhow::Result<()> {
+    // `put_back` has no dry mode, so a dry run only looks for the entries.
     if restored.dry_run {
         let there = queue.has(entries).await?.into_iter().filter(|there| *there).count() as u64;
         restored.nothing += there;
@@ -160,14 +165,14 @@ async fn put_back(
     Ok(())
 }
 
-fn tell(args: &RestoreArgs, restored: &Restored, stopped: bool) -> anyhow::Result<()> {
+fn print(args: &RestoreArgs, restored: &Restored, stopped: bool) -> anyhow::Result<()> {
     let name = args.file.display();
     if args.json {
         text::print(&(serde_json::to_string(restored)? + "\n"))?;
     }
     if restored.invalid > 0 {
         let entries = counted(restored.invalid, "entry cannot be", "entries cannot be");
-        let done = if stopped { "nothing was restored" } else { "they are left out" };
+        let done = if stopped { "nothing was restored" } else { "they were skipped" };
         eprintln!("{entries} restored, {done}:");
         restored.problems.iter().for_each(|problem| text::print_error(&format!("  {problem}")));
         let more = restored.invalid - restored.problems.len() as u64;
@@ -177,11 +182,12 @@ fn tell(args: &RestoreArgs, restored: &Restored, stopped: bool) -> anyhow::Resul
     }
     if restored.no_room > 0 {
         eprintln!(
-            "{} left out: the room for dead letters is full, and none that is there gives way; redrive or purge some \
-             (`refresh-worker dead`), and restore again",
+            "{} skipped: there is no room for more dead letters; redrive or purge some (`refresh-worker dead`), and restore \
+             again",
             counted(restored.no_room, "dead letter was", "dead letters were")
         );
     }
+    // Programs have the JSON, and a refused restore has nothing to sum up.
     if args.json || stopped && !args.dry_run {
         return Ok(());
     }
@@ -189,12 +195,12 @@ fn tell(args: &RestoreArgs, restored: &Restored, stopped: bool) -> anyhow::Resul
     let (new, merged, nothing) = (restored.new, restored.merged, restored.nothing);
     text::print(&if args.dry_run {
         format!(
-            "{name} is {}: {entries} can be restored, {nothing} are there already; nothing was written\n",
+            "{name} is {}: {entries} can be restored, {nothing} are in the queue already; nothing was written\n",
             restored.origin
         )
     } else {
         format!(
-            "restored {entries} of {}: {} new, {} merged with a request that waits, {} there already\n",
+            "restored {entries} of {}: {} new, {} merged with a queued request, {} in the queue already\n",
             restored.origin,
             text::count(new),
             text::count(merged),

@@ -1,4 +1,4 @@
-//! `sim`: the simulated API as a server of its own.
+//! `sim`: the simulated API as a server.
 
 use std::{fmt::Write as _, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -6,49 +6,49 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::{
-    Ending, Shared,
+    Exit, Shared,
     interrupt::Interrupts,
     text::{self, Style, counted},
 };
 use crate::sim::{Census, SimConfig, Simulator};
 
-/// The key that is printed when none was chosen; without --token any key is accepted.
+/// The key that is printed without --token. Any key is accepted then.
 const ANY_KEY: &str = "simulated-key";
 
-/// Serves a simulated Clash of Clans API, to try the worker or anything else against
+/// Serves a simulated Clash of Clans API for tests
 ///
-/// A seeded world of clans, players and wars in the current shapes of the API, with max-age, errors as recorded, a
-/// count of calls per key, and misbehaviour on request. Nothing is stored; Ctrl-C ends it.
+/// Simulates clans, players and wars from a seed, with the API's response formats, cache times and recorded errors. Counts
+/// calls per key and misbehaves on request. Stores nothing. Ctrl-C ends it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   refresh-worker sim
   refresh-worker sim --listen 127.0.0.1:0 --clans 500 --rate-limit 30 --latency-ms 150
-  refresh-worker sim --fixtures recorded/        answers with recorded responses; manifest.json lists them")]
+  refresh-worker sim --fixtures recorded/        serves recorded responses; manifest.json lists them")]
 pub struct SimArgs {
-    /// The address to serve at; port 0 picks a free one
+    /// The address to listen on; port 0 picks a free one
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
     listen: SocketAddr,
     /// The same seed makes the same world
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// How many clans there are; about 25 players each
+    /// The number of clans, with about 25 players each
     #[arg(long, default_value_t = 48, value_name = "COUNT")]
     clans: usize,
-    /// Refuse (429) a key's calls beyond this many in any one second; without it calls are only counted
+    /// Refuse (429) calls beyond this many per key and second; without it calls are only counted
     #[arg(long, value_name = "CALLS")]
     rate_limit: Option<u32>,
-    /// Every answer takes at least this long, in milliseconds
+    /// Delay every response by this many milliseconds
     #[arg(long, default_value_t = 0, value_name = "MILLISECONDS")]
     latency_ms: u64,
-    /// How fast the world changes: 1 as in reality, 60 a minute for every second, 0 not at all
+    /// The speed of the world: 1 is real time, 60 is a minute per second, 0 stands still
     #[arg(long, default_value_t = 1.0, value_name = "FACTOR")]
     evolve: f64,
-    /// Accept only this key; may be given several times. Without it any key is accepted
+    /// Accept only this key (repeatable); without it any key is accepted
     #[arg(long, value_name = "KEY")]
     token: Vec<String>,
-    /// Open an account of the simulated developer portal; may be given several times. From the first one on the API
-    /// accepts the keys of accounts, and those of --token
+    /// Open an account of the simulated developer portal (repeatable). Then the API accepts only keys of the accounts and
+    /// of --token
     #[arg(long, value_name = "EMAIL:PASSWORD", value_parser = parse_account)]
     account: Vec<(String, String)>,
     /// Serve the recorded responses of this folder instead of a generated world; its manifest.json lists them
@@ -56,12 +56,13 @@ pub struct SimArgs {
     fixtures: Option<PathBuf>,
 }
 
-pub async fn run(args: SimArgs, shared: &Shared) -> anyhow::Result<Ending> {
+pub async fn run(args: SimArgs, shared: &Shared) -> anyhow::Result<Exit> {
     let key = args.token.first().cloned().unwrap_or_else(|| ANY_KEY.to_owned());
     let listen = args.listen;
+    // Before the port opens, since a test may stop it at once.
     let mut interrupts = Interrupts::listen()?;
     let accounts = args.account.clone();
-    let simulator = Simulator::start_on(listen, args.into_config()).await.context("failed to start the simulator")?;
+    let simulator = Simulator::start_on(listen, args.into_config()).await.context("cannot start the simulator")?;
     for (email, password) in &accounts {
         simulator.open_account(email, password);
     }
@@ -72,8 +73,8 @@ pub async fn run(args: SimArgs, shared: &Shared) -> anyhow::Result<Ending> {
     interrupts.next().await;
     let served = counted(simulator.total_calls(), "call", "calls");
     simulator.stop().await;
-    text::print(&format!("\nanswered {served}\n"))?;
-    Ok(Ending::Well)
+    text::print(&format!("\nserved {served}\n"))?;
+    Ok(Exit::Success)
 }
 
 impl SimArgs {
@@ -96,7 +97,7 @@ fn parse_account(text: &str) -> Result<(String, String), String> {
     Ok((email.to_owned(), password.to_owned()))
 }
 
-/// What stands on the screen while it serves.
+/// The instructions on the screen while it serves.
 struct Welcome<'a> {
     base_url: &'a str,
     key: &'a str,
@@ -107,6 +108,7 @@ struct Welcome<'a> {
 impl Welcome<'_> {
     fn render(&self, style: Style) -> String {
         let Self { base_url, key, world, account } = self;
+        // The control paths are outside the version of the API.
         let control = base_url.trim_end_matches("/v1");
         let clans = counted(world.clan_tags().len() as u64, "clan", "clans");
         let players = counted(world.player_tags().len() as u64, "player", "players");
@@ -130,21 +132,21 @@ impl Welcome<'_> {
         }
         section("Point the worker at it", &settings);
         if !objects.is_empty() {
-            section("Ask for something that is there", &[format!("refresh-worker enqueue {}", objects.join(" "))]);
+            section("Request an object that exists", &[format!("refresh-worker enqueue {}", objects.join(" "))]);
         }
         let post = "curl -H 'content-type: application/json'";
         section(
-            "Look, and meddle",
+            "Inspect and disturb it",
             &[
                 format!("curl {control}/_sim/calls    # by key and status, with the busiest second"),
-                format!("curl {control}/_sim/world    # the tags that can be asked for"),
+                format!("curl {control}/_sim/world    # the tags that exist"),
                 format!(
                     "{post} -d '{{\"what\": {{\"throttled\": {{\"retry_after\": 5}}}}, \"times\": 1}}' {control}/_sim/misbehave"
                 ),
                 format!(
                     "{post} -d '{{\"what\": \"status_502\", \"matches\": {{\"endpoint\": \"clan\"}}, \"times\": 3}}' {control}/_sim/misbehave"
                 ),
-                format!("curl -X DELETE {control}/_sim/misbehave    # behave again"),
+                format!("curl -X DELETE {control}/_sim/misbehave    # stop misbehaving"),
                 format!("{post} -d '{{\"on\": true}}' {control}/_sim/maintenance"),
             ],
         );
@@ -152,9 +154,9 @@ impl Welcome<'_> {
             section(
                 "The developer portal",
                 &[
-                    format!("curl {control}/_sim/portal    # accounts, their keys, what was asked for"),
+                    format!("curl {control}/_sim/portal    # accounts, their keys, requests"),
                     format!(
-                        "{post} -d '{{\"address\": \"198.51.100.4\"}}' {control}/_sim/portal/address    # all clients move"
+                        "{post} -d '{{\"address\": \"198.51.100.4\"}}' {control}/_sim/portal/address    # all clients move there"
                     ),
                     format!("{post} -d '{{\"what\": \"temporary\"}}' {control}/_sim/portal/trouble    # null: none"),
                 ],
@@ -170,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_welcome_says_how_to_point_the_worker_at_it_and_how_to_meddle() {
+    fn welcome_shows_settings_and_controls() {
         let base_url = "http://127.0.0.1:8080/v1";
         let welcome = Welcome { base_url, key: "k", world: &Census::default(), account: None };
         insta::assert_snapshot!(welcome.render(Style::PLAIN), @r#"
@@ -180,12 +182,12 @@ mod tests {
           export COC_BASE_URL=http://127.0.0.1:8080/v1
           export COC_API_TOKEN=k
 
-        Look, and meddle
+        Inspect and disturb it
           curl http://127.0.0.1:8080/_sim/calls    # by key and status, with the busiest second
-          curl http://127.0.0.1:8080/_sim/world    # the tags that can be asked for
+          curl http://127.0.0.1:8080/_sim/world    # the tags that exist
           curl -H 'content-type: application/json' -d '{"what": {"throttled": {"retry_after": 5}}, "times": 1}' http://127.0.0.1:8080/_sim/misbehave
           curl -H 'content-type: application/json' -d '{"what": "status_502", "matches": {"endpoint": "clan"}, "times": 3}' http://127.0.0.1:8080/_sim/misbehave
-          curl -X DELETE http://127.0.0.1:8080/_sim/misbehave    # behave again
+          curl -X DELETE http://127.0.0.1:8080/_sim/misbehave    # stop misbehaving
           curl -H 'content-type: application/json' -d '{"on": true}' http://127.0.0.1:8080/_sim/maintenance
 
         Ctrl-C ends it.
@@ -193,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn with_an_account_the_welcome_points_the_worker_at_the_portal() {
+    fn welcome_with_account_names_the_portal() {
         let account = ("a@x.com".to_owned(), "p".to_owned());
         let base_url = "http://127.0.0.1:8080/v1";
         let welcome = Welcome { base_url, key: "k", world: &Census::default(), account: Some(&account) };

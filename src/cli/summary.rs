@@ -1,15 +1,15 @@
-//! The summary of a run, for people. A pure function from a [`RunReport`] to text; touches nothing.
+//! The summary of a run for people: a pure function from a [`RunReport`] to text.
 
 use std::fmt::Write as _;
 
 use super::text::{Align, Style, Table, count, counted, percent, short, span};
 use crate::{
-    maintenance::invalidate::Invalidated,
+    derive::invalidate::Invalidated,
     model::{Kind, Outcome},
     worker::report::{QueueReport, RunReport, StopReason},
 };
 
-/// What a report tells, in a few lines.
+/// The report in a few lines.
 #[must_use]
 pub fn render(report: &RunReport, style: Style) -> String {
     let mut text = headline(report, style);
@@ -30,47 +30,30 @@ pub fn render(report: &RunReport, style: Style) -> String {
 
 fn headline(report: &RunReport, style: Style) -> String {
     let runtime = span(std::time::Duration::from_secs_f64(report.runtime_seconds.max(0.0)));
-    let why = stopped(report.stopped_because);
+    let why = match report.stopped_because {
+        // At a terminal there is no sandbox: a person stopped the run.
+        StopReason::Shutdown => "stopped on request; unfinished requests are back in the queue",
+        reason => reason.sentence(),
+    };
     if report.stopped_because.is_failure() || report.failure.is_some() {
         let failure = report.failure.as_deref().unwrap_or(why);
         let head = style.bad(&format!("Run failed after {runtime}: "));
         return format!("{head}{failure}\n");
     }
+    // A run that did some work before it was turned away has a table to show.
     if report.stopped_because.is_turned_away() && report.processed_requests == 0 {
         return format!("{} {why}\n", style.warn("Nothing done:"));
     }
     let done = counted(report.processed_requests, "request", "requests");
-    format!("{} {why}\n", style.bold(&format!("{done} answered in {runtime};")))
+    format!("{} {why}\n", style.bold(&format!("{done} done in {runtime};")))
 }
 
-/// Why a run ended, as part of a sentence.
-#[must_use]
-pub const fn stopped(reason: StopReason) -> &'static str {
-    match reason {
-        StopReason::QueueEmpty => "the queue is empty",
-        StopReason::Deadline => "the time for this run is used up",
-        StopReason::MaxRequests => "the requested number of requests is done",
-        StopReason::Shutdown => "stopped on request; what was not done is back in the queue",
-        StopReason::RefreshPaused => "refreshes are paused (REFRESH_PAUSED or DISABLE_AUTO_REFRESH_QUEUE)",
-        StopReason::AlreadyRunning => "another run holds every API key",
-        StopReason::KeysCoolingDown => "every API key rests after a refusal",
-        StopReason::DailyQuotaExhausted => "the calls that COC_REQS_PER_DAY allows are made",
-        StopReason::Maintenance => "the API is in maintenance",
-        StopReason::CircuitOpen => "the remaining requests wait until the API, or one of its endpoints, recovers",
-        StopReason::ApiUnreachable => "no call succeeded",
-        StopReason::DeadLettersFull => "there is no room for more dead letters",
-        StopReason::NoUsableKey => "no API key is accepted any more",
-        StopReason::TimeoutTooShort => "the timeout of the function is too short",
-        StopReason::QueueDown => "the queue cannot be used",
-        StopReason::DatabaseDown => "the database cannot be used",
-    }
-}
-
-/// One row a kind, one column an outcome that occurred, and a line of sums. There is no sum across: what is given back or
-/// delayed may come again in the same run.
+/// A table with a row per kind and a column per outcome that occurred. There is no sum across, since a released or delayed
+/// request may come again in the same run.
 fn outcomes(report: &RunReport, style: Style) -> String {
     let columns: Vec<Outcome> = Outcome::ALL
         .into_iter()
+        // Columns of zeros would hide the few that matter.
         .filter(|outcome| report.outcomes.get(outcome.as_str()).is_some_and(|count| *count > 0))
         .collect();
     if columns.is_empty() {
@@ -86,6 +69,7 @@ fn outcomes(report: &RunReport, style: Style) -> String {
             columns.iter().map(|outcome| counts.get(outcome.as_str()).copied().unwrap_or(0)).collect();
         table.row(line(plural(*kind), &cells));
     }
+    // A sum of one row is that row.
     if kinds.len() > 1 {
         let cells: Vec<u64> = columns.iter().map(|outcome| report.outcomes[outcome.as_str()]).collect();
         table.row(line("all", &cells));
@@ -103,7 +87,7 @@ const fn heading(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::PrivateWarLog => "private log",
         Outcome::DeadLetter => "dead letter",
-        Outcome::Released => "given back",
+        Outcome::LeaseLost => "lease lost",
         other => other.as_str(),
     }
 }
@@ -122,30 +106,27 @@ fn facts_of(report: &RunReport) -> Vec<(&'static str, String)> {
         facts.push(("mail", mail(report)));
     }
     if report.api_requests > 0 {
-        facts.push(("budget", budget(report)));
+        facts.push(("calls", calls(report)));
     }
     if report.followups > 0 {
-        let followups = counted(report.followups, "request", "requests");
-        facts.push((
-            "follow-up",
-            format!("{followups} made of what the answers said: next looks at wars, members of clans"),
-        ));
+        let followups = count(report.followups);
+        facts.push(("follow-ups", format!("{followups} queued: next war polls, clan members")));
     }
     if report.events > 0 {
-        facts.push(("events", format!("{} told", counted(report.events, "change", "changes"))));
+        facts.push(("events", format!("{} published", counted(report.events, "event", "events"))));
     }
     if report.cache_keys_deleted > 0 {
         facts.push(("caches", format!("{} deleted", counted(report.cache_keys_deleted, "key", "keys"))));
     }
     if report.lapsed > 0 {
         let lapsed = counted(report.lapsed, "lease", "leases");
-        facts.push(("lapsed", format!("{lapsed} of dead runs taken back")));
+        facts.push(("lapsed", format!("{lapsed} of dead runs ran out")));
     }
     if report.repaired.total() > 0 {
-        facts.push(("repaired", super::repair::told(&report.repaired)));
+        facts.push(("repaired", super::repair::render(&report.repaired)));
     }
-    if let Some(told) = &report.after.caches {
-        facts.push(("caches", caches(told)));
+    if let Some(invalidated) = &report.after.caches {
+        facts.push(("caches", caches(invalidated)));
     }
     if let Some((refreshed, failed)) = report.after.views_refreshed_and_failed().filter(|counts| *counts != (0, 0)) {
         facts.push(("views", format!("{} refreshed, {} failed", count(refreshed), count(failed))));
@@ -159,9 +140,10 @@ fn facts_of(report: &RunReport) -> Vec<(&'static str, String)> {
     if let Some(queue) = &report.queue {
         facts.push(("queue", queue_left(queue)));
     }
-    facts.extend(report.errors.iter().map(|error| ("note", short(error, 160))));
+    facts.extend(report.errors.iter().map(|error| ("error", short(error, 160))));
+    // The report keeps a bounded number of errors.
     if report.errors_omitted > 0 {
-        facts.push(("note", format!("and {} more", count(report.errors_omitted))));
+        facts.push(("error", format!("and {} more", count(report.errors_omitted))));
     }
     facts
 }
@@ -172,26 +154,26 @@ fn mail(report: &RunReport) -> String {
         let _ = write!(text, ", {} unreadable (now dead letters)", count(report.mail.unreadable));
     }
     if report.mail.orphans_dropped > 0 {
-        let _ = write!(text, ", {} dropped because their data never came", count(report.mail.orphans_dropped));
+        let _ = write!(text, ", {} incomplete (dropped: no data within 10 min)", count(report.mail.orphans_dropped));
     }
     text
 }
 
-fn caches(told: &Invalidated) -> String {
-    let mut text = format!("{} told", counted(told.tags, "tag", "tags"));
-    if told.lost > 0 {
-        let _ = write!(text, ", {} lost", count(told.lost));
+fn caches(invalidated: &Invalidated) -> String {
+    let mut text = format!("{} invalidated", counted(invalidated.tags, "tag", "tags"));
+    if invalidated.lost > 0 {
+        let _ = write!(text, ", {} lost", count(invalidated.lost));
     }
-    if let Some(failure) = &told.failure {
-        let _ = write!(text, ": failed to {}", short(failure, 140));
+    if let Some(failure) = &invalidated.failure {
+        let _ = write!(text, ": {}", short(failure, 140));
     }
     text
 }
 
-fn budget(report: &RunReport) -> String {
+fn calls(report: &RunReport) -> String {
     let mut text = format!(
-        "{} made, {} of what was allowed, {} a second",
-        counted(report.api_requests, "call", "calls"),
+        "{}, {} of the budget, {} per second",
+        count(report.api_requests),
         percent(report.budget_used),
         report.api_requests_per_second,
     );
@@ -212,14 +194,14 @@ pub fn queue_left(queue: &QueueReport) -> String {
         (queue.delayed, "delayed"),
         (queue.leased, "leased"),
         (queue.dead_letters, "dead letters"),
-        (queue.orphans, "awaiting their data"),
+        (queue.orphans, "incomplete"),
     ];
     parts.extend(others.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| {
         let what = if number == 1 && what == "dead letters" { "dead letter" } else { what };
         format!("{} {what}", count(number))
     }));
     if let Some(number) = queue.mail_in_database_0 {
-        parts.push(format!("{} in database 0, where this worker does not look", count(number)));
+        parts.push(format!("{} in database 0, which this worker does not read", count(number)));
     }
     parts.join(", ")
 }
@@ -262,10 +244,10 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_shows_outcomes_by_kind_budget_mail_and_what_is_left() {
+    fn summary_of_a_full_run() {
         let report = tally().finish(end(StopReason::QueueEmpty));
         insta::assert_snapshot!(render(&report, Style::PLAIN), @r"
-        92 requests answered in 10.6 s; the queue is empty
+        92 requests done in 10.6 s; the queue is empty
 
                    stored  gone  private log  dead letter
           clans        90     -            -            -
@@ -273,22 +255,22 @@ mod tests {
           wars          -     -            1            -
           all          90     1            1            1
 
-          mail    93 requests admitted, 1 unreadable (now dead letters)
-          budget  306 calls made, 98.1 % of what was allowed, 28.76 a second
-          queue   0 waiting, 1 delayed, 2 dead letters
+          mail   93 requests admitted, 1 unreadable (now dead letters)
+          calls  306, 98.1 % of the budget, 28.76 per second
+          queue  0 waiting, 1 delayed, 2 dead letters
         ");
     }
 
     #[test]
-    fn a_failed_run_says_so_first() {
+    fn summary_of_a_failed_run_begins_with_the_failure() {
         let mut tally = tally();
-        tally.error("commit 12 results: the database at localhost/coc failed to insert clans: disk full");
+        tally.error("cannot store a batch in the database at localhost/coc: disk full");
         let failed = RunEnd {
-            failure: Some("reach the database at localhost/coc: connection refused".to_owned()),
+            failure: Some("cannot reach the database at localhost/coc: connection refused".to_owned()),
             ..end(StopReason::DatabaseDown)
         };
         insta::assert_snapshot!(render(&tally.finish(failed), Style::PLAIN), @r"
-        Run failed after 10.6 s: reach the database at localhost/coc: connection refused
+        Run failed after 10.6 s: cannot reach the database at localhost/coc: connection refused
 
                    stored  gone  private log  dead letter
           clans        90     -            -            -
@@ -296,17 +278,17 @@ mod tests {
           wars          -     -            1            -
           all          90     1            1            1
 
-          mail    93 requests admitted, 1 unreadable (now dead letters)
-          budget  306 calls made, 98.1 % of what was allowed, 28.76 a second
-          queue   0 waiting, 1 delayed, 2 dead letters
-          note    commit 12 results: the database at localhost/coc failed to insert clans: disk full
+          mail   93 requests admitted, 1 unreadable (now dead letters)
+          calls  306, 98.1 % of the budget, 28.76 per second
+          queue  0 waiting, 1 delayed, 2 dead letters
+          error  cannot store a batch in the database at localhost/coc: disk full
         ");
     }
 
     #[test]
-    fn a_run_that_was_turned_away_says_why() {
+    fn summary_of_a_rejected_run_names_the_reason() {
         let tally = Tally::new("run".to_owned(), Timestamp::EPOCH);
         let away = RunEnd { api_requests: 0, queue: None, ..end(StopReason::AlreadyRunning) };
-        insta::assert_snapshot!(render(&tally.finish(away), Style::PLAIN), @"Nothing done: another run holds every API key");
+        insta::assert_snapshot!(render(&tally.finish(away), Style::PLAIN), @"Nothing done: another run uses every API key and works through the queue");
     }
 }

@@ -1,7 +1,6 @@
-//! How the commands write: aligned tables, grouped numbers, durations, and colours where somebody looks.
+//! Text for people: aligned tables, grouped numbers, durations, and colours on a terminal.
 //!
-//! Makes text out of values. Touches standard output in one place ([`print`]) and asks it once whether it is a terminal
-//! ([`Style::of_stdout`]).
+//! Renders values. Writes to standard output in one place ([`print`]).
 
 use std::{
     fmt::Write as _,
@@ -9,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-use crate::model::text::visible;
+use crate::{config::read_span, model::text::visible};
 
-/// Whether a text may be coloured. Piped text never is, and `NO_COLOR` is obeyed.
+/// The colours of a text. Piped text has none, and `NO_COLOR` is obeyed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Style {
     colour: bool,
@@ -22,13 +21,13 @@ impl Style {
     #[cfg(test)]
     pub const PLAIN: Self = Self { colour: false };
 
-    /// What suits standard output; `no_colour` is the user's request.
+    /// The style for standard output; `no_colour` is the user's choice.
     #[must_use]
     pub fn of_stdout(no_colour: bool) -> Self {
         Self { colour: io::stdout().is_terminal() && !no_colour }
     }
 
-    /// What suits standard error.
+    /// The style for standard error.
     #[must_use]
     pub fn of_stderr(no_colour: bool) -> Self {
         Self { colour: io::stderr().is_terminal() && !no_colour }
@@ -64,10 +63,10 @@ impl Style {
     }
 }
 
-/// The codes that a [`Style`] writes, and nothing else does.
+/// The escape codes that a [`Style`] writes.
 const PAINT: [&str; 6] = ["\x1b[0m", "\x1b[1m", "\x1b[2m", "\x1b[31m", "\x1b[32m", "\x1b[33m"];
 
-/// Everything visible that came from outside; `painted`: the colours of a [`Style`] stay.
+/// The text with deceptive characters escaped. With `painted` the colours of a [`Style`] stay.
 fn readable(text: &str, painted: bool) -> String {
     if !painted {
         return visible(text).into_owned();
@@ -76,6 +75,7 @@ fn readable(text: &str, painted: bool) -> String {
     let mut rest = text;
     while let Some(at) = rest.find('\x1b') {
         shown.push_str(&visible(&rest[..at]));
+        // Any other escape sequence came from outside and is escaped.
         let code = PAINT.into_iter().find(|code| rest[at..].starts_with(code));
         let end = at + code.map_or(1, str::len);
         shown.push_str(&code.map_or_else(|| visible("\x1b"), Into::into));
@@ -87,21 +87,24 @@ fn readable(text: &str, painted: bool) -> String {
 
 /// Writes to standard error, as [`print`] writes to standard output.
 pub fn print_error(text: &str) {
+    // Colours are kept only on a terminal, so a pipe never gets an escape code.
     eprintln!("{}", readable(text, io::stderr().is_terminal()));
 }
 
-/// Writes to standard output. This is where texts from outside are escaped, whatever command shows them.
+/// Writes to standard output, and escapes there what comes from outside, whichever command shows it.
 ///
 /// # Errors
-/// When it is closed: a broken pipe is an ordinary end for a command, see [`super::main`].
+/// When standard output is closed. A broken pipe is an ordinary end for a command, see [`super::main`].
 pub fn print(text: &str) -> io::Result<()> {
+    // `println!` would panic on a closed pipe.
     let mut out = io::stdout().lock();
     let is_terminal = out.is_terminal();
     out.write_all(readable(text, is_terminal).as_bytes())?;
+    // A table without a final line break would stay in the buffer.
     out.flush()
 }
 
-/// Where the text of a column stands.
+/// The alignment of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
     Left,
@@ -123,6 +126,7 @@ impl Table {
 
     pub fn row(&mut self, cells: impl IntoIterator<Item = impl Into<String>>) {
         let cell = |cell: String| {
+            // A line break in a cell would forge a row.
             if cell.contains(['\n', '\r', '\t']) {
                 cell.replace('\n', "\\n").replace('\r', "\\r").replace('\t', "\\t")
             } else {
@@ -160,6 +164,7 @@ impl Table {
                 Align::Right => write!(line, "{cell:>width$}"),
             };
         }
+        // The last column may be empty, and trailing space breaks copied text.
         line.truncate(line.trim_end().len());
         line
     }
@@ -185,7 +190,7 @@ pub fn counted(number: u64, one: &str, many: &str) -> String {
     format!("{} {}", count(number), if number == 1 { one } else { many })
 }
 
-/// A time span as people say it: `350 ms`, `10.6 s`, `4 min 12 s`, `3 h 05 min`, `2 d 4 h`.
+/// A time span in its two largest units: `350 ms`, `10.6 s`, `4 min 12 s`, `3 h 05 min`, `2 d 4 h`.
 #[must_use]
 pub fn span(duration: Duration) -> String {
     let millis = duration.as_millis();
@@ -194,6 +199,7 @@ pub fn span(duration: Duration) -> String {
         0 => format!("{millis} ms"),
         1..60 => format!("{:.1} s", duration.as_secs_f64()),
         60..3600 => format!("{} min {:02} s", seconds / 60, seconds % 60),
+        // Seconds do not matter after an hour.
         3600..86_400 => format!("{} h {:02} min", seconds / 3600, seconds / 60 % 60),
         _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
     }
@@ -202,22 +208,10 @@ pub fn span(duration: Duration) -> String {
 /// Reads a time span: `90s`, `30m`, `12h`, `2d`, `1w`.
 ///
 /// # Errors
-/// What would do.
+/// When the text has another form.
 pub fn parse_span(text: &str) -> Result<Duration, String> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let seconds: u64 = match unit.trim() {
-        "s" => 1,
-        "m" | "min" => 60,
-        "h" => 3600,
-        "d" => 24 * 3600,
-        "w" => 7 * 24 * 3600,
-        _ => 0,
-    };
-    let span = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds));
-    match span {
-        Some(span) if seconds > 0 && span <= 100 * 366 * 24 * 3600 => Ok(Duration::from_secs(span)),
-        _ => Err("expected a number and a unit, such as 90s, 30m, 12h, 2d or 1w".to_owned()),
-    }
+    let expected = || "expected a number and a unit, such as 90s, 30m, 12h, 2d or 1w".to_owned();
+    read_span(text).ok_or_else(expected)
 }
 
 /// `0.9871` as `98.7 %`.
@@ -241,6 +235,7 @@ pub fn bytes(number: u64) -> String {
 #[must_use]
 pub fn short(text: &str, most: usize) -> String {
     let clean: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    // After the words are joined, since line breaks are control characters, too.
     let clean: String = clean.chars().filter(|character| !character.is_control()).collect();
     match clean.char_indices().nth(most) {
         Some((end, _)) => format!("{}...", &clean[..end]),
@@ -253,29 +248,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_grouped_by_thousands() {
+    fn count_groups_thousands() {
         let shown: Vec<String> = [0, 7, 999, 1000, 123_456, 1_000_000].map(count).to_vec();
         assert_eq!(shown, ["0", "7", "999", "1,000", "123,456", "1,000,000"]);
     }
 
     #[test]
-    fn spans_are_said_in_the_two_largest_units() {
+    fn span_shows_two_largest_units() {
         let shown: Vec<String> =
             [0, 350, 10_640, 252_000, 11_100_000, 187_200_000].map(|ms| span(Duration::from_millis(ms))).to_vec();
         assert_eq!(shown, ["0 ms", "350 ms", "10.6 s", "4 min 12 s", "3 h 05 min", "2 d 4 h"]);
     }
 
     #[test]
-    fn a_span_is_read_with_its_unit() {
-        assert_eq!(parse_span("2d"), Ok(Duration::from_secs(172_800)));
-        assert_eq!(parse_span("30 min"), Ok(Duration::from_secs(1800)));
-        for wrong in ["", "2", "d", "-2d", "2y", "1.5h", "99999999999999999999d", "2dä"] {
-            assert!(parse_span(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn columns_are_as_wide_as_their_widest_cell_and_lines_have_no_trailing_space() {
+    fn table_aligns_columns_without_trailing_space() {
         let mut table = Table::new([("kind", Align::Left), ("stored", Align::Right), ("", Align::Left)]);
         table.row(["clan", "1,234,567", ""]);
         table.row(["pläyer", "8", "note"]);
@@ -283,14 +269,14 @@ mod tests {
     }
 
     #[test]
-    fn only_a_coloured_style_writes_escapes() {
+    fn plain_style_writes_no_escapes() {
         assert_eq!(Style::PLAIN.bad("x"), "x");
         assert_eq!(Style { colour: true }.bad("x"), "\x1b[31mx\x1b[0m");
         assert_eq!(Style { colour: true }.bad(""), "");
     }
 
     #[test]
-    fn only_our_own_colours_reach_a_terminal() {
+    fn terminal_gets_only_our_colours() {
         let text = format!("{} \x1b[2J\u{202e}\x1b]0;x\x07\n", Style { colour: true }.bad("x"));
         assert_eq!(readable(&text, true), "\x1b[31mx\x1b[0m \\u001b[2J\\u202e\\u001b]0;x\\u0007\n");
         assert_eq!(readable("\x1b[31mx", false), "\\u001b[31mx");
@@ -300,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_text_becomes_one_short_line_without_control_characters() {
+    fn short_drops_control_characters_and_line_breaks() {
         assert_eq!(short("a\n  b\x1b[31mc", 20), "a b[31mc");
         assert_eq!(short("äöü", 2), "äö...");
     }

@@ -1,27 +1,26 @@
-//! `views`: the materialized views that we bring, and refreshing those that are configured.
+//! `views`: creates the materialized views that come with the worker, and refreshes the configured ones.
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use tokio::time::Instant;
 
 use super::{
-    Ending, Misuse, Shared,
+    Exit, Misuse, Shared,
     text::{self, Align, Style, Table, span},
 };
 use crate::{
     app,
     clock::{Clock as _, SystemClock},
     config::{AfterConfig, DatabaseConfig, env::process_var},
-    maintenance::views::{
+    derive::views::{
         Refreshed, Views, Way, When,
         own::{OWN_VIEWS, OwnView},
     },
     store::Store as _,
 };
 
-/// Makes the materialized views that come with the worker, and refreshes those of REFRESH_VIEWS
+/// Creates the worker's materialized views, and refreshes those of REFRESH_VIEWS
 #[derive(Debug, Args)]
 pub struct ViewsArgs {
     #[command(subcommand)]
@@ -34,61 +33,62 @@ enum ViewsCommand {
     Refresh(RefreshArgs),
 }
 
-/// Makes clan_leaderboard and refresh_progress in the schema refresh_worker
+/// Creates clan_leaderboard and refresh_progress in the schema refresh_worker
 ///
-/// clan_leaderboard: clans by their points, each by its newest snapshot. refresh_progress: how many objects of each kind are
-/// as fresh as each class promises. One that is there stays as it is, unless an earlier version of the worker made it otherwise:
-/// then it is replaced, and keeps its grants. They belong to the role of DATABASE_URL, which is then the one to refresh them;
-/// name them in REFRESH_VIEWS.
+/// clan_leaderboard: the clans by points, from their newest snapshots. refresh_progress: the objects of each kind that are
+/// as fresh as each priority promises. An existing view stays, unless an earlier version of the worker created it in another
+/// form: then it is replaced and keeps its grants. The views belong to the role of DATABASE_URL, so that runs can refresh
+/// them; name them in REFRESH_VIEWS. Needs DATABASE_URL.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   refresh-worker views install
   refresh-worker views install clan_leaderboard")]
 struct InstallArgs {
-    /// Only these
+    /// Create only these views
     #[arg(value_name = "VIEW")]
     names: Vec<String>,
 }
 
-/// Refreshes every view of REFRESH_VIEWS now, whether it is due or not
+/// Refreshes every view of REFRESH_VIEWS now, due or not
 ///
-/// Says of each how it was refreshed, how long that took, and its statistics. Needs DATABASE_URL and REFRESH_VIEWS.
+/// Shows the method, the duration and the statistics of each. Needs DATABASE_URL and REFRESH_VIEWS.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   REFRESH_VIEWS=clan_leaderboard refresh-worker views refresh
   refresh-worker views refresh --json
 
-Exit codes: 0 all were refreshed, 1 some were not, 2 wrong usage or configuration.")]
+Exit codes: 0 all views were refreshed, 1 some failed, 2 wrong usage or configuration.")]
 struct RefreshArgs {
     /// End after this time: 90s, 30m, 12h
     #[arg(long, value_name = "TIME", value_parser = text::parse_span, default_value = "10m")]
     max_runtime: Duration,
-    /// Write JSON, one view a line
+    /// Write JSON, one view per line
     #[arg(long)]
     json: bool,
 }
 
-pub async fn run(args: ViewsArgs, shared: &Shared) -> anyhow::Result<Ending> {
+pub async fn run(args: ViewsArgs, shared: &Shared) -> anyhow::Result<Exit> {
     match args.command {
         ViewsCommand::Install(args) => install(args).await,
         ViewsCommand::Refresh(args) => refresh(args, shared.style()).await,
     }
 }
 
-async fn install(args: InstallArgs) -> anyhow::Result<Ending> {
+async fn install(args: InstallArgs) -> anyhow::Result<Exit> {
     let views = wanted(&args.names)?;
     let store = app::store(&DatabaseConfig::read(&process_var)?)?;
-    store.migrate().await.context("failed to prepare the database")?;
-    let mut ending = Ending::Well;
+    // The views read tables of the worker, which must exist first.
+    store.migrate().await?;
+    let mut ending = Exit::Success;
     for view in views {
         match view.install(&store.pool()).await {
             Ok(()) => text::print(&format!("refresh_worker.{}: {}\n", view.name, view.shows))?,
-            // The next one may go well.
+            // The next view may succeed.
             Err(error) => {
-                eprintln!("error: {error}");
-                ending = Ending::Badly;
+                text::print_error(&format!("error: {error}"));
+                ending = Exit::Failure;
             }
         }
     }
@@ -100,28 +100,29 @@ fn wanted(names: &[String]) -> Result<Vec<OwnView>, Misuse> {
         return Ok(OWN_VIEWS.to_vec());
     }
     let find = |name: &String| {
+        // People copy the name with its schema from REFRESH_VIEWS.
         let base = name.strip_prefix("refresh_worker.").unwrap_or(name);
         OWN_VIEWS.into_iter().find(|view| view.name == base).ok_or_else(|| {
             let known: Vec<&str> = OWN_VIEWS.iter().map(|view| view.name).collect();
-            Misuse(format!("there is no view `{}` to install: expected {}", text::short(name, 60), known.join(" or ")))
+            Misuse(format!("the worker has no view `{}`: expected {}", text::short(name, 60), known.join(" or ")))
         })
     };
     names.iter().map(find).collect()
 }
 
-async fn refresh(args: RefreshArgs, style: Style) -> anyhow::Result<Ending> {
+async fn refresh(args: RefreshArgs, style: Style) -> anyhow::Result<Exit> {
     let config = AfterConfig::read(&process_var)?;
     let store = app::store(&DatabaseConfig::read(&process_var)?)?;
     let Some(views) = Views::new(store.pool(), &config.views) else {
         return Err(Misuse(
-            "no view is configured: set REFRESH_VIEWS, as in REFRESH_VIEWS=clan_leaderboard".to_owned(),
+            "nothing was refreshed: set REFRESH_VIEWS, as in REFRESH_VIEWS=clan_leaderboard".to_owned(),
         )
         .into());
     };
-    // Finds out how the server is to be reached. What is wrong with it the refreshes say.
+    // The first connection learns what a pooler in between accepts. The refreshes report errors.
     let _ = store.ping().await;
     let refreshed = views.refresh(When::Now, SystemClock.wall(), Instant::now() + args.max_runtime).await;
-    let told = if args.json {
+    let output = if args.json {
         refreshed
             .iter()
             .map(|view| serde_json::to_string(view).map(|line| line + "\n"))
@@ -129,8 +130,8 @@ async fn refresh(args: RefreshArgs, style: Style) -> anyhow::Result<Ending> {
     } else {
         render(&refreshed, style)
     };
-    text::print(&told)?;
-    Ok(if refreshed.iter().all(|view| view.success) { Ending::Well } else { Ending::Badly })
+    text::print(&output)?;
+    Ok(if refreshed.iter().all(|view| view.success) { Exit::Success } else { Exit::Failure })
 }
 
 fn render(views: &[Refreshed], style: Style) -> String {
@@ -140,7 +141,7 @@ fn render(views: &[Refreshed], style: Style) -> String {
         let how = match (view.refresh_type, view.skipped) {
             (Some(Way::Concurrent), _) => "concurrent",
             (Some(Way::Regular), _) => "regular",
-            (None, Some(_)) => "left alone",
+            (None, Some(_)) => "skipped",
             (None, None) => "failed",
         };
         let rest = match (&view.error, view.skipped) {
@@ -154,7 +155,7 @@ fn render(views: &[Refreshed], style: Style) -> String {
     table.render(style)
 }
 
-/// The statistics, and what else should be known.
+/// The statistics and the remarks.
 fn facts(view: &Refreshed) -> String {
     let statistics = view.statistics.as_object().into_iter().flatten().map(|(name, value)| format!("{name} {value}"));
     statistics.chain(view.notes.iter().cloned()).collect::<Vec<_>>().join(", ")
@@ -165,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_view_that_we_do_not_bring_cannot_be_installed() {
+    fn install_refuses_unknown_views() {
         assert_eq!(wanted(&[]).unwrap().len(), 2);
         assert_eq!(wanted(&["refresh_worker.clan_leaderboard".to_owned()]).unwrap().len(), 1);
         let error = wanted(&["job_progress".to_owned()]).unwrap_err().to_string();

@@ -1,5 +1,5 @@
-//! What follows a run, as it is configured: caches to be told, views to be refreshed, statistics jobs, retention. A part that
-//! is not configured is absent here, and costs no statement.
+//! The configuration of what follows a run: cache invalidation, views, statistics jobs, retention. A part that is not
+//! configured is absent, and costs no statement.
 
 use std::{fmt, time::Duration};
 
@@ -13,33 +13,33 @@ pub struct AfterConfig {
     /// `REFRESH_VIEWS`, in the order given.
     pub views: Vec<ViewConfig>,
     pub stats: Option<StatsConfig>,
-    /// `SNAPSHOT_RETENTION_DAYS`: older snapshots are thinned to one a day.
+    /// `SNAPSHOT_RETENTION_DAYS`: of older snapshots only the newest per object and day stays.
     pub retention_days: Option<u32>,
 }
 
 impl AfterConfig {
-    /// Whether anything at all follows a run.
+    /// True when nothing follows a run.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.invalidation.is_none() && self.views.is_empty() && self.stats.is_none() && self.retention_days.is_none()
     }
 }
 
-/// Whom to tell which cached pages are stale: `CACHE_INVALIDATION_URL` or `NEXT_PUBLIC_APP_URL`, `INTERNAL_API_KEY`.
+/// The application whose cached pages are invalidated: `CACHE_INVALIDATION_URL` or `NEXT_PUBLIC_APP_URL`, `INTERNAL_API_KEY`.
 #[derive(Clone, Debug)]
 pub struct InvalidationConfig {
     pub url: Url,
     pub key: Option<SecretString>,
 }
 
-/// One materialized view: an entry of `REFRESH_VIEWS`, and of `VIEW_STATISTICS`.
+/// A materialized view: an entry of `REFRESH_VIEWS`, and of `VIEW_STATISTICS`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ViewConfig {
-    /// As written, with or without its schema.
+    /// The name as it is set, with or without its schema.
     pub name: String,
-    /// Not refreshed again by itself before.
+    /// The shortest time between two refreshes by runs.
     pub interval: Duration,
-    /// The query whose one row tells about the view; `None`: ours.
+    /// The query for the statistics of the view; `None` is the built-in one.
     pub statistics: Option<String>,
 }
 
@@ -48,28 +48,28 @@ pub struct ViewConfig {
 pub struct StatsConfig {
     /// At least one.
     pub functions: Vec<StatsFunction>,
-    /// A job whose worker was silent for so long is taken up again.
+    /// Another worker takes a job whose lease was not renewed for this long.
     pub lease: Duration,
-    /// Names this worker in logs and results.
+    /// The name of this worker in logs and results.
     pub worker_id: String,
 }
 
-/// One SQL function, and the cache tags of what it makes stale.
+/// An SQL function and the cache tags that it makes outdated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StatsFunction {
-    /// As written, with or without its schema.
+    /// The name as it is set, with or without its schema.
     pub name: String,
     pub tags: Vec<String>,
 }
 
-/// As it is written in `REFRESH_VIEWS`.
+/// The spelling of `REFRESH_VIEWS`.
 impl fmt::Display for ViewConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}s", self.name, self.interval.as_secs())
     }
 }
 
-/// As it is written in `STATS_FUNCTIONS`.
+/// The spelling of `STATS_FUNCTIONS`.
 impl fmt::Display for StatsFunction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.name)?;

@@ -1,4 +1,4 @@
-//! The configuration as `check` and the debug log show it: every setting by the name of its variable, no secret.
+//! The configuration in effect, as `check` and the debug log show it: every setting by its name, without secrets.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use super::{Config, Pause, PortalConfig};
 pub struct Effective<'a>(&'a Config);
 
 impl Config {
-    /// For printing, redacted: one line `NAME = value` for each setting.
+    /// The configuration for printing, without secrets.
     #[must_use]
     pub const fn effective(&self) -> Effective<'_> {
         Effective(self)
@@ -20,7 +20,7 @@ impl Config {
 }
 
 impl Effective<'_> {
-    /// Name and value of every setting.
+    /// The name and value of every setting.
     #[must_use]
     pub fn settings(&self) -> Vec<(&'static str, String)> {
         let Config { redis, database, api, worker, after, telemetry } = self.0;
@@ -50,7 +50,7 @@ impl Effective<'_> {
             ("FOLLOWUP_WARS", worker.follow_ups.wars.to_string()),
             ("FOLLOWUP_PLAYERS_PER_CLAN", worker.follow_ups.players_per_clan.to_string()),
             ("REFRESH_EVENTS_STREAM", or(worker.events.as_ref().map(|events| events.stream.clone()), "none")),
-            ("REFRESH_EVENTS_MAXLEN", or(worker.events.as_ref().map(|events| events.most.to_string()), "not used")),
+            ("REFRESH_EVENTS_MAXLEN", or(worker.events.as_ref().map(|events| events.max_len.to_string()), "not used")),
             ("CACHE_KEY_TEMPLATES", or(list(&worker.cache_key_templates), "none")),
             ("DB_POOL_MAX", database.max_connections.to_string()),
             ("DB_STATEMENT_CACHE", database.statement_cache.to_string()),
@@ -89,7 +89,7 @@ fn list(entries: &[impl fmt::Display]) -> Option<String> {
     (!entries.is_empty()).then(|| entries.join(","))
 }
 
-/// A URL without its query, which may hold a secret.
+/// The URL without its query, which may contain a secret.
 fn address(url: &Url) -> String {
     let query = if url.query().is_some() { "?***" } else { "" };
     format!("{}{}{query}", url.origin().ascii_serialization(), url.path())
@@ -103,9 +103,10 @@ fn keys(count: usize) -> String {
     }
 }
 
-/// A server's URL without what may be secret: the user part (a password put in the user's place is common) and the query.
+/// The URL of a server without its user part and query. Even the user may be a secret, since some put the password there.
 fn server(url: &SecretString) -> String {
     let Ok(url) = Url::parse(url.expose_secret()) else {
+        // An unreadable address may be a password.
         return "set (not shown)".to_owned();
     };
     let user = if url.username().is_empty() && url.password().is_none() { "" } else { "***@" };

@@ -253,7 +253,7 @@ fn configuration_never_shows_a_secret() {
 #[test]
 fn event_stream_needs_a_key_of_its_own() {
     let events = read(&[("REFRESH_EVENTS_STREAM", "refresh_events")]).unwrap().worker.events.unwrap();
-    assert_eq!((events.stream.as_str(), events.most), ("refresh_events", 100_000));
+    assert_eq!((events.stream.as_str(), events.max_len), ("refresh_events", 100_000));
     assert_eq!(read(&[]).unwrap().worker.events, None);
     for name in ["refresh_queue", "{refresh}:ready", "two words"] {
         assert!(problem(&[("REFRESH_EVENTS_STREAM", name)]).contains("a key of its own"), "{name}");

@@ -1,16 +1,19 @@
-//! Configuration: plain structs by concern. A leaf.
+//! The configuration: plain structs by concern.
 //!
-//! [`mod@env`] reads and validates every environment variable at once, so that an operator sees all problems together;
-//! [`variables`] is the table of them that the documents are made from; [`secrets`] reads those secrets that are kept
-//! elsewhere. No other module reads the environment. Secrets are [`SecretString`]s and print as nothing.
+//! [`mod@env`] reads and validates all environment variables, and reports every problem at once. [`variables`] is their table,
+//! from which the documents are generated. [`secrets`] reads secrets that are kept elsewhere. No other module reads the
+//! environment. Secrets are [`SecretString`]s, which never print their value.
 
 mod accounts;
+mod address;
 mod after;
 pub(crate) mod database_url;
 mod effective;
 pub mod env;
+mod problems;
 pub(crate) mod redis_url;
 pub mod secrets;
+mod span;
 pub mod variables;
 
 use std::{net::IpAddr, num::NonZeroU64, path::PathBuf, time::Duration};
@@ -20,13 +23,15 @@ use url::Url;
 
 pub use after::{AfterConfig, InvalidationConfig, StatsConfig, StatsFunction, ViewConfig};
 pub use effective::Effective;
-pub use env::{ConfigErrors, Role};
+pub use env::Role;
+pub use problems::{ConfigErrors, Problem};
+pub use span::read_span;
 pub use variables::{VARIABLES, Variable};
 
-/// The most keys' calls a second that is ever used without `COC_MAX_REQS_PER_SEC`: the API's own limit for a key.
+/// Calls per second and key without other settings: the limit of the API for an ordinary key.
 pub const DEFAULT_REQS_PER_SEC: u32 = 30;
 
-/// Everything a run needs to know.
+/// The whole configuration of a run.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub redis: RedisConfig,
@@ -48,11 +53,11 @@ pub struct RedisConfig {
     pub namespace: String,
 }
 
-/// Where backups of the queue go: `QUEUE_BACKUP_DIR`, `QUEUE_BACKUP_RETENTION_DAYS`.
+/// Backups of the queue: `QUEUE_BACKUP_DIR`, `QUEUE_BACKUP_RETENTION_DAYS`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackupConfig {
     pub folder: Option<PathBuf>,
-    /// Older ones are deleted by the next one.
+    /// The next backup deletes older ones.
     pub retention: Duration,
 }
 
@@ -66,22 +71,22 @@ pub struct DatabaseConfig {
     pub auto_migrate: bool,
 }
 
-/// The upstream: `COC_BASE_URL`, `COC_API_TOKEN(S)`, `COC_REQS_PER_SEC`, `COC_MAX_REQS_PER_SEC`,
+/// The API: `COC_BASE_URL`, `COC_API_TOKEN(S)`, `COC_REQS_PER_SEC`, `COC_MAX_REQS_PER_SEC`,
 /// `COC_REQS_PER_DAY`, `KEYS_PER_RUN`.
 #[derive(Clone, Debug)]
 pub struct ApiConfig {
-    /// With the version: `https://api.clashofclans.com/v1`.
+    /// The address with the version: `https://api.clashofclans.com/v1`.
     pub base_url: Url,
     pub tokens: Vec<SecretString>,
-    /// Calls a second and key, the cap already applied.
+    /// Calls per second and key, already capped.
     pub reqs_per_sec: u32,
-    /// How many keys one run may hold; `None` is all.
+    /// The largest number of keys of one run; `None` is all.
     pub keys_per_run: Option<usize>,
-    /// Calls a day (UTC) over all keys and runs; `None` is no limit.
+    /// Calls per day (UTC) over all keys and runs; `None` is no limit.
     pub reqs_per_day: Option<NonZeroU64>,
-    /// Keys come from the developer portal, too.
+    /// The developer portal, which gives further keys.
     pub portal: Option<PortalConfig>,
-    /// The largest answer that is read, in bytes and after decompression: `MAX_BODY_BYTES`.
+    /// The largest response that is read, in bytes after decompression: `MAX_BODY_BYTES`.
     pub max_body: usize,
 }
 
@@ -90,54 +95,54 @@ pub struct ApiConfig {
 pub struct PortalConfig {
     pub url: Url,
     pub accounts: Vec<PortalAccount>,
-    /// Keys of this name are ours; others are never touched.
+    /// The name of our keys. Others are never touched.
     pub key_name: String,
     /// Keys in each account, 1 to 10.
     pub key_count: usize,
-    /// Our own addresses; empty when the portal is to say which one it sees.
+    /// Our own addresses. Without any, keys are created for the address that the portal sees.
     pub egress_ips: Vec<IpAddr>,
 }
 
-/// One account of the portal.
+/// An account of the portal.
 #[derive(Clone, Debug)]
 pub struct PortalAccount {
-    /// `COC_EMAIL`, `COC_EMAIL_2` …, `COC_ACCOUNTS[1]` …: how it is called in messages, which never show the address.
+    /// The name in messages, which never show the address: `COC_EMAIL`, `COC_EMAIL_2` …, `COC_ACCOUNTS[1]` …
     pub variable: String,
     pub email: SecretString,
     pub password: SecretString,
 }
 
-/// One run: `LEASE_SECONDS`, `MAX_ATTEMPTS`, `DEADLINE_BUFFER_MS`, `MAX_RUNTIME_SECONDS`, `REFRESH_PAUSED`, and what
-/// follows its commits.
+/// A run: `LEASE_SECONDS`, `MAX_ATTEMPTS`, `DEADLINE_BUFFER_MS`, `MAX_RUNTIME_SECONDS`, `REFRESH_PAUSED`, and what follows its
+/// commits.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
     pub lease: Duration,
     pub max_attempts: u32,
     pub deadline_buffer: Duration,
     pub max_runtime: Option<Duration>,
-    /// Runs stop at once and say why.
+    /// The switch that stops runs at once, if one is set.
     pub paused: Option<Pause>,
     pub follow_ups: FollowUpConfig,
     pub events: Option<EventsConfig>,
-    /// `CACHE_KEY_TEMPLATES`: the keys of readers that are deleted when what they hold is old.
+    /// `CACHE_KEY_TEMPLATES`: readers' keys that are deleted when they are outdated.
     pub cache_key_templates: Vec<String>,
 }
 
-/// Where changes are told: `REFRESH_EVENTS_STREAM`, `REFRESH_EVENTS_MAXLEN`.
+/// The event stream: `REFRESH_EVENTS_STREAM`, `REFRESH_EVENTS_MAXLEN`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventsConfig {
     /// The name of a stream in the queue's Redis.
     pub stream: String,
-    /// About so many of the newest entries are kept.
-    pub most: u64,
+    /// The approximate number of newest entries that are kept.
+    pub max_len: u64,
 }
 
-/// What is asked for because of an answer: `FOLLOWUP_WARS`, `FOLLOWUP_PLAYERS_PER_CLAN`.
+/// Requests that follow a response: `FOLLOWUP_WARS`, `FOLLOWUP_PLAYERS_PER_CLAN`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FollowUpConfig {
-    /// Wars are looked at again when there will be news.
+    /// Wars are polled until they are over.
     pub wars: bool,
-    /// Of a refreshed clan so many members at most, whose documents are old; 0 is none.
+    /// At most this many members of a refreshed clan are queued, if their documents are old. 0 is none.
     pub players_per_clan: usize,
 }
 
@@ -152,12 +157,12 @@ impl Default for FollowUpConfig {
     }
 }
 
-/// Which switch stops the worker.
+/// The switch that stops the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pause {
     /// `REFRESH_PAUSED=true`.
     RefreshPaused,
-    /// `DISABLE_AUTO_REFRESH_QUEUE=true`: meant for the producers, obeyed with a warning.
+    /// `DISABLE_AUTO_REFRESH_QUEUE=true`: the switch of the producers, obeyed with a warning.
     DisableAutoRefreshQueue,
 }
 
@@ -172,6 +177,7 @@ pub struct TelemetryConfig {
 impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
+            // The defaults of the table, for the demo and tests.
             lease: Duration::from_secs(15),
             max_attempts: 3,
             deadline_buffer: Duration::from_millis(5000),

@@ -1,23 +1,22 @@
-//! Takes what stands behind the `?` of a Redis address apart, in the spellings of redis-py, ioredis, go-redis and others.
+//! Reads the parameters of a Redis address, in the spellings of redis-py, ioredis, go-redis and others.
 //!
 //! **Invariant: a parameter that says where the data is, or how it is secured, is obeyed or refused**, as for the database.
 
 use url::Url;
 
-use super::database_url::percent_decoded;
+use super::address::{percent_decoded, plain, unknown};
 
-/// An address that the Redis library understands, and what it does not.
+/// An address for the Redis library, and the certificates, which the library does not read from it.
 #[derive(Clone, Debug)]
 pub struct RedisUrl {
     pub url: Url,
-    /// The authorities that the server's certificate may be of: a file, or PEM itself. `None` is those that the process
-    /// trusts.
+    /// The authorities for the server's certificate: a file, or PEM text. `None` means those that the process trusts.
     pub roots: Option<String>,
-    /// Our own certificate and its key: files.
+    /// The files of our own certificate and its key.
     pub client: Option<(String, String)>,
 }
 
-/// Parameters that neither move the data nor weaken anything, as [`plain`] spells them.
+/// Parameters that are ignored, as [`plain`] spells them.
 const HARMLESS: &[&str] = &[
     "sockettimeout",
     "socketconnecttimeout",
@@ -48,18 +47,14 @@ const HARMLESS: &[&str] = &[
     "protocol",
 ];
 
-fn plain(name: &str) -> String {
-    name.chars().filter(|c| !matches!(c, '-' | '_')).map(|c| c.to_ascii_lowercase()).collect()
-}
-
 impl RedisUrl {
-    /// Takes an address apart whose scheme, host and path are right.
+    /// Reads an address with a valid scheme, host and path.
     ///
     /// # Errors
-    /// Everything that is wrong with it, each as a sentence without the value.
+    /// Every problem, each as a sentence without the value.
     pub fn read(text: &str) -> Result<Self, Vec<String>> {
         let Ok(url) = Url::parse(text) else {
-            return Err(vec!["the URL did not parse".to_owned()]);
+            return Err(vec!["cannot be read as a URL".to_owned()]);
         };
         let is_socket = url.scheme().ends_with("unix");
         let is_tls = matches!(url.scheme(), "rediss" | "valkeys");
@@ -70,7 +65,7 @@ impl RedisUrl {
                 "`#insecure` is not obeyed, certificates are always verified: name the server's authority in CA_CERTIFICATES"
                     .to_owned(),
             ),
-            Some(_) => problems.push("`#` begins something that is not understood (in a password it is %23)".to_owned()),
+            Some(_) => problems.push("has a `#` with no meaning (in a password, `#` is %23)".to_owned()),
             None => {}
         }
         let (mut user, mut password, mut certificate, mut key) = (None, None, None, None);
@@ -79,6 +74,7 @@ impl RedisUrl {
         for (name, value) in pairs {
             let is = |wanted: &[&str]| wanted.contains(&value.to_ascii_lowercase().as_str());
             match plain(&name).as_str() {
+                // The library reads these itself for a socket.
                 "db" | "user" | "pass" if is_socket => {}
                 "database" | "username" | "password" if is_socket => {
                     problems.push(format!("its parameter `{name}` is called db, user or pass for a socket"));
@@ -86,29 +82,23 @@ impl RedisUrl {
                 "db" | "database" => read.take_database(&value, &mut problems),
                 "user" | "username" => user = Some(value),
                 "pass" | "password" => password = Some(value),
+                // Harmless when it agrees with the scheme.
                 "ssl" | "tls" if is(&["true", "1", "yes"]) == is_tls => {}
-                "ssl" | "tls" => problems.push(format!("`{name}` and the scheme differ: write rediss:// for TLS")),
+                "ssl" | "tls" => problems.push(format!("`{name}` and the scheme differ: use rediss:// for TLS")),
                 "sslcertreqs" if is(&["required", "cert_required", "2"]) => {}
                 "sslcertreqs" | "rejectunauthorized" if is(&["true"]) => {}
                 "sslcheckhostname" if is(&["true", "1"]) => {}
                 "sslcertreqs" | "sslcheckhostname" | "rejectunauthorized" | "skipverify" | "insecureskipverify" => {
                     problems.push(format!(
-                        "`{name}` is not obeyed, certificates are always verified: take it out, and name the server's authority \
-                         in CA_CERTIFICATES"
+                        "`{name}` is not obeyed, certificates are always verified: remove it, and name the server's authority in \
+                         CA_CERTIFICATES"
                     ));
                 }
                 "sslcacerts" | "sslcafile" | "cacert" | "sslcadata" => read.roots = Some(value),
                 "sslcertfile" => certificate = Some(value),
                 "sslkeyfile" => key = Some(value),
                 other if HARMLESS.contains(&other) => {}
-                _ if shown(&name).is_empty() || value.is_empty() => problems.push(
-                    "behind its `?` is something that is no parameter; is a `?` of the password not percent-encoded (%3F)?"
-                        .to_owned(),
-                ),
-                _ => problems.push(format!(
-                    "its parameter `{name}` is unknown, and may say where the data is or how it is secured: take it out, or \
-                     correct its name"
-                )),
+                _ => problems.push(unknown(&name, &value)),
             }
         }
         if !is_socket {
@@ -120,16 +110,16 @@ impl RedisUrl {
             _ => problems.push("`ssl_certfile` and `ssl_keyfile` are needed together".to_owned()),
         }
         if !is_tls && (read.roots.is_some() || read.client.is_some()) {
-            problems.push("it names certificates, but no TLS: write rediss://".to_owned());
+            problems.push("names certificates, but no TLS: use rediss://".to_owned());
         }
         if problems.is_empty() { Ok(read) } else { Err(problems) }
     }
 
-    /// `?db=3` is what `/3` is.
+    /// Reads `?db=3`, which means the same as the path `/3`.
     fn take_database(&mut self, value: &str, problems: &mut Vec<String>) {
         let path = self.url.path().trim_matches('/');
         match value.parse::<u16>() {
-            Err(_) => problems.push("its parameter `db` is no database number".to_owned()),
+            Err(_) => problems.push("its parameter `db` is not a database number".to_owned()),
             Ok(number) if path.is_empty() || path.parse() == Ok(number) => self.url.set_path(&number.to_string()),
             Ok(_) => problems.push("its path and its parameter `db` name two databases".to_owned()),
         }
@@ -141,32 +131,24 @@ impl RedisUrl {
             matches!((given, other), (Some(given), Some(other)) if !given.is_empty() && given != *other)
         };
         if differs(Some(self.url.username()), &user) || differs(self.url.password(), &password) {
-            problems.push(
-                "it names two different users or passwords, one in front of the host and one behind `?`".to_owned(),
-            );
+            problems.push("names two different users or passwords, one before the host and one after `?`".to_owned());
         }
-        // Neither can fail where there is a host.
+        // Both setters fail only for a URL without a host.
         if let Some(user) = user.filter(|_| self.url.username().is_empty()) {
             let _ = self.url.set_username(&user.replace('%', "%25"));
         }
         if let Some(password) = password.filter(|_| self.url.password().is_none()) {
-            // A percent sign would be taken for the beginning of an encoded character.
+            // A bare percent sign would begin an encoded character.
             let _ = self.url.set_password(Some(&password.replace('%', "%25")));
         }
-        // The library would not log in at all.
+        // The library would not log in at all without a password.
         if !self.url.username().is_empty() && self.url.password().is_none_or(str::is_empty) {
             problems.push(
-                "it has a user and no password; a password alone is written redis://:password@host (with a colon)"
+                "has a user but no password; a password alone is written redis://:password@host (with a colon)"
                     .to_owned(),
             );
         }
     }
-}
-
-/// A parameter's name, if it looks like one.
-fn shown(key: &str) -> &str {
-    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
-    if key.len() <= 60 && key.chars().all(is_name) { key } else { "" }
 }
 
 #[cfg(test)]
@@ -178,14 +160,14 @@ mod tests {
     }
 
     #[test]
-    fn a_percent_sign_of_a_password_stays_one() {
+    fn percent_sign_in_password_is_kept() {
         assert_eq!(read("redis://h/0?password=a%2541b").url.password(), Some("a%2541b"));
         assert_eq!(read("redis://:same@h/0?password=same").url.password(), Some("same"));
         RedisUrl::read("redis://:one@h/0?password=other").expect_err("two passwords");
     }
 
     #[test]
-    fn parameters_that_say_where_and_how_are_obeyed() {
+    fn meaningful_parameters_are_obeyed() {
         for (url, same) in [
             ("redis://h?db=3", "redis://h/3"),
             ("redis://h/3?db=3", "redis://h/3"),
@@ -204,20 +186,20 @@ mod tests {
     }
 
     #[test]
-    fn parameters_that_cannot_be_obeyed_are_refused_by_name() {
-        for (url, told) in [
+    fn impossible_parameters_are_refused_by_name() {
+        for (url, text) in [
             ("redis://h/2?db=3", "two databases"),
-            ("redis://h?db=main", "no database number"),
+            ("redis://h?db=main", "not a database number"),
             ("rediss://h#insecure", "`#insecure`"),
             ("rediss://h?ssl_cert_reqs=none", "`ssl_cert_reqs` is not obeyed"),
             ("rediss://h?ssl_check_hostname=false", "`ssl_check_hostname` is not obeyed"),
             ("redis://h?ssl=true", "rediss://"),
             ("redis://h?ssl_ca_certs=/ca.pem", "rediss://"),
             ("redis://h?keyPrefix=stats", "`keyPrefix` is unknown"),
-            ("redis://hunter2@h", "user and no password"),
+            ("redis://hunter2@h", "user but no password"),
         ] {
             let problems = RedisUrl::read(url).unwrap_err().join("\n");
-            assert!(problems.contains(told) && !problems.contains("hunter2"), "{url}: {problems}");
+            assert!(problems.contains(text) && !problems.contains("hunter2"), "{url}: {problems}");
         }
     }
 }

@@ -261,14 +261,14 @@ async fn error_body_names_no_server() {
     let failures = [
         (
             StopReason::DatabaseDown,
-            "failed to reach the database at db.internal:5432/coc: password authentication failed for user \"worker\" (28P01)",
+            "cannot reach the database at db.internal:5432/coc: password authentication failed for user \"worker\" (28P01)",
         ),
-        (StopReason::DatabaseDown, "failed to reach the database at /run/postgresql/.s.PGSQL.5432: no such file"),
+        (StopReason::DatabaseDown, "cannot reach the database at /run/postgresql/.s.PGSQL.5432: no such file"),
         (
             StopReason::DatabaseDown,
-            "failed to store in the database at db.internal: permission denied for table players; to mend it: GRANT INSERT ON players TO worker (42501)",
+            "failed to store in the database at db.internal: permission denied for table players. Fix: GRANT INSERT ON players TO worker (42501)",
         ),
-        (StopReason::QueueDown, "failed to reach Redis at rediss://cache.internal:6380/0: no answer in time"),
+        (StopReason::QueueDown, "cannot reach Redis at rediss://cache.internal:6380/0: no answer in time"),
         (StopReason::ApiUnreachable, "http://proxy.internal:8080/v1: connection refused"),
         (StopReason::NoUsableKey, "login of worker@internal failed"),
         (StopReason::TimeoutTooShort, "3 s"),
@@ -386,7 +386,7 @@ fn failed_run(ended: Timestamp) -> RunRow {
         started: ended - Duration::from_secs(1),
         ended,
         stopped_because: "queue_down".to_owned(),
-        error: Some("failed to reach Redis at redis://secret.cache:6379/0: no answer in time".to_owned()),
+        error: Some("cannot reach Redis at redis://secret.cache:6379/0: no answer in time".to_owned()),
         processed: 0,
         failed: 0,
         api_requests: 0,

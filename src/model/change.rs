@@ -1,4 +1,4 @@
-//! What a commit found out beside what became of each answer: the facts that follow-ups, events and caches are made of.
+//! The facts that a commit finds beside the result of each response. Follow-ups, events and cache invalidation use them.
 
 use std::borrow::Cow;
 
@@ -7,43 +7,43 @@ use serde::{Deserialize, Serialize};
 use super::{ObjectId, Tag};
 use crate::clock::Timestamp;
 
-/// What storing one answer brought to light. Empty unless the store was asked to tell.
+/// The facts found when one response was stored. Empty unless the store was configured to find them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Learned {
-    /// Of a clan: its members, as far as its list has the newest word on them.
+    /// The members of a clan for which its list is the newest source.
     pub members: Vec<MemberSeen>,
-    /// Of an answer that brought other content.
+    /// Present when the response has new content.
     pub change: Option<Change>,
 }
 
-/// A member of a clan that was refreshed.
+/// A member of a refreshed clan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberSeen {
     pub tag: Tag,
-    /// When the call began that fetched the player's full document; `None`: never.
+    /// The begin of the call that fetched the player's full document; `None`: never fetched.
     pub fetched_at: Option<Timestamp>,
-    /// The list shows other trophies or donations than were stored.
+    /// The list differs from the stored trophies or donations.
     pub is_active: bool,
 }
 
-/// An answer brought other content.
+/// A change of the content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     pub before: Before,
 }
 
-/// What was stored before.
+/// The content that was stored before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Before {
-    /// This is the first document of the object.
+    /// The object has its first document.
     Nothing,
-    /// There was one, and it is not to be had any more.
+    /// There was a document, which is not available any more.
     Unknown,
-    /// As it was received.
+    /// The document as it was received.
     Document(String),
 }
 
-/// What other programs are told: one entry of a stream, as names and values.
+/// An entry of the event stream, as names and values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event(pub Vec<(Cow<'static, str>, String)>);
 
@@ -54,22 +54,22 @@ impl Event {
     }
 }
 
-/// What a commit has to tell others. It is stored with the commit and forgotten when it is told, so that a run that dies in
-/// between takes nothing with it.
+/// An entry of the transactional outbox. It is stored with the commit and deleted when it is delivered, so that a crash in
+/// between loses nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutboxEntry {
-    /// Tells it from others; drawn at random.
+    /// A random number.
     #[serde(skip)]
     pub id: i64,
     #[serde(skip)]
     pub stored_at: Timestamp,
-    /// For the stream of events.
+    /// For the event stream.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub events: Vec<Event>,
-    /// Objects of which readers hold something old now.
+    /// Objects whose copies at readers are outdated.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub renewed: Vec<ObjectId>,
-    /// Objects with new content, for the caches of an application.
+    /// Objects with new content, for the caches of the application.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changed: Vec<ObjectId>,
 }
@@ -81,12 +81,12 @@ impl OutboxEntry {
     }
 }
 
-/// A player has come to a clan, or left it.
+/// A player who joined or left a clan.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Move {
     pub player: Tag,
     pub clan: Tag,
-    /// The latest moment at which it can have happened: when the call began that showed it.
+    /// The latest time at which it can have happened: the begin of the call that showed it.
     pub seen: Timestamp,
     pub joined: bool,
 }

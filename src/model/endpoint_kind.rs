@@ -1,13 +1,13 @@
-//! The kinds of endpoints that the API has for us. Values only.
+//! The kinds of API endpoints that the worker calls.
 
 use std::fmt;
 
-/// A kind of endpoint: what is called together fails together.
+/// A kind of endpoint. The circuit of a failing endpoint covers one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EndpointKind {
     Clan,
     Player,
-    /// `currentwar`, of our clan or of its opponent.
+    /// `currentwar`, of the clan or of its opponent.
     CurrentWar,
     /// `currentwar/leaguegroup`.
     LeagueGroup,
@@ -18,7 +18,7 @@ pub enum EndpointKind {
 impl EndpointKind {
     pub const ALL: [Self; 5] = [Self::Clan, Self::Player, Self::CurrentWar, Self::LeagueGroup, Self::LeagueWar];
 
-    /// The endpoint that a request of this kind calls first, and cannot do without.
+    /// The endpoint that a request of this kind calls first and always needs.
     #[must_use]
     pub const fn of(kind: super::Kind) -> Self {
         match kind {
@@ -28,7 +28,7 @@ impl EndpointKind {
         }
     }
 
-    /// The kind of request that calls it.
+    /// The kind of the requests that call this endpoint.
     #[must_use]
     pub const fn kind(self) -> super::Kind {
         match self {
@@ -38,7 +38,7 @@ impl EndpointKind {
         }
     }
 
-    /// As written in Redis keys, reports and metrics.
+    /// The name in Redis keys, reports and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! What can be refreshed.
+//! The kinds and names of objects.
 
 use std::{fmt, str::FromStr};
 
@@ -17,7 +17,7 @@ pub enum Kind {
 impl Kind {
     pub const ALL: [Self; 3] = [Self::Clan, Self::Player, Self::War];
 
-    /// As written in the queue and in our tables.
+    /// The name in the queue and in our tables.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -46,11 +46,13 @@ impl FromStr for Kind {
         Self::ALL
             .into_iter()
             .find(|kind| kind.as_str() == text)
+            // A producer may have written a whole document here.
             .ok_or_else(|| UnknownKind(text.chars().take(40).collect()))
     }
 }
 
-/// One thing to refresh. The queue holds one record for each, however often and in whatever spelling it was asked for.
+/// An object that can be refreshed. The queue has one record per object, however often and in whatever spelling it is
+/// requested.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct ObjectId {
@@ -84,8 +86,9 @@ impl ObjectId {
     /// Reads what a person wrote: `Clan: #2pyloq8`, in quotes or not.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// When the text does not name an object.
     pub fn from_person(text: &str) -> Result<Self, NotAnObject> {
+        // Marks that editors and chats put around a copied text.
         let bare = text.trim().trim_matches(['"', '\'', '`', '\u{feff}', '\u{200b}']);
         let (kind, tag) =
             bare.split_once([':', '\u{ff1a}']).ok_or_else(|| NotAnObject::Form(text.chars().take(40).collect()))?;
@@ -93,7 +96,7 @@ impl ObjectId {
     }
 }
 
-/// `clan:2PYL0Q8`, the name of its record in the queue.
+/// `clan:2PYL0Q8`, the name of the record in the queue.
 impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.kind, self.tag.as_str())
@@ -139,21 +142,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_object_reads_back_from_its_name() {
+    fn object_reads_back_from_its_name() {
         let object: ObjectId = "war:#2pyl0q8".parse().unwrap();
         assert_eq!(object.to_string(), "war:2PYL0Q8");
         assert_eq!(object.to_string().parse::<ObjectId>().unwrap(), object);
     }
 
     #[test]
-    fn an_object_is_read_as_a_person_writes_it() {
+    fn from_person_accepts_common_spellings() {
         for text in ["\"clan:#2ppo\"", "Clan: 2PPO", "CLAN\u{ff1a}%232PPO", " clan:'#2PP0' "] {
             assert_eq!(ObjectId::from_person(text).unwrap().to_string(), "clan:2PP0", "{text}");
         }
     }
 
     #[test]
-    fn an_unknown_type_names_the_known_ones() {
+    fn unknown_type_names_the_known_ones() {
         let error = "clam:2PP".parse::<ObjectId>().unwrap_err();
         assert_eq!(error.to_string(), "type `clam` is unknown: expected clan, player or war");
     }

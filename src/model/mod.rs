@@ -1,8 +1,7 @@
-//! The words of the domain: values only, no I/O, no async.
+//! The values of the domain, without I/O.
 //!
 //! A producer's [`RefreshRequest`] asks for one [`ObjectId`] (a clan, a player, a clan's current war) at a [`Priority`]; the API
-//! answers with a [`Document`] or with the fact that there is none ([`Answered`]); what became of a request in the end
-//! is its [`Outcome`].
+//! returns a [`Document`] or the fact that there is none ([`Answered`]). The result of a request is its [`Outcome`].
 
 mod change;
 mod endpoint_kind;
@@ -21,7 +20,7 @@ pub use change::{Before, Change, Event, Learned, MemberSeen, Move, OutboxEntry};
 pub use endpoint_kind::EndpointKind;
 pub use fingerprint::Fingerprint;
 pub use kind::{Kind, ObjectId, UnknownKind};
-pub use learned::AimdState;
+pub use learned::LearnedRate;
 pub use outcome::{Outcome, Reason};
 pub use priority::{Priority, UnknownPriority};
 pub use request::{FollowUp, MAX_REQUEST_DELAY, RefreshRequest};

@@ -1,15 +1,15 @@
-//! What became of a request.
+//! Outcomes of requests, and reasons of failures.
 
 use std::fmt;
 
-/// How a request of this run ended, from the asker's point of view. The labels are part of logs and metrics.
+/// The outcome of a request in a run. The names are part of logs, reports and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
     /// New content was stored.
     Stored,
-    /// The content was the same; its freshness moved.
+    /// The content was the same; only its time was updated.
     Unchanged,
-    /// Fresh enough already: answered without a call.
+    /// The stored copy was fresh enough, so no call was made.
     Fresh,
     /// The API says there is no such object (404).
     Gone,
@@ -17,11 +17,11 @@ pub enum Outcome {
     PrivateWarLog,
     /// A failed attempt was counted; the request waits for its next one.
     Delayed,
-    /// Given back without counting an attempt: the API, a key, the database or the deadline stood in the way.
+    /// Returned to the queue without counting an attempt, because the API, a key, the database or the deadline prevented it.
     Released,
-    /// Set aside with a reason.
+    /// Moved to the dead letters, with a reason.
     DeadLetter,
-    /// The lease had run out: another run has the object now, and our result was stored only if it was the newest.
+    /// The lease had run out and another run has the request. Our result was stored only if it was the newest.
     LeaseLost,
 }
 
@@ -53,13 +53,13 @@ impl Outcome {
         }
     }
 
-    /// Whether the request is finished and done well.
+    /// True when the request is finished successfully.
     #[must_use]
     pub const fn is_processed(self) -> bool {
         matches!(self, Self::Stored | Self::Unchanged | Self::Fresh | Self::Gone | Self::PrivateWarLog)
     }
 
-    /// Whether the attempt failed.
+    /// True when the attempt failed.
     #[must_use]
     pub const fn is_failure(self) -> bool {
         matches!(self, Self::Delayed | Self::DeadLetter)
@@ -72,22 +72,23 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Why something failed or was set aside: a short stable code for searching, and a sentence for people.
+/// The reason of a failure: a short stable code for searching, and a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
     /// Such as `bad_request`, `wrong_tag`, `lapsed`, `not_json`, `impossible_tag`.
     pub code: &'static str,
-    /// What happened, bounded in length, without control characters, never with a secret.
+    /// The sentence, at most [`Self::MAX_DETAIL`] characters, without control characters or secrets.
     pub detail: String,
 }
 
 impl Reason {
-    /// The longest detail that is kept, in characters.
+    /// Enough for the message of a server.
     pub const MAX_DETAIL: usize = 300;
 
     #[must_use]
     pub fn new(code: &'static str, detail: impl Into<String>) -> Self {
         let mut detail = super::text::clean(detail.into());
+        // At a character boundary: a message may be in any language.
         if let Some((end, _)) = detail.char_indices().nth(Self::MAX_DETAIL) {
             detail.truncate(end);
         }

@@ -1,8 +1,8 @@
-//! How urgent a request is.
+//! The priorities of requests.
 
 use std::{fmt, str::FromStr, time::Duration};
 
-/// The four classes of the queue, the best first. The number is the score in the mailbox.
+/// The four priorities, most urgent first. The number is the score in the mailbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Priority {
@@ -15,16 +15,17 @@ pub enum Priority {
 impl Priority {
     pub const ALL: [Self; 4] = [Self::Critical, Self::High, Self::Medium, Self::Low];
 
-    /// The score in `refresh_queue`, and the class in our own keys.
+    /// The score in `refresh_queue`, and the number in our own keys.
     #[must_use]
     pub const fn as_number(self) -> u8 {
         self as u8
     }
 
-    /// The class nearest to a number; producers know 0 to 3 only.
+    /// The priority nearest to a number. Producers should write only 0 to 3.
     #[must_use]
     pub const fn nearest(number: i64) -> Self {
         match number {
+            // A wrong score must not lose the request.
             i64::MIN..=0 => Self::Critical,
             1 => Self::High,
             2 => Self::Medium,
@@ -32,10 +33,11 @@ impl Priority {
         }
     }
 
-    /// How old data may be before a request of this class is due.
+    /// The age at which data is outdated for this priority.
     #[must_use]
     pub const fn staleness(self) -> Duration {
         Duration::from_secs(match self {
+            // The ages that producers and reports rely on.
             Self::Critical => 5 * 60,
             Self::High => 30 * 60,
             Self::Medium => 2 * 60 * 60,
@@ -60,7 +62,7 @@ impl fmt::Display for Priority {
     }
 }
 
-/// A word or number that names no class.
+/// A word or number that is not a priority.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("priority `{0}` is unknown: expected critical, high, medium or low (or 0 to 3)")]
 pub struct UnknownPriority(String);
@@ -72,7 +74,7 @@ impl FromStr for Priority {
         let wanted = text.trim().to_ascii_lowercase();
         Self::ALL
             .into_iter()
-            .find(|class| class.as_str() == wanted || class.as_number().to_string() == wanted)
+            .find(|priority| priority.as_str() == wanted || priority.as_number().to_string() == wanted)
             .ok_or_else(|| UnknownPriority(text.chars().take(40).collect()))
     }
 }

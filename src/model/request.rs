@@ -1,26 +1,26 @@
-//! A request for one object, read out of the mailbox or made by ourselves.
+//! Refresh requests, from the mailbox or made by the worker.
 
 use std::time::Duration;
 
 use super::{ObjectId, Priority};
 use crate::clock::Timestamp;
 
-/// A request made this much in the future is meant "not before"; nearer ones are a clock that is a little ahead.
-pub const NOT_BEFORE: Duration = Duration::from_secs(60);
+/// A request time further in the future means "not before". A nearer one comes from a clock that is slightly ahead.
+pub const MAX_CLOCK_LEAD: Duration = Duration::from_secs(60);
 
-/// No request waits longer than this, whatever times it carries.
+/// Bounds the wait of a request with wrong times.
 pub const MAX_REQUEST_DELAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// "Somebody wants this object to be fresh."
+/// A request to refresh one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefreshRequest {
     pub object: ObjectId,
     pub priority: Priority,
-    /// When it was asked for. This is what a refresh must satisfy, and what gives the request its place.
+    /// The time of the request. A refresh must be newer, and the order within a priority follows it.
     pub asked: Timestamp,
-    /// Not before this time.
+    /// The earliest time at which it may be leased.
     pub due: Timestamp,
-    /// Attempts that failed already, by the count of whoever wrote it.
+    /// Failed attempts, as counted by the producer.
     pub attempts: u32,
 }
 
@@ -31,8 +31,8 @@ impl RefreshRequest {
         Self { object, priority, asked: now, due: now, attempts: 0 }
     }
 
-    /// A request out of the mailbox: when it is due follows from how fresh the producer says the data is, and from a
-    /// request time in the future. All times are brought into [epoch, now + 24 h].
+    /// A request from the mailbox. It is due when the data that the producer knows of is outdated, and not before a request
+    /// time in the future. All times are clamped to [epoch, now + 24 h].
     #[must_use]
     pub fn from_mail(
         object: ObjectId,
@@ -42,21 +42,24 @@ impl RefreshRequest {
         retry_count: u32,
         now: Timestamp,
     ) -> Self {
+        // A wrong year must neither hide a request for ever nor overflow a sum.
         let clamp = |time: Timestamp| time.clamp(Timestamp::EPOCH, now + MAX_REQUEST_DELAY);
         let asked = clamp(requested_at);
         let stale_at = last_updated.map_or(Timestamp::EPOCH, |updated| clamp(clamp(updated) + priority.staleness()));
-        let not_before = if asked > now + NOT_BEFORE { asked } else { Timestamp::EPOCH };
+        // Producers write the time from which they want the refresh.
+        let not_before = if asked > now + MAX_CLOCK_LEAD { asked } else { Timestamp::EPOCH };
         let due = stale_at.max(not_before);
+        // A due request keeps its place in the order of request times.
         Self { object, priority, asked, due: if due > now { due } else { asked.min(now) }, attempts: retry_count }
     }
 }
 
-/// A request that follows from what an answer said; nobody asked for it.
+/// A request that the worker makes because of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FollowUp {
     pub request: RefreshRequest,
-    /// Only while there is capacity to spare: left out when the object waits already, and while more is ready than a run
-    /// can do.
+    /// Queued only while there is spare capacity: not when the object is queued already, nor when more requests are ready than
+    /// a run can do.
     pub is_spare: bool,
 }
 
@@ -71,21 +74,21 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_due_when_the_data_is_older_than_its_class_allows() {
+    fn request_is_due_when_data_is_outdated() {
         let updated = NOW - Duration::from_secs(10 * 60);
         assert!(mail(NOW, Some(updated), Priority::Critical).due <= NOW);
         assert_eq!(mail(NOW, Some(updated), Priority::High).due, updated + Duration::from_secs(30 * 60));
     }
 
     #[test]
-    fn a_request_in_the_future_waits_unless_it_is_only_a_clock_ahead() {
+    fn future_request_waits_unless_clock_is_ahead() {
         let later = NOW + Duration::from_secs(120);
         assert_eq!(mail(later, None, Priority::Low).due, later);
         assert!(mail(NOW + Duration::from_secs(59), None, Priority::Low).due <= NOW);
     }
 
     #[test]
-    fn no_time_escapes_the_day_ahead() {
+    fn wild_times_are_clamped() {
         let wild = mail(Timestamp::from_millis(i64::MAX), Some(Timestamp::from_millis(i64::MAX)), Priority::Low);
         assert_eq!((wild.asked, wild.due), (NOW + MAX_REQUEST_DELAY, NOW + MAX_REQUEST_DELAY));
         let ancient = mail(Timestamp::from_millis(i64::MIN), Some(Timestamp::from_millis(i64::MIN)), Priority::Low);

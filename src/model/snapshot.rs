@@ -1,4 +1,4 @@
-//! What the API said about an object: the document as received, and the columns the tables want from it.
+//! Responses of the API: the document as received, and the columns for the tables.
 
 use std::{
     fmt,
@@ -11,19 +11,19 @@ use sha2::{Digest, Sha256};
 use super::{Kind, ObjectId, Tag, WarMemory};
 use crate::clock::Timestamp;
 
-/// One answered fetch, ready to be stored.
+/// The response to a fetch, ready to be stored.
 #[derive(Clone, Debug)]
 pub struct Fetched {
     pub object: ObjectId,
-    /// When the (last) call for it began. Of two answers for one object the later begun is the newer.
+    /// The begin of its (last) call. Of two responses for one object, the one that began later is newer.
     pub began: Timestamp,
-    /// When the copy we were given may have been made: [`began`](Self::began) less the age that `max-age` allows, at
-    /// most 120 s. What it says of who is in which clan speaks of this moment.
+    /// The earliest time of the cached copy: [`began`](Self::began) minus the age that `max-age` allows, at most 120 s. Clan
+    /// memberships in the document are as of this time.
     pub copied_at: Timestamp,
-    /// Until when the API would give the same bytes again (`max-age`, capped at 1 h).
+    /// The time until which the API returns the same copy (`max-age`, at most 1 h).
     pub fresh_until: Timestamp,
     pub answered: Answered,
-    /// For wars: what was learned about the war and the clan's league, to be remembered with the object.
+    /// For wars: the facts about the war and the clan's league, stored with the object.
     pub league: Option<WarMemory>,
 }
 
@@ -37,34 +37,31 @@ impl Fetched {
         }
     }
 
-    /// What of the answer could not be believed or read, for the report. Nothing that cannot be undone follows from it.
+    /// A warning for the report about parts of the response that are unreadable or contradictory. Such parts are not stored.
     #[must_use]
     pub fn doubt(&self) -> Option<String> {
         match &self.answered {
             Answered::Document(Document::Clan(clan)) if clan.has_all_members => None,
             Answered::Document(Document::Clan(clan)) if clan.members.is_empty() => Some(
-                "its member list contradicts itself or its count; who comes and who leaves is not seen while it does"
+                "its member list contradicts itself or its count; joins and leaves are not recorded until that ends"
                     .to_owned(),
             ),
-            Answered::Document(Document::Clan(_)) => Some(
-                "an entry of its member list cannot be read; leaves are not recorded until that ends"
-                    .to_owned(),
-            ),
+            Answered::Document(Document::Clan(_)) => {
+                Some("an entry of its member list cannot be read; leaves are not recorded until that ends".to_owned())
+            }
             Answered::Document(Document::Player(PlayerDocument { clan: InClan::Unknown, .. })) => {
-                Some("its clan cannot be read; where the player is stays as stored".to_owned())
+                Some("its clan cannot be read; the stored clan stays".to_owned())
             }
             Answered::Document(Document::War(war)) if !war.is_whole => {
-                Some("its war is not whole or contradicts itself; attacks and its end are not taken from it".to_owned())
+                Some("its war is incomplete or contradicts itself; its attacks and its end are not stored".to_owned())
             }
-            Answered::UnknownState(state) => {
-                Some(format!("the API says the state `{state}`, which is not known; what is stored of the war stays"))
-            }
+            Answered::UnknownState(state) => Some(format!("its state `{state}` is unknown; the stored war stays")),
             Answered::Document(_) | Answered::Gone | Answered::PrivateWarLog => None,
         }
     }
 }
 
-/// The API's word on an object that is final for now.
+/// A definite response of the API about an object.
 #[derive(Clone, Debug)]
 pub enum Answered {
     Document(Document),
@@ -72,7 +69,7 @@ pub enum Answered {
     Gone,
     /// 403 without a message on a war endpoint.
     PrivateWarLog,
-    /// A war in a state that is not known, or that is no state: it says nothing about the war that is stored, which stays.
+    /// A war in an unknown state. The stored war stays.
     UnknownState(String),
 }
 
@@ -100,14 +97,15 @@ impl Document {
         self.text().as_str()
     }
 
-    /// SHA-256 of the document as received; reckoned once.
+    /// SHA-256 of the document as received, computed once.
     #[must_use]
     pub fn content_hash(&self) -> [u8; 32] {
+        // Not every response is stored, so the hash is computed on demand.
         let json = self.text();
         *json.hash.get_or_init(|| content_hash(&json.text))
     }
 
-    /// Keeps something for as long as the document is kept: its share of the memory that all answers have.
+    /// Attaches a value that is dropped with the document: its share of the memory for all responses.
     pub fn take_along(&mut self, what: impl fmt::Debug + Send + Sync + 'static) {
         let json = match self {
             Self::Clan(clan) => &mut clan.json,
@@ -126,7 +124,7 @@ impl Document {
     }
 }
 
-/// A JSON text, and its hash once that was asked for.
+/// A JSON text and its cached hash.
 #[derive(Clone, Debug)]
 pub struct Json {
     text: String,
@@ -165,16 +163,16 @@ pub struct ClanDocument {
     pub war_wins: Option<i32>,
     /// Absent when the war log is private.
     pub war_losses: Option<i32>,
-    /// As the clan counts them.
+    /// The count in the document, which may differ from the list.
     pub member_count: i32,
-    /// Nobody when the list contradicts itself or the count.
+    /// Empty when the list contradicts itself or the count.
     pub members: Vec<Member>,
-    /// Whether the list is whole: all entries could be read, each once, and as many as the clan counts. Else who is not
-    /// among the members may be in the clan all the same.
+    /// True when the list is complete: every entry is readable and unique, and their number is the count. Otherwise a player
+    /// who is not in the list may still be a member.
     pub has_all_members: bool,
 }
 
-/// One entry of a clan's `memberList`: a short form of a player.
+/// An entry of a clan's `memberList`: a short form of a player.
 #[derive(Clone, Debug)]
 pub struct Member {
     pub tag: Tag,
@@ -201,14 +199,14 @@ pub struct PlayerDocument {
     pub clan: InClan,
 }
 
-/// Where a player's document puts the player.
+/// The clan in a player's document.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum InClan {
     /// In no clan.
     #[default]
     None,
     Known(Tag),
-    /// The document names a clan that cannot be read, or contradicts itself: it places the player nowhere.
+    /// The document names an unreadable clan, or contradicts itself.
     Unknown,
 }
 
@@ -218,23 +216,23 @@ impl From<Option<Tag>> for InClan {
     }
 }
 
-/// `/clans/{tag}/currentwar`, or a league war with our clan put on the `clan` side.
+/// `/clans/{tag}/currentwar`, or a league war with the clan moved to the `clan` side.
 #[derive(Clone, Debug)]
 pub struct WarDocument {
     pub json: Json,
     /// `notInWar`, `preparation`, `inWar` or `warEnded`.
     pub state: String,
-    /// Our side's players; empty when there is no war, or it is not whole.
+    /// The players of the clan; empty when there is no war, or it is incomplete.
     pub members: Vec<WarMember>,
-    /// The other side; absent when there is no war, or it cannot be read.
+    /// The other clan; absent when there is no war, or it is unreadable.
     pub opponent: Option<Tag>,
     pub starts: Option<Timestamp>,
     pub ends: Option<Timestamp>,
-    /// Whether the document has what its state needs and does not contradict itself. Else no war ends by it.
+    /// True when the document has everything that its state requires, without contradictions. Otherwise no war ends by it.
     pub is_whole: bool,
 }
 
-/// A player of our side in a war.
+/// A player of the clan in a war.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WarMember {
     pub tag: Tag,

@@ -1,4 +1,4 @@
-//! Tags: how the game names clans, players and wars.
+//! Tags, the names of clans, players and wars in the game.
 
 use std::{fmt, str::FromStr};
 
@@ -20,7 +20,7 @@ const MAX_LENGTH: usize = 15;
 #[serde(transparent)]
 pub struct Tag(Box<str>);
 
-/// Why a text cannot be a tag. No call is spent on one.
+/// The reason why a text cannot be a tag. No call is spent on one.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ImpossibleTag {
     #[error("tag is empty")]
@@ -39,10 +39,11 @@ impl Tag {
         &self.0
     }
 
-    /// Any tag, so that a search for some object does not always begin at the same one.
+    /// A random tag, so that a search does not always begin at the same object.
     #[must_use]
     pub fn somewhere() -> Self {
         let alphabet = ALPHABET.as_bytes();
+        // The leading 2 keeps the tag valid whatever follows.
         let digits = (0..5).map(|_| char::from(alphabet[fastrand::usize(..alphabet.len())]));
         Self(std::iter::once('2').chain(digits).collect::<String>().into())
     }
@@ -53,8 +54,8 @@ impl Tag {
         format!("%23{}", self.0)
     }
 
-    /// Reads what a person wrote or pasted: also in quotes or brackets, with full-width characters, spaces and invisible
-    /// marks around it, and with `#` or `%23` more than once.
+    /// Reads what a person typed or pasted: in quotes or brackets, with full-width characters, with spaces and invisible marks
+    /// around it, or with repeated `#` or `%23`.
     ///
     /// # Errors
     /// As [`Self::normalise`].
@@ -70,9 +71,11 @@ impl Tag {
                 || matches!(c, '\u{2018}'..='\u{201f}' | '\u{ab}' | '\u{bb}' | '\u{200b}'..='\u{200f}')
                 || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{61c}')
         };
+        // Full-width characters come from Asian keyboards.
         let text: String = text.chars().map(narrow).collect();
         let mut bare = text.trim_matches(is_around);
         while let Some(rest) =
+            // A tag copied from a URL may be encoded twice.
             bare.strip_prefix('#').or_else(|| bare.strip_prefix("%23")).or_else(|| bare.strip_prefix("%2523"))
         {
             bare = rest.trim_matches(is_around);
@@ -80,7 +83,7 @@ impl Tag {
         Self::normalise(bare)
     }
 
-    /// Normalises what producers write: surrounding space, one leading `#` or `%23`, lower case, letter O for zero.
+    /// Normalises the spellings of producers: surrounding space, one leading `#` or `%23`, lower case, letter O for zero.
     ///
     /// # Errors
     /// When the text is empty, too long for the tables, or has a character that no tag has.
@@ -90,14 +93,17 @@ impl Tag {
         if bare.is_empty() {
             return Err(ImpossibleTag::Empty);
         }
+        // Before the alphabet, so that the message stays short.
         if bare.chars().count() > MAX_LENGTH {
             return Err(ImpossibleTag::TooLong(bare.chars().take(40).collect()));
         }
         let upper: String =
+            // The game has no letter O, but people type it for zero.
             bare.chars().map(|c| if matches!(c, 'o' | 'O') { '0' } else { c.to_ascii_uppercase() }).collect();
         if let Some(character) = upper.chars().find(|c| !ALPHABET.contains(*c)) {
             return Err(ImpossibleTag::Character { tag: bare.to_owned(), character });
         }
+        // The API writes #0 for a league war whose opponent is unknown.
         if upper == "0" {
             return Err(ImpossibleTag::NotDrawn);
         }
@@ -120,7 +126,7 @@ impl FromStr for Tag {
     }
 }
 
-/// As people write it, with `#`.
+/// The spelling for people, with `#`.
 impl fmt::Display for Tag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "#{}", self.0)
@@ -132,14 +138,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_spelling_of_a_tag_becomes_one() {
+    fn normalise_accepts_producers_spellings() {
         for spelling in ["2PYL0Q8", "#2pyl0q8", "%232PYLOQ8", "  #2PYLoQ8\n"] {
             assert_eq!(Tag::normalise(spelling).unwrap().as_str(), "2PYL0Q8", "{spelling:?}");
         }
     }
 
     #[test]
-    fn a_tag_is_read_as_a_person_reads_it() {
+    fn from_person_accepts_pasted_spellings() {
         for spelling in [
             "2pyl0q8",
             "\"#2PYLOQ8\"",
@@ -160,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_that_cannot_be_is_refused_with_its_reason() {
+    fn impossible_tag_has_a_reason() {
         assert_eq!(Tag::normalise(" # "), Err(ImpossibleTag::Empty));
         assert_eq!(Tag::normalise("#0"), Err(ImpossibleTag::NotDrawn));
         assert!(matches!(Tag::normalise("##2PP"), Err(ImpossibleTag::Character { character: '#', .. })));
@@ -169,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_impossible_tag_is_shortened_in_the_message() {
+    fn long_impossible_tag_is_shortened_in_message() {
         let message = Tag::normalise(&"Ä".repeat(5000)).unwrap_err().to_string();
         assert!(message.len() < 200, "{message}");
     }

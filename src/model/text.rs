@@ -1,10 +1,9 @@
-//! Texts from outside: error messages of servers, names in queues, what people typed. Each is cleaned once where it enters
-//! ([`clean`]) and escaped once where somebody reads it ([`visible`]).
+//! Texts from outside: messages of servers, names in queues, input of people. Each is cleaned once where it enters ([`clean`])
+//! and escaped once where it is shown ([`visible`]).
 
 use std::{borrow::Cow, fmt::Write as _};
 
-/// The text without control characters, which neither a table of PostgreSQL nor a terminal takes well. Line breaks and tabs
-/// become spaces.
+/// The text without control characters, which harm tables of PostgreSQL and terminals. Line breaks and tabs become spaces.
 #[must_use]
 pub fn clean(text: String) -> String {
     if !text.contains(char::is_control) {
@@ -18,15 +17,15 @@ pub fn clean(text: String) -> String {
         .collect()
 }
 
-/// The text with everything visible that would deceive a reader: control characters (colours and movements of a terminal
-/// begin with one), marks that turn the direction of writing, and what has no width. They are escaped as in JSON, so that JSON
-/// stays the same JSON. Line breaks and tabs stay; see [`on_one_line`].
+/// The text with deceptive characters escaped: control characters (terminal colours and movements begin with one), marks
+/// that change the writing direction, and characters without width. The escapes are those of JSON, so that JSON stays the same
+/// JSON. Line breaks and tabs stay; see [`on_one_line`].
 #[must_use]
 pub fn visible(text: &str) -> Cow<'_, str> {
     escaped(text, |c| deceives(c) && !matches!(c, '\n' | '\t'))
 }
 
-/// [`visible`], with line breaks and tabs as escapes, too.
+/// As [`visible`], with line breaks and tabs escaped, too.
 #[must_use]
 pub fn on_one_line(text: &str) -> Cow<'_, str> {
     escaped(text, deceives)
@@ -40,10 +39,12 @@ fn escaped(text: &str, is_bad: impl Fn(char) -> bool) -> Cow<'_, str> {
     for c in text.chars() {
         match c {
             c if !is_bad(c) => shown.push(c),
+            // The short escapes are the ones that people recognise.
             '\n' => shown.push_str("\\n"),
             '\t' => shown.push_str("\\t"),
             '\r' => shown.push_str("\\r"),
             c => {
+                // JSON escapes are UTF-16 units.
                 for unit in c.encode_utf16(&mut [0; 2]) {
                     // Writing to a text cannot fail.
                     let _ = write!(shown, "\\u{unit:04x}");
@@ -80,13 +81,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_characters_do_not_enter() {
+    fn clean_removes_control_characters() {
         assert_eq!(clean("a\0b\u{1b}[31mc\r\nd\te\u{7f}\u{9b}".to_owned()), "ab[31mc  d e");
         assert_eq!(clean("Ä ok \u{202e}".to_owned()), "Ä ok \u{202e}");
     }
 
     #[test]
-    fn what_deceives_a_reader_is_seen() {
+    fn visible_escapes_deceptive_characters() {
         assert_eq!(
             visible("a\u{1b}[2J\u{202e}b\u{2066}\u{200b}\u{61c}\0\n\tä"),
             "a\\u001b[2J\\u202eb\\u2066\\u200b\\u061c\\u0000\n\tä"
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn json_stays_the_same_json() {
+    fn visible_keeps_json_equal() {
         let value = serde_json::json!({"a": "x\u{202e}y\0\u{7f}\u{e0041}\n"});
         for text in [value.to_string(), serde_json::to_string_pretty(&value).unwrap()] {
             assert_eq!(serde_json::from_str::<serde_json::Value>(&visible(&text)).unwrap(), value);

@@ -1,8 +1,8 @@
-//! The file of a backup: one JSON text a line, so that it can be written and read by slices, and searched with `grep`.
+//! The file of a backup: one JSON text per line, so that it can be read and written in slices, and searched with `grep`.
 //!
-//! The first line says what it is, the last one how many entries there are and their digest, so that a file that was cut
-//! off is known for one. Ids and values of mail are escaped text (see [`escape`]). No line holds a secret. Reads the old
-//! worker's backups too. Touches files, and nothing else.
+//! The first line is a header. The last line has the number of entries and their digest, so that a truncated file is
+//! detected. Ids and values of mail are escaped text (see [`escape`]). No line holds a secret. Backups of the old worker can
+//! be read, too.
 
 mod read;
 mod write;
@@ -17,16 +17,16 @@ use crate::{
     clock::Timestamp,
     model::Priority,
     queue::{
-        admin::Kept,
+        archive::Kept,
         mailbox::{escape, unescape},
-        mailbox::DeadEntry, record::Record,
+        record::{Letter, Record},
     },
 };
 
-/// What the first line of a backup says it is.
+/// The `format` of the header.
 const FORMAT: &str = "refresh-worker queue backup";
 
-/// The only version there is so far.
+/// The version of the format that this program writes.
 const VERSION: u32 = 1;
 
 /// The first line.
@@ -60,9 +60,9 @@ enum Line {
         name: String,
         record: Box<Record>,
     },
-    DeadEntry {
+    Letter {
         name: String,
-        dead_entry: Box<DeadEntry>,
+        letter: Box<Letter>,
     },
     Broken {
         name: String,
@@ -74,7 +74,7 @@ enum Line {
     },
 }
 
-/// What Redis takes as a score.
+/// True for a score that Redis accepts.
 fn is_score(text: &str) -> bool {
     text.parse::<f64>().is_ok_and(|score| !score.is_nan())
 }
@@ -89,16 +89,16 @@ impl Line {
                 Self::Orphan { id: escape(id), class: class.as_number(), since: *since }
             }
             Kept::Record { object, record, .. } => Self::Record { name: object.to_string(), record: record.clone() },
-            Kept::DeadEntry { name, dead_entry, .. } => Self::DeadEntry { name: name.clone(), dead_entry: dead_entry.clone() },
+            Kept::Letter { name, letter, .. } => Self::Letter { name: name.clone(), letter: letter.clone() },
             Kept::Broken { name, value } => Self::Broken { name: escape(name), value: escape(value) },
         }
     }
 
-    /// What was kept; the end of the file is nothing that was.
+    /// The entry of this line. The last line of the file is not an entry.
     fn kept(self) -> Result<Kept, String> {
         match self {
             Self::Mail { score: Some(score), .. } if !is_score(&score) => {
-                Err(format!("the score `{score}` is no number"))
+                Err(format!("the score `{score}` is not a number"))
             }
             Self::Mail { id, score, value } => {
                 Ok(Kept::Mail { id: unescape(&id), score, value: value.map(|value| unescape(&value)) })
@@ -107,25 +107,25 @@ impl Line {
                 Ok(Kept::Orphan { id: unescape(&id), class: Priority::nearest(i64::from(class)), since })
             }
             Self::Record { name, record } => {
-                let object = name.parse().map_err(|error| format!("it names no object: {error}"))?;
+                let object = name.parse().map_err(|error| format!("it does not name an object: {error}"))?;
                 Ok(Kept::Record { object, record, stored: Vec::new() })
             }
-            Self::DeadEntry { name, .. } if !name.starts_with("mail:") => {
-                Err("a dead_entry's name begins with `mail:`".to_owned())
+            Self::Letter { name, .. } if !name.starts_with("mail:") => {
+                Err("the name of unreadable mail must begin with `mail:`".to_owned())
             }
-            Self::DeadEntry { dead_entry, .. } if !is_score(&dead_entry.score) => {
-                Err(format!("the score `{}` is no number", dead_entry.score))
+            Self::Letter { letter, .. } if !is_score(&letter.score) => {
+                Err(format!("the score `{}` is not a number", letter.score))
             }
-            Self::DeadEntry { name, dead_entry } => Ok(Kept::DeadEntry { name, dead_entry, stored: Vec::new() }),
+            Self::Letter { name, letter } => Ok(Kept::Letter { name, letter, stored: Vec::new() }),
             Self::Broken { name, value } => Ok(Kept::Broken { name: unescape(&name), value: unescape(&value) }),
-            Self::End { .. } => Err("the end of the file stands in its middle".to_owned()),
+            Self::End { .. } => Err("the last line of a backup is not at its end".to_owned()),
         }
     }
 
     fn id(&self) -> &str {
         match self {
             Self::Mail { id, .. } | Self::Orphan { id, .. } => id,
-            Self::Record { name, .. } | Self::DeadEntry { name, .. } | Self::Broken { name, .. } => name,
+            Self::Record { name, .. } | Self::Letter { name, .. } | Self::Broken { name, .. } => name,
             Self::End { .. } => "",
         }
     }

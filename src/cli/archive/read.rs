@@ -1,4 +1,4 @@
-//! Reading a backup, ours or the old worker's: entry by entry, each checked, nothing believed.
+//! Reads a backup, ours or the old worker's, and checks each entry.
 
 use std::{
     fmt,
@@ -16,13 +16,13 @@ use super::{FORMAT, Header, Line, VERSION, escape, write::hex};
 use crate::{
     cli::text::short,
     clock::Timestamp,
-    queue::admin::{Kept, Returning},
+    queue::archive::{Kept, Returning},
 };
 
-/// No line of a backup is longer: the largest mail, with every byte escaped twice, is half of it.
-const LONGEST_LINE: u64 = 4 * 1024 * 1024;
+/// The largest mail, with every byte escaped twice, is half as long.
+const MAX_LINE: u64 = 4 * 1024 * 1024;
 
-/// Something in a backup that cannot be restored.
+/// An entry of a backup that cannot be restored.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Problem {
     /// `line 3`, `queue_items[2]`, or `the file`.
@@ -40,7 +40,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// One entry of a backup.
+/// An entry of a backup, or the problem with it.
 pub type Entry = Result<Returning, Problem>;
 
 /// A backup that is being read.
@@ -67,21 +67,20 @@ struct OldBackup {
 }
 
 impl Reader {
-    /// Opens a backup, and makes sure that it is one. Times without an anchor are read as of `now`.
+    /// Opens a backup. Times without an anchor are read as of `now`.
+    ///
+    /// # Errors
+    /// When the file is not a backup, or is of a newer version.
     pub fn open(path: &Path, now: Timestamp, max_attempts: u32) -> anyhow::Result<Self> {
         let name = path.display();
-        let file = File::open(path).with_context(|| format!("failed to open `{name}`"))?;
+        let file = File::open(path).with_context(|| format!("cannot open `{name}`"))?;
         let mut lines = BufReader::new(file);
         let mut first = Vec::new();
-        lines
-            .by_ref()
-            .take(LONGEST_LINE)
-            .read_until(b'\n', &mut first)
-            .with_context(|| format!("failed to read `{name}`"))?;
+        lines.by_ref().take(MAX_LINE).read_until(b'\n', &mut first).with_context(|| format!("cannot read `{name}`"))?;
         match serde_json::from_slice::<Header>(&first) {
             Ok(header) if header.format == FORMAT && header.version > VERSION => bail!(
-                "failed to read `{name}`: it has version {} of the format, and this program knows {VERSION}: use the \
-                 version that made it, or a newer one",
+                "cannot read `{name}`: its format has version {}, and this program reads {VERSION}; use the program that \
+                 wrote it, or a newer one",
                 header.version
             ),
             Ok(header) if header.format == FORMAT => {
@@ -92,11 +91,12 @@ impl Reader {
                 Ok(Self { entries, now, max_attempts, origin })
             }
             _ => {
-                lines.rewind().with_context(|| format!("failed to read `{name}`"))?;
+                // The old worker's backup is a single JSON text, not lines.
+                lines.rewind().with_context(|| format!("cannot read `{name}`"))?;
                 let old: OldBackup = serde_json::from_reader(lines).with_context(|| {
                     format!(
-                        "failed to read `{name}`: it is no backup: neither begins it as `queue backup` writes it, nor is it \
-                         a whole backup of the old worker, {{\"timestamp\", \"redis_url\", \"queue_items\": [...]}}"
+                        "`{name}` is not a backup: it begins neither as `queue backup` writes it, nor as a backup of the old \
+                         worker, {{\"timestamp\", \"redis_url\", \"queue_items\": [...]}}"
                     )
                 })?;
                 let made = old.timestamp.map(|made| format!(", made {}", short(&made.to_string(), 40)));
@@ -107,17 +107,19 @@ impl Reader {
         }
     }
 
-    /// The next entry, or what is wrong with it; `None` at the end.
+    /// The next entry, or the problem with it. `None` at the end.
     pub fn next(&mut self) -> anyhow::Result<Option<Entry>> {
         let (now, max_attempts) = (self.now, self.max_attempts);
         match &mut self.entries {
             Entries::Ours { ended: true, .. } => Ok(None),
             Entries::Ours { lines, digest, number, read, ended } => {
                 let mut line = Vec::new();
-                let bytes = lines.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line);
-                bytes.context("failed to read the backup")?;
+                // A bound, so that a file without line breaks cannot fill the memory.
+                let bytes = lines.by_ref().take(MAX_LINE).read_until(b'\n', &mut line);
+                bytes.context("cannot read the backup")?;
                 *number += 1;
                 let entry = our_entry(&line, *number, *read, digest, now, max_attempts);
+                // After the check, since the last line is not a part of the digest.
                 digest.update(&line);
                 match entry {
                     Step::Entry(entry) => {
@@ -142,38 +144,40 @@ impl Reader {
 
 enum Step {
     Entry(Entry),
-    /// Nothing more can be read, well or not.
+    /// Nothing more can be read: the file ended, or it is damaged.
     End(Option<Problem>),
 }
 
-const CUT_OFF: &str = "take another backup, or restore what is there with --skip-invalid";
-const MEND: &str = "mend it in the file, or leave it out with --skip-invalid";
+const FIX_FILE: &str = "use another backup, or restore the rest with --skip-invalid";
+const FIX_ENTRY: &str = "fix it in the file, or skip it with --skip-invalid";
 
 fn our_entry(line: &[u8], number: u64, read: u64, digest: &Sha256, now: Timestamp, max_attempts: u32) -> Step {
     let whole = |wrong: String| {
         let (position, id) = ("the file".to_owned(), String::new());
-        Step::End(Some(Problem { position, id, wrong, fix: CUT_OFF.to_owned() }))
+        Step::End(Some(Problem { position, id, wrong, fix: FIX_FILE.to_owned() }))
     };
+    // Every line ends in a line break, so its absence means a truncated file.
     if line.last() != Some(&b'\n') {
         let length = line.len() as u64;
-        let what = if length == LONGEST_LINE { "has a line that is too long" } else { "is cut off" };
+        let what = if length == MAX_LINE { "has a line that is too long" } else { "is truncated" };
         return whole(format!("it {what} after {read} entries"));
     }
     let broken = |id: &str, wrong: String| {
         let position = format!("line {number}");
-        Step::Entry(Err(Problem { position, id: id.to_owned(), wrong, fix: MEND.to_owned() }))
+        Step::Entry(Err(Problem { position, id: id.to_owned(), wrong, fix: FIX_ENTRY.to_owned() }))
     };
     let line: Line = match serde_json::from_slice(line) {
         Ok(line) => line,
-        Err(error) => return broken("", format!("it is no entry of a backup: {error}")),
+        Err(error) => return broken("", format!("it is not an entry of a backup: {error}")),
     };
     if let Line::End { entries, sha256 } = &line {
+        // The number first: its message says more than a wrong digest.
         return if *entries != read {
-            whole(format!("it has {read} entries, and its end says {entries}"))
+            whole(format!("it has {read} entries, but its last line says {entries}"))
         } else if *sha256 == hex(&digest.clone().finalize()) {
             Step::End(None)
         } else {
-            whole("its digest is wrong: it was changed after it was made".to_owned())
+            whole("its digest is wrong: it was changed after it was written".to_owned())
         };
     }
     let id = line.id().to_owned();
@@ -183,7 +187,7 @@ fn our_entry(line: &[u8], number: u64, read: u64, digest: &Sha256, now: Timestam
     }
 }
 
-/// An item of an old backup: id, priority, and data as JSON text or as an object.
+/// Reads an item of the old worker's backup: id, priority, and data as JSON text or as an object.
 fn old_entry(item: &RawValue, position: &str, now: Timestamp, max_attempts: u32) -> Entry {
     #[derive(Deserialize)]
     struct Item<'a> {
@@ -193,40 +197,42 @@ fn old_entry(item: &RawValue, position: &str, now: Timestamp, max_attempts: u32)
         data: Option<&'a RawValue>,
     }
     let broken = |id: &str, wrong: String| {
-        Err(Problem { position: position.to_owned(), id: id.to_owned(), wrong, fix: MEND.to_owned() })
+        Err(Problem { position: position.to_owned(), id: id.to_owned(), wrong, fix: FIX_ENTRY.to_owned() })
     };
     let item: Item<'_> = match serde_json::from_str(item.get()) {
         Ok(item) => item,
-        Err(error) => return broken("", format!("it is no object with id, priority and data: {error}")),
+        Err(error) => return broken("", format!("it is not an object with id, priority and data: {error}")),
     };
     let id = match item.id {
         Some(Value::String(id)) if !id.is_empty() => id,
-        other => return broken("", format!("its `id` is {}: expected a text", told(other.as_ref()))),
+        other => return broken("", format!("its `id` is {}: expected a text", shown(other.as_ref()))),
     };
     let score = match item.priority.as_ref().map(|priority| (priority.as_f64(), priority)) {
         Some((Some(score), _)) => score.to_string(),
+        // Scores may be texts in old backups.
         Some((None, Value::String(text))) if text.trim().parse::<f64>().is_ok_and(f64::is_finite) => {
             text.trim().to_owned()
         }
         other => {
-            let found = told(other.map(|(_, value)| value));
+            let found = shown(other.map(|(_, value)| value));
             return broken(&id, format!("its `priority` is {found}: expected 0, 1, 2 or 3"));
         }
     };
     let value = match item.data.map(|data| (serde_json::from_str::<String>(data.get()), data.get())) {
         Some((Ok(text), _)) => text,
+        // Some versions of the old worker wrote the data as an object, not as a text.
         Some((Err(_), text)) if text != "null" => text.to_owned(),
-        _ => return broken(&id, "it has no data: its request had not come when the backup was made".to_owned()),
+        _ => return broken(&id, "it has no data: the producer had not written it when the backup was made".to_owned()),
     };
     let mail = Kept::Mail { id: id.clone().into_bytes(), score: Some(score), value: Some(value.into_bytes()) };
     match mail.returning(now, max_attempts) {
-        Ok(Returning::DeadEntry { dead_entry, .. }) => broken(&id, format!("{}: {}", dead_entry.code, dead_entry.reason)),
+        Ok(Returning::Letter { letter, .. }) => broken(&id, format!("{}: {}", letter.code, letter.reason)),
         Ok(returning) => Ok(returning),
         Err(reason) => broken(&id, reason.to_string()),
     }
 }
 
-fn told(value: Option<&Value>) -> String {
+fn shown(value: Option<&Value>) -> String {
     value
         .map_or_else(|| "missing".to_owned(), |value| format!("`{}`", short(&escape(value.to_string().as_bytes()), 40)))
 }

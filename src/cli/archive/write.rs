@@ -1,4 +1,4 @@
-//! Writing a backup: into a temporary file that gets its name only when it is whole and on the disk.
+//! Writes a backup into a temporary file, which gets its name only when it is complete and on the disk.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ const PREFIX: &str = "refresh-queue-";
 const SUFFIX: &str = ".jsonl";
 const UNFINISHED: &str = ".unfinished";
 
-/// What went into a backup, counted by what it is.
+/// The number of entries in a backup, by kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Contents {
     pub entries: u64,
@@ -59,32 +59,35 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Makes the folder when it is missing, for its owner alone.
+    /// Opens the folder. A missing one is created, readable by its owner alone.
     pub fn open(path: PathBuf) -> anyhow::Result<Self> {
         if !path.is_dir() {
+            // Requests are not secret, but nobody else needs them.
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
-            made.with_context(|| format!("failed to make the folder `{}`", path.display()))?;
+            made.with_context(|| format!("cannot create the folder `{}`", path.display()))?;
         }
         Ok(Self { path })
     }
 
-    /// Deletes backups older than `retention`, except the newest, and what a killed backup left. Answers their names. A
-    /// file that does not say of itself that it is a backup is left alone, whatever it is called.
+    /// Deletes backups older than `retention`, except the newest, and the remains of interrupted ones. Returns their names. A
+    /// file without the header of a backup stays, whatever its name.
     pub fn trim(&self, now: Timestamp, retention: Duration) -> anyhow::Result<Vec<String>> {
-        let told = || format!("failed to look into the folder `{}`", self.path.display());
+        let cannot = || format!("cannot read the folder `{}`", self.path.display());
         let mut names: Vec<String> = Vec::new();
-        for entry in fs::read_dir(&self.path).with_context(told)? {
-            names.extend(entry.with_context(told)?.file_name().into_string());
+        for entry in fs::read_dir(&self.path).with_context(cannot)? {
+            names.extend(entry.with_context(cannot)?.file_name().into_string());
         }
         names.retain(|name| time_of(name).is_some() && is_backup(&self.path.join(name)));
+        // By name, which is by time.
         names.sort_unstable();
+        // An interrupted backup does not count as the newest one.
         let newest = names.iter().rposition(|name| !name.ends_with(UNFINISHED));
         let mut deleted = Vec::new();
         for (place, name) in names.iter().enumerate() {
             let is_old = time_of(name).is_some_and(|time| time + retention < now);
             if is_old && Some(place) != newest {
                 let path = self.path.join(name);
-                fs::remove_file(&path).with_context(|| format!("failed to delete `{}`", path.display()))?;
+                fs::remove_file(&path).with_context(|| format!("cannot delete `{}`", path.display()))?;
                 deleted.push(name.clone());
             }
         }
@@ -92,13 +95,13 @@ impl Folder {
     }
 }
 
-/// `refresh-queue-20260304T050607089Z.jsonl`; sorted by name they are sorted by time.
+/// `refresh-queue-20260304T050607089Z.jsonl`. Sorted by name, backups are sorted by time.
 fn name_of(time: Timestamp) -> String {
     let plain: String = time.to_string().chars().filter(|c| !matches!(c, '-' | ':' | '.')).collect();
     format!("{PREFIX}{plain}{SUFFIX}")
 }
 
-/// The time in a name that a backup, or one that was not finished, has.
+/// The time in the name of a backup, finished or not.
 fn time_of(name: &str) -> Option<Timestamp> {
     let finished = name.strip_suffix(UNFINISHED).unwrap_or(name);
     let plain = finished.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
@@ -110,14 +113,16 @@ fn time_of(name: &str) -> Option<Timestamp> {
 fn is_backup(path: &Path) -> bool {
     let Ok(file) = File::open(path) else { return false };
     let mut line = String::new();
+    // A process that was killed early leaves an empty file, which has no header.
     if path.as_os_str().to_string_lossy().ends_with(UNFINISHED) && file.metadata().is_ok_and(|file| file.len() == 0) {
         return true;
     }
+    // A header is short, and a foreign file may have no line break at all.
     let read = BufReader::new(file.take(4096)).read_line(&mut line);
     read.is_ok() && serde_json::from_str::<Header>(&line).is_ok_and(|header| header.format == FORMAT)
 }
 
-/// A backup that is being written. Dropped before its end it leaves nothing behind.
+/// A backup that is being written. If it is dropped unfinished, its file is deleted.
 #[derive(Debug)]
 pub struct Writer {
     out: BufWriter<File>,
@@ -128,12 +133,13 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins a backup. `server` has no user and no password in it.
+    /// Begins a backup. `server` is the address without user and password.
     pub fn begin(folder: &Folder, now: Timestamp, server: &str, namespace: &str) -> anyhow::Result<Self> {
         let path = folder.path.join(name_of(now));
         let unfinished = folder.path.join(format!("{}{UNFINISHED}", name_of(now)));
+        // `create_new`, so that two backups of one millisecond do not mix.
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished);
-        let file = file.with_context(|| format!("failed to write `{}`", unfinished.display()))?;
+        let file = file.with_context(|| format!("cannot write `{}`", unfinished.display()))?;
         let (out, digest, contents) = (BufWriter::new(file), Sha256::new(), Contents::default());
         let mut writer = Self { out, digest, contents, unfinished, path };
         let header = Header {
@@ -152,33 +158,35 @@ impl Writer {
         self.line(&Line::of(kept))
     }
 
-    /// Ends it: everything is on the disk before it gets its name.
+    /// Ends the backup. Everything is on the disk before the file gets its name.
     pub fn finish(mut self) -> anyhow::Result<(PathBuf, Contents)> {
         let end = Line::End { entries: self.contents.entries, sha256: hex(&self.digest.clone().finalize()) };
         self.line(&end)?;
-        let failed = format!("failed to write `{}`", self.path.display());
-        self.out.flush().and_then(|()| self.out.get_ref().sync_all()).with_context(|| failed.clone())?;
-        // Another backup of the same millisecond is not overwritten.
-        fs::hard_link(&self.unfinished, &self.path).with_context(|| failed.clone())?;
-        fs::remove_file(&self.unfinished).with_context(|| failed.clone())?;
+        let cannot = format!("cannot write `{}`", self.path.display());
+        // The data before the name: after a power loss a named backup is complete.
+        self.out.flush().and_then(|()| self.out.get_ref().sync_all()).with_context(|| cannot.clone())?;
+        // A link, since a rename would overwrite another backup of the same millisecond.
+        fs::hard_link(&self.unfinished, &self.path).with_context(|| cannot.clone())?;
+        fs::remove_file(&self.unfinished).with_context(|| cannot.clone())?;
+        // The new name is on the disk only when the folder is synced.
         if let Some(folder) = self.path.parent() {
-            File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| failed)?;
+            File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| cannot)?;
         }
         Ok((self.path.clone(), std::mem::take(&mut self.contents)))
     }
 
     fn line(&mut self, line: &impl serde::Serialize) -> anyhow::Result<()> {
-        let mut text = serde_json::to_vec(line).context("failed to write an entry as JSON")?;
+        let mut text = serde_json::to_vec(line).context("cannot write an entry as JSON")?;
         text.push(b'\n');
         self.digest.update(&text);
         self.contents.bytes += text.len() as u64;
-        self.out.write_all(&text).with_context(|| format!("failed to write `{}`", self.unfinished.display()))
+        self.out.write_all(&text).with_context(|| format!("cannot write `{}`", self.unfinished.display()))
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // After `finish` there is no such file any more.
+        // After `finish` there is no such file.
         let _: io::Result<()> = fs::remove_file(&self.unfinished);
     }
 }
@@ -199,7 +207,7 @@ mod tests {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
     #[test]
-    fn a_backup_is_named_by_its_time() {
+    fn name_holds_the_time() {
         assert_eq!(name_of(NOW), "refresh-queue-20260304T050607089Z.jsonl");
         assert_eq!(time_of(&name_of(NOW)), Some(NOW));
         assert_eq!(time_of("refresh-queue-20260304T050607089Z.jsonl.unfinished"), Some(NOW));
@@ -209,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn old_backups_are_deleted_but_neither_the_newest_nor_what_others_made() {
+    fn trim_keeps_newest_and_foreign_files() {
         let temporary = tempfile::tempdir().unwrap();
         let folder = Folder::open(temporary.path().join("backups")).unwrap();
         let at = |days: u32| NOW - DAY * days;
@@ -224,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backup_that_is_not_finished_leaves_nothing_behind() {
+    fn unfinished_backup_leaves_no_file() {
         let temporary = tempfile::tempdir().unwrap();
         let folder = Folder::open(temporary.path().to_owned()).unwrap();
         drop(Writer::begin(&folder, NOW, "redis://cache", "refresh").unwrap());

@@ -1,5 +1,5 @@
-//! Looks at what follows commits and runs, as far as it is configured: views, statistics jobs, the stream of events, the
-//! application whose caches are told. Nothing is refreshed, called or told.
+//! Checks what follows commits and runs, as far as it is configured: views, statistics jobs, the event stream, and the
+//! application whose caches are invalidated. Refreshes, calls and invalidates nothing.
 
 use std::{
     net::{TcpStream, ToSocketAddrs as _},
@@ -9,7 +9,7 @@ use std::{
 use super::findings::Findings;
 use crate::{
     config::{AfterConfig, EventsConfig},
-    maintenance::inspect::{self, Finding},
+    derive::look::{self, Sight},
     queue::redis::RedisQueue,
     store::postgres::PostgresStore,
 };
@@ -19,80 +19,83 @@ const JOBS: &str = "statistics jobs";
 const EVENTS: &str = "events";
 const CACHES: &str = "caches";
 
-/// How long a connection may take.
-const CONNECT_TIME: Duration = Duration::from_secs(3);
+/// A host that drops packets would hold the check for minutes.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What of it is in the database.
-pub async fn look_at_database(findings: &mut Findings, config: &AfterConfig, store: &PostgresStore, most: u32) {
+/// Checks the views and functions in the database, with at most this many connections.
+pub async fn check_database(findings: &mut Findings, config: &AfterConfig, store: &PostgresStore, connections: u32) {
     let pool = store.pool();
     if !config.views.is_empty() {
-        note(findings, VIEWS, inspect::views(&pool, &config.views).await);
+        add(findings, VIEWS, look::views(&pool, &config.views).await);
     }
     if let Some(stats) = &config.stats {
-        note(findings, JOBS, inspect::jobs(&pool, &stats.functions).await);
-        if most < 2 {
+        add(findings, JOBS, look::jobs(&pool, &stats.functions).await);
+        // The renewal of a lease needs a connection while a function uses another.
+        if connections < 2 {
             findings.warning(
                 JOBS,
-                "DB_POOL_MAX=1: while the only connection calls a function, a job gives no sign of life, and others may take it",
+                "DB_POOL_MAX=1: while a function uses the only connection, the job cannot renew its lease, and another worker may take it",
                 "set DB_POOL_MAX to at least 2",
             );
         }
     }
 }
 
-fn note(findings: &mut Findings, area: &'static str, sights: Vec<Finding>) {
+fn add(findings: &mut Findings, area: &'static str, sights: Vec<Sight>) {
     for sight in sights {
         match sight {
-            Finding::Fine(what) => findings.fine(area, what),
-            Finding::Doubt { what, fix } => findings.warning(area, what, fix),
-            Finding::Problem { what, fix } => findings.problem(area, what, fix),
+            Sight::Fine(what) => findings.fine(area, what),
+            Sight::Doubt { what, remedy } => findings.warning(area, what, remedy),
+            Sight::Problem { what, remedy } => findings.problem(area, what, remedy),
         }
     }
 }
 
-/// Whether entries can be appended: the key is a stream, or nothing yet.
-pub async fn look_at_stream(findings: &mut Findings, config: &EventsConfig, queue: &RedisQueue) {
+/// Checks that events can be appended: the key is a stream, or does not exist yet.
+pub async fn check_stream(findings: &mut Findings, config: &EventsConfig, queue: &RedisQueue) {
     let stream = &config.stream;
     match queue.type_of(stream).await.as_deref() {
         Ok("stream") => findings.fine(EVENTS, format!("{stream} is a stream")),
-        Ok("none") => findings.fine(EVENTS, format!("{stream} is not there yet; the first change makes it")),
+        Ok("none") => findings.fine(EVENTS, format!("{stream} does not exist yet; the first event creates it")),
         Ok(other) => findings.problem(
             EVENTS,
-            format!("the key {stream} is a {other}: no change can be told"),
-            "give REFRESH_EVENTS_STREAM the name of a key of its own, or delete that key",
+            format!("the key {stream} is a {other}, not a stream: no event can be published"),
+            "set REFRESH_EVENTS_STREAM to an unused name, or delete that key",
         ),
-        Err(error) => findings.problem(EVENTS, super::redis::told(error), "see Redis above"),
+        Err(error) => findings.problem(EVENTS, error.to_string(), "see Redis above"),
     }
 }
 
-/// Whether the application takes connections. That it does not fails no refresh.
-pub async fn look_at_application(findings: &mut Findings, config: &AfterConfig) {
+/// Checks that the application accepts connections. Refreshes do not depend on it, so it is never a problem.
+pub async fn check_application(findings: &mut Findings, config: &AfterConfig) {
     let Some(invalidation) = &config.invalidation else { return };
     let host = invalidation.url.host_str().unwrap_or_default().to_owned();
     let port = invalidation.url.port_or_known_default().unwrap_or(443);
     let address = format!("{host}:{port}");
+    // Name resolution blocks, and the runtime has one thread.
     let connected = tokio::task::spawn_blocking(move || connect(&host, port)).await;
     match connected.unwrap_or_else(|_| Err("the attempt panicked".to_owned())) {
         Ok(()) if invalidation.key.is_none() => findings.warning(
             CACHES,
-            format!("{address} takes connections, but will get no key"),
-            "set INTERNAL_API_KEY, unless the application asks for none",
+            format!("{address} accepts connections, but INTERNAL_API_KEY is not set"),
+            "set INTERNAL_API_KEY, unless the application requires none",
         ),
-        Ok(()) => findings.fine(CACHES, format!("{address} takes connections; nothing was invalidated")),
+        Ok(()) => findings.fine(CACHES, format!("{address} accepts connections")),
         Err(why) => findings.warning(
             CACHES,
-            format!("no connection to {address}: {why}; refreshes go on, and readers keep old pages"),
-            "is CACHE_INVALIDATION_URL (or NEXT_PUBLIC_APP_URL) right, and may this machine connect?",
+            format!("cannot connect to {address}: {why}; readers keep outdated pages"),
+            "check CACHE_INVALIDATION_URL (or NEXT_PUBLIC_APP_URL), and whether this machine may connect",
         ),
     }
 }
 
 fn connect(host: &str, port: u16) -> Result<(), String> {
+    // The resolver takes an IPv6 address without the brackets of a URL.
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let addresses = (host, port).to_socket_addrs().map_err(|error| error.to_string())?;
     let mut failure = "the name has no address".to_owned();
     for address in addresses {
-        match TcpStream::connect_timeout(&address, CONNECT_TIME) {
+        match TcpStream::connect_timeout(&address, CONNECT_TIMEOUT) {
             Ok(_) => return Ok(()),
             Err(error) => failure = error.to_string(),
         }

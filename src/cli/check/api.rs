@@ -1,6 +1,6 @@
-//! Looks at the API keys: one call with each, through the same client and limiter as a run, and only while the key's slot
-//! is ours. **Invariant: a key is used by one run at a time**; a check is no exception. In an account of the portal it only
-//! looks: what a run would make and revoke there from this machine may be right for another one.
+//! Checks the API keys with one call each, through the client and limiter of a run, while it holds the key's slot.
+//! **Invariant: a key is used by one run at a time**, and a check is no exception. In the developer portal it changes nothing:
+//! what a run would create and revoke from this machine may be wrong for another one.
 
 use std::{net::IpAddr, num::NonZeroU64, sync::Arc, time::Duration};
 
@@ -9,20 +9,20 @@ use tokio::time::Instant;
 use super::{super::text::span, findings::Findings};
 use crate::{
     api::{
-        ApiClient, ApiKey, FetchTask, Fetch, Obstacle, KeyPool, SlotStart, Verdict, KeyStore,
-        allowance::DailyQuota,
-        judge::{SharedJudge, Sign},
+        ApiClient, ApiKey, Ask, Fetch, Obstacle, RunKeys, SlotStart, Verdict, Wallet,
+        allowance::Allowance,
+        judge::{Bench, Sign},
         portal::address_in,
         wallet::{Account, Seen},
     },
     app,
     clock::{Clock, ServerTime, SystemClock},
     config::ApiConfig,
-    model::{Answered, ObjectId, Reason},
-    queue::{Queue, QueueError, Slot, SharedState},
+    model::{ObjectId, Reason},
+    queue::{Queue, QueueError, Slot, Slots},
     worker::{
         allowance,
-        keys::{BENCHED, KeySlots},
+        keys::{BENCHED, KeyRing},
         login,
     },
 };
@@ -30,66 +30,68 @@ use crate::{
 const API: &str = "API";
 const PORTAL: &str = "developer portal";
 
-/// A slot that is free again as soon as this is only waited for. One that a run holds lasts longer.
-const LINGER: Duration = Duration::from_secs(2);
+/// A slot that ends within this time was released by its run, and is worth waiting for.
+const MAX_SLOT_WAIT: Duration = Duration::from_secs(2);
 
-/// How long a slot is held for one call.
-const LIFETIME: Duration = Duration::from_secs(15);
+/// Enough for one call with its timeouts.
+const SLOT_LIFETIME: Duration = Duration::from_secs(15);
 
-/// How long another process's login is waited for.
-const LOGIN_TIME: Duration = Duration::from_secs(20);
+/// Longer than the login of another process usually takes.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What is asked for. Whether it is there does not matter: any answer about it proves the key.
-const ASKED: &str = "player:2PP";
+/// The object of the test call. It need not exist: a 404 proves the key, too.
+const TEST_OBJECT: &str = "player:2PP";
 
 const NEW_KEY: &str =
-    "make a key for this machine's address at https://developer.clashofclans.com, and set it as COC_API_TOKEN";
+    "create a key for this machine's address at https://developer.clashofclans.com, and set it as COC_API_TOKEN";
 
-/// Looks at every key. Without a queue none can be tried: a run might be using it.
-pub async fn look_at<Q: Queue + SharedState>(findings: &mut Findings, config: &ApiConfig, queue: Option<&Q>) {
+/// Checks every key. Without a queue none can be tested: a run might be using it.
+pub async fn check<Q: Queue + Slots>(findings: &mut Findings, config: &ApiConfig, queue: Option<&Q>) {
     let client = match ApiClient::new(&config.base_url) {
         Ok(client) => client.with_max_body(config.max_body),
         Err(error) => return findings.problem(API, error.to_string(), "set COC_BASE_URL"),
     };
+    // A test call with a key in use could exceed its rate.
     let Some(queue) = queue else {
-        let why = "no key was tried: only Redis knows whether a run is using it";
-        return findings.warning(API, why, "mend Redis first");
+        let why = "no key was tested: only Redis knows whether a run is using it";
+        return findings.warning(API, why, "fix Redis first");
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let key_store = match app::key_store(config) {
-        Ok(key_store) => key_store,
+    let wallet = match app::wallet(config) {
+        Ok(wallet) => wallet,
         Err(error) => return findings.problem(API, error.to_string(), "set COC_PORTAL_URL"),
     };
     let run = format!("check-{:012x}", fastrand::u64(..1 << 48));
-    let mut keys = key_store.fixed().to_vec();
-    for account in key_store.accounts() {
-        let found = look_at_account(findings, queue, account, &run).await;
-        keys.extend(found.into_iter().filter(|key| key_store.fixed().iter().all(|fixed| !fixed.is(key))));
+    let mut keys = wallet.fixed().to_vec();
+    for account in wallet.accounts() {
+        let found = check_account(findings, queue, account, &run).await;
+        // A key may be set by hand and be in an account as well.
+        keys.extend(found.into_iter().filter(|key| wallet.fixed().iter().all(|fixed| !fixed.is(key))));
     }
     for key in &keys {
         let ApiConfig { reqs_per_sec, reqs_per_day, .. } = *config;
         let trial = Trial { client: &client, queue, clock: &clock, key, reqs_per_sec, reqs_per_day };
-        if let Err(error) = trial.look_at(findings).await {
-            findings.problem(API, super::redis::told(&error), "see Redis above");
+        if let Err(error) = trial.run(findings).await {
+            findings.problem(API, error.to_string(), "see Redis above");
         }
     }
 }
 
-/// Tries every key, and looks at nothing else.
-pub async fn test<Q: Queue + SharedState>(config: &ApiConfig, queue: &Q) -> Findings {
+/// Checks every key, and nothing else.
+pub async fn test<Q: Queue + Slots>(config: &ApiConfig, queue: &Q) -> Findings {
     let mut findings = Findings::default();
-    Box::pin(look_at(&mut findings, config, Some(queue))).await;
+    Box::pin(check(&mut findings, config, Some(queue))).await;
     findings
 }
 
-/// What the portal says about an account, and what a login of a run would do there. Answers the keys that it would keep.
-async fn look_at_account<Q: Queue + SharedState>(
+/// Checks an account of the portal, and what the login of a run would do there. Returns the keys that a run would keep.
+async fn check_account<Q: Queue + Slots>(
     findings: &mut Findings,
     queue: &Q,
     account: &Account,
     run: &str,
 ) -> Vec<ApiKey> {
-    let until = Instant::now() + LOGIN_TIME;
+    let until = Instant::now() + LOGIN_TIMEOUT;
     let name = account.name();
     let look = async {
         let visit = account.visit().await?;
@@ -101,64 +103,65 @@ async fn look_at_account<Q: Queue + SharedState>(
     };
     let kept = match login::look_into(queue, account, until, look).await {
         Ok(Ok((kept, made, revoked))) => {
-            judge_plan(findings, account, kept.len(), made, revoked);
+            report_plan(findings, account, kept.len(), made, revoked);
             kept
         }
         Ok(Err(failure)) => {
             findings.problem(
                 PORTAL,
-                format!("failed to {failure}"),
-                "until then a run has only the other keys; `refresh-worker keys renew` tries again at once",
+                failure,
+                "until then runs have only the other keys; `refresh-worker keys renew` tries again at once",
             );
             Vec::new()
         }
         Err(error) => {
-            findings.problem(PORTAL, super::redis::told(&error), "see Redis above");
+            findings.problem(PORTAL, error.to_string(), "see Redis above");
             Vec::new()
         }
     };
     if let Some(seen) = account.seen() {
-        judge_account(findings, name, &seen, &account.wanted().addresses);
+        report_account(findings, name, &seen, &account.wanted().addresses);
     }
     kept
 }
 
-fn judge_plan(findings: &mut Findings, account: &Account, kept: usize, made: usize, revoked: usize) {
+fn report_plan(findings: &mut Findings, account: &Account, kept: usize, made: usize, revoked: usize) {
     let (name, wanted) = (account.name(), account.wanted().count);
     let would = format!(
-        "account {name}: a login of a run from here would keep {kept} of our keys, make {made} and revoke {revoked}; nothing \
-         was changed"
+        "account {name}: a run on this machine would keep {kept} of our keys, create {made} and revoke {revoked} (nothing was \
+         changed)"
     );
     match kept + made {
         0 => findings.problem(
             PORTAL,
-            format!("{would}: there is no room for a key"),
-            "revoke a key that nobody needs at https://developer.clashofclans.com",
+            format!("{would}; the account has no room for a key"),
+            "revoke an unused key at https://developer.clashofclans.com",
         ),
         fewer if fewer < wanted => findings.warning(
             PORTAL,
-            format!("{would}: there is no room for all {wanted}"),
-            "fine if that is enough; else revoke keys that nobody needs, or lower COC_KEY_COUNT",
+            format!("{would}; the account has no room for all {wanted}"),
+            "ignore this if it is enough; else revoke unused keys, or lower COC_KEY_COUNT",
         ),
         _ => findings.fine(PORTAL, would),
     }
 }
 
-fn judge_account(findings: &mut Findings, name: &str, seen: &Seen, egress_ips: &[IpAddr]) {
+fn report_account(findings: &mut Findings, name: &str, seen: &Seen, egress_ips: &[IpAddr]) {
     let Seen { address, good, stale, foreign, .. } = *seen;
-    let view = address.map_or_else(|| "does not say which address it sees".to_owned(), |ip| format!("sees us at {ip}"));
+    let view = address.map_or_else(|| "does not show our address".to_owned(), |ip| format!("sees us at {ip}"));
     findings.fine(
         PORTAL,
         format!(
-            "account {name}: the portal {view}; there are {good} of our keys for here, {stale} for other addresses, {foreign} of \
-             other names"
+            "account {name}: the portal {view}; it has {good} of our keys for this address, {stale} for other addresses, and \
+             {foreign} of other names"
         ),
     );
+    // Without EGRESS_IPS keys are created for whatever address the portal sees.
     if let Some(address) = address.filter(|address| !egress_ips.is_empty() && !egress_ips.contains(address)) {
         findings.warning(
             PORTAL,
-            format!("EGRESS_IPS does not have {address}, where the portal sees this machine"),
-            "fine when this is not the machine that the worker runs on; else add it",
+            format!("EGRESS_IPS does not contain {address}, the address of this machine as the portal sees it"),
+            "ignore this if the worker runs on another machine; else add the address",
         );
     }
     if stale > 0 {
@@ -167,12 +170,12 @@ fn judge_account(findings: &mut Findings, name: &str, seen: &Seen, egress_ips: &
         findings.warning(
             PORTAL,
             format!("account {name}: {stale} of our keys are bound to other addresses ({addresses})"),
-            "`refresh-worker keys prune` says which and revokes them, if no other machine needs them",
+            "if no other machine needs them, `refresh-worker keys prune` lists and revokes them",
         );
     }
 }
 
-/// One key on trial.
+/// The test of one key.
 struct Trial<'a, Q> {
     client: &'a ApiClient,
     queue: &'a Q,
@@ -182,67 +185,70 @@ struct Trial<'a, Q> {
     reqs_per_day: Option<NonZeroU64>,
 }
 
-impl<Q: Queue + SharedState> Trial<'_, Q> {
-    async fn look_at(&self, findings: &mut Findings) -> Result<(), QueueError> {
+impl<Q: Queue + Slots> Trial<'_, Q> {
+    async fn run(&self, findings: &mut Findings) -> Result<(), QueueError> {
         let name = self.key.fingerprint();
         let run = format!("check-{:012x}", fastrand::u64(..1 << 48));
         let mut start = SlotStart::now(self.clock.as_ref());
-        let mut slot = self.queue.take_key(name, &run, LIFETIME).await?;
+        let mut slot = self.queue.take_key(name, &run, SLOT_LIFETIME).await?;
         if let Slot::Held { for_another } = slot
-            && for_another <= LINGER
+            && for_another <= MAX_SLOT_WAIT
         {
-            // Whoever had it has just stopped, perhaps a command like this one.
+            // Its holder has just ended, perhaps a command like this one.
             tokio::time::sleep(for_another).await;
             start = SlotStart::now(self.clock.as_ref());
-            slot = self.queue.take_key(name, &run, LIFETIME).await?;
+            slot = self.queue.take_key(name, &run, SLOT_LIFETIME).await?;
         }
         match slot {
-            Slot::Taken { aimd_state } => {
-                let keys = KeyPool::new(Arc::clone(self.clock), self.reqs_per_sec);
-                keys.add(self.key.clone(), aimd_state, start, LIFETIME);
-                let key_store = KeyStore::default();
-                let ring = KeySlots::new(self.queue, self.clock.as_ref(), &key_store, &keys, &run, LIFETIME, None);
+            Slot::Taken { learned_rate } => {
+                let keys = RunKeys::new(Arc::clone(self.clock), self.reqs_per_sec);
+                keys.add(self.key.clone(), learned_rate, start, SLOT_LIFETIME);
+                let wallet = Wallet::default();
+                let ring = KeyRing::new(self.queue, self.clock.as_ref(), &wallet, &keys, &run, SLOT_LIFETIME, None);
                 let fetch = self.call(&keys).await?;
+                // Runs need not find out by themselves.
                 if let Some(detail) = rejected_for_runs(&fetch) {
-                    keys.reject(name, detail);
+                    keys.bench(name, detail);
                 }
-                ring.share_cooldowns().await?;
-                ring.release().await?;
-                judge(findings, &format!("key {name}"), &fetch);
+                ring.share_rests().await?;
+                ring.give_back().await?;
+                report(findings, &format!("key {name}"), &fetch);
             }
-            Slot::Held { .. } => findings.fine(API, format!("key {name} is in use by a run at this moment: not tried")),
-            Slot::CoolingDown { reason, for_another } => match reason.strip_prefix(BENCHED) {
-                // It was refused a moment ago: that it is not asked again now makes it no better.
+            Slot::Held { .. } => findings.fine(API, format!("key {name} was not tested: a run is using it")),
+            Slot::Paused { reason, for_another } => match reason.strip_prefix(BENCHED) {
+                // The API rejected it a moment ago, and another call would not change that.
                 Some(reason) => {
-                    findings.problem(API, format!("key {name} was not accepted by the API: {reason}"), NEW_KEY);
+                    findings.problem(API, format!("the API rejects key {name}: {reason}"), NEW_KEY);
                 }
                 None => findings.warning(
                     API,
-                    format!("key {name} cools down for another {}: {reason}", span(for_another)),
-                    "wait: the next run after that uses it again",
+                    format!("key {name} is cooling down for another {}: {reason}", span(for_another)),
+                    "wait: runs use it again after that",
                 ),
             },
         }
         Ok(())
     }
 
-    async fn call(&self, keys: &KeyPool) -> Result<Fetch, QueueError> {
+    async fn call(&self, keys: &RunKeys) -> Result<Fetch, QueueError> {
         let time = ServerTime::new(Arc::clone(self.clock), self.queue.time().await?);
+        // A test call counts against the day, as every call does.
         if let Some(per_day) = self.reqs_per_day {
-            let allowance = DailyQuota::new(per_day, time.clone());
+            let allowance = Allowance::new(per_day, time.clone());
             let day = allowance.today();
             allowance.grant(day, self.queue.take_calls(day, 1, per_day.get()).await?.granted);
-            keys.set_daily_quota(allowance);
+            keys.limit_the_day(allowance);
         }
-        let object: ObjectId = ASKED.parse().expect("a constant that parses");
-        let ask = FetchTask {
+        let object: ObjectId = TEST_OBJECT.parse().expect("a constant that parses");
+        let ask = Ask {
             object: &object,
             league: None,
             first_permit: None,
             keys,
-            bench: &SharedJudge::default(),
+            bench: &Bench::default(),
             time: &time,
-            until: Instant::now() + LIFETIME / 2,
+            until: Instant::now() + SLOT_LIFETIME / 2,
+            // A retry would hide a flaky connection.
             quick_tries: 0,
             earlier: None,
         };
@@ -252,7 +258,7 @@ impl<Q: Queue + SharedState> Trial<'_, Q> {
     }
 }
 
-/// Why runs will not be accepted with this key either. One that comes from another address may well be.
+/// Why runs will be rejected with this key, too. `None` when the reason is the address, since a run may have another one.
 fn rejected_for_runs(fetch: &Fetch) -> Option<&str> {
     match &fetch.verdict {
         Verdict::Bad { accusation, .. } if *accusation.sign() == Sign::Rejected => {
@@ -262,72 +268,64 @@ fn rejected_for_runs(fetch: &Fetch) -> Option<&str> {
     }
 }
 
-fn judge(findings: &mut Findings, key: &str, fetch: &Fetch) {
+fn report(findings: &mut Findings, key: &str, fetch: &Fetch) {
     let took = span(fetch.slowest_call);
     match &fetch.verdict {
-        Verdict::Answered(fetched) => {
-            let answer = match fetched.answered {
-                Answered::Document(_) => "with a document",
-                Answered::Gone => "that there is no such player, which proves the key too",
-                Answered::PrivateWarLog => "that this is private",
-                Answered::UnknownState(_) => "in a state that is not known",
-            };
-            findings.fine(API, format!("{key} is accepted: answered within {took} {answer}"));
-        }
+        Verdict::Answered(_) => findings.fine(API, format!("{key} works (test call: {took})")),
+        // Not a player: a proxy or a wrong address may have responded.
         Verdict::DeadLetter { reason, .. } => findings.problem(
             API,
-            format!("{key}: the answer cannot be understood: {reason}"),
-            "does COC_BASE_URL lead to the API, with its version at the end?",
+            format!("{key}: the response cannot be read: {reason}"),
+            "check that COC_BASE_URL is the address of the API, with the version at its end",
         ),
-        Verdict::Bad { accusation, .. } => judge_bad(findings, key, accusation.sign(), &accusation.reason),
-        Verdict::Throttled { cooldown: rest, .. } => findings.warning(
+        Verdict::Bad { accusation, .. } => report_bad(findings, key, accusation.sign(), &accusation.reason),
+        Verdict::Throttled { rest, .. } => findings.warning(
             API,
-            format!("{key} is accepted, but refused for its rate (429) for {}", span(*rest)),
-            "does another program use this key? lower COC_REQS_PER_SEC, or make a key of its own for each",
+            format!("{key} is accepted, but throttled (429) for {}", span(*rest)),
+            "if another program uses this key, create a key for each; else lower COC_REQS_PER_SEC",
         ),
-        Verdict::Prevented(obstacle) => judge_obstacle(findings, key, *obstacle),
+        Verdict::Prevented(obstacle) => report_obstacle(findings, key, *obstacle),
     }
 }
 
-fn judge_bad(findings: &mut Findings, key: &str, sign: &Sign, reason: &Reason) {
+fn report_bad(findings: &mut Findings, key: &str, sign: &Sign, reason: &Reason) {
     match sign {
         Sign::Maintenance | Sign::Unavailable => {
-            findings.warning(API, format!("{key}: the API is in maintenance: {}", reason.detail), "wait");
+            findings.warning(API, format!("{key} was not tested: the API is in maintenance: {}", reason.detail), "wait");
         }
-        Sign::Rejected => findings.problem(API, format!("{key} is not accepted: {}", reason.detail), NEW_KEY),
+        Sign::Rejected => findings.problem(API, format!("the API rejects {key}: {}", reason.detail), NEW_KEY),
         Sign::Forbidden => findings.problem(
             API,
-            format!("{key} is forbidden: {}", reason.detail),
-            "the key may have expired: make a new one; or the address of this machine is banned, or something between it and the \
-             API refuses",
+            format!("the API forbids calls with {key}: {}", reason.detail),
+            "create a new key, if it may have expired; else see whether this machine's address is banned, or a proxy refuses the call",
         ),
         Sign::Foreign(_) => findings.problem(
             API,
-            format!("{key}: the answer is not the API's: {reason}"),
-            "does COC_BASE_URL lead to the API, with its version at the end, and does no proxy answer in its place?",
+            format!("{key}: the response is not from the API: {reason}"),
+            "check that COC_BASE_URL is the address of the API, with the version at its end, and that no proxy responds instead",
         ),
         Sign::Failed => {
-            findings.problem(API, format!("{key}: no good answer: {reason}"), "can this machine reach COC_BASE_URL?");
+            findings.problem(API, format!("{key}: the test call failed: {reason}"), "check that this machine can reach COC_BASE_URL");
         }
     }
 }
 
-fn judge_obstacle(findings: &mut Findings, key: &str, obstacle: Obstacle) {
+fn report_obstacle(findings: &mut Findings, key: &str, obstacle: Obstacle) {
     match obstacle {
         Obstacle::NoUsableKey => {
-            findings.problem(API, format!("{key} cannot be used: it has characters that no key has"), NEW_KEY);
+            findings.problem(API, format!("{key} cannot be used: it has characters that no key can have"), NEW_KEY);
         }
-        Obstacle::DailyQuotaExhausted => {
+        Obstacle::DayUsedUp => {
             findings.warning(
                 API,
-                format!("{key} was not tried: the calls of this day are used up"),
-                "wait until midnight in UTC",
+                format!("{key} was not tested: the calls of the day are used up"),
+                "wait until midnight UTC",
             );
         }
         Obstacle::Deadline | Obstacle::CircuitOpen(_) => findings.problem(
             API,
-            format!("{key}: no answer within {}", span(LIFETIME / 2)),
-            "can this machine reach COC_BASE_URL?",
+            format!("{key}: no response within {}", span(SLOT_LIFETIME / 2)),
+            "check that this machine can reach COC_BASE_URL",
         ),
     }
 }

@@ -1,33 +1,33 @@
-//! What a check found, and how it is told. Values and text; touches nothing.
+//! The findings of a check, as text and as JSON.
 
 use std::fmt::Write as _;
 
 use super::super::{
-    Ending,
+    Exit,
     text::{Style, counted},
 };
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Grade {
     Fine,
-    /// Works, but somebody should know.
+    /// It works, but a person should know.
     Warning,
-    /// A run would fail, or harm.
+    /// A run would fail or do harm.
     Problem,
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     pub area: &'static str,
     pub grade: Grade,
     pub what: String,
-    /// What would do. Fine things need none.
+    /// The way to fix it; `None` when all is well.
     pub fix: Option<String>,
 }
 
-/// Everything that was looked at, in order.
+/// All results, in order.
 #[derive(Clone, Debug, Default)]
 pub struct Findings(Vec<Finding>);
 
@@ -49,12 +49,13 @@ impl Findings {
         self.0.iter().filter(|finding| finding.grade == grade).count() as u64
     }
 
-    /// For people: areas as headings, one line a finding, what would do below it.
+    /// For people: areas as headings, and a line per finding with its fix below.
     #[must_use]
     pub fn render(&self, style: Style) -> String {
         let mut text = String::new();
         let mut area = "";
         for finding in &self.0 {
+            // Findings of one area may arrive in several groups.
             if finding.area != area {
                 area = finding.area;
                 let _ = writeln!(text, "{}", style.bold(area));
@@ -64,6 +65,7 @@ impl Findings {
                 Grade::Warning => style.warn("warning"),
                 Grade::Problem => style.bad("PROBLEM"),
             };
+            // Continuation lines are aligned with the text, not with the grade.
             let _ = writeln!(text, "  {grade}  {}", finding.what.replace('\n', "\n           "));
             if let Some(fix) = finding.fix.as_ref().filter(|fix| !fix.is_empty()) {
                 let _ = writeln!(text, "           -> {}", fix.replace('\n', "\n              "));
@@ -73,19 +75,19 @@ impl Findings {
         text
     }
 
-    /// How a command ends that has found this.
-    pub fn ending(&self) -> Ending {
-        if self.number_of(Grade::Problem) == 0 { Ending::Well } else { Ending::Badly }
+    /// The exit of a command with these findings.
+    pub fn exit(&self) -> Exit {
+        if self.number_of(Grade::Problem) == 0 { Exit::Success } else { Exit::Failure }
     }
 
     fn verdict(&self, style: Style) -> String {
         let warnings = counted(self.number_of(Grade::Warning), "warning", "warnings");
         match (self.number_of(Grade::Problem), self.number_of(Grade::Warning)) {
-            (0, 0) => style.good("fit to run"),
-            (0, _) => style.warn(&format!("fit to run, with {warnings}")),
-            (problems, 0) => style.bad(&format!("not fit to run: {}", counted(problems, "problem", "problems"))),
+            (0, 0) => style.good("ready to run"),
+            (0, _) => style.warn(&format!("ready to run, with {warnings}")),
+            (problems, 0) => style.bad(&format!("not ready to run: {}", counted(problems, "problem", "problems"))),
             (problems, _) => {
-                style.bad(&format!("not fit to run: {}, {warnings}", counted(problems, "problem", "problems")))
+                style.bad(&format!("not ready to run: {}, {warnings}", counted(problems, "problem", "problems")))
             }
         }
     }
@@ -107,7 +109,7 @@ impl Findings {
             })
         });
         serde_json::json!({
-            "fit_to_run": self.number_of(Grade::Problem) == 0,
+            "ready_to_run": self.number_of(Grade::Problem) == 0,
             "problems": self.number_of(Grade::Problem),
             "warnings": self.number_of(Grade::Warning),
             "findings": findings.collect::<Vec<_>>(),
@@ -120,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn findings_are_told_by_area_with_what_would_do_and_a_verdict() {
+    fn render_has_areas_fixes_and_a_verdict() {
         let mut findings = Findings::default();
         findings.fine("Redis", "answers at localhost:6379, version 7.0.15");
         findings.warning("Redis", "maxmemory-policy is `allkeys-lru`", "set maxmemory-policy to noeviction");
@@ -134,16 +136,16 @@ mod tests {
           PROBLEM  may not create a schema
                    -> GRANT CREATE ON DATABASE coc TO worker;
 
-        not fit to run: 1 problem, 1 warning
+        not ready to run: 1 problem, 1 warning
         ");
-        assert_eq!(findings.to_json()["fit_to_run"], false);
+        assert_eq!(findings.to_json()["ready_to_run"], false);
     }
 
     #[test]
-    fn warnings_alone_do_not_make_it_unfit() {
+    fn warnings_alone_leave_it_ready() {
         let mut findings = Findings::default();
         findings.warning("clock", "20 s apart", "set the clock");
-        assert!(findings.render(Style::PLAIN).ends_with("fit to run, with 1 warning\n"));
-        assert_eq!(findings.to_json()["fit_to_run"], true);
+        assert!(findings.render(Style::PLAIN).ends_with("\nready to run, with 1 warning\n"));
+        assert_eq!(findings.to_json()["ready_to_run"], true);
     }
 }

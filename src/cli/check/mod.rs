@@ -1,4 +1,4 @@
-//! `check`: is this configuration fit to run? Everything is looked at, and everything that is wrong is told at once.
+//! `check`: checks the configuration, the servers and the keys, and reports every problem at once.
 
 mod after;
 pub(super) mod api;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::Args;
 
 use self::findings::Findings;
-use super::{Ending, Shared, text};
+use super::{Exit, Shared, text};
 use crate::{
     app,
     config::{AfterConfig, ApiConfig, Config, DatabaseConfig, RedisConfig, Role, WorkerConfig, env, env::process_var},
@@ -21,21 +21,21 @@ use crate::{
 const CONFIGURATION: &str = "configuration";
 const DATABASE: &str = "PostgreSQL";
 
-/// Tells whether this configuration is fit to run, and what would do where it is not
+/// Checks the configuration, servers and keys; lists every problem with its fix
 ///
-/// Looks at every setting, Redis (reachable, writable, version, eviction, database number), PostgreSQL (reachable, tables,
-/// rights, row level security, and a write that is taken back), the accounts of the developer portal, every API key (one call
-/// each, within its rate, and not while a run uses it), the clocks, and what follows commits and runs: views, statistics
-/// functions, the stream of events, a connection to the application whose caches are told. Nothing is refreshed or
-/// invalidated, and no key is made or revoked. Everything that is wrong is told at once. Exit code 1 when something is.
+/// Checks every setting. Checks Redis: connection, rights, version, eviction, database number, clock. Checks PostgreSQL:
+/// connection, tables, rights, row level security, and a write that is rolled back. Tests every API key with one call, within
+/// its rate and only while no run uses it, and looks into the accounts of the developer portal. Checks, if they are
+/// configured, the views, statistics functions, the event stream, and a connection to the application whose caches are
+/// invalidated. Changes nothing. The exit code is 1 when there is a problem.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   refresh-worker check
-  refresh-worker check --offline        settings only; nothing is connected
+  refresh-worker check --offline        checks only the settings
   refresh-worker check --json")]
 pub struct CheckArgs {
-    /// Look at the settings only; connect to nothing
+    /// Check only the settings; connect to nothing
     #[arg(long)]
     offline: bool,
     /// Write JSON
@@ -43,28 +43,29 @@ pub struct CheckArgs {
     json: bool,
 }
 
-pub async fn run(args: CheckArgs, shared: &Shared) -> anyhow::Result<Ending> {
+pub async fn run(args: CheckArgs, shared: &Shared) -> anyhow::Result<Exit> {
     let mut findings = Findings::default();
-    look_at_settings(&mut findings);
+    check_settings(&mut findings);
+    // Settings first: their problems explain most of the others.
     if !args.offline {
-        look_at_servers(&mut findings).await;
+        check_servers(&mut findings).await;
     }
-    let told = if args.json {
+    let output = if args.json {
         serde_json::to_string_pretty(&findings.to_json())? + "\n"
     } else {
         findings.render(shared.style())
     };
-    text::print(&told)?;
-    Ok(findings.ending())
+    text::print(&output)?;
+    Ok(findings.exit())
 }
 
-fn look_at_settings(findings: &mut Findings) {
+fn check_settings(findings: &mut Findings) {
     match Config::from_process_env(Role::Refresh) {
         Ok(config) => {
             let settings = config.effective().settings();
             let width = settings.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
             let lines: Vec<String> = settings.iter().map(|(name, value)| format!("{name:<width$}  {value}")).collect();
-            findings.fine(CONFIGURATION, format!("every setting can be used:\n{}", lines.join("\n")));
+            findings.fine(CONFIGURATION, format!("every setting is valid:\n{}", lines.join("\n")));
             findings.fine(CONFIGURATION, needed_timeout(config.worker.deadline_buffer));
         }
         Err(errors) => {
@@ -81,71 +82,74 @@ fn look_at_settings(findings: &mut Findings) {
     }
 }
 
-/// The function's timeout is not in its environment, so that nobody but a run can compare the two.
+/// The shortest timeout of the Lambda function. It is not in the environment, so only a run can compare the two.
 fn needed_timeout(buffer: Duration) -> String {
     format!(
-        "in AWS Lambda the timeout of the function has to be longer than {:.2} s (its preset is 3 s): DEADLINE_BUFFER_MS={} \
+        "in AWS Lambda the timeout of the function must be longer than {:.2} s (AWS presets 3 s), since DEADLINE_BUFFER_MS={} \
          of it are kept free",
         (buffer + MIN_RUN_TIME).as_secs_f64(),
         buffer.as_millis()
     )
 }
 
-/// Each server whose own settings can be used is looked at, whatever else is wrong.
-async fn look_at_servers(findings: &mut Findings) {
+/// Checks each server whose own settings are valid, whatever else is wrong.
+async fn check_servers(findings: &mut Findings) {
     let queue = match RedisConfig::read(&process_var) {
-        Ok(config) => redis::look_at(findings, &config).await,
+        Ok(config) => redis::check(findings, &config).await,
         Err(_) => None,
     };
+    // Invalid settings are reported above; the servers are checked without them.
     let after = AfterConfig::read(&process_var).unwrap_or_default();
     if let Ok(config) = DatabaseConfig::read(&process_var) {
-        look_at_database(findings, &config, &after).await;
+        check_database(findings, &config, &after).await;
     }
     if let Ok(config) = ApiConfig::read(&process_var) {
-        api::look_at(findings, &config, queue.as_ref()).await;
+        api::check(findings, &config, queue.as_ref()).await;
     }
     let events = WorkerConfig::read(&process_var).ok().and_then(|worker| worker.events);
     if let (Some(events), Some(queue)) = (events, &queue) {
-        after::look_at_stream(findings, &events, queue).await;
+        after::check_stream(findings, &events, queue).await;
     }
-    after::look_at_application(findings, &after).await;
+    after::check_application(findings, &after).await;
 }
 
-async fn look_at_database(findings: &mut Findings, config: &DatabaseConfig, after: &AfterConfig) {
+async fn check_database(findings: &mut Findings, config: &DatabaseConfig, after: &AfterConfig) {
     let store = match app::store(config) {
         Ok(store) => store,
         Err(error) => return findings.problem(DATABASE, format!("{error:#}"), "set DATABASE_URL"),
     };
+    // Retention needs DELETE, which runs without it do not.
     let extent = if after.retention_days.is_some() { Extent::RunsAndRetention } else { Extent::Runs };
     let mut problems = store.check_rights_with(extent).await;
     let is_fit = problems.iter().all(|problem| !problem.is_certain);
     if is_fit {
-        findings.fine(DATABASE, format!("answers at {}; tables and rights are in place", store.server()));
+        findings.fine(DATABASE, format!("responds at {}; tables and rights are complete", store.server()));
     }
     if is_fit {
-        look_at_last_run(findings, &store).await;
+        check_last_run(findings, &store).await;
         problems.extend(store.far_ids().await.unwrap_or_default());
     }
     for problem in problems {
+        // A doubt may be wrong, so it must not fail a deployment.
         if problem.is_certain {
             findings.problem(DATABASE, problem.what, problem.fix);
         } else {
             findings.warning(DATABASE, problem.what, problem.fix);
         }
     }
-    after::look_at_database(findings, after, &store, config.max_connections).await;
+    after::check_database(findings, after, &store, config.max_connections).await;
 }
 
-/// A timeout that is too short shows in the last run only.
-async fn look_at_last_run(findings: &mut Findings, store: &impl Store) {
+/// Checks the last run, which is the only place where a timeout that is too short shows.
+async fn check_last_run(findings: &mut Findings, store: &impl Store) {
     let Ok(Some(last)) = store.last_run().await else { return };
     if last.stopped_because == StopReason::TimeoutTooShort.as_str() {
         let failure = last.error.unwrap_or_default();
         findings.problem(
             CONFIGURATION,
-            format!("the last run ({}) could not do anything: {failure}", last.started),
+            format!("the last run ({}) had no time to work: {failure}", last.started),
             "raise the timeout of the Lambda function (300 s is usual), or lower DEADLINE_BUFFER_MS; the next run shows \
-             whether it is enough",
+             whether that is enough",
         );
     }
 }

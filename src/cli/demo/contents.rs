@@ -1,11 +1,11 @@
-//! What is in the demo's database: counts before and after, and how they are told.
+//! The contents of the demo's database: counts before and after.
 
 use anyhow::Context as _;
 use sqlx::SqlitePool;
 
 use super::super::text::{Align, Style, Table, count};
 
-/// What is counted: how people call it, and the statement.
+/// The counts, each with its label and its statement.
 const COUNTED: [(&str, &str); 8] = [
     ("clans", "select count(*) from clans"),
     ("players", "select count(*) from players"),
@@ -17,7 +17,7 @@ const COUNTED: [(&str, &str); 8] = [
     ("runs", "select count(*) from refresh_worker_refresh_runs"),
 ];
 
-/// Rows by what they are, in the order of [`COUNTED`].
+/// The numbers of rows, in the order of [`COUNTED`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Contents([u64; COUNTED.len()]);
 
@@ -28,19 +28,19 @@ impl Contents {
             let rows: i64 = sqlx::query_scalar(*statement)
                 .fetch_one(pool)
                 .await
-                .context("failed to count what the database holds")?;
+                .context("cannot count the rows of the demo's database")?;
             *count = u64::try_from(rows).unwrap_or(0);
         }
         Ok(Self(counts))
     }
 
-    /// Whether no object was ever stored here.
+    /// True when the database is new.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|count| *count == 0)
     }
 
-    /// What is there now and how much of it is new since `before`.
+    /// A table of the rows, with the number of new ones since `before`.
     #[must_use]
     pub fn render_since(&self, before: &Self, style: Style) -> String {
         let mut table = Table::new([("", Align::Left), ("rows", Align::Right), ("new", Align::Right)]);
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn contents_are_told_with_what_is_new() {
+    fn table_shows_new_rows() {
         let before = Contents([10, 20, 30, 40, 50, 60, 0, 1]);
         let after = Contents([75, 1_911, 105, 210, 95, 1_880, 2, 1]);
         insta::assert_snapshot!(after.render_since(&before, Style::PLAIN), @r"

@@ -1,7 +1,7 @@
-//! `demo`: the whole job in one process, with nothing to install and nothing to configure.
+//! `demo`: the whole job in one process, without any server or configuration.
 //!
-//! Real worker, real limiter, real HTTP; only the ends are stand-ins: the simulator for the API, the memory queue for
-//! Redis, a SQLite file for PostgreSQL.
+//! The worker, its limiter and HTTP are real. Only the ends are replaced: the API by the simulator, Redis by the memory
+//! queue, PostgreSQL by a SQLite file.
 
 mod contents;
 mod plan;
@@ -17,9 +17,9 @@ use anyhow::Context as _;
 use clap::Args;
 use secrecy::SecretString;
 
-use self::{contents::Contents, plan::Letter};
+use self::{contents::Contents, plan::Entry};
 use super::{
-    Ending, Shared, dead,
+    Exit, Shared, dead,
     interrupt::Interrupts,
     progress::Shown,
     summary,
@@ -41,53 +41,56 @@ use crate::{
 /// The one key of the demo's API.
 const KEY: &str = "demo-key";
 
-/// The world changes this much faster than in reality, so that a demo of seconds sees something happen.
+/// The simulated world runs this much faster than real time, so that a demo of seconds shows changes.
 const WORLD_SPEED: f64 = 60.0;
 
-/// The slot of a key lives on for one interval of the key's rate after a run, up to a second when it was throttled.
-const TRIES: u32 = 8;
-const BETWEEN_TRIES: Duration = Duration::from_millis(200);
+/// A key slot outlives its run by one interval of the key's rate, which is up to a second after throttling.
+const MAX_TRIES: u32 = 8;
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// How long the simulated API takes to answer.
+/// The response time of the simulated API.
 const LATENCY: Duration = Duration::from_millis(40);
 
-/// Shows the whole job on this machine: no server, no account, nothing to configure
+/// Shows the whole job on this machine, without any server, account or configuration
 ///
-/// Starts a simulated Clash of Clans API on a free loopback port, puts a few hundred requests of all kinds and priorities
-/// into a mailbox in the producers' format, and drains them into a SQLite file, within the rate that the API allows. A few
-/// things go wrong on purpose: an object that does not exist, a private war log, a throttled moment, a broken answer,
-/// unreadable mail. Then the same objects are asked for again, to show what is still fresh and what is unchanged.
+/// Starts a simulated Clash of Clans API on a free loopback port. Writes a few hundred requests of all kinds and priorities
+/// into a mailbox, as the producers do. Then works through them within the rate limit of the API, and stores the results
+/// in a SQLite file. A few things go wrong on purpose: an object that does not exist, a private war log, a moment of
+/// throttling, a wrong response, unreadable mail. At last the same objects are requested again, to show which are still
+/// fresh and which are unchanged.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   refresh-worker demo
   refresh-worker demo --requests 2000 --rate 200
-  refresh-worker demo --fixtures recorded/       serves and asks for recorded responses
+  refresh-worker demo --fixtures recorded/       uses recorded responses
 
-Running it again with the same file is fine: what is still fresh in it is not asked for again.")]
+You may run it again with the same file. Objects that are still fresh in it are not fetched again.")]
 pub struct DemoArgs {
-    /// How many requests to put into the mailbox
+    /// The number of requests to write into the mailbox
     #[arg(long, short = 'n', default_value_t = 300, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     requests: u32,
-    /// Calls a second that the simulated API allows
+    /// The calls per second that the simulated API allows
     #[arg(long, default_value_t = 30, value_name = "CALLS", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rate: u32,
     /// The same seed makes the same world and the same requests
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Serve and ask for the recorded responses of this folder; its manifest.json lists them
+    /// Serve the recorded responses of this folder; its manifest.json lists them
     #[arg(long, value_name = "DIR")]
     fixtures: Option<PathBuf>,
-    /// The SQLite file to drain into; created when missing
+    /// The SQLite file for the results, created if it is missing
     #[arg(long, default_value = "demo.sqlite", value_name = "PATH")]
     database: PathBuf,
 }
 
-pub async fn run(args: DemoArgs, shared: &Shared) -> anyhow::Result<Ending> {
+pub async fn run(args: DemoArgs, shared: &Shared) -> anyhow::Result<Exit> {
+    // Before anything prints, so that an early Ctrl-C ends it cleanly.
     let interrupts = Interrupts::listen()?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let simulator = Simulator::start_apart(simulator_config(&args)).context("failed to start the simulator")?;
-    // One member of each clan, so that a demo of seconds stays one.
+    // In a thread of its own, so that its work does not delay the worker.
+    let simulator = Simulator::start_apart(simulator_config(&args)).context("cannot start the simulator")?;
+    // One member per clan keeps the demo short.
     let follow_ups = FollowUpConfig { wars: true, players_per_clan: 1 };
     let config = WorkerConfig { follow_ups, ..WorkerConfig::default() };
     let store = open(&args.database).await?.with_details(app::commit_details(&config, false));
@@ -105,10 +108,10 @@ pub async fn run(args: DemoArgs, shared: &Shared) -> anyhow::Result<Ending> {
 fn simulator_config(args: &DemoArgs) -> SimConfig {
     SimConfig {
         seed: args.seed,
-        // A fifth of the requests is for clans, and as many are for wars.
+        // Enough clans for the requests, of which about a fifth are for clans and a fifth for wars.
         clans: (args.requests as usize / 3).clamp(16, 5_000),
         tokens: vec![KEY.to_owned()],
-        // It only counts: on a busy machine a late answer may let two calls arrive together, and that is shown, not punished.
+        // The simulator only counts. On a busy machine a delay may let calls arrive together, which the summary shows.
         rate_limit: None,
         latency: LATENCY,
         fixtures: args.fixtures.clone(),
@@ -119,8 +122,8 @@ fn simulator_config(args: &DemoArgs) -> SimConfig {
 }
 
 async fn open(path: &Path) -> anyhow::Result<SqliteStore> {
-    let store = SqliteStore::open(path).await.context("failed to open the demo's database")?;
-    store.migrate().await.context("failed to prepare the demo's database")?;
+    let store = SqliteStore::open(path).await.context("cannot open the demo's database")?;
+    store.migrate().await?;
     Ok(store)
 }
 
@@ -136,7 +139,7 @@ fn api_config(simulator: &Simulator, rate: u32) -> ApiConfig {
     }
 }
 
-/// Everything on stage.
+/// The running demo.
 struct Demo {
     worker: Worker<MemoryQueue, SqliteStore>,
     simulator: Simulator,
@@ -146,42 +149,45 @@ struct Demo {
 }
 
 impl Demo {
-    async fn play(&self, mut interrupts: Interrupts) -> anyhow::Result<Ending> {
+    async fn play(&self, mut interrupts: Interrupts) -> anyhow::Result<Exit> {
         let world = self.simulator.world();
         let requests = self.args.requests as usize;
-        // Recorded answers are shown as they are.
+        // Recorded responses are not disturbed.
         let trouble = self.args.fixtures.is_none();
         let plan = plan::plan(&world, requests, self.args.seed, trouble, self.clock.wall());
         let before = Contents::count(self.worker.store.pool()).await?;
         text::print(&self.welcome(&plan, &before))?;
 
         plan.rules.iter().cloned().for_each(|rule| self.simulator.misbehave(rule));
-        self.post(&plan.letters);
+        self.post(&plan.entries);
         let first = self.drain(plan.objects.len(), &mut interrupts).await;
-        text::print(&self.told(&first))?;
+        text::print(&self.summary(&first))?;
         let after = Contents::count(self.worker.store.pool()).await?;
-        text::print(&self.told_contents(&before, &after))?;
-        text::print(&self.told_dead_letters().await?)?;
+        text::print(&self.contents(&before, &after))?;
+        text::print(&self.dead_letters().await?)?;
 
         let mut failed = first.stopped_because.is_failure();
+        // After Ctrl-C the second part would surprise.
         if first.stopped_because == StopReason::QueueEmpty {
+            // The second part shows freshness, not faults.
             self.simulator.clear();
             let again = plan::again(&plan.objects, self.clock.wall());
-            text::print(&self.second_act(again.len()))?;
+            text::print(&self.second_title(again.len()))?;
             self.post(&again);
             let second = self.drain(again.len(), &mut interrupts).await;
-            text::print(&self.told(&second))?;
+            text::print(&self.summary(&second))?;
             failed |= second.stopped_because.is_failure();
         }
+        // SQLite writes its log into the file only when it is closed.
         self.worker.store.close().await;
-        text::print(&self.farewell())?;
-        Ok(if failed { Ending::Badly } else { Ending::Well })
+        text::print(&self.next_steps())?;
+        Ok(if failed { Exit::Failure } else { Exit::Success })
     }
 
-    /// What a producer does.
-    fn post(&self, letters: &[Letter]) {
-        for letter in letters {
-            self.worker.queue.put_mail(letter.id.as_str(), f64::from(letter.score), letter.value.as_str());
+    /// Writes requests into the mailbox, as a producer does.
+    fn post(&self, entries: &[Entry]) {
+        for entry in entries {
+            self.worker.queue.put_mail(entry.id.as_str(), f64::from(entry.score), entry.value.as_str());
         }
     }
 
@@ -193,10 +199,10 @@ impl Demo {
             let run = Box::pin(self.worker.run(RunOptions::default(), &shown));
             report = interrupts.until_done(run, || self.worker.stop.ask()).await;
             tries += 1;
-            if report.stopped_because != StopReason::AlreadyRunning || tries == TRIES {
+            if report.stopped_because != StopReason::AlreadyRunning || tries == MAX_TRIES {
                 break;
             }
-            tokio::time::sleep(BETWEEN_TRIES).await;
+            tokio::time::sleep(RETRY_DELAY).await;
         }
         shown.finish();
         report
@@ -204,47 +210,47 @@ impl Demo {
 
     fn welcome(&self, plan: &plan::Plan, before: &Contents) -> String {
         let style = self.style;
-        let letters = counted(plan.letters.len() as u64, "request", "requests");
+        let requests = counted(plan.entries.len() as u64, "request", "requests");
         let mut text = format!(
-            "{}\n  API    simulated, at {}, {} calls a second allowed\n  queue  in memory\n  store  {}{}\n",
-            style.bold(&format!("{letters} in the mailbox, for {} objects", count(plan.objects.len() as u64))),
+            "{}\n  API    simulated, at {}, at most {} calls per second\n  queue  in memory\n  store  {}{}\n",
+            style.bold(&format!("{requests} in the mailbox, for {} objects", count(plan.objects.len() as u64))),
             self.simulator.base_url(),
             self.args.rate,
             self.args.database.display(),
             if before.is_empty() {
                 ""
             } else {
-                ", with what an earlier demo left: what is fresh is not asked for again"
+                ", with the data of an earlier demo: fresh objects are not fetched again"
             },
         );
         if plan.repeated > 0 {
-            let _ = writeln!(text, "  {} asked for twice, in two spellings", count(plan.repeated as u64));
+            let _ = writeln!(text, "  {} requested twice, in two spellings", count(plan.repeated as u64));
         }
         for (number, special) in plan.specials.iter().enumerate() {
-            let _ = writeln!(text, "  {}{special}", if number == 0 { "among them, on purpose: " } else { "  " });
+            let _ = writeln!(text, "  {}{special}", if number == 0 { "on purpose: " } else { "            " });
         }
         text.push('\n');
         text
     }
 
-    fn told(&self, report: &RunReport) -> String {
+    fn summary(&self, report: &RunReport) -> String {
         let peak = self.simulator.most_in_any_second(KEY) as u64;
         let mut text = summary::render(report, self.style);
         let _ = writeln!(
             text,
-            "  peak    {} in any one second, as the API saw it; it allows {}",
+            "  peak    {} in one second, counted by the API, which allows {}",
             counted(peak, "call", "calls"),
             self.args.rate
         );
         text
     }
 
-    fn told_contents(&self, before: &Contents, after: &Contents) -> String {
+    fn contents(&self, before: &Contents, after: &Contents) -> String {
         let title = self.style.bold(&format!("What is in {} now", self.args.database.display()));
         format!("\n{title}\n{}", after.render_since(before, self.style))
     }
 
-    async fn told_dead_letters(&self) -> anyhow::Result<String> {
+    async fn dead_letters(&self) -> anyhow::Result<String> {
         let queue = &self.worker.queue;
         let now = queue.time().await?;
         let letters = queue.dead_letters(&DeadFilter::default(), 20).await?;
@@ -254,14 +260,15 @@ impl Demo {
         Ok(format!("\n{}\n{}", self.style.bold("Dead letters"), dead::render(&letters, false, now, self.style)))
     }
 
-    fn second_act(&self, objects: usize) -> String {
-        let title = format!("The same {} objects once more, at once", count(objects as u64));
+    fn second_title(&self, objects: usize) -> String {
+        let title = format!("The same {} objects, requested again at once", count(objects as u64));
         format!("\n{}\n\n", self.style.bold(&title))
     }
 
-    fn farewell(&self) -> String {
+    fn next_steps(&self) -> String {
         let database = self.args.database.display();
         let size = std::fs::metadata(&self.args.database).map(|file| bytes(file.len())).unwrap_or_default();
+        // With `cargo run` the path differs from the installed name.
         let command = std::env::args().next().unwrap_or_else(|| "refresh-worker".to_owned());
         format!(
             "\n{} {database} ({size})\n\n{}\n  \
@@ -269,8 +276,8 @@ impl Demo {
              {command} demo --requests 2000 --rate 200\n  \
              {command} sim\n  \
              {command} check\n\n\
-             `sim` is the simulated API as a server; `check` looks at your own servers, once REDIS_URL, DATABASE_URL and\n\
-             COC_API_TOKEN are set, and `drain` then does for them what you just saw.\n",
+             `sim` serves the simulated API. With REDIS_URL, DATABASE_URL and COC_API_TOKEN set, `check` checks your own\n\
+             servers, and `drain` does there what you just saw.\n",
             self.style.bold("The data is in"),
             self.style.bold("Try next"),
         )

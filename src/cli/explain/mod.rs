@@ -1,24 +1,23 @@
-//! `queue explain`: everything known about one object, and what will happen to it next.
+//! `queue explain`: everything known about an object, and what will happen to it next.
 //!
-//! Gathers here, is told by `render` and summed up in one sentence by `outlook`, which decide nothing and ask nobody.
+//! This file gathers the facts. `render` shows them, and `outlook` sums them up in one sentence; both are pure.
 
 mod outlook;
 mod render;
 
 use std::{sync::Arc, time::Duration};
 
-use anyhow::Context as _;
 use clap::Args;
 
-use super::{Ending, Misuse, Shared, connect, text};
+use super::{Exit, Misuse, Shared, connect, text};
 use crate::{
     app,
     clock::Timestamp,
     config::{DatabaseConfig, Pause, WorkerConfig, env::process_var},
     model::{Kind, ObjectId, Tag},
     queue::{
-        Circuit, DeadFilter, DeadLetter, Queue as _, SharedState as _,
-        admin::{QueueAdmin as _, Kept, Part, Place, Returning, Position},
+        Circuit, DeadFilter, DeadLetter, Queue as _, Slots as _,
+        archive::{Archive as _, Kept, Part, Place, Returning, Standing},
         mailbox::escape,
         record::Record,
         redis::RedisQueue,
@@ -26,16 +25,15 @@ use crate::{
     store::postgres::Looked,
 };
 
-/// How long the database may take to tell what it knows.
-const PATIENCE: Duration = Duration::from_secs(6);
+/// The database is only half of the answer, so it must not delay the other half for long.
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Tells everything known about one object, and what will happen to it next
+/// Explains one object: its state, and what will happen to it next
 ///
-/// How the tag was read; mail for it in the mailbox, under any spelling; where it stands in the queue and why; when it
-/// was last fetched and what came of it; the errors that runs reported. The last line says in one sentence what will
-/// happen next, and when. A tag alone is looked up as clan, player and war. What the database knows is left out when it
-/// does not answer. Changes nothing. Needs REDIS_URL; DATABASE_URL tells the rest. The whole mailbox is read: at a
-/// million entries that takes some seconds.
+/// Shows how the tag was read, its mail in any spelling, its state in the queue with the reason, its last fetch, and the
+/// errors that runs reported. The last line says what will happen next, and when. A tag alone is looked up as clan, player
+/// and war. Changes nothing. Reads the whole mailbox, which takes some seconds at a million entries. Needs REDIS_URL. With
+/// DATABASE_URL it shows the last fetch, if the database responds.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -46,7 +44,7 @@ pub struct ExplainArgs {
     /// clan:TAG, player:TAG, war:TAG, or a tag alone; tags in any spelling
     #[arg(value_name = "OBJECT")]
     object: String,
-    /// Write JSON, one object a line
+    /// Write JSON, one object per line
     #[arg(long)]
     json: bool,
 }
@@ -56,14 +54,14 @@ pub struct ExplainArgs {
 pub(super) struct Known {
     object: ObjectId,
     now: Timestamp,
-    standing: Position,
+    standing: Standing,
     mail: Vec<MailFound>,
     /// Unreadable mail whose id names the object.
     letters: Vec<DeadLetter>,
-    /// What the database knows, or why it could not be asked.
+    /// The facts in the database, or why they could not be read.
     store: Result<Option<Looked>, String>,
     pause: Option<Pause>,
-    /// Of the open ones the widest that covers the object.
+    /// The widest open circuit that covers the object.
     circuit: Option<Circuit>,
     max_attempts: u32,
 }
@@ -74,27 +72,28 @@ struct MailFound {
     id: String,
     /// `None`: no index entry points to it.
     score: Option<String>,
-    /// `None`: its data has not come.
+    /// `None`: it has no data yet.
     value: Option<String>,
-    /// What it will be in the queue; `None` without data.
+    /// The record that it will become; `None` without data.
     record: Option<Record>,
-    /// Set aside to wait for its data, since then.
+    /// The time since which it waits for its data.
     set_aside: Option<Timestamp>,
 }
 
-pub async fn run(args: ExplainArgs, shared: &Shared) -> anyhow::Result<Ending> {
+pub async fn run(args: ExplainArgs, shared: &Shared) -> anyhow::Result<Exit> {
     let objects = objects(&args.object)?;
     let worker = WorkerConfig::read(&process_var)?;
     let queue = connect::queue()?;
-    let told = "failed to look into the queue";
-    let now = queue.time().await.context(told)?;
-    let circuits = queue.circuits().await.context(told)?;
-    let mut mail = find_mail(&queue, now, &objects, worker.max_attempts).await.context(told)?;
-    let letters = queue.dead_letters(&DeadFilter::default(), usize::MAX).await.context(told)?;
+    let now = queue.time().await?;
+    let circuits = queue.circuits().await?;
+    // One pass for all objects, since a mailbox may have a million entries.
+    let mail = find_mail(&queue, now, &objects, worker.max_attempts).await?;
+    // Letters of mail have no index by object, so all are read once.
+    let letters = queue.dead_letters(&DeadFilter::default(), usize::MAX).await?;
     let store = store();
     let mut all = Vec::new();
     for object in objects {
-        let standing = queue.position(&object).await.context(told)?;
+        let standing = queue.standing(&object).await?;
         let names_it = |letter: &&DeadLetter| {
             letter.name.strip_prefix("mail:").is_some_and(|id| named_by(id).as_ref() == Some(&object))
         };
@@ -110,8 +109,7 @@ pub async fn run(args: ExplainArgs, shared: &Shared) -> anyhow::Result<Ending> {
             object,
         });
     }
-    mail.clear();
-    let told: Vec<String> = all
+    let output: Vec<String> = all
         .iter()
         .map(|known| {
             if args.json {
@@ -121,19 +119,21 @@ pub async fn run(args: ExplainArgs, shared: &Shared) -> anyhow::Result<Ending> {
             }
         })
         .collect();
-    text::print(&told.join(if args.json { "" } else { "\n" }))?;
-    Ok(Ending::Well)
+    text::print(&output.join(if args.json { "" } else { "\n" }))?;
+    Ok(Exit::Success)
 }
 
-/// The objects that a text means.
+/// The objects that the argument names.
 fn objects(text: &str) -> Result<Vec<ObjectId>, Misuse> {
     let misuse = |error: String| Misuse(format!("{error}; expected clan:TAG, player:TAG, war:TAG or a tag alone"));
+    // The name comes from `dead list`, whose next step is `dead show`.
     if text.starts_with("mail:") {
         return Err(Misuse(format!(
-            "`{}` is unreadable mail: `refresh-worker dead show` tells everything about it",
+            "`{}` is unreadable mail: `refresh-worker dead show` shows its details",
             text::short(text, 60)
         )));
     }
+    // A full-width colon comes from Asian keyboards.
     if text.contains([':', '\u{ff1a}']) {
         return ObjectId::from_person(text).map(|object| vec![object]).map_err(|error| misuse(format!("{error}")));
     }
@@ -141,13 +141,14 @@ fn objects(text: &str) -> Result<Vec<ObjectId>, Misuse> {
     Ok(Kind::ALL.into_iter().map(|kind| ObjectId::new(kind, tag.clone())).collect())
 }
 
-/// The object that an id of mail seems to name, also with what was hung on it: `clan:#abc-retry-2`.
+/// The object that an id of mail seems to name, with or without a suffix: `clan:#abc-retry-2`.
 fn named_by(id: &str) -> Option<ObjectId> {
+    // Producers append the number of a retry to the id.
     let start = id.split_once('-').map_or(id, |(start, _)| start);
     id.parse().or_else(|_| start.parse()).ok()
 }
 
-/// Mail for one of the objects, by what it says, or by its id when it says nothing.
+/// The mail for the objects, by its data, or by its id when there is no data.
 async fn find_mail(
     queue: &RedisQueue,
     now: Timestamp,
@@ -162,6 +163,7 @@ async fn find_mail(
         place = slice.next.filter(|place| place.part() != Part::Objects);
     }
     found.sort_by(|(_, one), (_, other)| one.id.cmp(&other.id));
+    // The scan may return an entry twice while the mailbox changes.
     found.dedup_by(|(_, one), (_, other)| one.id == other.id);
     Ok(found)
 }
@@ -185,13 +187,13 @@ fn mail_found(entry: Kept, now: Timestamp, objects: &[ObjectId], max_attempts: u
     objects.contains(&object).then_some((object, MailFound { record, ..mail }))
 }
 
-/// The database, when it is configured; else why it cannot be asked.
+/// The database, or why it cannot be read.
 fn store() -> Result<Arc<crate::store::postgres::PostgresStore>, String> {
     if process_var("DATABASE_URL").is_none_or(|url| url.trim().is_empty()) {
         return Err("DATABASE_URL is not set".to_owned());
     }
     let config = DatabaseConfig::read(&process_var).map_err(|error| error.to_string())?;
-    app::store(&config).map(Arc::new).map_err(|error| super::told(&error))
+    app::store(&config).map(Arc::new).map_err(|error| super::sentence(&error))
 }
 
 async fn ask(
@@ -199,10 +201,10 @@ async fn ask(
     object: &ObjectId,
 ) -> Result<Option<Looked>, String> {
     let store = store.as_ref().map_err(Clone::clone)?;
-    match tokio::time::timeout(PATIENCE, store.look(object)).await {
+    match tokio::time::timeout(DATABASE_TIMEOUT, store.look(object)).await {
         Ok(Ok(looked)) => Ok(looked),
         Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err(format!("the database at {} did not answer in time", store.server())),
+        Err(_) => Err(format!("the database at {} did not respond in time", store.server())),
     }
 }
 
@@ -211,21 +213,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tag_alone_means_all_three_kinds() {
+    fn tag_alone_means_all_kinds() {
         let names: Vec<String> = objects(" #2pyloq8").unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(names, ["clan:2PYL0Q8", "player:2PYL0Q8", "war:2PYL0Q8"]);
         assert_eq!(objects("war:%232pp").unwrap().len(), 1);
     }
 
     #[test]
-    fn what_cannot_be_looked_up_says_what_would_do() {
+    fn wrong_argument_names_the_problem() {
         for (wrong, expected) in [("clam:2PP", "clam"), ("#2PX!", "'X'"), ("mail:x", "dead show")] {
             assert!(objects(wrong).unwrap_err().to_string().contains(expected), "{wrong}");
         }
     }
 
     #[test]
-    fn an_id_names_its_object_in_every_form_in_use() {
+    fn id_of_mail_names_its_object() {
         for id in ["clan:#2pp", "clan:2PP", "clan:%232PP-retry-2", "clan:2PP-returned-177"] {
             assert_eq!(named_by(id).map(|object| object.to_string()).as_deref(), Some("clan:2PP"), "{id}");
         }

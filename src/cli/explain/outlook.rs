@@ -1,4 +1,4 @@
-//! What will happen to an object next, and when, in one sentence. Pure functions.
+//! A short text about what will happen to an object next, and when. Pure functions.
 
 use super::{Known, MailFound};
 use crate::{
@@ -6,35 +6,36 @@ use crate::{
     clock::Timestamp,
     config::Pause,
     queue::{
-        ORPHAN_TIMEOUT, SUSPECT_LAPSES,
+        ORPHAN_PATIENCE, SUSPECT_LAPSES,
         record::{CIRCUIT, DEAD_LETTERS_FULL, LAPSED, Record, State},
         suspects_together,
     },
 };
 
-/// The sentence.
+/// The sentence for this object.
 pub fn outlook(known: &Known) -> String {
-    let told = match &known.standing.record {
+    let text = match &known.standing.record {
         Some(record) => of_record(known, record),
         None => of_mail(known),
     };
+    // A pause hides everything else: no run would get as far as a circuit.
     let but = match (known.pause, &known.circuit) {
         (Some(pause), _) => {
             let switch = match pause {
                 Pause::RefreshPaused => "REFRESH_PAUSED",
                 Pause::DisableAutoRefreshQueue => "DISABLE_AUTO_REFRESH_QUEUE",
             };
-            format!("; but {switch} is true here: as long as runs see that, they do nothing")
+            format!(" But {switch} is true here: runs with that setting do nothing.")
         }
         (None, Some(circuit)) => format!(
-            "; but {} since {}: the next probe is at {}",
+            " But {} since {}: the next probe is at {}.",
             circuit.what_is_wrong(),
             at(circuit.since, known.now),
             at(circuit.next_probe, known.now)
         ),
         (None, None) => String::new(),
     };
-    format!("{told}{but}.")
+    format!("{text}.{but}")
 }
 
 fn of_record(known: &Known, record: &Record) -> String {
@@ -42,25 +43,21 @@ fn of_record(known: &Known, record: &Record) -> String {
     match record.state {
         State::Ready => {
             let place = match known.standing.ahead {
-                None | Some(0) => "it is the first in order".to_owned(),
-                Some(1) => "1 comes before it".to_owned(),
-                Some(ahead) => format!("{} come before it", count(ahead)),
+                None | Some(0) => "first in the queue".to_owned(),
+                Some(ahead) => format!("{} ahead", count(ahead)),
             };
+            // A request that may crash its worker is tried away from others.
             let alone = if record.lapses >= SUSPECT_LAPSES {
                 let others = match suspects_together(record.lapses) - 1 {
-                    0 => "alone, with nothing else in flight".to_owned(),
-                    others => format!("with nothing else in flight but up to {others} others like it"),
+                    0 => "alone".to_owned(),
+                    others => format!("with at most {others} other suspects"),
                 };
-                format!(" {others}, because {} leases of it in a row ran out unsettled", record.lapses)
+                format!(". A run leases it {others}, because {} leases in a row ran out unsettled", record.lapses)
             } else {
                 String::new()
             };
-            let call = if is_answered(known, record) {
-                ", and answers it without a call: what is stored is new enough"
-            } else {
-                ""
-            };
-            format!("it is ready: the next run leases it{alone} ({place}){call}")
+            let call = if is_fresh(known, record) { ". It needs no call: the stored copy is fresh enough" } else { "" };
+            format!("Ready, {place}{alone}{call}")
         }
         State::Delayed => delayed(known, record),
         State::Leased => leased(record, now),
@@ -68,10 +65,11 @@ fn of_record(known: &Known, record: &Record) -> String {
     }
 }
 
-/// The rule by which a run makes no call.
-fn is_answered(known: &Known, record: &Record) -> bool {
+/// True when a run would make no call, by the rule of the store.
+fn is_fresh(known: &Known, record: &Record) -> bool {
     let Ok(Some(looked)) = &known.store else { return false };
     let Some(fetched_at) = looked.fetched_at else { return false };
+    // The tolerance of the store for clocks that are slightly ahead.
     let minute = std::time::Duration::from_secs(60);
     let hour = minute * 60;
     let fresh_until = looked.fresh_until.unwrap_or(fetched_at).min(fetched_at + hour);
@@ -81,35 +79,40 @@ fn is_answered(known: &Known, record: &Record) -> bool {
 
 fn delayed(known: &Known, record: &Record) -> String {
     let (now, ready_at) = (known.now, record.ready_at());
+    // The later of the two times is the reason for the wait.
     let why = if record.hold <= record.wanted.due {
-        "the data its asker knew of is fresh enough until then, or it was asked for as of that time".to_owned()
+        "the requester has data that is fresh until then, or requested it for that time".to_owned()
     } else {
         let reason = record.code.as_deref().unwrap_or("unknown");
         held(record).unwrap_or_else(|| {
-            format!("its last attempt failed ({reason}), {} of {} are used", record.wanted.attempts, known.max_attempts)
+            format!(
+                "the last attempt failed ({reason}; {} of {} attempts used)",
+                record.wanted.attempts, known.max_attempts
+            )
         })
     };
     if ready_at <= now {
-        return format!("its delay ended at {}: the next run makes it ready and leases it", at(ready_at, now));
+        return format!("Ready: its delay ended at {}", at(ready_at, now));
     }
-    format!("it is delayed until {} because {why}; the first run after that leases it", at(ready_at, now))
+    format!("Delayed until {}: {why}", at(ready_at, now))
 }
 
-/// Why it waits without a fault of its own.
+/// The reason of a hold, which counts no attempt.
 fn held(record: &Record) -> Option<String> {
     let code = record.held_for.as_deref()?;
     let reason = record.reason.as_deref().unwrap_or("unknown");
     Some(match code {
+        // Set aside together with its kind, without an attempt of its own.
         CIRCUIT if record.held == 0 => {
-            "the endpoint that serves its kind fails (circuit), so that it was set aside; nothing is counted".to_owned()
+            "the endpoint of its kind is failing (open circuit); no attempt is counted".to_owned()
         }
         DEAD_LETTERS_FULL => format!(
-            "it would be a dead letter ({}), and their room is full: redrive or purge some (`refresh-worker dead`)",
+            "it should be a dead letter ({}), but there is no room; redrive or purge some (`refresh-worker dead`)",
             record.code.as_deref().unwrap_or("unknown")
         ),
         _ => {
             let times = if record.held > 1 { format!(" {} times in a row", record.held) } else { String::new() };
-            format!("it was returned{times} ({code}: {reason}); nothing is counted")
+            format!("it was returned{times} ({code}: {reason}); no attempt is counted")
         }
     })
 }
@@ -118,20 +121,14 @@ fn leased(record: &Record, now: Timestamp) -> String {
     let holder = holder(record).unwrap_or("a run");
     let expires = record.expires.unwrap_or_default();
     let next = if record.next.is_some() {
-        "; it was asked for again meanwhile, so it is refreshed once more after that"
+        ". It was requested again in the meantime, so it will be refreshed once more"
     } else {
         ""
     };
     if expires <= now {
-        return format!(
-            "the lease of run {holder} ran out at {}: the next run takes it back and leases it anew{next}",
-            at(expires, now)
-        );
+        return format!("Ready again: the lease of run {holder} ran out at {}{next}", at(expires, now));
     }
-    format!(
-        "run {holder} is refreshing it; if it does not settle it by {}, the next run takes it over{next}",
-        at(expires, now)
-    )
+    format!("Run {holder} is refreshing it. Its lease ends at {}, unless the run renews it{next}", at(expires, now))
 }
 
 /// The run in a lease token.
@@ -144,21 +141,19 @@ fn dead(known: &Known, record: &Record) -> String {
     let code = record.code.as_deref().unwrap_or("unknown");
     let died = at(record.died.unwrap_or_default(), known.now);
     let redrive = format!("`refresh-worker dead redrive {}`", known.object);
+    // Only a person revives it, since a producer would kill the next worker.
     if code == LAPSED {
         return format!(
-            "it is a dead letter since {died} ({code}: its workers did not survive it): it is not queued, whoever asks for it, \
-             until {redrive} or `refresh-worker enqueue {} --revive`",
+            "Dead letter since {died} ({code}: its workers crashed). New requests do not revive it; run {redrive}, or \
+             `refresh-worker enqueue {} --revive`",
             known.object
         );
     }
+    // Unreadable mail revives nothing.
     if known.mail.iter().any(|mail| mail.record.is_some()) {
-        return format!(
-            "it is a dead letter since {died} ({code}), and mail for it waits: the next run admits that and tries again"
-        );
+        return format!("Dead letter since {died} ({code}). A new request is in the mailbox: the next run revives it");
     }
-    format!(
-        "it is a dead letter since {died} ({code}): nothing happens to it until it is asked for again, or {redrive}"
-    )
+    format!("Dead letter since {died} ({code}). Nothing will happen until someone requests it again or runs {redrive}")
 }
 
 fn of_mail(known: &Known) -> String {
@@ -168,44 +163,38 @@ fn of_mail(known: &Known) -> String {
     {
         let ready_at = record.ready_at();
         return if ready_at > now {
-            format!(
-                "the next run takes it out of the mailbox and delays it until {}, as its mail asks",
-                at(ready_at, now)
-            )
+            format!("In the mailbox, not due until {}", at(ready_at, now))
         } else {
-            format!("the next run takes it out of the mailbox, where it is ready as {}", record.wanted.priority)
+            format!("In the mailbox: the next run queues it with priority {}", record.wanted.priority)
         };
     }
     if let Some(since) = known.mail.iter().find_map(|mail: &MailFound| mail.set_aside) {
         return format!(
-            "an index entry waits for its data: when that does not come by {} it is dropped",
-            at(since + ORPHAN_TIMEOUT, now)
+            "Incomplete: an index entry without data, which is dropped at {} unless the data arrives",
+            at(since + ORPHAN_PATIENCE, now)
         );
     }
     if !known.mail.is_empty() {
-        return "an index entry names it, and its data is not there: the next run sets it aside for 10 minutes"
+        return "Incomplete: an index entry without data. The next run drops it after 10 minutes, unless the data arrives"
             .to_owned();
     }
     let fetched = match &known.store {
-        Err(_) => "; what the database knows could not be asked".to_owned(),
-        Ok(None) => "; it was never fetched".to_owned(),
-        Ok(Some(looked)) => looked.fetched_at.map_or_else(
-            || "; it was never fetched itself".to_owned(),
-            |time| format!("; it was last fetched at {}", at(time, now)),
-        ),
+        Err(_) => "The last fetch is unknown".to_owned(),
+        Ok(None) => "Never fetched".to_owned(),
+        Ok(Some(looked)) => looked
+            .fetched_at
+            .map_or_else(|| "Never fetched".to_owned(), |time| format!("Last fetched at {}", at(time, now))),
     };
-    let letters = if known.letters.is_empty() {
-        ""
-    } else {
-        ", though unreadable mail names it (see `refresh-worker dead show`)"
-    };
-    format!("nobody waits for it{letters}: nothing happens until it is asked for{fetched}")
+    let letters =
+        if known.letters.is_empty() { "" } else { ", but unreadable mail names it (see `refresh-worker dead show`)" };
+    format!("Not queued{letters}: nothing will happen until someone requests it. {fetched}")
 }
 
-/// `14:03:10 UTC (in 4 min 12 s)`; with its date when that is not today's.
+/// `14:03:10 UTC (in 4 min 12 s)`, with the date unless it is today.
 pub fn at(time: Timestamp, now: Timestamp) -> String {
     let (text, today) = (time.to_string(), now.to_string());
     let clock = &text[11..19];
+    // Both are ISO 8601 in UTC, so the date is the first ten characters.
     let date = if text[..10] == today[..10] { String::new() } else { format!("{} ", &text[..10]) };
     let distance =
         if time > now { format!("in {}", span(time.since(now))) } else { format!("{} ago", span(now.since(time))) };
@@ -219,7 +208,7 @@ mod tests {
     use super::*;
     use crate::{
         model::{EndpointKind, Priority, Reason, RefreshRequest},
-        queue::{Circuit, CircuitReason, CircuitScope, Settlement, admin::Position},
+        queue::{Circuit, CircuitReason, CircuitScope, Settlement, archive::Standing},
         store::postgres::Looked,
     };
 
@@ -230,7 +219,7 @@ mod tests {
         Known {
             object: "clan:2PP".parse().unwrap(),
             now: NOW,
-            standing: Position { ahead: record.as_ref().map(|_| 12), record },
+            standing: Standing { ahead: record.as_ref().map(|_| 12), record },
             mail: Vec::new(),
             letters: Vec::new(),
             store: Ok(None),
@@ -251,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn every_state_has_its_sentence() {
+    fn every_state_has_a_sentence() {
         let failed = Settlement::Failed { until: NOW + MINUTE * 4, reason: Reason::new("timeout", "") };
         let dead = Settlement::Dead { reason: Reason::new("wrong_tag", ""), body: None };
         let held = Settlement::Held { reason: Reason::new("maintenance", "503 from two of them") };
@@ -288,19 +277,19 @@ mod tests {
             Some(aside),
             leased().settle(&dead, false, NOW),
         ];
-        let told: Vec<String> = states.into_iter().map(|record| outlook(&known(record))).collect();
-        insta::assert_snapshot!(told.join("\n"));
+        let sentences: Vec<String> = states.into_iter().map(|record| outlook(&known(record))).collect();
+        insta::assert_snapshot!(sentences.join("\n"));
     }
 
     #[test]
-    fn what_is_new_enough_is_known_to_need_no_call() {
+    fn fresh_object_needs_no_call() {
         let looked = Looked { fetched_at: Some(NOW - MINUTE), ..Looked::default() };
         let known = Known { store: Ok(Some(looked)), ..known(Some(ready(NOW - MINUTE * 5))) };
-        assert!(outlook(&known).contains("without a call"), "{}", outlook(&known));
+        assert!(outlook(&known).contains("needs no call"), "{}", outlook(&known));
     }
 
     #[test]
-    fn an_open_circuit_is_part_of_the_sentence() {
+    fn open_circuit_is_mentioned() {
         let circuit = |scope, code| Circuit {
             scope,
             since: NOW - MINUTE,
@@ -309,13 +298,13 @@ mod tests {
         };
         let with = |circuit| outlook(&Known { circuit: Some(circuit), ..known(Some(ready(NOW))) });
         let maintenance = with(circuit(CircuitScope::Api, CircuitReason::MAINTENANCE));
-        assert!(maintenance.contains("but the API is in maintenance since 05:05:"), "{maintenance}");
+        assert!(maintenance.contains("But the API is in maintenance since 05:05:"), "{maintenance}");
         let wars = with(circuit(CircuitScope::Endpoint(EndpointKind::CurrentWar), "failing"));
-        assert!(wars.contains("but no current_war calls are made (failing: status 500) since 05:05:"), "{wars}");
+        assert!(wars.contains("But no current_war calls are made (failing: status 500) since 05:05:"), "{wars}");
     }
 
     #[test]
-    fn a_pause_is_part_of_the_sentence() {
+    fn pause_is_mentioned() {
         let known = Known { pause: Some(Pause::RefreshPaused), ..known(Some(ready(NOW))) };
         assert!(outlook(&known).contains("REFRESH_PAUSED is true"), "{}", outlook(&known));
     }

@@ -1,4 +1,4 @@
-//! Everything known about an object, as text and as JSON.
+//! The facts about an object, as text and as JSON.
 
 use serde_json::{Value, json};
 
@@ -7,26 +7,26 @@ use super::{
     outlook::{at, holder, outlook},
 };
 use crate::{
-    cli::text::{Align, Style, Table, counted, short},
+    cli::text::{Align, Style, Table, count, counted, short},
     clock::Timestamp,
     queue::{
-        admin::Position,
+        archive::Standing,
         record::{Record, State, Wanted},
     },
 };
 
-/// For people.
-pub fn text(asked: &str, known: &Known, style: Style) -> String {
+/// The facts for people. `argument` is what was typed.
+pub fn text(argument: &str, known: &Known, style: Style) -> String {
     let mut table = Table::new([("", Align::Left), ("", Align::Left)]);
-    table.row(["read as", &format!("`{}` is {} {}", short(asked, 60), known.object.kind, known.object.tag)]);
+    table.row(["read as", &format!("`{}` is {} {}", short(argument, 60), known.object.kind, known.object.tag)]);
     mail_rows(&mut table, known);
     match &known.standing.record {
-        None => table.row(["queue", "not in it"]),
+        None => table.row(["queue", "not queued"]),
         Some(record) => record_rows(&mut table, record, &known.standing, known),
     }
     for letter in &known.letters {
-        let told = format!("{}: {}: {}", short(&letter.name, 60), letter.reason_code, short(&letter.reason, 100));
-        table.row(["unreadable mail", &told]);
+        let text = format!("{}: {}: {}", short(&letter.name, 60), letter.reason_code, short(&letter.reason, 100));
+        table.row(["unreadable mail", &text]);
     }
     store_rows(&mut table, known);
     format!("{}\n{}{}\n", style.bold(&known.object.to_string()), table.render(style), style.bold(&outlook(known)))
@@ -35,11 +35,12 @@ pub fn text(asked: &str, known: &Known, style: Style) -> String {
 fn mail_rows(table: &mut Table, known: &Known) {
     for mail in &known.mail {
         let what = match (&mail.score, &mail.value, mail.set_aside) {
-            (_, _, Some(since)) => format!("its data is awaited since {}", at(since, known.now)),
+            (_, _, Some(since)) => format!("no data since {}", at(since, known.now)),
             (Some(score), Some(value), _) => format!("score {score}, {}", short(value, 300)),
-            (None, Some(value), _) => format!("no index entry points to it, {}", short(value, 300)),
-            (Some(score), None, _) => format!("score {score}, its data is not there"),
-            (None, None, _) => "gone meanwhile".to_owned(),
+            (None, Some(value), _) => format!("no index entry, {}", short(value, 300)),
+            (Some(score), None, _) => format!("score {score}, no data"),
+            // Admitted between the two reads of the mailbox.
+            (None, None, _) => "gone in the meantime".to_owned(),
         };
         table.row(["mail", &format!("`{}`: {what}", short(&mail.id, 60))]);
     }
@@ -48,10 +49,10 @@ fn mail_rows(table: &mut Table, known: &Known) {
     }
 }
 
-fn record_rows(table: &mut Table, record: &Record, standing: &Position, known: &Known) {
+fn record_rows(table: &mut Table, record: &Record, standing: &Standing, known: &Known) {
     let now = known.now;
     let place = match (record.state, standing.ahead) {
-        (State::Ready, Some(ahead)) => format!(", {} before it", counted(ahead, "other", "others")),
+        (State::Ready, Some(ahead)) => format!(", {} ahead", count(ahead)),
         _ => String::new(),
     };
     table.row(["queue", &format!("{}, {}{place}", state_name(record.state), record.wanted.priority)]);
@@ -59,58 +60,59 @@ fn record_rows(table: &mut Table, record: &Record, standing: &Position, known: &
     if record.hold > Timestamp::EPOCH {
         table.row(["held until", &at(record.hold, now)]);
     }
-    table.row(["attempts", &format!("{} of {} failed", record.wanted.attempts, known.max_attempts)]);
+    table.row(["failed attempts", &format!("{} of {}", record.wanted.attempts, known.max_attempts)]);
     if record.lapses > 0 {
-        table.row(["lapses", &format!("{} leases in a row ran out unsettled", record.lapses)]);
+        table.row(["lapses", &format!("{} in a row (leases that ran out unsettled)", record.lapses)]);
     }
-    table.row(["merged", &counted(record.merges, "request", "requests")]);
+    table.row(["requested", &counted(record.merges, "time", "times")]);
     if record.state == State::Leased {
         let expires = at(record.expires.unwrap_or_default(), now);
         table.row(["lease", &format!("run {} until {expires}", holder(record).unwrap_or("unknown"))]);
     }
     if let Some(next) = &record.next {
-        let told = format!("{}, asked {}, due {}", next.priority, at(next.last, now), at(next.due, now));
-        table.row(["next request", &told]);
+        let text = format!("{}, requested {}, due {}", next.priority, at(next.last, now), at(next.due, now));
+        table.row(["next request", &text]);
     }
     if let Some(died) = record.died {
         table.row(["died", &at(died, now)]);
     }
     if let Some(code) = &record.code {
         let name = match (record.state, record.held) {
-            (State::Dead, _) => "dead because",
+            (State::Dead, _) => "reason",
+            // A hold without a number is an ordinary delay after a failure.
             (_, 0) => "last failure",
-            _ => "held because",
+            _ => "held for",
         };
         table.row([name, &format!("{code}: {}", short(record.reason.as_deref().unwrap_or_default(), 300))]);
     }
     if let Some(body) = &record.body {
-        table.row(["what came", &short(body, 500)]);
+        table.row(["received", &short(body, 500)]);
     }
 }
 
 fn wanted_rows(table: &mut Table, wanted: &Wanted, now: Timestamp) {
-    table.row(["first asked", &at(wanted.first, now)]);
-    table.row(["last asked", &at(wanted.last, now)]);
+    table.row(["first requested", &at(wanted.first, now)]);
+    table.row(["last requested", &at(wanted.last, now)]);
     table.row(["due", &at(wanted.due, now)]);
 }
 
 fn store_rows(table: &mut Table, known: &Known) {
     let now = known.now;
     let looked = match &known.store {
-        Err(why) => return table.row(["database", &format!("not asked: {}", short(why, 300))]),
+        Err(why) => return table.row(["database", &format!("not read: {}", short(why, 300))]),
         Ok(None) => return table.row(["database", "never fetched"]),
         Ok(Some(looked)) => looked,
     };
     let mut row = |name: &str, time: Option<Timestamp>, absent: &str| {
-        let told = time.map_or_else(|| absent.to_owned(), |time| at(time, now));
-        if !told.is_empty() {
-            table.row([name, &told]);
+        let text = time.map_or_else(|| absent.to_owned(), |time| at(time, now));
+        if !text.is_empty() {
+            table.row([name, &text]);
         }
     };
     row("last fetched", looked.fetched_at, "never");
     row("last changed", looked.changed_at, "");
-    row("API repeats until", looked.fresh_until, "");
-    row("seen as member", looked.member_at, "");
+    row("fresh until", looked.fresh_until, "");
+    row("last seen as a member", looked.member_at, "");
     if let Some(outcome) = &looked.last_outcome {
         table.row(["last outcome", outcome]);
     }
@@ -131,7 +133,7 @@ const fn state_name(state: State) -> &'static str {
     }
 }
 
-/// For programs.
+/// The facts for programs.
 pub fn json(known: &Known) -> Value {
     let mail: Vec<Value> = known
         .mail
@@ -152,14 +154,14 @@ pub fn json(known: &Known) -> Value {
         "queue": known.standing.record.as_ref().map(|record| queue_json(record, &known.standing)),
         "unreadable_mail": known.letters.iter().map(|letter| &letter.name).collect::<Vec<_>>(),
         "database": match &known.store {
-            Err(why) => json!({"asked": false, "because": why}),
+            Err(why) => json!({"read": false, "because": why}),
             Ok(looked) => store_json(looked.as_ref()),
         },
         "outlook": outlook(known),
     })
 }
 
-fn queue_json(record: &Record, standing: &Position) -> Value {
+fn queue_json(record: &Record, standing: &Standing) -> Value {
     let time = |time: Timestamp| time.to_string();
     json!({
         "state": record.state,
@@ -190,19 +192,19 @@ fn queue_json(record: &Record, standing: &Position) -> Value {
 
 fn store_json(looked: Option<&crate::store::postgres::Looked>) -> Value {
     let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
-    let Some(looked) = looked else { return json!({"asked": true, "last_fetched": null}) };
-    let mut told = json!({
-        "asked": true,
+    let Some(looked) = looked else { return json!({"read": true, "last_fetched": null}) };
+    let mut json = json!({
+        "read": true,
         "last_fetched": time(looked.fetched_at),
         "last_changed": time(looked.changed_at),
         "fresh_until": time(looked.fresh_until),
-        "seen_as_member": time(looked.member_at),
+        "last_seen_as_member": time(looked.member_at),
         "last_outcome": looked.last_outcome,
     });
-    told["errors"] = looked
+    json["errors"] = looked
         .errors
         .iter()
         .map(|error| json!({"run": error.run, "started": error.started.to_string(), "error": error.text}))
         .collect();
-    told
+    json
 }

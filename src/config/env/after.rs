@@ -1,18 +1,22 @@
-//! Reads what follows a run: caches, views, statistics, retention. A part of [`super`], over the same reader.
+//! Reads the settings of what follows a run: caches, views, statistics, retention.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
 
 use secrecy::SecretString;
 use url::Url;
 
-use super::{Reader, Vars};
-use crate::config::{AfterConfig, ConfigErrors, InvalidationConfig, StatsConfig, StatsFunction, ViewConfig};
+use super::reader::Reader;
+use crate::config::{
+    AfterConfig, ConfigErrors, InvalidationConfig, StatsConfig, StatsFunction, ViewConfig, read_span, variables::Vars,
+};
 
-/// Where a Next.js application of the related systems takes invalidations.
+/// The path at which a Next.js application of the related systems takes invalidations.
 const INVALIDATION_PATH: &str = "/api/internal/cache/invalidate";
 
-/// A view without an interval of its own is refreshed at most so often.
+/// The interval of a view that names none.
 const VIEW_INTERVAL: Duration = Duration::from_secs(60);
+
+const VIEW_INTERVALS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(366 * 86_400);
 
 const VIEWS_EXPECTED: &str =
     "expected names of materialized views with an interval each, as in clan_leaderboard:5m,job_progress:60s";
@@ -20,7 +24,7 @@ const FUNCTIONS_EXPECTED: &str = "expected SQL functions with the cache tags of 
                                   update_power_ratings:player_power_rating,update_totals:season_stats+half_season_stats";
 
 impl AfterConfig {
-    /// Only what follows a run, for commands that do nothing else.
+    /// Reads only these settings, for commands that use no others.
     pub fn read(vars: Vars<'_>) -> Result<Self, ConfigErrors> {
         let mut reader = Reader::new(vars);
         let config = reader.after();
@@ -42,6 +46,7 @@ impl Reader<'_> {
         let key = self.internal_api_key();
         let url = match (self.own("CACHE_INVALIDATION_URL"), self.own("NEXT_PUBLIC_APP_URL")) {
             (Some(text), _) => self.web_address("CACHE_INVALIDATION_URL", &text),
+            // The application has its own setting, which deployments share.
             (None, Some(text)) => {
                 let text = format!("{}{INVALIDATION_PATH}", text.trim_end_matches('/'));
                 self.web_address("NEXT_PUBLIC_APP_URL", &text)
@@ -52,11 +57,12 @@ impl Reader<'_> {
     }
 
     fn internal_api_key(&mut self) -> Option<SecretString> {
-        if self.not_to_be_had("INTERNAL_API_KEY").is_some() {
+        if self.secret_problem("INTERNAL_API_KEY").is_some() {
             self.refuse_as("INTERNAL_API_KEY", "", ());
             return None;
         }
         let key = self.own("INTERNAL_API_KEY")?;
+        // A line break at the end of a copied key is the usual mistake.
         if key.chars().any(|c| !c.is_ascii_graphic()) {
             self.refuse_as(
                 "INTERNAL_API_KEY",
@@ -72,6 +78,7 @@ impl Reader<'_> {
         let plain = |url: &Url| {
             matches!(url.scheme(), "http" | "https")
                 && url.has_host()
+                // A login in the URL would appear in logs.
                 && url.username().is_empty()
                 && url.password().is_none()
                 && url.fragment().is_none()
@@ -89,7 +96,9 @@ impl Reader<'_> {
         let mut views: Vec<ViewConfig> = Vec::new();
         for entry in text.split(',').map(str::trim).filter(|entry| !entry.is_empty()) {
             let (name, interval) = match entry.split_once(':') {
-                Some((name, interval)) => (name.trim(), interval_of(interval.trim())),
+                Some((name, interval)) => {
+                    (name.trim(), read_span(interval.trim()).filter(|span| VIEW_INTERVALS.contains(span)))
+                }
                 None => (entry, Some(VIEW_INTERVAL)),
             };
             match interval {
@@ -99,6 +108,7 @@ impl Reader<'_> {
                 _ => return self.refuse("REFRESH_VIEWS", format!("{VIEWS_EXPECTED}, each once")),
             }
         }
+        // Without views the statistics do no harm, as in a copied .env.
         if let (false, Some(other)) = (views.is_empty(), statistics.keys().next()) {
             self.refuse_as("VIEW_STATISTICS", format!("`{other}` is not among REFRESH_VIEWS"), ());
         }
@@ -143,13 +153,14 @@ impl Reader<'_> {
         id
     }
 
-    /// The second spelling of `DATABASE_URL`, as an RDS proxy's clients have it. TLS is not a choice: a proxy has a certificate of
-    /// a public authority for the name of its endpoint.
+    /// Reads the database from the five `RDS_` settings, an alternative to `DATABASE_URL`. TLS is always verified: an RDS proxy has
+    /// a certificate of a public authority for the name of its endpoint.
     pub(super) fn database_of_rds(&mut self) -> SecretString {
         const NAMES: [&str; 4] = ["RDS_PROXY_ENDPOINT", "RDS_DBNAME", "RDS_USERNAME", "RDS_PASSWORD"];
-        let given = NAMES.map(|name| (name, self.own(name).filter(|_| self.not_to_be_had(name).is_none())));
+        let given = NAMES.map(|name| (name, self.own(name).filter(|_| self.secret_problem(name).is_none())));
         for (name, value) in &given {
             let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+            // User and password may have any character; they are percent-encoded below.
             let free = matches!(*name, "RDS_USERNAME" | "RDS_PASSWORD");
             match value {
                 None => self.refuse_as(name, format!("expected all of {}", NAMES.join(", ")), ()),
@@ -166,15 +177,15 @@ impl Reader<'_> {
         let Ok(mut url) = Url::parse(&format!("postgresql://{host}:{port}/{database}?sslmode=verify-full")) else {
             return self.refuse("RDS_PROXY_ENDPOINT", "expected the name of a host");
         };
-        // Both can only fail for URLs without a host.
+        // Both fail only for a URL without a host, and this URL has one.
         let _ = url.set_username(&user);
         let _ = url.set_password(Some(&password));
         String::from(url).into()
     }
 
-    /// Whether the database is given in the second spelling only.
+    /// True when the `RDS_` settings name the database and `DATABASE_URL` does not.
     pub(super) fn is_database_of_rds(&self) -> bool {
-        let none = |name: &str| self.own(name).is_none() && self.not_to_be_had(name).is_none();
+        let none = |name: &str| self.own(name).is_none() && self.secret_problem(name).is_none();
         none("DATABASE_URL") && !none("RDS_PROXY_ENDPOINT")
     }
 }
@@ -187,23 +198,10 @@ fn stats_function(entry: &str) -> Option<StatsFunction> {
         .then(|| StatsFunction { name: name.to_owned(), tags })
 }
 
-/// `60s`, `5m`, `1h`, `1d`.
-fn interval_of(text: &str) -> Option<Duration> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
-    let scale = match unit {
-        "s" => 1,
-        "m" | "min" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return None,
-    };
-    let seconds = number.parse::<u64>().ok()?.checked_mul(scale)?;
-    (1..=366 * 86_400).contains(&seconds).then(|| Duration::from_secs(seconds))
-}
-
-/// A name, or a schema and a name, of what SQL needs no quotation marks for.
+/// True for a name, or a schema and a name, that SQL reads without quotation marks.
 fn is_sql_name(text: &str) -> bool {
     let is_part = |part: &str| {
+        // PostgreSQL truncates longer names silently.
         part.len() <= 63
             && part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
             && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
@@ -212,10 +210,11 @@ fn is_sql_name(text: &str) -> bool {
     parts.len() <= 2 && parts.into_iter().all(is_part)
 }
 
-/// One query and nothing behind it.
+/// True for a single query with nothing after it.
 fn is_query(text: &str) -> bool {
     let text = text.trim().trim_end_matches(';').trim_end();
     let begins = |word: &str| text.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
+    // The query runs with the worker's rights, and a mistake must not write.
     (begins("select") || begins("with")) && !text.contains(';')
 }
 
@@ -224,7 +223,7 @@ mod tests {
     use secrecy::ExposeSecret as _;
 
     use super::*;
-    use crate::config::{DatabaseConfig, env::Vars};
+    use crate::config::DatabaseConfig;
 
     fn vars<'a>(set: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
         move |name| set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
@@ -235,12 +234,12 @@ mod tests {
     }
 
     #[test]
-    fn without_settings_nothing_follows_a_run() {
+    fn no_settings_leave_nothing_to_follow() {
         assert!(read(&[("INTERNAL_API_KEY", "key"), ("WORKER_ID", "w")]).unwrap().is_empty());
     }
 
     #[test]
-    fn the_address_for_invalidations_is_given_whole_or_made_of_the_application_s() {
+    fn invalidation_address_is_given_or_derived() {
         let of = |set: &[(&str, &str)]| read(set).unwrap().invalidation.unwrap().url.to_string();
         assert_eq!(of(&[("NEXT_PUBLIC_APP_URL", "https://app/")]), "https://app/api/internal/cache/invalidate");
         let both = [("NEXT_PUBLIC_APP_URL", "https://app"), ("CACHE_INVALIDATION_URL", "http://cache:3000/tags")];
@@ -259,8 +258,8 @@ mod tests {
             ("VIEW_STATISTICS", r#"{"job_progress": "SELECT 1 AS one;"}"#),
         ];
         let views = read(&set).unwrap().views;
-        let told: Vec<String> = views.iter().map(ToString::to_string).collect();
-        assert_eq!(told, ["job_progress:60s", "refresh_worker.clan_leaderboard:300s"]);
+        let shown: Vec<String> = views.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["job_progress:60s", "refresh_worker.clan_leaderboard:300s"]);
         assert_eq!(views[0].statistics.as_deref(), Some("SELECT 1 AS one;"));
         for wrong in ["a b", "a:5", "a:0s", "a;DROP TABLE x", "a,a", "a.b.c", "1a", "a:1y"] {
             assert!(read(&[("REFRESH_VIEWS", wrong)]).is_err(), "{wrong}");
@@ -273,11 +272,11 @@ mod tests {
     }
 
     #[test]
-    fn functions_have_the_cache_tags_of_what_they_make_stale() {
+    fn functions_have_cache_tags() {
         let set = [("STATS_FUNCTIONS", "update_a:one+two, stats.update_b"), ("ENVIRONMENT", "staging")];
         let stats = read(&set).unwrap().stats.unwrap();
-        let told: Vec<String> = stats.functions.iter().map(ToString::to_string).collect();
-        assert_eq!(told, ["update_a:one+two", "stats.update_b"]);
+        let shown: Vec<String> = stats.functions.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["update_a:one+two", "stats.update_b"]);
         assert_eq!((stats.lease, stats.worker_id.as_str()), (Duration::from_secs(300), "refresh-worker-staging"));
         for wrong in ["f()", "f:x,f:y", ",", "f g"] {
             assert!(read(&[("STATS_FUNCTIONS", wrong)]).is_err(), "{wrong}");
@@ -285,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_of_an_rds_proxy_make_an_address_with_tls() {
+    fn rds_settings_make_address_with_tls() {
         let all = [
             ("RDS_PROXY_ENDPOINT", "proxy.rds.example"),
             ("RDS_DBNAME", "stats"),

@@ -1,18 +1,17 @@
-//! Reads what the API needs: its address, keys or accounts of the portal, rates. A part of [`super`], over the same reader.
+//! Reads the settings of the API: address, keys, accounts of the portal, rates.
 
 use std::{net::IpAddr, num::NonZeroU64};
 
 use secrecy::SecretString;
 use url::Url;
 
-use super::{Problem, Reader, Role};
-use crate::config::{ApiConfig, DEFAULT_REQS_PER_SEC, PortalAccount, PortalConfig, accounts};
+use super::{Role, reader::Reader};
+use crate::config::{
+    ApiConfig, DEFAULT_REQS_PER_SEC, PortalAccount, PortalConfig, Problem, accounts, variables::MAX_ACCOUNTS,
+};
 
-/// More calls than any account makes in a day.
-const MOST_REQS_PER_DAY: u64 = 10_000_000_000;
-
-/// How many accounts of the portal can be set: `COC_EMAIL`, `COC_EMAIL_2` … `COC_EMAIL_9`.
-pub(in crate::config) const MAX_ACCOUNTS: u32 = 9;
+/// More calls than any account makes in a day, so a larger number is a mistake.
+const MAX_REQS_PER_DAY: u64 = 10_000_000_000;
 
 impl Reader<'_> {
     pub(super) fn api(&mut self, role: Role) -> ApiConfig {
@@ -21,15 +20,16 @@ impl Reader<'_> {
         ApiConfig {
             base_url: self.base_url(),
             tokens: self.tokens(role, portal.is_some()),
+            // Capped, not refused: the old worker's deployments may have a higher number.
             reqs_per_sec: wanted.min(cap),
             keys_per_run: self.optional_number("KEYS_PER_RUN", 1..=1000),
-            reqs_per_day: self.optional_number("COC_REQS_PER_DAY", 1..=MOST_REQS_PER_DAY).and_then(NonZeroU64::new),
+            reqs_per_day: self.optional_number("COC_REQS_PER_DAY", 1..=MAX_REQS_PER_DAY).and_then(NonZeroU64::new),
             portal,
             max_body: self.number("MAX_BODY_BYTES", 64 * 1024..=64 * 1024 * 1024),
         }
     }
 
-    /// Accounts of the developer portal, if there are any.
+    /// The developer portal, if an account is set.
     fn portal(&mut self) -> Option<PortalConfig> {
         let numbered = (2..=MAX_ACCOUNTS).map(|number| format!("_{number}"));
         let mut accounts: Vec<PortalAccount> =
@@ -43,7 +43,7 @@ impl Reader<'_> {
     /// The accounts of `COC_ACCOUNTS`.
     fn accounts_in_one(&mut self) -> Vec<PortalAccount> {
         let name = "COC_ACCOUNTS";
-        if self.not_to_be_had(name).is_some() {
+        if self.secret_problem(name).is_some() {
             return self.refuse(name, "");
         }
         let Some(text) = self.own(name) else { return Vec::new() };
@@ -61,13 +61,14 @@ impl Reader<'_> {
         }
     }
 
-    /// The account whose variables end like this.
+    /// The account whose variables have this suffix.
     fn account(&mut self, suffix: &str) -> Option<PortalAccount> {
         let mut found = Vec::new();
         let mut missing = Vec::new();
         for name in ["COC_EMAIL", "COC_PASSWORD"] {
             let full = format!("{name}{suffix}");
-            match (self.not_to_be_had(&full), self.own(&full)) {
+            match (self.secret_problem(&full), self.own(&full)) {
+                // Only the first account is in the table of settings.
                 (Some(problem), _) if suffix.is_empty() => {
                     self.problems.push(Problem { variable: name, text: problem });
                 }
@@ -79,7 +80,7 @@ impl Reader<'_> {
             }
         }
         if let ([_], [(name, full)]) = (found.as_slice(), missing.as_slice()) {
-            let text = format!("is not set: expected e-mail address and password of an account, and {full} is missing");
+            let text = format!("is not set: an account needs an e-mail address and a password, and {full} is missing");
             self.problems.push(Problem { variable: name, text });
         }
         let [email, password] = <[SecretString; 2]>::try_from(found).ok()?;
@@ -100,6 +101,7 @@ impl Reader<'_> {
         let text = self.own("EGRESS_IPS").unwrap_or_default();
         let addresses = text.split(',').map(str::trim).filter(|address| !address.is_empty());
         let addresses: Result<Vec<IpAddr>, _> =
+            // The portal shows addresses as CIDR ranges.
             addresses.map(|address| address.trim_end_matches("/32").parse()).collect();
         addresses
             .unwrap_or_else(|_| self.refuse("EGRESS_IPS", "expected addresses separated by commas, as in 203.0.113.7"))
@@ -124,7 +126,7 @@ impl Reader<'_> {
         })
     }
 
-    /// `COC_REQS_PER_SEC` as wanted, and what caps it.
+    /// The wanted rate (`COC_REQS_PER_SEC`) and its cap.
     pub(super) fn rate_and_cap(&mut self) -> (u32, u32) {
         let cap = self.optional_number("COC_MAX_REQS_PER_SEC", 1..=10_000).unwrap_or(DEFAULT_REQS_PER_SEC);
         let wanted = match self.own("COC_REQS_PER_SEC").map(|text| text.parse::<u64>()) {
@@ -147,10 +149,11 @@ impl Reader<'_> {
                     && url.query().is_none()
                     && url.fragment().is_none() =>
             {
+                // The most common mistake, which would make every call a 404.
                 if url.host_str() == Some("api.clashofclans.com") && url.path() == "/" {
                     return self.refuse_as(
                         "COC_BASE_URL",
-                        "expected the version in it, as in https://api.clashofclans.com/v1",
+                        "expected the version at its end, as in https://api.clashofclans.com/v1",
                         url,
                     );
                 }
@@ -166,7 +169,7 @@ impl Reader<'_> {
     fn tokens(&mut self, role: Role, has_portal: bool) -> Vec<SecretString> {
         let mut tokens: Vec<String> = Vec::new();
         for name in ["COC_API_TOKEN", "COC_API_TOKENS"] {
-            if self.not_to_be_had(name).is_some() {
+            if self.secret_problem(name).is_some() {
                 self.refuse_as(name, "", ());
                 continue;
             }
@@ -175,10 +178,11 @@ impl Reader<'_> {
                 if token.chars().any(|c| !c.is_ascii_graphic()) || token.contains(['"', '\'']) {
                     let place = index + 1;
                     let expected = format!(
-                        "has something in key {place} that no key has: expected the key alone, without Bearer, quotation \
-                         marks and white space"
+                        "has characters in key {place} that no key has: expected the key alone, without Bearer, quotation marks and \
+                         white space"
                     );
                     self.refuse_as(name, expected, ());
+                // A key given twice would get twice its rate.
                 } else if !tokens.iter().any(|known| known == token) {
                     tokens.push(token.to_owned());
                 }
@@ -186,6 +190,7 @@ impl Reader<'_> {
         }
         if tokens.is_empty()
             && !has_portal
+            // The health role makes no calls.
             && role == Role::Refresh
             && !self.has_problem_with(&["COC_API_TOKEN", "COC_API_TOKENS"])
         {
@@ -195,7 +200,8 @@ impl Reader<'_> {
     }
 
     fn refuse_missing_tokens(&mut self) {
-        const WHERE: &str = "a key of the API, made at https://developer.clashofclans.com for this machine's address";
+        const WHERE: &str =
+            "a key of the API, created at https://developer.clashofclans.com for this machine's address";
         let text = format!(
             "is not set: expected {WHERE} (or several in COC_API_TOKENS), or COC_EMAIL and COC_PASSWORD of an account there"
         );

@@ -1,28 +1,32 @@
-//! What leaves the machine without protection, by the settings alone. A part of [`super`], over the same reader.
+//! Finds settings that send data to other machines without protection.
 
 use std::net::IpAddr;
 
 use secrecy::ExposeSecret as _;
 use url::Url;
 
-use super::{Reader, Role, Vars};
-use crate::config::database_url::{DatabaseUrl, Place, TlsMode};
+use super::{Role, reader::Reader};
+use crate::config::{
+    database_url::{DatabaseUrl, Place, TlsMode},
+    variables::Vars,
+};
 
-/// Something that others on the way could read or change.
+/// Data that others on the network could read or change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exposure {
     pub what: String,
     pub fix: String,
 }
 
-/// Everything that is sent to another machine without TLS, or to a server that nobody verifies. Settings that cannot be used
-/// are told elsewhere.
+/// Everything that is sent to another machine without TLS, or to a server whose certificate is not verified. Invalid settings
+/// are skipped here.
 #[must_use]
 pub fn exposures(vars: Vars<'_>) -> Vec<Exposure> {
     let mut reader = Reader::new(vars);
     let mut found = Vec::new();
     found.extend(of_redis(&mut reader));
     found.extend(of_database(&mut reader));
+    // The health role reads the same settings and requires no key.
     let api = reader.api(Role::Health);
     if !api.tokens.is_empty() || api.portal.is_some() {
         found.extend(of_http("COC_BASE_URL", "the API keys go", &api.base_url));
@@ -39,9 +43,10 @@ pub fn exposures(vars: Vars<'_>) -> Vec<Exposure> {
 fn of_redis(reader: &mut Reader<'_>) -> Option<Exposure> {
     let url = Url::parse(reader.redis().url.expose_secret()).ok()?;
     let host = url.host_str().filter(|host| !is_local(host))?;
+    // TLS of Redis always verifies the certificate.
     matches!(url.scheme(), "redis" | "valkey").then(|| Exposure {
-        what: format!("REDIS_URL: the password and everything else goes to {host} unencrypted"),
-        fix: "use rediss:// where the server offers TLS; within a network of your own it may be fine".to_owned(),
+        what: format!("REDIS_URL: the password and all data go to {host} unencrypted"),
+        fix: "use rediss:// if the server offers TLS; ignore this within a network of your own".to_owned(),
     })
 }
 
@@ -53,17 +58,17 @@ fn of_database(reader: &mut Reader<'_>) -> Option<Exposure> {
     }
     let mode = url.tls.mode;
     let what = match mode {
-        TlsMode::Disable => "everything goes to it unencrypted",
+        TlsMode::Disable => "all data goes to it unencrypted",
         TlsMode::Prefer => {
-            "the connection is encrypted only if the server offers it, and nobody verifies that it is the server"
+            "the connection is encrypted only if the server offers it, and the certificate is not verified"
         }
-        TlsMode::Require => "the connection is encrypted, but nobody verifies that it is the server",
+        TlsMode::Require => "the connection is encrypted, but the certificate is not verified",
         TlsMode::VerifyCa | TlsMode::VerifyFull => return None,
     };
     Some(Exposure {
         what: format!("DATABASE_URL: {host}: {what} (sslmode={})", mode.as_str()),
-        fix: "add sslmode=verify-full, and sslrootcert=FILE (or CA_CERTIFICATES_FILE) where the server's authority is your own \
-                 or RDS's"
+        fix: "add sslmode=verify-full, and sslrootcert=FILE (or CA_CERTIFICATES_FILE) if the server's authority is your own or \
+                 RDS's"
             .to_owned(),
     })
 }
@@ -72,11 +77,11 @@ fn of_http(variable: &str, what: &str, url: &Url) -> Option<Exposure> {
     let host = url.host_str().filter(|host| url.scheme() == "http" && !is_local(host))?;
     Some(Exposure {
         what: format!("{variable}: {what} to {host} unencrypted"),
-        fix: format!("begin {variable} with https://"),
+        fix: format!("use https:// in {variable}"),
     })
 }
 
-/// Whether it does not leave the machine.
+/// True when the host is this machine.
 fn is_local(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
     host == "localhost"
@@ -94,10 +99,10 @@ mod tests {
     }
 
     #[test]
-    fn a_remote_server_that_nobody_verifies_is_told() {
+    fn unverified_remote_database_is_found() {
         for parameters in ["", "?sslmode=prefer", "?sslmode=require", "?sslmode=disable", "?sslmode=allow"] {
-            let told = found(&[("DATABASE_URL", &format!("postgres://u:hush@db.example/d{parameters}"))]).join("\n");
-            assert!(told.contains("db.example") && told.contains("sslmode=") && !told.contains("hush"), "{told}");
+            let text = found(&[("DATABASE_URL", &format!("postgres://u:hush@db.example/d{parameters}"))]).join("\n");
+            assert!(text.contains("db.example") && text.contains("sslmode=") && !text.contains("hush"), "{text}");
         }
         for url in [
             "postgres://u:p@db.example/d?sslmode=verify-full",
@@ -113,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_passwords_in_the_clear_are_told() {
+    fn keys_and_passwords_in_the_clear_are_found() {
         let key = ("COC_API_TOKEN", "hush.key");
         assert!(
             found(&[("COC_BASE_URL", "http://proxy.example/v1"), key])[0].contains("the API keys go to proxy.example")
@@ -121,8 +126,8 @@ mod tests {
         assert!(found(&[("REDIS_URL", "redis://:hush@cache.example")])[0].contains("cache.example"));
         let account = [("COC_EMAIL", "a@b.c"), ("COC_PASSWORD", "hush"), ("COC_PORTAL_URL", "http://portal.example")];
         assert!(found(&account)[0].contains("portal.example"));
-        let told = [("NEXT_PUBLIC_APP_URL", "http://app.example"), ("INTERNAL_API_KEY", "hush")];
-        assert!(found(&told)[0].contains("INTERNAL_API_KEY goes to app.example"));
+        let application = [("NEXT_PUBLIC_APP_URL", "http://app.example"), ("INTERNAL_API_KEY", "hush")];
+        assert!(found(&application)[0].contains("INTERNAL_API_KEY goes to app.example"));
         for set in [
             [("COC_BASE_URL", "http://127.0.0.1:1/v1"), key],
             [("COC_BASE_URL", "https://proxy.example/v1"), key],

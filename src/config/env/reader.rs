@@ -1,11 +1,13 @@
-//! Takes variables one by one and gathers what is wrong with them. A part of [`super`], over which the other parts read.
+//! Reads single variables and collects their problems.
 
 use std::{fmt, ops::RangeInclusive, str::FromStr};
 
-use super::{ConfigErrors, Problem, Vars};
-use crate::config::variables::variable;
+use crate::config::{
+    ConfigErrors, Problem,
+    variables::{Vars, variable},
+};
 
-/// Takes variables one by one and gathers what is wrong with them.
+/// Reads single variables and collects their problems.
 pub(super) struct Reader<'a> {
     vars: Vars<'a>,
     pub(super) problems: Vec<Problem>,
@@ -20,13 +22,13 @@ impl<'a> Reader<'a> {
         if self.problems.is_empty() { Ok(value) } else { Err(ConfigErrors { problems: self.problems }) }
     }
 
-    /// The value as somebody set it; empty is not set.
+    /// The value as it is set. An empty value counts as not set.
     pub(super) fn own(&self, name: &str) -> Option<String> {
         (self.vars)(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
     }
 
     /// Why a secret that is kept elsewhere could not be read.
-    pub(super) fn not_to_be_had(&self, name: &str) -> Option<String> {
+    pub(super) fn secret_problem(&self, name: &str) -> Option<String> {
         (self.vars)(&format!("{name}.problem"))
     }
 
@@ -45,6 +47,7 @@ impl<'a> Reader<'a> {
         range: RangeInclusive<u64>,
     ) -> Option<T> {
         let text = self.text(name)?;
+        // One range check for every integer type, before the conversion.
         let number = u64::from_str(&text).ok().filter(|number| range.contains(number));
         let number = number.and_then(|number| T::try_from(number).ok());
         if number.is_none() {
@@ -66,17 +69,19 @@ impl<'a> Reader<'a> {
         self.refuse_as(name, expected, T::default())
     }
 
-    /// Notes that a variable will not do and goes on with `instead`, so that the others are checked too.
+    /// Records that a variable is invalid and returns `instead`, so that the others are checked, too.
     pub(super) fn refuse_as<T>(&mut self, name: &'static str, expected: impl fmt::Display, instead: T) -> T {
-        if let Some(problem) = self.not_to_be_had(name) {
+        // The value is not wrong, it could not be read: that message says more.
+        if let Some(problem) = self.secret_problem(name) {
             self.problems.push(Problem { variable: name, text: problem });
             return instead;
         }
         let value = match self.own(name) {
             None => "is not set".to_owned(),
             Some(_) if variable(name).secret => "is set (value not shown)".to_owned(),
-            // A URL with a user part may hold a password, wherever it was put by mistake.
+            // A URL with a user part may contain a password, in whichever variable it was put by mistake.
             Some(value) if value.contains('@') => "is set (value not shown)".to_owned(),
+            // A pasted file must not fill the log.
             Some(value) => format!("is `{}`", value.chars().take(80).collect::<String>()),
         };
         self.problems.push(Problem { variable: name, text: format!("{value}: {expected}") });

@@ -1,9 +1,9 @@
-//! Reads where Redis and the database are. A part of [`super`], over the same reader.
+//! Reads the addresses of Redis and the database.
 
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
-use super::{Reader, Role};
+use super::{Role, reader::Reader};
 use crate::{
     certificates::Certificates,
     config::{
@@ -37,9 +37,10 @@ impl Reader<'_> {
                 if url.host_str().is_none_or(str::is_empty) {
                     self.refuse(name, format!("names no host; {REDIS_URL_EXPECTED}"))
                 } else if !is_database_number(url.path().trim_matches('/')) {
-                    self.refuse(name, format!("ends in something that is no database number; {REDIS_URL_EXPECTED}"))
+                    self.refuse(name, format!("does not end in a database number; {REDIS_URL_EXPECTED}"))
                 } else if cluster && !matches!(url.path().trim_matches('/'), "" | "0") {
-                    let hint = "names a database, and a cluster (REDIS_CLUSTER=true) has only database 0; leave the number out";
+                    let hint =
+                        "names a database, but a cluster (REDIS_CLUSTER=true) has only database 0; remove the number";
                     self.refuse(name, hint)
                 } else {
                     self.redis_parameters(name, text, cluster)
@@ -47,7 +48,7 @@ impl Reader<'_> {
             }
             "unix" | "redis+unix" | "valkey+unix" if cluster => self.refuse(
                 name,
-                "names a socket, and a cluster (REDIS_CLUSTER=true) is reached by host and port: redis://host[:port]",
+                "names a socket, but a cluster (REDIS_CLUSTER=true) needs host and port: redis://host[:port]",
             ),
             "unix" | "redis+unix" | "valkey+unix" => self.redis_parameters(name, text, cluster),
             scheme => {
@@ -57,13 +58,13 @@ impl Reader<'_> {
         }
     }
 
-    /// What stands behind the `?`, and the certificates that are named there.
+    /// Checks the parameters after `?` and the certificates that they name.
     fn redis_parameters(&mut self, name: &'static str, text: String, cluster: bool) -> SecretString {
         let mut problems = Vec::new();
         match RedisUrl::read(&text) {
             Err(found) => problems = found,
             Ok(url) if cluster && !matches!(url.url.path().trim_matches('/'), "" | "0") => {
-                problems.push("its parameter `db` names a database, and a cluster has only database 0".to_owned());
+                problems.push("its parameter `db` names a database, but a cluster has only database 0".to_owned());
             }
             Ok(url) => {
                 let roots = url.roots.as_deref().map(Certificates::from_pem_or_file);
@@ -72,6 +73,7 @@ impl Reader<'_> {
                 problems.extend(client.filter_map(|path| unreadable(path)));
             }
         }
+        // A broken address is not used, so that only its own problem is reported.
         let is_fine = problems.is_empty();
         for problem in problems {
             self.refuse_as(name, problem, ());
@@ -93,9 +95,11 @@ impl Reader<'_> {
         let max_connections = self.number("DB_POOL_MAX", 1..=100);
         let url = self.database_url();
         let statement_cache = self.number("DB_STATEMENT_CACHE", 0..=10_000);
+        // `pgbouncer=true` in the address outweighs the setting.
         let keeps = DatabaseUrl::read(url.expose_secret()).is_ok_and(|url| url.keeps_statements);
         DatabaseConfig {
             url,
+            // A health check needs one, and many sandboxes may run at once.
             max_connections: if role == Role::Health && !own { 1 } else { max_connections },
             statement_cache: if keeps { statement_cache } else { 0 },
             auto_migrate: self.switch("AUTO_MIGRATE"),
@@ -109,6 +113,7 @@ impl Reader<'_> {
         let Some(text) = self.text("DATABASE_URL") else {
             return self.refuse("DATABASE_URL", DATABASE_URL_EXPECTED);
         };
+        // Java's spelling, from the configuration of related systems.
         let plain = text.strip_prefix("jdbc:").unwrap_or(&text);
         let (scheme, rest) = plain.split_once("://").unwrap_or(("", plain));
         let driver = scheme.split_once('+').map_or(scheme, |(name, _driver)| name).to_ascii_lowercase();
@@ -131,7 +136,7 @@ impl Reader<'_> {
         SecretString::default()
     }
 
-    /// libpq's variables hold where the address says nothing itself, so that what is looked at here is what is used.
+    /// Adds the variables of libpq where the address has no such parameter, because the driver would use them, too.
     fn with_tls_of_libpq(&self, text: String) -> String {
         let mut text = text;
         for (parameter, variable) in [("sslmode", "PGSSLMODE"), ("sslrootcert", "PGSSLROOTCERT")] {
@@ -150,8 +155,8 @@ impl Reader<'_> {
     }
 }
 
-/// What is wrong with the certificates that an address names.
-pub(super) fn unreadable_certificates(tls: &DatabaseTls) -> Vec<String> {
+/// The problems of the certificates that an address names.
+fn unreadable_certificates(tls: &DatabaseTls) -> Vec<String> {
     let roots = tls.roots.as_deref().map(Certificates::from_pem_or_file);
     let roots = roots.and_then(Result::err).map(|problem| format!("sslrootcert: {problem}"));
     let client = tls.client.iter().flat_map(|(certificate, key)| [certificate, key]);
@@ -162,12 +167,12 @@ fn unreadable(path: &str) -> Option<String> {
     std::fs::read(path).err().map(|error| format!("the file `{path}` cannot be read: {error}"))
 }
 
-/// The path of a Redis URL: nothing, or a number.
+/// True for the path of a Redis URL: nothing, or a number.
 fn is_database_number(path: &str) -> bool {
     path.is_empty() || path.parse::<u16>().is_ok()
 }
 
-/// Names a scheme that people mix up with ours. Anything else might be part of a secret and is not repeated.
+/// Names a scheme that people confuse with ours. Any other scheme may be part of a secret, and is not repeated.
 fn known_scheme(scheme: &str) -> String {
     let known = [
         "http",

@@ -1,13 +1,13 @@
-//! Reads which authorities are trusted. A part of [`super`], over the same reader.
+//! Reads the trusted certificate authorities.
 
-use super::{Reader, Vars};
+use super::reader::Reader;
 use crate::{
     certificates::{Certificates, Trust},
-    config::variables::CA_EXAMPLE,
+    config::variables::{CA_EXAMPLE, Vars},
 };
 
-/// From now on the process trusts the authorities that these variables name. What is wrong with them is told when the
-/// configuration is read.
+/// Makes the process trust the authorities that these variables name. Their problems are reported when the configuration is
+/// read.
 pub fn put_trust_in_force(vars: Vars<'_>) {
     Reader::new(vars).trust().put_in_force();
 }
@@ -16,8 +16,9 @@ impl Reader<'_> {
     pub(super) fn trust(&mut self) -> Trust {
         let instead = self.own("SSL_CERT_FILE").map(|path| Certificates::from_file(&path));
         let instead = instead.and_then(|read| self.certificates("SSL_CERT_FILE", read));
-        if self.not_to_be_had("CA_CERTIFICATES").is_some() {
+        if self.secret_problem("CA_CERTIFICATES").is_some() {
             self.refuse_as("CA_CERTIFICATES", "", ());
+            // The other certificates are still checked.
             return Trust::new(instead, Certificates::default());
         }
         let beside =

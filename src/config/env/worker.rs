@@ -1,8 +1,8 @@
-//! Reads how a run works and what it tells. A part of [`super`], over the same reader.
+//! Reads the settings of runs, events, caches and logs.
 
 use std::{str::FromStr, time::Duration};
 
-use super::Reader;
+use super::reader::Reader;
 use crate::config::{EventsConfig, FollowUpConfig, Pause, TelemetryConfig, WorkerConfig};
 
 impl Reader<'_> {
@@ -29,15 +29,16 @@ impl Reader<'_> {
     }
 
     fn events(&mut self) -> Option<EventsConfig> {
-        let most = self.number("REFRESH_EVENTS_MAXLEN", 1..=100_000_000);
+        let max_len = self.number("REFRESH_EVENTS_MAXLEN", 1..=100_000_000);
         let stream = self.own("REFRESH_EVENTS_STREAM")?;
+        // Events in a key of the queue would break the queue.
         let is_ours = ["refresh_queue", "refresh_requests"].contains(&stream.as_str())
             || stream.starts_with(&format!("{{{}}}:", self.namespace()));
         if stream.len() > 200 || stream.chars().any(|c| c.is_whitespace() || c.is_control()) || is_ours {
             let expected = "expected the name of a key of its own, at most 200 bytes without white space";
             return self.refuse_as("REFRESH_EVENTS_STREAM", expected, None);
         }
-        Some(EventsConfig { stream, most })
+        Some(EventsConfig { stream, max_len })
     }
 
     fn cache_key_templates(&mut self) -> Vec<String> {
@@ -45,6 +46,7 @@ impl Reader<'_> {
         let templates: Vec<String> =
             text.split(',').map(str::trim).filter(|template| !template.is_empty()).map(str::to_owned).collect();
         let is_template = |template: &String| {
+            // Any other brace is a misspelled placeholder.
             let rest = template.replace("{tag}", "").replace("{kind}", "");
             template.contains("{tag}")
                 && template.len() <= 200
@@ -69,10 +71,11 @@ impl Reader<'_> {
         TelemetryConfig { environment, log_level: self.log_level() }
     }
 
-    /// `LOG_LEVEL`, else what Lambda's own logging settings say, else the default.
+    /// `LOG_LEVEL`, else the log level of the Lambda function, else the default.
     fn log_level(&mut self) -> String {
         let aws = self.own("AWS_LAMBDA_LOG_LEVEL").and_then(|text| level(&text));
         match (self.own("LOG_LEVEL"), aws) {
+            // An unknown word there is not our setting, so it is ignored.
             (None, Some(aws)) => aws.to_owned(),
             (None, None) => TelemetryConfig::default().log_level,
             (Some(text), _) => match level(&text) {
@@ -87,7 +90,7 @@ impl Reader<'_> {
     }
 }
 
-/// The level that a word means, in Python's, Rust's and AWS's spellings.
+/// The level for a word of Python, Rust or AWS.
 fn level(text: &str) -> Option<&'static str> {
     Some(match text.to_ascii_lowercase().as_str() {
         "trace" => "trace",
@@ -100,7 +103,7 @@ fn level(text: &str) -> Option<&'static str> {
     })
 }
 
-/// Whether this is a list of `module=level`.
+/// True for a list of `module=level`.
 fn is_filter(text: &str) -> bool {
     text.contains('=') && tracing_subscriber::filter::Targets::from_str(text).is_ok()
 }

@@ -337,7 +337,7 @@ fn certificates_for(url: &RedisUrl) -> Result<Option<TlsCertificates>, String> {
 }
 
 fn refused(why: &str) -> QueueError {
-    QueueError::Unreachable { server: "REDIS_URL".to_owned(), detail: format!("the URL cannot be used: {why}") }
+    QueueError::Url { detail: why.to_owned() }
 }
 
 fn server_name(address: &ConnectionAddr, database: i64) -> String {

@@ -204,6 +204,11 @@ pub(super) fn store_error(server: &str, action: &'static str, error: &sqlx::Erro
         let detail = format!("{detail}; the server is a standby or read-only");
         return StoreError::ReadOnly { server, is_standby: false, detail };
     }
+    if code == "28P01" {
+        // PostgreSQL says this of an unknown user, too.
+        let detail = "wrong user name or password (28P01)".to_owned();
+        return StoreError::Failed { server, action, detail };
+    }
     if code == "53300" {
         detail.extend(["; ", limit_reached(&**database)]);
     }

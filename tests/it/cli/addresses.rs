@@ -1,4 +1,4 @@
-//! Addresses and certificates as an operator meets them: what cannot be obeyed is told by name, what is trusted is named.
+//! Addresses and certificates as an operator meets them: what cannot be obeyed is output by name, what is trusted is named.
 
 use refresh_worker::sim::Simulator;
 
@@ -22,15 +22,15 @@ async fn address_problems_are_reported_together() {
         .with("CA_CERTIFICATES", "hunter2");
     let ran = shell.run(&["check", "--offline"]).await;
     assert_eq!(ran.code, 1, "{}", ran.stdout);
-    for told in
+    for output in
         ["keyPrefix", "user and no password", "serach_path", "channel_binding", "/not/there.pem", "no certificate"]
     {
-        assert!(ran.stdout.contains(told), "{told}: {}", ran.stdout);
+        assert!(ran.stdout.contains(output), "{output}: {}", ran.stdout);
     }
     assert!(!ran.stdout.contains("hunter2"), "{}", ran.stdout);
     for command in [&["drain"][..], &["report"], &["jobs", "list"], &["queue", "stats"]] {
-        let told = shell.run(command).await.badly(2);
-        assert!(!told.contains("hunter2"), "{told}");
+        let output = shell.run(command).await.badly(2);
+        assert!(!output.contains("hunter2"), "{output}");
     }
     let file = Shell::new().with("DATABASE_URL", "postgres://u:p@db/d?sslrootcert=/nowhere.pem");
     assert!(file.run(&["migrate"]).await.badly(2).contains("/nowhere.pem"));
@@ -43,11 +43,11 @@ async fn check_warns_of_unencrypted_data() {
         .with("DATABASE_URL", "postgres://u:hunter2@db.example/d?sslmode=require")
         .with("COC_API_TOKEN", "a.b.c")
         .with("COC_BASE_URL", "http://proxy.example/v1");
-    let told = shell.run(&["check", "--offline"]).await.well();
+    let output = shell.run(&["check", "--offline"]).await.well();
     for (host, fix) in [("cache.example", "rediss://"), ("db.example", "verify-full"), ("proxy.example", "https://")] {
-        assert!(told.contains(host) && told.contains(fix), "{host}: {told}");
+        assert!(output.contains(host) && output.contains(fix), "{host}: {output}");
     }
-    assert!(told.contains("3 warnings") && !told.contains("hunter2"), "{told}");
+    assert!(output.contains("3 warnings") && !output.contains("hunter2"), "{output}");
     let safe = shell
         .with("REDIS_URL", "rediss://:hunter2@cache.example")
         .with("DATABASE_URL", "postgres://u:hunter2@db.example/d?sslmode=verify-full")
@@ -78,9 +78,9 @@ async fn user_name_with_password_stays_hidden() {
         &["queue", "explain", "clan:#2PP"],
     ] {
         let ran = shell.run(command).await;
-        let told = format!("{}{}", ran.stdout, ran.stderr);
-        assert!(ran.code != 0 || command[0] == "queue", "{command:?}: {told}");
-        assert!(!told.contains("hunter2"), "{command:?}: {told}");
+        let output = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(ran.code != 0 || command[0] == "queue", "{command:?}: {output}");
+        assert!(!output.contains("hunter2"), "{command:?}: {output}");
     }
 }
 
@@ -119,9 +119,9 @@ async fn own_authority_applies_to_all_servers() {
     let (right, wrong) = (Authority::new("the right one"), Authority::new("another one"));
     let simulator = super::simulator(&["the.one.key"]).await;
     let (shell, _redis) = secured(&right, &simulator).await;
-    let told = shell.run(&["check"]).await;
-    assert_eq!(told.code, 1, "{}", told.stdout);
-    assert!(told.stdout.contains("authority that is not trusted here"), "{}", told.stdout);
+    let output = shell.run(&["check"]).await;
+    assert_eq!(output.code, 1, "{}", output.stdout);
+    assert!(output.stdout.contains("authority that is not trusted here"), "{}", output.stdout);
 
     let file = right.file().to_str().unwrap().to_owned();
     let mut shell = shell.with("AUTO_MIGRATE", "true");
@@ -133,8 +133,8 @@ async fn own_authority_applies_to_all_servers() {
     ] {
         shell = shell.with(name, value);
         shell.run(&["migrate"]).await.well();
-        let told = shell.run(&["check"]).await.well();
-        assert!(told.contains("answers at rediss://") && told.contains("is accepted"), "{name}: {told}");
+        let output = shell.run(&["check"]).await.well();
+        assert!(output.contains("responds at rediss://") && output.contains("works (test call"), "{name}: {output}");
         shell = shell.with(name, "");
     }
     let wrong = wrong.file().to_str().unwrap().to_owned();

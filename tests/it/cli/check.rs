@@ -22,7 +22,7 @@ async fn check_lists_configuration_problems_without_secrets() {
     for name in ["REDIS_URL", "DATABASE_URL", "COC_API_TOKEN", "COC_REQS_PER_SEC", "LEASE_SECONDS"] {
         assert!(ran.stdout.contains(name), "{name}: {}", ran.stdout);
     }
-    assert!(ran.stdout.contains("not fit to run: 5 problems"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("not ready to run: 5 problems"), "{}", ran.stdout);
     assert!(!ran.stdout.contains("hunter2"), "{}", ran.stdout);
 }
 
@@ -49,15 +49,15 @@ async fn check_reports_missing_tables() {
         .with("COC_BASE_URL", simulator.base_url().as_str())
         .with("COC_API_TOKEN", "the.one.key");
     let before: Value = serde_json::from_str(&shell.run(&["check", "--json"]).await.stdout).unwrap();
-    assert_eq!(before["fit_to_run"], false, "{before:#}");
+    assert_eq!(before["ready_to_run"], false, "{before:#}");
 
-    let told = shell.run(&["migrate"]).await.well();
-    assert!(told.starts_with("ran "), "{told}");
+    let output = shell.run(&["migrate"]).await.well();
+    assert!(output.starts_with("ran "), "{output}");
     assert!(shell.run(&["migrate"]).await.well().starts_with("nothing to do"));
 
-    let told = shell.run(&["check"]).await.well();
-    assert!(told.contains("is accepted") && told.contains("fit to run"), "{told}");
-    assert!(!told.contains("the.one.key"), "{told}");
+    let output = shell.run(&["check"]).await.well();
+    assert!(output.contains("works (test call: ") && output.contains("\nready to run"), "{output}");
+    assert!(!output.contains("the.one.key"), "{output}");
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn check_reports_rejected_keys() {
     shell.run(&["migrate"]).await.well();
     let ran = shell.run(&["check"]).await;
     assert_eq!(ran.code, 1);
-    assert!(ran.stdout.contains("is not accepted") && !ran.stdout.contains("revoked.key"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("the API rejects key") && !ran.stdout.contains("revoked.key"), "{}", ran.stdout);
 }
 
 /// A shell for servers of its own, with the tables made, and a way around it.
@@ -94,8 +94,8 @@ async fn exec(pool: &PgPool, sql: &str) {
 async fn check_reports_a_short_timeout() {
     let simulator = super::simulator(&["the.one.key"]).await;
     let (shell, pool, _) = ready(&simulator).await;
-    let told = shell.run(&["check"]).await.well();
-    assert!(told.contains("has to be longer than 5.75 s"), "{told}");
+    let output = shell.run(&["check"]).await.well();
+    assert!(output.contains("must be longer than 5.75 s"), "{output}");
     let row = |run: &str, reason: &str, error: &str| {
         format!(
             "INSERT INTO refresh_worker.refresh_runs \
@@ -113,14 +113,14 @@ async fn check_reports_a_short_timeout() {
 
 /// What was found in an area, each as `grade: what -> fix`.
 fn findings(ran: &Ran, area: &str) -> Vec<String> {
-    let told: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.stdout));
-    let of_area = told["findings"].as_array().unwrap().iter().filter(|finding| finding["area"] == area);
-    let told = |finding: &Value| {
+    let output: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.stdout));
+    let of_area = output["findings"].as_array().unwrap().iter().filter(|finding| finding["area"] == area);
+    let output = |finding: &Value| {
         let text = |name: &str| finding[name].as_str().unwrap_or("");
         let fix = finding["fix"].as_str().map(|fix| format!(" -> {fix}")).unwrap_or_default();
         format!("{}: {}{fix}", text("grade"), text("what"))
     };
-    of_area.map(told).collect()
+    of_area.map(output).collect()
 }
 
 #[tokio::test]
@@ -138,11 +138,11 @@ async fn check_reports_problems_after_a_run() {
     )
     .await;
     let mut connection = support::redis::connect(&redis).await.unwrap();
-    redis::cmd("SET").arg("told").arg("text").exec_async(&mut connection).await.unwrap();
+    redis::cmd("SET").arg("output").arg("text").exec_async(&mut connection).await.unwrap();
     let shell = shell
         .with("REFRESH_VIEWS", "good,keyless,t,clan_leaderboard,nowhere.v")
         .with("STATS_FUNCTIONS", "update_good:a,update_more,update_one,nowhere.f")
-        .with("REFRESH_EVENTS_STREAM", "told")
+        .with("REFRESH_EVENTS_STREAM", "output")
         .with("CACHE_INVALIDATION_URL", "http://127.0.0.1:1/invalidate")
         .with("INTERNAL_API_KEY", "hunter2");
     let ran = shell.run(&["check", "--json"]).await;
@@ -163,11 +163,11 @@ async fn check_reports_problems_after_a_run() {
     ");
     insta::assert_snapshot!(
         findings(&ran, "events").join("\n"),
-        @"problem: the key told is a string: no change can be told -> give REFRESH_EVENTS_STREAM the name of a key of its own, or delete that key"
+        @"problem: the key output is a string, not a stream: no event can be published -> set REFRESH_EVENTS_STREAM to an unused name, or delete that key"
     );
     let caches = findings(&ran, "caches").join("\n");
     assert!(
-        caches.starts_with("warning: no connection to 127.0.0.1:1: ") && caches.contains(" -> is CACHE_INVAL"),
+        caches.starts_with("warning: cannot connect to 127.0.0.1:1: ") && caches.contains(" -> check CACHE_INVAL"),
         "{caches}"
     );
     assert!(!ran.stdout.contains("hunter2"), "{}", ran.stdout);
@@ -182,12 +182,12 @@ async fn check_accepts_what_follows_a_run() {
     exec(&pool, "CREATE FUNCTION update_good() RETURNS void LANGUAGE sql AS ''").await;
     shell.run(&["views", "install"]).await.well();
     let mut connection = support::redis::connect(&redis).await.unwrap();
-    redis::cmd("XADD").arg("told").arg("*").arg("a").arg("b").exec_async(&mut connection).await.unwrap();
+    redis::cmd("XADD").arg("output").arg("*").arg("a").arg("b").exec_async(&mut connection).await.unwrap();
     let application = Application::start([]).await;
     let shell = shell
         .with("REFRESH_VIEWS", "clan_leaderboard")
         .with("STATS_FUNCTIONS", "public.update_good")
-        .with("REFRESH_EVENTS_STREAM", "told")
+        .with("REFRESH_EVENTS_STREAM", "output")
         .with("CACHE_INVALIDATION_URL", application.url())
         .with("INTERNAL_API_KEY", "hunter2");
     let ran = shell.run(&["check", "--json"]).await;
@@ -232,9 +232,9 @@ async fn check_names_missing_grants() {
     let ran = shell.run(&["check", "--json"]).await;
     assert_eq!(ran.code, 1);
     let areas = ["PostgreSQL", "materialized views", "statistics jobs"];
-    let told =
+    let output =
         areas.map(|area| findings(&ran, area).join("\n")).join("\n").replace(&role, "modest").replace(&database, "coc");
-    insta::assert_snapshot!(told, @r"
+    insta::assert_snapshot!(output, @r"
     problem: row level security is on for clans, and no policy is for modest: every row is hidden from it -> CREATE POLICY refresh_worker ON clans TO modest USING (true) WITH CHECK (true);
     warning: row level security is on for players: modest sees and writes only what policies allow -> CREATE POLICY refresh_worker ON players TO modest USING (true) WITH CHECK (true);
     problem: public.theirs does not belong to modest, and only its owner can refresh it -> ALTER MATERIALIZED VIEW public.theirs OWNER TO modest;
@@ -249,11 +249,11 @@ async fn check_names_missing_grants() {
 async fn check_reports_other_namespaces() {
     let shell = Shell::new().with("REDIS_URL", support::redis::fresh().await);
     shell.run(&["enqueue", "clan:2PP"]).await.well();
-    let told = shell.run(&["check"]).await.stdout;
-    assert!(!told.contains("namespace"), "{told}");
-    let told = shell.with("QUEUE_NAMESPACE", "blue").run(&["check"]).await.stdout;
-    assert!(told.contains("namespace `refresh` holds 1 request, and runs of `blue` do not serve it"), "{told}");
-    assert!(told.contains("QUEUE_NAMESPACE=refresh refresh-worker queue export --return --yes"), "{told}");
+    let output = shell.run(&["check"]).await.stdout;
+    assert!(!output.contains("namespace"), "{output}");
+    let output = shell.with("QUEUE_NAMESPACE", "blue").run(&["check"]).await.stdout;
+    assert!(output.contains("namespace `refresh` has 1 request, which runs of `blue` do not handle"), "{output}");
+    assert!(output.contains("QUEUE_NAMESPACE=refresh refresh-worker queue export --return --yes"), "{output}");
 }
 
 #[tokio::test]
@@ -278,7 +278,7 @@ async fn check_repeats_a_rejected_key() {
         for command in [["check", "--json"], ["keys", "test"]] {
             let ran = shell.run(&command).await;
             assert_eq!(ran.code, 1, "{}", ran.stdout);
-            assert!(ran.stdout.contains("make a key") && !ran.stdout.contains("wait: the next run"), "{}", ran.stdout);
+            assert!(ran.stdout.contains("create a key") && !ran.stdout.contains("wait: runs use it"), "{}", ran.stdout);
         }
     }
 }

@@ -28,11 +28,11 @@ struct Case {
     /// `{database}` is its name.
     sql: &'static str,
     /// What `check` says of it, in parts.
-    told: &'static [&'static str],
+    output: &'static [&'static str],
 }
 
-const fn case(name: &'static str, sql: &'static str, told: &'static [&'static str]) -> Case {
-    Case { name, sql, told }
+const fn case(name: &'static str, sql: &'static str, output: &'static [&'static str]) -> Case {
+    Case { name, sql, output }
 }
 
 /// No run can do its work with any of these.
@@ -142,7 +142,7 @@ const HARMFUL: [Case; 5] = [
     ),
 ];
 
-/// Whether these can be stored is told alike by `check` and by a run.
+/// Whether these can be stored is output alike by `check` and by a run.
 const CHANGED: [Case; 4] = [
     case(
         "jsonb",
@@ -217,8 +217,8 @@ impl Bed {
     /// What `check` says of the database.
     async fn check(&self) -> (Ran, Vec<Value>) {
         let ran = self.shell.run(&["check", "--json"]).await;
-        let told: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.stdout));
-        let found = told["findings"].as_array().unwrap().iter();
+        let output: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {}", ran.stdout));
+        let found = output["findings"].as_array().unwrap().iter();
         let found = found.filter(|finding| finding["area"] == "PostgreSQL" && finding["grade"] != "ok");
         let found = found.cloned().collect();
         (ran, found)
@@ -236,16 +236,16 @@ impl Bed {
 }
 
 impl Case {
-    /// Breaks a database, checks it and says what was not told.
+    /// Breaks a database, checks it and says what was not output.
     async fn checked(&self) -> Bed {
         let bed = Bed::new().await;
         bed.exec(self.sql).await;
         let (ran, found) = bed.check().await;
-        let told = found.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
+        let output = found.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
         assert_eq!(ran.code, 1, "{}: {}", self.name, ran.stdout);
-        for part in self.told {
+        for part in self.output {
             let part = part.replace("{database}", &bed.database);
-            assert!(told.contains(&part), "{}: {part}: {told}", self.name);
+            assert!(output.contains(&part), "{}: {part}: {output}", self.name);
         }
         for finding in &found {
             assert!(finding["fix"].as_str().is_some_and(|fix| !fix.is_empty()), "{}: {finding}", self.name);
@@ -300,8 +300,8 @@ async fn check_warns_of_the_largest_id() {
     bed.exec("INSERT INTO war_snapshots (id) VALUES (9223372036854775807)").await;
     let (ran, found) = bed.check().await;
     assert_eq!(ran.code, 0, "{found:?}");
-    let told = found.iter().map(Value::to_string).collect::<String>();
-    assert!(told.contains("war_snapshots has a row with the id 9223372036854775807"), "{told}");
+    let output = found.iter().map(Value::to_string).collect::<String>();
+    assert!(output.contains("war_snapshots has a row with the id 9223372036854775807"), "{output}");
     assert!(bed.runs_well().await);
 }
 
@@ -333,8 +333,8 @@ async fn check_warns_of_locks_in_time() {
     sqlx::raw_sql("LOCK TABLE clans IN ACCESS EXCLUSIVE MODE").execute(&mut *other).await.unwrap();
     let (ran, found) = bed.check().await;
     assert_eq!(ran.code, 0, "{found:?}");
-    let told = found.iter().map(Value::to_string).collect::<String>();
-    assert!(told.contains("somebody holds a lock"), "{told}");
+    let output = found.iter().map(Value::to_string).collect::<String>();
+    assert!(output.contains("somebody holds a lock"), "{output}");
 }
 
 #[tokio::test]
@@ -351,8 +351,8 @@ async fn check_reports_narrow_encodings() {
         let bed = Bed::on(url.as_str()).await;
         let (ran, found) = bed.check().await;
         assert_eq!(ran.code, 1, "{found:?}");
-        let told = found.iter().map(Value::to_string).collect::<String>();
-        assert!(told.contains(&format!("is {encoding}")) && told.contains("ENCODING 'UTF8'"), "{told}");
+        let output = found.iter().map(Value::to_string).collect::<String>();
+        assert!(output.contains(&format!("is {encoding}")) && output.contains("ENCODING 'UTF8'"), "{output}");
         bed.pool.close().await;
         let drop = format!("DROP DATABASE {name} WITH (FORCE)");
         sqlx::raw_sql(AssertSqlSafe(drop)).execute(&around).await.unwrap();
@@ -380,11 +380,11 @@ async fn check_reports_too_few_connections() {
     let shell = Bed { shell: bed.shell.with("DATABASE_URL", modest).with("DB_POOL_MAX", "3"), ..bed };
     let (ran, found) = shell.check().await;
     assert_eq!(ran.code, 0, "{found:?}");
-    for (limit, told) in [("0", "cannot be used"), ("2", "allows 2 connections")] {
+    for (limit, output) in [("0", "cannot be used"), ("2", "allows 2 connections")] {
         shell.exec(&format!("ALTER ROLE {role} CONNECTION LIMIT {limit}")).await;
         let (ran, found) = shell.check().await;
         assert_eq!(ran.code, 1, "{found:?}");
-        assert!(found.iter().any(|finding| finding["what"].as_str().unwrap().contains(told)), "{limit}: {found:?}");
+        assert!(found.iter().any(|finding| finding["what"].as_str().unwrap().contains(output)), "{limit}: {found:?}");
     }
     drop_role(&shell.url_of_owner(), &role).await;
 }
@@ -573,12 +573,12 @@ async fn server_before_13_is_refused() {
     let bed = Bed { shell: bed.shell.with("DATABASE_URL", url), ..bed };
     let (ran, found) = bed.check().await;
     assert_eq!(ran.code, 1, "{}", ran.stdout);
-    let told = "the server is PostgreSQL 12, and this program needs 13 or newer";
-    assert!(found.iter().any(|finding| finding["what"].as_str().unwrap().contains(told)), "{found:?}");
+    let output = "the server is PostgreSQL 12, and this program needs 13 or newer";
+    assert!(found.iter().any(|finding| finding["what"].as_str().unwrap().contains(output)), "{found:?}");
     let ran = bed.shell.run(&["drain"]).await;
-    assert!(ran.code == 1 && ran.stdout.contains(told), "{}", ran.stdout);
+    assert!(ran.code == 1 && ran.stdout.contains(output), "{}", ran.stdout);
     let bed = Bed { shell: bed.shell.with("AUTO_MIGRATE", "false"), ..bed };
     let ran = bed.shell.run(&["drain"]).await;
-    assert!(ran.code == 1 && ran.stdout.contains(told), "{}", ran.stdout);
+    assert!(ran.code == 1 && ran.stdout.contains(output), "{}", ran.stdout);
     assert_eq!(bed.simulator.total_calls(), 1, "check's own call with the key");
 }

@@ -13,8 +13,9 @@ async fn number(database: &Path, statement: &'static str) -> u64 {
 }
 
 /// The number in the row of a table that begins with `name`, by column.
-fn cell(told: &str, name: &str, column: usize) -> u64 {
-    let row = told.lines().find(|line| line.trim_start().starts_with(name)).unwrap_or_else(|| panic!("{name}: {told}"));
+fn cell(output: &str, name: &str, column: usize) -> u64 {
+    let row =
+        output.lines().find(|line| line.trim_start().starts_with(name)).unwrap_or_else(|| panic!("{name}: {output}"));
     let cells: Vec<&str> = row.trim_start()[name.len()..].split_whitespace().collect();
     cells[column].replace([',', '+'], "").parse().unwrap_or_else(|_| panic!("{name}, column {column}: {row}"))
 }
@@ -22,26 +23,26 @@ fn cell(told: &str, name: &str, column: usize) -> u64 {
 #[tokio::test]
 async fn demo_numbers_agree_with_its_file() {
     let shell = Shell::new();
-    let told = shell.run(&["demo", "--requests", "60", "--rate", "300", "--database", "d.sqlite"]).await.well();
+    let output = shell.run(&["demo", "--requests", "60", "--rate", "300", "--database", "d.sqlite"]).await.well();
     let file = shell.folder().join("d.sqlite");
     for (name, statement) in [
         ("clans ", "select count(*) from clans"),
         ("clan snapshots", "select count(*) from clan_snapshots"),
         ("war snapshots", "select count(*) from war_snapshots"),
     ] {
-        let contents = told.split("What is in").nth(1).unwrap();
+        let contents = output.split("What is in").nth(1).unwrap();
         let stored = number(&file, statement).await;
         assert!(stored > 0, "{name}");
-        assert!(cell(contents, name, 0) <= stored, "the second act may add, {name}: {told}");
+        assert!(cell(contents, name, 0) <= stored, "the second act may add, {name}: {output}");
     }
     assert_eq!(number(&file, "select count(*) from refresh_worker_refresh_runs").await, 2);
-    assert!(told.contains("private log"), "{told}");
-    assert!(told.contains("wrong_tag") && told.contains("impossible_tag"), "{told}");
-    assert!(told.contains("fresh"), "{told}");
-    assert!(!told.contains('\x1b'), "piped text is plain");
+    assert!(output.contains("private log"), "{output}");
+    assert!(output.contains("wrong_tag") && output.contains("impossible_tag"), "{output}");
+    assert!(output.contains("fresh"), "{output}");
+    assert!(!output.contains('\x1b'), "piped text is plain");
 
     let again = shell.run(&["demo", "--requests", "60", "--rate", "300", "--database", "d.sqlite"]).await.well();
-    assert!(again.contains("what an earlier demo left"), "{again}");
+    assert!(again.contains("the data of an earlier demo"), "{again}");
     let contents = again.split("What is in").nth(1).unwrap();
     assert_eq!(cell(contents, "runs", 0), 3, "the first act of the second demo: {again}");
     assert_eq!(number(&file, "select count(*) from refresh_worker_refresh_runs").await, 4);
@@ -66,6 +67,6 @@ async fn demo_with_recorded_responses() {
     let Ok(folder) = std::env::var("COC_FIXTURES_DIR") else {
         return println!("skipped: COC_FIXTURES_DIR is not set");
     };
-    let told = Shell::new().run(&["demo", "--rate", "300", "--fixtures", &folder]).await.well();
-    assert!(told.contains("stored") && told.contains("fresh"), "{told}");
+    let output = Shell::new().run(&["demo", "--rate", "300", "--fixtures", &folder]).await.well();
+    assert!(output.contains("stored") && output.contains("fresh"), "{output}");
 }

@@ -26,9 +26,9 @@ async fn drain_serves_the_queue_and_reports() {
     shell.run(&["enqueue", &clan, &player, "--priority", "critical"]).await.well();
     shell.run(&["enqueue", &format!("clan:{}", world.clan_tags()[1]), "--priority", "low"]).await.well();
 
-    let told = shell.run(&["drain", "--priority", "critical"]).await.well();
-    assert!(told.starts_with("2 requests answered"), "{told}");
-    assert!(told.contains("1 waiting"), "{told}");
+    let output = shell.run(&["drain", "--priority", "critical"]).await.well();
+    assert!(output.starts_with("2 requests done"), "{output}");
+    assert!(output.contains("1 waiting"), "{output}");
 
     let ran = shell.run(&["drain", "--json"]).await;
     let report: Value = serde_json::from_str(&ran.stdout).unwrap();
@@ -49,8 +49,8 @@ async fn drain_failure_exits_1_with_reason() {
 async fn drain_while_paused_exits_0() {
     let simulator = super::simulator(&["the.one.key"]).await;
     let shell = shell(&simulator).await.with("REFRESH_PAUSED", "true");
-    let told = shell.run(&["drain"]).await.well();
-    assert!(told.starts_with("Nothing done:") && told.contains("REFRESH_PAUSED"), "{told}");
+    let output = shell.run(&["drain"]).await.well();
+    assert!(output.starts_with("Nothing done:") && output.contains("REFRESH_PAUSED"), "{output}");
     assert_eq!(simulator.total_calls(), 0);
 }
 
@@ -81,19 +81,19 @@ async fn dead_letter_is_listed_and_redriven() {
     // Among others that are answered well: alone it might be somebody else's server that answers.
     let other = format!("clan:{}", simulator.world().clan_tags()[1].as_str());
     shell.run(&["enqueue", &clan, &other]).await.well();
-    let told = shell.run(&["drain"]).await.well();
-    assert!(told.contains("dead letter"), "{told}");
+    let output = shell.run(&["drain"]).await.well();
+    assert!(output.contains("dead letter"), "{output}");
 
-    let told = shell.run(&["dead", "list"]).await.well();
-    assert!(told.contains(&clan) && told.contains("wrong_tag"), "{told}");
+    let output = shell.run(&["dead", "list"]).await.well();
+    assert!(output.contains(&clan) && output.contains("wrong_tag"), "{output}");
     let letter: Value = serde_json::from_str(&shell.run(&["dead", "list", "--json"]).await.well()).unwrap();
     assert_eq!((&letter["name"], &letter["reason_code"]), (&clan.as_str().into(), &"wrong_tag".into()));
     assert!(letter["body"].as_str().is_some_and(|body| body.len() <= 500), "{letter}");
     assert_eq!(shell.run(&["dead", "list", "--kind", "player"]).await.well(), "no dead letters\n");
 
-    let told = shell.run(&["dead", "redrive", "--reason", "wrong_tag"]).await.well();
-    assert_eq!(told, "brought back 1 dead letter\n");
+    let output = shell.run(&["dead", "redrive", "--reason", "wrong_tag"]).await.well();
+    assert_eq!(output, "returned 1 dead letter to the queue\n");
     simulator.clear();
-    let told = shell.run(&["drain"]).await.well();
-    assert!(told.starts_with("1 request answered"), "{told}");
+    let output = shell.run(&["drain"]).await.well();
+    assert!(output.starts_with("1 request done"), "{output}");
 }

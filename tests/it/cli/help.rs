@@ -58,25 +58,25 @@ async fn version_is_printed() {
 
 #[tokio::test]
 async fn no_command_shows_help_and_exits_2() {
-    let told = Shell::new().run(&[]).await.badly(2);
-    assert!(told.contains("Start here:"), "{told}");
+    let output = Shell::new().run(&[]).await.badly(2);
+    assert!(output.contains("Start here:"), "{output}");
 }
 
 #[tokio::test]
 async fn wrong_usage_is_named_and_exits_2() {
     let shell = Shell::new();
     for wrong in [&["demo", "--rate", "0"][..], &["drain", "--max-runtime", "0"], &["dead", "redrive"], &["nonsense"]] {
-        let told = shell.run(wrong).await.badly(2);
-        assert!(told.starts_with("error: "), "{wrong:?}: {told}");
+        let output = shell.run(wrong).await.badly(2);
+        assert!(output.starts_with("error: "), "{wrong:?}: {output}");
     }
 }
 
 #[tokio::test]
 async fn missing_configuration_lists_problems_and_exits_2() {
-    let told = Shell::new().run(&["drain"]).await.badly(2);
+    let output = Shell::new().run(&["drain"]).await.badly(2);
     for name in ["REDIS_URL", "DATABASE_URL", "COC_API_TOKEN"] {
-        assert!(told.contains(name), "{told}");
+        assert!(output.contains(name), "{output}");
     }
-    let told = Shell::new().run(&["queue", "stats"]).await.badly(2);
-    assert!(told.contains("REDIS_URL") && !told.contains("DATABASE_URL"), "{told}");
+    let output = Shell::new().run(&["queue", "stats"]).await.badly(2);
+    assert!(output.contains("REDIS_URL") && !output.contains("DATABASE_URL"), "{output}");
 }

@@ -12,8 +12,9 @@ async fn shell() -> Shell {
 #[tokio::test]
 async fn export_has_the_mailbox_format() {
     let shell = shell().await;
-    let told = shell.run_with_input(&["enqueue", "clan:#2pp", "-", "--priority", "low"], "player:8GQL2\n").await.well();
-    assert_eq!(told, "queued 2 requests as low: clan:2PP player:8GQL2\n");
+    let output =
+        shell.run_with_input(&["enqueue", "clan:#2pp", "-", "--priority", "low"], "player:8GQL2\n").await.well();
+    assert_eq!(output, "queued 2 requests as low: clan:2PP player:8GQL2\n");
 
     let stats: Value = serde_json::from_str(&shell.run(&["queue", "stats", "--json"]).await.well()).unwrap();
     assert_eq!((&stats["queue_size"], &stats["ready_by_priority"]["low"]), (&2.into(), &2.into()));
@@ -32,8 +33,8 @@ async fn export_has_the_mailbox_format() {
 #[tokio::test]
 async fn enqueue_with_wrong_name_exits_2() {
     let shell = shell().await;
-    let told = shell.run(&["enqueue", "clan:#2PP", "clan:#ABC", "clam:#2PP"]).await.badly(2);
-    assert!(told.contains("clan:#ABC") && told.contains("clam:#2PP"), "{told}");
+    let output = shell.run(&["enqueue", "clan:#2PP", "clan:#ABC", "clam:#2PP"]).await.badly(2);
+    assert!(output.contains("clan:#ABC") && output.contains("clam:#2PP"), "{output}");
     let stats: Value = serde_json::from_str(&shell.run(&["queue", "stats", "--json"]).await.well()).unwrap();
     assert_eq!(stats["queue_size"], 0);
 }
@@ -42,10 +43,10 @@ async fn enqueue_with_wrong_name_exits_2() {
 async fn export_return_needs_yes() {
     let shell = shell().await;
     shell.run(&["enqueue", "clan:#2PP"]).await.well();
-    let told = shell.run(&["queue", "export", "--return"]).await.badly(2);
-    assert!(told.contains("--yes") && told.contains("1 request"), "{told}");
-    let told = shell.run(&["queue", "export", "--return", "--yes"]).await.well();
-    assert!(told.starts_with("1 request is back"), "{told}");
+    let output = shell.run(&["queue", "export", "--return"]).await.badly(2);
+    assert!(output.contains("--yes") && output.contains("1 request"), "{output}");
+    let output = shell.run(&["queue", "export", "--return", "--yes"]).await.well();
+    assert!(output.starts_with("returned 1 request to refresh_queue"), "{output}");
     let stats: Value = serde_json::from_str(&shell.run(&["queue", "stats", "--json"]).await.well()).unwrap();
     assert_eq!((&stats["mailbox"], &stats["queue_size"]), (&1.into(), &1.into()));
 }
@@ -54,16 +55,16 @@ async fn export_return_needs_yes() {
 async fn dead_list_may_be_empty() {
     let shell = shell().await;
     assert_eq!(shell.run(&["dead", "list"]).await.well(), "no dead letters\n");
-    assert_eq!(shell.run(&["dead", "redrive", "--all"]).await.well(), "brought back 0 dead letters\n");
-    let told = shell.run(&["dead", "redrive", "clan:#2PP"]).await.badly(1);
-    assert!(told.contains("no dead letter"), "{told}");
+    assert_eq!(shell.run(&["dead", "redrive", "--all"]).await.well(), "returned 0 dead letters to the queue\n");
+    let output = shell.run(&["dead", "redrive", "clan:#2PP"]).await.badly(1);
+    assert!(output.contains("no dead letter"), "{output}");
 }
 
 #[tokio::test]
 async fn unreachable_redis_is_named_without_password() {
     let shell = Shell::new().with("REDIS_URL", "redis://user:hunter2@127.0.0.1:1/0");
-    let told = shell.run(&["queue", "stats"]).await.badly(1);
-    assert!(told.contains("127.0.0.1:1") && !told.contains("hunter2"), "{told}");
+    let output = shell.run(&["queue", "stats"]).await.badly(1);
+    assert!(output.contains("127.0.0.1:1") && !output.contains("hunter2"), "{output}");
 }
 
 #[tokio::test]
@@ -76,9 +77,9 @@ async fn repair_fixes_once_and_reports_it() {
     let mut redis = support::redis::connect(&url).await.unwrap();
     redis::cmd("DEL").arg("{refresh}:ready").exec_async(&mut redis).await.unwrap();
     redis::cmd("HSET").arg("{refresh}:objects").arg("nonsense").arg("?").exec_async(&mut redis).await.unwrap();
-    let told = shell.run(&["queue", "repair", "--json"]).await.well();
-    let told: Value = serde_json::from_str(&told).unwrap();
-    assert_eq!((&told["places"], &told["invalid_entries"]), (&2.into(), &1.into()), "{told}");
+    let output = shell.run(&["queue", "repair", "--json"]).await.well();
+    let output: Value = serde_json::from_str(&output).unwrap();
+    assert_eq!((&output["places"], &output["invalid_entries"]), (&2.into(), &1.into()), "{output}");
 
     assert_eq!(shell.run(&["queue", "repair"]).await.well(), "everything is in order\n");
     let stats: Value = serde_json::from_str(&shell.run(&["queue", "stats", "--json"]).await.well()).unwrap();

@@ -43,10 +43,10 @@ async fn documented_redis_user_is_sufficient() {
         .with("COC_API_TOKEN", "the.one.key")
         .with("FOLLOWUP_WARS", "true");
     shell.run(&["migrate"]).await.well();
-    let told: Value = serde_json::from_str(&shell.run(&["check", "--json"]).await.stdout).unwrap();
-    assert_eq!(told["fit_to_run"], true, "{told:#}");
-    let redis = told["findings"].as_array().unwrap().iter().filter(|finding| finding["area"] == "Redis");
-    assert!(redis.clone().all(|finding| finding["grade"] == "ok"), "{told:#}");
+    let output: Value = serde_json::from_str(&shell.run(&["check", "--json"]).await.stdout).unwrap();
+    assert_eq!(output["ready_to_run"], true, "{output:#}");
+    let redis = output["findings"].as_array().unwrap().iter().filter(|finding| finding["area"] == "Redis");
+    assert!(redis.clone().all(|finding| finding["grade"] == "ok"), "{output:#}");
 
     let player = format!("player:{}", simulator.world().player_tags()[0].as_str());
     let clan = format!("clan:{}", simulator.world().clan_tags()[0].as_str());
@@ -54,8 +54,8 @@ async fn documented_redis_user_is_sufficient() {
         admin.put_mail(id, 1.0, &value(id, 1, NOW)).await;
     }
     admin.put_mail("junk", 1.0, "junk").await;
-    let told = shell.run(&["drain"]).await.well();
-    assert!(!told.contains("NOPERM"), "{told}");
+    let output = shell.run(&["drain"]).await.well();
+    assert!(!output.contains("NOPERM"), "{output}");
     for command in [
         &["queue", "stats"][..],
         &["queue", "explain", &player],
@@ -69,9 +69,9 @@ async fn documented_redis_user_is_sufficient() {
         &["dead", "redrive", "--all"],
     ] {
         let ran = shell.run(command).await;
-        let told = format!("{command:?}: {} {}", ran.stdout, ran.stderr);
-        assert!(!told.contains("NOPERM") && !told.contains("can't run this"), "{told}");
-        assert!(ran.code == 0 || ran.code == 2, "{told}");
+        let output = format!("{command:?}: {} {}", ran.stdout, ran.stderr);
+        assert!(!output.contains("NOPERM") && !output.contains("can't run this"), "{output}");
+        assert!(ran.code == 0 || ran.code == 2, "{output}");
     }
     let log: Vec<redis::Value> = admin.command(&["ACL", "LOG"]).await;
     assert!(log.len() <= 1, "nothing was refused but the other namespace: {log:?}");

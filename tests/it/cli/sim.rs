@@ -24,13 +24,13 @@ async fn sim_serves_until_ctrl_c() {
     let ran = sim.end().await;
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     assert!(ran.stdout.contains(&format!("export COC_BASE_URL=http://{address}/v1")), "{}", ran.stdout);
-    assert!(ran.stdout.ends_with("answered 0 calls\n"), "{}", ran.stdout);
+    assert!(ran.stdout.ends_with("served 0 calls\n"), "{}", ran.stdout);
 }
 
 #[tokio::test]
 async fn sim_names_a_taken_address() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let told = Shell::new().run(&["sim", "--listen", &address]).await.badly(1);
-    assert!(told.contains(&address), "{told}");
+    let output = Shell::new().run(&["sim", "--listen", &address]).await.badly(1);
+    assert!(output.contains(&address), "{output}");
 }

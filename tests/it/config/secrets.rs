@@ -294,14 +294,14 @@ async fn command_line_reads_secrets_from_files() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("redis");
     std::fs::write(&file, format!("{}\n", support::redis::fresh().await)).unwrap();
-    let told = |redis: &str| {
+    let run = |redis: &str| {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_refresh-worker"));
         command.args(["queue", "stats", "--json"]).env_clear().env("REDIS_URL_FILE", redis);
         command
     };
-    let output = told(file.to_str().unwrap()).output().await.unwrap();
+    let output = run(file.to_str().unwrap()).output().await.unwrap();
     assert!(output.status.success(), "{output:?}");
-    let output = told("/no/such/file").output().await.unwrap();
+    let output = run("/no/such/file").output().await.unwrap();
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
         text.contains("REDIS_URL cannot be had from REDIS_URL_FILE: the file `/no/such/file` cannot be read"),

@@ -12,13 +12,13 @@ async fn explain_finds_mail_in_any_spelling() {
     bed.mail("clan:#2pp", &value("clan:#2pp")).await;
     bed.mail("war-followup-1f", &value("clan:%232PP")).await;
     bed.command::<()>(&["ZADD", "refresh_queue", "1", "clan:2pp-retry-2"]).await;
-    let told = bed.shell.run(&["queue", "explain", "#2pp", "--json"]).await.well();
-    let all: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let output = bed.shell.run(&["queue", "explain", "#2pp", "--json"]).await.well();
+    let all: Vec<Value> = output.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let objects: Vec<&str> = all.iter().map(|known| known["object"].as_str().unwrap()).collect();
     assert_eq!(objects, ["clan:2PP", "player:2PP", "war:2PP"]);
     let ids: Vec<&str> = all[0]["mail"].as_array().unwrap().iter().map(|mail| mail["id"].as_str().unwrap()).collect();
     assert_eq!(ids, ["clan:#2pp", "clan:2pp-retry-2", "war-followup-1f"]);
-    assert!(all[0]["outlook"].as_str().unwrap().contains("out of the mailbox"), "{}", all[0]);
+    assert!(all[0]["outlook"].as_str().unwrap().contains("In the mailbox"), "{}", all[0]);
     assert!(all[1]["mail"].as_array().unwrap().is_empty());
 }
 
@@ -27,19 +27,19 @@ async fn explain_shows_state_and_outlook() {
     let bed = Bed::fresh().await;
     bed.fill().await;
     for (object, state, outlook) in [
-        ("player:2LL", "ready", "it is ready: the next run leases it (it is the first in order)"),
-        ("clan:2QQ", "delayed", "because its last attempt failed (timeout), 1 of 3 are used"),
-        ("war:2QQ", "leased", "run some-run is refreshing it"),
-        ("clan:2PP", "dead", "it is a dead letter since"),
+        ("player:2LL", "ready", "Ready, first in the queue."),
+        ("clan:2QQ", "delayed", "the last attempt failed (timeout; 1 of 3 attempts used)"),
+        ("war:2QQ", "leased", "Run some-run is refreshing it"),
+        ("clan:2PP", "dead", "Dead letter since"),
     ] {
         let known = bed.json(&["queue", "explain", object, "--json"]).await;
         assert_eq!(known["queue"]["state"], state, "{known}");
         assert!(known["outlook"].as_str().unwrap().contains(outlook), "{known}");
         assert_eq!(known["database"]["because"], "DATABASE_URL is not set");
     }
-    let told = bed.shell.run(&["queue", "explain", "war:#2qq"]).await.well();
-    for expected in ["`war:#2qq` is war #2QQ", "next request", "not asked: DATABASE_URL is not set"] {
-        assert!(told.contains(expected), "{expected}: {told}");
+    let output = bed.shell.run(&["queue", "explain", "war:#2qq"]).await.well();
+    for expected in ["`war:#2qq` is war #2QQ", "next request", "not read: DATABASE_URL is not set"] {
+        assert!(output.contains(expected), "{expected}: {output}");
     }
 }
 
@@ -66,21 +66,21 @@ async fn explain_reads_the_database_if_possible() {
     assert_eq!(known["database"]["last_outcome"], "unchanged", "{known}");
     let errors = known["database"]["errors"].as_array().unwrap();
     assert_eq!((errors.len(), &errors[0]["error"]), (1, &"clan:2PP: bad_gateway: 502".into()));
-    let told = shell.run(&["queue", "explain", "clan:2PP"]).await.well();
-    assert!(told.contains("last fetched") && told.contains("2 min 0"), "{told}");
-    let told = shell.run(&["queue", "explain", "war:2PP"]).await.well();
-    assert!(told.contains("never fetched") && told.contains("nobody waits for it"), "{told}");
+    let output = shell.run(&["queue", "explain", "clan:2PP"]).await.well();
+    assert!(output.contains("last fetched") && output.contains("2 min 0"), "{output}");
+    let output = shell.run(&["queue", "explain", "war:2PP"]).await.well();
+    assert!(output.contains("Never fetched") && output.contains("Not queued"), "{output}");
 
     let down =
         Shell::new().with("REDIS_URL", &bed.url).with("DATABASE_URL", "postgresql://user:hunter2@127.0.0.1:1/coc");
-    let told = down.run(&["queue", "explain", "clan:2PP"]).await.well();
-    assert!(told.contains("not asked: cannot reach the database") && told.contains("it is ready"), "{told}");
-    assert!(!told.contains("hunter2"));
+    let output = down.run(&["queue", "explain", "clan:2PP"]).await.well();
+    assert!(output.contains("not read: cannot ") && output.contains("Ready, "), "{output}");
+    assert!(!output.contains("hunter2"));
 }
 
 #[tokio::test]
 async fn explain_refuses_a_wrong_object() {
     let bed = Bed::fresh().await;
-    let told = bed.shell.run(&["queue", "explain", "clan:#ABC"]).await.badly(2);
-    assert!(told.contains("'A'") && told.contains("clan:TAG"), "{told}");
+    let output = bed.shell.run(&["queue", "explain", "clan:#ABC"]).await.badly(2);
+    assert!(output.contains("'A'") && output.contains("clan:TAG"), "{output}");
 }

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, fs, time::Duration};
 
 use refresh_worker::{
-    model::AimdState,
-    queue::{Circuit, CircuitReason, CircuitScope, Fingerprint, Holder, Settlement, SharedState as _},
+    model::LearnedRate,
+    queue::{Circuit, CircuitReason, CircuitScope, Fingerprint, Holder, Settlement, Slots as _},
 };
 use serde_json::Value;
 
@@ -36,9 +36,9 @@ async fn migrate_moves_everything() {
 
     let mut expected = old.objects().await;
     expected.insert("clan:2YY".to_owned());
-    let told = mover(&old.url, &new.url).run(&["queue", "migrate"]).await.well();
-    assert!(told.contains("moved 4 requests, 1 dead letter and 1 letter of unreadable mail"), "{told}");
-    assert!(told.contains("nothing is left at the old Redis"), "{told}");
+    let output = mover(&old.url, &new.url).run(&["queue", "migrate"]).await.well();
+    assert!(output.contains("moved 4 requests, 1 dead letter and 1 entry of unreadable mail"), "{output}");
+    assert!(output.contains("nothing is left at the old Redis"), "{output}");
     assert_eq!(new.objects().await, expected);
     assert!(old.objects().await.is_empty());
     let stats = new.json(&["queue", "stats", "--json"]).await;
@@ -60,8 +60,8 @@ async fn migrate_empties_a_full_redis() {
         old.mail(name, &value(name)).await;
     }
     old.command::<()>(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    let told = mover(&old.url, &new.url).run(&["queue", "migrate"]).await.well();
-    assert!(told.contains("nothing is left at the old Redis"), "{told}");
+    let output = mover(&old.url, &new.url).run(&["queue", "migrate"]).await.well();
+    assert!(output.contains("nothing is left at the old Redis"), "{output}");
     assert_eq!(new.objects().await, clans(6).into_iter().collect());
 }
 
@@ -85,10 +85,10 @@ async fn migrate_waits_for_leased_requests() {
 #[tokio::test]
 async fn migrate_copies_the_shared_run_state() {
     let (old, new) = (Bed::fresh().await, Bed::fresh().await);
-    let (resting, learned) = (Fingerprint("0123456789ab".to_owned()), AimdState::plain(17.0));
+    let (resting, learned) = (Fingerprint("0123456789ab".to_owned()), LearnedRate::plain(17.0));
     let now = old.now().await;
     old.queue.take_key(&resting, "some-run", MINUTE).await.unwrap();
-    old.queue.cool_down_key(&resting, "some-run", "throttled", 5 * MINUTE).await.unwrap();
+    old.queue.pause_key(&resting, "some-run", "throttled", 5 * MINUTE).await.unwrap();
     old.queue.remember_rate(&resting, learned).await.unwrap();
     old.queue.take_calls(now.midnight(), 40, 100).await.unwrap();
     let reason = CircuitReason::new(CircuitReason::MAINTENANCE, "status 503");
@@ -100,10 +100,10 @@ async fn migrate_copies_the_shared_run_state() {
         old.command::<()>(&["PEXPIRE", key, "600000"]).await;
     }
     let shell = mover(&old.url, &new.url);
-    let told = shell.run(&["queue", "migrate"]).await.well();
-    assert!(told.contains("carried over 4 agreements of runs"), "{told}");
+    let output = shell.run(&["queue", "migrate"]).await.well();
+    assert!(output.contains("copied 4 entries of the shared run state"), "{output}");
     let seen = new.queue.look_at_key(&resting).await.unwrap();
-    assert_eq!((seen.holder, seen.aimd_state), (Holder::CoolingDown("throttled".to_owned()), Some(learned)));
+    assert_eq!((seen.holder, seen.learned_rate), (Holder::Paused("throttled".to_owned()), Some(learned)));
     assert!(seen.for_another > MINUTE && seen.for_another <= 5 * MINUTE, "{:?}", seen.for_another);
     assert_eq!(new.queue.calls_taken(now.midnight()).await.unwrap(), 40);
     assert_eq!(new.queue.circuits().await.unwrap(), [circuit]);
@@ -113,12 +113,12 @@ async fn migrate_copies_the_shared_run_state() {
     }
     // The worker has gone on at the new one: there, what says more stays.
     new.queue.take_calls(now.midnight(), 10, 100).await.unwrap();
-    new.queue.cool_down_key(&resting, "a-run", "throttled again", 10 * MINUTE).await.unwrap();
-    let told = shell.run(&["queue", "migrate"]).await.well();
-    assert!(!told.contains("carried over"), "{told}");
+    new.queue.pause_key(&resting, "a-run", "throttled again", 10 * MINUTE).await.unwrap();
+    let output = shell.run(&["queue", "migrate"]).await.well();
+    assert!(!output.contains("shared run state"), "{output}");
     assert_eq!(new.queue.calls_taken(now.midnight()).await.unwrap(), 50);
     let seen = new.queue.look_at_key(&resting).await.unwrap();
-    assert_eq!(seen.holder, Holder::CoolingDown("throttled again".to_owned()));
+    assert_eq!(seen.holder, Holder::Paused("throttled again".to_owned()));
 }
 
 #[tokio::test]
@@ -128,12 +128,12 @@ async fn migrate_refuses_while_a_run_holds_a_key() {
     let key = Fingerprint("0123456789ab".to_owned());
     old.queue.take_key(&key, "some-run", MINUTE).await.unwrap();
     for follow in [&["queue", "migrate"][..], &["queue", "migrate", "--follow"]] {
-        let told = mover(&old.url, &new.url).run(follow).await.badly(1);
-        assert!(told.contains("some-run") && told.contains("0123456789ab"), "{told}");
-        assert!(told.contains("nothing was moved") && told.contains("stop the worker's schedule"), "{told}");
+        let output = mover(&old.url, &new.url).run(follow).await.badly(1);
+        assert!(output.contains("some-run") && output.contains("0123456789ab"), "{output}");
+        assert!(output.contains("nothing was moved") && output.contains("stop the worker's schedule"), "{output}");
     }
     assert_eq!((old.count().await, new.count().await), (2, 0));
-    old.queue.release_key(&key, "some-run", MINUTE).await.unwrap();
+    old.queue.give_back_key(&key, "some-run", MINUTE).await.unwrap();
     mover(&old.url, &new.url).run(&["queue", "migrate"]).await.well();
     assert_eq!(new.count().await, 2);
 }
@@ -171,9 +171,9 @@ async fn migrate_follow_moves_later_mail() {
     tokio::time::timeout(Duration::from_secs(240), arrived).await.expect("everything arrives");
     following.interrupt();
     let ran = following.end().await;
-    let told: Value = serde_json::from_str(&ran.well()).unwrap();
-    assert!(told["requests"].as_u64().unwrap() > REQUESTS as u64, "{told}");
-    assert_eq!((&told["left"]["waiting"], &told["left"]["mailbox"]), (&0.into(), &0.into()), "{told}");
+    let output: Value = serde_json::from_str(&ran.well()).unwrap();
+    assert!(output["requests"].as_u64().unwrap() > REQUESTS as u64, "{output}");
+    assert_eq!((&output["left"]["waiting"], &output["left"]["mailbox"]), (&0.into(), &0.into()), "{output}");
     assert_eq!(new.objects().await, all, "none lost, none doubled");
 }
 
@@ -212,8 +212,8 @@ async fn migrate_killed_repeatedly_loses_nothing() {
         assert_eq!(anywhere, all, "after kill {kills} each is at one of them, or at both");
     }
     assert!(new.count().await < REQUESTS, "killed in the middle");
-    let told = mover(&old.url, &new.url).run(&["queue", "migrate"]).await.well();
-    assert!(told.contains("nothing is left"), "{told}");
+    let output = mover(&old.url, &new.url).run(&["queue", "migrate"]).await.well();
+    assert!(output.contains("nothing is left"), "{output}");
     assert_eq!(new.objects().await, all);
     assert_eq!(new.json(&["queue", "stats", "--json"]).await["queue_size"], REQUESTS);
 }
@@ -223,8 +223,8 @@ async fn migrate_refuses_the_same_database() {
     let bed = Bed::fresh().await;
     bed.enqueue(&clans(3)).await;
     for name in [bed.url.clone(), bed.url.replace("127.0.0.1", "localhost")] {
-        let told = mover(&bed.url, &name).run(&["queue", "migrate"]).await.badly(2);
-        assert!(told.contains("are the same database"), "{told}");
+        let output = mover(&bed.url, &name).run(&["queue", "migrate"]).await.badly(2);
+        assert!(output.contains("are the same database"), "{output}");
     }
     assert_eq!(bed.objects().await.len(), 3);
 }
@@ -242,6 +242,6 @@ async fn migrate_url_comes_from_file_or_variable() {
     assert_eq!(ran.code, 1);
     assert!(ran.stderr.contains("127.0.0.1:1") && ran.stderr.contains("list of processes"), "{}", ran.stderr);
     assert!(!(ran.stdout + &ran.stderr).contains("hunter2"));
-    let told = shell.run(&["queue", "migrate"]).await.badly(2);
-    assert!(told.contains("MIGRATE_TO_REDIS_URL is not set"), "{told}");
+    let output = shell.run(&["queue", "migrate"]).await.badly(2);
+    assert!(output.contains("MIGRATE_TO_REDIS_URL is not set"), "{output}");
 }

@@ -36,8 +36,8 @@ async fn explain_skips_unreadable_reports() {
         .execute(&mut db)
         .await
         .unwrap();
-    let told = shell.run(&["queue", "explain", "clan:2PP"]).await.well();
-    assert!(told.contains("run good: clan:2PP: fine") && !told.contains("not asked"), "{told}");
+    let output = shell.run(&["queue", "explain", "clan:2PP"]).await.well();
+    assert!(output.contains("run good: clan:2PP: fine") && !output.contains("not read"), "{output}");
 }
 
 #[tokio::test]
@@ -46,8 +46,8 @@ async fn control_characters_are_escaped() {
     bed.mail("junk\u{1b}[2J\u{202e}x\u{2066}", "no json \u{1b}]0;x\u{7} \u{200b}").await;
     bed.admit().await;
     for arguments in [&["dead", "list"][..], &["dead", "list", "--json"], &["queue", "export"], &["queue", "stats"]] {
-        let told = bed.shell.run(arguments).await.well();
+        let output = bed.shell.run(arguments).await.well();
         let odd = |c: char| c != '\n' && (c.is_control() || "\u{202e}\u{2066}\u{200b}".contains(c));
-        assert!(!told.contains(odd), "{arguments:?}: {told:?}");
+        assert!(!output.contains(odd), "{arguments:?}: {output:?}");
     }
 }

@@ -32,7 +32,7 @@ async fn pause_switches_are_shown_everywhere() {
         assert!(shell.run(&["queue", "stats"]).await.well().contains(&format!("paused: {switch} is true")));
         let stats: Value = serde_json::from_str(&shell.run(&["queue", "stats", "--json"]).await.well()).unwrap();
         assert_eq!(stats["paused"]["because"], format!("{switch} is true"));
-        assert!(shell.run(&["queue", "explain", "clan:2PP"]).await.well().contains(&format!("but {switch} is true")));
+        assert!(shell.run(&["queue", "explain", "clan:2PP"]).await.well().contains(&format!("But {switch} is true")));
 
         let mut worker = WorkerProcess::start("refresh", environment).await;
         let budget = std::time::Duration::from_secs(60);

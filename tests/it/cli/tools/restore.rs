@@ -9,8 +9,8 @@ use crate::support::proxy::{Mode, Proxy};
 
 /// The file of a backup of this bed, by its absolute path.
 async fn backed_up(bed: &Bed) -> String {
-    let told = bed.json(&["queue", "backup", "--dir", "backups", "--json"]).await;
-    bed.shell.folder().join(told["file"].as_str().unwrap()).display().to_string()
+    let output = bed.json(&["queue", "backup", "--dir", "backups", "--json"]).await;
+    bed.shell.folder().join(output["file"].as_str().unwrap()).display().to_string()
 }
 
 fn write(shell: &Shell, text: &str) -> String {
@@ -24,12 +24,12 @@ async fn restore_is_complete_and_idempotent() {
     old.fill().await;
     let file = backed_up(&old).await;
     let new = Bed::fresh().await;
-    let told = new.shell.run(&["queue", "restore", &file, "--dry-run"]).await.well();
-    assert!(told.contains("7 entries can be restored") && told.contains("nothing was written"), "{told}");
+    let output = new.shell.run(&["queue", "restore", &file, "--dry-run"]).await.well();
+    assert!(output.contains("7 entries can be restored") && output.contains("nothing was written"), "{output}");
     assert!(new.everything().await.is_empty());
 
-    let told = new.json(&["queue", "restore", &file, "--json"]).await;
-    assert_eq!((&told["entries"], &told["new"], &told["invalid"]), (&7.into(), &7.into(), &0.into()));
+    let output = new.json(&["queue", "restore", &file, "--json"]).await;
+    assert_eq!((&output["entries"], &output["new"], &output["invalid"]), (&7.into(), &7.into(), &0.into()));
     let mut expected = old.objects().await;
     expected.insert("clan:2YY".to_owned());
     assert_eq!(new.objects().await, expected, "what was mail is a request");
@@ -42,8 +42,8 @@ async fn restore_is_complete_and_idempotent() {
     assert_eq!((&stats["dead_letters"], &stats["mailbox"]), (&2.into(), &0.into()));
 
     let once = new.everything().await;
-    let told = new.json(&["queue", "restore", &file, "--json"]).await;
-    assert_eq!((&told["new"], &told["merged"], &told["nothing"]), (&0.into(), &0.into(), &7.into()));
+    let output = new.json(&["queue", "restore", &file, "--json"]).await;
+    assert_eq!((&output["new"], &output["merged"], &output["nothing"]), (&0.into(), &0.into(), &7.into()));
     assert_eq!(new.everything().await, once);
 }
 
@@ -55,8 +55,8 @@ async fn restore_overwrites_nothing_newer() {
     bed.enqueue(&clans(10)).await;
     let lease = bed.lease(Duration::from_secs(600)).await;
     let before = bed.everything().await;
-    let told = bed.json(&["queue", "restore", &file, "--json"]).await;
-    assert_eq!(told["nothing"], 20, "{told}");
+    let output = bed.json(&["queue", "restore", &file, "--json"]).await;
+    assert_eq!(output["nothing"], 20, "{output}");
     assert_eq!(bed.everything().await, before);
     drop(lease);
 }
@@ -77,8 +77,8 @@ async fn restore_skips_invalid_entries_only_on_request() {
         assert!(ran.stderr.contains(expected), "{expected}: {}", ran.stderr);
     }
     assert!(new.everything().await.is_empty(), "not a byte was written");
-    let told = new.shell.run(&["queue", "restore", &file, "--skip-invalid"]).await.well();
-    assert!(told.starts_with("restored 1 entry"), "{told}");
+    let output = new.shell.run(&["queue", "restore", &file, "--skip-invalid"]).await.well();
+    assert!(output.starts_with("restored 1 entry"), "{output}");
     assert_eq!(new.objects().await.len(), 1);
 }
 
@@ -92,11 +92,11 @@ async fn restore_detects_truncated_backups() {
         let file = write(&new.shell, &text[..cut]);
         let ran = new.shell.run(&["queue", "restore", &file]).await;
         assert_eq!(ran.code, 1);
-        assert!(ran.stderr.contains("cut off after 3 entries"), "{}", ran.stderr);
+        assert!(ran.stderr.contains("truncated after 3 entries"), "{}", ran.stderr);
     }
     let file = write(&new.shell, "{}");
-    let told = new.shell.run(&["queue", "restore", &file]).await.badly(1);
-    assert!(told.contains("it is no backup"), "{told}");
+    let output = new.shell.run(&["queue", "restore", &file]).await.badly(1);
+    assert!(output.contains("is not a backup"), "{output}");
 }
 
 /// A backup as the old worker wrote it.
@@ -118,8 +118,8 @@ async fn restore_merges_old_workers_backup() {
     let file = write(&bed.shell, &old_backup().to_string());
     let ran = bed.shell.run(&["queue", "restore", &file]).await;
     assert!(!(ran.stdout.clone() + &ran.stderr).contains("hunter2"));
-    let told = ran.well();
-    assert!(told.starts_with("restored 3 entries of a backup of the old worker"), "{told}");
+    let output = ran.well();
+    assert!(output.starts_with("restored 3 entries of a backup of the old worker"), "{output}");
     assert_eq!(bed.objects().await.into_iter().collect::<Vec<_>>(), ["clan:2PP", "player:2QQ"]);
     let explained = bed.json(&["queue", "explain", "clan:2PP", "--json"]).await;
     assert_eq!(explained["queue"]["priority"], "critical", "the better of the two: {explained}");
@@ -145,14 +145,14 @@ async fn restore_names_invalid_items_by_position() {
         "queue_items[4], `clan:2LL`: its `priority` is `\"high\"`: expected 0, 1, 2 or 3",
         "queue_items[5]: its `id` is missing",
         "queue_items[6], `clan:2YY`: it has no data",
-        "queue_items[7]: it is no object",
+        "queue_items[7]: it is not an object",
     ] {
         assert!(ran.stderr.contains(expected), "{expected}: {}", ran.stderr);
     }
     assert!(bed.everything().await.is_empty());
-    let told = bed.json(&["queue", "restore", &file, "--skip-invalid", "--json"]).await;
+    let output = bed.json(&["queue", "restore", &file, "--skip-invalid", "--json"]).await;
     assert_eq!(
-        (&told["entries"], &told["invalid"], &told["new"], &told["merged"]),
+        (&output["entries"], &output["invalid"], &output["new"], &output["merged"]),
         (&3.into(), &5.into(), &2.into(), &1.into())
     );
 }
@@ -171,7 +171,7 @@ async fn restore_killed_and_repeated_is_exact() {
     restore.kill().await;
     let after_the_kill = new.count().await;
     assert!((1..5000).contains(&after_the_kill), "killed in the middle: {after_the_kill}");
-    let told = new.json(&["queue", "restore", &file, "--json"]).await;
-    assert!(told["nothing"].as_u64().unwrap() >= after_the_kill as u64, "{told}");
+    let output = new.json(&["queue", "restore", &file, "--json"]).await;
+    assert!(output["nothing"].as_u64().unwrap() >= after_the_kill as u64, "{output}");
     assert_eq!(new.objects().await, old.objects().await);
 }
