@@ -151,7 +151,7 @@ run "alarms" {
       queue-depth      = "CoC/RefreshWorker queue_size Maximum 300x3 GreaterThanThreshold 10000 notBreaching"
       api-5xx          = "AWS/ApiGateway 5XXError Sum 300x1 GreaterThanThreshold 0 notBreaching"
     }
-    error_message = "An alarm changed: change DEPLOYMENT.md with it."
+    error_message = "An alarm changed: change docs/operating.md with it."
   }
   assert {
     condition     = { for key, alarm in aws_cloudwatch_composite_alarm.this : key => alarm.alarm_rule }["backlog"] == "ALARM(\"refresh-worker-queue-depth\") AND ALARM(\"refresh-worker-oldest-request\")"

@@ -75,7 +75,7 @@ fn every_graph_has_its_place_on_the_dashboard() {
 
 #[test]
 fn every_alarm_has_its_page_in_the_runbook() {
-    let (alarms, runbook) = (read("infra/alarms.tf"), read("DEPLOYMENT.md"));
+    let (alarms, runbook) = (read("infra/alarms.tf"), read("docs/operating.md"));
     let keys: Vec<&str> = alarms
         .lines()
         .filter_map(|line| line.strip_suffix(" = {")?.strip_prefix("    "))
@@ -85,6 +85,6 @@ fn every_alarm_has_its_page_in_the_runbook() {
         .collect();
     assert_eq!(keys.len(), 15, "{keys:?}");
     for key in keys {
-        assert!(runbook.contains(&format!("\n### {key}\n")), "DEPLOYMENT.md says nothing about {key}");
+        assert!(runbook.contains(&format!("\n### {key}\n")), "docs/operating.md says nothing about {key}");
     }
 }

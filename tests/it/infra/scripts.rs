@@ -60,7 +60,7 @@ fn options<'a>(words: &[&'a str]) -> Vec<&'a str> {
 
 #[test]
 fn every_command_of_the_guide_exists_with_its_options() {
-    let guide = read("DEPLOYMENT.md");
+    let guide = read("DEPLOYMENT.md") + &read("docs/operating.md");
     let ours: Vec<_> = commands(&guide, "refresh-worker ").into_iter().filter(|words| !words.is_empty()).collect();
     assert!(ours.len() > 10, "{ours:?}");
     for words in ours {
@@ -80,7 +80,7 @@ fn every_command_of_the_guide_exists_with_its_options() {
 
 #[test]
 fn every_output_that_the_guide_asks_for_is_one_of_both_examples() {
-    let guide = read("DEPLOYMENT.md");
+    let guide = read("DEPLOYMENT.md") + &read("docs/operating.md");
     for example in ["complete", "existing-vpc"] {
         let outputs = read(&format!("infra/examples/{example}/outputs.tf"));
         for rest in guide.split("tofu output ").skip(1) {
