@@ -49,7 +49,7 @@ runs() {
                 echo "a run ended well: $(jq -c '{stopped_because, processed_requests, failed_requests, queue}' "$response" | cut -c1-400)"
                 return
                 ;;
-            maintenance | keys_cooling_down | refresh_paused | daily_cap) break ;;
+            maintenance | keys_cooling_down | refresh_paused | daily_quota) break ;;
             already_running | shutdown) [ $SECONDS -lt $end ] || break ;;
             none) [ $SECONDS -lt $end ] || { echo "the function $name cannot be invoked" >&2 && return 1; } ;;
             *) echo "a run ended for an unknown reason: $(cat "$response")" >&2 && return 1 ;;

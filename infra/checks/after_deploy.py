@@ -46,7 +46,7 @@ def look(runs, expect, says, status=200, metric=None, composite=None, actions=Tr
 def main():
     for well in ("queue_empty", "deadline", "max_requests", "already_running throttled shutdown queue_empty"):
         look(well, 0, "ended well")
-    for nothing in ("maintenance", "keys_cooling_down", "refresh_paused", "daily_cap", "already_running"):
+    for nothing in ("maintenance", "keys_cooling_down", "refresh_paused", "daily_quota", "already_running"):
         look(nothing, 3, "NOT SHOWN")
     look("error", 1, "ended with an error")
     look("throttled", 1, "cannot be invoked")
