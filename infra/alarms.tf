@@ -1,4 +1,4 @@
-# When somebody should look. DEPLOYMENT.md has a section for each: what it means and what to do.
+# When a person should look. docs/operating.md has a section for each alarm: what it means and what to do.
 
 locals {
   metric_namespace  = "CoC/RefreshWorker"
@@ -6,9 +6,9 @@ locals {
 
   lambda_dimensions = { FunctionName = local.function_names.refresh }
 
-  # What tells about runs. Without tasks it is what Lambda says about invocations. Tasks are invocations, too: started every
-  # minute, they would hide that no run starts, and they may take all the time there is. With them it is the worker's own
-  # metric, which every run writes. A run that Lambda had to end writes none, but is an error.
+  # The source of numbers about runs. Without tasks it is Lambda's metrics of invocations. Tasks are invocations, too: started
+  # every minute, they would hide that no run starts, and they may take all the time there is. With tasks it is the worker's own
+  # metric, which every run writes. A run that Lambda had to end writes none, but counts as an error.
   run_source = length(local.tasks) == 0 ? {
     namespace = "AWS/Lambda", dimensions = tomap(local.lambda_dimensions)
     start     = { metric = "Invocations", statistic = "Sum" }
@@ -19,8 +19,8 @@ locals {
     duration  = "run_duration_ms"
   }
 
-  # In how many seconds a schedule must have been heard of: two and a half ticks, from five minutes to a day, which is the
-  # longest period CloudWatch has. A cron expression has no such number and gets the day.
+  # The seconds within which a schedule must have started something: two and a half ticks, from five minutes to a day, which is
+  # the longest period CloudWatch has. A cron expression has no such number and gets the day.
   heard_of_within = {
     for name, expression in { runs = var.schedule_expression, views = var.views_schedule_expression } : name => try(
       min(86400, max(300, ceil(2.5 * regex("^rate\\(([0-9]+) minutes?\\)$", expression)[0]) * 60)),
@@ -31,13 +31,13 @@ locals {
 
   alarms = merge({
     errors = {
-      description = "Many runs failed: more than the schedule alone can fail"
+      description = "Many invocations failed: more than the schedule alone can cause"
       namespace   = "AWS/Lambda", metric = "Errors", dimensions = local.lambda_dimensions
       statistic   = "Sum", period = 600, evaluations = 1
       comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.errors, missing = "notBreaching"
     }
     failing-schedule = {
-      description = "Runs that the schedule starts fail one after the other"
+      description = "Scheduled runs fail one after the other"
       namespace   = "AWS/Lambda", metric = "Errors", dimensions = local.lambda_dimensions
       statistic   = "Sum", period = 600, evaluations = 1
       comparison  = "GreaterThanOrEqualToThreshold", threshold = var.alarm_thresholds.failing_schedule, missing = "notBreaching"
@@ -60,22 +60,22 @@ locals {
       statistic   = "Sum", period = 300, evaluations = 1
       comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.throttles, missing = "notBreaching"
     }
-    # There is none for AsyncEventsDropped: without retries it counts every failed run, which errors do, and what was dropped
-    # otherwise had been throttled before. Each such event lies in the failure queue.
+    # AsyncEventsDropped has no alarm: without retries it counts every failed run, as errors does, and events that were dropped
+    # otherwise had been throttled before. Each such event is in the failure queue.
     failure-queue = {
-      description = "Events that failed lie in the failure queue"
+      description = "There are failed events in the failure queue"
       namespace   = "AWS/SQS", metric = "ApproximateNumberOfMessagesVisible", dimensions = { QueueName = aws_sqs_queue.failures.name }
       statistic   = "Maximum", period = 300, evaluations = 1
       comparison  = "GreaterThanThreshold", threshold = 0, missing = "notBreaching"
     }
     dead-letters = {
-      description = "Requests were set aside for a person to look at"
+      description = "There are dead letters: requests set aside for a person"
       namespace   = local.metric_namespace, metric = "dead_letters", dimensions = local.metric_dimensions
       statistic   = "Maximum", period = 300, evaluations = 1
       comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.dead_letters, missing = "notBreaching"
     }
     oldest-request = {
-      description = "A request waits for too long"
+      description = "A request has waited for too long"
       namespace   = local.metric_namespace, metric = "oldest_request_age_seconds", dimensions = local.metric_dimensions
       statistic   = "Maximum", period = 300, evaluations = 3
       comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.oldest_request_age_seconds, missing = "notBreaching"
@@ -93,7 +93,7 @@ locals {
       statistic   = "Sum", period = 120, evaluations = 1
       comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.view_refresh_failures, missing = "notBreaching"
     }
-    # A single view fails two or three times in two minutes: too few for the above, however long it lasts.
+    # A single view fails two or three times in two minutes: too few for view-refresh, however long it lasts.
     view-stuck = {
       description = "A materialized view fails again and again"
       namespace   = local.metric_namespace, metric = "view_refresh_failures", dimensions = local.metric_dimensions
@@ -109,7 +109,7 @@ locals {
     }
     } : {}, var.create_api ? {
     api-5xx = {
-      description = "The API answered with errors of its own"
+      description = "API Gateway returned 5xx responses"
       namespace   = "AWS/ApiGateway", metric = "5XXError", dimensions = { ApiName = var.name, Stage = "live" }
       statistic   = "Sum", period = 300, evaluations = 1
       comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.api_5xx, missing = "notBreaching"
@@ -118,11 +118,11 @@ locals {
 
   composite_alarms = {
     worker-unhealthy = {
-      description = "The worker does not work: not started, failing, or too slow"
+      description = "The worker is not started, fails, or is too slow"
       rule        = join(" OR ", [for key in ["no-invocations", "errors", "failing-schedule", "duration"] : "ALARM(\"${var.name}-${key}\")"])
     }
     backlog = {
-      description = "The worker does not keep up: many wait, and for long"
+      description = "The worker does not keep up: many requests wait, and for long"
       rule        = join(" AND ", [for key in ["queue-depth", "oldest-request"] : "ALARM(\"${var.name}-${key}\")"])
     }
   }
@@ -135,7 +135,7 @@ resource "aws_cloudwatch_metric_alarm" "this" {
   for_each = { for key, alarm in local.alarms : key => alarm if var.create_alarms }
 
   alarm_name          = "${var.name}-${each.key}"
-  alarm_description   = "${each.value.description}. What to do: DEPLOYMENT.md, ${each.key}."
+  alarm_description   = "${each.value.description}. What to do: docs/operating.md, ${each.key}."
   namespace           = each.value.namespace
   metric_name         = each.value.metric
   dimensions          = each.value.dimensions
@@ -146,7 +146,7 @@ resource "aws_cloudwatch_metric_alarm" "this" {
   threshold           = each.value.threshold
   treat_missing_data  = each.value.missing
 
-  # A schedule that was switched off on purpose is no alarm.
+  # A schedule that was switched off on purpose raises no alarm.
   actions_enabled = each.key == "no-invocations" ? var.schedule_enabled : true
   alarm_actions   = local.alarm_actions
   ok_actions      = local.alarm_actions
@@ -157,7 +157,7 @@ resource "aws_cloudwatch_composite_alarm" "this" {
   for_each = { for key, alarm in local.composite_alarms : key => alarm if var.create_alarms }
 
   alarm_name        = "${var.name}-${each.key}"
-  alarm_description = "${each.value.description}. What to do: DEPLOYMENT.md, ${each.key}."
+  alarm_description = "${each.value.description}. What to do: docs/operating.md, ${each.key}."
   alarm_rule        = each.value.rule
   actions_enabled   = var.schedule_enabled
   alarm_actions     = local.alarm_actions
@@ -168,12 +168,12 @@ resource "aws_cloudwatch_composite_alarm" "this" {
 }
 
 data "aws_iam_policy_document" "alarm_key" {
-  #checkov:skip=CKV_AWS_109:A key's policy speaks of the key itself; `*` is the key.
-  #checkov:skip=CKV_AWS_111:A key's policy speaks of the key itself; `*` is the key.
-  #checkov:skip=CKV_AWS_356:A key's policy speaks of the key itself; `*` is the key.
+  #checkov:skip=CKV_AWS_109:In a key's policy `*` is the key itself.
+  #checkov:skip=CKV_AWS_111:In a key's policy `*` is the key itself.
+  #checkov:skip=CKV_AWS_356:In a key's policy `*` is the key itself.
   statement {
     sid       = "Administration"
-    actions   = ["kms:*"] # What AWS asks of every key: without it nobody could change this policy.
+    actions   = ["kms:*"] # AWS requires this of every key: without it nobody could change the policy.
     resources = ["*"]
 
     principals {

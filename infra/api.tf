@@ -1,12 +1,12 @@
-# POST /refresh with an API key and a usage plan, GET and HEAD /health without. A REST API, because HTTP APIs have neither.
+# POST /refresh with an API key and a usage plan, GET and HEAD /health without. It is a REST API, because HTTP APIs have neither.
 
 locals {
   api = var.create_api ? { this = true } : {}
 
-  # Monitors and load balancers ask with either.
+  # Monitors and load balancers use either method.
   health_methods = var.create_api ? { this = "GET", head = "HEAD" } : {}
 
-  # The deployment is a copy of what it was made from: it must be made again when one of these changes.
+  # A deployment is a copy of these: it must be created again when one of them changes.
   api_configuration = sha1(jsonencode([
     var.refresh_mode,
     var.refresh_authorization,
@@ -16,7 +16,7 @@ locals {
     [for role, alias in aws_lambda_alias.live : alias.invoke_arn],
   ]))
 
-  # What the worker gets when it is called without waiting: who called, and the caller's body, if there is one.
+  # The event of an asynchronous call: the source, and the caller's body, if there is one.
   async_request_template = <<-EOT
     {
       "source": "api",
@@ -137,7 +137,7 @@ resource "aws_api_gateway_resource" "health" {
 resource "aws_api_gateway_method" "health" {
   for_each = local.health_methods
 
-  #checkov:skip=CKV_AWS_59:Monitors ask without a key. The answer holds counts only, and the stage throttles it.
+  #checkov:skip=CKV_AWS_59:Monitors have no key. The response holds counts only, and the stage throttles it.
   rest_api_id          = aws_api_gateway_rest_api.this["this"].id
   resource_id          = aws_api_gateway_resource.health["this"].id
   http_method          = each.value
@@ -187,7 +187,7 @@ resource "aws_api_gateway_deployment" "this" {
 }
 
 resource "aws_cloudwatch_log_group" "api" {
-  #checkov:skip=CKV_AWS_338:How long logs are kept is a variable; a year of them is money for nothing.
+  #checkov:skip=CKV_AWS_338:The retention of logs is a variable; a year of them costs money for nothing.
   for_each = var.api_logs_enabled ? local.api : {}
 
   name              = "/aws/apigateway/${var.name}"
@@ -199,7 +199,7 @@ resource "aws_cloudwatch_log_group" "api" {
 resource "aws_api_gateway_stage" "live" {
   for_each = local.api
 
-  #checkov:skip=CKV_AWS_120:A cache would answer a manual trigger, or health, with old news.
+  #checkov:skip=CKV_AWS_120:A cache would return outdated responses to a manual trigger or to health.
   #checkov:skip=CKV2_AWS_29:No firewall for a key-protected trigger with a quota; add one where policy asks for it.
   #checkov:skip=CKV2_AWS_51:Client certificates are for back ends over HTTP; this one is a function.
   #checkov:skip=CKV_AWS_73:Tracing is a variable.
@@ -239,7 +239,7 @@ resource "aws_api_gateway_method_settings" "all" {
   stage_name  = aws_api_gateway_stage.live[each.key].stage_name
   method_path = "*/*"
 
-  #checkov:skip=CKV_AWS_225:A cache would answer with old news.
+  #checkov:skip=CKV_AWS_225:A cache would return outdated responses.
   #checkov:skip=CKV_AWS_308:There is no cache to encrypt.
   settings {
     metrics_enabled        = true

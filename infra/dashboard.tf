@@ -5,20 +5,20 @@ locals {
 
   # [title, [[metric, statistic, label]], horizontal line or null]
   own_graphs = {
-    keeping_up   = { title = "Is it keeping up? What waits", metrics = [["queue_size", "Maximum"], ["delayed", "Maximum"], ["leased", "Maximum"]], line = null }
-    oldest       = { title = "Is it keeping up? Age of the oldest request (s)", metrics = [["oldest_request_age_seconds", "Maximum"]], line = { label = "alarm", value = var.alarm_thresholds.oldest_request_age_seconds } }
-    work         = { title = "What it does: requests", metrics = [["processed_requests", "Sum"], ["failed_requests", "Sum"], ["api_requests", "Sum"]], line = null }
-    rate         = { title = "Calls a second (one key: 30)", metrics = [["api_requests_per_second", "Maximum"], ["api_requests_per_second", "Average"]], line = { label = "one key", value = 30 } }
-    budget       = { title = "Is the budget used? (1 = all calls that were allowed)", metrics = [["budget_used", "Average"], ["budget_used", "Maximum"]], line = { label = "all", value = 1 } }
-    keys         = { title = "Are keys healthy? Usable keys, answers 429", metrics = [["keys_usable", "Minimum"], ["throttled", "Sum"]], line = null }
-    circuits     = { title = "Does the API answer well? Open circuits, control calls", metrics = [["circuits_open", "Maximum"], ["control_calls", "Sum"]], line = null }
-    day          = { title = "Calls left today (only with COC_REQS_PER_DAY)", metrics = [["calls_left_today", "Minimum"]], line = null }
-    failures     = { title = "What fails? Attempts and dead letters", metrics = [["outcome_delayed", "Sum"], ["outcome_dead_letter", "Sum"], ["dead_letters", "Maximum"], ["repaired", "Sum"], ["mail_in_database_0", "Maximum"], ["clocks_apart_seconds", "Maximum"]], line = null }
-    outcomes     = { title = "What became of the requests", metrics = [for outcome in ["stored", "unchanged", "fresh", "gone", "private_war_log", "released", "lease_lost"] : ["outcome_${outcome}", "Sum"]], line = null }
-    caches       = { title = "Are caches told? Tags of what changed", metrics = [["cache_tags_invalidated", "Sum"], ["cache_tags_lost", "Sum"]], line = null }
-    derived      = { title = "What follows runs: views, statistics jobs, retention", metrics = [["views_refreshed", "Sum"], ["view_refresh_failures", "Sum"], ["stats_jobs_completed", "Sum"], ["stats_jobs_failed", "Sum"], ["snapshots_thinned", "Sum"], ["retention_failures", "Sum"]], line = null }
-    followed     = { title = "What followed: requests of our own, events, cache keys deleted", metrics = [["followups", "Sum"], ["events", "Sum"], ["cache_keys_deleted", "Sum"]], line = null }
-    run_duration = { title = "Length of a run (ms)", metrics = [["run_duration_ms", "Average"], ["run_duration_ms", "Maximum"]], line = { label = "limit of a run", value = var.max_runtime_seconds * 1000 } }
+    keeping_up    = { title = "Is it keeping up? Requests that wait", metrics = [["queue_size", "Maximum"], ["delayed", "Maximum"], ["leased", "Maximum"]], line = null }
+    oldest        = { title = "Is it keeping up? Age of the oldest request (s)", metrics = [["oldest_request_age_seconds", "Maximum"]], line = { label = "alarm", value = var.alarm_thresholds.oldest_request_age_seconds } }
+    work          = { title = "What it does: requests and calls", metrics = [["processed_requests", "Sum"], ["failed_requests", "Sum"], ["api_requests", "Sum"]], line = null }
+    rate          = { title = "Calls a second (one key: 30)", metrics = [["api_requests_per_second", "Maximum"], ["api_requests_per_second", "Average"]], line = { label = "one key", value = 30 } }
+    budget        = { title = "Is the budget used? (1 = every allowed call)", metrics = [["budget_used", "Average"], ["budget_used", "Maximum"]], line = { label = "all", value = 1 } }
+    keys          = { title = "Are keys healthy? Usable keys, 429 responses", metrics = [["keys_usable", "Minimum"], ["throttled", "Sum"]], line = null }
+    circuits      = { title = "Does the API work? Open circuits, control calls", metrics = [["circuits_open", "Maximum"], ["control_calls", "Sum"]], line = null }
+    day           = { title = "Calls left today (only with COC_REQS_PER_DAY)", metrics = [["calls_left_today", "Minimum"]], line = null }
+    failures      = { title = "What fails? Attempts and dead letters", metrics = [["outcome_delayed", "Sum"], ["outcome_dead_letter", "Sum"], ["dead_letters", "Maximum"], ["repaired", "Sum"], ["mail_in_database_0", "Maximum"], ["clocks_apart_seconds", "Maximum"]], line = null }
+    outcomes      = { title = "Requests by outcome", metrics = [for outcome in ["stored", "unchanged", "fresh", "gone", "private_war_log", "released", "lease_lost"] : ["outcome_${outcome}", "Sum"]], line = null }
+    caches        = { title = "Are caches invalidated? Tags", metrics = [["cache_tags_invalidated", "Sum"], ["cache_tags_lost", "Sum"]], line = null }
+    after_runs    = { title = "What followed runs: views, statistics jobs, retention", metrics = [["views_refreshed", "Sum"], ["view_refresh_failures", "Sum"], ["stats_jobs_completed", "Sum"], ["stats_jobs_failed", "Sum"], ["snapshots_thinned", "Sum"], ["retention_failures", "Sum"]], line = null }
+    after_commits = { title = "What followed commits: follow-ups, events, cache keys deleted", metrics = [["followups", "Sum"], ["events", "Sum"], ["cache_keys_deleted", "Sum"]], line = null }
+    run_duration  = { title = "Length of a run (ms)", metrics = [["run_duration_ms", "Average"], ["run_duration_ms", "Maximum"]], line = { label = "limit of a run", value = var.max_runtime_seconds * 1000 } }
   }
 
   own_widgets = {
@@ -57,7 +57,7 @@ locals {
   }
 
   graphs       = merge(local.own_widgets, local.lambda_widgets)
-  widget_order = ["invocations", "duration", "concurrency", "keeping_up", "oldest", "run_duration", "rate", "budget", "keys", "circuits", "day", "work", "outcomes", "failures", "caches", "derived", "followed"]
+  widget_order = ["invocations", "duration", "concurrency", "keeping_up", "oldest", "run_duration", "rate", "budget", "keys", "circuits", "day", "work", "outcomes", "failures", "caches", "after_runs", "after_commits"]
 
   dashboard = {
     widgets = [

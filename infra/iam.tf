@@ -1,5 +1,5 @@
-# One role for each function, one for the schedule. No action has a wildcard; resources have one only where AWS knows no
-# narrower form, and the comment there says so.
+# One role for each function, one for the schedule. No action has a wildcard. A resource has one only where AWS has no
+# narrower form; a comment there says so.
 
 data "aws_iam_policy_document" "assume_lambda" {
   statement {
@@ -30,7 +30,7 @@ data "aws_iam_policy_document" "function" {
     resources = ["${aws_cloudwatch_log_group.function[each.key].arn}:*"]
   }
 
-  # Lambda makes the network interfaces under this role. The form of the ARN is the narrowest that Lambda accepts.
+  # Lambda creates the network interfaces under this role. The form of the ARN is the narrowest that Lambda accepts.
   statement {
     sid = "MakeNetworkInterfaces"
     actions = [
@@ -42,7 +42,7 @@ data "aws_iam_policy_document" "function" {
     resources = ["arn:${local.partition}:ec2:${local.region}:${local.account}:*/*"]
   }
 
-  # Describe actions know no resources.
+  # Describe actions cannot be limited to resources.
   statement {
     sid       = "SeeNetwork"
     actions   = ["ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets"]
@@ -117,7 +117,7 @@ data "aws_iam_policy_document" "function" {
     }
   }
 
-  # X-Ray's actions know no resources.
+  # X-Ray's actions cannot be limited to resources.
   dynamic "statement" {
     for_each = var.tracing_mode == "Active" ? [1] : []
 

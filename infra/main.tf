@@ -1,4 +1,4 @@
-# The two functions, which are one package in two roles, their logs, and where failed events go.
+# The two functions (one package in two roles), their logs, and the queue of failed events.
 
 data "aws_caller_identity" "this" {}
 data "aws_partition" "this" {}
@@ -24,19 +24,19 @@ locals {
 }
 
 resource "aws_cloudwatch_log_group" "function" {
-  #checkov:skip=CKV_AWS_338:How long logs are kept is a variable; a year of them is money for nothing.
+  #checkov:skip=CKV_AWS_338:The retention of logs is a variable; a year of them costs money for nothing.
   for_each = local.functions
 
   name              = "/aws/lambda/${local.function_names[each.key]}"
   retention_in_days = var.log_retention_days
-  log_group_class   = "STANDARD" # The metrics are lines of the log; other classes do not read them.
+  log_group_class   = "STANDARD" # Metrics are lines of the log; other classes do not extract them.
   kms_key_id        = var.kms_key_arn
   tags              = local.tags
 }
 
 resource "aws_lambda_function" "this" {
-  #checkov:skip=CKV_AWS_116:Failed events go to the queue of aws_lambda_function_event_invoke_config, which knows more about them.
-  #checkov:skip=CKV_AWS_272:What runs is named by commit and attested when it is published; no signing profile.
+  #checkov:skip=CKV_AWS_116:Failed events go to the queue of aws_lambda_function_event_invoke_config, with more details.
+  #checkov:skip=CKV_AWS_272:The package is named by its commit and attested when it is published; no signing profile.
   for_each = local.functions
 
   function_name = local.function_names[each.key]
@@ -82,12 +82,12 @@ resource "aws_lambda_function" "this" {
   depends_on = [aws_iam_role_policy.function, aws_cloudwatch_log_group.function]
 }
 
-# Every trigger calls the alias, so that going back is one change.
+# Every trigger calls the alias, so that a rollback is one change.
 resource "aws_lambda_alias" "live" {
   for_each = local.functions
 
   name             = "live"
-  description      = "What triggers call"
+  description      = "The version that triggers call"
   function_name    = aws_lambda_function.this[each.key].function_name
   function_version = aws_lambda_function.this[each.key].version
 }

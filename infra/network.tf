@@ -1,4 +1,4 @@
-# Nothing comes in; out goes TLS to anywhere (the API, AWS), and the two servers.
+# No inbound traffic. Outbound: TLS to anywhere (the API, AWS), and the two servers.
 
 resource "aws_security_group" "this" {
   name        = var.name
@@ -41,7 +41,7 @@ resource "aws_vpc_security_group_egress_rule" "redis" {
   tags                         = local.tags
 }
 
-# By number: an id is not known yet when the same apply makes the address.
+# By number: an id is not known yet when the same apply creates the address.
 data "aws_eip" "nat" {
   for_each = { for index, id in var.nat_eip_allocation_ids : index => id }
 

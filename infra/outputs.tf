@@ -1,15 +1,15 @@
 output "refresh_function_name" {
-  description = "Name of the function that refreshes."
+  description = "Name of the refresh function."
   value       = aws_lambda_function.this["refresh"].function_name
 }
 
 output "health_function_name" {
-  description = "Name of the function that answers GET /health."
+  description = "Name of the health function."
   value       = aws_lambda_function.this["health"].function_name
 }
 
 output "alias_arns" {
-  description = "What triggers call, by role."
+  description = "ARNs of the aliases that triggers call, by role."
   value       = { for role, alias in aws_lambda_alias.live : role => alias.arn }
 }
 
@@ -19,7 +19,7 @@ output "commit_sha" {
 }
 
 output "security_group_id" {
-  description = "Security group of the functions: PostgreSQL and Redis must let it in."
+  description = "Security group of the functions. PostgreSQL and Redis must allow it."
   value       = aws_security_group.this.id
 }
 
@@ -29,32 +29,32 @@ output "egress_ips" {
 }
 
 output "refresh_url" {
-  description = "POST here, with the header x-api-key, to start a run by hand."
+  description = "URL for POST, with the header x-api-key, to start a run by hand."
   value       = var.create_api ? "${aws_api_gateway_stage.live["this"].invoke_url}/refresh" : null
 }
 
 output "health_url" {
-  description = "GET here: 200 when all is well, 503 when not."
+  description = "URL for GET: 200 when healthy, 503 when not."
   value       = var.create_api ? "${aws_api_gateway_stage.live["this"].invoke_url}/health" : null
 }
 
 output "api_key_id" {
-  description = "Id of the API key; its value: aws apigateway get-api-key --include-value --api-key ID."
+  description = "Id of the API key. Its value: aws apigateway get-api-key --include-value --api-key ID."
   value       = var.create_api ? aws_api_gateway_api_key.this["this"].id : null
 }
 
 output "failure_queue_url" {
-  description = "Where events that failed lie."
+  description = "URL of the queue of failed events."
   value       = aws_sqs_queue.failures.url
 }
 
 output "alarm_topic_arn" {
-  description = "Where alarms are sent."
+  description = "SNS topic that alarms are sent to."
   value       = var.create_alarms ? local.alarm_actions[0] : null
 }
 
 output "log_group_names" {
-  description = "Logs, by role."
+  description = "Names of the log groups, by role."
   value       = { for role, group in aws_cloudwatch_log_group.function : role => group.name }
 }
 

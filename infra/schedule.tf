@@ -6,7 +6,7 @@ resource "aws_scheduler_schedule_group" "this" {
 }
 
 locals {
-  # Named by their numbers: nothing else tells the runs of one tick apart.
+  # Named by their numbers: nothing else distinguishes the runs of one tick.
   runs = { for number in range(1, var.parallel_runs + 1) : tostring(number) => {
     description = "Starts a run of the CoC refresh worker"
     expression  = var.schedule_expression
@@ -16,7 +16,7 @@ locals {
   refreshes_views = contains(keys(var.environment_variables), "REFRESH_VIEWS")
   has_stats       = contains(keys(var.environment_variables), "STATS_FUNCTIONS")
 
-  # They need no API key and wait for no run.
+  # Tasks need no API key and do not wait for a run.
   tasks = merge(
     local.refreshes_views ? { refresh-views = { expression = var.views_schedule_expression, input = jsonencode({ task = "refresh-views", due_only = true }) } } : {},
     local.has_stats ? { stats = { expression = var.stats_schedule_expression, input = jsonencode({ task = "stats" }) } } : {},

@@ -1,4 +1,4 @@
-# Which secrets the functions get, and how. A secret is in the Parameter Store, in the Secrets Manager, or given plainly.
+# The secrets of the functions. A secret is in the Parameter Store, in the Secrets Manager, or given as a plain value.
 
 variable "secret_parameters" {
   description = "Secrets in the Parameter Store: setting => name of the parameter, as in { DATABASE_URL = \"/refresh-worker/database-url\" }; `#field` at the end picks a field of a JSON object. Needs extension_layer_arn."
@@ -7,12 +7,12 @@ variable "secret_parameters" {
 
   validation {
     condition     = alltrue([for name in keys(var.secret_parameters) : contains(local.secrets, name) || can(regex(local.numbered_secret, name))])
-    error_message = "Only secrets that the functions read: see local.secrets in secrets.tf."
+    error_message = "Give only secrets that the functions read: see local.secrets in settings.tf."
   }
 
   validation {
     condition     = alltrue([for name in keys(var.secret_parameters) : !contains(keys(var.secret_arns), name)])
-    error_message = "A secret is in one place only: not in secret_parameters and in secret_arns."
+    error_message = "A secret may be in one place only: not both in secret_parameters and in secret_arns."
   }
 
   validation {
@@ -28,7 +28,7 @@ variable "secret_arns" {
 
   validation {
     condition     = alltrue([for name in keys(var.secret_arns) : contains(local.secrets, name) || can(regex(local.numbered_secret, name))])
-    error_message = "Only secrets that the functions read: see local.secrets in secrets.tf."
+    error_message = "Give only secrets that the functions read: see local.secrets in settings.tf."
   }
 
   validation {
@@ -54,27 +54,27 @@ variable "extension_layer_arn" {
 }
 
 variable "plain_secrets" {
-  description = "Secrets by their values: setting => value. Lambda keeps them encrypted, but they are in the state, too. For trying out; better: secret_parameters or secret_arns."
+  description = "Secrets by their values: setting => value. Lambda keeps them encrypted, but they are in the state, too. For tests only; prefer secret_parameters or secret_arns."
   type        = map(string)
   default     = {}
   sensitive   = true
 
   validation {
     condition     = alltrue([for name in nonsensitive(keys(var.plain_secrets)) : contains(local.secrets, name) || can(regex(local.numbered_secret, name))])
-    error_message = "Only secrets that the functions read: see local.secrets in secrets.tf."
+    error_message = "Give only secrets that the functions read: see local.secrets in settings.tf."
   }
 
   validation {
     condition     = alltrue([for name in nonsensitive(keys(var.plain_secrets)) : !contains(keys(merge(var.secret_parameters, var.secret_arns)), name)])
-    error_message = "A secret is in one place only: here, in secret_parameters, or in secret_arns."
+    error_message = "A secret may be in one place only: plain_secrets, secret_parameters or secret_arns."
   }
 }
 
 locals {
-  # Further accounts have numbers.
+  # Names of further accounts end with a number.
   numbered_secret = "^COC_(EMAIL|PASSWORD)_[0-9]+$"
 
-  # The refresh role gets all of them, the health role these.
+  # The refresh role gets all secrets, the health role these.
   secrets_of = {
     refresh = concat(local.secrets, [for name in keys(merge(var.secret_parameters, var.secret_arns)) : name if !contains(local.secrets, name)])
     health  = ["CA_CERTIFICATES", "DATABASE_URL", "RDS_PASSWORD", "REDIS_URL"]
@@ -88,7 +88,7 @@ locals {
     )
   }
 
-  # What each role may read: no other role, no other secret.
+  # The secrets that each role may read, and no others.
   parameter_arns = {
     for role, names in local.secrets_of : role => distinct([
       for name, parameter in var.secret_parameters :

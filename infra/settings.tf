@@ -1,7 +1,7 @@
-# The environment of the functions. A test holds the lists here against what the binary reads.
+# The environment of the functions. A test compares the lists here with what the binary reads.
 
 locals {
-  # What var.environment_variables may hold, and which secrets there are.
+  # The settings that var.environment_variables may hold, and the secrets.
   # Generated from src/config/variables.rs.
   settings = [
     "COC_KEY_NAME",
@@ -58,10 +58,10 @@ locals {
   ]
   # End of what is generated.
 
-  # DB_POOL_MAX holds for refresh; the health role has one connection by itself.
+  # DB_POOL_MAX applies to refresh; the health role has one connection by default.
   refresh_settings = ["DB_POOL_MAX"]
 
-  # The addresses that calls come from, for the keys that the worker makes by itself.
+  # The addresses that calls come from, for the keys that the worker creates by itself.
   egress_environment = contains(local.settings, "EGRESS_IPS") && length(data.aws_eip.nat) > 0 ? {
     EGRESS_IPS = join(",", [for eip in data.aws_eip.nat : eip.public_ip])
   } : {}

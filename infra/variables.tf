@@ -29,7 +29,7 @@ variable "tags" {
 }
 
 variable "commit_sha" {
-  description = "The commit whose package runs: the object `refresh-worker-<commit_sha>.zip` in the bucket. An older one rolls back."
+  description = "The commit whose package runs: the object `refresh-worker-<commit_sha>.zip` in the bucket. An older commit rolls back."
   type        = string
 
   validation {
@@ -49,7 +49,7 @@ variable "lambda_artifacts_bucket" {
 }
 
 variable "package_sha256" {
-  description = "SHA-256 of the package in base64, as package-lambda.sh prints it. With it a package that was replaced under the same name is deployed, too."
+  description = "SHA-256 of the package in base64, as package-lambda.sh prints it. With it, a package that was replaced under the same name is deployed, too."
   type        = string
   default     = null
 
@@ -60,7 +60,7 @@ variable "package_sha256" {
 }
 
 variable "architecture" {
-  description = "What the package was built for: `arm64` (20 % cheaper) or `x86_64`."
+  description = "Architecture of the package: `arm64` (20 % cheaper) or `x86_64`."
   type        = string
   default     = "arm64"
 
@@ -84,7 +84,7 @@ variable "memory_size" {
 }
 
 variable "timeout_seconds" {
-  description = "How long Lambda lets one refresh take."
+  description = "Timeout of one refresh in Lambda, in seconds."
   type        = number
   default     = 300
 
@@ -101,7 +101,7 @@ variable "max_runtime_seconds" {
 
   validation {
     condition     = var.max_runtime_seconds >= 1 && var.max_runtime_seconds <= var.timeout_seconds - 10
-    error_message = "Leave at least 10 seconds to timeout_seconds: a run must have time to hand back what it holds."
+    error_message = "Leave at least 10 seconds to timeout_seconds: a run needs them to return its requests to the queue."
   }
 }
 
@@ -119,18 +119,18 @@ variable "reserved_concurrency" {
 # Settings ------------------------------------------------------------------------------------------------------------
 
 variable "environment_variables" {
-  description = "More settings of the worker by name, see docs/configuration.md. No secrets: these values are in the state."
+  description = "More settings of the worker by name (docs/configuration.md). No secrets: these values are in the state."
   type        = map(string)
   default     = {}
 
   validation {
     condition     = alltrue([for name in keys(var.environment_variables) : contains(local.settings, name)])
-    error_message = "Only settings that the worker reads, that are no secrets, and that have no variable of their own here: see local.settings in settings.tf."
+    error_message = "Give only settings that the worker reads, that are not secrets, and that have no variable of their own here: see local.settings in settings.tf."
   }
 }
 
 variable "log_level" {
-  description = "Level of the worker's log. WARN and above would drop the metrics, which are lines of the log."
+  description = "Level of the worker's log. WARN and above drop the metrics, which are lines of the log."
   type        = string
   default     = "INFO"
 
@@ -141,13 +141,13 @@ variable "log_level" {
 }
 
 variable "log_retention_days" {
-  description = "How long logs are kept."
+  description = "Retention of logs, in days."
   type        = number
   default     = 30
 
   validation {
     condition     = contains([1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653], var.log_retention_days)
-    error_message = "Use a number of days that CloudWatch Logs knows: 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, ..."
+    error_message = "Use a number of days that CloudWatch Logs accepts: 1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, ..."
   }
 }
 
@@ -163,7 +163,7 @@ variable "tracing_mode" {
 }
 
 variable "kms_key_arn" {
-  description = "Customer-managed key for environment variables, logs, the schedule and the failure queue. Its policy must allow the services logs, scheduler and sqs. Null: keys of AWS."
+  description = "Customer-managed key for environment variables, logs, the schedule and the failure queue. Its policy must allow the services logs, scheduler and sqs. Null: AWS-owned keys."
   type        = string
   default     = null
 
@@ -176,7 +176,7 @@ variable "kms_key_arn" {
 # Network -------------------------------------------------------------------------------------------------------------
 
 variable "vpc_id" {
-  description = "The network of Redis and PostgreSQL."
+  description = "The VPC of Redis and PostgreSQL."
   type        = string
 
   validation {
@@ -186,7 +186,7 @@ variable "vpc_id" {
 }
 
 variable "private_subnet_ids" {
-  description = "Subnets whose way out is a NAT gateway: functions in public subnets have no internet."
+  description = "Subnets that reach the internet through a NAT gateway: functions in public subnets have no internet."
   type        = list(string)
 
   validation {
@@ -196,7 +196,7 @@ variable "private_subnet_ids" {
 }
 
 variable "database_security_group_id" {
-  description = "Security group of PostgreSQL. It must let the worker in: see the output security_group_id."
+  description = "Security group of PostgreSQL. It must allow the worker: see the output security_group_id."
   type        = string
 
   validation {
@@ -217,7 +217,7 @@ variable "database_port" {
 }
 
 variable "redis_security_group_id" {
-  description = "Security group of Redis or Valkey. It must let the worker in: see the output security_group_id."
+  description = "Security group of Redis or Valkey. It must allow the worker: see the output security_group_id."
   type        = string
 
   validation {
@@ -238,7 +238,7 @@ variable "redis_ports" {
 }
 
 variable "nat_eip_allocation_ids" {
-  description = "Elastic IPs of the NAT gateways. Their addresses are the output egress_ips: every API key must list all of them."
+  description = "Elastic IPs of the NAT gateways. Their addresses are the output egress_ips. Every API key must list all of them."
   type        = list(string)
   default     = []
 
@@ -251,13 +251,13 @@ variable "nat_eip_allocation_ids" {
 # Triggers ------------------------------------------------------------------------------------------------------------
 
 variable "schedule_enabled" {
-  description = "Whether the schedule starts runs. false is the switch for maintenance and for going back to the old worker."
+  description = "True: the schedule starts runs. False is the switch for maintenance and for the return to the old worker."
   type        = bool
   default     = true
 }
 
 variable "schedule_expression" {
-  description = "How often a run starts: rate(...) or cron(...) of EventBridge Scheduler, at most once a minute."
+  description = "Schedule of runs: rate(...) or cron(...) of EventBridge Scheduler, at most once a minute."
   type        = string
   default     = "rate(2 minutes)"
 
@@ -268,7 +268,7 @@ variable "schedule_expression" {
 }
 
 variable "views_schedule_expression" {
-  description = "How often materialized views are looked at, when environment_variables has REFRESH_VIEWS; each is refreshed when its own interval is over."
+  description = "Schedule of the task refresh-views, when environment_variables has REFRESH_VIEWS. Each view is refreshed when its own interval is over."
   type        = string
   default     = "rate(1 minute)"
 
@@ -279,7 +279,7 @@ variable "views_schedule_expression" {
 }
 
 variable "stats_schedule_expression" {
-  description = "How often statistics jobs are looked for, when environment_variables has STATS_FUNCTIONS."
+  description = "Schedule of the task stats, when environment_variables has STATS_FUNCTIONS."
   type        = string
   default     = "rate(1 minute)"
 
@@ -301,13 +301,13 @@ variable "parallel_runs" {
 }
 
 variable "create_api" {
-  description = "Whether to create the REST API: POST /refresh and GET /health."
+  description = "True: create the REST API with POST /refresh and GET /health."
   type        = bool
   default     = true
 }
 
 variable "refresh_mode" {
-  description = "`sync`: POST /refresh works for at most 25 s and answers with the report. `async`: answers 202 at once, the run has all its time."
+  description = "`sync`: POST /refresh runs for at most 25 s and returns the report. `async`: it returns 202 at once, and the run has all its time."
   type        = string
   default     = "sync"
 
@@ -318,7 +318,7 @@ variable "refresh_mode" {
 }
 
 variable "refresh_authorization" {
-  description = "`NONE`: the API key alone. `AWS_IAM`: signed requests besides, for keys are no strong authentication."
+  description = "`NONE`: the API key alone. `AWS_IAM`: signed requests in addition, since an API key is not strong authentication."
   type        = string
   default     = "NONE"
 
@@ -329,7 +329,7 @@ variable "refresh_authorization" {
 }
 
 variable "api_quota_per_day" {
-  description = "How many POST /refresh a day the usage plan lets through."
+  description = "POST /refresh calls a day that the usage plan allows."
   type        = number
   default     = 1000
 
@@ -340,13 +340,13 @@ variable "api_quota_per_day" {
 }
 
 variable "api_logs_enabled" {
-  description = "Access and error logs of the API. They need an account-wide role, which an account has or manage_api_gateway_account creates; else the stage cannot be created."
+  description = "Access and error logs of the API. They need an account-wide role. If the account has none, set manage_api_gateway_account; otherwise the stage cannot be created."
   type        = bool
   default     = true
 }
 
 variable "manage_api_gateway_account" {
-  description = "Whether this module sets the account-wide role that API Gateway logs with. There is one for each account and region: true in one place only."
+  description = "True: this module sets the account-wide role that API Gateway logs with. There is one for each account and region, so set it in one place only."
   type        = bool
   default     = false
 }
@@ -354,7 +354,7 @@ variable "manage_api_gateway_account" {
 # Alarms and dashboard ------------------------------------------------------------------------------------------------
 
 variable "create_alarms" {
-  description = "Whether to create the alarms."
+  description = "True: create the alarms."
   type        = bool
   default     = true
 }
@@ -377,7 +377,7 @@ variable "alarm_emails" {
 
   validation {
     condition     = alltrue([for address in var.alarm_emails : can(regex("^[^@ ]+@[^@ ]+$", address))])
-    error_message = "Give addresses of e-mail."
+    error_message = "Give e-mail addresses."
   }
 }
 
@@ -399,7 +399,7 @@ variable "alarm_thresholds" {
 }
 
 variable "create_dashboard" {
-  description = "Whether to create the dashboard."
+  description = "True: create the dashboard."
   type        = bool
   default     = true
 }

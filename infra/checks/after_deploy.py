@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""after-deploy.sh with pretended commands: what it takes for working, for broken, and for not shown."""
+"""Runs after-deploy.sh with mocked commands: deployments that work, that are broken, and that cannot be shown to work."""
 import json
 import os
 import pathlib
@@ -9,7 +9,7 @@ import tempfile
 SCRIPT = pathlib.Path(__file__).resolve().with_name("after-deploy.sh")
 BEGAN, BEFORE, AFTER = "2026-03-04T05:00:00", "2026-03-04T04:59:59.5+00:00", "2026-03-04T05:00:01.25+00:00"
 
-# Each run takes the next of the lines in `runs`, and the last one for ever.
+# Each run takes the next line of `runs`, and repeats the last one.
 COMMANDS = {
     "tofu": 'echo "refresh-worker-refresh"',
     "curl": 'while [ "$1" != --output ]; do shift; done; echo "{}" >"$2"; printf "%s" "$STATUS"',
@@ -38,7 +38,7 @@ def look(runs, expect, says, status=200, metric=None, composite=None, actions=Tr
         (folder / "alarms").write_text(json.dumps({"MetricAlarms": alarm(metric), "CompositeAlarms": alarm(composite)}))
         (folder / "runs").write_text("\n".join(runs.split()) + "\n")
         environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "HERE": str(folder), "STATUS": str(status),
-                                    "AFTER_DEPLOY_PAUSE": "0", "AFTER_DEPLOY_PATIENCE": "1" if expect else "60"}
+                                    "AFTER_DEPLOY_PAUSE": "0", "AFTER_DEPLOY_TIMEOUT": "1" if expect else "60"}
         done = subprocess.run([SCRIPT, folder, BEGAN], env=environment, capture_output=True, text=True)
         assert done.returncode == expect and says in done.stdout + done.stderr, (runs, expect, says, done)
 
@@ -50,14 +50,14 @@ def main():
         look(nothing, 3, "NOT SHOWN")
     look("error", 1, "ended with an error")
     look("throttled", 1, "cannot be invoked")
-    look("something_new", 1, "nobody knows")
+    look("something_new", 1, "unknown reason")
     look("queue_empty", 1, "attempt 6 of 6", status=503)
     look("queue_empty", 0, "alarms that are on", metric=BEFORE)
     look("queue_empty", 0, "alarms that are on", metric=AFTER, actions=False)
     for new in ({"metric": AFTER}, {"composite": AFTER}):
-        look("queue_empty", 1, "went on since", **new)
-        look("maintenance", 1, "went on since", **new)
-    print("working, broken, and not shown are told apart")
+        look("queue_empty", 1, "went on after", **new)
+        look("maintenance", 1, "went on after", **new)
+    print("working, broken and not shown are distinguished")
 
 
 if __name__ == "__main__":

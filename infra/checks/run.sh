@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks infra/, the scripts and the workflows without AWS.
+# Checks infra/, the scripts and the workflows. Needs no AWS.
 #
-#   infra/checks/run.sh             what can be checked here; says in one line each what was not, and how to get it
+#   infra/checks/run.sh             what can be checked here; names each check that was not run, and how to get it
 #   infra/checks/run.sh --strict    fails when something could not be checked (CI)
 #
 # Needs python3 with venv; tofu or terraform for the checks that name them. Everything else is installed from PyPI into
@@ -110,7 +110,7 @@ workflows() {
 }
 
 after_deploy() {
-    step "What is looked at after a deployment"
+    step "Checks after a deployment"
     if command -v jq >/dev/null; then
         python3 "$checks/after_deploy.py"
     else
@@ -119,7 +119,7 @@ after_deploy() {
 }
 
 package() {
-    step "Upload and deployment of a package, against a pretended AWS"
+    step "Upload and deployment of a package, with a mocked AWS"
     if provide "$tools-aws" requirements-aws.txt; then
         "$tools-aws/bin/python" "$checks/package_upload.py"
     else

@@ -1,8 +1,8 @@
-# The two roles that the workflows publish and deploy assume, without access keys. Applied once for each GitHub environment, by
-# hand, by somebody who may make roles.
+# The two roles that the workflows publish and deploy assume, without access keys. Apply it once for each GitHub environment, by
+# hand, as somebody who may create roles.
 #
-# The deploy role covers the example existing-vpc. The names of what it may change begin with var.name; where AWS knows no name
-# beforehand, or takes no narrower form, the comment there says so.
+# The deploy role covers the example existing-vpc. It may change only resources whose names begin with var.name. Where AWS has no
+# name beforehand, or no narrower form, a comment there says so.
 
 terraform {
   required_version = ">= 1.9"
@@ -92,7 +92,7 @@ resource "aws_iam_role_policy_attachment" "deploy" {
   policy_arn = each.value
 }
 
-# Put a package where none is, and look at the one that is there.
+# Upload a package that does not exist yet, and read one that does.
 data "aws_iam_policy_document" "publish" {
   statement {
     sid       = "Packages"
@@ -163,7 +163,7 @@ data "aws_iam_policy_document" "deploy" {
     ]
   }
 
-  # The layer is another account's.
+  # The layer belongs to another account.
   statement {
     sid       = "ExtensionLayer"
     actions   = ["lambda:GetLayerVersion"]
@@ -256,7 +256,7 @@ data "aws_iam_policy_document" "deploy" {
     ]
   }
 
-  # Ids of APIs, keys and plans are made by AWS, so that names cannot narrow this down. /account is the role for logs.
+  # AWS chooses the ids of APIs, keys and plans, so that names cannot narrow this down. /account is the role for logs.
   statement {
     sid     = "Api"
     actions = ["apigateway:DELETE", "apigateway:GET", "apigateway:PATCH", "apigateway:POST", "apigateway:PUT"]
@@ -355,7 +355,7 @@ data "aws_iam_policy_document" "deploy" {
     ]
   }
 
-  # Actions that AWS lets nobody narrow down, the two of composite alarms among them.
+  # Actions that AWS cannot limit to resources, among them the two of composite alarms.
   statement {
     sid = "Look"
     actions = [

@@ -1,4 +1,4 @@
-# What the module makes of its variables, with a provider that is only pretended: tofu test (or terraform test).
+# What the module makes of its variables, with a mocked provider: tofu test (or terraform test).
 
 mock_provider "aws" {
   mock_data "aws_caller_identity" {
@@ -131,7 +131,7 @@ run "defaults" {
   }
   assert {
     condition     = length(aws_api_gateway_account.this) == 0
-    error_message = "The account's role for logs is somebody's own decision."
+    error_message = "The account's role for logs is not set by default."
   }
 }
 
@@ -151,7 +151,7 @@ run "alarms" {
       queue-depth      = "CoC/RefreshWorker queue_size Maximum 300x3 GreaterThanThreshold 10000 notBreaching"
       api-5xx          = "AWS/ApiGateway 5XXError Sum 300x1 GreaterThanThreshold 0 notBreaching"
     }
-    error_message = "An alarm changed: change DEPLOYMENT.md with it."
+    error_message = "An alarm changed: change docs/operating.md with it."
   }
   assert {
     condition     = { for key, alarm in aws_cloudwatch_composite_alarm.this : key => alarm.alarm_rule }["backlog"] == "ALARM(\"refresh-worker-queue-depth\") AND ALARM(\"refresh-worker-oldest-request\")"
@@ -172,7 +172,7 @@ run "asynchronous" {
   }
   assert {
     condition     = aws_api_gateway_method_response.accepted["this"].status_code == "202"
-    error_message = "The answer is 202."
+    error_message = "The response is 202."
   }
 }
 
@@ -187,11 +187,11 @@ run "switched_off" {
 
   assert {
     condition     = aws_scheduler_schedule.this["1"].state == "DISABLED" && !aws_cloudwatch_metric_alarm.this["no-invocations"].actions_enabled
-    error_message = "A schedule that is off on purpose is no alarm."
+    error_message = "A schedule that is off on purpose raises no alarm."
   }
   assert {
     condition     = length(aws_api_gateway_rest_api.this) + length(aws_cloudwatch_dashboard.this) == 0 && !contains(keys(aws_cloudwatch_metric_alarm.this), "api-5xx")
-    error_message = "What is not wanted is not made."
+    error_message = "Parts that are switched off are not created."
   }
 }
 
@@ -226,7 +226,7 @@ run "views_and_statistics" {
   }
   assert {
     condition     = aws_lambda_function.this["refresh"].reserved_concurrent_executions == 5
-    error_message = "Each task has its place beside runs."
+    error_message = "Each task has reserved concurrency beside runs."
   }
   assert {
     condition = { for key in ["no-invocations", "duration", "view-refresh", "view-stuck", "stats-jobs"] : key => "${aws_cloudwatch_metric_alarm.this[key].metric_name} ${aws_cloudwatch_metric_alarm.this[key].statistic} ${aws_cloudwatch_metric_alarm.this[key].period}x${aws_cloudwatch_metric_alarm.this[key].evaluation_periods} ${aws_cloudwatch_metric_alarm.this[key].threshold}" } == {
@@ -236,7 +236,7 @@ run "views_and_statistics" {
       view-stuck     = "view_refresh_failures Sum 300x3 0"
       stats-jobs     = "stats_jobs_failed Sum 900x1 3"
     }
-    error_message = "What tasks do must not hide what runs do, and their failures are alarms."
+    error_message = "Tasks must not hide that no run starts, and their failures raise alarms."
   }
 }
 
@@ -299,7 +299,7 @@ run "secrets_elsewhere" {
       COC_API_TOKENS_PARAMETER = "keys"
       REDIS_URL_SECRET_ARN     = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:redis-AbCdEf"
     })
-    error_message = "The environment says where secrets are, and nothing of what they are."
+    error_message = "The environment says where secrets are, never their values."
   }
   assert {
     condition     = length(aws_lambda_function.this["refresh"].layers) == 1

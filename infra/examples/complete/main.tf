@@ -26,7 +26,7 @@ data "aws_availability_zones" "this" {
 }
 
 locals {
-  # Database subnet groups ask for two zones.
+  # Database subnet groups require two zones.
   zones = slice(data.aws_availability_zones.this.names, 0, 2)
 }
 
@@ -66,7 +66,7 @@ resource "aws_subnet" "private" {
   tags              = { Name = "${var.name}-private-${count.index + 1}" }
 }
 
-# API keys are bound to this address. Losing it means new keys, so it is not deleted by mistake.
+# API keys are bound to this address. Its loss means new keys, so it cannot be deleted by mistake.
 resource "aws_eip" "nat" {
   domain = "vpc"
   tags   = { Name = "${var.name}-nat" }
@@ -120,8 +120,8 @@ resource "aws_route_table_association" "private" {
 
 # PostgreSQL ----------------------------------------------------------------------------------------------------------
 #
-# RDS makes the password of the user postgres and makes a new one every seven days. The worker would be locked out by that, so
-# it has a user of its own, which DEPLOYMENT.md creates with that password. Neither passes through tofu.
+# RDS sets the password of the user postgres and changes it every seven days, which would lock the worker out. So the worker
+# has a user of its own, which DEPLOYMENT.md creates. Neither password passes through tofu.
 
 resource "aws_security_group" "database" {
   name        = "${var.name}-database"
@@ -195,7 +195,7 @@ resource "aws_elasticache_subnet_group" "this" {
   subnet_ids = aws_subnet.private[*].id
 }
 
-# noeviction: a queue must never be thrown away to make room.
+# noeviction: a queue must never lose entries to make room.
 resource "aws_elasticache_parameter_group" "this" {
   name        = var.name
   family      = "valkey8"
@@ -209,7 +209,7 @@ resource "aws_elasticache_parameter_group" "this" {
 
 resource "aws_elasticache_replication_group" "this" {
   #checkov:skip=CKV_AWS_31:Access is by security group, in transit by TLS; a token would be in the state.
-  #checkov:skip=CKV_AWS_191:The key of AWS will do for a queue of tags.
+  #checkov:skip=CKV_AWS_191:An AWS-owned key is enough for a queue of tags.
   #checkov:skip=CKV2_AWS_50:One node is the cheap start.
   replication_group_id       = var.name
   description                = "Queue of the CoC refresh worker"
@@ -244,7 +244,7 @@ module "refresh_worker" {
   redis_security_group_id    = aws_security_group.cache.id
   nat_eip_allocation_ids     = [aws_eip.nat.id]
 
-  # Where the queue is, is no secret and known here; the others are in the Parameter Store.
+  # The queue's address is not a secret and is known here; the other secrets are in the Parameter Store.
   plain_secrets       = { REDIS_URL = "rediss://${aws_elasticache_replication_group.this.primary_endpoint_address}:6379" }
   secret_parameters   = var.secret_parameters
   extension_layer_arn = var.extension_layer_arn

@@ -1,10 +1,10 @@
 output "health_url" {
-  description = "GET here: 200 when all is well."
+  description = "URL for GET: 200 when healthy."
   value       = module.refresh_worker.health_url
 }
 
 output "refresh_url" {
-  description = "POST here, with the header x-api-key."
+  description = "URL for POST, with the header x-api-key."
   value       = module.refresh_worker.refresh_url
 }
 
@@ -19,7 +19,7 @@ output "egress_ips" {
 }
 
 output "refresh_function_name" {
-  description = "The function that refreshes."
+  description = "Name of the refresh function."
   value       = module.refresh_worker.refresh_function_name
 }
 
@@ -34,6 +34,6 @@ output "database_address" {
 }
 
 output "failure_queue_url" {
-  description = "Where events that failed lie."
+  description = "URL of the queue of failed events."
   value       = module.refresh_worker.failure_queue_url
 }

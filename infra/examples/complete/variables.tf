@@ -27,13 +27,13 @@ variable "lambda_artifacts_bucket" {
 }
 
 variable "architecture" {
-  description = "What the package was built for."
+  description = "Architecture of the package."
   type        = string
   default     = "arm64"
 }
 
 variable "package_sha256" {
-  description = "SHA-256 of the package in base64. The workflow deploy gives it; by hand it may be left out."
+  description = "SHA-256 of the package in base64. The workflow deploy sets it; by hand it may be left out."
   type        = string
   default     = null
 }
@@ -45,7 +45,7 @@ variable "memory_size" {
 }
 
 variable "environment_variables" {
-  description = "More settings of the worker by name, see docs/configuration.md. No secrets."
+  description = "More settings of the worker by name (docs/configuration.md). No secrets."
   type        = map(string)
   default     = {}
 }
@@ -63,7 +63,7 @@ variable "reserved_concurrency" {
 }
 
 variable "refresh_mode" {
-  description = "`sync`: POST /refresh answers with the report of the run. `async`: with 202, at once."
+  description = "`sync`: POST /refresh returns the report of the run. `async`: it returns 202 at once."
   type        = string
   default     = "sync"
 }
@@ -83,19 +83,19 @@ variable "extension_layer_arn" {
 }
 
 variable "schedule_enabled" {
-  description = "Whether the schedule starts runs. Off at first: the keys need the address that the first apply makes."
+  description = "True: the schedule starts runs. Off at first, since the keys need the address that the first apply creates."
   type        = bool
   default     = false
 }
 
 variable "manage_api_gateway_account" {
-  description = "Whether to set the account-wide role that API Gateway logs with; false where another configuration does."
+  description = "True: set the account-wide role that API Gateway logs with. False if another configuration does."
   type        = bool
   default     = true
 }
 
 variable "alarm_emails" {
-  description = "Who gets the alarms."
+  description = "E-mail addresses that get the alarms."
   type        = list(string)
   default     = []
 }

@@ -1,4 +1,4 @@
-# The worker in a network that exists: PostgreSQL, Redis and a NAT gateway are there already.
+# The worker in an existing network, with PostgreSQL, Redis and a NAT gateway.
 
 terraform {
   required_version = ">= 1.9"
@@ -44,7 +44,7 @@ module "refresh_worker" {
   alarm_emails               = var.alarm_emails
 }
 
-# The two servers let the worker in.
+# The two servers allow the worker.
 resource "aws_vpc_security_group_ingress_rule" "database" {
   security_group_id            = var.database_security_group_id
   description                  = "CoC refresh worker"

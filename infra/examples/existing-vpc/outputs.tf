@@ -1,10 +1,10 @@
 output "health_url" {
-  description = "GET here: 200 when all is well."
+  description = "URL for GET: 200 when healthy."
   value       = module.refresh_worker.health_url
 }
 
 output "refresh_url" {
-  description = "POST here, with the header x-api-key."
+  description = "URL for POST, with the header x-api-key."
   value       = module.refresh_worker.refresh_url
 }
 
@@ -29,6 +29,6 @@ output "commit_sha" {
 }
 
 output "failure_queue_url" {
-  description = "Where events that failed lie."
+  description = "URL of the queue of failed events."
   value       = module.refresh_worker.failure_queue_url
 }

@@ -21,7 +21,7 @@ variable "lambda_artifacts_bucket" {
 }
 
 variable "architecture" {
-  description = "What the package was built for."
+  description = "Architecture of the package."
   type        = string
   default     = "arm64"
 }
@@ -33,12 +33,12 @@ variable "environment" {
 }
 
 variable "vpc_id" {
-  description = "The network of Redis and PostgreSQL."
+  description = "The VPC of Redis and PostgreSQL."
   type        = string
 }
 
 variable "private_subnet_ids" {
-  description = "Subnets whose way out is a NAT gateway."
+  description = "Subnets that reach the internet through a NAT gateway."
   type        = list(string)
 }
 
@@ -59,7 +59,7 @@ variable "nat_eip_allocation_ids" {
 }
 
 variable "package_sha256" {
-  description = "SHA-256 of the package in base64. The workflow deploy gives it; by hand it may be left out."
+  description = "SHA-256 of the package in base64. The workflow deploy sets it; by hand it may be left out."
   type        = string
   default     = null
 }
@@ -71,7 +71,7 @@ variable "memory_size" {
 }
 
 variable "environment_variables" {
-  description = "More settings of the worker by name, see docs/configuration.md. No secrets."
+  description = "More settings of the worker by name (docs/configuration.md). No secrets."
   type        = map(string)
   default     = {}
 }
@@ -89,7 +89,7 @@ variable "reserved_concurrency" {
 }
 
 variable "refresh_mode" {
-  description = "`sync`: POST /refresh answers with the report of the run. `async`: with 202, at once."
+  description = "`sync`: POST /refresh returns the report of the run. `async`: it returns 202 at once."
   type        = string
   default     = "sync"
 }
@@ -110,19 +110,19 @@ variable "extension_layer_arn" {
 }
 
 variable "schedule_enabled" {
-  description = "Whether the schedule starts runs. Off at first: the secrets must be there before."
+  description = "True: the schedule starts runs. Off at first, since the secrets must exist before."
   type        = bool
   default     = false
 }
 
 variable "manage_api_gateway_account" {
-  description = "true once for each account and region whose API Gateway may not write logs yet."
+  description = "True in one place for each account and region whose API Gateway may not write logs yet."
   type        = bool
   default     = false
 }
 
 variable "alarm_emails" {
-  description = "Who gets the alarms."
+  description = "E-mail addresses that get the alarms."
   type        = list(string)
   default     = []
 }

@@ -10,7 +10,7 @@ const SETTINGS: &str = "infra/settings.tf";
 const BEGIN: &str = "  # Generated from src/config/variables.rs.\n";
 const END: &str = "  # End of what is generated.\n";
 
-/// Settings that have a variable or a place of their own in `infra/`, and where.
+/// Settings that have a variable or a place of their own in `infra/`, with that place.
 const PLACED: [(&str, &str, &str); 4] = [
     ("ENVIRONMENT", "infra/settings.tf", "{ ENVIRONMENT = var.environment"),
     ("MAX_RUNTIME_SECONDS", "infra/settings.tf", "MAX_RUNTIME_SECONDS = tostring(var.max_runtime_seconds)"),
@@ -18,7 +18,7 @@ const PLACED: [(&str, &str, &str); 4] = [
     ("WORKER_ROLE", "infra/main.tf", "handler          = each.key"),
 ];
 
-/// Settings of commands that people run, never of a function.
+/// Settings of commands that people run. No function has them.
 const OF_COMMANDS: [&str; 3] = ["QUEUE_BACKUP_DIR", "QUEUE_BACKUP_RETENTION_DAYS", "MIGRATE_TO_REDIS_URL"];
 
 fn generated() -> String {
@@ -33,8 +33,9 @@ fn generated() -> String {
     format!("{}\n{}", list("settings", false), list("secrets", true))
 }
 
+/// The functions can be given every setting that the binary reads, and no other.
 #[test]
-fn the_functions_can_be_given_every_setting_that_they_read_and_no_other() {
+fn functions_accept_exactly_known_settings() {
     let text = read(SETTINGS);
     let (before, after) = (text.split(BEGIN).next().unwrap(), text.split(END).nth(1).unwrap());
     let current = format!("{before}{BEGIN}{}{END}{after}", generated());
@@ -44,20 +45,22 @@ fn the_functions_can_be_given_every_setting_that_they_read_and_no_other() {
     assert_eq!(read(SETTINGS), current, "run again with UPDATE_DOCS=1");
 }
 
+/// A setting with a variable of its own is set where `PLACED` says.
 #[test]
-fn what_is_set_elsewhere_is_a_setting_and_is_set_there() {
+fn placed_settings_exist_and_are_set() {
     let names: BTreeSet<&str> = VARIABLES.iter().map(|variable| variable.name).collect();
     for (name, file, text) in PLACED {
-        assert!(names.contains(name), "{name} is read by nobody");
+        assert!(names.contains(name), "nothing reads {name}");
         assert!(read(file).contains(text), "{file} does not set {name}: `{text}` is not in it");
     }
     for name in OF_COMMANDS {
-        assert!(names.contains(name), "{name} is read by nobody");
+        assert!(names.contains(name), "nothing reads {name}");
     }
 }
 
+/// A full run and its deadline buffer end before the timeout and before the duration alarm.
 #[test]
-fn a_run_fits_into_its_function() {
+fn run_fits_into_function_timeout() {
     let variables = read("infra/variables.tf");
     let default = |name: &str| -> u64 {
         let body = between(&variables, &format!("variable \"{name}\" {{"), "\n}");
@@ -70,7 +73,7 @@ fn a_run_fits_into_its_function() {
 }
 
 #[test]
-fn every_variable_and_output_is_in_the_table_of_the_module() {
+fn module_table_lists_variables_and_outputs() {
     let readme = read("infra/README.md");
     let count = |kind: &str, files: &[&str]| -> Vec<String> {
         let text: String = files.iter().map(|file| read(file)).collect();

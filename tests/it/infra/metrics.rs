@@ -12,7 +12,7 @@ fn emitted() -> BTreeSet<String> {
     plain.chain(OUTCOME_METRICS.iter().map(|(name, _)| *name)).chain(after).map(str::to_owned).collect()
 }
 
-/// Names of the dashboard's own metrics: the first of each pair of a metric and a statistic.
+/// The dashboard's own metrics: the first of each pair of a metric and a statistic.
 fn on_the_dashboard() -> BTreeSet<String> {
     let text = read("infra/dashboard.tf");
     let graphs = between(&text, "own_graphs = {", "\n  }\n");
@@ -20,15 +20,16 @@ fn on_the_dashboard() -> BTreeSet<String> {
     let words = quoted(graphs);
     let mut names: BTreeSet<String> =
         words.windows(2).filter(|pair| is_statistic(pair[1])).map(|pair| pair[0].to_owned()).collect();
-    assert!(names.remove("outcome_${outcome}"), "the outcomes are written as one line");
+    assert!(names.remove("outcome_${outcome}"), "the outcomes are one expression");
     names.extend(
         quoted(between(graphs, "for outcome in [", "]")).into_iter().map(|outcome| format!("outcome_{outcome}")),
     );
     names
 }
 
+/// Alarms and dashboard use the namespace and dimensions that the binary writes.
 #[test]
-fn alarms_and_dashboard_speak_of_the_namespace_and_dimensions_of_the_binary() {
+fn alarms_and_dashboard_use_own_dimensions() {
     let alarms = read("infra/alarms.tf");
     assert!(alarms.contains(&format!("metric_namespace  = \"{NAMESPACE}\"")));
     assert!(
@@ -44,7 +45,7 @@ fn alarms_and_dashboard_speak_of_the_namespace_and_dimensions_of_the_binary() {
 }
 
 #[test]
-fn alarms_are_about_metrics_that_exist() {
+fn alarms_watch_existing_metrics() {
     let alarms = read("infra/alarms.tf");
     let own: Vec<&str> = alarms
         .split("namespace   = local.metric_namespace, metric = \"")
@@ -59,12 +60,12 @@ fn alarms_are_about_metrics_that_exist() {
 }
 
 #[test]
-fn the_dashboard_shows_every_metric_and_no_other() {
+fn dashboard_shows_exactly_all_metrics() {
     assert_eq!(on_the_dashboard(), emitted());
 }
 
 #[test]
-fn every_graph_has_its_place_on_the_dashboard() {
+fn dashboard_orders_every_graph() {
     let text = read("infra/dashboard.tf");
     let order = quoted(between(&text, "widget_order = [", "]"));
     let graphs = between(&text, "own_graphs = {", "\n  }\n");
@@ -74,8 +75,8 @@ fn every_graph_has_its_place_on_the_dashboard() {
 }
 
 #[test]
-fn every_alarm_has_its_page_in_the_runbook() {
-    let (alarms, runbook) = (read("infra/alarms.tf"), read("DEPLOYMENT.md"));
+fn runbook_covers_every_alarm() {
+    let (alarms, runbook) = (read("infra/alarms.tf"), read("docs/operating.md"));
     let keys: Vec<&str> = alarms
         .lines()
         .filter_map(|line| line.strip_suffix(" = {")?.strip_prefix("    "))
@@ -85,6 +86,6 @@ fn every_alarm_has_its_page_in_the_runbook() {
         .collect();
     assert_eq!(keys.len(), 15, "{keys:?}");
     for key in keys {
-        assert!(runbook.contains(&format!("\n### {key}\n")), "DEPLOYMENT.md says nothing about {key}");
+        assert!(runbook.contains(&format!("\n### {key}\n")), "docs/operating.md says nothing about {key}");
     }
 }

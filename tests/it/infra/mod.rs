@@ -1,4 +1,4 @@
-//! `infra/`, the workflows and the scripts against the code. No AWS, no tool: what needs one is in `infra/checks/run.sh`.
+//! `infra/`, the workflows and the scripts against the code. Checks that need a tool are in `infra/checks/run.sh`.
 
 use std::{fs, path::PathBuf};
 
@@ -15,9 +15,9 @@ fn read(name: &str) -> String {
     fs::read_to_string(path(name)).unwrap_or_else(|error| panic!("read {name}: {error}"))
 }
 
-/// The text between two marks.
+/// The text between two markers.
 fn between<'a>(text: &'a str, begin: &str, end: &str) -> &'a str {
-    let (_, rest) = text.split_once(begin).unwrap_or_else(|| panic!("`{begin}` is not there"));
+    let (_, rest) = text.split_once(begin).unwrap_or_else(|| panic!("`{begin}` is missing"));
     rest.split_once(end).unwrap_or_else(|| panic!("`{end}` does not follow `{begin}`")).0
 }
 

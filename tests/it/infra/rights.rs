@@ -1,10 +1,10 @@
-//! Who may do what: the policies of `infra/`, and the permissions of the workflows.
+//! The policies of `infra/`, and the permissions of the workflows.
 
 use std::fs;
 
 use super::{path, quoted, read};
 
-/// What is in each `actions = [...]` of the file.
+/// The content of each `actions = [...]` of the file.
 fn actions(text: &str) -> Vec<&str> {
     let lists = text.split('\n').filter(|line| line.trim_start().starts_with("actions "));
     let starts = lists.map(|line| line.as_ptr() as usize - text.as_ptr() as usize);
@@ -45,15 +45,16 @@ const ACTIONS: [&str; 28] = [
 ];
 
 #[test]
-fn roles_may_do_what_they_need_and_nothing_else() {
+fn roles_have_exactly_needed_actions() {
     assert_eq!(actions(&read("infra/iam.tf")), ACTIONS);
-    let key = ["kms:*", "kms:Decrypt", "kms:GenerateDataKey"]; // The first is the administration of the alarms' key.
+    let key = ["kms:*", "kms:Decrypt", "kms:GenerateDataKey"]; // The first administers the alarms' key.
     assert_eq!(actions(&read("infra/alarms.tf")), key);
     assert_eq!(actions(&read("infra/api.tf")), ["sts:AssumeRole"]);
 }
 
+/// A statement covers all resources only where AWS has no narrower form.
 #[test]
-fn a_resource_is_everything_only_where_aws_knows_nothing_narrower() {
+fn wildcard_resources_only_where_required() {
     let text = read("infra/iam.tf");
     let everything: Vec<&str> = text
         .split("statement {")
@@ -66,7 +67,7 @@ fn a_resource_is_everything_only_where_aws_knows_nothing_narrower() {
 }
 
 #[test]
-fn workflows_use_pinned_actions_and_start_without_permissions() {
+fn workflows_pin_actions_and_drop_permissions() {
     let mut seen = 0;
     for entry in fs::read_dir(path(".github/workflows")).unwrap() {
         let name = entry.unwrap().path();

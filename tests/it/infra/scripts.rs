@@ -1,4 +1,4 @@
-//! What `package-lambda.sh` says without building anything.
+//! `package-lambda.sh` without a build, and the commands of the guides.
 
 use std::process::{Command, Output};
 
@@ -9,7 +9,7 @@ fn package(arguments: &[&str]) -> Output {
 }
 
 #[test]
-fn the_packager_explains_every_option() {
+fn packager_help_lists_every_option() {
     let output = package(&["--help"]);
     assert!(output.status.success());
     let help = String::from_utf8(output.stdout).unwrap();
@@ -19,7 +19,7 @@ fn the_packager_explains_every_option() {
 }
 
 #[test]
-fn the_packager_refuses_what_it_does_not_understand() {
+fn packager_refuses_unknown_arguments() {
     let wrong: [&[&str]; 5] = [
         &["--arch", "arm"],
         &["--fast"],
@@ -36,7 +36,7 @@ fn the_packager_refuses_what_it_does_not_understand() {
 }
 
 #[test]
-fn the_package_is_built_in_the_lambda_profile_and_never_with_failpoints() {
+fn package_uses_lambda_profile_without_failpoints() {
     let script = read("package-lambda.sh");
     let builds: Vec<&str> = script.lines().filter(|line| line.trim_start().starts_with("cargo ")).collect();
     assert_eq!(builds.len(), 2);
@@ -48,7 +48,7 @@ fn the_package_is_built_in_the_lambda_profile_and_never_with_failpoints() {
     }
 }
 
-/// What stands in backticks or lines of the guide and starts with this.
+/// The words after `start` in backticks and lines of the guide.
 fn commands<'a>(guide: &'a str, start: &str) -> Vec<Vec<&'a str>> {
     let pieces = guide.split(['`', '\n', '|', ';']).map(str::trim);
     pieces.filter_map(|piece| piece.strip_prefix(start)).map(|rest| rest.split_whitespace().collect()).collect()
@@ -58,9 +58,10 @@ fn options<'a>(words: &[&'a str]) -> Vec<&'a str> {
     words.iter().copied().filter(|word| word.starts_with("--")).collect()
 }
 
+/// Every command in DEPLOYMENT.md and docs/operating.md exists, with its options.
 #[test]
-fn every_command_of_the_guide_exists_with_its_options() {
-    let guide = read("DEPLOYMENT.md");
+fn guide_commands_exist_with_their_options() {
+    let guide = read("DEPLOYMENT.md") + &read("docs/operating.md");
     let ours: Vec<_> = commands(&guide, "refresh-worker ").into_iter().filter(|words| !words.is_empty()).collect();
     assert!(ours.len() > 10, "{ours:?}");
     for words in ours {
@@ -79,8 +80,8 @@ fn every_command_of_the_guide_exists_with_its_options() {
 }
 
 #[test]
-fn every_output_that_the_guide_asks_for_is_one_of_both_examples() {
-    let guide = read("DEPLOYMENT.md");
+fn guide_outputs_exist_in_both_examples() {
+    let guide = read("DEPLOYMENT.md") + &read("docs/operating.md");
     for example in ["complete", "existing-vpc"] {
         let outputs = read(&format!("infra/examples/{example}/outputs.tf"));
         for rest in guide.split("tofu output ").skip(1) {

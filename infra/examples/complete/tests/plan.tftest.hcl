@@ -1,4 +1,4 @@
-# The example can be planned from nothing, when most ids are not known yet. With a provider that is only pretended.
+# The example can be planned from nothing, when most ids are not known yet. With a mocked provider.
 
 mock_provider "aws" {
   mock_data "aws_availability_zones" {

@@ -1,4 +1,4 @@
-# The example can be planned. With a provider that is only pretended.
+# The example can be planned. With a mocked provider.
 
 mock_provider "aws" {
   mock_data "aws_iam_policy_document" {
