@@ -27,7 +27,7 @@ use refresh_worker::{
     app,
     clock::{Clock, SystemClock},
     config::{ApiConfig, DatabaseConfig, RedisConfig, WorkerConfig},
-    derive::{AfterRun, Database},
+    maintenance::{Maintenance, Database},
     model::{ObjectId, Priority, RefreshRequest},
     queue::{Queue, redis::RedisQueue},
     sim::{SimConfig, Simulator},
@@ -183,8 +183,8 @@ fn worker(
     let config = WorkerConfig { deadline_buffer: Duration::ZERO, ..config };
     let queue = RedisQueue::connect(&redis, clock).expect("the URL is one");
     let store = PostgresStore::connect(&database).expect("the URL is one");
-    let store = store.telling(app::telling(&config, after.invalidation.is_some()));
-    let after = AfterRun::new(&after, &Database::new(store.pool(), store.connections()))
+    let store = store.with_details(app::commit_details(&config, after.invalidation.is_some()));
+    let after = Maintenance::new(&after, &Database::new(store.pool(), store.connections()))
         .expect("the settings are right")
         .map(Arc::new);
     let worker = app::worker(Arc::new(queue), Arc::new(store), &api, &config).expect("the parts fit");

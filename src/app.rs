@@ -5,13 +5,14 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use crate::{
-    api::{ApiError, client::ApiClient, wallet::Wallet},
+    api::{ApiError, client::ApiClient, keys::KeyStore},
     clock::{Clock, SystemClock},
     config::{ApiConfig, Config, DatabaseConfig, Role, WorkerConfig},
-    derive::{AfterRun, Database, events},
+    follow::events,
+    maintenance::{Maintenance, Database},
     handlers::Handlers,
     queue::{record::QueueLimits, redis::RedisQueue},
-    store::{EventsOf, Telling, postgres::PostgresStore},
+    store::{EventsOf, CommitDetails, postgres::PostgresStore},
     worker::{ApiAccess, Stop, Worker, tables::Tables},
 };
 
@@ -36,7 +37,7 @@ pub fn handlers(
 pub fn from_config(config: &Config) -> anyhow::Result<RealWorker> {
     let limits = QueueLimits { max_attempts: config.worker.max_attempts, ..QueueLimits::default() };
     let queue = RedisQueue::connect(&config.redis, Arc::new(SystemClock))?.with_limits(limits);
-    let store = store(&config.database)?.telling(telling(&config.worker, config.after.invalidation.is_some()));
+    let store = store(&config.database)?.with_details(commit_details(&config.worker, config.after.invalidation.is_some()));
     let after = after(config, &store)?;
     let worker = worker(Arc::new(queue), Arc::new(store), &config.api, &config.worker)?;
     let tables = if config.database.auto_migrate { Tables::to_create() } else { Tables::given() };
@@ -45,8 +46,8 @@ pub fn from_config(config: &Config) -> anyhow::Result<RealWorker> {
 
 /// The details that the store gathers with each commit, for follow-ups and outbox.
 #[must_use]
-pub fn telling(config: &WorkerConfig, invalidates: bool) -> Telling {
-    Telling {
+pub fn commit_details(config: &WorkerConfig, invalidates: bool) -> CommitDetails {
+    CommitDetails {
         members: config.follow_ups.players_per_clan > 0,
         events: config.events.as_ref().map(|_| events::of_commit as EventsOf),
         renewed: !config.cache_key_templates.is_empty(),
@@ -60,20 +61,20 @@ pub fn store(config: &DatabaseConfig) -> anyhow::Result<PostgresStore> {
 }
 
 /// The work after a run by the configuration, if there is any.
-pub fn after(config: &Config, store: &PostgresStore) -> anyhow::Result<Option<Arc<AfterRun>>> {
+pub fn after(config: &Config, store: &PostgresStore) -> anyhow::Result<Option<Arc<Maintenance>>> {
     let database = Database::new(store.pool(), store.connections());
-    Ok(AfterRun::new(&config.after, &database).context("cannot prepare what follows a run")?.map(Arc::new))
+    Ok(Maintenance::new(&config.after, &database).context("cannot prepare what follows a run")?.map(Arc::new))
 }
 
 /// The configured keys, and those that the developer portal will give.
 ///
 /// # Errors
 /// When the portal's address cannot be used.
-pub fn wallet(api: &ApiConfig) -> Result<Wallet, ApiError> {
-    let wallet = Wallet::from_tokens(api.tokens.clone());
+pub fn key_store(api: &ApiConfig) -> Result<KeyStore, ApiError> {
+    let key_store = KeyStore::from_tokens(api.tokens.clone());
     match &api.portal {
-        Some(portal) => wallet.with_portal(portal),
-        None => Ok(wallet),
+        Some(portal) => key_store.with_portal(portal),
+        None => Ok(key_store),
     }
 }
 
@@ -93,7 +94,7 @@ pub fn worker<Q, S>(
         store,
         api: ApiAccess {
             client: ApiClient::new(&api.base_url)?.with_max_body(api.max_body),
-            wallet: wallet(api)?,
+            key_store: key_store(api)?,
             reqs_per_sec: api.reqs_per_sec,
             keys_per_run: api.keys_per_run,
             reqs_per_day: api.reqs_per_day,

@@ -31,6 +31,7 @@ pub mod queue;
 pub mod retry;
 #[cfg(feature = "embedded")]
 pub mod sim;
+mod signal;
 pub mod store;
 pub mod telemetry;
 pub mod worker;

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     clock::Timestamp,
     config::TelemetryConfig,
-    derive::AfterReport,
+    maintenance::MaintenanceReport,
     model::Outcome,
     worker::report::{QueueReport, RunReport, StopReason},
 };
@@ -174,7 +174,7 @@ pub const METRICS: &[Metric] = &[
 pub struct AfterMetric {
     pub name: &'static str,
     pub help: &'static str,
-    value: fn(&AfterReport) -> Option<u64>,
+    value: fn(&MaintenanceReport) -> Option<u64>,
 }
 
 /// The metrics of the work after a run; all are counts, and left out where the part is not configured.
@@ -182,12 +182,12 @@ pub const AFTER_METRICS: &[AfterMetric] = &[
     AfterMetric {
         name: "cache_tags_invalidated",
         help: "Tags of changed objects that the application's cache has invalidated.",
-        value: |after| after.all_told().map(|sum| sum.tags),
+        value: |after| after.all_invalidated().map(|sum| sum.tags),
     },
     AfterMetric {
         name: "cache_tags_lost",
         help: "Tags that the application did not take.",
-        value: |after| after.all_told().map(|sum| sum.lost),
+        value: |after| after.all_invalidated().map(|sum| sum.lost),
     },
     AfterMetric {
         name: "views_refreshed",
@@ -263,7 +263,7 @@ pub fn run_line(report: &RunReport, telemetry: &TelemetryConfig, now: Timestamp)
 pub fn task_line(
     task: &str,
     request_id: &str,
-    report: &AfterReport,
+    report: &MaintenanceReport,
     telemetry: &TelemetryConfig,
     now: Timestamp,
 ) -> String {
@@ -271,7 +271,7 @@ pub fn task_line(
     line(after(report), about, telemetry, now)
 }
 
-fn after(report: &AfterReport) -> impl Iterator<Item = (&'static str, &'static str, Option<Value>)> {
+fn after(report: &MaintenanceReport) -> impl Iterator<Item = (&'static str, &'static str, Option<Value>)> {
     AFTER_METRICS.iter().map(|metric| (metric.name, "Count", (metric.value)(report).map(Value::from)))
 }
 
@@ -316,7 +316,7 @@ mod tests {
     use super::*;
     use crate::{
         clock::ClocksApart,
-        derive::{invalidate::Invalidated, jobs::JobsReport, retention::Thinned},
+        maintenance::{invalidate::Invalidated, jobs::JobsReport, retention::Thinned},
         model::{Kind, Priority},
         worker::report::{DayReport, RunEnd, Tally},
     };
@@ -371,7 +371,7 @@ mod tests {
 
     #[test]
     fn task_line_has_only_its_metrics() {
-        let report = AfterReport { views: Some(Vec::new()), ..AfterReport::default() };
+        let report = MaintenanceReport { views: Some(Vec::new()), ..MaintenanceReport::default() };
         let text = task_line("refresh-views", "c6af9ac6", &report, &TelemetryConfig::default(), NOW);
         let line: Value = serde_json::from_str(&text).unwrap();
         assert_eq!((&line["task"], &line["views_refreshed"]), (&json!("refresh-views"), &json!(0)));
@@ -418,7 +418,7 @@ mod tests {
         let mut report = report(StopReason::QueueEmpty, 1, Some(queue));
         let apart = ClocksApart { server: NOW, machine: Timestamp::EPOCH, database: None };
         report.clocks = Some(apart.into());
-        report.after = AfterReport {
+        report.after = MaintenanceReport {
             caches: Some(Invalidated::default()),
             views: Some(Vec::new()),
             stats: Some(JobsReport::default()),

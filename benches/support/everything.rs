@@ -9,7 +9,7 @@ use std::{
 
 use refresh_worker::{
     config::{AfterConfig, WorkerConfig},
-    derive::{jobs::table::JobTable, views::own::OWN_VIEWS},
+    maintenance::{jobs::table::JobTable, views::own::OWN_VIEWS},
 };
 use serde_json::json;
 use sqlx::PgPool;

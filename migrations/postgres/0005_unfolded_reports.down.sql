@@ -12,7 +12,7 @@ SELECT r.run, r.started, (r.started AT TIME ZONE 'UTC')::date AS day, k.key AS k
        coalesce((c.value ->> 'delayed')::bigint, 0) + coalesce((c.value ->> 'dead_letter')::bigint, 0) AS error,
        coalesce((c.value ->> 'released')::bigint, 0) + coalesce((c.value ->> 'lease_lost')::bigint, 0) AS released
 FROM refresh_worker.refresh_runs AS r
-CROSS JOIN LATERAL json_each(r.report -> 'work_by_kind_and_class') AS k
+CROSS JOIN LATERAL json_each(r.report -> 'work_by_kind_and_priority') AS k
 CROSS JOIN LATERAL json_each(k.value) AS c;
 DROP TABLE refresh_worker.run_errors;
 DROP TABLE refresh_worker.run_work;

@@ -66,7 +66,7 @@ BEGIN
                coalesce((c.value ->> 'gone')::bigint, 0) + coalesce((c.value ->> 'private_war_log')::bigint, 0),
                coalesce((c.value ->> 'delayed')::bigint, 0) + coalesce((c.value ->> 'dead_letter')::bigint, 0),
                coalesce((c.value ->> 'released')::bigint, 0) + coalesce((c.value ->> 'lease_lost')::bigint, 0)
-        FROM json_each(NEW.report -> 'work_by_kind_and_class') AS k
+        FROM json_each(NEW.report -> 'work_by_kind_and_priority') AS k
         CROSS JOIN LATERAL json_each(k.value) AS c;
         INSERT INTO refresh_worker.run_errors
         SELECT NEW.run, e.place, substring(e.text FROM '^([a-z]+:[^:]+):'), NEW.started, e.text

@@ -14,7 +14,7 @@ use crate::{
     config::{BackupConfig, RedisConfig, env::process_var},
     queue::{
         Queue as _,
-        archive::{Archive as _, Place},
+        admin::{QueueAdmin as _, Place},
         redis::RedisQueue,
     },
 };

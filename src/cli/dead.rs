@@ -15,7 +15,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     model::{Kind, ObjectId},
-    queue::{DeadFilter, DeadLetter, Queue, archive::Archive as _},
+    queue::{DeadFilter, DeadLetter, Queue, admin::QueueAdmin as _},
 };
 
 /// Shows dead letters, returns them to the queue, or deletes them for good
@@ -208,8 +208,8 @@ fn json_line(letter: &DeadLetter) -> String {
         "lapses": letter.lapses,
         "body": letter.body,
         "priority": request.map(|request| request.priority),
-        "first_requested": request.map(|request| request.first_asked.to_string()),
-        "last_requested": request.map(|request| request.last_asked.to_string()),
+        "first_requested": request.map(|request| request.first_requested.to_string()),
+        "last_requested": request.map(|request| request.last_requested.to_string()),
         "merges": request.map(|request| request.merges),
         "score": letter.score,
         "can_be_redriven": letter.can_be_redriven,
@@ -225,8 +225,8 @@ fn render_whole(letter: &DeadLetter, now: Timestamp, style: Style) -> String {
     table.row(["reason", &format!("{}: {}", letter.reason_code, short(&letter.reason, 300))]);
     if let Some(request) = &letter.request {
         table.row(["priority", request.priority.as_str()]);
-        table.row(["first requested", &ago(request.first_asked)]);
-        table.row(["last requested", &ago(request.last_asked)]);
+        table.row(["first requested", &ago(request.first_requested)]);
+        table.row(["last requested", &ago(request.last_requested)]);
         table.row(["attempts", &letter.attempts.to_string()]);
         table.row(["lapses", &letter.lapses.to_string()]);
         table.row(["requested", &counted(request.merges, "time", "times")]);

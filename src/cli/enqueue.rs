@@ -8,7 +8,7 @@ use clap::Args;
 use super::{Exit, Misuse, connect, text, text::counted};
 use crate::{
     model::{ObjectId, Priority, RefreshRequest},
-    queue::{DeadFilter, Enqueued, Queue, record::LAPSED},
+    queue::{DeadFilter, Enqueued, Queue, QueueAdmin, record::LAPSED},
 };
 
 /// Requests the refresh of objects

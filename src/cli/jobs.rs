@@ -15,7 +15,7 @@ use crate::{
     clock::{Clock as _, SystemClock},
     columns::TableTime,
     config::{DatabaseConfig, env::process_var},
-    derive::jobs::table::{JobRow, JobTable},
+    maintenance::jobs::table::{JobRow, JobTable},
 };
 
 /// The retries of a job that names no other number.

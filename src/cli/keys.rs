@@ -17,16 +17,16 @@ use super::{
 };
 use crate::{
     api::{
-        portal::{ListedKey, Visit},
-        wallet::{Account, Wallet},
+        keys::portal::{ListedKey, Visit},
+        keys::{Account, KeyStore},
     },
     app,
     clock::SystemClock,
     config::{ApiConfig, env::process_var},
     model::Fingerprint,
-    queue::{Holder, SlotView, Slots, redis::RedisQueue},
+    queue::{Holder, SlotView, SharedState, redis::RedisQueue},
     worker::{
-        keys::BENCHED,
+        cooldown::CooldownReason,
         login::{self, Trouble},
     },
 };
@@ -117,7 +117,7 @@ struct PruneArgs {
 pub async fn run(args: KeysArgs, shared: &Shared) -> anyhow::Result<Exit> {
     let config = ApiConfig::read(&process_var)?;
     let queue = connect::queue()?;
-    let tools = Tools { wallet: app::wallet(&config)?, queue, run: format!("keys-{:012x}", fastrand::u64(..1 << 48)) };
+    let tools = Tools { key_store: app::key_store(&config)?, queue, run: format!("keys-{:012x}", fastrand::u64(..1 << 48)) };
     match args.command {
         KeysCommand::List(ListArgs { json }) => tools.list(json, shared.style()).await,
         KeysCommand::Test(TestArgs { json }) => test(&config, &tools.queue, json, shared.style()).await,
@@ -159,7 +159,7 @@ struct Row {
     seconds_left: Option<f64>,
     /// Calls per second, if runs have lowered the rate below the cap.
     #[serde(skip_serializing_if = "Option::is_none")]
-    learned_rate: Option<f64>,
+    aimd_state: Option<f64>,
     /// The rate at which the API refused calls.
     #[serde(skip_serializing_if = "Option::is_none")]
     ceiling: Option<f64>,
@@ -167,14 +167,13 @@ struct Row {
 
 impl Row {
     fn new(key: Fingerprint, from: &str, view: SlotView) -> Self {
-        let SlotView { holder, for_another, learned_rate } = view;
+        let SlotView { holder, for_another, aimd_state } = view;
         let (state, reason, run) = match holder {
-            Holder::Nobody | Holder::Left => (State::Ok, None, None),
+            Holder::Nobody | Holder::Released => (State::Ok, None, None),
             Holder::Run(run) => (State::InUse, None, Some(run)),
-            Holder::Paused(reason) => match reason.strip_prefix(BENCHED) {
-                // The prefix in the slot tells a rejected key from one that is cooling down.
-                Some(reason) => (State::Rejected, Some(reason.to_owned()), None),
-                None => (State::CoolingDown, Some(reason), None),
+            Holder::CoolingDown(reason) => match CooldownReason::parse(&reason) {
+                CooldownReason::Rejected(reason) => (State::Rejected, Some(reason), None),
+                CooldownReason::Other(reason) => (State::CoolingDown, Some(reason), None),
             },
         };
         Self {
@@ -188,8 +187,8 @@ impl Row {
             state,
             reason,
             run,
-            learned_rate: learned_rate.map(|learned| learned.rate),
-            ceiling: learned_rate.and_then(|learned| learned.ceiling),
+            aimd_state: aimd_state.map(|learned| learned.rate),
+            ceiling: aimd_state.and_then(|learned| learned.ceiling),
         }
     }
 
@@ -224,7 +223,7 @@ impl Row {
     }
 
     fn rate(&self) -> String {
-        match (self.learned_rate, self.ceiling) {
+        match (self.aimd_state, self.ceiling) {
             (Some(rate), Some(ceiling)) => format!("{rate:.1} (throttled at {ceiling:.1})"),
             (Some(rate), None) => format!("{rate:.1}"),
             (None, _) => String::new(),
@@ -234,7 +233,7 @@ impl Row {
 
 /// The parts that the commands share.
 struct Tools {
-    wallet: Wallet,
+    key_store: KeyStore,
     queue: RedisQueue,
     run: String,
 }
@@ -242,12 +241,12 @@ struct Tools {
 impl Tools {
     async fn list(&self, json: bool, style: Style) -> anyhow::Result<Exit> {
         let mut rows = Vec::new();
-        for key in self.wallet.fixed() {
+        for key in self.key_store.fixed() {
             let view = self.queue.look_at_key(key.fingerprint()).await?;
             rows.push(Row::new(key.fingerprint().clone(), "COC_API_TOKEN(S)", view));
         }
         let mut failures = Vec::new();
-        for account in self.wallet.accounts() {
+        for account in self.key_store.accounts() {
             let look = async {
                 let visit = account.visit().await?;
                 self.rows(account, &visit).await
@@ -269,20 +268,20 @@ impl Tools {
 
     async fn renew(&self, json: bool, style: Style) -> anyhow::Result<Exit> {
         let (mut done, mut failures) = (Vec::new(), Vec::new());
-        for account in self.wallet.accounts() {
+        for account in self.key_store.accounts() {
             // Whoever runs this has probably fixed the cause of the cooldown.
-            login::end_rests(&self.queue, account).await?;
+            login::end_cooldowns(&self.queue, account).await?;
             match self.with_right(account, login::renew(&self.queue, account, &SystemClock, &self.run)).await? {
                 Ok(given) => {
                     let keys: Vec<Fingerprint> = given.keys.iter().map(|key| key.fingerprint().clone()).collect();
-                    done.push(Renewed { account: account.name(), keys, made: given.made, revoked: given.revoked });
+                    done.push(Renewed { account: account.name(), keys, made: given.created, revoked: given.revoked });
                 }
                 Err(failure) => failures.push(failure),
             }
         }
         let output = if json {
             serde_json::to_string_pretty(&serde_json::json!({"accounts": done, "failures": failures}))? + "\n"
-        } else if self.wallet.accounts().is_empty() {
+        } else if self.key_store.accounts().is_empty() {
             "nothing to renew: no account of the developer portal is configured (COC_EMAIL, COC_ACCOUNTS)\n".to_owned()
         } else {
             done.iter().map(Renewed::line).chain(failures.iter().map(|failure| error_line(failure, style))).collect()
@@ -293,7 +292,7 @@ impl Tools {
 
     async fn prune(&self, yes: bool, json: bool, style: Style) -> anyhow::Result<Exit> {
         let (mut useless, mut failures) = (Vec::new(), Vec::new());
-        for account in self.wallet.accounts() {
+        for account in self.key_store.accounts() {
             let prune = async {
                 let visit = account.visit().await?;
                 let rows = self.rows(account, &visit).await?.into_iter().filter(Row::is_useless).collect::<Vec<_>>();
@@ -389,21 +388,21 @@ fn render(rows: &[Row], failures: &[String], style: Style) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clock::Timestamp, model::LearnedRate};
+    use crate::{clock::Timestamp, model::AimdState};
 
-    fn row(token: &str, holder: Holder, learned_rate: Option<LearnedRate>) -> Row {
-        let view = SlotView { holder, for_another: Duration::from_millis(29_400), learned_rate };
+    fn row(token: &str, holder: Holder, aimd_state: Option<AimdState>) -> Row {
+        let view = SlotView { holder, for_another: Duration::from_millis(29_400), aimd_state };
         Row::new(Fingerprint(token.to_owned()), "COC_EMAIL", view)
     }
 
     #[test]
     fn list_shows_state_reason_and_learned_rate() {
-        let learned = LearnedRate { ceiling: Some(18.0), changed: Timestamp::EPOCH, ..LearnedRate::plain(17.0) };
+        let learned = AimdState { ceiling: Some(18.0), changed: Timestamp::EPOCH, ..AimdState::plain(17.0) };
         let rows = [
             row("0123456789ab", Holder::Nobody, None),
             row("1123456789ab", Holder::Run("run-7".to_owned()), Some(learned)),
-            row("2123456789ab", Holder::Paused("throttled".to_owned()), Some(LearnedRate::plain(15.0))),
-            row("3123456789ab", Holder::Paused("benched: status 403, accessDenied".to_owned()), None),
+            row("2123456789ab", Holder::CoolingDown("throttled".to_owned()), Some(AimdState::plain(15.0))),
+            row("3123456789ab", Holder::CoolingDown("rejected: status 403, accessDenied".to_owned()), None),
         ];
         insta::assert_snapshot!(render(&rows, &["cannot log in".to_owned()], Style::PLAIN), @r"
           key           from       name  addresses  rate                      state

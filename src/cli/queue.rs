@@ -14,7 +14,7 @@ use crate::{
     clock::Timestamp,
     config::{Pause, WorkerConfig, env::process_var},
     model::Priority,
-    queue::{Circuit, Exported, Oldest, Queue, QueueStats, Slots as _, mailbox},
+    queue::{Circuit, Exported, Oldest, Queue, QueueAdmin, QueueStats, SharedState as _, mailbox},
     worker::report::QueueReport,
 };
 
@@ -152,7 +152,7 @@ fn render(stats: &QueueStats, now: Timestamp, style: Style) -> String {
     let mut text = table.render(style);
     match stats.oldest {
         Oldest::NothingWaits => {}
-        Oldest::Asked(asked) => {
+        Oldest::Since(asked) => {
             let _ = writeln!(text, "  oldest request: {} ago", span(now.since(asked)));
         }
         Oldest::Unknown => text.push_str("  oldest request: age unknown, its mail has no time\n"),
@@ -255,7 +255,7 @@ mod tests {
             dead_letters: 2,
             dead_letters_evicted: 7,
             orphans: 1,
-            oldest: Oldest::Asked(NOW - Duration::from_secs(192)),
+            oldest: Oldest::Since(NOW - Duration::from_secs(192)),
             next_due: Some(NOW + Duration::from_secs(30)),
             mail_in_database_0: Some(3),
         };

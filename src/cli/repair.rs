@@ -6,7 +6,7 @@ use super::{
     Exit, connect,
     text::{self, counted},
 };
-use crate::{queue::Queue as _, worker::report::RepairReport};
+use crate::{queue::{Queue as _, QueueAdmin as _}, worker::report::RepairReport};
 
 /// Rebuilds broken records, and re-adds requests that are missing from the queue's sets
 ///

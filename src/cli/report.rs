@@ -5,7 +5,7 @@ use std::{fmt::Write as _, time::Duration};
 use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
-use sqlx::{FromRow, PgPool};
+use sqlx::PgPool;
 
 use super::{
     Exit, Shared,
@@ -14,6 +14,7 @@ use super::{
 use crate::{
     app,
     clock::{Clock as _, SystemClock, Timestamp},
+    columns::from_row,
     config::{DatabaseConfig, env::process_var},
     store::{Store as _, StoreError},
 };
@@ -58,7 +59,7 @@ struct Report {
     days: Vec<Work>,
 }
 
-#[derive(Debug, FromRow, Serialize)]
+#[derive(Debug, Serialize)]
 struct Freshness {
     kind: String,
     objects: i64,
@@ -72,14 +73,19 @@ struct Freshness {
     changed_24_h: i64,
 }
 
-#[derive(Debug, FromRow, Serialize)]
+from_row!(postgres: Freshness {
+    kind, objects, fresh_5_min, fresh_30_min, fresh_2_h, fresh_8_h, older, never_fetched, median_age_seconds,
+    changed_24_h,
+});
+
+#[derive(Debug, Serialize)]
 struct Work {
     #[serde(skip_serializing_if = "Option::is_none")]
     day: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    class: Option<String>,
+    priority: Option<String>,
     calls: i64,
     changed: i64,
     unchanged: i64,
@@ -88,6 +94,8 @@ struct Work {
     error: i64,
     released: i64,
 }
+
+from_row!(postgres: Work { day, kind, priority, calls, changed, unchanged, fresh, gone, error, released });
 
 impl Work {
     /// Requests that are finished, successfully or not.
@@ -172,7 +180,7 @@ fn work(rows: &[Work], style: Style) -> String {
         let name = row.day.as_ref().or(row.kind.as_ref()).cloned().unwrap_or_default();
         let numbers = [row.calls, row.changed, row.unchanged, row.fresh, row.gone, row.error, row.released];
         let numbers = numbers.map(|number| if number == 0 { "-".to_owned() } else { count(unsigned(number)) });
-        let names = [name, row.class.clone().unwrap_or_default()];
+        let names = [name, row.priority.clone().unwrap_or_default()];
         table.row(names.into_iter().chain(numbers).chain([bar(row.changed, row.ended())]));
     }
     table.render(style)
@@ -197,11 +205,11 @@ fn unsigned(number: i64) -> u64 {
 mod tests {
     use super::*;
 
-    fn work_of(kind: &str, class: &str, changed: i64) -> Work {
+    fn work_of(kind: &str, priority: &str, changed: i64) -> Work {
         Work {
             day: None,
             kind: Some(kind.to_owned()),
-            class: Some(class.to_owned()),
+            priority: Some(priority.to_owned()),
             calls: 1200,
             changed,
             unchanged: 300,

@@ -13,7 +13,7 @@ use crate::{
     app,
     clock::{Clock as _, SystemClock},
     config::{AfterConfig, DatabaseConfig, env::process_var},
-    derive::retention::{Outlook, Retention},
+    maintenance::retention::{Outlook, Retention},
 };
 
 /// Deletes old snapshots, keeping the newest per object and day

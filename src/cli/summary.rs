@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::text::{Align, Style, Table, count, counted, percent, short, span};
 use crate::{
-    derive::invalidate::Invalidated,
+    maintenance::invalidate::Invalidated,
     model::{Kind, Outcome},
     worker::report::{QueueReport, RunReport, StopReason},
 };

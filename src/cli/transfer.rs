@@ -33,9 +33,9 @@ use crate::{
     config::{RedisConfig, WorkerConfig, env::process_var},
     queue::{
         MailLimits, Queue as _, QueueError,
-        archive::{Archive as _, Kept, Part, Place, Returning},
+        admin::{QueueAdmin as _, Kept, Part, Place, Returning},
         record::{QueueLimits, Record, State},
-        redis::{Agreement, InUse, RedisQueue},
+        redis::{InUse, SharedEntry, RedisQueue},
     },
 };
 
@@ -124,7 +124,7 @@ pub async fn run(args: TransferArgs) -> anyhow::Result<Exit> {
     let limits = QueueLimits {
         max_attempts: WorkerConfig::read(&process_var)?.max_attempts,
         // Everything only passes through, so nothing may be evicted.
-        unreadable_letters: 1_000_000,
+        dead_entries: 1_000_000,
         dead_letters: 1_000_000,
     };
     let source = connect::queue()?.with_limits(limits);
@@ -199,8 +199,8 @@ async fn refuse_same(source: &RedisQueue, target: &RedisQueue) -> anyhow::Result
 impl Transfer {
     /// Copies the shared state of runs, unless a run is active: its key slots cannot be moved.
     async fn copy_shared_state(&mut self) -> anyhow::Result<()> {
-        let agreements = self.source.agreements().await?;
-        if let Some(InUse { key, run, left }) = agreements.iter().find_map(Agreement::in_use) {
+        let agreements = self.source.shared_entries().await?;
+        if let Some(InUse { key, run, left }) = agreements.iter().find_map(SharedEntry::in_use) {
             anyhow::bail!(
                 "nothing was moved: run {run} at the old Redis uses API key {key}, and a worker at the new Redis would use it at \
                  the same time; stop the worker's schedule, and run this again when that run has ended (a dead run loses \
@@ -313,7 +313,7 @@ impl Transfer {
             match copy {
                 // The next pass copies the changed request, which merges.
                 _ if !gone => self.moved.changed += 1,
-                Returning::Letter { .. } => self.moved.unreadable += 1,
+                Returning::DeadEntry { .. } => self.moved.unreadable += 1,
                 Returning::Record { record, .. } if record.state == State::Dead => self.moved.dead_letters += 1,
                 _ => self.moved.requests += 1,
             }
@@ -351,7 +351,7 @@ fn movable(entry: Kept, now: Timestamp, pass: &mut Pass) -> Option<(Returning, V
         other => other,
     };
     let stored = match &entry {
-        Kept::Record { stored, .. } | Kept::Letter { stored, .. } => stored.clone(),
+        Kept::Record { stored, .. } | Kept::DeadEntry { stored, .. } => stored.clone(),
         _ => Vec::new(),
     };
     let returning = entry.returning(now, 1).ok();

@@ -13,7 +13,7 @@ use crate::{
     app,
     clock::{Clock as _, SystemClock},
     config::{AfterConfig, DatabaseConfig, env::process_var},
-    derive::views::{
+    maintenance::views::{
         Refreshed, Views, Way, When,
         own::{OWN_VIEWS, OwnView},
     },

@@ -8,7 +8,6 @@ use serde_json::value::RawValue;
 
 use crate::{
     clock::Timestamp,
-    hex::hex,
     model::{
         Answered, Before, Change, Document, Event, Fetched, KnownWar, Learned, Move, ObjectId, Tag, WarDocument,
         game_time, text::hex,

@@ -130,7 +130,7 @@ mod tests {
         } else {
             KnownWar::ENDED
         };
-        let is_final = now >= ends + KnownWar::LAST_ATTACK;
+        let is_final = now >= ends + KnownWar::MAX_ATTACK_DURATION;
         WarMemory {
             war: Some(Box::new(KnownWar { state: state.to_owned(), starts, ends, opponent: None, is_final })),
             ..WarMemory::default()

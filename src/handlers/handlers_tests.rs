@@ -86,7 +86,7 @@ impl Store for Database {
         self.answer(HashMap::new())
     }
 
-    async fn answered_well(
+    async fn control_object(
         &self,
         _: Kind,
         _: &[String],
@@ -128,7 +128,7 @@ impl Store for Database {
     }
 }
 
-fn handlers_with<Q: Queue + Slots>(queue: Q, store: Database) -> Handlers<StubRuns, Q, Database> {
+fn handlers_with<Q: Queue + SharedState>(queue: Q, store: Database) -> Handlers<StubRuns, Q, Database> {
     let config = config();
     let runs = StubRuns { stopped_because: StopReason::QueueEmpty, failure: None, asked: Mutex::default() };
     Handlers::new(runs, Arc::new(queue), Arc::new(store), Stop::default(), clock(), &config, Role::Refresh)
@@ -167,7 +167,7 @@ fn get_health() -> Value {
 }
 
 /// The answer, and the lines that were printed.
-async fn ask<Q: Queue + Slots>(
+async fn ask<Q: Queue + SharedState>(
     handlers: &Handlers<StubRuns, Q, Database>,
     event: Value,
 ) -> (Result<Value, Failure>, Vec<String>) {

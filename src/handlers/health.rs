@@ -11,7 +11,7 @@ use tracing::warn;
 use crate::{
     clock::{Clock, Timestamp},
     config::Pause,
-    queue::{Circuit, CircuitReason, Queue, QueueError, QueueStats, RunSummaries, RunSummary, Slots},
+    queue::{Circuit, CircuitReason, Queue, QueueError, QueueStats, RunSummaries, RunSummary, SharedState},
     store::{LastRuns, RunRow, Store, StoreError},
     worker::{
         public,
@@ -66,7 +66,7 @@ impl Trouble {
 }
 
 /// Checks queue and database at the same time, each within `SERVER_TIMEOUT`.
-pub async fn check<Q: Queue + Slots, S: Store>(
+pub async fn check<Q: Queue + SharedState, S: Store>(
     queue: &Q,
     store: &S,
     paused: Option<Pause>,
@@ -78,7 +78,7 @@ pub async fn check<Q: Queue + Slots, S: Store>(
     Health { now: clock.wall(), queue, database, paused }
 }
 
-async fn queue_state<Q: Queue + Slots>(queue: &Q, reqs_per_day: Option<NonZeroU64>) -> Result<QueueState, QueueError> {
+async fn queue_state<Q: Queue + SharedState>(queue: &Q, reqs_per_day: Option<NonZeroU64>) -> Result<QueueState, QueueError> {
     let now = queue.time_to_write().await?;
     let (stats, circuits, runs): (QueueStats, _, _) =
         tokio::try_join!(queue.stats(now), queue.circuits(), async { Ok(queue.run_summaries().await) })?;
@@ -106,7 +106,7 @@ async fn store_state<S: Store>(store: &S) -> Result<LastRuns, StoreError> {
 async fn bounded<T, E: fmt::Display>(what: &str, answer: impl Future<Output = Result<T, E>>) -> Result<T, Trouble> {
     let text = match tokio::time::timeout(SERVER_TIMEOUT, answer).await {
         Ok(Ok(answer)) => return Ok(answer),
-        Ok(Err(error)) => format!("failed to {error}"),
+        Ok(Err(error)) => error.to_string(),
         Err(_) => format!("the {what} did not answer within {SERVER_TIMEOUT:?}"),
     };
     warn!(unhealthy = what, "health: {text}");

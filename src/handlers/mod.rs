@@ -5,6 +5,7 @@
 //! handlers know the worker's ports and nothing of how the parts are built: `app` hands them over once per cold start, and each
 //! invocation only borrows them.
 
+mod extension;
 pub mod health;
 pub mod lambda;
 pub mod options;
@@ -24,8 +25,8 @@ use self::{
 use crate::{
     clock::{Clock, Timestamp},
     config::{Config, Pause, Role, TelemetryConfig},
-    derive::AfterRun,
-    queue::{Queue, Slots},
+    maintenance::Maintenance,
+    queue::{Queue, SharedState},
     store::Store,
     worker::{Runs, Stop},
 };
@@ -41,7 +42,7 @@ pub struct Handlers<R, Q, S> {
     pub clock: Arc<dyn Clock>,
     pub settings: Settings,
     /// The work that tasks can be asked to do.
-    pub after: Option<Arc<AfterRun>>,
+    pub after: Option<Arc<Maintenance>>,
 }
 
 /// The configuration of the handlers.
@@ -84,7 +85,7 @@ impl<R, Q, S> Handlers<R, Q, S> {
     }
 }
 
-impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
+impl<R: Runs, Q: Queue + SharedState, S: Store> Handlers<R, Q, S> {
     /// Handles one event. `print` writes one line to where metrics are read.
     ///
     /// # Errors

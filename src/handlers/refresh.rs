@@ -13,7 +13,7 @@ use super::{
 use crate::{
     metrics,
     model::ObjectId,
-    queue::{Queue, Slots},
+    queue::{Queue, SharedState},
     store::Store,
     worker::{
         RunOptions, Runs, Unwatched, public,
@@ -24,7 +24,7 @@ use crate::{
 /// The time of a run for a synchronous HTTP caller: API Gateway gives up after 29 s.
 pub const HTTP_TIMEOUT: Duration = Duration::from_secs(25);
 
-impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
+impl<R: Runs, Q: Queue + SharedState, S: Store> Handlers<R, Q, S> {
     pub(super) async fn refresh(
         &self,
         options: RunOptions,
@@ -126,7 +126,7 @@ const fn status(stopped_because: StopReason) -> u16 {
         StopReason::RefreshPaused
         | StopReason::AlreadyRunning
         | StopReason::KeysCoolingDown
-        | StopReason::DayUsedUp
+        | StopReason::DailyQuotaExhausted
         | StopReason::Maintenance
         | StopReason::CircuitOpen => 202,
         StopReason::TimeoutTooShort => 500,
@@ -143,7 +143,7 @@ fn message(report: &RunReport) -> String {
     let RunReport { processed_requests: processed, failed_requests: failed, .. } = report;
     let counts = format!("{processed} processed, {failed} failed");
     let reason = report.stopped_because.sentence();
-    let until = report.day.filter(|_| report.stopped_because == StopReason::DayUsedUp);
+    let until = report.day.filter(|_| report.stopped_because == StopReason::DailyQuotaExhausted);
     let until = until.map(|day| format!(" until {}", day.resets_at)).unwrap_or_default();
     let failure = report.failure.as_ref().map(|failure| format!(": {failure}")).unwrap_or_default();
     let mut not_queued = String::new();

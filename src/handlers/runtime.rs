@@ -20,11 +20,14 @@ use lambda_runtime::{
     tower::{Layer, Service},
 };
 use serde_json::{Value, json};
-use tokio::sync::{Mutex, watch};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{Mutex, watch},
+};
 use tracing::{Instrument, debug, error, error_span, warn};
 
 use super::{
-    Handlers, Invocation,
+    Handlers, Invocation, extension,
     response::{Access, Failure, FailureKind, INIT_ERROR_TYPE, Response},
 };
 use crate::{
@@ -34,7 +37,7 @@ use crate::{
         env::{environment_var, process_var, put_trust_in_force, warnings},
         secrets::{self, Secrets},
     },
-    queue::{Queue, Slots},
+    queue::{Queue, SharedState},
     store::Store,
     telemetry,
     worker::{Runs, Stop},
@@ -50,7 +53,7 @@ pub fn main<R, Q, S, E>(
 ) -> ExitCode
 where
     R: Runs + 'static,
-    Q: Queue + Slots,
+    Q: Queue + SharedState,
     S: Store,
     E: fmt::Display,
 {
@@ -69,7 +72,7 @@ where
                 for problem in &errors.problems {
                     error!(variable = problem.variable, "the configuration cannot be used: {problem}");
                 }
-                return init_error(&format!("failed to {errors}"));
+                return init_error(&errors.to_string());
             }
         };
         let stop = Stop::default();
@@ -82,7 +85,7 @@ where
             match build(&config, role, stop.clone()) {
                 Ok(handlers) => Some(Arc::new(handlers)),
                 Err(error) => {
-                    let message = format!("failed to start: {error}");
+                    let message = format!("cannot start: {error}");
                     error!("{message}");
                     return init_error(&message);
                 }
@@ -102,7 +105,7 @@ struct Parts<R, Q, S> {
     handlers: Mutex<Option<Arc<Handlers<R, Q, S>>>>,
 }
 
-impl<R: Runs, Q: Queue + Slots, S: Store> Parts<R, Q, S> {
+impl<R: Runs, Q: Queue + SharedState, S: Store> Parts<R, Q, S> {
     /// Handles an event. When Redis, the database or the API may have denied access, and the secrets are kept elsewhere,
     /// they are read again, once; the event is handled again only when the secrets have changed. When only some keys were
     /// rejected, the run has gone on with the others, and the next one begins with the new secrets.
@@ -142,10 +145,10 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Parts<R, Q, S> {
             error!("{message}");
             Failure::new(FailureKind::BadConfig, message)
         };
-        let config = Config::from_process_env(self.role).map_err(|errors| failed(format!("failed to {errors}")))?;
+        let config = Config::from_process_env(self.role).map_err(|errors| failed(errors.to_string()))?;
         put_trust_in_force(&process_var);
         let built = (self.build)(&config, self.role, self.stop.clone());
-        let built = Arc::new(built.map_err(|error| failed(format!("failed to start: {error}")))?);
+        let built = Arc::new(built.map_err(|error| failed(format!("cannot start: {error}")))?);
         *handlers = Some(Arc::clone(&built));
         Ok(built)
     }
@@ -177,7 +180,7 @@ fn read_config() -> Result<(Config, Role), ConfigErrors> {
 async fn serve<R, Q, S>(parts: Parts<R, Q, S>) -> ExitCode
 where
     R: Runs + 'static,
-    Q: Queue + Slots,
+    Q: Queue + SharedState,
     S: Store,
 {
     for name in ["AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "AWS_LAMBDA_FUNCTION_VERSION"] {
@@ -189,7 +192,7 @@ where
         }
     }
     let busy = Busy::default();
-    stop_on_signal(parts.stop.clone(), busy.clone()).await;
+    stop_on_signal(parts.stop.clone(), busy.clone());
     telemetry::log_panics();
     let parts = Arc::new(parts);
     let function = service_fn(move |event: LambdaEvent<Value>| handle(Arc::clone(&parts), event));
@@ -205,7 +208,7 @@ where
 async fn handle<R, Q, S>(parts: Arc<Parts<R, Q, S>>, event: LambdaEvent<Value>) -> Result<Value, Diagnostic>
 where
     R: Runs + 'static,
-    Q: Queue + Slots,
+    Q: Queue + SharedState,
     S: Store,
 {
     let LambdaEvent { payload, context } = event;
@@ -241,23 +244,25 @@ fn print(line: &str) {
     }
 }
 
-/// SIGTERM arrives only when an extension is registered, and only the runtime crate's own helper may exit for it. An
-/// emulator without the Extensions API gets a plain signal handler instead.
-async fn stop_on_signal(stop: Stop, busy: Busy) {
-    let (fallback_stop, fallback_busy) = (stop.clone(), busy.clone());
-    let helper = lambda_runtime::spawn_graceful_shutdown_handler(move || shut_down(stop, busy));
-    if tokio::spawn(helper).await.is_ok() {
-        return;
-    }
-    warn!(
-        "failed to register the extension that SIGTERM needs: this is not a real Lambda; listening for signals alone"
-    );
+/// Ends the process on SIGTERM, once the run has returned what it holds. Lambda sends SIGTERM only to a sandbox with an
+/// extension.
+fn stop_on_signal(stop: Stop, busy: Busy) {
+    let address = process_var("AWS_LAMBDA_RUNTIME_API").unwrap_or_default();
+    let extension = extension::register(&address)
+        .inspect_err(|error| warn!("no extension could be registered, so Lambda will not send SIGTERM: {error}"));
     tokio::spawn(async move {
-        let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else {
+        // Lambda takes a closed connection for the end of the extension.
+        let _extension = extension;
+        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
             return;
         };
-        terminate.recv().await;
-        shut_down(fallback_stop, fallback_busy).await;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            // Emulators end with Ctrl-C.
+            _ = interrupt.recv() => {}
+        }
+        shut_down(stop, busy).await;
         std::process::exit(0);
     });
 }

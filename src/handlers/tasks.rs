@@ -12,19 +12,19 @@ use super::{
     response::{Failure, FailureKind, Response, refuse},
 };
 use crate::{
-    derive::{
-        AfterReport,
-        jobs::TIME_OF_A_TASK,
+    maintenance::{
+        MaintenanceReport,
+        jobs::ENOUGH_TIME_IN_TASK,
         retention::Thinned,
         views::{Refreshed, When},
     },
     metrics,
-    queue::{Queue, Slots},
+    queue::{Queue, SharedState},
     store::Store,
     worker::{Runs, waiting::twice},
 };
 
-impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
+impl<R: Runs, Q: Queue + SharedState, S: Store> Handlers<R, Q, S> {
     pub(super) async fn task(
         &self,
         task: Task,
@@ -48,7 +48,7 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
                 Ok(Response::new(Caller::Lambda, 200, json!({"task": "migrate", "status": "done", "applied": applied})))
             }
             Err(error) => {
-                let failure = Failure::new(FailureKind::Task("migrate"), format!("failed to {error}"));
+                let failure = Failure::new(FailureKind::Task("migrate"), error.to_string());
                 error!(task = "migrate", "{failure}");
                 Err(failure)
             }
@@ -68,7 +68,7 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
         let now = self.clock.wall();
         let refreshed = views.refresh(when, now, self.until(invocation)).await;
         let (status, body) = views_body(&refreshed);
-        let report = AfterReport { views: Some(refreshed), ..AfterReport::default() };
+        let report = MaintenanceReport { views: Some(refreshed), ..MaintenanceReport::default() };
         self.log("refresh-views", invocation, &report, print);
         Ok(Response::with_status(status, json!({"statusCode": status, "body": body.to_string()})))
     }
@@ -77,12 +77,12 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
         let Some(jobs) = self.after.as_ref().and_then(|after| after.jobs.as_ref()) else {
             return not_configured("stats", "STATS_FUNCTIONS");
         };
-        let done = jobs.work(self.until(invocation), TIME_OF_A_TASK, self.stop.asked()).await;
+        let done = jobs.work(self.until(invocation), ENOUGH_TIME_IN_TASK, self.stop.asked()).await;
         let mut body = json!(done);
         body["task"] = json!("stats");
         body["status"] = json!("done");
         let (failure, is_unreachable) = (done.failure.clone(), done.is_unreachable);
-        let report = AfterReport { stats: Some(done), ..AfterReport::default() };
+        let report = MaintenanceReport { stats: Some(done), ..MaintenanceReport::default() };
         self.log("stats", invocation, &report, print);
         match failure {
             None => Ok(Response::new(Caller::Lambda, 200, body)),
@@ -105,7 +105,7 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
         };
         let body = json!({"task": "retention", "status": "done", "deleted": thinned.deleted, "more": thinned.more});
         let failure = thinned.failure.clone();
-        let report = AfterReport { retention: Some(thinned), ..AfterReport::default() };
+        let report = MaintenanceReport { retention: Some(thinned), ..MaintenanceReport::default() };
         self.log("retention", invocation, &report, print);
         match failure {
             None => Ok(Response::new(Caller::Lambda, 200, body)),
@@ -123,7 +123,7 @@ impl<R: Runs, Q: Queue + Slots, S: Store> Handlers<R, Q, S> {
     }
 
     /// Writes the line of metrics and the line of the log.
-    fn log(&self, task: &str, invocation: &Invocation, report: &AfterReport, print: &(dyn Fn(&str) + Sync)) {
+    fn log(&self, task: &str, invocation: &Invocation, report: &MaintenanceReport, print: &(dyn Fn(&str) + Sync)) {
         print(&metrics::task_line(task, &invocation.request_id, report, &self.settings.telemetry, self.clock.wall()));
         let (refreshed, failed) = report.views_refreshed_and_failed().unwrap_or_default();
         info!(

@@ -3,11 +3,12 @@
 //! A producer's [`RefreshRequest`] asks for one [`ObjectId`] (a clan, a player, a clan's current war) at a [`Priority`]; the API
 //! returns a [`Document`] or the fact that there is none ([`Answered`]). The result of a request is its [`Outcome`].
 
+mod aimd;
 mod change;
 mod endpoint_kind;
 mod fingerprint;
 mod kind;
-mod learned;
+
 mod outcome;
 mod priority;
 mod request;
@@ -16,11 +17,12 @@ mod tag;
 pub mod text;
 mod war;
 
+pub use aimd::AimdState;
 pub use change::{Before, Change, Event, Learned, MemberSeen, Move, OutboxEntry};
 pub use endpoint_kind::EndpointKind;
 pub use fingerprint::Fingerprint;
 pub use kind::{Kind, ObjectId, UnknownKind};
-pub use learned::LearnedRate;
+
 pub use outcome::{Outcome, Reason};
 pub use priority::{Priority, UnknownPriority};
 pub use request::{FollowUp, MAX_REQUEST_DELAY, RefreshRequest};

@@ -136,7 +136,7 @@ impl NotQueued {
     #[must_use]
     pub fn why(&self) -> String {
         format!(
-            "it is a dead letter since {} ({}: {}); `refresh-worker enqueue {} --revive` brings it back",
+            "it is a dead letter since {} ({}: {}); `refresh-worker enqueue {} --revive` returns it to the queue",
             self.died,
             record::LAPSED,
             self.reason,

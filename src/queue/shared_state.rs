@@ -7,7 +7,7 @@ use std::{fmt, future::Future, time::Duration};
 use super::{Fingerprint, QueueError, record::clip};
 use crate::{
     clock::Timestamp,
-    model::{EndpointKind, Kind, LearnedRate},
+    model::{EndpointKind, Kind, AimdState},
 };
 
 /// A learned rate is kept for an hour.
@@ -23,7 +23,7 @@ pub const CALLS_LIFETIME: Duration = Duration::from_secs(48 * 60 * 60);
 #[derive(Clone, Debug, PartialEq)]
 pub enum Slot {
     /// The slot is ours. With the rate that earlier runs learned, if they did.
-    Taken { learned_rate: Option<LearnedRate> },
+    Taken { aimd_state: Option<AimdState> },
     /// Another run uses the key, or only just stopped.
     Held { for_another: Duration },
     /// The key cools down.
@@ -36,7 +36,7 @@ pub struct SlotView {
     pub holder: Holder,
     /// The time until this ends by itself; zero for a free slot.
     pub for_another: Duration,
-    pub learned_rate: Option<LearnedRate>,
+    pub aimd_state: Option<AimdState>,
 }
 
 /// The holder of a slot.
@@ -199,7 +199,7 @@ pub trait SharedState: Send + Sync + 'static {
     fn remember_rate(
         &self,
         key: &Fingerprint,
-        learned: LearnedRate,
+        learned: AimdState,
     ) -> impl Future<Output = Result<(), QueueError>> + Send;
 
     /// Reads a slot without taking it.

@@ -240,9 +240,9 @@ pub enum StoreError {
     /// The server responds and takes no writes.
     #[error("cannot write to the database at {server}: {detail}")]
     ReadOnly { server: String, is_standby: bool, detail: String },
-    /// A right is missing. `detail` names it, and `remedy` is the statement that grants it.
-    #[error("cannot {action} in the database at {server}: {detail}. Fix: {remedy}")]
-    NotAllowed { server: String, action: &'static str, detail: String, remedy: String },
+    /// A right is missing. `detail` names it, and `fix` is the statement that grants it.
+    #[error("cannot {action} in the database at {server}: {detail}. Fix: {fix}")]
+    NotAllowed { server: String, action: &'static str, detail: String, fix: String },
     /// Another session holds a lock that blocks all commits. `detail` names the session, as far as it is known.
     #[error("cannot {action} in the database at {server}: {detail}")]
     Locked { server: String, action: &'static str, detail: String },

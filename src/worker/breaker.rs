@@ -21,10 +21,10 @@ use super::{
     report::StopReason,
 };
 use crate::{
-    api::judge::{Bench, Judge, News, Scope, Sign},
+    api::judge::{SharedJudge, Judge, Decision, Scope, Sign},
     clock::Timestamp,
     model::{EndpointKind, Fingerprint, Reason},
-    queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, SetAside, Slots},
+    queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, SetAside, SharedState},
     store::Store,
 };
 
@@ -54,11 +54,11 @@ pub struct Breaker<'a, Q, S> {
     turn: tokio::sync::Mutex<()>,
 }
 
-impl<'a, Q: Queue + Slots, S: Store> Breaker<'a, Q, S> {
+impl<'a, Q: Queue + SharedState, S: Store> Breaker<'a, Q, S> {
     /// `open` are the circuits that other runs have left open.
     pub fn new(ctx: &'a RunContext<'a, Q, S>, control: ControlCalls<'a, Q, S>, open: &[Circuit]) -> Self {
         for circuit in open {
-            control.judge.note(|judge| judge.remember(judged(circuit.scope)));
+            control.judge.update_quietly(|judge| judge.remember(judged(circuit.scope)));
         }
         Self {
             ctx,
@@ -70,7 +70,7 @@ impl<'a, Q: Queue + Slots, S: Store> Breaker<'a, Q, S> {
         }
     }
 
-    pub const fn judge(&self) -> &'a Bench {
+    pub const fn judge(&self) -> &'a SharedJudge {
         self.control.judge
     }
 
@@ -84,7 +84,7 @@ impl<'a, Q: Queue + Slots, S: Store> Breaker<'a, Q, S> {
         lock(&self.circuits).keys().map(|scope| scope.as_str()).collect()
     }
 
-    /// The reason for which a run ends when nothing is ready any more.
+    /// The reason for which a run ends when the queue is empty.
     pub fn end_of_work(&self) -> StopReason {
         if lock(&self.circuits).is_empty() { StopReason::QueueEmpty } else { StopReason::CircuitOpen }
     }
@@ -93,7 +93,7 @@ impl<'a, Q: Queue + Slots, S: Store> Breaker<'a, Q, S> {
     /// object for it, or no response.
     pub async fn probe_by_control(&self) -> Option<bool> {
         let made = self.control.call(&[EndpointKind::Player, EndpointKind::Clan, EndpointKind::CurrentWar]).await;
-        (made == Made::Response).then(|| !self.judge().look(|judge| judge.is_convicted(&Scope::Api)))
+        (made == Made::Response).then(|| !self.judge().read(|judge| judge.is_convicted(&Scope::Api)))
     }
 
     /// Waits for the one request of a probe. A good response closes the circuit, a bad one ends the run; a request that needed no
@@ -108,7 +108,7 @@ impl<'a, Q: Queue + Slots, S: Store> Breaker<'a, Q, S> {
             flow.now_those_behind();
             flow.until(|counts| counts.behind == 0).await;
         }
-        let (fails, bads) = self.judge().look(|judge| (judge.is_convicted(&Scope::Api), judge.bads()));
+        let (fails, bads) = self.judge().read(|judge| (judge.is_convicted(&Scope::Api), judge.bad_count()));
         if fails && bads > 0 {
             self.probe_failed();
         }
@@ -118,8 +118,8 @@ impl<'a, Q: Queue + Slots, S: Store> Breaker<'a, Q, S> {
 
     /// Returns the probes that this run has claimed and not made, so that another run can make them.
     pub async fn return_unused_probes(&self) {
-        let (mut unused, api_is_unused) = self.judge().look(|judge| {
-            let no_response = judge.bads() + judge.goods() == 0;
+        let (mut unused, api_is_unused) = self.judge().read(|judge| {
+            let no_response = judge.bad_count() + judge.good_count() == 0;
             (judge.unused_probes(), no_response && judge.is_convicted(&Scope::Api))
         });
         unused.extend(self.probing.as_ref().filter(|_| api_is_unused).map(|_| Scope::Api));
@@ -154,7 +154,7 @@ impl<'a, Q: Queue + Slots, S: Store> Breaker<'a, Q, S> {
     /// Carries out the judge's findings as they come. Never returns.
     pub async fn run(&self) {
         loop {
-            self.judge().until(|judge| judge.has_news().then_some(())).await;
+            self.judge().until(|judge| judge.has_decisions().then_some(())).await;
             self.carry_out().await;
         }
     }
@@ -164,19 +164,19 @@ impl<'a, Q: Queue + Slots, S: Store> Breaker<'a, Q, S> {
         // A second caller may rely on the findings that the first is carrying out: it waits for them.
         let _turn = self.turn.lock().await;
         let mut freed = false;
-        for news in self.judge().note(Judge::take_news) {
+        for news in self.judge().update_quietly(Judge::take_decisions) {
             let done = match news {
-                News::Convicted(Scope::Key(key), sign, reason) => self.key_is_rejected(&key, &sign, &reason).await,
-                News::Convicted(Scope::Endpoint(kind), _, reason) => {
+                Decision::Convicted(Scope::Key(key), sign, reason) => self.key_is_rejected(&key, &sign, &reason).await,
+                Decision::Convicted(Scope::Endpoint(kind), _, reason) => {
                     self.open_circuit(CircuitScope::Endpoint(kind), "failing", &reason).await
                 }
-                News::Convicted(Scope::Api, sign, reason) => self.api_fails(&sign, &reason).await,
-                News::Acquitted(Scope::Key(_)) => Ok(()),
-                News::Acquitted(Scope::Endpoint(kind)) => {
+                Decision::Convicted(Scope::Api, sign, reason) => self.api_fails(&sign, &reason).await,
+                Decision::Acquitted(Scope::Key(_)) => Ok(()),
+                Decision::Acquitted(Scope::Endpoint(kind)) => {
                     freed = true;
                     self.close_circuit(CircuitScope::Endpoint(kind)).await
                 }
-                News::Acquitted(Scope::Api) => {
+                Decision::Acquitted(Scope::Api) => {
                     freed = true;
                     self.close_circuit(CircuitScope::Api).await
                 }
@@ -193,13 +193,13 @@ impl<'a, Q: Queue + Slots, S: Store> Breaker<'a, Q, S> {
         if *sign == Sign::Forbidden {
             self.is_forbidden.store(true, Ordering::Relaxed);
         }
-        self.ctx.pool().bench(key, &reason.detail);
+        self.ctx.pool().reject(key, &reason.detail);
         if self.ctx.pool().fingerprints().contains(key) {
             warn!(key.fingerprint = %key, detail = reason.detail, "the API rejects this key");
             let mut tally = lock(self.ctx.tally);
             tally.error(format!("key {key}: {}", reason.detail));
             // A key of the portal is replaced by itself; a configured one needs a person.
-            tally.report.keys_rejected += u64::from(!self.ctx.worker.api.wallet.came_from_the_portal(key));
+            tally.report.keys_rejected += u64::from(!self.ctx.worker.api.key_store.is_from_portal(key));
         }
         self.ctx.slots.share_cooldowns().await
     }
@@ -217,7 +217,7 @@ impl<'a, Q: Queue + Slots, S: Store> Breaker<'a, Q, S> {
             self.api_is_unreachable(sign, reason);
             CircuitReason::UNREACHABLE
         };
-        self.ctx.pool().maintained();
+        self.ctx.pool().enter_maintenance();
         self.open_circuit(CircuitScope::Api, code, reason).await
     }
 
@@ -278,7 +278,7 @@ impl<'a, Q: Queue + Slots, S: Store> Breaker<'a, Q, S> {
         if let Some(circuit) = circuits.iter().find(|circuit| circuit.scope == scope) {
             return Ok(Some(circuit.next_probe));
         }
-        self.judge().tell(|judge| judge.pardon(&judged(scope)));
+        self.judge().update(|judge| judge.pardon(&judged(scope)));
         self.close_circuit(scope).await?;
         Ok(None)
     }
@@ -294,11 +294,11 @@ impl<'a, Q: Queue + Slots, S: Store> Breaker<'a, Q, S> {
                 let next = now + PROBE_INTERVAL;
                 if self.ctx.worker.queue.claim_probe(scope, next_probe, next).await? {
                     next_probe = next;
-                    self.judge().tell(|judge| judge.allow_probe(endpoint));
+                    self.judge().update(|judge| judge.allow_probe(endpoint));
                     // An object with a good response before is the better probe; without one it is a request that waits.
                     if self.control.call(&[endpoint]).await == Made::NoObject {
                         probes = 1;
-                    } else if !self.judge().look(|judge| judge.is_convicted(&Scope::Endpoint(endpoint))) {
+                    } else if !self.judge().read(|judge| judge.is_convicted(&Scope::Endpoint(endpoint))) {
                         self.carry_out().await;
                         continue;
                     }

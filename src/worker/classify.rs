@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::{context::RunContext, halt::Force, hand_over::How};
 use crate::{
-    api::judge::{Accusation, Bench, Ruling, Scope},
+    api::judge::{Accusation, SharedJudge, FailureClass, Scope},
     model::{EndpointKind, Reason},
-    queue::{CircuitScope, Queue, Slots},
+    queue::{CircuitScope, Queue, SharedState},
     store::Store,
 };
 
@@ -15,36 +15,36 @@ use crate::{
 const CLASSIFY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Waits for the classification of a bad response, within limits.
-pub async fn classify<Q: Queue + Slots, S: Store>(
+pub async fn classify<Q: Queue + SharedState, S: Store>(
     ctx: &RunContext<'_, Q, S>,
-    judge: &Bench,
+    judge: &SharedJudge,
     accusation: &Accusation,
-) -> Ruling {
-    let classified = judge.ruling(accusation);
+) -> FailureClass {
+    let classified = judge.classify(accusation);
     let in_time = async {
         tokio::time::sleep(CLASSIFY_TIMEOUT).await;
-        judge.tell(|judge| judge.is_overdue(accusation));
+        judge.update(|judge| judge.mark_overdue(accusation));
         tokio::time::sleep(2 * CLASSIFY_TIMEOUT).await;
     };
     tokio::select! {
         // A classification that is there counts, even when the run ends in the same moment.
         biased;
         classified = classified => classified,
-        () = ctx.halt.forced(Force::StartNothing) => judge.look(|judge| judge.ruling(accusation)).unwrap_or(Ruling::Unknown),
+        () = ctx.halt.forced(Force::StartNothing) => judge.read(|judge| judge.classify(accusation)).unwrap_or(FailureClass::Unknown),
         // Nobody else was called meanwhile: the request is returned, uncounted.
-        () = in_time => Ruling::Unknown,
+        () = in_time => FailureClass::Unknown,
         // Later than this no call could help to decide.
-        () = tokio::time::sleep_until(ctx.deadline.calls_end()) => Ruling::Unknown,
+        () = tokio::time::sleep_until(ctx.deadline.calls_end()) => FailureClass::Unknown,
     }
 }
 
 /// The end of a request that is not at fault itself.
-pub fn held(classified: &Ruling, reason: &Reason) -> How {
+pub fn held(classified: &FailureClass, reason: &Reason) -> How {
     let code = match classified {
-        Ruling::Wider(Scope::Api) => hold_code(CircuitScope::Api),
-        Ruling::Wider(Scope::Endpoint(kind)) => hold_code(CircuitScope::Endpoint(*kind)),
-        Ruling::Wider(Scope::Key(_)) => "key_rejected",
-        Ruling::Unknown | Ruling::CallAgain | Ruling::Object => "undecided",
+        FailureClass::Wider(Scope::Api) => hold_code(CircuitScope::Api),
+        FailureClass::Wider(Scope::Endpoint(kind)) => hold_code(CircuitScope::Endpoint(*kind)),
+        FailureClass::Wider(Scope::Key(_)) => "key_rejected",
+        FailureClass::Unknown | FailureClass::CallAgain | FailureClass::Object => "undecided",
     };
     How::Held(Reason::new(code, reason.detail.clone()))
 }

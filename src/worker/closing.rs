@@ -16,10 +16,10 @@ use super::{
     waiting::{ACT_TIMEOUT, no_answer, within},
 };
 use crate::{
-    api::run_keys::RunKeys,
+    api::budget::KeyPool,
     clock::{ServerTime, Timestamp},
-    derive::AfterReport,
-    queue::{Queue, RunSummary, Slots},
+    maintenance::MaintenanceReport,
+    queue::{Queue, RunSummary, SharedState},
     store::{RunRow, Store},
 };
 
@@ -33,7 +33,7 @@ pub struct Closing<'a, Q, S> {
     pub halt: &'a Halt,
 }
 
-impl<Q: Queue + Slots, S: Store> Closing<'_, Q, S> {
+impl<Q: Queue + SharedState, S: Store> Closing<'_, Q, S> {
     /// Admits the mailbox in a run that was turned away, so that requests are merged and their age is known all the same.
     pub async fn admit_mailbox(&self, tally: &Mutex<Tally>) {
         let Some(time) = self.time else { return };
@@ -49,7 +49,7 @@ impl<Q: Queue + Slots, S: Store> Closing<'_, Q, S> {
     }
 
     /// Does the work after the drain: within the run's time, and when that is used up only what must not be put off.
-    pub async fn work_after(&self, options: &RunOptions, outbox: &Outbox<'_>) -> AfterReport {
+    pub async fn work_after(&self, options: &RunOptions, outbox: &Outbox<'_>) -> MaintenanceReport {
         let Self { worker, deadline, halt, .. } = self;
         let caches = outbox.finish(deadline.end().max(Instant::now() + ACT_TIMEOUT)).await;
         self.delete_delivered(outbox).await;
@@ -61,9 +61,9 @@ impl<Q: Queue + Slots, S: Store> Closing<'_, Q, S> {
             Some(after) if !prevented && !options.answer_soon => {
                 after.run(self.now(), deadline.end(), || worker.stop.asked()).await
             }
-            _ => AfterReport::default(),
+            _ => MaintenanceReport::default(),
         };
-        AfterReport { caches, ..report }
+        MaintenanceReport { caches, ..report }
     }
 
     /// Deletes delivered entries. An entry that is not deleted now is published once more by a later run.
@@ -87,7 +87,7 @@ impl<Q: Queue + Slots, S: Store> Closing<'_, Q, S> {
     }
 
     /// Completes the report, and leaves it with both servers.
-    pub async fn close(&self, began: Instant, keys: &RunKeys, tally: Tally) -> RunReport {
+    pub async fn close(&self, began: Instant, keys: &KeyPool, tally: Tally) -> RunReport {
         let Self { worker, halt, .. } = self;
         warn_of_repairs(tally.report.repaired);
         let (stopped_because, failure) = halt.reason().unwrap_or((StopReason::QueueEmpty, None));

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     model::{Answered, Fetched, Outcome, Reason},
-    queue::{Lease, Queue, Settlement, Slots},
+    queue::{Lease, Queue, Settlement, SharedState},
     retry::Retries,
     store::{ANY_RECORD, Commit, Committed, Store, StoreError},
 };
@@ -68,7 +68,7 @@ pub struct CommitStage<'a, Q, S> {
     pub refused_alone: AtomicU32,
 }
 
-impl<Q: Queue + Slots, S: Store> CommitStage<'_, Q, S> {
+impl<Q: Queue + SharedState, S: Store> CommitStage<'_, Q, S> {
     /// Stores and settles requests until the other stages hand over no more.
     pub async fn run(&self, mut to_commit: mpsc::Receiver<Ended>) {
         while let Some(first) = to_commit.recv().await {
@@ -150,7 +150,7 @@ impl<Q: Queue + Slots, S: Store> CommitStage<'_, Q, S> {
         let Self { ctx, .. } = self;
         let Commit { committed, learned, outbox, trouble, .. } = commit;
         if let Some(trouble) = trouble {
-            ctx.halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(format!("failed to {trouble}")));
+            ctx.halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(trouble.clone()));
         }
         // The table takes rows: what it refused before was refused for itself.
         if committed.contains(&Committed::Stored) {

@@ -16,10 +16,10 @@ use super::{
     report::{StopReason, Tally},
 };
 use crate::{
-    api::run_keys::RunKeys,
+    api::budget::KeyPool,
     clock::ServerTime,
     model::Reason,
-    queue::{Lease, Queue, QueueError, Slots},
+    queue::{Lease, Queue, QueueError, SharedState},
     store::{Store, StoreError},
 };
 
@@ -43,9 +43,9 @@ pub struct RunContext<'a, Q, S> {
     pub in_hand: InHand,
 }
 
-impl<Q: Queue + Slots, S: Store> RunContext<'_, Q, S> {
+impl<Q: Queue + SharedState, S: Store> RunContext<'_, Q, S> {
     /// The keys of this run.
-    pub const fn pool(&self) -> &RunKeys {
+    pub const fn pool(&self) -> &KeyPool {
         self.slots.keys()
     }
 
@@ -58,7 +58,7 @@ impl<Q: Queue + Slots, S: Store> RunContext<'_, Q, S> {
 
     /// Shares with other runs which keys cool down, whichever call met the 429.
     pub async fn share_cooldowns(&self) {
-        if self.pool().resting().is_empty() {
+        if self.pool().cooldowns().is_empty() {
             return;
         }
         if let Err(error) = self.slots.share_cooldowns().await {
@@ -74,12 +74,12 @@ impl<Q: Queue + Slots, S: Store> RunContext<'_, Q, S> {
 
     /// Ends the run because all calls of this day are made. Requests that were not started are released.
     pub fn day_used_up(&self) {
-        self.halt.end(Force::StartNothing, StopReason::DayUsedUp, None);
+        self.halt.end(Force::StartNothing, StopReason::DailyQuotaExhausted, None);
     }
 
     /// Ends the run because the queue cannot be used.
     pub fn queue_down(&self, error: &QueueError) {
-        self.halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
+        self.halt.end(Force::StartNothing, StopReason::QueueDown, Some(error.to_string()));
     }
 
     /// Ends the run because the database could not be used; it was asked at `asked`. Returns false when the run was over before the
@@ -87,7 +87,7 @@ impl<Q: Queue + Slots, S: Store> RunContext<'_, Q, S> {
     pub fn store_failed(&self, error: &StoreError, asked: Instant) -> bool {
         let is_over = matches!(error, StoreError::Locked { .. }) && Instant::now() >= self.deadline.end();
         let waited = if is_over { "; no time was left to wait for it" } else { "" };
-        let failure = format!("failed to {error}{waited}");
+        let failure = format!("{error}{waited}");
         if (is_over || matches!(error, StoreError::OutOfTime { .. })) && asked.elapsed() < DATABASE_SILENCE_TIMEOUT {
             warn!(error = %error, "the database was too slow for the end of this run; the rest is returned to the queue");
             lock(self.tally).error(failure);

@@ -8,11 +8,11 @@ use tracing::warn;
 use super::{context::RunContext, halt::Force, lock};
 use crate::{
     api::{
-        client::Ask,
-        judge::{Bench, Judge},
+        FetchTask,
+        judge::{SharedJudge, Judge},
     },
     model::EndpointKind,
-    queue::{Queue, Slots},
+    queue::{Queue, SharedState},
     store::Store,
 };
 
@@ -34,7 +34,7 @@ pub enum Made {
 #[derive(Debug)]
 pub struct ControlCalls<'a, Q, S> {
     pub ctx: &'a RunContext<'a, Q, S>,
-    pub judge: &'a Bench,
+    pub judge: &'a SharedJudge,
 }
 
 // By hand: a derive would want queue and store to be `Copy` as well.
@@ -45,7 +45,7 @@ impl<Q, S> Clone for ControlCalls<'_, Q, S> {
     }
 }
 
-impl<Q: Queue + Slots, S: Store> ControlCalls<'_, Q, S> {
+impl<Q: Queue + SharedState, S: Store> ControlCalls<'_, Q, S> {
     /// Makes every control call that the judge wants. Never returns.
     pub async fn run(self) {
         let Self { ctx, judge } = self;
@@ -57,11 +57,11 @@ impl<Q: Queue + Slots, S: Store> ControlCalls<'_, Q, S> {
                 () = ctx.halt.forced(Force::StartNothing) => Made::NoResponse,
             };
             if made == Made::NoResponse && ctx.pool().usable() == 0 {
-                judge.tell(Judge::control_is_unheard);
+                judge.update(Judge::control_failed);
                 // The lease stage waits for a key, or ends the run.
                 tokio::time::sleep(CONTROL_RETRY_DELAY).await;
             } else {
-                judge.tell(Judge::control_is_done);
+                judge.update(Judge::control_done);
             }
         }
     }
@@ -76,8 +76,8 @@ impl<Q: Queue + Slots, S: Store> ControlCalls<'_, Q, S> {
             }
             let limit = ctx.deadline.left_for_the_database(Instant::now());
             // An accused object cannot clear itself.
-            let but = judge.look(Judge::accused);
-            let object = match ctx.worker.store.answered_well(endpoint.kind(), &but, ctx.time.now(), limit).await {
+            let but = judge.read(Judge::accused_tags);
+            let object = match ctx.worker.store.control_object(endpoint.kind(), &but, ctx.time.now(), limit).await {
                 Ok(Some(object)) => object,
                 Ok(None) => continue,
                 Err(error) => {
@@ -85,25 +85,25 @@ impl<Q: Queue + Slots, S: Store> ControlCalls<'_, Q, S> {
                     return Made::NoObject;
                 }
             };
-            let ask = Ask {
+            let ask = FetchTask {
                 object: &object,
                 league: None,
                 first_permit: None,
                 keys: ctx.pool(),
-                bench: judge,
+                judge,
                 time: ctx.time,
                 until: ctx.deadline.calls_end(),
                 // The first response decides.
                 quick_tries: 0,
                 earlier: None,
             };
-            let responses = |judge: &Judge| judge.goods() + judge.bads();
-            let before = judge.look(responses);
+            let responses = |judge: &Judge| judge.good_count() + judge.bad_count();
+            let before = judge.read(responses);
             let calls = ctx.worker.api.client.control(ask, *endpoint).await;
             lock(ctx.tally).report.control_calls += u64::from(calls);
             ctx.share_cooldowns().await;
             // The judge counts responses; a call that met a 429 or was cut off is not among them.
-            return if judge.look(responses) > before { Made::Response } else { Made::NoResponse };
+            return if judge.read(responses) > before { Made::Response } else { Made::NoResponse };
         }
         Made::NoObject
     }

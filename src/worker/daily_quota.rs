@@ -1,14 +1,14 @@
 //! The daily quota (`COC_REQS_PER_DAY`): a run takes blocks of calls from a count that all runs share, and returns what is left. Talks to
-//! the queue's [`Slots`] and to the run's count.
+//! the queue's [`SharedState`] and to the run's count.
 
 use std::time::Duration;
 
 use tracing::{info, warn};
 
 use crate::{
-    api::{allowance::Allowance, run_keys::RunKeys},
+    api::{budget::DailyQuota, budget::KeyPool},
     clock::Timestamp,
-    queue::{CallsGranted, QueueError, Slots},
+    queue::{CallsGranted, QueueError, SharedState},
 };
 
 // The delay before a block is asked for again when the queue did not respond.
@@ -21,21 +21,21 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 ///
 /// # Errors
 /// When the queue does not respond. Calls that it may have granted meanwhile are lost to the day.
-pub async fn take_block(slots: &impl Slots, allowance: &Allowance, keys: &RunKeys) -> Result<bool, QueueError> {
+pub async fn take_block(slots: &impl SharedState, allowance: &DailyQuota, keys: &KeyPool) -> Result<bool, QueueError> {
     let day = allowance.today();
     let wanted = allowance.block(keys.cap_per_second());
     let CallsGranted { granted, taken } = slots.take_calls(day, wanted, allowance.per_day()).await?;
-    allowance.taken(day, taken);
+    allowance.record_taken(day, taken);
     allowance.grant(day, granted);
     if granted == 0 {
         info!(taken, per_day = allowance.per_day(), "COC_REQS_PER_DAY: all calls of this day are taken");
     }
-    Ok(!allowance.is_used_up())
+    Ok(!allowance.is_exhausted())
 }
 
 /// Takes block after block as they are spent. Never returns.
-pub async fn keep_up(slots: &impl Slots, keys: &RunKeys) {
-    let Some(allowance) = keys.allowance() else { return std::future::pending().await };
+pub async fn keep_up(slots: &impl SharedState, keys: &KeyPool) {
+    let Some(allowance) = keys.daily_quota() else { return std::future::pending().await };
     loop {
         allowance.runs_low().await;
         if let Err(error) = take_block(slots, allowance, keys).await {
@@ -49,11 +49,11 @@ pub async fn keep_up(slots: &impl Slots, keys: &RunKeys) {
 ///
 /// # Errors
 /// When the queue does not respond; then the rest is lost to the day.
-pub async fn return_rest(slots: &impl Slots, keys: &RunKeys) -> Result<(), QueueError> {
-    let Some(allowance) = keys.allowance() else { return Ok(()) };
+pub async fn return_rest(slots: &impl SharedState, keys: &KeyPool) -> Result<(), QueueError> {
+    let Some(allowance) = keys.daily_quota() else { return Ok(()) };
     match allowance.take_leftover() {
         (_, 0) => Ok(()),
-        (day, calls) => slots.give_back_calls(day, calls).await,
+        (day, calls) => slots.return_calls(day, calls).await,
     }
 }
 
@@ -69,7 +69,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        api::allowance::Spent,
+        api::budget::Spend,
         clock::{ManualClock, ServerTime},
         queue::memory::MemoryQueue,
     };
@@ -79,15 +79,15 @@ mod tests {
         let evening = Timestamp::from_millis(1_772_668_790_000);
         let clock = ManualClock::at(evening);
         let time = ServerTime::new(clock.clone(), evening);
-        let (queue, keys) = (MemoryQueue::new(clock.clone()), RunKeys::new(clock.clone(), 30));
-        keys.limit_the_day(Allowance::new(NonZeroU64::new(1000).unwrap(), time.clone()));
-        let allowance = keys.allowance().unwrap();
+        let (queue, keys) = (MemoryQueue::new(clock.clone()), KeyPool::new(clock.clone(), 30));
+        keys.set_daily_quota(DailyQuota::new(NonZeroU64::new(1000).unwrap(), time.clone()));
+        let allowance = keys.daily_quota().unwrap();
         assert!(take_block(&queue, allowance, &keys).await.unwrap());
         clock.advance(Duration::from_secs(20));
-        assert_eq!(allowance.spend(), Spent::NotYet);
+        assert_eq!(allowance.spend(), Spend::Pending);
         time.reset(evening);
         let kept = async {
-            assert_eq!(allowance.is_ready().await, Spent::One);
+            assert_eq!(allowance.is_ready().await, Spend::Granted);
             for _ in 0..10 {
                 tokio::task::yield_now().await;
             }

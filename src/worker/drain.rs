@@ -50,8 +50,8 @@ use super::{
     settle::Settler,
 };
 use crate::{
-    api::judge::Bench,
-    queue::{Circuit, Queue, Slots},
+    api::judge::SharedJudge,
+    queue::{Circuit, Queue, SharedState},
     store::Store,
 };
 
@@ -59,7 +59,7 @@ use crate::{
 const CHANNEL_CAPACITY: usize = 1024;
 
 /// Drains until there is a reason to end, which is then in `ctx.halt`.
-pub async fn drain<Q: Queue + Slots, S: Store>(
+pub async fn drain<Q: Queue + SharedState, S: Store>(
     ctx: &RunContext<'_, Q, S>,
     run: &str,
     options: &RunOptions,
@@ -67,7 +67,7 @@ pub async fn drain<Q: Queue + Slots, S: Store>(
     outbox: &Outbox<'_>,
     progress: &dyn Progress,
 ) {
-    let judge = Bench::default();
+    let judge = SharedJudge::default();
     let control = ControlCalls { ctx, judge: &judge };
     let breaker = Breaker::new(ctx, control, circuits);
     let intake = Intake::new(ctx, &breaker, run, options);

@@ -21,13 +21,13 @@ use super::{
 };
 use crate::{
     api::{
-        client::Ask,
-        judge::{Accusation, Ruling, Scope},
-        run_keys::{NoPermit, Permit},
+        FetchTask,
+        judge::{Accusation, FailureClass, Scope},
+        budget::{NoPermit, Permit},
         verdict::{Ending, Obstacle, Verdict},
     },
     model::{EndpointKind, FollowUp, Kind, ObjectId, Reason, WarMemory},
-    queue::{Lease, Queue, Slots},
+    queue::{Lease, Queue, SharedState},
     store::Store,
 };
 
@@ -62,7 +62,7 @@ pub enum Called {
     Throttled(Cooldown),
 }
 
-impl<'a, Q: Queue + Slots, S: Store> FetchStage<'a, Q, S> {
+impl<'a, Q: Queue + SharedState, S: Store> FetchStage<'a, Q, S> {
     pub fn new(
         ctx: &'a RunContext<'a, Q, S>,
         breaker: &'a Breaker<'a, Q, S>,
@@ -137,7 +137,7 @@ impl<'a, Q: Queue + Slots, S: Store> FetchStage<'a, Q, S> {
             ctx.flow.waits();
             ctx.flow.answered();
             let classified = classify(ctx, breaker.judge(), &accusation).await;
-            if classified == Ruling::CallAgain {
+            if classified == FailureClass::CallAgain {
                 // As above: queued before it stops waiting.
                 ctx.flow.queued();
                 ctx.flow.is_classified();
@@ -158,7 +158,7 @@ impl<'a, Q: Queue + Slots, S: Store> FetchStage<'a, Q, S> {
         let permit = async {
             // A control call is to show whether this one would be in vain.
             breaker.judge().until(|judge| (!judge.is_in_question(endpoint)).then_some(())).await;
-            if breaker.judge().look(|judge| judge.is_open(endpoint)) {
+            if breaker.judge().read(|judge| judge.is_open(endpoint)) {
                 return Err(());
             }
             self.permission(kind, again).await
@@ -195,7 +195,7 @@ impl<'a, Q: Queue + Slots, S: Store> FetchStage<'a, Q, S> {
             .map_err(|_| ())?;
         failpoint!("permit.before");
         let permit = ctx.pool().permit(ctx.deadline.fetches_end(kind)).await.map_err(|none| {
-            if none == NoPermit::DayUsedUp {
+            if none == NoPermit::DailyQuotaExhausted {
                 ctx.day_used_up();
             }
         })?;
@@ -214,12 +214,12 @@ impl<'a, Q: Queue + Slots, S: Store> FetchStage<'a, Q, S> {
         let Self { ctx, .. } = self;
         // A second call for a classification shows at once what it is.
         let quick_tries = if earlier.is_some() { 0 } else { MAX_QUICK_TRIES };
-        let ask = Ask {
+        let ask = FetchTask {
             object: &lease.object,
             league,
             first_permit: Some(permit),
             keys: ctx.pool(),
-            bench: self.breaker.judge(),
+            judge: self.breaker.judge(),
             time: ctx.time,
             until: ctx.deadline.calls_end(),
             quick_tries,
@@ -249,9 +249,9 @@ impl<'a, Q: Queue + Slots, S: Store> FetchStage<'a, Q, S> {
             }
             Verdict::DeadLetter { reason, body } => Called::Ended(How::Dead { reason, body }),
             Verdict::Bad { accusation, ending } => Called::Bad(accusation, ending),
-            Verdict::Throttled { key, rest } => Called::Throttled(Cooldown { key, lasts: rest }),
+            Verdict::Throttled { key, cooldown: rest } => Called::Throttled(Cooldown { key, lasts: rest }),
             Verdict::Prevented(Obstacle::CircuitOpen(endpoint)) => Called::Ended(classify::set_aside(endpoint)),
-            Verdict::Prevented(Obstacle::DayUsedUp) => {
+            Verdict::Prevented(Obstacle::DailyQuotaExhausted) => {
                 ctx.day_used_up();
                 Called::Ended(How::Released)
             }
@@ -265,16 +265,16 @@ impl<'a, Q: Queue + Slots, S: Store> FetchStage<'a, Q, S> {
         &self,
         lease: &Lease,
         league: Option<&WarMemory>,
-        classified: &Ruling,
+        classified: &FailureClass,
         accusation: Accusation,
         ending: Ending,
     ) -> How {
         match (classified, ending) {
-            (Ruling::Object, Ending::Attempt) => {
+            (FailureClass::Object, Ending::Attempt) => {
                 How::Failed(accusation.reason, self.next_poll_after_failures(&lease.object, league))
             }
-            (Ruling::Object, Ending::DeadLetter { body }) => How::Dead { reason: accusation.reason, body },
-            (Ruling::Wider(Scope::Key(_)), _) => {
+            (FailureClass::Object, Ending::DeadLetter { body }) => How::Dead { reason: accusation.reason, body },
+            (FailureClass::Wider(Scope::Key(_)), _) => {
                 self.breaker.carry_out().await;
                 // Another key, or the one that a login gives, can serve it at once.
                 if self.ctx.pool().usable() > 0 || self.ctx.slots.is_about_to_log_in() {

@@ -4,10 +4,10 @@ use std::{sync::Mutex, time::Duration};
 
 use super::{freshness, lock, report::Tally};
 use crate::{
-    api::run_keys::RunKeys,
+    api::budget::KeyPool,
     clock::Timestamp,
     config::FollowUpConfig,
-    derive::followup,
+    follow::followup,
     model::{Fetched, FollowUp, Kind, Learned, ObjectId, WarMemory},
     store::{Committed, Freshness},
 };
@@ -30,7 +30,7 @@ pub fn of_commit(
     match fetched.object.kind {
         Kind::War if config.wars => {
             let memory = fetched.league.as_ref();
-            let next = |memory| followup::next_look(&fetched.object, memory, fetched.began, fetched.fresh_until);
+            let next = |memory| followup::next_poll(&fetched.object, memory, fetched.began, fetched.fresh_until);
             memory.and_then(next).into_iter().collect()
         }
         Kind::Clan => followup::stale_members(&learned.members, config.players_per_clan, now),
@@ -41,7 +41,7 @@ pub fn of_commit(
 /// The next poll of a war that needs no call now. Whoever stored it may have died before the poll was queued.
 pub fn next_poll_of_stored(config: FollowUpConfig, object: &ObjectId, stored: &Freshness) -> Option<FollowUp> {
     let memory = stored.league.as_ref().filter(|_| config.wars)?;
-    followup::next_look(object, memory, stored.fetched_at, freshness::believed(stored))
+    followup::next_poll(object, memory, stored.fetched_at, freshness::believed(stored))
 }
 
 /// The next poll of a war that is known to go on, for when no attempt is left to fetch it now.
@@ -51,11 +51,11 @@ pub fn next_poll_after_failures(
     memory: Option<&WarMemory>,
     now: Timestamp,
 ) -> Option<FollowUp> {
-    followup::next_look_after_failures(object, memory.filter(|_| config.wars)?, now)
+    followup::next_poll_after_failures(object, memory.filter(|_| config.wars)?, now)
 }
 
 /// The follow-ups that this run may queue, and the number of ready requests above which spare ones are left out.
-pub fn within_budget(follow_ups: &[FollowUp], pool: &RunKeys, tally: &Mutex<Tally>) -> (Vec<FollowUp>, usize) {
+pub fn within_budget(follow_ups: &[FollowUp], pool: &KeyPool, tally: &Mutex<Tally>) -> (Vec<FollowUp>, usize) {
     let most_ready = requests_of_one_run(pool.total_rate());
     let queued = usize::try_from(lock(tally).report.followups).unwrap_or(usize::MAX);
     (that_fit(follow_ups, most_ready.saturating_sub(queued)), most_ready)

@@ -28,14 +28,14 @@ pub fn decide(lease: &Lease, stored: Option<&Freshness>, now: Timestamp) -> Deci
     let Some(stored) = stored.filter(|stored| stored.fetched_at <= now + MAX_CLOCK_SKEW) else {
         return Decision::Call;
     };
-    if stored.fetched_at >= lease.last_asked + MAX_CLOCK_SKEW {
+    if stored.fetched_at >= lease.last_requested + MAX_CLOCK_SKEW {
         return Decision::Fresh;
     }
     let fresh_until = believed(stored);
     if now >= fresh_until {
         return Decision::Call;
     }
-    if lease.last_asked > fresh_until { Decision::Later(lease.last_asked) } else { Decision::Fresh }
+    if lease.last_requested > fresh_until { Decision::Later(lease.last_requested) } else { Decision::Fresh }
 }
 
 /// The end of a stored copy's `max-age`, as far as it is believed.
@@ -47,7 +47,7 @@ pub fn believed(stored: &Freshness) -> Timestamp {
 /// After a call: the time until which the newest request for the object still has to wait, if its response is too early for it.
 #[must_use]
 pub fn still_wanted_at(lease: &Lease, began: Timestamp, fresh_until: Timestamp) -> Option<Timestamp> {
-    (lease.last_asked > began + MAX_CLOCK_SKEW && lease.last_asked > fresh_until).then_some(lease.last_asked)
+    (lease.last_requested > began + MAX_CLOCK_SKEW && lease.last_requested > fresh_until).then_some(lease.last_requested)
 }
 
 #[cfg(test)]
@@ -64,14 +64,14 @@ mod tests {
         Duration::from_secs(count)
     }
 
-    fn lease(last_asked: Timestamp) -> Lease {
+    fn lease(last_requested: Timestamp) -> Lease {
         Lease {
             object: "clan:2PP".parse().unwrap(),
             token: LeaseToken("t".to_owned()),
             merges: 1,
             priority: Priority::High,
-            first_asked: last_asked,
-            last_asked,
+            first_requested: last_requested,
+            last_requested,
             attempts: 0,
             lapses: 0,
             held: 0,

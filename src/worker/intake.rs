@@ -14,7 +14,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     model::ObjectId,
-    queue::{Lease, LeaseRequest, Leased, MailLimits, Queue, QueueError, Slots},
+    queue::{Lease, LeaseRequest, Leased, MailLimits, Queue, QueueError, SharedState},
     retry::Retries,
     store::Store,
 };
@@ -49,7 +49,7 @@ pub struct Intake<'a, Q, S> {
     lost_calls: Mutex<Vec<(String, Timestamp)>>,
 }
 
-impl<'a, Q: Queue + Slots, S: Store> Intake<'a, Q, S> {
+impl<'a, Q: Queue + SharedState, S: Store> Intake<'a, Q, S> {
     pub fn new(
         ctx: &'a RunContext<'a, Q, S>,
         breaker: &'a Breaker<'a, Q, S>,

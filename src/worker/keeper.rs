@@ -9,7 +9,7 @@ use super::{
     report::StopReason,
 };
 use crate::{
-    queue::{Queue, Slots},
+    queue::{Queue, SharedState},
     store::Store,
 };
 
@@ -19,7 +19,7 @@ pub struct Keeper<'a, Q, S> {
     pub ctx: &'a RunContext<'a, Q, S>,
 }
 
-impl<Q: Queue + Slots, S: Store> Keeper<'_, Q, S> {
+impl<Q: Queue + SharedState, S: Store> Keeper<'_, Q, S> {
     /// Renews leases and key slots, and ends the run when the worker is asked to stop. Never returns.
     pub async fn run(&self) {
         let ctx = self.ctx;

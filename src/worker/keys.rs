@@ -1,4 +1,4 @@
-//! The key slots of one run: taken at its start, renewed while it goes on, released at its end. Talks to the queue's [`Slots`] and to the
+//! The key slots of one run: taken at its start, renewed while it goes on, released at its end. Talks to the queue's [`SharedState`] and to the
 //! run's key pool.
 //!
 //! **Invariant: a key is used by one run at a time**, and only while its slot is certainly held.
@@ -15,12 +15,12 @@ use super::{
 };
 use crate::{
     api::{
-        ApiKey, Wallet,
-        run_keys::{Rest, RunKeys, SlotStart},
+        ApiKey, KeyStore,
+        budget::{Cooldown, KeyPool, SlotStart},
     },
     clock::Clock,
-    model::{Fingerprint, LearnedRate},
-    queue::{QueueError, Slot, Slots},
+    model::{Fingerprint, AimdState},
+    queue::{QueueError, Slot, SharedState},
 };
 
 // The lifetime of a slot that is not renewed. Long enough for a server that fails over, short enough that the key of a run that
@@ -66,7 +66,7 @@ struct Unshared {
     key: Fingerprint,
     reason: CooldownReason,
     until: Instant,
-    learned: Option<LearnedRate>,
+    learned: Option<AimdState>,
 }
 
 /// The terms on which a run holds slots.
@@ -83,8 +83,8 @@ struct Terms<'a> {
 pub struct KeySlots<'a, S> {
     slots: &'a S,
     clock: &'a dyn Clock,
-    wallet: &'a Wallet,
-    keys: &'a RunKeys,
+    key_store: &'a KeyStore,
+    keys: &'a KeyPool,
     terms: Terms<'a>,
     /// Keys that cool down, and when to ask for their slots again.
     cooling: Mutex<Vec<(ApiKey, Instant)>>,
@@ -93,12 +93,12 @@ pub struct KeySlots<'a, S> {
     logging_in: watch::Sender<bool>,
 }
 
-impl<'a, S: Slots> KeySlots<'a, S> {
+impl<'a, S: SharedState> KeySlots<'a, S> {
     pub fn new(
         slots: &'a S,
         clock: &'a dyn Clock,
-        wallet: &'a Wallet,
-        keys: &'a RunKeys,
+        key_store: &'a KeyStore,
+        keys: &'a KeyPool,
         run: &'a str,
         lifetime: Duration,
         max_keys: Option<usize>,
@@ -106,7 +106,7 @@ impl<'a, S: Slots> KeySlots<'a, S> {
         Self {
             slots,
             clock,
-            wallet,
+            key_store,
             keys,
             terms: Terms { run, lifetime, max_keys: max_keys.unwrap_or(usize::MAX) },
             cooling: Mutex::default(),
@@ -121,14 +121,14 @@ impl<'a, S: Slots> KeySlots<'a, S> {
     }
 
     /// The keys of this run.
-    pub const fn keys(&self) -> &'a RunKeys {
+    pub const fn keys(&self) -> &'a KeyPool {
         self.keys
     }
 
     /// Takes free slots, starting at a random key so that overlapping runs do not all ask for the same one first.
     pub async fn take(&self) -> Result<Taken, QueueError> {
         let held = self.keys.fingerprints();
-        let mut keys = self.wallet.keys();
+        let mut keys = self.key_store.keys();
         // Until its cooldown is shared, the slot of a key is still ours, and would be taken again.
         let unshared: Vec<Fingerprint> = lock(&self.unshared).iter().map(|unshared| unshared.key.clone()).collect();
         keys.retain(|key| !held.contains(key.fingerprint()) && !unshared.contains(key.fingerprint()));
@@ -141,7 +141,7 @@ impl<'a, S: Slots> KeySlots<'a, S> {
             match self.take_one(key).await? {
                 Slot::Taken { .. } => {}
                 Slot::Held { .. } => held += 1,
-                Slot::Paused { reason, for_another } => {
+                Slot::CoolingDown { reason, for_another } => {
                     cooling += 1;
                     if !self.was_replaced(key, &reason) {
                         self.cool_until(key.clone(), Instant::now() + for_another);
@@ -160,7 +160,7 @@ impl<'a, S: Slots> KeySlots<'a, S> {
     /// the end of its cooldown would not help, and its replacement may be in the account already.
     fn was_replaced(&self, key: &ApiKey, reason: &str) -> bool {
         let CooldownReason::Rejected(detail) = CooldownReason::parse(reason) else { return false };
-        let is_replaced = self.wallet.refuse(key.fingerprint(), &detail);
+        let is_replaced = self.key_store.refuse(key.fingerprint(), &detail);
         if is_replaced {
             self.logging_in.send_replace(true);
         }
@@ -183,8 +183,8 @@ impl<'a, S: Slots> KeySlots<'a, S> {
         failpoint!("slot.before_take");
         let slot = self.slots.take_key(key.fingerprint(), self.terms.run, self.terms.lifetime).await?;
         failpoint!("slot.after_take");
-        if let Slot::Taken { learned_rate } = slot {
-            self.keys.add(key.clone(), learned_rate, start, self.terms.lifetime);
+        if let Slot::Taken { aimd_state } = slot {
+            self.keys.add(key.clone(), aimd_state, start, self.terms.lifetime);
         }
         Ok(slot)
     }
@@ -220,8 +220,8 @@ impl<'a, S: Slots> KeySlots<'a, S> {
             lock(&self.cooling).retain(|(other, _)| other.fingerprint() != key.fingerprint());
             match slot {
                 Slot::Taken { .. } => info!(key.fingerprint = %key.fingerprint(), "a key has cooled down"),
-                Slot::Paused { reason, .. } if self.was_replaced(&key, &reason) => {}
-                Slot::Held { for_another } | Slot::Paused { for_another, .. } => {
+                Slot::CoolingDown { reason, .. } if self.was_replaced(&key, &reason) => {}
+                Slot::Held { for_another } | Slot::CoolingDown { for_another, .. } => {
                     self.cool_until(key, now + for_another);
                 }
             }
@@ -249,7 +249,7 @@ impl<'a, S: Slots> KeySlots<'a, S> {
     }
 
     fn cool_key(&self, key: &Fingerprint, cooldown: Duration) {
-        if let Some(known) = self.wallet.keys().into_iter().find(|known| known.fingerprint() == key) {
+        if let Some(known) = self.key_store.keys().into_iter().find(|known| known.fingerprint() == key) {
             self.cool_until(known, Instant::now() + cooldown);
         }
     }
@@ -261,7 +261,7 @@ impl<'a, S: Slots> KeySlots<'a, S> {
 
     /// True when a key is neither lost nor rejected, or is about to be replaced.
     pub fn some_key_may_recover(&self) -> bool {
-        let rejected = self.keys.resting().iter().filter(|rest| rest.remaining.is_none()).count();
+        let rejected = self.keys.cooldowns().iter().filter(|rest| rest.remaining.is_none()).count();
         self.keys.fingerprints().len() > rejected || self.is_about_to_log_in()
     }
 
@@ -269,14 +269,14 @@ impl<'a, S: Slots> KeySlots<'a, S> {
     /// any more.
     pub async fn share_cooldowns(&self) -> Result<(), QueueError> {
         let rates = self.keys.rates();
-        for Rest { key, reason, remaining } in self.keys.resting() {
-            let learned = self.keys.learned(&key);
+        for Cooldown { key, reason, remaining } in self.keys.cooldowns() {
+            let learned = self.keys.aimd_state(&key);
             let rate = rates.iter().find(|(other, _)| *other == key).map(|(_, rate)| *rate);
             let cooldown = remaining.unwrap_or(REJECTED_COOLDOWN);
             warn!(key.fingerprint = %key, reason, cooldown_seconds = cooldown.as_secs(), rate, "a key cools down");
             // Not ours any more, even if Redis does not take the cooldown: the slot of a key that cools down belongs to nobody.
             self.keys.lose(&key);
-            if remaining.is_none() && self.wallet.refuse(&key, &reason) {
+            if remaining.is_none() && self.key_store.refuse(&key, &reason) {
                 self.logging_in.send_replace(true);
             }
             let until = Instant::now() + cooldown;
@@ -299,7 +299,7 @@ impl<'a, S: Slots> KeySlots<'a, S> {
             let Some(Unshared { key, reason, until, learned }) = unshared else { return Ok(()) };
             let cooldown = until.saturating_duration_since(Instant::now());
             if !cooldown.is_zero() {
-                self.slots.pause_key(&key, self.terms.run, &reason.to_string(), cooldown).await?;
+                self.slots.cool_down_key(&key, self.terms.run, &reason.to_string(), cooldown).await?;
             }
             if let Some(learned) = learned {
                 self.slots.remember_rate(&key, learned).await?;
@@ -312,20 +312,20 @@ impl<'a, S: Slots> KeySlots<'a, S> {
     /// and the slots of new ones are asked for.
     pub async fn log_in(&self, until: Instant) -> Login {
         let in_use = self.keys.fingerprints();
-        let mut login = login::log_in(self.slots, self.wallet, self.clock, self.terms.run, until).await;
+        let mut login = login::log_in(self.slots, self.key_store, self.clock, self.terms.run, until).await;
         if let Err(error) = self.use_stored_keys(&in_use).await {
-            login.failures.push(format!("failed to {error}"));
+            login.failures.push(error.to_string());
         }
         self.logging_in.send_replace(false);
         login
     }
 
     async fn use_stored_keys(&self, in_use: &[Fingerprint]) -> Result<(), QueueError> {
-        let stored = self.wallet.keys();
+        let stored = self.key_store.keys();
         for key in in_use.iter().filter(|key| stored.iter().all(|known| known.fingerprint() != *key)) {
-            let linger = self.keys.linger(key);
+            let linger = self.keys.release_cooldown(key);
             self.keys.lose(key);
-            self.slots.give_back_key(key, self.terms.run, linger).await?;
+            self.slots.release_key(key, self.terms.run, linger).await?;
         }
         if !in_use.is_empty() || *self.logging_in.borrow() {
             self.take().await?;
@@ -351,22 +351,22 @@ impl<'a, S: Slots> KeySlots<'a, S> {
 
     /// True when a login goes on, or will: a key of the portal was rejected a moment ago, and its cooldown is about to be shared.
     pub fn is_about_to_log_in(&self) -> bool {
-        let rejected = |rest: &Rest| rest.remaining.is_none() && self.wallet.came_from_the_portal(&rest.key);
-        self.is_logging_in() || self.keys.resting().iter().any(rejected)
+        let rejected = |rest: &Cooldown| rest.remaining.is_none() && self.key_store.is_from_portal(&rest.key);
+        self.is_logging_in() || self.keys.cooldowns().iter().any(rejected)
     }
 
     /// Releases the slots, after the last call has ended. Each lives on for a moment, so that the fresh limiter of its next holder
     /// cannot add a burst. The right to a login that the run's end has cut off is released, too.
     pub async fn release(&self) -> Result<(), QueueError> {
         let shared = self.share().await;
-        login::release_rights(self.slots, self.wallet, self.terms.run).await?;
+        login::release_rights(self.slots, self.key_store, self.terms.run).await?;
         for key in self.keys.fingerprints() {
-            let (linger, learned) = (self.keys.linger(&key), self.keys.learned(&key));
+            let (linger, learned) = (self.keys.release_cooldown(&key), self.keys.aimd_state(&key));
             self.keys.lose(&key);
             if let Some(learned) = learned {
                 self.slots.remember_rate(&key, learned).await?;
             }
-            self.slots.give_back_key(&key, self.terms.run, linger).await?;
+            self.slots.release_key(&key, self.terms.run, linger).await?;
         }
         shared
     }

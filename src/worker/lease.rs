@@ -19,10 +19,10 @@ use super::{
     report::StopReason,
 };
 use crate::{
-    api::{allowance::Allowance, judge::Judge},
+    api::{budget::DailyQuota, judge::Judge},
     clock::Timestamp,
     model::ObjectId,
-    queue::{Lease, LeaseToken, Queue, Slots},
+    queue::{Lease, LeaseToken, Queue, SharedState},
     store::{Freshness, Store},
 };
 
@@ -47,7 +47,7 @@ pub struct LeaseStage<'a, Q, S> {
     pub max_requests: Option<u64>,
 }
 
-impl<Q: Queue + Slots, S: Store> LeaseStage<'_, Q, S> {
+impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
     /// Leases until the run has to end, then waits until every request is through the fetch stage.
     pub async fn run(&self, work: mpsc::Sender<Work>, ended: mpsc::Sender<Ended>) {
         let Self { ctx, breaker, .. } = self;
@@ -59,14 +59,14 @@ impl<Q: Queue + Slots, S: Store> LeaseStage<'_, Q, S> {
             if ctx.flow.counts().behind > 0 && !ctx.halt.is_forced() {
                 ctx.flow.now_those_behind();
                 ctx.flow.until(|counts| counts.behind == 0).await;
-            } else if !ctx.halt.is_forced() && ctx.pool().usable() > 0 && breaker.judge().look(Judge::has_doubts) {
+            } else if !ctx.halt.is_forced() && ctx.pool().usable() > 0 && breaker.judge().read(Judge::has_doubts) {
                 self.resolve_doubts().await;
             } else {
                 break;
             }
         }
         // No further call can classify what still waits. Where calls could not go on, nothing follows from that.
-        breaker.judge().tell(if ctx.halt.is_forced() { Judge::leave_undecided } else { Judge::finish });
+        breaker.judge().update(if ctx.halt.is_forced() { Judge::leave_undecided } else { Judge::finish });
         breaker.return_unused_probes().await;
     }
 
@@ -96,7 +96,7 @@ impl<Q: Queue + Slots, S: Store> LeaseStage<'_, Q, S> {
             if let Some(error) = batch.not_admitted.as_ref().filter(|_| !mailbox_error_is_reported) {
                 mailbox_error_is_reported = true;
                 warn!(error = %error, "could not admit the mailbox's entries; they wait, and ready requests go on");
-                lock(ctx.tally).error(format!("failed to {error}"));
+                lock(ctx.tally).error(error.to_string());
             }
             // An empty batch alone does not end the run: more may wait than one call looks at.
             let nothing = batch.leases.is_empty();
@@ -117,7 +117,7 @@ impl<Q: Queue + Slots, S: Store> LeaseStage<'_, Q, S> {
                 if counts.open == counts.waiting && counts.behind > 0 {
                     ctx.flow.now_those_behind();
                     self.wait(|counts| counts.behind == 0, None).await;
-                } else if counts.open == counts.waiting && breaker.judge().look(Judge::has_doubts) {
+                } else if counts.open == counts.waiting && breaker.judge().read(Judge::has_doubts) {
                     self.resolve_doubts().await;
                 } else if counts.open == 0 {
                     return match batch.not_admitted {
@@ -221,7 +221,7 @@ impl<Q: Queue + Slots, S: Store> LeaseStage<'_, Q, S> {
     /// Nothing else is at hand, and the judge is in doubt: a control call decides, or nothing does.
     async fn resolve_doubts(&self) {
         let judge = self.breaker.judge();
-        if judge.tell(Judge::nothing_else) {
+        if judge.update(Judge::nothing_else_to_call) {
             let decided = judge.until(|judge| judge.control().is_none().then_some(()));
             tokio::select! {
                 () = decided => {}
@@ -271,7 +271,7 @@ impl<Q: Queue + Slots, S: Store> LeaseStage<'_, Q, S> {
                 self.wait(|counts| counts.unstarted == 0, None).await;
                 continue;
             }
-            if ctx.pool().allowance().is_some_and(Allowance::is_used_up) {
+            if ctx.pool().daily_quota().is_some_and(DailyQuota::is_exhausted) {
                 ctx.day_used_up();
                 return None;
             }

@@ -1,4 +1,4 @@
-//! Logs in to the developer portal: one process at a time, slower after each failure. Talks to the queue's [`Slots`] and to the key
+//! Logs in to the developer portal: one process at a time, slower after each failure. Talks to the queue's [`SharedState`] and to the key
 //! store.
 
 use std::{future::Future, time::Duration};
@@ -12,11 +12,11 @@ use super::{
 };
 use crate::{
     api::{
-        portal::{Given, Known, PortalError, Visit},
-        wallet::{Account, LOGIN_WINDOW, MOST_LOGINS, Wallet},
+        keys::portal::{KnownKeys, PortalError, RenewedKeys, Visit},
+        keys::{Account, LOGIN_WINDOW, MAX_LOGINS, KeyStore},
     },
     clock::Clock,
-    queue::{Holder, QueueError, Slots},
+    queue::{Holder, QueueError, SharedState},
 };
 
 // The time that a login may take, with everything that follows. Less than [`super::login_right::RIGHT_LIFETIME`].
@@ -42,15 +42,15 @@ impl Login {
 }
 
 /// Logs in with every account that needs it. Begins no login after `until`, and gives up what is not done by then.
-pub async fn log_in<S: Slots>(slots: &S, wallet: &Wallet, clock: &dyn Clock, run: &str, until: Instant) -> Login {
+pub async fn log_in<S: SharedState>(slots: &S, key_store: &KeyStore, clock: &dyn Clock, run: &str, until: Instant) -> Login {
     let mut login = Login::default();
-    for account in wallet.accounts().iter().filter(|account| account.wants_login()) {
+    for account in key_store.accounts().iter().filter(|account| account.needs_login()) {
         match log_in_with(slots, account, clock, run, until).await {
             Ok(Ok(())) => login.notices.extend(notice_of(account)),
-            Ok(Err(failure)) => login.failures.push(format!("failed to {failure}")),
+            Ok(Err(failure)) => login.failures.push(failure),
             // Without the queue there is no right to log in with any other account either.
             Err(error) => {
-                login.failures.push(format!("failed to {error}"));
+                login.failures.push(error.to_string());
                 break;
             }
         }
@@ -59,13 +59,13 @@ pub async fn log_in<S: Slots>(slots: &S, wallet: &Wallet, clock: &dyn Clock, run
 }
 
 fn notice_of(account: &Account) -> Option<String> {
-    let seen = account.seen()?;
+    let seen = account.view()?;
     let (before, now) = (seen.moved_from?, seen.address?);
     let name = account.name();
     Some(format!("account {name}: our address changed from {before} to {now}; keys are bound to an address"))
 }
 
-async fn log_in_with<S: Slots>(
+async fn log_in_with<S: SharedState>(
     slots: &S,
     account: &Account,
     clock: &dyn Clock,
@@ -73,21 +73,21 @@ async fn log_in_with<S: Slots>(
     until: Instant,
 ) -> Result<Result<(), String>, QueueError> {
     let name = account.name();
-    if account.has_logged_in_too_often(clock.boot()) {
+    if account.has_too_many_logins(clock.boot()) {
         return Ok(Err(format!(
-            "get keys with {name}: {MOST_LOGINS} logins within {} min gave keys that the API rejected; it may see another \
+            "cannot get keys with {name}: {MAX_LOGINS} logins within {} min gave keys that the API rejected; it may see another \
              address than the portal does (EGRESS_IPS), or another deployment uses the same COC_KEY_NAME",
             LOGIN_WINDOW.as_secs() / 60
         )));
     }
     let renewed = with_right(slots, account, run, until, renew(slots, account, clock, run)).await?;
-    Ok(renewed.map(|Given { keys, made, revoked }| {
-        info!(account = name, keys = keys.len(), made, revoked, "logged in to the developer portal");
+    Ok(renewed.map(|RenewedKeys { keys, created, revoked }| {
+        info!(account = name, keys = keys.len(), made = created, revoked, "logged in to the developer portal");
     }))
 }
 
 /// Logs in and renews the account's keys, without taking the right to.
-pub async fn renew<S: Slots>(slots: &S, account: &Account, clock: &dyn Clock, run: &str) -> Result<Given, Trouble> {
+pub async fn renew<S: SharedState>(slots: &S, account: &Account, clock: &dyn Clock, run: &str) -> Result<RenewedKeys, Trouble> {
     let visit = account.visit().await?;
     let known = known(slots, &visit, run).await?;
     Ok(account.renew(visit, known, clock.boot()).await?)
@@ -95,17 +95,17 @@ pub async fn renew<S: Slots>(slots: &S, account: &Account, clock: &dyn Clock, ru
 
 /// Reads what other processes know of our keys. Keys that the API has lately rejected in them count as rejected here: a sandbox that
 /// knows nothing yet would take them again.
-pub async fn known<S: Slots>(slots: &S, visit: &Visit<'_>, run: &str) -> Result<Known, QueueError> {
-    let mut known = Known::default();
+pub async fn known<S: SharedState>(slots: &S, visit: &Visit<'_>, run: &str) -> Result<KnownKeys, QueueError> {
+    let mut known = KnownKeys::default();
     for key in visit.listed().iter().filter(|key| visit.is_ours(key)) {
         match slots.look_at_key(&key.fingerprint()).await?.holder {
-            Holder::Paused(reason) => {
+            Holder::CoolingDown(reason) => {
                 if let CooldownReason::Rejected(_) = CooldownReason::parse(&reason) {
                     known.refused.push(key.fingerprint());
                 }
             }
             Holder::Run(holder) if holder != run => known.in_use.push(key.fingerprint()),
-            Holder::Run(_) | Holder::Nobody | Holder::Left => {}
+            Holder::Run(_) | Holder::Nobody | Holder::Released => {}
         }
     }
     Ok(known)
@@ -132,7 +132,7 @@ impl From<QueueError> for Trouble {
 
 /// Does something in an account that needs a login, once the right to log in is ours; all that until `until`. When the portal fails, the
 /// account cools down for everybody. The inner error is the operator's text.
-pub async fn with_right<S: Slots, T>(
+pub async fn with_right<S: SharedState, T>(
     slots: &S,
     account: &Account,
     run: &str,
@@ -154,7 +154,7 @@ pub async fn with_right<S: Slots, T>(
         // The run has no more time: that says nothing about the portal.
         Err(_) if gives_up == until => {
             right.release().await?;
-            return Ok(Err(format!("log in with {name}: not done before the time for it was over")));
+            return Ok(Err(format!("cannot log in with {name}: not done before the time for it was over")));
         }
         Err(_) => Err(Trouble::Portal(too_slow(name, LOGIN_TIMEOUT))),
     };
@@ -165,7 +165,7 @@ pub async fn with_right<S: Slots, T>(
         }
         Err(Trouble::Portal(error)) => {
             let cooldown = right.cooldown_after(&error);
-            warn!(account = name, cooldown_seconds = cooldown.as_secs(), "failed to {error}");
+            warn!(account = name, cooldown_seconds = cooldown.as_secs(), "{error}");
             right.failed(&error).await?;
             Ok(Err(error.to_string()))
         }
@@ -175,7 +175,7 @@ pub async fn with_right<S: Slots, T>(
 
 /// Looks into an account without a change, until `until`. Waits for a login that goes on, and does not take the right to: a look that
 /// fails or takes its time must not make a run wait. The inner error is the operator's text.
-pub async fn look_into<S: Slots, T>(
+pub async fn look_into<S: SharedState, T>(
     slots: &S,
     account: &Account,
     until: Instant,
@@ -185,7 +185,7 @@ pub async fn look_into<S: Slots, T>(
     let name = account.name();
     while LoginRight::is_held(slots, account).await? {
         if Instant::now() + LOGIN_POLL_INTERVAL > until {
-            return Ok(Err(format!("log in with {name}: a run is logging in and takes too long")));
+            return Ok(Err(format!("cannot log in with {name}: a run is logging in and takes too long")));
         }
         sleep(LOGIN_POLL_INTERVAL).await;
     }
@@ -209,16 +209,16 @@ fn too_slow(account: &str, after: Duration) -> PortalError {
 }
 
 /// Releases the rights of logins that were cut off, where they are ours.
-pub async fn release_rights<S: Slots>(slots: &S, wallet: &Wallet, run: &str) -> Result<(), QueueError> {
-    for account in wallet.accounts().iter().filter(|account| account.wants_login()) {
-        slots.give_back_key(&account.login_slot(), run, RELEASE_AT_ONCE).await?;
+pub async fn release_rights<S: SharedState>(slots: &S, key_store: &KeyStore, run: &str) -> Result<(), QueueError> {
+    for account in key_store.accounts().iter().filter(|account| account.needs_login()) {
+        slots.release_key(&account.login_slot(), run, RELEASE_AT_ONCE).await?;
     }
     Ok(())
 }
 
 /// Ends the cooldowns of an account early: whoever asks for it may have fixed their cause.
-pub async fn end_cooldowns<S: Slots>(slots: &S, account: &Account) -> Result<(), QueueError> {
-    slots.end_rest(&account.login_slot()).await?;
-    slots.end_rest(&account.password_slot()).await?;
+pub async fn end_cooldowns<S: SharedState>(slots: &S, account: &Account) -> Result<(), QueueError> {
+    slots.end_cooldown(&account.login_slot()).await?;
+    slots.end_cooldown(&account.password_slot()).await?;
     Ok(())
 }

@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    api::{portal::PortalError, wallet::Account},
-    model::{Fingerprint, LearnedRate},
-    queue::{Holder, QueueError, Slot, SlotView, Slots},
+    api::{keys::portal::PortalError, keys::Account},
+    model::{Fingerprint, AimdState},
+    queue::{Holder, QueueError, Slot, SlotView, SharedState},
 };
 
 /// The right ends by itself a little after the longest login.
@@ -35,7 +35,7 @@ pub struct LoginRight<'a, S> {
     failures_so_far: u32,
 }
 
-impl<'a, S: Slots> LoginRight<'a, S> {
+impl<'a, S: SharedState> LoginRight<'a, S> {
     /// Takes the right, and waits for another process that has it. The inner error is the operator's text.
     pub async fn take(
         slots: &'a S,
@@ -47,20 +47,20 @@ impl<'a, S: Slots> LoginRight<'a, S> {
         let name = account.name();
         loop {
             if Instant::now() >= until {
-                return Ok(Err(format!("log in with {name}: no time is left for it")));
+                return Ok(Err(format!("cannot log in with {name}: no time is left for it")));
             }
             match slots.take_key(&account.login_slot(), run, RIGHT_LIFETIME).await? {
-                Slot::Taken { learned_rate } => {
-                    let failures_so_far = failures(learned_rate);
+                Slot::Taken { aimd_state } => {
+                    let failures_so_far = failures(aimd_state);
                     return Ok(Ok(Self { slots, account, run, failures_so_far }));
                 }
                 Slot::Held { for_another } => {
                     if Instant::now() + poll_interval > until {
-                        return Ok(Err(format!("log in with {name}: another run is logging in and takes too long")));
+                        return Ok(Err(format!("cannot log in with {name}: another run is logging in and takes too long")));
                     }
                     sleep(poll_interval.min(for_another.max(RELEASE_AT_ONCE))).await;
                 }
-                Slot::Paused { reason, for_another } => return Ok(Err(cooling(&reason, for_another))),
+                Slot::CoolingDown { reason, for_another } => return Ok(Err(cooling(&reason, for_another))),
             }
         }
     }
@@ -82,7 +82,7 @@ impl<'a, S: Slots> LoginRight<'a, S> {
 
     /// Releases the right; nothing is known about the portal.
     pub async fn release(self) -> Result<(), QueueError> {
-        self.slots.give_back_key(&self.account.login_slot(), self.run, RELEASE_AT_ONCE).await
+        self.slots.release_key(&self.account.login_slot(), self.run, RELEASE_AT_ONCE).await
     }
 
     /// Releases the right after a login that went well.
@@ -103,28 +103,28 @@ impl<'a, S: Slots> LoginRight<'a, S> {
         if let PortalError::WrongPassword { .. } = error {
             let password = account.password_slot();
             slots.take_key(&password, run, RIGHT_LIFETIME).await?;
-            slots.pause_key(&password, run, &error.to_string(), cooldown).await?;
+            slots.cool_down_key(&password, run, &error.to_string(), cooldown).await?;
             return self.release().await;
         }
         self.remember(self.failures_so_far + 1).await?;
-        slots.pause_key(&account.login_slot(), run, &error.to_string(), cooldown).await
+        slots.cool_down_key(&account.login_slot(), run, &error.to_string(), cooldown).await
     }
 
     async fn remember(&self, failures: u32) -> Result<(), QueueError> {
-        self.slots.remember_rate(&self.account.login_slot(), LearnedRate::plain(f64::from(failures))).await
+        self.slots.remember_rate(&self.account.login_slot(), AimdState::plain(f64::from(failures))).await
     }
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a saturating cast of a count")]
-fn failures(remembered: Option<LearnedRate>) -> u32 {
+fn failures(remembered: Option<AimdState>) -> u32 {
     remembered.map_or(0, |failures| failures.rate as u32)
 }
 
-async fn cooldown_of<S: Slots>(slots: &S, slot: &Fingerprint) -> Result<Option<String>, QueueError> {
+async fn cooldown_of<S: SharedState>(slots: &S, slot: &Fingerprint) -> Result<Option<String>, QueueError> {
     let SlotView { holder, for_another, .. } = slots.look_at_key(slot).await?;
     Ok(match holder {
-        Holder::Paused(reason) => Some(cooling(&reason, for_another)),
-        Holder::Run(_) | Holder::Nobody | Holder::Left => None,
+        Holder::CoolingDown(reason) => Some(cooling(&reason, for_another)),
+        Holder::Run(_) | Holder::Nobody | Holder::Released => None,
     })
 }
 

@@ -57,10 +57,10 @@ use std::{
 pub use self::halt::Stop;
 use self::{report::RunReport, tables::Tables};
 use crate::{
-    api::{client::ApiClient, wallet::Wallet},
+    api::{client::ApiClient, keys::KeyStore},
     clock::Clock,
     config::WorkerConfig,
-    derive::AfterRun,
+    maintenance::Maintenance,
     model::{Kind, ObjectId, Outcome, Priority},
 };
 
@@ -118,14 +118,14 @@ pub struct Worker<Q, S> {
     pub stop: Stop,
     pub tables: Tables,
     /// The work after the drain, if there is any.
-    pub after: Option<Arc<AfterRun>>,
+    pub after: Option<Arc<Maintenance>>,
 }
 
 /// The API, the keys for it, and the limits of their use.
 #[derive(Debug)]
 pub struct ApiAccess {
     pub client: ApiClient,
-    pub wallet: Wallet,
+    pub key_store: KeyStore,
     /// Calls a second and key that may never be exceeded.
     pub reqs_per_sec: u32,
     /// Keys that one run may hold; `None` is all.

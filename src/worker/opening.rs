@@ -20,7 +20,7 @@ use crate::{
     clock::{ClocksApart, ServerTime, Timestamp},
     config::Pause,
     model::{ObjectId, Priority, RefreshRequest},
-    queue::{Queue, QueueError, Slots},
+    queue::{Queue, QueueError, SharedState},
     store::Store,
 };
 
@@ -40,7 +40,7 @@ pub struct Opening<'a, Q, S> {
     pub tally: &'a Mutex<Tally>,
 }
 
-impl<Q: Queue + Slots, S: Store> Opening<'_, Q, S> {
+impl<Q: Queue + SharedState, S: Store> Opening<'_, Q, S> {
     /// Opens the run, and returns the queue's time. Whatever prevents a drain ends up in `halt`.
     pub async fn open(&self, named: &[ObjectId]) -> Option<ServerTime> {
         let Self { worker, deadline, halt, tally } = self;
@@ -58,7 +58,7 @@ impl<Q: Queue + Slots, S: Store> Opening<'_, Q, S> {
         let (time, uncertain) = match time {
             Some(Ok(time)) => time,
             Some(Err(error)) => {
-                self.queue_down(format!("failed to {error}"));
+                self.queue_down(error.to_string());
                 return None;
             }
             None => {
@@ -69,20 +69,20 @@ impl<Q: Queue + Slots, S: Store> Opening<'_, Q, S> {
         self.compare_clocks(&time, uncertain, matches!(store, Some(Ok(())))).await;
         lock(tally).report.started = time.now();
         if let Err(error) = self.enqueue_named(named, time.now()).await {
-            self.queue_down(format!("failed to {error}"));
+            self.queue_down(error.to_string());
         }
         if let Some(too_short) = deadline.too_short() {
             halt.end(Force::StartNothing, StopReason::TimeoutTooShort, Some(too_short.to_string()));
         }
         match store {
             Some(Ok(())) => {}
-            Some(Err(error)) => self.database_down(format!("failed to {error}")),
+            Some(Err(error)) => self.database_down(error.to_string()),
             None => self.database_down(no_answer("the database", ACT_TIMEOUT)),
         }
         if halt.reason().is_none()
             && let Err(problem) = worker.tables.create(worker.store.as_ref(), deadline.end()).await
         {
-            let failure = (problem.stops() != StopReason::Deadline).then(|| format!("failed to {problem}"));
+            let failure = (problem.stops() != StopReason::Deadline).then(|| problem.to_string());
             halt.end(Force::StartNothing, problem.stops(), failure);
         }
         if halt.reason().is_none() {
@@ -134,7 +134,7 @@ impl<Q: Queue + Slots, S: Store> Opening<'_, Q, S> {
         let limit = LOCK_TIMEOUT.min(left);
         let Err(error) = self.worker.store.ready(limit).await else { return };
         let cut_short = if limit < LOCK_TIMEOUT { "; no time was left to wait longer" } else { "" };
-        self.database_down(format!("failed to {error}{cut_short}"));
+        self.database_down(format!("{error}{cut_short}"));
     }
 
     /// The queue's time for a paused run, which only admits the mailbox; without the time not even that.

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     clock::ServerTime,
-    queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, Slots},
+    queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, SharedState},
     store::Store,
 };
 
@@ -32,7 +32,7 @@ pub struct Preflight<'a, Q, S> {
     pub tally: &'a Mutex<Tally>,
 }
 
-impl<Q: Queue + Slots, S: Store> Preflight<'_, Q, S> {
+impl<Q: Queue + SharedState, S: Store> Preflight<'_, Q, S> {
     /// Checks all, and repairs a stretch of the queue before anything is leased from it. Returns the open circuits. Whatever prevents
     /// the drain ends up in `halt`.
     pub async fn check(&self) -> Vec<Circuit> {
@@ -54,7 +54,7 @@ impl<Q: Queue + Slots, S: Store> Preflight<'_, Q, S> {
     }
 
     fn queue_down(&self, error: &QueueError) {
-        self.halt.end(Force::StartNothing, StopReason::QueueDown, Some(format!("failed to {error}")));
+        self.halt.end(Force::StartNothing, StopReason::QueueDown, Some(error.to_string()));
     }
 
     fn turn_away(&self, reason: StopReason) {
@@ -114,9 +114,9 @@ impl<Q: Queue + Slots, S: Store> Preflight<'_, Q, S> {
     /// Takes a first block of calls. Without a call left of this day nothing is leased.
     async fn take_calls_of_the_day(&self) -> Result<(), QueueError> {
         let keys = self.slots.keys();
-        let Some(allowance) = keys.allowance() else { return Ok(()) };
+        let Some(allowance) = keys.daily_quota() else { return Ok(()) };
         if !daily_quota::take_block(self.worker.queue.as_ref(), allowance, keys).await? {
-            self.turn_away(StopReason::DayUsedUp);
+            self.turn_away(StopReason::DailyQuotaExhausted);
         }
         Ok(())
     }
@@ -124,9 +124,9 @@ impl<Q: Queue + Slots, S: Store> Preflight<'_, Q, S> {
     /// True when there is any key at all. Logs in when that can give some.
     async fn has_keys(&self) -> bool {
         let Self { worker, slots, deadline, halt, tally, .. } = self;
-        let wallet = &worker.api.wallet;
+        let key_store = &worker.api.key_store;
         let mut failure = None;
-        if wallet.wants_login() {
+        if key_store.needs_login() {
             let login = tokio::select! {
                 login = slots.log_in(deadline.leasing_ends()) => login,
                 // A login may take 40 s: longer than a sandbox has after SIGTERM.
@@ -138,7 +138,7 @@ impl<Q: Queue + Slots, S: Store> Preflight<'_, Q, S> {
             failure = login.failure();
             lock(tally).logged_in(login);
         }
-        let has_keys = !wallet.keys().is_empty();
+        let has_keys = !key_store.keys().is_empty();
         match failure {
             Some(failure) if has_keys => warn!("going on without the keys of every account: {failure}"),
             Some(failure) => halt.end(Force::StartNothing, StopReason::NoUsableKey, Some(failure)),

@@ -96,17 +96,17 @@ mod tests {
         let cases = [
             (
                 StopReason::DatabaseDown,
-                "failed to reach the database at db.internal:5432/coc: password authentication failed for user \"w\" (28P01)",
+                "cannot reach the database at db.internal:5432/coc: password authentication failed for user \"w\" (28P01)",
                 "the database cannot be used: the login is refused (28P01)",
             ),
             (
                 StopReason::QueueDown,
-                "failed to carry out a write in Redis at redis://10.0.0.7:6379/0, which refused: READONLY You can't write",
+                "Redis at redis://10.0.0.7:6379/0 refused a write: READONLY You can't write",
                 "the queue cannot be used: a read-only replica",
             ),
             (
                 StopReason::QueueDown,
-                "failed to reach Redis at redis://cache(DB1):6379/0: Connection refused (os error 111)",
+                "cannot reach Redis at redis://cache(DB1):6379/0: Connection refused (os error 111)",
                 "the queue cannot be used: the connection is refused",
             ),
             (
@@ -130,7 +130,7 @@ mod tests {
         );
         let rest = error_of_object("clan:2PP: an entry of its member list cannot be read");
         assert_eq!(rest, Some("clan:2PP: the log says more".to_owned()));
-        assert_eq!(error_of_object("failed to reach Redis at redis://cache:6379/0: refused"), None);
+        assert_eq!(error_of_object("cannot reach Redis at redis://cache:6379/0: refused"), None);
         assert_eq!(error_of_object("key abc: it was refused"), None);
     }
 }

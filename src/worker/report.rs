@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::login::Login;
 use crate::{
     clock::{ClocksApart, Timestamp, WrongClock},
-    derive::AfterReport,
+    maintenance::MaintenanceReport,
     model::{Kind, Outcome, Priority},
     queue::{Admitted, Enqueued, NotQueued, QueueStats, Repaired},
 };
@@ -38,7 +38,7 @@ pub enum StopReason {
     KeysCoolingDown,
     /// The daily quota (`COC_REQS_PER_DAY`) is used up.
     #[serde(rename = "daily_quota")]
-    DayUsedUp,
+    DailyQuotaExhausted,
     /// The API is in maintenance.
     Maintenance,
     /// The rest waits until the API, or one of its endpoints, works again.
@@ -67,7 +67,7 @@ impl StopReason {
         Self::RefreshPaused,
         Self::AlreadyRunning,
         Self::KeysCoolingDown,
-        Self::DayUsedUp,
+        Self::DailyQuotaExhausted,
         Self::Maintenance,
         Self::CircuitOpen,
         Self::ApiUnreachable,
@@ -88,7 +88,7 @@ impl StopReason {
             Self::RefreshPaused => "refresh_paused",
             Self::AlreadyRunning => "already_running",
             Self::KeysCoolingDown => "keys_cooling_down",
-            Self::DayUsedUp => "daily_quota",
+            Self::DailyQuotaExhausted => "daily_quota",
             Self::Maintenance => "maintenance",
             Self::CircuitOpen => "circuit_open",
             Self::ApiUnreachable => "api_unreachable",
@@ -114,10 +114,10 @@ impl StopReason {
             Self::Deadline => "the time is up; the next run goes on",
             Self::MaxRequests => "max_requests is reached",
             Self::Shutdown => "the worker was told to stop; the next run goes on",
-            Self::RefreshPaused => "refreshing is switched off (REFRESH_PAUSED or DISABLE_AUTO_REFRESH_QUEUE)",
+            Self::RefreshPaused => "refreshes are paused (REFRESH_PAUSED or DISABLE_AUTO_REFRESH_QUEUE)",
             Self::AlreadyRunning => "another run uses every key and serves the queue",
             Self::KeysCoolingDown => "every key is cooling down; the queue waits",
-            Self::DayUsedUp => "the daily quota (COC_REQS_PER_DAY) is used up; the queue waits",
+            Self::DailyQuotaExhausted => "the daily quota (COC_REQS_PER_DAY) is used up; the queue waits",
             Self::Maintenance => "the API is in maintenance; the queue waits",
             Self::CircuitOpen => "the rest waits until the API, or one of its endpoints, works again",
             Self::ApiUnreachable => "no call had a good response",
@@ -151,7 +151,7 @@ impl StopReason {
             Self::RefreshPaused
                 | Self::AlreadyRunning
                 | Self::KeysCoolingDown
-                | Self::DayUsedUp
+                | Self::DailyQuotaExhausted
                 | Self::Maintenance
                 | Self::CircuitOpen
         )
@@ -222,7 +222,7 @@ pub struct RunReport {
     pub clocks: Option<ClocksReport>,
     /// The work after the drain.
     #[serde(flatten)]
-    pub after: AfterReport,
+    pub after: MaintenanceReport,
     /// The daily quota; absent without `COC_REQS_PER_DAY`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub day: Option<DayReport>,

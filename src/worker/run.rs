@@ -23,13 +23,13 @@ use super::{
     report::{RunReport, Tally},
 };
 use crate::{
-    api::{allowance::Allowance, run_keys::RunKeys},
+    api::{budget::DailyQuota, budget::KeyPool},
     clock::ServerTime,
-    queue::{Queue, Slots},
+    queue::{Queue, SharedState},
     store::Store,
 };
 
-impl<Q: Queue + Slots, S: Store> Runs for Worker<Q, S> {
+impl<Q: Queue + SharedState, S: Store> Runs for Worker<Q, S> {
     async fn run(&self, options: RunOptions, progress: &dyn Progress) -> RunReport {
         let began = Instant::now();
         let run = Run::new(self, &options, began);
@@ -62,13 +62,13 @@ struct Run<'a, Q, S> {
     options: &'a RunOptions,
     name: String,
     deadline: Deadline,
-    pool: RunKeys,
+    pool: KeyPool,
     tally: Mutex<Tally>,
     halt: Halt,
     outbox: Outbox<'a>,
 }
 
-impl<'a, Q: Queue + Slots, S: Store> Run<'a, Q, S> {
+impl<'a, Q: Queue + SharedState, S: Store> Run<'a, Q, S> {
     fn new(worker: &'a Worker<Q, S>, options: &'a RunOptions, began: Instant) -> Self {
         let name = options.run.clone().unwrap_or_else(|| format!("run-{:012x}", fastrand::u64(..1 << 48)));
         let limits = [options.max_runtime, worker.config.max_runtime];
@@ -76,7 +76,7 @@ impl<'a, Q: Queue + Slots, S: Store> Run<'a, Q, S> {
             worker,
             options,
             deadline: Deadline::new(began, options.time_left, worker.config.deadline_buffer, &limits),
-            pool: RunKeys::new(Arc::clone(&worker.clock), worker.api.reqs_per_sec),
+            pool: KeyPool::new(Arc::clone(&worker.clock), worker.api.reqs_per_sec),
             tally: Mutex::new(Tally::new(name.clone(), worker.clock.wall())),
             halt: Halt::default(),
             outbox: Outbox::new(worker.after.as_ref().and_then(|after| after.invalidator.as_ref())),
@@ -89,13 +89,13 @@ impl<'a, Q: Queue + Slots, S: Store> Run<'a, Q, S> {
         let Self { worker, options, deadline, pool, tally, halt, .. } = self;
         if let Some(per_day) = worker.api.reqs_per_day {
             // Before any key is taken: no permit may be given without the quota.
-            pool.limit_the_day(Allowance::new(per_day, time.clone()));
+            pool.set_daily_quota(DailyQuota::new(per_day, time.clone()));
         }
         // Lambda delivers a request more than once, with one id: two attempts must not be one holder.
         let holder = format!("{}/{:08x}", self.name, fastrand::u32(..));
         let (clock, lifetime) = (worker.clock.as_ref(), keys::slot_lifetime());
         let queue = worker.queue.as_ref();
-        let slots = KeySlots::new(queue, clock, &worker.api.wallet, pool, &holder, lifetime, worker.api.keys_per_run);
+        let slots = KeySlots::new(queue, clock, &worker.api.key_store, pool, &holder, lifetime, worker.api.keys_per_run);
         let preflight = Preflight { worker, slots: &slots, time, deadline, halt, tally };
         let open_circuits = preflight.check().await;
         if halt.reason().is_none() {

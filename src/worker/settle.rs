@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     model::Outcome,
-    queue::{Following, Lease, Queue, Settled, Settlement, Slots},
+    queue::{Following, Lease, Queue, Settled, Settlement, SharedState},
     retry::Retries,
     store::Store,
 };
@@ -33,7 +33,7 @@ pub struct Settler<'a, Q, S> {
     pub progress: &'a dyn Progress,
 }
 
-impl<Q: Queue + Slots, S: Store> Settler<'_, Q, S> {
+impl<Q: Queue + SharedState, S: Store> Settler<'_, Q, S> {
     /// Settles a group. When the queue does not respond, the leases lapse; the stored copies are then fresh, and no second call is made
     /// for them.
     pub async fn settle(&self, group: &Group) {

@@ -17,11 +17,11 @@ const CREATE_TIMEOUT: Duration = Duration::from_secs(20);
 /// The error of creating tables.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TablesError {
-    #[error("create missing tables: {0}")]
+    #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("create missing tables: not done after {CREATE_TIMEOUT:?}")]
+    #[error("cannot create the missing tables: not done after {CREATE_TIMEOUT:?}")]
     TookTooLong,
-    #[error("create missing tables: the run is at its end")]
+    #[error("cannot create the missing tables: the run is at its end")]
     Deadline,
 }
 

@@ -7,7 +7,7 @@ use super::{breaker::Breaker, context::RunContext, flow::Behind, halt::Force, ha
 use crate::{
     api::judge::Scope,
     model::{Fingerprint, FollowUp, ObjectId, Reason},
-    queue::{Lease, Queue, Slots},
+    queue::{Lease, Queue, SharedState},
     store::Store,
 };
 
@@ -37,7 +37,7 @@ pub struct Throttled(Mutex<BTreeSet<ObjectId>>);
 impl Throttled {
     /// Records an object. Returns true when it may be called again in this run: it met no 429 before, and is not the probe of an API
     /// that failed.
-    pub async fn record<Q: Queue + Slots, S: Store>(
+    pub async fn record<Q: Queue + SharedState, S: Store>(
         &self,
         ctx: &RunContext<'_, Q, S>,
         breaker: &Breaker<'_, Q, S>,
@@ -45,7 +45,7 @@ impl Throttled {
     ) -> bool {
         ctx.share_cooldowns().await;
         let is_first = lock(&self.0).insert(object.clone());
-        is_first && !breaker.judge().look(|judge| judge.is_convicted(&Scope::Api))
+        is_first && !breaker.judge().read(|judge| judge.is_convicted(&Scope::Api))
     }
 
     /// The end of a request that is not called again in this run: it is held, so that others come first. An object that is the only one
@@ -60,7 +60,7 @@ impl Throttled {
 
 /// Waits until this run has called everything else that it can, so that an object which alone meets 429 does not keep the others from
 /// their key. False when there is no time for another call.
-pub async fn until_others_are_called<Q: Queue + Slots, S: Store>(
+pub async fn until_others_are_called<Q: Queue + SharedState, S: Store>(
     ctx: &RunContext<'_, Q, S>,
     behind: &Behind<'_>,
 ) -> bool {

@@ -17,9 +17,9 @@ use crate::{
     clock::Timestamp,
     model::Priority,
     queue::{
-        archive::Kept,
+        admin::Kept,
         mailbox::{escape, unescape},
-        record::{Letter, Record},
+        mailbox::DeadEntry, record::Record,
     },
 };
 
@@ -60,9 +60,9 @@ enum Line {
         name: String,
         record: Box<Record>,
     },
-    Letter {
+    DeadEntry {
         name: String,
-        letter: Box<Letter>,
+        dead_entry: Box<DeadEntry>,
     },
     Broken {
         name: String,
@@ -89,7 +89,7 @@ impl Line {
                 Self::Orphan { id: escape(id), class: class.as_number(), since: *since }
             }
             Kept::Record { object, record, .. } => Self::Record { name: object.to_string(), record: record.clone() },
-            Kept::Letter { name, letter, .. } => Self::Letter { name: name.clone(), letter: letter.clone() },
+            Kept::DeadEntry { name, dead_entry, .. } => Self::DeadEntry { name: name.clone(), dead_entry: dead_entry.clone() },
             Kept::Broken { name, value } => Self::Broken { name: escape(name), value: escape(value) },
         }
     }
@@ -110,13 +110,13 @@ impl Line {
                 let object = name.parse().map_err(|error| format!("it does not name an object: {error}"))?;
                 Ok(Kept::Record { object, record, stored: Vec::new() })
             }
-            Self::Letter { name, .. } if !name.starts_with("mail:") => {
+            Self::DeadEntry { name, .. } if !name.starts_with("mail:") => {
                 Err("the name of unreadable mail must begin with `mail:`".to_owned())
             }
-            Self::Letter { letter, .. } if !is_score(&letter.score) => {
-                Err(format!("the score `{}` is not a number", letter.score))
+            Self::DeadEntry { dead_entry, .. } if !is_score(&dead_entry.score) => {
+                Err(format!("the score `{}` is not a number", dead_entry.score))
             }
-            Self::Letter { name, letter } => Ok(Kept::Letter { name, letter, stored: Vec::new() }),
+            Self::DeadEntry { name, dead_entry } => Ok(Kept::DeadEntry { name, dead_entry, stored: Vec::new() }),
             Self::Broken { name, value } => Ok(Kept::Broken { name: unescape(&name), value: unescape(&value) }),
             Self::End { .. } => Err("the last line of a backup is not at its end".to_owned()),
         }
@@ -125,7 +125,7 @@ impl Line {
     fn id(&self) -> &str {
         match self {
             Self::Mail { id, .. } | Self::Orphan { id, .. } => id,
-            Self::Record { name, .. } | Self::Letter { name, .. } | Self::Broken { name, .. } => name,
+            Self::Record { name, .. } | Self::DeadEntry { name, .. } | Self::Broken { name, .. } => name,
             Self::End { .. } => "",
         }
     }

@@ -16,7 +16,7 @@ use super::{FORMAT, Header, Line, VERSION, escape, write::hex};
 use crate::{
     cli::text::short,
     clock::Timestamp,
-    queue::archive::{Kept, Returning},
+    queue::admin::{Kept, Returning},
 };
 
 /// The largest mail, with every byte escaped twice, is half as long.
@@ -226,7 +226,7 @@ fn old_entry(item: &RawValue, position: &str, now: Timestamp, max_attempts: u32)
     };
     let mail = Kept::Mail { id: id.clone().into_bytes(), score: Some(score), value: Some(value.into_bytes()) };
     match mail.returning(now, max_attempts) {
-        Ok(Returning::Letter { letter, .. }) => broken(&id, format!("{}: {}", letter.code, letter.reason)),
+        Ok(Returning::DeadEntry { dead_entry, .. }) => broken(&id, format!("{}: {}", dead_entry.code, dead_entry.reason)),
         Ok(returning) => Ok(returning),
         Err(reason) => broken(&id, reason.to_string()),
     }

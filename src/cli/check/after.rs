@@ -9,7 +9,7 @@ use std::{
 use super::findings::Findings;
 use crate::{
     config::{AfterConfig, EventsConfig},
-    derive::look::{self, Sight},
+    maintenance::inspect::{self, Finding},
     queue::redis::RedisQueue,
     store::postgres::PostgresStore,
 };
@@ -26,10 +26,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 pub async fn check_database(findings: &mut Findings, config: &AfterConfig, store: &PostgresStore, connections: u32) {
     let pool = store.pool();
     if !config.views.is_empty() {
-        add(findings, VIEWS, look::views(&pool, &config.views).await);
+        add(findings, VIEWS, inspect::views(&pool, &config.views).await);
     }
     if let Some(stats) = &config.stats {
-        add(findings, JOBS, look::jobs(&pool, &stats.functions).await);
+        add(findings, JOBS, inspect::jobs(&pool, &stats.functions).await);
         // The renewal of a lease needs a connection while a function uses another.
         if connections < 2 {
             findings.warning(
@@ -41,12 +41,12 @@ pub async fn check_database(findings: &mut Findings, config: &AfterConfig, store
     }
 }
 
-fn add(findings: &mut Findings, area: &'static str, sights: Vec<Sight>) {
+fn add(findings: &mut Findings, area: &'static str, sights: Vec<Finding>) {
     for sight in sights {
         match sight {
-            Sight::Fine(what) => findings.fine(area, what),
-            Sight::Doubt { what, remedy } => findings.warning(area, what, remedy),
-            Sight::Problem { what, remedy } => findings.problem(area, what, remedy),
+            Finding::Fine(what) => findings.fine(area, what),
+            Finding::Doubt { what, fix } => findings.warning(area, what, fix),
+            Finding::Problem { what, fix } => findings.problem(area, what, fix),
         }
     }
 }

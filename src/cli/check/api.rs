@@ -9,20 +9,20 @@ use tokio::time::Instant;
 use super::{super::text::span, findings::Findings};
 use crate::{
     api::{
-        ApiClient, ApiKey, Ask, Fetch, Obstacle, RunKeys, SlotStart, Verdict, Wallet,
-        allowance::Allowance,
-        judge::{Bench, Sign},
-        portal::address_in,
-        wallet::{Account, Seen},
+        ApiClient, ApiKey, FetchTask, Fetch, Obstacle, KeyPool, SlotStart, Verdict, KeyStore,
+        budget::DailyQuota,
+        judge::{SharedJudge, Sign},
+        keys::{Account, AccountView, portal::address_in},
     },
     app,
     clock::{Clock, ServerTime, SystemClock},
     config::ApiConfig,
     model::{ObjectId, Reason},
-    queue::{Queue, QueueError, Slot, Slots},
+    queue::{Queue, QueueError, Slot, SharedState},
     worker::{
-        allowance,
-        keys::{BENCHED, KeyRing},
+        cooldown::CooldownReason,
+        daily_quota,
+        keys::KeySlots,
         login,
     },
 };
@@ -46,7 +46,7 @@ const NEW_KEY: &str =
     "create a key for this machine's address at https://developer.clashofclans.com, and set it as COC_API_TOKEN";
 
 /// Checks every key. Without a queue none can be tested: a run might be using it.
-pub async fn check<Q: Queue + Slots>(findings: &mut Findings, config: &ApiConfig, queue: Option<&Q>) {
+pub async fn check<Q: Queue + SharedState>(findings: &mut Findings, config: &ApiConfig, queue: Option<&Q>) {
     let client = match ApiClient::new(&config.base_url) {
         Ok(client) => client.with_max_body(config.max_body),
         Err(error) => return findings.problem(API, error.to_string(), "set COC_BASE_URL"),
@@ -57,16 +57,16 @@ pub async fn check<Q: Queue + Slots>(findings: &mut Findings, config: &ApiConfig
         return findings.warning(API, why, "fix Redis first");
     };
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let wallet = match app::wallet(config) {
-        Ok(wallet) => wallet,
+    let key_store = match app::key_store(config) {
+        Ok(key_store) => key_store,
         Err(error) => return findings.problem(API, error.to_string(), "set COC_PORTAL_URL"),
     };
     let run = format!("check-{:012x}", fastrand::u64(..1 << 48));
-    let mut keys = wallet.fixed().to_vec();
-    for account in wallet.accounts() {
+    let mut keys = key_store.fixed().to_vec();
+    for account in key_store.accounts() {
         let found = check_account(findings, queue, account, &run).await;
         // A key may be set by hand and be in an account as well.
-        keys.extend(found.into_iter().filter(|key| wallet.fixed().iter().all(|fixed| !fixed.is(key))));
+        keys.extend(found.into_iter().filter(|key| key_store.fixed().iter().all(|fixed| !fixed.is(key))));
     }
     for key in &keys {
         let ApiConfig { reqs_per_sec, reqs_per_day, .. } = *config;
@@ -78,14 +78,14 @@ pub async fn check<Q: Queue + Slots>(findings: &mut Findings, config: &ApiConfig
 }
 
 /// Checks every key, and nothing else.
-pub async fn test<Q: Queue + Slots>(config: &ApiConfig, queue: &Q) -> Findings {
+pub async fn test<Q: Queue + SharedState>(config: &ApiConfig, queue: &Q) -> Findings {
     let mut findings = Findings::default();
     Box::pin(check(&mut findings, config, Some(queue))).await;
     findings
 }
 
 /// Checks an account of the portal, and what the login of a run would do there. Returns the keys that a run would keep.
-async fn check_account<Q: Queue + Slots>(
+async fn check_account<Q: Queue + SharedState>(
     findings: &mut Findings,
     queue: &Q,
     account: &Account,
@@ -119,7 +119,7 @@ async fn check_account<Q: Queue + Slots>(
             Vec::new()
         }
     };
-    if let Some(seen) = account.seen() {
+    if let Some(seen) = account.view() {
         report_account(findings, name, &seen, &account.wanted().addresses);
     }
     kept
@@ -146,14 +146,14 @@ fn report_plan(findings: &mut Findings, account: &Account, kept: usize, made: us
     }
 }
 
-fn report_account(findings: &mut Findings, name: &str, seen: &Seen, egress_ips: &[IpAddr]) {
-    let Seen { address, good, stale, foreign, .. } = *seen;
+fn report_account(findings: &mut Findings, name: &str, seen: &AccountView, egress_ips: &[IpAddr]) {
+    let AccountView { address, good, for_foreign_addresses: elsewhere, of_other_names, .. } = *seen;
     let view = address.map_or_else(|| "does not show our address".to_owned(), |ip| format!("sees us at {ip}"));
     findings.fine(
         PORTAL,
         format!(
-            "account {name}: the portal {view}; it has {good} of our keys for this address, {stale} for other addresses, and \
-             {foreign} of other names"
+            "account {name}: the portal {view}; it has {good} of our keys for this address, {elsewhere} for other addresses, and \
+             {of_other_names} of other names"
         ),
     );
     // Without EGRESS_IPS keys are created for whatever address the portal sees.
@@ -164,12 +164,12 @@ fn report_account(findings: &mut Findings, name: &str, seen: &Seen, egress_ips: 
             "ignore this if the worker runs on another machine; else add the address",
         );
     }
-    if stale > 0 {
-        let addresses: Vec<&str> = seen.stale_addresses.iter().map(String::as_str).collect();
+    if elsewhere > 0 {
+        let addresses: Vec<&str> = seen.foreign_addresses.iter().map(String::as_str).collect();
         let addresses = addresses.join(", ");
         findings.warning(
             PORTAL,
-            format!("account {name}: {stale} of our keys are bound to other addresses ({addresses})"),
+            format!("account {name}: {elsewhere} of our keys are bound to other addresses ({addresses})"),
             "if no other machine needs them, `refresh-worker keys prune` lists and revokes them",
         );
     }
@@ -185,7 +185,7 @@ struct Trial<'a, Q> {
     reqs_per_day: Option<NonZeroU64>,
 }
 
-impl<Q: Queue + Slots> Trial<'_, Q> {
+impl<Q: Queue + SharedState> Trial<'_, Q> {
     async fn run(&self, findings: &mut Findings) -> Result<(), QueueError> {
         let name = self.key.fingerprint();
         let run = format!("check-{:012x}", fastrand::u64(..1 << 48));
@@ -200,27 +200,27 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
             slot = self.queue.take_key(name, &run, SLOT_LIFETIME).await?;
         }
         match slot {
-            Slot::Taken { learned_rate } => {
-                let keys = RunKeys::new(Arc::clone(self.clock), self.reqs_per_sec);
-                keys.add(self.key.clone(), learned_rate, start, SLOT_LIFETIME);
-                let wallet = Wallet::default();
-                let ring = KeyRing::new(self.queue, self.clock.as_ref(), &wallet, &keys, &run, SLOT_LIFETIME, None);
+            Slot::Taken { aimd_state } => {
+                let keys = KeyPool::new(Arc::clone(self.clock), self.reqs_per_sec);
+                keys.add(self.key.clone(), aimd_state, start, SLOT_LIFETIME);
+                let key_store = KeyStore::default();
+                let ring = KeySlots::new(self.queue, self.clock.as_ref(), &key_store, &keys, &run, SLOT_LIFETIME, None);
                 let fetch = self.call(&keys).await?;
                 // Runs need not find out by themselves.
                 if let Some(detail) = rejected_for_runs(&fetch) {
-                    keys.bench(name, detail);
+                    keys.reject(name, detail);
                 }
-                ring.share_rests().await?;
-                ring.give_back().await?;
+                ring.share_cooldowns().await?;
+                ring.release().await?;
                 report(findings, &format!("key {name}"), &fetch);
             }
             Slot::Held { .. } => findings.fine(API, format!("key {name} was not tested: a run is using it")),
-            Slot::Paused { reason, for_another } => match reason.strip_prefix(BENCHED) {
+            Slot::CoolingDown { reason, for_another } => match CooldownReason::parse(&reason) {
                 // The API rejected it a moment ago, and another call would not change that.
-                Some(reason) => {
+                CooldownReason::Rejected(reason) => {
                     findings.problem(API, format!("the API rejects key {name}: {reason}"), NEW_KEY);
                 }
-                None => findings.warning(
+                CooldownReason::Other(reason) => findings.warning(
                     API,
                     format!("key {name} is cooling down for another {}: {reason}", span(for_another)),
                     "wait: runs use it again after that",
@@ -230,22 +230,22 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
         Ok(())
     }
 
-    async fn call(&self, keys: &RunKeys) -> Result<Fetch, QueueError> {
+    async fn call(&self, keys: &KeyPool) -> Result<Fetch, QueueError> {
         let time = ServerTime::new(Arc::clone(self.clock), self.queue.time().await?);
         // A test call counts against the day, as every call does.
         if let Some(per_day) = self.reqs_per_day {
-            let allowance = Allowance::new(per_day, time.clone());
+            let allowance = DailyQuota::new(per_day, time.clone());
             let day = allowance.today();
             allowance.grant(day, self.queue.take_calls(day, 1, per_day.get()).await?.granted);
-            keys.limit_the_day(allowance);
+            keys.set_daily_quota(allowance);
         }
         let object: ObjectId = TEST_OBJECT.parse().expect("a constant that parses");
-        let ask = Ask {
+        let ask = FetchTask {
             object: &object,
             league: None,
             first_permit: None,
             keys,
-            bench: &Bench::default(),
+            judge: &SharedJudge::default(),
             time: &time,
             until: Instant::now() + SLOT_LIFETIME / 2,
             // A retry would hide a flaky connection.
@@ -253,7 +253,7 @@ impl<Q: Queue + Slots> Trial<'_, Q> {
             earlier: None,
         };
         let fetch = self.client.fetch(ask).await;
-        allowance::give_back(self.queue, keys).await?;
+        daily_quota::return_rest(self.queue, keys).await?;
         Ok(fetch)
     }
 }
@@ -279,7 +279,7 @@ fn report(findings: &mut Findings, key: &str, fetch: &Fetch) {
             "check that COC_BASE_URL is the address of the API, with the version at its end",
         ),
         Verdict::Bad { accusation, .. } => report_bad(findings, key, accusation.sign(), &accusation.reason),
-        Verdict::Throttled { rest, .. } => findings.warning(
+        Verdict::Throttled { cooldown: rest, .. } => findings.warning(
             API,
             format!("{key} is accepted, but throttled (429) for {}", span(*rest)),
             "if another program uses this key, create a key for each; else lower COC_REQS_PER_SEC",
@@ -315,7 +315,7 @@ fn report_obstacle(findings: &mut Findings, key: &str, obstacle: Obstacle) {
         Obstacle::NoUsableKey => {
             findings.problem(API, format!("{key} cannot be used: it has characters that no key can have"), NEW_KEY);
         }
-        Obstacle::DayUsedUp => {
+        Obstacle::DailyQuotaExhausted => {
             findings.warning(
                 API,
                 format!("{key} was not tested: the calls of the day are used up"),

@@ -16,8 +16,8 @@ use crate::{
     config::{DatabaseConfig, Pause, WorkerConfig, env::process_var},
     model::{Kind, ObjectId, Tag},
     queue::{
-        Circuit, DeadFilter, DeadLetter, Queue as _, Slots as _,
-        archive::{Archive as _, Kept, Part, Place, Returning, Standing},
+        Circuit, DeadFilter, DeadLetter, Queue as _, SharedState as _,
+        admin::{QueueAdmin as _, Kept, Part, Place, Returning, Position},
         mailbox::escape,
         record::Record,
         redis::RedisQueue,
@@ -54,7 +54,7 @@ pub struct ExplainArgs {
 pub(super) struct Known {
     object: ObjectId,
     now: Timestamp,
-    standing: Standing,
+    standing: Position,
     mail: Vec<MailFound>,
     /// Unreadable mail whose id names the object.
     letters: Vec<DeadLetter>,
@@ -93,7 +93,7 @@ pub async fn run(args: ExplainArgs, shared: &Shared) -> anyhow::Result<Exit> {
     let store = store();
     let mut all = Vec::new();
     for object in objects {
-        let standing = queue.standing(&object).await?;
+        let standing = queue.position(&object).await?;
         let names_it = |letter: &&DeadLetter| {
             letter.name.strip_prefix("mail:").is_some_and(|id| named_by(id).as_ref() == Some(&object))
         };

@@ -6,7 +6,7 @@ use crate::{
     clock::Timestamp,
     config::Pause,
     queue::{
-        ORPHAN_PATIENCE, SUSPECT_LAPSES,
+        ORPHAN_TIMEOUT, SUSPECT_LAPSES,
         record::{CIRCUIT, DEAD_LETTERS_FULL, LAPSED, Record, State},
         suspects_together,
     },
@@ -171,7 +171,7 @@ fn of_mail(known: &Known) -> String {
     if let Some(since) = known.mail.iter().find_map(|mail: &MailFound| mail.set_aside) {
         return format!(
             "Incomplete: an index entry without data, which is dropped at {} unless the data arrives",
-            at(since + ORPHAN_PATIENCE, now)
+            at(since + ORPHAN_TIMEOUT, now)
         );
     }
     if !known.mail.is_empty() {
@@ -208,7 +208,7 @@ mod tests {
     use super::*;
     use crate::{
         model::{EndpointKind, Priority, Reason, RefreshRequest},
-        queue::{Circuit, CircuitReason, CircuitScope, Settlement, archive::Standing},
+        queue::{Circuit, CircuitReason, CircuitScope, Settlement, admin::Position},
         store::postgres::Looked,
     };
 
@@ -219,7 +219,7 @@ mod tests {
         Known {
             object: "clan:2PP".parse().unwrap(),
             now: NOW,
-            standing: Standing { ahead: record.as_ref().map(|_| 12), record },
+            standing: Position { ahead: record.as_ref().map(|_| 12), record },
             mail: Vec::new(),
             letters: Vec::new(),
             store: Ok(None),

@@ -10,7 +10,7 @@ use crate::{
     cli::text::{Align, Style, Table, count, counted, short},
     clock::Timestamp,
     queue::{
-        archive::Standing,
+        admin::Position,
         record::{Record, State, Wanted},
     },
 };
@@ -49,7 +49,7 @@ fn mail_rows(table: &mut Table, known: &Known) {
     }
 }
 
-fn record_rows(table: &mut Table, record: &Record, standing: &Standing, known: &Known) {
+fn record_rows(table: &mut Table, record: &Record, standing: &Position, known: &Known) {
     let now = known.now;
     let place = match (record.state, standing.ahead) {
         (State::Ready, Some(ahead)) => format!(", {} ahead", count(ahead)),
@@ -161,7 +161,7 @@ pub fn json(known: &Known) -> Value {
     })
 }
 
-fn queue_json(record: &Record, standing: &Standing) -> Value {
+fn queue_json(record: &Record, standing: &Position) -> Value {
     let time = |time: Timestamp| time.to_string();
     json!({
         "state": record.state,

@@ -108,7 +108,7 @@ pub const SECTIONS: &[Section] = &[
                 "COC_REQS_PER_DAY",
                 "no limit",
                 "Calls per day (midnight to midnight UTC), over all keys and runs. When they are used up, runs stop with \
-                 `daily_cap` until the next day.",
+                 `daily_quota` until the next day.",
                 "1000000",
             ),
             with_default(

@@ -9,7 +9,7 @@ use std::{
 use super::MemoryQueue;
 use crate::{
     clock::Timestamp,
-    model::LearnedRate,
+    model::AimdState,
     queue::{
         CALLS_LIFETIME, CIRCUIT_LIFETIME, CallsGranted, Circuit, CircuitScope, Fingerprint, Holder as Shown,
         QueueError, RATE_LIFETIME, SharedState, Slot, SlotView,
@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     slots: BTreeMap<Fingerprint, Ending<Holder>>,
-    rates: BTreeMap<Fingerprint, Ending<LearnedRate>>,
+    rates: BTreeMap<Fingerprint, Ending<AimdState>>,
     calls: BTreeMap<Timestamp, Ending<u64>>,
     circuits: BTreeMap<CircuitScope, Ending<Circuit>>,
 }
@@ -71,7 +71,7 @@ impl SharedState for MemoryQueue {
         }
         let slot = Ending { value: Holder::Run(run.to_owned()), at_boot: now + lifetime };
         shared.slots.insert(key.clone(), slot);
-        Ok(Slot::Taken { learned_rate: shared.rates.get(key).map(|rate| rate.value) })
+        Ok(Slot::Taken { aimd_state: shared.rates.get(key).map(|rate| rate.value) })
     }
 
     async fn renew_keys(&self, keys: &[Fingerprint], run: &str, lifetime: Duration) -> Result<Vec<bool>, QueueError> {
@@ -112,7 +112,7 @@ impl SharedState for MemoryQueue {
         Ok(())
     }
 
-    async fn remember_rate(&self, key: &Fingerprint, learned: LearnedRate) -> Result<(), QueueError> {
+    async fn remember_rate(&self, key: &Fingerprint, learned: AimdState) -> Result<(), QueueError> {
         let (mut shared, now) = self.shared();
         shared.rates.insert(key.clone(), Ending { value: learned, at_boot: now + RATE_LIFETIME });
         Ok(())
@@ -128,8 +128,8 @@ impl SharedState for MemoryQueue {
             Some(Holder::CoolingDown(reason)) => Shown::CoolingDown(reason.clone()),
         };
         let for_another = slot.map_or(Duration::ZERO, |slot| slot.at_boot.saturating_sub(now));
-        let learned_rate = shared.rates.get(key).map(|rate| rate.value);
-        Ok(SlotView { holder, for_another, learned_rate })
+        let aimd_state = shared.rates.get(key).map(|rate| rate.value);
+        Ok(SlotView { holder, for_another, aimd_state })
     }
 
     async fn end_cooldown(&self, key: &Fingerprint) -> Result<bool, QueueError> {

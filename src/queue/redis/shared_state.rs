@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    model::LearnedRate,
+    model::AimdState,
     queue::{
         CALLS_LIFETIME, CIRCUIT_LIFETIME, CallsGranted, Circuit, CircuitReason, CircuitScope, Fingerprint, Holder,
         QueueError, RATE_LIFETIME, SharedState, Slot, SlotView,
@@ -24,8 +24,8 @@ pub(super) const COOLDOWN: &str = "cooldown:";
 pub(super) const RELEASED: &str = "released:";
 
 /// A learned rate; `None` for a text that is not a rate above 0.
-fn learned(text: &str) -> Option<LearnedRate> {
-    text.parse().ok().filter(|learned: &LearnedRate| learned.rate.is_finite() && learned.rate > 0.0)
+fn learned(text: &str) -> Option<AimdState> {
+    text.parse().ok().filter(|learned: &AimdState| learned.rate.is_finite() && learned.rate > 0.0)
 }
 
 impl SharedState for RedisQueue {
@@ -36,7 +36,7 @@ impl SharedState for RedisQueue {
         let call = Call::Script(&scripts::TAKE_KEY, &keys, &arguments);
         let (taken, holder, left, rate): (bool, String, i64, String) = self.link.ask("taking a key slot", call).await?;
         if taken {
-            return Ok(Slot::Taken { learned_rate: learned(&rate) });
+            return Ok(Slot::Taken { aimd_state: learned(&rate) });
         }
         let for_another = Duration::from_millis(u64::try_from(left).unwrap_or(0));
         Ok(match holder.strip_prefix(COOLDOWN) {
@@ -79,7 +79,7 @@ impl SharedState for RedisQueue {
         Ok(())
     }
 
-    async fn remember_rate(&self, key: &Fingerprint, learned: LearnedRate) -> Result<(), QueueError> {
+    async fn remember_rate(&self, key: &Fingerprint, learned: AimdState) -> Result<(), QueueError> {
         let mut arguments = Arguments::default();
         arguments.text(&learned.to_string()).number(lifetime_millis(RATE_LIFETIME));
         let keys = [Keys::rate(&key.0)];
@@ -99,7 +99,7 @@ impl SharedState for RedisQueue {
             (holder, None) => Holder::Run(holder.to_owned()),
         };
         let for_another = Duration::from_millis(u64::try_from(left).unwrap_or(0));
-        Ok(SlotView { holder, for_another, learned_rate: learned(&rate) })
+        Ok(SlotView { holder, for_another, aimd_state: learned(&rate) })
     }
 
     async fn end_cooldown(&self, key: &Fingerprint) -> Result<bool, QueueError> {

@@ -53,12 +53,12 @@ impl Address {
         let Some(wanted) = &self.schemas else { return Ok(()) };
         // As text, without a prepared statement, so that it works through any pooler.
         let row = connection.fetch_one(sqlx::raw_sql(SCHEMAS)).await?;
-        let (in_force, first, remedy): (String, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let (in_force, first, fix): (String, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         let refused = |detail: String| Err(sqlx::Error::Configuration(detail.into()));
         if schemas_in(&in_force) != schemas_in(wanted) {
             return refused(format!(
                 "DATABASE_URL asks for the schema {wanted}, but {in_force} is in effect: the pooler in between passes no schema \
-                 on; take it out of the URL or set it for the role, {remedy}{wanted};"
+                 on; take it out of the URL or set it for the role, {fix}{wanted};"
             ));
         }
         if first.is_empty() {

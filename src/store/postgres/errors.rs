@@ -133,7 +133,7 @@ pub(super) fn fault(error: &sqlx::Error, is_broken: bool) -> Fault {
 }
 
 /// The fix of the table, when the error shows it.
-fn remedy(error: &dyn DatabaseError) -> Option<String> {
+fn fix(error: &dyn DatabaseError) -> Option<String> {
     let code = error.code()?;
     let postgres = error.try_downcast_ref::<PgDatabaseError>()?;
     let table = postgres.table().unwrap_or("the table");
@@ -213,8 +213,8 @@ pub(super) fn store_error(server: &str, action: &'static str, error: &sqlx::Erro
         detail.extend(["; ", limit_reached(&**database)]);
     }
     if code == "42501" {
-        let remedy = format!("{} (`check` says exactly which)", grants(error, "the_role"));
-        return StoreError::NotAllowed { server, action, detail, remedy };
+        let fix = format!("{} (`check` says exactly which)", grants(error, "the_role"));
+        return StoreError::NotAllowed { server, action, detail, fix };
     }
     // A schema, table, column or function of ours is missing.
     let lacks_function = code == "42883" && detail.contains("refresh_worker.");
@@ -225,8 +225,8 @@ pub(super) fn store_error(server: &str, action: &'static str, error: &sqlx::Erro
     if is_outage(&code) || matches!(&*code, "57014" | "55P03") {
         return StoreError::Unreachable { server, detail };
     }
-    let detail = match remedy(&**database) {
-        Some(remedy) => format!("{detail}. Fix: {remedy}"),
+    let detail = match fix(&**database) {
+        Some(fix) => format!("{detail}. Fix: {fix}"),
         None => detail,
     };
     StoreError::Failed { server, action, detail }
@@ -270,7 +270,7 @@ pub(super) fn policy(table: &str, role: &str) -> String {
 
 /// The reason why a record is refused.
 fn reason(error: &sqlx::Error) -> Reason {
-    let fix = error.as_database_error().and_then(remedy).map_or_else(String::new, |fix| format!(". Fix: {fix}"));
+    let fix = error.as_database_error().and_then(fix).map_or_else(String::new, |fix| format!(". Fix: {fix}"));
     Reason::new("refused_by_database", described(error) + &fix)
 }
 

@@ -84,13 +84,13 @@ pub(super) async fn up(database: &Database) -> Result<Vec<String>, StoreError> {
             server: database.server.clone(),
             action: "create the missing tables",
             detail: format!("role {} lacks CREATE", rights.role),
-            remedy: rights.remedy(),
+            fix: rights.fix(),
         }),
-        Made::Elsewhere(Problem { what, remedy, .. }) => Err(StoreError::NotAllowed {
+        Made::Elsewhere(Problem { what, fix, .. }) => Err(StoreError::NotAllowed {
             server: database.server.clone(),
             action: "create the missing tables",
             detail: what,
-            remedy,
+            fix,
         }),
     }
 }
@@ -252,7 +252,7 @@ impl Rights {
         self.own_suffice() && self.contract_suffice()
     }
 
-    fn remedy(&self) -> String {
+    fn fix(&self) -> String {
         let mut grants = Vec::new();
         if !self.own_suffice() {
             grants.push(if self.schema_exists {
@@ -290,5 +290,5 @@ pub(super) async fn state(connection: &mut PgConnection, keeps: bool) -> Result<
 /// The grants that the role lacks to run the migrations.
 pub(super) async fn rights_problem(connection: &mut PgConnection, keeps: bool) -> Result<Option<String>, sqlx::Error> {
     let rights: Rights = sqlx::query_as(RIGHTS).persistent(keeps).fetch_one(connection).await?;
-    Ok((!rights.suffice()).then(|| rights.remedy()))
+    Ok((!rights.suffice()).then(|| rights.fix()))
 }

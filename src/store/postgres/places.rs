@@ -37,7 +37,7 @@ from_row!(postgres: Place { schema, is_current, may_look, is_on_path, seen, hidd
 
 impl Place {
     /// The statements that make its tables visible.
-    fn remedy(&self) -> String {
+    fn fix(&self) -> String {
         let Self { schema, role, database, .. } = self;
         let usage = if self.may_look { String::new() } else { format!("GRANT USAGE ON SCHEMA {schema} TO {role}; ") };
         if self.is_on_path && !self.may_look {
@@ -74,7 +74,7 @@ pub(super) fn elsewhere(places: &[Place]) -> Option<Problem> {
         place.schema,
         missing.join(", ")
     );
-    Some(Problem::new(what, place.remedy()))
+    Some(Problem::new(what, place.fix()))
 }
 
 /// The problem of a second complete set beside the one in use.
@@ -83,7 +83,7 @@ pub(super) fn second_set(places: &[Place]) -> Option<Problem> {
     let used = places.iter().find(|place| !place.seen.is_empty())?;
     let what =
         format!("there is a second set of the six tables in the schema {}; {} is used", place.schema, used.schema);
-    Some(Problem::doubt(what, format!("if that is the wrong one: {}", place.remedy())))
+    Some(Problem::doubt(what, format!("if that is the wrong one: {}", place.fix())))
 }
 
 /// The names of the shared tables that a statement without a schema does not reach.

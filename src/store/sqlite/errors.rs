@@ -31,7 +31,7 @@ pub(super) fn store_error(server: &str, action: &'static str, error: &sqlx::Erro
     let detail = error.to_string();
     match (primary_code(error), error) {
         (Some(code::PERM | code::READONLY | code::AUTH), _) => StoreError::NotAllowed {
-            remedy: format!("make {server} and its folder writable for this user"),
+            fix: format!("make {server} and its folder writable for this user"),
             server,
             action,
             detail,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Mutex};
 use tokio::time::Instant;
 
 use crate::{
-    derive::invalidate::{Invalidated, Invalidator, request_id},
+    maintenance::invalidate::{Invalidated, Invalidator, request_id},
     model::ObjectId,
     worker::lock,
 };
@@ -47,7 +47,7 @@ impl<'a> Invalidation<'a> {
         let tags = lock(&self.pending).clone();
         let Some(invalidator) = self.invalidator.filter(|_| !tags.is_empty()) else { return true };
         let names = tags.keys().cloned().collect();
-        let result = invalidator.tell(&names, &request_id(), until).await;
+        let result = invalidator.deliver(&names, &request_id(), until).await;
         let (mut sum, lost) = (result.sum, result.lost);
         let all_taken = sum.failure.is_none();
         let is_tried_again = |tag: &String| again && lost.contains(tag);

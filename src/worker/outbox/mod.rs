@@ -22,7 +22,7 @@ use self::invalidation::Invalidation;
 pub use self::publisher::{Publisher, Unpublished};
 use super::lock;
 use crate::{
-    derive::invalidate::{Invalidated, Invalidator},
+    maintenance::invalidate::{Invalidated, Invalidator},
     model::OutboxEntry,
 };
 
@@ -93,7 +93,7 @@ impl<'a> Outbox<'a> {
         self.invalidate(until, false).await;
         let sum = self.invalidation.sum();
         if let Some(failure) = &sum.failure {
-            warn!(tags.invalidated = sum.tags, tags.lost = sum.lost, "caches: failed to {failure}");
+            warn!(tags.invalidated = sum.tags, tags.lost = sum.lost, "caches: {failure}");
         }
         Some(sum)
     }

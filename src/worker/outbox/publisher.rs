@@ -7,9 +7,9 @@ use tracing::warn;
 
 use super::Outbox;
 use crate::{
-    derive::cache_keys,
+    follow::cache_keys,
     model::{Event, OutboxEntry},
-    queue::{Queue, Slots},
+    queue::{Queue, SharedState},
     store::{MAX_OUTBOX_ENTRIES, Store, StoreError},
     worker::{context::RunContext, lock},
 };
@@ -49,7 +49,7 @@ impl<Q, S> Clone for Publisher<'_, Q, S> {
     }
 }
 
-impl<Q: Queue + Slots, S: Store> Publisher<'_, Q, S> {
+impl<Q: Queue + SharedState, S: Store> Publisher<'_, Q, S> {
     /// The payloads of entries, to be published.
     pub fn of(&self, entries: &[OutboxEntry]) -> Unpublished {
         let templates = &self.ctx.worker.config.cache_key_templates;
@@ -64,18 +64,18 @@ impl<Q: Queue + Slots, S: Store> Publisher<'_, Q, S> {
     pub async fn publish(&self, unpublished: &mut Unpublished) {
         let Unpublished { events, cache_keys, is_refused } = unpublished;
         // Sent one after the other on one connection: one round trip.
-        (*is_refused, ()) = tokio::join!(self.append_events(events), self.delete_reader_keys(cache_keys));
+        (*is_refused, ()) = tokio::join!(self.publish_events(events), self.delete_reader_keys(cache_keys));
     }
 
     /// Target: the stream of events in Redis. Appends events, and empties the list when the stream has them. Returns true when the
     /// stream refused them: they would be refused again.
-    async fn append_events(&self, events: &mut Vec<Event>) -> bool {
+    async fn publish_events(&self, events: &mut Vec<Event>) -> bool {
         let Self { ctx, .. } = self;
         let Some(config) = ctx.worker.config.events.as_ref().filter(|_| !events.is_empty()) else {
             events.clear();
             return false;
         };
-        match ctx.worker.queue.append_events(&config.stream, config.most, events).await {
+        match ctx.worker.queue.publish_events(&config.stream, config.max_len, events).await {
             Ok(appended) => {
                 events.clear();
                 lock(ctx.tally).report.events += appended as u64;
@@ -94,7 +94,7 @@ impl<Q: Queue + Slots, S: Store> Publisher<'_, Q, S> {
         if keys.is_empty() {
             return;
         }
-        match ctx.worker.queue.forget_keys(keys).await {
+        match ctx.worker.queue.delete_cache_keys(keys).await {
             Ok(deleted) => {
                 keys.clear();
                 lock(ctx.tally).report.cache_keys_deleted += deleted as u64;

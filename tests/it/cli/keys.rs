@@ -3,8 +3,8 @@
 use refresh_worker::{
     clock::SystemClock,
     config::RedisConfig,
-    model::{Fingerprint, LearnedRate},
-    queue::{Holder, Slots as _, redis::RedisQueue},
+    model::{Fingerprint, AimdState},
+    queue::{Holder, SharedState as _, redis::RedisQueue},
     sim::{Misbehaviour, PortalTrouble, Rule, Simulator},
 };
 use serde_json::Value;
@@ -62,16 +62,16 @@ async fn keys_list_shows_states_and_changes_nothing() {
     let queue = bench.queue();
     let name = |token: &str| Fingerprint::of(token);
     queue.take_key(&name(&good.token), "run-of-the-test", minute()).await.unwrap();
-    let learned = LearnedRate { ceiling: Some(18.0), ..LearnedRate::plain(17.0) };
+    let learned = AimdState { ceiling: Some(18.0), ..AimdState::plain(17.0) };
     queue.remember_rate(&name(&good.token), learned).await.unwrap();
     queue.take_key(&name("configured.key"), "x", minute()).await.unwrap();
-    queue.pause_key(&name("configured.key"), "x", "benched: status 403, accessDenied", minute()).await.unwrap();
+    queue.cool_down_key(&name("configured.key"), "x", "rejected: status 403, accessDenied", minute()).await.unwrap();
 
     let keys = bench.keys().await;
     let of = |token: &str| keys.iter().find(|key| key["key"] == name(token).to_string()).unwrap();
     assert_eq!(keys.len(), 4, "{keys:?}");
     assert_eq!((&of(&good.token)["state"], &of(&good.token)["run"]), (&"in_use".into(), &"run-of-the-test".into()));
-    assert_eq!((&of(&good.token)["learned_rate"], &of(&good.token)["ceiling"]), (&17.0.into(), &18.0.into()));
+    assert_eq!((&of(&good.token)["aimd_state"], &of(&good.token)["ceiling"]), (&17.0.into(), &18.0.into()));
     assert_eq!(
         (&of(&away.token)["state"], &of(&away.token)["addresses"][0]),
         (&"other_address".into(), &"192.0.2.1".into())
@@ -140,12 +140,12 @@ async fn keys_test_shares_cooldowns_with_runs() {
     let queue = bench.queue();
     let view = async |token: &str| queue.look_at_key(&Fingerprint::of(token)).await.unwrap();
     let busy = view("busy").await;
-    assert_eq!(busy.holder, Holder::Paused("throttled".to_owned()));
-    assert_eq!(busy.learned_rate, None, "one call alone lowers no rate");
+    assert_eq!(busy.holder, Holder::CoolingDown("throttled".to_owned()));
+    assert_eq!(busy.aimd_state, None, "one call alone lowers no rate");
     let gone = view("gone").await;
-    assert!(matches!(&gone.holder, Holder::Paused(reason) if reason.starts_with("benched: ")), "{gone:?}");
+    assert!(matches!(&gone.holder, Holder::CoolingDown(reason) if reason.starts_with("rejected: ")), "{gone:?}");
     let away = view("away").await;
-    assert!(!matches!(away.holder, Holder::Paused(_)), "it may be right where production is: {away:?}");
+    assert!(!matches!(away.holder, Holder::CoolingDown(_)), "it may be right where production is: {away:?}");
 }
 
 #[tokio::test]
@@ -223,7 +223,7 @@ async fn failed_portal_check_delays_no_run() {
         for command in [&["keys", "list"][..], &["keys", "test"], &["check"]] {
             let ran = bench.shell().with("COC_PASSWORD", password).run(command).await;
             assert!(ran.code == 1 && (ran.stdout + &ran.stderr).contains("COC_EMAIL"), "{command:?}");
-            let left = bench.queue().agreements().await.unwrap();
+            let left = bench.queue().shared_entries().await.unwrap();
             assert_eq!(left, [], "{trouble:?}, {command:?}");
         }
     }

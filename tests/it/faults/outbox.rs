@@ -18,7 +18,7 @@ use super::{
     evidence::{Holdings, published_events},
     world::{PLENTY, World, assert_processed},
 };
-use crate::{derive::application::Application, support::process::WorkerProcess};
+use crate::{maintenance::application::Application, support::process::WorkerProcess};
 
 /// The failpoint of the kill. With `true`, the same is requested once more before the next run, which has to call again and
 /// finds what is stored already.

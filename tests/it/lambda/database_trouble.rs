@@ -169,7 +169,7 @@ async fn missing_create_right_prints_the_grant() {
     let named = json!({"requests": [{"type": "player", "tag": player.to_string()}]});
     let failure = worker.invoke(&named, PLENTY).await;
     let text = failure.error()["errorMessage"].as_str().unwrap().to_owned();
-    assert!(text.contains("create missing tables") && text.contains("GRANT CREATE ON DATABASE"), "{text}");
+    assert!(text.contains("create the missing tables") && text.contains("GRANT CREATE ON DATABASE"), "{text}");
     assert_eq!(failure.error()["errorType"], "RefreshFailed.database_down");
     assert_eq!(world.simulator.total_calls(), 0);
     drop_role(&world.database_url, &role).await;

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use refresh_worker::{
     clock::ManualClock,
     config::RedisConfig,
-    model::{Event, LearnedRate, Priority, Reason, RefreshRequest},
+    model::{Event, AimdState, Priority, Reason, RefreshRequest},
     queue::{
         Circuit, CircuitReason, CircuitScope, DeadFilter, Fingerprint, MailLimits, Publisher as _, Queue as _,
         QueueAdmin as _, QueueError, Settled, Settlement, SharedState as _, Slot, record::QueueLimits,
@@ -54,7 +54,7 @@ async fn every_step_of_run_follows_failover() {
     let mail = queue.read_mail(NOW, MailLimits::default()).await.unwrap();
     assert_eq!(queue.admit(NOW, mail).await.unwrap().admitted, 1);
     pair.fail_over().await;
-    assert_eq!(queue.take_key(&key, "run", MINUTE).await.unwrap(), Slot::Taken { learned_rate: None });
+    assert_eq!(queue.take_key(&key, "run", MINUTE).await.unwrap(), Slot::Taken { aimd_state: None });
     pair.fail_over().await;
     assert_eq!(queue.take_calls(NOW, 30, 1000).await.unwrap().granted, 30);
     assert_eq!(queue.calls_taken(NOW).await.unwrap(), 30, "taken once");
@@ -82,7 +82,7 @@ async fn shared_state_follows_failover() {
     pair.fail_over().await;
     assert_eq!(queue.renew_keys(std::slice::from_ref(&key), "run", MINUTE).await.unwrap(), [true]);
     pair.fail_over().await;
-    queue.remember_rate(&key, LearnedRate::plain(20.0)).await.unwrap();
+    queue.remember_rate(&key, AimdState::plain(20.0)).await.unwrap();
     pair.fail_over().await;
     let reason = CircuitReason::new(CircuitReason::MAINTENANCE, "503");
     queue.open_circuit(&Circuit { scope: CircuitScope::Api, since: NOW, next_probe: NOW, reason }).await.unwrap();

@@ -6,7 +6,7 @@ use refresh_worker::{
     clock::ManualClock,
     clock::Timestamp,
     config::RedisConfig,
-    model::{LearnedRate, Priority, RefreshRequest},
+    model::{AimdState, Priority, RefreshRequest},
     queue::{
         CallsGranted, Fingerprint, Holder, LeaseRequest, MailLimits, Queue as _, QueueError, Settlement,
         SharedState as _, Slot,
@@ -57,7 +57,7 @@ async fn our_keys_lie_in_two_hash_slots() {
     bed.lease_one(NOW).await;
     let key = Fingerprint("f".to_owned());
     bed.queue().take_key(&key, "run", SECOND).await.unwrap();
-    bed.queue().remember_rate(&key, LearnedRate::plain(1.0)).await.unwrap();
+    bed.queue().remember_rate(&key, AimdState::plain(1.0)).await.unwrap();
     bed.queue().take_calls(NOW.midnight(), 1, 10).await.unwrap();
     let keys: Vec<String> = bed.command(&["KEYS", "*"]).await;
     assert!(keys.len() >= 7, "{keys:?}");
@@ -145,15 +145,15 @@ async fn full_redis_accepts_shared_state() {
     let queue = bed.queue();
     bed.make_full().await;
     let key = Fingerprint("0123456789ab".to_owned());
-    let learned = Some(LearnedRate::plain(17.0));
-    assert_eq!(queue.take_key(&key, "a", REST).await.unwrap(), Slot::Taken { learned_rate: None });
+    let learned = Some(AimdState::plain(17.0));
+    assert_eq!(queue.take_key(&key, "a", REST).await.unwrap(), Slot::Taken { aimd_state: None });
     assert_eq!(queue.renew_keys(std::slice::from_ref(&key), "a", REST).await.unwrap(), [true]);
-    queue.remember_rate(&key, LearnedRate::plain(17.0)).await.unwrap();
+    queue.remember_rate(&key, AimdState::plain(17.0)).await.unwrap();
     queue.cool_down_key(&key, "a", "throttled", REST).await.unwrap();
     let seen = queue.look_at_key(&key).await.unwrap();
-    assert_eq!((seen.holder, seen.learned_rate), (Holder::CoolingDown("throttled".to_owned()), learned));
+    assert_eq!((seen.holder, seen.aimd_state), (Holder::CoolingDown("throttled".to_owned()), learned));
     assert!(queue.end_cooldown(&key).await.unwrap());
-    assert_eq!(queue.take_key(&key, "b", REST).await.unwrap(), Slot::Taken { learned_rate: learned });
+    assert_eq!(queue.take_key(&key, "b", REST).await.unwrap(), Slot::Taken { aimd_state: learned });
     queue.release_key(&key, "b", REST).await.unwrap();
     assert!(matches!(queue.take_key(&key, "a", REST).await.unwrap(), Slot::Held { .. }));
 
@@ -490,11 +490,11 @@ async fn namespaces_share_keys_days_and_circuits() {
     let bed = RedisBed::at(&url, QueueLimits::default()).await;
     let config = RedisConfig { url: url.into(), cluster: false, namespace: "other".to_owned() };
     let (ours, other) = (bed.queue(), RedisQueue::connect(&config, ManualClock::at(NOW)).unwrap());
-    let (key, learned, day) = (Fingerprint("f".to_owned()), LearnedRate::plain(7.0), NOW.midnight());
+    let (key, learned, day) = (Fingerprint("f".to_owned()), AimdState::plain(7.0), NOW.midnight());
     ours.remember_rate(&key, learned).await.unwrap();
     ours.take_key(&key, "a", SECOND).await.unwrap();
     assert!(matches!(other.take_key(&key, "b", SECOND).await.unwrap(), Slot::Held { .. }));
-    assert_eq!(other.look_at_key(&key).await.unwrap().learned_rate, Some(learned));
+    assert_eq!(other.look_at_key(&key).await.unwrap().aimd_state, Some(learned));
     ours.take_calls(day, 60, 100).await.unwrap();
     assert_eq!(other.take_calls(day, 60, 100).await.unwrap(), CallsGranted { granted: 40, taken: 100 });
     ours.open_circuit(&open_circuit(NOW)).await.unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use refresh_worker::{
     clock::Timestamp,
-    model::{LearnedRate, Priority, Reason, RefreshRequest},
+    model::{AimdState, Priority, Reason, RefreshRequest},
     queue::{
         DeadFilter, Fingerprint, Lease, LeaseRequest, MailLimits, Queue as _, QueueAdmin as _, QueueError, Repaired,
         Settled, Settlement, SharedState as _, Slot,
@@ -174,7 +174,7 @@ async fn deleting_any_key_loses_no_request(bed: &RedisBed) {
 /// What runs agree on beside the requests.
 async fn agree(bed: &RedisBed) {
     let (queue, key) = (bed.queue(), Fingerprint("0123456789ab".to_owned()));
-    queue.remember_rate(&key, LearnedRate::plain(17.0)).await.unwrap();
+    queue.remember_rate(&key, AimdState::plain(17.0)).await.unwrap();
     queue.take_key(&key, "run", HOUR).await.unwrap();
     queue.take_calls(NOW.midnight(), 40, 100).await.unwrap();
     queue.open_circuit(&open_circuit(NOW + HOUR)).await.unwrap();

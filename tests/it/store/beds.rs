@@ -2,7 +2,7 @@
 
 use refresh_worker::{
     config::DatabaseConfig,
-    derive::events,
+    follow::events,
     store::{CommitDetails, Store, postgres::PostgresStore},
 };
 use serde_json::Value;

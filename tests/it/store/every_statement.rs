@@ -11,7 +11,7 @@ use serde_json::Value;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
 
 /// The folders whose statements have to be listed here.
-const FOLDERS: [&str; 3] = ["src/store/sql/postgres", "src/derive/sql", "src/cli/sql"];
+const FOLDERS: [&str; 3] = ["src/store/sql/postgres", "src/maintenance/sql", "src/cli/sql"];
 
 /// The allowed dependence of a statement's cost on the size of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,39 +183,39 @@ pub const STATEMENTS: &[Statement] = &[
     bounded("src/store/sql/postgres/run_lasts.sql", &[]),
     bounded("src/store/sql/postgres/look_state.sql", &["'player'", "'P0001000'"]),
     bounded("src/store/sql/postgres/look_errors.sql", &["'player:P00777'", "5"]),
-    bounded("src/derive/sql/view_ages.sql", &["ARRAY['clan_leaderboard', 'refresh_progress']"]),
-    bounded("src/derive/sql/view_look.sql", &["'clan_leaderboard'", "'refresh_worker.clan_leaderboard'"]),
-    bounded("src/derive/sql/view_blocker.sql", &["'clan_leaderboard'", "'refresh_worker.clan_leaderboard'"]),
-    bounded("src/derive/sql/view_log.sql", &["'clan_leaderboard'", "1", NONE, "8000"]),
-    bounded("src/derive/sql/view_log_look.sql", &[]),
-    grows("src/derive/sql/own_views/clan_leaderboard.sql", "the newest document of every clan", &[]),
-    grows("src/derive/sql/own_views/refresh_progress.sql", "every row of refresh_state", &[]),
-    bounded("src/derive/sql/jobs/idle.sql", &[]),
-    bounded("src/derive/sql/jobs/give_up.sql", &["300"]),
-    bounded("src/derive/sql/jobs/take.sql", &["300", "30"]),
-    bounded("src/derive/sql/jobs/beat.sql", &["(SELECT id FROM bench.job)", "(SELECT started_at FROM bench.job)"]),
+    bounded("src/maintenance/sql/view_ages.sql", &["ARRAY['clan_leaderboard', 'refresh_progress']"]),
+    bounded("src/maintenance/sql/view_look.sql", &["'clan_leaderboard'", "'refresh_worker.clan_leaderboard'"]),
+    bounded("src/maintenance/sql/view_blocker.sql", &["'clan_leaderboard'", "'refresh_worker.clan_leaderboard'"]),
+    bounded("src/maintenance/sql/view_log.sql", &["'clan_leaderboard'", "1", NONE, "8000"]),
+    bounded("src/maintenance/sql/view_log_look.sql", &[]),
+    grows("src/maintenance/sql/own_views/clan_leaderboard.sql", "the newest document of every clan", &[]),
+    grows("src/maintenance/sql/own_views/refresh_progress.sql", "every row of refresh_state", &[]),
+    bounded("src/maintenance/sql/jobs/idle.sql", &[]),
+    bounded("src/maintenance/sql/jobs/give_up.sql", &["300"]),
+    bounded("src/maintenance/sql/jobs/take.sql", &["300", "30"]),
+    bounded("src/maintenance/sql/jobs/beat.sql", &["(SELECT id FROM bench.job)", "(SELECT started_at FROM bench.job)"]),
     bounded(
-        "src/derive/sql/jobs/end.sql",
+        "src/maintenance/sql/jobs/end.sql",
         &["(SELECT id FROM bench.job)", "(SELECT started_at FROM bench.job)", "'completed'", NONE, "'[]'", "false"],
     ),
-    bounded("src/derive/sql/jobs/insert.sql", &["'{}'", "0", "3"]),
-    bounded("src/derive/sql/jobs/list.sql", &[NONE, NONE, "20"]),
-    bounded("src/derive/sql/jobs/list.sql", &["(SELECT id FROM bench.job)", NONE, "20"]),
-    bounded("src/derive/sql/jobs/list.sql", &[NONE, "'queued'", "20"]),
-    bounded("src/derive/sql/jobs/list.sql", &[NONE, "'completed'", "20"]),
+    bounded("src/maintenance/sql/jobs/insert.sql", &["'{}'", "0", "3"]),
+    bounded("src/maintenance/sql/jobs/list.sql", &[NONE, NONE, "20"]),
+    bounded("src/maintenance/sql/jobs/list.sql", &["(SELECT id FROM bench.job)", NONE, "20"]),
+    bounded("src/maintenance/sql/jobs/list.sql", &[NONE, "'queued'", "20"]),
+    bounded("src/maintenance/sql/jobs/list.sql", &[NONE, "'completed'", "20"]),
     grows(
-        "src/derive/sql/jobs/purge.sql",
+        "src/maintenance/sql/jobs/purge.sql",
         "a thousand jobs, each on a page of its own where there are many",
         &["ARRAY['completed', 'failed']", "3600", "1000", NONE],
     ),
-    grows("src/derive/sql/jobs/purge_count.sql", "every job that ended", &["ARRAY['completed', 'failed']", "3600"]),
-    bounded("src/derive/sql/jobs/look.sql", &[]),
-    bounded("src/derive/sql/jobs/function_look.sql", &["'public'", "'now'"]),
-    bounded("src/derive/sql/retention_from.sql", &["'player_snapshots'", "'2026-03-10'"]),
-    bounded("src/derive/sql/retention_thin.sql", &["'2026-02-01'", "'2026-02-02'", "1000", "'player'"]),
-    bounded("src/derive/sql/retention_note.sql", &["'player_snapshots'", "'2026-03-10'", "'2026-03-20Z'"]),
+    grows("src/maintenance/sql/jobs/purge_count.sql", "every job that ended", &["ARRAY['completed', 'failed']", "3600"]),
+    bounded("src/maintenance/sql/jobs/look.sql", &[]),
+    bounded("src/maintenance/sql/jobs/function_look.sql", &["'public'", "'now'"]),
+    bounded("src/maintenance/sql/retention_from.sql", &["'player_snapshots'", "'2026-03-10'"]),
+    bounded("src/maintenance/sql/retention_thin.sql", &["'2026-02-01'", "'2026-02-02'", "1000", "'player'"]),
+    bounded("src/maintenance/sql/retention_note.sql", &["'player_snapshots'", "'2026-03-10'", "'2026-03-20Z'"]),
     grows(
-        "src/derive/sql/retention_count.sql",
+        "src/maintenance/sql/retention_count.sql",
         "every snapshot of the days that would be thinned",
         &["'2026-01-01'", "'2026-03-10'", "'player'"],
     ),
@@ -238,9 +238,9 @@ const APART: &[(&str, &str)] = &[
     ("src/store/sql/postgres/migration_rights.sql", "reads the catalogue, before the first run"),
     ("src/store/sql/postgres/row_security.sql", "reads the catalogue, for `check`"),
     ("src/store/sql/postgres/check_tables.sql", "reads the catalogue, for `check`"),
-    ("src/derive/sql/jobs/table.sql", "makes a table"),
-    ("src/derive/sql/view_log_table.sql", "makes a table"),
-    ("src/derive/sql/view_statistics_job_progress.sql", "counts another program's view"),
+    ("src/maintenance/sql/jobs/table.sql", "makes a table"),
+    ("src/maintenance/sql/view_log_table.sql", "makes a table"),
+    ("src/maintenance/sql/view_statistics_job_progress.sql", "counts another program's view"),
 ];
 
 /// Files with statements that are neither listed nor excepted, and listed files that no longer exist.
@@ -392,8 +392,8 @@ impl Size {
 /// Fills the tables, which have to be there and empty. Indexes are made afterwards, as a copy of a database has them.
 pub async fn fill(connection: &mut PgConnection, size: Size) {
     exec(connection, "SET maintenance_work_mem = '256MB'; SET synchronous_commit = off").await;
-    exec(connection, include_str!("../../../src/derive/sql/jobs/table.sql")).await;
-    exec(connection, include_str!("../../../src/derive/sql/view_log_table.sql")).await;
+    exec(connection, include_str!("../../../src/maintenance/sql/jobs/table.sql")).await;
+    exec(connection, include_str!("../../../src/maintenance/sql/view_log_table.sql")).await;
     exec(connection, WITHOUT_INDEXES).await;
     let Size { clans, players, snapshots, ended_of_commit, ended, jobs, runs, document } = size;
     exec(
@@ -519,7 +519,7 @@ CREATE TABLE bench.report_of_a_run AS SELECT json_build_object(
     'run', 'run @',
     'errors', (SELECT json_agg('player:P' || lpad(e::text, 3, '0') || '@: bad_gateway: 502, tried thrice')
                FROM generate_series(1, 20) AS e),
-    'work_by_kind_and_class', (
+    'work_by_kind_and_priority', (
         SELECT json_object_agg(k, (
             SELECT json_object_agg(c, '{"calls":10,"stored":5,"unchanged":3,"fresh":1,"gone":1,"released":2}'::json)
             FROM unnest(ARRAY['critical', 'high', 'medium', 'low']) AS c))

@@ -51,7 +51,7 @@ async fn pgbouncer_clients_do_not_interfere() {
         let problems = store.check_rights().await;
         assert_eq!(problems.len(), 1, "{problems:?}");
         assert!(!problems[0].is_certain && problems[0].what.contains("pooler"), "{problems:?}");
-        assert!(problems[0].remedy.contains("DB_STATEMENT_CACHE=0"), "{problems:?}");
+        assert!(problems[0].fix.contains("DB_STATEMENT_CACHE=0"), "{problems:?}");
     }
     let server = sqlx::PgPool::connect(&direct).await.unwrap();
     let runs: i64 =

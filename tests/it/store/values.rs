@@ -170,7 +170,7 @@ const DOCUMENTS: [&str; 11] = [
     r#"'{"a": "\ud800"}'"#,
     "(repeat('[', 4000) || repeat(']', 4000))::json",
     r#"'{"deep_link": 5, "tag": {}, "members": "x", "name": 1e999}'"#,
-    r#"'{"errors": "x", "work_by_kind_and_class": {"clan": {"high": {"calls": "x", "gone": -1}, "low": 5}, "war": []}}'"#,
+    r#"'{"errors": "x", "work_by_kind_and_priority": {"clan": {"high": {"calls": "x", "gone": -1}, "low": 5}, "war": []}}'"#,
 ];
 
 fn oddities(data_type: &str) -> &'static [&'static str] {
@@ -321,7 +321,7 @@ async fn our_tables_full_of_oddities(bed: &PostgresBed) {
         (run, started, ended, stopped_because, error, processed, failed, api_requests, report) \
         VALUES ('run {n}', '2026-03-04', '2026-03-04', 'x', NULL, 1, 0, 2, \
         '{\"errors\": [\"clan:8GG: it was odd\"], \
-          \"work_by_kind_and_class\": {\"clan\": {\"high\": {\"calls\": 1, \"stored\": 1}}}}')";
+          \"work_by_kind_and_priority\": {\"clan\": {\"high\": {\"calls\": 1, \"stored\": 1}}}}')";
     const ENTRY: &str = "INSERT INTO refresh_worker.outbox (id, stored_at, payload) VALUES ({n}, '2026-03-04', '{}')";
     const STATE: &str = "INSERT INTO refresh_worker.refresh_state (kind, tag, fetched_at, last_outcome) \
         VALUES ('clan', 'X{n}', '2026-03-04', 'stored')";

@@ -4,12 +4,12 @@
 use std::{sync::Arc, time::Duration};
 
 use refresh_worker::{
-    api::{client::ApiClient, wallet::Wallet},
+    api::{client::ApiClient, keys::KeyStore},
     app,
     clock::{Clock, ManualClock, SystemClock, Timestamp},
     config::{FollowUpConfig, WorkerConfig},
     model::{ObjectId, Priority, RefreshRequest},
-    queue::{DeadFilter, DeadLetter, Queue, QueueStats, memory::MemoryQueue},
+    queue::{DeadFilter, DeadLetter, Queue, QueueAdmin, QueueStats, memory::MemoryQueue},
     sim::{SimConfig, Simulator},
     store::{Store, sqlite::SqliteStore},
     worker::{ApiAccess, RunOptions, Runs, Stop, Unwatched, Worker, report::RunReport, tables::Tables},
@@ -41,14 +41,14 @@ impl Bed {
         let mut worker_config = WorkerConfig { follow_ups: FollowUpConfig::NONE, ..WorkerConfig::default() };
         change(&mut worker_config);
         let store = SqliteStore::in_memory().await.expect("SQLite opens in memory");
-        let store = store.telling(app::telling(&worker_config, false));
+        let store = store.with_details(app::commit_details(&worker_config, false));
         store.migrate().await.expect("the migrations run");
         let worker = Worker {
             queue: Arc::new(MemoryQueue::new(clock.clone())),
             store: Arc::new(store),
             api: ApiAccess {
                 client: ApiClient::new(&simulator.base_url()).expect("the simulator's address is one"),
-                wallet: Wallet::from_tokens(tokens.into_iter().map(Into::into).collect()),
+                key_store: KeyStore::from_tokens(tokens.into_iter().map(Into::into).collect()),
                 reqs_per_sec: RATE,
                 keys_per_run: None,
                 reqs_per_day: None,
@@ -74,7 +74,7 @@ impl Bed {
             store: Arc::clone(&self.worker.store),
             api: ApiAccess {
                 client: ApiClient::new(&self.simulator.base_url()).expect("the simulator's address is one"),
-                wallet: self.worker.api.wallet.clone(),
+                key_store: self.worker.api.key_store.clone(),
                 reqs_per_sec: RATE,
                 keys_per_run: None,
                 reqs_per_day: None,

@@ -3,15 +3,15 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use refresh_worker::{
-    api::{client::ApiClient, wallet::Wallet},
+    api::{client::ApiClient, keys::KeyStore},
     app,
     clock::{Clock, ManualClock, SystemClock, Timestamp},
     config::{FollowUpConfig, WorkerConfig},
-    model::{Event, Fingerprint, Kind, LearnedRate, ObjectId, Priority, RefreshRequest, Tag},
+    model::{Event, Fingerprint, Kind, AimdState, ObjectId, Priority, RefreshRequest, Tag},
     queue::{
         Admitted, CallsGranted, Circuit, CircuitScope, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease,
         LeaseRequest, LeaseToken, Leased, MailLimits, Queue, QueueError, QueueStats, Repaired, Settled, Settlement,
-        Slot, SlotView, Slots, mailbox::Mail, memory::MemoryQueue,
+        Slot, SlotView, SharedState, mailbox::Mail, memory::MemoryQueue,
     },
     sim::{Misbehaviour, Rule, SimConfig, Simulator},
     store::{Store, sqlite::SqliteStore},
@@ -53,8 +53,8 @@ impl<Q: Queue> Queue for Clocked<Q> {
         lease(now: Timestamp, request: &LeaseRequest) -> Leased;
         renew(now: Timestamp, leases: &[(ObjectId, LeaseToken)], until: Timestamp) -> Vec<bool>;
         settle_and_follow(now: Timestamp, settlements: &[(Lease, Settlement)], following: Following<'_>) -> (Vec<Settled>, usize);
-        append_events(stream: &str, most: u64, events: &[Event]) -> usize;
-        forget_keys(keys: &[String]) -> usize;
+        publish_events(stream: &str, most: u64, events: &[Event]) -> usize;
+        delete_cache_keys(keys: &[String]) -> usize;
         reconcile(now: Timestamp) -> Repaired;
         repair(now: Timestamp) -> Repaired;
         lift_holds(now: Timestamp, code: &str) -> usize;
@@ -67,17 +67,17 @@ impl<Q: Queue> Queue for Clocked<Q> {
     }
 }
 
-impl<Q: Slots> Slots for Clocked<Q> {
+impl<Q: SharedState> SharedState for Clocked<Q> {
     as_the_queue! {
         take_key(key: &Fingerprint, run: &str, lifetime: Duration) -> Slot;
         renew_keys(keys: &[Fingerprint], run: &str, lifetime: Duration) -> Vec<bool>;
-        pause_key(key: &Fingerprint, run: &str, reason: &str, rest: Duration) -> ();
-        give_back_key(key: &Fingerprint, run: &str, linger: Duration) -> ();
-        remember_rate(key: &Fingerprint, learned: LearnedRate) -> ();
+        cool_down_key(key: &Fingerprint, run: &str, reason: &str, rest: Duration) -> ();
+        release_key(key: &Fingerprint, run: &str, linger: Duration) -> ();
+        remember_rate(key: &Fingerprint, learned: AimdState) -> ();
         look_at_key(key: &Fingerprint) -> SlotView;
-        end_rest(key: &Fingerprint) -> bool;
+        end_cooldown(key: &Fingerprint) -> bool;
         take_calls(day: Timestamp, wanted: u64, per_day: u64) -> CallsGranted;
-        give_back_calls(day: Timestamp, calls: u64) -> ();
+        return_calls(day: Timestamp, calls: u64) -> ();
         calls_taken(day: Timestamp) -> u64;
         circuits() -> Vec<Circuit>;
         open_circuit(circuit: &Circuit) -> ();
@@ -97,11 +97,11 @@ pub async fn in_memory(follow_ups: FollowUpConfig) -> Stage<MemoryQueue> {
     stage(follow_ups, |clock| MemoryQueue::new(clock)).await
 }
 
-async fn stage<Q: Queue + Slots>(follow_ups: FollowUpConfig, queue: impl FnOnce(Arc<ManualClock>) -> Q) -> Stage<Q> {
+async fn stage<Q: Queue + SharedState>(follow_ups: FollowUpConfig, queue: impl FnOnce(Arc<ManualClock>) -> Q) -> Stage<Q> {
     stage_with(WorkerConfig { follow_ups, ..WorkerConfig::default() }, queue).await
 }
 
-pub async fn stage_with<Q: Queue + Slots>(config: WorkerConfig, queue: impl FnOnce(Arc<ManualClock>) -> Q) -> Stage<Q> {
+pub async fn stage_with<Q: Queue + SharedState>(config: WorkerConfig, queue: impl FnOnce(Arc<ManualClock>) -> Q) -> Stage<Q> {
     let clock = ManualClock::at(SystemClock.wall());
     let world = SimConfig {
         tokens: vec![TOKEN.to_owned()],
@@ -111,14 +111,14 @@ pub async fn stage_with<Q: Queue + Slots>(config: WorkerConfig, queue: impl FnOn
         ..SimConfig::default()
     };
     let simulator = Simulator::start(world).await.unwrap();
-    let store = SqliteStore::in_memory().await.unwrap().telling(app::telling(&config, false));
+    let store = SqliteStore::in_memory().await.unwrap().with_details(app::commit_details(&config, false));
     store.migrate().await.unwrap();
     let worker = Worker {
         queue: Arc::new(Clocked { queue: queue(clock.clone()), clock: clock.clone() }),
         store: Arc::new(store),
         api: ApiAccess {
             client: ApiClient::new(&simulator.base_url()).unwrap(),
-            wallet: Wallet::from_tokens(vec![TOKEN.into()]),
+            key_store: KeyStore::from_tokens(vec![TOKEN.into()]),
             reqs_per_sec: 500,
             keys_per_run: None,
             reqs_per_day: None,
@@ -132,7 +132,7 @@ pub async fn stage_with<Q: Queue + Slots>(config: WorkerConfig, queue: impl FnOn
     Stage { worker, simulator, clock }
 }
 
-impl<Q: Queue + Slots> Stage<Q> {
+impl<Q: Queue + SharedState> Stage<Q> {
     pub async fn ask(&self, object: &ObjectId, priority: Priority) {
         let now = self.clock.wall();
         self.worker.queue.enqueue(now, &[RefreshRequest::now(object.clone(), priority, now)]).await.unwrap();
@@ -188,7 +188,7 @@ impl<Q: Queue + Slots> Stage<Q> {
 }
 
 /// A clan's war from its preparation to its end, requested once.
-async fn a_whole_war<Q: Queue + Slots>(
+async fn a_whole_war<Q: Queue + SharedState>(
     stage: &Stage<Q>,
     meddle: impl AsyncFn(&ObjectId, usize),
 ) -> (Vec<String>, Vec<Timestamp>) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use refresh_worker::{
     model::{Kind, ObjectId, Priority, RefreshRequest},
-    queue::{CircuitScope, Queue, Slots, memory::MemoryQueue, record::QueueLimits},
+    queue::{CircuitScope, Queue, QueueAdmin, SharedState, memory::MemoryQueue, record::QueueLimits},
     sim::{Endpoint, Misbehaviour, Rule},
     worker::{
         RunOptions, Runs, Unwatched,

@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use refresh_worker::{
-    api::{RunKeys, Wallet},
+    api::{KeyPool, KeyStore},
     clock::{Clock, SystemClock},
     config::RedisConfig,
-    queue::{Holder, Slots as _, redis::RedisQueue},
+    queue::{Holder, SharedState as _, redis::RedisQueue},
     worker::keys::KeySlots,
 };
 
@@ -22,9 +22,9 @@ async fn unshared_cooldown_is_shared_with_next_renewal() {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let config = RedisConfig { url: url.as_str().into(), cluster: false, namespace: "refresh".to_owned() };
     let queue = RedisQueue::connect(&config, Arc::clone(&clock)).unwrap();
-    let wallet = Wallet::from_tokens(vec![TOKEN.into()]);
-    let keys = RunKeys::new(Arc::clone(&clock), 30);
-    let ring = KeySlots::new(&queue, clock.as_ref(), &wallet, &keys, "run", seconds(60), None);
+    let key_store = KeyStore::from_tokens(vec![TOKEN.into()]);
+    let keys = KeyPool::new(Arc::clone(&clock), 30);
+    let ring = KeySlots::new(&queue, clock.as_ref(), &key_store, &keys, "run", seconds(60), None);
     ring.take().await.unwrap();
     let key = keys.fingerprints()[0].clone();
 
@@ -39,6 +39,6 @@ async fn unshared_cooldown_is_shared_with_next_renewal() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let view = queue.look_at_key(&key).await.unwrap();
-    assert_eq!(view.holder, Holder::Paused("throttled".to_owned()));
-    assert!(view.for_another > seconds(20) && view.learned_rate.is_some(), "{view:?}");
+    assert_eq!(view.holder, Holder::CoolingDown("throttled".to_owned()));
+    assert!(view.for_another > seconds(20) && view.aimd_state.is_some(), "{view:?}");
 }

@@ -38,7 +38,7 @@ async fn missing_partition_costs_no_repeated_calls() {
         store: Arc::new(store),
         api: ApiAccess {
             client: ApiClient::new(&bed.simulator.base_url()).unwrap(),
-            wallet: bed.worker.api.wallet.clone(),
+            key_store: bed.worker.api.key_store.clone(),
             reqs_per_sec: RATE,
             keys_per_run: None,
             reqs_per_day: None,

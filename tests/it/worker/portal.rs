@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use refresh_worker::{
-    api::wallet::Wallet,
+    api::keys::KeyStore,
     config::{PortalAccount, PortalConfig},
     model::Fingerprint,
-    queue::{Holder, Slots as _, memory::MemoryQueue},
+    queue::{Holder, SharedState as _, memory::MemoryQueue},
     sim::{Misbehaviour, PortalTrouble, Rule, Simulator},
     store::sqlite::SqliteStore,
     worker::{ApiAccess, RunOptions, Runs as _, Unwatched, Worker, report::StopReason},
@@ -29,21 +29,21 @@ fn portal(simulator: &Simulator, key_name: &str, key_count: usize) -> PortalConf
     }
 }
 
-fn wallet(config: &PortalConfig) -> Wallet {
-    Wallet::default().with_portal(config).expect("the simulator's address is one")
+fn key_store(config: &PortalConfig) -> KeyStore {
+    KeyStore::default().with_portal(config).expect("the simulator's address is one")
 }
 
 /// A bed whose worker has no key but what the portal gives.
 async fn bed(key_count: usize) -> Bed {
     let mut bed = Bed::with(|config| config.deadline_buffer = Duration::ZERO, &["of-nobody"]).await;
     bed.simulator.open_account(EMAIL, PASSWORD);
-    bed.worker.api.wallet = wallet(&portal(&bed.simulator, NAME, key_count));
+    bed.worker.api.key_store = key_store(&portal(&bed.simulator, NAME, key_count));
     bed
 }
 
 fn another(bed: &Bed, config: &PortalConfig) -> Worker<MemoryQueue, SqliteStore> {
     let another = bed.another();
-    Worker { api: ApiAccess { wallet: wallet(config), ..another.api }, ..another }
+    Worker { api: ApiAccess { key_store: key_store(config), ..another.api }, ..another }
 }
 
 /// Lets time pass by the bed's clock while something goes on, since rights end by it.
@@ -62,7 +62,7 @@ async fn while_time_passes<T>(bed: &Bed, work: impl Future<Output = T>) -> T {
 
 /// The holder of the right to log in with the first account.
 async fn who_logs_in(bed: &Bed) -> Holder {
-    let slot = bed.worker.api.wallet.accounts()[0].login_slot();
+    let slot = bed.worker.api.key_store.accounts()[0].login_slot();
     bed.worker.queue.look_at_key(&slot).await.unwrap().holder
 }
 
@@ -119,7 +119,7 @@ async fn egress_ips_select_the_keys() {
     let mut bed = bed(1).await;
     let mut config = portal(&bed.simulator, NAME, 1);
     config.egress_ips = ["203.0.113.7", "198.51.100.20"].map(|address| address.parse().unwrap()).to_vec();
-    bed.worker.api.wallet = wallet(&config);
+    bed.worker.api.key_store = key_store(&config);
     bed.simulator.put_key(EMAIL, NAME, "203.0.113.7");
     bed.ask(bed.players(3)).await;
     assert_eq!(bed.run().await.processed_requests, 3);
@@ -177,8 +177,8 @@ async fn warm_sandbox_starts_with_its_other_keys() {
         .simulator
         .portal_keys(EMAIL)
         .iter()
-        .all(|key| other.api.wallet.keys().iter().any(|known| *known.fingerprint() == Fingerprint::of(&key.token)));
-    assert!(all_known, "{:?}", other.api.wallet);
+        .all(|key| other.api.key_store.keys().iter().any(|known| *known.fingerprint() == Fingerprint::of(&key.token)));
+    assert!(all_known, "{:?}", other.api.key_store);
 }
 
 #[tokio::test]
@@ -188,7 +188,7 @@ async fn login_ends_with_the_run_without_cooldown() {
     let mut config = portal(&bed.simulator, NAME, 1);
     let (variable, email) = ("COC_EMAIL_2".to_owned(), "second@example.com".into());
     config.accounts.push(PortalAccount { variable, email, password: PASSWORD.into() });
-    bed.worker.api.wallet = wallet(&config);
+    bed.worker.api.key_store = key_store(&config);
     bed.simulator.portal_trouble(Some(PortalTrouble::Stalled));
     bed.ask(bed.players(2)).await;
     let options = RunOptions { time_left: Some(seconds(2)), ..RunOptions::default() };
@@ -376,7 +376,7 @@ async fn ten_cold_sandboxes_log_in_one_by_one() {
 async fn portal_failures_are_named_and_back_off() {
     for (trouble, expected) in [
         (PortalTrouble::Temporary, "it refuses for now: Temporary application error"),
-        (PortalTrouble::Down, "it is down: it answers 503"),
+        (PortalTrouble::Down, "it is down: status 503"),
         (PortalTrouble::Nonsense, "sets no cookie"),
         (PortalTrouble::CannotCreate, "create a key at the developer portal with COC_EMAIL: it refuses for now"),
     ] {
@@ -403,12 +403,12 @@ async fn wrong_password_cools_down_15_minutes() {
     let mut bed = bed(1).await;
     let mut config = portal(&bed.simulator, NAME, 1);
     config.accounts[0].password = "wrong".into();
-    bed.worker.api.wallet = wallet(&config);
+    bed.worker.api.key_store = key_store(&config);
     bed.ask(bed.players(1)).await;
     for _ in 0..5 {
         let report = bed.run().await;
         assert_eq!(report.stopped_because, StopReason::NoUsableKey, "{report:?}");
-        assert!(report.failure.unwrap_or_default().contains("e-mail or password are wrong"));
+        assert!(report.failure.unwrap_or_default().contains("wrong e-mail or password"));
         bed.clock.advance(seconds(120));
     }
     assert_eq!(count(&bed, "login"), 1);
@@ -419,15 +419,15 @@ async fn new_password_is_tried_at_once() {
     let mut bed = bed(1).await;
     let mut config = portal(&bed.simulator, NAME, 1);
     config.accounts[0].password = "the old one".into();
-    bed.worker.api.wallet = wallet(&config);
+    bed.worker.api.key_store = key_store(&config);
     bed.ask(bed.players(1)).await;
     assert_eq!(bed.run().await.stopped_because, StopReason::NoUsableKey);
-    bed.worker.api.wallet = wallet(&portal(&bed.simulator, NAME, 1));
+    bed.worker.api.key_store = key_store(&portal(&bed.simulator, NAME, 1));
     assert_eq!(bed.run().await.processed_requests, 1);
     // A process with the old password leaves the portal alone, and no other process cools down because of it.
-    bed.worker.api.wallet = wallet(&config);
+    bed.worker.api.key_store = key_store(&config);
     let report = bed.run().await;
-    assert!(report.failure.unwrap_or_default().contains("e-mail or password are wrong (tried again in"));
+    assert!(report.failure.unwrap_or_default().contains("wrong e-mail or password (tried again in"));
     assert_eq!(count(&bed, "login"), 2);
 }
 
@@ -476,7 +476,7 @@ async fn failing_account_leaves_others_working() {
         let variable = format!("COC_ACCOUNTS[{}]", number + 1);
         config.accounts.push(PortalAccount { variable, email: (*email).into(), password: (*password).into() });
     }
-    bed.worker.api.wallet = wallet(&config);
+    bed.worker.api.key_store = key_store(&config);
     bed.ask(bed.players(30)).await;
     let report = bed.run().await;
     assert_eq!((report.stopped_because, report.processed_requests), (StopReason::QueueEmpty, 30), "{report:?}");

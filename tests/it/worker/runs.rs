@@ -6,7 +6,7 @@ use refresh_worker::{
     api::client::ApiClient,
     clock::{Clock as _, ManualClock, Timestamp},
     model::{Fingerprint, ObjectId, Priority, Reason, RefreshRequest},
-    queue::{Holder, LeaseRequest, Queue, Settlement, Slots as _, memory::MemoryQueue},
+    queue::{Holder, LeaseRequest, Queue, Settlement, SharedState as _, memory::MemoryQueue},
     sim::{Misbehaviour, Rule},
     store::{Store, sqlite::SqliteStore},
     worker::{RunOptions, Runs, Unwatched, report::StopReason, tables::Tables},
@@ -49,7 +49,7 @@ async fn clan_with_unreadable_member_is_stored() {
     assert_eq!(outcomes(&report), [("stored", 1)], "{report:?}");
     assert_eq!(
         report.errors,
-        ["clan:2PP: an entry of its member list cannot be read; who leaves the clan is not seen while it is there"]
+        ["clan:2PP: an entry of its member list cannot be read; leaves are not recorded until that ends"]
     );
 }
 

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, fs, time::Duration};
 
 use refresh_worker::{
-    model::LearnedRate,
-    queue::{Circuit, CircuitReason, CircuitScope, Fingerprint, Holder, Settlement, Slots as _},
+    model::AimdState,
+    queue::{Circuit, CircuitReason, CircuitScope, Fingerprint, Holder, Settlement, SharedState as _},
 };
 use serde_json::Value;
 
@@ -85,10 +85,10 @@ async fn migrate_waits_for_leased_requests() {
 #[tokio::test]
 async fn migrate_copies_the_shared_run_state() {
     let (old, new) = (Bed::fresh().await, Bed::fresh().await);
-    let (resting, learned) = (Fingerprint("0123456789ab".to_owned()), LearnedRate::plain(17.0));
+    let (resting, learned) = (Fingerprint("0123456789ab".to_owned()), AimdState::plain(17.0));
     let now = old.now().await;
     old.queue.take_key(&resting, "some-run", MINUTE).await.unwrap();
-    old.queue.pause_key(&resting, "some-run", "throttled", 5 * MINUTE).await.unwrap();
+    old.queue.cool_down_key(&resting, "some-run", "throttled", 5 * MINUTE).await.unwrap();
     old.queue.remember_rate(&resting, learned).await.unwrap();
     old.queue.take_calls(now.midnight(), 40, 100).await.unwrap();
     let reason = CircuitReason::new(CircuitReason::MAINTENANCE, "status 503");
@@ -103,7 +103,7 @@ async fn migrate_copies_the_shared_run_state() {
     let output = shell.run(&["queue", "migrate"]).await.well();
     assert!(output.contains("copied 4 entries of the shared run state"), "{output}");
     let seen = new.queue.look_at_key(&resting).await.unwrap();
-    assert_eq!((seen.holder, seen.learned_rate), (Holder::Paused("throttled".to_owned()), Some(learned)));
+    assert_eq!((seen.holder, seen.aimd_state), (Holder::CoolingDown("throttled".to_owned()), Some(learned)));
     assert!(seen.for_another > MINUTE && seen.for_another <= 5 * MINUTE, "{:?}", seen.for_another);
     assert_eq!(new.queue.calls_taken(now.midnight()).await.unwrap(), 40);
     assert_eq!(new.queue.circuits().await.unwrap(), [circuit]);
@@ -113,12 +113,12 @@ async fn migrate_copies_the_shared_run_state() {
     }
     // The worker has gone on at the new one: there, what says more stays.
     new.queue.take_calls(now.midnight(), 10, 100).await.unwrap();
-    new.queue.pause_key(&resting, "a-run", "throttled again", 10 * MINUTE).await.unwrap();
+    new.queue.cool_down_key(&resting, "a-run", "throttled again", 10 * MINUTE).await.unwrap();
     let output = shell.run(&["queue", "migrate"]).await.well();
     assert!(!output.contains("shared run state"), "{output}");
     assert_eq!(new.queue.calls_taken(now.midnight()).await.unwrap(), 50);
     let seen = new.queue.look_at_key(&resting).await.unwrap();
-    assert_eq!(seen.holder, Holder::Paused("throttled again".to_owned()));
+    assert_eq!(seen.holder, Holder::CoolingDown("throttled again".to_owned()));
 }
 
 #[tokio::test]
@@ -133,7 +133,7 @@ async fn migrate_refuses_while_a_run_holds_a_key() {
         assert!(output.contains("nothing was moved") && output.contains("stop the worker's schedule"), "{output}");
     }
     assert_eq!((old.count().await, new.count().await), (2, 0));
-    old.queue.give_back_key(&key, "some-run", MINUTE).await.unwrap();
+    old.queue.release_key(&key, "some-run", MINUTE).await.unwrap();
     mover(&old.url, &new.url).run(&["queue", "migrate"]).await.well();
     assert_eq!(new.count().await, 2);
 }
