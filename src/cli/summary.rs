@@ -239,7 +239,7 @@ mod tests {
         tally.count(Kind::Player, Priority::High, Outcome::Gone);
         tally.count(Kind::Player, Priority::High, Outcome::DeadLetter);
         tally.count(Kind::War, Priority::High, Outcome::PrivateWarLog);
-        tally.mail = MailReport { admitted: 93, unreadable: 1, orphans_dropped: 0 };
+        tally.report.mail = MailReport { admitted: 93, unreadable: 1, orphans_dropped: 0 };
         tally
     }
 

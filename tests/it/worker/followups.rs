@@ -9,8 +9,8 @@ use refresh_worker::{
     config::{FollowUpConfig, WorkerConfig},
     model::{Event, Fingerprint, Kind, AimdState, ObjectId, Priority, RefreshRequest, Tag},
     queue::{
-        Admitted, CallsGranted, Circuit, CircuitScope, DeadFilter, DeadLetter, Enqueued, Exported, Following, Lease,
-        LeaseRequest, LeaseToken, Leased, MailLimits, Queue, QueueError, QueueStats, Repaired, Settled, Settlement,
+        Admitted, CallsGranted, Circuit, CircuitScope, Enqueued, Following, Lease,
+        LeaseRequest, LeaseToken, Leased, MailLimits, Publisher, Queue, QueueError, QueueStats, Repaired, Settled, Settlement,
         Slot, SlotView, SharedState, mailbox::Mail, memory::MemoryQueue,
     },
     sim::{Misbehaviour, Rule, SimConfig, Simulator},
@@ -41,6 +41,13 @@ macro_rules! as_the_queue {
     };
 }
 
+impl<Q: Queue> Publisher for Clocked<Q> {
+    as_the_queue! {
+        publish_events(stream: &str, most: u64, events: &[Event]) -> usize;
+        delete_cache_keys(keys: &[String]) -> usize;
+    }
+}
+
 impl<Q: Queue> Queue for Clocked<Q> {
     async fn time(&self) -> Result<Timestamp, QueueError> {
         Ok(self.clock.wall())
@@ -53,17 +60,10 @@ impl<Q: Queue> Queue for Clocked<Q> {
         lease(now: Timestamp, request: &LeaseRequest) -> Leased;
         renew(now: Timestamp, leases: &[(ObjectId, LeaseToken)], until: Timestamp) -> Vec<bool>;
         settle_and_follow(now: Timestamp, settlements: &[(Lease, Settlement)], following: Following<'_>) -> (Vec<Settled>, usize);
-        publish_events(stream: &str, most: u64, events: &[Event]) -> usize;
-        delete_cache_keys(keys: &[String]) -> usize;
         reconcile(now: Timestamp) -> Repaired;
-        repair(now: Timestamp) -> Repaired;
         lift_holds(now: Timestamp, code: &str) -> usize;
         return_set_aside(now: Timestamp, kind: Kind, until: Timestamp) -> usize;
         stats(now: Timestamp) -> QueueStats;
-        dead_letters(filter: &DeadFilter, limit: usize) -> Vec<DeadLetter>;
-        redrive(now: Timestamp, filter: &DeadFilter) -> usize;
-        export(now: Timestamp) -> Vec<Exported>;
-        return_to_mailbox(now: Timestamp) -> usize;
     }
 }
 
