@@ -49,7 +49,7 @@ async fn a_clan_with_a_member_that_cannot_be_read_is_stored_and_the_report_says_
     assert_eq!(outcomes(&report), [("stored", 1)], "{report:?}");
     assert_eq!(
         report.errors,
-        ["clan:2PP: an entry of its member list cannot be read; who leaves the clan is not seen while it is there"]
+        ["clan:2PP: an entry of its member list cannot be read; leaves are not recorded until that ends"]
     );
 }
 
