@@ -231,7 +231,7 @@ impl<Q: Queue + Slots, S: Store> Drain<'_, Q, S> {
             match committed {
                 Some(Ok(Commit { committed, learned, outbox, trouble, .. })) => {
                     if let Some(trouble) = trouble {
-                        self.halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(trouble.to_string()));
+                        self.halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(trouble.clone()));
                     }
                     if committed.contains(&Committed::Stored) {
                         self.refused_alone.store(0, Ordering::Relaxed);
