@@ -28,7 +28,7 @@ pub struct EnqueueArgs {
     /// The objects: clan:TAG, player:TAG or war:TAG (the war of the clan with that tag); - reads standard input
     #[arg(required = true, value_name = "KIND:TAG")]
     objects: Vec<String>,
-    /// The priority: critical, high, medium, low (or 0 to 3)
+    /// critical, high, medium or low (or 0 to 3)
     #[arg(long, short, default_value = "high", value_name = "PRIORITY")]
     priority: Priority,
     /// Return dead letters among them to the queue, `lapsed` ones included, and reset their attempts

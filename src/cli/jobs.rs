@@ -97,7 +97,7 @@ Examples:
   refresh-worker jobs list
   refresh-worker jobs list --status failed --json")]
 struct ListArgs {
-    /// Only jobs of this status: queued, processing, completed or failed
+    /// Only jobs of this status
     #[arg(long, value_enum, value_name = "STATUS")]
     status: Option<Status>,
     /// Show at most this many

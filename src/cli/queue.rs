@@ -69,7 +69,7 @@ struct ExportArgs {
     /// Return every request to refresh_queue and refresh_requests, where the old worker finds it
     #[arg(long = "return", conflicts_with_all = ["to", "format"])]
     return_to_mailbox: bool,
-    /// Return without asking
+    /// Confirm --return; without it nothing is changed
     #[arg(long, requires = "return_to_mailbox")]
     yes: bool,
 }

@@ -8,10 +8,10 @@ use super::{
 };
 use crate::{queue::{Queue as _, QueueAdmin as _}, worker::report::RepairReport};
 
-/// Rebuilds broken records, and re-adds requests that are missing from the queue's sets
+/// Repairs requests whose data was deleted or changed by hand, or lost by Redis
 ///
-/// Repairs what was deleted or changed by hand, or lost by Redis. Every run does the same for a part of the queue. Safe
-/// at any time, even while runs work; a second repair finds nothing. The producers' mailbox is not touched. Needs
+/// Rebuilds broken records, and returns every request to its place. Every run does the same for a part of the queue. Safe
+/// at any time, even while runs work. A second repair finds nothing. The producers' mailbox is not touched. Needs
 /// REDIS_URL.
 #[derive(Debug, Args)]
 pub struct RepairArgs {

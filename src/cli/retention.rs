@@ -18,9 +18,9 @@ use crate::{
 
 /// Deletes old snapshots, keeping the newest per object and day
 ///
-/// Snapshots are old after SNAPSHOT_RETENTION_DAYS; younger ones all stay, and so does the newest snapshot of each
-/// object. If SNAPSHOT_RETENTION_DAYS is set, the worker's runs do the same in small steps. Try --dry-run before you set
-/// it. Needs DATABASE_URL.
+/// Snapshots are old after the number of days of --days or SNAPSHOT_RETENTION_DAYS. Younger ones all stay, and so does
+/// the newest snapshot of each object. If SNAPSHOT_RETENTION_DAYS is set, the worker's runs do the same in small steps. Try
+/// --dry-run before you set it. Needs DATABASE_URL.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -27,7 +27,7 @@ const DATABASE: &str = "PostgreSQL";
 /// connection, tables, rights, row level security, and a write that is rolled back. Tests every API key with one call, within
 /// its rate and only while no run uses it, and looks into the accounts of the developer portal. Checks, if they are
 /// configured, the views, statistics functions, the event stream, and a connection to the application whose caches are
-/// invalidated. Changes nothing. The exit code is 1 when there is a problem.
+/// invalidated. Refreshes nothing, and creates or revokes no key. The exit code is 1 when there is a problem.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

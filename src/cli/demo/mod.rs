@@ -56,7 +56,7 @@ const LATENCY: Duration = Duration::from_millis(40);
 /// Starts a simulated Clash of Clans API on a free loopback port. Writes a few hundred requests of all kinds and priorities
 /// into a mailbox, as the producers do. Then works through them within the rate limit of the API, and stores the results
 /// in a SQLite file. A few things go wrong on purpose: an object that does not exist, a private war log, a moment of
-/// throttling, a wrong response, unreadable mail. At last the same objects are requested again, to show which are still
+/// throttling, a wrong response, unreadable mail. Finally the same objects are requested again, to show which are still
 /// fresh and which are unchanged.
 #[derive(Debug, Args)]
 #[command(after_help = "\

@@ -30,10 +30,10 @@ const DATABASE_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Explains one object: its state, and what will happen to it next
 ///
-/// Shows how the tag was read, its mail in any spelling, its state in the queue with the reason, its last fetch, and the
-/// errors that runs reported. The last line says what will happen next, and when. A tag alone is looked up as clan, player
-/// and war. Changes nothing. Reads the whole mailbox, which takes some seconds at a million entries. Needs REDIS_URL. With
-/// DATABASE_URL it shows the last fetch, if the database responds.
+/// Shows how the tag was read, the mailbox entries for the object in any spelling, its state in the queue with the reason,
+/// its last fetch, and the errors that runs reported. The last line says what will happen next, and when. A tag alone is
+/// looked up as clan, player and war. Changes nothing. Reads the whole mailbox, which takes some seconds at a million
+/// entries. Needs REDIS_URL, and DATABASE_URL for the last fetch and the errors.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -30,12 +30,12 @@ fn schema_is_obeyed_in_every_spelling() {
     }
     for (parameters, text) in [
         ("schema=a&currentSchema=b", "twice, and differently"),
-        ("schema=", "`schema` is no list"),
-        ("search_path=a,,b", "`search_path` is no list"),
+        ("schema=", "`schema` is not a list"),
+        ("search_path=a,,b", "`search_path` is not a list"),
         ("options=-c", "ends after -c"),
     ] {
-        let told_is = problems(&format!("postgres://u:p@h/d?{parameters}"));
-        assert!(told_is.contains(text), "{parameters}: {told_is}");
+        let message = problems(&format!("postgres://u:p@h/d?{parameters}"));
+        assert!(message.contains(text), "{parameters}: {message}");
     }
 }
 

@@ -22,10 +22,10 @@ async fn address_problems_are_reported_together() {
         .with("CA_CERTIFICATES", "hunter2");
     let ran = shell.run(&["check", "--offline"]).await;
     assert_eq!(ran.code, 1, "{}", ran.stdout);
-    for output in
-        ["keyPrefix", "user and no password", "serach_path", "channel_binding", "/not/there.pem", "no certificate"]
+    for expected in
+        ["keyPrefix", "user but no password", "serach_path", "channel_binding", "/not/there.pem", "no certificate"]
     {
-        assert!(ran.stdout.contains(output), "{output}: {}", ran.stdout);
+        assert!(ran.stdout.contains(expected), "{expected}: {}", ran.stdout);
     }
     assert!(!ran.stdout.contains("hunter2"), "{}", ran.stdout);
     for command in [&["drain"][..], &["report"], &["jobs", "list"], &["queue", "stats"]] {
