@@ -8,8 +8,7 @@ use reqwest::{ClientBuilder, redirect};
 
 use crate::certificates::{self, Trust};
 
-/// A client with our user agent. It follows no redirects, which would carry a key elsewhere, and does not retry by itself,
-/// since nobody would count those calls.
+/// A client with our user agent, without redirects and retries.
 ///
 /// # Errors
 /// When TLS cannot be prepared.
@@ -17,7 +16,9 @@ pub fn client() -> Result<ClientBuilder, rustls::Error> {
     let builder = reqwest::Client::builder()
         .tls_backend_preconfigured(Trust::in_force().https()?)
         .user_agent(concat!("coc-refresh-worker/", env!("CARGO_PKG_VERSION")))
+        // A redirect would carry the key to another host.
         .redirect(redirect::Policy::none())
+        // A hidden retry would be a call that the limiter does not count.
         .retry(reqwest::retry::never());
     Ok(builder)
 }
