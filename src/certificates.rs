@@ -79,6 +79,7 @@ fn pem<'a>(certificates: impl IntoIterator<Item = &'a CertificateDer<'static>>) 
     let mut text = String::new();
     for certificate in certificates {
         let body = STANDARD.encode(certificate);
+        // Writing to a text cannot fail.
         let _ = writeln!(text, "{BEGIN}");
         for start in (0..body.len()).step_by(LINE) {
             let _ = writeln!(text, "{}", &body[start..body.len().min(start + LINE)]);
@@ -123,6 +124,7 @@ impl Trust {
         if self.instead.is_none() {
             roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
         }
+        // Not checked: `Certificates` holds usable ones only.
         roots.add_parsable_certificates(self.named().cloned());
         roots
     }

@@ -139,7 +139,9 @@ impl<'r> Decode<'r, Postgres> for TableTime {
             PgValueFormat::Text => match value.as_str()? {
                 "infinity" => Ok(Self::INFINITY),
                 "-infinity" => Ok(Self::MINUS_INFINITY),
+                // The calendar library cannot read such years; any time outside the calendar does.
                 text if text.ends_with(" BC") => Ok(Self(CALENDAR_BEGINS.0 - 1)),
+                // A year of more than four digits.
                 text if text.find('-').is_some_and(|year| year > 4) => Ok(CALENDAR_ENDS.just_after()),
                 _ => Ok(<OffsetDateTime as Decode<'r, Postgres>>::decode(value)?.into()),
             },

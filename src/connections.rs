@@ -44,6 +44,7 @@ impl Sign {
                 let sign = of_code(&database.code().unwrap_or_default(), database.message(), is_fatal);
                 let is_of_server =
                     database.message().contains("cached plan") || database.code().as_deref() == Some("25006");
+                // These come from the server itself, even within a trigger.
                 sign.filter(|sign| !is_raised || is_fatal || is_of_server || *sign == Self::Lost)
             }
             sqlx::Error::RowNotFound | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => None,
@@ -82,6 +83,7 @@ fn of_code(code: &str, message: &str, is_fatal: bool) -> Option<Sign> {
         }
         // Ended because of this connection alone: it was idle, or exceeded the limit.
         "25P03" | "25P04" | "57P05" | "53300" => Some(Sign::Lost),
+        // Shutdown, crash, starting up, database dropped.
         "57P01" | "57P02" | "57P03" | "57P04" => Some(Sign::Cut),
         _ if code.starts_with("08") => Some(Sign::Cut),
         _ if is_fatal => Some(Sign::Lost),
@@ -136,6 +138,7 @@ impl Connections {
 
     /// Stops keeping statements, since a pooler is in the way.
     pub fn stop_keeping(&self, sign: impl fmt::Display) {
+        // One warning per process is enough.
         if !self.0.keeps_statements.swap(false, Ordering::Relaxed) {
             return;
         }

@@ -1,5 +1,5 @@
--- The six tables that other programs read, in the shape those programs made them. Where they exist nothing changes,
--- and no right to create is needed: a table is made whole, with its indexes, or not touched.
+-- The six tables that other programs read, in the shape that those programs gave them. Existing tables stay unchanged, and need
+-- no right to create: a table is created whole, with its indexes, or not touched.
 DO $$
 BEGIN
     IF to_regclass('clans') IS NULL THEN

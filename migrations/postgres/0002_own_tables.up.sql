@@ -1,5 +1,5 @@
--- What only the refresh worker reads and writes. The schema itself is made, and dropped, by the runner, which keeps its
--- list of migrations there.
+-- The tables that only the refresh worker uses. The runner creates and drops the schema itself, and keeps its list of migrations
+-- there.
 CREATE TABLE refresh_worker.refresh_state (
     kind         text NOT NULL,
     tag          text NOT NULL,
@@ -20,7 +20,7 @@ COMMENT ON COLUMN refresh_worker.refresh_state.kind IS 'clan, player or war';
 COMMENT ON COLUMN refresh_worker.refresh_state.tag IS 'upper case, without #; of a war, its clan''s';
 COMMENT ON COLUMN refresh_worker.refresh_state.fetched_at IS
     'when the call began whose answer counts; null: known from member lists only';
-COMMENT ON COLUMN refresh_worker.refresh_state.changed_at IS 'fetched_at of the answer that last brought other content';
+COMMENT ON COLUMN refresh_worker.refresh_state.changed_at IS 'fetched_at of the response that last changed the content';
 COMMENT ON COLUMN refresh_worker.refresh_state.content_hash IS 'SHA-256 of the document as received';
 COMMENT ON COLUMN refresh_worker.refresh_state.fresh_until IS 'until when the API gives the same bytes again';
 COMMENT ON COLUMN refresh_worker.refresh_state.last_outcome IS 'stored, unchanged, gone, private_war_log or unknown_state';

@@ -1,4 +1,4 @@
--- The views that `views install` made would keep the schema from being dropped.
+-- The views of `views install` would keep the schema from being dropped.
 DROP MATERIALIZED VIEW IF EXISTS refresh_worker.clan_leaderboard;
 DROP MATERIALIZED VIEW IF EXISTS refresh_worker.refresh_progress;
 DROP VIEW refresh_worker.freshness;

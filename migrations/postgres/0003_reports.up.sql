@@ -1,4 +1,4 @@
--- What operators ask about the work done: how fresh the data is, and what the calls bought. And how far retention is.
+-- Views for operators: the freshness of the data and the results of the calls. Also the progress of retention.
 CREATE TABLE refresh_worker.retention_progress (
     snapshot_table text NOT NULL,
     thinned_until  timestamp without time zone NOT NULL,
@@ -10,7 +10,7 @@ COMMENT ON COLUMN refresh_worker.retention_progress.snapshot_table IS 'clan_snap
 COMMENT ON COLUMN refresh_worker.retention_progress.thinned_until IS 'all days before this one (UTC) are thinned';
 COMMENT ON COLUMN refresh_worker.retention_progress.noted_at IS 'when that was noted';
 
--- What somebody wrote into a report that is no report counts for nothing, and does not keep the others from being read.
+-- An invalid report, written by somebody else, counts as empty and does not prevent reading the others.
 -- PostgreSQL stores `\u0000` and half a surrogate pair in a text of a document, and fails when it reads a key of it.
 CREATE VIEW refresh_worker.work AS
 SELECT r.run, r.started, (r.started AT TIME ZONE 'UTC')::date AS day, k.key AS kind, c.key AS priority,
@@ -39,7 +39,7 @@ CROSS JOIN LATERAL (
     WHERE t.value ~ '^[0-9]{1,12}$'
 ) AS n;
 COMMENT ON VIEW refresh_worker.work IS
-    'What the calls of each run bought, by kind and priority: as far back as refresh_runs are kept.';
+    'Results of the calls of each run, by kind and priority, as long as refresh_runs are kept.';
 
 CREATE VIEW refresh_worker.work_by_day AS
 SELECT day, kind, priority, sum(calls)::bigint AS calls, sum(changed)::bigint AS changed,
@@ -47,7 +47,7 @@ SELECT day, kind, priority, sum(calls)::bigint AS calls, sum(changed)::bigint AS
        sum(error)::bigint AS error, sum(released)::bigint AS released
 FROM refresh_worker.work
 GROUP BY day, kind, priority;
-COMMENT ON VIEW refresh_worker.work_by_day IS 'What the calls bought, by day (UTC), kind and priority.';
+COMMENT ON VIEW refresh_worker.work_by_day IS 'Results of the calls, by day (UTC), kind and priority.';
 
 CREATE VIEW refresh_worker.freshness AS
 SELECT s.kind,
@@ -62,7 +62,7 @@ SELECT s.kind,
            AS median_age_seconds,
        extract(epoch FROM now() - min(s.fetched_at))::float8 AS greatest_age_seconds,
        count(*) FILTER (WHERE s.changed_at > now() - interval '24 hours') AS changed_24_h
--- A time that is still to come, or cannot be, says that nobody knows when.
+-- A future or impossible time means unknown.
 FROM (
     SELECT kind,
            CASE WHEN fetched_at BETWEEN '0001-01-01' AND now() + interval '1 minute' THEN fetched_at END AS fetched_at,
@@ -71,4 +71,4 @@ FROM (
 ) AS s
 GROUP BY s.kind;
 COMMENT ON VIEW refresh_worker.freshness IS
-    'How fresh the data is now, by kind: how many objects are younger than what each priority promises.';
+    'Freshness of the data, by kind: the number of objects younger than each priority promises.';

@@ -1,4 +1,4 @@
--- What is asked of many reports at once, in rows: reports are large, and to read thousands of them takes seconds.
+-- Rows for questions about many reports: reports are large, and reading thousands of them takes seconds.
 CREATE TABLE refresh_worker.run_work (
     run         text NOT NULL,
     kind        text NOT NULL,
@@ -16,7 +16,7 @@ CREATE TABLE refresh_worker.run_work (
 );
 CREATE INDEX ix_run_work_started ON refresh_worker.run_work (started);
 COMMENT ON TABLE refresh_worker.run_work IS
-    'What the calls of each run bought, by kind and priority. A trigger on refresh_runs writes it; it goes with its run.';
+    'Results of the calls of each run, by kind and priority. A trigger on refresh_runs writes it; it goes with its run.';
 COMMENT ON COLUMN refresh_worker.run_work.run IS 'the run''s name';
 COMMENT ON COLUMN refresh_worker.run_work.kind IS 'clan, player or war';
 COMMENT ON COLUMN refresh_worker.run_work.priority IS 'critical, high, medium or low';
@@ -47,8 +47,8 @@ COMMENT ON COLUMN refresh_worker.run_errors.object IS 'the object, as in `clan:2
 COMMENT ON COLUMN refresh_worker.run_errors.started IS 'when the run began';
 COMMENT ON COLUMN refresh_worker.run_errors.text IS 'the error as reported';
 
--- A report that cannot be read (PostgreSQL takes `\u0000` in a JSON text, and fails when it is asked for it) has no rows.
--- With the rights of its owner, so that a role which may write refresh_runs needs no more.
+-- An unreadable report (PostgreSQL stores `\u0000` in a JSON text, and fails to read it) has no rows.
+-- Runs with its owner's rights, so that a role that may write refresh_runs needs no other rights.
 CREATE FUNCTION refresh_worker.unfold_report() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -90,10 +90,10 @@ SELECT w.run, w.started, (w.started AT TIME ZONE 'UTC')::date AS day, w.kind, w.
        w.fresh, w.gone, w.error, w.released
 FROM refresh_worker.run_work AS w;
 
--- The runs that are there already, 10,000 at most.
+-- Unfold the existing runs, at most 10,000.
 UPDATE refresh_worker.refresh_runs SET report = report;
 
--- The newest run that went well, and the newest that failed, may be thousands of runs back: health asks for both.
+-- The newest good run and the newest failed run may be thousands of runs back, and health reads both.
 CREATE INDEX ix_refresh_runs_good ON refresh_worker.refresh_runs (started, run)
     WHERE error IS NULL AND (processed > 0 OR stopped_because IN ('queue_empty', 'deadline', 'max_requests', 'shutdown'));
 CREATE INDEX ix_refresh_runs_failed ON refresh_worker.refresh_runs (started, run) WHERE error IS NOT NULL;

@@ -1,4 +1,4 @@
--- The six tables that readers know, in the shape they have in PostgreSQL.
+-- The six shared tables, in the same shape as in PostgreSQL.
 -- Times are UTC as text, `YYYY-MM-DD HH:MM:SS.ffffff`, so that comparing texts compares times. Documents are JSON text.
 
 create table clans (

@@ -1,4 +1,4 @@
--- What only the refresh worker reads. PostgreSQL has these in a schema of their own; here the prefix stands for it.
+-- The tables that only the refresh worker uses. PostgreSQL has them in a schema of their own; here the prefix replaces it.
 
 create table refresh_worker_refresh_state (
     kind         text not null,  -- clan, player or war

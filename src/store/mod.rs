@@ -97,6 +97,12 @@ impl Commit {
         }
     }
 
+    /// The objects of the batch with new rows: evidence that the tables accept inserts.
+    fn stored<'a>(&self, batch: &'a [Fetched]) -> impl Iterator<Item = &'a ObjectId> {
+        let pairs = batch.iter().zip(&self.committed);
+        pairs.filter(|(_, committed)| **committed == Committed::Stored).map(|(fetched, _)| &fetched.object)
+    }
+
     /// Adds the result for the responses at these places.
     fn add_all(&mut self, places: &[usize], part: Self) {
         for ((&place, committed), learned) in places.iter().zip(part.committed).zip(part.learned) {
@@ -165,6 +171,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Waits at most `timeout` until nothing blocks all commits, such as the lock of a table.
     fn ready(&self, timeout: Duration) -> impl Future<Output = Result<(), StoreError>> + Send {
+        // A store without locks of others is always ready.
         let _ = timeout;
         std::future::ready(Ok(()))
     }

@@ -45,6 +45,7 @@ impl<'a> Claims<'a> {
             for member in &clan.members {
                 let new =
                     Listed { member, clan: &fetched.object.tag, began: fetched.began, copied_at: fetched.copied_at };
+                // Only the newest observation of a player claims its columns.
                 let is_older_than_own = own.get(&member.tag).is_some_and(|&copied_at| copied_at > new.copied_at);
                 let is_older = listed.get(&member.tag).is_some_and(|old| rank(old) >= rank(&new));
                 if !is_older_than_own && !is_older {
@@ -67,6 +68,7 @@ impl<'a> Claims<'a> {
                     let row = rows
                         .entry((Kind::Player, &member.tag))
                         .or_insert_with(|| ClaimRow::new(Kind::Player, &member.tag));
+                    // Two wars of a batch may name the same player.
                     row.attacks_at = row.attacks_at.max(Some(fetched.began));
                 }
             }
@@ -233,6 +235,7 @@ impl Winners {
 
     /// True when this copy won, and the clan's response that it came with won too.
     pub fn has_listed(&self, listed: &Listed<'_>) -> bool {
+        // Both rows are locked by the arbiter, so this stays true until the commit.
         let is_newest_copy =
             self.0.get(Kind::Player, &listed.member.tag).is_some_and(|row| row.is_copy_of(listed.copied_at));
         is_newest_copy && self.0.get(Kind::Clan, listed.clan).is_some_and(|row| row.is_answer_of(listed.began))

@@ -104,6 +104,7 @@ impl Facts<'_, '_> {
 
     /// Departures and arrivals. A player or clan that is stored for the first time has not just moved.
     fn moves(&self) -> Vec<Move> {
+        // Our snapshot row shows that an earlier response was stored.
         let was_known =
             |kind, tag: &Tag| self.winners.of_object(kind, tag).is_some_and(|row| row.snapshot_id.is_some());
         let has_joined = |player: &Tag| match self.observations.get(player).and_then(Observation::listed) {
@@ -153,6 +154,7 @@ fn entry(details: CommitDetails, batch: &[Fetched], commit: &Commit) -> OutboxEn
         let answered = batch.iter().zip(&commit.committed).filter(move |(_, committed)| counts(committed));
         answered.map(|(fetched, _)| fetched.object.clone())
     };
+    // A random id needs no sequence, and so no lock.
     let mut entry = OutboxEntry { id: fastrand::i64(1..), ..OutboxEntry::default() };
     if let Some(events_of) = details.events {
         entry.events = events_of(batch, &commit.learned, &commit.moves);

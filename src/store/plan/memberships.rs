@@ -85,11 +85,13 @@ pub fn decide<'a>(
         .filter(|(membership, list)| has_left(membership, list, horizon))
         .map(|(membership, list)| (membership, list.began))
         .collect();
+    // The order of a hash map is random; rows are closed in a fixed order.
     missing.sort_unstable_by_key(|(membership, _)| membership.id);
     for (membership, began) in missing {
         changes.close(membership, began);
         changes.departures.extend(departure(membership, began));
     }
+    // Duplicate rows of a membership are one departure.
     changes.departures.sort_unstable();
     changes.departures.dedup();
     changes
@@ -117,6 +119,7 @@ fn place<'a>(
     horizon: TableTime,
     changes: &mut Changes<'a>,
 ) {
+    // Another program knows better, unless its clock was wrong.
     let is_later = |at: TableTime| at > location.observed_at && at <= horizon;
     if memberships.iter().any(|membership| is_later(membership.joined_at) || membership.left_at.is_some_and(is_later)) {
         return;
@@ -132,6 +135,7 @@ fn place<'a>(
     let kept = target.and_then(|clan| {
         open()
             .filter(|membership| membership.clan_tag == clan.as_str())
+            // A `joined_at` beyond the horizon is wrong, so any other row is better.
             .max_by_key(|membership| (membership.joined_at <= horizon, membership.joined_at, membership.id))
             .map(|membership| membership.id)
     });

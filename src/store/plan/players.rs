@@ -268,6 +268,7 @@ impl<'a> Draft<'a> {
         if matches!(place, Place::Insert { .. }) && !attacks_hold {
             self.attacks = None;
         }
+        // Without any row the document is all there is.
         if self.newest.is_none() || !is_late(fetched, state, horizon) {
             self.set(Columns::of_document(player, self.columns.clone()), fetched.began);
         }
@@ -296,6 +297,7 @@ impl<'a> Draft<'a> {
         if self.columns.clan_tag != war.clan.as_str() {
             return;
         }
+        // Readers show earlier attacks, so those are the value that changes.
         let before = self.attacks.or(self.newest.and_then(|newest| number(newest.earlier_attacks)));
         let used = i64::from(war.attacks_used);
         if before.unwrap_or(0) != used {
@@ -306,6 +308,7 @@ impl<'a> Draft<'a> {
     }
 
     fn set(&mut self, columns: Columns<'a>, began: Timestamp) {
+        // A player without `last_seen` gets the time of the first observation.
         if columns.shows_activity_after(&self.columns) || self.last_seen.is_none() {
             self.see(began);
         }
@@ -322,6 +325,7 @@ impl<'a> Draft<'a> {
             (Some(place), _) => SnapshotWrite::Document(place),
             (None, Some(newest)) if self.is_as(newest) => SnapshotWrite::Leave { id: newest.id },
             (None, Some(newest)) => SnapshotWrite::Amend { id: newest.id },
+            // A war alone does not create a player.
             (None, None) => return None,
         };
         Some(PlayerWrite {

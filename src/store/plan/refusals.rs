@@ -115,6 +115,7 @@ impl Refusals {
         for (place, (object, fault)) in refused.iter().enumerate() {
             let (stored, alike) = (stored_now.get(&object.kind).copied().unwrap_or(0), alike(object, fault));
             let goods = self.goods.get(&object.kind).copied().unwrap_or(0);
+            // Records of its kind stored since its first refusal.
             let since = goods - self.first_refused.get(object).copied().unwrap_or(goods).min(goods);
             let is_alone = match fault.blame {
                 Blame::Record => stored > 0 || alike < SUSPICIOUS_FAILURES,
@@ -128,6 +129,7 @@ impl Refusals {
                 continue;
             }
             judged.fates.push(Fate::Hold);
+            // Without an entry a record is held longer, never poisoned earlier.
             if self.first_refused.len() < MAX_REMEMBERED {
                 self.first_refused.entry(object.clone()).or_insert(goods);
             }

@@ -71,6 +71,7 @@ impl Place {
             let at = newest.taken.map_or(began, just_after);
             return Self::Move { id: newest.id, at, replaces: state.has_changed() };
         }
+        // Readers take the newest row, so an impossible time would hide ours.
         if newest.ts.is_some_and(|at| at > horizon + MAX_CLOCK_ERROR) {
             return Self::Move { id: newest.id, at: newest.taken.map_or(began, just_after), replaces: true };
         }

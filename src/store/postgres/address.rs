@@ -55,6 +55,7 @@ impl Address {
         let row = connection.fetch_one(sqlx::raw_sql(SCHEMAS)).await?;
         let (in_force, first, fix): (String, String, String) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
         let refused = |detail: String| Err(sqlx::Error::Configuration(detail.into()));
+        // Another schema could hold another set of the tables.
         if schemas_in(&in_force) != schemas_in(wanted) {
             return refused(format!(
                 "DATABASE_URL asks for the schema {wanted}, but {in_force} is in effect: the pooler in between passes no schema \
@@ -132,6 +133,7 @@ fn secured(options: PgConnectOptions, tls: &DatabaseTls) -> Result<PgConnectOpti
         None => options,
     };
     let roots = match &tls.roots {
+        // As libpq: weaker modes do not verify, whatever the authorities.
         _ if tls.mode < TlsMode::VerifyCa => None,
         Some(roots) => {
             Some(Certificates::from_pem_or_file(roots).map_err(|problem| format!("sslrootcert: {problem}"))?.pem())

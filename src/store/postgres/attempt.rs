@@ -141,7 +141,9 @@ impl<'a> Attempt<'a> {
         connection: &mut PgConnection,
         shape: Option<&Shape>,
     ) -> Result<Commit, sqlx::Error> {
+        // Reads come before writes: the plan needs them all, and other programs wait less for our locks.
         let claims = Claims::of(self.batch);
+        // First, since it locks the rows that the other statements rely on.
         let winners = self.arbitrate(connection, &claims).await?;
         failpoint!("commit.after_arbiter");
         let replaced = self.read_replaced(connection, &claims, &winners).await?;
@@ -150,6 +152,7 @@ impl<'a> Attempt<'a> {
         plan::discard_outdated(&mut observations, &newest, self.horizon());
         let memberships = self.membership_changes(connection, &claims, &winners, &observations).await?;
         let writes = Writes::of(&claims, &winners, &observations, &newest, self.horizon());
+        // Just before the inserts, so that others have little time to take the ids.
         self.leave_ids(connection, writes.new_rows(), !memberships.opened.is_empty()).await?;
         let facts = Facts {
             batch: self.batch,
@@ -271,6 +274,7 @@ impl<'a> Attempt<'a> {
         if ![clans, players, wars, memberships].contains(&true) {
             return Ok(());
         }
+        // Each retry after a taken id skips more.
         let left = ID_GAP + self.more_ids;
         let (behind, _): (i64, i64) = sqlx::query_as(IDS_LEAVE)
             .persistent(self.keeps_statements)

@@ -74,6 +74,7 @@ pub(super) async fn watched<T>(
 ) -> (T, Option<Blocker>) {
     let mut work = std::pin::pin!(work);
     tokio::select! {
+        // Finished work needs no blocker.
         biased;
         done = work.as_mut() => (done, None),
         // Boxed: opening a connection is a large future, and rare.
@@ -141,7 +142,7 @@ pub(super) async fn wait_for_tables(database: &Database, timeout: Duration) -> R
         let Some(blocker) = ask(database, Question::Locks { rows_too: false }).await else { return Ok(()) };
         if began.elapsed() + LOOK_AGAIN >= timeout {
             let waited = began.elapsed().as_secs_f64();
-            let detail = format!("{}; the lock timeout of {waited:.1} s went by", blocker.describe());
+            let detail = format!("{}, still after {waited:.1} s", blocker.describe());
             return Err(locked(database, "use the tables", detail));
         }
         tokio::time::sleep(LOOK_AGAIN).await;

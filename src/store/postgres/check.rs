@@ -7,7 +7,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection, postgres::PgDatabaseError};
 
 use super::{
     STATEMENT_TIMEOUT,
-    connect::{Database, Single, on_connection},
+    connect::{Database, on_connection, on_single},
     errors::{self, Trouble},
     migrate, places,
     problem::Problem,
@@ -202,14 +202,11 @@ pub(super) async fn problems(database: &Database, extent: Extent) -> Vec<Problem
 
 /// Rows with ids far beyond the sequence. They do not hinder this worker.
 pub(super) async fn far_ids(database: &Database) -> Result<Vec<Problem>, StoreError> {
-    let rows: Vec<IdsRow> =
-        on_connection!(database, database.acquire(), CHECK_TIMEOUT, "read the ids", |connection, keeps| async {
-            let mut single = Single::begin(connection, keeps).await?;
-            let rows = sqlx::query_as(CHECK_IDS).persistent(keeps).fetch_all(single.connection()).await?;
-            single.end().await?;
-            Ok(rows)
-        })?;
-    Ok(rows.into_iter().filter_map(IdsRow::far).collect())
+    let rows: Result<Vec<IdsRow>, StoreError> =
+        on_single!(database, database.acquire(), CHECK_TIMEOUT, "read the ids", |connection, keeps| {
+            sqlx::query_as(CHECK_IDS).persistent(keeps).fetch_all(connection)
+        });
+    Ok(rows?.into_iter().filter_map(IdsRow::far).collect())
 }
 
 async fn look(database: &Database, extent: Extent) -> Result<Vec<Problem>, StoreError> {

@@ -75,7 +75,7 @@ impl CommitHistory {
     }
 
     /// Records the outcome of a commit. A timeout or an outage says nothing about the next commit.
-    fn note(&self, committed: &Result<Commit, StoreError>) {
+    fn record(&self, committed: &Result<Commit, StoreError>) {
         let has_failed = match committed {
             Ok(commit) => commit.trouble.is_some(),
             Err(StoreError::Locked { .. } | StoreError::Failed { .. } | StoreError::NotAllowed { .. }) => true,
@@ -96,31 +96,6 @@ pub(super) struct BatchCommit<'a> {
     pub(super) limit: Limit,
 }
 
-pub(super) async fn commit(order: BatchCommit<'_>, batch: &[Fetched]) -> Result<Commit, StoreError> {
-    if batch.is_empty() {
-        return Ok(Commit::default());
-    }
-    let timeouts = Timeouts { statement: STATEMENT_TIMEOUT, lock: LOCK_TIMEOUT };
-    // Boxed: these are large futures, awaited in many places.
-    let committed = match Box::pin(order.whole(batch, timeouts)).await {
-        Ok(committed) => {
-            let stored = stored(batch, &committed);
-            order.history.refusals.lock().judge(order.now, stored, &[]);
-            Ok(committed)
-        }
-        Err(Failure::Store(error)) => Err(error),
-        Err(failure) => Box::pin(order.in_parts(batch, failure)).await,
-    };
-    order.history.note(&committed);
-    order.database.in_time(order.limit, STORE, committed)
-}
-
-/// The objects with new rows: evidence that the tables accept inserts.
-fn stored<'a>(batch: &'a [Fetched], commit: &'a Commit) -> impl Iterator<Item = &'a ObjectId> {
-    let pairs = batch.iter().zip(&commit.committed);
-    pairs.filter(|(_, committed)| **committed == Committed::Stored).map(|(fetched, _)| &fetched.object)
-}
-
 /// The reason why a batch, or a part of it, could not be stored.
 enum Failure {
     Store(StoreError),
@@ -132,6 +107,25 @@ enum Failure {
 }
 
 impl BatchCommit<'_> {
+    pub(super) async fn run(self, batch: &[Fetched]) -> Result<Commit, StoreError> {
+        if batch.is_empty() {
+            return Ok(Commit::default());
+        }
+        let timeouts = Timeouts { statement: STATEMENT_TIMEOUT, lock: LOCK_TIMEOUT };
+        // Boxed: these are large futures, awaited in many places.
+        let committed = match Box::pin(self.whole(batch, timeouts)).await {
+            Ok(committed) => {
+                let stored = committed.stored(batch);
+                self.history.refusals.lock().judge(self.now, stored, &[]);
+                Ok(committed)
+            }
+            Err(Failure::Store(error)) => Err(error),
+            Err(failure) => Box::pin(self.in_parts(batch, failure)).await,
+        };
+        self.history.record(&committed);
+        self.database.in_time(self.limit, STORE, committed)
+    }
+
     /// Stores the batch in one transaction. After a conflict, tries again while there is time.
     async fn whole(&self, batch: &[Fetched], timeouts: Timeouts) -> Result<Commit, Failure> {
         let Self { database, limit, .. } = *self;
@@ -162,6 +156,7 @@ impl BatchCommit<'_> {
                     return Err(Failure::Refused(panicked()));
                 }
             };
+            // A bad connection is replaced once; the second error of this kind is the database's own.
             if database.notice(connection, &error) && !is_anew {
                 is_anew = true;
                 continue;
@@ -177,6 +172,7 @@ impl BatchCommit<'_> {
                     if conflicts < MAX_CONFLICT_RETRIES
                         && blocker.as_ref().is_some_and(|blocker| blocker.is_ours == Some(true)) =>
                 {
+                    // Waiting for a frozen worker takes seconds, so it uses up the retries faster.
                     conflicts += 2;
                 }
                 Trouble::Locked => return Err(Failure::Locked(blocker, error)),
@@ -186,6 +182,7 @@ impl BatchCommit<'_> {
                 }
             }
             tracing::debug!(error = %error, conflicts, taken, "others were in the way of a batch; it is tried again");
+            // Random, so that colliding commits do not collide again.
             let longest = Duration::from_millis(10) * 2_u32.pow(conflicts + taken);
             tokio::time::sleep(longest.mul_f64(fastrand::f64()).min(limit.left())).await;
         }
@@ -200,6 +197,7 @@ impl BatchCommit<'_> {
                     Some(blocker) => Some(blocker),
                     None => blockers::guess(self.database).await,
                 };
+                // No part of the batch could pass.
                 if blocker.as_ref().is_some_and(|blocker| blocker.is_whole_table) {
                     return Err(self.locked(blocker.as_ref(), &error));
                 }
@@ -220,6 +218,7 @@ impl BatchCommit<'_> {
             let is_sample = !stored_any && part.len() == 1 && newest.len() > 1;
             let is_patient = waited < MAX_PARTS_LOCK_WAIT && !is_sample;
             let lock = if is_patient { PART_LOCK_TIMEOUT } else { LAST_LOCK_TIMEOUT };
+            // A part is smaller, and many parts follow each other.
             let timeouts = Timeouts { statement: STATEMENT_TIMEOUT / 2, lock };
             let asked = Instant::now();
             match self.whole(&answers, timeouts).await {
@@ -258,7 +257,7 @@ impl BatchCommit<'_> {
                     let alike = refused.iter().filter(|(place, other)| {
                         batch[*place].object.kind == kind && other.signature == fault.signature
                     });
-                    let is_stored = stored(batch, &together).any(|object| object.kind == kind);
+                    let is_stored = together.stored(batch).any(|object| object.kind == kind);
                     // It may not be the records' fault, so the run leases nothing more. The rest of the batch is still tried
                     // for a while: these records may all belong to the broken part of a table.
                     let is_suspicious = !is_stored && alike.count() >= fault.enough();
@@ -288,6 +287,7 @@ impl BatchCommit<'_> {
                     }
                 }
                 Err(Failure::TooSlow(error)) => {
+                    // A single slow record may be a slow database. With others stored, it is the record.
                     if !stored_any && (newest.len() == 1 || began.elapsed() > PARTS_TIMEOUT) {
                         return Err(errors::store_error(&self.database.server, STORE, &error));
                     }
@@ -331,13 +331,14 @@ impl BatchCommit<'_> {
     ) -> Result<Commit, StoreError> {
         let named: Vec<(ObjectId, Fault)> =
             refused.iter().map(|(place, fault)| (batch[*place].object.clone(), fault.clone())).collect();
-        let judged = self.history.refusals.lock().judge(self.now, stored(batch, &together), &named);
+        let judged = self.history.refusals.lock().judge(self.now, together.stored(batch), &named);
         for ((place, fault), fate) in refused.iter().zip(judged.fates) {
             together.committed[*place] = match fate {
                 Fate::Poison => Committed::Poison(fault.reason.clone()),
                 Fate::Hold => Committed::Held(fault.reason.clone()),
             };
         }
+        // Trouble of one kind does not take back what was stored of others.
         let Some(at) = judged.trouble else { return Ok(together) };
         let detail = refused[at].1.reason.detail.clone();
         if stored_any {

@@ -97,6 +97,7 @@ impl AtWork {
     }
 
     fn ends(&self) {
+        // Below zero after a recount; the count then stays zero.
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
     }
 
@@ -163,6 +164,7 @@ impl Database {
             detail,
         })?;
         let keeps_statements = config.statement_cache > 0 && address.keeps_statements;
+        // Zero turns the driver's cache off.
         let statement_cache = if keeps_statements { config.statement_cache } else { 0 };
         let options = address.options.clone().statement_cache_capacity(statement_cache).extra_float_digits(None);
         let (server, address) = (address.server.clone(), Arc::new(address));
@@ -176,6 +178,7 @@ impl Database {
             Some(mark) => options.options([(MARK, &mark.value)]),
             None => options,
         };
+        // Each callback of the pool needs its own handles.
         let (trusted, looked_at, expected) = (connections.clone(), connections.clone(), mark.clone());
         let at_work = AtWork::default();
         let (taken, opened, returned) = (at_work.clone(), at_work.clone(), at_work.clone());
@@ -183,6 +186,7 @@ impl Database {
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections.max(1))
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            // A frozen sandbox ages its idle connections; `ping` tests them instead.
             .idle_timeout(None)
             .max_lifetime(CONNECTION_LIFETIME + LIFETIME_JITTER.mul_f64(fastrand::f64()))
             .test_before_acquire(false)
@@ -245,6 +249,7 @@ impl Database {
         self.recount();
         loop {
             let acquired = tokio::select! {
+                // A ready connection comes before a diagnosis.
                 biased;
                 acquired = self.pool.acquire() => acquired,
                 error = self.diagnose() => Err(error),
@@ -347,6 +352,7 @@ impl Database {
                 Err(error) => return error,
                 Ok(mut connection) => {
                     let verified = self.address.verify(&mut connection).await;
+                    // Only a probe: a failed close changes nothing.
                     let _ = connection.close().await;
                     match verified {
                         Err(error) => return error,
@@ -436,6 +442,29 @@ macro_rules! on_connection {
     }};
 }
 pub(super) use on_connection;
+
+/// [`on_connection`] for a single statement, through any pooler.
+macro_rules! on_single {
+    ($database:expr, $acquire:expr, $timeout:expr, $action:expr, |$connection:ident, $keeps:ident| $work:expr) => {
+        $crate::store::postgres::connect::on_connection!($database, $acquire, $timeout, $action, |held, $keeps| async {
+            let mut single = $crate::store::postgres::connect::Single::begin(held, $keeps).await?;
+            let $connection = single.connection();
+            let done = $work.await?;
+            single.end().await?;
+            Ok(done)
+        })
+    };
+    ($database:expr, $action:expr, |$connection:ident, $keeps:ident| $work:expr) => {
+        $crate::store::postgres::connect::on_single!(
+            $database,
+            $database.acquire(),
+            $crate::store::postgres::STATEMENT_TIMEOUT,
+            $action,
+            |$connection, $keeps| $work
+        )
+    };
+}
+pub(super) use on_single;
 
 /// The oldest supported PostgreSQL, as a version number of the server.
 const OLDEST: u32 = 130_000;

@@ -38,6 +38,7 @@ pub(super) fn trouble(error: &sqlx::Error) -> Trouble {
     match code.as_str() {
         // 25P03: our process was frozen within the transaction, and the server took its locks away.
         "40001" | "40P01" | "25P03" => Trouble::Conflict,
+        // The primary keys of the shared tables are their ids.
         "23505" if constraint(error).is_some_and(|name| name.ends_with("_pkey")) => Trouble::TakenId,
         "23505" => Trouble::Taken,
         "55P03" => Trouble::Locked,
@@ -72,7 +73,7 @@ fn has_context(error: &sqlx::Error) -> bool {
 }
 
 /// The columns that commits write, of all tables. Any other column belongs to another program.
-const OUR_COLUMNS: [&str; 33] = [
+const OUR_COLUMNS: [&str; 32] = [
     "tag",
     "data",
     "updated_at",
@@ -103,9 +104,8 @@ const OUR_COLUMNS: [&str; 33] = [
     "league",
     "member_at",
     "attacks_at",
-    "note",
     "stored_at",
-    "words",
+    "payload",
 ];
 
 /// The fault for an error that a single record met. `is_broken`: its document is not JSON.
@@ -124,6 +124,7 @@ pub(super) fn fault(error: &sqlx::Error, is_broken: bool) -> Fault {
         "2200H" => Blame::Table,
         // There is no partition for the row; such an error names no constraint.
         "23514" if constraint.is_empty() => Blame::Table,
+        // A column of another program that must not be null.
         "23502" if !OUR_COLUMNS.contains(&column) => Blame::Table,
         // Internal errors of the server.
         code if code.starts_with("XX") => Blame::Table,

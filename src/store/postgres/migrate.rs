@@ -134,6 +134,7 @@ async fn make(connection: &mut PgConnection, keeps: bool, mark: Mark) -> Result<
     lock(&mut transaction, keeps).await?;
     // The lock's previous holder may have run them all.
     let missing = missing(applied(&mut transaction, keeps).await?.as_deref());
+    // Creating the missing shared tables beside a set in another schema would split the data.
     if missing.iter().any(|migration| migration.version == CONTRACT) {
         let places = places::of_contract(&mut transaction, keeps).await?;
         if let Some(problem) = places::elsewhere(&places) {
@@ -154,6 +155,7 @@ async fn make(connection: &mut PgConnection, keeps: bool, mark: Mark) -> Result<
         sqlx::raw_sql("CREATE SCHEMA refresh_worker").execute(&mut *transaction).await?;
     }
     if !missing.is_empty() {
+        // A migration may not rely on the list, so it comes first.
         sqlx::raw_sql(LIST).execute(&mut *transaction).await?;
     }
     for migration in &missing {
@@ -178,6 +180,7 @@ async fn undo(connection: &mut PgConnection, keeps: bool, mark: Mark) -> Result<
         sqlx::raw_sql(migration.down).execute(&mut *transaction).await?;
         undone.push(migration.name.to_owned());
     }
+    // Fails when the schema holds anything that is not ours.
     sqlx::raw_sql("DROP TABLE refresh_worker.migrations; DROP SCHEMA refresh_worker")
         .execute(&mut *transaction)
         .await?;

@@ -30,12 +30,10 @@ mod writes;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use sqlx::PgConnection;
-
 #[cfg(feature = "cli")]
 pub use self::look::{Looked, ReportedError};
 use self::{
-    connect::{Database, Single, on_connection},
+    connect::{Database, on_single},
     limit::Limit,
 };
 pub use self::{problem::Problem, tables::Extent};
@@ -148,13 +146,10 @@ impl Store for PostgresStore {
 
     async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
         let database = &self.database;
-        on_connection!(database, database.acquire(), STATEMENT_TIMEOUT, "read the time", |connection, keeps| async {
-            let mut single = Single::begin(connection, keeps).await?;
-            let now: TableTime =
-                sqlx::query_scalar("SELECT clock_timestamp()").persistent(keeps).fetch_one(single.connection()).await?;
-            single.end().await?;
-            Ok(Some(from_utc(now)))
-        })
+        let now: Result<TableTime, StoreError> = on_single!(database, "read the time", |connection, keeps| {
+            sqlx::query_scalar("SELECT clock_timestamp()").persistent(keeps).fetch_one(connection)
+        });
+        now.map(|now| Some(from_utc(now)))
     }
 
     async fn ready(&self, timeout: Duration) -> Result<(), StoreError> {
@@ -200,23 +195,19 @@ impl Store for PostgresStore {
         limit: Duration,
     ) -> Result<Option<ObjectId>, StoreError> {
         const ACTION: &str = "find a control object";
-        let (database, limit) = (&self.database, Limit::from_now(limit));
+        let (database, limit, start) = (&self.database, Limit::from_now(limit), Tag::somewhere());
         let acquire = || database.acquire_within(limit, ACTION);
         let timeout = STATEMENT_TIMEOUT.min(limit.left());
-        let tag: Result<_, StoreError> =
-            on_connection!(database, acquire(), timeout, ACTION, |connection, keeps| async {
-                let mut single = Single::begin(connection, keeps).await?;
-                let tag: Option<String> = sqlx::query_scalar(CONTROL_OBJECT)
+        let tag: Result<Option<String>, StoreError> =
+            on_single!(database, acquire(), timeout, ACTION, |connection, keeps| {
+                sqlx::query_scalar(CONTROL_OBJECT)
                     .persistent(keeps)
                     .bind(kind.as_str())
-                    .bind(Tag::somewhere().as_str())
+                    .bind(start.as_str())
                     .bind(now.to_utc())
                     .bind((now - CONTROL_OBJECT_MAX_AGE).to_utc())
                     .bind(but)
-                    .fetch_optional(single.connection())
-                    .await?;
-                single.end().await?;
-                Ok(tag)
+                    .fetch_optional(connection)
             });
         Ok(tag?.and_then(|tag| Some(ObjectId::new(kind, tag.parse().ok()?))))
     }
@@ -228,7 +219,7 @@ impl Store for PostgresStore {
         delivered: &[i64],
         limit: Duration,
     ) -> Result<Commit, StoreError> {
-        let order = commit::BatchCommit {
+        let commit = commit::BatchCommit {
             database: &self.database,
             history: &self.history,
             details: self.details,
@@ -236,73 +227,34 @@ impl Store for PostgresStore {
             delivered,
             limit: Limit::from_now(limit),
         };
-        commit::commit(order, batch).await
+        commit.run(batch).await
     }
 
     async fn outbox(&self, before: Timestamp) -> Result<Vec<OutboxEntry>, StoreError> {
         let database = &self.database;
-        on_connection!(database, database.acquire(), STATEMENT_TIMEOUT, "read the outbox", |connection, keeps| async {
-            let mut single = Single::begin(connection, keeps).await?;
-            let entries = outbox::read(single.connection(), before, keeps).await?;
-            single.end().await?;
-            Ok(entries)
-        })
+        on_single!(database, "read the outbox", |connection, keeps| outbox::read(connection, before, keeps))
     }
 
     async fn delete_from_outbox(&self, ids: &[i64]) -> Result<(), StoreError> {
         let database = &self.database;
-        on_connection!(
-            database,
-            database.acquire(),
-            STATEMENT_TIMEOUT,
-            "delete delivered outbox entries",
-            |connection, keeps| async {
-                let mut single = Single::begin(connection, keeps).await?;
-                outbox::delete(single.connection(), ids, keeps).await?;
-                single.end().await
-            }
-        )
+        on_single!(database, "delete delivered outbox entries", |connection, keeps| {
+            outbox::delete(connection, ids, keeps)
+        })
     }
 
     async fn record_run(&self, row: &RunRow) -> Result<(), StoreError> {
         let database = &self.database;
-        on_connection!(database, database.acquire(), STATEMENT_TIMEOUT, "record the run", |connection, keeps| async {
-            let mut single = Single::begin(connection, keeps).await?;
-            runs::record(single.connection(), row, keeps).await?;
-            single.end().await
-        })
+        on_single!(database, "record the run", |connection, keeps| runs::record(connection, row, keeps))
     }
 
     async fn last_run(&self) -> Result<Option<RunRow>, StoreError> {
         let database = &self.database;
-        on_connection!(
-            database,
-            database.acquire(),
-            STATEMENT_TIMEOUT,
-            "read the last run",
-            |connection, keeps| async {
-                let mut single = Single::begin(connection, keeps).await?;
-                let run = runs::last(single.connection(), keeps).await?;
-                single.end().await?;
-                Ok(run)
-            }
-        )
+        on_single!(database, "read the last run", |connection, keeps| runs::last(connection, keeps))
     }
 
     async fn last_runs(&self) -> Result<LastRuns, StoreError> {
         let database = &self.database;
-        on_connection!(
-            database,
-            database.acquire(),
-            STATEMENT_TIMEOUT,
-            "read the last runs",
-            |connection, keeps| async {
-                let mut single = Single::begin(connection, keeps).await?;
-                let runs = runs::lasts(single.connection(), keeps).await?;
-                single.end().await?;
-                Ok(runs)
-            }
-        )
+        on_single!(database, "read the last runs", |connection, keeps| runs::lasts(connection, keeps))
     }
 }
 
@@ -311,27 +263,15 @@ impl PostgresStore {
         let database = &self.database;
         let acquire = || database.acquire_within(limit, READ_FRESHNESS);
         let timeout = STATEMENT_TIMEOUT.min(limit.left());
-        let read = on_connection!(database, acquire(), timeout, READ_FRESHNESS, |connection, keeps| read_freshness(
-            connection, objects, keeps
-        ));
+        let read = on_single!(database, acquire(), timeout, READ_FRESHNESS, |connection, keeps| {
+            sqlx::query_as(FRESHNESS)
+                .persistent(keeps)
+                .bind(objects.iter().map(|object| object.kind.as_str()).collect::<Vec<_>>())
+                .bind(objects.iter().map(|object| object.tag.as_str()).collect::<Vec<_>>())
+                .fetch_all(connection)
+        });
         database.in_time(limit, READ_FRESHNESS, read)
     }
-}
-
-async fn read_freshness(
-    connection: &mut PgConnection,
-    objects: &[ObjectId],
-    keeps: bool,
-) -> Result<Vec<FreshnessRow>, sqlx::Error> {
-    let mut single = Single::begin(connection, keeps).await?;
-    let rows = sqlx::query_as(FRESHNESS)
-        .persistent(keeps)
-        .bind(objects.iter().map(|object| object.kind.as_str()).collect::<Vec<_>>())
-        .bind(objects.iter().map(|object| object.tag.as_str()).collect::<Vec<_>>())
-        .fetch_all(single.connection())
-        .await?;
-    single.end().await?;
-    Ok(rows)
 }
 
 struct FreshnessRow {

@@ -68,6 +68,7 @@ impl Shape {
             } else if self.has_jsonb {
                 fitting.push(UNKNOWN);
             } else {
+                // An escape keeps the character for readers of the JSON.
                 push_escaped(&mut fitting, character);
             }
         }
@@ -76,9 +77,11 @@ impl Shape {
 
     fn has(&self, character: char) -> bool {
         match self.encoding.as_str() {
+            // SQL_ASCII stores any bytes.
             "UTF8" | "SQL_ASCII" => true,
             // In Latin-1 the bytes from 80 to 9f are control characters.
             "LATIN1" => u32::from(character) <= 0xff,
+            // The common part of all other encodings.
             _ => character.is_ascii(),
         }
     }
@@ -103,7 +106,9 @@ fn without_impossible_escapes(json: &str) -> Cow<'_, str> {
         fitting.push_str(&rest[..at]);
         let escape = &rest[at..];
         let (length, fits) = match unit(escape) {
+            // Another escape, such as `\n`.
             None => (1 + escape[1..].chars().next().map_or(0, char::len_utf8), true),
+            // A complete surrogate pair.
             Some(0xd800..=0xdbff) if matches!(escape.get(6..).and_then(unit), Some(0xdc00..=0xdfff)) => (12, true),
             Some(0 | 0xd800..=0xdfff) => (6, false),
             Some(_) => (6, true),

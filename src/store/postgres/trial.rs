@@ -64,7 +64,7 @@ pub(super) async fn of_run(
             stored = try_storing(&mut transaction, &batch, now, Some(&shape), keeps).await?;
         }
         if let Err(error) = stored {
-            note(&mut refused, what, error)?;
+            add(&mut refused, what, error)?;
         }
     }
     let mut savepoint = transaction.begin().await?;
@@ -72,7 +72,7 @@ pub(super) async fn of_run(
         Ok(()) => savepoint.commit().await?,
         Err(error) => {
             savepoint.rollback().await?;
-            note(&mut refused, "the row of a run", error)?;
+            add(&mut refused, "the row of a run", error)?;
         }
     }
     if extent == Extent::RunsAndRetention {
@@ -82,7 +82,7 @@ pub(super) async fn of_run(
                 Ok(()) => savepoint.commit().await?,
                 Err(error) => {
                     savepoint.rollback().await?;
-                    note(&mut refused, "that old snapshots go", error)?;
+                    add(&mut refused, "that old snapshots go", error)?;
                 }
             }
         }
@@ -92,11 +92,12 @@ pub(super) async fn of_run(
 }
 
 /// Adds a refusal, unless another object had the same.
-fn note(refused: &mut Vec<Refused>, what: &'static str, error: sqlx::Error) -> Result<(), sqlx::Error> {
+fn add(refused: &mut Vec<Refused>, what: &'static str, error: sqlx::Error) -> Result<(), sqlx::Error> {
     // The server itself refuses, so it would refuse runs too.
     if Sign::of(&error).is_some_and(|sign| sign != Sign::Outdated) {
         return Err(error);
     }
+    // One cause often refuses every object; it is one problem.
     if refused.iter().all(|known| known.error.to_string() != error.to_string()) {
         refused.push(Refused { what, error });
     }
@@ -139,7 +140,7 @@ async fn store(
         mark: Mark::new(),
     };
     let commit = attempt.work(connection, shape).await?;
-    let ids: Vec<i64> = commit.outbox.iter().map(|note| note.id).collect();
+    let ids: Vec<i64> = commit.outbox.iter().map(|entry| entry.id).collect();
     outbox::delete(connection, &ids, keeps).await?;
     // Deferred constraints would be checked only at the commit.
     sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE").execute(&mut *connection).await?;
@@ -241,7 +242,7 @@ impl MadeUp {
         player(&self.player, Some(&self.clan), began)
     }
 
-    /// A war of a clan that is not stored: responses come in any order.
+    /// A player of a clan that is not stored: responses come in any order.
     fn stranger(&self, began: Timestamp, is_in_clan: bool) -> Fetched {
         player(&self.stranger, Some(&self.unknown_clan).filter(|_| is_in_clan), began)
     }

@@ -167,6 +167,7 @@ async fn write_last(
     keeps: bool,
 ) -> Result<(), sqlx::Error> {
     let Last { memberships, entry, now, delivered } = last;
+    // Most batches of unchanged objects need no such statement.
     if memberships.closed.is_empty() && memberships.opened.is_empty() && entry.is_none() && delivered.is_empty() {
         return Ok(());
     }

@@ -40,16 +40,11 @@ pub(super) async fn commit(
     match whole(pool, details, now, batch, delivered).await {
         Err(error) if hurts_only_the_record(&error) => one_by_one(pool, refusals, details, now, batch, delivered).await,
         Ok(committed) => {
-            refusals.lock().judge(now, stored(batch, &committed), &[]);
+            refusals.lock().judge(now, committed.stored(batch), &[]);
             Ok(committed)
         }
         Err(error) => Err(error),
     }
-}
-
-fn stored<'a>(batch: &'a [Fetched], commit: &'a Commit) -> impl Iterator<Item = &'a ObjectId> {
-    let pairs = batch.iter().zip(&commit.committed);
-    pairs.filter(|(_, committed)| **committed == Committed::Stored).map(|(fetched, _)| &fetched.object)
 }
 
 async fn one_by_one(
@@ -63,6 +58,7 @@ async fn one_by_one(
     let mut together = Commit::of_nothing(batch.len());
     let mut refused: Vec<(usize, sqlx::Error)> = Vec::new();
     let newest = rows::newest_answers(batch);
+    // In the order of objects, as the whole batch.
     for &place in &newest {
         match whole(pool, details, now, &batch[place..=place], delivered).await {
             Ok(one) => together.add_all(&[place], one),
@@ -72,7 +68,7 @@ async fn one_by_one(
     }
     let faults: Vec<(ObjectId, Fault)> =
         refused.iter().map(|(place, error)| (batch[*place].object.clone(), fault(error))).collect();
-    let judged = refusals.lock().judge(now, stored(batch, &together), &faults);
+    let judged = refusals.lock().judge(now, together.stored(batch), &faults);
     for (((place, _), (_, fault)), fate) in refused.iter().zip(&faults).zip(judged.fates) {
         together.committed[*place] = match fate {
             Fate::Poison => Committed::Poison(fault.reason.clone()),

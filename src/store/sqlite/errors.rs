@@ -36,6 +36,7 @@ pub(super) fn store_error(server: &str, action: &'static str, error: &sqlx::Erro
             action,
             detail,
         },
+        // Another program has the file; it may be free later.
         (Some(code::BUSY | code::LOCKED | code::CANTOPEN), _)
         | (
             None,

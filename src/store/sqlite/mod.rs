@@ -72,11 +72,14 @@ impl SqliteStore {
 
     async fn connect(options: SqliteConnectOptions, server: String) -> Result<Self, StoreError> {
         let options = options
+            // Readers of the file do not wait for the worker.
             .journal_mode(SqliteJournalMode::Wal)
+            // A power failure may lose the last commits of a demo, not the file.
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(BUSY_TIMEOUT);
         let pool = SqlitePoolOptions::new()
             .max_connections(1)
+            // A database in memory would be gone with its connection.
             .idle_timeout(None)
             .max_lifetime(None)
             .connect_with(options)

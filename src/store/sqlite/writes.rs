@@ -87,6 +87,7 @@ pub(super) async fn players(db: &mut SqliteConnection, players: &[PlayerWrite<'_
             SnapshotWrite::Document(place) => {
                 let document = write.document.as_deref().and_then(|document| document_for(place, document));
                 let id = snapshot(db, write, document).await?;
+                // The next unchanged response moves this row.
                 remember_row(db, Kind::Player, write.tag, id).await?;
             }
             SnapshotWrite::Amend { .. } => {
@@ -102,6 +103,7 @@ async fn upsert_player(db: &mut SqliteConnection, write: &PlayerWrite<'_>) -> Re
     let statement = match write.claim {
         Claim::Document => include_str!("../sql/sqlite/player_upsert.sql"),
         Claim::Member => include_str!("../sql/sqlite/player_upsert_member.sql"),
+        // `players` has no column of a war.
         Claim::War => return Ok(()),
     };
     sqlx::query(statement)

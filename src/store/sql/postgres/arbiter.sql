@@ -1,4 +1,4 @@
--- The first statement of a commit: who goes on, and every row lock in one order.
+-- The first statement of a commit: decides which claims win, and locks all rows in one order.
 -- $1 kind, $2 tag, $3 fetched_at, $4 content_hash, $5 fresh_until, $6 last_outcome, $7 league, $8 member_at,
 -- $9 attacks_at: one element a row, each row once. $10: the batch's clans. $11: a stored time later than this is wrong.
 WITH named AS (
@@ -7,7 +7,7 @@ WITH named AS (
                 $8::timestamptz[], $9::timestamptz[])
         AS n (kind, tag, fetched_at, content_hash, fresh_until, last_outcome, league, member_at, attacks_at)
 ),
--- A clan reply may close the stays of these. They claim nothing and are only locked.
+-- A member list may close the memberships of these. They claim nothing and are only locked.
 settled AS (
     SELECT m.player_tag::text AS tag
     FROM unnest($10::text[]) AS c (tag)
@@ -29,13 +29,13 @@ INSERT INTO refresh_worker.refresh_state AS s
 SELECT i.kind, i.tag, i.fetched_at, CASE WHEN i.content_hash IS NOT NULL THEN i.fetched_at END, i.content_hash,
        i.fresh_until, i.last_outcome, i.league::json, i.member_at, i.attacks_at
 FROM incoming AS i
--- Who claims nothing (a war's players, the settled) is locked where known and never made.
+-- Rows that claim nothing (a war's players, the settled) are locked if they exist, and never created.
 WHERE i.fetched_at IS NOT NULL OR i.member_at IS NOT NULL
    -- OFFSET 0: one lookup a row. Before 14 PostgreSQL may read the whole table instead.
    OR EXISTS (SELECT FROM refresh_worker.refresh_state AS k WHERE k.kind = i.kind AND k.tag = i.tag OFFSET 0)
 ORDER BY i.kind COLLATE "C", i.tag COLLATE "C"
 ON CONFLICT (kind, tag) DO UPDATE SET
-    -- The answer counts when it is not older than the stored one.
+    -- The response counts when it is not older than the stored one.
     fetched_at = CASE WHEN refresh_worker.wins(excluded.fetched_at, s.fetched_at, $11)
                       THEN excluded.fetched_at ELSE s.fetched_at END,
     changed_at = CASE WHEN refresh_worker.wins(excluded.fetched_at, s.fetched_at, $11)
@@ -51,7 +51,7 @@ ON CONFLICT (kind, tag) DO UPDATE SET
                         ELSE s.last_outcome END,
     league = CASE WHEN refresh_worker.wins(excluded.fetched_at, s.fetched_at, $11)
                   THEN coalesce(excluded.league, s.league) ELSE s.league END,
-    -- A member's copy counts when it is not older than the stored copy and the player's own answer.
+    -- A member's copy counts when it is not older than the stored copy and the player's own response.
     member_at = CASE WHEN refresh_worker.wins(excluded.member_at, s.member_at, $11)
                       AND refresh_worker.wins(excluded.member_at, s.fetched_at, $11)
                      THEN excluded.member_at ELSE s.member_at END,

@@ -1,5 +1,5 @@
--- The session that keeps the transaction with the mark $1, $2 waiting for a lock, as far as this role may see it: the one at
--- the root of the chain whose transaction is the oldest. Asked over another connection, during the wait.
+-- The session that blocks the transaction with the mark $1, $2, as far as this role may see it: of the sessions at the root of
+-- the chain the one with the oldest transaction. Run on another connection during the wait.
 WITH RECURSIVE waiting AS (
     SELECT l.pid
     FROM pg_locks AS l
@@ -20,7 +20,7 @@ SELECT coalesce(wanted.relation, marked.relation, written.relation)::regclass::t
        to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') AS since, false AS is_guess
 FROM chain AS c
 LEFT JOIN LATERAL (
-    -- Without a partition, or a table that a trigger uses, some rows can still be written.
+    -- A locked partition, or a table that a trigger uses, blocks only some rows.
     SELECT l.relation, l.relation IN (
         to_regclass('clans'), to_regclass('players'), to_regclass('clan_snapshots'), to_regclass('player_snapshots'),
         to_regclass('war_snapshots'), to_regclass('clan_memberships'))
@@ -28,11 +28,11 @@ LEFT JOIN LATERAL (
     FROM pg_locks AS l JOIN pg_class AS t ON t.oid = l.relation
     WHERE l.pid = c.waiting AND NOT l.granted AND l.locktype = 'relation' LIMIT 1
 ) AS wanted ON true
--- Who waits for a row has marked it before.
+-- A session that waits for a row holds a lock of the tuple.
 LEFT JOIN LATERAL (
     SELECT l.relation FROM pg_locks AS l WHERE l.pid = c.waiting AND l.locktype = 'tuple' LIMIT 1
 ) AS marked ON true
--- Else it is a row of a table that both write.
+-- Otherwise it is a row of a table that both sessions write.
 LEFT JOIN LATERAL (
     SELECT l.relation
     FROM pg_locks AS l

@@ -1,5 +1,5 @@
--- How many ids are left of each sequence, and what would make more of them. A sequence that is behind its table goes on after
--- it, unless the table has a row at the end of the range: no sequence follows there.
+-- The ids left in each sequence, and the fix when they run out. A sequence behind its table continues after the table's
+-- highest id, unless that id is at the end of the range: no sequence follows there.
 SELECT t.name,
        s.sequence::text AS sequence,
        (m.most - CASE WHEN f.is_far THEN v.last_value ELSE greatest(v.last_value, coalesce(t.highest, 0)) END)::bigint AS ids_left,
@@ -30,7 +30,7 @@ CROSS JOIN LATERAL (
 ) AS m
 CROSS JOIN LATERAL (SELECT coalesce(pg_sequence_last_value(s.sequence), q.seqstart - 1) AS last_value) AS v
 CROSS JOIN LATERAL (
-    -- Near it the sequence has come there itself.
+    -- A sequence near the end reached it by itself.
     SELECT coalesce(t.highest > m.most - least(1000000, m.most / 10)
                     AND v.last_value <= m.most - 2 * least(1000000, m.most / 10), FALSE) AS is_far
 ) AS f

@@ -1,7 +1,6 @@
--- Of each expected table ($1 table, $2 column, $3 what the column has to hold, a row a column; $4 table, $5 rights needed, as a
--- list with commas, $6 the columns by which a row is found again): whether it is there, and what it or the role lacks. `sequence`
--- is where its ids come from. What a column has to hold: a whole number, an id, a time, a document, so many characters, or
--- (nothing) whatever we made it for.
+-- For each expected table: whether it exists, and what the table or the role lacks. $1 table, $2 column, $3 type of the column
+-- (number, id, time, document, a number of characters, or empty for our own tables), a row a column; $4 table, $5 rights as a
+-- list with commas, $6 the columns of its key. `sequence` is the source of its ids.
 SELECT t.name,
        t.oid IS NOT NULL AS is_there,
        quote_ident(current_user) AS role,
@@ -16,7 +15,7 @@ SELECT t.name,
            FROM unnest($1::text[], $2::text[], $3::text[]) AS e (table_name, column_name, holds)
            JOIN pg_attribute AS a ON a.attrelid = t.oid AND a.attname = e.column_name AND NOT a.attisdropped
            JOIN pg_type AS d ON d.oid = a.atttypid
-           -- Of a domain, what it is made of.
+           -- The base type of a domain.
            JOIN pg_type AS y ON y.oid = coalesce(nullif(d.typbasetype, 0), d.oid)
            WHERE e.table_name = t.name
              AND NOT CASE e.holds
@@ -50,10 +49,10 @@ SELECT t.name,
                           WHERE a.attrelid = t.oid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
        ) AS lacks_key,
        t.key,
-       -- Of a view nothing is known here; the trial shows it.
+       -- The catalogue does not show it for a view; the trial does.
        coalesce(r.relkind, 'r') IN ('r', 'p')
-           AND EXISTS (SELECT FROM unnest($1::text[], $2::text[]) AS e (table_name, column_name)
-                       WHERE e.table_name = t.name AND e.column_name = 'id') AS has_ids,
+           AND EXISTS (SELECT FROM unnest($1::text[], $3::text[]) AS e (table_name, holds)
+                       WHERE e.table_name = t.name AND e.holds = 'id') AS has_ids,
        s.sequence::text AS sequence,
        ARRAY(
            SELECT r FROM unnest(ARRAY['USAGE', 'UPDATE']) AS r

@@ -1,13 +1,13 @@
 -- $1 tag, $2 name, $3 member_count, $4 level, $5 war_wins, $6 war_losses, $7 document, $8 deep_link, $9 updated_at,
--- $10 ts, $11 the row to move on (null: a new one), $12 whether the moved row's document is replaced.
--- A value meets a column of another type (`jsonb`, `bigint`, `timestamptz` and so on) only where it is assigned: no expression has both.
+-- $10 ts, $11 the row to move (null: insert), $12 whether the moved row's document is replaced.
+-- Values meet columns of other types (`jsonb`, `bigint`, `timestamptz` and so on) only in assignments: no expression has both.
 WITH incoming AS (
     SELECT *
     FROM unnest($1::text[], $2::text[], $3::int[], $4::int[], $5::int[], $6::int[], $7::text[], $8::text[],
                 $9::timestamp[], $10::timestamp[], $11::bigint[], $12::boolean[])
         AS i (tag, name, member_count, level, war_wins, war_losses, document, deep_link, updated_at, ts, row_id, replaces)
 ),
--- An equal document is kept as it lies on disk.
+-- An equal document is not rewritten.
 present AS (
     INSERT INTO clans AS c (tag, data, updated_at, deep_link)
     SELECT i.tag, i.document::json, i.updated_at, i.deep_link FROM incoming AS i

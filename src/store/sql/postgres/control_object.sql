@@ -1,5 +1,5 @@
--- An object of kind $1 that was answered well since $4. It looks at a bounded stretch of the rows, before and after the tag $2,
--- so that its cost does not grow with the table, and leaves the tags $5 out. Objects of which the API would only repeat a copy at $3 come last.
+-- An object of kind $1 with a good response since $4, and none of the tags $5. It reads a bounded stretch of rows before and
+-- after the tag $2, so that its cost does not grow with the table. Objects whose copy the API would only repeat at $3 come last.
 SELECT s.tag
 FROM (
     (SELECT r.tag, r.fetched_at, r.fresh_until, r.last_outcome FROM refresh_worker.refresh_state AS r

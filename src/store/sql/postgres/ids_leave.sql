@@ -1,8 +1,9 @@
--- Leaves ids above the highest to other programs, which give max(id) + 1: numbers of the sequence are drawn and not used.
+-- Skips ids above the highest for other programs, which use max(id) + 1: numbers of the sequence are drawn and not used.
 -- Only for the tables that get new rows: $1 clan_snapshots, $2 player_snapshots, $3 war_snapshots, $4 clan_memberships.
--- $5: how many to leave where ids have eight bytes, $6: where they have four, whose range ends. None are left where a range is
--- used up by nine tenths, and none where a row has an id at its end: no sequence follows there. Returns how many sequences are behind their table, as others have written there, and how many
--- numbers were drawn. The sequence is the column's own (serial or IDENTITY), else the one its default names.
+-- $5: the gap for ids of eight bytes, $6: the gap for ids of four bytes, which run out. No gap when nine tenths of a range are
+-- used, or when a row has an id at its end: no sequence follows there. Returns the number of sequences behind their table,
+-- where other programs have written, and the count of drawn numbers. The sequence is the column's own (serial or IDENTITY),
+-- else the one that its default names.
 SELECT count(*) FILTER (WHERE d.is_behind) AS behind, coalesce(sum(d.drawn), 0)::bigint AS drawn
 FROM (
     SELECT 'clan_snapshots' AS name, (SELECT max(id) FROM clan_snapshots) AS highest WHERE $1::boolean
@@ -31,7 +32,7 @@ CROSS JOIN LATERAL (
     ) AS m
 ) AS v
 CROSS JOIN LATERAL (
-    -- As ids_step.sql has it.
+    -- As in ids_step.sql.
     SELECT v.highest > v.last_value
                AND (v.highest <= v.last_good OR (v.last_value > v.last_good AND v.highest < v.most)) AS is_behind,
            CASE WHEN v.highest > v.last_value THEN 0

@@ -1,7 +1,7 @@
--- Steps the id sequences that are behind their table forward to it. Under an advisory lock, so that none goes back.
--- $1: how many ids above the highest are left to them. The sequence is the column's own (serial or IDENTITY), else the one its
--- default names. A row at the end of a range is no reason: a sequence brought there would be used up for everybody, and
--- setval is not taken back with its transaction. One that has come to the end by itself goes on there, without ids left out.
+-- Steps id sequences that are behind their table forward to it. Under an advisory lock, so that none goes back.
+-- $1: the gap above the highest id. The sequence is the column's own (serial or IDENTITY), else the one that its default names.
+-- A row at the end of a range does not move the sequence: it would be exhausted for all programs, and setval is not rolled
+-- back. A sequence that reached the end by itself continues there, without a gap.
 SELECT setval(s.sequence, CASE WHEN t.highest > v.last_good THEN t.highest ELSE least(t.highest + $1, v.last_good) END)
 FROM (
     SELECT 'clan_snapshots' AS name, (SELECT max(id) FROM clan_snapshots) AS highest

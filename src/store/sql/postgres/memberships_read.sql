@@ -1,7 +1,7 @@
--- The stays a batch can change: $1 players it places, $2 clans whose lists it has. Of closed stays only those since $3,
--- the earliest moment the batch speaks of. A stay that ends at infinity is open.
--- One lookup a tag and not one condition with OR: a plan for any arguments would compare every stay of these clans with
--- thousands of tags. OFFSET 0 keeps the planner from reading whole tables instead.
+-- The memberships that a batch can change: $1 observed players, $2 clans with a member list. Closed ones only since $3, the
+-- earliest observation. A membership that ends at infinity is open.
+-- A lookup for each tag instead of a condition with OR: a generic plan would compare every membership of these clans with
+-- thousands of tags. OFFSET 0 keeps the planner from reading whole tables.
 SELECT m.id, m.player_tag::text AS player_tag, m.clan_tag::text AS clan_tag, m.joined_at, nullif(m.left_at, 'infinity') AS left_at,
        s.fetched_at AT TIME ZONE 'UTC' AS fetched_at, s.member_at AT TIME ZONE 'UTC' AS member_at
 FROM (

@@ -1,4 +1,4 @@
--- What the role may create here.
+-- The role's rights to create tables here.
 SELECT quote_ident(current_user) AS role,
        quote_ident(current_database()) AS database,
        quote_ident(current_schema()) AS contract_schema,

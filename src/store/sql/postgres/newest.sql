@@ -1,6 +1,6 @@
 -- The newest snapshot row of each object, without its document.
--- Players: $1 tag, $2 the time a new row would have, $3 whether a war names the player. Clans: $4, $5. Wars: $6, $7.
--- `taken` is the latest time in the same millisecond that another row has.
+-- Players: $1 tag, $2 the time of a new row, $3 whether a war names the player. Clans: $4, $5. Wars: $6, $7.
+-- `taken` is the latest time of another row in the same millisecond.
 SELECT 'player' AS kind, w.tag, n.id, n.ts,
        CASE WHEN n.ts >= w.at THEN (
            SELECT max(o.ts) FROM player_snapshots AS o
@@ -8,7 +8,7 @@ SELECT 'player' AS kind, w.tag, n.id, n.ts,
        ) END AS taken,
        n.clan_tag::text, n.name::text, n.role::text, n.town_hall, n.trophies, n.donations, n.donations_received, n.war_attacks_used,
        n.last_seen,
-       -- What readers show when the newest row has no attacks: the newest that has, at most a week older.
+       -- Readers show the newest row with attacks, at most a week older, when the newest row has none.
        CASE WHEN w.in_war AND n.war_attacks_used IS NULL THEN (
            SELECT o.war_attacks_used FROM player_snapshots AS o
            WHERE o.player_tag = w.tag AND o.ts >= greatest(n.ts, '0001-01-01') - interval '7 days' AND o.war_attacks_used IS NOT NULL

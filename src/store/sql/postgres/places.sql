@@ -1,5 +1,5 @@
--- In which schemas tables of these names are ($1, each with a column $2, so that a stranger of the same name is none of them).
--- `seen`: those that a statement without a schema reaches; `hidden`: the others. Of a view or a partition no matter.
+-- The schemas with tables of these names ($1), each with the column $2, since an unrelated table may have the same name.
+-- `seen`: a statement without a schema reaches the table; `hidden`: it does not. Views and partitions count too.
 SELECT quote_ident(n.nspname) AS schema,
        n.nspname = current_schema() AS is_current,
        has_schema_privilege(n.oid, 'USAGE') AS may_look,

@@ -1,9 +1,9 @@
 -- $1 tag, $2 name, $3 role, $4 town_hall, $5 clan_tag, $6 trophies, $7 donations, $8 donations_received,
 -- $9 war_attacks_used, $10 last_seen, $11 document (null: none known), $12 deep_link, $13 updated_at,
--- $14 claim: `document` (the player's own answer), `member` (columns of a clan's list), `war` (attacks only),
--- $15 what happens to the snapshot rows: `insert`, `rewrite`, `leave`,
--- $16 ts (null: stays), $17 the row to rewrite, $18 whether its document is replaced.
--- A value meets a column of another type (`jsonb`, `bigint`, `timestamptz` and so on) only where it is assigned.
+-- $14 claim: `document` (the player's own response), `member` (columns of a member list), `war` (attacks only),
+-- $15 write to the snapshot rows: `insert`, `rewrite`, `leave`,
+-- $16 ts (null: unchanged), $17 the row to rewrite, $18 whether its document is replaced.
+-- Values meet columns of other types (`jsonb`, `bigint`, `timestamptz` and so on) only in assignments.
 WITH incoming AS (
     SELECT *
     FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[],
@@ -12,7 +12,7 @@ WITH incoming AS (
         AS i (tag, name, role, town_hall, clan_tag, trophies, donations, donations_received, war_attacks_used,
               last_seen, document, deep_link, updated_at, claim, snapshot, ts, row_id, replaces)
 ),
--- An equal document is kept as it lies on disk.
+-- An equal document is not rewritten.
 answered AS (
     INSERT INTO players AS p (tag, name, town_hall, role, clan_tag, updated_at, data, deep_link)
     SELECT i.tag, i.name, i.town_hall, i.role, i.clan_tag, i.updated_at, i.document::json, i.deep_link
@@ -27,11 +27,11 @@ answered AS (
         data = CASE WHEN p.data::text = excluded.data::text THEN p.data ELSE excluded.data END,
         deep_link = excluded.deep_link
 ),
--- Of a member only columns; the document that is there stays, as the short form has no labels.
+-- A member list sets columns only. The document stays, since the short form has no labels.
 listed AS (
     INSERT INTO players AS p (tag, name, town_hall, role, clan_tag, updated_at, data, deep_link)
     SELECT i.tag, i.name, i.town_hall, i.role, i.clan_tag, i.updated_at,
-           -- A player with history whom another program took out of `players` comes back with the newest document.
+           -- A player with history, deleted from `players` by another program, gets the newest document back.
            CASE WHEN i.document IS NOT NULL THEN i.document::json
                 WHEN NOT EXISTS (SELECT FROM players AS k WHERE k.tag = i.tag OFFSET 0)
                 THEN (SELECT o.data::text::json FROM player_snapshots AS o WHERE o.id = i.row_id) END,
@@ -51,7 +51,7 @@ listed AS (
        OR p.role IS DISTINCT FROM coalesce(excluded.role, p.role)
        OR (p.data IS NULL AND excluded.data IS NOT NULL)
        OR coalesce(p.deep_link, '') = ''
-       -- A row from a time that cannot be would never be asked for again.
+       -- Readers would never request a row with an impossible time again.
        OR p.updated_at > '9999-12-31'
 ),
 rewritten AS (

@@ -1,5 +1,5 @@
--- Of these tables ($1) those in which rows may be hidden from the role, and whether any policy lets it see some. Where a policy
--- lets it see and write every row, and none that restricts is for it, nothing is hidden.
+-- Those of the tables $1 that may hide rows from the role, and whether any policy shows it some. Nothing is hidden when a
+-- policy lets the role read and write every row, and no restrictive policy applies to it.
 WITH policies AS (
     SELECT p.polrelid, p.polpermissive, p.polcmd,
            coalesce(pg_get_expr(p.polqual, p.polrelid), 'true') = 'true'

@@ -1,4 +1,5 @@
--- The row of a finished run ($1 to $9), unless another attempt has that name; rows that started before $10, or are not among the newest $11, go.
+-- Inserts the row of a finished run ($1 to $9), unless another attempt has its name. Deletes rows that started before $10 or
+-- are not among the newest $11.
 WITH trimmed AS (
     DELETE FROM refresh_worker.refresh_runs
     WHERE started < greatest(

@@ -1,5 +1,5 @@
--- The newest run, the newest that went well, and the newest that failed. One that was turned away did nothing, well or not.
--- One at a time that cannot be would be the last for ever. Each is the first of an index: of the two below, partial ones.
+-- The newest run, the newest good one, and the newest failed one. A run that preflight rejected is neither good nor failed.
+-- A run with an impossible time would be the last for ever. Each is the first entry of an index; the lower two are partial.
 (
     SELECT 'any' AS sort, run, started, ended, stopped_because, error, processed, failed, api_requests, '' AS report
     FROM refresh_worker.refresh_runs

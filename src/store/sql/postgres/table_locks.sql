@@ -1,4 +1,4 @@
--- Who holds, or waits for, a lock on a whole table that keeps commits from it; else, when $1, the session that is idle in the
+-- A session that holds, or waits for, a lock on a whole table that blocks commits. Else, when $1, the session idle in the
 -- oldest transaction with writes to these tables: it may hold the lock of a row. At most one.
 SELECT l.relation::regclass::text AS relation, m.is_whole_table,
        l.pid, false AS is_ours, a.usename::text AS role, nullif(a.application_name, '') AS application, a.state,

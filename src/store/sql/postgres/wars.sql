@@ -1,4 +1,4 @@
--- $1 tag of the clan, $2 document, $3 ts, $4 the row to move on (null: a new one), $5 whether its document is replaced.
+-- $1 tag of the clan, $2 document, $3 ts, $4 the row to move (null: insert), $5 whether its document is replaced.
 WITH incoming AS (
     SELECT *
     FROM unnest($1::text[], $2::text[], $3::timestamp[], $4::bigint[], $5::boolean[])

@@ -1,5 +1,5 @@
--- The stays a batch can change: ?1 players it places, ?2 clans whose lists it has, both JSON arrays of tags. Of closed
--- stays only those since ?3, the earliest moment the batch speaks of.
+-- The memberships that a batch can change: ?1 observed players, ?2 clans with a member list, both JSON arrays of tags. Closed
+-- ones only since ?3, the earliest observation.
 select m.id, m.player_tag, m.clan_tag, m.joined_at, m.left_at, s.fetched_at, s.member_at
 from clan_memberships as m
 left join refresh_worker_refresh_state as s on s.kind = 'player' and s.tag = m.player_tag

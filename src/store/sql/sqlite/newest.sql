@@ -1,6 +1,6 @@
 -- The newest snapshot row of each object, without its document. ?1 players, ?2 clans, ?3 wars: JSON arrays of
--- [tag, the time a new row would have, that time and a millisecond].
--- `taken`: the latest time in that millisecond that another row has.
+-- [tag, the time of a new row, the same plus a millisecond].
+-- `taken`: the latest time of another row in that millisecond.
 select 'player' as kind, n.player_tag as tag, n.id, n.ts,
        case when n.ts >= asked.value ->> 1 then (
            select max(o.ts) from player_snapshots as o
@@ -9,7 +9,7 @@ select 'player' as kind, n.player_tag as tag, n.id, n.ts,
        ) end as taken,
        n.clan_tag, n.name, n.role, n.town_hall, n.trophies, n.donations, n.donations_received, n.war_attacks_used,
        n.last_seen,
-       -- What readers show when the newest row has no attacks: the newest that has, at most a week older.
+       -- Readers show the newest row with attacks, at most a week older, when the newest row has none.
        case when n.war_attacks_used is null then (
            select o.war_attacks_used from player_snapshots as o
            where o.player_tag = n.player_tag and o.war_attacks_used is not null

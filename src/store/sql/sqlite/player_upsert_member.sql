@@ -1,5 +1,5 @@
--- A clan reply knows these four columns; `data` and `deep_link` of a known player stay as his own document left them.
--- ?7: the short form, of a player without any row; one with history only (?9) comes back with the newest document.
+-- A member list has these four columns. `data` and `deep_link` of a known player keep the player's own document.
+-- ?7: the short form, for a player without any row. A player with history only (?9) gets the newest document back.
 insert into players as p (tag, name, town_hall, role, clan_tag, updated_at, data, deep_link)
 values (?1, ?2, ?3, ?4, ?5, ?6, coalesce(?7, (select s.data from player_snapshots as s where s.id = ?9)), ?8)
 on conflict (tag) do update set

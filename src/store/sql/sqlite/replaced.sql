@@ -1,4 +1,4 @@
--- The documents that a batch replaces, by their rows: JSON arrays of ids, ?1 of clans, ?2 of players, ?3 of wars.
+-- The documents that a batch replaces, by the ids of their rows: JSON arrays, ?1 clans, ?2 players, ?3 wars.
 select 'clan' as kind, s.clan_tag as tag, s.data as document
 from json_each(?1) as asked join clan_snapshots as s on s.id = asked.value
 union all
