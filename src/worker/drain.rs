@@ -85,6 +85,9 @@ pub async fn drain<Q: Queue + SharedState, S: Store>(
     let stages = async {
         tokio::join!(lease.run(work, ended.clone()), fetch.run(to_fetch, ended), commit.run(to_commit));
         breaker.end_if_keys_were_lost();
+        // The last responses may have shown something that no stage was left to carry out. Within this block: a finding that is being
+        // carried out must not be dropped with the others below.
+        breaker.carry_out().await;
     };
     // Only the stages end by themselves. The others are dropped with the last settlement.
     tokio::select! {
@@ -96,7 +99,5 @@ pub async fn drain<Q: Queue + SharedState, S: Store>(
         () = control.run() => {}
         () = breaker.run() => {}
     }
-    // The last responses may have shown something that no stage was left to carry out.
-    breaker.carry_out().await;
     lock(ctx.tally).report.circuits = breaker.open_circuits();
 }

@@ -3,11 +3,11 @@
 //!
 //! | part of a run | module |
 //! |---|---|
-//! | the sequence | [`run`]: [`opening`], [`preflight`], [`drain`], [`closing`] |
-//! | the three stages | [`lease`] (with [`intake`]), [`fetch`], [`commit`] (with [`group`] and [`settle`]) |
-//! | beside them | [`keeper`], [`breaker`], [`control`], [`outbox`], [`daily_quota`] |
-//! | shared by them | [`context`]: [`deadline`], [`halt`], [`flow`], [`in_hand`], [`keys`] |
-//! | decisions | [`freshness`], [`classify`], [`throttled`], [`follow_ups`] |
+//! | the sequence | `run`: `opening`, `preflight`, `drain`, `closing` |
+//! | the three stages | `lease` (with `intake`), `fetch`, `commit` (with `group` and `settle`) |
+//! | beside them | `keeper`, `breaker`, `control`, `outbox`, `daily_quota` |
+//! | shared by them | `context`: `deadline`, `halt`, `flow`, `in_hand`, `keys` |
+//! | decisions | `freshness`, `classify`, `throttled`, `follow_ups` |
 //!
 //! `drain` shows the life of one request, step by step.
 

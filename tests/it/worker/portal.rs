@@ -113,7 +113,7 @@ async fn address_change_mid_drain_needs_one_login() {
     assert!(report.errors.iter().any(|error| error.starts_with(expected)), "{:?}", report.errors);
 }
 
-/// Keys are good for all of EGRESS_IPS, and only such keys are used.
+/// Keys are good for all of `EGRESS_IPS`, and only such keys are used.
 #[tokio::test]
 async fn egress_ips_select_the_keys() {
     let mut bed = bed(1).await;
