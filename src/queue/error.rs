@@ -1,4 +1,4 @@
-//! What can go wrong between us and the queue's server.
+//! The errors of the queue's server.
 
 /// The first word of a refusal by a server that starts, fails over, is busy or moves a slot: each passes by itself.
 const TRANSIENT_CODES: [&str; 9] =
@@ -26,6 +26,7 @@ impl QueueError {
             Self::Refused { detail, .. } => {
                 detail.split(' ').next().is_some_and(|code| TRANSIENT_CODES.contains(&code))
             }
+            // The same reply would come again.
             Self::Unexpected { .. } => false,
         }
     }

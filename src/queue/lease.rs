@@ -21,7 +21,9 @@ pub const SUSPECT_LAPSES: u32 = 2;
 pub const fn suspects_together(lapses: u32) -> usize {
     match lapses {
         SUSPECT_LAPSES => 16,
+        // A quarter of the first group.
         3 => 4,
+        // The fifth lapse buries: the suspect before it must be alone.
         _ => 1,
     }
 }
@@ -188,6 +190,7 @@ impl Draw {
 
     #[must_use]
     pub const fn from_seed(seed: u64) -> Self {
+        // 0 would stay 0 for ever.
         Self(seed % (Self::MODULUS - 1) + 1)
     }
 
@@ -201,6 +204,7 @@ impl Draw {
     pub fn favoured(&mut self) -> Option<Priority> {
         self.0 = self.0 * 16_807 % Self::MODULUS;
         match self.0 % 100 {
+            // The lowest priority first: with the same draw it would never win a later range.
             0..5 => Some(Priority::Low),
             5..10 => Some(Priority::Medium),
             10..20 => Some(Priority::High),

@@ -62,6 +62,7 @@ impl Oldest {
     ) -> Self {
         let requests: Vec<RefreshRequest> = sample
             .iter()
+            // Invalid and incomplete mail has no reliable time.
             .filter_map(|entry| match entry.decide(now, 1) {
                 Decision::Admit(request) => Some(request),
                 _ => None,
@@ -72,6 +73,7 @@ impl Oldest {
         let waiting = requests.into_iter().filter(|request| request.due <= now).map(|request| request.asked.min(now));
         match records.chain(waiting).min() {
             Some(since) => Self::Since(since),
+            // Every entry of the mailbox was in the sample, and none waits for us.
             None if is_complete => Self::NothingWaits,
             None => Self::Unknown,
         }

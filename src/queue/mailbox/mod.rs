@@ -44,7 +44,7 @@ pub struct MailLimits {
 
 impl Default for MailLimits {
     fn default() -> Self {
-        // About 2 MB and 2,000 entries: a script of a few milliseconds.
+        // At most 2,000 entries and 1 MB: a script must not block the server for long.
         Self { per_class: 250, scan: 1000, bytes: 1024 * 1024 }
     }
 }

@@ -85,7 +85,7 @@ rows! {
         leases: Vec<LeaseRow>,
         repaired: RepairCounts,
     }
-    /// One lease of it.
+    /// A lease of `lease.lua`.
     LeaseRow {
         object: String,
         token: String,
