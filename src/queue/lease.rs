@@ -2,10 +2,12 @@
 
 use std::{fmt, time::Duration};
 
-use super::Repaired;
+use sha2::{Digest as _, Sha256};
+
+use super::repaired::Repaired;
 use crate::{
     clock::Timestamp,
-    model::{FollowUp, Kind, ObjectId, Priority, Reason},
+    model::{FollowUp, Kind, ObjectId, Priority, Reason, text::hex},
 };
 
 /// Lapses after which an object becomes a dead letter (`lapsed`). From [`SUSPECT_LAPSES`] on only those count whose run is
@@ -177,7 +179,7 @@ pub struct Following<'a> {
 #[must_use]
 pub(super) fn name_of_batch(settlements: &[(Lease, Settlement)]) -> String {
     let ends = settlements.iter().map(|(lease, how)| format!("{} {} {};", lease.object, lease.token, how.word()));
-    super::mailbox::digest(ends.collect::<String>().as_bytes())
+    hex(Sha256::digest(ends.collect::<String>()))
 }
 
 /// The random draws that give the lower priorities their floor: a small generator that Lua computes exactly, too.

@@ -16,7 +16,7 @@ pub use self::{
     escape::{digest, escape, unescape},
     wire::{class_of_score, compose},
 };
-use super::Repaired;
+use super::repaired::Repaired;
 
 /// The producers' index: a sorted set, request id by priority.
 pub const INDEX: &str = "refresh_queue";

@@ -67,6 +67,8 @@ pub(super) async fn everything(queue: &RedisQueue, now: Timestamp) -> Result<Rep
 }
 
 struct Stretch {
+    /// The cursor at which it ended; only an operator's repair continues there itself.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only commands repair everything"))]
     ended: String,
     uneven: bool,
     repaired: Repaired,
