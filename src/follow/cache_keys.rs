@@ -9,11 +9,13 @@ pub fn of<'a>(templates: &[String], objects: impl Iterator<Item = &'a ObjectId>)
         .flat_map(|object| templates.iter().filter(|text| is_for(text, object.kind)).map(|text| filled(text, object)))
         .collect();
     keys.sort_unstable();
+    // Two objects may share a template without a kind.
     keys.dedup();
     keys
 }
 
 fn is_for(template: &str, kind: Kind) -> bool {
+    // Whole words: `clan` must not match `clans` or `warrior`.
     let words = || template.split(|c: char| !c.is_ascii_alphanumeric());
     let named = Kind::ALL.into_iter().any(|one| words().any(|word| word == one.as_str()));
     template.contains("{kind}") || !named || words().any(|word| word == kind.as_str())

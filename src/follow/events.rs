@@ -71,6 +71,7 @@ fn changed(fetched: &Fetched, document: &Document, before: &Before) -> Event {
             fields.push(("old", hex(crate::model::content_hash(before))));
             Some(changed_fields(before, document.json()))
         }
+        // Without the old document the event names no fields.
         Before::Unknown => None,
     };
     fields.push(("new", new));
@@ -87,6 +88,7 @@ pub fn changed_fields(before: &str, now: &str) -> Vec<String> {
     let differs = |name: &&Cow<'_, str>| before.value(name) != now.value(name);
     let mut names: Vec<String> = names.filter(differs).map(|name| name.clone().into_owned()).collect();
     names.sort_unstable();
+    // Sorted first, so that the cut is the same every time.
     names.truncate(MAX_FIELDS);
     names
 }
@@ -148,6 +150,7 @@ impl War {
     /// True for a war against the same clan, as far as both can be read, that began before the other was over. A maintenance break
     /// may move its times.
     fn is_same_as(&self, earlier: &Self) -> bool {
+        // An unknown opponent may be the same one.
         let is_other = matches!((&self.opponent, &earlier.opponent), (Some(one), Some(other)) if one != other);
         !is_other && self.starts < earlier.ends
     }
@@ -164,6 +167,7 @@ fn of_war(clan: &Tag, before: &str, now: &WarDocument, at: Timestamp) -> Vec<Eve
     }
     let (before, now) = (War::of_stored(before), War::of_document(now));
     let mut events = Vec::new();
+    // A clan may be in another war by the next poll.
     let same = matches!((&before, &now), (Some(before), Some(now)) if now.is_same_as(before));
     if let Some(before) = before.as_ref().filter(|before| !same && !before.is(KnownWar::ENDED)) {
         // No poll saw its end, and none will.
@@ -171,6 +175,7 @@ fn of_war(clan: &Tag, before: &str, now: &WarDocument, at: Timestamp) -> Vec<Eve
     }
     let Some(now) = now else { return events };
     let was = |state: &str| same && before.as_ref().is_some_and(|before| before.is(state));
+    // A response from an older cached copy must not start a war twice.
     if now.is(KnownWar::IN_WAR) && !was(KnownWar::IN_WAR) && !was(KnownWar::ENDED) {
         events.push(war_event("war_started", clan, &now, at));
     }
@@ -220,7 +225,7 @@ mod tests {
         }
     }
 
-    fn told(events: &[Event]) -> String {
+    fn shown(events: &[Event]) -> String {
         let line = |event: &Event| event.0.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>();
         events.iter().map(|event| line(event).join(" ")).collect::<Vec<_>>().join("\n")
     }
@@ -229,7 +234,7 @@ mod tests {
     fn changed_event_names_fields_and_hashes() {
         let now = r#"{"tag":"x","trophies":11,"clan":{"a":1},"new":1}"#;
         let before = r#"{"trophies":10,"tag":"x","clan":{"a":1},"old":[1, 2]}"#;
-        let hash = |json: &str| hex(&crate::model::content_hash(json));
+        let hash = |json: &str| hex(crate::model::content_hash(json));
         let (old, new) = (hash(before), hash(now));
         let expected = format!(
             "event=changed id=changed:player:2PP:{}:1772600767089 kind=player tag=2PP old={old} new={new} \
@@ -237,16 +242,16 @@ mod tests {
             &new[..16]
         );
         let change = Change { before: Before::Document(before.to_owned()) };
-        assert_eq!(told(&of_change(&player(now), &change)), expected);
+        assert_eq!(shown(&of_change(&player(now), &change)), expected);
     }
 
     /// An unknown document before it leads to no field names at all.
     #[test]
     fn first_document_names_all_fields() {
         let fetched = player(r#"{"tag":"x","trophies":11}"#);
-        let first = told(&of_change(&fetched, &Change { before: Before::Nothing }));
+        let first = shown(&of_change(&fetched, &Change { before: Before::Nothing }));
         assert!(first.contains(r#"fields=["tag","trophies"]"#) && !first.contains("old="), "{first}");
-        let unknown = told(&of_change(&fetched, &Change { before: Before::Unknown }));
+        let unknown = shown(&of_change(&fetched, &Change { before: Before::Unknown }));
         assert!(!unknown.contains("fields=") && !unknown.contains("old="), "{unknown}");
     }
 
@@ -328,7 +333,7 @@ mod tests {
     fn move_event_names_player_and_clan() {
         let one = Move { player: "2PP".parse().unwrap(), clan: "8QQ".parse().unwrap(), seen: NOW, joined: true };
         assert_eq!(
-            told(&[of_move(&one)]),
+            shown(&[of_move(&one)]),
             "event=joined id=joined:2PP:8QQ:1772600767089 kind=player tag=2PP clan=8QQ at=2026-03-04T05:06:07.089Z"
         );
     }

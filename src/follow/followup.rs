@@ -41,6 +41,7 @@ const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
 /// nothing more will change.
 #[must_use]
 pub fn next_poll(war: &ObjectId, memory: &WarMemory, began: Timestamp, fresh_until: Timestamp) -> Option<FollowUp> {
+    // Before `fresh_until` the API would repeat its response.
     let after = fresh_until.max(began + MIN_INTERVAL);
     let (at, priority) = poll_after(memory, after)?;
     let request = RefreshRequest { due: at, ..RefreshRequest::now(war.clone(), priority, at) };
@@ -59,15 +60,18 @@ pub fn next_poll_after_failures(war: &ObjectId, memory: &WarMemory, now: Timesta
 fn poll_after(memory: &WarMemory, after: Timestamp) -> Option<(Timestamp, Priority)> {
     let just_after = after + Duration::from_millis(1);
     let war = memory.war.as_ref()?;
+    // A league's next round begins when the last one ends.
     if memory.seeks_next_round {
         return Some((just_after, Priority::Critical));
     }
+    // The last condition guards against wild times of a broken response.
     if war.is_final || after >= war.ends + MAX_OVERTIME || war.ends > after + MAX_WAR_LENGTH {
         return None;
     }
     if war.state == KnownWar::ENDED {
         return Some((just_after.max(war.ends + LAST_POLL_DELAY), Priority::High));
     }
+    // Past its end and not reported as ended: keep polling, up to the overtime.
     Some((scheduled(war, after).unwrap_or(after + LAST_PART_INTERVAL), Priority::Critical))
 }
 
@@ -84,6 +88,7 @@ fn scheduled(war: &KnownWar, after: Timestamp) -> Option<Timestamp> {
 
 /// The first time after `after` that lies a whole number of steps before `end`, `end` included.
 fn counted_back(end: Timestamp, step: Duration, after: Timestamp) -> Timestamp {
+    // Minus one, so that a time exactly at a step counts as passed.
     let left = end.since(after).as_millis().saturating_sub(1);
     let steps = u32::try_from(left / step.as_millis()).unwrap_or(u32::MAX);
     end - step * steps
@@ -96,11 +101,13 @@ pub fn stale_members(members: &[MemberSeen], most: usize, now: Timestamp) -> Vec
         .iter()
         .filter_map(|member| {
             let class = if member.is_active { Priority::Medium } else { Priority::Low };
+            // Otherwise a wrong clock would keep a member from ever being refreshed.
             let fetched_at = member.fetched_at.filter(|at| *at <= now + CLOCK_TOLERANCE);
             let age = fetched_at.map_or(Duration::MAX, |at| now.since(at));
             (age >= class.staleness()).then_some((class, Reverse(age), member))
         })
         .collect();
+    // The tag last, so that equal ages have a stable order.
     stale.sort_by(|one, other| (one.0, one.1, &one.2.tag).cmp(&(other.0, other.1, &other.2.tag)));
     let request = |(class, _, member): (Priority, Reverse<Duration>, &MemberSeen)| FollowUp {
         request: RefreshRequest::now(ObjectId::player(member.tag.clone()), class, now),

@@ -66,6 +66,7 @@ pub(super) fn limited(longest: Duration, until: Instant) -> Duration {
 
 /// Begins a transaction whose statements the server ends after `limit` each.
 pub(super) async fn begin(pool: &PgPool, limit: Duration) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+    // 0 would mean no limit.
     let limit_ms = limit.min(MAX_LIMIT).as_millis().max(1);
     let begin =
         format!("BEGIN ISOLATION LEVEL READ COMMITTED; SELECT set_config('statement_timeout', '{limit_ms}ms', true)");
@@ -90,6 +91,7 @@ pub(super) async fn within<T>(
     limit: Duration,
     work: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
+    // The server ends the statement itself; this is for a server that does not respond.
     tokio::time::timeout(limit.min(MAX_LIMIT) + REPLY_GRACE, work).await.unwrap_or_else(|_| {
         let detail = format!("no response within {} ms", (limit.min(MAX_LIMIT) + REPLY_GRACE).as_millis());
         Err(sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, detail)))
@@ -103,6 +105,7 @@ pub(super) fn is_out_of_time(error: &sqlx::Error, until: Instant) -> bool {
         sqlx::Error::Io(error) => error.kind() == io::ErrorKind::TimedOut,
         error => code(error).is_some_and(|code| code == "57014"),
     };
+    // An earlier end has another cause.
     is_cut_off && Instant::now() + CLOCK_TOLERANCE >= until
 }
 
@@ -132,6 +135,7 @@ pub(super) fn is_unreachable(error: &sqlx::Error) -> bool {
         Some(code) => {
             code.starts_with("08")
                 || code.starts_with("28")
+                // Shutdown, crash, startup, and too many connections.
                 || matches!(code.as_str(), "57P01" | "57P02" | "57P03" | "53300")
         }
         None => matches!(

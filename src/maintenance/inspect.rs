@@ -63,6 +63,7 @@ pub async fn views(pool: &PgPool, views: &[ViewConfig]) -> Vec<Finding> {
         }
         findings.extend(check_temporary_tables(&mut transaction).await?);
         findings.extend(check_log(&mut transaction).await?);
+        // Nothing was changed; a commit would suggest otherwise.
         transaction.rollback().await?;
         Ok(findings)
     });
@@ -205,11 +206,13 @@ async fn check_table(transaction: &mut PgConnection) -> Result<Finding, sqlx::Er
 /// Prepares the statement of a job without executing it.
 async fn check_function(transaction: &mut PgConnection, function: &StatsFunction) -> Result<Finding, sqlx::Error> {
     let name = &function.name;
+    // A failed prepare would end the whole transaction.
     let mut savepoint = transaction.begin().await?;
     let read = savepoint.prepare(AssertSqlSafe(call_of(name)).into_sql_str()).await.map(drop);
     if let Err(error) = read {
         savepoint.rollback().await?;
         return match code(&error).as_deref() {
+            // undefined_function, invalid_schema_name.
             Some("42883" | "3F000") => Ok(Finding::problem(
                 format!("there is no function {name}() that takes no arguments"),
                 "run the migration that creates it, or take it out of STATS_FUNCTIONS",

@@ -126,6 +126,7 @@ impl Invalidator {
             if let Some(failure) = failure {
                 delivery.sum.failure = Some(format!("cannot invalidate the caches at {}: {failure}", self.shown()));
             }
+            // The application is down or refuses: the other batches would only cost time.
             if is_all {
                 delivery.lost.extend(all[index * MAX_BATCH..].iter().map(|tag| (*tag).to_owned()));
                 break;
@@ -147,6 +148,7 @@ impl Invalidator {
         let mut waits = RETRY_DELAYS.iter();
         loop {
             let left = until.saturating_duration_since(Instant::now());
+            // A shorter try could only time out.
             if left < MIN_TRY_TIME {
                 return (tags, Some("no time was left".to_owned()));
             }
@@ -155,6 +157,7 @@ impl Invalidator {
                 Ok(failed) if failed.is_empty() => return (failed, None),
                 Ok(failed) => {
                     let failure = format!("it did not accept {} of {} tags", failed.len(), tags.len());
+                    // Only the rest is sent again.
                     tags = failed;
                     failure
                 }
@@ -208,6 +211,7 @@ fn check(status: StatusCode) -> Result<(), Failed> {
     }
     let failure = |hint: &str| format!("it responded with status {}{hint}", status.as_u16());
     Err(match status.as_u16() {
+        // A retry would not find another key.
         401 | 403 => Failed::Final(failure(": is INTERNAL_API_KEY right?")),
         300..=399 => Failed::Final(failure(", a redirect: set the final address")),
         400 | 405 | 413 | 415 | 422 => Failed::Final(failure("")),
@@ -241,6 +245,7 @@ fn not_accepted<'t>(status: StatusCode, body: &[u8], tags: &[&'t str]) -> Vec<&'
         None => Vec::new(),
     };
     let says_failed = body.get("success") == Some(&Value::Bool(false));
+    // 207 without a list: some tags failed, and it is unknown which.
     let says_part = status == StatusCode::MULTI_STATUS && list.is_none();
     if failed.is_empty() && (says_failed || says_part) { tags.to_vec() } else { failed }
 }
@@ -250,12 +255,14 @@ fn http(config: &InvalidationConfig) -> Result<reqwest::Client, InvalidateError>
     if let Some(key) = &config.key {
         let header = |text: String| {
             let mut value = HeaderValue::from_str(&text).map_err(|_| InvalidateError::Key)?;
+            // Keeps the key out of debug output.
             value.set_sensitive(true);
             Ok::<_, InvalidateError>(value)
         };
         headers.insert(AUTHORIZATION, header(format!("Bearer {}", key.expose_secret()))?);
         headers.insert(X_API_KEY, header(key.expose_secret().to_owned())?);
     }
+    // No proxy: the address is usually an internal one.
     Ok(outbound::client()?.default_headers(headers).connect_timeout(CONNECT_TIMEOUT).no_proxy().build()?)
 }
 

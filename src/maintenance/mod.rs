@@ -1,4 +1,4 @@
-//! What happens after a run: materialized views, statistics jobs, retention of snapshots, and HTTP invalidation of an
+//! Maintenance after a run: materialized views, statistics jobs, retention of snapshots, and HTTP invalidation of an
 //! application's caches.
 //!
 //! Knows the model, the configuration and the database; the queue, the API and the store are unknown here. `app` builds
@@ -64,6 +64,7 @@ impl Maintenance {
         stopped: impl Fn() -> F + Send + Sync,
     ) -> MaintenanceReport {
         let mut report = MaintenanceReport::default();
+        // Checked before each part: the one before it may have used the time up.
         let has_time = |least: Duration| until.saturating_duration_since(Instant::now()) >= least;
         if let Some(views) = self.views.as_ref().filter(|_| has_time(MIN_REFRESH_TIME)) {
             tokio::select! {

@@ -73,7 +73,7 @@ pub struct Outlook {
     pub would_stay: u64,
 }
 
-/// What can go wrong.
+/// A table that could not be thinned.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot thin {table}: {detail}")]
 pub struct RetentionError {
@@ -113,6 +113,7 @@ impl Retention {
         let mut thinned = Thinned::default();
         let end = self.kept_from(now);
         for (kind, table, tag) in TABLES {
+            // Thinned already today by this process.
             if self.known(table).is_some_and(|done| done >= end) {
                 continue;
             }
@@ -122,6 +123,7 @@ impl Retention {
                 Err(error) => {
                     warn!("retention: {error}");
                     thinned.failure = Some(error.to_string());
+                    // The other tables are in the same database.
                     thinned.more = true;
                     break;
                 }
@@ -164,6 +166,7 @@ impl Retention {
     /// The first day that is kept whole.
     fn kept_from(&self, now: Timestamp) -> Date {
         let today = now.to_utc().date();
+        // An absurd number of days keeps everything.
         today.checked_sub(time::Duration::days(i64::from(self.days))).unwrap_or(Date::MIN)
     }
 
@@ -181,6 +184,7 @@ impl Retention {
         let mut stretch = None;
         loop {
             let limit = limited(BATCH_TIMEOUT, until);
+            // A shorter batch would probably be cut off for nothing.
             if limit < MIN_BATCH_TIME {
                 return Ok(false);
             }
@@ -236,6 +240,7 @@ impl Retention {
             .bind(LOCK)
             .fetch_one(&mut *transaction)
             .await?;
+        // Another run thins this table; two would only wait for each other's rows.
         if !alone {
             transaction.rollback().await?;
             return Ok(Batch::AnotherRun);

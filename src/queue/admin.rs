@@ -91,6 +91,7 @@ impl Place {
 
     /// The next place after a step that ended at `cursor`; 0 is the end of a part.
     pub(super) fn after(&self, cursor: String) -> Option<Self> {
+        // Redis ends a scan with the cursor 0.
         if cursor != "0" {
             return Some(Self { part: self.part, cursor });
         }
@@ -188,6 +189,7 @@ impl Kept {
                         let dead_entry = Box::new(invalid.dead_entry(now));
                         Ok(Returning::DeadEntry { name: invalid.name, dead_entry })
                     }
+                    // Cannot happen: an entry with a value is admitted or refused.
                     other => Err(Reason::new("unreadable", format!("mail that would be {other:?}"))),
                 }
             }
@@ -218,6 +220,7 @@ impl Returning {
 
 /// Prepares a record for another server, or for the same one later: no lease, and times in bounds.
 fn detached(mut record: Record, now: Timestamp) -> Result<Record, Reason> {
+    // A lease belongs to a run of the other server.
     record.token = None;
     record.expires = None;
     if let Some(next) = record.next.take() {
@@ -230,6 +233,7 @@ fn detached(mut record: Record, now: Timestamp) -> Result<Record, Reason> {
     // Lua writes numbers with 14 digits.
     record.merges = record.merges.min(1_000_000_000_000);
     match (record.state, record.died) {
+        // The time of death is its score: without it no set could hold it.
         (State::Dead, None) => return Err(Reason::new("no_record", "it is dead, and has no time of death")),
         (State::Dead, Some(died)) => record.died = Some(clamp(died, now)),
         _ => record.place(now),
@@ -282,6 +286,7 @@ pub(super) fn merged(current: &Record, new: &Record, now: Timestamp) -> Option<R
 }
 
 fn changed(mut record: Record, current: &Record) -> Option<Record> {
+    // The counter grows only with a real change, so that a second put-back finds nothing.
     let has_changed = record != *current;
     record.merges += 1;
     has_changed.then_some(record)
@@ -290,6 +295,7 @@ fn changed(mut record: Record, current: &Record) -> Option<Record> {
 /// True when a record has everything that was put back for its object.
 pub(super) fn covers(current: &Record, new: &Record) -> bool {
     if new.state == State::Dead {
+        // A live record covers a dead one, since a request revived it.
         return current.state != State::Dead || current.died >= new.died;
     }
     let all: Wanted = current.wanted_in_all();

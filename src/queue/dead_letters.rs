@@ -71,6 +71,7 @@ pub(super) enum KeptDeadLetter {
 impl KeptDeadLetter {
     /// Reads what is stored under a name; `None` when that is not a dead letter.
     pub(super) fn read(name: &str, json: &[u8]) -> Option<Self> {
+        // No object has this kind.
         if name.starts_with("mail:") {
             return serde_json::from_slice(json).ok().map(|entry| Self::Entry(name.to_owned(), entry));
         }
@@ -164,6 +165,7 @@ pub(super) fn names(filter: &DeadFilter) -> Vec<String> {
 
 pub(super) fn newest_first(mut entries: Vec<KeptDeadLetter>, limit: usize) -> Vec<KeptDeadLetter> {
     entries.sort_by(|one, other| (other.died(), other.name()).cmp(&(one.died(), one.name())));
+    // A filter may name one dead letter twice.
     entries.dedup_by(|one, other| one.name() == other.name());
     entries.truncate(limit);
     entries
@@ -173,6 +175,7 @@ pub(super) fn newest_first(mut entries: Vec<KeptDeadLetter>, limit: usize) -> Ve
 pub(super) fn exported(records: impl Iterator<Item = (ObjectId, Record)>, now: Timestamp) -> Vec<Exported> {
     let mut all: Vec<Exported> = records
         .map(|(object, record)| {
+            // The object's name is a valid id: the old worker uses such ids itself.
             let id = object.to_string();
             let value = compose(&id, &object, &record, now);
             Exported { id, score: record.wanted_in_all().priority.as_number(), value }

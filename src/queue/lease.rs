@@ -2,10 +2,12 @@
 
 use std::{fmt, time::Duration};
 
-use super::Repaired;
+use sha2::{Digest as _, Sha256};
+
+use super::repaired::Repaired;
 use crate::{
     clock::Timestamp,
-    model::{FollowUp, Kind, ObjectId, Priority, Reason},
+    model::{FollowUp, Kind, ObjectId, Priority, Reason, text::hex},
 };
 
 /// Lapses after which an object becomes a dead letter (`lapsed`). From [`SUSPECT_LAPSES`] on only those count whose run is
@@ -21,7 +23,9 @@ pub const SUSPECT_LAPSES: u32 = 2;
 pub const fn suspects_together(lapses: u32) -> usize {
     match lapses {
         SUSPECT_LAPSES => 16,
+        // A quarter of the first group.
         3 => 4,
+        // The fifth lapse buries: the suspect before it must be alone.
         _ => 1,
     }
 }
@@ -175,7 +179,7 @@ pub struct Following<'a> {
 #[must_use]
 pub(super) fn name_of_batch(settlements: &[(Lease, Settlement)]) -> String {
     let ends = settlements.iter().map(|(lease, how)| format!("{} {} {};", lease.object, lease.token, how.word()));
-    super::mailbox::digest(ends.collect::<String>().as_bytes())
+    hex(Sha256::digest(ends.collect::<String>()))
 }
 
 /// The random draws that give the lower priorities their floor: a small generator that Lua computes exactly, too.
@@ -188,6 +192,7 @@ impl Draw {
 
     #[must_use]
     pub const fn from_seed(seed: u64) -> Self {
+        // 0 would stay 0 for ever.
         Self(seed % (Self::MODULUS - 1) + 1)
     }
 
@@ -201,6 +206,7 @@ impl Draw {
     pub fn favoured(&mut self) -> Option<Priority> {
         self.0 = self.0 * 16_807 % Self::MODULUS;
         match self.0 % 100 {
+            // The lowest priority first: with the same draw it would never win a later range.
             0..5 => Some(Priority::Low),
             5..10 => Some(Priority::Medium),
             10..20 => Some(Priority::High),

@@ -22,6 +22,7 @@ pub mod memory;
 mod port;
 pub mod record;
 pub mod redis;
+mod repaired;
 mod shared_state;
 mod stats;
 mod times;
@@ -39,10 +40,11 @@ pub use self::{
     },
     mailbox::{Admitted, MAX_MAIL_BYTES, MailLimits, ORPHAN_TIMEOUT},
     port::{Enqueued, NotQueued, Publisher, Queue},
+    repaired::Repaired,
     shared_state::{
         CALLS_LIFETIME, CIRCUIT_LIFETIME, CallsGranted, Circuit, CircuitReason, CircuitScope, Holder, RATE_LIFETIME,
         SharedState, Slot, SlotView,
     },
-    stats::{Oldest, QueueStats, RUN_SUMMARIES_LIFETIME, Repaired, RunSummaries, RunSummary},
+    stats::{Oldest, QueueStats, RUN_SUMMARIES_LIFETIME, RunSummaries, RunSummary},
 };
 pub use crate::model::Fingerprint;

@@ -1,4 +1,4 @@
-//! What a run needs of the queue ([`Queue`]), and what it publishes beside it ([`Publisher`]).
+//! The ports of a run: [`Queue`], and [`Publisher`] for what other programs read.
 
 use std::future::Future;
 

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// No time in a record is later than this from now.
-pub use crate::model::MAX_REQUEST_DELAY;
+pub use crate::model::LONGEST_WAIT;
 
 /// The score of a ready object is its priority times this, plus the time of its first request in milliseconds. The product is
 /// far enough apart for times until the year 2286, and exact in a double.
@@ -29,10 +29,10 @@ pub const CIRCUIT: &str = "circuit";
 /// The code of an object that waits because there is no room for another dead letter.
 pub const DEAD_LETTERS_FULL: &str = "dead_letters_full";
 
-/// One lease call sets aside at most this many objects.
+/// The most objects that one lease call sets aside.
 pub const MAX_SET_ASIDE: usize = 1000;
 
-/// One lease call takes back at most this many leases, and moves at most this many due objects of each priority to ready.
+/// The most leases that one call takes back, and the most due objects of each priority that it moves to ready.
 pub const MAX_SWEPT: usize = 200;
 
 /// The reply to a settlement is remembered this long: the same batch sent again gets the same reply and changes nothing.
@@ -192,10 +192,13 @@ impl Record {
         let Some(mut record) = record else { return Self::fresh(wanted, 1, now) };
         let merges = record.merges + 1;
         match record.state {
+            // A new request revives a dead letter: its reason may be gone.
             State::Dead if !record.has_lapsed() => {
                 return Self::fresh(Wanted { attempts: 0, ..wanted }, merges, now);
             }
+            // An object that killed its workers waits for an operator.
             State::Dead => record.wanted.merge(&wanted),
+            // The lease may serve an older response: the new request comes after it.
             State::Leased => match &mut record.next {
                 Some(next) => next.merge(&wanted),
                 None => record.next = Some(wanted),
@@ -215,7 +218,7 @@ impl Record {
         self.wanted.due.max(self.hold)
     }
 
-    /// What is wanted, including the requests that came while it was leased.
+    /// All requests merged, including those that came while it was leased.
     #[must_use]
     pub fn wanted_in_all(&self) -> Wanted {
         let mut wanted = self.wanted.clone();
@@ -275,6 +278,7 @@ impl Record {
     /// alone, and because the fifth lapse buries the object, when there is room among the dead letters. A lease that no run is
     /// known to have received may make a suspect, and no more: nothing ends as `lapsed` that no worker ever saw.
     pub fn lapse(&mut self, has_room: bool, now: Timestamp) {
+        // Before it is a suspect, a lapse costs little; from then on only proof counts.
         let is_counted = self.received || self.lapses < SUSPECT_LAPSES;
         self.end_lease();
         if !is_counted {
@@ -320,6 +324,7 @@ impl Record {
     /// Ends a lease; `None` deletes the record. `has_room`: one more object can become a dead letter.
     #[must_use]
     pub fn settle(mut self, settlement: &Settlement, has_room: bool, now: Timestamp) -> Option<Self> {
+        // A request that came during the lease deserves its own attempt, whatever became of the last one.
         if matches!(settlement, Settlement::Done | Settlement::Dead { .. })
             && let Some(next) = self.next
         {
@@ -327,6 +332,7 @@ impl Record {
         }
         match settlement {
             Settlement::Done => return None,
+            // The object was refreshed, so all counts begin anew.
             Settlement::Later { until } => {
                 self.wanted.due = clamp(*until, now);
                 self.end_lease();
@@ -339,6 +345,7 @@ impl Record {
             Settlement::Failed { until, reason } => {
                 self.wanted.attempts += 1;
                 self.end_lease();
+                // Before `place`, which decides by it.
                 self.hold = clamp(*until, now);
                 self.lapses = 0;
                 self.code = Some(reason.code.to_owned());
@@ -422,6 +429,7 @@ impl Record {
 
     /// Returns a dead object to the queue, ready at once, in its old place.
     pub fn redrive(&mut self, now: Timestamp) {
+        // The first request keeps its time, so the object does not go to the end of the queue.
         let wanted = Wanted { attempts: 0, due: self.wanted.due.min(now), ..self.wanted.clone() };
         *self = Self::fresh(wanted, self.merges, now);
     }
@@ -429,6 +437,7 @@ impl Record {
 
 /// The hold after this many in a row.
 fn hold_of(times: u32) -> Duration {
+    // Ten doublings are far beyond the maximum, and cannot overflow.
     (FIRST_HOLD * (1 << (times - 1).min(10))).min(MAX_HOLD)
 }
 
@@ -440,7 +449,8 @@ const fn is_none(count: &u32) -> bool {
 /// Brings a time into [epoch, now + 24 h].
 #[must_use]
 pub fn clamp(time: Timestamp, now: Timestamp) -> Timestamp {
-    time.clamp(Timestamp::EPOCH, (now + MAX_REQUEST_DELAY).max(Timestamp::EPOCH))
+    // The maximum guards against a clock before the epoch.
+    time.clamp(Timestamp::EPOCH, (now + LONGEST_WAIT).max(Timestamp::EPOCH))
 }
 
 /// The start of a text, at most [`MAX_BODY_BYTES`].

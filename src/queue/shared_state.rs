@@ -1,4 +1,4 @@
-//! What overlapping runs share beside the requests: key slots, learned rates, the calls of a day, open circuits.
+//! The state that overlapping runs share beside the requests: key slots, learned rates, the calls of a day, open circuits.
 //!
 //! The port, and the values that cross it; no I/O.
 
@@ -93,6 +93,7 @@ impl CircuitScope {
             Self::Endpoint(EndpointKind::Clan) => matches!(kind, Kind::Clan),
             Self::Endpoint(EndpointKind::Player) => matches!(kind, Kind::Player),
             Self::Endpoint(EndpointKind::CurrentWar | EndpointKind::LeagueGroup | EndpointKind::LeagueWar) => {
+                // Three endpoints serve a war; each may fail alone.
                 matches!(kind, Kind::War)
             }
         }
@@ -127,6 +128,7 @@ impl CircuitReason {
 
     #[must_use]
     pub fn new(code: &str, detail: &str) -> Self {
+        // Redis keeps it for every run: bounded.
         Self { code: code.to_owned(), detail: clip(detail).to_owned() }
     }
 }

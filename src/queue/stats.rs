@@ -62,6 +62,7 @@ impl Oldest {
     ) -> Self {
         let requests: Vec<RefreshRequest> = sample
             .iter()
+            // Invalid and incomplete mail has no reliable time.
             .filter_map(|entry| match entry.decide(now, 1) {
                 Decision::Admit(request) => Some(request),
                 _ => None,
@@ -72,6 +73,7 @@ impl Oldest {
         let waiting = requests.into_iter().filter(|request| request.due <= now).map(|request| request.asked.min(now));
         match records.chain(waiting).min() {
             Some(since) => Self::Since(since),
+            // Every entry of the mailbox was in the sample, and none waits for us.
             None if is_complete => Self::NothingWaits,
             None => Self::Unknown,
         }
@@ -85,33 +87,6 @@ impl Oldest {
             Self::Since(since) => Some(now.since(*since)),
             Self::Unknown => None,
         }
-    }
-}
-
-/// Repairs that were made, by their kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Repaired {
-    /// Records that were missing or broken while their object's name was left: rebuilt from what could be read.
-    pub records: usize,
-    /// Objects that stood in no set or in a wrong one.
-    pub places: usize,
-    /// Names that are not an object: dead letters now.
-    pub invalid_entries: usize,
-    /// Counters and scan cursors that held something else and were reset.
-    pub counters: usize,
-}
-
-impl Repaired {
-    #[must_use]
-    pub const fn total(&self) -> usize {
-        self.records + self.places + self.invalid_entries + self.counters
-    }
-
-    pub const fn add(&mut self, other: Self) {
-        self.records += other.records;
-        self.places += other.places;
-        self.invalid_entries += other.invalid_entries;
-        self.counters += other.counters;
     }
 }
 

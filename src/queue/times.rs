@@ -9,6 +9,7 @@ use crate::clock::Timestamp;
 pub fn parse(text: &str) -> Option<Timestamp> {
     let text = text.trim();
     let (date, clock) = (text.get(..10)?, text.get(11..)?);
+    // Python writes T, some tools a space.
     if !matches!(text.as_bytes()[10], b'T' | b't' | b' ') {
         return None;
     }
@@ -25,6 +26,7 @@ fn parse_date(text: &str) -> Option<Date> {
 }
 
 fn parse_clock(text: &str) -> Option<Time> {
+    // ISO 8601 allows a comma, too.
     let (whole, fraction) = text.split_once(['.', ',']).unwrap_or((text, "0"));
     let mut parts = whole.split(':');
     let (hour, minute) = (digits(parts.next()?, 2)?, digits(parts.next()?, 2)?);
@@ -41,6 +43,7 @@ fn split_offset(clock: &str) -> Option<(&str, UtcOffset)> {
     if let Some(clock) = clock.strip_suffix(['Z', 'z']) {
         return Some((clock, UtcOffset::UTC));
     }
+    // Python's naive times are UTC.
     let Some(at) = clock.rfind(['+', '-']) else { return Some((clock, UtcOffset::UTC)) };
     let (clock, offset) = clock.split_at(at);
     let (sign, numbers) = offset.split_at(1);

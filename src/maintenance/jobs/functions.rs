@@ -54,6 +54,7 @@ pub(super) fn results_in(json: &str) -> Vec<FunctionResult> {
     let list = match serde_json::from_str(json) {
         Ok(Value::Object(mut whole)) => whole.remove("function_results").unwrap_or_default(),
         Ok(list) => list,
+        // Others write this column, too.
         Err(_) => Value::Null,
     };
     let Value::Array(list) = list else { return Vec::new() };
@@ -83,6 +84,7 @@ async fn run(
     // Held until the function has ended; the semaphore is never closed.
     let _place = places.acquire().await;
     let began = Instant::now();
+    // After the semaphore: waiting for a place used up time, too.
     let limit = until.saturating_duration_since(began);
     let called = if limit.is_zero() {
         Err(("the time was used up before it began".to_owned(), true))

@@ -130,6 +130,7 @@ impl Jobs {
                 break;
             }
             let began = Instant::now();
+            // A later job shared the time with those before it.
             let has_its_chance = is_first && left >= enough;
             is_first = false;
             let job = match self.table.take(self.lease, until).await {
@@ -145,6 +146,7 @@ impl Jobs {
             let Some(job) = job else { break };
             let worked = tokio::select! {
                 worked = self.attempt(&job, until) => worked,
+                // A shutdown: the job is released for another worker.
                 () = &mut stopped => Worked::Stopped,
             };
             let is_stopped = matches!(worked, Worked::Stopped);
@@ -185,8 +187,11 @@ impl Jobs {
 
     /// Sends heartbeats; returns when the job is no longer ours.
     async fn keep_alive(&self, job: &Job) {
+        // Two heartbeats may fail before the lease runs out.
         let mut tick = interval(self.lease / 3);
+        // After a freeze one heartbeat is enough.
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Taking the job was the first heartbeat.
         tick.reset();
         loop {
             tick.tick().await;
@@ -248,6 +253,7 @@ impl Jobs {
                 Ok(is_ours) => return is_ours,
                 Err(error) => {
                     warn!(job.id, "jobs: {error}");
+                    // Without the row another worker repeats the job after the lease.
                     let Some(wait) = waits.next().filter(|wait| Instant::now() + **wait < until) else {
                         return false;
                     };
@@ -270,6 +276,7 @@ impl JobsReport {
             self.caches.get_or_insert_default().add(sum);
         }
         match job.status {
+            // Released and lost jobs count as neither.
             "completed" => self.completed += 1,
             _ if job.error.is_some() => self.failed += 1,
             _ => {}
@@ -287,6 +294,7 @@ impl JobsReport {
 fn ending(job: &Job, results: &[FunctionResult], had_its_chance: bool) -> Ending {
     let failed: Vec<&FunctionResult> = results.iter().filter(|result| !result.success).collect();
     let Some(first) = failed.first() else { return Ending::Completed };
+    // A real error counts even without a chance: it would come again.
     if !had_its_chance && failed.iter().all(|result| result.is_out_of_time) {
         return Ending::Released;
     }

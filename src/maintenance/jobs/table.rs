@@ -24,7 +24,7 @@ use crate::{
 /// The timeout of one statement about a job.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One transaction deletes at most this many jobs.
+/// The most jobs that one transaction deletes.
 const PURGE_BATCH: i64 = 1000;
 
 /// The wait after the first failure, in seconds; it doubles with each further one.
@@ -41,7 +41,7 @@ const LIST: &str = include_str!("../sql/jobs/list.sql");
 const PURGE: &str = include_str!("../sql/jobs/purge.sql");
 const PURGE_COUNT: &str = include_str!("../sql/jobs/purge_count.sql");
 
-/// What can go wrong between us and the table.
+/// An error of the table.
 #[derive(Debug, thiserror::Error)]
 pub enum TableError {
     #[error("cannot {action}: {detail}")]
@@ -184,7 +184,7 @@ impl Job {
     }
 }
 
-/// One row, for operators.
+/// A row, for operators.
 #[derive(Clone, Debug)]
 pub struct JobRow {
     pub id: String,
@@ -304,6 +304,7 @@ impl JobTable {
 
     /// Warns once when rows may be hidden from us.
     async fn check_security(&self, until: Instant) {
+        // Once a process is enough for a warning.
         if self.security_checked.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -329,6 +330,7 @@ impl JobTable {
     /// True when no job waits and none is in progress, so that there is nothing to take and nothing to fail, as in most runs. Only
     /// checked where it costs one round trip; false when it is unknown.
     async fn is_idle(&self, until: Instant) -> bool {
+        // Through a pooler it would cost as much as taking a job.
         if !self.database.keeps_statements() {
             return false;
         }
@@ -372,6 +374,7 @@ impl JobTable {
         results: &Results<'_>,
         until: Instant,
     ) -> Result<bool, TableError> {
+        // Without new results the earlier ones stay in the row.
         let has_some = !results.function_results.is_empty();
         let results = has_some.then(|| serde_json::to_string(results).unwrap_or_default());
         let ended = in_transaction!(self, "end a job", until, |transaction| {
@@ -442,6 +445,7 @@ impl JobTable {
                     .fetch_one(&mut *transaction)
             })?;
             deleted += batch.unsigned_abs();
+            // A batch that is not full is the last one.
             if batch < PURGE_BATCH {
                 return Ok(deleted);
             }

@@ -183,6 +183,7 @@ impl Views {
             };
             all.push((*index, report(view, done, now, began.elapsed())));
         }
+        // Back into the order of the configuration.
         all.sort_by_key(|(index, _)| *index);
         all.into_iter().map(|(_, report)| report).collect()
     }
@@ -224,6 +225,7 @@ impl Views {
             }
             transaction.rollback().await?;
             if let ViewError::Database(error) = error
+                // lock_not_available: only then the blocker is worth a query.
                 && super::database::code(error).as_deref() == Some("55P03")
             {
                 let blocker = blocker(&self.database, view).await;
@@ -237,10 +239,12 @@ impl Views {
 
 /// Makes one refresh within its transaction.
 async fn attempt(transaction: &mut PgConnection, view: &ViewConfig, when: When) -> Result<Done, ViewError> {
+    // A second refresh would wait for the first and repeat its work.
     if !is_alone(transaction, view).await? {
         return Ok(Done::Skipped("another run refreshes it"));
     }
     let look = look_at(transaction, view).await?;
+    // Without the log every run refreshes the view.
     if when == When::Due && look.has_log && !is_due(transaction, view).await? {
         return Ok(Done::Skipped(NOT_DUE));
     }
@@ -307,6 +311,7 @@ fn overdue(view: &ViewConfig, age: f64) -> f64 {
 
 /// The share of one of these views in the time that is left.
 fn share(left: Duration, views: usize) -> Duration {
+    // A fast view leaves its rest to those after it.
     let equal = left / u32::try_from(views).unwrap_or(u32::MAX).max(1);
     equal.max(MIN_REFRESH_TIME).min(left)
 }

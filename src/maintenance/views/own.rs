@@ -84,10 +84,12 @@ impl OwnView {
             .fetch_one(&mut *transaction)
             .await?;
             let mark = self.mark();
+            // Replacing it would cost readers a wait for nothing.
             if is_there && comment.is_some_and(|comment| comment.ends_with(&mark)) {
                 return transaction.commit().await;
             }
             if is_there {
+                // Filled beside the old view, so that readers keep theirs until the last moment.
                 let next = format!("{}_next", self.name);
                 let sql = self.sql.replace(self.name, &next);
                 sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *transaction).await?;

@@ -1,4 +1,4 @@
-//! One entry of the mailbox, and the decision about it.
+//! An entry of the mailbox, and the decision about it.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ pub const MAX_KEPT_BYTES: usize = 3 * 1024;
 /// The same bound for its id.
 const MAX_KEPT_ID_BYTES: usize = 512;
 
-/// One entry of the mailbox.
+/// An entry of the mailbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub id: Id,
@@ -64,6 +64,7 @@ impl Source {
     /// The priority that its place in the mailbox says; `None` for data without an index entry.
     fn priority(&self) -> Option<Priority> {
         match self {
+            // Redis never returns another text; if it did, the entry would be the least urgent.
             Self::Index { score } => Some(class_of_score(score.parse().unwrap_or(f64::INFINITY))),
             Self::Orphan { priority, .. } => Some(*priority),
             Self::Scan => None,
@@ -150,12 +151,14 @@ impl Entry {
     /// entry still gets one attempt.
     #[must_use]
     pub fn decide(&self, now: Timestamp, max_attempts: u32) -> Decision {
+        // No object has such a long name, whatever the value says.
         if let Id::TooLong { bytes, .. } = &self.id {
             return self.refuse(Reason::new("too_large", format!("the id has {bytes} bytes")));
         }
         match (&self.content, &self.source) {
             (Content::Missing, Source::Orphan { since, .. }) if *since + ORPHAN_TIMEOUT <= now => Decision::Drop,
             (Content::Missing, Source::Orphan { .. }) => Decision::Wait,
+            // The producer writes index and data with separate commands, so the data may still come.
             (Content::Missing, source) => Decision::Orphan(source.priority().unwrap_or(Priority::Low)),
             (Content::TooLarge { bytes, .. }, _) => {
                 self.refuse(Reason::new("too_large", format!("the value has {bytes} bytes")))
@@ -184,6 +187,7 @@ impl Entry {
             }
             _ => None,
         };
+        // The whole value includes its start.
         let body = if kept.is_some() { None } else { head };
         Decision::Refuse(InvalidEntry { name: self.dead_letter_name(), reason, score, value: kept, body })
     }
@@ -200,7 +204,9 @@ impl Entry {
     /// `mail:<id>`; for a long id its start, size and digest, so that two of them keep different names.
     fn dead_letter_name(&self) -> String {
         let (head, bytes, digest) = match &self.id {
+            // Only a whole id can be redriven.
             Id::Whole(id) if fits(id, MAX_KEPT_ID_BYTES) => return format!("mail:{}", escape(id)),
+            // Short enough to be read, but too long for a name.
             Id::Whole(id) => (&id[..], id.len(), digest(id)),
             Id::TooLong { bytes, head, digest } => (&head[..], *bytes, digest.clone()),
         };

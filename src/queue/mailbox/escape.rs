@@ -19,6 +19,7 @@ pub fn escape(bytes: &[u8]) -> String {
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
             match c {
+                // Escaped, so that an original backslash is not taken for an escape.
                 '\\' => text.push_str("\\\\"),
                 c if c.is_control() => {
                     text.extend(c.encode_utf8(&mut [0; 4]).bytes().map(escaped));
@@ -37,6 +38,7 @@ pub fn unescape(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
+        // Lenient: an operator may have edited the text.
         let (byte, used) = match (first, after) {
             (b'\\', [b'x', high, low, ..]) => (hex_digit(*high) << 4 | hex_digit(*low), 4),
             (b'\\', [b'\\', ..]) => (b'\\', 2),

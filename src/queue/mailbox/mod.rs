@@ -16,7 +16,7 @@ pub use self::{
     escape::{digest, escape, unescape},
     wire::{class_of_score, compose},
 };
-use super::Repaired;
+use super::repaired::Repaired;
 
 /// The producers' index: a sorted set, request id by priority.
 pub const INDEX: &str = "refresh_queue";
@@ -44,7 +44,7 @@ pub struct MailLimits {
 
 impl Default for MailLimits {
     fn default() -> Self {
-        // About 2 MB and 2,000 entries: a script of a few milliseconds.
+        // At most 2,000 entries and 1 MB: a script must not block the server for long.
         Self { per_class: 250, scan: 1000, bytes: 1024 * 1024 }
     }
 }

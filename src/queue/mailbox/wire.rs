@@ -13,6 +13,7 @@ use crate::{
 /// The priority of a score: producers write 0 to 3, and every other number counts as the next worse of them.
 #[must_use]
 pub fn class_of_score(score: f64) -> Priority {
+    // NaN fails every comparison and ends as LOW.
     if score <= 0.0 {
         Priority::Critical
     } else if score <= 1.0 {
@@ -65,6 +66,7 @@ pub(super) fn decode(
 ) -> Result<RefreshRequest, Reason> {
     let not_json = |detail: String| Reason::new("not_json", detail);
     let text = std::str::from_utf8(value).map_err(|error| not_json(format!("the value is not UTF-8: {error}")))?;
+    // Raw values: a field with an odd type must not make the others unreadable.
     let fields: HashMap<String, &RawValue> =
         serde_json::from_str(text).map_err(|error| not_json(format!("the value is not a JSON object: {error}")))?;
     let string = |name: &str| fields.get(name).and_then(|raw| serde_json::from_str::<String>(raw.get()).ok());
@@ -76,10 +78,13 @@ pub(super) fn decode(
     let tag = Tag::normalise(&tag).map_err(|error| Reason::new("impossible_tag", error.to_string()))?;
 
     let stated = Priority::ALL.into_iter().find(|class| number("priority") == Some(f64::from(class.as_number())));
+    // A producer may write one of the two and forget the other: the more urgent one counts.
     let priority = [stated, place].into_iter().flatten().min().unwrap_or(Priority::Low);
+    // Without a readable time the request counts as new.
     let requested_at = string("requested_at").and_then(|text| times::parse(&text)).unwrap_or(now);
     let last_updated = string("last_updated").and_then(|text| times::parse(&text));
     let retries = fields.get("retry_count").and_then(|raw| raw.get().parse::<u32>().ok()).unwrap_or(0);
+    // A used-up entry still gets one attempt.
     let attempts = retries.min(max_attempts.saturating_sub(1));
     Ok(RefreshRequest::from_mail(ObjectId::new(kind, tag), priority, requested_at, last_updated, attempts, now))
 }
@@ -92,6 +97,7 @@ pub(super) fn decode(
 pub fn compose(id: &str, object: &ObjectId, record: &Record, now: Timestamp) -> String {
     let wanted = record.wanted_in_all();
     let ready_at = wanted.due.max(record.hold);
+    // The old worker reads a time in the future as "not before".
     let requested_at = if ready_at > now { ready_at } else { wanted.last };
     format!(
         "{{\"id\": {}, \"type\": \"{}\", \"tag\": \"{}\", \"priority\": {}, \"requested_at\": \"{}\", \
@@ -113,7 +119,9 @@ fn ascii_json(text: &str) -> String {
         if c.is_ascii() {
             out.push(c);
         } else {
+            // Python writes characters beyond the basic plane as two surrogates.
             for unit in c.encode_utf16(&mut [0; 2]) {
+                // Writing to a text cannot fail.
                 let _ = write!(out, "\\u{unit:04x}");
             }
         }

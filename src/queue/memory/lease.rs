@@ -44,6 +44,7 @@ impl Contents {
     /// Moves what is due to ready; true when there may be more.
     pub(super) fn move_due(&mut self, now: Timestamp) -> bool {
         let mut moved = BTreeMap::<Priority, usize>::new();
+        // Bounded for each priority, so that many due LOW objects do not delay a CRITICAL one.
         for (due, name) in self.in_order(State::Delayed) {
             let record = self.records.get_mut(&name).expect("a listed name has a record");
             let moved = moved.entry(record.wanted.priority).or_default();
@@ -64,10 +65,12 @@ impl Contents {
         waiting.retain(|(score, _)| is_wanted(class_of(*score)));
         let mut named = request.first.iter().map(ToString::to_string);
         let mut aside: Vec<SetAside> = request.set_aside.clone();
+        // A circuit that has just closed no longer counts.
         aside.retain(|aside| aside.until > now);
         let mut set_aside = 0;
         let mut group = None;
         while leased.leases.len() < request.max {
+            // Bounded, as one script of Redis must be short.
             if set_aside == MAX_SET_ASIDE {
                 leased.more = true;
                 return;
@@ -81,8 +84,10 @@ impl Contents {
                 name
             } else {
                 let favoured = if group.is_none() { draw.favoured() } else { None };
+                // Without a request of that priority the strict order applies.
                 let place = waiting.iter().position(|(score, _)| Some(class_of(*score)) == favoured).unwrap_or(0);
                 let Some((_, name)) = waiting.get(place) else {
+                    // Only when nothing is ready: a hold is not broken for its own sake.
                     if request.probe && leased.leases.is_empty() {
                         self.probe(now, request, &aside, leased);
                     }
@@ -91,6 +96,7 @@ impl Contents {
                 name.clone()
             };
             let record = self.records.get_mut(&name).expect("a listed name has a record");
+            // Suspects of other lapses form another group.
             if group.is_some_and(|lapses| lapses != record.lapses) {
                 break;
             }
@@ -102,6 +108,7 @@ impl Contents {
                 continue;
             }
             let suspect = record.lapses >= SUSPECT_LAPSES;
+            // A suspect may kill its worker: nothing else may be in flight.
             if suspect && !(request.alone && (group.is_some() || leased.leases.is_empty())) {
                 leased.suspect_waits = true;
                 return;

@@ -24,6 +24,7 @@ impl Part<'_> {
     /// Adds an entry unless the part is full.
     fn add(&mut self, source: Source, id: &[u8], value: Option<&Vec<u8>>) -> bool {
         let cost = cost(id, value);
+        // The first entry of a part always fits: a large one must not block the part.
         if self.used > 0 && self.used + cost > self.bytes {
             self.mail.more = true;
             return false;
@@ -67,6 +68,7 @@ impl Contents {
                 }
                 taken += 1;
             }
+            // What the sample left out is read by a later slice.
             mail.more |= taken < entries.len();
         }
         self.read_orphans(&mut Part { mail: &mut mail, bytes: limits.bytes_of_part(), used: 0 });
@@ -163,6 +165,7 @@ impl Contents {
             return;
         };
         match decision {
+            // Merge and delete in one step, as the script does.
             Decision::Admit(request) => {
                 self.add_request(&request, now);
                 self.delete_mail(&id);

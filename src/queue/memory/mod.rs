@@ -184,9 +184,11 @@ impl Queue for MemoryQueue {
         until: Timestamp,
     ) -> Result<Vec<bool>, QueueError> {
         let mut contents = self.contents();
+        // As in Redis, no lease ends later than a day from now.
         let until = clamp(until, now);
         let mut renew = |(object, token): &(ObjectId, LeaseToken)| {
             let Some(record) = contents.leased(object, token) else { return false };
+            // A late renewal must not shorten a newer one.
             record.expires = record.expires.max(Some(until));
             record.received = true;
             true
@@ -202,6 +204,7 @@ impl Queue for MemoryQueue {
     ) -> Result<(Vec<Settled>, usize), QueueError> {
         let mut contents = self.contents();
         let mut replies = self.replies.lock().unwrap_or_else(PoisonError::into_inner);
+        // As Redis expires its key.
         replies.retain(|reply| now.since(reply.at) <= REPLY_LIFETIME);
         let batch = name_of_batch(settlements);
         if let Some(reply) = replies.iter().find(|reply| reply.batch == batch) {
@@ -275,6 +278,7 @@ impl Contents {
 
     /// Adds a follow-up; returns false when it is not wanted.
     fn follow_up(&mut self, follow_up: &FollowUp, most_ready: usize, now: Timestamp) -> bool {
+        // An object that waits needs no spare request, and a dead one waits for an operator.
         let known = self.records.get(&follow_up.request.object.to_string());
         let ready = self.records.values().filter(|record| record.state == State::Ready).count();
         let is_unwanted = match known {
@@ -319,6 +323,7 @@ impl Contents {
             self.records.remove(&name);
             return Settled::Settled;
         };
+        // Reported, so that an operator makes room.
         let no_room = matches!(settlement, Settlement::Dead { .. }) && record.waits_for_room();
         self.records.insert(name, record);
         if no_room { Settled::NoRoom } else { Settled::Settled }

@@ -94,7 +94,9 @@ impl SharedState for MemoryQueue {
         if let Some(slot) = shared.slots.get_mut(key) {
             let may = match &slot.value {
                 Holder::Run(holder) => holder == run,
+                // A later refusal may only lengthen it.
                 Holder::CoolingDown(_) => slot.at_boot < now + cooldown,
+                // The run no longer owns the slot.
                 Holder::Released => false,
             };
             if may {
@@ -169,6 +171,7 @@ impl SharedState for MemoryQueue {
         let (mut shared, now) = self.shared();
         let mut value = circuit.clone();
         if let Some(Ending { value: earlier, .. }) = shared.circuits.get(&circuit.scope) {
+            // The outage began with the first opening.
             value.since = earlier.since;
             value.next_probe = earlier.next_probe.max(circuit.next_probe);
         }

@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// One step of a scan looks at this many entries, which bounds a slice to 13 MB of the largest mail.
+/// The entries that one step of a scan looks at, which bounds a slice to 13 MB of the largest mail.
 const SCAN_STEP: usize = 200;
 
 /// A field of a hash and its value.
@@ -38,6 +38,7 @@ impl RedisQueue {
     /// # Errors
     /// When one of them does not answer, or refuses.
     pub async fn is_same_database(&self, other: &Self) -> Result<bool, QueueError> {
+        // Random, so that two checks at once do not see each other's mark.
         let mark = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
         let mut command = cmd("SET");
         command.arg(self.keys.check()).arg(&mark).arg("PX").arg(10_000);
@@ -60,6 +61,7 @@ impl RedisQueue {
         let scores = self.scores_of(&rows).await?;
         let mail = rows.into_iter().zip(scores).map(|(row, score)| {
             let ScannedRow { id, id_bytes, digest, bytes, value } = row;
+            // Larger mail cannot be put back: a run would refuse it, too.
             if digest.is_empty() && bytes <= MAX_MAIL_BYTES {
                 return Kept::Mail { id, score, value: Some(value) };
             }
@@ -160,6 +162,7 @@ fn object_kept(name: Vec<u8>, stored: Vec<u8>) -> Kept {
             Err(_) => Kept::Broken { name, value: stored },
         };
     }
+    // Another spelling of an object would be another record.
     let object = text.parse::<ObjectId>().ok().filter(|object| object.to_string() == text);
     match (object, serde_json::from_slice::<Record>(&stored)) {
         (Some(object), Ok(record)) => Kept::Record { object, record: Box::new(record), stored },
@@ -290,6 +293,7 @@ fn returning_arguments(arguments: &mut Arguments, entry: &Returning, now: Timest
             arguments.text("entry").text(name).text(&serde_json::to_string(dead_entry).expect(JSON));
         }
         Returning::Orphan { id, class } => {
+            // The form of `orphan_score`: a quarter for each priority.
             let score = format!("{}.{:02}", now.as_millis(), u32::from(class.as_number()) * 25);
             arguments.text("orphan").bytes(id).text(&score);
         }

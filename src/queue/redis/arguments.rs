@@ -69,12 +69,14 @@ impl Arguments {
                 self.text("refuse").text(&invalid.name).text(&dead_entry)
             }
             Decision::Orphan(priority) => self.text("orphan").number(priority.as_number()),
+            // `Wait` is filtered out before.
             Decision::Drop | Decision::Wait => self.text("drop").number(ORPHAN_TIMEOUT.as_millis()),
         }
     }
 
     pub(super) fn settlement(&mut self, settlement: &Settlement, now: Timestamp) -> &mut Self {
         let (until, reason, body) = match settlement {
+            // The script ignores the time of these.
             Settlement::Done | Settlement::Release => (now, None, None),
             Settlement::Later { until } => (*until, None, None),
             Settlement::Failed { until, reason } => (*until, Some(reason), None),

@@ -1,4 +1,4 @@
-//! One call to Redis: a command or a script, sent over a connection to one server or to a cluster.
+//! A call to Redis: a command or a script, sent over a connection to one server or to a cluster.
 //!
 //! On a cluster a call is sent again only when the node did not carry it out, because the slot has moved.
 
@@ -78,6 +78,7 @@ impl Call<'_> {
                 Self::Script(lua, keys, arguments) => run_on_node(&mut connection, lua, keys, arguments).await,
             };
             match reply.and_then(Value::extract_error) {
+                // Safe for every call: the node did nothing.
                 Err(error) if tries < MAX_REDIRECTIONS && was_misdirected(&error) => tries += 1,
                 Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::Ask) => {
                     let reply = self.ask_elsewhere(&mut connection, error).await.and_then(Value::extract_error);
@@ -95,6 +96,7 @@ impl Call<'_> {
             return Err(asked);
         };
         let mut pipeline = ::redis::pipe();
+        // Applies to the next command of the same connection only, hence the pipeline.
         pipeline.cmd("ASKING");
         match self {
             Self::Command(command) | Self::Here(command) => pipeline.add_command(command.clone()),
@@ -136,6 +138,7 @@ async fn run_on_node(
         command.arg(script).arg(keys.len()).arg(keys).arg(&arguments.0);
         command
     };
+    // The digest first: it saves sending kilobytes with each call.
     let by_digest = command("EVALSHA", lua.script.get_hash());
     let reply = connection.route_command(by_digest, home.routing()).await.and_then(Value::extract_error);
     match reply {

@@ -14,10 +14,10 @@ use super::{
 };
 use crate::queue::QueueError;
 
-/// One step of a scan looks at this many keys of the server.
+/// The keys that one step of a scan looks at.
 const SCAN_STEP: usize = 1000;
 
-/// One entry of the shared state, with the rest of its lifetime.
+/// An entry of the shared state, with the rest of its lifetime.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SharedEntry {
     /// Its key without the prefix: `rate:3f9a0c…`.
@@ -66,6 +66,7 @@ impl RedisQueue {
             if ["key:", "calls:"].iter().any(|kind| name.starts_with(kind)) {
                 let keys = [shared(&name), Keys::copies()];
                 let call = Call::Script(&READ_KEPT, &keys, &Arguments::default());
+                // Either copy may be lost, so the script reads both.
                 let kept: Option<(String, u64)> = self.link.ask("reading the shared state", call).await?;
                 entries.extend(kept.map(|(value, left)| {
                     let left = Duration::from_millis(left);
@@ -106,6 +107,7 @@ impl RedisQueue {
 
     /// Returns each name once, although a scan may name a key more than once.
     async fn names_of_shared_entries(&self) -> Result<BTreeSet<String>, QueueError> {
+        // A slot whose own key was evicted is only named here.
         let copies: Vec<String> = self.read(&["HKEYS", &Keys::copies()]).await?;
         let (prefix, mut cursor, mut names) = (shared(""), "0".to_owned(), BTreeSet::from_iter(copies));
         loop {

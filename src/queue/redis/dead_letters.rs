@@ -43,6 +43,7 @@ pub(super) async fn redrive(queue: &RedisQueue, now: Timestamp, filter: &DeadFil
             }
         }
         let call = Call::Script(&scripts::REDRIVE, queue.mailbox.keys(&queue.keys), &arguments);
+        // Not repeated: redriven entries would be counted as missing.
         count += queue.link.run::<usize>("redriving", call).await?;
     }
     Ok(count)
@@ -75,6 +76,7 @@ async fn find_in(
         command.arg(set).arg(start).arg(start + CHUNK - 1);
         let names: Vec<String> = queue.link.ask("listing dead letters", Call::Command(&command)).await?;
         found.extend(load(queue, filter, &names).await?);
+        // The set is read from the newest on, so the limit is reached early.
         if names.len() < CHUNK || found.len() >= limit {
             break;
         }
@@ -105,6 +107,7 @@ async fn scan(queue: &RedisQueue, cursor: &str) -> Result<(String, Vec<StoredRec
         let name = String::from_utf8(name).ok()?;
         let object = name.parse().ok()?;
         let record: Record = serde_json::from_slice(&json).ok()?;
+        // Broken records are left to the repair.
         (record.state != State::Dead).then_some(StoredRecord { name, object, json, record })
     });
     Ok((next, waiting.collect()))

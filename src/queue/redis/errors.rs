@@ -57,6 +57,7 @@ pub(super) fn hint(error: &RedisError, is_cluster: bool) -> Option<&'static str>
 /// The code of a refusal; for an error within a script the code of the command in it, which servers before version 7 put behind
 /// words of their own.
 fn code(error: &RedisError) -> Option<&str> {
+    // Errors of the connection have no code.
     let code = error.code()?;
     Some(refusal_in_script(code, error.detail().unwrap_or_default()).map_or(code, first_word))
 }
@@ -74,6 +75,7 @@ fn first_word(text: &str) -> &str {
 
 /// The error in one line.
 pub(super) fn describe(error: &RedisError) -> String {
+    // The library's text names an internal operation.
     if error.is_timeout() {
         return "no answer in time".to_owned();
     }

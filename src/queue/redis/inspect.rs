@@ -1,11 +1,11 @@
-//! What an operator should know about a Redis server before work is given to it.
+//! The properties of a Redis server that an operator checks before using it.
 
 use std::collections::BTreeMap;
 
 use super::{RedisQueue, call::Call};
 use crate::queue::{Queue as _, QueueError};
 
-/// One step of a scan looks at this many keys of the server.
+/// The keys that one step of a scan looks at.
 const SCAN_STEP: usize = 1000;
 
 /// A scan ends after half a million keys.
@@ -55,6 +55,7 @@ impl RedisQueue {
             let (next, keys): (String, Vec<Vec<u8>>) =
                 self.link.ask("looking for other namespaces", Call::Here(&command)).await?;
             for key in keys.into_iter().filter_map(|key| String::from_utf8(key).ok()) {
+                // Another program may use a key of this form.
                 let Some(name) = key.strip_prefix('{').and_then(|key| key.strip_suffix("}:objects")) else { continue };
                 if key == self.keys.objects() {
                     continue;
@@ -96,6 +97,7 @@ impl RedisQueue {
     }
 
     async fn try_to_write(&self) -> Result<(), QueueError> {
+        // Names a replica that accepts writes, which SET alone would not.
         self.time_to_write().await?;
         let mut command = ::redis::cmd("SET");
         command.arg(self.keys.check()).arg("1").arg("PX").arg(1000);

@@ -159,6 +159,7 @@ impl Link {
 
     pub(super) fn set_timeouts(&mut self, timeouts: Timeouts) {
         self.timeouts = timeouts;
+        // The connection has the old timeouts.
         self.open = Mutex::default();
     }
 
@@ -225,11 +226,13 @@ impl Link {
 
     /// The open connection, or a new one. A connection is known by its number, so that only the broken one is dropped.
     async fn connection(&self) -> Result<(Connection, u64), RedisError> {
+        // Held while connecting: calls that come meanwhile share the new connection.
         let mut slot = self.open.lock().await;
         let now = self.clock.boot();
         if let Some(open) = &mut *slot
             && !open.is_idle(now)
         {
+            // Boot time: a frozen sandbox counts as idle.
             open.used_at_boot = now;
             if !open.is_old(now) {
                 return Ok((open.connection.clone(), open.number));
@@ -270,6 +273,7 @@ impl Link {
         let mut builder = ClusterClientBuilder::new([self.client.get_connection_info().clone()])
             .connection_timeout(self.timeouts.connect)
             .response_timeout(self.longest_response())
+            // Our own timeout bounds the call.
             .overall_response_timeout(None)
             .retries(0);
         if let Some(certificates) = &self.certificates {
@@ -290,6 +294,7 @@ impl Link {
     async fn forget_when_broken(&self, number: u64, error: Option<&RedisError>) {
         if error.is_some_and(|error| is_broken(error) || is_wrong_server(error)) {
             let mut open = self.open.lock().await;
+            // Another call may have replaced it already.
             if open.as_ref().is_some_and(|open| open.number == number) {
                 *open = None;
             }
@@ -302,6 +307,7 @@ impl Link {
             detail = format!("{detail}; {hint}");
         }
         match error.kind() {
+            // First: a broken connection may carry any other kind.
             _ if is_broken(error) => self.unreachable(error),
             ErrorKind::Parse | ErrorKind::UnexpectedReturnType => QueueError::Unexpected { server, action, detail },
             ErrorKind::AuthenticationFailed => QueueError::Refused { server, action: "login", detail },

@@ -59,7 +59,7 @@ use crate::{
 /// No queue is longer. A larger number would not be exact in a script.
 const MAX_READY: usize = 1_000_000_000;
 
-/// The elements of one script call: a few milliseconds of the server.
+/// The most elements of one script call, so that no script blocks the server for long.
 const CHUNK: usize = 500;
 
 /// The queue and the shared state of runs, in one Redis.
@@ -126,6 +126,7 @@ impl RedisQueue {
         let (mut index, mut data) = (::redis::cmd("ZCARD"), ::redis::cmd("HLEN"));
         index.arg(INDEX);
         data.arg(DATA);
+        // Either key alone shows that producers use the other database.
         let (index, data): (Result<u64, _>, Result<u64, _>) = tokio::join!(
             link.ask("counting mail", Call::Command(&index)),
             link.ask("counting mail", Call::Command(&data))
@@ -192,6 +193,7 @@ impl Queue for RedisQueue {
             .map(|entry| (entry, entry.decide(now, self.limits.max_attempts)))
             .filter(|(_, decision)| *decision != Decision::Wait)
             .collect();
+        // Nothing to write, not even the cursor of the scan.
         if decided.is_empty() && mail.scan.as_ref().is_none_or(|scan| scan.from == scan.to) {
             return Ok(Admitted { more: mail.more, ..Admitted::default() });
         }
@@ -220,6 +222,7 @@ impl Queue for RedisQueue {
     async fn lease(&self, now: Timestamp, request: &LeaseRequest) -> Result<Leased, QueueError> {
         let expires = now + request.duration;
         let classes = if request.priorities.is_empty() { &Priority::ALL[..] } else { &request.priorities };
+        // One digit for each priority.
         let classes: String = classes.iter().map(|class| char::from(b'0' + class.as_number())).collect();
         let mut arguments = Arguments::default();
         arguments.number(now.as_millis()).number(expires.as_millis()).number(request.max).text(&classes);
@@ -237,6 +240,7 @@ impl Queue for RedisQueue {
             arguments.text(&object.to_string());
         }
         let call = Call::Script(&scripts::LEASE, self.keys.queue(), &arguments);
+        // Not repeated: the run names the nonce of a lost reply in its next call, which then releases the leases.
         let reply: LeaseReply = self.link.run("leasing", call).await?;
         let LeaseReply { suspect_waits, more, lapsed, lapsed_dead, leases, repaired } = reply;
         let leases = leases.into_iter().map(|row| self.lease_of(row, expires)).collect::<Result<_, _>>()?;
@@ -267,6 +271,7 @@ impl Queue for RedisQueue {
         settlements: &[(Lease, Settlement)],
         following: Following<'_>,
     ) -> Result<(Vec<Settled>, usize), QueueError> {
+        // An empty batch would have the name of every other empty batch.
         if settlements.is_empty() && following.follow_ups.is_empty() {
             return Ok((Vec::new(), 0));
         }
@@ -284,6 +289,7 @@ impl Queue for RedisQueue {
         // Safe to repeat: the script remembers its reply to the batch.
         let (codes, accepted): (Vec<u8>, usize) = self.link.ask("settling", call).await?;
         let settled = codes.into_iter().map(|code| match code {
+            // The numbers of `settle.lua`.
             0 => Settled::LeaseLost,
             2 => Settled::NoRoom,
             _ => Settled::Settled,
@@ -310,6 +316,7 @@ impl Queue for RedisQueue {
             let call = Call::Script(&scripts::RETURN_SET_ASIDE, self.keys.queue(), &arguments);
             let (count, more): (usize, bool) = self.link.ask("returning what was set aside", call).await?;
             freed += count;
+            // Each call frees a bounded number, so that no script takes long.
             if !more {
                 return Ok(freed);
             }

@@ -30,6 +30,7 @@ pub(super) async fn reconcile(queue: &RedisQueue, now: Timestamp) -> Result<Repa
     for _ in 0..MAX_STRETCHES {
         let stretch = walk(queue, now, "").await?;
         repaired.add(stretch.repaired);
+        // As many records as set members: nothing is visibly missing.
         if !stretch.uneven {
             break;
         }
@@ -66,6 +67,8 @@ pub(super) async fn everything(queue: &RedisQueue, now: Timestamp) -> Result<Rep
 }
 
 struct Stretch {
+    /// The cursor at which it ended; only an operator's repair continues there itself.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only commands repair everything"))]
     ended: String,
     uneven: bool,
     repaired: Repaired,

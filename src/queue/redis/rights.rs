@@ -115,6 +115,7 @@ impl RedisQueue {
             let (mut read, mut write) = (cmd("TYPE"), if key == mailbox::INDEX { cmd("ZREM") } else { cmd("HDEL") });
             read.arg(key);
             write.arg(key).arg("");
+            // A right for reading alone is not enough.
             if self.may(&read).await? == May::NotTouch || self.may(&write).await? == May::NotTouch {
                 missing.keys.push(pattern);
             }
@@ -135,6 +136,7 @@ impl RedisQueue {
                     May::NotTouch
                 })
             }
+            // Without a server nothing is known about rights.
             Err(error @ QueueError::Unreachable { .. }) => Err(error),
             Ok(_) | Err(_) => Ok(May::Yes),
         }

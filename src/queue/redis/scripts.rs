@@ -21,6 +21,7 @@ pub(super) struct Lua {
 macro_rules! scripts {
     ($($name:ident = $($file:literal)+;)*) => {
         $(pub(super) static $name: LazyLock<Lua> = LazyLock::new(|| {
+            // Joined at build time, so that a script is one text with one digest.
             let code = concat!($(include_str!(concat!("../lua/", $file))),+);
             Lua { code, script: Script::new(code) }
         });)*
@@ -118,6 +119,7 @@ pub(super) struct Keys {
 
 impl Keys {
     pub(super) fn new(namespace: &str) -> Self {
+        // In braces: all keys of a namespace lie in one hash slot of a cluster.
         let prefix = format!("{{{namespace}}}");
         let ours: [&str; OURS] = [
             "objects",

@@ -35,6 +35,7 @@ impl SharedState for RedisQueue {
         arguments.text(run).number(lifetime_millis(lifetime));
         let call = Call::Script(&scripts::TAKE_KEY, &keys, &arguments);
         let (taken, holder, left, rate): (bool, String, i64, String) = self.link.ask("taking a key slot", call).await?;
+        // A slot taken twice by the same run is the repetition of a lost reply.
         if taken {
             return Ok(Slot::Taken { aimd_state: learned(&rate) });
         }
@@ -46,6 +47,7 @@ impl SharedState for RedisQueue {
     }
 
     async fn renew_keys(&self, keys: &[Fingerprint], run: &str, lifetime: Duration) -> Result<Vec<bool>, QueueError> {
+        // The script needs at least one key.
         if keys.is_empty() {
             return Ok(Vec::new());
         }
@@ -158,6 +160,7 @@ impl SharedState for RedisQueue {
         let mut arguments = Arguments::default();
         arguments.number(seen.as_millis()).number(next.as_millis()).number(lifetime_millis(CIRCUIT_LIFETIME));
         let keys = [Keys::circuit(scope)];
+        // Not repeated: a second try would find the probe claimed by the first.
         self.link.run("claiming the probe", Call::Script(&scripts::CLAIM_PROBE, &keys, &arguments)).await
     }
 

@@ -1,4 +1,4 @@
-//! A stand-in for the application whose caches are told: a real HTTP endpoint that fails on request.
+//! A stand-in for the application whose caches are invalidated: a real HTTP endpoint that fails on request.
 
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 

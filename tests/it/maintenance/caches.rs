@@ -1,4 +1,4 @@
-//! Telling an application what is stale: over real HTTP, with an endpoint that fails in each way.
+//! Cache invalidation over real HTTP, with an endpoint that fails in each way.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -21,7 +21,7 @@ fn invalidator(url: &str) -> Invalidator {
     Invalidator::new(&InvalidationConfig { url: url.parse().unwrap(), key: Some(KEY.into()) }).unwrap()
 }
 
-async fn tell(url: &str, tags: &[&str], time: Duration) -> Invalidated {
+async fn invalidate(url: &str, tags: &[&str], time: Duration) -> Invalidated {
     let tags: BTreeSet<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
     invalidator(url).invalidate(&tags, Instant::now() + time).await
 }
@@ -32,8 +32,8 @@ const TIME: Duration = Duration::from_secs(20);
 async fn tags_are_posted_in_batches_with_key() {
     let application = Application::start([]).await;
     let tags: BTreeSet<String> = (0..250).map(|number| format!("player:{number:03}")).collect();
-    let told = invalidator(&application.url()).invalidate(&tags, Instant::now() + TIME).await;
-    assert_eq!(told, Invalidated { tags: 250, requests: 3, lost: 0, failure: None });
+    let sum = invalidator(&application.url()).invalidate(&tags, Instant::now() + TIME).await;
+    assert_eq!(sum, Invalidated { tags: 250, requests: 3, lost: 0, failure: None });
     let came = application.came();
     assert_eq!(came.iter().map(|came| came.tags().len()).collect::<Vec<_>>(), [100, 100, 50]);
     assert_eq!(application.tags(), tags.into_iter().collect::<Vec<_>>());
@@ -49,8 +49,8 @@ async fn passing_failure_is_retried() {
     // Side by side, since each waits between its tries.
     join_all([500, 503, 404, 429].map(|status| async move {
         let application = Application::start([Does::Answer(status), Does::Answer(status)]).await;
-        let told = tell(&application.url(), &["clan:2PP"], TIME).await;
-        assert_eq!(told, Invalidated { tags: 1, requests: 3, lost: 0, failure: None }, "{status}");
+        let sum = invalidate(&application.url(), &["clan:2PP"], TIME).await;
+        assert_eq!(sum, Invalidated { tags: 1, requests: 3, lost: 0, failure: None }, "{status}");
     }))
     .await;
 }
@@ -58,9 +58,9 @@ async fn passing_failure_is_retried() {
 #[tokio::test]
 async fn tags_are_lost_after_three_tries() {
     let application = Application::start([Does::Answer(502); 9]).await;
-    let told = tell(&application.url(), &["clan:2PP", "war:2PP"], TIME).await;
-    assert_eq!((told.tags, told.requests, told.lost), (0, 3, 2));
-    let failure = told.failure.unwrap();
+    let sum = invalidate(&application.url(), &["clan:2PP", "war:2PP"], TIME).await;
+    assert_eq!((sum.tags, sum.requests, sum.lost), (0, 3, 2));
+    let failure = sum.failure.unwrap();
     assert!(failure.contains("502") && failure.contains("3 tries") && !failure.contains(KEY), "{failure}");
 }
 
@@ -73,9 +73,9 @@ async fn final_failure_is_tried_once_with_hint() {
         (Does::Redirect, "redirect"),
     ] {
         let application = Application::start([trouble]).await;
-        let told = tell(&application.url(), &["clan:2PP"], TIME).await;
-        assert_eq!((told.requests, told.lost), (1, 1), "{trouble:?}");
-        assert!(told.failure.unwrap().contains(hint), "{trouble:?}");
+        let sum = invalidate(&application.url(), &["clan:2PP"], TIME).await;
+        assert_eq!((sum.requests, sum.lost), (1, 1), "{trouble:?}");
+        assert!(sum.failure.unwrap().contains(hint), "{trouble:?}");
         assert_eq!(application.came().len(), 1, "a redirect is not followed");
     }
 }
@@ -84,15 +84,15 @@ async fn final_failure_is_tried_once_with_hint() {
 async fn silence_and_closed_port_end_in_time() {
     let application = Application::start([Does::Silence; 9]).await;
     let began = Instant::now();
-    let told = tell(&application.url(), &["clan:2PP"], Duration::from_millis(400)).await;
-    assert_eq!((told.tags, told.lost), (0, 1));
-    assert!(told.failure.unwrap().contains("no response"), "silence");
+    let sum = invalidate(&application.url(), &["clan:2PP"], Duration::from_millis(400)).await;
+    assert_eq!((sum.tags, sum.lost), (0, 1));
+    assert!(sum.failure.unwrap().contains("no response"), "silence");
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
 
-    let told = tell("http://127.0.0.1:1/", &["clan:2PP"], TIME).await;
-    assert_eq!((told.requests, told.lost), (3, 1), "{told:?}");
-    let told = tell("http://127.0.0.1:1/", &["clan:2PP"], Duration::ZERO).await;
-    assert_eq!((told.requests, told.failure.unwrap().contains("no time")), (0, true));
+    let sum = invalidate("http://127.0.0.1:1/", &["clan:2PP"], TIME).await;
+    assert_eq!((sum.requests, sum.lost), (3, 1), "{sum:?}");
+    let sum = invalidate("http://127.0.0.1:1/", &["clan:2PP"], Duration::ZERO).await;
+    assert_eq!((sum.requests, sum.failure.unwrap().contains("no time")), (0, true));
 }
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn run_invalidates_only_changed_objects() {
     assert_eq!(run.logs.metrics()[0]["cache_tags_invalidated"], expected.len());
     assert!(!run.logs.to_string().contains(KEY), "the key is never printed");
 
-    // The same again is unchanged or fresh: nobody has to be told.
+    // The same again is unchanged or fresh: nothing is invalidated.
     world.mail_players(4).await;
     worker.invoke(&events::schedule(), PLENTY).await.response();
     assert_eq!(application.tags().len(), expected.len());

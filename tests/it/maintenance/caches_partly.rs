@@ -15,7 +15,7 @@ use crate::lambda::{
     world::{PLENTY, World, assert_processed},
 };
 
-async fn tell(application: &Application, tags: &[&str]) -> Invalidated {
+async fn invalidate(application: &Application, tags: &[&str]) -> Invalidated {
     let tags: BTreeSet<String> = tags.iter().map(|tag| (*tag).to_owned()).collect();
     let config = InvalidationConfig { url: application.url().parse().unwrap(), key: None };
     Invalidator::new(&config).unwrap().invalidate(&tags, Instant::now() + Duration::from_secs(20)).await
@@ -25,8 +25,8 @@ async fn tell(application: &Application, tags: &[&str]) -> Invalidated {
 async fn refused_tags_are_retried_alone() {
     let part = Does::Say(207, r#"{"success": false, "failed_tags": ["b"]}"#);
     let application = Application::start([part, part]).await;
-    let told = tell(&application, &["a", "b", "c"]).await;
-    assert_eq!(told, Invalidated { tags: 3, requests: 3, lost: 0, failure: None });
+    let sum = invalidate(&application, &["a", "b", "c"]).await;
+    assert_eq!(sum, Invalidated { tags: 3, requests: 3, lost: 0, failure: None });
     let came: Vec<Vec<String>> = application.came().iter().map(super::application::Came::tags).collect();
     assert_eq!(came, [vec!["a", "b", "c"], vec!["b"], vec!["b"]]);
 }
@@ -39,16 +39,16 @@ async fn reported_failure_is_lost_after_three_tries() {
         (Does::Say(200, r#"{"success": true, "failed_tags": ["b"]}"#), 1, 1),
     ] {
         let application = Application::start([body; 9]).await;
-        let told = tell(&application, &["a", "b"]).await;
-        assert_eq!((told.tags, told.requests, told.lost), (tags, 3, lost), "{body:?}");
-        assert!(told.failure.unwrap().contains("3 tries"), "{body:?}");
+        let sum = invalidate(&application, &["a", "b"]).await;
+        assert_eq!((sum.tags, sum.requests, sum.lost), (tags, 3, lost), "{body:?}");
+        assert!(sum.failure.unwrap().contains("3 tries"), "{body:?}");
     }
 }
 
 #[tokio::test]
 async fn body_names_source_and_request() {
     let application = Application::start([Does::Answer(500)]).await;
-    tell(&application, &["a"]).await;
+    invalidate(&application, &["a"]).await;
     let came = application.came();
     assert_eq!(came[0].body["source"], json!("refresh-worker"));
     assert!(came[0].body["requestId"].as_str().unwrap().len() > 8);

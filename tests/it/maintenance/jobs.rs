@@ -35,7 +35,7 @@ pub const TABLE: &str = "
     CREATE TRIGGER touch BEFORE UPDATE ON background_job_status FOR EACH ROW EXECUTE FUNCTION touch();
     CREATE TABLE calls (name text, at timestamptz DEFAULT clock_timestamp());
     CREATE FUNCTION good() RETURNS void LANGUAGE sql AS 'INSERT INTO calls (name) VALUES (''good'')';
-    CREATE FUNCTION told() RETURNS text LANGUAGE sql AS 'INSERT INTO calls (name) VALUES (''told''); SELECT ''12 players''::text';
+    CREATE FUNCTION counted() RETURNS text LANGUAGE sql AS 'INSERT INTO calls (name) VALUES (''counted''); SELECT ''12 players''::text';
     CREATE FUNCTION bad() RETURNS integer LANGUAGE sql AS 'INSERT INTO calls (name) VALUES (''bad''); SELECT 1 / 0';
     CREATE FUNCTION slow() RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(60)';
 ";
@@ -86,11 +86,11 @@ pub async fn job(pool: &PgPool, id: &str) -> (String, i32, Option<String>, Value
 async fn job_keeps_result_of_every_function() {
     let pool = bed().await;
     let id = enqueue(&pool, 1).await;
-    let report = work(&pool, &config(&["good", "told"])).await;
+    let report = work(&pool, &config(&["good", "counted"])).await;
     assert_eq!((report.completed, report.failed, report.failure), (1, 0, None));
     let (status, retries, error, results) = job(&pool, &id).await;
     assert_eq!((status.as_str(), retries, error), ("completed", 0, None));
-    for (index, (name, message)) in [("good", "done"), ("told", "12 players")].into_iter().enumerate() {
+    for (index, (name, message)) in [("good", "done"), ("counted", "12 players")].into_iter().enumerate() {
         let result = &results[index];
         assert_eq!(
             (&result["name"], &result["success"], &result["message"]),
@@ -156,7 +156,7 @@ async fn functions_of_job_run_side_by_side() {
 async fn failing_function_is_retried_alone() {
     let pool = bed().await;
     let id = enqueue(&pool, 1).await;
-    let functions = config(&["good", "bad", "missing", "told"]);
+    let functions = config(&["good", "bad", "missing", "counted"]);
     let report = work(&pool, &functions).await;
     assert_eq!((report.completed, report.failed), (0, 1));
     let (status, retries, error, results) = job(&pool, &id).await;
@@ -181,8 +181,8 @@ async fn failing_function_is_retried_alone() {
     }
     let (status, retries, _, results) = job(&pool, &id).await;
     assert_eq!((status.as_str(), retries), ("failed", 3));
-    assert_eq!(results.as_array().unwrap().len(), 4, "what went well before is still told");
-    assert_eq!(number(&pool, "SELECT count(*) FROM calls WHERE name IN ('good', 'told')").await, 2, "once each");
+    assert_eq!(results.as_array().unwrap().len(), 4, "results of earlier successes are kept");
+    assert_eq!(number(&pool, "SELECT count(*) FROM calls WHERE name IN ('good', 'counted')").await, 2, "once each");
 }
 
 /// Only those of the functions that succeeded.
@@ -197,7 +197,7 @@ async fn caches_are_invalidated_before_job_ends() {
     let functions = vec![
         function("good", &["season_stats", "half_season_stats"]),
         function("bad", &["never"]),
-        function("told", &["season_stats", "hall_of_fame"]),
+        function("counted", &["season_stats", "hall_of_fame"]),
     ];
     let stats = StatsConfig { functions, ..config(&[]) };
     let jobs = Jobs::new(pool.clone(), &stats, Some(invalidator(&application.url())));
@@ -211,7 +211,7 @@ async fn caches_are_invalidated_before_job_ends() {
     let jobs = Jobs::new(pool.clone(), &stats, Some(invalidator("http://127.0.0.1:1/")));
     let report = jobs.work(in_a_minute(), ENOUGH_TIME_IN_TASK, pending()).await;
     assert_eq!((report.completed, job(&pool, &id).await.0.as_str()), (1, "completed"));
-    let caches = report.caches.expect("what was lost is told");
+    let caches = report.caches.expect("lost tags are reported");
     assert_eq!((caches.tags, caches.lost), (0, 1), "{caches:?}");
 }
 

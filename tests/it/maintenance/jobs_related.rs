@@ -1,4 +1,4 @@
-//! Statistics jobs as the related system knows them: what its guide tells people to do, and what its readers read.
+//! Statistics jobs as the related system knows them: what its guide has people do, and what its readers read.
 
 use std::future::pending;
 

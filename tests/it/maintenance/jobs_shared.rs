@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-const FUNCTIONS: (&str, &str) = ("STATS_FUNCTIONS", "good:season_stats+hall_of_fame,told");
+const FUNCTIONS: (&str, &str) = ("STATS_FUNCTIONS", "good:season_stats+hall_of_fame,counted");
 
 async fn world() -> (World, PgPool) {
     let world = World::start().await;
@@ -65,8 +65,8 @@ async fn unconfigured_task_names_setting() {
         (json!({"task": "retention"}), "SNAPSHOT_RETENTION_DAYS"),
     ] {
         let refused = worker.invoke(&event, PLENTY).await;
-        let told = format!("{:?}", refused.outcome);
-        assert!(told.contains(name), "{told}");
+        let shown = format!("{:?}", refused.outcome);
+        assert!(shown.contains(name), "{shown}");
     }
 }
 
@@ -135,8 +135,8 @@ async fn jobs_commands_queue_show_retry_and_clean_up() {
     shell.run(&["jobs", "show", "nonsense"]).await.badly(2);
 
     assert_eq!(shell.run(&["jobs", "purge", "--yes"]).await.well(), "deleted 0 jobs\n");
-    let told = shell.run(&["jobs", "purge", "--failed"]).await.badly(2);
-    assert!(told.contains("would delete 1 job"), "{told}");
+    let shown = shell.run(&["jobs", "purge", "--failed"]).await.badly(2);
+    assert!(shown.contains("would delete 1 job"), "{shown}");
     assert_eq!(shell.run(&["jobs", "purge", "--failed", "--yes"]).await.well(), "deleted 1 job\n");
     assert_eq!(number(&pool, "SELECT count(*) FROM background_job_status").await, 1);
 

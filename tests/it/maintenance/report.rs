@@ -37,9 +37,9 @@ async fn report_shows_freshness_and_calls() {
     let known = players["objects"].as_i64().unwrap();
     assert_eq!(players["never_fetched"], known - 6, "members of the clans are known and were never fetched");
 
-    let told = shell.run(&["report"]).await.well();
+    let shown = shell.run(&["report"]).await.well();
     for text in ["How fresh is our data?", "What did the calls buy? 1 run", "player", "░"] {
-        assert!(told.contains(text), "{text}: {told}");
+        assert!(shown.contains(text), "{text}: {shown}");
     }
     assert!(shell.run(&["report", "--since", "soon"]).await.badly(2).contains("expected a number and a unit"));
 }
@@ -47,6 +47,6 @@ async fn report_shows_freshness_and_calls() {
 #[tokio::test]
 async fn report_without_views_names_command() {
     let shell = Shell::new().with("DATABASE_URL", crate::support::postgres::fresh().await);
-    let told = shell.run(&["report"]).await.badly(1);
-    assert!(told.contains("refresh-worker migrate"), "{told}");
+    let shown = shell.run(&["report"]).await.badly(1);
+    assert!(shown.contains("refresh-worker migrate"), "{shown}");
 }

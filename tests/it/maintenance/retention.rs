@@ -118,8 +118,8 @@ async fn retention_command_counts_before_deleting() {
     shell.run(&["retention", "--dry-run"]).await.badly(2);
     let all = "SELECT (SELECT count(*) FROM clan_snapshots) + (SELECT count(*) FROM player_snapshots)";
     let before = number(&pool, all).await;
-    let told = shell.run(&["retention", "--days", "1", "--dry-run"]).await.well();
-    assert!(told.contains("player_snapshots") && told.contains("would go"), "{told}");
+    let shown = shell.run(&["retention", "--days", "1", "--dry-run"]).await.well();
+    assert!(shown.contains("player_snapshots") && shown.contains("would go"), "{shown}");
     let asked = shell.run(&["retention", "--days", "1"]).await.badly(2);
     assert!(asked.contains("add --yes"), "{asked}");
     assert_eq!(number(&pool, all).await, before);

@@ -119,9 +119,9 @@ async fn view_with_impossible_refresh_time_is_due() {
             format!("UPDATE materialized_view_refresh_log SET last_refreshed_at = '{time}' WHERE view_name = 'one'");
         exec(&pool, &update).await;
         let refreshed = views.refresh(When::Due, now, until()).await;
-        let told = format!("{time}: {refreshed:?}");
-        assert!(refreshed[0].refresh_type.is_some(), "{told}");
-        assert!(refreshed[1].skipped.is_some(), "{told}");
+        let shown = format!("{time}: {refreshed:?}");
+        assert!(refreshed[0].refresh_type.is_some(), "{shown}");
+        assert!(refreshed[1].skipped.is_some(), "{shown}");
     }
 }
 

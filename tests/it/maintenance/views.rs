@@ -1,4 +1,4 @@
-//! Materialized views against a real server: how they are refreshed, when, by whom, and what is told of it.
+//! Materialized views against a real server: when, how and by whom they are refreshed, and what is reported.
 
 use std::time::Duration;
 

@@ -338,7 +338,7 @@ async fn merge_counter_shows_newer_request(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::Medium, NOW).await;
     let lease = bed.lease_one(NOW).await;
     assert_eq!(bed.record("clan:2PP").await.unwrap().merges, lease.merges);
-    // Asked, by the producer's clock, before the first one: times would not tell.
+    // Asked, by the producer's clock, before the first one: times would not show it.
     bed.put_mail("clan:2PP", 1.0, &value("clan:2PP", 1, NOW - MINUTE)).await;
     bed.admit(NOW).await;
     assert_ne!(bed.record("clan:2PP").await.unwrap().merges, lease.merges);
@@ -472,10 +472,10 @@ async fn unreadable_mail_becomes_dead_letter_with_reason(bed: &impl Bed) {
     let admitted = bed.admit(NOW).await;
     assert_eq!((admitted.admitted, admitted.unreadable), (1, 4), "what stands in front blocks nothing");
     let letters = bed.queue().dead_letters(&DeadFilter::default(), 10).await.unwrap();
-    let mut told: Vec<_> = letters.iter().map(|letter| (letter.name.as_str(), letter.reason_code.as_str())).collect();
-    told.sort_unstable();
+    let mut shown: Vec<_> = letters.iter().map(|letter| (letter.name.as_str(), letter.reason_code.as_str())).collect();
+    shown.sort_unstable();
     assert_eq!(
-        told,
+        shown,
         [("mail:\\xff", "not_json"), ("mail:a", "not_json"), ("mail:b", "unknown_type"), ("mail:c", "impossible_tag")]
     );
     let of = |name: &str| letters.iter().find(|letter| letter.name == name).unwrap();

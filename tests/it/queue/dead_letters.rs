@@ -231,8 +231,8 @@ async fn export_writes_mailbox_format_and_removes_nothing(bed: &impl Bed) {
     let before = bed.dump().await;
     let exported = bed.queue().export(NOW + SECOND).await.unwrap();
     assert_eq!(bed.dump().await, before);
-    let told: Vec<_> = exported.iter().map(|entry| (entry.id.as_str(), entry.score)).collect();
-    assert_eq!(told, [("war:2QQ", 0), ("clan:2PP", 1), ("player:2LL", 3)]);
+    let shown: Vec<_> = exported.iter().map(|entry| (entry.id.as_str(), entry.score)).collect();
+    assert_eq!(shown, [("war:2QQ", 0), ("clan:2PP", 1), ("player:2LL", 3)]);
     assert_eq!(
         exported[2].value,
         r#"{"id": "player:2LL", "type": "player", "tag": "2LL", "priority": 3, "requested_at": "2026-03-04T05:05:07.089000", "last_updated": null, "retry_count": 0}"#

@@ -94,7 +94,7 @@ async fn shared_state_follows_failover() {
     pair.fail_over().await;
     queue.release_key(&key, "run", MINUTE).await.unwrap();
     pair.fail_over().await;
-    assert_eq!(queue.publish_events("told", 10, &[Event(vec![("a".into(), "b".to_owned())])]).await.unwrap(), 1);
+    assert_eq!(queue.publish_events("events", 10, &[Event(vec![("a".into(), "b".to_owned())])]).await.unwrap(), 1);
 }
 
 #[tokio::test]
@@ -174,8 +174,8 @@ async fn connection_to_wrong_server_is_dropped() {
         let error = queue.lease(NOW, &lease_request(1)).await.unwrap_err();
         assert!(matches!(error, QueueError::Refused { .. }), "{refusal}: {error}");
         forwarder.move_to(server.port());
-        let told = queue.lease(NOW, &lease_request(1)).await.map(|_| ()).map_err(|error| error.to_string());
-        assert_eq!(told, Ok(()), "{refusal}");
+        let result = queue.lease(NOW, &lease_request(1)).await.map(|_| ()).map_err(|error| error.to_string());
+        assert_eq!(result, Ok(()), "{refusal}");
     }
 }
 

@@ -257,8 +257,9 @@ async fn broken_counters_are_reset(bed: &RedisBed) {
             if by_repair {
                 let repaired = bed.queue().repair(NOW).await.unwrap();
                 // A cursor that is none begins anew without a word.
-                let told = usize::from(breakage[2] != "repair_cursor" && breakage[..2] != ["SET", "{refresh}:scan"]);
-                assert_eq!(repaired, Repaired { counters: told, ..NOTHING }, "{breakage:?}");
+                let counters =
+                    usize::from(breakage[2] != "repair_cursor" && breakage[..2] != ["SET", "{refresh}:scan"]);
+                assert_eq!(repaired, Repaired { counters, ..NOTHING }, "{breakage:?}");
                 assert_eq!(bed.queue().repair(NOW).await.unwrap(), NOTHING, "{breakage:?}");
             }
             bed.admit(NOW).await;

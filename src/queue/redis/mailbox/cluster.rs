@@ -71,6 +71,7 @@ pub(super) async fn read(queue: &RedisQueue, limits: MailLimits) -> Result<Mail,
     more |= more_orphans;
 
     let orphan_ids: Vec<&[u8]> = orphans.iter().map(|(id, _)| &id[..]).collect();
+    // Data of long ids cannot be requested by id; the scan brings it.
     let short = rows.iter().filter(|row| row.digest.is_empty()).map(|row| (row.class, &row.id[..]));
     let wanted: Vec<(u8, &[u8])> = short.chain(orphan_ids.iter().map(|id| (ORPHAN_GROUP, *id))).collect();
     let (data, scanned, indexed) = tokio::join!(
@@ -101,6 +102,7 @@ pub(super) async fn read(queue: &RedisQueue, limits: MailLimits) -> Result<Mail,
         }
         mail.push(mail_row("index", id, id_bytes, digest, score, data));
     }
+    // In the order of `wanted` above: the index first, then the orphans.
     for ((id, score), indexed) in orphans.into_iter().zip(indexed) {
         let data = data.next().ok_or_else(|| odd(queue))?;
         seen.insert(id.clone());
@@ -257,11 +259,13 @@ pub(super) async fn admit(
 
     let with_data: Vec<&Entry> =
         kept.iter().map(|(entry, _)| *entry).filter(|entry| entry.content != Content::Missing).collect();
+    // After the merge: mail may be in both places, never in none.
     let deleted = match_data(queue, true, from, &with_data).await?;
     let gone = with_data.iter().zip(deleted).filter(|(_, deleted)| *deleted).map(|(entry, _)| *entry);
     let without_data = kept.iter().map(|(entry, _)| *entry).filter(|entry| entry.content == Content::Missing);
     let from_index: Vec<&Entry> =
         gone.chain(without_data).filter(|entry| matches!(entry.source, Source::Index { .. })).collect();
+    // Last: an entry without data would become an orphan, data without an entry waits for the scan.
     match_index(queue, true, &from_index).await?;
     Ok(admitted)
 }
@@ -277,6 +281,7 @@ async fn match_data(
         return Ok(Vec::new());
     }
     let mut arguments = Arguments::default();
+    // Long ids are found again from the place where the scan began.
     arguments.number(u8::from(delete)).text(scanned_from).number(MAX_MAIL_BYTES);
     for entry in entries {
         arguments.id(&entry.id).content(&entry.content);

@@ -72,6 +72,7 @@ impl Mailbox {
 
 async fn put_entry(queue: &RedisQueue, name: &str, entry: &DeadEntry) -> Result<bool, QueueError> {
     let (id, value) = mailed(name, entry);
+    // Newer mail under this id must not be replaced.
     if are_indexed(queue, &[&id]).await? != [false] {
         return Ok(false);
     }
@@ -80,6 +81,7 @@ async fn put_entry(queue: &RedisQueue, name: &str, entry: &DeadEntry) -> Result<
     if !queue.link.run::<bool>("redriving", Call::Command(&put)).await? {
         return Ok(false);
     }
+    // After the data: an index entry alone would become an orphan.
     add_to_index(queue, "redriving", &[(entry.score.clone(), id)]).await?;
     Ok(true)
 }
@@ -94,6 +96,7 @@ async fn add_to_index(
         return Ok(());
     }
     let mut command: Cmd = cmd("ZADD");
+    // NX: a producer may have queued the id again meanwhile.
     command.arg(mailbox::INDEX).arg("NX");
     for (score, id) in entries {
         command.arg(score).arg(id);
@@ -131,6 +134,7 @@ async fn return_orphans(queue: &RedisQueue) -> Result<(), QueueError> {
         let mut command = cmd("ZRANGE");
         command.arg(queue.keys.orphans()).arg(0).arg(CHUNK - 1).arg("WITHSCORES");
         let found: Vec<(Vec<u8>, String)> = queue.link.ask(RETURNING, Call::Command(&command)).await?;
+        // Each round removes what it found, so the loop ends.
         if found.is_empty() {
             return Ok(());
         }

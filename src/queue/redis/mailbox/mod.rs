@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// One slice reads at most this many of the longest waiting orphans, and as many of the newest.
+/// The most orphans of one slice: the longest waiting, and as many of the newest.
 const MAX_ORPHANS: usize = 100;
 
 /// The implementation of the mailbox.
