@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use url::Url;
 
-pub use super::transport::{ApiError, MAX_BODY_BYTES};
 use super::{
     body_memory::BodyMemory,
     calls::{Caller, FetchTask},
@@ -13,6 +12,7 @@ use super::{
     transport::Transport,
     verdict::Verdict,
 };
+pub use super::{http::ApiError, transport::MAX_BODY_BYTES};
 use crate::model::{EndpointKind, Kind};
 
 /// The result of a fetch, and its cost.

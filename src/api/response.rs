@@ -1,7 +1,7 @@
 //! The responses of the API, and the table that classifies them: one pure function, [`classify`].
 //!
 //! It knows the endpoints and the shapes of the responses, and does nothing. A body is classified by what it is, never by its
-//! `Content-Type`, which lies. A bad response carries a [`Sign`]: [`super::judge`] finds out whose fault it is.
+//! `Content-Type`, which lies. A bad response carries a [`Sign`]: the judge finds out whose fault it is.
 
 use std::time::Duration;
 

@@ -17,7 +17,7 @@ use super::{
     portal::{KnownKeys, ListedKey, Portal, PortalError, RenewedKeys, Visit, WantedKeys, address_in},
 };
 use crate::{
-    api::transport::ApiError,
+    api::http::ApiError,
     config::{PortalAccount, PortalConfig},
     model::Fingerprint,
 };
