@@ -62,6 +62,7 @@ impl ApiClient {
             Kind::Player => caller.call(&Endpoint::Player(&object.tag)).await.into_verdict(object),
             Kind::War => league::fetch_war(&mut caller, object, league).await,
         };
+        // Read first: the caller is used up by what follows.
         let (calls, slowest_call) = caller.cost();
         caller.hand_memory_to(&mut verdict);
         Fetch { verdict, calls, slowest_call }
