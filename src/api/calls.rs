@@ -169,6 +169,7 @@ impl<'a> Caller<'a> {
             }
             self.task.quick_tries -= 1;
             let next = self.call_once(endpoint, Some(accusation.clone())).await;
+            // The object did fail; that no second call could be made does not change it.
             if matches!(next.result, CallResult::Failed(Verdict::Prevented(_))) {
                 break;
             }
@@ -247,6 +248,7 @@ impl<'a> Caller<'a> {
         if !self.task.judge.update_quietly(|judge| judge.may_call(endpoint)) {
             return Err(Obstacle::CircuitOpen(endpoint));
         }
+        // With less time left a permit would be wasted.
         let latest = self.task.until.checked_sub(MIN_CALL_TIME).unwrap_or(self.task.until);
         loop {
             let permit = match self.task.first_permit.take() {

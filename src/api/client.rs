@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use url::Url;
 
-pub use super::transport::{ApiError, MAX_BODY_BYTES};
 use super::{
     body_memory::BodyMemory,
     calls::{Caller, FetchTask},
@@ -13,6 +12,7 @@ use super::{
     transport::Transport,
     verdict::Verdict,
 };
+pub use super::{http::ApiError, transport::MAX_BODY_BYTES};
 use crate::model::{EndpointKind, Kind};
 
 /// The result of a fetch, and its cost.
@@ -62,6 +62,7 @@ impl ApiClient {
             Kind::Player => caller.call(&Endpoint::Player(&object.tag)).await.into_verdict(object),
             Kind::War => league::fetch_war(&mut caller, object, league).await,
         };
+        // Read first: the caller is used up by what follows.
         let (calls, slowest_call) = caller.cost();
         caller.hand_memory_to(&mut verdict);
         Fetch { verdict, calls, slowest_call }

@@ -65,6 +65,7 @@ impl Endpoint<'_> {
         })
     }
 
+    // Only these can be hidden by a private war log.
     pub(super) const fn is_war(&self) -> bool {
         matches!(self, Self::CurrentWar(_) | Self::OtherSide { .. } | Self::LeagueGroup(_) | Self::LeagueWar { .. })
     }

@@ -1,7 +1,7 @@
 //! The responses of the API, and the table that classifies them: one pure function, [`classify`].
 //!
 //! It knows the endpoints and the shapes of the responses, and does nothing. A body is classified by what it is, never by its
-//! `Content-Type`, which lies. A bad response carries a [`Sign`]: [`super::judge`] finds out whose fault it is.
+//! `Content-Type`, which lies. A bad response carries a [`Sign`]: the judge finds out whose fault it is.
 
 use std::time::Duration;
 
@@ -137,6 +137,7 @@ pub fn classify(endpoint: &Endpoint<'_>, result: &Result<Response, TransportErro
         200 | 400 | 403 | 404 => match body {
             Body::Whole(bytes) => match status {
                 200 => classify_document(endpoint, bytes),
+                // Any reason is enough: the API has several for a bad request.
                 400 if says(body, "") => Classified::DeadLetter {
                     reason: Reason::new("bad_request", describe(status, body)),
                     body: Some(excerpt(bytes)),
@@ -353,10 +354,12 @@ mod tests {
             .collect()
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "the rows of the table are results")]
     fn answer(status: u16, body: impl AsRef<[u8]>) -> Result<Response, TransportError> {
         Ok(Response { status, headers: HeaderMap::new(), body: Body::Whole(body.as_ref().to_vec()) })
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "the rows of the table are results")]
     fn throttled(pairs: &[(&'static str, &str)]) -> Result<Response, TransportError> {
         let body = Body::Whole(br#"{"reason":"requestThrottled"}"#.to_vec());
         Ok(Response { status: 429, headers: headers(pairs), body })

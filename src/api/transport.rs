@@ -9,7 +9,7 @@ use std::{
 
 use reqwest::{
     RequestBuilder,
-    header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue},
+    header::{AUTHORIZATION, HeaderValue},
 };
 use tokio::time::{Instant, timeout_at};
 use url::Url;
@@ -18,12 +18,10 @@ use super::{
     body_memory::Reservation,
     budget::CountConnects,
     endpoint::Endpoint,
+    http::{self, ApiError, POOL_IDLE_TIMEOUT},
     response::{Body, Response, TransportError},
 };
-use crate::{
-    clock::Clock,
-    outbound::{self, causes},
-};
+use crate::{clock::Clock, outbound::causes};
 
 /// The longest time that a call may take.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,28 +35,10 @@ pub const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 /// The memory for a body grows by at least this much, so that it is not left in small pieces.
 const MIN_BODY_GROWTH: usize = 64 * 1024;
 
-/// Half of the time of a call.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Connections that nobody used for this long are closed: the other side closes them by then, too.
-const POOL_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// The reason for which there is no client.
-#[derive(Debug, thiserror::Error)]
-pub enum ApiError {
-    #[error("the API's base URL ({host}) cannot be used: {detail}")]
-    BaseUrl { host: String, detail: &'static str },
-    #[error("cannot prepare TLS: {0}")]
-    Tls(#[from] rustls::Error),
-    #[error("cannot prepare HTTP: {0}")]
-    Http(#[from] reqwest::Error),
-}
-
 /// The API's server over HTTP.
 #[derive(Debug)]
 pub(super) struct Transport {
     base_url: Url,
-    is_loopback: bool,
     pool: Mutex<Pool>,
     pub(super) max_body: usize,
 }
@@ -73,10 +53,8 @@ struct Pool {
 impl Transport {
     /// `base_url` has the version: `https://api.clashofclans.com/v1`. Connects nowhere yet.
     pub fn new(base_url: &Url) -> Result<Self, ApiError> {
-        check(base_url)?;
-        let is_loopback = is_loopback(base_url);
-        let pool = Mutex::new(Pool { http: http(is_loopback)?, last_used: None });
-        Ok(Self { base_url: base_url.clone(), is_loopback, pool, max_body: MAX_BODY_BYTES })
+        let pool = Mutex::new(Pool { http: http(base_url)?, last_used: None });
+        Ok(Self { base_url: base_url.clone(), pool, max_body: MAX_BODY_BYTES })
     }
 
     /// Makes one call within `limit`. The time for which it waits for memory does not count, but nothing lasts longer than
@@ -112,7 +90,7 @@ impl Transport {
         let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
         let was_idle = pool.last_used.replace(now).is_some_and(|last| now.saturating_sub(last) > POOL_IDLE_TIMEOUT);
         // If no new client can be built, the old one may still work.
-        if was_idle && let Ok(fresh) = http(self.is_loopback) {
+        if was_idle && let Ok(fresh) = http(&self.base_url) {
             pool.http = fresh;
         }
         pool.http.clone()
@@ -210,62 +188,6 @@ impl Reading<'_, '_> {
     }
 }
 
-fn check(base_url: &Url) -> Result<(), ApiError> {
-    let refuse = |detail| Err(ApiError::BaseUrl { host: base_url.host_str().unwrap_or("no host").to_owned(), detail });
-    match base_url {
-        url if !matches!(url.scheme(), "http" | "https") => refuse("it has to begin with https:// or http://"),
-        url if !url.has_host() => refuse("it names no host"),
-        url if !url.username().is_empty() || url.password().is_some() => refuse("it must not hold a user or password"),
-        url if url.query().is_some() || url.fragment().is_some() => refuse("it must end with its path"),
-        _ => Ok(()),
-    }
-}
-
-fn is_loopback(base_url: &Url) -> bool {
-    match base_url.host() {
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
-}
-
-/// A plain HTTP client for another server of the API's owner.
-pub(super) fn plain_http(base_url: &Url) -> Result<reqwest::Client, ApiError> {
-    check(base_url)?;
-    http(is_loopback(base_url))
-}
-
-fn http(is_loopback: bool) -> Result<reqwest::Client, ApiError> {
-    let mut headers = HeaderMap::new();
-    headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-    let mut builder = outbound::client()?
-        .connector_layer(CountConnects)
-        .default_headers(headers)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .pool_idle_timeout(POOL_IDLE_TIMEOUT);
-    if is_loopback {
-        // A proxy from the environment does not reach our own loopback.
-        builder = builder.no_proxy();
-    }
-    Ok(builder.build()?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refused_base_url_hides_its_password() {
-        let refused = |url: &str| Transport::new(&url.parse().unwrap()).unwrap_err().to_string();
-        insta::assert_snapshot!(
-            ["ftp://h/v1", "https://user:hidden@h/v1", "https://h/v1?realtime=true", "data:x"].map(refused).join("\n"),
-            @r"
-        the API's base URL (h) cannot be used: it has to begin with https:// or http://
-        the API's base URL (h) cannot be used: it must not hold a user or password
-        the API's base URL (h) cannot be used: it must end with its path
-        the API's base URL (no host) cannot be used: it has to begin with https:// or http://
-        "
-        );
-    }
+fn http(base_url: &Url) -> Result<reqwest::Client, ApiError> {
+    Ok(http::builder(base_url)?.connector_layer(CountConnects).build()?)
 }

@@ -203,6 +203,7 @@ pub fn war(text: &str, ours: &Tag) -> Result<WarOf, Unusable> {
             || matches!((starts, ends), (Some(starts), Some(ends)) if starts > ends)
             || ["clan", "opponent", "startTime", "endTime", "teamSize"].into_iter().any(|key| war.is_ambiguous(key))
             || [ours, other].into_iter().any(|side| war.get("teamSize").is_some() && !side.has_as_many(&war)));
+    // Only a whole war may end the polling of a war.
     let is_whole =
         !is_war || (!contradicts && all_are_readable && starts.is_some() && ends.is_some() && other_tag.is_some());
     Ok(WarOf::Ours(WarDocument {

@@ -2,7 +2,7 @@
 //!
 //! `NAME_FILE`, `NAME_PARAMETER` and `NAME_SECRET_ARN` name the place of a secret variable's value. The values of the last two
 //! come from the AWS Parameters and Secrets extension, over its local HTTP interface, which responds only during an
-//! invocation. `#field` at the end picks a field of a JSON object. [`super::env::process_var`] looks into the values read here
+//! invocation. `#field` at the end picks a field of a JSON object. `process_var` looks into the values read here
 //! before it looks into the environment. **Invariant: no text made here holds a value.**
 
 use std::{
@@ -32,7 +32,7 @@ const MAX_QUOTED_CHARS: usize = 200;
 #[derive(Clone, Debug, Default)]
 pub struct Secrets(BTreeMap<String, Result<SecretString, String>>);
 
-/// The values that [`super::env::process_var`] returns before those of the environment.
+/// The values that `process_var` returns before those of the environment.
 static IN_FORCE: RwLock<Secrets> = RwLock::new(Secrets(BTreeMap::new()));
 
 /// The ways to name the place of a value.
@@ -169,7 +169,7 @@ impl Secrets {
         Self(secrets)
     }
 
-    /// From now on [`super::env::process_var`] returns these values. Returns true when any value has changed.
+    /// From now on `process_var` returns these values. Returns true when any value has changed.
     pub fn put_in_force(self) -> bool {
         let mut in_force = IN_FORCE.write().unwrap_or_else(PoisonError::into_inner);
         // A secret that could not be read this time does not count as changed.

@@ -32,7 +32,7 @@ impl AimdState {
     }
 }
 
-/// One line of JSON, or the rate alone when there is nothing else.
+/// Writes a line of JSON, or the rate alone when there is nothing else.
 impl fmt::Display for AimdState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if *self == Self::plain(self.rate) {

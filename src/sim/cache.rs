@@ -46,6 +46,7 @@ impl Copies {
         let age = answer.cache_control.duration().unwrap_or_default();
         // Later copies start fresh: the one before has just expired.
         let age = if self.shared && is_first { part_of(age, path) } else { age };
+        // Errors without an age are not shared.
         if !age.is_zero() {
             self.sweep(now);
             self.by_path.insert(path.to_owned(), Copy { answer: answer.clone(), good_until: now + age });

@@ -12,7 +12,7 @@ pub(super) enum Part {
     /// A war of one attack each.
     FriendlyWar,
     Peace,
-    /// One member only.
+    /// A single member.
     Lonely,
     /// In war, but nobody may see it.
     PrivateWar,

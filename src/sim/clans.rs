@@ -235,6 +235,7 @@ fn labels(random: &mut fastrand::Rng) -> Vec<Pictured> {
 }
 
 fn capital(clan_level: u32, random: &mut fastrand::Rng) -> Capital {
+    // Young clans have not built a capital.
     if clan_level < 3 {
         return Capital { capital_hall_level: None, districts: None };
     }
@@ -243,6 +244,7 @@ fn capital(clan_level: u32, random: &mut fastrand::Rng) -> Capital {
     let districts = (70_000_000..).zip(&game::DISTRICTS[..open]).map(|(id, name)| CapitalDistrict {
         id,
         name,
+        // The first district is the capital peak, whose hall leads the others.
         district_hall_level: if id == 70_000_000 { hall } else { random.u32(1..=hall.div_ceil(2)) },
     });
     Capital { capital_hall_level: Some(hall), districts: Some(districts.collect()) }

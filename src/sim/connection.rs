@@ -50,11 +50,13 @@ impl Line {
     /// its response before they send more.
     pub(super) fn received(&self) -> Duration {
         match self.0.received.load(Ordering::Relaxed) {
+            // Without a stamp the time of reading is the best there is.
             0 => SystemClock.boot(),
             nanos => Duration::from_nanos(nanos),
         }
     }
 
+    // A cut shows in the next write, as with a real network.
     fn check(&self) -> io::Result<()> {
         if self.0.is_cut.load(Ordering::Relaxed) { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) }
     }
@@ -162,6 +164,7 @@ mod stamps {
 
     /// Asks the kernel for stamps. If it refuses, the time of reading counts instead.
     pub(super) fn ask_for(stream: &TcpStream) {
+        // A refusal changes nothing but the precision.
         let _ = setsockopt(stream, ReceiveTimestampns, &true);
     }
 
@@ -178,6 +181,7 @@ mod stamps {
                     buffer.advance(bytes);
                     return Poll::Ready(Ok(stamp.and_then(boot_time_of)));
                 }
+                // The readiness was out of date: wait for the next.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
@@ -198,10 +202,12 @@ mod stamps {
     /// Converts a stamp, which is wall time. For that two clocks are compared. A busy machine may pause between them: the first
     /// clock, read again, shows that, and both are read again.
     fn boot_time_of(stamp: Duration) -> Option<Duration> {
+        // A machine that pauses twenty times in a row is too busy for a precise answer.
         for _ in 0..20 {
             let before = SystemClock.boot();
             let age = SystemTime::now().duration_since(UNIX_EPOCH).ok()?.checked_sub(stamp)?;
             let paused = SystemClock.boot().saturating_sub(before);
+            // The wall clock was set between the stamp and now.
             if age >= OLDEST {
                 return None;
             }

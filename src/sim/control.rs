@@ -77,6 +77,7 @@ pub(super) async fn put_key(
     State(shared): State<Arc<Shared>>,
     Json(order): Json<PutKey>,
 ) -> Result<Json<PortalKey>, StatusCode> {
+    // A misspelt account must not be created by accident.
     if shared.portal.has_account(&order.email) {
         Ok(Json(shared.portal.put_key(&order.email, &order.name, &order.cidr)))
     } else {

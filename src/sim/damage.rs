@@ -13,12 +13,14 @@ const MANDATORY: [&str; 7] = ["tag", "name", "state", "clan", "clans", "items", 
 const ANOTHER_TAG: &str = "#2Y0U9QG";
 
 pub(super) fn first_half(body: &[u8]) -> Vec<u8> {
+    // Valid HTTP, but the JSON stops in the middle.
     body[..body.len() / 2].to_vec()
 }
 
 pub(super) fn without_mandatory_keys(body: &[u8]) -> Vec<u8> {
     let mut document: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     if let Some(object) = document.as_object_mut() {
+        // The optional keys stay, so that the document still looks like one.
         object.retain(|key, _| !MANDATORY.contains(&key.as_str()));
     }
     document.to_string().into_bytes()
@@ -27,6 +29,7 @@ pub(super) fn without_mandatory_keys(body: &[u8]) -> Vec<u8> {
 /// Puts another tag wherever the requested one stands.
 pub(super) fn with_another_tag(body: &[u8], asked: &Asked) -> Vec<u8> {
     let asked_tag = format!("\"#{}\"", asked.tag.as_ref().map_or("", Tag::as_str));
+    // With its quotes and hash, so that no other text that contains the letters changes.
     String::from_utf8_lossy(body).replace(&asked_tag, &format!("\"{ANOTHER_TAG}\"")).into_bytes()
 }
 
@@ -36,6 +39,7 @@ pub(super) fn not_json() -> Vec<u8> {
 
 pub(super) fn deep_json() -> Vec<u8> {
     let mut body = br#"{"deep":"#.to_vec();
+    // Made as bytes: a value this deep could not be written by a recursive writer.
     body.resize(body.len() + DEPTH, b'[');
     body.resize(body.len() + DEPTH, b']');
     body.push(b'}');

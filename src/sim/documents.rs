@@ -1,5 +1,6 @@
 //! The small shapes that several documents share, with their keys in the recorded order.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use serde::Serialize;
 use time::macros::format_description;
 
@@ -80,6 +81,7 @@ pub(super) fn label((id, name): (u32, &str)) -> Pictured {
 pub(super) fn league(rank: u32) -> Pictured {
     let id = 29_000_000 + rank;
     let name = match rank {
+        // Three ranks in each of seven leagues.
         0 => "Unranked".to_owned(),
         1..=21 => {
             let step = rank as usize - 1;
@@ -88,6 +90,7 @@ pub(super) fn league(rank: u32) -> Pictured {
         _ => "Legend League".to_owned(),
     };
     let size = |size| names::asset("leagues", size, id.into());
+    // The recorded unranked league lacks this picture.
     let medium = (rank > 0).then(|| size(288));
     Pictured { id, name, icon_urls: Pictures { small: size(72), tiny: Some(size(36)), medium, ..Pictures::default() } }
 }
@@ -105,10 +108,12 @@ pub(super) fn league_tier(tier: u32) -> Pictured {
 
 /// The builder base's league by trophies.
 pub(super) fn builder_league(trophies: u32) -> Named {
+    // About 150 trophies a rank, and 36 ranks.
     let wanted = (trophies as usize / 150).min(35);
     let mut first = 0;
     for (name, ranks) in game::BUILDER_LEAGUES {
         if wanted < first + ranks {
+            // The lower leagues have five ranks, the upper ones fewer: the last names are used.
             let rank = game::RANKS[5 - ranks + wanted - first];
             return Named {
                 id: 44_000_000 + u32::try_from(wanted).unwrap_or(0),
@@ -172,25 +177,11 @@ impl<T> Page<T> {
     /// The first `limit` items, with a cursor when there are more.
     pub(super) fn first(mut items: Vec<T>, limit: Option<usize>) -> Self {
         let limit = limit.unwrap_or(usize::MAX);
-        let after = (items.len() > limit).then(|| base64(format!(r#"{{"pos":{limit}}}"#).as_bytes()));
+        // The cursor is the position of the next item, as recorded.
+        let after = (items.len() > limit).then(|| STANDARD_NO_PAD.encode(format!(r#"{{"pos":{limit}}}"#)));
         items.truncate(limit);
         Self { items, paging: Paging { cursors: Cursors { after } } }
     }
-}
-
-/// Base64 without padding, as in the cursors.
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let mut group = [0; 3];
-        group[..chunk.len()].copy_from_slice(chunk);
-        let group = u32::from_be_bytes([0, group[0], group[1], group[2]]);
-        for sextet in 0..=chunk.len() {
-            text.push(char::from(LETTERS[(group >> (18 - 6 * sextet)) as usize & 63]));
-        }
-    }
-    text
 }
 
 /// A document as bytes: compact, as the service sends it.
@@ -220,7 +211,7 @@ mod tests {
     fn times_and_cursors_match_recordings() {
         let moment = Moment(Timestamp::from_millis(1_732_740_579_000));
         assert_eq!(serde_json::to_string(&moment).unwrap(), r#""20241127T204939.000Z""#);
-        assert_eq!(base64(br#"{"pos":3}"#), "eyJwb3MiOjN9");
-        assert_eq!(base64(br#"{"pos":50}"#), "eyJwb3MiOjUwfQ");
+        assert_eq!(STANDARD_NO_PAD.encode(br#"{"pos":3}"#), "eyJwb3MiOjN9");
+        assert_eq!(STANDARD_NO_PAD.encode(br#"{"pos":50}"#), "eyJwb3MiOjUwfQ");
     }
 }

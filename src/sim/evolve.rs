@@ -99,6 +99,7 @@ impl World {
             self.clans[clan].members.push(player);
             let newcomer = &mut self.players[player];
             newcomer.clan = Some(clan);
+            // Everybody begins at the bottom.
             newcomer.role = Role::Member;
             newcomer.previous_rank = 0;
             // The game counts donations per clan.

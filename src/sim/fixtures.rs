@@ -116,6 +116,7 @@ impl Recordings {
     fn shelve_clans_and_players(&mut self, clans: Vec<(Entry, Recording)>, players: Vec<(Entry, Recording)>) {
         for (entry, recording) in clans {
             let Some(tag) = own_tag(&entry, &recording) else { continue };
+            // The war of such a clan is refused.
             if recording.document["isWarLogPublic"] == false {
                 self.private.insert(tag.clone());
             }

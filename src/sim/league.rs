@@ -23,7 +23,7 @@ pub(super) struct Group {
     seed: u64,
     /// Preparation of the first round begins.
     start: Timestamp,
-    /// One round begins this long after the other.
+    /// The time from the beginning of a round to that of the next.
     day: Duration,
     clans: Vec<Side>,
     /// By round, then by match.

@@ -60,6 +60,7 @@ struct LogOpponent {
 pub(super) fn war_log(clan: &Clan, now: Timestamp, limit: Option<usize>) -> Vec<u8> {
     let mut random = die(clan.seed, 61);
     let entries = (0..random.u32(4..20)).map(|index| {
+        // A war every three days, the newest first.
         let end = now - DAY * 3 * (index + 1);
         // Now and then a season of a league stands among the wars.
         if index % 7 == 2 { league_summary(clan, end, &mut random) } else { past_war(clan, end, &mut random) }
@@ -235,6 +236,7 @@ fn season<'a>(near: Timestamp, newest: bool, ranking: &[&'a Player], random: &mu
         enemy_districts_destroyed: random.u32(0..60),
         offensive_reward: random.u32(0..1700),
         defensive_reward: random.u32(0..400),
+        // Real seasons list their members only while they are the newest.
         members: newest.then(|| ranking.iter().take(20).map(raider).collect()),
         attack_log: vec![raid(true, &people, random)],
         defense_log: vec![raid(false, &[], random)],

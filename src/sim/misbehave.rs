@@ -261,19 +261,23 @@ impl Rules {
         let mut rules = self.rules();
         let mut orders = Orders::default();
         for rule in rules.iter_mut() {
+            // The first response wins. Later rules are not used up.
             if orders.answer.is_some() {
                 break;
             }
             if !rule.matches.catches(asked, token) {
                 continue;
             }
+            // Spared calls count only when the rule matches.
             if rule.after > 0 {
                 rule.after -= 1;
                 continue;
             }
+            // Before `times`, so that only real catches use up the rule.
             if rule.chance.is_some_and(|chance| fastrand::f64() >= chance) {
                 continue;
             }
+            // The next catch is `every` matching calls away.
             if let Some(every) = rule.every {
                 rule.after = every.saturating_sub(1);
             }
@@ -291,6 +295,7 @@ impl Rules {
                 other => orders.answer = Some(other.clone()),
             }
         }
+        // Removed, so that long runs do not search used-up rules.
         rules.retain(|rule| rule.times != Some(0));
         orders
     }
@@ -306,8 +311,10 @@ pub(super) struct Held {
 
 impl Held {
     fn enter(rules: &Rules) -> Self {
+        // Read before the call is counted: whoever waits for the count may release at once.
+        let entered_at = rules.releases.get();
         rules.held.update(|held| *held += 1);
-        Self { releases: rules.releases.clone(), entered_at: rules.releases.get(), count: rules.held.clone() }
+        Self { releases: rules.releases.clone(), entered_at, count: rules.held.clone() }
     }
 
     pub(super) async fn until_released(self) {

@@ -232,6 +232,7 @@ impl Simulator {
     /// when there was none.
     pub fn turn_page(&self) -> bool {
         let mut content = self.shared.content();
+        // A shared copy would hide the new page.
         content.copies.clear();
         content.source.turn_page()
     }

@@ -20,6 +20,7 @@ pub(super) fn pick<T: Copy>(random: &mut fastrand::Rng, table: &[T]) -> T {
 
 /// A tag of the usual length, without `#`.
 pub(super) fn tag(random: &mut fastrand::Rng) -> Tag {
+    // Most tags have eight or nine digits.
     let length = random.usize(8..=9);
     let letters = (0..length).map(|_| char::from(pick(random, b"0289PYLQGRJCUV")));
     Tag::normalise(&letters.collect::<String>()).expect("it is made of the letters of tags")
@@ -35,6 +36,7 @@ impl TagOffice {
     pub(super) fn give(&mut self, random: &mut fastrand::Rng) -> Tag {
         loop {
             let tag = tag(random);
+            // Two throws may give the same tag.
             if self.given.insert(tag.clone()) {
                 return tag;
             }
@@ -47,6 +49,7 @@ pub(super) fn asset(group: &str, size: u32, picture: u64) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut random = die(picture, 77);
     let mut address = format!("https://api-assets.clashofclans.com/{group}/{size}/");
+    // The recorded addresses have names of 43 letters.
     let length = address.len() + 43;
     while address.len() < length {
         // Ten letters a throw: a clan's document has some four hundred of these names.

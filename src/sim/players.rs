@@ -58,6 +58,7 @@ impl Player {
             attack_wins: if active { random.u32(0..40) } else { 0 },
             donations: if active { random.u32(0..2500) } else { 0 },
             received: if active { random.u32(0..1500) } else { 0 },
+            // The builder base opens with the fourth town hall.
             builder_trophies: if town_hall < 4 { 0 } else { random.u32(0..=town_hall * 270) },
             clan: None,
             role: Role::Member,
@@ -235,6 +236,7 @@ fn achievements(player: &Player, random: &mut fastrand::Rng) -> Vec<AchievementD
     let made = game::ACHIEVEMENTS.iter().map(|goal| {
         // The higher the town hall, the farther beyond the last target.
         let value = goal.target * u64::from(random.u32(0..=player.town_hall * 20)) / 100;
+        // A star for each third, as in the game.
         let stars = (value * 3 / goal.target).min(3);
         AchievementDocument {
             name: goal.name,
@@ -265,7 +267,9 @@ fn units(table: &[Unit], town_hall: u32, builder_hall: Option<u32>, random: &mut
 }
 
 fn trained(unit: &Unit, hall: u32, random: &mut fastrand::Rng) -> UnitDocument {
+    // Builder halls end at 10.
     let highest_hall = if unit.village == Village::Home { game::HIGHEST_TOWN_HALL } else { 10 };
+    // Levels grow with the hall.
     let reachable = (unit.max_level * hall / highest_hall).clamp(1, unit.max_level);
     let level = random.u32(reachable.div_ceil(2)..=reachable);
     UnitDocument { name: unit.name, level, max_level: unit.max_level, village: unit.village }
@@ -282,6 +286,7 @@ fn heroes(
         name: hero.name,
         level: hero.level,
         max_level: hero.max_level,
+        // Two pieces each: the first one is owned by every player.
         equipment: (hero.village == Village::Home && equipment.len() > 1)
             .then(|| vec![equipment[0].clone(), equipment[random.usize(1..equipment.len())].clone()]),
         village: hero.village,

@@ -168,6 +168,7 @@ impl Portal {
     /// Takes a key away as a person would do in a browser.
     pub(super) fn revoke_by_hand(&self, token: &str) {
         let mut inner = self.inner();
+        // Revoked keys are remembered: the API refuses them in its own words.
         let Inner { accounts, revoked, .. } = &mut *inner;
         for account in accounts.values_mut() {
             let (gone, kept) = std::mem::take(&mut account.keys).into_iter().partition(|key| key.token == token);
@@ -210,6 +211,7 @@ impl Portal {
         let inner = self.inner();
         let key = inner.accounts.values().flat_map(|account| &account.keys).find(|key| key.token == token);
         match key {
+            // The real API compares ranges. The tests only use single addresses.
             Some(key) if key.cidr_ranges.iter().any(|cidr| cidr.trim_end_matches("/32") == inner.address) => {
                 Standing::Accepted
             }
@@ -222,6 +224,7 @@ impl Portal {
 
 impl Inner {
     fn new_key(&mut self, name: &str, description: &str, cidr_ranges: Vec<String>) -> PortalKey {
+        // Numbered, so that two runs of a test give the same keys.
         self.made += 1;
         let id = format!("{:08x}-portal", self.made);
         let token =
@@ -305,6 +308,7 @@ pub(super) async fn login(State(portal): State<Arc<Portal>>, body: Bytes) -> Res
             Some(account) if account.password != login.password => {
                 return error(StatusCode::FORBIDDEN, "Invalid email or password");
             }
+            // The real portal fails parallel logins of one account.
             Some(account) if account.logging_in => return temporary(),
             Some(account) => account.logging_in = true,
             None => return error(StatusCode::FORBIDDEN, "Invalid email or password"),
@@ -333,6 +337,7 @@ pub(super) async fn login(State(portal): State<Arc<Portal>>, body: Bytes) -> Res
         "temporaryAPIToken": &token,
         "swaggerUrl": "https://api.clashofclans.com/v1/swagger.json",
     }));
+    // Tests check that none of these is ever printed.
     inner.handed_out.extend([session.clone(), token]);
     ([(header::SET_COOKIE, format!("session={session}; Path=/; HttpOnly; Secure"))], answer).into_response()
 }

@@ -51,6 +51,7 @@ pub(super) struct Asked {
 impl Asked {
     /// Parses a path. The part before the version is left out: it may distinguish callers, as behind a gateway.
     pub(super) fn parse(path_and_query: &str) -> Self {
+        // Everything before the version belongs to the caller's gateway.
         let path_and_query = path_and_query.find("/v1/").map_or(path_and_query, |from| &path_and_query[from..]);
         let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
         let segments: Vec<&str> = path.strip_prefix("/v1/").unwrap_or_default().split('/').collect();
@@ -64,7 +65,9 @@ impl Asked {
             ["clans", tag, "capitalraidseasons"] => (Endpoint::RaidSeasons, tag),
             _ => (Endpoint::Unknown, ""),
         };
+        // A limit that is not a number counts as none.
         let limit = query.split('&').find_map(|pair| pair.strip_prefix("limit=")).and_then(|limit| limit.parse().ok());
+        // A raw `#` would end the path, so clients have to escape it.
         let tag = tag.strip_prefix("%23").and_then(|tag| Tag::normalise(tag).ok());
         Self { path: path_and_query.to_owned(), endpoint, tag, limit }
     }

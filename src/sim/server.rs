@@ -67,6 +67,7 @@ async fn take_call(
     }
 
     let gzip = accepts_gzip(request.headers());
+    // A misbehaviour replaces the response, never the record of the call.
     let response = match orders.answer {
         None => {
             let (answer, left) = shared.behave(&asked, token, in_last_second);

@@ -84,9 +84,9 @@ impl Schedule {
 pub(super) enum Format {
     /// Two attacks for each.
     Ordinary,
-    /// One attack for each, and the mark of a friendly war: `attacksPerMember` 1.
+    /// A single attack for each, and the mark of a friendly war: `attacksPerMember` 1.
     Friendly,
-    /// One attack for each, `warStartTime`, and no `attacksPerMember`.
+    /// A single attack for each, `warStartTime`, and no `attacksPerMember`.
     League,
 }
 

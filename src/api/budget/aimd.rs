@@ -28,7 +28,7 @@ pub const STEP_INTERVAL: Duration = Duration::from_secs(20);
 /// The time between two steps up without a ceiling. After maintenance a key is back at its cap within ten seconds.
 pub const QUICK_STEP_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The time between two steps up while responses are slow. It is longer than [`super::latency`] needs to find out whether
+/// The time between two steps up while responses are slow. It is longer than `latency` needs to find out whether
 /// the lower rate made them quicker.
 const SLOW_RESPONSES_STEP_INTERVAL: Duration = Duration::from_secs(40);
 
@@ -192,6 +192,7 @@ impl Aimd {
                 return Step::Back;
             }
         }
+        // Also while the key cools down: then `changed` lies in the future.
         if held < self.next_step_after() {
             return Step::Stay;
         }

@@ -100,6 +100,7 @@ impl DailyQuota {
         self.update_today(|state| {
             if state.day == day {
                 state.left += granted;
+                // The next block is fetched while half of this one is left, so that calls do not wait for it.
                 state.low = state.left / 2;
                 state.is_exhausted = granted == 0;
             }

@@ -42,6 +42,7 @@ impl Connects {
     /// Calls `left` whenever the call may just have left, for as long as this is awaited: after its connection had a turn on
     /// this thread, which may be busy with something else meanwhile, and after every connection that was opened for it.
     pub(super) async fn watch(&self, left: impl Fn()) -> Infallible {
+        // Read first: a connection may stand before the first turn is over.
         let mut ended = self.0.get().ended;
         yield_now().await;
         if self.0.get().opening == 0 {

@@ -84,6 +84,7 @@ impl LatencyWatch {
             series.window.push(took);
         }
         self.calls += 1;
+        // Both: a quiet window would be too small, a busy one too short.
         if self.calls < MIN_WINDOW_CALLS || now.saturating_sub(began) < MIN_WINDOW {
             return None;
         }
@@ -108,6 +109,7 @@ impl LatencyWatch {
         }
         // More than half.
         let is_slow = slow * 2 > judged;
+        // After the judgement: the baseline must not follow the window that it judges.
         for series in &mut self.kinds {
             series.follow(is_slow);
         }

@@ -1,4 +1,4 @@
-//! One key of the pool: its limiter, its AIMD rate, its health and the proof of its slot. Touches nothing else.
+//! A key of the pool: its limiter, its AIMD rate, its health and the proof of its slot. Touches nothing else.
 
 use std::time::Duration;
 
@@ -95,6 +95,7 @@ impl PooledKey {
             Health::CoolingDown { until, .. } => clock.boot() >= until,
             Health::Rejected { .. } => false,
         };
+        // A call begun now must arrive while the slot is ours.
         is_healthy && self.slot_start.elapsed(clock) + SLOT_MARGIN < self.slot_lifetime
     }
 

@@ -86,6 +86,7 @@ impl Pending<'_> {
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
+        // Dropped without a response: the judge must not wait for it.
         if let Some(id) = self.id.take() {
             self.judge.update(|judge| judge.forget(id));
         }

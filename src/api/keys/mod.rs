@@ -1,7 +1,7 @@
 //! The API keys of this deployment: [`ApiKey`] is one key, [`KeyStore`] holds all of them, [`portal`] gets them from the
 //! developer portal.
 //!
-//! [`super::budget`] decides which key a call uses. The worker decides who logs in, and when.
+//! The budget decides which key a call uses. The worker decides who logs in, and when.
 
 mod key;
 pub mod portal;

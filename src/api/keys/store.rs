@@ -17,7 +17,7 @@ use super::{
     portal::{KnownKeys, ListedKey, Portal, PortalError, RenewedKeys, Visit, WantedKeys, address_in},
 };
 use crate::{
-    api::transport::ApiError,
+    api::http::ApiError,
     config::{PortalAccount, PortalConfig},
     model::Fingerprint,
 };
@@ -83,6 +83,7 @@ impl KeyStore {
     pub fn from_tokens(tokens: Vec<SecretString>) -> Self {
         let mut keys: Vec<ApiKey> = Vec::with_capacity(tokens.len());
         for token in tokens {
+            // Pasted tokens often end with a line break.
             let trimmed = token.expose_secret().trim();
             let key = ApiKey::new(SecretString::from(trimmed));
             if !trimmed.is_empty() && keys.iter().all(|known| !known.is(&key)) {

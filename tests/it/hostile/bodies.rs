@@ -3,7 +3,7 @@
 use proptest::{prelude::*, sample::select};
 use refresh_worker::{
     api::{
-        response::{Bad, Body, Classified, Endpoint, Response, TransportError, classify},
+        response::{Bad, Body, Classified, Endpoint, Response, classify},
         verdict::Ending,
     },
     clock::{Clock as _, SystemClock},
@@ -70,8 +70,8 @@ fn damaged(truth: &Truth, damages: &[Damage]) -> Vec<u8> {
     text(&body).into_bytes()
 }
 
-fn response(status: u16, body: Vec<u8>) -> Result<Response, TransportError> {
-    Ok(Response { status, headers: reqwest::header::HeaderMap::new(), body: Body::Whole(body) })
+fn response(status: u16, body: Vec<u8>) -> Response {
+    Response { status, headers: reqwest::header::HeaderMap::new(), body: Body::Whole(body) }
 }
 
 fn document(classified: Classified) -> Option<Document> {
@@ -100,7 +100,7 @@ proptest! {
             Endpoint::LeagueGroup(&tag),
             Endpoint::LeagueWar { war: &tag, clan: &tag },
         ];
-        match classify(&endpoints[which], &response(status, body)) {
+        match classify(&endpoints[which], &Ok(response(status, body))) {
             Classified::DeadLetter { reason, body } => {
                 prop_assert!(!reason.detail.is_empty() && body.is_none_or(|body| body.len() <= 2_000));
             }
@@ -127,7 +127,7 @@ async fn damaged_document_is_stored_or_set_aside_alone() {
             .zip(&damages)
             .filter_map(|(truth, damages)| {
                 let body = damaged(truth, damages);
-                let classified = classify(&endpoint(&truth.object), &response(200, body));
+                let classified = classify(&endpoint(&truth.object), &Ok(response(200, body)));
                 let answered = Answered::Document(document(classified)?);
                 let object = truth.object.clone();
                 Some(Fetched { object, began: now, copied_at: now, fresh_until: now, answered, league: None })

@@ -1,7 +1,7 @@
 //! Documents that are unreadable, incomplete or contradictory: they cause nothing that cannot be undone.
 
 use refresh_worker::{
-    api::response::{Body, Classified, Endpoint, Response, TransportError, classify},
+    api::response::{Body, Classified, Endpoint, Response, classify},
     model::{Answered, Document, Fetched, Kind, ObjectId, Tag},
     store::{Committed, RELAXED_TIMEOUT, Store},
 };
@@ -26,8 +26,8 @@ over_every_store! {
     unknown_war_state_keeps_stored_war,
 }
 
-fn response(status: u16, body: &str) -> Result<Response, TransportError> {
-    Ok(Response { status, headers: reqwest::header::HeaderMap::new(), body: Body::Whole(body.into()) })
+fn response(status: u16, body: &str) -> Response {
+    Response { status, headers: reqwest::header::HeaderMap::new(), body: Body::Whole(body.into()) }
 }
 
 /// The result of a 200 response with this body for the object.
@@ -37,7 +37,7 @@ fn read(object: &ObjectId, body: &str) -> Option<Answered> {
         Kind::Player => Endpoint::Player(&object.tag),
         Kind::War => Endpoint::CurrentWar(&object.tag),
     };
-    match classify(&endpoint, &response(200, body)) {
+    match classify(&endpoint, &Ok(response(200, body))) {
         Classified::Clan(clan) => Some(Answered::Document(Document::Clan(clan))),
         Classified::Player(player) => Some(Answered::Document(Document::Player(player))),
         Classified::War(war) => Some(Answered::Document(Document::War(war))),
@@ -187,7 +187,7 @@ async fn foreign_or_truncated_document_is_rejected(bed: impl Bed) {
         r#"{"reason":"notFound""#,
         r##"{"reason":"notFound","tag":"#2PP","name":"n"}"##,
     ] {
-        let classified = classify(&Endpoint::Player(&tag), &response(404, body));
+        let classified = classify(&Endpoint::Player(&tag), &Ok(response(404, body)));
         assert!(matches!(classified, Classified::Bad(_)), "404 with {body}: {classified:?}");
     }
     all_stay(&bed, "documents of others").await;

@@ -16,7 +16,7 @@ use url::Url;
 
 use super::{PortalError, keys::ListedKey};
 use crate::{
-    api::transport::{self, ApiError},
+    api::http::{self, ApiError},
     config::PortalAccount,
     outbound::causes,
 };
@@ -72,7 +72,7 @@ impl Portal {
     pub fn new(base_url: &Url) -> Result<Self, ApiError> {
         Ok(Self {
             base_url: base_url.as_str().trim_end_matches('/').to_owned(),
-            http: transport::plain_http(base_url)?,
+            http: http::builder(base_url)?.build()?,
         })
     }
 
@@ -91,6 +91,7 @@ impl Portal {
         }
         let cookie = cookie(&response);
         let LoggedIn { temporary_api_token } = session.read("log in", response).await?;
+        // A login without a cookie would fail at the next request, with a worse error.
         session.cookie = cookie
             .ok_or_else(|| session.unexpected("log in", "it sets no cookie, so that there is no session".to_owned()))?;
         session.address = temporary_api_token.as_ref().and_then(address_of);
