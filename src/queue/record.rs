@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// No time in a record is later than this from now.
-pub use crate::model::LONGEST_WAIT;
+pub use crate::model::MAX_REQUEST_DELAY;
 
 /// The score of a ready object is its priority times this, plus the time of its first request in milliseconds. The product is
 /// far enough apart for times until the year 2286, and exact in a double.
@@ -450,7 +450,7 @@ const fn is_none(count: &u32) -> bool {
 #[must_use]
 pub fn clamp(time: Timestamp, now: Timestamp) -> Timestamp {
     // The maximum guards against a clock before the epoch.
-    time.clamp(Timestamp::EPOCH, (now + LONGEST_WAIT).max(Timestamp::EPOCH))
+    time.clamp(Timestamp::EPOCH, (now + MAX_REQUEST_DELAY).max(Timestamp::EPOCH))
 }
 
 /// The start of a text, at most [`MAX_BODY_BYTES`].
