@@ -67,7 +67,7 @@ impl TableRow {
         }
         if !self.narrow_columns.is_empty() {
             let columns = self.narrow_columns.join(", ");
-            let what = format!("table {name} has narrow columns, and what does not fit is refused: {columns}");
+            let what = format!("table {name} has narrow columns, and refuses longer values: {columns}");
             problems.push(Problem::doubt(what, SHAPE));
         }
         if self.lacks_key {
@@ -81,7 +81,7 @@ impl TableRow {
         }
         if let (true, None) = (self.has_ids, &self.sequence) {
             let remedy = "give the column its default nextval(...) back";
-            problems.push(Problem::new(format!("{name}.id takes its ids from no sequence"), remedy));
+            problems.push(Problem::new(format!("{name}.id has no sequence for its ids"), remedy));
         }
         if let (Some(sequence), false) = (&self.sequence, self.missing_sequence_rights.is_empty()) {
             let rights = self.missing_sequence_rights.join(", ");
@@ -169,10 +169,10 @@ impl IdsRow {
         let Self { name, sequence, .. } = self;
         self.far_id.map(|id| {
             let what = format!(
-                "{name} has a row with the id {id}, at the end of what its ids can be: programs that give max(id) + 1 soon \
+                "{name} has a row with the id {id}, at the end of what its ids can be: programs that use max(id) + 1 soon \
                  cannot insert; {sequence} is left where it is"
             );
-            Problem::doubt(what, format!("see who wrote it, and give it another id: SELECT * FROM {name} WHERE id = {id};"))
+            Problem::doubt(what, format!("find out who wrote it, and change the id: SELECT * FROM {name} WHERE id = {id};"))
         })
     }
 
@@ -195,7 +195,7 @@ pub(super) async fn problems(database: &Database, extent: Extent) -> Vec<Problem
         Err(StoreError::NotAllowed { detail, remedy, .. }) => vec![Problem::new(detail, remedy)],
         Err(error) => vec![Problem::new(
             format!("the database cannot be used: {error}"),
-            "see that DATABASE_URL is right and that the server runs and lets this address in",
+            "check DATABASE_URL, that the server runs, and that it accepts connections from this address",
         )],
     }
 }
@@ -217,7 +217,7 @@ async fn look(database: &Database, extent: Extent) -> Result<Vec<Problem>, Store
     let mut problems = looked?;
     if database.has_pooler() {
         let what = "a pooler or proxy shares the connections to the server among its clients: prepared statements are \
-                    not kept, and every start finds that out anew";
+                    not kept, and every start has to detect that again";
         problems.push(Problem::doubt(what, "DB_STATEMENT_CACHE=0, or ?pgbouncer=true in DATABASE_URL"));
     }
     Ok(problems)
@@ -257,8 +257,8 @@ async fn look_around(
         migrate::State::ByNewer(version) => {
             problems.extend(missing.iter().map(dropped));
             problems.push(Problem::doubt(
-                format!("the tables were made by a newer version of this program (migration {version})"),
-                "update this program; migrations only add, so that it goes on working meanwhile",
+                format!("the tables were created by a newer version of this program (migration {version})"),
+                "update this program; migrations only add, so it keeps working meanwhile",
             ));
         }
     }
@@ -298,13 +298,13 @@ pub(super) fn unreadable(error: &StoreError) -> Problem {
 /// The problems that the trial met.
 fn refusal(refused: &trial::Refused, role: &str) -> Problem {
     let error = &refused.error;
-    let what = format!("the database does not take {}: {}", refused.what, errors::described(error));
+    let what = format!("the database refuses {}: {}", refused.what, errors::described(error));
     let code = errors::code(error).unwrap_or_default();
     let is_in_the_way = matches!(errors::trouble(error), Trouble::Conflict | Trouble::TakenId);
     if is_in_the_way || matches!(code.as_str(), "55P03" | "57014") {
         return Problem::doubt(
             what,
-            "somebody holds a lock, or wrote at the same observed_at: check again, and see pg_stat_activity",
+            "somebody holds a lock, or wrote at the same moment: check again, and see pg_stat_activity",
         );
     }
     let of = |name: fn(&PgDatabaseError) -> Option<&str>| {
@@ -318,7 +318,7 @@ fn refusal(refused: &trial::Refused, role: &str) -> Problem {
             format!("give {table}.{column} a default, or: ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL;")
         }
         ("23514", Some(table), _, None) => {
-            format!("make the partition for new rows, or: CREATE TABLE {table}_rest PARTITION OF {table} DEFAULT;")
+            format!("create the partition for new rows, or: CREATE TABLE {table}_rest PARTITION OF {table} DEFAULT;")
         }
         ("23503" | "23514" | "23505" | "23P01", Some(table), _, Some(constraint)) => format!(
             "change what {constraint} of {table} asks for, or: ALTER TABLE {table} DROP CONSTRAINT {constraint};"
@@ -328,7 +328,7 @@ fn refusal(refused: &trial::Refused, role: &str) -> Problem {
             "make it an ordinary column: ALTER TABLE ... ALTER COLUMN ... DROP EXPRESSION;".to_owned()
         }
         ("42501", ..) => errors::grants(error, role),
-        _ => "mend what the message names (a trigger, a rule, a type, a view in the place of a table)".to_owned(),
+        _ => "fix what the message names (a trigger, a rule, a type, a view in the place of a table)".to_owned(),
     };
     Problem::new(what, remedy)
 }
@@ -344,7 +344,7 @@ async fn hidden_rows(connection: &mut PgConnection, keeps: bool) -> Result<Vec<P
         let what = if has_policy {
             format!("row level security is on for {table}: {role} sees and writes only what policies allow")
         } else {
-            format!("row level security is on for {table}, and no policy is for {role}: every row is hidden from it")
+            format!("row level security is on for {table}, and no policy is for {role}: it sees no rows")
         };
         Problem { is_certain: !has_policy, ..Problem::new(what, errors::policy(&table, &role)) }
     };
@@ -356,7 +356,7 @@ fn unmade(missing: &[TableRow], grants: Option<String>) -> Problem {
         "not every migration has run".to_owned()
     } else {
         let names: Vec<&str> = missing.iter().map(|row| row.name.as_str()).collect();
-        format!("not all of its tables have been made ({} missing)", names.join(", "))
+        format!("some of its tables are missing ({} missing)", names.join(", "))
     };
     let remedy = match grants {
         None => "refresh-worker migrate".to_owned(),
@@ -366,7 +366,7 @@ fn unmade(missing: &[TableRow], grants: Option<String>) -> Problem {
 }
 
 fn dropped(row: &TableRow) -> Problem {
-    let remedy = "restore it: it was made once, and migrate makes nothing twice";
+    let remedy = "restore it from a backup: migrate creates each table only once";
     Problem::new(format!("table {} is gone", row.name), remedy)
 }
 
@@ -379,7 +379,7 @@ async fn schema_problem(connection: &mut PgConnection, keeps: bool) -> Result<Op
     .persistent(keeps)
     .fetch_optional(connection)
     .await?;
-    Ok(grant.map(|grant| Problem::new("the role may not look into the schema refresh_worker", grant)))
+    Ok(grant.map(|grant| Problem::new("the role may not use the schema refresh_worker", grant)))
 }
 
 async fn read_tables(connection: &mut PgConnection, extent: Extent, keeps: bool) -> Result<Vec<TableRow>, sqlx::Error> {

@@ -235,7 +235,7 @@ async fn a_role_that_lacks_rights_on_what_follows_is_told_the_grants() {
     let told =
         areas.map(|area| findings(&ran, area).join("\n")).join("\n").replace(&role, "modest").replace(&database, "coc");
     insta::assert_snapshot!(told, @r"
-    problem: row level security is on for clans, and no policy is for modest: every row is hidden from it -> CREATE POLICY refresh_worker ON clans TO modest USING (true) WITH CHECK (true);
+    problem: row level security is on for clans, and no policy is for modest: it sees no rows -> CREATE POLICY refresh_worker ON clans TO modest USING (true) WITH CHECK (true);
     warning: row level security is on for players: modest sees and writes only what policies allow -> CREATE POLICY refresh_worker ON players TO modest USING (true) WITH CHECK (true);
     problem: public.theirs does not belong to modest, and only its owner can refresh it -> ALTER MATERIALIZED VIEW public.theirs OWNER TO modest;
     warning: materialized_view_refresh_log cannot be written: views are refreshed with every run, due or not -> GRANT SELECT, INSERT, UPDATE ON materialized_view_refresh_log TO modest;

@@ -58,7 +58,7 @@ async fn a_table_of_another_shape_is_a_problem() {
     .await;
     let problems = store(&url).check_rights().await;
     let whats: Vec<&str> = problems.iter().map(|problem| problem.what.as_str()).collect();
-    assert_eq!(whats, ["table players lacks deep_link", "war_snapshots.id takes its ids from no sequence"]);
+    assert_eq!(whats, ["table players lacks deep_link", "war_snapshots.id has no sequence for its ids"]);
 }
 
 #[tokio::test]
