@@ -25,8 +25,8 @@ has_postgres() {
 
 has_compiler() { command -v cc >/dev/null; }
 
-# The distribution's packages start their servers on the default ports. The tests need the programs only: nothing is
-# started now, and what this script installs does not start with the machine either.
+# The distribution's packages start their servers on the default ports. The tests need only the programs, so nothing is
+# started now, and nothing that this script installs starts with the machine.
 install_with_apt() (
     as_root='' policy=/usr/sbin/policy-rc.d log=$(mktemp)
     trap 'rm -f "$log"' EXIT
@@ -78,13 +78,13 @@ install_missing() {
 command -v cargo >/dev/null || fail "Rust is missing. Install it from https://rustup.rs, then run this again."
 install_missing
 
-# With the places where a test can kill or stop the worker, so that everything is compiled once.
+# All tests with failpoints, so that everything is compiled once. Libraries are shared with `cargo run`.
 features="--features failpoints"
 # shellcheck disable=SC2086  # A list of words.
 cargo test --locked --no-run $features "$@"
-[ -n "${COC_FIXTURES_DIR:-}" ] || say "COC_FIXTURES_DIR is not set: tests of recorded API answers have nothing to read."
+[ -n "${COC_FIXTURES_DIR:-}" ] || say "COC_FIXTURES_DIR is not set: tests with recorded API responses check nothing."
 
-# Most of them wait for a server or a deadline, so that more of them than there are processors fit side by side.
+# Most tests wait for a server or a deadline, so more tests than processors run side by side.
 export RUST_TEST_THREADS="${RUST_TEST_THREADS:-8}"
 
 results=$(mktemp)

@@ -90,6 +90,14 @@ const IDS_LEAVE: &str = include_str!("../sql/postgres/ids_leave.sql");
 const REPLACED: &str = include_str!("../sql/postgres/replaced.sql");
 const IDS_STEP: &str = include_str!("../sql/postgres/ids_step.sql");
 
+/// The ids that a transaction leaves to other programs.
+#[derive(Clone, Copy)]
+pub(super) struct IdGap<'a> {
+    pub(super) others: &'a OtherPrograms,
+    /// Ids to skip beyond the usual gap.
+    pub(super) more: i64,
+}
+
 /// A transaction of a commit.
 #[derive(Clone, Copy)]
 pub(super) struct Attempt<'a> {
@@ -99,9 +107,7 @@ pub(super) struct Attempt<'a> {
     pub(super) details: CommitDetails,
     /// The ids of outbox entries that are delivered.
     pub(super) delivered: &'a [i64],
-    pub(super) ids: &'a Ids,
-    /// Ids to skip beyond the usual gap.
-    pub(super) more_ids: i64,
+    pub(super) id_gap: IdGap<'a>,
     pub(super) timeouts: Timeouts,
     pub(super) mark: Mark,
 }
@@ -275,7 +281,8 @@ impl<'a> Attempt<'a> {
             return Ok(());
         }
         // Each retry after a taken id skips more.
-        let left = ID_GAP + self.more_ids;
+        let IdGap { others, more } = self.id_gap;
+        let left = ID_GAP + more;
         let (behind, _): (i64, i64) = sqlx::query_as(IDS_LEAVE)
             .persistent(self.keeps_statements)
             .bind(clans)
@@ -283,11 +290,11 @@ impl<'a> Attempt<'a> {
             .bind(wars)
             .bind(memberships)
             .bind(left)
-            .bind(if self.ids.are_wanted_by_others() { left } else { self.more_ids })
+            .bind(if others.are_expected() { left } else { more })
             .fetch_one(&mut *connection)
             .await?;
         if behind > 0 {
-            self.ids.others_were_seen();
+            others.were_seen();
             // The lock comes first, in its own statement: the step must see the last holder's change.
             sqlx::query("SELECT pg_advisory_xact_lock($1)")
                 .persistent(self.keeps_statements)
@@ -302,19 +309,19 @@ impl<'a> Attempt<'a> {
 
 /// Evidence that other programs insert rows with their own ids.
 #[derive(Debug, Default)]
-pub(super) struct Ids {
+pub(super) struct OtherPrograms {
     commits: AtomicU32,
     seen: Mutex<Option<Instant>>,
 }
 
-impl Ids {
+impl OtherPrograms {
     /// True for the first commits of a process, and for a while after rows of others were seen. Call it once per commit.
-    fn are_wanted_by_others(&self) -> bool {
+    fn are_expected(&self) -> bool {
         let is_new = self.commits.fetch_add(1, Ordering::Relaxed) < CAUTIOUS_COMMITS;
         is_new || self.seen.lock().is_some_and(|seen| seen.elapsed() < OTHERS_LIFETIME)
     }
 
-    fn others_were_seen(&self) {
+    fn were_seen(&self) {
         *self.seen.lock() = Some(Instant::now());
     }
 }
@@ -336,12 +343,12 @@ mod tests {
 
     #[test]
     fn others_expected_at_first_and_once_seen() {
-        let ids = Ids::default();
+        let others = OtherPrograms::default();
         for _ in 0..CAUTIOUS_COMMITS {
-            assert!(ids.are_wanted_by_others());
+            assert!(others.are_expected());
         }
-        assert!(!ids.are_wanted_by_others());
-        ids.others_were_seen();
-        assert!(ids.are_wanted_by_others());
+        assert!(!others.are_expected());
+        others.were_seen();
+        assert!(others.are_expected());
     }
 }

@@ -67,26 +67,26 @@ impl TableRow {
         }
         if !self.narrow_columns.is_empty() {
             let columns = self.narrow_columns.join(", ");
-            let what = format!("table {name} has narrow columns, and what does not fit is refused: {columns}");
+            let what = format!("table {name} has narrow columns, and refuses longer values: {columns}");
             problems.push(Problem::doubt(what, SHAPE));
         }
         if self.lacks_key {
-            let fix = format!("CREATE UNIQUE INDEX ON {name} ({key});");
-            problems.push(Problem::new(format!("table {name} has no unique key over {key}"), fix));
+            let remedy = format!("CREATE UNIQUE INDEX ON {name} ({key});");
+            problems.push(Problem::new(format!("table {name} has no unique key over {key}"), remedy));
         }
         if !self.missing_rights.is_empty() {
             let rights = self.missing_rights.join(", ");
-            let fix = format!("GRANT {rights} ON {name} TO {role};");
-            problems.push(Problem::new(format!("{role} lacks {rights} on {name}"), fix));
+            let remedy = format!("GRANT {rights} ON {name} TO {role};");
+            problems.push(Problem::new(format!("{role} lacks {rights} on {name}"), remedy));
         }
         if let (true, None) = (self.has_ids, &self.sequence) {
-            let fix = "give the column its default nextval(...) back";
-            problems.push(Problem::new(format!("{name}.id has no sequence for its ids"), fix));
+            let remedy = "give the column its default nextval(...) back";
+            problems.push(Problem::new(format!("{name}.id has no sequence for its ids"), remedy));
         }
         if let (Some(sequence), false) = (&self.sequence, self.missing_sequence_rights.is_empty()) {
             let rights = self.missing_sequence_rights.join(", ");
-            let fix = format!("GRANT {rights} ON SEQUENCE {sequence} TO {role};");
-            problems.push(Problem::new(format!("{role} lacks {rights} on {sequence}"), fix));
+            let remedy = format!("GRANT {rights} ON SEQUENCE {sequence} TO {role};");
+            problems.push(Problem::new(format!("{role} lacks {rights} on {sequence}"), remedy));
         }
         problems
     }
@@ -113,12 +113,12 @@ impl ServerRow {
         let Self { database, role, .. } = self;
         let mut problems = Vec::new();
         if self.is_standby {
-            let fix = "point DATABASE_URL at the primary (the writer endpoint)";
-            problems.push(Problem::new("the server is a standby: it takes no writes", fix));
+            let remedy = "point DATABASE_URL at the primary (the writer endpoint)";
+            problems.push(Problem::new("the server is a standby: it takes no writes", remedy));
         } else if self.is_read_only {
             let what =
                 format!("the database is read-only: default_transaction_read_only is on ({})", self.read_only_by);
-            let fix = match self.read_only_by.as_str() {
+            let remedy = match self.read_only_by.as_str() {
                 "database" => format!("ALTER DATABASE {database} RESET default_transaction_read_only;"),
                 "user" => format!("ALTER ROLE {role} RESET default_transaction_read_only;"),
                 "database user" => {
@@ -127,7 +127,7 @@ impl ServerRow {
                 "client" => "take default_transaction_read_only out of the options of DATABASE_URL".to_owned(),
                 _ => "find out why (a provider sets it when the disk is nearly full), and set it off".to_owned(),
             };
-            problems.push(Problem::new(what, fix));
+            problems.push(Problem::new(what, remedy));
         }
         if self.encoding != "UTF8" {
             problems.push(Problem::new(
@@ -169,10 +169,10 @@ impl IdsRow {
         let Self { name, sequence, .. } = self;
         self.far_id.map(|id| {
             let what = format!(
-                "{name} has a row with the id {id}, at the end of what its ids can be: programs that give max(id) + 1 soon \
+                "{name} has a row with the id {id}, at the end of what its ids can be: programs that use max(id) + 1 soon \
                  cannot insert; {sequence} is left where it is"
             );
-            Problem::doubt(what, format!("see who wrote it, and give it another id: SELECT * FROM {name} WHERE id = {id};"))
+            Problem::doubt(what, format!("find out who wrote it, and change the id: SELECT * FROM {name} WHERE id = {id};"))
         })
     }
 
@@ -184,18 +184,18 @@ impl IdsRow {
         let what = format!("{sequence} has {} ids left for {name}", ids_left.max(0));
         let widen =
             if self.is_narrow { format!("ALTER TABLE {name} ALTER COLUMN id TYPE bigint; ") } else { String::new() };
-        let fix = format!("{widen}ALTER SEQUENCE {sequence} AS bigint NO MAXVALUE;");
-        Some(if ids_left < FEW_IDS { Problem::new(what, fix) } else { Problem::doubt(what, fix) })
+        let remedy = format!("{widen}ALTER SEQUENCE {sequence} AS bigint NO MAXVALUE;");
+        Some(if ids_left < FEW_IDS { Problem::new(what, remedy) } else { Problem::doubt(what, remedy) })
     }
 }
 
 pub(super) async fn problems(database: &Database, extent: Extent) -> Vec<Problem> {
     match look(database, extent).await {
         Ok(problems) => problems,
-        Err(StoreError::NotAllowed { detail, fix, .. }) => vec![Problem::new(detail, fix)],
+        Err(StoreError::NotAllowed { detail, remedy, .. }) => vec![Problem::new(detail, remedy)],
         Err(error) => vec![Problem::new(
             format!("the database cannot be used: {error}"),
-            "see that DATABASE_URL is right and that the server runs and lets this address in",
+            "check DATABASE_URL, that the server runs, and that it accepts connections from this address",
         )],
     }
 }
@@ -217,7 +217,7 @@ async fn look(database: &Database, extent: Extent) -> Result<Vec<Problem>, Store
     let mut problems = looked?;
     if database.has_pooler() {
         let what = "a pooler or proxy shares the connections to the server among its clients: prepared statements are \
-                    not kept, and every start finds that out anew";
+                    not kept, and every start has to detect that again";
         problems.push(Problem::doubt(what, "DB_STATEMENT_CACHE=0, or ?pgbouncer=true in DATABASE_URL"));
     }
     Ok(problems)
@@ -257,8 +257,8 @@ async fn look_around(
         migrate::State::ByNewer(version) => {
             problems.extend(missing.iter().map(dropped));
             problems.push(Problem::doubt(
-                format!("the tables were made by a newer version of this program (migration {version})"),
-                "update this program; migrations only add, so that it goes on working meanwhile",
+                format!("the tables were created by a newer version of this program (migration {version})"),
+                "update this program; migrations only add, so it keeps working meanwhile",
             ));
         }
     }
@@ -287,24 +287,24 @@ pub(super) fn is_fit(problems: &[Problem]) -> bool {
 
 /// The problem when a run could not read its tables.
 pub(super) fn unreadable(error: &StoreError) -> Problem {
-    let fix = match error {
-        StoreError::NotAllowed { fix, .. } => fix.clone(),
+    let remedy = match error {
+        StoreError::NotAllowed { remedy, .. } => remedy.clone(),
         _ => "see that role and database have no settings in the way (statement_timeout, lock_timeout, row_security)"
             .to_owned(),
     };
-    Problem::new(format!("a run would fail: {error}"), fix)
+    Problem::new(format!("a run would fail: {error}"), remedy)
 }
 
 /// The problems that the trial met.
 fn refusal(refused: &trial::Refused, role: &str) -> Problem {
     let error = &refused.error;
-    let what = format!("the database does not take {}: {}", refused.what, errors::described(error));
+    let what = format!("the database refuses {}: {}", refused.what, errors::described(error));
     let code = errors::code(error).unwrap_or_default();
     let is_in_the_way = matches!(errors::trouble(error), Trouble::Conflict | Trouble::TakenId);
     if is_in_the_way || matches!(code.as_str(), "55P03" | "57014") {
         return Problem::doubt(
             what,
-            "somebody holds a lock, or wrote at the same observed_at: check again, and see pg_stat_activity",
+            "somebody holds a lock, or wrote at the same moment: check again, and see pg_stat_activity",
         );
     }
     let of = |name: fn(&PgDatabaseError) -> Option<&str>| {
@@ -313,12 +313,12 @@ fn refusal(refused: &trial::Refused, role: &str) -> Problem {
     };
     let (table, column, constraint) =
         (of(PgDatabaseError::table), of(PgDatabaseError::column), of(PgDatabaseError::constraint));
-    let fix = match (code.as_str(), table, column, constraint) {
+    let remedy = match (code.as_str(), table, column, constraint) {
         ("23502", Some(table), Some(column), _) => {
             format!("give {table}.{column} a default, or: ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL;")
         }
         ("23514", Some(table), _, None) => {
-            format!("make the partition for new rows, or: CREATE TABLE {table}_rest PARTITION OF {table} DEFAULT;")
+            format!("create the partition for new rows, or: CREATE TABLE {table}_rest PARTITION OF {table} DEFAULT;")
         }
         ("23503" | "23514" | "23505" | "23P01", Some(table), _, Some(constraint)) => format!(
             "change what {constraint} of {table} asks for, or: ALTER TABLE {table} DROP CONSTRAINT {constraint};"
@@ -328,9 +328,9 @@ fn refusal(refused: &trial::Refused, role: &str) -> Problem {
             "make it an ordinary column: ALTER TABLE ... ALTER COLUMN ... DROP EXPRESSION;".to_owned()
         }
         ("42501", ..) => errors::grants(error, role),
-        _ => "mend what the message names (a trigger, a rule, a type, a view in the place of a table)".to_owned(),
+        _ => "fix what the message names (a trigger, a rule, a type, a view in the place of a table)".to_owned(),
     };
-    Problem::new(what, fix)
+    Problem::new(what, remedy)
 }
 
 /// Tables that silently hide rows from this role (row security).
@@ -356,18 +356,18 @@ fn unmade(missing: &[TableRow], grants: Option<String>) -> Problem {
         "not every migration has run".to_owned()
     } else {
         let names: Vec<&str> = missing.iter().map(|row| row.name.as_str()).collect();
-        format!("not all of its tables have been made ({} missing)", names.join(", "))
+        format!("some of its tables are missing ({} missing)", names.join(", "))
     };
-    let fix = match grants {
+    let remedy = match grants {
         None => "refresh-worker migrate".to_owned(),
         Some(grants) => format!("{grants} then: refresh-worker migrate"),
     };
-    Problem::new(what, fix)
+    Problem::new(what, remedy)
 }
 
 fn dropped(row: &TableRow) -> Problem {
-    let fix = "restore it: it was made once, and migrate makes nothing twice";
-    Problem::new(format!("table {} is gone", row.name), fix)
+    let remedy = "restore it from a backup: migrate creates each table only once";
+    Problem::new(format!("table {} is gone", row.name), remedy)
 }
 
 /// The problem of a role that may not use our schema. Nothing more can be checked then.
@@ -379,7 +379,7 @@ async fn schema_problem(connection: &mut PgConnection, keeps: bool) -> Result<Op
     .persistent(keeps)
     .fetch_optional(connection)
     .await?;
-    Ok(grant.map(|grant| Problem::new("the role may not look into the schema refresh_worker", grant)))
+    Ok(grant.map(|grant| Problem::new("the role may not use the schema refresh_worker", grant)))
 }
 
 async fn read_tables(connection: &mut PgConnection, extent: Extent, keeps: bool) -> Result<Vec<TableRow>, sqlx::Error> {

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{
-    attempt::{Attempt, ID_GAP, Ids, Mark, Timeouts},
+    attempt::{Attempt, ID_GAP, IdGap, Mark, OtherPrograms, Timeouts},
     blockers::{self, Blocker, watched},
     connect::{Database, discard, within},
     errors::{self, Trouble},
@@ -66,7 +66,7 @@ pub(super) struct CommitHistory {
     refusals: Mutex<Refusals>,
     /// The last commit whose outcome counts failed as a whole.
     has_failed: AtomicBool,
-    ids: Ids,
+    other_programs: OtherPrograms,
 }
 
 impl CommitHistory {
@@ -138,8 +138,7 @@ impl BatchCommit<'_> {
                 batch,
                 details: self.details,
                 delivered: self.delivered,
-                ids: &self.history.ids,
-                more_ids: ID_GAP * i64::from(taken),
+                id_gap: IdGap { others: &self.history.other_programs, more: ID_GAP * i64::from(taken) },
                 timeouts: Timeouts { statement: timeouts.statement.min(limit.left()), ..timeouts },
                 mark: Mark::new(),
             };

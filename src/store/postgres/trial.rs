@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::{
     FRESHNESS, FreshnessRow, STATEMENT_TIMEOUT,
-    attempt::{self, Attempt, Ids, Mark, Timeouts},
+    attempt::{self, Attempt, IdGap, Mark, OtherPrograms, Timeouts},
     outbox, runs,
     shape::{self, Shape},
     tables::{Extent, SNAPSHOTS},
@@ -134,8 +134,7 @@ async fn store(
         batch,
         details: EVERYTHING,
         delivered: &[],
-        ids: &Ids::default(),
-        more_ids: 0,
+        id_gap: IdGap { others: &OtherPrograms::default(), more: 0 },
         timeouts: TIMEOUTS,
         mark: Mark::new(),
     };

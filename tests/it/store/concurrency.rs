@@ -139,5 +139,5 @@ async fn fault_of_every_record_is_store_trouble() {
     let other = beds::postgres().await;
     other.exec("ALTER TABLE player_snapshots ADD COLUMN new_in_2031 integer NOT NULL").await;
     let one = other.store().commit(at(1), &batch[..1]).await.unwrap().committed;
-    assert!(matches!(one[0], Committed::Held(_)), "of a single record it cannot be told");
+    assert!(matches!(one[0], Committed::Held(_)), "a single record is not evidence");
 }

@@ -133,7 +133,7 @@ impl PostgresPair {
     pub async fn start() -> Self {
         let mut primary = PrivatePostgres::start_as(|| start_as("replica", INITDB)).await;
         primary.exec(&["CHECKPOINT"]).await;
-        let folder = folder_at(primary.port()).await.expect("the primary tells its folder");
+        let folder = folder_at(primary.port()).await.expect("the primary reports its folder");
         primary.stop().await;
         let prepare = STANDBY
             .replace("{folder}", folder.to_str().expect("a plain name"))

@@ -209,7 +209,7 @@ impl WorkerProcess {
         Output { stdout: read_whole(&self.stdout), stderr: read_whole(&self.stderr) }
     }
 
-    /// The most memory that the process has held at once; `None` where the system does not tell (not Linux).
+    /// The most memory that the process has held at once; `None` where the system does not report it.
     pub fn peak_memory_bytes(&self) -> Option<u64> {
         self.bytes_of("VmHWM:")
     }
@@ -225,7 +225,7 @@ impl WorkerProcess {
         line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
     }
 
-    /// The processor time that the process has used, in steps of 10 ms; `None` where the system does not tell.
+    /// The processor time that the process has used, in steps of 10 ms; `None` where the system does not report it.
     pub fn cpu_time(&self) -> Option<Duration> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok()?;
         // The name in brackets may hold spaces; user and system time are fields 14 and 15.
@@ -325,7 +325,7 @@ async fn the_harness_sees_responses_errors_timeouts_and_ends() {
             println!("\n{}", event.payload);
             match event.payload["do"].as_str() {
                 Some("answer") => Ok(event.payload),
-                Some("fail") => Err("as told"),
+                Some("fail") => Err("as requested"),
                 Some("end") => std::process::exit(3),
                 _ => std::future::pending().await,
             }
@@ -348,7 +348,7 @@ async fn the_harness_sees_responses_errors_timeouts_and_ends() {
     assert!(answered.logs.stdout.contains(r#"{"do":"answer"}"#));
 
     let failed = process.invoke(&order("fail"), minute).await;
-    assert_eq!(failed.error()["errorMessage"], "as told");
+    assert_eq!(failed.error()["errorMessage"], "as requested");
     assert!(!failed.logs.stdout.contains("answer"), "only its own output: {}", failed.logs);
 
     let ended = process.invoke(&order("end"), minute).await;

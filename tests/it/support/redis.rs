@@ -107,12 +107,12 @@ fn start_cluster() -> Result<[Server; 3], String> {
     let nodes: Vec<Server> =
         nodes.into_iter().map(|node| node.join().expect("no panic")).collect::<Result<_, String>>()?;
     let nodes: [Server; 3] = nodes.try_into().expect("three were started");
-    let told = |error: redis::RedisError| format!("the cluster does not come together: {error}");
+    let failed = |error: redis::RedisError| format!("the cluster does not come together: {error}");
     let connect = |node: &Server| redis::Client::open(format!("redis://127.0.0.1:{}", node.port()))?.get_connection();
-    let mut connections = nodes.iter().map(connect).collect::<Result<Vec<_>, _>>().map_err(told)?;
+    let mut connections = nodes.iter().map(connect).collect::<Result<Vec<_>, _>>().map_err(failed)?;
     let mut first_slots: Vec<(u16, usize)> = Vec::new();
     for (node, key) in ["{refresh}:objects", "refresh_queue", "refresh_requests"].into_iter().enumerate() {
-        let slot = redis::cmd("CLUSTER").arg("KEYSLOT").arg(key).query(&mut connections[0]).map_err(told)?;
+        let slot = redis::cmd("CLUSTER").arg("KEYSLOT").arg(key).query(&mut connections[0]).map_err(failed)?;
         first_slots.push((slot, node));
     }
     first_slots.sort_unstable();
@@ -121,17 +121,17 @@ fn start_cluster() -> Result<[Server; 3], String> {
         let to = first_slots.get(place + 1).map_or(SLOTS, |(next, _)| *next);
         let slots: Vec<u16> = (from..to).collect();
         let connection = &mut connections[*node];
-        redis::cmd("CLUSTER").arg("SET-CONFIG-EPOCH").arg(node + 1).exec(connection).map_err(told)?;
-        redis::cmd("CLUSTER").arg("ADDSLOTS").arg(slots).exec(connection).map_err(told)?;
+        redis::cmd("CLUSTER").arg("SET-CONFIG-EPOCH").arg(node + 1).exec(connection).map_err(failed)?;
+        redis::cmd("CLUSTER").arg("ADDSLOTS").arg(slots).exec(connection).map_err(failed)?;
     }
     for other in &nodes[1..] {
         let mut meet = redis::cmd("CLUSTER");
-        meet.arg("MEET").arg("127.0.0.1").arg(other.port()).exec(&mut connections[0]).map_err(told)?;
+        meet.arg("MEET").arg("127.0.0.1").arg(other.port()).exec(&mut connections[0]).map_err(failed)?;
     }
     let deadline = Instant::now() + Duration::from_mins(1);
     for connection in &mut connections {
         loop {
-            let info: String = redis::cmd("CLUSTER").arg("INFO").query(connection).map_err(told)?;
+            let info: String = redis::cmd("CLUSTER").arg("INFO").query(connection).map_err(failed)?;
             if info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3") {
                 break;
             }
@@ -214,7 +214,7 @@ impl Pair {
             servers: [primary, replica],
         };
         for server in &pair.servers {
-            tell(server, &["CONFIG", "SET", "repl-diskless-sync-delay", "0"]).await;
+            send(server, &["CONFIG", "SET", "repl-diskless-sync-delay", "0"]).await;
         }
         follow(&pair.servers[1], &pair.servers[0]).await;
         pair
@@ -252,15 +252,15 @@ impl Pair {
             .await
             .expect("WAIT");
         assert_eq!(caught_up, 1, "the replica follows");
-        tell(self.replica(), &["REPLICAOF", "NO", "ONE"]).await;
+        send(self.replica(), &["REPLICAOF", "NO", "ONE"]).await;
         self.servers.swap(0, 1);
         let port = self.primary().port().to_string();
-        tell(self.replica(), &["REPLICAOF", "127.0.0.1", &port]).await;
+        send(self.replica(), &["REPLICAOF", "127.0.0.1", &port]).await;
         self.forwarder.move_to(self.primary().port());
     }
 }
 
-async fn tell(server: &PrivateRedis, words: &[&str]) {
+async fn send(server: &PrivateRedis, words: &[&str]) {
     let mut connection = connect(&server.url()).await.expect("the server answers");
     let mut command = redis::cmd(words[0]);
     command.arg(&words[1..]).exec_async(&mut connection).await.unwrap_or_else(|error| panic!("{words:?}: {error}"));
@@ -268,7 +268,7 @@ async fn tell(server: &PrivateRedis, words: &[&str]) {
 
 /// Makes a server the replica of another, and waits until it has what the other has.
 async fn follow(replica: &PrivateRedis, primary: &PrivateRedis) {
-    tell(replica, &["REPLICAOF", "127.0.0.1", &primary.port().to_string()]).await;
+    send(replica, &["REPLICAOF", "127.0.0.1", &primary.port().to_string()]).await;
     let mut connection = connect(&replica.url()).await.expect("the replica answers");
     let deadline = Instant::now() + REDIS_TIMEOUT;
     loop {

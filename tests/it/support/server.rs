@@ -33,7 +33,7 @@ pub struct Recipe {
     /// The signal that ends the server at once.
     pub stop_signal: &'static str,
     /// Asks the server on a port for its folder; `None` while it does not answer. A stranger on the port that was
-    /// thought free is told apart by that.
+    /// thought free is recognised by its folder.
     pub folder_of: fn(u16) -> Option<PathBuf>,
 }
 
