@@ -19,7 +19,7 @@ use crate::{
     queue::{Holder, QueueError, SharedState},
 };
 
-// The time that a login may take, with everything that follows. Less than [`super::login_right::RIGHT_LIFETIME`].
+// The time that a login may take, with everything that follows. Less than `RIGHT_LIFETIME`, so that the right outlasts the login.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(40);
 
 // The interval at which a process that waits for another's login looks again.
