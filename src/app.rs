@@ -9,10 +9,10 @@ use crate::{
     clock::{Clock, SystemClock},
     config::{ApiConfig, Config, DatabaseConfig, Role, WorkerConfig},
     follow::events,
-    maintenance::{Maintenance, Database},
     handlers::Handlers,
+    maintenance::{Database, Maintenance},
     queue::{record::QueueLimits, redis::RedisQueue},
-    store::{EventsOf, CommitDetails, postgres::PostgresStore},
+    store::{CommitDetails, EventsOf, postgres::PostgresStore},
     worker::{ApiAccess, Stop, Worker, tables::Tables},
 };
 
@@ -37,7 +37,8 @@ pub fn handlers(
 pub fn from_config(config: &Config) -> anyhow::Result<RealWorker> {
     let limits = QueueLimits { max_attempts: config.worker.max_attempts, ..QueueLimits::default() };
     let queue = RedisQueue::connect(&config.redis, Arc::new(SystemClock))?.with_limits(limits);
-    let store = store(&config.database)?.with_details(commit_details(&config.worker, config.after.invalidation.is_some()));
+    let store =
+        store(&config.database)?.with_details(commit_details(&config.worker, config.after.invalidation.is_some()));
     let after = after(config, &store)?;
     let worker = worker(Arc::new(queue), Arc::new(store), &config.api, &config.worker)?;
     let tables = if config.database.auto_migrate { Tables::to_create() } else { Tables::given() };

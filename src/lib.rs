@@ -29,9 +29,9 @@ pub mod model;
 mod outbound;
 pub mod queue;
 pub mod retry;
+mod signal;
 #[cfg(feature = "embedded")]
 pub mod sim;
-mod signal;
 pub mod store;
 pub mod telemetry;
 pub mod worker;

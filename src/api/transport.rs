@@ -2,11 +2,9 @@
 //!
 //! Redirects are not followed and nothing is repeated here: each would be a call without a permit.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use reqwest::{
     RequestBuilder,
     header::{AUTHORIZATION, HeaderValue},
@@ -87,7 +85,7 @@ impl Transport {
     /// connections by then, and after a thaw the pool itself does not know that any time has passed.
     fn http(&self, clock: &dyn Clock) -> reqwest::Client {
         let now = clock.boot();
-        let mut pool = self.pool.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pool = self.pool.lock();
         let was_idle = pool.last_used.replace(now).is_some_and(|last| now.saturating_sub(last) > POOL_IDLE_TIMEOUT);
         // If no new client can be built, the old one may still work.
         if was_idle && let Ok(fresh) = http(&self.base_url) {

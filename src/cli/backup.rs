@@ -14,7 +14,7 @@ use crate::{
     config::{BackupConfig, RedisConfig, env::process_var},
     queue::{
         Queue as _,
-        admin::{QueueAdmin as _, Place},
+        admin::{Place, QueueAdmin as _},
         redis::RedisQueue,
     },
 };

@@ -24,7 +24,7 @@ use crate::{
     clock::SystemClock,
     config::{ApiConfig, env::process_var},
     model::Fingerprint,
-    queue::{Holder, SlotView, SharedState, redis::RedisQueue},
+    queue::{Holder, SharedState, SlotView, redis::RedisQueue},
     worker::{
         cooldown::CooldownReason,
         login::{self, Trouble},
@@ -117,7 +117,8 @@ struct PruneArgs {
 pub async fn run(args: KeysArgs, shared: &Shared) -> anyhow::Result<Exit> {
     let config = ApiConfig::read(&process_var)?;
     let queue = connect::queue()?;
-    let tools = Tools { key_store: app::key_store(&config)?, queue, run: format!("keys-{:012x}", fastrand::u64(..1 << 48)) };
+    let tools =
+        Tools { key_store: app::key_store(&config)?, queue, run: format!("keys-{:012x}", fastrand::u64(..1 << 48)) };
     match args.command {
         KeysCommand::List(ListArgs { json }) => tools.list(json, shared.style()).await,
         KeysCommand::Test(TestArgs { json }) => test(&config, &tools.queue, json, shared.style()).await,

@@ -6,7 +6,10 @@ use super::{
     Exit, connect,
     text::{self, counted},
 };
-use crate::{queue::{Queue as _, QueueAdmin as _}, worker::report::RepairReport};
+use crate::{
+    queue::{Queue as _, QueueAdmin as _},
+    worker::report::RepairReport,
+};
 
 /// Repairs requests whose data was deleted or changed by hand, or lost by Redis
 ///

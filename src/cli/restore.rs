@@ -17,7 +17,7 @@ use crate::{
     config::{WorkerConfig, env::process_var},
     queue::{
         Queue as _,
-        admin::{QueueAdmin as _, PutBack, Returning},
+        admin::{PutBack, QueueAdmin as _, Returning},
         redis::RedisQueue,
     },
 };

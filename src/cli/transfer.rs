@@ -33,9 +33,9 @@ use crate::{
     config::{RedisConfig, WorkerConfig, env::process_var},
     queue::{
         MailLimits, Queue as _, QueueError,
-        admin::{QueueAdmin as _, Kept, Part, Place, Returning},
+        admin::{Kept, Part, Place, QueueAdmin as _, Returning},
         record::{QueueLimits, Record, State},
-        redis::{InUse, SharedEntry, RedisQueue},
+        redis::{InUse, RedisQueue, SharedEntry},
     },
 };
 

@@ -5,13 +5,9 @@
 //! invocation. `#field` at the end picks a field of a JSON object. `process_var` looks into the values read here
 //! before it looks into the environment. **Invariant: no text made here holds a value.**
 
-use std::{
-    collections::BTreeMap,
-    error::Error,
-    sync::{PoisonError, RwLock},
-    time::Duration,
-};
+use std::{collections::BTreeMap, error::Error, time::Duration};
 
+use parking_lot::RwLock;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 use url::Url;
@@ -132,7 +128,7 @@ pub fn stand_in(vars: Vars<'_>, name: &str) -> Option<String> {
 
 /// The value in force, if it is kept outside the environment. `NAME.problem` returns the reason for which there is none.
 pub(super) fn in_force(name: &str) -> Option<String> {
-    IN_FORCE.read().unwrap_or_else(PoisonError::into_inner).get(name)
+    IN_FORCE.read().get(name)
 }
 
 impl Secrets {
@@ -171,7 +167,7 @@ impl Secrets {
 
     /// From now on `process_var` returns these values. Returns true when any value has changed.
     pub fn put_in_force(self) -> bool {
-        let mut in_force = IN_FORCE.write().unwrap_or_else(PoisonError::into_inner);
+        let mut in_force = IN_FORCE.write();
         // A secret that could not be read this time does not count as changed.
         let changed = self.0.iter().any(|(name, value)| {
             let before = in_force.0.get(name).and_then(|value| value.as_ref().ok());

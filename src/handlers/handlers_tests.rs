@@ -1,9 +1,6 @@
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
+use parking_lot::Mutex;
 use secrecy::SecretString;
 
 use super::*;
@@ -35,7 +32,7 @@ impl Runs for StubRuns {
             tally.count(Kind::Clan, Priority::High, Outcome::Stored);
         }
         tally.report.enqueued = options.named.len() as u64;
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).push(options);
+        self.asked.lock().push(options);
         tally.finish(RunEnd {
             stopped_because: self.stopped_because,
             failure: self.failure.map(str::to_owned),
@@ -173,9 +170,9 @@ async fn ask<Q: Queue + SharedState>(
 ) -> (Result<Value, Failure>, Vec<String>) {
     let printed = Mutex::new(Vec::new());
     let invocation = Invocation { request_id: "8f507cfc".to_owned(), deadline: NOW + Duration::from_secs(300) };
-    let print = |line: &str| printed.lock().unwrap().push(line.to_owned());
+    let print = |line: &str| printed.lock().push(line.to_owned());
     let answer = handlers.handle(&event, &invocation, &print).await.map(|response| response.value);
-    (answer, printed.into_inner().unwrap())
+    (answer, printed.into_inner())
 }
 
 /// Status and body of an HTTP answer.
@@ -194,7 +191,7 @@ async fn schedule_gets_report_and_metrics() {
     let (answer, printed) = ask(&handlers, json!({"source": "schedule"})).await;
     insta::assert_json_snapshot!(answer.unwrap());
     assert_eq!(printed.len(), 1);
-    let asked = handlers.runs.asked.lock().unwrap();
+    let asked = handlers.runs.asked.lock();
     assert_eq!(asked[0].run.as_deref(), Some("8f507cfc"));
     assert_eq!(asked[0].time_left, Some(Duration::from_secs(300)));
 }
@@ -207,7 +204,7 @@ async fn http_caller_gets_report_within_25_seconds() {
     assert_eq!((status, printed.len()), (200, 1));
     assert_eq!((&body["status"], &body["queued"]), (&json!("done"), &json!(["clan:2PP"])));
     assert_eq!(body["processed_requests"], 1);
-    let asked = handlers.runs.asked.lock().unwrap();
+    let asked = handlers.runs.asked.lock();
     assert_eq!((asked[0].max_runtime, asked[0].max_requests), (Some(Duration::from_secs(25)), Some(5)));
 }
 
@@ -301,7 +298,7 @@ async fn bad_event_starts_no_run() {
     let (answer, _) = ask(&handlers, json!({"httpMethod": "GET", "resource": "/refresh", "path": "/refresh"})).await;
     assert_eq!(answer.as_ref().unwrap()["headers"]["allow"], "POST");
     assert_eq!(http(answer).0, 405);
-    assert!(printed.is_empty() && handlers.runs.asked.lock().unwrap().is_empty());
+    assert!(printed.is_empty() && handlers.runs.asked.lock().is_empty());
 }
 
 #[tokio::test]
@@ -468,5 +465,5 @@ async fn health_role_responds_with_health_only() {
     handlers.settings.role = Role::Health;
     let (answer, printed) = ask(&handlers, json!({"source": "schedule"})).await;
     assert_eq!(answer.unwrap()["status"], "healthy");
-    assert!(printed.is_empty() && handlers.runs.asked.lock().unwrap().is_empty());
+    assert!(printed.is_empty() && handlers.runs.asked.lock().is_empty());
 }

@@ -78,7 +78,10 @@ pub async fn check<Q: Queue + SharedState, S: Store>(
     Health { now: clock.wall(), queue, database, paused }
 }
 
-async fn queue_state<Q: Queue + SharedState>(queue: &Q, reqs_per_day: Option<NonZeroU64>) -> Result<QueueState, QueueError> {
+async fn queue_state<Q: Queue + SharedState>(
+    queue: &Q,
+    reqs_per_day: Option<NonZeroU64>,
+) -> Result<QueueState, QueueError> {
     let now = queue.time_to_write().await?;
     let (stats, circuits, runs): (QueueStats, _, _) =
         tokio::try_join!(queue.stats(now), queue.circuits(), async { Ok(queue.run_summaries().await) })?;

@@ -214,8 +214,7 @@ fn log(report: &RunReport) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Mutex, PoisonError};
-
+    use parking_lot::Mutex;
     use tracing_subscriber::layer::SubscriberExt;
 
     use serde_json::Value;
@@ -252,7 +251,7 @@ mod tests {
         let writer = Arc::clone(&written);
         let lines = JsonLines::new(move || Written(Arc::clone(&writer)), ManualClock::at(Timestamp::EPOCH));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || log(&report));
-        let written = written.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = written.lock();
         String::from_utf8_lossy(&written).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
@@ -260,7 +259,7 @@ mod tests {
 
     impl std::io::Write for Written {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+            self.0.lock().extend_from_slice(bytes);
             Ok(bytes.len())
         }
 

@@ -4,12 +4,9 @@
 //! end anywhere and continues there. **Invariant: the newest row of an object, and the row that `refresh_state` names,
 //! are never deleted.** Days are whole days of UTC, as the times of the tables are.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use sqlx::{AssertSqlSafe, PgConnection};
 use time::{Date, PrimitiveDateTime, Time};
@@ -270,11 +267,11 @@ impl Retention {
     }
 
     fn known(&self, table: &'static str) -> Option<Date> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(table).copied()
+        self.known.lock().get(table).copied()
     }
 
     fn note(&self, table: &'static str, day: Date) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(table, day);
+        self.known.lock().insert(table, day);
     }
 }
 

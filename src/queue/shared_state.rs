@@ -7,7 +7,7 @@ use std::{fmt, future::Future, time::Duration};
 use super::{Fingerprint, QueueError, record::clip};
 use crate::{
     clock::Timestamp,
-    model::{EndpointKind, Kind, AimdState},
+    model::{AimdState, EndpointKind, Kind},
 };
 
 /// A learned rate is kept for an hour.

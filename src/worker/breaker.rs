@@ -3,13 +3,11 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use super::{
@@ -21,7 +19,7 @@ use super::{
     report::StopReason,
 };
 use crate::{
-    api::judge::{SharedJudge, Judge, Decision, Scope, Sign},
+    api::judge::{Decision, Judge, Scope, SharedJudge, Sign},
     clock::Timestamp,
     model::{EndpointKind, Fingerprint, Reason},
     queue::{Circuit, CircuitReason, CircuitScope, Queue, QueueError, SetAside, SharedState},

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{context::RunContext, halt::Force, hand_over::How};
 use crate::{
-    api::judge::{Accusation, SharedJudge, FailureClass, Scope},
+    api::judge::{Accusation, FailureClass, Scope, SharedJudge},
     model::{EndpointKind, Reason},
     queue::{CircuitScope, Queue, SharedState},
     store::Store,

@@ -1,7 +1,8 @@
 //! Closes a run: the mailbox of a run that was turned away, the work after the drain, and the report, which both servers keep for health.
 
-use std::{sync::Mutex, time::Duration};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::warn;
 

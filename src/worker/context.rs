@@ -1,7 +1,8 @@
 //! The values that all stages of one run share, and the ways in which any of them ends the run.
 
-use std::{sync::Mutex, time::Duration};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::warn;
 

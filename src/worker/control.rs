@@ -9,7 +9,7 @@ use super::{context::RunContext, halt::Force, lock};
 use crate::{
     api::{
         FetchTask,
-        judge::{SharedJudge, Judge},
+        judge::{Judge, SharedJudge},
     },
     model::EndpointKind,
     queue::{Queue, SharedState},

@@ -1,12 +1,8 @@
 //! The deadline of a run, and what still fits before it. Looks at the runtime's clock only.
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, fmt, time::Duration};
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use crate::model::Kind;
@@ -105,7 +101,7 @@ impl Deadline {
     }
 
     fn durations(&self) -> MutexGuard<'_, Durations> {
-        self.durations.lock().unwrap_or_else(PoisonError::into_inner)
+        self.durations.lock()
     }
 
     /// Records the duration of a fetch, from the first call to the last response.

@@ -22,8 +22,8 @@ use super::{
 use crate::{
     api::{
         FetchTask,
-        judge::{Accusation, FailureClass, Scope},
         budget::{NoPermit, Permit},
+        judge::{Accusation, FailureClass, Scope},
         verdict::{Ending, Obstacle, Verdict},
     },
     model::{EndpointKind, FollowUp, Kind, ObjectId, Reason, WarMemory},

@@ -1,6 +1,8 @@
 //! Follow-ups: the requests that a stored response makes worth queueing. The rules are in `derive`; here they meet a run.
 
-use std::{sync::Mutex, time::Duration};
+use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use super::{freshness, lock, report::Tally};
 use crate::{

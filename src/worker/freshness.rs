@@ -47,7 +47,8 @@ pub fn believed(stored: &Freshness) -> Timestamp {
 /// After a call: the time until which the newest request for the object still has to wait, if its response is too early for it.
 #[must_use]
 pub fn still_wanted_at(lease: &Lease, began: Timestamp, fresh_until: Timestamp) -> Option<Timestamp> {
-    (lease.last_requested > began + MAX_CLOCK_SKEW && lease.last_requested > fresh_until).then_some(lease.last_requested)
+    (lease.last_requested > began + MAX_CLOCK_SKEW && lease.last_requested > fresh_until)
+        .then_some(lease.last_requested)
 }
 
 #[cfg(test)]

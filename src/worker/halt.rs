@@ -1,7 +1,8 @@
 //! The end of a run: its reason, and its signal to the stages.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::report::StopReason;
@@ -80,7 +81,7 @@ impl Halt {
     /// Ends the run for this reason; `failure` says what went wrong, if something did.
     pub fn end(&self, force: Force, reason: StopReason, failure: Option<String>) {
         let gravity = Gravity::of(force, reason);
-        let mut ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ending = self.ending.lock();
         if ending.as_ref().is_none_or(|ending| ending.gravity < gravity) {
             *ending = Some(Ending { gravity, reason, failure });
         }
@@ -93,7 +94,7 @@ impl Halt {
     }
 
     pub fn reason(&self) -> Option<(StopReason, Option<String>)> {
-        let ending = self.ending.lock().unwrap_or_else(PoisonError::into_inner);
+        let ending = self.ending.lock();
         ending.as_ref().map(|ending| (ending.reason, ending.failure.clone()))
     }
 

@@ -3,10 +3,9 @@
 //! A server that lost its latest writes leases an object anew to the run that has it in hand already. No second call is made for
 //! it: the lease only carries a newer token, and the request is settled with that.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::HashMap;
+
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::{
     model::ObjectId,
@@ -59,7 +58,7 @@ impl InHand {
 
     /// A holder that panicked left whole values.
     fn tokens(&self) -> MutexGuard<'_, HashMap<ObjectId, LeaseToken>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

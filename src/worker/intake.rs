@@ -1,7 +1,8 @@
 //! Takes requests from the queue: admits the mailbox's entries, and leases what is next in order.
 
-use std::{sync::Mutex, time::Duration};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use tracing::{debug, warn};
 
 use super::{

@@ -3,8 +3,9 @@
 //!
 //! **Invariant: a key is used by one run at a time**, and only while its slot is certainly held.
 
-use std::{sync::Mutex, time::Duration};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 use tracing::{info, warn};
 
@@ -19,8 +20,8 @@ use crate::{
         budget::{Cooldown, KeyPool, SlotStart},
     },
     clock::Clock,
-    model::{Fingerprint, AimdState},
-    queue::{QueueError, Slot, SharedState},
+    model::{AimdState, Fingerprint},
+    queue::{QueueError, SharedState, Slot},
 };
 
 // The lifetime of a slot that is not renewed. Long enough for a server that fails over, short enough that the key of a run that

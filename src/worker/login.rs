@@ -13,7 +13,7 @@ use super::{
 use crate::{
     api::{
         keys::portal::{KnownKeys, PortalError, RenewedKeys, Visit},
-        keys::{Account, LOGIN_WINDOW, MAX_LOGINS, KeyStore},
+        keys::{Account, KeyStore, LOGIN_WINDOW, MAX_LOGINS},
     },
     clock::Clock,
     queue::{Holder, QueueError, SharedState},
@@ -42,7 +42,13 @@ impl Login {
 }
 
 /// Logs in with every account that needs it. Begins no login after `until`, and gives up what is not done by then.
-pub async fn log_in<S: SharedState>(slots: &S, key_store: &KeyStore, clock: &dyn Clock, run: &str, until: Instant) -> Login {
+pub async fn log_in<S: SharedState>(
+    slots: &S,
+    key_store: &KeyStore,
+    clock: &dyn Clock,
+    run: &str,
+    until: Instant,
+) -> Login {
     let mut login = Login::default();
     for account in key_store.accounts().iter().filter(|account| account.needs_login()) {
         match log_in_with(slots, account, clock, run, until).await {
@@ -87,7 +93,12 @@ async fn log_in_with<S: SharedState>(
 }
 
 /// Logs in and renews the account's keys, without taking the right to.
-pub async fn renew<S: SharedState>(slots: &S, account: &Account, clock: &dyn Clock, run: &str) -> Result<RenewedKeys, Trouble> {
+pub async fn renew<S: SharedState>(
+    slots: &S,
+    account: &Account,
+    clock: &dyn Clock,
+    run: &str,
+) -> Result<RenewedKeys, Trouble> {
     let visit = account.visit().await?;
     let known = known(slots, &visit, run).await?;
     Ok(account.renew(visit, known, clock.boot()).await?)

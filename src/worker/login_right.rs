@@ -9,9 +9,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    api::{keys::portal::PortalError, keys::Account},
-    model::{Fingerprint, AimdState},
-    queue::{Holder, QueueError, Slot, SlotView, SharedState},
+    api::{keys::Account, keys::portal::PortalError},
+    model::{AimdState, Fingerprint},
+    queue::{Holder, QueueError, SharedState, Slot, SlotView},
 };
 
 /// The right ends by itself a little after the longest login.
@@ -56,7 +56,9 @@ impl<'a, S: SharedState> LoginRight<'a, S> {
                 }
                 Slot::Held { for_another } => {
                     if Instant::now() + poll_interval > until {
-                        return Ok(Err(format!("cannot log in with {name}: another run is logging in and takes too long")));
+                        return Ok(Err(format!(
+                            "cannot log in with {name}: another run is logging in and takes too long"
+                        )));
                     }
                     sleep(poll_interval.min(for_another.max(RELEASE_AT_ONCE))).await;
                 }

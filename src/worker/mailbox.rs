@@ -1,8 +1,9 @@
 //! Admits the mailbox's entries into the queue beside the work of a run: during a flood, and in runs that are turned away. Only in the
 //! queue are requests merged and in their right order, with their age known.
 
-use std::{sync::Mutex, time::Duration};
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::{lock, report::Tally};

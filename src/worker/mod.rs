@@ -47,12 +47,9 @@ pub mod tables;
 mod throttled;
 pub mod waiting;
 
-use std::{
-    future::Future,
-    num::NonZeroU64,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{future::Future, num::NonZeroU64, sync::Arc, time::Duration};
+
+use parking_lot::{Mutex, MutexGuard};
 
 pub use self::halt::Stop;
 use self::{report::RunReport, tables::Tables};
@@ -136,5 +133,5 @@ pub struct ApiAccess {
 
 /// Locks plain counts. They are as good as before when a holder panicked.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }

@@ -1,10 +1,8 @@
 //! Opens a run: the queue's time, a sign of life from the database, the named requests, the tables.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::{info, warn};
 

@@ -1,7 +1,6 @@
 //! The preflight of a drain: time, a key, calls of the day, and no open circuit of the API but one that this run may probe.
 
-use std::sync::Mutex;
-
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 

@@ -1,7 +1,8 @@
 //! The sequence of one run, from the opening to the report.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -95,7 +96,8 @@ impl<'a, Q: Queue + SharedState, S: Store> Run<'a, Q, S> {
         let holder = format!("{}/{:08x}", self.name, fastrand::u32(..));
         let (clock, lifetime) = (worker.clock.as_ref(), keys::slot_lifetime());
         let queue = worker.queue.as_ref();
-        let slots = KeySlots::new(queue, clock, &worker.api.key_store, pool, &holder, lifetime, worker.api.keys_per_run);
+        let slots =
+            KeySlots::new(queue, clock, &worker.api.key_store, pool, &holder, lifetime, worker.api.keys_per_run);
         let preflight = Preflight { worker, slots: &slots, time, deadline, halt, tally };
         let open_circuits = preflight.check().await;
         if halt.reason().is_none() {

@@ -1,7 +1,9 @@
 //! Requests that met a 429. A key that is over its rate is not the object's fault; an object whose every call meets a 429, while others
 //! do not, has that as its response.
 
-use std::{collections::BTreeSet, sync::Mutex, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
+
+use parking_lot::Mutex;
 
 use super::{breaker::Breaker, context::RunContext, flow::Behind, halt::Force, hand_over::How, lock};
 use crate::{

@@ -1,41 +1,42 @@
-//! The limiter of one key: a pace (GCRA), and behind it an exact log of the last calls.
+//! The limiter of one key: a governor (GCRA), and behind it an exact log of the last calls.
 //!
-//! **The pace.** The API counts calls per second and key. At exactly that rate, one call that travels a millisecond faster
-//! than an earlier one is a call too many, so the pace is [`USED_SHARE`] of the rate. Timers fire late, and each lateness
-//! would be lost for ever. So up to [`SLACK`] of it is made up for, and the long-run rate is exact. A fresh limiter has
-//! nothing saved up, since another run may have used the key until a moment ago.
+//! **The governor sets the pace.** The API counts calls per second and key. At exactly that rate, one call that travels a
+//! millisecond faster than an earlier one is a call too many, so the pace is [`USED_SHARE`] of the rate. Timers fire late,
+//! and a burst of 1 would lose each lateness for ever. So the governor saves up as many calls as fit into [`SLACK`], and the
+//! long-run rate is exact. A fresh limiter has nothing saved up, since another run may have used the key until a moment ago.
 //!
-//! **The log keeps the cap.** A call that is taken on time may still begin late, and crowd the calls behind it. So a call is
-//! taken first ([`RateLimit::take`]) and begun later ([`RateLimit::begin`]), and no more than the cap begin in any
-//! [`CALL_WINDOW`]. A call counts from the moment at which it has left ([`RateLimit::left`]). Until that is known the call
-//! may leave at any time, and counts as if it left now.
+//! **The log keeps the cap.** A call that the governor lets through on time may still begin late, and crowd the calls
+//! behind it. So a call is taken first ([`RateLimit::take`]) and begun later ([`RateLimit::begin`]), and no more than the cap
+//! begin in any [`CALL_WINDOW`]. A call counts from the moment at which it has left ([`RateLimit::left`]). Until that is
+//! known the call may leave at any time, and counts as if it left now.
 //!
-//! Rates are calls a second. Times are those of the limiter's clock.
+//! Rates are calls a second.
 
 use std::{
     collections::VecDeque,
+    num::NonZeroU32,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
+use governor::{
+    Quota, RateLimiter,
+    clock::{Clock, Reference},
+    middleware::NoOpMiddleware,
+    state::{InMemoryState, NotKeyed},
+};
 use tokio::time::Instant;
 
 /// The share of a rate that is used. The rest is for calls that overtake each other on the way.
 pub const USED_SHARE: f64 = 0.983;
 
-/// The most lateness that is made up for. A busy machine stops a process for longer than 10 ms now and then. With 10 ms that
-/// cost half a percent of the budget.
-const SLACK: Duration = Duration::from_millis(45);
+/// The lateness of timers that is made up for, rounded up to whole calls. A busy machine stops a process for longer than
+/// 10 ms now and then, which costs half a percent of the budget otherwise.
+const SLACK: Duration = Duration::from_millis(30);
 
 /// No more calls begin in any window of this length than the cap allows in a second. The 14 ms beyond the second are for
 /// calls that overtake each other on the way.
 pub const CALL_WINDOW: Duration = Duration::from_millis(1014);
-
-/// A clock that never goes back.
-pub trait SteadyClock {
-    /// The time since any fixed moment.
-    fn now(&self) -> Duration;
-}
 
 /// The clock of the runtime's timers, by which limiters wait.
 #[derive(Clone, Debug)]
@@ -49,7 +50,9 @@ impl Default for TimerClock {
     }
 }
 
-impl SteadyClock for TimerClock {
+impl Clock for TimerClock {
+    type Instant = Duration;
+
     fn now(&self) -> Duration {
         self.start.elapsed()
     }
@@ -68,27 +71,27 @@ impl CallNumber {
 
 /// A call in the log.
 #[derive(Clone, Copy, Debug)]
-struct Begun {
+struct Begun<I> {
     number: CallNumber,
     /// The moment at which it left; `None` while it may still be here.
-    left: Option<Duration>,
+    left: Option<I>,
 }
 
 /// The limiter of one key.
 #[derive(Debug)]
-pub struct RateLimit<C = TimerClock> {
+pub struct RateLimit<C: Clock = TimerClock> {
     clock: C,
     cap_per_second: u32,
     rate: f64,
-    /// The next call is due then at an even pace, plus the [`SLACK`]: it may be taken that much earlier.
-    due: Duration,
+    pace: Pace,
+    governor: RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<C::Instant>>,
     /// The moment at which the last call was taken, or the rate was set.
-    last: Option<Duration>,
+    last: Option<C::Instant>,
     /// The log: the calls of the last [`CALL_WINDOW`] in the order in which they left, then those that may still be here.
-    begun: VecDeque<Begun>,
+    begun: VecDeque<Begun<C::Instant>>,
 }
 
-impl<C: SteadyClock> RateLimit<C> {
+impl<C: Clock + Clone> RateLimit<C> {
     /// A limiter at the cap, whose first call is free at once.
     pub fn new(clock: C, cap_per_second: u32) -> Self {
         Self::at_rate(clock, cap_per_second, cap_per_second.max(1).into())
@@ -96,8 +99,11 @@ impl<C: SteadyClock> RateLimit<C> {
 
     /// A limiter at a lower rate, above 0, whose first call is free at once.
     pub fn at_rate(clock: C, cap_per_second: u32, rate: f64) -> Self {
-        let due = clock.now() + SLACK;
-        Self { clock, cap_per_second: cap_per_second.max(1), rate, due, last: None, begun: VecDeque::new() }
+        let cap_per_second = cap_per_second.max(1);
+        let pace = Pace::of(rate);
+        let governor = RateLimiter::direct_with_clock(pace.quota, clock.clone());
+        let _nothing_saved_up = governor.check_n(pace.slack);
+        Self { clock, cap_per_second, rate, pace, governor, last: None, begun: VecDeque::new() }
     }
 
     /// The highest rate at which this key is ever used.
@@ -111,8 +117,8 @@ impl<C: SteadyClock> RateLimit<C> {
     }
 
     /// The time from one call to the next.
-    pub fn interval(&self) -> Duration {
-        Duration::from_secs_f64(1.0 / (self.rate * USED_SHARE))
+    pub const fn interval(&self) -> Duration {
+        self.pace.interval
     }
 
     /// Takes one call, or returns the time to wait for one.
@@ -121,13 +127,9 @@ impl<C: SteadyClock> RateLimit<C> {
     /// follows.
     pub fn take(&mut self) -> Result<(), Duration> {
         let now = self.clock.now();
-        let pace = self.due.saturating_sub(now + SLACK);
-        // For both at once: waking up twice for every call costs processor time.
-        let wait = self.room(now).err().unwrap_or_default().max(pace);
-        if !wait.is_zero() {
-            return Err(wait);
-        }
-        self.due = self.due.max(now) + self.interval();
+        // The log comes first: a permit of the governor that cannot be used yet would be lost.
+        self.room(now)?;
+        self.governor.check().map_err(|not_until| not_until.wait_time_from(now))?;
         self.last = Some(now);
         Ok(())
     }
@@ -135,9 +137,9 @@ impl<C: SteadyClock> RateLimit<C> {
     /// The number of calls that the present rate lets through in this time from now.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most a year of calls")]
     pub fn calls_within(&self, time: Duration) -> usize {
-        let since = self.last.map(|last| self.clock.now().saturating_sub(last));
-        let first = since.map_or(Duration::ZERO, |since| self.interval().saturating_sub(since));
-        time.checked_sub(first).map_or(0, |rest| 1 + rest.div_duration_f64(self.interval()) as usize)
+        let since = self.last.map(|last| Duration::from(self.clock.now().duration_since(last)));
+        let first = since.map_or(Duration::ZERO, |since| self.pace.interval.saturating_sub(since));
+        time.checked_sub(first).map_or(0, |rest| 1 + rest.div_duration_f64(self.pace.interval) as usize)
     }
 
     /// Begins a call that was taken, or returns the time that it has to wait for earlier calls. While one of those may still
@@ -150,8 +152,8 @@ impl<C: SteadyClock> RateLimit<C> {
     }
 
     /// Returns at once when one more call fits into the [`CALL_WINDOW`] that ends now; otherwise the time until one may.
-    fn room(&mut self, now: Duration) -> Result<(), Duration> {
-        let age = |left: Duration| now.saturating_sub(left);
+    fn room(&mut self, now: C::Instant) -> Result<(), Duration> {
+        let age = |left: C::Instant| Duration::from(now.duration_since(left));
         while self.begun.front().and_then(|call| call.left).is_some_and(|left| age(left) >= CALL_WINDOW) {
             self.begun.pop_front();
         }
@@ -172,7 +174,7 @@ impl<C: SteadyClock> RateLimit<C> {
     }
 
     /// Moves the call to its place in the order of the log.
-    fn record_departure(&mut self, number: CallNumber, when: impl Fn(Option<Duration>, Duration) -> Duration) {
+    fn record_departure(&mut self, number: CallNumber, when: impl Fn(Option<C::Instant>, C::Instant) -> C::Instant) {
         let now = self.clock.now();
         let found = self.begun.iter().rposition(|call| call.number == number);
         let Some(call) = found.and_then(|place| self.begun.remove(place)) else { return };
@@ -186,8 +188,8 @@ impl<C: SteadyClock> RateLimit<C> {
     /// together: as long as the last calls would have taken at an even pace, and no longer than they count.
     pub fn release_cooldown(&self) -> Duration {
         let now = self.clock.now();
-        let age = |call: &Begun| call.left.map_or(Duration::ZERO, |left| now.saturating_sub(left));
-        let paced = (1..).map(|calls| CALL_WINDOW.min(self.interval() * calls));
+        let age = |call: &Begun<C::Instant>| call.left.map_or(Duration::ZERO, |left| now.duration_since(left).into());
+        let paced = (1..).map(|calls| CALL_WINDOW.min(self.pace.interval * calls));
         let left = self.begun.iter().rev().zip(paced).map(|(call, paced)| paced.saturating_sub(age(call)));
         left.max().unwrap_or_default()
     }
@@ -199,36 +201,43 @@ impl<C: SteadyClock> RateLimit<C> {
         (self.rate.ceil() as usize).clamp(1, usize::try_from(self.cap_per_second).unwrap_or(usize::MAX))
     }
 
-    /// Changes the rate. The next call waits a whole interval: a change must not give a call away.
+    /// Changes the rate.
+    ///
+    /// A fresh governor would let a call through at once. Emptied first, it makes the next call wait a whole interval.
     pub fn set_rate(&mut self, rate: f64) {
-        let now = self.clock.now();
         self.rate = rate;
-        self.last = Some(now);
-        self.due = now + self.interval() + SLACK;
+        self.last = Some(self.clock.now());
+        self.pace = Pace::of(rate);
+        self.governor = RateLimiter::direct_with_clock(self.pace.quota, self.clock.clone());
+        let _emptied = self.governor.check_n(self.pace.quota.burst_size());
+    }
+}
+
+/// A rate in governor's terms.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    interval: Duration,
+    /// The calls that lateness may save up.
+    slack: NonZeroU32,
+    quota: Quota,
+}
+
+impl Pace {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at most a few calls")]
+    fn of(rate: f64) -> Self {
+        let interval = Duration::from_secs_f64(1.0 / (rate * USED_SHARE));
+        let slack = NonZeroU32::new(SLACK.div_duration_f64(interval).ceil() as u32).unwrap_or(NonZeroU32::MIN);
+        // `None` is a rate beyond a thousand million calls a second.
+        let quota = Quota::with_period(interval).unwrap_or_else(|| Quota::per_second(NonZeroU32::MIN));
+        Self { interval, slack, quota: quota.allow_burst(slack.saturating_add(1)) }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{cell::Cell, rc::Rc};
+    use governor::clock::FakeRelativeClock;
 
     use super::*;
-
-    /// A clock that a test moves. Clones share the time.
-    #[derive(Clone, Debug, Default)]
-    struct FakeClock(Rc<Cell<Duration>>);
-
-    impl FakeClock {
-        fn advance(&self, by: Duration) {
-            self.0.set(self.0.get() + by);
-        }
-    }
-
-    impl SteadyClock for FakeClock {
-        fn now(&self) -> Duration {
-            self.0.get()
-        }
-    }
 
     /// Calls in a closed window of one second: at the server, the first and the last of them both count.
     struct Window {
@@ -248,16 +257,16 @@ mod tests {
 
     /// Calls as soon as allowed, but late by `lateness`, for `duration`. Returns (calls, most in a second).
     fn greedy(
-        limit: &mut RateLimit<FakeClock>,
-        clock: &FakeClock,
+        limit: &mut RateLimit<FakeRelativeClock>,
+        clock: &FakeRelativeClock,
         duration: Duration,
         mut lateness: impl FnMut() -> Duration,
     ) -> (usize, usize) {
         let mut window = Window { calls: VecDeque::new(), most: 0 };
         let mut calls = 0;
-        let start = clock.now();
+        let start = Duration::from(clock.now());
         loop {
-            let now = clock.now().saturating_sub(start);
+            let now = Duration::from(clock.now()).saturating_sub(start);
             if now >= duration {
                 return (calls, window.most);
             }
@@ -273,7 +282,7 @@ mod tests {
             };
             limit.left(begun);
             calls += 1;
-            window.call(clock.now().saturating_sub(start));
+            window.call(Duration::from(clock.now()).saturating_sub(start));
         }
     }
 
@@ -282,7 +291,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(7);
         for rate in 1..=300u32 {
             for worst_lateness_us in [0, 1, 900, 2_000, 5_000, 40_000, 1_200_000] {
-                let clock = FakeClock::default();
+                let clock = FakeRelativeClock::default();
                 let mut limit = RateLimit::new(clock.clone(), rate);
                 // Mostly punctual, now and then as late as possible: that saves up the most.
                 let (_, most) = greedy(&mut limit, &clock, Duration::from_secs(4), || {
@@ -297,7 +306,7 @@ mod tests {
     fn late_calls_do_not_crowd_later_ones() {
         let mut random = fastrand::Rng::with_seed(7);
         for rate in (1..=300u32).step_by(13) {
-            let clock = FakeClock::default();
+            let clock = FakeRelativeClock::default();
             let mut limit = RateLimit::new(clock.clone(), rate);
             let mut window = Window { calls: VecDeque::new(), most: 0 };
             let mut waiting = 0;
@@ -309,7 +318,7 @@ mod tests {
                     let Ok(begun) = limit.begin() else { break };
                     limit.left(begun);
                     waiting -= 1;
-                    window.call(clock.now());
+                    window.call(Duration::from(clock.now()));
                 }
             }
             assert!(window.most <= rate as usize, "{} calls begun in a second at {rate}/s", window.most);
@@ -330,13 +339,13 @@ mod tests {
     fn slow_first_calls_do_not_crowd_later_ones() {
         for rate in [2, 10, 30, 100] {
             for connecting in [1, 30, 150, 600, 1_300, 4_000].map(Duration::from_millis) {
-                let clock = FakeClock::default();
+                let clock = FakeRelativeClock::default();
                 let mut limit = RateLimit::new(clock.clone(), rate);
                 let (mut waiting, mut came) = (Vec::new(), Vec::new());
                 let mut taken = 0;
                 while came.len() < rate as usize * 3 {
                     clock.advance(Duration::from_micros(500));
-                    let now = clock.now();
+                    let now = Duration::from(clock.now());
                     taken += usize::from(limit.take().is_ok());
                     if taken > 0
                         && let Ok(begun) = limit.begin()
@@ -360,11 +369,11 @@ mod tests {
 
     #[test]
     fn bunched_calls_are_followed_evenly() {
-        let clock = FakeClock::default();
+        let clock = FakeRelativeClock::default();
         let mut limit = RateLimit::new(clock.clone(), 30);
         let (mut taken, mut waiting, mut came) = (0, Vec::new(), Vec::new());
         while came.len() < 150 {
-            let now = clock.now();
+            let now = Duration::from(clock.now());
             taken += usize::from(limit.take().is_ok());
             if taken > 0
                 && let Ok(begun) = limit.begin()
@@ -395,7 +404,7 @@ mod tests {
 
     #[test]
     fn undeparted_call_counts_until_it_leaves() {
-        let clock = FakeClock::default();
+        let clock = FakeRelativeClock::default();
         let mut limit = RateLimit::new(clock.clone(), 1);
         let begun = limit.begin().unwrap();
         clock.advance(Duration::from_secs(5));
@@ -415,7 +424,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(7);
         for round in 0..400 {
             let rate = random.u32(1..=100);
-            let clock = FakeClock::default();
+            let clock = FakeRelativeClock::default();
             let mut came = Vec::new();
             for _ in 0..4 {
                 let mut limit = RateLimit::new(clock.clone(), rate);
@@ -429,7 +438,7 @@ mod tests {
                     // Some hang on the way out, and the calls behind them come in a bunch.
                     clock.advance(Duration::from_millis(if random.u8(..) < 8 { random.u64(0..1_500) } else { 0 }));
                     limit.left(begun);
-                    came.push(clock.now());
+                    came.push(Duration::from(clock.now()));
                 }
                 if random.bool() {
                     limit.set_rate(1.0);
@@ -447,7 +456,7 @@ mod tests {
     fn timer_lateness_is_made_up() {
         let mut random = fastrand::Rng::with_seed(7);
         for rate in [10, 30, 100] {
-            let clock = FakeClock::default();
+            let clock = FakeRelativeClock::default();
             let mut limit = RateLimit::new(clock.clone(), rate);
             // Mostly a few milliseconds, and about once a second as late as on a busy machine.
             let (calls, _) = greedy(&mut limit, &clock, Duration::from_secs(100), || {
@@ -461,7 +470,7 @@ mod tests {
 
     #[test]
     fn fresh_limiter_lets_one_call_through() {
-        let mut limit = RateLimit::new(FakeClock::default(), 30);
+        let mut limit = RateLimit::new(FakeRelativeClock::default(), 30);
         assert_eq!(limit.take(), Ok(()));
         let wait = limit.take().unwrap_err();
         assert!((Duration::from_millis(23)..Duration::from_millis(34)).contains(&wait), "{wait:?}");
@@ -469,7 +478,7 @@ mod tests {
 
     #[test]
     fn changed_rate_gives_no_extra_call() {
-        let mut limit = RateLimit::new(FakeClock::default(), 30);
+        let mut limit = RateLimit::new(FakeRelativeClock::default(), 30);
         for rate in [15.0, 7.5, 1.0, 8.0, 30.0] {
             limit.set_rate(rate);
             assert!(limit.take().unwrap_err() >= limit.interval(), "a changed limiter gave a call away at {rate}/s");
@@ -481,7 +490,7 @@ mod tests {
     fn lowered_rate_is_kept_and_nearly_used() {
         let mut random = fastrand::Rng::with_seed(7);
         for rate in [1.0, 2.5, 9.0, 17.0, 29.3] {
-            let clock = FakeClock::default();
+            let clock = FakeRelativeClock::default();
             let mut limit = RateLimit::at_rate(clock.clone(), 30, rate);
             let (calls, most) = greedy(&mut limit, &clock, Duration::from_secs(100), || {
                 Duration::from_micros(if random.u8(..) < 8 { 18_000 } else { random.u64(0..8_000) })
@@ -496,7 +505,7 @@ mod tests {
     #[test]
     fn calls_within_matches_limiter() {
         for rate in [1.0, 2.5, 9.0, 29.3] {
-            let clock = FakeClock::default();
+            let clock = FakeRelativeClock::default();
             let mut limit = RateLimit::at_rate(clock.clone(), 30, rate);
             for milliseconds in [0, 40, 350, 1000, 4000, 9000] {
                 let time = Duration::from_millis(milliseconds);
@@ -510,7 +519,7 @@ mod tests {
 
     #[test]
     fn lowered_rate_counts_earlier_calls() {
-        let clock = FakeClock::default();
+        let clock = FakeRelativeClock::default();
         let mut limit = RateLimit::new(clock.clone(), 30);
         greedy(&mut limit, &clock, Duration::from_secs(2), || Duration::ZERO);
         limit.set_rate(5.0);

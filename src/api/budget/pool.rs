@@ -12,10 +12,11 @@ use std::{
     convert::Infallible,
     fmt,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use reqwest::header::HeaderValue;
 use tokio::{
     sync::Notify,
@@ -222,7 +223,7 @@ impl KeyPool {
 
     /// Records the time that a call took. When responses have become slow, all keys back off.
     pub(in crate::api) fn record_latency(&self, endpoint: &Endpoint<'_>, took: Duration) {
-        let mut latency = self.latency.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latency = self.latency.lock();
         let Some(finding) = latency.record(endpoint.kind(), took, self.clock.boot()) else { return };
         // The keys are locked next: never two locks at once.
         drop(latency);
@@ -433,11 +434,11 @@ impl KeyPool {
 
     fn keys(&self) -> MutexGuard<'_, Keys> {
         // A panic while the lock was held leaves plain numbers behind, none of them half-written.
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+        self.keys.lock()
     }
 
     fn meter(&self) -> MutexGuard<'_, Meter> {
-        self.meter.lock().unwrap_or_else(PoisonError::into_inner)
+        self.meter.lock()
     }
 }
 

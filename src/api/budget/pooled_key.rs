@@ -116,7 +116,7 @@ impl PooledKey {
             Step::Back => info!(key.fingerprint = %key, rate, "a key is back at its full rate"),
             Step::Stay | Step::Up => debug!(key.fingerprint = %key, rate, "a key is a step faster"),
         }
-        // Setting a rate makes the next call wait a whole interval. A step that only forgets the ceiling must not.
+        // A new rate empties the governor, which costs a call. A step that only forgets the ceiling must not.
         if rate.to_bits() != self.limit.rate().to_bits() {
             self.limit.set_rate(rate);
         }

@@ -1,6 +1,6 @@
 //! The judge of a run, shared by its calls. Its guards report to the judge when a call or a wait is given up.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{Accusation, Call, CallId, FailureClass, Judge, Sign};
 use crate::{model::Reason, signal::Signal};
@@ -16,7 +16,7 @@ pub struct SharedJudge {
 impl SharedJudge {
     fn judge(&self) -> MutexGuard<'_, Judge> {
         // A panic while the lock was held leaves plain values behind.
-        self.judge.lock().unwrap_or_else(PoisonError::into_inner)
+        self.judge.lock()
     }
 
     /// Reads the judge's state.

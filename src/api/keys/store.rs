@@ -5,10 +5,11 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use secrecy::{ExposeSecret, SecretString};
 use tracing::warn;
 
@@ -152,7 +153,7 @@ impl KeyStore {
 impl Account {
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic while the lock was held leaves whole values behind.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// The variable that holds the e-mail address; names the account in logs.

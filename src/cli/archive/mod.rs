@@ -18,8 +18,9 @@ use crate::{
     model::Priority,
     queue::{
         admin::Kept,
+        mailbox::DeadEntry,
         mailbox::{escape, unescape},
-        mailbox::DeadEntry, record::Record,
+        record::Record,
     },
 };
 
@@ -89,7 +90,9 @@ impl Line {
                 Self::Orphan { id: escape(id), class: class.as_number(), since: *since }
             }
             Kept::Record { object, record, .. } => Self::Record { name: object.to_string(), record: record.clone() },
-            Kept::DeadEntry { name, dead_entry, .. } => Self::DeadEntry { name: name.clone(), dead_entry: dead_entry.clone() },
+            Kept::DeadEntry { name, dead_entry, .. } => {
+                Self::DeadEntry { name: name.clone(), dead_entry: dead_entry.clone() }
+            }
             Kept::Broken { name, value } => Self::Broken { name: escape(name), value: escape(value) },
         }
     }

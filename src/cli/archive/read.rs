@@ -226,7 +226,9 @@ fn old_entry(item: &RawValue, position: &str, now: Timestamp, max_attempts: u32)
     };
     let mail = Kept::Mail { id: id.clone().into_bytes(), score: Some(score), value: Some(value.into_bytes()) };
     match mail.returning(now, max_attempts) {
-        Ok(Returning::DeadEntry { dead_entry, .. }) => broken(&id, format!("{}: {}", dead_entry.code, dead_entry.reason)),
+        Ok(Returning::DeadEntry { dead_entry, .. }) => {
+            broken(&id, format!("{}: {}", dead_entry.code, dead_entry.reason))
+        }
         Ok(returning) => Ok(returning),
         Err(reason) => broken(&id, reason.to_string()),
     }

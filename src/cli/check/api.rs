@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{super::text::span, findings::Findings};
 use crate::{
     api::{
-        ApiClient, ApiKey, FetchTask, Fetch, Obstacle, KeyPool, SlotStart, Verdict, KeyStore,
+        ApiClient, ApiKey, Fetch, FetchTask, KeyPool, KeyStore, Obstacle, SlotStart, Verdict,
         budget::DailyQuota,
         judge::{SharedJudge, Sign},
         keys::{Account, AccountView, portal::address_in},
@@ -18,13 +18,8 @@ use crate::{
     clock::{Clock, ServerTime, SystemClock},
     config::ApiConfig,
     model::{ObjectId, Reason},
-    queue::{Queue, QueueError, Slot, SharedState},
-    worker::{
-        cooldown::CooldownReason,
-        daily_quota,
-        keys::KeySlots,
-        login,
-    },
+    queue::{Queue, QueueError, SharedState, Slot},
+    worker::{cooldown::CooldownReason, daily_quota, keys::KeySlots, login},
 };
 
 const API: &str = "API";

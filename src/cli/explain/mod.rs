@@ -17,7 +17,7 @@ use crate::{
     model::{Kind, ObjectId, Tag},
     queue::{
         Circuit, DeadFilter, DeadLetter, Queue as _, SharedState as _,
-        admin::{QueueAdmin as _, Kept, Part, Place, Returning, Position},
+        admin::{Kept, Part, Place, Position, QueueAdmin as _, Returning},
         mailbox::escape,
         record::Record,
         redis::RedisQueue,

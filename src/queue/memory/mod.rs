@@ -9,10 +9,9 @@ mod lease;
 mod mailbox;
 mod shared_state;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::{Mutex, MutexGuard};
 
 use self::shared_state::Shared;
 use super::{
@@ -121,17 +120,17 @@ impl MemoryQueue {
     /// The events that were published so far.
     #[must_use]
     pub fn events(&self) -> Vec<Event> {
-        self.events.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.events.lock().clone()
     }
 
     fn contents(&self) -> MutexGuard<'_, Contents> {
-        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+        self.contents.lock()
     }
 }
 
 impl Publisher for MemoryQueue {
     async fn publish_events(&self, _stream: &str, most: u64, events: &[Event]) -> Result<usize, QueueError> {
-        let mut kept = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.events.lock();
         kept.extend_from_slice(events);
         let excess = kept.len().saturating_sub(usize::try_from(most).unwrap_or(usize::MAX));
         kept.drain(..excess);
@@ -203,7 +202,7 @@ impl Queue for MemoryQueue {
         following: Following<'_>,
     ) -> Result<(Vec<Settled>, usize), QueueError> {
         let mut contents = self.contents();
-        let mut replies = self.replies.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut replies = self.replies.lock();
         // As Redis expires its key.
         replies.retain(|reply| now.since(reply.at) <= REPLY_LIFETIME);
         let batch = name_of_batch(settlements);
@@ -243,14 +242,14 @@ impl Queue for MemoryQueue {
     }
 
     async fn record_run(&self, summary: &RunSummary) -> Result<(), QueueError> {
-        let mut summaries = self.run_summaries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut summaries = self.run_summaries.lock();
         let kept = if summary.error.is_some() { &mut summaries.failed } else { &mut summaries.good };
         *kept = Some(summary.clone());
         Ok(())
     }
 
     async fn run_summaries(&self) -> Result<RunSummaries, QueueError> {
-        Ok(self.run_summaries.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        Ok(self.run_summaries.lock().clone())
     }
 
     async fn stats(&self, now: Timestamp) -> Result<QueueStats, QueueError> {

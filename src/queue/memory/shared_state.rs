@@ -1,10 +1,8 @@
 //! The shared state in this process. Everything ends by boot time.
 
-use std::{
-    collections::BTreeMap,
-    sync::{MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
+
+use parking_lot::MutexGuard;
 
 use super::MemoryQueue;
 use crate::{
@@ -43,7 +41,7 @@ impl MemoryQueue {
     /// The values that have not ended, and boot time.
     fn shared(&self) -> (MutexGuard<'_, Shared>, Duration) {
         let now = self.clock.boot();
-        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared = self.shared.lock();
         shared.slots.retain(|_, slot| slot.at_boot > now);
         shared.rates.retain(|_, rate| rate.at_boot > now);
         shared.calls.retain(|_, taken| taken.at_boot > now);

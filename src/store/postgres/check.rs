@@ -71,22 +71,22 @@ impl TableRow {
             problems.push(Problem::doubt(what, SHAPE));
         }
         if self.lacks_key {
-            let remedy = format!("CREATE UNIQUE INDEX ON {name} ({key});");
-            problems.push(Problem::new(format!("table {name} has no unique key over {key}"), remedy));
+            let fix = format!("CREATE UNIQUE INDEX ON {name} ({key});");
+            problems.push(Problem::new(format!("table {name} has no unique key over {key}"), fix));
         }
         if !self.missing_rights.is_empty() {
             let rights = self.missing_rights.join(", ");
-            let remedy = format!("GRANT {rights} ON {name} TO {role};");
-            problems.push(Problem::new(format!("{role} lacks {rights} on {name}"), remedy));
+            let fix = format!("GRANT {rights} ON {name} TO {role};");
+            problems.push(Problem::new(format!("{role} lacks {rights} on {name}"), fix));
         }
         if let (true, None) = (self.has_ids, &self.sequence) {
-            let remedy = "give the column its default nextval(...) back";
-            problems.push(Problem::new(format!("{name}.id has no sequence for its ids"), remedy));
+            let fix = "give the column its default nextval(...) back";
+            problems.push(Problem::new(format!("{name}.id has no sequence for its ids"), fix));
         }
         if let (Some(sequence), false) = (&self.sequence, self.missing_sequence_rights.is_empty()) {
             let rights = self.missing_sequence_rights.join(", ");
-            let remedy = format!("GRANT {rights} ON SEQUENCE {sequence} TO {role};");
-            problems.push(Problem::new(format!("{role} lacks {rights} on {sequence}"), remedy));
+            let fix = format!("GRANT {rights} ON SEQUENCE {sequence} TO {role};");
+            problems.push(Problem::new(format!("{role} lacks {rights} on {sequence}"), fix));
         }
         problems
     }
@@ -113,12 +113,12 @@ impl ServerRow {
         let Self { database, role, .. } = self;
         let mut problems = Vec::new();
         if self.is_standby {
-            let remedy = "point DATABASE_URL at the primary (the writer endpoint)";
-            problems.push(Problem::new("the server is a standby: it takes no writes", remedy));
+            let fix = "point DATABASE_URL at the primary (the writer endpoint)";
+            problems.push(Problem::new("the server is a standby: it takes no writes", fix));
         } else if self.is_read_only {
             let what =
                 format!("the database is read-only: default_transaction_read_only is on ({})", self.read_only_by);
-            let remedy = match self.read_only_by.as_str() {
+            let fix = match self.read_only_by.as_str() {
                 "database" => format!("ALTER DATABASE {database} RESET default_transaction_read_only;"),
                 "user" => format!("ALTER ROLE {role} RESET default_transaction_read_only;"),
                 "database user" => {
@@ -127,7 +127,7 @@ impl ServerRow {
                 "client" => "take default_transaction_read_only out of the options of DATABASE_URL".to_owned(),
                 _ => "find out why (a provider sets it when the disk is nearly full), and set it off".to_owned(),
             };
-            problems.push(Problem::new(what, remedy));
+            problems.push(Problem::new(what, fix));
         }
         if self.encoding != "UTF8" {
             problems.push(Problem::new(
@@ -184,15 +184,15 @@ impl IdsRow {
         let what = format!("{sequence} has {} ids left for {name}", ids_left.max(0));
         let widen =
             if self.is_narrow { format!("ALTER TABLE {name} ALTER COLUMN id TYPE bigint; ") } else { String::new() };
-        let remedy = format!("{widen}ALTER SEQUENCE {sequence} AS bigint NO MAXVALUE;");
-        Some(if ids_left < FEW_IDS { Problem::new(what, remedy) } else { Problem::doubt(what, remedy) })
+        let fix = format!("{widen}ALTER SEQUENCE {sequence} AS bigint NO MAXVALUE;");
+        Some(if ids_left < FEW_IDS { Problem::new(what, fix) } else { Problem::doubt(what, fix) })
     }
 }
 
 pub(super) async fn problems(database: &Database, extent: Extent) -> Vec<Problem> {
     match look(database, extent).await {
         Ok(problems) => problems,
-        Err(StoreError::NotAllowed { detail, remedy, .. }) => vec![Problem::new(detail, remedy)],
+        Err(StoreError::NotAllowed { detail, fix, .. }) => vec![Problem::new(detail, fix)],
         Err(error) => vec![Problem::new(
             format!("the database cannot be used: {error}"),
             "check DATABASE_URL, that the server runs, and that it accepts connections from this address",
@@ -287,12 +287,12 @@ pub(super) fn is_fit(problems: &[Problem]) -> bool {
 
 /// The problem when a run could not read its tables.
 pub(super) fn unreadable(error: &StoreError) -> Problem {
-    let remedy = match error {
-        StoreError::NotAllowed { remedy, .. } => remedy.clone(),
+    let fix = match error {
+        StoreError::NotAllowed { fix, .. } => fix.clone(),
         _ => "see that role and database have no settings in the way (statement_timeout, lock_timeout, row_security)"
             .to_owned(),
     };
-    Problem::new(format!("a run would fail: {error}"), remedy)
+    Problem::new(format!("a run would fail: {error}"), fix)
 }
 
 /// The problems that the trial met.
@@ -313,7 +313,7 @@ fn refusal(refused: &trial::Refused, role: &str) -> Problem {
     };
     let (table, column, constraint) =
         (of(PgDatabaseError::table), of(PgDatabaseError::column), of(PgDatabaseError::constraint));
-    let remedy = match (code.as_str(), table, column, constraint) {
+    let fix = match (code.as_str(), table, column, constraint) {
         ("23502", Some(table), Some(column), _) => {
             format!("give {table}.{column} a default, or: ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL;")
         }
@@ -330,7 +330,7 @@ fn refusal(refused: &trial::Refused, role: &str) -> Problem {
         ("42501", ..) => errors::grants(error, role),
         _ => "fix what the message names (a trigger, a rule, a type, a view in the place of a table)".to_owned(),
     };
-    Problem::new(what, remedy)
+    Problem::new(what, fix)
 }
 
 /// Tables that silently hide rows from this role (row security).
@@ -358,16 +358,16 @@ fn unmade(missing: &[TableRow], grants: Option<String>) -> Problem {
         let names: Vec<&str> = missing.iter().map(|row| row.name.as_str()).collect();
         format!("some of its tables are missing ({} missing)", names.join(", "))
     };
-    let remedy = match grants {
+    let fix = match grants {
         None => "refresh-worker migrate".to_owned(),
         Some(grants) => format!("{grants} then: refresh-worker migrate"),
     };
-    Problem::new(what, remedy)
+    Problem::new(what, fix)
 }
 
 fn dropped(row: &TableRow) -> Problem {
-    let remedy = "restore it from a backup: migrate creates each table only once";
-    Problem::new(format!("table {} is gone", row.name), remedy)
+    let fix = "restore it from a backup: migrate creates each table only once";
+    Problem::new(format!("table {} is gone", row.name), fix)
 }
 
 /// The problem of a role that may not use our schema. Nothing more can be checked then.

@@ -1,7 +1,8 @@
 //! Target: the application whose cached pages are invalidated by HTTP. It has its own pace, beside the drain and never in its way.
 
-use std::{collections::BTreeMap, sync::Mutex};
+use std::collections::BTreeMap;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{

@@ -13,8 +13,9 @@
 mod invalidation;
 mod publisher;
 
-use std::{collections::BTreeSet, sync::Mutex, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 

@@ -6,7 +6,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -18,6 +18,7 @@ use axum::{
     http::{StatusCode, Uri, header},
     response::{IntoResponse as _, Response},
 };
+use parking_lot::Mutex;
 use refresh_worker::{
     api::{ApiClient, FetchTask, KeyPool, SlotStart, judge::SharedJudge},
     clock::{ManualClock, ServerTime},
@@ -102,7 +103,7 @@ impl Laboratory {
     }
 
     pub fn judge(&self, judge: Judge) {
-        *self.api.judge.lock().unwrap() = judge;
+        *self.api.judge.lock() = judge;
     }
 
     /// The calls begun, and those of them that were refused.
@@ -176,10 +177,10 @@ impl Laboratory {
 impl Api {
     fn arrive(&self) -> Treatment {
         let now = Instant::now();
-        let mut last_second = self.last_second.lock().unwrap();
+        let mut last_second = self.last_second.lock();
         last_second.retain(|at| now.duration_since(*at) < Duration::from_secs(1));
         last_second.push_back(now);
-        (self.judge.lock().unwrap())(last_second.len())
+        (self.judge.lock())(last_second.len())
     }
 }
 

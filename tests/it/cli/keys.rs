@@ -3,7 +3,7 @@
 use refresh_worker::{
     clock::SystemClock,
     config::RedisConfig,
-    model::{Fingerprint, AimdState},
+    model::{AimdState, Fingerprint},
     queue::{Holder, SharedState as _, redis::RedisQueue},
     sim::{Misbehaviour, PortalTrouble, Rule, Simulator},
 };

@@ -137,7 +137,8 @@ impl World {
     pub async fn sizes(&self) -> Sizes {
         let mut redis = self.redis().await;
         let mut pipe = redis::pipe();
-        for key in ["refresh_queue", "{refresh}:ready", "{refresh}:leased", "{refresh}:dead", "{refresh}:dead_entries"] {
+        for key in ["refresh_queue", "{refresh}:ready", "{refresh}:leased", "{refresh}:dead", "{refresh}:dead_entries"]
+        {
             pipe.cmd("ZCARD").arg(key);
         }
         for key in ["refresh_requests", "{refresh}:objects"] {

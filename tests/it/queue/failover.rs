@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use refresh_worker::{
     clock::ManualClock,
     config::RedisConfig,
-    model::{Event, AimdState, Priority, Reason, RefreshRequest},
+    model::{AimdState, Event, Priority, Reason, RefreshRequest},
     queue::{
         Circuit, CircuitReason, CircuitScope, DeadFilter, Fingerprint, MailLimits, Publisher as _, Queue as _,
         QueueAdmin as _, QueueError, Settled, Settlement, SharedState as _, Slot, record::QueueLimits,

@@ -1,11 +1,6 @@
 //! The way of a recording: served over HTTP as it was recorded, fetched by the real client, committed to a store.
 
-use std::{
-    collections::HashMap,
-    net::Ipv4Addr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::HashMap, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -13,6 +8,7 @@ use axum::{
     extract::{Request, State},
     http::Response,
 };
+use parking_lot::Mutex;
 use refresh_worker::{
     api::{ApiClient, ApiKey, FetchTask, KeyPool, SlotStart, Verdict, judge::SharedJudge},
     clock::{Clock, ServerTime, SystemClock, Timestamp},
@@ -55,12 +51,12 @@ impl Replay {
 
     /// From now on the recording is the response to this path below the version.
     pub fn serve(&self, path: &str, recording: &Recording) {
-        self.routes.lock().unwrap().insert(format!("/v1/{path}"), recording.clone());
+        self.routes.lock().insert(format!("/v1/{path}"), recording.clone());
     }
 
     /// The paths requested since the last time, below the version.
     pub fn asked(&self) -> Vec<String> {
-        let asked = std::mem::take(&mut *self.asked.lock().unwrap());
+        let asked = std::mem::take(&mut *self.asked.lock());
         asked.iter().map(|path| path.trim_start_matches("/v1/").to_owned()).collect()
     }
 
@@ -108,8 +104,8 @@ impl Drop for Replay {
 /// The API's own "not found", for paths that are not served.
 async fn answer(State(shared): State<Shared>, request: Request) -> Response<Body> {
     let path = request.uri().path().to_owned();
-    let recording = shared.routes.lock().unwrap().get(&path).cloned();
-    shared.asked.lock().unwrap().push(path);
+    let recording = shared.routes.lock().get(&path).cloned();
+    shared.asked.lock().push(path);
     let Some(recording) = recording else {
         return Response::builder().status(404).body(Body::from(r#"{"reason":"notFound"}"#)).unwrap();
     };

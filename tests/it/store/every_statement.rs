@@ -208,7 +208,11 @@ pub const STATEMENTS: &[Statement] = &[
         "a thousand jobs, each on a page of its own where there are many",
         &["ARRAY['completed', 'failed']", "3600", "1000", NONE],
     ),
-    grows("src/maintenance/sql/jobs/purge_count.sql", "every job that ended", &["ARRAY['completed', 'failed']", "3600"]),
+    grows(
+        "src/maintenance/sql/jobs/purge_count.sql",
+        "every job that ended",
+        &["ARRAY['completed', 'failed']", "3600"],
+    ),
     bounded("src/maintenance/sql/jobs/look.sql", &[]),
     bounded("src/maintenance/sql/jobs/function_look.sql", &["'public'", "'now'"]),
     bounded("src/maintenance/sql/retention_from.sql", &["'player_snapshots'", "'2026-03-10'"]),

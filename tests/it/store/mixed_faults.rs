@@ -168,7 +168,8 @@ async fn retention_thins_tables_whose_types_others_changed() {
          '2PP', '', 'n', 'member', 1, n, 0, 0, 0, '2001-01-01 05:00:00Z', '{}' FROM generate_series(1, 5) AS n",
     )
     .await;
-    let retention = refresh_worker::maintenance::retention::Retention::new(sqlx::PgPool::connect(&url).await.unwrap(), 30);
+    let retention =
+        refresh_worker::maintenance::retention::Retention::new(sqlx::PgPool::connect(&url).await.unwrap(), 30);
     let thinned = retention.thin(at(0), tokio::time::Instant::now() + Duration::from_secs(20)).await;
     assert_eq!((thinned.deleted, &thinned.failure), (4, &None));
 }

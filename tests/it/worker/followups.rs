@@ -7,11 +7,11 @@ use refresh_worker::{
     app,
     clock::{Clock, ManualClock, SystemClock, Timestamp},
     config::{FollowUpConfig, WorkerConfig},
-    model::{Event, Fingerprint, Kind, AimdState, ObjectId, Priority, RefreshRequest, Tag},
+    model::{AimdState, Event, Fingerprint, Kind, ObjectId, Priority, RefreshRequest, Tag},
     queue::{
-        Admitted, CallsGranted, Circuit, CircuitScope, Enqueued, Following, Lease,
-        LeaseRequest, LeaseToken, Leased, MailLimits, Publisher, Queue, QueueError, QueueStats, Repaired, Settled, Settlement,
-        Slot, SlotView, SharedState, mailbox::Mail, memory::MemoryQueue,
+        Admitted, CallsGranted, Circuit, CircuitScope, Enqueued, Following, Lease, LeaseRequest, LeaseToken, Leased,
+        MailLimits, Publisher, Queue, QueueError, QueueStats, Repaired, Settled, Settlement, SharedState, Slot,
+        SlotView, mailbox::Mail, memory::MemoryQueue,
     },
     sim::{Misbehaviour, Rule, SimConfig, Simulator},
     store::{Store, sqlite::SqliteStore},
@@ -97,11 +97,17 @@ pub async fn in_memory(follow_ups: FollowUpConfig) -> Stage<MemoryQueue> {
     stage(follow_ups, |clock| MemoryQueue::new(clock)).await
 }
 
-async fn stage<Q: Queue + SharedState>(follow_ups: FollowUpConfig, queue: impl FnOnce(Arc<ManualClock>) -> Q) -> Stage<Q> {
+async fn stage<Q: Queue + SharedState>(
+    follow_ups: FollowUpConfig,
+    queue: impl FnOnce(Arc<ManualClock>) -> Q,
+) -> Stage<Q> {
     stage_with(WorkerConfig { follow_ups, ..WorkerConfig::default() }, queue).await
 }
 
-pub async fn stage_with<Q: Queue + SharedState>(config: WorkerConfig, queue: impl FnOnce(Arc<ManualClock>) -> Q) -> Stage<Q> {
+pub async fn stage_with<Q: Queue + SharedState>(
+    config: WorkerConfig,
+    queue: impl FnOnce(Arc<ManualClock>) -> Q,
+) -> Stage<Q> {
     let clock = ManualClock::at(SystemClock.wall());
     let world = SimConfig {
         tokens: vec![TOKEN.to_owned()],

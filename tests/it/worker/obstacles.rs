@@ -5,7 +5,7 @@ use std::{num::NonZeroU64, time::Duration};
 use refresh_worker::{
     config::Pause,
     model::ObjectId,
-    queue::{Circuit, CircuitReason, CircuitScope, Fingerprint, Slot, SharedState},
+    queue::{Circuit, CircuitReason, CircuitScope, Fingerprint, SharedState, Slot},
     sim::{Misbehaviour, Rule},
     worker::{
         RunOptions, Runs, Unwatched,

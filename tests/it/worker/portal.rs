@@ -173,11 +173,10 @@ async fn warm_sandbox_starts_with_its_other_keys() {
     let report = Box::pin(while_time_passes(&bed, other.run(RunOptions::default(), &Unwatched))).await;
     assert_eq!((report.stopped_because, report.processed_requests), (StopReason::QueueEmpty, 100), "{report:?}");
     assert_eq!((calls(&revoked.token), count(&bed, "login")), (before, 4), "{:?}", bed.simulator.portal_acts());
-    let all_known = bed
-        .simulator
-        .portal_keys(EMAIL)
-        .iter()
-        .all(|key| other.api.key_store.keys().iter().any(|known| *known.fingerprint() == Fingerprint::of(&key.token)));
+    let all_known =
+        bed.simulator.portal_keys(EMAIL).iter().all(|key| {
+            other.api.key_store.keys().iter().any(|known| *known.fingerprint() == Fingerprint::of(&key.token))
+        });
     assert!(all_known, "{:?}", other.api.key_store);
 }
 

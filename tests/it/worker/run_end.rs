@@ -3,7 +3,7 @@
 use std::{num::NonZeroU64, time::Duration};
 
 use refresh_worker::{
-    model::{Fingerprint, AimdState, ObjectId},
+    model::{AimdState, Fingerprint, ObjectId},
     queue::SharedState as _,
     sim::{Misbehaviour, Rule},
     worker::{

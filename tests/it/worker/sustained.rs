@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use refresh_worker::{
     model::Fingerprint,
-    queue::{QueueAdmin, Slot, SharedState},
+    queue::{QueueAdmin, SharedState, Slot},
     sim::{Misbehaviour, Rule},
     worker::RunOptions,
 };

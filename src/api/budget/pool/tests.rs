@@ -64,13 +64,13 @@ async fn permits_are_first_come_first_served() {
         let (keys, order) = (keys.clone(), order.clone());
         tokio::spawn(async move {
             drop(keys.permit(soon()).await.unwrap());
-            order.lock().unwrap().push(number);
+            order.lock().push(number);
         })
     });
     for waiter in waiters.collect::<Vec<_>>() {
         waiter.await.unwrap();
     }
-    assert_eq!(*order.lock().unwrap(), (0..20).collect::<Vec<_>>());
+    assert_eq!(*order.lock(), (0..20).collect::<Vec<_>>());
 }
 
 #[tokio::test]
