@@ -289,6 +289,6 @@ mod tests {
     fn summary_of_a_rejected_run_names_the_reason() {
         let tally = Tally::new("run".to_owned(), Timestamp::EPOCH);
         let away = RunEnd { api_requests: 0, queue: None, ..end(StopReason::AlreadyRunning) };
-        insta::assert_snapshot!(render(&tally.finish(away), Style::PLAIN), @"Nothing done: another run uses every API key and works through the queue");
+        insta::assert_snapshot!(render(&tally.finish(away), Style::PLAIN), @"Nothing done: another run uses every key and serves the queue");
     }
 }

@@ -280,7 +280,9 @@ mod tests {
         assert_eq!(answer["not_queued"][0]["object"], "clan:2PP");
         let message = answer["message"].as_str().unwrap();
         assert!(message.contains("clan:2PP was not queued: it is a dead letter since 1970-01-01"), "{message}");
-        assert!(message.ends_with("(lapsed: it kills); `refresh-worker enqueue clan:2PP --revive` brings it back"));
+        assert!(
+            message.ends_with("(lapsed: it kills); `refresh-worker enqueue clan:2PP --revive` returns it to the queue")
+        );
     }
 
     #[test]

@@ -15,7 +15,6 @@ use super::{
     context::RunContext,
     control::{ControlCalls, Made},
     halt::Force,
-    lock,
     report::StopReason,
 };
 use crate::{
@@ -79,12 +78,12 @@ impl<'a, Q: Queue + SharedState, S: Store> Breaker<'a, Q, S> {
 
     /// The names of the open circuits.
     pub fn open_circuits(&self) -> Vec<&'static str> {
-        lock(&self.circuits).keys().map(|scope| scope.as_str()).collect()
+        self.circuits.lock().keys().map(|scope| scope.as_str()).collect()
     }
 
     /// The reason for which a run ends when the queue is empty.
     pub fn end_of_work(&self) -> StopReason {
-        if lock(&self.circuits).is_empty() { StopReason::QueueEmpty } else { StopReason::CircuitOpen }
+        if self.circuits.lock().is_empty() { StopReason::QueueEmpty } else { StopReason::CircuitOpen }
     }
 
     /// Probes the API with a control call: the requests that wait may be the very ones that are bad. `None` when there is no
@@ -121,7 +120,7 @@ impl<'a, Q: Queue + SharedState, S: Store> Breaker<'a, Q, S> {
             (judge.unused_probes(), no_response && judge.is_convicted(&Scope::Api))
         });
         unused.extend(self.probing.as_ref().filter(|_| api_is_unused).map(|_| Scope::Api));
-        let circuits: Vec<_> = lock(&self.circuits).iter().map(|(scope, probe)| (*scope, *probe)).collect();
+        let circuits: Vec<_> = self.circuits.lock().iter().map(|(scope, probe)| (*scope, *probe)).collect();
         for (scope, next_probe) in circuits.into_iter().filter(|(scope, _)| unused.contains(&judged(*scope))) {
             if let Err(error) = self.ctx.worker.queue.claim_probe(scope, next_probe, self.ctx.time.now()).await {
                 warn!(error = %error, scope = %scope, "could not return a probe; the next is due in {} s", PROBE_INTERVAL.as_secs());
@@ -132,7 +131,7 @@ impl<'a, Q: Queue + SharedState, S: Store> Breaker<'a, Q, S> {
     /// Ends the run when its last key was lost after the last request was leased: the lease stage does not wait for a key any more.
     pub fn end_if_keys_were_lost(&self) {
         let Self { ctx, .. } = self;
-        if ctx.pool().usable() == 0 && !ctx.halt.is_forced() && lock(ctx.tally).released_any() {
+        if ctx.pool().usable() == 0 && !ctx.halt.is_forced() && ctx.tally.lock().released_any() {
             self.end_without_a_key();
         }
     }
@@ -194,7 +193,7 @@ impl<'a, Q: Queue + SharedState, S: Store> Breaker<'a, Q, S> {
         self.ctx.pool().reject(key, &reason.detail);
         if self.ctx.pool().fingerprints().contains(key) {
             warn!(key.fingerprint = %key, detail = reason.detail, "the API rejects this key");
-            let mut tally = lock(self.ctx.tally);
+            let mut tally = self.ctx.tally.lock();
             tally.error(format!("key {key}: {}", reason.detail));
             // A key of the portal is replaced by itself; a configured one needs a person.
             tally.report.keys_rejected += u64::from(!self.ctx.worker.api.key_store.is_from_portal(key));
@@ -235,10 +234,10 @@ impl<'a, Q: Queue + SharedState, S: Store> Breaker<'a, Q, S> {
         let now = self.ctx.time.now();
         let next_probe = now + PROBE_INTERVAL;
         // Here first: this run may not lease such requests even when the queue does not respond.
-        lock(&self.circuits).insert(scope, next_probe);
+        self.circuits.lock().insert(scope, next_probe);
         if let CircuitScope::Endpoint(kind) = scope {
             warn!(endpoint = %kind, detail = reason.detail, "calls to this endpoint fail; its requests wait, and one probe is made every 30 s");
-            lock(self.ctx.tally).error(format!("endpoint {kind}: {reason}; its requests wait"));
+            self.ctx.tally.lock().error(format!("endpoint {kind}: {reason}; its requests wait"));
         }
         let reason = CircuitReason::new(code, &reason.detail);
         self.ctx.worker.queue.open_circuit(&Circuit { scope, since: now, next_probe, reason }).await
@@ -247,7 +246,7 @@ impl<'a, Q: Queue + SharedState, S: Store> Breaker<'a, Q, S> {
     /// Closes a circuit: its scope has good responses again, and its requests are free at once.
     async fn close_circuit(&self, scope: CircuitScope) -> Result<(), QueueError> {
         // By this time the queue finds the requests that were set aside.
-        let set_aside_until = lock(&self.circuits).remove(&scope);
+        let set_aside_until = self.circuits.lock().remove(&scope);
         info!(scope = %scope, "a circuit is closed: calls have good responses again");
         let (queue, now) = (&self.ctx.worker.queue, self.ctx.time.now());
         queue.close_circuit(scope).await?;
@@ -283,7 +282,7 @@ impl<'a, Q: Queue + SharedState, S: Store> Breaker<'a, Q, S> {
 
     /// The kinds of requests that may not be leased now. When the probe of a circuit is due, one run makes it.
     pub async fn kinds_set_aside(&self, now: Timestamp) -> Result<Vec<SetAside>, QueueError> {
-        let open: Vec<_> = lock(&self.circuits).iter().map(|(scope, probe)| (*scope, *probe)).collect();
+        let open: Vec<_> = self.circuits.lock().iter().map(|(scope, probe)| (*scope, *probe)).collect();
         let mut kinds = Vec::new();
         for (scope, mut next_probe) in open {
             let CircuitScope::Endpoint(endpoint) = scope else { continue };
@@ -305,7 +304,7 @@ impl<'a, Q: Queue + SharedState, S: Store> Breaker<'a, Q, S> {
                 } else {
                     continue;
                 }
-                lock(&self.circuits).insert(scope, next_probe);
+                self.circuits.lock().insert(scope, next_probe);
             }
             // A war needs three endpoints; only the first of a kind sets the kind aside.
             let kind = endpoint.kind();

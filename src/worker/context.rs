@@ -13,7 +13,6 @@ use super::{
     halt::{Force, Halt},
     in_hand::InHand,
     keys::KeySlots,
-    lock,
     report::{StopReason, Tally},
 };
 use crate::{
@@ -70,7 +69,7 @@ impl<Q: Queue + SharedState, S: Store> RunContext<'_, Q, S> {
     /// Records the failure of one request.
     pub fn request_failed(&self, lease: &Lease, reason: &Reason) {
         tracing::debug!(object = %lease.object, attempts = lease.attempts, reason = %reason, "a request failed");
-        lock(self.tally).error(format!("{}: {reason}", lease.object));
+        self.tally.lock().error(format!("{}: {reason}", lease.object));
     }
 
     /// Ends the run because all calls of this day are made. Requests that were not started are released.
@@ -91,7 +90,7 @@ impl<Q: Queue + SharedState, S: Store> RunContext<'_, Q, S> {
         let failure = format!("{error}{waited}");
         if (is_over || matches!(error, StoreError::OutOfTime { .. })) && asked.elapsed() < DATABASE_SILENCE_TIMEOUT {
             warn!(error = %error, "the database was too slow for the end of this run; the rest is returned to the queue");
-            lock(self.tally).error(failure);
+            self.tally.lock().error(failure);
             self.halt.end(Force::StartNothing, StopReason::Deadline, None);
             return false;
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
 
-use super::{context::RunContext, halt::Force, lock};
+use super::{context::RunContext, halt::Force};
 use crate::{
     api::{
         FetchTask,
@@ -100,7 +100,7 @@ impl<Q: Queue + SharedState, S: Store> ControlCalls<'_, Q, S> {
             let responses = |judge: &Judge| judge.good_count() + judge.bad_count();
             let before = judge.read(responses);
             let calls = ctx.worker.api.client.control(ask, *endpoint).await;
-            lock(ctx.tally).report.control_calls += u64::from(calls);
+            ctx.tally.lock().report.control_calls += u64::from(calls);
             ctx.share_cooldowns().await;
             // The judge counts responses; a call that met a 429 or was cut off is not among them.
             return if judge.read(responses) > before { Made::Response } else { Made::NoResponse };

@@ -45,7 +45,6 @@ use super::{
     intake::Intake,
     keeper::Keeper,
     lease::LeaseStage,
-    lock,
     outbox::{Outbox, Publisher},
     settle::Settler,
 };
@@ -99,5 +98,5 @@ pub async fn drain<Q: Queue + SharedState, S: Store>(
         () = control.run() => {}
         () = breaker.run() => {}
     }
-    lock(ctx.tally).report.circuits = breaker.open_circuits();
+    ctx.tally.lock().report.circuits = breaker.open_circuits();
 }

@@ -16,7 +16,6 @@ use super::{
     follow_ups,
     halt::Force,
     hand_over::{Ended, How, Work},
-    lock,
     throttled::{Cooldown, Throttled, until_others_are_called},
 };
 use crate::{
@@ -234,7 +233,7 @@ impl<'a, Q: Queue + SharedState, S: Store> FetchStage<'a, Q, S> {
         };
         failpoint!("fetch.answered", lease.object.tag.as_str());
         ctx.share_cooldowns().await;
-        lock(ctx.tally).count_calls(lease.object.kind, lease.priority, u64::from(fetch.calls));
+        ctx.tally.lock().count_calls(lease.object.kind, lease.priority, u64::from(fetch.calls));
         // A failure says nothing about how long a good response takes.
         if matches!(fetch.verdict, Verdict::Answered(_)) {
             ctx.deadline.saw_fetch(lease.object.kind, began.elapsed());
@@ -243,7 +242,7 @@ impl<'a, Q: Queue + SharedState, S: Store> FetchStage<'a, Q, S> {
             Verdict::Answered(fetched) => {
                 if let Some(doubt) = fetched.doubt() {
                     // Not a log line each: after an update of the game it may be every object.
-                    lock(ctx.tally).error(format!("{}: {doubt}", lease.object));
+                    ctx.tally.lock().error(format!("{}: {doubt}", lease.object));
                 }
                 Called::Ended(How::Answered(fetched))
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{freshness, lock, report::Tally};
+use super::{freshness, report::Tally};
 use crate::{
     api::budget::KeyPool,
     clock::Timestamp,
@@ -59,7 +59,7 @@ pub fn next_poll_after_failures(
 /// The follow-ups that this run may queue, and the number of ready requests above which spare ones are left out.
 pub fn within_budget(follow_ups: &[FollowUp], pool: &KeyPool, tally: &Mutex<Tally>) -> (Vec<FollowUp>, usize) {
     let most_ready = requests_of_one_run(pool.total_rate());
-    let queued = usize::try_from(lock(tally).report.followups).unwrap_or(usize::MAX);
+    let queued = usize::try_from(tally.lock().report.followups).unwrap_or(usize::MAX);
     (that_fit(follow_ups, most_ready.saturating_sub(queued)), most_ready)
 }
 

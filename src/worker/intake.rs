@@ -9,7 +9,6 @@ use super::{
     RunOptions,
     breaker::Breaker,
     context::{CLOCK_TOLERANCE, RunContext},
-    lock,
     mailbox::admit_mailbox,
 };
 use crate::{
@@ -96,7 +95,7 @@ impl<'a, Q: Queue + SharedState, S: Store> Intake<'a, Q, S> {
             alone: ctx.flow.counts().open == 0,
             seed: fastrand::u64(..),
             run: self.run.to_owned(),
-            first: lock(&self.named).clone(),
+            first: self.named.lock().clone(),
             set_aside,
             probe,
             nonce: nonce.clone(),
@@ -117,14 +116,14 @@ impl<'a, Q: Queue + SharedState, S: Store> Intake<'a, Q, S> {
         };
         let (admitted, leased) = tokio::join!(admit, lease);
         if let Ok(admitted) = &admitted {
-            lock(ctx.tally).admitted(admitted);
+            ctx.tally.lock().admitted(admitted);
         }
         // A refusal is a response, too: nothing was leased.
         if matches!(leased, Ok(_) | Err(QueueError::Refused { .. })) {
-            lock(&self.lost_calls).retain(|(lost, _)| *lost != nonce);
+            self.lost_calls.lock().retain(|(lost, _)| *lost != nonce);
         }
         let leased = leased?;
-        lock(&self.named).retain(|named| leased.leases.iter().all(|lease| lease.object != *named));
+        self.named.lock().retain(|named| leased.leases.iter().all(|lease| lease.object != *named));
         self.count_lapses(&leased);
         let Leased { leases, suspect_waits, more, .. } = leased;
         match admitted {
@@ -149,7 +148,7 @@ impl<'a, Q: Queue + SharedState, S: Store> Intake<'a, Q, S> {
     }
 
     fn count_lapses(&self, leased: &Leased) {
-        let mut tally = lock(self.ctx.tally);
+        let mut tally = self.ctx.tally.lock();
         tally.report.lapsed += leased.lapsed as u64;
         tally.report.repaired.add(leased.repaired);
         drop(tally);
@@ -165,7 +164,7 @@ impl<'a, Q: Queue + SharedState, S: Store> Intake<'a, Q, S> {
     /// Returns a nonce for the next lease call, which counts as lost until its response is here, and the nonces of the lost ones.
     /// They are named for as long as their leases may last: a call may be carried out after the one that followed it.
     fn announce(&self, until: Timestamp, now: Timestamp) -> (String, Vec<String>) {
-        let mut lost_calls = lock(&self.lost_calls);
+        let mut lost_calls = self.lost_calls.lock();
         lost_calls.retain(|(_, until)| *until > now);
         let lost = lost_calls.iter().map(|(nonce, _)| nonce.clone()).collect();
         let nonce = format!("{:08x}", fastrand::u32(..));

@@ -5,7 +5,6 @@ use tracing::{debug, warn};
 use super::{
     context::{CLOCK_TOLERANCE, RunContext},
     halt::Force,
-    lock,
     report::StopReason,
 };
 use crate::{
@@ -83,7 +82,7 @@ impl<Q: Queue + SharedState, S: Store> Keeper<'_, Q, S> {
             if let Some(failure) = login.failure() {
                 warn!("could not replace a key that the API rejected: {failure}");
             }
-            lock(ctx.tally).logged_in(login);
+            ctx.tally.lock().logged_in(login);
         }
     }
 }

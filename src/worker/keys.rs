@@ -11,7 +11,6 @@ use tracing::{info, warn};
 
 use super::{
     cooldown::CooldownReason,
-    lock,
     login::{self, Login},
 };
 use crate::{
@@ -131,7 +130,7 @@ impl<'a, S: SharedState> KeySlots<'a, S> {
         let held = self.keys.fingerprints();
         let mut keys = self.key_store.keys();
         // Until its cooldown is shared, the slot of a key is still ours, and would be taken again.
-        let unshared: Vec<Fingerprint> = lock(&self.unshared).iter().map(|unshared| unshared.key.clone()).collect();
+        let unshared: Vec<Fingerprint> = self.unshared.lock().iter().map(|unshared| unshared.key.clone()).collect();
         keys.retain(|key| !held.contains(key.fingerprint()) && !unshared.contains(key.fingerprint()));
         let first = if keys.is_empty() { 0 } else { fastrand::usize(..keys.len()) };
         let (mut held, mut cooling) = (0, 0);
@@ -218,7 +217,7 @@ impl<'a, S: SharedState> KeySlots<'a, S> {
                 break;
             }
             let slot = self.take_one(&key).await?;
-            lock(&self.cooling).retain(|(other, _)| other.fingerprint() != key.fingerprint());
+            self.cooling.lock().retain(|(other, _)| other.fingerprint() != key.fingerprint());
             match slot {
                 Slot::Taken { .. } => info!(key.fingerprint = %key.fingerprint(), "a key has cooled down"),
                 Slot::CoolingDown { reason, .. } if self.was_replaced(&key, &reason) => {}
@@ -233,7 +232,7 @@ impl<'a, S: SharedState> KeySlots<'a, S> {
     /// The keys whose cooldown is over. They stay in the list, a little later, until their slots are ours: a list that is empty
     /// meanwhile would look like the end of all keys.
     fn recovered(&self, now: Instant) -> Vec<ApiKey> {
-        let mut cooling = lock(&self.cooling);
+        let mut cooling = self.cooling.lock();
         let recovered = cooling.iter_mut().filter(|(_, until)| *until <= now);
         recovered
             .map(|(key, until)| {
@@ -244,7 +243,7 @@ impl<'a, S: SharedState> KeySlots<'a, S> {
     }
 
     fn cool_until(&self, key: ApiKey, until: Instant) {
-        let mut cooling = lock(&self.cooling);
+        let mut cooling = self.cooling.lock();
         cooling.retain(|(other, _)| other.fingerprint() != key.fingerprint());
         cooling.push((key, until));
     }
@@ -257,7 +256,7 @@ impl<'a, S: SharedState> KeySlots<'a, S> {
 
     /// The end of the first cooldown, if there is one.
     pub fn next_recovery(&self) -> Option<Instant> {
-        lock(&self.cooling).iter().map(|(_, until)| *until).min()
+        self.cooling.lock().iter().map(|(_, until)| *until).min()
     }
 
     /// True when a key is neither lost nor rejected, or is about to be replaced.
@@ -287,7 +286,7 @@ impl<'a, S: SharedState> KeySlots<'a, S> {
                 self.cool_key(&key, cooldown);
                 Unshared { key, reason: CooldownReason::Other(reason), until, learned }
             };
-            lock(&self.unshared).push(unshared);
+            self.unshared.lock().push(unshared);
         }
         self.share().await
     }
@@ -296,7 +295,7 @@ impl<'a, S: SharedState> KeySlots<'a, S> {
     async fn share(&self) -> Result<(), QueueError> {
         loop {
             // Cloned, since no lock may be held while the queue is asked.
-            let unshared = lock(&self.unshared).first().cloned();
+            let unshared = self.unshared.lock().first().cloned();
             let Some(Unshared { key, reason, until, learned }) = unshared else { return Ok(()) };
             let cooldown = until.saturating_duration_since(Instant::now());
             if !cooldown.is_zero() {
@@ -305,7 +304,7 @@ impl<'a, S: SharedState> KeySlots<'a, S> {
             if let Some(learned) = learned {
                 self.slots.remember_rate(&key, learned).await?;
             }
-            lock(&self.unshared).retain(|other| (&other.key, other.until) != (&key, until));
+            self.unshared.lock().retain(|other| (&other.key, other.until) != (&key, until));
         }
     }
 

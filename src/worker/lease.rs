@@ -15,7 +15,6 @@ use super::{
     halt::Force,
     hand_over::{Ended, How, Work},
     intake::Intake,
-    lock,
     report::StopReason,
 };
 use crate::{
@@ -96,7 +95,7 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
             if let Some(error) = batch.not_admitted.as_ref().filter(|_| !mailbox_error_is_reported) {
                 mailbox_error_is_reported = true;
                 warn!(error = %error, "could not admit the mailbox's entries; they wait, and ready requests go on");
-                lock(ctx.tally).error(error.to_string());
+                ctx.tally.lock().error(error.to_string());
             }
             // An empty batch alone does not end the run: more may wait than one call looks at.
             let nothing = batch.leases.is_empty();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{lock, report::Tally};
+use super::report::Tally;
 use crate::{
     clock::ServerTime,
     queue::{MailLimits, Queue, QueueError},
@@ -33,7 +33,7 @@ pub async fn admit_mailbox(
         let now = time.now();
         let mail = queue.read_mail(now, MailLimits::default()).await?;
         let admitted = queue.admit(now, mail).await?;
-        lock(tally).admitted(&admitted);
+        tally.lock().admitted(&admitted);
         if !admitted.more {
             break;
         }

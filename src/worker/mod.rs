@@ -130,8 +130,3 @@ pub struct ApiAccess {
     /// Calls a day (UTC) over all keys and runs; `None` is no limit.
     pub reqs_per_day: Option<NonZeroU64>,
 }
-
-/// Locks plain counts. They are as good as before when a holder panicked.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock()
-}

@@ -10,7 +10,6 @@ use super::{
     Worker,
     deadline::Deadline,
     halt::{Force, Halt},
-    lock,
     report::{StopReason, Tally},
     waiting::{ACT_TIMEOUT, no_answer, twice, within},
 };
@@ -65,7 +64,7 @@ impl<Q: Queue + SharedState, S: Store> Opening<'_, Q, S> {
             }
         };
         self.compare_clocks(&time, uncertain, matches!(store, Some(Ok(())))).await;
-        lock(tally).report.started = time.now();
+        tally.lock().report.started = time.now();
         if let Err(error) = self.enqueue_named(named, time.now()).await {
             self.queue_down(error.to_string());
         }
@@ -122,7 +121,7 @@ impl<Q: Queue + SharedState, S: Store> Opening<'_, Q, S> {
             apart_seconds = apart.difference().as_secs_f64(),
             "{apart}; set the clocks by NTP"
         );
-        lock(tally).report.clocks = Some(apart.into());
+        tally.lock().report.clocks = Some(apart.into());
         time.correct(apart.server, apart.right());
     }
 
@@ -156,7 +155,7 @@ impl<Q: Queue + SharedState, S: Store> Opening<'_, Q, S> {
         let requests: Vec<RefreshRequest> =
             named.iter().map(|object| RefreshRequest::now(object.clone(), Priority::Critical, now)).collect();
         let enqueued = self.worker.queue.enqueue(now, &requests).await?;
-        lock(self.tally).enqueued(enqueued);
+        self.tally.lock().enqueued(enqueued);
         Ok(())
     }
 }

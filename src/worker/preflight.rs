@@ -11,7 +11,6 @@ use super::{
     deadline::Deadline,
     halt::{Force, Halt},
     keys::{KeySlots, Taken},
-    lock,
     report::{StopReason, Tally},
 };
 use crate::{
@@ -36,7 +35,7 @@ impl<Q: Queue + SharedState, S: Store> Preflight<'_, Q, S> {
     /// the drain ends up in `halt`.
     pub async fn check(&self) -> Vec<Circuit> {
         let circuits = self.clear_to_start().await;
-        lock(self.tally).report.keys_held = self.slots.keys().fingerprints().len() as u64;
+        self.tally.lock().report.keys_held = self.slots.keys().fingerprints().len() as u64;
         let circuits = match circuits {
             Ok(circuits) => circuits,
             Err(error) => {
@@ -62,7 +61,7 @@ impl<Q: Queue + SharedState, S: Store> Preflight<'_, Q, S> {
 
     async fn reconcile(&self) -> Result<(), QueueError> {
         let repaired = self.worker.queue.reconcile(self.time.now()).await?;
-        lock(self.tally).report.repaired.add(repaired);
+        self.tally.lock().report.repaired.add(repaired);
         Ok(())
     }
 
@@ -135,7 +134,7 @@ impl<Q: Queue + SharedState, S: Store> Preflight<'_, Q, S> {
                 }
             };
             failure = login.failure();
-            lock(tally).logged_in(login);
+            tally.lock().logged_in(login);
         }
         let has_keys = !key_store.keys().is_empty();
         match failure {

@@ -17,7 +17,6 @@ use super::{
     halt::Halt,
     in_hand::InHand,
     keys::{self, KeySlots},
-    lock,
     opening::Opening,
     outbox::Outbox,
     preflight::Preflight,
@@ -50,7 +49,7 @@ impl<Q: Queue + SharedState, S: Store> Runs for Worker<Q, S> {
         closing.admit_mailbox(&run.tally).await;
         let after = closing.work_after(&options, &run.outbox).await;
         // Cloned, since the lock may not be held while the run is closed.
-        let mut tally = lock(&run.tally).clone();
+        let mut tally = run.tally.lock().clone();
         tally.report.throttled = run.pool.refusals();
         tally.report.after = after;
         closing.close(began, &run.pool, tally).await
@@ -106,7 +105,7 @@ impl<'a, Q: Queue + SharedState, S: Store> Run<'a, Q, S> {
             drain(&ctx, &self.name, options, &open_circuits, &self.outbox, progress).await;
         }
         // Before the slots are released, which leaves no key usable.
-        lock(tally).report.keys_usable = pool.usable() as u64;
+        tally.lock().report.keys_usable = pool.usable() as u64;
         failpoint!("slot.before_give_back");
         if let Err(error) = slots.release().await {
             warn!(error = %error, "could not release the key slots; they run out by themselves");

@@ -10,7 +10,6 @@ use super::{
     follow_ups,
     group::Group,
     halt::Force,
-    lock,
     outbox::{Publisher, Unpublished},
     report::StopReason,
 };
@@ -75,7 +74,7 @@ impl<Q: Queue + SharedState, S: Store> Settler<'_, Q, S> {
             let ((), settled) = tokio::join!(publisher.publish(unpublished), settling);
             let error = match settled {
                 Ok((settled, queued)) => {
-                    lock(ctx.tally).report.followups += queued as u64;
+                    ctx.tally.lock().report.followups += queued as u64;
                     return settled;
                 }
                 Err(error) => error,
@@ -116,7 +115,7 @@ impl<Q: Queue + SharedState, S: Store> Settler<'_, Q, S> {
     }
 
     fn count(&self, lease: &Lease, outcome: Outcome) {
-        lock(self.ctx.tally).count(lease.object.kind, lease.priority, outcome);
+        self.ctx.tally.lock().count(lease.object.kind, lease.priority, outcome);
         self.progress.settled(lease.object.kind, outcome);
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use parking_lot::Mutex;
 
-use super::{breaker::Breaker, context::RunContext, flow::Behind, halt::Force, hand_over::How, lock};
+use super::{breaker::Breaker, context::RunContext, flow::Behind, halt::Force, hand_over::How};
 use crate::{
     api::judge::Scope,
     model::{Fingerprint, FollowUp, ObjectId, Reason},
@@ -46,14 +46,14 @@ impl Throttled {
         object: &ObjectId,
     ) -> bool {
         ctx.share_cooldowns().await;
-        let is_first = lock(&self.0).insert(object.clone());
+        let is_first = self.0.lock().insert(object.clone());
         is_first && !breaker.judge().read(|judge| judge.is_convicted(&Scope::Api))
     }
 
     /// The end of a request that is not called again in this run: it is held, so that others come first. An object that is the only one
     /// to meet a 429, twice in each of several runs, has failed.
     pub fn end(&self, lease: &Lease, cooldown: &Cooldown, is_first: bool, next_poll: Option<FollowUp>) -> How {
-        let is_alone = !is_first && lock(&self.0).len() == 1;
+        let is_alone = !is_first && self.0.lock().len() == 1;
         let was_before = lease.held_for.as_deref() == Some(THROTTLED) && lease.held >= MAX_THROTTLED_HOLDS;
         let reason = cooldown.reason();
         if is_alone && was_before { How::Failed(reason, next_poll) } else { How::Held(reason) }

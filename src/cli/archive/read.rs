@@ -12,10 +12,11 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 use sha2::{Digest as _, Sha256};
 
-use super::{FORMAT, Header, Line, VERSION, escape, write::hex};
+use super::{FORMAT, Header, Line, VERSION, escape};
 use crate::{
     cli::text::short,
     clock::Timestamp,
+    model::text::hex,
     queue::admin::{Kept, Returning},
 };
 
@@ -174,7 +175,7 @@ fn our_entry(line: &[u8], number: u64, read: u64, digest: &Sha256, now: Timestam
         // The number first: its message says more than a wrong digest.
         return if *entries != read {
             whole(format!("it has {read} entries, but its last line says {entries}"))
-        } else if *sha256 == hex(&digest.clone().finalize()) {
+        } else if *sha256 == hex(digest.clone().finalize()) {
             Step::End(None)
         } else {
             whole("its digest is wrong: it was changed after it was written".to_owned())

@@ -15,6 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::{FORMAT, Header, Line, VERSION};
 use crate::{
     clock::Timestamp,
+    model::text::hex,
     queue::{admin::Kept, record::State},
 };
 
@@ -160,7 +161,7 @@ impl Writer {
 
     /// Ends the backup. Everything is on the disk before the file gets its name.
     pub fn finish(mut self) -> anyhow::Result<(PathBuf, Contents)> {
-        let end = Line::End { entries: self.contents.entries, sha256: hex(&self.digest.clone().finalize()) };
+        let end = Line::End { entries: self.contents.entries, sha256: hex(self.digest.clone().finalize()) };
         self.line(&end)?;
         let cannot = format!("cannot write `{}`", self.path.display());
         // The data before the name: after a power loss a named backup is complete.
@@ -189,14 +190,6 @@ impl Drop for Writer {
         // After `finish` there is no such file.
         let _: io::Result<()> = fs::remove_file(&self.unfinished);
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

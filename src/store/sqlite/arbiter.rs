@@ -6,6 +6,7 @@ use super::values::{json, table_text};
 use crate::{
     clock::Timestamp,
     columns::from_row,
+    model::text::hex,
     store::plan::{
         claims::{ByObject, ClaimRow, Claims, StateRow, Winners},
         times::{TableTime, from_utc, utc},
@@ -112,13 +113,4 @@ async fn write(db: &mut SqliteConnection, state: &State) -> Result<(), sqlx::Err
         .execute(db)
         .await?;
     Ok(())
-}
-
-fn hex(hash: [u8; 32]) -> String {
-    use std::fmt::Write;
-    hash.iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing to a text cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

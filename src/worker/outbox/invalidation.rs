@@ -33,31 +33,31 @@ impl<'a> Invalidation<'a> {
     /// Adds the tag of an object with new content: `clan:TAG`, `player:TAG` or `war:TAG`.
     pub fn add(&self, object: &ObjectId) {
         if self.is_enabled() {
-            *lock(&self.pending).entry(object.to_string()).or_default() += 1;
+            *self.pending.lock().entry(object.to_string()).or_default() += 1;
         }
     }
 
     /// The result of all requests so far.
     pub(super) fn sum(&self) -> Invalidated {
-        lock(&self.sum).clone()
+        self.sum.lock().clone()
     }
 
     /// Sends the pending tags. With `again`, tags that were not taken are pending again. Returns true when all were taken.
     pub(super) async fn send(&self, until: Instant, again: bool) -> bool {
         // Removed only when they are taken: being dropped in between must lose nothing.
-        let tags = lock(&self.pending).clone();
+        let tags = self.pending.lock().clone();
         let Some(invalidator) = self.invalidator.filter(|_| !tags.is_empty()) else { return true };
         let names = tags.keys().cloned().collect();
         let result = invalidator.deliver(&names, &request_id(), until).await;
         let (mut sum, lost) = (result.sum, result.lost);
         let all_taken = sum.failure.is_none();
         let is_tried_again = |tag: &String| again && lost.contains(tag);
-        lock(&self.pending).retain(|tag, changes| tags.get(tag) != Some(changes) || is_tried_again(tag));
+        self.pending.lock().retain(|tag, changes| tags.get(tag) != Some(changes) || is_tried_again(tag));
         if again && !all_taken {
             // Not lost yet: the next time counts them.
             sum.lost = 0;
         }
-        lock(&self.sum).add(sum);
+        self.sum.lock().add(sum);
         all_taken
     }
 }

@@ -21,7 +21,6 @@ use tracing::warn;
 
 use self::invalidation::Invalidation;
 pub use self::publisher::{Publisher, Unpublished};
-use super::lock;
 use crate::{
     maintenance::invalidate::{Invalidated, Invalidator},
     model::OutboxEntry,
@@ -55,22 +54,22 @@ impl<'a> Outbox<'a> {
     /// Records that the event stream and the readers' keys have an entry. Its objects were added to the invalidation before.
     pub fn published(&self, entry: &OutboxEntry) {
         let awaits = self.invalidation.is_enabled() && !entry.changed.is_empty();
-        lock(if awaits { &self.awaiting } else { &self.delivered }).insert(entry.id);
+        (if awaits { &self.awaiting } else { &self.delivered }).lock().insert(entry.id);
     }
 
     /// True when this run has published the entry already.
     pub fn knows(&self, entry: &OutboxEntry) -> bool {
-        lock(&self.awaiting).contains(&entry.id) || lock(&self.delivered).contains(&entry.id)
+        self.awaiting.lock().contains(&entry.id) || self.delivered.lock().contains(&entry.id)
     }
 
     /// The entries to delete.
     pub fn delivered(&self) -> Vec<i64> {
-        lock(&self.delivered).iter().copied().collect()
+        self.delivered.lock().iter().copied().collect()
     }
 
     /// Records that these entries are deleted.
     pub fn deleted(&self, ids: &[i64]) {
-        lock(&self.delivered).retain(|id| !ids.contains(id));
+        self.delivered.lock().retain(|id| !ids.contains(id));
     }
 
     /// Invalidates tags again and again. Never returns; nothing is lost when it is dropped between two times.
@@ -102,11 +101,11 @@ impl<'a> Outbox<'a> {
     /// Invalidates the pending tags. `again`: tags that were not taken are tried later. Returns false when some were not taken.
     async fn invalidate(&self, until: Instant, again: bool) -> bool {
         // The tags of these entries are among the pending ones, or were taken before.
-        let entries = lock(&self.awaiting).clone();
+        let entries = self.awaiting.lock().clone();
         let all_taken = self.invalidation.send(until, again).await;
         if all_taken || !again {
-            lock(&self.awaiting).retain(|id| !entries.contains(id));
-            lock(&self.delivered).extend(entries);
+            self.awaiting.lock().retain(|id| !entries.contains(id));
+            self.delivered.lock().extend(entries);
         }
         all_taken
     }

@@ -11,7 +11,7 @@ use crate::{
     model::{Event, OutboxEntry},
     queue::{Queue, SharedState},
     store::{MAX_OUTBOX_ENTRIES, Store, StoreError},
-    worker::{context::RunContext, lock},
+    worker::context::RunContext,
 };
 
 // An entry that the stream has refused for this long is given up. One that only met a queue without a response never is: it may be
@@ -78,7 +78,7 @@ impl<Q: Queue + SharedState, S: Store> Publisher<'_, Q, S> {
         match ctx.worker.queue.publish_events(&config.stream, config.max_len, events).await {
             Ok(appended) => {
                 events.clear();
-                lock(ctx.tally).report.events += appended as u64;
+                ctx.tally.lock().report.events += appended as u64;
                 false
             }
             Err(error) => {
@@ -97,7 +97,7 @@ impl<Q: Queue + SharedState, S: Store> Publisher<'_, Q, S> {
         match ctx.worker.queue.delete_cache_keys(keys).await {
             Ok(deleted) => {
                 keys.clear();
-                lock(ctx.tally).report.cache_keys_deleted += deleted as u64;
+                ctx.tally.lock().report.cache_keys_deleted += deleted as u64;
             }
             Err(error) if error.is_transient() => {
                 warn!(error = %error, keys = keys.len(), "could not delete outdated keys of readers; will try again");
@@ -105,7 +105,7 @@ impl<Q: Queue + SharedState, S: Store> Publisher<'_, Q, S> {
             // A retry would be refused again, and append the events beside it again each time.
             Err(error) => {
                 warn!(error = %error, keys = keys.len(), "could not delete outdated keys of readers; they are left");
-                lock(ctx.tally).error(format!("{} keys of readers could not be deleted: {error}", keys.len()));
+                ctx.tally.lock().error(format!("{} keys of readers could not be deleted: {error}", keys.len()));
                 keys.clear();
             }
         }
@@ -118,7 +118,7 @@ impl<Q: Queue + SharedState, S: Store> Publisher<'_, Q, S> {
                 self.outbox.published(entry);
             }
         }
-        let mut tally = lock(self.ctx.tally);
+        let mut tally = self.ctx.tally.lock();
         if let events @ 1.. = unpublished.events.len() {
             tally.error(format!("{events} events could not be appended to the stream yet"));
         }
@@ -171,7 +171,7 @@ impl<Q: Queue + SharedState, S: Store> Publisher<'_, Q, S> {
         if !all_published {
             entries.retain(|entry| unpublished.is_refused && now.since(entry.stored_at) > GIVE_UP_AFTER);
             if let given_up @ 1.. = entries.len() {
-                lock(ctx.tally).error(format!("{given_up} outbox entries are given up: they were refused for a day"));
+                ctx.tally.lock().error(format!("{given_up} outbox entries are given up: they were refused for a day"));
             }
         }
         for entry in &entries {
