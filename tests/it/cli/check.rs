@@ -155,7 +155,7 @@ async fn check_reports_problems_after_a_run() {
     problem: Materialized view nowhere.v does not exist -> Run the migration that creates it: CREATE MATERIALIZED VIEW nowhere.v AS SELECT ...; CREATE UNIQUE INDEX ON nowhere.v (...)
     ");
     insta::assert_snapshot!(findings(&ran, "statistics jobs").join("\n"), @r"
-    ok: the table background_job_status is missing; it is made when it is first used
+    ok: the table background_job_status is missing; the worker creates it at the first use
     ok: update_good() can be called
     ok: update_more() can be called
     problem: there is no function update_one() that takes no arguments -> run the migration that creates it, or take it out of STATS_FUNCTIONS

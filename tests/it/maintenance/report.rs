@@ -38,7 +38,7 @@ async fn report_shows_freshness_and_calls() {
     assert_eq!(players["never_fetched"], known - 6, "members of the clans are known and were never fetched");
 
     let shown = shell.run(&["report"]).await.well();
-    for text in ["How fresh is our data?", "What did the calls buy? 1 run", "player", "░"] {
+    for text in ["How fresh the data is", "What the calls brought: 1 run", "player", "░"] {
         assert!(shown.contains(text), "{text}: {shown}");
     }
     assert!(shell.run(&["report", "--since", "soon"]).await.badly(2).contains("expected a number and a unit"));

@@ -119,7 +119,7 @@ async fn retention_command_counts_before_deleting() {
     let all = "SELECT (SELECT count(*) FROM clan_snapshots) + (SELECT count(*) FROM player_snapshots)";
     let before = number(&pool, all).await;
     let shown = shell.run(&["retention", "--days", "1", "--dry-run"]).await.well();
-    assert!(shown.contains("player_snapshots") && shown.contains("would go"), "{shown}");
+    assert!(shown.contains("player_snapshots") && shown.contains("would be deleted"), "{shown}");
     let asked = shell.run(&["retention", "--days", "1"]).await.badly(2);
     assert!(asked.contains("add --yes"), "{asked}");
     assert_eq!(number(&pool, all).await, before);
