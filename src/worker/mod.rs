@@ -49,8 +49,6 @@ pub mod waiting;
 
 use std::{future::Future, num::NonZeroU64, sync::Arc, time::Duration};
 
-use parking_lot::{Mutex, MutexGuard};
-
 pub use self::halt::Stop;
 use self::{report::RunReport, tables::Tables};
 use crate::{

@@ -8,7 +8,6 @@ use tokio::time::Instant;
 use crate::{
     maintenance::invalidate::{Invalidated, Invalidator, request_id},
     model::ObjectId,
-    worker::lock,
 };
 
 /// The tags that a run has to invalidate, and the result so far.
