@@ -30,7 +30,7 @@ use rustix::time::{ClockId, clock_gettime};
 const ROUNDS: i64 = 12;
 
 /// BEGIN and its settings are one message of two statements, which the driver does not log.
-const UNTOLD: usize = 2;
+const UNCOUNTED: usize = 2;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
@@ -44,7 +44,7 @@ async fn main() {
     for (round, batch) in [mixed(0, 1), mixed(300, 2), mixed(600, 2)].iter().enumerate() {
         statements.take();
         commit(&store, batch).await;
-        most = most.max(statements.take() + UNTOLD);
+        most = most.max(statements.take() + UNCOUNTED);
         println!("batch of {} ({}): {most} statements at most so far", batch.len(), ["new", "changed", "same"][round]);
     }
     drop(statements);

@@ -4,12 +4,12 @@
 //! The rooms, with arrows from those that use to those that are used:
 //!
 //! ```text
-//! handlers, cli -> worker -> { queue, api, store, derive } -> model
+//! handlers, cli -> worker -> { queue, api, store, follow, maintenance } -> model
 //! ```
 //!
-//! `queue`, `api`, `store` and `derive` do not know one another; only [`worker`] has seen all four. [`app`] alone builds the real
-//! parts and joins them. [`metrics`] knows the reports of `worker` and `derive`. [`clock`], [`columns`], [`config`], [`connections`] and
-//! [`retry`] are leaves.
+//! `queue`, `api`, `store`, `follow` and `maintenance` do not know one another; only [`worker`] has seen all of them. [`app`]
+//! alone builds the real parts and joins them. [`metrics`] knows the reports of `worker` and `maintenance`. [`clock`],
+//! [`columns`], [`config`], [`connections`] and [`retry`] are leaves.
 
 #[macro_use]
 pub mod failpoint;

@@ -30,8 +30,7 @@ use crate::{
 };
 
 // Libraries whose debug and trace lines hide ours; an operator's own filter may show them.
-const CHATTY_LIBRARIES: [&str; 8] =
-    ["h2", "hyper", "hyper_util", "reqwest", "rustls", "tower", "lambda_runtime", "lambda_extension"];
+const CHATTY_LIBRARIES: [&str; 7] = ["h2", "hyper", "hyper_util", "reqwest", "rustls", "tower", "lambda_runtime"];
 
 /// Logs JSON lines to standard output. Later calls change nothing.
 pub fn init_lambda(config: &TelemetryConfig) {

@@ -36,6 +36,8 @@ COMMENT ON COLUMN refresh_worker.refresh_state.league IS 'wars: what is known ab
 CREATE FUNCTION refresh_worker.wins(claimed timestamptz, stored timestamptz, horizon timestamptz) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 AS $$ SELECT claimed >= CASE WHEN stored <= horizon THEN stored ELSE '-infinity' END $$;
+-- Default privileges may withhold it from everybody, and every commit needs it.
+GRANT EXECUTE ON FUNCTION refresh_worker.wins(timestamptz, timestamptz, timestamptz) TO PUBLIC;
 COMMENT ON FUNCTION refresh_worker.wins(timestamptz, timestamptz, timestamptz) IS
     'Whether a claim is not older than what is stored. A stored time beyond the horizon was written by a wrong clock and counts as older.';
 

@@ -37,7 +37,7 @@ pub struct FetchTask<'a> {
     /// Hears about every response.
     pub judge: &'a SharedJudge,
     pub time: &'a ServerTime,
-    /// No call lasts beyond this. A call that begins late has less time, and none begins with less than [`MIN_CALL_TIME`].
+    /// No call lasts beyond this. A call that begins late has less time, and none begins with less than `MIN_CALL_TIME`.
     pub until: Instant,
     /// The further calls that this fetch may spend on responses that may be better at once.
     pub quick_tries: u32,

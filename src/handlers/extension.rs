@@ -4,7 +4,7 @@
 
 use std::{
     io::{self, BufRead as _, BufReader, Write as _},
-    net::TcpStream,
+    net::{TcpStream, ToSocketAddrs as _},
     time::Duration,
 };
 
@@ -37,7 +37,8 @@ pub(super) fn register(address: &str) -> io::Result<Extension> {
 }
 
 fn send(address: &str, request: &str) -> io::Result<TcpStream> {
-    let mut connection = TcpStream::connect(address)?;
+    let address = address.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    let mut connection = TcpStream::connect_timeout(&address, REGISTER_TIMEOUT)?;
     connection.set_read_timeout(Some(REGISTER_TIMEOUT))?;
     connection.set_write_timeout(Some(REGISTER_TIMEOUT))?;
     connection.write_all(request.as_bytes())?;

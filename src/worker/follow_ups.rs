@@ -1,4 +1,4 @@
-//! Follow-ups: the requests that a stored response makes worth queueing. The rules are in `derive`; here they meet a run.
+//! Follow-ups: the requests that a stored response makes worth queueing. The rules are in [`follow`](crate::follow); here they meet a run.
 
 use std::time::Duration;
 

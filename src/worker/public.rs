@@ -16,14 +16,16 @@ const SIGNS: &[(&str, &str)] = &[
     ("noauth", "the login is refused"),
     ("wrongpass", "the login is refused"),
     ("authentication failed", "the login is refused"),
+    ("wrong user name or password", "the login is refused"),
     ("certificate", "its certificate is not trusted"),
     ("connection refused", "the connection is refused"),
     ("loading", "it loads its data"),
-    ("oom command", "it is full"),
+    ("(oom)", "it is full"),
     ("masterdown", "its primary is gone"),
     ("clusterdown", "its cluster is down"),
     ("noreplicas", "it has lost its replicas"),
     ("misconf", "it cannot write to its disk"),
+    ("is locked by", "something is locked"),
     ("lock timeout", "something is locked"),
     ("statement timeout", "it is too slow"),
     ("no answer in time", "no answer in time"),
@@ -96,8 +98,19 @@ mod tests {
         let cases = [
             (
                 StopReason::DatabaseDown,
-                "cannot reach the database at db.internal:5432/coc: password authentication failed for user \"w\" (28P01)",
+                "cannot read the time in the database at db.internal:5432/coc: wrong user name or password (28P01)",
                 "the database cannot be used: the login is refused (28P01)",
+            ),
+            (
+                StopReason::DatabaseDown,
+                "cannot use the tables in the database at db:5432/coc: table players is locked by pid 17 (idle in transaction), \
+                 still after 0.9 s; no time was left to wait longer",
+                "the database cannot be used: something is locked",
+            ),
+            (
+                StopReason::QueueDown,
+                "Redis at redis://10.0.0.7:6379/0 refused a write: it has no memory left (OOM)",
+                "the queue cannot be used: it is full",
             ),
             (
                 StopReason::QueueDown,

@@ -4,9 +4,9 @@
 //! |---|---|
 //! | a 429 out of the blue | half |
 //! | a 429 after a step up, or near the ceiling | one step down: the rate below was good |
-//! | a second such 429 in a row | times [`SECOND_REFUSAL_FACTOR`] |
+//! | a second such 429 in a row | times `SECOND_REFUSAL_FACTOR` |
 //! | a third one | half |
-//! | slow responses | times [`SLOW_RESPONSES_FACTOR`]; [`Aimd::restore`] takes it back when that does not help |
+//! | slow responses | times `SLOW_RESPONSES_FACTOR`; [`Aimd::restore`] takes it back when that does not help |
 //! | maintenance (503) | at most half of the cap, and no ceiling |
 //! | nothing, below a ceiling | one step up every [`STEP_INTERVAL`] |
 //! | nothing, just below a ceiling | the ceiling is probed after 2, 4, 8 … 30 minutes |

@@ -3,9 +3,9 @@
 //! Each kind of call has a baseline of its own, found in its first calls: a war is not as quick as a player, and a queue that
 //! turns from players to wars does not make the API slow.
 //!
-//! - A **call** is slow when it takes more than twice the baseline and [`SLOW_CALL_EXCESS`] on top.
+//! - A **call** is slow when it takes more than twice the baseline and `SLOW_CALL_EXCESS` on top.
 //! - A **window** is slow when more than half of its calls are.
-//! - The **API** is slow when [`SLOW_WINDOWS_TO_BACK_OFF`] windows in a row are. Then it gets fewer calls.
+//! - The **API** is slow when `SLOW_WINDOWS_TO_BACK_OFF` windows in a row are. Then it gets fewer calls.
 //!
 //! When the API is not quicker with fewer calls, our calls are not the cause. The present time becomes the new baseline, and
 //! the rate is restored. So a constant time of any length, and any scatter about it, leaves the rate alone.

@@ -2,7 +2,7 @@
 //!
 //! **The governor sets the pace.** The API counts calls per second and key. At exactly that rate, one call that travels a
 //! millisecond faster than an earlier one is a call too many, so the pace is [`USED_SHARE`] of the rate. Timers fire late,
-//! and a burst of 1 would lose each lateness for ever. So the governor saves up as many calls as fit into [`SLACK`], and the
+//! and a burst of 1 would lose each lateness for ever. So the governor saves up as many calls as fit into `SLACK`, and the
 //! long-run rate is exact. A fresh limiter has nothing saved up, since another run may have used the key until a moment ago.
 //!
 //! **The log keeps the cap.** A call that the governor lets through on time may still begin late, and crowd the calls

@@ -184,7 +184,7 @@ impl KeyPool {
     ///
     /// Its rate is lowered only when a second object meets the same, since one object may have a response of its own. Calls
     /// that were in flight together are throttled together, and count once. When a second key is throttled within
-    /// [`ADDRESS_THROTTLE_WINDOW`], with another object, all keys cool down.
+    /// `ADDRESS_THROTTLE_WINDOW`, with another object, all keys cool down.
     pub fn throttled(&self, fingerprint: &Fingerprint, cooldown: Duration, object: &ObjectId) {
         self.meter().throttled += 1;
         let now = self.clock.boot();

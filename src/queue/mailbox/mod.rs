@@ -1,7 +1,7 @@
 //! The mailbox: the two keys that the producers write, and the format of its entries.
 //!
 //! Values only; the queue's implementations read and write the keys. What was read stays bytes until [`Entry::decide`] says
-//! what becomes of it: ids and values are free text, and may not even be text. [`entry`] has the entries and the decision,
+//! what becomes of it: ids and values are free text, and may not even be text. `entry` has the entries and the decision,
 //! `wire` the JSON of the producers, `escape` the way from bytes to text and back.
 
 mod entry;

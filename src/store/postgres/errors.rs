@@ -256,6 +256,8 @@ pub(super) fn grants(error: &sqlx::Error, role: &str) -> String {
     match table {
         Some((table, ..)) if routine(error) == Some("ExecWithCheckOptions") => policy(table, role),
         Some((table, _, rights)) => format!("GRANT {} ON {table} TO {role};", rights.replace(',', ", ")),
+        // The arbiter's function, where EXECUTE was taken from PUBLIC.
+        None if mentions("wins") => format!("GRANT EXECUTE ON FUNCTION refresh_worker.wins TO {role};"),
         None => match words.iter().find(|word| word.ends_with("_seq")) {
             Some(sequence) => format!("GRANT USAGE, UPDATE ON SEQUENCE {sequence} TO {role};"),
             None if mentions("refresh_worker") => format!("GRANT USAGE ON SCHEMA refresh_worker TO {role};"),
