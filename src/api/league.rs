@@ -340,7 +340,7 @@ async fn fetch_league_war(caller: &mut Caller<'_>, war: &Tag, clan: &Tag) -> Res
     match reply.result {
         CallResult::Good(Classified::War(war)) => Ok(Some(Seen::Ours(war, reply.times))),
         CallResult::Good(Classified::OtherWar { state }) => Ok(Some(Seen::Others { state })),
-        // A war of two other named clans would be known as such.
+        // A war of two other clans would be `OtherWar`, so this may be ours in a state that we do not know.
         CallResult::Good(Classified::UnknownState(state)) => Err(Miss::Unclear(state)),
         CallResult::Good(_) | CallResult::Failed(Verdict::DeadLetter { .. }) => Ok(None),
         CallResult::Failed(verdict) => Err(Miss::Failed(Box::new(verdict))),

@@ -95,7 +95,7 @@ pub fn clan(text: &str, asked: &Tag) -> Result<ClanDocument, Unusable> {
     // An empty list is believed only with its count, and a count that cannot be read leaves the list in doubt.
     let is_counted = counted.is_some() || (clan.get("members").is_none() && !entries.is_empty());
     let has_all_members = is_counted && !contradicts && members.len() == entries.len();
-    // Nobody can say which of the two is wrong, so nobody is moved.
+    // The count or the list is wrong, and nothing shows which. An empty list moves no player.
     if contradicts {
         members.clear();
     }

@@ -200,7 +200,7 @@ impl Retention {
                     }
                     stretch = next;
                 }
-                // It had less than the time of a batch, and was rolled back: this is not a failure.
+                // The batch ran out of the run's time and was rolled back. A later run goes on, so this is not a failure.
                 Err(error) if is_out_of_time(&error, until) => return Ok(false),
                 Err(error) => return Err(failed(table, &error)),
             }

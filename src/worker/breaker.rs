@@ -128,7 +128,8 @@ impl<'a, Q: Queue + SharedState, S: Store> Breaker<'a, Q, S> {
         }
     }
 
-    /// Ends the run when its last key was lost after the last request was leased: the lease stage does not wait for a key any more.
+    /// Ends the run when it has lost all keys and released a request. After the last lease nobody else notices that: the lease
+    /// stage has stopped waiting for a key.
     pub fn end_if_keys_were_lost(&self) {
         let Self { ctx, .. } = self;
         if ctx.pool().usable() == 0 && !ctx.halt.is_forced() && ctx.tally.lock().released_any() {

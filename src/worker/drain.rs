@@ -54,7 +54,7 @@ use crate::{
     store::Store,
 };
 
-// Requests that may wait between two stages. The lease stage keeps far fewer than this ahead.
+// More than the lease stage ever keeps ahead, so that no stage waits because a channel is full.
 const CHANNEL_CAPACITY: usize = 1024;
 
 /// Drains until there is a reason to end, which is then in `ctx.halt`.

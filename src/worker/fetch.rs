@@ -30,10 +30,11 @@ use crate::{
     store::Store,
 };
 
-// The extra tries within one request for a response that may be a hiccup; each spends a permit.
+// A bad response may be a hiccup, so the same call is tried again at once. Each try spends a permit, hence so few.
 const MAX_QUICK_TRIES: u32 = 2;
 
-// The bounds of the calls in flight: room for retries at a low rate, and a limit to open connections with many keys.
+// At least so many calls in flight that retries find a place at a low rate; at most so many that many keys do not exhaust
+// connections.
 const MIN_IN_FLIGHT: usize = 16;
 const MAX_IN_FLIGHT: usize = 600;
 
@@ -115,7 +116,7 @@ impl<'a, Q: Queue + SharedState, S: Store> FetchStage<'a, Q, S> {
                     return Ended::new(lease, how);
                 }
                 Called::Throttled(cooldown) => {
-                    // Before it counts as called: else the run might end with nobody left to give it its turn.
+                    // Before the request counts as answered: else the run might end while it still waits for its turn.
                     ctx.flow.waits();
                     let behind = ctx.flow.goes_behind();
                     ctx.flow.answered();
@@ -137,7 +138,7 @@ impl<'a, Q: Queue + SharedState, S: Store> FetchStage<'a, Q, S> {
             ctx.flow.answered();
             let classified = classify(ctx, breaker.judge(), &accusation).await;
             if classified == FailureClass::CallAgain {
-                // As above: queued before it stops waiting.
+                // The request must always be in some count, so it is queued before it stops waiting.
                 ctx.flow.queued();
                 ctx.flow.is_classified();
                 else_held = Some(Reason::new("undecided", accusation.reason.detail.clone()));
@@ -155,7 +156,7 @@ impl<'a, Q: Queue + SharedState, S: Store> FetchStage<'a, Q, S> {
         let Self { ctx, breaker, .. } = self;
         let endpoint = EndpointKind::of(kind);
         let permit = async {
-            // A control call is to show whether this one would be in vain.
+            // While the endpoint is in question, a control call shows whether calling it is of any use.
             breaker.judge().until(|judge| (!judge.is_in_question(endpoint)).then_some(())).await;
             if breaker.judge().read(|judge| judge.is_open(endpoint)) {
                 return Err(());
@@ -180,9 +181,9 @@ impl<'a, Q: Queue + SharedState, S: Store> FetchStage<'a, Q, S> {
     async fn permission(&self, kind: Kind, again: bool) -> Result<(SemaphorePermit<'_>, Permit), ()> {
         let Self { ctx, .. } = self;
         let place = self.places.acquire().await.map_err(|_| ())?;
-        // A call that decides something does not wait behind all that are leased.
+        // A second call classifies a bad response, and other requests wait for that. So it does not wait behind them.
         let _next = if again { None } else { Some(self.next.lock().await) };
-        // A response that the memory has no room for would be a call in vain. Calls that decide something are few.
+        // Without room in memory for the response the call would be wasted. Second calls are few, so they need no such wait.
         if !again {
             timeout_at(ctx.deadline.fetches_end(kind), ctx.worker.api.client.has_room()).await.map_err(|_| ())?;
         }

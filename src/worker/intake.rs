@@ -19,7 +19,7 @@ use crate::{
     store::Store,
 };
 
-// Long enough for a failover of the queue.
+// A short failover of Redis must not end a run, so the delays together outlast one.
 const LEASE_RETRY_DELAYS: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
 
 /// The result of one lease call.

@@ -25,13 +25,14 @@ use crate::{
     store::{Freshness, Store},
 };
 
-// The share of the rate that may be leased ahead.
+// Long enough that the limiter never waits for a lease, short enough that urgent requests overtake and few leases are returned
+// at the end.
 const LEASE_AHEAD: Duration = Duration::from_secs(2);
 
-// The interval between two looks at the mailbox while requests are in flight and nothing is ready.
+// While requests are in flight and nothing is ready, new entries may come. Half a second is soon enough for them, and spares Redis.
 const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-// The short wait for a key that was rejected a moment ago: its cooldown, or its replacement, is about to be known.
+// Short, because the cooldown or the replacement of a key that was just rejected is known within moments.
 const KEY_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 // Added to the end of a cooldown, so that the slot is free by the queue's clock as well.
@@ -74,7 +75,7 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
         let mut leased_so_far = 0_u64;
         let mut probing = breaker.is_probing();
         let mut mailbox_error_is_reported = false;
-        while let Some(room) = self.room(leased_so_far, probing).await {
+        while let Some(room) = self.wait_for_room(leased_so_far, probing).await {
             if probing {
                 match breaker.probe_by_control().await {
                     Some(true) => {
@@ -184,7 +185,7 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
             Decision::Fresh => How::Fresh(next_poll),
             Decision::Later(until) => How::Later(until, next_poll),
         };
-        // As above: only a run that is being dropped has no commit stage.
+        // Sending fails only in a run that is being dropped, which has no commit stage any more.
         let _ = ended.send(Ended::new(lease, how)).await;
     }
 
@@ -248,7 +249,7 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
     }
 
     /// Waits until something may be leased, and returns the number; `None` ends the stage.
-    async fn room(&self, leased_so_far: u64, probing: bool) -> Option<usize> {
+    async fn wait_for_room(&self, leased_so_far: u64, probing: bool) -> Option<usize> {
         let Self { ctx, .. } = self;
         loop {
             if ctx.halt.is_forced() {
@@ -315,7 +316,7 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
             }
             return;
         }
-        // Nothing is leased meanwhile, so that another run with a key can serve it.
+        // A run without a key leases nothing, so that a run with a key can serve the requests.
         let wait = match ctx.slots.next_recovery() {
             Some(at) if ctx.deadline.may_lease(at) => at + COOLDOWN_MARGIN,
             // Whoever was rejected a moment ago is about to start the cooldown, or a slot has to be confirmed.

@@ -47,7 +47,7 @@ impl<Q: Queue + SharedState, S: Store> Runs for Worker<Q, S> {
         }
         let closing = Closing { worker: self, time: time.as_ref(), deadline: &run.deadline, halt: &run.halt };
         closing.admit_mailbox(&run.tally).await;
-        let after = closing.work_after(&options, &run.outbox).await;
+        let after = closing.publish_and_maintain(&options, &run.outbox).await;
         // Cloned, since the lock may not be held while the run is closed.
         let mut tally = run.tally.lock().clone();
         tally.report.throttled = run.pool.refusals();

@@ -228,7 +228,7 @@ impl Judge {
             self.evidence.remove(0);
         }
         self.weigh_all();
-        // A war needs several calls. Only a failure of the same one continues the accusation.
+        // Fetching a war takes several calls. An accusation goes on only when the same call fails again.
         let earlier = earlier.filter(|earlier| earlier.call.endpoint == call.endpoint && earlier.call.tag == call.tag);
         let (first, was_called_again) =
             earlier.map_or((id, false), |earlier| (earlier.first, earlier.was_called_again));
@@ -384,7 +384,7 @@ impl Judge {
     /// under way now.
     fn want_control(&mut self, since: CallId, mut endpoints: Vec<EndpointKind>) -> bool {
         endpoints.retain(|endpoint| self.controls.done.get(endpoint).is_none_or(|control| *control < since));
-        // One at a time: each costs a call, and the next may be needless after it.
+        // One control call at a time: each costs a call, and its response may make the next one needless.
         if self.controls.wanted.is_none() && !endpoints.is_empty() && !self.is_over {
             self.controls.wanted = Some(Control { endpoints });
         }

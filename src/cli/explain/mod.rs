@@ -102,7 +102,7 @@ pub async fn run(args: ExplainArgs, shared: &Shared) -> anyhow::Result<Exit> {
             standing,
             mail: mail.iter().filter(|(of, _)| *of == object).map(|(_, mail)| mail.clone()).collect(),
             letters: letters.iter().filter(names_it).cloned().collect(),
-            store: ask(&store, &object).await,
+            store: stored_state(&store, &object).await,
             pause: worker.paused,
             circuit: circuits.iter().find(|circuit| circuit.scope.covers(object.kind)).cloned(),
             max_attempts: worker.max_attempts,
@@ -196,7 +196,8 @@ fn store() -> Result<Arc<crate::store::postgres::PostgresStore>, String> {
     app::store(&config).map(Arc::new).map_err(|error| super::sentence(&error))
 }
 
-async fn ask(
+/// What the store knows of the object, or one sentence on why it could not be read.
+async fn stored_state(
     store: &Result<Arc<crate::store::postgres::PostgresStore>, String>,
     object: &ObjectId,
 ) -> Result<Option<Looked>, String> {

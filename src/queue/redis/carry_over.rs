@@ -82,7 +82,7 @@ impl RedisQueue {
                 self.read::<Option<String>>(&["GET", &shared(&name)]).await?.map(|value| vec![value])
             };
             let left: i64 = self.read(&["PTTL", &shared(&name)]).await?;
-            // It may have ended meanwhile.
+            // The entry may have expired between the two reads.
             if let (Some(values), Ok(left @ 1..)) = (values, u64::try_from(left)) {
                 entries.push(SharedEntry { name, values, left: Duration::from_millis(left) });
             }

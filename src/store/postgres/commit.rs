@@ -257,7 +257,7 @@ impl BatchCommit<'_> {
                         batch[*place].object.kind == kind && other.signature == fault.signature
                     });
                     let is_stored = together.stored(batch).any(|object| object.kind == kind);
-                    // It may not be the records' fault, so the run leases nothing more. The rest of the batch is still tried
+                    // The database may be at fault, not the records, so the run leases nothing more. The rest of the batch is still tried
                     // for a while: these records may all belong to the broken part of a table.
                     let is_suspicious = !is_stored && alike.count() >= fault.enough();
                     if is_suspicious && !stored_any {

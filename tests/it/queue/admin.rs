@@ -51,7 +51,7 @@ async fn returning(bed: &impl Bed) -> Vec<Returning> {
     everything(bed).await.into_iter().map(|kept| kept.returning(NOW + MINUTE, 3).unwrap()).collect()
 }
 
-async fn empty(bed: &impl Bed) {
+async fn assert_empty(bed: &impl Bed) {
     let contents = bed.dump().await;
     assert!(
         contents.records.is_empty() && contents.dead_entries.is_empty() && contents.orphans.is_empty(),
@@ -150,7 +150,7 @@ async fn clear(bed: &impl Bed) {
             Kept::Broken { .. } => panic!("nothing is broken"),
         }
     }
-    empty(bed).await;
+    assert_empty(bed).await;
 }
 
 async fn take_away_by_name(bed: &impl Bed, name: &str) {

@@ -77,7 +77,7 @@ on_all! {
     settle_with_lost_lease_changes_nothing
     repeated_settlement_gets_same_reply
     failed_counts_attempt_and_holds
-    later_counts_nothing_and_waits
+    later_waits_and_resets_counts
     release_counts_nothing_and_keeps_place
     surviving_worker_clears_lapses
     settle_keeps_order_of_batch
@@ -907,7 +907,7 @@ async fn failed_counts_attempt_and_holds(bed: &impl Bed) {
     assert_eq!((lease.attempts, lease.first_requested), (1, NOW));
 }
 
-async fn later_counts_nothing_and_waits(bed: &impl Bed) {
+async fn later_waits_and_resets_counts(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     let lease = bed.lease_one(NOW).await;
     settle(bed, NOW, &lease, Settlement::Failed { until: NOW, reason: Reason::new("timeout", "") }).await;

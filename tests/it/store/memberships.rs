@@ -218,9 +218,10 @@ async fn outdated_player_copy_keeps_newer_list(bed: impl Bed) {
     assert_eq!(bed.newest_player("2PP").await["clan_tag"], "9CC");
     let player_row = bed.player("2PP").await;
     assert_eq!((&player_row["clan_tag"], &player_row["role"]), (&"9CC".into(), &"admin".into()));
-    // A later copy counts again, and one that another program's change is newer than does not.
+    // A copy that is newer than the list counts again.
     bed.commit_one(player("2PP").of("8GG").fetched_copy(at(360), at(310))).await;
     assert_eq!(bed.open_clans("2PP").await, ["8GG"]);
+    // A copy that is older than another program's change does not count.
     opened_by_others(&bed, "2YY", "9CC", at(250), None).await;
     bed.commit_one(player("2YY").of("8GG").fetched_copy(at(300), at(240))).await;
     assert_eq!(bed.stays("2YY").await, [stay("9CC", at(250), None)]);
