@@ -53,7 +53,7 @@ const MAX_ROUND_LENGTH: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 
 /// Fetches a clan's war.
 pub(super) async fn fetch_war(caller: &mut Caller<'_>, object: &ObjectId, remembered: Option<&WarMemory>) -> Verdict {
-    // The mark is used up by this fetch.
+    // This fetch does what the mark asked for, so the mark is cleared.
     let mut memory = WarMemory { seeks_next_round: false, ..remembered.cloned().unwrap_or_default() };
     let current = caller.call(&Endpoint::CurrentWar(&object.tag)).await;
     let plain = match current.result {
@@ -208,7 +208,7 @@ fn is_newer(league: &WarDocument, plain: &Plain, before: Option<&KnownWar>) -> b
 }
 
 async fn find(caller: &mut Caller<'_>, clan: &Tag, memory: &WarMemory) -> Result<Found, Miss> {
-    // One call, where the search takes up to nine.
+    // Fetching the remembered war takes one call; the search takes up to nine.
     if let Some(tag) = remembered_war(memory, caller.now())
         && let Some(Seen::Ours(war, times)) = fetch_league_war(caller, &tag, clan).await?
     {
@@ -243,11 +243,11 @@ async fn find(caller: &mut Caller<'_>, clan: &Tag, memory: &WarMemory) -> Result
 fn remembered(war: WarDocument, times: Times, memory: WarMemory) -> Found {
     let was_final = memory.war.as_ref().is_some_and(|known| known.is_final);
     let is_final = known(&war, times.copied_at()).is_some_and(|known| known.is_final);
-    // Either the end is still to be seen, or it was seen before this poll.
+    // The war goes on, or an earlier poll saw its end already.
     if !is_final || was_final {
         return Found { war, times, memory };
     }
-    // Forgotten, so that the next fetch searches.
+    // The war tag is forgotten, so that the next fetch searches for the next round.
     let memory = WarMemory { war_tag: None, war_tag_until: None, seeks_next_round: true, ..memory };
     Found { war, times: times.not_worth_waiting_for(), memory }
 }
@@ -382,7 +382,7 @@ fn none_until(now: Timestamp, ended_season: &str) -> Timestamp {
     if utc.day() <= LAST_LEAGUE_DAY && ended_season != this_season {
         return now + NO_LEAGUE_TTL_IN_SEASON;
     }
-    // The belief must not reach into the next season.
+    // "In no league" must be checked again when the next season begins.
     (now + NO_LEAGUE_TTL_OFF_SEASON).min(next_month(utc))
 }
 

@@ -273,7 +273,7 @@ struct Object<'a> {
 impl<'a> Object<'a> {
     fn parse(text: &'a str) -> Result<Self, Unusable> {
         serde_json::from_str(text).map_err(|error| {
-            // The parser stops at the first character of a number or a list. Parsed as anything, a broken text shows itself.
+            // For a number or a list this error says only that it is not an object. Parsing the text as any value shows if it is broken.
             let broken = if error.is_data() { serde_json::from_str::<&RawValue>(text).err() } else { Some(error) };
             broken.map_or(Unusable::NotAnObject, |error| Unusable::NotJson(error.to_string()))
         })

@@ -46,14 +46,14 @@ const COMMIT_RETRY_DELAYS: [Duration; 4] =
 // The database is down for this run when all tries of a commit have taken this long.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-// One broken part of a table may refuse a few responses in a row while others are stored. Only after this many is a doubtful
-// database taken to be down.
+// A broken part of a table may refuse a few responses in a row although the rest is well. After this many the database as a
+// whole counts as failing.
 const MAX_REFUSED_ALONE: u32 = 5;
 
 // Held with this reason: nothing could be stored, so the response is not at fault.
 const STORE_FAILS: &str = "store_fails";
 
-// Held with this reason: the database refused this very response, while it stored others.
+// Held with this reason: the database refused this one response, and may still store others.
 const REFUSED: &str = "refused_by_database";
 
 /// The last of the three stages.
@@ -85,7 +85,7 @@ impl<Q: Queue + SharedState, S: Store> CommitStage<'_, Q, S> {
         let full_at = Instant::now() + GROUP_WAIT;
         while !group.is_full() {
             let next = tokio::select! {
-                // A request that is there goes into this group, even when its wait is over.
+                // A request that has arrived goes into this group even when the wait of the group is over.
                 biased;
                 next = to_commit.recv() => next,
                 // No fetch is under way or to come, so waiting would only delay the end of the run.
@@ -152,7 +152,7 @@ impl<Q: Queue + SharedState, S: Store> CommitStage<'_, Q, S> {
         if let Some(trouble) = trouble {
             ctx.halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(trouble.clone()));
         }
-        // The table takes rows: what it refused before was refused for itself.
+        // The table takes rows, so earlier refusals were about single responses. The next ones are counted anew.
         if committed.contains(&Committed::Stored) {
             self.refused_alone.store(0, Ordering::Relaxed);
         }
@@ -246,7 +246,7 @@ impl<Q: Queue + SharedState, S: Store> CommitStage<'_, Q, S> {
     /// The store takes responses again: what was held for it need not wait any longer. A response that was refused by itself waits on:
     /// another one that was stored says nothing about it.
     async fn lift_holds(&self) {
-        // The second code is what the store holds single records with.
+        // The store itself holds single records, with the second code.
         for code in [STORE_FAILS, "database_fails"] {
             if let Err(error) = self.ctx.worker.queue.lift_holds(self.ctx.time.now(), code).await {
                 warn!(error = %error, "could not lift the holds of requests; they end by themselves");

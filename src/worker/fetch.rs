@@ -96,7 +96,7 @@ impl<'a, Q: Queue + SharedState, S: Store> FetchStage<'a, Q, S> {
         let Self { ctx, breaker, .. } = self;
         let Work { lease, league } = work;
         let (mut earlier, mut again) = (None, false);
-        // The end of a request that should be called again and cannot be: held, so that others come first.
+        // Set once a second call is needed. If that call cannot begin, the request is held, so that others come first.
         let mut else_held = None;
         loop {
             let Some((place, permit)) = self.start(lease.object.kind, again).await else {
@@ -104,10 +104,10 @@ impl<'a, Q: Queue + SharedState, S: Store> FetchStage<'a, Q, S> {
             };
             let called = tokio::select! {
                 called = self.call(&lease, league.as_ref(), permit, earlier.take()) => called,
-                // SIGTERM: the sandbox is gone before the response would be here.
+                // After SIGTERM the sandbox is gone before the response could arrive.
                 () = ctx.halt.forced(Force::Abandon) => Called::Ended(How::Released),
             };
-            // The place is for calls; a wait for a classification may be long.
+            // The place is only for calls, and a wait for a classification may be long.
             drop(place);
             again = true;
             let (accusation, ending) = match called {
@@ -255,7 +255,7 @@ impl<'a, Q: Queue + SharedState, S: Store> FetchStage<'a, Q, S> {
                 ctx.day_used_up();
                 Called::Ended(How::Released)
             }
-            // Nothing is known about the object: another run has a key, or the time.
+            // No call was made, so nothing is known about the object. A run with a key and enough time will fetch it.
             Verdict::Prevented(Obstacle::NoUsableKey | Obstacle::Deadline) => Called::Ended(How::Released),
         }
     }

@@ -65,7 +65,8 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
                 break;
             }
         }
-        // No further call can classify what still waits. Where calls could not go on, nothing follows from that.
+        // No further call can classify the failures that are still open. After a forced end they stay undecided, since calls that might
+        // have decided them were not made.
         breaker.judge().update(if ctx.halt.is_forced() { Judge::leave_undecided } else { Judge::finish });
         breaker.return_unused_probes().await;
     }
@@ -227,11 +228,11 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
                 () = decided => {}
                 // A run that ends leaves doubts undecided.
                 () = self.ctx.halt.forced(Force::StartNothing) => {}
-                // More may be ready meanwhile.
+                // More requests may have become ready in the meantime.
                 () = tokio::time::sleep(IDLE_POLL_INTERVAL) => {}
             }
         }
-        // Requests that wait for their classification take the next step before this stage looks again.
+        // Lets requests whose classification is known go on before this stage looks at the flow again.
         tokio::task::yield_now().await;
     }
 
@@ -242,7 +243,7 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
             at_most.map_or(ctx.deadline.leasing_ends(), |wait| ctx.deadline.leasing_ends().min(Instant::now() + wait));
         tokio::select! {
             () = ctx.flow.until(condition) => {}
-            // The caller looks again, and finds the end or the time.
+            // The caller checks again and finds out why the wait ended.
             () = ctx.halt.forced(Force::StartNothing) => {}
             () = tokio::time::sleep_until(until) => {}
         }
@@ -279,7 +280,7 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
                 self.wait_for_a_key().await;
                 continue;
             }
-            // The database may refuse what is fetched: one request at a time, until one is stored.
+            // A doubtful database may refuse responses, so only one request at a time is fetched until one is stored.
             if ctx.worker.store.is_doubtful() {
                 if counts.open == counts.waiting {
                     return Some(1);
@@ -288,11 +289,11 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
                 continue;
             }
             let ahead = if probing { 1 } else { requests_ahead(ctx.pool().total_rate()) }.min(self.callable(&counts));
-            // In batches of at least half: each lease call is a round trip.
+            // Each lease call is a round trip, so a batch is at least half of what may be leased ahead.
             if ahead > 0 && counts.unstarted <= ahead / 2 {
                 return Some((ahead - counts.unstarted).min(usize::try_from(left).unwrap_or(usize::MAX)));
             }
-            // With a key that recovers, or another block of the day, more can be called than it seems now.
+            // The wait is bounded, because a key that recovers or another block of the daily quota makes room without a change of the flow.
             let has_room = |now: &Counts| now.unstarted < counts.unstarted && now.unstarted <= ahead / 2;
             self.wait(has_room, Some(IDLE_POLL_INTERVAL)).await;
         }
@@ -309,7 +310,7 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
         let Self { ctx, breaker, .. } = self;
         if ctx.slots.is_logging_in() {
             tokio::select! {
-                // The login may have given a key, or none; the caller looks again.
+                // The login may have given a key or none; the caller checks.
                 () = ctx.slots.logged_in() => {}
                 () = ctx.halt.forced(Force::StartNothing) => {}
                 () = tokio::time::sleep_until(ctx.deadline.leasing_ends()) => {}

@@ -37,11 +37,11 @@ impl<Q: Queue + SharedState, S: Store> Runs for Worker<Q, S> {
         let time = opening.open(&options.named).await;
         failpoint!("run.opened");
         if let (Some(time), None) = (&time, run.halt.reason()) {
-            // One allocation a run; as a part of this future it would be moved about with it.
+            // Boxed, since this large future would otherwise be copied whenever the outer one is moved.
             let drain = Box::pin(run.drain(time, progress));
             tokio::select! {
                 () = drain => {}
-                // Dropped with the end of the drain; `finish` sends the rest.
+                // The invalidation ends with the drain; `finish` sends the tags that are left.
                 () = run.outbox.keep_invalidating() => {}
             }
         }

@@ -67,7 +67,7 @@ pub async fn until_others_are_called<Q: Queue + SharedState, S: Store>(
 ) -> bool {
     tokio::select! {
         () = behind.has_its_turn() => true,
-        // A forced end has no turn for those behind.
+        // After a forced end no call begins, so those behind never get their turn.
         () = ctx.halt.forced(Force::StartNothing) => false,
         () = tokio::time::sleep_until(ctx.deadline.leasing_ends()) => false,
     }

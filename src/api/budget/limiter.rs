@@ -511,7 +511,7 @@ mod tests {
                 let time = Duration::from_millis(milliseconds);
                 let foretold = limit.calls_within(time);
                 let (calls, _) = greedy(&mut limit, &clock, time, || Duration::ZERO);
-                // DailyQuota for saved-up lateness, and for a call at the very end.
+                // Lateness may have saved up a call, and one may fall on the very end.
                 assert!(foretold.abs_diff(calls) <= 1, "{calls} calls, foretold {foretold}, at {rate}/s in {time:?}");
             }
         }
