@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signs_by_code() {
+    fn fault_follows_sqlstate() {
         for (code, message, is_fatal, fault) in [
             ("0A000", "cached plan must not change result type", false, Some(ConnectionFault::Outdated)),
             ("25006", "cannot execute INSERT in a read-only transaction", false, Some(ConnectionFault::Outdated)),

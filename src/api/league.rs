@@ -90,7 +90,7 @@ pub(super) async fn fetch_war(caller: &mut Caller<'_>, object: &ObjectId, rememb
     if busy || says_none(&memory, caller.now()) {
         return keep(plain, memory);
     }
-    match find(caller, &object.tag, &memory).await {
+    match find_league_war(caller, &object.tag, &memory).await {
         Ok(league) if is_newer(&league.war, &plain, before.as_deref()) => {
             let memory = remembering(&league.war, league.times, WarMemory { war: before, ..league.memory });
             league.times.fetched(object, answered(league.war), Some(memory))
@@ -207,9 +207,9 @@ fn is_newer(league: &WarDocument, plain: &Plain, before: Option<&KnownWar>) -> b
     }
 }
 
-async fn find(caller: &mut Caller<'_>, clan: &Tag, memory: &WarMemory) -> Result<Found, Miss> {
+async fn find_league_war(caller: &mut Caller<'_>, clan: &Tag, memory: &WarMemory) -> Result<Found, Miss> {
     // Fetching the remembered war takes one call; the search takes up to nine.
-    if let Some(tag) = remembered_war(memory, caller.now())
+    if let Some(tag) = remembered_war_tag(memory, caller.now())
         && let Some(Seen::Ours(war, times)) = fetch_league_war(caller, &tag, clan).await?
     {
         return Ok(remembered(war, times, memory.clone()));
@@ -352,7 +352,7 @@ const fn is_the_end_of_calls(verdict: &Verdict) -> bool {
     matches!(verdict, Verdict::Prevented(Obstacle::NoUsableKey | Obstacle::DailyQuotaExhausted | Obstacle::Deadline))
 }
 
-fn remembered_war(memory: &WarMemory, now: Timestamp) -> Option<Tag> {
+fn remembered_war_tag(memory: &WarMemory, now: Timestamp) -> Option<Tag> {
     let until = memory.war_tag_until?;
     let tag = memory.war_tag.as_deref()?.parse().ok()?;
     (now < until && until <= now + MAX_ROUND_LENGTH).then_some(tag)

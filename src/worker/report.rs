@@ -113,7 +113,7 @@ impl StopReason {
             Self::QueueEmpty => "the queue is empty",
             Self::Deadline => "the time is up; the next run goes on",
             Self::MaxRequests => "max_requests is reached",
-            Self::Shutdown => "the worker was told to stop; the next run goes on",
+            Self::Shutdown => "the worker was asked to stop; the next run goes on",
             Self::RefreshPaused => "refreshes are paused (REFRESH_PAUSED or DISABLE_AUTO_REFRESH_QUEUE)",
             Self::AlreadyRunning => "another run uses every key and serves the queue",
             Self::KeysCoolingDown => "every key is cooling down; the queue waits",

@@ -54,7 +54,7 @@ pub struct ExplainArgs {
 pub(super) struct Known {
     object: ObjectId,
     now: Timestamp,
-    standing: Position,
+    position: Position,
     mail: Vec<MailFound>,
     /// Unreadable mail whose id names the object.
     letters: Vec<DeadLetter>,
@@ -93,13 +93,13 @@ pub async fn run(args: ExplainArgs, shared: &Shared) -> anyhow::Result<Exit> {
     let store = store();
     let mut all = Vec::new();
     for object in objects {
-        let standing = queue.position(&object).await?;
+        let position = queue.position(&object).await?;
         let names_it = |letter: &&DeadLetter| {
             letter.name.strip_prefix("mail:").is_some_and(|id| named_by(id).as_ref() == Some(&object))
         };
         all.push(Known {
             now,
-            standing,
+            position,
             mail: mail.iter().filter(|(of, _)| *of == object).map(|(_, mail)| mail.clone()).collect(),
             letters: letters.iter().filter(names_it).cloned().collect(),
             store: stored_state(&store, &object).await,

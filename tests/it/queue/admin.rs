@@ -267,8 +267,8 @@ async fn dead_letters_are_filtered_by_age(bed: &impl Bed) {
 async fn position_counts_ready_objects_before_it(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::Low, NOW).await;
     bed.enqueue("clan:2QQ", Priority::High, NOW + SECOND).await;
-    let standing = bed.queue().position(&"clan:2PP".parse().unwrap()).await.unwrap();
-    assert_eq!((standing.ahead, standing.record), (Some(1), bed.record("clan:2PP").await));
+    let position = bed.queue().position(&"clan:2PP".parse().unwrap()).await.unwrap();
+    assert_eq!((position.ahead, position.record), (Some(1), bed.record("clan:2PP").await));
     let unknown = bed.queue().position(&"war:2PP".parse().unwrap()).await.unwrap();
     assert_eq!((unknown.ahead, unknown.record), (None, None));
 }
