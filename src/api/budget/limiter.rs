@@ -128,7 +128,7 @@ impl<C: Clock + Clone> RateLimit<C> {
     pub fn take(&mut self) -> Result<(), Duration> {
         let now = self.clock.now();
         // The log comes first: a permit of the governor that cannot be used yet would be lost.
-        self.room(now)?;
+        self.check_window(now)?;
         self.governor.check().map_err(|not_until| not_until.wait_time_from(now))?;
         self.last = Some(now);
         Ok(())
