@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 
 /// The meaning of an error for the connection that it came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sign {
+pub enum ConnectionFault {
     /// The connection is unusable. Nothing is known about others.
     Lost,
     /// The server ended the connection, and probably others too.
@@ -30,8 +30,8 @@ pub enum Sign {
     Pooler,
 }
 
-impl Sign {
-    /// The sign in an error; `None` when the connection is still usable.
+impl ConnectionFault {
+    /// Classifies an error of a connection. `None` when the connection is still usable.
     #[must_use]
     pub fn of(error: &sqlx::Error) -> Option<Self> {
         match error {
@@ -39,18 +39,18 @@ impl Sign {
                 let error = database.try_downcast_ref::<PgDatabaseError>();
                 let is_fatal =
                     error.is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic));
-                // A function or a trigger may raise any code, so this says nothing about our statements.
+                // A function or a trigger may raise any code, so a raised code says nothing about the connection.
                 let is_raised = error.and_then(PgDatabaseError::r#where).is_some_and(|place| place.contains("PL/"));
-                let sign = of_code(&database.code().unwrap_or_default(), database.message(), is_fatal);
+                let fault = of_code(&database.code().unwrap_or_default(), database.message(), is_fatal);
                 let is_of_server =
                     database.message().contains("cached plan") || database.code().as_deref() == Some("25006");
-                // These come from the server itself, even within a trigger.
-                sign.filter(|sign| !is_raised || is_fatal || is_of_server || *sign == Self::Lost)
+                // The exceptions come from the server itself, even within a trigger.
+                fault.filter(|fault| !is_raised || is_fatal || is_of_server || *fault == Self::Lost)
             }
             sqlx::Error::RowNotFound | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => None,
             // The responses do not match the requests, or the transaction does not begin.
             sqlx::Error::Protocol(_) | sqlx::Error::BeginFailed => Some(Self::Outdated),
-            // Mostly our own limit: a slow statement says nothing about other connections.
+            // Mostly our own timeout: a slow statement says nothing about other connections.
             sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut => Some(Self::Lost),
             sqlx::Error::Io(_) => Some(Self::Cut),
             _ => Some(Self::Lost),
@@ -64,29 +64,29 @@ impl Sign {
     }
 }
 
-fn of_code(code: &str, message: &str, is_fatal: bool) -> Option<Sign> {
+fn of_code(code: &str, message: &str, is_fatal: bool) -> Option<ConnectionFault> {
     match code {
         // A prepared statement or portal that is missing or exists already, or parameters that are not those of the statement.
         // PgBouncer gives 08P01 to all of its own errors, which are fatal.
-        "26000" | "42P05" | "34000" | "22P03" => Some(Sign::Pooler),
-        "08P01" if !is_fatal || message.contains("prepared statement") => Some(Sign::Pooler),
+        "26000" | "42P05" | "34000" | "22P03" => Some(ConnectionFault::Pooler),
+        "08P01" if !is_fatal || message.contains("prepared statement") => Some(ConnectionFault::Pooler),
         // `cached plan must not change result type` among others; a write on a standby or a read-only server; a transaction
         // that another client left open.
-        "0A000" | "25006" | "25P01" | "25P02" if !is_fatal => Some(Sign::Outdated),
+        "0A000" | "25006" | "25P01" | "25P02" if !is_fatal => Some(ConnectionFault::Outdated),
         // These messages are never translated.
         "XX000"
             if ["cache lookup failed", "could not open relation", "could not find"]
                 .iter()
                 .any(|kin| message.contains(kin)) =>
         {
-            Some(Sign::Outdated)
+            Some(ConnectionFault::Outdated)
         }
         // Ended because of this connection alone: it was idle, or exceeded the limit.
-        "25P03" | "25P04" | "57P05" | "53300" => Some(Sign::Lost),
+        "25P03" | "25P04" | "57P05" | "53300" => Some(ConnectionFault::Lost),
         // Shutdown, crash, starting up, database dropped.
-        "57P01" | "57P02" | "57P03" | "57P04" => Some(Sign::Cut),
-        _ if code.starts_with("08") => Some(Sign::Cut),
-        _ if is_fatal => Some(Sign::Lost),
+        "57P01" | "57P02" | "57P03" | "57P04" => Some(ConnectionFault::Cut),
+        _ if code.starts_with("08") => Some(ConnectionFault::Cut),
+        _ if is_fatal => Some(ConnectionFault::Lost),
         _ => None,
     }
 }
@@ -123,21 +123,21 @@ impl Connections {
         self.0.keeps_statements.load(Ordering::Relaxed)
     }
 
-    /// Updates the trust after an error, and returns its sign.
-    pub fn notice(&self, error: &sqlx::Error) -> Option<Sign> {
-        let sign = Sign::of(error)?;
-        if sign == Sign::Pooler {
+    /// Updates the trust after an error, and returns the fault of the connection, if the error shows one.
+    pub fn notice(&self, error: &sqlx::Error) -> Option<ConnectionFault> {
+        let fault = ConnectionFault::of(error)?;
+        if fault == ConnectionFault::Pooler {
             self.stop_keeping(error);
         }
-        if sign != Sign::Lost {
-            debug!(%error, ?sign, "the connections to the database are opened anew");
+        if fault != ConnectionFault::Lost {
+            debug!(%error, ?fault, "the connections to the database are opened anew");
             self.suspect();
         }
-        Some(sign)
+        Some(fault)
     }
 
     /// Stops keeping statements, since a pooler is in the way.
-    pub fn stop_keeping(&self, sign: impl fmt::Display) {
+    pub fn stop_keeping(&self, fault: impl fmt::Display) {
         // One warning per process is enough.
         if !self.0.keeps_statements.swap(false, Ordering::Relaxed) {
             return;
@@ -146,7 +146,7 @@ impl Connections {
         self.suspect();
         warn!(
             server = %self.0.server,
-            "the connections to the database at {} may be shared with other clients, as poolers and proxies do ({sign}): this \
+            "the connections to the database at {} may be shared with other clients, as poolers and proxies do ({fault}): this \
              process keeps no prepared statements from now on; set DB_STATEMENT_CACHE=0, or add ?pgbouncer=true to \
              DATABASE_URL, so that it never does",
             self.0.server
@@ -176,26 +176,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn signs_by_code() {
-        for (code, message, is_fatal, sign) in [
-            ("0A000", "cached plan must not change result type", false, Some(Sign::Outdated)),
-            ("25006", "cannot execute INSERT in a read-only transaction", false, Some(Sign::Outdated)),
-            ("25P02", "current transaction is aborted", false, Some(Sign::Outdated)),
-            ("XX000", "cache lookup failed for type 16402", false, Some(Sign::Outdated)),
+    fn fault_follows_sqlstate() {
+        for (code, message, is_fatal, fault) in [
+            ("0A000", "cached plan must not change result type", false, Some(ConnectionFault::Outdated)),
+            ("25006", "cannot execute INSERT in a read-only transaction", false, Some(ConnectionFault::Outdated)),
+            ("25P02", "current transaction is aborted", false, Some(ConnectionFault::Outdated)),
+            ("XX000", "cache lookup failed for type 16402", false, Some(ConnectionFault::Outdated)),
             ("XX000", "a trigger says no", false, None),
-            ("26000", "prepared statement \"sqlx_s_1\" does not exist", false, Some(Sign::Pooler)),
-            ("42P05", "prepared statement \"sqlx_s_1\" already exists", false, Some(Sign::Pooler)),
-            ("08P01", "bind message supplies 1 parameters, but …", false, Some(Sign::Pooler)),
-            ("08P01", "query_wait_timeout", true, Some(Sign::Cut)),
-            ("57P01", "terminating connection due to administrator command", true, Some(Sign::Cut)),
-            ("57P05", "terminating connection due to idle-session timeout", true, Some(Sign::Lost)),
-            ("53300", "sorry, too many clients already", true, Some(Sign::Lost)),
-            ("40001", "terminating connection due to conflict with recovery", true, Some(Sign::Lost)),
+            ("26000", "prepared statement \"sqlx_s_1\" does not exist", false, Some(ConnectionFault::Pooler)),
+            ("42P05", "prepared statement \"sqlx_s_1\" already exists", false, Some(ConnectionFault::Pooler)),
+            ("08P01", "bind message supplies 1 parameters, but …", false, Some(ConnectionFault::Pooler)),
+            ("08P01", "query_wait_timeout", true, Some(ConnectionFault::Cut)),
+            ("57P01", "terminating connection due to administrator command", true, Some(ConnectionFault::Cut)),
+            ("57P05", "terminating connection due to idle-session timeout", true, Some(ConnectionFault::Lost)),
+            ("53300", "sorry, too many clients already", true, Some(ConnectionFault::Lost)),
+            ("40001", "terminating connection due to conflict with recovery", true, Some(ConnectionFault::Lost)),
             ("40001", "could not serialize access", false, None),
             ("23505", "duplicate key", false, None),
             ("57014", "canceling statement due to statement timeout", false, None),
         ] {
-            assert_eq!(of_code(code, message, is_fatal), sign, "{code} {message}");
+            assert_eq!(of_code(code, message, is_fatal), fault, "{code} {message}");
         }
     }
 

@@ -35,7 +35,7 @@ const CHATTY_LIBRARIES: [&str; 7] = ["h2", "hyper", "hyper_util", "reqwest", "ru
 /// Logs JSON lines to standard output. Later calls change nothing.
 pub fn init_lambda(config: &TelemetryConfig) {
     let lines = JsonLines::new(std::io::stdout, Arc::new(SystemClock));
-    // A second subscriber is refused, which is as documented.
+    // Fails only when a subscriber is installed already: the first one stays.
     let _ = tracing_subscriber::registry().with(filter(&config.log_level)).with(lines).try_init();
 }
 
@@ -47,7 +47,7 @@ pub fn log_panics() {
 /// Logs plain lines to standard error, so that standard output stays free for what a command prints.
 pub fn init_command_line(config: &TelemetryConfig) {
     let lines = tracing_subscriber::fmt::layer().with_writer(|| OneLine(std::io::stderr())).with_target(false);
-    // As above.
+    // Fails only when a subscriber is installed already: the first one stays.
     let _ = tracing_subscriber::registry().with(filter(&config.log_level)).with(lines).try_init();
 }
 

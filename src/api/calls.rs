@@ -163,13 +163,13 @@ impl<'a> Caller<'a> {
                 break;
             }
             sleep(wait).await;
-            // Others may have failed meanwhile, too: then it is more than a hiccup.
+            // Checked again after the wait: if other calls have failed meanwhile, it is more than a hiccup.
             if !is_worth_it() {
                 break;
             }
             self.task.quick_tries -= 1;
             let next = self.call_once(endpoint, Some(accusation.clone())).await;
-            // The object did fail; that no second call could be made does not change it.
+            // The first failure stands when no second call could be made.
             if matches!(next.result, CallResult::Failed(Verdict::Prevented(_))) {
                 break;
             }
@@ -204,7 +204,7 @@ impl<'a> Caller<'a> {
         let sending = self.transport.send(endpoint, bearer, limit, self.task.until, &mut self.memory, &**clock);
         let mut sent = pin!(connects.of(sending));
         let (response, waited) = tokio::select! {
-            // The call goes first: it must have its turn before anybody looks whether it has left.
+            // Polled first, because the call must have its turn before the watch checks whether it has left.
             biased;
             response = &mut sent => response,
             never = call.watch(&connects) => match never {},

@@ -76,7 +76,7 @@ impl ApiClient {
             EndpointKind::Clan => Endpoint::Clan(tag),
             EndpointKind::Player => Endpoint::Player(tag),
             EndpointKind::LeagueGroup => Endpoint::LeagueGroup(tag),
-            // The war of a league has a tag of its own, which nobody knows here.
+            // A league war has a tag of its own, which is not known here, so the current war of the clan is called instead.
             EndpointKind::CurrentWar | EndpointKind::LeagueWar => Endpoint::CurrentWar(tag),
         };
         let mut caller = Caller::new(&self.transport, self.memory.reservation(), task);

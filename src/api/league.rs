@@ -53,7 +53,7 @@ const MAX_ROUND_LENGTH: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 
 /// Fetches a clan's war.
 pub(super) async fn fetch_war(caller: &mut Caller<'_>, object: &ObjectId, remembered: Option<&WarMemory>) -> Verdict {
-    // The mark is used up by this fetch.
+    // This fetch does what the mark asked for, so the mark is cleared.
     let mut memory = WarMemory { seeks_next_round: false, ..remembered.cloned().unwrap_or_default() };
     let current = caller.call(&Endpoint::CurrentWar(&object.tag)).await;
     let plain = match current.result {
@@ -90,7 +90,7 @@ pub(super) async fn fetch_war(caller: &mut Caller<'_>, object: &ObjectId, rememb
     if busy || says_none(&memory, caller.now()) {
         return keep(plain, memory);
     }
-    match find(caller, &object.tag, &memory).await {
+    match find_league_war(caller, &object.tag, &memory).await {
         Ok(league) if is_newer(&league.war, &plain, before.as_deref()) => {
             let memory = remembering(&league.war, league.times, WarMemory { war: before, ..league.memory });
             league.times.fetched(object, answered(league.war), Some(memory))
@@ -207,9 +207,9 @@ fn is_newer(league: &WarDocument, plain: &Plain, before: Option<&KnownWar>) -> b
     }
 }
 
-async fn find(caller: &mut Caller<'_>, clan: &Tag, memory: &WarMemory) -> Result<Found, Miss> {
-    // One call, where the search takes up to nine.
-    if let Some(tag) = remembered_war(memory, caller.now())
+async fn find_league_war(caller: &mut Caller<'_>, clan: &Tag, memory: &WarMemory) -> Result<Found, Miss> {
+    // Fetching the remembered war takes one call; the search takes up to nine.
+    if let Some(tag) = remembered_war_tag(memory, caller.now())
         && let Some(Seen::Ours(war, times)) = fetch_league_war(caller, &tag, clan).await?
     {
         return Ok(remembered(war, times, memory.clone()));
@@ -243,11 +243,11 @@ async fn find(caller: &mut Caller<'_>, clan: &Tag, memory: &WarMemory) -> Result
 fn remembered(war: WarDocument, times: Times, memory: WarMemory) -> Found {
     let was_final = memory.war.as_ref().is_some_and(|known| known.is_final);
     let is_final = known(&war, times.copied_at()).is_some_and(|known| known.is_final);
-    // Either the end is still to be seen, or it was seen before this poll.
+    // The war goes on, or an earlier poll saw its end already.
     if !is_final || was_final {
         return Found { war, times, memory };
     }
-    // Forgotten, so that the next fetch searches.
+    // The war tag is forgotten, so that the next fetch searches for the next round.
     let memory = WarMemory { war_tag: None, war_tag_until: None, seeks_next_round: true, ..memory };
     Found { war, times: times.not_worth_waiting_for(), memory }
 }
@@ -340,7 +340,7 @@ async fn fetch_league_war(caller: &mut Caller<'_>, war: &Tag, clan: &Tag) -> Res
     match reply.result {
         CallResult::Good(Classified::War(war)) => Ok(Some(Seen::Ours(war, reply.times))),
         CallResult::Good(Classified::OtherWar { state }) => Ok(Some(Seen::Others { state })),
-        // A war of two other named clans would be known as such.
+        // A war of two other clans would be `OtherWar`, so this may be ours in a state that we do not know.
         CallResult::Good(Classified::UnknownState(state)) => Err(Miss::Unclear(state)),
         CallResult::Good(_) | CallResult::Failed(Verdict::DeadLetter { .. }) => Ok(None),
         CallResult::Failed(verdict) => Err(Miss::Failed(Box::new(verdict))),
@@ -352,7 +352,7 @@ const fn is_the_end_of_calls(verdict: &Verdict) -> bool {
     matches!(verdict, Verdict::Prevented(Obstacle::NoUsableKey | Obstacle::DailyQuotaExhausted | Obstacle::Deadline))
 }
 
-fn remembered_war(memory: &WarMemory, now: Timestamp) -> Option<Tag> {
+fn remembered_war_tag(memory: &WarMemory, now: Timestamp) -> Option<Tag> {
     let until = memory.war_tag_until?;
     let tag = memory.war_tag.as_deref()?.parse().ok()?;
     (now < until && until <= now + MAX_ROUND_LENGTH).then_some(tag)
@@ -382,7 +382,7 @@ fn none_until(now: Timestamp, ended_season: &str) -> Timestamp {
     if utc.day() <= LAST_LEAGUE_DAY && ended_season != this_season {
         return now + NO_LEAGUE_TTL_IN_SEASON;
     }
-    // The belief must not reach into the next season.
+    // "In no league" must be checked again when the next season begins.
     (now + NO_LEAGUE_TTL_OFF_SEASON).min(next_month(utc))
 }
 

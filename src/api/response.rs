@@ -127,7 +127,7 @@ pub fn classify(endpoint: &Endpoint<'_>, result: &Result<Response, TransportErro
             let sign = if says(body, "inmaintenance") { Sign::Maintenance } else { Sign::Unavailable };
             bad(sign, "unavailable", describe(status, body))
         }
-        // Never seen from the API itself. It may come from something in between.
+        // The API itself has never sent this status; a proxy in between may have.
         401 => bad(Sign::Forbidden, "forbidden", describe(status, body)),
         200 | 400 | 403 | 404 if foreign_encoding(headers).is_some() => {
             let name = foreign_encoding(headers).unwrap_or_default();

@@ -95,7 +95,7 @@ pub fn clan(text: &str, asked: &Tag) -> Result<ClanDocument, Unusable> {
     // An empty list is believed only with its count, and a count that cannot be read leaves the list in doubt.
     let is_counted = counted.is_some() || (clan.get("members").is_none() && !entries.is_empty());
     let has_all_members = is_counted && !contradicts && members.len() == entries.len();
-    // Nobody can say which of the two is wrong, so nobody is moved.
+    // The count or the list is wrong, and nothing shows which. An empty list moves no player.
     if contradicts {
         members.clear();
     }
@@ -273,7 +273,7 @@ struct Object<'a> {
 impl<'a> Object<'a> {
     fn parse(text: &'a str) -> Result<Self, Unusable> {
         serde_json::from_str(text).map_err(|error| {
-            // The parser stops at the first character of a number or a list. Parsed as anything, a broken text shows itself.
+            // For a number or a list this error says only that it is not an object. Parsing the text as any value shows if it is broken.
             let broken = if error.is_data() { serde_json::from_str::<&RawValue>(text).err() } else { Some(error) };
             broken.map_or(Unusable::NotAnObject, |error| Unusable::NotJson(error.to_string()))
         })

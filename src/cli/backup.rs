@@ -21,11 +21,11 @@ use crate::{
 
 /// Writes the mailbox and the queue into one file
 ///
-/// The file has the mail, all requests (ready, delayed, leased), the dead letters, and index entries without data. It is
-/// named by its time, readable by its owner only, and contains no password. It appears once it is complete and on the
-/// disk. Then backups older than QUEUE_BACKUP_RETENTION_DAYS (default 7) are deleted, except the newest. A backup only
-/// reads, in small steps, and may be made while runs work: it has everything that was there from its beginning to its
-/// end. Needs REDIS_URL, and QUEUE_BACKUP_DIR or --dir.
+/// The file contains the mail, all requests (ready, delayed, leased), the dead letters, and index entries without
+/// data. It is named by its time, readable by its owner only, and contains no password. It appears once it is complete
+/// and on the disk. Then backups older than QUEUE_BACKUP_RETENTION_DAYS (default 7) are deleted, except the newest. A
+/// backup only reads, in small steps, and may be made while runs work. Whatever is there during the whole backup is in
+/// the file. Needs REDIS_URL, and QUEUE_BACKUP_DIR or --dir.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -306,7 +306,7 @@ impl Transfer {
         let verified = copies.iter().zip(stored).zip(arrived).filter(|(_, arrived)| *arrived);
         let (copies, taken): (Vec<&Returning>, Vec<(String, Vec<u8>)>) =
             verified.map(|((copy, stored), _)| (copy, (copy.name(), stored))).unzip();
-        // Compares the text first, so that a later change at the source is not lost.
+        // Deletes an original only if its text is unchanged, so that a later change at the source is not lost.
         let gone = self.source.take_away(&taken).await?;
         for (copy, gone) in copies.into_iter().zip(gone) {
             pass.moved += 1;

@@ -35,10 +35,10 @@ enum ViewsCommand {
 
 /// Creates clan_leaderboard and refresh_progress in the schema refresh_worker
 ///
-/// clan_leaderboard: the clans by points, from their newest snapshots. refresh_progress: the objects of each kind that are
-/// as fresh as each priority promises. An existing view stays, unless an earlier version of the worker created it in another
-/// form: then it is replaced and keeps its grants. The views belong to the role of DATABASE_URL, so that runs can refresh
-/// them; name them in REFRESH_VIEWS. Needs DATABASE_URL.
+/// clan_leaderboard: the clans by points, from their newest snapshots. refresh_progress: how many objects of each kind
+/// are as fresh as each priority promises. An existing view stays, unless an earlier version of the worker created it
+/// in another form: then it is replaced and keeps its grants. The views belong to the role of DATABASE_URL, so that
+/// runs can refresh them; name them in REFRESH_VIEWS. Needs DATABASE_URL.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -141,7 +141,7 @@ impl RedisUrl {
             // A bare percent sign would begin an encoded character.
             let _ = self.url.set_password(Some(&password.replace('%', "%25")));
         }
-        // The library would not log in at all without a password.
+        // Without a password the library would not log in at all, even with a user.
         if !self.url.username().is_empty() && self.url.password().is_none_or(str::is_empty) {
             problems.push(
                 "has a user but no password; a password alone is written redis://:password@host (with a colon)"

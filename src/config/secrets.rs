@@ -151,7 +151,7 @@ impl Secrets {
                 let answer = match reference.way {
                     Way::File => read_file(&reference.place),
                     way => match extension.get_or_insert_with(|| Extension::of(vars)) {
-                        Ok(extension) => extension.ask(way, &reference.place).await,
+                        Ok(extension) => extension.fetch(way, &reference.place).await,
                         Err(problem) => Err(problem.clone()),
                     },
                 };
@@ -251,7 +251,7 @@ impl Extension {
         Ok(Self { base: format!("http://localhost:{port}"), http, session_token: session_token.into() })
     }
 
-    async fn ask(&self, way: Way, name: &str) -> Result<SecretString, String> {
+    async fn fetch(&self, way: Way, name: &str) -> Result<SecretString, String> {
         let (path, key, pointer) = match way {
             Way::Parameter => ("/systemsmanager/parameters/get", "name", "/Parameter/Value"),
             _ => ("/secretsmanager/get", "secretId", "/SecretString"),

@@ -53,7 +53,7 @@ pub fn parse(options: &Map<String, Value>, unknown: Unknown) -> Result<RunOption
 }
 
 fn max_requests(value: &Value) -> Result<u64, Vec<String>> {
-    value.as_u64().filter(|count| *count > 0).ok_or_else(|| not(value, "max_requests", "a whole number from 1"))
+    value.as_u64().filter(|count| *count > 0).ok_or_else(|| wrong_value(value, "max_requests", "a whole number from 1"))
 }
 
 fn max_runtime(value: &Value) -> Result<Duration, Vec<String>> {
@@ -61,7 +61,7 @@ fn max_runtime(value: &Value) -> Result<Duration, Vec<String>> {
         .as_f64()
         .filter(|seconds| *seconds > 0.0 && *seconds <= MAX_RUNTIME_SECONDS)
         .map(Duration::from_secs_f64)
-        .ok_or_else(|| not(value, "max_runtime", "seconds, more than 0 and at most 86400"))
+        .ok_or_else(|| wrong_value(value, "max_runtime", "seconds, more than 0 and at most 86400"))
 }
 
 /// A priority or several, by number or by name.
@@ -69,17 +69,18 @@ fn priority_filter(value: &Value) -> Result<Vec<Priority>, Vec<String>> {
     let expected = "0 to 3, critical, high, medium or low, or a list of them";
     let entries = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
     if entries.is_empty() {
-        return Err(not(value, "priority_filter", expected));
+        return Err(wrong_value(value, "priority_filter", expected));
     }
     let mut priorities = BTreeSet::new();
     for entry in entries {
         let priority = match entry {
             Value::Number(number) => number.to_string().parse(),
             Value::String(name) => name.parse(),
-            _ => return Err(not(entry, "priority_filter", expected)),
+            _ => return Err(wrong_value(entry, "priority_filter", expected)),
         };
-        priorities
-            .insert(priority.map_err(|_: crate::model::UnknownPriority| not(entry, "priority_filter", expected))?);
+        priorities.insert(
+            priority.map_err(|_: crate::model::UnknownPriority| wrong_value(entry, "priority_filter", expected))?,
+        );
     }
     Ok(priorities.into_iter().collect())
 }
@@ -87,7 +88,7 @@ fn priority_filter(value: &Value) -> Result<Vec<Priority>, Vec<String>> {
 /// `[{"type": "clan", "tag": "#2PP"}, …]`.
 fn requests(value: &Value) -> Result<Vec<ObjectId>, Vec<String>> {
     let Value::Array(entries) = value else {
-        return Err(not(value, "requests", r##"a list such as [{"type": "player", "tag": "#2PP"}]"##));
+        return Err(wrong_value(value, "requests", r##"a list such as [{"type": "player", "tag": "#2PP"}]"##));
     };
     collect(entries.iter().enumerate().map(|(index, entry)| {
         request(entry).map_err(|problem| format!("`requests[{index}]` {}: {problem}", shown(entry)))
@@ -138,7 +139,7 @@ fn collect(entries: impl Iterator<Item = Result<ObjectId, String>>) -> Result<Ve
     if problems.is_empty() { Ok(objects) } else { Err(problems) }
 }
 
-fn not(value: &Value, name: &str, expected: &str) -> Vec<String> {
+fn wrong_value(value: &Value, name: &str, expected: &str) -> Vec<String> {
     vec![format!("`{name}` is {}: expected {expected}", shown(value))]
 }
 

@@ -44,7 +44,7 @@ impl Response {
 
     /// A response whose value has a status already.
     pub const fn with_status(status: u16, value: Value) -> Self {
-        // Servers of ours or the API cannot be used: the login may be the reason.
+        // A server or the API cannot be used, and a refused login may be the reason.
         let access = if matches!(status, 502 | 503) { Access::MayBeDenied } else { Access::Granted };
         Self { value, access }
     }

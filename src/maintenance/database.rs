@@ -105,7 +105,7 @@ pub(super) fn is_out_of_time(error: &sqlx::Error, until: Instant) -> bool {
         sqlx::Error::Io(error) => error.kind() == io::ErrorKind::TimedOut,
         error => code(error).is_some_and(|code| code == "57014"),
     };
-    // An earlier end has another cause.
+    // Work that was cut off before `until` was cut off by somebody else.
     is_cut_off && Instant::now() + CLOCK_TOLERANCE >= until
 }
 

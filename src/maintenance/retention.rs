@@ -111,11 +111,11 @@ impl Retention {
         let end = self.kept_from(now);
         for (kind, table, tag) in TABLES {
             // Thinned already today by this process.
-            if self.known(table).is_some_and(|done| done >= end) {
+            if self.thinned_until(table).is_some_and(|done| done >= end) {
                 continue;
             }
             match self.thin_table(kind, table, tag, now, until, &mut thinned.deleted).await {
-                Ok(true) => self.note(table, end),
+                Ok(true) => self.remember_thinned(table, end),
                 Ok(false) => thinned.more = true,
                 Err(error) => {
                     warn!("retention: {error}");
@@ -200,7 +200,7 @@ impl Retention {
                     }
                     stretch = next;
                 }
-                // It had less than the time of a batch, and was rolled back: this is not a failure.
+                // The batch ran out of the run's time and was rolled back. A later run goes on, so this is not a failure.
                 Err(error) if is_out_of_time(&error, until) => return Ok(false),
                 Err(error) => return Err(failed(table, &error)),
             }
@@ -266,11 +266,11 @@ impl Retention {
         Ok(Batch::Deleted { rows: rows.unsigned_abs(), next })
     }
 
-    fn known(&self, table: &'static str) -> Option<Date> {
+    fn thinned_until(&self, table: &'static str) -> Option<Date> {
         self.known.lock().get(table).copied()
     }
 
-    fn note(&self, table: &'static str, day: Date) {
+    fn remember_thinned(&self, table: &'static str, day: Date) {
         self.known.lock().insert(table, day);
     }
 }

@@ -23,7 +23,7 @@ pub const SUSPECT_LAPSES: u32 = 2;
 pub const fn suspects_together(lapses: u32) -> usize {
     match lapses {
         SUSPECT_LAPSES => 16,
-        // A quarter of the first group.
+        // Each next group is a quarter of the one before.
         3 => 4,
         // The fifth lapse buries: the suspect before it must be alone.
         _ => 1,
@@ -192,7 +192,7 @@ impl Draw {
 
     #[must_use]
     pub const fn from_seed(seed: u64) -> Self {
-        // 0 would stay 0 for ever.
+        // The generator maps 0 to 0, so 0 is not a possible state.
         Self(seed % (Self::MODULUS - 1) + 1)
     }
 

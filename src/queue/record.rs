@@ -278,7 +278,7 @@ impl Record {
     /// alone, and because the fifth lapse buries the object, when there is room among the dead letters. A lease that no run is
     /// known to have received may make a suspect, and no more: nothing ends as `lapsed` that no worker ever saw.
     pub fn lapse(&mut self, has_room: bool, now: Timestamp) {
-        // Before it is a suspect, a lapse costs little; from then on only proof counts.
+        // The first lapses cost little, so each counts. A suspect may be buried, so its lapse counts only if a run had the lease.
         let is_counted = self.received || self.lapses < SUSPECT_LAPSES;
         self.end_lease();
         if !is_counted {
@@ -345,7 +345,7 @@ impl Record {
             Settlement::Failed { until, reason } => {
                 self.wanted.attempts += 1;
                 self.end_lease();
-                // Before `place`, which decides by it.
+                // Set first: `place` reads it to choose between ready and delayed.
                 self.hold = clamp(*until, now);
                 self.lapses = 0;
                 self.code = Some(reason.code.to_owned());
@@ -420,7 +420,7 @@ impl Record {
     /// Delays an object whose endpoint fails. Nothing is counted, since nothing was tried.
     pub fn set_aside(&mut self, until: Timestamp, now: Timestamp) {
         self.hold = self.hold.max(until);
-        // A row of holds of its own goes on: this object failed, and comes behind those that did not.
+        // Earlier holds of this object stay: it failed itself, so it comes behind objects that did not.
         if self.held == 0 {
             self.held_for = Some(CIRCUIT.to_owned());
         }

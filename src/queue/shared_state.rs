@@ -128,7 +128,7 @@ impl CircuitReason {
 
     #[must_use]
     pub fn new(code: &str, detail: &str) -> Self {
-        // Redis keeps it for every run: bounded.
+        // Clipped, because Redis keeps the detail and every run reads it.
         Self { code: code.to_owned(), detail: clip(detail).to_owned() }
     }
 }

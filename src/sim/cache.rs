@@ -40,11 +40,11 @@ impl Copies {
         {
             return (copy.answer.clone(), left);
         }
-        // Expired copies stay in the map until a sweep, so a later copy is known as such.
+        // An expired copy stays in the map until a sweep, so its key shows that the path was copied before.
         let is_first = !self.by_path.contains_key(path);
         let answer = Arc::new(make());
         let age = answer.cache_control.duration().unwrap_or_default();
-        // Later copies start fresh: the one before has just expired.
+        // The first copy is of some age, as in a cache that others filled. A later one is new: its predecessor has just expired.
         let age = if self.shared && is_first { part_of(age, path) } else { age };
         // Errors without an age are not shared.
         if !age.is_zero() {

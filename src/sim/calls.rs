@@ -90,7 +90,7 @@ impl TokenPage {
         let place = self.recent.partition_point(|other| *other <= at);
         self.recent.insert(place, at);
         self.total += 1;
-        // Every second that contains this call and begins with a call.
+        // Checks every second that contains this call and begins with a call.
         let first = self.recent.partition_point(|other| *other + WINDOW <= at);
         let busiest = (first..=place).map(|start| self.in_second_from(start)).max().unwrap_or_default();
         self.most = self.most.max(busiest);

@@ -39,7 +39,7 @@ pub(super) fn not_json() -> Vec<u8> {
 
 pub(super) fn deep_json() -> Vec<u8> {
     let mut body = br#"{"deep":"#.to_vec();
-    // Made as bytes: a value this deep could not be written by a recursive writer.
+    // Built from bytes, because a recursive writer could not write a value this deep.
     body.resize(body.len() + DEPTH, b'[');
     body.resize(body.len() + DEPTH, b']');
     body.push(b'}');

@@ -45,7 +45,7 @@ impl World {
     }
 
     fn step(&mut self) {
-        // A die per step: skipped steps must not change the later ones.
+        // Each step has its own random numbers, so that skipped steps do not change later ones.
         let mut random = die(self.seed, 5_000_000 + self.time.ticks);
         for _ in 0..happening(self.players.len(), BUSY_PER_MILLION, &mut random) {
             let player = random.usize(0..self.players.len());

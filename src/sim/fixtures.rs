@@ -105,15 +105,15 @@ impl Recordings {
             recordings.refusals.push((entry.file, recording));
         }
         // The order matters: wars need the clans, and league wars need the groups.
-        recordings.shelve_clans_and_players(take("clan"), take("player"));
-        recordings.shelve_groups(take("leaguegroup"));
-        recordings.shelve_wars(take("currentwar"));
-        recordings.shelve_league_wars(take("cwlwar"));
-        recordings.shelve_logs(take("warlog"), take("raidseasons"));
+        recordings.add_clans_and_players(take("clan"), take("player"));
+        recordings.add_groups(take("leaguegroup"));
+        recordings.add_wars(take("currentwar"));
+        recordings.add_league_wars(take("cwlwar"));
+        recordings.add_logs(take("warlog"), take("raidseasons"));
         Ok(recordings)
     }
 
-    fn shelve_clans_and_players(&mut self, clans: Vec<(Entry, Recording)>, players: Vec<(Entry, Recording)>) {
+    fn add_clans_and_players(&mut self, clans: Vec<(Entry, Recording)>, players: Vec<(Entry, Recording)>) {
         for (entry, recording) in clans {
             let Some(tag) = own_tag(&entry, &recording) else { continue };
             // The war of such a clan is refused.
@@ -129,7 +129,8 @@ impl Recordings {
         }
     }
 
-    fn shelve_groups(&mut self, groups: Vec<(Entry, Recording)>) {
+    /// Adds each league group under every clan in it, since each of them requests the same group.
+    fn add_groups(&mut self, groups: Vec<(Entry, Recording)>) {
         for (_, recording) in groups {
             for clan in list(&recording.document["clans"]).filter_map(tag_of) {
                 put(&mut self.groups, clan, recording.clone());
@@ -137,7 +138,7 @@ impl Recordings {
         }
     }
 
-    fn shelve_wars(&mut self, wars: Vec<(Entry, Recording)>) {
+    fn add_wars(&mut self, wars: Vec<(Entry, Recording)>) {
         let mut peace = Vec::new();
         for (_, recording) in wars {
             match tag_of(&recording.document["clan"]) {
@@ -154,7 +155,7 @@ impl Recordings {
         }
     }
 
-    fn shelve_league_wars(&mut self, wars: Vec<(Entry, Recording)>) {
+    fn add_league_wars(&mut self, wars: Vec<(Entry, Recording)>) {
         // Recordings of the same two clans are pages of one war.
         let mut given: BTreeMap<[Tag; 2], Tag> = BTreeMap::new();
         let mut random = names::die(0, 71);
@@ -179,7 +180,7 @@ impl Recordings {
         tags.find(|tag| !self.league_wars.contains_key(tag)).filter(|_| group == theirs)
     }
 
-    fn shelve_logs(&mut self, war_logs: Vec<(Entry, Recording)>, raids: Vec<(Entry, Recording)>) {
+    fn add_logs(&mut self, war_logs: Vec<(Entry, Recording)>, raids: Vec<(Entry, Recording)>) {
         for (_, recording) in war_logs {
             if let Some(clan) = tag_of(&recording.document["items"][0]["clan"]) {
                 put(&mut self.war_logs, clan, recording);

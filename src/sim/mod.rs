@@ -362,7 +362,7 @@ impl Simulator {
         self.shared.rules.clear();
         self.stop.send_replace(true);
         if let Some(server) = self.server.take() {
-            // It ends in no error that we could do anything about.
+            // The port is closing either way, so an error of the server changes nothing.
             let _ = server.await;
         }
     }

@@ -205,7 +205,7 @@ impl World {
     /// Begins a war at `found`, with the present members of the clans.
     pub(super) fn declare_war(&mut self, front: usize, found: Timestamp) {
         let Front { clans, format, wars: earlier, .. } = self.fronts[front];
-        // Each war of a front is another one.
+        // The number of earlier wars is part of the seed, so that a front never repeats a war.
         let seed = die(self.seed, 2_000_000 + front as u64).u64(..) ^ earlier;
         let strength = |clan: Option<usize>| clan.map_or(usize::MAX, |clan| self.clans[clan].members.len());
         // A side without a clan of the world is as strong as needed.

@@ -56,7 +56,7 @@ pub fn without_deep_link(json: &str, link: &str) -> String {
     };
     match before.trim_end().strip_suffix(',') {
         Some(before) => format!("{before}{after}"),
-        // The link is the first key.
+        // No comma before the link: it is the first key, so the comma after it goes.
         None => format!("{before}{}", after.strip_prefix(", ").unwrap_or(after)),
     }
 }

@@ -128,7 +128,8 @@ impl<'a, Q: Queue + SharedState, S: Store> Breaker<'a, Q, S> {
         }
     }
 
-    /// Ends the run when its last key was lost after the last request was leased: the lease stage does not wait for a key any more.
+    /// Ends the run when it has lost all keys and released a request. After the last lease nobody else notices that: the lease
+    /// stage has stopped waiting for a key.
     pub fn end_if_keys_were_lost(&self) {
         let Self { ctx, .. } = self;
         if ctx.pool().usable() == 0 && !ctx.halt.is_forced() && ctx.tally.lock().released_any() {
@@ -158,7 +159,7 @@ impl<'a, Q: Queue + SharedState, S: Store> Breaker<'a, Q, S> {
 
     /// Carries out the judge's findings so far. True when requests may have become free by it.
     pub async fn carry_out(&self) -> bool {
-        // A second caller may rely on the findings that the first is carrying out: it waits for them.
+        // A second caller may rely on findings that the first is carrying out, so it waits for the first to end.
         let _turn = self.turn.lock().await;
         let mut freed = false;
         for news in self.judge().update_quietly(Judge::take_decisions) {
@@ -233,7 +234,7 @@ impl<'a, Q: Queue + SharedState, S: Store> Breaker<'a, Q, S> {
     async fn open_circuit(&self, scope: CircuitScope, code: &str, reason: &Reason) -> Result<(), QueueError> {
         let now = self.ctx.time.now();
         let next_probe = now + PROBE_INTERVAL;
-        // Here first: this run may not lease such requests even when the queue does not respond.
+        // Recorded in this run first, so that it leases no such request even when the queue does not respond.
         self.circuits.lock().insert(scope, next_probe);
         if let CircuitScope::Endpoint(kind) = scope {
             warn!(endpoint = %kind, detail = reason.detail, "calls to this endpoint fail; its requests wait, and one probe is made every 30 s");
@@ -245,7 +246,7 @@ impl<'a, Q: Queue + SharedState, S: Store> Breaker<'a, Q, S> {
 
     /// Closes a circuit: its scope has good responses again, and its requests are free at once.
     async fn close_circuit(&self, scope: CircuitScope) -> Result<(), QueueError> {
-        // By this time the queue finds the requests that were set aside.
+        // The queue recognises the requests that were set aside by the time until which they wait.
         let set_aside_until = self.circuits.lock().remove(&scope);
         info!(scope = %scope, "a circuit is closed: calls have good responses again");
         let (queue, now) = (&self.ctx.worker.queue, self.ctx.time.now());

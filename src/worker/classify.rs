@@ -27,13 +27,13 @@ pub async fn classify<Q: Queue + SharedState, S: Store>(
         tokio::time::sleep(2 * CLASSIFY_TIMEOUT).await;
     };
     tokio::select! {
-        // A classification that is there counts, even when the run ends in the same moment.
+        // A classification that is known counts, even when the run ends in the same moment.
         biased;
         classified = classified => classified,
         () = ctx.halt.forced(Force::StartNothing) => judge.read(|judge| judge.classify(accusation)).unwrap_or(FailureClass::Unknown),
-        // Nobody else was called meanwhile: the request is returned, uncounted.
+        // No other response came in time to compare with, so the request is returned with nothing counted.
         () = in_time => FailureClass::Unknown,
-        // Later than this no call could help to decide.
+        // After this time no call may begin, so nothing more can help to decide.
         () = tokio::time::sleep_until(ctx.deadline.calls_end()) => FailureClass::Unknown,
     }
 }

@@ -49,8 +49,9 @@ impl<Q: Queue + SharedState, S: Store> Closing<'_, Q, S> {
         }
     }
 
-    /// Does the work after the drain: within the run's time, and when that is used up only what must not be put off.
-    pub async fn work_after(&self, options: &RunOptions, outbox: &Outbox<'_>) -> MaintenanceReport {
+    /// Publishes the rest of the outbox, then runs the maintenance that is configured. Only the outbox may go on after the
+    /// run's time is used up, for at most [`ACT_TIMEOUT`].
+    pub async fn publish_and_maintain(&self, options: &RunOptions, outbox: &Outbox<'_>) -> MaintenanceReport {
         let Self { worker, deadline, halt, .. } = self;
         let caches = outbox.finish(deadline.end().max(Instant::now() + ACT_TIMEOUT)).await;
         self.delete_delivered(outbox).await;

@@ -33,7 +33,7 @@ use crate::{
     store::{ANY_RECORD, Commit, Committed, Store, StoreError},
 };
 
-// A group that is not full is committed this long after its first response.
+// A full group saves commits, but its first response must not wait long to be stored.
 const GROUP_WAIT: Duration = Duration::from_millis(300);
 
 // While a commit takes longer than this, no further call begins: its response might not be stored.
@@ -43,17 +43,17 @@ const SLOW_COMMIT_THRESHOLD: Duration = Duration::from_secs(2);
 const COMMIT_RETRY_DELAYS: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(250), Duration::from_secs(1), Duration::from_secs(2)];
 
-// A database that has kept a commit waiting for this long, tries together, is down for this run.
+// The database is down for this run when all tries of a commit have taken this long.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(10);
 
-// The responses in a row that the store may refuse, each by itself, while it is in doubt: they may belong to the one broken
-// part of a table.
+// A broken part of a table may refuse a few responses in a row although the rest is well. After this many the database as a
+// whole counts as failing.
 const MAX_REFUSED_ALONE: u32 = 5;
 
-// The reason code of requests that are held because nothing could be stored.
+// Held with this reason: nothing could be stored, so the response is not at fault.
 const STORE_FAILS: &str = "store_fails";
 
-// The reason code of requests whose responses were refused by themselves.
+// Held with this reason: the database refused this one response, and may still store others.
 const REFUSED: &str = "refused_by_database";
 
 /// The last of the three stages.
@@ -85,10 +85,10 @@ impl<Q: Queue + SharedState, S: Store> CommitStage<'_, Q, S> {
         let full_at = Instant::now() + GROUP_WAIT;
         while !group.is_full() {
             let next = tokio::select! {
-                // A request that is there goes into this group, even when its wait is over.
+                // A request that has arrived goes into this group even when the wait of the group is over.
                 biased;
                 next = to_commit.recv() => next,
-                // Nothing more is fetched: to wait would only delay the end.
+                // No fetch is under way or to come, so waiting would only delay the end of the run.
                 () = flow.until(|counts| counts.unstarted == 0 && counts.in_flight == 0) => to_commit.try_recv().ok(),
                 // A few responses are not held up for a full group.
                 () = tokio::time::sleep_until(full_at) => None,
@@ -126,7 +126,7 @@ impl<Q: Queue + SharedState, S: Store> CommitStage<'_, Q, S> {
         }
         let (leases, fetched): (Vec<Lease>, Vec<Fetched>) = std::mem::take(&mut group.answered).into_iter().unzip();
         let began = Instant::now();
-        // One group has waited for all: with the next ones the run would last a multiple of that.
+        // An earlier group has waited out the timeout for all: were each group to wait, the run would last a multiple of it.
         let is_down = matches!(ctx.halt.reason(), Some((StopReason::DatabaseDown, _)));
         let error = if is_down {
             None
@@ -152,7 +152,7 @@ impl<Q: Queue + SharedState, S: Store> CommitStage<'_, Q, S> {
         if let Some(trouble) = trouble {
             ctx.halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(trouble.clone()));
         }
-        // The table takes rows: what it refused before was refused for itself.
+        // The table takes rows, so earlier refusals were about single responses. The next ones are counted anew.
         if committed.contains(&Committed::Stored) {
             self.refused_alone.store(0, Ordering::Relaxed);
         }
@@ -246,7 +246,7 @@ impl<Q: Queue + SharedState, S: Store> CommitStage<'_, Q, S> {
     /// The store takes responses again: what was held for it need not wait any longer. A response that was refused by itself waits on:
     /// another one that was stored says nothing about it.
     async fn lift_holds(&self) {
-        // The second code is what the store holds single records with.
+        // The store itself holds single records, with the second code.
         for code in [STORE_FAILS, "database_fails"] {
             if let Err(error) = self.ctx.worker.queue.lift_holds(self.ctx.time.now(), code).await {
                 warn!(error = %error, "could not lift the holds of requests; they end by themselves");

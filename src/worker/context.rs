@@ -23,7 +23,7 @@ use crate::{
     store::{Store, StoreError},
 };
 
-// A database that was silent for this long when a run ends is down; with less it may just have been slow.
+// When a run ends, a database without a response for this long counts as down. A shorter silence may just be a slow statement.
 const DATABASE_SILENCE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The queue's time is read again before any lease when the clocks have moved apart by more than this.

@@ -16,7 +16,8 @@ use crate::{
     store::Store,
 };
 
-// The wait before the next control call after one that no key could make: a key may recover meanwhile.
+// When no key could make the control call, the judge wants it again at once. The wait keeps that from spinning, and gives a key
+// time to recover.
 const CONTROL_RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// The result of a control call.
@@ -70,7 +71,7 @@ impl<Q: Queue + SharedState, S: Store> ControlCalls<'_, Q, S> {
     pub async fn call(self, endpoints: &[EndpointKind]) -> Made {
         let Self { ctx, judge } = self;
         for endpoint in endpoints {
-            // No table says which league wars there are.
+            // The store keeps no tags of league wars, so it cannot name one for a control call.
             if *endpoint == EndpointKind::LeagueWar {
                 continue;
             }

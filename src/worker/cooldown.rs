@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-// Stands before the reason of a rejection, so that other runs can tell the two kinds apart.
+// Redis keeps a reason as text. This prefix tells other runs that the key was rejected.
 const REJECTED: &str = "rejected: ";
 
 /// The reason of a cooldown.

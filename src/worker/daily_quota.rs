@@ -11,10 +11,9 @@ use crate::{
     queue::{CallsGranted, QueueError, SharedState},
 };
 
-// The delay before a block is asked for again when the queue did not respond.
+// Short, since the run makes no call without a block; long enough not to hammer a queue that is down.
 const BLOCK_RETRY_DELAY: Duration = Duration::from_millis(500);
 
-// A day in UTC.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Takes one block. Returns true when a call is left to this run.

@@ -13,21 +13,21 @@ pub const MAX_CALL_DURATION: Duration = Duration::from_secs(10);
 // Kept free between the expected end of the last fetch and its commit: a machine that is busy for a moment must not cost a call.
 const COMMIT_MARGIN: Duration = Duration::from_millis(150);
 
-// The assumed durations before the first fetch and the first commit.
+// Assumed until a fetch and a commit were measured. If too long, a short run would begin nothing.
 const FIRST_FETCH_GUESS: Duration = Duration::from_millis(300);
 const FIRST_COMMIT_GUESS: Duration = Duration::from_millis(300);
 
 /// With less time than this a run begins nothing.
 pub const MIN_RUN_TIME: Duration = FIRST_FETCH_GUESS.saturating_add(COMMIT_MARGIN).saturating_add(FIRST_COMMIT_GUESS);
 
-// The fetches of each kind that are remembered.
+// Enough to tell a slow API from a single slow response, and few enough that the estimate follows an API that recovers.
 const MAX_REMEMBERED_FETCHES: usize = 60;
 
-// Of this many remembered fetches, one may be slower than expected. Else one response that hung for ten seconds would end a run ten
+// One fetch of this many is ignored as an exception. Else a single response that hung for ten seconds would end the run ten
 // seconds early.
 const SLOW_SHARE: usize = 20;
 
-// The end of a run without any limit.
+// Stands for "no limit". An `Instant` cannot hold an arbitrarily late time, so it is not `Duration::MAX`.
 const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The end of a run, and the recent durations that decide what may still begin before it.

@@ -54,7 +54,7 @@ use crate::{
     store::Store,
 };
 
-// Requests that may wait between two stages. The lease stage keeps far fewer than this ahead.
+// More than the lease stage ever keeps ahead, so that no stage waits because a channel is full.
 const CHANNEL_CAPACITY: usize = 1024;
 
 /// Drains until there is a reason to end, which is then in `ctx.halt`.
@@ -84,11 +84,11 @@ pub async fn drain<Q: Queue + SharedState, S: Store>(
     let stages = async {
         tokio::join!(lease.run(work, ended.clone()), fetch.run(to_fetch, ended), commit.run(to_commit));
         breaker.end_if_keys_were_lost();
-        // The last responses may have shown something that no stage was left to carry out. Within this block: a finding that is being
-        // carried out must not be dropped with the others below.
+        // The last responses may have led to a finding that no stage was left to carry out. This belongs into the block, because
+        // everything beside it is dropped when the block ends.
         breaker.carry_out().await;
     };
-    // Only the stages end by themselves. The others are dropped with the last settlement.
+    // Only the stages end by themselves. The background tasks are dropped after the last settlement.
     tokio::select! {
         () = stages => {}
         () = keeper.run() => {}

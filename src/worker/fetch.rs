@@ -30,10 +30,11 @@ use crate::{
     store::Store,
 };
 
-// The extra tries within one request for a response that may be a hiccup; each spends a permit.
+// A bad response may be a hiccup, so the same call is tried again at once. Each try spends a permit, hence so few.
 const MAX_QUICK_TRIES: u32 = 2;
 
-// The bounds of the calls in flight: room for retries at a low rate, and a limit to open connections with many keys.
+// At least so many calls in flight that retries find a place at a low rate; at most so many that many keys do not exhaust
+// connections.
 const MIN_IN_FLIGHT: usize = 16;
 const MAX_IN_FLIGHT: usize = 600;
 
@@ -95,7 +96,7 @@ impl<'a, Q: Queue + SharedState, S: Store> FetchStage<'a, Q, S> {
         let Self { ctx, breaker, .. } = self;
         let Work { lease, league } = work;
         let (mut earlier, mut again) = (None, false);
-        // The end of a request that should be called again and cannot be: held, so that others come first.
+        // Set once a second call is needed. If that call cannot begin, the request is held, so that others come first.
         let mut else_held = None;
         loop {
             let Some((place, permit)) = self.start(lease.object.kind, again).await else {
@@ -103,10 +104,10 @@ impl<'a, Q: Queue + SharedState, S: Store> FetchStage<'a, Q, S> {
             };
             let called = tokio::select! {
                 called = self.call(&lease, league.as_ref(), permit, earlier.take()) => called,
-                // SIGTERM: the sandbox is gone before the response would be here.
+                // After SIGTERM the sandbox is gone before the response could arrive.
                 () = ctx.halt.forced(Force::Abandon) => Called::Ended(How::Released),
             };
-            // The place is for calls; a wait for a classification may be long.
+            // The place is only for calls, and a wait for a classification may be long.
             drop(place);
             again = true;
             let (accusation, ending) = match called {
@@ -115,7 +116,7 @@ impl<'a, Q: Queue + SharedState, S: Store> FetchStage<'a, Q, S> {
                     return Ended::new(lease, how);
                 }
                 Called::Throttled(cooldown) => {
-                    // Before it counts as called: else the run might end with nobody left to give it its turn.
+                    // Before the request counts as answered: else the run might end while it still waits for its turn.
                     ctx.flow.waits();
                     let behind = ctx.flow.goes_behind();
                     ctx.flow.answered();
@@ -137,7 +138,7 @@ impl<'a, Q: Queue + SharedState, S: Store> FetchStage<'a, Q, S> {
             ctx.flow.answered();
             let classified = classify(ctx, breaker.judge(), &accusation).await;
             if classified == FailureClass::CallAgain {
-                // As above: queued before it stops waiting.
+                // The request must always be in some count, so it is queued before it stops waiting.
                 ctx.flow.queued();
                 ctx.flow.is_classified();
                 else_held = Some(Reason::new("undecided", accusation.reason.detail.clone()));
@@ -155,7 +156,7 @@ impl<'a, Q: Queue + SharedState, S: Store> FetchStage<'a, Q, S> {
         let Self { ctx, breaker, .. } = self;
         let endpoint = EndpointKind::of(kind);
         let permit = async {
-            // A control call is to show whether this one would be in vain.
+            // While the endpoint is in question, a control call shows whether calling it is of any use.
             breaker.judge().until(|judge| (!judge.is_in_question(endpoint)).then_some(())).await;
             if breaker.judge().read(|judge| judge.is_open(endpoint)) {
                 return Err(());
@@ -180,9 +181,9 @@ impl<'a, Q: Queue + SharedState, S: Store> FetchStage<'a, Q, S> {
     async fn permission(&self, kind: Kind, again: bool) -> Result<(SemaphorePermit<'_>, Permit), ()> {
         let Self { ctx, .. } = self;
         let place = self.places.acquire().await.map_err(|_| ())?;
-        // A call that decides something does not wait behind all that are leased.
+        // A second call classifies a bad response, and other requests wait for that. So it does not wait behind them.
         let _next = if again { None } else { Some(self.next.lock().await) };
-        // A response that the memory has no room for would be a call in vain. Calls that decide something are few.
+        // Without room in memory for the response the call would be wasted. Second calls are few, so they need no such wait.
         if !again {
             timeout_at(ctx.deadline.fetches_end(kind), ctx.worker.api.client.has_room()).await.map_err(|_| ())?;
         }
@@ -254,7 +255,7 @@ impl<'a, Q: Queue + SharedState, S: Store> FetchStage<'a, Q, S> {
                 ctx.day_used_up();
                 Called::Ended(How::Released)
             }
-            // Nothing is known about the object: another run has a key, or the time.
+            // No call was made, so nothing is known about the object. A run with a key and enough time will fetch it.
             Verdict::Prevented(Obstacle::NoUsableKey | Obstacle::Deadline) => Called::Ended(How::Released),
         }
     }

@@ -14,8 +14,8 @@ use crate::{
     store::{Committed, Freshness},
 };
 
-// The time between two runs. What a run can do in it is the most that spare follow-ups may add to the queue, and none is added
-// while more than that is ready.
+// The schedule starts a run every two minutes. Spare follow-ups fill the queue only up to the calls that a run can make in that
+// time, so that they never delay what producers request.
 const RUN_INTERVAL: Duration = Duration::from_secs(2 * 60);
 
 /// The follow-ups of a response that was stored, or was the same as the stored one.

@@ -9,13 +9,13 @@ use crate::{
     queue::{Lease, Settlement},
 };
 
-// A group is committed when it has this many requests …
+// A larger group saves round trips, but holds its row locks longer and delays its first response.
 const MAX_GROUP_SIZE: usize = 64;
 
-// … or this many bytes: a commit has each document in memory several times.
+// A commit has each document in memory several times.
 const MAX_GROUP_BYTES: usize = 2 * 1024 * 1024;
 
-// The delay after the first failed attempt; it doubles with every further one.
+// Doubled after every further failed attempt. The first retry comes with the next run, when a short trouble has passed.
 const FIRST_ATTEMPT_DELAY: Duration = Duration::from_secs(2 * 60);
 
 const MAX_ATTEMPT_DELAY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -19,7 +19,7 @@ use crate::{
     store::Store,
 };
 
-// Long enough for a failover of the queue.
+// A short failover of Redis must not end a run, so the delays together outlast one.
 const LEASE_RETRY_DELAYS: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(1)];
 
 /// The result of one lease call.
@@ -127,13 +127,13 @@ impl<'a, Q: Queue + SharedState, S: Store> Intake<'a, Q, S> {
         self.count_lapses(&leased);
         let Leased { leases, suspect_waits, more, .. } = leased;
         match admitted {
-            // A server that has forgotten the script of the one and not of the other carries them out in the other order.
+            // A server that has forgotten only the admit script leases first and admits after. So what was admitted may not be leased yet.
             Ok(admitted) => {
                 let more = admitted.more || admitted.admitted > 0 || more;
                 Ok(Batch { leases, suspect_waits, more, mail_waits: admitted.more, not_admitted: None })
             }
             Err(error) if leases.is_empty() && error.is_transient() => Err(error),
-            // Whatever became of the mailbox, the leases are ours: dropped, they would lapse, and end as dead letters.
+            // The leases are ours although admitting failed: if they were dropped, they would lapse, and end as dead letters.
             Err(error) => Ok(Batch { leases, suspect_waits, more, mail_waits: false, not_admitted: Some(error) }),
         }
     }

@@ -22,11 +22,11 @@ impl<Q: Queue + SharedState, S: Store> Keeper<'_, Q, S> {
     /// Renews leases and key slots, and ends the run when the worker is asked to stop. Never returns.
     pub async fn run(&self) {
         let ctx = self.ctx;
-        // Three chances before anything expires.
+        // A third of the lifetime, so that each lease and slot has three chances to be renewed before it expires.
         let mut tick = tokio::time::interval(ctx.worker.config.lease.min(ctx.slots.lifetime()) / 3);
-        // After a pause one renewal is enough.
+        // A frozen sandbox misses ticks; one renewal makes up for them.
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        // The first tick is due at once, and everything is fresh.
+        // Skips the first tick, which is due at once: leases and slots are new.
         tick.reset();
         loop {
             tokio::select! {

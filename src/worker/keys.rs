@@ -23,8 +23,8 @@ use crate::{
     queue::{QueueError, SharedState, Slot},
 };
 
-// The lifetime of a slot that is not renewed. Long enough for a server that fails over, short enough that the key of a run that
-// died is soon free.
+// Long enough that a slot outlasts a failover of Redis without being renewed, short enough that the key of a run that died is
+// soon free.
 const SLOT_LIFETIME: Duration = Duration::from_secs(15);
 
 /// `SLOT_LIFETIME`, unless a test wants another.
@@ -36,17 +36,17 @@ pub fn slot_lifetime() -> Duration {
     SLOT_LIFETIME
 }
 
-// A slot that another run is just leaving is worth a wait of at most this.
+// A run that ends frees its slots within moments, so a slot that expires this soon is worth the wait.
 const MAX_SLOT_WAIT: Duration = Duration::from_millis(120);
 
-// Added to that wait, so that the slot is free by the queue's clock as well.
+// Added to the wait for a slot, so that the slot is free by the queue's clock as well.
 const SLOT_WAIT_MARGIN: Duration = Duration::from_millis(2);
 
-// The cooldown of a rejected key: less than the longest hold, so that the requests it was rejected with are then still behind the
-// others, should they have been to blame.
+// The requests with which a key was rejected may be to blame. The cooldown is shorter than the longest hold, so that these
+// requests are still behind the others when the key is used again.
 const REJECTED_COOLDOWN: Duration = Duration::from_secs(9 * 60);
 
-// The time after which a recovered key's slot is asked for again, when there was no response.
+// When taking the slot of a recovered key has no result, the next try is this much later.
 const RECOVERY_RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The result of taking slots.

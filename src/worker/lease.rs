@@ -25,13 +25,14 @@ use crate::{
     store::{Freshness, Store},
 };
 
-// The share of the rate that may be leased ahead.
+// Long enough that the limiter never waits for a lease, short enough that urgent requests overtake and few leases are returned
+// at the end.
 const LEASE_AHEAD: Duration = Duration::from_secs(2);
 
-// The interval between two looks at the mailbox while requests are in flight and nothing is ready.
+// While requests are in flight and nothing is ready, new entries may come. Half a second is soon enough for them, and spares Redis.
 const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-// The short wait for a key that was rejected a moment ago: its cooldown, or its replacement, is about to be known.
+// Short, because the cooldown or the replacement of a key that was just rejected is known within moments.
 const KEY_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 // Added to the end of a cooldown, so that the slot is free by the queue's clock as well.
@@ -64,7 +65,8 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
                 break;
             }
         }
-        // No further call can classify what still waits. Where calls could not go on, nothing follows from that.
+        // No further call can classify the failures that are still open. After a forced end they stay undecided, since calls that might
+        // have decided them were not made.
         breaker.judge().update(if ctx.halt.is_forced() { Judge::leave_undecided } else { Judge::finish });
         breaker.return_unused_probes().await;
     }
@@ -74,7 +76,7 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
         let mut leased_so_far = 0_u64;
         let mut probing = breaker.is_probing();
         let mut mailbox_error_is_reported = false;
-        while let Some(room) = self.room(leased_so_far, probing).await {
+        while let Some(room) = self.wait_for_room(leased_so_far, probing).await {
             if probing {
                 match breaker.probe_by_control().await {
                     Some(true) => {
@@ -184,7 +186,7 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
             Decision::Fresh => How::Fresh(next_poll),
             Decision::Later(until) => How::Later(until, next_poll),
         };
-        // As above: only a run that is being dropped has no commit stage.
+        // Sending fails only in a run that is being dropped, which has no commit stage any more.
         let _ = ended.send(Ended::new(lease, how)).await;
     }
 
@@ -226,11 +228,11 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
                 () = decided => {}
                 // A run that ends leaves doubts undecided.
                 () = self.ctx.halt.forced(Force::StartNothing) => {}
-                // More may be ready meanwhile.
+                // More requests may have become ready in the meantime.
                 () = tokio::time::sleep(IDLE_POLL_INTERVAL) => {}
             }
         }
-        // Requests that wait for their classification take the next step before this stage looks again.
+        // Lets requests whose classification is known go on before this stage looks at the flow again.
         tokio::task::yield_now().await;
     }
 
@@ -241,14 +243,14 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
             at_most.map_or(ctx.deadline.leasing_ends(), |wait| ctx.deadline.leasing_ends().min(Instant::now() + wait));
         tokio::select! {
             () = ctx.flow.until(condition) => {}
-            // The caller looks again, and finds the end or the time.
+            // The caller checks again and finds out why the wait ended.
             () = ctx.halt.forced(Force::StartNothing) => {}
             () = tokio::time::sleep_until(until) => {}
         }
     }
 
     /// Waits until something may be leased, and returns the number; `None` ends the stage.
-    async fn room(&self, leased_so_far: u64, probing: bool) -> Option<usize> {
+    async fn wait_for_room(&self, leased_so_far: u64, probing: bool) -> Option<usize> {
         let Self { ctx, .. } = self;
         loop {
             if ctx.halt.is_forced() {
@@ -278,7 +280,7 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
                 self.wait_for_a_key().await;
                 continue;
             }
-            // The database may refuse what is fetched: one request at a time, until one is stored.
+            // A doubtful database may refuse responses, so only one request at a time is fetched until one is stored.
             if ctx.worker.store.is_doubtful() {
                 if counts.open == counts.waiting {
                     return Some(1);
@@ -287,11 +289,11 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
                 continue;
             }
             let ahead = if probing { 1 } else { requests_ahead(ctx.pool().total_rate()) }.min(self.callable(&counts));
-            // In batches of at least half: each lease call is a round trip.
+            // Each lease call is a round trip, so a batch is at least half of what may be leased ahead.
             if ahead > 0 && counts.unstarted <= ahead / 2 {
                 return Some((ahead - counts.unstarted).min(usize::try_from(left).unwrap_or(usize::MAX)));
             }
-            // With a key that recovers, or another block of the day, more can be called than it seems now.
+            // The wait is bounded, because a key that recovers or another block of the daily quota makes room without a change of the flow.
             let has_room = |now: &Counts| now.unstarted < counts.unstarted && now.unstarted <= ahead / 2;
             self.wait(has_room, Some(IDLE_POLL_INTERVAL)).await;
         }
@@ -308,14 +310,14 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
         let Self { ctx, breaker, .. } = self;
         if ctx.slots.is_logging_in() {
             tokio::select! {
-                // The login may have given a key, or none; the caller looks again.
+                // The login may have given a key or none; the caller checks.
                 () = ctx.slots.logged_in() => {}
                 () = ctx.halt.forced(Force::StartNothing) => {}
                 () = tokio::time::sleep_until(ctx.deadline.leasing_ends()) => {}
             }
             return;
         }
-        // Nothing is leased meanwhile, so that another run with a key can serve it.
+        // A run without a key leases nothing, so that a run with a key can serve the requests.
         let wait = match ctx.slots.next_recovery() {
             Some(at) if ctx.deadline.may_lease(at) => at + COOLDOWN_MARGIN,
             // Whoever was rejected a moment ago is about to start the cooldown, or a slot has to be confirmed.

@@ -19,10 +19,10 @@ use crate::{
     queue::{Holder, QueueError, SharedState},
 };
 
-// The time that a login may take, with everything that follows. Less than `RIGHT_LIFETIME`, so that the right outlasts the login.
+// Covers the login and everything that follows it. Less than `RIGHT_LIFETIME`, so that the right to log in outlasts the login.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(40);
 
-// The interval at which a process that waits for another's login looks again.
+// Nothing reports the end of another process's login, so its right is polled.
 const LOGIN_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The result of logging in, in sentences.

@@ -17,10 +17,10 @@ use crate::{
 /// The right ends by itself a little after the longest login.
 pub const RIGHT_LIFETIME: Duration = Duration::from_secs(45);
 
-// The cooldown after the first failure; it doubles with every further one.
+// Doubled after every further failure.
 const FIRST_COOLDOWN: Duration = Duration::from_secs(30);
 
-// The longest cooldown; also that after a failure which only a person can fix.
+// Also the cooldown after a failure that only a person can fix: trying earlier would be of no use.
 const MAX_COOLDOWN: Duration = Duration::from_secs(15 * 60);
 
 /// A login leaves no calls behind, so the next holder need not wait. Zero is no lifetime in Redis.

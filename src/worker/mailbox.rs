@@ -12,10 +12,9 @@ use crate::{
     queue::{MailLimits, Queue, QueueError},
 };
 
-// The slices that are admitted in a row, so that leasing is never kept waiting for long.
+// Leasing waits for neither more slices in a row than this nor longer than `ADMIT_TIMEOUT`, however full the mailbox is.
 const MAX_SLICES: usize = 20;
 
-// No further slice begins after this time.
 const ADMIT_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Admits slices until no entry waits, `may_go_on` returns false, or a limit is met.

@@ -21,11 +21,11 @@ use crate::{
     store::Store,
 };
 
-// The limit of the queue's first response. Enough to find that a connection died meanwhile, and to open another to a server
-// that is half a second away; a run that has less time waits no longer than it has.
+// Enough to find that a kept connection has died, and to open another one to a server that is half a second away.
 const FIRST_RESPONSE_TIMEOUT: Duration = Duration::from_secs(6);
 
-// A run waits this long, before its first call, for a lock that keeps every response from being stored.
+// A locked table keeps every response from being stored, so a run waits for the lock before it spends calls. A lock
+// that lasts longer is left to the next run.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The opening act of a run.

@@ -83,7 +83,8 @@ impl<Q: Queue + SharedState, S: Store> Preflight<'_, Q, S> {
         }
         let mut taken = slots.take().await?;
         if taken != Taken::Some && slots.is_logging_in() {
-            // The keys were rejected in another run, and may be replaced there. With another key at hand that would wait.
+            // Another run saw the keys rejected and may have replaced them, so this run waits for a login. With a usable key it would
+            // not wait.
             if !self.has_keys().await {
                 return Ok(Vec::new());
             }

@@ -2,7 +2,7 @@
 
 use super::report::StopReason;
 
-// Words of an error (in small letters) and the kind of trouble they stand for, in the order in which they are looked for.
+// Words of an error, in small letters, and the public text for each. The first match counts.
 const SIGNS: &[(&str, &str)] = &[
     ("standby", "a standby, which takes no writes"),
     ("readonly", "a read-only replica"),

@@ -113,7 +113,7 @@ impl StopReason {
             Self::QueueEmpty => "the queue is empty",
             Self::Deadline => "the time is up; the next run goes on",
             Self::MaxRequests => "max_requests is reached",
-            Self::Shutdown => "the worker was told to stop; the next run goes on",
+            Self::Shutdown => "the worker was asked to stop; the next run goes on",
             Self::RefreshPaused => "refreshes are paused (REFRESH_PAUSED or DISABLE_AUTO_REFRESH_QUEUE)",
             Self::AlreadyRunning => "another run uses every key and serves the queue",
             Self::KeysCoolingDown => "every key is cooling down; the queue waits",
@@ -480,7 +480,7 @@ impl Tally {
             failed_requests,
             api_requests: end.api_requests,
             api_requests_per_second: round(ratio(end.api_requests, seconds), 2),
-            // In a run of a few calls the limiter's slack shows: that is not more than all of the budget.
+            // The limiter's slack may let a run of a few calls make more than its share; no run reports more than 100 %.
             budget_used: round(ratio(end.api_requests, end.calls_allowed).min(1.0), 4),
             keys_usable: end.keys_usable,
             keys_held: end.keys_held,

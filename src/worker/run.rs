@@ -37,17 +37,17 @@ impl<Q: Queue + SharedState, S: Store> Runs for Worker<Q, S> {
         let time = opening.open(&options.named).await;
         failpoint!("run.opened");
         if let (Some(time), None) = (&time, run.halt.reason()) {
-            // One allocation a run; as a part of this future it would be moved about with it.
+            // Boxed, since this large future would otherwise be copied whenever the outer one is moved.
             let drain = Box::pin(run.drain(time, progress));
             tokio::select! {
                 () = drain => {}
-                // Dropped with the end of the drain; `finish` sends the rest.
+                // The invalidation ends with the drain; `finish` sends the tags that are left.
                 () = run.outbox.keep_invalidating() => {}
             }
         }
         let closing = Closing { worker: self, time: time.as_ref(), deadline: &run.deadline, halt: &run.halt };
         closing.admit_mailbox(&run.tally).await;
-        let after = closing.work_after(&options, &run.outbox).await;
+        let after = closing.publish_and_maintain(&options, &run.outbox).await;
         // Cloned, since the lock may not be held while the run is closed.
         let mut tally = run.tally.lock().clone();
         tally.report.throttled = run.pool.refusals();

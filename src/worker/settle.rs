@@ -43,7 +43,7 @@ impl<Q: Queue + SharedState, S: Store> Settler<'_, Q, S> {
         failpoint!("settle.before");
         let mut settled = self.settle_and_publish(group, following, &mut unpublished).await;
         failpoint!("settle.after");
-        // Before the entries are closed and the outcomes counted: it may turn a lost lease into a settled one.
+        // Must come before the entries are closed and the outcomes counted, because it may turn a lost lease into a settled one.
         self.settle_leased_anew(&group.settlements, &mut settled).await;
         publisher.close(&group.entries, &unpublished);
         for (((lease, _), outcome), settled) in group.settlements.iter().zip(&group.outcomes).zip(settled) {

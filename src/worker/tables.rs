@@ -11,7 +11,7 @@ use tracing::debug;
 use super::report::StopReason;
 use crate::store::{Store, StoreError};
 
-// The limit of creating tables, including the wait for another process that creates them.
+// Creating the tables takes moments; most of this is for waiting until another process has created them.
 const CREATE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The error of creating tables.

@@ -13,10 +13,9 @@ use crate::{
     store::Store,
 };
 
-// An object that was held this often in a row for a 429, which no other object met, is taken to be the cause.
+// After this many holds in a row for a 429 that no other object met, the object itself is taken to be the cause.
 const MAX_THROTTLED_HOLDS: u32 = 2;
 
-// The reason code of a request that is held because its key met a 429.
 const THROTTLED: &str = "throttled";
 
 /// A key that is over its rate, and the cooldown that the API asks for.
@@ -68,7 +67,7 @@ pub async fn until_others_are_called<Q: Queue + SharedState, S: Store>(
 ) -> bool {
     tokio::select! {
         () = behind.has_its_turn() => true,
-        // A forced end has no turn for those behind.
+        // After a forced end no call begins, so those behind never get their turn.
         () = ctx.halt.forced(Force::StartNothing) => false,
         () = tokio::time::sleep_until(ctx.deadline.leasing_ends()) => false,
     }

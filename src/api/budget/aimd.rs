@@ -139,7 +139,7 @@ impl Aimd {
         match cause {
             Cause::SlowResponses => {
                 let before = (at, self.state.ceiling, self.state.failed_probes);
-                // The first slowdown of a row counts: that is the state to restore.
+                // Of several slowdowns in a row the first one counts: the state before it is the one to restore.
                 self.before_slow_responses.get_or_insert(before);
             }
             Cause::Throttled | Cause::Maintenance => self.before_slow_responses = None,
@@ -186,13 +186,13 @@ impl Aimd {
             if held < STEP_INTERVAL {
                 return Step::Stay;
             }
-            // The rate holds where it was refused before.
+            // The rate has now held at the ceiling, so the ceiling is forgotten.
             (self.state.ceiling, self.state.failed_probes) = (None, 0);
             if self.state.rate >= self.cap {
                 return Step::Back;
             }
         }
-        // Also while the key cools down: then `changed` lies in the future.
+        // This also covers a cooldown: while it lasts, `changed` lies in the future.
         if held < self.next_step_after() {
             return Step::Stay;
         }
@@ -265,7 +265,7 @@ mod tests {
             let sent = aimd.rate() * super::super::limiter::USED_SHARE;
             story.rates.push(aimd.rate());
             if sent > limit {
-                // Refused from the first call too many on, until its response arrives 150 ms later.
+                // Every call is refused from the first one too many until its response arrives, 150 ms later.
                 story.calls += limit as u64 + (sent * 0.15).ceil() as u64;
                 story.refused += (sent * 0.15).ceil() as u64;
                 aimd.back_off(Cause::Throttled, COOLDOWN, *now);

@@ -84,7 +84,7 @@ impl DailyQuota {
             if state.left > 0 {
                 state.left -= 1;
                 spent = Spend::Granted;
-                // Whoever fetches blocks is woken once a block, not once a call.
+                // The task that fetches blocks is woken once a block, not once a call.
                 return state.left == state.low;
             }
             if state.is_exhausted {

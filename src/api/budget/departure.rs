@@ -42,7 +42,7 @@ impl Connects {
     /// Calls `left` whenever the call may just have left, for as long as this is awaited: after its connection had a turn on
     /// this thread, which may be busy with something else meanwhile, and after every connection that was opened for it.
     pub(super) async fn watch(&self, left: impl Fn()) -> Infallible {
-        // Read first: a connection may stand before the first turn is over.
+        // Read before the yield, because a connection may be established during it.
         let mut ended = self.0.get().ended;
         yield_now().await;
         if self.0.get().opening == 0 {
@@ -106,7 +106,7 @@ where
     }
 
     fn call(&mut self, target: R) -> Self::Future {
-        // Outside a call, as in a login, there is no count.
+        // A connection outside a call, such as that of a login, is not counted.
         let opening = OF_THIS_CALL.try_with(Connects::opening).ok();
         let connected = self.0.call(target);
         Box::pin(async move {

@@ -84,7 +84,7 @@ impl LatencyWatch {
             series.window.push(took);
         }
         self.calls += 1;
-        // Both: a quiet window would be too small, a busy one too short.
+        // A window needs enough calls and enough time: else a quiet one would be too small, and a busy one too short.
         if self.calls < MIN_WINDOW_CALLS || now.saturating_sub(began) < MIN_WINDOW {
             return None;
         }
@@ -111,7 +111,7 @@ impl LatencyWatch {
         let is_slow = slow * 2 > judged;
         // After the judgement: the baseline must not follow the window that it judges.
         for series in &mut self.kinds {
-            series.follow(is_slow);
+            series.update_baseline(is_slow);
         }
         // A window of mostly new kinds says nothing.
         (judged * 2 >= MIN_WINDOW_CALLS).then_some(Window { is_slow, usual: worst.1, now: worst.2 })
@@ -147,10 +147,10 @@ impl LatencyWatch {
 }
 
 impl Series {
-    /// Takes the window into the baseline and empties it. A quicker time counts at once. A slower one counts bit by bit, and
-    /// not at all in a slow window.
-    fn follow(&mut self, is_slow: bool) {
-        // With fewer calls a kind keeps its baseline: their median would be chance.
+    /// Moves the baseline towards the median of the window, and empties the window. A quicker median is the new baseline at
+    /// once. A slower one moves it by a tenth, or not at all when the window as a whole is slow.
+    fn update_baseline(&mut self, is_slow: bool) {
+        // The median of very few calls would be chance.
         if self.window.len() * 4 >= MIN_WINDOW_CALLS {
             let now = median(&self.window);
             self.baseline = Some(match self.baseline {

@@ -128,7 +128,7 @@ impl<C: Clock + Clone> RateLimit<C> {
     pub fn take(&mut self) -> Result<(), Duration> {
         let now = self.clock.now();
         // The log comes first: a permit of the governor that cannot be used yet would be lost.
-        self.room(now)?;
+        self.check_window(now)?;
         self.governor.check().map_err(|not_until| not_until.wait_time_from(now))?;
         self.last = Some(now);
         Ok(())
@@ -145,14 +145,14 @@ impl<C: Clock + Clone> RateLimit<C> {
     /// Begins a call that was taken, or returns the time that it has to wait for earlier calls. While one of those may still
     /// be here, it is worth asking again as soon as that call has left.
     pub fn begin(&mut self) -> Result<CallNumber, Duration> {
-        self.room(self.clock.now())?;
+        self.check_window(self.clock.now())?;
         let number = CallNumber::next();
         self.begun.push_back(Begun { number, left: None });
         Ok(number)
     }
 
     /// Returns at once when one more call fits into the [`CALL_WINDOW`] that ends now; otherwise the time until one may.
-    fn room(&mut self, now: C::Instant) -> Result<(), Duration> {
+    fn check_window(&mut self, now: C::Instant) -> Result<(), Duration> {
         let age = |left: C::Instant| Duration::from(now.duration_since(left));
         while self.begun.front().and_then(|call| call.left).is_some_and(|left| age(left) >= CALL_WINDOW) {
             self.begun.pop_front();
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn bunched_calls_are_followed_evenly() {
+    fn calls_after_bunch_are_evenly_paced() {
         let clock = FakeRelativeClock::default();
         let mut limit = RateLimit::new(clock.clone(), 30);
         let (mut taken, mut waiting, mut came) = (0, Vec::new(), Vec::new());
@@ -391,11 +391,11 @@ mod tests {
             clock.advance(Duration::from_millis(1));
         }
         let after = came.iter().position(|at| *at >= Duration::from_millis(1_600)).unwrap();
-        let crowd = |from: &Duration| {
+        let calls_within_100_ms = |from: &Duration| {
             came.iter().filter(|at| (*from..*from + Duration::from_millis(100)).contains(*at)).count()
         };
-        // Three at an even pace, one at the edge, and one that lateness has saved up.
-        assert!(came[after..].iter().map(crowd).max().unwrap() <= 5, "{:?}", &came[after..]);
+        // 100 ms have three calls at an even pace of 30/s, one more at the edge, and one that lateness has saved up.
+        assert!(came[after..].iter().map(calls_within_100_ms).max().unwrap() <= 5, "{:?}", &came[after..]);
         let span = came.last().unwrap().checked_sub(came[after]).unwrap();
         assert!(
             span.div_f64(f64::from(u32::try_from(149 - after).unwrap())) < limit.interval() + Duration::from_millis(1)
@@ -511,7 +511,7 @@ mod tests {
                 let time = Duration::from_millis(milliseconds);
                 let foretold = limit.calls_within(time);
                 let (calls, _) = greedy(&mut limit, &clock, time, || Duration::ZERO);
-                // DailyQuota for saved-up lateness, and for a call at the very end.
+                // Lateness may have saved up a call, and one may fall on the very end.
                 assert!(foretold.abs_diff(calls) <= 1, "{calls} calls, foretold {foretold}, at {rate}/s in {time:?}");
             }
         }

@@ -144,7 +144,7 @@ impl Judge {
     /// Takes over a conviction of an earlier run.
     pub fn remember(&mut self, scope: Scope) {
         self.convictions.remembered.insert(scope.clone());
-        // Before every call: the first good response acquits.
+        // The conviction is older than every call of this run, so the first good response acquits.
         self.convictions.convicted.insert(scope, CallId::default());
     }
 
@@ -175,7 +175,7 @@ impl Judge {
 
     /// A call begins.
     pub fn begin(&mut self, call: Call) -> CallId {
-        // Whatever was left undecided before stays so; the new call may be found out.
+        // Earlier calls that were left undecided stay so, but the new call can be classified again.
         self.is_over = false;
         self.calls.begun += 1;
         let id = CallId(self.calls.begun);
@@ -228,7 +228,7 @@ impl Judge {
             self.evidence.remove(0);
         }
         self.weigh_all();
-        // A war needs several calls. Only a failure of the same one continues the accusation.
+        // Fetching a war takes several calls. An accusation goes on only when the same call fails again.
         let earlier = earlier.filter(|earlier| earlier.call.endpoint == call.endpoint && earlier.call.tag == call.tag);
         let (first, was_called_again) =
             earlier.map_or((id, false), |earlier| (earlier.first, earlier.was_called_again));
@@ -329,7 +329,7 @@ impl Judge {
         if let Some((at, endpoint)) = uncontrolled {
             return self.want_control(*at, vec![*endpoint]);
         }
-        // An endpoint fails, or nothing was answered well at all. Another endpoint shows whether the whole API fails.
+        // When an endpoint fails, or no call had a good response, a control call to another endpoint shows whether the whole API fails.
         let since = self.open_evidence(&Scope::Api).map(|evidence| evidence.at).min();
         let an_endpoint_fails = EndpointKind::ALL.iter().any(|kind| self.convictions.contains_endpoint(*kind));
         if let Some(since) = since.filter(|_| an_endpoint_fails || self.good.count == 0) {
@@ -384,7 +384,7 @@ impl Judge {
     /// under way now.
     fn want_control(&mut self, since: CallId, mut endpoints: Vec<EndpointKind>) -> bool {
         endpoints.retain(|endpoint| self.controls.done.get(endpoint).is_none_or(|control| *control < since));
-        // One at a time: each costs a call, and the next may be needless after it.
+        // One control call at a time: each costs a call, and its response may make the next one needless.
         if self.controls.wanted.is_none() && !endpoints.is_empty() && !self.is_over {
             self.controls.wanted = Some(Control { endpoints });
         }
@@ -441,14 +441,14 @@ impl Judge {
     /// Convicts a scope when the evidence is enough and a control call has failed, or could not be made.
     fn weigh(&mut self, scope: &Scope) {
         let mut open: Vec<&Evidence> = self.open_evidence(scope).collect();
-        // Responses do not come in the order of their calls.
+        // The first and last call are searched for, because responses do not come in the order of the calls.
         let ids = || open.iter().map(|evidence| evidence.at);
         let (Some(first), Some(last)) = (ids().min(), ids().max()) else { return };
         let endpoints: BTreeSet<EndpointKind> = open.iter().map(|evidence| evidence.call.endpoint).collect();
         if *scope == Scope::Api && endpoints.len() < 2 {
             return;
         }
-        // The heaviest first: of several failures of one object, the heaviest counts.
+        // Sorted by weight, because only the first failure of an object counts, and that must be its heaviest.
         open.sort_by_key(|evidence| std::cmp::Reverse(evidence.sign.weight(scope)));
         let (mut requesters, mut documents, mut total) = (BTreeSet::new(), BTreeSet::new(), 0);
         for evidence in &open {
@@ -460,7 +460,7 @@ impl Judge {
         if total < FULL_WEIGHT {
             return;
         }
-        // A call that began in between may still be answered well.
+        // A call that began between the first and the last failure may still get a good response.
         let mut between = self.calls.in_flight.range(first..last);
         if total < OVERWHELMING_WEIGHT && between.any(|(_, call)| call.scopes().contains(scope)) {
             return;

@@ -167,7 +167,7 @@ impl Demo {
         text::print(&self.dead_letters().await?)?;
 
         let mut failed = first.stopped_because.is_failure();
-        // After Ctrl-C the second part would surprise.
+        // Whoever pressed Ctrl-C does not expect a second part.
         if first.stopped_because == StopReason::QueueEmpty {
             // The second part shows freshness, not faults.
             self.simulator.clear();

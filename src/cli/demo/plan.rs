@@ -123,7 +123,7 @@ impl Planner {
         let mut clans = self.shuffled(world.clan_tags());
         let mut players = self.shuffled(world.player_tags());
         let mut wars = self.shuffled(&wars);
-        // The rest is for the repeated requests.
+        // The other requests are repetitions, which are added later.
         let wanted = requests.saturating_sub(repeats(requests));
         while self.plan.entries.len() < wanted {
             let order = match self.random.u8(..100) {
@@ -195,7 +195,7 @@ impl Planner {
 
     /// An object of the lowest priority, which is fetched late, so that most of the run has the full rate.
     fn nearly_last(&self) -> Option<ObjectId> {
-        // Enough calls after it to show the slower rate.
+        // This many calls after the throttled one are enough to show the slower rate.
         const AFTER_IT: usize = 8;
         let urgent: BTreeSet<ObjectId> = self.readable().filter(|(score, _)| *score < LOW).map(|(_, id)| id).collect();
         self.plan.objects.iter().rev().filter(|object| !urgent.contains(object)).nth(AFTER_IT).cloned()

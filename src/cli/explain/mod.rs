@@ -54,7 +54,7 @@ pub struct ExplainArgs {
 pub(super) struct Known {
     object: ObjectId,
     now: Timestamp,
-    standing: Position,
+    position: Position,
     mail: Vec<MailFound>,
     /// Unreadable mail whose id names the object.
     letters: Vec<DeadLetter>,
@@ -93,16 +93,16 @@ pub async fn run(args: ExplainArgs, shared: &Shared) -> anyhow::Result<Exit> {
     let store = store();
     let mut all = Vec::new();
     for object in objects {
-        let standing = queue.position(&object).await?;
+        let position = queue.position(&object).await?;
         let names_it = |letter: &&DeadLetter| {
             letter.name.strip_prefix("mail:").is_some_and(|id| named_by(id).as_ref() == Some(&object))
         };
         all.push(Known {
             now,
-            standing,
+            position,
             mail: mail.iter().filter(|(of, _)| *of == object).map(|(_, mail)| mail.clone()).collect(),
             letters: letters.iter().filter(names_it).cloned().collect(),
-            store: ask(&store, &object).await,
+            store: stored_state(&store, &object).await,
             pause: worker.paused,
             circuit: circuits.iter().find(|circuit| circuit.scope.covers(object.kind)).cloned(),
             max_attempts: worker.max_attempts,
@@ -196,7 +196,8 @@ fn store() -> Result<Arc<crate::store::postgres::PostgresStore>, String> {
     app::store(&config).map(Arc::new).map_err(|error| super::sentence(&error))
 }
 
-async fn ask(
+/// What the store knows of the object, or one sentence on why it could not be read.
+async fn stored_state(
     store: &Result<Arc<crate::store::postgres::PostgresStore>, String>,
     object: &ObjectId,
 ) -> Result<Option<Looked>, String> {

@@ -14,7 +14,7 @@ use crate::{
 
 /// The sentence for this object.
 pub fn outlook(known: &Known) -> String {
-    let text = match &known.standing.record {
+    let text = match &known.position.record {
         Some(record) => of_record(known, record),
         None => of_mail(known),
     };
@@ -42,7 +42,7 @@ fn of_record(known: &Known, record: &Record) -> String {
     let now = known.now;
     match record.state {
         State::Ready => {
-            let place = match known.standing.ahead {
+            let place = match known.position.ahead {
                 None | Some(0) => "first in the queue".to_owned(),
                 Some(ahead) => format!("{} ahead", count(ahead)),
             };
@@ -219,7 +219,7 @@ mod tests {
         Known {
             object: "clan:2PP".parse().unwrap(),
             now: NOW,
-            standing: Position { ahead: record.as_ref().map(|_| 12), record },
+            position: Position { ahead: record.as_ref().map(|_| 12), record },
             mail: Vec::new(),
             letters: Vec::new(),
             store: Ok(None),

@@ -20,9 +20,9 @@ pub fn text(argument: &str, known: &Known, style: Style) -> String {
     let mut table = Table::new([("", Align::Left), ("", Align::Left)]);
     table.row(["read as", &format!("`{}` is {} {}", short(argument, 60), known.object.kind, known.object.tag)]);
     mail_rows(&mut table, known);
-    match &known.standing.record {
+    match &known.position.record {
         None => table.row(["queue", "not queued"]),
-        Some(record) => record_rows(&mut table, record, &known.standing, known),
+        Some(record) => record_rows(&mut table, record, &known.position, known),
     }
     for letter in &known.letters {
         let text = format!("{}: {}: {}", short(&letter.name, 60), letter.reason_code, short(&letter.reason, 100));
@@ -49,9 +49,9 @@ fn mail_rows(table: &mut Table, known: &Known) {
     }
 }
 
-fn record_rows(table: &mut Table, record: &Record, standing: &Position, known: &Known) {
+fn record_rows(table: &mut Table, record: &Record, position: &Position, known: &Known) {
     let now = known.now;
-    let place = match (record.state, standing.ahead) {
+    let place = match (record.state, position.ahead) {
         (State::Ready, Some(ahead)) => format!(", {} ahead", count(ahead)),
         _ => String::new(),
     };
@@ -151,7 +151,7 @@ pub fn json(known: &Known) -> Value {
         "object": known.object.to_string(),
         "now": known.now.to_string(),
         "mail": mail,
-        "queue": known.standing.record.as_ref().map(|record| queue_json(record, &known.standing)),
+        "queue": known.position.record.as_ref().map(|record| queue_json(record, &known.position)),
         "unreadable_mail": known.letters.iter().map(|letter| &letter.name).collect::<Vec<_>>(),
         "database": match &known.store {
             Err(why) => json!({"read": false, "because": why}),
@@ -161,12 +161,12 @@ pub fn json(known: &Known) -> Value {
     })
 }
 
-fn queue_json(record: &Record, standing: &Position) -> Value {
+fn queue_json(record: &Record, position: &Position) -> Value {
     let time = |time: Timestamp| time.to_string();
     json!({
         "state": record.state,
         "priority": record.wanted.priority,
-        "ahead": standing.ahead,
+        "ahead": position.ahead,
         "first_requested": time(record.wanted.first),
         "last_requested": time(record.wanted.last),
         "due": time(record.wanted.due),

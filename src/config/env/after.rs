@@ -108,7 +108,7 @@ impl Reader<'_> {
                 _ => return self.refuse("REFRESH_VIEWS", format!("{VIEWS_EXPECTED}, each once")),
             }
         }
-        // Without views the statistics do no harm, as in a copied .env.
+        // A copied .env may set VIEW_STATISTICS without REFRESH_VIEWS. That does no harm, so it is not an error.
         if let (false, Some(other)) = (views.is_empty(), statistics.keys().next()) {
             self.refuse_as("VIEW_STATISTICS", format!("`{other}` is not among REFRESH_VIEWS"), ());
         }

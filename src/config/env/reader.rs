@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
 
     /// Records that a variable is invalid and returns `instead`, so that the others are checked, too.
     pub(super) fn refuse_as<T>(&mut self, name: &'static str, expected: impl fmt::Display, instead: T) -> T {
-        // The value is not wrong, it could not be read: that message says more.
+        // If the value comes from a secret that could not be read, that is the problem to report.
         if let Some(problem) = self.secret_problem(name) {
             self.problems.push(Problem { variable: name, text: problem });
             return instead;

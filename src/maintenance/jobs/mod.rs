@@ -130,7 +130,7 @@ impl Jobs {
                 break;
             }
             let began = Instant::now();
-            // A later job shared the time with those before it.
+            // Only the first job of a run has the full time for itself.
             let has_its_chance = is_first && left >= enough;
             is_first = false;
             let job = match self.table.take(self.lease, until).await {
@@ -294,7 +294,7 @@ impl JobsReport {
 fn ending(job: &Job, results: &[FunctionResult], had_its_chance: bool) -> Ending {
     let failed: Vec<&FunctionResult> = results.iter().filter(|result| !result.success).collect();
     let Some(first) = failed.first() else { return Ending::Completed };
-    // A real error counts even without a chance: it would come again.
+    // An error other than a timeout counts in any case, because it would come again.
     if !had_its_chance && failed.iter().all(|result| result.is_out_of_time) {
         return Ending::Released;
     }

@@ -87,7 +87,7 @@ impl Contents {
                 // Without a request of that priority the strict order applies.
                 let place = waiting.iter().position(|(score, _)| Some(class_of(*score)) == favoured).unwrap_or(0);
                 let Some((_, name)) = waiting.get(place) else {
-                    // Only when nothing is ready: a hold is not broken for its own sake.
+                    // A held request is leased as the probe only when nothing is ready.
                     if request.probe && leased.leases.is_empty() {
                         self.probe(now, request, &aside, leased);
                     }
@@ -96,7 +96,7 @@ impl Contents {
                 name.clone()
             };
             let record = self.records.get_mut(&name).expect("a listed name has a record");
-            // Suspects of other lapses form another group.
+            // Suspects with another number of lapses form a group of their own.
             if group.is_some_and(|lapses| lapses != record.lapses) {
                 break;
             }

@@ -183,7 +183,7 @@ impl Contents {
                 self.orphans.insert(id, (now, class));
                 admitted.orphaned += 1;
             }
-            // Since it was read it may have returned to the index and become an orphan anew.
+            // The entry may have returned to the index since it was read, and become an orphan again with a new timeout.
             Decision::Drop if self.orphans.get(&id).is_some_and(|(since, _)| *since + ORPHAN_TIMEOUT <= now) => {
                 self.orphans.remove(&id);
                 admitted.orphans_dropped += 1;

@@ -203,7 +203,7 @@ impl Queue for MemoryQueue {
     ) -> Result<(Vec<Settled>, usize), QueueError> {
         let mut contents = self.contents();
         let mut replies = self.replies.lock();
-        // As Redis expires its key.
+        // In Redis the key of the reply expires.
         replies.retain(|reply| now.since(reply.at) <= REPLY_LIFETIME);
         let batch = name_of_batch(settlements);
         if let Some(reply) = replies.iter().find(|reply| reply.batch == batch) {
@@ -214,7 +214,7 @@ impl Queue for MemoryQueue {
             settlements.iter().map(|(lease, settlement)| contents.settle(lease, settlement, most_dead, now)).collect();
         let follow_ups = following.follow_ups.iter();
         let accepted = follow_ups.filter(|follow_up| contents.follow_up(follow_up, following.most_ready, now)).count();
-        // A batch that changed nothing may be sent again and changes nothing.
+        // Only a batch that changed something needs its reply remembered: any other changes nothing when it is sent again.
         if settled.iter().any(|settled| *settled != Settled::LeaseLost) {
             replies.push(Reply { batch, at: now, settled: settled.clone(), accepted });
         }

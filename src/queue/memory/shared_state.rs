@@ -92,7 +92,7 @@ impl SharedState for MemoryQueue {
         if let Some(slot) = shared.slots.get_mut(key) {
             let may = match &slot.value {
                 Holder::Run(holder) => holder == run,
-                // A later refusal may only lengthen it.
+                // A later refusal may lengthen the cooldown, never shorten it.
                 Holder::CoolingDown(_) => slot.at_boot < now + cooldown,
                 // The run no longer owns the slot.
                 Holder::Released => false,

@@ -82,7 +82,7 @@ impl RedisQueue {
                 self.read::<Option<String>>(&["GET", &shared(&name)]).await?.map(|value| vec![value])
             };
             let left: i64 = self.read(&["PTTL", &shared(&name)]).await?;
-            // It may have ended meanwhile.
+            // The entry may have expired between the two reads.
             if let (Some(values), Ok(left @ 1..)) = (values, u64::try_from(left)) {
                 entries.push(SharedEntry { name, values, left: Duration::from_millis(left) });
             }
@@ -107,7 +107,7 @@ impl RedisQueue {
 
     /// Returns each name once, although a scan may name a key more than once.
     async fn names_of_shared_entries(&self) -> Result<BTreeSet<String>, QueueError> {
-        // A slot whose own key was evicted is only named here.
+        // If Redis evicted the key of a slot, only this copy still names the slot.
         let copies: Vec<String> = self.read(&["HKEYS", &Keys::copies()]).await?;
         let (prefix, mut cursor, mut names) = (shared(""), "0".to_owned(), BTreeSet::from_iter(copies));
         loop {

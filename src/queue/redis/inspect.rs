@@ -97,7 +97,7 @@ impl RedisQueue {
     }
 
     async fn try_to_write(&self) -> Result<(), QueueError> {
-        // Names a replica that accepts writes, which SET alone would not.
+        // SET alone would succeed on a replica that accepts writes; this reports such a replica.
         self.time_to_write().await?;
         let mut command = ::redis::cmd("SET");
         command.arg(self.keys.check()).arg("1").arg("PX").arg(1000);

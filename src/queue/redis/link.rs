@@ -105,7 +105,7 @@ impl fmt::Debug for Link {
 
 impl Link {
     pub(super) fn new(url: &str, timeouts: Timeouts, clock: Arc<dyn Clock>) -> Result<Self, QueueError> {
-        // Another part may have installed it before; one is as good as another.
+        // Fails when another part has installed a provider before; any provider will serve.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let url = RedisUrl::read(url).map_err(|problems| refused(&problems.join("; ")))?;
         let certificates = certificates_for(&url).map_err(|problem| refused(&problem))?;
@@ -240,7 +240,7 @@ impl Link {
         }
         let connection = match (self.open_another().await, &mut *slot) {
             (Ok(connection), _) => connection,
-            // The old one may still work: a server that takes no more connections must not cost a run.
+            // A server may take no new connection while the old one still works, so the old one is kept.
             (Err(error), Some(open)) if !open.is_idle(now) => {
                 debug!(error = %describe(&error), "could not replace a Redis connection that is old; it is kept");
                 open.opened_at_boot = now;
@@ -307,7 +307,7 @@ impl Link {
             detail = format!("{detail}; {hint}");
         }
         match error.kind() {
-            // First: a broken connection may carry any other kind.
+            // Comes first, because the error of a broken connection may be of any kind.
             _ if is_broken(error) => self.unreachable(error),
             ErrorKind::Parse | ErrorKind::UnexpectedReturnType => QueueError::Unexpected { server, action, detail },
             ErrorKind::AuthenticationFailed => QueueError::Refused { server, action: "login", detail },

@@ -30,7 +30,7 @@ pub(super) async fn reconcile(queue: &RedisQueue, now: Timestamp) -> Result<Repa
     for _ in 0..MAX_STRETCHES {
         let stretch = walk(queue, now, "").await?;
         repaired.add(stretch.repaired);
-        // As many records as set members: nothing is visibly missing.
+        // There are as many records as set members, so nothing is visibly missing.
         if !stretch.uneven {
             break;
         }

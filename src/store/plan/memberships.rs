@@ -119,7 +119,7 @@ fn place<'a>(
     horizon: TableTime,
     changes: &mut Changes<'a>,
 ) {
-    // Another program knows better, unless its clock was wrong.
+    // A later change by another program outweighs ours, unless its clock was wrong.
     let is_later = |at: TableTime| at > location.observed_at && at <= horizon;
     if memberships.iter().any(|membership| is_later(membership.joined_at) || membership.left_at.is_some_and(is_later)) {
         return;

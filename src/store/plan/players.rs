@@ -268,7 +268,7 @@ impl<'a> Draft<'a> {
         if matches!(place, Place::Insert { .. }) && !attacks_hold {
             self.attacks = None;
         }
-        // Without any row the document is all there is.
+        // For a player without any row even a late document is the best there is.
         if self.newest.is_none() || !is_late(fetched, state, horizon) {
             self.set(Columns::of_document(player, self.columns.clone()), fetched.began);
         }

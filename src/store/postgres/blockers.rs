@@ -87,7 +87,7 @@ pub(super) async fn watched<T>(
 async fn watch(database: &Database, after: Duration, mark: Mark) -> Blocker {
     loop {
         tokio::time::sleep(after).await;
-        if let Some(blocker) = ask(database, Question::Blocks(mark)).await {
+        if let Some(blocker) = find_blocker(database, Question::Blocks(mark)).await {
             return blocker;
         }
     }
@@ -95,7 +95,7 @@ async fn watch(database: &Database, after: Duration, mark: Mark) -> Blocker {
 
 /// The current holder of a lock that may have been in the way, when none was found during the wait.
 pub(super) async fn guess(database: &Database) -> Option<Blocker> {
-    ask(database, Question::Locks { rows_too: true }).await
+    find_blocker(database, Question::Locks { rows_too: true }).await
 }
 
 /// A question about locks.
@@ -107,8 +107,9 @@ enum Question {
     Locks { rows_too: bool },
 }
 
-async fn ask(database: &Database, question: Question) -> Option<Blocker> {
-    let asked = async {
+/// Asks the database one question about locks, within [`ASK_TIMEOUT`]. `None` when there is no such session or no response.
+async fn find_blocker(database: &Database, question: Question) -> Option<Blocker> {
+    let answer = async {
         let pool = &database.pool;
         let mut connection = match database.try_acquire() {
             Some(connection) => connection,
@@ -131,7 +132,7 @@ async fn ask(database: &Database, question: Question) -> Option<Blocker> {
         single.end().await.ok()?;
         blocker
     };
-    timeout(ASK_TIMEOUT, Box::pin(asked)).await.ok().flatten()
+    timeout(ASK_TIMEOUT, Box::pin(answer)).await.ok().flatten()
 }
 
 /// Waits until no table that commits need is locked. A lock that outlasts the wait is an error that names it: the run would
@@ -139,7 +140,7 @@ async fn ask(database: &Database, question: Question) -> Option<Blocker> {
 pub(super) async fn wait_for_tables(database: &Database, timeout: Duration) -> Result<(), StoreError> {
     let began = Instant::now();
     loop {
-        let Some(blocker) = ask(database, Question::Locks { rows_too: false }).await else { return Ok(()) };
+        let Some(blocker) = find_blocker(database, Question::Locks { rows_too: false }).await else { return Ok(()) };
         if began.elapsed() + LOOK_AGAIN >= timeout {
             let waited = began.elapsed().as_secs_f64();
             let detail = format!("{}, still after {waited:.1} s", blocker.describe());

@@ -190,7 +190,7 @@ impl IdsRow {
 }
 
 pub(super) async fn problems(database: &Database, extent: Extent) -> Vec<Problem> {
-    match look(database, extent).await {
+    match inspect_tables(database, extent).await {
         Ok(problems) => problems,
         Err(StoreError::NotAllowed { detail, fix, .. }) => vec![Problem::new(detail, fix)],
         Err(error) => vec![Problem::new(
@@ -209,7 +209,7 @@ pub(super) async fn far_ids(database: &Database) -> Result<Vec<Problem>, StoreEr
     Ok(rows?.into_iter().filter_map(IdsRow::far).collect())
 }
 
-async fn look(database: &Database, extent: Extent) -> Result<Vec<Problem>, StoreError> {
+async fn inspect_tables(database: &Database, extent: Extent) -> Result<Vec<Problem>, StoreError> {
     let looked: Result<_, StoreError> =
         on_connection!(database, database.acquire(), CHECK_TIMEOUT, "inspect the tables", |connection, keeps| async {
             look_around(connection, database, extent, keeps).await

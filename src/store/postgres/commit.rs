@@ -217,7 +217,7 @@ impl BatchCommit<'_> {
             let is_sample = !stored_any && part.len() == 1 && newest.len() > 1;
             let is_patient = waited < MAX_PARTS_LOCK_WAIT && !is_sample;
             let lock = if is_patient { PART_LOCK_TIMEOUT } else { LAST_LOCK_TIMEOUT };
-            // A part is smaller, and many parts follow each other.
+            // Half the usual time, because a part is smaller and many parts follow each other.
             let timeouts = Timeouts { statement: STATEMENT_TIMEOUT / 2, lock };
             let asked = Instant::now();
             match self.whole(&answers, timeouts).await {
@@ -225,7 +225,7 @@ impl BatchCommit<'_> {
                     stored_any = true;
                     together.add_all(part, committed);
                 }
-                // The store's trouble affects only the records that are left.
+                // Earlier parts are stored for good, so trouble of the store affects only the records that are left.
                 Err(Failure::Store(error)) if stored_any => {
                     let rest = part.iter().chain(parts.rest().flatten());
                     hold(&mut together, rest, &Reason::new("database_fails", error.to_string()));
@@ -257,14 +257,14 @@ impl BatchCommit<'_> {
                         batch[*place].object.kind == kind && other.signature == fault.signature
                     });
                     let is_stored = together.stored(batch).any(|object| object.kind == kind);
-                    // It may not be the records' fault, so the run leases nothing more. The rest of the batch is still tried
+                    // The database may be at fault, not the records, so the run leases nothing more. The rest of the batch is still tried
                     // for a while: these records may all belong to the broken part of a table.
                     let is_suspicious = !is_stored && alike.count() >= fault.enough();
                     if is_suspicious && !stored_any {
                         self.history.has_failed.store(true, Ordering::Relaxed);
                     }
                     if is_suspicious && began.elapsed() > REFUSED_TIMEOUT {
-                        // These were not refused, so they need not wait once the store accepts others.
+                        // The untried records were not refused, so their hold ends as soon as the store accepts others.
                         let untried = Reason::new("database_fails", fault.reason.detail.clone());
                         parts.retain(|part| {
                             let is_hopeless = part.iter().all(|&place| batch[place].object.kind == kind);
@@ -286,7 +286,7 @@ impl BatchCommit<'_> {
                     }
                 }
                 Err(Failure::TooSlow(error)) => {
-                    // A single slow record may be a slow database. With others stored, it is the record.
+                    // If nothing was stored, a slow record may mean a slow database. If others were stored, the record itself is too slow.
                     if !stored_any && (newest.len() == 1 || began.elapsed() > PARTS_TIMEOUT) {
                         return Err(errors::store_error(&self.database.server, STORE, &error));
                     }
@@ -337,7 +337,7 @@ impl BatchCommit<'_> {
                 Fate::Hold => Committed::Held(fault.reason.clone()),
             };
         }
-        // Trouble of one kind does not take back what was stored of others.
+        // Trouble with records of one kind does not undo what was stored of other kinds.
         let Some(at) = judged.trouble else { return Ok(together) };
         let detail = refused[at].1.reason.detail.clone();
         if stored_any {

@@ -23,7 +23,7 @@ use tracing::{instrument::WithSubscriber as _, subscriber::NoSubscriber};
 use super::{StoreError, address::Address, errors, limit::Limit};
 use crate::{
     config::DatabaseConfig,
-    connections::{Connections, Sign},
+    connections::{ConnectionFault, Connections},
 };
 
 /// The wait for a connection, its opening included, while none of ours is in use.
@@ -97,11 +97,11 @@ impl AtWork {
     }
 
     fn ends(&self) {
-        // Below zero after a recount; the count then stays zero.
+        // The count may have been reset while this connection was in use; it must not fall below zero.
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_sub(1));
     }
 
-    fn are_none(&self) {
+    fn reset(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
 
@@ -246,7 +246,7 @@ impl Database {
 
     async fn acquire_by(&self, until: Instant) -> Result<InUse, StoreError> {
         let (began, mut is_unmarked) = (Instant::now(), false);
-        self.recount();
+        self.reset_count_if_idle();
         loop {
             let acquired = tokio::select! {
                 // A ready connection comes before a diagnosis.
@@ -254,7 +254,7 @@ impl Database {
                 acquired = self.pool.acquire() => acquired,
                 error = self.diagnose() => Err(error),
                 // The pool keeps opening a new connection even when another comes free, so take the free one.
-                () = self.room() => continue,
+                () = self.wait_for_idle() => continue,
             };
             let error = match acquired {
                 Ok(connection) => {
@@ -287,9 +287,9 @@ impl Database {
     }
 
     /// Resets the count when no connection is in use: the pool closes expired connections without calling `after_release`.
-    fn recount(&self) {
+    fn reset_count_if_idle(&self) {
         if usize::try_from(self.pool.size()).is_ok_and(|all| all == self.pool.num_idle()) {
-            self.at_work.are_none();
+            self.at_work.reset();
         }
     }
 
@@ -306,7 +306,7 @@ impl Database {
     }
 
     /// Returns once there is an idle connection. The pool does not give it to a task that waits for a new one.
-    async fn room(&self) {
+    async fn wait_for_idle(&self) {
         loop {
             tokio::time::sleep(ROOM_INTERVAL).await;
             if self.pool.num_idle() > 0 {
@@ -368,7 +368,7 @@ impl Database {
     /// none is left.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
         let are_suspect = self.connections.take_suspects();
-        self.recount();
+        self.reset_count_if_idle();
         let idle = std::iter::from_fn(|| self.try_acquire());
         let looks = join_all(idle.map(async |mut connection| {
             let is_good = !are_suspect && matches!(self.look(&mut connection).await, Ok(Server::Writable));
@@ -411,11 +411,11 @@ impl Database {
 
     /// Handles an error of a connection. Returns `true` when the work is worth another try on a new connection.
     pub(super) fn notice(&self, connection: InUse, error: &sqlx::Error) -> bool {
-        let sign = self.connections.notice(error);
-        if sign.is_some() {
+        let fault = self.connections.notice(error);
+        if fault.is_some() {
             discard(connection);
         }
-        sign.is_some_and(Sign::is_worth_another)
+        fault.is_some_and(ConnectionFault::is_worth_another)
     }
 }
 

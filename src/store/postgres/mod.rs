@@ -254,7 +254,7 @@ impl Store for PostgresStore {
 
     async fn last_runs(&self) -> Result<LastRuns, StoreError> {
         let database = &self.database;
-        on_single!(database, "read the last runs", |connection, keeps| runs::lasts(connection, keeps))
+        on_single!(database, "read the last runs", |connection, keeps| runs::last_runs(connection, keeps))
     }
 }
 

@@ -99,7 +99,7 @@ pub(super) async fn last(connection: &mut PgConnection, keeps: bool) -> Result<O
     Ok(stored.map(StoredRun::read))
 }
 
-pub(super) async fn lasts(connection: &mut PgConnection, keeps: bool) -> Result<LastRuns, sqlx::Error> {
+pub(super) async fn last_runs(connection: &mut PgConnection, keeps: bool) -> Result<LastRuns, sqlx::Error> {
     let mut runs = LastRuns::default();
     let rows: Vec<SortedRun> = sqlx::query_as(RUN_LASTS).persistent(keeps).fetch_all(connection).await?;
     for SortedRun { sort, run } in rows {

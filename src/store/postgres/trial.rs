@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    connections::Sign,
+    connections::ConnectionFault,
     model::{
         Answered, ClanDocument, Document, Event, Fetched, InClan, Learned, Member, Move, ObjectId, PlayerDocument, Tag,
         WarDocument, WarMember,
@@ -59,7 +59,7 @@ pub(super) async fn of_run(
     for (what, batch) in made_up.batches(now) {
         let mut stored = try_storing(&mut transaction, &batch, now, None, keeps).await?;
         if stored.as_ref().is_err_and(shape::may_fit) {
-            // As a commit does.
+            // A commit also tries once more, with values that fit the tables.
             let shape = Shape::read(&mut transaction).await?;
             stored = try_storing(&mut transaction, &batch, now, Some(&shape), keeps).await?;
         }
@@ -94,7 +94,7 @@ pub(super) async fn of_run(
 /// Adds a refusal, unless another object had the same.
 fn add(refused: &mut Vec<Refused>, what: &'static str, error: sqlx::Error) -> Result<(), sqlx::Error> {
     // The server itself refuses, so it would refuse runs too.
-    if Sign::of(&error).is_some_and(|sign| sign != Sign::Outdated) {
+    if ConnectionFault::of(&error).is_some_and(|fault| fault != ConnectionFault::Outdated) {
         return Err(error);
     }
     // One cause often refuses every object; it is one problem.

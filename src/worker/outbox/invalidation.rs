@@ -43,7 +43,7 @@ impl<'a> Invalidation<'a> {
 
     /// Sends the pending tags. With `again`, tags that were not taken are pending again. Returns true when all were taken.
     pub(super) async fn send(&self, until: Instant, again: bool) -> bool {
-        // Removed only when they are taken: being dropped in between must lose nothing.
+        // Tags are removed only after the application has taken them, because this future may be dropped at any await.
         let tags = self.pending.lock().clone();
         let Some(invalidator) = self.invalidator.filter(|_| !tags.is_empty()) else { return true };
         let names = tags.keys().cloned().collect();
@@ -53,7 +53,7 @@ impl<'a> Invalidation<'a> {
         let is_tried_again = |tag: &String| again && lost.contains(tag);
         self.pending.lock().retain(|tag, changes| tags.get(tag) != Some(changes) || is_tried_again(tag));
         if again && !all_taken {
-            // Not lost yet: the next time counts them.
+            // These tags are tried again, so they are not lost yet; a later try counts them if they are.
             sum.lost = 0;
         }
         self.sum.lock().add(sum);

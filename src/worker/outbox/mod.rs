@@ -26,13 +26,13 @@ use crate::{
     model::OutboxEntry,
 };
 
-// The interval between two invalidations: many tags share a request.
+// The tags of all commits within this interval share one HTTP request.
 const INVALIDATE_INTERVAL: Duration = Duration::from_secs(2);
 
-// An application that did not take its tags is left alone for this long.
+// After a failed invalidation the application gets time to recover; its tags are kept meanwhile.
 const INVALIDATE_COOLDOWN: Duration = Duration::from_secs(30);
 
-// The time that one invalidation may take during a run.
+// An application that does not respond must not keep tags of later commits waiting for ever.
 const INVALIDATE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The outbox of one run: the tags to invalidate, and the entries on their way to be deleted.

@@ -102,7 +102,7 @@ impl<Q: Queue + SharedState, S: Store> Publisher<'_, Q, S> {
             Err(error) if error.is_transient() => {
                 warn!(error = %error, keys = keys.len(), "could not delete outdated keys of readers; will try again");
             }
-            // A retry would be refused again, and append the events beside it again each time.
+            // A retry would be refused again, and would append the events of the same entry once more.
             Err(error) => {
                 warn!(error = %error, keys = keys.len(), "could not delete outdated keys of readers; they are left");
                 ctx.tally.lock().error(format!("{} keys of readers could not be deleted: {error}", keys.len()));

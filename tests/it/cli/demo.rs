@@ -63,7 +63,7 @@ async fn ctrl_c_ends_demo_with_a_summary() {
 }
 
 #[tokio::test]
-async fn demo_with_recorded_responses() {
+async fn demo_serves_recorded_responses() {
     let Ok(folder) = std::env::var("COC_FIXTURES_DIR") else {
         return println!("skipped: COC_FIXTURES_DIR is not set");
     };

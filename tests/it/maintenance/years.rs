@@ -68,9 +68,9 @@ async fn retention_leaves_impossible_times() {
     assert_eq!(number(&pool, "SELECT count(*) FROM player_snapshots").await, 5);
 }
 
-/// Only times that are none: there is nothing to thin, and nothing to note.
+/// A table without a single finite time has no day to begin with, so thinning ends at once.
 #[tokio::test]
-async fn retention_of_infinite_times_alone_ends() {
+async fn retention_ends_without_finite_times() {
     let (_, pool) = bed().await;
     exec(&pool, "INSERT INTO war_snapshots (ts, clan_tag) VALUES ('-infinity', 'A'), ('infinity', 'A'), (NULL, 'A')")
         .await;

@@ -51,7 +51,7 @@ async fn returning(bed: &impl Bed) -> Vec<Returning> {
     everything(bed).await.into_iter().map(|kept| kept.returning(NOW + MINUTE, 3).unwrap()).collect()
 }
 
-async fn empty(bed: &impl Bed) {
+async fn assert_empty(bed: &impl Bed) {
     let contents = bed.dump().await;
     assert!(
         contents.records.is_empty() && contents.dead_entries.is_empty() && contents.orphans.is_empty(),
@@ -150,7 +150,7 @@ async fn clear(bed: &impl Bed) {
             Kept::Broken { .. } => panic!("nothing is broken"),
         }
     }
-    empty(bed).await;
+    assert_empty(bed).await;
 }
 
 async fn take_away_by_name(bed: &impl Bed, name: &str) {
@@ -267,8 +267,8 @@ async fn dead_letters_are_filtered_by_age(bed: &impl Bed) {
 async fn position_counts_ready_objects_before_it(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::Low, NOW).await;
     bed.enqueue("clan:2QQ", Priority::High, NOW + SECOND).await;
-    let standing = bed.queue().position(&"clan:2PP".parse().unwrap()).await.unwrap();
-    assert_eq!((standing.ahead, standing.record), (Some(1), bed.record("clan:2PP").await));
+    let position = bed.queue().position(&"clan:2PP".parse().unwrap()).await.unwrap();
+    assert_eq!((position.ahead, position.record), (Some(1), bed.record("clan:2PP").await));
     let unknown = bed.queue().position(&"war:2PP".parse().unwrap()).await.unwrap();
     assert_eq!((unknown.ahead, unknown.record), (None, None));
 }

@@ -77,7 +77,7 @@ on_all! {
     settle_with_lost_lease_changes_nothing
     repeated_settlement_gets_same_reply
     failed_counts_attempt_and_holds
-    later_counts_nothing_and_waits
+    later_waits_and_resets_counts
     release_counts_nothing_and_keeps_place
     surviving_worker_clears_lapses
     settle_keeps_order_of_batch
@@ -907,7 +907,7 @@ async fn failed_counts_attempt_and_holds(bed: &impl Bed) {
     assert_eq!((lease.attempts, lease.first_requested), (1, NOW));
 }
 
-async fn later_counts_nothing_and_waits(bed: &impl Bed) {
+async fn later_waits_and_resets_counts(bed: &impl Bed) {
     bed.enqueue("clan:2PP", Priority::High, NOW).await;
     let lease = bed.lease_one(NOW).await;
     settle(bed, NOW, &lease, Settlement::Failed { until: NOW, reason: Reason::new("timeout", "") }).await;
@@ -1065,15 +1065,15 @@ async fn follow(
 async fn follow_up_becomes_next_record_of_object(bed: &impl Bed) {
     bed.enqueue("war:2PP", Priority::Low, NOW).await;
     let lease = bed.lease_one(NOW).await;
-    let look = follow_up("war:2PP", NOW + 5 * MINUTE, false);
-    assert_eq!(follow(bed, &[(lease, Settlement::Done)], &[look.clone(), look.clone()], 10).await, 2);
+    let poll = follow_up("war:2PP", NOW + 5 * MINUTE, false);
+    assert_eq!(follow(bed, &[(lease, Settlement::Done)], &[poll.clone(), poll.clone()], 10).await, 2);
     let record = bed.record("war:2PP").await.unwrap();
     assert_eq!((record.state, record.wanted.priority, record.lapses), (State::Delayed, Priority::Critical, 0));
     assert_eq!((record.wanted.due, record.wanted.last), (NOW + 5 * MINUTE, NOW + 5 * MINUTE));
-    // Another run holds it meanwhile: the same look is its next request, once.
+    // Another run holds it meanwhile: the same poll is its next request, once.
     let lease = bed.lease_one(NOW + 5 * MINUTE).await;
-    follow(bed, &[], std::slice::from_ref(&look), 10).await;
-    follow(bed, &[], &[look], 10).await;
+    follow(bed, &[], std::slice::from_ref(&poll), 10).await;
+    follow(bed, &[], &[poll], 10).await;
     assert_eq!(bed.record("war:2PP").await.unwrap().next.unwrap().due, NOW + 5 * MINUTE);
     assert_eq!(follow(bed, &[(lease, Settlement::Done)], &[], 10).await, 0);
     assert_eq!(bed.dump().await.records.len(), 1);
@@ -1087,7 +1087,7 @@ async fn spare_follow_up_needs_spare_capacity(bed: &impl Bed) {
     assert_eq!(follow(bed, &[], &spare, 2).await, 1, "one waits, one fits, one is too much");
     assert_eq!(bed.record("player:2PP").await, before, "and what waits is left as it is");
     assert_eq!(bed.dump().await.records.len(), 2);
-    assert_eq!(follow(bed, &[], &[follow_up("war:2PP", NOW, false)], 0).await, 1, "a look is never left out");
+    assert_eq!(follow(bed, &[], &[follow_up("war:2PP", NOW, false)], 0).await, 1, "a poll is never left out");
 }
 
 async fn follow_up_revives_no_dead_letter(bed: &impl Bed) {

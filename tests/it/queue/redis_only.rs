@@ -197,20 +197,21 @@ async fn record_overrules_sets() {
 }
 
 #[tokio::test]
-async fn two_workers_never_lease_same_object() {
+async fn four_workers_never_lease_same_object() {
     let url = crate::support::redis::fresh().await;
     let bed = RedisBed::at(&url, QueueLimits::default()).await;
     requests(&bed, 60).await;
     let queues: Vec<_> = (0..4).map(|_| connect(&url)).collect();
     let mut seen = BTreeSet::new();
     for _ in 0..4 {
-        let asked = LeaseRequest { seed: 7, ..lease_request(4) };
+        // One seed draws the same for each, so all four want the same requests.
+        let request = LeaseRequest { seed: 7, ..lease_request(4) };
         let [one, two, three, four] = &queues[..] else { unreachable!() };
         let batches = tokio::join!(
-            one.lease(NOW, &asked),
-            two.lease(NOW, &asked),
-            three.lease(NOW, &asked),
-            four.lease(NOW, &asked)
+            one.lease(NOW, &request),
+            two.lease(NOW, &request),
+            three.lease(NOW, &request),
+            four.lease(NOW, &request)
         );
         for leased in [batches.0, batches.1, batches.2, batches.3] {
             for lease in leased.unwrap().leases {

@@ -62,7 +62,7 @@ async fn key_is_used_by_one_run(bed: &impl Bed) {
     assert_eq!(bed.queue().take_key(&other, "b", MINUTE).await.unwrap(), FREE);
 }
 
-/// The answer was lost on its way, and the question is asked again.
+/// A run whose reply was lost asks for its slot again, and must get it.
 async fn own_slot_can_be_taken_again(bed: &impl Bed) {
     assert_eq!(take(bed, "a").await, FREE);
     bed.pass(MINUTE / 2).await;

@@ -89,12 +89,12 @@ async fn settle(bed: &RedisBed, now: Timestamp, lease: &Lease, settlement: Settl
     bed.queue().settle(now, &[(lease.clone(), settlement)]).await.unwrap()[0]
 }
 
-async fn empty(bed: &RedisBed) {
+async fn assert_empty(bed: &RedisBed) {
     bed.command::<()>(&[if bed.is_cluster() { "FLUSHALL" } else { "FLUSHDB" }]).await;
 }
 
 async fn fill(bed: &RedisBed) -> Full {
-    empty(bed).await;
+    assert_empty(bed).await;
     bed.enqueue(DEAD, Priority::High, NOW).await;
     let lease = bed.lease_one(NOW).await;
     settle(bed, NOW, &lease, dead("bad_request")).await;
@@ -667,7 +667,7 @@ async fn settlement_with_lost_reply_is_settled() {
         (Settlement::Dead { reason: reason(), body: None }, Settled::NoRoom),
     ] {
         let queue = connect_with(&url, IMPATIENT).with_limits(limits);
-        empty(&bed).await;
+        assert_empty(&bed).await;
         if expected == Settled::NoRoom {
             bed.enqueue(DEAD, Priority::High, NOW).await;
             let lease = bed.lease_one(NOW).await;

@@ -113,7 +113,7 @@ async fn two_recordings_of_one_clan_a_month_apart_show_who_came_and_went(bed: im
         let joined = if before.contains(player) { began[0] } else { began[1] };
         let left = (!after.contains(player)).then_some(began[1]);
         let expected = [(object.tag.as_str().to_owned(), joined, left)];
-        assert_eq!(bed.stays(player).await, expected, "{player}");
+        assert_eq!(bed.memberships(player).await, expected, "{player}");
     }
     // Who stayed keeps one row, whose document is as old as it is and whose columns are new.
     let listed = |player: &str, recording: &Recording| {

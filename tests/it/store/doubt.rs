@@ -9,7 +9,7 @@ use refresh_worker::{
 use super::{
     Bed,
     documents::{at, clan, player, tag, war},
-    over_every_store, stay, text,
+    membership, over_every_store, text,
 };
 
 over_every_store! {
@@ -75,7 +75,7 @@ async fn player_with_unreadable_clan_keeps_clan(bed: impl Bed) {
     for (seconds, odd) in (300..).step_by(300).zip(odd) {
         let body = format!(r##"{{"tag":"#2PP","name":"n","trophies":{seconds},{odd}}}"##);
         assert_eq!(commit(&bed, "player:2PP", seconds, &body).await, Some(Committed::Stored), "{odd}");
-        assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), None)], "{odd}");
+        assert_eq!(bed.memberships("2PP").await, [membership("8GG", at(0), None)], "{odd}");
         for row in [bed.player("2PP").await, bed.newest_player("2PP").await] {
             assert_eq!((&row["clan_tag"], &row["role"]), (&"8GG".into(), &"admin".into()), "{odd}");
         }
@@ -94,7 +94,7 @@ async fn a_player_without_a_clan_leaves_the_clan(bed: impl Bed) {
 
 async fn new_player_with_unreadable_clan_has_none(bed: impl Bed) {
     commit(&bed, "player:2PP", 0, r##"{"tag":"#2PP","name":"n","clan":{"tag":"?"},"role":"member"}"##).await;
-    assert_eq!(bed.stays("2PP").await, []);
+    assert_eq!(bed.memberships("2PP").await, []);
     assert_eq!(bed.player("2PP").await["clan_tag"], "");
 }
 
@@ -108,9 +108,9 @@ async fn settle(bed: &impl Bed) {
 
 async fn all_stay(bed: &impl Bed, why: &str) {
     for member in ["2PP", "2YY", "2QQ"] {
-        assert_eq!(bed.stays(member).await, [stay("8GG", at(0), None)], "{member} after {why}");
+        assert_eq!(bed.memberships(member).await, [membership("8GG", at(0), None)], "{member} after {why}");
     }
-    assert_eq!(bed.stays("2LL").await, [stay("9CC", at(0), None)], "2LL after {why}");
+    assert_eq!(bed.memberships("2LL").await, [membership("9CC", at(0), None)], "2LL after {why}");
 }
 
 async fn incomplete_member_list_ends_no_membership(bed: impl Bed) {
@@ -157,7 +157,7 @@ async fn a_really_empty_clan_ends_all_memberships(bed: impl Bed) {
     settle(&bed).await;
     commit(&bed, "clan:8GG", 300, r##"{"tag":"#8GG","name":"n","members":0,"memberList":[]}"##).await;
     assert_eq!(bed.count("clan_memberships WHERE clan_tag = '8GG' AND left_at IS NULL").await, 0);
-    assert_eq!(bed.stays("2LL").await, [stay("9CC", at(0), None)]);
+    assert_eq!(bed.memberships("2LL").await, [membership("9CC", at(0), None)]);
 }
 
 async fn foreign_or_truncated_document_is_rejected(bed: impl Bed) {

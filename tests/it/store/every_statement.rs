@@ -86,7 +86,7 @@ pub const STATEMENTS: &[Statement] = &[
         &[PLAYERS, PLAYERS_NOW, "(SELECT array_agg(true) FROM bench.player)", CLANS, CLANS_NOW, CLANS, CLANS_NOW],
     ),
     Statement {
-        cost: Cost::Grows("the ended stays of these clans, too, which share an index with the open ones"),
+        cost: Cost::Grows("the ended memberships of these clans, too, which share an index with the open ones"),
         ..of_commit("src/store/sql/postgres/memberships_read.sql", &[PLAYERS, CLANS, NOW])
     },
     // Skips 200 ids of each sequence the first time only.

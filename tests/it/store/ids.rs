@@ -34,6 +34,7 @@ fn batch(began: i64) -> Vec<Fetched> {
     batch
 }
 
+/// Each batch is stored although other programs took the next ids before it, and they can take ids after it.
 #[tokio::test]
 async fn ids_taken_before_batch_are_skipped() {
     let bed = beds::postgres_of_others().await;

@@ -6,9 +6,9 @@ use refresh_worker::{
 };
 
 use super::{
-    Bed, Stay,
+    Bed, Membership,
     documents::{at, clan, gone, nth_tag, player},
-    over_every_store, sql_time, stay,
+    membership, over_every_store, sql_time,
 };
 
 over_every_store! {
@@ -52,46 +52,52 @@ async fn membership_of_player_who_stayed_is_unchanged(bed: impl Bed) {
     for seconds in [0, 300, 600] {
         bed.commit_one(home.fetched(at(seconds))).await;
     }
-    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(-9000), None)]);
+    assert_eq!(bed.memberships("2PP").await, [membership("8GG", at(-9000), None)]);
 }
 
 async fn membership_of_player_who_left_is_closed(bed: impl Bed) {
     bed.commit_one(clan("8GG").with([player("2PP"), player("2YY")]).fetched(at(0))).await;
     bed.commit_one(clan("8GG").with([player("2YY")]).fetched(at(300))).await;
-    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(300)))]);
-    assert_eq!(bed.stays("2YY").await, [stay("8GG", at(0), None)]);
+    assert_eq!(bed.memberships("2PP").await, [membership("8GG", at(0), Some(at(300)))]);
+    assert_eq!(bed.memberships("2YY").await, [membership("8GG", at(0), None)]);
 }
 
 async fn player_without_clan_closes_membership(bed: impl Bed) {
     bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
     bed.commit_one(player("2PP").fetched(at(300))).await;
-    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(300)))]);
+    assert_eq!(bed.memberships("2PP").await, [membership("8GG", at(0), Some(at(300)))]);
 }
 
 async fn player_in_other_clan_moves_membership(bed: impl Bed) {
     bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
     bed.commit_one(player("2PP").of("9CC").fetched(at(300))).await;
-    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(300))), stay("9CC", at(300), None)]);
+    assert_eq!(
+        bed.memberships("2PP").await,
+        [membership("8GG", at(0), Some(at(300))), membership("9CC", at(300), None)]
+    );
 }
 
 async fn player_in_same_clan_keeps_membership(bed: impl Bed) {
     bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
     bed.commit_one(player("2PP").of("8GG").trophies(3000).fetched(at(300))).await;
-    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), None)]);
+    assert_eq!(bed.memberships("2PP").await, [membership("8GG", at(0), None)]);
 }
 
 async fn clan_list_closes_memberships_of_absent_players(bed: impl Bed) {
     opened_by_others(&bed, "2PP", "8GG", at(-9000), None).await;
     opened_by_others(&bed, "2QQ", "9CC", at(-9000), None).await;
     bed.commit_one(clan("8GG").with([player("2YY")]).fetched(at(0))).await;
-    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(-9000), Some(at(0)))]);
-    assert_eq!(bed.stays("2QQ").await, [stay("9CC", at(-9000), None)], "another clan's member");
+    assert_eq!(bed.memberships("2PP").await, [membership("8GG", at(-9000), Some(at(0)))]);
+    assert_eq!(bed.memberships("2QQ").await, [membership("9CC", at(-9000), None)], "another clan's member");
 }
 
 async fn listed_member_gets_membership_and_loses_other(bed: impl Bed) {
     opened_by_others(&bed, "2PP", "9CC", at(-9000), None).await;
     bed.commit_one(clan("8GG").with([player("2PP")]).fetched(at(0))).await;
-    assert_eq!(bed.stays("2PP").await, [stay("9CC", at(-9000), Some(at(0))), stay("8GG", at(0), None)]);
+    assert_eq!(
+        bed.memberships("2PP").await,
+        [membership("9CC", at(-9000), Some(at(0))), membership("8GG", at(0), None)]
+    );
 }
 
 async fn a_closed_row_is_never_opened_again(bed: impl Bed) {
@@ -99,7 +105,10 @@ async fn a_closed_row_is_never_opened_again(bed: impl Bed) {
     bed.commit_one(with.fetched(at(0))).await;
     bed.commit_one(without.fetched(at(300))).await;
     bed.commit_one(with.fetched(at(600))).await;
-    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(300))), stay("8GG", at(600), None)]);
+    assert_eq!(
+        bed.memberships("2PP").await,
+        [membership("8GG", at(0), Some(at(300))), membership("8GG", at(600), None)]
+    );
 }
 
 async fn an_empty_member_list_closes_all(bed: impl Bed) {
@@ -113,11 +122,14 @@ async fn incomplete_list_places_members_and_closes_nothing(bed: impl Bed) {
     bed.commit_one(clan("8GG").with([player("2PP"), player("2YY")]).fetched(at(0))).await;
     bed.commit_one(clan("9CC").with([player("2QQ")]).fetched(at(0))).await;
     bed.commit_one(clan("8GG").with([player("2YY"), player("2QQ")]).incomplete().fetched(at(300))).await;
-    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), None)], "may be one of the others");
-    assert_eq!(bed.stays("2YY").await, [stay("8GG", at(0), None)]);
-    assert_eq!(bed.stays("2QQ").await, [stay("9CC", at(0), Some(at(300))), stay("8GG", at(300), None)]);
+    assert_eq!(bed.memberships("2PP").await, [membership("8GG", at(0), None)], "may be one of the others");
+    assert_eq!(bed.memberships("2YY").await, [membership("8GG", at(0), None)]);
+    assert_eq!(
+        bed.memberships("2QQ").await,
+        [membership("9CC", at(0), Some(at(300))), membership("8GG", at(300), None)]
+    );
     bed.commit_one(clan("8GG").with([player("2YY"), player("2QQ")]).fetched(at(600))).await;
-    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(600)))]);
+    assert_eq!(bed.memberships("2PP").await, [membership("8GG", at(0), Some(at(600)))]);
 }
 
 async fn an_error_changes_no_membership(bed: impl Bed) {
@@ -125,7 +137,7 @@ async fn an_error_changes_no_membership(bed: impl Bed) {
     bed.commit_one(home.fetched(at(0))).await;
     bed.commit_one(gone(ObjectId::clan(home.tag.clone()), at(300))).await;
     bed.commit_one(gone(ObjectId::player(player("2PP").tag), at(300))).await;
-    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), None)]);
+    assert_eq!(bed.memberships("2PP").await, [membership("8GG", at(0), None)]);
 }
 
 async fn player_of_two_clans_belongs_to_later_copy(bed: impl Bed) {
@@ -133,7 +145,10 @@ async fn player_of_two_clans_belongs_to_later_copy(bed: impl Bed) {
     bed.commit_one(old.fetched(at(0))).await;
     bed.commit_one(new.fetched_copy(at(300), at(290))).await;
     bed.commit_one(old.fetched_copy(at(310), at(200))).await;
-    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(300))), stay("9CC", at(300), None)]);
+    assert_eq!(
+        bed.memberships("2PP").await,
+        [membership("8GG", at(0), Some(at(300))), membership("9CC", at(300), None)]
+    );
     let newest = bed.newest_player("2PP").await;
     assert_eq!(
         (&newest["clan_tag"], &newest["role"]),
@@ -157,7 +172,10 @@ async fn late_clan_response_keeps_newer_player_response(bed: impl Bed) {
     bed.commit_one(clan("8GG").with([player("2PP")]).fetched(at(0))).await;
     bed.commit_one(player("2PP").of("9CC").role("leader").donations(77).fetched(at(300))).await;
     bed.commit_one(clan("8GG").with([player("2PP").donations(11)]).fetched_copy(at(310), at(250))).await;
-    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(300))), stay("9CC", at(300), None)]);
+    assert_eq!(
+        bed.memberships("2PP").await,
+        [membership("8GG", at(0), Some(at(300))), membership("9CC", at(300), None)]
+    );
     let newest = bed.newest_player("2PP").await;
     assert_eq!((&newest["clan_tag"], &newest["donations"]), (&"9CC".into(), &77.into()));
     bed.commit_one(clan("9CC").fetched_copy(at(320), at(260))).await;
@@ -170,9 +188,9 @@ async fn late_clan_response_respects_later_foreign_changes(bed: impl Bed) {
     opened_by_others(&bed, "2QQ", "8GG", at(250), None).await;
     let members = [player("2PP"), player("2YY")];
     bed.commit_one(clan("8GG").with(members).fetched_copy(at(300), at(200))).await;
-    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(-9000), Some(at(250)))], "not opened");
-    assert_eq!(bed.stays("2YY").await, [stay("9CC", at(250), None)], "not taken over");
-    assert_eq!(bed.stays("2QQ").await, [stay("8GG", at(250), None)], "not closed");
+    assert_eq!(bed.memberships("2PP").await, [membership("8GG", at(-9000), Some(at(250)))], "not opened");
+    assert_eq!(bed.memberships("2YY").await, [membership("9CC", at(250), None)], "not taken over");
+    assert_eq!(bed.memberships("2QQ").await, [membership("8GG", at(250), None)], "not closed");
 }
 
 async fn duplicate_open_rows_of_others_become_one(bed: impl Bed) {
@@ -191,8 +209,8 @@ async fn a_double_open_row_keeps_the_newest_stay(bed: impl Bed) {
     opened_by_others(&bed, "2PP", "8GG", at(-8000), None).await;
     opened_by_others(&bed, "2PP", "8GG", at(-7000), None).await;
     bed.commit_one(player("2PP").of("8GG").fetched(at(0))).await;
-    let open: Vec<Stay> = bed.stays("2PP").await.into_iter().filter(|(.., left)| left.is_none()).collect();
-    assert_eq!(open, [stay("8GG", at(-7000), None)]);
+    let open: Vec<Membership> = bed.memberships("2PP").await.into_iter().filter(|(.., left)| left.is_none()).collect();
+    assert_eq!(open, [membership("8GG", at(-7000), None)]);
 }
 
 async fn a_clan_of_fifty_opens_fifty_rows_once(bed: impl Bed) {
@@ -207,30 +225,37 @@ async fn a_clan_of_fifty_opens_fifty_rows_once(bed: impl Bed) {
 async fn player_response_older_than_foreign_move_changes_nothing(bed: impl Bed) {
     opened_by_others(&bed, "2PP", "9CC", at(250), None).await;
     bed.commit_one(player("2PP").of("8GG").fetched(at(200))).await;
-    assert_eq!(bed.stays("2PP").await, [stay("9CC", at(250), None)]);
+    assert_eq!(bed.memberships("2PP").await, [membership("9CC", at(250), None)]);
 }
 
 async fn outdated_player_copy_keeps_newer_list(bed: impl Bed) {
     bed.commit_one(clan("8GG").with([player("2PP")]).fetched(at(0))).await;
     bed.commit_one(clan("9CC").with([player("2PP").role("admin")]).fetched_copy(at(300), at(290))).await;
     bed.commit_one(player("2PP").of("8GG").fetched_copy(at(305), at(250))).await;
-    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(300))), stay("9CC", at(300), None)]);
+    assert_eq!(
+        bed.memberships("2PP").await,
+        [membership("8GG", at(0), Some(at(300))), membership("9CC", at(300), None)]
+    );
     assert_eq!(bed.newest_player("2PP").await["clan_tag"], "9CC");
     let player_row = bed.player("2PP").await;
     assert_eq!((&player_row["clan_tag"], &player_row["role"]), (&"9CC".into(), &"admin".into()));
-    // A later copy counts again, and one that another program's change is newer than does not.
+    // A copy that is newer than the list counts again.
     bed.commit_one(player("2PP").of("8GG").fetched_copy(at(360), at(310))).await;
     assert_eq!(bed.open_clans("2PP").await, ["8GG"]);
+    // A copy that is older than another program's change does not count.
     opened_by_others(&bed, "2YY", "9CC", at(250), None).await;
     bed.commit_one(player("2YY").of("8GG").fetched_copy(at(300), at(240))).await;
-    assert_eq!(bed.stays("2YY").await, [stay("9CC", at(250), None)]);
+    assert_eq!(bed.memberships("2YY").await, [membership("9CC", at(250), None)]);
 }
 
 async fn outdated_player_copy_keeps_list_of_same_batch(bed: impl Bed) {
     bed.commit_one(clan("8GG").with([player("2PP")]).fetched(at(0))).await;
     let list = clan("9CC").with([player("2PP")]).fetched_copy(at(300), at(290));
     bed.commit(&[list, player("2PP").of("8GG").fetched_copy(at(305), at(250))]).await;
-    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(300))), stay("9CC", at(300), None)]);
+    assert_eq!(
+        bed.memberships("2PP").await,
+        [membership("8GG", at(0), Some(at(300))), membership("9CC", at(300), None)]
+    );
     assert_eq!(bed.player("2PP").await["clan_tag"], "9CC");
     let list = clan("8GG").with([player("2PP")]).fetched_copy(at(900), at(850));
     bed.commit(&[list, player("2PP").of("9CC").fetched_copy(at(890), at(880))]).await;
@@ -241,5 +266,5 @@ async fn outdated_player_copy_does_not_rejoin_left_clan(bed: impl Bed) {
     bed.commit_one(clan("8GG").with([player("2PP")]).fetched(at(0))).await;
     bed.commit_one(clan("8GG").fetched_copy(at(300), at(290))).await;
     bed.commit_one(player("2PP").of("8GG").fetched_copy(at(305), at(250))).await;
-    assert_eq!(bed.stays("2PP").await, [stay("8GG", at(0), Some(at(300)))]);
+    assert_eq!(bed.memberships("2PP").await, [membership("8GG", at(0), Some(at(300)))]);
 }

@@ -124,7 +124,7 @@ pub trait Bed: Send + Sync {
     }
 
     /// All memberships of a player, the oldest first.
-    async fn stays(&self, player: &str) -> Vec<Stay> {
+    async fn memberships(&self, player: &str) -> Vec<Membership> {
         let sql = format!(
             "SELECT clan_tag, joined_at, left_at FROM clan_memberships WHERE player_tag = '{player}' \
              ORDER BY joined_at, id"
@@ -137,9 +137,9 @@ pub trait Bed: Send + Sync {
 }
 
 /// Clan, joined, left.
-pub type Stay = (String, Timestamp, Option<Timestamp>);
+pub type Membership = (String, Timestamp, Option<Timestamp>);
 
-pub fn stay(clan: &str, joined: Timestamp, left: Option<Timestamp>) -> Stay {
+pub fn membership(clan: &str, joined: Timestamp, left: Option<Timestamp>) -> Membership {
     (clan.to_owned(), joined, left)
 }
 

@@ -24,7 +24,7 @@ const PLAYERS: [&str; 5] = ["2PP", "2YY", "2QQ", "2LL", "2UU"];
 const BATCHES: usize = 40;
 
 /// The number of batches between two comparisons of the tables.
-const LOOK: usize = 5;
+const COMPARE_INTERVAL: usize = 5;
 
 /// Table, its columns without ids, and their order.
 const DUMPS: [(&str, &str); 6] = [
@@ -69,7 +69,7 @@ async fn both_stores_write_same_tables() {
                 entry.id = 0; // Drawn at random.
             }
             assert_eq!(one, other, "results, PostgreSQL left, SQLite right, after\n{history}");
-            if step % LOOK != LOOK - 1 {
+            if step % COMPARE_INTERVAL != COMPARE_INTERVAL - 1 {
                 continue;
             }
             for (table, dump) in DUMPS {

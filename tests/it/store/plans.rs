@@ -78,7 +78,7 @@ async fn generic_plans_read_no_whole_table() {
             each * number(node, "Actual Loops")
         });
         let in_vain: f64 = in_vain.sum();
-        // Ended stays of 64 clans, and as many of their members.
+        // Ended memberships of 64 clans, and as many of their members.
         let allowed = f64::from(64 * 2 * (Size::MODERATE.ended_of_commit + 80) + 3200 * 8);
         if in_vain > allowed {
             wrong.push(format!("{}: {in_vain} rows read for nothing", statement.name()));

@@ -14,7 +14,7 @@ use super::{
     Bed,
     beds::{self, PostgresBed},
     documents::{at, clan, nth_tag, player, tag, war},
-    over_every_store, sql_time, stay, text, time,
+    membership, over_every_store, sql_time, text, time,
 };
 use crate::{cli::Shell, support};
 
@@ -108,7 +108,7 @@ async fn member_updated_at_infinity_gets_real_time() {
 }
 
 #[tokio::test]
-async fn left_at_infinity_is_an_open_stay() {
+async fn left_at_infinity_is_open_membership() {
     let bed = beds::postgres_of_others().await;
     let open = "INSERT INTO clan_memberships (id, player_tag, clan_tag, joined_at, left_at) \
                 SELECT max(id) + 1, '{player}', '8GG', '2026-01-01', 'infinity' FROM clan_memberships";
@@ -125,9 +125,9 @@ async fn left_at_infinity_is_an_open_stay() {
     assert_eq!(bed.commit(&batch).await, [Committed::Stored, Committed::Stored, Committed::Stored]);
     assert_eq!(bed.count("clan_memberships WHERE player_tag = '2PP'").await, 1);
     assert_eq!(bed.count("clan_memberships WHERE player_tag = '2PP' AND left_at = 'infinity'").await, 1);
-    assert_eq!(bed.stays("2YY").await, [stay("8GG", joined, Some(at(0))), stay("9CC", at(0), None)]);
-    assert_eq!(bed.stays("2QQ").await, [stay("8GG", joined, Some(at(0)))]);
-    assert_eq!(bed.stays("2LL").await, [stay("8GG", joined, Some(at(0)))]);
+    assert_eq!(bed.memberships("2YY").await, [membership("8GG", joined, Some(at(0))), membership("9CC", at(0), None)]);
+    assert_eq!(bed.memberships("2QQ").await, [membership("8GG", joined, Some(at(0)))]);
+    assert_eq!(bed.memberships("2LL").await, [membership("8GG", joined, Some(at(0)))]);
 }
 
 #[tokio::test]

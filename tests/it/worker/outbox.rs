@@ -12,7 +12,7 @@ use super::followups::{Stage, WARS, stage_with};
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-async fn telling(follow_ups: FollowUpConfig) -> Stage<MemoryQueue> {
+async fn stage_with_events(follow_ups: FollowUpConfig) -> Stage<MemoryQueue> {
     let events = Some(EventsConfig { stream: "refresh_events".to_owned(), max_len: 1_000_000 });
     stage_with(WorkerConfig { follow_ups, events, ..WorkerConfig::default() }, |clock| MemoryQueue::new(clock)).await
 }
@@ -37,7 +37,7 @@ async fn number(stage: &Stage<MemoryQueue>, sql: &'static str) -> usize {
 
 #[tokio::test]
 async fn war_has_one_start_and_end_event() {
-    let stage = telling(WARS).await;
+    let stage = stage_with_events(WARS).await;
     let clan = stage.clan_in_preparation();
     stage.ask(&ObjectId::war(clan.clone()), Priority::High).await;
     loop {
@@ -64,7 +64,7 @@ async fn war_has_one_start_and_end_event() {
 /// The first member list of a clan makes no event.
 #[tokio::test]
 async fn member_events_follow_the_memberships() {
-    let stage = telling(FollowUpConfig::NONE).await;
+    let stage = stage_with_events(FollowUpConfig::NONE).await;
     let clans: Vec<ObjectId> = stage.simulator.world().clan_tags().iter().cloned().map(ObjectId::clan).collect();
     let mut first = 0;
     for round in 0..12 {

@@ -145,7 +145,7 @@ impl Visit<'_> {
                     renewed.keys.push(ApiKey::new(key.key));
                     renewed.created += 1;
                 }
-                // Without any key the error is the result; with some it only costs speed.
+                // Without any key the run cannot work. With at least one key it works, only slower.
                 Err(error) if renewed.keys.is_empty() => return Err(error),
                 Err(error) => {
                     warn!(error = %error, keys = renewed.keys.len(), wanted = wanted.count, "could not create every key: going on with fewer");

@@ -248,7 +248,7 @@ pub(super) async fn admit(
 ) -> Result<Admitted, QueueError> {
     let from = mail.scan.as_ref().map_or("0", |scan| &scan.from);
     let entries: Vec<&Entry> = decided.iter().map(|(entry, _)| *entry).collect();
-    // Not needed for the invariant: it spares merging what another run took or a producer replaced.
+    // The check is not needed for the invariant. It avoids merging what another run took or a producer replaced.
     let (data, index) = tokio::join!(match_data(queue, false, from, &entries), match_index(queue, false, &entries));
     let as_read: Vec<bool> = data?.into_iter().zip(index?).map(|(data, index)| data && index).collect();
     let all = decided.len();

@@ -94,7 +94,8 @@ async fn merge(
         arguments.decision(decision, now);
     }
     let call = Call::Script(&scripts::ADMIT, queue.mailbox.keys(&queue.keys), &arguments);
-    // Safe to repeat: a second run finds the mail changed, since it compares. (On a cluster it merges again.)
+    // Safe to repeat: the script compares first, and a second run of it finds the mail changed. On a cluster the second run merges
+    // the same requests again, which changes only the count of merges.
     let reply: AdmitReply = queue.link.ask("admitting mail", call).await?;
     let AdmitReply { admitted, unreadable, changed, orphaned, orphans_dropped, found_by_scan, repaired } = reply;
     let (repaired, more) = (repair::repaired(&repaired), mail.more);
