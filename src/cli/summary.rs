@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn summary_of_a_failed_run_begins_with_the_failure() {
+    fn failed_run_summary_begins_with_failure() {
         let mut tally = tally();
         tally.error("cannot store a batch in the database at localhost/coc: disk full");
         let failed = RunEnd {

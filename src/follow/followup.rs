@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn short_friendly_war_is_polled_at_start_and_end() {
+    fn short_war_is_polled_at_start_and_end() {
         let (found, starts, ends) = (at(Duration::ZERO), at(5 * MINUTE), at(15 * MINUTE));
         let polls = polls(starts, ends, found, SECOND, SECOND);
         assert_eq!(polls[1], starts + SECOND);

@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn cut_off_functions_fail_only_jobs_with_a_chance() {
+    fn cut_off_functions_fail_jobs_with_chance() {
         let cut_off = FunctionResult { is_out_of_time: true, ..result("a", Some("not done within 3 s")) };
         let results = [cut_off, result("b", None)];
         assert_eq!(ending(&job(3), &results, false), Ending::Released);

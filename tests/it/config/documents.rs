@@ -51,7 +51,7 @@ fn sample_file_has_every_setting() {
 }
 
 #[test]
-fn sample_file_is_valid_with_and_without_its_comments() {
+fn sample_file_is_valid_with_or_without_comments() {
     let sample = read(SAMPLE);
     let all: BTreeMap<&str, &str> = sample
         .lines()

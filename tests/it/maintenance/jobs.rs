@@ -263,7 +263,7 @@ async fn short_time_after_run_fails_no_job() {
 }
 
 #[tokio::test]
-async fn job_does_not_begin_without_time_of_last_job() {
+async fn job_needs_time_of_last_job_to_begin() {
     let pool = bed().await;
     exec(&pool, "CREATE FUNCTION nap() RETURNS void LANGUAGE sql AS 'SELECT pg_sleep(4)'").await;
     enqueue(&pool, 2).await;

@@ -79,7 +79,7 @@ async fn retention_ends_without_finite_times() {
 }
 
 #[tokio::test]
-async fn retention_of_a_full_day_goes_batch_by_batch() {
+async fn retention_of_full_day_goes_in_batches() {
     let (_, pool) = bed().await;
     exec(
         &pool,
@@ -140,7 +140,7 @@ async fn jobs_are_found_by_id_and_by_status() {
 }
 
 #[tokio::test]
-async fn install_replaces_an_older_view_and_keeps_its_grants() {
+async fn install_replaces_older_view_and_keeps_grants() {
     let (url, pool) = bed().await;
     let role = format!("reader_{}", url.rsplit('/').next().unwrap());
     exec(

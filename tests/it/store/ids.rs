@@ -162,7 +162,7 @@ async fn max_plus_one_inserts_never_fail() {
 }
 
 #[tokio::test]
-async fn max_plus_one_inserts_never_fail_with_short_ids() {
+async fn max_plus_one_never_fails_with_short_ids() {
     let change =
         "ALTER TABLE clan_snapshots ALTER COLUMN id TYPE integer; ALTER SEQUENCE clan_snapshots_id_seq AS integer";
     assert_no_insert_of_others_fails(&support::postgres::fresh().await, Some(change)).await;

@@ -114,7 +114,7 @@ async fn permit_without_usable_key_fails_at_once() {
 }
 
 #[tokio::test]
-async fn permit_fails_as_soon_as_deadline_is_out_of_reach() {
+async fn permit_fails_when_deadline_is_out_of_reach() {
     let keys = holding(&clock(), 1, &["one"]);
     drop(keys.permit(soon()).await.unwrap());
     let until = Instant::now() + Duration::from_millis(900);
