@@ -82,6 +82,7 @@ pub(super) struct Times {
 
 impl Times {
     fn of(began: Timestamp, ended: Timestamp, max_age: Option<Duration>, longest_max_age: Duration) -> Self {
+        // The API serves shared copies. A copy lives for `longest_max_age` at most; what is not left of that is its age.
         let left = max_age.unwrap_or_default();
         Self {
             began,

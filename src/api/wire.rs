@@ -95,7 +95,7 @@ pub fn clan(text: &str, asked: &Tag) -> Result<ClanDocument, Unusable> {
     // An empty list is believed only with its count, and a count that cannot be read leaves the list in doubt.
     let is_counted = counted.is_some() || (clan.get("members").is_none() && !entries.is_empty());
     let has_all_members = is_counted && !contradicts && members.len() == entries.len();
-    // The count or the list is wrong, and nothing shows which. An empty list moves no player.
+    // The count or the list is wrong, and nothing shows which. Without members, and not marked as whole, the list moves no player.
     if contradicts {
         members.clear();
     }
@@ -656,7 +656,7 @@ mod tests {
     }
 
     #[test]
-    fn war_of_other_clans_is_distinguished() {
+    fn war_is_of_others_only_when_both_tags_differ() {
         let text = r#"{"state":"notInWar","clan":{"stars":0},"opponent":{"stars":0}}"#;
         assert_eq!(ours(text).state, "notInWar");
         let text = r##"{"state":"inWar","clan":{"tag":"#8Q8"},"opponent":{"tag":"#9Q9"}}"##;

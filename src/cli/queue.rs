@@ -170,19 +170,19 @@ async fn export(args: &ExportArgs) -> anyhow::Result<Exit> {
     let queue = connect::queue()?;
     let now = queue.time().await?;
     let entries = queue.export(now).await?;
-    let written = written(&entries, args.format);
+    let rendered = render_export(&entries, args.format);
     // The confirmation would be a part of the exported data.
     if args.to.as_os_str() == "-" {
-        text::print(&written)?;
+        text::print(&rendered)?;
         return Ok(Exit::Success);
     }
     let name = args.to.display();
-    fs::write(&args.to, written).with_context(|| format!("cannot write `{name}`"))?;
+    fs::write(&args.to, rendered).with_context(|| format!("cannot write `{name}`"))?;
     text::print(&format!("wrote {} to {name}\n", counted(entries.len() as u64, "request", "requests")))?;
     Ok(Exit::Success)
 }
 
-fn written(entries: &[Exported], format: Format) -> String {
+fn render_export(entries: &[Exported], format: Format) -> String {
     let line = |entry: &Exported| match format {
         Format::Json => {
             serde_json::json!({"id": entry.id, "score": entry.score, "value": entry.value}).to_string() + "\n"
@@ -274,11 +274,11 @@ mod tests {
     #[test]
     fn export_is_input_for_redis_cli() {
         let entry = Exported { id: "clan:ä\"".to_owned(), score: 1, value: r#"{"id": "clan:\u00e4"}"#.to_owned() };
-        insta::assert_snapshot!(written(std::slice::from_ref(&entry), Format::Commands), @r#"
+        insta::assert_snapshot!(render_export(std::slice::from_ref(&entry), Format::Commands), @r#"
         HSET refresh_requests "clan:\xc3\xa4\"" "{\"id\": \"clan:\\u00e4\"}"
         ZADD refresh_queue 1 "clan:\xc3\xa4\""
         "#);
-        let json: serde_json::Value = serde_json::from_str(&written(&[entry], Format::Json)).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&render_export(&[entry], Format::Json)).unwrap();
         assert_eq!((&json["id"], &json["score"]), (&"clan:ä\"".into(), &1.into()));
     }
 }

@@ -48,7 +48,7 @@ const HARMLESS: &[&str] = &[
 ];
 
 impl RedisUrl {
-    /// Reads an address with a valid scheme, host and path.
+    /// Reads the fragment, the parameters and the login of an address. Its scheme, host and path must have been checked before.
     ///
     /// # Errors
     /// Every problem, each as a sentence without the value.

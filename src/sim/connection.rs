@@ -267,7 +267,7 @@ mod tests {
             stream.read_exact(&mut [0; 4]).await.unwrap();
             rounds.push((sent, stream.line.received(), reads));
         }
-        // The machine may pause between two clocks, but not five times in a row for this long.
+        // A stamp is converted by reading two clocks. A pause between the readings falsifies it, but not in all five rounds.
         let is_known = |(sent, received, reads): &(Duration, Duration, Duration)| {
             *received + Duration::from_millis(10) > *sent && received < reads
         };

@@ -51,7 +51,6 @@ pub(super) struct Asked {
 impl Asked {
     /// Parses a path. The part before the version is left out: it may distinguish callers, as behind a gateway.
     pub(super) fn parse(path_and_query: &str) -> Self {
-        // Everything before the version belongs to the caller's gateway.
         let path_and_query = path_and_query.find("/v1/").map_or(path_and_query, |from| &path_and_query[from..]);
         let (path, query) = path_and_query.split_once('?').unwrap_or((path_and_query, ""));
         let segments: Vec<&str> = path.strip_prefix("/v1/").unwrap_or_default().split('/').collect();

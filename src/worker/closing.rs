@@ -114,7 +114,7 @@ impl<Q: Queue + SharedState, S: Store> Closing<'_, Q, S> {
         if stopped_because == StopReason::RefreshPaused && report.enqueued == 0 {
             return report;
         }
-        // Each of the two servers keeps the trace for health, so that the one reports when the other is down.
+        // Redis and the database both keep the result of the run: health can show it while either of them is down.
         let in_queue = async {
             if asks {
                 self.summarize(&report, now).await;

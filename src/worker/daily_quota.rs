@@ -20,24 +20,24 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 ///
 /// # Errors
 /// When the queue does not respond. Calls that it may have granted meanwhile are lost to the day.
-pub async fn take_block(slots: &impl SharedState, allowance: &DailyQuota, keys: &KeyPool) -> Result<bool, QueueError> {
-    let day = allowance.today();
-    let wanted = allowance.block(keys.cap_per_second());
-    let CallsGranted { granted, taken } = slots.take_calls(day, wanted, allowance.per_day()).await?;
-    allowance.record_taken(day, taken);
-    allowance.grant(day, granted);
+pub async fn take_block(queue: &impl SharedState, quota: &DailyQuota, keys: &KeyPool) -> Result<bool, QueueError> {
+    let day = quota.today();
+    let wanted = quota.block(keys.cap_per_second());
+    let CallsGranted { granted, taken } = queue.take_calls(day, wanted, quota.per_day()).await?;
+    quota.record_taken(day, taken);
+    quota.grant(day, granted);
     if granted == 0 {
-        info!(taken, per_day = allowance.per_day(), "COC_REQS_PER_DAY: all calls of this day are taken");
+        info!(taken, per_day = quota.per_day(), "COC_REQS_PER_DAY: all calls of this day are taken");
     }
-    Ok(!allowance.is_exhausted())
+    Ok(!quota.is_exhausted())
 }
 
 /// Takes block after block as they are spent. Never returns.
-pub async fn keep_up(slots: &impl SharedState, keys: &KeyPool) {
-    let Some(allowance) = keys.daily_quota() else { return std::future::pending().await };
+pub async fn keep_up(queue: &impl SharedState, keys: &KeyPool) {
+    let Some(quota) = keys.daily_quota() else { return std::future::pending().await };
     loop {
-        allowance.runs_low().await;
-        if let Err(error) = take_block(slots, allowance, keys).await {
+        quota.runs_low().await;
+        if let Err(error) = take_block(queue, quota, keys).await {
             warn!(error = %error, "could not take calls of the day; will try again");
             tokio::time::sleep(BLOCK_RETRY_DELAY).await;
         }
@@ -48,11 +48,11 @@ pub async fn keep_up(slots: &impl SharedState, keys: &KeyPool) {
 ///
 /// # Errors
 /// When the queue does not respond; then the rest is lost to the day.
-pub async fn return_rest(slots: &impl SharedState, keys: &KeyPool) -> Result<(), QueueError> {
-    let Some(allowance) = keys.daily_quota() else { return Ok(()) };
-    match allowance.take_leftover() {
+pub async fn return_rest(queue: &impl SharedState, keys: &KeyPool) -> Result<(), QueueError> {
+    let Some(quota) = keys.daily_quota() else { return Ok(()) };
+    match quota.take_leftover() {
         (_, 0) => Ok(()),
-        (day, calls) => slots.return_calls(day, calls).await,
+        (day, calls) => queue.return_calls(day, calls).await,
     }
 }
 
@@ -80,13 +80,13 @@ mod tests {
         let time = ServerTime::new(clock.clone(), evening);
         let (queue, keys) = (MemoryQueue::new(clock.clone()), KeyPool::new(clock.clone(), 30));
         keys.set_daily_quota(DailyQuota::new(NonZeroU64::new(1000).unwrap(), time.clone()));
-        let allowance = keys.daily_quota().unwrap();
-        assert!(take_block(&queue, allowance, &keys).await.unwrap());
+        let quota = keys.daily_quota().unwrap();
+        assert!(take_block(&queue, quota, &keys).await.unwrap());
         clock.advance(Duration::from_secs(20));
-        assert_eq!(allowance.spend(), Spend::Pending);
+        assert_eq!(quota.spend(), Spend::Pending);
         time.reset(evening);
         let kept = async {
-            assert_eq!(allowance.is_ready().await, Spend::Granted);
+            assert_eq!(quota.is_ready().await, Spend::Granted);
             for _ in 0..10 {
                 tokio::task::yield_now().await;
             }
@@ -95,7 +95,7 @@ mod tests {
             () = keep_up(&queue, &keys) => {}
             () = kept => {}
         }
-        let block = allowance.block(keys.cap_per_second());
+        let block = quota.block(keys.cap_per_second());
         for day in [evening.midnight(), evening.midnight() + DAY] {
             assert_eq!(queue.calls_taken(day).await.unwrap(), block, "one block of each day");
         }

@@ -113,8 +113,8 @@ impl<Q: Queue + SharedState, S: Store> Preflight<'_, Q, S> {
     /// Takes a first block of calls. Without a call left of this day nothing is leased.
     async fn take_calls_of_the_day(&self) -> Result<(), QueueError> {
         let keys = self.slots.keys();
-        let Some(allowance) = keys.daily_quota() else { return Ok(()) };
-        if !daily_quota::take_block(self.worker.queue.as_ref(), allowance, keys).await? {
+        let Some(quota) = keys.daily_quota() else { return Ok(()) };
+        if !daily_quota::take_block(self.worker.queue.as_ref(), quota, keys).await? {
             self.turn_away(StopReason::DailyQuotaExhausted);
         }
         Ok(())

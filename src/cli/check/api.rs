@@ -229,10 +229,10 @@ impl<Q: Queue + SharedState> Trial<'_, Q> {
         let time = ServerTime::new(Arc::clone(self.clock), self.queue.time().await?);
         // A test call counts against the day, as every call does.
         if let Some(per_day) = self.reqs_per_day {
-            let allowance = DailyQuota::new(per_day, time.clone());
-            let day = allowance.today();
-            allowance.grant(day, self.queue.take_calls(day, 1, per_day.get()).await?.granted);
-            keys.set_daily_quota(allowance);
+            let quota = DailyQuota::new(per_day, time.clone());
+            let day = quota.today();
+            quota.grant(day, self.queue.take_calls(day, 1, per_day.get()).await?.granted);
+            keys.set_daily_quota(quota);
         }
         let object: ObjectId = TEST_OBJECT.parse().expect("a constant that parses");
         let ask = FetchTask {

@@ -194,7 +194,8 @@ impl Views {
         let limit = limited(AGES_TIMEOUT, until);
         let pool = &self.database.pool;
         let read = self.database.within(limit, async {
-            // Every run does this, and most do no more: one round trip where statements may be kept prepared.
+            // Every run reads the ages, and most runs then refresh nothing. So the reading takes one round trip, without a
+            // transaction, where statements may be kept prepared.
             if self.database.keeps_statements() {
                 return ages(&mut *pool.acquire().await?, &self.views, true).await;
             }

@@ -271,7 +271,7 @@ impl Queue for RedisQueue {
         settlements: &[(Lease, Settlement)],
         following: Following<'_>,
     ) -> Result<(Vec<Settled>, usize), QueueError> {
-        // An empty batch would have the name of every other empty batch.
+        // An empty batch changes nothing: it is not worth a round trip.
         if settlements.is_empty() && following.follow_ups.is_empty() {
             return Ok((Vec::new(), 0));
         }

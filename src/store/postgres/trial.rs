@@ -113,7 +113,7 @@ async fn try_storing(
     keeps: bool,
 ) -> Result<Result<(), sqlx::Error>, sqlx::Error> {
     let mut savepoint = transaction.begin().await?;
-    let stored = store(&mut savepoint, batch, now, shape, keeps).await;
+    let stored = run_statements(&mut savepoint, batch, now, shape, keeps).await;
     match stored {
         Ok(()) => savepoint.commit().await?,
         Err(_) => savepoint.rollback().await?,
@@ -121,7 +121,8 @@ async fn try_storing(
     Ok(stored)
 }
 
-async fn store(
+/// Runs what a run sends for a batch: the commit, the deletion of its outbox entries, and the freshness query of a later run.
+async fn run_statements(
     connection: &mut PgConnection,
     batch: &[Fetched],
     now: Timestamp,

@@ -149,7 +149,7 @@ async fn snapshot(
         .await
 }
 
-/// Records which row is ours.
+/// Records in the refresh state which snapshot row the worker wrote for this object.
 async fn remember_row(db: &mut SqliteConnection, kind: Kind, tag: &Tag, id: i64) -> Result<(), sqlx::Error> {
     sqlx::query(include_str!("../sql/sqlite/state_snapshot.sql"))
         .bind(kind.as_str())

@@ -19,7 +19,7 @@ fn packager_help_lists_every_option() {
 }
 
 #[test]
-fn packager_refuses_unknown_arguments() {
+fn packager_refuses_wrong_usage_and_missing_package() {
     let wrong: [&[&str]; 5] = [
         &["--arch", "arm"],
         &["--fast"],
@@ -32,7 +32,7 @@ fn packager_refuses_unknown_arguments() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(String::from_utf8(output.stderr).unwrap().contains("--help"), "{arguments:?}");
     }
-    assert_eq!(package(&["--package", "no-such.zip"]).status.code(), Some(1));
+    assert_eq!(package(&["--package", "no-such.zip"]).status.code(), Some(1), "good usage, but there is no such file");
 }
 
 #[test]

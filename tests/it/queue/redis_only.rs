@@ -175,18 +175,20 @@ async fn full_redis_accepts_shared_state() {
 }
 
 #[tokio::test]
-async fn record_overrules_sets() {
+async fn lease_follows_record_where_sets_differ() {
     let bed = RedisBed::fresh().await;
     requests(&bed, 2).await;
-    let past = NOW.as_millis().to_string();
+    // A score of the critical class: it comes before the two requests, which are high.
+    let first_place = NOW.as_millis().to_string();
+    // A name in three sets that has no record: it gets one, and is leased.
     for set in ["ready", "leased", "delayed:low"] {
         bed.command::<()>(&["ZADD", &format!("{{refresh}}:{set}"), "1", "clan:2CC"]).await;
     }
-    // A leased record that also stands among the ready.
+    // Now its record is leased, and it also stands among the ready: it must not be leased twice.
     let lease = bed.lease_one(NOW).await;
     assert_eq!(lease.object.to_string(), "clan:2CC");
-    bed.command::<()>(&["ZADD", "{refresh}:ready", &past, &lease.object.to_string()]).await;
-    // A ready record that also stands among the leased and the delayed.
+    bed.command::<()>(&["ZADD", "{refresh}:ready", &first_place, &lease.object.to_string()]).await;
+    // A ready record that also stands among the leased and the delayed: it is leased, and has not lapsed.
     let other = format!("clan:{}", tag(1));
     bed.command::<()>(&["ZADD", "{refresh}:leased", "1", &other]).await;
     bed.command::<()>(&["ZADD", "{refresh}:delayed:critical", "1", &other]).await;

@@ -77,8 +77,9 @@ async fn refused_record_is_poison_once_others_stored(bed: impl Bed) {
     assert!(matches!(bed.commit_one(one(1, 300)).await, Committed::Poison(_)));
 }
 
-/// The outcomes of five players, one after the other, in a table with this fault.
-async fn five_alone(bed: &PostgresBed, fault: &str) -> (usize, String) {
+/// Commits players one by one into a table with this fault, at most five. Returns how many were held before the store reported
+/// trouble, and that error.
+async fn held_before_trouble(bed: &PostgresBed, fault: &str) -> (usize, String) {
     bed.exec(fault).await;
     for number in 0..5 {
         match bed.store().commit(at(600), &[one(number, 0)]).await {
@@ -106,11 +107,11 @@ async fn table_faults_name_fix_without_dead_letters() {
         ("ALTER TABLE player_snapshots ADD CHECK (trophies < 0 AND trophies IS NOT NULL)", "is meant", 4),
         ("ALTER TABLE player_snapshots DROP COLUMN trophies", "trophies", 0),
     ];
-    for (fault, fix, held) in faults {
+    for (fault, fix, most_held) in faults {
         let bed = beds::postgres().await;
-        let (number, error) = five_alone(&bed, fault).await;
+        let (held, error) = held_before_trouble(&bed, fault).await;
         assert!(error.contains(fix), "{fault}: {error}");
-        assert!(number <= held, "{fault}: held {number} of them first");
+        assert!(held <= most_held, "{fault}: held {held} of them first");
     }
 }
 
