@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use refresh_worker::{
     clock::SystemClock,
     config::RedisConfig,
-    queue::{DeadFilter, Queue as _, redis::RedisQueue},
+    queue::{DeadFilter, Queue as _, QueueAdmin as _, redis::RedisQueue},
 };
 
 use crate::{
