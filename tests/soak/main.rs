@@ -91,7 +91,7 @@ async fn main() -> ExitCode {
         Box::pin(failover::fail_over(options.failovers)).await
     };
     let all = async { tokio::join!(kills, freeze) };
-    let Ok((failed_over, thawed)) = tokio::time::timeout(limit, all).await else {
+    let Ok((failed_over, thawed)) = Box::pin(tokio::time::timeout(limit, all)).await else {
         eprintln!("not done within {} minutes: {}", options.minutes, storm.progress());
         return ExitCode::FAILURE;
     };
