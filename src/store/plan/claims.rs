@@ -58,6 +58,7 @@ impl<'a> Claims<'a> {
 
     /// The rows for the arbiter, each object once.
     pub fn rows(&self) -> Vec<ClaimRow<'a>> {
+        // A map, because PostgreSQL refuses an upsert that meets the same row twice.
         let mut rows: BTreeMap<(Kind, &Tag), ClaimRow<'_>> = BTreeMap::new();
         for &(_, fetched) in &self.answers {
             let object = &fetched.object;
@@ -203,6 +204,7 @@ impl<T> ByObject<T> {
         for mut row in rows {
             let (kind, tag) = name(&mut row);
             if let Ok(kind) = kind.parse::<Kind>() {
+                // The cast gives the place of the kind in its enum; there is one map for each.
                 maps[kind as usize].insert(tag, row);
             }
         }

@@ -165,6 +165,7 @@ fn free_start(clan: &Tag, began: TableTime, memberships: &[&Membership]) -> Tabl
 fn has_left(membership: &Membership, list: &MemberList<'_>, horizon: TableTime) -> bool {
     let is_later = |at: TableTime| at > list.observed_at && at <= horizon;
     let is_listed = list.members.contains(membership.player_tag.as_str());
+    // The player's own response, or a list of another clan, may be newer than this list.
     let is_newer_known = [membership.fetched_at, membership.member_at].into_iter().flatten().any(is_later);
     membership.is_open() && !is_listed && !is_newer_known && !is_later(membership.joined_at)
 }

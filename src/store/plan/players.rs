@@ -174,6 +174,7 @@ pub fn observations<'a>(claims: &Claims<'a>, winners: &'a Winners) -> BTreeMap<&
 impl<'a> Observation<'a> {
     /// The time of a new row.
     pub fn new_row_at(&self) -> Timestamp {
+        // An observation has at least one source when the rows are read, so the epoch at the end is never used.
         let answered = self.answer.map(|(fetched, ..)| fetched.began);
         let in_war = self.wars.first().map(|war| war.began);
         answered.or(self.listed.map(|listed| listed.began)).or(in_war).unwrap_or_default()
@@ -216,6 +217,7 @@ impl<'a> Observation<'a> {
 
     /// The write for this player; `None` when a war names a player without a row.
     pub fn write(&self, tag: &'a Tag, newest: Option<&'a Newest>, horizon: TableTime) -> Option<PlayerWrite<'a>> {
+        // In this order: a list is not older than the response, and a war counts only for the clan that both set.
         let mut draft = Draft::new(newest, horizon);
         if let Some((fetched, player, state)) = self.answer {
             draft.answer(fetched, player, state, horizon);
@@ -256,6 +258,7 @@ impl<'a> Draft<'a> {
             // A time outside the calendar or in the future would never be replaced.
             last_seen: newest.and_then(|newest| newest.last_seen).filter(|at| at.is_in_calendar() && *at <= horizon),
             document: None,
+            // Only a war leaves the epoch here, and a war writes no row of `players`.
             updated_at: utc(Timestamp::EPOCH),
             place: None,
         }

@@ -60,6 +60,7 @@ pub(super) struct Mark(pub(super) [i32; 2]);
 
 impl Mark {
     pub(super) fn new() -> Self {
+        // 62 random bits: two transactions hardly ever get the same mark.
         Self([(); 2].map(|()| fastrand::i32(1..)))
     }
 
@@ -76,6 +77,7 @@ impl Mark {
 pub(super) fn begin(timeouts: Timeouts) -> String {
     // Zero would mean no timeout.
     let [statement, lock] = [timeouts.statement, timeouts.lock].map(|timeout| timeout.as_millis().max(1));
+    // One text, so that the settings cost no round trip of their own.
     format!(
         "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT set_config('statement_timeout', '{statement}ms', true), \
          set_config('lock_timeout', '{lock}ms', true), \
@@ -117,6 +119,7 @@ impl<'a> Attempt<'a> {
     pub(super) async fn run(&self, connection: &mut PgConnection) -> Result<Commit, sqlx::Error> {
         match self.run_once(connection, None).await {
             Err(error) if shape::may_fit(&error) => {
+                // The refused transaction was rolled back, so the second one stores each record once.
                 let mut single = Single::begin(connection, self.keeps_statements).await?;
                 let shape = Shape::read(single.connection()).await?;
                 single.end().await?;
@@ -198,6 +201,7 @@ impl<'a> Attempt<'a> {
             .bind(when(|row| row.member_at))
             .bind(when(|row| row.attacks_at))
             .bind(claims.clans())
+            // A parameter instead of `now()`, so that a test with a clock of its own gets the same decisions.
             .bind((self.now + CLOCK_TOLERANCE).to_utc())
             .fetch_all(connection)
             .await?;
@@ -290,6 +294,7 @@ impl<'a> Attempt<'a> {
             .bind(wars)
             .bind(memberships)
             .bind(left)
+            // Ids of four bytes: after a taken id they get the gap of the retry even when no other program is expected.
             .bind(if others.are_expected() { left } else { more })
             .fetch_one(&mut *connection)
             .await?;

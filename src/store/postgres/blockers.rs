@@ -78,6 +78,7 @@ pub(super) async fn watched<T>(
         biased;
         done = work.as_mut() => (done, None),
         // Boxed: opening a connection is a large future, and rare.
+        // The work then goes on: a lock that is released in time does no harm.
         blocker = Box::pin(watch(database, after, mark)) => (work.await, Some(blocker)),
     }
 }
@@ -126,6 +127,7 @@ async fn find_blocker(database: &Database, question: Question) -> Option<Blocker
             Question::Blocks(Mark([high, low])) => sqlx::query_as(BLOCKED_BY).bind(high).bind(low),
             Question::Locks { rows_too } => sqlx::query_as(TABLE_LOCKS).bind(rows_too),
         };
+        // A rare question must not take the place of a frequent statement in the cache.
         let query = query.persistent(false);
         // Without the right to read the locks, the blocker stays unknown.
         let blocker = query.fetch_optional(single.connection()).await.ok().flatten();
@@ -140,6 +142,7 @@ async fn find_blocker(database: &Database, question: Question) -> Option<Blocker
 pub(super) async fn wait_for_tables(database: &Database, timeout: Duration) -> Result<(), StoreError> {
     let began = Instant::now();
     loop {
+        // A question that failed counts as no lock: the first commit meets a real lock anyway.
         let Some(blocker) = find_blocker(database, Question::Locks { rows_too: false }).await else { return Ok(()) };
         if began.elapsed() + LOOK_AGAIN >= timeout {
             let waited = began.elapsed().as_secs_f64();

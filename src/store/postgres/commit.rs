@@ -137,13 +137,16 @@ impl BatchCommit<'_> {
                 now: self.now,
                 batch,
                 details: self.details,
+                // Every part of a batch names the same ids; the first part that commits deletes the entries.
                 delivered: self.delivered,
                 id_gap: IdGap { others: &self.history.other_programs, more: ID_GAP * i64::from(taken) },
                 timeouts: Timeouts { statement: timeouts.statement.min(limit.left()), ..timeouts },
                 mark: Mark::new(),
             };
+            // A panic counts as a refusal, so that halving finds the record that causes the panic.
             let run = AssertUnwindSafe(attempt.run(&mut connection)).catch_unwind();
             let run = within(ATTEMPT_TIMEOUT.min(limit.left()), async { Ok(run.await) });
+            // At half the lock timeout the blocker can still be seen, and a short wait costs no query.
             let (run, blocker) = watched(database, timeouts.lock / 2, attempt.mark, run).await;
             let error = match run {
                 Ok(Ok(Ok(committed))) => return Ok(committed),
@@ -182,6 +185,7 @@ impl BatchCommit<'_> {
             }
             tracing::debug!(error = %error, conflicts, taken, "others were in the way of a batch; it is tried again");
             // Random, so that colliding commits do not collide again.
+            // At most about 5 s: six conflicts and three taken ids or times are nine doublings.
             let longest = Duration::from_millis(10) * 2_u32.pow(conflicts + taken);
             tokio::time::sleep(longest.mul_f64(fastrand::f64()).min(limit.left())).await;
         }
@@ -229,6 +233,7 @@ impl BatchCommit<'_> {
                 Err(Failure::Store(error)) if stored_any => {
                     let rest = part.iter().chain(parts.rest().flatten());
                     hold(&mut together, rest, &Reason::new("database_fails", error.to_string()));
+                    // A commit that used up its own time is no sign of trouble with the store.
                     let is_over = self.limit.left().is_zero();
                     together.trouble = (!is_over).then(|| error.to_string());
                     break;
@@ -300,6 +305,7 @@ impl BatchCommit<'_> {
             tracing::warn!(requests = locked.len(), "answers could not be stored: {detail}; they are held");
             hold(&mut together, locked.iter(), &Reason::new("row_locked", detail));
         }
+        // 5 s is half of `STATEMENT_TIMEOUT`, the limit of a part.
         hold(&mut together, slow.iter(), &Reason::new("too_slow", "the database did not store this within 5 s"));
         self.judge(batch, together, &refused, stored_any)
     }

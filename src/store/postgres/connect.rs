@@ -166,6 +166,7 @@ impl Database {
         let keeps_statements = config.statement_cache > 0 && address.keeps_statements;
         // Zero turns the driver's cache off.
         let statement_cache = if keeps_statements { config.statement_cache } else { 0 };
+        // The driver sends `extra_float_digits` by default, and poolers such as PgBouncer may refuse it.
         let options = address.options.clone().statement_cache_capacity(statement_cache).extra_float_digits(None);
         let (server, address) = (address.server.clone(), Arc::new(address));
         let of_new = Arc::clone(&address);
@@ -241,6 +242,7 @@ impl Database {
             return Err(self.out_of_time(action));
         }
         let acquired = Box::pin(self.acquire_by(Instant::now() + left.min(BUSY_TIMEOUT)));
+        // The deadline of `acquire_by` ends only its retries; a single opening may take longer.
         tokio::time::timeout(left, acquired).await.unwrap_or_else(|_| Err(self.out_of_time(action)))
     }
 
@@ -275,6 +277,7 @@ impl Database {
                     is_unmarked = true;
                     until
                 }
+                // Any other error ends the loop at once, because waiting for a free connection does not help.
                 _ => began,
             };
             if Instant::now() >= give_up_at {
@@ -318,6 +321,7 @@ impl Database {
     /// Removes our mark when it may be the reason for a refused connection. Returns `false` when it is not.
     fn unmark(&self, error: &sqlx::Error) -> bool {
         let refuses_startup = errors::code(error).is_some_and(|code| {
+            // Servers and poolers give different codes to a startup parameter that they do not know.
             code.starts_with("08") || matches!(code.as_str(), "0A000" | "22023" | "42704" | "XX000")
         });
         let Some(mark) = self.mark.as_deref().filter(|_| refuses_startup) else { return false };
@@ -367,8 +371,10 @@ impl Database {
     /// Tests the idle connections. Drops those that do not respond or lead to a server without writes, and opens a new one when
     /// none is left.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
+        // Read first, so that a fault that is noticed during this ping is left for the next one.
         let are_suspect = self.connections.take_suspects();
         self.reset_count_if_idle();
+        // All idle connections at once, so that the tests together take the time of one.
         let idle = std::iter::from_fn(|| self.try_acquire());
         let looks = join_all(idle.map(async |mut connection| {
             let is_good = !are_suspect && matches!(self.look(&mut connection).await, Ok(Server::Writable));
@@ -432,6 +438,7 @@ macro_rules! on_connection {
                 $crate::store::postgres::connect::within($timeout, $work).await
             };
             match done {
+                // `notice` comes first: a bad connection is closed also when the work is not run again.
                 Err(error) if $database.notice(held, &error) && !is_again => is_again = true,
                 Err(error) => {
                     break Err($crate::store::postgres::errors::store_error(&$database.server, $action, &error));

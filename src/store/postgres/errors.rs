@@ -194,6 +194,7 @@ pub(super) fn store_error(server: &str, action: &'static str, error: &sqlx::Erro
                 StoreError::Failed { server, action, detail: error.to_string() }
             }
             sqlx::Error::PoolTimedOut => {
+                // 3 s is `ACQUIRE_TIMEOUT` in `connect.rs`.
                 StoreError::Unreachable { server, detail: "all connections of the pool were busy for 3 s".to_owned() }
             }
             _ => StoreError::Unreachable { server, detail: error.to_string() },
@@ -223,6 +224,7 @@ pub(super) fn store_error(server: &str, action: &'static str, error: &sqlx::Erro
         let detail = format!("{detail}; to make what is missing, run `refresh-worker migrate` or the task `migrate`");
         return StoreError::Failed { server, action, detail };
     }
+    // 57014 is a timeout, 55P03 a lock: both pass by themselves, as an outage does.
     if is_outage(&code) || matches!(&*code, "57014" | "55P03") {
         return StoreError::Unreachable { server, detail };
     }

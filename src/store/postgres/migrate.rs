@@ -58,6 +58,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(3);
 const MAKE: &str = "create the missing tables";
 const UNDO: &str = "remove the worker's tables";
 
+// Less than `MIGRATION_TIMEOUT`, so that a slow statement ends with the server's own error.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT set_config('statement_timeout', '50s', true)";
 
 const RIGHTS: &str = include_str!("../sql/postgres/migration_rights.sql");
@@ -109,6 +110,7 @@ pub(super) async fn down(database: &Database) -> Result<Vec<String>, StoreError>
 /// Adds the blocker to the error of a lock that outlasted the wait.
 fn naming(database: &Database, action: &'static str, error: StoreError, blocker: Option<Blocker>) -> StoreError {
     match (error, blocker) {
+        // 55P03 is lock_not_available; `store_error` keeps the code only in the text.
         (StoreError::Unreachable { detail, .. }, Some(blocker)) if detail.contains("55P03") => blockers::locked(
             database,
             action,
@@ -127,6 +129,7 @@ enum Made {
 
 async fn make(connection: &mut PgConnection, keeps: bool, mark: Mark) -> Result<Made, sqlx::Error> {
     let mut transaction = connection.begin_with(AssertSqlSafe(BEGIN.to_owned() + &mark.set())).await?;
+    // Before the lock, so that the usual start, which has nothing to do, waits for no other migration.
     if missing(applied(&mut transaction, keeps).await?.as_deref()).is_empty() {
         transaction.commit().await?;
         return Ok(Made::Done(Vec::new()));
@@ -152,6 +155,7 @@ async fn make(connection: &mut PgConnection, keeps: bool, mark: Mark) -> Result<
         return Ok(Made::NotAllowed(rights));
     }
     if !rights.schema_exists {
+        // Not `IF NOT EXISTS`, which needs the right to create even when the schema is there.
         sqlx::raw_sql("CREATE SCHEMA refresh_worker").execute(&mut *transaction).await?;
     }
     if !missing.is_empty() {
@@ -174,6 +178,7 @@ async fn make(connection: &mut PgConnection, keeps: bool, mark: Mark) -> Result<
 async fn undo(connection: &mut PgConnection, keeps: bool, mark: Mark) -> Result<Vec<String>, sqlx::Error> {
     let mut transaction = connection.begin_with(AssertSqlSafe(BEGIN.to_owned() + &mark.set())).await?;
     lock(&mut transaction, keeps).await?;
+    // Without a list nothing was changed, so the transaction is just dropped.
     let Some(applied) = applied(&mut transaction, keeps).await? else { return Ok(Vec::new()) };
     let mut undone = Vec::new();
     for migration in MIGRATIONS.iter().rev().filter(|migration| applied.contains(&migration.version)) {

@@ -16,6 +16,7 @@ use crate::{
 const RUNS_RETENTION: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// More rows than these are trimmed, the oldest first.
+// With a run each minute these are a week, long before `RUNS_RETENTION` is over.
 const MAX_RUN_ROWS: i64 = 10_000;
 
 const RUN_INSERT: &str = include_str!("../sql/postgres/run_insert.sql");

@@ -42,6 +42,7 @@ pub(super) async fn arbitrate(
 ) -> Result<Winners, sqlx::Error> {
     let rows = claims.rows();
     let named: Vec<_> = rows.iter().map(|row| (row.kind, row.tag)).collect();
+    // The transaction holds the file's write lock, so no other program changes these states before the writes below.
     let states: Vec<State> =
         sqlx::query_as(include_str!("../sql/sqlite/states.sql")).bind(json(&named)).fetch_all(&mut *db).await?;
     let states = ByObject::new(states, |state| (&state.kind, state.tag.clone()));
@@ -91,6 +92,7 @@ fn decide(row: &ClaimRow<'_>, stored: Option<&State>, horizon: Timestamp) -> Opt
         state.league = row.league().or(state.league);
     }
     state.member_at = member_at.map(utc).or(state.member_at);
+    // Otherwise a time of a wrong clock would be the maximum for ever.
     let attacked_before = state.attacks_at.filter(|at| from_utc(*at) <= horizon);
     state.attacks_at = attacked_before.max(attacks_at.map(utc));
     Some(state)

@@ -76,6 +76,7 @@ async fn one_by_one(
         };
     }
     match judged.trouble {
+        // Nothing was stored, so the refusal is the error of the whole commit, as in PostgreSQL.
         Some(at) if refused.len() == newest.len() => Err(refused.swap_remove(at).1),
         trouble => {
             together.trouble =
@@ -169,6 +170,7 @@ async fn read_newest(
 
 /// Tags with the millisecond of a new row, as JSON.
 fn asked(objects: Vec<(&Tag, Timestamp)>) -> String {
+    // A row of another program may lie anywhere within the millisecond of ours.
     let millisecond = |at| (table_text(at), table_text(at + std::time::Duration::from_millis(1)));
     let rows: Vec<(&str, String, String)> = objects
         .into_iter()

@@ -188,6 +188,7 @@ impl Store for SqliteStore {
         .await
         .map_err(self.failed("read the outbox"))?;
         let entry =
+            // An unreadable time becomes the epoch: the payload is worth a delivery all the same.
             |(id, at, payload): (i64, String, String)| rows::entry(id, from_text(&at).unwrap_or_default(), &payload);
         Ok(entries.into_iter().map(entry).collect())
     }
