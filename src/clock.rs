@@ -145,6 +145,7 @@ impl Clock for SystemClock {
         #[cfg(not(target_os = "linux"))]
         let id = ClockId::Monotonic;
         let spec = clock_gettime(id);
+        // Boot time is never negative; only the types of the system call are signed.
         Duration::new(u64::try_from(spec.tv_sec).unwrap_or(0), u32::try_from(spec.tv_nsec).unwrap_or(0))
     }
 }
@@ -158,6 +159,7 @@ pub struct ManualClock {
 impl ManualClock {
     #[must_use]
     pub fn at(wall: Timestamp) -> Arc<Self> {
+        // Not zero, since a real machine has been up for a while when a process starts.
         Arc::new(Self { hands: Mutex::new((wall, Duration::from_secs(1000))) })
     }
 
@@ -240,6 +242,7 @@ impl ServerTime {
     pub fn reset(&self, server: Timestamp) {
         let (boot, wall) = (self.clock.boot(), self.clock.wall());
         let mut reading = self.reading.lock();
+        // The correction stays: the new reading comes from the same wrong clock.
         *reading = Reading { server, boot, wall, ..*reading };
     }
 

@@ -20,6 +20,7 @@ const EPOCH_MILLIS: i64 = 946_684_800_000;
 const CALENDAR_BEGINS: TableTime = TableTime::at_millis(-62_135_596_800_000);
 
 /// The last moment of the year 9999.
+// 999 microseconds more, so that the last millisecond belongs to the calendar as a whole.
 const CALENDAR_ENDS: TableTime = TableTime(TableTime::at_millis(253_402_300_799_999).0 + 999);
 
 /// A time in a table, in UTC: microseconds as PostgreSQL counts them, so that it holds every time of PostgreSQL. It is read
@@ -47,6 +48,7 @@ impl TableTime {
     /// The time to the millisecond. A time outside the calendar stays outside.
     #[must_use]
     pub const fn timestamp(self) -> Timestamp {
+        // `div_euclid` rounds down before the epoch, too, which keeps the order of times.
         Timestamp::from_millis(self.0.div_euclid(1000) + EPOCH_MILLIS)
     }
 
@@ -228,6 +230,7 @@ fn of_numeric(bytes: &[u8]) -> Result<Option<i64>, BoxDynError> {
         _ => {}
     }
     // Missing digits at the end are zeros. Digits after the point are dropped.
+    // A negative weight means a number between -1 and 1, which has no whole digits.
     let digits = parts.chain(std::iter::repeat(0)).take(usize::try_from(i32::from(weight) + 1).unwrap_or(0));
     let whole = digits.fold(0_i128, |whole, digit| whole.saturating_mul(10_000).saturating_add(digit.into()));
     let whole = if sign == NEGATIVE { -whole } else { whole };

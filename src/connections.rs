@@ -166,6 +166,7 @@ impl Connections {
     }
 
     fn suspect(&self) {
+        // The time comes first: a ping that finds the flag must not trust an old connection.
         *self.0.trusted_since.lock() = Some(Instant::now());
         self.0.has_suspects.store(true, Ordering::Relaxed);
     }

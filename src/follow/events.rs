@@ -54,6 +54,7 @@ pub fn of_move(one: &Move) -> Event {
 
 /// The id contains the time, so that content that returns is a change of its own.
 fn id_of_change(object: &ObjectId, content_hash: &str, at: Timestamp) -> String {
+    // Sixteen digits of the hash are enough, because the id has the object and the time as well.
     format!("changed:{object}:{}:{}", &content_hash[..content_hash.len().min(16)], at.as_millis())
 }
 

@@ -68,6 +68,7 @@ fn poll_after(memory: &WarMemory, after: Timestamp) -> Option<(Timestamp, Priori
     if war.is_final || after >= war.ends + MAX_OVERTIME || war.ends > after + MAX_WAR_LENGTH {
         return None;
     }
+    // HIGH, since the result of an ended war does not change while the poll waits.
     if war.state == KnownWar::ENDED {
         return Some((just_after.max(war.ends + LAST_POLL_DELAY), Priority::High));
     }

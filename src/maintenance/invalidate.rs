@@ -33,6 +33,7 @@ const TRY_TIMEOUT: Duration = Duration::from_secs(3);
 /// No try begins with less time than this.
 const MIN_TRY_TIME: Duration = Duration::from_millis(50);
 
+// Less than `TRY_TIMEOUT`, so that the failure says that no connection was made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 const X_API_KEY: &str = "x-api-key";
@@ -185,6 +186,7 @@ impl Invalidator {
             let mut response = request.send().await?;
             let status = response.status();
             let mut body = Vec::new();
+            // A longer body is cut and then is no JSON, so that only the status counts.
             while let Some(chunk) = response.chunk().await?
                 && body.len() + chunk.len() <= MAX_RESPONSE_BYTES
             {

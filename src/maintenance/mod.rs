@@ -74,11 +74,13 @@ impl Maintenance {
             }
         }
         if let Some(jobs) = self.jobs.as_ref().filter(|_| has_time(MIN_JOB_TIME)) {
+            // The jobs get the signal themselves: a job in hand is released for another worker, not dropped.
             report.stats = Some(jobs.work(until, ENOUGH_TIME_AFTER_RUN, stopped()).await);
         }
         if let Some(retention) = self.retention.as_ref().filter(|_| has_time(MIN_BATCH_TIME)) {
             tokio::select! {
                 thinned = retention.thin(now, until) => report.retention = Some(thinned),
+                // The batch in hand is dropped and so rolled back; a later run continues there.
                 () = stopped() => {}
             }
         }

@@ -257,6 +257,7 @@ impl Retention {
                 note(&mut transaction, table, stretch.end, now).await?;
                 let next = first_day(&mut transaction, table, end).await?;
                 if next.is_none() {
+                    // No old row is left, so later runs of any process need not search the days up to `end`.
                     note(&mut transaction, table, end, now).await?;
                 }
                 next.map(Stretch::day)

@@ -61,6 +61,7 @@ impl Tag {
     /// As [`Self::normalise`].
     pub fn from_person(text: &str) -> Result<Self, ImpossibleTag> {
         let narrow = |c: char| match c {
+            // 0xfee0 is the distance between the full-width characters and ASCII.
             '\u{ff01}'..='\u{ff5e}' => char::from_u32(u32::from(c) - 0xfee0).unwrap_or(c),
             c => c,
         };

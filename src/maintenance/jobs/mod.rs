@@ -45,6 +45,7 @@ pub const ENOUGH_TIME_IN_TASK: Duration = Duration::ZERO;
 pub const ENOUGH_TIME_AFTER_RUN: Duration = Duration::from_secs(60);
 
 /// A report lists at most this many jobs.
+// Each entry has the results of all functions, so a long list would swell the report.
 const MAX_REPORTED: usize = 50;
 
 /// The waits before further tries to end a job: without it the work would be done again.
@@ -217,6 +218,7 @@ impl Jobs {
                 (results, ending)
             }
             Worked::Stopped => (Vec::new(), Ending::Released),
+            // The new worker runs the functions again, and invalidates their caches.
             Worked::Lost => (Vec::new(), Ending::Lost),
         };
         // First the caches: once the job has ended, nobody would invalidate them again.

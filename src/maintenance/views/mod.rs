@@ -344,7 +344,9 @@ async fn statistics(
         None if is_job_progress => format!("{STATISTICS_JOB_PROGRESS} FROM {qualified}"),
         None => format!("SELECT count(*) AS rows FROM {qualified}"),
     };
+    // A savepoint, since a failed query would otherwise end the transaction and lose the refresh.
     let mut savepoint = transaction.begin().await?;
+    // A configured query may return many rows, and the report holds one.
     let query = format!("SELECT row_to_json(q)::text FROM ({query}) AS q LIMIT 1");
     let row: Result<Option<String>, _> =
         sqlx::query_scalar(AssertSqlSafe(query)).persistent(false).fetch_optional(&mut *savepoint).await;

@@ -58,6 +58,7 @@ impl Contents {
 
     /// Leases the next objects in order.
     pub(super) fn grant(&mut self, now: Timestamp, request: &LeaseRequest, leased: &mut Leased) {
+        // The seed must give the same draws here and in `lease.lua`: tests compare the two queues.
         let mut draw = Draw::from_seed(request.seed);
         let mut waiting = self.in_order(State::Ready);
         let class_of = |score: i64| Priority::nearest(score / CLASS_WIDTH);

@@ -212,6 +212,7 @@ impl Contents {
             Content::Missing => value.is_none(),
             Content::Value(read) => value == Some(read),
             Content::TooLarge { bytes, head } => {
+                // No more than the length and the head was read, so these stand for the whole value.
                 value.is_some_and(|value| value.len() == *bytes && value.starts_with(head))
             }
         };

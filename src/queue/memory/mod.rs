@@ -169,6 +169,7 @@ impl Queue for MemoryQueue {
 
     async fn lease(&self, now: Timestamp, request: &LeaseRequest) -> Result<Leased, QueueError> {
         let mut contents = self.contents();
+        // In the order of `lease.lua`: what is released or taken back here can be leased by the same call.
         contents.release_lost(request, now);
         let mut leased = contents.take_back(self.limits.dead_letters, now);
         leased.more |= contents.move_due(now);
@@ -189,6 +190,7 @@ impl Queue for MemoryQueue {
             let Some(record) = contents.leased(object, token) else { return false };
             // A late renewal must not shorten a newer one.
             record.expires = record.expires.max(Some(until));
+            // A renewal shows that the reply to the lease arrived, so that a later lapse counts in full.
             record.received = true;
             true
         };
@@ -202,6 +204,7 @@ impl Queue for MemoryQueue {
         following: Following<'_>,
     ) -> Result<(Vec<Settled>, usize), QueueError> {
         let mut contents = self.contents();
+        // `contents` stays locked until the reply is kept, so that a batch sent twice at once is settled once.
         let mut replies = self.replies.lock();
         // In Redis the key of the reply expires.
         replies.retain(|reply| now.since(reply.at) <= REPLY_LIFETIME);

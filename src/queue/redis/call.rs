@@ -132,6 +132,7 @@ async fn run_on_node(
     keys: &[String],
     arguments: &Arguments,
 ) -> Result<Value, RedisError> {
+    // Every script has at least one key, and all its keys lie in one slot.
     let home = Home::of_key(&keys[0]);
     let command = |name: &str, script: &str| {
         let mut command = ::redis::cmd(name);

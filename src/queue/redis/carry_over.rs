@@ -15,6 +15,7 @@ use super::{
 use crate::queue::QueueError;
 
 /// The keys that one step of a scan looks at.
+// A larger step would block Redis for longer; a smaller one costs more round trips.
 const SCAN_STEP: usize = 1000;
 
 /// An entry of the shared state, with the rest of its lifetime.

@@ -60,6 +60,7 @@ impl Default for Timeouts {
 }
 
 /// The waits before further tries at a server that is busy for a moment and did nothing.
+// One second in all, a small part of the time of a run.
 const BUSY_RETRY_DELAYS: [Duration; 3] =
     [Duration::from_millis(100), Duration::from_millis(300), Duration::from_millis(600)];
 
@@ -78,6 +79,7 @@ pub(super) struct Link {
 }
 
 /// Numbers connections, over all links.
+// Never zeroed, so that a late error of an old connection cannot drop the new one.
 static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
 
 struct Open {
@@ -192,6 +194,7 @@ impl Link {
 
     async fn send_again<T: FromRedisValue>(&self, call: Call<'_>, limit: Duration) -> Result<T, RedisError> {
         match self.send(call, limit).await {
+            // Once: when a new connection breaks as well, its age was not the reason.
             Err(error) if is_broken(&error) => self.send(call, limit).await,
             reply => reply,
         }

@@ -159,8 +159,10 @@ impl Publisher for RedisQueue {
     async fn delete_cache_keys(&self, keys: &[String]) -> Result<usize, QueueError> {
         let mut deleted = 0;
         for chunk in keys.chunks(CHUNK) {
+            // Not `DEL`, which frees a large value while all other clients wait.
             let mut command = ::redis::cmd("UNLINK");
             command.arg(chunk);
+            // Safe to repeat: a key that is gone already only lowers the count.
             deleted += self.link.ask::<usize>("deleting cache keys", Call::Command(&command)).await?;
         }
         Ok(deleted)
@@ -262,6 +264,7 @@ impl Queue for RedisQueue {
             arguments.text(&object.to_string()).text(&token.0);
         }
         let call = Call::Script(&scripts::RENEW, self.keys.queue(), &arguments);
+        // Safe to repeat: a renewal with the same time changes nothing.
         self.link.ask("renewing leases", call).await
     }
 
@@ -329,6 +332,7 @@ impl Queue for RedisQueue {
         let mut arguments = Arguments::default();
         arguments.text(field).text(&json).number(lifetime_millis(RUN_SUMMARIES_LIFETIME));
         let call = Call::Script(&scripts::RECORD_RUN, &[self.keys.runs()], &arguments);
+        // Safe to repeat: the second write has the same text.
         let _: i64 = self.link.ask("recording a run", call).await?;
         Ok(())
     }

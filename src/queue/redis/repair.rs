@@ -13,6 +13,7 @@ use crate::{
 const STRETCH: usize = 250;
 
 /// A run looks at most at this many stretches, when records and sets differ in number, which every stretch reports.
+// 10,000 names, so about an eighth of a second of the server in all.
 const MAX_STRETCHES: usize = 40;
 
 /// The beginning, as a cursor.

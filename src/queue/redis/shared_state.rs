@@ -124,6 +124,7 @@ impl SharedState for RedisQueue {
         arguments.text(&calls.to_string());
         let keys = [Keys::calls(day), Keys::copies()];
         let call = Call::Script(&scripts::RETURN_CALLS, &keys, &arguments);
+        // Not repeated: a second return would give the day calls that were already made.
         let _: i64 = self.link.run("returning calls of the day", call).await?;
         Ok(())
     }

@@ -62,6 +62,7 @@ impl Mailbox {
                 let mut arguments = Arguments::default();
                 arguments.number(CHUNK);
                 let call = Call::Script(&scripts::RETURN_ORPHANS, queue.keys.with_mailbox(), &arguments);
+                // A full chunk means that more may be left.
                 while queue.link.run::<usize>(RETURNING, call).await? == CHUNK {}
                 Ok(())
             }
@@ -78,6 +79,7 @@ async fn put_entry(queue: &RedisQueue, name: &str, entry: &DeadEntry) -> Result<
     }
     let mut put = cmd("HSETNX");
     put.arg(mailbox::DATA).arg(&id).arg(&value);
+    // Not repeated: a second try would take our own data of the first try for newer mail.
     if !queue.link.run::<bool>("redriving", Call::Command(&put)).await? {
         return Ok(false);
     }
@@ -101,6 +103,7 @@ async fn add_to_index(
     for (score, id) in entries {
         command.arg(score).arg(id);
     }
+    // The count is not needed: an id that is in the index already is as good as a new one.
     let _: u64 = queue.link.ask(action, Call::Command(&command)).await?;
     Ok(())
 }
@@ -142,6 +145,7 @@ async fn return_orphans(queue: &RedisQueue) -> Result<(), QueueError> {
         let entries: Vec<(String, Vec<u8>)> =
             found.iter().map(|(id, score)| (priority(score).as_number().to_string(), id.clone())).collect();
         add_to_index(queue, RETURNING, &entries).await?;
+        // After the index: an entry may be in both places for a moment, but never in none.
         let mut command = cmd("ZREM");
         command.arg(queue.keys.orphans());
         for (id, _) in &found {
