@@ -151,7 +151,7 @@ fn facts_of(report: &RunReport) -> Vec<(&'static str, String)> {
 fn mail(report: &RunReport) -> String {
     let mut text = format!("{} admitted", counted(report.mail.admitted, "request", "requests"));
     if report.mail.unreadable > 0 {
-        let _ = write!(text, ", {} unreadable (now dead letters)", count(report.mail.unreadable));
+        let _ = write!(text, ", {} invalid (now dead letters)", count(report.mail.unreadable));
     }
     if report.mail.orphans_dropped > 0 {
         let _ = write!(text, ", {} incomplete (dropped: no data within 10 min)", count(report.mail.orphans_dropped));
@@ -255,7 +255,7 @@ mod tests {
           wars          -     -            1            -
           all          90     1            1            1
 
-          mail   93 requests admitted, 1 unreadable (now dead letters)
+          mail   93 requests admitted, 1 invalid (now dead letters)
           calls  306, 98.1 % of the budget, 28.76 per second
           queue  0 waiting, 1 delayed, 2 dead letters
         ");
@@ -278,7 +278,7 @@ mod tests {
           wars          -     -            1            -
           all          90     1            1            1
 
-          mail   93 requests admitted, 1 unreadable (now dead letters)
+          mail   93 requests admitted, 1 invalid (now dead letters)
           calls  306, 98.1 % of the budget, 28.76 per second
           queue  0 waiting, 1 delayed, 2 dead letters
           error  cannot store a batch in the database at localhost/coc: disk full

@@ -238,7 +238,7 @@ impl Demo {
         let mut text = summary::render(report, self.style);
         let _ = writeln!(
             text,
-            "  peak    {} in one second, counted by the API, which allows {}",
+            "  peak        {} in one second, counted by the API, which allows {}",
             counted(peak, "call", "calls"),
             self.args.rate
         );
