@@ -50,7 +50,7 @@ impl Ending {
         self.report.outcomes["stored"]
     }
 
-    fn given_back(&self) -> u64 {
+    fn released(&self) -> u64 {
         self.report.outcomes["released"] + self.report.outcomes["lease_lost"]
     }
 
@@ -68,7 +68,7 @@ impl Ending {
             self.answers.as_millis(),
             self.stored(),
             self.leases,
-            self.given_back(),
+            self.released(),
             ratio(self.leases, self.stored()),
             self.calls,
             self.in_vain(),
@@ -87,8 +87,8 @@ impl Ending {
                 missed.push(format!("{what} with answers of {answers} ms"));
             }
         };
-        let (stored, given_back) = (self.stored(), self.given_back());
-        goal(given_back * 50 <= stored, format!("{given_back} leases given back for {stored} requests stored"));
+        let (stored, released) = (self.stored(), self.released());
+        goal(released * 50 <= stored, format!("{released} leases released for {stored} requests stored"));
         let in_vain = self.in_vain();
         goal(answers > 300 || in_vain == 0, format!("{in_vain} calls in vain"));
         goal(answers > 1000 || self.in_vain_share() <= 0.01, format!("{in_vain} calls in vain of {}", self.calls));

@@ -249,7 +249,7 @@ impl<'a, Q: Queue + SharedState, S: Store> FetchStage<'a, Q, S> {
             }
             Verdict::DeadLetter { reason, body } => Called::Ended(How::Dead { reason, body }),
             Verdict::Bad { accusation, ending } => Called::Bad(accusation, ending),
-            Verdict::Throttled { key, cooldown: rest } => Called::Throttled(Cooldown { key, lasts: rest }),
+            Verdict::Throttled { key, cooldown } => Called::Throttled(Cooldown { key, lasts: cooldown }),
             Verdict::Prevented(Obstacle::CircuitOpen(endpoint)) => Called::Ended(classify::set_aside(endpoint)),
             Verdict::Prevented(Obstacle::DailyQuotaExhausted) => {
                 ctx.day_used_up();

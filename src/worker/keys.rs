@@ -323,9 +323,9 @@ impl<'a, S: SharedState> KeySlots<'a, S> {
     async fn use_stored_keys(&self, in_use: &[Fingerprint]) -> Result<(), QueueError> {
         let stored = self.key_store.keys();
         for key in in_use.iter().filter(|key| stored.iter().all(|known| known.fingerprint() != *key)) {
-            let linger = self.keys.release_cooldown(key);
+            let cooldown = self.keys.release_cooldown(key);
             self.keys.lose(key);
-            self.slots.release_key(key, self.terms.run, linger).await?;
+            self.slots.release_key(key, self.terms.run, cooldown).await?;
         }
         if !in_use.is_empty() || *self.logging_in.borrow() {
             self.take().await?;
@@ -351,7 +351,8 @@ impl<'a, S: SharedState> KeySlots<'a, S> {
 
     /// True when a login goes on, or will: a key of the portal was rejected a moment ago, and its cooldown is about to be shared.
     pub fn is_about_to_log_in(&self) -> bool {
-        let rejected = |rest: &Cooldown| rest.remaining.is_none() && self.key_store.is_from_portal(&rest.key);
+        let rejected =
+            |cooldown: &Cooldown| cooldown.remaining.is_none() && self.key_store.is_from_portal(&cooldown.key);
         self.is_logging_in() || self.keys.cooldowns().iter().any(rejected)
     }
 
@@ -361,12 +362,12 @@ impl<'a, S: SharedState> KeySlots<'a, S> {
         let shared = self.share().await;
         login::release_rights(self.slots, self.key_store, self.terms.run).await?;
         for key in self.keys.fingerprints() {
-            let (linger, learned) = (self.keys.release_cooldown(&key), self.keys.aimd_state(&key));
+            let (cooldown, learned) = (self.keys.release_cooldown(&key), self.keys.aimd_state(&key));
             self.keys.lose(&key);
             if let Some(learned) = learned {
                 self.slots.remember_rate(&key, learned).await?;
             }
-            self.slots.release_key(&key, self.terms.run, linger).await?;
+            self.slots.release_key(&key, self.terms.run, cooldown).await?;
         }
         shared
     }

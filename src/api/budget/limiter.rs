@@ -509,10 +509,13 @@ mod tests {
             let mut limit = RateLimit::at_rate(clock.clone(), 30, rate);
             for milliseconds in [0, 40, 350, 1000, 4000, 9000] {
                 let time = Duration::from_millis(milliseconds);
-                let foretold = limit.calls_within(time);
+                let predicted = limit.calls_within(time);
                 let (calls, _) = greedy(&mut limit, &clock, time, || Duration::ZERO);
                 // Lateness may have saved up a call, and one may fall on the very end.
-                assert!(foretold.abs_diff(calls) <= 1, "{calls} calls, foretold {foretold}, at {rate}/s in {time:?}");
+                assert!(
+                    predicted.abs_diff(calls) <= 1,
+                    "{calls} calls, predicted {predicted}, at {rate}/s in {time:?}"
+                );
             }
         }
     }

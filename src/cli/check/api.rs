@@ -274,9 +274,9 @@ fn report(findings: &mut Findings, key: &str, fetch: &Fetch) {
             "check that COC_BASE_URL is the address of the API, with the version at its end",
         ),
         Verdict::Bad { accusation, .. } => report_bad(findings, key, accusation.sign(), &accusation.reason),
-        Verdict::Throttled { cooldown: rest, .. } => findings.warning(
+        Verdict::Throttled { cooldown, .. } => findings.warning(
             API,
-            format!("{key} is accepted, but throttled (429) for {}", span(*rest)),
+            format!("{key} is accepted, but throttled (429) for {}", span(*cooldown)),
             "if another program uses this key, create a key for each; else lower COC_REQS_PER_SEC",
         ),
         Verdict::Prevented(obstacle) => report_obstacle(findings, key, *obstacle),

@@ -24,7 +24,7 @@ use tokio::{
 };
 
 /// No correct command needs longer here; busy machines may come close to a tenth of it.
-const PATIENCE: Duration = Duration::from_secs(120);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A command line with a folder and an environment of its own.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl Shell {
         // A command that does not read its input closes it early, and that is fine.
         let _ = stdin.write_all(input.as_bytes()).await;
         drop(stdin);
-        let output = timeout(PATIENCE, child.wait_with_output()).await;
+        let output = timeout(COMMAND_TIMEOUT, child.wait_with_output()).await;
         let output = output.unwrap_or_else(|_| panic!("{arguments:?} did not end")).expect("its output is read");
         Ran {
             code: output.status.code().unwrap_or(-1),
@@ -122,7 +122,7 @@ impl Running {
     /// The next line of its output.
     pub async fn line(&mut self) -> String {
         let mut line = String::new();
-        timeout(PATIENCE, self.stdout.read_line(&mut line)).await.expect("a line in time").expect("text");
+        timeout(COMMAND_TIMEOUT, self.stdout.read_line(&mut line)).await.expect("a line in time").expect("text");
         self.read.push_str(&line);
         line
     }
@@ -144,7 +144,7 @@ impl Running {
             self.stdout.read_to_string(&mut self.read).await.expect("text");
             self.child.wait_with_output().await.expect("its output is read")
         };
-        let output = timeout(PATIENCE, rest).await.expect("it ends in time");
+        let output = timeout(COMMAND_TIMEOUT, rest).await.expect("it ends in time");
         Ran {
             code: output.status.code().unwrap_or(-1),
             stdout: self.read,

@@ -85,11 +85,11 @@ async fn migrate_waits_for_leased_requests() {
 #[tokio::test]
 async fn migrate_copies_the_shared_run_state() {
     let (old, new) = (Bed::fresh().await, Bed::fresh().await);
-    let (resting, learned) = (Fingerprint("0123456789ab".to_owned()), AimdState::plain(17.0));
+    let (cooling, learned) = (Fingerprint("0123456789ab".to_owned()), AimdState::plain(17.0));
     let now = old.now().await;
-    old.queue.take_key(&resting, "some-run", MINUTE).await.unwrap();
-    old.queue.cool_down_key(&resting, "some-run", "throttled", 5 * MINUTE).await.unwrap();
-    old.queue.remember_rate(&resting, learned).await.unwrap();
+    old.queue.take_key(&cooling, "some-run", MINUTE).await.unwrap();
+    old.queue.cool_down_key(&cooling, "some-run", "throttled", 5 * MINUTE).await.unwrap();
+    old.queue.remember_rate(&cooling, learned).await.unwrap();
     old.queue.take_calls(now.midnight(), 40, 100).await.unwrap();
     let reason = CircuitReason::new(CircuitReason::MAINTENANCE, "status 503");
     let circuit = Circuit { scope: CircuitScope::Api, since: now, next_probe: now + MINUTE, reason };
@@ -102,7 +102,7 @@ async fn migrate_copies_the_shared_run_state() {
     let shell = mover(&old.url, &new.url);
     let output = shell.run(&["queue", "migrate"]).await.well();
     assert!(output.contains("copied 4 entries of the shared run state"), "{output}");
-    let seen = new.queue.look_at_key(&resting).await.unwrap();
+    let seen = new.queue.look_at_key(&cooling).await.unwrap();
     assert_eq!((seen.holder, seen.aimd_state), (Holder::CoolingDown("throttled".to_owned()), Some(learned)));
     assert!(seen.for_another > MINUTE && seen.for_another <= 5 * MINUTE, "{:?}", seen.for_another);
     assert_eq!(new.queue.calls_taken(now.midnight()).await.unwrap(), 40);
@@ -113,11 +113,11 @@ async fn migrate_copies_the_shared_run_state() {
     }
     // The worker has gone on at the new one: there, what says more stays.
     new.queue.take_calls(now.midnight(), 10, 100).await.unwrap();
-    new.queue.cool_down_key(&resting, "a-run", "throttled again", 10 * MINUTE).await.unwrap();
+    new.queue.cool_down_key(&cooling, "a-run", "throttled again", 10 * MINUTE).await.unwrap();
     let output = shell.run(&["queue", "migrate"]).await.well();
     assert!(!output.contains("shared run state"), "{output}");
     assert_eq!(new.queue.calls_taken(now.midnight()).await.unwrap(), 50);
-    let seen = new.queue.look_at_key(&resting).await.unwrap();
+    let seen = new.queue.look_at_key(&cooling).await.unwrap();
     assert_eq!(seen.holder, Holder::CoolingDown("throttled again".to_owned()));
 }
 
