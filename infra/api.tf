@@ -215,6 +215,7 @@ resource "aws_api_gateway_stage" "live" {
   #checkov:skip=CKV2_AWS_29:No firewall for a key-protected trigger with a quota; add one where policy asks for it.
   #checkov:skip=CKV2_AWS_51:Client certificates are for back ends over HTTP; this one is a function.
   #checkov:skip=CKV_AWS_73:Tracing is a variable.
+  #checkov:skip=CKV2_AWS_4:Errors are logged by the settings of each method, unless api_logs_enabled is false.
   rest_api_id          = aws_api_gateway_rest_api.this[each.key].id
   deployment_id        = aws_api_gateway_deployment.this[each.key].id
   stage_name           = local.stage

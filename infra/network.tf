@@ -58,7 +58,7 @@ resource "aws_vpc_security_group_egress_rule" "redis" {
 
 # By number: an id is not known yet when the same apply creates the address.
 data "aws_eip" "nat" {
-  for_each = { for index, id in try(var.vpc.nat_eip_allocation_ids, []) : index => id }
+  for_each = { for index, id in(var.vpc == null ? [] : var.vpc.nat_eip_allocation_ids) : index => id }
 
   id = each.value
 }

@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf};
 
 mod documents;
+mod examples;
 mod metrics;
 mod rights;
 mod scripts;
