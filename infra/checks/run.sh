@@ -76,6 +76,7 @@ validate_and_test() {
         return
     fi
     cp -r infra "$work/infra"
+    python3 "$checks/guide_tfvars.py" DEPLOYMENT.md "$work/infra"
     cd "$work/infra"
     if TOFU=$tofu timeout 300 "$tofu" init -backend=false -input=false >"$work/init" 2>&1; then
         echo "with the real provider"

@@ -5,6 +5,7 @@ use std::{fs, path::PathBuf};
 mod documents;
 mod examples;
 mod metrics;
+mod remains;
 mod rights;
 mod scripts;
 
