@@ -124,9 +124,14 @@ resource "aws_route_table_association" "private" {
 # has a user of its own, which DEPLOYMENT.md creates. Neither password passes through tofu.
 
 resource "aws_security_group" "database" {
-  name        = "${var.name}-database"
+  name_prefix = "${var.name}-database-"
   description = "PostgreSQL of the refresh worker"
   vpc_id      = aws_vpc.this.id
+  tags        = { Name = "${var.name}-database" }
+
+  lifecycle {
+    create_before_destroy = true # A group in use cannot be destroyed.
+  }
 }
 
 resource "aws_vpc_security_group_ingress_rule" "database" {
@@ -188,9 +193,14 @@ resource "aws_db_instance" "this" {
 # Valkey --------------------------------------------------------------------------------------------------------------
 
 resource "aws_security_group" "cache" {
-  name        = "${var.name}-cache"
+  name_prefix = "${var.name}-cache-"
   description = "Queue of the refresh worker"
   vpc_id      = aws_vpc.this.id
+  tags        = { Name = "${var.name}-cache" }
+
+  lifecycle {
+    create_before_destroy = true
+  }
 }
 
 resource "aws_vpc_security_group_ingress_rule" "cache" {
@@ -209,13 +219,17 @@ resource "aws_elasticache_subnet_group" "this" {
 
 # noeviction: a queue must never lose entries to make room.
 resource "aws_elasticache_parameter_group" "this" {
-  name        = var.name
+  name        = "${var.name}-valkey8" # The family is in the name, so that another one can be created before this is destroyed.
   family      = "valkey8"
   description = "A queue: nothing is evicted"
 
   parameter {
     name  = "maxmemory-policy"
     value = "noeviction"
+  }
+
+  lifecycle {
+    create_before_destroy = true
   }
 }
 

@@ -176,7 +176,8 @@ fn examples_pass_every_variable_on() {
 /// The outputs that the guides and the workflows read exist in each example of one deployment.
 #[test]
 fn examples_have_outputs_of_guides() {
-    let guides = read("DEPLOYMENT.md") + &read("docs/operating.md") + &read("infra/checks/after-deploy.sh");
+    let scripts = read("infra/checks/after-deploy.sh").replace("$(output ", "tofu output ");
+    let guides = read("DEPLOYMENT.md") + &read("docs/operating.md") + &scripts;
     for (example, _) in EXAMPLES.iter().filter(|(example, _)| *example != "several-regions") {
         let outputs = read(&format!("infra/examples/{example}/outputs.tf"));
         for rest in guides.split("tofu output ").skip(1) {
@@ -244,4 +245,21 @@ fn guides_name_existing_module_variables() {
     for name in set {
         assert!(names.contains(name), "a guide sets `{name}`, which the module does not have");
     }
+}
+
+/// What is created before its predecessor is destroyed cannot have the same fixed name.
+#[test]
+fn replaced_resources_have_free_names() {
+    let files = ["infra/network.tf", "infra/examples/complete/main.tf"];
+    let text = files.map(read).concat();
+    let blocks: Vec<&str> =
+        text.split("\nresource ").filter(|block| block.contains("create_before_destroy = true")).collect();
+    assert_eq!(blocks.len(), 4);
+    for block in blocks {
+        let block = block.split("\n}\n").next().unwrap();
+        let is_free = block.contains("name_prefix") || block.contains("-valkey8\"");
+        assert!(is_free, "two of these cannot exist at once: {block}");
+    }
+    let groups: Vec<&str> = text.split("\nresource \"aws_security_group\" ").skip(1).collect();
+    assert!(groups.iter().all(|group| group.split("\n}\n").next().unwrap().contains("create_before_destroy = true")));
 }
