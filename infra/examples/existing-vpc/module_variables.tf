@@ -30,7 +30,7 @@ variable "lambda_artifacts_bucket" {
 }
 
 variable "package_sha256" {
-  description = "SHA-256 of the package in base64, as package-lambda.sh prints it. With it, a package that was replaced under the same name is deployed, and code that was changed past tofu is a change in the plan. A wrong value is a change in every plan."
+  description = "SHA-256 of the package in base64, as package-lambda.sh prints it. With it, a package that was replaced under the same name is deployed, and code that was changed outside of tofu is a change in the plan. A wrong value is a change in every plan."
   type        = string
   default     = null
 }

@@ -158,7 +158,7 @@ fn keyless_health_costs_what_guide_says() {
     let variables = read("infra/variables.tf");
     let throttle = between(&variables, "variable \"health_throttle\" {", "\n}\n");
     let memory = between(&variables, "variable \"memory_size\" {", "\n}\n");
-    assert!(memory.contains("default     = 256\n"), "the guide reckons with 256 MB");
+    assert!(memory.contains("default     = 256\n"), "the guide computes with 256 MB");
     let rate = default(&throttle.replace("rate  =", "rate ="), "rate");
     let concurrency =
         between(&read("infra/main.tf"), "var.reserved_concurrency == -1 ? -1 : ", ")").parse::<f64>().unwrap();
