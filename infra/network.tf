@@ -1,7 +1,8 @@
 # With a VPC: no inbound traffic. Outbound: TLS to anywhere (the API, AWS), and the two servers.
 
 locals {
-  in_vpc = var.vpc == null ? 0 : 1
+  in_vpc   = var.vpc == null ? 0 : 1
+  nat_eips = var.vpc == null ? [] : var.vpc.nat_eip_allocation_ids
 }
 
 resource "aws_security_group" "this" {
@@ -58,7 +59,7 @@ resource "aws_vpc_security_group_egress_rule" "redis" {
 
 # By number: an id is not known yet when the same apply creates the address.
 data "aws_eip" "nat" {
-  for_each = { for index, id in(var.vpc == null ? [] : var.vpc.nat_eip_allocation_ids) : index => id }
+  for_each = { for index, id in local.nat_eips : index => id }
 
   id = each.value
 }

@@ -216,7 +216,7 @@ fn guide_tfvars_name_existing_variables() {
         let example = pair[0].rsplit("cd infra/examples/").next().unwrap().lines().next().unwrap();
         let folder = format!("infra/examples/{example}");
         let files = fs::read_dir(path(&folder)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let files = files.filter(|file| file.ends_with(".tf") && file != "main.tf");
+        let files = files.filter(|file| file.strip_suffix(".tf").is_some_and(|name| name != "main"));
         let known: Vec<String> =
             files.flat_map(|file| variables(&format!("{folder}/{file}"))).map(|one| one.name).collect();
         for name in names_of(between(pair[1], "", "\nVARIABLES\n")) {
