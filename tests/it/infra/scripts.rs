@@ -78,3 +78,16 @@ fn guide_commands_exist_with_their_options() {
         assert!(options(&words).iter().all(|option| help.contains(option)), "./package-lambda.sh {words:?}");
     }
 }
+
+#[test]
+fn guide_outputs_exist_in_both_examples() {
+    let guide = read("DEPLOYMENT.md") + &read("docs/operating.md");
+    for example in ["complete", "existing-vpc"] {
+        let outputs = read(&format!("infra/examples/{example}/outputs.tf"));
+        for rest in guide.split("tofu output ").skip(1) {
+            let rest = rest.strip_prefix("-raw ").unwrap_or(rest);
+            let name: String = rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+            assert!(name.is_empty() || outputs.contains(&format!("output \"{name}\"")), "{name} of {example}");
+        }
+    }
+}
