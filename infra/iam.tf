@@ -27,13 +27,6 @@ resource "aws_iam_role" "function" {
   assume_role_policy   = data.aws_iam_policy_document.assume_lambda.json
   permissions_boundary = var.permissions_boundary_arn
   tags                 = local.tags
-
-  lifecycle {
-    precondition {
-      condition     = alltrue([for name in values(local.role_names) : length(name) <= 64])
-      error_message = "The longest role name, ${var.name}-${local.region}-schedule, has more than 64 characters. Use a shorter name."
-    }
-  }
 }
 
 data "aws_iam_policy_document" "function" {

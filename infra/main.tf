@@ -2,7 +2,14 @@
 
 data "aws_caller_identity" "this" {}
 data "aws_partition" "this" {}
-data "aws_region" "this" {}
+data "aws_region" "this" {
+  lifecycle {
+    postcondition {
+      condition     = length("${var.name}-${self.region}-schedule") <= 64
+      error_message = "The longest role name, ${var.name}-${self.region}-schedule, has more than 64 characters. Use a shorter name."
+    }
+  }
+}
 
 locals {
   account   = data.aws_caller_identity.this.account_id

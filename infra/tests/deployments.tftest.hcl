@@ -291,7 +291,7 @@ run "a_name_too_long_for_its_region" {
     values = { region = "us-isof-south-1" }
   }
 
-  expect_failures = [aws_iam_role.function]
+  expect_failures = [data.aws_region.this]
 }
 
 # Public endpoints ----------------------------------------------------------------------------------------------------
