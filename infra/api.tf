@@ -1,7 +1,8 @@
 # POST /refresh with an API key and a usage plan, GET and HEAD /health without. It is a REST API, because HTTP APIs have neither.
 
 locals {
-  api = var.create_api ? { this = true } : {}
+  api   = var.create_api ? { this = true } : {}
+  stage = "live"
 
   # Monitors and load balancers use either method.
   health_methods = var.create_api ? { this = "GET", head = "HEAD" } : {}
@@ -196,6 +197,17 @@ resource "aws_cloudwatch_log_group" "api" {
   tags              = local.tags
 }
 
+# API Gateway would create it by itself, without a retention, and leave it behind.
+resource "aws_cloudwatch_log_group" "api_execution" {
+  #checkov:skip=CKV_AWS_338:The retention of logs is a variable; a year of them costs money for nothing.
+  for_each = var.api_logs_enabled ? local.api : {}
+
+  name              = "API-Gateway-Execution-Logs_${aws_api_gateway_rest_api.this[each.key].id}/${local.stage}"
+  retention_in_days = var.log_retention_days
+  kms_key_id        = var.kms_key_arn
+  tags              = local.tags
+}
+
 resource "aws_api_gateway_stage" "live" {
   for_each = local.api
 
@@ -203,9 +215,10 @@ resource "aws_api_gateway_stage" "live" {
   #checkov:skip=CKV2_AWS_29:No firewall for a key-protected trigger with a quota; add one where policy asks for it.
   #checkov:skip=CKV2_AWS_51:Client certificates are for back ends over HTTP; this one is a function.
   #checkov:skip=CKV_AWS_73:Tracing is a variable.
+  #checkov:skip=CKV2_AWS_4:Errors are logged by the settings of each method, unless api_logs_enabled is false.
   rest_api_id          = aws_api_gateway_rest_api.this[each.key].id
   deployment_id        = aws_api_gateway_deployment.this[each.key].id
-  stage_name           = "live"
+  stage_name           = local.stage
   xray_tracing_enabled = var.tracing_mode == "Active"
   tags                 = local.tags
 
@@ -229,24 +242,35 @@ resource "aws_api_gateway_stage" "live" {
     }
   }
 
-  depends_on = [aws_api_gateway_account.this]
+  # The group outlives the stage, so that the stage's last lines do not create it again.
+  depends_on = [aws_api_gateway_account.this, aws_cloudwatch_log_group.api_execution]
 }
 
-resource "aws_api_gateway_method_settings" "all" {
-  for_each = local.api
+# How many calls of each method get through, whoever makes them. API Gateway charges nothing for the others.
+locals {
+  throttles = merge(
+    { for method in values(local.health_methods) : "health/${method}" => var.health_throttle },
+    { for path in keys(local.api) : "refresh/POST" => local.refresh_throttle },
+  )
+  refresh_throttle = { rate = 1, burst = 2 }
+}
 
-  rest_api_id = aws_api_gateway_rest_api.this[each.key].id
-  stage_name  = aws_api_gateway_stage.live[each.key].stage_name
-  method_path = "*/*"
+resource "aws_api_gateway_method_settings" "this" {
+  for_each = local.throttles
+
+  rest_api_id = aws_api_gateway_rest_api.this["this"].id
+  stage_name  = aws_api_gateway_stage.live["this"].stage_name
+  method_path = each.key
 
   #checkov:skip=CKV_AWS_225:A cache would return outdated responses.
   #checkov:skip=CKV_AWS_308:There is no cache to encrypt.
   settings {
-    metrics_enabled        = true
+    # Metrics of each method cost extra. Those of the stage, which the alarm watches, do not.
+    metrics_enabled        = false
     logging_level          = var.api_logs_enabled ? "ERROR" : "OFF"
     data_trace_enabled     = false
-    throttling_rate_limit  = 5
-    throttling_burst_limit = 10
+    throttling_rate_limit  = each.value.rate
+    throttling_burst_limit = each.value.burst
   }
 }
 
@@ -271,8 +295,8 @@ resource "aws_api_gateway_usage_plan" "this" {
   }
 
   throttle_settings {
-    rate_limit  = 1
-    burst_limit = 2
+    rate_limit  = local.refresh_throttle.rate
+    burst_limit = local.refresh_throttle.burst
   }
 
   quota_settings {
@@ -305,10 +329,12 @@ data "aws_iam_policy_document" "assume_api_gateway" {
 resource "aws_iam_role" "api_gateway" {
   count = var.create_api && var.manage_api_gateway_account ? 1 : 0
 
-  name               = "${var.name}-api-gateway-logs"
-  description        = "Lets API Gateway write logs in this account and region"
-  assume_role_policy = data.aws_iam_policy_document.assume_api_gateway.json
-  tags               = local.tags
+  name                 = local.role_names["api-logs"]
+  path                 = var.role_path
+  description          = "Lets API Gateway write logs in this account and region"
+  assume_role_policy   = data.aws_iam_policy_document.assume_api_gateway.json
+  permissions_boundary = var.permissions_boundary_arn
+  tags                 = local.tags
 }
 
 resource "aws_iam_role_policy_attachment" "api_gateway" {

@@ -1,6 +1,12 @@
 # One role for each function, one for the schedule. No action has a wildcard. A resource has one only where AWS has no
 # narrower form; a comment there says so.
 
+locals {
+  # Roles are global in an account: without the region in their names, two regions could not have one var.name. The words at the
+  # end are short, because a role's name has at most 64 characters.
+  role_names = { for role in ["refresh", "health", "schedule", "api-logs"] : role => "${var.name}-${local.region}-${role}" }
+}
+
 data "aws_iam_policy_document" "assume_lambda" {
   statement {
     actions = ["sts:AssumeRole"]
@@ -15,10 +21,12 @@ data "aws_iam_policy_document" "assume_lambda" {
 resource "aws_iam_role" "function" {
   for_each = local.functions
 
-  name               = local.function_names[each.key]
-  description        = "CoC refresh worker, role ${each.key}"
-  assume_role_policy = data.aws_iam_policy_document.assume_lambda.json
-  tags               = local.tags
+  name                 = local.role_names[each.key]
+  path                 = var.role_path
+  description          = "CoC refresh worker, role ${each.key}"
+  assume_role_policy   = data.aws_iam_policy_document.assume_lambda.json
+  permissions_boundary = var.permissions_boundary_arn
+  tags                 = local.tags
 }
 
 data "aws_iam_policy_document" "function" {
@@ -30,44 +38,56 @@ data "aws_iam_policy_document" "function" {
     resources = ["${aws_cloudwatch_log_group.function[each.key].arn}:*"]
   }
 
-  # Lambda creates the network interfaces under this role. The form of the ARN is the narrowest that Lambda accepts.
-  statement {
-    sid = "MakeNetworkInterfaces"
-    actions = [
-      "ec2:CreateNetworkInterface",
-      "ec2:DeleteNetworkInterface",
-      "ec2:AssignPrivateIpAddresses",
-      "ec2:UnassignPrivateIpAddresses",
-    ]
-    resources = ["arn:${local.partition}:ec2:${local.region}:${local.account}:*/*"]
+  # In a VPC, Lambda creates the network interfaces under this role. The form of the ARN is the narrowest that Lambda accepts.
+  dynamic "statement" {
+    for_each = range(local.in_vpc)
+
+    content {
+      sid = "MakeNetworkInterfaces"
+      actions = [
+        "ec2:CreateNetworkInterface",
+        "ec2:DeleteNetworkInterface",
+        "ec2:AssignPrivateIpAddresses",
+        "ec2:UnassignPrivateIpAddresses",
+      ]
+      resources = ["arn:${local.partition}:ec2:${local.region}:${local.account}:*/*"]
+    }
   }
 
   # Describe actions cannot be limited to resources.
-  statement {
-    sid       = "SeeNetwork"
-    actions   = ["ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets"]
-    resources = ["*"]
+  dynamic "statement" {
+    for_each = range(local.in_vpc)
+
+    content {
+      sid       = "SeeNetwork"
+      actions   = ["ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets"]
+      resources = ["*"]
+    }
   }
 
   # The service needs the above, the code in the function does not.
-  statement {
-    sid    = "NoNetworkInterfacesForCode"
-    effect = "Deny"
-    actions = [
-      "ec2:CreateNetworkInterface",
-      "ec2:DeleteNetworkInterface",
-      "ec2:DescribeNetworkInterfaces",
-      "ec2:DescribeSubnets",
-      "ec2:DetachNetworkInterface",
-      "ec2:AssignPrivateIpAddresses",
-      "ec2:UnassignPrivateIpAddresses",
-    ]
-    resources = ["*"]
+  dynamic "statement" {
+    for_each = range(local.in_vpc)
 
-    condition {
-      test     = "ArnEquals"
-      variable = "lambda:SourceFunctionArn"
-      values   = [local.function_arns[each.key]]
+    content {
+      sid    = "NoNetworkInterfacesForCode"
+      effect = "Deny"
+      actions = [
+        "ec2:CreateNetworkInterface",
+        "ec2:DeleteNetworkInterface",
+        "ec2:DescribeNetworkInterfaces",
+        "ec2:DescribeSubnets",
+        "ec2:DetachNetworkInterface",
+        "ec2:AssignPrivateIpAddresses",
+        "ec2:UnassignPrivateIpAddresses",
+      ]
+      resources = ["*"]
+
+      condition {
+        test     = "ArnEquals"
+        variable = "lambda:SourceFunctionArn"
+        values   = [local.function_arns[each.key]]
+      }
     }
   }
 
@@ -127,6 +147,27 @@ data "aws_iam_policy_document" "function" {
       resources = ["*"]
     }
   }
+
+  dynamic "statement" {
+    for_each = [for statement in var.extra_policy_statements : statement if contains(statement.functions, each.key)]
+
+    content {
+      sid       = statement.value.sid
+      effect    = statement.value.effect
+      actions   = statement.value.actions
+      resources = statement.value.resources
+
+      dynamic "condition" {
+        for_each = statement.value.conditions
+
+        content {
+          test     = condition.value.test
+          variable = condition.value.variable
+          values   = condition.value.values
+        }
+      }
+    }
+  }
 }
 
 resource "aws_iam_role_policy" "function" {
@@ -161,10 +202,12 @@ data "aws_iam_policy_document" "assume_scheduler" {
 }
 
 resource "aws_iam_role" "scheduler" {
-  name               = "${var.name}-scheduler"
-  description        = "Starts the runs of the CoC refresh worker"
-  assume_role_policy = data.aws_iam_policy_document.assume_scheduler.json
-  tags               = local.tags
+  name                 = local.role_names.schedule
+  path                 = var.role_path
+  description          = "Starts the runs of the CoC refresh worker"
+  assume_role_policy   = data.aws_iam_policy_document.assume_scheduler.json
+  permissions_boundary = var.permissions_boundary_arn
+  tags                 = local.tags
 }
 
 data "aws_iam_policy_document" "scheduler" {

@@ -2,7 +2,14 @@
 
 data "aws_caller_identity" "this" {}
 data "aws_partition" "this" {}
-data "aws_region" "this" {}
+data "aws_region" "this" {
+  lifecycle {
+    postcondition {
+      condition     = length("${var.name}-${self.region}-schedule") <= 64
+      error_message = "The longest role name, ${var.name}-${self.region}-schedule, has more than 64 characters. Use a shorter name."
+    }
+  }
+}
 
 locals {
   account   = data.aws_caller_identity.this.account_id
@@ -14,6 +21,10 @@ locals {
   functions = {
     refresh = { timeout = var.timeout_seconds }
     health  = { timeout = 10 }
+  }
+  reserved_concurrency = {
+    refresh = coalesce(var.reserved_concurrency, max(4, local.least_concurrency))
+    health  = coalesce(var.health_reserved_concurrency, var.reserved_concurrency == -1 ? -1 : 5)
   }
   function_names = { for role, _ in local.functions : role => "${var.name}-${role}" }
   # By name, because the roles need them before the functions exist.
@@ -36,6 +47,7 @@ resource "aws_cloudwatch_log_group" "function" {
 
 resource "aws_lambda_function" "this" {
   #checkov:skip=CKV_AWS_116:Failed events go to the queue of aws_lambda_function_event_invoke_config, with more details.
+  #checkov:skip=CKV_AWS_117:A VPC is a variable: hosted servers need none.
   #checkov:skip=CKV_AWS_272:The package is named by its commit and attested when it is published; no signing profile.
   for_each = local.functions
 
@@ -43,27 +55,31 @@ resource "aws_lambda_function" "this" {
   description   = "CoC refresh worker, role ${each.key}, commit ${substr(var.commit_sha, 0, 12)}"
   role          = aws_iam_role.function[each.key].arn
 
-  runtime          = "provided.al2023"
-  handler          = each.key # The worker's role.
-  architectures    = [var.architecture]
-  s3_bucket        = var.lambda_artifacts_bucket
-  s3_key           = "refresh-worker-${var.commit_sha}.zip"
-  source_code_hash = var.package_sha256
-  publish          = true
-  layers           = local.layers
+  runtime       = "provided.al2023"
+  handler       = each.key # The worker's role.
+  architectures = [var.architecture]
+  s3_bucket     = var.lambda_artifacts_bucket
+  s3_key        = "refresh-worker-${var.commit_sha}.zip"
+  code_sha256   = var.package_sha256 # Compared with what runs; source_code_hash is compared with the state only.
+  publish       = true
+  layers        = local.layers
 
   memory_size                    = var.memory_size
   timeout                        = each.value.timeout
-  reserved_concurrent_executions = each.key == "refresh" ? coalesce(var.reserved_concurrency, max(4, local.least_concurrency)) : -1
+  reserved_concurrent_executions = local.reserved_concurrency[each.key]
   kms_key_arn                    = var.kms_key_arn
 
   environment {
     variables = local.function_environment[each.key]
   }
 
-  vpc_config {
-    subnet_ids         = var.private_subnet_ids
-    security_group_ids = [aws_security_group.this.id]
+  dynamic "vpc_config" {
+    for_each = var.vpc == null ? [] : [var.vpc]
+
+    content {
+      subnet_ids         = vpc_config.value.subnet_ids
+      security_group_ids = aws_security_group.this[*].id
+    }
   }
 
   logging_config {

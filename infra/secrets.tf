@@ -74,6 +74,9 @@ locals {
   # Names of further accounts end with a number.
   numbered_secret = "^COC_(EMAIL|PASSWORD)_[0-9]+$"
 
+  # The names of all that are given.
+  secret_names = nonsensitive(keys(merge(var.plain_secrets, var.secret_parameters, var.secret_arns)))
+
   # The refresh role gets all secrets, the health role these.
   secrets_of = {
     refresh = concat(local.secrets, [for name in keys(merge(var.secret_parameters, var.secret_arns)) : name if !contains(local.secrets, name)])
@@ -100,6 +103,6 @@ locals {
     for role, names in local.secrets_of : role => distinct([for name, arn in var.secret_arns : split("#", arn)[0] if contains(names, name)])
   }
 
-  layers       = compact([var.extension_layer_arn])
+  layers       = concat(compact([var.extension_layer_arn]), var.extra_layers)
   key_services = ["lambda", "sqs", "ssm", "secretsmanager"]
 }

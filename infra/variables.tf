@@ -1,7 +1,7 @@
 # What to run ---------------------------------------------------------------------------------------------------------
 
 variable "name" {
-  description = "Prefix of everything this module creates. Two workers in one account need two names."
+  description = "Prefix of everything this module creates. Two workers in one account and region need two names. Roles are global in an account, so their names have the region as well."
   type        = string
   default     = "refresh-worker"
 
@@ -49,7 +49,7 @@ variable "lambda_artifacts_bucket" {
 }
 
 variable "package_sha256" {
-  description = "SHA-256 of the package in base64, as package-lambda.sh prints it. With it, a package that was replaced under the same name is deployed, too."
+  description = "SHA-256 of the package in base64, as package-lambda.sh prints it. With it, a package that was replaced under the same name is deployed, and code that was changed outside of tofu is a change in the plan. A wrong value is a change in every plan."
   type        = string
   default     = null
 
@@ -67,6 +67,22 @@ variable "architecture" {
   validation {
     condition     = contains(["arm64", "x86_64"], var.architecture)
     error_message = "Use arm64 or x86_64."
+  }
+}
+
+variable "extra_layers" {
+  description = "ARNs of more layers of both functions, each with its version, of the region of the functions. The deploy role of infra/github may read the extension's layer only: see its more_deploy_policies."
+  type        = list(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for arn in var.extra_layers : can(regex("^arn:[a-z-]+:lambda:[a-z0-9-]+:[0-9]{12}:layer:[A-Za-z0-9_-]+:[0-9]+$", arn))])
+    error_message = "Give ARNs of versions of layers: arn:aws:lambda:REGION:ACCOUNT:layer:NAME:VERSION."
+  }
+
+  validation {
+    condition     = length(var.extra_layers) + (var.extension_layer_arn == null ? 0 : 1) <= 5
+    error_message = "A function has at most five layers, extension_layer_arn included."
   }
 }
 
@@ -113,6 +129,17 @@ variable "reserved_concurrency" {
   validation {
     condition     = contains([-1, 1], coalesce(var.reserved_concurrency, -1)) || coalesce(var.reserved_concurrency, -1) >= local.least_concurrency
     error_message = "Use null, -1 (no reservation), 1, or at least parallel_runs + 2, and one more for each of REFRESH_VIEWS and STATS_FUNCTIONS in environment_variables."
+  }
+}
+
+variable "health_reserved_concurrency" {
+  description = "Concurrency reserved for the health function, which is also its limit: anybody may call it. Null: 5, or no reservation when reserved_concurrency is -1. -1 reserves nothing and leaves the rate of health_throttle as the only limit."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.health_reserved_concurrency == null ? true : var.health_reserved_concurrency == -1 || var.health_reserved_concurrency >= 1 && floor(var.health_reserved_concurrency) == var.health_reserved_concurrency
+    error_message = "Use null, -1 (no reservation), or a whole number from 1."
   }
 }
 
@@ -175,76 +202,121 @@ variable "kms_key_arn" {
 
 # Network -------------------------------------------------------------------------------------------------------------
 
-variable "vpc_id" {
-  description = "The VPC of Redis and PostgreSQL."
+variable "vpc" {
+  description = "The network of PostgreSQL and Redis. `subnet_ids` must reach the internet through a NAT gateway: functions in public subnets have no internet. `nat_eip_allocation_ids` are the Elastic IPs of the NAT gateways; their addresses are the output egress_ips, and every API key must list all of them. The security groups of the two servers must allow the worker's: see the output security_group_id. A server without a security group, such as a hosted one, is reached by its port at `database_cidr` or `redis_cidr`. `redis_ports` 6379 to 6380 serve serverless caches, too. Null: no VPC, for hosted servers only. The functions' addresses then change, so API keys must come from the developer portal (COC_EMAIL and COC_PASSWORD)."
+  type = object({
+    id                         = string
+    subnet_ids                 = list(string)
+    nat_eip_allocation_ids     = optional(list(string), [])
+    database_security_group_id = optional(string)
+    database_cidr              = optional(string, "0.0.0.0/0")
+    database_port              = optional(number, 5432)
+    redis_security_group_id    = optional(string)
+    redis_cidr                 = optional(string, "0.0.0.0/0")
+    redis_ports                = optional(object({ first = number, last = number }), { first = 6379, last = 6380 })
+  })
+  default = null
+
+  validation {
+    condition     = var.vpc == null ? true : can(regex("^vpc-[0-9a-f]+$", var.vpc.id))
+    error_message = "vpc.id: give the id of a VPC: vpc-..."
+  }
+
+  validation {
+    condition     = var.vpc == null ? true : length(var.vpc.subnet_ids) > 0 && alltrue([for id in var.vpc.subnet_ids : can(regex("^subnet-[0-9a-f]+$", id))])
+    error_message = "vpc.subnet_ids: give at least one subnet id: subnet-..."
+  }
+
+  validation {
+    condition     = var.vpc == null ? true : alltrue([for id in var.vpc.nat_eip_allocation_ids : can(regex("^eipalloc-[0-9a-f]+$", id))])
+    error_message = "vpc.nat_eip_allocation_ids: give allocation ids: eipalloc-..."
+  }
+
+  validation {
+    condition     = var.vpc == null ? true : var.vpc.database_security_group_id == null || can(regex("^sg-[0-9a-f]+$", var.vpc.database_security_group_id))
+    error_message = "vpc.database_security_group_id: give the id of a security group, sg-..., or leave it out for a hosted server."
+  }
+
+  validation {
+    condition     = var.vpc == null ? true : var.vpc.redis_security_group_id == null || can(regex("^sg-[0-9a-f]+$", var.vpc.redis_security_group_id))
+    error_message = "vpc.redis_security_group_id: give the id of a security group, sg-..., or leave it out for a hosted server."
+  }
+
+  validation {
+    condition     = var.vpc == null ? true : can(cidrnetmask(var.vpc.database_cidr)) && can(cidrnetmask(var.vpc.redis_cidr))
+    error_message = "vpc.database_cidr, vpc.redis_cidr: give a range of IPv4 addresses, as in 203.0.113.0/24."
+  }
+
+  validation {
+    condition     = var.vpc == null ? true : var.vpc.database_port >= 1 && var.vpc.database_port <= 65535
+    error_message = "vpc.database_port: use 1 to 65535."
+  }
+
+  validation {
+    condition     = var.vpc == null ? true : var.vpc.redis_ports.first >= 1 && var.vpc.redis_ports.first <= var.vpc.redis_ports.last && var.vpc.redis_ports.last <= 65535
+    error_message = "vpc.redis_ports: use ports from 1 to 65535, the first not above the last."
+  }
+}
+
+# Roles ---------------------------------------------------------------------------------------------------------------
+
+variable "permissions_boundary_arn" {
+  description = "ARN of a policy that becomes the permissions boundary of every role of this module. It must allow what iam.tf and extra_policy_statements allow."
   type        = string
+  default     = null
 
   validation {
-    condition     = can(regex("^vpc-[0-9a-f]+$", var.vpc_id))
-    error_message = "Give the id of a VPC: vpc-..."
+    condition     = var.permissions_boundary_arn == null || can(regex("^arn:[a-z-]+:iam::([0-9]{12}|aws):policy/.+$", var.permissions_boundary_arn))
+    error_message = "Give the ARN of a policy: arn:aws:iam::ACCOUNT:policy/NAME."
   }
 }
 
-variable "private_subnet_ids" {
-  description = "Subnets that reach the internet through a NAT gateway: functions in public subnets have no internet."
-  type        = list(string)
-
-  validation {
-    condition     = length(var.private_subnet_ids) > 0 && alltrue([for id in var.private_subnet_ids : can(regex("^subnet-[0-9a-f]+$", id))])
-    error_message = "Give at least one subnet id: subnet-..."
-  }
-}
-
-variable "database_security_group_id" {
-  description = "Security group of PostgreSQL. It must allow the worker: see the output security_group_id."
+variable "role_path" {
+  description = "Path of every role of this module, as in `/workers/`."
   type        = string
+  default     = "/"
 
   validation {
-    condition     = can(regex("^sg-[0-9a-f]+$", var.database_security_group_id))
-    error_message = "Give the id of a security group: sg-..."
+    condition     = can(regex("^/([!-.0-~]+/)*$", var.role_path)) && length(var.role_path) <= 512
+    error_message = "Use a path that begins and ends with a slash, of at most 512 characters: / or /workers/."
   }
 }
 
-variable "database_port" {
-  description = "Port of PostgreSQL."
-  type        = number
-  default     = 5432
+variable "extra_policy_statements" {
+  description = "More statements of the functions' roles, for an own secret store for example. `functions` names the roles that get a statement: `refresh`, `health`, or both, which is the default."
+  type = list(object({
+    sid        = optional(string)
+    effect     = optional(string, "Allow")
+    actions    = list(string)
+    resources  = list(string)
+    conditions = optional(list(object({ test = string, variable = string, values = list(string) })), [])
+    functions  = optional(list(string), ["refresh", "health"])
+  }))
+  default = []
 
   validation {
-    condition     = var.database_port >= 1 && var.database_port <= 65535
-    error_message = "Use 1 to 65535."
+    condition     = alltrue([for statement in var.extra_policy_statements : contains(["Allow", "Deny"], statement.effect)])
+    error_message = "effect: use Allow or Deny."
   }
-}
-
-variable "redis_security_group_id" {
-  description = "Security group of Redis or Valkey. It must allow the worker: see the output security_group_id."
-  type        = string
 
   validation {
-    condition     = can(regex("^sg-[0-9a-f]+$", var.redis_security_group_id))
-    error_message = "Give the id of a security group: sg-..."
+    condition     = alltrue([for statement in var.extra_policy_statements : length(statement.actions) > 0 && alltrue([for action in statement.actions : can(regex("^[a-z0-9-]+:[A-Za-z0-9*]+$", action))])])
+    error_message = "actions: give at least one action, each with its service: dynamodb:GetItem."
   }
-}
-
-variable "redis_ports" {
-  description = "First and last port of Redis; 6379 and 6380 serve serverless caches, too."
-  type        = object({ first = number, last = number })
-  default     = { first = 6379, last = 6380 }
 
   validation {
-    condition     = var.redis_ports.first >= 1 && var.redis_ports.first <= var.redis_ports.last && var.redis_ports.last <= 65535
-    error_message = "Use ports from 1 to 65535, the first not above the last."
+    condition     = alltrue([for statement in var.extra_policy_statements : length(statement.resources) > 0 && alltrue([for resource in statement.resources : resource == "*" || startswith(resource, "arn:")])])
+    error_message = "resources: give at least one ARN, or * where an action has no narrower form."
   }
-}
-
-variable "nat_eip_allocation_ids" {
-  description = "Elastic IPs of the NAT gateways. Their addresses are the output egress_ips. Every API key must list all of them."
-  type        = list(string)
-  default     = []
 
   validation {
-    condition     = alltrue([for id in var.nat_eip_allocation_ids : can(regex("^eipalloc-[0-9a-f]+$", id))])
-    error_message = "Give allocation ids: eipalloc-..."
+    condition     = alltrue([for statement in var.extra_policy_statements : length(statement.functions) > 0 && alltrue([for role in statement.functions : contains(["refresh", "health"], role)])])
+    error_message = "functions: use refresh, health, or both."
+  }
+
+  validation {
+    condition     = alltrue([for statement in var.extra_policy_statements : statement.sid == null || can(regex("^[A-Za-z0-9]+$", statement.sid))])
+    error_message = "sid: use letters and digits only."
   }
 }
 
@@ -336,6 +408,20 @@ variable "api_quota_per_day" {
   validation {
     condition     = var.api_quota_per_day >= 1
     error_message = "Use 1 or more."
+  }
+}
+
+variable "health_throttle" {
+  description = "Calls of GET /health that the API lets through, and as many of HEAD /health: `rate` a second on average, `burst` at once. The endpoint has no key, so this bounds its cost (DEPLOYMENT.md, \"What strangers may cost\")."
+  type = object({
+    rate  = optional(number, 1)
+    burst = optional(number, 5)
+  })
+  default = {}
+
+  validation {
+    condition     = var.health_throttle.rate > 0 && var.health_throttle.burst >= 1 && floor(var.health_throttle.burst) == var.health_throttle.burst
+    error_message = "Use a rate above 0 and a whole burst from 1."
   }
 }
 

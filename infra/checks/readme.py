@@ -26,7 +26,8 @@ def value(body, name):
 def tables():
     resources = sorted(set(re.findall(r'^(?:resource|data) "(\w+)" "(\w+)"', "\n".join(
         file.read_text() for file in FOLDER.glob("*.tf")), re.M)))
-    yield "## Requirements\n\n| Name | Version |\n|---|---|\n| terraform, or OpenTofu | >= 1.9 |\n| aws | >= 6.0, < 7.0 |\n"
+    tool, provider = re.findall(r'version += "([^"]+)"', (FOLDER / "versions.tf").read_text())
+    yield f"## Requirements\n\n| Name | Version |\n|---|---|\n| terraform, or OpenTofu | {tool} |\n| aws | {provider} |\n"
     yield f"\n## Resources\n\n{len(resources)} of the provider aws: " + ", ".join(f"`{a}.{b}`" for a, b in resources) + ".\n"
     yield "\n## Inputs\n\n| Name | Description | Type | Default | Required |\n|---|---|---|---|:---:|\n"
     inputs = sorted(blocks("variable"), key=lambda block: (value(block[1], "default") is not None, block[0]))

@@ -64,7 +64,7 @@ PYTHON
 # Folder by folder: init, validate, test.
 # shellcheck disable=SC2016  # Expanded by the shell that runs it.
 validate_and_test='set -eo pipefail
-for folder in . examples/complete examples/existing-vpc github; do
+for folder in . examples/* github; do
     (cd $folder && "$TOFU" init -backend=false -input=false >/dev/null && printf "%s: " "$folder" && "$TOFU" validate -no-color &&
         "$TOFU" test -no-color | grep -Ev "\.\.\. (pass|in progress|tearing down)")
 done'
@@ -76,6 +76,7 @@ validate_and_test() {
         return
     fi
     cp -r infra "$work/infra"
+    python3 "$checks/guide_tfvars.py" DEPLOYMENT.md "$work/infra"
     cd "$work/infra"
     if TOFU=$tofu timeout 300 "$tofu" init -backend=false -input=false >"$work/init" 2>&1; then
         echo "with the real provider"

@@ -49,16 +49,24 @@ mock_provider "aws" {
   mock_resource "aws_api_gateway_stage" {
     defaults = { invoke_url = "https://abcdef.execute-api.eu-central-1.amazonaws.com/live" }
   }
+  mock_resource "aws_security_group" {
+    defaults = { id = "sg-0c" }
+  }
+  mock_resource "aws_cloudwatch_dashboard" {
+    defaults = { dashboard_arn = "arn:aws:cloudwatch::123456789012:dashboard/mock" }
+  }
 }
 
 variables {
-  commit_sha                 = "0123456789abcdef0123456789abcdef01234567"
-  lambda_artifacts_bucket    = "packages"
-  vpc_id                     = "vpc-0a"
-  private_subnet_ids         = ["subnet-0a", "subnet-0b"]
-  database_security_group_id = "sg-0a"
-  redis_security_group_id    = "sg-0b"
-  nat_eip_allocation_ids     = ["eipalloc-0a"]
+  commit_sha              = "0123456789abcdef0123456789abcdef01234567"
+  lambda_artifacts_bucket = "packages"
+  vpc = {
+    id                         = "vpc-0a"
+    subnet_ids                 = ["subnet-0a", "subnet-0b"]
+    database_security_group_id = "sg-0a"
+    redis_security_group_id    = "sg-0b"
+    nat_eip_allocation_ids     = ["eipalloc-0a"]
+  }
   plain_secrets = {
     DATABASE_URL  = "postgresql://worker:password@db/coc"
     REDIS_URL     = "rediss://cache:6379"

@@ -7,13 +7,15 @@ mock_provider "aws" {
 }
 
 variables {
-  commit_sha                 = "0123456789abcdef0123456789abcdef01234567"
-  lambda_artifacts_bucket    = "packages"
-  vpc_id                     = "vpc-0a"
-  private_subnet_ids         = ["subnet-0a", "subnet-0b"]
-  database_security_group_id = "sg-0a"
-  redis_security_group_id    = "sg-0b"
-  nat_eip_allocation_ids     = ["eipalloc-0a"]
+  commit_sha              = "0123456789abcdef0123456789abcdef01234567"
+  lambda_artifacts_bucket = "packages"
+  vpc = {
+    id                         = "vpc-0a"
+    subnet_ids                 = ["subnet-0a", "subnet-0b"]
+    database_security_group_id = "sg-0a"
+    redis_security_group_id    = "sg-0b"
+    nat_eip_allocation_ids     = ["eipalloc-0a"]
+  }
   plain_secrets = {
     DATABASE_URL  = "postgresql://worker:password@db/coc"
     REDIS_URL     = "rediss://cache:6379"
@@ -142,15 +144,6 @@ run "an_unknown_mode" {
   expect_failures = [var.refresh_mode]
 }
 
-run "no_subnet" {
-  command = plan
-
-  variables {
-    private_subnet_ids = []
-  }
-
-  expect_failures = [var.private_subnet_ids]
-}
 
 run "an_odd_retention" {
   command = plan
@@ -167,6 +160,16 @@ run "a_name_with_capitals" {
 
   variables {
     name = "Worker"
+  }
+
+  expect_failures = [var.name]
+}
+
+run "a_name_of_41_characters" {
+  command = plan
+
+  variables {
+    name = "a-name-that-is-longer-than-40-characters-"
   }
 
   expect_failures = [var.name]
@@ -201,4 +204,241 @@ run "a_secret_in_two_places" {
   }
 
   expect_failures = [var.plain_secrets]
+}
+
+# Each condition of vpc.
+
+run "a_vpc_without_an_id" {
+  command = plan
+
+  variables {
+    vpc = { id = "my-vpc", subnet_ids = ["subnet-0a"] }
+  }
+
+  expect_failures = [var.vpc]
+}
+
+run "no_subnet" {
+  command = plan
+
+  variables {
+    vpc = { id = "vpc-0a", subnet_ids = [] }
+  }
+
+  expect_failures = [var.vpc]
+}
+
+run "a_subnet_by_its_name" {
+  command = plan
+
+  variables {
+    vpc = { id = "vpc-0a", subnet_ids = ["private-1"] }
+  }
+
+  expect_failures = [var.vpc]
+}
+
+run "an_address_in_place_of_its_allocation" {
+  command = plan
+
+  variables {
+    vpc = { id = "vpc-0a", subnet_ids = ["subnet-0a"], nat_eip_allocation_ids = ["192.0.2.10"] }
+  }
+
+  expect_failures = [var.vpc]
+}
+
+run "a_database_group_by_its_name" {
+  command = plan
+
+  variables {
+    vpc = { id = "vpc-0a", subnet_ids = ["subnet-0a"], database_security_group_id = "database" }
+  }
+
+  expect_failures = [var.vpc]
+}
+
+run "a_redis_group_by_its_name" {
+  command = plan
+
+  variables {
+    vpc = { id = "vpc-0a", subnet_ids = ["subnet-0a"], redis_security_group_id = "cache" }
+  }
+
+  expect_failures = [var.vpc]
+}
+
+run "a_range_without_a_mask" {
+  command = plan
+
+  variables {
+    vpc = { id = "vpc-0a", subnet_ids = ["subnet-0a"], database_cidr = "203.0.113.7" }
+  }
+
+  expect_failures = [var.vpc]
+}
+
+run "a_database_port_that_does_not_exist" {
+  command = plan
+
+  variables {
+    vpc = { id = "vpc-0a", subnet_ids = ["subnet-0a"], database_port = 65536 }
+  }
+
+  expect_failures = [var.vpc]
+}
+
+run "redis_ports_in_the_wrong_order" {
+  command = plan
+
+  variables {
+    vpc = { id = "vpc-0a", subnet_ids = ["subnet-0a"], redis_ports = { first = 6380, last = 6379 } }
+  }
+
+  expect_failures = [var.vpc]
+}
+
+# Roles and layers.
+
+run "a_boundary_by_its_name" {
+  command = plan
+
+  variables {
+    permissions_boundary_arn = "boundary"
+  }
+
+  expect_failures = [var.permissions_boundary_arn]
+}
+
+run "a_path_without_slashes" {
+  command = plan
+
+  variables {
+    role_path = "workers"
+  }
+
+  expect_failures = [var.role_path]
+}
+
+run "a_path_without_its_last_slash" {
+  command = plan
+
+  variables {
+    role_path = "/workers"
+  }
+
+  expect_failures = [var.role_path]
+}
+
+run "a_statement_of_an_unknown_effect" {
+  command = plan
+
+  variables {
+    extra_policy_statements = [{ effect = "allow", actions = ["s3:GetObject"], resources = ["*"] }]
+  }
+
+  expect_failures = [var.extra_policy_statements]
+}
+
+run "a_statement_with_an_action_of_no_service" {
+  command = plan
+
+  variables {
+    extra_policy_statements = [{ actions = ["*"], resources = ["*"] }]
+  }
+
+  expect_failures = [var.extra_policy_statements]
+}
+
+run "a_statement_without_actions" {
+  command = plan
+
+  variables {
+    extra_policy_statements = [{ actions = [], resources = ["*"] }]
+  }
+
+  expect_failures = [var.extra_policy_statements]
+}
+
+run "a_statement_with_a_name_for_a_resource" {
+  command = plan
+
+  variables {
+    extra_policy_statements = [{ actions = ["s3:GetObject"], resources = ["bucket"] }]
+  }
+
+  expect_failures = [var.extra_policy_statements]
+}
+
+run "a_statement_for_an_unknown_function" {
+  command = plan
+
+  variables {
+    extra_policy_statements = [{ actions = ["s3:GetObject"], resources = ["*"], functions = ["drain"] }]
+  }
+
+  expect_failures = [var.extra_policy_statements]
+}
+
+run "a_statement_with_an_odd_sid" {
+  command = plan
+
+  variables {
+    extra_policy_statements = [{ sid = "read-bucket", actions = ["s3:GetObject"], resources = ["*"] }]
+  }
+
+  expect_failures = [var.extra_policy_statements]
+}
+
+run "a_layer_without_its_version" {
+  command = plan
+
+  variables {
+    extra_layers = ["arn:aws:lambda:eu-central-1:123456789012:layer:tracer"]
+  }
+
+  expect_failures = [var.extra_layers]
+}
+
+run "six_layers" {
+  command = plan
+
+  variables {
+    extension_layer_arn = "arn:aws:lambda:eu-central-1:123456789012:layer:AWS-Parameters-and-Secrets-Lambda-Extension-Arm64:12"
+    extra_layers        = [for number in range(5) : "arn:aws:lambda:eu-central-1:123456789012:layer:layer-${number}:1"]
+  }
+
+  expect_failures = [var.extra_layers]
+}
+
+# Public endpoints.
+
+run "a_health_rate_of_zero" {
+  command = plan
+
+  variables {
+    health_throttle = { rate = 0 }
+  }
+
+  expect_failures = [var.health_throttle]
+}
+
+run "a_burst_of_zero" {
+  command = plan
+
+  variables {
+    health_throttle = { burst = 0 }
+  }
+
+  expect_failures = [var.health_throttle]
+}
+
+run "no_concurrency_for_health" {
+  command = plan
+
+  variables {
+    health_reserved_concurrency = 0
+  }
+
+  expect_failures = [var.health_reserved_concurrency]
 }

@@ -7,7 +7,7 @@ terraform {
   required_providers {
     aws = {
       source  = "hashicorp/aws"
-      version = "~> 6.25"
+      version = "~> 6.27"
     }
   }
 }
@@ -124,9 +124,14 @@ resource "aws_route_table_association" "private" {
 # has a user of its own, which DEPLOYMENT.md creates. Neither password passes through tofu.
 
 resource "aws_security_group" "database" {
-  name        = "${var.name}-database"
+  name_prefix = "${var.name}-database-"
   description = "PostgreSQL of the refresh worker"
   vpc_id      = aws_vpc.this.id
+  tags        = { Name = "${var.name}-database" }
+
+  lifecycle {
+    create_before_destroy = true # A group in use cannot be destroyed.
+  }
 }
 
 resource "aws_vpc_security_group_ingress_rule" "database" {
@@ -141,6 +146,15 @@ resource "aws_vpc_security_group_ingress_rule" "database" {
 resource "aws_db_subnet_group" "this" {
   name       = var.name
   subnet_ids = aws_subnet.private[*].id
+}
+
+# RDS would create it by itself, without a retention, and leave it behind.
+resource "aws_cloudwatch_log_group" "database" {
+  #checkov:skip=CKV_AWS_338:The retention of logs is a variable; a year of them costs money for nothing.
+  #checkov:skip=CKV_AWS_158:The key is a variable.
+  name              = "/aws/rds/instance/${var.name}/postgresql"
+  retention_in_days = var.log_retention_days
+  kms_key_id        = var.kms_key_arn
 }
 
 resource "aws_db_instance" "this" {
@@ -168,17 +182,25 @@ resource "aws_db_instance" "this" {
   auto_minor_version_upgrade      = true
   copy_tags_to_snapshot           = true
   deletion_protection             = true
+  delete_automated_backups        = true
   skip_final_snapshot             = false
   final_snapshot_identifier       = "${var.name}-final"
   enabled_cloudwatch_logs_exports = ["postgresql"]
+
+  depends_on = [aws_cloudwatch_log_group.database]
 }
 
 # Valkey --------------------------------------------------------------------------------------------------------------
 
 resource "aws_security_group" "cache" {
-  name        = "${var.name}-cache"
+  name_prefix = "${var.name}-cache-"
   description = "Queue of the refresh worker"
   vpc_id      = aws_vpc.this.id
+  tags        = { Name = "${var.name}-cache" }
+
+  lifecycle {
+    create_before_destroy = true
+  }
 }
 
 resource "aws_vpc_security_group_ingress_rule" "cache" {
@@ -197,13 +219,17 @@ resource "aws_elasticache_subnet_group" "this" {
 
 # noeviction: a queue must never lose entries to make room.
 resource "aws_elasticache_parameter_group" "this" {
-  name        = var.name
+  name        = "${var.name}-valkey8" # The family is in the name, so that another one can be created before this is destroyed.
   family      = "valkey8"
   description = "A queue: nothing is evicted"
 
   parameter {
     name  = "maxmemory-policy"
     value = "noeviction"
+  }
+
+  lifecycle {
+    create_before_destroy = true
   }
 }
 
@@ -231,30 +257,58 @@ resource "aws_elasticache_replication_group" "this" {
 module "refresh_worker" {
   source = "../.."
 
-  name                    = var.name
-  environment             = var.environment
-  commit_sha              = var.commit_sha
-  lambda_artifacts_bucket = var.lambda_artifacts_bucket
-  package_sha256          = var.package_sha256
-  architecture            = var.architecture
+  name                        = var.name
+  environment                 = var.environment
+  tags                        = var.tags
+  commit_sha                  = var.commit_sha
+  lambda_artifacts_bucket     = var.lambda_artifacts_bucket
+  package_sha256              = var.package_sha256
+  architecture                = var.architecture
+  extra_layers                = var.extra_layers
+  memory_size                 = var.memory_size
+  timeout_seconds             = var.timeout_seconds
+  max_runtime_seconds         = var.max_runtime_seconds
+  reserved_concurrency        = var.reserved_concurrency
+  health_reserved_concurrency = var.health_reserved_concurrency
 
-  vpc_id                     = aws_vpc.this.id
-  private_subnet_ids         = aws_subnet.private[*].id
-  database_security_group_id = aws_security_group.database.id
-  redis_security_group_id    = aws_security_group.cache.id
-  nat_eip_allocation_ids     = [aws_eip.nat.id]
+  # The history grows by gigabytes a day; the disk does not.
+  environment_variables = merge({ SNAPSHOT_RETENTION_DAYS = "30" }, var.environment_variables)
+  log_level             = var.log_level
+  log_retention_days    = var.log_retention_days
+  tracing_mode          = var.tracing_mode
+  kms_key_arn           = var.kms_key_arn
+  vpc = {
+    id                         = aws_vpc.this.id
+    subnet_ids                 = aws_subnet.private[*].id
+    nat_eip_allocation_ids     = [aws_eip.nat.id]
+    database_security_group_id = aws_security_group.database.id
+    redis_security_group_id    = aws_security_group.cache.id
+  }
+
+  permissions_boundary_arn   = var.permissions_boundary_arn
+  role_path                  = var.role_path
+  extra_policy_statements    = var.extra_policy_statements
+  schedule_enabled           = var.schedule_enabled
+  schedule_expression        = var.schedule_expression
+  views_schedule_expression  = var.views_schedule_expression
+  stats_schedule_expression  = var.stats_schedule_expression
+  parallel_runs              = var.parallel_runs
+  create_api                 = var.create_api
+  refresh_mode               = var.refresh_mode
+  refresh_authorization      = var.refresh_authorization
+  api_quota_per_day          = var.api_quota_per_day
+  health_throttle            = var.health_throttle
+  api_logs_enabled           = var.api_logs_enabled
+  manage_api_gateway_account = var.manage_api_gateway_account
+  create_alarms              = var.create_alarms
+  alarm_topic_arn            = var.alarm_topic_arn
+  alarm_emails               = var.alarm_emails
+  alarm_thresholds           = var.alarm_thresholds
+  create_dashboard           = var.create_dashboard
+  secret_parameters          = var.secret_parameters
+  secret_arns                = var.secret_arns
+  extension_layer_arn        = var.extension_layer_arn
 
   # The queue's address is not a secret and is known here; the other secrets are in the Parameter Store.
-  plain_secrets       = { REDIS_URL = "rediss://${aws_elasticache_replication_group.this.primary_endpoint_address}:6379" }
-  secret_parameters   = var.secret_parameters
-  extension_layer_arn = var.extension_layer_arn
-
-  memory_size                = var.memory_size
-  environment_variables      = var.environment_variables
-  parallel_runs              = var.parallel_runs
-  reserved_concurrency       = var.reserved_concurrency
-  refresh_mode               = var.refresh_mode
-  schedule_enabled           = var.schedule_enabled
-  manage_api_gateway_account = var.manage_api_gateway_account
-  alarm_emails               = var.alarm_emails
+  plain_secrets = merge({ REDIS_URL = "rediss://${aws_elasticache_replication_group.this.primary_endpoint_address}:6379" }, var.plain_secrets)
 }

@@ -14,8 +14,13 @@ output "api_key_id" {
 }
 
 output "egress_ips" {
-  description = "Every key of the Clash of Clans API must list these."
+  description = "Every key of the Clash of Clans API must list these. Empty without a NAT gateway."
   value       = module.refresh_worker.egress_ips
+}
+
+output "security_group_id" {
+  description = "Security group of the functions. Null without a VPC."
+  value       = module.refresh_worker.security_group_id
 }
 
 output "refresh_function_name" {
@@ -28,12 +33,12 @@ output "commit_sha" {
   value       = module.refresh_worker.commit_sha
 }
 
-output "database_address" {
-  description = "Host of PostgreSQL."
-  value       = aws_db_instance.this.address
-}
-
 output "failure_queue_url" {
   description = "URL of the queue of failed events."
   value       = module.refresh_worker.failure_queue_url
+}
+
+output "database_address" {
+  description = "Host of PostgreSQL."
+  value       = aws_db_instance.this.address
 }

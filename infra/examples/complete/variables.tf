@@ -4,70 +4,6 @@ variable "region" {
   default     = "us-east-1"
 }
 
-variable "name" {
-  description = "Prefix of everything."
-  type        = string
-  default     = "refresh-worker"
-}
-
-variable "environment" {
-  description = "Name of the environment, for metrics and tags."
-  type        = string
-  default     = "production"
-}
-
-variable "commit_sha" {
-  description = "The commit whose package runs."
-  type        = string
-}
-
-variable "lambda_artifacts_bucket" {
-  description = "S3 bucket with the packages."
-  type        = string
-}
-
-variable "architecture" {
-  description = "Architecture of the package."
-  type        = string
-  default     = "arm64"
-}
-
-variable "package_sha256" {
-  description = "SHA-256 of the package in base64. The workflow deploy sets it; by hand it may be left out."
-  type        = string
-  default     = null
-}
-
-variable "memory_size" {
-  description = "Memory of each function in MB."
-  type        = number
-  default     = 256
-}
-
-variable "environment_variables" {
-  description = "More settings of the worker by name (docs/configuration.md). No secrets."
-  type        = map(string)
-  default     = {}
-}
-
-variable "parallel_runs" {
-  description = "Runs that start at each tick."
-  type        = number
-  default     = 1
-}
-
-variable "reserved_concurrency" {
-  description = "Concurrency reserved for the refresh function. Null: as much as runs, a manual trigger and tasks need. -1 reserves nothing, for new accounts."
-  type        = number
-  default     = null
-}
-
-variable "refresh_mode" {
-  description = "`sync`: POST /refresh returns the report of the run. `async`: it returns 202 at once."
-  type        = string
-  default     = "sync"
-}
-
 variable "secret_parameters" {
   description = "Secrets in the Parameter Store: setting => name of the parameter."
   type        = map(string)
@@ -92,12 +28,6 @@ variable "manage_api_gateway_account" {
   description = "True: set the account-wide role that API Gateway logs with. False if another configuration does."
   type        = bool
   default     = true
-}
-
-variable "alarm_emails" {
-  description = "E-mail addresses that get the alarms."
-  type        = list(string)
-  default     = []
 }
 
 variable "database_instance_class" {

@@ -6,7 +6,7 @@ terraform {
   required_providers {
     aws = {
       source  = "hashicorp/aws"
-      version = "~> 6.25"
+      version = "~> 6.27"
     }
   }
 }
@@ -18,47 +18,70 @@ provider "aws" {
 module "refresh_worker" {
   source = "../.."
 
-  name                    = var.name
-  environment             = var.environment
-  commit_sha              = var.commit_sha
-  lambda_artifacts_bucket = var.lambda_artifacts_bucket
-  package_sha256          = var.package_sha256
-  architecture            = var.architecture
-
-  vpc_id                     = var.vpc_id
-  private_subnet_ids         = var.private_subnet_ids
-  database_security_group_id = var.database_security_group_id
-  redis_security_group_id    = var.redis_security_group_id
-  nat_eip_allocation_ids     = var.nat_eip_allocation_ids
-
-  secret_parameters   = var.secret_parameters
-  extension_layer_arn = var.extension_layer_arn
-
-  memory_size                = var.memory_size
-  environment_variables      = var.environment_variables
-  parallel_runs              = var.parallel_runs
-  reserved_concurrency       = var.reserved_concurrency
-  refresh_mode               = var.refresh_mode
-  schedule_enabled           = var.schedule_enabled
-  manage_api_gateway_account = var.manage_api_gateway_account
-  alarm_emails               = var.alarm_emails
+  name                        = var.name
+  environment                 = var.environment
+  tags                        = var.tags
+  commit_sha                  = var.commit_sha
+  lambda_artifacts_bucket     = var.lambda_artifacts_bucket
+  package_sha256              = var.package_sha256
+  architecture                = var.architecture
+  extra_layers                = var.extra_layers
+  memory_size                 = var.memory_size
+  timeout_seconds             = var.timeout_seconds
+  max_runtime_seconds         = var.max_runtime_seconds
+  reserved_concurrency        = var.reserved_concurrency
+  health_reserved_concurrency = var.health_reserved_concurrency
+  environment_variables       = var.environment_variables
+  log_level                   = var.log_level
+  log_retention_days          = var.log_retention_days
+  tracing_mode                = var.tracing_mode
+  kms_key_arn                 = var.kms_key_arn
+  vpc                         = var.vpc
+  permissions_boundary_arn    = var.permissions_boundary_arn
+  role_path                   = var.role_path
+  extra_policy_statements     = var.extra_policy_statements
+  schedule_enabled            = var.schedule_enabled
+  schedule_expression         = var.schedule_expression
+  views_schedule_expression   = var.views_schedule_expression
+  stats_schedule_expression   = var.stats_schedule_expression
+  parallel_runs               = var.parallel_runs
+  create_api                  = var.create_api
+  refresh_mode                = var.refresh_mode
+  refresh_authorization       = var.refresh_authorization
+  api_quota_per_day           = var.api_quota_per_day
+  health_throttle             = var.health_throttle
+  api_logs_enabled            = var.api_logs_enabled
+  manage_api_gateway_account  = var.manage_api_gateway_account
+  create_alarms               = var.create_alarms
+  alarm_topic_arn             = var.alarm_topic_arn
+  alarm_emails                = var.alarm_emails
+  alarm_thresholds            = var.alarm_thresholds
+  create_dashboard            = var.create_dashboard
+  secret_parameters           = var.secret_parameters
+  secret_arns                 = var.secret_arns
+  extension_layer_arn         = var.extension_layer_arn
+  plain_secrets               = var.plain_secrets
 }
 
-# The two servers allow the worker.
+# The two servers allow the worker, unless they have no group because they are hosted elsewhere.
 resource "aws_vpc_security_group_ingress_rule" "database" {
-  security_group_id            = var.database_security_group_id
+  count = var.vpc.database_security_group_id == null ? 0 : 1
+
+  security_group_id            = var.vpc.database_security_group_id
   description                  = "CoC refresh worker"
   referenced_security_group_id = module.refresh_worker.security_group_id
-  from_port                    = 5432
-  to_port                      = 5432
+  from_port                    = var.vpc.database_port
+  to_port                      = var.vpc.database_port
   ip_protocol                  = "tcp"
 }
 
 resource "aws_vpc_security_group_ingress_rule" "redis" {
-  security_group_id            = var.redis_security_group_id
+  count = var.vpc.redis_security_group_id == null ? 0 : 1
+
+  security_group_id            = var.vpc.redis_security_group_id
   description                  = "CoC refresh worker"
   referenced_security_group_id = module.refresh_worker.security_group_id
-  from_port                    = 6379
-  to_port                      = 6380
+  from_port                    = var.vpc.redis_ports.first
+  to_port                      = var.vpc.redis_ports.last
   ip_protocol                  = "tcp"
 }

@@ -14,12 +14,17 @@ output "api_key_id" {
 }
 
 output "egress_ips" {
-  description = "Every key of the Clash of Clans API must list these."
+  description = "Every key of the Clash of Clans API must list these. Empty without a NAT gateway."
   value       = module.refresh_worker.egress_ips
 }
 
+output "security_group_id" {
+  description = "Security group of the functions. Null without a VPC."
+  value       = module.refresh_worker.security_group_id
+}
+
 output "refresh_function_name" {
-  description = "The function that refreshes."
+  description = "Name of the refresh function."
   value       = module.refresh_worker.refresh_function_name
 }
 

@@ -4,94 +4,20 @@ variable "region" {
   default     = "us-east-1"
 }
 
-variable "name" {
-  description = "Prefix of everything."
-  type        = string
-  default     = "refresh-worker"
-}
-
-variable "commit_sha" {
-  description = "The commit whose package runs."
-  type        = string
-}
-
-variable "lambda_artifacts_bucket" {
-  description = "S3 bucket with the packages."
-  type        = string
-}
-
-variable "architecture" {
-  description = "Architecture of the package."
-  type        = string
-  default     = "arm64"
-}
-
-variable "environment" {
-  description = "Name of the environment, for metrics and tags."
-  type        = string
-  default     = "production"
-}
-
-variable "vpc_id" {
-  description = "The VPC of Redis and PostgreSQL."
-  type        = string
-}
-
-variable "private_subnet_ids" {
-  description = "Subnets that reach the internet through a NAT gateway."
-  type        = list(string)
-}
-
-variable "database_security_group_id" {
-  description = "Security group of PostgreSQL."
-  type        = string
-}
-
-variable "redis_security_group_id" {
-  description = "Security group of Redis."
-  type        = string
-}
-
-variable "nat_eip_allocation_ids" {
-  description = "Elastic IPs of the NAT gateways."
-  type        = list(string)
-  default     = []
-}
-
-variable "package_sha256" {
-  description = "SHA-256 of the package in base64. The workflow deploy sets it; by hand it may be left out."
-  type        = string
-  default     = null
-}
-
-variable "memory_size" {
-  description = "Memory of each function in MB."
-  type        = number
-  default     = 256
-}
-
-variable "environment_variables" {
-  description = "More settings of the worker by name (docs/configuration.md). No secrets."
-  type        = map(string)
-  default     = {}
-}
-
-variable "parallel_runs" {
-  description = "Runs that start at each tick."
-  type        = number
-  default     = 1
-}
-
-variable "reserved_concurrency" {
-  description = "Concurrency reserved for the refresh function. Null: as much as runs, a manual trigger and tasks need. -1 reserves nothing, for new accounts."
-  type        = number
-  default     = null
-}
-
-variable "refresh_mode" {
-  description = "`sync`: POST /refresh returns the report of the run. `async`: it returns 202 at once."
-  type        = string
-  default     = "sync"
+variable "vpc" {
+  description = "The network of PostgreSQL and Redis, with private subnets behind a NAT gateway: see the module's variable."
+  type = object({
+    id                         = string
+    subnet_ids                 = list(string)
+    nat_eip_allocation_ids     = optional(list(string), [])
+    database_security_group_id = optional(string)
+    database_cidr              = optional(string, "0.0.0.0/0")
+    database_port              = optional(number, 5432)
+    redis_security_group_id    = optional(string)
+    redis_cidr                 = optional(string, "0.0.0.0/0")
+    redis_ports                = optional(object({ first = number, last = number }), { first = 6379, last = 6380 })
+  })
+  nullable = false
 }
 
 variable "secret_parameters" {
@@ -113,16 +39,4 @@ variable "schedule_enabled" {
   description = "True: the schedule starts runs. Off at first, since the secrets must exist before."
   type        = bool
   default     = false
-}
-
-variable "manage_api_gateway_account" {
-  description = "True in one place for each account and region whose API Gateway may not write logs yet."
-  type        = bool
-  default     = false
-}
-
-variable "alarm_emails" {
-  description = "E-mail addresses that get the alarms."
-  type        = list(string)
-  default     = []
 }

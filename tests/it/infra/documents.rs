@@ -15,7 +15,7 @@ const PLACED: [(&str, &str, &str); 4] = [
     ("ENVIRONMENT", "infra/settings.tf", "{ ENVIRONMENT = var.environment"),
     ("MAX_RUNTIME_SECONDS", "infra/settings.tf", "MAX_RUNTIME_SECONDS = tostring(var.max_runtime_seconds)"),
     ("LOG_LEVEL", "infra/main.tf", "application_log_level = var.log_level"),
-    ("WORKER_ROLE", "infra/main.tf", "handler          = each.key"),
+    ("WORKER_ROLE", "infra/main.tf", "handler       = each.key"),
 ];
 
 /// Settings of commands that people run. No function has them.

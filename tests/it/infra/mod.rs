@@ -3,7 +3,9 @@
 use std::{fs, path::PathBuf};
 
 mod documents;
+mod examples;
 mod metrics;
+mod remains;
 mod rights;
 mod scripts;
 

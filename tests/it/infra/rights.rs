@@ -6,7 +6,8 @@ use super::{path, quoted, read};
 
 /// The content of each `actions = [...]` of the file.
 fn actions(text: &str) -> Vec<&str> {
-    let lists = text.split('\n').filter(|line| line.trim_start().starts_with("actions "));
+    let is_list = |line: &&str| line.trim_start().starts_with("actions ") && line.contains("= [");
+    let lists = text.split('\n').filter(is_list);
     let starts = lists.map(|line| line.as_ptr() as usize - text.as_ptr() as usize);
     starts.flat_map(|start| quoted(text[start..].split_once(']').unwrap().0)).collect()
 }
@@ -56,14 +57,27 @@ fn roles_have_exactly_needed_actions() {
 #[test]
 fn wildcard_resources_only_where_required() {
     let text = read("infra/iam.tf");
-    let everything: Vec<&str> = text
-        .split("statement {")
-        .skip(1)
+    let statements = text.split(" sid ").skip(1);
+    let everything: Vec<&str> = statements
         .filter(|statement| statement.contains("resources = [\"*\"]"))
         .filter_map(|statement| quoted(statement).into_iter().next())
         .collect();
-    assert_eq!(everything, ["SeeNetwork", "NoNetworkInterfacesForCode"]);
-    assert_eq!(text.matches("resources = [\"*\"]").count(), 3, "the third is X-Ray's, in a dynamic statement");
+    assert_eq!(everything, ["SeeNetwork", "NoNetworkInterfacesForCode", "Trace"]);
+    assert_eq!(text.matches("resources = [\"*\"]").count(), 3);
+}
+
+/// An organization's boundary and path apply to every role, and the names of roles differ between regions.
+#[test]
+fn roles_share_boundary_path_and_naming() {
+    let modules = ["api", "iam", "main", "alarms", "schedule"].map(|name| read(&format!("infra/{name}.tf"))).concat();
+    let roles: Vec<&str> = modules.split("resource \"aws_iam_role\" ").skip(1).collect();
+    assert_eq!(roles.len(), 3);
+    for role in roles {
+        let body = role.split_once("\n}").unwrap().0;
+        for argument in ["= local.role_names", "= var.role_path", "= var.permissions_boundary_arn"] {
+            assert!(body.contains(argument), "`{argument}` is missing in aws_iam_role {body}");
+        }
+    }
 }
 
 #[test]
