@@ -99,6 +99,11 @@ policies() {
     LOG_LEVEL=CRITICAL "$tools/bin/checkov" --directory infra --framework terraform --skip-download --quiet --compact 2>/dev/null | grep -v '^$'
 }
 
+escalation() {
+    step "The deploy role cannot make itself an administrator"
+    if [ -n "$tofu" ]; then TOFU=$tofu "$tools/bin/python" "$checks/escalation.py"; else not_run "escalation.py" "https://opentofu.org/docs/intro/install/"; fi
+}
+
 scripts() {
     step "Shellcheck"
     git ls-files '*.sh' .ci | xargs "$tools/bin/shellcheck" --exclude=SC1091 && echo "clean"
@@ -133,6 +138,7 @@ if command -v python3 >/dev/null && provide "$tools" requirements.txt; then
     parses
     validate_and_test
     policies
+    escalation
     scripts
     workflows
     after_deploy
