@@ -114,6 +114,15 @@ workflows() {
     "$tools/bin/zizmor" --offline --quiet .github && echo "clean"
 }
 
+workflow_scripts() {
+    step "Scripts of the workflows"
+    if command -v jq >/dev/null && command -v cargo >/dev/null; then
+        python3 "$checks/workflow_scripts.py"
+    else
+        not_run "scripts of the workflows" "apt-get install jq, and Rust from https://rustup.rs"
+    fi
+}
+
 after_deploy() {
     step "Checks after a deployment"
     if command -v jq >/dev/null; then
@@ -141,6 +150,7 @@ if command -v python3 >/dev/null && provide "$tools" requirements.txt; then
     escalation
     scripts
     workflows
+    workflow_scripts
     after_deploy
     package
 else
