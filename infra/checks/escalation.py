@@ -170,7 +170,7 @@ TAGGED = {"aws:RequestTag/Service": "refresh-worker"}
 # What a deployment of existing-vpc does.
 NEEDED = [
     ("iam:CreateRole", role("refresh"), OURS), ("iam:CreateRole", role("schedule"), OURS), ("iam:PutRolePolicy", role("health"), OURS),
-    ("iam:PutRolePermissionsBoundary", role("refresh"), OURS), ("iam:DeleteRole", role("refresh"), OURS),
+    ("iam:PutRolePermissionsBoundary", role("refresh"), OURS), ("iam:DeleteRole", role("refresh"), NONE),
     ("iam:TagRole", role("refresh"), NONE), ("iam:GetRole", role("refresh"), NONE),
     ("iam:AttachRolePolicy", role("api-logs"), OURS | {"iam:PolicyARN": LOGS_POLICY}),
     ("iam:PassRole", role("refresh"), passed("lambda")), ("iam:PassRole", role("health"), passed("lambda")),
@@ -185,6 +185,7 @@ NEEDED = [
     ("cloudwatch:PutMetricAlarm", in_region(f"cloudwatch::alarm:{NAME}-errors"), NONE),
     ("cloudwatch:PutCompositeAlarm", in_region(f"cloudwatch::alarm:{NAME}-backlog"), NONE),
     ("cloudwatch:PutDashboard", f"arn:aws:cloudwatch::{ACCOUNT}:dashboard/{NAME}", NONE), ("cloudwatch:DescribeAlarms", "*", NONE),
+    ("sns:Unsubscribe", "*", NONE), ("sns:GetSubscriptionAttributes", "*", NONE), ("iam:UpdateRole", role("refresh"), NONE),
     ("kms:CreateKey", "*", TAGGED), ("kms:TagResource", in_region("kms::key/1"), TAGGED),
     ("kms:EnableKeyRotation", in_region("kms::key/1"), {"aws:ResourceTag/Service": "refresh-worker"}),
     ("ec2:CreateSecurityGroup", in_region("ec2::vpc/vpc-1"), NONE),

@@ -35,6 +35,8 @@ def mock(folder, name, text):
 
 def third_party():
     script = SCRIPTS / "third_party.py"
+    # The sources of the crates, where no build has fetched them. After that it works without a network.
+    subprocess.run(["cargo", "fetch", "--quiet", "--locked"], cwd=ROOT, check=True)
     crates = {}
     for build in ((), ("--lambda",)):
         text = run(script, "notices", "--target", LINUX, *build)

@@ -149,9 +149,10 @@ locals {
       Resource = ["${local.arn}:lambda:${var.region}:*:layer:*:*"]
     },
     {
-      Sid      = "SeeRoles"
+      # Of DeleteRole and UpdateRole (its description) AWS does not document the boundary as a condition.
+      Sid      = "Roles"
       Reads    = ["iam:GetRole", "iam:GetRolePolicy", "iam:ListAttachedRolePolicies", "iam:ListInstanceProfilesForRole", "iam:ListRolePolicies"]
-      Writes   = ["iam:TagRole", "iam:UntagRole"]
+      Writes   = ["iam:DeleteRole", "iam:TagRole", "iam:UntagRole", "iam:UpdateRole"]
       Resource = local.roles
     },
     {
@@ -159,7 +160,7 @@ locals {
       Sid   = "RolesWithBoundary"
       Reads = []
       Writes = [
-        "iam:CreateRole", "iam:DeleteRole", "iam:DeleteRolePolicy", "iam:PutRolePermissionsBoundary", "iam:PutRolePolicy", "iam:UpdateRole",
+        "iam:CreateRole", "iam:DeleteRolePolicy", "iam:PutRolePermissionsBoundary", "iam:PutRolePolicy",
       ]
       Resource  = local.roles
       Condition = { StringEquals = { "iam:PermissionsBoundary" = local.boundary } }
@@ -243,8 +244,8 @@ locals {
     },
     {
       Sid      = "AlarmTopic"
-      Reads    = ["sns:GetSubscriptionAttributes", "sns:GetTopicAttributes", "sns:ListTagsForResource"]
-      Writes   = ["sns:CreateTopic", "sns:DeleteTopic", "sns:SetTopicAttributes", "sns:Subscribe", "sns:TagResource", "sns:Unsubscribe", "sns:UntagResource"]
+      Reads    = ["sns:GetTopicAttributes", "sns:ListTagsForResource"]
+      Writes   = ["sns:CreateTopic", "sns:DeleteTopic", "sns:SetTopicAttributes", "sns:Subscribe", "sns:TagResource", "sns:UntagResource"]
       Resource = ["${local.arn}:sns:${var.region}:${var.account}:${var.name}-alarms*"]
     },
     {
@@ -281,8 +282,9 @@ locals {
       Reads = [
         "cloudwatch:DescribeAlarms", "ec2:DescribeAddresses", "ec2:DescribeAddressesAttribute", "ec2:DescribeNetworkInterfaces",
         "ec2:DescribeSecurityGroupRules", "ec2:DescribeSecurityGroups", "ec2:DescribeSubnets", "ec2:DescribeVpcs", "logs:DescribeLogGroups",
+        "sns:GetSubscriptionAttributes",
       ]
-      Writes   = []
+      Writes   = ["sns:Unsubscribe"]
       Resource = ["*"]
     },
   ]
