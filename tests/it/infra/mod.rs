@@ -6,6 +6,7 @@ mod documents;
 mod metrics;
 mod rights;
 mod scripts;
+mod workflows;
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)
