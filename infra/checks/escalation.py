@@ -8,6 +8,7 @@ import fnmatch
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -217,6 +218,25 @@ WORKER = [
 ]
 
 
+def compare_with_module(boundary):
+    """The boundary allows what infra/iam.tf gives to the roles, and the names of the roles are those of the policies."""
+    text = (POLICIES.parents[1] / "iam.tf").read_text()
+    statements = re.split(r"\n +statement {|\n +content {", text)[1:]
+    given = {action for statement in statements if 'effect = "Deny"' not in re.sub(" +", " ", statement)
+             for found in re.findall(r"\bactions\s+= \[(.*?)\]", statement, re.DOTALL) for action in re.findall(r'"([\w-]+:\w+)"', found)}
+    most = {action for statement in boundary for action in statement["Action"]}
+    missing = given - most - {"sts:AssumeRole"} # In trust policies.
+    assert len(given) > 10 and not missing, f"the boundary lacks {sorted(missing)} of infra/iam.tf. Fix: add it in infra/github/policies"
+    names = re.search(r'role_names = { for role in \[(.*?)\] : role => "(.*?)" }', text)
+    if not names:
+        return "names of the roles not compared: infra/iam.tf has no role_names"
+    made = {names[2].replace("${var.name}", NAME).replace("${local.region}", REGION).replace("${role}", part)
+            for part in re.findall(r'"([\w-]+)"', names[1])}
+    wanted = {role(part).split("/")[1] for part in ("refresh", "health", "schedule", "api-logs")}
+    assert made == wanted, f"infra/iam.tf makes {sorted(made)}, and infra/github/policies allows {sorted(wanted)}. Fix: give both the same names"
+    return "roles have the names of infra/iam.tf"
+
+
 def check_actions(policies):
     """Each action exists, by AWS's service authorization reference. A misspelt Deny would forbid nothing."""
     try:
@@ -224,7 +244,6 @@ def check_actions(policies):
     except ImportError:
         return "names of actions not checked: policy_sentry is not installed"
     known = {action.lower() for action in get_all_actions()}
-    # Methods of API Gateway are actions of their own kind.
     used = {action for statements in policies.values() for statement in statements for action in statement["Action"]}
     wrong = [action for action in used if not fnmatch.filter(known, action.lower())]
     assert not wrong, f"no such action: {wrong}"
@@ -291,7 +310,7 @@ def main():
         sys.exit("\n".join(faults))
     print(f"{len(NEVER)} ways to more rights are closed even to a deploy role with all of AWS, {len(NOT_GIVEN)} more to the given one;")
     print(f"{len(NEEDED)} calls of a deployment are allowed; a function may do {len(WORKER)} things of the worker and none of {len(CODE)} others;")
-    print(f"the longest policy has {max(sizes.values())} characters; {check_actions(policies)}")
+    print(f"the longest policy has {max(sizes.values())} characters; {check_actions(policies)}; {compare_with_module(policies['boundary'])}")
 
 
 if __name__ == "__main__":
