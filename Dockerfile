@@ -10,6 +10,7 @@ FROM gcr.io/distroless/cc-debian12:nonroot@sha256:9dac0a79194e45a7da0158a9c6da57
 ARG TARGETARCH
 COPY --chmod=755 ${TARGETARCH}/refresh-worker /usr/local/bin/refresh-worker
 COPY ${TARGETARCH}/LICENSE ${TARGETARCH}/THIRD-PARTY-NOTICES.txt /usr/share/doc/refresh-worker/
-USER nonroot
+# By number, so that Kubernetes can see that it is not root.
+USER 65532:65532
 ENTRYPOINT ["/usr/local/bin/refresh-worker"]
 CMD ["--help"]
