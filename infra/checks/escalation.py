@@ -164,7 +164,8 @@ NOT_GIVEN = [
     ("a secret", "secretsmanager:GetSecretValue", in_region("secretsmanager::secret:refresh-worker/x"), NONE),
     ("a parameter", "ssm:GetParameter", in_region("ssm::parameter/refresh-worker/database-url"), NONE),
     ("a topic of others", "sns:SetTopicAttributes", in_region("sns::other"), NONE),
-    ("an alarm of others deleted", "cloudwatch:DeleteAlarms", in_region("cloudwatch::alarm:other"), NONE),
+    ("an alarm of others", "cloudwatch:PutMetricAlarm", in_region("cloudwatch::alarm:other"), NONE),
+    ("logs of others", "logs:DeleteLogGroup", in_region("logs::log-group:/aws/lambda/other"), NONE),
 ]
 
 TAGGED = {"aws:RequestTag/Service": "refresh-worker"}
@@ -184,8 +185,9 @@ NEEDED = [
     ("sqs:CreateQueue", in_region(f"sqs::{NAME}-failures"), NONE), ("scheduler:CreateSchedule", in_region(f"scheduler::schedule/{NAME}/x"), NONE),
     ("apigateway:POST", f"arn:aws:apigateway:{REGION}::/restapis", NONE), ("sns:Subscribe", in_region(f"sns::{NAME}-alarms"), NONE),
     ("cloudwatch:PutMetricAlarm", in_region(f"cloudwatch::alarm:{NAME}-errors"), NONE),
-    ("cloudwatch:PutCompositeAlarm", in_region(f"cloudwatch::alarm:{NAME}-backlog"), NONE),
-    ("cloudwatch:PutDashboard", f"arn:aws:cloudwatch::{ACCOUNT}:dashboard/{NAME}", NONE), ("cloudwatch:DescribeAlarms", "*", NONE),
+    ("cloudwatch:PutCompositeAlarm", "*", NONE), ("cloudwatch:DeleteAlarms", "*", NONE),
+    ("logs:CreateLogGroup", in_region("logs::log-group:API-Gateway-Execution-Logs_a1b2/live"), NONE),
+    ("cloudwatch:PutDashboard", f"arn:aws:cloudwatch::{ACCOUNT}:dashboard/{NAME}-{REGION}", NONE), ("cloudwatch:DescribeAlarms", "*", NONE),
     ("sns:Unsubscribe", "*", NONE), ("sns:GetSubscriptionAttributes", "*", NONE), ("iam:UpdateRole", role("refresh"), NONE),
     ("kms:CreateKey", "*", TAGGED), ("kms:TagResource", in_region("kms::key/1"), TAGGED),
     ("kms:EnableKeyRotation", in_region("kms::key/1"), {"aws:ResourceTag/Service": "refresh-worker"}),

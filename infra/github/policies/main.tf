@@ -203,6 +203,8 @@ locals {
       Resource = [
         "${local.arn}:logs:${var.region}:${var.account}:log-group:/aws/lambda/${var.name}-*",
         "${local.arn}:logs:${var.region}:${var.account}:log-group:/aws/apigateway/${var.name}*",
+        # Named after the id of the API.
+        "${local.arn}:logs:${var.region}:${var.account}:log-group:API-Gateway-Execution-Logs_*",
       ]
     },
     {
@@ -236,7 +238,7 @@ locals {
     {
       Sid    = "AlarmsAndDashboard"
       Reads  = ["cloudwatch:GetDashboard", "cloudwatch:ListTagsForResource"]
-      Writes = ["cloudwatch:DeleteAlarms", "cloudwatch:DeleteDashboards", "cloudwatch:PutCompositeAlarm", "cloudwatch:PutDashboard", "cloudwatch:PutMetricAlarm", "cloudwatch:TagResource", "cloudwatch:UntagResource"]
+      Writes = ["cloudwatch:DeleteDashboards", "cloudwatch:PutDashboard", "cloudwatch:PutMetricAlarm", "cloudwatch:TagResource", "cloudwatch:UntagResource"]
       Resource = [
         "${local.arn}:cloudwatch:${var.region}:${var.account}:alarm:${var.name}-*",
         "${local.arn}:cloudwatch::${var.account}:dashboard/${var.name}*",
@@ -277,14 +279,14 @@ locals {
       Condition = { ArnLikeIfExists = { "ec2:Vpc" = "${local.arn}:ec2:${var.region}:${var.account}:vpc/${var.vpc_id}" } }
     },
     {
-      # Actions that AWS cannot limit to resources.
+      # Actions that AWS cannot limit to resources, and the two of composite alarms, which it allows on all alarms or not at all.
       Sid = "Look"
       Reads = [
         "cloudwatch:DescribeAlarms", "ec2:DescribeAddresses", "ec2:DescribeAddressesAttribute", "ec2:DescribeNetworkInterfaces",
         "ec2:DescribeSecurityGroupRules", "ec2:DescribeSecurityGroups", "ec2:DescribeSubnets", "ec2:DescribeVpcs", "logs:DescribeLogGroups",
         "sns:GetSubscriptionAttributes",
       ]
-      Writes   = ["sns:Unsubscribe"]
+      Writes   = ["cloudwatch:DeleteAlarms", "cloudwatch:PutCompositeAlarm", "sns:Unsubscribe"]
       Resource = ["*"]
     },
   ]
