@@ -8,7 +8,7 @@ use super::{path, read};
 fn workflows() -> Vec<(String, String)> {
     let entries = fs::read_dir(path(".github/workflows")).unwrap();
     entries
-        .map(|entry| entry.unwrap())
+        .map(Result::unwrap)
         .map(|entry| (entry.file_name().into_string().unwrap(), fs::read_to_string(entry.path()).unwrap()))
         .collect()
 }
