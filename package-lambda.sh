@@ -277,6 +277,7 @@ make_package() {
     build
     check_binary "$binary"
     cp "$binary" "$folder/bootstrap"
+    python3 .github/scripts/third_party.py notices --lambda --target "$target" >"$folder/THIRD-PARTY-NOTICES.txt"
     mkdir -p "$output"
     rm -f "$package"
     write_zip "$folder" "$package"

@@ -1,15 +1,24 @@
 #!/usr/bin/env bash
-# Checks a deployment after an apply: it is healthy, a run does its work, no alarm has gone on.
+# Checks a deployment after an apply: it is healthy, a run does its work, and no alarm goes on in the minutes that follow.
 #
 #   after-deploy.sh FOLDER_OF_THE_ROOT_CONFIGURATION [BEGAN]
 #
-# BEGAN is when the apply began (date -u +%Y-%m-%dT%H:%M:%S): alarms that were on before it are printed and do not count.
-# Exit codes: 0 it works; 1 it does not; 3 it is healthy, but no run could show that it works, and the last line says why.
+# BEGAN is when the apply began (date -u +%Y-%m-%dT%H:%M:%S): alarms that were on before it are printed and do not count. Neither
+# do alarms that notify nobody: an alarm without actions is part of a composite one, which counts when nothing suppresses it.
+#
+# AFTER_DEPLOY_WATCH       seconds to watch the alarms for (default 300, more than two ticks of the schedule)
+# AFTER_DEPLOY_INTERVAL    seconds between two looks (default 20)
+#
+# Exit codes: 0 it works; 1 it does not; 3 it is healthy, but something could not be shown, and the last lines say what and why.
 #
 # Needs tofu (or terraform), the AWS command line, curl and jq.
 set -euo pipefail
 root=${1:?the folder of the root configuration} began=${2:-$(date -u +%Y-%m-%dT%H:%M:%S)}
 pause=${AFTER_DEPLOY_PAUSE:-10} timeout=${AFTER_DEPLOY_TIMEOUT:-300} # Seconds.
+watch=${AFTER_DEPLOY_WATCH:-300} interval=${AFTER_DEPLOY_INTERVAL:-20}
+for setting in "AFTER_DEPLOY_WATCH=$watch" "AFTER_DEPLOY_INTERVAL=$interval"; do
+    [[ "${setting#*=}" =~ ^[0-9]+$ ]] || { echo "${setting%%=*} is \`${setting#*=}\`: give whole seconds" >&2; exit 1; }
+done
 tool=$(command -v tofu || command -v terraform) || { echo "tofu is missing" >&2; exit 1; }
 response=$(mktemp)
 trap 'rm -f "$response"' EXIT
@@ -59,23 +68,45 @@ runs() {
     untested=$stopped_because
 }
 
-alarms() {
+# Prints the alarms of this deployment that are on, with their times, and fails when one went on after BEGAN.
+look_at_alarms() {
     local on new
-    aws cloudwatch describe-alarms --alarm-types MetricAlarm CompositeAlarm --alarm-name-prefix "${name%refresh}" \
-        --state-value ALARM --output json >"$response"
-    on=$(jq -r '[(.MetricAlarms + .CompositeAlarms)[].AlarmName] | join(" ")' "$response")
+    on=$(jq -r '[(.MetricAlarms + .CompositeAlarms)[] | "\(.AlarmName) since \(.StateTransitionedTimestamp[:19])"] | join(", ")' "$response")
     # With the schedule off, no-invocations is on without its actions.
     new=$(jq -r --arg began "$began" '[(.MetricAlarms + .CompositeAlarms)[]
-        | select(.ActionsEnabled and .StateTransitionedTimestamp[:19] >= $began[:19]).AlarmName] | join(" ")' "$response")
-    [ -z "$on" ] || echo "alarms that are on (docs/operating.md says what to do): $on"
+        | select(.ActionsEnabled and (.AlarmActions == null or .AlarmActions != []) and .ActionsSuppressedBy == null)
+        | select(.StateTransitionedTimestamp[:19] >= $began[:19]) | "\(.AlarmName) (\(.StateReason // "no reason given"))"] | join(", ")' "$response")
+    [ "$on" = "$shown" ] || echo "alarms that are on (docs/operating.md says what to do): ${on:-none any more}"
+    shown=$on
     [ -z "$new" ] || { echo "alarms that went on after $began: $new" >&2; return 1; }
 }
 
-name=$(output refresh_function_name) untested=''
+# Looks until the time is up. One look would come before most alarms can know: they judge periods of minutes.
+watch_alarms() {
+    local end=$((SECONDS + watch)) failures=0 error
+    shown=''
+    echo "watching the alarms $prefix* for $watch s"
+    while true; do
+        if error=$(aws cloudwatch describe-alarms --alarm-types MetricAlarm CompositeAlarm --alarm-name-prefix "$prefix" \
+            --state-value ALARM --output json 2>&1 >"$response"); then
+            failures=0
+            look_at_alarms || return 1
+        else
+            failures=$((failures + 1))
+            echo "the alarms cannot be read: $error" >&2
+        fi
+        [ $SECONDS -lt $end ] || break
+        sleep "$interval"
+    done
+    [ $failures = 0 ] || unwatched="the alarms could not be read at the end"
+}
+
+name=$(output refresh_function_name) untested='' unwatched=''
+prefix=${name%refresh}
 health
 runs
-alarms
-if [ -n "$untested" ]; then
-    echo "NOT SHOWN that runs work: the last one ended with $untested" >&2
-    exit 3
-fi
+watch_alarms
+health
+[ -z "$untested" ] || echo "NOT SHOWN that runs work: the last one ended with $untested" >&2
+[ -z "$unwatched" ] || echo "NOT SHOWN that no alarm went on: $unwatched. The deploy role needs cloudwatch:DescribeAlarms" >&2
+[ -z "$untested$unwatched" ] || exit 3

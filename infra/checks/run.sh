@@ -100,6 +100,11 @@ policies() {
     LOG_LEVEL=CRITICAL "$tools/bin/checkov" --directory infra --framework terraform --skip-download --quiet --compact 2>/dev/null | grep -v '^$'
 }
 
+escalation() {
+    step "The deploy role cannot make itself an administrator"
+    if [ -n "$tofu" ]; then TOFU=$tofu "$tools/bin/python" "$checks/escalation.py"; else not_run "escalation.py" "https://opentofu.org/docs/intro/install/"; fi
+}
+
 scripts() {
     step "Shellcheck"
     git ls-files '*.sh' .ci | xargs "$tools/bin/shellcheck" --exclude=SC1091 && echo "clean"
@@ -108,6 +113,15 @@ scripts() {
 workflows() {
     step "Zizmor"
     "$tools/bin/zizmor" --offline --quiet .github && echo "clean"
+}
+
+workflow_scripts() {
+    step "Scripts of the workflows"
+    if command -v jq >/dev/null && command -v cargo >/dev/null; then
+        python3 "$checks/workflow_scripts.py"
+    else
+        not_run "scripts of the workflows" "apt-get install jq, and Rust from https://rustup.rs"
+    fi
 }
 
 after_deploy() {
@@ -134,8 +148,10 @@ if command -v python3 >/dev/null && provide "$tools" requirements.txt; then
     parses
     validate_and_test
     policies
+    escalation
     scripts
     workflows
+    workflow_scripts
     after_deploy
     package
 else

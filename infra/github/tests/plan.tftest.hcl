@@ -18,11 +18,27 @@ variables {
   state_bucket            = "state"
 }
 
-run "both_roles" {
+run "three_roles" {
   command = plan
 
   assert {
-    condition     = local.subjects == { publish = "repo:owner/refresh-worker:ref:refs/heads/main", deploy = "repo:owner/refresh-worker:environment:production" }
-    error_message = "main publishes, the environment deploys, and nobody else."
+    condition = local.subjects == {
+      publish = "repo:owner/refresh-worker:ref:refs/heads/main"
+      plan    = "repo:owner/refresh-worker:environment:production-plan"
+      deploy  = "repo:owner/refresh-worker:environment:production"
+    }
+    error_message = "main publishes, the two environments plan and deploy, and nobody else."
   }
+}
+
+run "administrators_refused" {
+  command = plan
+
+  variables {
+    more_deploy_policies     = ["arn:aws:iam::aws:policy/AdministratorAccess"]
+    more_boundary_statements = [{ actions = ["iam:CreateUser"], resources = ["*"] }]
+    secret_names             = ["*"]
+  }
+
+  expect_failures = [var.more_deploy_policies, var.more_boundary_statements, var.secret_names]
 }

@@ -8,6 +8,7 @@ mod metrics;
 mod remains;
 mod rights;
 mod scripts;
+mod workflows;
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)
