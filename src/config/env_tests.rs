@@ -202,6 +202,7 @@ fn all_problems_are_reported_together() {
         ("DATABASE_URL", "postgres:///"),
         ("COC_REQS_PER_SEC", "fast"),
         ("LEASE_SECONDS", "-1"),
+        ("DEPLOYMENT", "zwölf"),
         ("ENVIRONMENT", "prödüktion"),
         ("KEYS_PER_RUN", "0"),
     ]);
