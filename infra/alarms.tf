@@ -51,11 +51,14 @@ locals {
   run_unseen = coalesce(var.reserved_concurrency, 0) == 1 ? var.timeout_seconds + local.tick : 0
 
   alarms = merge({
+    # FILL makes silence a zero. Without it CloudWatch would look at older numbers first, and need three times as long.
     no-invocations = {
       description = "Nothing starts the worker"
-      namespace   = local.run_start.namespace, metric = local.run_start.metric, dimensions = local.run_start.dimensions
-      statistic   = local.run_start.statistic, period = min(86400, local.heard_of_within.runs + ceil(local.run_unseen / 60) * 60)
-      evaluations = local.is_cron ? 1 : min(7, ceil(local.tick / 34560)), comparison = "LessThanThreshold", threshold = 1, missing = "breaching"
+      expression  = "FILL(starts, 0)"
+      metrics     = { starts = local.run_start }
+      period      = min(86400, local.heard_of_within.runs + ceil(local.run_unseen / 60) * 60)
+      evaluations = local.is_cron ? 1 : min(7, ceil(local.tick / 34560))
+      comparison  = "LessThanThreshold", threshold = 1, missing = "breaching"
     }
     failing-schedule = {
       description = "Scheduled runs fail one after the other"

@@ -250,7 +250,7 @@ module "refresh_worker" {
   extension_layer_arn = var.extension_layer_arn
 
   memory_size                = var.memory_size
-  environment_variables      = var.environment_variables
+  environment_variables      = merge({ SNAPSHOT_RETENTION_DAYS = tostring(var.snapshot_retention_days) }, var.environment_variables)
   parallel_runs              = var.parallel_runs
   reserved_concurrency       = var.reserved_concurrency
   refresh_mode               = var.refresh_mode
