@@ -51,7 +51,8 @@ locals {
   run_unseen = coalesce(var.reserved_concurrency, 0) == 1 ? var.timeout_seconds + local.tick : 0
 
   alarms = merge({
-    # FILL makes silence a zero. Without it CloudWatch would look at older numbers first, and need three times as long.
+    # FILL makes silence a number. Without it CloudWatch looks at older numbers first: it would need three times as long here, and alarms
+    # of several periods would flicker at the end of a trouble, while the newest number is not there yet.
     no-invocations = {
       description = "Nothing starts the worker"
       expression  = "FILL(starts, 0)"
@@ -62,8 +63,10 @@ locals {
     }
     failing-schedule = {
       description = "Scheduled runs fail one after the other"
-      namespace   = "AWS/Lambda", metric = "Errors", dimensions = local.lambda_dimensions
-      statistic   = "Sum", period = local.lasting.period, evaluations = max(local.lasting.evaluations, coalesce(var.alarm_thresholds.failing_schedule, 1))
+      expression  = "FILL(errors, 0)"
+      metrics     = { errors = { namespace = "AWS/Lambda", metric = "Errors", statistic = "Sum", dimensions = local.lambda_dimensions } }
+      period      = local.lasting.period
+      evaluations = max(local.lasting.evaluations, coalesce(var.alarm_thresholds.failing_schedule, 1))
       datapoints  = coalesce(var.alarm_thresholds.failing_schedule, local.lasting.datapoints)
       comparison  = "GreaterThanOrEqualToThreshold", threshold = 1, missing = "notBreaching"
     }
@@ -77,8 +80,9 @@ locals {
     # AsyncEventsDropped has no alarm: without retries it counts the same events.
     failure-queue = {
       description = "Events fail one after the other"
-      namespace   = "AWS/SQS", metric = "NumberOfMessagesSent", dimensions = { QueueName = aws_sqs_queue.failures.name }
-      statistic   = "Sum", period = local.lasting.period, evaluations = local.lasting.evaluations, datapoints = local.lasting.datapoints
+      expression  = "FILL(sent, 0)"
+      metrics     = { sent = { namespace = "AWS/SQS", metric = "NumberOfMessagesSent", statistic = "Sum", dimensions = { QueueName = aws_sqs_queue.failures.name } } }
+      period      = local.lasting.period, evaluations = local.lasting.evaluations, datapoints = local.lasting.datapoints
       comparison  = "GreaterThanOrEqualToThreshold", threshold = 1, missing = "notBreaching"
     }
     duration = {
@@ -104,8 +108,9 @@ locals {
     # Rejected keys cool down for 9 minutes: the runs in between are turned away, fail nothing, and report 0 usable keys.
     no-usable-key = {
       description = "The API rejects every key"
-      namespace   = local.metric_namespace, metric = "keys_usable", dimensions = local.metric_dimensions
-      statistic   = "Minimum", period = local.tick < 900 ? max(300, local.tick) : local.lasting.period
+      expression  = "FILL(usable, 1)"
+      metrics     = { usable = { namespace = local.metric_namespace, metric = "keys_usable", statistic = "Minimum", dimensions = local.metric_dimensions } }
+      period      = local.tick < 900 ? max(300, local.tick) : local.lasting.period
       evaluations = local.tick < 900 ? 3 : local.lasting.evaluations, datapoints = 2
       comparison  = "LessThanThreshold", threshold = 1, missing = "notBreaching"
     }
@@ -183,8 +188,9 @@ locals {
     } : {}, var.create_api ? {
     api-5xx = {
       description = "API Gateway returns 5xx responses"
-      namespace   = "AWS/ApiGateway", metric = "5XXError", dimensions = { ApiName = var.name, Stage = "live" }
-      statistic   = "Sum", period = 300, evaluations = 3, datapoints = 2
+      expression  = "FILL(failed, 0)"
+      metrics     = { failed = { namespace = "AWS/ApiGateway", metric = "5XXError", statistic = "Sum", dimensions = { ApiName = var.name, Stage = "live" } } }
+      period      = 300, evaluations = 3, datapoints = 2
       comparison  = "GreaterThanThreshold", threshold = coalesce(var.alarm_thresholds.api_5xx, 0), missing = "notBreaching"
     }
   } : {})

@@ -140,27 +140,27 @@ run "alarms" {
 
   # What each means is tested where the table of causes is computed: tests/it/infra/alarms.rs. This ties those numbers to the plan.
   assert {
-    condition = { for key, alarm in aws_cloudwatch_metric_alarm.this : key => "${try(alarm.namespace, null) == null ? "" : alarm.namespace} ${try(alarm.metric_name, null) == null ? "" : alarm.metric_name} ${try(alarm.statistic, null) == null ? "" : alarm.statistic} ${try(alarm.period, null) == null ? 0 : alarm.period} ${alarm.datapoints_to_alarm}/${alarm.evaluation_periods} ${alarm.comparison_operator} ${alarm.threshold} ${alarm.treat_missing_data}" } == {
-      no-invocations      = "   0 1/1 LessThanThreshold 1 breaching"
-      failing-schedule    = "AWS/Lambda Errors Sum 120 3/5 GreaterThanOrEqualToThreshold 1 notBreaching"
-      errors              = "AWS/Lambda Errors Sum 600 1/1 GreaterThanThreshold 5 notBreaching"
-      failure-queue       = "AWS/SQS NumberOfMessagesSent Sum 120 3/5 GreaterThanOrEqualToThreshold 1 notBreaching"
-      duration            = "CoC/RefreshWorker run_duration_ms Maximum 900 1/1 GreaterThanThreshold 240000 notBreaching"
-      timeouts            = "AWS/Lambda Duration Maximum 1200 1/1 GreaterThanOrEqualToThreshold 300000 notBreaching"
-      throttles           = "AWS/Lambda Throttles Sum 300 3/3 GreaterThanThreshold 0 notBreaching"
-      no-usable-key       = "CoC/RefreshWorker keys_usable Minimum 300 2/3 LessThanThreshold 1 notBreaching"
-      rejected-key        = "   0 3/3 GreaterThanThreshold 0 notBreaching"
-      dead-letters        = "CoC/RefreshWorker dead_letters_added Sum 3600 1/1 GreaterThanThreshold 0 notBreaching"
-      oldest-request      = "CoC/RefreshWorker oldest_request_age_seconds Maximum 300 3/3 GreaterThanThreshold 1800 notBreaching"
-      queue-depth         = "CoC/RefreshWorker queue_size Maximum 300 3/3 GreaterThanThreshold 10000 notBreaching"
-      held-back           = "CoC/RefreshWorker held_back Maximum 900 1/1 GreaterThanOrEqualToThreshold 1 notBreaching"
-      held-back-for-a-day = "CoC/RefreshWorker held_back Minimum 3600 24/24 GreaterThanOrEqualToThreshold 1 notBreaching"
-      api-5xx             = "AWS/ApiGateway 5XXError Sum 300 2/3 GreaterThanThreshold 0 notBreaching"
+    condition = { for key, alarm in local.alarms : key => "${try(alarm.expression, alarm.metric)} ${alarm.period} ${try(alarm.datapoints, alarm.evaluations)}/${alarm.evaluations} ${alarm.comparison} ${alarm.threshold} ${alarm.missing}" } == {
+      no-invocations      = "FILL(starts, 0) 300 1/1 LessThanThreshold 1 breaching"
+      failing-schedule    = "FILL(errors, 0) 120 3/5 GreaterThanOrEqualToThreshold 1 notBreaching"
+      errors              = "Errors 600 1/1 GreaterThanThreshold 5 notBreaching"
+      failure-queue       = "FILL(sent, 0) 120 3/5 GreaterThanOrEqualToThreshold 1 notBreaching"
+      duration            = "run_duration_ms 900 1/1 GreaterThanThreshold 240000 notBreaching"
+      timeouts            = "Duration 1200 1/1 GreaterThanOrEqualToThreshold 300000 notBreaching"
+      throttles           = "Throttles 300 3/3 GreaterThanThreshold 0 notBreaching"
+      no-usable-key       = "FILL(usable, 1) 300 2/3 LessThanThreshold 1 notBreaching"
+      rejected-key        = "IF(usable > 0, rejected, 0) 300 3/3 GreaterThanThreshold 0 notBreaching"
+      dead-letters        = "dead_letters_added 3600 1/1 GreaterThanThreshold 0 notBreaching"
+      oldest-request      = "oldest_request_age_seconds 300 3/3 GreaterThanThreshold 1800 notBreaching"
+      queue-depth         = "queue_size 300 3/3 GreaterThanThreshold 10000 notBreaching"
+      held-back           = "held_back 900 1/1 GreaterThanOrEqualToThreshold 1 notBreaching"
+      held-back-for-a-day = "held_back 3600 24/24 GreaterThanOrEqualToThreshold 1 notBreaching"
+      api-5xx             = "FILL(failed, 0) 300 2/3 GreaterThanThreshold 0 notBreaching"
     }
     error_message = "An alarm changed: change docs/operating.md with it."
   }
   assert {
-    condition     = [for query in aws_cloudwatch_metric_alarm.this["rejected-key"].metric_query : query.id if try(query.expression, null) != null && try(query.expression, "") != ""] == ["result"] && length(aws_cloudwatch_metric_alarm.this["rejected-key"].metric_query) == 3
+    condition     = keys(aws_cloudwatch_metric_alarm.this) == keys(local.alarms) && length(aws_cloudwatch_metric_alarm.this["rejected-key"].metric_query) == 3
     error_message = "A rejected key is an alarm of its own only while others work."
   }
   assert {
@@ -305,7 +305,7 @@ run "a_slow_schedule" {
     error_message = "Two and a half ticks, in whole minutes."
   }
   assert {
-    condition     = "${aws_cloudwatch_metric_alarm.this["failing-schedule"].period} ${aws_cloudwatch_metric_alarm.this["failing-schedule"].datapoints_to_alarm}/${aws_cloudwatch_metric_alarm.this["failing-schedule"].evaluation_periods} ${aws_cloudwatch_metric_alarm.this["errors"].threshold}" == "900 2/3 1"
+    condition     = "${local.alarms.failing-schedule.period} ${aws_cloudwatch_metric_alarm.this["failing-schedule"].datapoints_to_alarm}/${aws_cloudwatch_metric_alarm.this["failing-schedule"].evaluation_periods} ${aws_cloudwatch_metric_alarm.this["errors"].threshold}" == "900 2/3 1"
     error_message = "Two failed ticks of three, and more errors than one tick makes."
   }
 }
