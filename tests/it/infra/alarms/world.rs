@@ -13,7 +13,7 @@ use refresh_worker::{
 };
 
 use super::{
-    cloudwatch::{CloudWatch, Fired},
+    cloudwatch::{CloudWatch, Fired, numbers_of},
     definitions::{self, Alarms, series},
 };
 
@@ -105,6 +105,7 @@ pub struct World {
     /// When rejected keys are tried again.
     keys_cool_until: i64,
     first_message: Option<i64>,
+    task_numbers: BTreeMap<String, Vec<(String, f64)>>,
 }
 
 /// The end of an invocation.
@@ -127,6 +128,7 @@ impl World {
             busy_until: BTreeMap::new(),
             keys_cool_until: 0,
             first_message: None,
+            task_numbers: BTreeMap::new(),
         };
         for tick in (start..end).step_by(usize::try_from(deployment.tick).unwrap()) {
             for number in 0..deployment.parallel_runs {
@@ -289,7 +291,8 @@ impl World {
         change(&mut report);
         #[expect(clippy::cast_possible_truncation, reason = "seconds")]
         let line = metrics::run_line(&report, &telemetry(), time(now + seconds as i64));
-        self.cloudwatch.take_line(&line);
+        #[expect(clippy::cast_possible_truncation, reason = "seconds")]
+        self.cloudwatch.take(&numbers_of(&line), now + seconds as i64);
         Ended { seconds, failed: reason.is_failure() }
     }
 
@@ -350,6 +353,7 @@ impl World {
             failure: no_database.then(|| "the database cannot be used".to_owned()),
             ..JobsReport::default()
         };
+        let stats_failed = stats.failed;
         let killed = self.is(Trouble::TaskKilled, now) && now % 900 == 0;
         let reports = [
             ("refresh-views", MaintenanceReport { views: Some(views), ..MaintenanceReport::default() }, false, false),
@@ -358,7 +362,11 @@ impl World {
         for (task, report, failed, killed) in reports {
             let (seconds, failed) = if killed { (300, true) } else { (1, failed || no_report) };
             if !killed && !no_report {
-                self.cloudwatch.take_line(&metrics::task_line(task, "8f507cfd", &report, &telemetry(), time(now)));
+                // The same few lines come every minute.
+                let key = format!("{task} {} {failed} {}", report.views.as_ref().map_or(0, Vec::len), stats_failed);
+                let line = || metrics::task_line(task, "8f507cfd", &report, &telemetry(), time(now));
+                let numbers = self.task_numbers.entry(key).or_insert_with(|| numbers_of(&line()));
+                self.cloudwatch.take(numbers, now);
             }
             self.lambda("Invocations", now, now + seconds, 1.0);
             self.lambda("Errors", now, now + seconds, f64::from(u8::from(failed)));
