@@ -20,13 +20,16 @@ use super::definitions::{Alarm, Alarms, Query, series};
 // The time from a number to its place in a graph.
 const DELAY: i64 = 60;
 
+/// What an expression is computed from, with its first series.
+type Inputs = (String, Vec<Option<u64>>);
+
 #[derive(Debug, Default)]
 pub struct CloudWatch {
     /// The time from which a number can be seen, its own time, and the number.
     numbers: BTreeMap<String, Vec<(i64, i64, f64)>>,
     /// The numbers that can be seen by now, by the minute of their time.
     minutes: BTreeMap<String, BTreeMap<i64, Minute>>,
-    results: RefCell<BTreeMap<(String, Vec<Option<u64>>), Option<f64>>>,
+    results: RefCell<BTreeMap<Inputs, Option<f64>>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -125,7 +128,7 @@ impl CloudWatch {
     /// Evaluates all alarms, every `step` seconds.
     pub fn watch(&mut self, alarms: &Alarms, from: i64, to: i64, step: usize) -> Fired {
         for numbers in self.numbers.values_mut() {
-            numbers.sort_by(|one, other| other.0.cmp(&one.0));
+            numbers.sort_by_key(|(seen, ..)| std::cmp::Reverse(*seen));
         }
         let mut fired = Fired::default();
         let mut on: BTreeMap<&str, bool> = BTreeMap::new();

@@ -222,13 +222,13 @@ fn locals(
     }
 }
 
-/// The functions of OpenTofu that the files use.
+/// The built-in functions that the files use.
 fn functions(context: &mut Context<'_>) {
     let mut declare = |name: &str, function: fn(FuncArgs) -> Result<Value, String>| {
         context.declare_func(name, FuncDef::builder().variadic_param(ParamType::Any).build(function));
     };
-    declare("max", |arguments| Ok(numbers(&arguments.into_values()).fold(f64::MIN, f64::max).into()).map(whole));
-    declare("min", |arguments| Ok(numbers(&arguments.into_values()).fold(f64::MAX, f64::min).into()).map(whole));
+    declare("max", |arguments| Ok(whole(numbers(&arguments.into_values()).fold(f64::MIN, f64::max).into())));
+    declare("min", |arguments| Ok(whole(numbers(&arguments.into_values()).fold(f64::MAX, f64::min).into())));
     declare("sum", |arguments| Ok(whole(numbers(array(&arguments[0])).sum::<f64>().into())));
     declare("ceil", |arguments| Ok(whole(arguments[0].as_f64().ok_or("not a number")?.ceil().into())));
     declare("floor", |arguments| Ok(whole(arguments[0].as_f64().ok_or("not a number")?.floor().into())));
@@ -281,7 +281,6 @@ fn functions(context: &mut Context<'_>) {
 
 fn whole(value: Value) -> Value {
     match value.as_f64() {
-        #[expect(clippy::cast_possible_truncation, reason = "seconds and counts")]
         Some(number) if number.fract() == 0.0 => Value::from(number as i64),
         _ => value,
     }

@@ -1,6 +1,13 @@
 //! Cause -> alarms -> messages -> minutes: the metrics that each cause leaves, the alarms as `infra/` defines them, and the table in
 //! docs/operating.md. `UPDATE_DOCS=1` writes the table.
 
+#![expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "seconds of some weeks, and small counts"
+)]
+
 use std::{collections::BTreeSet, env, fmt::Write, fs};
 
 use refresh_worker::{metrics::NAMESPACE, worker::report::StopReason};

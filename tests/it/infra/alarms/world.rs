@@ -195,7 +195,6 @@ impl World {
             }
             _ => self.drain(now, number),
         };
-        #[expect(clippy::cast_possible_truncation, reason = "at most 300")]
         let end = now + ended.seconds.ceil() as i64;
         self.lambda("Invocations", now, end, 1.0);
         self.lambda("Errors", now, end, f64::from(u8::from(ended.failed)));
@@ -270,7 +269,6 @@ impl World {
         self.pour(now);
         let mut tally = Tally::new("8f507cfc".to_owned(), time(now));
         tally.count(Kind::Clan, Priority::High, Outcome::Stored);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count")]
         let queue_size = self.level.waiting as u64;
         let oldest = self.level.waiting / self.arriving(now);
         let queue = QueueReport { queue_size, oldest_request_age_seconds: Some(oldest), ..QueueReport::default() };
@@ -289,9 +287,7 @@ impl World {
             report.after.retention = Some(Thinned::default());
         }
         change(&mut report);
-        #[expect(clippy::cast_possible_truncation, reason = "seconds")]
         let line = metrics::run_line(&report, &telemetry(), time(now + seconds as i64));
-        #[expect(clippy::cast_possible_truncation, reason = "seconds")]
         self.cloudwatch.take(&numbers_of(&line), now + seconds as i64);
         Ended { seconds, failed: reason.is_failure() }
     }
