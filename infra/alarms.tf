@@ -1,97 +1,168 @@
-# When a person should look. docs/operating.md has a section for each alarm: what it means and what to do.
+# When a person should look. docs/operating.md has a section for each alarm, and the table of causes, alarms and minutes, which a test
+# computes from these definitions. Alarms of a composite alarm notify nobody by themselves: one incident is one message.
 
 locals {
   metric_namespace  = "CoC/RefreshWorker"
-  metric_dimensions = { Service = "refresh-worker", Environment = var.environment }
+  metric_dimensions = { Service = "refresh-worker", Deployment = var.name, Environment = var.environment }
 
   lambda_dimensions = { FunctionName = local.function_names.refresh }
 
-  # The source of numbers about runs. Without tasks it is Lambda's metrics of invocations. Tasks are invocations, too: started
-  # every minute, they would hide that no run starts, and they may take all the time there is. With tasks it is the worker's own
-  # metric, which every run writes. A run that Lambda had to end writes none, but counts as an error.
-  run_source = length(local.tasks) == 0 ? {
-    namespace = "AWS/Lambda", dimensions = tomap(local.lambda_dimensions)
-    start     = { metric = "Invocations", statistic = "Sum" }
-    duration  = "Duration"
-    } : {
-    namespace = local.metric_namespace, dimensions = tomap(local.metric_dimensions)
-    start     = { metric = "run_duration_ms", statistic = "SampleCount" }
-    duration  = "run_duration_ms"
-  }
+  # Seconds between two ticks of each schedule. A cron expression has no such number: it counts as daily.
+  expressions = { runs = var.schedule_expression, views = var.views_schedule_expression, stats = var.stats_schedule_expression }
+  rates       = { for name, expression in local.expressions : name => regexall("^rate\\(([0-9]+) (minute|hour|day)s?\\)$", expression) }
+  units       = { minute = 60, hour = 3600, day = 86400 }
+  ticks       = { for name, rate in local.rates : name => length(rate) == 0 ? 86400 : tonumber(rate[0][0]) * local.units[rate[0][1]] }
+
+  tick    = local.ticks.runs
+  is_cron = length(local.rates.runs) == 0
 
   # The seconds within which a schedule must have started something: two and a half ticks, from five minutes to a day, which is
-  # the longest period CloudWatch has. A cron expression has no such number and gets the day.
-  heard_of_within = {
-    for name, expression in { runs = var.schedule_expression, views = var.views_schedule_expression } : name => try(
-      min(86400, max(300, ceil(2.5 * regex("^rate\\(([0-9]+) minutes?\\)$", expression)[0]) * 60)),
-      min(86400, ceil(2.5 * regex("^rate\\(([0-9]+) hours?\\)$", expression)[0]) * 3600),
-      86400,
-    )
+  # the longest period that CloudWatch has.
+  heard_of_within = { for name, tick in local.ticks : name => min(86400, max(300, ceil(tick / 24) * 60)) }
+
+  # One failure may happen; what lasts is 3 ticks of 5, or 2 where ticks are rare. A period holds one tick, however many runs start at
+  # it. A cron expression may be frequent or daily: failures in two hours of two days.
+  lasting = (
+    local.is_cron ? { period = 3600, evaluations = 48, datapoints = 2 } :
+    local.tick < 900 ? { period = max(120, local.tick), evaluations = 5, datapoints = 3 } :
+    { period = min(86400, local.tick), evaluations = max(3, min(7, ceil(local.tick / 34560))), datapoints = 2 }
+  )
+
+  # Numbers that every run reports, over three ticks.
+  sampled = local.tick < 3600 ? { period = max(300, local.tick), evaluations = 3 } : { period = min(86400, local.tick), evaluations = 1 }
+  # What is known at once and must not flicker: a window in which the next run falls, too.
+  window = max(900, local.heard_of_within.runs)
+
+  # Failed invocations that the schedules alone can cause in 10 minutes, tasks included. A cron expression may tick every minute.
+  scheduled_errors = sum(concat(
+    [var.parallel_runs * ceil(600 / (local.is_cron ? 60 : local.tick))],
+    [for name in keys(local.tasks) : ceil(600 / (name == "stats" ? local.ticks.stats : local.ticks.views))],
+  ))
+
+  # Tasks are invocations, too: started every minute, they would hide that no run starts. With tasks the worker's own metric tells,
+  # which every run writes that reaches its end.
+  run_start = length(local.tasks) == 0 ? {
+    namespace = "AWS/Lambda", metric = "Invocations", statistic = "Sum", dimensions = tomap(local.lambda_dimensions)
+    } : {
+    namespace = local.metric_namespace, metric = "run_duration_ms", statistic = "SampleCount", dimensions = tomap(local.metric_dimensions)
   }
 
+  # Without a second invocation beside it, the metric of a run appears only when the run ends.
+  run_unseen = coalesce(var.reserved_concurrency, 0) == 1 ? var.timeout_seconds + local.tick : 0
+
   alarms = merge({
-    errors = {
-      description = "Many invocations failed: more than the schedule alone can cause"
-      namespace   = "AWS/Lambda", metric = "Errors", dimensions = local.lambda_dimensions
-      statistic   = "Sum", period = 600, evaluations = 1
-      comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.errors, missing = "notBreaching"
+    # FILL makes silence a number. Without it CloudWatch looks at older numbers first: it would need three times as long here, and alarms
+    # of several periods would flicker at the end of a trouble, while the newest number is not there yet.
+    no-invocations = {
+      description = "Nothing starts the worker"
+      expression  = "FILL(starts, 0)"
+      metrics     = { starts = local.run_start }
+      period      = min(86400, local.heard_of_within.runs + ceil(local.run_unseen / 60) * 60)
+      evaluations = local.is_cron ? 1 : min(7, ceil(local.tick / 34560))
+      comparison  = "LessThanThreshold", threshold = 1, missing = "breaching"
     }
     failing-schedule = {
       description = "Scheduled runs fail one after the other"
+      expression  = "FILL(errors, 0)"
+      metrics     = { errors = { namespace = "AWS/Lambda", metric = "Errors", statistic = "Sum", dimensions = local.lambda_dimensions } }
+      period      = local.lasting.period
+      evaluations = max(local.lasting.evaluations, coalesce(var.alarm_thresholds.failing_schedule, 1))
+      datapoints  = coalesce(var.alarm_thresholds.failing_schedule, local.lasting.datapoints)
+      comparison  = "GreaterThanOrEqualToThreshold", threshold = 1, missing = "notBreaching"
+    }
+    errors = {
+      description = "Many invocations failed: more than the schedules alone can cause"
       namespace   = "AWS/Lambda", metric = "Errors", dimensions = local.lambda_dimensions
       statistic   = "Sum", period = 600, evaluations = 1
-      comparison  = "GreaterThanOrEqualToThreshold", threshold = var.alarm_thresholds.failing_schedule, missing = "notBreaching"
+      comparison  = "GreaterThanThreshold", threshold = coalesce(var.alarm_thresholds.errors, local.scheduled_errors), missing = "notBreaching"
     }
-    no-invocations = {
-      description = "Nothing starts the worker"
-      namespace   = local.run_source.namespace, metric = local.run_source.start.metric, dimensions = local.run_source.dimensions
-      statistic   = local.run_source.start.statistic, period = local.heard_of_within.runs, evaluations = 1
-      comparison  = "LessThanThreshold", threshold = 1, missing = "breaching"
+    # Messages sent, since those that lie there would keep the alarm on for ever. Each failed event is one.
+    # AsyncEventsDropped has no alarm: without retries it counts the same events.
+    failure-queue = {
+      description = "Events fail one after the other"
+      expression  = "FILL(sent, 0)"
+      metrics     = { sent = { namespace = "AWS/SQS", metric = "NumberOfMessagesSent", statistic = "Sum", dimensions = { QueueName = aws_sqs_queue.failures.name } } }
+      period      = local.lasting.period, evaluations = local.lasting.evaluations, datapoints = local.lasting.datapoints
+      comparison  = "GreaterThanOrEqualToThreshold", threshold = 1, missing = "notBreaching"
     }
     duration = {
       description = "A run took longer than it may"
-      namespace   = local.run_source.namespace, metric = local.run_source.duration, dimensions = local.run_source.dimensions
-      statistic   = "Maximum", period = 300, evaluations = 1
-      comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.duration_ms, missing = "notBreaching"
+      namespace   = local.metric_namespace, metric = "run_duration_ms", dimensions = local.metric_dimensions
+      statistic   = "Maximum", period = local.window, evaluations = 1
+      comparison  = "GreaterThanThreshold", threshold = coalesce(var.alarm_thresholds.duration_ms, 240000), missing = "notBreaching"
+    }
+    # A run or task that Lambda ends writes no metric of its own. Lambda records the duration at the start of the invocation, and only
+    # once it is over: the period reaches back so far.
+    timeouts = {
+      description = "Lambda ended an invocation at its timeout"
+      namespace   = "AWS/Lambda", metric = "Duration", dimensions = local.lambda_dimensions
+      statistic   = "Maximum", period = min(86400, local.window + ceil(var.timeout_seconds / 60) * 60), evaluations = 1
+      comparison  = "GreaterThanOrEqualToThreshold", threshold = var.timeout_seconds * 1000, missing = "notBreaching"
     }
     throttles = {
-      description = "Lambda turned invocations away"
+      description = "Lambda turns invocations away"
       namespace   = "AWS/Lambda", metric = "Throttles", dimensions = local.lambda_dimensions
-      statistic   = "Sum", period = 300, evaluations = 1
-      comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.throttles, missing = "notBreaching"
+      statistic   = "Sum", period = 300, evaluations = 3
+      comparison  = "GreaterThanThreshold", threshold = coalesce(var.alarm_thresholds.throttles, 0), missing = "notBreaching"
     }
-    # AsyncEventsDropped has no alarm: without retries it counts every failed run, as errors does, and events that were dropped
-    # otherwise had been throttled before. Each such event is in the failure queue.
-    failure-queue = {
-      description = "There are failed events in the failure queue"
-      namespace   = "AWS/SQS", metric = "ApproximateNumberOfMessagesVisible", dimensions = { QueueName = aws_sqs_queue.failures.name }
-      statistic   = "Maximum", period = 300, evaluations = 1
+    # Rejected keys cool down for 9 minutes: the runs in between are turned away, fail nothing, and report 0 usable keys.
+    no-usable-key = {
+      description = "The API rejects every key"
+      expression  = "FILL(usable, 1)"
+      metrics     = { usable = { namespace = local.metric_namespace, metric = "keys_usable", statistic = "Minimum", dimensions = local.metric_dimensions } }
+      period      = local.tick < 900 ? max(300, local.tick) : local.lasting.period
+      evaluations = local.tick < 900 ? 3 : local.lasting.evaluations, datapoints = 2
+      comparison  = "LessThanThreshold", threshold = 1, missing = "notBreaching"
+    }
+    rejected-key = {
+      description = "The API rejects a key; the others work"
+      expression  = "IF(usable > 0, rejected, 0)"
+      metrics = {
+        usable   = { namespace = local.metric_namespace, metric = "keys_usable", statistic = "Maximum", dimensions = local.metric_dimensions }
+        rejected = { namespace = local.metric_namespace, metric = "keys_rejected", statistic = "Maximum", dimensions = local.metric_dimensions }
+      }
+      period      = local.tick < 900 ? max(300, local.tick) : local.lasting.period
+      evaluations = local.tick < 900 ? 3 : local.lasting.evaluations, datapoints = local.tick < 900 ? 3 : 2
       comparison  = "GreaterThanThreshold", threshold = 0, missing = "notBreaching"
     }
     dead-letters = {
-      description = "There are dead letters: requests set aside for a person"
-      namespace   = local.metric_namespace, metric = "dead_letters", dimensions = local.metric_dimensions
-      statistic   = "Maximum", period = 300, evaluations = 1
-      comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.dead_letters, missing = "notBreaching"
+      description = "Requests became dead letters: set aside for a person"
+      namespace   = local.metric_namespace, metric = "dead_letters_added", dimensions = local.metric_dimensions
+      statistic   = "Sum", period = 3600, evaluations = 1
+      comparison  = "GreaterThanThreshold", threshold = coalesce(var.alarm_thresholds.dead_letters, 0), missing = "notBreaching"
     }
     oldest-request = {
       description = "A request has waited for too long"
       namespace   = local.metric_namespace, metric = "oldest_request_age_seconds", dimensions = local.metric_dimensions
-      statistic   = "Maximum", period = 300, evaluations = 3
-      comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.oldest_request_age_seconds, missing = "notBreaching"
+      statistic   = "Maximum", period = local.sampled.period, evaluations = local.sampled.evaluations
+      comparison  = "GreaterThanThreshold", threshold = local.oldest_request_threshold, missing = "notBreaching"
     }
     queue-depth = {
       description = "Too many requests wait"
       namespace   = local.metric_namespace, metric = "queue_size", dimensions = local.metric_dimensions
-      statistic   = "Maximum", period = 300, evaluations = 3
-      comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.queue_size, missing = "notBreaching"
+      statistic   = "Maximum", period = local.sampled.period, evaluations = local.sampled.evaluations
+      comparison  = "GreaterThanThreshold", threshold = coalesce(var.alarm_thresholds.queue_size, 10000), missing = "notBreaching"
+    }
+    # Says why requests wait; notifies nobody.
+    held-back = {
+      description = "Requests wait for maintenance of the API, the daily quota, or a pause"
+      namespace   = local.metric_namespace, metric = "held_back", dimensions = local.metric_dimensions
+      statistic   = "Maximum", period = local.window, evaluations = 1
+      comparison  = "GreaterThanOrEqualToThreshold", threshold = 1, missing = "notBreaching"
+    }
+    # A pause that was forgotten, or maintenance that is none.
+    held-back-for-a-day = {
+      description = "No run has worked for a day: maintenance of the API, the daily quota, or a pause"
+      namespace   = local.metric_namespace, metric = "held_back", dimensions = local.metric_dimensions
+      statistic   = "Minimum", period = min(86400, max(3600, local.tick)), evaluations = ceil(86400 / min(86400, max(3600, local.tick)))
+      comparison  = "GreaterThanOrEqualToThreshold", threshold = 1, missing = "notBreaching"
     }
     }, local.refreshes_views ? {
     view-refresh = {
       description = "Many refreshes of materialized views failed"
       namespace   = local.metric_namespace, metric = "view_refresh_failures", dimensions = local.metric_dimensions
-      statistic   = "Sum", period = 120, evaluations = 1
-      comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.view_refresh_failures, missing = "notBreaching"
+      statistic   = "Sum", period = min(86400, max(120, 2 * local.ticks.views)), evaluations = 1
+      comparison  = "GreaterThanThreshold", threshold = coalesce(var.alarm_thresholds.view_refresh_failures, 5), missing = "notBreaching"
     }
     # A single view fails two or three times in two minutes: too few for view-refresh, however long it lasts.
     view-stuck = {
@@ -104,28 +175,74 @@ locals {
     stats-jobs = {
       description = "Statistics jobs fail"
       namespace   = local.metric_namespace, metric = "stats_jobs_failed", dimensions = local.metric_dimensions
-      statistic   = "Sum", period = 900, evaluations = 1
-      comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.stats_jobs_failed, missing = "notBreaching"
+      statistic   = "Sum", period = min(86400, max(900, 5 * local.ticks.stats)), evaluations = 1
+      comparison  = "GreaterThanThreshold", threshold = coalesce(var.alarm_thresholds.stats_jobs_failed, 3), missing = "notBreaching"
+    }
+    } : {}, contains(keys(var.environment_variables), "SNAPSHOT_RETENTION_DAYS") ? {
+    retention = {
+      description = "Old snapshots cannot be deleted"
+      namespace   = local.metric_namespace, metric = "retention_failures", dimensions = local.metric_dimensions
+      statistic   = "Sum", period = min(86400, max(3600, local.tick)), evaluations = 3
+      comparison  = "GreaterThanThreshold", threshold = 0, missing = "notBreaching"
     }
     } : {}, var.create_api ? {
     api-5xx = {
-      description = "API Gateway returned 5xx responses"
-      namespace   = "AWS/ApiGateway", metric = "5XXError", dimensions = { ApiName = var.name, Stage = "live" }
-      statistic   = "Sum", period = 300, evaluations = 1
-      comparison  = "GreaterThanThreshold", threshold = var.alarm_thresholds.api_5xx, missing = "notBreaching"
+      description = "API Gateway returns 5xx responses"
+      expression  = "FILL(failed, 0)"
+      metrics     = { failed = { namespace = "AWS/ApiGateway", metric = "5XXError", statistic = "Sum", dimensions = { ApiName = var.name, Stage = "live" } } }
+      period      = 300, evaluations = 3, datapoints = 2
+      comparison  = "GreaterThanThreshold", threshold = coalesce(var.alarm_thresholds.api_5xx, 0), missing = "notBreaching"
     }
   } : {})
+
+  oldest_request_threshold = coalesce(var.alarm_thresholds.oldest_request_age_seconds, max(1800, 3 * local.tick))
+
+  # The alarms of each composite alarm. A schedule that was switched off on purpose raises no alarm; everything else still does.
+  members = {
+    worker-unhealthy = concat(
+      var.schedule_enabled ? ["no-invocations"] : [],
+      ["failing-schedule", "errors", "failure-queue", "duration", "timeouts", "throttles", "no-usable-key"],
+      var.create_api ? ["api-5xx"] : [],
+    )
+    backlog    = ["oldest-request", "queue-depth"]
+    after-runs = [for key in ["view-refresh", "view-stuck", "stats-jobs", "retention"] : key if contains(keys(local.alarms), key)]
+  }
+  any_of = { for name, members in local.members : name => join(" OR ", [for key in members : "ALARM(\"${var.name}-${key}\")"]) }
 
   composite_alarms = {
     worker-unhealthy = {
       description = "The worker is not started, fails, or is too slow"
-      rule        = join(" OR ", [for key in ["no-invocations", "errors", "failing-schedule", "duration"] : "ALARM(\"${var.name}-${key}\")"])
+      rule        = local.any_of.worker-unhealthy
+      notifies    = true
     }
-    backlog = {
-      description = "The worker does not keep up: many requests wait, and for long"
-      rule        = join(" AND ", [for key in ["queue-depth", "oldest-request"] : "ALARM(\"${var.name}-${key}\")"])
+    backlog-explained = {
+      description = "Requests wait for a reason that is known: they are held back, or the worker is unhealthy"
+      rule        = "ALARM(\"${var.name}-held-back\") OR ${local.any_of.worker-unhealthy}"
+      notifies    = false
     }
   }
+
+  # An outage delays everything that depends on the worker. These wait for the alarm that names the cause, and stay quiet while it is on.
+  suppressed_alarms = merge({
+    backlog = {
+      description = "The worker does not keep up: requests wait for long, or too many wait"
+      rule        = local.any_of.backlog
+      suppressor  = "backlog-explained"
+      wait        = 300
+      extension   = 14400 # What has piled up must be worked off first.
+    }
+    }, length(local.members.after-runs) == 0 ? {} : {
+    after-runs = {
+      description = "The work after runs fails: views, statistics jobs, or retention"
+      rule        = local.any_of.after-runs
+      suppressor  = "worker-unhealthy"
+      wait        = min(7200, local.lasting.period * local.lasting.datapoints + 300)
+      extension   = 900
+    }
+  })
+
+  # These notify by themselves.
+  single_alarms = [for key in keys(local.alarms) : key if key != "held-back" && !contains(concat(values(local.members)...), key)]
 
   create_topic  = var.create_alarms && var.alarm_topic_arn == null
   alarm_actions = var.create_alarms ? [local.create_topic ? aws_sns_topic.alarms[0].arn : var.alarm_topic_arn] : []
@@ -136,21 +253,55 @@ resource "aws_cloudwatch_metric_alarm" "this" {
 
   alarm_name          = "${var.name}-${each.key}"
   alarm_description   = "${each.value.description}. What to do: docs/operating.md, ${each.key}."
-  namespace           = each.value.namespace
-  metric_name         = each.value.metric
-  dimensions          = each.value.dimensions
-  statistic           = each.value.statistic
-  period              = each.value.period
+  namespace           = try(each.value.namespace, null)
+  metric_name         = try(each.value.metric, null)
+  dimensions          = try(each.value.dimensions, null)
+  statistic           = try(each.value.statistic, null)
+  period              = can(each.value.expression) ? null : each.value.period
   evaluation_periods  = each.value.evaluations
+  datapoints_to_alarm = try(each.value.datapoints, each.value.evaluations)
   comparison_operator = each.value.comparison
   threshold           = each.value.threshold
   treat_missing_data  = each.value.missing
 
-  # A schedule that was switched off on purpose raises no alarm.
+  dynamic "metric_query" {
+    for_each = try(each.value.metrics, {})
+
+    content {
+      id = metric_query.key
+
+      metric {
+        namespace   = metric_query.value.namespace
+        metric_name = metric_query.value.metric
+        dimensions  = metric_query.value.dimensions
+        stat        = metric_query.value.statistic
+        period      = each.value.period
+      }
+    }
+  }
+
+  dynamic "metric_query" {
+    for_each = can(each.value.expression) ? [each.value.expression] : []
+
+    content {
+      id          = "result"
+      expression  = metric_query.value
+      label       = each.value.description
+      return_data = true
+    }
+  }
+
   actions_enabled = each.key == "no-invocations" ? var.schedule_enabled : true
-  alarm_actions   = local.alarm_actions
-  ok_actions      = local.alarm_actions
+  alarm_actions   = contains(local.single_alarms, each.key) || (var.alarm_children_notify && each.key != "held-back") ? local.alarm_actions : []
+  ok_actions      = contains(local.single_alarms, each.key) || (var.alarm_children_notify && each.key != "held-back") ? local.alarm_actions : []
   tags            = local.tags
+
+  lifecycle {
+    precondition {
+      condition     = local.tick <= 172800
+      error_message = "CloudWatch looks back seven days at most: with alarms, let schedule_expression tick every 48 hours or more often, or set create_alarms = false."
+    }
+  }
 }
 
 resource "aws_cloudwatch_composite_alarm" "this" {
@@ -159,10 +310,28 @@ resource "aws_cloudwatch_composite_alarm" "this" {
   alarm_name        = "${var.name}-${each.key}"
   alarm_description = "${each.value.description}. What to do: docs/operating.md, ${each.key}."
   alarm_rule        = each.value.rule
-  actions_enabled   = var.schedule_enabled
+  alarm_actions     = each.value.notifies ? local.alarm_actions : []
+  ok_actions        = each.value.notifies ? local.alarm_actions : []
+  tags              = local.tags
+
+  depends_on = [aws_cloudwatch_metric_alarm.this]
+}
+
+resource "aws_cloudwatch_composite_alarm" "suppressed" {
+  for_each = { for key, alarm in local.suppressed_alarms : key => alarm if var.create_alarms }
+
+  alarm_name        = "${var.name}-${each.key}"
+  alarm_description = "${each.value.description}. What to do: docs/operating.md, ${each.key}."
+  alarm_rule        = each.value.rule
   alarm_actions     = local.alarm_actions
   ok_actions        = local.alarm_actions
   tags              = local.tags
+
+  actions_suppressor {
+    alarm            = aws_cloudwatch_composite_alarm.this[each.value.suppressor].alarm_name
+    wait_period      = each.value.wait
+    extension_period = each.value.extension
+  }
 
   depends_on = [aws_cloudwatch_metric_alarm.this]
 }

@@ -71,12 +71,12 @@ locals {
       local.egress_environment,
       var.environment_variables,
       local.secret_environment.refresh,
-      { ENVIRONMENT = var.environment, MAX_RUNTIME_SECONDS = tostring(var.max_runtime_seconds) },
+      { ENVIRONMENT = var.environment, DEPLOYMENT = var.name, MAX_RUNTIME_SECONDS = tostring(var.max_runtime_seconds) },
     )
     health = merge(
       { for name, value in var.environment_variables : name => value if !contains(local.refresh_settings, name) },
       local.secret_environment.health,
-      { ENVIRONMENT = var.environment },
+      { ENVIRONMENT = var.environment, DEPLOYMENT = var.name },
     )
   }
 }

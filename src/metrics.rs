@@ -20,6 +20,9 @@ pub const NAMESPACE: &str = "CoC/RefreshWorker";
 /// The value of the dimension `Service`.
 pub const SERVICE: &str = "refresh-worker";
 
+/// The dimensions of every metric. With `Deployment`, two deployments of one environment do not blend.
+pub const DIMENSIONS: [&str; 3] = ["Service", "Deployment", "Environment"];
+
 /// A metric of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Metric {
@@ -87,6 +90,18 @@ pub const METRICS: &[Metric] = &[
         value: |report| queue(report, |queue| queue.dead_letters.into()),
     },
     Metric {
+        name: "dead_letters_added",
+        unit: "Count",
+        help: "Dead letters that the run added: failed for good, lapsed too often, or invalid entries.",
+        value: |report| Some(report.dead_letters_added().into()),
+    },
+    Metric {
+        name: "held_back",
+        unit: "Count",
+        help: "1 when the run ended because of maintenance of the API, the daily quota, or a switch that pauses refreshes; else 0.",
+        value: |report| Some(u64::from(report.stopped_because.holds_back()).into()),
+    },
+    Metric {
         name: "api_requests",
         unit: "Count",
         help: "Calls to the API, quick retries and probes included.",
@@ -149,11 +164,18 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: "keys_usable",
         unit: "Count",
-        help: "Keys that the run could use when it ended. Left out when it never asked for one.",
+        help: "Keys that the run could use when it ended; 0 when there is none that the API accepts. Left out when the run never \
+               asked for a key, and while keys only cool down.",
         value: |report| {
-            let asked = report.keys_held > 0 || report.stopped_because == StopReason::NoUsableKey;
-            asked.then(|| report.keys_usable.into())
+            let none_is_accepted = report.all_keys_rejected || report.stopped_because == StopReason::NoUsableKey;
+            (report.keys_usable > 0 || none_is_accepted).then(|| report.keys_usable.into())
         },
+    },
+    Metric {
+        name: "keys_rejected",
+        unit: "Count",
+        help: "Configured keys that the API rejects. Left out when the run never asked for a key.",
+        value: |report| (report.keys_held + report.keys_rejected > 0).then(|| report.keys_rejected.into()),
     },
     Metric {
         name: "calls_left_today",
@@ -294,12 +316,13 @@ fn line(
         "_aws": {
             "Timestamp": now.as_millis(),
             "CloudWatchMetrics": [
-                {"Namespace": NAMESPACE, "Dimensions": [["Service", "Environment"]], "Metrics": definitions}
+                {"Namespace": NAMESPACE, "Dimensions": [DIMENSIONS], "Metrics": definitions}
             ],
         },
         "level": "INFO",
         "timestamp": now.to_string(),
         "Service": SERVICE,
+        "Deployment": telemetry.deployment,
         "Environment": telemetry.environment,
     });
     if let (Value::Object(line), Value::Object(mut about)) = (&mut line, about) {
@@ -410,6 +433,32 @@ mod tests {
             assert_eq!(turned_away.get(name), None, "{name}");
         }
         assert_eq!(line(&report(StopReason::NoUsableKey, 0, None))["keys_usable"], 0);
+    }
+
+    #[test]
+    fn keys_usable_is_zero_while_all_are_rejected() {
+        let mut turned_away = report(StopReason::KeysCoolingDown, 0, None);
+        assert_eq!(line(&turned_away).get("keys_usable"), None, "they only cool down");
+        (turned_away.keys_rejected, turned_away.all_keys_rejected) = (2, true);
+        let rejected = line(&turned_away);
+        assert_eq!((&rejected["keys_usable"], &rejected["keys_rejected"]), (&json!(0), &json!(2)));
+    }
+
+    #[test]
+    fn dead_letters_are_counted_in_every_way() {
+        let mut report = report(StopReason::QueueEmpty, 1, None);
+        assert_eq!(line(&report)["dead_letters_added"], 0);
+        report.outcomes.insert("dead_letter", 1);
+        (report.lapsed_dead, report.mail.unreadable, report.repaired.invalid_entries) = (2, 4, 8);
+        assert_eq!(line(&report)["dead_letters_added"], 15);
+    }
+
+    #[test]
+    fn held_back_names_only_what_passes() {
+        let held = |reason| line(&report(reason, 0, None))["held_back"] == 1;
+        let reasons: Vec<&str> =
+            StopReason::ALL.into_iter().filter(|reason| held(*reason)).map(StopReason::as_str).collect();
+        assert_eq!(reasons, ["refresh_paused", "daily_quota", "maintenance"]);
     }
 
     #[test]

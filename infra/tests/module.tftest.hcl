@@ -146,24 +146,64 @@ run "defaults" {
 run "alarms" {
   command = plan
 
+  # What each means is tested where the table of causes is computed: tests/it/infra/alarms.rs. This ties those numbers to the plan.
   assert {
-    condition = { for key, alarm in aws_cloudwatch_metric_alarm.this : key => "${alarm.namespace} ${alarm.metric_name} ${alarm.statistic} ${alarm.period}x${alarm.evaluation_periods} ${alarm.comparison_operator} ${alarm.threshold} ${alarm.treat_missing_data}" } == {
-      errors           = "AWS/Lambda Errors Sum 600x1 GreaterThanThreshold 5 notBreaching"
-      failing-schedule = "AWS/Lambda Errors Sum 600x1 GreaterThanOrEqualToThreshold 3 notBreaching"
-      no-invocations   = "AWS/Lambda Invocations Sum 300x1 LessThanThreshold 1 breaching"
-      duration         = "AWS/Lambda Duration Maximum 300x1 GreaterThanThreshold 240000 notBreaching"
-      throttles        = "AWS/Lambda Throttles Sum 300x1 GreaterThanThreshold 0 notBreaching"
-      failure-queue    = "AWS/SQS ApproximateNumberOfMessagesVisible Maximum 300x1 GreaterThanThreshold 0 notBreaching"
-      dead-letters     = "CoC/RefreshWorker dead_letters Maximum 300x1 GreaterThanThreshold 0 notBreaching"
-      oldest-request   = "CoC/RefreshWorker oldest_request_age_seconds Maximum 300x3 GreaterThanThreshold 1800 notBreaching"
-      queue-depth      = "CoC/RefreshWorker queue_size Maximum 300x3 GreaterThanThreshold 10000 notBreaching"
-      api-5xx          = "AWS/ApiGateway 5XXError Sum 300x1 GreaterThanThreshold 0 notBreaching"
+    condition = { for key, alarm in local.alarms : key => "${try(alarm.expression, alarm.metric)} ${alarm.period} ${try(alarm.datapoints, alarm.evaluations)}/${alarm.evaluations} ${alarm.comparison} ${alarm.threshold} ${alarm.missing}" } == {
+      no-invocations      = "FILL(starts, 0) 300 1/1 LessThanThreshold 1 breaching"
+      failing-schedule    = "FILL(errors, 0) 120 3/5 GreaterThanOrEqualToThreshold 1 notBreaching"
+      errors              = "Errors 600 1/1 GreaterThanThreshold 5 notBreaching"
+      failure-queue       = "FILL(sent, 0) 120 3/5 GreaterThanOrEqualToThreshold 1 notBreaching"
+      duration            = "run_duration_ms 900 1/1 GreaterThanThreshold 240000 notBreaching"
+      timeouts            = "Duration 1200 1/1 GreaterThanOrEqualToThreshold 300000 notBreaching"
+      throttles           = "Throttles 300 3/3 GreaterThanThreshold 0 notBreaching"
+      no-usable-key       = "FILL(usable, 1) 300 2/3 LessThanThreshold 1 notBreaching"
+      rejected-key        = "IF(usable > 0, rejected, 0) 300 3/3 GreaterThanThreshold 0 notBreaching"
+      dead-letters        = "dead_letters_added 3600 1/1 GreaterThanThreshold 0 notBreaching"
+      oldest-request      = "oldest_request_age_seconds 300 3/3 GreaterThanThreshold 1800 notBreaching"
+      queue-depth         = "queue_size 300 3/3 GreaterThanThreshold 10000 notBreaching"
+      held-back           = "held_back 900 1/1 GreaterThanOrEqualToThreshold 1 notBreaching"
+      held-back-for-a-day = "held_back 3600 24/24 GreaterThanOrEqualToThreshold 1 notBreaching"
+      api-5xx             = "FILL(failed, 0) 300 2/3 GreaterThanThreshold 0 notBreaching"
     }
     error_message = "An alarm changed: change docs/operating.md with it."
   }
   assert {
-    condition     = { for key, alarm in aws_cloudwatch_composite_alarm.this : key => alarm.alarm_rule }["backlog"] == "ALARM(\"refresh-worker-queue-depth\") AND ALARM(\"refresh-worker-oldest-request\")"
-    error_message = "A backlog is deep and old."
+    condition     = keys(aws_cloudwatch_metric_alarm.this) == keys(local.alarms) && length(aws_cloudwatch_metric_alarm.this["rejected-key"].metric_query) == 3
+    error_message = "A rejected key is an alarm of its own only while others work."
+  }
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.this["errors"].dimensions == tomap({ FunctionName = "refresh-worker-refresh" }) && aws_cloudwatch_metric_alarm.this["queue-depth"].dimensions == tomap({ Service = "refresh-worker", Deployment = "refresh-worker", Environment = "production" })
+    error_message = "Metrics are those of this deployment alone."
+  }
+  assert {
+    condition     = join(" ", sort([for key, alarm in aws_cloudwatch_metric_alarm.this : key if length(try(coalesce(alarm.alarm_actions, []), [])) > 0])) == "dead-letters held-back-for-a-day rejected-key"
+    error_message = "One incident, one message: the alarms of a composite alarm notify nobody by themselves."
+  }
+  assert {
+    condition     = aws_cloudwatch_composite_alarm.suppressed["backlog"].alarm_rule == "ALARM(\"refresh-worker-oldest-request\") OR ALARM(\"refresh-worker-queue-depth\")" && aws_cloudwatch_composite_alarm.suppressed["backlog"].actions_suppressor[0].alarm == "refresh-worker-backlog-explained"
+    error_message = "A backlog that has a known reason is not reported."
+  }
+  assert {
+    condition     = length(aws_cloudwatch_composite_alarm.this) == 2 && join(" ", keys(aws_cloudwatch_composite_alarm.suppressed)) == "backlog"
+    error_message = "No composite alarm of parts that are not configured."
+  }
+  assert {
+    condition     = aws_cloudwatch_dashboard.this[0].dashboard_name == "refresh-worker-eu-central-1"
+    error_message = "Names of dashboards are the account's, over all regions."
+  }
+}
+
+run "children_that_notify" {
+  command = plan
+
+  variables {
+    alarm_children_notify = true
+    alarm_topic_arn       = "arn:aws:sns:eu-central-1:123456789012:alarms"
+  }
+
+  assert {
+    condition     = [for key, alarm in aws_cloudwatch_metric_alarm.this : key if length(try(coalesce(alarm.alarm_actions, []), [])) == 0] == ["held-back"]
+    error_message = "Every alarm notifies when it is wished; held-back is only a reason."
   }
 }
 
@@ -194,8 +234,12 @@ run "switched_off" {
   }
 
   assert {
-    condition     = aws_scheduler_schedule.this["1"].state == "DISABLED" && !aws_cloudwatch_metric_alarm.this["no-invocations"].actions_enabled
+    condition     = aws_scheduler_schedule.this["1"].state == "DISABLED" && !aws_cloudwatch_metric_alarm.this["no-invocations"].actions_enabled && !strcontains(aws_cloudwatch_composite_alarm.this["worker-unhealthy"].alarm_rule, "no-invocations")
     error_message = "A schedule that is off on purpose raises no alarm."
+  }
+  assert {
+    condition     = strcontains(aws_cloudwatch_composite_alarm.this["worker-unhealthy"].alarm_rule, "timeouts") && coalesce(aws_cloudwatch_composite_alarm.this["worker-unhealthy"].actions_enabled, true)
+    error_message = "A schedule that is off silences nothing else."
   }
   assert {
     condition     = length(aws_api_gateway_rest_api.this) + length(aws_cloudwatch_dashboard.this) == 0 && !contains(keys(aws_cloudwatch_metric_alarm.this), "api-5xx")
@@ -237,14 +281,23 @@ run "views_and_statistics" {
     error_message = "Each task has reserved concurrency beside runs."
   }
   assert {
-    condition = { for key in ["no-invocations", "duration", "view-refresh", "view-stuck", "stats-jobs"] : key => "${aws_cloudwatch_metric_alarm.this[key].metric_name} ${aws_cloudwatch_metric_alarm.this[key].statistic} ${aws_cloudwatch_metric_alarm.this[key].period}x${aws_cloudwatch_metric_alarm.this[key].evaluation_periods} ${aws_cloudwatch_metric_alarm.this[key].threshold}" } == {
-      no-invocations = "run_duration_ms SampleCount 300x1 1"
-      duration       = "run_duration_ms Maximum 300x1 240000"
-      view-refresh   = "view_refresh_failures Sum 120x1 5"
-      view-stuck     = "view_refresh_failures Sum 300x3 0"
-      stats-jobs     = "stats_jobs_failed Sum 900x1 3"
+    condition = { for key in ["duration", "timeouts", "errors", "view-refresh", "view-stuck", "stats-jobs"] : key => "${aws_cloudwatch_metric_alarm.this[key].metric_name} ${aws_cloudwatch_metric_alarm.this[key].statistic} ${aws_cloudwatch_metric_alarm.this[key].period}x${aws_cloudwatch_metric_alarm.this[key].evaluation_periods} ${aws_cloudwatch_metric_alarm.this[key].threshold}" } == {
+      duration     = "run_duration_ms Maximum 900x1 240000"
+      timeouts     = "Duration Maximum 1200x1 300000"
+      errors       = "Errors Sum 600x1 25"
+      view-refresh = "view_refresh_failures Sum 120x1 5"
+      view-stuck   = "view_refresh_failures Sum 300x3 0"
+      stats-jobs   = "stats_jobs_failed Sum 900x1 3"
     }
-    error_message = "Tasks must not hide that no run starts, and their failures raise alarms."
+    error_message = "The failures of tasks raise alarms."
+  }
+  assert {
+    condition     = join(" ", flatten([for query in aws_cloudwatch_metric_alarm.this["no-invocations"].metric_query : [for metric in query.metric : "${metric.metric_name} ${metric.stat} ${metric.period}"]])) == "run_duration_ms SampleCount 300"
+    error_message = "Tasks must not hide that no run starts."
+  }
+  assert {
+    condition     = aws_cloudwatch_composite_alarm.suppressed["after-runs"].actions_suppressor[0].alarm == "refresh-worker-worker-unhealthy" && aws_cloudwatch_composite_alarm.suppressed["after-runs"].actions_suppressor[0].wait_period == 660
+    error_message = "What an outage of the worker causes is part of its message."
   }
 }
 
@@ -256,8 +309,12 @@ run "a_slow_schedule" {
   }
 
   assert {
-    condition     = aws_cloudwatch_metric_alarm.this["no-invocations"].period == 2280
+    condition     = local.alarms.no-invocations.period == 2280
     error_message = "Two and a half ticks, in whole minutes."
+  }
+  assert {
+    condition     = "${local.alarms.failing-schedule.period} ${aws_cloudwatch_metric_alarm.this["failing-schedule"].datapoints_to_alarm}/${aws_cloudwatch_metric_alarm.this["failing-schedule"].evaluation_periods} ${aws_cloudwatch_metric_alarm.this["errors"].threshold}" == "900 2/3 1"
+    error_message = "Two failed ticks of three, and more errors than one tick makes."
   }
 }
 
@@ -269,7 +326,7 @@ run "a_schedule_by_the_clock" {
   }
 
   assert {
-    condition     = aws_cloudwatch_metric_alarm.this["no-invocations"].period == 86400
+    condition     = local.alarms.no-invocations.period == 86400
     error_message = "Once a day is often enough."
   }
 }
@@ -300,6 +357,7 @@ run "secrets_elsewhere" {
 
   assert {
     condition = nonsensitive(aws_lambda_function.this["refresh"].environment[0].variables) == tomap({
+      DEPLOYMENT               = "refresh-worker"
       ENVIRONMENT              = "production"
       MAX_RUNTIME_SECONDS      = "230"
       EGRESS_IPS               = "192.0.2.10"

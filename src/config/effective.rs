@@ -59,6 +59,7 @@ impl Effective<'_> {
             ("REFRESH_VIEWS", or(list(&after.views), "none")),
             ("STATS_FUNCTIONS", or(after.stats.as_ref().and_then(|stats| list(&stats.functions)), "none")),
             ("SNAPSHOT_RETENTION_DAYS", or(after.retention_days.map(|days| days.to_string()), "all are kept")),
+            ("DEPLOYMENT", telemetry.deployment.clone()),
             ("ENVIRONMENT", telemetry.environment.clone()),
             ("LOG_LEVEL", telemetry.log_level.clone()),
         ]

@@ -202,6 +202,7 @@ fn all_problems_are_reported_together() {
         ("DATABASE_URL", "postgres:///"),
         ("COC_REQS_PER_SEC", "fast"),
         ("LEASE_SECONDS", "-1"),
+        ("DEPLOYMENT", "zwölf"),
         ("ENVIRONMENT", "prödüktion"),
         ("KEYS_PER_RUN", "0"),
     ]);
@@ -267,4 +268,21 @@ fn cache_key_template_needs_the_tag() {
     for text in ["snapshot:clan", "a:{tag},snapshot:{clan}", "{x}:{tag}", "a {tag}"] {
         assert!(problem(&[("CACHE_KEY_TEMPLATES", text)]).contains("each with {tag}"), "{text}");
     }
+}
+
+/// Two deployments, two environments or two regions that share an account of the portal never touch each other's keys.
+#[test]
+fn key_name_is_of_one_deployment() {
+    let account = [("COC_EMAIL", "one@example.com"), ("COC_PASSWORD", "secret")];
+    let name = |more: &[(&'static str, &'static str)]| {
+        let config = read(&[&account, more].concat())?;
+        Ok::<_, ConfigErrors>(config.api.portal.unwrap().key_name)
+    };
+    assert_eq!(name(&[]).unwrap(), "refresh-worker-development");
+    let all = [("DEPLOYMENT", "second"), ("ENVIRONMENT", "staging"), ("AWS_REGION", "eu-west-1")];
+    assert_eq!(name(&all).unwrap(), "second-staging-eu-west-1");
+    assert_eq!(name(&[("AWS_REGION", "eu-west-1"), ("COC_KEY_NAME", "mine")]).unwrap(), "mine");
+    let long = "x".repeat(60).leak();
+    assert!(name(&[("DEPLOYMENT", long)]).unwrap_err().to_string().contains("COC_KEY_NAME"));
+    assert!(read(&[("DEPLOYMENT", long)]).is_ok(), "no account, no name");
 }

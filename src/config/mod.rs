@@ -166,9 +166,10 @@ pub enum Pause {
     DisableAutoRefreshQueue,
 }
 
-/// Logs and metrics: `ENVIRONMENT`, `LOG_LEVEL`.
+/// Logs and metrics: `DEPLOYMENT`, `ENVIRONMENT`, `LOG_LEVEL`.
 #[derive(Clone, Debug)]
 pub struct TelemetryConfig {
+    pub deployment: String,
     pub environment: String,
     /// A level or a filter in `tracing`'s syntax.
     pub log_level: String,
@@ -192,6 +193,10 @@ impl Default for WorkerConfig {
 
 impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self { environment: "development".to_owned(), log_level: "info".to_owned() }
+        Self {
+            deployment: "refresh-worker".to_owned(),
+            environment: "development".to_owned(),
+            log_level: "info".to_owned(),
+        }
     }
 }

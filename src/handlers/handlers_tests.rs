@@ -413,6 +413,31 @@ async fn health_shows_last_failed_run_from_database() {
     assert!(!body.to_string().contains("secret.cache"), "{body}");
 }
 
+/// The runs after it are turned away, which changes nothing; one that had nothing to do proves nothing for a while.
+#[tokio::test]
+async fn health_without_usable_key_is_unhealthy() {
+    let minutes = |minutes: u64| NOW - Duration::from_secs(minutes * 60);
+    let no_key = |ended| RunRow { stopped_because: "no_usable_key".to_owned(), ..failed_run(ended) };
+    let good = |ended, processed| {
+        let stopped_because = "queue_empty".to_owned();
+        Some(RunRow { stopped_because, error: None, processed, ..failed_run(ended) })
+    };
+    for (failed, last_run, is_healthy) in [
+        (no_key(minutes(60)), None, false),
+        (no_key(minutes(60)), good(minutes(61), 9), false),
+        (no_key(minutes(5)), good(minutes(4), 0), false),
+        (no_key(minutes(5)), good(minutes(4), 1), true),
+        (no_key(minutes(60)), good(minutes(50), 0), true),
+        (failed_run(minutes(5)), None, true),
+    ] {
+        let database = Database { failed_run: Some(failed.clone()), last_run: last_run.clone(), ..Database::default() };
+        let (status, body) = http(ask(&handlers_with(MemoryQueue::new(clock()), database), get_health()).await.0);
+        let expected = if is_healthy { (200, "ok") } else { (503, "all rejected") };
+        assert_eq!((status, body["keys"].as_str().unwrap()), expected, "{failed:?} {last_run:?}");
+        assert_eq!(body["problems"].as_array().unwrap().is_empty(), is_healthy, "{body}");
+    }
+}
+
 #[tokio::test]
 async fn health_shows_last_runs_without_database() {
     let queue = MemoryQueue::new(clock());

@@ -22,6 +22,10 @@ use crate::{
 // The limit of all questions to one server: a Redis half a second away needs seven round trips when the connection is new.
 const SERVER_TIMEOUT: Duration = Duration::from_secs(4);
 
+// A rejected key is tried again after 9 minutes, and the requests that wait for it within 10. Until then a run that had nothing to
+// do proves nothing about the keys.
+const KEYS_DOUBT: Duration = Duration::from_secs(12 * 60);
+
 /// The health of the worker.
 #[derive(Clone, Debug)]
 pub struct Health {
@@ -120,7 +124,22 @@ impl Health {
     /// True when nothing needs a person. An API in maintenance is not ours to fix; one that nobody reaches may be: a wrong address, a
     /// proxy, a route.
     pub fn is_healthy(&self) -> bool {
-        self.database.is_ok() && self.queue.as_ref().is_ok_and(|queue| !is_unreachable(&queue.circuits))
+        self.database.is_ok()
+            && self.queue.as_ref().is_ok_and(|queue| !is_unreachable(&queue.circuits))
+            && !self.has_no_usable_key()
+    }
+
+    /// True when the newest run that needed a key found none that the API accepts. The runs after it are turned away while the keys
+    /// cool down; they are neither good nor failed, and do not change the finding.
+    fn has_no_usable_key(&self) -> bool {
+        let runs = self.runs();
+        let Some(failed) = runs.failed.filter(|run| run.stopped_because == StopReason::NoUsableKey.as_str()) else {
+            return false;
+        };
+        runs.good.is_none_or(|good| {
+            let proves_nothing = good.processed == 0 && self.now.since(failed.ended) < KEYS_DOUBT;
+            good.ended <= failed.ended || proves_nothing
+        })
     }
 
     /// The body of the response. `status`, `queue_size` and `timestamp` are what monitors rely on; `queue_size` is null when unknown.
@@ -133,6 +152,7 @@ impl Health {
             "timestamp": self.now.as_seconds_f64(),
             "queue": self.queue.as_ref().err().map_or("ok", |trouble| trouble.state()),
             "database": self.database.as_ref().err().map_or("ok", |trouble| trouble.state()),
+            "keys": if self.has_no_usable_key() { "all rejected" } else { "ok" },
             "problems": self.problems(),
             "paused": self.paused(),
             "worker_active": null,
@@ -167,6 +187,9 @@ impl Health {
             troubles.into_iter().filter_map(|(what, trouble)| Some(trouble?.sentence(what))).collect();
         if self.queue.as_ref().is_ok_and(|queue| is_unreachable(&queue.circuits)) {
             problems.push("the API cannot be reached".to_owned());
+        }
+        if self.has_no_usable_key() {
+            problems.push("the API accepts no key: requests wait until a key is replaced".to_owned());
         }
         problems
     }

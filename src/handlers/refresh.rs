@@ -142,7 +142,13 @@ const MAX_NAMED_IN_MESSAGE: usize = 3;
 fn message(report: &RunReport) -> String {
     let RunReport { processed_requests: processed, failed_requests: failed, .. } = report;
     let counts = format!("{processed} processed, {failed} failed");
-    let reason = report.stopped_because.sentence();
+    let reason = match report.stopped_because {
+        // "Cooling down" would sound as if it passed.
+        StopReason::KeysCoolingDown if report.all_keys_rejected => {
+            "the API rejects every key; each is tried again 9 minutes after it was rejected"
+        }
+        reason => reason.sentence(),
+    };
     let until = report.day.filter(|_| report.stopped_because == StopReason::DailyQuotaExhausted);
     let until = until.map(|day| format!(" until {}", day.resets_at)).unwrap_or_default();
     let failure = report.failure.as_ref().map(|failure| format!(": {failure}")).unwrap_or_default();

@@ -194,10 +194,7 @@ impl<'a, Q: Queue + SharedState, S: Store> Breaker<'a, Q, S> {
         self.ctx.pool().reject(key, &reason.detail);
         if self.ctx.pool().fingerprints().contains(key) {
             warn!(key.fingerprint = %key, detail = reason.detail, "the API rejects this key");
-            let mut tally = self.ctx.tally.lock();
-            tally.error(format!("key {key}: {}", reason.detail));
-            // A key of the portal is replaced by itself; a configured one needs a person.
-            tally.report.keys_rejected += u64::from(!self.ctx.worker.api.key_store.is_from_portal(key));
+            self.ctx.tally.lock().error(format!("key {key}: {}", reason.detail));
         }
         self.ctx.slots.share_cooldowns().await
     }

@@ -150,6 +150,7 @@ impl<'a, Q: Queue + SharedState, S: Store> Intake<'a, Q, S> {
     fn count_lapses(&self, leased: &Leased) {
         let mut tally = self.ctx.tally.lock();
         tally.report.lapsed += leased.lapsed as u64;
+        tally.report.lapsed_dead += leased.lapsed_dead as u64;
         tally.report.repaired.add(leased.repaired);
         drop(tally);
         if leased.lapsed > 0 {

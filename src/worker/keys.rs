@@ -3,7 +3,7 @@
 //!
 //! **Invariant: a key is used by one run at a time**, and only while its slot is certainly held.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
@@ -89,6 +89,8 @@ pub struct KeySlots<'a, S> {
     /// Keys that cool down, and when to ask for their slots again.
     cooling: Mutex<Vec<(ApiKey, Instant)>>,
     unshared: Mutex<Vec<Unshared>>,
+    /// Keys that the API rejects, as this run or an earlier one saw, and that no login replaces.
+    rejected: Mutex<BTreeSet<Fingerprint>>,
     /// True while a login is due or under way in the middle of the run.
     logging_in: watch::Sender<bool>,
 }
@@ -111,6 +113,7 @@ impl<'a, S: SharedState> KeySlots<'a, S> {
             terms: Terms { run, lifetime, max_keys: max_keys.unwrap_or(usize::MAX) },
             cooling: Mutex::default(),
             unshared: Mutex::default(),
+            rejected: Mutex::default(),
             logging_in: watch::Sender::new(false),
         }
     }
@@ -160,11 +163,29 @@ impl<'a, S: SharedState> KeySlots<'a, S> {
     /// the end of its cooldown would not help, and its replacement may be in the account already.
     fn was_replaced(&self, key: &ApiKey, reason: &str) -> bool {
         let CooldownReason::Rejected(detail) = CooldownReason::parse(reason) else { return false };
-        let is_replaced = self.key_store.refuse(key.fingerprint(), &detail);
+        self.reject(key.fingerprint(), &detail)
+    }
+
+    /// Records that the API rejects a key. True when a login replaces it.
+    fn reject(&self, key: &Fingerprint, detail: &str) -> bool {
+        let is_replaced = self.key_store.refuse(key, detail);
         if is_replaced {
             self.logging_in.send_replace(true);
+        } else {
+            self.rejected.lock().insert(key.clone());
         }
         is_replaced
+    }
+
+    /// The number of keys that the API rejects and that only a person can replace.
+    pub fn rejected(&self) -> usize {
+        self.rejected.lock().len()
+    }
+
+    /// True when the API rejects every key that there is: waiting brings none back.
+    pub fn all_are_rejected(&self) -> bool {
+        let (keys, rejected) = (self.key_store.keys(), self.rejected.lock());
+        !keys.is_empty() && keys.iter().all(|key| rejected.contains(key.fingerprint()))
     }
 
     async fn take_one(&self, key: &ApiKey) -> Result<Slot, QueueError> {
@@ -185,6 +206,7 @@ impl<'a, S: SharedState> KeySlots<'a, S> {
         failpoint!("slot.after_take");
         if let Slot::Taken { aimd_state } = slot {
             self.keys.add(key.clone(), aimd_state, start, self.terms.lifetime);
+            self.rejected.lock().remove(key.fingerprint());
         }
         Ok(slot)
     }
@@ -276,8 +298,8 @@ impl<'a, S: SharedState> KeySlots<'a, S> {
             warn!(key.fingerprint = %key, reason, cooldown_seconds = cooldown.as_secs(), rate, "a key cools down");
             // Not ours any more, even if Redis does not take the cooldown: the slot of a key that cools down belongs to nobody.
             self.keys.lose(&key);
-            if remaining.is_none() && self.key_store.refuse(&key, &reason) {
-                self.logging_in.send_replace(true);
+            if remaining.is_none() {
+                self.reject(&key, &reason);
             }
             let until = Instant::now() + cooldown;
             let unshared = if remaining.is_none() {

@@ -143,6 +143,12 @@ impl StopReason {
         )
     }
 
+    /// True when requests wait on purpose, or for something outside: nothing here is broken, and nobody can speed it up.
+    #[must_use]
+    pub const fn holds_back(self) -> bool {
+        matches!(self, Self::RefreshPaused | Self::DailyQuotaExhausted | Self::Maintenance)
+    }
+
     /// True when this reason, if it is there from the beginning, turns a run away before it can do any work.
     #[must_use]
     pub const fn is_turned_away(self) -> bool {
@@ -197,8 +203,10 @@ pub struct RunReport {
     /// Keys that the run could use when it ended.
     pub keys_usable: u64,
     pub keys_held: u64,
-    /// Configured keys that the API rejected in this run: a person has to replace them.
+    /// Configured keys that the API rejects, as this run or one before it saw: a person has to replace them.
     pub keys_rejected: u64,
+    /// True when these are all keys: the run could not do anything, and the next ones cannot either.
+    pub all_keys_rejected: bool,
     /// Logins to the developer portal without a key; `errors` has the reasons.
     pub logins_failed: u64,
     /// Requests put in front because the event named them.
@@ -215,6 +223,8 @@ pub struct RunReport {
     pub mail: MailReport,
     /// Leases of dead runs that were taken back.
     pub lapsed: u64,
+    /// Requests among them that lapsed so often that they are dead letters now.
+    pub lapsed_dead: u64,
     /// Faults of the queue that were repaired.
     pub repaired: RepairReport,
     /// The clocks of Redis and of the machine; absent when they agree.
@@ -229,6 +239,15 @@ pub struct RunReport {
     /// The queue as the run left it; absent when the queue does not respond.
     #[serde(flatten)]
     pub queue: Option<QueueReport>,
+}
+
+impl RunReport {
+    /// The requests and entries that this run made dead letters, in each of the ways there are.
+    #[must_use]
+    pub fn dead_letters_added(&self) -> u64 {
+        let attempted = self.outcomes.get(Outcome::DeadLetter.as_str()).copied().unwrap_or_default();
+        attempted + self.lapsed_dead + self.mail.unreadable + self.repaired.invalid_entries
+    }
 }
 
 /// Clocks that did not agree when a run began.

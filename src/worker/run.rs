@@ -104,8 +104,13 @@ impl<'a, Q: Queue + SharedState, S: Store> Run<'a, Q, S> {
             let ctx = RunContext { worker, time, deadline, halt, tally, slots: &slots, flow, in_hand };
             drain(&ctx, &self.name, options, &open_circuits, &self.outbox, progress).await;
         }
-        // Before the slots are released, which leaves no key usable.
-        tally.lock().report.keys_usable = pool.usable() as u64;
+        {
+            let report = &mut tally.lock().report;
+            // Before the slots are released, which leaves no key usable.
+            report.keys_usable = pool.usable() as u64;
+            report.keys_rejected = slots.rejected() as u64;
+            report.all_keys_rejected = slots.all_are_rejected();
+        }
         failpoint!("slot.before_give_back");
         if let Err(error) = slots.release().await {
             warn!(error = %error, "could not release the key slots; they run out by themselves");

@@ -272,7 +272,7 @@ module "refresh_worker" {
   health_reserved_concurrency = var.health_reserved_concurrency
 
   # The history grows by gigabytes a day; the disk does not.
-  environment_variables = merge({ SNAPSHOT_RETENTION_DAYS = "30" }, var.environment_variables)
+  environment_variables = merge({ SNAPSHOT_RETENTION_DAYS = tostring(var.snapshot_retention_days) }, var.environment_variables)
   log_level             = var.log_level
   log_retention_days    = var.log_retention_days
   tracing_mode          = var.tracing_mode

@@ -145,7 +145,7 @@ impl Reader<'_> {
 
     fn worker_id(&mut self) -> String {
         let Some(id) = self.own("WORKER_ID") else {
-            return format!("refresh-worker-{}", self.text("ENVIRONMENT").unwrap_or_default());
+            return self.deployment_name();
         };
         if id.chars().count() > 100 || id.chars().any(char::is_control) {
             return self.refuse("WORKER_ID", "expected a name of at most 100 characters");

@@ -35,7 +35,7 @@ impl Reader<'_> {
         let mut accounts: Vec<PortalAccount> =
             std::iter::once(String::new()).chain(numbered).filter_map(|suffix| self.account(&suffix)).collect();
         accounts.extend(self.accounts_in_one());
-        let (key_name, egress_ips) = (self.key_name(), self.egress_ips());
+        let (key_name, egress_ips) = (self.key_name(!accounts.is_empty()), self.egress_ips());
         let (key_count, url) = (self.number("COC_KEY_COUNT", 1..=10), self.portal_url());
         (!accounts.is_empty()).then_some(PortalConfig { url, accounts, key_name, key_count, egress_ips })
     }
@@ -87,11 +87,11 @@ impl Reader<'_> {
         Some(PortalAccount { variable: format!("COC_EMAIL{suffix}"), email, password })
     }
 
-    fn key_name(&mut self) -> String {
-        let Some(name) = self.own("COC_KEY_NAME") else {
-            return format!("refresh-worker-{}", self.text("ENVIRONMENT").unwrap_or_default());
-        };
-        if name.chars().count() > 64 || name.chars().any(char::is_control) {
+    fn key_name(&mut self, is_needed: bool) -> String {
+        let own = self.own("COC_KEY_NAME");
+        let is_checked = is_needed || own.is_some();
+        let name = own.unwrap_or_else(|| self.deployment_name());
+        if is_checked && (name.chars().count() > 64 || name.chars().any(char::is_control)) {
             return self.refuse("COC_KEY_NAME", "expected a name of at most 64 characters");
         }
         name

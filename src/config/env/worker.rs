@@ -62,13 +62,27 @@ impl Reader<'_> {
     }
 
     pub(super) fn telemetry(&mut self) -> TelemetryConfig {
-        let environment = self.text("ENVIRONMENT").unwrap_or_default();
-        let environment = if environment.len() > 64 || !environment.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
-            self.refuse("ENVIRONMENT", "expected a name of at most 64 ASCII characters")
-        } else {
-            environment
-        };
-        TelemetryConfig { environment, log_level: self.log_level() }
+        TelemetryConfig {
+            deployment: self.dimension("DEPLOYMENT"),
+            environment: self.dimension("ENVIRONMENT"),
+            log_level: self.log_level(),
+        }
+    }
+
+    /// The value of a dimension of the metrics.
+    fn dimension(&mut self, name: &'static str) -> String {
+        let value = self.text(name).unwrap_or_default();
+        if value.len() > 64 || !value.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
+            return self.refuse(name, "expected a name of at most 64 ASCII characters");
+        }
+        value
+    }
+
+    /// The name of this deployment where others may be beside it: in the portal, and in the results of jobs.
+    pub(super) fn deployment_name(&self) -> String {
+        // AWS sets the region in every function. An account of the portal may serve deployments in several.
+        let parts = [self.text("DEPLOYMENT"), self.text("ENVIRONMENT"), self.own("AWS_REGION")];
+        parts.into_iter().flatten().collect::<Vec<_>>().join("-")
     }
 
     /// `LOG_LEVEL`, else the log level of the Lambda function, else the default.

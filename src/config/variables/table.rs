@@ -57,10 +57,10 @@ pub const SECTIONS: &[Section] = &[
             ),
             without_default(
                 "COC_KEY_NAME",
-                "`refresh-worker-` and `ENVIRONMENT`",
+                "`DEPLOYMENT`, `ENVIRONMENT`, and the region in AWS",
                 "The name of the worker's keys in the portal. Keys of other names are never touched, so every deployment needs a \
                  name of its own.",
-                "refresh-worker-production",
+                "refresh-worker-production-eu-central-1",
             ),
             with_default("COC_KEY_COUNT", "1", "The number of keys in each account, 1 to 10.", "5"),
             without_default(
@@ -332,7 +332,7 @@ pub const SECTIONS: &[Section] = &[
             ),
             without_default(
                 "WORKER_ID",
-                "`refresh-worker-` and `ENVIRONMENT`",
+                "`DEPLOYMENT`, `ENVIRONMENT`, and the region in AWS",
                 "The name of this worker in the results of statistics jobs.",
                 "stats-1",
             ),
@@ -348,9 +348,15 @@ pub const SECTIONS: &[Section] = &[
         title: "Logs and metrics",
         variables: &[
             with_default(
+                "DEPLOYMENT",
+                "refresh-worker",
+                "The name of the deployment: the dimension `Deployment` of the metrics. Two in one account and region need two.",
+                "refresh-worker-2",
+            ),
+            with_default(
                 "ENVIRONMENT",
                 "development",
-                "The name of the deployment: the dimension `Environment` of the metrics.",
+                "The name of the environment: the dimension `Environment` of the metrics.",
                 "production",
             ),
             with_default(

@@ -11,8 +11,9 @@ const BEGIN: &str = "  # Generated from src/config/variables.rs.\n";
 const END: &str = "  # End of what is generated.\n";
 
 /// Settings that have a variable or a place of their own in `infra/`, with that place.
-const PLACED: [(&str, &str, &str); 4] = [
-    ("ENVIRONMENT", "infra/settings.tf", "{ ENVIRONMENT = var.environment"),
+const PLACED: [(&str, &str, &str); 5] = [
+    ("ENVIRONMENT", "infra/settings.tf", "{ ENVIRONMENT = var.environment, DEPLOYMENT = var.name"),
+    ("DEPLOYMENT", "infra/settings.tf", "{ ENVIRONMENT = var.environment, DEPLOYMENT = var.name"),
     ("MAX_RUNTIME_SECONDS", "infra/settings.tf", "MAX_RUNTIME_SECONDS = tostring(var.max_runtime_seconds)"),
     ("LOG_LEVEL", "infra/main.tf", "application_log_level = var.log_level"),
     ("WORKER_ROLE", "infra/main.tf", "handler       = each.key"),

@@ -2,6 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
+mod alarms;
 mod documents;
 mod examples;
 mod metrics;

@@ -30,7 +30,7 @@ const METRICS: [&str; 13] = [
 async fn run_writes_one_log_and_metric_line() {
     let world = World::start().await;
     world.mail_players(5).await;
-    let mut worker = world.worker_with(&[("ENVIRONMENT", "staging")]).await;
+    let mut worker = world.worker_with(&[("DEPLOYMENT", "second"), ("ENVIRONMENT", "staging")]).await;
     worker.wait_until_idle().await;
     let run = worker.invoke(&events::schedule(), PLENTY).await;
     run.response();
@@ -52,8 +52,8 @@ async fn run_writes_one_log_and_metric_line() {
     assert!(line["_aws"]["Timestamp"].is_u64(), "{line}");
     let directive = &line["_aws"]["CloudWatchMetrics"][0];
     assert_eq!(directive["Namespace"], "CoC/RefreshWorker");
-    assert_eq!(directive["Dimensions"], json!([["Service", "Environment"]]));
-    assert_eq!(line["Environment"], "staging");
+    assert_eq!(directive["Dimensions"], json!([["Service", "Deployment", "Environment"]]));
+    assert_eq!((&line["Deployment"], &line["Environment"]), (&json!("second"), &json!("staging")));
     assert!(line["Service"].is_string(), "{line}");
     let declared = directive["Metrics"].as_array().unwrap();
     for name in METRICS {

@@ -3,7 +3,9 @@
 use std::{num::NonZeroU64, time::Duration};
 
 use refresh_worker::{
-    config::Pause,
+    clock::Timestamp,
+    config::{Pause, TelemetryConfig},
+    metrics,
     model::ObjectId,
     queue::{Circuit, CircuitReason, CircuitScope, Fingerprint, SharedState, Slot},
     sim::{Misbehaviour, Rule},
@@ -15,6 +17,13 @@ use refresh_worker::{
 
 use super::bed::{Bed, TOKEN, outcomes, seconds};
 use crate::queue::beds::{tag, value};
+
+/// A metric of the run's line, as CloudWatch gets it.
+fn metric(report: &RunReport, name: &str) -> Option<u64> {
+    let line = metrics::run_line(report, &TelemetryConfig::default(), Timestamp::EPOCH);
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    line.get(name).map(|value| value.as_u64().unwrap())
+}
 
 #[tokio::test]
 async fn failed_object_is_delayed_and_counted() {
@@ -141,6 +150,60 @@ async fn rejected_key_fails_run_uncounted() {
     assert_eq!((stats.ready + stats.delayed, stats.leased), (10, 0));
     assert!(report.errors.iter().any(|error| error.contains("key")), "{:?}", report.errors);
     assert!(!format!("{report:?}").contains(TOKEN), "no token in a report");
+}
+
+/// Long after the failed run, the runs that are turned away still say that no key is usable; a cooldown never says it.
+#[tokio::test]
+async fn rejected_keys_show_in_every_run() {
+    let bed = Bed::with(|_| {}, &["first", "second"]).await;
+    bed.simulator.misbehave(Rule::new(Misbehaviour::InvalidAuthorization));
+    bed.ask(bed.players(10)).await;
+    let report = bed.run().await;
+    assert_eq!(
+        (report.stopped_because, metric(&report, "keys_usable")),
+        (StopReason::NoUsableKey, Some(0)),
+        "{report:?}"
+    );
+    for _ in 0..4 {
+        bed.clock.advance(seconds(120));
+        let report = bed.run().await;
+        assert_eq!((report.stopped_because, report.api_requests), (StopReason::KeysCoolingDown, 0), "{report:?}");
+        let shown = (metric(&report, "keys_usable"), metric(&report, "keys_rejected"));
+        assert_eq!(shown, (Some(0), Some(2)), "{report:?}");
+    }
+    bed.clock.advance(seconds(120));
+    let report = bed.run().await;
+    assert_eq!(
+        (report.stopped_because, metric(&report, "keys_usable")),
+        (StopReason::NoUsableKey, Some(0)),
+        "{report:?}"
+    );
+}
+
+#[tokio::test]
+async fn one_rejected_key_shows_beside_good_one() {
+    let bed = Bed::with(|_| {}, &["first", "second"]).await;
+    bed.simulator.misbehave(Rule::new(Misbehaviour::InvalidAuthorization).on_token("first"));
+    for _ in 0..3 {
+        bed.ask(bed.players(20)).await;
+        let report = bed.run().await;
+        assert_eq!(report.stopped_because, StopReason::QueueEmpty, "{report:?}");
+        let shown = (metric(&report, "keys_usable"), metric(&report, "keys_rejected"));
+        assert_eq!(shown, (Some(1), Some(1)), "{report:?}");
+        bed.clock.advance(seconds(120));
+    }
+}
+
+#[tokio::test]
+async fn cooldown_never_counts_as_no_key() {
+    let bed = Bed::start().await;
+    bed.simulator.misbehave(Rule::new(Misbehaviour::Throttled { retry_after: Some(60) }).once());
+    bed.ask(bed.players(4)).await;
+    let options = RunOptions { time_left: Some(seconds(20)), ..RunOptions::default() };
+    for report in [bed.run_with(options).await, bed.run().await] {
+        assert_eq!(report.stopped_because, StopReason::KeysCoolingDown, "{report:?}");
+        assert_eq!(metric(&report, "keys_usable"), None, "{report:?}");
+    }
 }
 
 #[tokio::test]
