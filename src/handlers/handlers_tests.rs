@@ -17,6 +17,17 @@ use crate::{
 
 const NOW: Timestamp = Timestamp::from_millis(1_772_600_767_089);
 
+#[test]
+fn small_deadline_is_time_left() {
+    let deadline = |millis| Invocation::new(String::new(), millis, NOW).deadline;
+    // `cargo lambda watch` sends 600000 with every event.
+    assert_eq!(deadline(600_000), NOW + Duration::from_secs(600));
+    assert_eq!(deadline(0), NOW);
+    assert_eq!(deadline(999_999_999_999), NOW + Duration::from_millis(999_999_999_999));
+    assert_eq!(deadline(1_000_000_000_000), Timestamp::from_millis(1_000_000_000_000));
+    assert_eq!(deadline(u64::MAX), Timestamp::from_millis(i64::MAX));
+}
+
 /// Returns a given report, and remembers its options.
 #[derive(Debug)]
 struct StubRuns {

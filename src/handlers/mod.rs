@@ -64,6 +64,22 @@ pub struct Invocation {
     pub deadline: Timestamp,
 }
 
+impl Invocation {
+    // Lambda counts from 1970: every deadline since September 2001 is larger. `cargo lambda watch` sends the time left.
+    const SMALLEST_POINT_IN_TIME_MS: u64 = 1_000_000_000_000;
+
+    /// An invocation with the deadline of the Runtime API: the milliseconds since 1970, or those left, as emulators send.
+    #[must_use]
+    pub fn new(request_id: String, deadline_ms: u64, now: Timestamp) -> Self {
+        let deadline = if deadline_ms < Self::SMALLEST_POINT_IN_TIME_MS {
+            now + Duration::from_millis(deadline_ms)
+        } else {
+            Timestamp::from_millis(i64::try_from(deadline_ms).unwrap_or(i64::MAX))
+        };
+        Self { request_id, deadline }
+    }
+}
+
 impl<R, Q, S> Handlers<R, Q, S> {
     pub fn new(
         runs: R,

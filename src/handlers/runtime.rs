@@ -31,7 +31,7 @@ use super::{
     response::{Access, Failure, FailureKind, INIT_ERROR_TYPE, Response},
 };
 use crate::{
-    clock::Timestamp,
+    clock::{Clock as _, SystemClock},
     config::{
         Config, ConfigErrors, Role, TelemetryConfig,
         env::{environment_var, process_var, put_trust_in_force, warnings},
@@ -212,10 +212,9 @@ where
     S: Store,
 {
     let LambdaEvent { payload, context } = event;
-    let deadline = Timestamp::from_millis(i64::try_from(context.deadline).unwrap_or(i64::MAX));
     // An error span, so that the request id is there at every log level.
     let span = error_span!("invocation", request_id = context.request_id);
-    let invocation = Invocation { request_id: context.request_id, deadline };
+    let invocation = Invocation::new(context.request_id, context.deadline, SystemClock.wall());
     let response = async move { parts.handle(&payload, &invocation).await };
     // As a task of its own: every wake of the future that the runtime itself blocks on is a write to the kernel, which at
     // 30 calls a second was a tenth of the processor time.

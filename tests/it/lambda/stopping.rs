@@ -38,6 +38,19 @@ async fn run_at_deadline_stops_and_releases_all() {
     assert_eq!(world.simulator.total_calls(), calls);
 }
 
+/// `cargo lambda watch` sends `lambda-runtime-deadline-ms: 600000` with every event.
+#[tokio::test]
+async fn deadline_as_time_left_is_understood() {
+    let world = World::start().await;
+    world.mail_players(3).await;
+    let mut worker = world.worker().await;
+    worker.send_time_left();
+    let run = worker.invoke(&events::schedule(), PLENTY).await;
+    assert_processed(&run, 3);
+    let run = worker.invoke(&events::schedule(), Duration::from_secs(3)).await;
+    assert_eq!(run.error()["errorType"], "RefreshFailed.timeout_too_short");
+}
+
 /// Three seconds are what Lambda gives to a function that nobody set up.
 #[tokio::test]
 async fn timeout_within_the_buffer_is_an_error() {

@@ -173,6 +173,11 @@ impl WorkerProcess {
         status.expect("the process can be waited for")
     }
 
+    /// From now on the process gets the time left in place of a point in time, as from `cargo lambda watch`.
+    pub fn send_time_left(&self) {
+        self.api.send_time_left();
+    }
+
     /// The error that the process reported for a failed start.
     pub fn init_error(&self) -> Option<Value> {
         self.api.init_error()

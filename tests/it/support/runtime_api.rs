@@ -7,7 +7,10 @@
 use std::{
     collections::HashMap,
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -54,6 +57,7 @@ struct Shared {
     polls: watch::Sender<u64>,
     extensions: watch::Sender<Vec<String>>,
     init_error: Mutex<Option<Value>>,
+    sends_time_left: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -82,6 +86,7 @@ impl RuntimeApi {
             polls: watch::Sender::new(0),
             extensions: watch::Sender::new(Vec::new()),
             init_error: Mutex::default(),
+            sends_time_left: AtomicBool::default(),
         });
         let routes = Router::new()
             .route("/2018-06-01/runtime/invocation/next", get(next))
@@ -109,6 +114,11 @@ impl RuntimeApi {
         let event = Event { request_id: request_id.clone(), body: body.to_string(), budget };
         self.shared.events.send(event).expect("the server holds the receiver");
         Pending { request_id, answer }
+    }
+
+    /// From now on a deadline is the time left, as `cargo lambda watch` has it.
+    pub fn send_time_left(&self) {
+        self.shared.sends_time_left.store(true, Ordering::Relaxed);
     }
 
     /// The number of polls for events. Above n, the function has finished its n-th event.
@@ -153,8 +163,8 @@ async fn next(State(shared): State<Arc<Shared>>) -> Response {
     let Some(event) = shared.waiting.lock().await.recv().await else {
         return StatusCode::INTERNAL_SERVER_ERROR.into_response();
     };
-    let deadline = SystemTime::now() + event.budget;
-    let deadline_ms = deadline.duration_since(UNIX_EPOCH).expect("a clock after 1970").as_millis();
+    let since = if shared.sends_time_left.load(Ordering::Relaxed) { UNIX_EPOCH } else { SystemTime::now() };
+    let deadline_ms = (since + event.budget).duration_since(UNIX_EPOCH).expect("a clock after 1970").as_millis();
     let headers = [
         ("lambda-runtime-aws-request-id", event.request_id.clone()),
         ("lambda-runtime-deadline-ms", deadline_ms.to_string()),
