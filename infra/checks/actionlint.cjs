@@ -3,6 +3,7 @@ const fs = require("node:fs");
 const path = require("node:path");
 
 const [folder, ...files] = process.argv.slice(2);
+globalThis.crypto ??= require("node:crypto").webcrypto; // Node 18 has it here only.
 globalThis.throwError = (message) => { throw new Error(message); };
 require(path.join(folder, "wasm_exec.js"));
 

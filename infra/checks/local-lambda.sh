@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the worker as a Lambda function on this machine, with the very lines of DEPLOYMENT.md ("By hand"), on private servers and the
-# simulated API, and looks whether it did the work.
+# Runs the very commands of README.md ("Connect it to real servers"), docs/events.md and DEPLOYMENT.md ("By hand": the worker as a
+# Lambda function on this machine) on private servers and the simulated API, and looks whether the work was done.
 #
 # Needs Rust, redis-server and PostgreSQL (./test.sh installs the two), and python3 with venv. cargo-lambda comes from PyPI into
 # target/check-tools-lambda. Exit codes: 0 it works, 1 it does not, 3 something is missing here, and the last line says what.
@@ -11,8 +11,12 @@ tools=$PWD/target/check-tools-lambda
 missing() { printf 'NOT RUN: the worker in a local Lambda. To get it: %s\n' "$1"; exit 3; }
 fail() { printf '%s\n' "$@" >&2; [ ! -s "$work/watch" ] || tail -20 "$work/watch" >&2; exit 1; }
 
-# The lines of the guide, without comments: `watch`, which goes on, then `invoke`.
-lines=$(awk '/^```/ { inside = /^```sh/ } inside && /^cargo lambda / { sub(/ +#.*/, ""); print }' DEPLOYMENT.md)
+# The lines of a document's shell blocks that begin with a word, without comments.
+shell_lines() { awk '/^```/ { inside = /^```sh/ } inside { sub(/ +# .*/, ""); print }' "$1"; }
+commands() { shell_lines README.md | awk '/^refresh-worker / { print }'; }
+consumer() { shell_lines docs/events.md | awk '/^redis-cli / { print }'; }
+# `watch`, which goes on, then `invoke`.
+lines=$(shell_lines DEPLOYMENT.md | awk '/^cargo lambda / { print }')
 [ "$(grep -c . <<<"$lines")" = 2 ] || { printf 'DEPLOYMENT.md should have two lines with cargo lambda:\n%s\n' "$lines" >&2; exit 1; }
 watch=$(head -1 <<<"$lines") invoke=$(tail -1 <<<"$lines")
 port=$(grep -oE -- '-P [0-9]+' <<<"$watch" | cut -d' ' -f2)
@@ -69,6 +73,20 @@ for _ in $(seq 50); do ! grep -q enqueue "$work/sim" || break; sleep 0.2; done
 eval "$(grep -oE 'export COC_[A-Z_]+=.*' "$work/sim")"
 enqueue=$(grep -oE 'refresh-worker enqueue .*' "$work/sim") || fail "sim does not say what to request:" "$(cat "$work/sim")"
 PATH="$(dirname "$worker"):$tools/bin:$PATH"
+
+[ "$(commands | wc -l)" -ge 4 ] || fail "README.md has no commands for real servers"
+while read -r command; do
+    bash -c "$command" </dev/null >"$work/command" 2>&1 || fail "README.md: \`$command\` failed:" "$(cat "$work/command")"
+done < <(commands)
+echo "$(commands | wc -l) commands of README.md work"
+
+redis-cli() { command redis-cli -p "${REDIS_URL##*:}" "$@"; }
+export -f redis-cli
+while read -r command; do
+    answer=$(bash -c "$command" </dev/null 2>&1) && [[ "$answer" != *ERR* ]] || fail "docs/events.md: \`$command\` failed: $answer"
+done < <(consumer)
+echo "$(consumer | wc -l) commands of docs/events.md work"
+
 bash -c "$enqueue"
 
 set -m # A group of its own: watch starts cargo, and cargo the worker.

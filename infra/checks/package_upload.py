@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""package-lambda.sh --package ZIP --upload --deploy, against moto's server in the place of AWS."""
+"""package-lambda.sh --package ZIP --upload --deploy, against moto's server in the place of AWS.
+
+    package_upload.py FOLDER_OF_THE_AWS_COMMAND_LINE
+"""
 import base64
 import hashlib
 import json
@@ -44,7 +47,7 @@ def main():
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
-        "PATH": f"{TOOLS}:{os.environ['PATH']}", "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "test",
+        "PATH": f"{sys.argv[1]}:{os.environ['PATH']}", "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
 
     def run(*command, expect=0):
@@ -56,6 +59,7 @@ def main():
         text = run("aws", "--endpoint-url", url, "--output", "json", *command)
         return json.loads(text) if text.strip() else {}
 
+    version_used = run("aws", "--version").split()[0]
     server = subprocess.Popen([TOOLS / "moto_server", "-H", "127.0.0.1", "-p", str(port)], env=environment,
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -115,6 +119,14 @@ def main():
                 assert "runs on arm64, but this package is for x86_64" in said, said
             assert runs() == ("3", sha256(former), ["arm64"]), "what does not fit changes nothing"
 
+            # Too old a command line, before anything is uploaded.
+            for version in ("1.46.3", "2.9.19", "2.17.33"):
+                (folder / "aws").write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "aws-cli/{version} Python/3.11.2 Linux/6.1" && exit\nexit 99\n')
+                (folder / "aws").chmod(0o755)
+                said = run("env", f"PATH={folder}:{environment['PATH']}", *script, expect=1)
+                assert f"has version {version}" in said and "2.17.34 or newer" in said and "aws.amazon.com/cli" in said, said
+            (folder / "aws").unlink()
+
             # No download, no package: before anything is built.
             (folder / "curl").write_text("#!/bin/sh\nexit 6\n")
             (folder / "curl").chmod(0o755)
@@ -125,7 +137,7 @@ def main():
             (folder / "empty.zip").write_bytes(b"PK\x05\x06" + bytes(18))
             run("./package-lambda.sh", "--package", f"{folder}/empty.zip", expect=1)
         print("dry run, upload, second upload, another package of that name, deployment, both ways back, unknown function,"
-              " wrong architecture, required CA bundle, empty package: as they should be")
+              f" wrong architecture, old command lines, required CA bundle, empty package: as they should be, with {version_used}")
     finally:
         server.terminate()
         server.wait()
