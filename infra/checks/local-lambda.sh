@@ -75,9 +75,13 @@ enqueue=$(grep -oE 'refresh-worker enqueue .*' "$work/sim") || fail "sim does no
 PATH="$(dirname "$worker"):$tools/bin:$PATH"
 
 [ "$(commands | wc -l)" -ge 4 ] || fail "README.md has no commands for real servers"
+# Before the tables are there, check says so, and that `migrate` makes them; after all it must have nothing to say.
 while read -r command; do
-    bash -c "$command" </dev/null >"$work/command" 2>&1 || fail "README.md: \`$command\` failed:" "$(cat "$work/command")"
+    bash -c "$command" </dev/null >"$work/command" 2>&1 ||
+        { [ "$command" = "refresh-worker check" ] && [ "$(grep -c -- '->' "$work/command")" = "$(grep -c -- '-> refresh-worker migrate' "$work/command")" ]; } ||
+        fail "README.md: \`$command\` failed:" "$(cat "$work/command")"
 done < <(commands)
+refresh-worker check >"$work/command" 2>&1 || fail "after the commands of README.md, check fails:" "$(cat "$work/command")"
 echo "$(commands | wc -l) commands of README.md work"
 
 redis-cli() { command redis-cli -p "${REDIS_URL##*:}" "$@"; }
