@@ -288,13 +288,11 @@ data "aws_iam_policy_document" "deploy" {
     actions = [
       "sns:CreateTopic",
       "sns:DeleteTopic",
-      "sns:GetSubscriptionAttributes",
       "sns:GetTopicAttributes",
       "sns:ListTagsForResource",
       "sns:SetTopicAttributes",
       "sns:Subscribe",
       "sns:TagResource",
-      "sns:Unsubscribe",
       "sns:UntagResource",
     ]
     resources = ["${local.arn}:sns:${var.region}:${local.account}:${var.name}-alarms*"]
@@ -370,6 +368,8 @@ data "aws_iam_policy_document" "deploy" {
       "ec2:DescribeSubnets",
       "ec2:DescribeVpcs",
       "logs:DescribeLogGroups",
+      "sns:GetSubscriptionAttributes",
+      "sns:Unsubscribe",
     ]
     resources = ["*"]
   }
