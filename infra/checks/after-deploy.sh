@@ -6,7 +6,7 @@
 # BEGAN is when the apply began (date -u +%Y-%m-%dT%H:%M:%S): alarms that were on before it are printed and do not count.
 # Exit codes: 0 it works; 1 it does not; 3 it is healthy, but no run could show that it works, and the last line says why.
 #
-# Needs tofu (or terraform), the AWS command line, curl and jq.
+# Needs tofu (or terraform), the AWS command line (version 2), curl and jq.
 set -euo pipefail
 root=${1:?the folder of the root configuration} began=${2:-$(date -u +%Y-%m-%dT%H:%M:%S)}
 pause=${AFTER_DEPLOY_PAUSE:-10} timeout=${AFTER_DEPLOY_TIMEOUT:-300} # Seconds.

@@ -131,7 +131,9 @@ fn guide_commands_run_or_are_marked() {
     let folders = [".", "docs", "docs/design", "infra"];
     let entries = folders.iter().flat_map(|folder| fs::read_dir(path(folder)).unwrap());
     let (mut run, mut marked) = (0, 0);
-    for file in entries.map(|entry| entry.unwrap().path()).filter(|file| file.extension().is_some_and(|end| end == "md")) {
+    for file in
+        entries.map(|entry| entry.unwrap().path()).filter(|file| file.extension().is_some_and(|end| end == "md"))
+    {
         for (needs_aws, lines) in shell_blocks(&fs::read_to_string(&file).unwrap()) {
             if needs_aws {
                 marked += 1;
@@ -139,8 +141,9 @@ fn guide_commands_run_or_are_marked() {
             }
             for line in lines.iter().filter(|line| !line.is_empty() && !line.starts_with('#')) {
                 let found = RUN_IN.iter().find(|(start, ..)| line.starts_with(start));
-                let (_, place, words) =
-                    found.unwrap_or_else(|| panic!("{}: nothing runs `{line}`: mark it ☁, or add it to RUN_IN", file.display()));
+                let (_, place, words) = found.unwrap_or_else(|| {
+                    panic!("{}: nothing runs `{line}`: mark it ☁, or add it to RUN_IN", file.display())
+                });
                 assert!(contains(place, words), "{place} does not have `{words}`, which should run `{line}`");
                 run += 1;
             }
@@ -155,7 +158,9 @@ fn contains(place: &str, words: &str) -> bool {
     if place.is_file() {
         return fs::read_to_string(place).unwrap().contains(words);
     }
-    fs::read_dir(place).unwrap().any(|entry| fs::read_to_string(entry.unwrap().path()).is_ok_and(|text| text.contains(words)))
+    fs::read_dir(place)
+        .unwrap()
+        .any(|entry| fs::read_to_string(entry.unwrap().path()).is_ok_and(|text| text.contains(words)))
 }
 
 /// Uploads need version 2 of the AWS command line: it is said wherever one reads, and pip has version 1 only.
