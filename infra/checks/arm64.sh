@@ -18,7 +18,7 @@ step() { printf '\n-- %s\n' "$1"; }
 
 case $what in all | tests | bytes) ;; *) fail "Usage: infra/checks/arm64.sh [tests|bytes]" ;; esac
 [ "$(uname -s)" = Linux ] || fail "This needs Linux."
-own_std() { [ -d "$(rustc --print target-libdir --target $target 2>/dev/null)" ] || rustup target add $target >/dev/null 2>&1; }
+own_std() { [ -d "$(rustc --print target-libdir --target $target 2>/dev/null)" ] || timeout 120 rustup target add $target >/dev/null 2>&1; }
 
 # Unpacks Debian packages, for amd64 and arm64, without installing them.
 unpack() {

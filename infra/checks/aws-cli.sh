@@ -2,7 +2,7 @@
 # Prints the folder of an AWS command line that package-lambda.sh accepts: aws-cli.sh FOLDER
 #
 # That is the one in PATH, if it is new enough. Otherwise Debian's package, which is the same Python on every system, is unpacked into
-# FOLDER, with what it imports from PyPI: version 2 itself is not there.
+# FOLDER, with what it imports from PyPI: version 2 itself is not there. Exit codes are those of provide.sh.
 set -euo pipefail
 folder=$1 version=2.23.6-1
 sum=09645cccbeece0553786ea7532d28901a9e7375d761fe5676490dbb4e7180569
@@ -21,7 +21,7 @@ if [ ! -x "$folder/v2/aws" ]; then
     trap 'rm -f "$archive"' EXIT
     curl --fail --silent --location --max-time 180 --retry 2 --output "$archive" \
         "https://deb.debian.org/debian/pool/main/a/awscli/awscli_${version}_all.deb"
-    echo "$sum  $archive" | sha256sum --check --quiet >&2
+    echo "$sum  $archive" | sha256sum --check --quiet >&2 || exit 2
     dpkg-deb -x "$archive" "$folder/debian"
     mkdir -p "$folder/v2"
     printf '#!/bin/sh\nPYTHONPATH=%s exec %s %s "$@"\n' "$folder/debian/usr/lib/python3/dist-packages" "$folder/bin/python" \

