@@ -24,7 +24,7 @@ if [ ! -x "$folder/v2/aws" ]; then
     echo "$sum  $archive" | sha256sum --check --quiet >&2 || exit 2
     dpkg-deb -x "$archive" "$folder/debian"
     mkdir -p "$folder/v2"
-    printf '#!/bin/sh\nPYTHONPATH=%s exec %s %s "$@"\n' "$folder/debian/usr/lib/python3/dist-packages" "$folder/bin/python" \
+    printf '#!/bin/sh\nPYTHONWARNINGS=ignore PYTHONPATH=%s exec %s %s "$@"\n' "$folder/debian/usr/lib/python3/dist-packages" "$folder/bin/python" \
         "$folder/debian/usr/bin/aws" >"$folder/v2/aws"
     chmod +x "$folder/v2/aws"
 fi

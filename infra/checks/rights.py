@@ -48,7 +48,7 @@ def actions_of(pattern):
 
 def is_of_kind(arn, form):
     """True when the ARN, which may have wildcards, can be of the reference's form."""
-    pattern = re.sub(r"\$\{\w+\}", "\0", form)
+    pattern = re.sub(r"\$\{\w+\}", lambda found: "\1" if found[0] == "${BucketName}" else "\0", form)
     wanted, given = pattern.split(":", 5), arn.split(":", 5)
     if len(given) < 6 or len(wanted) < 6:
         return False
@@ -58,7 +58,7 @@ def is_of_kind(arn, form):
 
 
 def both_match(form, text):
-    """True when some text fits both: `form` has \\0 for a part of any length but 0, `text` has * and ?."""
+    """True when some text fits both: `form` has \\0 for a part of any length but 0, \\1 for one without /; `text` has * and ?."""
     if not form:
         return not text.strip("*")
     reached = {0}
@@ -67,7 +67,7 @@ def both_match(form, text):
         for place in reached:
             if char == "*":
                 after |= set(range(place, len(form) + 1))
-            elif place < len(form) and form[place] == "\0":
+            elif place < len(form) and (form[place] == "\0" or form[place] == "\1" and char != "/"):
                 after |= {place, place + 1}
             elif place < len(form) and (form[place] == char or char == "?"):
                 after.add(place + 1)
