@@ -8,14 +8,18 @@
 #
 # `--help` has all options. Two builds of a commit give the same bytes on any machine, if Rust, the CA bundle and Python's zlib
 # are the same and zig can be installed.
-# Needs Rust and git. Installs what else is missing, and says so: python3 and a C compiler with apt-get, zig from PyPI.
+# Needs Rust and git; uploads and deployments also the AWS command line, version 2. Installs what else is missing, and says so: python3
+# and a C compiler with apt-get, zig from PyPI.
 set -euo pipefail
 caller=$PWD
 cd "$(dirname "$0")"
 
 # AWS Lambda's provided.al2023 has glibc 2.34. The build links against an older one, to have a margin.
 glibc_build=2.26 glibc_limit=2.34
-zigbuild_version=0.24.0 ziglang_version=0.17.1
+# cargo-zigbuild and zig, with the hash of each file.
+requirements=infra/checks/requirements/package.txt
+# Uploads use S3's conditional writes, which came with this version. Version 1 has other defaults, and other options elsewhere.
+aws_oldest=2.17.34
 ca_bundle_url=https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem
 zip_limit_mb=50 unzipped_limit_mb=250 # AWS's own, for a package that is uploaded directly.
 
@@ -39,7 +43,8 @@ Usage: ./package-lambda.sh [options]
   --dry-run             show what would be done, and do nothing
   --help                show this text
 
-The AWS command line reads AWS_PROFILE, AWS_REGION and AWS_ENDPOINT_URL.
+--upload and --deploy need the AWS command line, version 2.17.34 or newer: https://aws.amazon.com/cli/
+It reads AWS_PROFILE, AWS_REGION and AWS_ENDPOINT_URL.
 HELP
 }
 
@@ -113,16 +118,15 @@ provide_compiler() {
 }
 
 provide_zigbuild() {
-    if [ -x "$tools/bin/cargo-zigbuild" ] && [ "$(cat "$tools/versions" 2>/dev/null)" = "$zigbuild_version $ziglang_version" ]; then
+    if [ -x "$tools/bin/cargo-zigbuild" ] && cmp -s "$requirements" "$tools/requirements"; then
         return
     fi
-    say "Installing cargo-zigbuild $zigbuild_version and zig $ziglang_version from PyPI into $tools"
+    say "Installing from PyPI into $tools:" "$(grep -oE '^[a-z-]+==[0-9.]+' "$requirements")"
     [ -z "$dry_run" ] || return 0
     rm -rf "$tools"
     python3 -m venv "$tools"
-    "$tools/bin/pip" install --quiet --disable-pip-version-check "cargo-zigbuild==$zigbuild_version" "ziglang==$ziglang_version" ||
-        return 1
-    say "$zigbuild_version $ziglang_version" >"$tools/versions"
+    "$tools/bin/pip" install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r "$requirements" || return 1
+    cp "$requirements" "$tools/requirements"
 }
 
 provide_target() {
@@ -293,8 +297,14 @@ aws_call() {
 }
 
 require_aws() {
-    [ -n "$dry_run" ] || command -v aws >/dev/null ||
-        fail "The AWS command line is missing. Install it: https://aws.amazon.com/cli/ (or: pip install awscli), then run this again with --package $package"
+    local where="https://aws.amazon.com/cli/" then="then run this again with --package $package" version
+    [ -z "$dry_run" ] || return 0
+    command -v aws >/dev/null || fail "The AWS command line is missing. Install version 2: $where, $then"
+    # aws-cli/2.23.6 Python/3.13.5 ...; old ones print it to standard error.
+    version=$(aws --version 2>&1 | sed -n 's|^aws-cli/\([0-9.]*\).*|\1|p')
+    [ "$(printf '%s\n' "$aws_oldest" "${version:-0}" | sort -V | head -1)" = "$aws_oldest" ] ||
+        fail "The AWS command line has version ${version:-unknown} ($(command -v aws)), but $aws_oldest or newer is needed." \
+            "pip and older distributions install version 1 or an early 2. Install the current one: $where, $then"
 }
 
 # In base64, as S3, Lambda and infra/ use it.

@@ -11,7 +11,7 @@
 #
 # Exit codes: 0 it works; 1 it does not; 3 it is healthy, but something could not be shown, and the last lines say what and why.
 #
-# Needs tofu (or terraform), the AWS command line, curl and jq.
+# Needs tofu (or terraform), the AWS command line (version 2), curl and jq.
 set -euo pipefail
 root=${1:?the folder of the root configuration} began=${2:-$(date -u +%Y-%m-%dT%H:%M:%S)}
 pause=${AFTER_DEPLOY_PAUSE:-10} timeout=${AFTER_DEPLOY_TIMEOUT:-300} # Seconds.

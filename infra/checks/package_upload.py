@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""package-lambda.sh --package ZIP --upload --deploy, against moto's server in the place of AWS."""
+"""package-lambda.sh --package ZIP --upload --deploy, against moto's server in the place of AWS.
+
+    package_upload.py FOLDER_OF_THE_AWS_COMMAND_LINE
+"""
 import base64
 import hashlib
 import json
@@ -11,6 +14,8 @@ import sys
 import tempfile
 import time
 import zipfile
+
+import boto3
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOOLS = pathlib.Path(sys.executable).parent
@@ -44,7 +49,7 @@ def main():
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
-        "PATH": f"{TOOLS}:{os.environ['PATH']}", "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "test",
+        "PATH": f"{sys.argv[1]}:{os.environ['PATH']}", "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
 
     def run(*command, expect=0):
@@ -52,10 +57,14 @@ def main():
         assert done.returncode == expect, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout + (done.stderr if expect else "")
 
-    def aws(*command):
-        text = run("aws", "--endpoint-url", url, "--output", "json", *command)
-        return json.loads(text) if text.strip() else {}
+    # What the check itself does there; the script has the command line.
+    session = boto3.Session(aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1")
+    s3, iam, functions = (session.client(name, endpoint_url=url) for name in ("s3", "iam", "lambda"))
 
+    def keys():
+        return [entry["Key"] for entry in s3.list_objects_v2(Bucket=BUCKET).get("Contents", [])]
+
+    version_used = run("aws", "--version").split()[0]
     server = subprocess.Popen([TOOLS / "moto_server", "-H", "127.0.0.1", "-p", str(port)], env=environment,
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -67,17 +76,17 @@ def main():
             other = folder / "other" / package.name
             other.parent.mkdir()
             write_package(other, "x86_64", b"new")
-            aws("s3api", "create-bucket", "--bucket", BUCKET)
+            s3.create_bucket(Bucket=BUCKET)
             trust = {"Version": "2012-10-17", "Statement": [
                 {"Effect": "Allow", "Principal": {"Service": "lambda.amazonaws.com"}, "Action": "sts:AssumeRole"}]}
-            role = aws("iam", "create-role", "--role-name", "worker", "--assume-role-policy-document", json.dumps(trust))["Role"]["Arn"]
-            aws("lambda", "create-function", "--function-name", FUNCTION, "--runtime", "provided.al2023", "--handler", "refresh",
-                "--role", role, "--zip-file", f"fileb://{former}", "--architectures", "arm64", "--publish")
-            aws("lambda", "create-alias", "--function-name", FUNCTION, "--name", "live", "--function-version", "1")
+            role = iam.create_role(RoleName="worker", AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
+            functions.create_function(FunctionName=FUNCTION, Runtime="provided.al2023", Handler="refresh", Role=role,
+                                      Code={"ZipFile": former.read_bytes()}, Architectures=["arm64"], Publish=True)
+            functions.create_alias(FunctionName=FUNCTION, Name="live", FunctionVersion="1")
 
             def runs(alias="live"):
                 """The version that the alias runs, and the SHA-256 of its code."""
-                found = aws("lambda", "get-function-configuration", "--function-name", FUNCTION, "--qualifier", alias)
+                found = functions.get_function_configuration(FunctionName=FUNCTION, Qualifier=alias)
                 return found["Version"], found["CodeSha256"], found["Architectures"]
 
             def sha256(path):
@@ -85,17 +94,16 @@ def main():
 
             script = ["./package-lambda.sh", "--package", str(package), "--upload", f"s3://{BUCKET}"]
             said = run(*script, "--deploy", FUNCTION, "--dry-run")
-            assert "not uploaded" in said and "Contents" not in aws("s3api", "list-objects-v2", "--bucket", BUCKET), said
+            assert "not uploaded" in said and not keys(), said
 
             run(*script)
-            keys = [entry["Key"] for entry in aws("s3api", "list-objects-v2", "--bucket", BUCKET)["Contents"]]
-            assert keys == [package.name], keys
+            assert keys() == [package.name], keys()
             assert "with the same bytes" in run(*script), "a second upload leaves the first alone"
             said = run("./package-lambda.sh", "--package", str(other), "--upload", f"s3://{BUCKET}", expect=1)
             assert "another package" in said and sha256(package) in said and sha256(other) in said, said
-            aws("s3api", "put-object", "--bucket", BUCKET, "--key", former.name, "--body", str(former))
+            s3.put_object(Bucket=BUCKET, Key=former.name, Body=former.read_bytes(), ChecksumAlgorithm="CRC32")
             assert "with the same bytes" in run("./package-lambda.sh", "--package", str(former), "--upload", f"s3://{BUCKET}")
-            there = aws("s3api", "head-object", "--bucket", BUCKET, "--key", package.name, "--checksum-mode", "ENABLED")
+            there = s3.head_object(Bucket=BUCKET, Key=package.name, ChecksumMode="ENABLED")
             assert there["ChecksumSHA256"] == sha256(package), there
 
             said = run(*script, "--deploy", FUNCTION)
@@ -115,6 +123,14 @@ def main():
                 assert "runs on arm64, but this package is for x86_64" in said, said
             assert runs() == ("3", sha256(former), ["arm64"]), "what does not fit changes nothing"
 
+            # Too old a command line, before anything is uploaded.
+            for version in ("1.46.3", "2.9.19", "2.17.33"):
+                (folder / "aws").write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "aws-cli/{version} Python/3.11.2 Linux/6.1" && exit\nexit 99\n')
+                (folder / "aws").chmod(0o755)
+                said = run("env", f"PATH={folder}:{environment['PATH']}", *script, expect=1)
+                assert f"has version {version}" in said and "2.17.34 or newer" in said and "aws.amazon.com/cli" in said, said
+            (folder / "aws").unlink()
+
             # No download, no package: before anything is built.
             (folder / "curl").write_text("#!/bin/sh\nexit 6\n")
             (folder / "curl").chmod(0o755)
@@ -125,7 +141,7 @@ def main():
             (folder / "empty.zip").write_bytes(b"PK\x05\x06" + bytes(18))
             run("./package-lambda.sh", "--package", f"{folder}/empty.zip", expect=1)
         print("dry run, upload, second upload, another package of that name, deployment, both ways back, unknown function,"
-              " wrong architecture, required CA bundle, empty package: as they should be")
+              f" wrong architecture, old command lines, required CA bundle, empty package: as they should be, with {version_used}")
     finally:
         server.terminate()
         server.wait()

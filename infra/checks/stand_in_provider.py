@@ -2,12 +2,14 @@
 """A stand-in for the provider hashicorp/aws that knows its arguments and does nothing.
 
 Where the registry of providers cannot be reached, `terraform validate` and `terraform test` (with its mocked provider) need
-something that knows which arguments and blocks each resource has. The npm package @cdktf/provider-aws was generated from
-that schema; this reads it back and serves it over the plugin protocol, then runs the command that it is given:
+something that knows which arguments and blocks each resource has. The npm package @cdktn/provider-aws is generated from that
+schema with every release of the provider; this reads it back and serves it over the plugin protocol, then runs a command:
 
     stand_in_provider.py PACKAGE_FOLDER MODULE_FOLDER... -- terraform validate
 
-What it cannot know: rules inside the provider (which arguments exclude one another, which values exist). CI has the real one.
+It knows every argument and block, their types, which are required, which only the provider sets, and which blocks are there once
+at most. It cannot know the rules that are code of the provider: which arguments exclude one another. values.py knows which values
+exist. CI has the real provider.
 """
 import concurrent.futures
 import json
@@ -26,8 +28,9 @@ TYPES = {
     "stringListList": ["list", ["list", "string"]], "stringMapList": ["list", ["map", "string"]],
 }
 COMPUTED = {"String": "string", "Number": "number", "Boolean": "bool", "List": ["list", "string"], "StringMap": ["map", "string"],
-            "NumberList": ["list", "number"]}
+            "NumberList": ["list", "number"], "BooleanMap": ["map", "bool"], "NumberMap": ["map", "number"]}
 ATTRIBUTE = re.compile(r"(\w+): \{\s+value: (.*),\s+isBlock: (true|false),\s+type: \"(\w+)\",\s+storageClassType: \"(\w+)\"")
+FLAGS = re.compile(r"// (\w+) - computed: (true|false), optional: (true|false), required: (true|false)\n(.*?)(?=\n    // \w+ - computed|\Z)", re.S)
 
 
 # What the npm package says --------------------------------------------------------------------------------------------
@@ -38,47 +41,55 @@ class Resource:
     def __init__(self, folder):
         self.code = "\n".join(file.read_text() for file in sorted(folder.glob("*.js")))
         self.types = "\n".join(file.read_text() for file in sorted(folder.glob("*.d.ts")))
-        self.name = re.search(r'tfResourceType = "(\w+)"', self.types)[1]
+        self.classes = dict(re.findall(r"^class (\w+) extends cdktn\.\w+ \{\n(.*?)^\}", self.code, re.M | re.S))
 
     def block(self):
-        body = re.findall(r"synthesizeHclAttributes\(\) \{(.*?)\n    \}", self.code, re.S)[-1]
-        config = re.search(r"export interface (\w+Config) extends", self.types)[1]
-        block = self.members(body, config)
-        own = self.code[re.search(r"class \w+ extends cdktf\.Terraform(Resource|DataSource)", self.code).start():]
-        for kind, attribute in re.findall(r"return this\.get(\w+)Attribute\('(\w+)'\)", own):
-            if attribute not in block["attributes"] and attribute not in block["blocks"] and kind in COMPUTED:
-                block["attributes"][attribute] = {"type": COMPUTED[kind], "computed": True}
-        # What is inside of computed lists is not told apart.
-        for attribute in re.findall(r'= new \w+(?:List|Map)\(this, "(\w+)"', own):
-            if attribute not in block["blocks"]:
-                block["attributes"].setdefault(attribute, {"type": ["list", ["map", "string"]], "computed": True})
-        if " extends cdktf.TerraformDataSource" in own:
-            for attribute in block["attributes"].values():
-                attribute["computed"] = not attribute.get("required", False)
-        identifier = block["attributes"].setdefault("id", {"type": "string"})
-        identifier.update(required=False, optional=True, computed=True)
+        found = re.search(r"^class (\w+) extends cdktn\.Terraform(Resource|DataSource|Provider) ", self.code, re.M)
+        name = found[1]
+        body = re.search(r"synthesizeHclAttributes\(\) \{(.*?)\n    \}", self.classes[name], re.S)[1]
+        block = self.members(body, f"{name}Config", name)
+        if found[2] != "Provider":
+            block["attributes"].setdefault("id", {"type": "string"}).update(required=False, optional=True, computed=True)
         return block
 
-    def members(self, body, interface):
+    def members(self, body, interface, owner):
+        """The members of a block: `body` lists what can be written, the class `owner` has flags and what the provider sets."""
         required, single = self.shape(interface)
+        flags = {name: (computed == "true", optional == "true", rest)
+                 for name, computed, optional, _, rest in FLAGS.findall(self.classes.get(owner, ""))}
         block = {"attributes": {}, "blocks": {}}
         for name, value, is_block, nesting, storage in ATTRIBUTE.findall(body):
             if is_block == "false":
                 kind = TYPES[storage]
                 if nesting == "set":
                     kind = ["set", kind[1]]
-                block["attributes"][name] = {"type": kind, "required": name in required, "optional": name not in required}
+                block["attributes"][name] = {"type": kind, "required": name in required, "optional": name not in required,
+                                             "computed": flags.get(name, (False,))[0]}
                 continue
             function = re.search(r"(\w+)ToHclTerraform", value)[1]
             inner = re.search(rf"function {function}ToHclTerraform\(struct\) \{{(.*?)\n\}}", self.code, re.S)[1]
-            nested = self.members(inner, function[0].upper() + function[1:])
+            kind = function[0].upper() + function[1:]
             block["blocks"][name] = {
-                "block": nested,
+                "block": self.members(inner, kind, f"{kind}OutputReference"),
                 "nesting": {"struct": 1, "list": 2, "set": 3}[nesting],
                 "min": 1 if name in required else 0,
                 "max": 1 if name in single and nesting != "struct" else 0,
             }
+        for name, (_, optional, rest) in flags.items():
+            if name not in block["attributes"] and name not in block["blocks"] and not optional:
+                block["attributes"][name] = {"type": self.computed(rest), "computed": True}
         return block
+
+    def computed(self, rest):
+        """The type of what only the provider sets, from its member or its getter."""
+        if nested := re.search(r"= new (\w+?)(List|Map|OutputReference)\(this, \"\w+\"(?:, (true|false))?\)", rest):
+            members = {name: self.computed(inner) for name, _, _, _, inner in FLAGS.findall(self.classes[f"{nested[1]}OutputReference"])}
+            kind = ["object", members]
+            return {"List": ["set" if nested[3] == "true" else "list", kind], "Map": ["map", kind], "OutputReference": kind}[nested[2]]
+        if getter := re.search(r"this\.get(\w+)Attribute\(", rest):
+            kind = COMPUTED[getter[1]]
+            return ["set", kind[1]] if "Fn.tolist" in rest else kind
+        return ["list", ["map", "string"]]
 
     def shape(self, interface):
         """The names in snake case of what must be there, and of what can be there only once."""
@@ -127,18 +138,16 @@ def encoded_block(block):
 
 
 def encoded_schema(package, modules):
-    schema = field(1, field(2, encoded_block({"attributes": {"region": {"type": "string", "optional": True}}, "blocks": {
-        "default_tags": {"nesting": 2, "min": 0, "max": 1, "block": {
-            "attributes": {"tags": {"type": ["map", "string"], "optional": True}}, "blocks": {}}}}})))
+    schema = field(1, field(2, encoded_block(Resource(package / "lib" / "provider").block())))
     resources, sources = used_types(modules)
     for number, prefix, names in ((2, "", resources), (3, "data-aws-", sources)):
         for name in sorted(names):
             folder = package / "lib" / (prefix + name.replace("_", "-"))
             if not folder.is_dir():
                 sys.exit(f"{package}: knows no {'data source' if prefix else 'resource'} aws_{name}")
-            resource = Resource(folder)
-            schema += field(number, field(1, resource.name) + field(2, field(2, encoded_block(resource.block()))))
-    print(f"schema of {len(resources)} resources and {len(sources)} data sources, from {package}", file=sys.stderr)
+            schema += field(number, field(1, f"aws_{name}") + field(2, field(2, encoded_block(Resource(folder).block()))))
+    version = re.search(r"providerVersion: '([\d.]+)'", (package / "lib" / "provider" / "index.js").read_text())[1]
+    print(f"schema of {len(resources)} resources and {len(sources)} data sources of version {version}", file=sys.stderr)
     return schema
 
 

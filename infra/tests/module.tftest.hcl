@@ -224,6 +224,24 @@ run "asynchronous" {
   }
 }
 
+# With this, every resource of the module is planned somewhere: infra/checks/values.py looks at all values.
+run "switched_on" {
+  command = plan
+
+  variables {
+    alarm_emails               = ["somebody@example.com"]
+    api_logs_enabled           = true
+    kms_key_arn                = "arn:aws:kms:eu-central-1:123456789012:key/00000000-0000-0000-0000-000000000000"
+    manage_api_gateway_account = true
+    tracing_mode               = "Active"
+  }
+
+  assert {
+    condition     = length(aws_sns_topic_subscription.email) + length(aws_api_gateway_account.this) == 2
+    error_message = "The alarms have a reader, and API Gateway has a role for its logs."
+  }
+}
+
 run "switched_off" {
   command = plan
 
