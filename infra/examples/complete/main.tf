@@ -304,6 +304,7 @@ module "refresh_worker" {
   alarm_topic_arn            = var.alarm_topic_arn
   alarm_emails               = var.alarm_emails
   alarm_thresholds           = var.alarm_thresholds
+  alarm_children_notify      = var.alarm_children_notify
   create_dashboard           = var.create_dashboard
   secret_parameters          = var.secret_parameters
   secret_arns                = var.secret_arns

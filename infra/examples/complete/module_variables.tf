@@ -213,19 +213,25 @@ variable "alarm_emails" {
   default     = []
 }
 
+variable "alarm_children_notify" {
+  description = "True: the alarms of a composite alarm notify, too. One incident is then several messages."
+  type        = bool
+  default     = false
+}
+
 variable "alarm_thresholds" {
-  description = "Where alarms go off; each that is left out has its default. Metric and period of each are in alarms.tf."
+  description = "Where alarms go off. Null: computed, from the schedules where they matter. Metric, period and formula of each are in alarms.tf. failing_schedule is a number of ticks."
   type = object({
-    errors                     = optional(number, 5)
-    failing_schedule           = optional(number, 3)
-    duration_ms                = optional(number, 240000)
-    throttles                  = optional(number, 0)
-    dead_letters               = optional(number, 0)
-    oldest_request_age_seconds = optional(number, 1800)
-    queue_size                 = optional(number, 10000)
-    api_5xx                    = optional(number, 0)
-    view_refresh_failures      = optional(number, 5)
-    stats_jobs_failed          = optional(number, 3)
+    errors                     = optional(number)
+    failing_schedule           = optional(number)
+    duration_ms                = optional(number)
+    throttles                  = optional(number)
+    dead_letters               = optional(number)
+    oldest_request_age_seconds = optional(number)
+    queue_size                 = optional(number)
+    api_5xx                    = optional(number)
+    view_refresh_failures      = optional(number)
+    stats_jobs_failed          = optional(number)
   })
   default = {}
 }

@@ -64,6 +64,7 @@ module "first" {
   alarm_topic_arn             = var.first.alarm_topic_arn
   alarm_emails                = var.alarm_emails
   alarm_thresholds            = var.alarm_thresholds
+  alarm_children_notify       = var.alarm_children_notify
   create_dashboard            = var.create_dashboard
   secret_parameters           = var.secret_parameters
   secret_arns                 = var.first.secret_arns
@@ -114,6 +115,7 @@ module "second" {
   alarm_topic_arn             = var.second.alarm_topic_arn
   alarm_emails                = var.alarm_emails
   alarm_thresholds            = var.alarm_thresholds
+  alarm_children_notify       = var.alarm_children_notify
   create_dashboard            = var.create_dashboard
   secret_parameters           = var.secret_parameters
   secret_arns                 = var.second.secret_arns
