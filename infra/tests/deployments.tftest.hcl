@@ -279,21 +279,6 @@ run "another_region_with_the_longest_name" {
   }
 }
 
-run "a_name_too_long_for_its_region" {
-  command = plan
-
-  variables {
-    name = "a-name-that-has-all-the-forty-characters"
-  }
-
-  override_data {
-    target = data.aws_region.this
-    values = { region = "us-isof-south-1" }
-  }
-
-  expect_failures = [data.aws_region.this]
-}
-
 # Public endpoints ----------------------------------------------------------------------------------------------------
 
 run "throttled_endpoints" {
