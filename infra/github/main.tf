@@ -120,14 +120,14 @@ resource "aws_iam_policy" "deploy" {
   policy      = module.policies.json[each.key]
 }
 
-resource "aws_iam_role_policy_attachment" "deploy" {
+resource "aws_iam_role_policy_attachment" "own" {
   for_each = local.deploy_policies
 
   role       = aws_iam_role.this["deploy"].name
   policy_arn = aws_iam_policy.deploy[each.key].arn
 }
 
-resource "aws_iam_role_policy_attachment" "more" {
+resource "aws_iam_role_policy_attachment" "deploy" {
   for_each = var.more_deploy_policies
 
   role       = aws_iam_role.this["deploy"].name
