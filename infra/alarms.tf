@@ -118,7 +118,7 @@ locals {
       description = "The API rejects a key; the others work"
       expression  = "IF(usable > 0, rejected, 0)"
       metrics = {
-        usable   = { namespace = local.metric_namespace, metric = "keys_usable", statistic = "Maximum", dimensions = local.metric_dimensions }
+        usable   = { namespace = local.metric_namespace, metric = "keys_usable", statistic = "Minimum", dimensions = local.metric_dimensions }
         rejected = { namespace = local.metric_namespace, metric = "keys_rejected", statistic = "Maximum", dimensions = local.metric_dimensions }
       }
       period      = local.tick < 900 ? max(300, local.tick) : local.lasting.period
@@ -229,7 +229,8 @@ locals {
       rule        = local.any_of.backlog
       suppressor  = "backlog-explained"
       wait        = 300
-      extension   = 14400 # What has piled up must be worked off first.
+      # What has piled up must be worked off first: 4 hours, or 12 ticks. A cron expression gets a day.
+      extension = local.is_cron ? 86400 : max(14400, 12 * local.tick)
     }
     }, length(local.members.after-runs) == 0 ? {} : {
     after-runs = {
