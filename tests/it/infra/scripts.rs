@@ -102,7 +102,7 @@ const RUN_IN: [(&str, &str, &str); 12] = [
     ("refresh-worker ", "infra/checks/local-lambda.sh", "/^refresh-worker / { print }"),
     ("cargo lambda ", "infra/checks/local-lambda.sh", "/^cargo lambda / {"),
     ("redis-cli ", "infra/checks/local-lambda.sh", "/^redis-cli / { print }"),
-    ("./package-lambda.sh --arch arm64", "infra/checks/arm64.sh", "./package-lambda.sh --arch"),
+    ("./package-lambda.sh --arch arm64", "infra/checks/arm64.sh", "package-lambda.sh\" --arch"),
     ("./test.sh", ".ci/run", "./test.sh"),
     (".ci/run", "CONTRIBUTING.md", "everything that CI requires"),
     ("cargo test --features failpoints --test soak", ".ci/run", "--test soak"),
