@@ -115,8 +115,10 @@ pub fn of_module(variables: &Map<String, Value>) -> Alarms {
 pub fn of_complete_example(variables: &Map<String, Value>) -> BTreeMap<String, Alarm> {
     let files = ["infra/examples/complete/alarms.tf"];
     let mut variables = variables.clone();
-    for (name, value) in defaults(files[0]).into_iter().chain(defaults("infra/examples/complete/variables.tf")) {
-        variables.entry(name).or_insert(value);
+    for file in ["alarms.tf", "variables.tf", "module_variables.tf"] {
+        for (name, value) in defaults(&format!("infra/examples/complete/{file}")) {
+            variables.entry(name).or_insert(value);
+        }
     }
     let name = variables["name"].clone();
     let resources = [
