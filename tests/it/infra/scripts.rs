@@ -96,7 +96,7 @@ fn guide_outputs_exist_in_both_examples() {
 }
 
 /// Unmarked commands of the guides: the beginning of the line, the file that runs it, and the words there.
-const RUN_IN: [(&str, &str, &str); 12] = [
+const RUN_IN: [(&str, &str, &str); 15] = [
     ("cargo run -- demo", "tests/it/cli/demo.rs", "demo"),
     ("export ", "infra/checks/local-lambda.sh", "export REDIS_URL="),
     ("refresh-worker ", "infra/checks/local-lambda.sh", "/^refresh-worker / { print }"),
@@ -110,6 +110,9 @@ const RUN_IN: [(&str, &str, &str); 12] = [
     // The same crate is built with optimisations as a package.
     ("cargo install --path .", "package-lambda.sh", "--profile lambda"),
     ("infra/checks/", ".ci/run", "infra/checks/"),
+    (".github/scripts/release.sh build", ".github/workflows/release.yml", "release.sh build"),
+    (".github/scripts/release.sh image", "infra/checks/workflow_scripts.py", "\"image\""),
+    ("docker build", ".github/workflows/release.yml", "docker buildx build --file Dockerfile"),
 ];
 
 /// The blocks of shell commands of a document: true when the paragraph before it says that it needs AWS, and its lines.

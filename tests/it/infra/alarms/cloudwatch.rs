@@ -20,16 +20,23 @@ use super::definitions::{Alarm, Alarms, Query, series};
 // The time from a number to its place in a graph.
 const DELAY: i64 = 60;
 
+// No number comes later than this: the longest invocation, and the delay.
+const SETTLED: i64 = 15 * 60;
+
 /// What an expression is computed from, with its first series.
 type Inputs = (String, Vec<Option<u64>>);
 
 #[derive(Debug, Default)]
 pub struct CloudWatch {
+    /// The series that an alarm looks at. Others are not kept.
+    watched: BTreeSet<String>,
     /// The time from which a number can be seen, its own time, and the number.
     numbers: BTreeMap<String, Vec<(i64, i64, f64)>>,
     /// The numbers that can be seen by now, by the minute of their time.
     minutes: BTreeMap<String, BTreeMap<i64, Minute>>,
     results: RefCell<BTreeMap<Inputs, Option<f64>>>,
+    /// By alarm and the beginning of a period: the numbers that cannot change any more.
+    settled: RefCell<BTreeMap<String, BTreeMap<i64, Option<f64>>>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -66,14 +73,21 @@ pub struct Fired {
 }
 
 impl CloudWatch {
-    pub fn put(&mut self, series: String, at: i64, seen: i64, number: f64) {
-        self.numbers.entry(series).or_default().push((seen + DELAY, at, number));
+    pub fn of(alarms: &Alarms) -> Self {
+        let queries = alarms.metric.values().flat_map(|alarm| &alarm.queries);
+        Self { watched: queries.map(|query| query.series.clone()).collect(), ..Self::default() }
+    }
+
+    pub fn put(&mut self, series: &str, at: i64, seen: i64, number: f64) {
+        if let Some(series) = self.watched.get(series) {
+            self.numbers.entry(series.clone()).or_default().push((seen + DELAY, at, number));
+        }
     }
 
     /// Takes the numbers of a line.
     pub fn take(&mut self, numbers: &[(String, f64)], at: i64) {
         for (series, number) in numbers {
-            self.put(series.clone(), at, at, *number);
+            self.put(series, at, at, *number);
         }
     }
 
@@ -100,8 +114,20 @@ impl CloudWatch {
         }
     }
 
-    /// The number of an alarm in one of its periods.
-    fn number(&self, alarm: &Alarm, from: i64) -> Option<f64> {
+    /// The number of an alarm in one of its periods. Alarms look at the same period again and again.
+    fn number(&self, name: &str, alarm: &Alarm, from: i64, now: i64) -> Option<f64> {
+        if now < from + alarm.period + SETTLED {
+            return self.number_now(alarm, from);
+        }
+        let mut settled = self.settled.borrow_mut();
+        if !settled.contains_key(name) {
+            settled.insert(name.to_owned(), BTreeMap::new());
+        }
+        let numbers = settled.get_mut(name).expect("it was just inserted");
+        *numbers.entry(from).or_insert_with(|| self.number_now(alarm, from))
+    }
+
+    fn number_now(&self, alarm: &Alarm, from: i64) -> Option<f64> {
         let of = |query: &Query| self.statistic(&query.series, &query.statistic, from, from + alarm.period);
         let Some(expression) = &alarm.expression else { return of(&alarm.queries[0]).or(alarm.fill) };
         let inputs: Vec<Option<f64>> = alarm.queries.iter().map(of).collect();
@@ -110,10 +136,11 @@ impl CloudWatch {
         *self.results.borrow_mut().entry(key).or_insert_with(|| result(alarm, expression, &inputs))
     }
 
-    fn is_on(&self, alarm: &Alarm, now: i64) -> bool {
+    fn is_on(&self, name: &str, alarm: &Alarm, now: i64) -> bool {
         // The newest come first.
         let periods = 1..=i64::try_from(alarm.evaluations).unwrap() + 2;
-        let all: Vec<Option<f64>> = periods.map(|back| self.number(alarm, now - back * alarm.period)).collect();
+        let all: Vec<Option<f64>> =
+            periods.map(|back| self.number(name, alarm, now - back * alarm.period, now)).collect();
         let breaches = |number: f64| match alarm.comparison.as_str() {
             "GreaterThanThreshold" => number > alarm.threshold,
             "GreaterThanOrEqualToThreshold" => number >= alarm.threshold,
@@ -136,7 +163,7 @@ impl CloudWatch {
         for now in (from..=to).step_by(step) {
             self.show(now);
             let mut states: BTreeMap<&str, bool> =
-                alarms.metric.iter().map(|(name, alarm)| (name.as_str(), self.is_on(alarm, now))).collect();
+                alarms.metric.iter().map(|(name, alarm)| (name.as_str(), self.is_on(name, alarm, now))).collect();
             for (name, composite) in &alarms.composite {
                 let state = composite.any_of.iter().any(|member| states[member.as_str()]);
                 states.insert(name, state);
