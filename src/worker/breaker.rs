@@ -219,9 +219,9 @@ impl<'a, Q: Queue + SharedState, S: Store> Breaker<'a, Q, S> {
     fn api_is_unreachable(&self, sign: &Sign, reason: &Reason) {
         let what = match sign {
             Sign::Foreign(_) => {
-                "none of the responses is the API's own: is COC_BASE_URL right, and does no proxy respond in its place?"
+                "responses are not the API's own: is COC_BASE_URL right, and does no proxy respond in its place?"
             }
-            _ => "no call had a good response.",
+            _ => "calls get no good response.",
         };
         let failure = format!("{what} The last: {reason}. Nothing was counted against the requests");
         self.ctx.halt.end(Force::StartNothing, StopReason::ApiUnreachable, Some(failure));

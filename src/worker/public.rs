@@ -127,7 +127,7 @@ mod tests {
                 "failed to do it at /run/pg: who knows (57P03)",
                 "the database cannot be used (57P03)",
             ),
-            (StopReason::ApiUnreachable, "https://proxy:8080 said no", "no call had a good response"),
+            (StopReason::ApiUnreachable, "https://proxy:8080 said no", "the API gives no good response"),
         ];
         for (reason, text, expected) in cases {
             assert_eq!(failure(reason, Some(text)), expected);

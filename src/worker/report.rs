@@ -43,7 +43,7 @@ pub enum StopReason {
     Maintenance,
     /// The rest waits until the API, or one of its endpoints, works again.
     CircuitOpen,
-    /// No call had a good response.
+    /// Calls get no good response.
     ApiUnreachable,
     /// The room for dead letters is full.
     DeadLettersFull,
@@ -120,7 +120,7 @@ impl StopReason {
             Self::DailyQuotaExhausted => "the daily quota (COC_REQS_PER_DAY) is used up; the queue waits",
             Self::Maintenance => "the API is in maintenance; the queue waits",
             Self::CircuitOpen => "the rest waits until the API, or one of its endpoints, works again",
-            Self::ApiUnreachable => "no call had a good response",
+            Self::ApiUnreachable => "the API gives no good response",
             Self::DeadLettersFull => "there is no room for more dead letters",
             Self::NoUsableKey => "the API rejects every key",
             Self::TimeoutTooShort => "the timeout of the function is too short",

@@ -24,19 +24,17 @@ const MEMORY_BUDGET: u64 = 64 * 1024 * 1024;
 async fn huge_and_deep_bodies_take_bounded_memory() {
     let world = World::start().await;
     let players = world.mail_players(60).await;
-    let (huge, deep) = players.split_at(40);
-    for player in huge {
-        world.simulator.misbehave(Rule::new(Misbehaviour::HugeBody(100 << 20)).on_tag(player.as_str()));
-    }
-    for player in &deep[..10] {
-        world.simulator.misbehave(Rule::new(Misbehaviour::DeepJson).on_tag(player.as_str()));
+    // Every other response is good: many bad ones in a row would be the endpoint's fault.
+    for (number, player) in players.iter().enumerate().skip(1).step_by(2) {
+        let bad = if number % 10 == 1 { Misbehaviour::DeepJson } else { Misbehaviour::HugeBody(100 << 20) };
+        world.simulator.misbehave(Rule::new(bad).on_tag(player.as_str()));
     }
     let mut worker = world.worker().await;
     let run = worker.invoke(&events::schedule(), PLENTY).await;
     let (answer, dead) = (run.response(), world.sizes().await.dead);
     // Not by what the run counted: on a busy machine it hears of a settlement too late, and settles again.
     let stored = world.count("SELECT count(*) FROM player_snapshots").await;
-    assert_eq!((dead, stored), (50, 10), "{answer}");
+    assert_eq!((dead, stored), (30, 30), "{answer}");
     // Of the 55 to 64 MiB that are seen here 30 are pages of the debug build's own file.
     let peak = worker.peak_memory_of_data_bytes().expect("the kernel reports it");
     assert!(peak < MEMORY_BUDGET, "{} MiB", peak >> 20);
@@ -53,7 +51,7 @@ async fn silent_server_counts_no_attempt() {
     // Less than the three calls of ten seconds that a request may have.
     let run = worker.invoke(&events::schedule(), Duration::from_secs(18)).await;
     let text = format!("{:?}", run.outcome);
-    assert!(text.contains("deadline") || text.contains("no call had a good response"), "{text}");
+    assert!(text.contains("deadline") || text.contains("the API gives no good response"), "{text}");
     let sizes = world.sizes().await;
     assert_eq!((sizes.leased, sizes.dead, sizes.mailbox + sizes.objects), (0, 0, 30), "{sizes:?}");
 }
@@ -66,7 +64,7 @@ async fn stalled_response_counts_no_attempt() {
     let mut worker = world.worker().await;
     let run = worker.invoke(&events::schedule(), Duration::from_secs(18)).await;
     let text = format!("{:?}", run.outcome);
-    assert!(text.contains("deadline") || text.contains("no call had a good response"), "{text}");
+    assert!(text.contains("deadline") || text.contains("the API gives no good response"), "{text}");
     let sizes = world.sizes().await;
     assert_eq!((sizes.leased, sizes.dead, sizes.mailbox + sizes.objects), (0, 0, 30), "{sizes:?}");
 }
