@@ -125,7 +125,13 @@ provide_zigbuild() {
     [ -z "$dry_run" ] || return 0
     rm -rf "$tools"
     python3 -m venv "$tools"
-    "$tools/bin/pip" install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r "$requirements" || return 1
+    local errors
+    if ! errors=$("$tools/bin/pip" install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r "$requirements" 2>&1); then
+        say "$errors"
+        # Somebody may have replaced the file: no reason to build in another way.
+        [[ "$errors" != *"DO NOT MATCH THE HASHES"* ]] || fail "A file from PyPI does not have the hash that $requirements has for it."
+        return 1
+    fi
     cp "$requirements" "$tools/requirements"
 }
 

@@ -188,8 +188,11 @@ def together(kind, values):
     """Rules about several values of one resource, as (path, what is wrong)."""
     if kind == "aws_cloudwatch_metric_alarm":
         periods = values.get("evaluation_periods") or 0
-        span = (values.get("period") or 0) * periods
-        limit = 604800 if (values.get("period") or 0) >= 3600 else 86400
+        # An alarm on an expression has the period of its metrics.
+        queries = [metric for query in values.get("metric_query") or [] for metric in query.get("metric") or []]
+        period = values.get("period") or max([metric.get("period") or 0 for metric in queries], default=0)
+        span = period * periods
+        limit = 604800 if period >= 3600 else 86400
         if span > limit:
             yield "evaluation_periods", f"{span} s are looked at, but AWS allows {limit} s with this period"
         if (values.get("datapoints_to_alarm") or 0) > periods:

@@ -42,7 +42,7 @@ variable "architecture" {
 }
 
 variable "extra_layers" {
-  description = "ARNs of more layers of both functions, each with its version, of the region of the functions. The deploy role of infra/github may read the extension's layer only: see its more_deploy_policies."
+  description = "ARNs of more layers of both functions, each with its version, of the region of the functions. The deploy role of infra/github may read layers of any account in the region."
   type        = list(string)
   default     = []
 }
