@@ -208,14 +208,60 @@ def deployment():
         run(script, "destroy", expect=1, says="Usage", **with_all)
 
 
+# What tofu says when an apply fails: before it could begin, and after.
+UNTOUCHED = ["Error: Saved plan is stale", "Error: Saved plan does not match the given state", "Error: Error acquiring the state lock"]
+TOUCHED = ["Error: creating Lambda Function (refresh-worker-refresh): AccessDenied", "Error: Failed to save state", "Error: Error releasing the state lock"]
+
+
+def apply_plan():
+    """Only an apply that never began is untouched: after another failure there is something to roll back."""
+    script = SCRIPTS / "deploy.sh"
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        mock(folder, "tofu", '[ -z "$SAYS" ] || { echo "$SAYS" >&2; exit 1; }; echo "$*"')
+        output = folder / "output"
+        (folder / "plan").write_text("")
+
+        def tried(**more):
+            output.write_text("")
+            said = run(script, "apply-plan", "plan", cwd=folder, path=folder, DIRECTORY=str(folder), GITHUB_OUTPUT=str(output), **more)
+            return said, output.read_text()
+
+        said, written = tried(SAYS="")
+        assert f"apply {folder / 'plan'}" in said and not written, (said, written)
+        for error in UNTOUCHED:
+            assert tried(SAYS=error, expect=1, says="::error::Nothing was changed")[1] == "untouched=true\n", error
+        for error in TOUCHED:
+            said, written = tried(SAYS=error, expect=1, says=error)
+            assert not written and "Nothing was changed" not in said, error
+
+        # The real words, where there is a tofu.
+        tool = shutil.which("tofu") or shutil.which("terraform")
+        if not tool:
+            return "a stale plan by its words alone, without tofu"
+        mock(folder, "tofu", f'exec "{tool}" "$@"')
+        (folder / "main.tf").write_text('variable "x" {}\nresource "terraform_data" "x" { input = var.x }\n')
+        for arguments in (["init"], ["plan", "-out=plan", "-var=x=1"], ["apply", "-auto-approve", "-var=x=2"]):
+            subprocess.run([tool, *arguments, "-input=false"], cwd=folder, check=True, capture_output=True)
+        assert tried(expect=1, says="Saved plan is stale")[1] == "untouched=true\n"
+        return "a stale plan"
+
+
+def roots():
+    """Every root configuration of infra."""
+    found = sorted(file.parent.relative_to(ROOT).as_posix() for file in ROOT.glob("infra/examples/*/main.tf"))
+    assert len(found) >= 4, found
+    return [*found, "infra/github"]
+
+
 def lock():
     with tempfile.TemporaryDirectory() as folder:
         calls = pathlib.Path(folder) / "calls"
         mock(folder, "tofu", 'printf "%s\\n" "$*" >>"$CALLS"')
         run(SCRIPTS / "lock-providers.sh", path=folder, CALLS=str(calls))
         made = calls.read_text()
-        for root in ("infra/examples/complete/", "infra/examples/existing-vpc/", "infra/github/"):
-            assert f"-chdir={root} providers lock -platform=linux_amd64 -platform=linux_arm64 -platform=darwin_amd64 -platform=darwin_arm64" in made
+        for root in roots():
+            assert f"-chdir={root}/ providers lock -platform=linux_amd64 -platform=linux_arm64 -platform=darwin_amd64 -platform=darwin_arm64" in made
         assert "-upgrade" not in made
         run(SCRIPTS / "lock-providers.sh", "--upgrade", path=folder, CALLS=str(calls))
         assert "init -backend=false -input=false -upgrade" in calls.read_text()
@@ -227,8 +273,9 @@ def main():
     versions()
     archives()
     deployment()
+    applied = apply_plan()
     lock()
-    print(f"notices and bills of materials ({crates}), versions, archives, checksums, image, plan, lock: as they should be")
+    print(f"notices and bills of materials ({crates}), versions, archives, checksums, image, plan, {applied}, lock: as they should be")
 
 
 if __name__ == "__main__":
