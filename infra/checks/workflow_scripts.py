@@ -150,6 +150,28 @@ echo "$BINARY" >"$CARGO_TARGET_DIR/{MAC}/lambda/refresh-worker"''')
         assert len(copied) == 3 and all((folder / "image" / "arm64" / file).is_file() for file in copied), copied
 
 
+def images():
+    """A job that runs again keeps the image that it has published, and never replaces another one."""
+    script = SCRIPTS / "release.sh"
+    labels = {"config": {"Labels": {"org.opencontainers.image.revision": COMMIT}}}
+    found = {"name": "x", "manifest": {"digest": "sha256:1"}, "image": {"linux/amd64": labels, "linux/arm64": labels}}
+    with tempfile.TemporaryDirectory() as folder:
+        mock(folder, "docker", '[ "$1 $2 $3 $6" = "buildx imagetools inspect ghcr.io/o/r:1.2.3" ] || exit 9; echo "$SAYS"; exit "$STATUS"')
+
+        def tried(answer, status="0", commit=COMMIT, **more):
+            return run(script, "existing", "ghcr.io/o/r:1.2.3", commit, path=folder, SAYS=answer, STATUS=status, **more)
+
+        assert tried(json.dumps(found)).strip() == "sha256:1"
+        tried(json.dumps(found), commit="0" * 40, expect=1, says=f"of the commit {COMMIT}. What is public is never replaced")
+        tried(json.dumps(found | {"image": {}}), expect=1, says="of the commit unknown")
+        for missing in ("ERROR: ghcr.io/o/r:1.2.3: not found", "denied: denied"):
+            assert not tried(missing, status="1"), missing
+        tried("dial tcp: i/o timeout", status="1", expect=1, says="cannot be seen")
+    steps = (ROOT / ".github" / "workflows" / "release.yml").read_text()
+    places = [steps.index(part) for part in ("gh release create", "--draft --verify-tag", "release.sh existing", "imagetools create", "--draft=false")]
+    assert places == sorted(places) and steps.count("gh release create") == 1, "the release is not a draft until its image is there"
+
+
 PLAN = """
 OpenTofu will perform the following actions:
 
@@ -272,6 +294,7 @@ def main():
     crates = third_party()
     versions()
     archives()
+    images()
     deployment()
     applied = apply_plan()
     lock()
