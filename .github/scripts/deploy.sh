@@ -4,6 +4,7 @@
 #   deploy.sh prepare              makes the backend and the variables, and initializes with exactly the locked providers
 #   deploy.sh plan COMMIT FILE     plans COMMIT into FILE; its package lies in the current folder
 #   deploy.sh summary COMMIT FILE  prints the plan as Markdown, short enough for the summary of a job
+#   deploy.sh apply-plan FILE      applies exactly this plan; where it could not begin, it adds untouched=true to $GITHUB_OUTPUT
 #   deploy.sh apply COMMIT         applies COMMIT without a plan: the way back
 #
 # Variables: DIRECTORY, the root configuration; STATE_BUCKET, REGION, ENVIRONMENT, for the state; VARIABLES, the configuration's
@@ -62,6 +63,20 @@ summary() {
     printf '\n</details>\n'
 }
 
+# There is nothing to roll back after an apply that never began. The former commit would go, unreviewed, over what somebody else has
+# just changed. tofu looks at the plan and takes the lock before it changes anything.
+apply-plan() {
+    local log reason
+    log=$(mktemp)
+    # shellcheck disable=SC2064  # The value of now is meant.
+    trap "rm -f '$log'" EXIT
+    tofu -chdir="$DIRECTORY" apply "$(realpath "$1")" 2>&1 | tee "$log" && return
+    reason=$(grep -oE 'Saved plan is stale|Saved plan does not match the given state|Error acquiring the state lock' "$log" | head -1) || exit 1
+    echo "untouched=true" >>"${GITHUB_OUTPUT:-/dev/null}"
+    echo "::error::Nothing was changed: $reason. Fix: wait until no other apply runs, then start the workflow again, for a new plan."
+    exit 1
+}
+
 apply() {
     local arguments
     need BUCKET
@@ -71,6 +86,6 @@ apply() {
 
 need DIRECTORY
 case ${1:-} in
-    prepare | plan | summary | apply) "$@" ;;
-    *) fail "Usage: deploy.sh prepare | plan COMMIT FILE | summary COMMIT FILE | apply COMMIT" ;;
+    prepare | plan | summary | apply-plan | apply) "$@" ;;
+    *) fail "Usage: deploy.sh prepare | plan COMMIT FILE | summary COMMIT FILE | apply-plan FILE | apply COMMIT" ;;
 esac

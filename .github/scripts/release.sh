@@ -5,6 +5,7 @@
 #   release.sh notes VERSION        prints that section
 #   release.sh build TARGET FOLDER  builds the command line for TARGET, and packs it with its notices into FOLDER
 #   release.sh image FOLDER INTO    unpacks the Linux archives of FOLDER as the context of Dockerfile
+#   release.sh existing IMAGE COMMIT  prints the digest of a published image, or nothing; fails if it is of another commit
 #   release.sh sums FOLDER          writes FOLDER/SHA256SUMS of everything in it
 #
 # TARGET is one of Rust's: x86_64-unknown-linux-gnu, aarch64-unknown-linux-gnu, x86_64-apple-darwin, aarch64-apple-darwin.
@@ -17,7 +18,7 @@ scripts=.github/scripts
 glibc=2.28
 
 fail() { printf '%s\n' "$@" >&2; exit 1; }
-usage() { sed -n '4,8s/^# *//p' "$scripts/release.sh" >&2; exit 2; }
+usage() { sed -n '4,9s/^# *//p' "$scripts/release.sh" >&2; exit 2; }
 of_caller() { case $1 in /*) echo "$1" ;; *) echo "$caller/$1" ;; esac; }
 version() { sed -n '/^\[package\]/,/^\[/s/^version = "\(.*\)"$/\1/p' Cargo.toml; }
 
@@ -141,6 +142,18 @@ image() {
     [ -n "$found" ] || fail "There is no Linux archive of version $(version) in $from. Fix: release.sh build TARGET $1"
 }
 
+existing() {
+    local found revision
+    if ! found=$(docker buildx imagetools inspect --format '{{json .}}' "$1" 2>&1); then
+        # ghcr.io denies access to a package that does not exist.
+        grep -qiE 'not found|manifest unknown|name unknown|denied|403' <<<"$found" || fail "Whether $1 exists cannot be seen: $found"
+        return 0
+    fi
+    revision=$(jq -r '[.. | objects | .["org.opencontainers.image.revision"] // empty] | unique | join(", ")' <<<"$found")
+    [ "$revision" = "$2" ] || fail "$1 exists, of the commit ${revision:-unknown}. What is public is never replaced: take the next version."
+    jq -er '(.manifest // .Manifest).digest' <<<"$found"
+}
+
 sums() {
     local sums
     cd "$(of_caller "$1")"
@@ -152,6 +165,6 @@ sums() {
 }
 
 case ${1:-}:$# in
-    check:2 | notes:2 | build:3 | image:3 | sums:2) "$@" ;;
+    check:2 | notes:2 | build:3 | image:3 | existing:3 | sums:2) "$@" ;;
     *) usage ;;
 esac

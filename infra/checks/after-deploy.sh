@@ -4,9 +4,10 @@
 #   after-deploy.sh FOLDER_OF_THE_ROOT_CONFIGURATION [BEGAN]
 #
 # BEGAN is when the apply began (date -u +%Y-%m-%dT%H:%M:%S): alarms that were on before it are printed and do not count. Neither
-# do alarms that notify nobody: an alarm without actions is part of a composite one, which counts when nothing suppresses it.
+# do alarms that notify nobody: an alarm without actions is part of a composite one, which counts when nothing suppresses it and one
+# of its parts went on after BEGAN. The apply that switches the schedule on adds no-invocations, which was on, to worker-unhealthy.
 #
-# AFTER_DEPLOY_WATCH       seconds to watch the alarms for (default 300, more than two ticks of the schedule)
+# AFTER_DEPLOY_WATCH       seconds to watch the alarms for (default 600: docs/operating.md says how long each alarm takes)
 # AFTER_DEPLOY_INTERVAL    seconds between two looks (default 20)
 #
 # Exit codes: 0 it works; 1 it does not; 3 it is healthy, but something could not be shown, and the last lines say what and why.
@@ -15,7 +16,7 @@
 set -euo pipefail
 root=${1:?the folder of the root configuration} began=${2:-$(date -u +%Y-%m-%dT%H:%M:%S)}
 pause=${AFTER_DEPLOY_PAUSE:-10} timeout=${AFTER_DEPLOY_TIMEOUT:-300} # Seconds.
-watch=${AFTER_DEPLOY_WATCH:-300} interval=${AFTER_DEPLOY_INTERVAL:-20}
+watch=${AFTER_DEPLOY_WATCH:-600} interval=${AFTER_DEPLOY_INTERVAL:-20}
 for setting in "AFTER_DEPLOY_WATCH=$watch" "AFTER_DEPLOY_INTERVAL=$interval"; do
     [[ "${setting#*=}" =~ ^[0-9]+$ ]] || { echo "${setting%%=*} is \`${setting#*=}\`: give whole seconds" >&2; exit 1; }
 done
@@ -73,9 +74,15 @@ look_at_alarms() {
     local on new
     on=$(jq -r '[(.MetricAlarms + .CompositeAlarms)[] | "\(.AlarmName) since \(.StateTransitionedTimestamp[:19])"] | join(", ")' "$response")
     # With the schedule off, no-invocations is on without its actions.
-    new=$(jq -r --arg began "$began" '[(.MetricAlarms + .CompositeAlarms)[]
+    new=$(jq -r --arg began "$began" '(.MetricAlarms + .CompositeAlarms) as $on
+        | def parts: [.AlarmRule // "" | scan("ALARM\\(\\s*[\"\u0027]?([^\"\u0027()]+?)[\"\u0027]?\\s*\\)") | .[0] | sub("^arn:.*:alarm:"; "")];
+        # Composite alarms may contain composite ones, and even themselves: hence the depth.
+        def is_new($depth): .StateTransitionedTimestamp[:19] >= $began[:19]
+            and (parts as $parts | [$on[] | select(.AlarmName | IN($parts[]))]
+                | length == 0 or $depth == 0 or any(.[]; is_new($depth - 1)));
+        [$on[]
         | select(.ActionsEnabled and (.AlarmActions == null or .AlarmActions != []) and .ActionsSuppressedBy == null)
-        | select(.StateTransitionedTimestamp[:19] >= $began[:19]) | "\(.AlarmName) (\(.StateReason // "no reason given"))"] | join(", ")' "$response")
+        | select(is_new(5)) | "\(.AlarmName) (\(.StateReason // "no reason given"))"] | join(", ")' "$response")
     [ "$on" = "$shown" ] || echo "alarms that are on (docs/operating.md says what to do): ${on:-none any more}"
     shown=$on
     [ -z "$new" ] || { echo "alarms that went on after $began: $new" >&2; return 1; }

@@ -46,6 +46,18 @@ def on(time, kind="MetricAlarms", **more):
     return QUIET | {kind: [alarm]}
 
 
+def composite(rule, *children, kind="MetricAlarms"):
+    """worker-unhealthy, on since the deployment, with the alarms that are on beside it: pairs of a name and a time."""
+    parts = [{"AlarmName": f"refresh-worker-{name}", "StateTransitionedTimestamp": time, "ActionsEnabled": True, "AlarmActions": []}
+             for name, time in children]
+    whole = on(AFTER, "CompositeAlarms", AlarmName="refresh-worker-worker-unhealthy", AlarmRule=rule, StateReason="a child is on")
+    return whole | {kind: whole[kind] + parts}
+
+
+ANY = 'ALARM("refresh-worker-no-invocations") OR ALARM("refresh-worker-errors")'
+ARN = "ALARM(arn:aws:cloudwatch:eu-central-1:123456789012:alarm:refresh-worker-no-invocations) OR NOT OK(other)"
+
+
 def look(runs, expect, says, status="200", alarms=(QUIET,), looks=None, watch=0):
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -83,6 +95,20 @@ def main():
     for kind in ("MetricAlarms", "CompositeAlarms"):
         look("queue_empty", 1, "went on after", alarms=[on(AFTER, kind)])
         look("maintenance", 1, "errors (6 errors)", alarms=[on(AFTER, kind)])
+
+    # A rule that gets a member which was on before, as with the schedule that is switched on, is no new trouble.
+    for rule in (ANY, ARN, "ALARM(refresh-worker-no-invocations)", "ALARM( 'refresh-worker-no-invocations' )"):
+        look("queue_empty", 0, "worker-unhealthy since", alarms=[composite(rule, ("no-invocations", BEFORE))])
+        look("queue_empty", 1, "worker-unhealthy (a child is on)", alarms=[composite(rule, ("no-invocations", AFTER))])
+    look("queue_empty", 1, "went on after", alarms=[composite(ANY, ("no-invocations", BEFORE), ("errors", AFTER))])
+    # A child of another rule does not count, and without a known child the composite alarm counts itself.
+    look("queue_empty", 0, "worker-unhealthy since", alarms=[composite(ANY, ("no-invocations", BEFORE), ("errors-of-health", AFTER))])
+    look("queue_empty", 1, "went on after", alarms=[composite(ANY)])
+    look("queue_empty", 1, "went on after", alarms=[composite("NOT OK(elsewhere)", ("errors", BEFORE))])
+    # A composite alarm of composite alarms.
+    nested = composite(ANY, ("no-invocations", BEFORE))
+    outer = on(AFTER, "CompositeAlarms", AlarmName="refresh-worker-pager", AlarmRule="ALARM(refresh-worker-worker-unhealthy)")
+    look("queue_empty", 0, "pager since", alarms=[nested | {"CompositeAlarms": nested["CompositeAlarms"] + outer["CompositeAlarms"]}])
 
     # Not one look: an alarm goes on while it watches, and the watching ends with it.
     look("queue_empty", 1, "went on after", alarms=[QUIET, on(BEFORE), on(AFTER)], looks=[3], watch=30)

@@ -65,9 +65,9 @@ def condition_holds(operator, key, wanted, context):
     if operator == "Null":
         return (given is None) == (wanted == ["true"])
     if given is None:
-        # A missing key differs from every value.
+        # With IfExists a missing key fits. Without, a missing key differs from every value.
         return optional or operator == "StringNotEquals"
-    return {"StringEquals": given in wanted, "StringNotEquals": given not in wanted,
+    return {"StringEquals": given in wanted, "Bool": given in wanted, "StringNotEquals": given not in wanted,
             "ArnEquals": fits(wanted, given), "ArnLike": fits(wanted, given)}[operator]
 
 
@@ -123,6 +123,7 @@ NEVER = [
     ("another role assumed", "sts:AssumeRole", f"{IAM}:role/admin", NONE),
     ("the policy of a key", "kms:PutKeyPolicy", in_region("kms::key/1"), {"aws:ResourceTag/Service": "refresh-worker"}),
     ("a grant of a key", "kms:CreateGrant", in_region("kms::key/1"), {"aws:ResourceTag/Service": "refresh-worker"}),
+    ("a grant of a key to whom it likes", "kms:CreateGrant", in_region("kms::key/1"), {"kms:GrantIsForAWSResource": "false"}),
     *((f"{action} on others", f"iam:{action}", resource, NONE) for action, resource in [
         ("CreateUser", f"{IAM}:user/me"), ("CreateAccessKey", f"{IAM}:user/admin"), ("CreateLoginProfile", f"{IAM}:user/admin"),
         ("UpdateLoginProfile", f"{IAM}:user/admin"), ("AttachUserPolicy", f"{IAM}:user/me"), ("PutUserPolicy", f"{IAM}:user/me"),
@@ -161,6 +162,7 @@ NOT_GIVEN = [
     ("a package", "s3:PutObject", "arn:aws:s3:::packages/refresh-worker-1.zip", NONE),
     ("a key that is not ours scheduled for deletion", "kms:ScheduleKeyDeletion", in_region("kms::key/1"), NONE),
     ("a key without our tag decrypts", "kms:Decrypt", in_region("kms::key/1"), NONE),
+    ("a grant of a key through a service", "kms:CreateGrant", in_region("kms::key/1"), {"kms:GrantIsForAWSResource": "true"}),
     ("a secret", "secretsmanager:GetSecretValue", in_region("secretsmanager::secret:refresh-worker/x"), NONE),
     ("a parameter", "ssm:GetParameter", in_region("ssm::parameter/refresh-worker/database-url"), NONE),
     ("a topic of others", "sns:SetTopicAttributes", in_region("sns::other"), NONE),
@@ -196,8 +198,18 @@ NEEDED = [
     ("ec2:AuthorizeSecurityGroupIngress", in_region("ec2::security-group-rule/*"), NONE),
     ("s3:PutObject", "arn:aws:s3:::state/refresh-worker/production.tfstate", NONE),
     ("s3:DeleteObject", "arn:aws:s3:::state/refresh-worker/production.tfstate.tflock", NONE),
-    ("s3:GetObject", "arn:aws:s3:::state/refresh-worker/production.tfplan", NONE), ("s3:GetObject", "arn:aws:s3:::packages/refresh-worker-1.zip", NONE),
+    ("s3:GetObject", "arn:aws:s3:::state/refresh-worker/production.tfplan", NONE),
+    ("s3:DeleteObject", "arn:aws:s3:::state/refresh-worker/production.tfplan", NONE), ("s3:GetObject", "arn:aws:s3:::packages/refresh-worker-1.zip", NONE),
 ]
+
+# kms_key_arn, for each group of logs, and the group of PostgreSQL in complete.
+NEEDED += [(f"logs:{action}", in_region(f"logs::log-group:{group}"), NONE)
+           for action in ("CreateLogGroup", "AssociateKmsKey", "DisassociateKmsKey", "DeleteLogGroup")
+           for group in (f"/aws/lambda/{NAME}-refresh", f"/aws/lambda/{NAME}-health", f"/aws/apigateway/{NAME}",
+                         "API-Gateway-Execution-Logs_a1b2/live", f"/aws/rds/instance/{NAME}/postgresql")]
+# What a service needs for itself: RDS for an encrypted disk, Lambda for encrypted variables. The right comes from the key's policy, or
+# from more_deploy_policies; here from all of AWS.
+THROUGH_A_SERVICE = ("kms:CreateGrant", in_region("kms::key/1"), {"kms:GrantIsForAWSResource": "true"})
 
 # What the code of a function could do whose role was given everything, but has the boundary.
 CODE = [
@@ -272,6 +284,7 @@ def main():
         expect("the publish role", policies["publish"], False, action, resource, context, text)
     for text, action, resource, context in NOT_GIVEN:
         expect("the deploy role", given, False, action, resource, context, text)
+    expect("the deploy role with all of AWS in more_deploy_policies", given + ADMINISTRATOR, True, *THROUGH_A_SERVICE)
     for action, resource, context in NEEDED:
         expect("the deploy role", given, True, action, resource, context)
 

@@ -150,6 +150,28 @@ echo "$BINARY" >"$CARGO_TARGET_DIR/{MAC}/lambda/refresh-worker"''')
         assert len(copied) == 3 and all((folder / "image" / "arm64" / file).is_file() for file in copied), copied
 
 
+def images():
+    """A job that runs again keeps the image that it has published, and never replaces another one."""
+    script = SCRIPTS / "release.sh"
+    labels = {"config": {"Labels": {"org.opencontainers.image.revision": COMMIT}}}
+    found = {"name": "x", "manifest": {"digest": "sha256:1"}, "image": {"linux/amd64": labels, "linux/arm64": labels}}
+    with tempfile.TemporaryDirectory() as folder:
+        mock(folder, "docker", '[ "$1 $2 $3 $6" = "buildx imagetools inspect ghcr.io/o/r:1.2.3" ] || exit 9; echo "$SAYS"; exit "$STATUS"')
+
+        def tried(answer, status="0", commit=COMMIT, **more):
+            return run(script, "existing", "ghcr.io/o/r:1.2.3", commit, path=folder, SAYS=answer, STATUS=status, **more)
+
+        assert tried(json.dumps(found)).strip() == "sha256:1"
+        tried(json.dumps(found), commit="0" * 40, expect=1, says=f"of the commit {COMMIT}. What is public is never replaced")
+        tried(json.dumps(found | {"image": {}}), expect=1, says="of the commit unknown")
+        for missing in ("ERROR: ghcr.io/o/r:1.2.3: not found", "denied: denied"):
+            assert not tried(missing, status="1"), missing
+        tried("dial tcp: i/o timeout", status="1", expect=1, says="cannot be seen")
+    steps = (ROOT / ".github" / "workflows" / "release.yml").read_text()
+    places = [steps.index(part) for part in ("gh release create", "--draft --verify-tag", "release.sh existing", "imagetools create", "--draft=false")]
+    assert places == sorted(places) and steps.count("gh release create") == 1, "the release is not a draft until its image is there"
+
+
 PLAN = """
 OpenTofu will perform the following actions:
 
@@ -208,14 +230,60 @@ def deployment():
         run(script, "destroy", expect=1, says="Usage", **with_all)
 
 
+# What tofu says when an apply fails: before it could begin, and after.
+UNTOUCHED = ["Error: Saved plan is stale", "Error: Saved plan does not match the given state", "Error: Error acquiring the state lock"]
+TOUCHED = ["Error: creating Lambda Function (refresh-worker-refresh): AccessDenied", "Error: Failed to save state", "Error: Error releasing the state lock"]
+
+
+def apply_plan():
+    """Only an apply that never began is untouched: after another failure there is something to roll back."""
+    script = SCRIPTS / "deploy.sh"
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        mock(folder, "tofu", '[ -z "$SAYS" ] || { echo "$SAYS" >&2; exit 1; }; echo "$*"')
+        output = folder / "output"
+        (folder / "plan").write_text("")
+
+        def tried(**more):
+            output.write_text("")
+            said = run(script, "apply-plan", "plan", cwd=folder, path=folder, DIRECTORY=str(folder), GITHUB_OUTPUT=str(output), **more)
+            return said, output.read_text()
+
+        said, written = tried(SAYS="")
+        assert f"apply {folder / 'plan'}" in said and not written, (said, written)
+        for error in UNTOUCHED:
+            assert tried(SAYS=error, expect=1, says="::error::Nothing was changed")[1] == "untouched=true\n", error
+        for error in TOUCHED:
+            said, written = tried(SAYS=error, expect=1, says=error)
+            assert not written and "Nothing was changed" not in said, error
+
+        # The real words, where there is a tofu.
+        tool = shutil.which("tofu") or shutil.which("terraform")
+        if not tool:
+            return "a stale plan by its words alone, without tofu"
+        mock(folder, "tofu", f'exec "{tool}" "$@"')
+        (folder / "main.tf").write_text('variable "x" {}\nresource "terraform_data" "x" { input = var.x }\n')
+        for arguments in (["init"], ["plan", "-out=plan", "-var=x=1"], ["apply", "-auto-approve", "-var=x=2"]):
+            subprocess.run([tool, *arguments, "-input=false"], cwd=folder, check=True, capture_output=True)
+        assert tried(expect=1, says="Saved plan is stale")[1] == "untouched=true\n"
+        return "a stale plan"
+
+
+def roots():
+    """Every root configuration of infra."""
+    found = sorted(file.parent.relative_to(ROOT).as_posix() for file in ROOT.glob("infra/examples/*/main.tf"))
+    assert len(found) >= 4, found
+    return [*found, "infra/github"]
+
+
 def lock():
     with tempfile.TemporaryDirectory() as folder:
         calls = pathlib.Path(folder) / "calls"
         mock(folder, "tofu", 'printf "%s\\n" "$*" >>"$CALLS"')
         run(SCRIPTS / "lock-providers.sh", path=folder, CALLS=str(calls))
         made = calls.read_text()
-        for root in ("infra/examples/complete/", "infra/examples/existing-vpc/", "infra/github/"):
-            assert f"-chdir={root} providers lock -platform=linux_amd64 -platform=linux_arm64 -platform=darwin_amd64 -platform=darwin_arm64" in made
+        for root in roots():
+            assert f"-chdir={root}/ providers lock -platform=linux_amd64 -platform=linux_arm64 -platform=darwin_amd64 -platform=darwin_arm64" in made
         assert "-upgrade" not in made
         run(SCRIPTS / "lock-providers.sh", "--upgrade", path=folder, CALLS=str(calls))
         assert "init -backend=false -input=false -upgrade" in calls.read_text()
@@ -226,9 +294,11 @@ def main():
     crates = third_party()
     versions()
     archives()
+    images()
     deployment()
+    applied = apply_plan()
     lock()
-    print(f"notices and bills of materials ({crates}), versions, archives, checksums, image, plan, lock: as they should be")
+    print(f"notices and bills of materials ({crates}), versions, archives, checksums, image, plan, {applied}, lock: as they should be")
 
 
 if __name__ == "__main__":

@@ -134,6 +134,13 @@ resource "aws_iam_role_policy_attachment" "deploy" {
   policy_arn = each.value
 }
 
+resource "aws_iam_role_policy_attachment" "plan" {
+  for_each = var.more_plan_policies
+
+  role       = aws_iam_role.this["plan"].name
+  policy_arn = each.value
+}
+
 output "publish_role_arn" {
   description = "Repository variable AWS_PUBLISH_ROLE_ARN."
   value       = aws_iam_role.this["publish"].arn

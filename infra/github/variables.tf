@@ -92,3 +92,14 @@ variable "more_deploy_policies" {
     error_message = "Give ARNs of policies, and none that makes the deploy role an administrator: AdministratorAccess, PowerUserAccess, IAMFullAccess."
   }
 }
+
+variable "more_plan_policies" {
+  description = "ARNs of more policies of the plan role, for the same configuration: what reads the things that more_deploy_policies makes."
+  type        = set(string)
+  default     = []
+
+  validation {
+    condition     = alltrue([for arn in var.more_plan_policies : can(regex("^arn:[a-z-]+:iam::([0-9]{12}|aws):policy/.+$", arn)) && !can(regex("/(AdministratorAccess[^/]*|PowerUserAccess|ReadOnlyAccess|[^/]*FullAccess(V2|_v2)?)$", arn))])
+    error_message = "Give ARNs of policies that only read: no FullAccess, AdministratorAccess or PowerUserAccess. ReadOnlyAccess reads secrets and buckets, too: give the services' own, as AmazonRDSReadOnlyAccess."
+  }
+}

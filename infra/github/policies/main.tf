@@ -197,12 +197,17 @@ locals {
       Condition = { StringEquals = { "iam:PassedToService" = "apigateway.amazonaws.com" } }
     },
     {
-      Sid    = "Logs"
-      Reads  = ["logs:ListTagsForResource"]
-      Writes = ["logs:CreateLogGroup", "logs:DeleteLogGroup", "logs:DeleteRetentionPolicy", "logs:PutRetentionPolicy", "logs:TagResource", "logs:UntagResource"]
+      Sid   = "Logs"
+      Reads = ["logs:ListTagsForResource"]
+      Writes = [
+        "logs:AssociateKmsKey", "logs:CreateLogGroup", "logs:DeleteLogGroup", "logs:DeleteRetentionPolicy", "logs:DisassociateKmsKey",
+        "logs:PutRetentionPolicy", "logs:TagResource", "logs:UntagResource",
+      ]
       Resource = [
         "${local.arn}:logs:${var.region}:${var.account}:log-group:/aws/lambda/${var.name}-*",
         "${local.arn}:logs:${var.region}:${var.account}:log-group:/aws/apigateway/${var.name}*",
+        # The example complete.
+        "${local.arn}:logs:${var.region}:${var.account}:log-group:/aws/rds/instance/${var.name}/*",
         # Named after the id of the API.
         "${local.arn}:logs:${var.region}:${var.account}:log-group:API-Gateway-Execution-Logs_*",
       ]
@@ -322,9 +327,16 @@ locals {
         "iam:DeleteRolePermissionsBoundary", "iam:DeleteUserPermissionsBoundary", "iam:EnableMFADevice", "iam:PutGroupPolicy",
         "iam:PutUser*", "iam:ResetServiceSpecificCredential", "iam:SetDefaultPolicyVersion", "iam:UpdateAccessKey",
         "iam:UpdateAssumeRolePolicy", "iam:UpdateLoginProfile", "iam:UpdateOpenIDConnectProviderThumbprint", "iam:UpdateSAMLProvider",
-        "iam:Upload*", "sts:AssumeRole", "kms:CreateGrant", "kms:PutKeyPolicy",
+        "iam:Upload*", "sts:AssumeRole", "kms:PutKeyPolicy",
       ]
       Resource = ["*"]
+    },
+    {
+      # A grant gives a key to others. The services take grants for what they encrypt: RDS for a disk, Lambda for variables.
+      Sid       = "NoGrants"
+      Action    = ["kms:CreateGrant"]
+      Resource  = ["*"]
+      Condition = { BoolIfExists = { "kms:GrantIsForAWSResource" = "false" } }
     },
     {
       Sid         = "PassOnlyOwnRoles"
@@ -343,7 +355,7 @@ locals {
         { Effect = "Allow", Action = kind == "plan" ? statement.Reads : concat(statement.Reads, statement.Writes) },
       ) if kind == "deploy" || length(statement.Reads) > 0
       ], [
-      { Effect = "Allow", Sid = "Plan", Action = [kind == "plan" ? "s3:PutObject" : "s3:GetObject"], Resource = [local.plan_file] },
+      { Effect = "Allow", Sid = "Plan", Action = kind == "plan" ? ["s3:PutObject"] : ["s3:DeleteObject", "s3:GetObject"], Resource = [local.plan_file] },
     ])
   }
   # A managed policy has 6,144 characters at most, and a role 10,240 in all its inline ones.

@@ -1,4 +1,4 @@
-# The deploy role with more policies, so that every resource is planned by some test. With a provider that is only pretended.
+# The deploy and plan roles with more policies, so that every resource is planned by some test. With a provider that is only pretended.
 
 mock_provider "aws" {
   mock_data "aws_caller_identity" {
@@ -17,6 +17,7 @@ variables {
   lambda_artifacts_bucket = "packages"
   state_bucket            = "state"
   more_deploy_policies    = ["arn:aws:iam::aws:policy/AmazonVPCFullAccess"]
+  more_plan_policies      = ["arn:aws:iam::aws:policy/AmazonVPCReadOnlyAccess", "arn:aws:iam::aws:policy/AmazonRDSReadOnlyAccess", "arn:aws:iam::123456789012:policy/read"]
 }
 
 run "more_policies" {
@@ -25,5 +26,10 @@ run "more_policies" {
   assert {
     condition     = length(aws_iam_role_policy_attachment.deploy) == 1
     error_message = "Each policy is attached to the deploy role."
+  }
+
+  assert {
+    condition     = length(aws_iam_role_policy_attachment.plan) == 3 && alltrue([for one in aws_iam_role_policy_attachment.plan : endswith(one.role, "-plan")])
+    error_message = "Each policy that reads is attached to the plan role."
   }
 }

@@ -42,3 +42,23 @@ run "administrators_refused" {
 
   expect_failures = [var.more_deploy_policies, var.more_boundary_statements, var.secret_names]
 }
+
+run "plan_role_that_writes_refused" {
+  command = plan
+
+  variables {
+    more_plan_policies = ["arn:aws:iam::aws:policy/AmazonRDSFullAccess"]
+  }
+
+  expect_failures = [var.more_plan_policies]
+}
+
+run "plan_role_that_reads_everything_refused" {
+  command = plan
+
+  variables {
+    more_plan_policies = ["arn:aws:iam::aws:policy/ReadOnlyAccess"]
+  }
+
+  expect_failures = [var.more_plan_policies]
+}

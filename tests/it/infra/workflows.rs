@@ -73,14 +73,40 @@ fn deploy_applies_the_plan_it_showed() {
         assert!(plan.contains(part), "{part} is not in the job plan");
     }
     assert!(!plan.contains(" apply") && !plan.contains("AWS_DEPLOY_ROLE_ARN }}"), "the job plan applies");
-    let parts = ["needs: plan", "sha256sum --check", "apply \"$PWD/tofu.plan\"", "after-deploy.sh", "Roll back"];
+    let parts = ["needs: plan", "sha256sum --check", "deploy.sh apply-plan tofu.plan", "after-deploy.sh", "Roll back"];
     let places = parts.map(|part| deploy.find(part).unwrap_or_else(|| panic!("{part} is not in the job deploy")));
     assert!(places.is_sorted(), "{places:?}");
 }
 
+/// An apply that never began, such as of a stale plan, leaves what others have changed alone.
+#[test]
+fn rollback_needs_a_changed_deployment() {
+    let text = read(".github/workflows/deploy.yml");
+    let (_, step) = text.split_once("- name: Roll back\n").unwrap();
+    let condition = values(step, "if:")[0];
+    let wanted = [
+        "failure()",
+        "steps.apply.outcome != 'skipped'",
+        "steps.apply.outputs.untouched != 'true'",
+        "env.FORMER != ''",
+    ];
+    for part in wanted {
+        assert!(condition.split(" && ").any(|found| found.ends_with(part)), "{part} is not in {condition}");
+    }
+    assert!(!condition.contains("||"), "{condition}");
+    assert!(read(".github/scripts/deploy.sh").contains("untouched=true"));
+}
+
 #[test]
 fn lock_files_are_not_ignored() {
-    for root in ["infra/examples/complete", "infra/examples/existing-vpc", "infra/github"] {
+    let examples = fs::read_dir(path("infra/examples")).unwrap().map(Result::unwrap);
+    let mut roots: Vec<String> = examples
+        .filter(|entry| entry.path().join("main.tf").is_file())
+        .map(|entry| format!("infra/examples/{}", entry.file_name().into_string().unwrap()))
+        .collect();
+    assert!(roots.len() >= 4, "{roots:?}");
+    roots.push("infra/github".to_owned());
+    for root in roots {
         let file = format!("{root}/.terraform.lock.hcl");
         let status =
             Command::new("git").args(["check-ignore", "--quiet", &file]).current_dir(path(".")).status().unwrap();
