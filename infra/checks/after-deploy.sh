@@ -72,7 +72,7 @@ runs() {
 look_at_alarms() {
     local on new
     on=$(jq -r '[(.MetricAlarms + .CompositeAlarms)[] | "\(.AlarmName) since \(.StateTransitionedTimestamp[:19])"] | join(", ")' "$response")
-    # With the schedule off, no-invocations is on without its actions.
+    # schedule-off is on while the schedule is off. It notifies nobody.
     new=$(jq -r --arg began "$began" '[(.MetricAlarms + .CompositeAlarms)[]
         | select(.ActionsEnabled and (.AlarmActions == null or .AlarmActions != []) and .ActionsSuppressedBy == null)
         | select(.StateTransitionedTimestamp[:19] >= $began[:19]) | "\(.AlarmName) (\(.StateReason // "no reason given"))"] | join(", ")' "$response")
