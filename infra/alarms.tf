@@ -47,19 +47,23 @@ locals {
     namespace = local.metric_namespace, metric = "run_duration_ms", statistic = "SampleCount", dimensions = tomap(local.metric_dimensions)
   }
 
-  # Without a second invocation beside it, the metric of a run appears only when the run ends.
-  run_unseen = coalesce(var.reserved_concurrency, 0) == 1 ? var.timeout_seconds + local.tick : 0
+  # A number of a run has the time of its start and appears only at its end. Often another run beside it is turned away at once and shows
+  # that the schedule is on, but not where every run of a tick has keys of its own (KEYS_PER_RUN). With a concurrency of one a tick is
+  # lost as well.
+  run_unseen = var.timeout_seconds + (coalesce(var.reserved_concurrency, 0) == 1 ? local.tick : 0)
 
   alarms = merge({
     # FILL makes silence a number. Without it CloudWatch looks at older numbers first: it would need three times as long here, and alarms
     # of several periods would flicker at the end of a trouble, while the newest number is not there yet.
+    # A daily run leaves the window of a day before the next one is seen: two days for a cron expression. No number is less than 0: a
+    # schedule that was switched off on purpose raises no alarm; everything else still does.
     no-invocations = {
       description = "Nothing starts the worker"
       expression  = "FILL(starts, 0)"
       metrics     = { starts = local.run_start }
       period      = min(86400, local.heard_of_within.runs + ceil(local.run_unseen / 60) * 60)
-      evaluations = local.is_cron ? 1 : min(7, ceil(local.tick / 34560))
-      comparison  = "LessThanThreshold", threshold = 1, missing = "breaching"
+      evaluations = local.is_cron ? 2 : min(7, ceil(local.tick / 34560))
+      comparison  = "LessThanThreshold", threshold = var.schedule_enabled ? 1 : 0, missing = "breaching"
     }
     failing-schedule = {
       description = "Scheduled runs fail one after the other"
@@ -197,16 +201,24 @@ locals {
 
   oldest_request_threshold = coalesce(var.alarm_thresholds.oldest_request_age_seconds, max(1800, 3 * local.tick))
 
-  # The alarms of each composite alarm. A schedule that was switched off on purpose raises no alarm; everything else still does.
+  # The alarms of each composite alarm.
   members = {
     worker-unhealthy = concat(
-      var.schedule_enabled ? ["no-invocations"] : [],
-      ["failing-schedule", "errors", "failure-queue", "duration", "timeouts", "throttles", "no-usable-key"],
+      ["no-invocations", "failing-schedule", "errors", "failure-queue", "duration", "timeouts", "throttles", "no-usable-key"],
       var.create_api ? ["api-5xx"] : [],
     )
     backlog    = ["oldest-request", "queue-depth"]
     after-runs = [for key in ["view-refresh", "view-stuck", "stats-jobs", "retention"] : key if contains(keys(local.alarms), key)]
   }
+  # A schedule that was just switched on has started nothing yet, and no-invocations cannot know why. Only a suppressor remembers:
+  # worker-unhealthy waits for the first run, two hours at most. While the schedule is off, everything else still notifies, as late.
+  schedule_off = {
+    description = "The schedule is switched off, and nothing else is wrong"
+    rule        = var.schedule_enabled ? "FALSE" : "NOT (${local.any_of.worker-unhealthy})"
+    notifies    = false
+  }
+  first_run = min(7200, local.tick + var.timeout_seconds + 300)
+
   any_of = { for name, members in local.members : name => join(" OR ", [for key in members : "ALARM(\"${var.name}-${key}\")"]) }
 
   composite_alarms = {
@@ -214,10 +226,13 @@ locals {
       description = "The worker is not started, fails, or is too slow"
       rule        = local.any_of.worker-unhealthy
       notifies    = true
+      suppressor  = "schedule-off"
+      wait        = 60
+      extension   = local.first_run
     }
     backlog-explained = {
-      description = "Requests wait for a reason that is known: they are held back, or the worker is unhealthy"
-      rule        = "ALARM(\"${var.name}-held-back\") OR ${local.any_of.worker-unhealthy}"
+      description = "Requests wait for a reason that is known: they are held back, the schedule is off, or the worker is unhealthy"
+      rule        = var.schedule_enabled ? "ALARM(\"${var.name}-held-back\") OR ${local.any_of.worker-unhealthy}" : "TRUE"
       notifies    = false
     }
   }
@@ -292,17 +307,31 @@ resource "aws_cloudwatch_metric_alarm" "this" {
     }
   }
 
-  actions_enabled = each.key == "no-invocations" ? var.schedule_enabled : true
-  alarm_actions   = contains(local.single_alarms, each.key) || (var.alarm_children_notify && each.key != "held-back") ? local.alarm_actions : []
-  ok_actions      = contains(local.single_alarms, each.key) || (var.alarm_children_notify && each.key != "held-back") ? local.alarm_actions : []
-  tags            = local.tags
+  alarm_actions = contains(local.single_alarms, each.key) || (var.alarm_children_notify && each.key != "held-back") ? local.alarm_actions : []
+  ok_actions    = contains(local.single_alarms, each.key) || (var.alarm_children_notify && each.key != "held-back") ? local.alarm_actions : []
+  tags          = local.tags
 
   lifecycle {
+    precondition {
+      condition     = each.value.period * each.value.evaluations <= (each.value.period < 3600 ? 86400 : 604800)
+      error_message = "CloudWatch looks back one day at most (seven days if ticks are an hour or rarer), and ${each.key} would look back ${each.value.period * each.value.evaluations} s: use fewer ticks in alarm_thresholds.failing_schedule."
+    }
     precondition {
       condition     = local.tick <= 172800
       error_message = "CloudWatch looks back seven days at most: with alarms, let schedule_expression tick every 48 hours or more often, or set create_alarms = false."
     }
   }
+}
+
+resource "aws_cloudwatch_composite_alarm" "schedule_off" {
+  count = var.create_alarms ? 1 : 0
+
+  alarm_name        = "${var.name}-schedule-off"
+  alarm_description = "${local.schedule_off.description}. What to do: docs/operating.md, schedule-off."
+  alarm_rule        = local.schedule_off.rule
+  tags              = local.tags
+
+  depends_on = [aws_cloudwatch_metric_alarm.this]
 }
 
 resource "aws_cloudwatch_composite_alarm" "this" {
@@ -314,6 +343,16 @@ resource "aws_cloudwatch_composite_alarm" "this" {
   alarm_actions     = each.value.notifies ? local.alarm_actions : []
   ok_actions        = each.value.notifies ? local.alarm_actions : []
   tags              = local.tags
+
+  dynamic "actions_suppressor" {
+    for_each = can(each.value.suppressor) ? [each.value] : []
+
+    content {
+      alarm            = aws_cloudwatch_composite_alarm.schedule_off[0].alarm_name
+      wait_period      = actions_suppressor.value.wait
+      extension_period = actions_suppressor.value.extension
+    }
+  }
 
   depends_on = [aws_cloudwatch_metric_alarm.this]
 }

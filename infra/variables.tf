@@ -488,6 +488,15 @@ variable "alarm_thresholds" {
     stats_jobs_failed          = optional(number)
   })
   default = {}
+
+  validation {
+    condition     = alltrue([for threshold in values(var.alarm_thresholds) : coalesce(threshold, 0) >= 0])
+    error_message = "A threshold is negative: use 0 or more."
+  }
+  validation {
+    condition     = contains(range(1, 101), coalesce(var.alarm_thresholds.failing_schedule, 1))
+    error_message = "failing_schedule is a number of ticks: use a whole number from 1 to 100."
+  }
 }
 
 variable "create_dashboard" {

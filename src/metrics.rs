@@ -174,7 +174,7 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: "keys_rejected",
         unit: "Count",
-        help: "Configured keys that the API rejects. Left out when the run never asked for a key.",
+        help: "Configured keys that the API rejects. Left out when it rejects none and the run held none: it never asked for one, or none was free.",
         value: |report| (report.keys_held + report.keys_rejected > 0).then(|| report.keys_rejected.into()),
     },
     Metric {

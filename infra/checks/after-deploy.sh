@@ -73,7 +73,7 @@ runs() {
 look_at_alarms() {
     local on new
     on=$(jq -r '[(.MetricAlarms + .CompositeAlarms)[] | "\(.AlarmName) since \(.StateTransitionedTimestamp[:19])"] | join(", ")' "$response")
-    # With the schedule off, no-invocations is on without its actions.
+    # schedule-off is on while the schedule is off. It notifies nobody.
     new=$(jq -r --arg began "$began" '(.MetricAlarms + .CompositeAlarms) as $on
         | def parts: [.AlarmRule // "" | scan("ALARM\\(\\s*[\"\u0027]?([^\"\u0027()]+?)[\"\u0027]?\\s*\\)") | .[0] | sub("^arn:.*:alarm:"; "")];
         # Composite alarms may contain composite ones, and even themselves: hence the depth.

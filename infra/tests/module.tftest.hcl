@@ -146,10 +146,10 @@ run "defaults" {
 run "alarms" {
   command = plan
 
-  # What each means is tested where the table of causes is computed: tests/it/infra/alarms.rs. This ties those numbers to the plan.
+  # What each means is tested where the table of causes is computed: tests/it/infra/alarms. This ties those numbers to the plan.
   assert {
     condition = { for key, alarm in local.alarms : key => "${try(alarm.expression, alarm.metric)} ${alarm.period} ${try(alarm.datapoints, alarm.evaluations)}/${alarm.evaluations} ${alarm.comparison} ${alarm.threshold} ${alarm.missing}" } == {
-      no-invocations      = "FILL(starts, 0) 300 1/1 LessThanThreshold 1 breaching"
+      no-invocations      = "FILL(starts, 0) 600 1/1 LessThanThreshold 1 breaching"
       failing-schedule    = "FILL(errors, 0) 120 3/5 GreaterThanOrEqualToThreshold 1 notBreaching"
       errors              = "Errors 600 1/1 GreaterThanThreshold 5 notBreaching"
       failure-queue       = "FILL(sent, 0) 120 3/5 GreaterThanOrEqualToThreshold 1 notBreaching"
@@ -186,6 +186,10 @@ run "alarms" {
   assert {
     condition     = length(aws_cloudwatch_composite_alarm.this) == 2 && join(" ", keys(aws_cloudwatch_composite_alarm.suppressed)) == "backlog"
     error_message = "No composite alarm of parts that are not configured."
+  }
+  assert {
+    condition     = aws_cloudwatch_composite_alarm.schedule_off[0].alarm_rule == "FALSE" && aws_cloudwatch_composite_alarm.this["worker-unhealthy"].actions_suppressor[0].alarm == "refresh-worker-schedule-off" && aws_cloudwatch_composite_alarm.this["worker-unhealthy"].actions_suppressor[0].extension_period == 720
+    error_message = "After the schedule was switched on, the first run has its time."
   }
   assert {
     condition     = aws_cloudwatch_dashboard.this[0].dashboard_name == "refresh-worker-eu-central-1"
@@ -252,11 +256,11 @@ run "switched_off" {
   }
 
   assert {
-    condition     = aws_scheduler_schedule.this["1"].state == "DISABLED" && !aws_cloudwatch_metric_alarm.this["no-invocations"].actions_enabled && !strcontains(aws_cloudwatch_composite_alarm.this["worker-unhealthy"].alarm_rule, "no-invocations")
+    condition     = aws_scheduler_schedule.this["1"].state == "DISABLED" && aws_cloudwatch_metric_alarm.this["no-invocations"].threshold == 0
     error_message = "A schedule that is off on purpose raises no alarm."
   }
   assert {
-    condition     = strcontains(aws_cloudwatch_composite_alarm.this["worker-unhealthy"].alarm_rule, "timeouts") && coalesce(aws_cloudwatch_composite_alarm.this["worker-unhealthy"].actions_enabled, true)
+    condition     = aws_cloudwatch_composite_alarm.schedule_off[0].alarm_rule == "NOT (${aws_cloudwatch_composite_alarm.this["worker-unhealthy"].alarm_rule})" && aws_cloudwatch_composite_alarm.this["backlog-explained"].alarm_rule == "TRUE" && strcontains(aws_cloudwatch_composite_alarm.this["worker-unhealthy"].alarm_rule, "timeouts") && coalesce(aws_cloudwatch_composite_alarm.this["worker-unhealthy"].actions_enabled, true)
     error_message = "A schedule that is off silences nothing else."
   }
   assert {
@@ -310,7 +314,7 @@ run "views_and_statistics" {
     error_message = "The failures of tasks raise alarms."
   }
   assert {
-    condition     = join(" ", flatten([for query in aws_cloudwatch_metric_alarm.this["no-invocations"].metric_query : [for metric in query.metric : "${metric.metric_name} ${metric.stat} ${metric.period}"]])) == "run_duration_ms SampleCount 300"
+    condition     = join(" ", flatten([for query in aws_cloudwatch_metric_alarm.this["no-invocations"].metric_query : [for metric in query.metric : "${metric.metric_name} ${metric.stat} ${metric.period}"]])) == "run_duration_ms SampleCount 600"
     error_message = "Tasks must not hide that no run starts."
   }
   assert {
@@ -327,8 +331,8 @@ run "a_slow_schedule" {
   }
 
   assert {
-    condition     = local.alarms.no-invocations.period == 2280
-    error_message = "Two and a half ticks, in whole minutes."
+    condition     = local.alarms.no-invocations.period == 2580
+    error_message = "Two and a half ticks, in whole minutes, and the timeout."
   }
   assert {
     condition     = "${local.alarms.failing-schedule.period} ${aws_cloudwatch_metric_alarm.this["failing-schedule"].datapoints_to_alarm}/${aws_cloudwatch_metric_alarm.this["failing-schedule"].evaluation_periods} ${aws_cloudwatch_metric_alarm.this["errors"].threshold}" == "900 2/3 1"
@@ -344,8 +348,8 @@ run "a_schedule_by_the_clock" {
   }
 
   assert {
-    condition     = local.alarms.no-invocations.period == 86400
-    error_message = "Once a day is often enough."
+    condition     = local.alarms.no-invocations.period == 86400 && local.alarms.no-invocations.evaluations == 2
+    error_message = "Once a day is often enough, and yesterday's run counts until today's is seen."
   }
 }
 

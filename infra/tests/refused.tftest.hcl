@@ -442,3 +442,56 @@ run "no_concurrency_for_health" {
 
   expect_failures = [var.health_reserved_concurrency]
 }
+
+# Thresholds of alarms.
+
+run "a_negative_threshold" {
+  command = plan
+
+  variables {
+    alarm_thresholds = { throttles = -1 }
+  }
+
+  expect_failures = [var.alarm_thresholds]
+}
+
+run "no_failing_tick" {
+  command = plan
+
+  variables {
+    alarm_thresholds = { failing_schedule = 0 }
+  }
+
+  expect_failures = [var.alarm_thresholds]
+}
+
+run "half_a_failing_tick" {
+  command = plan
+
+  variables {
+    alarm_thresholds = { failing_schedule = 2.5 }
+  }
+
+  expect_failures = [var.alarm_thresholds]
+}
+
+run "too_many_failing_ticks" {
+  command = plan
+
+  variables {
+    alarm_thresholds = { failing_schedule = 101 }
+  }
+
+  expect_failures = [var.alarm_thresholds]
+}
+
+run "failing_ticks_of_more_than_a_day" {
+  command = plan
+
+  variables {
+    schedule_expression = "rate(30 minutes)"
+    alarm_thresholds    = { failing_schedule = 49 }
+  }
+
+  expect_failures = [aws_cloudwatch_metric_alarm.this]
+}

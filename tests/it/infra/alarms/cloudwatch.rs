@@ -152,20 +152,21 @@ impl CloudWatch {
         real.iter().copied().chain(filled).filter(|breaches| *breaches).count() >= alarm.datapoints
     }
 
-    /// Evaluates all alarms, every `step` seconds.
-    pub fn watch(&mut self, alarms: &Alarms, from: i64, to: i64, step: usize) -> Fired {
+    /// Evaluates all alarms at these times: those before the time 0, and those from then on.
+    pub fn watch(&mut self, before_and_after: &[Alarms; 2], times: impl Iterator<Item = i64>) -> Fired {
         for numbers in self.numbers.values_mut() {
             numbers.sort_by_key(|(seen, ..)| std::cmp::Reverse(*seen));
         }
         let mut fired = Fired::default();
         let mut on: BTreeMap<&str, bool> = BTreeMap::new();
         let mut actions: BTreeMap<&str, Actions> = BTreeMap::new();
-        for now in (from..=to).step_by(step) {
+        for now in times {
+            let alarms = &before_and_after[usize::from(now >= 0)];
             self.show(now);
             let mut states: BTreeMap<&str, bool> =
                 alarms.metric.iter().map(|(name, alarm)| (name.as_str(), self.is_on(name, alarm, now))).collect();
             for (name, composite) in &alarms.composite {
-                let state = composite.any_of.iter().any(|member| states[member.as_str()]);
+                let state = composite.any_of.iter().any(|member| states[member.as_str()]) != composite.is_negated;
                 states.insert(name, state);
             }
             for (name, state) in &states {

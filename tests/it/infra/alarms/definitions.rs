@@ -45,7 +45,10 @@ pub struct Suppressor {
 
 #[derive(Clone, Debug)]
 pub struct Composite {
+    /// The alarms of its rule. It is on while one of them is on.
     pub any_of: Vec<String>,
+    /// `NOT (...)`, or `TRUE`: it is on while none of them is on.
+    pub is_negated: bool,
     pub notifies: bool,
     pub suppressor: Option<Suppressor>,
 }
@@ -94,8 +97,15 @@ pub fn of_module(variables: &Map<String, Value>) -> Alarms {
             extension: number(value, "extension") as i64,
         });
         let notifies = value_of(value, "notifies").is_none_or(|notifies| notifies.as_bool().unwrap());
-        let any_of: Vec<String> = text_of(value, "rule")
+        let rule = text_of(value, "rule");
+        let negated = match rule {
+            "TRUE" => Some("FALSE"),
+            rule => rule.strip_prefix("NOT (").and_then(|rest| rest.strip_suffix(')')),
+        };
+        let any_of: Vec<String> = negated
+            .unwrap_or(rule)
             .split(" OR ")
+            .filter(|part| *part != "FALSE")
             .map(|part| {
                 let key = part.strip_prefix("ALARM(\"").and_then(|rest| rest.strip_suffix("\")")).expect(part);
                 key.strip_prefix(&prefix).expect(key).to_owned()
@@ -105,9 +115,11 @@ pub fn of_module(variables: &Map<String, Value>) -> Alarms {
             any_of.iter().all(|key| metric.contains_key(key)),
             "{key} names an alarm that does not exist: {any_of:?}"
         );
-        (key.clone(), Composite { any_of, notifies, suppressor })
+        (key.clone(), Composite { any_of, is_negated: negated.is_some(), notifies, suppressor })
     };
     let composites = map(&locals["composite_alarms"]).iter().chain(map(&locals["suppressed_alarms"]));
+    let schedule_off = ("schedule-off".to_owned(), locals["schedule_off"].clone());
+    let composites = composites.chain([(&schedule_off.0, &schedule_off.1)]);
     Alarms { composite: composites.map(composite).collect(), metric }
 }
 
@@ -217,7 +229,8 @@ fn locals(
             }
         });
         if waiting.len() == before {
-            let needed = ["alarms", "server_alarms", "composite_alarms", "suppressed_alarms", "single_alarms"];
+            let needed =
+                ["alarms", "server_alarms", "composite_alarms", "suppressed_alarms", "schedule_off", "single_alarms"];
             assert!(waiting.iter().all(|(name, _)| !needed.contains(&name.as_str())), "{errors:#?}");
             return done;
         }

@@ -33,14 +33,22 @@ pub struct Deployment {
     pub parallel_runs: i64,
     /// With views, statistics jobs and retention.
     pub tasks: bool,
+    /// Each run has keys of its own, and so much to do that it takes all its time: none is turned away.
+    pub long_runs: bool,
 }
 
 pub const DEFAULT: Deployment =
-    Deployment { schedule: "rate(2 minutes)", tick: 2 * MINUTE, parallel_runs: 1, tasks: false };
+    Deployment { schedule: "rate(2 minutes)", tick: 2 * MINUTE, parallel_runs: 1, tasks: false, long_runs: false };
 
 impl Deployment {
-    pub fn alarms(&self) -> Alarms {
+    /// The alarms before and after the time 0 of this trouble.
+    pub fn alarms(&self, trouble: Trouble) -> [Alarms; 2] {
+        [!trouble.was_off(), trouble != Trouble::SwitchedOff].map(|enabled| self.alarms_with(enabled))
+    }
+
+    pub fn alarms_with(&self, schedule_enabled: bool) -> Alarms {
         let mut variables: Map<String, Value> = Map::new();
+        variables.insert("schedule_enabled".to_owned(), schedule_enabled.into());
         variables.insert("schedule_expression".to_owned(), self.schedule.into());
         variables.insert("parallel_runs".to_owned(), self.parallel_runs.into());
         if self.tasks {
@@ -61,6 +69,12 @@ pub enum Trouble {
     LightLoad,
     ScheduleDeleted,
     ScheduleMayNotInvoke,
+    SwitchedOff,
+    /// The schedule was off, and is on from the time 0.
+    SwitchedOn,
+    SwitchedOnInVain,
+    /// The same, with a run by hand two minutes before.
+    SwitchedOnAfterRun,
     /// Every run ends with this reason.
     EveryRun(StopReason),
     OneRun(StopReason),
@@ -85,6 +99,13 @@ pub enum Trouble {
     ApiGateway,
     DatabaseFills,
     CacheFills,
+}
+
+impl Trouble {
+    /// True when the schedule was off before the time 0.
+    const fn was_off(self) -> bool {
+        matches!(self, Self::SwitchedOn | Self::SwitchedOnInVain | Self::SwitchedOnAfterRun)
+    }
 }
 
 /// The state of the queue: a fluid that producers pour in and runs take out.
@@ -116,14 +137,21 @@ struct Ended {
 
 impl World {
     /// Lets the trouble last from 0 to `until`, with the first tick after it at `phase`, and returns what the alarms did until `end`.
-    pub fn fire(deployment: Deployment, alarms: &Alarms, trouble: Trouble, until: i64, phase: i64, end: i64) -> Fired {
+    pub fn fire(
+        deployment: Deployment,
+        alarms: &[Alarms; 2],
+        trouble: Trouble,
+        until: i64,
+        phase: i64,
+        end: i64,
+    ) -> Fired {
         let before = (4 * deployment.tick).max(2 * HOUR);
         let start = phase - before.div_euclid(deployment.tick) * deployment.tick;
         let mut world = Self {
             deployment,
             trouble,
             until,
-            cloudwatch: CloudWatch::of(alarms),
+            cloudwatch: CloudWatch::of(&alarms[1]),
             level: Level { waiting: 0.0, at: start },
             busy_until: BTreeMap::new(),
             keys_cool_until: 0,
@@ -131,6 +159,14 @@ impl World {
             lines: BTreeMap::new(),
         };
         for tick in (start..end).step_by(usize::try_from(deployment.tick).unwrap()) {
+            let is_off = match trouble {
+                Trouble::SwitchedOff => world.is_on(tick),
+                Trouble::SwitchedOnInVain => tick < until,
+                _ => tick < 0 && trouble.was_off(),
+            };
+            if is_off {
+                continue;
+            }
             for number in 0..deployment.parallel_runs {
                 world.start(tick, number);
             }
@@ -138,10 +174,18 @@ impl World {
         for minute in (start..end).step_by(60) {
             world.minute(minute);
         }
+        if trouble == Trouble::SwitchedOnAfterRun {
+            let ended = world.report(StopReason::QueueEmpty, -2 * MINUTE, 5.0, |_| {});
+            world.count(-2 * MINUTE, &ended);
+        }
         world.queue_is_active(end);
-        // CloudWatch evaluates alarms that look back for days less often.
-        let step = if deployment.tick < HOUR { 60 } else { 15 * 60 };
-        world.cloudwatch.watch(alarms, phase - before / 2, end, step)
+        // Between rare ticks little changes: a look every quarter of an hour.
+        let is_near = |now: &i64| {
+            let since = (now - phase).rem_euclid(deployment.tick);
+            deployment.tick < HOUR || since < 20 * MINUTE || since % (15 * MINUTE) == 0
+        };
+        let times = (phase - before / 2..=end).step_by(60).filter(is_near);
+        world.cloudwatch.watch(alarms, times)
     }
 
     fn is_on(&self, now: i64) -> bool {
@@ -195,6 +239,11 @@ impl World {
             }
             _ => self.drain(now, number),
         };
+        self.count(now, &ended);
+    }
+
+    /// What Lambda counts of an invocation.
+    fn count(&mut self, now: i64, ended: &Ended) {
         let end = now + ended.seconds.ceil() as i64;
         self.lambda("Invocations", now, end, 1.0);
         self.lambda("Errors", now, end, f64::from(u8::from(ended.failed)));
@@ -226,7 +275,7 @@ impl World {
         let most = CALLS_PER_SECOND * self.seconds_of_a_run();
         let done = self.level.waiting.min(most);
         self.level.waiting -= done;
-        let seconds = 1.0 + done / CALLS_PER_SECOND;
+        let seconds = if self.deployment.long_runs { MAX_RUNTIME } else { 1.0 + done / CALLS_PER_SECOND };
         let (trouble, is_on, is_first) = (self.trouble, self.is_on(now), self.is_first(now));
         self.report(StopReason::QueueEmpty, now, seconds, |report| {
             report.keys_held = if trouble == Trouble::OneKeyRejected { 2 } else { 1 };
