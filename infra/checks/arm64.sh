@@ -79,8 +79,8 @@ if [ "$what" != bytes ]; then
         chmod +x "$work/bootstrap"
         binary=$work/bootstrap
         # Memory is the emulator's too, and one second of its time is too little for a start.
-        echo "without huge_and_deep_bodies_take_bounded_memory, and without the deadline of one second: both measure the emulator"
-        filter=(-- --skip huge_and_deep_bodies_take_bounded_memory) slower=("DEADLINE_SECONDS=30,6" RUST_TEST_THREADS=4)
+        echo "without the tests of memory, and without the deadline of one second: both measure the emulator"
+        filter=(-- --skip lambda::memory:: --skip huge_and_deep_bodies_take_bounded_memory) slower=("DEADLINE_SECONDS=30,6" RUST_TEST_THREADS=4)
     fi
     # The tests themselves are for this machine, and built by its own compiler.
     env -u RUSTC PATH="${PATH#"$tools/bin:"}" E2E_BINARY="$binary" "${slower[@]}" ./test.sh lambda "${filter[@]}"
