@@ -408,9 +408,9 @@ impl World {
 #[test]
 fn level_follows_a_halved_and_doubled_rate() {
     const HOUR: u64 = 3600;
-    let mut world = World::new(5_000);
-    world.run(8 * HOUR, 32 * HOUR, 4);
-    for (hour, calls) in [(32, 2), (33, 4), (34, 8), (35, 4)] {
+    let mut world = World::new(2_500);
+    world.run(8 * HOUR, 24 * HOUR, 2);
+    for (hour, calls) in [(24, 1), (25, 2), (26, 4), (27, 2)] {
         let half = hour * HOUR + HOUR / 2;
         let (late, _) = world.run(hour * HOUR, half, calls);
         assert!(late < 60.0, "{calls} calls a second: {late} s late after half an hour");
