@@ -27,6 +27,7 @@ pub mod maintenance;
 pub mod metrics;
 pub mod model;
 mod outbound;
+pub mod planner;
 pub mod queue;
 pub mod retry;
 mod signal;

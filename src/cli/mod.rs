@@ -23,6 +23,7 @@ mod migrate;
 mod progress;
 mod queue;
 mod repair;
+mod replay;
 mod report;
 mod restore;
 mod retention;
@@ -116,6 +117,7 @@ enum Command {
     Migrate(migrate::MigrateArgs),
     Keys(keys::KeysArgs),
     Report(report::ReportArgs),
+    Replay(replay::ReplayArgs),
     Jobs(jobs::JobsArgs),
     Views(views::ViewsArgs),
     Retention(retention::RetentionArgs),
@@ -193,6 +195,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         // Boxed, since its future is large and would be a part of every command.
         Command::Keys(args) => Box::pin(keys::run(args, &shared)).await,
         Command::Report(args) => report::run(args, &shared).await,
+        Command::Replay(args) => replay::run(&args),
         Command::Jobs(args) => jobs::run(args, &shared).await,
         Command::Views(args) => views::run(args, &shared).await,
         Command::Retention(args) => retention::run(args, &shared).await,
