@@ -35,7 +35,7 @@ pub use self::{
 pub use self::{
     error::QueueError,
     lease::{
-        Following, Lease, LeaseRequest, LeaseToken, Leased, MAX_LAPSES, SUSPECT_LAPSES, SetAside, Settled, Settlement,
+        ClaimRequest, Claimed, Following, Lease, LeaseRequest, LeaseToken, Leased, MAX_LAPSES, SUSPECT_LAPSES, SetAside, Settled, Settlement,
         suspects_together,
     },
     mailbox::{Admitted, MAX_MAIL_BYTES, MailLimits, ORPHAN_TIMEOUT},
