@@ -3,8 +3,8 @@
 use std::future::Future;
 
 use super::{
-    Admitted, ClaimRequest, Claimed, Following, Lease, LeaseRequest, LeaseToken, Leased, MailLimits, QueueError, QueueStats, Repaired,
-    RunSummaries, RunSummary, Settled, Settlement, mailbox, record,
+    Admitted, ClaimRequest, Claimed, Following, Lease, LeaseRequest, LeaseToken, Leased, MailLimits, QueueError,
+    QueueStats, Repaired, RunSummaries, RunSummary, Settled, Settlement, mailbox, record,
 };
 use crate::{
     clock::Timestamp,
@@ -56,7 +56,7 @@ pub trait Queue: Publisher {
     fn lease(&self, now: Timestamp, request: &LeaseRequest) -> impl Future<Output = Result<Leased, QueueError>> + Send;
 
     /// Leases objects that have no record, for planned looks. Claims nothing while a request is ready or due, in one step with the
-    /// claim. A server without free memory refuses it.
+    /// claim. Without objects it asks nothing. A server without free memory refuses it.
     fn claim(&self, now: Timestamp, request: &ClaimRequest)
     -> impl Future<Output = Result<Claimed, QueueError>> + Send;
 

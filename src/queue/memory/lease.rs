@@ -38,7 +38,7 @@ impl Contents {
             State::Leased => record.expires.is_none_or(|expires| expires <= now),
             State::Dead => false,
         };
-        if self.records.values().any(waits) {
+        if !request.objects.is_empty() && self.records.values().any(waits) {
             return Claimed { work_waits: true, ..Claimed::default() };
         }
         let mut claimed = Claimed::default();

@@ -15,8 +15,9 @@ use parking_lot::{Mutex, MutexGuard};
 
 use self::shared_state::Shared;
 use super::{
-    Admitted, ClaimRequest, Claimed, Enqueued, Following, Lease, LeaseRequest, LeaseToken, Leased, MailLimits, NotQueued, Oldest, Publisher,
-    Queue, QueueError, QueueStats, Repaired, RunSummaries, RunSummary, Settled, Settlement,
+    Admitted, ClaimRequest, Claimed, Enqueued, Following, Lease, LeaseRequest, LeaseToken, Leased, MailLimits,
+    NotQueued, Oldest, Publisher, Queue, QueueError, QueueStats, Repaired, RunSummaries, RunSummary, Settled,
+    Settlement,
     lease::name_of_batch,
     mailbox::{DeadEntry, Mail},
     record::{OLDEST_SAMPLE, QueueLimits, REPLY_LIFETIME, Record, State, clamp},

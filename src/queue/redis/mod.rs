@@ -43,9 +43,9 @@ use self::{
     scripts::Keys,
 };
 use super::{
-    Admitted, ClaimRequest, Claimed, Enqueued, Following, Lease, LeaseRequest, LeaseToken, Leased, MailLimits, NotQueued, Oldest, Publisher,
-    Queue, QueueError, QueueStats, RUN_SUMMARIES_LIFETIME, Repaired, RunSummaries, RunSummary, SetAside, Settled,
-    Settlement,
+    Admitted, ClaimRequest, Claimed, Enqueued, Following, Lease, LeaseRequest, LeaseToken, Leased, MailLimits,
+    NotQueued, Oldest, Publisher, Queue, QueueError, QueueStats, RUN_SUMMARIES_LIFETIME, Repaired, RunSummaries,
+    RunSummary, SetAside, Settled, Settlement,
     lease::{Draw, name_of_batch},
     mailbox::{Content, DATA, Decision, Entry, INDEX, Id, Mail, Source},
     record::{MAX_SAMPLED_BYTES, MAX_SWEPT, OLDEST_SAMPLE, QueueLimits, Record, State, clamp},

@@ -10,8 +10,8 @@ use refresh_worker::{
     model::{AimdState, Event, Fingerprint, Kind, ObjectId, Priority, RefreshRequest, Tag},
     queue::{
         Admitted, CallsGranted, Circuit, CircuitScope, ClaimRequest, Claimed, Enqueued, Following, Lease, LeaseRequest,
-        LeaseToken, Leased, MailLimits, Publisher, Queue, QueueError, QueueStats, Repaired, Settled, Settlement, SharedState, Slot,
-        SlotView, mailbox::Mail, memory::MemoryQueue,
+        LeaseToken, Leased, MailLimits, Publisher, Queue, QueueError, QueueStats, Repaired, Settled, Settlement,
+        SharedState, Slot, SlotView, mailbox::Mail, memory::MemoryQueue,
     },
     sim::{Misbehaviour, Rule, SimConfig, Simulator},
     store::{Store, sqlite::SqliteStore},
