@@ -22,13 +22,16 @@ pub struct RefreshRequest {
     pub due: Timestamp,
     /// Failed attempts, as counted by the producer.
     pub attempts: u32,
+    /// The time at which a reader asked; `None` for requests of operators, events and responses. Unlike `asked` it is never in
+    /// the future.
+    pub reader_asked: Option<Timestamp>,
 }
 
 impl RefreshRequest {
     /// A request as of now, due at once.
     #[must_use]
     pub const fn now(object: ObjectId, priority: Priority, now: Timestamp) -> Self {
-        Self { object, priority, asked: now, due: now, attempts: 0 }
+        Self { object, priority, asked: now, due: now, attempts: 0, reader_asked: None }
     }
 
     /// A request from the mailbox. It is due when the data that the producer knows of is outdated, and not before a request
@@ -50,7 +53,8 @@ impl RefreshRequest {
         let not_before = if asked > now + MAX_CLOCK_LEAD { asked } else { Timestamp::EPOCH };
         let due = stale_at.max(not_before);
         // A due request keeps its place in the order of request times.
-        Self { object, priority, asked, due: if due > now { due } else { asked.min(now) }, attempts: retry_count }
+        let due = if due > now { due } else { asked.min(now) };
+        Self { object, priority, asked, due, attempts: retry_count, reader_asked: Some(asked.min(now)) }
     }
 }
 
@@ -85,6 +89,14 @@ mod tests {
         let later = NOW + Duration::from_secs(120);
         assert_eq!(mail(later, None, Priority::Low).due, later);
         assert!(mail(NOW + Duration::from_secs(59), None, Priority::Low).due <= NOW);
+    }
+
+    #[test]
+    fn reader_asked_is_never_in_future() {
+        let minute = Duration::from_secs(60);
+        assert_eq!(mail(NOW - minute, Some(NOW), Priority::Low).reader_asked, Some(NOW - minute));
+        assert_eq!(mail(NOW + minute * 2, None, Priority::Low).reader_asked, Some(NOW));
+        assert_eq!(RefreshRequest::now("clan:2PP".parse().unwrap(), Priority::Low, NOW).reader_asked, None);
     }
 
     #[test]

@@ -220,15 +220,12 @@ impl Returning {
 
 /// Prepares a record for another server, or for the same one later: no lease, and times in bounds.
 fn detached(mut record: Record, now: Timestamp) -> Result<Record, Reason> {
-    // A lease belongs to a run of the other server.
-    record.token = None;
-    record.expires = None;
-    if let Some(next) = record.next.take() {
-        record.wanted.merge(&next);
-    }
+    // A lease belongs to a run of the other server. A planned look becomes a request, as if its run had died.
+    record.end_lease();
     let wanted = &mut record.wanted;
     (wanted.first, wanted.last) = (clamp(wanted.first, now), clamp(wanted.last, now));
     wanted.due = clamp(wanted.due, now);
+    wanted.asked = wanted.asked.map(|asked| clamp(asked, now));
     record.hold = clamp(record.hold, now);
     // Lua writes numbers with 14 digits.
     record.merges = record.merges.min(1_000_000_000_000);
@@ -248,9 +245,12 @@ pub(super) fn merged(current: &Record, new: &Record, now: Timestamp) -> Option<R
     match (current.state, new.state) {
         // The later death wins, and a live record wins over any death.
         (State::Dead, State::Dead) if new.died > current.died => Some(new.clone()),
+        // A planned look has not revived it.
+        (_, State::Dead) if current.is_only_planned() => Some(new.clone()),
         (_, State::Dead) => None,
-        // An object that died of this request, or of a newer one, stays dead. A lease for such a request will serve it.
-        (State::Dead | State::Leased, _) if wanted.last <= current.wanted.last => None,
+        // An object that died of this request, or of a newer one, stays dead. A lease for such a request will serve it; a planned
+        // look may end without a response.
+        (State::Dead | State::Leased, _) if !current.planned && wanted.last <= current.wanted.last => None,
         (State::Dead, _) if current.code.as_deref() == Some(LAPSED) => {
             let mut record = current.clone();
             record.wanted.merge(wanted);
@@ -294,6 +294,10 @@ fn changed(mut record: Record, current: &Record) -> Option<Record> {
 
 /// True when a record has everything that was put back for its object.
 pub(super) fn covers(current: &Record, new: &Record) -> bool {
+    // A planned look is no request: it may end without a response, and leaves nothing.
+    if current.is_only_planned() {
+        return false;
+    }
     if new.state == State::Dead {
         // A live record covers a dead one, since a request revived it.
         return current.state != State::Dead || current.died >= new.died;

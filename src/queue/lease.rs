@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use sha2::{Digest as _, Sha256};
 
-use super::repaired::Repaired;
+use super::{record::State, repaired::Repaired};
 use crate::{
     clock::Timestamp,
     model::{FollowUp, Kind, ObjectId, Priority, Reason, text::hex},
@@ -84,6 +84,33 @@ pub struct Leased {
     pub repaired: Repaired,
 }
 
+/// A call to claim objects for planned looks: calls that no request asked for, made with what is left of the budget.
+///
+/// The caller leaves out kinds whose circuit is open, and claims nothing while it tries suspects.
+#[derive(Clone, Debug, Default)]
+pub struct ClaimRequest {
+    pub objects: Vec<ObjectId>,
+    /// The duration of each lease.
+    pub duration: Duration,
+    /// The name of the run, a part of the lease tokens.
+    pub run: String,
+    /// Like [`LeaseRequest::nonce`]: a later lease call that names it in [`LeaseRequest::lost`] ends these looks.
+    pub nonce: String,
+}
+
+/// The result of a call to claim objects.
+#[derive(Clone, Debug, Default)]
+pub struct Claimed {
+    /// In the order of the objects.
+    pub leases: Vec<Lease>,
+    /// Objects that have a record already, with its state.
+    pub refused: Vec<(ObjectId, State)>,
+    /// A request is ready, or would be for a lease call. Nothing was claimed, since a planned look never stands before a request.
+    pub work_waits: bool,
+    /// Records that had to be repaired on the way.
+    pub repaired: Repaired,
+}
+
 /// Proof of a lease. A settlement whose token is no longer the object's has lost its lease.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseToken(pub String);
@@ -114,6 +141,10 @@ pub struct Lease {
     pub held: u32,
     /// The code of that reason.
     pub held_for: Option<String>,
+    /// The time of the first reader's request that it answers; `None` when only the worker, an event or an operator asked.
+    pub asked: Option<Timestamp>,
+    /// A planned look: no request asked for it. Whatever its settlement, it leaves nothing in the queue.
+    pub planned: bool,
     pub expires: Timestamp,
 }
 
@@ -126,6 +157,9 @@ impl Lease {
 }
 
 /// The end of a lease. Anything else (a crash) lets it lapse.
+///
+/// A planned look ends alike with each of them: its record is deleted, or the request that came meanwhile becomes the record. It
+/// counts no attempt, leaves no hold, and is never a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Settlement {
     /// Refreshed: the record is deleted, or the request that came meanwhile becomes the record with attempts and lapses 0.

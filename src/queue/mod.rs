@@ -35,8 +35,8 @@ pub use self::{
 pub use self::{
     error::QueueError,
     lease::{
-        Following, Lease, LeaseRequest, LeaseToken, Leased, MAX_LAPSES, SUSPECT_LAPSES, SetAside, Settled, Settlement,
-        suspects_together,
+        ClaimRequest, Claimed, Following, Lease, LeaseRequest, LeaseToken, Leased, MAX_LAPSES, SUSPECT_LAPSES,
+        SetAside, Settled, Settlement, suspects_together,
     },
     mailbox::{Admitted, MAX_MAIL_BYTES, MailLimits, ORPHAN_TIMEOUT},
     port::{Enqueued, NotQueued, Publisher, Queue},

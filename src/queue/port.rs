@@ -3,8 +3,8 @@
 use std::future::Future;
 
 use super::{
-    Admitted, Following, Lease, LeaseRequest, LeaseToken, Leased, MailLimits, QueueError, QueueStats, Repaired,
-    RunSummaries, RunSummary, Settled, Settlement, mailbox, record,
+    Admitted, ClaimRequest, Claimed, Following, Lease, LeaseRequest, LeaseToken, Leased, MailLimits, QueueError,
+    QueueStats, Repaired, RunSummaries, RunSummary, Settled, Settlement, mailbox, record,
 };
 use crate::{
     clock::Timestamp,
@@ -54,6 +54,11 @@ pub trait Queue: Publisher {
 
     /// Takes back leases that ran out, moves what is due to ready, and leases the next objects in order.
     fn lease(&self, now: Timestamp, request: &LeaseRequest) -> impl Future<Output = Result<Leased, QueueError>> + Send;
+
+    /// Leases objects that have no record, for planned looks. Claims nothing while a request is ready or due, in one step with the
+    /// claim. Without objects it asks nothing. A server without free memory refuses it.
+    fn claim(&self, now: Timestamp, request: &ClaimRequest)
+    -> impl Future<Output = Result<Claimed, QueueError>> + Send;
 
     /// Extends leases to `until`. A renewal confirms that the run received the lease: only then a lapse counts against a suspect.
     /// Returns, in order, whether each lease is still ours.

@@ -86,6 +86,9 @@ pub struct Wanted {
     pub due: Timestamp,
     /// Failed attempts.
     pub attempts: u32,
+    /// The time of the first reader's request among them. Readers write to the mailbox; no other request sets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Timestamp>,
 }
 
 impl Wanted {
@@ -99,16 +102,19 @@ impl Wanted {
             last: asked,
             due: clamp(request.due, now),
             attempts: request.attempts,
+            asked: request.reader_asked.map(|asked| clamp(asked, now)),
         }
     }
 
-    /// Keeps the best priority, first request, last request, earliest due time and highest count of attempts.
+    /// Keeps the best priority, first request, last request, earliest due time, highest count of attempts, and the first reader's
+    /// request.
     pub fn merge(&mut self, other: &Self) {
         self.priority = self.priority.min(other.priority);
         self.first = self.first.min(other.first);
         self.last = self.last.max(other.last);
         self.due = self.due.min(other.due);
         self.attempts = self.attempts.max(other.attempts);
+        self.asked = self.asked.into_iter().chain(other.asked).min();
     }
 }
 
@@ -120,6 +126,20 @@ pub enum State {
     Delayed,
     Leased,
     Dead,
+}
+
+impl State {
+    /// Reads its name in a record.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Some(match word {
+            "ready" => Self::Ready,
+            "delayed" => Self::Delayed,
+            "leased" => Self::Leased,
+            "dead" => Self::Dead,
+            _ => return None,
+        })
+    }
 }
 
 /// Everything the queue knows about one object. In Redis it is one JSON text, with these names.
@@ -148,6 +168,9 @@ pub struct Record {
     /// True when the run is known to have received the lease, because it renewed it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub received: bool,
+    /// A planned look: a lease that no request asked for. However it ends, the record goes, and `next` takes its place.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub planned: bool,
     /// Requests that came while it was leased.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Wanted>,
@@ -175,6 +198,7 @@ impl Record {
             token: None,
             expires: None,
             received: false,
+            planned: false,
             next: None,
             died: None,
             code: None,
@@ -183,6 +207,19 @@ impl Record {
         };
         record.place(now);
         record
+    }
+
+    /// The record of a planned look, before it is leased: no request is merged into it.
+    #[must_use]
+    pub fn planned(now: Timestamp) -> Self {
+        let wanted = Wanted { priority: Priority::Low, first: now, last: now, due: now, attempts: 0, asked: None };
+        Self { planned: true, ..Self::fresh(wanted, 0, now) }
+    }
+
+    /// True for a planned look for whose object no request has come: nothing that waits, so nothing to keep.
+    #[must_use]
+    pub const fn is_only_planned(&self) -> bool {
+        self.planned && matches!(self.state, State::Leased) && self.next.is_none()
     }
 
     /// The record after a request for its object arrived.
@@ -221,11 +258,18 @@ impl Record {
     /// All requests merged, including those that came while it was leased.
     #[must_use]
     pub fn wanted_in_all(&self) -> Wanted {
-        let mut wanted = self.wanted.clone();
-        if let Some(next) = &self.next {
-            wanted.merge(next);
+        let mut record = self.clone();
+        record.take_next();
+        record.wanted
+    }
+
+    /// Merges the requests that came during the lease. A planned look stands for no request, so they take its place.
+    fn take_next(&mut self) {
+        match self.next.take() {
+            Some(next) if self.planned => self.wanted = next,
+            Some(next) => self.wanted.merge(&next),
+            None => {}
         }
-        wanted
     }
 
     /// Its score in the set of its state.
@@ -263,20 +307,18 @@ impl Record {
             lapses: self.lapses,
             held: self.held,
             held_for: self.held_for.clone(),
+            asked: self.wanted.asked,
+            planned: self.planned,
             expires,
         }
-    }
-
-    /// Releases a lease that nobody received, because the reply was lost. This is not a lapse.
-    pub fn take_back(&mut self, now: Timestamp) {
-        self.end_lease();
-        self.place(now);
     }
 
     /// Takes back a lease that ran out. The object is ready again at once, however often it lapsed: most objects lapse by the
     /// fault of another or of none. The others are protected because suspects are leased in ever smaller groups, at last
     /// alone, and because the fifth lapse buries the object, when there is room among the dead letters. A lease that no run is
     /// known to have received may make a suspect, and no more: nothing ends as `lapsed` that no worker ever saw.
+    ///
+    /// A planned look becomes an ordinary request of priority LOW, so that the same rules hold for an object that kills its worker.
     pub fn lapse(&mut self, has_room: bool, now: Timestamp) {
         // The first lapses cost little, so each counts. A suspect may be buried, so its lapse counts only if a run had the lease.
         let is_counted = self.received || self.lapses < SUSPECT_LAPSES;
@@ -298,13 +340,12 @@ impl Record {
     }
 
     /// Forgets the lease, and merges the requests that came meanwhile.
-    fn end_lease(&mut self) {
+    pub(super) fn end_lease(&mut self) {
         self.token = None;
         self.expires = None;
         self.received = false;
-        if let Some(next) = self.next.take() {
-            self.wanted.merge(&next);
-        }
+        self.take_next();
+        self.planned = false;
     }
 
     /// Holds an object that would have become a dead letter, since there is no room. Nothing is counted.
@@ -324,17 +365,26 @@ impl Record {
     /// Ends a lease; `None` deletes the record. `has_room`: one more object can become a dead letter.
     #[must_use]
     pub fn settle(mut self, settlement: &Settlement, has_room: bool, now: Timestamp) -> Option<Self> {
+        let is_over = matches!(settlement, Settlement::Done | Settlement::Dead { .. });
         // A request that came during the lease deserves its own attempt, whatever became of the last one.
-        if matches!(settlement, Settlement::Done | Settlement::Dead { .. })
+        if (is_over || self.planned)
             && let Some(next) = self.next
         {
-            return Some(Self::fresh(Wanted { attempts: 0, ..next }, self.merges, now));
+            let is_answered = is_over || matches!(settlement, Settlement::Later { .. });
+            let attempts = if is_answered { 0 } else { next.attempts };
+            return Some(Self::fresh(Wanted { attempts, ..next }, self.merges, now));
+        }
+        // Nobody asked for it, so nobody waits for another try.
+        if self.planned {
+            return None;
         }
         match settlement {
             Settlement::Done => return None,
             // The object was refreshed, so all counts begin anew.
             Settlement::Later { until } => {
                 self.wanted.due = clamp(*until, now);
+                // The readers who asked have their answer.
+                self.wanted.asked = None;
                 self.end_lease();
                 self.hold = Timestamp::EPOCH;
                 self.wanted.attempts = 0;

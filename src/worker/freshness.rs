@@ -77,6 +77,8 @@ mod tests {
             lapses: 0,
             held: 0,
             held_for: None,
+            asked: None,
+            planned: false,
             expires: NOW + seconds(15),
         }
     }

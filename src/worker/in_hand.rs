@@ -80,6 +80,8 @@ mod tests {
             lapses: 0,
             held: 0,
             held_for: None,
+            asked: None,
+            planned: false,
             expires: now,
         }
     }

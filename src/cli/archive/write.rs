@@ -40,6 +40,7 @@ impl Contents {
             Kept::Record { record, .. } => match record.state {
                 State::Ready => "ready",
                 State::Delayed => "delayed",
+                State::Leased if record.planned => "planned looks",
                 State::Leased => "leased",
                 State::Dead => "dead letters",
             },

@@ -125,10 +125,30 @@ fn leased(record: &Record, now: Timestamp) -> String {
     } else {
         ""
     };
+    if record.planned {
+        return planned(holder, expires, now, next);
+    }
     if expires <= now {
         return format!("Ready again: the lease of run {holder} ran out at {}{next}", at(expires, now));
     }
     format!("Run {holder} is refreshing it. Its lease ends at {}, unless the run renews it{next}", at(expires, now))
+}
+
+/// A planned look is no request, so it ends without a trace, unless its run died.
+fn planned(holder: &str, expires: Timestamp, now: Timestamp, next: &str) -> String {
+    let next = if next.is_empty() { "" } else { ". It was requested in the meantime, so that request comes next" };
+    if expires <= now {
+        return format!(
+            "A planned look was under way, and its run {holder} died: the lease ran out at {}. The next run makes it a request of \
+             priority low{next}",
+            at(expires, now)
+        );
+    }
+    format!(
+        "A planned look is under way: run {holder} refreshes it, though nobody asked. Its lease ends at {}, unless the run renews \
+         it{next}",
+        at(expires, now)
+    )
 }
 
 /// The run in a lease token.
@@ -279,6 +299,20 @@ mod tests {
         ];
         let sentences: Vec<String> = states.into_iter().map(|record| outlook(&known(record))).collect();
         insta::assert_snapshot!(sentences.join("\n"));
+    }
+
+    #[test]
+    fn planned_look_is_called_so() {
+        let mut record = Record::planned(NOW);
+        record.lease("clan:2PP".parse().unwrap(), "3f9a:c-7".to_owned(), NOW + MINUTE / 4);
+        let text = outlook(&known(Some(record.clone())));
+        assert!(text.starts_with("A planned look is under way: run 3f9a refreshes it, though nobody asked."), "{text}");
+        record.next = Some(ready(NOW).wanted);
+        let text = outlook(&known(Some(record.clone())));
+        assert!(text.ends_with("It was requested in the meantime, so that request comes next."), "{text}");
+        record.expires = Some(NOW - MINUTE);
+        let text = outlook(&known(Some(record)));
+        assert!(text.contains("its run 3f9a died"), "{text}");
     }
 
     #[test]

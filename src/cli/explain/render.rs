@@ -55,12 +55,18 @@ fn record_rows(table: &mut Table, record: &Record, position: &Position, known: &
         (State::Ready, Some(ahead)) => format!(", {} ahead", count(ahead)),
         _ => String::new(),
     };
-    table.row(["queue", &format!("{}, {}{place}", state_name(record.state), record.wanted.priority)]);
-    wanted_rows(table, &record.wanted, now);
+    if record.planned {
+        table.row(["queue", &format!("planned look, since {}", at(record.wanted.first, now))]);
+    } else {
+        table.row(["queue", &format!("{}, {}{place}", state_name(record.state), record.wanted.priority)]);
+        wanted_rows(table, &record.wanted, now);
+    }
     if record.hold > Timestamp::EPOCH {
         table.row(["held until", &at(record.hold, now)]);
     }
-    table.row(["failed attempts", &format!("{} of {}", record.wanted.attempts, known.max_attempts)]);
+    if !record.planned {
+        table.row(["failed attempts", &format!("{} of {}", record.wanted.attempts, known.max_attempts)]);
+    }
     if record.lapses > 0 {
         table.row(["lapses", &format!("{} in a row (leases that ran out unsettled)", record.lapses)]);
     }
@@ -93,6 +99,9 @@ fn record_rows(table: &mut Table, record: &Record, position: &Position, known: &
 fn wanted_rows(table: &mut Table, wanted: &Wanted, now: Timestamp) {
     table.row(["first requested", &at(wanted.first, now)]);
     table.row(["last requested", &at(wanted.last, now)]);
+    if let Some(asked) = wanted.asked {
+        table.row(["a reader asked", &at(asked, now)]);
+    }
     table.row(["due", &at(wanted.due, now)]);
 }
 
@@ -169,6 +178,8 @@ fn queue_json(record: &Record, position: &Position) -> Value {
         "ahead": position.ahead,
         "first_requested": time(record.wanted.first),
         "last_requested": time(record.wanted.last),
+        "reader_asked": record.wanted.asked.map(time),
+        "planned": record.planned,
         "due": time(record.wanted.due),
         "held_until": (record.hold > Timestamp::EPOCH).then(|| time(record.hold)),
         "held_times": record.held,
@@ -181,6 +192,7 @@ fn queue_json(record: &Record, position: &Position) -> Value {
         "next_request": record.next.as_ref().map(|next| json!({
             "priority": next.priority,
             "last_requested": time(next.last),
+            "reader_asked": next.asked.map(time),
             "due": time(next.due),
         })),
         "died": record.died.map(time),

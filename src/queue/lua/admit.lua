@@ -17,9 +17,12 @@ for i = 1, count do
     entry.name = text(at)
     entry.request = {
       priority = whole(at + 1), first = whole(at + 2), last = whole(at + 2), due = whole(at + 3),
-      attempts = whole(at + 4),
+      attempts = whole(at + 4), asked = whole(at + 5),
     }
-    at = at + 5
+    if entry.request.asked < 0 then
+      entry.request.asked = nil
+    end
+    at = at + 6
   elseif entry.action == 'refuse' then
     entry.name, entry.dead_entry = text(at), text(at + 1)
     at = at + 2

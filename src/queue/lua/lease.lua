@@ -3,7 +3,7 @@
 -- swept, probe (0 or 1), nonce of this call, number of calls whose reply was lost, the nonce of each, number of kinds that are
 -- set aside, for each kind, until, probes; then the objects that come before all others when they are ready.
 -- Returns {suspect waits, more, lapsed, lapsed dead, leases, repaired}; a lease is {object, token, merges, priority, first, last,
--- attempts, lapses, held, held for}.
+-- attempts, lapses, held, held for, asked}; -1 stands for no time.
 
 -- The suspects that may be leased together, by their lapses; with more lapses each is leased alone.
 local SUSPECTS_TOGETHER = { [2] = 16, [3] = 4 }
@@ -51,7 +51,9 @@ end
 if #lost > 0 then
   for _, name in ipairs(redis.call('ZRANGE', LEASED, 0, MAX_LEASES_SEARCHED - 1)) do
     local record = load(name)
-    if record and record.state == 'leased' and is_lost(record.token) then
+    if record and record.state == 'leased' and is_lost(record.token) and record.planned then
+      end_record(name, record, record.next and record.next.attempts, now)
+    elseif record and record.state == 'leased' and is_lost(record.token) then
       end_lease(record)
       place(record, now)
       put(name, record, LEASED)
@@ -204,12 +206,12 @@ local function grant(name, record, kind)
   end
   local was = set_and_score(record)
   record.state = 'leased'
-  record.token = run .. ':' .. (nonce ~= '' and nonce .. '-' or '') .. num(redis.call('HINCRBY', COUNTERS, 'leases', 1))
+  record.token = new_token(run, nonce)
   record.expires = expires
   put(name, record, was)
   leases[#leases + 1] = {
     name, record.token, record.merges, record.priority, record.first, record.last, record.attempts, record.lapses,
-    record.held or 0, record.held_for or '',
+    record.held or 0, record.held_for or '', record.asked or -1,
   }
 end
 

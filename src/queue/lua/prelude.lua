@@ -119,7 +119,7 @@ end
 
 local function is_wanted(wanted)
   return is_count(wanted.priority, 3) and is_time(wanted.first) and is_time(wanted.last) and is_time(wanted.due)
-    and is_count(wanted.attempts, 4294967295)
+    and is_count(wanted.attempts, 4294967295) and (wanted.asked == nil or is_time(wanted.asked))
 end
 
 local function is_text_or_nothing(value)
@@ -141,6 +141,8 @@ local function is_whole_record(record)
     return false
   elseif not (is_count_or_nothing(record.held) and is_text_or_nothing(record.held_for)
       and (record.received == nil or type(record.received) == 'boolean')) then
+    return false
+  elseif record.planned ~= nil and not (record.planned == true and record.state == 'leased') then
     return false
   elseif record.state == 'leased' then
     return type(record.token) == 'string' and is_time(record.expires)
@@ -240,19 +242,36 @@ local function evict_dead_entries(most)
   redis.call('HINCRBY', COUNTERS, 'dead_letters_evicted', excess)
 end
 
--- Keeps the best priority, first request, last request, earliest due time and highest count of attempts.
+-- Keeps the best priority, first request, last request, earliest due time, highest count of attempts, and the first reader's
+-- request.
 local function merge(wanted, request)
   wanted.priority = math.min(wanted.priority, request.priority)
   wanted.first = math.min(wanted.first, request.first)
   wanted.last = math.max(wanted.last, request.last)
   wanted.due = math.min(wanted.due, request.due)
   wanted.attempts = math.max(wanted.attempts, request.attempts)
+  if request.asked and (not wanted.asked or request.asked < wanted.asked) then
+    wanted.asked = request.asked
+  end
+end
+
+-- Merges the requests that came during a lease. A planned look stands for no request, so they take its place.
+local function take_next(record)
+  local next = record.next
+  record.next = nil
+  if next and record.planned then
+    for _, field in ipairs({ 'priority', 'first', 'last', 'due', 'attempts', 'asked' }) do
+      record[field] = next[field]
+    end
+  elseif next then
+    merge(record, next)
+  end
 end
 
 local function fresh(request, attempts, merges, now)
   local record = {
     priority = request.priority, first = request.first, last = request.last, due = request.due,
-    attempts = attempts, hold = 0, lapses = 0, merges = merges,
+    attempts = attempts, asked = request.asked, hold = 0, lapses = 0, merges = merges,
   }
   place(record, now)
   return record
@@ -358,6 +377,7 @@ local function rebuild(json, scores, now)
     due = is_time(old.due) and old.due or 0,
     hold = math.min(hold, now + MAX_WAIT_MS),
     attempts = is_count(old.attempts, 1000) and old.attempts or 0,
+    asked = is_time(old.asked) and old.asked or nil,
     lapses = is_count(old.lapses, 1000) and old.lapses or 0,
     merges = is_count(old.merges, MAX_EXACT - 1) and old.merges + 1 or 1,
     code = type(old.code) == 'string' and old.code or nil,
@@ -365,6 +385,7 @@ local function rebuild(json, scores, now)
     body = type(old.body) == 'string' and old.body or nil,
     held = is_count(old.held, 1000) and old.held or nil,
     held_for = type(old.held_for) == 'string' and old.held_for or nil,
+    planned = old.planned == true or nil,
   }
   if old.next ~= nil then
     record.next = { priority = record.priority, first = now, last = now, due = 0, attempts = 0 }
@@ -385,16 +406,14 @@ local function rebuild(json, scores, now)
     record.died = is_time(old.died) and old.died or is_time(scores[DEAD]) and scores[DEAD] or now
     record.code = record.code or 'broken_record'
     record.reason = record.reason or 'its record was lost or could not be read'
-    record.next = nil
+    record.next, record.planned = nil, nil
     return record
   elseif old.state == 'leased' or scores[LEASED] then
     local ends = is_time(old.expires) and old.expires or is_time(scores[LEASED]) and scores[LEASED]
     record.hold = math.max(record.hold, math.min(ends or now + FORGOTTEN_LEASE_MS, now + MAX_WAIT_MS))
   end
-  if record.next then
-    merge(record, record.next)
-    record.next = nil
-  end
+  take_next(record)
+  record.planned = nil
   place(record, now)
   return record
 end
@@ -412,6 +431,9 @@ local function limit_times(record, now)
     limit(wanted, 'first', now + MAX_WAIT_MS)
     limit(wanted, 'last', now + MAX_WAIT_MS)
     limit(wanted, 'due', now + MAX_WAIT_MS)
+    if wanted.asked then
+      limit(wanted, 'asked', now + MAX_WAIT_MS)
+    end
   end
   limit(record, 'hold', now + MAX_WAIT_MS)
   if record.state == 'leased' then
@@ -522,8 +544,20 @@ local function end_lease(record)
   record.token = nil
   record.expires = nil
   record.received = nil
+  take_next(record)
+  record.planned = nil
+end
+
+-- Ends a lease after which nothing of its request is left: the request that came meanwhile becomes the record.
+local function end_record(name, record, attempts, now)
   if record.next then
-    merge(record, record.next)
-    record.next = nil
+    put(name, fresh(record.next, attempts, record.merges, now), LEASED)
+  else
+    forget(name, LEASED)
   end
+end
+
+-- Returns the token of a new lease.
+local function new_token(run, nonce)
+  return run .. ':' .. (nonce ~= '' and nonce .. '-' or '') .. num(redis.call('HINCRBY', COUNTERS, 'leases', 1))
 end

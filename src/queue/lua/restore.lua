@@ -27,12 +27,13 @@ end
 local function adds(wanted, request)
   return request.priority < wanted.priority or request.first < wanted.first or request.last > wanted.last
     or request.due < wanted.due or request.attempts > wanted.attempts
+    or request.asked and (not wanted.asked or request.asked < wanted.asked)
 end
 
 local function wanted_of(record)
   return {
     priority = record.priority, first = record.first, last = record.last, due = record.due,
-    attempts = record.attempts,
+    attempts = record.attempts, asked = record.asked,
   }
 end
 
@@ -40,8 +41,13 @@ local restore = {}
 
 function restore.record(name, new)
   local old = load(name)
-  if not old and new.state == 'dead' and not has_room(max_dead) then
+  -- A planned look may end without a response, and leaves nothing.
+  local is_only_planned = old and old.planned and not old.next
+  if (not old or is_only_planned) and new.state == 'dead' and not has_room(max_dead) then
     return 3
+  elseif is_only_planned and new.state == 'dead' then
+    put(name, new, LEASED)
+    return 1
   elseif not old then
     put(name, new)
     return 2
@@ -53,7 +59,7 @@ function restore.record(name, new)
     end
     return 0
   end
-  if (old.state == 'dead' or old.state == 'leased') and new.last <= old.last then
+  if (old.state == 'dead' or old.state == 'leased') and not old.planned and new.last <= old.last then
     return 0
   end
   if old.state == 'leased' and old.next and not adds(old.next, new) then

@@ -1,4 +1,5 @@
--- Ends leases, and enqueues follow-ups. A lease whose token is no longer the record's is lost, and nothing changes.
+-- Ends leases, and enqueues follow-ups. A lease whose token is no longer the record's is lost, and nothing changes. A planned look
+-- leaves nothing, whatever its ending.
 -- KEYS: ours, and one more that remembers the reply for a minute: a batch that is sent again, since its reply was lost, gets the
 -- same reply and changes nothing.
 -- ARGV: now, max dead letters, most ready, number of follow-ups, for each object, priority, requested at, due, attempts, spare;
@@ -8,6 +9,8 @@ local REPLY, REPLY_MS = KEYS[14], 60000
 EXPECTED[14] = 'string'
 
 local KINDS = { done = true, later = true, failed = true, release = true, held = true, dead = true }
+-- After these a request that came during the lease begins with no attempts.
+local ANSWERED = { done = true, later = true, dead = true }
 local FIRST_HOLD_MS, MAX_HOLD_MS = 30000, 600000
 
 local now, max_dead, most_ready = whole(1), whole(2), whole(3)
@@ -61,6 +64,8 @@ end
 
 function settle.later(record, ending)
   record.due = ending.till
+  -- The readers who asked have their answer.
+  record.asked = nil
   end_lease(record)
   record.hold = 0
   record.attempts = 0
@@ -113,11 +118,9 @@ for i, ending in ipairs(endings) do
   results[i] = 0
   if record and record.state == 'leased' and record.token == ending.token then
     results[i] = 1
-    if (ending.kind == 'done' or ending.kind == 'dead') and record.next then
-      -- The request that came meanwhile becomes the record.
-      put(ending.name, fresh(record.next, 0, record.merges, now), LEASED)
-    elseif ending.kind == 'done' then
-      forget(ending.name, LEASED)
+    local is_over = record.planned or ending.kind == 'done' or ending.kind == 'dead' and record.next
+    if is_over then
+      end_record(ending.name, record, ANSWERED[ending.kind] and 0 or record.next and record.next.attempts, now)
     else
       results[i] = settle[ending.kind](record, ending) or 1
       put(ending.name, record, LEASED)

@@ -116,7 +116,8 @@ impl Contents {
     }
 
     fn waiting(&self) -> Vec<(ObjectId, Record)> {
-        let waiting = self.records.iter().filter(|(_, record)| record.state != State::Dead);
+        let waits = |record: &Record| record.state != State::Dead && !record.is_only_planned();
+        let waiting = self.records.iter().filter(|(_, record)| waits(record));
         waiting.filter_map(|(name, record)| Some((name.parse().ok()?, record.clone()))).collect()
     }
 
@@ -212,7 +213,8 @@ impl Contents {
     }
 
     fn put_record_back(&mut self, name: &str, record: &Record, most_dead: usize, now: Timestamp) -> PutBack {
-        if record.state == State::Dead && !self.records.contains_key(name) && !self.has_room(most_dead) {
+        let is_new = self.records.get(name).is_none_or(Record::is_only_planned);
+        if record.state == State::Dead && is_new && !self.has_room(most_dead) {
             return PutBack::NoRoom;
         }
         let Some(current) = self.records.get_mut(name) else {

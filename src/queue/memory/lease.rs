@@ -7,7 +7,7 @@ use crate::{
     clock::Timestamp,
     model::Priority,
     queue::{
-        Lease, LeaseRequest, Leased, SUSPECT_LAPSES, SetAside,
+        ClaimRequest, Claimed, Lease, LeaseRequest, Leased, SUSPECT_LAPSES, SetAside, Settlement,
         lease::Draw,
         record::{CLASS_WIDTH, MAX_SET_ASIDE, MAX_SWEPT, Record, State, clamp},
         suspects_together,
@@ -18,12 +18,40 @@ impl Contents {
     /// Releases the leases of calls whose replies were lost.
     pub(super) fn release_lost(&mut self, request: &LeaseRequest, now: Timestamp) {
         let lost: Vec<String> = request.lost.iter().map(|nonce| format!("{}:{nonce}-", request.run)).collect();
-        for record in self.records.values_mut().filter(|record| record.state == State::Leased) {
+        let is_lost = |record: &Record| {
             let token = record.token.as_deref().unwrap_or_default();
-            if lost.iter().any(|prefix| token.starts_with(prefix)) {
-                record.take_back(now);
-            }
+            record.state == State::Leased && lost.iter().any(|prefix| token.starts_with(prefix))
+        };
+        let names: Vec<String> =
+            self.records.iter().filter(|(_, record)| is_lost(record)).map(|(name, _)| name.clone()).collect();
+        for name in names {
+            let record = self.records.remove(&name).and_then(|record| record.settle(&Settlement::Release, true, now));
+            self.records.extend(record.map(|record| (name, record)));
         }
+    }
+
+    /// Claims objects for planned looks, unless a request is ready or due.
+    pub(super) fn claim(&mut self, now: Timestamp, request: &ClaimRequest) -> Claimed {
+        let waits = |record: &Record| match record.state {
+            State::Ready => true,
+            State::Delayed => record.ready_at() <= now,
+            State::Leased => record.expires.is_none_or(|expires| expires <= now),
+            State::Dead => false,
+        };
+        if !request.objects.is_empty() && self.records.values().any(waits) {
+            return Claimed { work_waits: true, ..Claimed::default() };
+        }
+        let mut claimed = Claimed::default();
+        for object in &request.objects {
+            let name = object.to_string();
+            if let Some(record) = self.records.get(&name) {
+                claimed.refused.push((object.clone(), record.state));
+                continue;
+            }
+            self.records.insert(name.clone(), Record::planned(now));
+            claimed.leases.push(self.lease_object(&name, &request.run, &request.nonce, now + request.duration));
+        }
+        claimed
     }
 
     /// Takes back leases that ran out.
@@ -118,7 +146,7 @@ impl Contents {
             if let Some(kind) = kind {
                 kind.probes -= 1;
             }
-            leased.leases.push(self.lease_object(&name, request, now));
+            leased.leases.push(self.lease_object(&name, &request.run, &request.nonce, now + request.duration));
             waiting.retain(|(_, other)| *other != name);
             group = suspect.then_some(lapses);
             if suspect && leased.leases.len() >= suspects_together(lapses) {
@@ -143,15 +171,15 @@ impl Contents {
             return;
         }
         let name = name.clone();
-        leased.leases.push(self.lease_object(&name, request, now));
+        leased.leases.push(self.lease_object(&name, &request.run, &request.nonce, now + request.duration));
     }
 
-    fn lease_object(&mut self, name: &str, request: &LeaseRequest, now: Timestamp) -> Lease {
+    fn lease_object(&mut self, name: &str, run: &str, nonce: &str, expires: Timestamp) -> Lease {
         self.leases += 1;
         let object = name.parse().expect("a record is named after its object");
-        let dash = if request.nonce.is_empty() { "" } else { "-" };
-        let token = format!("{}:{}{dash}{}", request.run, request.nonce, self.leases);
+        let dash = if nonce.is_empty() { "" } else { "-" };
+        let token = format!("{run}:{nonce}{dash}{}", self.leases);
         let record = self.records.get_mut(name).expect("a listed name has a record");
-        record.lease(object, token, now + request.duration)
+        record.lease(object, token, expires)
     }
 }

@@ -15,8 +15,9 @@ use parking_lot::{Mutex, MutexGuard};
 
 use self::shared_state::Shared;
 use super::{
-    Admitted, Enqueued, Following, Lease, LeaseRequest, LeaseToken, Leased, MailLimits, NotQueued, Oldest, Publisher,
-    Queue, QueueError, QueueStats, Repaired, RunSummaries, RunSummary, Settled, Settlement,
+    Admitted, ClaimRequest, Claimed, Enqueued, Following, Lease, LeaseRequest, LeaseToken, Leased, MailLimits,
+    NotQueued, Oldest, Publisher, Queue, QueueError, QueueStats, Repaired, RunSummaries, RunSummary, Settled,
+    Settlement,
     lease::name_of_batch,
     mailbox::{DeadEntry, Mail},
     record::{OLDEST_SAMPLE, QueueLimits, REPLY_LIFETIME, Record, State, clamp},
@@ -175,6 +176,10 @@ impl Queue for MemoryQueue {
         leased.more |= contents.move_due(now);
         contents.grant(now, request, &mut leased);
         Ok(leased)
+    }
+
+    async fn claim(&self, now: Timestamp, request: &ClaimRequest) -> Result<Claimed, QueueError> {
+        Ok(self.contents().claim(now, request))
     }
 
     async fn renew(

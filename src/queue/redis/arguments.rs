@@ -63,7 +63,10 @@ impl Arguments {
 
     pub(super) fn decision(&mut self, decision: &Decision, now: Timestamp) -> &mut Self {
         match decision {
-            Decision::Admit(request) => self.text("admit").request(request, now),
+            Decision::Admit(request) => {
+                let asked = Wanted::of(request, now).asked.map_or(-1, Timestamp::as_millis);
+                self.text("admit").request(request, now).number(asked)
+            }
             Decision::Refuse(invalid) => {
                 let dead_entry = serde_json::to_string(&invalid.dead_entry(now)).expect("texts and numbers are JSON");
                 self.text("refuse").text(&invalid.name).text(&dead_entry)

@@ -108,7 +108,8 @@ async fn scan(queue: &RedisQueue, cursor: &str) -> Result<(String, Vec<StoredRec
         let object = name.parse().ok()?;
         let record: Record = serde_json::from_slice(&json).ok()?;
         // Broken records are left to the repair.
-        (record.state != State::Dead).then_some(StoredRecord { name, object, json, record })
+        let waits = record.state != State::Dead && !record.is_only_planned();
+        waits.then_some(StoredRecord { name, object, json, record })
     });
     Ok((next, waiting.collect()))
 }

@@ -39,16 +39,16 @@ use self::{
     call::Call,
     link::Link,
     mailbox::Mailbox,
-    rows::{HeadRow, LeaseReply, LeaseRow, StatsReply},
+    rows::{ClaimReply, ClaimRow, HeadRow, LeaseReply, LeaseRow, RefusalRow, StatsReply},
     scripts::Keys,
 };
 use super::{
-    Admitted, Enqueued, Following, Lease, LeaseRequest, LeaseToken, Leased, MailLimits, NotQueued, Oldest, Publisher,
-    Queue, QueueError, QueueStats, RUN_SUMMARIES_LIFETIME, Repaired, RunSummaries, RunSummary, SetAside, Settled,
-    Settlement,
+    Admitted, ClaimRequest, Claimed, Enqueued, Following, Lease, LeaseRequest, LeaseToken, Leased, MailLimits,
+    NotQueued, Oldest, Publisher, Queue, QueueError, QueueStats, RUN_SUMMARIES_LIFETIME, Repaired, RunSummaries,
+    RunSummary, SetAside, Settled, Settlement,
     lease::{Draw, name_of_batch},
     mailbox::{Content, DATA, Decision, Entry, INDEX, Id, Mail, Source},
-    record::{MAX_SAMPLED_BYTES, MAX_SWEPT, OLDEST_SAMPLE, QueueLimits, clamp},
+    record::{MAX_SAMPLED_BYTES, MAX_SWEPT, OLDEST_SAMPLE, QueueLimits, Record, State, clamp},
 };
 use crate::{
     clock::{Clock, Timestamp},
@@ -249,6 +249,35 @@ impl Queue for RedisQueue {
         Ok(Leased { leases, suspect_waits, more, lapsed, lapsed_dead, repaired: repair::repaired(&repaired) })
     }
 
+    async fn claim(&self, now: Timestamp, request: &ClaimRequest) -> Result<Claimed, QueueError> {
+        let expires = now + request.duration;
+        let mut claimed = Claimed::default();
+        for chunk in request.objects.chunks(CHUNK) {
+            let mut arguments = Arguments::default();
+            arguments.number(now.as_millis()).number(expires.as_millis()).text(&request.run).text(&request.nonce);
+            for object in chunk {
+                arguments.text(&object.to_string());
+            }
+            let call = Call::Script(&scripts::CLAIM, self.keys.queue(), &arguments);
+            // Not repeated, like a lease: the run names the nonce of a lost reply in its next lease call.
+            let reply: ClaimReply = self.link.run("claiming", call).await?;
+            claimed.repaired.add(repair::repaired(&reply.repaired));
+            for ClaimRow { object, token } in reply.claims {
+                let object = self.object_of(&object, "claiming")?;
+                claimed.leases.push(Record::planned(now).lease(object, token, expires));
+            }
+            for RefusalRow { object, state } in reply.refusals {
+                let odd = || self.link.unexpected("claiming", format!("a record in the state `{state}`"));
+                claimed.refused.push((self.object_of(&object, "claiming")?, State::from_word(&state).ok_or_else(odd)?));
+            }
+            if reply.work_waits {
+                claimed.work_waits = true;
+                break;
+            }
+        }
+        Ok(claimed)
+    }
+
     async fn renew(
         &self,
         now: Timestamp,
@@ -380,10 +409,8 @@ impl Queue for RedisQueue {
 
 impl RedisQueue {
     fn lease_of(&self, row: LeaseRow, expires: Timestamp) -> Result<Lease, QueueError> {
-        let odd = |_| self.link.unexpected("leasing", format!("an object named `{}`", row.object));
-        let object = row.object.parse().map_err(odd)?;
         Ok(Lease {
-            object,
+            object: self.object_of(&row.object, "leasing")?,
             token: LeaseToken(row.token),
             merges: row.merges,
             priority: Priority::nearest(row.priority),
@@ -393,7 +420,13 @@ impl RedisQueue {
             lapses: row.lapses,
             held: row.held,
             held_for: (!row.held_for.is_empty()).then_some(row.held_for),
+            asked: (row.asked >= 0).then(|| Timestamp::from_millis(row.asked)),
+            planned: false,
             expires,
         })
+    }
+
+    fn object_of(&self, name: &str, action: &'static str) -> Result<ObjectId, QueueError> {
+        name.parse().map_err(|_| self.link.unexpected(action, format!("an object named `{name}`")))
     }
 }

@@ -48,11 +48,17 @@ rows! {
     LeaseReply {
         suspect_waits: bool, more: bool, lapsed: usize, lapsed_dead: usize, leases: Vec<LeaseRow>, repaired: RepairCounts,
     }
-    /// A lease of `lease.lua`.
+    /// A lease of `lease.lua`; -1 stands for no time.
     LeaseRow {
         object: String, token: String, merges: u64, priority: i64, first_requested: i64, last_requested: i64, attempts: u32,
-        lapses: u32, held: u32, held_for: String,
+        lapses: u32, held: u32, held_for: String, asked: i64,
     }
+    /// `claim.lua`
+    ClaimReply { work_waits: bool, claims: Vec<ClaimRow>, refusals: Vec<RefusalRow>, repaired: RepairCounts }
+    /// A planned look of `claim.lua`.
+    ClaimRow { object: String, token: String }
+    /// An object that `claim.lua` refused, since it has a record.
+    RefusalRow { object: String, state: String }
     /// The repairs that a script made on the way.
     RepairCounts { records: usize, places: usize, invalid_entries: usize }
     /// `stats.lua`; -1 stands for no time.

@@ -42,6 +42,7 @@ scripts! {
 scripts! {
     ENQUEUE = "prelude.lua" "enqueue.lua";
     LEASE = "prelude.lua" "lease.lua";
+    CLAIM = "prelude.lua" "claim.lua";
     RENEW = "prelude.lua" "renew.lua";
     SETTLE = "prelude.lua" "settle.lua";
     LIFT_HOLDS = "prelude.lua" "lift_holds.lua";

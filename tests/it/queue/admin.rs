@@ -6,7 +6,7 @@ use refresh_worker::{
     clock::Timestamp,
     model::{Priority, Reason, RefreshRequest},
     queue::{
-        DeadFilter, Queue as _, Settlement,
+        ClaimRequest, DeadFilter, Queue as _, Settlement,
         admin::{Kept, Part, Place, PutBack, QueueAdmin, Returning},
         record::{QueueLimits, Record, State},
     },
@@ -281,6 +281,7 @@ fn any_record(random: &mut fastrand::Rng) -> Record {
     let request = RefreshRequest {
         due: time(random),
         attempts: random.u32(0..3),
+        reader_asked: random.bool().then(|| time(random)),
         ..RefreshRequest::now("clan:2PP".parse().unwrap(), class, asked)
     };
     let mut record = Record::with_request(None, &request, NOW);
@@ -294,6 +295,9 @@ fn any_record(random: &mut fastrand::Rng) -> Record {
             (record.state, record.died, record.code) = (State::Dead, Some(time(random)), Some(code.to_owned()));
         }
         1 => {
+            if random.bool() {
+                record = Record::planned(NOW);
+            }
             record.lease("clan:2PP".parse().unwrap(), "run:1".to_owned(), time(random));
             record.next = random.bool().then(|| Record::with_request(None, &request_at(time(random)), NOW).wanted);
         }
@@ -332,6 +336,16 @@ async fn both_queues_put_back_any_records_alike() {
         let leased = memory.lease(now, &lease_request(150)).await;
         assert_eq!(names(&redis.lease(now, &lease_request(150)).await), names(&leased));
         for lease in leased.leases.iter().take(40) {
+            for_both(&memory, &redis, &lease.object.to_string(), now).await;
+        }
+        // Some are looked at meanwhile.
+        let _ = (memory.queue().return_to_mailbox(now).await, redis.queue().return_to_mailbox(now).await);
+        let objects = (0..60).map(|number| format!("clan:{}", tag(number)).parse().unwrap()).collect();
+        let looks = ClaimRequest { objects, duration: 100 * SECOND, run: "run".to_owned(), nonce: String::new() };
+        let claimed = memory.queue().claim(now, &looks).await.unwrap();
+        assert!(claimed.leases.len() > 20, "{claimed:?}");
+        assert_eq!(format!("{:?}", redis.queue().claim(now, &looks).await.unwrap()), format!("{claimed:?}"));
+        for lease in claimed.leases.iter().take(10) {
             for_both(&memory, &redis, &lease.object.to_string(), now).await;
         }
     }

@@ -279,7 +279,11 @@ async fn returned_mail_is_admitted_again(bed: &impl Bed) {
         .map(|number| RefreshRequest::now(format!("clan:{}", tag(number)).parse().unwrap(), Priority::Medium, NOW))
         .collect();
     bed.queue().enqueue(NOW, &requests).await.unwrap();
-    let before = bed.dump().await.records;
+    let mut before = bed.dump().await.records;
+    // The mailbox has no word for who asked, and readers write to it.
+    for record in before.values_mut() {
+        record.wanted.asked = Some(NOW);
+    }
     assert_eq!(bed.queue().export(NOW).await.unwrap().len(), 1200);
     assert_eq!(bed.queue().return_to_mailbox(NOW).await.unwrap(), 1200);
     assert!(bed.dump().await.records.is_empty());

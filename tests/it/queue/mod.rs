@@ -8,6 +8,7 @@ mod dead_letters;
 mod failover;
 mod holds;
 mod model;
+mod planned;
 mod redis_only;
 mod run_summaries;
 mod shared_state;

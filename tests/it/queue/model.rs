@@ -8,11 +8,11 @@ use refresh_worker::{
     clock::Timestamp,
     model::{FollowUp, Kind, ObjectId, Priority, Reason, RefreshRequest},
     queue::{
-        DeadFilter, Following, Lease, LeaseRequest, MailLimits, ORPHAN_TIMEOUT, Queue, QueueAdmin as _, SetAside,
-        Settled, Settlement,
+        ClaimRequest, DeadFilter, Following, Lease, LeaseRequest, MailLimits, ORPHAN_TIMEOUT, Queue, QueueAdmin as _,
+        SetAside, Settled, Settlement,
         mailbox::Mail,
         memory::Contents,
-        record::{QueueLimits, State},
+        record::{QueueLimits, Record, State},
     },
 };
 
@@ -52,6 +52,8 @@ enum Op {
         /// Its answer is lost.
         lose: bool,
     },
+    /// Planned looks at these; the reply may be lost.
+    Claim(Vec<&'static str>, bool),
     Lift(usize),
     Renew(usize),
     Settle(usize, Ending),
@@ -106,6 +108,7 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (0_usize..4, any::<bool>(), any::<u64>(), classes, first, aside, any::<bool>(), weighted(0.2)).prop_map(
             |(max, alone, seed, classes, first, aside, probe, lose)| Op::Lease { max, alone, seed, classes, first, aside, probe, lose }
         ),
+        5 => (proptest::sample::subsequence(OBJECTS.to_vec(), 0..=4), weighted(0.2)).prop_map(|(names, lose)| Op::Claim(names, lose)),
         1 => (0..HOLDS.len()).prop_map(Op::Lift),
         2 => any::<usize>().prop_map(Op::Renew),
         7 => (any::<usize>(), ending).prop_map(|(lease, ending)| Op::Settle(lease, ending)),
@@ -304,6 +307,7 @@ impl<'a> Pair<'a> {
                     self.leases.push(lease);
                 }
             }
+            Op::Claim(objects, lose) => return self.claim(objects, *lose).await,
             Op::Lift(code) => {
                 same!(self, |queue| queue.lift_holds(now, HOLDS[*code]));
             }
@@ -348,6 +352,40 @@ impl<'a> Pair<'a> {
         self.compare().await
     }
 
+    async fn claim(&mut self, objects: &[&str], lose: bool) -> Result<(), TestCaseError> {
+        self.runs += 1;
+        let (now, run) = (self.now, usize::from(self.runs % 2 == 1));
+        let asked = ClaimRequest {
+            objects: objects.iter().map(|object| object.parse().unwrap()).collect(),
+            duration: Duration::from_secs(15),
+            run: format!("run-{run}"),
+            nonce: format!("{:x}", self.runs),
+        };
+        let before = self.memory.dump().await.records;
+        let claimed = same!(self, |queue| queue.claim(now, &asked));
+        let waits = |record: &Record| match record.state {
+            State::Ready | State::Delayed | State::Leased => {
+                record.score() <= now.as_millis() || record.state == State::Ready
+            }
+            State::Dead => false,
+        };
+        prop_assert_eq!(claimed.work_waits, !objects.is_empty() && before.values().any(waits));
+        if claimed.work_waits {
+            prop_assert!(claimed.leases.is_empty(), "a look before a request");
+        } else {
+            prop_assert_eq!(claimed.leases.len() + claimed.refused.len(), objects.len());
+        }
+        for lease in &claimed.leases {
+            prop_assert!(lease.planned && !before.contains_key(&lease.object.to_string()), "{:?}", lease);
+        }
+        if lose {
+            self.lost[run].push(asked.nonce);
+        } else {
+            self.leases.extend(claimed.leases);
+        }
+        self.compare().await
+    }
+
     async fn put_index(&self, id: &str, class: u8) {
         self.memory.put_index(id.as_bytes(), f64::from(class)).await;
         self.redis.put_index(id.as_bytes(), f64::from(class)).await;
@@ -381,6 +419,24 @@ impl<'a> Pair<'a> {
         self.settled = Some(batch.to_vec());
         if settled == [Settled::LeaseLost] {
             prop_assert_eq!(self.memory.dump().await, before, "a stale token touched something");
+        } else if lease.planned {
+            let name = lease.object.to_string();
+            let next = before.records[&name].next.as_ref();
+            let after = self.memory.dump().await.records.remove(&name);
+            // Its record is gone, or it is the request that came meanwhile.
+            prop_assert_eq!(after.is_some(), next.is_some(), "{:?}", after);
+            if let (Some(after), Some(next)) = (after, next) {
+                prop_assert!(
+                    !after.planned && after.state != State::Leased && after.state != State::Dead,
+                    "{:?}",
+                    after
+                );
+                prop_assert_eq!(
+                    (after.wanted.first, after.wanted.last, after.wanted.asked),
+                    (next.first, next.last, next.asked)
+                );
+                prop_assert_eq!((after.lapses, after.held, after.hold), (0, 0, Timestamp::EPOCH));
+            }
         } else if matches!(ending, Ending::Done) {
             let name = lease.object.to_string();
             let newer = self.owed.get(&name).is_some_and(|owed| owed.merges != lease.merges);
@@ -395,7 +451,7 @@ impl<'a> Pair<'a> {
     async fn compare(&mut self) -> Result<(), TestCaseError> {
         let (ours, theirs) = (self.memory.dump().await, self.redis.dump().await);
         prop_assert_eq!(&ours, &theirs);
-        for (name, record) in &ours.records {
+        for (name, record) in ours.records.iter().filter(|(_, record)| !record.is_only_planned()) {
             let merges = record.merges;
             if record.state == State::Dead {
                 // A person decides now.

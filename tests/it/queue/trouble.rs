@@ -7,8 +7,8 @@ use refresh_worker::{
     clock::Timestamp,
     model::{AimdState, Priority, Reason, RefreshRequest},
     queue::{
-        DeadFilter, Fingerprint, Lease, LeaseRequest, MailLimits, Queue as _, QueueAdmin as _, QueueError, Repaired,
-        Settled, Settlement, SharedState as _, Slot,
+        ClaimRequest, DeadFilter, Fingerprint, Lease, LeaseRequest, MailLimits, Queue as _, QueueAdmin as _,
+        QueueError, Repaired, Settled, Settlement, SharedState as _, Slot,
         record::{CLASS_WIDTH, QueueLimits, State},
         redis::{RedisQueue, Timeouts},
     },
@@ -577,6 +577,10 @@ async fn operate(queue: &RedisQueue, operation: &str, lease: &Lease) -> Result<(
         "read_mail" => queue.read_mail(NOW, MailLimits::default()).await.map(drop),
         "enqueue" => queue.enqueue(NOW, &[request("clan:2GG")]).await.map(drop),
         "lease" => queue.lease(NOW, &lease_request(10)).await.map(drop),
+        "claim" => {
+            let objects = vec!["clan:2GG".parse().unwrap()];
+            queue.claim(NOW, &ClaimRequest { objects, duration: HOUR, ..ClaimRequest::default() }).await.map(drop)
+        }
         "renew" => queue.renew(NOW, &[(lease.object.clone(), lease.token.clone())], NOW + HOUR / 60).await.map(drop),
         "settle" => queue.settle(NOW, &[(lease.clone(), Settlement::Release)]).await.map(drop),
         "stats" => queue.stats(NOW).await.map(drop),
@@ -594,11 +598,12 @@ async fn operate(queue: &RedisQueue, operation: &str, lease: &Lease) -> Result<(
     }
 }
 
-const OPERATIONS: [&str; 17] = [
+const OPERATIONS: [&str; 18] = [
     "time",
     "read_mail",
     "enqueue",
     "lease",
+    "claim",
     "renew",
     "settle",
     "stats",
@@ -706,8 +711,11 @@ async fn leases_with_lost_reply_are_leased_anew() {
 
 #[tokio::test]
 async fn slow_reply_times_out_and_loses_nothing() {
-    every_one_meets(Mode::Slow(Duration::from_millis(900)), &["read_mail", "enqueue", "lease", "settle", "reconcile"])
-        .await;
+    every_one_meets(
+        Mode::Slow(Duration::from_millis(900)),
+        &["read_mail", "enqueue", "lease", "claim", "settle", "reconcile"],
+    )
+    .await;
 }
 
 #[tokio::test]

@@ -9,9 +9,9 @@ use refresh_worker::{
     config::{FollowUpConfig, WorkerConfig},
     model::{AimdState, Event, Fingerprint, Kind, ObjectId, Priority, RefreshRequest, Tag},
     queue::{
-        Admitted, CallsGranted, Circuit, CircuitScope, Enqueued, Following, Lease, LeaseRequest, LeaseToken, Leased,
-        MailLimits, Publisher, Queue, QueueError, QueueStats, Repaired, Settled, Settlement, SharedState, Slot,
-        SlotView, mailbox::Mail, memory::MemoryQueue,
+        Admitted, CallsGranted, Circuit, CircuitScope, ClaimRequest, Claimed, Enqueued, Following, Lease, LeaseRequest,
+        LeaseToken, Leased, MailLimits, Publisher, Queue, QueueError, QueueStats, Repaired, Settled, Settlement,
+        SharedState, Slot, SlotView, mailbox::Mail, memory::MemoryQueue,
     },
     sim::{Misbehaviour, Rule, SimConfig, Simulator},
     store::{Store, sqlite::SqliteStore},
@@ -58,6 +58,7 @@ impl<Q: Queue> Queue for Clocked<Q> {
         admit(now: Timestamp, mail: Mail) -> Admitted;
         enqueue(now: Timestamp, requests: &[RefreshRequest]) -> Enqueued;
         lease(now: Timestamp, request: &LeaseRequest) -> Leased;
+        claim(now: Timestamp, request: &ClaimRequest) -> Claimed;
         renew(now: Timestamp, leases: &[(ObjectId, LeaseToken)], until: Timestamp) -> Vec<bool>;
         settle_and_follow(now: Timestamp, settlements: &[(Lease, Settlement)], following: Following<'_>) -> (Vec<Settled>, usize);
         reconcile(now: Timestamp) -> Repaired;

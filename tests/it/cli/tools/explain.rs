@@ -1,5 +1,8 @@
 //! `queue explain`: one object, from everywhere.
 
+use std::time::Duration;
+
+use refresh_worker::queue::{ClaimRequest, Queue as _};
 use serde_json::Value;
 use sqlx::{Connection as _, PgConnection};
 
@@ -41,6 +44,33 @@ async fn explain_shows_state_and_outlook() {
     for expected in ["`war:#2qq` is war #2QQ", "next request", "not read: DATABASE_URL is not set"] {
         assert!(output.contains(expected), "{expected}: {output}");
     }
+}
+
+#[tokio::test]
+async fn explain_shows_planned_look_and_reader() {
+    let bed = Bed::fresh().await;
+    let objects = vec!["clan:2PP".parse().unwrap()];
+    let run = "some-run".to_owned();
+    let looks = ClaimRequest { objects, duration: Duration::from_secs(60), run, nonce: "1".to_owned() };
+    assert_eq!(bed.queue.claim(bed.now().await, &looks).await.unwrap().leases.len(), 1);
+    let known = bed.json(&["queue", "explain", "clan:2PP", "--json"]).await;
+    assert_eq!(
+        (&known["queue"]["planned"], &known["queue"]["leased_by"]),
+        (&true.into(), &"some-run".into()),
+        "{known}"
+    );
+    assert!(known["outlook"].as_str().unwrap().starts_with("A planned look is under way: run some-run"), "{known}");
+    let output = bed.shell.run(&["queue", "explain", "clan:2PP"]).await.well();
+    assert!(output.contains("planned look, since") && !output.contains("first requested"), "{output}");
+
+    bed.mail("clan:2PP", &value("clan:2PP")).await;
+    bed.mail("clan:2QQ", &value("clan:2QQ")).await;
+    bed.admit().await;
+    let known = bed.json(&["queue", "explain", "clan:2PP", "--json"]).await;
+    assert!(known["queue"]["reader_asked"].is_null(), "{known}");
+    assert!(known["queue"]["next_request"]["reader_asked"].is_string(), "{known}");
+    let output = bed.shell.run(&["queue", "explain", "clan:2QQ"]).await.well();
+    assert!(output.contains("a reader asked"), "{output}");
 }
 
 #[tokio::test]
