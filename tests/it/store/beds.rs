@@ -13,7 +13,7 @@ use crate::support;
 
 /// All details of a commit, so that every test shows that they do no harm.
 pub const EVERYTHING: CommitDetails =
-    CommitDetails { members: true, events: Some(events::of_commit), renewed: true, changed: true };
+    CommitDetails { members: true, events: Some(events::of_commit), renewed: true, changed: true, teaching: None };
 
 /// PostgreSQL that only this worker writes.
 pub async fn postgres() -> PostgresBed {

@@ -69,7 +69,7 @@ async fn unkept_statements_run_in_transactions() {
     let store =
         refresh_worker::store::postgres::PostgresStore::connect(&config).unwrap().with_details(beds::EVERYTHING);
     store.ping().await.unwrap();
-    assert_eq!(store.migrate().await.unwrap().len(), 5);
+    assert_eq!(store.migrate().await.unwrap().len(), 6);
     let batch = [clan("8GG").with([player("2PP")]).fetched(at(0)), war("8GG", &[("2PP", 1)]).fetched(at(0))];
     let commit = store.commit(at(1), &batch).await.unwrap();
     assert_eq!(commit.committed.len(), 2);

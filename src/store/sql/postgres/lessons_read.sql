@@ -1,0 +1,13 @@
+-- The places in the plan of the objects $1 (kind), $2 (tag), and the levels, as rows of kind `level`.
+SELECT p.kind, p.tag, p.looked_at, p.next_look, p.heard_at, p.changes, p.watched, p.mails, p.exposed, p.bucket, p.hinted, s.fresh_until,
+       NULL::double precision AS ln_level
+FROM unnest($1::text[], $2::text[]) AS a (kind, tag)
+CROSS JOIN LATERAL (
+    SELECT k.* FROM refresh_worker.plan AS k WHERE k.kind = a.kind AND k.tag = a.tag OFFSET 0
+) AS p
+LEFT JOIN LATERAL (
+    SELECT k.fresh_until FROM refresh_worker.refresh_state AS k WHERE k.kind = a.kind AND k.tag = a.tag OFFSET 0
+) AS s ON true
+UNION ALL
+SELECT 'level', l.arm, l.listening_since, l.moved_at, NULL, 0, 0, 0, 0, 0, false, NULL, l.ln_level
+FROM refresh_worker.plan_level AS l
