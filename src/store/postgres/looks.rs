@@ -253,12 +253,11 @@ impl Looks for PostgresStore {
                 sqlx::query_as(NEXT_LOOKS)
                     .persistent(keeps)
                     .bind(ask.until.to_utc())
-                    // Rows with an impossible time are found, too: they are looked at, and get a possible one.
-                    .bind(after.map_or(TableTime::MINUS_INFINITY, |(at, _)| TableTime::of(at)))
+                    .bind(after.map(|(at, _)| at.to_utc()))
                     .bind(after.map_or("", |(_, object)| object.kind.as_str()))
                     .bind(after.map_or("", |(_, object)| object.tag.as_str()))
-                    .bind(column(first))
-                    .bind(column(last))
+                    .bind(i32::from(first))
+                    .bind(i32::from(last))
                     .bind(count(ask.limit))
                     .fetch_all(connection)
             });

@@ -11,6 +11,7 @@ pub struct Extent {
 
 impl Extent {
     pub const RUNS: Self = Self { retention: false, planner: false };
+    pub const ALL: Self = Self { retention: true, planner: true };
 }
 
 /// The list of migrations that have run.

@@ -9,5 +9,6 @@ LEFT JOIN LATERAL (
     SELECT k.fresh_until FROM refresh_worker.refresh_state AS k WHERE k.kind = a.kind AND k.tag = a.tag OFFSET 0
 ) AS s ON true
 UNION ALL
-SELECT 'level', l.arm, l.listening_since, l.moved_at, NULL, 0, 0, 0, 0, 0, false, NULL, l.ln_level
+SELECT 'level', l.arm, l.listening_since, l.moved_at, NULL, 0::real, 0::real, 0::real, 0::real, 0::smallint, false,
+       NULL, l.ln_level
 FROM refresh_worker.plan_level AS l

@@ -1,10 +1,10 @@
--- The next planned looks until $1, the earliest first: at most $7, after the object $3 (kind), $4 (tag) whose next look is $2.
+-- The next planned looks until $1, the earliest first: at most $7, after the object $3 (kind), $4 (tag) whose next look is $2 (null: from the first).
 -- Only of the buckets from $5 to $6.
 SELECT p.kind, p.tag, p.looked_at, p.next_look, p.heard_at, p.changes, p.watched, p.mails, p.exposed, p.bucket, p.hinted, s.fresh_until
 FROM (
     SELECT k.* FROM refresh_worker.plan AS k
-    WHERE k.next_look <= $1 AND k.next_look >= $2 AND (k.next_look, k.kind, k.tag) > ($2, $3, $4)
-      AND k.bucket BETWEEN $5 AND $6
+    WHERE k.next_look <= $1 AND k.next_look >= coalesce($2, '-infinity') AND (k.next_look, k.kind, k.tag) > (coalesce($2, '-infinity'), $3, $4)
+      AND greatest(least(k.bucket, 9999), 0) BETWEEN $5::integer AND $6::integer
     ORDER BY k.next_look, k.kind, k.tag
     LIMIT $7
 ) AS p

@@ -4,17 +4,14 @@
 WITH walked AS (
     UPDATE refresh_worker.plan_walk AS w SET kind = $6, tag = $7, finished_at = $8 WHERE w.id = 1
 ),
-odd AS MATERIALIZED (
-    -- Rows that others hold are left for the next step: nobody waits out of order.
-    SELECT k.kind, k.tag FROM refresh_worker.plan AS k WHERE k.next_look > $9
-    ORDER BY k.next_look DESC LIMIT 1000
-    FOR UPDATE SKIP LOCKED
-),
 put_right AS (
     UPDATE refresh_worker.plan AS p
     SET next_look = $11::timestamptz + p.bucket / 10000.0 * $10::double precision * interval '1 second'
-    FROM odd AS o
-    WHERE p.kind = o.kind AND p.tag = o.tag
+    WHERE p.ctid = ANY (ARRAY(
+        -- Rows that others hold are left for the next step: nobody waits out of order.
+        SELECT k.ctid FROM refresh_worker.plan AS k WHERE k.next_look > $9
+        ORDER BY k.next_look DESC LIMIT 1000
+        FOR UPDATE SKIP LOCKED))
 )
 INSERT INTO refresh_worker.plan (kind, tag, looked_at, next_look, bucket)
 SELECT i.*

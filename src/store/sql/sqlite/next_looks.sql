@@ -5,6 +5,7 @@ select p.kind, p.tag, cast(p.looked_at as text) as looked_at, cast(p.next_look a
        cast(p.exposed as real) as exposed, cast(p.bucket as integer) as bucket, cast(p.hinted as integer) as hinted, s.fresh_until
 from refresh_worker_plan as p
 left join refresh_worker_refresh_state as s on s.kind = p.kind and s.tag = p.tag
-where p.next_look <= ?1 and p.next_look >= ?2 and (p.next_look, p.kind, p.tag) > (?2, ?3, ?4) and p.bucket between ?5 and ?6
+where p.next_look <= ?1 and p.next_look >= ?2 and (p.next_look, p.kind, p.tag) > (?2, ?3, ?4) 
+  and max(min(cast(p.bucket as integer), 9999), 0) between ?5 and ?6
 order by p.next_look, p.kind, p.tag
 limit ?7
