@@ -1,6 +1,6 @@
 //! The number of statements of a commit, counted from the driver's log events.
 
-use refresh_worker::store::{RELAXED_TIMEOUT, Store};
+use refresh_worker::store::{RELAXED_TIMEOUT, Store, Teaching};
 
 use super::{
     Bed, beds,
@@ -46,6 +46,34 @@ async fn commit_has_at_most_fourteen_statements() {
     println!("statements per commit: small {small}, of everything with ids stepped {large}, unchanged {unchanged}");
     assert!(small <= 14 && large <= 14 && unchanged <= 12, "{small} {large} {unchanged}");
     assert!(large >= 12, "the counter counts: {large}");
+}
+
+#[tokio::test]
+async fn lessons_add_two_statements_to_a_commit() {
+    let off = beds::postgres().await;
+    let on = off.with_teaching(Teaching { recorded_percent: 100, ..Teaching::default() });
+    let statements = EventCount::of("sqlx::query");
+    let batch = |members: usize, began: i64| {
+        let members = (0..members).map(|n| player(nth_tag(n).as_str()).donations(i32::try_from(began).unwrap()));
+        let mut batch = vec![clan("8GG").with(members).fetched(at(began))];
+        batch.extend((100..140).map(|n| player(nth_tag(n).as_str()).fetched(at(began))));
+        batch
+    };
+    for members in [2, 50] {
+        let mut counts = Vec::new();
+        // With and without, twice each: the first of a size stores what is new.
+        for round in 0..4 {
+            let began = 1000 * i64::try_from(members).unwrap() + 300 * round;
+            statements.take();
+            if round % 2 == 0 {
+                off.commit(&batch(members, began)).await;
+            } else {
+                on.commit(at(began + 600), &batch(members, began)).await.unwrap();
+            }
+            counts.push(statements.take());
+        }
+        assert_eq!(counts[3], counts[2] + 2, "{members} members: {counts:?}");
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 SELECT p.kind, p.tag, p.looked_at, p.next_look, p.heard_at, p.changes, p.watched, p.mails, p.exposed, p.bucket, p.hinted, s.fresh_until
 FROM (
     SELECT k.* FROM refresh_worker.plan AS k
-    WHERE k.next_look <= $1 AND k.next_look >= coalesce($2, '-infinity') AND (k.next_look, k.kind, k.tag) > (coalesce($2, '-infinity'), $3, $4)
+    WHERE k.next_look <= $1 AND k.next_look >= coalesce($2::timestamptz, '-infinity') AND (k.next_look, k.kind, k.tag) > (coalesce($2::timestamptz, '-infinity'), $3, $4)
       AND greatest(least(k.bucket, 9999), 0) BETWEEN $5::integer AND $6::integer
     ORDER BY k.next_look, k.kind, k.tag
     LIMIT $7
