@@ -48,9 +48,10 @@ pub fn spread(tag: &Tag, now: Timestamp, longest: Duration) -> Timestamp {
 
 /// FNV-1a, mixed: the same in every process and store. Tags are short, so the plain sum would be uneven.
 fn hash(tag: &Tag) -> u64 {
-    let sum = tag.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
-        (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let sum = tag
+        .as_str()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     let mixed = (sum ^ (sum >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     mixed ^ (mixed >> 31)
@@ -200,6 +201,11 @@ impl<'a> Subjects<'a> {
     /// The names of the rows to read, in the order of the locks.
     pub fn names(&self) -> impl Iterator<Item = (Kind, &'a Tag)> {
         self.0.keys().copied()
+    }
+
+    /// For each of them, in the same order: true when the commit does not know until when its copy is fresh.
+    pub fn are_members(&self) -> impl Iterator<Item = bool> {
+        self.0.values().map(|subject| !matches!(subject, Subject::Response { .. }))
     }
 
     /// The lessons, given what is stored.
@@ -386,5 +392,52 @@ impl<'a> Class<'_, 'a> {
 
     fn stored_bucket(&self) -> u16 {
         self.row.map_or_else(|| bucket(self.tag), StoredPlan::bucket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Tags that differ by their last characters, as those of new players do.
+    fn tags() -> impl Iterator<Item = Tag> {
+        const DIGITS: [char; 14] = ['0', '2', '8', '9', 'P', 'Y', 'L', 'Q', 'G', 'R', 'J', 'C', 'U', 'V'];
+        let ends = DIGITS.into_iter().flat_map(|a| DIGITS.into_iter().flat_map(move |b| DIGITS.map(|c| [a, b, c])));
+        ends.map(|end| format!("2QGJ8VV{}", String::from_iter(end)).parse().unwrap())
+    }
+
+    #[test]
+    fn buckets_and_times_are_even() {
+        let (mut buckets, mut hours) = ([0; 10], [0; 24]);
+        for tag in tags() {
+            buckets[usize::from(bucket(&tag) / 1000)] += 1;
+            let at = spread(&tag, Timestamp::EPOCH, Duration::from_secs(24 * 3600 - 1));
+            hours[usize::try_from(at.as_millis() / 3_600_000).unwrap()] += 1;
+        }
+        // 2,744 tags: 274 a bucket, 114 an hour.
+        assert!(buckets.iter().all(|count| (210..340).contains(count)), "{buckets:?}");
+        assert!(hours.iter().all(|count| (70..160).contains(count)), "{hours:?}");
+    }
+
+    #[test]
+    fn bucket_of_a_tag_never_changes() {
+        assert_eq!(bucket(&"2PYL0Q8".parse().unwrap()), 9219);
+    }
+
+    #[test]
+    fn odd_numbers_and_times_of_a_row_count_as_none() {
+        let now = Timestamp::from_millis(1_772_600_767_089);
+        for odd in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0] {
+            let row = StoredPlan { changes: odd, watched: odd, mails: odd, exposed: odd, ..StoredPlan::default() };
+            assert_eq!(row.knowledge(now), Knowledge::default(), "{odd}");
+            assert!(level(odd).logarithm.is_finite());
+        }
+        for odd in [i64::MIN, -1, i64::MAX, now.as_millis() + 3_600_000] {
+            let at = Some(Timestamp::from_millis(odd));
+            let row = StoredPlan { looked_at: at, heard_at: at, ..StoredPlan::default() };
+            assert_eq!(row.knowledge(now), Knowledge::default(), "{odd}");
+        }
+        let large = StoredPlan { mails: 1e300, bucket: i64::MAX, ..StoredPlan::default() };
+        assert_eq!((large.knowledge(now).mails, large.bucket()), (MAX_COUNT, 0));
     }
 }

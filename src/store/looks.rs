@@ -3,7 +3,7 @@
 //! The planner decides ([`crate::planner`]), commits teach it ([`super::lessons`]), and a run asks here what comes next. Nothing
 //! of this is read or written while the planner is off.
 
-use std::{future::Future, time::Duration};
+use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use super::{
     StoreError,
@@ -17,13 +17,6 @@ use crate::{
 
 /// The records for replays are kept for this long.
 pub const LOOKS_RETENTION: Duration = Duration::from_secs(14 * 24 * 60 * 60);
-
-/// After this long without a step of the level, or of the walk over known objects, the planner was off in between. The statements
-/// of PostgreSQL have it, too.
-pub(super) const PAUSE: Duration = Duration::from_secs(60 * 60);
-
-/// A finished walk over known objects begins anew after this: a run without the planner may have stored new ones.
-pub(super) const WALK_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// At most this many old records are deleted at once.
 pub const MAX_DELETED_LOOKS: usize = 10_000;
@@ -192,6 +185,16 @@ pub(super) fn plan_unplanned(objects: &[Unplanned], now: Timestamp, longest: Dur
         .collect()
 }
 
+/// The latest time for each object, in the order of the locks.
+pub(super) fn latest(looks: &[(ObjectId, Timestamp)]) -> BTreeMap<&ObjectId, Timestamp> {
+    let mut latest = BTreeMap::new();
+    for (object, at) in looks {
+        let kept = latest.entry(object).or_insert(*at);
+        *kept = (*at).max(*kept);
+    }
+    latest
+}
+
 /// No look is planned for later, except by a wrong clock.
 pub(super) fn far_ahead(now: Timestamp, longest: Duration) -> Timestamp {
     now + longest.max(lessons::GONE_FOR) + Duration::from_secs(24 * 60 * 60)
@@ -199,7 +202,8 @@ pub(super) fn far_ahead(now: Timestamp, longest: Duration) -> Timestamp {
 
 /// The planned looks of a store. A store without a planner has none.
 pub trait Looks: Send + Sync {
-    /// The next planned looks, the earliest first. Rows that cannot be read are deleted.
+    /// The next planned looks, the earliest first. Rows that are not those of objects are deleted, so that a page may be shorter
+    /// than the limit although more follow.
     fn next_looks(&self, _: NextLooks<'_>) -> impl Future<Output = Result<Vec<Candidate>, StoreError>> + Send {
         async { Ok(Vec::new()) }
     }
@@ -214,7 +218,8 @@ pub trait Looks: Send + Sync {
         async { Ok(Level::default()) }
     }
 
-    /// Adds a step to the logarithm of the level. Steps of several runs add up in any order.
+    /// Adds a step to the logarithm of the level. Steps of several runs add up in any order. A run begins with a step of zero:
+    /// readers can be counted from then on, if nobody has planned for an hour.
     fn move_level(
         &self,
         _: Arm,
@@ -257,5 +262,37 @@ pub trait Looks: Send + Sync {
     /// Deletes records from before then, at most [`MAX_DELETED_LOOKS`], and returns their number.
     fn delete_looks(&self, _before: Timestamp) -> impl Future<Output = Result<u64, StoreError>> + Send {
         async { Ok(0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sides_share_all_buckets() {
+        for percent in [0, 1, 50, 99, 100, 200] {
+            let trial = Some(Trial { strategy: Strategy::Tiers, percent });
+            let teaching = Teaching { trial, ..Teaching::default() };
+            let mut count = 0;
+            for arm in Arm::ALL {
+                let Some((first, last)) = teaching.buckets(arm) else { continue };
+                assert!((first..=last).all(|bucket| teaching.arm(bucket) == arm), "{percent} {arm:?}");
+                count += last - first + 1;
+            }
+            assert_eq!(count, MAX_BUCKET + 1, "{percent}");
+        }
+        let without = Teaching::default();
+        assert_eq!((without.buckets(Arm::Main), without.buckets(Arm::Trial)), (Some((0, MAX_BUCKET)), None));
+    }
+
+    #[test]
+    fn records_are_a_share_of_both_sides() {
+        let trial = Some(Trial { strategy: Strategy::Age, percent: 50 });
+        let teaching = Teaching { trial, recorded_percent: 7, ..Teaching::default() };
+        for arm in Arm::ALL {
+            let (first, last) = teaching.buckets(arm).unwrap();
+            assert_eq!((first..=last).filter(|&bucket| teaching.records(bucket)).count(), 350, "{arm:?}");
+        }
     }
 }

@@ -334,11 +334,7 @@ fn refusal(refused: &trial::Refused, role: &str) -> Problem {
 }
 
 /// Tables that silently hide rows from this role (row security).
-async fn hidden_rows(
-    connection: &mut PgConnection,
-    extent: Extent,
-    keeps: bool,
-) -> Result<Vec<Problem>, sqlx::Error> {
+async fn hidden_rows(connection: &mut PgConnection, extent: Extent, keeps: bool) -> Result<Vec<Problem>, sqlx::Error> {
     let hidden: Vec<(String, bool, String)> = sqlx::query_as(ROW_SECURITY)
         .persistent(keeps)
         .bind(tables(extent).iter().map(|(table, ..)| *table).collect::<Vec<_>>())

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use sqlx::{Connection as _, PgConnection};
 
-use super::{PostgresStore, connect::{on_connection, on_single}};
+use super::{
+    PostgresStore,
+    connect::{on_connection, on_single},
+};
 use crate::{
     clock::Timestamp,
     columns::from_row,
@@ -13,7 +16,7 @@ use crate::{
     store::{
         Arm, Candidate, Looks, MAX_DELETED_LOOKS, NextLooks, RecordedLook, Seen, StoreError, Walked,
         lessons::{self, PlanWrite, Record, Stored, StoredLevel, StoredPlan, Subjects, Taught},
-        looks::{Unplanned, far_ahead, plan_unplanned},
+        looks::{Unplanned, far_ahead, latest, plan_unplanned},
         plan::times::{TableTime, from_utc},
     },
 };
@@ -26,6 +29,7 @@ const PUT_OFF: &str = include_str!("../sql/postgres/put_off.sql");
 const LEVEL_MOVE: &str = include_str!("../sql/postgres/level_move.sql");
 const WALK_BEGIN: &str = include_str!("../sql/postgres/walk_begin.sql");
 const WALK_READ: &str = include_str!("../sql/postgres/walk_read.sql");
+const WALK_CORRECT: &str = include_str!("../sql/postgres/walk_correct.sql");
 const WALK_STEP: &str = include_str!("../sql/postgres/walk_step.sql");
 const LOOKS_READ: &str = include_str!("../sql/postgres/looks_read.sql");
 const LOOKS_DELETE: &str = include_str!("../sql/postgres/looks_delete.sql");
@@ -132,9 +136,10 @@ pub(super) async fn read_for_lessons(
     subjects: &Subjects<'_>,
     keeps: bool,
 ) -> Result<Stored, sqlx::Error> {
-    let (kinds, tags): (Vec<&str>, Vec<&str>) = subjects.names().map(|(kind, tag)| (kind.as_str(), tag.as_str())).unzip();
+    let (kinds, tags): (Vec<&str>, Vec<&str>) =
+        subjects.names().map(|(kind, tag)| (kind.as_str(), tag.as_str())).unzip();
     let rows: Vec<LessonRow> =
-        sqlx::query_as(LESSONS_READ).persistent(keeps).bind(kinds).bind(tags).fetch_all(connection).await?;
+        sqlx::query_as(LESSONS_READ).persistent(keeps).bind(kinds).bind(tags).bind(subjects.are_members().collect::<Vec<_>>()).fetch_all(connection).await?;
     let (levels, plans): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.plan.kind == LEVEL);
     let level = |row: LessonRow| {
         let plan = StoredPlan::from(row.plan);
@@ -231,6 +236,10 @@ pub(super) async fn walk(
         .bind(kind)
         .bind(tag)
         .bind(is_finished.then(|| now.to_utc()))
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query(WALK_CORRECT)
+        .persistent(keeps)
         .bind(far_ahead(now, longest).to_utc())
         .bind(longest.as_secs_f64())
         .bind(now.to_utc())
@@ -287,14 +296,13 @@ impl Looks for PostgresStore {
             return Ok(());
         }
         let database = &self.database;
-        let mut looks: Vec<&(ObjectId, Timestamp)> = looks.iter().collect();
-        looks.sort_unstable();
+        let looks = latest(looks);
         let done: Result<_, StoreError> = on_single!(database, "put looks off", |connection, keeps| {
             sqlx::query(PUT_OFF)
                 .persistent(keeps)
-                .bind(looks.iter().map(|(object, _)| object.kind.as_str()).collect::<Vec<_>>())
-                .bind(looks.iter().map(|(object, _)| object.tag.as_str()).collect::<Vec<_>>())
-                .bind(looks.iter().map(|(_, at)| at.to_utc()).collect::<Vec<_>>())
+                .bind(looks.keys().map(|object| object.kind.as_str()).collect::<Vec<_>>())
+                .bind(looks.keys().map(|object| object.tag.as_str()).collect::<Vec<_>>())
+                .bind(looks.values().map(|at| at.to_utc()).collect::<Vec<_>>())
                 .execute(connection)
         });
         done.map(drop)
@@ -325,21 +333,22 @@ impl Looks for PostgresStore {
         logarithm.map(lessons::level)
     }
 
-    async fn plan_known_objects(
-        &self,
-        now: Timestamp,
-        longest: Duration,
-        limit: usize,
-    ) -> Result<Walked, StoreError> {
+    async fn plan_known_objects(&self, now: Timestamp, longest: Duration, limit: usize) -> Result<Walked, StoreError> {
         let database = &self.database;
-        on_connection!(database, database.acquire(), WALK_TIMEOUT, "plan looks at known objects", |connection, keeps| {
-            async {
-                let mut transaction = connection.begin().await?;
-                let walked = walk(&mut transaction, now, longest, limit, keeps).await?;
-                transaction.commit().await?;
-                Ok(walked)
+        on_connection!(
+            database,
+            database.acquire(),
+            WALK_TIMEOUT,
+            "plan looks at known objects",
+            |connection, keeps| {
+                async {
+                    let mut transaction = connection.begin().await?;
+                    let walked = walk(&mut transaction, now, longest, limit, keeps).await?;
+                    transaction.commit().await?;
+                    Ok(walked)
+                }
             }
-        })
+        )
     }
 
     async fn plan_of(&self, object: &ObjectId, now: Timestamp) -> Result<Option<Candidate>, StoreError> {
@@ -350,6 +359,7 @@ impl Looks for PostgresStore {
                     .persistent(keeps)
                     .bind(vec![object.kind.as_str()])
                     .bind(vec![object.tag.as_str()])
+                    .bind(vec![true])
                     .fetch_all(connection)
             });
         let row = rows?.into_iter().find(|row| row.kind != LEVEL);
@@ -358,31 +368,27 @@ impl Looks for PostgresStore {
 
     async fn looks(&self, from: Timestamp, until: Timestamp) -> Result<Vec<RecordedLook>, StoreError> {
         let database = &self.database;
-        let rows: Result<Vec<LookRow>, StoreError> = on_single!(
-            database,
-            database.acquire(),
-            WALK_TIMEOUT,
-            "read the recorded looks",
-            |connection, keeps| {
+        let rows: Result<Vec<LookRow>, StoreError> =
+            on_single!(database, database.acquire(), WALK_TIMEOUT, "read the recorded looks", |connection, keeps| {
                 sqlx::query_as(LOOKS_READ)
                     .persistent(keeps)
                     .bind(from.to_utc())
                     .bind(until.to_utc())
                     .fetch_all(connection)
-            }
-        );
+            });
         Ok(rows?.into_iter().filter_map(LookRow::read).collect())
     }
 
     async fn delete_looks(&self, before: Timestamp) -> Result<u64, StoreError> {
         let database = &self.database;
-        let deleted: Result<_, StoreError> = on_single!(database, "delete old records of looks", |connection, keeps| {
-            sqlx::query(LOOKS_DELETE)
-                .persistent(keeps)
-                .bind(before.to_utc())
-                .bind(count(MAX_DELETED_LOOKS))
-                .execute(connection)
-        });
+        let deleted: Result<_, StoreError> =
+            on_single!(database, "delete old records of looks", |connection, keeps| {
+                sqlx::query(LOOKS_DELETE)
+                    .persistent(keeps)
+                    .bind(before.to_utc())
+                    .bind(count(MAX_DELETED_LOOKS))
+                    .execute(connection)
+            });
         deleted.map(|deleted| deleted.rows_affected())
     }
 }

@@ -16,10 +16,16 @@ use crate::{
     store::{
         Arm, Candidate, Looks, MAX_DELETED_LOOKS, NextLooks, RecordedLook, Seen, StoreError, Walked,
         lessons::{self, PlanWrite, Stored, StoredLevel, StoredPlan, Subjects, Taught},
-        looks::{PAUSE, Unplanned, WALK_INTERVAL, far_ahead, plan_unplanned},
+        looks::{Unplanned, far_ahead, latest, plan_unplanned},
         plan::CLOCK_TOLERANCE,
     },
 };
+
+/// After this long without a step of the level, or of the walk over known objects, the planner was off in between.
+const PAUSE: Duration = Duration::from_secs(60 * 60);
+
+/// A finished walk over known objects begins anew after this: a run without the planner may have stored new ones.
+const WALK_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
 struct PlanRow {
     kind: String,
@@ -236,7 +242,7 @@ impl Looks for SqliteStore {
 
     async fn put_off(&self, looks: &[(ObjectId, Timestamp)]) -> Result<(), StoreError> {
         let looks: Vec<_> =
-            looks.iter().map(|(object, at)| (object.kind.as_str(), &object.tag, to_text(*at))).collect();
+            latest(looks).into_iter().map(|(object, at)| (object.kind.as_str(), &object.tag, to_text(at))).collect();
         sqlx::query(
             "update refresh_worker_plan as p set next_look = max(p.next_look, a.value ->> 2) from json_each(?1) as a \
              where p.kind = a.value ->> 0 and p.tag = a.value ->> 1",
@@ -270,12 +276,7 @@ impl Looks for SqliteStore {
             .map_err(self.failed("move the level"))
     }
 
-    async fn plan_known_objects(
-        &self,
-        now: Timestamp,
-        longest: Duration,
-        limit: usize,
-    ) -> Result<Walked, StoreError> {
+    async fn plan_known_objects(&self, now: Timestamp, longest: Duration, limit: usize) -> Result<Walked, StoreError> {
         self.walk(now, longest, limit).await.map_err(self.failed("plan looks at known objects"))
     }
 

@@ -66,7 +66,8 @@ async fn overlapping_lists_teach_without_deadlock() {
         let list = |tag: &str| {
             let members = (0..30).chain([100 + round, 200 + round]);
             let donations = i32::try_from(round).unwrap();
-            clan(tag).with(members.map(move |n| player(nth_tag(usize::try_from(n).unwrap()).as_str()).donations(donations)))
+            clan(tag)
+                .with(members.map(move |n| player(nth_tag(usize::try_from(n).unwrap()).as_str()).donations(donations)))
         };
         let players = |began| (0..15).map(move |n| player(nth_tag(n).as_str()).of("8GG").fetched(at(began)));
         let began = round * 400;
@@ -87,7 +88,8 @@ async fn overlapping_lists_teach_without_deadlock() {
     assert_eq!(retries.take(), 0, "no conflict, so no retry");
     assert!(bed.count("refresh_worker.plan WHERE hinted").await > 0);
     // Each response taught once: the spans between the looks of a player add up.
-    let watched = bed.row(&format!("SELECT watched FROM refresh_worker.plan WHERE tag = '{}'", nth_tag(3).as_str())).await;
+    let watched =
+        bed.row(&format!("SELECT watched FROM refresh_worker.plan WHERE tag = '{}'", nth_tag(3).as_str())).await;
     let watched = watched["watched"].as_f64().unwrap();
     assert!((5000.0..=5801.0).contains(&watched), "{watched}");
 }

@@ -161,6 +161,7 @@ pub const STATEMENTS: &[Statement] = &[
         &[
             "(SELECT array_agg(kind ORDER BY kind, tag) FROM bench.object)",
             "(SELECT array_agg(tag ORDER BY kind, tag) FROM bench.object)",
+            "(SELECT array_agg(kind = 'player' ORDER BY kind, tag) FROM bench.object)",
         ],
     ),
     of_commit(
@@ -185,13 +186,14 @@ pub const STATEMENTS: &[Statement] = &[
             "(SELECT array_agg(NULL::timestamptz) FROM bench.clan)",
         ],
     ),
-    bounded(
-        "src/store/sql/postgres/next_looks.sql",
-        &["'2026-03-21Z'", NONE, "''", "''", "0", "9999", "120"],
-    ),
+    bounded("src/store/sql/postgres/next_looks.sql", &["'2026-03-21Z'", NONE, "''", "''", "0", "9999", "120"]),
     bounded(
         "src/store/sql/postgres/put_off.sql",
-        &["(SELECT array_agg('clan'::text) FROM bench.clan)", CLANS, "(SELECT array_agg(timestamptz '2026-03-21Z') FROM bench.clan)"],
+        &[
+            "(SELECT array_agg('clan'::text) FROM bench.clan)",
+            CLANS,
+            "(SELECT array_agg(timestamptz '2026-03-21Z') FROM bench.clan)",
+        ],
     ),
     bounded("src/store/sql/postgres/looks_unplan.sql", &["ARRAY['player']", "ARRAY['P0001000']"]),
     bounded("src/store/sql/postgres/level_move.sql", &["'main'", "0.01", "'2026-03-20 12:00Z'"]),
@@ -208,11 +210,9 @@ pub const STATEMENTS: &[Statement] = &[
             "'player'",
             "'X0000001'",
             NONE,
-            "'2026-03-29Z'",
-            "86400",
-            "'2026-03-20Z'",
         ],
     ),
+    bounded("src/store/sql/postgres/walk_correct.sql", &["'2026-03-29Z'", "86400", "'2026-03-20Z'"]),
     bounded("src/store/sql/postgres/looks_read.sql", &["'2026-03-20 11:00Z'", "'2026-03-20 11:10Z'"]),
     bounded("src/store/sql/postgres/looks_delete.sql", &["'2026-03-01 01:00Z'", "1000"]),
     // When the database refused a text.

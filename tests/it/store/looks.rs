@@ -325,7 +325,8 @@ async fn odd_rows_do_no_harm(bed: impl Bed) {
 async fn odd_level_counts_as_one(bed: impl Bed) {
     let store = bed.with_teaching(teaching());
     set_level(&store, Arm::Main, 3.0, 0).await;
-    let odds: &[&str] = if bed.is_postgres() { &["'NaN'", "'Infinity'", "1e300"] } else { &["'NaN'", "9e999", "1e300"] };
+    let odds: &[&str] =
+        if bed.is_postgres() { &["'NaN'", "'Infinity'", "1e300"] } else { &["'NaN'", "9e999", "1e300"] };
     for odd in odds {
         bed.exec(&format!("UPDATE {} SET ln_level = {odd}", table(&bed, "plan_level"))).await;
         commit(&store, 1, &[player("2PP").fetched(at(0))]).await;
@@ -358,7 +359,7 @@ async fn put_off_never_brings_forward(bed: impl Bed) {
         (object("player:2YY"), at(3 * DAY)),
         (object("player:2PP"), at(600)),
         (object("clan:8GG"), at(600)),
-        (object("player:2YY"), at(3 * DAY)),
+        (object("player:2YY"), at(2 * DAY)),
     ];
     store.put_off(&looks).await.unwrap();
     store.put_off(&[]).await.unwrap();
@@ -432,7 +433,8 @@ async fn pause_of_the_planner_teaches_nothing(bed: impl Bed) {
     // Off for two days; the first look after it shows the new time only.
     let on = 2 * DAY;
     store.move_level(Arm::Main, 0.0, at(on)).await.unwrap();
-    let commit_after = commit(&store, on + 901, &[asked(player("2PP").trophies(7).fetched(at(on + 900)), on + 800)]).await;
+    let commit_after =
+        commit(&store, on + 901, &[asked(player("2PP").trophies(7).fetched(at(on + 900)), on + 800)]).await;
     assert_eq!(commit_after.lessons[0].unwrap().before.looked_at, None);
     let after = planned(&store, "player:2PP", on + 901).await.known;
     assert_eq!((after.watched, after.exposed, after.changes), (known.watched, known.exposed, known.changes));

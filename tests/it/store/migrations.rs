@@ -41,7 +41,14 @@ async fn a_fresh_database_gets_the_contract_tables_exactly() {
     let (ours, theirs) = (support::postgres::fresh().await, support::postgres::fresh_with_contract().await);
     assert_eq!(
         store(&ours).migrate().await.unwrap(),
-        ["0001_contract_tables", "0002_own_tables", "0003_reports", "0004_outbox", "0005_unfolded_reports", "0006_planned_looks"]
+        [
+            "0001_contract_tables",
+            "0002_own_tables",
+            "0003_reports",
+            "0004_outbox",
+            "0005_unfolded_reports",
+            "0006_planned_looks"
+        ]
     );
     assert_eq!(shape(&ours).await, shape(&theirs).await);
 }
@@ -62,7 +69,10 @@ async fn existing_contract_tables_stay_unchanged() {
         .fetch_one(&pool)
         .await
         .unwrap();
-    assert_eq!(ours, 11, "state, runs, their work and errors, retention, the outbox, the planner's four and the list of migrations");
+    assert_eq!(
+        ours, 11,
+        "state, runs, their work and errors, retention, the outbox, the planner's four and the list of migrations"
+    );
 }
 
 #[tokio::test]
@@ -72,7 +82,14 @@ async fn migrations_run_up_down_and_up() {
     bed.commit_one(clan("8GG").fetched(at(0))).await;
     assert_eq!(
         bed.store().revert_migrations().await.unwrap(),
-        ["0006_planned_looks", "0005_unfolded_reports", "0004_outbox", "0003_reports", "0002_own_tables", "0001_contract_tables"]
+        [
+            "0006_planned_looks",
+            "0005_unfolded_reports",
+            "0004_outbox",
+            "0003_reports",
+            "0002_own_tables",
+            "0001_contract_tables"
+        ]
     );
     assert_eq!(bed.count("pg_namespace WHERE nspname = 'refresh_worker'").await, 0);
     assert_eq!(bed.count("clans").await, 1, "contract tables are never dropped");

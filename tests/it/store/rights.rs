@@ -124,7 +124,13 @@ async fn planner_rights_are_needed_while_on() {
     on.put_off(&[("clan:8GG".parse().unwrap(), at(900))]).await.unwrap();
     on.delete_looks(at(900)).await.unwrap();
     run(&url, "INSERT INTO refresh_worker.plan (kind, tag, next_look) VALUES ('x', 'y', '2020-01-01')").await;
-    let ask = refresh_worker::store::NextLooks { now: at(302), until: at(900_000), after: None, buckets: (0, 9999), limit: 9 };
+    let ask = refresh_worker::store::NextLooks {
+        now: at(302),
+        until: at(900_000),
+        after: None,
+        buckets: (0, 9999),
+        limit: 9,
+    };
     assert_eq!(on.next_looks(ask).await.unwrap().len(), 1);
     run(&url, &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await;
 }
