@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::{
     PostgresStore,
+    attempt::{self, Timeouts},
     connect::{on_connection, on_single},
 };
 use crate::{
@@ -39,6 +40,9 @@ const LEVEL: &str = "level";
 
 /// The limit of a step of the walk: it reads and writes up to some thousand rows.
 const WALK_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A frozen run must not hold its step for long: commits wait for new places in the plan.
+const STEP_TIMEOUTS: Timeouts = Timeouts { statement: Duration::from_secs(10), lock: Duration::from_secs(2) };
 
 struct PlanRow {
     kind: String,
@@ -342,7 +346,7 @@ impl Looks for PostgresStore {
             "plan looks at known objects",
             |connection, keeps| {
                 async {
-                    let mut transaction = connection.begin().await?;
+                    let mut transaction = connection.begin_with(AssertSqlSafe(attempt::begin(STEP_TIMEOUTS))).await?;
                     let walked = walk(&mut transaction, now, longest, limit, keeps).await?;
                     transaction.commit().await?;
                     Ok(walked)
