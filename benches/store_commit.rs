@@ -6,7 +6,7 @@
 //!
 //! Documents have real sizes (a clan of 50 members about 45 KB, a player about 30 KB); the server is a private one on
 //! loopback. Budgets: at most 14 statements a commit, BEGIN and COMMIT included; of the worker's whole CPU budget, 1.5 ms a
-//! clan and 0.7 ms a player, this is the storing part.
+//! clan and 0.7 ms a player, this is the storing part. Teaching the planner may add a tenth of the CPU, and two statements.
 
 #[allow(dead_code, reason = "the tests use the rest")]
 #[path = "../tests/it/store/documents.rs"]
@@ -23,7 +23,7 @@ use event_count::EventCount;
 use refresh_worker::{
     config::DatabaseConfig,
     model::{Answered, Document, Fetched},
-    store::{Store, postgres::PostgresStore},
+    store::{Arm, CommitDetails, Looks as _, Store, Teaching, postgres::PostgresStore},
 };
 use rustix::time::{ClockId, clock_gettime};
 
@@ -52,6 +52,72 @@ async fn main() {
 
     report(&store, "clan of 50", 8, clans).await;
     report(&store, "player", 32, players).await;
+    for size in [1, 8] {
+        teaching(&store, size).await;
+    }
+}
+
+/// The rounds of each side, one by one in turn, so that both meet the same machine.
+const TURNS: i64 = 150;
+
+/// Commits of clans of 50, five of whose members were active, with the planner and without.
+async fn teaching(store: &PostgresStore, size: usize) {
+    let details = CommitDetails {
+        teaching: Some(Teaching { recorded_percent: 1, ..Teaching::default() }),
+        ..CommitDetails::default()
+    };
+    let taught = store.clone().with_details(details);
+    taught.move_level(Arm::Main, -5.0, at(2_000_000)).await.expect("the level moves");
+    let pool = store.pool();
+    let (mut here, mut there) = ([Duration::ZERO; 2], [Duration::ZERO; 2]);
+    let mut base = 3_000_000 + 1_000_000 * i64::try_from(size).expect("small");
+    for turn in 0..TURNS * 2 + 4 {
+        let side = usize::from(turn % 2 == 1);
+        base += 300;
+        let batch: Vec<Fetched> = (0..size).map(|number| lively_clan(number, turn, base)).collect();
+        let (cpu, server) = (cpu_time(), server_time(&pool).await);
+        commit(if side == 1 { &taught } else { store }, &batch).await;
+        let (cpu, server) = (cpu_time().saturating_sub(cpu), server_time(&pool).await.saturating_sub(server));
+        // The first turns prepare the statements.
+        if turn >= 4 {
+            here[side] += cpu;
+            there[side] += server;
+        }
+    }
+    let each = |whole: Duration| whole.as_secs_f64() * 1000.0 / f64::from(u32::try_from(size).expect("small")) / 150.0;
+    for (what, [off, on]) in [("worker", here), ("server", there)] {
+        let more = (on.as_secs_f64() / off.as_secs_f64() - 1.0) * 100.0;
+        println!(
+            "clan of 50, batches of {size}, CPU of the {what}: planner off {:.3} ms, on {:.3} ms ({more:+.1} %)",
+            each(off),
+            each(on)
+        );
+    }
+}
+
+/// A clan with new content, of whose members each is active in one of ten turns.
+fn lively_clan(number: usize, turn: i64, began: i64) -> Fetched {
+    let members = (0..50).map(|n| {
+        let active = (turn + i64::try_from(n).expect("small")) / 10;
+        player(nth_tag(number * 50 + n).as_str()).donations(i32::try_from(active).expect("few turns"))
+    });
+    let level = i32::try_from(turn).expect("few turns");
+    padded(clan(nth_tag(9000 + number).as_str()).level(level).with(members).fetched(at(began)), 36_000)
+}
+
+/// The CPU time of the sessions of this program.
+async fn server_time(pool: &sqlx::PgPool) -> Duration {
+    let pids: Vec<i32> = sqlx::query_scalar(
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'",
+    )
+    .fetch_all(pool)
+    .await
+    .expect("the sessions");
+    let nanos = pids.iter().filter_map(|pid| {
+        let times = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+        times.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanos.sum())
 }
 
 /// Makes a batch that began then, in this version.

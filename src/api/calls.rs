@@ -103,7 +103,7 @@ impl Times {
 
     pub fn fetched(self, object: &ObjectId, answered: Answered, league: Option<WarMemory>) -> Verdict {
         let Self { began, copied_at, fresh_until } = self;
-        let fetched = Fetched { object: object.clone(), began, copied_at, fresh_until, answered, league };
+        let fetched = Fetched { object: object.clone(), began, copied_at, fresh_until, answered, league, asked: None };
         Verdict::Answered(Box::new(fetched))
     }
 }

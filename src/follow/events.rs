@@ -223,6 +223,7 @@ mod tests {
             fresh_until: NOW,
             answered: Answered::Document(Document::Player(document)),
             league: None,
+            asked: None,
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{
     config::RedisConfig,
     model::{EndpointKind, Fetched, Kind, ObjectId, OutboxEntry, Outcome, Priority, RefreshRequest},
     queue::{Circuit, CircuitReason, CircuitScope, RunSummary, memory::MemoryQueue, redis::RedisQueue},
-    store::{Commit, Freshness, LastRuns, RunRow, StoreError},
+    store::{Commit, Freshness, LastRuns, Looks, RunRow, StoreError},
     worker::{
         Progress, RunOptions,
         report::{QueueReport, RunEnd, RunReport, StopReason, Tally},
@@ -80,6 +80,8 @@ impl Database {
         Ok(answer)
     }
 }
+
+impl Looks for Database {}
 
 impl Store for Database {
     async fn ping(&self) -> Result<(), StoreError> {

@@ -25,6 +25,8 @@ pub struct Fetched {
     pub answered: Answered,
     /// For wars: the facts about the war and the clan's league, stored with the object.
     pub league: Option<WarMemory>,
+    /// The first request of a reader that it answers; `None` for a planned look, and when nobody keeps count.
+    pub asked: Option<Timestamp>,
 }
 
 impl Fetched {

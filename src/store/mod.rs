@@ -5,6 +5,8 @@
 //! [`sqlite`] behaves the same in one file. The statements are in `sql/`. The store knows the model; it does not know
 //! the queue or the API.
 
+mod lessons;
+mod looks;
 mod plan;
 pub mod postgres;
 mod rows;
@@ -13,6 +15,13 @@ pub mod sqlite;
 
 use std::{collections::HashMap, future::Future, time::Duration};
 
+pub use self::{
+    lessons::{MAX_BUCKET, bucket},
+    looks::{
+        Arm, Candidate, LOOKS_RETENTION, Lesson, Looks, MAX_DELETED_LOOKS, NextLooks, RecordedLook, Seen, Teaching,
+        Trial, Walked,
+    },
+};
 use crate::{
     clock::Timestamp,
     model::{Event, Fetched, Kind, Learned, Move, ObjectId, OutboxEntry, Reason, Tag, WarMemory},
@@ -61,6 +70,8 @@ pub struct CommitDetails {
     pub renewed: bool,
     /// The objects with new content.
     pub changed: bool,
+    /// Set while the freshness planner is on: commits teach it.
+    pub teaching: Option<Teaching>,
 }
 
 impl CommitDetails {
@@ -72,7 +83,7 @@ impl CommitDetails {
 }
 
 /// The result of a commit.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Commit {
     /// The outcome of each response, in the order of the batch.
     pub committed: Vec<Committed>,
@@ -82,6 +93,8 @@ pub struct Commit {
     pub touched: Vec<Tag>,
     /// The entries to publish, stored with the commit until [`Store::delete_from_outbox`].
     pub outbox: Vec<OutboxEntry>,
+    /// What each response taught the planner. Only with [`CommitDetails::teaching`], and only stored or unchanged documents.
+    pub lessons: Vec<Option<Lesson>>,
     /// Set when the store as a whole is in trouble although it stored a part of the batch: later responses could not be
     /// stored.
     pub trouble: Option<String>,
@@ -93,7 +106,14 @@ impl Commit {
         Self {
             committed: vec![Committed::Superseded; answers],
             learned: vec![Learned::default(); answers],
+            lessons: vec![None; answers],
             ..Self::default()
+        }
+    }
+
+    fn add_lessons(&mut self, taught: &lessons::Taught<'_>) {
+        for (place, lesson) in &taught.lessons {
+            self.lessons[*place] = Some(*lesson);
         }
     }
 
@@ -108,6 +128,9 @@ impl Commit {
         for ((&place, committed), learned) in places.iter().zip(part.committed).zip(part.learned) {
             self.committed[place] = committed;
             self.learned[place] = learned;
+        }
+        for (&place, lesson) in places.iter().zip(part.lessons) {
+            self.lessons[place] = lesson;
         }
         self.moves.extend(part.moves);
         self.touched.extend(part.touched);
@@ -160,7 +183,7 @@ pub struct LastRuns {
 pub const ANY_RECORD: &str = "store any record";
 
 /// A store of snapshots.
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Looks + Send + Sync + 'static {
     /// Checks that the store responds.
     fn ping(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 

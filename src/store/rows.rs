@@ -189,6 +189,7 @@ mod tests {
             fresh_until: Timestamp::from_millis(began),
             answered: Answered::Gone,
             league: None,
+            asked: None,
         };
         let batch = [
             fetched(ObjectId::player(tag("2PP")), 5),

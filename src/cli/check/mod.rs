@@ -119,7 +119,7 @@ async fn check_database(findings: &mut Findings, config: &DatabaseConfig, after:
         Err(error) => return findings.problem(DATABASE, format!("{error:#}"), "set DATABASE_URL"),
     };
     // Retention needs DELETE, which runs without it do not.
-    let extent = if after.retention_days.is_some() { Extent::RunsAndRetention } else { Extent::Runs };
+    let extent = Extent { retention: after.retention_days.is_some(), ..Extent::RUNS };
     let mut problems = store.check_rights_with(extent).await;
     let is_fit = problems.iter().all(|problem| !problem.is_certain);
     if is_fit {

@@ -255,7 +255,7 @@ mod tests {
 
     fn fetched(object: ObjectId, began: i64, copied_at: i64, answered: Answered) -> Fetched {
         let [began, copied_at] = [began, copied_at].map(Timestamp::from_millis);
-        Fetched { object, began, copied_at, fresh_until: began, answered, league: None }
+        Fetched { object, began, copied_at, fresh_until: began, answered, league: None, asked: None }
     }
 
     fn clan(clan: &str, began: i64, copied_at: i64, members: &[&str]) -> Fetched {

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::{
     connect::Single,
+    looks,
     shape::{self, Shape},
     writes::{self, Last},
 };
@@ -21,6 +22,7 @@ use crate::{
     model::{Fetched, Kind, Tag},
     store::{
         Commit, CommitDetails,
+        lessons::{Subjects, Taught},
         plan::{
             self, CLOCK_TOLERANCE, Facts, Replaced, Writes,
             claims::{ClaimRow, Claims, StateRow, Winners},
@@ -159,6 +161,7 @@ impl<'a> Attempt<'a> {
         let mut observations = players::observations(&claims, &winners);
         let newest = self.read_newest(connection, &claims, &winners, &observations).await?;
         plan::discard_outdated(&mut observations, &newest, self.horizon());
+        let taught = self.lessons(connection, &claims, &winners, &observations, &newest).await?;
         let memberships = self.membership_changes(connection, &claims, &winners, &observations).await?;
         let writes = Writes::of(&claims, &winners, &observations, &newest, self.horizon());
         // Just before the inserts, so that others have little time to take the ids.
@@ -173,10 +176,12 @@ impl<'a> Attempt<'a> {
             memberships: &memberships,
             replaced,
         };
-        let commit = facts.into_commit(self.details);
+        let mut commit = facts.into_commit(self.details);
+        commit.add_lessons(&taught);
         let last =
             Last { memberships: &memberships, entry: commit.outbox.first(), now: self.now, delivered: self.delivered };
         writes::write(connection, &writes, last, shape, self.keeps_statements).await?;
+        looks::write_lessons(connection, &taught, self.keeps_statements).await?;
         Ok(commit)
     }
 
@@ -206,6 +211,24 @@ impl<'a> Attempt<'a> {
             .fetch_all(connection)
             .await?;
         Ok(Winners::new(winners))
+    }
+
+    /// What the commit teaches the planner, while that is on.
+    async fn lessons(
+        &self,
+        connection: &mut PgConnection,
+        claims: &Claims<'a>,
+        winners: &Winners,
+        observations: &BTreeMap<&'a Tag, Observation<'a>>,
+        newest: &NewestRows,
+    ) -> Result<Taught<'a>, sqlx::Error> {
+        let Some(teaching) = self.details.teaching else { return Ok(Taught::default()) };
+        let subjects = Subjects::of(claims, winners, observations, newest);
+        if subjects.is_empty() {
+            return Ok(Taught::default());
+        }
+        let stored = looks::read_for_lessons(connection, &subjects, self.keeps_statements).await?;
+        Ok(subjects.teach(&stored, teaching, self.now))
     }
 
     /// The documents that will be replaced, when events need them.

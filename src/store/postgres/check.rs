@@ -11,7 +11,7 @@ use super::{
     errors::{self, Trouble},
     migrate, places,
     problem::Problem,
-    tables::{Extent, LIST, TABLES, holds, key, rights},
+    tables::{Extent, LIST, holds, key, rights, tables},
     trial,
 };
 use crate::{columns::from_row, store::StoreError};
@@ -263,7 +263,7 @@ async fn look_around(
         }
     }
     problems.extend(there.into_iter().flat_map(TableRow::problems));
-    problems.extend(hidden_rows(&mut transaction, keeps).await?);
+    problems.extend(hidden_rows(&mut transaction, extent, keeps).await?);
     if is_fit(&problems) {
         let ids: Vec<IdsRow> = sqlx::query_as(CHECK_IDS).persistent(keeps).fetch_all(&mut *transaction).await?;
         problems.extend(ids.into_iter().filter_map(IdsRow::problem));
@@ -334,10 +334,10 @@ fn refusal(refused: &trial::Refused, role: &str) -> Problem {
 }
 
 /// Tables that silently hide rows from this role (row security).
-async fn hidden_rows(connection: &mut PgConnection, keeps: bool) -> Result<Vec<Problem>, sqlx::Error> {
+async fn hidden_rows(connection: &mut PgConnection, extent: Extent, keeps: bool) -> Result<Vec<Problem>, sqlx::Error> {
     let hidden: Vec<(String, bool, String)> = sqlx::query_as(ROW_SECURITY)
         .persistent(keeps)
-        .bind(TABLES.iter().map(|(table, ..)| *table).collect::<Vec<_>>())
+        .bind(tables(extent).iter().map(|(table, ..)| *table).collect::<Vec<_>>())
         .fetch_all(connection)
         .await?;
     let problem = |(table, has_policy, role): (String, bool, String)| {
@@ -383,17 +383,18 @@ async fn schema_problem(connection: &mut PgConnection, keeps: bool) -> Result<Op
 }
 
 async fn read_tables(connection: &mut PgConnection, extent: Extent, keeps: bool) -> Result<Vec<TableRow>, sqlx::Error> {
+    let tables = tables(extent);
     let columns =
-        || TABLES.iter().flat_map(|(table, columns, _)| columns.split(' ').map(move |column| (*table, column)));
+        || tables.iter().flat_map(|(table, columns, _)| columns.split(' ').map(move |column| (*table, column)));
     let (of, names): (Vec<&str>, Vec<&str>) = columns().unzip();
     sqlx::query_as(CHECK_TABLES)
         .persistent(keeps)
         .bind(&of)
         .bind(&names)
         .bind(of.iter().zip(&names).map(|(table, column)| holds(table, column)).collect::<Vec<_>>())
-        .bind(TABLES.iter().map(|(table, ..)| *table).collect::<Vec<_>>())
-        .bind(TABLES.iter().map(|(table, _, of_runs)| rights(table, of_runs, extent)).collect::<Vec<_>>())
-        .bind(TABLES.iter().map(|(table, ..)| key(table)).collect::<Vec<_>>())
+        .bind(tables.iter().map(|(table, ..)| *table).collect::<Vec<_>>())
+        .bind(tables.iter().map(|(table, _, of_runs)| rights(table, of_runs, extent)).collect::<Vec<_>>())
+        .bind(tables.iter().map(|(table, ..)| key(table)).collect::<Vec<_>>())
         .fetch_all(connection)
         .await
 }

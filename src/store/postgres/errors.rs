@@ -4,7 +4,10 @@ use std::borrow::Cow;
 
 use sqlx::{error::DatabaseError, postgres::PgDatabaseError};
 
-use super::{StoreError, tables::TABLES};
+use super::{
+    StoreError,
+    tables::{Extent, tables},
+};
 use crate::{
     model::Reason,
     store::plan::refusals::{Blame, Fault},
@@ -246,7 +249,7 @@ fn bare(table: &'static str) -> &'static str {
 /// The table of ours that a message names, if any.
 fn table_in(message: &str) -> Option<&'static str> {
     let words = words(message);
-    TABLES.iter().map(|(table, ..)| *table).find(|table| words.contains(&bare(table)))
+    tables(Extent::ALL).into_iter().map(|(table, ..)| table).find(|table| words.contains(&bare(table)))
 }
 
 /// The statement that grants the missing right, as far as the error names the object.
@@ -254,7 +257,7 @@ pub(super) fn grants(error: &sqlx::Error, role: &str) -> String {
     let Some(database) = error.as_database_error() else { return String::new() };
     let words = words(database.message());
     let mentions = |name: &str| words.contains(&name);
-    let table = TABLES.iter().find(|(table, ..)| mentions(bare(table)));
+    let table = tables(Extent::ALL).into_iter().find(|(table, ..)| mentions(bare(table)));
     match table {
         Some((table, ..)) if routine(error) == Some("ExecWithCheckOptions") => policy(table, role),
         Some((table, _, rights)) => format!("GRANT {} ON {table} TO {role};", rights.replace(',', ", ")),

@@ -36,12 +36,13 @@ macro_rules! migration {
 }
 
 /// In order. A released migration is never changed.
-const MIGRATIONS: [Migration; 5] = [
+const MIGRATIONS: [Migration; 6] = [
     migration!(1, "0001_contract_tables"),
     migration!(2, "0002_own_tables"),
     migration!(3, "0003_reports"),
     migration!(4, "0004_outbox"),
     migration!(5, "0005_unfolded_reports"),
+    migration!(6, "0006_planned_looks"),
 ];
 
 /// The migration that creates the missing shared tables.

@@ -18,6 +18,7 @@ mod errors;
 mod limit;
 #[cfg(feature = "cli")]
 mod look;
+mod looks;
 mod migrate;
 mod outbox;
 mod places;
@@ -102,7 +103,8 @@ impl PostgresStore {
     /// The problems that would make runs fail on this database, each with its fix. The check tries a commit and rolls it back;
     /// nothing changes.
     pub async fn check_rights(&self) -> Vec<Problem> {
-        self.check_rights_with(Extent::Runs).await
+        let extent = Extent { planner: self.details.teaching.is_some(), ..Extent::RUNS };
+        self.check_rights_with(extent).await
     }
 
     /// [`Self::check_rights`] for this extent.

@@ -1,11 +1,17 @@
 //! The tables that this worker uses: columns, keys and the rights it needs.
 
-/// The extent of a check: the work planned for a database.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
-    Runs,
-    /// Runs, and retention of old snapshots.
-    RunsAndRetention,
+/// The extent of a check: the work planned for a database. Runs are always part of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// Retention of old snapshots.
+    pub retention: bool,
+    /// The freshness planner. A role without rights on its tables works as long as it is off.
+    pub planner: bool,
+}
+
+impl Extent {
+    pub const RUNS: Self = Self { retention: false, planner: false };
+    pub const ALL: Self = Self { retention: true, planner: true };
 }
 
 /// The list of migrations that have run.
@@ -14,7 +20,7 @@ pub(super) const LIST: &str = "refresh_worker.migrations";
 const CONTRACT_RIGHTS: &str = "SELECT,INSERT,UPDATE";
 
 /// The tables in use: name, columns, rights.
-pub(super) const TABLES: [(&str, &str, &str); 12] = [
+const TABLES: [(&str, &str, &str); 12] = [
     ("clans", "tag data updated_at deep_link", CONTRACT_RIGHTS),
     ("players", "tag name town_hall role clan_tag updated_at data deep_link", CONTRACT_RIGHTS),
     ("clan_snapshots", "id ts clan_tag name member_count level war_wins war_losses data", CONTRACT_RIGHTS),
@@ -42,6 +48,24 @@ pub(super) const TABLES: [(&str, &str, &str); 12] = [
     ("refresh_worker.outbox", "id stored_at payload", "SELECT,INSERT,DELETE"),
 ];
 
+/// The planner's tables.
+const PLANNER_TABLES: [(&str, &str, &str); 4] = [
+    (
+        "refresh_worker.plan",
+        "kind tag looked_at next_look heard_at changes watched mails exposed bucket hinted",
+        "SELECT,INSERT,UPDATE,DELETE",
+    ),
+    ("refresh_worker.plan_level", "arm ln_level moved_at listening_since", CONTRACT_RIGHTS),
+    ("refresh_worker.plan_walk", "id kind tag finished_at called_at", CONTRACT_RIGHTS),
+    ("refresh_worker.looks", "at kind tag changed active asked_at", "SELECT,INSERT,DELETE"),
+];
+
+/// The tables that this work needs: name, columns, rights.
+pub(super) fn tables(extent: Extent) -> Vec<(&'static str, &'static str, &'static str)> {
+    let of_planner: &[_] = if extent.planner { &PLANNER_TABLES } else { &[] };
+    TABLES.iter().chain(of_planner).copied().collect()
+}
+
 /// The type that a column needs, in the words of `check_tables.sql`. Our own tables need no check.
 pub(super) fn holds(table: &str, column: &str) -> &'static str {
     if table.contains('.') {
@@ -63,7 +87,9 @@ pub(super) fn holds(table: &str, column: &str) -> &'static str {
 pub(super) fn key(table: &str) -> &'static str {
     match table {
         "clans" | "players" => "tag",
-        "refresh_worker.refresh_state" => "kind, tag",
+        "refresh_worker.refresh_state" | "refresh_worker.plan" => "kind, tag",
+        "refresh_worker.plan_level" => "arm",
+        "refresh_worker.plan_walk" => "id",
         "refresh_worker.refresh_runs" => "run",
         "refresh_worker.retention_progress" => "snapshot_table",
         _ => "",
@@ -74,6 +100,6 @@ pub(super) fn key(table: &str) -> &'static str {
 pub(super) const SNAPSHOTS: [&str; 3] = ["clan_snapshots", "player_snapshots", "war_snapshots"];
 
 pub(super) fn rights(table: &str, rights: &str, extent: Extent) -> String {
-    let deletes = extent == Extent::RunsAndRetention && SNAPSHOTS.contains(&table);
+    let deletes = extent.retention && SNAPSHOTS.contains(&table);
     if deletes { format!("{rights},DELETE") } else { rights.to_owned() }
 }

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use super::{
     FRESHNESS, FreshnessRow, STATEMENT_TIMEOUT,
     attempt::{self, Attempt, IdGap, Mark, OtherPrograms, Timeouts},
-    outbox, runs,
+    looks, outbox, runs,
     shape::{self, Shape},
     tables::{Extent, SNAPSHOTS},
 };
@@ -20,7 +20,8 @@ use crate::{
         Answered, ClanDocument, Document, Event, Fetched, InClan, Learned, Member, Move, ObjectId, PlayerDocument, Tag,
         WarDocument, WarMember,
     },
-    store::{CommitDetails, RunRow},
+    planner::Policy,
+    store::{CommitDetails, RunRow, Teaching},
 };
 
 /// The trial waits for locks as a commit does.
@@ -32,9 +33,12 @@ const BETWEEN: Duration = Duration::from_secs(20);
 /// The longest possible name, in characters of four bytes each.
 const NAME: &str = "🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰🏰";
 
-/// All details of a commit, so that every statement runs.
-const EVERYTHING: CommitDetails =
-    CommitDetails { members: true, events: Some(no_events), renewed: true, changed: true };
+/// All details of a commit, so that every statement runs: those of the planner only while it is on.
+fn everything(extent: Extent) -> CommitDetails {
+    let teaching = Teaching { recorded_percent: 100, ..Teaching::default() };
+    let teaching = extent.planner.then_some(teaching);
+    CommitDetails { members: true, events: Some(no_events), renewed: true, changed: true, teaching }
+}
 
 fn no_events(_: &[Fetched], _: &[Learned], _: &[Move]) -> Vec<Event> {
     Vec::new()
@@ -57,25 +61,25 @@ pub(super) async fn of_run(
     let mut refused = Vec::new();
     let mut transaction = connection.begin_with(AssertSqlSafe(attempt::begin(TIMEOUTS))).await?;
     for (what, batch) in made_up.batches(now) {
-        let mut stored = try_storing(&mut transaction, &batch, now, None, keeps).await?;
+        let mut stored = try_storing(&mut transaction, &batch, now, None, extent, keeps).await?;
         if stored.as_ref().is_err_and(shape::may_fit) {
             // A commit also tries once more, with values that fit the tables.
             let shape = Shape::read(&mut transaction).await?;
-            stored = try_storing(&mut transaction, &batch, now, Some(&shape), keeps).await?;
+            stored = try_storing(&mut transaction, &batch, now, Some(&shape), extent, keeps).await?;
         }
         if let Err(error) = stored {
             add(&mut refused, what, error)?;
         }
     }
     let mut savepoint = transaction.begin().await?;
-    match end_run(&mut savepoint, now, keeps).await {
+    match end_run(&mut savepoint, now, extent, keeps).await {
         Ok(()) => savepoint.commit().await?,
         Err(error) => {
             savepoint.rollback().await?;
             add(&mut refused, "the row of a run", error)?;
         }
     }
-    if extent == Extent::RunsAndRetention {
+    if extent.retention {
         for table in SNAPSHOTS {
             let mut savepoint = transaction.begin().await?;
             match made_up.thin(&mut savepoint, table, keeps).await {
@@ -110,10 +114,11 @@ async fn try_storing(
     batch: &[Fetched],
     now: Timestamp,
     shape: Option<&Shape>,
+    extent: Extent,
     keeps: bool,
 ) -> Result<Result<(), sqlx::Error>, sqlx::Error> {
     let mut savepoint = transaction.begin().await?;
-    let stored = run_statements(&mut savepoint, batch, now, shape, keeps).await;
+    let stored = run_statements(&mut savepoint, batch, now, shape, extent, keeps).await;
     match stored {
         Ok(()) => savepoint.commit().await?,
         Err(_) => savepoint.rollback().await?,
@@ -127,13 +132,14 @@ async fn run_statements(
     batch: &[Fetched],
     now: Timestamp,
     shape: Option<&Shape>,
+    extent: Extent,
     keeps: bool,
 ) -> Result<(), sqlx::Error> {
     let attempt = Attempt {
         keeps_statements: keeps,
         now,
         batch,
-        details: EVERYTHING,
+        details: everything(extent),
         delivered: &[],
         id_gap: IdGap { others: &OtherPrograms::default(), more: 0 },
         timeouts: TIMEOUTS,
@@ -153,7 +159,15 @@ async fn run_statements(
     Ok(())
 }
 
-async fn end_run(connection: &mut PgConnection, now: Timestamp, keeps: bool) -> Result<(), sqlx::Error> {
+async fn end_run(
+    connection: &mut PgConnection,
+    now: Timestamp,
+    extent: Extent,
+    keeps: bool,
+) -> Result<(), sqlx::Error> {
+    if extent.planner {
+        looks::walk(connection, now, Policy::default().longest, 1, keeps).await?;
+    }
     outbox::read(connection, now, keeps).await?;
     let row = RunRow {
         run: format!("check-{}", now.as_millis()),
@@ -284,5 +298,6 @@ fn fetched(object: ObjectId, began: Timestamp, document: Document) -> Fetched {
         fresh_until: began,
         answered: Answered::Document(document),
         league: None,
+        asked: None,
     }
 }

@@ -8,6 +8,7 @@ use sqlx::{SqliteConnection, SqlitePool};
 use super::{
     arbiter,
     errors::{hurts_only_the_record, primary_code},
+    looks,
     values::{json, table_text},
     writes,
 };
@@ -16,6 +17,7 @@ use crate::{
     model::{Fetched, Kind, ObjectId, Reason, Tag},
     store::{
         Commit, CommitDetails, Committed,
+        lessons::{Subjects, Taught},
         plan::{
             self, CLOCK_TOLERANCE, Facts, Replaced, Writes,
             claims::{Claims, Winners},
@@ -113,6 +115,14 @@ async fn whole(
     let mut observations = players::observations(&claims, &winners);
     let newest = read_newest(&mut transaction, &claims, &winners, &observations).await?;
     plan::discard_outdated(&mut observations, &newest, utc(horizon));
+    let taught = match details.teaching {
+        Some(teaching) => {
+            let subjects = Subjects::of(&claims, &winners, &observations, &newest);
+            let stored = looks::read_for_lessons(&mut transaction, &subjects).await?;
+            subjects.teach(&stored, teaching, now)
+        }
+        None => Taught::default(),
+    };
     let memberships = membership_changes(&mut transaction, &claims, &winners, &observations, utc(horizon)).await?;
     let planned = Writes::of(&claims, &winners, &observations, &newest, utc(horizon));
     writes::clans(&mut transaction, &planned.clans).await?;
@@ -129,7 +139,9 @@ async fn whole(
         memberships: &memberships,
         replaced,
     };
-    let commit = facts.into_commit(details);
+    let mut commit = facts.into_commit(details);
+    commit.add_lessons(&taught);
+    looks::write_lessons(&mut transaction, &taught).await?;
     for entry in &commit.outbox {
         writes::outbox_entry(&mut transaction, entry, now).await?;
     }

@@ -6,10 +6,11 @@ use super::errors::store_error;
 use crate::store::StoreError;
 
 /// Name and statements of each step, in order. A released step is never changed.
-const STEPS: [(&str, &str); 3] = [
+const STEPS: [(&str, &str); 4] = [
     ("0001_shared_tables", include_str!("../../../migrations/sqlite/0001_shared_tables.sql")),
     ("0002_own_tables", include_str!("../../../migrations/sqlite/0002_own_tables.sql")),
     ("0003_outbox", include_str!("../../../migrations/sqlite/0003_outbox.sql")),
+    ("0004_planned_looks", include_str!("../../../migrations/sqlite/0004_planned_looks.sql")),
 ];
 
 /// Runs the missing steps in one transaction, and returns their names.
@@ -47,7 +48,7 @@ async fn run_missing(pool: &SqlitePool) -> Result<Steps, sqlx::Error> {
 
 /// A pragma takes no parameters, so the number is in the text. The assertion keeps it true.
 async fn mark(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    const { assert!(STEPS.len() == 3) };
-    sqlx::query("pragma user_version = 3").execute(connection).await?;
+    const { assert!(STEPS.len() == 4) };
+    sqlx::query("pragma user_version = 4").execute(connection).await?;
     Ok(())
 }

@@ -7,6 +7,7 @@
 mod arbiter;
 mod commit;
 mod errors;
+mod looks;
 mod migrations;
 #[cfg(test)]
 mod tests;

@@ -30,6 +30,7 @@ fn fetched(began: Timestamp, object: ObjectId, document: Document) -> Fetched {
         fresh_until: began + MINUTE,
         answered: Answered::Document(document),
         league: None,
+        asked: None,
     }
 }
 

@@ -130,7 +130,15 @@ async fn damaged_document_is_stored_or_set_aside_alone() {
                 let classified = classify(&endpoint(&truth.object), &Ok(response(200, body)));
                 let answered = Answered::Document(document(classified)?);
                 let object = truth.object.clone();
-                Some(Fetched { object, began: now, copied_at: now, fresh_until: now, answered, league: None })
+                Some(Fetched {
+                    object,
+                    began: now,
+                    copied_at: now,
+                    fresh_until: now,
+                    answered,
+                    league: None,
+                    asked: None,
+                })
             })
             .collect();
         documents += batch.len();

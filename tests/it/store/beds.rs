@@ -3,7 +3,7 @@
 use refresh_worker::{
     config::DatabaseConfig,
     follow::events,
-    store::{CommitDetails, Store, postgres::PostgresStore},
+    store::{CommitDetails, Store, Teaching, postgres::PostgresStore},
 };
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -13,7 +13,7 @@ use crate::support;
 
 /// All details of a commit, so that every test shows that they do no harm.
 pub const EVERYTHING: CommitDetails =
-    CommitDetails { members: true, events: Some(events::of_commit), renewed: true, changed: true };
+    CommitDetails { members: true, events: Some(events::of_commit), renewed: true, changed: true, teaching: None };
 
 /// PostgreSQL that only this worker writes.
 pub async fn postgres() -> PostgresBed {
@@ -74,6 +74,10 @@ impl Bed for PostgresBed {
         &self.store
     }
 
+    fn with_teaching(&self, teaching: Teaching) -> PostgresStore {
+        self.store.clone().with_details(CommitDetails { teaching: Some(teaching), ..EVERYTHING })
+    }
+
     async fn rows(&self, sql: &str) -> Vec<Value> {
         let as_json = format!("SELECT row_to_json(q)::text FROM ({sql}) AS q");
         let rows = sqlx::query_scalar(AssertSqlSafe(as_json)).fetch_all(&self.around).await;
@@ -94,7 +98,7 @@ pub async fn sqlite() -> sqlite::SqliteBed {
 
 #[cfg(feature = "embedded")]
 mod sqlite {
-    use refresh_worker::store::{Store, sqlite::SqliteStore};
+    use refresh_worker::store::{CommitDetails, Store, Teaching, sqlite::SqliteStore};
     use serde_json::{Map, Value};
     use sqlx::{AssertSqlSafe, Column, Row, TypeInfo, ValueRef, sqlite::SqliteRow};
 
@@ -117,6 +121,10 @@ mod sqlite {
 
         fn store(&self) -> &SqliteStore {
             &self.store
+        }
+
+        fn with_teaching(&self, teaching: Teaching) -> SqliteStore {
+            self.store.clone().with_details(CommitDetails { teaching: Some(teaching), ..super::EVERYTHING })
         }
 
         fn is_postgres(&self) -> bool {

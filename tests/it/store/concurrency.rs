@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use refresh_worker::{
     model::Fetched,
-    store::{Committed, Store, postgres::PostgresStore},
+    store::{Arm, Committed, Looks as _, Store, Teaching, postgres::PostgresStore},
 };
 
 use super::{
@@ -51,6 +51,47 @@ async fn opposite_order_batches_do_not_deadlock() {
         .await,
         0
     );
+}
+
+/// Lists that overlap, in opposite orders, while a run puts looks off and walks over the same objects.
+#[tokio::test]
+async fn overlapping_lists_teach_without_deadlock() {
+    let (bed, _) = two_runs().await;
+    let teaching = Teaching { recorded_percent: 100, ..Teaching::default() };
+    let (one, other, third) = (bed.with_teaching(teaching), bed.with_teaching(teaching), bed.with_teaching(teaching));
+    one.move_level(Arm::Main, -9.0, at(0)).await.unwrap();
+    let retries = EventCount::of("refresh_worker::store::postgres::commit");
+    for round in 0..15 {
+        // Everybody is active, and those without a response of their own are hinted; two more are new each round.
+        let list = |tag: &str| {
+            let members = (0..30).chain([100 + round, 200 + round]);
+            let donations = i32::try_from(round).unwrap();
+            clan(tag)
+                .with(members.map(move |n| player(nth_tag(usize::try_from(n).unwrap()).as_str()).donations(donations)))
+        };
+        let players = |began| (0..15).map(move |n| player(nth_tag(n).as_str()).of("8GG").fetched(at(began)));
+        let began = round * 400;
+        let mut forward: Vec<Fetched> = vec![list("8GG").fetched(at(began)), list("9CC").fetched(at(began))];
+        forward.extend(players(began - 100));
+        let mut backward: Vec<Fetched> = players(began + 100).rev().collect();
+        backward.extend([list("9CC").fetched(at(began + 1)), list("8GG").fetched(at(began + 1))]);
+        let looks: Vec<_> = backward.iter().map(|fetched| (fetched.object.clone(), at(began + 600))).collect();
+        let (first, second, put_off, walked) = tokio::join!(
+            one.commit(at(began + 200), &forward),
+            other.commit(at(began + 200), &backward),
+            third.put_off(&looks),
+            third.plan_known_objects(at(began), std::time::Duration::from_secs(86_400), 50),
+        );
+        assert!(first.is_ok() && second.is_ok(), "{first:?} {second:?}");
+        assert!(put_off.is_ok() && walked.is_ok(), "{put_off:?} {walked:?}");
+    }
+    assert_eq!(retries.take(), 0, "no conflict, so no retry");
+    assert!(bed.count("refresh_worker.plan WHERE hinted").await > 0);
+    // Each response taught once: the spans between the looks of a player add up.
+    let watched =
+        bed.row(&format!("SELECT watched FROM refresh_worker.plan WHERE tag = '{}'", nth_tag(3).as_str())).await;
+    let watched = watched["watched"].as_f64().unwrap();
+    assert!((5000.0..=5801.0).contains(&watched), "{watched}");
 }
 
 #[tokio::test]

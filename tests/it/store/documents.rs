@@ -296,5 +296,5 @@ pub fn private_war_log(clan: &str, began: Timestamp) -> Fetched {
 
 fn fetched(object: ObjectId, began: Timestamp, answered: Answered) -> Fetched {
     let fresh_until = began + std::time::Duration::from_secs(60);
-    Fetched { object, began, copied_at: began, fresh_until, answered, league: None }
+    Fetched { object, began, copied_at: began, fresh_until, answered, league: None, asked: None }
 }

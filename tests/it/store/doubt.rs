@@ -52,7 +52,7 @@ async fn commit(bed: &impl Bed, object: &str, seconds: i64, body: &str) -> Optio
     let object: ObjectId = object.parse().unwrap();
     let answered = read(&object, body)?;
     let (began, fresh_until) = (at(seconds), at(seconds + 120));
-    let fetched = Fetched { object, began, copied_at: began, fresh_until, answered, league: None };
+    let fetched = Fetched { object, began, copied_at: began, fresh_until, answered, league: None, asked: None };
     Some(bed.commit_one(fetched).await)
 }
 

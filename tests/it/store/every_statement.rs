@@ -156,6 +156,65 @@ pub const STATEMENTS: &[Statement] = &[
             "(SELECT array_agg(n) FROM generate_series(1000, 1100) AS n)",
         ],
     ),
+    of_commit(
+        "src/store/sql/postgres/lessons_read.sql",
+        &[
+            "(SELECT array_agg(kind ORDER BY kind, tag) FROM bench.object)",
+            "(SELECT array_agg(tag ORDER BY kind, tag) FROM bench.object)",
+            "(SELECT array_agg(kind = 'player' ORDER BY kind, tag) FROM bench.object)",
+        ],
+    ),
+    of_commit(
+        "src/store/sql/postgres/lessons_write.sql",
+        &[
+            "(SELECT array_agg(kind ORDER BY kind, tag) FROM bench.object)",
+            "(SELECT array_agg(tag ORDER BY kind, tag) FROM bench.object)",
+            "(SELECT array_agg(timestamptz '2026-03-20 12:00Z') FROM bench.object)",
+            "(SELECT array_agg(timestamptz '2026-03-20 13:00Z') FROM bench.object)",
+            "(SELECT array_agg(NULL::timestamptz) FROM bench.object)",
+            "(SELECT array_agg(1::real) FROM bench.object)",
+            "(SELECT array_agg(1::real) FROM bench.object)",
+            "(SELECT array_agg(1::real) FROM bench.object)",
+            "(SELECT array_agg(1::real) FROM bench.object)",
+            "(SELECT array_agg(7::smallint) FROM bench.object)",
+            "(SELECT array_agg(true) FROM bench.object)",
+            "(SELECT array_agg(timestamptz '2026-03-20 12:00Z') FROM bench.clan)",
+            "(SELECT array_agg('clan'::text) FROM bench.clan)",
+            CLANS,
+            "(SELECT array_agg(true) FROM bench.clan)",
+            "(SELECT array_agg(NULL::boolean) FROM bench.clan)",
+            "(SELECT array_agg(NULL::timestamptz) FROM bench.clan)",
+        ],
+    ),
+    bounded("src/store/sql/postgres/next_looks.sql", &["'2026-03-21Z'", NONE, "''", "''", "0", "9999", "120"]),
+    bounded(
+        "src/store/sql/postgres/put_off.sql",
+        &[
+            "(SELECT array_agg('clan'::text) FROM bench.clan)",
+            CLANS,
+            "(SELECT array_agg(timestamptz '2026-03-21Z') FROM bench.clan)",
+        ],
+    ),
+    bounded("src/store/sql/postgres/looks_unplan.sql", &["ARRAY['player']", "ARRAY['P0001000']"]),
+    bounded("src/store/sql/postgres/level_move.sql", &["'main'", "0.01", "'2026-03-20 12:00Z'"]),
+    bounded("src/store/sql/postgres/walk_begin.sql", &["'2026-03-20 12:00Z'"]),
+    bounded("src/store/sql/postgres/walk_read.sql", &["'player'", "'P0001000'", "1000"]),
+    bounded(
+        "src/store/sql/postgres/walk_step.sql",
+        &[
+            "ARRAY['player']",
+            "ARRAY['X0000001']",
+            "ARRAY[NULL::timestamptz]",
+            "ARRAY[timestamptz '2026-03-21Z']",
+            "ARRAY[7::smallint]",
+            "'player'",
+            "'X0000001'",
+            NONE,
+        ],
+    ),
+    bounded("src/store/sql/postgres/walk_correct.sql", &["'2026-03-29Z'", "86400", "'2026-03-20Z'"]),
+    bounded("src/store/sql/postgres/looks_read.sql", &["'2026-03-20 11:00Z'", "'2026-03-20 11:10Z'"]),
+    bounded("src/store/sql/postgres/looks_delete.sql", &["'2026-03-01 01:00Z'", "1000"]),
     // When the database refused a text.
     of_commit("src/store/sql/postgres/shape.sql", &[]),
     // These two read the locks that are held, whatever the tables hold; before each run, and while one waits.
@@ -458,6 +517,15 @@ pub async fn fill(connection: &mut PgConnection, size: Size) {
                  SELECT 'war', clan_tag, ts AT TIME ZONE 'UTC', ts AT TIME ZONE 'UTC', sha256(clan_tag::bytea),
                         ts AT TIME ZONE 'UTC', 'stored', id, NULL
                  FROM war_snapshots WHERE id > (SELECT max(id) FROM war_snapshots) - {clans};
+             INSERT INTO refresh_worker.plan (kind, tag, looked_at, next_look, bucket)
+                 SELECT kind, tag, fetched_at,
+                        timestamptz '2026-03-20Z' + (row_number() OVER (ORDER BY md5(tag))) * interval '1 s', 7
+                 FROM refresh_worker.refresh_state;
+             INSERT INTO refresh_worker.plan_level (arm, ln_level, moved_at, listening_since)
+                 VALUES ('main', 0, timestamptz '2026-03-20Z', timestamptz '2026-03-01Z');
+             INSERT INTO refresh_worker.looks (at, kind, tag, changed)
+                 SELECT timestamptz '2026-03-01Z' + n * interval '30 s', 'player', bench.of('P', n), true
+                 FROM generate_series(1, {players}) AS n;
              INSERT INTO refresh_worker.outbox (id, stored_at, payload)
                  SELECT n, timestamptz '2026-03-19Z' + n * interval '1 s', repeat('x', 500) FROM generate_series(1, {runs}) AS n;
              INSERT INTO background_job_status (job_payload, status, started_at, completed_at, retry_count, created_at,
@@ -545,7 +613,7 @@ CREATE TABLE bench.made_later AS
     JOIN pg_class AS t ON t.oid = i.indrelid AND t.relkind = 'r'
     LEFT JOIN pg_constraint AS c ON c.conindid = i.indexrelid AND c.contype IN ('p', 'u')
     WHERE t.relname IN ('clans', 'players', 'clan_snapshots', 'player_snapshots', 'war_snapshots', 'clan_memberships',
-                        'refresh_state', 'background_job_status');
+                        'refresh_state', 'plan', 'looks', 'background_job_status');
 DO $$
 DECLARE one record;
 BEGIN

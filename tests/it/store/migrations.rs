@@ -41,7 +41,14 @@ async fn a_fresh_database_gets_the_contract_tables_exactly() {
     let (ours, theirs) = (support::postgres::fresh().await, support::postgres::fresh_with_contract().await);
     assert_eq!(
         store(&ours).migrate().await.unwrap(),
-        ["0001_contract_tables", "0002_own_tables", "0003_reports", "0004_outbox", "0005_unfolded_reports"]
+        [
+            "0001_contract_tables",
+            "0002_own_tables",
+            "0003_reports",
+            "0004_outbox",
+            "0005_unfolded_reports",
+            "0006_planned_looks"
+        ]
     );
     assert_eq!(shape(&ours).await, shape(&theirs).await);
 }
@@ -62,7 +69,10 @@ async fn existing_contract_tables_stay_unchanged() {
         .fetch_one(&pool)
         .await
         .unwrap();
-    assert_eq!(ours, 7, "state, runs, their work and errors, retention, the outbox and the list of migrations");
+    assert_eq!(
+        ours, 11,
+        "state, runs, their work and errors, retention, the outbox, the planner's four and the list of migrations"
+    );
 }
 
 #[tokio::test]
@@ -72,12 +82,19 @@ async fn migrations_run_up_down_and_up() {
     bed.commit_one(clan("8GG").fetched(at(0))).await;
     assert_eq!(
         bed.store().revert_migrations().await.unwrap(),
-        ["0005_unfolded_reports", "0004_outbox", "0003_reports", "0002_own_tables", "0001_contract_tables"]
+        [
+            "0006_planned_looks",
+            "0005_unfolded_reports",
+            "0004_outbox",
+            "0003_reports",
+            "0002_own_tables",
+            "0001_contract_tables"
+        ]
     );
     assert_eq!(bed.count("pg_namespace WHERE nspname = 'refresh_worker'").await, 0);
     assert_eq!(bed.count("clans").await, 1, "contract tables are never dropped");
     assert_eq!(bed.store().revert_migrations().await.unwrap(), Vec::<String>::new());
-    assert_eq!(bed.store().migrate().await.unwrap().len(), 5);
+    assert_eq!(bed.store().migrate().await.unwrap().len(), 6);
     bed.commit_one(clan("8GG").level(2).fetched(at(300))).await;
     assert_eq!(bed.count("clan_snapshots").await, 2);
 }
@@ -88,7 +105,7 @@ async fn several_cold_starts_may_race() {
     let stores: Vec<PostgresStore> = (0..6).map(|_| store(&url)).collect();
     let done = futures_util::future::join_all(stores.iter().map(Store::migrate)).await;
     let done: Vec<Vec<String>> = done.into_iter().map(Result::unwrap).collect();
-    assert_eq!(done.iter().filter(|names| names.len() == 5).count(), 1, "{done:?}");
+    assert_eq!(done.iter().filter(|names| names.len() == 6).count(), 1, "{done:?}");
     assert_eq!(done.iter().filter(|names| names.is_empty()).count(), 5, "{done:?}");
 }
 
@@ -147,7 +164,7 @@ async fn missing_rights_error_prints_working_grants() {
     assert!(error.to_string().contains(&role), "{error}");
     let pool = PgPool::connect(&url).await.unwrap();
     sqlx::raw_sql(sqlx::AssertSqlSafe(fix.clone())).execute(&pool).await.unwrap();
-    assert_eq!(store(&modest).migrate().await.unwrap().len(), 5);
+    assert_eq!(store(&modest).migrate().await.unwrap().len(), 6);
     drop_role(&url, &role).await;
 }
 
@@ -158,7 +175,7 @@ async fn prepared_schema_needs_no_database_right() {
     let pool = PgPool::connect(&url).await.unwrap();
     let make = format!("CREATE SCHEMA refresh_worker AUTHORIZATION {role}");
     sqlx::raw_sql(sqlx::AssertSqlSafe(make)).execute(&pool).await.unwrap();
-    assert_eq!(store(&modest).migrate().await.unwrap().len(), 5);
+    assert_eq!(store(&modest).migrate().await.unwrap().len(), 6);
     drop_role(&url, &role).await;
 }
 
@@ -193,7 +210,7 @@ async fn tables_in_another_schema_get_no_second_set() {
     assert!(error.contains("in the schema stats") && error.contains("search_path = stats, public"), "{error}");
     assert!(!error.contains("lacks CREATE"), "{error}");
     // The statements of the message are run as printed.
-    assert_eq!(store(&format!("{url}?options=-csearch_path%3Dstats")).migrate().await.unwrap().len(), 5);
+    assert_eq!(store(&format!("{url}?options=-csearch_path%3Dstats")).migrate().await.unwrap().len(), 6);
     assert_eq!(shape(&url).await, Vec::<Value>::new(), "nothing in public");
 }
 
@@ -214,7 +231,7 @@ async fn tables_behind_first_schema_are_not_completed() {
     let error = refused(&format!("{url}?options=-csearch_path%3Dpublic%2Cstats")).await;
     assert!(error.contains("clans, war_snapshots cannot be seen"), "{error}");
     let done = store(&format!("{url}?options=-csearch_path%3Dstats%2Cpublic")).migrate().await.unwrap();
-    assert_eq!(done.len(), 5);
+    assert_eq!(done.len(), 6);
     assert_eq!(shape(&url).await, Vec::<Value>::new(), "nothing in public");
 }
 
@@ -234,7 +251,7 @@ async fn missing_tables_created_in_first_schema() {
     // A stranger of the same name is none of the six.
     exec(&url, "DROP TABLE clans, war_snapshots; CREATE SCHEMA game; CREATE TABLE game.clans (id bigint, title text)")
         .await;
-    assert_eq!(store(&url).migrate().await.unwrap().len(), 5);
+    assert_eq!(store(&url).migrate().await.unwrap().len(), 6);
     assert_eq!(shape(&url).await, shape(&whole).await);
 }
 

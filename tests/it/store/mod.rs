@@ -18,6 +18,7 @@ mod ids;
 mod last_seen;
 mod limits;
 mod locks;
+mod looks;
 mod memberships;
 pub mod migrations;
 mod mixed_faults;
@@ -40,7 +41,7 @@ use std::time::Duration;
 use refresh_worker::{
     clock::Timestamp,
     model::Fetched,
-    store::{Commit, Committed, Store},
+    store::{Commit, Committed, Store, Teaching},
 };
 use serde_json::Value;
 use time::{PrimitiveDateTime, macros::format_description};
@@ -50,6 +51,9 @@ pub trait Bed: Send + Sync {
     type S: Store;
 
     fn store(&self) -> &Self::S;
+
+    /// Another store on the same database, whose commits teach the planner.
+    fn with_teaching(&self, teaching: Teaching) -> Self::S;
 
     /// The rows of a SELECT as JSON objects; times as text.
     async fn rows(&self, sql: &str) -> Vec<Value>;

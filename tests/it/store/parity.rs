@@ -9,7 +9,8 @@ use fastrand::Rng;
 use refresh_worker::{
     clock::Timestamp,
     model::{Answered, Document, Fetched},
-    store::Store,
+    planner::Strategy,
+    store::{Arm, Looks as _, Store, Teaching, Trial},
 };
 use serde_json::Value;
 
@@ -78,6 +79,64 @@ async fn both_stores_write_same_tables() {
             }
         }
     }
+}
+
+/// The planner's part: the same lessons, places in the plan, levels and records.
+#[tokio::test]
+async fn both_stores_teach_alike() {
+    let teaching = Teaching {
+        trial: Some(Trial { strategy: Strategy::Tiers, percent: 20 }),
+        recorded_percent: 100,
+        ..Teaching::default()
+    };
+    for seed in 1..=4 {
+        let (postgres, sqlite) = (beds::postgres().await, beds::sqlite().await);
+        let (postgres, sqlite) = (postgres.with_teaching(teaching), sqlite.with_teaching(teaching));
+        let mut rng = Rng::with_seed(seed);
+        let mut history = format!("seed {seed}\n");
+        for step in 0..BATCHES {
+            let now = at(i64::try_from(step).unwrap() * 900);
+            let batch: Vec<Fetched> = (0..rng.usize(1..=6)).map(|_| asked_or_not(&mut rng, now)).collect();
+            for fetched in &batch {
+                writeln!(history, "{step}: {} asked {:?}", describe(fetched), fetched.asked).unwrap();
+            }
+            let (one, other) = (postgres.commit(now, &batch).await.unwrap(), sqlite.commit(now, &batch).await.unwrap());
+            assert_eq!(one.lessons, other.lessons, "lessons, PostgreSQL left, SQLite right, after\n{history}");
+            let put_off = [(batch[0].object.clone(), now + Duration::from_secs(rng.u64(0..9000)))];
+            let (move_by, walks) = (rng.f64() * 2.0 - 1.2, rng.u8(0..4) == 0);
+            macro_rules! same {
+                (|$store:ident| $ask:expr) => {{
+                    let one = {
+                        let $store = &postgres;
+                        $ask.await.unwrap()
+                    };
+                    let other = {
+                        let $store = &sqlite;
+                        $ask.await.unwrap()
+                    };
+                    assert_eq!(one, other, "PostgreSQL left, SQLite right, after\n{history}");
+                }};
+            }
+            same!(|store| store.put_off(&put_off));
+            same!(|store| store.move_level(Arm::ALL[step % 2], move_by, now));
+            if walks {
+                same!(|store| store.plan_known_objects(now, teaching.policy.longest, 4));
+            }
+            for object in CLANS.iter().flat_map(|tag| [format!("clan:{tag}"), format!("war:{tag}")]) {
+                same!(|store| store.plan_of(&object.parse().unwrap(), now));
+            }
+            for player in PLAYERS {
+                same!(|store| store.plan_of(&format!("player:{player}").parse().unwrap(), now));
+            }
+            same!(|store| store.looks(at(0), now));
+        }
+    }
+}
+
+fn asked_or_not(rng: &mut Rng, now: Timestamp) -> Fetched {
+    let fetched = answer(rng, now);
+    let asked = rng.bool().then(|| fetched.began - Duration::from_secs(rng.u64(0..2000)));
+    Fetched { asked, ..fetched }
 }
 
 /// An answer of some call that began in the last three minutes, of a copy up to two minutes old.

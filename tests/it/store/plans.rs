@@ -12,7 +12,7 @@ use super::{
 use crate::support;
 
 /// Tables that grow with the game, or with time.
-const LARGE: [&str; 12] = [
+const LARGE: [&str; 14] = [
     "clans",
     "players",
     "clan_snapshots",
@@ -25,6 +25,8 @@ const LARGE: [&str; 12] = [
     "run_work",
     "run_errors",
     "outbox",
+    "plan",
+    "looks",
 ];
 
 /// All nodes of a plan.

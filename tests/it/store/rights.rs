@@ -1,6 +1,6 @@
 //! The findings of `check` about a database, and the error of a commit without a right.
 
-use refresh_worker::store::{Store, StoreError, postgres::PostgresStore};
+use refresh_worker::store::{Arm, CommitDetails, Looks as _, Store, StoreError, Teaching, postgres::PostgresStore};
 use sqlx::PgPool;
 
 use super::{
@@ -90,6 +90,48 @@ async fn missing_right_reported_with_its_grant() {
     run(&url, &format!("REVOKE INSERT ON clans FROM {role}")).await;
     let error = store(&modest).commit(at(301), &[clan("8GG").level(2).fetched(at(300))]).await.unwrap_err();
     assert!(matches!(&error, StoreError::NotAllowed { fix, .. } if fix.contains("GRANT")), "{error}");
+    run(&url, &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await;
+}
+
+#[tokio::test]
+async fn planner_rights_are_needed_while_on() {
+    let url = support::postgres::fresh().await;
+    store(&url).migrate().await.unwrap();
+    let (modest, role) = modest_role(&url).await;
+    let details = CommitDetails { teaching: Some(Teaching::default()), ..CommitDetails::default() };
+    let (off, on) = (store(&modest), store(&modest).with_details(details));
+    for _ in 0..3 {
+        for problem in off.check_rights().await {
+            assert!(!problem.fix.contains("refresh_worker.plan") && !problem.fix.contains("looks"), "{problem:?}");
+            run(&url, &problem.fix).await;
+        }
+    }
+    assert_eq!(off.check_rights().await, []);
+    off.commit(at(1), &[clan("8GG").fetched(at(0))]).await.unwrap();
+
+    let error = on.commit(at(301), &[clan("8GG").fetched(at(300))]).await.unwrap_err();
+    assert!(matches!(&error, StoreError::NotAllowed { fix, .. } if fix.contains("ON refresh_worker.plan")), "{error}");
+    let problems = on.check_rights().await;
+    assert_eq!(problems.len(), 4, "{problems:?}");
+    for problem in problems {
+        run(&url, &problem.fix).await;
+    }
+    assert_eq!(on.check_rights().await, []);
+    // With exactly these rights everything works.
+    on.commit(at(301), &[clan("8GG").fetched(at(300))]).await.unwrap();
+    on.plan_known_objects(at(302), std::time::Duration::from_secs(86_400), 100).await.unwrap();
+    on.move_level(Arm::Main, 0.1, at(302)).await.unwrap();
+    on.put_off(&[("clan:8GG".parse().unwrap(), at(900))]).await.unwrap();
+    on.delete_looks(at(900)).await.unwrap();
+    run(&url, "INSERT INTO refresh_worker.plan (kind, tag, next_look) VALUES ('x', 'y', '2020-01-01')").await;
+    let ask = refresh_worker::store::NextLooks {
+        now: at(302),
+        until: at(900_000),
+        after: None,
+        buckets: (0, 9999),
+        limit: 9,
+    };
+    assert_eq!(on.next_looks(ask).await.unwrap().len(), 1);
     run(&url, &format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}")).await;
 }
 

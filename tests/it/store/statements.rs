@@ -1,6 +1,6 @@
 //! The number of statements of a commit, counted from the driver's log events.
 
-use refresh_worker::store::{RELAXED_TIMEOUT, Store};
+use refresh_worker::store::{RELAXED_TIMEOUT, Store, Teaching};
 
 use super::{
     Bed, beds,
@@ -49,6 +49,34 @@ async fn commit_has_at_most_fourteen_statements() {
 }
 
 #[tokio::test]
+async fn lessons_add_two_statements_to_a_commit() {
+    let off = beds::postgres().await;
+    let on = off.with_teaching(Teaching { recorded_percent: 100, ..Teaching::default() });
+    let statements = EventCount::of("sqlx::query");
+    let batch = |members: usize, began: i64| {
+        let members = (0..members).map(|n| player(nth_tag(n).as_str()).donations(i32::try_from(began).unwrap()));
+        let mut batch = vec![clan("8GG").with(members).fetched(at(began))];
+        batch.extend((100..140).map(|n| player(nth_tag(n).as_str()).fetched(at(began))));
+        batch
+    };
+    for members in [2, 50] {
+        let mut counts = Vec::new();
+        // With and without, twice each: the first of a size stores what is new.
+        for round in 0..4 {
+            let began = 1000 * i64::try_from(members).unwrap() + 300 * round;
+            statements.take();
+            if round % 2 == 0 {
+                off.commit(&batch(members, began)).await;
+            } else {
+                on.commit(at(began + 600), &batch(members, began)).await.unwrap();
+            }
+            counts.push(statements.take());
+        }
+        assert_eq!(counts[3], counts[2] + 2, "{members} members: {counts:?}");
+    }
+}
+
+#[tokio::test]
 async fn freshness_is_one_statement() {
     let bed = beds::postgres().await;
     bed.commit_one(clan("8GG").fetched(at(0))).await;
@@ -69,7 +97,7 @@ async fn unkept_statements_run_in_transactions() {
     let store =
         refresh_worker::store::postgres::PostgresStore::connect(&config).unwrap().with_details(beds::EVERYTHING);
     store.ping().await.unwrap();
-    assert_eq!(store.migrate().await.unwrap().len(), 5);
+    assert_eq!(store.migrate().await.unwrap().len(), 6);
     let batch = [clan("8GG").with([player("2PP")]).fetched(at(0)), war("8GG", &[("2PP", 1)]).fetched(at(0))];
     let commit = store.commit(at(1), &batch).await.unwrap();
     assert_eq!(commit.committed.len(), 2);

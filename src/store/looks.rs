@@ -1,0 +1,298 @@
+//! The planned looks in the store: what crosses the port between the freshness planner's parts.
+//!
+//! The planner decides ([`crate::planner`]), commits teach it ([`super::lessons`]), and a run asks here what comes next. Nothing
+//! of this is read or written while the planner is off.
+
+use std::{collections::BTreeMap, future::Future, time::Duration};
+
+use super::{
+    StoreError,
+    lessons::{self, MAX_BUCKET, PlanWrite},
+};
+use crate::{
+    clock::Timestamp,
+    model::ObjectId,
+    planner::{Knowledge, Level, Look, Policy, Strategy},
+};
+
+/// The records for replays are kept for this long.
+pub const LOOKS_RETENTION: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
+/// At most this many old records are deleted at once.
+pub const MAX_DELETED_LOOKS: usize = 10_000;
+
+/// Everything that a commit needs to teach the planner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Teaching {
+    pub policy: Policy,
+    /// The strategy on the other side of a trial, if there is one.
+    pub trial: Option<Trial>,
+    /// Looks at this many of a hundred clans, with their members, are recorded for replays; 0: none.
+    pub recorded_percent: u8,
+}
+
+/// A trial of another strategy on a share of the objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trial {
+    pub strategy: Strategy,
+    /// This many of a hundred clans, with their members.
+    pub percent: u8,
+}
+
+/// A side of a trial. Without a trial all objects are on the main side. Each side has its own level.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Arm {
+    #[default]
+    Main,
+    Trial,
+}
+
+impl Arm {
+    pub const ALL: [Self; 2] = [Self::Main, Self::Trial];
+
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Main => "main",
+            Self::Trial => "trial",
+        }
+    }
+}
+
+impl Teaching {
+    /// The side of the objects in this bucket.
+    #[must_use]
+    pub fn arm(&self, bucket: u16) -> Arm {
+        if bucket < self.first_main_bucket() { Arm::Trial } else { Arm::Main }
+    }
+
+    /// The strategy of a side.
+    #[must_use]
+    pub fn strategy(&self, arm: Arm) -> Strategy {
+        match (arm, self.trial) {
+            (Arm::Trial, Some(trial)) => trial.strategy,
+            (Arm::Trial, None) | (Arm::Main, _) => Strategy::Value,
+        }
+    }
+
+    /// True when looks at the objects of this bucket are recorded: a share of both sides of a trial.
+    #[must_use]
+    pub fn records(&self, bucket: u16) -> bool {
+        bucket % 100 < u16::from(self.recorded_percent)
+    }
+
+    /// The first and the last bucket of a side; `None` when it has none.
+    #[must_use]
+    pub fn buckets(&self, arm: Arm) -> Option<(u16, u16)> {
+        let first = self.first_main_bucket();
+        match arm {
+            Arm::Trial => first.checked_sub(1).map(|last| (0, last)),
+            Arm::Main => (first <= MAX_BUCKET).then_some((first, MAX_BUCKET)),
+        }
+    }
+
+    fn first_main_bucket(&self) -> u16 {
+        self.trial.map_or(0, |trial| u16::from(trial.percent.min(100)) * 100)
+    }
+}
+
+/// A look that a commit has learned from. A run adds them up for its report.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Lesson {
+    /// The knowledge before; `looked_at` is `None` when the look taught nothing but its own time.
+    pub before: Knowledge,
+    pub look: Look,
+    pub bucket: u16,
+}
+
+/// An object with its place in the plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    pub object: ObjectId,
+    pub known: Knowledge,
+    /// The API gives the same bytes again until then; the epoch when no response tells.
+    pub fresh_until: Timestamp,
+    pub next_look: Timestamp,
+    /// The hash that decides the side of a trial: of the clan's tag where the clan is known.
+    pub bucket: u16,
+}
+
+/// A question for the next planned looks.
+#[derive(Clone, Copy, Debug)]
+pub struct NextLooks<'a> {
+    pub now: Timestamp,
+    /// Looks that are planned for later are left out.
+    pub until: Timestamp,
+    /// The last candidate of the page before. The first candidate of the first page is the head of the plan.
+    pub after: Option<&'a Candidate>,
+    /// The first and the last bucket, as [`Teaching::buckets`] gives them.
+    pub buckets: (u16, u16),
+    pub limit: usize,
+}
+
+/// A step of the walk that gives every known object a place in the plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Walked {
+    /// The objects that got a place.
+    pub planned: usize,
+    /// Nothing is left to do for now.
+    pub is_finished: bool,
+}
+
+/// A record for replays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedLook {
+    pub at: Timestamp,
+    pub object: ObjectId,
+    pub seen: Seen,
+}
+
+/// What was seen of the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// A response, and the first request of a reader that it answered.
+    Response { changed: bool, asked: Option<Timestamp> },
+    /// A change in a clan's member list.
+    ActiveMember,
+}
+
+/// A known object without a place in the plan.
+#[derive(Clone, Debug)]
+pub(super) struct Unplanned {
+    object: ObjectId,
+    fetched_at: Option<Timestamp>,
+    bucket: u16,
+}
+
+impl Unplanned {
+    /// `None` for a row that is not one of an object.
+    pub(super) fn read(kind: &str, tag: &str, fetched_at: Option<Timestamp>, clan: Option<&str>) -> Option<Self> {
+        let object = ObjectId::new(kind.parse().ok()?, tag.parse().ok()?);
+        // The column is empty for a player without a clan.
+        let clan = clan.and_then(|clan| clan.parse().ok());
+        let bucket = lessons::bucket(clan.as_ref().unwrap_or(&object.tag));
+        (object.tag.as_str() == tag).then_some(Self { object, fetched_at, bucket })
+    }
+}
+
+/// The places of these objects, in the order of the locks.
+pub(super) fn plan_unplanned(objects: &[Unplanned], now: Timestamp, longest: Duration) -> Vec<PlanWrite<'_>> {
+    objects
+        .iter()
+        .map(|Unplanned { object, fetched_at, bucket }| {
+            PlanWrite::unknown(object.kind, &object.tag, *bucket, *fetched_at, now, longest)
+        })
+        .collect()
+}
+
+/// The latest time for each object, in the order of the locks.
+pub(super) fn latest(looks: &[(ObjectId, Timestamp)]) -> BTreeMap<&ObjectId, Timestamp> {
+    let mut latest = BTreeMap::new();
+    for (object, at) in looks {
+        let kept = latest.entry(object).or_insert(*at);
+        *kept = (*at).max(*kept);
+    }
+    latest
+}
+
+/// No look is planned for later, except by a wrong clock.
+pub(super) fn far_ahead(now: Timestamp, longest: Duration) -> Timestamp {
+    now + longest.max(lessons::GONE_FOR) + Duration::from_secs(24 * 60 * 60)
+}
+
+/// The planned looks of a store. A store without a planner has none.
+pub trait Looks: Send + Sync {
+    /// The next planned looks, the earliest first. Rows that are not those of objects are deleted, so that a page may be shorter
+    /// than the limit although more follow.
+    fn next_looks(&self, _: NextLooks<'_>) -> impl Future<Output = Result<Vec<Candidate>, StoreError>> + Send {
+        async { Ok(Vec::new()) }
+    }
+
+    /// Puts the next looks of these objects off until then. None is brought forward.
+    fn put_off(&self, _: &[(ObjectId, Timestamp)]) -> impl Future<Output = Result<(), StoreError>> + Send {
+        async { Ok(()) }
+    }
+
+    /// The present level.
+    fn level(&self, _: Arm) -> impl Future<Output = Result<Level, StoreError>> + Send {
+        async { Ok(Level::default()) }
+    }
+
+    /// Adds a step to the logarithm of the level. Steps of several runs add up in any order. A run begins with a step of zero:
+    /// readers can be counted from then on, if nobody has planned for an hour.
+    fn move_level(
+        &self,
+        _: Arm,
+        _step: f64,
+        _now: Timestamp,
+    ) -> impl Future<Output = Result<Level, StoreError>> + Send {
+        async { Ok(Level::default()) }
+    }
+
+    /// Gives known objects a place in the plan, spread over `longest`: a step of a walk over all of them, which looks at no more
+    /// than `limit`. A finished walk begins anew after a day, and after an hour in which nobody planned; until then a call costs
+    /// one statement that changes nothing.
+    fn plan_known_objects(
+        &self,
+        _now: Timestamp,
+        _longest: Duration,
+        _limit: usize,
+    ) -> impl Future<Output = Result<Walked, StoreError>> + Send {
+        async { Ok(Walked { planned: 0, is_finished: true }) }
+    }
+
+    /// The place of an object in the plan.
+    fn plan_of(
+        &self,
+        _: &ObjectId,
+        _now: Timestamp,
+    ) -> impl Future<Output = Result<Option<Candidate>, StoreError>> + Send {
+        async { Ok(None) }
+    }
+
+    /// The records from then until before then, the oldest first.
+    fn looks(
+        &self,
+        _from: Timestamp,
+        _until: Timestamp,
+    ) -> impl Future<Output = Result<Vec<RecordedLook>, StoreError>> + Send {
+        async { Ok(Vec::new()) }
+    }
+
+    /// Deletes records from before then, at most [`MAX_DELETED_LOOKS`], and returns their number.
+    fn delete_looks(&self, _before: Timestamp) -> impl Future<Output = Result<u64, StoreError>> + Send {
+        async { Ok(0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sides_share_all_buckets() {
+        for percent in [0, 1, 50, 99, 100, 200] {
+            let trial = Some(Trial { strategy: Strategy::Tiers, percent });
+            let teaching = Teaching { trial, ..Teaching::default() };
+            let mut count = 0;
+            for arm in Arm::ALL {
+                let Some((first, last)) = teaching.buckets(arm) else { continue };
+                assert!((first..=last).all(|bucket| teaching.arm(bucket) == arm), "{percent} {arm:?}");
+                count += last - first + 1;
+            }
+            assert_eq!(count, MAX_BUCKET + 1, "{percent}");
+        }
+        let without = Teaching::default();
+        assert_eq!((without.buckets(Arm::Main), without.buckets(Arm::Trial)), (Some((0, MAX_BUCKET)), None));
+    }
+
+    #[test]
+    fn records_are_a_share_of_both_sides() {
+        let trial = Some(Trial { strategy: Strategy::Age, percent: 50 });
+        let teaching = Teaching { trial, recorded_percent: 7, ..Teaching::default() };
+        for arm in Arm::ALL {
+            let (first, last) = teaching.buckets(arm).unwrap();
+            assert_eq!((first..=last).filter(|&bucket| teaching.records(bucket)).count(), 350, "{arm:?}");
+        }
+    }
+}
