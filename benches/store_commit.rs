@@ -57,7 +57,7 @@ async fn main() {
     }
 }
 
-/// The rounds of each side, one by one in turn, so that both meet the same machine.
+/// The rounds of each which, one by one in turn, so that both meet the same machine.
 const TURNS: i64 = 150;
 
 /// Commits of clans of 50, five of whose members were active, with the planner and without.
@@ -72,16 +72,16 @@ async fn teaching(store: &PostgresStore, size: usize) {
     let (mut here, mut there) = ([Duration::ZERO; 2], [Duration::ZERO; 2]);
     let mut base = 3_000_000 + 1_000_000 * i64::try_from(size).expect("small");
     for turn in 0..TURNS * 2 + 4 {
-        let side = usize::from(turn % 2 == 1);
+        let which = usize::from(turn % 2 == 1);
         base += 300;
         let batch: Vec<Fetched> = (0..size).map(|number| lively_clan(number, turn, base)).collect();
         let (cpu, server) = (cpu_time(), server_time(&pool).await);
-        commit(if side == 1 { &taught } else { store }, &batch).await;
+        commit(if which == 1 { &taught } else { store }, &batch).await;
         let (cpu, server) = (cpu_time().saturating_sub(cpu), server_time(&pool).await.saturating_sub(server));
         // The first turns prepare the statements.
         if turn >= 4 {
-            here[side] += cpu;
-            there[side] += server;
+            here[which] += cpu;
+            there[which] += server;
         }
     }
     let each = |whole: Duration| whole.as_secs_f64() * 1000.0 / f64::from(u32::try_from(size).expect("small")) / 150.0;

@@ -26,6 +26,8 @@ pub use effective::Effective;
 pub use env::Role;
 pub use problems::{ConfigErrors, Problem};
 pub use span::read_span;
+
+use crate::planner::Teaching;
 pub use variables::{VARIABLES, Variable};
 
 /// Calls per second and key without other settings: the limit of the API for an ordinary key.
@@ -126,6 +128,16 @@ pub struct WorkerConfig {
     pub events: Option<EventsConfig>,
     /// `CACHE_KEY_TEMPLATES`: readers' keys that are deleted when they are outdated.
     pub cache_key_templates: Vec<String>,
+    /// The freshness planner; `None` while it is off.
+    pub planner: Option<PlannerConfig>,
+}
+
+/// The freshness planner: `PLANNED_CALLS_PER_SEC`, `SNAPSHOT_MAX_AGE`, `PLANNED_AT_LEAST_EVERY`, `PLANNED_TRIAL`, `PLANNED_RECORD`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlannerConfig {
+    /// Planned calls a second of one run, at most. The rate of its keys limits them, too.
+    pub calls_per_second: u32,
+    pub teaching: Teaching,
 }
 
 /// The event stream: `REFRESH_EVENTS_STREAM`, `REFRESH_EVENTS_MAXLEN`.
@@ -187,6 +199,7 @@ impl Default for WorkerConfig {
             follow_ups: FollowUpConfig::default(),
             events: None,
             cache_key_templates: Vec::new(),
+            planner: None,
         }
     }
 }

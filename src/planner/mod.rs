@@ -6,22 +6,26 @@
 //!
 //! May touch the model and the clock's types only.
 
+mod estimate;
 mod index;
 mod knowledge;
 mod level;
 mod strategy;
 #[cfg(test)]
 mod tests;
+mod trial;
 
 use std::time::Duration;
 
 use crate::model::Kind;
 
 pub use self::{
+    estimate::Reads,
     index::Index,
     knowledge::{Knowledge, Look, Rates},
     level::{Level, Round},
     strategy::{Strategy, UnknownStrategy},
+    trial::{Arm, MAX_BUCKET, Teaching, Trial},
 };
 
 /// Candidates may be called this long before their time, so that the budget is used while the level still falls.

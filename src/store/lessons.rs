@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    looks::{Arm, Candidate, Lesson, Seen, Teaching},
+    looks::{Candidate, Lesson, Seen},
     plan::{
         CLOCK_TOLERANCE,
         claims::{ByObject, Claims, StateRow, Winners, clan_document},
@@ -20,11 +20,8 @@ use super::{
 use crate::{
     clock::Timestamp,
     model::{Answered, Document, Fetched, InClan, Kind, ObjectId, Tag},
-    planner::{Knowledge, Level, Look, Strategy, usual_floor},
+    planner::{Arm, Knowledge, Level, Look, MAX_BUCKET, Strategy, Teaching, usual_floor},
 };
-
-/// Buckets go from 0 to this.
-pub const MAX_BUCKET: u16 = 9_999;
 
 /// The time until the next look at an object that does not exist, or that its clan hides.
 pub const GONE_FOR: Duration = Duration::from_secs(7 * 24 * 60 * 60);

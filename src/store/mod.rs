@@ -16,12 +16,10 @@ pub mod sqlite;
 use std::{collections::HashMap, future::Future, time::Duration};
 
 pub use self::{
-    lessons::{MAX_BUCKET, bucket},
-    looks::{
-        Arm, Candidate, LOOKS_RETENTION, Lesson, Looks, MAX_DELETED_LOOKS, NextLooks, RecordedLook, Seen, Teaching,
-        Trial, Walked,
-    },
+    lessons::bucket,
+    looks::{Candidate, LOOKS_RETENTION, Lesson, Looks, MAX_DELETED_LOOKS, NextLooks, RecordedLook, Seen, Walked},
 };
+pub use crate::planner::{Arm, MAX_BUCKET, Teaching, Trial};
 use crate::{
     clock::Timestamp,
     model::{Event, Fetched, Kind, Learned, Move, ObjectId, OutboxEntry, Reason, Tag, WarMemory},

@@ -7,6 +7,7 @@
 //! | the three stages | `lease` (with `intake`), `fetch`, `commit` (with `group` and `settle`) |
 //! | beside them | `keeper`, `breaker`, `control`, `outbox`, `daily_quota` |
 //! | shared by them | `context`: `deadline`, `halt`, `flow`, `in_hand`, `keys` |
+//! | calls to spare | `planned` |
 //! | decisions | `freshness`, `classify`, `throttled`, `follow_ups` |
 //!
 //! `drain` shows the life of one request, step by step.
@@ -38,6 +39,7 @@ mod login_right;
 mod mailbox;
 mod opening;
 mod outbox;
+pub mod planned;
 mod preflight;
 pub mod public;
 pub mod report;

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, num::NonZeroU64, time::Duration};
 
 use serde::Serialize;
 
-use super::login::Login;
+use super::{
+    login::Login,
+    planned::tally::{PlannedReport, PlannedTally},
+};
 use crate::{
     clock::{ClocksApart, Timestamp, WrongClock},
     maintenance::MaintenanceReport,
@@ -236,6 +239,9 @@ pub struct RunReport {
     /// The daily quota; absent without `COC_REQS_PER_DAY`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub day: Option<DayReport>,
+    /// The freshness planner; absent while it is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub planned: Option<PlannedReport>,
     /// The queue as the run left it; absent when the queue does not respond.
     #[serde(flatten)]
     pub queue: Option<QueueReport>,
@@ -403,6 +409,8 @@ pub struct Tally {
     pub report: RunReport,
     counts: BTreeMap<(Kind, Priority, Outcome), u64>,
     calls: BTreeMap<(Kind, Priority), u64>,
+    /// `None` while the planner is off.
+    pub planned: Option<PlannedTally>,
 }
 
 impl Tally {
@@ -412,6 +420,7 @@ impl Tally {
             report: RunReport { run, started, ..RunReport::default() },
             counts: BTreeMap::new(),
             calls: BTreeMap::new(),
+            planned: None,
         }
     }
 
@@ -492,6 +501,7 @@ impl Tally {
         }
         let seconds = end.runtime.as_secs_f64();
         RunReport {
+            planned: self.planned.map(PlannedTally::finish),
             runtime_seconds: round(seconds, 3),
             stopped_because: end.stopped_because,
             failure: end.failure.map(crate::model::text::clean),
@@ -535,7 +545,8 @@ fn as_text<S: serde::Serializer>(time: &Timestamp, serializer: S) -> Result<S::O
     serializer.collect_str(time)
 }
 
-fn round(value: f64, digits: i32) -> f64 {
+/// A number with so many digits after the point.
+pub(super) fn round(value: f64, digits: i32) -> f64 {
     let scale = 10_f64.powi(digits);
     (value * scale).round() / scale
 }

@@ -25,6 +25,7 @@ impl Reader<'_> {
             },
             events: self.events(),
             cache_key_templates: self.cache_key_templates(),
+            planner: None,
         }
     }
 

@@ -142,8 +142,13 @@ pub(super) async fn read_for_lessons(
 ) -> Result<Stored, sqlx::Error> {
     let (kinds, tags): (Vec<&str>, Vec<&str>) =
         subjects.names().map(|(kind, tag)| (kind.as_str(), tag.as_str())).unzip();
-    let rows: Vec<LessonRow> =
-        sqlx::query_as(LESSONS_READ).persistent(keeps).bind(kinds).bind(tags).bind(subjects.are_members().collect::<Vec<_>>()).fetch_all(connection).await?;
+    let rows: Vec<LessonRow> = sqlx::query_as(LESSONS_READ)
+        .persistent(keeps)
+        .bind(kinds)
+        .bind(tags)
+        .bind(subjects.are_members().collect::<Vec<_>>())
+        .fetch_all(connection)
+        .await?;
     let (levels, plans): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.plan.kind == LEVEL);
     let level = |row: LessonRow| {
         let plan = StoredPlan::from(row.plan);

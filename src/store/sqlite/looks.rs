@@ -206,6 +206,9 @@ impl SqliteStore {
     }
 }
 
+/// Time, kind, tag, whether it had changed, and when a reader asked.
+type LookRow = (String, String, String, Option<bool>, Option<String>);
+
 impl Looks for SqliteStore {
     async fn next_looks(&self, ask: NextLooks<'_>) -> Result<Vec<Candidate>, StoreError> {
         let after = ask.after.map(|after| (after.next_look, &after.object));
@@ -290,7 +293,7 @@ impl Looks for SqliteStore {
     }
 
     async fn looks(&self, from: Timestamp, until: Timestamp) -> Result<Vec<RecordedLook>, StoreError> {
-        let rows: Vec<(String, String, String, Option<bool>, Option<String>)> = sqlx::query_as(
+        let rows: Vec<LookRow> = sqlx::query_as(
             "select at, kind, tag, changed, asked_at from refresh_worker_looks where at >= ?1 and at < ?2 \
              order by at, kind, tag",
         )
@@ -299,7 +302,7 @@ impl Looks for SqliteStore {
         .fetch_all(&self.pool)
         .await
         .map_err(self.failed("read the recorded looks"))?;
-        let read = |(at, kind, tag, changed, asked): (String, String, String, Option<bool>, Option<String>)| {
+        let read = |(at, kind, tag, changed, asked): LookRow| {
             let object = ObjectId::new(kind.parse().ok()?, tag.parse().ok()?);
             let seen = match changed {
                 Some(changed) => Seen::Response { changed, asked: asked.as_deref().and_then(from_text) },
