@@ -1,4 +1,5 @@
 //! The planned looks: what a commit teaches, and what a run asks of the plan. The same over every store.
+#![expect(clippy::float_cmp, reason = "the numbers are such that a float holds exactly")]
 
 use std::time::Duration;
 
