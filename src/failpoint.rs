@@ -47,7 +47,7 @@ mod orders {
     use rustix::process::{Signal, getpid, kill_process};
 
     /// All failpoints, in the order in which a run passes them.
-    pub const ALL: [&str; 31] = [
+    pub const ALL: [&str; 33] = [
         "run.opened",
         "slot.before_take",
         "slot.after_take",
@@ -57,6 +57,8 @@ mod orders {
         "admit.after",
         "lease.before",
         "lease.after",
+        "claim.before",
+        "claim.after",
         "freshness.before",
         "freshness.after",
         "permit.before",

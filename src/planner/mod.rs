@@ -23,7 +23,7 @@ pub use self::{
     estimate::Reads,
     index::Index,
     knowledge::{Knowledge, Look, Rates},
-    level::{Level, Round},
+    level::{Level, Round, lateness},
     strategy::{Strategy, UnknownStrategy},
     trial::{Arm, MAX_BUCKET, Teaching, Trial},
 };

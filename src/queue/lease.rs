@@ -149,6 +149,12 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// The priority of the request; `None` for a planned look, which nobody requested.
+    #[must_use]
+    pub fn requested_as(&self) -> Option<Priority> {
+        (!self.planned).then_some(self.priority)
+    }
+
     /// True when this object has outlived enough of its workers to be treated with care.
     #[must_use]
     pub const fn is_suspect(&self) -> bool {

@@ -166,6 +166,14 @@ pub trait Looks: Send + Sync {
         async { Ok(Walked { planned: 0, is_finished: true }) }
     }
 
+    /// The number of objects with a place in the plan, about.
+    fn planned_objects(&self) -> impl Future<Output = Result<u64, StoreError>> + Send {
+        async { Ok(0) }
+    }
+
+    /// Commits of this process plan no look later than this, if it is more than [`Policy::longest`](crate::planner::Policy).
+    fn stretch_longest(&self, _longest: Duration) {}
+
     /// The place of an object in the plan.
     fn plan_of(
         &self,

@@ -13,7 +13,15 @@ mod rows;
 #[cfg(feature = "embedded")]
 pub mod sqlite;
 
-use std::{collections::HashMap, future::Future, time::Duration};
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 pub use self::{
     lessons::bucket,
@@ -70,6 +78,24 @@ pub struct CommitDetails {
     pub changed: bool,
     /// Set while the freshness planner is on: commits teach it.
     pub teaching: Option<Teaching>,
+}
+
+/// The time to which [`Looks::stretch_longest`] has stretched the longest time without a look, for all clones of a store.
+#[derive(Clone, Debug, Default)]
+struct StretchedLongest(Arc<AtomicU64>);
+
+impl StretchedLongest {
+    fn set(&self, longest: Duration) {
+        self.0.store(longest.as_secs(), Ordering::Relaxed);
+    }
+
+    fn apply(&self, mut details: CommitDetails) -> CommitDetails {
+        if let Some(teaching) = &mut details.teaching {
+            let stretched = Duration::from_secs(self.0.load(Ordering::Relaxed));
+            teaching.policy.longest = teaching.policy.longest.max(stretched);
+        }
+        details
+    }
 }
 
 impl CommitDetails {

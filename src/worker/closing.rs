@@ -49,9 +49,14 @@ impl<Q: Queue + SharedState, S: Store> Closing<'_, Q, S> {
         }
     }
 
-    /// Publishes the rest of the outbox, then runs the maintenance that is configured. Only the outbox may go on after the
-    /// run's time is used up, for at most [`ACT_TIMEOUT`].
-    pub async fn publish_and_maintain(&self, options: &RunOptions, outbox: &Outbox<'_>) -> MaintenanceReport {
+    /// Publishes the rest of the outbox, then runs the maintenance that is configured, unless it was done beside the drain. Only the
+    /// outbox may go on after the run's time is used up, for at most [`ACT_TIMEOUT`].
+    pub async fn publish_and_maintain(
+        &self,
+        options: &RunOptions,
+        outbox: &Outbox<'_>,
+        maintained: Option<MaintenanceReport>,
+    ) -> MaintenanceReport {
         let Self { worker, deadline, halt, .. } = self;
         let caches = outbox.finish(deadline.end().max(Instant::now() + ACT_TIMEOUT)).await;
         self.delete_delivered(outbox).await;
@@ -60,6 +65,7 @@ impl<Q: Queue + SharedState, S: Store> Closing<'_, Q, S> {
             Some((StopReason::RefreshPaused | StopReason::DatabaseDown | StopReason::Shutdown, _))
         );
         let report = match &worker.after {
+            _ if maintained.is_some() => maintained.unwrap_or_default(),
             Some(after) if !prevented && !options.answer_soon => {
                 after.run(self.now(), deadline.end(), || worker.stop.asked()).await
             }

@@ -23,6 +23,7 @@ use super::{
     halt::Force,
     hand_over::{Ended, How},
     outbox::Outbox,
+    planned::FAILED_FOR,
     report::StopReason,
     settle::Settler,
 };
@@ -30,7 +31,7 @@ use crate::{
     model::{Answered, Fetched, Outcome, Reason},
     queue::{Lease, Queue, Settlement, SharedState},
     retry::Retries,
-    store::{ANY_RECORD, Commit, Committed, Store, StoreError},
+    store::{ANY_RECORD, Commit, Committed, Lesson, Store, StoreError},
 };
 
 // A full group saves commits, but its first response must not wait long to be stored.
@@ -104,6 +105,9 @@ impl<Q: Queue + SharedState, S: Store> CommitStage<'_, Q, S> {
         if let How::Dead { reason, .. } | How::Failed(reason, _) = &ended.how {
             self.ctx.request_failed(&ended.lease, reason);
         }
+        if matches!(ended.how, How::Dead { .. } | How::Failed(..)) {
+            self.put_off_failed(&ended.lease);
+        }
         group.add(ended, self.ctx.worker.config.max_attempts, self.ctx.time.now());
     }
 
@@ -148,7 +152,7 @@ impl<Q: Queue + SharedState, S: Store> CommitStage<'_, Q, S> {
 
     fn committed(&self, commit: Commit, leases: Vec<Lease>, fetched: &[Fetched], group: &mut Group) {
         let Self { ctx, .. } = self;
-        let Commit { committed, learned, outbox, trouble, .. } = commit;
+        let Commit { committed, learned, lessons, outbox, trouble, .. } = commit;
         if let Some(trouble) = trouble {
             ctx.halt.end(Force::StartNothing, StopReason::DatabaseDown, Some(trouble.clone()));
         }
@@ -157,11 +161,36 @@ impl<Q: Queue + SharedState, S: Store> CommitStage<'_, Q, S> {
             self.refused_alone.store(0, Ordering::Relaxed);
         }
         group.entries = outbox;
+        self.count_lessons(&leases, &lessons);
         let config = ctx.worker.config.follow_ups;
         for (((lease, fetched), committed), learned) in leases.into_iter().zip(fetched).zip(committed).zip(&learned) {
             group.follow_ups.extend(follow_ups::of_commit(config, fetched, &committed, learned, ctx.time.now()));
             let (settlement, outcome) = self.after_commit(&lease, fetched, committed);
             group.settle(lease, settlement, outcome);
+        }
+    }
+
+    /// Counts what the planner has learned.
+    fn count_lessons(&self, leases: &[Lease], lessons: &[Option<Lesson>]) {
+        let Self { ctx, .. } = self;
+        let Some(teaching) = ctx.worker.config.planner.map(|planner| planner.teaching) else { return };
+        let mut tally = ctx.tally.lock();
+        let Some(planned) = &mut tally.planned else { return };
+        for (lease, lesson) in leases.iter().zip(lessons) {
+            let Some(lesson) = lesson else { continue };
+            planned.learned(lease.object.kind, lease.planned, lesson, &teaching);
+            if let Some(looks) = ctx.planned.as_ref().filter(|_| !lease.planned) {
+                looks.requested_call(lesson.bucket);
+            }
+        }
+    }
+
+    /// A planned look that failed is put off, so that no failing object holds the head of the plan.
+    fn put_off_failed(&self, lease: &Lease) {
+        let Some(looks) = self.ctx.planned.as_ref().filter(|_| lease.planned) else { return };
+        looks.put_off(lease.object.clone(), self.ctx.time.now() + FAILED_FOR);
+        if let Some(tally) = &mut self.ctx.tally.lock().planned {
+            tally.failed();
         }
     }
 
@@ -272,6 +301,11 @@ impl<Q: Queue + SharedState, S: Store> CommitStage<'_, Q, S> {
                 Answered::UnknownState(_) => (done, Outcome::Unchanged),
                 _ => (done, Outcome::Gone),
             },
+            Committed::Poison(reason) | Committed::Held(reason) if lease.planned => {
+                self.ctx.request_failed(lease, &reason);
+                self.put_off_failed(lease);
+                (Settlement::Release, Outcome::Released)
+            }
             Committed::Poison(reason) => {
                 self.ctx.request_failed(lease, &reason);
                 (Settlement::Dead { reason, body: None }, Outcome::DeadLetter)

@@ -13,6 +13,7 @@ use super::{
     halt::{Force, Halt},
     in_hand::InHand,
     keys::KeySlots,
+    planned::PlannedLooks,
     report::{StopReason, Tally},
 };
 use crate::{
@@ -41,6 +42,8 @@ pub struct RunContext<'a, Q, S> {
     pub flow: Flow,
     /// Every request that this run has leased and not settled.
     pub in_hand: InHand,
+    /// What to do with calls to spare; `None` in a run that ends with the queue.
+    pub planned: Option<PlannedLooks>,
 }
 
 impl<Q: Queue + SharedState, S: Store> RunContext<'_, Q, S> {

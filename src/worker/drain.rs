@@ -46,6 +46,7 @@ use super::{
     keeper::Keeper,
     lease::LeaseStage,
     outbox::{Outbox, Publisher},
+    planned::Upkeep,
     settle::Settler,
 };
 use crate::{
@@ -77,12 +78,25 @@ pub async fn drain<Q: Queue + SharedState, S: Store>(
     let fetch = FetchStage::new(ctx, &breaker, store_accepts);
     let commit = CommitStage { ctx, outbox, settler, accepts, refused_alone: AtomicU32::default() };
     let keeper = Keeper { ctx };
+    let upkeep = ctx.planned.as_ref().zip(ctx.worker.config.planner);
+    let upkeep = upkeep.map(|(looks, config)| Upkeep { ctx, looks, config });
 
     publisher.relay().await;
     let (work, to_fetch) = mpsc::channel(CHANNEL_CAPACITY);
     let (ended, to_commit) = mpsc::channel(CHANNEL_CAPACITY);
+    let ended_fetches = ended.clone();
     let stages = async {
-        tokio::join!(lease.run(work, ended.clone()), fetch.run(to_fetch, ended), commit.run(to_commit));
+        let lease = async {
+            lease.run(work, ended.clone()).await;
+            drop(ended);
+            if let Some(looks) = &ctx.planned {
+                looks.wake.update(|wake| wake.over = true);
+            }
+        };
+        tokio::join!(lease, fetch.run(to_fetch, ended_fetches), commit.run(to_commit), maintain_meanwhile(ctx));
+        if let Some(upkeep) = &upkeep {
+            upkeep.finish().await;
+        }
         breaker.end_if_keys_were_lost();
         // The last responses may have led to a finding that no stage was left to carry out. This belongs into the block, because
         // everything beside it is dropped when the block ends.
@@ -97,6 +111,23 @@ pub async fn drain<Q: Queue + SharedState, S: Store>(
         () = publisher.keep_relaying() => {}
         () = control.run() => {}
         () = breaker.run() => {}
+        () = async {
+            match &upkeep {
+                Some(upkeep) => upkeep.run().await,
+                None => std::future::pending().await,
+            }
+        } => {}
     }
     ctx.tally.lock().report.circuits = breaker.open_circuits();
+}
+
+/// Carries out the maintenance once the queue was empty, beside the planned looks: they last until the end of the run, and would leave no
+/// time for it.
+async fn maintain_meanwhile<Q: Queue + SharedState, S: Store>(ctx: &RunContext<'_, Q, S>) {
+    let (Some(looks), Some(after)) = (&ctx.planned, &ctx.worker.after) else { return };
+    let wake = looks.wake.wait_for(|wake| wake.idle || wake.over).await;
+    if wake.idle && !ctx.halt.is_forced() {
+        let report = after.run(ctx.time.now(), ctx.deadline.end(), || ctx.worker.stop.asked()).await;
+        ctx.tally.lock().maintained = Some(report);
+    }
 }

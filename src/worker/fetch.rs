@@ -234,7 +234,10 @@ impl<'a, Q: Queue + SharedState, S: Store> FetchStage<'a, Q, S> {
         };
         failpoint!("fetch.answered", lease.object.tag.as_str());
         ctx.share_cooldowns().await;
-        ctx.tally.lock().count_calls(lease.object.kind, lease.priority, u64::from(fetch.calls));
+        ctx.tally.lock().count_calls(lease.object.kind, lease.requested_as(), u64::from(fetch.calls));
+        if let Some(looks) = ctx.planned.as_ref().filter(|_| lease.planned) {
+            looks.further_calls(fetch.calls.saturating_sub(1));
+        }
         // A failure says nothing about how long a good response takes.
         if matches!(fetch.verdict, Verdict::Answered(_)) {
             ctx.deadline.saw_fetch(lease.object.kind, began.elapsed());

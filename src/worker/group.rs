@@ -54,9 +54,16 @@ impl Group {
                 self.follow_ups.extend(next_poll);
                 self.settle(lease, Settlement::Later { until }, Outcome::Fresh);
             }
-            How::Answered(fetched) => {
+            How::Answered(mut fetched) => {
+                fetched.asked = lease.asked;
                 self.bytes += fetched.bytes();
                 self.answered.push((lease, *fetched));
+            }
+            // Nobody waits for a planned look, so a failed one is only put off, in the plan. Polls of a war that goes on are not lost.
+            How::Dead { .. } if lease.planned => self.settle(lease, Settlement::Release, Outcome::Released),
+            How::Failed(_, next_poll) if lease.planned => {
+                self.follow_ups.extend(next_poll);
+                self.settle(lease, Settlement::Release, Outcome::Released);
             }
             How::Dead { reason, body } => {
                 self.settle(lease, Settlement::Dead { reason, body }, Outcome::DeadLetter);

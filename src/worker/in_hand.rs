@@ -24,6 +24,10 @@ impl InHand {
         leases.into_iter().filter(is_new).collect()
     }
 
+    pub fn has(&self, object: &ObjectId) -> bool {
+        self.tokens().contains_key(object)
+    }
+
     /// Everything in hand, to be renewed.
     pub fn all(&self) -> Vec<(ObjectId, LeaseToken)> {
         self.tokens().iter().map(|(object, token)| (object.clone(), token.clone())).collect()

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     model::ObjectId,
-    queue::{Lease, LeaseRequest, Leased, MailLimits, Queue, QueueError, SharedState},
+    queue::{ClaimRequest, Claimed, Lease, LeaseRequest, Leased, MailLimits, Queue, QueueError, SharedState},
     retry::Retries,
     store::Store,
 };
@@ -136,6 +136,25 @@ impl<'a, Q: Queue + SharedState, S: Store> Intake<'a, Q, S> {
             // The leases are ours although admitting failed: if they were dropped, they would lapse, and end as dead letters.
             Err(error) => Ok(Batch { leases, suspect_waits, more, mail_waits: false, not_admitted: Some(error) }),
         }
+    }
+
+    /// Claims objects for planned looks. The queue refuses those that have a record.
+    pub async fn claim(&self, objects: Vec<ObjectId>) -> Result<Claimed, QueueError> {
+        let Self { ctx, .. } = self;
+        let (now, duration) = (ctx.time.now(), ctx.lease_duration());
+        // Should the reply be lost, the next lease call ends these looks.
+        let (nonce, _) = self.announce(now + duration, now);
+        let request = ClaimRequest { objects, duration, run: self.run.to_owned(), nonce: nonce.clone() };
+        failpoint!("claim.before");
+        let claimed = ctx.worker.queue.claim(now, &request).await;
+        failpoint!("claim.after");
+        if matches!(claimed, Ok(_) | Err(QueueError::Refused { .. })) {
+            self.lost_calls.lock().retain(|(lost, _)| *lost != nonce);
+        }
+        if let Ok(claimed) = &claimed {
+            ctx.tally.lock().report.repaired.add(claimed.repaired);
+        }
+        claimed
     }
 
     /// Admits more entries for as long as `may_go_on` says so.

@@ -15,14 +15,15 @@ use super::{
     halt::Force,
     hand_over::{Ended, How, Work},
     intake::Intake,
+    planned::{PlannedLooks, REFUSED_FOR, Room},
     report::StopReason,
 };
 use crate::{
     api::{budget::DailyQuota, judge::Judge},
     clock::Timestamp,
-    model::ObjectId,
-    queue::{Lease, LeaseToken, Queue, SharedState},
-    store::{Freshness, Store},
+    model::{EndpointKind, ObjectId},
+    queue::{Lease, LeaseToken, Queue, SharedState, record::State},
+    store::{Candidate, Freshness, Store},
 };
 
 // Long enough that the limiter never waits for a lease, short enough that urgent requests overtake and few leases are returned
@@ -31,6 +32,12 @@ const LEASE_AHEAD: Duration = Duration::from_secs(2);
 
 // While requests are in flight and nothing is ready, new entries may come. Half a second is soon enough for them, and spares Redis.
 const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(500);
+
+// While planned looks are made. A request that comes meanwhile waits for this, and for the looks that are claimed ahead.
+const PLANNED_POLL_INTERVAL: Duration = Duration::from_millis(250);
+
+// Short, because a request may come at any moment, and it waits for the limiter behind the looks that are claimed.
+const LOOK_AHEAD: Duration = Duration::from_millis(500);
 
 // Short, because the cooldown or the replacement of a key that was just rejected is known within moments.
 const KEY_POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -76,6 +83,8 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
         let mut leased_so_far = 0_u64;
         let mut probing = breaker.is_probing();
         let mut mailbox_error_is_reported = false;
+        // The last claim found a request. Twice in a row it is one that may not be leased yet.
+        let mut overtaken = false;
         while let Some(room) = self.wait_for_room(leased_so_far, probing).await {
             if probing {
                 match breaker.probe_by_control().await {
@@ -120,6 +129,16 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
                     self.wait(|counts| counts.behind == 0, None).await;
                 } else if counts.open == counts.waiting && breaker.judge().read(Judge::has_doubts) {
                     self.resolve_doubts().await;
+                } else if let Some(looks) = self.may_look(&counts, batch.not_admitted.is_none()) {
+                    overtaken = match self.look(looks, room, work, ended).await {
+                        Some(Looked::Overtaken) if !overtaken => true,
+                        Some(_) => {
+                            let few = looks_ahead(ctx.pool().total_rate()) / 2;
+                            self.wait(|counts| counts.unstarted <= few, Some(PLANNED_POLL_INTERVAL)).await;
+                            false
+                        }
+                        None => return,
+                    };
                 } else if counts.open == 0 {
                     return match batch.not_admitted {
                         Some(error) => ctx.queue_down(&error),
@@ -130,6 +149,92 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
                 }
             }
         }
+    }
+
+    /// The planned looks, when nothing stands before them: no request is ready, put behind, or waits for a classification.
+    fn may_look(&self, counts: &Counts, is_admitted: bool) -> Option<&PlannedLooks> {
+        let Self { ctx, .. } = self;
+        let is_clear = counts.behind == 0 && counts.waiting == 0 && is_admitted && !ctx.worker.store.is_doubtful();
+        ctx.planned.as_ref().filter(|_| is_clear)
+    }
+
+    /// Claims planned looks, half a second of the rate ahead at most, and hands them on. `None` when the database does not respond and
+    /// the run ends.
+    async fn look(
+        &self,
+        looks: &PlannedLooks,
+        room: usize,
+        work: &mpsc::Sender<Work>,
+        ended: &mpsc::Sender<Ended>,
+    ) -> Option<Looked> {
+        let Self { ctx, .. } = self;
+        let candidates = self.choose_looks(looks, room);
+        if candidates.is_empty() {
+            return Some(Looked::Claimed);
+        }
+        let objects = candidates.iter().map(|candidate| candidate.object.clone()).collect();
+        let claimed = match self.intake.claim(objects).await {
+            Ok(claimed) => claimed,
+            Err(error) => {
+                // A full Redis refuses claims while requests still go on. One that is down fails the next lease call, too.
+                warn!(error = %error, "could not claim planned looks; requests go on");
+                ctx.tally.lock().error(format!("could not claim planned looks: {error}"));
+                looks.pause(Instant::now());
+                looks.give_back(candidates, false);
+                return Some(Looked::Claimed);
+            }
+        };
+        let overtaken = claimed.work_waits;
+        let (_, mut unclaimed): (Vec<Candidate>, Vec<Candidate>) =
+            candidates.into_iter().partition(|one| claimed.leases.iter().any(|lease| lease.object == one.object));
+        let refused: Vec<Candidate> =
+            unclaimed.extract_if(.., |one| claimed.refused.iter().any(|(object, _)| *object == one.object)).collect();
+        for (object, state) in &claimed.refused {
+            // Another run looks at it, and will say when the next look is.
+            if *state != State::Leased {
+                looks.put_off(object.clone(), ctx.time.now() + REFUSED_FOR);
+            }
+        }
+        if let Some(tally) = &mut ctx.tally.lock().planned {
+            tally.refused(refused.len() as u64);
+        }
+        looks.give_back(refused, false);
+        looks.give_back(unclaimed, true);
+        if !self.hand_out(claimed.leases, work, ended).await {
+            return None;
+        }
+        Some(if overtaken { Looked::Overtaken } else { Looked::Claimed })
+    }
+
+    /// The next objects to look at, within all limits.
+    fn choose_looks(&self, looks: &PlannedLooks, room: usize) -> Vec<Candidate> {
+        let Self { ctx, breaker, .. } = self;
+        let unstarted = ctx.flow.counts().unstarted;
+        let ahead = looks_ahead(ctx.pool().total_rate()).saturating_sub(unstarted);
+        let limits = Room {
+            most: ahead.min(room),
+            per_second: self.planned_rate(),
+            left_today: ctx
+                .pool()
+                .daily_quota()
+                .map_or(u64::MAX, |quota| quota.left_for_planned().saturating_sub(unstarted as u64)),
+        };
+        looks.choose(limits, ctx.time.now(), Instant::now(), |candidate| {
+            let endpoint = EndpointKind::of(candidate.object.kind);
+            !ctx.in_hand.has(&candidate.object)
+                && breaker.judge().read(|judge| !judge.is_open(endpoint) && !judge.is_in_question(endpoint))
+        })
+    }
+
+    /// The planned calls a second of this run: runs beside it with other keys have their share of the setting.
+    fn planned_rate(&self) -> f64 {
+        let Self { ctx, .. } = self;
+        let limit = ctx.worker.config.planner.map_or(0, |planner| planner.calls_per_second);
+        let held = ctx.pool().fingerprints().len();
+        let all = ctx.worker.api.key_store.keys().len().max(held).max(1);
+        #[expect(clippy::cast_precision_loss, reason = "a few keys")]
+        let share = held as f64 / all as f64;
+        f64::from(limit) * share
     }
 
     /// Hands on each lease of a batch. False when the database does not respond and the run ends.
@@ -335,6 +440,15 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
     }
 }
 
+/// The result of a claim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Looked {
+    /// What could be claimed is claimed.
+    Claimed,
+    /// A request came before the claim: it goes first.
+    Overtaken,
+}
+
 async fn release_all(leases: Vec<Lease>, ended: &mpsc::Sender<Ended>) {
     for lease in leases {
         // Only a run that is being dropped has no commit stage.
@@ -346,6 +460,12 @@ async fn release_all(leases: Vec<Lease>, ended: &mpsc::Sender<Ended>) {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are small and positive")]
 fn requests_ahead(rate: f64) -> usize {
     ((rate * LEASE_AHEAD.as_secs_f64()) as usize).clamp(2, 1000)
+}
+
+/// The number of planned looks that may be claimed and not yet started.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are small and positive")]
+fn looks_ahead(rate: f64) -> usize {
+    ((rate * LOOK_AHEAD.as_secs_f64()) as usize).clamp(1, 250)
 }
 
 /// The number of requests that `calls` calls are enough for. Each needs as many calls as those of this run took so far, and those in
@@ -382,5 +502,6 @@ mod tests {
         assert_eq!(requests_ahead(29.55), 59);
         assert_eq!(requests_ahead(0.3), 2);
         assert_eq!(requests_ahead(5000.0), 1000);
+        assert_eq!((looks_ahead(29.55), looks_ahead(0.3), looks_ahead(5000.0)), (14, 1, 250));
     }
 }

@@ -187,7 +187,8 @@ pub struct RunReport {
     pub outcomes: BTreeMap<&'static str, u64>,
     /// Outcomes by kind, without zeros.
     pub outcomes_by_kind: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
-    /// Calls and outcomes by kind and priority, without zeros: what the calls brought.
+    /// Calls and outcomes by kind and priority, without zeros: what the calls brought. Planned looks are under `planned`, and in none
+    /// of the counts of requests above.
     pub work_by_kind_and_priority: BTreeMap<&'static str, BTreeMap<&'static str, BTreeMap<&'static str, u64>>>,
     /// The first [`MAX_ERRORS`] errors.
     pub errors: Vec<String>,
@@ -407,10 +408,13 @@ impl QueueReport {
 pub struct Tally {
     /// The report so far. [`Self::finish`] fills in the rest.
     pub report: RunReport,
-    counts: BTreeMap<(Kind, Priority, Outcome), u64>,
-    calls: BTreeMap<(Kind, Priority), u64>,
+    /// By the priority of the request; `None` counts planned looks, which nobody requested.
+    counts: BTreeMap<(Kind, Option<Priority>, Outcome), u64>,
+    calls: BTreeMap<(Kind, Option<Priority>), u64>,
     /// `None` while the planner is off.
     pub planned: Option<PlannedTally>,
+    /// The maintenance, when it was done beside planned looks.
+    pub maintained: Option<MaintenanceReport>,
 }
 
 impl Tally {
@@ -421,7 +425,14 @@ impl Tally {
             counts: BTreeMap::new(),
             calls: BTreeMap::new(),
             planned: None,
+            maintained: None,
         }
+    }
+
+    /// Counts what the planner learns, if it is on.
+    #[must_use]
+    pub fn with_planned(self, is_on: bool) -> Self {
+        Self { planned: is_on.then(PlannedTally::default), ..self }
     }
 
     /// Records the result of queueing the requests that the event named.
@@ -437,8 +448,9 @@ impl Tally {
         self.report.repaired.add(admitted.repaired);
     }
 
-    pub fn count(&mut self, kind: Kind, priority: Priority, outcome: Outcome) {
-        *self.counts.entry((kind, priority, outcome)).or_default() += 1;
+    /// Counts the end of a request; without a priority, that of a planned look.
+    pub fn count(&mut self, kind: Kind, priority: impl Into<Option<Priority>>, outcome: Outcome) {
+        *self.counts.entry((kind, priority.into(), outcome)).or_default() += 1;
     }
 
     /// True when a request was released.
@@ -446,9 +458,9 @@ impl Tally {
         self.sum(|outcome| outcome == Outcome::Released) > 0
     }
 
-    /// Counts the calls of a request, quick tries included.
-    pub fn count_calls(&mut self, kind: Kind, priority: Priority, calls: u64) {
-        *self.calls.entry((kind, priority)).or_default() += calls;
+    /// Counts the calls of a request, quick tries included; without a priority, those of a planned look.
+    pub fn count_calls(&mut self, kind: Kind, priority: impl Into<Option<Priority>>, calls: u64) {
+        *self.calls.entry((kind, priority.into())).or_default() += calls;
     }
 
     /// Records the result of a login.
@@ -467,8 +479,10 @@ impl Tally {
         }
     }
 
+    /// The requests with such an outcome. Planned looks are no requests.
     fn sum(&self, wanted: impl Fn(Outcome) -> bool) -> u64 {
-        self.counts.iter().filter(|((_, _, outcome), _)| wanted(*outcome)).map(|(_, count)| count).sum()
+        let requests = self.counts.iter().filter(|((_, priority, outcome), _)| priority.is_some() && wanted(*outcome));
+        requests.map(|(_, count)| count).sum()
     }
 
     /// The requests that are done so far.
@@ -490,14 +504,16 @@ impl Tally {
         let outcomes = Outcome::ALL.iter().map(|outcome| (outcome.as_str(), self.sum(|other| other == *outcome)));
         self.report.outcomes = outcomes.collect();
         for ((kind, priority, outcome), count) in &self.counts {
-            let of_kind = self.report.outcomes_by_kind.entry(kind.as_str()).or_default();
-            *of_kind.entry(outcome.as_str()).or_default() += count;
+            if priority.is_some() {
+                let of_kind = self.report.outcomes_by_kind.entry(kind.as_str()).or_default();
+                *of_kind.entry(outcome.as_str()).or_default() += count;
+            }
             let work = self.report.work_by_kind_and_priority.entry(kind.as_str()).or_default();
-            work.entry(priority.as_str()).or_default().insert(outcome.as_str(), *count);
+            work.entry(class(*priority)).or_default().insert(outcome.as_str(), *count);
         }
         for ((kind, priority), calls) in &self.calls {
             let work = self.report.work_by_kind_and_priority.entry(kind.as_str()).or_default();
-            work.entry(priority.as_str()).or_default().insert("calls", *calls);
+            work.entry(class(*priority)).or_default().insert("calls", *calls);
         }
         let seconds = end.runtime.as_secs_f64();
         RunReport {
@@ -533,6 +549,11 @@ pub struct RunEnd {
     pub keys_held: u64,
     pub queue: Option<QueueReport>,
     pub day: Option<DayReport>,
+}
+
+/// The name of a priority among the work of a run.
+fn class(priority: Option<Priority>) -> &'static str {
+    priority.map_or("planned", Priority::as_str)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of one run are far below 2^52")]
@@ -577,12 +598,16 @@ mod tests {
         tally.count(Kind::Player, Priority::High, Outcome::DeadLetter);
         tally.count(Kind::Player, Priority::Low, Outcome::Stored);
         tally.count_calls(Kind::Player, Priority::Low, 2);
+        tally.count(Kind::Clan, None, Outcome::Unchanged);
+        tally.count_calls(Kind::Clan, None, 1);
         let report = tally.finish(end());
         assert_eq!((report.processed_requests, report.failed_requests), (3, 1));
         assert_eq!(report.outcomes["stored"], 3);
         assert_eq!(report.outcomes_by_kind["player"]["stored"], 2);
         let low = &report.work_by_kind_and_priority["player"]["low"];
         assert_eq!((low["stored"], low["calls"]), (1, 2));
+        let planned = &report.work_by_kind_and_priority["clan"]["planned"];
+        assert_eq!((planned["unchanged"], planned["calls"], report.outcomes["unchanged"]), (1, 1, 0));
         assert_eq!(report.outcomes.len(), Outcome::ALL.len());
         assert_eq!(report.outcomes_by_kind["player"]["dead_letter"], 1);
         assert!((report.budget_used - 0.9667).abs() < 1e-9);

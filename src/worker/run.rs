@@ -19,12 +19,14 @@ use super::{
     keys::{self, KeySlots},
     opening::Opening,
     outbox::Outbox,
+    planned::PlannedLooks,
     preflight::Preflight,
     report::{RunReport, Tally},
 };
 use crate::{
     api::{budget::DailyQuota, budget::KeyPool},
     clock::ServerTime,
+    config::PlannerConfig,
     queue::{Queue, SharedState},
     store::Store,
 };
@@ -47,7 +49,8 @@ impl<Q: Queue + SharedState, S: Store> Runs for Worker<Q, S> {
         }
         let closing = Closing { worker: self, time: time.as_ref(), deadline: &run.deadline, halt: &run.halt };
         closing.admit_mailbox(&run.tally).await;
-        let after = closing.publish_and_maintain(&options, &run.outbox).await;
+        let maintained = run.tally.lock().maintained.take();
+        let after = closing.publish_and_maintain(&options, &run.outbox, maintained).await;
         // Cloned, since the lock may not be held while the run is closed.
         let mut tally = run.tally.lock().clone();
         tally.report.throttled = run.pool.refusals();
@@ -77,11 +80,22 @@ impl<'a, Q: Queue + SharedState, S: Store> Run<'a, Q, S> {
             options,
             deadline: Deadline::new(began, options.time_left, worker.config.deadline_buffer, &limits),
             pool: KeyPool::new(Arc::clone(&worker.clock), worker.api.reqs_per_sec),
-            tally: Mutex::new(Tally::new(name.clone(), worker.clock.wall())),
+            tally: Mutex::new(
+                Tally::new(name.clone(), worker.clock.wall()).with_planned(worker.config.planner.is_some()),
+            ),
             halt: Halt::default(),
             outbox: Outbox::new(worker.after.as_ref().and_then(|after| after.invalidator.as_ref())),
             name,
         }
+    }
+
+    /// The planner, in a run that may use calls to spare: one with an end, and without a caller who waits or wants a part of the work.
+    fn plans(&self) -> Option<PlannerConfig> {
+        let Self { worker, options, .. } = self;
+        let limits = [options.time_left, options.max_runtime, worker.config.max_runtime];
+        let has_end = limits.iter().any(Option::is_some);
+        let takes_all = options.max_requests.is_none() && options.priority_filter.is_empty() && !options.answer_soon;
+        worker.config.planner.filter(|_| has_end && takes_all)
     }
 
     /// Takes keys, drains the queue, and releases the keys.
@@ -101,7 +115,8 @@ impl<'a, Q: Queue + SharedState, S: Store> Run<'a, Q, S> {
         let open_circuits = preflight.check().await;
         if halt.reason().is_none() {
             let (flow, in_hand) = (Flow::default(), InHand::default());
-            let ctx = RunContext { worker, time, deadline, halt, tally, slots: &slots, flow, in_hand };
+            let planned = self.plans().map(PlannedLooks::new);
+            let ctx = RunContext { worker, time, deadline, halt, tally, slots: &slots, flow, in_hand, planned };
             drain(&ctx, &self.name, options, &open_circuits, &self.outbox, progress).await;
         }
         {

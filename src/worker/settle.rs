@@ -115,7 +115,14 @@ impl<Q: Queue + SharedState, S: Store> Settler<'_, Q, S> {
     }
 
     fn count(&self, lease: &Lease, outcome: Outcome) {
-        self.ctx.tally.lock().count(lease.object.kind, lease.priority, outcome);
-        self.progress.settled(lease.object.kind, outcome);
+        let mut tally = self.ctx.tally.lock();
+        tally.count(lease.object.kind, lease.requested_as(), outcome);
+        if let (Some(planned), Some(asked), true) = (&mut tally.planned, lease.asked, outcome.is_processed()) {
+            planned.waited(asked, self.ctx.time.now());
+        }
+        drop(tally);
+        if !lease.planned {
+            self.progress.settled(lease.object.kind, outcome);
+        }
     }
 }

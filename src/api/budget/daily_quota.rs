@@ -16,6 +16,11 @@ use crate::{
 /// The time for which a block lasts at the full rate.
 const BLOCK_TIME: Duration = Duration::from_secs(5);
 
+/// Planned looks may use so much of a day's calls, of which requests have used a part already.
+const PLANNED_SHARE: f64 = 0.9;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// The fewest blocks of a day, so that a crash loses little of it.
 const MIN_BLOCKS_PER_DAY: u64 = 50;
 
@@ -122,6 +127,21 @@ impl DailyQuota {
     pub fn left(&self) -> u64 {
         let state = self.state_of_today();
         state.left.saturating_add(state.not_taken)
+    }
+
+    /// The planned calls that may be made now. Over the day they get at most [`PLANNED_SHARE`] of the part that has passed, so that
+    /// requests are still served when the day ends.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "a share of the calls of a day, and never negative"
+    )]
+    pub fn left_for_planned(&self) -> u64 {
+        let passed = self.time.now().since(self.today()).as_secs_f64() / DAY.as_secs_f64();
+        let share = self.per_day() as f64 * PLANNED_SHARE * passed.min(1.0);
+        (share as u64).saturating_sub(self.per_day().saturating_sub(self.left()))
     }
 
     /// Returns when another block is wanted.

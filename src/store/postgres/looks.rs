@@ -360,6 +360,25 @@ impl Looks for PostgresStore {
         )
     }
 
+    async fn planned_objects(&self) -> Result<u64, StoreError> {
+        let database = &self.database;
+        // An estimate of the server's: a count would read a million rows. It is negative until the table was analyzed.
+        let about: Result<Option<f32>, StoreError> =
+            on_single!(database, "count the planned looks", |connection, keeps| {
+                sqlx::query_scalar(
+                    "SELECT reltuples FROM pg_catalog.pg_class WHERE oid = 'refresh_worker.plan'::regclass",
+                )
+                .persistent(keeps)
+                .fetch_optional(connection)
+            });
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a number of rows, or negative")]
+        about.map(|about| about.unwrap_or_default() as u64)
+    }
+
+    fn stretch_longest(&self, longest: Duration) {
+        self.longest.set(longest);
+    }
+
     async fn plan_of(&self, object: &ObjectId, now: Timestamp) -> Result<Option<Candidate>, StoreError> {
         let database = &self.database;
         let rows: Result<Vec<PlanRow>, StoreError> =

@@ -40,7 +40,7 @@ use self::{
 pub use self::{problem::Problem, tables::Extent};
 use super::{
     CONTROL_OBJECT_MAX_AGE, Commit, CommitDetails, Freshness, LastRuns, RELAXED_TIMEOUT, RunRow, Store, StoreError,
-    plan::times::from_utc,
+    StretchedLongest, plan::times::from_utc,
 };
 use crate::{
     clock::Timestamp,
@@ -64,6 +64,7 @@ const FRESHNESS: &str = include_str!("../sql/postgres/freshness.sql");
 pub struct PostgresStore {
     database: Database,
     details: CommitDetails,
+    longest: StretchedLongest,
     history: Arc<commit::CommitHistory>,
 }
 
@@ -73,7 +74,12 @@ impl PostgresStore {
     /// # Errors
     /// When the URL cannot be read. The password is not part of the message.
     pub fn connect(config: &DatabaseConfig) -> Result<Self, StoreError> {
-        Ok(Self { database: Database::connect(config)?, details: CommitDetails::default(), history: Arc::default() })
+        Ok(Self {
+            database: Database::connect(config)?,
+            details: CommitDetails::default(),
+            longest: StretchedLongest::default(),
+            history: Arc::default(),
+        })
     }
 
     /// The same store, with commits that gather these details.
@@ -224,7 +230,7 @@ impl Store for PostgresStore {
         let commit = commit::BatchCommit {
             database: &self.database,
             history: &self.history,
-            details: self.details,
+            details: self.longest.apply(self.details),
             now,
             delivered,
             limit: Limit::from_now(limit),

@@ -283,6 +283,18 @@ impl Looks for SqliteStore {
         self.walk(now, longest, limit).await.map_err(self.failed("plan looks at known objects"))
     }
 
+    async fn planned_objects(&self) -> Result<u64, StoreError> {
+        let count: i64 = sqlx::query_scalar("select count(*) from refresh_worker_plan")
+            .fetch_one(&self.pool)
+            .await
+            .map_err(self.failed("count the planned looks"))?;
+        Ok(u64::try_from(count).unwrap_or_default())
+    }
+
+    fn stretch_longest(&self, longest: Duration) {
+        self.longest.set(longest);
+    }
+
     async fn plan_of(&self, object: &ObjectId, now: Timestamp) -> Result<Option<Candidate>, StoreError> {
         let row: Option<PlanRow> = sqlx::query_as(include_str!("../sql/sqlite/plan_read.sql"))
             .bind(json(&[(object.kind, &object.tag)]))

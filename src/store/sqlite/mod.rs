@@ -28,7 +28,7 @@ use self::{
 };
 use super::{
     CONTROL_OBJECT_MAX_AGE, Commit, CommitDetails, Freshness, MAX_OUTBOX_ENTRIES, RunRow, Store, StoreError,
-    plan::refusals::Refusals, rows,
+    StretchedLongest, plan::refusals::Refusals, rows,
 };
 use crate::{
     clock::Timestamp,
@@ -50,6 +50,7 @@ pub struct SqliteStore {
     /// The file's path, for messages.
     server: String,
     details: CommitDetails,
+    longest: StretchedLongest,
     refusals: Arc<Mutex<Refusals>>,
 }
 
@@ -86,7 +87,8 @@ impl SqliteStore {
             .connect_with(options)
             .await
             .map_err(|error| store_error(&server, "open the file", &error))?;
-        Ok(Self { pool, server, details: CommitDetails::default(), refusals: Arc::default() })
+        let (details, longest) = (CommitDetails::default(), StretchedLongest::default());
+        Ok(Self { pool, server, details, longest, refusals: Arc::default() })
     }
 
     /// The same store, with commits that gather these details.
@@ -175,7 +177,8 @@ impl Store for SqliteStore {
         delivered: &[i64],
         limit: Duration,
     ) -> Result<Commit, StoreError> {
-        let commit = commit::commit(&self.pool, &self.refusals, self.details, now, batch, delivered);
+        let commit =
+            commit::commit(&self.pool, &self.refusals, self.longest.apply(self.details), now, batch, delivered);
         self.within(limit, "store a batch", commit).await
     }
 

@@ -280,7 +280,10 @@ async fn file_migrated_once_keeps_rows() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("demo.sqlite");
     let store = SqliteStore::open(&path).await.unwrap();
-    assert_eq!(store.migrate().await.unwrap(), ["0001_shared_tables", "0002_own_tables", "0003_outbox"]);
+    assert_eq!(
+        store.migrate().await.unwrap(),
+        ["0001_shared_tables", "0002_own_tables", "0003_outbox", "0004_planned_looks"]
+    );
     store.commit(NOON, &[clan(NOON, "2PP", &[])]).await.unwrap();
     store.close().await;
     let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().file_name()).collect();
@@ -297,7 +300,7 @@ async fn concurrent_migrations_both_succeed() {
     let path = folder.path().join("demo.sqlite");
     let (one, other) = (SqliteStore::open(&path).await.unwrap(), SqliteStore::open(&path).await.unwrap());
     let (one, other) = tokio::join!(one.migrate(), other.migrate());
-    assert_eq!(one.unwrap().len() + other.unwrap().len(), 3);
+    assert_eq!(one.unwrap().len() + other.unwrap().len(), 4);
 }
 
 #[tokio::test]

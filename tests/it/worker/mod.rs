@@ -9,6 +9,7 @@ mod many_keys;
 mod obstacles;
 mod outbox;
 mod partitions;
+mod planned;
 mod portal;
 mod redis;
 mod run_end;

@@ -1,0 +1,304 @@
+//! The planned looks of a run: which object a spare call is for. Values only: time is handed in, and nothing is read or written here.
+//!
+//! `upkeep` brings candidates from the store and carries away what is put off; the lease stage takes candidates to claim them.
+
+use std::{collections::VecDeque, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::pace::Pace;
+use crate::{
+    clock::Timestamp,
+    config::PlannerConfig,
+    model::ObjectId,
+    planner::{Arm, EARLY, LATE, Level, PUT_OFF, Policy, Round, Teaching, lateness},
+    signal::Signal,
+    store::Candidate,
+};
+
+/// A look that failed is made again after this time. A person need not care: requests have their own attempts.
+pub const FAILED_FOR: Duration = Duration::from_secs(10 * 60);
+
+/// The object waits for a request, or for a war's next poll, which serves it: the plan comes back to it after this time.
+pub const REFUSED_FOR: Duration = Duration::from_secs(60 * 60);
+
+/// No error of the store or the queue is asked again sooner.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// More candidates are wanted when fewer than this are left, and than four claims take.
+const FEW: usize = 60;
+
+/// No look is planned for later than this, whatever a row says.
+pub const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// How far the candidates of this round have been read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Read {
+    /// Those whose time has come, or comes soon.
+    #[default]
+    Due,
+    /// Those that would be next: calls are left over.
+    Next,
+    /// All that there are.
+    All,
+}
+
+/// A question for the next page of candidates.
+#[derive(Clone, Debug)]
+pub struct Page {
+    pub arm: Arm,
+    pub until: Timestamp,
+    pub after: Option<Candidate>,
+    pub limit: usize,
+}
+
+/// A side of a trial; without a trial there is one.
+#[derive(Debug, Default)]
+struct Side {
+    level: Level,
+    candidates: VecDeque<Candidate>,
+    /// The last candidate that was read in this round.
+    last: Option<Candidate>,
+    read: Read,
+    /// The head of the plan at the beginning of this round was late.
+    is_late: bool,
+    /// Calls were left over after all that was due.
+    room_was_left: bool,
+    /// Calls of this run at its objects, planned or requested.
+    calls: f64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sides: [Side; Arm::ALL.len()],
+    pace: Pace,
+    put_off: Vec<(ObjectId, Timestamp)>,
+    paused_until: Option<Instant>,
+    /// The number of candidates below which more are wanted, where that is more than [`FEW`].
+    few: usize,
+}
+
+impl State {
+    fn few(&self) -> usize {
+        self.few.max(FEW)
+    }
+
+    fn wants_more(&self, side: &Side) -> bool {
+        side.candidates.len() < self.few() && side.read != Read::All
+    }
+}
+
+/// What the stages and the upkeep wake each other for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wake {
+    /// Candidates are wanted.
+    pub few: bool,
+    /// Nothing was ready at least once: what else a run does in its spare time may begin.
+    pub idle: bool,
+    /// The lease stage has ended.
+    pub over: bool,
+}
+
+/// The limits of one choice.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// At most this many candidates.
+    pub most: usize,
+    /// Planned calls a second of this run.
+    pub per_second: f64,
+    /// Planned calls that are left of the day.
+    pub left_today: u64,
+}
+
+/// The planned looks of one run.
+#[derive(Debug)]
+pub struct PlannedLooks {
+    teaching: Teaching,
+    /// The longest time without a look, stretched where it has to be.
+    longest: Mutex<Duration>,
+    state: Mutex<State>,
+    pub wake: Signal<Wake>,
+}
+
+impl PlannedLooks {
+    #[must_use]
+    pub fn new(config: PlannerConfig) -> Self {
+        let teaching = config.teaching;
+        let longest = Mutex::new(teaching.policy.longest);
+        Self { teaching, longest, state: Mutex::default(), wake: Signal::default() }
+    }
+
+    /// Stretches the longest time without a look.
+    pub fn stretch_longest(&self, longest: Duration) {
+        *self.longest.lock() = longest;
+    }
+
+    fn policy(&self) -> Policy {
+        Policy { longest: *self.longest.lock(), ..self.teaching.policy }
+    }
+
+    /// The sides that have objects.
+    pub fn arms(&self) -> impl Iterator<Item = (Arm, (u16, u16))> {
+        let teaching = self.teaching;
+        Arm::ALL.into_iter().filter_map(move |arm| Some((arm, teaching.buckets(arm)?)))
+    }
+
+    /// Chooses candidates that `allows` says may be called now. Those whose look was planned while calls were cheaper are put off.
+    pub fn choose(
+        &self,
+        room: Room,
+        now: Timestamp,
+        moment: Instant,
+        allows: impl Fn(&Candidate) -> bool,
+    ) -> Vec<Candidate> {
+        let mut state = self.state.lock();
+        if state.paused_until.is_some_and(|until| moment < until) {
+            return Vec::new();
+        }
+        state.few = room.most * 4;
+        let most = room.most.min(state.pace.allowed(room.per_second, moment));
+        let most = most.min(usize::try_from(room.left_today).unwrap_or(usize::MAX));
+        let mut chosen = Vec::new();
+        let State { sides, put_off, pace, .. } = &mut *state;
+        while chosen.len() < most {
+            let Some(arm) = self.next_arm(sides) else {
+                // Nothing at all is left to call.
+                for side in sides.iter_mut() {
+                    side.room_was_left = true;
+                }
+                break;
+            };
+            let side = &mut sides[arm as usize];
+            let Some(candidate) = side.candidates.pop_front() else {
+                // More are being read. Both sides get equal calls per object, so the other one does not take these.
+                break;
+            };
+            if !allows(&candidate) {
+                continue;
+            }
+            if side.is_late
+                && let Some(until) = self.later_at(arm, &candidate, side.level, now)
+            {
+                put_off.push((candidate.object, until));
+                continue;
+            }
+            let Candidate { known, next_look, fresh_until, .. } = &candidate;
+            if !known.may_be_called(*next_look, *fresh_until, now, self.policy()) {
+                continue;
+            }
+            side.room_was_left |= *next_look > now + EARLY;
+            side.calls += 1.0;
+            pace.count(1);
+            chosen.push(candidate);
+        }
+        let few = self.arms().any(|(arm, _)| state.wants_more(&state.sides[arm as usize]));
+        drop(state);
+        self.wake.update_if(|wake| {
+            let is_news = (few && !wake.few) || !wake.idle;
+            (wake.few, wake.idle) = (few, true);
+            is_news
+        });
+        chosen
+    }
+
+    /// Takes back candidates for which no call was made; `again`: they stay the next ones.
+    pub fn give_back(&self, candidates: Vec<Candidate>, again: bool) {
+        let mut state = self.state.lock();
+        for candidate in candidates.into_iter().rev() {
+            state.pace.count(-1);
+            let side = &mut state.sides[self.teaching.arm(candidate.bucket) as usize];
+            side.calls -= 1.0;
+            if again {
+                side.candidates.push_front(candidate);
+            }
+        }
+    }
+
+    /// The looks at this object are put off.
+    pub fn put_off(&self, object: ObjectId, until: Timestamp) {
+        self.state.lock().put_off.push((object, until));
+    }
+
+    /// Takes what is to be put off.
+    pub fn take_put_off(&self) -> Vec<(ObjectId, Timestamp)> {
+        std::mem::take(&mut self.state.lock().put_off)
+    }
+
+    /// Chooses nothing for a while, since the store or the queue does not take it.
+    pub fn pause(&self, moment: Instant) {
+        self.state.lock().paused_until = Some(moment + PAUSE);
+    }
+
+    /// Counts the calls that a look took beside the first.
+    pub fn further_calls(&self, calls: u32) {
+        self.state.lock().pace.count(i64::from(calls));
+    }
+
+    /// Counts a call that a request was served with, at an object of this bucket.
+    pub fn requested_call(&self, bucket: u16) {
+        self.state.lock().sides[self.teaching.arm(bucket) as usize].calls += 1.0;
+    }
+
+    /// Sets the level, as the store has it.
+    pub fn set_level(&self, arm: Arm, level: Level) {
+        self.state.lock().sides[arm as usize].level = level;
+    }
+
+    /// Begins a round with the head of the plan: forgets the candidates that were read, and returns the step by which the level moves.
+    pub fn begin_round(&self, arm: Arm, head: Option<Timestamp>, since_last: Option<Duration>, now: Timestamp) -> f64 {
+        let mut state = self.state.lock();
+        let side = &mut state.sides[arm as usize];
+        let round = Round { since_last: since_last.unwrap_or_default(), head, room_was_left: side.room_was_left };
+        let (level, calls) = (side.level, side.calls);
+        let is_late = lateness(head, now) > LATE.as_secs_f64();
+        *side = Side { level, is_late, calls, ..Side::default() };
+        Level::step(round, now)
+    }
+
+    /// The next page to read; `None` while there are enough candidates, or no more.
+    pub fn wanted(&self, arm: Arm, now: Timestamp) -> Option<Page> {
+        let state = self.state.lock();
+        let side = &state.sides[arm as usize];
+        if !state.wants_more(side) {
+            return None;
+        }
+        let until = match side.read {
+            Read::Due => now + EARLY,
+            Read::Next => now + FAR,
+            Read::All => return None,
+        };
+        Some(Page { arm, until, after: side.last.clone(), limit: 2 * state.few() })
+    }
+
+    /// Adds a page of candidates; `is_last`: there are no more until [`Page::until`].
+    pub fn add(&self, arm: Arm, candidates: Vec<Candidate>, is_last: bool) {
+        let mut state = self.state.lock();
+        let side = &mut state.sides[arm as usize];
+        side.last = candidates.last().cloned().or(side.last.take());
+        side.candidates.extend(candidates);
+        if is_last {
+            side.read = if side.read == Read::Due { Read::Next } else { Read::All };
+        }
+        drop(state);
+        self.wake.update_if(|wake| std::mem::take(&mut wake.few));
+    }
+
+    /// The side that has had fewer calls for its share of the objects.
+    fn next_arm(&self, sides: &[Side]) -> Option<Arm> {
+        let share = |arm: Arm, (first, last): (u16, u16)| sides[arm as usize].calls / f64::from(last - first + 1);
+        // A side that has nothing to call does not keep the other one from it.
+        let is_spent = |side: &Side| side.candidates.is_empty() && side.read == Read::All;
+        let arms = self.arms().filter(|(arm, _)| !is_spent(&sides[*arm as usize]));
+        let arms = arms.map(|(arm, buckets)| (arm, share(arm, buckets)));
+        arms.min_by(|one, other| one.1.total_cmp(&other.1)).map(|(arm, _)| arm)
+    }
+
+    /// The time of the look at the present level, when that is much later.
+    fn later_at(&self, arm: Arm, candidate: &Candidate, level: Level, now: Timestamp) -> Option<Timestamp> {
+        let Candidate { object, known, fresh_until, .. } = candidate;
+        let strategy = self.teaching.strategy(arm);
+        let due = strategy.next_look(object.kind, known, *fresh_until, level.reads(), now, self.policy())?;
+        (due > now + PUT_OFF).then_some(due)
+    }
+}
