@@ -53,7 +53,7 @@ pub fn commit_details(config: &WorkerConfig, invalidates: bool) -> CommitDetails
         events: config.events.as_ref().map(|_| events::of_commit as EventsOf),
         renewed: !config.cache_key_templates.is_empty(),
         changed: invalidates,
-        teaching: None,
+        teaching: config.planner.map(|planner| planner.teaching),
     }
 }
 
