@@ -309,7 +309,22 @@ fn planner_problems_are_found_while_off() {
             problem(&[("FOLLOWUP_PLAYERS_PER_CLAN", "51"), ("PLANNED_CALLS_PER_SEC", "1")]),
         ]
         .join("\n"),
-        @r""
+        @r"
+    PLANNED_CALLS_PER_SEC is `all`: expected a whole number from 0 to 10000
+    PLANNED_CALLS_PER_SEC is `10001`: expected a whole number from 0 to 10000
+    SNAPSHOT_MAX_AGE is `10m`: expected a whole number from 60 to 86400
+    SNAPSHOT_MAX_AGE is `0`: expected a whole number from 60 to 86400
+    PLANNED_AT_LEAST_EVERY is `59m`: expected a time from 1h to 30d, such as 12h or 1d
+    PLANNED_AT_LEAST_EVERY is `31d`: expected a time from 1h to 30d, such as 12h or 1d
+    PLANNED_AT_LEAST_EVERY is `daily`: expected a time from 1h to 30d, such as 12h or 1d
+    PLANNED_TRIAL is `tiers`: expected a strategy (tiers, age or value) and its share of the clans in per cent (1 to 99), as in tiers:50
+    PLANNED_TRIAL is `tiers:0`: expected a strategy (tiers, age or value) and its share of the clans in per cent (1 to 99), as in tiers:50
+    PLANNED_TRIAL is `tiers:100`: expected a strategy (tiers, age or value) and its share of the clans in per cent (1 to 99), as in tiers:50
+    PLANNED_TRIAL is `best:50`: expected a strategy (tiers, age or value) and its share of the clans in per cent (1 to 99), as in tiers:50
+    PLANNED_RECORD is `101`: expected a whole number from 0 to 100
+    PLANNED_AT_LEAST_EVERY is `1h`: expected a time longer than SNAPSHOT_MAX_AGE (3600 s)
+    FOLLOWUP_PLAYERS_PER_CLAN is `51`: expected a whole number from 0 to 50
+    "
     );
 }
 
