@@ -31,7 +31,8 @@ impl Reader<'_> {
         }
         // The readers' variable may be longer than any look is away, as long as nothing is planned by it.
         if max_age.is_some() && longest.is_some_and(|longest| longest <= teaching.policy.max_age) {
-            let expected = format!("expected a time longer than SNAPSHOT_MAX_AGE ({} s)", teaching.policy.max_age.as_secs());
+            let expected =
+                format!("expected a time longer than SNAPSHOT_MAX_AGE ({} s)", teaching.policy.max_age.as_secs());
             self.refuse_as("PLANNED_AT_LEAST_EVERY", expected, ());
         }
         Some(PlannerConfig { calls_per_second, teaching })

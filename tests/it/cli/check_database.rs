@@ -424,8 +424,8 @@ async fn missing_planner_rights_are_found_only_while_on() {
     let (modest, role) = modest_role(bed.shell.variable("DATABASE_URL").as_str()).await;
     let rights = documented(&role, &bed.database);
     let of_runs = rights.iter().map(String::as_str).take_while(|grant| !grant.starts_with("GRANT DELETE "));
-    let (of_planner, of_runs): (Vec<_>, Vec<_>) =
-        of_runs.partition(|grant| PLANNER_TABLES.iter().any(|table| grant.contains(&format!("refresh_worker.{table}"))));
+    let (of_planner, of_runs): (Vec<_>, Vec<_>) = of_runs
+        .partition(|grant| PLANNER_TABLES.iter().any(|table| grant.contains(&format!("refresh_worker.{table}"))));
     bed.exec(&of_runs.join(";\n")).await;
     let bed = Bed { shell: bed.shell.with("DATABASE_URL", modest).with("AUTO_MIGRATE", "false"), ..bed };
     let (bed, output) = bed.check_with_planner().await;

@@ -378,7 +378,6 @@ fn every_schedule_gets_one_message() {
                 cause.trouble,
                 Trouble::None
                     | Trouble::LightLoad
-                    | Trouble::PlannedLooks
                     | Trouble::ScheduleDeleted
                     | Trouble::SwitchedOn
                     | Trouble::SwitchedOnAfterRun

@@ -294,10 +294,10 @@ impl World {
     /// A run that serves what waits.
     fn drain(&mut self, now: i64, number: i64) -> Ended {
         self.pour(now);
-        let most = CALLS_PER_SECOND * self.seconds_of_a_run();
+        let Deployment { long_runs, planner, .. } = self.deployment;
+        let most = CALLS_PER_SECOND * if planner { MAX_RUNTIME } else { self.seconds_of_a_run() };
         let done = self.level.waiting.min(most);
         self.level.waiting -= done;
-        let Deployment { long_runs, planner, .. } = self.deployment;
         let seconds = if long_runs || planner { MAX_RUNTIME } else { 1.0 + done / CALLS_PER_SECOND };
         let reason = if planner { StopReason::Deadline } else { StopReason::QueueEmpty };
         if planner {
@@ -306,8 +306,8 @@ impl World {
         let lateness = planner.then(|| self.lateness(now));
         let (trouble, is_on, is_first) = (self.trouble, self.is_on(now), self.is_first(now));
         self.report(reason, now, seconds, |report| {
-            report.planned = lateness
-                .map(|lateness| PlannedReport { lateness_seconds: Some(lateness), ..PlannedReport::default() });
+            report.planned =
+                lateness.map(|lateness| PlannedReport { lateness_seconds: Some(lateness), ..PlannedReport::default() });
             report.keys_held = if trouble == Trouble::OneKeyRejected { 2 } else { 1 };
             report.keys_usable = 1;
             match trouble {
