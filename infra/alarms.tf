@@ -161,7 +161,16 @@ locals {
       statistic   = "Minimum", period = min(86400, max(3600, local.tick)), evaluations = ceil(86400 / min(86400, max(3600, local.tick)))
       comparison  = "GreaterThanOrEqualToThreshold", threshold = 1, missing = "notBreaching"
     }
-    }, local.refreshes_views ? {
+    }, contains(keys(var.environment_variables), "PLANNED_CALLS_PER_SEC") ? {
+    # The level keeps lateness within minutes, and works off what an outage left within an hour or two. What is late for hours is what is
+    # due by PLANNED_AT_LEAST_EVERY alone: more objects than calls. The least lateness of each hour, since one late run is nothing.
+    planned-lateness = {
+      description = "Planned looks are late for hours: more objects than spare calls"
+      namespace   = local.metric_namespace, metric = "planned_lateness_seconds", dimensions = local.metric_dimensions
+      statistic   = "Minimum", period = min(86400, max(3600, local.tick)), evaluations = 3
+      comparison  = "GreaterThanThreshold", threshold = coalesce(var.alarm_thresholds.planned_lateness_seconds, max(3600, 3 * local.tick)), missing = "notBreaching"
+    }
+    } : {}, local.refreshes_views ? {
     view-refresh = {
       description = "Many refreshes of materialized views failed"
       namespace   = local.metric_namespace, metric = "view_refresh_failures", dimensions = local.metric_dimensions
@@ -207,7 +216,7 @@ locals {
       ["no-invocations", "failing-schedule", "errors", "failure-queue", "duration", "timeouts", "throttles", "no-usable-key"],
       var.create_api ? ["api-5xx"] : [],
     )
-    backlog    = ["oldest-request", "queue-depth"]
+    backlog    = concat(["oldest-request", "queue-depth"], [for key in ["planned-lateness"] : key if contains(keys(local.alarms), key)])
     after-runs = [for key in ["view-refresh", "view-stuck", "stats-jobs", "retention"] : key if contains(keys(local.alarms), key)]
   }
   # A schedule that was just switched on has started nothing yet, and no-invocations cannot know why. Only a suppressor remembers:
@@ -240,7 +249,7 @@ locals {
   # An outage delays everything that depends on the worker. These wait for the alarm that names the cause, and stay quiet while it is on.
   suppressed_alarms = merge({
     backlog = {
-      description = "The worker does not keep up: requests wait for long, or too many wait"
+      description = "The worker does not keep up: requests wait for long, too many wait, or planned looks are late"
       rule        = local.any_of.backlog
       suppressor  = "backlog-explained"
       wait        = 300

@@ -1,4 +1,4 @@
-# One page: is it working, is it keeping up, is the budget used, are keys healthy, what fails.
+# One page: is it working, is it keeping up, is the budget used, are keys healthy, are reads fresh, what fails.
 
 locals {
   own_metric = [local.metric_namespace, "Service", "refresh-worker", "Deployment", var.name, "Environment", var.environment]
@@ -13,6 +13,9 @@ locals {
     keys          = { title = "Are keys healthy? Usable and rejected keys, 429 responses", metrics = [["keys_usable", "Minimum"], ["keys_rejected", "Maximum"], ["throttled", "Sum"]], line = null }
     circuits      = { title = "Does the API work? Open circuits, control calls", metrics = [["circuits_open", "Maximum"], ["control_calls", "Sum"]], line = null }
     day           = { title = "Calls left today (only with COC_REQS_PER_DAY)", metrics = [["calls_left_today", "Minimum"]], line = null }
+    planned       = { title = "Fresh reads: planned looks, flagged reads (only with PLANNED_CALLS_PER_SEC)", metrics = [["planned_looks", "Sum"], ["planned_changed", "Sum"], ["flagged_reads", "Sum"], ["flagged_really_stale", "Sum"]], line = null }
+    lateness      = { title = "Fresh reads: lateness of planned looks, wait of readers' requests (s)", metrics = [["planned_lateness_seconds", "Maximum"], ["mail_wait_p99_seconds", "Maximum"]], line = null }
+    level         = { title = "Fresh reads: the level, stale reads that the last planned call saves", metrics = [["planned_level", "Average"]], line = null }
     failures      = { title = "What fails? Attempts and dead letters", metrics = [["outcome_delayed", "Sum"], ["outcome_dead_letter", "Sum"], ["dead_letters", "Maximum"], ["dead_letters_added", "Sum"], ["repaired", "Sum"], ["mail_in_database_0", "Maximum"], ["clocks_apart_seconds", "Maximum"]], line = null }
     outcomes      = { title = "Requests by outcome", metrics = [for outcome in ["stored", "unchanged", "fresh", "gone", "private_war_log", "released", "lease_lost"] : ["outcome_${outcome}", "Sum"]], line = null }
     caches        = { title = "Are caches invalidated? Tags", metrics = [["cache_tags_invalidated", "Sum"], ["cache_tags_lost", "Sum"]], line = null }
@@ -58,7 +61,7 @@ locals {
   }
 
   graphs       = merge(local.own_widgets, local.lambda_widgets)
-  widget_order = ["invocations", "duration", "concurrency", "keeping_up", "oldest", "run_duration", "rate", "budget", "keys", "circuits", "day", "work", "outcomes", "failures", "caches", "after_runs", "after_commits"]
+  widget_order = ["invocations", "duration", "concurrency", "keeping_up", "oldest", "run_duration", "rate", "budget", "keys", "planned", "lateness", "level", "circuits", "day", "work", "outcomes", "failures", "caches", "after_runs", "after_commits"]
 
   dashboard = {
     widgets = [

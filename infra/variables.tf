@@ -130,6 +130,10 @@ variable "reserved_concurrency" {
     condition     = contains([-1, 1], coalesce(var.reserved_concurrency, -1)) || coalesce(var.reserved_concurrency, -1) >= local.least_concurrency
     error_message = "Use null, -1 (no reservation), 1, or at least parallel_runs + 2, and one more for each of REFRESH_VIEWS and STATS_FUNCTIONS in environment_variables."
   }
+  validation {
+    condition     = coalesce(var.reserved_concurrency, -1) != 1 || !contains(keys(var.environment_variables), "PLANNED_CALLS_PER_SEC")
+    error_message = "With PLANNED_CALLS_PER_SEC a run takes nearly two ticks, and with a concurrency of 1 every second tick would end in the failure queue: use null, or at least 3."
+  }
 }
 
 variable "health_reserved_concurrency" {
@@ -486,6 +490,7 @@ variable "alarm_thresholds" {
     api_5xx                    = optional(number)
     view_refresh_failures      = optional(number)
     stats_jobs_failed          = optional(number)
+    planned_lateness_seconds   = optional(number)
   })
   default = {}
 

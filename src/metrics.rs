@@ -11,7 +11,11 @@ use crate::{
     config::TelemetryConfig,
     maintenance::MaintenanceReport,
     model::Outcome,
-    worker::report::{QueueReport, RunReport, StopReason},
+    planner::Arm,
+    worker::{
+        planned::tally::PlannedReport,
+        report::{QueueReport, RunReport, StopReason},
+    },
 };
 
 /// The CloudWatch namespace of every metric.
@@ -184,6 +188,48 @@ pub const METRICS: &[Metric] = &[
         value: |report| report.day.map(|day| day.calls_left.into()),
     },
     Metric {
+        name: "planned_looks",
+        unit: "Count",
+        help: "Planned calls whose response counted. Left out, as all planned and flagged numbers, while PLANNED_CALLS_PER_SEC is 0.",
+        value: |report| planned(report, |planned| planned.looks.into()),
+    },
+    Metric {
+        name: "planned_changed",
+        unit: "Count",
+        help: "Planned calls that found a change.",
+        value: |report| planned(report, |planned| planned.changed.into()),
+    },
+    Metric {
+        name: "planned_level",
+        unit: "None",
+        help: "Stale reads that the last planned call still saves: the price of a call, on the main side of a trial.",
+        value: |report| report.planned.as_ref()?.levels.get(Arm::Main.as_str()).map(|level| (*level).into()),
+    },
+    Metric {
+        name: "planned_lateness_seconds",
+        unit: "Seconds",
+        help: "Time by which the earliest planned look was late when the run last looked; 0 when none was. Left out when the run did not look.",
+        value: |report| report.planned.as_ref()?.lateness_seconds.map(Into::into),
+    },
+    Metric {
+        name: "flagged_reads",
+        unit: "Count",
+        help: "Reads of a copy older than SNAPSHOT_MAX_AGE that left a request, and were answered.",
+        value: |report| planned(report, |planned| planned.flagged_reads.into()),
+    },
+    Metric {
+        name: "flagged_really_stale",
+        unit: "Count",
+        help: "Flagged reads whose copy had indeed changed.",
+        value: |report| planned(report, |planned| planned.flagged_really_stale.into()),
+    },
+    Metric {
+        name: "mail_wait_p99_seconds",
+        unit: "Seconds",
+        help: "Time within which 99 of 100 readers' requests were answered. Left out when the run answered none.",
+        value: |report| report.planned.as_ref()?.mail_wait_p99_seconds.map(Into::into),
+    },
+    Metric {
         name: "run_duration_ms",
         unit: "Milliseconds",
         help: "Time from the start of the run to its report.",
@@ -258,6 +304,10 @@ pub const OUTCOME_METRICS: [(&str, Outcome); Outcome::ALL.len()] = [
 
 fn queue(report: &RunReport, number: fn(&QueueReport) -> Value) -> Option<Value> {
     report.queue.as_ref().map(number)
+}
+
+fn planned(report: &RunReport, number: fn(&PlannedReport) -> Value) -> Option<Value> {
+    report.planned.as_ref().map(number)
 }
 
 fn held(report: &RunReport, number: Value) -> Option<Value> {
@@ -462,11 +512,46 @@ mod tests {
     }
 
     #[test]
+    fn planner_that_is_off_leaves_its_numbers_out() {
+        let line = line(&report(StopReason::QueueEmpty, 1, None));
+        for name in ["planned", "flagged", "mail_wait"] {
+            assert!(!line.to_string().contains(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn unknown_numbers_of_the_planner_are_left_out() {
+        let mut report = report(StopReason::AlreadyRunning, 0, None);
+        report.planned = Some(PlannedReport { looks: 3, levels: [("trial", 0.5)].into(), ..PlannedReport::default() });
+        let line = line(&report);
+        for name in ["planned_level", "planned_lateness_seconds", "mail_wait_p99_seconds"] {
+            assert_eq!(line.get(name), None, "{name}");
+        }
+        let counts = ["planned_looks", "planned_changed", "flagged_reads", "flagged_really_stale"];
+        assert_eq!(counts.map(|name| line[name].as_u64()), [Some(3), Some(0), Some(0), Some(0)]);
+    }
+
+    #[test]
+    fn level_is_that_of_the_main_side() {
+        let mut report = report(StopReason::Deadline, 1, None);
+        let levels = [("main", 0.25), ("trial", 0.5)].into();
+        report.planned = Some(PlannedReport { levels, lateness_seconds: Some(7.5), ..PlannedReport::default() });
+        let line = line(&report);
+        assert_eq!((&line["planned_level"], &line["planned_lateness_seconds"]), (&json!(0.25), &json!(7.5)));
+    }
+
+    #[test]
     fn every_metric_has_number_in_line() {
         let queue = QueueReport { mail_in_database_0: Some(3), ..QueueReport::default() };
         let mut report = report(StopReason::QueueEmpty, 1, Some(queue));
         let apart = ClocksApart { server: NOW, machine: Timestamp::EPOCH, database: None };
         report.clocks = Some(apart.into());
+        report.planned = Some(PlannedReport {
+            levels: [("main", 0.25)].into(),
+            lateness_seconds: Some(0.0),
+            mail_wait_p99_seconds: Some(1.5),
+            ..PlannedReport::default()
+        });
         report.after = MaintenanceReport {
             caches: Some(Invalidated::default()),
             views: Some(Vec::new()),

@@ -323,6 +323,23 @@ run "views_and_statistics" {
   }
 }
 
+run "planner" {
+  command = plan
+
+  variables {
+    environment_variables = { PLANNED_CALLS_PER_SEC = "10" }
+  }
+
+  assert {
+    condition     = "${local.alarms.planned-lateness.metric} ${local.alarms.planned-lateness.statistic} ${local.alarms.planned-lateness.period}x${local.alarms.planned-lateness.evaluations} ${local.alarms.planned-lateness.threshold} ${local.alarms.planned-lateness.missing}" == "planned_lateness_seconds Minimum 3600x3 3600 notBreaching"
+    error_message = "Looks that are late for hours raise an alarm."
+  }
+  assert {
+    condition     = endswith(aws_cloudwatch_composite_alarm.suppressed["backlog"].alarm_rule, " OR ALARM(\"refresh-worker-planned-lateness\")") && aws_cloudwatch_metric_alarm.this["planned-lateness"].alarm_actions == null
+    error_message = "It is a part of backlog: too little capacity is one incident."
+  }
+}
+
 run "a_slow_schedule" {
   command = plan
 

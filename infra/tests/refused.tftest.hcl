@@ -94,6 +94,17 @@ run "too_little_concurrency_for_tasks" {
   expect_failures = [var.reserved_concurrency]
 }
 
+run "a_concurrency_of_1_with_long_runs" {
+  command = plan
+
+  variables {
+    reserved_concurrency  = 1
+    environment_variables = { PLANNED_CALLS_PER_SEC = "10" }
+  }
+
+  expect_failures = [var.reserved_concurrency]
+}
+
 run "a_level_that_drops_metrics" {
   command = plan
 

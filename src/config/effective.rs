@@ -1,11 +1,11 @@
 //! The configuration in effect, as `check` and the debug log show it: every setting by its name, without secrets.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use super::{Config, Pause, PortalConfig};
+use super::{Config, Pause, PlannerConfig, PortalConfig};
 
 /// A [`Config`] that can be printed.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ impl Effective<'_> {
     pub fn settings(&self) -> Vec<(&'static str, String)> {
         let Config { redis, database, api, worker, after, telemetry } = self.0;
         let or = |value: Option<String>, unset: &str| value.unwrap_or_else(|| unset.to_owned());
+        let planner = |value: fn(&PlannerConfig) -> String| or(worker.planner.as_ref().map(value), "not used");
+        let players_per_clan = worker.planner.is_none().then(|| worker.follow_ups.players_per_clan.to_string());
         vec![
             ("REDIS_URL", server(&redis.url)),
             ("REDIS_CLUSTER", redis.cluster.to_string()),
@@ -48,7 +50,12 @@ impl Effective<'_> {
             ("REFRESH_PAUSED", (worker.paused == Some(Pause::RefreshPaused)).to_string()),
             ("DISABLE_AUTO_REFRESH_QUEUE", (worker.paused == Some(Pause::DisableAutoRefreshQueue)).to_string()),
             ("FOLLOWUP_WARS", worker.follow_ups.wars.to_string()),
-            ("FOLLOWUP_PLAYERS_PER_CLAN", worker.follow_ups.players_per_clan.to_string()),
+            ("FOLLOWUP_PLAYERS_PER_CLAN", or(players_per_clan, "not used")),
+            ("PLANNED_CALLS_PER_SEC", worker.planner.map_or(0, |planner| planner.calls_per_second).to_string()),
+            ("SNAPSHOT_MAX_AGE", planner(|planner| planner.teaching.policy.max_age.as_secs().to_string())),
+            ("PLANNED_AT_LEAST_EVERY", planner(|planner| span(planner.teaching.policy.longest))),
+            ("PLANNED_TRIAL", planner(trial)),
+            ("PLANNED_RECORD", planner(|planner| planner.teaching.recorded_percent.to_string())),
             ("REFRESH_EVENTS_STREAM", or(worker.events.as_ref().map(|events| events.stream.clone()), "none")),
             ("REFRESH_EVENTS_MAXLEN", or(worker.events.as_ref().map(|events| events.max_len.to_string()), "not used")),
             ("CACHE_KEY_TEMPLATES", or(list(&worker.cache_key_templates), "none")),
@@ -78,6 +85,19 @@ fn accounts(count: usize) -> String {
         1 => "1 account (not shown)".to_owned(),
         count => format!("{count} accounts (not shown)"),
     }
+}
+
+/// The span as [`super::read_span`] reads it, in the largest unit that is whole.
+fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let units = [("d", 24 * 3600), ("h", 3600), ("m", 60)];
+    let whole = units.into_iter().find(|(_, unit)| seconds > 0 && seconds % unit == 0);
+    whole.map_or_else(|| format!("{seconds}s"), |(name, unit)| format!("{}{name}", seconds / unit))
+}
+
+fn trial(planner: &PlannerConfig) -> String {
+    let trial = planner.teaching.trial;
+    trial.map_or_else(|| "none".to_owned(), |trial| format!("{}:{}", trial.strategy.as_str(), trial.percent))
 }
 
 fn addresses(portal: &PortalConfig) -> Option<String> {

@@ -6,6 +6,7 @@
 mod after;
 mod api;
 mod exposure;
+mod planner;
 mod reader;
 mod role;
 mod servers;

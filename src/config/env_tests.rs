@@ -3,7 +3,10 @@ use std::collections::HashMap;
 use secrecy::ExposeSecret;
 
 use super::*;
-use crate::config::VARIABLES;
+use crate::{
+    config::{PlannerConfig, VARIABLES},
+    planner::{Policy, Strategy, Teaching, Trial},
+};
 
 const REQUIRED: [(&str, &str); 3] = [
     ("REDIS_URL", "redis://localhost:6379"),
@@ -249,6 +252,102 @@ fn configuration_never_shows_a_secret() {
             assert!(!rendering.contains(SECRET), "{rendering}");
         }
     }
+}
+
+#[test]
+fn planner_is_off_by_default() {
+    let worker = read(&[("SNAPSHOT_MAX_AGE", "300"), ("PLANNED_TRIAL", "tiers:50")]).unwrap().worker;
+    assert_eq!((worker.planner, worker.follow_ups.players_per_clan), (None, 5));
+    assert_eq!(read(&[("PLANNED_CALLS_PER_SEC", "0")]).unwrap().worker.planner, None);
+    // As long as nothing is planned by it, readers may accept any age.
+    assert!(read(&[("SNAPSHOT_MAX_AGE", "86400"), ("PLANNED_AT_LEAST_EVERY", "1h")]).is_ok());
+}
+
+#[test]
+fn planner_defaults_are_those_of_the_rules() {
+    let planner = read(&[("PLANNED_CALLS_PER_SEC", "10")]).unwrap().worker.planner.unwrap();
+    let teaching = Teaching { recorded_percent: 1, ..Teaching::default() };
+    assert_eq!(planner, PlannerConfig { calls_per_second: 10, teaching });
+}
+
+#[test]
+fn every_planner_setting_is_read() {
+    let worker = read(&[
+        ("PLANNED_CALLS_PER_SEC", "10000"),
+        ("SNAPSHOT_MAX_AGE", "300"),
+        ("PLANNED_AT_LEAST_EVERY", "36 h"),
+        ("PLANNED_TRIAL", " age : 20 "),
+        ("PLANNED_RECORD", "0"),
+        ("FOLLOWUP_PLAYERS_PER_CLAN", "7"),
+    ])
+    .unwrap()
+    .worker;
+    let policy = Policy { max_age: Duration::from_secs(300), longest: Duration::from_secs(36 * 3600) };
+    let trial = Some(Trial { strategy: Strategy::Age, percent: 20 });
+    let teaching = Teaching { policy, trial, recorded_percent: 0 };
+    assert_eq!(worker.planner, Some(PlannerConfig { calls_per_second: 10_000, teaching }));
+    assert_eq!(worker.follow_ups.players_per_clan, 0, "the planner chooses members");
+}
+
+#[test]
+fn planner_problems_are_found_while_off() {
+    insta::assert_snapshot!(
+        [
+            problem(&[("PLANNED_CALLS_PER_SEC", "all")]),
+            problem(&[("PLANNED_CALLS_PER_SEC", "10001")]),
+            problem(&[("SNAPSHOT_MAX_AGE", "10m")]),
+            problem(&[("SNAPSHOT_MAX_AGE", "0")]),
+            problem(&[("PLANNED_AT_LEAST_EVERY", "59m")]),
+            problem(&[("PLANNED_AT_LEAST_EVERY", "31d")]),
+            problem(&[("PLANNED_AT_LEAST_EVERY", "daily")]),
+            problem(&[("PLANNED_TRIAL", "tiers")]),
+            problem(&[("PLANNED_TRIAL", "tiers:0")]),
+            problem(&[("PLANNED_TRIAL", "tiers:100")]),
+            problem(&[("PLANNED_TRIAL", "best:50")]),
+            problem(&[("PLANNED_RECORD", "101")]),
+            problem(&[("PLANNED_CALLS_PER_SEC", "1"), ("SNAPSHOT_MAX_AGE", "3600"), ("PLANNED_AT_LEAST_EVERY", "1h")]),
+            problem(&[("FOLLOWUP_PLAYERS_PER_CLAN", "51"), ("PLANNED_CALLS_PER_SEC", "1")]),
+        ]
+        .join("\n"),
+        @r"
+    PLANNED_CALLS_PER_SEC is `all`: expected a whole number from 0 to 10000
+    PLANNED_CALLS_PER_SEC is `10001`: expected a whole number from 0 to 10000
+    SNAPSHOT_MAX_AGE is `10m`: expected a whole number from 60 to 86400
+    SNAPSHOT_MAX_AGE is `0`: expected a whole number from 60 to 86400
+    PLANNED_AT_LEAST_EVERY is `59m`: expected a time from 1h to 30d, such as 12h or 1d
+    PLANNED_AT_LEAST_EVERY is `31d`: expected a time from 1h to 30d, such as 12h or 1d
+    PLANNED_AT_LEAST_EVERY is `daily`: expected a time from 1h to 30d, such as 12h or 1d
+    PLANNED_TRIAL is `tiers`: expected a strategy (tiers, age or value) and its share of the clans in per cent (1 to 99), as in tiers:50
+    PLANNED_TRIAL is `tiers:0`: expected a strategy (tiers, age or value) and its share of the clans in per cent (1 to 99), as in tiers:50
+    PLANNED_TRIAL is `tiers:100`: expected a strategy (tiers, age or value) and its share of the clans in per cent (1 to 99), as in tiers:50
+    PLANNED_TRIAL is `best:50`: expected a strategy (tiers, age or value) and its share of the clans in per cent (1 to 99), as in tiers:50
+    PLANNED_RECORD is `101`: expected a whole number from 0 to 100
+    PLANNED_AT_LEAST_EVERY is `1h`: expected a time longer than SNAPSHOT_MAX_AGE (3600 s)
+    FOLLOWUP_PLAYERS_PER_CLAN is `51`: expected a whole number from 0 to 50
+    "
+    );
+}
+
+#[test]
+fn effective_configuration_shows_the_planner() {
+    let config = read(&[
+        ("PLANNED_CALLS_PER_SEC", "10"),
+        ("PLANNED_AT_LEAST_EVERY", "90m"),
+        ("PLANNED_TRIAL", "tiers:50"),
+        ("FOLLOWUP_PLAYERS_PER_CLAN", "7"),
+    ]);
+    let shown = config.unwrap().effective().to_string();
+    let lines: Vec<&str> = shown.lines().filter(|line| line.contains("PLAN") || line.contains("_PER_CLAN")).collect();
+    assert_eq!(
+        lines,
+        [
+            "FOLLOWUP_PLAYERS_PER_CLAN = not used",
+            "PLANNED_CALLS_PER_SEC = 10",
+            "PLANNED_AT_LEAST_EVERY = 90m",
+            "PLANNED_TRIAL = tiers:50",
+            "PLANNED_RECORD = 1",
+        ]
+    );
 }
 
 #[test]

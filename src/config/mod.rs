@@ -21,13 +21,14 @@ use std::{net::IpAddr, num::NonZeroU64, path::PathBuf, time::Duration};
 use secrecy::SecretString;
 use url::Url;
 
+use crate::planner::Teaching;
+
 pub use after::{AfterConfig, InvalidationConfig, StatsConfig, StatsFunction, ViewConfig};
 pub use effective::Effective;
 pub use env::Role;
 pub use problems::{ConfigErrors, Problem};
 pub use span::read_span;
 
-use crate::planner::Teaching;
 pub use variables::{VARIABLES, Variable};
 
 /// Calls per second and key without other settings: the limit of the API for an ordinary key.
@@ -140,6 +141,19 @@ pub struct PlannerConfig {
     pub teaching: Teaching,
 }
 
+impl WorkerConfig {
+    /// The same configuration with this planner. Its hints choose the members of a clan better than their age does, so
+    /// `FOLLOWUP_PLAYERS_PER_CLAN` is not used while it is on.
+    #[must_use]
+    pub fn with_planner(mut self, planner: Option<PlannerConfig>) -> Self {
+        if planner.is_some() {
+            self.follow_ups.players_per_clan = 0;
+        }
+        self.planner = planner;
+        self
+    }
+}
+
 /// The event stream: `REFRESH_EVENTS_STREAM`, `REFRESH_EVENTS_MAXLEN`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventsConfig {
@@ -154,7 +168,7 @@ pub struct EventsConfig {
 pub struct FollowUpConfig {
     /// Wars are polled until they are over.
     pub wars: bool,
-    /// At most this many members of a refreshed clan are queued, if their documents are old. 0 is none.
+    /// At most this many members of a refreshed clan are queued, if their documents are old. 0 is none, as while the planner is on.
     pub players_per_clan: usize,
 }
 

@@ -232,6 +232,7 @@ variable "alarm_thresholds" {
     api_5xx                    = optional(number)
     view_refresh_failures      = optional(number)
     stats_jobs_failed          = optional(number)
+    planned_lateness_seconds   = optional(number)
   })
   default = {}
 }

@@ -67,6 +67,9 @@ fn check_settings(findings: &mut Findings) {
             let lines: Vec<String> = settings.iter().map(|(name, value)| format!("{name:<width$}  {value}")).collect();
             findings.fine(CONFIGURATION, format!("every setting is valid:\n{}", lines.join("\n")));
             findings.fine(CONFIGURATION, needed_timeout(config.worker.deadline_buffer));
+            if let Some(planner) = config.worker.planner {
+                check_planned_rate(findings, planner.calls_per_second, &config.api);
+            }
         }
         Err(errors) => {
             for problem in errors.problems {
@@ -79,6 +82,32 @@ fn check_settings(findings: &mut Findings) {
     }
     for exposure in env::exposures(&process_var) {
         findings.warning(CONFIGURATION, exposure.what, exposure.fix);
+    }
+}
+
+/// Compares the planned calls with the rate that the keys of a run have.
+fn check_planned_rate(findings: &mut Findings, planned: u32, api: &ApiConfig) {
+    let of_accounts = api.portal.as_ref().map_or(0, |portal| portal.accounts.len() * portal.key_count);
+    let keys = api.tokens.len() + of_accounts;
+    let keys = api.keys_per_run.map_or(keys, |most| most.min(keys)) as u64;
+    let rate = keys * u64::from(api.reqs_per_sec);
+    let keys = text::counted(keys, "key", "keys");
+    if u64::from(planned) > rate {
+        findings.warning(
+            CONFIGURATION,
+            format!(
+                "PLANNED_CALLS_PER_SEC is {planned}, and the rate limits a run to {rate} calls a second ({keys}, COC_REQS_PER_SEC={})",
+                api.reqs_per_sec
+            ),
+            format!("ignore this if the planner may use every spare call; else set at most {rate}, or add keys"),
+        );
+    } else {
+        findings.fine(
+            CONFIGURATION,
+            format!(
+                "the planner is on: runs go on until their time is up, with up to {planned} planned calls a second of {rate} ({keys})"
+            ),
+        );
     }
 }
 
@@ -100,26 +129,30 @@ async fn check_servers(findings: &mut Findings) {
     };
     // Invalid settings are reported above; the servers are checked without them.
     let after = AfterConfig::read(&process_var).unwrap_or_default();
+    let worker = WorkerConfig::read(&process_var).ok();
     if let Ok(config) = DatabaseConfig::read(&process_var) {
-        check_database(findings, &config, &after).await;
+        // Retention and the planner need rights that runs without them do not.
+        let extent = Extent {
+            retention: after.retention_days.is_some(),
+            planner: worker.as_ref().is_some_and(|worker| worker.planner.is_some()),
+        };
+        check_database(findings, &config, &after, extent).await;
     }
     if let Ok(config) = ApiConfig::read(&process_var) {
         api::check(findings, &config, queue.as_ref()).await;
     }
-    let events = WorkerConfig::read(&process_var).ok().and_then(|worker| worker.events);
+    let events = worker.and_then(|worker| worker.events);
     if let (Some(events), Some(queue)) = (events, &queue) {
         after::check_stream(findings, &events, queue).await;
     }
     after::check_application(findings, &after).await;
 }
 
-async fn check_database(findings: &mut Findings, config: &DatabaseConfig, after: &AfterConfig) {
+async fn check_database(findings: &mut Findings, config: &DatabaseConfig, after: &AfterConfig, extent: Extent) {
     let store = match app::store(config) {
         Ok(store) => store,
         Err(error) => return findings.problem(DATABASE, format!("{error:#}"), "set DATABASE_URL"),
     };
-    // Retention needs DELETE, which runs without it do not.
-    let extent = Extent { retention: after.retention_days.is_some(), ..Extent::RUNS };
     let mut problems = store.check_rights_with(extent).await;
     let is_fit = problems.iter().all(|problem| !problem.is_certain);
     if is_fit {

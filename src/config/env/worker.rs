@@ -9,6 +9,7 @@ impl Reader<'_> {
     pub(super) fn worker(&mut self) -> WorkerConfig {
         let refresh_paused = self.switch("REFRESH_PAUSED");
         let producers_paused = self.switch("DISABLE_AUTO_REFRESH_QUEUE");
+        let planner = self.planner();
         WorkerConfig {
             lease: Duration::from_secs(self.number("LEASE_SECONDS", 2..=3600)),
             max_attempts: self.number("MAX_ATTEMPTS", 1..=100),
@@ -27,6 +28,7 @@ impl Reader<'_> {
             cache_key_templates: self.cache_key_templates(),
             planner: None,
         }
+        .with_planner(planner)
     }
 
     fn events(&mut self) -> Option<EventsConfig> {

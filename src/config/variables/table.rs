@@ -253,8 +253,47 @@ pub const SECTIONS: &[Section] = &[
                 "FOLLOWUP_PLAYERS_PER_CLAN",
                 "5",
                 "After a clan is refreshed, at most this many of its members are queued if their full documents are older than 2 h \
-                 (active members) or 8 h. 0 to 50; 0 turns it off.",
+                 (active members) or 8 h. 0 to 50; 0 turns it off. Not used with `PLANNED_CALLS_PER_SEC`, which chooses members better.",
                 "0",
+            ),
+        ],
+    },
+    Section {
+        title: "Fresh reads",
+        variables: &[
+            with_default(
+                "PLANNED_CALLS_PER_SEC",
+                "0",
+                "Calls a second, at most, with which a run refreshes ahead of requests once none is ready; 0 turns it off, 10000 is all \
+                 that the keys allow. Runs then go on until their time is up (docs/design/freshness.md).",
+                "10",
+            ),
+            with_default(
+                "SNAPSHOT_MAX_AGE",
+                "600",
+                "The readers' own variable: the age in seconds from which they request a refresh, 60 to 86400. Give the planner the \
+                 value that they have.",
+                "600",
+            ),
+            with_default(
+                "PLANNED_AT_LEAST_EVERY",
+                "1d",
+                "No known object stays without a look for longer (`m`, `h`, `d`), while there are spare calls: 1h to 30d, and longer than \
+                 `SNAPSHOT_MAX_AGE`.",
+                "12h",
+            ),
+            without_default(
+                "PLANNED_TRIAL",
+                "none",
+                "A trial of another strategy (`tiers`, `age`, or `value` against itself) on a share of the clans, with their members, in \
+                 per cent (1 to 99). `report --trial` compares the two sides.",
+                "tiers:50",
+            ),
+            with_default(
+                "PLANNED_RECORD",
+                "1",
+                "Per cent of the clans, with their members, whose looks are kept for `replay`, for 14 days. 0 to 100; 0 keeps none.",
+                "5",
             ),
         ],
     },

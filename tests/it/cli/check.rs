@@ -27,6 +27,38 @@ async fn check_lists_configuration_problems_without_secrets() {
 }
 
 #[tokio::test]
+async fn check_says_what_limits_the_planner() {
+    let shell = || {
+        Shell::new()
+            .with("REDIS_URL", "redis://cache")
+            .with("DATABASE_URL", "postgresql://worker@db/coc")
+            .with("COC_API_TOKENS", "a.b.c,d.e.f,g.h.i")
+    };
+    let checked = async |shell: Shell| findings(&shell.run(&["check", "--offline", "--json"]).await, "configuration");
+    let of_planner = |found: Vec<String>| -> Vec<String> {
+        let is_of_planner = |one: &String| one.starts_with("ok: the planner") || one.contains(": PLANNED_");
+        found.into_iter().filter(is_of_planner).collect()
+    };
+    assert_eq!(of_planner(checked(shell()).await), [""; 0], "it is off");
+    let found = checked(shell().with("PLANNED_CALLS_PER_SEC", "90")).await;
+    assert_eq!(
+        of_planner(found),
+        [
+            "ok: the planner is on: runs go on until their time is up, with up to 90 planned calls a second of 90 (3 keys)"
+        ]
+    );
+    let two_keys = shell().with("KEYS_PER_RUN", "2").with("COC_REQS_PER_SEC", "20");
+    let found = checked(two_keys.with("PLANNED_CALLS_PER_SEC", "41")).await;
+    assert_eq!(
+        of_planner(found),
+        [
+            "warning: PLANNED_CALLS_PER_SEC is 41, and the rate limits a run to 40 calls a second (2 keys, COC_REQS_PER_SEC=20) -> \
+          ignore this if the planner may use every spare call; else set at most 40, or add keys"
+        ]
+    );
+}
+
+#[tokio::test]
 async fn check_reports_every_unreachable_server() {
     let shell = Shell::new()
         .with("REDIS_URL", "redis://user:hunter2@127.0.0.1:1")

@@ -390,6 +390,55 @@ async fn check_reports_too_few_connections() {
 }
 
 impl Bed {
+    /// Checks with the planner off and on. Off must find nothing.
+    async fn check_with_planner(self) -> (Self, String) {
+        let bed = Self { shell: self.shell.with("PLANNED_CALLS_PER_SEC", "0"), ..self };
+        let (ran, found) = bed.check().await;
+        assert_eq!(ran.code, 0, "the planner is off: {found:?}");
+        let bed = Self { shell: bed.shell.with("PLANNED_CALLS_PER_SEC", "10"), ..bed };
+        let (ran, found) = bed.check().await;
+        let output = found.iter().map(Value::to_string).collect::<Vec<_>>().join("\n");
+        assert_eq!(ran.code == 0, output.is_empty(), "{}", ran.stdout);
+        (bed, output)
+    }
+}
+
+const PLANNER_TABLES: [&str; 4] = ["plan", "plan_level", "plan_walk", "looks"];
+
+#[tokio::test]
+async fn missing_planner_tables_are_found_only_while_on() {
+    let (mut bed, output) = Bed::new().await.check_with_planner().await;
+    assert_eq!(output, "");
+    for table in PLANNER_TABLES {
+        bed.exec(&format!("ALTER TABLE refresh_worker.{table} RENAME TO gone")).await;
+        let (again, output) = bed.check_with_planner().await;
+        bed = again;
+        assert!(output.contains(&format!("refresh_worker.{table} is gone")), "{table}: {output}");
+        bed.exec(&format!("ALTER TABLE refresh_worker.gone RENAME TO {table}")).await;
+    }
+}
+
+#[tokio::test]
+async fn missing_planner_rights_are_found_only_while_on() {
+    let bed = Bed::new().await;
+    let (modest, role) = modest_role(bed.shell.variable("DATABASE_URL").as_str()).await;
+    let rights = documented(&role, &bed.database);
+    let of_runs = rights.iter().map(String::as_str).take_while(|grant| !grant.starts_with("GRANT DELETE "));
+    let (of_planner, of_runs): (Vec<_>, Vec<_>) = of_runs
+        .partition(|grant| PLANNER_TABLES.iter().any(|table| grant.contains(&format!("refresh_worker.{table}"))));
+    bed.exec(&of_runs.join(";\n")).await;
+    let bed = Bed { shell: bed.shell.with("DATABASE_URL", modest).with("AUTO_MIGRATE", "false"), ..bed };
+    let (bed, output) = bed.check_with_planner().await;
+    for table in PLANNER_TABLES {
+        assert!(output.contains(&format!(" ON refresh_worker.{table} TO {role};")), "{table}: {output}");
+    }
+    bed.exec(&of_planner.join(";\n")).await;
+    let (bed, output) = bed.check_with_planner().await;
+    assert_eq!(output, "");
+    drop_role(&bed.url_of_owner(), &role).await;
+}
+
+impl Bed {
     fn url_of_owner(&self) -> String {
         let mut url = url::Url::parse(&self.shell.variable("DATABASE_URL")).unwrap();
         url.set_username("postgres").unwrap();

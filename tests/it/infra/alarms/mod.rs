@@ -172,6 +172,16 @@ const CAUSES: &[Cause] = &[
         Some("backlog"),
         40,
     ),
+    Cause {
+        hours: 12,
+        ..cause(
+            "With the planner: more objects than spare calls, so that looks are late",
+            Trouble::MoreObjectsThanCalls,
+            &["planned-lateness"],
+            Some("backlog"),
+            250,
+        )
+    },
     cause("An object ends as a dead letter", Trouble::DeadLetter, &["dead-letters"], Some("dead-letters"), 6),
     Cause {
         hours: 30,
@@ -231,6 +241,8 @@ const CAUSES: &[Cause] = &[
         6,
         &["oldest-request", "queue-depth"],
     ),
+    quiet("With the planner: all is well, and runs go on until their time is up", Trouble::PlannedLooks, 24, &[]),
+    quiet("With the planner: the looks of an outage of 12 hours are worked off", Trouble::LooksOfAnOutage, 6, &[]),
     quiet("One run fails", Trouble::OneRun(StopReason::QueueDown), 6, &[]),
     quiet(
         "Keys cool down after a 429, again and again for ten minutes",
@@ -267,7 +279,8 @@ struct Outcome {
 }
 
 fn try_cause(cause: &Cause, deployment: Deployment, tail: i64) -> Outcome {
-    let deployment = Deployment { tasks: deployment.tasks || cause.tasks, ..deployment };
+    let planner = deployment.planner || cause.trouble.needs_planner();
+    let deployment = Deployment { tasks: deployment.tasks || cause.tasks, planner, ..deployment };
     let alarms = deployment.alarms(cause.trouble);
     // A slow schedule needs as many ticks, not hours. A trouble of no hours lasts ten minutes.
     let lasts = match cause.hours {
@@ -341,7 +354,9 @@ fn table_of_causes_is_true() {
 
 const SCHEDULES: &[Deployment] = &[
     Deployment { tasks: true, ..DEFAULT },
+    Deployment { planner: true, ..DEFAULT },
     Deployment { parallel_runs: 3, ..DEFAULT },
+    Deployment { parallel_runs: 3, planner: true, tasks: true, ..DEFAULT },
     Deployment { schedule: "rate(1 minute)", tick: MINUTE, ..DEFAULT },
     Deployment { schedule: "rate(1 minute)", tick: MINUTE, parallel_runs: 3, tasks: true, ..DEFAULT },
     Deployment { schedule: "rate(5 minutes)", tick: 5 * MINUTE, ..DEFAULT },
@@ -410,7 +425,7 @@ fn long_runs_side_by_side_raise_nothing() {
 }
 
 fn with_everything() -> definitions::Alarms {
-    Deployment { tasks: true, ..DEFAULT }.alarms_with(true)
+    Deployment { tasks: true, planner: true, ..DEFAULT }.alarms_with(true)
 }
 
 #[test]

@@ -9,7 +9,10 @@ use refresh_worker::{
     maintenance::{MaintenanceReport, jobs::JobsReport, retention::Thinned, views::Refreshed},
     metrics,
     model::{Kind, Outcome, Priority},
-    worker::report::{QueueReport, RunEnd, RunReport, StopReason, Tally},
+    worker::{
+        planned::tally::PlannedReport,
+        report::{QueueReport, RunEnd, RunReport, StopReason, Tally},
+    },
 };
 
 use super::{
@@ -33,12 +36,20 @@ pub struct Deployment {
     pub parallel_runs: i64,
     /// With views, statistics jobs and retention.
     pub tasks: bool,
+    /// With planned looks: runs go on until their time is up.
+    pub planner: bool,
     /// Each run has keys of its own, and so much to do that it takes all its time: none is turned away.
     pub long_runs: bool,
 }
 
-pub const DEFAULT: Deployment =
-    Deployment { schedule: "rate(2 minutes)", tick: 2 * MINUTE, parallel_runs: 1, tasks: false, long_runs: false };
+pub const DEFAULT: Deployment = Deployment {
+    schedule: "rate(2 minutes)",
+    tick: 2 * MINUTE,
+    parallel_runs: 1,
+    tasks: false,
+    planner: false,
+    long_runs: false,
+};
 
 impl Deployment {
     /// The alarms before and after the time 0 of this trouble.
@@ -51,10 +62,12 @@ impl Deployment {
         variables.insert("schedule_enabled".to_owned(), schedule_enabled.into());
         variables.insert("schedule_expression".to_owned(), self.schedule.into());
         variables.insert("parallel_runs".to_owned(), self.parallel_runs.into());
-        if self.tasks {
-            let tasks = ["REFRESH_VIEWS", "STATS_FUNCTIONS", "SNAPSHOT_RETENTION_DAYS"];
-            let tasks: Map<String, Value> = tasks.iter().map(|name| ((*name).to_owned(), Value::from("x"))).collect();
-            variables.insert("environment_variables".to_owned(), tasks.into());
+        let tasks: &[_] =
+            if self.tasks { &["REFRESH_VIEWS", "STATS_FUNCTIONS", "SNAPSHOT_RETENTION_DAYS"] } else { &[] };
+        let settings = tasks.iter().chain(self.planner.then_some(&"PLANNED_CALLS_PER_SEC"));
+        let settings: Map<String, Value> = settings.map(|name| ((*name).to_owned(), Value::from("x"))).collect();
+        if !settings.is_empty() {
+            variables.insert("environment_variables".to_owned(), settings.into());
         }
         let mut alarms = definitions::of_module(&variables);
         alarms.metric.extend(definitions::of_complete_example(&Map::new()));
@@ -89,6 +102,10 @@ pub enum Trouble {
     ThrottledAlways,
     ThrottledManualRuns,
     TooManyRequests,
+    /// The planner is on, and nothing is wrong.
+    PlannedLooks,
+    LooksOfAnOutage,
+    MoreObjectsThanCalls,
     DeadLetter,
     OneViewFails,
     AllViewsFail,
@@ -105,6 +122,11 @@ impl Trouble {
     /// True when the schedule was off before the time 0.
     const fn was_off(self) -> bool {
         matches!(self, Self::SwitchedOn | Self::SwitchedOnInVain | Self::SwitchedOnAfterRun)
+    }
+
+    /// True when only a deployment with the planner can have it.
+    pub const fn needs_planner(self) -> bool {
+        matches!(self, Self::PlannedLooks | Self::LooksOfAnOutage | Self::MoreObjectsThanCalls)
     }
 }
 
@@ -272,12 +294,20 @@ impl World {
     /// A run that serves what waits.
     fn drain(&mut self, now: i64, number: i64) -> Ended {
         self.pour(now);
-        let most = CALLS_PER_SECOND * self.seconds_of_a_run();
+        let Deployment { long_runs, planner, .. } = self.deployment;
+        let most = CALLS_PER_SECOND * if planner { MAX_RUNTIME } else { self.seconds_of_a_run() };
         let done = self.level.waiting.min(most);
         self.level.waiting -= done;
-        let seconds = if self.deployment.long_runs { MAX_RUNTIME } else { 1.0 + done / CALLS_PER_SECOND };
+        let seconds = if long_runs || planner { MAX_RUNTIME } else { 1.0 + done / CALLS_PER_SECOND };
+        let reason = if planner { StopReason::Deadline } else { StopReason::QueueEmpty };
+        if planner {
+            self.busy_until.insert(number, now + MAX_RUNTIME as i64);
+        }
+        let lateness = planner.then(|| self.lateness(now));
         let (trouble, is_on, is_first) = (self.trouble, self.is_on(now), self.is_first(now));
-        self.report(StopReason::QueueEmpty, now, seconds, |report| {
+        self.report(reason, now, seconds, |report| {
+            report.planned =
+                lateness.map(|lateness| PlannedReport { lateness_seconds: Some(lateness), ..PlannedReport::default() });
             report.keys_held = if trouble == Trouble::OneKeyRejected { 2 } else { 1 };
             report.keys_usable = 1;
             match trouble {
@@ -292,6 +322,17 @@ impl World {
                 _ => {}
             }
         })
+    }
+
+    /// The lateness of planned looks, in steps of a minute.
+    fn lateness(&self, now: i64) -> f64 {
+        let hours = now as f64 / HOUR as f64;
+        let late_hours = match self.trouble {
+            Trouble::MoreObjectsThanCalls if self.is_on(now) => hours,
+            Trouble::LooksOfAnOutage if self.is_on(now) => 12.0 - 8.0 * hours,
+            _ => 0.05,
+        };
+        (late_hours.max(0.05) * 60.0).floor() * 60.0
     }
 
     fn seconds_of_a_run(&self) -> f64 {
