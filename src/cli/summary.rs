@@ -108,6 +108,13 @@ fn facts_of(report: &RunReport) -> Vec<(&'static str, String)> {
     if report.api_requests > 0 {
         facts.push(("calls", calls(report)));
     }
+    if let Some(planned) = report.planned.as_ref().filter(|planned| planned.looks > 0) {
+        let looks = counted(planned.looks, "look", "looks");
+        facts.push((
+            "planned",
+            format!("{looks} at known objects with calls to spare, {} had changed", count(planned.changed)),
+        ));
+    }
     if report.followups > 0 {
         let followups = count(report.followups);
         facts.push(("follow-ups", format!("{followups} queued: next war polls, clan members")));

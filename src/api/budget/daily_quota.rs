@@ -221,6 +221,21 @@ mod tests {
         assert_eq!(quota.spend(), Spend::Granted);
     }
 
+    #[test]
+    fn planned_calls_leave_a_tenth_of_the_day() {
+        let (clock, quota) = quota(1000);
+        assert_eq!(quota.left_for_planned(), 899, "ten seconds before midnight");
+        quota.record_taken(quota.today(), 850);
+        assert_eq!(quota.left_for_planned(), 49);
+        // What this run has taken in advance is not made yet.
+        quota.grant(quota.today(), 20);
+        assert_eq!(quota.left_for_planned(), 69);
+        quota.record_taken(quota.today(), 1000);
+        assert_eq!(quota.left_for_planned(), 0);
+        clock.advance(Duration::from_secs(10 + 12 * 3600));
+        assert_eq!(quota.left_for_planned(), 450, "noon of the next day");
+    }
+
     #[tokio::test]
     async fn spend_needs_a_grant() {
         let (_, quota) = quota(1000);

@@ -28,10 +28,10 @@ use super::{
 use crate::{
     app,
     clock::{Clock, SystemClock},
-    config::{ApiConfig, FollowUpConfig, WorkerConfig},
+    config::{ApiConfig, FollowUpConfig, PlannerConfig, WorkerConfig},
     queue::{DeadFilter, Queue, QueueAdmin, memory::MemoryQueue},
     sim::{SimConfig, Simulator},
-    store::{Store, sqlite::SqliteStore},
+    store::{Store, Teaching, sqlite::SqliteStore},
     worker::{
         RunOptions, Runs as _, Worker,
         report::{RunReport, StopReason},
@@ -48,6 +48,9 @@ const WORLD_SPEED: f64 = 60.0;
 const MAX_TRIES: u32 = 8;
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
+/// The time for planned looks at the end. The first of them begin when the last run's slot is free.
+const PLANNED_TIME: Duration = Duration::from_secs(4);
+
 /// The response time of the simulated API.
 const LATENCY: Duration = Duration::from_millis(40);
 
@@ -57,7 +60,7 @@ const LATENCY: Duration = Duration::from_millis(40);
 /// into a mailbox, as the producers do. Then works through them within the rate limit of the API, and stores the results
 /// in a SQLite file. A few things go wrong on purpose: an object that does not exist, a private war log, a moment of
 /// throttling, a wrong response, unreadable mail. Finally the same objects are requested again, to show which are still
-/// fresh and which are unchanged.
+/// fresh and which are unchanged, and spare calls look at players that only member lists have shown so far.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -92,7 +95,8 @@ pub async fn run(args: DemoArgs, shared: &Shared) -> anyhow::Result<Exit> {
     let simulator = Simulator::start_apart(simulator_config(&args)).context("cannot start the simulator")?;
     // One member per clan keeps the demo short.
     let follow_ups = FollowUpConfig { wars: true, players_per_clan: 1 };
-    let config = WorkerConfig { follow_ups, ..WorkerConfig::default() };
+    let planner = PlannerConfig { calls_per_second: args.rate, teaching: Teaching::default() };
+    let config = WorkerConfig { follow_ups, planner: Some(planner), ..WorkerConfig::default() };
     let store = open(&args.database).await?.with_details(app::commit_details(&config, false));
     let queue = MemoryQueue::new(Arc::clone(&clock));
     let demo = Demo {
@@ -177,6 +181,12 @@ impl Demo {
             let second = self.drain(again.len(), &mut interrupts).await;
             text::print(&self.summary(&second))?;
             failed |= second.stopped_because.is_failure();
+            if second.stopped_because == StopReason::QueueEmpty {
+                text::print(&self.third_title())?;
+                let third = self.look(&mut interrupts).await;
+                text::print(&self.summary(&third))?;
+                failed |= third.stopped_because.is_failure();
+            }
         }
         // SQLite writes its log into the file only when it is closed.
         self.worker.store.close().await;
@@ -191,12 +201,22 @@ impl Demo {
         }
     }
 
+    /// The planner looks at known objects for a while: only a run with an end does that.
+    async fn look(&self, interrupts: &mut Interrupts) -> RunReport {
+        let options = RunOptions { max_runtime: Some(PLANNED_TIME), ..RunOptions::default() };
+        self.run(options, None, interrupts).await
+    }
+
     async fn drain(&self, objects: usize, interrupts: &mut Interrupts) -> RunReport {
-        let shown = Shown::new(Arc::clone(&self.clock), Some(objects as u64));
+        self.run(RunOptions::default(), Some(objects as u64), interrupts).await
+    }
+
+    async fn run(&self, options: RunOptions, objects: Option<u64>, interrupts: &mut Interrupts) -> RunReport {
+        let shown = Shown::new(Arc::clone(&self.clock), objects);
         let mut report;
         let mut tries = 0;
         loop {
-            let run = Box::pin(self.worker.run(RunOptions::default(), &shown));
+            let run = Box::pin(self.worker.run(options.clone(), &shown));
             report = interrupts.until_done(run, || self.worker.stop.ask()).await;
             tries += 1;
             if report.stopped_because != StopReason::AlreadyRunning || tries == MAX_TRIES {
@@ -262,6 +282,11 @@ impl Demo {
 
     fn second_title(&self, objects: usize) -> String {
         let title = format!("The same {} objects, requested again at once", count(objects as u64));
+        format!("\n{}\n\n", self.style.bold(&title))
+    }
+
+    fn third_title(&self) -> String {
+        let title = format!("Nothing is requested: {} of planned looks", text::span(PLANNED_TIME));
         format!("\n{}\n\n", self.style.bold(&title))
     }
 

@@ -302,3 +302,142 @@ impl PlannedLooks {
         (due > now + PUT_OFF).then_some(due)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::Kind,
+        planner::{Knowledge, Strategy},
+        store::{MAX_BUCKET, Trial},
+    };
+
+    const NOW: Timestamp = Timestamp::from_millis(1_772_600_767_089);
+    const PLENTY: Room = Room { most: 100, per_second: 1000.0, left_today: u64::MAX };
+
+    fn minutes(count: u64) -> Duration {
+        Duration::from_secs(60 * count)
+    }
+
+    fn looks(trial: Option<Trial>) -> PlannedLooks {
+        PlannedLooks::new(PlannerConfig { calls_per_second: 1000, teaching: Teaching { trial, ..Teaching::default() } })
+    }
+
+    /// An object that was looked at an hour ago.
+    fn candidate(number: u16, next_look: Timestamp) -> Candidate {
+        let tag = format!("2PP{}", "0289PYLQ".chars().nth(usize::from(number % 8)).unwrap());
+        let known = Knowledge { looked_at: Some(NOW - minutes(60)), ..Knowledge::default() };
+        let object = ObjectId::new(Kind::Player, tag.parse().unwrap());
+        Candidate { object, known, fresh_until: NOW - minutes(59), next_look, bucket: number }
+    }
+
+    fn choose(looks: &PlannedLooks, room: Room) -> Vec<u16> {
+        looks.choose(room, NOW, Instant::now(), |_| true).iter().map(|candidate| candidate.bucket).collect()
+    }
+
+    #[test]
+    fn earliest_candidates_are_chosen_within_the_room() {
+        let looks = looks(None);
+        looks.add(Arm::Main, (1..=5).map(|number| candidate(number, NOW)).collect(), true);
+        assert_eq!(choose(&looks, Room { most: 2, ..PLENTY }), [1, 2]);
+        assert_eq!(choose(&looks, Room { left_today: 1, ..PLENTY }), [3]);
+        assert_eq!(choose(&looks, Room { most: 0, ..PLENTY }), [0; 0]);
+        assert_eq!(choose(&looks, PLENTY), [4, 5]);
+        assert!(looks.wake.get().few && looks.wake.get().idle);
+    }
+
+    #[test]
+    fn candidates_given_back_stay_the_next_ones() {
+        let looks = looks(None);
+        looks.add(Arm::Main, (1..=3).map(|number| candidate(number, NOW)).collect(), true);
+        let chosen = looks.choose(PLENTY, NOW, Instant::now(), |_| true);
+        looks.give_back(chosen, true);
+        assert_eq!(choose(&looks, PLENTY), [1, 2, 3]);
+    }
+
+    #[test]
+    fn copy_that_is_fresh_is_not_chosen() {
+        let looks = looks(None);
+        let fresh = Candidate { fresh_until: NOW + minutes(1), ..candidate(1, NOW) };
+        looks.add(Arm::Main, vec![fresh, candidate(2, NOW)], true);
+        assert_eq!(choose(&looks, PLENTY), [2]);
+    }
+
+    #[test]
+    fn late_candidates_are_weighed_again() {
+        let looks = looks(None);
+        looks.begin_round(Arm::Main, Some(NOW - minutes(2)), None, NOW);
+        // At this price no unread player is worth a call within the day.
+        looks.set_level(Arm::Main, Level { logarithm: 5.0 });
+        let unknown = Candidate { known: Knowledge::default(), ..candidate(2, NOW) };
+        looks.add(Arm::Main, vec![candidate(1, NOW - minutes(2)), unknown], true);
+        assert_eq!(choose(&looks, PLENTY), [2], "nothing is known of it yet");
+        let put_off = looks.take_put_off();
+        assert!(put_off.len() == 1 && put_off[0].1 > NOW + PUT_OFF, "{put_off:?}");
+        assert!(looks.take_put_off().is_empty());
+    }
+
+    #[test]
+    fn level_falls_when_calls_are_left_over() {
+        let ten = Some(Duration::from_secs(10));
+        let looks = looks(None);
+        looks.begin_round(Arm::Main, Some(NOW), None, NOW);
+        looks.add(Arm::Main, vec![candidate(1, NOW)], true);
+        choose(&looks, Room { most: 1, ..PLENTY });
+        assert!(looks.begin_round(Arm::Main, Some(NOW - minutes(1)), ten, NOW) > 0.0, "late, and no room was left");
+        looks.add(Arm::Main, vec![candidate(1, NOW), candidate(2, NOW + minutes(60))], true);
+        assert_eq!(choose(&looks, PLENTY), [1, 2], "no call is left over while any is worth something");
+        assert!(looks.begin_round(Arm::Main, Some(NOW), ten, NOW) < 0.0, "the second was ahead of its time");
+        looks.add(Arm::Main, Vec::new(), true);
+        looks.add(Arm::Main, Vec::new(), true);
+        assert_eq!(choose(&looks, PLENTY), [0; 0]);
+        assert!(looks.begin_round(Arm::Main, None, ten, NOW) < 0.0, "there was nothing to call");
+    }
+
+    #[test]
+    fn pages_go_on_beyond_what_is_due() {
+        let looks = looks(None);
+        let due = looks.wanted(Arm::Main, NOW).unwrap();
+        assert!(due.until == NOW + EARLY && due.after.is_none());
+        looks.add(Arm::Main, vec![candidate(1, NOW)], true);
+        let next = looks.wanted(Arm::Main, NOW).unwrap();
+        assert!(next.until == NOW + FAR && next.after == Some(candidate(1, NOW)));
+        looks.add(Arm::Main, (0..200).map(|number| candidate(number, NOW)).collect(), false);
+        assert_eq!(looks.wanted(Arm::Main, NOW).map(|page| page.limit), None, "enough");
+        choose(&looks, PLENTY);
+        choose(&looks, PLENTY);
+        looks.add(Arm::Main, Vec::new(), true);
+        assert!(looks.wanted(Arm::Main, NOW).is_none(), "there are no more");
+    }
+
+    #[test]
+    fn sides_share_calls_by_their_objects() {
+        let looks = looks(Some(Trial { strategy: Strategy::Age, percent: 25 }));
+        let trial = |number: u16| number;
+        let main = |number: u16| MAX_BUCKET - number;
+        looks.add(Arm::Trial, (0..50).map(|number| candidate(trial(number), NOW)).collect(), false);
+        looks.add(Arm::Main, (0..90).map(|number| candidate(main(number), NOW)).collect(), false);
+        let of_trial = |chosen: &[u16]| chosen.iter().filter(|bucket| **bucket < 2500).count();
+        assert_eq!(of_trial(&choose(&looks, Room { most: 40, ..PLENTY })), 10);
+        // Requests count, too: this side has had its calls for a while.
+        (0..10).for_each(|_| looks.requested_call(0));
+        assert_eq!(of_trial(&choose(&looks, Room { most: 30, ..PLENTY })), 0);
+    }
+
+    #[test]
+    fn empty_side_does_not_stop_the_other() {
+        let looks = looks(Some(Trial { strategy: Strategy::Age, percent: 1 }));
+        (0..2).for_each(|_| looks.add(Arm::Trial, Vec::new(), true));
+        looks.add(Arm::Main, vec![candidate(5000, NOW), candidate(5001, NOW)], false);
+        assert_eq!(choose(&looks, PLENTY), [5000, 5001]);
+    }
+
+    #[test]
+    fn nothing_is_chosen_during_a_pause() {
+        let (looks, start) = (looks(None), Instant::now());
+        looks.add(Arm::Main, vec![candidate(1, NOW)], false);
+        looks.pause(start);
+        assert!(looks.choose(PLENTY, NOW, start, |_| true).is_empty());
+        assert_eq!(looks.choose(PLENTY, NOW, start + PAUSE, |_| true).len(), 1);
+    }
+}

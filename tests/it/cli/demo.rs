@@ -35,17 +35,19 @@ async fn demo_numbers_agree_with_its_file() {
         assert!(stored > 0, "{name}");
         assert!(cell(contents, name, 0) <= stored, "the second act may add, {name}: {output}");
     }
-    assert_eq!(number(&file, "select count(*) from refresh_worker_refresh_runs").await, 2);
+    assert_eq!(number(&file, "select count(*) from refresh_worker_refresh_runs").await, 3);
     assert!(output.contains("private log"), "{output}");
     assert!(output.contains("wrong_tag") && output.contains("impossible_tag"), "{output}");
     assert!(output.contains("fresh"), "{output}");
+    let planned = output.split("Nothing is requested").nth(1).expect("the third act");
+    assert!(planned.contains("looks at known objects"), "{output}");
     assert!(!output.contains('\x1b'), "piped text is plain");
 
     let again = shell.run(&["demo", "--requests", "60", "--rate", "300", "--database", "d.sqlite"]).await.well();
     assert!(again.contains("the data of an earlier demo"), "{again}");
     let contents = again.split("What is in").nth(1).unwrap();
-    assert_eq!(cell(contents, "runs", 0), 3, "the first act of the second demo: {again}");
-    assert_eq!(number(&file, "select count(*) from refresh_worker_refresh_runs").await, 4);
+    assert_eq!(cell(contents, "runs", 0), 4, "the first act of the second demo: {again}");
+    assert_eq!(number(&file, "select count(*) from refresh_worker_refresh_runs").await, 6);
 }
 
 #[tokio::test]

@@ -11,6 +11,8 @@ mod outbox;
 mod overlap;
 #[cfg(feature = "failpoints")]
 mod pause;
+#[cfg(feature = "failpoints")]
+mod planned;
 mod thaw;
 
 use crate::lambda::{events, world};
