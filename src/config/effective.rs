@@ -91,7 +91,7 @@ fn accounts(count: usize) -> String {
 fn span(span: Duration) -> String {
     let seconds = span.as_secs();
     let units = [("d", 24 * 3600), ("h", 3600), ("m", 60)];
-    let whole = units.into_iter().find(|(_, unit)| seconds > 0 && seconds % unit == 0);
+    let whole = units.into_iter().find(|(_, unit)| seconds > 0 && seconds.is_multiple_of(*unit));
     whole.map_or_else(|| format!("{seconds}s"), |(name, unit)| format!("{}{name}", seconds / unit))
 }
 
