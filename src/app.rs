@@ -108,3 +108,19 @@ pub fn worker<Q, S>(
         after: None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config::PlannerConfig, planner::Teaching};
+
+    #[test]
+    fn commits_teach_the_planner_instead_of_listing_members() {
+        let off = WorkerConfig::default();
+        let details = commit_details(&off, false);
+        assert!(details.members && details.teaching.is_none());
+        let planner = PlannerConfig { calls_per_second: 10, teaching: Teaching::default() };
+        let details = commit_details(&off.with_planner(Some(planner)), false);
+        assert!(!details.members && details.teaching == Some(Teaching::default()));
+    }
+}

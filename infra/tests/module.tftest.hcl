@@ -335,7 +335,7 @@ run "planner" {
     error_message = "Looks that are late for hours raise an alarm."
   }
   assert {
-    condition     = endswith(aws_cloudwatch_composite_alarm.suppressed["backlog"].alarm_rule, " OR ALARM(\"refresh-worker-planned-lateness\")") && aws_cloudwatch_metric_alarm.this["planned-lateness"].alarm_actions == null
+    condition     = endswith(aws_cloudwatch_composite_alarm.suppressed["backlog"].alarm_rule, " OR ALARM(\"refresh-worker-planned-lateness\")") && length(try(coalesce(aws_cloudwatch_metric_alarm.this["planned-lateness"].alarm_actions, []), [])) == 0
     error_message = "It is a part of backlog: too little capacity is one incident."
   }
 }
