@@ -61,13 +61,13 @@ async fn wait(entries: usize) {
     let (wanted, known) = tags.split_at(entries);
     part.know(known).await;
     let worker = part.worker(None);
-    // Two of them a second, at times that have nothing to do with the worker's.
-    let time = Duration::from_secs(5) + Duration::from_millis(550) * u32::try_from(entries).expect("a few hundred");
+    let time = Duration::from_secs(20) + Duration::from_secs(1) * u32::try_from(entries).expect("a few hundred");
     let runs = thread::spawn(move || runtime().block_on(run(&worker, time)));
     tokio::time::sleep(Duration::from_secs(4)).await;
     let mut redis = support::redis::connect(&part.redis).await.expect("Redis answers");
     let mut waits = Vec::new();
     for tag in wanted {
+        // At times that have nothing to do with the worker's.
         tokio::time::sleep(Duration::from_millis(fastrand::u64(50..450))).await;
         let id = format!("player:{tag}");
         let now = SystemClock.wall();

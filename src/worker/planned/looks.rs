@@ -385,6 +385,7 @@ mod tests {
         looks.add(Arm::Main, vec![candidate(1, NOW)], true);
         choose(&looks, Room { most: 1, ..PLENTY });
         assert!(looks.begin_round(Arm::Main, Some(NOW - minutes(1)), ten, NOW) > 0.0, "late, and no room was left");
+        looks.begin_round(Arm::Main, Some(NOW), ten, NOW);
         looks.add(Arm::Main, vec![candidate(1, NOW), candidate(2, NOW + minutes(60))], true);
         assert_eq!(choose(&looks, PLENTY), [1, 2], "no call is left over while any is worth something");
         assert!(looks.begin_round(Arm::Main, Some(NOW), ten, NOW) < 0.0, "the second was ahead of its time");

@@ -64,7 +64,7 @@ async fn killed_at(point: &'static str) {
     // A run with a limit plans nothing, and ends with the queue.
     world.worker_with(&planner).await.invoke(&json!({ "max_requests": 1000 }), PLENTY).await.response();
     let earlier = "UPDATE refresh_worker.refresh_state SET fetched_at = fetched_at - interval '1 hour', fresh_until = fresh_until - interval '1 hour'; \
-                   UPDATE refresh_worker.plan SET looked_at = looked_at - interval '1 hour', next_look = now() - random() * interval '1 hour'";
+                   UPDATE refresh_worker.plan SET looked_at = looked_at - interval '1 hour', next_look = now() + random() * interval '4 minutes'";
     sqlx::raw_sql(earlier).execute(&mut world.database().await).await.expect("our tables");
     let before = plan(&world).await;
     assert_eq!(before.len(), known.len(), "each has a place in the plan");
