@@ -141,6 +141,11 @@ pub struct PlannerConfig {
     pub teaching: Teaching,
 }
 
+impl PlannerConfig {
+    /// The largest number of planned calls a second, which stands for every call that the keys allow.
+    pub const EVERY_CALL: u32 = 10_000;
+}
+
 impl WorkerConfig {
     /// The same configuration with this planner. Its hints choose the members of a clan better than their age does, so
     /// `FOLLOWUP_PLAYERS_PER_CLAN` is not used while it is on.

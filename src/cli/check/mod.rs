@@ -13,7 +13,10 @@ use self::findings::Findings;
 use super::{Exit, Shared, text};
 use crate::{
     app,
-    config::{AfterConfig, ApiConfig, Config, DatabaseConfig, RedisConfig, Role, WorkerConfig, env, env::process_var},
+    config::{
+        AfterConfig, ApiConfig, Config, DatabaseConfig, PlannerConfig, RedisConfig, Role, WorkerConfig, env,
+        env::process_var,
+    },
     store::{Store, postgres::Extent},
     worker::{deadline::MIN_RUN_TIME, report::StopReason},
 };
@@ -92,14 +95,19 @@ fn check_planned_rate(findings: &mut Findings, planned: u32, api: &ApiConfig) {
     let keys = api.keys_per_run.map_or(keys, |most| most.min(keys)) as u64;
     let rate = keys * u64::from(api.reqs_per_sec);
     let keys = text::counted(keys, "key", "keys");
-    if u64::from(planned) > rate {
+    let planned = match planned {
+        // Whoever wants every spare call need not know the rate.
+        PlannerConfig::EVERY_CALL => rate,
+        planned => u64::from(planned),
+    };
+    if planned > rate {
         findings.warning(
             CONFIGURATION,
             format!(
                 "PLANNED_CALLS_PER_SEC is {planned}, and the rate limits a run to {rate} calls a second ({keys}, COC_REQS_PER_SEC={})",
                 api.reqs_per_sec
             ),
-            format!("ignore this if the planner may use every spare call; else set at most {rate}, or add keys"),
+            format!("set at most {rate}, or {} for every spare call, or add keys", PlannerConfig::EVERY_CALL),
         );
     } else {
         findings.fine(

@@ -15,7 +15,7 @@ impl Reader<'_> {
     /// `None` while the planner is off. Its other settings are checked all the same: whoever switches it on must not find their
     /// problems only then.
     pub(super) fn planner(&mut self) -> Option<PlannerConfig> {
-        let calls_per_second: u32 = self.number("PLANNED_CALLS_PER_SEC", 0..=10_000);
+        let calls_per_second: u32 = self.number("PLANNED_CALLS_PER_SEC", 0..=u64::from(PlannerConfig::EVERY_CALL));
         let max_age: Option<u64> = self.optional_number("SNAPSHOT_MAX_AGE", 60..=86_400);
         let longest = self.at_least_every();
         let teaching = Teaching {
