@@ -64,20 +64,23 @@ impl Capacity {
         let (calls, more) = (self.calls_per_second_measured, self.one_more_key_calls_per_second);
         match (self.fresh_now_replayed, self.fresh_with_one_more_key_replayed) {
             (Some(now), Some(then)) => {
-                let would = if then.high > now.high { "would raise" } else { "would not raise" };
+                let (now_text, then_text) = (now.text(), then.text());
+                let would = if then.high > now.high {
+                    format!("would raise fresh reads from {now_text} to {then_text}")
+                } else {
+                    format!("would not raise fresh reads: {now_text} now, {then_text} with it")
+                };
+                let looks = count(self.recorded_looks);
                 let _ = write!(
                     text,
-                    "  One more key {would} fresh reads from {} to {} (replayed from {} recorded looks).\n  That is for {:.1} instead of \
-                     {calls:.1} calls a second: what the runs made with {:.1} keys on average (measured), and as many for each further key",
-                    now.text(),
-                    then.text(),
-                    count(self.recorded_looks),
+                    "  One more key {would} (replayed from {looks} recorded looks).\n  That is for {:.1} instead of {calls:.1} calls a \
+                     second: what the runs made with {:.1} keys on average (measured), and as\n  many for each further key",
                     calls + more,
                     self.keys_measured
                 );
                 let _ = match self.planned_calls_per_sec {
-                    Some(limit) => writeln!(text, ".\n  PLANNED_CALLS_PER_SEC is {limit} here; it has to allow them."),
-                    None => writeln!(text, ".\n  PLANNED_CALLS_PER_SEC has to allow them."),
+                    Some(limit) => writeln!(text, ". PLANNED_CALLS_PER_SEC is {limit} here; it has to allow them."),
+                    None => writeln!(text, ". PLANNED_CALLS_PER_SEC has to allow them."),
                 };
             }
             _ => {
@@ -89,7 +92,7 @@ impl Capacity {
             let _ = writeln!(
                 text,
                 "  Upper bound: one more call saves at most {} stale reads (the level after the last run, estimated), so {more:.1} more \
-                 calls\n  a second save at most {} of {} reads a second.",
+                 calls\n  a second save at most {} of {} reads a second (estimated).",
                 digits(level),
                 digits(most),
                 digits(self.reads_per_second_estimated)

@@ -225,8 +225,9 @@ impl Planned {
         let mut text = format!("{}\n{}", style.bold(&title), self.reads(style));
         let _ = writeln!(
             text,
-            "  Reads of young copies leave no trace, so reads and fresh reads are estimated. The lower end counts every copy as\n  \
-             stale that a call found changed. Flagged reads and their results are measured."
+            "  A read is flagged when its copy is older than SNAPSHOT_MAX_AGE. Reads of younger copies leave no trace, so they are\n  \
+             estimated. The lower end counts every copy as stale that a call found changed. The upper end is some points too high\n  \
+             where people read when something happens."
         );
         if let Some(line) = self.waits() {
             let _ = writeln!(text, "  {line}");
@@ -256,9 +257,9 @@ impl Planned {
             ("", Align::Left),
             ("reads, estimated", Align::Right),
             ("fresh reads, estimated", Align::Left),
-            ("flagged reads", Align::Right),
-            ("of all", Align::Right),
-            ("really stale", Align::Right),
+            ("flagged, measured", Align::Right),
+            ("of all, estimated", Align::Right),
+            ("really stale, measured", Align::Right),
         ];
         let mut table = Table::new(columns);
         for (kind, sum) in self.rows() {
@@ -305,7 +306,7 @@ impl Planned {
         for wait in &self.waits_measured {
             until += wait.requests;
             let Some(limit) = wait.at_most_seconds else { continue };
-            parts.push(format!("{} within {}", percent(until / all), span(Duration::from_secs(limit))));
+            parts.push(format!("{} within {}", percent(until / all), limit_text(limit)));
             // All the longer limits would say the same.
             if until >= all {
                 break;
@@ -317,6 +318,15 @@ impl Planned {
             parts.push(format!("{} later", whole(longer)));
         }
         Some(format!("Readers' requests were answered (measured): {}", parts.join(", ")))
+    }
+}
+
+/// `30 s`, `5 min`, `8 h`.
+fn limit_text(seconds: u64) -> String {
+    match seconds {
+        3600.. if seconds.is_multiple_of(3600) => format!("{} h", seconds / 3600),
+        60.. if seconds.is_multiple_of(60) => format!("{} min", seconds / 60),
+        _ => format!("{seconds} s"),
     }
 }
 

@@ -21,7 +21,7 @@ WITH planned AS MATERIALIZED (
     CROSS JOIN LATERAL (SELECT j.key, CASE WHEN json_typeof(j.value) = 'number' THEN j.value::text END AS value) AS v
     WHERE v.value ~ '^[0-9]{1,12}(\.[0-9]{1,20})?$'
 )
-SELECT count(*) AS runs, coalesce(extract(epoch FROM min(p.started)), 0)::float8 AS first_began,
+SELECT count(p.run) AS runs, coalesce(extract(epoch FROM min(p.started)), 0)::float8 AS first_began,
        coalesce(extract(epoch FROM max(p.ended)), 0)::float8 AS last_ended,
        coalesce(sum(least(greatest(p.api_requests, 0), 1000000000)), 0)::float8 AS calls,
        (avg(p.keys) FILTER (WHERE p.keys > 0))::float8 AS keys,

@@ -21,6 +21,12 @@ const FIRST_LIST: Duration = Duration::from_secs(600);
 /// The largest number of changes that are drawn for one object: odd records must not fill the memory.
 const MAX_CHANGES: usize = 100_000;
 
+/// Nobody reads an object more often, a second: the estimate from few seconds of listening may be far too high.
+const MOST_READS: f64 = 1.0;
+
+/// The largest number of reads of a replay, for the same reason.
+const MAX_READS: usize = 20_000_000;
+
 /// The end of the year 9999. A replay could not go on behind the end of all times.
 const LAST: Timestamp = Timestamp::from_millis(253_402_300_800_000);
 
@@ -112,7 +118,7 @@ impl World {
         self.amount.cycles += cycles;
         (cycles > 0).then(|| Believed {
             changes: known.rates(id.kind).changes,
-            reads: known.mails / (known.exposed + LEAST_EXPOSED_SECONDS),
+            reads: (known.mails / (known.exposed + LEAST_EXPOSED_SECONDS)).min(MOST_READS),
         })
     }
 
@@ -124,7 +130,8 @@ impl World {
             }
             let next = seen.looks.get(number + 1).map_or(self.until, |next| next.at);
             let quiet = next.min(look.at + self.policy.max_age);
-            self.reads.extend(moments(random, believed.reads, look.at, quiet).map(|at| (at, place)));
+            let room = MAX_READS.saturating_sub(self.reads.len());
+            self.reads.extend(moments(random, believed.reads, look.at, quiet).take(room).map(|at| (at, place)));
         }
     }
 }
