@@ -202,7 +202,8 @@ async fn read(
     }
     transaction.commit().await?;
     let trial = args.trial.then(|| trial::compare(&rows.groups));
-    let report = Report { since: since.to_string(), runs, freshness, work, days, planned, capacity: None, targets, trial };
+    let report =
+        Report { since: since.to_string(), runs, freshness, work, days, planned, capacity: None, targets, trial };
     Ok((report, rows))
 }
 

@@ -211,10 +211,7 @@ fn store() -> Result<Arc<PostgresStore>, String> {
 }
 
 /// What the store knows of the object, or one sentence on why it could not be read.
-async fn stored_state(
-    store: &Result<Arc<PostgresStore>, String>,
-    object: &ObjectId,
-) -> Result<Option<Looked>, String> {
+async fn stored_state(store: &Result<Arc<PostgresStore>, String>, object: &ObjectId) -> Result<Option<Looked>, String> {
     let store = store.as_ref().map_err(Clone::clone)?;
     match tokio::time::timeout(DATABASE_TIMEOUT, store.look(object)).await {
         Ok(Ok(looked)) => Ok(looked),

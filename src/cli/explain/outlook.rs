@@ -326,7 +326,11 @@ mod tests {
         let text = |plan: &Plan| outlook(&Known { plan: Ok(Some(plan.clone())), ..known(None) });
         assert!(text(&plan).starts_with("Not queued: its planned look is at 05:0"), "{}", text(&plan));
         plan.is_on = false;
-        assert!(text(&plan).contains("nothing will happen until someone requests it. Its planned look"), "{}", text(&plan));
+        assert!(
+            text(&plan).contains("nothing will happen until someone requests it. Its planned look"),
+            "{}",
+            text(&plan)
+        );
         assert!(text(&plan).ends_with("(it is off here). Never fetched."), "{}", text(&plan));
     }
 

@@ -35,17 +35,21 @@ const STRATEGIES: [Strategy; 3] = [Strategy::Value, Strategy::Tiers, Strategy::A
 
 /// Compares strategies and budgets of planned looks offline
 ///
-/// Replays the looks that runs recorded (PLANNED_RECORD): the same objects, readers and changes, under another strategy or
-/// budget. What the records do not say, the moments of changes between two looks and the reads of young copies, is drawn by
-/// a seed. Shows the fresh reads of each strategy with the calls that were made, and of value with twice as many. Calls
-/// for readers' requests count. The planner learns in the day before. Needs DATABASE_URL; calls nothing, and changes nothing.
+/// Replays the looks that runs recorded (PLANNED_RECORD): the same objects, readers and changes, under
+/// another strategy or budget. The records do not say when an object changed between two looks, nor
+/// who read a young copy: that is drawn by a seed. Shows the fresh reads of each strategy with the
+/// calls that were made, and of value with twice as many. Calls for readers' requests count. The
+/// planner learns in the day before. Needs DATABASE_URL; calls nothing, and changes nothing.
 ///
-/// With --stdin it reads what happens in a world, a line each, and answers each `plan` line with one line of ids: the objects
-/// to call next, the most wanted first. Times are whole seconds, ids are numbers.
+/// With --stdin it reads what happens in a world, a line each, and answers each `plan` line with one
+/// line of ids: the objects to call next, the most wanted first. Times are whole seconds, ids are
+/// numbers.
 ///
 ///   object ID clan|player|war FETCHED   what is stored at the start
-///   fetched T ID CHANGED ASKED          a response (CHANGED 0 or 1); ASKED is when a reader requested it, 0: nobody did
-///   listed T ID ACTIVE                  a member in the list of the clan that was fetched last (ACTIVE 0 or 1)
+///   fetched T ID CHANGED ASKED          a response (CHANGED 0 or 1); ASKED: when a reader requested
+///                                       it, 0: nobody did
+///   listed T ID ACTIVE                  a member in the list of the clan that was fetched last
+///                                       (ACTIVE 0 or 1)
 ///   plan T MOST                         answer with at most MOST ids, possibly none
 #[derive(Debug, Args)]
 #[command(
@@ -123,7 +127,8 @@ pub async fn run(args: ReplayArgs, shared: &Shared) -> anyhow::Result<Exit> {
     if args.stdin {
         return stdin::run(args.strategy.unwrap_or_default());
     }
-    let policy = WorkerConfig::read(&process_var)?.planner.map_or_else(Policy::default, |planner| planner.teaching.policy);
+    let policy =
+        WorkerConfig::read(&process_var)?.planner.map_or_else(Policy::default, |planner| planner.teaching.policy);
     let store = app::store(&DatabaseConfig::read(&process_var)?)?;
     // A ping explains why the database cannot be reached; a failed query would not. A standby can be read.
     match store.ping().await {
@@ -215,7 +220,8 @@ fn replay(args: &ReplayArgs, world: &World, is_cut: bool, sampled_share: Option<
 }
 
 fn render(replay: &Replay, style: Style) -> String {
-    let title = format!("Replay of recorded looks, {} to {}", minute(&replay.counted_from), minute(&replay.counted_until));
+    let title =
+        format!("Replay of recorded looks, {} to {}", minute(&replay.counted_from), minute(&replay.counted_until));
     let calls = if replay.sampled_share.is_some() { "calls a second" } else { "calls a second of the sample" };
     let columns = [
         ("strategy", Align::Left),

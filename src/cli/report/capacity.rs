@@ -43,7 +43,8 @@ impl Capacity {
         let keys = rows.runs.keys.unwrap_or(1.0).max(1.0);
         let calls = rows.calls_per_second();
         let world = recorded.and_then(|recorded| recorded.world(SEED, policy));
-        let play = |factor| world.as_ref().ok().and_then(|world| shares(&world.play(Strategy::Value, Budget::Times(factor))));
+        let play =
+            |factor| world.as_ref().ok().and_then(|world| shares(&world.play(Strategy::Value, Budget::Times(factor))));
         Self {
             keys_measured: keys,
             calls_per_second_measured: calls,

@@ -17,7 +17,8 @@ const RUNS: &str = include_str!("../sql/report_planned_runs.sql");
 const WAITS: &str = include_str!("../sql/report_planned_waits.sql");
 
 /// The line instead of the planner's part.
-pub const OFF: &str = "The planner was off in these runs: spare calls are not used. PLANNED_CALLS_PER_SEC switches it on.";
+pub const OFF: &str =
+    "The planner was off in these runs: spare calls are not used. PLANNED_CALLS_PER_SEC switches it on.";
 
 /// The sums of one group of objects.
 #[derive(Clone, Debug)]
@@ -86,10 +87,8 @@ impl Rows {
         let groups = sqlx::query_as(GROUPS).persistent(false).bind(since).fetch_all(&mut *connection).await?;
         let waits: Vec<WaitRow> =
             sqlx::query_as(WAITS).persistent(false).bind(since).fetch_all(&mut *connection).await?;
-        let mut waits: Vec<_> = waits
-            .into_iter()
-            .map(|row| (row.name.parse().ok().map(Duration::from_secs), row.requests))
-            .collect();
+        let mut waits: Vec<_> =
+            waits.into_iter().map(|row| (row.name.parse().ok().map(Duration::from_secs), row.requests)).collect();
         waits.sort_by_key(|(limit, _)| limit.unwrap_or(Duration::MAX));
         Ok(Self { groups, runs, waits })
     }
@@ -206,7 +205,10 @@ impl Planned {
             waits_measured: rows
                 .waits
                 .iter()
-                .map(|(limit, requests)| Wait { at_most_seconds: limit.map(|limit| limit.as_secs()), requests: *requests })
+                .map(|(limit, requests)| Wait {
+                    at_most_seconds: limit.map(|limit| limit.as_secs()),
+                    requests: *requests,
+                })
                 .collect(),
             level: rows.runs.level,
             lateness_seconds_measured: rows.runs.lateness_seconds,

@@ -134,7 +134,17 @@ mod tests {
     fn target_is_kind_age_and_percent() {
         let target = Target { kind: Kind::Clan, age: Duration::from_secs(600), at_least: 95.0 };
         assert_eq!("clan:10m:95".parse(), Ok(target));
-        for wrong in ["", "clan", "clan:10m", "clam:10m:95", "clan:10:95", "clan:10m:x", "clan:10m:101", "clan:10m:NaN", "a:b:c:d"] {
+        for wrong in [
+            "",
+            "clan",
+            "clan:10m",
+            "clam:10m:95",
+            "clan:10:95",
+            "clan:10m:x",
+            "clan:10m:101",
+            "clan:10m:NaN",
+            "a:b:c:d",
+        ] {
             assert!(wrong.parse::<Target>().is_err(), "{wrong}");
         }
     }

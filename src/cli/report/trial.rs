@@ -12,7 +12,8 @@ use crate::{
 };
 
 /// The line for a period without a trial.
-pub const NONE: &str = "There was no trial in these runs. PLANNED_TRIAL=tiers:50 tries the strategy tiers on half of the objects.";
+pub const NONE: &str =
+    "There was no trial in these runs. PLANNED_TRIAL=tiers:50 tries the strategy tiers on half of the objects.";
 
 /// With fewer groups that have reads on both sides the standard error says nothing.
 const LEAST_GROUPS: usize = 8;

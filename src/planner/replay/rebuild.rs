@@ -253,8 +253,7 @@ impl Draw<'_> {
         let (rate, span) = (self.believed.changes, until.since(from).as_secs_f64());
         // The first of one or more changes; with a low rate it is anywhere.
         let (chance, expected) = (self.random.f64(), rate * span);
-        let first =
-            if expected > 1e-6 { -(-chance * (1.0 - (-expected).exp())).ln_1p() / rate } else { chance * span };
+        let first = if expected > 1e-6 { -(-chance * (1.0 - (-expected).exp())).ln_1p() / rate } else { chance * span };
         let first = from + Duration::from_secs_f64(first.clamp(0.0, span));
         // A response shows what was before it, and the one before showed the rest.
         let first = first.clamp(from + Duration::from_millis(1), until.max(from + Duration::from_millis(1)));

@@ -60,7 +60,8 @@ async fn report_without_planner_says_so_in_a_line() {
 #[tokio::test]
 async fn report_sums_the_planned_looks_of_runs() {
     let (pool, shell) = bed().await;
-    let arms = json!({"main": {"strategy": "value", "kinds": {"clan": [group(40, 10, 45.0)], "player": [group(8, 0, 60.0)]}}});
+    let arms =
+        json!({"main": {"strategy": "value", "kinds": {"clan": [group(40, 10, 45.0)], "player": [group(8, 0, 60.0)]}}});
     run(&pool, 10, &planned(&arms)).await;
     run(&pool, 5, &planned(&arms)).await;
     // Before the period.
@@ -129,6 +130,8 @@ async fn odd_reports_fail_nothing() {
         r#"{"keys_held": 1e9, "planned": {"arms": {"third": {"kinds": {"clan": [{}]}}, "main": {"kinds": {"clam": [{}], "clan": [1, null, "x"]}}}}}"#,
         r#"{"planned": {"arms": {"trial": {"strategy": "a\u0000b", "kinds": {"clan": [{"looks": 1e999, "flagged": "\ud800", "unflagged": -5}]}}}}}"#,
         r#"{"a\u0000": 1, "planned": {"arms": {"main": {"kinds": {"clan": [{"looks": 999999999999, "fresh_low": 7, "fresh_high": 3}]}}}}}"#,
+        r#"{"planned": {"arms": {"main": {"kinds": {"clan": [{"looks": 1e999999, "flagged": 3}]}}}}}"#,
+        r#"{"planned": {"arms": {"main": {"kinds": {"clan": [{"looks": 1e300, "flagged": 3}, {"flagged": -3, "unflagged": 9}]}}}}}"#,
         r#"{"planned": {"waits": {"5": 1, "5": 2, "999999": 3}, "arms": {"main": {"kinds": {"war": [{"flagged": 1.5, "unflagged": 0.1}]}}}}}"#,
     ];
     for report in odd {
@@ -203,21 +206,28 @@ async fn replay_compares_strategies_and_budgets() {
     let (pool, shell) = bed().await;
     record(&pool).await;
     let shown = shell.run(&["replay"]).await.well();
-    for text in ["Replay of recorded looks", "as it was", "estimated", "tiers", "age", "twice as many calls", "replayed"] {
+    for text in
+        ["Replay of recorded looks", "as it was", "estimated", "tiers", "age", "twice as many calls", "replayed"]
+    {
         assert!(shown.contains(text), "{text}: {shown}");
     }
     let replay = json_of(&shell, &["replay", "--json", "--strategy", "tiers", "--seed", "7"]).await;
-    assert_eq!((replay["replayed"].as_array().unwrap().len(), &replay["sampled_share"]), (1, &Value::Null), "{replay:#}");
+    assert_eq!(
+        (replay["replayed"].as_array().unwrap().len(), &replay["sampled_share"]),
+        (1, &Value::Null),
+        "{replay:#}"
+    );
     let reads = replay["replayed"][0]["reads"].as_f64().unwrap();
     assert!((100.0..3000.0).contains(&reads), "{replay:#}");
     let ran = shell.run(&["replay", "--planned", "5"]).await.badly(2);
     assert!(ran.contains("--planned is not possible"), "{ran}");
 
     // The reports tell that the sample is a tenth of all looks.
-    let looks: i64 = sqlx::query_scalar("SELECT count(*) FROM refresh_worker.looks WHERE changed IS NOT NULL AND kind <> 'clam'")
-        .fetch_one(&pool)
-        .await
-        .unwrap();
+    let looks: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM refresh_worker.looks WHERE changed IS NOT NULL AND kind <> 'clam'")
+            .fetch_one(&pool)
+            .await
+            .unwrap();
     let arms = json!({"main": {"strategy": "value", "kinds": {"clan": [group(looks.unsigned_abs() * 10, 10, 45.0)]}}});
     run(&pool, 10, &planned(&arms)).await;
     let replay = json_of(&shell, &["replay", "--json", "--planned", "1"]).await;

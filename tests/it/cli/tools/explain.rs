@@ -133,7 +133,13 @@ async fn explain_shows_place_in_the_plan() {
     assert_eq!((&known["plan"]["why"], &known["plan"]["hinted"]), (&"hinted".into(), &true.into()), "{known}");
     assert!((known["plan"]["level"].as_f64().unwrap() - 0.05).abs() < 1e-9, "{known}");
     let output = shell.run(&["queue", "explain", "clan:2PP"]).await.well();
-    for expected in ["about every 12 min", "learned from 50 requests in 10 h", "about every 5 min", "next look", "its planned look is"] {
+    for expected in [
+        "about every 12 min",
+        "learned from 50 requests in 10 h",
+        "about every 5 min",
+        "next look",
+        "Its planned look is at",
+    ] {
         assert!(output.contains(expected), "{expected}: {output}");
     }
     assert_eq!(json("clan:2QQ").await["plan"]["why"], "never_looked");
