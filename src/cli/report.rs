@@ -180,7 +180,7 @@ async fn read(
     pool: &PgPool,
     since: Timestamp,
     args: &ReportArgs,
-    planner: Option<PlannerConfig>,
+    settings: Option<PlannerConfig>,
 ) -> Result<(Report, Rows), sqlx::Error> {
     // One transaction, so that the tables are of one moment.
     let mut transaction = pool.begin().await?;
@@ -198,7 +198,7 @@ async fn read(
     let planned = Planned::new(&rows);
     let mut targets = Vec::new();
     for target in &args.target {
-        targets.push(target.check(&mut transaction, planned.as_ref(), policy(planner).max_age).await?);
+        targets.push(target.check(&mut transaction, planned.as_ref(), policy(settings).max_age).await?);
     }
     transaction.commit().await?;
     let trial = args.trial.then(|| trial::compare(&rows.groups));

@@ -39,7 +39,8 @@ const STRATEGIES: [Strategy; 3] = [Strategy::Value, Strategy::Tiers, Strategy::A
 /// another strategy or budget. The records do not say when an object changed between two looks, nor
 /// who read a young copy: that is drawn by a seed. Shows the fresh reads of each strategy with the
 /// calls that were made, and of value with twice as many. Calls for readers' requests count. The
-/// planner learns in the day before. Needs DATABASE_URL; calls nothing, and changes nothing.
+/// planner learns in the day before. Wars are left out, since they keep their own clock. Needs
+/// DATABASE_URL; calls nothing, and changes nothing.
 ///
 /// With --stdin it reads what happens in a world, a line each, and answers each `plan` line with one
 /// line of ids: the objects to call next, the most wanted first. Times are whole seconds, ids are
@@ -160,7 +161,7 @@ pub async fn run(args: ReplayArgs, shared: &Shared) -> anyhow::Result<Exit> {
             return Ok(Exit::Failure);
         }
     };
-    let looks = rows.looks();
+    let looks = rows.replayable_looks();
     #[expect(clippy::cast_precision_loss, reason = "a share")]
     let sampled_share = (looks > 0.0).then(|| (world.amount().responses as f64 / looks).min(1.0));
     let replay = replay(&args, &world, recorded.is_cut, sampled_share)?;

@@ -63,31 +63,28 @@ impl Capacity {
     pub fn render(&self) -> String {
         let mut text = String::new();
         let (calls, more) = (self.calls_per_second_measured, self.one_more_key_calls_per_second);
-        match (self.fresh_now_replayed, self.fresh_with_one_more_key_replayed) {
-            (Some(now), Some(then)) => {
-                let (now_text, then_text) = (now.text(), then.text());
-                let would = if then.high > now.high {
-                    format!("would raise fresh reads from {now_text} to {then_text}")
-                } else {
-                    format!("would not raise fresh reads: {now_text} now, {then_text} with it")
-                };
-                let looks = count(self.recorded_looks);
-                let _ = write!(
-                    text,
-                    "  One more key {would} (replayed from {looks} recorded looks).\n  That is for {:.1} instead of {calls:.1} calls a \
+        if let (Some(now), Some(then)) = (self.fresh_now_replayed, self.fresh_with_one_more_key_replayed) {
+            let (now_text, then_text) = (now.text(), then.text());
+            let would = if then.high > now.high {
+                format!("would raise fresh reads from {now_text} to {then_text}")
+            } else {
+                format!("would not raise fresh reads: {now_text} now, {then_text} with it")
+            };
+            let looks = count(self.recorded_looks);
+            let _ = write!(
+                text,
+                "  One more key {would} (replayed from {looks} recorded looks).\n  That is for {:.1} instead of {calls:.1} calls a \
                      second: what the runs made with {:.1} keys on average (measured), and as\n  many for each further key",
-                    calls + more,
-                    self.keys_measured
-                );
-                let _ = match self.planned_calls_per_sec {
-                    Some(limit) => writeln!(text, ". PLANNED_CALLS_PER_SEC is {limit} here; it has to allow them."),
-                    None => writeln!(text, ". PLANNED_CALLS_PER_SEC has to allow them."),
-                };
-            }
-            _ => {
-                let why = self.not_replayed.as_deref().unwrap_or("no reads fall into the recorded time");
-                let _ = writeln!(text, "  What one more key would bring is not known: {why}.");
-            }
+                calls + more,
+                self.keys_measured
+            );
+            let _ = match self.planned_calls_per_sec {
+                Some(limit) => writeln!(text, ". PLANNED_CALLS_PER_SEC is {limit} here; it has to allow them."),
+                None => writeln!(text, ". PLANNED_CALLS_PER_SEC has to allow them."),
+            };
+        } else {
+            let why = self.not_replayed.as_deref().unwrap_or("no reads fall into the recorded time");
+            let _ = writeln!(text, "  What one more key would bring is not known: {why}.");
         }
         if let (Some(level), Some(most)) = (self.level, self.at_most_reads_per_second) {
             let _ = writeln!(

@@ -103,9 +103,10 @@ impl Rows {
         self.runs.calls / self.seconds()
     }
 
-    /// Responses that taught the planner.
-    pub fn looks(&self) -> f64 {
-        self.groups.iter().map(|group| group.looks).sum()
+    /// Responses that taught the planner, without those of wars, which are not replayed.
+    pub fn replayable_looks(&self) -> f64 {
+        let wars = Kind::War.as_str();
+        self.groups.iter().filter(|group| group.kind != wars).map(|group| group.looks).sum()
     }
 
     /// Reads a second, as far as they are known.
@@ -229,7 +230,8 @@ impl Planned {
             text,
             "  A read is flagged when its copy is older than SNAPSHOT_MAX_AGE. Reads of younger copies leave no trace, so they are\n  \
              estimated. The lower end counts every copy as stale that a call found changed. The upper end is some points too high\n  \
-             where people read when something happens."
+             where people read when something happens. Reads of the most read objects are estimated too low, and so the share of\n  \
+             flagged reads too high."
         );
         if let Some(line) = self.waits() {
             let _ = writeln!(text, "  {line}");

@@ -47,20 +47,23 @@ struct Believed {
 
 impl World {
     /// The world of these records, in any order. Reads count from `wanted_from` on, but never before the planner had a quarter of the
-    /// time to learn. `None` when there is no response.
+    /// time to learn. Wars are left out. `None` when there is no response.
     #[must_use]
     pub fn rebuild(records: &[Record], wanted_from: Timestamp, seed: u64, policy: Policy) -> Option<Self> {
-        let records = records.iter().filter(|record| (Timestamp::EPOCH..LAST).contains(&record.at));
+        // Wars are called by their own clock, which no strategy changes.
+        let records = records.iter().filter(|record| record.object.kind != Kind::War);
+        let records = records.filter(|record| (Timestamp::EPOCH..LAST).contains(&record.at));
         let until = records.clone().map(|record| record.at).max()?;
         let records = records.filter(|record| until.since(record.at) <= LONGEST);
         let mut times: Vec<Timestamp> = records.clone().map(|record| record.at).collect();
         times.sort_unstable();
         let from = times.first().copied()?;
         let pauses = Pauses::of(&times);
-        let seen = sorted(records);
+        let histories = sorted(records);
         // An object that only lists show has no copy that could be fresh.
-        let seen: Vec<(&ObjectId, Seen)> = seen.into_iter().filter(|(_, seen)| !seen.looks.is_empty()).collect();
-        if seen.is_empty() {
+        let histories: Vec<(&ObjectId, Seen)> =
+            histories.into_iter().filter(|(_, seen)| !seen.looks.is_empty()).collect();
+        if histories.is_empty() {
             return None;
         }
         let learning = until.since(from) / 4;
@@ -75,11 +78,11 @@ impl World {
             amount: Amount { covered: until.since(from).saturating_sub(pauses.length()), ..Amount::default() },
             as_recorded: Reads::default(),
         };
-        let known: Vec<Option<Believed>> = seen.iter().map(|(id, seen)| world.count(id, seen, &pauses)).collect();
-        let usual = usual(&seen, &known);
+        let known: Vec<Option<Believed>> = histories.iter().map(|(id, seen)| world.count(id, seen, &pauses)).collect();
+        let usual = usual(&histories, &known);
         let mut random = fastrand::Rng::with_seed(seed);
-        let shown = shown(&seen, from, &mut random);
-        for (place, ((id, seen), known)) in seen.iter().zip(&known).enumerate() {
+        let shown = shown(&histories, from, &mut random);
+        for (place, ((id, seen), known)) in histories.iter().zip(&known).enumerate() {
             let usual = Believed { changes: usual.get(&id.kind).copied().unwrap_or(0.0), reads: 0.0 };
             let believed = known.unwrap_or(usual);
             let marks = shown.marks.get(&place).map_or(&[][..], Vec::as_slice);

@@ -236,6 +236,14 @@ fn too_little_says_what_is_missing() {
 }
 
 #[test]
+fn wars_are_left_out() {
+    let war = Record { object: object(Kind::War, 1), ..response(START, true, None) };
+    assert!(World::rebuild(std::slice::from_ref(&war), START, 1, Policy::default()).is_none());
+    let world = World::rebuild(&[war, response(START, true, None)], START, 1, Policy::default()).unwrap();
+    assert_eq!((world.amount().objects, world.amount().responses), (1, 1));
+}
+
+#[test]
 fn pause_is_not_covered_and_teaches_nothing() {
     let looks = [0, 600, 1200, 90_000, 90_600].map(|second| START + Duration::from_secs(second));
     let records = looks.map(|at| response(at, true, None));
