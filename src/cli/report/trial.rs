@@ -164,7 +164,8 @@ pub fn render(compared: &[Compared], style: Style) -> String {
                 row.measure.to_owned(),
                 percent(row.main),
                 percent(row.trial),
-                format!("{:+.1}{error}", row.difference * 100.0),
+                // Rounded first: a difference that is shown as none has no sign.
+                format!("{:+.1}{error}", (row.difference * 1000.0).round() / 10.0 + 0.0),
                 verdict,
             ]);
         }
