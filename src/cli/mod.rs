@@ -22,6 +22,7 @@ mod keys;
 mod migrate;
 mod progress;
 mod queue;
+mod recorded;
 mod repair;
 mod replay;
 mod report;
@@ -195,7 +196,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<Exit> {
         // Boxed, since its future is large and would be a part of every command.
         Command::Keys(args) => Box::pin(keys::run(args, &shared)).await,
         Command::Report(args) => report::run(args, &shared).await,
-        Command::Replay(args) => replay::run(&args),
+        Command::Replay(args) => replay::run(args, &shared).await,
         Command::Jobs(args) => jobs::run(args, &shared).await,
         Command::Views(args) => views::run(args, &shared).await,
         Command::Retention(args) => retention::run(args, &shared).await,

@@ -1,5 +1,10 @@
 //! `report`: the freshness of the data and the results of the calls, from the views of the schema refresh_worker.
 
+mod capacity;
+mod planned;
+mod target;
+mod trial;
+
 use std::{fmt::Write as _, time::Duration};
 
 use anyhow::Context as _;
@@ -7,15 +12,24 @@ use clap::Args;
 use serde::Serialize;
 use sqlx::PgPool;
 
+pub use self::planned::{Bracket, Rows};
+use self::{
+    capacity::Capacity,
+    planned::Planned,
+    target::{Checked, Target},
+    trial::Compared,
+};
 use super::{
     Exit, Shared,
+    recorded::Recorded,
     text::{self, Align, Style, Table, count, counted, span},
 };
 use crate::{
     app,
     clock::{Clock as _, SystemClock, Timestamp},
     columns::from_row,
-    config::{DatabaseConfig, env::process_var},
+    config::{DatabaseConfig, PlannerConfig, WorkerConfig, env::process_var},
+    planner::Policy,
     store::{Store as _, StoreError},
 };
 
@@ -29,22 +43,38 @@ const DAYS: &str = include_str!("sql/report_days.sql");
 /// A report over months of runs takes seconds.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The advice on capacity comes from the records of this time, or of less when many were recorded: it must not take minutes.
+const REPLAYED: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_REPLAYED: usize = 300_000;
+
 /// Shows how fresh the data is, and what the calls brought
 ///
 /// The first table counts the objects of each kind by age. The ages are the promises of the priorities: 5 minutes for
 /// critical, 30 minutes for high, 2 hours for medium, 8 hours for low. The second table counts requests by outcome: new
 /// content, unchanged, already fresh (no call), gone, error, returned to the queue. The views freshness, work and
 /// work_by_day of the schema refresh_worker have the same numbers. Needs DATABASE_URL.
+///
+/// With the planner (PLANNED_CALLS_PER_SEC) it shows which part of the reads met a fresh copy, as two ends, since reads of
+/// young copies leave no trace; what planned looks brought; and what one more key would bring, from recorded looks.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   refresh-worker report
   refresh-worker report --since 24h
-  refresh-worker report --since 2w --json")]
+  refresh-worker report --since 2w --json
+  refresh-worker report --target clan:10m:95 --target player:8h:99
+  refresh-worker report --trial")]
 pub struct ReportArgs {
     /// Count runs that began within this time: 90s, 30m, 12h, 2d, 1w
     #[arg(long, value_name = "TIME", value_parser = text::parse_span, default_value = "7d")]
     since: Duration,
+    /// Compare with a target (kind:age:percent); exits with 1 when one is missed. Judges the reads when the age is
+    /// SNAPSHOT_MAX_AGE and the planner was on, else the stored objects as they are now. Repeatable
+    #[arg(long, value_name = "TARGET")]
+    target: Vec<Target>,
+    /// Compare the two sides of a trial (PLANNED_TRIAL)
+    #[arg(long)]
+    trial: bool,
     /// Write JSON
     #[arg(long)]
     json: bool,
@@ -57,6 +87,14 @@ struct Report {
     freshness: Vec<Freshness>,
     work: Vec<Work>,
     days: Vec<Work>,
+    /// `None` when no run had the planner.
+    planned: Option<Planned>,
+    capacity: Option<Capacity>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    targets: Vec<Checked>,
+    /// Only with `--trial`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trial: Option<Vec<Compared>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -112,17 +150,38 @@ pub async fn run(args: ReportArgs, shared: &Shared) -> anyhow::Result<Exit> {
         Ok(()) | Err(StoreError::ReadOnly { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    let since = SystemClock.wall() - args.since;
-    let report = tokio::time::timeout(TIMEOUT, read(&store.pool(), since)).await;
+    let now = SystemClock.wall();
+    // A setting that is wrong for runs does not prevent looking at them.
+    let planner = WorkerConfig::read(&process_var).ok().and_then(|worker| worker.planner);
+    let report = tokio::time::timeout(TIMEOUT, read(&store.pool(), now - args.since, &args, planner)).await;
     let report = report.context("cannot read the report: the database did not answer within a minute")?;
     let report = report.context("cannot read the report; if tables are missing, run `refresh-worker migrate`")?;
+    let (mut report, rows) = report;
+    if report.planned.is_some() {
+        let recorded = Recorded::read(&store, now, args.since.min(REPLAYED), MAX_REPLAYED);
+        let recorded = match tokio::time::timeout(TIMEOUT, recorded).await {
+            Ok(recorded) => recorded.map_err(|error| format!("the recorded looks cannot be read ({error})")),
+            Err(_) => Err("the recorded looks could not be read within a minute".to_owned()),
+        };
+        let calls = planner.map(|planner| planner.calls_per_second);
+        report.capacity = Some(Capacity::new(&rows, calls, recorded, policy(planner)));
+    }
     let output =
         if args.json { serde_json::to_string_pretty(&report)? + "\n" } else { render(&report, shared.style()) };
     text::print(&output)?;
-    Ok(Exit::Success)
+    Ok(if report.targets.iter().any(Checked::is_missed) { Exit::Failure } else { Exit::Success })
 }
 
-async fn read(pool: &PgPool, since: Timestamp) -> Result<Report, sqlx::Error> {
+fn policy(planner: Option<PlannerConfig>) -> Policy {
+    planner.map_or_else(Policy::default, |planner| planner.teaching.policy)
+}
+
+async fn read(
+    pool: &PgPool,
+    since: Timestamp,
+    args: &ReportArgs,
+    settings: Option<PlannerConfig>,
+) -> Result<(Report, Rows), sqlx::Error> {
     // One transaction, so that the tables are of one moment.
     let mut transaction = pool.begin().await?;
     let since_utc = since.to_utc();
@@ -135,18 +194,45 @@ async fn read(pool: &PgPool, since: Timestamp) -> Result<Report, sqlx::Error> {
     let freshness = sqlx::query_as(FRESHNESS).persistent(false).fetch_all(&mut *transaction).await?;
     let work = sqlx::query_as(WORK).persistent(false).bind(since_utc).fetch_all(&mut *transaction).await?;
     let days = sqlx::query_as(DAYS).persistent(false).bind(since_utc).fetch_all(&mut *transaction).await?;
+    let rows = Rows::read(&mut transaction, since_utc).await?;
+    let planned = Planned::new(&rows);
+    let mut targets = Vec::new();
+    for target in &args.target {
+        targets.push(target.check(&mut transaction, planned.as_ref(), policy(settings).max_age).await?);
+    }
     transaction.commit().await?;
-    Ok(Report { since: since.to_string(), runs, freshness, work, days })
+    let trial = args.trial.then(|| trial::compare(&rows.groups));
+    let report =
+        Report { since: since.to_string(), runs, freshness, work, days, planned, capacity: None, targets, trial };
+    Ok((report, rows))
 }
 
 fn render(report: &Report, style: Style) -> String {
     let mut text = format!("{}\n{}", style.bold("How fresh the data is"), freshness(&report.freshness, style));
+    if !report.targets.is_empty() {
+        let _ = writeln!(text, "\n{}", style.bold("Targets"));
+        report.targets.iter().for_each(|target| text.push_str(&target.render(style)));
+    }
     let runs = counted(unsigned(report.runs), "run", "runs");
     let title = format!("What the calls brought: {runs} since {}", report.since);
     let _ = write!(text, "\n{}\n{}", style.bold(&title), work(&report.work, style));
     // A single day would repeat the table above it.
     if report.days.len() > 1 {
         let _ = write!(text, "\n{}\n{}", style.bold("By day (UTC)"), work(&report.days, style));
+    }
+    match &report.planned {
+        Some(planned) => {
+            let _ = write!(text, "\n{}", planned.render(style));
+        }
+        None => {
+            let _ = writeln!(text, "\n{}", planned::OFF);
+        }
+    }
+    if let Some(capacity) = &report.capacity {
+        let _ = write!(text, "\n{}\n{}", style.bold("One more key"), capacity.render());
+    }
+    if let Some(compared) = &report.trial {
+        let _ = write!(text, "\n{}", trial::render(compared, style));
     }
     text
 }
@@ -238,7 +324,7 @@ mod tests {
                 changed_24_h: 12,
             }],
             work: vec![work_of("clan", "critical", 900), work_of("player", "low", 0)],
-            days: Vec::new(),
+            ..Report::default()
         };
         insta::assert_snapshot!(render(&report, Style::PLAIN));
         let nothing = Report { since: "2026-03-04T05:06:07.089Z".to_owned(), ..Report::default() };

@@ -17,7 +17,7 @@ const CHANGE_MEMORY_SECONDS: f64 = 7.0 * 86_400.0;
 // Otherwise its readers get the chance to be heard, for this long after their maximum age.
 const READS_HEARD: f64 = 5.0;
 const HEARD_WITHIN: Duration = Duration::from_secs(6 * 60 * 60);
-const LISTENING_WINDOW: Duration = Duration::from_secs(600);
+pub(super) const LISTENING_WINDOW: Duration = Duration::from_secs(600);
 
 /// Enough for a time to the second: a day halves 20 times down to a tenth of a second.
 const BISECTIONS: u32 = 20;

@@ -10,10 +10,12 @@ mod estimate;
 mod index;
 mod knowledge;
 mod level;
+pub mod replay;
 mod strategy;
 #[cfg(test)]
 mod tests;
 mod trial;
+mod why;
 
 use std::time::Duration;
 
@@ -26,6 +28,7 @@ pub use self::{
     level::{Level, Round, lateness},
     strategy::{Strategy, UnknownStrategy},
     trial::{Arm, MAX_BUCKET, Teaching, Trial},
+    why::{PlannedLook, Why},
 };
 
 /// Candidates may be called this long before their time, so that the budget is used while the level still falls.

@@ -3,17 +3,19 @@
 //! This file gathers the facts. `render` shows them, and `outlook` sums them up in one sentence; both are pure.
 
 mod outlook;
+mod plan;
 mod render;
 
 use std::{sync::Arc, time::Duration};
 
 use clap::Args;
 
+use self::plan::Plan;
 use super::{Exit, Misuse, Shared, connect, text};
 use crate::{
     app,
     clock::Timestamp,
-    config::{DatabaseConfig, Pause, WorkerConfig, env::process_var},
+    config::{DatabaseConfig, Pause, PlannerConfig, WorkerConfig, env::process_var},
     model::{Kind, ObjectId, Tag},
     queue::{
         Circuit, DeadFilter, DeadLetter, Queue as _, SharedState as _,
@@ -22,7 +24,10 @@ use crate::{
         record::Record,
         redis::RedisQueue,
     },
-    store::postgres::Looked,
+    store::{
+        Looks as _, StoreError, Teaching,
+        postgres::{Looked, PostgresStore},
+    },
 };
 
 /// The database is only half of the answer, so it must not delay the other half for long.
@@ -31,7 +36,7 @@ const DATABASE_TIMEOUT: Duration = Duration::from_secs(6);
 /// Explains one object: its state, and what will happen to it next
 ///
 /// Shows how the tag was read, the mailbox entries for the object in any spelling, its state in the queue with the reason,
-/// its last fetch, and the errors that runs reported. The last line says what will happen next, and when. A tag alone is
+/// its last fetch, what the planner knows of it, and the errors that runs reported. The last line says what will happen next, and when. A tag alone is
 /// looked up as clan, player and war. Changes nothing. Reads the whole mailbox, which takes some seconds at a million
 /// entries. Needs REDIS_URL, and DATABASE_URL for the last fetch and the errors.
 #[derive(Debug, Args)]
@@ -60,6 +65,8 @@ pub(super) struct Known {
     letters: Vec<DeadLetter>,
     /// The facts in the database, or why they could not be read.
     store: Result<Option<Looked>, String>,
+    /// The place in the plan of spare calls, if the planner ever was on; or why it could not be read.
+    plan: Result<Option<Plan>, String>,
     pause: Option<Pause>,
     /// The widest open circuit that covers the object.
     circuit: Option<Circuit>,
@@ -97,12 +104,19 @@ pub async fn run(args: ExplainArgs, shared: &Shared) -> anyhow::Result<Exit> {
         let names_it = |letter: &&DeadLetter| {
             letter.name.strip_prefix("mail:").is_some_and(|id| named_by(id).as_ref() == Some(&object))
         };
+        let stored = stored_state(&store, &object).await;
+        let plan = match (&store, &stored) {
+            (Ok(store), Ok(_)) => planned_look(store, &object, now, worker.planner).await,
+            // The reason is shown already.
+            _ => Ok(None),
+        };
         all.push(Known {
             now,
             position,
             mail: mail.iter().filter(|(of, _)| *of == object).map(|(_, mail)| mail.clone()).collect(),
             letters: letters.iter().filter(names_it).cloned().collect(),
-            store: stored_state(&store, &object).await,
+            store: stored,
+            plan,
             pause: worker.paused,
             circuit: circuits.iter().find(|circuit| circuit.scope.covers(object.kind)).cloned(),
             max_attempts: worker.max_attempts,
@@ -188,7 +202,7 @@ fn mail_found(entry: Kept, now: Timestamp, objects: &[ObjectId], max_attempts: u
 }
 
 /// The database, or why it cannot be read.
-fn store() -> Result<Arc<crate::store::postgres::PostgresStore>, String> {
+fn store() -> Result<Arc<PostgresStore>, String> {
     if process_var("DATABASE_URL").is_none_or(|url| url.trim().is_empty()) {
         return Err("DATABASE_URL is not set".to_owned());
     }
@@ -197,16 +211,40 @@ fn store() -> Result<Arc<crate::store::postgres::PostgresStore>, String> {
 }
 
 /// What the store knows of the object, or one sentence on why it could not be read.
-async fn stored_state(
-    store: &Result<Arc<crate::store::postgres::PostgresStore>, String>,
-    object: &ObjectId,
-) -> Result<Option<Looked>, String> {
+async fn stored_state(store: &Result<Arc<PostgresStore>, String>, object: &ObjectId) -> Result<Option<Looked>, String> {
     let store = store.as_ref().map_err(Clone::clone)?;
     match tokio::time::timeout(DATABASE_TIMEOUT, store.look(object)).await {
         Ok(Ok(looked)) => Ok(looked),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err(format!("the database at {} did not respond in time", store.server())),
     }
+}
+
+/// The object's place in the plan, or one sentence on why it could not be read.
+async fn planned_look(
+    store: &PostgresStore,
+    object: &ObjectId,
+    now: Timestamp,
+    planner: Option<PlannerConfig>,
+) -> Result<Option<Plan>, String> {
+    let teaching = planner.map_or_else(Teaching::default, |planner| planner.teaching);
+    let read = async {
+        let Some(place) = store.plan_of(object, now).await? else { return Ok(None) };
+        let arm = teaching.arm(place.bucket);
+        let level = store.level(arm).await?.reads();
+        let (strategy, policy) = (teaching.strategy(arm), teaching.policy);
+        Ok(Some(Plan { place, level, strategy, policy, is_on: planner.is_some() }))
+    };
+    let why = match tokio::time::timeout(DATABASE_TIMEOUT, read).await {
+        Ok(Ok(plan)) => return Ok(plan),
+        Ok(Err(error)) => {
+            let error: StoreError = error;
+            error.to_string()
+        }
+        Err(_) => format!("the database at {} did not respond in time", store.server()),
+    };
+    // Where the planner is off, its tables need not exist, and nobody needs a right to them.
+    if planner.is_some() { Err(why) } else { Ok(None) }
 }
 
 #[cfg(test)]

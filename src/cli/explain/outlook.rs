@@ -207,7 +207,10 @@ fn of_mail(known: &Known) -> String {
     };
     let letters =
         if known.letters.is_empty() { "" } else { ", but unreadable mail names it (see `refresh-worker dead show`)" };
-    format!("Not queued{letters}: nothing will happen until someone requests it. {fetched}")
+    match &known.plan {
+        Ok(Some(plan)) => format!("Not queued{letters}: {}. {fetched}", plan.outlook(now)),
+        _ => format!("Not queued{letters}: nothing will happen until someone requests it. {fetched}"),
+    }
 }
 
 /// `14:03:10 UTC (in 4 min 12 s)`, with the date unless it is today.
@@ -227,6 +230,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        cli::explain::Plan,
         model::{EndpointKind, Priority, Reason, RefreshRequest},
         queue::{Circuit, CircuitReason, CircuitScope, Settlement, admin::Position},
         store::postgres::Looked,
@@ -243,6 +247,7 @@ mod tests {
             mail: Vec::new(),
             letters: Vec::new(),
             store: Ok(None),
+            plan: Ok(None),
             pause: None,
             circuit: None,
             max_attempts: 3,
@@ -313,6 +318,20 @@ mod tests {
         record.expires = Some(NOW - MINUTE);
         let text = outlook(&known(Some(record)));
         assert!(text.contains("its run 3f9a died"), "{text}");
+    }
+
+    #[test]
+    fn object_in_the_plan_has_a_next_look() {
+        let mut plan = crate::cli::explain::plan::tests::plan();
+        let text = |plan: &Plan| outlook(&Known { plan: Ok(Some(plan.clone())), ..known(None) });
+        assert!(text(&plan).starts_with("Not queued: its planned look is at 05:0"), "{}", text(&plan));
+        plan.is_on = false;
+        assert!(
+            text(&plan).contains("nothing will happen until someone requests it. Its planned look"),
+            "{}",
+            text(&plan)
+        );
+        assert!(text(&plan).ends_with("(it is off here). Never fetched."), "{}", text(&plan));
     }
 
     #[test]

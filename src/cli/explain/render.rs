@@ -29,6 +29,11 @@ pub fn text(argument: &str, known: &Known, style: Style) -> String {
         table.row(["unreadable mail", &text]);
     }
     store_rows(&mut table, known);
+    match &known.plan {
+        Ok(Some(plan)) => plan.rows(&mut table, known.now),
+        Ok(None) => {}
+        Err(why) => table.row(["plan", &format!("not read: {}", short(why, 300))]),
+    }
     format!("{}\n{}{}\n", style.bold(&known.object.to_string()), table.render(style), style.bold(&outlook(known)))
 }
 
@@ -156,7 +161,7 @@ pub fn json(known: &Known) -> Value {
             })
         })
         .collect();
-    json!({
+    let mut json = json!({
         "object": known.object.to_string(),
         "now": known.now.to_string(),
         "mail": mail,
@@ -167,7 +172,13 @@ pub fn json(known: &Known) -> Value {
             Ok(looked) => store_json(looked.as_ref()),
         },
         "outlook": outlook(known),
-    })
+    });
+    match &known.plan {
+        Ok(Some(plan)) => json["plan"] = plan.json(known.now),
+        Ok(None) => {}
+        Err(why) => json["plan"] = json!({"read": false, "because": why}),
+    }
+    json
 }
 
 fn queue_json(record: &Record, position: &Position) -> Value {

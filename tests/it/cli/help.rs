@@ -4,7 +4,7 @@ use super::Shell;
 
 #[tokio::test]
 async fn help_of_every_command() {
-    let commands: [&[&str]; 36] = [
+    let commands: [&[&str]; 37] = [
         &[],
         &["demo"],
         &["drain"],
@@ -29,6 +29,7 @@ async fn help_of_every_command() {
         &["keys", "renew"],
         &["keys", "prune"],
         &["report"],
+        &["replay"],
         &["jobs"],
         &["jobs", "enqueue"],
         &["jobs", "list"],

@@ -8,6 +8,7 @@ mod jobs;
 mod jobs_related;
 mod jobs_shared;
 mod report;
+mod report_planned;
 mod retention;
 mod values;
 mod view_locks;

@@ -294,6 +294,10 @@ pub const STATEMENTS: &[Statement] = &[
     grows("src/cli/sql/report_freshness.sql", "every row of refresh_state", &[]),
     grows("src/cli/sql/report_work.sql", "the numbers of the week's runs", &["'2026-03-13 12:00Z'"]),
     grows("src/cli/sql/report_days.sql", "the numbers of the week's runs", &["'2026-03-13 12:00Z'"]),
+    grows("src/cli/sql/report_planned.sql", "the reports of the week's runs", &["'2026-03-13 12:00Z'"]),
+    grows("src/cli/sql/report_planned_runs.sql", "the reports of the week's runs", &["'2026-03-13 12:00Z'"]),
+    grows("src/cli/sql/report_planned_waits.sql", "the reports of the week's runs", &["'2026-03-13 12:00Z'"]),
+    grows("src/cli/sql/report_target.sql", "every row of refresh_state of a kind", &["'player'", "600"]),
 ];
 
 /// Not measured, each with the reason.

@@ -109,6 +109,48 @@ async fn explain_reads_the_database_if_possible() {
 }
 
 #[tokio::test]
+async fn explain_shows_place_in_the_plan() {
+    let bed = Bed::fresh().await;
+    let database = support::postgres::fresh_with_contract().await;
+    let shell = Shell::new().with("REDIS_URL", &bed.url).with("DATABASE_URL", &database);
+    shell.run(&["migrate"]).await.well();
+    let json = async |object: &str| -> Value {
+        serde_json::from_str(&shell.run(&["queue", "explain", object, "--json"]).await.well()).unwrap()
+    };
+    let never_on = json("clan:2PP").await;
+    assert!(never_on.get("plan").is_none(), "{never_on}");
+    let mut connection = PgConnection::connect(&database).await.unwrap();
+    sqlx::raw_sql(
+        "INSERT INTO refresh_worker.plan (kind, tag, looked_at, next_look, heard_at, changes, watched, mails, exposed, bucket, hinted)
+         VALUES ('clan', '2PP', now() - interval '1 min', now() + interval '30 s', now() - interval '1 h', 300, 86400, 50, 36000, 7, true),
+                ('clan', '2QQ', 'infinity', '-infinity', '-infinity', 'NaN', 'Infinity', -1, 1e30, -5, false);
+         INSERT INTO refresh_worker.plan_level VALUES ('main', ln(0.05), now(), now())",
+    )
+    .execute(&mut connection)
+    .await
+    .unwrap();
+    let known = json("clan:2PP").await;
+    assert_eq!((&known["plan"]["why"], &known["plan"]["hinted"]), (&"hinted".into(), &true.into()), "{known}");
+    assert!((known["plan"]["level"].as_f64().unwrap() - 0.05).abs() < 1e-9, "{known}");
+    let output = shell.run(&["queue", "explain", "clan:2PP"]).await.well();
+    for expected in [
+        "about every 12 min",
+        "learned from 50 requests in 10 h",
+        "about every 5 min",
+        "next look",
+        "Its planned look is at",
+    ] {
+        assert!(output.contains(expected), "{expected}: {output}");
+    }
+    assert_eq!(json("clan:2QQ").await["plan"]["why"], "never_looked");
+
+    // An older database, or a role without rights to the planner's tables.
+    sqlx::raw_sql("DROP TABLE refresh_worker.plan").execute(&mut connection).await.unwrap();
+    let output = shell.run(&["queue", "explain", "clan:2PP"]).await.well();
+    assert!(!output.contains("next look") && !output.contains("not read"), "{output}");
+}
+
+#[tokio::test]
 async fn explain_refuses_a_wrong_object() {
     let bed = Bed::fresh().await;
     let output = bed.shell.run(&["queue", "explain", "clan:#ABC"]).await.badly(2);

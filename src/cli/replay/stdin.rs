@@ -1,45 +1,18 @@
-//! `replay`: the planner without a queue, a database or an API.
+//! `replay --stdin`: the planner without a queue, a database or an API, behind a protocol of lines.
 
 use std::io::{self, BufRead, BufWriter, Write as _};
 
 use anyhow::Context as _;
-use clap::Args;
 
-use super::{Exit, Misuse};
 use crate::{
+    cli::{Exit, Misuse},
     clock::Timestamp,
     model::Kind,
     planner::{Index, Look, Policy, Strategy},
 };
 
-/// Chooses planned looks offline, with the planner that runs use
-///
-/// With --stdin it reads what happens in a world, a line each, and answers each `plan` line with one line of ids: the objects
-/// to call next, the most wanted first. Times are whole seconds, ids are numbers.
-///
-///   object ID clan|player|war FETCHED   what is stored at the start
-///   fetched T ID CHANGED ASKED          a response (CHANGED 0 or 1); ASKED is when a reader requested it, 0: nobody did
-///   listed T ID ACTIVE                  a member in the list of the clan that was fetched last (ACTIVE 0 or 1)
-///   plan T MOST                         answer with at most MOST ids, possibly none
-#[derive(Debug, Args)]
-#[command(
-    verbatim_doc_comment,
-    after_help = "\
-Examples:
-  refresh-worker replay --stdin < world.txt
-  refresh-worker replay --stdin --strategy tiers < world.txt"
-)]
-pub struct ReplayArgs {
-    /// Read the world from standard input
-    #[arg(long, required = true)]
-    stdin: bool,
-    /// The strategy: value, tiers or age
-    #[arg(long, default_value = "value", value_name = "STRATEGY")]
-    strategy: Strategy,
-}
-
-pub fn run(args: &ReplayArgs) -> anyhow::Result<Exit> {
-    let mut index = Index::new(args.strategy, Policy::default());
+pub fn run(strategy: Strategy) -> anyhow::Result<Exit> {
+    let mut index = Index::new(strategy, Policy::default());
     let mut output = BufWriter::new(io::stdout().lock());
     for (number, line) in (1..).zip(io::stdin().lock().lines()) {
         let line = line.context("cannot read standard input")?;
