@@ -17,6 +17,7 @@ use std::{
     collections::HashMap,
     fmt::Write as _,
     net::SocketAddr,
+    path::Path,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -34,6 +35,7 @@ use refresh_worker::{
     worker::{ApiAccess, RunOptions, Runs as _, Stop, Unwatched, Worker, report::RunReport, tables::Tables},
 };
 use sha2::{Digest as _, Sha256};
+use sqlx::{Connection as _, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -231,14 +233,19 @@ async fn day(planned: bool, time: Duration, reads: u32) -> Day {
     let tokens = vec![WORKER.to_owned(), READER.to_owned()];
     let config = SimConfig { clans: CLANS, tokens, clock: Arc::clone(&clock), evolve: 1.0, ..SimConfig::default() };
     let simulator = Simulator::start_apart(config).expect("a loopback port is free");
-    let worker = worker(&simulator, &clock, planned).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("freshness.sqlite");
+    let worker = worker(&simulator, &clock, &file, planned).await;
+    // Readers have a connection of their own, as in reality.
+    let copies =
+        SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(&file)).await.expect("the file is there");
     let census = simulator.world();
     let clans: Vec<ObjectId> = census.clan_tags().iter().cloned().map(ObjectId::clan).collect();
     let players: Vec<ObjectId> = census.player_tags().iter().cloned().map(ObjectId::player).collect();
     for object in clans.iter().chain(&players) {
         put_mail(&worker.queue, object, clock.wall());
     }
-    let mut readers = Readers::new(&simulator, [clans, players]);
+    let mut readers = Readers::new(&simulator, copies, [clans, players]);
     let mut day = Day::default();
     // As the schedule does: the next run begins on a tick, every two minutes.
     let tick = Duration::from_secs(120);
@@ -277,11 +284,16 @@ fn put_mail(queue: &MemoryQueue, object: &ObjectId, now: Timestamp) {
     queue.put_mail(object.to_string(), 2.0, value);
 }
 
-async fn worker(simulator: &Simulator, clock: &Arc<dyn Clock>, planned: bool) -> Worker<MemoryQueue, SqliteStore> {
-    let planner = planned.then(|| PlannerConfig { calls_per_second: 1, teaching: Teaching::default() });
+async fn worker(
+    simulator: &Simulator,
+    clock: &Arc<dyn Clock>,
+    file: &Path,
+    planned: bool,
+) -> Worker<MemoryQueue, SqliteStore> {
+    let settings = planned.then(|| PlannerConfig { calls_per_second: 1, teaching: Teaching::default() });
     let follow_ups = FollowUpConfig { wars: false, players_per_clan: if planned { 0 } else { 5 } };
-    let config = WorkerConfig { planner, follow_ups, ..WorkerConfig::default() };
-    let store = SqliteStore::in_memory().await.expect("SQLite opens in memory");
+    let config = WorkerConfig { planner: settings, follow_ups, ..WorkerConfig::default() };
+    let store = SqliteStore::open(file).await.expect("the folder can be written");
     let store = store.with_details(app::commit_details(&config, false));
     store.migrate().await.expect("the migrations run");
     Worker {
@@ -307,15 +319,18 @@ struct Readers {
     objects: [Vec<ObjectId>; 2],
     /// The sums of the weights up to each object.
     weights: [Vec<f64>; 2],
+    copies: SqliteConnection,
     address: SocketAddr,
     random: fastrand::Rng,
     met: HashMap<Kind, Reads>,
 }
 
 impl Readers {
-    fn new(simulator: &Simulator, mut objects: [Vec<ObjectId>; 2]) -> Self {
+    fn new(simulator: &Simulator, copies: SqliteConnection, mut objects: [Vec<ObjectId>; 2]) -> Self {
         let mut random = fastrand::Rng::with_seed(7);
-        objects.iter_mut().for_each(|list| random.shuffle(list));
+        for list in &mut objects {
+            random.shuffle(list);
+        }
         let weights = [0, 1].map(|list: usize| {
             let mut sum = 0.0;
             let weigh = |rank: usize| {
@@ -326,7 +341,7 @@ impl Readers {
             };
             (0..objects[list].len()).map(weigh).collect()
         });
-        Self { objects, weights, address: simulator.address(), random, met: HashMap::new() }
+        Self { objects, weights, copies, address: simulator.address(), random, met: HashMap::new() }
     }
 
     /// One read: the stored copy against what the API says now.
@@ -342,12 +357,13 @@ impl Readers {
         )
         .bind(object.kind.as_str())
         .bind(object.tag.as_str())
-        .fetch_optional(worker.store.pool())
+        .fetch_optional(&mut self.copies)
         .await
         .expect("our table");
         let (hash, fetched_at) = copy.unwrap_or_default();
-        // Texts of times of one length are in their order.
-        let is_flagged = fetched_at.is_none_or(|at| at < (clock.wall() - MAX_AGE).to_string());
+        // As the column has it; such texts are in the order of their times.
+        let oldest = (clock.wall() - MAX_AGE).to_string().replace('T', " ").replace('Z', "");
+        let is_flagged = fetched_at.is_none_or(|at| at < oldest);
         if is_flagged {
             put_mail(&worker.queue, object, clock.wall());
         }

@@ -118,7 +118,7 @@ async fn overlap(seconds: u64) {
     let mut twice = 0;
     for call in &calls {
         let before = last.insert(call.path.clone(), call.at);
-        twice += usize::from(before.is_some_and(|before| call.at - before < MAX_AGE));
+        twice += usize::from(before.is_some_and(|before| call.at.saturating_sub(before) < MAX_AGE));
     }
     let most = keys.map(|key| part.simulator.most_in_any_second(key));
     println!("two runs of {seconds} s, a key each, {} known objects, nothing requested:", objects.len());

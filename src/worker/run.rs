@@ -50,12 +50,12 @@ impl<Q: Queue + SharedState, S: Store> Runs for Worker<Q, S> {
         let closing = Closing { worker: self, time: time.as_ref(), deadline: &run.deadline, halt: &run.halt };
         closing.admit_mailbox(&run.tally).await;
         let maintained = run.tally.lock().maintained.take();
-        let after = closing.publish_and_maintain(&options, &run.outbox, maintained).await;
+        let after = Box::pin(closing.publish_and_maintain(&options, &run.outbox, maintained)).await;
         // Cloned, since the lock may not be held while the run is closed.
         let mut tally = run.tally.lock().clone();
         tally.report.throttled = run.pool.refusals();
         tally.report.after = after;
-        closing.close(began, &run.pool, tally).await
+        Box::pin(closing.close(began, &run.pool, tally)).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! The planned looks of a run in numbers, and what its lessons say about readers. Values only.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 
@@ -31,6 +31,9 @@ pub struct PlannedReport {
     /// The seconds by which the earliest planned look was late when the run last looked; 0 when none was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lateness_seconds: Option<f64>,
+    /// The longest time without a look, when `PLANNED_AT_LEAST_EVERY` had to be stretched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stretched_to_seconds: Option<u64>,
     /// The level of each side of a trial, in stale reads; without a trial there is only `main`.
     pub levels: BTreeMap<&'static str, f64>,
     /// Reads that left a request, because their copy was older than `SNAPSHOT_MAX_AGE`, and those whose copy had indeed changed.
@@ -107,6 +110,11 @@ impl PlannedTally {
         self.report.refused += count;
     }
 
+    /// Records the longest time without a look, when it had to be stretched.
+    pub const fn stretched(&mut self, longest: Duration) {
+        self.report.stretched_to_seconds = Some(longest.as_secs());
+    }
+
     /// Records the level of a side, and how late its earliest look is.
     pub fn level(&mut self, arm: Arm, reads: f64, lateness: f64) {
         self.report.levels.insert(arm.as_str(), reads);
@@ -157,8 +165,6 @@ fn group_of(bucket: u16) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::{
         planner::{Knowledge, Look, Strategy},

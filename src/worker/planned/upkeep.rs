@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::looks::{FAR, Page, PlannedLooks};
 use crate::{
@@ -85,7 +85,10 @@ impl<Q: Queue + SharedState, S: Store> Upkeep<'_, Q, S> {
         let needed = Duration::from_secs_f64(objects / (rate * LONGEST_SHARE));
         let longest = config.teaching.policy.longest;
         if needed > longest {
-            info!(
+            if let Some(tally) = &mut ctx.tally.lock().planned {
+                tally.stretched(needed);
+            }
+            warn!(
                 objects,
                 calls_per_second = rate,
                 "PLANNED_AT_LEAST_EVERY is stretched to {} h: to look at every object within {} h would take more than a third of the \

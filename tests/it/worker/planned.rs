@@ -137,8 +137,8 @@ async fn request_goes_before_planned_looks() {
         }
         asked.elapsed()
     };
-    let (report, waited) = tokio::join!(run, ask);
-    assert!(waited < Duration::from_secs(1), "it waited {waited:?}");
+    let (report, wait) = tokio::join!(run, ask);
+    assert!(wait < Duration::from_secs(1), "it waited {wait:?}");
     assert_eq!(report.processed_requests, 1, "{report:?}");
     assert!(report.planned.unwrap().looks > 20, "the run was busy");
 }
@@ -184,7 +184,7 @@ async fn day_keeps_a_tenth_for_requests() {
     let objects = bed.players(90);
     store(&bed, &objects).await;
     let now = bed.now().await;
-    let hour_after_midnight = seconds(25 * 3600) - now.since(now.midnight());
+    let hour_after_midnight = seconds(25 * 3600).saturating_sub(now.since(now.midnight()));
     bed.clock.advance(hour_after_midnight);
     // An hour has passed: a 24th of the day's calls, less a tenth, is 18.
     bed.worker.api.reqs_per_day = NonZeroU64::new(480);
