@@ -152,6 +152,7 @@ impl PlannedLooks {
         moment: Instant,
         allows: impl Fn(&Candidate) -> bool,
     ) -> Vec<Candidate> {
+        self.wake.update_if(|wake| !std::mem::replace(&mut wake.idle, true));
         let mut state = self.state.lock();
         if state.paused_until.is_some_and(|until| moment < until) {
             return Vec::new();
@@ -194,11 +195,7 @@ impl PlannedLooks {
         }
         let few = self.arms().any(|(arm, _)| state.wants_more(&state.sides[arm as usize]));
         drop(state);
-        self.wake.update_if(|wake| {
-            let is_news = (few && !wake.few) || !wake.idle;
-            (wake.few, wake.idle) = (few, true);
-            is_news
-        });
+        self.wake.update_if(|wake| !std::mem::replace(&mut wake.few, few) && few);
         chosen
     }
 

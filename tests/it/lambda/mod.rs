@@ -16,6 +16,7 @@ mod last_runs;
 mod locked;
 mod memory;
 mod overlap;
+mod planned;
 mod portal;
 mod redis_database;
 mod redis_failover;

@@ -194,6 +194,30 @@ async fn day_keeps_a_tenth_for_requests() {
 }
 
 #[tokio::test]
+async fn urgent_requests_are_served_until_midnight() {
+    let mut bed = planning(ON).await;
+    let objects = bed.players(140);
+    let (known, asked) = objects.split_at(120);
+    store(&bed, known).await;
+    let now = bed.now().await;
+    let quarter = seconds(6 * 3600);
+    bed.clock.advance((4 * quarter).saturating_sub(now.since(now.midnight())));
+    bed.worker.api.reqs_per_day = NonZeroU64::new(400);
+    let mut planned = 0;
+    for _ in 0..4 {
+        bed.clock.advance(quarter - seconds(60));
+        planned += run_for(&bed, seconds(2)).await.api_requests;
+        bed.clock.advance(seconds(50));
+    }
+    assert!((330..=360).contains(&planned), "nine tenths of the day's calls: {planned}");
+    bed.ask_as(Priority::Critical, asked.iter().cloned()).await;
+    let report = run_for(&bed, seconds(2)).await;
+    assert_eq!(report.processed_requests, 20, "{report:?}");
+    let day = report.day.expect("there is a daily quota");
+    assert!(day.calls_taken <= 400, "{day:?}");
+}
+
+#[tokio::test]
 async fn sides_of_a_trial_get_calls_by_size() {
     let trial = Some(Trial { strategy: Strategy::Tiers, percent: 50 });
     let teaching = Teaching { trial, ..ON.teaching };
@@ -213,20 +237,20 @@ async fn sides_of_a_trial_get_calls_by_size() {
 #[tokio::test]
 async fn overlapping_runs_never_look_twice() {
     let bed = Bed::with(|config| config.planner = Some(ON), &["one", "two"]).await;
-    let objects = bed.players(150);
+    let objects = bed.players(80);
     store(&bed, &objects).await;
     let mut first = bed.another();
     first.api.keys_per_run = Some(1);
     let mut second = bed.another();
     second.api.keys_per_run = Some(1);
     let clock = time_passes(&bed);
-    let options = RunOptions { max_runtime: Some(seconds(5)), ..RunOptions::default() };
+    let options = RunOptions { max_runtime: Some(seconds(6)), ..RunOptions::default() };
     let (one, other) = tokio::join!(first.run(options.clone(), &Unwatched), second.run(options, &Unwatched));
     clock.abort();
     let work = [&one, &other]
         .map(|report| (report.work_by_kind_and_priority.clone(), report.errors.clone(), report.runtime_seconds));
     let [one, other] = [one, other].map(|report| report.planned.unwrap());
-    assert_eq!(one.looks + other.looks, 150, "{one:?} {other:?} {work:?}");
+    assert_eq!(one.looks + other.looks, 80, "{one:?} {other:?} {work:?}");
     assert!(one.looks > 0 && other.looks > 0, "both take part");
     assert!(objects.iter().all(|object| paths(&bed, object) == 2));
 }
