@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use crate::{
     api::{ApiError, client::ApiClient, keys::KeyStore},
     clock::{Clock, SystemClock},
-    config::{ApiConfig, Config, DatabaseConfig, Role, WorkerConfig},
+    config::{ApiConfig, Config, DatabaseConfig, PlannerConfig, Role, WorkerConfig},
     follow::events,
     handlers::Handlers,
     maintenance::{Database, Maintenance},
@@ -65,6 +65,7 @@ pub fn store(config: &DatabaseConfig) -> anyhow::Result<PostgresStore> {
 /// The work after a run by the configuration, if there is any.
 pub fn after(config: &Config, store: &PostgresStore) -> anyhow::Result<Option<Arc<Maintenance>>> {
     let database = Database::new(store.pool(), store.connections());
+    let database = database.beside(config.worker.planner.map_or(0, |_| PlannerConfig::CONNECTIONS));
     Ok(Maintenance::new(&config.after, &database).context("cannot prepare what follows a run")?.map(Arc::new))
 }
 

@@ -41,7 +41,10 @@ fn headline(report: &RunReport, style: Style) -> String {
         return format!("{head}{failure}\n");
     }
     // A run that did some work before it was turned away has a table to show.
-    if report.stopped_because.is_turned_away() && report.processed_requests == 0 {
+    if report.stopped_because.is_turned_away()
+        && report.processed_requests == 0
+        && report.planned.as_ref().is_none_or(|planned| planned.looks == 0)
+    {
         return format!("{} {why}\n", style.warn("Nothing done:"));
     }
     let done = counted(report.processed_requests, "request", "requests");

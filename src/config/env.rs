@@ -58,6 +58,7 @@ impl Config {
             after: if role == Role::Refresh { reader.after() } else { AfterConfig::default() },
             telemetry: reader.telemetry(),
         };
+        reader.connections_beside_looks(&config);
         reader.finish(config)
     }
 

@@ -136,12 +136,15 @@ pub struct WorkerConfig {
 /// The freshness planner: `PLANNED_CALLS_PER_SEC`, `SNAPSHOT_MAX_AGE`, `PLANNED_AT_LEAST_EVERY`, `PLANNED_TRIAL`, `PLANNED_RECORD`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PlannerConfig {
-    /// Planned calls a second of one run, at most. The rate of its keys limits them, too.
+    /// Planned calls a second of all runs together, at most: each has its share, by its keys. The rate of the keys limits them, too.
     pub calls_per_second: u32,
     pub teaching: Teaching,
 }
 
 impl PlannerConfig {
+    /// Connections to the database that a run needs beside planned looks: to read, to commit, and for the plan itself.
+    pub const CONNECTIONS: u32 = 3;
+
     /// The largest number of planned calls a second, which stands for every call that the keys allow.
     pub const EVERY_CALL: u32 = 10_000;
 }

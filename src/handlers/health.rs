@@ -137,7 +137,8 @@ impl Health {
             return false;
         };
         runs.good.is_none_or(|good| {
-            let proves_nothing = good.processed == 0 && self.now.since(failed.ended) < KEYS_DOUBT;
+            let proves_nothing =
+                good.processed == 0 && good.api_requests == 0 && self.now.since(failed.ended) < KEYS_DOUBT;
             good.ended <= failed.ended || proves_nothing
         })
     }

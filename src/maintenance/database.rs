@@ -23,12 +23,26 @@ const MAX_LIMIT: Duration = Duration::from_secs(24 * 3600);
 pub struct Database {
     pub pool: PgPool,
     connections: Connections,
+    /// Connections that functions of jobs leave free.
+    kept_free: u32,
 }
 
 impl Database {
     #[must_use]
     pub const fn new(pool: PgPool, connections: Connections) -> Self {
-        Self { pool, connections }
+        // One for the heartbeats of jobs.
+        Self { pool, connections, kept_free: 1 }
+    }
+
+    /// The same, for maintenance beside a run that needs so many connections itself.
+    #[must_use]
+    pub fn beside(self, connections: u32) -> Self {
+        Self { kept_free: self.kept_free + connections, ..self }
+    }
+
+    /// The functions of jobs that may run at a time.
+    pub(super) fn functions_at_a_time(&self) -> usize {
+        self.pool.options().get_max_connections().saturating_sub(self.kept_free).max(1) as usize
     }
 
     /// True when frequent statements may be kept prepared: not through a pooler that shares connections between transactions.
@@ -55,7 +69,7 @@ impl Database {
 /// Assumes a pooler, which is right in any case.
 impl From<PgPool> for Database {
     fn from(pool: PgPool) -> Self {
-        Self { pool, connections: Connections::new("its address".to_owned(), false) }
+        Self::new(pool, Connections::new("its address".to_owned(), false))
     }
 }
 

@@ -50,6 +50,21 @@ pub struct Policy {
     pub longest: Duration,
 }
 
+/// The largest share of the planned calls for looking at each object within the longest time.
+const LONGEST_SHARE: f64 = 1.0 / 3.0;
+
+impl Policy {
+    /// With the longest time stretched where keeping it would take more than a third of so many planned calls a second. Else every call
+    /// would go to what is oldest, and none to what is read.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a number of objects, far below 2^52")]
+    pub fn stretched(self, objects: u64, calls_per_second: f64) -> Self {
+        let seconds = objects as f64 / (calls_per_second.max(0.1) * LONGEST_SHARE);
+        let needed = Duration::try_from_secs_f64(seconds).unwrap_or(self.longest);
+        Self { longest: self.longest.max(needed), ..self }
+    }
+}
+
 impl Default for Policy {
     fn default() -> Self {
         Self { max_age: Duration::from_secs(600), longest: Duration::from_secs(24 * 60 * 60) }

@@ -42,6 +42,30 @@ pub struct Candidate {
     pub bucket: u16,
 }
 
+/// A look to be put off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PutOff {
+    pub object: ObjectId,
+    pub until: Timestamp,
+    /// The last look and the hint that the decision was made with. Whatever a commit has learned since then counts more.
+    pub seen: Option<(Option<Timestamp>, bool)>,
+}
+
+impl PutOff {
+    /// Because of what is known of the object.
+    #[must_use]
+    pub fn as_seen(candidate: &Candidate, until: Timestamp) -> Self {
+        let Candidate { object, known, .. } = candidate;
+        Self { object: object.clone(), until, seen: Some((known.looked_at, known.hinted)) }
+    }
+
+    /// Whatever is known of it.
+    #[must_use]
+    pub const fn anyway(object: ObjectId, until: Timestamp) -> Self {
+        Self { object, until, seen: None }
+    }
+}
+
 /// A question for the next planned looks.
 #[derive(Clone, Copy, Debug)]
 pub struct NextLooks<'a> {
@@ -111,13 +135,15 @@ pub(super) fn plan_unplanned(objects: &[Unplanned], now: Timestamp, longest: Dur
 }
 
 /// The latest time for each object, in the order of the locks.
-pub(super) fn latest(looks: &[(ObjectId, Timestamp)]) -> BTreeMap<&ObjectId, Timestamp> {
-    let mut latest = BTreeMap::new();
-    for (object, at) in looks {
-        let kept = latest.entry(object).or_insert(*at);
-        *kept = (*at).max(*kept);
+pub(super) fn latest(looks: &[PutOff]) -> Vec<&PutOff> {
+    let mut latest: BTreeMap<&ObjectId, &PutOff> = BTreeMap::new();
+    for look in looks {
+        let kept = latest.entry(&look.object).or_insert(look);
+        if look.until > kept.until {
+            *kept = look;
+        }
     }
-    latest
+    latest.into_values().collect()
 }
 
 /// No look is planned for later, except by a wrong clock.
@@ -133,8 +159,8 @@ pub trait Looks: Send + Sync {
         async { Ok(Vec::new()) }
     }
 
-    /// Puts the next looks of these objects off until then. None is brought forward.
-    fn put_off(&self, _: &[(ObjectId, Timestamp)]) -> impl Future<Output = Result<(), StoreError>> + Send {
+    /// Puts the next looks of these objects off. None is brought forward.
+    fn put_off(&self, _: &[PutOff]) -> impl Future<Output = Result<(), StoreError>> + Send {
         async { Ok(()) }
     }
 

@@ -25,7 +25,9 @@ use std::{
 
 pub use self::{
     lessons::bucket,
-    looks::{Candidate, LOOKS_RETENTION, Lesson, Looks, MAX_DELETED_LOOKS, NextLooks, RecordedLook, Seen, Walked},
+    looks::{
+        Candidate, LOOKS_RETENTION, Lesson, Looks, MAX_DELETED_LOOKS, NextLooks, PutOff, RecordedLook, Seen, Walked,
+    },
 };
 pub use crate::planner::{Arm, MAX_BUCKET, Teaching, Trial};
 use crate::{

@@ -145,7 +145,11 @@ impl<Q: Queue + SharedState, S: Store> Closing<'_, Q, S> {
     /// Leaves a summary of the run in the queue. A run that was turned away before it did anything leaves none.
     async fn summarize(&self, report: &RunReport, now: Timestamp) {
         let failed = report.stopped_because.is_failure();
-        if !failed && report.stopped_because.is_turned_away() && report.processed_requests == 0 {
+        if !failed
+            && report.stopped_because.is_turned_away()
+            && report.processed_requests == 0
+            && report.api_requests == 0
+        {
             return;
         }
         let summary = RunSummary {

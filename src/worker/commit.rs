@@ -31,7 +31,7 @@ use crate::{
     model::{Answered, Fetched, Outcome, Reason},
     queue::{Lease, Queue, Settlement, SharedState},
     retry::Retries,
-    store::{ANY_RECORD, Commit, Committed, Lesson, Store, StoreError},
+    store::{ANY_RECORD, Commit, Committed, Lesson, PutOff, Store, StoreError},
 };
 
 // A full group saves commits, but its first response must not wait long to be stored.
@@ -188,7 +188,7 @@ impl<Q: Queue + SharedState, S: Store> CommitStage<'_, Q, S> {
     /// A planned look that failed is put off, so that no failing object holds the head of the plan.
     fn put_off_failed(&self, lease: &Lease) {
         let Some(looks) = self.ctx.planned.as_ref().filter(|_| lease.planned) else { return };
-        looks.put_off(lease.object.clone(), self.ctx.time.now() + FAILED_FOR);
+        looks.put_off([PutOff::anyway(lease.object.clone(), self.ctx.time.now() + FAILED_FOR)]);
         if let Some(tally) = &mut self.ctx.tally.lock().planned {
             tally.failed();
         }

@@ -48,6 +48,7 @@ use super::{
     outbox::{Outbox, Publisher},
     planned::Upkeep,
     settle::Settler,
+    waiting::{ACT_TIMEOUT, within},
 };
 use crate::{
     api::judge::SharedJudge,
@@ -95,7 +96,8 @@ pub async fn drain<Q: Queue + SharedState, S: Store>(
         };
         tokio::join!(lease, fetch.run(to_fetch, ended_fetches), commit.run(to_commit), maintain_meanwhile(ctx));
         if let Some(upkeep) = &upkeep {
-            upkeep.finish().await;
+            // What is not put off now is looked at once more.
+            let _ = within(ACT_TIMEOUT, upkeep.finish()).await;
         }
         breaker.end_if_keys_were_lost();
         // The last responses may have led to a finding that no stage was left to carry out. This belongs into the block, because
@@ -126,8 +128,16 @@ pub async fn drain<Q: Queue + SharedState, S: Store>(
 async fn maintain_meanwhile<Q: Queue + SharedState, S: Store>(ctx: &RunContext<'_, Q, S>) {
     let (Some(looks), Some(after)) = (&ctx.planned, &ctx.worker.after) else { return };
     let wake = looks.wake.wait_for(|wake| wake.idle || wake.over).await;
-    if wake.idle && !ctx.halt.is_forced() {
-        let report = after.run(ctx.time.now(), ctx.deadline.end(), || ctx.worker.stop.asked()).await;
-        ctx.tally.lock().maintained = Some(report);
+    if wake.over || ctx.halt.is_forced() {
+        return;
     }
+    // The end of the leases ends the maintenance, too: the keys are for the next run, whatever made this one end early.
+    let stopped = || async {
+        tokio::select! {
+            () = ctx.worker.stop.asked() => {}
+            _ = looks.wake.wait_for(|wake| wake.over) => {}
+        }
+    };
+    let report = after.run(ctx.time.now(), ctx.deadline.end(), stopped).await;
+    ctx.tally.lock().maintained = Some(report);
 }

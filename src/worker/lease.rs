@@ -23,7 +23,7 @@ use crate::{
     clock::Timestamp,
     model::{EndpointKind, ObjectId},
     queue::{Lease, LeaseToken, Queue, SharedState, record::State},
-    store::{Candidate, Freshness, Store},
+    store::{Candidate, Freshness, PutOff, Store},
 };
 
 // Long enough that the limiter never waits for a lease, short enough that urgent requests overtake and few leases are returned
@@ -44,6 +44,9 @@ const KEY_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 // Added to the end of a cooldown, so that the slot is free by the queue's clock as well.
 const COOLDOWN_MARGIN: Duration = Duration::from_millis(5);
+
+// So many claims in a row may have objects refused. A request waits for all of them.
+const MAX_CLAIMS: u32 = 4;
 
 /// The first of the three stages.
 #[derive(Debug)]
@@ -133,8 +136,7 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
                     overtaken = match self.look(looks, room, work, ended).await {
                         Some(Looked::Overtaken) if !overtaken => true,
                         Some(_) => {
-                            let few = looks_ahead(ctx.pool().total_rate()) / 2;
-                            self.wait(|counts| counts.unstarted <= few, Some(PLANNED_POLL_INTERVAL)).await;
+                            self.wait_for_more_looks().await;
                             false
                         }
                         None => return,
@@ -153,14 +155,38 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
 
     /// The planned looks, when nothing stands before them: no request is ready, put behind, or waits for a classification.
     fn may_look(&self, counts: &Counts, is_admitted: bool) -> Option<&PlannedLooks> {
-        let Self { ctx, .. } = self;
-        let is_clear = counts.behind == 0 && counts.waiting == 0 && is_admitted && !ctx.worker.store.is_doubtful();
-        ctx.planned.as_ref().filter(|_| is_clear)
+        self.ctx.planned.as_ref().filter(|_| counts.behind == 0 && counts.waiting == 0 && is_admitted)
     }
 
-    /// Claims planned looks, half a second of the rate ahead at most, and hands them on. `None` when the database does not respond and
-    /// the run ends.
+    /// Waits until half of the claimed looks have begun. Where fewer could be claimed, the queue is asked again after a while: else this
+    /// stage would ask it without a pause.
+    async fn wait_for_more_looks(&self) {
+        let Self { ctx, .. } = self;
+        let few = looks_ahead(ctx.pool().total_rate()) / 2;
+        let enough = ctx.flow.counts().unstarted > few;
+        self.wait(|counts| enough && counts.unstarted <= few, Some(PLANNED_POLL_INTERVAL)).await;
+    }
+
+    /// Claims planned looks until half a second of the rate is claimed ahead. `None` when the database does not respond and the run ends.
     async fn look(
+        &self,
+        looks: &PlannedLooks,
+        room: usize,
+        work: &mpsc::Sender<Work>,
+        ended: &mpsc::Sender<Ended>,
+    ) -> Option<Looked> {
+        // A run beside this one takes about half of what both would choose.
+        for _ in 0..MAX_CLAIMS {
+            let looked = self.claim_looks(looks, room, work, ended).await?;
+            if looked != Looked::Refused {
+                return Some(looked);
+            }
+        }
+        Some(Looked::Claimed)
+    }
+
+    /// Claims planned looks, and hands on those that were given.
+    async fn claim_looks(
         &self,
         looks: &PlannedLooks,
         room: usize,
@@ -187,23 +213,27 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
         let overtaken = claimed.work_waits;
         let (_, mut unclaimed): (Vec<Candidate>, Vec<Candidate>) =
             candidates.into_iter().partition(|one| claimed.leases.iter().any(|lease| lease.object == one.object));
-        let refused: Vec<Candidate> =
-            unclaimed.extract_if(.., |one| claimed.refused.iter().any(|(object, _)| *object == one.object)).collect();
-        for (object, state) in &claimed.refused {
-            // Another run looks at it, and will say when the next look is.
-            if *state != State::Leased {
-                looks.put_off(object.clone(), ctx.time.now() + REFUSED_FOR);
-            }
-        }
+        let refusal = |one: &Candidate| claimed.refused.iter().find(|(object, _)| *object == one.object);
+        let refused: Vec<Candidate> = unclaimed.extract_if(.., |one| refusal(one).is_some()).collect();
+        // Another run looks at what is leased, and will say when the next look is.
+        let requested = refused.iter().filter(|one| refusal(one).is_some_and(|(_, state)| *state != State::Leased));
+        let until = ctx.time.now() + REFUSED_FOR;
+        let put_off: Vec<PutOff> = requested.map(|one| PutOff::as_seen(one, until)).collect();
         if let Some(tally) = &mut ctx.tally.lock().planned {
-            tally.refused(refused.len() as u64);
+            tally.refused(put_off.len() as u64);
         }
+        looks.put_off(put_off);
+        let is_refused = !refused.is_empty();
         looks.give_back(refused, false);
         looks.give_back(unclaimed, true);
         if !self.hand_out(claimed.leases, work, ended).await {
             return None;
         }
-        Some(if overtaken { Looked::Overtaken } else { Looked::Claimed })
+        Some(match (overtaken, is_refused) {
+            (true, _) => Looked::Overtaken,
+            (false, true) => Looked::Refused,
+            (false, false) => Looked::Claimed,
+        })
     }
 
     /// The next objects to look at, within all limits.
@@ -445,6 +475,8 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
 enum Looked {
     /// What could be claimed is claimed.
     Claimed,
+    /// Some objects had a record already, so there is room for others.
+    Refused,
     /// A request came before the claim: it goes first.
     Overtaken,
 }

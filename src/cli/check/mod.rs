@@ -88,11 +88,11 @@ fn check_settings(findings: &mut Findings) {
     }
 }
 
-/// Compares the planned calls with the rate that the keys of a run have.
+/// Compares the planned calls with the rate of all keys. A run has a share of both, by its keys.
 fn check_planned_rate(findings: &mut Findings, planned: u32, api: &ApiConfig) {
     let of_accounts = api.portal.as_ref().map_or(0, |portal| portal.accounts.len() * portal.key_count);
     let keys = api.tokens.len() + of_accounts;
-    let keys = api.keys_per_run.map_or(keys, |most| most.min(keys)) as u64;
+    let keys = keys as u64;
     let rate = keys * u64::from(api.reqs_per_sec);
     let keys = text::counted(keys, "key", "keys");
     let planned = match planned {
@@ -104,7 +104,7 @@ fn check_planned_rate(findings: &mut Findings, planned: u32, api: &ApiConfig) {
         findings.warning(
             CONFIGURATION,
             format!(
-                "PLANNED_CALLS_PER_SEC is {planned}, and the rate limits a run to {rate} calls a second ({keys}, COC_REQS_PER_SEC={})",
+                "PLANNED_CALLS_PER_SEC is {planned}, and the rate limits all runs together to {rate} calls a second ({keys}, COC_REQS_PER_SEC={})",
                 api.reqs_per_sec
             ),
             format!("set at most {rate}, or {} for every spare call, or add keys", PlannerConfig::EVERY_CALL),
@@ -113,7 +113,7 @@ fn check_planned_rate(findings: &mut Findings, planned: u32, api: &ApiConfig) {
         findings.fine(
             CONFIGURATION,
             format!(
-                "the planner is on: runs go on until their time is up, with up to {planned} planned calls a second of {rate} ({keys})"
+                "the planner is on: runs go on until their time is up, with up to {planned} planned calls a second of {rate}, all runs together ({keys})"
             ),
         );
     }

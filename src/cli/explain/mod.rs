@@ -15,7 +15,7 @@ use super::{Exit, Misuse, Shared, connect, text};
 use crate::{
     app,
     clock::Timestamp,
-    config::{DatabaseConfig, Pause, PlannerConfig, WorkerConfig, env::process_var},
+    config::{DEFAULT_REQS_PER_SEC, DatabaseConfig, Pause, PlannerConfig, WorkerConfig, env::process_var},
     model::{Kind, ObjectId, Tag},
     queue::{
         Circuit, DeadFilter, DeadLetter, Queue as _, SharedState as _,
@@ -232,7 +232,10 @@ async fn planned_look(
         let Some(place) = store.plan_of(object, now).await? else { return Ok(None) };
         let arm = teaching.arm(place.bucket);
         let level = store.level(arm).await?.reads();
-        let (strategy, policy) = (teaching.strategy(arm), teaching.policy);
+        // As a run with one key stretches it; the keys are not known here.
+        let rate = planner.map_or(0, |planner| planner.calls_per_second).min(DEFAULT_REQS_PER_SEC);
+        let policy = teaching.policy.stretched(store.planned_objects().await?, f64::from(rate));
+        let strategy = teaching.strategy(arm);
         Ok(Some(Plan { place, level, strategy, policy, is_on: planner.is_some() }))
     };
     let why = match tokio::time::timeout(DATABASE_TIMEOUT, read).await {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::planned::{Bracket, Rows};
 use crate::{
     cli::{recorded::Recorded, text::count},
+    config::DEFAULT_REQS_PER_SEC,
     planner::{
         Policy, Strategy,
         replay::{Budget, Played},
@@ -60,6 +61,12 @@ impl Capacity {
         }
     }
 
+    /// The calls a second that the present keys could make beside those that they made, awake for 230 of 240 s.
+    fn spare_calls_per_second(&self) -> f64 {
+        let allowed = f64::from(DEFAULT_REQS_PER_SEC) * self.keys_measured * 230.0 / 240.0;
+        (0.9 * allowed - self.calls_per_second_measured).max(0.0)
+    }
+
     pub fn render(&self) -> String {
         let mut text = String::new();
         let (calls, more) = (self.calls_per_second_measured, self.one_more_key_calls_per_second);
@@ -79,6 +86,12 @@ impl Capacity {
                 self.keys_measured
             );
             let _ = match self.planned_calls_per_sec {
+                Some(limit) if self.spare_calls_per_second() >= 1.0 => writeln!(
+                    text,
+                    ".\n  The present keys have about {:.0} calls a second to spare: raise PLANNED_CALLS_PER_SEC, {limit} here, before you add a \
+                     key.",
+                    self.spare_calls_per_second()
+                ),
                 Some(limit) => writeln!(text, ". PLANNED_CALLS_PER_SEC is {limit} here; it has to allow them."),
                 None => writeln!(text, ". PLANNED_CALLS_PER_SEC has to allow them."),
             };

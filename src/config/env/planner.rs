@@ -4,7 +4,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use super::reader::Reader;
 use crate::{
-    config::{PlannerConfig, read_span},
+    config::{Config, PlannerConfig, read_span},
     planner::{Policy, Strategy, Teaching, Trial},
 };
 
@@ -36,6 +36,21 @@ impl Reader<'_> {
             self.refuse_as("PLANNED_AT_LEAST_EVERY", expected, ());
         }
         Some(PlannerConfig { calls_per_second, teaching })
+    }
+
+    /// What follows a run goes beside planned looks, and must leave the connections that their calls need.
+    pub(super) fn connections_beside_looks(&mut self, config: &Config) {
+        let after = &config.after;
+        let uses_database = !after.views.is_empty() || after.stats.is_some() || after.retention_days.is_some();
+        let too_few = config.database.max_connections <= PlannerConfig::CONNECTIONS;
+        if config.worker.planner.is_some() && uses_database && too_few {
+            let expected = format!(
+                "expected at least {} with PLANNED_CALLS_PER_SEC and REFRESH_VIEWS, STATS_FUNCTIONS or SNAPSHOT_RETENTION_DAYS, which \
+                 then go on beside the calls",
+                PlannerConfig::CONNECTIONS + 1
+            );
+            self.refuse_as("DB_POOL_MAX", expected, ());
+        }
     }
 
     fn at_least_every(&mut self) -> Option<Duration> {

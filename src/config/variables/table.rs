@@ -167,7 +167,8 @@ pub const SECTIONS: &[Section] = &[
             with_default(
                 "DB_POOL_MAX",
                 "5",
-                "Connections to the database, 1 to 100, and at least 2 with `STATS_FUNCTIONS`. The health role uses 1 unless this \
+                "Connections to the database, 1 to 100, and at least 2 with `STATS_FUNCTIONS`, at least 4 with `PLANNED_CALLS_PER_SEC` and \
+                 views, jobs or retention. The health role uses 1 unless this \
                  is set.",
                 "5",
             ),

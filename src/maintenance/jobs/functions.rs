@@ -68,9 +68,7 @@ pub(super) async fn run_all(
     until: Instant,
     worker_id: &str,
 ) -> Vec<FunctionResult> {
-    // One connection stays free for the heartbeats.
-    let at_a_time = database.pool.options().get_max_connections().saturating_sub(1).max(1);
-    let places = Semaphore::new(at_a_time as usize);
+    let places = Semaphore::new(database.functions_at_a_time());
     join_all(functions.iter().map(|function| run(database, function, until, worker_id, &places))).await
 }
 

@@ -17,7 +17,7 @@ use crate::{
     store::{
         Arm, Candidate, Looks, MAX_DELETED_LOOKS, NextLooks, RecordedLook, Seen, StoreError, Walked,
         lessons::{self, PlanWrite, Record, Stored, StoredLevel, StoredPlan, Subjects, Taught},
-        looks::{Unplanned, far_ahead, latest, plan_unplanned},
+        looks::{PutOff, Unplanned, far_ahead, latest, plan_unplanned},
         plan::times::{TableTime, from_utc},
     },
 };
@@ -300,7 +300,7 @@ impl Looks for PostgresStore {
         Ok(candidates)
     }
 
-    async fn put_off(&self, looks: &[(ObjectId, Timestamp)]) -> Result<(), StoreError> {
+    async fn put_off(&self, looks: &[PutOff]) -> Result<(), StoreError> {
         if looks.is_empty() {
             return Ok(());
         }
@@ -309,9 +309,17 @@ impl Looks for PostgresStore {
         let done: Result<_, StoreError> = on_single!(database, "put looks off", |connection, keeps| {
             sqlx::query(PUT_OFF)
                 .persistent(keeps)
-                .bind(looks.keys().map(|object| object.kind.as_str()).collect::<Vec<_>>())
-                .bind(looks.keys().map(|object| object.tag.as_str()).collect::<Vec<_>>())
-                .bind(looks.values().map(|at| at.to_utc()).collect::<Vec<_>>())
+                .bind(looks.iter().map(|look| look.object.kind.as_str()).collect::<Vec<_>>())
+                .bind(looks.iter().map(|look| look.object.tag.as_str()).collect::<Vec<_>>())
+                .bind(looks.iter().map(|look| look.until.to_utc()).collect::<Vec<_>>())
+                .bind(looks.iter().map(|look| look.seen.is_some()).collect::<Vec<_>>())
+                .bind(
+                    looks
+                        .iter()
+                        .map(|look| look.seen.and_then(|(at, _)| at).map(Timestamp::to_utc))
+                        .collect::<Vec<_>>(),
+                )
+                .bind(looks.iter().map(|look| look.seen.is_some_and(|(_, hinted)| hinted)).collect::<Vec<_>>())
                 .execute(connection)
         });
         done.map(drop)

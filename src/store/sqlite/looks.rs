@@ -16,7 +16,7 @@ use crate::{
     store::{
         Arm, Candidate, Looks, MAX_DELETED_LOOKS, NextLooks, RecordedLook, Seen, StoreError, Walked,
         lessons::{self, PlanWrite, Stored, StoredLevel, StoredPlan, Subjects, Taught},
-        looks::{Unplanned, far_ahead, latest, plan_unplanned},
+        looks::{PutOff, Unplanned, far_ahead, latest, plan_unplanned},
         plan::CLOCK_TOLERANCE,
     },
 };
@@ -243,12 +243,24 @@ impl Looks for SqliteStore {
         Ok(candidates)
     }
 
-    async fn put_off(&self, looks: &[(ObjectId, Timestamp)]) -> Result<(), StoreError> {
-        let looks: Vec<_> =
-            latest(looks).into_iter().map(|(object, at)| (object.kind.as_str(), &object.tag, to_text(at))).collect();
+    async fn put_off(&self, looks: &[PutOff]) -> Result<(), StoreError> {
+        let row = |look: &PutOff| {
+            let PutOff { object, until, seen } = look;
+            let (looked_at, hinted) = seen.map(|(at, hinted)| (at.map(to_text), hinted)).unwrap_or_default();
+            serde_json::json!([
+                object.kind.as_str(),
+                object.tag.as_str(),
+                to_text(*until),
+                seen.is_some(),
+                looked_at,
+                hinted
+            ])
+        };
+        let looks: Vec<_> = latest(looks).into_iter().map(row).collect();
         sqlx::query(
             "update refresh_worker_plan as p set next_look = max(p.next_look, a.value ->> 2) from json_each(?1) as a \
-             where p.kind = a.value ->> 0 and p.tag = a.value ->> 1",
+             where p.kind = a.value ->> 0 and p.tag = a.value ->> 1 \
+             and (not a.value ->> 3 or (p.hinted = a.value ->> 5 and p.looked_at is a.value ->> 4))",
         )
         .bind(json(&looks))
         .execute(&self.pool)

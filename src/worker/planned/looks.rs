@@ -11,10 +11,9 @@ use super::pace::Pace;
 use crate::{
     clock::Timestamp,
     config::PlannerConfig,
-    model::ObjectId,
     planner::{Arm, EARLY, LATE, Level, PUT_OFF, Policy, Round, Teaching, lateness},
     signal::Signal,
-    store::Candidate,
+    store::{Candidate, PutOff},
 };
 
 /// A look that failed is made again after this time. A person need not care: requests have their own attempts.
@@ -73,7 +72,7 @@ struct Side {
 struct State {
     sides: [Side; Arm::ALL.len()],
     pace: Pace,
-    put_off: Vec<(ObjectId, Timestamp)>,
+    put_off: Vec<PutOff>,
     paused_until: Option<Instant>,
     /// The number of candidates below which more are wanted, where that is more than [`FEW`].
     few: usize,
@@ -181,7 +180,7 @@ impl PlannedLooks {
             if side.is_late
                 && let Some(until) = self.later_at(arm, &candidate, side.level, now)
             {
-                put_off.push((candidate.object, until));
+                put_off.push(PutOff::as_seen(&candidate, until));
                 continue;
             }
             let Candidate { known, next_look, fresh_until, .. } = &candidate;
@@ -212,13 +211,13 @@ impl PlannedLooks {
         }
     }
 
-    /// The looks at this object are put off.
-    pub fn put_off(&self, object: ObjectId, until: Timestamp) {
-        self.state.lock().put_off.push((object, until));
+    /// These looks are put off.
+    pub fn put_off(&self, looks: impl IntoIterator<Item = PutOff>) {
+        self.state.lock().put_off.extend(looks);
     }
 
     /// Takes what is to be put off.
-    pub fn take_put_off(&self) -> Vec<(ObjectId, Timestamp)> {
+    pub fn take_put_off(&self) -> Vec<PutOff> {
         std::mem::take(&mut self.state.lock().put_off)
     }
 
@@ -304,7 +303,7 @@ impl PlannedLooks {
 mod tests {
     use super::*;
     use crate::{
-        model::Kind,
+        model::{Kind, ObjectId},
         planner::{Knowledge, Strategy},
         store::{MAX_BUCKET, Trial},
     };
@@ -370,7 +369,7 @@ mod tests {
         looks.add(Arm::Main, vec![candidate(1, NOW - minutes(2)), unknown], true);
         assert_eq!(choose(&looks, PLENTY), [2], "nothing is known of it yet");
         let put_off = looks.take_put_off();
-        assert!(put_off.len() == 1 && put_off[0].1 > NOW + PUT_OFF, "{put_off:?}");
+        assert!(put_off.len() == 1 && put_off[0].until > NOW + PUT_OFF, "{put_off:?}");
         assert!(looks.take_put_off().is_empty());
     }
 

@@ -10,7 +10,7 @@ use crate::{
     config::PlannerConfig,
     planner::lateness,
     queue::{Queue, SharedState},
-    store::{LOOKS_RETENTION, NextLooks, Store, StoreError},
+    store::{Arm, LOOKS_RETENTION, MAX_DELETED_LOOKS, NextLooks, Store, StoreError},
     worker::context::RunContext,
 };
 
@@ -20,9 +20,6 @@ const ROUND: Duration = Duration::from_secs(10);
 /// Known objects get their places in the plan step by step.
 const WALK_INTERVAL: Duration = Duration::from_secs(1);
 const WALK_STEP: usize = 2000;
-
-/// The largest share of the planned calls for keeping `PLANNED_AT_LEAST_EVERY`.
-const LONGEST_SHARE: f64 = 1.0 / 3.0;
 
 /// The upkeep of a run's planned looks.
 #[derive(Debug)]
@@ -64,40 +61,40 @@ impl<Q: Queue + SharedState, S: Store> Upkeep<'_, Q, S> {
 
     /// Returns the longest time without a look.
     async fn begin(&self) -> Result<Duration, StoreError> {
-        let Self { ctx, looks, config } = self;
+        let Self { ctx, looks, .. } = self;
         let (store, now) = (&ctx.worker.store, ctx.time.now());
         let longest = self.stretched(store.planned_objects().await?);
         store.stretch_longest(longest);
         looks.stretch_longest(longest);
-        if config.teaching.recorded_percent > 0 {
-            store.delete_looks(now - LOOKS_RETENTION).await?;
-        }
+        // Also when nothing is recorded any more.
+        while store.delete_looks(now - LOOKS_RETENTION).await? == MAX_DELETED_LOOKS as u64 {}
         Ok(longest)
     }
 
-    /// The longest time without a look, stretched where it would take more than its share of the calls: else every call would go to
-    /// what is oldest, and none to what is read.
+    /// The longest time without a look, stretched where it would take more than its share of the calls.
     fn stretched(&self, objects: u64) -> Duration {
         let Self { ctx, config, .. } = self;
-        #[expect(clippy::cast_precision_loss, reason = "a number of objects, far below 2^52")]
-        let objects = objects as f64;
-        let rate = f64::from(config.calls_per_second).min(ctx.pool().total_rate()).max(0.1);
-        let needed = Duration::from_secs_f64(objects / (rate * LONGEST_SHARE));
+        let api = &ctx.worker.api;
+        // Of all runs together, and without what a key learned from refusals, which passes.
+        let keys = api.key_store.keys().len().max(ctx.pool().fingerprints().len());
+        #[expect(clippy::cast_precision_loss, reason = "a few keys")]
+        let rate = f64::from(config.calls_per_second).min(f64::from(api.reqs_per_sec) * keys as f64);
         let longest = config.teaching.policy.longest;
-        if needed > longest {
+        let stretched = config.teaching.policy.stretched(objects, rate).longest;
+        if stretched > longest {
             if let Some(tally) = &mut ctx.tally.lock().planned {
-                tally.stretched(needed);
+                tally.stretched(stretched);
             }
             warn!(
                 objects,
                 calls_per_second = rate,
                 "PLANNED_AT_LEAST_EVERY is stretched to {} h: to look at every object within {} h would take more than a third of the \
                  planned calls. Raise PLANNED_CALLS_PER_SEC, or PLANNED_AT_LEAST_EVERY",
-                needed.as_secs() / 3600,
+                stretched.as_secs() / 3600,
                 longest.as_secs() / 3600
             );
         }
-        longest.max(needed)
+        stretched
     }
 
     /// Moves the levels, and reads from the head of the plan.
@@ -105,7 +102,7 @@ impl<Q: Queue + SharedState, S: Store> Upkeep<'_, Q, S> {
         let Self { ctx, looks, .. } = self;
         self.write_put_off().await?;
         let now = ctx.time.now();
-        let mut latest = f64::MIN;
+        let mut late = 0.0;
         let mut levels = Vec::new();
         for (arm, buckets) in looks.arms() {
             let head = ctx
@@ -117,12 +114,15 @@ impl<Q: Queue + SharedState, S: Store> Upkeep<'_, Q, S> {
             let step = looks.begin_round(arm, head, since_last, now);
             let level = ctx.worker.store.move_level(arm, step, now).await?;
             looks.set_level(arm, level);
-            latest = latest.max(lateness(head, now));
+            // The strategies on the other side of a trial have no price, and are late by design.
+            if arm == Arm::Main {
+                late = lateness(head, now);
+            }
             levels.push((arm, level));
         }
         if let Some(tally) = &mut ctx.tally.lock().planned {
             for (arm, level) in levels {
-                tally.level(arm, level.reads(), latest);
+                tally.level(arm, level.reads(), late);
             }
         }
         self.fill().await
@@ -176,7 +176,11 @@ impl<Q: Queue + SharedState, S: Store> Upkeep<'_, Q, S> {
 
     async fn write_put_off(&self) -> Result<(), StoreError> {
         let put_off = self.looks.take_put_off();
-        self.ctx.worker.store.put_off(&put_off).await
+        let written = self.ctx.worker.store.put_off(&put_off).await;
+        if written.is_err() {
+            self.looks.put_off(put_off);
+        }
+        written
     }
 
     /// Planned looks can wait, so no error of theirs ends a run: requests go on, and find out for themselves about the database.

@@ -42,6 +42,29 @@ async fn maintenance_is_done_beside_planned_looks() {
     );
 }
 
+/// A slow pace leaves Redis alone in between.
+#[tokio::test]
+async fn slow_pace_asks_the_queue_rarely() {
+    let world = World::start().await;
+    known_players(&world, 40).await;
+    let settings = [("PLANNED_CALLS_PER_SEC", "5"), ("AUTO_MIGRATE", "true"), ("DEADLINE_BUFFER_MS", "1000")];
+    let mut worker = world.worker_with(&settings).await;
+    let before = scripts_called(&world).await;
+    let run = worker.invoke(&events::schedule(), Duration::from_secs(5)).await;
+    let looks = run.response()["planned"]["looks"].as_u64().unwrap();
+    let scripts = scripts_called(&world).await - before;
+    // Four times a second: the mailbox, a lease, a claim, a settlement.
+    assert!((10..=25).contains(&looks) && scripts <= 90, "{scripts} scripts for {looks} looks in 4 s");
+}
+
+/// The scripts that Redis has run so far.
+async fn scripts_called(world: &World) -> u64 {
+    let text: String =
+        redis::cmd("INFO").arg("commandstats").query_async(&mut world.redis().await).await.expect("Redis answers");
+    let line = text.lines().find_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+    line.and_then(|line| line.split(',').next()?.parse().ok()).unwrap_or(0)
+}
+
 /// The caller waits for the objects that it named, so nothing else is looked at.
 #[tokio::test]
 async fn api_gateway_request_plans_nothing() {

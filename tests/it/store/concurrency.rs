@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use refresh_worker::{
     model::Fetched,
-    store::{Arm, Committed, Looks as _, Store, Teaching, postgres::PostgresStore},
+    store::{Arm, Committed, Looks as _, PutOff, Store, Teaching, postgres::PostgresStore},
 };
 
 use super::{
@@ -75,7 +75,8 @@ async fn overlapping_lists_teach_without_deadlock() {
         forward.extend(players(began - 100));
         let mut backward: Vec<Fetched> = players(began + 100).rev().collect();
         backward.extend([list("9CC").fetched(at(began + 1)), list("8GG").fetched(at(began + 1))]);
-        let looks: Vec<_> = backward.iter().map(|fetched| (fetched.object.clone(), at(began + 600))).collect();
+        let looks: Vec<_> =
+            backward.iter().map(|fetched| PutOff::anyway(fetched.object.clone(), at(began + 600))).collect();
         let (first, second, put_off, walked) = tokio::join!(
             one.commit(at(began + 200), &forward),
             other.commit(at(began + 200), &backward),

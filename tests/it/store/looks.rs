@@ -8,8 +8,8 @@ use refresh_worker::{
     model::{Fetched, Kind, ObjectId},
     planner::{Knowledge, Level, Look, Policy, Strategy},
     store::{
-        Arm, Candidate, Commit, LOOKS_RETENTION, Lesson, Looks, MAX_BUCKET, NextLooks, RecordedLook, Seen, Store,
-        Teaching, Trial, Walked, bucket,
+        Arm, Candidate, Commit, LOOKS_RETENTION, Lesson, Looks, MAX_BUCKET, NextLooks, PutOff, RecordedLook, Seen,
+        Store, Teaching, Trial, Walked, bucket,
     },
 };
 
@@ -228,7 +228,7 @@ async fn looks_come_in_order_and_in_pages(bed: impl Bed) {
     let members = (0..40).map(|n| player(nth_tag(n).as_str()));
     commit(&store, 1, &[clan("8GG").with(members).fetched(at(0))]).await;
     // Five at the same time.
-    let same: Vec<_> = (0..5).map(|n| (ObjectId::player(nth_tag(n)), at(2 * DAY))).collect();
+    let same: Vec<_> = (0..5).map(|n| PutOff::anyway(ObjectId::player(nth_tag(n)), at(2 * DAY))).collect();
     store.put_off(&same).await.unwrap();
     let all = first_looks(&store, 1, at(9 * DAY), 100).await;
     assert_eq!(all.len(), 41);
@@ -357,16 +357,28 @@ async fn put_off_never_brings_forward(bed: impl Bed) {
     commit(&store, 1, &[gone(object("player:2PP"), at(0)), player("2YY").fetched(at(0))]).await;
     let before = planned(&store, "player:2PP", 1).await.next_look;
     let looks = [
-        (object("player:2YY"), at(3 * DAY)),
-        (object("player:2PP"), at(600)),
-        (object("clan:8GG"), at(600)),
-        (object("player:2YY"), at(2 * DAY)),
+        PutOff::anyway(object("player:2YY"), at(3 * DAY)),
+        PutOff::anyway(object("player:2PP"), at(600)),
+        PutOff::anyway(object("clan:8GG"), at(600)),
+        PutOff::anyway(object("player:2YY"), at(2 * DAY)),
     ];
     store.put_off(&looks).await.unwrap();
     store.put_off(&[]).await.unwrap();
     assert_eq!(planned(&store, "player:2PP", 1).await.next_look, before);
     assert_eq!(planned(&store, "player:2YY", 1).await.next_look, at(3 * DAY));
     assert_eq!(plan(&store, "clan:8GG", 1).await, None, "nothing is made");
+}
+
+async fn put_off_leaves_what_was_learned_since(bed: impl Bed) {
+    let store = bed.with_teaching(teaching());
+    commit(&store, 1, &[player("2PP").fetched(at(0)), player("2YY").fetched(at(0))]).await;
+    let [seen, kept] = [planned(&store, "player:2PP", 1).await, planned(&store, "player:2YY", 1).await];
+    commit(&store, 101, &[player("2PP").trophies(7).fetched(at(100))]).await;
+    let after = planned(&store, "player:2PP", 101).await.next_look;
+    let looks = [seen, kept].map(|candidate| PutOff::as_seen(&candidate, at(9 * DAY)));
+    store.put_off(&looks).await.unwrap();
+    assert_eq!(planned(&store, "player:2PP", 101).await.next_look, after, "a commit has decided anew");
+    assert_eq!(planned(&store, "player:2YY", 101).await.next_look, at(9 * DAY));
 }
 
 async fn walk_plans_known_objects_in_steps(bed: impl Bed) {
@@ -506,6 +518,7 @@ over_every_store!(
     odd_level_counts_as_one,
     level_steps_add_up_within_bounds,
     put_off_never_brings_forward,
+    put_off_leaves_what_was_learned_since,
     walk_plans_known_objects_in_steps,
     walk_corrects_looks_far_ahead,
     pause_of_the_planner_teaches_nothing,

@@ -10,7 +10,7 @@ use refresh_worker::{
     clock::Timestamp,
     model::{Answered, Document, Fetched},
     planner::Strategy,
-    store::{Arm, Looks as _, Store, Teaching, Trial},
+    store::{Arm, Looks as _, PutOff, Store, Teaching, Trial},
 };
 use serde_json::Value;
 
@@ -102,7 +102,7 @@ async fn both_stores_teach_alike() {
             }
             let (one, other) = (postgres.commit(now, &batch).await.unwrap(), sqlite.commit(now, &batch).await.unwrap());
             assert_eq!(one.lessons, other.lessons, "lessons, PostgreSQL left, SQLite right, after\n{history}");
-            let put_off = [(batch[0].object.clone(), now + Duration::from_secs(rng.u64(0..9000)))];
+            let put_off = [PutOff::anyway(batch[0].object.clone(), now + Duration::from_secs(rng.u64(0..9000)))];
             let (move_by, walks) = (rng.f64() * 2.0 - 1.2, rng.u8(0..4) == 0);
             macro_rules! same {
                 (|$store:ident| $ask:expr) => {{

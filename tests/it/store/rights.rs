@@ -1,6 +1,8 @@
 //! The findings of `check` about a database, and the error of a commit without a right.
 
-use refresh_worker::store::{Arm, CommitDetails, Looks as _, Store, StoreError, Teaching, postgres::PostgresStore};
+use refresh_worker::store::{
+    Arm, CommitDetails, Looks as _, PutOff, Store, StoreError, Teaching, postgres::PostgresStore,
+};
 use sqlx::PgPool;
 
 use super::{
@@ -121,7 +123,7 @@ async fn planner_rights_are_needed_while_on() {
     on.commit(at(301), &[clan("8GG").fetched(at(300))]).await.unwrap();
     on.plan_known_objects(at(302), std::time::Duration::from_secs(86_400), 100).await.unwrap();
     on.move_level(Arm::Main, 0.1, at(302)).await.unwrap();
-    on.put_off(&[("clan:8GG".parse().unwrap(), at(900))]).await.unwrap();
+    on.put_off(&[PutOff::anyway("clan:8GG".parse().unwrap(), at(900))]).await.unwrap();
     on.delete_looks(at(900)).await.unwrap();
     run(&url, "INSERT INTO refresh_worker.plan (kind, tag, next_look) VALUES ('x', 'y', '2020-01-01')").await;
     let ask = refresh_worker::store::NextLooks {

@@ -179,6 +179,8 @@ fn oddities(data_type: &str) -> &'static [&'static str] {
         "smallint" | "integer" | "bigint" => &NUMBERS,
         "numeric" => &["NULL", "'NaN'", "1e30", "-1e30", "0.5", "123456789.75"],
         "json" | "jsonb" => &DOCUMENTS,
+        "boolean" => &["NULL", "true", "false"],
+        "real" | "double precision" => &["NULL", "'NaN'", "'Infinity'", "-1", "1e30"],
         "bytea" => &["NULL", "''", r"'\x00ff'"],
         _ => &TEXTS,
     }

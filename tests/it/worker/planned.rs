@@ -205,7 +205,7 @@ async fn urgent_requests_are_served_until_midnight() {
     bed.worker.api.reqs_per_day = NonZeroU64::new(400);
     let mut planned = 0;
     for _ in 0..4 {
-        bed.clock.advance(quarter - seconds(60));
+        bed.clock.advance(seconds(6 * 3600 - 60));
         planned += run_for(&bed, seconds(2)).await.api_requests;
         bed.clock.advance(seconds(50));
     }
