@@ -385,3 +385,15 @@ fn key_name_is_of_one_deployment() {
     assert!(name(&[("DEPLOYMENT", long)]).unwrap_err().to_string().contains("COC_KEY_NAME"));
     assert!(read(&[("DEPLOYMENT", long)]).is_ok(), "no account, no name");
 }
+
+#[test]
+fn planner_beside_maintenance_needs_connections() {
+    let on = ("PLANNED_CALLS_PER_SEC", "10");
+    for beside in [("REFRESH_VIEWS", "v"), ("STATS_FUNCTIONS", "f"), ("SNAPSHOT_RETENTION_DAYS", "30")] {
+        let problem = read(&[on, beside, ("DB_POOL_MAX", "3")]).unwrap_err().to_string();
+        assert!(problem.contains("DB_POOL_MAX") && problem.contains("at least 4"), "{problem}");
+        assert!(read(&[on, beside, ("DB_POOL_MAX", "4")]).is_ok());
+        assert!(read(&[beside, ("DB_POOL_MAX", "3")]).is_ok(), "the planner is off");
+    }
+    assert!(read(&[on, ("DB_POOL_MAX", "1")]).is_ok(), "nothing goes on beside the looks");
+}

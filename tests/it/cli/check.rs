@@ -42,13 +42,13 @@ async fn check_says_what_limits_the_planner() {
     assert_eq!(of_planner(checked(shell()).await), [""; 0], "it is off");
     for every in ["90", "10000"] {
         let found = checked(shell().with("PLANNED_CALLS_PER_SEC", every)).await;
-        let said = "ok: the planner is on: runs go on until their time is up, with up to 90 planned calls a second of 90 (3 keys)";
+        let said = "ok: the planner is on: runs go on until their time is up, with up to 90 planned calls a second of 90, all runs together (3 keys)";
         assert_eq!(of_planner(found), [said]);
     }
-    let two_keys = shell().with("KEYS_PER_RUN", "2").with("COC_REQS_PER_SEC", "20");
-    let found = checked(two_keys.with("PLANNED_CALLS_PER_SEC", "41")).await;
-    let said = "warning: PLANNED_CALLS_PER_SEC is 41, and the rate limits a run to 40 calls a second (2 keys, \
-                COC_REQS_PER_SEC=20) -> set at most 40, or 10000 for every spare call, or add keys";
+    let slow_keys = shell().with("KEYS_PER_RUN", "2").with("COC_REQS_PER_SEC", "20");
+    let found = checked(slow_keys.with("PLANNED_CALLS_PER_SEC", "61")).await;
+    let said = "warning: PLANNED_CALLS_PER_SEC is 61, and the rate limits all runs together to 60 calls a second (3 keys, \
+                COC_REQS_PER_SEC=20) -> set at most 60, or 10000 for every spare call, or add keys";
     assert_eq!(of_planner(found), [said]);
 }
 

@@ -8,6 +8,7 @@ use super::{
     events,
     world::{PLENTY, World},
 };
+use crate::support::redis::PrivateRedis;
 
 const PLANNER: [(&str, &str); 2] = [("PLANNED_CALLS_PER_SEC", "100"), ("AUTO_MIGRATE", "true")];
 
@@ -45,7 +46,9 @@ async fn maintenance_is_done_beside_planned_looks() {
 /// A slow pace leaves Redis alone in between.
 #[tokio::test]
 async fn slow_pace_asks_the_queue_rarely() {
-    let world = World::start().await;
+    // A server of its own, since its scripts are counted.
+    let server = PrivateRedis::start().await;
+    let world = World { redis_url: server.url(), ..World::start().await };
     known_players(&world, 40).await;
     let settings = [("PLANNED_CALLS_PER_SEC", "5"), ("AUTO_MIGRATE", "true"), ("DEADLINE_BUFFER_MS", "1000")];
     let mut worker = world.worker_with(&settings).await;

@@ -75,7 +75,7 @@ async fn nothing_is_looked_at_within_max_age() {
     let objects = bed.players(10);
     store(&bed, &objects).await;
     for _ in 0..2 {
-        run_for(&bed, seconds(1)).await;
+        run_for(&bed, seconds(2)).await;
     }
     assert!(objects.iter().all(|object| paths(&bed, object) == 2), "the second run finds all of them fresh");
 }
