@@ -166,6 +166,7 @@ mod tests {
             level: None,
             ..capacity()
         };
-        insta::assert_snapshot!([capacity(), no_better, unknown].map(|advice| advice.render()).join("\n"));
+        let limited = Capacity { calls_per_second_measured: 13.2, one_more_key_calls_per_second: 13.2, ..capacity() };
+        insta::assert_snapshot!([capacity(), no_better, unknown, limited].map(|advice| advice.render()).join("\n"));
     }
 }
