@@ -74,7 +74,7 @@ pub struct NextLooks<'a> {
     pub until: Timestamp,
     /// The last candidate of the page before. The first candidate of the first page is the head of the plan.
     pub after: Option<&'a Candidate>,
-    /// The first and the last bucket, as [`Teaching::buckets`] gives them.
+    /// The first and the last bucket, as [`Teaching::buckets`](crate::planner::Teaching::buckets) gives them.
     pub buckets: (u16, u16),
     pub limit: usize,
 }

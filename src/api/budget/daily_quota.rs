@@ -129,7 +129,7 @@ impl DailyQuota {
         state.left.saturating_add(state.not_taken)
     }
 
-    /// The planned calls that may be made now. Over the day they get at most [`PLANNED_SHARE`] of the part that has passed, so that
+    /// The planned calls that may be made now. Over the day they get at most nine tenths of the part that has passed, so that
     /// requests are still served when the day ends.
     #[must_use]
     #[expect(

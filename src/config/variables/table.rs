@@ -265,7 +265,7 @@ pub const SECTIONS: &[Section] = &[
             with_default(
                 "PLANNED_CALLS_PER_SEC",
                 "0",
-                "Calls a second, at most, with which a run refreshes ahead of requests once none is ready; 0 turns it off, 10000 is all \
+                "Calls a second, at most, with which all runs together refresh ahead of requests once none is ready; 0 turns it off, 10000 is all \
                  that the keys allow. Runs then go on until their time is up (docs/design/freshness.md).",
                 "10",
             ),

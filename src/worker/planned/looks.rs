@@ -267,7 +267,7 @@ impl PlannedLooks {
         Some(Page { arm, until, after: side.last.clone(), limit: 2 * state.few() })
     }
 
-    /// Adds a page of candidates; `is_last`: there are no more until [`Page::until`].
+    /// Adds a page of candidates; `is_last`: there are no more until the page's end.
     pub fn add(&self, arm: Arm, candidates: Vec<Candidate>, is_last: bool) {
         let mut state = self.state.lock();
         let side = &mut state.sides[arm as usize];
