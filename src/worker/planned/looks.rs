@@ -28,6 +28,9 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// More candidates are wanted when fewer than this are left, and than four claims take.
 const FEW: usize = 60;
 
+/// A page of those that would be next. Most of them were looked at within the last minutes where little is read.
+const LARGE_PAGE: usize = 1000;
+
 /// No look is planned for later than this, whatever a row says.
 pub const FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -259,20 +262,23 @@ impl PlannedLooks {
         if !state.wants_more(side) {
             return None;
         }
-        let until = match side.read {
-            Read::Due => now + EARLY,
-            Read::Next => now + FAR,
+        let (until, limit) = match side.read {
+            Read::Due => (now + EARLY, 2 * state.few()),
+            Read::Next => (now + FAR, LARGE_PAGE),
             Read::All => return None,
         };
-        Some(Page { arm, until, after: side.last.clone(), limit: 2 * state.few() })
+        Some(Page { arm, until, after: side.last.clone(), limit })
     }
 
-    /// Adds a page of candidates; `is_last`: there are no more until the page's end.
-    pub fn add(&self, arm: Arm, candidates: Vec<Candidate>, is_last: bool) {
+    /// Adds those of a page that may be called; `is_last`: there are no more until the page's end.
+    pub fn add(&self, arm: Arm, candidates: Vec<Candidate>, is_last: bool, now: Timestamp) {
+        let policy = self.policy();
+        let may_be_called = |one: &Candidate| one.known.may_be_called(one.next_look, one.fresh_until, now, policy);
         let mut state = self.state.lock();
         let side = &mut state.sides[arm as usize];
         side.last = candidates.last().cloned().or(side.last.take());
-        side.candidates.extend(candidates);
+        // What was looked at a moment ago stands in front again where little is read, and is passed over here, page by page.
+        side.candidates.extend(candidates.into_iter().filter(may_be_called));
         if is_last {
             side.read = if side.read == Read::Due { Read::Next } else { Read::All };
         }
@@ -334,7 +340,7 @@ mod tests {
     #[test]
     fn earliest_candidates_are_chosen_within_the_room() {
         let looks = looks(None);
-        looks.add(Arm::Main, (1..=5).map(|number| candidate(number, NOW)).collect(), true);
+        looks.add(Arm::Main, (1..=5).map(|number| candidate(number, NOW)).collect(), true, NOW);
         assert_eq!(choose(&looks, Room { most: 2, ..PLENTY }), [1, 2]);
         assert_eq!(choose(&looks, Room { left_today: 1, ..PLENTY }), [3]);
         assert_eq!(choose(&looks, Room { most: 0, ..PLENTY }), [0; 0]);
@@ -345,7 +351,7 @@ mod tests {
     #[test]
     fn candidates_given_back_stay_the_next_ones() {
         let looks = looks(None);
-        looks.add(Arm::Main, (1..=3).map(|number| candidate(number, NOW)).collect(), true);
+        looks.add(Arm::Main, (1..=3).map(|number| candidate(number, NOW)).collect(), true, NOW);
         let chosen = looks.choose(PLENTY, NOW, Instant::now(), |_| true);
         looks.give_back(chosen, true);
         assert_eq!(choose(&looks, PLENTY), [1, 2, 3]);
@@ -355,8 +361,19 @@ mod tests {
     fn copy_that_is_fresh_is_not_chosen() {
         let looks = looks(None);
         let fresh = Candidate { fresh_until: NOW + minutes(1), ..candidate(1, NOW) };
-        looks.add(Arm::Main, vec![fresh, candidate(2, NOW)], true);
+        looks.add(Arm::Main, vec![fresh, candidate(2, NOW)], true, NOW);
         assert_eq!(choose(&looks, PLENTY), [2]);
+    }
+
+    #[test]
+    fn pages_without_callable_objects_are_passed_over() {
+        let looks = looks(None);
+        looks.add(Arm::Main, Vec::new(), true, NOW);
+        let known = Knowledge { looked_at: Some(NOW - minutes(5)), ..Knowledge::default() };
+        let just_seen = |number| Candidate { known, ..candidate(number, NOW + minutes(30)) };
+        looks.add(Arm::Main, (0..200).map(just_seen).collect(), false, NOW);
+        let next = looks.wanted(Arm::Main, NOW).expect("none of them may be called").after.unwrap();
+        assert_eq!(next.bucket, 199, "the next page begins behind them");
     }
 
     #[test]
@@ -366,7 +383,7 @@ mod tests {
         // At this price no unread player is worth a call within the day.
         looks.set_level(Arm::Main, Level { logarithm: 5.0 });
         let unknown = Candidate { known: Knowledge::default(), ..candidate(2, NOW) };
-        looks.add(Arm::Main, vec![candidate(1, NOW - minutes(2)), unknown], true);
+        looks.add(Arm::Main, vec![candidate(1, NOW - minutes(2)), unknown], true, NOW);
         assert_eq!(choose(&looks, PLENTY), [2], "nothing is known of it yet");
         let put_off = looks.take_put_off();
         assert!(put_off.len() == 1 && put_off[0].until > NOW + PUT_OFF, "{put_off:?}");
@@ -378,15 +395,15 @@ mod tests {
         let ten = Some(Duration::from_secs(10));
         let looks = looks(None);
         looks.begin_round(Arm::Main, Some(NOW), None, NOW);
-        looks.add(Arm::Main, vec![candidate(1, NOW)], true);
+        looks.add(Arm::Main, vec![candidate(1, NOW)], true, NOW);
         choose(&looks, Room { most: 1, ..PLENTY });
         assert!(looks.begin_round(Arm::Main, Some(NOW - minutes(1)), ten, NOW) > 0.0, "late, and no room was left");
         looks.begin_round(Arm::Main, Some(NOW), ten, NOW);
-        looks.add(Arm::Main, vec![candidate(1, NOW), candidate(2, NOW + minutes(60))], true);
+        looks.add(Arm::Main, vec![candidate(1, NOW), candidate(2, NOW + minutes(60))], true, NOW);
         assert_eq!(choose(&looks, PLENTY), [1, 2], "no call is left over while any is worth something");
         assert!(looks.begin_round(Arm::Main, Some(NOW), ten, NOW) < 0.0, "the second was ahead of its time");
-        looks.add(Arm::Main, Vec::new(), true);
-        looks.add(Arm::Main, Vec::new(), true);
+        looks.add(Arm::Main, Vec::new(), true, NOW);
+        looks.add(Arm::Main, Vec::new(), true, NOW);
         assert_eq!(choose(&looks, PLENTY), [0; 0]);
         assert!(looks.begin_round(Arm::Main, None, ten, NOW) < 0.0, "there was nothing to call");
     }
@@ -396,14 +413,14 @@ mod tests {
         let looks = looks(None);
         let due = looks.wanted(Arm::Main, NOW).unwrap();
         assert!(due.until == NOW + EARLY && due.after.is_none());
-        looks.add(Arm::Main, vec![candidate(1, NOW)], true);
+        looks.add(Arm::Main, vec![candidate(1, NOW)], true, NOW);
         let next = looks.wanted(Arm::Main, NOW).unwrap();
         assert!(next.until == NOW + FAR && next.after == Some(candidate(1, NOW)));
-        looks.add(Arm::Main, (0..200).map(|number| candidate(number, NOW)).collect(), false);
+        looks.add(Arm::Main, (0..200).map(|number| candidate(number, NOW)).collect(), false, NOW);
         assert_eq!(looks.wanted(Arm::Main, NOW).map(|page| page.limit), None, "enough");
         choose(&looks, PLENTY);
         choose(&looks, PLENTY);
-        looks.add(Arm::Main, Vec::new(), true);
+        looks.add(Arm::Main, Vec::new(), true, NOW);
         assert!(looks.wanted(Arm::Main, NOW).is_none(), "there are no more");
     }
 
@@ -412,8 +429,8 @@ mod tests {
         let looks = looks(Some(Trial { strategy: Strategy::Age, percent: 25 }));
         let trial = |number: u16| number;
         let main = |number: u16| MAX_BUCKET - number;
-        looks.add(Arm::Trial, (0..50).map(|number| candidate(trial(number), NOW)).collect(), false);
-        looks.add(Arm::Main, (0..90).map(|number| candidate(main(number), NOW)).collect(), false);
+        looks.add(Arm::Trial, (0..50).map(|number| candidate(trial(number), NOW)).collect(), false, NOW);
+        looks.add(Arm::Main, (0..90).map(|number| candidate(main(number), NOW)).collect(), false, NOW);
         let of_trial = |chosen: &[u16]| chosen.iter().filter(|bucket| **bucket < 2500).count();
         assert_eq!(of_trial(&choose(&looks, Room { most: 40, ..PLENTY })), 10);
         // Requests count, too: this side has had its calls for a while.
@@ -424,15 +441,15 @@ mod tests {
     #[test]
     fn empty_side_does_not_stop_the_other() {
         let looks = looks(Some(Trial { strategy: Strategy::Age, percent: 1 }));
-        (0..2).for_each(|_| looks.add(Arm::Trial, Vec::new(), true));
-        looks.add(Arm::Main, vec![candidate(5000, NOW), candidate(5001, NOW)], false);
+        (0..2).for_each(|_| looks.add(Arm::Trial, Vec::new(), true, NOW));
+        looks.add(Arm::Main, vec![candidate(5000, NOW), candidate(5001, NOW)], false, NOW);
         assert_eq!(choose(&looks, PLENTY), [5000, 5001]);
     }
 
     #[test]
     fn nothing_is_chosen_during_a_pause() {
         let (looks, start) = (looks(None), Instant::now());
-        looks.add(Arm::Main, vec![candidate(1, NOW)], false);
+        looks.add(Arm::Main, vec![candidate(1, NOW)], false, NOW);
         looks.pause(start);
         assert!(looks.choose(PLENTY, NOW, start, |_| true).is_empty());
         assert_eq!(looks.choose(PLENTY, NOW, start + PAUSE, |_| true).len(), 1);

@@ -136,7 +136,7 @@ impl<Q: Queue + SharedState, S: Store> Upkeep<'_, Q, S> {
                 let ask = NextLooks { now: ctx.time.now(), until, after: after.as_ref(), buckets, limit };
                 let candidates = ctx.worker.store.next_looks(ask).await?;
                 let is_last = candidates.len() < limit;
-                looks.add(arm, candidates, is_last);
+                looks.add(arm, candidates, is_last, ctx.time.now());
             }
         }
         Ok(())
