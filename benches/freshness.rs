@@ -130,12 +130,12 @@ impl Day {
         }
     }
 
-    /// The bracket of these kinds in per cent.
+    /// The bracket of these kinds in per cent, rounded outwards as `report` shows it.
     fn bracket(&self, kinds: &[&str]) -> (f64, f64) {
         let told =
             |place: usize| -> f64 { kinds.iter().filter_map(|kind| self.told.get(kind)).map(|told| told[place]).sum() };
         let all = (told(0) + told(1)).max(1.0);
-        (100.0 * told(2) / all, 100.0 * told(3) / all)
+        ((100.0 * told(2) / all).floor(), (100.0 * told(3) / all).ceil())
     }
 }
 
@@ -188,10 +188,7 @@ fn main() {
         let reads = kind.map_or_else(|| with.reads(), |kind| with.reads.get(&kind).copied().unwrap_or_default());
         let (truth, (low, high)) = (reads.share(reads.fresh), with.bracket(kinds));
         let holds = (low..=high).contains(&truth);
-        println!(
-            "  bracket of {name:16} {low:.1} to {high:.1} %, truth {truth:.1} % (budget: within) {}",
-            verdict(holds)
-        );
+        println!("  bracket of {name:16} {low} to {high} %, truth {truth:.1} % (budget: within) {}", verdict(holds));
     }
 }
 
