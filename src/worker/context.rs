@@ -52,6 +52,12 @@ impl<Q: Queue + SharedState, S: Store> RunContext<'_, Q, S> {
         self.slots.keys()
     }
 
+    /// The number of keys of this deployment, whichever run holds them.
+    pub fn all_keys(&self) -> usize {
+        // A key that was just rejected may still be held.
+        self.worker.api.key_store.keys().len().max(self.pool().fingerprints().len())
+    }
+
     /// `LEASE_SECONDS`, but never past the end of the run plus a margin.
     pub fn lease_duration(&self) -> Duration {
         let lease = self.worker.config.lease;

@@ -211,8 +211,8 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
             }
         };
         let overtaken = claimed.work_waits;
-        let (_, mut unclaimed): (Vec<Candidate>, Vec<Candidate>) =
-            candidates.into_iter().partition(|one| claimed.leases.iter().any(|lease| lease.object == one.object));
+        let is_unclaimed = |one: &Candidate| claimed.leases.iter().all(|lease| lease.object != one.object);
+        let mut unclaimed: Vec<Candidate> = candidates.into_iter().filter(is_unclaimed).collect();
         let refusal = |one: &Candidate| claimed.refused.iter().find(|(object, _)| *object == one.object);
         let refused: Vec<Candidate> = unclaimed.extract_if(.., |one| refusal(one).is_some()).collect();
         // Another run looks at what is leased, and will say when the next look is.
@@ -260,10 +260,8 @@ impl<Q: Queue + SharedState, S: Store> LeaseStage<'_, Q, S> {
     fn planned_rate(&self) -> f64 {
         let Self { ctx, .. } = self;
         let limit = ctx.worker.config.planner.map_or(0, |planner| planner.calls_per_second);
-        let held = ctx.pool().fingerprints().len();
-        let all = ctx.worker.api.key_store.keys().len().max(held).max(1);
         #[expect(clippy::cast_precision_loss, reason = "a few keys")]
-        let share = held as f64 / all as f64;
+        let share = ctx.pool().fingerprints().len() as f64 / ctx.all_keys().max(1) as f64;
         f64::from(limit) * share
     }
 

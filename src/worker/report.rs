@@ -453,9 +453,9 @@ impl Tally {
         *self.counts.entry((kind, priority.into(), outcome)).or_default() += 1;
     }
 
-    /// True when a request was released.
+    /// True when a request or a planned look was released.
     pub fn released_any(&self) -> bool {
-        self.sum(|outcome| outcome == Outcome::Released) > 0
+        self.counts.keys().any(|(_, _, outcome)| *outcome == Outcome::Released)
     }
 
     /// Counts the calls of a request, quick tries included; without a priority, those of a planned look.
@@ -619,6 +619,15 @@ mod tests {
         for reason in StopReason::ALL {
             assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
         }
+    }
+
+    #[test]
+    fn released_look_counts_as_released() {
+        let mut tally = Tally::new("run".to_owned(), Timestamp::EPOCH);
+        tally.count(Kind::Clan, None, Outcome::Stored);
+        assert!(!tally.released_any());
+        tally.count(Kind::Clan, None, Outcome::Released);
+        assert!(tally.released_any(), "a run that lost its keys has to say so");
     }
 
     #[test]

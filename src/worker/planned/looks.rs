@@ -186,11 +186,7 @@ impl PlannedLooks {
                 put_off.push(PutOff::as_seen(&candidate, until));
                 continue;
             }
-            let Candidate { known, next_look, fresh_until, .. } = &candidate;
-            if !known.may_be_called(*next_look, *fresh_until, now, self.policy()) {
-                continue;
-            }
-            side.room_was_left |= *next_look > now + EARLY;
+            side.room_was_left |= candidate.next_look > now + EARLY;
             side.calls += 1.0;
             pace.count(1);
             chosen.push(candidate);

@@ -76,9 +76,8 @@ impl<Q: Queue + SharedState, S: Store> Upkeep<'_, Q, S> {
         let Self { ctx, config, .. } = self;
         let api = &ctx.worker.api;
         // Of all runs together, and without what a key learned from refusals, which passes.
-        let keys = api.key_store.keys().len().max(ctx.pool().fingerprints().len());
         #[expect(clippy::cast_precision_loss, reason = "a few keys")]
-        let rate = f64::from(config.calls_per_second).min(f64::from(api.reqs_per_sec) * keys as f64);
+        let rate = f64::from(config.calls_per_second).min(f64::from(api.reqs_per_sec) * ctx.all_keys() as f64);
         let longest = config.teaching.policy.longest;
         let stretched = config.teaching.policy.stretched(objects, rate).longest;
         if stretched > longest {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use futures_util::{StreamExt as _, stream};
-use refresh_worker::sim::SimConfig;
+use refresh_worker::{failpoint, sim::SimConfig};
 use serde_json::json;
 
 use super::{
@@ -14,28 +14,10 @@ use super::{
 };
 
 /// The failpoints from the claim of a look to its settlement.
-const POINTS: [&str; 20] = [
-    "claim.before",
-    "claim.after",
-    "freshness.before",
-    "freshness.after",
-    "permit.before",
-    "permit.after",
-    "call.before_send",
-    "call.head_received",
-    "call.body_received",
-    "fetch.answered",
-    "commit.before_begin",
-    "commit.begun",
-    "commit.answer",
-    "commit.after_arbiter",
-    "commit.before_commit",
-    "commit.after_commit",
-    "settle.before",
-    "settle.after",
-    "renew.before",
-    "renew.after",
-];
+fn points() -> impl Iterator<Item = &'static str> {
+    let from_claim = failpoint::ALL.into_iter().skip_while(|point| *point != "claim.before");
+    from_claim.take_while(|point| *point != "slot.before_give_back")
+}
 
 /// The number of worlds at one time.
 const AT_ONCE: usize = 8;
@@ -53,7 +35,8 @@ async fn plan(world: &World) -> Plan {
 /// A run may be killed at any point of a planned look: no request is lost, no record is left, and the next look stays planned.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_look_loses_nothing() {
-    let kills = stream::iter(POINTS).map(|point| tokio::spawn(killed_at(point)));
+    assert_eq!(points().count(), 20);
+    let kills = stream::iter(points()).map(|point| tokio::spawn(killed_at(point)));
     kills.buffer_unordered(AT_ONCE).for_each(|done| async { done.unwrap() }).await;
 }
 
